@@ -1,0 +1,215 @@
+//! The graph itself: petgraph behind [`NodeId`] and [`ValueId`]; edges carry result and operand slots.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use petgraph::Direction::{Incoming, Outgoing};
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+
+use crate::infer::{InferError, infer};
+use crate::op::Op;
+use crate::tensor::Type;
+
+/// A node of one graph; stays valid while other nodes come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub(crate) NodeIndex);
+
+/// One result of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueId {
+    /// The node that makes the value.
+    pub node: NodeId,
+    /// Which of the node's results.
+    pub result: usize,
+}
+
+/// An op at a place in the graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// Types of its results.
+    pub results: Vec<Type>,
+    /// Where it comes from, for people: `layers.3.mamba.in_proj`. Kept by rewrites.
+    pub source: String,
+    /// Order among nodes that do not depend on each other: low first. A replacement takes the position of what it replaces.
+    pub(crate) position: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Edge {
+    operand: usize,
+    result: usize,
+}
+
+/// A dataflow graph with named outputs. Acyclic by construction; [`crate::verify::verify`] has the invariants.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// The entry it computes: `prefill` or `decode`.
+    pub name: String,
+    nodes: StableDiGraph<Node, Edge>,
+    outputs: BTreeMap<String, ValueId>,
+    next_position: u64,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Graph {
+        Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// Adds a node after all others; its result types are inferred from the operands.
+    pub fn add(&mut self, op: Op, operands: &[ValueId], source: impl Into<String>) -> Result<NodeId, InferError> {
+        let position = self.next_position;
+        self.next_position += 1;
+        self.add_at(position, op, operands, source.into())
+    }
+
+    /// Adds a node at the place of `other`, for rewrites.
+    pub fn add_in_place_of(&mut self, other: NodeId, op: Op, operands: &[ValueId]) -> Result<NodeId, InferError> {
+        let Node { position, source, .. } = self.node(other).clone();
+        self.add_at(position, op, operands, source)
+    }
+
+    fn add_at(&mut self, position: u64, op: Op, operands: &[ValueId], source: String) -> Result<NodeId, InferError> {
+        let types: Vec<&Type> = operands.iter().map(|&value| self.ty(value)).collect();
+        let results = infer(&op, &types)?;
+        let index = self.nodes.add_node(Node { op, results, source, position });
+        for (operand, value) in operands.iter().enumerate() {
+            self.nodes.add_edge(value.node.0, index, Edge { operand, result: value.result });
+        }
+        Ok(NodeId(index))
+    }
+
+    /// The node behind an id.
+    ///
+    /// # Panics
+    /// When the node was removed: an id must not outlive its node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// The op behind an id.
+    pub fn op(&self, id: NodeId) -> &Op {
+        &self.node(id).op
+    }
+
+    /// Replaces a node's op where operands and result types stay the same (checked).
+    pub fn set_op(&mut self, id: NodeId, op: Op) -> Result<(), InferError> {
+        let operands = self.operands(id);
+        let types: Vec<&Type> = operands.iter().map(|&value| self.ty(value)).collect();
+        let results = infer(&op, &types)?;
+        let node = &mut self.nodes[id.0];
+        node.op = op;
+        node.results = results;
+        Ok(())
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, value: ValueId) -> &Type {
+        &self.node(value.node).results[value.result]
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.node_count()
+    }
+
+    /// True of a graph without nodes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `result`-th result of a node.
+    pub fn result(&self, node: NodeId, result: usize) -> ValueId {
+        debug_assert!(result < self.node(node).results.len());
+        ValueId { node, result }
+    }
+
+    /// A node's operands in order.
+    pub fn operands(&self, id: NodeId) -> Vec<ValueId> {
+        let mut edges: Vec<_> = self.nodes.edges_directed(id.0, Incoming).map(|edge| (*edge.weight(), edge.source())).collect();
+        edges.sort();
+        edges.into_iter().map(|(edge, source)| ValueId { node: NodeId(source), result: edge.result }).collect()
+    }
+
+    /// Who reads a value: (node, operand slot), in order of position. Graph outputs are not in it.
+    pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
+        let mut users: Vec<_> = self
+            .nodes
+            .edges_directed(value.node.0, Outgoing)
+            .filter(|edge| edge.weight().result == value.result)
+            .map(|edge| (NodeId(edge.target()), edge.weight().operand))
+            .collect();
+        users.sort_by_key(|&(node, operand)| (self.node(node).position, node, operand));
+        users
+    }
+
+    /// Names a value as an output of the graph: `logits`, or a state's next value under the state's name.
+    pub fn set_output(&mut self, name: impl Into<String>, value: ValueId) {
+        self.outputs.insert(name.into(), value);
+    }
+
+    /// The outputs, by name.
+    pub fn outputs(&self) -> &BTreeMap<String, ValueId> {
+        &self.outputs
+    }
+
+    /// True when the value is an output of the graph.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.outputs.values().any(|&output| output == value)
+    }
+
+    /// Every reader of `from`, outputs included, reads `to` instead.
+    pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
+        let edges: Vec<_> = self
+            .nodes
+            .edges_directed(from.node.0, Outgoing)
+            .filter(|edge| edge.weight().result == from.result && edge.target() != to.node.0)
+            .map(|edge| (edge.id(), edge.target(), *edge.weight()))
+            .collect();
+        for (id, target, edge) in edges {
+            self.nodes.remove_edge(id);
+            self.nodes.add_edge(to.node.0, target, Edge { operand: edge.operand, result: to.result });
+        }
+        for output in self.outputs.values_mut().filter(|output| **output == from) {
+            *output = to;
+        }
+    }
+
+    /// Removes a node nobody reads.
+    ///
+    /// # Panics
+    /// When a result still has a reader.
+    pub fn remove(&mut self, id: NodeId) {
+        assert!(self.nodes.edges_directed(id.0, Outgoing).next().is_none(), "removing a node with readers");
+        assert!(self.outputs.values().all(|output| output.node != id), "removing a node that is an output");
+        self.nodes.remove_node(id.0);
+    }
+
+    /// Every node, operands before readers; among the independent, low position first. The same graph gives the same order.
+    /// Nodes on a cycle (a broken graph) are left out.
+    pub fn order(&self) -> Vec<NodeId> {
+        let mut waiting: BTreeMap<NodeIndex, usize> =
+            self.nodes.node_indices().map(|index| (index, self.nodes.edges_directed(index, Incoming).count())).collect();
+        let mut ready: BinaryHeap<Reverse<(u64, NodeIndex)>> = waiting
+            .iter()
+            .filter(|&(_, &operands)| operands == 0)
+            .map(|(&index, _)| Reverse((self.nodes[index].position, index)))
+            .collect();
+        let mut order = Vec::with_capacity(waiting.len());
+        while let Some(Reverse((_, index))) = ready.pop() {
+            order.push(NodeId(index));
+            for edge in self.nodes.edges_directed(index, Outgoing) {
+                if let Some(left) = waiting.get_mut(&edge.target()) {
+                    *left -= 1;
+                    if *left == 0 {
+                        ready.push(Reverse((self.nodes[edge.target()].position, edge.target())));
+                    }
+                }
+            }
+        }
+        order
+    }
+}

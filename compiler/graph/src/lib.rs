@@ -1,0 +1,16 @@
+//! jambac-graph: the layer graph. Ops on typed values, shapes that may be symbolic, no target.
+//!
+//! [`op`] lists every op; [`build::Builder`] makes graphs; [`infer`](mod@infer) gives result types; [`verify`](mod@verify) checks the invariants;
+//! [`text`] prints and parses.
+
+pub mod build;
+pub mod graph;
+pub mod infer;
+pub mod op;
+pub mod tensor;
+pub mod text;
+pub mod verify;
+
+pub use graph::{Graph, Node, NodeId, ValueId};
+pub use op::{Activation, Op};
+pub use tensor::{DType, Dim, Symbol, Type};

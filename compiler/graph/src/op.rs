@@ -1,0 +1,127 @@
+//! Every op of the layer graph: operands, results, attributes, meaning.
+//!
+//! `T` stands for tokens, `S` for sequences, `O` for outputs. Activations are f32; parameters have the dtype the
+//! checkpoint stores, and are widened to f32 before any arithmetic. The tokens of a step belong to sequences (a ragged batch): ops with a
+//! state read and write the state of each token's own sequence. States are values: an op takes the old state and
+//! returns the new one.
+//!
+//! | op | operands | results | meaning |
+//! |---|---|---|---|
+//! | `input` | | any | a table that the runtime fills in each step |
+//! | `parameter` | | any, fixed | a tensor of the checkpoint; `*` in its name stacks experts in dimension 0 |
+//! | `state` | | `[S, …]` | what a sequence remembers between steps |
+//! | `embed` | ids i32\[T\], table \[V, D\] | \[T, D\] | row of the table per token |
+//! | `rms_norm` | x \[…, D\], weight \[D\] | \[…, D\] | x · rsqrt(mean(x²) + eps) · weight (arXiv 1910.07467) |
+//! | `add_rms_norm` | a, b \[…, D\], weight \[D\] | sum, normed | sum = a + b; normed = rms_norm(sum, weight) |
+//! | `linear` | x \[R, I\], weight \[N, I\], bias \[N\]? | \[R, N\] | activation(x · weightᵀ + bias) |
+//! | `slice` | x \[…, C\] | \[…, len\] | columns start … start + len |
+//! | `silu` | x | like x | x / (1 + exp(−x)) |
+//! | `softplus` | x | like x | log(1 + exp(x)) |
+//! | `add` | a, b | like a | a + b |
+//! | `mul` | a, b | like a | a · b; b is shaped like a or is one row \[C\] |
+//! | `swiglu` | gate, up | like gate | silu(gate) · up (arXiv 2002.05202) |
+//! | `causal_conv1d` | u \[T, C\], weight \[C, 1, K\], bias \[C\]?, state \[S, C, K−1\] | y \[T, C\], state | depthwise convolution over the last K inputs of the sequence, then activation; the state holds the last K−1 inputs, oldest first |
+//! | `selective_scan` | dt, u \[T, C\], a_log \[C, N\], b, c \[T, N\], state \[S, C, N\] | y \[T, C\], state | h = exp(dt · A) · h + dt · u · b with A = −exp(a_log); y = h · c (arXiv 2312.00752) |
+//! | `gated_selective_scan` | dt, u, a_log, b, c, state, d \[C\], z \[T, C\] | y, state | (selective_scan + d · u) · silu(z) |
+//! | `kv_append` | cache \[S, context, 2, G, E\], k, v \[T, G·E\] | cache | keys and values of the step's tokens join their sequences' caches |
+//! | `attention` | q \[T, H·E\], cache | \[T, H·E\] | causal softmax(q · kᵀ · scale) · v; query head h reads KV head h / (H / G); no positions |
+//! | `softmax` | x \[T, E\] | \[T, E\] | over the last dimension |
+//! | `top_k` | p \[T, E\] | weights f32 \[T, k\], experts i32 \[T, k\] | the k largest, largest first, ties to the lower index; not renormalised |
+//! | `moe_permute` | experts i32 \[T, k\] | slots i32 \[T, k\], offsets i32 \[E + 1\] | slots t·k + j sorted by expert (stable); expert e owns slots\[offsets\[e\] … offsets\[e + 1\]\] |
+//! | `grouped_linear` | x \[T, I\] or \[T, k, I\], weight \[E, N, I\], slots, offsets | \[T, k, N\] | each slot's row times the weight of the slot's expert |
+//! | `moe_combine` | y \[T, k, D\], weights \[T, k\] | \[T, D\] | Σⱼ weights\[t, j\] · y\[t, j\] |
+//! | `select_rows` | x \[T, D\], rows i32\[O\] | \[O, D\] | the rows whose logits are wanted |
+
+use crate::tensor::Type;
+
+/// What a linear or a convolution applies to its sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Activation {
+    /// The sum itself.
+    None,
+    /// x / (1 + exp(−x)).
+    Silu,
+    /// log(1 + exp(x)).
+    Softplus,
+}
+
+impl Activation {
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::None => "none",
+            Activation::Silu => "silu",
+            Activation::Softplus => "softplus",
+        }
+    }
+}
+
+/// An op and its attributes; the module's table has operands, results and meaning.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// A table that the runtime fills in each step.
+    Input { name: String, ty: Type },
+    /// A tensor of the checkpoint, by its canonical name.
+    Parameter { name: String, ty: Type },
+    /// What a sequence remembers between steps; an output of the same name is its next value.
+    State { name: String, ty: Type },
+    Embed,
+    RmsNorm { eps: f64 },
+    AddRmsNorm { eps: f64 },
+    Linear { activation: Activation },
+    Slice { start: usize, len: usize },
+    Silu,
+    Softplus,
+    Add,
+    Mul,
+    Swiglu,
+    /// `bias` says whether the third operand is a bias (the state is always last).
+    CausalConv1d { bias: bool, activation: Activation },
+    SelectiveScan,
+    GatedSelectiveScan,
+    KvAppend,
+    Attention { n_heads: usize, scale: f64 },
+    Softmax,
+    TopK { k: usize },
+    MoePermute { n_experts: usize },
+    GroupedLinear,
+    MoeCombine,
+    SelectRows,
+}
+
+impl Op {
+    /// The name in the text form, and in diagnostics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Input { .. } => "input",
+            Op::Parameter { .. } => "parameter",
+            Op::State { .. } => "state",
+            Op::Embed => "embed",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::AddRmsNorm { .. } => "add_rms_norm",
+            Op::Linear { .. } => "linear",
+            Op::Slice { .. } => "slice",
+            Op::Silu => "silu",
+            Op::Softplus => "softplus",
+            Op::Add => "add",
+            Op::Mul => "mul",
+            Op::Swiglu => "swiglu",
+            Op::CausalConv1d { .. } => "causal_conv1d",
+            Op::SelectiveScan => "selective_scan",
+            Op::GatedSelectiveScan => "gated_selective_scan",
+            Op::KvAppend => "kv_append",
+            Op::Attention { .. } => "attention",
+            Op::Softmax => "softmax",
+            Op::TopK { .. } => "top_k",
+            Op::MoePermute { .. } => "moe_permute",
+            Op::GroupedLinear => "grouped_linear",
+            Op::MoeCombine => "moe_combine",
+            Op::SelectRows => "select_rows",
+        }
+    }
+
+    /// True of `input`, `parameter` and `state`, which have no operands.
+    pub fn is_source(&self) -> bool {
+        matches!(self, Op::Input { .. } | Op::Parameter { .. } | Op::State { .. })
+    }
+}

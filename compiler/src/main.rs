@@ -1,0 +1,2 @@
+//! `jambac`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `jamba`.
+fn main() {}
