@@ -1,0 +1,326 @@
+//! What a plan holds: the manifest (for people and for opening), the program (for executing), the layout of weights.
+//! Every field has its unit. Offsets are relative to what the field's documentation names, never to memory.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes that every section, buffer pool and weight region starts on.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// Alignment, in bytes, of every buffer in the arena and every weight in its section.
+pub const ALIGN_BYTES: u64 = 64;
+
+/// Readable bytes that follow every pool and the weights, so that a vector load of a row's tail stays inside.
+pub const SLACK_BYTES: u64 = 256;
+
+/// Tokens in one page of keys and values.
+pub const KV_PAGE_TOKENS: u64 = 16;
+
+/// What the plan is, for people, for `jamba info` and for opening it. Stored as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the compiler that wrote the plan.
+    pub compiler: String,
+    /// The model.
+    pub model: Model,
+    /// What the plan was built to serve.
+    pub limits: Limits,
+    /// Every byte that an open plan holds beside its code.
+    pub memory: Memory,
+    /// Targets with code in this plan, best first: `x86-64-v4`, `x86-64-v3`. For CPU targets the program is the same.
+    pub targets: Vec<String>,
+    /// Names of the passes that ran.
+    pub passes: Vec<String>,
+    /// Seed of synthetic weights; the plan then has no weights section and the runtime draws them.
+    pub synthetic_seed: Option<u64>,
+}
+
+/// The model as far as running it needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Name of the checkpoint's folder or of the model file.
+    pub name: String,
+    /// Number of parameters of the checkpoint.
+    pub n_parameters: u64,
+    /// Layers.
+    pub n_layers: u64,
+    /// Width of the residual stream.
+    pub d_model: u64,
+    /// Size of the vocabulary: logits of one position.
+    pub vocab: u64,
+    /// Token that begins a text, where the model has one.
+    pub bos: Option<u32>,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+    /// Weight formats by group (`linear`, `experts`, `embedding`), for people.
+    pub formats: Vec<(String, String)>,
+}
+
+/// What the plan was built to serve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Tokens of one sequence, prompt and answer together.
+    pub max_context: u64,
+    /// Sequences at once: slots of conv and SSM state.
+    pub max_sequences: u64,
+    /// Tokens of KV cache, all sequences together; a multiple of [`KV_PAGE_TOKENS`].
+    pub kv_tokens: u64,
+    /// Tokens of one prefill step.
+    pub prefill_chunk: u64,
+    /// Rows of logits that one step can return.
+    pub max_outputs: u64,
+}
+
+/// Every byte that an open plan holds beside its code. All in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Activations and workspace; one arena serves both entries.
+    pub arena: u64,
+    /// Conv and SSM state of one sequence; a multiple of [`ALIGN_BYTES`].
+    pub state_slot: u64,
+    /// One page of keys and values of [`KV_PAGE_TOKENS`] tokens in every attention layer; a multiple of [`ALIGN_BYTES`].
+    pub kv_page: u64,
+    /// Packed weights (mapped from the plan, or drawn when they are synthetic).
+    pub weights: u64,
+    /// Step tables (ids, rows, sequence starts, page tables).
+    pub tables: u64,
+}
+
+impl Memory {
+    /// State of all sequences, in bytes.
+    pub fn state_pool(&self, limits: &Limits) -> u64 {
+        self.state_slot * limits.max_sequences
+    }
+
+    /// KV pages of all sequences, in bytes.
+    pub fn kv_pool(&self, limits: &Limits) -> u64 {
+        self.kv_page * (limits.kv_tokens / KV_PAGE_TOKENS)
+    }
+
+    /// Everything together, in bytes.
+    pub fn total(&self, limits: &Limits) -> u64 {
+        self.arena + self.state_pool(limits) + self.kv_pool(limits) + self.weights + self.tables
+    }
+}
+
+/// What the runtime executes. Stored in postcard's encoding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Exported symbols of the code section, by kernel index.
+    pub kernels: Vec<KernelRecord>,
+    /// Packed weights, in order of offset.
+    pub weights: Vec<Weight>,
+    /// `prefill` and `decode`.
+    pub entries: Vec<Entry>,
+}
+
+/// One kernel of the code section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelRecord {
+    /// Exported symbol: `linear_bf16_n512_k128`.
+    pub symbol: String,
+    /// Number of slots in its argument array.
+    pub n_args: u32,
+}
+
+/// One packed weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weight {
+    /// Parameter of the checkpoint, canonical name; `*` stacks experts.
+    pub parameter: String,
+    /// Bytes from the start of the weights section; a multiple of [`ALIGN_BYTES`].
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Order of the elements.
+    pub layout: Layout,
+    /// Stored element type.
+    pub format: WeightFormat,
+    /// What was done to the checkpoint's values before rounding to `format`.
+    pub transform: Transform,
+    /// How a synthetic plan draws the values (after `transform`).
+    pub init: Init,
+}
+
+/// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
+/// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero.
+/// One lane is row-major order; k = 1 is a vector padded to whole lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Layout {
+    /// Stacked matrices: experts, or 1.
+    pub groups: u64,
+    /// Outputs.
+    pub n: u64,
+    /// Inputs that are summed over.
+    pub k: u64,
+    /// Outputs side by side in one panel.
+    pub lanes: u64,
+}
+
+impl Layout {
+    /// Number of stored elements, padding included.
+    pub fn elements(&self) -> u64 {
+        self.groups * self.n.div_ceil(self.lanes) * self.lanes * self.k
+    }
+
+    /// Where element (group, i, j) is stored, in elements.
+    pub fn index(&self, group: u64, i: u64, j: u64) -> u64 {
+        ((group * self.n.div_ceil(self.lanes) + i / self.lanes) * self.k + j) * self.lanes + i % self.lanes
+    }
+}
+
+/// Stored element type of a packed weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WeightFormat {
+    /// IEEE 754 binary32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+}
+
+impl WeightFormat {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            WeightFormat::F32 => 4,
+            WeightFormat::Bf16 | WeightFormat::F16 => 2,
+        }
+    }
+
+    /// The name people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::Bf16 => "bf16",
+            WeightFormat::F16 => "f16",
+        }
+    }
+}
+
+/// What was done to a parameter before it was packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transform {
+    /// Nothing.
+    None,
+    /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is one exp2.
+    DecayRate,
+}
+
+/// Distribution of a synthetic weight, over the transformed values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Init {
+    /// Approximately normal (see [`crate::synthetic`]).
+    Normal {
+        /// Mean.
+        mean: f32,
+        /// Standard deviation.
+        std: f32,
+    },
+    /// Uniform in low … high.
+    Uniform {
+        /// Lower bound.
+        low: f32,
+        /// Upper bound.
+        high: f32,
+    },
+}
+
+/// Which entry a step list is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// Any number of tokens per sequence.
+    Prefill,
+    /// One token per sequence.
+    Decode,
+}
+
+/// Steps in order, and the largest batch that they take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Prefill or decode.
+    pub kind: EntryKind,
+    /// Largest number of tokens in one step.
+    pub max_tokens: u64,
+    /// Largest number of sequences in one step.
+    pub max_sequences: u64,
+    /// Largest number of rows of logits.
+    pub max_outputs: u64,
+    /// Where the logits are when the last step is done.
+    pub logits: Logits,
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// Where an entry leaves its logits: f32 rows in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logits {
+    /// Bytes from the start of the arena.
+    pub offset: u64,
+    /// Bytes from one row to the next.
+    pub row_stride: u64,
+    /// Logits in one row: the vocabulary.
+    pub n: u64,
+}
+
+/// One kernel call by all threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Index into [`Program::kernels`].
+    pub kernel: u32,
+    /// True when all threads must have finished every earlier step before this one begins.
+    pub barrier: bool,
+    /// The kernel's argument array, in order.
+    pub args: Vec<Arg>,
+    /// Where in the model it comes from: `layers.3.mamba`.
+    pub source: String,
+}
+
+/// One slot of a kernel's argument array: an address or an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Arg {
+    /// Address in the arena; bytes from its start.
+    Arena(u64),
+    /// Address of a packed weight: index into [`Program::weights`].
+    Weight(u32),
+    /// Address in the state pool; bytes from the start of slot 0.
+    State(u64),
+    /// Address in the KV pool; bytes from the start of page 0.
+    Kv(u64),
+    /// Address of a step table.
+    Table(Table),
+    /// A count of this step.
+    Count(Count),
+    /// A number the compiler knew.
+    Constant(u64),
+}
+
+/// Tables that the runtime fills in before each step; all elements are i32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Table {
+    /// Token ids, \[tokens\].
+    Ids,
+    /// Rows whose logits are wanted, \[outputs\].
+    Rows,
+    /// First token of each sequence in this step, and the end, \[sequences + 1\].
+    Starts,
+    /// Tokens each sequence had before this step, \[sequences\].
+    Past,
+    /// State slot of each sequence, \[sequences\].
+    Slots,
+    /// Sequence of each token, \[tokens\].
+    SequenceOf,
+    /// KV pages of each sequence, \[sequences, ceil(max_context / KV_PAGE_TOKENS)\].
+    Pages,
+}
+
+/// Counts of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Count {
+    /// Tokens, all sequences together.
+    Tokens,
+    /// Sequences.
+    Sequences,
+    /// Rows of logits.
+    Outputs,
+}
