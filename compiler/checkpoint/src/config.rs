@@ -1,0 +1,257 @@
+//! config.json; every key that changes the math is read or refused.
+//!
+//! The defaults of absent keys are those of `JambaConfig` in Hugging Face transformers
+//! (`models/jamba/configuration_jamba.py`); the five sizes that tell one model from another must be there.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::json::{Keys, show};
+use crate::keys;
+
+/// A Jamba model's dimensions and switches. Every field is checked: no dimension is zero, nothing contradicts anything.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JambaConfig {
+    /// Width of the residual stream (`hidden_size`).
+    pub d_model: usize,
+    /// Width of the feed-forward, of each expert as of the dense MLP (`intermediate_size`).
+    pub d_ff: usize,
+    /// Number of layers, each a mixer and a feed-forward (`num_hidden_layers`).
+    pub n_layers: usize,
+    /// Query heads of an attention layer (`num_attention_heads`).
+    pub n_heads: usize,
+    /// Key and value heads of an attention layer; divides `n_heads` (`num_key_value_heads`).
+    pub n_kv_heads: usize,
+    /// Width of one head (`head_dim`, or `hidden_size / num_attention_heads`).
+    pub d_head: usize,
+    /// Layer `i` is attention when `i % attn_layer_period == attn_layer_offset` (`attn_layer_period`).
+    pub attn_layer_period: usize,
+    /// Less than the period (`attn_layer_offset`).
+    pub attn_layer_offset: usize,
+    /// Layer `i` has experts when `i % expert_layer_period == expert_layer_offset` (`expert_layer_period`).
+    pub expert_layer_period: usize,
+    /// Less than the period (`expert_layer_offset`).
+    pub expert_layer_offset: usize,
+    /// Experts of a mixture; 1 means that every layer is dense (`num_experts`).
+    pub n_experts: usize,
+    /// Experts that a token is sent to; at most `n_experts` unless that is 1, when it means nothing
+    /// (`num_experts_per_tok`).
+    pub top_k: usize,
+    /// Channels of a Mamba layer, `expand · d_model`.
+    pub d_inner: usize,
+    /// SSM states of each channel (`mamba_d_state`).
+    pub d_state: usize,
+    /// Taps of the causal convolution, at least 2 (`mamba_d_conv`).
+    pub d_conv: usize,
+    /// Rank of the time step's projection (`mamba_dt_rank`; "auto" is `ceil(hidden_size / 16)`).
+    pub dt_rank: usize,
+    /// `d_inner / d_model` (`mamba_expand`).
+    pub expand: usize,
+    /// Tokens of the vocabulary (`vocab_size`).
+    pub vocab: usize,
+    /// Whether the convolution adds a bias (`mamba_conv_bias`).
+    pub conv_bias: bool,
+    /// Whether Mamba's `in_proj` and `out_proj` add biases (`mamba_proj_bias`).
+    pub proj_bias: bool,
+    /// Whether the output projection is the embedding (`tie_word_embeddings`).
+    pub tied: bool,
+    /// The epsilon of every RMS norm (`rms_norm_eps`).
+    pub rms_norm_eps: f64,
+    /// Tokens that the model was trained to read; nothing in the arithmetic depends on it
+    /// (`max_position_embeddings`, once `n_ctx`).
+    pub max_positions: usize,
+    /// The token that begins a text (`bos_token_id`).
+    pub bos: Option<u32>,
+    /// The tokens that end a text (`eos_token_id`).
+    pub eos: Vec<u32>,
+    /// The token that fills a batch (`pad_token_id`).
+    pub pad: Option<u32>,
+}
+
+impl JambaConfig {
+    /// Reads the config.json at `path`.
+    ///
+    /// # Errors
+    /// As [`JambaConfig::parse`], and when the file cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+        Self::from_json(&text, path)
+    }
+
+    /// Reads `text`, the content of a config.json; `path` is only for errors.
+    ///
+    /// # Errors
+    /// The text is not a JSON object; a size is missing; a value is of the wrong type, out of range or at odds with
+    /// another; the model is not a Jamba, or is quantised; a key is unknown and so could change the arithmetic.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        Self::from_json(text.as_bytes(), path)
+    }
+
+    /// Whether the mixer of `layer` is attention; it is Mamba otherwise.
+    pub fn is_attention(&self, layer: usize) -> bool {
+        layer % self.attn_layer_period == self.attn_layer_offset
+    }
+
+    /// Whether the feed-forward of `layer` is a mixture of experts; it is a dense MLP otherwise.
+    pub fn is_moe(&self, layer: usize) -> bool {
+        self.n_experts > 1 && layer % self.expert_layer_period == self.expert_layer_offset
+    }
+
+    fn from_json(text: &[u8], path: &Path) -> Result<Self> {
+        let mut keys = Keys::parse(text, path)?;
+        check_architecture(&mut keys)?;
+        let block_types = keys.take_non_null("layers_block_type");
+        let config = Self::from_keys(&mut keys)?;
+        config.check(&keys)?;
+        if let Some(block_types) = block_types {
+            config.check_block_types(&keys, &block_types)?;
+        }
+        keys::check_unread(keys, path)?;
+        Ok(config)
+    }
+
+    fn from_keys(keys: &mut Keys) -> Result<Self> {
+        let d_model = keys.required_count("hidden_size")?;
+        let d_ff = keys.required_count("intermediate_size")?;
+        let n_layers = keys.required_count("num_hidden_layers")?;
+        let n_heads = keys.required_count("num_attention_heads")?;
+        let vocab = keys.required_count("vocab_size")?;
+
+        let n_kv_heads = match keys.take("num_key_value_heads") {
+            None => 8,
+            Some(Value::Null) => n_heads,
+            Some(value) => keys.as_integer("num_key_value_heads", &value, 1)?,
+        };
+        let d_head = match keys.take_non_null("head_dim") {
+            Some(value) => keys.as_integer("head_dim", &value, 1)?,
+            None if d_model % n_heads == 0 => d_model / n_heads,
+            None => {
+                return Err(keys.refuse(
+                    "hidden_size, num_attention_heads",
+                    format!("{d_model} and {n_heads}, and no head_dim"),
+                    "num_attention_heads to divide hidden_size, or an explicit head_dim",
+                ));
+            }
+        };
+        let dt_rank = match keys.take("mamba_dt_rank") {
+            None => d_model.div_ceil(16),
+            Some(value) if value == "auto" => d_model.div_ceil(16),
+            Some(Value::String(word)) => {
+                return Err(keys.refuse("mamba_dt_rank", format!("{word:?}"), "an integer or \"auto\""));
+            }
+            Some(value) => keys.as_integer("mamba_dt_rank", &value, 1)?,
+        };
+        let expand = keys.integer("mamba_expand", 1)?.unwrap_or(2);
+        // Both are below 2³¹, and usize has 64 bits wherever a checkpoint can be mapped.
+        let d_inner = expand * d_model;
+        let n_ctx = keys.integer("n_ctx", 1)?;
+        Ok(Self {
+            d_model,
+            d_ff,
+            n_layers,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            attn_layer_period: keys.integer("attn_layer_period", 1)?.unwrap_or(8),
+            attn_layer_offset: keys.integer("attn_layer_offset", 0)?.unwrap_or(4),
+            expert_layer_period: keys.integer("expert_layer_period", 1)?.unwrap_or(2),
+            expert_layer_offset: keys.integer("expert_layer_offset", 0)?.unwrap_or(1),
+            n_experts: n_experts(keys)?,
+            top_k: keys.integer("num_experts_per_tok", 1)?.unwrap_or(2),
+            d_inner,
+            d_state: keys.integer("mamba_d_state", 1)?.unwrap_or(16),
+            d_conv: keys.integer("mamba_d_conv", 2)?.unwrap_or(4),
+            dt_rank,
+            expand,
+            vocab,
+            conv_bias: keys.boolean("mamba_conv_bias")?.unwrap_or(true),
+            proj_bias: keys.boolean("mamba_proj_bias")?.unwrap_or(false),
+            tied: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
+            rms_norm_eps: keys.positive_number("rms_norm_eps")?.unwrap_or(1e-6),
+            max_positions: keys.integer("max_position_embeddings", 1)?.or(n_ctx).unwrap_or(262_144),
+            bos: keys.token_id("bos_token_id", vocab)?.unwrap_or(Some(1)),
+            eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| vec![2]),
+            pad: keys.token_id("pad_token_id", vocab)?.unwrap_or(Some(0)),
+        })
+    }
+
+    /// Refuses values that are fine alone and not together.
+    fn check(&self, keys: &Keys) -> Result<()> {
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(keys.refuse(
+                "num_attention_heads, num_key_value_heads",
+                format!("{} and {}", self.n_heads, self.n_kv_heads),
+                "num_key_value_heads to divide num_attention_heads",
+            ));
+        }
+        for (kind, offset, period) in [
+            ("attn", self.attn_layer_offset, self.attn_layer_period),
+            ("expert", self.expert_layer_offset, self.expert_layer_period),
+        ] {
+            if offset >= period {
+                return Err(keys.refuse(
+                    &format!("{kind}_layer_offset, {kind}_layer_period"),
+                    format!("{offset} and {period}"),
+                    "the offset to be less than the period",
+                ));
+            }
+        }
+        if self.n_experts > 1 && self.top_k > self.n_experts {
+            return Err(keys.refuse(
+                "num_experts_per_tok, num_experts",
+                format!("{} and {}", self.top_k, self.n_experts),
+                "at most as many experts for a token as there are experts",
+            ));
+        }
+        Ok(())
+    }
+
+    /// `layers_block_type` is derived from the period and the offset; where a config spells it out, it must agree.
+    fn check_block_types(&self, keys: &Keys, found: &Value) -> Result<()> {
+        let expected = |layer| if self.is_attention(layer) { "attention" } else { "mamba" };
+        let agrees = found.as_array().is_some_and(|types| {
+            types.len() == self.n_layers && types.iter().enumerate().all(|(layer, name)| name == expected(layer))
+        });
+        if agrees {
+            return Ok(());
+        }
+        Err(keys.refuse(
+            "layers_block_type",
+            show(found),
+            format!(
+                "{} names, \"attention\" where layer % {} == {} and \"mamba\" elsewhere",
+                self.n_layers, self.attn_layer_period, self.attn_layer_offset
+            ),
+        ))
+    }
+}
+
+/// The model must say that it is a Jamba with a language-model head.
+fn check_architecture(keys: &mut Keys) -> Result<()> {
+    let model_type = keys.take("model_type");
+    if model_type.as_ref().is_none_or(|name| name != "jamba") {
+        let found = model_type.as_ref().map_or("nothing".into(), show);
+        return Err(keys.refuse("model_type", found, "\"jamba\""));
+    }
+    match keys.take_non_null("architectures") {
+        Some(names) if names != serde_json::json!(["JambaForCausalLM"]) => {
+            Err(keys.refuse("architectures", show(&names), "[\"JambaForCausalLM\"]"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `num_experts`, which transformers also answers to as `num_local_experts`.
+fn n_experts(keys: &mut Keys) -> Result<usize> {
+    let (name, alias) = (keys.integer("num_experts", 1)?, keys.integer("num_local_experts", 1)?);
+    match (name, alias) {
+        (Some(name), Some(alias)) if name != alias => Err(keys.refuse(
+            "num_experts, num_local_experts",
+            format!("{name} and {alias}"),
+            "the same number: they are two names of one thing",
+        )),
+        _ => Ok(name.or(alias).unwrap_or(16)),
+    }
+}

@@ -1,0 +1,196 @@
+//! Tensor name → shard, byte range, dtype, shape; over one file or over the shards that an index file lists.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::json::{Object, show};
+use crate::safetensors::Shard;
+
+/// The name of an unsharded checkpoint's one file.
+const SINGLE: &str = "model.safetensors";
+/// The name of the file that lists the shards of a sharded one.
+const INDEX: &str = "model.safetensors.index.json";
+/// What PyTorch's own format is called.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// How an element of a parameter is stored, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// The upper half of an F32.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    /// The name that safetensors headers use.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+        })
+    }
+}
+
+/// Where a parameter lies and what it is. The byte range has been checked against dtype, shape and file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The parameter's Hugging Face name.
+    pub name: String,
+    /// Which of the checkpoint's shards holds it.
+    pub shard_idx: usize,
+    /// How its elements are stored.
+    pub dtype: DType,
+    /// Its dimensions, outermost first; the last one is contiguous.
+    pub shape: Vec<usize>,
+    /// Its bytes in the shard's file, counted from the beginning of the file. The start is aligned to nothing.
+    pub byte_range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn n_elements(&self) -> usize {
+        self.byte_range.len() / self.dtype.size_bytes()
+    }
+}
+
+/// Every tensor of a checkpoint, in name order, and the mapped shards that they lie in.
+#[derive(Debug)]
+pub(crate) struct Index {
+    /// Sorted by name.
+    pub(crate) tensors: Vec<TensorInfo>,
+    /// In the order of their file names.
+    pub(crate) shards: Vec<Shard>,
+    /// The file that says which tensors there are.
+    pub(crate) path: PathBuf,
+}
+
+impl Index {
+    /// Opens the shards of the checkpoint in `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        if index.is_file() {
+            return Self::open_sharded(dir, index);
+        }
+        if !single.is_file() {
+            return Err(nothing_found(dir));
+        }
+        let (shard, tensors) = Shard::open(&single, 0)?;
+        Ok(Self { tensors, shards: vec![shard], path: single })
+    }
+
+    /// Opens the shards that the index file at `path` lists, and checks that they hold what it says.
+    fn open_sharded(dir: &Path, path: PathBuf) -> Result<Self> {
+        let weight_map = read_weight_map(&path)?;
+        let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        if dir.join(SINGLE).is_file() && !names.contains(&SINGLE) {
+            return Err(Error::file(dir, format!("{SINGLE} and {INDEX}, which does not list it"), "one of them"));
+        }
+
+        let mut shards = Vec::with_capacity(names.len());
+        let mut holders: BTreeMap<String, TensorInfo> = BTreeMap::new();
+        for (shard_idx, name) in names.iter().enumerate() {
+            let shard_path = dir.join(name);
+            if !shard_path.is_file() {
+                return Err(Error::file(&shard_path, "no such file", format!("the shard that {INDEX} lists")));
+            }
+            let (shard, tensors) = Shard::open(&shard_path, shard_idx)?;
+            shards.push(shard);
+            for tensor in tensors {
+                if let Some(other) = holders.get(&tensor.name) {
+                    let found = format!("it here and in {}", names[other.shard_idx]);
+                    return Err(Error::tensor(&shard_path, &tensor.name, found, "it in one shard"));
+                }
+                match weight_map.get(&tensor.name) {
+                    None => {
+                        let expected = format!("only tensors that {INDEX} lists");
+                        return Err(Error::tensor(&shard_path, &tensor.name, "it in this shard", expected));
+                    }
+                    // The shard that should hold it may hold it too: say so when that one is reached.
+                    Some(_) => holders.insert(tensor.name.clone(), tensor),
+                };
+            }
+        }
+        for (tensor, shard) in &weight_map {
+            let expected = format!("it in {shard}, as {INDEX} says");
+            match holders.get(tensor) {
+                None => return Err(Error::tensor(&dir.join(shard), tensor, "no such tensor", expected)),
+                Some(info) if names[info.shard_idx] != shard => {
+                    let holder = names[info.shard_idx];
+                    return Err(Error::tensor(&dir.join(holder), tensor, "it in this shard", expected));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(Self { tensors: holders.into_values().collect(), shards, path })
+    }
+
+    /// The tensor called `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok().map(|at| &self.tensors[at])
+    }
+}
+
+/// The index file's tensor → shard table; every shard is the name of a file in the same folder.
+fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct File {
+        weight_map: Object,
+    }
+    let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+    let File { weight_map: Object(entries) } =
+        serde_json::from_slice(&text).map_err(|cause| Error::Json { path: path.into(), cause })?;
+    if entries.is_empty() {
+        return Err(Error::key(path, "weight_map", "{}", "a shard for each tensor"));
+    }
+    let shard_of = |(tensor, shard): (String, serde_json::Value)| match shard.as_str() {
+        Some(name) if is_file_name(name) => Ok((tensor, name.to_owned())),
+        _ => {
+            let expected = "the name of a shard in the same folder";
+            Err(Error::tensor(path, &tensor, format!("shard {}", show(&shard)), expected))
+        }
+    };
+    entries.into_iter().map(shard_of).collect()
+}
+
+/// Whether `name` is a plain file name, and so cannot lead out of the folder.
+fn is_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)
+        && !name.contains('\\')
+}
+
+/// The error for a folder without safetensors.
+fn nothing_found(dir: &Path) -> Error {
+    match PICKLES.iter().find(|name| dir.join(name).is_file()) {
+        Some(pickle) => Error::file(
+            dir,
+            *pickle,
+            format!(
+                "{SINGLE} or {INDEX}; convert it once, in Python: AutoModelForCausalLM.from_pretrained(DIR, \
+                 torch_dtype=\"auto\").save_pretrained(NEW_DIR, safe_serialization=True)"
+            ),
+        ),
+        None => Error::file(dir, format!("neither {SINGLE} nor {INDEX}"), "one of them"),
+    }
+}

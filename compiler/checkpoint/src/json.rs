@@ -1,0 +1,153 @@
+//! A JSON object read key by key, so that at the end it is known which keys nobody read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Largest count that a key may hold: products of two of them still fit in 64 bits.
+pub(crate) const MAX_COUNT: usize = i32::MAX as usize;
+
+/// A JSON object in key order that refuses to hold a key twice (`serde_json::Map` would keep the last one silently).
+#[derive(Debug)]
+pub(crate) struct Object(pub(crate) BTreeMap<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if entries.contains_key(&key) {
+                        return Err(A::Error::custom(format_args!("key {key:?} is there twice")));
+                    }
+                    entries.insert(key, value);
+                }
+                Ok(Object(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// `value` as an error shows it: its JSON, cut when it is long.
+pub(crate) fn show(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// The keys of one JSON file that have not been read yet.
+#[derive(Debug)]
+pub(crate) struct Keys<'a> {
+    path: &'a Path,
+    unread: BTreeMap<String, Value>,
+}
+
+impl<'a> Keys<'a> {
+    /// Reads `text`, the content of `path`.
+    pub(crate) fn parse(text: &[u8], path: &'a Path) -> Result<Self> {
+        let Object(unread) = serde_json::from_slice(text).map_err(|cause| Error::Json { path: path.into(), cause })?;
+        Ok(Self { path, unread })
+    }
+
+    /// The value of `key`, which counts as read from now on.
+    pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
+        self.unread.remove(key)
+    }
+
+    /// As [`Keys::take`], where `null` says the same as no key at all.
+    pub(crate) fn take_non_null(&mut self, key: &str) -> Option<Value> {
+        self.take(key).filter(|value| !value.is_null())
+    }
+
+    /// What nobody has read, in key order.
+    pub(crate) fn into_unread(self) -> BTreeMap<String, Value> {
+        self.unread
+    }
+
+    /// The error for `key`.
+    pub(crate) fn refuse(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
+        Error::key(self.path, key, found, expected)
+    }
+
+    /// An integer from `least` to [`MAX_COUNT`]; `None` when the key is absent.
+    pub(crate) fn integer(&mut self, key: &str, least: usize) -> Result<Option<usize>> {
+        self.take(key).map(|value| self.as_integer(key, &value, least)).transpose()
+    }
+
+    /// As [`Keys::integer`] from 1 upwards, for a key that must be there.
+    pub(crate) fn required_count(&mut self, key: &str) -> Result<usize> {
+        match self.integer(key, 1)? {
+            Some(count) => Ok(count),
+            None => Err(self.refuse(key, "nothing", format!("an integer from 1 to {MAX_COUNT}"))),
+        }
+    }
+
+    /// `value`, which stands at `key`, as an integer from `least` to [`MAX_COUNT`].
+    pub(crate) fn as_integer(&self, key: &str, value: &Value, least: usize) -> Result<usize> {
+        value
+            .as_u64()
+            .and_then(|integer| usize::try_from(integer).ok())
+            .filter(|integer| (least..=MAX_COUNT).contains(integer))
+            .ok_or_else(|| self.refuse(key, show(value), format!("an integer from {least} to {MAX_COUNT}")))
+    }
+
+    /// A boolean; `None` when the key is absent.
+    pub(crate) fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
+        self.take(key)
+            .map(|value| value.as_bool().ok_or_else(|| self.refuse(key, show(&value), "true or false")))
+            .transpose()
+    }
+
+    /// A number greater than zero; `None` when the key is absent.
+    pub(crate) fn positive_number(&mut self, key: &str) -> Result<Option<f64>> {
+        self.take(key)
+            .map(|value| {
+                let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+                number.ok_or_else(|| self.refuse(key, show(&value), "a number greater than 0"))
+            })
+            .transpose()
+    }
+
+    /// Token ids of a vocabulary of `vocab`: a single id, a list, or `null` for none; `None` when the key is absent.
+    pub(crate) fn token_ids(&mut self, key: &str, vocab: usize) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let ids = match &value {
+            Value::Null => &[],
+            Value::Array(ids) => ids.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        let as_id = |id: &Value| {
+            let id = id.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| {
+                self.refuse(key, show(&value), format!("ids below vocab_size = {vocab}, in an integer, a list or null"))
+            })
+        };
+        ids.iter().map(as_id).collect::<Result<_>>().map(Some)
+    }
+
+    /// A single token id or `null`; `None` when the key is absent.
+    pub(crate) fn token_id(&mut self, key: &str, vocab: usize) -> Result<Option<Option<u32>>> {
+        match self.token_ids(key, vocab)? {
+            None => Ok(None),
+            Some(ids) if ids.len() <= 1 => Ok(Some(ids.first().copied())),
+            Some(ids) => Err(self.refuse(key, format!("{ids:?}"), "one token id or null")),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The small files beside the tensors, as far as they are there: tokenizer, chat template, generation defaults.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::json::{Keys, show};
+
+/// What a checkpoint says of its text form. The bytes are the files' own; a checkpoint without a tokenizer is fine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    /// tokenizer.json.
+    pub tokenizer: Option<Vec<u8>>,
+    /// tokenizer_config.json.
+    pub tokenizer_config: Option<Vec<u8>>,
+    /// generation_config.json.
+    pub generation_config: Option<Vec<u8>>,
+    /// The Jinja source of the chat template: chat_template.jinja, else the `chat_template` of chat_template.json,
+    /// else that of tokenizer_config.json.
+    pub chat_template: Option<String>,
+}
+
+impl TokenizerFiles {
+    /// Reads those of the files that `dir` has.
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
+        Ok(Self {
+            tokenizer: read_if_there(&dir.join("tokenizer.json"))?,
+            generation_config: read_if_there(&dir.join("generation_config.json"))?,
+            chat_template: chat_template(dir, tokenizer_config.as_deref())?,
+            tokenizer_config,
+        })
+    }
+}
+
+/// The `eos_token_id` of generation_config.json, the file at `path`; `None` where it says nothing of it.
+pub(crate) fn generation_eos(files: &TokenizerFiles, path: &Path, vocab: usize) -> Result<Option<Vec<u32>>> {
+    let Some(text) = &files.generation_config else { return Ok(None) };
+    let eos = Keys::parse(text, path)?.token_ids("eos_token_id", vocab)?;
+    Ok(eos.filter(|ids| !ids.is_empty()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io(path, cause)),
+    }
+}
+
+fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Option<String>> {
+    let jinja = dir.join("chat_template.jinja");
+    if let Some(bytes) = read_if_there(&jinja)? {
+        return match String::from_utf8(bytes) {
+            Ok(template) => Ok(Some(template)),
+            Err(cause) => Err(Error::file(&jinja, cause.utf8_error().to_string(), "UTF-8")),
+        };
+    }
+    let json = dir.join("chat_template.json");
+    if let Some(bytes) = read_if_there(&json)?
+        && let Some(template) = template_in(&bytes, &json)?
+    {
+        return Ok(Some(template));
+    }
+    match tokenizer_config {
+        Some(bytes) => template_in(bytes, &dir.join("tokenizer_config.json")),
+        None => Ok(None),
+    }
+}
+
+/// The key `chat_template` of a JSON file: a template, or a list of named ones, of which "default" is the one.
+fn template_in(text: &[u8], path: &Path) -> Result<Option<String>> {
+    let mut keys = Keys::parse(text, path)?;
+    let Some(value) = keys.take_non_null("chat_template") else { return Ok(None) };
+    let template = match &value {
+        Value::Array(named) => {
+            let default = named.iter().find(|one| one.get("name").is_some_and(|name| name == "default"));
+            default.and_then(|one| one.get("template"))
+        }
+        single => Some(single),
+    };
+    match template.and_then(Value::as_str) {
+        Some(template) => Ok(Some(template.to_owned())),
+        None => Err(keys.refuse("chat_template", show(&value), "a template, or a list with one named \"default\"")),
+    }
+}

@@ -1,0 +1,97 @@
+//! A tensor's bytes where they are mapped, and their elements as f32.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::index::{DType, TensorInfo};
+
+/// A parameter of an open checkpoint: what it is, and its bytes in the mapped file.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// What and where it is.
+    pub info: &'a TensorInfo,
+    /// Its elements, row-major, little-endian, aligned to nothing.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// Size of the first dimension; 1 for a scalar.
+    pub fn n_rows(&self) -> usize {
+        self.info.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Number of elements behind each index of the first dimension.
+    pub fn row_len(&self) -> usize {
+        self.info.shape.iter().skip(1).product()
+    }
+
+    /// The bytes of row `row` of the first dimension, as stored.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_bytes(&self, row: usize) -> &'a [u8] {
+        let row_bytes = self.row_len() * self.info.dtype.size_bytes();
+        assert!(row < self.n_rows(), "{} has {} rows, not {row}", self.info.name, self.n_rows());
+        &self.bytes[row * row_bytes..][..row_bytes]
+    }
+
+    /// Widens row `row` of the first dimension into `out`, which takes [`TensorView::row_len`] elements.
+    ///
+    /// # Panics
+    /// When there is no such row, or `out` has another length.
+    pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        widen(self.info.dtype, self.row_bytes(row), out);
+    }
+
+    /// Widens the elements from `start` (in the flat, row-major order) into all of `out`.
+    ///
+    /// # Panics
+    /// When there are not that many.
+    pub fn range_f32(&self, start: usize, out: &mut [f32]) {
+        let size = self.info.dtype.size_bytes();
+        widen(self.info.dtype, &self.bytes[start * size..(start + out.len()) * size], out);
+    }
+
+    /// All elements, widened.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.info.n_elements()];
+        widen(self.info.dtype, self.bytes, &mut out);
+        out
+    }
+
+    /// The elements one by one, widened, row-major.
+    pub fn iter_f32(&self) -> impl ExactSizeIterator<Item = f32> + use<'a> {
+        let dtype = self.info.dtype;
+        self.bytes.chunks_exact(dtype.size_bytes()).map(move |element| match (dtype, element) {
+            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (DType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+            (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            _ => unreachable!("chunks_exact gave {} bytes for {dtype}", element.len()),
+        })
+    }
+}
+
+/// Decodes `bytes` into `out`; every dtype widens to f32 exactly.
+fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), out.len() * dtype.size_bytes(), "bytes of as many {dtype} elements as there is room for");
+    match dtype {
+        DType::F32 => {
+            let (elements, _) = bytes.as_chunks();
+            elements.iter().zip(out).for_each(|(element, out)| *out = f32::from_le_bytes(*element));
+        }
+        DType::Bf16 => {
+            let (elements, _) = bytes.as_chunks();
+            elements.iter().zip(out).for_each(|(element, out)| *out = bf16::from_le_bytes(*element).to_f32());
+        }
+        DType::F16 => {
+            // By blocks, so that half can use the processor's conversion on elements that may be unaligned in the file.
+            const BLOCK: usize = 256;
+            let mut block = [f16::ZERO; BLOCK];
+            for (bytes, out) in bytes.chunks(2 * BLOCK).zip(out.chunks_mut(BLOCK)) {
+                let (elements, _) = bytes.as_chunks();
+                elements.iter().zip(&mut block).for_each(|(element, half)| *half = f16::from_le_bytes(*element));
+                block[..out.len()].convert_to_f32_slice(out);
+            }
+        }
+    }
+}
