@@ -289,8 +289,8 @@ pub enum Arg {
     Kv(u64),
     /// Address of a step table.
     Table(Table),
-    /// A count of this step.
-    Count(Count),
+    /// A count of this step, times a constant (experts per token, for rows that are slots).
+    Count(Count, u32),
     /// A number the compiler knew.
     Constant(u64),
 }
