@@ -108,7 +108,13 @@ impl Builder {
     }
 
     /// Depthwise causal convolution; returns the output and the next state.
-    pub fn causal_conv1d(&mut self, u: ValueId, weight: ValueId, bias: Option<ValueId>, state: ValueId) -> (ValueId, ValueId) {
+    pub fn causal_conv1d(
+        &mut self,
+        u: ValueId,
+        weight: ValueId,
+        bias: Option<ValueId>,
+        state: ValueId,
+    ) -> (ValueId, ValueId) {
         let operands: Vec<ValueId> = [u, weight].into_iter().chain(bias).chain([state]).collect();
         self.add2(Op::CausalConv1d { bias: bias.is_some(), activation: Activation::None }, &operands)
     }

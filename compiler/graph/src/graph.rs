@@ -129,7 +129,8 @@ impl Graph {
 
     /// A node's operands in order.
     pub fn operands(&self, id: NodeId) -> Vec<ValueId> {
-        let mut edges: Vec<_> = self.nodes.edges_directed(id.0, Incoming).map(|edge| (*edge.weight(), edge.source())).collect();
+        let mut edges: Vec<_> =
+            self.nodes.edges_directed(id.0, Incoming).map(|edge| (*edge.weight(), edge.source())).collect();
         edges.sort();
         edges.into_iter().map(|(edge, source)| ValueId { node: NodeId(source), result: edge.result }).collect()
     }
@@ -191,8 +192,11 @@ impl Graph {
     /// Every node, operands before readers; among the independent, low position first. The same graph gives the same order.
     /// Nodes on a cycle (a broken graph) are left out.
     pub fn order(&self) -> Vec<NodeId> {
-        let mut waiting: BTreeMap<NodeIndex, usize> =
-            self.nodes.node_indices().map(|index| (index, self.nodes.edges_directed(index, Incoming).count())).collect();
+        let mut waiting: BTreeMap<NodeIndex, usize> = self
+            .nodes
+            .node_indices()
+            .map(|index| (index, self.nodes.edges_directed(index, Incoming).count()))
+            .collect();
         let mut ready: BinaryHeap<Reverse<(u64, NodeIndex)>> = waiting
             .iter()
             .filter(|&(_, &operands)| operands == 0)

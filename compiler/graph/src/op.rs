@@ -60,30 +60,58 @@ impl Activation {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// A table that the runtime fills in each step.
-    Input { name: String, ty: Type },
+    Input {
+        name: String,
+        ty: Type,
+    },
     /// A tensor of the checkpoint, by its canonical name.
-    Parameter { name: String, ty: Type },
+    Parameter {
+        name: String,
+        ty: Type,
+    },
     /// What a sequence remembers between steps; an output of the same name is its next value.
-    State { name: String, ty: Type },
+    State {
+        name: String,
+        ty: Type,
+    },
     Embed,
-    RmsNorm { eps: f64 },
-    AddRmsNorm { eps: f64 },
-    Linear { activation: Activation },
-    Slice { start: usize, len: usize },
+    RmsNorm {
+        eps: f64,
+    },
+    AddRmsNorm {
+        eps: f64,
+    },
+    Linear {
+        activation: Activation,
+    },
+    Slice {
+        start: usize,
+        len: usize,
+    },
     Silu,
     Softplus,
     Add,
     Mul,
     Swiglu,
     /// `bias` says whether the third operand is a bias (the state is always last).
-    CausalConv1d { bias: bool, activation: Activation },
+    CausalConv1d {
+        bias: bool,
+        activation: Activation,
+    },
     SelectiveScan,
     GatedSelectiveScan,
     KvAppend,
-    Attention { n_heads: usize, scale: f64 },
+    Attention {
+        n_heads: usize,
+        scale: f64,
+    },
     Softmax,
-    TopK { k: usize },
-    MoePermute { n_experts: usize },
+    TopK {
+        k: usize,
+    },
+    MoePermute {
+        n_experts: usize,
+    },
     GroupedLinear,
     MoeCombine,
     SelectRows,
