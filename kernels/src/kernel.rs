@@ -1,0 +1,235 @@
+//! What a kernel is: a spec (what it computes), the slots of its argument array, its cost, and its MLIR body.
+//!
+//! Rules that all kernels share:
+//! - f32 activations are rows padded to whole vectors ([`padded`]); lanes beyond the last column hold anything and are
+//!   never summed over. i32 tables are dense.
+//! - every pool has readable slack behind it, so the last vector of a row may be loaded whole;
+//! - the work is split over threads inside the kernel, and what one output is summed from, in which order, does not
+//!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
+
+use crate::{
+    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute, rms_norm, select_rows,
+    selective_scan, slice, softmax, top_k,
+};
+
+/// Lanes of a row's vectors, and outputs in a panel of packed weights.
+pub const LANES: usize = 16;
+
+/// Columns rounded up to whole vectors: the distance between rows of f32 activations, in elements.
+pub fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(LANES)
+}
+
+/// Element type of a buffer that a kernel reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Elem {
+    /// binary32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// binary16.
+    F16,
+    /// 32-bit signed integer.
+    I32,
+}
+
+impl Elem {
+    /// Size in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Elem::F32 | Elem::I32 => 4,
+            Elem::Bf16 | Elem::F16 => 2,
+        }
+    }
+
+    /// The name in symbols.
+    pub fn name(self) -> &'static str {
+        match self {
+            Elem::F32 => "f32",
+            Elem::Bf16 => "bf16",
+            Elem::F16 => "f16",
+            Elem::I32 => "i32",
+        }
+    }
+}
+
+/// How a kernel uses a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Writes every element that later steps read, and reads none.
+    Write,
+    /// Reads and writes it: state.
+    ReadWrite,
+}
+
+/// One slot of a kernel's argument array.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Param {
+    /// An address.
+    Buffer {
+        /// What it is.
+        name: &'static str,
+        /// How it is used.
+        access: Access,
+        /// Element type.
+        elem: Elem,
+        /// Extents after the first, which is never stated: `[stride]` for rows, `[]` for a vector.
+        inner: Vec<usize>,
+    },
+    /// An integer.
+    Scalar {
+        /// What it counts.
+        name: &'static str,
+    },
+}
+
+impl Param {
+    /// A buffer that is read.
+    pub fn read(name: &'static str, elem: Elem, inner: &[usize]) -> Param {
+        Param::Buffer { name, access: Access::Read, elem, inner: inner.to_vec() }
+    }
+
+    /// A buffer that is written.
+    pub fn write(name: &'static str, elem: Elem, inner: &[usize]) -> Param {
+        Param::Buffer { name, access: Access::Write, elem, inner: inner.to_vec() }
+    }
+
+    /// A buffer that is read and written.
+    pub fn read_write(name: &'static str, elem: Elem, inner: &[usize]) -> Param {
+        Param::Buffer { name, access: Access::ReadWrite, elem, inner: inner.to_vec() }
+    }
+
+    /// An integer.
+    pub fn scalar(name: &'static str) -> Param {
+        Param::Scalar { name }
+    }
+
+    /// How the slot is used; nothing for an integer.
+    pub fn access(&self) -> Option<Access> {
+        match self {
+            Param::Buffer { access, .. } => Some(*access),
+            Param::Scalar { .. } => None,
+        }
+    }
+}
+
+/// Sizes of one step, for [`Kernel::cost`].
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Tokens, all sequences together.
+    pub tokens: usize,
+    /// Sequences.
+    pub sequences: usize,
+    /// Rows of logits.
+    pub outputs: usize,
+    /// Tokens in the KV cache of each sequence.
+    pub context: usize,
+}
+
+/// The least a kernel can do: what the roofline is drawn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Bytes read and written once each.
+    pub bytes: f64,
+    /// Floating-point operations, a fused multiply-add counting two.
+    pub flops: f64,
+}
+
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $variant:ident($module:ident)),* $(,)?) => {
+        /// A kernel with its spec: one of the catalog.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Kernel {
+            $($(#[$doc])* $variant($module::Spec),)*
+        }
+
+        impl Kernel {
+            /// Every op of the catalog: name and meaning.
+            pub const CATALOG: &[&str] = &[$(stringify!($module)),*];
+
+            /// The op's folder in the catalog.
+            pub fn op(&self) -> &'static str {
+                match self { $(Kernel::$variant(_) => stringify!($module),)* }
+            }
+
+            /// The exported symbol; two kernels with the same symbol are the same kernel.
+            pub fn symbol(&self) -> String {
+                match self { $(Kernel::$variant(spec) => spec.symbol(),)* }
+            }
+
+            /// The slots of the argument array, in order.
+            pub fn params(&self) -> Vec<Param> {
+                match self { $(Kernel::$variant(spec) => spec.params(),)* }
+            }
+
+            /// Bytes and operations that the kernel cannot do without.
+            pub fn cost(&self, counts: Counts) -> Cost {
+                match self { $(Kernel::$variant(spec) => spec.cost(counts),)* }
+            }
+
+            /// Writes the kernel's body.
+            #[cfg(any())]
+            pub fn emit(&self, b: &mut crate::builder::Builder<'_>) {
+                match self { $(Kernel::$variant(spec) => $module::cpu::emit(b, spec),)* }
+            }
+        }
+
+        $(impl From<$module::Spec> for Kernel {
+            fn from(spec: $module::Spec) -> Kernel { Kernel::$variant(spec) }
+        })*
+    };
+}
+
+kernels! {
+    /// Row of the table per token.
+    Embed(embed),
+    /// RMS norm, with the residual sum before it where fused.
+    RmsNorm(rms_norm),
+    /// Matrix product with packed weights, bias and activation.
+    Linear(linear),
+    /// Matrix product of each slot with the weight of its expert.
+    GroupedLinear(grouped_linear),
+    /// Columns of a row.
+    Slice(slice),
+    /// silu, softplus, add, mul, swiglu.
+    Elementwise(elementwise),
+    /// Depthwise causal convolution.
+    CausalConv1d(causal_conv1d),
+    /// The Mamba-1 recurrence.
+    SelectiveScan(selective_scan),
+    /// Keys and values into their pages.
+    KvAppend(kv_append),
+    /// Causal attention over pages.
+    Attention(attention),
+    /// Softmax over a row.
+    Softmax(softmax),
+    /// The k largest of a row.
+    TopK(top_k),
+    /// Slots sorted by expert.
+    MoePermute(moe_permute),
+    /// Weighted sum of experts.
+    MoeCombine(moe_combine),
+    /// Rows whose logits are wanted.
+    SelectRows(select_rows),
+}
+
+/// What the rows of a kernel are, for its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rows {
+    /// One per token.
+    Tokens,
+    /// One per row of logits.
+    Outputs,
+}
+
+impl Rows {
+    /// How many there are.
+    pub fn count(self, counts: Counts) -> usize {
+        match self {
+            Rows::Tokens => counts.tokens,
+            Rows::Outputs => counts.outputs,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! jambac-kernels: the catalog of kernels. What each computes, its arguments and its least cost are always here; the MLIR
+//! bodies stand behind the feature `emit`.
+//!
+//! [`kernel::Kernel`] lists them all; a kernel is one folder: `mod.rs` holds what is true on every target, `cpu.rs` one way
+//! of doing it.
+
+pub mod kernel;
+pub mod target;
+
+pub mod attention;
+pub mod causal_conv1d;
+pub mod elementwise;
+pub mod embed;
+pub mod grouped_linear;
+pub mod kv_append;
+pub mod linear;
+pub mod moe_combine;
+pub mod moe_permute;
+pub mod rms_norm;
+pub mod select_rows;
+pub mod selective_scan;
+pub mod slice;
+pub mod softmax;
+pub mod top_k;
+
+#[cfg(feature = "emit")]
+pub mod builder;

@@ -1,0 +1,56 @@
+//! Matrix product with packed weights: the same kernel, the same weights and the same sums for one row and for many.
+//!
+//!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])
+//!
+//! Weights lie in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, the sum over j runs from 0 to
+//! k − 1 in f32 for each of them, bias and activation follow.
+//! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
+
+use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use jambac_graph::Activation;
+
+#[cfg(any())]
+pub(crate) mod cpu;
+
+/// What the kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// Stored type of the weights.
+    pub format: Elem,
+    /// True when a bias (f32, padded to whole vectors) follows the weight.
+    pub bias: bool,
+    /// Applied to the sum.
+    pub activation: Activation,
+    /// What the rows are.
+    pub rows: Rows,
+}
+
+impl Spec {
+    pub(crate) fn symbol(&self) -> String {
+        let bias = if self.bias { "_bias" } else { "" };
+        let activation = match self.activation {
+            Activation::None => String::new(),
+            other => format!("_{}", other.name()),
+        };
+        format!("linear_{}_n{}_k{}{bias}{activation}", self.format.name(), self.n, self.k)
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
+        if self.bias {
+            params.push(Param::read("bias", Elem::F32, &[]));
+        }
+        params.extend([Param::write("out", Elem::F32, &[padded(self.n)]), Param::scalar("rows")]);
+        params
+    }
+
+    pub(crate) fn cost(&self, counts: Counts) -> Cost {
+        let rows = self.rows.count(counts) as f64;
+        let (n, k) = (self.n as f64, self.k as f64);
+        Cost { bytes: n * k * self.format.bytes() as f64 + rows * (n + k) * 4.0, flops: 2.0 * rows * n * k }
+    }
+}

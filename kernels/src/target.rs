@@ -1,0 +1,199 @@
+//! Facts about the CPUs that kernels are built for. Compile-time facts only: nothing here looks at a live device
+//! except [`CpuTarget::native`].
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A microarchitecture level of the x86-64 psABI: the set of instructions a kernel may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum X86Level {
+    /// SSE4.2, POPCNT: 16 vector registers of 16 bytes; no FMA, no F16C.
+    V2,
+    /// AVX2, FMA, F16C, BMI2: 16 vector registers of 32 bytes.
+    V3,
+    /// AVX-512 F, BW, CD, DQ, VL: 32 vector registers of 64 bytes.
+    V4,
+}
+
+/// A CPU that kernels are built for: an x86-64 level, by name.
+///
+/// ```
+/// # use jambac_kernels::target::CpuTarget;
+/// let target: CpuTarget = "x86-64-v3".parse()?;
+/// assert!(target.has_fma());
+/// assert!("x86-64-v9".parse::<CpuTarget>().is_err());
+/// # Ok::<(), jambac_kernels::target::TargetError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuTarget {
+    level: X86Level,
+}
+
+/// Why a name is not a target that can be built for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TargetError {
+    /// No target of this name.
+    #[error("unknown target '{found}'; known targets: {known}", known = CpuTarget::NAMES.join(", "))]
+    Unknown {
+        /// The name as given.
+        found: String,
+    },
+    /// A target of the design for which there are no kernels.
+    #[error("target '{found}' is not built for yet; targets that are: {known}", known = CpuTarget::NAMES.join(", "))]
+    NotBuiltFor {
+        /// The name as given.
+        found: String,
+    },
+    /// `native` on a machine below the lowest level.
+    #[error("target 'native': this machine's CPU lacks SSE4.2, which the lowest target, x86-64-v2, needs")]
+    HostTooOld,
+}
+
+impl CpuTarget {
+    /// Every name that parses, lowest level first; `native` stands for the highest level this machine has.
+    pub const NAMES: [&str; 4] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native"];
+
+    /// The target of a level.
+    pub fn new(level: X86Level) -> Self {
+        CpuTarget { level }
+    }
+
+    /// The highest level that the CPU this runs on has. A level, not the CPU's own model: a plan then says exactly what
+    /// it needs, and is the same on every machine of the level.
+    pub fn native() -> Result<Self, TargetError> {
+        [X86Level::V4, X86Level::V3, X86Level::V2]
+            .into_iter()
+            .map(CpuTarget::new)
+            .find(|target| target.runs_here())
+            .ok_or(TargetError::HostTooOld)
+    }
+
+    /// Whether the CPU this runs on has every instruction of the level.
+    pub fn runs_here(&self) -> bool {
+        host_has(self.level)
+    }
+
+    /// The level.
+    pub fn level(&self) -> X86Level {
+        self.level
+    }
+
+    /// The name, as in the psABI; it is also LLVM's name for the CPU, so the feature string is empty.
+    pub fn name(&self) -> &'static str {
+        match self.level {
+            X86Level::V2 => "x86-64-v2",
+            X86Level::V3 => "x86-64-v3",
+            X86Level::V4 => "x86-64-v4",
+        }
+    }
+
+    /// Whether a·b + c is one instruction, rounded once.
+    pub fn has_fma(&self) -> bool {
+        self.level >= X86Level::V3
+    }
+
+    /// Whether half-precision converts in hardware.
+    pub fn has_f16c(&self) -> bool {
+        self.level >= X86Level::V3
+    }
+
+    /// Bytes of one vector register.
+    pub fn vector_bytes(&self) -> usize {
+        match self.level {
+            X86Level::V2 => 16,
+            X86Level::V3 => 32,
+            X86Level::V4 => 64,
+        }
+    }
+
+    /// Number of vector registers.
+    pub fn n_vector_registers(&self) -> usize {
+        match self.level {
+            X86Level::V2 | X86Level::V3 => 16,
+            X86Level::V4 => 32,
+        }
+    }
+}
+
+impl FromStr for CpuTarget {
+    type Err = TargetError;
+
+    fn from_str(name: &str) -> Result<Self, TargetError> {
+        match name {
+            "x86-64-v2" => Ok(CpuTarget::new(X86Level::V2)),
+            "x86-64-v3" => Ok(CpuTarget::new(X86Level::V3)),
+            "x86-64-v4" => Ok(CpuTarget::new(X86Level::V4)),
+            "native" => CpuTarget::native(),
+            "sm_90a" => Err(TargetError::NotBuiltFor { found: name.into() }),
+            _ => Err(TargetError::Unknown { found: name.into() }),
+        }
+    }
+}
+
+impl fmt::Display for CpuTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn host_has(level: X86Level) -> bool {
+    use std::is_x86_feature_detected as has;
+    match level {
+        X86Level::V2 => has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b"),
+        X86Level::V3 => {
+            host_has(X86Level::V2)
+                && has!("avx2")
+                && has!("fma")
+                && has!("f16c")
+                && has!("bmi1")
+                && has!("bmi2")
+                && has!("lzcnt")
+                && has!("movbe")
+        }
+        X86Level::V4 => {
+            host_has(X86Level::V3)
+                && has!("avx512f")
+                && has!("avx512bw")
+                && has!("avx512cd")
+                && has!("avx512dq")
+                && has!("avx512vl")
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn host_has(_level: X86Level) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_to_themselves() {
+        for name in &CpuTarget::NAMES[..3] {
+            assert_eq!(name.parse::<CpuTarget>().unwrap().to_string(), *name);
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
+        assert_eq!(
+            unknown,
+            "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native"
+        );
+        let gpu = "sm_90a".parse::<CpuTarget>().unwrap_err();
+        assert_eq!(gpu, TargetError::NotBuiltFor { found: "sm_90a".into() });
+    }
+
+    #[test]
+    fn native_is_the_highest_level_that_runs_here() {
+        if let Ok(native) = CpuTarget::native() {
+            assert!(native.runs_here());
+            assert!(native.level() == X86Level::V4 || !CpuTarget::new(X86Level::V4).runs_here());
+        }
+    }
+}

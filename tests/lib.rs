@@ -1,0 +1,1 @@
+//! jambac-tests has no library: `main.rs` is its one test binary.
