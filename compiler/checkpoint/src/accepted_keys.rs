@@ -19,7 +19,6 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ("attention_bias", &["false", "null"], "Jamba's attention has no biases"),
     ("mlp_bias", &["false", "null"], "Jamba's feed-forward has no biases"),
     ("is_encoder_decoder", &["false"], "Jamba is a decoder"),
-    ("is_decoder", &["true", "false"], "Jamba is a decoder whatever this says"),
     ("add_cross_attention", &["false"], "Jamba has no cross attention"),
     ("cross_attention_hidden_size", &["null"], "Jamba has no cross attention"),
     ("pruned_heads", &["{}", "null"], "every head is there"),
@@ -84,7 +83,7 @@ const CHANGE_NOTHING: &[(&str, &[&str])] = &[
     ),
     (
         "an encoder beside the decoder, which Jamba lacks",
-        &["tie_encoder_decoder", "decoder_start_token_id", "prefix", "sep_token_id"],
+        &["is_decoder", "tie_encoder_decoder", "decoder_start_token_id", "prefix", "sep_token_id"],
     ),
     (
         "sampling, which the user asks for at run time",

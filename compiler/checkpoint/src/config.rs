@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::accepted_keys::check_unread;
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
-use crate::keys;
 
 /// A Jamba model's dimensions and switches. Every field is checked: no dimension is zero, nothing contradicts anything.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +108,7 @@ impl JambaConfig {
         if let Some(block_types) = block_types {
             config.check_block_types(&keys, &block_types)?;
         }
-        keys::check_unread(keys, path)?;
+        check_unread(keys, path)?;
         Ok(config)
     }
 
@@ -171,9 +171,9 @@ impl JambaConfig {
             tied: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
             rms_norm_eps: keys.positive_number("rms_norm_eps")?.unwrap_or(1e-6),
             max_positions: keys.integer("max_position_embeddings", 1)?.or(n_ctx).unwrap_or(262_144),
-            bos: keys.token_id("bos_token_id", vocab)?.unwrap_or(Some(1)),
-            eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| vec![2]),
-            pad: keys.token_id("pad_token_id", vocab)?.unwrap_or(Some(0)),
+            bos: keys.token_id("bos_token_id", vocab, 1)?,
+            eos: keys.token_ids("eos_token_id", vocab, &[2])?,
+            pad: keys.token_id("pad_token_id", vocab, 0)?,
         })
     }
 
@@ -255,3 +255,6 @@ fn n_experts(keys: &mut Keys) -> Result<usize> {
         _ => Ok(name.or(alias).unwrap_or(16)),
     }
 }
+
+#[cfg(test)]
+mod tests;

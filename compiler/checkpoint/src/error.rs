@@ -14,7 +14,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A file is not the JSON that it should be.
-    #[error("{}: broken JSON: {cause}", path.display())]
+    #[error("{}: JSON error: {cause}", path.display())]
     Json {
         /// The file.
         path: PathBuf,

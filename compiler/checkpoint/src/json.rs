@@ -125,29 +125,26 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
-    /// Token ids of a vocabulary of `vocab`: a single id, a list, or `null` for none; `None` when the key is absent.
-    pub(crate) fn token_ids(&mut self, key: &str, vocab: usize) -> Result<Option<Vec<u32>>> {
-        let Some(value) = self.take(key) else { return Ok(None) };
+    /// Token ids of a vocabulary of `vocab`: a single id, a list, or `null` for none; `default` when the key is absent.
+    pub(crate) fn token_ids(&mut self, key: &str, vocab: usize, default: &[u32]) -> Result<Vec<u32>> {
+        let value = self.take(key).unwrap_or_else(|| default.into());
         let ids = match &value {
             Value::Null => &[],
             Value::Array(ids) => ids.as_slice(),
             single => std::slice::from_ref(single),
         };
-        let as_id = |id: &Value| {
-            let id = id.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| {
-                self.refuse(key, show(&value), format!("ids below vocab_size = {vocab}, in an integer, a list or null"))
-            })
-        };
-        ids.iter().map(as_id).collect::<Result<_>>().map(Some)
+        let as_id = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
+        ids.iter().map(as_id).collect::<Option<_>>().ok_or_else(|| {
+            self.refuse(key, show(&value), format!("ids below vocab_size = {vocab}: an integer, a list or null"))
+        })
     }
 
-    /// A single token id or `null`; `None` when the key is absent.
-    pub(crate) fn token_id(&mut self, key: &str, vocab: usize) -> Result<Option<Option<u32>>> {
-        match self.token_ids(key, vocab)? {
-            None => Ok(None),
-            Some(ids) if ids.len() <= 1 => Ok(Some(ids.first().copied())),
-            Some(ids) => Err(self.refuse(key, format!("{ids:?}"), "one token id or null")),
+    /// A single token id, or none for `null`; `default` when the key is absent.
+    pub(crate) fn token_id(&mut self, key: &str, vocab: usize, default: u32) -> Result<Option<u32>> {
+        match self.token_ids(key, vocab, &[default])?.as_slice() {
+            [] => Ok(None),
+            [id] => Ok(Some(*id)),
+            ids => Err(self.refuse(key, format!("{ids:?}"), "one token id or null")),
         }
     }
 }

@@ -5,12 +5,14 @@
 //! file. Parameters are never copied as a whole: a checkpoint may be far larger than memory.
 //! Which tensors a Jamba must have, and of which shapes, is not known here but in jambac-models.
 
+mod accepted_keys;
 mod config;
 mod error;
 mod index;
 mod json;
-mod keys;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod view;
 

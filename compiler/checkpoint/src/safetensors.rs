@@ -1,8 +1,10 @@
 //! Header parsing and the mmap of one safetensors file.
 //!
-//!     u64, little-endian    n, the header's length
-//!     n bytes               {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …}
-//!     the rest              the data, which data_offsets count from
+//! ```text
+//! u64, little-endian    n, the header's length
+//! n bytes               {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …}
+//! the rest              the data, which data_offsets count from
+//! ```
 //!
 //! The tensors must cover the data exactly: none overlaps another, nothing lies between two.
 //! Format: <https://github.com/huggingface/safetensors#format>.
@@ -12,8 +14,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::Dtype;
 use safetensors::tensor::TensorInfo as HeaderEntry;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::index::{DType, TensorInfo};
@@ -68,9 +70,6 @@ fn read_header(file: &[u8], path: &Path, shard_idx: usize) -> Result<Vec<TensorI
 
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
-        let entry: HeaderEntry = serde_json::from_value(entry).map_err(|cause| {
-            Error::tensor(path, &name, format!("a header entry that says: {cause}"), "dtype, shape and data_offsets")
-        })?;
         tensors.push(read_entry(name, entry, path, shard_idx)?);
     }
     check_cover(&tensors, file.len() - data_start, path)?;
@@ -86,7 +85,7 @@ fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
         return Err(Error::file(path, "a Git LFS pointer", "the tensors themselves (`git lfs pull` fetches them)"));
     }
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(Error::file(path, format!("{} bytes", file.len()), "a safetensors file, truncated or not one"));
+        return Err(Error::file(path, format!("{} bytes", file.len()), "at least 8 (it is truncated)"));
     };
     let length = u64::from_le_bytes(*length);
     let in_file = usize::try_from(length).ok().filter(|length| *length <= MAX_HEADER_BYTES.min(rest.len()));
@@ -101,13 +100,21 @@ fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
 }
 
 /// One tensor's entry; its byte range still counts from the beginning of the data.
-fn read_entry(name: String, entry: HeaderEntry, path: &Path, shard_idx: usize) -> Result<TensorInfo> {
-    let dtype = match entry.dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::BF16 => DType::Bf16,
-        Dtype::F16 => DType::F16,
-        other => return Err(Error::tensor(path, &name, format!("dtype {other:?}"), "F32, BF16 or F16")),
+fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Result<TensorInfo> {
+    // Before the crate looks at it, so that dtypes which the crate does not know are refused like those it does.
+    let dtype = match entry.get("dtype").and_then(Value::as_str) {
+        Some("F32") => DType::F32,
+        Some("BF16") => DType::Bf16,
+        Some("F16") => DType::F16,
+        Some(other) => return Err(Error::tensor(path, &name, format!("dtype {other}"), "F32, BF16 or F16")),
+        None => return Err(Error::tensor(path, &name, "no dtype", "F32, BF16 or F16")),
     };
+    let entry: HeaderEntry = serde_json::from_value(entry).map_err(|cause| {
+        Error::tensor(path, &name, format!("a header entry with {cause}"), "dtype, shape and data_offsets")
+    })?;
+    if entry.shape.contains(&0) {
+        return Err(Error::tensor(path, &name, format!("shape {:?}", entry.shape), "no dimension of 0"));
+    }
     let (start, end) = entry.data_offsets;
     let size_bytes = entry.shape.iter().try_fold(dtype.size_bytes(), |product, dim| product.checked_mul(*dim));
     if size_bytes.is_none() || end.checked_sub(start) != size_bytes {
@@ -144,4 +151,143 @@ fn check_cover(tensors: &[TensorInfo], data_bytes: usize, path: &Path) -> Result
         return Err(Error::file(path, format!("{data_bytes} bytes of data"), expected));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const HEADER: &str = r#"{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "BF16", "shape": [3, 1], "data_offsets": [8, 14]}}"#;
+
+    fn file() -> Vec<u8> {
+        with_header(HEADER, 14)
+    }
+
+    #[test]
+    fn byte_ranges_count_from_the_beginning_of_the_file() {
+        let tensors = read_header(&file(), Path::new("x"), 7).unwrap();
+        let start = 8 + HEADER.len();
+        let ranges: Vec<_> = tensors.iter().map(|t| (t.name.as_str(), t.shard_idx, t.byte_range.clone())).collect();
+        assert_eq!(ranges, [("a", 7, start..start + 8), ("b", 7, start + 8..start + 14)]);
+    }
+
+    /// A file with this header and so many bytes of data.
+    fn with_header(header: &str, data_bytes: usize) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data_bytes]].concat()
+    }
+
+    /// A header entry.
+    fn entry(dtype: &str, shape: &[usize], start: usize, end: usize) -> Value {
+        json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
+    }
+
+    /// The errors of `files`, a line each.
+    fn refused(files: &[Vec<u8>], expected: Expect) {
+        let error = |file: &Vec<u8>| read_header(file, Path::new("x"), 0).expect_err("a broken file").to_string();
+        expected.assert_eq(&files.iter().map(|file| error(file) + "\n").collect::<String>());
+    }
+
+    #[test]
+    fn refuses_a_truncated_or_foreign_file() {
+        let whole = file();
+        refused(
+            &[
+                vec![],
+                whole[..7].to_vec(),
+                whole[..20].to_vec(),
+                whole[..whole.len() - 1].to_vec(),
+                [&whole[..], b"x"].concat(),
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:00".to_vec(),
+                with_header("[]", 0),
+            ],
+            expect![[r#"
+                x: found 0 bytes, expected at least 8 (it is truncated)
+                x: found 7 bytes, expected at least 8 (it is truncated)
+                x: found a header of 135 bytes in a file of 20 bytes, expected a header that fits, of at most 100000000 bytes (truncated, or not safetensors)
+                x: tensor b: found data_offsets [8, 14] in 13 bytes of data, expected all of them in the file (it is truncated)
+                x: found 15 bytes of data, expected 14, which is all that the tensors take
+                x: found a Git LFS pointer, expected the tensors themselves (`git lfs pull` fetches them)
+                x: JSON error: invalid type: sequence, expected a JSON object at line 1 column 0
+            "#]],
+        );
+    }
+
+    #[test]
+    fn refuses_a_header_that_describes_a_tensor_wrongly() {
+        let entries = [
+            entry("F64", &[1], 0, 8),
+            entry("F8_E4M3", &[8], 0, 8),
+            entry("Q4", &[8], 0, 8),
+            json!({"shape": [2], "data_offsets": [0, 8]}),
+            json!({"dtype": "F32", "shape": [2]}),
+            json!({"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}),
+            entry("F32", &[3], 0, 8),
+            entry("F32", &[2], 8, 0),
+            entry("F32", &[usize::MAX, 2], 0, 8),
+            entry("F32", &[0, 2], 0, 0),
+        ];
+        refused(
+            &entries.map(|entry| with_header(&json!({"a": entry}).to_string(), 8)),
+            expect![[r#"
+            x: tensor a: found dtype F64, expected F32, BF16 or F16
+            x: tensor a: found dtype F8_E4M3, expected F32, BF16 or F16
+            x: tensor a: found dtype Q4, expected F32, BF16 or F16
+            x: tensor a: found no dtype, expected F32, BF16 or F16
+            x: tensor a: found a header entry with missing field `data_offsets`, expected dtype, shape and data_offsets
+            x: tensor a: found a header entry with invalid value: integer `-2`, expected usize, expected dtype, shape and data_offsets
+            x: tensor a: found data_offsets [0, 8], expected 12 bytes for F32 [3]
+            x: tensor a: found data_offsets [8, 0], expected 8 bytes for F32 [2]
+            x: tensor a: found data_offsets [0, 8], expected a size that can be addressed, not F32 [18446744073709551615, 2]
+            x: tensor a: found shape [0, 2], expected no dimension of 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn refuses_tensors_that_overlap_or_leave_gaps() {
+        let two = |b_start: usize, data_bytes| {
+            let b = entry("BF16", &[2], b_start, b_start + 4);
+            with_header(&json!({"a": entry("F32", &[2], 0, 8), "b": b}).to_string(), data_bytes)
+        };
+        let late = json!({"a": entry("F16", &[1], 2, 4)}).to_string();
+        let a = entry("F16", &[1], 0, 2);
+        let twice = format!("{{\"a\": {a}, \"a\": {a}}}");
+        refused(
+            &[two(4, 8), two(10, 14), with_header(&late, 4), with_header(&twice, 2)],
+            expect![[r#"
+            x: tensor b: found data_offsets [4, 8], which overlap tensor a, expected them to begin at 8
+            x: tensor b: found data_offsets [10, 14], which leave a gap after tensor a, expected them to begin at 8
+            x: tensor a: found data_offsets [2, 4], which leave a gap after the header, expected them to begin at 0
+            x: JSON error: key "a" is there twice at line 1 column 110
+        "#]],
+        );
+    }
+
+    #[test]
+    fn refuses_a_file_cut_anywhere() {
+        let file = file();
+        for length in 0..file.len() {
+            assert!(read_header(&file[..length], Path::new("x"), 0).is_err(), "cut to {length} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_leads_out_of_the_file(at in 0usize..8 + HEADER.len(), byte: u8) {
+            let mut file = file();
+            file[at] = byte;
+            if let Ok(tensors) = read_header(&file, Path::new("x"), 0) {
+                for tensor in tensors {
+                    prop_assert!(tensor.byte_range.end <= file.len());
+                    let n_elements: usize = tensor.shape.iter().product();
+                    prop_assert_eq!(tensor.byte_range.len(), n_elements * tensor.dtype.size_bytes());
+                }
+            }
+        }
+    }
 }

@@ -38,8 +38,8 @@ impl TokenizerFiles {
 /// The `eos_token_id` of generation_config.json, the file at `path`; `None` where it says nothing of it.
 pub(crate) fn generation_eos(files: &TokenizerFiles, path: &Path, vocab: usize) -> Result<Option<Vec<u32>>> {
     let Some(text) = &files.generation_config else { return Ok(None) };
-    let eos = Keys::parse(text, path)?.token_ids("eos_token_id", vocab)?;
-    Ok(eos.filter(|ids| !ids.is_empty()))
+    let eos = Keys::parse(text, path)?.token_ids("eos_token_id", vocab, &[])?;
+    Ok(Some(eos).filter(|ids| !ids.is_empty()))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {

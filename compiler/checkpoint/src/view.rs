@@ -95,3 +95,66 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A [rows, 3] tensor over `bytes`.
+    fn info(dtype: DType, bytes: &[u8]) -> TensorInfo {
+        let shape = vec![bytes.len() / dtype.size_bytes() / 3, 3];
+        TensorInfo { name: "t".into(), shard_idx: 0, dtype, shape, byte_range: 0..bytes.len() }
+    }
+
+    /// What `half` and the standard library make of each element, as bits, so that NaNs compare.
+    fn one_by_one(dtype: DType, bytes: &[u8]) -> Vec<u32> {
+        let widen = |element: &[u8]| match dtype {
+            DType::F32 => f32::from_le_bytes(element.try_into().unwrap()),
+            DType::Bf16 => bf16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
+            DType::F16 => f16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
+        };
+        bytes.chunks_exact(dtype.size_bytes()).map(|element| widen(element).to_bits()).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn every_half_widens_as_the_half_crate_says() {
+        // One byte in front, so that no element is aligned; 3 · 21,845 + 1 elements, so the last is left out.
+        let all: Vec<u8> = [0].into_iter().chain((0..u16::MAX).flat_map(u16::to_le_bytes)).collect();
+        for dtype in [DType::Bf16, DType::F16] {
+            let bytes = &all[1..];
+            let info = info(dtype, bytes);
+            let view = TensorView { info: &info, bytes };
+            let expected = one_by_one(dtype, bytes);
+            assert_eq!(bits(&view.to_f32_vec()), expected);
+            assert_eq!(bits(&view.iter_f32().collect::<Vec<_>>()), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_and_ranges_are_parts_of_the_whole(
+            dtype in prop::sample::select(vec![DType::F32, DType::Bf16, DType::F16]),
+            mut bytes in prop::collection::vec(any::<u8>(), 1..4000),
+        ) {
+            bytes.truncate(bytes.len() / 12 * 12);
+            let info = info(dtype, &bytes);
+            let view = TensorView { info: &info, bytes: &bytes };
+            let whole = one_by_one(dtype, &bytes);
+            prop_assert_eq!(bits(&view.to_f32_vec()), &whole[..]);
+            for row in 0..view.n_rows() {
+                let mut out = [0.0; 3];
+                view.row_f32(row, &mut out);
+                prop_assert_eq!(bits(&out), &whole[3 * row..][..3]);
+            }
+            let mut out = vec![0.0; whole.len() / 2];
+            view.range_f32(whole.len() / 3, &mut out);
+            prop_assert_eq!(bits(&out), &whole[whole.len() / 3..][..out.len()]);
+        }
+    }
+}

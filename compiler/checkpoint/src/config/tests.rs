@@ -1,0 +1,294 @@
+//! Configs as they are published, and every way that one can be refused.
+
+use expect_test::{Expect, expect};
+use serde_json::json;
+
+use super::*;
+
+/// Jamba-v0.1's config.json as it is published.
+const JAMBA_V0_1: &str = r#"{
+    "architectures": ["JambaForCausalLM"], "attention_dropout": 0.0, "attn_layer_offset": 4,
+    "attn_layer_period": 8, "auto_map": {"AutoConfig": "configuration_jamba.JambaConfig"}, "bos_token_id": 1,
+    "eos_token_id": 2, "expert_layer_offset": 1, "expert_layer_period": 2, "hidden_act": "silu",
+    "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "mamba_conv_bias": true,
+    "mamba_d_conv": 4, "mamba_d_state": 16, "mamba_dt_rank": 256, "mamba_expand": 2, "mamba_proj_bias": false,
+    "max_position_embeddings": 262144, "model_type": "jamba", "num_attention_heads": 32, "num_experts": 16,
+    "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_logits_to_keep": 1,
+    "output_router_logits": false, "pad_token_id": 0, "rms_norm_eps": 1e-06, "router_aux_loss_coef": 0.001,
+    "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.1", "use_cache": true, "use_mamba_kernels": true, "vocab_size": 65536
+}"#;
+
+/// Only what must be there.
+fn least() -> Value {
+    json!({
+        "model_type": "jamba", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "vocab_size": 65536,
+    })
+}
+
+/// `base` with the keys of `changes` set.
+fn with(mut base: Value, changes: Value) -> Value {
+    let Value::Object(changes) = changes else { panic!("changes are an object") };
+    base.as_object_mut().unwrap().extend(changes);
+    base
+}
+
+fn parse(config: &Value) -> Result<JambaConfig> {
+    JambaConfig::parse(&config.to_string(), Path::new("config.json"))
+}
+
+/// The least config with `changes`, which must be fine.
+fn accepted(changes: Value) -> JambaConfig {
+    parse(&with(least(), changes)).unwrap()
+}
+
+/// The errors of the least config with each of `changes`, a line each.
+fn refused(changes: &[Value], expected: Expect) {
+    let errors: String = changes
+        .iter()
+        .map(|change| format!("{}\n", parse(&with(least(), change.clone())).expect_err(&change.to_string())))
+        .collect();
+    expected.assert_eq(&errors);
+}
+
+#[test]
+fn reads_jamba_v0_1() {
+    let config = JambaConfig::parse(JAMBA_V0_1, Path::new("config.json")).unwrap();
+    let expected = JambaConfig {
+        d_model: 4096,
+        d_ff: 14336,
+        n_layers: 32,
+        n_heads: 32,
+        n_kv_heads: 8,
+        d_head: 128,
+        attn_layer_period: 8,
+        attn_layer_offset: 4,
+        expert_layer_period: 2,
+        expert_layer_offset: 1,
+        n_experts: 16,
+        top_k: 2,
+        d_inner: 8192,
+        d_state: 16,
+        d_conv: 4,
+        dt_rank: 256,
+        expand: 2,
+        vocab: 65536,
+        conv_bias: true,
+        proj_bias: false,
+        tied: false,
+        rms_norm_eps: 1e-6,
+        max_positions: 262_144,
+        bos: Some(1),
+        eos: vec![2],
+        pad: Some(0),
+    };
+    assert_eq!(config, expected);
+    let attention: Vec<usize> = (0..32).filter(|layer| config.is_attention(*layer)).collect();
+    assert_eq!(attention, [4, 12, 20, 28]);
+    assert!((0..32).all(|layer| config.is_moe(layer) == (layer % 2 == 1)));
+}
+
+#[test]
+fn defaults_are_those_of_jamba_v0_1() {
+    assert_eq!(parse(&least()).unwrap(), JambaConfig::parse(JAMBA_V0_1, Path::new("config.json")).unwrap());
+}
+
+#[test]
+fn reads_the_original_upload() {
+    let config = accepted(json!({
+        "n_ctx": 1000, "mamba_inner_layernorms": true, "calc_logits_for_entire_prompt": false,
+        "transformers_version": "4.40.0.dev0",
+    }));
+    assert_eq!(config.max_positions, 1000);
+}
+
+#[test]
+fn one_expert_is_dense_whatever_top_k_says() {
+    let config = accepted(json!({"num_experts": 1, "num_experts_per_tok": 2}));
+    assert!((0..32).all(|layer| !config.is_moe(layer)));
+}
+
+#[test]
+fn auto_dt_rank_rounds_up() {
+    let changes = json!({"hidden_size": 72, "num_attention_heads": 3, "num_key_value_heads": 1});
+    assert_eq!(accepted(with(changes.clone(), json!({"mamba_dt_rank": "auto"}))).dt_rank, 5);
+    assert_eq!(accepted(with(changes, json!({"mamba_dt_rank": 7}))).dt_rank, 7);
+}
+
+#[test]
+fn head_dim_may_be_explicit_where_heads_do_not_divide() {
+    let config = accepted(json!({"hidden_size": 100, "num_attention_heads": 24, "head_dim": 16}));
+    assert_eq!((config.d_head, config.n_kv_heads), (16, 8));
+    assert_eq!(accepted(json!({"head_dim": null, "num_key_value_heads": null})).n_kv_heads, 32);
+}
+
+#[test]
+fn eos_is_an_integer_a_list_or_null() {
+    assert_eq!(accepted(json!({"eos_token_id": 519})).eos, [519]);
+    assert_eq!(accepted(json!({"eos_token_id": [2, 518]})).eos, [2, 518]);
+    let none = accepted(json!({"eos_token_id": null, "bos_token_id": null, "pad_token_id": null}));
+    assert_eq!((none.bos, none.eos, none.pad), (None, vec![], None));
+}
+
+#[test]
+fn accepts_what_says_again_what_is_known() {
+    accepted(json!({"num_experts": 8, "num_local_experts": 8, "hidden_act": "swish", "attention_bias": false}));
+    accepted(json!({
+        "num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "layers_block_type": ["mamba", "attention", "mamba"],
+    }));
+}
+
+#[test]
+fn refuses_a_missing_size() {
+    let config = with(json!({"model_type": "jamba", "hidden_size": 64}), json!({"num_hidden_layers": 2}));
+    let error = format!("{}\n", parse(&config).unwrap_err());
+    expect![[r#"
+        config.json: intermediate_size: found nothing, expected an integer from 1 to 2147483647
+    "#]]
+    .assert_eq(&error);
+}
+
+#[test]
+fn refuses_another_model() {
+    refused(
+        &[
+            json!({"model_type": "mamba2"}),
+            json!({"model_type": null}),
+            json!({"architectures": ["JambaForSequenceClassification"]}),
+        ],
+        expect![[r#"
+            config.json: model_type: found "mamba2", expected "jamba"
+            config.json: model_type: found null, expected "jamba"
+            config.json: architectures: found ["JambaForSequenceClassification"], expected ["JambaForCausalLM"]
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_values_out_of_range() {
+    refused(
+        &[
+            json!({"hidden_size": 0}),
+            json!({"num_hidden_layers": -1}),
+            json!({"vocab_size": 65536.5}),
+            json!({"intermediate_size": 3_000_000_000_u64}),
+            json!({"num_attention_heads": null}),
+            json!({"num_experts": 0}),
+            json!({"num_experts_per_tok": 0}),
+            json!({"attn_layer_period": 0}),
+            json!({"mamba_d_conv": 1}),
+            json!({"mamba_d_state": "16"}),
+            json!({"mamba_dt_rank": 0}),
+            json!({"mamba_dt_rank": "full"}),
+            json!({"mamba_conv_bias": "true"}),
+            json!({"rms_norm_eps": 0.0}),
+            json!({"rms_norm_eps": "1e-6"}),
+            json!({"eos_token_id": [2, 65536]}),
+            json!({"pad_token_id": -1}),
+            json!({"bos_token_id": [1, 2]}),
+        ],
+        expect![[r#"
+            config.json: hidden_size: found 0, expected an integer from 1 to 2147483647
+            config.json: num_hidden_layers: found -1, expected an integer from 1 to 2147483647
+            config.json: vocab_size: found 65536.5, expected an integer from 1 to 2147483647
+            config.json: intermediate_size: found 3000000000, expected an integer from 1 to 2147483647
+            config.json: num_attention_heads: found null, expected an integer from 1 to 2147483647
+            config.json: num_experts: found 0, expected an integer from 1 to 2147483647
+            config.json: num_experts_per_tok: found 0, expected an integer from 1 to 2147483647
+            config.json: attn_layer_period: found 0, expected an integer from 1 to 2147483647
+            config.json: mamba_d_conv: found 1, expected an integer from 2 to 2147483647
+            config.json: mamba_d_state: found "16", expected an integer from 1 to 2147483647
+            config.json: mamba_dt_rank: found 0, expected an integer from 1 to 2147483647
+            config.json: mamba_dt_rank: found "full", expected an integer or "auto"
+            config.json: mamba_conv_bias: found "true", expected true or false
+            config.json: rms_norm_eps: found 0.0, expected a number greater than 0
+            config.json: rms_norm_eps: found "1e-6", expected a number greater than 0
+            config.json: eos_token_id: found [2,65536], expected ids below vocab_size = 65536: an integer, a list or null
+            config.json: pad_token_id: found -1, expected ids below vocab_size = 65536: an integer, a list or null
+            config.json: bos_token_id: found [1, 2], expected one token id or null
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_values_at_odds_with_each_other() {
+    refused(
+        &[
+            json!({"num_attention_heads": 24}),
+            json!({"num_key_value_heads": 5}),
+            json!({"attn_layer_offset": 8}),
+            json!({"expert_layer_period": 1}),
+            json!({"num_experts": 4, "num_experts_per_tok": 5}),
+            json!({"num_experts": 4, "num_local_experts": 5}),
+            json!({"layers_block_type": ["mamba"]}),
+            json!({"vocab_size": 2}),
+        ],
+        expect![[r#"
+            config.json: hidden_size, num_attention_heads: found 4096 and 24, and no head_dim, expected num_attention_heads to divide hidden_size, or an explicit head_dim
+            config.json: num_attention_heads, num_key_value_heads: found 32 and 5, expected num_key_value_heads to divide num_attention_heads
+            config.json: attn_layer_offset, attn_layer_period: found 8 and 8, expected the offset to be less than the period
+            config.json: expert_layer_offset, expert_layer_period: found 1 and 1, expected the offset to be less than the period
+            config.json: num_experts_per_tok, num_experts: found 5 and 4, expected at most as many experts for a token as there are experts
+            config.json: num_experts, num_local_experts: found 4 and 5, expected the same number: they are two names of one thing
+            config.json: layers_block_type: found ["mamba"], expected 32 names, "attention" where layer % 8 == 4 and "mamba" elsewhere
+            config.json: eos_token_id: found [2], expected ids below vocab_size = 2: an integer, a list or null
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_arithmetic_that_is_not_jambas() {
+    refused(
+        &[
+            json!({"hidden_act": "gelu"}),
+            json!({"sliding_window": 4096}),
+            json!({"rope_theta": 10000.0}),
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+            json!({"mamba_inner_layernorms": false}),
+            json!({"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}),
+            json!({"quantization": {"group_size": 64, "bits": 8}}),
+            json!({"attention_bias": true}),
+        ],
+        expect![[r#"
+            config.json: hidden_act: found "gelu", expected "silu" or "swish" (Jamba's one activation, under both of its names)
+            config.json: sliding_window: found 4096, expected null (attention sees the whole text)
+            config.json: rope_theta: found 10000.0, expected null (Jamba's attention has no positions)
+            config.json: rope_scaling: found {"factor":2.0,"type":"linear"}, expected null (Jamba's attention has no positions)
+            config.json: mamba_inner_layernorms: found false, expected true (dt, B and C are always normalised)
+            config.json: quantization_config: found quant_method "fp8", expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
+            config.json: quantization: found {"bits":8,"group_size":64}, expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
+            config.json: attention_bias: found true, expected false or null (Jamba's attention has no biases)
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_unknown_keys() {
+    let long: Vec<usize> = (0..100).collect();
+    refused(
+        &[json!({"norm_topk_prob": true}), json!({"layer_scales": long})],
+        expect![[r#"
+        config.json: norm_topk_prob: unknown key that could change the arithmetic: found true, expected no such key
+        config.json: layer_scales: unknown key that could change the arithmetic: found [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29…, expected no such key
+    "#]],
+    );
+}
+
+#[test]
+fn refuses_text_that_is_no_object() {
+    let error = |text: &str| format!("{}\n", JambaConfig::parse(text, Path::new("config.json")).unwrap_err());
+    expect![[r#"
+        config.json: JSON error: invalid type: sequence, expected a JSON object at line 1 column 0
+    "#]]
+    .assert_eq(&error("[1]"));
+    expect![[r#"
+        config.json: JSON error: key "hidden_size" is there twice at line 1 column 39
+    "#]]
+    .assert_eq(&error("{\"hidden_size\": 64, \"hidden_size\": 128}"));
+    expect![[r#"
+        config.json: JSON error: EOF while parsing a value at line 1 column 16
+    "#]]
+    .assert_eq(&error("{\"hidden_size\": "));
+}

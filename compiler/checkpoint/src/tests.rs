@@ -1,0 +1,283 @@
+//! Whole folders: good ones, and every way that shards can be wrong.
+
+use std::fs;
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{Checkpoint, DType};
+
+const CONFIG: &str = r#"{"model_type": "jamba", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 8, "vocab_size": 128}"#;
+
+/// A folder of `files`, and a config.json unless they have one.
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+    for (name, content) in files {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    dir
+}
+
+/// Why `path` is refused, with DIR for the folder, as a line.
+fn error_of(path: &Path, dir: &TempDir) -> String {
+    let error = Checkpoint::open(path).expect_err("a broken folder");
+    format!("{error}\n").replace(dir.path().to_str().unwrap(), "DIR")
+}
+
+/// Refuses the folder of `files`, with DIR for the folder.
+fn refused(files: &[(&str, &[u8])], expected: Expect) {
+    let dir = folder(files);
+    expected.assert_eq(&error_of(dir.path(), &dir));
+}
+
+/// A file with one tensor, two f32.
+fn one(name: &str) -> Vec<u8> {
+    serialize(&[(name, safetensors::Dtype::F32, vec![2], &[0; 8])])
+}
+
+/// An index file.
+fn index(weight_map: Value) -> Vec<u8> {
+    json!({"metadata": {"total_size": 16}, "weight_map": weight_map}).to_string().into_bytes()
+}
+
+/// A file written by the safetensors crate.
+fn serialize(tensors: &[(&str, safetensors::Dtype, Vec<usize>, &[u8])]) -> Vec<u8> {
+    let view = |dtype, shape: &Vec<usize>, bytes| safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes);
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn opens_shards_of_mixed_dtypes() {
+    let f32s: Vec<u8> = [1.5f32, -2.0, 3.25, 1e-30, 0.0, -0.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let bf16s: Vec<u8> = [1.5, -2.0, 3.25].iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+    let f16s: Vec<u8> = [0.5, 65504.0].iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+    let first = serialize(&[("c", safetensors::Dtype::F32, vec![2, 3], &f32s)]);
+    let second = serialize(&[
+        ("a", safetensors::Dtype::BF16, vec![3], &bf16s),
+        ("b", safetensors::Dtype::F16, vec![1, 2], &f16s),
+    ]);
+    let list = index(json!({"a": "2.safetensors", "b": "2.safetensors", "c": "1.safetensors"}));
+    let dir = folder(&[
+        ("1.safetensors", &first),
+        ("2.safetensors", &second),
+        ("model.safetensors.index.json", &list),
+        ("pytorch_model.bin", b"left over"),
+    ]);
+
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let tensors: Vec<_> = checkpoint.tensors().map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice())).collect();
+    let expected: [(_, _, &[usize]); 3] =
+        [("a", DType::Bf16, &[3]), ("b", DType::F16, &[1, 2]), ("c", DType::F32, &[2, 3])];
+    assert_eq!(tensors, expected);
+
+    let [a, b, c] = ["a", "b", "c"].map(|name| checkpoint.tensor(name).unwrap());
+    assert_eq!(a.bytes, bf16s);
+    assert_eq!(a.to_f32_vec(), [1.5, -2.0, 3.25]);
+    assert_eq!(b.to_f32_vec(), [0.5, 65504.0]);
+    let mut row = [0.0; 3];
+    c.row_f32(1, &mut row);
+    assert_eq!(row.map(f32::to_bits), [1e-30, 0.0, -0.0f32].map(f32::to_bits));
+    assert!(checkpoint.tensor("d").is_none());
+    assert_eq!(checkpoint.shard_path(c.info), dir.path().join("1.safetensors"));
+    assert_eq!(checkpoint.index_path(), dir.path().join("model.safetensors.index.json"));
+}
+
+#[test]
+fn opens_the_tiny_model() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let config = checkpoint.config();
+    assert_eq!((config.d_model, config.n_layers, config.n_experts, config.vocab), (128, 8, 4, 512));
+    let embedding = checkpoint.tensor("model.embed_tokens.weight").unwrap();
+    assert_eq!(embedding.info.shape, [512, 128]);
+    assert!(embedding.iter_f32().all(f32::is_finite));
+    assert!(checkpoint.tokenizer().tokenizer.is_some());
+    assert_eq!(checkpoint.eos(), [2]);
+}
+
+#[test]
+fn reads_the_files_beside_the_tensors() {
+    let tensors = one("a");
+    let none = folder(&[("model.safetensors", &tensors)]);
+    let none = Checkpoint::open(none.path()).unwrap();
+    assert_eq!(none.tokenizer(), &Default::default());
+    assert_eq!(none.eos(), [2]);
+
+    let named = json!({"chat_template": [
+        {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages }}"},
+    ]});
+    let named = named.to_string().into_bytes();
+    let old = folder(&[
+        ("model.safetensors", &tensors),
+        ("tokenizer_config.json", &named),
+        ("generation_config.json", br#"{"eos_token_id": [2, 9], "temperature": 0.4}"#),
+    ]);
+    let checkpoint = Checkpoint::open(old.path()).unwrap();
+    assert_eq!(checkpoint.eos(), [2, 9]);
+    assert_eq!(checkpoint.config().eos, [2]);
+    assert_eq!(checkpoint.tokenizer().chat_template.as_deref(), Some("{{ messages }}"));
+    assert_eq!(checkpoint.tokenizer().tokenizer_config.as_deref(), Some(&named[..]));
+
+    fs::write(old.path().join("chat_template.jinja"), "newer").unwrap();
+    assert_eq!(Checkpoint::open(old.path()).unwrap().tokenizer().chat_template.as_deref(), Some("newer"));
+}
+
+#[test]
+fn refuses_files_beside_the_tensors_that_make_no_sense() {
+    let tensors = one("a");
+    let with = |name, content: &str, expected| {
+        refused(&[("model.safetensors", &tensors), (name, content.as_bytes())], expected)
+    };
+    with(
+        "generation_config.json",
+        r#"{"eos_token_id": 128}"#,
+        expect![[r#"
+        DIR/generation_config.json: eos_token_id: found 128, expected ids below vocab_size = 128: an integer, a list or null
+    "#]],
+    );
+    with(
+        "tokenizer_config.json",
+        r#"{"chat_template": [{"name": "tool_use", "template": "x"}]}"#,
+        expect![[r#"
+        DIR/tokenizer_config.json: chat_template: found [{"name":"tool_use","template":"x"}], expected a template, or a list with one named "default"
+    "#]],
+    );
+    with(
+        "tokenizer_config.json",
+        "{",
+        expect![[r#"
+        DIR/tokenizer_config.json: JSON error: EOF while parsing an object at line 1 column 1
+    "#]],
+    );
+}
+
+#[test]
+fn refuses_what_is_no_checkpoint() {
+    refused(
+        &[],
+        expect![[r#"
+        DIR: found neither model.safetensors nor model.safetensors.index.json, expected one of them
+    "#]],
+    );
+    refused(
+        &[("pytorch_model.bin", b"PK")],
+        expect![[r#"
+        DIR: found pytorch_model.bin, expected model.safetensors or model.safetensors.index.json; convert it once, in Python: AutoModelForCausalLM.from_pretrained(DIR, torch_dtype="auto").save_pretrained(NEW_DIR, safe_serialization=True)
+    "#]],
+    );
+    refused(
+        &[("config.json", b"{}")],
+        expect![[r#"
+        DIR/config.json: model_type: found nothing, expected "jamba"
+    "#]],
+    );
+    refused(
+        &[("model.safetensors", b"")],
+        expect![[r#"
+        DIR/model.safetensors: found 0 bytes, expected at least 8 (it is truncated)
+    "#]],
+    );
+    let dir = folder(&[]);
+    expect![[r#"
+        DIR/config.json: found a file, expected a checkpoint folder
+    "#]]
+    .assert_eq(&error_of(&dir.path().join("config.json"), &dir));
+    expect![[r#"
+        DIR/elsewhere/config.json: No such file or directory (os error 2)
+    "#]]
+    .assert_eq(&error_of(&dir.path().join("elsewhere"), &dir));
+}
+
+/// Refuses a folder of `shards` that are listed by `weight_map`.
+fn refused_shards(weight_map: Value, shards: &[(&str, &[u8])], expected: Expect) {
+    let list = index(weight_map);
+    let files: Vec<(&str, &[u8])> =
+        shards.iter().copied().chain([("model.safetensors.index.json", &list[..])]).collect();
+    refused(&files, expected);
+}
+
+#[test]
+fn refuses_shards_that_are_not_as_the_index_says() {
+    let (a, b) = (one("a"), one("b"));
+    let listed = json!({"a": "1.safetensors", "b": "2.safetensors"});
+    refused_shards(
+        listed.clone(),
+        &[("1.safetensors", &a)],
+        expect![[r#"
+        DIR/2.safetensors: found no such file, expected the shard that model.safetensors.index.json lists
+    "#]],
+    );
+    refused_shards(
+        listed.clone(),
+        &[("1.safetensors", &a), ("2.safetensors", &a)],
+        expect![[r#"
+        DIR/2.safetensors: tensor a: found it here and in 1.safetensors, expected it in one shard
+    "#]],
+    );
+    refused_shards(
+        listed.clone(),
+        &[("1.safetensors", &b), ("2.safetensors", &a)],
+        expect![[r#"
+        DIR/2.safetensors: tensor a: found it in this shard, expected it in 1.safetensors, as model.safetensors.index.json says
+    "#]],
+    );
+    refused_shards(
+        listed.clone(),
+        &[("1.safetensors", &a), ("2.safetensors", &b), ("model.safetensors", &a)],
+        expect![[r#"
+            DIR: found model.safetensors and model.safetensors.index.json, which does not list it, expected one of them
+        "#]],
+    );
+    let missing = json!({"a": "1.safetensors", "c": "1.safetensors"});
+    refused_shards(
+        missing,
+        &[("1.safetensors", &a)],
+        expect![[r#"
+        DIR/1.safetensors: tensor c: found no such tensor, expected it in 1.safetensors, as model.safetensors.index.json says
+    "#]],
+    );
+    refused_shards(
+        json!({"a": "1.safetensors", "x": "2.safetensors"}),
+        &[("1.safetensors", &a), ("2.safetensors", &b)],
+        expect![[r#"
+            DIR/2.safetensors: tensor b: found it in this shard, expected only tensors that model.safetensors.index.json lists
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_an_index_that_leads_out_of_the_folder_or_nowhere() {
+    for shard in ["../1.safetensors", "/1.safetensors", "sub/1.safetensors", "..", ""] {
+        let expected = format!(
+            "DIR/model.safetensors.index.json: tensor a: found shard {shard:?}, expected the name of a shard in the \
+             same folder\n"
+        );
+        let dir = folder(&[("model.safetensors.index.json", &index(json!({"a": shard})))]);
+        assert_eq!(error_of(dir.path(), &dir), expected);
+    }
+    refused_shards(
+        json!({}),
+        &[],
+        expect![[r#"
+        DIR/model.safetensors.index.json: weight_map: found {}, expected a shard for each tensor
+    "#]],
+    );
+    refused(
+        &[("model.safetensors.index.json", b"{\"metadata\": {}}")],
+        expect![[r#"
+        DIR/model.safetensors.index.json: JSON error: missing field `weight_map` at line 1 column 16
+    "#]],
+    );
+    refused(
+        &[("model.safetensors.index.json", b"{\"weight_map\": {\"a\": \"1\", \"a\": \"2\"}}")],
+        expect![[r#"
+        DIR/model.safetensors.index.json: JSON error: key "a" is there twice at line 1 column 35
+    "#]],
+    );
+}
