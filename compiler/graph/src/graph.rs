@@ -82,6 +82,33 @@ impl Graph {
         Ok(NodeId(index))
     }
 
+    /// Adds a node as it is written, to be connected and verified later.
+    pub(crate) fn add_unchecked(&mut self, op: Op, results: Vec<Type>, source: String) -> NodeId {
+        let position = self.next_position;
+        self.next_position += 1;
+        NodeId(self.nodes.add_node(Node { op, results, source, position }))
+    }
+
+    /// Makes `value` the operand of `reader` in a slot that is empty.
+    pub(crate) fn connect(&mut self, value: ValueId, reader: NodeId, operand: usize) {
+        self.nodes.add_edge(value.node.0, reader.0, Edge { operand, result: value.result });
+    }
+
+    /// The operand slots of a node that are filled, in order; 0 … n−1 unless the graph is broken.
+    pub(crate) fn operand_slots(&self, id: NodeId) -> Vec<usize> {
+        let mut slots: Vec<usize> =
+            self.nodes.edges_directed(id.0, Incoming).map(|edge| edge.weight().operand).collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    /// Every node by position, also the ones [`Graph::order`] leaves out.
+    pub(crate) fn by_position(&self) -> Vec<NodeId> {
+        let mut ids: Vec<NodeId> = self.nodes.node_indices().map(NodeId).collect();
+        ids.sort_by_key(|&id| (self.node(id).position, id));
+        ids
+    }
+
     /// The node behind an id.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 //! `T` stands for tokens, `S` for sequences, `O` for outputs. Activations are f32; parameters have the dtype the
 //! checkpoint stores, and are widened to f32 before any arithmetic. The tokens of a step belong to sequences (a ragged batch): ops with a
 //! state read and write the state of each token's own sequence. States are values: an op takes the old state and
-//! returns the new one.
+//! returns the new one ([`Op::state`] says where).
 //!
 //! | op | operands | results | meaning |
 //! |---|---|---|---|
@@ -46,6 +46,9 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Every activation.
+    pub const ALL: [Activation; 3] = [Activation::None, Activation::Silu, Activation::Softplus];
+
     /// The name in the text form.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,60 +64,106 @@ impl Activation {
 pub enum Op {
     /// A table that the runtime fills in each step.
     Input {
+        /// Unique among inputs, parameters and states: `ids`.
         name: String,
+        /// Type of the table.
         ty: Type,
     },
-    /// A tensor of the checkpoint, by its canonical name.
+    /// A tensor of the checkpoint.
     Parameter {
+        /// Canonical name of the tensor; `*` stands for every expert's number.
         name: String,
+        /// Type as the checkpoint stores it, experts in dimension 0 where the name has a `*`.
         ty: Type,
     },
-    /// What a sequence remembers between steps; an output of the same name is its next value.
+    /// What a sequence remembers between steps; the output of the same name is its next value.
     State {
+        /// Unique among inputs, parameters and states: `layers.3.ssm`.
         name: String,
+        /// Type over the step's sequences: `f32[sequences, …]`, keys and values also `bf16`.
         ty: Type,
     },
+    /// Row of a table per token.
     Embed,
+    /// RMS norm over the last dimension.
     RmsNorm {
+        /// Added to the mean square.
         eps: f64,
     },
+    /// A sum and its RMS norm.
     AddRmsNorm {
+        /// Added to the mean square.
         eps: f64,
     },
+    /// Product with a transposed weight, bias where there is a third operand, activation.
     Linear {
+        /// Applied to the biased sum.
         activation: Activation,
     },
+    /// Some columns of the last dimension.
     Slice {
+        /// First column.
         start: usize,
+        /// Number of columns.
         len: usize,
     },
+    /// x / (1 + exp(−x)).
     Silu,
+    /// log(1 + exp(x)).
     Softplus,
+    /// Sum of two values of one type.
     Add,
+    /// Product of two values of one type, or with one row.
     Mul,
+    /// silu(gate) · up.
     Swiglu,
-    /// `bias` says whether the third operand is a bias (the state is always last).
+    /// Depthwise convolution along each sequence.
     CausalConv1d {
+        /// Whether the third operand is a bias (the state is always last).
         bias: bool,
+        /// Applied to the biased sum.
         activation: Activation,
     },
+    /// The Mamba-1 recurrence.
     SelectiveScan,
+    /// The Mamba-1 recurrence with its skip and its gate.
     GatedSelectiveScan,
+    /// Keys and values join the cache.
     KvAppend,
+    /// Causal attention over the cache, grouped queries.
     Attention {
+        /// Query heads; a multiple of the cache's KV heads.
         n_heads: usize,
+        /// Multiplies each score before the softmax.
         scale: f64,
     },
+    /// Over the last dimension.
     Softmax,
+    /// The largest of each row and where they are.
     TopK {
+        /// How many.
         k: usize,
     },
+    /// Token slots sorted by expert.
     MoePermute {
+        /// Number of experts.
         n_experts: usize,
     },
+    /// Linear with a weight per expert.
     GroupedLinear,
+    /// Weighted sum of a token's experts.
     MoeCombine,
+    /// The rows whose logits are wanted.
     SelectRows,
+}
+
+/// Where an op takes the state it updates, and where it returns the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSlots {
+    /// Operand slot of the old state.
+    pub operand: usize,
+    /// Result slot of the next state.
+    pub result: usize,
 }
 
 impl Op {
@@ -151,5 +200,23 @@ impl Op {
     /// True of `input`, `parameter` and `state`, which have no operands.
     pub fn is_source(&self) -> bool {
         matches!(self, Op::Input { .. } | Op::Parameter { .. } | Op::State { .. })
+    }
+
+    /// The name of an `input`, a `parameter` or a `state`.
+    pub fn source_name(&self) -> Option<&str> {
+        match self {
+            Op::Input { name, .. } | Op::Parameter { name, .. } | Op::State { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The state an op updates; `None` of an op without one.
+    pub fn state(&self) -> Option<StateSlots> {
+        match self {
+            Op::CausalConv1d { bias, .. } => Some(StateSlots { operand: 2 + usize::from(*bias), result: 1 }),
+            Op::SelectiveScan | Op::GatedSelectiveScan => Some(StateSlots { operand: 5, result: 1 }),
+            Op::KvAppend => Some(StateSlots { operand: 0, result: 0 }),
+            _ => None,
+        }
     }
 }
