@@ -1,0 +1,156 @@
+//! What the repository promises about itself: crate arrows, where `unsafe` may stand, file headers and sizes, and a README
+//! whose code map is the tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which of our crates each crate may depend on (dependencies, not dev-dependencies).
+const ARROWS: &[(&str, &[&str])] = &[
+    ("jambac-checkpoint", &[]),
+    ("jambac-graph", &[]),
+    ("jamba-plan", &[]),
+    ("jambac-models", &["jambac-checkpoint", "jambac-graph"]),
+    ("jambac-passes", &["jambac-graph"]),
+    ("jambac-reference", &["jambac-graph"]),
+    ("jambac-kernels", &["jambac-graph", "jamba-plan"]),
+    ("jambac-schedule", &["jambac-graph", "jambac-kernels", "jamba-plan"]),
+    ("jambac-codegen", &["jambac-checkpoint", "jambac-schedule", "jambac-kernels", "jamba-plan"]),
+    (
+        "jambac",
+        &[
+            "jambac-checkpoint", "jambac-graph", "jambac-models", "jambac-passes", "jambac-reference", "jambac-kernels",
+            "jambac-schedule", "jambac-codegen", "jamba-plan",
+        ],
+    ),
+    ("jamba-runtime", &["jamba-plan"]),
+    ("jamba", &["jamba-runtime", "jamba-plan"]),
+    ("jambac-tests", &[]),
+    ("jambac-benches", &[]),
+];
+
+/// Crates that may link LLVM and MLIR: these bindings, behind these names.
+const LLVM: &[&str] = &["melior", "mlir-sys", "inkwell", "llvm-sys"];
+
+/// Where `unsafe` may stand.
+const UNSAFE: &[&str] = &["compiler/codegen/src/ffi.rs", "compiler/checkpoint/src/safetensors.rs", "runtime/src/device/", "tests/kernels/harness.rs"];
+
+/// Lines beyond which a file holds two ideas.
+const MAX_LINES: usize = 600;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+fn sources() -> Vec<(String, String)> {
+    let root = root();
+    let listed = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]).current_dir(&root).output();
+    let listed = listed.expect("git lists the tree");
+    assert!(listed.status.success(), "git ls-files failed");
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    let files: Vec<_> = names
+        .lines()
+        .filter(|name| root.join(name).exists())
+        .map(|name| (name.to_owned(), std::fs::read_to_string(root.join(name)).expect("a source file reads")))
+        .collect();
+    assert!(files.len() > 50, "only {} source files found", files.len());
+    files
+}
+
+fn packages() -> BTreeMap<String, (BTreeSet<String>, PathBuf)> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
+    metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .filter(|dependency| dependency["kind"].is_null())
+                .map(|dependency| text(&dependency["name"]))
+                .collect();
+            (text(&package["name"]), (dependencies, PathBuf::from(text(&package["manifest_path"]))))
+        })
+        .collect()
+}
+
+#[test]
+fn crates_depend_along_the_arrows_only() {
+    let packages = packages();
+    let ours: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(packages.keys().map(String::as_str).collect::<BTreeSet<_>>(), ours, "ARROWS lists every crate");
+    for (name, allowed) in ARROWS {
+        for dependency in &packages[*name].0 {
+            assert!(
+                !ours.contains(dependency.as_str()) || allowed.contains(&dependency.as_str()),
+                "{name} depends on {dependency}, which is no arrow"
+            );
+        }
+    }
+}
+
+#[test]
+fn llvm_is_linked_by_codegen_and_kernels_alone() {
+    for (name, (dependencies, _)) in packages() {
+        let linked: Vec<_> = dependencies.iter().filter(|dependency| LLVM.contains(&dependency.as_str())).collect();
+        assert!(linked.is_empty() || name == "jambac-codegen" || name == "jambac-kernels", "{name} links {linked:?}");
+    }
+}
+
+#[test]
+fn unsafe_stands_where_it_may() {
+    for (name, text) in sources() {
+        if UNSAFE.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        for (i, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            let found = code.contains(concat!("uns", "afe {")) || code.contains(concat!("uns", "afe fn")) || code.contains(concat!("uns", "afe impl"));
+            assert!(!found, "{name}:{}: {} outside {UNSAFE:?}", i + 1, concat!("uns", "afe"));
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_and_holds_one_idea() {
+    for (name, text) in sources() {
+        assert!(text.starts_with("//!"), "{name} does not begin with a header");
+        let lines = text.lines().count();
+        assert!(lines <= MAX_LINES, "{name} has {lines} lines, more than {MAX_LINES}");
+    }
+}
+
+#[test]
+fn the_readme_maps_the_tree() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let map = readme.split("## Code map").nth(1).expect("README has a code map").split("\n## ").next().expect("a section");
+    let mut folders = Vec::new();
+    for (_, manifest) in packages().values() {
+        let folder = manifest.parent().expect("a crate has a folder");
+        folders.push(folder.strip_prefix(root()).expect("inside the workspace").to_string_lossy().into_owned());
+    }
+    for folder in folders {
+        assert!(map.contains(&format!("`{folder}/`")), "README's code map lacks `{folder}/`");
+    }
+    for named in map.split('`').skip(1).step_by(2) {
+        assert!(root().join(named).exists(), "README's code map names `{named}`, which does not exist");
+    }
+}
+
+#[test]
+fn the_top_level_holds_what_it_should() {
+    let allowed = ["Cargo.toml", "Cargo.lock", "README.md", "compiler", "runtime", "kernels", "models", "tests", "benches"];
+    let listed = Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git lists the tree");
+    for name in String::from_utf8(listed.stdout).expect("UTF-8").lines() {
+        let top = name.split('/').next().unwrap_or(name);
+        assert!(top.starts_with('.') || allowed.contains(&top), "{top} at the top level");
+    }
+}
