@@ -1,0 +1,184 @@
+//! One node: the op's function on the node's operands, results shaped.
+
+use jambac_graph::{Node, Op};
+
+use crate::activation::{silu, softplus, swiglu};
+use crate::attention::{Heads, attention, kv_append};
+use crate::causal_conv1d::{Conv, causal_conv1d};
+use crate::elementwise::{add, mul, slice};
+use crate::gather::gather_rows;
+use crate::linear::{Linear, linear};
+use crate::moe::{GroupedLinear, grouped_linear, moe_combine, moe_permute, top_k};
+use crate::rms_norm::{add_rms_norm, rms_norm};
+use crate::selective_scan::{Scan, gated_selective_scan, selective_scan};
+use crate::softmax::softmax;
+use crate::tensor::{Tensor, Value};
+use crate::{Data, ReferenceError};
+
+/// The results of a node that is no source, on a ragged batch of sequences with `lengths` tokens.
+pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Result<Vec<Value>, ReferenceError> {
+    let x = Operands { node, values: operands };
+    let one = |tensor: Tensor| Ok(vec![tensor.into()]);
+    let two = |first: Tensor, second: Tensor| Ok(vec![first.into(), second.into()]);
+    match node.op {
+        Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => Err(x.wrong(0, "an op with operands")),
+        Op::Embed => one(x.gather(x.tensor(1)?, 0)?),
+        Op::SelectRows => one(x.gather(x.tensor(0)?, 1)?),
+        Op::RmsNorm { eps } => one(x.like(0, rms_norm(x.f32(0)?, x.f32(1)?, eps))?),
+        Op::AddRmsNorm { eps } => {
+            let (sum, normed) = add_rms_norm(x.f32(0)?, x.f32(1)?, x.f32(2)?, eps);
+            two(x.like(0, sum)?, x.like(0, normed)?)
+        }
+        Op::Linear { activation } => {
+            let &[n_out, n_in] = x.dims(1)?;
+            let bias = if operands.len() > 2 { Some(x.f32(2)?) } else { None };
+            let y = linear(x.f32(0)?, x.f32(1)?, bias, Linear { n_in, n_out, activation });
+            one(Tensor::f32([y.len() / n_out, n_out], y))
+        }
+        Op::Slice { start, len } => {
+            let tensor = x.tensor(0)?;
+            let mut shape = tensor.shape.clone();
+            shape.pop();
+            shape.push(len);
+            one(Tensor::f32(shape, slice(x.f32(0)?, tensor.cols(), start, len)))
+        }
+        Op::Silu => one(x.like(0, x.f32(0)?.iter().map(|&x| silu(x)).collect())?),
+        Op::Softplus => one(x.like(0, x.f32(0)?.iter().map(|&x| softplus(x)).collect())?),
+        Op::Add => one(x.like(0, add(x.f32(0)?, x.f32(1)?))?),
+        Op::Mul => one(x.like(0, mul(x.f32(0)?, x.f32(1)?))?),
+        Op::Swiglu => one(x.like(0, swiglu(x.f32(0)?, x.f32(1)?))?),
+        Op::CausalConv1d { bias, activation } => {
+            let state_slot = if bias { 3 } else { 2 };
+            let (y, state) = causal_conv1d(&Conv {
+                u: x.f32(0)?,
+                weight: x.f32(1)?,
+                bias: if bias { Some(x.f32(2)?) } else { None },
+                state: x.f32(state_slot)?,
+                lengths,
+                channels: x.tensor(0)?.cols(),
+                activation,
+            });
+            two(x.like(0, y)?, x.like(state_slot, state)?)
+        }
+        Op::SelectiveScan => {
+            let (y, state) = selective_scan(&x.scan(lengths)?);
+            two(x.like(1, y)?, x.like(5, state)?)
+        }
+        Op::GatedSelectiveScan => {
+            let (y, state) = gated_selective_scan(&x.scan(lengths)?, x.f32(6)?, x.f32(7)?);
+            two(x.like(1, y)?, x.like(5, state)?)
+        }
+        Op::KvAppend => {
+            let caches = x.ragged(0)?;
+            let row = x.tensor(1)?.cols();
+            let next = kv_append(&rows_of(caches), x.f32(1)?, x.f32(2)?, row, lengths, node.results[0].dtype);
+            let next = next.into_iter().zip(caches).map(|(data, old)| {
+                let mut shape = old.shape.clone();
+                shape[0] = data.len() / (2 * row);
+                Tensor::f32(shape, data)
+            });
+            Ok(vec![Value::Ragged(next.collect::<Vec<_>>().into())])
+        }
+        Op::Attention { n_heads, scale } => {
+            let caches = x.ragged(1)?;
+            let d_head = x.tensor(0)?.cols() / n_heads;
+            let n_kv_heads = caches.first().map_or(1, |cache| cache.shape[2]);
+            let heads = Heads { n_heads, n_kv_heads, d_head, scale };
+            one(x.like(0, attention(x.f32(0)?, &rows_of(caches), lengths, heads))?)
+        }
+        Op::Softmax => one(x.like(0, softmax(x.f32(0)?, x.tensor(0)?.cols()))?),
+        Op::TopK { k } => {
+            let (weights, experts) = top_k(x.f32(0)?, x.tensor(0)?.cols(), k);
+            let n_rows = weights.len() / k;
+            two(Tensor::f32([n_rows, k], weights), Tensor::i32([n_rows, k], experts))
+        }
+        Op::MoePermute { n_experts } => {
+            let (slots, offsets) = moe_permute(x.i32(0)?, n_experts).map_err(|expert| x.index(expert, n_experts))?;
+            two(Tensor::i32(x.tensor(0)?.shape.clone(), slots), Tensor::i32([n_experts + 1], offsets))
+        }
+        Op::GroupedLinear => {
+            let &[_, n_out, n_in] = x.dims(1)?;
+            let &[n_tokens, k] = x.dims(2)?;
+            let (slots, offsets) = (x.i32(2)?, x.i32(3)?);
+            let y = grouped_linear(&GroupedLinear { x: x.f32(0)?, weight: x.f32(1)?, slots, offsets, n_in, n_out });
+            one(Tensor::f32([n_tokens, k, n_out], y))
+        }
+        Op::MoeCombine => {
+            let &[n_tokens, k, cols] = x.dims(0)?;
+            one(Tensor::f32([n_tokens, cols], moe_combine(x.f32(0)?, x.f32(1)?, k, cols)))
+        }
+    }
+}
+
+/// The operands of one node, by slot; each accessor says which slot is wrong and how.
+struct Operands<'a> {
+    node: &'a Node,
+    values: &'a [Value],
+}
+
+impl<'a> Operands<'a> {
+    fn wrong(&self, operand: usize, expected: &'static str) -> ReferenceError {
+        ReferenceError::Operand { op: self.node.op.name(), source_name: self.node.source.clone(), operand, expected }
+    }
+
+    fn index(&self, index: i32, limit: usize) -> ReferenceError {
+        ReferenceError::Index { op: self.node.op.name(), source_name: self.node.source.clone(), index, limit }
+    }
+
+    fn tensor(&self, slot: usize) -> Result<&'a Tensor, ReferenceError> {
+        self.values.get(slot).and_then(Value::tensor).ok_or_else(|| self.wrong(slot, "a dense tensor"))
+    }
+
+    fn f32(&self, slot: usize) -> Result<&'a [f32], ReferenceError> {
+        self.tensor(slot)?.as_f32().ok_or_else(|| self.wrong(slot, "f32"))
+    }
+
+    fn i32(&self, slot: usize) -> Result<&'a [i32], ReferenceError> {
+        self.tensor(slot)?.as_i32().ok_or_else(|| self.wrong(slot, "i32"))
+    }
+
+    fn dims<const RANK: usize>(&self, slot: usize) -> Result<&'a [usize; RANK], ReferenceError> {
+        self.tensor(slot)?.shape.as_slice().try_into().map_err(|_| self.wrong(slot, "of that rank"))
+    }
+
+    fn ragged(&self, slot: usize) -> Result<&'a [Tensor], ReferenceError> {
+        match self.values.get(slot) {
+            Some(Value::Ragged(tensors)) => Ok(tensors),
+            _ => Err(self.wrong(slot, "a KV cache")),
+        }
+    }
+
+    /// A tensor of f32 shaped like an operand.
+    fn like(&self, slot: usize, data: Vec<f32>) -> Result<Tensor, ReferenceError> {
+        Ok(Tensor::f32(self.tensor(slot)?.shape.clone(), data))
+    }
+
+    fn scan(&self, lengths: &'a [usize]) -> Result<Scan<'a>, ReferenceError> {
+        let &[d_inner, d_state] = self.dims(2)?;
+        Ok(Scan {
+            dt: self.f32(0)?,
+            u: self.f32(1)?,
+            a_log: self.f32(2)?,
+            b: self.f32(3)?,
+            c: self.f32(4)?,
+            state: self.f32(5)?,
+            lengths,
+            d_inner,
+            d_state,
+        })
+    }
+
+    /// The rows of a table that the indices in a slot name.
+    fn gather(&self, table: &Tensor, slot: usize) -> Result<Tensor, ReferenceError> {
+        let (rows, cols) = (self.i32(slot)?, table.cols());
+        let Data::F32(data) = &table.data else { return Err(self.wrong(slot, "f32")) };
+        let n_rows = table.shape.first().copied().unwrap_or(0);
+        let y = gather_rows(data, cols, rows).map_err(|row| self.index(row, n_rows))?;
+        Ok(Tensor::f32([rows.len(), cols], y))
+    }
+}
+
+/// The elements of each sequence's cache.
+fn rows_of(caches: &[Tensor]) -> Vec<&[f32]> {
+    caches.iter().map(|cache| cache.as_f32().unwrap_or_default()).collect()
+}
