@@ -181,10 +181,7 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known() {
         let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
-        assert_eq!(
-            unknown,
-            "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native"
-        );
+        assert_eq!(unknown, "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native");
         let gpu = "sm_90a".parse::<CpuTarget>().unwrap_err();
         assert_eq!(gpu, TargetError::NotBuiltFor { found: "sm_90a".into() });
     }

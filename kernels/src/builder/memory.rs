@@ -1,0 +1,132 @@
+//! Reading and writing buffers.
+
+use super::{Buffer, Builder, Compare, Num, Type, Value, memref, named, parse_attribute};
+use melior::ir::attribute::{BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute};
+use melior::ir::operation::OperationBuilder;
+use melior::ir::r#type::MemRefType;
+use melior::ir::{BlockLike, Location};
+
+impl Builder<'_> {
+    /// One element, at an index per dimension.
+    #[track_caller]
+    pub fn load(&self, buffer: Buffer, at: &[Value]) -> Value {
+        self.op1("memref.load", &self.place(buffer, at), Type::scalar(buffer.num), &[])
+    }
+
+    /// `lanes` elements that follow each other in memory, from `at`. No alignment is asked for.
+    #[track_caller]
+    pub fn load_vector(&self, buffer: Buffer, at: &[Value], lanes: usize) -> Value {
+        self.op1("vector.load", &self.place(buffer, at), Type::vector(buffer.num, lanes), &[])
+    }
+
+    /// The first `count` of the `lanes` elements from `at`, zero (all bits) in the other lanes, whose memory is not
+    /// touched. `count` is an index and may exceed `lanes`.
+    #[track_caller]
+    pub fn load_partial(&self, buffer: Buffer, at: &[Value], lanes: usize, count: Value) -> Value {
+        let ty = Type::vector(buffer.num, lanes);
+        let operands = [self.place(buffer, at), vec![self.mask(lanes, count), self.zeros(ty)]].concat();
+        self.op1("vector.maskedload", &operands, ty, &[])
+    }
+
+    /// Writes a scalar, or a vector to elements that follow each other, at `at`.
+    #[track_caller]
+    pub fn store(&self, value: Value, buffer: Buffer, at: &[Value]) {
+        assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
+        let operands = [vec![value], self.place(buffer, at)].concat();
+        match value.ty.lanes {
+            None => self.op("memref.store", &operands, &[]),
+            Some(_) => self.op("vector.store", &operands, &[]),
+        }
+    }
+
+    /// Writes the first `count` lanes, and touches no memory of the others.
+    #[track_caller]
+    pub fn store_partial(&self, value: Value, buffer: Buffer, at: &[Value], count: Value) {
+        assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
+        let operands = [self.place(buffer, at), vec![self.mask(value.lanes(), count), value]].concat();
+        self.op("vector.maskedstore", &operands, &[]);
+    }
+
+    /// Asks for the cache line at `at` to be fetched; any place is allowed, even beyond the buffer.
+    #[track_caller]
+    pub fn prefetch(&self, buffer: Buffer, at: &[Value]) {
+        let locality = IntegerAttribute::new(Num::I32.mlir(self.context), 3);
+        self.op(
+            "memref.prefetch",
+            &self.place(buffer, at),
+            &[
+                ("isWrite", BoolAttribute::new(self.context, false).into()),
+                ("localityHint", locality.into()),
+                ("isDataCache", BoolAttribute::new(self.context, true).into()),
+            ],
+        );
+    }
+
+    /// A small array on the stack, of undefined content, for what registers cannot index.
+    #[track_caller]
+    pub fn stack(&self, num: Num, shape: &[usize]) -> Buffer {
+        // In the entry block: an array in a loop would take new stack each time round.
+        let array = OperationBuilder::new("memref.alloca", Location::unknown(self.context))
+            .add_results(&[memref(self.context, num, shape)])
+            .add_attributes(&[named(
+                self.context,
+                "operandSegmentSizes",
+                DenseI32ArrayAttribute::new(self.context, &[0, 0]).into(),
+            )])
+            .build()
+            .expect("MLIR creates memref.alloca");
+        let array = self.entry.insert_operation(0, array);
+        let handle = self.result(array, 0, Type::scalar(num));
+        Buffer { id: handle.id, num, rank: shape.len() as u32 }
+    }
+
+    /// The elements from number `offset` of a buffer of rank 1 on, as an array of `shape`. Like the extents of arguments,
+    /// the first may be [`UNBOUNDED`](super::UNBOUNDED); the others are the strides.
+    #[track_caller]
+    pub fn view(&self, buffer: Buffer, offset: Value, shape: &[usize]) -> Buffer {
+        assert!(buffer.rank == 1 && offset.ty == Type::scalar(Num::Index), "view of rank {}", buffer.rank);
+        let extents: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+        let strides: Vec<i64> = (1..=extents.len()).map(|inner| extents[inner..].iter().product()).collect();
+        let strided = strides.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let layout = parse_attribute(self.context, &format!("strided<[{strided}], offset: ?>"));
+        let ty = MemRefType::new(buffer.num.mlir(self.context), &extents, Some(layout), None);
+        let array = |values: &[i64]| DenseI64ArrayAttribute::new(self.context, values).into();
+        let operation = self.op_with_results(
+            "memref.reinterpret_cast",
+            &self.place(buffer, &[offset]),
+            &[ty.into()],
+            &[
+                ("operandSegmentSizes", DenseI32ArrayAttribute::new(self.context, &[1, 1, 0, 0]).into()),
+                ("static_offsets", array(&[i64::MIN])),
+                ("static_sizes", array(&extents)),
+                ("static_strides", array(&strides)),
+            ],
+        );
+        let handle = self.result(operation, 0, Type::scalar(buffer.num));
+        Buffer { id: handle.id, num: buffer.num, rank: shape.len() as u32 }
+    }
+
+    /// i1 lanes: true in the first `count`.
+    #[track_caller]
+    fn mask(&self, lanes: usize, count: Value) -> Value {
+        assert_eq!(count.ty, Type::scalar(Num::Index), "the number of lanes");
+        let count = self.to_i32(self.min(count, self.index(lanes)));
+        self.cmp(Compare::Lt, self.iota(lanes), self.broadcast(count, lanes))
+    }
+
+    #[track_caller]
+    fn zeros(&self, ty: Type) -> Value {
+        match ty.num {
+            Num::Bf16 => Value { ty, ..self.constant(0.0, ty.with(Num::I16)) },
+            Num::F16 => self.bitcast(self.constant(0.0, ty.with(Num::I16)), Num::F16),
+            _ => self.constant(0.0, ty),
+        }
+    }
+
+    #[track_caller]
+    fn place(&self, buffer: Buffer, at: &[Value]) -> Vec<Value> {
+        assert_eq!(at.len(), buffer.rank as usize, "indices into a buffer of rank {}", buffer.rank);
+        assert!(at.iter().all(|i| i.ty == Type::scalar(Num::Index)), "an index into a buffer is not an index");
+        [Value { id: buffer.id, ty: Type::scalar(buffer.num) }].iter().chain(at).copied().collect()
+    }
+}

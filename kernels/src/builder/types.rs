@@ -1,0 +1,162 @@
+//! The types of a kernel: numbers, scalars and vectors of them, buffers in memory.
+
+use crate::kernel::Elem;
+use melior::Context;
+use melior::ir::r#type::IntegerType;
+use std::fmt;
+
+/// The type of one number in a kernel: those of [`Elem`] and those that only live in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Num {
+    /// A position or a count: 64 bits, never negative where it divides or is divided.
+    Index,
+    /// A truth value; not in memory.
+    I1,
+    /// 8-bit signed integer.
+    I8,
+    /// 16-bit signed integer.
+    I16,
+    /// 32-bit signed integer.
+    I32,
+    /// bfloat16, in memory and on its way to f32; no arithmetic. It travels as its 16 bits: LLVM would call a library to
+    /// round to it, and AVX-512 BF16 rounds differently, so kernels round by integer arithmetic, alike everywhere.
+    Bf16,
+    /// IEEE half precision, in memory and on its way to f32; no arithmetic; needs a target with F16C.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl Num {
+    /// Bytes of one element in memory.
+    pub fn bytes(self) -> usize {
+        match self {
+            Num::I1 | Num::I8 => 1,
+            Num::I16 | Num::Bf16 | Num::F16 => 2,
+            Num::I32 | Num::F32 => 4,
+            Num::Index => 8,
+        }
+    }
+
+    pub(super) fn is_integer(self) -> bool {
+        matches!(self, Num::Index | Num::I1 | Num::I8 | Num::I16 | Num::I32)
+    }
+
+    pub(super) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
+        match self {
+            Num::Index => melior::ir::Type::index(context),
+            Num::I1 => IntegerType::new(context, 1).into(),
+            Num::I8 => IntegerType::new(context, 8).into(),
+            Num::I16 | Num::Bf16 => IntegerType::new(context, 16).into(),
+            Num::I32 => IntegerType::new(context, 32).into(),
+            Num::F16 => melior::ir::Type::float16(context),
+            Num::F32 => melior::ir::Type::float32(context),
+        }
+    }
+}
+
+impl From<Elem> for Num {
+    fn from(elem: Elem) -> Num {
+        match elem {
+            Elem::F32 => Num::F32,
+            Elem::Bf16 => Num::Bf16,
+            Elem::F16 => Num::F16,
+            Elem::I32 => Num::I32,
+        }
+    }
+}
+
+impl fmt::Display for Num {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Num::Index => "index",
+            Num::I1 => "i1",
+            Num::I8 => "i8",
+            Num::I16 => "i16",
+            Num::I32 => "i32",
+            Num::Bf16 => "bf16",
+            Num::F16 => "f16",
+            Num::F32 => "f32",
+        })
+    }
+}
+
+/// The type of a value: a scalar, or a vector of lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Type {
+    /// What each lane holds.
+    pub num: Num,
+    /// Number of lanes of a vector; none for a scalar.
+    pub lanes: Option<u32>,
+}
+
+impl Type {
+    /// A scalar.
+    pub const fn scalar(num: Num) -> Self {
+        Type { num, lanes: None }
+    }
+
+    /// A vector. Any number of lanes is legal; LLVM splits it into the registers of the target.
+    pub const fn vector(num: Num, lanes: usize) -> Self {
+        Type { num, lanes: Some(lanes as u32) }
+    }
+
+    /// The same shape of other numbers.
+    pub const fn with(self, num: Num) -> Self {
+        Type { num, lanes: self.lanes }
+    }
+
+    pub(super) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
+        match self.lanes {
+            None => self.num.mlir(context),
+            Some(lanes) => melior::ir::Type::vector(&[lanes.into()], self.num.mlir(context)),
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lanes {
+            None => write!(f, "{}", self.num),
+            Some(lanes) => write!(f, "vector<{lanes}x{}>", self.num),
+        }
+    }
+}
+
+/// A value in a kernel under construction: a handle, good only in the [`Builder`](super::Builder) that made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Value {
+    pub(super) id: u32,
+    pub(super) ty: Type,
+}
+
+impl Value {
+    /// Its type.
+    pub fn ty(self) -> Type {
+        self.ty
+    }
+
+    /// Its lanes; 1 for a scalar.
+    pub fn lanes(self) -> usize {
+        self.ty.lanes.unwrap_or(1) as usize
+    }
+}
+
+/// An array in memory, row-major: a handle, good only in the [`Builder`](super::Builder) that made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer {
+    pub(super) id: u32,
+    pub(super) num: Num,
+    pub(super) rank: u32,
+}
+
+impl Buffer {
+    /// What it holds.
+    pub fn num(self) -> Num {
+        self.num
+    }
+}
+
+/// Leading extent of a view whose length is only known when the kernel runs. The value never reaches the code, which
+/// depends on the inner extents alone: they are the strides.
+pub const UNBOUNDED: usize = 1 << 30;
