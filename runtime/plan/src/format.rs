@@ -28,6 +28,9 @@ pub struct Manifest {
     pub memory: Memory,
     /// Targets with code in this plan, best first: `x86-64-v4`, `x86-64-v3`. For CPU targets the program is the same.
     pub targets: Vec<String>,
+    /// CPU features that the code of the target `native` needs, by LLVM's names: `avx2`. Empty without that target.
+    #[serde(default)]
+    pub native_features: Vec<String>,
     /// Names of the passes that ran.
     pub passes: Vec<String>,
     /// Seed of synthetic weights; the plan then has no weights section and the runtime draws them.

@@ -1,0 +1,169 @@
+//! Zero-copy views over the bytes of a plan, given out only after everything was checked.
+
+use crate::PlanError;
+use crate::format::{Manifest, Program};
+use crate::header::{HEADER_BYTES, Header};
+use crate::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
+use crate::verify;
+
+/// How much of a plan is compared with its digests. Everything else is always checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Every section.
+    #[default]
+    Everything,
+    /// Every section but the weights, which can take long to read.
+    AllButWeights,
+}
+
+/// A plan whose bytes were checked.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    bytes: &'a [u8],
+    header: Header,
+    sections: Vec<Section>,
+    manifest: Manifest,
+    program: Program,
+}
+
+impl<'a> Plan<'a> {
+    /// Checks a whole plan, as [`Plan::parse_with`] does with [`Verify::Everything`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Plan<'a>, PlanError> {
+        Plan::parse_with(bytes, Verify::Everything)
+    }
+
+    /// Checks a plan: the frame (header, table, bounds, padding), the digests, then the manifest and the program down to
+    /// every offset, count and index.
+    pub fn parse_with(bytes: &'a [u8], verify: Verify) -> Result<Plan<'a>, PlanError> {
+        let header = Header::decode(bytes)?;
+        let sections = read_table(bytes, &header)?;
+        check_length(bytes, &header, &sections)?;
+        for section in &sections {
+            check_padding(bytes, section)?;
+            if verify == Verify::Everything || section.kind != SectionKind::Weights.code() {
+                check_digest(view(bytes, section), &section.name, &section.digest)?;
+            }
+        }
+        let find = |kind: SectionKind| {
+            let missing = || PlanError::MissingSection { section: kind.name().to_owned() };
+            let section = sections.iter().find(|section| section.kind == kind.code()).ok_or_else(missing)?;
+            Ok(view(bytes, section))
+        };
+        let manifest = decode_manifest(find(SectionKind::Manifest)?)?;
+        let program = decode_program(find(SectionKind::Program)?)?;
+        verify::sections(&manifest, &sections)?;
+        verify::manifest(&manifest)?;
+        verify::program(&manifest, &program)?;
+        Ok(Plan { bytes, header, sections, manifest, program })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The records of all sections, in the order of the file.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// BLAKE3 of the header, which covers every other digest: two plans with the same one are the same.
+    pub fn digest(&self) -> blake3::Hash {
+        crate::header::digest_of(&self.header.encode())
+    }
+
+    /// The bytes of the first section of a kind.
+    pub fn section(&self, kind: SectionKind) -> Option<&'a [u8]> {
+        self.sections.iter().find(|section| section.kind == kind.code()).map(|section| view(self.bytes, section))
+    }
+
+    /// Where the weights begin in the file and how many bytes they are; None when they are synthetic.
+    pub fn weights_range(&self) -> Option<std::ops::Range<usize>> {
+        let section = self.sections.iter().find(|section| section.kind == SectionKind::Weights.code())?;
+        Some(section.offset as usize..(section.offset + section.bytes) as usize)
+    }
+
+    /// The code for a target: an ELF shared object.
+    pub fn code(&self, target: &str) -> Option<&'a [u8]> {
+        let named = |section: &&Section| section.name.strip_prefix("code/") == Some(target);
+        self.sections.iter().find(named).map(|section| view(self.bytes, section))
+    }
+}
+
+/// The bytes of a section whose bounds were checked.
+fn view<'a>(bytes: &'a [u8], section: &Section) -> &'a [u8] {
+    &bytes[section.offset as usize..(section.offset + section.bytes) as usize]
+}
+
+fn read_table(bytes: &[u8], header: &Header) -> Result<Vec<Section>, PlanError> {
+    let Some(page) = bytes.get(HEADER_BYTES..).and_then(|rest| rest.first_chunk::<TABLE_BYTES>()) else {
+        return Err(PlanError::Truncated {
+            section: TABLE.to_owned(),
+            found: bytes.len() as u64,
+            expected: header.file_bytes.max(FIRST_SECTION),
+        });
+    };
+    check_digest(page, TABLE, &blake3::Hash::from_bytes(header.table_digest))?;
+    sections::decode(page, header.n_sections, header.file_bytes)
+}
+
+fn check_length(bytes: &[u8], header: &Header, sections: &[Section]) -> Result<(), PlanError> {
+    let (found, expected) = (bytes.len() as u64, header.file_bytes);
+    if found > expected {
+        return Err(PlanError::record("header", "file length", format!("{found} bytes"), format!("{expected} bytes")));
+    }
+    if found < expected {
+        let cut = sections.iter().find(|section| section.next_offset().is_none_or(|next| found < next));
+        let section = cut.map_or(TABLE, |section| &section.name).to_owned();
+        return Err(PlanError::Truncated { section, found, expected });
+    }
+    Ok(())
+}
+
+fn check_padding(bytes: &[u8], section: &Section) -> Result<(), PlanError> {
+    let start = (section.offset + section.bytes) as usize;
+    let end = section.next_offset().map_or(bytes.len(), |next| next as usize);
+    match bytes[start..end].iter().position(|&byte| byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(PlanError::Padding {
+            section: section.name.clone(),
+            offset: (start + at) as u64,
+            found: bytes[start + at],
+        }),
+    }
+}
+
+fn check_digest(bytes: &[u8], section: &str, expected: &blake3::Hash) -> Result<(), PlanError> {
+    let found = blake3::Hasher::new().update_rayon(bytes).finalize();
+    if found != *expected {
+        return Err(PlanError::Digest { section: section.to_owned(), found, expected: *expected });
+    }
+    Ok(())
+}
+
+fn decode_manifest(bytes: &[u8]) -> Result<Manifest, PlanError> {
+    serde_json::from_slice(bytes).map_err(|error| PlanError::Decode {
+        section: SectionKind::Manifest.name().to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn decode_program(bytes: &[u8]) -> Result<Program, PlanError> {
+    let section = SectionKind::Program.name();
+    let decode = |reason: String| PlanError::Decode { section: section.to_owned(), reason };
+    let (program, rest) = postcard::take_from_bytes(bytes).map_err(|error| decode(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(decode(format!("{} bytes follow it", rest.len())));
+    }
+    Ok(program)
+}

@@ -1,0 +1,141 @@
+//! Synthetic weights: every value is a function of the seed, the parameter's name and the element's logical place, so
+//! that any device draws the same bits in any order, whole or in parts.
+//!
+//! A draw is one 64-bit number: SplitMix64's mix (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+//! Generators", 2014) of a key and a counter. From there on only operations that IEEE 754 rounds exactly are used: a
+//! conversion of an integer below 2²⁴ to f32 (exact), one f32 product and one f32 sum, never fused.
+
+use crate::format::{Init, Layout, Transform, Weight, WeightFormat};
+
+/// Normal draws add four integers of 16 bits (Irwin–Hall): the sum's mean is this, twice 65535.
+const SUM_MEAN: i32 = 2 * 65_535;
+
+/// One over the standard deviation of that sum, √(4 · (65536² − 1) / 12) = 37837.2.
+/// Draws have mean 0 and variance 1, reach 3.46 and have an excess kurtosis of −0.3.
+const SUM_SCALE: f32 = 2.642_900_8e-5;
+
+/// 64 bits that depend on every bit of `x`; SplitMix64's finalizer.
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Hash of a parameter's name: 64-bit FNV-1a.
+pub fn parameter_hash(parameter: &str) -> u64 {
+    parameter.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The draws of one parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    key: u64,
+    offset: f32,
+    scale: f32,
+    normal: bool,
+}
+
+impl Draw {
+    /// Draws from `init` for the parameter whose name hashes to `parameter_hash`.
+    pub fn new(seed: u64, parameter_hash: u64, init: Init) -> Draw {
+        let key = mix(seed ^ mix(parameter_hash));
+        match init {
+            Init::Normal { mean, std } => Draw { key, offset: mean, scale: std * SUM_SCALE, normal: true },
+            Init::Uniform { low, high } => {
+                Draw { key, offset: low, scale: (high - low) * f32::EPSILON / 2.0, normal: false }
+            }
+        }
+    }
+
+    /// The value of element `index`, counted in the logical order \[groups, n, k\].
+    pub fn value(&self, index: u64) -> f32 {
+        let bits = mix(self.key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let integer = if self.normal {
+            let part = |shift: u32| ((bits >> shift) & 0xffff) as i32;
+            part(0) + part(16) + part(32) + part(48) - SUM_MEAN
+        } else {
+            (bits >> 40) as i32 // 24 bits; the scale carries 2⁻²⁴
+        };
+        let scaled = integer as f32 * self.scale;
+        scaled + self.offset
+    }
+}
+
+/// The value of one element: [`Draw::value`] for a single draw.
+pub fn value(seed: u64, parameter_hash: u64, index: u64, init: Init) -> f32 {
+    Draw::new(seed, parameter_hash, init).value(index)
+}
+
+/// Fills a whole packed weight; `out` has [`Weight::bytes`] bytes. Padding lanes become zero.
+pub fn fill(weight: &Weight, seed: u64, out: &mut [u8]) {
+    fill_range(weight, seed, 0, out);
+}
+
+/// Fills the part of a packed weight that begins at stored element `first`, as many whole elements as `out` holds:
+/// parts can be drawn by different threads.
+pub fn fill_range(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
+    let draw = Draw::new(seed, parameter_hash(&weight.parameter), weight.init);
+    match weight.format {
+        WeightFormat::F32 => fill_elements(&draw, weight.layout, first, out, f32::to_le_bytes),
+        WeightFormat::Bf16 => {
+            fill_elements(&draw, weight.layout, first, out, |x| half::bf16::from_f32(x).to_le_bytes())
+        }
+        WeightFormat::F16 => fill_elements(&draw, weight.layout, first, out, |x| half::f16::from_f32(x).to_le_bytes()),
+    }
+}
+
+/// Walks the stored order of `layout` from element `first`, one row of lanes at a time.
+fn fill_elements<const BYTES: usize>(
+    draw: &Draw,
+    layout: Layout,
+    first: u64,
+    out: &mut [u8],
+    encode: impl Fn(f32) -> [u8; BYTES],
+) {
+    let Layout { n, k, lanes, .. } = layout;
+    let panels = n.div_ceil(lanes);
+    let mut row = first / lanes; // (group · panels + panel) · k + j
+    let mut skip = first % lanes;
+    let mut out = out;
+    while !out.is_empty() {
+        let (j, panel) = (row % k, row / k % panels);
+        let group = row / k / panels;
+        let take = (lanes - skip).min(out.len() as u64 / BYTES as u64);
+        let (now, rest) = out.split_at_mut(take as usize * BYTES);
+        for (lane, element) in (skip..).zip(now.chunks_exact_mut(BYTES)) {
+            let i = panel * lanes + lane;
+            let value = if i < n { draw.value((group * n + i) * k + j) } else { 0.0 };
+            element.copy_from_slice(&encode(value));
+        }
+        if take == 0 {
+            return; // less than an element is left
+        }
+        out = rest;
+        skip = 0;
+        row += 1;
+    }
+}
+
+/// How a synthetic plan draws a parameter, by its canonical name and its shape in the checkpoint: scales of a trained
+/// model, so that norms, biases, decay rates and routers all matter and activations neither vanish nor explode.
+pub fn init_for(parameter: &str, shape: &[u64]) -> (Transform, Init) {
+    let inputs = shape.last().copied().unwrap_or(1).max(1) as f32;
+    let normal = |std: f32| Init::Normal { mean: 0.0, std };
+    let uniform = |low: f32, high: f32| Init::Uniform { low, high };
+    let init = match parameter {
+        name if name.ends_with("layernorm.weight") => uniform(0.5, 1.5),
+        name if name.ends_with("conv1d.weight") || name.ends_with("conv1d.bias") => uniform(-0.5, 0.5),
+        name if name.ends_with("A_log") => {
+            // A = −(0.5 … 16), in units of log₂ e as the transform leaves it
+            const LOG2_E: f32 = std::f32::consts::LOG2_E;
+            return (Transform::DecayRate, uniform(-16.0 * LOG2_E, -0.5 * LOG2_E));
+        }
+        name if name.ends_with("mamba.D") => Init::Normal { mean: 1.0, std: 0.3 },
+        name if name.ends_with("dt_proj.bias") => uniform(-6.9, -2.25), // softplus: 0.001 … 0.1
+        name if name.ends_with(".bias") => uniform(-0.1, 0.1),
+        name if name.ends_with("router.weight") => normal(2.0 / inputs.sqrt()),
+        name if name.ends_with("embed_tokens.weight") => normal(1.0),
+        _ => normal(1.0 / inputs.sqrt()),
+    };
+    (Transform::None, init)
+}

@@ -1,0 +1,159 @@
+//! A plan as text, for `jambac inspect`, `jamba info` and golden files. The same plan gives the same text.
+
+use std::fmt::Write;
+
+use crate::Plan;
+use crate::format::{Arg, Count, Entry, Init, Manifest, Program, Transform, Weight};
+
+/// Everything: manifest, memory, sections, kernels, weights, steps.
+pub fn plan(plan: &Plan<'_>) -> String {
+    let (model, program) = (plan.manifest(), plan.program());
+    [manifest(model), memory(model), sections(plan), kernels(program), weights(program), steps(program)].join("\n")
+}
+
+/// What the plan is.
+pub fn manifest(manifest: &Manifest) -> String {
+    let model = &manifest.model;
+    let limits = &manifest.limits;
+    let mut out = format!("model {}\n", model.name);
+    let ids = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let mut line = |name: &str, value: String| writeln!(out, "  {name:<16} {value}").expect("writing to a String");
+    line("parameters", model.n_parameters.to_string());
+    line("layers", model.n_layers.to_string());
+    line("d_model", model.d_model.to_string());
+    line("vocab", model.vocab.to_string());
+    line("bos", model.bos.map_or("none".to_owned(), |bos| bos.to_string()));
+    line("eos", ids(&model.eos));
+    for (group, format) in &model.formats {
+        line("weights", format!("{group} {format}"));
+    }
+    if let Some(seed) = manifest.synthetic_seed {
+        line("synthetic", format!("seed {seed}"));
+    }
+    line("targets", manifest.targets.join(", "));
+    line("passes", manifest.passes.join(", "));
+    line("max_context", limits.max_context.to_string());
+    line("max_sequences", limits.max_sequences.to_string());
+    line("kv_tokens", limits.kv_tokens.to_string());
+    line("prefill_chunk", limits.prefill_chunk.to_string());
+    line("max_outputs", limits.max_outputs.to_string());
+    line("compiler", manifest.compiler.clone());
+    out
+}
+
+/// Every byte that the open plan holds.
+pub fn memory(manifest: &Manifest) -> String {
+    let (memory, limits) = (&manifest.memory, &manifest.limits);
+    let mut out = "memory, bytes\n".to_owned();
+    let mut line = |name: &str, bytes: u64, note: String| {
+        writeln!(out, "  {:<16} {bytes:>14}{}{note}", name, if note.is_empty() { "" } else { "  " })
+            .expect("writing to a String");
+    };
+    line("weights", memory.weights, String::new());
+    line("arena", memory.arena, String::new());
+    line("state", memory.state_pool(limits), format!("{} × {}", limits.max_sequences, memory.state_slot));
+    let pages = limits.kv_tokens / crate::format::KV_PAGE_TOKENS;
+    line("kv", memory.kv_pool(limits), format!("{pages} pages × {}", memory.kv_page));
+    line("tables", memory.tables, String::new());
+    line("total", memory.total(limits), String::new());
+    out
+}
+
+/// The sections of the file.
+pub fn sections(plan: &Plan<'_>) -> String {
+    let mut out = "sections: offset, bytes, name, BLAKE3\n".to_owned();
+    for section in plan.sections() {
+        let digest = section.digest.to_hex();
+        writeln!(out, "  {:>12} {:>14}  {:<20} {}", section.offset, section.bytes, section.name, &digest[..16])
+            .expect("writing to a String");
+    }
+    out
+}
+
+/// The kernels by index.
+pub fn kernels(program: &Program) -> String {
+    let mut out = format!("kernels: {}\n", program.kernels.len());
+    for (index, kernel) in program.kernels.iter().enumerate() {
+        writeln!(out, "  k{index} {} ({} args)", kernel.symbol, kernel.n_args).expect("writing to a String");
+    }
+    out
+}
+
+/// The packed weights by index.
+pub fn weights(program: &Program) -> String {
+    let mut out = format!("weights: {}\n", program.weights.len());
+    for (index, weight) in program.weights.iter().enumerate() {
+        writeln!(out, "  w{index} {}", weight_line(weight)).expect("writing to a String");
+    }
+    out
+}
+
+fn weight_line(weight: &Weight) -> String {
+    let layout = weight.layout;
+    let transform = match weight.transform {
+        Transform::None => "",
+        Transform::DecayRate => " decay_rate",
+    };
+    let init = match weight.init {
+        Init::Normal { mean, std } => format!("normal({mean}, {std})"),
+        Init::Uniform { low, high } => format!("uniform({low}, {high})"),
+    };
+    format!(
+        "{} @{} {} bytes {} [{}, {}, {}] lanes {}{transform} init {init}",
+        weight.parameter,
+        weight.offset,
+        weight.bytes,
+        weight.format.name(),
+        layout.groups,
+        layout.n,
+        layout.k,
+        layout.lanes,
+    )
+}
+
+/// The steps of each entry; `|` begins a step that waits for all before it.
+pub fn steps(program: &Program) -> String {
+    program.entries.iter().map(|entry| entry_steps(program, entry)).collect::<Vec<_>>().join("\n")
+}
+
+fn entry_steps(program: &Program, entry: &Entry) -> String {
+    let logits = entry.logits;
+    let mut out = format!(
+        "entry {}: up to {} tokens, {} sequences, {} outputs; logits [outputs, {}] at arena+{}, stride {}\n",
+        entry.kind.name(),
+        entry.max_tokens,
+        entry.max_sequences,
+        entry.max_outputs,
+        logits.n,
+        logits.offset,
+        logits.row_stride,
+    );
+    for (index, step) in entry.steps.iter().enumerate() {
+        let symbol = program.kernels.get(step.kernel as usize).map_or("?", |kernel| &kernel.symbol);
+        let args: Vec<String> = step.args.iter().map(|&arg| argument(arg)).collect();
+        let barrier = if step.barrier { '|' } else { ' ' };
+        writeln!(out, "  {index:>4} {barrier} {symbol}({})  ; {}", args.join(", "), step.source)
+            .expect("writing to a String");
+    }
+    out
+}
+
+/// One argument: `arena+64`, `w3`, `state+0`, `kv+128`, `table ids`, `n_tokens`, `7`.
+pub fn argument(arg: Arg) -> String {
+    match arg {
+        Arg::Arena(offset) => format!("arena+{offset}"),
+        Arg::Weight(index) => format!("w{index}"),
+        Arg::State(offset) => format!("state+{offset}"),
+        Arg::Kv(offset) => format!("kv+{offset}"),
+        Arg::Table(table) => format!("table {}", table.name()),
+        Arg::Count(count, factor) => {
+            let name = match count {
+                Count::Tokens => "n_tokens",
+                Count::Sequences => "n_sequences",
+                Count::Outputs => "n_outputs",
+            };
+            if factor == 1 { name.to_owned() } else { format!("{name}·{factor}") }
+        }
+        Arg::Constant(value) => value.to_string(),
+    }
+}

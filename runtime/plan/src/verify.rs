@@ -1,0 +1,292 @@
+//! Every offset, count and index of a plan, checked once. A plan that passes is executed without another check.
+//!
+//! 1. sections: one manifest and program; weights unless they are synthetic; code for each target and no other
+//! 2. manifest: limits are counts that step tables (i32) can hold; memory follows from them
+//! 3. kernels: symbols are distinct C names
+//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format
+//! 5. entries: prefill and decode, once each, within the limits; logits inside the arena
+//! 6. steps: kernel index; number of arguments; each argument inside what it points into
+
+use std::collections::BTreeSet;
+
+use crate::PlanError;
+use crate::format::{ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Manifest, Program, Weight};
+use crate::sections::{Section, SectionKind, TABLE};
+use crate::tables;
+
+/// Step tables hold i32: no count, id or row may be larger.
+const MAX_COUNT: u64 = i32::MAX as u64;
+
+/// Most argument slots of a kernel.
+const MAX_ARGS: u32 = 1024;
+
+/// Bytes of the smallest element that an address in the arena or a state may point to.
+const ELEMENT_BYTES: u64 = 2;
+
+/// 1. Which sections there are, against what the manifest says.
+pub fn sections(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
+    let weights = sections.iter().find(|section| section.kind == SectionKind::Weights.code());
+    match (weights, manifest.synthetic_seed) {
+        (None, None) if manifest.memory.weights > 0 => {
+            return Err(PlanError::MissingSection { section: SectionKind::Weights.name().to_owned() });
+        }
+        (Some(section), Some(_)) => {
+            let found = format!("a weights section of {} bytes", section.bytes);
+            return Err(PlanError::record(TABLE, "weights", found, "none: the plan has synthetic weights"));
+        }
+        (Some(section), None) if section.bytes != manifest.memory.weights => {
+            let expected = format!("{}, the weights section's length", section.bytes);
+            return Err(PlanError::record("manifest", "memory.weights", manifest.memory.weights, expected));
+        }
+        _ => {}
+    }
+    let mut with_code = BTreeSet::new();
+    for target in sections.iter().filter_map(|section| section.name.strip_prefix("code/")) {
+        with_code.insert(target);
+    }
+    for target in &manifest.targets {
+        if !with_code.remove(target.as_str()) {
+            return Err(PlanError::MissingSection { section: format!("code/{target}") });
+        }
+    }
+    if let Some(target) = with_code.first() {
+        return Err(PlanError::record(
+            "manifest",
+            "targets",
+            format!("{:?}", manifest.targets),
+            format!("{target:?} too"),
+        ));
+    }
+    Ok(())
+}
+
+/// 2. Limits and memory.
+pub fn manifest(manifest: &Manifest) -> Result<(), PlanError> {
+    let complain =
+        |field: &str, found: u64, expected: String| Err(PlanError::record("manifest", field, found, expected));
+    let limits = &manifest.limits;
+    let counts = [
+        ("model.n_layers", manifest.model.n_layers),
+        ("model.d_model", manifest.model.d_model),
+        ("model.vocab", manifest.model.vocab),
+        ("limits.max_context", limits.max_context),
+        ("limits.max_sequences", limits.max_sequences),
+        ("limits.prefill_chunk", limits.prefill_chunk),
+        ("limits.max_outputs", limits.max_outputs),
+    ];
+    for (field, found) in counts {
+        if found == 0 || found > MAX_COUNT {
+            return complain(field, found, format!("1 … {MAX_COUNT}"));
+        }
+    }
+    if limits.kv_tokens > MAX_COUNT || !limits.kv_tokens.is_multiple_of(KV_PAGE_TOKENS) {
+        return complain(
+            "limits.kv_tokens",
+            limits.kv_tokens,
+            format!("a multiple of {KV_PAGE_TOKENS} up to {MAX_COUNT}"),
+        );
+    }
+    if let Some(bos) = manifest.model.bos.filter(|&bos| u64::from(bos) >= manifest.model.vocab) {
+        return complain("model.bos", bos.into(), format!("a token below {}", manifest.model.vocab));
+    }
+
+    let memory = &manifest.memory;
+    let aligned =
+        [("memory.arena", memory.arena), ("memory.state_slot", memory.state_slot), ("memory.kv_page", memory.kv_page)];
+    for (field, found) in aligned {
+        if !found.is_multiple_of(ALIGN_BYTES) {
+            return complain(field, found, format!("a multiple of {ALIGN_BYTES}"));
+        }
+    }
+    if memory.tables != tables::table_bytes(limits) {
+        return complain("memory.tables", memory.tables, format!("{}, from the limits", tables::table_bytes(limits)));
+    }
+    if memory.kv_page > 0 && limits.kv_tokens == 0 {
+        return complain("limits.kv_tokens", 0, "tokens: the model has attention layers".to_owned());
+    }
+    let total = memory
+        .state_slot
+        .checked_mul(limits.max_sequences)
+        .zip(memory.kv_page.checked_mul(limits.kv_tokens / KV_PAGE_TOKENS))
+        .and_then(|(state, kv)| state.checked_add(kv)?.checked_add(memory.arena)?.checked_add(memory.weights))
+        .and_then(|sum| sum.checked_add(memory.tables))
+        .filter(|&total| total <= isize::MAX as u64);
+    if total.is_none() {
+        let found = "more than an address space holds";
+        return Err(PlanError::record("manifest", "memory", found, format!("at most {} bytes", isize::MAX)));
+    }
+
+    if manifest.targets.is_empty() {
+        return Err(PlanError::record("manifest", "targets", "none", "at least one"));
+    }
+    let distinct: BTreeSet<&String> = manifest.targets.iter().collect();
+    if distinct.len() != manifest.targets.len() {
+        return Err(PlanError::record("manifest", "targets", format!("{:?}", manifest.targets), "each once"));
+    }
+    Ok(())
+}
+
+/// 3 … 6. The program, against the manifest.
+pub fn program(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
+    kernels(program)?;
+    weights(manifest, program)?;
+    for kind in [EntryKind::Prefill, EntryKind::Decode] {
+        let found = program.entries.iter().filter(|entry| entry.kind == kind).count();
+        if found != 1 {
+            return Err(PlanError::record("program", format!("entries: {}", kind.name()), found, "1"));
+        }
+    }
+    for (index, found) in program.entries.iter().enumerate() {
+        entry(manifest, program, found, &format!("entries[{index}]"))?;
+    }
+    Ok(())
+}
+
+fn kernels(program: &Program) -> Result<(), PlanError> {
+    let mut symbols = BTreeSet::new();
+    for (index, kernel) in program.kernels.iter().enumerate() {
+        let field = |what: &str| format!("kernels[{index}].{what}");
+        let c_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+        if kernel.symbol.is_empty() || !kernel.symbol.bytes().all(c_name) || !symbols.insert(&kernel.symbol) {
+            let found = format!("{:?}", kernel.symbol);
+            return Err(PlanError::record("program", field("symbol"), found, "a name that a linker takes, once"));
+        }
+        if kernel.n_args > MAX_ARGS {
+            return Err(PlanError::record("program", field("n_args"), kernel.n_args, format!("at most {MAX_ARGS}")));
+        }
+    }
+    Ok(())
+}
+
+fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
+    let mut end_of_last = 0;
+    for (index, weight) in program.weights.iter().enumerate() {
+        let complain = |what: &str, found: String, expected: String| {
+            let field = format!("weights[{index}].{what} ({})", weight.parameter);
+            Err(PlanError::record("program", field, found, expected))
+        };
+        if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end_of_last {
+            let expected = format!("a multiple of {ALIGN_BYTES} from {end_of_last} on");
+            return complain("offset", weight.offset.to_string(), expected);
+        }
+        let Some(bytes) = bytes_of(weight) else {
+            return complain("layout", format!("{:?}", weight.layout), "sizes from 1 on that fit memory".to_owned());
+        };
+        if weight.bytes != bytes {
+            return complain("bytes", weight.bytes.to_string(), format!("{bytes}, from layout and format"));
+        }
+        end_of_last = match weight.offset.checked_add(bytes) {
+            Some(end) if end <= manifest.memory.weights => end,
+            _ => {
+                let found = format!("{bytes} bytes at {}", weight.offset);
+                return complain(
+                    "bytes",
+                    found,
+                    format!("an end inside the {} bytes of weights", manifest.memory.weights),
+                );
+            }
+        };
+        let drawable = match weight.init {
+            Init::Normal { mean, std } => mean.is_finite() && std.is_finite() && std >= 0.0,
+            Init::Uniform { low, high } => low.is_finite() && high.is_finite() && low <= high,
+        };
+        if !drawable {
+            return complain("init", format!("{:?}", weight.init), "finite numbers, no negative width".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a weight by its layout; None when a size is 0 or the product overflows.
+fn bytes_of(weight: &Weight) -> Option<u64> {
+    let layout = weight.layout;
+    if [layout.groups, layout.n, layout.k, layout.lanes].contains(&0) {
+        return None;
+    }
+    let panels = layout.n.div_ceil(layout.lanes).checked_mul(layout.lanes)?;
+    layout.groups.checked_mul(panels)?.checked_mul(layout.k)?.checked_mul(weight.format.bytes())
+}
+
+fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Result<(), PlanError> {
+    let complain = |what: &str, found: u64, expected: String| {
+        Err(PlanError::record("program", format!("{at}.{what}"), found, expected))
+    };
+    let limits = &manifest.limits;
+    let counts = [
+        ("max_tokens", entry.max_tokens, tables::max_tokens(limits)),
+        ("max_sequences", entry.max_sequences, limits.max_sequences),
+        ("max_outputs", entry.max_outputs, limits.max_outputs),
+    ];
+    for (what, found, most) in counts {
+        if found == 0 || found > most {
+            return complain(what, found, format!("1 … {most}, from the limits"));
+        }
+    }
+
+    const F32_BYTES: u64 = 4;
+    let logits = &entry.logits;
+    if logits.n != manifest.model.vocab {
+        return complain("logits.n", logits.n, format!("{}, the vocabulary", manifest.model.vocab));
+    }
+    if !logits.offset.is_multiple_of(ALIGN_BYTES) {
+        return complain("logits.offset", logits.offset, format!("a multiple of {ALIGN_BYTES}"));
+    }
+    if logits.row_stride < logits.n * F32_BYTES || !logits.row_stride.is_multiple_of(F32_BYTES) {
+        return complain("logits.row_stride", logits.row_stride, format!("rows of {} f32", logits.n));
+    }
+    let end = (entry.max_outputs - 1)
+        .checked_mul(logits.row_stride)
+        .and_then(|last| last.checked_add(logits.offset)?.checked_add(logits.n * F32_BYTES));
+    if end.is_none_or(|end| end > manifest.memory.arena) {
+        let expected = format!("{} rows inside the arena of {} bytes", entry.max_outputs, manifest.memory.arena);
+        return complain("logits.offset", logits.offset, expected);
+    }
+
+    for (index, step) in entry.steps.iter().enumerate() {
+        let step_at = || format!("{at}.steps[{index}]");
+        let Some(kernel) = program.kernels.get(step.kernel as usize) else {
+            let field = format!("{}.kernel", step_at());
+            return Err(PlanError::record("program", field, step.kernel, format!("below {}", program.kernels.len())));
+        };
+        if step.args.len() != kernel.n_args as usize {
+            let field = format!("{}.args", step_at());
+            let expected = format!("{}, as {} takes", kernel.n_args, kernel.symbol);
+            return Err(PlanError::record("program", field, step.args.len(), expected));
+        }
+        for (slot, &arg) in step.args.iter().enumerate() {
+            argument(manifest, program, arg).map_err(|expected| {
+                let field = format!("{}.args[{slot}]", step_at());
+                PlanError::record("program", field, format!("{arg:?}"), expected)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Says what was expected of an argument that makes no sense.
+fn argument(manifest: &Manifest, program: &Program, arg: Arg) -> Result<(), String> {
+    let inside = |offset: u64, bytes: u64, what: &str| {
+        if offset < bytes && offset.is_multiple_of(ELEMENT_BYTES) {
+            return Ok(());
+        }
+        Err(format!("an even offset below the {bytes} bytes of {what}"))
+    };
+    match arg {
+        Arg::Arena(offset) => inside(offset, manifest.memory.arena, "the arena"),
+        Arg::State(offset) => inside(offset, manifest.memory.state_slot, "a state slot"),
+        Arg::Kv(offset) => inside(offset, manifest.memory.kv_page, "a KV page"),
+        Arg::Weight(index) if (index as usize) < program.weights.len() => Ok(()),
+        Arg::Weight(_) => Err(format!("a weight below {}", program.weights.len())),
+        Arg::Table(_) | Arg::Count(..) | Arg::Constant(_) => Ok(()),
+    }
+}
+
+impl EntryKind {
+    /// The name people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            EntryKind::Prefill => "prefill",
+            EntryKind::Decode => "decode",
+        }
+    }
+}

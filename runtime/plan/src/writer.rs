@@ -1,0 +1,192 @@
+//! Writes a plan, one section after another, hashing on the way: weights of any size stream through.
+//!
+//! The bytes go to a temporary file beside the target, which takes the target's name only when the plan is whole: a
+//! build that fails loses nothing. The same sections give the same bytes.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::PlanError;
+use crate::format::{Manifest, Program};
+use crate::header::{HEADER_BYTES, Header, OLDEST_READER, VERSION};
+use crate::sections::{self, FIRST_SECTION, MAX_SECTIONS, Section, SectionKind, TABLE};
+
+/// Bytes that are hashed and written at once.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A plan being written. Dropping it before [`PlanWriter::finish`] removes the temporary file.
+#[derive(Debug)]
+pub struct PlanWriter {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+    sections: Vec<Section>,
+    next: u64,
+}
+
+impl PlanWriter {
+    /// Begins a plan that will be at `path`.
+    pub fn create(path: impl Into<PathBuf>) -> Result<PlanWriter, PlanError> {
+        let path = path.into();
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let created = tempfile::Builder::new()
+            .prefix(".jamba-plan-")
+            .permissions(Permissions::from_mode(0o666)) // less the umask
+            .tempfile_in(folder);
+        match created {
+            Ok(file) => Ok(PlanWriter { path, file, sections: Vec::new(), next: FIRST_SECTION }),
+            Err(source) => Err(PlanError::Io { path, action: "create a file beside", source }),
+        }
+    }
+
+    /// Adds the manifest.
+    pub fn manifest(&mut self, manifest: &Manifest) -> Result<(), PlanError> {
+        let kind = SectionKind::Manifest;
+        let bytes = serde_json::to_vec_pretty(manifest)
+            .map_err(|error| PlanError::Decode { section: kind.name().to_owned(), reason: error.to_string() })?;
+        self.section(kind, kind.name(), &bytes)
+    }
+
+    /// Adds the program.
+    pub fn program(&mut self, program: &Program) -> Result<(), PlanError> {
+        let kind = SectionKind::Program;
+        let bytes = postcard::to_stdvec(program)
+            .map_err(|error| PlanError::Decode { section: kind.name().to_owned(), reason: error.to_string() })?;
+        self.section(kind, kind.name(), &bytes)
+    }
+
+    /// Adds the code for one target: an ELF shared object.
+    pub fn code(&mut self, target: &str, elf: &[u8]) -> Result<(), PlanError> {
+        self.section(SectionKind::Code, &format!("code/{target}"), elf)
+    }
+
+    /// Adds a section whose bytes are at hand.
+    pub fn section(&mut self, kind: SectionKind, name: &str, bytes: &[u8]) -> Result<(), PlanError> {
+        self.stream_section(kind, name, |out| {
+            out.write_all(bytes).map_err(|source| PlanError::Io {
+                path: PathBuf::from(name),
+                action: "write the section",
+                source,
+            })
+        })
+        .map(|_| ())
+    }
+
+    /// Adds a section that `fill` writes; returns its length in bytes. What `fill` refuses with is returned as it is.
+    pub fn stream_section<E: From<PlanError>>(
+        &mut self,
+        kind: SectionKind,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        self.check_name(kind, name)?;
+        self.file.as_file_mut().seek(SeekFrom::Start(self.next)).map_err(|source| self.io("seek in", source))?;
+        let mut out = Hashing {
+            file: self.file.as_file_mut(),
+            hasher: blake3::Hasher::new(),
+            buffer: Vec::with_capacity(CHUNK_BYTES),
+            bytes: 0,
+        };
+        fill(&mut out)?;
+        out.flush_buffer().map_err(|source| PlanError::Io { path: self.path.clone(), action: "write", source })?;
+        let section = Section {
+            kind: kind.code(),
+            name: name.to_owned(),
+            offset: self.next,
+            bytes: out.bytes,
+            digest: out.hasher.finalize(),
+        };
+        self.next =
+            section.next_offset().ok_or_else(|| PlanError::record(TABLE, name, out.bytes, "a length that fits"))?;
+        self.sections.push(section);
+        Ok(out.bytes)
+    }
+
+    /// Writes header and table, and gives the file its name. Returns its length in bytes.
+    pub fn finish(mut self) -> Result<u64, PlanError> {
+        let table = sections::encode(&self.sections);
+        let header = Header {
+            version: VERSION,
+            oldest_reader: OLDEST_READER,
+            file_bytes: self.next,
+            n_sections: self.sections.len() as u32,
+            table_digest: *blake3::hash(&table).as_bytes(),
+        };
+        let write = |file: &mut File| {
+            file.set_len(header.file_bytes)?; // the gaps that seeking left are zero
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&header.encode())?;
+            debug_assert_eq!(file.stream_position()?, HEADER_BYTES as u64);
+            file.write_all(&table)?;
+            file.sync_all()
+        };
+        write(self.file.as_file_mut()).map_err(|source| self.io("write", source))?;
+        match self.file.persist(&self.path) {
+            Ok(_) => Ok(header.file_bytes),
+            Err(error) => Err(PlanError::Io { path: self.path, action: "rename a file to", source: error.error }),
+        }
+    }
+
+    fn check_name(&self, kind: SectionKind, name: &str) -> Result<(), PlanError> {
+        if !sections::name_fits(name) || !kind.accepts(name) {
+            return Err(PlanError::record(TABLE, "name", format!("{name:?}"), kind.name()));
+        }
+        if self.sections.iter().any(|section| section.name == name) {
+            return Err(PlanError::record(TABLE, "name", format!("{name:?}, again"), "a new name"));
+        }
+        if self.sections.len() == MAX_SECTIONS {
+            return Err(PlanError::record(TABLE, name, "one section more", format!("at most {MAX_SECTIONS}")));
+        }
+        Ok(())
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> PlanError {
+        PlanError::Io { path: self.path.clone(), action, source }
+    }
+}
+
+/// Hashes what it writes, in chunks that are large enough for several threads.
+struct Hashing<'a> {
+    file: &'a mut File,
+    hasher: blake3::Hasher,
+    buffer: Vec<u8>,
+    bytes: u64,
+}
+
+impl Hashing<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update_rayon(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes)
+    }
+
+    fn flush_buffer(&mut self) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.put(&buffer)?;
+        self.buffer = buffer;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > CHUNK_BYTES {
+            self.flush_buffer()?;
+        }
+        if bytes.len() >= CHUNK_BYTES {
+            self.put(bytes)?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flush_buffer()
+    }
+}
