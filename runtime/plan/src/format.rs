@@ -327,3 +327,27 @@ pub enum Count {
     /// Rows of logits.
     Outputs,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Layout;
+
+    #[test]
+    fn layout_visits_every_stored_element_once_in_order() {
+        let layout = Layout { groups: 2, n: 5, k: 3, lanes: 4 };
+        let mut stored = 0;
+        for group in 0..2 {
+            for panel in 0..2 {
+                for j in 0..3 {
+                    for lane in 0..4 {
+                        if panel * 4 + lane < 5 {
+                            assert_eq!(layout.index(group, panel * 4 + lane, j), stored);
+                        }
+                        stored += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(layout.elements(), stored);
+    }
+}

@@ -5,6 +5,8 @@
 //! views; [`verify`] checks every offset, count and index of the program; after that nothing is checked again.
 
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod format;
 pub mod header;
 pub mod reader;

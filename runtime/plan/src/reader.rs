@@ -167,3 +167,133 @@ fn decode_program(bytes: &[u8]) -> Result<Program, PlanError> {
     }
     Ok(program)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::format::{PAGE_BYTES, SLACK_BYTES};
+
+    /// What a fault at `offset` should name.
+    fn section_at(plan: &Plan<'_>, offset: u64) -> String {
+        match offset {
+            _ if offset < PAGE_BYTES => "header".to_owned(),
+            _ if offset < FIRST_SECTION => TABLE.to_owned(),
+            _ => plan.sections.iter().rfind(|section| section.offset <= offset).unwrap().name.clone(),
+        }
+    }
+
+    fn refusal(bytes: &[u8]) -> PlanError {
+        Plan::parse(bytes).expect_err("a damaged plan must be refused")
+    }
+
+    #[test]
+    fn reads_what_was_written() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        assert_eq!(plan.manifest(), &fixture::manifest());
+        assert_eq!(plan.program(), &fixture::program());
+        assert_eq!(plan.code("x86-64-v2"), Some(&b"code for x86-64-v2"[..]));
+        assert_eq!(plan.section(SectionKind::Tokenizer), Some(&b"{}"[..]));
+        assert_eq!(plan.section(SectionKind::ChatTemplate), None);
+        let weights: Vec<u8> = (0..160).collect();
+        assert_eq!(plan.section(SectionKind::Weights), Some(&weights[..]));
+        assert!(bytes.len() as u64 - plan.weights_range().unwrap().end as u64 >= SLACK_BYTES);
+    }
+
+    #[test]
+    fn same_input_gives_the_same_bytes() {
+        assert_eq!(fixture::plan(), fixture::plan());
+    }
+
+    #[test]
+    fn every_changed_byte_is_refused_by_name() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        let dense = plan.sections.iter().find(|section| section.name == "program").unwrap().next_offset().unwrap();
+        let offsets = (0..dense).chain((dense..bytes.len() as u64).step_by(97));
+        let mut damaged = bytes.clone();
+        for offset in offsets {
+            let at = offset as usize;
+            damaged[at] ^= 1 << (at % 8);
+            assert_eq!(refusal(&damaged).section(), Some(&*section_at(&plan, offset)), "byte {offset}");
+            damaged[at] = bytes[at];
+        }
+        Plan::parse(&damaged).unwrap();
+    }
+
+    #[test]
+    fn every_cut_is_refused_by_name() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        for length in 0..bytes.len() {
+            let error = refusal(&bytes[..length]);
+            match error {
+                PlanError::NotAPlan { .. } => assert_eq!(length, 0),
+                PlanError::Truncated { section, found, .. } => {
+                    assert_eq!((section, found), (section_at(&plan, length as u64), length as u64));
+                }
+                other => panic!("cut at {length}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_refused() {
+        let mut bytes = fixture::plan();
+        bytes.push(0);
+        assert_eq!(refusal(&bytes).section(), Some("header"));
+    }
+
+    #[test]
+    fn other_files_and_newer_formats_are_refused() {
+        assert!(matches!(refusal(b"\x7fELF, more than eight"), PlanError::NotAPlan { .. }));
+        let mut bytes = fixture::plan();
+        let mut header = Header::decode(&bytes).unwrap();
+        (header.version, header.oldest_reader) = (9, 7);
+        bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+        assert!(matches!(refusal(&bytes), PlanError::NewerFormat { version: 9, oldest_reader: 7, ours: 1 }));
+    }
+
+    /// Records that make no sense although their digests are right.
+    #[test]
+    fn bad_records_of_the_table_are_refused() {
+        type Spoil = fn(&mut Header, &mut Vec<Section>);
+        let cases: [(&str, Spoil); 8] = [
+            ("records[1].offset", |_, sections| sections[1].offset += PAGE_BYTES),
+            ("records[0].offset", |_, sections| sections.swap(0, 1)),
+            ("records[2].length", |_, sections| sections[2].bytes = u64::MAX - 5),
+            ("records[0].name", |_, sections| sections[0].name = "program".to_owned()),
+            ("records[3].name", |_, sections| sections[3].name = sections[2].name.clone()),
+            ("file length", |header, _| header.file_bytes += PAGE_BYTES),
+            ("records[5]", |header, _| header.n_sections -= 1),
+            ("number of sections", |header, _| header.n_sections = 33),
+        ];
+        for (expected, spoil) in cases {
+            let mut bytes = fixture::plan();
+            let plan = Plan::parse(&bytes).unwrap();
+            let (mut header, mut sections) = (plan.header.clone(), plan.sections.clone());
+            spoil(&mut header, &mut sections);
+            let table = sections::encode(&sections);
+            header.table_digest = *blake3::hash(&table).as_bytes();
+            bytes[HEADER_BYTES..HEADER_BYTES + TABLE_BYTES].copy_from_slice(&table);
+            bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+            match refusal(&bytes) {
+                PlanError::Record { field, .. } => assert_eq!(field, expected),
+                other => panic!("{expected}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn weights_may_go_unread_and_nothing_else() {
+        let bytes = fixture::plan();
+        let weights = Plan::parse(&bytes).unwrap().weights_range().unwrap();
+        let mut damaged = bytes.clone();
+        damaged[weights.start] ^= 1;
+        Plan::parse_with(&damaged, Verify::AllButWeights).unwrap();
+        damaged[weights.end] ^= 1;
+        let error = Plan::parse_with(&damaged, Verify::AllButWeights).unwrap_err();
+        assert!(matches!(error, PlanError::Padding { .. }), "{error}");
+    }
+}

@@ -157,3 +157,65 @@ pub fn argument(arg: Arg) -> String {
         Arg::Constant(value) => value.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Plan, fixture};
+
+    #[test]
+    fn lists_everything() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        expect_test::expect![[r#"
+            model fixture
+              parameters       21
+              layers           1
+              d_model          3
+              vocab            5
+              bos              1
+              eos              2
+              weights          linear bf16
+              targets          x86-64-v3, x86-64-v2
+              passes           fuse-qkv
+              max_context      64
+              max_sequences    2
+              kv_tokens        128
+              prefill_chunk    8
+              max_outputs      4
+              compiler         0.1.0
+
+            memory, bytes
+              weights                     160
+              arena                       256
+              state                       128  2 × 64
+              kv                         1024  8 pages × 128
+              tables                      448
+              total                      2016
+
+            sections: offset, bytes, name, BLAKE3
+                      8192            645  manifest             e9ea49e3145d2b3f
+                     12288            247  program              c0c5f96bf57716f0
+                     16384             18  code/x86-64-v3       a693e509c358a661
+                     20480             18  code/x86-64-v2       dc796423677bb315
+                     24576              2  tokenizer            6e46dd10defc9b56
+                     28672            160  weights              4eeaf67454f501a7
+
+            kernels: 2
+              k0 embed_bf16 (4 args)
+              k1 mix_f32 (5 args)
+
+            weights: 2
+              w0 model.embed_tokens.weight @0 48 bytes bf16 [1, 5, 3] lanes 8 init normal(0, 1)
+              w1 model.final_layernorm.weight @64 32 bytes f32 [1, 3, 1] lanes 8 init normal(0, 1)
+
+            entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+64, stride 32
+                 0   embed_bf16(table ids, w0, arena+0, n_tokens)  ; model.embed_tokens
+                 1 | mix_f32(arena+64, state+8, kv+64, w1, 7)  ; layers.0.mamba
+
+            entry decode: up to 2 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+64, stride 32
+                 0   embed_bf16(table ids, w0, arena+0, n_tokens)  ; model.embed_tokens
+                 1 | mix_f32(arena+64, state+8, kv+64, w1, 7)  ; layers.0.mamba
+        "#]]
+        .assert_eq(&super::plan(&plan));
+    }
+}

@@ -290,3 +290,105 @@ impl EntryKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::format::{Count, Layout, Table, WeightFormat};
+    use crate::reader::Plan;
+
+    type Spoil = fn(&mut Manifest, &mut Program);
+
+    /// Every rule of this file, broken once; `entries[1].steps[0]` and the like say which.
+    const CASES: &[(&str, Spoil)] = &[
+        ("model.vocab", |m, _| m.model.vocab = 0),
+        ("model.bos", |m, _| m.model.bos = Some(5)),
+        ("limits.max_context", |m, _| m.limits.max_context = 1 << 31),
+        ("limits.kv_tokens", |m, _| m.limits.kv_tokens = 120),
+        ("limits.kv_tokens", |m, _| m.limits.kv_tokens = 0),
+        ("limits.max_outputs", |m, _| m.limits.max_outputs = 0),
+        ("memory.arena", |m, _| m.memory.arena = 250),
+        ("memory.state_slot", |m, _| m.memory.state_slot = 65),
+        ("memory.kv_page", |m, _| m.memory.kv_page = 32),
+        ("memory.tables", |m, _| m.memory.tables += 64),
+        ("memory.tables", |m, _| m.limits.prefill_chunk = 80),
+        ("memory.weights", |m, _| m.memory.weights += 64),
+        ("memory", |m, _| m.memory.state_slot = 1 << 63),
+        ("targets", |m, _| m.targets = Vec::new()),
+        ("kernels[1].symbol", |_, p| p.kernels[1].symbol = "embed_bf16".to_owned()),
+        ("kernels[0].symbol", |_, p| p.kernels[0].symbol = "embed\0".to_owned()),
+        ("kernels[0].n_args", |_, p| p.kernels[0].n_args = 1 << 20),
+        ("weights[1].offset", |_, p| p.weights[1].offset = 65),
+        ("weights[1].offset", |_, p| p.weights[1].offset = 0),
+        ("weights[1].bytes", |_, p| p.weights[1].bytes = 48),
+        ("weights[1].bytes", |_, p| p.weights[1].offset = 192),
+        ("weights[0].bytes", |_, p| p.weights[0].format = WeightFormat::F32),
+        ("weights[0].layout", |_, p| p.weights[0].layout.lanes = 0),
+        ("weights[0].layout", |_, p| p.weights[0].layout = Layout { groups: 1 << 40, n: 1 << 40, k: 1, lanes: 1 }),
+        ("weights[0].init", |_, p| p.weights[0].init = Init::Normal { mean: 0.0, std: f32::NAN }),
+        ("entries: decode", |_, p| p.entries.truncate(1)),
+        ("entries: prefill", |_, p| p.entries[1].kind = EntryKind::Prefill),
+        ("entries[0].max_tokens", |_, p| p.entries[0].max_tokens = 9),
+        ("entries[1].max_sequences", |_, p| p.entries[1].max_sequences = 3),
+        ("entries[1].max_outputs", |_, p| p.entries[1].max_outputs = 0),
+        ("entries[0].logits.n", |_, p| p.entries[0].logits.n = 4),
+        ("entries[0].logits.offset", |_, p| p.entries[0].logits.offset = 68),
+        ("entries[0].logits.offset", |_, p| p.entries[0].logits.offset = 192),
+        ("entries[0].logits.row_stride", |_, p| p.entries[0].logits.row_stride = 16),
+        ("entries[0].steps[1].kernel", |_, p| p.entries[0].steps[1].kernel = 2),
+        ("entries[1].steps[0].args", |_, p| p.entries[1].steps[0].args.truncate(3)),
+        ("entries[1].steps[0].args[2]", |_, p| p.entries[1].steps[0].args[2] = Arg::Arena(256)),
+        ("entries[1].steps[0].args[2]", |_, p| p.entries[1].steps[0].args[2] = Arg::Arena(3)),
+        ("entries[1].steps[1].args[1]", |_, p| p.entries[1].steps[1].args[1] = Arg::State(64)),
+        ("entries[1].steps[1].args[2]", |_, p| p.entries[1].steps[1].args[2] = Arg::Kv(128)),
+        ("entries[1].steps[1].args[3]", |_, p| p.entries[1].steps[1].args[3] = Arg::Weight(2)),
+    ];
+
+    #[test]
+    fn every_rule_has_a_plan_that_breaks_it() {
+        for (expected, spoil) in CASES {
+            let (mut manifest, mut program) = (fixture::manifest(), fixture::program());
+            spoil(&mut manifest, &mut program);
+            match Plan::parse(&fixture::write(&manifest, &program)) {
+                Err(PlanError::Record { field, .. }) if field.split(" (").next() == Some(expected) => {}
+                Err(other) => panic!("{expected}: {other}"),
+                Ok(_) => panic!("{expected}: accepted"),
+            }
+        }
+    }
+
+    #[test]
+    fn code_and_targets_must_agree() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        let mut manifest = fixture::manifest();
+        manifest.targets.push("x86-64-v4".to_owned());
+        let error = sections(&manifest, plan.sections()).unwrap_err();
+        assert_eq!(error.section(), Some("code/x86-64-v4"));
+        manifest.targets.truncate(1);
+        let error = sections(&manifest, plan.sections()).unwrap_err();
+        assert!(error.to_string().contains("x86-64-v2"), "{error}");
+    }
+
+    #[test]
+    fn a_seed_stands_in_for_the_weights() {
+        let bytes = fixture::plan();
+        let plan = Plan::parse(&bytes).unwrap();
+        let mut manifest = fixture::manifest();
+        manifest.synthetic_seed = Some(1);
+        assert!(sections(&manifest, plan.sections()).unwrap_err().to_string().contains("synthetic"));
+        let but_weights: Vec<Section> = plan.sections().iter().filter(|s| s.name != "weights").cloned().collect();
+        sections(&manifest, &but_weights).unwrap();
+        manifest.synthetic_seed = None;
+        assert_eq!(sections(&manifest, &but_weights).unwrap_err().section(), Some("weights"));
+    }
+
+    #[test]
+    fn any_count_and_table_is_an_argument() {
+        let (manifest, program) = (fixture::manifest(), fixture::program());
+        for arg in [Arg::Count(Count::Outputs, 2), Arg::Table(Table::Pages), Arg::Constant(u64::MAX)] {
+            argument(&manifest, &program, arg).unwrap();
+        }
+    }
+}

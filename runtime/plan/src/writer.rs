@@ -190,3 +190,60 @@ impl Write for Hashing<'_> {
         self.flush_buffer()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_plan_that_fails_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.plan");
+        std::fs::write(&path, "old").unwrap();
+        let mut writer = PlanWriter::create(&path).unwrap();
+        writer.section(SectionKind::Manifest, "manifest", b"{}").unwrap();
+        let refused = writer.stream_section(SectionKind::Weights, "weights", |_| {
+            Err(PlanError::MissingSection { section: "lost".to_owned() })
+        });
+        assert!(matches!(refused, Err(PlanError::MissingSection { .. })));
+        drop(writer);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["a.plan"]);
+    }
+
+    #[test]
+    fn names_follow_the_kind_and_occur_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = PlanWriter::create(folder.path().join("a.plan")).unwrap();
+        assert!(writer.section(SectionKind::Manifest, "program", b"").is_err());
+        assert!(writer.section(SectionKind::Code, "code/", b"").is_err());
+        writer.code("x86-64-v3", b"").unwrap();
+        assert!(writer.code("x86-64-v3", b"").is_err());
+        assert!(writer.code(&"x".repeat(60), b"").is_err());
+    }
+
+    #[test]
+    fn streaming_in_pieces_is_writing_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * CHUNK_BYTES + 5).map(|i| (i * 7 + i / 251) as u8).collect();
+        let write = |name: &str, piece: usize| {
+            let path = folder.path().join(name);
+            let mut writer = PlanWriter::create(&path).unwrap();
+            let written = writer.stream_section(SectionKind::Weights, "weights", |out| {
+                bytes.chunks(piece).for_each(|piece| out.write_all(piece).unwrap());
+                Ok::<(), PlanError>(())
+            });
+            assert_eq!(written.unwrap(), bytes.len() as u64);
+            writer.finish().unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let whole = write("whole", bytes.len());
+        assert_eq!(&whole[FIRST_SECTION as usize..][..bytes.len()], &bytes);
+        assert!(whole == write("small", 1000) && whole == write("large", CHUNK_BYTES + 3));
+    }
+}

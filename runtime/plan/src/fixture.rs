@@ -1,0 +1,103 @@
+//! A small plan that has one of everything, for tests.
+
+use crate::PlanWriter;
+use crate::format::*;
+use crate::sections::SectionKind;
+use crate::tables::table_bytes;
+
+pub(crate) fn manifest() -> Manifest {
+    let limits = Limits { max_context: 64, max_sequences: 2, kv_tokens: 128, prefill_chunk: 8, max_outputs: 4 };
+    Manifest {
+        compiler: "0.1.0".to_owned(),
+        model: Model {
+            name: "fixture".to_owned(),
+            n_parameters: 21,
+            n_layers: 1,
+            d_model: 3,
+            vocab: 5,
+            bos: Some(1),
+            eos: vec![2],
+            formats: vec![("linear".to_owned(), "bf16".to_owned())],
+        },
+        memory: Memory { arena: 256, state_slot: 64, kv_page: 128, weights: 160, tables: table_bytes(&limits) },
+        limits,
+        targets: vec!["x86-64-v3".to_owned(), "x86-64-v2".to_owned()],
+        native_features: Vec::new(),
+        passes: vec!["fuse-qkv".to_owned()],
+        synthetic_seed: None,
+    }
+}
+
+pub(crate) fn program() -> Program {
+    let weight = |parameter: &str, offset: u64, bytes: u64, layout: Layout, format: WeightFormat| Weight {
+        parameter: parameter.to_owned(),
+        offset,
+        bytes,
+        layout,
+        format,
+        transform: Transform::None,
+        init: Init::Normal { mean: 0.0, std: 1.0 },
+    };
+    let entry = |kind: EntryKind, max_tokens: u64| Entry {
+        kind,
+        max_tokens,
+        max_sequences: 2,
+        max_outputs: 4,
+        logits: Logits { offset: 64, row_stride: 32, n: 5 },
+        steps: vec![
+            Step {
+                kernel: 0,
+                barrier: false,
+                args: vec![Arg::Table(Table::Ids), Arg::Weight(0), Arg::Arena(0), Arg::Count(Count::Tokens, 1)],
+                source: "model.embed_tokens".to_owned(),
+            },
+            Step {
+                kernel: 1,
+                barrier: true,
+                args: vec![Arg::Arena(64), Arg::State(8), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7)],
+                source: "layers.0.mamba".to_owned(),
+            },
+        ],
+    };
+    let embedding = Layout { groups: 1, n: 5, k: 3, lanes: 8 };
+    let norm = Layout { groups: 1, n: 3, k: 1, lanes: 8 };
+    Program {
+        kernels: vec![
+            KernelRecord { symbol: "embed_bf16".to_owned(), n_args: 4 },
+            KernelRecord { symbol: "mix_f32".to_owned(), n_args: 5 },
+        ],
+        weights: vec![
+            weight("model.embed_tokens.weight", 0, 48, embedding, WeightFormat::Bf16),
+            weight("model.final_layernorm.weight", 64, 32, norm, WeightFormat::F32),
+        ],
+        entries: vec![entry(EntryKind::Prefill, 8), entry(EntryKind::Decode, 2)],
+    }
+}
+
+/// The bytes of a plan of these parts.
+pub(crate) fn write(manifest: &Manifest, program: &Program) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fixture.plan");
+    let mut writer = PlanWriter::create(&path).unwrap();
+    writer.manifest(manifest).unwrap();
+    writer.program(program).unwrap();
+    for target in &manifest.targets {
+        writer.code(target, format!("code for {target}").as_bytes()).unwrap();
+    }
+    writer.section(SectionKind::Tokenizer, "tokenizer", b"{}").unwrap();
+    writer
+        .stream_section(SectionKind::Weights, "weights", |out| -> Result<(), crate::PlanError> {
+            for byte in 0..160u8 {
+                out.write_all(&[byte]).unwrap();
+            }
+            Ok(())
+        })
+        .unwrap();
+    writer.finish().unwrap();
+    std::fs::read(path).unwrap()
+}
+
+/// The fixture as bytes.
+pub(crate) fn plan() -> Vec<u8> {
+    write(&manifest(), &program())
+}
