@@ -1,0 +1,14 @@
+//! Jamba (arXiv 2403.19887, 2408.12570): layers of Mamba-1 or attention, each followed by a dense MLP or a mixture of
+//! experts.
+
+mod attention;
+mod config;
+mod mamba;
+mod mlp;
+mod model;
+mod moe;
+mod parameters;
+
+pub use config::{JambaConfig, kv_bytes_per_token, n_active_parameters, n_parameters, state_bytes_per_sequence};
+pub use model::{Options, decode, prefill};
+pub use parameters::{Parameter, ParameterSpec, Parameters, bind, table};

@@ -1,0 +1,273 @@
+//! The table of Hugging Face names, and a checkpoint bound to it.
+//!
+//! A parameter of the graph has its canonical Hugging Face name. The experts of a layer are one parameter with `*` for the
+//! expert, stacked in dimension 0. Names of the first uploads (remote code, before transformers 4.40) are read too:
+//!
+//!     layers.N.moe.…                           feed_forward.…
+//!     layers.N.pre_moe_layernorm               pre_ff_layernorm
+//!     layers.N.…experts.0.… in dense layers    without experts.0
+
+use std::collections::BTreeMap;
+
+use jambac_checkpoint::{Checkpoint, JambaConfig, TensorView};
+use jambac_graph::DType;
+
+use crate::ModelError;
+
+/// The embedding; also the output projection of a tied model.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The output projection of a model that is not tied.
+pub(super) const LM_HEAD: &str = "lm_head.weight";
+
+/// A parameter as the config asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// Canonical name, with `*` for the expert.
+    pub name: String,
+    /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
+    pub shape: Vec<usize>,
+}
+
+impl ParameterSpec {
+    /// True of the experts of a layer: the name has a `*`, and dimension 0 counts them.
+    pub fn is_stacked(&self) -> bool {
+        self.name.contains('*')
+    }
+
+    /// Number of elements, all experts together.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Canonical names of the checkpoint's tensors that make the parameter, in order: one, or one per expert.
+    pub fn tensor_names(&self) -> Vec<String> {
+        if !self.is_stacked() {
+            return vec![self.name.clone()];
+        }
+        (0..self.shape[0]).map(|expert| self.name.replace('*', &expert.to_string())).collect()
+    }
+
+    /// Shape of each of those tensors.
+    pub fn tensor_shape(&self) -> &[usize] {
+        if self.is_stacked() { &self.shape[1..] } else { &self.shape }
+    }
+}
+
+/// Every parameter that a config asks for, in the order in which a token meets them.
+pub fn table(config: &JambaConfig) -> Vec<ParameterSpec> {
+    let &JambaConfig { d_model, d_ff, d_inner, d_state, d_conv, dt_rank, n_experts, vocab, .. } = config;
+    let (q_width, kv_width) = (config.n_heads * config.d_head, config.n_kv_heads * config.d_head);
+    let mut table = Table::default();
+    table.add(EMBEDDING, &[vocab, d_model]);
+    for layer in 0..config.n_layers {
+        table.prefix = format!("model.layers.{layer}.");
+        table.add("input_layernorm.weight", &[d_model]);
+        if config.is_attention(layer) {
+            table.add("self_attn.q_proj.weight", &[q_width, d_model]);
+            table.add("self_attn.k_proj.weight", &[kv_width, d_model]);
+            table.add("self_attn.v_proj.weight", &[kv_width, d_model]);
+            table.add("self_attn.o_proj.weight", &[d_model, q_width]);
+        } else {
+            table.add("mamba.in_proj.weight", &[2 * d_inner, d_model]);
+            table.add_if(config.proj_bias, "mamba.in_proj.bias", &[2 * d_inner]);
+            table.add("mamba.conv1d.weight", &[d_inner, 1, d_conv]);
+            table.add_if(config.conv_bias, "mamba.conv1d.bias", &[d_inner]);
+            table.add("mamba.x_proj.weight", &[dt_rank + 2 * d_state, d_inner]);
+            table.add("mamba.dt_layernorm.weight", &[dt_rank]);
+            table.add("mamba.b_layernorm.weight", &[d_state]);
+            table.add("mamba.c_layernorm.weight", &[d_state]);
+            table.add("mamba.dt_proj.weight", &[d_inner, dt_rank]);
+            table.add("mamba.dt_proj.bias", &[d_inner]);
+            table.add("mamba.A_log", &[d_inner, d_state]);
+            table.add("mamba.D", &[d_inner]);
+            table.add("mamba.out_proj.weight", &[d_model, d_inner]);
+            table.add_if(config.proj_bias, "mamba.out_proj.bias", &[d_model]);
+        }
+        table.add("pre_ff_layernorm.weight", &[d_model]);
+        if config.is_moe(layer) {
+            table.add("feed_forward.router.weight", &[n_experts, d_model]);
+            table.add("feed_forward.experts.*.gate_proj.weight", &[n_experts, d_ff, d_model]);
+            table.add("feed_forward.experts.*.up_proj.weight", &[n_experts, d_ff, d_model]);
+            table.add("feed_forward.experts.*.down_proj.weight", &[n_experts, d_model, d_ff]);
+        } else {
+            table.add("feed_forward.gate_proj.weight", &[d_ff, d_model]);
+            table.add("feed_forward.up_proj.weight", &[d_ff, d_model]);
+            table.add("feed_forward.down_proj.weight", &[d_model, d_ff]);
+        }
+    }
+    table.prefix.clear();
+    table.add("model.final_layernorm.weight", &[d_model]);
+    table.add_if(!config.tied, LM_HEAD, &[vocab, d_model]);
+    table.specs
+}
+
+#[derive(Default)]
+struct Table {
+    prefix: String,
+    specs: Vec<ParameterSpec>,
+}
+
+impl Table {
+    fn add(&mut self, name: &str, shape: &[usize]) {
+        self.specs.push(ParameterSpec { name: format!("{}{name}", self.prefix), shape: shape.to_vec() });
+    }
+
+    fn add_if(&mut self, present: bool, name: &str, shape: &[usize]) {
+        if present {
+            self.add(name, shape);
+        }
+    }
+}
+
+/// The canonical form of a name that a checkpoint may use.
+fn canonical(config: &JambaConfig, name: &str) -> String {
+    let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|name| name.split_once('.')) else {
+        return name.into();
+    };
+    let rest = match rest.strip_prefix("moe.") {
+        Some(rest) => format!("feed_forward.{rest}"),
+        None => rest.replacen("pre_moe_layernorm.", "pre_ff_layernorm.", 1),
+    };
+    let is_dense = layer.parse().is_ok_and(|layer: usize| layer < config.n_layers && !config.is_moe(layer));
+    match rest.strip_prefix("feed_forward.experts.0.") {
+        Some(rest) if is_dense => format!("model.layers.{layer}.feed_forward.{rest}"),
+        _ => format!("model.layers.{layer}.{rest}"),
+    }
+}
+
+/// A parameter of the graph where it lies in the checkpoint.
+#[derive(Clone, Debug)]
+pub struct Parameter<'c> {
+    /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
+    pub shape: Vec<usize>,
+    /// Element type of its tensors; F32 where experts of one layer differ.
+    pub dtype: DType,
+    /// Its tensors in order: one, or one per expert.
+    pub tensors: Vec<TensorView<'c>>,
+}
+
+impl Parameter<'_> {
+    /// All elements, experts one after another, widened to f32.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        match self.tensors.as_slice() {
+            [tensor] => tensor.to_f32_vec(),
+            tensors => tensors.iter().flat_map(|tensor| tensor.iter_f32()).collect(),
+        }
+    }
+}
+
+/// A checkpoint whose tensors are exactly those of its config, by canonical name.
+#[derive(Debug)]
+pub struct Parameters<'c> {
+    checkpoint: &'c Checkpoint,
+    bound: BTreeMap<String, Parameter<'c>>,
+}
+
+/// Accounts for every tensor of a checkpoint.
+///
+/// A tied model may come with an `lm_head.weight` (transformers ignores it) when its bytes are those of the embedding.
+///
+/// # Errors
+/// A tensor that is missing, extra, misshapen or there under two names; a tied model's other output projection.
+pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
+    let config = checkpoint.config();
+    let mut tensors: BTreeMap<String, TensorView> = BTreeMap::new();
+    for info in checkpoint.tensors() {
+        if let Some(first) = tensors.insert(canonical(config, &info.name), checkpoint.view(info)) {
+            let path = checkpoint.shard_path(info).into();
+            return Err(ModelError::Twice { path, tensor: info.name.clone(), other: first.info.name.clone() });
+        }
+    }
+    let mut bound = BTreeMap::new();
+    for spec in table(config) {
+        let mut views = Vec::new();
+        for name in spec.tensor_names() {
+            let expected = spec.tensor_shape().to_vec();
+            let Some(view) = tensors.remove(&name) else {
+                return Err(ModelError::Missing { path: checkpoint.index_path().into(), tensor: name, expected });
+            };
+            if view.info.shape != expected {
+                let (path, tensor) = (checkpoint.shard_path(view.info).into(), view.info.name.clone());
+                return Err(ModelError::Shape { path, tensor, found: view.info.shape.clone(), expected });
+            }
+            views.push(view);
+        }
+        let dtype = common_dtype(&views);
+        bound.insert(spec.name, Parameter { shape: spec.shape, dtype, tensors: views });
+    }
+    if config.tied
+        && let Some(head) = tensors.remove(LM_HEAD)
+    {
+        check_tied(checkpoint, head, bound[EMBEDDING].tensors[0])?;
+    }
+    if let Some(view) = tensors.into_values().next() {
+        let (path, tensor) = (checkpoint.shard_path(view.info).into(), view.info.name.clone());
+        return Err(ModelError::Extra { path, tensor, found: view.info.shape.clone() });
+    }
+    Ok(Parameters { checkpoint, bound })
+}
+
+/// The output projection beside a tied embedding has to be the embedding.
+fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) -> Result<(), ModelError> {
+    let same = |a: TensorView, b: TensorView| {
+        (a.info.dtype, &a.info.shape) == (b.info.dtype, &b.info.shape) && a.bytes == b.bytes
+    };
+    if same(head, embedding) {
+        return Ok(());
+    }
+    Err(ModelError::Untied {
+        path: checkpoint.shard_path(head.info).into(),
+        tensor: head.info.name.clone(),
+        embedding: embedding.info.name.clone(),
+    })
+}
+
+/// The element type that holds every tensor exactly.
+fn common_dtype(views: &[TensorView]) -> DType {
+    let mut dtypes = views.iter().map(|view| match view.info.dtype {
+        jambac_checkpoint::DType::F32 => DType::F32,
+        jambac_checkpoint::DType::Bf16 => DType::Bf16,
+        jambac_checkpoint::DType::F16 => DType::F16,
+    });
+    let first = dtypes.next().unwrap_or(DType::F32);
+    if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }
+}
+
+impl<'c> Parameters<'c> {
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &'c Checkpoint {
+        self.checkpoint
+    }
+
+    /// The checkpoint's config.
+    pub fn config(&self) -> &'c JambaConfig {
+        self.checkpoint.config()
+    }
+
+    /// Every parameter with its canonical name, in order of name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Parameter<'c>)> {
+        self.bound.iter().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    /// A parameter by its canonical name.
+    pub fn get(&self, name: &str) -> Option<&Parameter<'c>> {
+        self.bound.get(name)
+    }
+
+    /// Element type of a parameter, for [`prefill`](crate::jamba::prefill); F32 of a name that is none.
+    pub fn dtype(&self, name: &str) -> DType {
+        self.get(name).map_or(DType::F32, |parameter| parameter.dtype)
+    }
+
+    /// All elements of a parameter widened to f32, experts one after another.
+    ///
+    /// # Errors
+    /// A name that is no parameter.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let unknown = || ModelError::UnknownParameter { name: name.into() };
+        Ok(self.get(name).ok_or_else(unknown)?.to_f32_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests;
