@@ -85,3 +85,45 @@ fn label(graph: &Graph, node: NodeId) -> String {
 fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::text::read;
+
+    #[test]
+    fn draws_groups_parameters_and_outputs() {
+        let graph = read(
+            r#"graph @prefill {
+                %0 = input "x" : f32[tokens, 4] loc "embed"
+                %1 = parameter "w" : bf16[8, 4] loc "layers.0.mlp"
+                %2 = linear %0, %1 : f32[tokens, 8] loc "layers.0.mlp"
+                %3 = silu %2 : f32[tokens, 8] loc "layers.0.mlp"
+                output "y" = %3
+            }"#,
+        );
+        expect![[r#"
+            digraph "prefill" {
+              rankdir=TB;
+              node [shape=box, style=rounded, fontname="sans-serif", fontsize=10];
+              edge [fontname="sans-serif", fontsize=8];
+              subgraph cluster_0 {
+                label="embed";
+                n0 [label="input\nx"];
+              }
+              subgraph cluster_1 {
+                label="layers.0";
+                n2 [label="linear\nweight = w bf16[8, 4]"];
+                n3 [label="silu"];
+              }
+              n0 -> n2 [label="f32[tokens, 4]"];
+              n2 -> n3 [label="f32[tokens, 8]"];
+              out0 [label="y", shape=oval];
+              n3 -> out0 [label="f32[tokens, 8]"];
+            }
+        "#]]
+        .assert_eq(&dot(&graph.unwrap()));
+    }
+}

@@ -244,3 +244,87 @@ impl Graph {
         order
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::Builder;
+    use crate::tensor::Symbol;
+    use crate::text::{parse, print};
+    use crate::verify::verify;
+
+    /// The ops of a graph in order.
+    fn ops(graph: &Graph) -> Vec<&'static str> {
+        graph.order().into_iter().map(|node| graph.op(node).name()).collect()
+    }
+
+    #[test]
+    fn order_is_the_order_of_building_and_survives_rewrites() {
+        let mut b = Builder::new("g");
+        let x = b.input("x", Type::rows(Symbol::Tokens, 4));
+        let (a, c) = (b.silu(x), b.softplus(x));
+        let sum = b.add_values(a, c);
+        b.output("y", sum);
+        let mut graph = b.finish();
+        assert_eq!(ops(&graph), ["input", "silu", "softplus", "add"]);
+
+        // The index of the node that went is taken again; the position is what counts.
+        let new = graph.add_in_place_of(a.node, Op::Softmax, &[x]).unwrap();
+        graph.replace_uses(a, graph.result(new, 0));
+        graph.remove(a.node);
+        let last = graph.add(Op::Silu, &[x], "").unwrap();
+        assert_eq!(ops(&graph), ["input", "softmax", "softplus", "add", "silu"]);
+        assert_eq!(graph.users(x), [(new, 0), (c.node, 0), (last, 0)]);
+        assert_eq!(graph.operands(sum.node), [graph.result(new, 0), c]);
+    }
+
+    #[test]
+    fn order_puts_operands_first() {
+        let text =
+            "graph @g { %2 = add %1, %0 : f32[4] %1 = silu %0 : f32[4] %0 = input \"x\" : f32[4] output \"y\" = %2 }";
+        assert_eq!(ops(&parse(text).unwrap()), ["input", "silu", "add"]);
+    }
+
+    #[test]
+    fn the_same_edits_give_the_same_graph() {
+        let build = || {
+            let mut graph = crate::arbitrary::graph(b"a graph of every kind, of many ops and some states");
+            for node in graph.order() {
+                if *graph.op(node) == Op::Silu {
+                    let x = graph.operands(node)[0];
+                    let new = graph.add_in_place_of(node, Op::Softplus, &[x]).unwrap();
+                    graph.replace_uses(ValueId { node, result: 0 }, ValueId { node: new, result: 0 });
+                    graph.remove(node);
+                }
+            }
+            graph
+        };
+        let graph = build();
+        assert_eq!(verify(&graph), Ok(()));
+        assert_eq!(print(&graph), print(&build()));
+        assert_eq!(graph.order(), build().order());
+    }
+
+    #[test]
+    fn uses_of_one_result_move_alone() {
+        let mut graph = parse(
+            "graph @g { %x = input \"x\" : f32[tokens, 4] %w, %e = top_k %x {k = 4} : f32[tokens, 4], i32[tokens, 4]
+             %y = add %w, %w : f32[tokens, 4] output \"w\" = %w output \"e\" = %e output \"y\" = %y }",
+        )
+        .unwrap();
+        let (x, k) = (graph.order()[0], graph.order()[1]);
+        graph.replace_uses(graph.result(k, 0), graph.result(x, 0));
+        let text = "graph @g {\n  %0 = input \"x\" : f32[tokens, 4]\n  %1, %2 = top_k %0 {k = 4} : f32[tokens, 4], i32[tokens, 4]\n  \
+                    %3 = add %0, %0 : f32[tokens, 4]\n  output \"e\" = %2\n  output \"w\" = %0\n  output \"y\" = %3\n}\n";
+        assert_eq!(print(&graph), text);
+    }
+
+    #[test]
+    #[should_panic(expected = "removing a node with readers")]
+    fn a_node_with_readers_stays() {
+        let mut b = Builder::new("g");
+        let x = b.input("x", Type::rows(Symbol::Tokens, 4));
+        b.silu(x);
+        b.finish().remove(x.node);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Each op has a signature: a kind and dims for every operand and result, the table of [`op`](mod@crate::op) as data. A letter
 //! in the dims stands for one dimension and is the same dimension wherever it appears; `…` stands for any leading dims; `K-1`,
-//! `E+1` and `H*E` are checked once their letters are known. Dims are the same when they are the same number or the same symbol.
+//! `E+1` and `H*E` are checked once their letters are known. An op with a state takes `tokens` and `sequences`, the others any rows. Dims are the same when they are the same number or the same symbol.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -130,12 +130,12 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
     let f32 = |dims| New(DType::F32, dims);
     let i32 = |dims| New(DType::I32, dims);
     let scan = [
-        ("dt", F32, "T C"),
-        ("u", F32, "T C"),
+        ("dt", F32, "tokens C"),
+        ("u", F32, "tokens C"),
         ("a_log", Float, "C N"),
-        ("b", F32, "T N"),
-        ("c", F32, "T N"),
-        ("state", F32, "S C N"),
+        ("b", F32, "tokens N"),
+        ("c", F32, "tokens N"),
+        ("state", F32, "sequences C N"),
     ];
     let (operands, results): (Vec<(&str, Kind, &str)>, Vec<Out>) = match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => (vec![], vec![]),
@@ -158,20 +158,25 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
         Op::Mul => (vec![("a", F32, "…"), ("b", F32, "…")], vec![Like(0)]),
         Op::Swiglu => (vec![("gate", F32, "…"), ("up", F32, "…")], vec![Like(0)]),
         Op::CausalConv1d { bias, .. } => {
-            let mut operands = vec![("u", F32, "T C"), ("weight", Float, "C 1 K")];
+            let mut operands = vec![("u", F32, "tokens C"), ("weight", Float, "C 1 K")];
             if *bias {
                 operands.push(("bias", Float, "C"));
             }
-            operands.push(("state", F32, "S C K-1"));
+            operands.push(("state", F32, "sequences C K-1"));
             let state = operands.len() - 1;
             (operands, vec![Like(0), Like(state)])
         }
         Op::SelectiveScan => (scan.to_vec(), vec![Like(1), Like(5)]),
         Op::GatedSelectiveScan => {
-            (scan.into_iter().chain([("d", Float, "C"), ("z", F32, "T C")]).collect(), vec![Like(1), Like(5)])
+            (scan.into_iter().chain([("d", Float, "C"), ("z", F32, "tokens C")]).collect(), vec![Like(1), Like(5)])
         }
-        Op::KvAppend => (vec![("cache", Cache, "S X 2 G E"), ("k", F32, "T G*E"), ("v", F32, "T G*E")], vec![Like(0)]),
-        Op::Attention { .. } => (vec![("q", F32, "T H*E"), ("cache", Cache, "S X 2 G E")], vec![Like(0)]),
+        Op::KvAppend => (
+            vec![("cache", Cache, "sequences context 2 G E"), ("k", F32, "tokens G*E"), ("v", F32, "tokens G*E")],
+            vec![Like(0)],
+        ),
+        Op::Attention { .. } => {
+            (vec![("q", F32, "tokens H*E"), ("cache", Cache, "sequences context 2 G E")], vec![Like(0)])
+        }
         Op::Softmax => (vec![("x", F32, "T E")], vec![Like(0)]),
         Op::TopK { .. } => (vec![("p", F32, "T E")], vec![f32("T K"), i32("T K")]),
         Op::MoePermute { .. } => (vec![("experts", Index, "T K")], vec![i32("T K"), i32("E+1")]),
@@ -247,10 +252,13 @@ impl Bindings {
         self.letters.get(letter).and_then(|dim| dim.fixed())
     }
 
-    /// The value of a number, a letter or an expression, where it is known.
+    /// The value of a number, a symbol, a letter or an expression, where it is known.
     fn eval(&self, term: &str) -> Option<Dim> {
         if let Ok(n) = term.parse::<usize>() {
             return Some(Dim::Fixed(n));
+        }
+        if let Some(symbol) = Symbol::ALL.into_iter().find(|symbol| symbol.name() == term) {
+            return Some(Dim::Symbol(symbol));
         }
         if let Some((a, b)) = term.split_once('*') {
             return Some(Dim::Fixed(self.fixed(a)?.checked_mul(self.fixed(b)?)?));
@@ -314,3 +322,6 @@ impl Bindings {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! [`op`] lists every op; [`build::Builder`] makes graphs; [`infer`](mod@infer) gives result types; [`verify`](mod@verify) checks the invariants;
 //! [`text`] prints and parses; [`dot`](mod@dot) draws.
 
+pub mod arbitrary;
 pub mod build;
 pub mod dot;
 pub mod error;

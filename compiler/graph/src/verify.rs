@@ -169,7 +169,7 @@ fn names(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
             return fail(graph, Invariant::Names, node, "it has no name".into());
         }
         if let Some(other) = taken.insert(name, node) {
-            let message = format!("{name:?} is the name of a {} too", graph.op(other).name());
+            let message = format!("{name:?} is the name of another {}", graph.op(other).name());
             return fail(graph, Invariant::Names, node, message);
         }
     }

@@ -1,0 +1,266 @@
+//! A graph for every string of bytes, for property tests: sound, small, with every op that models emit.
+//!
+//! The bytes are choices, read from the front; when they run out every choice is the first. So a shorter string is a smaller graph, and
+//! a property test shrinks well. Inputs are `ids` (below [`VOCAB`]) and `rows`; dims are small and odd.
+
+use crate::build::{Builder, Scan};
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{DType, Dim, Symbol, Type};
+
+/// Rows of the embedding table.
+pub const VOCAB: usize = 11;
+
+/// Widths that activations have.
+const WIDTHS: [usize; 4] = [6, 1, 4, 3];
+
+/// The graph that the bytes choose. It passes [`verify`](fn@crate::verify::verify).
+pub fn graph(bytes: &[u8]) -> Graph {
+    let mut generator = Generator { b: Builder::new("prefill"), bytes, n_names: 0, pool: Vec::new() };
+    generator.run();
+    generator.b.finish()
+}
+
+/// An activation `f32[tokens, width]`.
+#[derive(Clone, Copy)]
+struct Rows {
+    value: ValueId,
+    width: usize,
+}
+
+struct Generator<'a> {
+    b: Builder,
+    bytes: &'a [u8],
+    n_names: usize,
+    /// What later ops may read.
+    pool: Vec<Rows>,
+}
+
+impl Generator<'_> {
+    fn run(&mut self) {
+        self.b.scope("embed");
+        let ids = self.b.input("ids", Type::new(DType::I32, [Symbol::Tokens]));
+        let table = self.parameter(&[VOCAB, WIDTHS[0]]);
+        let x = self.b.embed(ids, table);
+        self.keep(x, WIDTHS[0]);
+        let mut layer = 0;
+        while !self.bytes.is_empty() {
+            self.b.scope(format!("layers.{layer}"));
+            self.op();
+            layer += 1;
+        }
+
+        self.b.scope("head");
+        let Rows { value, width } = self.pool[self.pool.len() - 1];
+        let rows = self.b.input("rows", Type::new(DType::I32, [Symbol::Outputs]));
+        let last = self.b.select_rows(value, rows);
+        let head = self.parameter(&[VOCAB, width]);
+        let logits = self.b.linear(last, head, None);
+        self.b.output("logits", logits);
+    }
+
+    /// One of `n` choices.
+    fn choose(&mut self, n: usize) -> usize {
+        let Some((&first, rest)) = self.bytes.split_first() else { return 0 };
+        self.bytes = rest;
+        usize::from(first) % n
+    }
+
+    fn flip(&mut self) -> bool {
+        self.choose(2) == 1
+    }
+
+    fn name(&mut self, what: &str) -> String {
+        self.n_names += 1;
+        format!("{what}.{}", self.n_names - 1)
+    }
+
+    fn parameter(&mut self, shape: &[usize]) -> ValueId {
+        let name = self.name("weight");
+        let dtype = [DType::F32, DType::Bf16, DType::F16][self.choose(3)];
+        self.b.parameter(&name, dtype, shape)
+    }
+
+    fn state(&mut self, dtype: DType, dims: &[Dim]) -> (String, ValueId) {
+        let name = self.name("state");
+        let value = self.b.state(&name, dtype, dims);
+        (name, value)
+    }
+
+    fn keep(&mut self, value: ValueId, width: usize) -> Rows {
+        self.pool.push(Rows { value, width });
+        Rows { value, width }
+    }
+
+    /// A value from within a pattern, which now and then gets another reader or becomes an output.
+    fn expose(&mut self, value: ValueId, width: usize) {
+        match self.choose(8) {
+            1 => _ = self.keep(value, width),
+            2 => {
+                let name = self.name("tap");
+                self.b.output(&name, value);
+            }
+            _ => (),
+        }
+    }
+
+    /// Any value, the newest first.
+    fn any(&mut self) -> Rows {
+        let back = self.choose(self.pool.len());
+        self.pool[self.pool.len() - 1 - back]
+    }
+
+    /// A value of this width: one that is there, or a projection of one.
+    fn of_width(&mut self, width: usize) -> ValueId {
+        let fitting: Vec<ValueId> =
+            self.pool.iter().filter(|rows| rows.width == width).map(|rows| rows.value).collect();
+        if fitting.is_empty() || self.flip() {
+            return self.project(width);
+        }
+        fitting[fitting.len() - 1 - self.choose(fitting.len())]
+    }
+
+    fn project(&mut self, width: usize) -> ValueId {
+        let x = self.any();
+        let weight = self.parameter(&[width, x.width]);
+        let bias = if self.flip() { Some(self.parameter(&[width])) } else { None };
+        self.b.linear(x.value, weight, bias)
+    }
+
+    fn norm(&mut self, value: ValueId, width: usize) -> ValueId {
+        let weight = self.parameter(&[width]);
+        self.b.rms_norm(value, weight, 1e-5)
+    }
+
+    /// `a · b` or `b · a`.
+    fn product(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        if self.flip() { self.b.mul(b, a) } else { self.b.mul(a, b) }
+    }
+
+    fn sum(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        if self.flip() { self.b.add_values(b, a) } else { self.b.add_values(a, b) }
+    }
+
+    fn op(&mut self) {
+        let width = WIDTHS[self.choose(WIDTHS.len())];
+        let (value, width) = match self.choose(9) {
+            0 => (self.linear(width), width),
+            1 => (self.residual_norm(width), width),
+            2 => (self.swiglu(width), width),
+            3 => (self.conv(width), width),
+            4 => (self.scan(width), width),
+            5 => self.attention(),
+            6 => (self.experts(width), width),
+            7 => self.slice(),
+            _ => (self.scaled(width), width),
+        };
+        self.keep(value, width);
+    }
+
+    fn linear(&mut self, width: usize) -> ValueId {
+        let x = self.project(width);
+        self.expose(x, width);
+        match self.choose(3) {
+            0 => self.b.softplus(x),
+            1 => self.b.silu(x),
+            _ => x,
+        }
+    }
+
+    fn residual_norm(&mut self, width: usize) -> ValueId {
+        let (a, b) = (self.of_width(width), self.of_width(width));
+        let sum = self.sum(a, b);
+        self.expose(sum, width);
+        self.norm(sum, width)
+    }
+
+    fn swiglu(&mut self, width: usize) -> ValueId {
+        let (gate, up) = (self.of_width(width), self.of_width(width));
+        let gate = self.norm(gate, width);
+        let gate = self.b.silu(gate);
+        self.expose(gate, width);
+        self.product(gate, up)
+    }
+
+    fn conv(&mut self, width: usize) -> ValueId {
+        let u = self.of_width(width);
+        let taps = 1 + [3, 2, 1][self.choose(3)];
+        let weight = self.parameter(&[width, 1, taps]);
+        let bias = if self.flip() { Some(self.parameter(&[width])) } else { None };
+        let (name, state) = self.state(DType::F32, &[width.into(), (taps - 1).into()]);
+        let (y, next) = self.b.causal_conv1d(u, weight, bias, state);
+        self.b.output(&name, next);
+        self.expose(y, width);
+        if self.choose(4) < 3 { self.b.silu(y) } else { y }
+    }
+
+    fn scan(&mut self, width: usize) -> ValueId {
+        let d_state = [2, 5, 1][self.choose(3)];
+        let u = self.of_width(width);
+        let u = self.norm(u, width);
+        let dt = self.project(width);
+        let dt = self.b.softplus(dt);
+        let a_log = self.parameter(&[width, d_state]);
+        let (b, c) = (self.of_width(d_state), self.of_width(d_state));
+        let (b, c) = (self.norm(b, d_state), self.norm(c, d_state));
+        let (name, state) = self.state(DType::F32, &[width.into(), d_state.into()]);
+        let (y, next) = self.b.selective_scan(Scan { dt, u, a_log, b, c, state });
+        self.b.output(&name, next);
+        self.expose(y, width);
+
+        let d = self.parameter(&[width]);
+        let skipped = if self.choose(8) == 1 { self.of_width(width) } else { u };
+        let skip = self.b.mul(skipped, d);
+        self.expose(skip, width);
+        let sum = self.sum(y, skip);
+        self.expose(sum, width);
+        let z = self.of_width(width);
+        let gate = self.b.silu(z);
+        self.expose(gate, width);
+        self.product(sum, gate)
+    }
+
+    fn attention(&mut self) -> (ValueId, usize) {
+        let (n_kv_heads, group, d_head) = (1 + self.choose(2), 1 + self.choose(2), 1 + self.choose(3));
+        let (kv_width, width) = (n_kv_heads * d_head, n_kv_heads * group * d_head);
+        let dims = [Symbol::Context.into(), 2.into(), n_kv_heads.into(), d_head.into()];
+        let dtype = [DType::F32, DType::Bf16][self.choose(2)];
+        let (name, cache) = self.state(dtype, &dims);
+        let (q, k, v) = (self.project(width), self.project(kv_width), self.project(kv_width));
+        let cache = self.b.kv_append(cache, k, v);
+        self.b.output(&name, cache);
+        (self.b.attention(q, cache, n_kv_heads * group, (d_head as f64).powf(-0.5)), width)
+    }
+
+    fn experts(&mut self, width: usize) -> ValueId {
+        let (n_experts, d_ff) = (2 + self.choose(3), 5);
+        let k = 1 + self.choose(2);
+        let x = self.any();
+        let router = self.parameter(&[n_experts, x.width]);
+        let scores = self.b.linear(x.value, router, None);
+        let scores = self.b.softmax(scores);
+        let (weights, experts) = self.b.top_k(scores, k);
+        let (slots, offsets) = self.b.moe_permute(experts, n_experts);
+        let (gate, up) = (self.parameter(&[n_experts, d_ff, x.width]), self.parameter(&[n_experts, d_ff, x.width]));
+        let gate = self.b.grouped_linear(x.value, gate, slots, offsets);
+        let up = self.b.grouped_linear(x.value, up, slots, offsets);
+        let gate = self.b.silu(gate);
+        let inner = self.product(gate, up);
+        let down = self.parameter(&[n_experts, width, d_ff]);
+        let y = self.b.grouped_linear(inner, down, slots, offsets);
+        self.b.moe_combine(y, weights)
+    }
+
+    fn slice(&mut self) -> (ValueId, usize) {
+        let x = self.any();
+        let start = self.choose(x.width);
+        let len = 1 + self.choose(x.width - start);
+        (self.b.slice(x.value, start, len), len)
+    }
+
+    /// A value times a row of its own.
+    fn scaled(&mut self, width: usize) -> ValueId {
+        let x = self.of_width(width);
+        let row = self.parameter(&[width]);
+        self.b.mul(x, row)
+    }
+}
