@@ -115,7 +115,8 @@ mod tests {
             Layout { groups: 1, n: 70, k: 600, lanes: 16 },
         ] {
             let mut bytes = Vec::new();
-            let n = pack(&Numbered { k: layout.k }, "w", layout, WeightFormat::F32, Transform::None, &mut bytes).unwrap();
+            let n =
+                pack(&Numbered { k: layout.k }, "w", layout, WeightFormat::F32, Transform::None, &mut bytes).unwrap();
             assert_eq!(n, layout.elements() * 4);
             let mut expected = vec![0f32; layout.elements() as usize];
             for group in 0..layout.groups {

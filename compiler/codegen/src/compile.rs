@@ -1,0 +1,92 @@
+//! Kernels to code: the whole way from MLIR to a shared object.
+
+use crate::error::CodegenError;
+use crate::llvm::Machine;
+use crate::{lower, object};
+use inkwell::context::Context;
+use jambac_kernels::builder::ModuleBuilder;
+use jambac_kernels::target::CpuTarget;
+use melior::ir::{Location, Module};
+
+/// What the compiler holds between two phases, in text, for dumps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// MLIR as the kernels wrote it.
+    Mlir,
+    /// The LLVM dialect of MLIR.
+    LlvmDialect,
+    /// LLVM IR, optimized.
+    LlvmIr,
+    /// Assembly.
+    Assembly,
+}
+
+impl Phase {
+    /// The phase in file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Mlir => "mlir",
+            Phase::LlvmDialect => "llvm-dialect",
+            Phase::LlvmIr => "llvm-ir",
+            Phase::Assembly => "assembly",
+        }
+    }
+}
+
+/// Takes the text of each phase; for `--dump-dir`.
+pub type Dump<'a> = &'a mut dyn FnMut(Phase, &str);
+
+/// Compiles the kernels that `emit` adds into one shared object for `target`, which exports each by its name and needs no
+/// library. The same kernels give the same bytes.
+///
+/// ```
+/// # use jambac_codegen::compile::compile;
+/// # use jambac_kernels::kernel::{Elem, Param};
+/// # use jambac_kernels::target::{CpuTarget, X86Level};
+/// let target = CpuTarget::new(X86Level::V3);
+/// let params = [Param::write("x", Elem::F32, &[])];
+/// let shared_object = compile(target, None, |module| {
+///     module.kernel("clear", &params, |b| b.store(b.splat(0.0, 16), b.buffer("x"), &[b.index(0)]));
+/// })?;
+/// assert!(shared_object.starts_with(b"\x7fELF"));
+/// # Ok::<(), jambac_codegen::error::CodegenError>(())
+/// ```
+pub fn compile(
+    target: CpuTarget,
+    dump: Option<Dump>,
+    emit: impl FnOnce(&ModuleBuilder),
+) -> Result<Vec<u8>, CodegenError> {
+    object::link(&[compile_object(target, dump, emit)?])
+}
+
+/// Compiles to an ELF object, not yet linked; objects of several calls, also from several threads, link together.
+pub fn compile_object(
+    target: CpuTarget,
+    mut dump: Option<Dump>,
+    emit: impl FnOnce(&ModuleBuilder),
+) -> Result<Vec<u8>, CodegenError> {
+    let mut show = |phase: Phase, text: &dyn Fn() -> String| {
+        if let Some(dump) = &mut dump {
+            dump(phase, &text());
+        }
+    };
+    let mlir_context = lower::context();
+    let mut module = Module::new(Location::unknown(&mlir_context));
+    emit(&ModuleBuilder::new(&mlir_context, &module, target));
+    show(Phase::Mlir, &|| module.as_operation().to_string());
+    lower::verify(&mlir_context, &module)?;
+    lower::lower(&mlir_context, &mut module)?;
+    show(Phase::LlvmDialect, &|| module.as_operation().to_string());
+
+    let context = Context::create();
+    let machine = Machine::new(target)?;
+    let module = machine.translate(&mlir_context, &module, &context)?;
+    machine.optimize(&module)?;
+    show(Phase::LlvmIr, &|| module.print_to_string().to_string());
+    let object = machine.object(&module)?;
+    if dump.is_some() {
+        let assembly = machine.assembly(&module)?;
+        dump.into_iter().for_each(|dump| dump(Phase::Assembly, &assembly));
+    }
+    Ok(object)
+}

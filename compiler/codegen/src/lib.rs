@@ -1,0 +1,17 @@
+//! jambac-codegen: kernels to machine code, parameters to packed weights, both to a plan. The only crate that links MLIR
+//! and LLVM.
+//!
+//! [`compile`](mod@compile) is the way of the code: MLIR that kernels emit, lowered by the passes of [`lower`], through
+//! [`llvm`] to an object, linked by [`object`].
+
+pub mod compile;
+pub mod diagnostics;
+pub mod error;
+pub mod ffi;
+pub mod llvm;
+pub mod lower;
+pub mod object;
+pub mod pack;
+
+pub use compile::compile;
+pub use error::CodegenError;

@@ -1,0 +1,128 @@
+//! Steps, code and weights → the plan.
+
+use std::io;
+use std::path::Path;
+
+use jamba_plan::format::{Arg, Entry, KernelRecord, Manifest, Program, SLACK_BYTES, Step, Weight};
+use jamba_plan::sections::SectionKind;
+use jamba_plan::{PlanWriter, synthetic};
+use jambac_schedule::Schedule;
+
+use crate::error::CodegenError;
+use crate::pack::{ParameterSource, pack};
+
+/// Everything that goes into a plan.
+pub struct Parts<'a> {
+    /// What the plan is.
+    pub manifest: &'a Manifest,
+    /// Steps and memory.
+    pub schedule: &'a Schedule,
+    /// A shared object per target, in the manifest's order.
+    pub code: &'a [(String, Vec<u8>)],
+    /// Where parameters come from; nothing when the manifest has a seed for them.
+    pub parameters: Option<&'a dyn ParameterSource>,
+    /// The checkpoint's `tokenizer.json`.
+    pub tokenizer: Option<&'a [u8]>,
+    /// The checkpoint's `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// The checkpoint's chat template.
+    pub chat_template: Option<&'a [u8]>,
+}
+
+/// The schedule as the records that the runtime executes.
+pub fn program(schedule: &Schedule) -> Program {
+    let kernels = schedule
+        .kernels
+        .iter()
+        .map(|kernel| KernelRecord { symbol: kernel.symbol(), n_args: kernel.params().len() as u32 })
+        .collect();
+    let weights = schedule
+        .weights
+        .iter()
+        .map(|weight| {
+            let layout = weight.layout;
+            let (_, init) = synthetic::init_for(&weight.parameter, &[layout.groups, layout.n, layout.k]);
+            Weight {
+                parameter: weight.parameter.clone(),
+                offset: weight.offset,
+                bytes: weight.bytes,
+                layout,
+                format: weight.format,
+                transform: weight.transform,
+                init,
+            }
+        })
+        .collect();
+    let entries = schedule
+        .entries
+        .iter()
+        .map(|entry| Entry {
+            kind: entry.kind,
+            max_tokens: entry.max_tokens,
+            max_sequences: entry.max_sequences,
+            max_outputs: entry.max_outputs,
+            logits: entry.logits,
+            steps: entry
+                .steps
+                .iter()
+                .map(|step| Step {
+                    kernel: step.kernel as u32,
+                    barrier: step.barrier,
+                    args: step.args.iter().copied().collect::<Vec<Arg>>(),
+                    source: step.source.clone(),
+                })
+                .collect(),
+        })
+        .collect();
+    Program { kernels, weights, entries }
+}
+
+/// Writes the plan and returns its length in bytes. `progress` is told (bytes packed, bytes in all) after each weight.
+pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
+    let mut writer = PlanWriter::create(path)?;
+    let program = program(parts.schedule);
+    writer.manifest(parts.manifest)?;
+    writer.program(&program)?;
+    for (target, code) in parts.code {
+        writer.code(target, code)?;
+    }
+    let files = [
+        (SectionKind::Tokenizer, parts.tokenizer),
+        (SectionKind::TokenizerConfig, parts.tokenizer_config),
+        (SectionKind::ChatTemplate, parts.chat_template),
+    ];
+    for (kind, bytes) in files {
+        if let Some(bytes) = bytes {
+            writer.section(kind, kind.name(), bytes)?;
+        }
+    }
+    if let Some(parameters) = parts.parameters {
+        let total = parts.manifest.memory.weights;
+        writer.stream_section(SectionKind::Weights, SectionKind::Weights.name(), |out| -> Result<(), CodegenError> {
+            let mut at = 0;
+            for weight in &program.weights {
+                pad(out, weight.offset - at)?;
+                let failed = |source| CodegenError::Pack { parameter: weight.parameter.clone(), source };
+                let written =
+                    pack(parameters, &weight.parameter, weight.layout, weight.format, weight.transform, out).map_err(failed)?;
+                assert_eq!(written, weight.bytes, "{} is as long as planned", weight.parameter);
+                at = weight.offset + written;
+                progress(at, total);
+            }
+            pad(out, total + SLACK_BYTES - at)
+        })?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn pad(out: &mut dyn io::Write, bytes: u64) -> Result<(), CodegenError> {
+    let zeros = [0; 4096];
+    let mut left = bytes as usize;
+    while left > 0 {
+        let now = left.min(zeros.len());
+        let failed = |source| CodegenError::Pack { parameter: "padding".into(), source };
+        out.write_all(&zeros[..now]).map_err(failed)?;
+        left -= now;
+    }
+    Ok(())
+}

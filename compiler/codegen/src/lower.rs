@@ -1,0 +1,76 @@
+//! MLIR from the dialects that kernels are written in down to the LLVM dialect.
+
+use crate::diagnostics::Diagnostics;
+use crate::error::CodegenError;
+use melior::Context;
+use melior::dialect::DialectRegistry;
+use melior::ir::Module;
+use melior::pass::PassManager;
+use melior::utility::{
+    parse_pass_pipeline, register_all_dialects, register_all_llvm_translations, register_all_passes,
+};
+
+/// The dialects kernels are emitted in; passes load what they lower to by themselves.
+const EMITTED_DIALECTS: [&str; 6] = ["func", "arith", "math", "memref", "vector", "scf"];
+
+/// The passes for the host, in order.
+const HOST_PASSES: &[&str] = &[
+    // The builder writes a constant where it is used: keep one of each, and what is computed twice once.
+    "cse",
+    // Loops and branches become blocks.
+    "convert-scf-to-cf",
+    // Views become offsets and strides in plain arithmetic, which is affine, which is arith.
+    "expand-strided-metadata",
+    "lower-affine",
+    // Vectors before memref: their loads and stores still need the memref's strides.
+    "convert-vector-to-llvm",
+    // fma, sqrt and roundeven become intrinsics that are one instruction each.
+    "convert-math-to-llvm",
+    "convert-arith-to-llvm",
+    "finalize-memref-to-llvm",
+    // Buffers of static shape are passed as the bare pointers that the kernels' wrappers hold.
+    "convert-func-to-llvm{use-bare-ptr-memref-call-conv=true}",
+    "convert-cf-to-llvm",
+    // The casts that the conversions left between them cancel out; one that does not is an error here.
+    "reconcile-unrealized-casts",
+    "canonicalize",
+    "cse",
+];
+
+/// A context in which kernels can be emitted and lowered. It is for one thread.
+pub fn context() -> Context {
+    register_all_passes();
+    let registry = DialectRegistry::new();
+    register_all_dialects(&registry);
+    let context = Context::new();
+    context.enable_multi_threading(false);
+    context.append_dialect_registry(&registry);
+    register_all_llvm_translations(&context);
+    for dialect in EMITTED_DIALECTS {
+        context.get_or_load_dialect(dialect);
+    }
+    context
+}
+
+/// Checks a module as the kernels wrote it.
+pub fn verify(context: &Context, module: &Module) -> Result<(), CodegenError> {
+    let diagnostics = Diagnostics::catch(context);
+    match module.as_operation().verify() {
+        true => Ok(()),
+        false => Err(CodegenError::Emit { messages: diagnostics.take() }),
+    }
+}
+
+/// Lowers a module to the LLVM dialect and checks the result.
+pub fn lower(context: &Context, module: &mut Module) -> Result<(), CodegenError> {
+    let diagnostics = Diagnostics::catch(context);
+    let manager = PassManager::new(context);
+    // Verified once at the end: after every pass would cost more than the passes.
+    manager.enable_verifier(false);
+    parse_pass_pipeline(manager.as_operation_pass_manager(), &format!("builtin.module({})", HOST_PASSES.join(",")))
+        .map_err(|error| CodegenError::Lower { messages: format!("\n  {error}") })?;
+    if manager.run(module).is_err() || !module.as_operation().verify() {
+        return Err(CodegenError::Lower { messages: diagnostics.take() });
+    }
+    Ok(())
+}
