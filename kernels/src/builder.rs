@@ -65,7 +65,8 @@ impl<'m> ModuleBuilder<'m> {
         let index = Num::Index.mlir(context);
         let mut types: Vec<_> = params.iter().map(|param| argument_type(context, param)).collect();
         types.extend([index, index]); // thread, n_threads
-        let mut attributes: Vec<_> = params.iter().map(|param| argument_attributes(context, param)).collect();
+        let apart = params.iter().all(|param| param.access() != Some(Access::WriteOver));
+        let mut attributes: Vec<_> = params.iter().map(|param| argument_attributes(context, param, apart)).collect();
         attributes.extend([parse_attribute(context, "{}"), parse_attribute(context, "{}")]);
 
         let region = Region::new();
@@ -401,11 +402,13 @@ fn memref<'m>(context: &'m Context, num: Num, shape: &[usize]) -> melior::ir::Ty
     MemRefType::new(num.mlir(context), &shape, None, None).into()
 }
 
-fn argument_attributes<'m>(context: &'m Context, param: &Param) -> Attribute<'m> {
+/// `apart` says that no result of the kernel lies over an operand.
+fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
     let attributes = match param.access() {
-        Some(Access::Read) => "{llvm.noalias, llvm.readonly, llvm.noundef}",
-        Some(Access::Write | Access::ReadWrite) => "{llvm.noalias, llvm.noundef}",
-        None => "{llvm.noundef}",
+        Some(Access::Read) if apart => "{llvm.noalias, llvm.readonly, llvm.noundef}",
+        Some(Access::Read) => "{llvm.readonly, llvm.noundef}",
+        Some(_) if apart => "{llvm.noalias, llvm.noundef}",
+        _ => "{llvm.noundef}",
     };
     parse_attribute(context, attributes)
 }

@@ -60,6 +60,9 @@ pub enum Access {
     Read,
     /// Writes every element that later steps read, and reads none.
     Write,
+    /// As `Write`, and may lie over an operand of the same shape: each element is read and written by the same thread, in
+    /// that order.
+    WriteOver,
     /// Reads and writes it: state.
     ReadWrite,
 }
@@ -96,6 +99,11 @@ impl Param {
         Param::Buffer { name, access: Access::Write, elem, inner: inner.to_vec() }
     }
 
+    /// A buffer that is written and may lie over an operand.
+    pub fn write_over(name: &'static str, elem: Elem, inner: &[usize]) -> Param {
+        Param::Buffer { name, access: Access::WriteOver, elem, inner: inner.to_vec() }
+    }
+
     /// A buffer that is read and written.
     pub fn read_write(name: &'static str, elem: Elem, inner: &[usize]) -> Param {
         Param::Buffer { name, access: Access::ReadWrite, elem, inner: inner.to_vec() }
@@ -104,6 +112,13 @@ impl Param {
     /// An integer.
     pub fn scalar(name: &'static str) -> Param {
         Param::Scalar { name }
+    }
+
+    /// What the slot is called, once in a kernel.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Param::Buffer { name, .. } | Param::Scalar { name } => name,
+        }
     }
 
     /// How the slot is used; nothing for an integer.
@@ -170,8 +185,8 @@ macro_rules! kernels {
             }
 
             /// Writes the kernel's body.
-            #[cfg(any())]
-            pub fn emit(&self, b: &mut crate::builder::Builder<'_>) {
+            #[cfg(feature = "emit")]
+            pub fn emit(&self, b: &crate::builder::Builder<'_>) {
                 match self { $(Kernel::$variant(spec) => $module::cpu::emit(b, spec),)* }
             }
         }

@@ -62,7 +62,7 @@ impl Spec {
             Function::Add | Function::Mul | Function::Swiglu => params.push(Param::read("b", Elem::F32, row)),
             Function::MulRow => params.push(Param::read("b", Elem::F32, &[])),
         }
-        params.extend([Param::write("out", Elem::F32, row), Param::scalar("rows")]);
+        params.extend([Param::write_over("out", Elem::F32, row), Param::scalar("rows")]);
         params
     }
 
