@@ -1,1 +1,310 @@
-//! Placeholder.
+//! jambac-schedule: graph → steps and memory. Every size in a plan is final here.
+//!
+//! [`schedule()`] takes the graphs of both entries and
+//! 1. lays out what a sequence remembers: state slots and KV pages ([`states`]),
+//! 2. orders the steps (`order`) and picks a kernel for each (`select`), with the weights that they read ([`weights`]),
+//! 3. puts a barrier before every step that would otherwise run into an earlier one (`barrier`),
+//! 4. finds when each buffer lives (`liveness`) and lays all of them into one arena (`arena`),
+//! 5. has the result proved by a checker that shares no code with the above ([`verify`]).
+//!
+//! Knows no device: a [`Schedule`] is what every CPU target executes. [`text`] prints it.
+
+mod arena;
+mod barrier;
+mod error;
+mod liveness;
+mod order;
+mod select;
+pub mod states;
+pub mod weights;
+
+use jamba_plan::format::{Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, WeightFormat};
+use jamba_plan::tables;
+use jambac_graph::{Dim, Graph};
+use jambac_kernels::kernel::{Elem, Kernel, Rows, padded};
+
+use select::{Context, Extents, Slot};
+use states::StateLayout;
+use weights::Weights;
+
+pub use error::ScheduleError;
+pub use states::{Pool, StateRegion};
+pub use weights::PlannedWeight;
+
+/// What a schedule is made for, beside the graphs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// What the plan serves.
+    pub limits: Limits,
+    /// What parameters are stored as.
+    pub formats: Formats,
+}
+
+/// What each group of parameters is stored as; `None` is what the checkpoint stores. Norm weights, biases, convolutions, A
+/// and D are f32 always. A table that is a linear's weight too is stored once, in the linear's format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Formats {
+    /// Weights of linears, routers included.
+    pub linear: Option<WeightFormat>,
+    /// Weights of experts.
+    pub experts: Option<WeightFormat>,
+    /// The embedding table.
+    pub embedding: Option<WeightFormat>,
+    /// Whether every target reads f16; where one does not, f16 parameters are stored as f32.
+    pub f16_native: bool,
+}
+
+/// The steps of both entries, what they read, and where everything lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// What it was made for.
+    pub limits: Limits,
+    /// The kernels of all steps, each symbol once, in order of first use.
+    pub kernels: Vec<Kernel>,
+    /// Packed weights, in order of offset, which is the order of first use.
+    pub weights: Vec<PlannedWeight>,
+    /// What sequences remember: conv and SSM state in slots, keys and values in pages.
+    pub states: Vec<StateRegion>,
+    /// `prefill` and `decode`.
+    pub entries: Vec<EntrySchedule>,
+    /// Bytes of every pool. Slack behind a pool is not part of it.
+    pub memory: Memory,
+}
+
+/// The steps of one entry and the buffers between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntrySchedule {
+    /// Prefill or decode.
+    pub kind: EntryKind,
+    /// Largest number of tokens in one step.
+    pub max_tokens: u64,
+    /// Largest number of sequences in one step.
+    pub max_sequences: u64,
+    /// Largest number of rows of logits.
+    pub max_outputs: u64,
+    /// In order. Threads are together before the first and after the last; in between they meet at barriers alone.
+    pub steps: Vec<Step>,
+    /// Results of steps that later steps read, in order of the steps that write them.
+    pub buffers: Vec<Buffer>,
+    /// Where the logits are when the last step is done.
+    pub logits: Logits,
+}
+
+/// One kernel call by all threads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Index into [`Schedule::kernels`].
+    pub kernel: usize,
+    /// What this step computes. Its code is that of the kernel with the same symbol; only the cost may differ (what the rows are).
+    pub spec: Kernel,
+    /// True when all threads must have finished every earlier step before this one begins.
+    pub barrier: bool,
+    /// The kernel's argument array, in the order of its parameters.
+    pub args: Vec<Arg>,
+    /// Where in the model it comes from.
+    pub source: String,
+}
+
+/// A part of the arena that holds one value while it is needed, for the largest step that the entry takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Bytes from the start of the arena.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Element type.
+    pub elem: Elem,
+    /// Index of the step that writes it.
+    pub first: usize,
+    /// Index of the last step that reads it; the last step of all where it is returned.
+    pub last: usize,
+    /// The buffer that it overwrites element by element in its first step, which is that one's last; an index.
+    pub in_place_of: Option<usize>,
+}
+
+impl EntrySchedule {
+    /// Bytes of arena that the entry uses.
+    pub fn arena_bytes(&self) -> u64 {
+        self.buffers.iter().map(|buffer| buffer.offset + buffer.bytes).max().unwrap_or(0)
+    }
+
+    /// The most bytes that are live in any step: no arena can be smaller. A buffer written in place is counted once.
+    pub fn peak_live_bytes(&self) -> u64 {
+        let live_at = |step: usize| {
+            let live = self.buffers.iter().filter(|buffer| buffer.first <= step && step <= buffer.last);
+            live.filter(|buffer| buffer.in_place_of.is_none() || buffer.first < step).map(|buffer| buffer.bytes).sum()
+        };
+        (0..self.steps.len()).map(live_at).max().unwrap_or(0)
+    }
+}
+
+/// The bytes that an open plan holds, for the graphs of both entries: what `fit` needs, without the rest.
+///
+/// # Errors
+/// As [`schedule()`].
+pub fn memory(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Memory, ScheduleError> {
+    schedule(prefill, decode, options).map(|schedule| schedule.memory)
+}
+
+/// Schedules both entries of a model.
+///
+/// # Errors
+/// A graph that breaks its invariants; a node that no kernel takes; limits out of range; a format that a parameter cannot
+/// have; entries that remember different states; sizes that no address space holds. [`ScheduleError::Broken`] is our fault.
+pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, ScheduleError> {
+    let Options { limits, formats } = options;
+    check_limits(limits)?;
+    for graph in [prefill, decode] {
+        jambac_graph::verify::verify(graph)?;
+        check_sizes(graph)?;
+    }
+    let states = StateLayout::of(prefill)?;
+    states.check_same(&StateLayout::of(decode)?, &decode.name)?;
+    if states.page_bytes > 0 && limits.kv_tokens == 0 {
+        let expected = format!("at least {KV_PAGE_TOKENS}: the model has attention layers");
+        return Err(ScheduleError::Limit { name: "kv_tokens", found: 0, expected });
+    }
+
+    let mut weights = Weights::new(&[prefill, decode], *formats);
+    let mut kernels = Vec::new();
+    let mut entries = Vec::new();
+    for (kind, graph) in [(EntryKind::Prefill, prefill), (EntryKind::Decode, decode)] {
+        let extents = extents(kind, limits);
+        let mut context = Context { extents, limits, states: &states, weights: &mut weights };
+        entries.push(entry(kind, graph, &mut context, &mut kernels)?);
+    }
+    let memory = Memory {
+        arena: entries.iter().map(EntrySchedule::arena_bytes).max().unwrap_or(0),
+        state_slot: states.slot_bytes,
+        kv_page: states.page_bytes,
+        weights: weights.bytes(),
+        tables: tables::table_bytes(limits),
+    };
+    let (weights, states) = (weights.planned, states.regions);
+    let schedule = Schedule { limits: limits.clone(), kernels, weights, states, entries, memory };
+    Ok(schedule)
+}
+
+/// Step tables hold i32: no limit may be larger, and none but `kv_tokens` may be 0.
+fn check_limits(limits: &Limits) -> Result<(), ScheduleError> {
+    const MOST: u64 = i32::MAX as u64;
+    let counts = [
+        ("max_context", limits.max_context),
+        ("max_sequences", limits.max_sequences),
+        ("prefill_chunk", limits.prefill_chunk),
+        ("max_outputs", limits.max_outputs),
+    ];
+    if let Some(&(name, found)) = counts.iter().find(|&&(_, found)| found == 0 || found > MOST) {
+        return Err(ScheduleError::Limit { name, found, expected: format!("1 … {MOST}") });
+    }
+    let found = limits.kv_tokens;
+    if found > MOST || !found.is_multiple_of(KV_PAGE_TOKENS) {
+        let expected = format!("a multiple of {KV_PAGE_TOKENS} up to {MOST}");
+        return Err(ScheduleError::Limit { name: "kv_tokens", found, expected });
+    }
+    Ok(())
+}
+
+/// Values of more elements than this are refused, so that padding and element sizes can be multiplied in: a quarter
+/// of a quadrillion.
+const MAX_ELEMENTS: usize = 1 << 48;
+
+fn check_sizes(graph: &Graph) -> Result<(), ScheduleError> {
+    for node in graph.order() {
+        for ty in &graph.node(node).results {
+            let mut sizes = ty.shape.iter().filter_map(|dim: &Dim| dim.fixed());
+            let elements = sizes.try_fold(1_usize, |product, size| product.checked_mul(size));
+            if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
+                return Err(ScheduleError::TooLarge { what: format!("{}: {ty}", graph.node(node).source) });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The largest step of an entry: decode takes one token of every sequence.
+fn extents(kind: EntryKind, limits: &Limits) -> Extents {
+    let tokens = match kind {
+        EntryKind::Prefill => limits.prefill_chunk,
+        EntryKind::Decode => limits.max_sequences,
+    };
+    Extents { tokens, sequences: limits.max_sequences.min(tokens), outputs: limits.max_outputs.min(tokens) }
+}
+
+fn entry(
+    kind: EntryKind,
+    graph: &Graph,
+    context: &mut Context,
+    kernels: &mut Vec<Kernel>,
+) -> Result<EntrySchedule, ScheduleError> {
+    let draft = select::select(graph, &order::steps(graph), context)?;
+    let barriers = barrier::place(&draft.steps);
+    let live = liveness::live(&draft, &barriers);
+    let (blocks, block_of) = liveness::blocks(&draft, &live, &barriers);
+    let arena = arena::plan(&blocks);
+    let offset_of = |buffer: select::BufferId| arena.offsets[block_of[buffer.0]];
+
+    let mut steps = Vec::with_capacity(draft.steps.len());
+    for (step, barrier) in draft.steps.into_iter().zip(barriers) {
+        let arg = |slot: Slot| match slot {
+            Slot::Buffer(id) => Arg::Arena(offset_of(id)),
+            Slot::Final(arg) => arg,
+        };
+        let args = step.slots.into_iter().map(arg).collect();
+        steps.push(Step {
+            kernel: intern(kernels, &step.kernel)?,
+            spec: step.kernel,
+            barrier,
+            args,
+            source: step.source,
+        });
+    }
+    let buffers = (draft.buffers.iter().zip(&live).enumerate())
+        .map(|(index, (buffer, life))| Buffer {
+            offset: offset_of(select::BufferId(index)),
+            bytes: buffer.bytes,
+            elem: buffer.elem,
+            first: life.first,
+            last: life.last,
+            in_place_of: life.in_place_of.map(|id| id.0),
+        })
+        .collect();
+    let (logits, vocab) = draft.logits;
+    let row_stride = (padded(vocab) * Elem::F32.bytes()) as u64;
+    Ok(EntrySchedule {
+        kind,
+        max_tokens: context.extents.tokens,
+        max_sequences: context.extents.sequences,
+        max_outputs: context.extents.outputs,
+        steps,
+        buffers,
+        logits: Logits { offset: offset_of(logits), row_stride, n: vocab as u64 },
+    })
+}
+
+/// The index of the kernel with this one's symbol.
+fn intern(kernels: &mut Vec<Kernel>, kernel: &Kernel) -> Result<usize, ScheduleError> {
+    let symbol = kernel.symbol();
+    let Some(index) = kernels.iter().position(|known| known.symbol() == symbol) else {
+        kernels.push(kernel.clone());
+        return Ok(kernels.len() - 1);
+    };
+    if code(&kernels[index]) != code(kernel) {
+        let (first, second) = (format!("{:?}", kernels[index]), format!("{kernel:?}"));
+        return Err(ScheduleError::Symbol { symbol, first, second });
+    }
+    Ok(index)
+}
+
+/// The kernel without what only its cost depends on.
+fn code(kernel: &Kernel) -> Kernel {
+    let mut kernel = kernel.clone();
+    match &mut kernel {
+        Kernel::RmsNorm(spec) => spec.rows = Rows::Tokens,
+        Kernel::Linear(spec) => spec.rows = Rows::Tokens,
+        Kernel::Elementwise(spec) => spec.rows_per_token = 1,
+        Kernel::GroupedLinear(spec) => spec.top_k = 1,
+        _ => {}
+    }
+    kernel
+}
