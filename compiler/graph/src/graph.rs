@@ -109,6 +109,11 @@ impl Graph {
         ids
     }
 
+    /// False of an id whose node was removed, unless another node has its place by now.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.nodes.contains_node(id.0)
+    }
+
     /// The node behind an id.
     ///
     /// # Panics

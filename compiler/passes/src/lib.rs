@@ -1,1 +1,41 @@
-//! Placeholder.
+//! jambac-passes: graph → graph. [`PIPELINE`] lists the passes; [`PassManager`] runs them.
+//!
+//! A graph leaves models/ as Hugging Face computes it, op by op. Each fusion is a pass in a file of its own, on unless switched off,
+//! and keeps the answer of the interpreter.
+
+mod eliminate_dead;
+mod error;
+mod fuse_conv_silu;
+mod fuse_dt_softplus;
+mod fuse_residual_norm;
+mod fuse_scan_gate;
+mod fuse_swiglu;
+mod fusion;
+mod pass;
+mod rewrite;
+
+pub use eliminate_dead::EliminateDead;
+pub use error::Error;
+pub use fuse_conv_silu::FuseConvSilu;
+pub use fuse_dt_softplus::FuseDtSoftplus;
+pub use fuse_residual_norm::FuseResidualNorm;
+pub use fuse_scan_gate::FuseScanGate;
+pub use fuse_swiglu::FuseSwiglu;
+pub use fusion::Fusion;
+pub use pass::{AnyPass, Pass, PassManager, PassReport, Report};
+pub use rewrite::{Changed, Rewriter};
+
+/// Every pass in the order in which they run, and why it stands there.
+pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
+    (&EliminateDead, "first: a dead reader keeps a value from being fused; fusions leave none"),
+    (&FuseConvSilu, "anywhere: nothing else takes a convolution"),
+    (&FuseDtSoftplus, "anywhere: nothing else takes a linear"),
+    (&FuseScanGate, "before fuse-swiglu, which would take the gate's silu and mul"),
+    (&FuseSwiglu, "after fuse-scan-gate: what is left of silu and mul is a feed-forward"),
+    (&FuseResidualNorm, "anywhere: nothing else takes a norm"),
+];
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod testing;

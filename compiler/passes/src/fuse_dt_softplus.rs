@@ -1,0 +1,100 @@
+//! fuse-dt-softplus: the projection of Δ applies its softplus before it stores.
+//!
+//!     %y = linear %x, %w, %b
+//!     %dt = softplus %y             ⇒   %dt = linear %x, %w, %b {activation = softplus}
+//!
+//! Not when %y has another reader: it would see the softplus. Not when the linear has an activation already.
+
+use jambac_graph::{Activation, Graph, NodeId, Op, ValueId};
+
+use crate::pass::Pass;
+use crate::rewrite::{Changed, Rewriter, has_one_reader, replace, rewrite_each, set_op};
+
+/// The pass of this file.
+pub struct FuseDtSoftplus;
+
+impl Pass for FuseDtSoftplus {
+    const NAME: &'static str = "fuse-dt-softplus";
+
+    fn run(&self, rewriter: &mut Rewriter) -> Changed {
+        rewrite_each(rewriter, find, apply)
+    }
+}
+
+struct Match {
+    softplus: NodeId,
+    y: ValueId,
+}
+
+fn find(graph: &Graph, softplus: NodeId) -> Option<Match> {
+    if *graph.op(softplus) != Op::Softplus {
+        return None;
+    }
+    let y = graph.operands(softplus)[0];
+    if *graph.op(y.node) != (Op::Linear { activation: Activation::None }) || !has_one_reader(graph, y) {
+        return None;
+    }
+    Some(Match { softplus, y })
+}
+
+fn apply(graph: &mut Graph, Match { softplus, y }: Match) {
+    set_op(graph, y.node, Op::Linear { activation: Activation::Softplus });
+    replace(graph, graph.result(softplus, 0), y);
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::testing::{check, check_unchanged};
+
+    #[test]
+    fn fuses() {
+        check(
+            FuseDtSoftplus,
+            r#"
+            %0 = input "x" : f32[tokens, 4]
+            %1 = parameter "w" : bf16[8, 4]
+            %2 = parameter "bias" : f32[8]
+            %3 = linear %0, %1, %2 : f32[tokens, 8]
+            %4 = softplus %3 : f32[tokens, 8]
+            output "dt" = %4
+            "#,
+            expect![[r#"
+                - %3 = linear %0, %1, %2 : f32[tokens, 8]
+                - %4 = softplus %3 : f32[tokens, 8]
+                + %4 = linear %0, %1, %2 {activation = softplus} : f32[tokens, 8]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn keeps_what_others_read() {
+        check_unchanged(
+            FuseDtSoftplus,
+            r#"
+            %0 = input "x" : f32[tokens, 4]
+            %1 = parameter "w" : bf16[8, 4]
+            %2 = linear %0, %1 : f32[tokens, 8]
+            %3 = softplus %2 : f32[tokens, 8]
+            %4 = add %2, %3 : f32[tokens, 8]
+            output "y" = %4
+            "#,
+        );
+    }
+
+    #[test]
+    fn keeps_a_second_activation() {
+        check_unchanged(
+            FuseDtSoftplus,
+            r#"
+            %0 = input "x" : f32[tokens, 4]
+            %1 = parameter "w" : bf16[8, 4]
+            %2 = linear %0, %1 {activation = silu} : f32[tokens, 8]
+            %3 = softplus %2 : f32[tokens, 8]
+            output "y" = %3
+            "#,
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! fuse-scan-gate: the scan adds its skip and applies its gate before it stores.
+//!
+//!     %y, %s = selective_scan %dt, %u, …
+//!     %skip = mul %u, %d
+//!     %sum = add %y, %skip
+//!     %gate = silu %z
+//!     %out = mul %sum, %gate        ⇒   %out, %s = gated_selective_scan %dt, %u, …, %d, %z
+//!
+//! Either order of `add`, and of the last `mul`. Not when the skip is of another value than the scan's input, or a value in between
+//! has another reader.
+
+use jambac_graph::{Graph, NodeId, Op, ValueId};
+
+use crate::pass::Pass;
+use crate::rewrite::{Changed, Rewriter, add_in_place_of, both_ways, has_one_reader, replace, rewrite_each, silu_of};
+
+/// The pass of this file.
+pub struct FuseScanGate;
+
+impl Pass for FuseScanGate {
+    const NAME: &'static str = "fuse-scan-gate";
+
+    fn run(&self, rewriter: &mut Rewriter) -> Changed {
+        rewrite_each(rewriter, find, apply)
+    }
+}
+
+struct Match {
+    out: NodeId,
+    scan: NodeId,
+    d: ValueId,
+    z: ValueId,
+}
+
+fn find(graph: &Graph, out: NodeId) -> Option<Match> {
+    if *graph.op(out) != Op::Mul {
+        return None;
+    }
+    both_ways(graph, out).into_iter().find_map(|(sum, gate)| {
+        let z = silu_of(graph, gate)?;
+        if *graph.op(sum.node) != Op::Add || !has_one_reader(graph, sum) {
+            return None;
+        }
+        both_ways(graph, sum.node).into_iter().find_map(|(y, skip)| {
+            if *graph.op(y.node) != Op::SelectiveScan || y.result != 0 || !has_one_reader(graph, y) {
+                return None;
+            }
+            let d = skip_of(graph, skip, graph.operands(y.node)[1])?;
+            Some(Match { out, scan: y.node, d, z })
+        })
+    })
+}
+
+/// The row d of `skip = mul u, d`.
+fn skip_of(graph: &Graph, skip: ValueId, u: ValueId) -> Option<ValueId> {
+    if *graph.op(skip.node) != Op::Mul || !has_one_reader(graph, skip) {
+        return None;
+    }
+    let operands = graph.operands(skip.node);
+    (operands[0] == u && graph.ty(operands[1]).shape.len() == 1).then_some(operands[1])
+}
+
+fn apply(graph: &mut Graph, Match { out, scan, d, z }: Match) {
+    let operands: Vec<ValueId> = graph.operands(scan).into_iter().chain([d, z]).collect();
+    let fused = add_in_place_of(graph, out, Op::GatedSelectiveScan, &operands);
+    graph.replace_uses(graph.result(scan, 1), graph.result(fused, 1));
+    replace(graph, graph.result(out, 0), graph.result(fused, 0));
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::testing::{check, check_unchanged};
+
+    const SCAN: &str = r#"
+        %dt = input "dt" : f32[tokens, 4]
+        %u = input "u" : f32[tokens, 4]
+        %a = parameter "A_log" : bf16[4, 2]
+        %b = input "b" : f32[tokens, 2]
+        %c = input "c" : f32[tokens, 2]
+        %d = parameter "D" : bf16[4]
+        %z = input "z" : f32[tokens, 4]
+        %h = state "ssm" : f32[sequences, 4, 2]
+        %y, %next = selective_scan %dt, %u, %a, %b, %c, %h : f32[tokens, 4], f32[sequences, 4, 2]
+        output "ssm" = %next
+        output "out" = %out
+    "#;
+
+    #[test]
+    fn fuses() {
+        check(
+            FuseScanGate,
+            &format!(
+                "{SCAN}
+                %skip = mul %u, %d : f32[tokens, 4]
+                %sum = add %y, %skip : f32[tokens, 4]
+                %gate = silu %z : f32[tokens, 4]
+                %out = mul %sum, %gate : f32[tokens, 4]"
+            ),
+            expect![[r#"
+                - %8, %9 = selective_scan %0, %1, %2, %3, %4, %7 : f32[tokens, 4], f32[sequences, 4, 2]
+                - %10 = mul %1, %5 : f32[tokens, 4]
+                - %11 = add %8, %10 : f32[tokens, 4]
+                - %12 = silu %6 : f32[tokens, 4]
+                - %13 = mul %11, %12 : f32[tokens, 4]
+                + %13, %9 = gated_selective_scan %0, %1, %2, %3, %4, %7, %5, %6 : f32[tokens, 4], f32[sequences, 4, 2]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn fuses_the_other_way_round() {
+        check(
+            FuseScanGate,
+            &format!(
+                "{SCAN}
+                %gate = silu %z : f32[tokens, 4]
+                %skip = mul %u, %d : f32[tokens, 4]
+                %sum = add %skip, %y : f32[tokens, 4]
+                %out = mul %gate, %sum : f32[tokens, 4]"
+            ),
+            expect![[r#"
+                - %8, %9 = selective_scan %0, %1, %2, %3, %4, %7 : f32[tokens, 4], f32[sequences, 4, 2]
+                - %10 = silu %6 : f32[tokens, 4]
+                - %11 = mul %1, %5 : f32[tokens, 4]
+                - %12 = add %11, %8 : f32[tokens, 4]
+                - %13 = mul %10, %12 : f32[tokens, 4]
+                + %13, %9 = gated_selective_scan %0, %1, %2, %3, %4, %7, %5, %6 : f32[tokens, 4], f32[sequences, 4, 2]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn keeps_a_skip_of_another_value() {
+        check_unchanged(
+            FuseScanGate,
+            &format!(
+                "{SCAN}
+                %skip = mul %dt, %d : f32[tokens, 4]
+                %sum = add %y, %skip : f32[tokens, 4]
+                %gate = silu %z : f32[tokens, 4]
+                %out = mul %sum, %gate : f32[tokens, 4]"
+            ),
+        );
+    }
+
+    #[test]
+    fn keeps_a_skip_that_is_no_row() {
+        check_unchanged(
+            FuseScanGate,
+            &format!(
+                "{SCAN}
+                %skip = mul %u, %dt : f32[tokens, 4]
+                %sum = add %y, %skip : f32[tokens, 4]
+                %gate = silu %z : f32[tokens, 4]
+                %out = mul %sum, %gate : f32[tokens, 4]"
+            ),
+        );
+    }
+
+    #[test]
+    fn keeps_what_others_read() {
+        for value in ["y", "skip", "sum", "gate"] {
+            check_unchanged(
+                FuseScanGate,
+                &format!(
+                    "{SCAN}
+                    %skip = mul %u, %d : f32[tokens, 4]
+                    %sum = add %y, %skip : f32[tokens, 4]
+                    %gate = silu %z : f32[tokens, 4]
+                    %out = mul %sum, %gate : f32[tokens, 4]
+                    %other = softplus %{value} : f32[tokens, 4]
+                    output \"other\" = %other"
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! fuse-swiglu: gate and up are read once.
+//!
+//!     %s = silu %gate
+//!     %y = mul %s, %up              ⇒   %y = swiglu %gate, %up
+//!
+//! Either order of `mul`; rows of tokens and of expert slots alike. Not when %s has another reader, or %up is a row for all tokens.
+
+use jambac_graph::{Graph, NodeId, Op, ValueId};
+
+use crate::pass::Pass;
+use crate::rewrite::{Changed, Rewriter, add_in_place_of, both_ways, replace, rewrite_each, silu_of};
+
+/// The pass of this file.
+pub struct FuseSwiglu;
+
+impl Pass for FuseSwiglu {
+    const NAME: &'static str = "fuse-swiglu";
+
+    fn run(&self, rewriter: &mut Rewriter) -> Changed {
+        rewrite_each(rewriter, find, apply)
+    }
+}
+
+struct Match {
+    mul: NodeId,
+    gate: ValueId,
+    up: ValueId,
+}
+
+fn find(graph: &Graph, mul: NodeId) -> Option<Match> {
+    if *graph.op(mul) != Op::Mul {
+        return None;
+    }
+    both_ways(graph, mul).into_iter().find_map(|(silu, up)| {
+        let gate = silu_of(graph, silu)?;
+        (graph.ty(gate) == graph.ty(up)).then_some(Match { mul, gate, up })
+    })
+}
+
+fn apply(graph: &mut Graph, Match { mul, gate, up }: Match) {
+    let fused = add_in_place_of(graph, mul, Op::Swiglu, &[gate, up]);
+    replace(graph, graph.result(mul, 0), graph.result(fused, 0));
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::testing::{check, check_unchanged};
+
+    #[test]
+    fn fuses() {
+        check(
+            FuseSwiglu,
+            r#"
+            %0 = input "gate" : f32[tokens, 8]
+            %1 = input "up" : f32[tokens, 8]
+            %2 = silu %0 : f32[tokens, 8]
+            %3 = mul %2, %1 : f32[tokens, 8]
+            output "y" = %3
+            "#,
+            expect![[r#"
+                - %2 = silu %0 : f32[tokens, 8]
+                - %3 = mul %2, %1 : f32[tokens, 8]
+                + %3 = swiglu %0, %1 : f32[tokens, 8]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn fuses_slots_the_other_way_round() {
+        check(
+            FuseSwiglu,
+            r#"
+            %0 = input "gate" : f32[tokens, 2, 8]
+            %1 = input "up" : f32[tokens, 2, 8]
+            %2 = silu %0 : f32[tokens, 2, 8]
+            %3 = mul %1, %2 : f32[tokens, 2, 8]
+            output "y" = %3
+            "#,
+            expect![[r#"
+                - %2 = silu %0 : f32[tokens, 2, 8]
+                - %3 = mul %1, %2 : f32[tokens, 2, 8]
+                + %3 = swiglu %0, %1 : f32[tokens, 2, 8]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn keeps_what_others_read() {
+        check_unchanged(
+            FuseSwiglu,
+            r#"
+            %0 = input "gate" : f32[tokens, 8]
+            %1 = silu %0 : f32[tokens, 8]
+            %2 = mul %1, %1 : f32[tokens, 8]
+            output "y" = %2
+            "#,
+        );
+    }
+
+    #[test]
+    fn keeps_a_product_with_a_row() {
+        check_unchanged(
+            FuseSwiglu,
+            r#"
+            %0 = input "gate" : f32[tokens, 8]
+            %1 = parameter "row" : f32[8]
+            %2 = silu %0 : f32[tokens, 8]
+            %3 = mul %2, %1 : f32[tokens, 8]
+            output "y" = %3
+            "#,
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! A pass on a graph in text, for the tests under each pass.
+
+use expect_test::Expect;
+use jambac_graph::Graph;
+use jambac_graph::text::{diff, print, read};
+use jambac_graph::verify::verify;
+
+use crate::pass::Pass;
+use crate::rewrite::{Changed, Rewriter};
+
+/// Checks what a pass changes in a graph of these lines, and that it finds nothing the second time.
+pub(crate) fn check(pass: impl Pass, lines: &str, expected: Expect) {
+    let before = graph(lines);
+    let mut after = before.clone();
+    assert_ne!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0));
+    verify(&after).unwrap_or_else(|error| panic!("{error}\n{}", print(&after)));
+    expected.assert_eq(&diff(&before, &after));
+    assert_eq!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0), "the second time");
+}
+
+/// Checks that a pass leaves a graph of these lines alone.
+pub(crate) fn check_unchanged(pass: impl Pass, lines: &str) {
+    let before = graph(lines);
+    let mut after = before.clone();
+    assert_eq!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0), "{}", diff(&before, &after));
+    assert_eq!(print(&before), print(&after));
+}
+
+fn graph(lines: &str) -> Graph {
+    read(&format!("graph @g {{\n{lines}\n}}")).unwrap_or_else(|error| panic!("{error} in\n{lines}"))
+}
