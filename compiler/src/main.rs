@@ -1,2 +1,199 @@
-//! `jambac`.
-fn main() {}
+//! `jambac`, the compiler's command line: one subcommand a file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use jambac::{build, doctor, fit, graph, inspect, opt};
+
+/// Compiles AI21's Jamba models ahead of time into one plan file that `jamba` runs.
+#[derive(Parser)]
+#[command(version, after_help = "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a fault of jambac's own.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile a model file or a checkpoint's folder into a plan.
+    Build(Build),
+    /// Print what a plan holds.
+    Inspect(Inspect),
+    /// Print a model's memory within a card's, without its weights at hand.
+    Fit(Fit),
+    /// Print the layer graph of a model.
+    Graph(Graph),
+    /// Run passes over a graph in its text form.
+    Opt(Opt),
+    /// Say what building plans needs, what of it is here, and how to install the rest.
+    Doctor,
+}
+
+/// What model.toml says, said on the command line instead.
+#[derive(Args)]
+struct Model {
+    /// A model.toml, or a checkpoint's folder.
+    path: PathBuf,
+    /// A target: x86-64-v2, x86-64-v3, x86-64-v4 or native. May be given more than once.
+    #[arg(long = "target", value_name = "T")]
+    targets: Vec<String>,
+    /// Which fusions run: all, none, or names of passes with commas between them.
+    #[arg(long, value_name = "all|none|LIST")]
+    fusion: Option<String>,
+    /// Weight format of all linear layers: f32 or bf16. Default: as the checkpoint stores them.
+    #[arg(long, value_name = "FORMAT")]
+    weights: Option<String>,
+    /// Weight format of the experts alone.
+    #[arg(long, value_name = "FORMAT")]
+    experts: Option<String>,
+    /// Stored type of keys and values: f32 or bf16.
+    #[arg(long, value_name = "f32|bf16")]
+    kv: Option<String>,
+    /// Tokens of one sequence.
+    #[arg(long, value_name = "N")]
+    max_context: Option<u64>,
+    /// Sequences at once.
+    #[arg(long, value_name = "N")]
+    max_sequences: Option<u64>,
+    /// Tokens of KV cache, all sequences together.
+    #[arg(long, value_name = "N")]
+    kv_tokens: Option<u64>,
+    /// Tokens of one prefill step.
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<u64>,
+}
+
+impl Model {
+    fn open(self) -> anyhow::Result<jambac::manifest::ModelFile> {
+        let mut model = jambac::manifest::ModelFile::open(&self.path)?;
+        if !self.targets.is_empty() {
+            model.build.targets = self.targets;
+        }
+        if let Some(fusion) = self.fusion {
+            model.build.fusion = jambac::manifest::Fusion::Word(fusion);
+        }
+        model.weights.default = self.weights.or(model.weights.default);
+        model.weights.experts = self.experts.or(model.weights.experts);
+        let limits = &mut model.limits;
+        limits.kv_dtype = self.kv.or(limits.kv_dtype.take());
+        limits.max_context = self.max_context.unwrap_or(limits.max_context);
+        limits.max_sequences = self.max_sequences.unwrap_or(limits.max_sequences);
+        // A pool that was sized for other limits does not outlive them.
+        if self.kv_tokens.is_some() || self.max_context.is_some() || self.max_sequences.is_some() {
+            limits.kv_tokens = self.kv_tokens;
+        }
+        limits.prefill_chunk = self.prefill_chunk.unwrap_or(limits.prefill_chunk);
+        model.check()?;
+        Ok(model)
+    }
+}
+
+#[derive(Args)]
+struct Build {
+    #[command(flatten)]
+    model: Model,
+    /// The plan to write.
+    #[arg(short, value_name = "OUT.plan")]
+    output: PathBuf,
+    /// Draw weights from this seed instead of reading a checkpoint: config.json is enough, and the plan holds the seed.
+    #[arg(long, value_name = "SEED")]
+    synthetic_weights: Option<u64>,
+    /// Write the text form of every phase into this folder.
+    #[arg(long, value_name = "DIR")]
+    dump_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Inspect {
+    /// The plan.
+    plan: PathBuf,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+    /// The memory an open plan takes.
+    #[arg(long)]
+    memory: bool,
+    /// The steps of each entry.
+    #[arg(long)]
+    steps: bool,
+    /// The kernels and how often each is called.
+    #[arg(long)]
+    kernels: bool,
+    /// Disassembly of one kernel.
+    #[arg(long, value_name = "KERNEL")]
+    asm: Option<String>,
+}
+
+#[derive(Args)]
+struct Fit {
+    #[command(flatten)]
+    model: Model,
+    /// The memory to fit in: bytes, or with a unit (80GB, 24GiB).
+    #[arg(long, value_name = "SIZE")]
+    memory: String,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Graph {
+    #[command(flatten)]
+    model: Model,
+    /// Graphviz instead of the text form.
+    #[arg(long)]
+    dot: bool,
+    /// The graph before any pass.
+    #[arg(long)]
+    unfused: bool,
+}
+
+#[derive(Args)]
+struct Opt {
+    /// A graph in its text form.
+    #[arg(required_unless_present = "list")]
+    graph: Option<PathBuf>,
+    /// Passes to run, in the pipeline's order. Default: all.
+    #[arg(long = "pass", value_name = "NAME")]
+    passes: Vec<String>,
+    /// Print the difference instead of the result.
+    #[arg(long)]
+    diff: bool,
+    /// Stop after this many rewrites and say what the last one was.
+    #[arg(long, value_name = "N")]
+    bisect: Option<u64>,
+    /// Print the graph after every pass, on stderr.
+    #[arg(long)]
+    print_after_all: bool,
+    /// List the passes, and why each stands where it does.
+    #[arg(long)]
+    list: bool,
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Build(Build { model, output, synthetic_weights, dump_dir }) => {
+            let progress = build::Progress::on_terminal();
+            let model = model.open()?;
+            let summary = build::build(&build::Request { model, output, synthetic_seed: synthetic_weights, dump_dir }, &progress)?;
+            eprintln!("{summary}");
+            Ok(())
+        }
+        Command::Inspect(Inspect { plan, json, memory, steps, kernels, asm }) => {
+            inspect::run(&plan, &inspect::What { json, memory, steps, kernels, asm })
+        }
+        Command::Fit(Fit { model, memory, json }) => fit::run(&model.open()?, &memory, json),
+        Command::Graph(Graph { model, dot, unfused }) => graph::run(&model.open()?, dot, unfused),
+        Command::Opt(Opt { graph: Some(graph), passes, diff, bisect, print_after_all, list: false }) => {
+            opt::run(&graph, &opt::What { passes, diff, bisect, print_after_all })
+        }
+        Command::Opt(_) => opt::list(),
+        Command::Doctor => doctor::run(),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // usage errors exit with 2
+    jambac::report::guard(|| run(cli.command))
+}

@@ -67,4 +67,15 @@ pub enum CodegenError {
         /// What is wrong.
         message: String,
     },
+    /// A parameter could not be read or its packed bytes not written.
+    #[error("pack: {parameter}: {source}")]
+    Pack {
+        /// The parameter.
+        parameter: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The plan could not be written.
+    #[error("link: {0}")]
+    Plan(#[from] jamba_plan::PlanError),
 }

@@ -2,12 +2,13 @@
 //! and LLVM.
 //!
 //! [`compile`](mod@compile) is the way of the code: MLIR that kernels emit, lowered by the passes of [`lower`], through
-//! [`llvm`] to an object, linked by [`object`].
+//! [`llvm`] to an object, linked by [`object`]. [`pack`](mod@pack) packs weights; [`link`](mod@link) writes the plan.
 
 pub mod compile;
 pub mod diagnostics;
 pub mod error;
 pub mod ffi;
+pub mod link;
 pub mod llvm;
 pub mod lower;
 pub mod object;

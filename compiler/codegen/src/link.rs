@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use jamba_plan::format::{Arg, Entry, KernelRecord, Manifest, Program, SLACK_BYTES, Step, Weight};
+use jamba_plan::format::{Entry, KernelRecord, Manifest, Program, Step, Weight};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{PlanWriter, synthetic};
 use jambac_schedule::Schedule;
@@ -68,7 +68,7 @@ pub fn program(schedule: &Schedule) -> Program {
                 .map(|step| Step {
                     kernel: step.kernel as u32,
                     barrier: step.barrier,
-                    args: step.args.iter().copied().collect::<Vec<Arg>>(),
+                    args: step.args.clone(),
                     source: step.source.clone(),
                 })
                 .collect(),
@@ -109,7 +109,7 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
                 at = weight.offset + written;
                 progress(at, total);
             }
-            pad(out, total + SLACK_BYTES - at)
+            pad(out, total - at)
         })?;
     }
     Ok(writer.finish()?)

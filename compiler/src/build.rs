@@ -1,0 +1,347 @@
+//! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jamba_plan::format::{Limits, Manifest, Memory, Model, SLACK_BYTES, WeightFormat};
+use jambac_checkpoint::{Checkpoint, JambaConfig};
+use jambac_codegen::compile::Phase;
+use jambac_codegen::link::{Parts, link};
+use jambac_graph::{DType, Graph};
+use jambac_kernels::target::CpuTarget;
+use jambac_models::jamba;
+use jambac_passes::{Fusion, PassManager};
+use jambac_schedule::{Formats, Schedule};
+
+use crate::manifest::ModelFile;
+use crate::report::Ours;
+use crate::source::Source;
+
+/// What to build.
+pub struct Request {
+    /// The model.
+    pub model: ModelFile,
+    /// The plan to write.
+    pub output: PathBuf,
+    /// Draw weights from this seed; config.json is all that is read then.
+    pub synthetic_seed: Option<u64>,
+    /// Where the text form of every phase goes.
+    pub dump_dir: Option<PathBuf>,
+}
+
+/// What was built.
+#[derive(Debug)]
+pub struct Summary {
+    /// The plan.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Everything an open plan holds, in bytes.
+    pub memory: u64,
+    /// Kernels compiled for each target.
+    pub n_kernels: usize,
+    /// Steps of prefill and decode.
+    pub n_steps: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {:.1} MB, {} kernels, {} steps, {:.1} MB when open, built in {:.1} s",
+            self.path.display(),
+            self.bytes as f64 / 1e6,
+            self.n_kernels,
+            self.n_steps,
+            self.memory as f64 / 1e6,
+            self.elapsed.as_secs_f64()
+        )
+    }
+}
+
+/// Tells a person how far the build is; quiet when stderr is no terminal.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// On stderr where it is a terminal.
+    pub fn on_terminal() -> Progress {
+        Progress(ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()))
+    }
+
+    /// Nowhere.
+    pub fn hidden() -> Progress {
+        Progress(ProgressBar::hidden())
+    }
+
+    fn phase(&self, message: &str) {
+        self.0.set_message(message.to_owned());
+        self.0.tick();
+    }
+
+    fn weights(&self, done: u64, total: u64) {
+        if self.0.length() != Some(total) {
+            let style = ProgressStyle::with_template("packing weights {bar:40} {bytes}/{total_bytes} {eta}");
+            self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.0.set_length(total);
+        }
+        self.0.set_position(done);
+    }
+}
+
+/// The graphs of both entries.
+pub struct Entries {
+    /// Any number of tokens per sequence.
+    pub prefill: Graph,
+    /// One token per sequence.
+    pub decode: Graph,
+}
+
+/// Compiles a model into a plan.
+pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
+    let began = Instant::now();
+    let Request { model, output, synthetic_seed, dump_dir } = request;
+    let dump = Dumps::new(dump_dir.as_deref())?;
+    let targets = targets(&model.build.targets)?;
+    let fusion = fusion(model)?;
+
+    progress.phase("reading the checkpoint");
+    let checkpoint = match synthetic_seed {
+        Some(_) => None,
+        None => Some(Checkpoint::open(&model.checkpoint)?),
+    };
+    let parameters = checkpoint.as_ref().map(jamba::bind).transpose()?;
+    let config = match &checkpoint {
+        Some(checkpoint) => checkpoint.config().clone(),
+        None => JambaConfig::read(&model.checkpoint.join("config.json"))?,
+    };
+    if model.limits.max_context > config.max_positions as u64 {
+        bail!(
+            "limits.max_context: found {}, expected at most the model's max_position_embeddings, {}",
+            model.limits.max_context,
+            config.max_positions
+        );
+    }
+    if let Some(parameters) = &parameters {
+        dump.write("01.checkpoint.txt", || checkpoint_text(parameters))?;
+    }
+
+    progress.phase("building the graph");
+    let mut entries = graphs(model, &config, &|name| stored_dtype(parameters.as_ref(), name))?;
+    dump.write("02.graph", || jambac_graph::text::print(&entries.prefill))?;
+
+    progress.phase("running passes");
+    let passes = optimize(&mut entries, &fusion)?;
+    dump.write("03.optimized.graph", || jambac_graph::text::print(&entries.prefill))?;
+
+    progress.phase("scheduling");
+    let schedule = schedule(model, &entries, &targets)?;
+    dump.write("04.schedule.txt", || format!("{schedule:#?}\n"))?;
+
+    let mut code = Vec::new();
+    for (name, target) in &targets {
+        progress.phase(&format!("compiling kernels for {name}"));
+        let mut dump_phase = |phase: Phase, text: &str| {
+            let (number, ending) = match phase {
+                Phase::Mlir => ("05", "mlir"),
+                Phase::LlvmDialect => ("06", "llvm.mlir"),
+                Phase::LlvmIr => ("07", "ll"),
+                Phase::Assembly => ("07", "s"),
+            };
+            dump.write(&format!("{number}.{name}.{ending}"), || text.to_owned()).map_err(|error| dump.fail(error)).ok();
+        };
+        let dump_phase: Option<jambac_codegen::compile::Dump> = if dump.active() { Some(&mut dump_phase) } else { None };
+        let object = jambac_codegen::compile(*target, dump_phase, |module| {
+            for kernel in &schedule.kernels {
+                module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
+            }
+        });
+        code.push((name.clone(), toolchain_or_ours(object)?));
+    }
+    dump.finish()?;
+
+    let memory = Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() };
+    let manifest = Manifest {
+        compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
+        model: describe(model, &config, checkpoint.as_ref(), &schedule),
+        limits: schedule.limits.clone(),
+        memory,
+        targets: targets.iter().map(|(name, _)| name.clone()).collect(),
+        native_features: Vec::new(), // `native` is resolved to a level when the plan is built
+        passes,
+        synthetic_seed: *synthetic_seed,
+    };
+    let source = parameters.as_ref().map(Source);
+    let files = checkpoint.as_ref().map(Checkpoint::tokenizer);
+    let synthetic_files;
+    let files = match files {
+        Some(files) => files,
+        None => {
+            synthetic_files = jambac_checkpoint::TokenizerFiles::read(&model.checkpoint)?;
+            &synthetic_files
+        }
+    };
+    let parts = Parts {
+        manifest: &manifest,
+        schedule: &schedule,
+        code: &code,
+        parameters: source.as_ref().map(|source| source as _),
+        tokenizer: files.tokenizer.as_deref(),
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        chat_template: files.chat_template.as_deref().map(str::as_bytes),
+    };
+    let bytes = link(output, &parts, |done, total| progress.weights(done, total))
+        .with_context(|| format!("writing {}", output.display()))?;
+    progress.0.finish_and_clear();
+    if dump.active() {
+        let written = std::fs::read(output).with_context(|| format!("reading {} back", output.display()))?;
+        let plan = jamba_plan::Plan::parse(&written).ours("reading the plan back")?;
+        dump.write("08.plan.txt", || jamba_plan::text::plan(&plan))?;
+    }
+    Ok(Summary {
+        path: output.clone(),
+        bytes,
+        memory: manifest.memory.total(&manifest.limits),
+        n_kernels: schedule.kernels.len(),
+        n_steps: schedule.entries.iter().map(|entry| entry.steps.len()).sum(),
+        elapsed: began.elapsed(),
+    })
+}
+
+/// The unfused graphs of both entries. `dtype` is what a parameter is stored as in the checkpoint.
+pub fn graphs(model: &ModelFile, config: &JambaConfig, dtype: &dyn Fn(&str) -> DType) -> Result<Entries> {
+    let kv_dtype = match model.limits.kv_dtype.as_deref() {
+        None | Some("f32") => DType::F32,
+        Some("bf16") => DType::Bf16,
+        Some(other) => bail!("limits.kv_dtype: found {other}, expected f32 or bf16"),
+    };
+    let options = jamba::Options { kv_dtype };
+    Ok(Entries { prefill: jamba::prefill(config, dtype, &options), decode: jamba::decode(config, dtype, &options) })
+}
+
+/// Runs the passes on both entries and returns the names of those that ran.
+pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
+    let mut manager = PassManager::new(fusion);
+    let report = manager.run(&mut entries.prefill).ours("passes")?;
+    manager.run(&mut entries.decode).ours("passes")?;
+    Ok(report.passes.iter().map(|pass| pass.name.to_owned()).collect())
+}
+
+/// Steps and memory for the graphs.
+pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTarget)]) -> Result<Schedule> {
+    let prefill_chunk = model.limits.prefill_chunk;
+    let limits = Limits {
+        max_context: model.limits.max_context,
+        max_sequences: model.limits.max_sequences,
+        kv_tokens: model.kv_tokens(),
+        prefill_chunk,
+        max_outputs: MAX_OUTPUTS.min(prefill_chunk).max(model.limits.max_sequences),
+    };
+    let linear = model.weights.default.as_deref().map(|format| weight_format("weights.default", format)).transpose()?;
+    let experts = model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
+    let f16_native = targets.iter().all(|(_, target)| target.has_f16c());
+    let formats = Formats { linear, experts: experts.or(linear), embedding: None, f16_native };
+    jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats })
+        .ours("schedule")
+}
+
+/// Rows of logits that one prefill step can return: each takes a row of the vocabulary in the arena.
+const MAX_OUTPUTS: u64 = 16;
+
+/// The targets with their names, best first, each once; `native` is the best level of this machine.
+pub fn targets(names: &[String]) -> Result<Vec<(String, CpuTarget)>> {
+    let mut targets = names.iter().map(|name| name.parse::<CpuTarget>()).collect::<Result<Vec<_>, _>>().context("build.targets")?;
+    targets.sort_by_key(|target| std::cmp::Reverse(target.level()));
+    targets.dedup();
+    Ok(targets.into_iter().map(|target| (target.name().to_owned(), target)).collect())
+}
+
+/// The fusions that the model file asks for.
+pub fn fusion(model: &ModelFile) -> Result<Fusion> {
+    model.build.fusion.as_text().parse().context("build.fusion")
+}
+
+fn weight_format(key: &str, format: &str) -> Result<WeightFormat> {
+    match format {
+        "f32" => Ok(WeightFormat::F32),
+        "bf16" => Ok(WeightFormat::Bf16),
+        other => bail!("{key}: found {other}, expected f32 or bf16 (int8 and int4 are not built yet)"),
+    }
+}
+
+fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType {
+    parameters.map_or(DType::Bf16, |parameters| parameters.dtype(name))
+}
+
+fn describe(model: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>, schedule: &Schedule) -> Model {
+    let mut formats: Vec<(String, String)> = Vec::new();
+    for (group, experts) in [("linear", false), ("experts", true)] {
+        let big = |weight: &&jambac_schedule::PlannedWeight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
+        let largest = schedule.weights.iter().filter(big).max_by_key(|weight| weight.bytes);
+        formats.extend(largest.map(|weight| (group.to_owned(), weight.format.name().to_owned())));
+    }
+    Model {
+        name: model.name.clone(),
+        n_parameters: jamba::n_parameters(config) as u64,
+        n_layers: config.n_layers as u64,
+        d_model: config.d_model as u64,
+        vocab: config.vocab as u64,
+        bos: config.bos,
+        eos: checkpoint.map_or(config.eos.as_slice(), Checkpoint::eos).to_vec(),
+        formats,
+    }
+}
+
+fn checkpoint_text(parameters: &jamba::Parameters<'_>) -> String {
+    let mut text = format!("{:#?}\n", parameters.config());
+    for (name, parameter) in parameters.iter() {
+        text += &format!("{name} : {}{:?}\n", parameter.dtype, parameter.shape);
+    }
+    text
+}
+
+/// A missing linker is the machine's fault; everything else in codegen is ours.
+fn toolchain_or_ours(code: Result<Vec<u8>, jambac_codegen::CodegenError>) -> Result<Vec<u8>> {
+    match code {
+        Err(error @ (jambac_codegen::CodegenError::NoLinker { .. } | jambac_codegen::CodegenError::Io { .. })) => Err(error.into()),
+        other => other.ours("codegen"),
+    }
+}
+
+/// Text forms of the phases, written where `--dump-dir` says.
+struct Dumps<'a> {
+    folder: Option<&'a Path>,
+    failed: std::cell::RefCell<Option<anyhow::Error>>,
+}
+
+impl<'a> Dumps<'a> {
+    fn new(folder: Option<&'a Path>) -> Result<Dumps<'a>> {
+        if let Some(folder) = folder {
+            std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        Ok(Dumps { folder, failed: None.into() })
+    }
+
+    fn active(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    fn write(&self, name: &str, text: impl FnOnce() -> String) -> Result<()> {
+        let Some(folder) = self.folder else { return Ok(()) };
+        let path = folder.join(name);
+        std::fs::write(&path, text()).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Keeps the first error of a callback that cannot return one.
+    fn fail(&self, error: anyhow::Error) {
+        self.failed.borrow_mut().get_or_insert(error);
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}

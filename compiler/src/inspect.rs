@@ -1,0 +1,139 @@
+//! `jambac inspect`: what a plan holds, in whole or in part.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use jamba_plan::Plan;
+use jamba_plan::format::Program;
+use serde_json::{Value, json};
+
+use crate::report::print;
+
+/// Which parts to print; none of them means a summary.
+pub struct What {
+    /// One JSON document.
+    pub json: bool,
+    /// The memory of an open plan.
+    pub memory: bool,
+    /// The steps.
+    pub steps: bool,
+    /// The kernels.
+    pub kernels: bool,
+    /// Disassembly of this kernel.
+    pub asm: Option<String>,
+}
+
+/// Prints the parts asked for.
+pub fn run(path: &Path, what: &What) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let plan = Plan::parse(&bytes).with_context(|| format!("{} is refused", path.display()))?;
+    if let Some(symbol) = &what.asm {
+        return print(&disassemble(&plan, symbol)?);
+    }
+    if what.json {
+        return print(&format!("{:#}\n", document(&plan, what)));
+    }
+    let (manifest, program) = (plan.manifest(), plan.program());
+    let mut text = String::new();
+    if what.memory {
+        text += &jamba_plan::text::memory(manifest);
+    }
+    if what.kernels {
+        text += &kernel_table(program);
+    }
+    if what.steps {
+        text += &jamba_plan::text::steps(program);
+    }
+    if text.is_empty() {
+        text = [
+            jamba_plan::text::manifest(manifest),
+            jamba_plan::text::memory(manifest),
+            jamba_plan::text::sections(&plan),
+            step_counts(program),
+        ]
+        .join("\n");
+    }
+    print(&text)
+}
+
+fn step_counts(program: &Program) -> String {
+    let mut text = String::new();
+    for entry in &program.entries {
+        let barriers = entry.steps.iter().filter(|step| step.barrier).count();
+        let _ = writeln!(text, "{}: {} steps, {barriers} barriers", entry.kind.name(), entry.steps.len());
+    }
+    text
+}
+
+/// Calls of each kernel by entry.
+fn calls(program: &Program) -> BTreeMap<u32, Vec<usize>> {
+    let mut calls: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (i, entry) in program.entries.iter().enumerate() {
+        for step in &entry.steps {
+            calls.entry(step.kernel).or_insert_with(|| vec![0; program.entries.len()])[i] += 1;
+        }
+    }
+    calls
+}
+
+fn kernel_table(program: &Program) -> String {
+    let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
+    let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
+    for (kernel, calls) in calls(program) {
+        let calls: Vec<String> = calls.iter().map(|n| format!("{n:>5}")).collect();
+        let _ = writeln!(text, "  {}  {}", calls.join(" "), program.kernels[kernel as usize].symbol);
+    }
+    text
+}
+
+fn document(plan: &Plan<'_>, what: &What) -> Value {
+    let (manifest, program) = (plan.manifest(), plan.program());
+    let (memory, limits) = (&manifest.memory, &manifest.limits);
+    let mut document = json!({
+        "digest": plan.digest().to_hex().as_str(),
+        "manifest": manifest,
+        "memory": {
+            "weights": memory.weights,
+            "arena": memory.arena,
+            "state": memory.state_pool(limits),
+            "state_slot": memory.state_slot,
+            "kv": memory.kv_pool(limits),
+            "kv_page": memory.kv_page,
+            "tables": memory.tables,
+            "total": memory.total(limits),
+        },
+    });
+    if what.steps {
+        document["entries"] = json!(program.entries);
+    }
+    if what.kernels {
+        document["kernels"] = calls(program)
+            .into_iter()
+            .map(|(kernel, calls)| json!({ "symbol": program.kernels[kernel as usize].symbol, "calls": calls }))
+            .collect();
+    }
+    document
+}
+
+fn disassemble(plan: &Plan<'_>, symbol: &str) -> Result<String> {
+    if !plan.program().kernels.iter().any(|kernel| kernel.symbol == symbol) {
+        bail!("--asm: found {symbol}, expected a kernel of the plan (inspect --kernels lists them)");
+    }
+    let target = plan.manifest().targets.first().context("the plan names no target")?;
+    let code = plan.code(target).context("the plan holds no code")?;
+    let file = tempfile::NamedTempFile::new().context("a temporary file for the code")?;
+    std::fs::write(file.path(), code).context("writing the code")?;
+    let tool = concat!(env!("LLVM_SYS_191_PREFIX"), "/bin/llvm-objdump");
+    let output = Command::new(tool)
+        .args(["--disassemble", "--no-show-raw-insn", &format!("--disassemble-symbols={symbol},{symbol}.body")])
+        .arg(file.path())
+        .output()
+        .with_context(|| format!("running {tool}; compiler/setup installs it"))?;
+    if !output.status.success() {
+        bail!("{tool} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(format!("; {target}\n{}", String::from_utf8_lossy(&output.stdout)))
+}

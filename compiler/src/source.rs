@@ -1,0 +1,28 @@
+//! A bound checkpoint as the packer and the interpreter see it.
+
+use std::borrow::Cow;
+use std::io;
+
+use jambac_codegen::pack::ParameterSource;
+use jambac_models::jamba;
+
+/// The parameters of a checkpoint.
+pub struct Source<'a, 'c>(pub &'a jamba::Parameters<'c>);
+
+impl ParameterSource for Source<'_, '_> {
+    fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {
+        let found = self.0.get(parameter).and_then(|parameter| parameter.tensors.get(group as usize));
+        let Some(tensor) = found else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{parameter} has no matrix {group}")));
+        };
+        let k = out.len() / n_rows as usize;
+        tensor.range_f32(first_row as usize * k, out);
+        Ok(())
+    }
+}
+
+impl jambac_reference::Parameters for Source<'_, '_> {
+    fn parameter(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.0.get(name).map(|parameter| Cow::Owned(parameter.to_f32_vec()))
+    }
+}
