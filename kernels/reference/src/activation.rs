@@ -1,8 +1,10 @@
 //! Activations, one element at a time.
 //!
-//!     silu(x)     = x / (1 + exp(−x))
-//!     softplus(x) = log(1 + exp(x)) = max(x, 0) + log1p(exp(−|x|))
-//!     swiglu      = silu(gate) · up                              (arXiv 2002.05202)
+//! ```text
+//! silu(x)     = x / (1 + exp(−x))
+//! softplus(x) = log(1 + exp(x)) = max(x, 0) + log1p(exp(−|x|))
+//! swiglu      = silu(gate) · up                              (arXiv 2002.05202)
+//! ```
 
 use jambac_graph::Activation;
 

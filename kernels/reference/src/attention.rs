@@ -1,7 +1,9 @@
 //! Causal attention with grouped queries over a KV cache, without positions (arXiv 2305.13245; Jamba has no rotary embedding).
 //!
-//!     scores[j] = q[t, h] · k[j, g] · scale        g = h / (H / G), j up to and with the token itself
-//!     y[t, h]   = Σⱼ softmax(scores)[j] · v[j, g]
+//! ```text
+//! scores[j] = q[t, h] · k[j, g] · scale        g = h / (H / G), j up to and with the token itself
+//! y[t, h]   = Σⱼ softmax(scores)[j] · v[j, g]
+//! ```
 //!
 //! A sequence's cache is `[context, 2, G, E]`: at each token its keys, then its values.
 

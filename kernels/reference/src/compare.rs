@@ -1,7 +1,9 @@
 //! How far a tensor is from the one it should be.
 //!
-//!     close(i):  |found[i] − expected[i]| ≤ abs + rel · |expected[i]|
-//!     NMSE       = Σ (found − expected)² / Σ expected²
+//! ```text
+//! close(i):  |found[i] − expected[i]| ≤ abs + rel · |expected[i]|
+//! NMSE       = Σ (found − expected)² / Σ expected²
+//! ```
 
 use std::fmt;
 

@@ -1,7 +1,9 @@
 //! Element by element over two values.
 //!
-//!     add: y = a + b
-//!     mul: y = a · b        b is shaped like a, or is one row that every row of a meets
+//! ```text
+//! add: y = a + b
+//! mul: y = a · b        b is shaped like a, or is one row that every row of a meets
+//! ```
 
 /// a + b.
 pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {

@@ -1,6 +1,8 @@
 //! Rows of a table by number: `embed` (token ids) and `select_rows` (rows whose logits are wanted).
 //!
-//!     y[i] = table[rows[i]]
+//! ```text
+//! y[i] = table[rows[i]]
+//! ```
 
 /// The rows of a table of `cols` columns, or the first number that is not a row.
 pub fn gather_rows(table: &[f32], cols: usize, rows: &[i32]) -> Result<Vec<f32>, i32> {

@@ -1,6 +1,8 @@
 //! Linear: rows times a transposed matrix.
 //!
-//!     y[r, n] = activation(Σᵢ x[r, i] · weight[n, i] + bias[n])
+//! ```text
+//! y[r, n] = activation(Σᵢ x[r, i] · weight[n, i] + bias[n])
+//! ```
 
 use jambac_graph::Activation;
 

@@ -1,9 +1,11 @@
 //! Mixture of experts: which expert sees which token, their products, and the weighted sum.
 //!
-//!     weights, experts = top_k(p)                           largest first, ties to the lower index
-//!     slot t·k + j belongs to expert experts[t, j]; slots sorted by expert; offsets where each expert's begin
-//!     y[slot] = x[row of slot] · weight[expert]ᵀ
-//!     out[t]  = Σⱼ weights[t, j] · y[t, j]
+//! ```text
+//! weights, experts = top_k(p)                           largest first, ties to the lower index
+//! slot t·k + j belongs to expert experts[t, j]; slots sorted by expert; offsets where each expert's begin
+//! y[slot] = x[row of slot] · weight[expert]ᵀ
+//! out[t]  = Σⱼ weights[t, j] · y[t, j]
+//! ```
 
 use crate::linear::dot;
 

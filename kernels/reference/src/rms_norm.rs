@@ -1,6 +1,8 @@
 //! RMS norm (arXiv 1910.07467), alone and after a sum.
 //!
-//!     y[i] = x[i] · weight[i] / sqrt(mean(x²) + eps)
+//! ```text
+//! y[i] = x[i] · weight[i] / sqrt(mean(x²) + eps)
+//! ```
 
 use crate::elementwise::add;
 use crate::linear::dot;

@@ -1,7 +1,9 @@
 //! The Mamba-1 recurrence (arXiv 2312.00752, equation 2 with the discretisation of section 3.6) over a ragged batch.
 //!
-//!     h[c, n] = exp(dt[t, c] · A[c, n]) · h[c, n] + dt[t, c] · u[t, c] · b[t, n]        A = −exp(a_log)
-//!     y[t, c] = Σₙ h[c, n] · c[t, n]
+//! ```text
+//! h[c, n] = exp(dt[t, c] · A[c, n]) · h[c, n] + dt[t, c] · u[t, c] · b[t, n]        A = −exp(a_log)
+//! y[t, c] = Σₙ h[c, n] · c[t, n]
+//! ```
 //!
 //! and, gated, (y + d · u) · silu(z). h is rounded to f32 after every token, as the state between steps is.
 

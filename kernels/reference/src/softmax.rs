@@ -1,6 +1,8 @@
 //! Softmax over rows.
 //!
-//!     y[i] = exp(x[i] − max(x)) / Σⱼ exp(x[j] − max(x))
+//! ```text
+//! y[i] = exp(x[i] − max(x)) / Σⱼ exp(x[j] − max(x))
+//! ```
 
 /// Each row of `cols` columns.
 pub fn softmax(x: &[f32], cols: usize) -> Vec<f32> {

@@ -1,9 +1,11 @@
 //! The model, layer by layer: what Hugging Face's `JambaForCausalLM` computes, op by op, before any fusion.
 //!
-//!     x = embed(ids)
-//!     each layer:   x = x + mixer(rms_norm(x))              attention or Mamba
-//!                   x = x + feed_forward(rms_norm(x))       MLP or mixture of experts
-//!     logits = rms_norm(x[rows]) · lm_headᵀ
+//! ```text
+//! x = embed(ids)
+//! each layer:   x = x + mixer(rms_norm(x))              attention or Mamba
+//!               x = x + feed_forward(rms_norm(x))       MLP or mixture of experts
+//! logits = rms_norm(x[rows]) · lm_headᵀ
+//! ```
 //!
 //! Inputs are `ids` i32\[tokens\] and `rows` i32\[outputs\]; outputs are `logits` f32\[outputs, vocab\] and the next states:
 //! `layers.N.conv` f32\[sequences, d_inner, d_conv − 1\] and `layers.N.ssm` f32\[sequences, d_inner, d_state\] of a Mamba layer,

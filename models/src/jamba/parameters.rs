@@ -3,9 +3,11 @@
 //! A parameter of the graph has its canonical Hugging Face name. The experts of a layer are one parameter with `*` for the
 //! expert, stacked in dimension 0. Names of the first uploads (remote code, before transformers 4.40) are read too:
 //!
-//!     layers.N.moe.…                           feed_forward.…
-//!     layers.N.pre_moe_layernorm               pre_ff_layernorm
-//!     layers.N.…experts.0.… in dense layers    without experts.0
+//! ```text
+//! layers.N.moe.…                           feed_forward.…
+//! layers.N.pre_moe_layernorm               pre_ff_layernorm
+//! layers.N.…experts.0.… in dense layers    without experts.0
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -1,1 +1,213 @@
+//! What is bound, and what is refused in which words.
 
+use std::fs;
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+use safetensors::tensor::TensorView as FileView;
+use safetensors::{Dtype, SafeTensors, serialize_to_file};
+
+use super::*;
+use crate::tiny::{Names, Storage, Tiny};
+
+/// The tensors of a file by name, to be spoilt.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// Two layers: Mamba and MLP, attention and three experts.
+fn small() -> Tiny {
+    Tiny { layers: 2, attention: (2, 1), experts: 3, vocab: 40, ..Tiny::base() }
+}
+
+fn spoil(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
+    let path = folder.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let owned = |view: &FileView| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    let mut tensors: Tensors = file.iter().map(|(name, view)| (name.to_string(), owned(&view))).collect();
+    edit(&mut tensors);
+    let views =
+        tensors.iter().map(|(name, (dtype, shape, data))| (name, FileView::new(*dtype, shape.clone(), data).unwrap()));
+    serialize_to_file(views, None, &path).unwrap();
+}
+
+/// The message for a miniature whose tensors were edited.
+fn refused(tiny: &Tiny, edit: impl FnOnce(&mut Tensors), expected: Expect) {
+    let folder = tempfile::tempdir().unwrap();
+    tiny.write(folder.path(), 1).unwrap();
+    spoil(folder.path(), edit);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let message = bind(&checkpoint).unwrap_err().to_string();
+    expected.assert_eq(&message.replace(&folder.path().display().to_string(), "DIR"));
+}
+
+#[test]
+fn missing() {
+    refused(
+        &small(),
+        |tensors| drop(tensors.remove("model.layers.0.mamba.A_log")),
+        expect!["DIR/model.safetensors: tensor model.layers.0.mamba.A_log: found nothing, expected shape [128, 16]"],
+    );
+    refused(
+        &small(),
+        |tensors| drop(tensors.remove("model.layers.1.feed_forward.experts.2.up_proj.weight")),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found nothing, expected shape [128, 64]"
+        ],
+    );
+}
+
+#[test]
+fn extra() {
+    let copy = |from: &'static str, to: &'static str| {
+        move |tensors: &mut Tensors| drop(tensors.insert(to.into(), tensors[from].clone()))
+    };
+    refused(
+        &small(),
+        copy("model.layers.0.mamba.D", "model.layers.0.mamba.dt_proj.scale"),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.0.mamba.dt_proj.scale: found shape [128], expected no such tensor for this config"
+        ],
+    );
+    // One expert more than the config has, and a layer more.
+    refused(
+        &small(),
+        copy(
+            "model.layers.1.feed_forward.experts.0.up_proj.weight",
+            "model.layers.1.feed_forward.experts.3.up_proj.weight",
+        ),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.3.up_proj.weight: found shape [128, 64], expected no such tensor for this config"
+        ],
+    );
+    refused(
+        &small(),
+        copy("model.layers.0.mamba.D", "model.layers.2.mamba.D"),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.2.mamba.D: found shape [128], expected no such tensor for this config"
+        ],
+    );
+}
+
+#[test]
+fn misshapen() {
+    // As many elements, another shape.
+    refused(
+        &small(),
+        |tensors| tensors.get_mut("model.layers.0.mamba.conv1d.weight").unwrap().1 = vec![128, 4],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.0.mamba.conv1d.weight: found shape [128, 4], expected [128, 1, 4]"
+        ],
+    );
+}
+
+#[test]
+fn two_names_of_one_parameter() {
+    refused(
+        &small(),
+        |tensors| {
+            let norm = tensors["model.layers.0.pre_ff_layernorm.weight"].clone();
+            tensors.insert("model.layers.0.pre_moe_layernorm.weight".into(), norm);
+        },
+        expect![
+            "DIR/model.safetensors: tensor model.layers.0.pre_moe_layernorm.weight: found model.layers.0.pre_ff_layernorm.weight as well, expected one of the two: they are the same parameter"
+        ],
+    );
+}
+
+#[test]
+fn a_tied_model_may_repeat_its_embedding_only() {
+    let tied = Tiny { tied: true, ..small() };
+    let head = |change: u8| {
+        move |tensors: &mut Tensors| {
+            let mut head = tensors["model.embed_tokens.weight"].clone();
+            head.2[7] ^= change;
+            tensors.insert("lm_head.weight".into(), head);
+        }
+    };
+    refused(
+        &tied,
+        head(1),
+        expect![
+            "DIR/model.safetensors: tensor lm_head.weight: found other values than in model.embed_tokens.weight, expected none or the same: the config has tie_word_embeddings"
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    tied.write(folder.path(), 1).unwrap();
+    spoil(folder.path(), head(0));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert!(bind(&checkpoint).unwrap().get("lm_head.weight").is_none());
+}
+
+#[test]
+fn the_untied_head_has_to_be_there() {
+    refused(
+        &small(),
+        |tensors| drop(tensors.remove("lm_head.weight")),
+        expect!["DIR/model.safetensors: tensor lm_head.weight: found nothing, expected shape [40, 64]"],
+    );
+}
+
+#[test]
+fn experts_stack_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    small().write(folder.path(), 1).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let stacked =
+        bind(&checkpoint).unwrap().read_f32("model.layers.1.feed_forward.experts.*.down_proj.weight").unwrap();
+    let one_by_one: Vec<f32> = (0..3)
+        .flat_map(|expert| {
+            let name = format!("model.layers.1.feed_forward.experts.{expert}.down_proj.weight");
+            checkpoint.tensor(&name).unwrap().to_f32_vec()
+        })
+        .collect();
+    assert_eq!(stacked, one_by_one);
+}
+
+/// Every parameter of a miniature: dtype, shape, elements.
+fn read(tiny: &Tiny) -> BTreeMap<String, (DType, Vec<usize>, Vec<f32>)> {
+    let folder = tempfile::tempdir().unwrap();
+    tiny.write(folder.path(), 1).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let parameters = bind(&checkpoint).unwrap();
+    let read = |p: &Parameter| (p.dtype, p.shape.clone(), p.to_f32_vec());
+    parameters.iter().map(|(name, parameter)| (name.to_string(), read(parameter))).collect()
+}
+
+#[test]
+fn experts_of_different_types_are_f32_together() {
+    let experts = "model.layers.1.feed_forward.experts.*.gate_proj.weight";
+    let half = read(&Tiny { storage: Storage::All(jambac_checkpoint::DType::F16), ..small() });
+    assert_eq!((half[experts].0, half[experts].1.as_slice()), (DType::F16, [3, 128, 64].as_slice()));
+    // Tensors differ in type one after another.
+    assert_eq!(read(&Tiny { storage: Storage::Mixed, ..small() })[experts].0, DType::F32);
+}
+
+#[test]
+fn old_names_are_the_same_parameters() {
+    assert_eq!(read(&small()), read(&Tiny { names: Names::Original, ..small() }));
+}
+
+#[test]
+fn old_names_one_by_one() {
+    let config = small().config().unwrap();
+    for (old, new) in [
+        ("model.layers.0.moe.experts.0.gate_proj.weight", "model.layers.0.feed_forward.gate_proj.weight"),
+        ("model.layers.1.moe.experts.0.gate_proj.weight", "model.layers.1.feed_forward.experts.0.gate_proj.weight"),
+        ("model.layers.1.moe.router.weight", "model.layers.1.feed_forward.router.weight"),
+        ("model.layers.0.pre_moe_layernorm.weight", "model.layers.0.pre_ff_layernorm.weight"),
+        ("model.layers.0.mamba.D", "model.layers.0.mamba.D"),
+        ("model.layers.9.moe.experts.0.gate_proj.weight", "model.layers.9.feed_forward.experts.0.gate_proj.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ] {
+        assert_eq!(canonical(&config, old), new);
+    }
+}
+
+#[test]
+fn a_name_that_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    small().write(folder.path(), 1).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let error = bind(&checkpoint).unwrap().read_f32("model.layers.0.mamba.E").unwrap_err();
+    assert_eq!(error.to_string(), "parameter model.layers.0.mamba.E: not one of this model");
+}
