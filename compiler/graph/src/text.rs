@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A line is results, op, operands, attributes, result types, and where the node comes from. `//` starts a comment. Values may have
-//! any name and may be read above the line that makes them; [`print`] numbers them in [`Graph::order`].
+//! any name and may be read above the line that makes them; [`print()`] numbers them in [`Graph::order`].
 //! [`parse`] takes what is written, sound or not; [`read`] verifies it too.
 
 use std::collections::BTreeMap;
