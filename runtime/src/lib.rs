@@ -1,1 +1,36 @@
-//! Placeholder.
+//! jamba-runtime: executes a plan. It knows kernels, steps, pools and sequences, nothing of layers or graphs, and links
+//! no compiler.
+//!
+//! ```no_run
+//! use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
+//!
+//! let mut engine = Engine::open("jamba.plan".as_ref(), OpenOptions::default())?;
+//! let sequence = engine.add_sequence()?;
+//! let feed = Feed { sequence, tokens: &[1, 20, 30], outputs: Outputs::Last };
+//! let logits = engine.step(&[feed])?;
+//! let next = jamba_runtime::sample::greedy(logits.row(0))?;
+//! # let _ = next;
+//! # Ok::<(), jamba_runtime::RuntimeError>(())
+//! ```
+
+mod chat;
+mod check;
+mod device;
+mod engine;
+mod error;
+mod execute;
+mod generate;
+pub mod sample;
+mod session;
+mod tokenize;
+mod trace;
+
+pub use chat::{ChatTemplate, Message};
+pub use engine::{Engine, Logits, OpenOptions, Progress};
+pub use error::{Pool, RuntimeError};
+pub use generate::{Finish, GenerateOptions, Generated};
+pub use jamba_plan::Verify;
+pub use sample::{Sampler, SamplerOptions};
+pub use session::{Feed, Outputs, SequenceId};
+pub use tokenize::{TextStream, Tokenizer};
+pub use trace::{Trace, TraceStep};

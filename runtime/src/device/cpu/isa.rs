@@ -1,0 +1,124 @@
+//! Which of the plan's targets this CPU runs.
+
+use crate::RuntimeError;
+
+/// The x86-64 levels of the System V ABI, and the features each adds, by LLVM's names.
+const LEVELS: [(&str, &[&str]); 4] = [
+    ("x86-64", &[]),
+    ("x86-64-v2", &["cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"]),
+    ("x86-64-v3", &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"]),
+    ("x86-64-v4", &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"]),
+];
+
+macro_rules! detect {
+    ($name:expr, $($llvm:literal => $rust:tt),* $(,)?) => {
+        match $name {
+            $($llvm => Some(std::arch::is_x86_feature_detected!($rust)),)*
+            _ => None,
+        }
+    };
+}
+
+/// Whether this CPU has a feature, by LLVM's name; None for features that we do not know how to ask for.
+#[cfg(target_arch = "x86_64")]
+fn has(feature: &str) -> Option<bool> {
+    detect!(feature,
+        "cx16" => "cmpxchg16b", "popcnt" => "popcnt", "sse3" => "sse3", "ssse3" => "ssse3", "sse4a" => "sse4a",
+        "sse4.1" => "sse4.1", "sse4.2" => "sse4.2", "avx" => "avx", "avx2" => "avx2", "bmi" => "bmi1",
+        "bmi2" => "bmi2", "f16c" => "f16c", "fma" => "fma", "lzcnt" => "lzcnt", "movbe" => "movbe",
+        "avx512bw" => "avx512bw", "avx512cd" => "avx512cd", "avx512dq" => "avx512dq", "avx512f" => "avx512f",
+        "avx512vl" => "avx512vl", "avx512vnni" => "avx512vnni", "avx512bf16" => "avx512bf16",
+        "avx512fp16" => "avx512fp16", "avx512ifma" => "avx512ifma", "avx512vbmi" => "avx512vbmi",
+        "avx512vbmi2" => "avx512vbmi2", "avx512bitalg" => "avx512bitalg", "avx512vpopcntdq" => "avx512vpopcntdq",
+        "avxvnni" => "avxvnni", "avxifma" => "avxifma", "avxneconvert" => "avxneconvert",
+        "avxvnniint8" => "avxvnniint8", "gfni" => "gfni", "vaes" => "vaes", "vpclmulqdq" => "vpclmulqdq",
+        "adx" => "adx", "aes" => "aes", "pclmul" => "pclmulqdq", "sha" => "sha",
+    )
+}
+
+/// Other architectures run none of our CPU targets.
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_feature: &str) -> Option<bool> {
+    Some(false)
+}
+
+/// What `target` needs and this CPU lacks; None when `target` is not for CPUs.
+fn missing(target: &str, native_features: &[String]) -> Option<Vec<String>> {
+    let lacks = |feature: &&str| has(feature) == Some(false);
+    if target == "native" {
+        return Some(native_features.iter().map(String::as_str).filter(lacks).map(str::to_owned).collect());
+    }
+    let level = LEVELS.iter().position(|(name, _)| *name == target)?;
+    let features = LEVELS[..=level].iter().flat_map(|(_, features)| features.iter().copied());
+    Some(features.filter(lacks).map(str::to_owned).collect())
+}
+
+/// The target to load: the one asked for, else the first of the plan's (best first) that this CPU runs.
+pub(super) fn choose<'a>(
+    targets: &'a [String],
+    native_features: &[String],
+    wanted: Option<&str>,
+) -> Result<&'a str, RuntimeError> {
+    if let Some(wanted) = wanted {
+        let found = targets.iter().find(|target| *target == wanted);
+        let missing = missing(wanted, native_features);
+        return match (found, missing) {
+            (Some(target), Some(missing)) if missing.is_empty() => Ok(target),
+            (Some(target), Some(missing)) => {
+                Err(RuntimeError::CpuLacks { target: target.clone(), missing: missing.join(", ") })
+            }
+            _ => Err(RuntimeError::NoSuchTarget { wanted: wanted.to_owned(), targets: targets.to_vec() }),
+        };
+    }
+    let runs = |target: &&String| missing(target, native_features).is_some_and(|missing| missing.is_empty());
+    targets.iter().find(runs).map(String::as_str).ok_or_else(|| {
+        let runs = LEVELS.iter().rev().find(|(level, _)| missing(level, &[]).is_some_and(|missing| missing.is_empty()));
+        let found = match runs {
+            Some((level, _)) if cfg!(target_arch = "x86_64") => format!("{level} and below"),
+            _ => format!("{}, for which there are no kernels", std::env::consts::ARCH),
+        };
+        RuntimeError::NoCodeForCpu { targets: targets.to_vec(), found }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_first_target_that_runs_is_chosen() {
+        let targets = names(&["sm_90a", "x86-64", "x86-64-v2"]);
+        assert_eq!(choose(&targets, &[], None).unwrap(), "x86-64");
+        assert_eq!(choose(&targets, &[], Some("x86-64")).unwrap(), "x86-64");
+    }
+
+    #[test]
+    fn refusals_say_what_there_is() {
+        let targets = names(&["sm_90a"]);
+        let error = choose(&targets, &[], None).unwrap_err().to_string();
+        assert!(error.contains("sm_90a") && error.contains("and below"), "{error}");
+        assert!(matches!(choose(&targets, &[], Some("x86-64")), Err(RuntimeError::NoSuchTarget { .. })));
+        assert!(matches!(choose(&targets, &[], Some("sm_90a")), Err(RuntimeError::NoSuchTarget { .. })));
+    }
+
+    #[test]
+    fn native_code_runs_where_its_features_are() {
+        let targets = names(&["native"]);
+        assert_eq!(choose(&targets, &[], None).unwrap(), "native");
+        // Features of two makers that no CPU has together.
+        let features = names(&["sse4a", "avx512fp16", "avxvnniint8"]);
+        let error = choose(&targets, &features, Some("native")).unwrap_err();
+        assert!(matches!(error, RuntimeError::CpuLacks { .. }), "{error}");
+    }
+
+    #[test]
+    fn every_feature_of_a_level_can_be_asked_for() {
+        for (_, features) in LEVELS {
+            assert!(features.iter().all(|feature| has(feature).is_some()));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A team of threads that do one job together and meet at barriers. The caller is thread 0; a team without a job
+//! sleeps.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use crate::RuntimeError;
+
+/// Looks at a barrier before a thread sleeps: some ten microseconds, about what waking a thread costs.
+const SPINS: u32 = 2000;
+
+/// Where all threads of a team meet: they spin briefly, then sleep.
+#[derive(Debug)]
+pub(super) struct Barrier {
+    n_threads: u32,
+    spins: u32,
+    arrived: Line<AtomicU32>,
+    round: Line<AtomicU32>,
+    sleeping: Line<AtomicU32>,
+}
+
+/// A value on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+impl Barrier {
+    fn new(n_threads: u32) -> Barrier {
+        // Spinning helps only while every thread has a core to itself.
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let spins = if n_threads as usize <= cores { SPINS } else { 0 };
+        let line = || Line(AtomicU32::new(0));
+        Barrier { n_threads, spins, arrived: line(), round: line(), sleeping: line() }
+    }
+
+    /// Returns when every thread of the team has called it. What they wrote before is then seen by all.
+    pub(super) fn wait(&self) {
+        if self.n_threads == 1 {
+            return;
+        }
+        let round = self.round.0.load(Ordering::Relaxed);
+        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.n_threads {
+            self.arrived.0.store(0, Ordering::Relaxed);
+            // SeqCst orders this store before the look at `sleeping`, as it orders a sleeper's count before its look at
+            // `round`: either we see the sleeper, or it sees the new round.
+            self.round.0.store(round.wrapping_add(1), Ordering::SeqCst);
+            if self.sleeping.0.load(Ordering::SeqCst) > 0 {
+                atomic_wait::wake_all(&self.round.0);
+            }
+            return;
+        }
+        for _ in 0..self.spins {
+            if self.round.0.load(Ordering::Acquire) != round {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        self.sleeping.0.fetch_add(1, Ordering::SeqCst);
+        while self.round.0.load(Ordering::SeqCst) == round {
+            atomic_wait::wait(&self.round.0, round);
+        }
+        self.sleeping.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What the workers of a team do: called once by each of them, with its number.
+type Job<'a> = dyn Fn(usize, &Barrier) + Sync + 'a;
+
+struct Shared {
+    barrier: Barrier,
+    stop: AtomicBool,
+    job: UnsafeCell<Option<*const Job<'static>>>,
+}
+
+// SAFETY: `job` is written by thread 0 before the barrier that begins a job and read by the workers after it; the
+// workers are past using it when thread 0 passes the barrier that ends the job. Everything else is atomic.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is only followed between those barriers, while what it points to is borrowed.
+unsafe impl Send for Shared {}
+
+/// Threads that wait for jobs.
+pub(super) struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Team {
+    /// A team of `n_threads`, the caller included.
+    pub(super) fn new(n_threads: usize) -> Result<Team, RuntimeError> {
+        let shared = Arc::new(Shared {
+            barrier: Barrier::new(n_threads as u32),
+            stop: AtomicBool::new(false),
+            job: UnsafeCell::new(None),
+        });
+        // Workers begin when all of them exist; where one cannot be started, the others see their sender go and end.
+        let mut workers = Vec::with_capacity(n_threads);
+        let mut senders = Vec::with_capacity(n_threads);
+        for thread in 1..n_threads {
+            let (sender, receiver) = mpsc::channel::<Arc<Shared>>();
+            let builder = std::thread::Builder::new().name(format!("jamba-{thread}"));
+            let spawned = builder.spawn(move || {
+                if let Ok(shared) = receiver.recv() {
+                    work(&shared, thread);
+                }
+            });
+            workers.push(spawned.map_err(|source| RuntimeError::Thread { thread, source })?);
+            senders.push(sender);
+        }
+        for sender in senders {
+            let _ = sender.send(Arc::clone(&shared)); // the receiver waits
+        }
+        Ok(Team { shared, workers })
+    }
+
+    /// Number of threads, the caller included.
+    pub(super) fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `mine` on the calling thread and `others` on every worker, and returns when all have returned.
+    pub(super) fn run(&mut self, mine: impl FnOnce(&Barrier), others: &Job<'_>) {
+        // SAFETY: only the lifetime changes; the pointer is followed before this function returns, never after it.
+        let job: *const Job<'static> = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(others) };
+        // SAFETY: the workers wait at the barrier below and do not look at the cell.
+        unsafe { *self.shared.job.get() = Some(job) };
+        let _guard = AbortOnPanic;
+        self.shared.barrier.wait();
+        mine(&self.shared.barrier);
+        self.shared.barrier.wait();
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.barrier.wait();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join(); // a worker that panics aborts the process
+        }
+    }
+}
+
+/// A thread that panics would leave the others at their barrier, and the job's borrows in their hands.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+fn work(shared: &Shared, thread: usize) {
+    let _guard = AbortOnPanic;
+    loop {
+        shared.barrier.wait();
+        if shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        // SAFETY: thread 0 wrote the cell before the barrier and does not write it before the next one.
+        if let Some(job) = unsafe { *shared.job.get() } {
+            // SAFETY: `Team::run` borrows the job until this thread has arrived at the barrier below.
+            let job = unsafe { &*job };
+            job(thread, &shared.barrier);
+        }
+        shared.barrier.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn every_thread_works_and_barriers_hold() {
+        for n_threads in [1, 2, 5] {
+            let mut team = Team::new(n_threads).unwrap();
+            let counts: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+            let job = |_: usize, barrier: &Barrier| {
+                for (round, count) in counts.iter().enumerate() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    barrier.wait();
+                    assert_eq!(count.load(Ordering::Relaxed), n_threads, "round {round}");
+                }
+            };
+            for _ in 0..20 {
+                team.run(|barrier| job(0, barrier), &job);
+                counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    /// Processor time of this whole process.
+    fn processor_time() -> Duration {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    #[test]
+    fn an_idle_team_sleeps() {
+        let mut team = Team::new(4).unwrap();
+        team.run(|_| (), &|_, _| ());
+        std::thread::sleep(Duration::from_millis(50));
+        // Other tests run in this process: look for any quiet half second.
+        let quiet = || {
+            let before = processor_time();
+            std::thread::sleep(Duration::from_millis(500));
+            processor_time() - before < Duration::from_millis(100)
+        };
+        let began = Instant::now();
+        while !quiet() {
+            assert!(began.elapsed() < Duration::from_secs(60), "the team never sleeps");
+        }
+    }
+}

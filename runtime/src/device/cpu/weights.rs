@@ -1,0 +1,104 @@
+//! Weights: mapped where they lie in the plan, or drawn where the plan has a seed instead.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use jamba_plan::Plan;
+use jamba_plan::format::Weight;
+use jamba_plan::synthetic;
+use memmap2::{Advice, Mmap};
+
+use super::memory::Region;
+use super::report;
+use crate::{Progress, RuntimeError};
+
+/// Stored elements that a thread draws at once.
+const CHUNK_ELEMENTS: usize = 1 << 18;
+
+/// The packed weights of an open plan.
+pub(super) enum Weights {
+    /// In the plan's file; at least `SLACK_BYTES` of the file follow them.
+    Mapped(Arc<Mmap>, Range<usize>),
+    /// Drawn.
+    Synthetic(Region),
+}
+
+impl Weights {
+    pub(super) fn open(
+        plan: &Plan<'_>,
+        file: Arc<Mmap>,
+        n_threads: usize,
+        progress: Option<&(dyn Fn(Progress) + Sync)>,
+    ) -> Result<Weights, RuntimeError> {
+        match (plan.weights_range(), plan.manifest().synthetic_seed) {
+            (Some(range), _) => {
+                // Only a hint to read ahead: kernels find the pages either way.
+                let _ = file.advise_range(Advice::WillNeed, range.start, range.len());
+                Ok(Weights::Mapped(file, range))
+            }
+            (None, seed) => {
+                let mut region = Region::new("weights", plan.manifest().memory.weights)?;
+                if let Some(seed) = seed {
+                    draw(&plan.program().weights, seed, region.as_mut_slice(), n_threads, progress);
+                }
+                Ok(Weights::Synthetic(region))
+            }
+        }
+    }
+
+    /// Address of the first byte.
+    pub(super) fn address(&mut self) -> u64 {
+        match self {
+            Weights::Mapped(file, range) => file[range.clone()].as_ptr().expose_provenance() as u64,
+            Weights::Synthetic(region) => region.address(),
+        }
+    }
+
+    /// The region, when the weights are not the file's.
+    pub(super) fn region(&self) -> Option<&Region> {
+        match self {
+            Weights::Mapped(..) => None,
+            Weights::Synthetic(region) => Some(region),
+        }
+    }
+}
+
+/// Draws every weight, in parts that the threads take one after another: the values depend on neither.
+fn draw(
+    weights: &[Weight],
+    seed: u64,
+    mut out: &mut [u8],
+    n_threads: usize,
+    progress: Option<&(dyn Fn(Progress) + Sync)>,
+) {
+    let mut parts = Vec::new();
+    let mut at = 0;
+    for weight in weights {
+        out = &mut std::mem::take(&mut out)[(weight.offset - at) as usize..];
+        let (bytes, rest) = std::mem::take(&mut out).split_at_mut(weight.bytes as usize);
+        (out, at) = (rest, weight.offset + weight.bytes);
+        let chunk_bytes = CHUNK_ELEMENTS * weight.format.bytes() as usize;
+        for (index, chunk) in bytes.chunks_mut(chunk_bytes).enumerate() {
+            parts.push((weight, (index * CHUNK_ELEMENTS) as u64, chunk));
+        }
+    }
+    let (total, done) = (at, AtomicU64::new(0));
+    let parts = Mutex::new(parts.into_iter());
+    let next = || parts.lock().ok().and_then(|mut parts| parts.next());
+    let work = |report_progress: bool| {
+        while let Some((weight, first, chunk)) = next() {
+            synthetic::fill_range(weight, seed, first, chunk);
+            let done = done.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64;
+            if report_progress {
+                report(progress, "drawing weights", done, total);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..n_threads {
+            scope.spawn(|| work(false));
+        }
+        work(true);
+    });
+}

@@ -1,0 +1,257 @@
+//! A plan on a device: opened once, then fed with steps.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use jamba_plan::format::{EntryKind, Manifest, Program};
+use jamba_plan::sections::SectionKind;
+use jamba_plan::{Plan, Verify};
+use memmap2::Mmap;
+
+use crate::chat::ChatTemplate;
+use crate::device::Device;
+use crate::device::cpu::{Cpu, Opened};
+use crate::device::map::map;
+use crate::session::{Feed, Outputs, SequenceId, Sequences};
+use crate::tokenize::Tokenizer;
+use crate::trace::Trace;
+use crate::{RuntimeError, sample};
+
+/// How far long work is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The work: `drawing weights`.
+    pub what: &'static str,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// How to open a plan.
+#[derive(Clone, Default)]
+pub struct OpenOptions<'a> {
+    /// Threads, the caller's included; one for every core that the process may use, unless given.
+    pub threads: Option<usize>,
+    /// The target whose code is loaded; the best that this CPU runs, unless given.
+    pub isa: Option<String>,
+    /// How much of the plan is compared with its digests.
+    pub verify: Verify,
+    /// Run every step alone and look for writes outside its memory: slow, for finding faults of ours.
+    pub check: bool,
+    /// Told how far drawing synthetic weights is.
+    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+}
+
+/// A plan, open: its memory is taken, its code loaded, nothing is allocated from here on.
+pub struct Engine {
+    path: PathBuf,
+    manifest: Manifest,
+    program: Program,
+    sequences: Sequences,
+    device: Box<dyn Device>,
+    opened: Opened,
+    check: bool,
+    trace: Option<Trace>,
+    texts: Texts,
+}
+
+/// What the plan says about text; read when first asked for.
+struct Texts {
+    file: Arc<Mmap>,
+    tokenizer: Option<std::ops::Range<usize>>,
+    config: Option<std::ops::Range<usize>>,
+    template: Option<std::ops::Range<usize>>,
+    loaded: OnceLock<Tokenizer>,
+}
+
+impl Engine {
+    /// Opens a plan: maps and checks the file, loads its code, takes its memory.
+    pub fn open(path: &Path, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
+        let file = Arc::new(map(path)?);
+        let plan = Plan::parse_with(&file, options.verify)
+            .map_err(|source| RuntimeError::Plan { path: path.to_path_buf(), source })?;
+        let (cpu, opened) = Cpu::open(&plan, Arc::clone(&file), &options)?;
+        let range = |kind: SectionKind| {
+            let section = plan.sections().iter().find(|section| section.kind == kind.code())?;
+            Some(section.offset as usize..(section.offset + section.bytes) as usize)
+        };
+        let texts = Texts {
+            file: Arc::clone(&file),
+            tokenizer: range(SectionKind::Tokenizer),
+            config: range(SectionKind::TokenizerConfig),
+            template: range(SectionKind::ChatTemplate),
+            loaded: OnceLock::new(),
+        };
+        let mut engine = Engine {
+            path: path.to_path_buf(),
+            sequences: Sequences::new(plan.manifest(), plan.program()),
+            manifest: plan.manifest().clone(),
+            program: plan.program().clone(),
+            device: Box::new(cpu),
+            opened,
+            check: options.check,
+            trace: None,
+            texts,
+        };
+        if options.check {
+            engine.device.check_steps();
+        }
+        Ok(engine)
+    }
+
+    /// The plan's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The plan's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The plan's program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The target whose code runs: `x86-64-v3`.
+    pub fn target(&self) -> &str {
+        &self.opened.target
+    }
+
+    /// Threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.opened.n_threads
+    }
+
+    /// Begins a sequence without tokens.
+    pub fn add_sequence(&mut self) -> Result<SequenceId, RuntimeError> {
+        let (id, slot) = self.sequences.add()?;
+        self.device.clear_slot(slot);
+        Ok(id)
+    }
+
+    /// Ends a sequence; its slot and its pages are free again.
+    pub fn remove_sequence(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
+        self.sequences.remove(id)
+    }
+
+    /// Tokens that a sequence has taken.
+    pub fn len(&self, id: SequenceId) -> Result<u64, RuntimeError> {
+        self.sequences.past(id)
+    }
+
+    /// State slots and KV pages that are free.
+    pub fn free(&self) -> (u64, u64) {
+        self.sequences.free()
+    }
+
+    /// Most tokens that [`Engine::step`] takes at once.
+    pub fn max_step_tokens(&self) -> usize {
+        self.sequences.prefill_tokens() as usize
+    }
+
+    /// Most rows of logits that [`Engine::step`] returns at once.
+    pub fn max_step_outputs(&self) -> usize {
+        self.sequences.prefill_outputs() as usize
+    }
+
+    /// Feeds every sequence its tokens; returns the rows of logits that were asked for, in order of the feeds, and
+    /// within a feed of its tokens. Refuses before anything changes, or not at all.
+    pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
+        let admitted = self.sequences.admit(feeds)?;
+        self.sequences.advance(feeds, &mut *self.device);
+        self.device.run(admitted.entry, admitted.counts, self.trace.as_mut());
+        if self.check {
+            if let Some(broken) = self.device.broken_guard() {
+                return Err(broken);
+            }
+            for row in 0..admitted.counts.outputs {
+                sample::greedy(self.device.logits(admitted.entry, row))?;
+            }
+        }
+        Ok(Logits { device: &*self.device, entry: admitted.entry, len: admitted.counts.outputs })
+    }
+
+    /// Feeds one sequence a prompt of any length, in chunks of at most `chunk` tokens; returns the logits of its last
+    /// token. Refuses before anything changes, or not at all.
+    pub fn prefill(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        chunk: Option<usize>,
+    ) -> Result<Logits<'_>, RuntimeError> {
+        self.sequences.check_room(sequence, tokens)?;
+        let most = self.max_step_tokens();
+        let chunk = chunk.unwrap_or(most).clamp(1, most);
+        let last = (tokens.len() - 1) / chunk * chunk;
+        for tokens in tokens[..last].chunks(chunk) {
+            self.step(&[Feed { sequence, tokens, outputs: Outputs::None }])?;
+        }
+        self.step(&[Feed { sequence, tokens: &tokens[last..], outputs: Outputs::Last }])
+    }
+
+    /// Notes the time of every step from now on, or no longer.
+    pub fn set_trace(&mut self, on: bool) {
+        self.trace = on.then(Trace::new);
+    }
+
+    /// What was noted since [`Engine::set_trace`].
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
+    }
+
+    /// The plan's tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, RuntimeError> {
+        let texts = &self.texts;
+        if let Some(tokenizer) = texts.loaded.get() {
+            return Ok(tokenizer);
+        }
+        let bytes =
+            texts.tokenizer.clone().map(|range| &texts.file[range]).ok_or(RuntimeError::NoSection("tokenizer"))?;
+        let config = texts.config.clone().map(|range| &texts.file[range]);
+        let tokenizer = Tokenizer::new(bytes, config, self.manifest.model.bos)?;
+        Ok(texts.loaded.get_or_init(|| tokenizer))
+    }
+
+    /// The plan's chat template.
+    pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
+        let bytes = |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| &self.texts.file[range]);
+        ChatTemplate::new(bytes(&self.texts.template), bytes(&self.texts.config))
+    }
+}
+
+/// The rows of logits of one step.
+pub struct Logits<'a> {
+    device: &'a dyn Device,
+    entry: EntryKind,
+    len: u64,
+}
+
+impl<'a> Logits<'a> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True when no rows were asked for.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One row: a logit for every token of the vocabulary.
+    ///
+    /// # Panics
+    /// When there are not so many rows.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        assert!((index as u64) < self.len, "row {index} of {} rows of logits", self.len);
+        self.device.logits(self.entry, index as u64)
+    }
+
+    /// All rows, in order.
+    pub fn rows(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        let (device, entry) = (self.device, self.entry);
+        (0..self.len).map(move |row| device.logits(entry, row))
+    }
+}

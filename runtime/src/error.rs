@@ -1,0 +1,189 @@
+//! Why the runtime refused. Every message says what was found and what was expected.
+
+use std::path::PathBuf;
+
+use jamba_plan::PlanError;
+
+use crate::session::SequenceId;
+
+/// One of the two pools that sequences take their memory from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Slots of conv and SSM state, one a sequence.
+    State,
+    /// Pages of keys and values.
+    Kv,
+}
+
+impl std::fmt::Display for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Pool::State => "state slots",
+            Pool::Kv => "KV pages",
+        })
+    }
+}
+
+/// Why the runtime refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The file system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done to it.
+        action: &'static str,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The plan was refused.
+    #[error("{}: {source}", path.display())]
+    Plan {
+        /// The plan's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PlanError,
+    },
+    /// None of the plan's code runs on this CPU.
+    #[error("the plan has code for {targets:?}; this CPU runs {found}: build the plan for a target that it runs")]
+    NoCodeForCpu {
+        /// Targets in the plan.
+        targets: Vec<String>,
+        /// What this CPU can run.
+        found: String,
+    },
+    /// The target that was asked for is not in the plan.
+    #[error("target {wanted:?} was asked for; the plan has code for {targets:?}")]
+    NoSuchTarget {
+        /// The target asked for.
+        wanted: String,
+        /// Targets in the plan.
+        targets: Vec<String>,
+    },
+    /// The target that was asked for needs what this CPU lacks.
+    #[error("target {target:?} needs {missing}, which this CPU lacks")]
+    CpuLacks {
+        /// The target asked for.
+        target: String,
+        /// Features that are missing.
+        missing: String,
+    },
+    /// The plan's code could not be loaded.
+    #[error("code/{target}: cannot be loaded: {reason}")]
+    Code {
+        /// The target.
+        target: String,
+        /// The system's message.
+        reason: String,
+    },
+    /// The system has no memory for a pool.
+    #[error("cannot take {bytes} bytes of memory for {what}: {source}")]
+    Memory {
+        /// What the memory was for.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: u64,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A worker thread could not be started.
+    #[error("cannot start worker thread {thread}: {source}")]
+    Thread {
+        /// Its number, from 1.
+        thread: usize,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// An option has a value that makes no sense.
+    #[error("{name}: found {found}, expected {expected}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What was given.
+        found: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// The sequence was removed, or belongs to another engine.
+    #[error("{0} does not exist (any more)")]
+    UnknownSequence(SequenceId),
+    /// A step names a sequence twice.
+    #[error("{0} is in the step twice")]
+    SequenceTwice(SequenceId),
+    /// A step, or one of its sequences, has no tokens.
+    #[error("nothing to do: a step needs at least one sequence, and each of them at least one token")]
+    NoTokens,
+    /// A token is outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab}")]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: u64,
+    },
+    /// A sequence would be longer than the plan allows.
+    #[error("a sequence of {wanted} tokens was asked for; the plan was built for a context of {max_context}")]
+    ContextFull {
+        /// Tokens that the sequence would have.
+        wanted: u64,
+        /// Longest context of the plan.
+        max_context: u64,
+    },
+    /// A pool has too little left. Nobody was disturbed: finish or remove a sequence and try again.
+    #[error("{wanted} {pool} were asked for, {free} are free")]
+    PoolExhausted {
+        /// Which pool.
+        pool: Pool,
+        /// What was asked for.
+        wanted: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// A step is larger than the plan's largest.
+    #[error("a step of {found} {what} was asked for; the plan was built for {most}")]
+    StepTooLarge {
+        /// `tokens`, `sequences` or `rows of logits`.
+        what: &'static str,
+        /// What was asked for.
+        found: u64,
+        /// Largest number of the plan.
+        most: u64,
+    },
+    /// The plan carries no tokenizer: its checkpoint had none.
+    #[error("the plan has no {0}: its checkpoint had none")]
+    NoSection(&'static str),
+    /// The tokenizer or its configuration could not be used.
+    #[error("{section}: {reason}")]
+    Tokenizer {
+        /// `tokenizer`, `tokenizer config` or `chat template`.
+        section: &'static str,
+        /// The library's message.
+        reason: String,
+    },
+    /// Every logit of a row is infinite or not a number.
+    #[error("the logits of a row are not numbers: the largest is {largest}")]
+    NotFinite {
+        /// The largest logit.
+        largest: f32,
+    },
+    /// A kernel wrote outside its memory (found by `check`).
+    #[error("step {step} ({kernel}, {source_layer}) wrote outside the {region}")]
+    GuardBroken {
+        /// Index of the step in its entry.
+        step: usize,
+        /// The kernel's symbol.
+        kernel: String,
+        /// Where in the model the step comes from.
+        source_layer: String,
+        /// The region whose guard was overwritten.
+        region: &'static str,
+    },
+}
+
+impl RuntimeError {
+    /// True when the fault is ours: neither the plan's file nor the caller can be to blame.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, RuntimeError::NotFinite { .. } | RuntimeError::GuardBroken { .. } | RuntimeError::Code { .. })
+    }
+}
