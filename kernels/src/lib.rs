@@ -25,3 +25,5 @@ pub mod top_k;
 
 #[cfg(feature = "emit")]
 pub mod builder;
+#[cfg(feature = "emit")]
+pub mod math;
