@@ -120,7 +120,7 @@ mod tests {
     fn renders_as_hugging_face_does() {
         let config = br#"{"bos_token": {"content": "<s>"}}"#;
         let template = ChatTemplate::new(Some(TEMPLATE.as_bytes()), Some(config)).unwrap();
-        assert_eq!(template.render(&ask(" Hello ")).unwrap(), "<s>\n<|user|>Hello<|assistant|>");
+        assert_eq!(template.render(&ask(" Hello ")).unwrap(), "<s><|user|>Hello<|assistant|>");
     }
 
     #[test]

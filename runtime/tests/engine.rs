@@ -1,0 +1,295 @@
+//! The engine over plans of a toy model: batches, chunks, threads, pools, refusals.
+
+mod fixture;
+
+use std::path::Path;
+
+use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
+use jamba_plan::PlanError;
+use jamba_plan::format::Init;
+use jamba_runtime::{Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, RuntimeError, SequenceId};
+
+const W: u32 = WEIGHT as u32;
+
+fn open(path: &Path, threads: usize) -> Engine {
+    Engine::open(path, OpenOptions { threads: Some(threads), ..OpenOptions::default() }).unwrap()
+}
+
+/// An engine with this many threads, and the folder its plan lies in.
+fn toy(threads: usize) -> (tempfile::TempDir, Engine) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let engine = open(&path, threads);
+    (folder, engine)
+}
+
+/// Tokens that differ by sequence.
+fn prompt(n: usize, salt: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 37 + salt * 101 + i * i) % VOCAB as u32).collect()
+}
+
+fn feed<'a>(sequence: SequenceId, tokens: &'a [u32], outputs: Outputs) -> Feed<'a> {
+    Feed { sequence, tokens, outputs }
+}
+
+/// The first logit of every row: the toy model's answer.
+fn answer(engine: &mut Engine, feeds: &[Feed<'_>]) -> Vec<f32> {
+    engine.step(feeds).unwrap().rows().map(|row| row[0]).collect()
+}
+
+#[test]
+fn any_chunking_and_any_number_of_threads_give_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let tokens = prompt(100, 1);
+    for threads in [1, 2, 3] {
+        let mut engine = open(&path, threads);
+        for chunk in [1, 7, 16, 24] {
+            let sequence = engine.add_sequence().unwrap();
+            let mut found = Vec::new();
+            for tokens in tokens.chunks(chunk) {
+                found.extend(answer(&mut engine, &[feed(sequence, tokens, Outputs::All)]));
+            }
+            assert_eq!(found, answers(&tokens, W), "{threads} threads, chunks of {chunk}");
+            engine.remove_sequence(sequence).unwrap();
+        }
+    }
+}
+
+#[test]
+fn ragged_batches_join_and_leave() {
+    let (_folder, mut engine) = toy(2);
+    let (a, b, c) = (prompt(30, 1), prompt(20, 2), prompt(9, 3));
+    let (wa, wb, wc) = (answers(&a, W), answers(&b, W), answers(&c, W));
+    let first = engine.add_sequence().unwrap();
+    let second = engine.add_sequence().unwrap();
+    let feeds = [feed(second, &b[..5], Outputs::None), feed(first, &a[..17], Outputs::Last)];
+    assert_eq!(answer(&mut engine, &feeds), [wa[16]]);
+    let third = engine.add_sequence().unwrap();
+    let feeds =
+        [feed(first, &a[17..18], Outputs::Last), feed(third, &c, Outputs::All), feed(second, &b[5..], Outputs::Last)];
+    assert_eq!(answer(&mut engine, &feeds), [&[wa[17]], &wc[..], &[wb[19]]].concat());
+    engine.remove_sequence(second).unwrap();
+    // The slot and the pages of the one that left serve the next.
+    let fourth = engine.add_sequence().unwrap();
+    let feeds = [feed(fourth, &b[..18], Outputs::Last), feed(first, &a[18..], Outputs::Last)];
+    assert_eq!(answer(&mut engine, &feeds), [wb[17], wa[29]]);
+    assert_eq!(engine.len(first).unwrap(), 30);
+}
+
+#[test]
+fn single_tokens_take_the_decode_entry_where_they_fit() {
+    let (_folder, mut engine) = toy(2);
+    let ids: Vec<SequenceId> = (0..3).map(|_| engine.add_sequence().unwrap()).collect();
+    let entry_and_outputs = |engine: &mut Engine, feeds: &[Feed<'_>]| {
+        let logits = engine.step(feeds).unwrap();
+        (logits.row(0)[1], logits.row(0)[2])
+    };
+    let one = |outputs| ids.iter().map(|&id| feed(id, &[9], outputs)).collect::<Vec<_>>();
+    let mut two_rows = one(Outputs::Last);
+    two_rows[1].outputs = Outputs::None;
+    assert_eq!(entry_and_outputs(&mut engine, &two_rows), (2.0, 4.0));
+    // Three rows are more than this plan's decode entry returns.
+    assert_eq!(entry_and_outputs(&mut engine, &one(Outputs::Last)), (1.0, 6.0));
+    assert_eq!(entry_and_outputs(&mut engine, &[feed(ids[0], &[9, 9], Outputs::Last)]), (1.0, 2.0));
+}
+
+#[test]
+fn refusals_disturb_nobody() {
+    let (_folder, mut engine) = toy(1);
+    let tokens = prompt(100, 4);
+    let expected = answers(&tokens, W);
+    let id = engine.add_sequence().unwrap();
+    let other = engine.add_sequence().unwrap();
+    assert_eq!(answer(&mut engine, &[feed(id, &tokens[..20], Outputs::Last)]), [expected[19]]);
+    let gone = engine.add_sequence().unwrap();
+    engine.remove_sequence(gone).unwrap();
+    let long = [0; 41];
+    type Expected = fn(&RuntimeError) -> bool;
+    let cases: [(&[Feed<'_>], Expected); 8] = [
+        (&[], |error| matches!(error, RuntimeError::NoTokens)),
+        (&[feed(id, &[], Outputs::Last)], |error| matches!(error, RuntimeError::NoTokens)),
+        (&[feed(gone, &[1], Outputs::Last)], |error| matches!(error, RuntimeError::UnknownSequence(_))),
+        (&[feed(id, &[1], Outputs::Last), feed(id, &[2], Outputs::Last)], |error| {
+            matches!(error, RuntimeError::SequenceTwice(_))
+        }),
+        (&[feed(other, &[1], Outputs::Last), feed(id, &[1, 300], Outputs::Last)], |error| {
+            matches!(error, RuntimeError::TokenOutOfRange { token: 300, vocab: VOCAB })
+        }),
+        (&[feed(id, &[0; 81], Outputs::Last)], |error| {
+            matches!(error, RuntimeError::ContextFull { wanted: 101, max_context: 100 })
+        }),
+        (&[feed(id, &long, Outputs::Last)], |error| {
+            matches!(error, RuntimeError::StepTooLarge { what: "tokens", found: 41, most: 40 })
+        }),
+        (&[feed(id, &long[..25], Outputs::All)], |error| {
+            matches!(error, RuntimeError::StepTooLarge { what: "rows of logits", found: 25, most: 24 })
+        }),
+    ];
+    for (feeds, expected) in cases {
+        let error = engine.step(feeds).map(|_| ()).unwrap_err();
+        assert!(expected(&error), "{error}");
+        assert!(!error.is_ours());
+    }
+    assert_eq!((engine.len(id).unwrap(), engine.len(other).unwrap()), (20, 0));
+    assert_eq!(answer(&mut engine, &[feed(id, &tokens[20..40], Outputs::Last)]), [expected[39]]);
+}
+
+#[test]
+fn pools_end_exactly_where_the_plan_says() {
+    let (_folder, mut engine) = toy(1);
+    let pages = LIMITS.kv_tokens / 16; // 10
+    assert_eq!(engine.free(), (3, pages));
+    let ids: Vec<SequenceId> = (0..3).map(|_| engine.add_sequence().unwrap()).collect();
+    let full = engine.add_sequence().unwrap_err();
+    assert!(matches!(full, RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 }), "{full}");
+    engine.prefill(ids[0], &prompt(96, 1), None).unwrap();
+    engine.prefill(ids[1], &prompt(49, 2), None).unwrap();
+    assert_eq!(engine.free(), (0, 0));
+    let full = engine.step(&[feed(ids[2], &[1], Outputs::Last)]).map(|_| ()).unwrap_err();
+    assert!(matches!(full, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 1, free: 0 }), "{full}");
+    // The last page still has room.
+    let more = prompt(64, 2);
+    let row = answer(&mut engine, &[feed(ids[1], &more[49..], Outputs::Last)]);
+    assert_eq!(row, answers(&more, W)[63..]);
+    assert!(engine.prefill(ids[1], &[1], None).is_err());
+    engine.remove_sequence(ids[0]).unwrap();
+    assert_eq!(engine.free(), (1, 6));
+    engine.prefill(ids[1], &[1], None).unwrap();
+}
+
+#[test]
+fn prefill_refuses_before_its_first_chunk() {
+    let (_folder, mut engine) = toy(1);
+    let id = engine.add_sequence().unwrap();
+    let mut tokens = prompt(90, 5);
+    tokens[80] = 1000;
+    assert!(matches!(engine.prefill(id, &tokens, Some(8)), Err(RuntimeError::TokenOutOfRange { token: 1000, .. })));
+    assert_eq!(engine.len(id).unwrap(), 0);
+    let logits = engine.prefill(id, &tokens[..80], Some(8)).unwrap();
+    assert_eq!(logits.row(0)[0], answers(&tokens[..80], W)[79]);
+}
+
+#[test]
+fn two_plans_keep_their_code_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = Toy::new().write(folder.path(), "one.plan");
+    let two = Toy { defines: "#define FACTOR 5", ..Toy::new() }.write(folder.path(), "two.plan");
+    for _ in 0..2 {
+        let (mut first, mut second) = (open(&one, 1), open(&two, 1));
+        let run = |engine: &mut Engine| {
+            let id = engine.add_sequence().unwrap();
+            answer(engine, &[feed(id, &[10, 20], Outputs::Last)])
+        };
+        assert_eq!(run(&mut first), answers(&[10, 20], W)[1..]);
+        assert_ne!(run(&mut second), answers(&[10, 20], W)[1..]);
+        drop(first);
+        assert_eq!(run(&mut open(&one, 1)), answers(&[10, 20], W)[1..]);
+    }
+}
+
+#[test]
+fn synthetic_weights_are_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut toy = Toy::new();
+    toy.manifest.synthetic_seed = Some(9);
+    assert!(matches!(toy.program.weights[0].init, Init::Uniform { low: 7.0, .. }));
+    let path = toy.write(folder.path(), "synthetic.plan");
+    let mut engine = open(&path, 2);
+    let id = engine.add_sequence().unwrap();
+    assert_eq!(answer(&mut engine, &[feed(id, &[3, 4], Outputs::All)]), answers(&[3, 4], 7));
+}
+
+#[test]
+fn a_write_outside_the_arena_is_found_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().overrun().write(folder.path(), "overrun.plan");
+    for threads in [1, 2] {
+        let options = OpenOptions { check: true, threads: Some(threads), ..OpenOptions::default() };
+        let mut engine = Engine::open(&path, options).unwrap();
+        let id = engine.add_sequence().unwrap();
+        let error = engine.step(&[feed(id, &[1, 2], Outputs::Last)]).map(|_| ()).unwrap_err();
+        assert!(error.is_ours());
+        let text = error.to_string();
+        assert!(text.contains("step 2 (overrun, layers.7.culprit)") && text.ends_with("the arena"), "{text}");
+    }
+    // A sound plan passes.
+    let path = Toy::new().write(folder.path(), "sound.plan");
+    let mut engine = Engine::open(&path, OpenOptions { check: true, ..OpenOptions::default() }).unwrap();
+    let id = engine.add_sequence().unwrap();
+    assert_eq!(answer(&mut engine, &[feed(id, &[1], Outputs::Last)]), answers(&[1], W));
+}
+
+#[test]
+fn generation_ends_for_its_reasons() {
+    let (_folder, mut engine) = toy(2);
+    let options = |max_new| GenerateOptions { max_new, ..GenerateOptions::default() };
+    let go_on = |_| std::ops::ControlFlow::Continue(());
+    // The toy model's largest logit is its first, whose token ends a text.
+    let generated = engine.generate(&[5, 6], &options(10), go_on).unwrap();
+    assert_eq!((generated.tokens, generated.finish), (vec![0], Finish::Eos));
+    let on = GenerateOptions { ignore_eos: true, ..options(10) };
+    let generated = engine.generate(&[5, 6], &on, go_on).unwrap();
+    assert_eq!((generated.tokens.len(), generated.decode_steps, generated.finish), (10, 9, Finish::Length));
+    let on = GenerateOptions { ignore_eos: true, ..options(500) };
+    let generated = engine.generate(&[5, 6], &on, go_on).unwrap();
+    // 98 tokens fill the context of 100; one more needs no room.
+    assert_eq!((generated.tokens.len(), generated.finish), (99, Finish::NoRoom));
+    let generated = engine.generate(&[5, 6], &on, |_| std::ops::ControlFlow::Break(())).unwrap();
+    assert_eq!((generated.tokens.len(), generated.finish), (1, Finish::Stopped));
+    assert_eq!(engine.free(), (3, 10));
+}
+
+#[test]
+fn a_trace_has_every_step_of_every_run() {
+    let (_folder, mut engine) = toy(2);
+    let id = engine.add_sequence().unwrap();
+    engine.set_trace(true);
+    answer(&mut engine, &[feed(id, &[1, 2, 3], Outputs::Last)]);
+    answer(&mut engine, &[feed(id, &[1], Outputs::Last)]);
+    let steps: Vec<usize> = engine.trace().unwrap().steps().iter().map(|step| step.step).collect();
+    assert_eq!(steps, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
+}
+
+fn refusal(path: &Path, options: OpenOptions<'_>) -> RuntimeError {
+    Engine::open(path, options).map(|_| ()).expect_err("the plan must be refused")
+}
+
+#[test]
+fn plans_that_cannot_run_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy { targets: vec!["sm_90a"], ..Toy::new() }.write(folder.path(), "gpu.plan");
+    assert!(matches!(refusal(&path, OpenOptions::default()), RuntimeError::NoCodeForCpu { .. }));
+    let wanted = OpenOptions { isa: Some("x86-64-v3".to_owned()), ..OpenOptions::default() };
+    assert!(matches!(refusal(&path, wanted), RuntimeError::NoSuchTarget { .. }));
+
+    let mut toy = Toy::new();
+    toy.program.kernels[3].symbol = "attend_not_there".to_owned();
+    let path = toy.write(folder.path(), "symbol.plan");
+    let error = refusal(&path, OpenOptions::default());
+    assert!(error.is_ours() && error.to_string().contains("attend_not_there"), "{error}");
+
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let threads = OpenOptions { threads: Some(0), ..OpenOptions::default() };
+    assert!(matches!(refusal(&path, threads), RuntimeError::Option { name: "threads", .. }));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[5000] ^= 1;
+    let path = folder.path().join("damaged.plan");
+    std::fs::write(&path, bytes).unwrap();
+    let error = refusal(&path, OpenOptions::default());
+    assert!(
+        matches!(&error, RuntimeError::Plan { source: PlanError::Digest { section, .. }, .. } if section == "section table")
+    );
+    assert!(error.to_string().contains("damaged.plan"));
+
+    for missing in [folder.path().join("no.plan"), folder.path().to_path_buf()] {
+        assert!(matches!(refusal(&missing, OpenOptions::default()), RuntimeError::Io { .. }));
+    }
+}
+
+#[test]
+fn texts_that_the_plan_lacks_are_refused_by_name() {
+    let (_folder, engine) = toy(1);
+    assert!(matches!(engine.tokenizer().map(|_| ()), Err(RuntimeError::NoSection("tokenizer"))));
+    assert!(matches!(engine.chat_template().map(|_| ()), Err(RuntimeError::NoSection("chat template"))));
+}
