@@ -7,9 +7,6 @@
 
 use crate::builder::{Builder, Compare, Num, Value};
 
-/// 1.5 · 2²³: adding it to |x| < 2²² rounds x to a whole number, which then stands in the low bits of the sum.
-const ROUND: f64 = 12_582_912.0;
-
 /// (e^r − 1 − r) / r² for |r| ≤ ln 2 / 2, from the constant up: relative error of e^r 2⁻²⁷·⁸.
 const EXP: [f32; 5] = [0.5, 0.166_664_88, 0.041_665_55, 0.008_372_29, 0.001_403_606_7];
 
@@ -23,12 +20,12 @@ const ATANH: [f32; 4] = [0.666_664_2, 0.400_214_37, 0.280_030_25, 0.280_067_8];
 /// infinite; NaN stays NaN.
 #[track_caller]
 pub fn exp(b: &Builder, x: Value) -> Value {
-    let (n, bits) = round(b, b.fma(x, number(b, std::f64::consts::LOG2_E, x), number(b, ROUND, x)));
+    let n = b.round_even(b.mul(x, number(b, std::f64::consts::LOG2_E, x)));
     // ln 2 in two parts, the first so short that n times it is exact.
     let r = b.sub(x, b.mul(n, number(b, 0.693_359_375, x)));
     let r = b.fma(n, number(b, 2.121_944_4e-4, x), r);
     let tail = b.fma(b.mul(r, r), polynomial(b, &EXP, r), r);
-    let y = scale(b, b.add(tail, number(b, 1.0, x)), bits);
+    let y = scale(b, b.add(tail, number(b, 1.0, x)), n);
     let y = b.select(b.cmp(Compare::Gt, x, number(b, 88.722_83, x)), number(b, f64::INFINITY, x), y);
     b.select(b.cmp(Compare::Lt, x, number(b, -87.336, x)), number(b, 0.0, x), y)
 }
@@ -75,19 +72,15 @@ pub fn softplus(b: &Builder, x: Value) -> Value {
 
 /// 2^x for −126 ≤ x < 128.
 fn exp2_in_range(b: &Builder, x: Value) -> Value {
-    let (n, bits) = round(b, b.add(x, number(b, ROUND, x)));
+    let n = b.round_even(x);
     let r = b.sub(x, n);
-    scale(b, b.fma(r, polynomial(b, &EXP2, r), number(b, 1.0, x)), bits)
+    scale(b, b.fma(r, polynomial(b, &EXP2, r), number(b, 1.0, x)), n)
 }
 
-/// Of a sum with [`ROUND`]: the whole number, and the bits that hold it.
-fn round(b: &Builder, sum: Value) -> (Value, Value) {
-    (b.sub(sum, number(b, ROUND, sum)), b.bitcast(sum, Num::I32))
-}
-
-/// y · 2ⁿ, n from the low bits of `bits`, by adding n to y's exponent.
-fn scale(b: &Builder, y: Value, bits: Value) -> Value {
-    b.bitcast(b.add(b.bitcast(y, Num::I32), b.shl(bits, 23)), Num::F32)
+/// y · 2ⁿ for a whole n, by adding it to y's exponent. For a NaN the conversion gives 2³¹ on every x86, of which the shift
+/// leaves nothing: y, then NaN as well, stays what it is.
+fn scale(b: &Builder, y: Value, n: Value) -> Value {
+    b.bitcast(b.add(b.bitcast(y, Num::I32), b.shl(b.to_i32(n), 23)), Num::F32)
 }
 
 /// Σ coefficients[i] · xⁱ, by Horner's rule.
