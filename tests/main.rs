@@ -1,2 +1,7 @@
 //! The tests that need more than one crate, in one binary.
 
+mod fixtures;
+mod kernels;
+mod oracle;
+mod tidy;
+mod transformers;

@@ -239,7 +239,7 @@ pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTar
         max_sequences: model.limits.max_sequences,
         kv_tokens: model.kv_tokens(),
         prefill_chunk,
-        max_outputs: MAX_OUTPUTS.min(prefill_chunk).max(model.limits.max_sequences),
+        max_outputs: model.limits.max_outputs.min(prefill_chunk).max(model.limits.max_sequences),
     };
     let linear = model.weights.default.as_deref().map(|format| weight_format("weights.default", format)).transpose()?;
     let experts = model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
@@ -248,9 +248,6 @@ pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTar
     jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats })
         .ours("schedule")
 }
-
-/// Rows of logits that one prefill step can return: each takes a row of the vocabulary in the arena.
-const MAX_OUTPUTS: u64 = 16;
 
 /// The targets with their names, best first, each once; `native` is the best level of this machine.
 pub fn targets(names: &[String]) -> Result<Vec<(String, CpuTarget)>> {

@@ -62,6 +62,9 @@ struct Model {
     /// Tokens of one prefill step.
     #[arg(long, value_name = "N")]
     prefill_chunk: Option<u64>,
+    /// Rows of logits that one prefill step can return.
+    #[arg(long, value_name = "N")]
+    max_outputs: Option<u64>,
 }
 
 impl Model {
@@ -84,6 +87,7 @@ impl Model {
             limits.kv_tokens = self.kv_tokens;
         }
         limits.prefill_chunk = self.prefill_chunk.unwrap_or(limits.prefill_chunk);
+        limits.max_outputs = self.max_outputs.unwrap_or(limits.max_outputs);
         model.check()?;
         Ok(model)
     }

@@ -84,11 +84,13 @@ pub struct Limits {
     pub kv_dtype: Option<String>,
     /// Tokens of one prefill step.
     pub prefill_chunk: u64,
+    /// Rows of logits that one prefill step can return; each takes a row of the vocabulary in the arena.
+    pub max_outputs: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_context: 4096, max_sequences: 1, kv_tokens: None, kv_dtype: None, prefill_chunk: 256 }
+        Limits { max_context: 4096, max_sequences: 1, kv_tokens: None, kv_dtype: None, prefill_chunk: 256, max_outputs: 16 }
     }
 }
 
@@ -135,10 +137,13 @@ impl ModelFile {
 
     /// Refuses limits that contradict each other, naming the key.
     pub fn check(&self) -> Result<()> {
-        let Limits { max_context, max_sequences, prefill_chunk, .. } = self.limits;
-        for (key, value) in
-            [("max_context", max_context), ("max_sequences", max_sequences), ("prefill_chunk", prefill_chunk)]
-        {
+        let Limits { max_context, max_sequences, prefill_chunk, max_outputs, .. } = self.limits;
+        for (key, value) in [
+            ("max_context", max_context),
+            ("max_sequences", max_sequences),
+            ("prefill_chunk", prefill_chunk),
+            ("max_outputs", max_outputs),
+        ] {
             ensure!(value > 0, "limits.{key}: found 0, expected at least 1");
         }
         ensure!(

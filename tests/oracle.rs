@@ -1,0 +1,174 @@
+//! Plans against Hugging Face transformers: logits and greedy tokens, unfused and fused, on one thread and on two, in chunks of
+//! any size; the same bits throughout.
+
+use std::path::{Path, PathBuf};
+
+use jambac::build::{Progress, Request, build};
+use jambac::manifest::{Fusion, ModelFile};
+use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
+
+use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference};
+
+/// Builds a fixture's plan; prompts fit one chunk and every row of logits can be asked for.
+pub fn plan(checkpoint: &Path, folder: &Path, fusion: &str, target: &str) -> PathBuf {
+    let mut model = ModelFile::open(checkpoint).unwrap();
+    model.build.targets = vec![target.into()];
+    model.build.fusion = Fusion::Word(fusion.into());
+    model.limits.max_context = 512;
+    model.limits.max_sequences = 3;
+    model.limits.kv_tokens = None;
+    model.limits.prefill_chunk = 300;
+    model.limits.max_outputs = 300;
+    let output = folder.join(format!("{fusion}.{target}.plan"));
+    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden()).unwrap();
+    output
+}
+
+/// A plan, open.
+pub fn open(path: &Path, threads: usize) -> Engine {
+    Engine::open(path, OpenOptions { threads: Some(threads), ..OpenOptions::default() }).unwrap()
+}
+
+/// Logits of every position, prefilled in chunks.
+pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    let sequence = engine.add_sequence().unwrap();
+    let mut rows = Vec::new();
+    for tokens in ids.chunks(chunk) {
+        let logits = engine.step(&[Feed { sequence, tokens, outputs: Outputs::All }]).unwrap();
+        rows.extend(logits.rows().map(<[f32]>::to_vec));
+    }
+    engine.remove_sequence(sequence).unwrap();
+    rows
+}
+
+fn recorded(rows: &[Vec<f32>], prompt: &Prompt) -> Vec<f32> {
+    prompt.rows.iter().flat_map(|&row| rows[row].iter().copied()).collect()
+}
+
+/// The token with the largest logit, the first of equals.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, value) in logits.iter().enumerate() {
+        if *value > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+fn check_logits(name: &'static str) {
+    let fixture = Fixture::open(name);
+    let folder = tempfile::tempdir().unwrap();
+    for fusion in ["none", "all"] {
+        let path = plan(&fixture.checkpoint, folder.path(), fusion, "x86-64-v3");
+        let mut engines = [open(&path, 1), open(&path, 2)];
+        for &length in PROMPT_LENGTHS {
+            let prompt = fixture.prompt(length);
+            let whole = logits(&mut engines[0], &prompt.ids, length);
+            let (difference, at) = max_difference(&recorded(&whole, &prompt), &prompt.logits);
+            assert!(
+                difference <= prompt.tolerance(),
+                "{name}, fusion {fusion}, prompt {length}: |Δlogit| {difference:e} at {at}, allowed {:e}",
+                prompt.tolerance()
+            );
+            println!("{name:<12} fusion {fusion:<4} prompt {length:>3}: max |Δlogit| {difference:.1e}, allowed {:.1e}", prompt.tolerance());
+            for engine in &mut engines {
+                for chunk in [1, 7, 64, length] {
+                    let found = logits(engine, &prompt.ids, chunk);
+                    assert!(found == whole, "{name}, fusion {fusion}, prompt {length}: chunks of {chunk} on {} threads give other bits", engine.threads());
+                }
+            }
+        }
+    }
+}
+
+fn check_greedy(name: &'static str) {
+    let fixture = Fixture::open(name);
+    let folder = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for fusion in ["none", "all"] {
+        let mut engine = open(&plan(&fixture.checkpoint, folder.path(), fusion, "x86-64-v3"), 2);
+        for &length in PROMPT_LENGTHS {
+            let prompt = fixture.prompt(length);
+            let Some(expected) = &prompt.greedy else { continue };
+            let sequence = engine.add_sequence().unwrap();
+            let mut next = argmax(engine.prefill(sequence, &prompt.ids, Some(64)).unwrap().row(0));
+            let mut found = vec![next];
+            while found.len() < expected.len() {
+                next = argmax(engine.step(&[Feed { sequence, tokens: &[next], outputs: Outputs::Last }]).unwrap().row(0));
+                found.push(next);
+            }
+            engine.remove_sequence(sequence).unwrap();
+            assert_eq!(&found, expected, "{name}, fusion {fusion}, prompt {length}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "only {compared} recorded continuations");
+}
+
+macro_rules! for_each_fixture {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[test]
+            fn logits_are_those_of_transformers() {
+                super::check_logits(stringify!($name));
+            }
+
+            #[test]
+            fn greedy_tokens_are_those_of_transformers() {
+                super::check_greedy(stringify!($name));
+            }
+        }
+    )*};
+}
+
+for_each_fixture!(tiny dense_tied sharded_moe odd old_names);
+
+/// Sequences in one ragged batch, decoding and prefilling at once, get what each gets alone.
+#[test]
+fn a_ragged_batch_gives_each_sequence_its_own_bits() {
+    let fixture = Fixture::open("odd");
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(&plan(&fixture.checkpoint, folder.path(), "all", "x86-64-v3"), 2);
+    let prompts: Vec<Vec<u32>> = [128, 17, 4].iter().map(|&length| fixture.prompt(length).ids).collect();
+    let alone: Vec<_> = prompts.iter().map(|ids| logits(&mut engine, ids, ids.len())).collect();
+
+    let sequences: Vec<_> = prompts.iter().map(|_| engine.add_sequence().unwrap()).collect();
+    let mut together: Vec<Vec<Vec<f32>>> = vec![Vec::new(); prompts.len()];
+    // Chunks of 50, 1 and 3 tokens; sequences fall silent as their prompts end.
+    let sizes = [50, 1, 3];
+    loop {
+        let feeds: Vec<Feed<'_>> = (0..prompts.len())
+            .filter(|&i| together[i].len() < prompts[i].len())
+            .map(|i| {
+                let rest = &prompts[i][together[i].len()..];
+                Feed { sequence: sequences[i], tokens: &rest[..sizes[i].min(rest.len())], outputs: Outputs::All }
+            })
+            .collect();
+        if feeds.is_empty() {
+            break;
+        }
+        let mut rows = engine.step(&feeds).unwrap().rows().map(<[f32]>::to_vec).collect::<Vec<_>>().into_iter();
+        for feed in &feeds {
+            let i = sequences.iter().position(|&sequence| sequence == feed.sequence).unwrap();
+            together[i].extend(rows.by_ref().take(feed.tokens.len()));
+        }
+    }
+    assert!(together == alone);
+}
+
+/// Other levels of the instruction set: v2 has no FMA and rounds otherwise, so it is held to the goldens, not to v3's bits.
+#[test]
+fn the_baseline_level_agrees_too() {
+    for name in ["odd", "dense_tied"] {
+        let fixture = Fixture::open(name);
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = open(&plan(&fixture.checkpoint, folder.path(), "all", "x86-64-v2"), 2);
+        for length in [1, 17, 128] {
+            let prompt = fixture.prompt(length);
+            let rows = logits(&mut engine, &prompt.ids, 64);
+            let (difference, at) = max_difference(&recorded(&rows, &prompt), &prompt.logits);
+            assert!(difference <= prompt.tolerance(), "{name} prompt {length}: {difference:e} at {at}");
+        }
+    }
+}
