@@ -64,7 +64,9 @@ impl Machine {
             let name = body.get_name().to_string_lossy().into_owned();
             let name = name.strip_suffix(BODY_SUFFIX).ok_or_else(|| failed(format!("'{name}' is not a kernel")))?;
             let entry = export(context, &module, name, body).map_err(|error| failed(format!("{name}: {error}")))?;
+            // The entry point becomes the whole kernel: one symbol, one piece of code.
             body.set_linkage(Linkage::Internal);
+            body.add_attribute(AttributeLoc::Function, enum_attribute(context, "alwaysinline"));
             for attribute in self.attributes(context) {
                 body.add_attribute(AttributeLoc::Function, attribute);
                 entry.add_attribute(AttributeLoc::Function, attribute);
@@ -107,9 +109,13 @@ impl Machine {
             context.create_string_attribute("target-cpu", self.target.name()),
             // No loop may become a call of memset or memcpy: there is no library to call.
             context.create_string_attribute("no-builtins", ""),
-            context.create_enum_attribute(Attribute::get_named_enum_kind_id("nounwind"), 0),
+            enum_attribute(context, "nounwind"),
         ]
     }
+}
+
+fn enum_attribute(context: &Context, name: &str) -> Attribute {
+    context.create_enum_attribute(Attribute::get_named_enum_kind_id(name), 0)
 }
 
 /// The entry point `void name(const u64 *args, u64 thread, u64 n_threads)`: it calls the body with the slots of `args`.

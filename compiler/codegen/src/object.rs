@@ -70,3 +70,104 @@ pub fn find_linker() -> Result<PathBuf, CodegenError> {
 pub(crate) fn install_linker() -> String {
     format!("install it with: apt-get install lld-{LLVM_VERSION} (compiler/setup does)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{compile, compile_object};
+    use crate::llvm::Machine;
+    use inkwell::context::Context;
+    use jambac_kernels::builder::ModuleBuilder;
+    use jambac_kernels::kernel::{Elem, Param};
+    use jambac_kernels::target::{CpuTarget, X86Level};
+
+    fn exp(module: &ModuleBuilder, name: &str) {
+        module.kernel(name, &[Param::read_write("x", Elem::F32, &[]), Param::scalar("n")], |b| {
+            let x = b.buffer("x");
+            b.for_each(b.index(0), b.scalar("n"), 16, |i| {
+                b.store(jambac_kernels::math::exp(b, b.load_vector(x, &[i], 16)), x, &[i]);
+            });
+        });
+    }
+
+    #[test]
+    fn kernels_need_nothing_and_export_their_names() {
+        for level in [X86Level::V2, X86Level::V3, X86Level::V4] {
+            let elf = Elf(compile(CpuTarget::new(level), None, |module| exp(module, "exp")).unwrap());
+            assert_eq!(elf.symbols(), [("exp".to_owned(), true)], "{level:?}");
+            assert_eq!(elf.n_needed(), 0, "{level:?}");
+        }
+    }
+
+    #[test]
+    fn objects_link_together() {
+        let target = CpuTarget::new(X86Level::V3);
+        let objects = ["first", "second"].map(|name| compile_object(target, None, |module| exp(module, name)).unwrap());
+        let names: Vec<String> = Elf(link(&objects).unwrap()).symbols().into_iter().map(|symbol| symbol.0).collect();
+        assert_eq!(names, ["first", "second"]);
+    }
+
+    #[test]
+    fn a_call_of_something_missing_is_refused() {
+        let context = Context::create();
+        let module = context.create_module("calls");
+        let ty = context.void_type().fn_type(&[], false);
+        let missing = module.add_function("memset", ty, None);
+        let builder = context.create_builder();
+        builder.position_at_end(context.append_basic_block(module.add_function("kernel", ty, None), "entry"));
+        builder.build_direct_call(missing, &[], "").unwrap();
+        builder.build_return(None).unwrap();
+        let object = Machine::new(CpuTarget::new(X86Level::V2)).unwrap().object(&module).unwrap();
+        let error = link(&[object]).unwrap_err().to_string();
+        assert!(error.starts_with("link: ") && error.contains("undefined symbol: memset"), "{error}");
+    }
+
+    /// As much of an ELF64 file as the tests look at.
+    struct Elf(Vec<u8>);
+
+    impl Elf {
+        fn u64(&self, at: usize) -> usize {
+            u64::from_le_bytes(self.0[at..at + 8].try_into().unwrap()) as usize
+        }
+
+        fn u32(&self, at: usize) -> usize {
+            u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap()) as usize
+        }
+
+        fn u16(&self, at: usize) -> usize {
+            u16::from_le_bytes(self.0[at..at + 2].try_into().unwrap()) as usize
+        }
+
+        /// Offset, length and linked section of the section of a type.
+        fn section(&self, kind: usize) -> (usize, usize, usize) {
+            let (headers, size, count) = (self.u64(0x28), self.u16(0x3a), self.u16(0x3c));
+            let header = (0..count).map(|i| headers + i * size).find(|&header| self.u32(header + 4) == kind).unwrap();
+            let linked = headers + self.u32(header + 0x28) * size;
+            (self.u64(header + 0x18), self.u64(header + 0x20), self.u64(linked + 0x18))
+        }
+
+        /// Names of the dynamic symbols, and whether each is defined.
+        fn symbols(&self) -> Vec<(String, bool)> {
+            const SHT_DYNSYM: usize = 11;
+            let (start, length, strings) = self.section(SHT_DYNSYM);
+            let symbols = (start..start + length).step_by(24).skip(1);
+            let mut symbols: Vec<_> = symbols
+                .map(|symbol| {
+                    let name = &self.0[strings + self.u32(symbol)..];
+                    let name = name.split(|&byte| byte == 0).next().unwrap();
+                    (String::from_utf8(name.to_vec()).unwrap(), self.u16(symbol + 6) != 0)
+                })
+                .collect();
+            symbols.sort();
+            symbols
+        }
+
+        /// How many libraries it asks for.
+        fn n_needed(&self) -> usize {
+            const SHT_DYNAMIC: usize = 6;
+            const DT_NEEDED: usize = 1;
+            let (start, length, _) = self.section(SHT_DYNAMIC);
+            (start..start + length).step_by(16).filter(|&entry| self.u64(entry) == DT_NEEDED).count()
+        }
+    }
+}

@@ -236,7 +236,7 @@ fn rounds_to_bf16_as_half_does() {
 #[test]
 fn integers_convert_shift_and_compare() {
     let params = [Param::read("x", Elem::I32, &[]), Param::write("y", Elem::I32, &[])];
-    let x: Vec<i32> = (0..16).map(|i| i * 0x1234_567 - 0x0765_4321).collect();
+    let x: Vec<i32> = (0..16).map(|i| i * 0x0123_4567 - 0x0765_4321).collect();
     let expected: Vec<i32> = x
         .iter()
         .map(|&x| {
