@@ -8,8 +8,8 @@
 //!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
 
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute, rms_norm, select_rows,
-    selective_scan, slice, softmax, top_k,
+    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
+    rms_norm, select_rows, selective_scan, slice, softmax, top_k,
 };
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.

@@ -4,6 +4,7 @@
 //! [`kernel::Kernel`] lists them all; a kernel is one folder: `mod.rs` holds what is true on every target, `cpu.rs` one way
 //! of doing it.
 
+pub mod cases;
 pub mod kernel;
 pub mod target;
 
@@ -27,3 +28,5 @@ pub mod top_k;
 pub mod builder;
 #[cfg(feature = "emit")]
 pub mod math;
+#[cfg(feature = "emit")]
+mod rows;

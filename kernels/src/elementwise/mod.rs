@@ -35,7 +35,7 @@ impl Function {
     }
 }
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.

@@ -9,7 +9,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.
@@ -31,7 +31,14 @@ pub struct Spec {
 
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
-        format!("grouped_linear_{}_e{}_n{}_k{}_s{}", self.format.name(), self.n_experts, self.n, self.k, self.slots_per_row)
+        format!(
+            "grouped_linear_{}_e{}_n{}_k{}_s{}",
+            self.format.name(),
+            self.n_experts,
+            self.n,
+            self.k,
+            self.slots_per_row
+        )
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {
@@ -49,6 +56,9 @@ impl Spec {
         let experts = (counts.tokens * self.top_k).min(self.n_experts) as f64;
         let (n, k) = (self.n as f64, self.k as f64);
         let inputs = slots / self.slots_per_row as f64;
-        Cost { bytes: experts * n * k * self.format.bytes() as f64 + (slots * n + inputs * k) * 4.0, flops: 2.0 * slots * n * k }
+        Cost {
+            bytes: experts * n * k * self.format.bytes() as f64 + (slots * n + inputs * k) * 4.0,
+            flops: 2.0 * slots * n * k,
+        }
     }
 }

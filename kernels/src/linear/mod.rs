@@ -9,8 +9,10 @@
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
 use jambac_graph::Activation;
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
+#[cfg(feature = "emit")]
+pub(crate) mod panel;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

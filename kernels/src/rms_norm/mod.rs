@@ -7,7 +7,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.

@@ -1,0 +1,252 @@
+//! The shapes we care about: tests and benchmarks share them. In each list the first row is the base, every other row changes
+//! one thing of it: sizes that no vector divides, numbers of rows that fill tiles and that leave rests, and at the end the
+//! sizes of real models, whose cost says how long a scalar reference would take.
+
+use crate::elementwise::Function;
+use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
+use crate::{
+    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
+    rms_norm, select_rows, selective_scan, slice, softmax, top_k,
+};
+use jambac_graph::Activation;
+
+/// A kernel and the sizes of one call.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is computed.
+    pub kernel: Kernel,
+    /// Of how much.
+    pub counts: Counts,
+}
+
+/// So many tokens of one sequence, logits of each.
+fn tokens(tokens: usize) -> Counts {
+    Counts { tokens, sequences: 1, outputs: tokens, context: tokens }
+}
+
+fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
+    Case { kernel: kernel.into(), counts: tokens(n_tokens) }
+}
+
+/// Every list.
+pub fn all() -> Vec<Case> {
+    let stateless = [linear(), grouped_linear(), embed(), rms_norm(), elementwise(), slice(), select_rows()].concat();
+    let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
+    let routing = [softmax(), top_k(), moe_permute(), moe_combine()].concat();
+    [stateless, stateful, routing].concat()
+}
+
+/// Cases of [`crate::linear`].
+pub fn linear() -> Vec<Case> {
+    let base = linear::Spec {
+        n: 96,
+        k: 72,
+        format: Elem::Bf16,
+        bias: false,
+        activation: Activation::None,
+        rows: Rows::Tokens,
+    };
+    let with = |n, k| linear::Spec { n, k, ..base.clone() };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+    // Rests of panels, of groups of panels, fewer panels than threads.
+    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
+    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
+    // Rows shared out in place of panels.
+    cases.push(case(with(5, base.k), 64));
+    cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
+    // Several blocks of inputs, and the last one shorter.
+    cases.push(case(with(40, 1030), 64));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(linear::Spec { format, ..base.clone() }, 13)));
+    cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
+    cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
+    let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
+    cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
+    cases.push(case(linear::Spec { k: 1030, ..softplus }, 64));
+    // Gate of Jamba 3B, in_proj of Mini, router of Mini.
+    cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
+    cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
+    cases.extend([1, 512].map(|n_rows| case(with(16, 4096), n_rows)));
+    cases
+}
+
+/// Cases of [`crate::grouped_linear`].
+pub fn grouped_linear() -> Vec<Case> {
+    let base = grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
+    let mut cases = vec![case(base.clone(), 13)];
+    // One token leaves experts without slots.
+    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
+    cases.push(case(grouped_linear::Spec { slots_per_row: 1, top_k: 1, ..base.clone() }, 13));
+    cases.push(case(grouped_linear::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
+    cases.extend([5, 100].map(|n| case(grouped_linear::Spec { n, ..base.clone() }, 13)));
+    cases.push(case(grouped_linear::Spec { k: 1030, ..base.clone() }, 128));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_linear::Spec { format, ..base.clone() }, 13)));
+    // Gate of Mini.
+    let mini = grouped_linear::Spec { n_experts: 16, n: 14336, k: 4096, ..base };
+    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
+    cases
+}
+
+/// Cases of [`crate::embed`].
+pub fn embed() -> Vec<Case> {
+    let base = embed::Spec { d_model: 72, format: Elem::Bf16, lanes: 1 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.extend([5, 96].map(|d_model| case(embed::Spec { d_model, ..base.clone() }, 13)));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(embed::Spec { format, ..base.clone() }, 13)));
+    cases.push(case(embed::Spec { lanes: LANES, ..base.clone() }, 13));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(embed::Spec { format, lanes: LANES, ..base.clone() }, 13)));
+    cases.extend([1, 512].map(|n_tokens| case(embed::Spec { d_model: 2560, lanes: LANES, ..base.clone() }, n_tokens)));
+    cases
+}
+
+/// Cases of [`crate::rms_norm`].
+pub fn rms_norm() -> Vec<Case> {
+    let base = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, rows: Rows::Tokens };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([1, 5, 16, 96, 173].map(|cols| case(rms_norm::Spec { cols, ..base.clone() }, 13)));
+    cases.push(case(rms_norm::Spec { eps: 1e-2, ..base.clone() }, 13));
+    cases.push(case(rms_norm::Spec { residual: true, ..base.clone() }, 13));
+    cases.push(case(rms_norm::Spec { residual: true, cols: 96, ..base.clone() }, 13));
+    cases.extend([1, 512].map(|n_rows| case(rms_norm::Spec { residual: true, cols: 2560, ..base.clone() }, n_rows)));
+    cases
+}
+
+/// Cases of [`crate::elementwise`].
+pub fn elementwise() -> Vec<Case> {
+    use Function::{Add, Mul, MulRow, Silu, Softplus, Swiglu};
+    let base = elementwise::Spec { function: Silu, cols: 72, rows_per_token: 1 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([5, 100].map(|cols| case(elementwise::Spec { cols, ..base.clone() }, 13)));
+    cases.push(case(elementwise::Spec { rows_per_token: 2, ..base.clone() }, 13));
+    let functions = [Softplus, Add, Mul, MulRow, Swiglu];
+    cases.extend(functions.map(|function| case(elementwise::Spec { function, ..base.clone() }, 13)));
+    let swiglu = elementwise::Spec { function: Swiglu, cols: 8192, ..base };
+    cases.extend([1, 512].map(|n_rows| case(swiglu.clone(), n_rows)));
+    cases
+}
+
+/// Cases of [`crate::slice`].
+pub fn slice() -> Vec<Case> {
+    let base = slice::Spec { cols: 72, start: 8, len: 40 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([0, 7, 32].map(|start| case(slice::Spec { start, ..base.clone() }, 13)));
+    cases.extend([5, 64].map(|len| case(slice::Spec { len, ..base.clone() }, 13)));
+    cases
+}
+
+/// Cases of [`crate::select_rows`].
+pub fn select_rows() -> Vec<Case> {
+    let base = select_rows::Spec { cols: 72 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([5, 96].map(|cols| case(select_rows::Spec { cols }, 13)));
+    cases
+}
+
+/// Cases of [`crate::causal_conv1d`].
+pub fn causal_conv1d() -> Vec<Case> {
+    let base = causal_conv1d::Spec { channels: 216, taps: 4, bias: true, activation: Activation::Silu };
+    let mut cases = vec![case(base.clone(), 17)];
+    cases.extend([16, 20].map(|channels| case(causal_conv1d::Spec { channels, ..base.clone() }, 17)));
+    cases.extend([1, 2, 3].map(|taps| case(causal_conv1d::Spec { taps, ..base.clone() }, 17)));
+    cases.push(case(causal_conv1d::Spec { bias: false, ..base.clone() }, 17));
+    let activations = [Activation::None, Activation::Softplus];
+    cases.extend(activations.map(|activation| case(causal_conv1d::Spec { activation, ..base.clone() }, 17)));
+    // Jamba Mini.
+    cases.extend([1, 512].map(|n_tokens| case(causal_conv1d::Spec { channels: 8192, ..base.clone() }, n_tokens)));
+    cases
+}
+
+/// Cases of [`crate::selective_scan`].
+pub fn selective_scan() -> Vec<Case> {
+    let base = selective_scan::Spec { channels: 216, d_state: 16, gated: true };
+    let mut cases = vec![case(base.clone(), 17)];
+    cases.extend([16, 20].map(|channels| case(selective_scan::Spec { channels, ..base.clone() }, 17)));
+    cases.extend([1, 5, 8, 27, 64].map(|d_state| case(selective_scan::Spec { d_state, ..base.clone() }, 17)));
+    cases.push(case(selective_scan::Spec { gated: false, ..base.clone() }, 17));
+    // Jamba Mini.
+    cases.extend([1, 512].map(|n_tokens| case(selective_scan::Spec { channels: 8192, ..base.clone() }, n_tokens)));
+    cases
+}
+
+/// Cases of [`crate::kv_append`].
+pub fn kv_append() -> Vec<Case> {
+    let base = kv_append::Spec { n_kv_heads: 2, d_head: 12, format: Elem::F32 };
+    let mut cases = vec![case(base.clone(), 17)];
+    cases.push(case(kv_append::Spec { n_kv_heads: 1, ..base.clone() }, 17));
+    cases.extend([16, 128].map(|d_head| case(kv_append::Spec { d_head, ..base.clone() }, 17)));
+    cases.push(case(kv_append::Spec { format: Elem::Bf16, ..base.clone() }, 17));
+    // Jamba Mini.
+    cases.extend(
+        [1, 512].map(|n_tokens| case(kv_append::Spec { n_kv_heads: 8, d_head: 128, ..base.clone() }, n_tokens)),
+    );
+    cases
+}
+
+/// Cases of [`crate::attention`].
+pub fn attention() -> Vec<Case> {
+    let base = attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 12f64.powf(-0.5), format: Elem::F32 };
+    let heads = |n_heads, n_kv_heads| attention::Spec { n_heads, n_kv_heads, ..base.clone() };
+    let mut cases = vec![case(base.clone(), 17)];
+    cases.push(case(attention::Spec { format: Elem::Bf16, ..base.clone() }, 17));
+    // Query heads of a KV head: 1, 2, 4, 5, 7, 20.
+    cases.extend([(4, 4), (4, 2), (4, 1), (5, 1), (7, 1), (20, 1)].map(|(h, g)| case(heads(h, g), 17)));
+    cases.extend([1, 16, 32, 72, 128].map(|d_head| case(attention::Spec { d_head, ..base.clone() }, 17)));
+    cases.push(case(attention::Spec { d_head: 128, ..heads(2, 2) }, 17));
+    cases.push(case(attention::Spec { d_head: 128, format: Elem::Bf16, ..heads(4, 2) }, 17));
+    // Jamba Mini.
+    let mini = attention::Spec { d_head: 128, scale: 128f64.powf(-0.5), ..heads(32, 8) };
+    let bf16 = attention::Spec { format: Elem::Bf16, ..mini.clone() };
+    cases.push(case(mini, 512));
+    let decode = Counts { tokens: 1, sequences: 1, outputs: 1, context: 8192 };
+    cases.extend([case(bf16.clone(), 512), Case { kernel: bf16.into(), counts: decode }]);
+    cases
+}
+
+/// Cases of [`crate::softmax`].
+pub fn softmax() -> Vec<Case> {
+    let base = softmax::Spec { cols: 16 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([1, 4, 17, 72, 173].map(|cols| case(softmax::Spec { cols }, 13)));
+    cases.push(case(base, 512));
+    cases
+}
+
+/// Cases of [`crate::top_k`].
+pub fn top_k() -> Vec<Case> {
+    let base = top_k::Spec { cols: 16, k: 2 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([4, 5, 17].map(|cols| case(top_k::Spec { cols, ..base.clone() }, 13)));
+    cases.extend([1, 3, 16].map(|k| case(top_k::Spec { k, ..base.clone() }, 13)));
+    cases.push(case(base, 512));
+    cases
+}
+
+/// Cases of [`crate::moe_permute`].
+pub fn moe_permute() -> Vec<Case> {
+    let base = moe_permute::Spec { n_experts: 16, top_k: 2 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.extend([1, 4, 17].map(|n_experts| case(moe_permute::Spec { n_experts, ..base.clone() }, 13)));
+    cases.extend([1, 3].map(|top_k| case(moe_permute::Spec { top_k, ..base.clone() }, 13)));
+    cases.push(case(base, 512));
+    cases
+}
+
+/// Cases of [`crate::moe_combine`].
+pub fn moe_combine() -> Vec<Case> {
+    let base = moe_combine::Spec { cols: 72, top_k: 2 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.extend([5, 96].map(|cols| case(moe_combine::Spec { cols, ..base.clone() }, 13)));
+    cases.extend([1, 3].map(|top_k| case(moe_combine::Spec { top_k, ..base.clone() }, 13)));
+    cases.extend([1, 512].map(|n_tokens| case(moe_combine::Spec { cols: 4096, ..base.clone() }, n_tokens)));
+    cases
+}

@@ -1,0 +1,30 @@
+//! Element by element on a CPU: each thread takes a range of vectors.
+//!
+//! 1. for each vector: load the operands
+//! 2. compute
+//! 3. store
+
+use super::{Function, Spec};
+use crate::builder::Builder;
+use crate::kernel::LANES;
+use crate::math;
+use crate::rows::for_each_vector;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    for_each_vector(b, b.scalar("rows"), spec.cols, |row, column| {
+        // 1. load
+        let x = b.load_vector(b.buffer("a"), &[row, column], LANES);
+        let other = || b.load_vector(b.buffer("b"), &[row, column], LANES);
+        // 2. compute
+        let y = match spec.function {
+            Function::Silu => math::silu(b, x),
+            Function::Softplus => math::softplus(b, x),
+            Function::Add => b.add(x, other()),
+            Function::Mul => b.mul(x, other()),
+            Function::MulRow => b.mul(x, b.load_vector(b.buffer("b"), &[column], LANES)),
+            Function::Swiglu => b.mul(math::silu(b, x), other()),
+        };
+        // 3. store
+        b.store(y, b.buffer("out"), &[row, column]);
+    });
+}

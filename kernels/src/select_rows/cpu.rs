@@ -1,0 +1,19 @@
+//! Rows by number on a CPU: each thread takes a range of vectors.
+//!
+//! 1. for each vector: load from the row that is wanted
+//! 2. store
+
+use super::Spec;
+use crate::builder::Builder;
+use crate::kernel::LANES;
+use crate::rows::for_each_vector;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    for_each_vector(b, b.scalar("outputs"), spec.cols, |row, column| {
+        // 1. load
+        let wanted = b.to_index(b.load(b.buffer("rows"), &[row]));
+        let x = b.load_vector(b.buffer("x"), &[wanted, column], LANES);
+        // 2. store
+        b.store(x, b.buffer("out"), &[row, column]);
+    });
+}

@@ -1,0 +1,18 @@
+//! Columns of a row on a CPU: each thread takes a range of vectors.
+//!
+//! 1. for each vector: load from the columns taken, aligned or not (the last load may reach beyond them)
+//! 2. store
+
+use super::Spec;
+use crate::builder::Builder;
+use crate::kernel::LANES;
+use crate::rows::for_each_vector;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    for_each_vector(b, b.scalar("rows"), spec.len, |row, column| {
+        // 1. load
+        let x = b.load_vector(b.buffer("x"), &[row, b.add(column, b.index(spec.start))], LANES);
+        // 2. store
+        b.store(x, b.buffer("out"), &[row, column]);
+    });
+}
