@@ -24,7 +24,7 @@ pub struct TokenizerFiles {
 
 impl TokenizerFiles {
     /// Reads those of the files that `dir` has.
-    pub(crate) fn read(dir: &Path) -> Result<Self> {
+    pub fn read(dir: &Path) -> Result<Self> {
         let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
         Ok(Self {
             tokenizer: read_if_there(&dir.join("tokenizer.json"))?,

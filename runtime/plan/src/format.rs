@@ -82,7 +82,7 @@ pub struct Memory {
     pub state_slot: u64,
     /// One page of keys and values of [`KV_PAGE_TOKENS`] tokens in every attention layer; a multiple of [`ALIGN_BYTES`].
     pub kv_page: u64,
-    /// Packed weights (mapped from the plan, or drawn when they are synthetic).
+    /// Packed weights (mapped from the plan, or drawn when they are synthetic), with [`SLACK_BYTES`] behind the last.
     pub weights: u64,
     /// Step tables (ids, rows, sequence starts, page tables).
     pub tables: u64,

@@ -1,0 +1,300 @@
+//! Runs compiled kernels on small arrays, with everything around the arrays that a careless kernel would trip over: guard
+//! bytes (`LoadedKernels` lays them), NaN in the padding of rows, NaN where results go, and threads in any order.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use jamba_plan::format::{Layout, Transform, WeightFormat};
+use jambac_codegen::compile::compile;
+use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_codegen::pack::{ParameterSource, pack};
+use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
+use jambac_kernels::target::{CpuTarget, X86Level};
+use jambac_reference::{Tolerance, compare};
+
+/// What most tests compile for.
+pub const V3: X86Level = X86Level::V3;
+
+/// Kernels compiled into one shared object, loaded.
+pub struct Kernels {
+    loaded: LoadedKernels,
+}
+
+impl Kernels {
+    /// Compiles each kernel once for a level; `None`, loudly, when this machine is below it.
+    pub fn compile<'k>(level: X86Level, kernels: impl IntoIterator<Item = &'k Kernel>) -> Option<Kernels> {
+        let target = CpuTarget::new(level);
+        let kernels: BTreeMap<String, &Kernel> = kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)).collect();
+        let shared_object = compile(target, None, |module| {
+            for (symbol, kernel) in &kernels {
+                module.kernel(symbol, &kernel.params(), |b| kernel.emit(b));
+            }
+        });
+        let shared_object = shared_object.unwrap_or_else(|error| panic!("{error}"));
+        if !target.runs_here() {
+            eprintln!("SKIPPED: this machine does not run {target}");
+            return None;
+        }
+        Some(Kernels { loaded: LoadedKernels::load(&shared_object).unwrap_or_else(|error| panic!("{error}")) })
+    }
+
+    /// The results of a call with these arguments, one per parameter that is written, in their order. Called with 1, 2, 3
+    /// and 7 threads, one thread after the other, last first, and all at once: same bits each time.
+    pub fn run(&self, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+        let expected = self.run_once(kernel, args, 1, Order::Ascending);
+        for n_threads in [2, 3, 7] {
+            for order in [Order::Ascending, Order::Descending, Order::Together] {
+                let found = self.run_once(kernel, args, n_threads, order);
+                let same = found.iter().zip(&expected).all(|(found, expected)| found.bits() == expected.bits());
+                assert!(same, "{}: {n_threads} threads, {order:?}: other bits than one thread's", kernel.symbol());
+            }
+        }
+        expected
+    }
+
+    fn run_once(&self, kernel: &Kernel, args: &[Arg], n_threads: u64, order: Order) -> Vec<Array> {
+        let (symbol, params) = (kernel.symbol(), kernel.params());
+        assert_eq!(args.len(), params.len(), "{symbol}: arguments");
+        let mut arrays: Vec<Option<Array>> = args.iter().map(|arg| arg.array().cloned()).collect();
+        let slots = params.iter().zip(args).zip(&mut arrays).map(|((param, arg), array)| match (param, arg, array) {
+            (Param::Buffer { name, access, elem, inner }, _, Some(array)) => {
+                array.check(&symbol, name, *elem, inner);
+                array.slot(*access)
+            }
+            (Param::Scalar { .. }, Arg::Scalar(value), _) => Slot::Scalar(*value as u64),
+            (param, ..) => panic!("{symbol}: an argument of another kind than {param:?}"),
+        });
+        let slots = slots.collect();
+        let call = self.loaded.prepare(&symbol, slots).unwrap_or_else(|error| panic!("{symbol}: {error}"));
+        match order {
+            Order::Ascending => (0..n_threads).for_each(|thread| call.run(thread, n_threads)),
+            Order::Descending => (0..n_threads).rev().for_each(|thread| call.run(thread, n_threads)),
+            Order::Together => thread::scope(|scope| {
+                for thread in 0..n_threads {
+                    let call = &call;
+                    scope.spawn(move || call.run(thread, n_threads));
+                }
+            }),
+        }
+        call.finish().unwrap_or_else(|error| panic!("{symbol}: {error}"));
+        let written = |param: &Param| param.access().is_some_and(|access| access != Access::Read);
+        params.iter().zip(arrays).filter(|(param, _)| written(param)).filter_map(|(_, array)| array).collect()
+    }
+}
+
+/// In which order threads run.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Ascending,
+    Descending,
+    Together,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// For a buffer; what it holds before the call.
+    Array(Array),
+    /// For an integer.
+    Scalar(usize),
+}
+
+impl Arg {
+    /// Rows of `cols` columns, each padded with NaN.
+    pub fn rows(cols: usize, values: &[f32]) -> Arg {
+        Arg::Array(Array::Rows { cols, data: pad(cols, values) })
+    }
+
+    /// `n` rows that are to be written: NaN until then.
+    pub fn unwritten(cols: usize, n: usize) -> Arg {
+        Arg::rows(cols, &vec![f32::NAN; cols * n])
+    }
+
+    /// A vector as weights are packed: padded with zeros.
+    pub fn vector(values: &[f32]) -> Arg {
+        let mut data = values.to_vec();
+        data.resize(padded(values.len()), 0.0);
+        Arg::Array(Array::F32(data))
+    }
+
+    /// A dense array.
+    pub fn f32(values: &[f32]) -> Arg {
+        Arg::Array(Array::F32(values.to_vec()))
+    }
+
+    /// A table.
+    pub fn i32(values: &[i32]) -> Arg {
+        Arg::Array(Array::I32(values.to_vec()))
+    }
+
+    /// Packed weights.
+    pub fn weight(weight: &Weight) -> Arg {
+        Arg::Array(Array::Packed { elem: weight.elem, bytes: weight.bytes.clone() })
+    }
+
+    fn array(&self) -> Option<&Array> {
+        match self {
+            Arg::Array(array) => Some(array),
+            Arg::Scalar(_) => None,
+        }
+    }
+}
+
+/// What a buffer holds.
+#[derive(Clone, Debug)]
+pub enum Array {
+    /// Padded rows of f32.
+    Rows {
+        /// Columns of a row, without padding.
+        cols: usize,
+        /// All elements, padding included.
+        data: Vec<f32>,
+    },
+    /// A dense array of f32.
+    F32(Vec<f32>),
+    /// A table of i32.
+    I32(Vec<i32>),
+    /// Elements of any type, as bytes.
+    Packed {
+        /// The type.
+        elem: Elem,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Array {
+    /// The f32 elements without padding.
+    pub fn f32(&self) -> Vec<f32> {
+        match self {
+            Array::Rows { cols, data } => {
+                data.chunks_exact(padded(*cols)).flat_map(|row| &row[..*cols]).copied().collect()
+            }
+            Array::F32(data) => data.clone(),
+            _ => panic!("not an array of f32"),
+        }
+    }
+
+    /// The elements of a table.
+    pub fn i32(&self) -> &[i32] {
+        match self {
+            Array::I32(data) => data,
+            _ => panic!("not an array of i32"),
+        }
+    }
+
+    /// What must be the same for any number of threads: everything but padding.
+    fn bits(&self) -> Vec<u8> {
+        match self {
+            Array::Rows { .. } | Array::F32(_) => self.f32().iter().flat_map(|x| x.to_bits().to_le_bytes()).collect(),
+            Array::I32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Array::Packed { bytes, .. } => bytes.clone(),
+        }
+    }
+
+    fn check(&self, symbol: &str, name: &str, elem: Elem, inner: &[usize]) {
+        let found = match self {
+            Array::Rows { .. } | Array::F32(_) => Elem::F32,
+            Array::I32(_) => Elem::I32,
+            Array::Packed { elem, .. } => *elem,
+        };
+        assert_eq!(found, elem, "{symbol}: element type of {name}");
+        if let Array::Rows { cols, .. } = self {
+            assert_eq!([padded(*cols)], *inner, "{symbol}: row of {name}");
+        }
+    }
+
+    fn slot(&mut self, access: Access) -> Slot<'_> {
+        match (self, access) {
+            (Array::Rows { data, .. } | Array::F32(data), Access::Read) => Slot::read(data),
+            (Array::Rows { data, .. } | Array::F32(data), _) => Slot::write(data),
+            (Array::I32(data), Access::Read) => Slot::read(data),
+            (Array::I32(data), _) => Slot::write(data),
+            (Array::Packed { bytes, .. }, Access::Read) => Slot::read(bytes),
+            (Array::Packed { bytes, .. }, _) => Slot::write(bytes),
+        }
+    }
+}
+
+/// Rows of f32 with NaN as their padding.
+fn pad(cols: usize, values: &[f32]) -> Vec<f32> {
+    let mut data = Vec::new();
+    for row in values.chunks_exact(cols) {
+        data.extend_from_slice(row);
+        data.resize(data.len().next_multiple_of(LANES), f32::NAN);
+    }
+    data
+}
+
+/// A stack of matrices, as the reference sees it and packed.
+pub struct Weight {
+    /// Elements `[groups, n, k]`, rounded to the stored type.
+    pub values: Vec<f32>,
+    elem: Elem,
+    bytes: Vec<u8>,
+}
+
+impl Weight {
+    /// Rounds to a stored type and packs into a layout.
+    pub fn pack(values: &[f32], layout: Layout, elem: Elem) -> Weight {
+        let (format, dtype) = match elem {
+            Elem::F32 => (WeightFormat::F32, jambac_graph::DType::F32),
+            Elem::Bf16 => (WeightFormat::Bf16, jambac_graph::DType::Bf16),
+            Elem::F16 => (WeightFormat::F16, jambac_graph::DType::F16),
+            Elem::I32 => panic!("weights of i32"),
+        };
+        let values: Vec<f32> = values.iter().map(|&x| jambac_reference::round_to(dtype, x)).collect();
+        let mut bytes = Vec::new();
+        let source = Matrices { n: layout.n, k: layout.k, values: &values };
+        pack(&source, "weight", layout, format, Transform::None, &mut bytes).expect("a Vec takes what is written");
+        Weight { values, elem, bytes }
+    }
+}
+
+struct Matrices<'a> {
+    n: u64,
+    k: u64,
+    values: &'a [f32],
+}
+
+impl ParameterSource for Matrices<'_> {
+    fn read_rows(&self, _: &str, group: u64, first: u64, n_rows: u64, out: &mut [f32]) -> std::io::Result<()> {
+        let start = (group * self.n + first) * self.k;
+        out.copy_from_slice(&self.values[start as usize..(start + n_rows * self.k) as usize]);
+        Ok(())
+    }
+}
+
+/// Numbers between −1 and 1, always the same for a seed (xorshift64*, arXiv 1402.6246).
+pub fn random(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Numbers from 0 to below `end`.
+pub fn random_indices(seed: u64, n: usize, end: usize) -> Vec<i32> {
+    random(seed, n).iter().map(|x| (((x + 1.0) / 2.0 * end as f32) as usize).min(end - 1) as i32).collect()
+}
+
+/// Panics with the differences when found is not close to expected.
+#[track_caller]
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: Tolerance) {
+    let report = compare(found, expected, tolerance);
+    assert!(report.ok(), "{what}: {report}");
+}
+
+/// Panics when the bits differ.
+#[track_caller]
+pub fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}: elements");
+    let differs = found.iter().zip(expected).position(|(found, expected)| found.to_bits() != expected.to_bits());
+    if let Some(at) = differs {
+        panic!("{what}: element {at} is {:e}, expected the bits of {:e}", found[at], expected[at]);
+    }
+}
