@@ -3,9 +3,11 @@
 //! Placing blocks that live at fixed times into the least memory is NP-complete (dynamic storage allocation, Garey and
 //! Johnson SR2); greedy placement in a good order comes close (arXiv 2001.03288). Here: place blocks one after the other,
 //! each into a gap between those that live at the same time; try a few orders, both ways of choosing the gap, and then the
-//! best order with the block that ends highest moved to the front, again and again. The smallest arena wins, the earlier
+//! best order with the blocks that end highest moved to the front, again and again. The smallest arena wins, the earlier
 //! one among equals, so that the same blocks always give the same plan. A plan that reaches the peak of live bytes ends the
 //! search: no arena is smaller.
+
+use std::cmp::Reverse;
 
 use jamba_plan::format::ALIGN_BYTES;
 
@@ -44,12 +46,12 @@ pub(crate) struct Plan {
     pub(crate) bytes: u64,
 }
 
-/// Times that the search moves a block to the front.
+/// Times that the search moves what ends highest to the front.
 const PROMOTIONS: usize = 64;
 
 /// Places the blocks.
 pub(crate) fn plan(blocks: &[Block]) -> Plan {
-    let bound = peak_live_bytes(blocks);
+    let bound = live_bytes(blocks).into_iter().max().unwrap_or(0);
     // Largest first; largest over time first; longest first; as they come.
     let orders: [fn(&Block) -> u64; 4] = [
         |block| block.padded_bytes(),
@@ -57,40 +59,46 @@ pub(crate) fn plan(blocks: &[Block]) -> Plan {
         |block| block.duration(),
         |_| 0,
     ];
-    let mut best: Option<(Plan, Vec<usize>, Gap)> = None;
-    for weight in orders {
+    let attempts = orders.iter().flat_map(|weight| [(weight, Gap::Lowest), (weight, Gap::Tightest)]);
+    let mut best = Plan { offsets: Vec::new(), bytes: u64::MAX };
+    let mut best_order = (Vec::new(), Gap::Lowest);
+    for (weight, gap) in attempts {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
-        order.sort_by_key(|&index| (std::cmp::Reverse(weight(&blocks[index])), blocks[index].first, index));
-        for gap in [Gap::Lowest, Gap::Tightest] {
-            let plan = place(blocks, &order, gap);
-            if best.as_ref().is_none_or(|(best, ..)| plan.bytes < best.bytes) {
-                best = Some((plan, order.clone(), gap));
-            }
+        order.sort_by_key(|&index| (Reverse(weight(&blocks[index])), blocks[index].first, index));
+        let plan = place(blocks, &order, gap);
+        if plan.bytes < best.bytes {
+            best = plan;
+            best_order = (order, gap);
+        }
+        if best.bytes == bound {
+            return best;
         }
     }
-    let Some((mut best, mut order, gap)) = best else { return Plan { offsets: Vec::new(), bytes: 0 } };
+
+    let (mut order, gap) = best_order;
     let mut plan = best.clone();
     for _ in 0..PROMOTIONS {
-        if best.bytes <= bound {
-            break;
-        }
         let end = |index: usize| plan.offsets[index] + blocks[index].padded_bytes();
-        let Some(highest) = (0..order.len()).find(|&place| end(order[place]) == plan.bytes) else { break };
-        let index = order.remove(highest);
-        order.insert(0, index);
+        order.sort_by_key(|&index| end(index) != plan.bytes); // stable
         plan = place(blocks, &order, gap);
         if plan.bytes < best.bytes {
             best = plan.clone();
+        }
+        if best.bytes == bound {
+            break;
         }
     }
     best
 }
 
-/// The most bytes that live at any one time, padding included: no arena can be smaller.
-pub(crate) fn peak_live_bytes(blocks: &[Block]) -> u64 {
-    let live_at = |time| blocks.iter().filter(move |block| block.first <= time && time <= block.last);
-    // The peak begins where some block begins.
-    blocks.iter().map(|block| live_at(block.first).map(Block::padded_bytes).sum()).max().unwrap_or(0)
+/// Bytes that live at each time, padding included; no arena can be smaller than the most of them.
+pub(crate) fn live_bytes(blocks: &[Block]) -> Vec<u64> {
+    let end = blocks.iter().map(|block| block.last + 1).max().unwrap_or(0);
+    let mut bytes = vec![0; end];
+    for block in blocks {
+        bytes[block.first..=block.last].iter_mut().for_each(|live| *live += block.padded_bytes());
+    }
+    bytes
 }
 
 /// Which gap a block goes into.
@@ -129,4 +137,53 @@ fn place(blocks: &[Block], order: &[usize], gap: Gap) -> Plan {
         placed.insert(position, index);
     }
     Plan { offsets, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block(bytes: u64, first: usize, last: usize) -> Block {
+        Block { bytes, first, last }
+    }
+
+    #[test]
+    fn fills_the_gap_that_a_dead_block_leaves() {
+        // Three at once, then a small one where the first was, beside what lives on.
+        let blocks = [block(128, 0, 1), block(256, 0, 3), block(64, 1, 3), block(100, 2, 3)];
+        let plan = plan(&blocks);
+        // 256 first: 0. 128: 256. 100 takes 128 with its padding: 256, where the 128 is dead. 64: 256 + 128.
+        assert_eq!(plan, Plan { offsets: vec![256, 0, 384, 256], bytes: 256 + 128 + 64 });
+        assert_eq!(live_bytes(&blocks), [384, 448, 448, 448]);
+    }
+
+    #[test]
+    fn no_blocks_need_no_arena() {
+        assert_eq!(plan(&[]), Plan { offsets: vec![], bytes: 0 });
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_that_live_together_lie_apart(
+            blocks in proptest::collection::vec((1_u64..5000, 0_usize..30, 0_usize..12), 0..40)
+        ) {
+            let blocks: Vec<Block> =
+                blocks.into_iter().map(|(bytes, first, longer)| block(bytes, first, first + longer)).collect();
+            let plan = plan(&blocks);
+            for (i, a) in blocks.iter().enumerate() {
+                let (a_at, a_end) = (plan.offsets[i], plan.offsets[i] + a.bytes);
+                prop_assert!(a_at % 64 == 0 && a_end <= plan.bytes);
+                for (j, b) in blocks.iter().enumerate().skip(i + 1) {
+                    let together = (a.first..=a.last).any(|time| (b.first..=b.last).contains(&time));
+                    let apart = a_end <= plan.offsets[j] || plan.offsets[j] + b.bytes <= a_at;
+                    prop_assert!(!together || apart, "blocks {i} and {j}");
+                }
+            }
+            let live_at = |time| blocks.iter().filter(|b| (b.first..=b.last).contains(&time)).map(|b| b.bytes).sum();
+            let peak: u64 = (0..42).map(live_at).max().unwrap_or(0);
+            prop_assert!(plan.bytes >= peak);
+        }
+    }
 }

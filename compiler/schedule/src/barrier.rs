@@ -4,8 +4,9 @@
 //! reads, has to wait for all threads to be done with it. A barrier stands as late as it can: before the first step that
 //! has such a hazard with any step since the last barrier; fewer cannot do for this order of steps.
 //!
-//! Hazards are between values here, not addresses: the arena never lets two values of one barrier-free run of steps share
-//! bytes (see [`crate::liveness`]), so sharing memory costs no barrier.
+//! Hazards are between values here, not addresses: values that live in the same run, the steps between two barriers, never
+//! share bytes. Sharing memory costs a barrier only where a run would need more than the arena must have anyway
+//! ([`crate::liveness::split_runs`]).
 
 use std::collections::BTreeSet;
 
@@ -47,14 +48,14 @@ enum Place {
 /// What a step reads and what it writes, of what is ever written.
 fn touched(step: &DraftStep) -> (Vec<Place>, Vec<Place>) {
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
-    for (param, slot) in step.kernel.params().iter().zip(&step.slots) {
+    for (access, slot) in step.accesses.iter().zip(&step.slots) {
         let place = match *slot {
             Slot::Buffer(id) => Place::Buffer(id.0),
             Slot::Final(Arg::State(offset)) => Place::State(offset),
             Slot::Final(Arg::Kv(offset)) => Place::Kv(offset),
             Slot::Final(_) => continue,
         };
-        match param.access() {
+        match access {
             Some(Access::Read) => reads.push(place),
             Some(Access::Write | Access::WriteOver) => writes.push(place),
             Some(Access::ReadWrite) => {

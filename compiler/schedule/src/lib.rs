@@ -16,14 +16,19 @@ mod liveness;
 mod order;
 mod select;
 pub mod states;
+pub mod text;
+pub mod verify;
 pub mod weights;
 
-use jamba_plan::format::{Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, WeightFormat};
+use std::collections::BTreeMap;
+
+use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, WeightFormat};
 use jamba_plan::tables;
 use jambac_graph::{Dim, Graph};
 use jambac_kernels::kernel::{Elem, Kernel, Rows, padded};
 
-use select::{Context, Extents, Slot};
+use liveness::Liveness;
+use select::{BufferId, Context, Draft, Extents, Slot};
 use states::StateLayout;
 use weights::Weights;
 
@@ -130,11 +135,12 @@ impl EntrySchedule {
 
     /// The most bytes that are live in any step: no arena can be smaller. A buffer written in place is counted once.
     pub fn peak_live_bytes(&self) -> u64 {
-        let live_at = |step: usize| {
-            let live = self.buffers.iter().filter(|buffer| buffer.first <= step && step <= buffer.last);
-            live.filter(|buffer| buffer.in_place_of.is_none() || buffer.first < step).map(|buffer| buffer.bytes).sum()
-        };
-        (0..self.steps.len()).map(live_at).max().unwrap_or(0)
+        let mut live = vec![0; self.steps.len()];
+        for buffer in &self.buffers {
+            let first = buffer.first + usize::from(buffer.in_place_of.is_some());
+            live.iter_mut().take(buffer.last + 1).skip(first).for_each(|bytes| *bytes += buffer.bytes);
+        }
+        live.into_iter().max().unwrap_or(0)
     }
 }
 
@@ -166,22 +172,36 @@ pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Sc
     }
 
     let mut weights = Weights::new(&[prefill, decode], *formats);
-    let mut kernels = Vec::new();
-    let mut entries = Vec::new();
+    let mut drafts = Vec::new();
     for (kind, graph) in [(EntryKind::Prefill, prefill), (EntryKind::Decode, decode)] {
         let extents = extents(kind, limits);
         let mut context = Context { extents, limits, states: &states, weights: &mut weights };
-        entries.push(entry(kind, graph, &mut context, &mut kernels)?);
+        drafts.push((kind, extents, select::select(graph, &order::steps(graph), &mut context)?));
     }
+    // One arena serves both entries, and cannot be smaller than either needs.
+    let budget = drafts.iter().map(|(.., draft)| liveness::least_bytes(draft)).max().unwrap_or(0);
+    let mut kernels = Kernels::default();
+    let mut entries = Vec::new();
+    for (kind, extents, draft) in drafts {
+        entries.push(finish(kind, extents, draft, budget, &mut kernels)?);
+    }
+    let arena = entries.iter().map(EntrySchedule::arena_bytes).max().unwrap_or(0);
     let memory = Memory {
-        arena: entries.iter().map(EntrySchedule::arena_bytes).max().unwrap_or(0),
+        arena: arena.next_multiple_of(ALIGN_BYTES),
         state_slot: states.slot_bytes,
         kv_page: states.page_bytes,
         weights: weights.bytes(),
         tables: tables::table_bytes(limits),
     };
-    let (weights, states) = (weights.planned, states.regions);
-    let schedule = Schedule { limits: limits.clone(), kernels, weights, states, entries, memory };
+    let schedule = Schedule {
+        limits: limits.clone(),
+        kernels: kernels.kernels,
+        weights: weights.planned,
+        states: states.regions,
+        entries,
+        memory,
+    };
+    verify::verify(&schedule)?;
     Ok(schedule)
 }
 
@@ -215,7 +235,8 @@ fn check_sizes(graph: &Graph) -> Result<(), ScheduleError> {
             let mut sizes = ty.shape.iter().filter_map(|dim: &Dim| dim.fixed());
             let elements = sizes.try_fold(1_usize, |product, size| product.checked_mul(size));
             if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
-                return Err(ScheduleError::TooLarge { what: format!("{}: {ty}", graph.node(node).source) });
+                let name = graph.op(node).source_name().unwrap_or(&graph.node(node).source);
+                return Err(ScheduleError::TooLarge { what: format!("{name}, {ty}") });
             }
         }
     }
@@ -231,18 +252,19 @@ fn extents(kind: EntryKind, limits: &Limits) -> Extents {
     Extents { tokens, sequences: limits.max_sequences.min(tokens), outputs: limits.max_outputs.min(tokens) }
 }
 
-fn entry(
+/// Places the barriers and the buffers of an entry.
+fn finish(
     kind: EntryKind,
-    graph: &Graph,
-    context: &mut Context,
-    kernels: &mut Vec<Kernel>,
+    extents: Extents,
+    draft: Draft,
+    budget: u64,
+    kernels: &mut Kernels,
 ) -> Result<EntrySchedule, ScheduleError> {
-    let draft = select::select(graph, &order::steps(graph), context)?;
-    let barriers = barrier::place(&draft.steps);
-    let live = liveness::live(&draft, &barriers);
-    let (blocks, block_of) = liveness::blocks(&draft, &live, &barriers);
+    let mut barriers = barrier::place(&draft.steps);
+    liveness::split_runs(&draft, &mut barriers, budget);
+    let Liveness { lives, blocks, block_of } = liveness::liveness(&draft, &barriers);
     let arena = arena::plan(&blocks);
-    let offset_of = |buffer: select::BufferId| arena.offsets[block_of[buffer.0]];
+    let offset_of = |buffer: BufferId| arena.offsets[block_of[buffer.0]];
 
     let mut steps = Vec::with_capacity(draft.steps.len());
     for (step, barrier) in draft.steps.into_iter().zip(barriers) {
@@ -251,17 +273,11 @@ fn entry(
             Slot::Final(arg) => arg,
         };
         let args = step.slots.into_iter().map(arg).collect();
-        steps.push(Step {
-            kernel: intern(kernels, &step.kernel)?,
-            spec: step.kernel,
-            barrier,
-            args,
-            source: step.source,
-        });
+        steps.push(Step { kernel: kernels.add(&step.kernel)?, spec: step.kernel, barrier, args, source: step.source });
     }
-    let buffers = (draft.buffers.iter().zip(&live).enumerate())
+    let buffers = (draft.buffers.iter().zip(&lives).enumerate())
         .map(|(index, (buffer, life))| Buffer {
-            offset: offset_of(select::BufferId(index)),
+            offset: offset_of(BufferId(index)),
             bytes: buffer.bytes,
             elem: buffer.elem,
             first: life.first,
@@ -273,27 +289,37 @@ fn entry(
     let row_stride = (padded(vocab) * Elem::F32.bytes()) as u64;
     Ok(EntrySchedule {
         kind,
-        max_tokens: context.extents.tokens,
-        max_sequences: context.extents.sequences,
-        max_outputs: context.extents.outputs,
+        max_tokens: extents.tokens,
+        max_sequences: extents.sequences,
+        max_outputs: extents.outputs,
         steps,
         buffers,
         logits: Logits { offset: offset_of(logits), row_stride, n: vocab as u64 },
     })
 }
 
-/// The index of the kernel with this one's symbol.
-fn intern(kernels: &mut Vec<Kernel>, kernel: &Kernel) -> Result<usize, ScheduleError> {
-    let symbol = kernel.symbol();
-    let Some(index) = kernels.iter().position(|known| known.symbol() == symbol) else {
-        kernels.push(kernel.clone());
-        return Ok(kernels.len() - 1);
-    };
-    if code(&kernels[index]) != code(kernel) {
-        let (first, second) = (format!("{:?}", kernels[index]), format!("{kernel:?}"));
-        return Err(ScheduleError::Symbol { symbol, first, second });
+/// Kernels, each symbol once, in order of first use.
+#[derive(Default)]
+struct Kernels {
+    kernels: Vec<Kernel>,
+    by_symbol: BTreeMap<String, usize>,
+}
+
+impl Kernels {
+    /// The index of the kernel with this one's symbol.
+    fn add(&mut self, kernel: &Kernel) -> Result<usize, ScheduleError> {
+        let symbol = kernel.symbol();
+        let Some(&index) = self.by_symbol.get(&symbol) else {
+            self.by_symbol.insert(symbol, self.kernels.len());
+            self.kernels.push(kernel.clone());
+            return Ok(self.kernels.len() - 1);
+        };
+        if code(&self.kernels[index]) != code(kernel) {
+            let (first, second) = (format!("{:?}", self.kernels[index]), format!("{kernel:?}"));
+            return Err(ScheduleError::Symbol { symbol, first, second });
+        }
+        Ok(index)
     }
-    Ok(index)
 }
 
 /// The kernel without what only its cost depends on.
@@ -308,3 +334,6 @@ fn code(kernel: &Kernel) -> Kernel {
     }
     kernel
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,3 +123,58 @@ pub(crate) fn elem(dtype: DType) -> Elem {
         DType::I32 => Elem::I32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use jambac_models::jamba;
+    use jambac_models::tiny::Tiny;
+
+    use super::*;
+
+    fn of(tiny: &Tiny, kv_dtype: DType) -> StateLayout {
+        let config = tiny.config().expect("a config");
+        let graph = jamba::prefill(&config, &|_| DType::Bf16, &jamba::Options { kv_dtype });
+        StateLayout::of(&graph).expect("states that fit")
+    }
+
+    #[test]
+    fn slots_and_pages_worked_out() {
+        // Layers: Mamba, attention, Mamba. d_inner 216 is padded to 224; d_head is 12.
+        let layout = of(&Tiny { layers: 3, attention: (3, 1), ..Tiny::odd() }, DType::Bf16);
+        let found: Vec<_> = layout
+            .regions
+            .iter()
+            .map(|region| (region.name.as_str(), region.pool, region.offset, region.bytes))
+            .collect();
+        let worked_out = [
+            ("layers.0.conv", Pool::Slots, 0, 224 * (3 - 1) * 4),
+            ("layers.0.ssm", Pool::Slots, 1792, 224 * 5 * 4),
+            ("layers.1.kv", Pool::Pages, 0, 2 * 16 * (12 + 16) * 2),
+            ("layers.2.conv", Pool::Slots, 1792 + 4480, 1792),
+            ("layers.2.ssm", Pool::Slots, 1792 + 4480 + 1792, 4480),
+        ];
+        assert_eq!(found, worked_out);
+        assert_eq!((layout.slot_bytes, layout.page_bytes), (2 * (1792 + 4480), 1792));
+    }
+
+    #[test]
+    fn sizes_without_padding_are_the_models() {
+        let layout = of(&Tiny::base(), DType::F32);
+        let config = Tiny::base().config().expect("a config");
+        assert_eq!(layout.slot_bytes, jamba::state_bytes_per_sequence(&config) as u64);
+        assert_eq!(layout.page_bytes, 16 * jamba::kv_bytes_per_token(&config, DType::F32) as u64);
+    }
+
+    #[test]
+    fn entries_remember_the_same() {
+        let (f32, bf16) = (of(&Tiny::base(), DType::F32), of(&Tiny::base(), DType::Bf16));
+        expect![[r#"
+            entry decode: state layers.4.kv is 2048 bytes of bf16 at 0 of Pages, expected 4096 bytes of f32 at 0 of Pages
+        "#]]
+        .assert_eq(&format!("{}\n", f32.check_same(&bf16, "decode").unwrap_err()));
+        let fewer = of(&Tiny { layers: 7, ..Tiny::base() }, DType::F32);
+        expect!["entry decode: state layers.7.conv is absent, expected 1536 bytes of f32 at 58368 of Slots"]
+            .assert_eq(&f32.check_same(&fewer, "decode").unwrap_err().to_string());
+    }
+}

@@ -154,3 +154,100 @@ fn bytes(layout: Layout, format: WeightFormat) -> Option<u64> {
     let Layout { groups, n, k, lanes } = layout;
     n.checked_next_multiple_of(lanes)?.checked_mul(k)?.checked_mul(groups)?.checked_mul(format.bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use jambac_models::tiny::Tiny;
+
+    use super::*;
+    use crate::tests::{limits, of_model};
+    use crate::{Schedule, text};
+
+    fn of(tiny: Tiny, dtype: DType, formats: Formats) -> Result<Schedule, ScheduleError> {
+        of_model(&tiny.config().expect("a config"), dtype, limits(8, 2, 2), formats)
+    }
+
+    fn format_of(schedule: &Schedule, parameter: &str) -> WeightFormat {
+        let found: Vec<_> = schedule.weights.iter().filter(|weight| weight.parameter == parameter).collect();
+        assert_eq!(found.len(), 1, "{parameter} is packed once");
+        found[0].format
+    }
+
+    #[test]
+    fn a_tied_table_is_stored_once_in_panels() {
+        let schedule = of(Tiny::dense_tied(), DType::Bf16, Formats::default()).expect("a schedule");
+        let table: Vec<_> = schedule.weights.iter().filter(|weight| weight.parameter.contains("embed")).collect();
+        assert_eq!(table.len(), 1);
+        assert_eq!(table[0].layout, Layout { groups: 1, n: 512, k: 48, lanes: 16 });
+        assert_eq!(schedule.kernels[0].symbol(), "embed_bf16_d48_l16");
+    }
+
+    #[test]
+    fn layouts_of_a_layer_of_each_kind() {
+        let tiny = Tiny { layers: 2, attention: (2, 1), moe: (2, 1), ..Tiny::odd() };
+        let schedule = of(tiny, DType::Bf16, Formats::default()).expect("a schedule");
+        expect![[r#"
+            weights: 403264 bytes
+              weight  offset  bytes  format  groups x n x k / lanes  parameter
+              w0      0       24912  bf16    1x173x72/1              model.embed_tokens.weight
+              w1      24960   320    f32     1x72x1/16               model.layers.0.input_layernorm.weight
+              w2      25280   62208  bf16    1x432x72/16             model.layers.0.mamba.in_proj.weight
+              w3      87488   2688   f32     1x216x3/16              model.layers.0.mamba.conv1d.weight
+              w4      90176   896    f32     1x216x1/16              model.layers.0.mamba.conv1d.bias
+              w5      91072   13824  bf16    1x17x216/16             model.layers.0.mamba.x_proj.weight
+              w6      104896  64     f32     1x7x1/16                model.layers.0.mamba.dt_layernorm.weight
+              w7      104960  64     f32     1x5x1/16                model.layers.0.mamba.b_layernorm.weight
+              w8      105024  64     f32     1x5x1/16                model.layers.0.mamba.c_layernorm.weight
+              w9      105088  3136   bf16    1x216x7/16              model.layers.0.mamba.dt_proj.weight
+              w10     108224  896    f32     1x216x1/16              model.layers.0.mamba.dt_proj.bias
+              w11     109120  4480   f32     1x216x5/16              decay rates of model.layers.0.mamba.A_log
+              w12     113600  896    f32     1x216x1/16              model.layers.0.mamba.D
+              w13     114496  34560  bf16    1x72x216/16             model.layers.0.mamba.out_proj.weight
+              w14     149056  320    f32     1x72x1/16               model.layers.0.pre_ff_layernorm.weight
+              w15     149376  16128  bf16    1x100x72/16             model.layers.0.feed_forward.gate_proj.weight
+              w16     165504  16128  bf16    1x100x72/16             model.layers.0.feed_forward.up_proj.weight
+              w17     181632  16000  bf16    1x72x100/16             model.layers.0.feed_forward.down_proj.weight
+              w18     197632  320    f32     1x72x1/16               model.layers.1.input_layernorm.weight
+              w19     197952  11520  bf16    1x72x72/16              model.layers.1.self_attn.q_proj.weight
+              w20     209472  4608   bf16    1x24x72/16              model.layers.1.self_attn.k_proj.weight
+              w21     214080  4608   bf16    1x24x72/16              model.layers.1.self_attn.v_proj.weight
+              w22     218688  11520  bf16    1x72x72/16              model.layers.1.self_attn.o_proj.weight
+              w23     230208  320    f32     1x72x1/16               model.layers.1.pre_ff_layernorm.weight
+              w24     230528  2304   bf16    1x3x72/16               model.layers.1.feed_forward.router.weight
+              w25     232832  48384  bf16    3x100x72/16             model.layers.1.feed_forward.experts.*.gate_proj.weight
+              w26     281216  48384  bf16    3x100x72/16             model.layers.1.feed_forward.experts.*.up_proj.weight
+              w27     329600  48000  bf16    3x72x100/16             model.layers.1.feed_forward.experts.*.down_proj.weight
+              w28     377600  320    f32     1x72x1/16               model.final_layernorm.weight
+              w29     377920  25344  bf16    1x173x72/16             lm_head.weight
+        "#]].assert_eq(&text::weights(&schedule));
+    }
+
+    #[test]
+    fn groups_have_formats_of_their_own() {
+        let formats = Formats { experts: Some(WeightFormat::F32), ..Formats::default() };
+        let schedule = of(Tiny::base(), DType::Bf16, formats).expect("a schedule");
+        let of = |parameter: &str| format_of(&schedule, parameter);
+        assert_eq!(of("model.embed_tokens.weight"), WeightFormat::Bf16);
+        assert_eq!(of("model.layers.1.feed_forward.router.weight"), WeightFormat::Bf16);
+        assert_eq!(of("model.layers.1.feed_forward.experts.*.up_proj.weight"), WeightFormat::F32);
+        assert_eq!(of("model.final_layernorm.weight"), WeightFormat::F32);
+    }
+
+    #[test]
+    fn f16_stays_where_targets_read_it() {
+        let head = "lm_head.weight";
+        let widened = of(Tiny::base(), DType::F16, Formats::default()).expect("a schedule");
+        assert_eq!(format_of(&widened, head), WeightFormat::F32);
+        let native = Formats { f16_native: true, ..Formats::default() };
+        let kept = of(Tiny::base(), DType::F16, native).expect("a schedule");
+        assert_eq!(format_of(&kept, head), WeightFormat::F16);
+    }
+
+    #[test]
+    fn nothing_is_narrowed_to_f16() {
+        let formats = Formats { linear: Some(WeightFormat::F16), f16_native: true, ..Formats::default() };
+        let error = of(Tiny::base(), DType::Bf16, formats).unwrap_err().to_string();
+        expect!["parameter model.layers.0.mamba.in_proj.weight: format f16, expected f32 or bf16, because the checkpoint stores bf16"].assert_eq(&error);
+    }
+}

@@ -1,0 +1,306 @@
+//! One node → its kernel, and a value for each of the kernel's slots by name.
+
+use std::collections::BTreeMap;
+
+use jamba_plan::format::{Arg, Count, Table};
+use jamba_plan::tables;
+use jambac_graph::infer::operand_names;
+use jambac_graph::{Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
+use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows};
+use jambac_kernels::{
+    attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_linear, kv_append, linear,
+    moe_combine, moe_permute, rms_norm, select_rows, selective_scan, slice, softmax, top_k,
+};
+
+use super::{Bound, BufferId, Context, Slot, unsupported};
+use crate::ScheduleError;
+use crate::states::{StateRegion, elem};
+use crate::weights::{self, Use};
+
+/// A node and what it can be bound to.
+pub(super) struct View<'a, 'c> {
+    pub(super) graph: &'a Graph,
+    pub(super) node: NodeId,
+    pub(super) operands: Vec<ValueId>,
+    pub(super) buffer_of: &'a BTreeMap<ValueId, BufferId>,
+    pub(super) context: &'a mut Context<'c>,
+}
+
+impl View<'_, '_> {
+    /// The kernel, and a value for each of its slots by name.
+    pub(super) fn kernel(&mut self) -> Result<(Kernel, Bound), ScheduleError> {
+        let graph = self.graph;
+        match graph.op(self.node) {
+            Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => {
+                Err(self.fail("a source is not a step".into()))
+            }
+            Op::Embed => {
+                let (table, format, lanes) = self.weight(1, Use::Embedding)?;
+                let spec = embed::Spec { d_model: self.result_cols(0)?, format, lanes };
+                let ids = self.table(0, Table::Ids)?;
+                self.bind(spec, [("ids", ids), ("table", table), ("out", self.result(0)), ("tokens", self.tokens(0)?)])
+            }
+            &Op::RmsNorm { eps } => {
+                let (rows, count) = self.rows()?;
+                let spec = rms_norm::Spec { cols: self.result_cols(0)?, eps, residual: false, rows };
+                let (weight, ..) = self.weight(1, Use::Vector)?;
+                self.bind(spec, [("a", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)])
+            }
+            &Op::AddRmsNorm { eps } => {
+                let (rows, count) = self.rows()?;
+                let spec = rms_norm::Spec { cols: self.result_cols(0)?, eps, residual: true, rows };
+                let (weight, ..) = self.weight(2, Use::Vector)?;
+                let operands = [("a", self.buffer(0)?), ("b", self.buffer(1)?), ("weight", weight)];
+                let results = [("sum", self.result(0)), ("out", self.result(1)), ("rows", count)];
+                self.bind(spec, operands.into_iter().chain(results))
+            }
+            &Op::Linear { activation } => {
+                let (rows, count) = self.rows()?;
+                let (weight, format, _) = self.weight(1, Use::Linear)?;
+                let bias = if self.operands.len() > 2 { Some(("bias", self.weight(2, Use::Vector)?.0)) } else { None };
+                let (n, k) = (self.result_cols(0)?, self.operand_cols(0)?);
+                let spec = linear::Spec { n, k, format, bias: bias.is_some(), activation, rows };
+                let always = [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)];
+                self.bind(spec, always.into_iter().chain(bias))
+            }
+            &Op::Slice { start, len } => {
+                let spec = slice::Spec { cols: self.operand_cols(0)?, start, len };
+                self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
+            }
+            Op::Silu => self.elementwise(Function::Silu),
+            Op::Softplus => self.elementwise(Function::Softplus),
+            Op::Add => self.elementwise(Function::Add),
+            Op::Mul if self.operand_ty(1).shape.len() < self.operand_ty(0).shape.len() => {
+                self.elementwise(Function::MulRow)
+            }
+            Op::Mul => self.elementwise(Function::Mul),
+            Op::Swiglu => self.elementwise(Function::Swiglu),
+            &Op::CausalConv1d { bias, activation } => {
+                let (channels, taps) = (self.result_cols(0)?, self.dim(self.operand_ty(1), 2)?);
+                let spec = causal_conv1d::Spec { channels, taps, bias, activation };
+                let (weight, ..) = self.weight(1, Use::Taps)?;
+                let bias = if bias { Some(("bias", self.weight(2, Use::Vector)?.0)) } else { None };
+                let own = [("u", self.buffer(0)?), ("weight", weight), ("y", self.result(0))];
+                self.bind(spec, own.into_iter().chain(bias).chain(self.sequences()?))
+            }
+            op @ (Op::SelectiveScan | Op::GatedSelectiveScan) => {
+                let gated = *op == Op::GatedSelectiveScan;
+                let (channels, d_state) = (self.result_cols(0)?, self.operand_cols(3)?);
+                let spec = selective_scan::Spec { channels, d_state, gated };
+                let (a, ..) = self.weight(2, Use::DecayRates)?;
+                let mut bound = vec![("dt", self.buffer(0)?), ("u", self.buffer(1)?), ("a", a)];
+                bound.extend([("b", self.buffer(3)?), ("c", self.buffer(4)?), ("y", self.result(0))]);
+                if gated {
+                    bound.extend([("d", self.weight(6, Use::Vector)?.0), ("z", self.buffer(7)?)]);
+                }
+                self.bind(spec, bound.into_iter().chain(self.sequences()?))
+            }
+            Op::KvAppend => {
+                let cache = self.operand_ty(0);
+                let (n_kv_heads, d_head) = (self.dim(cache, 3)?, self.dim(cache, 4)?);
+                let spec = kv_append::Spec { n_kv_heads, d_head, format: elem(cache.dtype) };
+                let own = [("k", self.buffer(1)?), ("v", self.buffer(2)?), ("tokens", self.tokens(1)?)];
+                self.bind(spec, own.into_iter().chain(self.pages(0)?))
+            }
+            &Op::Attention { n_heads, scale } => {
+                let cache = self.operand_ty(1);
+                let (n_kv_heads, d_head) = (self.dim(cache, 3)?, self.dim(cache, 4)?);
+                let spec = attention::Spec { n_heads, n_kv_heads, d_head, scale, format: elem(cache.dtype) };
+                let own = [("q", self.buffer(0)?), ("out", self.result(0)), ("tokens", self.tokens(0)?)];
+                self.bind(spec, own.into_iter().chain(self.pages(1)?))
+            }
+            Op::Softmax => {
+                let spec = softmax::Spec { cols: self.result_cols(0)? };
+                self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
+            }
+            &Op::TopK { k } => {
+                let spec = top_k::Spec { cols: self.operand_cols(0)?, k };
+                let results = [("weights", self.result(0)), ("experts", self.result(1)), ("rows", self.rows()?.1)];
+                self.bind(spec, [("p", self.buffer(0)?)].into_iter().chain(results))
+            }
+            &Op::MoePermute { n_experts } => {
+                let spec = moe_permute::Spec { n_experts, top_k: self.operand_cols(0)? };
+                let results = [("slots", self.result(0)), ("offsets", self.result(1)), ("tokens", self.tokens(0)?)];
+                self.bind(spec, [("experts", self.buffer(0)?)].into_iter().chain(results))
+            }
+            Op::GroupedLinear => {
+                let (weight, format, _) = self.weight(1, Use::Experts)?;
+                let (n, k, top_k) = (self.result_cols(0)?, self.operand_cols(0)?, self.operand_cols(2)?);
+                let n_experts = self.dim(self.operand_ty(1), 0)?;
+                let slots_per_row = if self.operand_ty(0).shape.len() == 2 { top_k } else { 1 };
+                let spec = grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k };
+                let routing = [("slots", self.buffer(2)?), ("offsets", self.buffer(3)?), ("out", self.result(0))];
+                self.bind(spec, [("x", self.buffer(0)?), ("weight", weight)].into_iter().chain(routing))
+            }
+            Op::MoeCombine => {
+                let spec = moe_combine::Spec { cols: self.result_cols(0)?, top_k: self.operand_cols(1)? };
+                let operands = [("y", self.buffer(0)?), ("weights", self.buffer(1)?)];
+                self.bind(spec, operands.into_iter().chain([("out", self.result(0)), ("tokens", self.tokens(0)?)]))
+            }
+            Op::SelectRows => {
+                let spec = select_rows::Spec { cols: self.result_cols(0)? };
+                let operands = [("x", self.buffer(0)?), ("rows", self.table(1, Table::Rows)?)];
+                let (rows, count) = self.rows()?;
+                if rows != Rows::Outputs {
+                    return Err(self.fail(format!("result is {}, expected f32[outputs, …]", self.result_ty(0))));
+                }
+                self.bind(spec, operands.into_iter().chain([("out", self.result(0)), ("outputs", count)]))
+            }
+        }
+    }
+
+    fn elementwise(&mut self, function: Function) -> Result<(Kernel, Bound), ScheduleError> {
+        let rows_per_token = match self.result_ty(0).shape[..] {
+            [_, Dim::Fixed(per_token), _] => per_token,
+            _ => 1,
+        };
+        let spec = elementwise::Spec { function, cols: self.result_cols(0)?, rows_per_token };
+        let b = match function {
+            Function::Silu | Function::Softplus => None,
+            Function::Add | Function::Mul | Function::Swiglu => Some(("b", self.buffer(1)?)),
+            Function::MulRow => Some(("b", self.weight(1, Use::Vector)?.0)),
+        };
+        let always = [("a", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)];
+        self.bind(spec, always.into_iter().chain(b))
+    }
+
+    fn bind(
+        &self,
+        spec: impl Into<Kernel>,
+        bound: impl IntoIterator<Item = (&'static str, Slot)>,
+    ) -> Result<(Kernel, Bound), ScheduleError> {
+        Ok((spec.into(), bound.into_iter().collect()))
+    }
+
+    fn fail(&self, reason: String) -> ScheduleError {
+        unsupported(self.graph, self.node, reason)
+    }
+
+    fn operand_ty(&self, operand: usize) -> &Type {
+        self.graph.ty(self.operands[operand])
+    }
+
+    fn result_ty(&self, result: usize) -> &Type {
+        &self.graph.node(self.node).results[result]
+    }
+
+    /// What an operand is called, and what it is instead of what was expected.
+    fn fail_operand(&self, operand: usize, expected: &str) -> ScheduleError {
+        let types: Vec<&Type> = self.operands.iter().map(|&value| self.graph.ty(value)).collect();
+        let name = operand_names(self.graph.op(self.node), &types)[operand];
+        let op = self.graph.op(self.operands[operand].node);
+        let found = match op.source_name() {
+            Some(source) => format!("{} {source}", op.name()),
+            None => format!("a result of {}", op.name()),
+        };
+        self.fail(format!("operand {name} is {found}, expected {expected}"))
+    }
+
+    fn dim(&self, ty: &Type, dim: usize) -> Result<usize, ScheduleError> {
+        let size = ty.shape.get(dim).and_then(|dim| dim.fixed());
+        size.ok_or_else(|| self.fail(format!("dimension {dim} of {ty} is not fixed")))
+    }
+
+    fn operand_cols(&self, operand: usize) -> Result<usize, ScheduleError> {
+        let ty = self.operand_ty(operand);
+        self.dim(ty, ty.shape.len().saturating_sub(1))
+    }
+
+    fn result_cols(&self, result: usize) -> Result<usize, ScheduleError> {
+        let ty = self.result_ty(result);
+        self.dim(ty, ty.shape.len().saturating_sub(1))
+    }
+
+    /// An operand that an earlier step computed.
+    fn buffer(&self, operand: usize) -> Result<Slot, ScheduleError> {
+        let buffer = self.buffer_of.get(&self.operands[operand]);
+        buffer.map(|&id| Slot::Buffer(id)).ok_or_else(|| self.fail_operand(operand, "the result of a step"))
+    }
+
+    /// A result, which has a buffer because it is not a state.
+    fn result(&self, result: usize) -> Slot {
+        Slot::Buffer(self.buffer_of[&ValueId { node: self.node, result }])
+    }
+
+    /// A parameter: its weight, stored type and lanes.
+    fn weight(&mut self, operand: usize, use_: Use) -> Result<(Slot, Elem, usize), ScheduleError> {
+        let Op::Parameter { name, ty } = self.graph.op(self.operands[operand].node) else {
+            return Err(self.fail_operand(operand, "a parameter"));
+        };
+        let index = self.context.weights.add(name, ty, use_)?;
+        let weight = &self.context.weights.planned[index];
+        let lanes = if weight.layout.lanes == 1 { 1 } else { LANES };
+        Ok((Slot::Final(Arg::Weight(index as u32)), weights::elem(weight.format), lanes))
+    }
+
+    /// An input of the entry, which is a step table.
+    fn table(&self, operand: usize, table: Table) -> Result<Slot, ScheduleError> {
+        match self.graph.op(self.operands[operand].node) {
+            Op::Input { name, .. } if name == table.name() => Ok(Slot::Final(Arg::Table(table))),
+            _ => Err(self.fail_operand(operand, &format!("input {}", table.name()))),
+        }
+    }
+
+    /// What the rows of the first result are, and how many a step has.
+    fn rows(&self) -> Result<(Rows, Slot), ScheduleError> {
+        let ty = self.result_ty(0);
+        let (rows, count, per_row) = match ty.shape[..] {
+            [Dim::Symbol(Symbol::Tokens), _] => (Rows::Tokens, Count::Tokens, 1),
+            [Dim::Symbol(Symbol::Outputs), _] => (Rows::Outputs, Count::Outputs, 1),
+            [Dim::Symbol(Symbol::Tokens), Dim::Fixed(per_token), _] => (Rows::Tokens, Count::Tokens, per_token),
+            _ => return Err(self.fail(format!("result is {ty}, expected rows per token or output"))),
+        };
+        let per_row = u32::try_from(per_row).map_err(|_| self.fail(format!("{per_row} rows per token is too many")))?;
+        Ok((rows, Slot::Final(Arg::Count(count, per_row))))
+    }
+
+    /// The number of tokens, of an operand that has a row per token.
+    fn tokens(&self, operand: usize) -> Result<Slot, ScheduleError> {
+        let ty = self.operand_ty(operand);
+        match ty.shape.first() {
+            Some(Dim::Symbol(Symbol::Tokens)) => Ok(Slot::Final(Arg::Count(Count::Tokens, 1))),
+            _ => Err(self.fail(format!("operand {operand} is {ty}, expected a row per token"))),
+        }
+    }
+
+    /// The region of a state: what the state operand is, or what it was before this entry's kv_append.
+    fn region(&self, operand: usize) -> Result<&StateRegion, ScheduleError> {
+        let mut value = self.operands[operand];
+        if let Some(state) = self.graph.op(value.node).state() {
+            value = self.graph.operands(value.node)[state.operand];
+        }
+        let name = self.graph.op(value.node).source_name();
+        let region = name.and_then(|name| self.context.states.region(name));
+        region.ok_or_else(|| self.fail_operand(operand, "a state"))
+    }
+
+    /// What kernels with a slot of state share.
+    fn sequences(&self) -> Result<[(&'static str, Slot); 5], ScheduleError> {
+        let state = self.graph.op(self.node).state().map(|state| state.operand);
+        let region = self.region(state.ok_or_else(|| self.fail("it has no state".into()))?)?;
+        let slot_stride = self.context.states.slot_bytes / region.elem.bytes() as u64;
+        Ok([
+            ("state", Slot::Final(Arg::State(region.offset))),
+            ("starts", Slot::Final(Arg::Table(Table::Starts))),
+            ("slots", Slot::Final(Arg::Table(Table::Slots))),
+            ("sequences", Slot::Final(Arg::Count(Count::Sequences, 1))),
+            ("slot_stride", Slot::Final(Arg::Constant(slot_stride))),
+        ])
+    }
+
+    /// What kernels of paged keys and values share.
+    fn pages(&self, cache: usize) -> Result<[(&'static str, Slot); 7], ScheduleError> {
+        let region = self.region(cache)?;
+        let page_stride = self.context.states.page_bytes / region.elem.bytes() as u64;
+        let pages_per_sequence = tables::pages_per_sequence(self.context.limits);
+        Ok([
+            ("cache", Slot::Final(Arg::Kv(region.offset))),
+            ("sequence_of", Slot::Final(Arg::Table(Table::SequenceOf))),
+            ("starts", Slot::Final(Arg::Table(Table::Starts))),
+            ("past", Slot::Final(Arg::Table(Table::Past))),
+            ("pages", Slot::Final(Arg::Table(Table::Pages))),
+            ("page_stride", Slot::Final(Arg::Constant(page_stride))),
+            ("pages_per_sequence", Slot::Final(Arg::Constant(pages_per_sequence))),
+        ])
+    }
+}

@@ -1,0 +1,255 @@
+//! Whole schedules: of the family, of random graphs, and of one small enough to work out by hand.
+
+use std::path::Path;
+
+use expect_test::expect;
+use jambac_graph::build::Builder;
+use jambac_graph::{DType, Graph, Symbol, Type, text::read};
+use jambac_models::jamba::{self, JambaConfig};
+use jambac_models::tiny::Tiny;
+use proptest::prelude::*;
+
+use crate::*;
+
+pub(crate) fn limits(prefill_chunk: u64, max_sequences: u64, max_outputs: u64) -> Limits {
+    Limits { max_context: 100, max_sequences, kv_tokens: 320, prefill_chunk, max_outputs }
+}
+
+/// A schedule of the model as it is before any pass, with every parameter stored as `dtype`.
+pub(crate) fn of_model(
+    config: &JambaConfig,
+    dtype: DType,
+    limits: Limits,
+    formats: Formats,
+) -> Result<Schedule, ScheduleError> {
+    let kv = jamba::Options { kv_dtype: DType::Bf16 };
+    let prefill = jamba::prefill(config, &|_| dtype, &kv);
+    let decode = jamba::decode(config, &|_| dtype, &kv);
+    schedule(&prefill, &decode, &Options { limits, formats })
+}
+
+/// A gated MLP with its norm and residual: d_model 20, d_ff 40, 10 tokens in the vocabulary.
+fn mlp(name: &str) -> Graph {
+    let text = r#"
+graph @NAME {
+  %ids = input "ids" : i32[tokens]
+  %rows = input "rows" : i32[outputs]
+  %table = parameter "embed" : bf16[10, 20]
+  %x = embed %ids, %table : f32[tokens, 20] loc "embed"
+  %weight = parameter "norm" : bf16[20]
+  %normed = rms_norm %x, %weight {eps = 1e-6} : f32[tokens, 20] loc "norm"
+  %gate_proj = parameter "gate" : bf16[40, 20]
+  %gate = linear %normed, %gate_proj : f32[tokens, 40] loc "gate"
+  %up_proj = parameter "up" : bf16[40, 20]
+  %up = linear %normed, %up_proj : f32[tokens, 40] loc "up"
+  %silu = silu %gate : f32[tokens, 40] loc "silu"
+  %gated = mul %silu, %up : f32[tokens, 40] loc "mul"
+  %down_proj = parameter "down" : bf16[20, 40]
+  %down = linear %gated, %down_proj : f32[tokens, 20] loc "down"
+  %sum = add %x, %down : f32[tokens, 20] loc "residual"
+  %last = select_rows %sum, %rows : f32[outputs, 20] loc "last"
+  %logits = linear %last, %table : f32[outputs, 10] loc "head"
+  output "logits" = %logits
+}
+"#;
+    read(&text.replace("NAME", name)).expect("the graph is sound")
+}
+
+fn of_mlp(limits: Limits) -> Schedule {
+    let options = Options { limits, formats: Formats::default() };
+    schedule(&mlp("prefill"), &mlp("decode"), &options).expect("the graph has a schedule")
+}
+
+#[test]
+fn steps_read_from_top_to_bottom() {
+    let schedule = of_mlp(limits(3, 1, 2));
+    expect![[r#"
+        prefill: 10 steps, 8 barriers; at most 3 tokens, 1 sequences, 2 outputs
+          step    kernel                  source    arguments
+          0       embed_bf16_d20_l16      embed     ids=ids table=w0 out=b0 tokens=tokens
+          1     | rms_norm_d20_e358637bd  norm      a=b0 weight=w1 out=b1 rows=tokens
+          2     | linear_bf16_n40_k20     gate      x=b1 weight=w2 out=b2 rows=tokens
+          3       linear_bf16_n40_k20     up        x=b1 weight=w3 out=b3 rows=tokens
+          4     | silu_d40                silu      a=b2 out=b4 rows=tokens
+          5     | mul_d40                 mul       a=b4 b=b3 out=b5 rows=tokens
+          6     | linear_bf16_n20_k40     down      x=b5 weight=w4 out=b6 rows=tokens
+          7     | add_d20                 residual  a=b0 b=b6 out=b7 rows=tokens
+          8     | select_rows_d20         last      x=b7 rows=rows out=b8 outputs=outputs
+          9     | linear_bf16_n10_k20     head      x=b8 weight=w0 out=b9 rows=outputs
+    "#]]
+    .assert_eq(&text::steps(&schedule, &schedule.entries[0]));
+}
+
+#[test]
+fn memory_plan_worked_out() {
+    let schedule = of_mlp(limits(3, 1, 2));
+    let buffers = &schedule.entries[0].buffers;
+    let plan: Vec<_> = buffers.iter().map(|buffer| (buffer.offset, buffer.bytes, buffer.in_place_of)).collect();
+    // 3 tokens, 2 outputs. Rows of 20 take 32 · 4 = 128 bytes, rows of 40 take 48 · 4 = 192, rows of 10 take 16 · 4 = 64.
+    // The peak is the run of gate and up: 384 + 384 + 576 + 576 = 1920. The largest are placed first.
+    let worked_out = [
+        (1152, 384, None),    // b0 x: 3 · 128, above gate and up: 576 + 576
+        (1536, 384, None),    // b1 normed: above x: 1152 + 384
+        (0, 576, None),       // b2 gate: 3 · 192
+        (576, 576, None),     // b3 up: above gate
+        (0, 576, Some(2)),    // b4 silu: over gate
+        (0, 576, Some(4)),    // b5 gated: over silu
+        (576, 384, None),     // b6 down: above gated, where up is dead
+        (1152, 384, Some(0)), // b7 the sum: over x
+        (0, 256, None),       // b8 selected: 2 · 128, where all but the sum is dead
+        (256, 128, None),     // b9 logits: 2 · 64, above selected
+    ];
+    assert_eq!(plan, worked_out);
+    assert_eq!(schedule.memory.arena, 1920);
+    assert_eq!(schedule.entries[0].peak_live_bytes(), 1920);
+}
+
+#[test]
+fn weights_worked_out() {
+    expect![[r#"
+        weights: 7168 bytes
+          weight  offset  bytes  format  groups x n x k / lanes  parameter
+          w0      0       640    bf16    1x10x20/16              embed
+          w1      640     128    f32     1x20x1/16               norm
+          w2      768     1920   bf16    1x40x20/16              gate
+          w3      2688    1920   bf16    1x40x20/16              up
+          w4      4608    2560   bf16    1x20x40/16              down
+    "#]]
+    .assert_eq(&text::weights(&of_mlp(limits(3, 1, 2))));
+}
+
+fn family() -> Vec<(String, JambaConfig)> {
+    let tiny = Tiny::presets().into_iter().map(|(name, tiny)| (name.to_owned(), tiny.config().expect("a config")));
+    let models = ["tiny", "jamba-3b", "jamba-mini", "jamba-large"].map(|name| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name).join("config.json");
+        (name.to_owned(), JambaConfig::read(&path).expect("a config"))
+    });
+    tiny.chain(models).collect()
+}
+
+#[test]
+fn arenas_of_the_family_are_close_to_the_peak_of_live_bytes() {
+    for (name, config) in family() {
+        for (chunk, outputs) in [(1, 1), (256, 4), (2048, 2048)] {
+            let schedule = of_model(&config, DType::Bf16, limits(chunk, 4, outputs), Formats::default())
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            let peak = schedule.entries.iter().map(EntrySchedule::peak_live_bytes).max().unwrap_or(0);
+            let arena = schedule.memory.arena;
+            assert!(arena >= peak && arena * 100 <= peak * 105, "{name}, {chunk} tokens: {arena} bytes for {peak}");
+        }
+    }
+}
+
+#[test]
+fn the_same_graphs_give_the_same_schedule() {
+    let config = Tiny::base().config().expect("a config");
+    let make = || of_model(&config, DType::Bf16, limits(40, 3, 5), Formats::default()).expect("a schedule");
+    assert_eq!(make(), make());
+}
+
+#[test]
+fn entries_share_kernels_and_weights() {
+    let config = Tiny::community().config().expect("a config");
+    let schedule = of_model(&config, DType::Bf16, limits(40, 3, 5), Formats::default()).expect("a schedule");
+    let [prefill, decode] = &schedule.entries[..] else { panic!("two entries") };
+    let code = |entry: &EntrySchedule| entry.steps.iter().map(|step| step.kernel).collect::<Vec<_>>();
+    assert_eq!(code(prefill), code(decode));
+    let weights = |entry: &EntrySchedule| {
+        let args = entry.steps.iter().flat_map(|step| step.args.clone());
+        args.filter(|arg| matches!(arg, Arg::Weight(_))).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(prefill), weights(decode));
+}
+
+#[test]
+fn decode_takes_a_token_of_each_sequence() {
+    let schedule = of_mlp(limits(40, 3, 5));
+    let sizes: Vec<_> = schedule
+        .entries
+        .iter()
+        .map(|entry| (entry.kind, entry.max_tokens, entry.max_sequences, entry.max_outputs))
+        .collect();
+    assert_eq!(sizes, [(EntryKind::Prefill, 40, 3, 5), (EntryKind::Decode, 3, 3, 3)]);
+}
+
+#[test]
+fn limits_are_counts() {
+    let of = |limits: Limits| {
+        let options = Options { limits, formats: Formats::default() };
+        schedule(&mlp("prefill"), &mlp("decode"), &options).unwrap_err().to_string()
+    };
+    expect!["limit prefill_chunk is 0, expected 1 … 2147483647"].assert_eq(&of(limits(0, 1, 1)));
+    expect!["limit max_outputs is 2147483648, expected 1 … 2147483647"].assert_eq(&of(limits(1, 1, 1 << 31)));
+    expect!["limit kv_tokens is 17, expected a multiple of 16 up to 2147483647"]
+        .assert_eq(&of(Limits { kv_tokens: 17, ..limits(1, 1, 1) }));
+}
+
+#[test]
+fn attention_needs_tokens_of_keys_and_values() {
+    let config = Tiny::base().config().expect("a config");
+    let limits = Limits { kv_tokens: 0, ..limits(1, 1, 1) };
+    let error = of_model(&config, DType::Bf16, limits, Formats::default()).unwrap_err();
+    expect!["limit kv_tokens is 0, expected at least 16: the model has attention layers"].assert_eq(&error.to_string());
+}
+
+#[test]
+fn sizes_beyond_all_machines_are_refused() {
+    let huge = |name: &str| {
+        let text = jambac_graph::text::print(&mlp(name)).replace("[10, 20]", "[100000000000000, 20]");
+        read(&text.replace("[outputs, 10]", "[outputs, 100000000000000]")).expect("the graph is sound")
+    };
+    let options = Options { limits: limits(1, 1, 1), formats: Formats::default() };
+    let error = schedule(&huge("prefill"), &huge("decode"), &options).unwrap_err();
+    expect!["embed, bf16[100000000000000, 20]: more bytes than an address space holds"].assert_eq(&error.to_string());
+}
+
+/// A graph of `ops` on rows of one size; each op reads what the two numbers pick among all before it.
+fn random_graph(name: &str, ops: &[(u8, usize, usize)]) -> Graph {
+    const COLS: usize = 24;
+    let mut b = Builder::new(name);
+    let ids = b.input("ids", Type::new(DType::I32, [Symbol::Tokens]));
+    let rows = b.input("rows", Type::new(DType::I32, [Symbol::Outputs]));
+    let table = b.parameter("table", DType::F32, &[7, COLS]);
+    let weight = b.parameter("weight", DType::F32, &[COLS]);
+    let mut values = vec![b.embed(ids, table)];
+    for &(op, first, second) in ops {
+        let (x, y) = (values[first % values.len()], values[second % values.len()]);
+        values.push(match op {
+            0 => b.silu(x),
+            1 => b.add_values(x, y),
+            2 => b.mul(x, y),
+            3 => b.mul(x, weight),
+            4 => b.rms_norm(x, weight, 1e-6),
+            _ => {
+                let half = b.slice(x, 0, COLS / 2);
+                let half_weight = b.parameter(&format!("half{}", values.len()), DType::F32, &[COLS, COLS / 2]);
+                b.linear(half, half_weight, None)
+            }
+        });
+    }
+    let last = values[values.len() - 1];
+    let selected = b.select_rows(last, rows);
+    let logits = b.linear(selected, table, None);
+    b.output("logits", logits);
+    b.finish()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The checker, which schedule() ends with, finds nothing; the arena is never below the peak.
+    #[test]
+    fn random_graphs_have_sound_schedules(
+        ops in proptest::collection::vec((0_u8..6, any::<usize>(), any::<usize>()), 1..40),
+        tokens in 1_u64..9,
+    ) {
+        let (prefill, decode) = (random_graph("prefill", &ops), random_graph("decode", &ops));
+        let options = Options { limits: limits(tokens, 2, 2), formats: Formats::default() };
+        let schedule = schedule(&prefill, &decode, &options);
+        prop_assert!(schedule.is_ok(), "{}", schedule.unwrap_err());
+        let schedule = schedule.unwrap();
+        for entry in &schedule.entries {
+            prop_assert!(schedule.memory.arena >= entry.peak_live_bytes());
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The schedule as tables: limits, kernels, weights, states, and for each entry its steps and its memory plan.
+//!
+//! A step with `|` before its kernel waits for all threads. Arguments are `slot=value`: `b3` is a buffer, `w3` a weight, a
+//! state or a step table goes by its name, `tokens*2` is twice the number of tokens. `b7=b4` in the memory plan is written
+//! over b4. Nothing reads this form back: it is for people and for tests.
+
+use std::fmt::Write;
+
+use jamba_plan::format::{Arg, Count, Transform};
+use jambac_kernels::kernel::{Access, Param};
+
+use crate::verify::buffer_at;
+use crate::{EntrySchedule, Pool, Schedule};
+
+/// Everything.
+pub fn print(schedule: &Schedule) -> String {
+    let limits = &schedule.limits;
+    let mut text = format!(
+        "limits: {} tokens of context, {} sequences, {} tokens of keys and values, {} tokens a step, {} outputs\n",
+        limits.max_context, limits.max_sequences, limits.kv_tokens, limits.prefill_chunk, limits.max_outputs
+    );
+    text += &format!("\nkernels: {}\n", schedule.kernels.len());
+    text += &table(schedule.kernels.iter().enumerate().map(|(index, kernel)| [format!("k{index}"), kernel.symbol()]));
+    text += "\n";
+    text += &weights(schedule);
+    text += "\n";
+    text += &states(schedule);
+    for entry in &schedule.entries {
+        text += "\n";
+        text += &steps(schedule, entry);
+        text += "\n";
+        text += &memory(entry);
+    }
+    text
+}
+
+/// The packed weights and where they lie.
+pub fn weights(schedule: &Schedule) -> String {
+    let rows = schedule.weights.iter().enumerate().map(|(index, weight)| {
+        let layout = weight.layout;
+        [
+            format!("w{index}"),
+            weight.offset.to_string(),
+            weight.bytes.to_string(),
+            weight.format.name().to_string(),
+            format!("{}x{}x{}/{}", layout.groups, layout.n, layout.k, layout.lanes),
+            match weight.transform {
+                Transform::None => weight.parameter.clone(),
+                Transform::DecayRate => format!("decay rates of {}", weight.parameter),
+            },
+        ]
+    });
+    let header = ["weight", "offset", "bytes", "format", "groups x n x k / lanes", "parameter"].map(str::to_string);
+    format!("weights: {} bytes\n{}", schedule.memory.weights, table([header].into_iter().chain(rows)))
+}
+
+/// What a sequence remembers.
+pub fn states(schedule: &Schedule) -> String {
+    let rows = schedule.states.iter().map(|state| {
+        let pool = match state.pool {
+            Pool::Slots => "slot",
+            Pool::Pages => "page",
+        };
+        let elem = state.elem.name().to_string();
+        [pool.to_string(), state.offset.to_string(), state.bytes.to_string(), elem, state.name.clone()]
+    });
+    let header = ["in", "offset", "bytes", "type", "state"].map(str::to_string);
+    let memory = &schedule.memory;
+    let sizes = format!("states: {} bytes a slot, {} bytes a page\n", memory.state_slot, memory.kv_page);
+    sizes + &table([header].into_iter().chain(rows))
+}
+
+/// The steps of an entry.
+pub fn steps(schedule: &Schedule, entry: &EntrySchedule) -> String {
+    let rows = entry.steps.iter().enumerate().map(|(index, step)| {
+        let kernel = format!("{}{}", if step.barrier { "| " } else { "  " }, step.spec.symbol());
+        let arguments: Vec<String> = (step.spec.params().iter().zip(&step.args))
+            .map(|(param, &arg)| format!("{}={}", param.name(), value(schedule, entry, index, param, arg)))
+            .collect();
+        [index.to_string(), kernel, step.source.clone(), arguments.join(" ")]
+    });
+    let n_barriers = entry.steps.iter().filter(|step| step.barrier).count();
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}: {} steps, {n_barriers} barriers; at most {} tokens, {} sequences, {} outputs",
+        entry.kind.name(),
+        entry.steps.len(),
+        entry.max_tokens,
+        entry.max_sequences,
+        entry.max_outputs
+    );
+    let header = ["step", "  kernel", "source", "arguments"].map(str::to_string);
+    text + &table([header].into_iter().chain(rows))
+}
+
+/// The memory plan of an entry.
+pub fn memory(entry: &EntrySchedule) -> String {
+    let (arena, peak) = (entry.arena_bytes(), entry.peak_live_bytes());
+    let rows = entry.buffers.iter().enumerate().map(|(index, buffer)| {
+        let name = match buffer.in_place_of {
+            Some(operand) => format!("b{index}=b{operand}"),
+            None => format!("b{index}"),
+        };
+        let step = &entry.steps[buffer.first];
+        let result = step.spec.params().iter().zip(&step.args).find_map(|(param, &arg)| {
+            let writes = matches!(param.access(), Some(Access::Write | Access::WriteOver));
+            (writes && arg == Arg::Arena(buffer.offset)).then(|| param.name())
+        });
+        [
+            name,
+            buffer.offset.to_string(),
+            buffer.bytes.to_string(),
+            buffer.elem.name().to_string(),
+            format!("{}..{}", buffer.first, buffer.last),
+            format!("{} of {}", result.unwrap_or("nothing"), step.source),
+        ]
+    });
+    let header = ["buffer", "offset", "bytes", "type", "steps", "holds"].map(str::to_string);
+    let kind = entry.kind.name();
+    let head = format!("memory of {kind}: {arena} bytes, {peak} live at the peak\n");
+    head + &table([header].into_iter().chain(rows))
+}
+
+fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param, arg: Arg) -> String {
+    let state = |pool: Pool, offset: u64| {
+        let found = schedule.states.iter().find(|state| state.pool == pool && state.offset == offset);
+        found.map_or_else(|| format!("{pool:?}+{offset}"), |state| state.name.clone())
+    };
+    match arg {
+        Arg::Arena(offset) => {
+            let buffer = param.access().and_then(|access| buffer_at(entry, step, offset, access));
+            buffer.map_or_else(|| format!("arena+{offset}"), |index| format!("b{index}"))
+        }
+        Arg::Weight(index) => format!("w{index}"),
+        Arg::State(offset) => state(Pool::Slots, offset),
+        Arg::Kv(offset) => state(Pool::Pages, offset),
+        Arg::Table(table) => table.name().to_string(),
+        Arg::Count(count, factor) => {
+            let count = match count {
+                Count::Tokens => "tokens",
+                Count::Sequences => "sequences",
+                Count::Outputs => "outputs",
+            };
+            if factor == 1 { count.to_string() } else { format!("{count}*{factor}") }
+        }
+        Arg::Constant(constant) => constant.to_string(),
+    }
+}
+
+/// Rows of cells as lines, two spaces in, every column as wide as its widest cell.
+fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = rows.into_iter().collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        text += &format!("  {}", cells.join("  "));
+        text.truncate(text.trim_end().len());
+        text += "\n";
+    }
+    text
+}

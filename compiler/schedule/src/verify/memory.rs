@@ -1,0 +1,247 @@
+//! What lies where: weights, states, buffers, logits, pools.
+
+use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, Transform, WeightFormat};
+use jamba_plan::tables;
+use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param};
+use jambac_kernels::kv_append::page_elements;
+
+use super::{bound, broken, buffer_place, meet, step_place};
+use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError};
+
+// 3.
+pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
+    let mut end = 0;
+    for (index, weight) in schedule.weights.iter().enumerate() {
+        let place = || format!("weight {index} ({})", weight.parameter);
+        if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end {
+            let message = format!("offset {}, expected a multiple of {ALIGN_BYTES} from {end} on", weight.offset);
+            return Err(broken(3, place(), message));
+        }
+        let bytes = weight.layout.elements() * weight.format.bytes();
+        if weight.bytes != bytes {
+            return Err(broken(3, place(), format!("{} bytes, expected {bytes} by its layout", weight.bytes)));
+        }
+        end = weight.offset + weight.bytes;
+    }
+    if end > schedule.memory.weights {
+        let message = format!("they end at {end}, expected at most {}", schedule.memory.weights);
+        return Err(broken(3, "weights".into(), message));
+    }
+    for entry in &schedule.entries {
+        for (index, step) in entry.steps.iter().enumerate() {
+            for (param, arg) in bound(step) {
+                if let Arg::Weight(weight) = arg {
+                    check_weight(schedule, &step.spec, &param, weight)
+                        .map_err(|message| broken(3, step_place(entry, index), message))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32) -> Result<(), String> {
+    let Some(PlannedWeight { layout, format, transform, .. }) = schedule.weights.get(index as usize) else {
+        return Err(format!("weight {index}, expected one of {}", schedule.weights.len()));
+    };
+    let stored = match format {
+        WeightFormat::F32 => Elem::F32,
+        WeightFormat::Bf16 => Elem::Bf16,
+        WeightFormat::F16 => Elem::F16,
+    };
+    if !matches!(param, Param::Buffer { elem, access: Access::Read, .. } if *elem == stored) {
+        return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));
+    }
+    let matrix = |groups: usize, n: usize, k: usize| Layout {
+        groups: groups as u64,
+        n: n as u64,
+        k: k as u64,
+        lanes: LANES as u64,
+    };
+    let expected = match (kernel, param.name()) {
+        (Kernel::Linear(spec), "weight") => matrix(1, spec.n, spec.k),
+        (Kernel::Linear(spec), "bias") => matrix(1, spec.n, 1),
+        (Kernel::GroupedLinear(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
+        (Kernel::RmsNorm(spec), "weight") => matrix(1, spec.cols, 1),
+        (Kernel::Elementwise(spec), "b") => matrix(1, spec.cols, 1),
+        (Kernel::CausalConv1d(spec), "weight") => matrix(1, spec.channels, spec.taps),
+        (Kernel::CausalConv1d(spec), "bias") => matrix(1, spec.channels, 1),
+        (Kernel::SelectiveScan(spec), "a") => matrix(1, spec.channels, spec.d_state),
+        (Kernel::SelectiveScan(spec), "d") => matrix(1, spec.channels, 1),
+        // Any number of rows: ids are below the vocabulary.
+        (Kernel::Embed(spec), "table") => {
+            Layout { groups: 1, n: layout.n, k: spec.d_model as u64, lanes: spec.lanes as u64 }
+        }
+        (_, name) => return Err(format!("slot {name} takes no weight")),
+    };
+    if *layout != expected {
+        return Err(format!("weight {index} lies as {layout:?}, expected {expected:?}"));
+    }
+    let is_rates = matches!((kernel, param.name()), (Kernel::SelectiveScan(_), "a"));
+    if (*transform == Transform::DecayRate) != is_rates {
+        return Err(format!("weight {index} is transformed by {transform:?}, which slot {} is not for", param.name()));
+    }
+    Ok(())
+}
+
+// 4.
+pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
+    for (index, region) in schedule.states.iter().enumerate() {
+        let place = || format!("state {}", region.name);
+        let pool_bytes = match region.pool {
+            Pool::Slots => schedule.memory.state_slot,
+            Pool::Pages => schedule.memory.kv_page,
+        };
+        if !region.offset.is_multiple_of(ALIGN_BYTES) || region.offset + region.bytes > pool_bytes {
+            let message = format!(
+                "{} bytes at {}, expected inside the {pool_bytes} bytes of its pool on a multiple of {ALIGN_BYTES}",
+                region.bytes, region.offset
+            );
+            return Err(broken(4, place(), message));
+        }
+        let range = (region.offset, region.offset + region.bytes);
+        let over = schedule.states[..index]
+            .iter()
+            .find(|other| other.pool == region.pool && meet(range, (other.offset, other.offset + other.bytes)));
+        if let Some(other) = over {
+            return Err(broken(4, place(), format!("it shares bytes with state {}", other.name)));
+        }
+    }
+    for entry in &schedule.entries {
+        for (index, step) in entry.steps.iter().enumerate() {
+            for (param, arg) in bound(step) {
+                check_state(schedule, &step.spec, &param, arg)
+                    .map_err(|message| broken(4, step_place(entry, index), message))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_state(schedule: &Schedule, kernel: &Kernel, param: &Param, arg: Arg) -> Result<(), String> {
+    let (bytes, elem) = match kernel {
+        Kernel::CausalConv1d(spec) => (spec.state_bytes(), Elem::F32),
+        Kernel::SelectiveScan(spec) => (spec.state_bytes(), Elem::F32),
+        Kernel::KvAppend(spec) => (page_elements(spec.n_kv_heads, spec.d_head) * spec.format.bytes(), spec.format),
+        Kernel::Attention(spec) => (page_elements(spec.n_kv_heads, spec.d_head) * spec.format.bytes(), spec.format),
+        _ => (0, Elem::F32),
+    };
+    let memory = &schedule.memory;
+    let expected = match (param.name(), arg) {
+        ("state", Arg::State(offset)) | ("cache", Arg::Kv(offset)) => {
+            let pool = if param.name() == "state" { Pool::Slots } else { Pool::Pages };
+            let found = schedule.states.iter().find(|region| region.pool == pool && region.offset == offset);
+            return match found {
+                Some(region) if region.bytes == bytes as u64 && region.elem == elem => Ok(()),
+                Some(region) => Err(format!("state {} has {} bytes, expected {bytes}", region.name, region.bytes)),
+                None => Err(format!("no state is at {arg:?}")),
+            };
+        }
+        ("slot_stride", arg) => (arg, memory.state_slot / elem.bytes() as u64),
+        ("page_stride", arg) => (arg, memory.kv_page / elem.bytes() as u64),
+        ("pages_per_sequence", arg) => (arg, tables::pages_per_sequence(&schedule.limits)),
+        ("state" | "cache", arg) => return Err(format!("slot {} is {arg:?}, expected a state", param.name())),
+        _ => return Ok(()),
+    };
+    match expected {
+        (Arg::Constant(found), constant) if found == constant => Ok(()),
+        (found, constant) => Err(format!("slot {} is {found:?}, expected {constant}", param.name())),
+    }
+}
+
+// 5.
+pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
+    for (index, buffer) in entry.buffers.iter().enumerate() {
+        let Buffer { offset, bytes, first, last, .. } = *buffer;
+        if !offset.is_multiple_of(ALIGN_BYTES) {
+            let message = format!("offset {offset}, expected a multiple of {ALIGN_BYTES}");
+            return Err(broken(5, buffer_place(entry, index), message));
+        }
+        if bytes == 0 || offset + bytes > schedule.memory.arena {
+            let message =
+                format!("{bytes} bytes at {offset}, expected some inside the arena's {}", schedule.memory.arena);
+            return Err(broken(5, buffer_place(entry, index), message));
+        }
+        if first > last || last >= entry.steps.len() {
+            let message = format!("live from step {first} to {last} of {}", entry.steps.len());
+            return Err(broken(5, buffer_place(entry, index), message));
+        }
+        if index > 0 && first < entry.buffers[index - 1].first {
+            let message = format!("written by step {first}, before b{}", index - 1);
+            return Err(broken(5, buffer_place(entry, index), message));
+        }
+    }
+    Ok(())
+}
+
+// 7.
+pub(super) fn apart(entry: &EntrySchedule) -> Result<(), ScheduleError> {
+    let range = |buffer: &Buffer| (buffer.offset, buffer.offset + buffer.bytes);
+    for (index, later) in entry.buffers.iter().enumerate() {
+        for (other, earlier) in entry.buffers[..index].iter().enumerate() {
+            let together = earlier.first <= later.last && later.first <= earlier.last;
+            if together && meet(range(earlier), range(later)) && !over(entry, earlier, later) {
+                let message = format!("it shares bytes with b{other}, which is live at the same time");
+                return Err(broken(7, buffer_place(entry, index), message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the step that writes `later` may do so over `earlier`, which it is the last to read.
+fn over(entry: &EntrySchedule, earlier: &Buffer, later: &Buffer) -> bool {
+    let same = (earlier.offset, earlier.bytes, earlier.last) == (later.offset, later.bytes, later.first);
+    let rows = |wanted: Access| {
+        bound(&entry.steps[later.first]).find_map(move |(param, arg)| match param {
+            Param::Buffer { access, inner, .. } if access == wanted && arg == Arg::Arena(later.offset) => Some(inner),
+            _ => None,
+        })
+    };
+    same && earlier.first < later.first
+        && rows(Access::WriteOver).is_some()
+        && rows(Access::Read) == rows(Access::WriteOver)
+}
+
+// 9.
+pub(super) fn logits(entry: &EntrySchedule) -> Result<(), ScheduleError> {
+    let logits = entry.logits;
+    let place = || format!("{} logits", entry.kind.name());
+    let end = logits.offset + entry.max_outputs * logits.row_stride;
+    let inside = |buffer: &&Buffer| {
+        buffer.last + 1 == entry.steps.len() && buffer.offset == logits.offset && end <= buffer.offset + buffer.bytes
+    };
+    if !entry.buffers.iter().any(|buffer| inside(&buffer)) {
+        let message = format!("no buffer that lives to the end holds bytes {} … {end}", logits.offset);
+        return Err(broken(9, place(), message));
+    }
+    if logits.row_stride < logits.n * Elem::F32.bytes() as u64 {
+        return Err(broken(9, place(), format!("rows of {} bytes for {} f32", logits.row_stride, logits.n)));
+    }
+    Ok(())
+}
+
+// 10.
+pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
+    let kinds: Vec<EntryKind> = schedule.entries.iter().map(|entry| entry.kind).collect();
+    if kinds != [EntryKind::Prefill, EntryKind::Decode] {
+        return Err(broken(10, "entries".into(), format!("{kinds:?}, expected prefill and decode")));
+    }
+    let memory = &schedule.memory;
+    let aligned = [
+        ("arena", memory.arena),
+        ("state_slot", memory.state_slot),
+        ("kv_page", memory.kv_page),
+        ("weights", memory.weights),
+    ];
+    for (name, bytes) in aligned {
+        if !bytes.is_multiple_of(ALIGN_BYTES) {
+            return Err(broken(10, name.into(), format!("{bytes} bytes, expected a multiple of {ALIGN_BYTES}")));
+        }
+    }
+    let tables = tables::table_bytes(&schedule.limits);
+    if memory.tables != tables {
+        return Err(broken(10, "tables".into(), format!("{} bytes, expected {tables} by the limits", memory.tables)));
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! A sound schedule, broken in one place at a time: every invariant catches its own.
+
+use jambac_graph::DType;
+use jambac_models::tiny::Tiny;
+
+use jamba_plan::format::Table;
+
+use super::*;
+use crate::tests::{limits, of_model};
+use crate::{Buffer, Formats};
+
+/// A Mamba layer with an MLP and an attention layer with experts.
+fn sound() -> Schedule {
+    let tiny = Tiny { layers: 2, attention: (2, 1), moe: (2, 1), ..Tiny::base() };
+    let config = tiny.config().expect("a config");
+    of_model(&config, DType::Bf16, limits(8, 3, 2), Formats::default()).expect("a schedule")
+}
+
+/// Breaks the schedule; the checker finds this invariant broken and says so.
+fn check(expected: u8, complaint: &str, change: impl FnOnce(&mut Schedule)) {
+    let mut schedule = sound();
+    verify(&schedule).expect("the schedule is sound before it is broken");
+    change(&mut schedule);
+    match verify(&schedule) {
+        Err(ScheduleError::Broken { invariant, message, .. }) => {
+            assert_eq!((invariant, &*message), (expected, complaint))
+        }
+        other => panic!("{other:?}, expected invariant {expected} to be broken"),
+    }
+}
+
+/// The first prefill step of an op.
+fn step<'a>(schedule: &'a mut Schedule, op: &str) -> &'a mut Step {
+    let mut steps = schedule.entries[0].steps.iter_mut();
+    steps.find(|step| step.spec.op() == op).expect("the model has such a step")
+}
+
+/// A slot of a step by name.
+fn slot<'a>(step: &'a mut Step, name: &str) -> &'a mut Arg {
+    let slot = step.spec.params().iter().position(|param| param.name() == name);
+    &mut step.args[slot.expect("the kernel has such a slot")]
+}
+
+/// Moves a prefill buffer, in what names it and in what it is.
+fn move_buffer(schedule: &mut Schedule, id: usize, to: u64) {
+    let entry = &mut schedule.entries[0];
+    let Buffer { offset, first, last, .. } = entry.buffers[id];
+    for index in first..=last {
+        let touches = |access| buffer_at(entry, index, offset, access) == Some(id);
+        let moved: Vec<bool> =
+            entry.steps[index].spec.params().iter().map(|param| param.access().is_some_and(touches)).collect();
+        for (arg, moved) in entry.steps[index].args.iter_mut().zip(moved) {
+            if moved && *arg == Arg::Arena(offset) {
+                *arg = Arg::Arena(to);
+            }
+        }
+    }
+    entry.buffers[id].offset = to;
+}
+
+#[test]
+fn kernels() {
+    check(1, "embed_bf16_d64_l1 comes twice", |schedule| schedule.kernels.push(schedule.kernels[0].clone()));
+    check(1, "kernel 0 is embed_bf16_d64_l1", |schedule| step(schedule, "linear").kernel = 0);
+}
+
+#[test]
+fn arguments() {
+    check(2, "2 arguments, expected 3", |schedule| step(schedule, "softmax").args.truncate(2));
+    check(2, r#"slot rows is Arena(0), expected what Scalar { name: "rows" } takes"#, |schedule| {
+        *slot(step(schedule, "softmax"), "rows") = Arg::Arena(0)
+    });
+    check(
+        2,
+        r#"slot x is Constant(8), expected what Buffer { name: "x", access: Read, elem: F32, inner: [16] } takes"#,
+        |schedule| *slot(step(schedule, "softmax"), "x") = Arg::Constant(8),
+    );
+    check(
+        2,
+        r#"slot ids is Table(Rows), expected what Buffer { name: "ids", access: Read, elem: I32, inner: [] } takes"#,
+        |schedule| *slot(step(schedule, "embed"), "ids") = Arg::Table(Table::Rows),
+    );
+    check(2, r#"slot tokens is Count(Sequences, 1), expected what Scalar { name: "tokens" } takes"#, |schedule| {
+        *slot(step(schedule, "attention"), "tokens") = Arg::Count(Count::Sequences, 1)
+    });
+}
+
+#[test]
+fn weights() {
+    check(3, "offset 65472, expected a multiple of 64 from 65536 on", |schedule| schedule.weights[1].offset -= 64);
+    check(3, "257 bytes, expected 256 by its layout", |schedule| schedule.weights[1].bytes += 1);
+    check(3, "they end at 479168, expected at most 479104", |schedule| schedule.memory.weights -= 64);
+    check(
+        3,
+        "weight 0 lies as Layout { groups: 1, n: 512, k: 64, lanes: 1 }, expected Layout { groups: 1, n: 256, k: 64, lanes: 16 }",
+        |schedule| *slot(step(schedule, "linear"), "weight") = Arg::Weight(0),
+    );
+    check(
+        3,
+        "weight 1 lies as Layout { groups: 1, n: 64, k: 1, lanes: 16 }, expected Layout { groups: 1, n: 128, k: 16, lanes: 16 }",
+        |schedule| *slot(step(schedule, "selective_scan"), "a") = Arg::Weight(1),
+    );
+}
+
+#[test]
+fn states() {
+    check(4, "it shares bytes with state layers.0.conv", |schedule| schedule.states[1].offset -= 64);
+    check(4, "8192 bytes at 1536, expected inside the 9664 bytes of its pool on a multiple of 64", |schedule| {
+        schedule.memory.state_slot -= 64
+    });
+    check(4, "no state is at State(64)", |schedule| *slot(step(schedule, "causal_conv1d"), "state") = Arg::State(64));
+    check(4, "slot slot_stride is Constant(1), expected 2432", |schedule| {
+        *slot(step(schedule, "causal_conv1d"), "slot_stride") = Arg::Constant(1)
+    });
+    check(4, "slot page_stride is Constant(1), expected 1024", |schedule| {
+        *slot(step(schedule, "kv_append"), "page_stride") = Arg::Constant(1)
+    });
+    check(4, "slot pages_per_sequence is Constant(1), expected 7", |schedule| {
+        *slot(step(schedule, "attention"), "pages_per_sequence") = Arg::Constant(1)
+    });
+}
+
+#[test]
+fn buffers() {
+    check(5, "offset 16388, expected a multiple of 64", |schedule| schedule.entries[0].buffers[0].offset += 4);
+    check(5, "20 bytes at 21056, expected some inside the arena's 21056", |schedule| schedule.memory.arena -= 64);
+    check(5, "live from step 0 to 1000 of 53", |schedule| schedule.entries[0].buffers[0].last = 1000);
+    check(5, "written by step 0, before b0", |schedule| schedule.entries[0].buffers.swap(0, 1));
+}
+
+#[test]
+fn dataflow() {
+    // A place where nothing lives.
+    check(6, "slot x: no buffer at 1048576 lives now and was written before", |schedule| {
+        *slot(step(schedule, "softmax"), "x") = Arg::Arena(1 << 20)
+    });
+    // Read after its last step.
+    check(6, "slot x: no buffer at 8192 lives now and was written before", |schedule| {
+        schedule.entries[0].buffers[1].last -= 1
+    });
+    // Rows of another length.
+    check(6, "b0 has 1984 bytes, which rows of 256 do not divide", |schedule| {
+        schedule.entries[0].buffers[0].bytes -= 64
+    });
+    // Nobody writes it.
+    check(6, "no step writes it", |schedule| {
+        let buffers = &mut schedule.entries[0].buffers;
+        let last = *buffers.last().expect("buffers");
+        buffers.push(last);
+    });
+}
+
+#[test]
+fn apart() {
+    // The normed rows onto the residual stream.
+    check(7, "it shares bytes with b0, which is live at the same time", |schedule| {
+        move_buffer(schedule, 1, schedule.entries[0].buffers[0].offset)
+    });
+    // The first result that overwrites an operand, when that operand is needed once more.
+    check(7, "it shares bytes with b5, which is live at the same time", |schedule| {
+        let buffers = &mut schedule.entries[0].buffers;
+        let operand = buffers.iter().find_map(|buffer| buffer.in_place_of).expect("a result in place");
+        buffers[operand].last += 1;
+    });
+}
+
+#[test]
+fn every_barrier_is_needed() {
+    // In decode: the arena that prefill needs is large enough without barriers for memory's sake.
+    let n_steps = sound().entries[1].steps.len();
+    for index in 0..n_steps {
+        let mut schedule = sound();
+        let step = &mut schedule.entries[1].steps[index];
+        if std::mem::take(&mut step.barrier) {
+            let error = verify(&schedule).expect_err("a barrier was taken away").to_string();
+            assert!(error.contains("no barrier between it and step") && error.ends_with("(invariant 8)"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_used_again_waits() {
+    // Two buffers of one run that share bytes although neither is read by the other's step.
+    check(8, "no barrier between it and step 32, and one writes what the other touches", |schedule| {
+        let steps = &schedule.entries[0].steps;
+        let v_proj = steps.iter().position(|step| step.spec.op() == "kv_append").expect("attention") - 1;
+        let buffers = &schedule.entries[0].buffers;
+        let written_by = |step: usize| buffers.iter().position(|buffer| buffer.first == step).expect("a result");
+        let (k, v) = (written_by(v_proj - 1), written_by(v_proj));
+        let to = buffers[k].offset;
+        // As if keys were never read again, so that their bytes look free.
+        let append = &mut schedule.entries[0].steps[v_proj + 1];
+        *slot(append, "k") = *slot(append, "v");
+        schedule.entries[0].buffers[k].last = v_proj - 1;
+        move_buffer(schedule, v, to);
+    });
+}
+
+#[test]
+fn logits() {
+    check(9, "no buffer that lives to the end holds bytes 64 … 4160", |schedule| {
+        schedule.entries[0].logits.offset += 64
+    });
+    check(9, "rows of 64 bytes for 512 f32", |schedule| schedule.entries[0].logits.row_stride = 64);
+}
+
+#[test]
+fn memory() {
+    check(10, "576 bytes, expected 512 by the limits", |schedule| schedule.memory.tables += 64);
+    check(10, "21121 bytes, expected a multiple of 64", |schedule| schedule.memory.arena += 1);
+    check(10, "[Prefill], expected prefill and decode", |schedule| schedule.entries.truncate(1));
+}
