@@ -1,17 +1,17 @@
 //! A plan on a device: opened once, then fed with steps.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use jamba_plan::Verify;
 use jamba_plan::format::{EntryKind, Manifest, Program};
 use jamba_plan::sections::SectionKind;
-use jamba_plan::{Plan, Verify};
-use memmap2::Mmap;
 
 use crate::chat::ChatTemplate;
 use crate::device::Device;
 use crate::device::cpu::{Cpu, Opened};
-use crate::device::map::map;
+use crate::device::map::PlanFile;
 use crate::session::{Feed, Outputs, SequenceId, Sequences};
 use crate::tokenize::Tokenizer;
 use crate::trace::Trace;
@@ -39,13 +39,12 @@ pub struct OpenOptions<'a> {
     pub verify: Verify,
     /// Run every step alone and look for writes outside its memory: slow, for finding faults of ours.
     pub check: bool,
-    /// Told how far drawing synthetic weights is.
+    /// Told how far checking the plan and drawing synthetic weights are.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
 
 /// A plan, open: its memory is taken, its code loaded, nothing is allocated from here on.
 pub struct Engine {
-    path: PathBuf,
     manifest: Manifest,
     program: Program,
     sequences: Sequences,
@@ -58,19 +57,23 @@ pub struct Engine {
 
 /// What the plan says about text; read when first asked for.
 struct Texts {
-    file: Arc<Mmap>,
-    tokenizer: Option<std::ops::Range<usize>>,
-    config: Option<std::ops::Range<usize>>,
-    template: Option<std::ops::Range<usize>>,
-    loaded: OnceLock<Tokenizer>,
+    file: Arc<PlanFile>,
+    tokenizer: Option<Range<usize>>,
+    config: Option<Range<usize>>,
+    template: Option<Range<usize>>,
+    loaded: OnceLock<Arc<Tokenizer>>,
 }
 
 impl Engine {
     /// Opens a plan: maps and checks the file, loads its code, takes its memory.
     pub fn open(path: &Path, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
-        let file = Arc::new(map(path)?);
-        let plan = Plan::parse_with(&file, options.verify)
-            .map_err(|source| RuntimeError::Plan { path: path.to_path_buf(), source })?;
+        let file = Arc::new(PlanFile::open(path)?);
+        let mut tell = |done, total| {
+            if let Some(listen) = options.progress {
+                listen(Progress { what: "checking the plan", done, total });
+            }
+        };
+        let plan = file.plan(options.verify, &mut tell)?;
         let (cpu, opened) = Cpu::open(&plan, Arc::clone(&file), &options)?;
         let range = |kind: SectionKind| {
             let section = plan.sections().iter().find(|section| section.kind == kind.code())?;
@@ -84,7 +87,6 @@ impl Engine {
             loaded: OnceLock::new(),
         };
         let mut engine = Engine {
-            path: path.to_path_buf(),
             sequences: Sequences::new(plan.manifest(), plan.program()),
             manifest: plan.manifest().clone(),
             program: plan.program().clone(),
@@ -102,7 +104,7 @@ impl Engine {
 
     /// The plan's file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.texts.file.path()
     }
 
     /// The plan's manifest.
@@ -202,22 +204,21 @@ impl Engine {
         self.trace.as_ref()
     }
 
-    /// The plan's tokenizer.
-    pub fn tokenizer(&self) -> Result<&Tokenizer, RuntimeError> {
+    /// The plan's tokenizer; read when first asked for.
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>, RuntimeError> {
         let texts = &self.texts;
         if let Some(tokenizer) = texts.loaded.get() {
-            return Ok(tokenizer);
+            return Ok(Arc::clone(tokenizer));
         }
-        let bytes =
-            texts.tokenizer.clone().map(|range| &texts.file[range]).ok_or(RuntimeError::NoSection("tokenizer"))?;
-        let config = texts.config.clone().map(|range| &texts.file[range]);
-        let tokenizer = Tokenizer::new(bytes, config, self.manifest.model.bos)?;
-        Ok(texts.loaded.get_or_init(|| tokenizer))
+        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &texts.file.map[range]);
+        let tokenizer = bytes(&texts.tokenizer).ok_or(RuntimeError::NoSection("tokenizer"))?;
+        let tokenizer = Arc::new(Tokenizer::new(tokenizer, bytes(&texts.config), self.manifest.model.bos)?);
+        Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
     }
 
     /// The plan's chat template.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
-        let bytes = |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| &self.texts.file[range]);
+        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.texts.file.map[range]);
         ChatTemplate::new(bytes(&self.texts.template), bytes(&self.texts.config))
     }
 }

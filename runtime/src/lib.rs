@@ -26,6 +26,7 @@ mod tokenize;
 mod trace;
 
 pub use chat::{ChatTemplate, Message};
+pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress};
 pub use error::{Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated};

@@ -6,6 +6,9 @@ use crate::header::{HEADER_BYTES, Header};
 use crate::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
 use crate::verify;
 
+/// Bytes that are hashed between two reports of progress.
+const CHUNK_BYTES: usize = 1 << 26;
+
 /// How much of a plan is compared with its digests. Everything else is always checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
@@ -35,13 +38,30 @@ impl<'a> Plan<'a> {
     /// Checks a plan: the frame (header, table, bounds, padding), the digests, then the manifest and the program down to
     /// every offset, count and index.
     pub fn parse_with(bytes: &'a [u8], verify: Verify) -> Result<Plan<'a>, PlanError> {
+        Plan::parse_telling(bytes, verify, &mut |_, _| ())
+    }
+
+    /// As [`Plan::parse_with`]; tells how many bytes of how many in all were compared with their digests.
+    pub fn parse_telling(
+        bytes: &'a [u8],
+        verify: Verify,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Plan<'a>, PlanError> {
         let header = Header::decode(bytes)?;
         let sections = read_table(bytes, &header)?;
         check_length(bytes, &header, &sections)?;
+        let is_checked =
+            |section: &&Section| verify == Verify::Everything || section.kind != SectionKind::Weights.code();
+        let total = sections.iter().filter(is_checked).map(|section| section.bytes).sum();
+        let mut done = 0;
         for section in &sections {
             check_padding(bytes, section)?;
-            if verify == Verify::Everything || section.kind != SectionKind::Weights.code() {
-                check_digest(view(bytes, section), &section.name, &section.digest)?;
+            if is_checked(&section) {
+                let mut tell = |chunk: u64| {
+                    done += chunk;
+                    tell(done, total);
+                };
+                check_digest(view(bytes, section), &section.name, &section.digest, &mut tell)?;
             }
         }
         let find = |kind: SectionKind| {
@@ -113,7 +133,7 @@ fn read_table(bytes: &[u8], header: &Header) -> Result<Vec<Section>, PlanError> 
             expected: header.file_bytes.max(FIRST_SECTION),
         });
     };
-    check_digest(page, TABLE, &blake3::Hash::from_bytes(header.table_digest))?;
+    check_digest(page, TABLE, &blake3::Hash::from_bytes(header.table_digest), &mut |_| ())?;
     sections::decode(page, header.n_sections, header.file_bytes)
 }
 
@@ -143,8 +163,18 @@ fn check_padding(bytes: &[u8], section: &Section) -> Result<(), PlanError> {
     }
 }
 
-fn check_digest(bytes: &[u8], section: &str, expected: &blake3::Hash) -> Result<(), PlanError> {
-    let found = blake3::Hasher::new().update_rayon(bytes).finalize();
+fn check_digest(
+    bytes: &[u8],
+    section: &str,
+    expected: &blake3::Hash,
+    tell: &mut dyn FnMut(u64),
+) -> Result<(), PlanError> {
+    let mut hasher = blake3::Hasher::new();
+    for chunk in bytes.chunks(CHUNK_BYTES) {
+        hasher.update_rayon(chunk);
+        tell(chunk.len() as u64);
+    }
+    let found = hasher.finalize();
     if found != *expected {
         return Err(PlanError::Digest { section: section.to_owned(), found, expected: *expected });
     }

@@ -1,16 +1,41 @@
-//! Files mapped into memory.
+//! Plans mapped into memory.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use jamba_plan::{Plan, Verify};
 use memmap2::Mmap;
 
 use crate::RuntimeError;
 
-/// Maps a file for reading.
+/// A plan's file, mapped for reading.
 ///
 /// The file must not be changed while it is mapped: replace plans by renaming, as the compiler does.
-pub(crate) fn map(path: &Path) -> Result<Mmap, RuntimeError> {
+#[derive(Debug)]
+pub struct PlanFile {
+    path: PathBuf,
+    pub(crate) map: Mmap,
+}
+
+impl PlanFile {
+    /// Maps a file; reads nothing yet.
+    pub fn open(path: &Path) -> Result<PlanFile, RuntimeError> {
+        Ok(PlanFile { path: path.to_path_buf(), map: map(path)? })
+    }
+
+    /// Checks the plan. Tells how many bytes of how many in all were compared with their digests.
+    pub fn plan(&self, verify: Verify, tell: &mut dyn FnMut(u64, u64)) -> Result<Plan<'_>, RuntimeError> {
+        Plan::parse_telling(&self.map, verify, tell)
+            .map_err(|source| RuntimeError::Plan { path: self.path.clone(), source })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap, RuntimeError> {
     let failed = |action: &'static str| {
         let path = path.to_path_buf();
         move |source| RuntimeError::Io { path, action, source }
@@ -25,7 +50,7 @@ pub(crate) fn map(path: &Path) -> Result<Mmap, RuntimeError> {
         let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it is empty");
         return Err(failed("map it")(source));
     }
-    // SAFETY: the mapping is private and only read. That nobody changes the file meanwhile is the caller's side of the
-    // contract above; the compiler never writes into a finished plan, it renames a new one over it.
+    // SAFETY: the mapping is private and only read. That nobody changes the file meanwhile is the other side of
+    // the contract above; the compiler never writes into a finished plan, it renames a new one over it.
     unsafe { Mmap::map(&file) }.map_err(failed("map it"))
 }

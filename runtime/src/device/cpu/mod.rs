@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Count, Entry, EntryKind, Limits, Program, Step, Table};
-use memmap2::Mmap;
 
 use self::code::{Code, KernelFn};
 use self::memory::Region;
 use self::threads::{Barrier, Team};
 use self::weights::Weights;
+use super::map::PlanFile;
 use super::{Counts, Device};
 use crate::check::Checked;
 use crate::engine::OpenOptions;
@@ -61,7 +61,7 @@ impl Cpu {
     /// Takes the memory that the manifest states, loads the code, and draws the weights where they are synthetic.
     pub(crate) fn open(
         plan: &Plan<'_>,
-        file: Arc<Mmap>,
+        file: Arc<PlanFile>,
         options: &OpenOptions<'_>,
     ) -> Result<(Cpu, Opened), RuntimeError> {
         let manifest = plan.manifest();

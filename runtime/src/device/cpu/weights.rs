@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use jamba_plan::Plan;
 use jamba_plan::format::Weight;
 use jamba_plan::synthetic;
-use memmap2::{Advice, Mmap};
+use memmap2::Advice;
 
 use super::memory::Region;
 use super::report;
+use crate::device::map::PlanFile;
 use crate::{Progress, RuntimeError};
 
 /// Stored elements that a thread draws at once.
@@ -19,7 +20,7 @@ const CHUNK_ELEMENTS: usize = 1 << 18;
 /// The packed weights of an open plan.
 pub(super) enum Weights {
     /// In the plan's file; at least `SLACK_BYTES` of the file follow them.
-    Mapped(Arc<Mmap>, Range<usize>),
+    Mapped(Arc<PlanFile>, Range<usize>),
     /// Drawn.
     Synthetic(Region),
 }
@@ -27,14 +28,14 @@ pub(super) enum Weights {
 impl Weights {
     pub(super) fn open(
         plan: &Plan<'_>,
-        file: Arc<Mmap>,
+        file: Arc<PlanFile>,
         n_threads: usize,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Weights, RuntimeError> {
         match (plan.weights_range(), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
                 // Only a hint to read ahead: kernels find the pages either way.
-                let _ = file.advise_range(Advice::WillNeed, range.start, range.len());
+                let _ = file.map.advise_range(Advice::WillNeed, range.start, range.len());
                 Ok(Weights::Mapped(file, range))
             }
             (None, seed) => {
@@ -50,7 +51,7 @@ impl Weights {
     /// Address of the first byte.
     pub(super) fn address(&mut self) -> u64 {
         match self {
-            Weights::Mapped(file, range) => file[range.clone()].as_ptr().expose_provenance() as u64,
+            Weights::Mapped(file, range) => file.map[range.clone()].as_ptr().expose_provenance() as u64,
             Weights::Synthetic(region) => region.address(),
         }
     }

@@ -1,0 +1,103 @@
+//! What went wrong, whose fault it is, and the exit code that says so.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use jamba_runtime::RuntimeError;
+
+/// What the program is doing, for the report of a fault of ours.
+static PHASE: Mutex<&str> = Mutex::new("start");
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The input, the plan or the machine is at fault.
+    Input(String),
+    /// The command line is at fault.
+    Usage(String),
+    /// We are.
+    Ours(String),
+    /// Whoever read our output went away: no fault.
+    Closed,
+}
+
+/// Says what the program does from here on.
+pub(crate) fn phase(name: &'static str) {
+    if let Ok(mut phase) = PHASE.lock() {
+        *phase = name;
+    }
+}
+
+fn current_phase() -> &'static str {
+    PHASE.lock().map_or("unknown", |phase| *phase)
+}
+
+fn ours(message: &str) -> String {
+    format!(
+        "jamba: internal error while in phase \"{}\": {message}\n\
+         This is a fault of jamba {}, not of your input. Please report it, with this message and the command line.",
+        current_phase(),
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// Makes panics faults of ours: a report and exit code 3, on whatever thread they happen.
+pub(crate) fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let message = text.unwrap_or("panic");
+        let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
+        let _ = writeln!(io::stderr(), "{}", ours(&format!("{message}{place}")));
+        std::process::exit(3);
+    }));
+}
+
+impl Failure {
+    /// Says what went wrong; the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        let (message, code) = match self {
+            Failure::Closed => return ExitCode::SUCCESS,
+            Failure::Input(message) => (format!("jamba: {message}"), 1),
+            Failure::Usage(message) => (format!("jamba: {message}\nFor more information, try '--help'."), 2),
+            Failure::Ours(message) => (ours(&message), 3),
+        };
+        let _ = writeln!(io::stderr(), "{message}");
+        ExitCode::from(code)
+    }
+
+    /// A file that the system refused.
+    pub(crate) fn file(path: &Path, action: &str, error: impl std::fmt::Display) -> Failure {
+        Failure::Input(format!("{}: cannot {action}: {error}", path.display()))
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Option { .. } => Failure::Usage(error.to_string()),
+            _ if error.is_ours() => Failure::Ours(error.to_string()),
+            _ => Failure::Input(error.to_string()),
+        }
+    }
+}
+
+/// Writes to standard output at once.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Closed),
+        Err(error) => Err(Failure::Input(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// Writes one JSON document to standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(&(text + "\n")),
+        Err(error) => Err(Failure::Ours(error.to_string())),
+    }
+}

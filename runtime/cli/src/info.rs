@@ -1,0 +1,41 @@
+//! `jamba info`: what a plan is and what memory it takes.
+
+use jamba_plan::text;
+use jamba_runtime::{PlanFile, Verify};
+use serde_json::json;
+
+use crate::failure::{Failure, phase, print, print_json};
+use crate::open::PlanArg;
+
+/// Arguments of `jamba info`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    plan: PlanArg,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Says what a plan is. Compares everything but the weights with its digest.
+pub(crate) fn info(args: Args) -> Result<(), Failure> {
+    phase("open");
+    let file = PlanFile::open(&args.plan.plan)?;
+    let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
+    let manifest = plan.manifest();
+    if args.json {
+        let (memory, limits) = (&manifest.memory, &manifest.limits);
+        let section = |section: &jamba_plan::sections::Section| json!({ "name": section.name, "offset": section.offset, "bytes": section.bytes });
+        return print_json(&json!({
+            "manifest": manifest,
+            "memory": {
+                "weights": memory.weights, "arena": memory.arena, "state": memory.state_pool(limits),
+                "kv": memory.kv_pool(limits), "tables": memory.tables, "total": memory.total(limits),
+            },
+            "digest": plan.digest().to_hex().as_str(),
+            "file_bytes": plan.header().file_bytes,
+            "sections": plan.sections().iter().map(section).collect::<Vec<_>>(),
+        }));
+    }
+    print(&[text::manifest(manifest), text::memory(manifest), text::sections(&plan)].join("\n"))
+}

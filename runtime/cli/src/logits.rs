@@ -1,0 +1,46 @@
+//! `jamba logits`: the logits of every position, as safetensors.
+
+use std::path::PathBuf;
+
+use jamba_runtime::{Feed, Outputs};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::failure::Failure;
+use crate::open::{OpenArgs, PlanArg};
+use crate::prompt::PromptArgs;
+
+/// Arguments of `jamba logits`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    plan: PlanArg,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// File to write; tensor "logits": f32 [tokens, vocab]
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Tokens of one step; the plan's largest, unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    chunk: Option<u64>,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Writes the logits of every position.
+pub(crate) fn logits(args: Args) -> Result<(), Failure> {
+    let mut engine = args.open.open(&args.plan.plan)?;
+    let tokens = args.prompt.tokens(&engine)?;
+    let most = engine.max_step_tokens().min(engine.max_step_outputs());
+    let chunk = args.chunk.map_or(most, |chunk| most.min(chunk as usize));
+    let vocab = engine.manifest().model.vocab as usize;
+    let sequence = engine.add_sequence()?;
+    let mut bytes = Vec::with_capacity(tokens.len() * vocab * size_of::<f32>());
+    for tokens in tokens.chunks(chunk) {
+        let logits = engine.step(&[Feed { sequence, tokens, outputs: Outputs::All }])?;
+        bytes.extend(logits.rows().flatten().flat_map(|logit| logit.to_le_bytes()));
+    }
+    let view = TensorView::new(Dtype::F32, vec![tokens.len(), vocab], &bytes);
+    let view = view.map_err(|error| Failure::Ours(error.to_string()))?;
+    safetensors::serialize_to_file([("logits", view)], None, &args.output)
+        .map_err(|error| Failure::file(&args.output, "write it", error))
+}

@@ -1,0 +1,32 @@
+//! `jamba verify`: every byte of a plan against what was written.
+
+use jamba_runtime::{PlanFile, Progress, Verify};
+use serde_json::json;
+
+use crate::failure::{Failure, phase, print, print_json};
+use crate::open::{Bar, PlanArg};
+
+/// Arguments of `jamba verify`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    plan: PlanArg,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks a plan.
+pub(crate) fn verify(args: Args) -> Result<(), Failure> {
+    phase("verify");
+    let file = PlanFile::open(&args.plan.plan)?;
+    let bar = Bar::new();
+    let plan =
+        file.plan(Verify::Everything, &mut |done, total| bar.tell(Progress { what: "checking", done, total }))?;
+    drop(bar);
+    let (digest, bytes) = (plan.digest().to_hex(), plan.header().file_bytes);
+    if args.json {
+        return print_json(&json!({ "ok": true, "bytes": bytes, "digest": digest.as_str() }));
+    }
+    print(&format!("{}: ok, {bytes} bytes, {digest}\n", args.plan.plan.display()))
+}

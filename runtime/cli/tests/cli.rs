@@ -1,0 +1,173 @@
+//! The command line over plans of a toy model: what it prints, and its exit codes.
+
+#[path = "../../tests/fixture/mod.rs"]
+mod fixture;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
+use serde_json::Value;
+
+fn jamba(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_jamba")).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn json(args: &[&str]) -> Value {
+    let output = jamba(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Refused with this exit code, nothing on standard output, and a message that says all of this.
+#[track_caller]
+fn refused(args: &[&str], code: i32, says: &[&str]) {
+    let output = jamba(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{stderr}");
+    assert!(says.iter().all(|part| stderr.contains(part)), "{stderr}");
+}
+
+fn toy() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    (folder, path)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn run_prints_tokens_where_there_is_no_tokenizer() {
+    let (_folder, path) = toy();
+    let args = ["run", text(&path), "--tokens", "5,6", "-n", "3", "--ignore-eos", "--threads", "2"];
+    let output = jamba(&args);
+    assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(0), &b"0,0,0\n"[..], &b""[..]));
+    let report = json(&[&args[..], &["--json"]].concat());
+    assert_eq!(report["prompt_tokens"], serde_json::json!([5, 6]));
+    assert_eq!(report["tokens"], serde_json::json!([0, 0, 0]));
+    assert_eq!((&report["text"], &report["finish"]), (&Value::Null, &Value::from("length")));
+    for time in ["open_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s"] {
+        assert!(report["timing"][time].as_f64().is_some_and(|time| time > 0.0), "{time}");
+    }
+}
+
+#[test]
+fn logits_of_every_position_for_any_chunk() {
+    let (folder, path) = toy();
+    let tokens: Vec<u32> = (0..60).map(|i| i * 7 % VOCAB as u32).collect();
+    let list = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let expected = answers(&tokens, WEIGHT as u32);
+    for chunk in [None, Some("1"), Some("7"), Some("1000")] {
+        let out = folder.path().join("logits.safetensors");
+        let mut args = vec!["logits", text(&path), "--tokens", &list, "-o", text(&out)];
+        args.extend(chunk.iter().flat_map(|chunk| ["--chunk", chunk]));
+        assert_eq!(jamba(&args).status.code(), Some(0));
+        let bytes = std::fs::read(&out).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let logits = tensors.tensor("logits").unwrap();
+        assert_eq!((logits.dtype(), logits.shape()), (safetensors::Dtype::F32, &[60, VOCAB as usize][..]));
+        let firsts: Vec<f32> = (logits.data().chunks(VOCAB as usize * 4))
+            .map(|row| f32::from_le_bytes([row[0], row[1], row[2], row[3]]))
+            .collect();
+        assert_eq!(firsts, expected, "chunks of {chunk:?}");
+    }
+}
+
+#[test]
+fn bench_compares_plans() {
+    let (folder, path) = toy();
+    let other = Toy::new().write(folder.path(), "other.plan");
+    let args = [
+        "bench",
+        text(&path),
+        text(&other),
+        "--prompt",
+        "20",
+        "--generate",
+        "4",
+        "--batch",
+        "2",
+        "--runs",
+        "3",
+        "--json",
+    ];
+    let report = json(&args);
+    assert_eq!(report["plans"].as_array().unwrap().len(), 2);
+    for plan in report["plans"].as_array().unwrap() {
+        for rates in ["prefill_tokens_per_s", "decode_tokens_per_s"] {
+            let at = |name: &str| plan[rates][name].as_f64().unwrap();
+            assert!(at("min") <= at("median") && at("median") <= at("max") && at("ratio") > 0.0);
+        }
+    }
+    assert_eq!(report["plans"][0]["decode_tokens_per_s"]["ratio"], 1.0);
+    refused(&[&args[..2], &["--prompt", "99", "--generate", "4"]].concat(), 1, &["context of 100"]);
+    refused(&[&args[..2], &["--batch", "4"]].concat(), 1, &["state slots"]);
+}
+
+#[test]
+fn info_and_verify_tell_what_the_plan_is() {
+    let (folder, path) = toy();
+    let info = json(&["info", text(&path), "--json"]);
+    assert_eq!(info["manifest"]["limits"]["kv_tokens"], LIMITS.kv_tokens);
+    assert_eq!(info["memory"]["kv"], 640); // 10 pages of 16 · 4 bytes
+    let output = jamba(&["verify", text(&path)]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("toy.plan: ok, "));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 4096;
+    bytes[last] ^= 1;
+    let damaged = folder.path().join("damaged.plan");
+    std::fs::write(&damaged, &bytes).unwrap();
+    refused(&["verify", text(&damaged)], 1, &["damaged.plan", "weights: damaged"]);
+    refused(&["run", text(&damaged), "--tokens", "1"], 1, &["weights: damaged"]);
+    std::fs::write(&damaged, &bytes[..last + 10]).unwrap();
+    refused(&["info", text(&damaged)], 1, &["weights", "cut short"]);
+}
+
+#[test]
+fn the_input_is_at_fault() {
+    let (_folder, path) = toy();
+    let path = text(&path);
+    refused(&["run", "no.plan", "--tokens", "1"], 1, &["no.plan", "cannot open it"]);
+    refused(&["run", path, "--prompt", "Hi"], 1, &["no tokenizer"]);
+    refused(&["run", path, "--tokens", "1,300"], 1, &["token 300", "vocabulary of 300"]);
+    refused(&["run", path, "--tokens", "1", "--device", "cuda:0"], 1, &["no CUDA runtime yet"]);
+    refused(&["run", path, "--tokens", "1", "--isa", "x86-64-v9"], 1, &["x86-64-v9", "x86-64-v3"]);
+    refused(&["chat", path], 1, &["no tokenizer"]);
+}
+
+#[test]
+fn the_command_line_is_at_fault() {
+    refused(&["run", "a.plan"], 2, &["--prompt"]);
+    refused(&["run", "a.plan", "--prompt", "a", "--tokens", "1"], 2, &["cannot be used with"]);
+    refused(&["run", "a.plan", "--tokens", "1,x"], 2, &["--tokens"]);
+    refused(&["run", "a.plan", "--tokens", "1", "--top-k", "4"], 2, &["--temperature"]);
+    refused(&["run", "a.plan", "--tokens", "1", "--device", "tpu"], 2, &["tpu"]);
+    let (_folder, path) = toy();
+    refused(&["run", text(&path), "--tokens", "1", "--temperature=-1"], 2, &["temperature", "-1"]);
+    refused(&["run", text(&path), "--tokens", "1", "--threads", "0"], 2, &["threads", "0"]);
+    refused(&["logits", "a.plan", "--tokens", "1", "-o", "x", "--chunk", "0"], 2, &["--chunk"]);
+}
+
+#[test]
+fn we_are_at_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().overrun().write(folder.path(), "overrun.plan");
+    let args = ["run", text(&path), "--tokens", "1,2", "--check"];
+    refused(&args, 3, &["\"execution\"", "layers.7.culprit", "Please report it"]);
+}
+
+#[test]
+fn a_trace_can_be_read_by_chrome() {
+    let (folder, path) = toy();
+    let trace = folder.path().join("trace.json");
+    let args = ["run", text(&path), "--tokens", "1,2", "-n", "1", "--trace", text(&trace)];
+    assert_eq!(jamba(&args).status.code(), Some(0));
+    let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let names: Vec<&str> =
+        trace["traceEvents"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["embed", "recur", "append", "attend", "head"]);
+}
