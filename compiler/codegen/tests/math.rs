@@ -30,8 +30,8 @@ fn apply(target: CpuTarget, function: Function, x: &[f32]) -> Vec<f32> {
 
 /// Floats of both signs from `least` to `greatest`, evenly spread over the bit patterns, and evenly over the numbers.
 fn sweep(least: f32, greatest: f32) -> Vec<f32> {
-    let patterns = (0..=u32::MAX / 4001).map(|i| f32::from_bits(i * 4001));
-    let steps = (0..400_000).map(|i| least + (greatest - least) * i as f32 / 400_000.0);
+    let patterns = (0..=u32::MAX / 16_001).map(|i| f32::from_bits(i * 16_001));
+    let steps = (0..150_000).map(|i| least + (greatest - least) * i as f32 / 150_000.0);
     let mut x: Vec<f32> = patterns.chain(steps).filter(|x| (least..=greatest).contains(x)).collect();
     x.truncate(x.len() / 16 * 16);
     x

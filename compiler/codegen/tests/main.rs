@@ -1,0 +1,4 @@
+//! Kernels through the whole chain, in one binary.
+
+mod kernels;
+mod math;
