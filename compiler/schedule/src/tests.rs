@@ -7,6 +7,7 @@ use jambac_graph::build::Builder;
 use jambac_graph::{DType, Graph, Symbol, Type, text::read};
 use jambac_models::jamba::{self, JambaConfig};
 use jambac_models::tiny::Tiny;
+use jambac_passes::{Fusion, PassManager};
 use proptest::prelude::*;
 
 use crate::*;
@@ -22,10 +23,13 @@ pub(crate) fn of_model(
     limits: Limits,
     formats: Formats,
 ) -> Result<Schedule, ScheduleError> {
-    let kv = jamba::Options { kv_dtype: DType::Bf16 };
-    let prefill = jamba::prefill(config, &|_| dtype, &kv);
-    let decode = jamba::decode(config, &|_| dtype, &kv);
+    let (prefill, decode) = entries(config, dtype);
     schedule(&prefill, &decode, &Options { limits, formats })
+}
+
+fn entries(config: &JambaConfig, dtype: DType) -> (Graph, Graph) {
+    let kv = jamba::Options { kv_dtype: DType::Bf16 };
+    (jamba::prefill(config, &|_| dtype, &kv), jamba::decode(config, &|_| dtype, &kv))
 }
 
 /// A gated MLP with its norm and residual: d_model 20, d_ff 40, 10 tokens in the vocabulary.
@@ -130,12 +134,19 @@ fn family() -> Vec<(String, JambaConfig)> {
 #[test]
 fn arenas_of_the_family_are_close_to_the_peak_of_live_bytes() {
     for (name, config) in family() {
-        for (chunk, outputs) in [(1, 1), (256, 4), (2048, 2048)] {
-            let schedule = of_model(&config, DType::Bf16, limits(chunk, 4, outputs), Formats::default())
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
-            let peak = schedule.entries.iter().map(EntrySchedule::peak_live_bytes).max().unwrap_or(0);
-            let arena = schedule.memory.arena;
-            assert!(arena >= peak && arena * 100 <= peak * 105, "{name}, {chunk} tokens: {arena} bytes for {peak}");
+        let unfused = entries(&config, DType::Bf16);
+        let mut fused = unfused.clone();
+        for graph in [&mut fused.0, &mut fused.1] {
+            PassManager::new(&Fusion::All).run(graph).expect("the passes run");
+        }
+        for (prefill, decode) in [unfused, fused] {
+            for (chunk, outputs) in [(1, 1), (256, 4)] {
+                let options = Options { limits: limits(chunk, 4, outputs), formats: Formats::default() };
+                let schedule = schedule(&prefill, &decode, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let peak = schedule.entries.iter().map(EntrySchedule::peak_live_bytes).max().unwrap_or(0);
+                let arena = schedule.memory.arena;
+                assert!(arena >= peak && arena * 100 <= peak * 105, "{name}, {chunk} tokens: {arena} bytes for {peak}");
+            }
         }
     }
 }
