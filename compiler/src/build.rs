@@ -140,7 +140,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
 
     progress.phase("scheduling");
     let schedule = schedule(model, &entries, &targets)?;
-    dump.write("04.schedule.txt", || format!("{schedule:#?}\n"))?;
+    dump.write("04.schedule.txt", || jambac_schedule::text::print(&schedule))?;
 
     let mut code = Vec::new();
     for (name, target) in &targets {

@@ -13,6 +13,8 @@ pub mod llvm;
 pub mod lower;
 pub mod object;
 pub mod pack;
+pub mod toolchain;
 
 pub use compile::compile;
 pub use error::CodegenError;
+pub use toolchain::toolchain;
