@@ -184,11 +184,11 @@ impl Array {
     }
 
     /// What must be the same for any number of threads: everything but padding.
-    fn bits(&self) -> Vec<u8> {
+    fn bits(&self) -> Vec<u32> {
         match self {
-            Array::Rows { .. } | Array::F32(_) => self.f32().iter().flat_map(|x| x.to_bits().to_le_bytes()).collect(),
-            Array::I32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Array::Packed { bytes, .. } => bytes.clone(),
+            Array::Rows { .. } | Array::F32(_) => self.f32().iter().map(|x| x.to_bits()).collect(),
+            Array::I32(data) => data.iter().map(|&x| x as u32).collect(),
+            Array::Packed { bytes, .. } => bytes.iter().map(|&byte| byte.into()).collect(),
         }
     }
 

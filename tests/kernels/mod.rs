@@ -1,6 +1,10 @@
 //! Every kernel against the scalar reference, on all its odd shapes.
 
+mod attention;
 mod grouped_linear;
 mod harness;
 mod linear;
+mod recurrent;
+mod routing;
 mod row_wise;
+mod steps;

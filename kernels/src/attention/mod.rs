@@ -10,7 +10,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.
@@ -30,7 +30,14 @@ pub struct Spec {
 
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
-        format!("attention_{}_h{}_g{}_e{}_s{:x}", self.format.name(), self.n_heads, self.n_kv_heads, self.d_head, (self.scale as f32).to_bits())
+        format!(
+            "attention_{}_h{}_g{}_e{}_s{:x}",
+            self.format.name(),
+            self.n_heads,
+            self.n_kv_heads,
+            self.d_head,
+            (self.scale as f32).to_bits()
+        )
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {

@@ -10,7 +10,7 @@
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 use jambac_graph::Activation;
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.

@@ -9,7 +9,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.
@@ -52,7 +52,12 @@ impl Spec {
 
 /// Elements of one page's keys and values in one layer.
 pub fn page_elements(n_kv_heads: usize, d_head: usize) -> usize {
-    n_kv_heads * PAGE_TOKENS * (d_head + padded(d_head))
+    n_kv_heads * head_elements(d_head)
+}
+
+/// Elements of one KV head's keys and values in one page.
+pub fn head_elements(d_head: usize) -> usize {
+    PAGE_TOKENS * (d_head + padded(d_head))
 }
 
 /// Tokens of a page.

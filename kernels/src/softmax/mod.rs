@@ -6,7 +6,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.

@@ -4,7 +4,7 @@
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
-#[cfg(any())]
+#[cfg(feature = "emit")]
 pub(crate) mod cpu;
 
 /// What the kernel computes.
@@ -31,6 +31,9 @@ impl Spec {
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.tokens * (self.cols + 2 * self.k)) as f64 * 4.0, flops: (counts.tokens * self.cols * self.k) as f64 }
+        Cost {
+            bytes: (counts.tokens * (self.cols + 2 * self.k)) as f64 * 4.0,
+            flops: (counts.tokens * self.cols * self.k) as f64,
+        }
     }
 }

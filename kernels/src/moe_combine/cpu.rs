@@ -1,0 +1,28 @@
+//! Weighted sums on a CPU: each thread takes a range of vectors.
+//!
+//! 1. the first expert's product
+//! 2. the others added in their order
+
+use super::Spec;
+use crate::builder::Builder;
+use crate::kernel::LANES;
+use crate::rows::for_each_vector;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    for_each_vector(b, b.scalar("tokens"), spec.cols, |t, column| {
+        let first = b.mul(t, b.index(spec.top_k));
+        let term = |j: usize| {
+            let weight = b.broadcast(b.load(b.buffer("weights"), &[t, b.index(j)]), LANES);
+            (weight, b.load_vector(b.buffer("y"), &[b.add(first, b.index(j)), column], LANES))
+        };
+        // 1. first
+        let (weight, y) = term(0);
+        let mut sum = b.mul(weight, y);
+        // 2. others
+        for j in 1..spec.top_k {
+            let (weight, y) = term(j);
+            sum = b.fma(weight, y, sum);
+        }
+        b.store(sum, b.buffer("out"), &[t, column]);
+    });
+}

@@ -1,0 +1,43 @@
+//! Softmax on a CPU: each thread takes a range of rows.
+//!
+//! 1. the row's maximum
+//! 2. exponentials, stored, and their sum: 16 sums, column c in sum c mod 16
+//! 3. divide
+
+use super::Spec;
+use crate::builder::{Builder, Compare, Value};
+use crate::kernel::{LANES, padded};
+use crate::math;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let (x, out) = (b.buffer("x"), b.buffer("out"));
+    let (zero, lowest) = (b.splat(0.0, LANES), b.splat(f32::NEG_INFINITY, LANES));
+    let fold = |init: Value, next: &dyn Fn(Value, Value) -> Value| {
+        let [result] =
+            b.for_range(b.index(0), b.index(spec.cols), LANES, [init], |column, [result]| [next(column, result)]);
+        result
+    };
+    // Lanes beyond the last column hold anything, NaN too.
+    let mask = |column: Value, x: Value, padding: Value| {
+        let n_columns = b.broadcast(b.to_i32(b.sub(b.index(spec.cols), column)), LANES);
+        b.select(b.cmp(Compare::Lt, b.iota(LANES), n_columns), x, padding)
+    };
+    let (start, end) = b.thread_range(b.scalar("rows"));
+    b.for_each(start, end, 1, |row| {
+        let load = |column: Value| b.load_vector(x, &[row, column], LANES);
+        // 1. maximum
+        let max = fold(lowest, &|column, max| b.max(mask(column, load(column), lowest), max));
+        let max = b.broadcast(b.reduce_max(max), LANES);
+        // 2. exponentials
+        let sum = fold(zero, &|column, sum| {
+            let exp = math::exp(b, b.sub(load(column), max));
+            b.store(exp, out, &[row, column]);
+            b.add(sum, mask(column, exp, zero))
+        });
+        let sum = b.broadcast(b.reduce_add(sum), LANES);
+        // 3. divide
+        b.for_each(b.index(0), b.index(padded(spec.cols)), LANES, |column| {
+            b.store(b.div(b.load_vector(out, &[row, column], LANES), sum), out, &[row, column]);
+        });
+    });
+}

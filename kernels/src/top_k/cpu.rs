@@ -1,0 +1,35 @@
+//! The k largest on a CPU: each thread takes a range of rows, and walks a row once for each of the k.
+//!
+//! 1. the first of the greatest elements that come after the last one taken: less, or equal and to its right
+//! 2. store it and its index
+//!
+//! NaN is never greater than anything. A row with fewer than k elements above −∞ gives its j-th column as the j-th of
+//! those missing: an index that exists, with whatever weight stands there.
+
+use super::Spec;
+use crate::builder::{Builder, Compare};
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let (p, weights, experts) = (b.buffer("p"), b.buffer("weights"), b.buffer("experts"));
+    let (lowest, none) = (b.f32(f32::NEG_INFINITY), b.index(spec.cols));
+    let (start, end) = b.thread_range(b.scalar("rows"));
+    b.for_each(start, end, 1, |row| {
+        let before_all = [b.f32(f32::INFINITY), b.index(0)];
+        b.for_range(b.index(0), b.index(spec.k), 1, before_all, |j, [last, after]| {
+            // 1. find
+            let search = b.for_range(b.index(0), b.index(spec.cols), 1, [lowest, none], |i, [best, best_index]| {
+                let x = b.load(p, &[row, i]);
+                let to_the_right = b.and(b.cmp(Compare::Eq, x, last), b.cmp(Compare::Ge, i, after));
+                let is_left = b.or(b.cmp(Compare::Lt, x, last), to_the_right);
+                let better = b.and(is_left, b.cmp(Compare::Gt, x, best));
+                [b.select(better, x, best), b.select(better, i, best_index)]
+            });
+            let [best, found] = search;
+            let index = b.select(b.cmp(Compare::Eq, found, none), j, found);
+            // 2. store
+            b.store(b.load(p, &[row, index]), weights, &[row, j]);
+            b.store(b.to_i32(index), experts, &[row, j]);
+            [best, b.add(index, b.index(1))]
+        });
+    });
+}

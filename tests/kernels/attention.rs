@@ -1,0 +1,251 @@
+//! kv_append and attention: pages in any order, contexts around the size of a page, tokens divided into any steps.
+
+use jambac_graph::DType;
+use jambac_kernels::kernel::{Counts, Elem, Kernel, padded};
+use jambac_kernels::kv_append::{PAGE_TOKENS, page_elements};
+use jambac_kernels::target::X86Level;
+use jambac_kernels::{attention, cases, kv_append};
+use jambac_reference::attention::{Heads, attention as reference, kv_append as append};
+use jambac_reference::{Tolerance, round_to};
+
+use super::harness::{Arg, Array, Kernels, V3, assert_close, assert_same_bits, random};
+use super::steps::{Batch, Division, Step};
+
+/// Places in the table of each sequence.
+const PAGES_PER_SEQUENCE: usize = 20;
+
+/// A cache with its table of pages; every element that nobody wrote is NaN.
+struct Cache {
+    array: Array,
+    pages: Vec<i32>,
+    stride: usize,
+}
+
+impl Cache {
+    fn new(batch: &Batch, spec: &attention::Spec) -> Cache {
+        let n_pages: Vec<usize> = batch.lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).collect();
+        let total: usize = n_pages.iter().sum();
+        let stride = page_elements(spec.n_kv_heads, spec.d_head) + 32;
+        // The pages of a sequence lie apart and backwards; entries beyond the last lead nowhere.
+        let mut pages = vec![i32::MAX; batch.lengths.len() * PAGES_PER_SEQUENCE];
+        let mut free = (0..total as i32).rev().step_by(2).chain((0..total as i32 - 1).rev().step_by(2));
+        for (s, &n_pages) in n_pages.iter().enumerate() {
+            pages[s * PAGES_PER_SEQUENCE..][..n_pages].fill_with(|| free.next().expect("a page per sixteen tokens"));
+        }
+        let n_elements = total * stride;
+        let array = match spec.format {
+            Elem::F32 => Array::F32(vec![f32::NAN; n_elements]),
+            elem => Array::Packed { elem, bytes: vec![0xff; n_elements * elem.bytes()] },
+        };
+        Cache { array, pages, stride }
+    }
+
+    fn get(&self, element: usize) -> f32 {
+        match &self.array {
+            Array::Packed { bytes, .. } => {
+                half::bf16::from_le_bytes([bytes[2 * element], bytes[2 * element + 1]]).to_f32()
+            }
+            Array::F32(data) => data[element],
+            _ => panic!("a cache is dense"),
+        }
+    }
+
+    /// Arguments from `sequence_of` to `pages`.
+    fn tables(&self, step: &Step) -> [Arg; 4] {
+        let past: Vec<i32> = step.past.iter().map(|&past| past as i32).collect();
+        let pages = |&s: &usize| &self.pages[s * PAGES_PER_SEQUENCE..][..PAGES_PER_SEQUENCE];
+        let pages: Vec<i32> = step.sequences.iter().flat_map(pages).copied().collect();
+        [Arg::i32(&step.sequence_of()), Arg::i32(&step.starts()), Arg::i32(&past), Arg::i32(&pages)]
+    }
+
+    fn scalars(&self, step: &Step) -> [Arg; 3] {
+        [Arg::Scalar(step.n_tokens()), Arg::Scalar(self.stride), Arg::Scalar(PAGES_PER_SEQUENCE)]
+    }
+}
+
+/// A model's heads and what its sequences ask.
+struct Setup {
+    spec: attention::Spec,
+    append: Kernel,
+    attend: Kernel,
+    batch: Batch,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Setup {
+    fn new(spec: &attention::Spec, lengths: &[usize]) -> Setup {
+        let batch = Batch { lengths: lengths.to_vec() };
+        let (n_tokens, q_row) = (batch.n_tokens(), spec.n_heads * spec.d_head);
+        let kv_row = spec.n_kv_heads * spec.d_head;
+        let &attention::Spec { n_kv_heads, d_head, format, .. } = spec;
+        Setup {
+            spec: spec.clone(),
+            append: kv_append::Spec { n_kv_heads, d_head, format }.into(),
+            attend: spec.clone().into(),
+            // Large enough that a few keys outweigh the others.
+            q: random(1, n_tokens * q_row).iter().map(|q| 8.0 * q).collect(),
+            k: random(2, n_tokens * kv_row),
+            v: random(3, n_tokens * kv_row),
+            batch,
+        }
+    }
+
+    /// What attention gives, token by token, and the cache after it.
+    fn run(&self, kernels: &Kernels, division: Division) -> (Vec<f32>, Cache) {
+        let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
+        let mut cache = Cache::new(&self.batch, &self.spec);
+        let mut out = vec![f32::NAN; self.q.len()];
+        for step in self.batch.steps(division) {
+            let rows = |cols: usize, operand: &[f32]| Arg::rows(cols, &step.gather(cols, operand));
+            let mut args = vec![rows(kv_row, &self.k), rows(kv_row, &self.v), Arg::Array(cache.array.clone())];
+            args.extend(cache.tables(&step));
+            args.extend(cache.scalars(&step));
+            cache.array = kernels.run(&self.append, &args).remove(0);
+
+            let mut args = vec![rows(q_row, &self.q), Arg::Array(cache.array.clone())];
+            args.extend(cache.tables(&step));
+            args.push(Arg::unwritten(q_row, step.n_tokens()));
+            args.extend(cache.scalars(&step));
+            step.scatter(q_row, &kernels.run(&self.attend, &args)[0].f32(), &mut out);
+        }
+        (out, cache)
+    }
+
+    fn expected(&self) -> Vec<f32> {
+        let &attention::Spec { n_heads, n_kv_heads, d_head, scale, format } = &self.spec;
+        let empty: Vec<Vec<f32>> = vec![Vec::new(); self.batch.lengths.len()];
+        let caches = append(&empty, &self.k, &self.v, n_kv_heads * d_head, &self.batch.lengths, dtype(format));
+        reference(&self.q, &caches, &self.batch.lengths, Heads { n_heads, n_kv_heads, d_head, scale })
+    }
+}
+
+fn dtype(elem: Elem) -> DType {
+    if elem == Elem::Bf16 { DType::Bf16 } else { DType::F32 }
+}
+
+/// The kernels of some cases of attention, and of appending to their caches.
+fn compile(level: X86Level, specs: &[attention::Spec]) -> Option<Kernels> {
+    let kernels: Vec<Kernel> =
+        specs.iter().map(|spec| Setup::new(spec, &[1])).flat_map(|s| [s.append, s.attend]).collect();
+    Kernels::compile(level, &kernels)
+}
+
+/// Specs of the cases, but of those too large for the reference.
+fn specs() -> Vec<attention::Spec> {
+    let small = cases::attention().into_iter().filter(|case| case.counts.tokens < 100);
+    let spec = |case: cases::Case| match case.kernel {
+        Kernel::Attention(spec) => spec,
+        other => panic!("a case of another kernel: {other:?}"),
+    };
+    small.map(spec).collect()
+}
+
+#[test]
+fn agrees_with_the_reference_however_divided() {
+    let specs = specs();
+    let Some(kernels) = compile(V3, &specs) else { return };
+    for spec in &specs {
+        let setup = Setup::new(spec, &[1, 15, 16, 17, 35]);
+        let symbol = setup.attend.symbol();
+        let (whole, _) = setup.run(&kernels, Division::Whole);
+        // A score of up to 30 is off by some 10 of its roundings, 2·10⁻⁵, and its probability by as much of itself; the values are
+        // below 1 and most of this cancels.
+        assert_close(&symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
+        for division in &Division::ALL[1..] {
+            assert_same_bits(&format!("{symbol}, {division:?}"), &setup.run(&kernels, *division).0, &whole);
+        }
+    }
+}
+
+#[test]
+fn long_contexts_agree() {
+    let specs = specs();
+    let Some(kernels) = compile(V3, &specs[..2]) else { return };
+    for spec in &specs[..2] {
+        let setup = Setup::new(spec, &[300, 3]);
+        let (whole, _) = setup.run(&kernels, Division::Whole);
+        assert_close(&setup.attend.symbol(), &whole, &setup.expected(), Tolerance::abs(1e-5));
+        assert_same_bits("chunks of 128", &setup.run(&kernels, Division::Chunks(128)).0, &whole);
+    }
+}
+
+#[test]
+fn targets_without_fma_agree() {
+    let specs = specs();
+    let Some(kernels) = compile(X86Level::V2, &specs) else { return };
+    for spec in &specs {
+        let setup = Setup::new(spec, &[17, 2]);
+        let (whole, _) = setup.run(&kernels, Division::Whole);
+        assert_close(&setup.attend.symbol(), &whole, &setup.expected(), Tolerance::abs(1e-5));
+    }
+}
+
+#[test]
+fn kv_append_rounds_and_writes_nothing_else() {
+    let specs = specs();
+    let Some(kernels) = compile(V3, &specs) else { return };
+    for spec in &specs {
+        let setup = Setup::new(spec, &[18, 1, 33]);
+        let (n_kv_heads, d_head) = (spec.n_kv_heads, spec.d_head);
+        for division in [Division::Whole, Division::Chunks(5)] {
+            let (_, cache) = setup.run(&kernels, division);
+            let n_elements = cache.pages.iter().filter(|page| **page != i32::MAX).count() * cache.stride;
+            let mut expected = vec![f32::NAN; n_elements];
+            let mut token = 0;
+            for (s, &length) in setup.batch.lengths.iter().enumerate() {
+                for position in 0..length {
+                    let page = cache.pages[s * PAGES_PER_SEQUENCE + position / PAGE_TOKENS] as usize;
+                    for (head, e) in (0..n_kv_heads * d_head).map(|i| (i / d_head, i % d_head)) {
+                        let keys = page * cache.stride + head * page_elements(1, d_head);
+                        let values = keys + PAGE_TOKENS * d_head;
+                        let place = position % PAGE_TOKENS;
+                        let column = token * n_kv_heads * d_head + head * d_head + e;
+                        let stored = |x: f32| round_to(dtype(spec.format), x);
+                        expected[keys + e * PAGE_TOKENS + place] = stored(setup.k[column]);
+                        expected[values + place * padded(d_head) + e] = stored(setup.v[column]);
+                    }
+                    token += 1;
+                }
+            }
+            let found: Vec<f32> = (0..n_elements).map(|element| cache.get(element)).collect();
+            let differs = found.iter().zip(&expected).position(|(f, e)| f != e && !(f.is_nan() && e.is_nan()));
+            assert_eq!(differs, None, "{}, {division:?}: first wrong element", setup.append.symbol());
+        }
+    }
+}
+
+#[test]
+fn an_even_context_is_a_mean() {
+    // Queries of zero weigh all keys alike: the mean of values 1 … n is (n + 1) / 2.
+    let spec = attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32 };
+    let Some(kernels) = compile(V3, std::slice::from_ref(&spec)) else { return };
+    let mut setup = Setup::new(&spec, &[40]);
+    setup.q.fill(0.0);
+    setup.v = (0..40).flat_map(|position| [position as f32 + 1.0; 16]).collect();
+    let (out, _) = setup.run(&kernels, Division::Chunks(7));
+    for (position, row) in out.chunks_exact(32).enumerate() {
+        let mean = (position as f32 + 2.0) / 2.0;
+        assert!(row.iter().all(|x| (x - mean).abs() <= mean * 1e-6), "position {position}: {row:?}, expected {mean}");
+    }
+}
+
+#[test]
+fn a_broken_query_shows() {
+    let spec = attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32 };
+    let Some(kernels) = compile(V3, std::slice::from_ref(&spec)) else { return };
+    let mut setup = Setup::new(&spec, &[20]);
+    setup.q[19 * 32] = f32::NAN;
+    let (out, _) = setup.run(&kernels, Division::Whole);
+    assert!(out[19 * 32..][..16].iter().all(|x| x.is_nan()), "the head with the NaN: {:?}", &out[19 * 32..][..16]);
+    assert!(out[..19 * 32].iter().chain(&out[19 * 32 + 16..]).all(|x| x.is_finite()), "the others");
+}
+
+#[test]
+fn costs_count_the_cache_once() {
+    let spec = attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 1.0, format: Elem::Bf16 };
+    let counts = Counts { tokens: 1, sequences: 1, outputs: 1, context: 100 };
+    // 100 tokens · 2 · 2 heads · 12 of two bytes; q and out of 72 floats.
+    assert_eq!(Kernel::from(spec).cost(counts).bytes, 9600.0 + 2.0 * 72.0 * 4.0);
+}

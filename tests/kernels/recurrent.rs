@@ -1,0 +1,249 @@
+//! causal_conv1d and selective_scan: what they compute, and that their states join one step to the next.
+
+use jambac_kernels::kernel::{Kernel, LANES, padded};
+use jambac_kernels::target::X86Level;
+use jambac_kernels::{cases, causal_conv1d, selective_scan};
+use jambac_reference::{Tolerance, causal_conv1d as conv, selective_scan as scan};
+
+use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, random};
+use super::steps::{Batch, Division, Step};
+
+/// A rounding of f32, relative.
+const ROUNDING: f64 = 5.960_464_477_539_063e-8;
+
+/// Slot of each sequence, in a pool of [`N_SLOTS`].
+const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
+const N_SLOTS: usize = 6;
+
+/// Ragged: one token, one sequence without any, some shorter than the convolution.
+fn batch() -> Batch {
+    Batch { lengths: vec![9, 1, 0, 2, 5] }
+}
+
+/// `[channels, n]` into panels `[ceil(channels / 16)][n][16]`.
+fn panels(values: &[f32], n: usize, padding: f32) -> Vec<f32> {
+    let channels = values.len().checked_div(n).unwrap_or(0);
+    let mut packed = vec![padding; padded(channels) * n];
+    for (i, &value) in values.iter().enumerate() {
+        packed[(i / n / LANES * n + i % n) * LANES + i / n % LANES] = value;
+    }
+    packed
+}
+
+/// The other way round.
+fn from_panels(packed: &[f32], channels: usize, n: usize) -> Vec<f32> {
+    (0..channels * n).map(|i| packed[(i / n / LANES * n + i % n) * LANES + i / n % LANES]).collect()
+}
+
+/// Slots of state, `[channels, n]` of each sequence; what lies between and in the other slots is NaN and must stay it.
+struct Pool {
+    data: Vec<f32>,
+    channels: usize,
+    n: usize,
+}
+
+impl Pool {
+    fn new(initial: &[f32], channels: usize, n: usize) -> Pool {
+        let mut pool = Pool { data: Vec::new(), channels, n };
+        pool.data = vec![f32::NAN; N_SLOTS * pool.stride()];
+        for (sequence, state) in initial.chunks_exact((channels * n).max(1)).enumerate() {
+            let start = SLOTS[sequence] as usize * pool.stride();
+            pool.data[start..][..padded(channels) * n].copy_from_slice(&panels(state, n, f32::NAN));
+        }
+        pool
+    }
+
+    fn stride(&self) -> usize {
+        padded(self.channels) * self.n + 2 * LANES
+    }
+
+    fn states(&self) -> Vec<f32> {
+        let state = |&slot: &i32| from_panels(&self.data[slot as usize * self.stride()..], self.channels, self.n);
+        SLOTS.iter().flat_map(state).collect()
+    }
+
+    fn assert_untouched_elsewhere(&self, what: &str) {
+        let size = padded(self.channels) * self.n;
+        for (slot, data) in self.data.chunks_exact(self.stride()).enumerate() {
+            let start = if SLOTS.contains(&(slot as i32)) { size } else { 0 };
+            assert!(data[start..].iter().all(|x| x.is_nan()), "{what}: wrote outside the states, in slot {slot}");
+        }
+    }
+}
+
+/// Runs a batch in steps; `args` gives a step's arguments before `state` and after it. Gives y and the states.
+fn run(
+    kernels: &Kernels,
+    kernel: &Kernel,
+    mut pool: Pool,
+    division: Division,
+    args: impl Fn(&Step) -> (Vec<Arg>, Vec<Arg>),
+) -> (Vec<f32>, Vec<f32>) {
+    let batch = batch();
+    let channels = pool.channels;
+    let mut y = vec![f32::NAN; batch.n_tokens() * channels];
+    for step in batch.steps(division) {
+        let slots: Vec<i32> = step.sequences.iter().map(|&s| SLOTS[s]).collect();
+        let (mut args, rest) = args(&step);
+        args.push(Arg::f32(&pool.data));
+        args.extend(rest);
+        args.extend([
+            Arg::i32(&step.starts()),
+            Arg::i32(&slots),
+            Arg::unwritten(channels, step.n_tokens()),
+            Arg::Scalar(step.sequences.len()),
+            Arg::Scalar(pool.stride()),
+        ]);
+        let found = kernels.run(kernel, &args);
+        pool.data = found[0].f32();
+        step.scatter(channels, &found[1].f32(), &mut y);
+    }
+    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", kernel.symbol()));
+    let states = pool.states();
+    (y, states)
+}
+
+/// Whole against the reference's y and states; divided, against the bits of the whole.
+fn check(
+    symbol: &str,
+    run: impl Fn(Division) -> (Vec<f32>, Vec<f32>),
+    expected: (Vec<f32>, Vec<f32>),
+    tolerances: [Tolerance; 2],
+) {
+    let whole = run(Division::Whole);
+    assert_close(&format!("{symbol}: y"), &whole.0, &expected.0, tolerances[0]);
+    assert_close(&format!("{symbol}: state"), &whole.1, &expected.1, tolerances[1]);
+    for division in &Division::ALL[1..] {
+        let divided = run(*division);
+        assert_same_bits(&format!("{symbol}: y, {division:?}"), &divided.0, &whole.0);
+        assert_same_bits(&format!("{symbol}: state, {division:?}"), &divided.1, &whole.1);
+    }
+}
+
+fn check_conv(kernels: &Kernels, spec: &causal_conv1d::Spec) {
+    let causal_conv1d::Spec { channels, taps, bias, activation } = *spec;
+    let (past, batch, kernel) = (taps - 1, batch(), spec.clone().into());
+    let u = random(1, batch.n_tokens() * channels);
+    let (weight, bias_values) = (random(2, channels * taps), random(3, channels));
+    let state = random(4, batch.lengths.len() * channels * past);
+    let args = |step: &Step| {
+        let mut args = vec![Arg::rows(channels, &step.gather(channels, &u)), Arg::f32(&panels(&weight, taps, 0.0))];
+        args.extend(bias.then(|| Arg::vector(&bias_values)));
+        (args, vec![])
+    };
+    let expected = conv::causal_conv1d(&conv::Conv {
+        u: &u,
+        weight: &weight,
+        bias: bias.then_some(&bias_values),
+        state: &state,
+        lengths: &batch.lengths,
+        channels,
+        activation,
+    });
+    // Products, sums and bias round at magnitudes below taps + 1; silu and softplus add a few units and are hardly steeper than 1.
+    let tolerance = Tolerance { abs: ((taps + 1) * (taps + 1)) as f64 * ROUNDING, rel: 6.0 * ROUNDING };
+    let run = |division| run(kernels, &kernel, Pool::new(&state, channels, past), division, args);
+    check(&kernel.symbol(), run, expected, [tolerance, Tolerance::EXACT]);
+}
+
+fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
+    let selective_scan::Spec { channels, d_state, gated } = *spec;
+    let (batch, kernel) = (batch(), spec.clone().into());
+    let n_tokens = batch.n_tokens();
+    // dt from 0 to 1, A from −e² to −e⁻²: from decays that keep all but a part in ten thousand to ones that forget in a token.
+    let dt: Vec<f32> = random(1, n_tokens * channels).iter().map(|x| x * x).collect();
+    let a_log: Vec<f32> = random(2, channels * d_state).iter().map(|x| 2.0 * x).collect();
+    let u = random(3, n_tokens * channels);
+    let (b, c) = (random(4, n_tokens * d_state), random(5, n_tokens * d_state));
+    let (d, z) = (random(6, channels), random(7, n_tokens * channels));
+    let state = random(8, batch.lengths.len() * channels * d_state);
+    let args = |step: &Step| {
+        let rows = |cols: usize, operand: &[f32]| Arg::rows(cols, &step.gather(cols, operand));
+        let skip_and_gate = if gated { vec![Arg::vector(&d), rows(channels, &z)] } else { vec![] };
+        let rates = Arg::f32(&panels(&decay_rates(&a_log), d_state, 0.0));
+        (vec![rows(channels, &dt), rows(channels, &u), rates, rows(d_state, &b), rows(d_state, &c)], skip_and_gate)
+    };
+    let operands = scan::Scan {
+        dt: &dt,
+        u: &u,
+        a_log: &a_log,
+        b: &b,
+        c: &c,
+        state: &state,
+        lengths: &batch.lengths,
+        d_inner: channels,
+        d_state,
+    };
+    let expected = if gated { scan::gated_selective_scan(&operands, &d, &z) } else { scan::selective_scan(&operands) };
+    // A state of magnitude up to 4 takes in every token: dt · a of up to 7 · log₂(e), rounded and its rate rounded before, moves the
+    // decay by 10 roundings where it is e⁻⁷, by less where it is more; exp2 by 4, the sums by 2. y sums d_state of them.
+    let states = Tolerance::abs(4.0 * 8.0 * ROUNDING);
+    let sums = Tolerance { abs: 32.0 * (d_state as f64).sqrt() * ROUNDING, rel: 8.0 * ROUNDING };
+    let run = |division| run(kernels, &kernel, Pool::new(&state, channels, d_state), division, args);
+    check(&kernel.symbol(), run, expected, [sums, states]);
+}
+
+/// −exp(a_log) · log₂(e), as the weight is packed.
+fn decay_rates(a_log: &[f32]) -> Vec<f32> {
+    a_log.iter().map(|&x| (-f64::from(x).exp() * std::f64::consts::LOG2_E) as f32).collect()
+}
+
+#[test]
+fn conv_agrees_with_the_reference_however_divided() {
+    for level in [V3, X86Level::V2] {
+        let specs = cases::causal_conv1d();
+        let small: Vec<_> = specs.iter().filter(|case| case.counts.tokens < 100).collect();
+        let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
+        for case in small {
+            let Kernel::CausalConv1d(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+            check_conv(&kernels, spec);
+        }
+    }
+}
+
+#[test]
+fn scan_agrees_with_the_reference_however_divided() {
+    for level in [V3, X86Level::V2] {
+        let specs = cases::selective_scan();
+        let small: Vec<_> = specs.iter().filter(|case| case.counts.tokens < 100).collect();
+        let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
+        for case in small {
+            let Kernel::SelectiveScan(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+            check_scan(&kernels, spec);
+        }
+    }
+}
+
+/// One token of one sequence, d_state 1, b = c = 1, u = 1: y is the next state, decay · h + dt.
+fn one_step(kernels: &Kernels, kernel: &Kernel, dt: &[f32], rate: &[f32], h: &[f32]) -> Vec<f32> {
+    let one = vec![1.0; dt.len()];
+    let args = [
+        Arg::rows(dt.len(), dt),
+        Arg::rows(dt.len(), &one),
+        Arg::f32(rate),
+        Arg::rows(1, &[1.0]),
+        Arg::rows(1, &[1.0]),
+        Arg::f32(h),
+        Arg::i32(&[0, 1]),
+        Arg::i32(&[0]),
+        Arg::unwritten(dt.len(), 1),
+        Arg::Scalar(1),
+        Arg::Scalar(dt.len()),
+    ];
+    let found = kernels.run(kernel, &args);
+    assert_same_bits("state and y", &found[0].f32(), &found[1].f32());
+    found[1].f32()
+}
+
+#[test]
+fn scan_keeps_and_forgets_entirely() {
+    let kernel = Kernel::from(selective_scan::Spec { channels: 16, d_state: 1, gated: false });
+    let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
+    let h = random(1, 16);
+    let rate = vec![-1.5; 16];
+    // A step of zero keeps every bit; one too long for any exponent forgets all of h.
+    assert_same_bits("dt = 0", &one_step(&kernels, &kernel, &[0.0; 16], &rate, &h), &h);
+    assert_same_bits("dt = 10⁴", &one_step(&kernels, &kernel, &[1e4; 16], &rate, &h), &[1e4; 16]);
+    // What is broken shows.
+    assert!(one_step(&kernels, &kernel, &[f32::NAN; 16], &rate, &h).iter().all(|x| x.is_nan()));
+}

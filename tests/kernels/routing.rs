@@ -1,0 +1,119 @@
+//! softmax, top_k, moe_permute, moe_combine: from a router's logits to the sum of its experts.
+
+use jambac_kernels::kernel::Kernel;
+use jambac_kernels::{cases, moe_combine, moe_permute, softmax, top_k};
+use jambac_reference::{Tolerance, moe, softmax as scalar};
+
+use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, random, random_indices};
+
+/// A rounding of f32, relative.
+const ROUNDING: f64 = 5.960_464_477_539_063e-8;
+
+/// The small cases of a list, their kernels compiled, each given to `check` with its number of tokens.
+fn each(cases: Vec<cases::Case>, check: impl Fn(&Kernels, &Kernel, usize)) {
+    let small: Vec<_> = cases.into_iter().filter(|case| case.kernel.cost(case.counts).bytes < 1e6).collect();
+    let Some(kernels) = Kernels::compile(V3, small.iter().map(|case| &case.kernel)) else { return };
+    for case in &small {
+        check(&kernels, &case.kernel, case.counts.tokens);
+    }
+}
+
+fn run_softmax(kernels: &Kernels, kernel: &Kernel, cols: usize, x: &[f32]) -> Vec<f32> {
+    let n_rows = x.len() / cols;
+    kernels.run(kernel, &[Arg::rows(cols, x), Arg::unwritten(cols, n_rows), Arg::Scalar(n_rows)])[0].f32()
+}
+
+#[test]
+fn softmax_agrees_with_the_reference() {
+    each(cases::softmax(), |kernels, kernel, n_rows| {
+        let Kernel::Softmax(softmax::Spec { cols }) = *kernel else { panic!("{kernel:?}") };
+        // Differences of up to 60: the smallest probabilities are 10⁻²⁶.
+        let x: Vec<f32> = random(1, n_rows * cols).iter().map(|x| 30.0 * x).collect();
+        let what = format!("{} of {n_rows} rows", kernel.symbol());
+        let found = run_softmax(kernels, kernel, cols, &x);
+        // Differences round at 64, and exp makes as much of its value of it; exp itself, within 4 roundings; a sum of cols / 16 a
+        // lane and 4 more of the lanes; the quotient.
+        let tolerance = Tolerance { abs: 1e-37, rel: (64.0 + 9.0 + cols as f64 / 16.0) * ROUNDING };
+        assert_close(&what, &found, &scalar::softmax(&x, cols), tolerance);
+        for (row, x) in x.chunks_exact(cols).enumerate() {
+            assert_same_bits(&what, &run_softmax(kernels, kernel, cols, x), &found[row * cols..][..cols]);
+        }
+    });
+}
+
+fn run_top_k(kernels: &Kernels, spec: &top_k::Spec, p: &[f32]) -> (Vec<f32>, Vec<i32>) {
+    let n_rows = p.len() / spec.cols;
+    let args = [
+        Arg::rows(spec.cols, p),
+        Arg::unwritten(spec.k, n_rows),
+        Arg::i32(&vec![-1; n_rows * spec.k]),
+        Arg::Scalar(n_rows),
+    ];
+    let found = kernels.run(&spec.clone().into(), &args);
+    (found[0].f32(), found[1].i32().to_vec())
+}
+
+#[test]
+fn top_k_agrees_with_the_reference() {
+    each(cases::top_k(), |kernels, kernel, n_rows| {
+        let Kernel::TopK(spec) = kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_rows} rows", kernel.symbol());
+        let any = random(1, n_rows * spec.cols);
+        // Three values only: ties everywhere.
+        let tied: Vec<f32> = random_indices(2, n_rows * spec.cols, 3).iter().map(|&x| x as f32 / 4.0).collect();
+        for p in [any, tied] {
+            let (weights, experts) = run_top_k(kernels, spec, &p);
+            let expected = moe::top_k(&p, spec.cols, spec.k);
+            assert_eq!(experts, expected.1, "{what}");
+            assert_same_bits(&what, &weights, &expected.0);
+        }
+    });
+}
+
+#[test]
+fn top_k_of_nan_gives_indices_that_exist() {
+    let spec = top_k::Spec { cols: 5, k: 3 };
+    let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+    let nan = f32::NAN;
+    let (weights, experts) = run_top_k(&kernels, &spec, &[nan, 0.25, nan, nan, 0.75, nan, nan, nan, nan, nan]);
+    assert_eq!(experts, [4, 1, 2, 0, 1, 2]);
+    assert_eq!(weights[..2], [0.75, 0.25]);
+    assert!(weights[2..].iter().all(|weight| weight.is_nan()), "{weights:?}");
+}
+
+#[test]
+fn moe_permute_agrees_with_the_reference() {
+    each(cases::moe_permute(), |kernels, kernel, n_tokens| {
+        let Kernel::MoePermute(moe_permute::Spec { n_experts, top_k }) = *kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        let n_slots = n_tokens * top_k;
+        // All over the experts, and all at the last one.
+        for experts in [random_indices(1, n_slots, n_experts), vec![n_experts as i32 - 1; n_slots]] {
+            let args = [
+                Arg::i32(&experts),
+                Arg::i32(&vec![-1; n_slots]),
+                Arg::i32(&vec![-1; n_experts + 1]),
+                Arg::Scalar(n_tokens),
+            ];
+            let found = kernels.run(kernel, &args);
+            let (slots, offsets) = moe::moe_permute(&experts, n_experts).expect("indices of experts");
+            assert_eq!(found[0].i32(), slots, "{what}: slots");
+            assert_eq!(found[1].i32(), offsets, "{what}: offsets");
+        }
+    });
+}
+
+#[test]
+fn moe_combine_agrees_with_the_reference() {
+    each(cases::moe_combine(), |kernels, kernel, n_tokens| {
+        let Kernel::MoeCombine(moe_combine::Spec { cols, top_k }) = *kernel else { panic!("{kernel:?}") };
+        let (y, weights) = (random(1, n_tokens * top_k * cols), random(2, n_tokens * top_k));
+        let args =
+            [Arg::rows(cols, &y), Arg::rows(top_k, &weights), Arg::unwritten(cols, n_tokens), Arg::Scalar(n_tokens)];
+        let found = kernels.run(kernel, &args)[0].f32();
+        // A product and top_k − 1 multiply-adds, of magnitudes below top_k.
+        let tolerance = Tolerance::abs((top_k * top_k) as f64 * ROUNDING);
+        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        assert_close(&what, &found, &moe::moe_combine(&y, &weights, top_k, cols), tolerance);
+    });
+}

@@ -1,0 +1,100 @@
+//! Sequences fed in steps. However they are divided, each token must come out with the same bits.
+
+/// Tokens of a few sequences. Operands and results are rows, one per token, sequence after sequence.
+pub struct Batch {
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
+}
+
+/// How a batch is divided into steps.
+#[derive(Clone, Copy, Debug)]
+pub enum Division {
+    /// All in one step.
+    Whole,
+    /// So many tokens of each sequence that has any left.
+    Chunks(usize),
+    /// One sequence after the other, each in one step of its own.
+    OneByOne,
+}
+
+impl Division {
+    /// Every kind, the undivided one first.
+    pub const ALL: [Division; 5] =
+        [Division::Whole, Division::Chunks(1), Division::Chunks(2), Division::Chunks(5), Division::OneByOne];
+}
+
+/// One step: what it takes of each sequence that takes part.
+pub struct Step {
+    /// Numbers of the sequences.
+    pub sequences: Vec<usize>,
+    /// Tokens that each had before.
+    pub past: Vec<usize>,
+    /// Tokens of each now.
+    pub lengths: Vec<usize>,
+    /// Row in the batch of each token.
+    rows: Vec<usize>,
+}
+
+impl Batch {
+    pub fn n_tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    pub fn steps(&self, division: Division) -> Vec<Step> {
+        let n = self.lengths.len();
+        let all: Vec<usize> = (0..n).collect();
+        match division {
+            Division::Whole => vec![self.step(all, vec![0; n], self.lengths.clone())],
+            Division::OneByOne => all.iter().map(|&s| self.step(vec![s], vec![0], vec![self.lengths[s]])).collect(),
+            Division::Chunks(chunk) => {
+                let longest = self.lengths.iter().copied().max().unwrap_or(0);
+                let step = |past: usize| {
+                    let left: Vec<usize> = all.iter().copied().filter(|&s| self.lengths[s] > past).collect();
+                    let lengths = left.iter().map(|&s| chunk.min(self.lengths[s] - past)).collect();
+                    self.step(left.clone(), vec![past; left.len()], lengths)
+                };
+                (0..longest).step_by(chunk).map(step).collect()
+            }
+        }
+    }
+
+    fn step(&self, sequences: Vec<usize>, past: Vec<usize>, lengths: Vec<usize>) -> Step {
+        let first = |s: usize| self.lengths[..s].iter().sum::<usize>();
+        let places = sequences.iter().zip(&past).zip(&lengths);
+        let rows = places.flat_map(|((&s, &past), &length)| first(s) + past..first(s) + past + length).collect();
+        Step { sequences, past, lengths, rows }
+    }
+}
+
+impl Step {
+    pub fn n_tokens(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The table `starts`.
+    pub fn starts(&self) -> Vec<i32> {
+        let mut starts = vec![0];
+        starts.extend(self.lengths.iter().scan(0, |end, &length| {
+            *end += length as i32;
+            Some(*end)
+        }));
+        starts
+    }
+
+    /// The table `sequence_of`.
+    pub fn sequence_of(&self) -> Vec<i32> {
+        self.lengths.iter().enumerate().flat_map(|(s, &length)| vec![s as i32; length]).collect()
+    }
+
+    /// The step's rows of an operand.
+    pub fn gather(&self, cols: usize, operand: &[f32]) -> Vec<f32> {
+        self.rows.iter().flat_map(|row| &operand[row * cols..][..cols]).copied().collect()
+    }
+
+    /// Puts the step's rows of a result where they belong.
+    pub fn scatter(&self, cols: usize, found: &[f32], result: &mut [f32]) {
+        for (row, found) in self.rows.iter().zip(found.chunks_exact(cols)) {
+            result[row * cols..][..cols].copy_from_slice(found);
+        }
+    }
+}
