@@ -166,6 +166,6 @@ impl GuardedArray {
     fn is_intact(&self) -> bool {
         let memory: &[u8] = bytemuck::cast_slice(&self.memory);
         let (before, after) = (&memory[..GUARD], &memory[GUARD + self.n_bytes..]);
-        before.iter().chain(after).all(|&byte| byte == GUARD_BYTE)
+        [before, after].iter().all(|guard| **guard == [GUARD_BYTE; GUARD + 64][..guard.len()])
     }
 }
