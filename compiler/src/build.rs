@@ -245,8 +245,13 @@ pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTar
     let experts = model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
     let f16_native = targets.iter().all(|(_, target)| target.has_f16c());
     let formats = Formats { linear, experts: experts.or(linear), embedding: None, f16_native };
-    jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats })
-        .ours("schedule")
+    use jambac_schedule::ScheduleError as Error;
+    match jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats }) {
+        Err(error @ (Error::Limit { .. } | Error::Format { .. } | Error::TooLarge { .. } | Error::Unsupported { .. })) => {
+            Err(error.into())
+        }
+        other => other.ours("schedule"),
+    }
 }
 
 /// The targets with their names, best first, each once; `native` is the best level of this machine.
