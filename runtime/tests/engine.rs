@@ -293,3 +293,13 @@ fn texts_that_the_plan_lacks_are_refused_by_name() {
     assert!(matches!(engine.tokenizer().map(|_| ()), Err(RuntimeError::NoSection("tokenizer"))));
     assert!(matches!(engine.chat_template().map(|_| ()), Err(RuntimeError::NoSection("chat template"))));
 }
+
+#[test]
+fn an_engine_may_move_between_threads() {
+    let (_folder, mut engine) = toy(2);
+    let found = std::thread::spawn(move || {
+        let id = engine.add_sequence().unwrap();
+        answer(&mut engine, &[feed(id, &[1, 2], Outputs::Last)])
+    });
+    assert_eq!(found.join().unwrap(), answers(&[1, 2], W)[1..]);
+}
