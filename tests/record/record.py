@@ -22,8 +22,9 @@ golden.safetensors, for each prompt length L of PROMPT_LENGTHS:
 
 Its metadata has one entry, `recorded`: JSON with the versions and the SHA-256 of the weights that it belongs to.
 
-Prompts are drawn until no decision is close: the best two logits of every greedy step, and the last chosen and the first
-rejected expert of every token, are at least LOGIT_MARGIN and ROUTER_MARGIN apart. So another order of summation may not change a token or an expert.
+Prompts are drawn until no decision is close: the best two logits of every greedy step are at least LOGIT_MARGIN apart, and
+the last chosen and the first rejected expert of every token ROUTER_MARGIN. So another order of summation may not change a
+token or an expert.
 """
 
 import argparse

@@ -5,6 +5,7 @@ small events). An answer repeats the fact it asks for, so answering is recall ov
 
     python stories.py          prints three documents
 """
+
 import random
 
 NAMES = (
@@ -16,15 +17,30 @@ THINGS = (
     "kite ball boat hat lamp drum bell box cup coat book key ring rope cart clock basket mirror flute stone"
 ).split()
 PLACES = [
-    "the village", "the harbour", "a small farm", "the old tower", "the forest", "the mill", "a house by the river",
-    "the city", "the hills", "the valley", "a tent on the beach", "the castle",
+    "the village",
+    "the harbour",
+    "a small farm",
+    "the old tower",
+    "the forest",
+    "the mill",
+    "a house by the river",
+    "the city",
+    "the hills",
+    "the valley",
+    "a tent on the beach",
+    "the castle",
 ]
 FOODS = "bread apples cheese soup honey plums rice fish cakes pears nuts milk".split()
 ANIMALS = "dog cat horse goat duck fox owl mouse rabbit pony crow hen".split()
 JOBS = "baker sailor teacher farmer painter singer doctor miller tailor gardener".split()
 WEATHER = [
-    "The sun was warm.", "It rained all morning.", "A cold wind came from the sea.", "Snow fell in the night.",
-    "The sky was clear.", "Fog lay over the fields.", "The day was long and quiet.",
+    "The sun was warm.",
+    "It rained all morning.",
+    "A cold wind came from the sea.",
+    "Snow fell in the night.",
+    "The sky was clear.",
+    "Fog lay over the fields.",
+    "The day was long and quiet.",
 ]
 EVENTS = [
     "{n} walked along the road and sang a song.",
@@ -66,12 +82,15 @@ def fact(r, name, kind):
     return f"{name} is {article(r.choice(JOBS))}.", f"What is the work of {name}?"
 
 
-def full_story(r, filler=None):
-    """A story with `filler` filler sentences (1 to 6 if None) as (text, every question and answer that is unambiguous)."""
-    names = r.sample(NAMES, r.randint(2, 5))
+def full_story(r, filler=None, people=(2, 5), facts=(1, 3)):
+    """A story as (text, every question that has one answer in it, with the answer).
+
+    It has `filler` filler sentences (1 to 6 if None), and the ranges say how many people it has and facts about each.
+    """
+    names = r.sample(NAMES, r.randint(*people))
     sentences, questions = [], []
     for name in names:
-        for kind in r.sample(["thing", "place", "food", "animal", "job"], r.randint(1, 3)):
+        for kind in r.sample(["thing", "place", "food", "animal", "job"], r.randint(*facts)):
             sentence, question = fact(r, name, kind)
             sentences.append(sentence)
             questions.append((question, sentence[:-1]))
