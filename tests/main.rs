@@ -3,5 +3,7 @@
 mod fixtures;
 mod kernels;
 mod oracle;
+mod synthetic;
 mod tidy;
+mod tour;
 mod transformers;

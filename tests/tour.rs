@@ -34,7 +34,16 @@ fn every_phase_of_a_miniature() {
     build(&request, &Progress::hidden()).unwrap();
     for name in ["01.checkpoint.txt", "02.graph", "03.optimized.graph", "04.schedule.txt", "08.plan.txt"] {
         let text = std::fs::read_to_string(folder.path().join("dump").join(name)).unwrap();
+        let text = without_sections(&text);
         expect_file![Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tour").join(name)].assert_eq(&text);
+    }
+}
+
+/// A plan's listing less the offsets and digests of its sections, which change with every instruction of every kernel.
+fn without_sections(text: &str) -> String {
+    match text.split_once("sections: ") {
+        Some((before, after)) => before.to_owned() + after.split_once("\n\n").map_or("", |(_, rest)| rest),
+        None => text.to_owned(),
     }
 }
 

@@ -1,3 +1,5 @@
+//! Inference: result types of every op, and what is refused.
+
 use expect_test::{Expect, expect};
 
 use super::*;

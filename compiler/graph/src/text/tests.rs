@@ -1,3 +1,5 @@
+//! The text form: round trips, positions of errors, differences.
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 

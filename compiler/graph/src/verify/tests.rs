@@ -1,3 +1,5 @@
+//! Every invariant, broken once.
+
 use expect_test::expect;
 
 use super::*;
