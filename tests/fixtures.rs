@@ -70,13 +70,14 @@ impl Fixture {
             greedy: integers("greedy64").map(|ids| ids.iter().map(|&id| id as u32).collect()),
         };
         assert_eq!(prompt.ids.len(), length);
-        assert!(!prompt.rows.is_empty() && prompt.logits.len() % prompt.rows.len() == 0);
+        assert!(!prompt.rows.is_empty() && prompt.logits.len().is_multiple_of(prompt.rows.len()));
         prompt
     }
 
     /// A recorded activation, \[tokens, d_model\]: `embed`, a layer's number, or `final_norm`.
     pub fn hidden(&self, length: usize, what: &str) -> Option<Vec<f32>> {
-        let name = if what == "final_norm" { format!("p{length}.final_norm") } else { format!("p{length}.hidden.{what}") };
+        let name =
+            if what == "final_norm" { format!("p{length}.final_norm") } else { format!("p{length}.hidden.{what}") };
         floats(&self.tensors(), &name)
     }
 }

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::{Fusion, ModelFile};
-use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 
 use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference};
 
@@ -20,7 +20,8 @@ pub fn plan(checkpoint: &Path, folder: &Path, fusion: &str, target: &str) -> Pat
     model.limits.prefill_chunk = 300;
     model.limits.max_outputs = 300;
     let output = folder.join(format!("{fusion}.{target}.plan"));
-    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden()).unwrap();
+    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
+        .unwrap();
     output
 }
 
@@ -71,11 +72,18 @@ fn check_logits(name: &'static str) {
                 "{name}, fusion {fusion}, prompt {length}: |Δlogit| {difference:e} at {at}, allowed {:e}",
                 prompt.tolerance()
             );
-            println!("{name:<12} fusion {fusion:<4} prompt {length:>3}: max |Δlogit| {difference:.1e}, allowed {:.1e}", prompt.tolerance());
+            println!(
+                "{name:<12} fusion {fusion:<4} prompt {length:>3}: max |Δlogit| {difference:.1e}, allowed {:.1e}",
+                prompt.tolerance()
+            );
             for engine in &mut engines {
                 for chunk in [1, 7, 64, length] {
                     let found = logits(engine, &prompt.ids, chunk);
-                    assert!(found == whole, "{name}, fusion {fusion}, prompt {length}: chunks of {chunk} on {} threads give other bits", engine.threads());
+                    assert!(
+                        found == whole,
+                        "{name}, fusion {fusion}, prompt {length}: chunks of {chunk} on {} threads give other bits",
+                        engine.threads()
+                    );
                 }
             }
         }
@@ -95,7 +103,8 @@ fn check_greedy(name: &'static str) {
             let mut next = argmax(engine.prefill(sequence, &prompt.ids, Some(64)).unwrap().row(0));
             let mut found = vec![next];
             while found.len() < expected.len() {
-                next = argmax(engine.step(&[Feed { sequence, tokens: &[next], outputs: Outputs::Last }]).unwrap().row(0));
+                next =
+                    argmax(engine.step(&[Feed { sequence, tokens: &[next], outputs: Outputs::Last }]).unwrap().row(0));
                 found.push(next);
             }
             engine.remove_sequence(sequence).unwrap();

@@ -19,8 +19,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "jambac",
         &[
-            "jambac-checkpoint", "jambac-graph", "jambac-models", "jambac-passes", "jambac-reference", "jambac-kernels",
-            "jambac-schedule", "jambac-codegen", "jamba-plan",
+            "jambac-checkpoint",
+            "jambac-graph",
+            "jambac-models",
+            "jambac-passes",
+            "jambac-reference",
+            "jambac-kernels",
+            "jambac-schedule",
+            "jambac-codegen",
+            "jamba-plan",
         ],
     ),
     ("jamba-runtime", &["jamba-plan"]),
@@ -33,7 +40,12 @@ const ARROWS: &[(&str, &[&str])] = &[
 const LLVM: &[&str] = &["melior", "mlir-sys", "inkwell", "llvm-sys"];
 
 /// Where `unsafe` may stand.
-const UNSAFE: &[&str] = &["compiler/codegen/src/ffi.rs", "compiler/checkpoint/src/safetensors.rs", "runtime/src/device/", "tests/kernels/harness.rs"];
+const UNSAFE: &[&str] = &[
+    "compiler/codegen/src/ffi.rs",
+    "compiler/checkpoint/src/safetensors.rs",
+    "runtime/src/device/",
+    "tests/kernels/harness.rs",
+];
 
 /// Lines beyond which a file holds two ideas.
 const MAX_LINES: usize = 600;
@@ -44,7 +56,10 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<(String, String)> {
     let root = root();
-    let listed = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]).current_dir(&root).output();
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"])
+        .current_dir(&root)
+        .output();
     let listed = listed.expect("git lists the tree");
     assert!(listed.status.success(), "git ls-files failed");
     let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
@@ -113,7 +128,9 @@ fn unsafe_stands_where_it_may() {
         }
         for (i, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            let found = code.contains(concat!("uns", "afe {")) || code.contains(concat!("uns", "afe fn")) || code.contains(concat!("uns", "afe impl"));
+            let found = code.contains(concat!("uns", "afe {"))
+                || code.contains(concat!("uns", "afe fn"))
+                || code.contains(concat!("uns", "afe impl"));
             assert!(!found, "{name}:{}: {} outside {UNSAFE:?}", i + 1, concat!("uns", "afe"));
         }
     }
@@ -131,7 +148,8 @@ fn every_file_says_what_it_is_and_holds_one_idea() {
 #[test]
 fn the_readme_maps_the_tree() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
-    let map = readme.split("## Code map").nth(1).expect("README has a code map").split("\n## ").next().expect("a section");
+    let map =
+        readme.split("## Code map").nth(1).expect("README has a code map").split("\n## ").next().expect("a section");
     let mut folders = Vec::new();
     for (_, manifest) in packages().values() {
         let folder = manifest.parent().expect("a crate has a folder");
@@ -147,7 +165,8 @@ fn the_readme_maps_the_tree() {
 
 #[test]
 fn the_top_level_holds_what_it_should() {
-    let allowed = ["Cargo.toml", "Cargo.lock", "README.md", "compiler", "runtime", "kernels", "models", "tests", "benches"];
+    let allowed =
+        ["Cargo.toml", "Cargo.lock", "README.md", "compiler", "runtime", "kernels", "models", "tests", "benches"];
     let listed = Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git lists the tree");
     for name in String::from_utf8(listed.stdout).expect("UTF-8").lines() {
         let top = name.split('/').next().unwrap_or(name);

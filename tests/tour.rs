@@ -14,7 +14,18 @@ use jambac_models::tiny::Tiny;
 
 /// Two layers that show everything: Mamba with a dense MLP, attention with experts.
 fn miniature() -> Tiny {
-    Tiny { hidden: 16, ff: 24, layers: 2, heads: 2, kv_heads: 1, attention: (2, 1), experts: 3, vocab: 40, d_state: 4, ..Tiny::base() }
+    Tiny {
+        hidden: 16,
+        ff: 24,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        attention: (2, 1),
+        experts: 3,
+        vocab: 40,
+        d_state: 4,
+        ..Tiny::base()
+    }
 }
 
 fn request(folder: &Path) -> Request {

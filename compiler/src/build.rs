@@ -154,7 +154,8 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
             };
             dump.write(&format!("{number}.{name}.{ending}"), || text.to_owned()).map_err(|error| dump.fail(error)).ok();
         };
-        let dump_phase: Option<jambac_codegen::compile::Dump> = if dump.active() { Some(&mut dump_phase) } else { None };
+        let dump_phase: Option<jambac_codegen::compile::Dump> =
+            if dump.active() { Some(&mut dump_phase) } else { None };
         let object = jambac_codegen::compile(*target, dump_phase, |module| {
             for kernel in &schedule.kernels {
                 module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
@@ -242,21 +243,23 @@ pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTar
         max_outputs: model.limits.max_outputs.min(prefill_chunk).max(model.limits.max_sequences),
     };
     let linear = model.weights.default.as_deref().map(|format| weight_format("weights.default", format)).transpose()?;
-    let experts = model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
+    let experts =
+        model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
     let f16_native = targets.iter().all(|(_, target)| target.has_f16c());
     let formats = Formats { linear, experts: experts.or(linear), embedding: None, f16_native };
     use jambac_schedule::ScheduleError as Error;
     match jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats }) {
-        Err(error @ (Error::Limit { .. } | Error::Format { .. } | Error::TooLarge { .. } | Error::Unsupported { .. })) => {
-            Err(error.into())
-        }
+        Err(
+            error @ (Error::Limit { .. } | Error::Format { .. } | Error::TooLarge { .. } | Error::Unsupported { .. }),
+        ) => Err(error.into()),
         other => other.ours("schedule"),
     }
 }
 
 /// The targets with their names, best first, each once; `native` is the best level of this machine.
 pub fn targets(names: &[String]) -> Result<Vec<(String, CpuTarget)>> {
-    let mut targets = names.iter().map(|name| name.parse::<CpuTarget>()).collect::<Result<Vec<_>, _>>().context("build.targets")?;
+    let mut targets =
+        names.iter().map(|name| name.parse::<CpuTarget>()).collect::<Result<Vec<_>, _>>().context("build.targets")?;
     targets.sort_by_key(|target| std::cmp::Reverse(target.level()));
     targets.dedup();
     Ok(targets.into_iter().map(|target| (target.name().to_owned(), target)).collect())
@@ -282,7 +285,8 @@ fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType
 fn describe(model: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>, schedule: &Schedule) -> Model {
     let mut formats: Vec<(String, String)> = Vec::new();
     for (group, experts) in [("linear", false), ("experts", true)] {
-        let big = |weight: &&jambac_schedule::PlannedWeight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
+        let big =
+            |weight: &&jambac_schedule::PlannedWeight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
         let largest = schedule.weights.iter().filter(big).max_by_key(|weight| weight.bytes);
         formats.extend(largest.map(|weight| (group.to_owned(), weight.format.name().to_owned())));
     }
@@ -309,7 +313,9 @@ fn checkpoint_text(parameters: &jamba::Parameters<'_>) -> String {
 /// A missing linker is the machine's fault; everything else in codegen is ours.
 fn toolchain_or_ours(code: Result<Vec<u8>, jambac_codegen::CodegenError>) -> Result<Vec<u8>> {
     match code {
-        Err(error @ (jambac_codegen::CodegenError::NoLinker { .. } | jambac_codegen::CodegenError::Io { .. })) => Err(error.into()),
+        Err(error @ (jambac_codegen::CodegenError::NoLinker { .. } | jambac_codegen::CodegenError::Io { .. })) => {
+            Err(error.into())
+        }
         other => other.ours("codegen"),
     }
 }

@@ -69,7 +69,8 @@ fn bytes(text: &str) -> Result<u64> {
         "tib" => 1u64 << 40,
         other => bail!("--memory: found the unit {other:?}, expected B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"),
     };
-    let number: f64 = digits.parse().with_context(|| format!("--memory: found {text:?}, expected a number and a unit"))?;
+    let number: f64 =
+        digits.parse().with_context(|| format!("--memory: found {text:?}, expected a number and a unit"))?;
     if !(number.is_finite() && number > 0.0) {
         bail!("--memory: found {text:?}, expected more than nothing");
     }

@@ -180,7 +180,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build(Build { model, output, synthetic_weights, dump_dir }) => {
             let progress = build::Progress::on_terminal();
             let model = model.open()?;
-            let summary = build::build(&build::Request { model, output, synthetic_seed: synthetic_weights, dump_dir }, &progress)?;
+            let summary = build::build(
+                &build::Request { model, output, synthetic_seed: synthetic_weights, dump_dir },
+                &progress,
+            )?;
             eprintln!("{summary}");
             Ok(())
         }

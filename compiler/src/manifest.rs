@@ -90,7 +90,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_context: 4096, max_sequences: 1, kv_tokens: None, kv_dtype: None, prefill_chunk: 256, max_outputs: 16 }
+        Limits {
+            max_context: 4096,
+            max_sequences: 1,
+            kv_tokens: None,
+            kv_dtype: None,
+            prefill_chunk: 256,
+            max_outputs: 16,
+        }
     }
 }
 
@@ -180,7 +187,8 @@ mod tests {
     fn absent_keys_have_defaults_and_paths_are_relative_to_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.toml");
-        std::fs::write(&path, "[model]\ncheckpoint = \"weights\"\n[limits]\nmax_context = 100\nmax_sequences = 3\n").unwrap();
+        std::fs::write(&path, "[model]\ncheckpoint = \"weights\"\n[limits]\nmax_context = 100\nmax_sequences = 3\n")
+            .unwrap();
         let model = ModelFile::open(&path).unwrap();
         assert_eq!(model.checkpoint, folder.path().join("weights"));
         assert_eq!(model.kv_tokens(), 112 * 3);

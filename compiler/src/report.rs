@@ -58,7 +58,8 @@ pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     }
 }
 
-const PLEA: &str = "This is a fault of jambac's, not of your input. Please report it with the command line and the messages above.";
+const PLEA: &str =
+    "This is a fault of jambac's, not of your input. Please report it with the command line and the messages above.";
 
 /// Prints to stdout; a reader that has gone away (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {

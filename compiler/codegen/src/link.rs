@@ -98,19 +98,24 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
     }
     if let Some(parameters) = parts.parameters {
         let total = parts.manifest.memory.weights;
-        writer.stream_section(SectionKind::Weights, SectionKind::Weights.name(), |out| -> Result<(), CodegenError> {
-            let mut at = 0;
-            for weight in &program.weights {
-                pad(out, weight.offset - at)?;
-                let failed = |source| CodegenError::Pack { parameter: weight.parameter.clone(), source };
-                let written =
-                    pack(parameters, &weight.parameter, weight.layout, weight.format, weight.transform, out).map_err(failed)?;
-                assert_eq!(written, weight.bytes, "{} is as long as planned", weight.parameter);
-                at = weight.offset + written;
-                progress(at, total);
-            }
-            pad(out, total - at)
-        })?;
+        writer.stream_section(
+            SectionKind::Weights,
+            SectionKind::Weights.name(),
+            |out| -> Result<(), CodegenError> {
+                let mut at = 0;
+                for weight in &program.weights {
+                    pad(out, weight.offset - at)?;
+                    let failed = |source| CodegenError::Pack { parameter: weight.parameter.clone(), source };
+                    let written =
+                        pack(parameters, &weight.parameter, weight.layout, weight.format, weight.transform, out)
+                            .map_err(failed)?;
+                    assert_eq!(written, weight.bytes, "{} is as long as planned", weight.parameter);
+                    at = weight.offset + written;
+                    progress(at, total);
+                }
+                pad(out, total - at)
+            },
+        )?;
     }
     Ok(writer.finish()?)
 }

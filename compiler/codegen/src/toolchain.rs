@@ -9,9 +9,10 @@ pub fn toolchain() -> Vec<(&'static str, Result<String, String>)> {
     let (major, minor, patch) = inkwell::support::get_llvm_version();
     let linker = find_linker().map(|path| path.display().to_string()).map_err(|error| error.to_string());
     let native = CpuTarget::native();
-    let machine = native.as_ref().map_err(ToString::to_string).and_then(|&target| {
-        Machine::new(target).map(|_| target.name().to_owned()).map_err(|error| error.to_string())
-    });
+    let machine = native
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|&target| Machine::new(target).map(|_| target.name().to_owned()).map_err(|error| error.to_string()));
     vec![
         ("LLVM and MLIR, linked", Ok(format!("{major}.{minor}.{patch}"))),
         ("lld", linker),
