@@ -102,13 +102,13 @@ impl Setup {
             let mut args = vec![rows(kv_row, &self.k), rows(kv_row, &self.v), Arg::Array(cache.array.clone())];
             args.extend(cache.tables(&step));
             args.extend(cache.scalars(&step));
-            cache.array = kernels.run(&self.append, &args).remove(0);
+            cache.array = division.run(kernels, &self.append, &args).remove(0);
 
             let mut args = vec![rows(q_row, &self.q), Arg::Array(cache.array.clone())];
             args.extend(cache.tables(&step));
             args.push(Arg::unwritten(q_row, step.n_tokens()));
             args.extend(cache.scalars(&step));
-            step.scatter(q_row, &kernels.run(&self.attend, &args)[0].f32(), &mut out);
+            step.scatter(q_row, &division.run(kernels, &self.attend, &args)[0].f32(), &mut out);
         }
         (out, cache)
     }

@@ -52,6 +52,11 @@ impl Kernels {
         expected
     }
 
+    /// The results of a call with so many threads, one after the other.
+    pub fn run_on(&self, n_threads: u64, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+        self.run_once(kernel, args, n_threads, Order::Ascending)
+    }
+
     fn run_once(&self, kernel: &Kernel, args: &[Arg], n_threads: u64, order: Order) -> Vec<Array> {
         let (symbol, params) = (kernel.symbol(), kernel.params());
         assert_eq!(args.len(), params.len(), "{symbol}: arguments");

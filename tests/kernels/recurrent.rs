@@ -15,9 +15,9 @@ const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
 const N_SLOTS: usize = 6;
 
-/// Ragged: one token, one sequence without any, some shorter than the convolution.
+/// Ragged: one sequence longer than a kernel's run of tokens, one token, none, some shorter than the convolution.
 fn batch() -> Batch {
-    Batch { lengths: vec![9, 1, 0, 2, 5] }
+    Batch { lengths: vec![37, 1, 0, 2, 5] }
 }
 
 /// `[channels, n]` into panels `[ceil(channels / 16)][n][16]`.
@@ -94,7 +94,7 @@ fn run(
             Arg::Scalar(step.sequences.len()),
             Arg::Scalar(pool.stride()),
         ]);
-        let found = kernels.run(kernel, &args);
+        let found = division.run(kernels, kernel, &args);
         pool.data = found[0].f32();
         step.scatter(channels, &found[1].f32(), &mut y);
     }

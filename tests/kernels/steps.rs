@@ -1,5 +1,9 @@
 //! Sequences fed in steps. However they are divided, each token must come out with the same bits.
 
+use jambac_kernels::kernel::Kernel;
+
+use super::harness::{Arg, Array, Kernels};
+
 /// Tokens of a few sequences. Operands and results are rows, one per token, sequence after sequence.
 pub struct Batch {
     /// Tokens of each sequence.
@@ -20,7 +24,16 @@ pub enum Division {
 impl Division {
     /// Every kind, the undivided one first.
     pub const ALL: [Division; 5] =
-        [Division::Whole, Division::Chunks(1), Division::Chunks(2), Division::Chunks(5), Division::OneByOne];
+        [Division::Whole, Division::Chunks(1), Division::Chunks(5), Division::Chunks(16), Division::OneByOne];
+
+    /// The results of a call within a step: with any number of threads where the batch is whole, and with two where it is
+    /// divided, which is compared with the whole.
+    pub fn run(self, kernels: &Kernels, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+        match self {
+            Division::Whole => kernels.run(kernel, args),
+            _ => kernels.run_on(2, kernel, args),
+        }
+    }
 }
 
 /// One step: what it takes of each sequence that takes part.

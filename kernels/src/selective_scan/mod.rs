@@ -5,7 +5,7 @@
 //!     y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])             (gated form)
 //!
 //! A comes packed as −exp(A_log) · log₂(e), so that exp(dt · A) = exp2(dt · a). Lanes are channels; A and the state lie in
-//! panels `[ceil(channels / 16)][d_state][16]`, f32. Threads split the channels.
+//! panels `[ceil(channels / 16)][d_state][16]`, f32; slot_stride is in elements. Threads split the channels.
 //! Bound by arithmetic: one exp2 and three multiply-adds per channel, state and token.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
