@@ -2,8 +2,9 @@
 //!
 //!     y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])
 //!
-//! Inputs before the step come from the sequence's state, `[ceil(channels / 16)][taps − 1][16]` f32 in its slot, oldest first;
-//! the state is left holding the last taps − 1 inputs. slot_stride is in elements. Weights lie in panels `[ceil(channels / 16)][taps][16]`, f32.
+//! Inputs before the step come from the sequence's state, `[ceil(channels / 16)][taps − 1][16]` f32 in its slot, oldest
+//! first; the state is left holding the last taps − 1 inputs; slot_stride is in elements. Weights lie in panels
+//! `[ceil(channels / 16)][taps][16]`, f32.
 //! Threads split the channels; each walks along time with the last inputs in registers.
 //! Bound by memory: u read once, y written once.
 
