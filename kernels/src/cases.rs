@@ -55,14 +55,14 @@ pub fn linear() -> Vec<Case> {
     // Rows shared out in place of panels.
     cases.push(case(with(5, base.k), 64));
     cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
-    // Several blocks of inputs, and the last one shorter.
-    cases.push(case(with(40, 1030), 64));
+    // Several blocks of rows, the last one shorter.
+    cases.push(case(with(16, 8195), 61));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(linear::Spec { format, ..base.clone() }, 13)));
     cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
     cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
     let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
     cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
-    cases.push(case(linear::Spec { k: 1030, ..softplus }, 64));
+    cases.push(case(linear::Spec { n: 16, k: 8195, ..softplus }, 61));
     // Gate of Jamba 3B, in_proj of Mini, router of Mini.
     cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
     cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
@@ -80,7 +80,7 @@ pub fn grouped_linear() -> Vec<Case> {
     cases.push(case(grouped_linear::Spec { slots_per_row: 1, top_k: 1, ..base.clone() }, 13));
     cases.push(case(grouped_linear::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
     cases.extend([5, 100].map(|n| case(grouped_linear::Spec { n, ..base.clone() }, 13)));
-    cases.push(case(grouped_linear::Spec { k: 1030, ..base.clone() }, 128));
+    cases.push(case(grouped_linear::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_linear::Spec { format, ..base.clone() }, 13)));
     // Gate of Mini.
     let mini = grouped_linear::Spec { n_experts: 16, n: 14336, k: 4096, ..base };
