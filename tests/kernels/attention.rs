@@ -134,7 +134,7 @@ fn compile(level: X86Level, specs: &[attention::Spec]) -> Option<Kernels> {
 
 /// Specs of the cases, but of those too large for the reference.
 fn specs() -> Vec<attention::Spec> {
-    let small = cases::attention().into_iter().filter(|case| case.counts.tokens < 100);
+    let small = cases::attention().into_iter().filter(|case| case.kernel.cost(case.counts).bytes < 2.5e5);
     let spec = |case: cases::Case| match case.kernel {
         Kernel::Attention(spec) => spec,
         other => panic!("a case of another kernel: {other:?}"),
