@@ -1,0 +1,109 @@
+//! Kernels at the sizes of real models: time, operations and bytes a second, share of the machine's roofline; one thread.
+//!
+//!     cargo bench -p jambac-benches [-- SYMBOL]
+//!
+//! The sizes are those of `jambac_kernels::cases` that a scalar reference would take long for.
+
+use jambac_benches::roofline::{Roofline, seconds};
+use jambac_codegen::compile;
+use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_kernels::cases::{self, Case};
+use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
+use jambac_kernels::target::CpuTarget;
+
+/// Below this a call is over before it can be timed.
+const LEAST_FLOPS: f64 = 1e6;
+
+/// Elements of a weight or a state: an array whose length follows from the spec. `None` for kernels with tables of pages or
+/// slots, which have no benchmark yet.
+fn elements(kernel: &Kernel, name: &str) -> Option<usize> {
+    Some(match (kernel, name) {
+        (Kernel::Linear(spec), "weight") => padded(spec.n) * spec.k,
+        (Kernel::Linear(spec), _) => padded(spec.n),
+        (Kernel::RmsNorm(spec), _) => padded(spec.cols),
+        (Kernel::Elementwise(spec), _) => padded(spec.cols),
+        (Kernel::CausalConv1d(spec), "weight" | "state") => padded(spec.channels) * spec.taps,
+        (Kernel::CausalConv1d(spec), _) => padded(spec.channels),
+        (Kernel::SelectiveScan(spec), "a" | "state") => padded(spec.channels) * spec.d_state,
+        (Kernel::SelectiveScan(spec), _) => padded(spec.channels),
+        _ => return None,
+    })
+}
+
+/// What a slot holds: bytes of an array, or an integer.
+enum Filled {
+    Array(Vec<u8>),
+    Integer(u64),
+}
+
+fn fill(case: &Case, param: &Param) -> Option<Filled> {
+    let tokens = case.counts.tokens;
+    Some(match param {
+        Param::Scalar { name: "sequences" } => Filled::Integer(1),
+        Param::Scalar { name: "slot_stride" } => Filled::Integer(0),
+        Param::Scalar { .. } => Filled::Integer(tokens as u64),
+        Param::Buffer { name: "starts", .. } => {
+            Filled::Array([0, tokens as i32].iter().flat_map(|n| n.to_le_bytes()).collect())
+        }
+        Param::Buffer { name: "slots", .. } => Filled::Array(vec![0; 4]),
+        Param::Buffer { name, elem, inner, .. } => {
+            let n = match inner.as_slice() {
+                [] => elements(&case.kernel, name)?,
+                [stride] => tokens * stride,
+                _ => return None,
+            } + LANES;
+            // Small values of both signs; step sizes and decay rates may be anything.
+            let value = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
+            let bytes = (0..n).flat_map(|i| {
+                let bytes = value(i).to_le_bytes();
+                match elem {
+                    Elem::F32 | Elem::I32 => bytes.to_vec(),
+                    Elem::Bf16 | Elem::F16 => bytes[2..].to_vec(),
+                }
+            });
+            Filled::Array(bytes.collect())
+        }
+    })
+}
+
+fn bench(case: &Case, target: CpuTarget, roofline: &Roofline) -> Result<(), Box<dyn std::error::Error>> {
+    let (kernel, symbol, params) = (&case.kernel, case.kernel.symbol(), case.kernel.params());
+    let Some(mut filled) = params.iter().map(|param| fill(case, param)).collect::<Option<Vec<_>>>() else {
+        println!("{symbol:<44} {:>6}  no benchmark: reads tables of pages or slots", case.counts.tokens);
+        return Ok(());
+    };
+    let code = compile(target, None, |module| module.kernel(&symbol, &params, |b| kernel.emit(b)))?;
+    let kernels = LoadedKernels::load(&code)?;
+    let slots = filled.iter_mut().zip(&params).map(|(filled, param)| match filled {
+        Filled::Integer(value) => Slot::Scalar(*value),
+        Filled::Array(bytes) => match param.access() {
+            Some(Access::Read) => Slot::read(bytes.as_slice()),
+            _ => Slot::write(bytes.as_mut_slice()),
+        },
+    });
+    let call = kernels.prepare(&symbol, slots.collect())?;
+    let (time, cost) = (seconds(|| call.run(0, 1)), kernel.cost(case.counts));
+    println!(
+        "{symbol:<44} {:>6} {:>10.3} {:>8.1} {:>8.1} {:>6.0} %",
+        case.counts.tokens,
+        time * 1e3,
+        cost.flops / time / 1e9,
+        cost.bytes / time / 1e9,
+        100.0 * roofline.seconds(cost) / time
+    );
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let target = CpuTarget::native()?;
+    let roofline = Roofline::measure(target)?;
+    println!("{}, one thread: {:.1} GFLOP/s, {:.1} GB/s", target.name(), roofline.flops / 1e9, roofline.bytes / 1e9);
+    println!("{:<44} {:>6} {:>10} {:>8} {:>8} {:>8}", "kernel", "tokens", "ms", "GFLOP/s", "GB/s", "of peak");
+    for case in cases::all() {
+        if case.kernel.cost(case.counts).flops >= LEAST_FLOPS && case.kernel.symbol().contains(&filter) {
+            bench(&case, target, &roofline)?;
+        }
+    }
+    Ok(())
+}

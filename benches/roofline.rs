@@ -1,0 +1,81 @@
+//! The peaks of one thread of this machine, measured by kernels built as all others are, and in the same run.
+
+use std::time::Instant;
+
+use jambac_codegen::CodegenError;
+use jambac_codegen::compile;
+use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_kernels::kernel::{Cost, Elem, LANES, Param};
+use jambac_kernels::target::CpuTarget;
+
+/// What one thread can do at best.
+#[derive(Clone, Copy, Debug)]
+pub struct Roofline {
+    /// Floating-point operations a second, a fused multiply-add counting two.
+    pub flops: f64,
+    /// Bytes a second, read from memory.
+    pub bytes: f64,
+}
+
+impl Roofline {
+    /// Measures both peaks.
+    pub fn measure(target: CpuTarget) -> Result<Roofline, CodegenError> {
+        let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("n")];
+        let code = compile(target, None, |module| {
+            // Ten sums of two vectors each hide the latency of two multiply-add units.
+            module.kernel("multiply_add", &params, |b| {
+                let (scale, shift) = (b.load_vector(b.buffer("x"), &[b.index(0)], 8), b.splat(0.5, 8));
+                let sums = vec![shift; 10];
+                let sums = b.for_range_vec(b.index(0), b.scalar("n"), 1, &sums, |_, sums| {
+                    sums.iter().map(|&sum| b.fma(sum, scale, shift)).collect()
+                });
+                for (i, sum) in sums.into_iter().enumerate() {
+                    b.store(sum, b.buffer("y"), &[b.index(8 * i)]);
+                }
+            });
+            module.kernel("read", &params, |b| {
+                let zero = b.splat(0.0, LANES);
+                let sums = b.for_range(b.index(0), b.scalar("n"), 4 * LANES, [zero; 4], |i, sums| {
+                    let at = |part: usize| b.load_vector(b.buffer("x"), &[b.add(i, b.index(part * LANES))], LANES);
+                    [0, 1, 2, 3].map(|part| b.add(sums[part], at(part)))
+                });
+                for (i, sum) in sums.into_iter().enumerate() {
+                    b.store(sum, b.buffer("y"), &[b.index(LANES * i)]);
+                }
+            });
+        })?;
+        let kernels = LoadedKernels::load(&code)?;
+        let mut y = vec![0f32; 80];
+
+        let (n, x) = (2_000_000u64, vec![0.5f32; 16]);
+        let call = kernels.prepare("multiply_add", vec![Slot::read(&x), Slot::write(&mut y), Slot::Scalar(n)])?;
+        let flops = (n * 10 * 8 * 2) as f64 / seconds(|| call.run(0, 1));
+        drop(call);
+
+        let x = vec![1f32; 64 << 20];
+        let call = kernels.prepare("read", vec![Slot::read(&x), Slot::write(&mut y), Slot::Scalar(x.len() as u64)])?;
+        let bytes = (x.len() * 4) as f64 / seconds(|| call.run(0, 1));
+        Ok(Roofline { flops, bytes })
+    }
+
+    /// The least time for so much work, in seconds.
+    pub fn seconds(&self, cost: Cost) -> f64 {
+        (cost.flops / self.flops).max(cost.bytes / self.bytes)
+    }
+}
+
+/// The shortest of several runs, in seconds: the machine is shared, and what disturbs a run only lengthens it.
+pub fn seconds(mut run: impl FnMut()) -> f64 {
+    run();
+    let mut best = f64::INFINITY;
+    let began = Instant::now();
+    for n_runs in 1.. {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+        if n_runs >= 5 && began.elapsed().as_secs_f64() > 0.3 {
+            break;
+        }
+    }
+    best
+}
