@@ -3,6 +3,7 @@
 mod fixtures;
 mod kernels;
 mod oracle;
+mod questions;
 mod synthetic;
 mod tidy;
 mod tour;

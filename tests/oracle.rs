@@ -181,3 +181,32 @@ fn the_baseline_level_agrees_too() {
         }
     }
 }
+
+/// One plan for several levels: the best that this machine has is picked, another can be asked for, and one that the machine
+/// lacks is refused by name.
+#[test]
+fn one_plan_serves_several_levels() {
+    let fixture = Fixture::open("dense_tied");
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
+    model.build.targets = ["x86-64-v2", "x86-64-v4", "x86-64-v3"].map(String::from).to_vec();
+    let path = folder.path().join("levels.plan");
+    build(&Request { model, output: path.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden()).unwrap();
+
+    let prompt = fixture.prompt(17);
+    let best = jambac_kernels::target::CpuTarget::native().unwrap();
+    let with = |isa: Option<&str>| {
+        Engine::open(&path, OpenOptions { threads: Some(1), isa: isa.map(String::from), ..OpenOptions::default() })
+    };
+    let mut engine = with(None).unwrap();
+    assert_eq!(engine.target(), best.name());
+    let chosen = logits(&mut engine, &prompt.ids, 16);
+    assert!(chosen == logits(&mut with(Some(best.name())).unwrap(), &prompt.ids, 16));
+    let baseline = logits(&mut with(Some("x86-64-v2")).unwrap(), &prompt.ids, 16);
+    let (difference, _) = max_difference(&recorded(&baseline, &prompt), &prompt.logits);
+    assert!(difference <= prompt.tolerance(), "{difference:e}");
+    if !is_x86_feature_detected!("avx512f") {
+        let refused = with(Some("x86-64-v4")).err().expect("a level that this machine lacks").to_string();
+        assert!(refused.contains("x86-64-v4"), "{refused}");
+    }
+}
