@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-runtime", &["jamba-plan"]),
     ("jamba", &["jamba-runtime", "jamba-plan"]),
     ("jambac-tests", &[]),
-    ("jambac-benches", &[]),
+    ("jambac-benches", &["jambac-codegen", "jambac-kernels"]),
 ];
 
 /// Crates that may link LLVM and MLIR: these bindings, behind these names.
