@@ -135,5 +135,8 @@ fn disassemble(plan: &Plan<'_>, symbol: &str) -> Result<String> {
     if !output.status.success() {
         bail!("{tool} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(format!("; {target}\n{}", String::from_utf8_lossy(&output.stdout)))
+    // The tool's own heading names the temporary file.
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let listing = text.split_once("Disassembly of section .text:").map_or(text.as_str(), |(_, listing)| listing);
+    Ok(format!("; {target}{listing}"))
 }
