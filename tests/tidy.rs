@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-reference", &["jambac-graph"]),
     ("jambac-kernels", &["jambac-graph", "jamba-plan"]),
     ("jambac-schedule", &["jambac-graph", "jambac-kernels", "jamba-plan"]),
-    ("jambac-codegen", &["jambac-checkpoint", "jambac-schedule", "jambac-kernels", "jamba-plan"]),
+    ("jambac-codegen", &["jambac-schedule", "jambac-kernels", "jamba-plan"]),
     (
         "jambac",
         &[

@@ -7,6 +7,8 @@
 //! - the work is split over threads inside the kernel, and what one output is summed from, in which order, does not
 //!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
 
+use jambac_graph::Activation;
+
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
     rms_norm, select_rows, selective_scan, slice, softmax, top_k,
@@ -18,6 +20,15 @@ pub const LANES: usize = 16;
 /// Columns rounded up to whole vectors: the distance between rows of f32 activations, in elements.
 pub fn padded(cols: usize) -> usize {
     cols.next_multiple_of(LANES)
+}
+
+/// The part of a symbol that says what happens to a finished sum.
+pub(crate) fn epilogue(bias: bool, activation: Activation) -> String {
+    let bias = if bias { "_bias" } else { "" };
+    match activation {
+        Activation::None => bias.to_owned(),
+        other => format!("{bias}_{}", other.name()),
+    }
 }
 
 /// Element type of a buffer that a kernel reads or writes.

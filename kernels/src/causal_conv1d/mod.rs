@@ -8,7 +8,7 @@
 //! Threads split the channels; each walks along time with the last inputs in registers.
 //! Bound by memory: u read once, y written once.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use crate::kernel::{Cost, Counts, Elem, Param, epilogue, padded};
 use jambac_graph::Activation;
 
 #[cfg(feature = "emit")]
@@ -29,12 +29,8 @@ pub struct Spec {
 
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
-        let bias = if self.bias { "_bias" } else { "" };
-        let activation = match self.activation {
-            Activation::None => String::new(),
-            other => format!("_{}", other.name()),
-        };
-        format!("causal_conv1d_c{}_k{}{bias}{activation}", self.channels, self.taps)
+        let epilogue = epilogue(self.bias, self.activation);
+        format!("causal_conv1d_c{}_k{}{epilogue}", self.channels, self.taps)
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {

@@ -6,7 +6,7 @@
 //! k − 1 in f32 for each of them, bias and activation follow.
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use crate::kernel::{Cost, Counts, Elem, Param, Rows, epilogue, padded};
 use jambac_graph::Activation;
 
 #[cfg(feature = "emit")]
@@ -33,12 +33,8 @@ pub struct Spec {
 
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
-        let bias = if self.bias { "_bias" } else { "" };
-        let activation = match self.activation {
-            Activation::None => String::new(),
-            other => format!("_{}", other.name()),
-        };
-        format!("linear_{}_n{}_k{}{bias}{activation}", self.format.name(), self.n, self.k)
+        let epilogue = epilogue(self.bias, self.activation);
+        format!("linear_{}_n{}_k{}{epilogue}", self.format.name(), self.n, self.k)
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {
