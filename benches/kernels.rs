@@ -2,7 +2,8 @@
 //!
 //!     cargo bench -p jambac-benches [-- SYMBOL]
 //!
-//! The sizes are those of `jambac_kernels::cases` that a scalar reference would take long for.
+//! The sizes are those of `jambac_kernels::cases` that a scalar reference would take long for. The peak of bytes is that of
+//! memory: arrays that stay in the last-level cache between runs are read faster, and show more than 100 %.
 
 use jambac_benches::roofline::{Roofline, seconds};
 use jambac_codegen::compile;
