@@ -1,5 +1,6 @@
 //! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jamba_plan::format::{Limits, Manifest, Memory, Model, SLACK_BYTES, WeightFormat};
-use jambac_checkpoint::{Checkpoint, JambaConfig};
+use jambac_checkpoint::{Checkpoint, JambaConfig, TokenizerFiles};
 use jambac_codegen::compile::Phase;
 use jambac_codegen::link::{Parts, link};
 use jambac_graph::{DType, Graph};
@@ -152,7 +153,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
                 Phase::LlvmIr => ("07", "ll"),
                 Phase::Assembly => ("07", "s"),
             };
-            dump.write(&format!("{number}.{name}.{ending}"), || text.to_owned()).map_err(|error| dump.fail(error)).ok();
+            if let Err(error) = dump.write(&format!("{number}.{name}.{ending}"), || text.to_owned()) {
+                dump.fail(error);
+            }
         };
         let dump_phase: Option<jambac_codegen::compile::Dump> =
             if dump.active() { Some(&mut dump_phase) } else { None };
@@ -177,14 +180,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         synthetic_seed: *synthetic_seed,
     };
     let source = parameters.as_ref().map(Source);
-    let files = checkpoint.as_ref().map(Checkpoint::tokenizer);
-    let synthetic_files;
-    let files = match files {
-        Some(files) => files,
-        None => {
-            synthetic_files = jambac_checkpoint::TokenizerFiles::read(&model.checkpoint)?;
-            &synthetic_files
-        }
+    let files = match &checkpoint {
+        Some(checkpoint) => Cow::Borrowed(checkpoint.tokenizer()),
+        None => Cow::Owned(TokenizerFiles::read(&model.checkpoint)?),
     };
     let parts = Parts {
         manifest: &manifest,
