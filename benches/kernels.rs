@@ -60,6 +60,7 @@ fn fill(case: &Case, param: &Param) -> Option<Filled> {
                 match elem {
                     Elem::F32 | Elem::I32 => bytes.to_vec(),
                     Elem::Bf16 | Elem::F16 => bytes[2..].to_vec(),
+                    Elem::I8 | Elem::I4 => bytes[3..].to_vec(),
                 }
             });
             Filled::Array(bytes.collect())

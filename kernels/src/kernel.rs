@@ -42,15 +42,28 @@ pub enum Elem {
     F16,
     /// 32-bit signed integer.
     I32,
+    /// Weights of −127 … 127, which a scale of their output multiplies.
+    I8,
+    /// Weights of −8 … 7, two in a byte, which a scale of their output and group of inputs multiplies.
+    I4,
 }
 
 impl Elem {
-    /// Size in bytes.
-    pub fn bytes(self) -> usize {
+    /// Size in bits.
+    pub fn bits(self) -> usize {
         match self {
-            Elem::F32 | Elem::I32 => 4,
-            Elem::Bf16 | Elem::F16 => 2,
+            Elem::F32 | Elem::I32 => 32,
+            Elem::Bf16 | Elem::F16 => 16,
+            Elem::I8 => 8,
+            Elem::I4 => 4,
         }
+    }
+
+    /// Size in bytes. Panics for what shares a byte.
+    #[track_caller]
+    pub fn bytes(self) -> usize {
+        assert!(self.bits().is_multiple_of(8), "{} is no number of bytes", self.name());
+        self.bits() / 8
     }
 
     /// The name in symbols.
@@ -60,6 +73,8 @@ impl Elem {
             Elem::Bf16 => "bf16",
             Elem::F16 => "f16",
             Elem::I32 => "i32",
+            Elem::I8 => "i8",
+            Elem::I4 => "i4",
         }
     }
 }

@@ -246,7 +246,7 @@ impl Weight {
             Elem::F32 => (WeightFormat::F32, jambac_graph::DType::F32),
             Elem::Bf16 => (WeightFormat::Bf16, jambac_graph::DType::Bf16),
             Elem::F16 => (WeightFormat::F16, jambac_graph::DType::F16),
-            Elem::I32 => panic!("weights of i32"),
+            Elem::I32 | Elem::I8 | Elem::I4 => panic!("weights of {} are not packed here", elem.name()),
         };
         let values: Vec<f32> = values.iter().map(|&x| jambac_reference::round_to(dtype, x)).collect();
         let mut bytes = Vec::new();

@@ -62,6 +62,8 @@ impl From<Elem> for Num {
             Elem::Bf16 => Num::Bf16,
             Elem::F16 => Num::F16,
             Elem::I32 => Num::I32,
+            // Nibbles are read by the byte.
+            Elem::I8 | Elem::I4 => Num::I8,
         }
     }
 }

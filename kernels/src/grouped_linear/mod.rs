@@ -8,6 +8,7 @@
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
@@ -42,13 +43,14 @@ impl Spec {
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("x", Elem::F32, &[padded(self.k)]),
-            Param::read("weight", self.format, &[]),
+        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
+        params.extend(integer::scales(self.format));
+        params.extend([
             Param::read("slots", Elem::I32, &[]),
             Param::read("offsets", Elem::I32, &[]),
             Param::write("out", Elem::F32, &[padded(self.n)]),
-        ]
+        ]);
+        params
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
@@ -56,9 +58,7 @@ impl Spec {
         let experts = (counts.tokens * self.top_k).min(self.n_experts) as f64;
         let (n, k) = (self.n as f64, self.k as f64);
         let inputs = slots / self.slots_per_row as f64;
-        Cost {
-            bytes: experts * n * k * self.format.bytes() as f64 + (slots * n + inputs * k) * 4.0,
-            flops: 2.0 * slots * n * k,
-        }
+        let weight = experts * integer::weight_bytes(self.format, self.n, self.k);
+        Cost { bytes: weight + (slots * n + inputs * k) * 4.0, flops: 2.0 * slots * n * k }
     }
 }

@@ -4,10 +4,13 @@
 //!
 //! Weights lie in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, the sum over j runs from 0 to
 //! k − 1 in f32 for each of them, bias and activation follow.
+//! Weights of integers: [`integer`].
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, epilogue, padded};
 use jambac_graph::Activation;
+
+pub mod integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
@@ -39,6 +42,7 @@ impl Spec {
 
     pub(crate) fn params(&self) -> Vec<Param> {
         let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
+        params.extend(integer::scales(self.format));
         if self.bias {
             params.push(Param::read("bias", Elem::F32, &[]));
         }
@@ -49,6 +53,7 @@ impl Spec {
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
         let rows = self.rows.count(counts) as f64;
         let (n, k) = (self.n as f64, self.k as f64);
-        Cost { bytes: n * k * self.format.bytes() as f64 + rows * (n + k) * 4.0, flops: 2.0 * rows * n * k }
+        let weight = integer::weight_bytes(self.format, self.n, self.k);
+        Cost { bytes: weight + rows * (n + k) * 4.0, flops: 2.0 * rows * n * k }
     }
 }
