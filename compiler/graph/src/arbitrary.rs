@@ -37,6 +37,9 @@ struct Generator<'a> {
 
 impl Generator<'_> {
     fn run(&mut self) {
+        if self.choose(4) == 1 {
+            self.b.one_token();
+        }
         self.b.scope("embed");
         let ids = self.b.input("ids", Type::new(DType::I32, [Symbol::Tokens]));
         let table = self.parameter(&[VOCAB, WIDTHS[0]]);

@@ -21,6 +21,11 @@ impl Builder {
         self.scope = scope.into();
     }
 
+    /// Steps take one token of each sequence: [`Graph::one_token`].
+    pub fn one_token(&mut self) {
+        self.graph.one_token = true;
+    }
+
     /// The finished graph.
     pub fn finish(self) -> Graph {
         self.graph

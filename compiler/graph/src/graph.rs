@@ -48,6 +48,8 @@ struct Edge {
 pub struct Graph {
     /// The entry it computes: `prefill` or `decode`.
     pub name: String,
+    /// True when a step takes exactly one token of each of its sequences, so that token t is that of sequence t.
+    pub one_token: bool,
     nodes: StableDiGraph<Node, Edge>,
     outputs: BTreeMap<String, ValueId>,
     next_position: u64,

@@ -10,6 +10,7 @@
 //! }
 //! ```
 //!
+//! `graph @decode one_token {` begins a graph whose steps take one token of each sequence ([`Graph::one_token`]).
 //! A line is results, op, operands, attributes, result types, and where the node comes from. `//` starts a comment. Values may have
 //! any name and may be read above the line that makes them; [`print()`] numbers them in [`Graph::order`].
 //! [`parse`] takes what is written, sound or not; [`read`] verifies it too.
@@ -77,7 +78,8 @@ fn number(graph: &Graph) -> Names {
 
 /// `graph @name {`, a line per node, a line per output, `}`.
 fn lines(graph: &Graph, names: &Names) -> Vec<String> {
-    let mut lines = vec![format!("graph @{} {{", symbol(&graph.name))];
+    let one_token = if graph.one_token { " one_token" } else { "" };
+    let mut lines = vec![format!("graph @{}{one_token} {{", symbol(&graph.name))];
     lines.extend(listed(graph).into_iter().map(|node| format!("  {}", node_line(graph, node, names))));
     for (name, value) in graph.outputs() {
         lines.push(format!("  output {} = {}", quote(name), value_name(value, names)));

@@ -54,7 +54,11 @@ fn run(graph: &Graph, parameters: &Waves) -> Vec<(String, Tensor)> {
     let interpreter = Interpreter::new(graph, parameters).unwrap();
     let mut state = State::new(3);
     let mut found = Vec::new();
-    let steps: [[&[u32]; 3]; 2] = [[&[1, 2, 3, 4], &[5], &[]], [&[6, 7], &[8, 9, 10], &[0]]];
+    let steps: [[&[u32]; 3]; 2] = if graph.one_token {
+        [[&[1], &[2], &[3]], [&[4], &[5], &[6]]]
+    } else {
+        [[&[1, 2, 3, 4], &[5], &[]], [&[6, 7], &[8, 9, 10], &[0]]]
+    };
     for (n, step) in steps.into_iter().enumerate() {
         let outputs = interpreter.run(&Batch::ragged(&step), &mut state).unwrap();
         found.extend(outputs.into_iter().map(|(name, tensor)| (format!("{name} of step {n}"), tensor)));

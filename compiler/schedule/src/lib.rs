@@ -164,6 +164,14 @@ pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Sc
         jambac_graph::verify::verify(graph)?;
         check_sizes(graph)?;
     }
+    if prefill.one_token {
+        return Err(ScheduleError::Entry {
+            entry: prefill.name.clone(),
+            what: "a step".into(),
+            found: "one token of each sequence".into(),
+            expected: "any number".into(),
+        });
+    }
     let states = StateLayout::of(prefill)?;
     states.check_same(&StateLayout::of(decode)?, &decode.name)?;
     if states.page_bytes > 0 && limits.kv_tokens == 0 {

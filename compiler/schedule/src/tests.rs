@@ -214,6 +214,16 @@ fn sizes_beyond_all_machines_are_refused() {
     expect!["embed, bf16[100000000000000, 20]: more bytes than an address space holds"].assert_eq(&error.to_string());
 }
 
+#[test]
+fn prefill_takes_more_than_one_token() {
+    let [prefill, mut decode] = ["prefill", "decode"].map(mlp);
+    let options = Options { limits: limits(2, 2, 2), formats: Formats::default() };
+    decode.one_token = true;
+    assert!(schedule(&prefill, &decode, &options).is_ok());
+    let error = schedule(&decode, &decode, &options).unwrap_err();
+    expect!["entry decode: a step is one token of each sequence, expected any number"].assert_eq(&error.to_string());
+}
+
 /// A graph of `ops` on rows of one size; each op reads what the two numbers pick among all before it.
 fn random_graph(name: &str, ops: &[(u8, usize, usize)]) -> Graph {
     const COLS: usize = 24;

@@ -50,7 +50,7 @@ impl Batch {
         Batch { ids, lengths: sequences.iter().map(|ids| ids.len()).collect(), rows }
     }
 
-    fn check(&self, state: &State) -> Result<(), ReferenceError> {
+    fn check(&self, graph: &Graph, state: &State) -> Result<(), ReferenceError> {
         let fail = |found, expected| Err(ReferenceError::Batch { found, expected });
         let n_tokens: usize = self.lengths.iter().sum();
         if n_tokens != self.ids.len() {
@@ -61,6 +61,9 @@ impl Batch {
                 format!("{} lengths", self.lengths.len()),
                 format!("{}, one per sequence", state.n_sequences()),
             );
+        }
+        if let Some(length) = self.lengths.iter().find(|&&length| graph.one_token && length != 1) {
+            return fail(format!("{length} tokens of a sequence"), "1, as the graph says".into());
         }
         if let Some(row) = self.rows.iter().find(|&&row| row >= n_tokens) {
             return fail(format!("row {row}"), format!("less than the {n_tokens} tokens"));
@@ -107,7 +110,7 @@ impl<'g> Interpreter<'g> {
     /// the step fails.
     ///
     /// # Errors
-    /// A batch that does not fit itself, the state or the vocabulary; a state of another graph.
+    /// A batch that does not fit itself, the graph, the state or the vocabulary; a state of another graph.
     pub fn run(&self, batch: &Batch, state: &mut State) -> Result<BTreeMap<String, Tensor>, ReferenceError> {
         let mut waiting = self.n_readers.clone();
         let values = self.step(batch, state, |values, operands| {
@@ -139,7 +142,7 @@ impl<'g> Interpreter<'g> {
         state: &State,
         mut after: impl FnMut(&mut BTreeMap<ValueId, Value>, &[ValueId]),
     ) -> Result<BTreeMap<ValueId, Value>, ReferenceError> {
-        batch.check(state)?;
+        batch.check(self.graph, state)?;
         let mut values: BTreeMap<ValueId, Value> = BTreeMap::new();
         for &id in &self.order {
             let operands = self.graph.operands(id);
@@ -338,6 +341,10 @@ mod tests {
         assert_eq!(error(batch), "batch: found 2 ids, expected 1, the sum of the lengths");
         let batch = Batch { lengths: vec![1, 1], ..Batch::one(&[1, 2]) };
         assert_eq!(error(batch), "batch: found 2 lengths, expected 1, one per sequence");
+        let mut decode = graph.clone();
+        decode.one_token = true;
+        let two = interpret(&decode, &parameters, &Batch::one(&[1, 2]), &mut State::new(1)).unwrap_err().to_string();
+        assert_eq!(two, "batch: found 2 tokens of a sequence, expected 1, as the graph says");
         let mut fewer = parameters.clone();
         fewer.insert("taps".into(), vec![0.0]);
         let size = Interpreter::new(&graph, &fewer).err().unwrap();

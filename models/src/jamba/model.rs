@@ -36,17 +36,19 @@ impl Default for Options {
 /// The graph of a step over any number of tokens of each sequence. `dtypes` gives the element type of each parameter by
 /// its canonical name: [`Parameters::dtype`](crate::jamba::Parameters::dtype) of a checkpoint, or any where there is none.
 pub fn prefill(config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, options: &Options) -> Graph {
-    model("prefill", config, dtypes, options)
+    model(Builder::new("prefill"), config, dtypes, options)
 }
 
-/// The same graph as [`prefill`], named for the entry that runs one token of each sequence.
+/// The same graph as [`prefill`], for steps of one token of each sequence.
 pub fn decode(config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, options: &Options) -> Graph {
-    model("decode", config, dtypes, options)
+    let mut b = Builder::new("decode");
+    b.one_token();
+    model(b, config, dtypes, options)
 }
 
-fn model(entry: &str, config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, options: &Options) -> Graph {
+fn model(b: Builder, config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, options: &Options) -> Graph {
     let shapes = table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
-    let mut m = Model { b: Builder::new(entry), config, shapes, dtypes, options: *options, place: String::new() };
+    let mut m = Model { b, config, shapes, dtypes, options: *options, place: String::new() };
 
     let ids = m.b.input("ids", Type::new(DType::I32, [Symbol::Tokens]));
     let rows = m.b.input("rows", Type::new(DType::I32, [Symbol::Outputs]));

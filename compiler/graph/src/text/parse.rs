@@ -215,9 +215,10 @@ impl Parser {
             Token::Text(_) => self.text("a name")?,
             _ => self.word("the graph's name")?.0,
         };
+        let mut graph = Graph::new(name);
+        graph.one_token = self.keyword("one_token");
         self.mark('{')?;
 
-        let mut graph = Graph::new(name);
         let mut values: BTreeMap<String, ValueId> = BTreeMap::new();
         let mut reads: Vec<(NodeId, Vec<Named>)> = Vec::new();
         let mut outputs: BTreeMap<String, Named> = BTreeMap::new();

@@ -74,7 +74,7 @@ fn parses_what_people_write() {
     let graph = read(
         r#"
         // Names may be words, lines may be out of order, strings may hold anything.
-        graph @"a graph" {
+        graph @"a graph" one_token {
             output "y\t\"" = %y   // read before it is made
             %y = rms_norm %x, %w {eps = 0.000001} : f32[tokens, 4]
                 loc "π"
@@ -83,7 +83,7 @@ fn parses_what_people_write() {
         "#,
     );
     expect![[r#"
-        graph @"a graph" {
+        graph @"a graph" one_token {
           %0 = input "x" : f32[tokens, 4]
           %1 = parameter "w" : f16[4]
           %2 = rms_norm %0, %1 {eps = 1e-6} : f32[tokens, 4] loc "π"
