@@ -62,6 +62,8 @@ struct Slot {
     past: u64,
     /// Its KV pages, in order of their tokens.
     pages: Vec<u32>,
+    /// The last step that was looked at with this slot in it.
+    seen: u64,
 }
 
 /// All sequences of an engine.
@@ -76,6 +78,8 @@ pub(crate) struct Sequences {
     has_kv: bool,
     /// Elements of one row of [`Table::Pages`].
     pages_stride: usize,
+    /// Steps that were looked at, admitted or not.
+    looks: u64,
     prefill: Most,
     decode: Most,
 }
@@ -114,7 +118,7 @@ impl Sequences {
         let n_pages = (limits.kv_tokens / KV_PAGE_TOKENS) as u32;
         let has_kv = manifest.memory.kv_page > 0;
         let most_pages = if has_kv { pages_stride.min(n_pages as usize) } else { 0 };
-        let slot = |_| Slot { generation: 0, live: false, past: 0, pages: Vec::with_capacity(most_pages) };
+        let slot = |_| Slot { generation: 0, live: false, past: 0, pages: Vec::with_capacity(most_pages), seen: 0 };
         Sequences {
             slots: (0..limits.max_sequences).map(slot).collect(),
             free_slots: (0..limits.max_sequences as u32).rev().collect(),
@@ -123,6 +127,7 @@ impl Sequences {
             vocab: manifest.model.vocab,
             has_kv,
             pages_stride,
+            looks: 0,
             prefill: Most::of(program, EntryKind::Prefill),
             decode: Most::of(program, EntryKind::Decode),
         }
@@ -211,15 +216,17 @@ impl Sequences {
         Ok(())
     }
 
-    /// Checks a step and picks its entry; changes nothing.
-    pub(crate) fn admit(&self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
+    /// Checks a step and picks its entry; changes no sequence.
+    pub(crate) fn admit(&mut self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
         let mut counts = Counts { tokens: 0, sequences: feeds.len() as u64, outputs: 0 };
         let mut pages = 0;
-        for (index, feed) in feeds.iter().enumerate() {
-            if feeds[..index].iter().any(|other| other.sequence == feed.sequence) {
+        self.looks += 1;
+        for feed in feeds {
+            pages += self.check_feed(feed)?;
+            let seen = &mut self.slots[feed.sequence.slot as usize].seen;
+            if std::mem::replace(seen, self.looks) == self.looks {
                 return Err(RuntimeError::SequenceTwice(feed.sequence));
             }
-            pages += self.check_feed(feed)?;
             counts.tokens += feed.tokens.len() as u64;
             counts.outputs += feed.outputs.rows(feed.tokens.len());
         }
