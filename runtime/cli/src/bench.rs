@@ -155,10 +155,7 @@ fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Res
     let vocab = engine.manifest().model.vocab as u32;
     let prompts: Vec<Vec<u32>> = (0..).zip(sequences).map(|(index, _)| prompt(args.prompt, index, vocab)).collect();
     let began = Instant::now();
-    let mut next = Vec::with_capacity(sequences.len());
-    for (&sequence, prompt) in sequences.iter().zip(&prompts) {
-        next.push(sample::greedy(engine.prefill(sequence, prompt, None)?.row(0))?);
-    }
+    let mut next = prefill(engine, sequences, &prompts)?;
     let prefill = (args.prompt * args.batch) as f64 / began.elapsed().as_secs_f64();
     let began = Instant::now();
     for _ in 0..args.generate {
@@ -169,6 +166,34 @@ fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Res
     }
     let decode = (args.generate * args.batch) as f64 / began.elapsed().as_secs_f64();
     Ok((prefill, decode))
+}
+
+/// Feeds every sequence its prompt, all of them in ragged steps that are as large as the plan allows; the likeliest
+/// token after each prompt.
+fn prefill(engine: &mut Engine, sequences: &[SequenceId], prompts: &[Vec<u32>]) -> Result<Vec<u32>, RuntimeError> {
+    let (most_tokens, most_rows) = (engine.max_step_tokens(), engine.max_step_outputs());
+    let mut next = Vec::with_capacity(sequences.len());
+    let mut taken = 0; // tokens of the first prompt that is not through
+    while next.len() < sequences.len() {
+        let (mut room, mut through) = (most_tokens, 0);
+        let mut feeds = Vec::new();
+        for (&sequence, prompt) in sequences.iter().zip(prompts).skip(next.len()) {
+            let rest = &prompt[taken..];
+            if room == 0 || through == most_rows {
+                break;
+            }
+            let tokens = &rest[..rest.len().min(room)];
+            let last = tokens.len() == rest.len();
+            feeds.push(Feed { sequence, tokens, outputs: if last { Outputs::Last } else { Outputs::None } });
+            room -= tokens.len();
+            through += usize::from(last);
+            taken = if last { 0 } else { taken + tokens.len() };
+        }
+        for row in engine.step(&feeds)?.rows() {
+            next.push(sample::greedy(row)?);
+        }
+    }
+    Ok(next)
 }
 
 /// Tokens that look like text to a router: all over the vocabulary, other ones in every sequence.
