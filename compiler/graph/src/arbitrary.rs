@@ -78,8 +78,16 @@ impl Generator<'_> {
     }
 
     fn parameter(&mut self, shape: &[usize]) -> ValueId {
+        let dtype = self.dtype();
+        self.stored(dtype, shape)
+    }
+
+    fn dtype(&mut self) -> DType {
+        [DType::F32, DType::Bf16, DType::F16][self.choose(3)]
+    }
+
+    fn stored(&mut self, dtype: DType, shape: &[usize]) -> ValueId {
         let name = self.name("weight");
-        let dtype = [DType::F32, DType::Bf16, DType::F16][self.choose(3)];
         self.b.parameter(&name, dtype, shape)
     }
 
@@ -129,6 +137,21 @@ impl Generator<'_> {
         self.b.linear(x.value, weight, bias)
     }
 
+    /// Projections of one value by weights of one type; now and then a stranger among them.
+    fn project_together<const N: usize>(&mut self, widths: [usize; N]) -> [ValueId; N] {
+        let x = self.any();
+        let dtype = self.dtype();
+        widths.map(|width| {
+            if self.choose(16) == 1 {
+                return self.project(width);
+            }
+            let weight = self.stored(dtype, &[width, x.width]);
+            let y = self.b.linear(x.value, weight, None);
+            self.expose(y, width);
+            y
+        })
+    }
+
     fn norm(&mut self, value: ValueId, width: usize) -> ValueId {
         let weight = self.parameter(&[width]);
         self.b.rms_norm(value, weight, 1e-5)
@@ -145,7 +168,7 @@ impl Generator<'_> {
 
     fn op(&mut self) {
         let width = WIDTHS[self.choose(WIDTHS.len())];
-        let (value, width) = match self.choose(9) {
+        let (value, width) = match self.choose(11) {
             0 => (self.linear(width), width),
             1 => (self.residual_norm(width), width),
             2 => (self.swiglu(width), width),
@@ -154,6 +177,8 @@ impl Generator<'_> {
             5 => self.attention(),
             6 => (self.experts(width), width),
             7 => self.slice(),
+            8 => self.split(width),
+            9 => (self.mlp(width), width),
             _ => (self.scaled(width), width),
         };
         self.keep(value, width);
@@ -228,7 +253,7 @@ impl Generator<'_> {
         let dims = [Symbol::Context.into(), 2.into(), n_kv_heads.into(), d_head.into()];
         let dtype = [DType::F32, DType::Bf16][self.choose(2)];
         let (name, cache) = self.state(dtype, &dims);
-        let (q, k, v) = (self.project(width), self.project(kv_width), self.project(kv_width));
+        let [q, k, v] = self.project_together([width, kv_width, kv_width]);
         let cache = self.b.kv_append(cache, k, v);
         self.b.output(&name, cache);
         (self.b.attention(q, cache, n_kv_heads * group, (d_head as f64).powf(-0.5)), width)
@@ -258,6 +283,35 @@ impl Generator<'_> {
         let start = self.choose(x.width);
         let len = 1 + self.choose(x.width - start);
         (self.b.slice(x.value, start, len), len)
+    }
+
+    /// A projection into parts that slices read; now and then the whole has another reader, or a column none or two.
+    fn split(&mut self, width: usize) -> (ValueId, usize) {
+        let rest = WIDTHS[self.choose(WIDTHS.len())];
+        let x = self.any();
+        let weight = self.parameter(&[width + rest, x.width]);
+        let whole = self.b.linear(x.value, weight, None);
+        self.expose(whole, width + rest);
+        let (start, len) = match self.choose(8) {
+            1 if rest > 1 => (width + 1, rest - 1),
+            2 => (width - 1, rest + 1),
+            _ => (width, rest),
+        };
+        let second = self.b.slice(whole, start, len);
+        self.keep(second, len);
+        (self.b.slice(whole, 0, width), width)
+    }
+
+    fn mlp(&mut self, width: usize) -> ValueId {
+        let d_ff = 5;
+        let x = self.of_width(width);
+        let x = self.norm(x, width);
+        self.keep(x, width);
+        let [gate, up] = self.project_together([d_ff, d_ff]);
+        let gate = self.b.silu(gate);
+        let inner = self.product(gate, up);
+        let down = self.parameter(&[width, d_ff]);
+        self.b.linear(inner, down, None)
     }
 
     /// A value times a row of its own.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::op::Op;
+use crate::op::{MAX_PARTS, Op, parts};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// An op that does not accept its operands or attributes.
@@ -122,6 +122,11 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Dims of the weights of a `split_linear`.
+const SPLIT_WEIGHTS: [&str; MAX_PARTS] = ["N0 I", "N1 I", "N2 I", "N3 I"];
+/// Dims of the results of a `split_linear`.
+const SPLIT_RESULTS: [&str; MAX_PARTS] = ["R L0", "R L1", "R L2", "R L3"];
+
 /// The op's signature; the operands are looked at only where an op has two (`mul` by a row, `linear` with a bias).
 fn signature(op: &Op, given: &[&Type]) -> Signature {
     use Kind::{Cache, F32, Float, Index};
@@ -151,6 +156,13 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
             }
             (operands, vec![f32("R N")])
         }
+        Op::SplitLinear { sizes } => {
+            let n_weights = given.len().saturating_sub(1).clamp(1, sizes.len().clamp(1, MAX_PARTS));
+            let weights = SPLIT_WEIGHTS[..n_weights].iter().map(|&dims| ("weight", Float, dims));
+            let operands = [("x", F32, "R I")].into_iter().chain(weights).collect();
+            (operands, sizes.iter().zip(SPLIT_RESULTS).map(|(_, dims)| f32(dims)).collect())
+        }
+        Op::LinearSwiglu => (vec![("x", F32, "R I"), ("gate", Float, "N I"), ("up", Float, "N I")], vec![f32("R N")]),
         Op::Slice { .. } => (vec![("x", F32, "… C")], vec![f32("… L")]),
         Op::Silu | Op::Softplus => (vec![("x", F32, "…")], vec![Like(0)]),
         Op::Add => (vec![("a", F32, "…"), ("b", F32, "…")], vec![Like(0)]),
@@ -210,6 +222,16 @@ fn check_attributes(op: &Op, bound: &Bindings) -> Result<(), (&'static str, Stri
             }
             None => Err(("operand x", "symbolic in its last dim".into(), "a fixed number of columns".into())),
         },
+        Op::SplitLinear { ref sizes } if !(1..=MAX_PARTS).contains(&sizes.len()) => {
+            Err(("sizes", format!("{sizes:?}"), format!("1 … {MAX_PARTS} numbers")))
+        }
+        Op::SplitLinear { ref sizes } => {
+            let rows: Vec<usize> = ["N0", "N1", "N2", "N3"].into_iter().map_while(|n| bound.fixed(n)).collect();
+            match parts(sizes, &rows) {
+                Some(_) => Ok(()),
+                None => Err(("sizes", format!("{sizes:?}"), format!("parts of weights of {rows:?} rows"))),
+            }
+        }
         Op::TopK { k } => match bound.fixed("E") {
             Some(n_experts) if (1..=n_experts).contains(&k) => Ok(()),
             n_experts => Err(("k", k.to_string(), format!("1 … {}", n_experts.unwrap_or(0)))),
@@ -237,14 +259,15 @@ impl Bindings {
     /// Letters that attributes give.
     fn of_attributes(op: &Op) -> Bindings {
         let mut bound = Bindings::default();
-        let letter = match *op {
-            Op::Slice { len, .. } => Some(("L", len)),
-            Op::TopK { k } => Some(("K", k)),
-            Op::MoePermute { n_experts } => Some(("E", n_experts)),
-            Op::Attention { n_heads, .. } => Some(("H", n_heads)),
-            _ => None,
+        let letters: Vec<(&str, usize)> = match op {
+            Op::Slice { len, .. } => vec![("L", *len)],
+            Op::SplitLinear { sizes } => ["L0", "L1", "L2", "L3"].into_iter().zip(sizes.iter().copied()).collect(),
+            Op::TopK { k } => vec![("K", *k)],
+            Op::MoePermute { n_experts } => vec![("E", *n_experts)],
+            Op::Attention { n_heads, .. } => vec![("H", *n_heads)],
+            _ => vec![],
         };
-        bound.letters.extend(letter.map(|(name, n)| (name.to_string(), Dim::Fixed(n))));
+        bound.letters.extend(letters.into_iter().map(|(name, n)| (name.to_string(), Dim::Fixed(n))));
         bound
     }
 
@@ -290,7 +313,7 @@ impl Bindings {
         }
         terms.iter().zip(dims).all(|(term, &dim)| match self.eval(term) {
             Some(known) => known == dim,
-            None if term.chars().all(char::is_alphabetic) => {
+            None if term.chars().all(char::is_alphanumeric) => {
                 self.letters.insert(term.to_string(), dim);
                 true
             }

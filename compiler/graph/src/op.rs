@@ -14,6 +14,8 @@
 //! | `rms_norm` | x \[…, D\], weight \[D\] | \[…, D\] | x · rsqrt(mean(x²) + eps) · weight (arXiv 1910.07467) |
 //! | `add_rms_norm` | a, b \[…, D\], weight \[D\] | sum, normed | sum = a + b; normed = rms_norm(sum, weight) |
 //! | `linear` | x \[R, I\], weight \[N, I\], bias \[N\]? | \[R, N\] | activation(x · weightᵀ + bias) |
+//! | `split_linear` | x \[R, I\], weights \[Nᵢ, I\]… | \[R, size\]… | x · weightᵀ of the weights' rows stacked, cut into sizes; no result crosses from one weight into the next |
+//! | `linear_swiglu` | x \[R, I\], gate, up \[N, I\] | \[R, N\] | swiglu(x · gateᵀ, x · upᵀ) |
 //! | `slice` | x \[…, C\] | \[…, len\] | columns start … start + len |
 //! | `silu` | x | like x | x / (1 + exp(−x)) |
 //! | `softplus` | x | like x | log(1 + exp(x)) |
@@ -59,6 +61,36 @@ impl Activation {
     }
 }
 
+/// Most results of a `split_linear`.
+pub const MAX_PARTS: usize = 4;
+
+/// Rows of one of a `split_linear`'s weights that make one result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which of the weights.
+    pub weight: usize,
+    /// First row of it.
+    pub first_row: usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// The part behind each of the `sizes`, of weights that have so many `rows`; nothing where a part would cross from one weight
+/// into the next, or rows would be left.
+pub fn parts(sizes: &[usize], rows: &[usize]) -> Option<Vec<Part>> {
+    let (mut weight, mut first_row) = (0, 0);
+    let mut parts = Vec::with_capacity(sizes.len());
+    for &size in sizes {
+        let left = rows.get(weight)?.checked_sub(first_row)?;
+        if size == 0 || size > left {
+            return None;
+        }
+        parts.push(Part { weight, first_row, rows: size });
+        (weight, first_row) = if size == left { (weight + 1, 0) } else { (weight, first_row + size) };
+    }
+    ((weight, first_row) == (rows.len(), 0)).then_some(parts)
+}
+
 /// An op and its attributes; the module's table has operands, results and meaning.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -100,6 +132,13 @@ pub enum Op {
         /// Applied to the biased sum.
         activation: Activation,
     },
+    /// Products of one value with the rows of several transposed weights, each result its own.
+    SplitLinear {
+        /// Columns of each result, at most [`MAX_PARTS`] of them.
+        sizes: Vec<usize>,
+    },
+    /// silu(gate) · up of two products of one value.
+    LinearSwiglu,
     /// Some columns of the last dimension.
     Slice {
         /// First column.
@@ -177,6 +216,8 @@ impl Op {
             Op::RmsNorm { .. } => "rms_norm",
             Op::AddRmsNorm { .. } => "add_rms_norm",
             Op::Linear { .. } => "linear",
+            Op::SplitLinear { .. } => "split_linear",
+            Op::LinearSwiglu => "linear_swiglu",
             Op::Slice { .. } => "slice",
             Op::Silu => "silu",
             Op::Softplus => "softplus",

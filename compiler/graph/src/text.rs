@@ -11,7 +11,8 @@
 //! ```
 //!
 //! `graph @decode one_token {` begins a graph whose steps take one token of each sequence ([`Graph::one_token`]).
-//! A line is results, op, operands, attributes, result types, and where the node comes from. `//` starts a comment. Values may have
+//! A line is results, op, operands, attributes, result types, and where the node comes from. An attribute is a word, or a list of
+//! words in brackets. `//` starts a comment. Values may have
 //! any name and may be read above the line that makes them; [`print()`] numbers them in [`Graph::order`].
 //! [`parse`] takes what is written, sound or not; [`read`] verifies it too.
 
@@ -127,6 +128,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     match *op {
         Op::RmsNorm { eps } | Op::AddRmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
         Op::Linear { activation } => activated(activation).into_iter().collect(),
+        Op::SplitLinear { ref sizes } => vec![("sizes", format!("{sizes:?}"))],
         Op::Slice { start, len } => vec![("start", start.to_string()), ("len", len.to_string())],
         Op::CausalConv1d { bias, activation } => {
             [("bias", bias.to_string())].into_iter().chain(activated(activation)).collect()

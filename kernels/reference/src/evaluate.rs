@@ -1,6 +1,7 @@
 //! One node: the op's function on the node's operands, results shaped.
 
-use jambac_graph::{Node, Op};
+use jambac_graph::op::{Part, parts};
+use jambac_graph::{Activation, Node, Op};
 
 use crate::activation::{silu, softplus, swiglu};
 use crate::attention::{Heads, attention, kv_append};
@@ -34,6 +35,13 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
             let bias = if operands.len() > 2 { Some(x.f32(2)?) } else { None };
             let y = linear(x.f32(0)?, x.f32(1)?, bias, Linear { n_in, n_out, activation });
             one(Tensor::f32([y.len() / n_out, n_out], y))
+        }
+        Op::SplitLinear { ref sizes } => x.split_linear(sizes),
+        Op::LinearSwiglu => {
+            let &[n_out, n_in] = x.dims(1)?;
+            let (rows, shape) = (x.f32(0)?, Linear { n_in, n_out, activation: Activation::None });
+            let [gate, up] = [x.f32(1)?, x.f32(2)?].map(|weight| linear(rows, weight, None, shape));
+            one(Tensor::f32([gate.len() / n_out, n_out], swiglu(&gate, &up)))
         }
         Op::Slice { start, len } => {
             let tensor = x.tensor(0)?;
@@ -166,6 +174,21 @@ impl<'a> Operands<'a> {
             d_inner,
             d_state,
         })
+    }
+
+    /// Products with parts of the weights, one result each.
+    fn split_linear(&self, sizes: &[usize]) -> Result<Vec<Value>, ReferenceError> {
+        let weights = (1..self.values.len()).map(|slot| self.dims::<2>(slot)).collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<usize> = weights.iter().map(|[rows, _]| *rows).collect();
+        let parts = parts(sizes, &rows).ok_or_else(|| self.wrong(1, "cut into the sizes"))?;
+        let x = self.f32(0)?;
+        let part = |Part { weight, first_row, rows: n_out }: Part| {
+            let n_in = weights[weight][1];
+            let weight = &self.f32(1 + weight)?[first_row * n_in..(first_row + n_out) * n_in];
+            let y = linear(x, weight, None, Linear { n_in, n_out, activation: Activation::None });
+            Ok(Tensor::f32([y.len() / n_out, n_out], y).into())
+        };
+        parts.into_iter().map(part).collect()
     }
 
     /// The rows of a table that the indices in a slot name.

@@ -36,6 +36,10 @@ fn results() {
         add_rms_norm {eps = 1e-6} | f32[tokens, 8]; f32[tokens, 8]; f32[8]
         linear | f32[tokens, 8]; f16[12, 8]
         linear | f32[outputs, 8]; bf16[12, 8]; f32[12]
+        split_linear {sizes = [7, 5]} | f32[tokens, 8]; bf16[12, 8]
+        split_linear {sizes = [4, 2, 2]} | f32[outputs, 8]; bf16[4, 8]; bf16[2, 8]; bf16[2, 8]
+        split_linear {sizes = [3, 1, 2, 2]} | f32[outputs, 8]; bf16[4, 8]; bf16[4, 8]
+        linear_swiglu | f32[tokens, 8]; bf16[12, 8]; f16[12, 8]
         slice {start = 2, len = 3} | f32[tokens, 2, 8]
         silu | f32[tokens, 2, 8]
         softplus | f32[7]
@@ -64,6 +68,10 @@ fn results() {
             add_rms_norm → f32[tokens, 8]; f32[tokens, 8]
             linear → f32[tokens, 12]
             linear → f32[outputs, 12]
+            split_linear → f32[tokens, 7]; f32[tokens, 5]
+            split_linear → f32[outputs, 4]; f32[outputs, 2]; f32[outputs, 2]
+            split_linear → f32[outputs, 3]; f32[outputs, 1]; f32[outputs, 2]; f32[outputs, 2]
+            linear_swiglu → f32[tokens, 12]
             slice → f32[tokens, 2, 3]
             silu → f32[tokens, 2, 8]
             softplus → f32[7]
@@ -107,6 +115,10 @@ fn wrong_operands() {
         rms_norm {eps = 1e-6} | f32[tokens, 8]; bf16[9]
         linear | f32[tokens, 8]; bf16[8, 12]
         linear | f32[tokens, 8]; bf16[12, 8]; bf16[8]
+        split_linear {sizes = [7, 5]} | f32[tokens, 8]
+        split_linear {sizes = [7, 5]} | f32[tokens, 8]; bf16[7, 8]; bf16[3, 8]; bf16[2, 8]
+        split_linear {sizes = [7, 5]} | f32[tokens, 8]; bf16[7, 8]; bf16[5, 9]
+        linear_swiglu | f32[tokens, 8]; bf16[12, 8]; bf16[11, 8]
         causal_conv1d {bias = false} | f32[tokens, 6]; bf16[6, 2, 4]; f32[sequences, 6, 3]
         causal_conv1d {bias = false} | f32[tokens, 6]; bf16[6, 1, 4]; f32[sequences, 6, 4]
         causal_conv1d {bias = true} | f32[tokens, 6]; bf16[6, 1, 4]; f32[sequences, 6, 3]
@@ -136,6 +148,10 @@ fn wrong_operands() {
             rms_norm: operand weight is bf16[9], expected f32|bf16|f16[8]
             linear: operand weight is bf16[8, 12], expected f32|bf16|f16[8, 8]
             linear: operand bias is bf16[8], expected f32|bf16|f16[12]
+            split_linear: number of operands is 1, expected 2 (x, weight)
+            split_linear: number of operands is 4, expected 3 (x, weight, weight)
+            split_linear: operand weight is bf16[5, 9], expected f32|bf16|f16[5, 8]
+            linear_swiglu: operand up is bf16[11, 8], expected f32|bf16|f16[12, 8]
             causal_conv1d: operand weight is bf16[6, 2, 4], expected f32|bf16|f16[6, 1, K]
             causal_conv1d: operand state is f32[sequences, 6, 4], expected f32[sequences, 6, 3]
             causal_conv1d: number of operands is 3, expected 4 (u, weight, bias, state)
@@ -161,6 +177,10 @@ fn wrong_attributes() {
         slice {start = 2, len = 0} | f32[tokens, 8]
         slice {start = 18446744073709551615, len = 2} | f32[tokens, 8]
         slice {start = 0, len = 1} | f32[tokens]
+        split_linear {sizes = [1, 1, 1, 1, 8]} | f32[tokens, 8]; bf16[12, 8]
+        split_linear {sizes = [7, 4]} | f32[tokens, 8]; bf16[12, 8]
+        split_linear {sizes = [12, 0]} | f32[tokens, 8]; bf16[12, 8]
+        split_linear {sizes = [7, 5]} | f32[tokens, 8]; bf16[5, 8]; bf16[7, 8]
         top_k {k = 5} | f32[tokens, 4]
         top_k {k = 0} | f32[tokens, 4]
         attention {n_heads = 3, scale = 0.25} | f32[tokens, 48]; bf16[sequences, context, 2, 2, 16]
@@ -171,6 +191,10 @@ fn wrong_attributes() {
             slice: start, len is 2, 0, expected at least 1 column of the 8 of x
             slice: start, len is 18446744073709551615, 2, expected at least 1 column of the 8 of x
             slice: operand x is symbolic in its last dim, expected a fixed number of columns
+            split_linear: sizes is [1, 1, 1, 1, 8], expected 1 … 4 numbers
+            split_linear: sizes is [7, 4], expected parts of weights of [12] rows
+            split_linear: sizes is [12, 0], expected parts of weights of [12] rows
+            split_linear: sizes is [7, 5], expected parts of weights of [5, 7] rows
             top_k: k is 5, expected 1 … 4
             top_k: k is 0, expected 1 … 4
             attention: n_heads is 3, expected a multiple of the cache's 2 KV heads

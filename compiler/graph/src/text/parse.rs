@@ -299,7 +299,14 @@ impl Parser {
     fn attribute(&mut self) -> Result<(Named, Named), ParseError> {
         let name = self.word("an attribute")?;
         self.mark('=')?;
-        Ok((name, self.word("its value")?))
+        let place = self.place();
+        if !self.accept(&Token::Mark('[')) {
+            return Ok((name, self.word("its value")?));
+        }
+        let words = self.list(|parser| parser.word("a value of the list"))?;
+        self.mark(']')?;
+        let words: Vec<String> = words.into_iter().map(|(word, _)| word).collect();
+        Ok((name, (format!("[{}]", words.join(", ")), place)))
     }
 
     fn ty(&mut self) -> Result<Type, ParseError> {
@@ -344,6 +351,16 @@ impl Attributes {
         self.take(name, "a number")
     }
 
+    fn counts(&mut self, name: &str) -> Result<Vec<usize>, ParseError> {
+        let expected = "numbers in brackets";
+        let place =
+            self.given.iter().find(|((given, _), _)| given == name).map_or(self.place, |(_, (_, place))| *place);
+        let list: String = self.take(name, expected)?;
+        let words = list.strip_prefix('[').and_then(|list| list.strip_suffix(']'));
+        let numbers = words.and_then(|words| words.split(", ").map(|word| word.parse().ok()).collect());
+        numbers.ok_or_else(|| error(place, format!("`{list}`"), expected))
+    }
+
     fn real(&mut self, name: &str) -> Result<f64, ParseError> {
         self.take(name, "a real number")
     }
@@ -380,6 +397,8 @@ fn op(op: &str, name: String, ty: &Type, attributes: &mut Attributes) -> Result<
         "rms_norm" => Op::RmsNorm { eps: attributes.real("eps")? },
         "add_rms_norm" => Op::AddRmsNorm { eps: attributes.real("eps")? },
         "linear" => Op::Linear { activation: attributes.activation()? },
+        "split_linear" => Op::SplitLinear { sizes: attributes.counts("sizes")? },
+        "linear_swiglu" => Op::LinearSwiglu,
         "slice" => Op::Slice { start: attributes.count("start")?, len: attributes.count("len")? },
         "silu" => Op::Silu,
         "softplus" => Op::Softplus,

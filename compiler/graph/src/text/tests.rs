@@ -126,6 +126,22 @@ fn errors_say_where() {
         ]],
     );
     check(
+        "graph @g { %0 = split_linear %0 {sizes = 4} : f32[4] }",
+        expect!["line 1, column 42: found `4`, expected numbers in brackets"],
+    );
+    check(
+        "graph @g { %0 = split_linear %0 {sizes = [4, x]} : f32[4] }",
+        expect!["line 1, column 42: found `[4, x]`, expected numbers in brackets"],
+    );
+    check(
+        "graph @g { %0 = split_linear %0 {sizes = []} : f32[4] }",
+        expect!["line 1, column 43: found `]`, expected a value of the list"],
+    );
+    check(
+        "graph @g { %0 = slice %0 {start = [0], len = 1} : f32[4] }",
+        expect!["line 1, column 35: found `[0]`, expected a number"],
+    );
+    check(
         "graph @g { %0 = rms_norm %0 : f32[4] }",
         expect!["line 1, column 17: found `rms_norm` without `eps`, expected a real number"],
     );

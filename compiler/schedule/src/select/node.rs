@@ -63,6 +63,7 @@ impl View<'_, '_> {
                 let always = [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)];
                 self.bind(spec, always.into_iter().chain(bias))
             }
+            Op::SplitLinear { .. } | Op::LinearSwiglu => Err(self.fail("there is no kernel for it".into())),
             &Op::Slice { start, len } => {
                 let spec = slice::Spec { cols: self.operand_cols(0)?, start, len };
                 self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
