@@ -27,8 +27,10 @@ pub enum Finish {
     Length,
     /// The context or the KV pool is full.
     NoRoom,
-    /// The caller wanted no more.
+    /// The caller wanted no more: it said so, or named the last token as one that ends the answer.
     Stopped,
+    /// The logits were not numbers: a fault of ours. Only in a batch, whose other requests go on; else it is an error.
+    NotFinite,
 }
 
 /// What was generated, and how long it took.

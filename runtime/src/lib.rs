@@ -12,7 +12,10 @@
 //! # let _ = next;
 //! # Ok::<(), jamba_runtime::RuntimeError>(())
 //! ```
+//!
+//! [`Engine::generate`] drives one sequence from prompt to end; [`Batch`] drives the requests of a server.
 
+mod batch;
 mod chat;
 mod check;
 mod device;
@@ -25,6 +28,7 @@ mod session;
 mod tokenize;
 mod trace;
 
+pub use batch::{Batch, Event, Request, RequestId};
 pub use chat::{ChatTemplate, Message};
 pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress};

@@ -33,6 +33,21 @@ impl Default for SamplerOptions {
     }
 }
 
+impl SamplerOptions {
+    /// Refuses options outside their range.
+    pub(crate) fn check(&self) -> Result<(), RuntimeError> {
+        let check = |name: &'static str, found: f32, fits: bool, expected: &'static str| match fits {
+            true => Ok(()),
+            false => Err(RuntimeError::Option { name, found: found.to_string(), expected }),
+        };
+        let &SamplerOptions { temperature, top_p, min_p, repetition_penalty: penalty, .. } = self;
+        check("temperature", temperature, (0.0..f32::INFINITY).contains(&temperature), "0 or more")?;
+        check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, up to 1")?;
+        check("min-p", min_p, (0.0..=1.0).contains(&min_p), "0 … 1")?;
+        check("repetition penalty", penalty, penalty > 0.0 && penalty.is_finite(), "above 0")
+    }
+}
+
 /// Picks the tokens of one sequence.
 #[derive(Debug)]
 pub struct Sampler {
@@ -59,22 +74,17 @@ fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
 impl Sampler {
     /// A sampler for a vocabulary of `vocab` tokens. Refuses options outside their range.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
-        let check = |name: &'static str, found: f32, fits: bool, expected: &'static str| match fits {
-            true => Ok(()),
-            false => Err(RuntimeError::Option { name, found: found.to_string(), expected }),
-        };
-        let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = options;
-        check("temperature", temperature, (0.0..f32::INFINITY).contains(&temperature), "0 or more")?;
-        check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, up to 1")?;
-        check("min-p", min_p, (0.0..=1.0).contains(&min_p), "0 … 1")?;
-        let penalty = repetition_penalty;
-        check("repetition penalty", penalty, penalty > 0.0 && penalty.is_finite(), "above 0")?;
-        Ok(Sampler {
-            options,
-            random: Pcg64::seed_from_u64(options.seed),
-            occurred: if penalty == 1.0 { Vec::new() } else { vec![false; vocab] },
-            candidates: Vec::with_capacity(vocab),
-        })
+        let random = Pcg64::seed_from_u64(options.seed);
+        let empty = Sampler { options, random, occurred: Vec::new(), candidates: Vec::with_capacity(vocab) };
+        empty.with_options(options, vocab)
+    }
+
+    /// A new sampler in the memory of this one.
+    pub(crate) fn with_options(mut self, options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
+        options.check()?;
+        self.occurred.clear();
+        self.occurred.resize(if options.repetition_penalty == 1.0 { 0 } else { vocab }, false);
+        Ok(Sampler { options, random: Pcg64::seed_from_u64(options.seed), ..self })
     }
 
     /// Notes tokens that occurred: the prompt's, for the repetition penalty. Picked tokens are noted anyway.

@@ -172,6 +172,7 @@ fn finish_name(finish: Finish) -> &'static str {
         Finish::Length => "length",
         Finish::NoRoom => "no_room",
         Finish::Stopped => "stopped",
+        Finish::NotFinite => "not_finite",
     }
 }
 

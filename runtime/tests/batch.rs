@@ -1,0 +1,212 @@
+//! Continuous batching over plans of a toy model: what each request gets, who waits, who gives way, what is refused.
+
+#[expect(dead_code, reason = "the engine's tests use the rest")]
+mod fixture;
+
+use std::collections::BTreeMap;
+
+use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
+use jamba_runtime::{
+    Batch, Engine, Feed, Finish, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError, SamplerOptions,
+};
+
+/// What a request got.
+type Result = (Vec<u32>, Option<Finish>);
+
+/// A plan whose likeliest token is [`next`].
+fn toy() -> (tempfile::TempDir, Engine) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy { defines: "#define CHOOSE 300", ..Toy::new() }.write(folder.path(), "toy.plan");
+    let engine = Engine::open(&path, OpenOptions { threads: Some(2), ..OpenOptions::default() }).unwrap();
+    (folder, engine)
+}
+
+fn next(tokens: &[u32]) -> u32 {
+    answers(tokens, WEIGHT as u32)[tokens.len() - 1] as u32 % VOCAB as u32
+}
+
+/// What the toy model answers, without an engine. The context holds 100 tokens; one more needs no room.
+fn expected(request: &Request) -> Result {
+    let mut tokens = request.prompt.clone();
+    let mut finish = None;
+    while finish.is_none() {
+        let token = next(&tokens);
+        tokens.push(token);
+        let n = tokens.len() - request.prompt.len();
+        finish = match () {
+            () if !request.ignore_eos && token == 0 => Some(Finish::Eos),
+            () if request.stop.contains(&token) => Some(Finish::Stopped),
+            () if n == request.max_new => Some(Finish::Length),
+            () if tokens.len() > 100 => Some(Finish::NoRoom),
+            () => None,
+        };
+    }
+    (tokens.split_off(request.prompt.len()), finish)
+}
+
+fn request(n: usize, max_new: usize, salt: u32) -> Request {
+    let prompt = (0..n as u32).map(|i| (i * 37 + salt * 101 + i * i) % VOCAB as u32).collect();
+    Request { prompt, max_new, ignore_eos: true, ..Request::default() }
+}
+
+/// Tokens and ends of all requests; `each` is called before every step.
+fn run(
+    engine: &mut Engine,
+    batch: &mut Batch,
+    mut each: impl FnMut(&mut Engine, &mut Batch, usize),
+) -> BTreeMap<RequestId, Result> {
+    let mut results: BTreeMap<RequestId, Result> = BTreeMap::new();
+    for step in 0.. {
+        each(engine, batch, step);
+        if batch.is_idle() {
+            break;
+        }
+        for event in batch.step(engine).unwrap() {
+            let (tokens, finish) = results.entry(event.request).or_default();
+            assert!(finish.is_none(), "an event after the last one");
+            tokens.extend(event.token);
+            *finish = event.finish;
+        }
+        assert!(step < 10_000, "no end");
+    }
+    results
+}
+
+#[test]
+fn every_request_gets_what_it_gets_alone() {
+    let (_folder, mut engine) = toy();
+    // Three slots, ten pages of 16 tokens: more than one of 100 tokens, less than three.
+    let lengths = [(90, 20), (40, 30), (1, 60), (20, 1), (50, 50), (100, 3), (3, 97), (64, 36), (33, 12)];
+    let requests: Vec<Request> = (0..).zip(lengths).map(|(salt, (n, max))| request(n, max, salt)).collect();
+    for step_tokens in [1, 7, 40] {
+        let mut batch = Batch::new(&engine);
+        batch.set_step_tokens(&engine, step_tokens);
+        let ids: Vec<RequestId> = requests.iter().map(|request| batch.submit(request.clone()).unwrap()).collect();
+        let (mut gave_way, mut n_waiting, mut most_running) = (false, batch.n_waiting(), 0);
+        let results = run(&mut engine, &mut batch, |_, batch, _| {
+            gave_way |= batch.n_waiting() > n_waiting;
+            n_waiting = batch.n_waiting();
+            most_running = most_running.max(batch.n_running());
+        });
+        for (id, request) in ids.iter().zip(&requests) {
+            assert_eq!(results[id], expected(request), "{id:?}, steps of {step_tokens}");
+        }
+        // Steps of one token leave the prompts no share while a sequence generates.
+        assert_eq!((gave_way, most_running), (step_tokens > 1, 3), "steps of {step_tokens}");
+        assert_eq!(engine.free(), (3, 10));
+    }
+    assert_eq!(expected(&requests[0]).1, Some(Finish::NoRoom));
+    assert_eq!(expected(&requests[1]).1, Some(Finish::Length));
+}
+
+#[test]
+fn answers_end_where_the_request_says() {
+    let (_folder, mut engine) = toy();
+    let long = |salt| request(5, 90, salt);
+    let with_eos = |salt| Request { ignore_eos: false, ..long(salt) };
+    let stopped = |salt| Request { stop: vec![expected(&long(salt)).0[7]], ..long(salt) };
+    let salt = (0..).find(|&salt| expected(&with_eos(salt)).1 == Some(Finish::Eos)).unwrap();
+    let requests = [with_eos(salt), stopped(1), request(5, 1, 3)];
+    let mut batch = Batch::new(&engine);
+    let ids: Vec<RequestId> = requests.iter().map(|request| batch.submit(request.clone()).unwrap()).collect();
+    let results = run(&mut engine, &mut batch, |_, _, _| ());
+    let finishes: Vec<_> = ids.iter().map(|id| results[id].1.unwrap()).collect();
+    assert_eq!(finishes, [Finish::Eos, Finish::Stopped, Finish::Length]);
+    assert!(ids.iter().zip(&requests).all(|(id, request)| results[id] == expected(request)));
+}
+
+#[test]
+fn requests_join_in_order_and_share_each_step() {
+    let (_folder, mut engine) = toy();
+    let mut batch = Batch::new(&engine);
+    let submit = |batch: &mut Batch, n, max_new, salt| batch.submit(request(n, max_new, salt)).unwrap();
+    let first = submit(&mut batch, 30, 20, 0);
+    let second = submit(&mut batch, 50, 20, 1);
+    let brought = |batch: &mut Batch, engine: &mut Engine| -> Vec<RequestId> {
+        batch.step(engine).unwrap().iter().map(|event| event.request).collect()
+    };
+    // 40 tokens a step: 30 + 10; then 1 + 39; then 1 + 1 and what is left for the third.
+    assert_eq!(brought(&mut batch, &mut engine), [first]);
+    assert_eq!(brought(&mut batch, &mut engine), [first]);
+    // It wants 3 pages and will owe the first one more; 10 − 2 − 4 are free.
+    let third = submit(&mut batch, 40, 20, 2);
+    assert_eq!((brought(&mut batch, &mut engine), batch.n_running()), (vec![first, second], 3));
+    // A fourth has no slot; a small fifth does not overtake it.
+    let fourth = submit(&mut batch, 38, 5, 3);
+    let fifth = submit(&mut batch, 1, 1, 4);
+    assert_eq!((brought(&mut batch, &mut engine), batch.n_waiting()), (vec![first, second, third], 2));
+    assert!(batch.cancel(&mut engine, second).unwrap());
+    assert_eq!((brought(&mut batch, &mut engine), batch.n_waiting()), (vec![first, third, fourth], 1));
+    assert!(batch.cancel(&mut engine, fifth).unwrap());
+    let results = run(&mut engine, &mut batch, |_, _, _| ());
+    assert_eq!(results.keys().copied().collect::<Vec<_>>(), [first, third, fourth]);
+    assert_eq!(results[&fourth].0, expected(&request(38, 5, 3)).0[1..]);
+    assert!(!batch.cancel(&mut engine, fourth).unwrap(), "it had ended");
+    assert_eq!(engine.free(), (3, 10));
+}
+
+#[test]
+fn refusals_disturb_nobody() {
+    let (_folder, mut engine) = toy();
+    let mut batch = Batch::new(&engine);
+    let good = request(30, 40, 1);
+    let id = batch.submit(good.clone()).unwrap();
+    let bad = |change: fn(&mut Request)| {
+        let mut bad = request(5, 5, 2);
+        change(&mut bad);
+        bad
+    };
+    let results = run(&mut engine, &mut batch, |_, batch, _| {
+        let refused = |batch: &mut Batch, change| batch.submit(bad(change)).unwrap_err();
+        let error = refused(batch, |request| request.prompt.clear());
+        assert!(matches!(error, RuntimeError::NoTokens));
+        let error = refused(batch, |request| request.prompt[3] = 300);
+        assert!(matches!(error, RuntimeError::TokenOutOfRange { token: 300, vocab: VOCAB }));
+        let error = refused(batch, |request| request.prompt = vec![1; 101]);
+        assert!(matches!(error, RuntimeError::ContextFull { wanted: 101, max_context: 100 }));
+        let error = refused(batch, |request| request.max_new = 0);
+        assert!(matches!(error, RuntimeError::Option { name: "max new", .. }));
+        let error = refused(batch, |request| request.sampler = SamplerOptions { top_p: 0.0, ..request.sampler });
+        assert!(matches!(error, RuntimeError::Option { name: "top-p", .. }));
+    });
+    assert_eq!(results, BTreeMap::from([(id, expected(&good))]));
+}
+
+#[test]
+fn a_prompt_that_no_pool_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut toy = Toy::new();
+    toy.manifest.limits.kv_tokens = 48;
+    let path = toy.write(folder.path(), "small.plan");
+    let engine = Engine::open(&path, OpenOptions::default()).unwrap();
+    let error = Batch::new(&engine).submit(request(49, 5, 0)).unwrap_err();
+    assert!(matches!(error, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 4, free: 3 }), "{error}");
+    // Alone, it goes on until the pool is spent.
+    let mut engine = engine;
+    let mut batch = Batch::new(&engine);
+    let id = batch.submit(request(40, 50, 0)).unwrap();
+    let (tokens, finish) = &run(&mut engine, &mut batch, |_, _, _| ())[&id];
+    assert_eq!((tokens.len(), *finish), (9, Some(Finish::NoRoom)));
+}
+
+#[test]
+fn sequences_of_the_caller_are_left_alone() {
+    let (_folder, mut engine) = toy();
+    let own = engine.add_sequence().unwrap();
+    let tokens = request(80, 1, 9).prompt;
+    engine.prefill(own, &tokens[..79], None).unwrap();
+    let mut batch = Batch::new(&engine);
+    let requests = [request(60, 30, 1), request(50, 30, 2)];
+    let ids = requests.clone().map(|request| batch.submit(request).unwrap());
+    let results = run(&mut engine, &mut batch, |engine, batch, step| {
+        assert!(batch.n_running() <= 2);
+        if step == 3 {
+            let row = engine.step(&[Feed { sequence: own, tokens: &tokens[79..], outputs: Outputs::Last }]).unwrap();
+            assert_eq!(row.row(0).iter().position(|&logit| logit == 1.0), Some(next(&tokens) as usize));
+        }
+    });
+    // Five pages are left: 80 tokens, and one more that needs no room.
+    assert_eq!(results[&ids[0]], (expected(&requests[0]).0[..21].to_vec(), Some(Finish::NoRoom)));
+    assert_eq!(results[&ids[1]], expected(&requests[1]));
+    assert_eq!((engine.len(own).unwrap(), engine.free().0), (80, LIMITS.max_sequences - 1));
+}
