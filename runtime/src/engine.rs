@@ -39,6 +39,9 @@ pub struct OpenOptions<'a> {
     pub verify: Verify,
     /// Run every step alone and look for writes outside its memory: slow, for finding faults of ours.
     pub check: bool,
+    /// Make all memory resident now, rather than piece by piece as it is first used: opening takes longer, and then no
+    /// step waits for memory or finds it gone.
+    pub prefault: bool,
     /// Told how far checking the plan and drawing synthetic weights are.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }

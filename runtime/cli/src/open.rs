@@ -27,6 +27,9 @@ pub(crate) struct OpenArgs {
     /// Do not compare the weights with their digest: opens large plans sooner
     #[arg(long)]
     trust_weights: bool,
+    /// Take all of the plan's memory now, not as it is first used
+    #[arg(long)]
+    prefault: bool,
     /// Run every step alone and look for writes outside its memory and for logits that are not numbers (slow)
     #[arg(long)]
     check: bool,
@@ -46,6 +49,7 @@ impl OpenArgs {
                 isa: self.isa.clone(),
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 check: self.check,
+                prefault: self.prefault,
                 progress: Some(&tell),
             },
         )?;

@@ -91,6 +91,10 @@ impl Cpu {
             checked: false,
             broken: None,
         };
+        if options.prefault {
+            [&mut cpu.arena, &mut cpu.state, &mut cpu.kv, &mut cpu.tables].into_iter().for_each(Region::prefault);
+            cpu.weights.prefault();
+        }
         cpu.entries = (0..cpu.program.entries.len()).map(|index| cpu.arguments(index)).collect();
         Ok((cpu, Opened { target: target.to_owned(), n_threads }))
     }

@@ -111,7 +111,10 @@ impl Team {
         for sender in senders {
             let _ = sender.send(Arc::clone(&shared)); // the receiver waits
         }
-        Ok(Team { shared, workers })
+        let mut team = Team { shared, workers };
+        // When this returns all workers have begun, with what the system allocates for that.
+        team.run(|_| (), &|_, _| ());
+        Ok(team)
     }
 
     /// Number of threads, the caller included.

@@ -56,6 +56,14 @@ impl Weights {
         }
     }
 
+    /// Reads what is not in memory yet, so that no step has to. Drawn weights were written already.
+    pub(super) fn prefault(&self) {
+        if let Weights::Mapped(file, range) = self {
+            // Systems older than Linux 5.14 lack the advice; there the first steps read them.
+            let _ = file.map.advise_range(Advice::PopulateRead, range.start, range.len());
+        }
+    }
+
     /// The region, when the weights are not the file's.
     pub(super) fn region(&self) -> Option<&Region> {
         match self {

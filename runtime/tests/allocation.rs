@@ -1,0 +1,95 @@
+//! Nothing is allocated while a plan runs: counted over all threads, in a process of its own.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod fixture;
+
+use std::alloc::System;
+
+use fixture::{Toy, VOCAB};
+use jamba_runtime::{Batch, Engine, Feed, OpenOptions, Outputs, Request, Sampler, SamplerOptions, SequenceId};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Runs work that must not allocate.
+#[track_caller]
+fn allocates_nothing<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let region = Region::new(ALLOCATOR);
+    let result = work();
+    let change = region.change();
+    assert_eq!((change.allocations, change.reallocations), (0, 0), "{what}: {change:?}");
+    result
+}
+
+/// Greedy, and everything that a sampler can do.
+const SAMPLERS: [SamplerOptions; 2] = [
+    SamplerOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 },
+    SamplerOptions { temperature: 0.7, top_k: 90, top_p: 0.9, min_p: 0.001, repetition_penalty: 1.2, seed: 3 },
+];
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| i * 31 % VOCAB as u32).collect()
+}
+
+fn feed(sequence: SequenceId, tokens: &[u32], outputs: Outputs) -> Feed<'_> {
+    Feed { sequence, tokens, outputs }
+}
+
+/// Two sequences that join, take chunks and single tokens, and leave.
+fn sequences(engine: &mut Engine, samplers: &mut [Sampler], tokens: &[u32]) {
+    let [one, two] = [(); 2].map(|()| engine.add_sequence().unwrap());
+    engine.step(&[feed(one, &tokens[..7], Outputs::All), feed(two, &tokens[..33], Outputs::None)]).unwrap();
+    engine.step(&[feed(two, &tokens[33..40], Outputs::Last), feed(one, &tokens[..1], Outputs::Last)]).unwrap();
+    engine.prefill(one, tokens, None).unwrap();
+    let mut token = tokens[0];
+    for _ in 0..20 {
+        let feeds = [feed(one, std::slice::from_ref(&token), Outputs::Last), feed(two, &tokens[..1], Outputs::Last)];
+        let logits = engine.step(&feeds).unwrap();
+        for (row, sampler) in logits.rows().zip(samplers.iter_mut()) {
+            token = sampler.pick(row).unwrap();
+        }
+    }
+    engine.remove_sequence(one).unwrap();
+    assert!(engine.step(&[feed(one, &tokens[..1], Outputs::Last)]).is_err());
+    engine.remove_sequence(two).unwrap();
+}
+
+/// More requests than slots and pages: some wait, some give way, one is cancelled.
+fn requests(engine: &mut Engine, batch: &mut Batch, counted: bool) {
+    let request = |index: usize| Request {
+        prompt: tokens(5 + index * 13 % 60),
+        max_new: 30,
+        sampler: SAMPLERS[index % 2],
+        ignore_eos: true,
+        stop: Vec::new(),
+    };
+    let ids: Vec<_> = (0..12).map(|index| batch.submit(request(index)).unwrap()).collect();
+    let (mut n_events, mut n_steps) = (0, 0);
+    while !batch.is_idle() {
+        let mut step = || batch.step(engine).unwrap().len();
+        n_events += if counted { allocates_nothing("a step of a batch", step) } else { step() };
+        n_steps += 1;
+        if n_steps == 5 {
+            assert!(allocates_nothing("cancelling", || batch.cancel(engine, ids[1])).unwrap());
+        }
+    }
+    assert!(n_events > 11 * 30 && n_steps > 100, "{n_events} events in {n_steps} steps");
+}
+
+#[test]
+fn steps_allocate_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy { defines: "#define CHOOSE 300", ..Toy::new() }.write(folder.path(), "toy.plan");
+    for threads in [1, 3] {
+        let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
+        let mut engine = Engine::open(&path, options).unwrap();
+        let mut samplers = SAMPLERS.map(|options| Sampler::new(options, VOCAB as usize).unwrap());
+        let tokens = tokens(60);
+        // Not even the first time.
+        allocates_nothing("steps", || sequences(&mut engine, &mut samplers, &tokens));
+        let mut batch = Batch::new(&engine);
+        requests(&mut engine, &mut batch, false);
+        requests(&mut engine, &mut batch, true);
+    }
+}

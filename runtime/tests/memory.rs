@@ -1,0 +1,77 @@
+//! What an open plan holds is what the plan states: resident memory as the system counts it, in a process of its own.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod fixture;
+
+use std::time::Instant;
+
+use fixture::Toy;
+use jamba_plan::format::{Layout, SLACK_BYTES};
+use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes of this process that are in memory, its mapped files' included.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
+}
+
+/// A plan of pools that are large beside everything else.
+fn large(synthetic_seed: Option<u64>) -> Toy {
+    let mut toy = Toy::new();
+    let weight = &mut toy.program.weights[0];
+    weight.layout = Layout { n: 24 * MIB, ..weight.layout };
+    weight.bytes = 96 * MIB;
+    let manifest = &mut toy.manifest;
+    manifest.synthetic_seed = synthetic_seed;
+    manifest.memory.weights = 96 * MIB + SLACK_BYTES;
+    manifest.memory.arena = 64 * MIB;
+    manifest.memory.state_slot = 16 * MIB;
+    manifest.memory.kv_page = 4 * MIB;
+    manifest.limits.kv_tokens = 640;
+    toy
+}
+
+#[test]
+fn an_open_plan_holds_what_it_states() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, seed) in [("mapped", None), ("drawn", Some(5))] {
+        let path = large(seed).write(folder.path(), name);
+        for prefault in [true, false] {
+            let before = resident();
+            let began = Instant::now();
+            let options = OpenOptions { threads: Some(2), prefault, ..OpenOptions::default() };
+            let mut engine = Engine::open(&path, options).unwrap();
+            let elapsed = began.elapsed();
+            let opened = resident() - before;
+            let manifest = engine.manifest();
+            let (pools, stated) = (
+                manifest.memory.state_pool(&manifest.limits) + manifest.memory.kv_pool(&manifest.limits),
+                manifest.memory.total(&manifest.limits),
+            );
+            let sequence = engine.add_sequence().unwrap();
+            let feed = Feed { sequence, tokens: &[1, 2, 3], outputs: Outputs::Last };
+            engine.step(&[feed]).unwrap();
+            let used = resident() - before;
+            println!(
+                "{name}, prefault {prefault}: {stated} bytes stated; {opened} resident after opening in {elapsed:?}, \
+                 {used} after a step"
+            );
+            // The toy's code, its tables, stacks.
+            let (least, most) = (stated - stated / 50, stated + stated / 50);
+            if prefault {
+                assert!((least..=most).contains(&opened) && (least..=most).contains(&used), "{name}");
+            } else {
+                assert!(
+                    opened <= stated - pools + stated / 50 && used <= most,
+                    "{name}: pools are taken as they are used"
+                );
+            }
+            drop(engine);
+            let left = resident().saturating_sub(before);
+            assert!(left <= stated / 50, "{name}: {left} bytes are left behind");
+        }
+    }
+}
