@@ -193,7 +193,7 @@ fn synthetic_weights_are_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let mut toy = Toy::new();
     toy.manifest.synthetic_seed = Some(9);
-    assert!(matches!(toy.program.weights[0].init, Init::Uniform { low: 7.0, .. }));
+    assert!(matches!(toy.program.weights[0].parts[0].init, Init::Uniform { low: 7.0, .. }));
     let path = toy.write(folder.path(), "synthetic.plan");
     let mut engine = open(&path, 2);
     let id = engine.add_sequence().unwrap();

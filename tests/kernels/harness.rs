@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use jamba_plan::format::{Layout, Transform, WeightFormat};
+use jamba_plan::format::{self as packed, Init, Layout, Part, PartOrder, Transform, WeightFormat};
 use jambac_codegen::compile::compile;
 use jambac_codegen::ffi::{LoadedKernels, Slot};
 use jambac_codegen::pack::{ParameterSource, pack};
@@ -233,39 +233,64 @@ fn pad(cols: usize, values: &[f32]) -> Vec<f32> {
 
 /// A stack of matrices, as the reference sees it and packed.
 pub struct Weight {
-    /// Elements `[groups, n, k]`, rounded to the stored type.
+    /// Elements `[groups, n, k]` of each part after the other, rounded to the stored type.
     pub values: Vec<f32>,
     elem: Elem,
     bytes: Vec<u8>,
 }
 
 impl Weight {
-    /// Rounds to a stored type and packs into a layout.
+    /// Rounds one parameter to a stored type and packs it into a layout.
     pub fn pack(values: &[f32], layout: Layout, elem: Elem) -> Weight {
+        Weight::pack_parts(&[values], PartOrder::Stacked, layout, elem)
+    }
+
+    /// Rounds parameters `[groups, rows, k]` to a stored type and packs them into one weight; the layout's n follows from
+    /// how many rows each has.
+    pub fn pack_parts(parts: &[&[f32]], order: PartOrder, layout: Layout, elem: Elem) -> Weight {
         let (format, dtype) = match elem {
             Elem::F32 => (WeightFormat::F32, jambac_graph::DType::F32),
             Elem::Bf16 => (WeightFormat::Bf16, jambac_graph::DType::Bf16),
             Elem::F16 => (WeightFormat::F16, jambac_graph::DType::F16),
             Elem::I32 | Elem::I8 | Elem::I4 => panic!("weights of {} are not packed here", elem.name()),
         };
-        let values: Vec<f32> = values.iter().map(|&x| jambac_reference::round_to(dtype, x)).collect();
+        let rounded = |part: &&[f32]| part.iter().map(|&x| jambac_reference::round_to(dtype, x)).collect();
+        let source = Matrices { groups: layout.groups, k: layout.k, parts: parts.iter().map(rounded).collect() };
+        let part = |index: usize| Part {
+            parameter: index.to_string(),
+            first_row: 0,
+            rows: source.rows(index),
+            init: Init::Normal { mean: 0.0, std: 1.0 },
+        };
+        let parts: Vec<Part> = (0..parts.len()).map(part).collect();
+        let n = Layout::rows_of(parts.iter().map(|part| part.rows), layout.lanes).expect("few rows");
+        let layout = Layout { n, ..layout };
+        let bytes = layout.bytes(format).expect("a small weight");
+        let weight = packed::Weight { parts, order, offset: 0, bytes, layout, format, transform: Transform::None };
         let mut bytes = Vec::new();
-        let source = Matrices { n: layout.n, k: layout.k, values: &values };
-        pack(&source, "weight", layout, format, Transform::None, &mut bytes).expect("a Vec takes what is written");
-        Weight { values, elem, bytes }
+        pack(&source, &weight, &mut bytes).expect("a Vec takes what is written");
+        Weight { values: source.parts.concat(), elem, bytes }
     }
 }
 
-struct Matrices<'a> {
-    n: u64,
+/// Parameters `[groups, rows, k]`, named by their index.
+struct Matrices {
+    groups: u64,
     k: u64,
-    values: &'a [f32],
+    parts: Vec<Vec<f32>>,
 }
 
-impl ParameterSource for Matrices<'_> {
-    fn read_rows(&self, _: &str, group: u64, first: u64, n_rows: u64, out: &mut [f32]) -> std::io::Result<()> {
-        let start = (group * self.n + first) * self.k;
-        out.copy_from_slice(&self.values[start as usize..(start + n_rows * self.k) as usize]);
+impl Matrices {
+    fn rows(&self, part: usize) -> u64 {
+        self.parts[part].len() as u64 / (self.groups * self.k)
+    }
+}
+
+impl ParameterSource for Matrices {
+    fn read_rows(&self, part: &str, group: u64, first: u64, n_rows: u64, out: &mut [f32]) -> std::io::Result<()> {
+        let part = part.parse().expect("an index");
+        let start = (group * self.rows(part) + first) * self.k;
+        out.copy_from_slice(&self.parts[part][start as usize..(start + n_rows * self.k) as usize]);
         Ok(())
     }
 }

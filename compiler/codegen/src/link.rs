@@ -3,10 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use jamba_plan::format::{Entry, KernelRecord, Manifest, Program, Step, Weight};
+use jamba_plan::format::{Entry, KernelRecord, Layout, Manifest, Part, Program, Step, Weight};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{PlanWriter, synthetic};
-use jambac_schedule::Schedule;
+use jambac_schedule::{PlannedPart, Schedule};
 
 use crate::error::CodegenError;
 use crate::pack::{ParameterSource, pack};
@@ -39,18 +39,14 @@ pub fn program(schedule: &Schedule) -> Program {
     let weights = schedule
         .weights
         .iter()
-        .map(|weight| {
-            let layout = weight.layout;
-            let (_, init) = synthetic::init_for(&weight.parameter, &[layout.groups, layout.n, layout.k]);
-            Weight {
-                parameter: weight.parameter.clone(),
-                offset: weight.offset,
-                bytes: weight.bytes,
-                layout,
-                format: weight.format,
-                transform: weight.transform,
-                init,
-            }
+        .map(|weight| Weight {
+            parts: weight.parts.iter().map(|part| self::part(part, weight.layout)).collect(),
+            order: weight.order,
+            offset: weight.offset,
+            bytes: weight.bytes,
+            layout: weight.layout,
+            format: weight.format,
+            transform: weight.transform,
         })
         .collect();
     let entries = schedule
@@ -75,6 +71,11 @@ pub fn program(schedule: &Schedule) -> Program {
         })
         .collect();
     Program { kernels, weights, entries }
+}
+
+fn part(part: &PlannedPart, layout: Layout) -> Part {
+    let (_, init) = synthetic::init_for(&part.parameter, &[layout.groups, part.rows, layout.k]);
+    Part { parameter: part.parameter.clone(), first_row: part.first_row, rows: part.rows, init }
 }
 
 /// Writes the plan and returns its length in bytes. `progress` is told (bytes packed, bytes in all) after each weight.
@@ -105,11 +106,8 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
                 let mut at = 0;
                 for weight in &program.weights {
                     pad(out, weight.offset - at)?;
-                    let failed = |source| CodegenError::Pack { parameter: weight.parameter.clone(), source };
-                    let written =
-                        pack(parameters, &weight.parameter, weight.layout, weight.format, weight.transform, out)
-                            .map_err(failed)?;
-                    assert_eq!(written, weight.bytes, "{} is as long as planned", weight.parameter);
+                    let written = pack(parameters, weight, out)?;
+                    assert_eq!(written, weight.bytes, "weight {:?} is as long as planned", weight.parts);
                     at = weight.offset + written;
                     progress(at, total);
                 }

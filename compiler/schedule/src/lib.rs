@@ -34,7 +34,7 @@ use weights::Weights;
 
 pub use error::ScheduleError;
 pub use states::{Pool, StateRegion};
-pub use weights::PlannedWeight;
+pub use weights::{PlannedPart, PlannedWeight};
 
 /// What a schedule is made for, beside the graphs.
 #[derive(Clone, Debug, PartialEq)]

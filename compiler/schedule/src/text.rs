@@ -45,8 +45,8 @@ pub fn weights(schedule: &Schedule) -> String {
             weight.format.name().to_string(),
             format!("{}x{}x{}/{}", layout.groups, layout.n, layout.k, layout.lanes),
             match weight.transform {
-                Transform::None => weight.parameter.clone(),
-                Transform::DecayRate => format!("decay rates of {}", weight.parameter),
+                Transform::None => weight.name(),
+                Transform::DecayRate => format!("decay rates of {}", weight.name()),
             },
         ]
     });

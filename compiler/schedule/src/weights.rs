@@ -1,6 +1,6 @@
 //! Which parameters become packed weights, in which layout and format, and where they lie.
 //!
-//! One weight per (parameter, layout, format, transform), however many steps of however many entries read it:
+//! One weight per (parts, order, layout, format, transform), however many steps of however many entries read it:
 //!
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
@@ -14,17 +14,20 @@
 
 use std::collections::BTreeSet;
 
-use jamba_plan::format::{ALIGN_BYTES, Layout, Transform, WeightFormat};
+use jamba_plan::format::{ALIGN_BYTES, Layout, PartOrder, Transform, WeightFormat};
+use jamba_plan::text::parts;
 use jambac_graph::{DType, Graph, Op, Type};
 use jambac_kernels::kernel::{Elem, LANES};
 
 use crate::{Formats, ScheduleError};
 
-/// A parameter as it is packed, and where.
+/// Rows of one parameter, or of several, as they are packed, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedWeight {
-    /// Canonical name of the parameter; `*` stacks experts.
-    pub parameter: String,
+    /// What it is made of, at least one part.
+    pub parts: Vec<PlannedPart>,
+    /// Order of the parts' panels.
+    pub order: PartOrder,
     /// Order of the elements.
     pub layout: Layout,
     /// Stored element type.
@@ -35,6 +38,37 @@ pub struct PlannedWeight {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+impl PlannedWeight {
+    /// What it is made of, as text.
+    pub fn name(&self) -> String {
+        parts(self.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows)), self.order)
+    }
+}
+
+/// Rows of one parameter inside a packed weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedPart {
+    /// Canonical name of the parameter; `*` stacks experts.
+    pub parameter: String,
+    /// The first row taken; 0 where experts are stacked.
+    pub first_row: u64,
+    /// How many rows are taken, of each expert where they are stacked.
+    pub rows: u64,
+}
+
+/// Rows of a parameter that a step reads: a part of a weight to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartRef<'a> {
+    /// Canonical name.
+    pub(crate) name: &'a str,
+    /// The whole parameter's type.
+    pub(crate) ty: &'a Type,
+    /// The first row read.
+    pub(crate) first_row: u64,
+    /// How many are read; None is all from the first on.
+    pub(crate) rows: Option<u64>,
 }
 
 /// What a step reads a parameter as.
@@ -72,42 +106,31 @@ impl Weights {
         Weights { formats, of_linears, planned: Vec::new() }
     }
 
-    /// The index of a parameter's weight for this use; new or shared.
-    pub(crate) fn add(&mut self, parameter: &str, ty: &Type, use_: Use) -> Result<usize, ScheduleError> {
-        let tied = use_ == Use::Embedding && self.of_linears.contains(parameter);
+    /// The index of the weight of these parts for this use; new or shared.
+    pub(crate) fn add(&mut self, parts: &[PartRef<'_>], order: PartOrder, use_: Use) -> Result<usize, ScheduleError> {
+        let tied = use_ == Use::Embedding && parts.iter().any(|part| self.of_linears.contains(part.name));
         let use_ = if tied { Use::Linear } else { use_ };
-        let lanes = LANES as u64;
-        let dims: Vec<u64> = ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).collect();
-        let layout = match (use_, &dims[..]) {
-            (Use::Linear, &[n, k]) | (Use::Taps, &[n, 1, k]) | (Use::DecayRates, &[n, k]) => {
-                Layout { groups: 1, n, k, lanes }
-            }
-            (Use::Experts, &[groups, n, k]) => Layout { groups, n, k, lanes },
-            (Use::Embedding, &[n, k]) => Layout { groups: 1, n, k, lanes: 1 },
-            (Use::Vector, &[n]) => Layout { groups: 1, n, k: 1, lanes },
-            // The graph is verified: no op takes a parameter of another rank.
-            _ => unreachable!("parameter {parameter}: {ty} as {use_:?}"),
-        };
-        let format = match use_ {
-            Use::Linear => self.format(parameter, ty.dtype, self.formats.linear)?,
-            Use::Experts => self.format(parameter, ty.dtype, self.formats.experts)?,
-            Use::Embedding => self.format(parameter, ty.dtype, self.formats.embedding)?,
-            Use::Vector | Use::Taps | Use::DecayRates => WeightFormat::F32,
-        };
+        let lanes = if use_ == Use::Embedding { 1 } else { LANES as u64 };
         let transform = if use_ == Use::DecayRates { Transform::DecayRate } else { Transform::None };
+        // Parts have the same experts, inputs and type: the graph is verified.
+        let (groups, _, k) = matrix(&parts[0], use_);
+        let planned: Vec<PlannedPart> = parts.iter().map(|part| planned(part, use_)).collect();
+        let format = self.format(&parts[0], use_)?;
+        let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {}", parts[0].name) };
+        let n = Layout::rows_of(planned.iter().map(|part| part.rows), lanes).ok_or_else(too_large)?;
+        let layout = Layout { groups, n, k, lanes };
 
         let same = |weight: &PlannedWeight| {
-            weight.parameter == parameter
+            (&weight.parts, weight.order) == (&planned, order)
                 && (weight.layout, weight.format, weight.transform) == (layout, format, transform)
         };
         if let Some(index) = self.planned.iter().position(same) {
             return Ok(index);
         }
-        let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {parameter}") };
-        let bytes = bytes(layout, format).ok_or_else(too_large)?;
+        let bytes = layout.bytes(format).ok_or_else(too_large)?;
         let offset = self.bytes();
         offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - ALIGN_BYTES).ok_or_else(too_large)?;
-        self.planned.push(PlannedWeight { parameter: parameter.to_owned(), layout, format, transform, offset, bytes });
+        self.planned.push(PlannedWeight { parts: planned, order, layout, format, transform, offset, bytes });
         Ok(self.planned.len() - 1)
     }
 
@@ -117,12 +140,14 @@ impl Weights {
     }
 
     /// What a parameter is stored as: as the checkpoint has it unless chosen otherwise, f16 only where targets read it.
-    fn format(
-        &self,
-        parameter: &str,
-        stored: DType,
-        chosen: Option<WeightFormat>,
-    ) -> Result<WeightFormat, ScheduleError> {
+    fn format(&self, part: &PartRef<'_>, use_: Use) -> Result<WeightFormat, ScheduleError> {
+        let chosen = match use_ {
+            Use::Linear => self.formats.linear,
+            Use::Experts => self.formats.experts,
+            Use::Embedding => self.formats.embedding,
+            Use::Vector | Use::Taps | Use::DecayRates => return Ok(WeightFormat::F32),
+        };
+        let stored = part.ty.dtype;
         let as_stored = match stored {
             DType::F32 | DType::I32 => WeightFormat::F32,
             DType::Bf16 => WeightFormat::Bf16,
@@ -130,7 +155,7 @@ impl Weights {
         };
         match chosen.unwrap_or(as_stored) {
             WeightFormat::F16 if as_stored != WeightFormat::F16 => Err(ScheduleError::Format {
-                parameter: parameter.to_owned(),
+                parameter: part.name.to_owned(),
                 found: WeightFormat::F16.name(),
                 expected: format!("f32 or bf16, because the checkpoint stores {stored}"),
             }),
@@ -140,6 +165,24 @@ impl Weights {
     }
 }
 
+/// A parameter as stacked matrices of rows: (groups, rows of each, columns).
+fn matrix(part: &PartRef<'_>, use_: Use) -> (u64, u64, u64) {
+    let dims: Vec<u64> = part.ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).collect();
+    match (use_, &dims[..]) {
+        (Use::Linear | Use::Embedding | Use::DecayRates, &[n, k]) | (Use::Taps, &[n, 1, k]) => (1, n, k),
+        (Use::Experts, &[groups, n, k]) => (groups, n, k),
+        (Use::Vector, &[n]) => (1, n, 1),
+        // The graph is verified: no op takes a parameter of another rank.
+        _ => unreachable!("parameter {}: {} as {use_:?}", part.name, part.ty),
+    }
+}
+
+fn planned(part: &PartRef<'_>, use_: Use) -> PlannedPart {
+    let (_, n, _) = matrix(part, use_);
+    let rows = part.rows.unwrap_or(n - part.first_row);
+    PlannedPart { parameter: part.name.to_owned(), first_row: part.first_row, rows }
+}
+
 /// The element type that kernels read.
 pub(crate) fn elem(format: WeightFormat) -> Elem {
     match format {
@@ -147,12 +190,6 @@ pub(crate) fn elem(format: WeightFormat) -> Elem {
         WeightFormat::Bf16 => Elem::Bf16,
         WeightFormat::F16 => Elem::F16,
     }
-}
-
-/// Bytes of a packed weight; nothing where they overflow.
-fn bytes(layout: Layout, format: WeightFormat) -> Option<u64> {
-    let Layout { groups, n, k, lanes } = layout;
-    n.checked_next_multiple_of(lanes)?.checked_mul(k)?.checked_mul(groups)?.checked_mul(format.bytes())
 }
 
 #[cfg(test)]
@@ -169,7 +206,7 @@ mod tests {
     }
 
     fn format_of(schedule: &Schedule, parameter: &str) -> WeightFormat {
-        let found: Vec<_> = schedule.weights.iter().filter(|weight| weight.parameter == parameter).collect();
+        let found: Vec<_> = schedule.weights.iter().filter(|weight| weight.name() == parameter).collect();
         assert_eq!(found.len(), 1, "{parameter} is packed once");
         found[0].format
     }
@@ -177,7 +214,7 @@ mod tests {
     #[test]
     fn a_tied_table_is_stored_once_in_panels() {
         let schedule = of(Tiny::dense_tied(), DType::Bf16, Formats::default()).expect("a schedule");
-        let table: Vec<_> = schedule.weights.iter().filter(|weight| weight.parameter.contains("embed")).collect();
+        let table: Vec<_> = schedule.weights.iter().filter(|weight| weight.name().contains("embed")).collect();
         assert_eq!(table.len(), 1);
         assert_eq!(table[0].layout, Layout { groups: 1, n: 512, k: 48, lanes: 16 });
         assert_eq!(schedule.kernels[0].symbol(), "embed_bf16_d48_l16");
@@ -221,6 +258,29 @@ mod tests {
               w28     377600  320    f32     1x72x1/16               model.final_layernorm.weight
               w29     377920  25344  bf16    1x173x72/16             lm_head.weight
         "#]].assert_eq(&text::weights(&schedule));
+    }
+
+    #[test]
+    fn parts_are_padded_to_panels_and_shared_whole() {
+        let graph = Graph::new("g");
+        let mut weights = Weights::new(&[&graph], Formats::default());
+        let ty = |rows: usize| Type::new(DType::Bf16, [rows, 40]);
+        let (wide, narrow) = (ty(72), ty(24));
+        let part = |name, ty, first_row, rows| PartRef { name, ty, first_row, rows };
+        let qkv = [part("q", &wide, 0, None), part("k", &narrow, 0, None), part("v", &narrow, 8, Some(9))];
+        let mut add = |parts: &[PartRef<'_>], order| weights.add(parts, order, Use::Linear).expect("a weight");
+        assert_eq!(add(&qkv, PartOrder::Stacked), 0);
+        assert_eq!(add(&qkv[1..2], PartOrder::Stacked), 1);
+        assert_eq!(add(&[qkv[0], part("up", &wide, 0, None)], PartOrder::Interleaved), 2);
+        assert_eq!(add(&qkv, PartOrder::Stacked), 0, "the same parts are the same weight");
+        let lines: Vec<String> = weights.planned.iter().map(|w| format!("{}: {:?}", w.name(), w.layout)).collect();
+        expect![[r#"
+            q[0..72] + k[0..24] + v[8..17]: Layout { groups: 1, n: 128, k: 40, lanes: 16 }
+            k: Layout { groups: 1, n: 24, k: 40, lanes: 16 }
+            q[0..72] | up[0..72]: Layout { groups: 1, n: 160, k: 40, lanes: 16 }"#]]
+        .assert_eq(&lines.join("\n"));
+        // 72 rows take 80, 24 take 32, 9 take 16: 128 rows of 40 bf16.
+        assert_eq!((weights.planned[0].bytes, weights.planned[2].bytes), (128 * 40 * 2, 2 * 80 * 40 * 2));
     }
 
     #[test]

@@ -28,15 +28,19 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
+pub(crate) fn part(parameter: &str, rows: u64) -> Part {
+    Part { parameter: parameter.to_owned(), first_row: 0, rows, init: Init::Normal { mean: 0.0, std: 1.0 } }
+}
+
 pub(crate) fn program() -> Program {
     let weight = |parameter: &str, offset: u64, bytes: u64, layout: Layout, format: WeightFormat| Weight {
-        parameter: parameter.to_owned(),
+        parts: vec![part(parameter, layout.n)],
+        order: PartOrder::Stacked,
         offset,
         bytes,
         layout,
         format,
         transform: Transform::None,
-        init: Init::Normal { mean: 0.0, std: 1.0 },
     };
     let entry = |kind: EntryKind, max_tokens: u64| Entry {
         kind,

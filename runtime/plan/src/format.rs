@@ -3,6 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod weight;
+
+pub use weight::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
+
 /// Bytes that every section, buffer pool and weight region starts on.
 pub const PAGE_BYTES: u64 = 4096;
 
@@ -125,110 +129,6 @@ pub struct KernelRecord {
     pub n_args: u32,
 }
 
-/// One packed weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Weight {
-    /// Parameter of the checkpoint, canonical name; `*` stacks experts.
-    pub parameter: String,
-    /// Bytes from the start of the weights section; a multiple of [`ALIGN_BYTES`].
-    pub offset: u64,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// Order of the elements.
-    pub layout: Layout,
-    /// Stored element type.
-    pub format: WeightFormat,
-    /// What was done to the checkpoint's values before rounding to `format`.
-    pub transform: Transform,
-    /// How a synthetic plan draws the values (after `transform`).
-    pub init: Init,
-}
-
-/// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
-/// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero.
-/// One lane is row-major order; k = 1 is a vector padded to whole lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Layout {
-    /// Stacked matrices: experts, or 1.
-    pub groups: u64,
-    /// Outputs.
-    pub n: u64,
-    /// Inputs that are summed over.
-    pub k: u64,
-    /// Outputs side by side in one panel.
-    pub lanes: u64,
-}
-
-impl Layout {
-    /// Number of stored elements, padding included.
-    pub fn elements(&self) -> u64 {
-        self.groups * self.n.div_ceil(self.lanes) * self.lanes * self.k
-    }
-
-    /// Where element (group, i, j) is stored, in elements.
-    pub fn index(&self, group: u64, i: u64, j: u64) -> u64 {
-        ((group * self.n.div_ceil(self.lanes) + i / self.lanes) * self.k + j) * self.lanes + i % self.lanes
-    }
-}
-
-/// Stored element type of a packed weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum WeightFormat {
-    /// IEEE 754 binary32.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE 754 binary16.
-    F16,
-}
-
-impl WeightFormat {
-    /// Bytes of one element.
-    pub fn bytes(self) -> u64 {
-        match self {
-            WeightFormat::F32 => 4,
-            WeightFormat::Bf16 | WeightFormat::F16 => 2,
-        }
-    }
-
-    /// The name people use.
-    pub fn name(self) -> &'static str {
-        match self {
-            WeightFormat::F32 => "f32",
-            WeightFormat::Bf16 => "bf16",
-            WeightFormat::F16 => "f16",
-        }
-    }
-}
-
-/// What was done to a parameter before it was packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Transform {
-    /// Nothing.
-    None,
-    /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is one exp2.
-    DecayRate,
-}
-
-/// Distribution of a synthetic weight, over the transformed values.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Init {
-    /// Approximately normal (see [`crate::synthetic`]).
-    Normal {
-        /// Mean.
-        mean: f32,
-        /// Standard deviation.
-        std: f32,
-    },
-    /// Uniform in low … high.
-    Uniform {
-        /// Lower bound.
-        low: f32,
-        /// Upper bound.
-        high: f32,
-    },
-}
-
 /// Which entry a step list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EntryKind {
@@ -326,28 +226,4 @@ pub enum Count {
     Sequences,
     /// Rows of logits.
     Outputs,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Layout;
-
-    #[test]
-    fn layout_visits_every_stored_element_once_in_order() {
-        let layout = Layout { groups: 2, n: 5, k: 3, lanes: 4 };
-        let mut stored = 0;
-        for group in 0..2 {
-            for panel in 0..2 {
-                for j in 0..3 {
-                    for lane in 0..4 {
-                        if panel * 4 + lane < 5 {
-                            assert_eq!(layout.index(group, panel * 4 + lane, j), stored);
-                        }
-                        stored += 1;
-                    }
-                }
-            }
-        }
-        assert_eq!(layout.elements(), stored);
-    }
 }

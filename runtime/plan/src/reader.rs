@@ -203,6 +203,7 @@ mod tests {
     use super::*;
     use crate::fixture;
     use crate::format::{PAGE_BYTES, SLACK_BYTES};
+    use crate::header::VERSION;
 
     /// What a fault at `offset` should name.
     fn section_at(plan: &Plan<'_>, offset: u64) -> String {
@@ -282,7 +283,7 @@ mod tests {
         let mut header = Header::decode(&bytes).unwrap();
         (header.version, header.oldest_reader) = (9, 7);
         bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
-        assert!(matches!(refusal(&bytes), PlanError::NewerFormat { version: 9, oldest_reader: 7, ours: 1 }));
+        assert!(matches!(refusal(&bytes), PlanError::NewerFormat { version: 9, oldest_reader: 7, ours: VERSION }));
     }
 
     /// Records that make no sense although their digests are right.

@@ -68,51 +68,48 @@ pub fn value(seed: u64, parameter_hash: u64, index: u64, init: Init) -> f32 {
 
 /// Fills a whole packed weight; `out` has [`Weight::bytes`] bytes. Padding lanes become zero.
 pub fn fill(weight: &Weight, seed: u64, out: &mut [u8]) {
-    fill_range(weight, seed, 0, out);
+    fill_panels(weight, seed, 0, out);
 }
 
-/// Fills the part of a packed weight that begins at stored element `first`, as many whole elements as `out` holds:
-/// parts can be drawn by different threads.
-pub fn fill_range(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
-    let draw = Draw::new(seed, parameter_hash(&weight.parameter), weight.init);
-    match weight.format {
-        WeightFormat::F32 => fill_elements(&draw, weight.layout, first, out, f32::to_le_bytes),
-        WeightFormat::Bf16 => {
-            fill_elements(&draw, weight.layout, first, out, |x| half::bf16::from_f32(x).to_le_bytes())
+/// Bytes of one panel of a packed weight.
+pub fn panel_bytes(weight: &Weight) -> usize {
+    (weight.layout.lanes * weight.layout.k * weight.format.bytes()) as usize
+}
+
+/// Fills the part of a packed weight that begins at panel `first`, counted over all groups; `out` holds whole panels
+/// ([`panel_bytes`]): they can be drawn by different threads.
+pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
+    let panels = weight.layout.panels();
+    for (panel, out) in (first..).zip(out.chunks_exact_mut(panel_bytes(weight))) {
+        let (part, first_row) = weight.panel(panel % panels);
+        let draw = Draw::new(seed, parameter_hash(&part.parameter), part.init);
+        let first_row = (panel / panels * part.rows + part.first_row + first_row, part.rows - first_row);
+        match weight.format {
+            WeightFormat::F32 => fill_panel(&draw, weight.layout, first_row, out, f32::to_le_bytes),
+            WeightFormat::Bf16 => {
+                fill_panel(&draw, weight.layout, first_row, out, |x| half::bf16::from_f32(x).to_le_bytes())
+            }
+            WeightFormat::F16 => {
+                fill_panel(&draw, weight.layout, first_row, out, |x| half::f16::from_f32(x).to_le_bytes())
+            }
         }
-        WeightFormat::F16 => fill_elements(&draw, weight.layout, first, out, |x| half::f16::from_f32(x).to_le_bytes()),
     }
 }
 
-/// Walks the stored order of `layout` from element `first`, one row of lanes at a time.
-fn fill_elements<const BYTES: usize>(
+/// Draws one panel: its first row among the parameter's rows of all experts, and how many there are from it on.
+fn fill_panel<const BYTES: usize>(
     draw: &Draw,
     layout: Layout,
-    first: u64,
+    (first_row, rows): (u64, u64),
     out: &mut [u8],
     encode: impl Fn(f32) -> [u8; BYTES],
 ) {
-    let Layout { n, k, lanes, .. } = layout;
-    let panels = n.div_ceil(lanes);
-    let mut row = first / lanes; // (group · panels + panel) · k + j
-    let mut skip = first % lanes;
-    let mut out = out;
-    while !out.is_empty() {
-        let (j, panel) = (row % k, row / k % panels);
-        let group = row / k / panels;
-        let take = (lanes - skip).min(out.len() as u64 / BYTES as u64);
-        let (now, rest) = out.split_at_mut(take as usize * BYTES);
-        for (lane, element) in (skip..).zip(now.chunks_exact_mut(BYTES)) {
-            let i = panel * lanes + lane;
-            let value = if i < n { draw.value((group * n + i) * k + j) } else { 0.0 };
-            element.copy_from_slice(&encode(value));
+    let Layout { k, lanes, .. } = layout;
+    let (elements, _) = out.as_chunks_mut::<BYTES>();
+    for (j, column) in (0..k).zip(elements.chunks_exact_mut(lanes as usize)) {
+        for (lane, element) in (0..).zip(column) {
+            *element = if lane < rows { encode(draw.value((first_row + lane) * k + j)) } else { encode(0.0) };
         }
-        if take == 0 {
-            return; // less than an element is left
-        }
-        out = rest;
-        skip = 0;
-        row += 1;
     }
 }
 
@@ -143,6 +140,7 @@ pub fn init_for(parameter: &str, shape: &[u64]) -> (Transform, Init) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{Part, PartOrder};
 
     const N: u64 = 200_000;
 
@@ -179,47 +177,95 @@ mod tests {
             .assert_eq(&format!("{:08x?}", (bits(normal), bits(uniform))));
     }
 
-    fn weight(layout: Layout, format: WeightFormat) -> Weight {
-        let bytes = layout.elements() * format.bytes();
-        let init = Init::Normal { mean: 0.0, std: 1.0 };
-        let parameter = "layers.0.mlp.weight".to_owned();
-        Weight { parameter, offset: 0, bytes, layout, format, transform: Transform::None, init }
+    fn part(parameter: &str, first_row: u64, rows: u64) -> Part {
+        Part { parameter: parameter.to_owned(), first_row, rows, init: Init::Normal { mean: 0.0, std: 1.0 } }
     }
 
-    const ODD: Layout = Layout { groups: 3, n: 13, k: 5, lanes: 8 };
+    fn weight(parts: Vec<Part>, order: PartOrder, groups: u64, format: WeightFormat) -> Weight {
+        let n = Layout::rows_of(parts.iter().map(|part| part.rows), LANES).unwrap();
+        let layout = Layout { groups, n, k: K, lanes: LANES };
+        let bytes = layout.bytes(format).unwrap();
+        Weight { parts, order, offset: 0, bytes, layout, format, transform: Transform::None }
+    }
+
+    const K: u64 = 5;
+    const LANES: u64 = 8;
+
+    fn drawn(weight: &Weight) -> Vec<f32> {
+        let mut bytes = vec![0xaa; weight.bytes as usize];
+        fill(weight, 3, &mut bytes);
+        bytes.as_chunks().0.iter().map(|&element| f32::from_le_bytes(element)).collect()
+    }
 
     #[test]
     fn elements_lie_where_the_layout_says_and_padding_is_zero() {
-        let weight = weight(ODD, WeightFormat::F32);
-        let mut bytes = vec![0xaa; weight.bytes as usize];
-        fill(&weight, 3, &mut bytes);
-        let mut expected = vec![0.0; ODD.elements() as usize];
+        let weight = weight(vec![part("a", 0, 13)], PartOrder::Stacked, 3, WeightFormat::F32);
+        let layout = weight.layout;
+        let mut expected = vec![0.0; layout.elements() as usize];
         let mut index = 0;
-        for group in 0..ODD.groups {
-            for i in 0..ODD.n {
-                for j in 0..ODD.k {
-                    let drawn = value(3, parameter_hash(&weight.parameter), index, weight.init);
-                    expected[ODD.index(group, i, j) as usize] = drawn;
+        for group in 0..layout.groups {
+            for i in 0..layout.n {
+                for j in 0..layout.k {
+                    let drawn = value(3, parameter_hash("a"), index, weight.parts[0].init);
+                    expected[layout.index(group, i, j) as usize] = drawn;
                     index += 1;
                 }
             }
         }
-        let found: Vec<f32> = bytes.as_chunks().0.iter().map(|&element| f32::from_le_bytes(element)).collect();
-        assert_eq!(found, expected);
+        assert_eq!(drawn(&weight), expected);
+    }
+
+    /// Each part holds the values that it holds alone, in panels where the order says.
+    #[test]
+    fn parts_draw_what_they_draw_alone() {
+        let f32s = WeightFormat::F32;
+        for groups in [1, 3] {
+            let stacked =
+                weight(vec![part("a", 0, 13), part("b", 0, 3), part("c", 0, 8)], PartOrder::Stacked, groups, f32s);
+            let interleaved = weight(vec![part("a", 0, 13), part("d", 0, 13)], PartOrder::Interleaved, groups, f32s);
+            for (weight, panels) in
+                [(stacked, vec!["a0", "a1", "b0", "c0"]), (interleaved, vec!["a0", "d0", "a1", "d1"])]
+            {
+                let alone = |part: &Part| drawn(&self::weight(vec![part.clone()], PartOrder::Stacked, groups, f32s));
+                let alone: Vec<(&str, Vec<f32>)> =
+                    weight.parts.iter().map(|part| (&*part.parameter, alone(part))).collect();
+                let mut expected = Vec::new();
+                for group in 0..groups as usize {
+                    for panel in &panels {
+                        let (name, index) = panel.split_at(1);
+                        let (_, values) = alone.iter().find(|(found, _)| *found == name).unwrap();
+                        let of_group = values.len() / groups as usize;
+                        let at = group * of_group + index.parse::<usize>().unwrap() * PANEL;
+                        expected.extend_from_slice(&values[at..at + PANEL]);
+                    }
+                }
+                assert_eq!(drawn(&weight), expected, "{:?} {groups}", weight.order);
+            }
+        }
+    }
+
+    const PANEL: usize = (K * LANES) as usize;
+
+    #[test]
+    fn a_part_may_begin_inside_its_parameter() {
+        let whole = drawn(&weight(vec![part("a", 0, 16)], PartOrder::Stacked, 1, WeightFormat::F32));
+        let halves = weight(vec![part("a", 8, 8), part("a", 0, 8)], PartOrder::Stacked, 1, WeightFormat::F32);
+        let (first, second) = whole.split_at(PANEL);
+        assert_eq!(drawn(&halves), [second, first].concat());
     }
 
     #[test]
-    fn parts_join_to_the_whole() {
+    fn panels_join_to_the_whole() {
         for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16] {
-            let weight = weight(ODD, format);
+            let weight = weight(vec![part("a", 0, 13), part("b", 0, 9)], PartOrder::Stacked, 2, format);
             let mut whole = vec![0; weight.bytes as usize];
             fill(&weight, 3, &mut whole);
-            for part in [1, 7, 8, 50] {
+            for at_once in [1, 3, 5] {
                 let mut parts = vec![0xaa; whole.len()];
-                for (index, chunk) in parts.chunks_mut(part * format.bytes() as usize).enumerate() {
-                    fill_range(&weight, 3, (index * part) as u64, chunk);
+                for (index, chunk) in parts.chunks_mut(at_once * panel_bytes(&weight)).enumerate() {
+                    fill_panels(&weight, 3, (index * at_once) as u64, chunk);
                 }
-                assert_eq!(parts, whole, "{format:?} in parts of {part}");
+                assert_eq!(parts, whole, "{format:?}, {at_once} panels at once");
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::Plan;
-use crate::format::{Arg, Count, Entry, Init, Manifest, Program, Transform, Weight};
+use crate::format::{Arg, Count, Entry, Init, Manifest, PartOrder, Program, Transform, Weight};
 
 /// Everything: manifest, memory, sections, kernels, weights, steps.
 pub fn plan(plan: &Plan<'_>) -> String {
@@ -94,13 +94,10 @@ fn weight_line(weight: &Weight) -> String {
         Transform::None => "",
         Transform::DecayRate => " decay_rate",
     };
-    let init = match weight.init {
-        Init::Normal { mean, std } => format!("normal({mean}, {std})"),
-        Init::Uniform { low, high } => format!("uniform({low}, {high})"),
-    };
+    let inits: Vec<String> = weight.parts.iter().map(|part| init(part.init)).collect();
     format!(
-        "{} @{} {} bytes {} [{}, {}, {}] lanes {}{transform} init {init}",
-        weight.parameter,
+        "{} @{} {} bytes {} [{}, {}, {}] lanes {}{transform} init {}",
+        parts(weight.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows)), weight.order),
         weight.offset,
         weight.bytes,
         weight.format.name(),
@@ -108,7 +105,30 @@ fn weight_line(weight: &Weight) -> String {
         layout.n,
         layout.k,
         layout.lanes,
+        inits.join(" "),
     )
+}
+
+fn init(init: Init) -> String {
+    match init {
+        Init::Normal { mean, std } => format!("normal({mean}, {std})"),
+        Init::Uniform { low, high } => format!("uniform({low}, {high})"),
+    }
+}
+
+/// What a packed weight is made of, from the parameter, first row and number of rows of each part: `q`, or
+/// `q[0..72] + k[0..24]` for stacked parts, `gate[0..100] | up[0..100]` for interleaved ones.
+pub fn parts<'a>(parts: impl IntoIterator<Item = (&'a str, u64, u64)>, order: PartOrder) -> String {
+    let parts: Vec<(&str, u64, u64)> = parts.into_iter().collect();
+    if let [(parameter, 0, _)] = parts[..] {
+        return parameter.to_owned();
+    }
+    let part = |&(parameter, first, rows): &(&str, u64, u64)| format!("{parameter}[{first}..{}]", first + rows);
+    let separator = match order {
+        PartOrder::Stacked => " + ",
+        PartOrder::Interleaved => " | ",
+    };
+    parts.iter().map(part).collect::<Vec<_>>().join(separator)
 }
 
 /// The steps of each entry; `|` begins a step that waits for all before it.
@@ -194,7 +214,7 @@ mod tests {
 
             sections: offset, bytes, name, BLAKE3
                       8192            645  manifest             e9ea49e3145d2b3f
-                     12288            247  program              c0c5f96bf57716f0
+                     12288            255  program              ff8c96af3b593498
                      16384             18  code/x86-64-v3       a693e509c358a661
                      20480             18  code/x86-64-v2       dc796423677bb315
                      24576              2  tokenizer            6e46dd10defc9b56

@@ -3,14 +3,16 @@
 //! 1. sections: one manifest and program; weights unless they are synthetic; code for each target and no other
 //! 2. manifest: limits are counts that step tables (i32) can hold; memory follows from them
 //! 3. kernels: symbols are distinct C names
-//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format
+//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts
 //! 5. entries: prefill and decode, once each, within the limits; logits inside the arena
 //! 6. steps: kernel index; number of arguments; each argument inside what it points into
 
 use std::collections::BTreeSet;
 
 use crate::PlanError;
-use crate::format::{ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Manifest, Program, Weight};
+use crate::format::{
+    ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Manifest, PartOrder, Program, Weight,
+};
 use crate::sections::{Section, SectionKind, TABLE};
 use crate::tables;
 
@@ -162,14 +164,14 @@ fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
     let mut end_of_last = 0;
     for (index, weight) in program.weights.iter().enumerate() {
         let complain = |what: &str, found: String, expected: String| {
-            let field = format!("weights[{index}].{what} ({})", weight.parameter);
-            Err(PlanError::record("program", field, found, expected))
+            let name = weight.parts.first().map_or("", |part| &part.parameter);
+            Err(PlanError::record("program", format!("weights[{index}].{what} ({name})"), found, expected))
         };
         if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end_of_last {
             let expected = format!("a multiple of {ALIGN_BYTES} from {end_of_last} on");
             return complain("offset", weight.offset.to_string(), expected);
         }
-        let Some(bytes) = bytes_of(weight) else {
+        let Some(bytes) = weight.layout.bytes(weight.format) else {
             return complain("layout", format!("{:?}", weight.layout), "sizes from 1 on that fit memory".to_owned());
         };
         if weight.bytes != bytes {
@@ -179,32 +181,44 @@ fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
             Some(end) if end <= manifest.memory.weights => end,
             _ => {
                 let found = format!("{bytes} bytes at {}", weight.offset);
-                return complain(
-                    "bytes",
-                    found,
-                    format!("an end inside the {} bytes of weights", manifest.memory.weights),
-                );
+                let expected = format!("an end inside the {} bytes of weights", manifest.memory.weights);
+                return complain("bytes", found, expected);
             }
         };
-        let drawable = match weight.init {
-            Init::Normal { mean, std } => mean.is_finite() && std.is_finite() && std >= 0.0,
-            Init::Uniform { low, high } => low.is_finite() && high.is_finite() && low <= high,
-        };
-        if !drawable {
-            return complain("init", format!("{:?}", weight.init), "finite numbers, no negative width".to_owned());
-        }
+        parts(weight).or_else(|(what, found, expected)| complain(&what, found, expected))?;
     }
     Ok(())
 }
 
-/// Bytes of a weight by its layout; None when a size is 0 or the product overflows.
-fn bytes_of(weight: &Weight) -> Option<u64> {
+/// The parts of a weight against its layout; else the field, what was found and what was expected.
+fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
     let layout = weight.layout;
-    if [layout.groups, layout.n, layout.k, layout.lanes].contains(&0) {
-        return None;
+    for (index, part) in weight.parts.iter().enumerate() {
+        let field = |what: &str| format!("parts[{index}].{what}");
+        let fits = part.rows > 0 && part.first_row.checked_add(part.rows).is_some();
+        let same = weight.order == PartOrder::Stacked || part.rows == weight.parts[0].rows;
+        if !fits || !same {
+            let expected = if fits { "as many as the first part: they are interleaved" } else { "1 or more" };
+            return Err((field("rows"), part.rows.to_string(), expected.to_owned()));
+        }
+        if part.first_row > 0 && layout.groups > 1 {
+            return Err((field("first_row"), part.first_row.to_string(), "0: experts are taken whole".to_owned()));
+        }
+        let drawable = match part.init {
+            Init::Normal { mean, std } => mean.is_finite() && std.is_finite() && std >= 0.0,
+            Init::Uniform { low, high } => low.is_finite() && high.is_finite() && low <= high,
+        };
+        if !drawable {
+            return Err((field("init"), format!("{:?}", part.init), "finite numbers, no negative width".to_owned()));
+        }
     }
-    let panels = layout.n.div_ceil(layout.lanes).checked_mul(layout.lanes)?;
-    layout.groups.checked_mul(panels)?.checked_mul(layout.k)?.checked_mul(weight.format.bytes())
+    let rows = Layout::rows_of(weight.parts.iter().map(|part| part.rows), layout.lanes);
+    if weight.parts.is_empty() || rows != Some(layout.n) {
+        let found = format!("{} rows in {} parts", layout.n, weight.parts.len());
+        let expected = rows.map_or("a number".to_owned(), |rows| format!("{rows}, from the parts"));
+        return Err(("layout".to_owned(), found, expected));
+    }
+    Ok(())
 }
 
 fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Result<(), PlanError> {
@@ -295,7 +309,7 @@ impl EntryKind {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::format::{Count, Layout, Table, WeightFormat};
+    use crate::format::{Count, Table, WeightFormat};
     use crate::reader::Plan;
 
     type Spoil = fn(&mut Manifest, &mut Program);
@@ -326,7 +340,20 @@ mod tests {
         ("weights[0].bytes", |_, p| p.weights[0].format = WeightFormat::F32),
         ("weights[0].layout", |_, p| p.weights[0].layout.lanes = 0),
         ("weights[0].layout", |_, p| p.weights[0].layout = Layout { groups: 1 << 40, n: 1 << 40, k: 1, lanes: 1 }),
-        ("weights[0].init", |_, p| p.weights[0].init = Init::Normal { mean: 0.0, std: f32::NAN }),
+        ("weights[0].layout", |_, p| p.weights[0].parts.clear()),
+        ("weights[0].layout", |_, p| p.weights[0].parts[0].rows = 4),
+        ("weights[0].layout", |_, p| p.weights[0].parts = vec![fixture::part("a", 8), fixture::part("b", 1)]),
+        ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].rows = 0),
+        ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].first_row = u64::MAX),
+        ("weights[0].parts[1].rows", |_, p| {
+            p.weights[0].order = PartOrder::Interleaved;
+            p.weights[0].parts.push(fixture::part("b", 4));
+        }),
+        ("weights[1].parts[0].first_row", |_, p| {
+            let weight = &mut p.weights[1];
+            (weight.layout.groups, weight.bytes, weight.parts[0].first_row) = (2, 64, 3);
+        }),
+        ("weights[0].parts[0].init", |_, p| p.weights[0].parts[0].init = Init::Normal { mean: 0.0, std: f32::NAN }),
         ("entries: decode", |_, p| p.entries.truncate(1)),
         ("entries: prefill", |_, p| p.entries[1].kind = EntryKind::Prefill),
         ("entries[0].max_tokens", |_, p| p.entries[0].max_tokens = 9),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{Arg, Count, Table};
+use jamba_plan::format::{Arg, Count, PartOrder, Table};
 use jamba_plan::tables;
 use jambac_graph::infer::operand_names;
 use jambac_graph::{Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
@@ -15,7 +15,7 @@ use jambac_kernels::{
 use super::{Bound, BufferId, Context, Slot, unsupported};
 use crate::ScheduleError;
 use crate::states::{StateRegion, elem};
-use crate::weights::{self, Use};
+use crate::weights::{self, PartRef, Use};
 
 /// A node and what it can be bound to.
 pub(super) struct View<'a, 'c> {
@@ -228,7 +228,8 @@ impl View<'_, '_> {
         let Op::Parameter { name, ty } = self.graph.op(self.operands[operand].node) else {
             return Err(self.fail_operand(operand, "a parameter"));
         };
-        let index = self.context.weights.add(name, ty, use_)?;
+        let part = PartRef { name, ty, first_row: 0, rows: None };
+        let index = self.context.weights.add(&[part], PartOrder::Stacked, use_)?;
         let weight = &self.context.weights.planned[index];
         let lanes = if weight.layout.lanes == 1 { 1 } else { LANES };
         Ok((Slot::Final(Arg::Weight(index as u32)), weights::elem(weight.format), lanes))

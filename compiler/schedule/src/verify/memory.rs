@@ -1,6 +1,6 @@
 //! What lies where: weights, states, buffers, logits, pools.
 
-use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, Transform, WeightFormat};
+use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, PartOrder, Transform, WeightFormat};
 use jamba_plan::tables;
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param};
 use jambac_kernels::kv_append::page_elements;
@@ -12,7 +12,7 @@ use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError}
 pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     let mut end = 0;
     for (index, weight) in schedule.weights.iter().enumerate() {
-        let place = || format!("weight {index} ({})", weight.parameter);
+        let place = || format!("weight {index} ({})", weight.name());
         if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end {
             let message = format!("offset {}, expected a multiple of {ALIGN_BYTES} from {end} on", weight.offset);
             return Err(broken(3, place(), message));
@@ -21,6 +21,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
         if weight.bytes != bytes {
             return Err(broken(3, place(), format!("{} bytes, expected {bytes} by its layout", weight.bytes)));
         }
+        check_parts(weight).map_err(|message| broken(3, place(), message))?;
         end = weight.offset + weight.bytes;
     }
     if end > schedule.memory.weights {
@@ -36,6 +37,23 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Rows follow from the parts; interleaved parts are as long as each other.
+fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
+    let lanes = weight.layout.lanes;
+    let rows: u64 = match &weight.parts[..] {
+        [part] => part.rows,
+        parts => parts.iter().map(|part| part.rows.div_ceil(lanes) * lanes).sum(),
+    };
+    if weight.layout.n != rows || weight.parts.is_empty() {
+        return Err(format!("{} rows, expected {rows} of {} parts", weight.layout.n, weight.parts.len()));
+    }
+    if weight.order == PartOrder::Interleaved && weight.parts.iter().any(|part| part.rows != weight.parts[0].rows) {
+        let rows: Vec<u64> = weight.parts.iter().map(|part| part.rows).collect();
+        return Err(format!("interleaved parts of {rows:?} rows, expected as many in each"));
     }
     Ok(())
 }

@@ -3,11 +3,11 @@
 use jambac_graph::DType;
 use jambac_models::tiny::Tiny;
 
-use jamba_plan::format::Table;
+use jamba_plan::format::{PartOrder, Table};
 
 use super::*;
 use crate::tests::{limits, of_model};
-use crate::{Buffer, Formats};
+use crate::{Buffer, Formats, PlannedPart};
 
 /// A Mamba layer with an MLP and an attention layer with experts.
 fn sound() -> Schedule {
@@ -89,6 +89,18 @@ fn arguments() {
 fn weights() {
     check(3, "offset 65472, expected a multiple of 64 from 65536 on", |schedule| schedule.weights[1].offset -= 64);
     check(3, "257 bytes, expected 256 by its layout", |schedule| schedule.weights[1].bytes += 1);
+    check(3, "64 rows, expected 63 of 1 parts", |schedule| schedule.weights[1].parts[0].rows -= 1);
+    check(3, "0 rows, expected 0 of 0 parts", |schedule| {
+        let weight = &mut schedule.weights[1];
+        (weight.layout.n, weight.bytes) = (0, 0);
+        weight.parts.clear();
+    });
+    check(3, "interleaved parts of [64, 60] rows, expected as many in each", |schedule| {
+        let weight = &mut schedule.weights[1];
+        weight.parts.push(PlannedPart { parameter: "other".into(), first_row: 0, rows: 60 });
+        weight.order = PartOrder::Interleaved;
+        (weight.layout.n, weight.bytes) = (128, 512);
+    });
     check(3, "they end at 479168, expected at most 479104", |schedule| schedule.memory.weights -= 64);
     check(
         3,

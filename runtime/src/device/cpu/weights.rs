@@ -14,8 +14,8 @@ use super::report;
 use crate::device::map::PlanFile;
 use crate::{Progress, RuntimeError};
 
-/// Stored elements that a thread draws at once.
-const CHUNK_ELEMENTS: usize = 1 << 18;
+/// Bytes that a thread draws at once, in whole panels.
+const CHUNK_BYTES: usize = 1 << 19;
 
 /// The packed weights of an open plan.
 pub(super) enum Weights {
@@ -87,9 +87,10 @@ fn draw(
         out = &mut std::mem::take(&mut out)[(weight.offset - at) as usize..];
         let (bytes, rest) = std::mem::take(&mut out).split_at_mut(weight.bytes as usize);
         (out, at) = (rest, weight.offset + weight.bytes);
-        let chunk_bytes = CHUNK_ELEMENTS * weight.format.bytes() as usize;
-        for (index, chunk) in bytes.chunks_mut(chunk_bytes).enumerate() {
-            parts.push((weight, (index * CHUNK_ELEMENTS) as u64, chunk));
+        let panel_bytes = synthetic::panel_bytes(weight);
+        let n_panels = (CHUNK_BYTES / panel_bytes).max(1);
+        for (index, chunk) in bytes.chunks_mut(n_panels * panel_bytes).enumerate() {
+            parts.push((weight, (index * n_panels) as u64, chunk));
         }
     }
     let (total, done) = (at, AtomicU64::new(0));
@@ -97,7 +98,7 @@ fn draw(
     let next = || parts.lock().ok().and_then(|mut parts| parts.next());
     let work = |report_progress: bool| {
         while let Some((weight, first, chunk)) = next() {
-            synthetic::fill_range(weight, seed, first, chunk);
+            synthetic::fill_panels(weight, seed, first, chunk);
             let done = done.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64;
             if report_progress {
                 report(progress, "drawing weights", done, total);

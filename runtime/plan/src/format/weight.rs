@@ -1,0 +1,225 @@
+//! Packed weights: what they are made of, the order of their elements, and how they are stored.
+
+use serde::{Deserialize, Serialize};
+
+/// One packed weight: rows of one parameter, or of several that a kernel reads together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weight {
+    /// What it is made of, at least one part; every part is padded to whole panels.
+    pub parts: Vec<Part>,
+    /// Order of the parts' panels.
+    pub order: PartOrder,
+    /// Bytes from the start of the weights section; a multiple of [`super::ALIGN_BYTES`].
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Order of the elements.
+    pub layout: Layout,
+    /// Stored element type.
+    pub format: WeightFormat,
+    /// What was done to the checkpoint's values before rounding to `format`.
+    pub transform: Transform,
+}
+
+impl Weight {
+    /// The part and the first of its rows that a panel holds, by the panel's place in its group.
+    pub fn panel(&self, panel: u64) -> (&Part, u64) {
+        let lanes = self.layout.lanes;
+        match self.order {
+            PartOrder::Interleaved => {
+                let n_parts = self.parts.len() as u64;
+                (&self.parts[(panel % n_parts) as usize], panel / n_parts * lanes)
+            }
+            PartOrder::Stacked => {
+                let mut first = panel;
+                let mut parts = self.parts.iter();
+                loop {
+                    let part = parts.next().expect("a panel below the layout's");
+                    let panels = part.rows.div_ceil(lanes);
+                    if first < panels {
+                        return (part, first * lanes);
+                    }
+                    first -= panels;
+                }
+            }
+        }
+    }
+}
+
+/// Rows of one parameter inside a packed weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Parameter of the checkpoint, canonical name; `*` stacks experts.
+    pub parameter: String,
+    /// The first row taken; 0 where experts are stacked, which are taken whole.
+    pub first_row: u64,
+    /// How many rows are taken, of each expert where they are stacked.
+    pub rows: u64,
+    /// How a synthetic plan draws the values (after the weight's transform).
+    pub init: Init,
+}
+
+/// Order of the panels of a weight's parts; with experts it repeats inside each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PartOrder {
+    /// All panels of the first part, then all of the second, ….
+    Stacked,
+    /// The first panel of every part, then the second of every part, …; all parts have the same number of rows.
+    Interleaved,
+}
+
+/// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
+/// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero.
+/// One lane is row-major order; k = 1 is a vector padded to whole lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Layout {
+    /// Stacked matrices: experts, or 1.
+    pub groups: u64,
+    /// Outputs: the rows of the one part, or of several parts the sum of their rows, each rounded up to whole panels.
+    pub n: u64,
+    /// Inputs that are summed over.
+    pub k: u64,
+    /// Outputs side by side in one panel.
+    pub lanes: u64,
+}
+
+impl Layout {
+    /// Panels of one group.
+    pub fn panels(&self) -> u64 {
+        self.n.div_ceil(self.lanes)
+    }
+
+    /// Number of stored elements, padding included.
+    pub fn elements(&self) -> u64 {
+        self.groups * self.panels() * self.lanes * self.k
+    }
+
+    /// Where element (group, i, j) is stored, in elements.
+    pub fn index(&self, group: u64, i: u64, j: u64) -> u64 {
+        ((group * self.panels() + i / self.lanes) * self.k + j) * self.lanes + i % self.lanes
+    }
+
+    /// Stored length in bytes; None where a size is 0 or the product overflows.
+    pub fn bytes(&self, format: WeightFormat) -> Option<u64> {
+        if [self.groups, self.n, self.k, self.lanes].contains(&0) {
+            return None;
+        }
+        let rows = self.panels().checked_mul(self.lanes)?;
+        self.groups.checked_mul(rows)?.checked_mul(self.k)?.checked_mul(format.bytes())
+    }
+
+    /// What `n` is for parts of so many rows; None where the sum overflows.
+    pub fn rows_of(parts: impl IntoIterator<Item = u64>, lanes: u64) -> Option<u64> {
+        let parts: Vec<u64> = parts.into_iter().collect();
+        match parts[..] {
+            [rows] => Some(rows),
+            _ => parts.into_iter().try_fold(0_u64, |sum, rows| sum.checked_add(rows.checked_next_multiple_of(lanes)?)),
+        }
+    }
+}
+
+/// Stored element type of a packed weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WeightFormat {
+    /// IEEE 754 binary32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+}
+
+impl WeightFormat {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            WeightFormat::F32 => 4,
+            WeightFormat::Bf16 | WeightFormat::F16 => 2,
+        }
+    }
+
+    /// The name people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::Bf16 => "bf16",
+            WeightFormat::F16 => "f16",
+        }
+    }
+}
+
+/// What was done to a parameter before it was packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transform {
+    /// Nothing.
+    None,
+    /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is one exp2.
+    DecayRate,
+}
+
+/// Distribution of a synthetic weight, over the transformed values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Init {
+    /// Approximately normal (see [`crate::synthetic`]).
+    Normal {
+        /// Mean.
+        mean: f32,
+        /// Standard deviation.
+        std: f32,
+    },
+    /// Uniform in low … high.
+    Uniform {
+        /// Lower bound.
+        low: f32,
+        /// Upper bound.
+        high: f32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_visits_every_stored_element_once_in_order() {
+        let layout = Layout { groups: 2, n: 5, k: 3, lanes: 4 };
+        let mut stored = 0;
+        for group in 0..2 {
+            for panel in 0..2 {
+                for j in 0..3 {
+                    for lane in 0..4 {
+                        if panel * 4 + lane < 5 {
+                            assert_eq!(layout.index(group, panel * 4 + lane, j), stored);
+                        }
+                        stored += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(layout.elements(), stored);
+    }
+    #[test]
+    fn panels_follow_the_order_of_the_parts() {
+        let part = |name: &str, first_row: u64, rows: u64| Part {
+            parameter: name.to_owned(),
+            first_row,
+            rows,
+            init: Init::Normal { mean: 0.0, std: 1.0 },
+        };
+        let places = |order: PartOrder, parts: Vec<Part>| {
+            let n = Layout::rows_of(parts.iter().map(|part| part.rows), 4).unwrap();
+            let layout = Layout { groups: 2, n, k: 3, lanes: 4 };
+            let (format, transform) = (WeightFormat::F32, Transform::None);
+            let weight = Weight { parts, order, offset: 0, bytes: 0, layout, format, transform };
+            let place = |panel: u64| {
+                let (part, row) = weight.panel(panel);
+                format!("{}{row}", part.parameter)
+            };
+            (0..layout.panels()).map(place).collect::<Vec<_>>().join(" ")
+        };
+        // 5 rows take two panels of 4, 3 and 4 rows one.
+        assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 5), part("b", 7, 3), part("c", 0, 4)]), "a0 a4 b0 c0");
+        assert_eq!(places(PartOrder::Interleaved, vec![part("a", 0, 5), part("b", 0, 5)]), "a0 b0 a4 b4");
+        assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 9)]), "a0 a4 a8");
+    }
+}
