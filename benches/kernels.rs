@@ -26,6 +26,13 @@ fn elements(kernel: &Kernel, name: &str) -> Option<usize> {
         (Kernel::CausalConv1d(spec), "weight" | "state") => padded(spec.channels) * spec.taps,
         (Kernel::CausalConv1d(spec), _) => padded(spec.channels),
         (Kernel::SelectiveScan(spec), "a" | "state") => padded(spec.channels) * spec.d_state,
+        (Kernel::SelectiveScan(spec), "dt_weight") => {
+            padded(spec.channels) * spec.selection.projection().map_or(0, |projection| projection.dt_rank)
+        }
+        (Kernel::SelectiveScan(spec), "dt_norm") => {
+            padded(spec.selection.projection().map_or(0, |projection| projection.dt_rank))
+        }
+        (Kernel::SelectiveScan(spec), "b_norm" | "c_norm") => padded(spec.d_state),
         (Kernel::SelectiveScan(spec), _) => padded(spec.channels),
         _ => return None,
     })

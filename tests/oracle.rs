@@ -90,6 +90,24 @@ fn check_logits(name: &'static str) {
     }
 }
 
+/// The fusions of a Mamba mixer build on one another: without any of them those that remain fit together.
+#[test]
+fn fusions_of_a_mamba_mixer_can_be_left_out_one_by_one() {
+    let fixture = Fixture::open("odd");
+    let folder = tempfile::tempdir().unwrap();
+    for without in ["fuse-dt-softplus", "fuse-dt-norms", "fuse-dt-scan", "fuse-norms-scan", "fuse-scan-gate"] {
+        let path = plan(&fixture.checkpoint, folder.path(), &format!("all,-{without}"), "x86-64-v3");
+        let mut engine = open(&path, 2);
+        for &length in PROMPT_LENGTHS {
+            let prompt = fixture.prompt(length);
+            let found = recorded(&logits(&mut engine, &prompt.ids, length), &prompt);
+            let (difference, at) = max_difference(&found, &prompt.logits);
+            let allowed = prompt.tolerance();
+            assert!(difference <= allowed, "without {without}, prompt {length}: |Δlogit| {difference:e} at {at}");
+        }
+    }
+}
+
 fn check_greedy(name: &'static str) {
     let fixture = Fixture::open(name);
     let folder = tempfile::tempdir().unwrap();

@@ -4,9 +4,10 @@
 
 use crate::elementwise::Function;
 use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
+use crate::selective_scan::{Projection, Selection};
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    rms_norm, select_rows, selective_scan, slice, softmax, top_k,
+    rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
 };
 use jambac_graph::Activation;
 
@@ -31,6 +32,7 @@ fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
 /// Every list.
 pub fn all() -> Vec<Case> {
     let stateless = [linear(), grouped_linear(), embed(), rms_norm(), elementwise(), slice(), select_rows()].concat();
+    let stateless = [stateless, split_rms_norm()].concat();
     let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
     let routing = [softmax(), top_k(), moe_permute(), moe_combine()].concat();
     [stateless, stateful, routing].concat()
@@ -114,6 +116,17 @@ pub fn rms_norm() -> Vec<Case> {
     cases
 }
 
+/// Cases of [`crate::split_rms_norm`].
+pub fn split_rms_norm() -> Vec<Case> {
+    let base = split_rms_norm::Spec { parts: vec![7, 5, 5], eps: 1e-6, rows: Rows::Tokens };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+    let parts: [&[usize]; 4] = [&[1, 1, 1], &[160, 16, 16], &[16, 33], &[3, 20, 1, 8]];
+    cases.extend(parts.map(|parts| case(split_rms_norm::Spec { parts: parts.to_vec(), ..base.clone() }, 13)));
+    cases.push(case(split_rms_norm::Spec { eps: 1e-2, ..base }, 13));
+    cases
+}
+
 /// Cases of [`crate::elementwise`].
 pub fn elementwise() -> Vec<Case> {
     use Function::{Add, Mul, MulRow, Silu, Softplus, Swiglu};
@@ -164,13 +177,28 @@ pub fn causal_conv1d() -> Vec<Case> {
 
 /// Cases of [`crate::selective_scan`].
 pub fn selective_scan() -> Vec<Case> {
-    let base = selective_scan::Spec { channels: 216, d_state: 16, gated: true };
+    let base = selective_scan::Spec { channels: 216, d_state: 16, selection: Selection::Given, gated: true };
+    let projection = Projection { dt_rank: 7, format: Elem::Bf16 };
+    let normed = Selection::Normed { projection, eps: 1e-6 };
+    let with = |selection| selective_scan::Spec { selection, ..base.clone() };
     let mut cases = vec![case(base.clone(), 17)];
     cases.extend([16, 20].map(|channels| case(selective_scan::Spec { channels, ..base.clone() }, 17)));
     cases.extend([1, 5, 8, 27, 64].map(|d_state| case(selective_scan::Spec { d_state, ..base.clone() }, 17)));
     cases.push(case(selective_scan::Spec { gated: false, ..base.clone() }, 17));
+    cases.push(case(with(Selection::Projected(projection)), 17));
+    cases.push(case(with(normed), 17));
+    let others = [(1, Elem::Bf16), (33, Elem::Bf16), (16, Elem::F32), (7, Elem::F16)];
+    cases.extend(others.map(|(dt_rank, format)| {
+        case(with(Selection::Normed { projection: Projection { dt_rank, format }, eps: 1e-6 }), 17)
+    }));
+    let eps = Selection::Normed { projection, eps: 1e-2 };
+    cases.push(case(selective_scan::Spec { channels: 20, d_state: 5, gated: false, ..with(eps) }, 17));
     // Jamba Mini.
-    cases.extend([1, 512].map(|n_tokens| case(selective_scan::Spec { channels: 8192, ..base.clone() }, n_tokens)));
+    let projection = Projection { dt_rank: 256, format: Elem::Bf16 };
+    let selections = [Selection::Given, Selection::Projected(projection), Selection::Normed { projection, eps: 1e-6 }];
+    for selection in selections {
+        cases.extend([1, 512].map(|n| case(selective_scan::Spec { channels: 8192, ..with(selection) }, n)));
+    }
     cases
 }
 

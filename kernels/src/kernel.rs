@@ -11,7 +11,7 @@ use jambac_graph::Activation;
 
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    rms_norm, select_rows, selective_scan, slice, softmax, top_k,
+    rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
 };
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
@@ -154,6 +154,14 @@ impl Param {
             Param::Scalar { .. } => None,
         }
     }
+
+    /// The element type of the slot's buffer; nothing for an integer.
+    pub fn elem(&self) -> Option<Elem> {
+        match self {
+            Param::Buffer { elem, .. } => Some(*elem),
+            Param::Scalar { .. } => None,
+        }
+    }
 }
 
 /// Sizes of one step, for [`Kernel::cost`].
@@ -228,6 +236,8 @@ kernels! {
     Embed(embed),
     /// RMS norm, with the residual sum before it where fused.
     RmsNorm(rms_norm),
+    /// RMS norms of the parts of a row.
+    SplitRmsNorm(split_rms_norm),
     /// Matrix product with packed weights, bias and activation.
     Linear(linear),
     /// Matrix product of each slot with the weight of its expert.

@@ -22,6 +22,7 @@ pub mod select_rows;
 pub mod selective_scan;
 pub mod slice;
 pub mod softmax;
+pub mod split_rms_norm;
 pub mod top_k;
 
 #[cfg(feature = "emit")]

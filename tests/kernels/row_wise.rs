@@ -67,6 +67,31 @@ fn rms_norm_agrees_with_the_reference() {
 }
 
 #[test]
+fn parts_of_rows_are_normed_each_by_itself() {
+    for level in [V3, X86Level::V2] {
+        each(level, cases::split_rms_norm(), |kernels, kernel, n_rows| {
+            let Kernel::SplitRmsNorm(spec) = kernel else { panic!("{kernel:?}") };
+            let cols: usize = spec.parts.iter().sum();
+            let x = random(1, n_rows * cols);
+            let weights: Vec<Vec<f32>> = spec.parts.iter().zip(2..).map(|(&cols, seed)| random(seed, cols)).collect();
+            let mut args = vec![Arg::rows(cols, &x)];
+            args.extend(weights.iter().map(|weight| Arg::vector(weight)));
+            args.extend(spec.parts.iter().map(|&cols| Arg::unwritten(cols, n_rows)));
+            args.push(Arg::Scalar(n_rows));
+            let found = kernels.run(kernel, &args);
+            let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
+            let expected = norm::split_rms_norm(&x, &weights, spec.eps);
+            for (part, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // As for a whole row.
+                let rel = (4.0 + spec.parts[part] as f64 / 32.0) * ROUNDING;
+                let what = format!("{} of {n_rows} rows, part {part}", kernel.symbol());
+                assert_close(&what, &found.f32(), expected, Tolerance { abs: 0.0, rel });
+            }
+        });
+    }
+}
+
+#[test]
 fn a_row_is_normed_alike_alone_and_in_a_batch() {
     let cases = cases::rms_norm();
     let kernel = &cases[0].kernel;

@@ -225,11 +225,12 @@ impl Generator<'_> {
         let d_state = [2, 5, 1][self.choose(3)];
         let u = self.of_width(width);
         let u = self.norm(u, width);
-        let dt = self.project(width);
-        let dt = self.b.softplus(dt);
+        let [dt, b, c] = if self.choose(4) < 3 {
+            self.selection(u, width, d_state)
+        } else {
+            self.separate_selection(width, d_state)
+        };
         let a_log = self.parameter(&[width, d_state]);
-        let (b, c) = (self.of_width(d_state), self.of_width(d_state));
-        let (b, c) = (self.norm(b, d_state), self.norm(c, d_state));
         let (name, state) = self.state(DType::F32, &[width.into(), d_state.into()]);
         let (y, next) = self.b.selective_scan(Scan { dt, u, a_log, b, c, state });
         self.b.output(&name, next);
@@ -245,6 +246,33 @@ impl Generator<'_> {
         let gate = self.b.silu(z);
         self.expose(gate, width);
         self.product(sum, gate)
+    }
+
+    /// Δ, B and C as Jamba has them: parts of one projection of u, normed, and a projection of the first of them.
+    fn selection(&mut self, u: ValueId, width: usize, d_state: usize) -> [ValueId; 3] {
+        let dt_rank = 1 + self.choose(3);
+        let n_columns = dt_rank + 2 * d_state;
+        let weight = self.parameter(&[n_columns, width]);
+        let x = self.b.linear(u, weight, None);
+        let parts = [(0, dt_rank), (dt_rank, d_state), (dt_rank + d_state, d_state)];
+        let [low, b, c] = parts.map(|(start, len)| {
+            let part = self.b.slice(x, start, len);
+            self.norm(part, len)
+        });
+        let (weight, bias) = (self.parameter(&[width, dt_rank]), self.parameter(&[width]));
+        let dt = self.b.linear(low, weight, Some(bias));
+        let dt = self.b.softplus(dt);
+        let (value, width) = [(x, n_columns), (low, dt_rank), (b, d_state), (dt, width)][self.choose(4)];
+        self.expose(value, width);
+        [dt, b, c]
+    }
+
+    /// Δ, B and C of values that have nothing in common.
+    fn separate_selection(&mut self, width: usize, d_state: usize) -> [ValueId; 3] {
+        let dt = self.project(width);
+        let dt = self.b.softplus(dt);
+        let (b, c) = (self.of_width(d_state), self.of_width(d_state));
+        [dt, self.norm(b, d_state), self.norm(c, d_state)]
     }
 
     fn attention(&mut self) -> (ValueId, usize) {

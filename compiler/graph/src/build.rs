@@ -1,7 +1,7 @@
 //! The builder that models use: one method per op, panicking on misuse (a model's code is wrong, not its input).
 
 use crate::graph::{Graph, ValueId};
-use crate::op::{Activation, Op};
+use crate::op::{Activation, Op, Selection};
 use crate::tensor::{DType, Dim, Type};
 
 /// Builds a graph node by node; [`Builder::scope`] names where nodes come from.
@@ -127,7 +127,8 @@ impl Builder {
     /// The Mamba-1 recurrence; returns y and the next state.
     pub fn selective_scan(&mut self, operands: Scan) -> (ValueId, ValueId) {
         let Scan { dt, u, a_log, b, c, state } = operands;
-        self.add2(Op::SelectiveScan, &[dt, u, a_log, b, c, state])
+        let op = Op::SelectiveScan { selection: Selection::Given, gated: false };
+        self.add2(op, &[u, a_log, state, dt, b, c])
     }
 
     /// Keys and values join the cache; returns the next cache.

@@ -2,12 +2,12 @@
 //!
 //! Each op has a signature: a kind and dims for every operand and result, the table of [`op`](mod@crate::op) as data. A letter
 //! in the dims stands for one dimension and is the same dimension wherever it appears; `…` stands for any leading dims; `K-1`,
-//! `E+1` and `H*E` are checked once their letters are known. An op with a state takes `tokens` and `sequences`, the others any rows. Dims are the same when they are the same number or the same symbol.
+//! `E+1`, `H*E` and `R+N+N` are checked once their letters are known. An op with a state takes `tokens` and `sequences`, the others any rows. Dims are the same when they are the same number or the same symbol.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::op::{MAX_PARTS, Op, parts};
+use crate::op::{MAX_PARTS, Op, Selection, parts};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// An op that does not accept its operands or attributes.
@@ -127,6 +127,13 @@ const SPLIT_WEIGHTS: [&str; MAX_PARTS] = ["N0 I", "N1 I", "N2 I", "N3 I"];
 /// Dims of the results of a `split_linear`.
 const SPLIT_RESULTS: [&str; MAX_PARTS] = ["R L0", "R L1", "R L2", "R L3"];
 
+/// Rows of a `split_rms_norm` of two parts and more.
+const NORMED_ROWS: [&str; MAX_PARTS - 1] = ["T L0+L1", "T L0+L1+L2", "T L0+L1+L2+L3"];
+/// Weights of a `split_rms_norm`.
+const NORMED_WEIGHTS: [&str; MAX_PARTS] = ["L0", "L1", "L2", "L3"];
+/// Results of a `split_rms_norm`.
+const NORMED_RESULTS: [&str; MAX_PARTS] = ["T L0", "T L1", "T L2", "T L3"];
+
 /// The op's signature; the operands are looked at only where an op has two (`mul` by a row, `linear` with a bias).
 fn signature(op: &Op, given: &[&Type]) -> Signature {
     use Kind::{Cache, F32, Float, Index};
@@ -134,20 +141,18 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
     let rank = |slot: usize| given.get(slot).map_or(0, |ty| ty.shape.len());
     let f32 = |dims| New(DType::F32, dims);
     let i32 = |dims| New(DType::I32, dims);
-    let scan = [
-        ("dt", F32, "tokens C"),
-        ("u", F32, "tokens C"),
-        ("a_log", Float, "C N"),
-        ("b", F32, "tokens N"),
-        ("c", F32, "tokens N"),
-        ("state", F32, "sequences C N"),
-    ];
     let (operands, results): (Vec<(&str, Kind, &str)>, Vec<Out>) = match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => (vec![], vec![]),
         Op::Embed => (vec![("ids", Index, "T"), ("table", Float, "V D")], vec![f32("T D")]),
         Op::RmsNorm { .. } => (vec![("x", F32, "… D"), ("weight", Float, "D")], vec![Like(0)]),
         Op::AddRmsNorm { .. } => {
             (vec![("a", F32, "… D"), ("b", F32, "… D"), ("weight", Float, "D")], vec![Like(0), Like(0)])
+        }
+        Op::SplitRmsNorm { .. } => {
+            let n_parts = given.len().saturating_sub(1).clamp(2, MAX_PARTS);
+            let weights = NORMED_WEIGHTS[..n_parts].iter().map(|&dims| ("weight", Float, dims));
+            let operands = [("x", F32, NORMED_ROWS[n_parts - 2])].into_iter().chain(weights).collect();
+            (operands, NORMED_RESULTS[..n_parts].iter().map(|&dims| f32(dims)).collect())
         }
         Op::Linear { .. } => {
             let mut operands = vec![("x", F32, "R I"), ("weight", Float, "N I")];
@@ -178,9 +183,13 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
             let state = operands.len() - 1;
             (operands, vec![Like(0), Like(state)])
         }
-        Op::SelectiveScan => (scan.to_vec(), vec![Like(1), Like(5)]),
-        Op::GatedSelectiveScan => {
-            (scan.into_iter().chain([("d", Float, "C"), ("z", F32, "tokens C")]).collect(), vec![Like(1), Like(5)])
+        Op::SelectiveScan { selection, gated } => {
+            let mut operands = vec![("u", F32, "tokens C"), ("a_log", Float, "C N"), ("state", F32, "sequences C N")];
+            operands.extend(selected(*selection));
+            if *gated {
+                operands.extend([("d", Float, "C"), ("z", F32, "tokens C")]);
+            }
+            (operands, vec![Like(0), Like(2)])
         }
         Op::KvAppend => (
             vec![("cache", Cache, "sequences context 2 G E"), ("k", F32, "tokens G*E"), ("v", F32, "tokens G*E")],
@@ -202,6 +211,21 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
     };
     let operands = operands.into_iter().map(|(name, kind, dims)| Operand { name, kind, dims }).collect();
     Signature { operands, results }
+}
+
+/// The operands of a scan's selection.
+fn selected(selection: Selection) -> Vec<(&'static str, Kind, &'static str)> {
+    use Kind::{F32, Float};
+    let projection = [("dt_weight", Float, "C R"), ("dt_bias", Float, "C")];
+    let (b, c) = (("b", F32, "tokens N"), ("c", F32, "tokens N"));
+    match selection {
+        Selection::Given => vec![("dt", F32, "tokens C"), b, c],
+        Selection::Projected => [[("dt", F32, "tokens R"), b, c].as_slice(), &projection].concat(),
+        Selection::Normed { .. } => {
+            let norms = [("dt_norm", Float, "R"), ("b_norm", Float, "N"), ("c_norm", Float, "N")];
+            [[("x", F32, "tokens R+N+N")].as_slice(), &norms, &projection].concat()
+        }
+    }
 }
 
 /// What attributes must satisfy besides the shapes; (subject, found, expected) of the first that does not.
@@ -289,8 +313,8 @@ impl Bindings {
         if let Some((a, n)) = term.split_once('-') {
             return Some(Dim::Fixed(self.fixed(a)?.checked_sub(n.parse().ok()?)?));
         }
-        if let Some((a, n)) = term.split_once('+') {
-            return Some(Dim::Fixed(self.fixed(a)?.checked_add(n.parse().ok()?)?));
+        if let Some((a, rest)) = term.split_once('+') {
+            return Some(Dim::Fixed(self.fixed(a)?.checked_add(self.eval(rest)?.fixed()?)?));
         }
         self.letters.get(term).copied()
     }

@@ -16,5 +16,5 @@ pub mod verify;
 
 pub use error::Error;
 pub use graph::{Graph, Node, NodeId, ValueId};
-pub use op::{Activation, Op};
+pub use op::{Activation, Op, Selection};
 pub use tensor::{DType, Dim, Symbol, Type};

@@ -13,6 +13,7 @@
 //! | `embed` | ids i32\[T\], table \[V, D\] | \[T, D\] | row of the table per token |
 //! | `rms_norm` | x \[…, D\], weight \[D\] | \[…, D\] | x · rsqrt(mean(x²) + eps) · weight (arXiv 1910.07467) |
 //! | `add_rms_norm` | a, b \[…, D\], weight \[D\] | sum, normed | sum = a + b; normed = rms_norm(sum, weight) |
+//! | `split_rms_norm` | x \[T, ΣLᵢ\], weights \[Lᵢ\]…, 2 to 4 | \[T, Lᵢ\]… | the columns of x in parts, each normed by itself as `rms_norm` does |
 //! | `linear` | x \[R, I\], weight \[N, I\], bias \[N\]? | \[R, N\] | activation(x · weightᵀ + bias) |
 //! | `split_linear` | x \[R, I\], weights \[Nᵢ, I\]… | \[R, size\]… | x · weightᵀ of the weights' rows stacked, cut into sizes; no result crosses from one weight into the next |
 //! | `linear_swiglu` | x \[R, I\], gate, up \[N, I\] | \[R, N\] | swiglu(x · gateᵀ, x · upᵀ) |
@@ -23,8 +24,7 @@
 //! | `mul` | a, b | like a | a · b; b is shaped like a or is one row \[C\] |
 //! | `swiglu` | gate, up | like gate | silu(gate) · up (arXiv 2002.05202) |
 //! | `causal_conv1d` | u \[T, C\], weight \[C, 1, K\], bias \[C\]?, state \[S, C, K−1\] | y \[T, C\], state | depthwise convolution over the last K inputs of the sequence, then activation; the state holds the last K−1 inputs, oldest first |
-//! | `selective_scan` | dt, u \[T, C\], a_log \[C, N\], b, c \[T, N\], state \[S, C, N\] | y \[T, C\], state | h = exp(dt · A) · h + dt · u · b with A = −exp(a_log); y = h · c (arXiv 2312.00752) |
-//! | `gated_selective_scan` | dt, u, a_log, b, c, state, d \[C\], z \[T, C\] | y, state | (selective_scan + d · u) · silu(z) |
+//! | `selective_scan` | u \[T, C\], a_log \[C, N\], state \[S, C, N\], what its [`Selection`] takes, d \[C\] and z \[T, C\] where gated | y \[T, C\], state | h = exp(Δ · A) · h + Δ · u · B with A = −exp(a_log); y = h · C (arXiv 2312.00752), gated (y + d · u) · silu(z) |
 //! | `kv_append` | cache \[S, context, 2, G, E\], k, v \[T, G·E\] | cache | keys and values of the step's tokens join their sequences' caches |
 //! | `attention` | q \[T, H·E\], cache | \[T, H·E\] | causal softmax(q · kᵀ · scale) · v; query head h reads KV head h / (H / G); no positions |
 //! | `softmax` | x \[T, E\] | \[T, E\] | over the last dimension |
@@ -61,7 +61,7 @@ impl Activation {
     }
 }
 
-/// Most results of a `split_linear`.
+/// Most results of a `split_linear` or a `split_rms_norm`.
 pub const MAX_PARTS: usize = 4;
 
 /// Rows of one of a `split_linear`'s weights that make one result.
@@ -89,6 +89,41 @@ pub fn parts(sizes: &[usize], rows: &[usize]) -> Option<Vec<Part>> {
         (weight, first_row) = if size == left { (weight + 1, 0) } else { (weight, first_row + size) };
     }
     ((weight, first_row) == (rows.len(), 0)).then_some(parts)
+}
+
+/// Where a selective scan has the Δ \[T, C\], B and C \[T, N\] of its tokens from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Selection {
+    /// Operands dt \[T, C\], b, c \[T, N\]: Δ, B and C.
+    Given,
+    /// Operands dt \[T, R\], b, c \[T, N\], dt_weight \[C, R\], dt_bias \[C\]: Δ = softplus(dt · dt_weightᵀ + dt_bias), B and C.
+    Projected,
+    /// Operands x \[T, R + 2N\], dt_norm \[R\], b_norm, c_norm \[N\], dt_weight, dt_bias: `split_rms_norm` of x gives dt, b and c
+    /// of [`Selection::Projected`].
+    Normed {
+        /// Added to the mean squares.
+        eps: f64,
+    },
+}
+
+impl Selection {
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Selection::Given => "given",
+            Selection::Projected => "projected",
+            Selection::Normed { .. } => "normed",
+        }
+    }
+
+    /// Slots of its operands in a scan's.
+    pub fn operands(self) -> std::ops::Range<usize> {
+        match self {
+            Selection::Given => 3..6,
+            Selection::Projected => 3..8,
+            Selection::Normed { .. } => 3..9,
+        }
+    }
 }
 
 /// An op and its attributes; the module's table has operands, results and meaning.
@@ -125,6 +160,11 @@ pub enum Op {
     /// A sum and its RMS norm.
     AddRmsNorm {
         /// Added to the mean square.
+        eps: f64,
+    },
+    /// Parts of the last dimension, each RMS normed by itself; as many parts as weights.
+    SplitRmsNorm {
+        /// Added to the mean squares.
         eps: f64,
     },
     /// Product with a transposed weight, bias where there is a third operand, activation.
@@ -164,9 +204,12 @@ pub enum Op {
         activation: Activation,
     },
     /// The Mamba-1 recurrence.
-    SelectiveScan,
-    /// The Mamba-1 recurrence with its skip and its gate.
-    GatedSelectiveScan,
+    SelectiveScan {
+        /// Where Δ, B and C come from.
+        selection: Selection,
+        /// Whether the skip d · u and the gate silu(z) are part of it.
+        gated: bool,
+    },
     /// Keys and values join the cache.
     KvAppend,
     /// Causal attention over the cache, grouped queries.
@@ -215,6 +258,7 @@ impl Op {
             Op::Embed => "embed",
             Op::RmsNorm { .. } => "rms_norm",
             Op::AddRmsNorm { .. } => "add_rms_norm",
+            Op::SplitRmsNorm { .. } => "split_rms_norm",
             Op::Linear { .. } => "linear",
             Op::SplitLinear { .. } => "split_linear",
             Op::LinearSwiglu => "linear_swiglu",
@@ -225,8 +269,7 @@ impl Op {
             Op::Mul => "mul",
             Op::Swiglu => "swiglu",
             Op::CausalConv1d { .. } => "causal_conv1d",
-            Op::SelectiveScan => "selective_scan",
-            Op::GatedSelectiveScan => "gated_selective_scan",
+            Op::SelectiveScan { .. } => "selective_scan",
             Op::KvAppend => "kv_append",
             Op::Attention { .. } => "attention",
             Op::Softmax => "softmax",
@@ -255,7 +298,7 @@ impl Op {
     pub fn state(&self) -> Option<StateSlots> {
         match self {
             Op::CausalConv1d { bias, .. } => Some(StateSlots { operand: 2 + usize::from(*bias), result: 1 }),
-            Op::SelectiveScan | Op::GatedSelectiveScan => Some(StateSlots { operand: 5, result: 1 }),
+            Op::SelectiveScan { .. } => Some(StateSlots { operand: 2, result: 1 }),
             Op::KvAppend => Some(StateSlots { operand: 0, result: 0 }),
             _ => None,
         }

@@ -21,7 +21,7 @@ use std::fmt::Write;
 
 use crate::error::Error;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::op::{Activation, Op};
+use crate::op::{Activation, Op, Selection};
 use crate::verify::{VerifyError, verify};
 
 mod diff;
@@ -126,7 +126,15 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         activation => Some(("activation", activation.name().to_string())),
     };
     match *op {
-        Op::RmsNorm { eps } | Op::AddRmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::RmsNorm { eps } | Op::AddRmsNorm { eps } | Op::SplitRmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::SelectiveScan { selection, gated } => {
+            let mut attributes = vec![("selection", selection.name().to_string())];
+            if let Selection::Normed { eps } = selection {
+                attributes.push(("eps", format!("{eps:?}")));
+            }
+            attributes.push(("gated", gated.to_string()));
+            attributes
+        }
         Op::Linear { activation } => activated(activation).into_iter().collect(),
         Op::SplitLinear { ref sizes } => vec![("sizes", format!("{sizes:?}"))],
         Op::Slice { start, len } => vec![("start", start.to_string()), ("len", len.to_string())],

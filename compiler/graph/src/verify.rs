@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::infer;
-use crate::op::Op;
+use crate::op::{Op, Selection};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// One of the module's list.
@@ -148,7 +148,8 @@ fn types(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
 fn attributes(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
     for &node in order {
         let (name, value) = match *graph.op(node) {
-            Op::RmsNorm { eps } | Op::AddRmsNorm { eps } => ("eps", eps),
+            Op::RmsNorm { eps } | Op::AddRmsNorm { eps } | Op::SplitRmsNorm { eps } => ("eps", eps),
+            Op::SelectiveScan { selection: Selection::Normed { eps }, .. } => ("eps", eps),
             Op::Attention { scale, .. } => ("scale", scale),
             _ => continue,
         };

@@ -1,15 +1,15 @@
 //! fuse-scan-gate: the scan adds its skip and applies its gate before it stores.
 //!
-//!     %y, %s = selective_scan %dt, %u, …
+//!     %y, %s = selective_scan %u, … {gated = false}
 //!     %skip = mul %u, %d
 //!     %sum = add %y, %skip
 //!     %gate = silu %z
-//!     %out = mul %sum, %gate        ⇒   %out, %s = gated_selective_scan %dt, %u, …, %d, %z
+//!     %out = mul %sum, %gate        ⇒   %out, %s = selective_scan %u, …, %d, %z {gated = true}
 //!
 //! Either order of `add`, and of the last `mul`. Not when the skip is of another value than the scan's input, or a value in between
 //! has another reader.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op, Selection, ValueId};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Rewriter, add_in_place_of, both_ways, has_one_reader, replace, rewrite_each, silu_of};
@@ -28,6 +28,7 @@ impl Pass for FuseScanGate {
 struct Match {
     out: NodeId,
     scan: NodeId,
+    selection: Selection,
     d: ValueId,
     z: ValueId,
 }
@@ -42,11 +43,12 @@ fn find(graph: &Graph, out: NodeId) -> Option<Match> {
             return None;
         }
         both_ways(graph, sum.node).into_iter().find_map(|(y, skip)| {
-            if *graph.op(y.node) != Op::SelectiveScan || y.result != 0 || !has_one_reader(graph, y) {
+            let Op::SelectiveScan { selection, gated: false } = *graph.op(y.node) else { return None };
+            if y.result != 0 || !has_one_reader(graph, y) {
                 return None;
             }
-            let d = skip_of(graph, skip, graph.operands(y.node)[1])?;
-            Some(Match { out, scan: y.node, d, z })
+            let d = skip_of(graph, skip, graph.operands(y.node)[0])?;
+            Some(Match { out, scan: y.node, selection, d, z })
         })
     })
 }
@@ -60,9 +62,9 @@ fn skip_of(graph: &Graph, skip: ValueId, u: ValueId) -> Option<ValueId> {
     (operands[0] == u && graph.ty(operands[1]).shape.len() == 1).then_some(operands[1])
 }
 
-fn apply(graph: &mut Graph, Match { out, scan, d, z }: Match) {
+fn apply(graph: &mut Graph, Match { out, scan, selection, d, z }: Match) {
     let operands: Vec<ValueId> = graph.operands(scan).into_iter().chain([d, z]).collect();
-    let fused = add_in_place_of(graph, out, Op::GatedSelectiveScan, &operands);
+    let fused = add_in_place_of(graph, out, Op::SelectiveScan { selection, gated: true }, &operands);
     graph.replace_uses(graph.result(scan, 1), graph.result(fused, 1));
     replace(graph, graph.result(out, 0), graph.result(fused, 0));
 }
@@ -83,7 +85,7 @@ mod tests {
         %d = parameter "D" : bf16[4]
         %z = input "z" : f32[tokens, 4]
         %h = state "ssm" : f32[sequences, 4, 2]
-        %y, %next = selective_scan %dt, %u, %a, %b, %c, %h : f32[tokens, 4], f32[sequences, 4, 2]
+        %y, %next = selective_scan %u, %a, %h, %dt, %b, %c {selection = given, gated = false} : f32[tokens, 4], f32[sequences, 4, 2]
         output "ssm" = %next
         output "out" = %out
     "#;
@@ -100,12 +102,12 @@ mod tests {
                 %out = mul %sum, %gate : f32[tokens, 4]"
             ),
             expect![[r#"
-                - %8, %9 = selective_scan %0, %1, %2, %3, %4, %7 : f32[tokens, 4], f32[sequences, 4, 2]
+                - %8, %9 = selective_scan %1, %2, %7, %0, %3, %4 {selection = given, gated = false} : f32[tokens, 4], f32[sequences, 4, 2]
                 - %10 = mul %1, %5 : f32[tokens, 4]
                 - %11 = add %8, %10 : f32[tokens, 4]
                 - %12 = silu %6 : f32[tokens, 4]
                 - %13 = mul %11, %12 : f32[tokens, 4]
-                + %13, %9 = gated_selective_scan %0, %1, %2, %3, %4, %7, %5, %6 : f32[tokens, 4], f32[sequences, 4, 2]
+                + %13, %9 = selective_scan %1, %2, %7, %0, %3, %4, %5, %6 {selection = given, gated = true} : f32[tokens, 4], f32[sequences, 4, 2]
             "#]],
         );
     }
@@ -122,12 +124,12 @@ mod tests {
                 %out = mul %gate, %sum : f32[tokens, 4]"
             ),
             expect![[r#"
-                - %8, %9 = selective_scan %0, %1, %2, %3, %4, %7 : f32[tokens, 4], f32[sequences, 4, 2]
+                - %8, %9 = selective_scan %1, %2, %7, %0, %3, %4 {selection = given, gated = false} : f32[tokens, 4], f32[sequences, 4, 2]
                 - %10 = silu %6 : f32[tokens, 4]
                 - %11 = mul %1, %5 : f32[tokens, 4]
                 - %12 = add %11, %8 : f32[tokens, 4]
                 - %13 = mul %10, %12 : f32[tokens, 4]
-                + %13, %9 = gated_selective_scan %0, %1, %2, %3, %4, %7, %5, %6 : f32[tokens, 4], f32[sequences, 4, 2]
+                + %13, %9 = selective_scan %1, %2, %7, %0, %3, %4, %5, %6 {selection = given, gated = true} : f32[tokens, 4], f32[sequences, 4, 2]
             "#]],
         );
     }

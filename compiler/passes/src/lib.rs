@@ -6,7 +6,10 @@
 mod eliminate_dead;
 mod error;
 mod fuse_conv_silu;
+mod fuse_dt_norms;
+mod fuse_dt_scan;
 mod fuse_dt_softplus;
+mod fuse_norms_scan;
 mod fuse_residual_norm;
 mod fuse_scan_gate;
 mod fuse_swiglu;
@@ -17,7 +20,10 @@ mod rewrite;
 pub use eliminate_dead::EliminateDead;
 pub use error::Error;
 pub use fuse_conv_silu::FuseConvSilu;
+pub use fuse_dt_norms::FuseDtNorms;
+pub use fuse_dt_scan::FuseDtScan;
 pub use fuse_dt_softplus::FuseDtSoftplus;
+pub use fuse_norms_scan::FuseNormsScan;
 pub use fuse_residual_norm::FuseResidualNorm;
 pub use fuse_scan_gate::FuseScanGate;
 pub use fuse_swiglu::FuseSwiglu;
@@ -30,6 +36,9 @@ pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
     (&EliminateDead, "first: a dead reader keeps a value from being fused; fusions leave none"),
     (&FuseConvSilu, "anywhere: nothing else takes a convolution"),
     (&FuseDtSoftplus, "anywhere: nothing else takes a linear"),
+    (&FuseDtNorms, "before fusions of a linear with slices of its result, which would take x_proj's"),
+    (&FuseDtScan, "after fuse-dt-softplus: takes the linear with its softplus"),
+    (&FuseNormsScan, "after fuse-dt-norms and fuse-dt-scan: takes what both leave"),
     (&FuseScanGate, "before fuse-swiglu, which would take the gate's silu and mul"),
     (&FuseSwiglu, "after fuse-scan-gate: what is left of silu and mul is a feed-forward"),
     (&FuseResidualNorm, "anywhere: nothing else takes a norm"),

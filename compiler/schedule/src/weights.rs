@@ -4,7 +4,7 @@
 //!
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
-//! | weight of a linear \[N, I\] | 1, N, I, 16 | linear |
+//! | weight of a linear \[N, I\], inside a scan too | 1, N, I, 16 | linear |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
 //! | the same, where it is a linear's weight too (tied) | as that linear's | linear |
@@ -75,6 +75,8 @@ pub(crate) struct PartRef<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Linear,
+    /// Weight of the projection of Δ, inside a scan: a linear's, always of a floating-point format.
+    StepSize,
     Experts,
     Embedding,
     /// Norm weight, bias, D: one value per column.
@@ -142,7 +144,7 @@ impl Weights {
     /// What a parameter is stored as: as the checkpoint has it unless chosen otherwise, f16 only where targets read it.
     fn format(&self, part: &PartRef<'_>, use_: Use) -> Result<WeightFormat, ScheduleError> {
         let chosen = match use_ {
-            Use::Linear => self.formats.linear,
+            Use::Linear | Use::StepSize => self.formats.linear,
             Use::Experts => self.formats.experts,
             Use::Embedding => self.formats.embedding,
             Use::Vector | Use::Taps | Use::DecayRates => return Ok(WeightFormat::F32),
@@ -169,7 +171,9 @@ impl Weights {
 fn matrix(part: &PartRef<'_>, use_: Use) -> (u64, u64, u64) {
     let dims: Vec<u64> = part.ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).collect();
     match (use_, &dims[..]) {
-        (Use::Linear | Use::Embedding | Use::DecayRates, &[n, k]) | (Use::Taps, &[n, 1, k]) => (1, n, k),
+        (Use::Linear | Use::StepSize | Use::Embedding | Use::DecayRates, &[n, k]) | (Use::Taps, &[n, 1, k]) => {
+            (1, n, k)
+        }
         (Use::Experts, &[groups, n, k]) => (groups, n, k),
         (Use::Vector, &[n]) => (1, n, 1),
         // The graph is verified: no op takes a parameter of another rank.

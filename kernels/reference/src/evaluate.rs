@@ -1,7 +1,9 @@
 //! One node: the op's function on the node's operands, results shaped.
 
+use std::borrow::Cow;
+
 use jambac_graph::op::{Part, parts};
-use jambac_graph::{Activation, Node, Op};
+use jambac_graph::{Activation, Node, Op, Selection};
 
 use crate::activation::{silu, softplus, swiglu};
 use crate::attention::{Heads, attention, kv_append};
@@ -10,7 +12,7 @@ use crate::elementwise::{add, mul, slice};
 use crate::gather::gather_rows;
 use crate::linear::{Linear, linear};
 use crate::moe::{GroupedLinear, grouped_linear, moe_combine, moe_permute, top_k};
-use crate::rms_norm::{add_rms_norm, rms_norm};
+use crate::rms_norm::{add_rms_norm, rms_norm, split_rms_norm};
 use crate::selective_scan::{Scan, gated_selective_scan, selective_scan};
 use crate::softmax::softmax;
 use crate::tensor::{Tensor, Value};
@@ -29,6 +31,11 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
         Op::AddRmsNorm { eps } => {
             let (sum, normed) = add_rms_norm(x.f32(0)?, x.f32(1)?, x.f32(2)?, eps);
             two(x.like(0, sum)?, x.like(0, normed)?)
+        }
+        Op::SplitRmsNorm { eps } => {
+            let weights = (1..operands.len()).map(|slot| x.f32(slot)).collect::<Result<Vec<_>, _>>()?;
+            let parts = split_rms_norm(x.f32(0)?, &weights, eps).into_iter().zip(weights);
+            Ok(parts.map(|(y, weight)| Tensor::f32([y.len() / weight.len(), weight.len()], y).into()).collect())
         }
         Op::Linear { activation } => {
             let &[n_out, n_in] = x.dims(1)?;
@@ -68,13 +75,13 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
             });
             two(x.like(0, y)?, x.like(state_slot, state)?)
         }
-        Op::SelectiveScan => {
-            let (y, state) = selective_scan(&x.scan(lengths)?);
-            two(x.like(1, y)?, x.like(5, state)?)
-        }
-        Op::GatedSelectiveScan => {
-            let (y, state) = gated_selective_scan(&x.scan(lengths)?, x.f32(6)?, x.f32(7)?);
-            two(x.like(1, y)?, x.like(5, state)?)
+        Op::SelectiveScan { selection, gated } => {
+            let selected = x.selected(selection)?;
+            let scan = x.scan(&selected, lengths)?;
+            let end = selection.operands().end;
+            let (y, state) =
+                if gated { gated_selective_scan(&scan, x.f32(end)?, x.f32(end + 1)?) } else { selective_scan(&scan) };
+            two(x.like(0, y)?, x.like(2, state)?)
         }
         Op::KvAppend => {
             let caches = x.ragged(0)?;
@@ -161,19 +168,31 @@ impl<'a> Operands<'a> {
         Ok(Tensor::f32(self.tensor(slot)?.shape.clone(), data))
     }
 
-    fn scan(&self, lengths: &'a [usize]) -> Result<Scan<'a>, ReferenceError> {
-        let &[d_inner, d_state] = self.dims(2)?;
-        Ok(Scan {
-            dt: self.f32(0)?,
-            u: self.f32(1)?,
-            a_log: self.f32(2)?,
-            b: self.f32(3)?,
-            c: self.f32(4)?,
-            state: self.f32(5)?,
-            lengths,
-            d_inner,
-            d_state,
-        })
+    /// Δ, B and C of a scan: operands, or what its selection makes of them.
+    fn selected(&self, selection: Selection) -> Result<[Cow<'a, [f32]>; 3], ReferenceError> {
+        let normed = |eps| {
+            let weights = [self.f32(4)?, self.f32(5)?, self.f32(6)?];
+            let parts = split_rms_norm(self.f32(3)?, &weights, eps).into_iter().map(Cow::Owned);
+            <[Cow<[f32]>; 3]>::try_from(parts.collect::<Vec<_>>()).map_err(|_| self.wrong(3, "three parts"))
+        };
+        let given = || Ok([self.f32(3)?, self.f32(4)?, self.f32(5)?].map(Cow::Borrowed));
+        let ([dt, b, c], weight) = match selection {
+            Selection::Given => return given(),
+            Selection::Projected => (given()?, 6),
+            Selection::Normed { eps } => (normed(eps)?, 7),
+        };
+        let &[n_out, n_in] = self.dims(weight)?;
+        let shape = Linear { n_in, n_out, activation: Activation::Softplus };
+        Ok([linear(&dt, self.f32(weight)?, Some(self.f32(weight + 1)?), shape).into(), b, c])
+    }
+
+    fn scan<'s>(&self, [dt, b, c]: &'s [Cow<'a, [f32]>; 3], lengths: &'s [usize]) -> Result<Scan<'s>, ReferenceError>
+    where
+        'a: 's,
+    {
+        let &[d_inner, d_state] = self.dims(1)?;
+        let (u, a_log, state) = (self.f32(0)?, self.f32(1)?, self.f32(2)?);
+        Ok(Scan { dt, u, a_log, b, c, state, lengths, d_inner, d_state })
     }
 
     /// Products with parts of the weights, one result each.

@@ -4,7 +4,7 @@
 //! y[i] = x[i] · weight[i] / sqrt(mean(x²) + eps)
 //! ```
 
-use crate::elementwise::add;
+use crate::elementwise::{add, slice};
 use crate::linear::dot;
 
 /// Each row of weight.len() columns, normalised.
@@ -16,6 +16,18 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
         y.extend(row.iter().zip(weight).map(|(&x, &weight)| (f64::from(x) * scale * f64::from(weight)) as f32));
     }
     y
+}
+
+/// The columns of x in parts, one per weight and of its length, each RMS normed by itself.
+pub fn split_rms_norm(x: &[f32], weights: &[&[f32]], eps: f64) -> Vec<Vec<f32>> {
+    let cols = weights.iter().map(|weight| weight.len()).sum();
+    let mut start = 0;
+    let norm_of_part = |weight: &&[f32]| {
+        let part = slice(x, cols, start, weight.len());
+        start += weight.len();
+        rms_norm(&part, weight, eps)
+    };
+    weights.iter().map(norm_of_part).collect()
 }
 
 /// a + b, and its RMS norm.
@@ -37,6 +49,16 @@ mod tests {
         assert_eq!(rms_norm(&[0.0, 0.0], &[1.0, 2.0], 1e-6), [0.0, 0.0]);
         // Squares beyond the range of f32.
         assert_eq!(rms_norm(&[1e30, -1e30], &[1.0, 1.0], 1e-6), [1.0, -1.0]);
+    }
+
+    #[test]
+    fn parts_do_not_meet() {
+        // Part 0 of row 0: mean(x²) = 12.5, with eps 3.5 the scale is 1/4; part 1: mean 12.5 as well; row 1: zeros and a scale of 1/2.
+        let x = [3.0, 4.0, 5.0, 0.0, 0.0, 0.5f32.sqrt()];
+        assert_eq!(
+            split_rms_norm(&x, &[&[1.0, 2.0], &[4.0]], 3.5),
+            [vec![0.75, 2.0, 0.0, 0.0], vec![(5.0 / 28.5f64.sqrt() * 4.0) as f32, (0.5f64.sqrt() / 2.0 * 4.0) as f32],]
+        );
     }
 
     #[test]

@@ -1,106 +1,163 @@
-//! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks a group of them along a run of
-//! tokens, their decay rates and states in the first-level cache, before it takes the next group.
+//! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks them along a run of tokens, one
+//! state of one vector after another, before it takes the next run.
 //!
-//! 1. for each sequence, run, group, token and vector: dt and dt · u
-//! 2. for each state in order: decay it, add to it, sum up the output
-//! 3. the D skip and the gate, where fused
+//! 1. for each sequence and run: the norms of dt, B and C, where fused
+//! 2. for each group of vectors: the projection of Δ, where fused
+//! 3. for each token of the run: what its row says of the group, Δ, Δ · u and the gate, into the thread's own rows
+//! 4. for each vector and each of its states in order, along the run: decay it, add to it, add h · C to the tokens' sums
+//! 5. for each token: the D skip and the gate, where fused, and the group's part of its row of y
 //!
-//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states. On a Zen 3 core with a busy machine
-//! around it 2.0 to 2.6 G states/s (d_state 16, prompts of 512 and 32 tokens) of some 5.
+//! Rows of tokens lie so far apart that few of them fit one cache together: steps 3 and 5 touch each once, some lines at a time.
+//! Along the run a state and its decay rate stay in registers, and the decays of successive tokens do not depend on one
+//! another: they overlap, where states side by side would wait for the registers that their exponentials share.
+//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states.
 
 use super::Spec;
-use crate::builder::{Builder, Value};
+use super::selection::Selected;
+use crate::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{LANES, padded};
 use crate::math;
 
-/// Floats of state that a group may have: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
-const GROUP_STATES: usize = 2048;
-
-/// Channel vectors of a group at most.
-const GROUP_VECTORS: usize = 4;
-
-/// Tokens of a run: their rows lie in as many pages of memory, which the next group finds in the TLB.
+/// Tokens of a run: what steps 3 to 5 hand on for a group stays in the second-level cache, for a vector in the first.
 const RUN: usize = 32;
 
-/// Tokens that the fetch from memory is ahead of the arithmetic: a row is further away than hardware prefetchers look, and
-/// a vector's states are more work than the processor looks ahead.
-const AHEAD: usize = 2;
+/// Channel vectors of a group: as many panels as a projection of one token takes abreast.
+const GROUP: usize = 4;
 
-/// States whose operations stand side by side in the loop's body, for the processor to overlap.
-const UNROLL: usize = 8;
+/// Tokens that the fetch from memory is ahead of step 3: a row is further away than hardware prefetchers look.
+const AHEAD: usize = 4;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (starts, slots) = (b.buffer("starts"), b.buffer("slots"));
-    let group = (GROUP_STATES / (spec.d_state * LANES)).clamp(1, GROUP_VECTORS);
+    let selected = Selected::new(b, spec, RUN, GROUP);
+    let scratch = Scratch::new(b);
     let (first_vector, last_vector) = b.thread_range(b.index(padded(spec.channels) / LANES));
-    // 1. sequence, run, group, token, vector
     b.for_each(b.index(0), b.scalar("sequences"), 1, |s| {
         let slot = b.mul(b.to_index(b.load(slots, &[s])), b.scalar("slot_stride"));
         let end = b.to_index(b.load(starts, &[b.add(s, b.index(1))]));
         b.for_each(b.to_index(b.load(starts, &[s])), end, RUN, |first_token| {
-            let last_token = b.min(b.add(first_token, b.index(RUN)), end);
-            b.for_each(first_vector, last_vector, group, |first| {
-                let last = b.min(b.add(first, b.index(group)), last_vector);
-                b.for_each(first_token, last_token, 1, |t| {
-                    b.for_each(first, last, 1, |vector| token(b, spec, slot, t, vector));
-                });
+            let n_tokens = b.min(b.index(RUN), b.sub(end, first_token));
+            // 1. norms
+            selected.norm(b, first_token, n_tokens);
+            b.for_each(first_vector, last_vector, GROUP, |first| {
+                let vectors = (first, b.min(b.add(first, b.index(GROUP)), last_vector));
+                // 2. projection
+                selected.project(b, first_token, n_tokens, vectors);
+                let walk = Walk { spec, selected: &selected, scratch, slot, first_token, n_tokens, vectors };
+                walk.gather(b);
+                walk.states(b);
+                walk.finish(b);
             });
         });
     });
 }
 
-/// One token of one channel vector, whose sequence's states begin at `slot`.
-fn token(b: &Builder, spec: &Spec, slot: Value, t: Value, vector: Value) {
-    let column = b.mul(vector, b.index(LANES));
-    let rows = ["dt", "u", "y"].into_iter().chain(spec.gated.then_some("z"));
-    rows.for_each(|name| b.prefetch(b.buffer(name), &[b.add(t, b.index(AHEAD)), column]));
-    let dt = b.load_vector(b.buffer("dt"), &[t, column], LANES);
-    let u = b.load_vector(b.buffer("u"), &[t, column], LANES);
-    let panel = b.mul(vector, b.index(spec.d_state * LANES));
-    let step = Step { t, dt, dt_u: b.mul(dt, u), rates: panel, states: b.add(slot, panel) };
-    // 2. states
-    let mut out = states(b, spec, &step);
-    // 3. skip and gate
-    if spec.gated {
-        let d = b.load_vector(b.buffer("d"), &[column], LANES);
-        let z = b.load_vector(b.buffer("z"), &[t, column], LANES);
-        out = b.mul(b.fma(d, u, out), math::silu(b, z));
+/// A thread's own rows: a vector per channel vector of the group and token of the run.
+#[derive(Clone, Copy)]
+struct Scratch {
+    /// Δ.
+    dt: Buffer,
+    /// Δ · u.
+    dt_u: Buffer,
+    u: Buffer,
+    /// silu(z).
+    gate: Buffer,
+    /// Σ h · C so far.
+    y: Buffer,
+}
+
+impl Scratch {
+    fn new(b: &Builder) -> Scratch {
+        let [dt, dt_u, u, gate, y] = [(); 5].map(|()| b.stack(Num::F32, &[GROUP, RUN, LANES]));
+        Scratch { dt, dt_u, u, gate, y }
     }
-    b.store(out, b.buffer("y"), &[t, column]);
 }
 
-/// What the states of one channel vector take in with one token.
-struct Step {
-    t: Value,
-    dt: Value,
-    dt_u: Value,
-    /// Where the vector's decay rates begin.
-    rates: Value,
-    /// Where its states begin.
-    states: Value,
+/// A group of channel vectors along a run.
+struct Walk<'a> {
+    spec: &'a Spec,
+    selected: &'a Selected<'a>,
+    scratch: Scratch,
+    /// Where the states of the tokens' sequence begin.
+    slot: Value,
+    /// Of the run.
+    first_token: Value,
+    /// In the run.
+    n_tokens: Value,
+    /// First and end of the group.
+    vectors: (Value, Value),
 }
 
-/// Updates the states and gives Σₙ h · c, from state 0 on.
-fn states(b: &Builder, spec: &Spec, step: &Step) -> Value {
-    let whole = spec.d_state - spec.d_state % UNROLL;
-    let update = |first: Value, count: usize, sum: Value| {
-        (0..count).fold(sum, |sum, k| state(b, step, b.add(first, b.index(k)), sum))
-    };
-    let sum = b.splat(0.0, LANES);
-    let [sum] = b.for_range(b.index(0), b.index(whole), UNROLL, [sum], |n, [sum]| [update(n, UNROLL, sum)]);
-    update(b.index(whole), spec.d_state - whole, sum)
-}
+impl Walk<'_> {
+    /// Runs `body(at, t, column)` for each token and vector: its place in the scratch, its row and column in the step.
+    fn for_each_place(&self, b: &Builder, body: impl FnOnce([Value; 3], Value, Value)) {
+        let (first, end) = self.vectors;
+        b.for_each(b.index(0), self.n_tokens, 1, |i| {
+            b.for_each(first, end, 1, |vector| {
+                let at = [b.sub(vector, first), i, b.index(0)];
+                body(at, b.add(self.first_token, i), b.mul(vector, b.index(LANES)));
+            });
+        });
+    }
 
-/// Updates state n and adds h · c to the sum.
-fn state(b: &Builder, step: &Step, n: Value, sum: Value) -> Value {
-    let offset = b.mul(n, b.index(LANES));
-    let rate = b.load_vector(b.buffer("a"), &[b.add(step.rates, offset)], LANES);
-    let place = [b.add(step.states, offset)];
-    let h = b.load_vector(b.buffer("state"), &place, LANES);
-    let broadcast = |name| b.broadcast(b.load(b.buffer(name), &[step.t, n]), LANES);
-    // dt is not negative and the rate not positive.
-    let decay = math::exp2_nonpositive(b, b.mul(step.dt, rate));
-    let h = b.fma(decay, h, b.mul(step.dt_u, broadcast("b")));
-    b.store(h, b.buffer("state"), &place);
-    b.fma(h, broadcast("c"), sum)
+    /// 3. What the tokens' rows say.
+    fn gather(&self, b: &Builder) {
+        let Scratch { dt: dt_rows, dt_u, u: u_rows, gate, y } = self.scratch;
+        self.for_each_place(b, |at, t, column| {
+            let ahead = [b.add(t, b.index(AHEAD)), column];
+            b.prefetch(b.buffer("u"), &ahead);
+            let dt = self.selected.dt(b, t, at, column);
+            let u = b.load_vector(b.buffer("u"), &[t, column], LANES);
+            b.store(dt, dt_rows, &at);
+            b.store(b.mul(dt, u), dt_u, &at);
+            b.store(b.splat(0.0, LANES), y, &at);
+            if self.spec.gated {
+                b.prefetch(b.buffer("z"), &ahead);
+                b.store(u, u_rows, &at);
+                b.store(math::silu(b, b.load_vector(b.buffer("z"), &[t, column], LANES)), gate, &at);
+            }
+        });
+    }
+
+    /// 4. The states, and Σₙ h · C from state 0 on.
+    fn states(&self, b: &Builder) {
+        let (first, end) = self.vectors;
+        let d_state = b.index(self.spec.d_state);
+        b.for_each(b.mul(first, d_state), b.mul(end, d_state), 1, |panel| {
+            let (vector, n) = (b.sub(b.div(panel, d_state), first), b.rem(panel, d_state));
+            let rate_at = b.mul(panel, b.index(LANES));
+            let rate = b.load_vector(b.buffer("a"), &[rate_at], LANES);
+            let state_at = [b.add(self.slot, rate_at)];
+            let h = b.load_vector(b.buffer("state"), &state_at, LANES);
+            let [h] = b.for_range(b.index(0), self.n_tokens, 1, [h], |i, [h]| {
+                let at = [vector, i, b.index(0)];
+                let Scratch { dt, dt_u, y, .. } = self.scratch;
+                let [dt, dt_u, sum] = [dt, dt_u, y].map(|rows| b.load_vector(rows, &at, LANES));
+                let [input, output] = [self.selected.b, self.selected.c].map(|rows| {
+                    let (rows, row) = rows.row(b, self.first_token, i);
+                    b.broadcast(b.load(rows, &[row, n]), LANES)
+                });
+                // Δ is not negative and the rate not positive.
+                let decay = math::exp2_nonpositive(b, b.mul(dt, rate));
+                let h = b.fma(decay, h, b.mul(dt_u, input));
+                b.store(b.fma(h, output, sum), y, &at);
+                [h]
+            });
+            b.store(h, b.buffer("state"), &state_at);
+        });
+    }
+
+    /// 5. Skip and gate.
+    fn finish(&self, b: &Builder) {
+        let Scratch { u, gate, y, .. } = self.scratch;
+        self.for_each_place(b, |at, t, column| {
+            let mut sum = b.load_vector(y, &at, LANES);
+            if self.spec.gated {
+                let [u, gate] = [u, gate].map(|rows| b.load_vector(rows, &at, LANES));
+                let d = b.load_vector(b.buffer("d"), &[column], LANES);
+                sum = b.mul(b.fma(d, u, sum), gate);
+            }
+            b.store(sum, b.buffer("y"), &[t, column]);
+        });
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::is_word;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::op::{Activation, Op};
+use crate::op::{Activation, Op, Selection};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// Text that is not a graph.
@@ -377,6 +377,19 @@ impl Attributes {
             .ok_or_else(|| error(place, format!("`{value}`"), "none, silu or softplus"))
     }
 
+    /// Where a scan has Δ, B and C from.
+    fn selection(&mut self) -> Result<Selection, ParseError> {
+        let expected = "given, projected or normed";
+        let place =
+            self.given.iter().find(|((given, _), _)| given == "selection").map_or(self.place, |(_, value)| value.1);
+        match self.take::<String>("selection", expected)?.as_str() {
+            "given" => Ok(Selection::Given),
+            "projected" => Ok(Selection::Projected),
+            "normed" => Ok(Selection::Normed { eps: self.real("eps")? }),
+            other => Err(error(place, format!("`{other}`"), expected)),
+        }
+    }
+
     fn finish(&self) -> Result<(), ParseError> {
         match self.given.first() {
             None => Ok(()),
@@ -396,6 +409,7 @@ fn op(op: &str, name: String, ty: &Type, attributes: &mut Attributes) -> Result<
         "embed" => Op::Embed,
         "rms_norm" => Op::RmsNorm { eps: attributes.real("eps")? },
         "add_rms_norm" => Op::AddRmsNorm { eps: attributes.real("eps")? },
+        "split_rms_norm" => Op::SplitRmsNorm { eps: attributes.real("eps")? },
         "linear" => Op::Linear { activation: attributes.activation()? },
         "split_linear" => Op::SplitLinear { sizes: attributes.counts("sizes")? },
         "linear_swiglu" => Op::LinearSwiglu,
@@ -408,8 +422,9 @@ fn op(op: &str, name: String, ty: &Type, attributes: &mut Attributes) -> Result<
         "causal_conv1d" => {
             Op::CausalConv1d { bias: attributes.take("bias", "true or false")?, activation: attributes.activation()? }
         }
-        "selective_scan" => Op::SelectiveScan,
-        "gated_selective_scan" => Op::GatedSelectiveScan,
+        "selective_scan" => {
+            Op::SelectiveScan { selection: attributes.selection()?, gated: attributes.take("gated", "true or false")? }
+        }
         "kv_append" => Op::KvAppend,
         "attention" => Op::Attention { n_heads: attributes.count("n_heads")?, scale: attributes.real("scale")? },
         "softmax" => Op::Softmax,

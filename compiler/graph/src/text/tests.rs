@@ -54,7 +54,7 @@ fn prints() {
           %15 = slice %12 {start = 0, len = 2} : f32[tokens, 2] loc "layers.0.mamba"
           %16 = slice %12 {start = 2, len = 2} : f32[tokens, 2] loc "layers.0.mamba"
           %17 = state "layers.0.ssm" : f32[sequences, 6, 2] loc "layers.0.mamba"
-          %18, %19 = selective_scan %13, %12, %14, %15, %16, %17 : f32[tokens, 6], f32[sequences, 6, 2] loc "layers.0.mamba"
+          %18, %19 = selective_scan %12, %14, %17, %13, %15, %16 {selection = given, gated = false} : f32[tokens, 6], f32[sequences, 6, 2] loc "layers.0.mamba"
           output "layers.0.conv" = %11
           output "layers.0.ssm" = %19
           output "y" = %18

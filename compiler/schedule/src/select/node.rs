@@ -9,13 +9,15 @@ use jambac_graph::{Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows};
 use jambac_kernels::{
     attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_linear, kv_append, linear,
-    moe_combine, moe_permute, rms_norm, select_rows, selective_scan, slice, softmax, top_k,
+    moe_combine, moe_permute, rms_norm, select_rows, slice, softmax, split_rms_norm, top_k,
 };
 
 use super::{Bound, BufferId, Context, Slot, unsupported};
 use crate::ScheduleError;
 use crate::states::{StateRegion, elem};
 use crate::weights::{self, PartRef, Use};
+
+mod scan;
 
 /// A node and what it can be bound to.
 pub(super) struct View<'a, 'c> {
@@ -54,6 +56,17 @@ impl View<'_, '_> {
                 let results = [("sum", self.result(0)), ("out", self.result(1)), ("rows", count)];
                 self.bind(spec, operands.into_iter().chain(results))
             }
+            &Op::SplitRmsNorm { eps } => {
+                let (rows, count) = self.rows()?;
+                let parts =
+                    (0..self.operands.len() - 1).map(|part| self.result_cols(part)).collect::<Result<_, _>>()?;
+                let spec = split_rms_norm::Spec { parts, eps, rows };
+                let mut bound = vec![("x", self.buffer(0)?), ("rows", count)];
+                for (part, &(weight, out)) in spec.slots().iter().enumerate() {
+                    bound.extend([(weight, self.weight(1 + part, Use::Vector)?.0), (out, self.result(part))]);
+                }
+                self.bind(spec, bound)
+            }
             &Op::Linear { activation } => {
                 let (rows, count) = self.rows()?;
                 let (weight, format, _) = self.weight(1, Use::Linear)?;
@@ -84,18 +97,7 @@ impl View<'_, '_> {
                 let own = [("u", self.buffer(0)?), ("weight", weight), ("y", self.result(0))];
                 self.bind(spec, own.into_iter().chain(bias).chain(self.sequences()?))
             }
-            op @ (Op::SelectiveScan | Op::GatedSelectiveScan) => {
-                let gated = *op == Op::GatedSelectiveScan;
-                let (channels, d_state) = (self.result_cols(0)?, self.operand_cols(3)?);
-                let spec = selective_scan::Spec { channels, d_state, gated };
-                let (a, ..) = self.weight(2, Use::DecayRates)?;
-                let mut bound = vec![("dt", self.buffer(0)?), ("u", self.buffer(1)?), ("a", a)];
-                bound.extend([("b", self.buffer(3)?), ("c", self.buffer(4)?), ("y", self.result(0))]);
-                if gated {
-                    bound.extend([("d", self.weight(6, Use::Vector)?.0), ("z", self.buffer(7)?)]);
-                }
-                self.bind(spec, bound.into_iter().chain(self.sequences()?))
-            }
+            &Op::SelectiveScan { selection, gated } => self.scan(selection, gated),
             Op::KvAppend => {
                 let cache = self.operand_ty(0);
                 let (n_kv_heads, d_head) = (self.dim(cache, 3)?, self.dim(cache, 4)?);

@@ -70,7 +70,7 @@ fn fused_ops_have_kernels() {
                  %b = linear %u, %b_proj : f32[tokens, 5]
                  %d = parameter "d" : bf16[16]
                  %ssm = state "ssm" : f32[sequences, 16, 5]
-                 %y, %next_ssm = gated_selective_scan %dt, %u, %a_log, %b, %b, %ssm, %d, %x
+                 %y, %next_ssm = selective_scan %u, %a_log, %ssm, %dt, %b, %b, %d, %x {{selection = given, gated = true}}
                    : f32[tokens, 16], f32[sequences, 16, 5]
                  %norm = parameter "norm" : bf16[16]
                  %sum, %normed = add_rms_norm %x, %y, %norm {{eps = 1e-5}} : f32[tokens, 16], f32[tokens, 16]
@@ -93,7 +93,7 @@ fn fused_ops_have_kernels() {
           1     | causal_conv1d_c16_k4_bias_silu             u=b0 weight=w1 bias=w2 state=conv starts=starts slots=slots y=b1 sequences=sequences slot_stride=128
           2     | linear_bf16_n16_k16_bias_softplus          x=b1 weight=w3 bias=w2 out=b2 rows=tokens
           3       linear_bf16_n5_k16                         x=b1 weight=w4 out=b3 rows=tokens
-          4     | gated_selective_scan_c16_n5                dt=b2 u=b1 a=w5 b=b3 c=b3 state=ssm d=w6 z=b0 starts=starts slots=slots y=b4 sequences=sequences slot_stride=128
+          4     | gated_selective_scan_c16_n5                u=b1 a=w5 dt=b2 b=b3 c=b3 state=ssm d=w6 z=b0 starts=starts slots=slots y=b4 sequences=sequences slot_stride=128
           5     | add_rms_norm_d16_e3727c5ac                 a=b0 b=b4 weight=w7 sum=b5 out=b6 rows=tokens
           6     | swiglu_d16                                 a=b5 b=b6 out=b7 rows=tokens
           7     | select_rows_d16                            x=b7 rows=rows out=b8 outputs=outputs

@@ -4,6 +4,7 @@ use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, PartOrder, Transfo
 use jamba_plan::tables;
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param};
 use jambac_kernels::kv_append::page_elements;
+use jambac_kernels::selective_scan;
 
 use super::{bound, broken, buffer_place, meet, step_place};
 use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError};
@@ -85,7 +86,13 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         (Kernel::CausalConv1d(spec), "weight") => matrix(1, spec.channels, spec.taps),
         (Kernel::CausalConv1d(spec), "bias") => matrix(1, spec.channels, 1),
         (Kernel::SelectiveScan(spec), "a") => matrix(1, spec.channels, spec.d_state),
-        (Kernel::SelectiveScan(spec), "d") => matrix(1, spec.channels, 1),
+        (Kernel::SelectiveScan(spec), "d" | "dt_bias") => matrix(1, spec.channels, 1),
+        (Kernel::SelectiveScan(spec), "b_norm" | "c_norm") => matrix(1, spec.d_state, 1),
+        (Kernel::SelectiveScan(spec), "dt_norm") => matrix(1, dt_rank(spec), 1),
+        (Kernel::SelectiveScan(spec), "dt_weight") => matrix(1, spec.channels, dt_rank(spec)),
+        (Kernel::SplitRmsNorm(spec), name) if spec.part_of(name).is_some() => {
+            matrix(1, spec.part_of(name).map_or(0, |part| spec.parts[part]), 1)
+        }
         // Any number of rows: ids are below the vocabulary.
         (Kernel::Embed(spec), "table") => {
             Layout { groups: 1, n: layout.n, k: spec.d_model as u64, lanes: spec.lanes as u64 }
@@ -100,6 +107,11 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         return Err(format!("weight {index} is transformed by {transform:?}, which slot {} is not for", param.name()));
     }
     Ok(())
+}
+
+/// Inputs of a scan's projection; it has one where it has a weight for it.
+fn dt_rank(spec: &selective_scan::Spec) -> usize {
+    spec.selection.projection().map_or(0, |projection| projection.dt_rank)
 }
 
 // 4.

@@ -1,0 +1,105 @@
+//! Δ, B and C of a run of tokens: rows that are given, or rows of a thread's own that are computed as far as the run goes.
+//!
+//! 1. once a run, where normed: the parts of x, by each thread for itself (dt_rank + 2 · d_state columns, far less than what its
+//!    channels take)
+//! 2. once a run and group of channel vectors, where projected: Δ
+
+use super::{Projection, Selection, Spec};
+use crate::builder::{Buffer, Builder, Num, Value};
+use crate::kernel::{LANES, padded};
+use crate::linear::panel::{self, Place, Product};
+use crate::math;
+use crate::split_rms_norm::cpu::Part;
+
+/// Rows of a run's tokens.
+#[derive(Clone, Copy)]
+pub(super) enum Rows {
+    /// One per token of the step.
+    Step(Buffer),
+    /// One per token of the run.
+    Run(Buffer),
+}
+
+impl Rows {
+    /// The array, and the row of the run's token number `i`.
+    pub(super) fn row(self, b: &Builder, first_token: Value, i: Value) -> (Buffer, Value) {
+        match self {
+            Rows::Step(buffer) => (buffer, b.add(first_token, i)),
+            Rows::Run(buffer) => (buffer, i),
+        }
+    }
+}
+
+/// Where the states' update finds Δ, B and C.
+pub(super) struct Selected<'s> {
+    spec: &'s Spec,
+    /// What Δ is projected from, where it is.
+    low: Rows,
+    /// In columns of the group where projected, of the step's rows where given.
+    dt: Rows,
+    pub(super) b: Rows,
+    pub(super) c: Rows,
+}
+
+impl<'s> Selected<'s> {
+    /// Takes the stack that runs of so many tokens and groups of so many channel vectors need.
+    pub(super) fn new(b: &Builder, spec: &'s Spec, run: usize, group: usize) -> Selected<'s> {
+        let given = |name| Rows::Step(b.buffer(name));
+        let own = |cols| Rows::Run(b.stack(Num::F32, &[run, padded(cols)]));
+        let group = group * LANES;
+        match spec.selection {
+            Selection::Given => Selected { spec, low: given("dt"), dt: given("dt"), b: given("b"), c: given("c") },
+            Selection::Projected(_) => {
+                Selected { spec, low: given("dt"), dt: own(group), b: given("b"), c: given("c") }
+            }
+            Selection::Normed { projection: Projection { dt_rank, .. }, .. } => {
+                Selected { spec, low: own(dt_rank), dt: own(group), b: own(spec.d_state), c: own(spec.d_state) }
+            }
+        }
+    }
+
+    /// 1. norms the parts of x, of `n_tokens` tokens.
+    pub(super) fn norm(&self, b: &Builder, first_token: Value, n_tokens: Value) {
+        let Selection::Normed { projection: Projection { dt_rank, .. }, eps } = self.spec.selection else { return };
+        let d_state = self.spec.d_state;
+        let parts = [("dt_norm", dt_rank, self.low), ("b_norm", d_state, self.b), ("c_norm", d_state, self.c)];
+        b.for_each(b.index(0), n_tokens, 1, |i| {
+            let mut start = 0;
+            for (weight, cols, rows) in parts {
+                let part = Part { x: b.buffer("x"), start, cols, eps, weight: b.buffer(weight) };
+                let (out, row) = rows.row(b, first_token, i);
+                part.emit(b, b.add(first_token, i), out, row);
+                start += cols;
+            }
+        });
+    }
+
+    /// 2. projects Δ for the channel vectors `first … last`.
+    pub(super) fn project(&self, b: &Builder, first_token: Value, n_tokens: Value, (first, last): (Value, Value)) {
+        let Some(Projection { dt_rank, .. }) = self.spec.selection.projection() else { return };
+        let (Rows::Step(x) | Rows::Run(x), Rows::Step(out) | Rows::Run(out)) = (self.low, self.dt);
+        let bias = b.buffer("dt_bias");
+        let finish = |sum: Value, column: Value| {
+            let channel = b.add(b.mul(first, b.index(LANES)), column);
+            math::softplus(b, b.add(sum, b.load_vector(bias, &[channel], LANES)))
+        };
+        let product = Product {
+            k: dt_rank,
+            x,
+            weight: b.buffer("dt_weight"),
+            out,
+            first_panel: first,
+            place: &|i| Place { x: self.low.row(b, first_token, i).1, out: i },
+            finish: Some(&finish),
+        };
+        panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), b.sub(last, first)));
+    }
+
+    /// Δ of token `t` in the channels from `column` on, whose place in the run and the group is `at`.
+    pub(super) fn dt(&self, b: &Builder, t: Value, [vector, i, _]: [Value; 3], column: Value) -> Value {
+        match self.dt {
+            Rows::Step(rows) => b.load_vector(rows, &[t, column], LANES),
+            Rows::Run(rows) => b.load_vector(rows, &[i, b.mul(vector, b.index(LANES))], LANES),
+        }
+    }
+}

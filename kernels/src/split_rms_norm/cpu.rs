@@ -1,0 +1,49 @@
+//! RMS norms of the parts of a row on a CPU: each thread takes a range of rows.
+//!
+//! 1. for each part: one over the root of the mean of its squares ([`crate::rms_norm`])
+//! 2. scale, multiply by the weight, store
+
+use super::Spec;
+use crate::builder::{Buffer, Builder, Value};
+use crate::kernel::{LANES, padded};
+use crate::rms_norm;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let (start, end) = b.thread_range(b.scalar("rows"));
+    b.for_each(start, end, 1, |row| {
+        let mut start = 0;
+        for (&(weight, out), &cols) in spec.slots().iter().zip(&spec.parts) {
+            let part = Part { x: b.buffer("x"), start, cols, eps: spec.eps, weight: b.buffer(weight) };
+            part.emit(b, row, b.buffer(out), row);
+            start += cols;
+        }
+    });
+}
+
+/// Some columns of rows, and their norm.
+pub(crate) struct Part {
+    /// The rows.
+    pub(crate) x: Buffer,
+    /// The part's first column.
+    pub(crate) start: usize,
+    /// How many columns it has.
+    pub(crate) cols: usize,
+    /// Added to the mean of squares.
+    pub(crate) eps: f64,
+    /// Multiplies each column, padded to whole vectors.
+    pub(crate) weight: Buffer,
+}
+
+impl Part {
+    /// Norms the part of `row` into row `out_row` of `out`, whose lanes beyond the last column get anything.
+    pub(crate) fn emit(&self, b: &Builder, row: Value, out: Buffer, out_row: Value) {
+        let load = |column: Value| b.load_vector(self.x, &[row, b.add(column, b.index(self.start))], LANES);
+        // 1. one over the root
+        let scale = rms_norm::cpu::scale(b, self.cols, self.eps, load);
+        // 2. scale
+        b.for_each(b.index(0), b.index(padded(self.cols)), LANES, |column| {
+            let x = b.mul(load(column), scale);
+            b.store(b.mul(x, b.load_vector(self.weight, &[column], LANES)), out, &[out_row, column]);
+        });
+    }
+}
