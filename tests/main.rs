@@ -1,9 +1,11 @@
 //! The tests that need more than one crate, in one binary.
 
+mod batching;
 mod fixtures;
 mod kernels;
 mod oracle;
 mod questions;
+mod same_bits;
 mod synthetic;
 mod tidy;
 mod tour;

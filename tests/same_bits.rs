@@ -1,0 +1,180 @@
+//! The engine's promise: a sequence's logits are the same bits in any company, any split of its tokens, on any number of
+//! threads, prefilled or decoded, in memory that is new or was used. Every plan of `PLANS` is held to it.
+
+use std::path::PathBuf;
+
+use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId};
+use jambac::build::{Progress, Request, build};
+use jambac::manifest::{Fusion, ModelFile};
+
+use crate::batching::Draws;
+use crate::fixtures::Fixture;
+
+/// Tokens of the prompt that is split at every place.
+const SHORT: usize = 64;
+
+/// Tokens of the prompts that are split at random.
+const LONG: usize = 300;
+
+/// Sequences at once.
+const SLOTS: usize = 6;
+
+/// What a plan is built of.
+struct Recipe {
+    checkpoint: &'static str,
+    fusion: &'static str,
+    weights: Option<&'static str>,
+    kv: &'static str,
+}
+
+impl Recipe {
+    fn build(&self, folder: &std::path::Path) -> PathBuf {
+        let mut model = ModelFile::open(&Fixture::open(self.checkpoint).checkpoint).unwrap();
+        model.build.targets = vec!["x86-64-v3".into()];
+        model.build.fusion = Fusion::Word(self.fusion.into());
+        model.weights.default = self.weights.map(String::from);
+        model.limits.kv_dtype = Some(self.kv.into());
+        model.limits.max_context = LONG as u64;
+        model.limits.max_sequences = SLOTS as u64;
+        model.limits.kv_tokens = None;
+        model.limits.prefill_chunk = LONG as u64;
+        model.limits.max_outputs = LONG as u64;
+        let output = folder.join("same.plan");
+        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+        build(&request, &Progress::hidden()).unwrap();
+        output
+    }
+}
+
+/// Bits of the logits of every token.
+type Bits = Vec<Vec<u32>>;
+
+fn step(engine: &mut Engine, feeds: &[Feed<'_>]) -> Bits {
+    let logits = engine.step(feeds).unwrap();
+    logits.rows().map(|row| row.iter().map(|logit| logit.to_bits()).collect()).collect()
+}
+
+/// Feeds a sequence chunks of these sizes, and then what is left.
+fn chunks(engine: &mut Engine, tokens: &[u32], sizes: impl IntoIterator<Item = usize>) -> Bits {
+    let sequence = engine.add_sequence().unwrap();
+    let mut bits = Bits::new();
+    let mut sizes = sizes.into_iter();
+    while bits.len() < tokens.len() {
+        let rest = &tokens[bits.len()..];
+        let size = sizes.next().unwrap_or(rest.len()).clamp(1, rest.len());
+        bits.extend(step(engine, &[Feed { sequence, tokens: &rest[..size], outputs: Outputs::All }]));
+    }
+    engine.remove_sequence(sequence).unwrap();
+    bits
+}
+
+/// A sequence on its way through a ragged batch.
+struct Member {
+    sequence: SequenceId,
+    tokens: Vec<u32>,
+    bits: Bits,
+}
+
+/// Runs the tokens among companions of random lengths that come and go; gives the logits of the tokens, and of the last
+/// companion.
+fn in_company(engine: &mut Engine, tokens: &[u32], companions: usize, draws: &mut Draws) -> Bits {
+    let vocab = engine.manifest().model.vocab;
+    let join =
+        |engine: &mut Engine, tokens| Member { sequence: engine.add_sequence().unwrap(), tokens, bits: Bits::new() };
+    let mut members: Vec<Member> = (0..companions)
+        .map(|_| {
+            let n = 1 + draws.below(80);
+            join(engine, draws.tokens(n, vocab))
+        })
+        .collect();
+    let place = draws.below(companions + 1);
+    members.insert(place, join(engine, tokens.to_vec()));
+    while members[place].bits.len() < tokens.len() {
+        // Some decode, some prefill, some rest; a companion that is through makes room for another.
+        let sizes: Vec<usize> = members.iter().map(|_| [0, 1, 1, 2, 5, 17, 40][draws.below(7)]).collect();
+        let feeds: Vec<Feed<'_>> = (members.iter().zip(&sizes))
+            .filter(|&(_, &size)| size > 0)
+            .map(|(member, &size)| {
+                let rest = &member.tokens[member.bits.len()..];
+                Feed { sequence: member.sequence, tokens: &rest[..size.min(rest.len())], outputs: Outputs::All }
+            })
+            .collect();
+        if feeds.is_empty() {
+            continue;
+        }
+        let counts: Vec<usize> = feeds.iter().map(|feed| feed.tokens.len()).collect();
+        let mut rows = step(engine, &feeds).into_iter();
+        let fed = members.iter_mut().zip(&sizes).filter(|&(_, &size)| size > 0);
+        for ((member, _), count) in fed.zip(counts) {
+            member.bits.extend(rows.by_ref().take(count));
+        }
+        for (index, member) in members.iter_mut().enumerate() {
+            if index != place && member.bits.len() == member.tokens.len() {
+                engine.remove_sequence(member.sequence).unwrap();
+                let n = 1 + draws.below(80);
+                *member = join(engine, draws.tokens(n, vocab));
+            }
+        }
+    }
+    for member in &members {
+        engine.remove_sequence(member.sequence).unwrap();
+    }
+    members.swap_remove(place).bits
+}
+
+fn check(recipe: Recipe) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = recipe.build(folder.path());
+    let open = |threads, check| {
+        Engine::open(&path, OpenOptions { threads: Some(threads), check, ..OpenOptions::default() }).unwrap()
+    };
+    let mut engines: Vec<Engine> = (1..=4).map(|threads| open(threads, false)).collect();
+    let fixture = Fixture::open(recipe.checkpoint);
+    let long = fixture.prompt(LONG).ids;
+    let short = &long[..SHORT];
+    let mut draws = Draws::new(11);
+
+    let whole = chunks(&mut engines[0], &long, []);
+    let expected = &whole[..SHORT];
+    for engine in &mut engines {
+        let threads = engine.threads();
+        assert!(chunks(engine, &long, []) == whole, "{threads} threads");
+        assert!(chunks(engine, short, []) == expected, "a shorter prompt on {threads} threads");
+    }
+    for split in 1..SHORT {
+        let engine = &mut engines[split % 4];
+        assert!(chunks(engine, short, [split]) == expected, "split at {split}, {} threads", engine.threads());
+    }
+    for engine in &mut engines[..2] {
+        assert!(chunks(engine, short, [1; SHORT]) == expected, "decoded on {} threads", engine.threads());
+        let sizes: Vec<usize> = (0..LONG).map(|_| [1, 1, 3, 16, 61][draws.below(5)]).collect();
+        assert!(chunks(engine, &long, sizes.iter().copied()) == whole, "split as {sizes:?}");
+    }
+    for (companions, engine) in [(1, 1), (SLOTS - 1, 2), (2, 3), (SLOTS - 1, 0)] {
+        let engine = &mut engines[engine];
+        let found = in_company(engine, short, companions, &mut draws);
+        assert!(found == expected, "among {companions}, {} threads", engine.threads());
+    }
+    // What nobody may read holds NaN in an engine that checks: memory that is new, and that of those who left.
+    let mut poisoned = open(2, true);
+    assert!(chunks(&mut poisoned, short, [5, 1, 20]) == expected, "new memory");
+    assert!(in_company(&mut poisoned, short, SLOTS - 1, &mut draws) == expected, "among others, checked");
+    assert!(chunks(&mut poisoned, short, [33]) == expected, "used memory");
+}
+
+macro_rules! plans {
+    ($($name:ident: $checkpoint:literal, fusion $fusion:literal, weights $weights:expr, kv $kv:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            check(Recipe { checkpoint: $checkpoint, fusion: $fusion, weights: $weights, kv: $kv });
+        }
+    )*};
+}
+
+plans! {
+    tiny_fused: "tiny", fusion "all", weights None, kv "f32";
+    tiny_unfused: "tiny", fusion "none", weights None, kv "f32";
+    odd_fused: "odd", fusion "all", weights None, kv "f32";
+    odd_unfused: "odd", fusion "none", weights None, kv "f32";
+    odd_f32_with_bf16_keys: "odd", fusion "all", weights Some("f32"), kv "bf16";
+}
