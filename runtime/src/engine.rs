@@ -9,10 +9,11 @@ use jamba_plan::format::{EntryKind, Manifest, Program};
 use jamba_plan::sections::SectionKind;
 
 use crate::chat::ChatTemplate;
-use crate::device::Device;
 use crate::device::cpu::{Cpu, Opened};
 use crate::device::map::PlanFile;
-use crate::session::{Feed, Outputs, SequenceId, Sequences};
+use crate::device::{Device, Piece};
+use crate::session::{Admitted, Feed, Outputs, SequenceId, Sequences};
+use crate::snapshot::Checkpoints;
 use crate::tokenize::Tokenizer;
 use crate::trace::Trace;
 use crate::{RuntimeError, sample};
@@ -37,7 +38,8 @@ pub struct OpenOptions<'a> {
     pub isa: Option<String>,
     /// How much of the plan is compared with its digests.
     pub verify: Verify,
-    /// Run every step alone and look for writes outside its memory: slow, for finding faults of ours.
+    /// Run every step alone and look for writes outside its memory, and fill state that nobody holds with NaN: slow, for
+    /// finding faults of ours.
     pub check: bool,
     /// Make all memory resident now, rather than piece by piece as it is first used: opening takes longer, and then no
     /// step waits for memory or finds it gone.
@@ -46,12 +48,16 @@ pub struct OpenOptions<'a> {
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
 
-/// A plan, open: its memory is taken, its code loaded, nothing is allocated from here on.
+/// A plan, open: its memory is taken, its code loaded, nothing is allocated from here on but what is asked for by name:
+/// snapshots and checkpoints.
 pub struct Engine {
     manifest: Manifest,
     program: Program,
-    sequences: Sequences,
-    device: Box<dyn Device>,
+    /// The plan's digest.
+    digest: blake3::Hash,
+    pub(crate) sequences: Sequences,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) checkpoints: Checkpoints,
     opened: Opened,
     check: bool,
     trace: Option<Trace>,
@@ -90,7 +96,9 @@ impl Engine {
             loaded: OnceLock::new(),
         };
         let mut engine = Engine {
+            digest: plan.digest(),
             sequences: Sequences::new(plan.manifest(), plan.program()),
+            checkpoints: Checkpoints::new(&plan.manifest().limits),
             manifest: plan.manifest().clone(),
             program: plan.program().clone(),
             device: Box::new(cpu),
@@ -120,6 +128,11 @@ impl Engine {
         &self.program
     }
 
+    /// The plan's digest: what was taken from one engine can be given to another where this is the same.
+    pub fn plan_digest(&self) -> blake3::Hash {
+        self.digest
+    }
+
     /// The target whose code runs: `x86-64-v3`.
     pub fn target(&self) -> &str {
         &self.opened.target
@@ -133,18 +146,25 @@ impl Engine {
     /// Begins a sequence without tokens.
     pub fn add_sequence(&mut self) -> Result<SequenceId, RuntimeError> {
         let (id, slot) = self.sequences.add()?;
-        self.device.clear_slot(slot);
+        self.device.clear(Piece::Slot(slot));
         Ok(id)
     }
 
-    /// Ends a sequence; its slot and its pages are free again.
+    /// Ends a sequence; its slot is free again, and so are its pages unless a fork holds them too.
     pub fn remove_sequence(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
-        self.sequences.remove(id)
+        let slot = self.sequences.remove(id, &mut *self.device)?;
+        self.checkpoints.forget(slot);
+        Ok(())
     }
 
-    /// Tokens that a sequence has taken.
+    /// Number of tokens that a sequence has taken.
     pub fn len(&self, id: SequenceId) -> Result<u64, RuntimeError> {
-        self.sequences.past(id)
+        Ok(self.tokens(id)?.len() as u64)
+    }
+
+    /// The tokens that a sequence has taken.
+    pub fn tokens(&self, id: SequenceId) -> Result<&[u32], RuntimeError> {
+        self.sequences.tokens(id)
     }
 
     /// State slots and KV pages that are free.
@@ -165,6 +185,11 @@ impl Engine {
     /// Feeds every sequence its tokens; returns the rows of logits that were asked for, in order of the feeds, and
     /// within a feed of its tokens. Refuses before anything changes, or not at all.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
+        let admitted = self.run(feeds)?;
+        Ok(self.logits(admitted))
+    }
+
+    fn run(&mut self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
         let admitted = self.sequences.admit(feeds)?;
         self.sequences.advance(feeds, &mut *self.device);
         self.device.run(admitted.entry, admitted.counts, self.trace.as_mut());
@@ -176,7 +201,12 @@ impl Engine {
                 sample::greedy(self.device.logits(admitted.entry, row))?;
             }
         }
-        Ok(Logits { device: &*self.device, entry: admitted.entry, len: admitted.counts.outputs })
+        Ok(admitted)
+    }
+
+    /// The rows that a step left.
+    pub(crate) fn logits(&self, admitted: Admitted) -> Logits<'_> {
+        Logits { device: &*self.device, entry: admitted.entry, len: admitted.counts.outputs }
     }
 
     /// Feeds one sequence a prompt of any length, in chunks of at most `chunk` tokens; returns the logits of its last
@@ -187,14 +217,21 @@ impl Engine {
         tokens: &[u32],
         chunk: Option<usize>,
     ) -> Result<Logits<'_>, RuntimeError> {
+        let admitted = self.run_chunks(Feed { sequence, tokens, outputs: Outputs::Last }, chunk)?;
+        Ok(self.logits(admitted))
+    }
+
+    /// Runs a feed of any length in chunks; the rows of the last chunk are left.
+    pub(crate) fn run_chunks(&mut self, feed: Feed<'_>, chunk: Option<usize>) -> Result<Admitted, RuntimeError> {
+        let Feed { sequence, tokens, outputs } = feed;
         self.sequences.check_room(sequence, tokens)?;
         let most = self.max_step_tokens();
         let chunk = chunk.unwrap_or(most).clamp(1, most);
         let last = (tokens.len() - 1) / chunk * chunk;
         for tokens in tokens[..last].chunks(chunk) {
-            self.step(&[Feed { sequence, tokens, outputs: Outputs::None }])?;
+            self.run(&[Feed { sequence, tokens, outputs: Outputs::None }])?;
         }
-        self.step(&[Feed { sequence, tokens: &tokens[last..], outputs: Outputs::Last }])
+        self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }])
     }
 
     /// Notes the time of every step from now on, or no longer.

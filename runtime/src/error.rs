@@ -140,6 +140,29 @@ pub enum RuntimeError {
         /// What is free.
         free: u64,
     },
+    /// More tokens were to be taken back than were taken since the sequence's checkpoint.
+    #[error("{wanted} tokens of {len} were to be taken back; {}", match checkpoint {
+        Some(checkpoint) => format!("the checkpoint is at {checkpoint}"),
+        None => "the sequence has no checkpoint".to_owned(),
+    })]
+    TooFarBack {
+        /// Tokens to be taken back.
+        wanted: u64,
+        /// Tokens that the sequence has.
+        len: u64,
+        /// Tokens that it had at its checkpoint, if it has one.
+        checkpoint: Option<u64>,
+    },
+    /// A snapshot, or a prefix cache, belongs to another plan.
+    #[error("the {what} belongs to another plan: found {found}, expected {expected}")]
+    OtherPlan {
+        /// `snapshot` or `prefix cache`.
+        what: &'static str,
+        /// Digest of the plan that it belongs to.
+        found: blake3::Hash,
+        /// Digest of the engine's plan.
+        expected: blake3::Hash,
+    },
     /// A step is larger than the plan's largest.
     #[error("a step of {found} {what} was asked for; the plan was built for {most}")]
     StepTooLarge {

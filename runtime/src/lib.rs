@@ -23,8 +23,10 @@ mod engine;
 mod error;
 mod execute;
 mod generate;
+mod pool;
 pub mod sample;
 mod session;
+mod snapshot;
 mod tokenize;
 mod trace;
 
@@ -37,5 +39,6 @@ pub use generate::{Finish, GenerateOptions, Generated};
 pub use jamba_plan::Verify;
 pub use sample::{Sampler, SamplerOptions};
 pub use session::{Feed, Outputs, SequenceId};
+pub use snapshot::Snapshot;
 pub use tokenize::{TextStream, Tokenizer};
 pub use trace::{Trace, TraceStep};

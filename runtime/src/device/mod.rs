@@ -19,13 +19,34 @@ pub(crate) struct Counts {
     pub(crate) outputs: u64,
 }
 
+/// A piece of one of the two pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// A slot of conv and SSM state.
+    Slot(u32),
+    /// A page of keys and values.
+    Page(u32),
+}
+
 /// What the engine asks of a device that has a plan open.
 pub(crate) trait Device: Send {
     /// The step table, to be filled before [`Device::run`].
     fn table(&mut self, table: Table) -> &mut [i32];
 
-    /// Makes a state slot that of a sequence without tokens.
-    fn clear_slot(&mut self, slot: u32);
+    /// Makes a piece that of a sequence without tokens: zeros; a page holds NaN instead where steps are checked.
+    fn clear(&mut self, piece: Piece);
+
+    /// Nobody may read the piece from here on: it holds NaN where steps are checked.
+    fn discard(&mut self, piece: Piece);
+
+    /// Copies a piece over another of the same pool.
+    fn copy(&mut self, from: Piece, to: Piece);
+
+    /// Copies a piece to the host: as many bytes as it has.
+    fn read(&self, piece: Piece, bytes: &mut [u8]);
+
+    /// Copies a piece from the host: as many bytes as it has.
+    fn write(&mut self, piece: Piece, bytes: &[u8]);
 
     /// Runs an entry's steps over the tables; counts and tables were checked against the plan.
     fn run(&mut self, entry: EntryKind, counts: Counts, trace: Option<&mut Trace>);
@@ -33,7 +54,7 @@ pub(crate) trait Device: Send {
     /// Row `row` of the logits that the entry left.
     fn logits(&self, entry: EntryKind, row: u64) -> &[f32];
 
-    /// Runs every step alone from now on and looks at the guards after it.
+    /// Runs every step alone from now on, looks at the guards after it, and fills what nobody may read with NaN.
     fn check_steps(&mut self);
 
     /// The first guard that was broken since the last call, when steps are checked.

@@ -6,6 +6,7 @@ mod memory;
 mod threads;
 mod weights;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jamba_plan::Plan;
@@ -16,7 +17,7 @@ use self::memory::Region;
 use self::threads::{Barrier, Team};
 use self::weights::Weights;
 use super::map::PlanFile;
-use super::{Counts, Device};
+use super::{Counts, Device, Piece};
 use crate::check::Checked;
 use crate::engine::OpenOptions;
 use crate::execute::{Lane, execute};
@@ -30,6 +31,8 @@ pub(crate) struct Cpu {
     limits: Limits,
     /// Bytes of one state slot.
     slot_bytes: usize,
+    /// Bytes of one KV page.
+    page_bytes: usize,
     arena: Region,
     state: Region,
     kv: Region,
@@ -81,6 +84,7 @@ impl Cpu {
             code,
             limits: limits.clone(),
             slot_bytes: bytes.state_slot as usize,
+            page_bytes: bytes.kv_page as usize,
             arena: Region::new("arena", bytes.arena)?,
             state: Region::new("state pool", bytes.state_pool(limits))?,
             kv: Region::new("KV pool", bytes.kv_pool(limits))?,
@@ -127,11 +131,36 @@ impl Cpu {
         arguments
     }
 
+    /// Where a piece lies in its pool, in bytes.
+    fn range(&self, piece: Piece) -> Range<usize> {
+        let (index, bytes) = match piece {
+            Piece::Slot(slot) => (slot, self.slot_bytes),
+            Piece::Page(page) => (page, self.page_bytes),
+        };
+        index as usize * bytes..(index as usize + 1) * bytes
+    }
+
+    /// The pool that a piece lies in.
+    fn pool_mut(&mut self, piece: Piece) -> &mut [u8] {
+        match piece {
+            Piece::Slot(_) => self.state.as_mut_slice(),
+            Piece::Page(_) => self.kv.as_mut_slice(),
+        }
+    }
+
+    fn piece_mut(&mut self, piece: Piece) -> &mut [u8] {
+        let range = self.range(piece);
+        &mut self.pool_mut(piece)[range]
+    }
+
     fn entry(&self, kind: EntryKind) -> (usize, &Entry) {
         let found = self.program.entries.iter().enumerate().find(|(_, entry)| entry.kind == kind);
         found.expect("a plan that was verified has both entries")
     }
 }
+
+/// A number of such bytes is NaN, in f32 as in bf16.
+const NAN_BYTE: u8 = 0xff;
 
 /// More threads than any machine that we know has.
 const MAX_THREADS: usize = 1024;
@@ -143,9 +172,32 @@ impl Device for Cpu {
         bytemuck::cast_slice_mut(&mut self.tables.as_mut_slice()[begin..begin + bytes])
     }
 
-    fn clear_slot(&mut self, slot: u32) {
-        let begin = slot as usize * self.slot_bytes;
-        self.state.as_mut_slice()[begin..begin + self.slot_bytes].fill(0);
+    fn clear(&mut self, piece: Piece) {
+        let unwritten = if self.checked && matches!(piece, Piece::Page(_)) { NAN_BYTE } else { 0 };
+        self.piece_mut(piece).fill(unwritten);
+    }
+
+    fn discard(&mut self, piece: Piece) {
+        if self.checked {
+            self.piece_mut(piece).fill(NAN_BYTE);
+        }
+    }
+
+    fn copy(&mut self, from: Piece, to: Piece) {
+        let (source, target) = (self.range(from), self.range(to));
+        self.pool_mut(to).copy_within(source, target.start);
+    }
+
+    fn read(&self, piece: Piece, bytes: &mut [u8]) {
+        let pool = match piece {
+            Piece::Slot(_) => &self.state,
+            Piece::Page(_) => &self.kv,
+        };
+        bytes.copy_from_slice(&pool.as_slice()[self.range(piece)]);
+    }
+
+    fn write(&mut self, piece: Piece, bytes: &[u8]) {
+        self.piece_mut(piece).copy_from_slice(bytes);
     }
 
     fn run(&mut self, kind: EntryKind, counts: Counts, trace: Option<&mut Trace>) {
@@ -206,6 +258,8 @@ impl Device for Cpu {
 
     fn check_steps(&mut self) {
         self.checked = true;
+        self.state.as_mut_slice().fill(NAN_BYTE);
+        self.kv.as_mut_slice().fill(NAN_BYTE);
     }
 
     fn broken_guard(&mut self) -> Option<RuntimeError> {

@@ -1,0 +1,95 @@
+//! Sequences that are copied, brought back and cut: the bookkeeping of it. Every check comes before every change.
+
+use super::{Sequences, tail};
+use crate::device::{Device, Piece};
+use crate::{Pool, RuntimeError, SequenceId};
+
+/// A sequence on its way back to its checkpoint and from there to where it shall end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WayBack {
+    pub(crate) slot: u32,
+    /// Tokens at the checkpoint.
+    pub(crate) checkpoint: u64,
+    /// Tokens that the sequence shall have.
+    pub(crate) end: u64,
+}
+
+impl Sequences {
+    /// The slot of a sequence.
+    pub(crate) fn slot_of(&self, id: SequenceId) -> Result<u32, RuntimeError> {
+        self.get(id).map(|_| id.slot)
+    }
+
+    /// The pages of a sequence, in order of their tokens.
+    pub(crate) fn pages(&self, id: SequenceId) -> Result<&[u32], RuntimeError> {
+        Ok(&self.get(id)?.pages)
+    }
+
+    /// Begins a sequence that has all of another one's tokens: its pages are shared, its state is copied.
+    pub(crate) fn fork(&mut self, id: SequenceId, device: &mut dyn Device) -> Result<SequenceId, RuntimeError> {
+        self.get(id)?;
+        let (fork, slot) = self.add()?;
+        let both = self.slots.get_disjoint_mut([slot as usize, id.slot as usize]);
+        let [new, old] = both.expect("a slot that was free is not that of a sequence");
+        new.tokens.extend_from_slice(&old.tokens);
+        new.pages.extend_from_slice(&old.pages);
+        old.pages.iter().for_each(|&page| self.pages.share(page));
+        device.copy(Piece::Slot(id.slot), Piece::Slot(slot));
+        Ok(fork)
+    }
+
+    /// Refuses when there is no slot for one more sequence, or no pages for its tokens.
+    fn check_place(&self, n_tokens: u64) -> Result<(), RuntimeError> {
+        if self.free_slots.is_empty() {
+            return Err(RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 });
+        }
+        self.pages.check(self.pages_of(n_tokens), 0)
+    }
+
+    /// Begins a sequence that has these tokens; the caller fills its slot and its pages.
+    pub(crate) fn adopt(&mut self, tokens: &[u32]) -> Result<SequenceId, RuntimeError> {
+        self.check_place(tokens.len() as u64)?;
+        let (id, slot) = self.add()?;
+        let wanted = self.pages_of(tokens.len() as u64);
+        let slot = &mut self.slots[slot as usize];
+        slot.tokens.extend_from_slice(tokens);
+        slot.pages.extend((0..wanted).map(|_| self.pages.take()));
+        Ok(id)
+    }
+
+    /// Notes that the state of a sequence as it is now is kept.
+    pub(crate) fn mark(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
+        self.get(id)?;
+        let slot = &mut self.slots[id.slot as usize];
+        slot.checkpoint = Some(slot.past());
+        Ok(())
+    }
+
+    /// Checks that a sequence can take back its last `n_tokens`, the tokens since its checkpoint read again as far as they
+    /// stay; changes nothing.
+    pub(crate) fn check_back(&self, id: SequenceId, n_tokens: u64) -> Result<WayBack, RuntimeError> {
+        let slot = self.get(id)?;
+        let refused = RuntimeError::TooFarBack { wanted: n_tokens, len: slot.past(), checkpoint: slot.checkpoint };
+        let (Some(checkpoint), Some(end)) = (slot.checkpoint, slot.past().checked_sub(n_tokens)) else {
+            return Err(refused);
+        };
+        if end < checkpoint {
+            return Err(refused);
+        }
+        let kept = self.pages_of(checkpoint);
+        let returned = slot.pages[kept as usize..].iter().filter(|&&page| self.pages.holders(page) == 1).count();
+        let is_shared = tail(&slot.pages, checkpoint).is_some_and(|page| self.pages.holders(page) > 1);
+        let copied = u64::from(is_shared && end > checkpoint);
+        self.pages.check(self.pages_of(end) - kept + copied, returned as u64)?;
+        Ok(WayBack { slot: id.slot, checkpoint, end })
+    }
+
+    /// Cuts a sequence at its checkpoint; the caller brings the state back. The tokens that it lost and shall have again
+    /// go to `replay`.
+    pub(crate) fn go_back(&mut self, way: WayBack, replay: &mut Vec<u32>, device: &mut dyn Device) {
+        let tokens = &self.slots[way.slot as usize].tokens;
+        replay.clear();
+        replay.extend_from_slice(&tokens[way.checkpoint as usize..way.end as usize]);
+        self.cut(way.slot, way.checkpoint, device);
+    }
+}
