@@ -45,6 +45,18 @@ pub enum RuntimeError {
         /// What is wrong with it.
         source: PlanError,
     },
+    /// A `.state` file was refused.
+    #[error("{}: {field}: found {found}, expected {expected}", path.display())]
+    StateFile {
+        /// The file.
+        path: PathBuf,
+        /// The field that is wrong.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
     /// None of the plan's code runs on this CPU.
     #[error("the plan has code for {targets:?}; this CPU runs {found}: build the plan for a target that it runs")]
     NoCodeForCpu {
@@ -162,6 +174,14 @@ pub enum RuntimeError {
         found: blake3::Hash,
         /// Digest of the engine's plan.
         expected: blake3::Hash,
+    },
+    /// A prefix cache holds what another target's code computed, which rounds otherwise.
+    #[error("the prefix cache was filled by the target {found}; the engine runs {expected}")]
+    OtherTarget {
+        /// The target whose code filled it.
+        found: String,
+        /// The target whose code the engine runs.
+        expected: String,
     },
     /// A step is larger than the plan's largest.
     #[error("a step of {found} {what} was asked for; the plan was built for {most}")]

@@ -73,6 +73,7 @@ impl Engine {
         let vocab = self.manifest().model.vocab as usize;
         let eos = self.manifest().model.eos.clone();
         let mut sampler = Sampler::new(options.sampler, vocab)?;
+        sampler.observe(self.tokens(sequence)?);
         sampler.observe(prompt);
         let mut tokens = Vec::with_capacity(options.max_new.min(1 << 20));
         let began = Instant::now();

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
+use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Manifest};
 
 use crate::device::Piece;
 use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
@@ -29,7 +29,7 @@ use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
 /// goes on from the same state, but rounds in its own way.
 ///
 /// ```
-/// # #[path = "tests/fixture/mod.rs"] mod fixture;
+/// # #[path = "../tests/fixture/mod.rs"] mod fixture;
 /// # use jamba_runtime::{Engine, OpenOptions};
 /// # let folder = tempfile::tempdir()?;
 /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
@@ -48,9 +48,15 @@ use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
 pub struct Snapshot {
     pub(crate) plan: blake3::Hash,
     pub(crate) target: Arc<str>,
+    /// Longest context of the plan, in tokens.
+    pub(crate) max_context: u64,
+    /// Size of the vocabulary.
+    pub(crate) vocab: u64,
     pub(crate) tokens: Arc<[u32]>,
     /// The sequence's slot.
     pub(crate) state: Arc<[u8]>,
+    /// Bytes of a page.
+    pub(crate) page_bytes: u64,
     /// Its pages, in order of their tokens.
     pub(crate) pages: Arc<[Arc<[u8]>]>,
 }
@@ -112,7 +118,7 @@ impl Engine {
     /// of them writes, its state is copied within the pool: no host memory, no page until they diverge.
     ///
     /// ```
-    /// # #[path = "tests/fixture/mod.rs"] mod fixture;
+    /// # #[path = "../tests/fixture/mod.rs"] mod fixture;
     /// # use jamba_runtime::{Engine, OpenOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
@@ -144,7 +150,7 @@ impl Engine {
 
     fn snapshot_sharing(&self, id: SequenceId, common: &[Arc<[u8]>]) -> Result<Snapshot, RuntimeError> {
         let slot = self.sequences.slot_of(id)?;
-        let memory = &self.manifest().memory;
+        let Manifest { memory, limits, model, .. } = self.manifest();
         let copy = |piece, bytes: u64| {
             let mut copy = vec![0; bytes as usize];
             self.device.read(piece, &mut copy);
@@ -155,8 +161,11 @@ impl Engine {
         Ok(Snapshot {
             plan: self.plan_digest(),
             target: self.target().into(),
+            max_context: limits.max_context,
+            vocab: model.vocab,
             tokens: self.tokens(id)?.into(),
             state: copy(Piece::Slot(slot), memory.state_slot),
+            page_bytes: memory.kv_page,
             pages: common.iter().cloned().chain(new).collect(),
         })
     }
@@ -171,6 +180,12 @@ impl Engine {
             self.device.write(Piece::Page(page), bytes);
         }
         Ok(id)
+    }
+
+    /// Host memory that a snapshot of a sequence of `n_tokens` takes, in bytes.
+    pub fn snapshot_bytes(&self, n_tokens: u64) -> u64 {
+        let memory = &self.manifest().memory;
+        memory.state_slot + n_tokens.div_ceil(KV_PAGE_TOKENS) * memory.kv_page + n_tokens * size_of::<u32>() as u64
     }
 
     /// Refuses what belongs to another plan.
@@ -201,7 +216,7 @@ impl Engine {
     /// Refuses before anything changes, or not at all.
     ///
     /// ```
-    /// # #[path = "tests/fixture/mod.rs"] mod fixture;
+    /// # #[path = "../tests/fixture/mod.rs"] mod fixture;
     /// # use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
     /// # let folder = tempfile::tempdir()?;
     /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");

@@ -30,21 +30,21 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let options = args.generate.options(false);
     let say = |role: &str, content: String| Message { role: role.to_owned(), content };
     let mut messages: Vec<Message> = args.system.map(|text| say("system", text)).into_iter().collect();
-    let mut conversation = Conversation { sequence: engine.add_sequence()?, taken: Vec::new() };
+    let mut sequence = engine.add_sequence()?;
     while let Some(line) = ask()? {
         if line.trim().is_empty() {
             continue;
         }
         messages.push(say("user", line));
         let tokens = tokenizer.encode_plain(&template.render(&messages)?)?;
-        let new = conversation.continue_with(&mut engine, &tokens)?;
+        if !goes_on(&engine, sequence, &tokens)? {
+            engine.remove_sequence(sequence)?;
+            sequence = engine.add_sequence()?;
+        }
+        let new = &tokens[engine.len(sequence)? as usize..];
         let mut printer = Printer::new(Some(&tokenizer));
-        let generated =
-            engine.generate_in(conversation.sequence, &tokens[new..], &options, |token| printer.push(token))?;
+        let generated = engine.generate_in(sequence, new, &options, |token| printer.push(token))?;
         let text = printer.finish()?;
-        conversation.taken = tokens;
-        conversation.taken.extend(&generated.tokens);
-        conversation.taken.truncate(engine.len(conversation.sequence)? as usize);
         messages.push(say("assistant", text));
         if generated.finish == Finish::NoRoom {
             return Err(Failure::Input("the context or the KV pool of the plan is full".to_owned()));
@@ -66,21 +66,8 @@ fn ask() -> Result<Option<String>, Failure> {
     }
 }
 
-/// A sequence, and the tokens that it has taken.
-struct Conversation {
-    sequence: SequenceId,
-    taken: Vec<u32>,
-}
-
-impl Conversation {
-    /// Where `tokens` go on from what was taken; begins again where they do not.
-    fn continue_with(&mut self, engine: &mut Engine, tokens: &[u32]) -> Result<usize, Failure> {
-        if tokens.len() > self.taken.len() && tokens.starts_with(&self.taken) {
-            return Ok(self.taken.len());
-        }
-        engine.remove_sequence(self.sequence)?;
-        self.sequence = engine.add_sequence()?;
-        self.taken.clear();
-        Ok(0)
-    }
+/// True when `tokens` go on from what the sequence has read.
+fn goes_on(engine: &Engine, sequence: SequenceId, tokens: &[u32]) -> Result<bool, Failure> {
+    let read = engine.tokens(sequence)?;
+    Ok(tokens.len() > read.len() && tokens.starts_with(read))
 }

@@ -22,8 +22,8 @@ pub(crate) struct PromptArgs {
 }
 
 impl PromptArgs {
-    /// The prompt's tokens.
-    pub(crate) fn tokens(&self, engine: &Engine) -> Result<Vec<u32>, Failure> {
+    /// The prompt's tokens, behind `n_before` others; the token that begins a text stands only where there are none.
+    pub(crate) fn tokens(&self, engine: &Engine, n_before: u64) -> Result<Vec<u32>, Failure> {
         if let Some(tokens) = &self.tokens {
             return Ok(tokens.clone());
         }
@@ -34,11 +34,11 @@ impl PromptArgs {
             }
             (None, None) => return Err(Failure::Usage("a prompt is needed".to_owned())),
         };
-        let tokens = engine.tokenizer()?.encode(&text)?;
+        let tokenizer = engine.tokenizer()?;
+        let tokens = if n_before == 0 { tokenizer.encode(&text)? } else { tokenizer.encode_plain(&text)? };
         if tokens.is_empty() {
-            return Err(Failure::Input(
-                "the prompt is empty, and the model has no token that begins a text".to_owned(),
-            ));
+            let why = if n_before == 0 { "the model has no token that begins a text" } else { "it must go on" };
+            return Err(Failure::Input(format!("the prompt is empty, and {why}")));
         }
         Ok(tokens)
     }

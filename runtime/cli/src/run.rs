@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jamba_runtime::{Engine, Finish, GenerateOptions, Generated, RuntimeError, SamplerOptions, TraceStep};
+use jamba_runtime::{
+    Engine, Finish, GenerateOptions, Generated, RuntimeError, SamplerOptions, SequenceId, Snapshot, TraceStep,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -23,6 +25,12 @@ pub(crate) struct Args {
     prompt: PromptArgs,
     #[command(flatten)]
     generate: GenerateArgs,
+    /// Go on from the state in this file: the prompt follows what was read there
+    #[arg(long, value_name = "FILE")]
+    load_state: Option<PathBuf>,
+    /// Write the state to this file: all that was read or generated, to go on from
+    #[arg(long, value_name = "FILE")]
+    save_state: Option<PathBuf>,
     /// Go on after a token that ends the text
     #[arg(long)]
     ignore_eos: bool,
@@ -83,11 +91,15 @@ impl GenerateArgs {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
+    /// Tokens that came from the state, before the prompt.
+    state_tokens: u64,
     prompt_tokens: &'a [u32],
     tokens: &'a [u32],
     /// None when the plan has no tokenizer.
     text: Option<String>,
     finish: &'static str,
+    /// Tokens of the state that was written; None when none was asked for.
+    saved_tokens: Option<u64>,
     timing: Timing,
 }
 
@@ -132,7 +144,15 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let began = Instant::now();
     let mut engine = args.open.open(&args.plan.plan)?;
     let open = began.elapsed();
-    let prompt = args.prompt.tokens(&engine)?;
+    let sequence = match &args.load_state {
+        Some(path) => {
+            let snapshot = Snapshot::load(path, &engine)?;
+            engine.restore(&snapshot)?
+        }
+        None => engine.add_sequence()?,
+    };
+    let state_tokens = engine.len(sequence)?;
+    let prompt = args.prompt.tokens(&engine, state_tokens)?;
     let options = args.generate.options(args.ignore_eos);
     let tokenizer = match engine.tokenizer() {
         Ok(tokenizer) => Some(tokenizer),
@@ -141,10 +161,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     engine.set_trace(args.trace.is_some());
     let generated = if args.json {
-        engine.generate(&prompt, &options, |_| ControlFlow::Continue(()))?
+        engine.generate_in(sequence, &prompt, &options, |_| ControlFlow::Continue(()))?
     } else {
         let mut printer = Printer::new(tokenizer.as_deref());
-        let generated = engine.generate(&prompt, &options, |token| printer.push(token))?;
+        let generated = engine.generate_in(sequence, &prompt, &options, |token| printer.push(token))?;
         printer.finish()?;
         generated
     };
@@ -152,10 +172,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.trace {
         write_trace(&engine, path)?;
     }
+    let saved_tokens = match &args.save_state {
+        Some(path) => Some(save_state(&mut engine, sequence, &generated, path)?),
+        None => None,
+    };
     if args.json {
         let text = tokenizer.map(|tokenizer| tokenizer.decode(&generated.tokens)).transpose()?;
         let finish = finish_name(generated.finish);
-        return print_json(&Report { prompt_tokens: &prompt, tokens: &generated.tokens, text, finish, timing });
+        let (prompt_tokens, tokens) = (&prompt[..], &generated.tokens[..]);
+        let report = Report { state_tokens, prompt_tokens, tokens, text, finish, saved_tokens, timing };
+        return print_json(&report);
     }
     if generated.finish == Finish::NoRoom {
         eprintln!("jamba: stopped: the context or the KV pool of the plan is full");
@@ -164,6 +190,18 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         eprintln!("{}", timing.summary(prompt.len(), generated.tokens.len()));
     }
     Ok(())
+}
+
+/// Writes the state after all tokens; the last one is read first, unless there is no room for it. How many it holds.
+fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, path: &Path) -> Result<u64, Failure> {
+    if let (Some(&last), false) = (generated.tokens.last(), generated.finish == Finish::NoRoom) {
+        match engine.prefill(sequence, &[last], None).map(|_| ()) {
+            Ok(()) | Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    engine.snapshot(sequence)?.save(path)?;
+    Ok(engine.len(sequence)?)
 }
 
 fn finish_name(finish: Finish) -> &'static str {

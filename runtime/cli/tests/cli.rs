@@ -56,6 +56,35 @@ fn run_prints_tokens_where_there_is_no_tokenizer() {
 }
 
 #[test]
+fn a_state_goes_on_where_it_was_saved() {
+    let (folder, path) = toy();
+    let (state, more) = (folder.path().join("a.state"), folder.path().join("b.state"));
+    let run = |tokens: &str, n: &str, rest: &[&str]| {
+        let args = ["run", text(&path), "--tokens", tokens, "-n", n, "--temperature", "1", "--repetition-penalty", "2"];
+        json(&[&args[..], &["--ignore-eos", "--json"], rest].concat())
+    };
+    let saved = run("5,6,7", "0", &["--save-state", text(&state)]);
+    assert_eq!((&saved["state_tokens"], &saved["saved_tokens"]), (&0.into(), &3.into()));
+    let whole = run("5,6,7,8,9", "4", &[]);
+    let rest = run("8,9", "4", &["--load-state", text(&state), "--threads", "2", "--save-state", text(&more)]);
+    assert_eq!((&rest["state_tokens"], &rest["prompt_tokens"]), (&3.into(), &serde_json::json!([8, 9])));
+    assert_eq!((&rest["tokens"], &rest["saved_tokens"]), (&whole["tokens"], &9.into()));
+    assert_eq!(whole["saved_tokens"], Value::Null);
+    // Nothing is lost where there is no room to read the last token.
+    let full = run("1", "500", &["--load-state", text(&more), "--save-state", text(&more)]);
+    assert_eq!((&full["finish"], &full["saved_tokens"]), (&"no_room".into(), &LIMITS.max_context.into()));
+
+    let other = Toy { defines: "#define FACTOR 5", ..Toy::new() }.write(folder.path(), "other.plan");
+    let load = ["--tokens", "1", "--load-state", text(&state)];
+    refused(&[&["run", text(&other)], &load[..]].concat(), 1, &["a.state: plan: found"]);
+    let mut bytes = std::fs::read(&state).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&state, &bytes).unwrap();
+    refused(&[&["run", text(&path)], &load[..]].concat(), 1, &["a.state: content digest: found"]);
+    refused(&["run", text(&path), "--tokens", "1", "--load-state", "no.state"], 1, &["no.state: cannot read it"]);
+}
+
+#[test]
 fn logits_of_every_position_for_any_chunk() {
     let (folder, path) = toy();
     let tokens: Vec<u32> = (0..60).map(|i| i * 7 % VOCAB as u32).collect();

@@ -38,6 +38,12 @@ impl Sequences {
         Ok(fork)
     }
 
+    /// Checks that a new sequence can take these tokens; changes nothing.
+    pub(crate) fn check_new(&self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        self.check_tokens(0, tokens)?;
+        self.check_place(tokens.len() as u64)
+    }
+
     /// Refuses when there is no slot for one more sequence, or no pages for its tokens.
     fn check_place(&self, n_tokens: u64) -> Result<(), RuntimeError> {
         if self.free_slots.is_empty() {

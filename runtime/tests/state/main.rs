@@ -1,9 +1,13 @@
-//! State that moves, over plans of a toy model whose every answer the tests can compute: forks, snapshots, rollbacks.
+//! State that moves, over plans of a toy model whose every answer the tests can compute: forks, snapshots, files, prefixes,
+//! rollbacks.
 
 #[path = "../fixture/mod.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod fixture;
+
+mod files;
 mod moves;
+mod prefix;
 mod random;
 
 use fixture::{Toy, VOCAB, WEIGHT, answers};

@@ -1,0 +1,281 @@
+//! Snapshots as files.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 0 … 8 | magic: 0x89 `STATE` CR LF, so that a transfer in text mode shows |
+//! | 8 … 12 | format version |
+//! | 12 … 16 | zero |
+//! | 16 … 24 | length of the file, in bytes |
+//! | 24 … 56 | digest of the plan |
+//! | 56 … 64 | tokens that the sequence has taken |
+//! | 64 … 72 | longest context of the plan, in tokens |
+//! | 72 … 80 | size of the vocabulary |
+//! | 80 … 88 | bytes of a state slot |
+//! | 88 … 96 | bytes of a KV page |
+//! | 96 … 128 | target whose code computed the state, zeros behind it |
+//! | 128 … 160 | BLAKE3 of everything behind the header |
+//! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
+//! | 192 … | tokens (u32 each); the state slot; the pages, in order of their tokens |
+//!
+//! Integers are little-endian. A file is written beside its place and takes its name when it is whole. It is checked from
+//! the front, and refused by its first wrong field before anything of it is used.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use jamba_plan::format::KV_PAGE_TOKENS;
+
+use crate::{Engine, RuntimeError, Snapshot};
+
+const MAGIC: [u8; 8] = *b"\x89STATE\r\n";
+
+/// Version of the format that is written and read.
+const VERSION: u32 = 1;
+
+const HEADER_BYTES: usize = 192;
+const TARGET_BYTES: usize = 32;
+const DIGEST_AT: usize = HEADER_BYTES - blake3::OUT_LEN;
+
+/// What stands before the content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Header {
+    file_bytes: u64,
+    plan: [u8; 32],
+    n_tokens: u64,
+    max_context: u64,
+    vocab: u64,
+    slot_bytes: u64,
+    page_bytes: u64,
+    target: [u8; TARGET_BYTES],
+    content: [u8; 32],
+}
+
+/// The first field that is wrong, what it holds, and what it should.
+type Wrong = (&'static str, String, String);
+
+/// Refuses a field that does not hold what it should.
+fn check<T: PartialEq + ToString>(field: &'static str, found: T, expected: T) -> Result<(), Wrong> {
+    if found == expected { Ok(()) } else { Err((field, found.to_string(), expected.to_string())) }
+}
+
+/// Refuses bytes that do not have the digest that was noted for them.
+fn check_digest(field: &'static str, bytes: &[u8], noted: [u8; 32]) -> Result<(), Wrong> {
+    check(field, blake3::hash(bytes), blake3::Hash::from_bytes(noted))
+}
+
+impl Header {
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let numbers = [self.n_tokens, self.max_context, self.vocab, self.slot_bytes, self.page_bytes];
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.file_bytes.to_le_bytes());
+        bytes[24..56].copy_from_slice(&self.plan);
+        for (place, number) in bytes[56..96].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[96..128].copy_from_slice(&self.target);
+        bytes[128..160].copy_from_slice(&self.content);
+        let digest = blake3::hash(&bytes[..DIGEST_AT]);
+        bytes[DIGEST_AT..].copy_from_slice(digest.as_bytes());
+        bytes
+    }
+
+    fn decode(file: &[u8]) -> Result<Header, Wrong> {
+        let begin = &file[..file.len().min(MAGIC.len())];
+        check("magic", begin.escape_ascii().to_string(), MAGIC.escape_ascii().to_string())?;
+        let Some(bytes) = file.first_chunk::<HEADER_BYTES>() else {
+            return Err(("length", file.len().to_string(), format!("a header of {HEADER_BYTES} bytes")));
+        };
+        let number = |at: usize| u64::from_le_bytes(array(bytes, at));
+        check("version", u32::from_le_bytes(array(bytes, 8)), VERSION)?;
+        check_digest("header digest", &bytes[..DIGEST_AT], array(bytes, DIGEST_AT))?;
+        Ok(Header {
+            file_bytes: number(16),
+            plan: array(bytes, 24),
+            n_tokens: number(56),
+            max_context: number(64),
+            vocab: number(72),
+            slot_bytes: number(80),
+            page_bytes: number(88),
+            target: array(bytes, 96),
+            content: array(bytes, 128),
+        })
+    }
+
+    /// Compares all that an engine knows of its plan's state with what the file says.
+    fn check(&self, engine: &Engine) -> Result<(), Wrong> {
+        let manifest = engine.manifest();
+        check("plan", blake3::Hash::from_bytes(self.plan), engine.plan_digest())?;
+        check("max_context", self.max_context, manifest.limits.max_context)?;
+        check("vocabulary", self.vocab, manifest.model.vocab)?;
+        check("state slot bytes", self.slot_bytes, manifest.memory.state_slot)?;
+        check("KV page bytes", self.page_bytes, manifest.memory.kv_page)?;
+        if self.n_tokens > self.max_context {
+            return Err(("tokens", self.n_tokens.to_string(), format!("up to {}", self.max_context)));
+        }
+        let name = self.target.split(|&byte| byte == 0).next().unwrap_or_default();
+        if !manifest.targets.iter().any(|target| target.as_bytes() == name) {
+            return Err(("target", name.escape_ascii().to_string(), format!("one of {:?}", manifest.targets)));
+        }
+        check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
+    }
+
+    /// Bytes of the tokens, the slot and the pages.
+    fn content_bytes(&self) -> u64 {
+        self.n_tokens * 4 + self.slot_bytes + self.n_pages() * self.page_bytes
+    }
+
+    fn n_pages(&self) -> u64 {
+        if self.page_bytes == 0 { 0 } else { self.n_tokens.div_ceil(KV_PAGE_TOKENS) }
+    }
+
+    /// The content as a snapshot.
+    fn snapshot(&self, content: &[u8]) -> Result<Snapshot, Wrong> {
+        check_digest("content digest", content, self.content)?;
+        let (tokens, rest) = content.split_at(self.n_tokens as usize * 4);
+        let (state, pages) = rest.split_at(self.slot_bytes as usize);
+        let tokens: Arc<[u32]> = tokens.chunks_exact(4).map(|bytes| u32::from_le_bytes(array(bytes, 0))).collect();
+        if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= self.vocab) {
+            return Err(("tokens", format!("token {token}"), format!("a vocabulary of {}", self.vocab)));
+        }
+        let name: Vec<u8> = self.target.iter().copied().take_while(|&byte| byte != 0).collect();
+        Ok(Snapshot {
+            plan: blake3::Hash::from_bytes(self.plan),
+            target: String::from_utf8_lossy(&name).into(),
+            max_context: self.max_context,
+            vocab: self.vocab,
+            tokens,
+            state: state.into(),
+            page_bytes: self.page_bytes,
+            pages: pages.chunks_exact((self.page_bytes as usize).max(1)).map(Arc::from).collect(),
+        })
+    }
+}
+
+/// N bytes as an array; there are always so many.
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
+
+impl Snapshot {
+    /// Writes the snapshot to a file, in place of what is there: a `.state` file, [`Snapshot::bytes`] and 192 more.
+    ///
+    /// ```
+    /// # #[path = "../tests/fixture/mod.rs"] mod fixture;
+    /// # use jamba_runtime::{Engine, OpenOptions, Snapshot};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
+    /// # let path = folder.path().join("prompt.state");
+    /// let mut engine = Engine::open(&plan, OpenOptions::default())?;
+    /// let sequence = engine.add_sequence()?;
+    /// engine.prefill(sequence, &[1, 20, 30], None)?;
+    /// engine.snapshot(sequence)?.save(&path)?;
+    ///
+    /// let mut another = Engine::open(&plan, OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
+    /// let snapshot = Snapshot::load(&path, &another)?;
+    /// let sequence = another.restore(&snapshot)?;
+    /// assert_eq!(another.tokens(sequence)?, [1, 20, 30]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
+        let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        let parts = || [&tokens[..], &self.state].into_iter().chain(self.pages.iter().map(|page| &page[..]));
+        let mut content = blake3::Hasher::new();
+        let mut content_bytes = 0;
+        for part in parts() {
+            content.update(part);
+            content_bytes += part.len();
+        }
+        let mut target = [0; TARGET_BYTES];
+        let name = &self.target.as_bytes()[..self.target.len().min(TARGET_BYTES)];
+        target[..name.len()].copy_from_slice(name);
+        let header = Header {
+            file_bytes: (HEADER_BYTES + content_bytes) as u64,
+            plan: *self.plan.as_bytes(),
+            n_tokens: self.tokens.len() as u64,
+            max_context: self.max_context,
+            vocab: self.vocab,
+            slot_bytes: self.state.len() as u64,
+            page_bytes: self.page_bytes,
+            target,
+            content: *content.finalize().as_bytes(),
+        };
+        write_whole(path, &header.encode(), parts()).map_err(|source| RuntimeError::Io {
+            path: path.to_path_buf(),
+            action: "write it",
+            source,
+        })
+    }
+
+    /// Reads a file that [`Snapshot::save`] wrote, for an engine of the same plan. Names the field of the file that is
+    /// wrong when the file is cut short, altered, of another version, or belongs to another plan.
+    pub fn load(path: &Path, engine: &Engine) -> Result<Snapshot, RuntimeError> {
+        let failed = |source| RuntimeError::Io { path: path.to_path_buf(), action: "read it", source };
+        let refused = |(field, found, expected): Wrong| {
+            let path = path.to_path_buf();
+            RuntimeError::StateFile { path, field, found, expected }
+        };
+        let file = File::open(path).map_err(failed)?;
+        let mut begin = Vec::with_capacity(HEADER_BYTES);
+        (&file).take(HEADER_BYTES as u64).read_to_end(&mut begin).map_err(failed)?;
+        let header = Header::decode(&begin).map_err(refused)?;
+        header.check(engine).map_err(refused)?;
+        // One more byte than there should be shows a file that is too long.
+        let mut content = Vec::new();
+        (&file).take(header.content_bytes() + 1).read_to_end(&mut content).map_err(failed)?;
+        check("length", (HEADER_BYTES + content.len()) as u64, header.file_bytes).map_err(refused)?;
+        header.snapshot(&content).map_err(refused)
+    }
+}
+
+/// Writes a file beside its place and moves it there when it is whole.
+fn write_whole<'a>(path: &Path, header: &[u8], content: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".jamba-state-")
+        .permissions(Permissions::from_mode(0o666)) // less the umask
+        .tempfile_in(folder)?;
+    file.write_all(header)?;
+    for part in content {
+        file.write_all(part)?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path).map(|_| ()).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_written() {
+        let header = Header {
+            file_bytes: 1,
+            plan: [2; 32],
+            n_tokens: 3,
+            max_context: 4,
+            vocab: 5,
+            slot_bytes: 6,
+            page_bytes: 7,
+            target: [8; 32],
+            content: [9; 32],
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header.clone()));
+        let wrong = |at: usize, length: usize| {
+            let mut bytes = header.encode();
+            bytes[at] ^= 1;
+            Header::decode(&bytes[..length]).unwrap_err().0
+        };
+        assert_eq!(
+            [wrong(0, 192), wrong(7, 3), wrong(8, 192), wrong(191, 191)],
+            ["magic", "magic", "version", "length"]
+        );
+        assert!((12..192).all(|at| wrong(at, 192) == "header digest"));
+    }
+}

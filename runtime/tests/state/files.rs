@@ -1,0 +1,130 @@
+//! `.state` files: what was saved comes back, and nothing else does.
+
+use std::path::{Path, PathBuf};
+
+use jamba_runtime::{RuntimeError, Snapshot};
+
+use super::*;
+
+/// Bytes of a file before the tokens.
+const HEADER: usize = 192;
+
+/// An engine, its folder, and the state of a sequence of these tokens in a file there.
+fn saved(tokens: &[u32]) -> (tempfile::TempDir, Engine, PathBuf) {
+    let (folder, mut engine) = toy();
+    let id = begin(&mut engine, tokens);
+    let path = folder.path().join("some.state");
+    engine.snapshot(id).unwrap().save(&path).unwrap();
+    engine.remove_sequence(id).unwrap();
+    (folder, engine, path)
+}
+
+#[test]
+fn what_was_saved_goes_on_in_another_engine() {
+    for n in [1, PAGE - 1, PAGE, PAGE + 1, 50] {
+        let tokens = text(n, 1);
+        let (folder, engine, path) = saved(&tokens);
+        let snapshot = Snapshot::load(&path, &engine).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), snapshot.bytes() + HEADER as u64);
+        drop(engine);
+        let options = OpenOptions { threads: Some(3), ..OpenOptions::default() };
+        let mut engine = Engine::open(&folder.path().join("toy.plan"), options).unwrap();
+        let other = begin(&mut engine, &text(33, 2)); // slot and pages are other ones than they were
+        let id = engine.restore(&Snapshot::load(&path, &engine).unwrap()).unwrap();
+        assert_eq!(engine.tokens(id).unwrap(), tokens);
+        go_on(&mut engine, id, &text(20, 3));
+        go_on(&mut engine, other, &text(20, 4));
+        // The same state makes the same file; nothing else is left in the folder.
+        let again = folder.path().join("again.state");
+        Snapshot::load(&path, &engine).unwrap().save(&again).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with('.')));
+    }
+}
+
+/// The field that a file is refused for.
+#[track_caller]
+fn refused(path: &Path, bytes: &[u8], engine: &Engine) -> &'static str {
+    std::fs::write(path, bytes).unwrap();
+    match Snapshot::load(path, engine).map(|_| ()) {
+        Err(error @ RuntimeError::StateFile { field, .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("some.state") && text.contains(field) && !error.is_ours(), "{text}");
+            field
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_byte_of_a_file_can_change_unnoticed() {
+    let (_folder, mut engine, path) = saved(&text(20, 1));
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let expected = match at {
+            0..8 => "magic",
+            8..12 => "version",
+            12..HEADER => "header digest",
+            _ => "content digest",
+        };
+        assert_eq!(refused(&path, &bytes, &engine), expected, "byte {at}");
+    }
+    for n in 0..whole.len() {
+        let expected = if n < 8 { "magic" } else { "length" };
+        assert_eq!(refused(&path, &whole[..n], &engine), expected, "{n} bytes");
+    }
+    assert_eq!(refused(&path, &[&whole[..], &[0]].concat(), &engine), "length");
+    let id = begin(&mut engine, &text(30, 2));
+    go_on(&mut engine, id, &[1]);
+}
+
+/// A header whose digest is right, with other numbers in it.
+fn with(whole: &[u8], at: usize, field: &[u8]) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    bytes[at..at + field.len()].copy_from_slice(field);
+    let content = blake3::hash(&bytes[HEADER..]);
+    bytes[128..160].copy_from_slice(content.as_bytes());
+    let digest = blake3::hash(&bytes[..160]);
+    bytes[160..HEADER].copy_from_slice(digest.as_bytes());
+    bytes
+}
+
+#[test]
+fn files_that_lie_are_refused_by_their_field() {
+    let (_folder, engine, path) = saved(&text(20, 1));
+    let whole = std::fs::read(&path).unwrap();
+    let huge = u64::MAX.to_le_bytes();
+    for (at, field) in
+        [(24, "plan"), (64, "max_context"), (72, "vocabulary"), (80, "state slot bytes"), (88, "KV page bytes")]
+    {
+        assert_eq!(refused(&path, &with(&whole, at, &huge), &engine), field);
+    }
+    assert_eq!(refused(&path, &with(&whole, 8, &2u32.to_le_bytes()), &engine), "version");
+    assert_eq!(refused(&path, &with(&whole, 16, &huge), &engine), "length");
+    assert_eq!(refused(&path, &with(&whole, 56, &huge), &engine), "tokens");
+    assert_eq!(refused(&path, &with(&whole, 56, &100u64.to_le_bytes()), &engine), "length");
+    assert_eq!(refused(&path, &with(&whole, 96, b"x86-64-v9"), &engine), "target");
+    assert_eq!(refused(&path, &with(&whole, HEADER, &300u32.to_le_bytes()), &engine), "tokens");
+    std::fs::write(&path, with(&whole, HEADER, &299u32.to_le_bytes())).unwrap();
+    assert_eq!(Snapshot::load(&path, &engine).unwrap().tokens()[0], 299);
+}
+
+#[test]
+fn files_of_other_plans_and_no_files_are_refused() {
+    let (folder, engine, path) = saved(&text(20, 1));
+    let mut other = Toy::new();
+    other.manifest.model.name = "another".to_owned();
+    let other = Engine::open(&other.write(folder.path(), "another.plan"), OpenOptions::default()).unwrap();
+    let refused = Snapshot::load(&path, &other).unwrap_err().to_string();
+    let digests = [engine.plan_digest(), other.plan_digest()].map(|digest| digest.to_string());
+    assert!(refused.contains("plan: found") && digests.iter().all(|digest| refused.contains(digest)), "{refused}");
+    for missing in [folder.path().join("no.state"), folder.path().to_path_buf()] {
+        assert!(matches!(Snapshot::load(&missing, &engine), Err(RuntimeError::Io { .. })));
+    }
+    let snapshot = Snapshot::load(&path, &engine).unwrap();
+    let nowhere = folder.path().join("no folder").join("a.state");
+    assert!(matches!(snapshot.save(&nowhere), Err(RuntimeError::Io { .. })));
+}
