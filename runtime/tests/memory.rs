@@ -23,6 +23,7 @@ fn large(synthetic_seed: Option<u64>) -> Toy {
     let mut toy = Toy::new();
     let weight = &mut toy.program.weights[0];
     weight.layout = Layout { n: 24 * MIB, ..weight.layout };
+    weight.parts[0].rows = 24 * MIB;
     weight.bytes = 96 * MIB;
     let manifest = &mut toy.manifest;
     manifest.synthetic_seed = synthetic_seed;
