@@ -64,7 +64,9 @@ pub fn linear() -> Vec<Case> {
     cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
     let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
     cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
-    cases.push(case(linear::Spec { n: 16, k: 8195, ..softplus }, 61));
+    cases.push(case(linear::Spec { n: 16, k: 8195, ..softplus.clone() }, 61));
+    // dt_proj of Mini.
+    cases.extend([1, 512].map(|n_rows| case(linear::Spec { n: 8192, k: 256, ..softplus.clone() }, n_rows)));
     // Gate of Jamba 3B, in_proj of Mini, router of Mini.
     cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
     cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));

@@ -1,36 +1,37 @@
-//! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks them along a run of tokens, one
-//! state of one vector after another, before it takes the next run.
+//! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks a group of them along a run of
+//! tokens, their decay rates and states in the first-level cache, before it takes the next group.
 //!
 //! 1. for each sequence and run: the norms of dt, B and C, where fused
-//! 2. for each group of vectors: the projection of Δ, where fused
-//! 3. for each token of the run: what its row says of the group, Δ, Δ · u and the gate, into the thread's own rows
-//! 4. for each vector and each of its states in order, along the run: decay it, add to it, add h · C to the tokens' sums
-//! 5. for each token: the D skip and the gate, where fused, and the group's part of its row of y
+//! 2. for each group: the projection of Δ, where fused
+//! 3. for each token, vector and two states at a time: decay them, add to them, add h · C to the output
+//! 4. the D skip and the gate, where fused
 //!
-//! Rows of tokens lie so far apart that few of them fit one cache together: steps 3 and 5 touch each once, some lines at a time.
-//! Along the run a state and its decay rate stay in registers, and the decays of successive tokens do not depend on one
-//! another: they overlap, where states side by side would wait for the registers that their exponentials share.
-//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states.
+//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states: 5 G states/s of a core, of which one token
+//! gets as much as many do.
 
 use super::Spec;
 use super::selection::Selected;
-use crate::builder::{Buffer, Builder, Num, Value};
+use crate::builder::{Buffer, Builder, Value};
 use crate::kernel::{LANES, padded};
 use crate::math;
 
-/// Tokens of a run: what steps 3 to 5 hand on for a group stays in the second-level cache, for a vector in the first.
+/// Floats of state that a group may have: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
+const GROUP_STATES: usize = 2048;
+
+/// Channel vectors of a group at most; as many panels as a projection of one token takes abreast.
+const GROUP_VECTORS: usize = 4;
+
+/// Tokens of a run: their rows lie in as many pages of memory, which the next group finds in the TLB.
 const RUN: usize = 32;
 
-/// Channel vectors of a group: as many panels as a projection of one token takes abreast.
-const GROUP: usize = 4;
-
-/// Tokens that the fetch from memory is ahead of step 3: a row is further away than hardware prefetchers look.
-const AHEAD: usize = 4;
+/// Tokens that the fetch from memory is ahead of the arithmetic: a row is further away than hardware prefetchers look, and
+/// a vector's states are more work than the processor looks ahead.
+pub(super) const AHEAD: usize = 2;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (starts, slots) = (b.buffer("starts"), b.buffer("slots"));
-    let selected = Selected::new(b, spec, RUN, GROUP);
-    let scratch = Scratch::new(b);
+    let group = (GROUP_STATES / (spec.d_state * LANES)).clamp(1, GROUP_VECTORS);
+    let selected = Selected::new(b, spec, RUN, group);
     let (first_vector, last_vector) = b.thread_range(b.index(padded(spec.channels) / LANES));
     b.for_each(b.index(0), b.scalar("sequences"), 1, |s| {
         let slot = b.mul(b.to_index(b.load(slots, &[s])), b.scalar("slot_stride"));
@@ -39,125 +40,105 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             let n_tokens = b.min(b.index(RUN), b.sub(end, first_token));
             // 1. norms
             selected.norm(b, first_token, n_tokens);
-            b.for_each(first_vector, last_vector, GROUP, |first| {
-                let vectors = (first, b.min(b.add(first, b.index(GROUP)), last_vector));
+            b.for_each(first_vector, last_vector, group, |first| {
+                let last = b.min(b.add(first, b.index(group)), last_vector);
                 // 2. projection
-                selected.project(b, first_token, n_tokens, vectors);
-                let walk = Walk { spec, selected: &selected, scratch, slot, first_token, n_tokens, vectors };
-                walk.gather(b);
-                walk.states(b);
-                walk.finish(b);
+                selected.project(b, first_token, n_tokens, (first, last));
+                b.for_each(b.index(0), n_tokens, 1, |i| {
+                    let token = Token::new(b, spec, &selected, (slot, first_token, i));
+                    b.for_each(first, last, 1, |vector| token.walk(b, vector, b.sub(vector, first)));
+                });
             });
         });
     });
 }
 
-/// A thread's own rows: a vector per channel vector of the group and token of the run.
-#[derive(Clone, Copy)]
-struct Scratch {
-    /// Δ.
-    dt: Buffer,
-    /// Δ · u.
-    dt_u: Buffer,
-    u: Buffer,
-    /// silu(z).
-    gate: Buffer,
-    /// Σ h · C so far.
-    y: Buffer,
-}
-
-impl Scratch {
-    fn new(b: &Builder) -> Scratch {
-        let [dt, dt_u, u, gate, y] = [(); 5].map(|()| b.stack(Num::F32, &[GROUP, RUN, LANES]));
-        Scratch { dt, dt_u, u, gate, y }
-    }
-}
-
-/// A group of channel vectors along a run.
-struct Walk<'a> {
+/// One token of a run.
+struct Token<'a> {
     spec: &'a Spec,
     selected: &'a Selected<'a>,
-    scratch: Scratch,
-    /// Where the states of the tokens' sequence begin.
+    /// Where the states of its sequence begin.
     slot: Value,
-    /// Of the run.
-    first_token: Value,
-    /// In the run.
-    n_tokens: Value,
-    /// First and end of the group.
-    vectors: (Value, Value),
+    /// Its number in the run.
+    i: Value,
+    /// Its row in the step.
+    t: Value,
+    /// Its rows of B and C.
+    input: (Buffer, Value),
+    output: (Buffer, Value),
 }
 
-impl Walk<'_> {
-    /// Runs `body(at, t, column)` for each token and vector: its place in the scratch, its row and column in the step.
-    fn for_each_place(&self, b: &Builder, body: impl FnOnce([Value; 3], Value, Value)) {
-        let (first, end) = self.vectors;
-        b.for_each(b.index(0), self.n_tokens, 1, |i| {
-            b.for_each(first, end, 1, |vector| {
-                let at = [b.sub(vector, first), i, b.index(0)];
-                body(at, b.add(self.first_token, i), b.mul(vector, b.index(LANES)));
-            });
-        });
+impl<'a> Token<'a> {
+    fn new(
+        b: &Builder,
+        spec: &'a Spec,
+        selected: &'a Selected<'a>,
+        (slot, first_token, i): (Value, Value, Value),
+    ) -> Token<'a> {
+        let [input, output] = [selected.b, selected.c].map(|rows| rows.row(b, first_token, i));
+        Token { spec, selected, slot, i, t: b.add(first_token, i), input, output }
     }
 
-    /// 3. What the tokens' rows say.
-    fn gather(&self, b: &Builder) {
-        let Scratch { dt: dt_rows, dt_u, u: u_rows, gate, y } = self.scratch;
-        self.for_each_place(b, |at, t, column| {
-            let ahead = [b.add(t, b.index(AHEAD)), column];
-            b.prefetch(b.buffer("u"), &ahead);
-            let dt = self.selected.dt(b, t, at, column);
-            let u = b.load_vector(b.buffer("u"), &[t, column], LANES);
-            b.store(dt, dt_rows, &at);
-            b.store(b.mul(dt, u), dt_u, &at);
-            b.store(b.splat(0.0, LANES), y, &at);
-            if self.spec.gated {
-                b.prefetch(b.buffer("z"), &ahead);
-                b.store(u, u_rows, &at);
-                b.store(math::silu(b, b.load_vector(b.buffer("z"), &[t, column], LANES)), gate, &at);
-            }
-        });
+    /// Takes the token in with one channel vector, which is number `in_group` of its group.
+    fn walk(&self, b: &Builder, vector: Value, in_group: Value) {
+        let column = b.mul(vector, b.index(LANES));
+        let row = |name| b.load_vector(b.buffer(name), &[self.t, column], LANES);
+        let rows = ["u", "y"].into_iter().chain(self.spec.gated.then_some("z"));
+        rows.for_each(|name| b.prefetch(b.buffer(name), &[b.add(self.t, b.index(AHEAD)), column]));
+        let dt = self.selected.dt(b, (self.t, column), (self.i, in_group));
+        let u = row("u");
+        let panel = b.mul(vector, b.index(self.spec.d_state * LANES));
+        // 3. states
+        let mut sum = self.states(b, panel, dt, b.mul(dt, u));
+        // 4. skip and gate
+        if self.spec.gated {
+            let d = b.load_vector(b.buffer("d"), &[column], LANES);
+            sum = b.mul(b.fma(d, u, sum), math::silu(b, row("z")));
+        }
+        b.store(sum, b.buffer("y"), &[self.t, column]);
     }
 
-    /// 4. The states, and Σₙ h · C from state 0 on.
-    fn states(&self, b: &Builder) {
-        let (first, end) = self.vectors;
-        let d_state = b.index(self.spec.d_state);
-        b.for_each(b.mul(first, d_state), b.mul(end, d_state), 1, |panel| {
-            let (vector, n) = (b.sub(b.div(panel, d_state), first), b.rem(panel, d_state));
-            let rate_at = b.mul(panel, b.index(LANES));
-            let rate = b.load_vector(b.buffer("a"), &[rate_at], LANES);
-            let state_at = [b.add(self.slot, rate_at)];
-            let h = b.load_vector(b.buffer("state"), &state_at, LANES);
-            let [h] = b.for_range(b.index(0), self.n_tokens, 1, [h], |i, [h]| {
-                let at = [vector, i, b.index(0)];
-                let Scratch { dt, dt_u, y, .. } = self.scratch;
-                let [dt, dt_u, sum] = [dt, dt_u, y].map(|rows| b.load_vector(rows, &at, LANES));
-                let [input, output] = [self.selected.b, self.selected.c].map(|rows| {
-                    let (rows, row) = rows.row(b, self.first_token, i);
-                    b.broadcast(b.load(rows, &[row, n]), LANES)
-                });
-                // Δ is not negative and the rate not positive.
-                let decay = math::exp2_nonpositive(b, b.mul(dt, rate));
-                let h = b.fma(decay, h, b.mul(dt_u, input));
-                b.store(b.fma(h, output, sum), y, &at);
-                [h]
-            });
-            b.store(h, b.buffer("state"), &state_at);
+    /// Updates the states of a panel and gives Σₙ h · C, from state 0 on.
+    fn states(&self, b: &Builder, panel: Value, dt: Value, dt_u: Value) -> Value {
+        // Two at a time: more unrolled, the exponentials' constants no longer fit 16 registers.
+        let n_pairs = self.spec.d_state / 2;
+        let [dts, dts_u] = [dt, dt_u].map(|x| twice(b, x, x));
+        let sum = b.splat(0.0, LANES);
+        let [sum] = b.for_range(b.index(0), b.index(2 * n_pairs), 2, [sum], |n, [sum]| {
+            let [n0, n1] = [n, b.add(n, b.index(1))];
+            let both = |row| twice(b, self.of_state(b, row, n0), self.of_state(b, row, n1));
+            let h = self.update(b, (panel, n), dts, b.mul(dts_u, both(self.input)));
+            let sum = b.fma(b.slice(h, 0, LANES), self.of_state(b, self.output, n0), sum);
+            [b.fma(b.slice(h, LANES, LANES), self.of_state(b, self.output, n1), sum)]
         });
+        if self.spec.d_state == 2 * n_pairs {
+            return sum;
+        }
+        let n = b.index(2 * n_pairs);
+        let h = self.update(b, (panel, n), dt, b.mul(dt_u, self.of_state(b, self.input, n)));
+        b.fma(h, self.of_state(b, self.output, n), sum)
     }
 
-    /// 5. Skip and gate.
-    fn finish(&self, b: &Builder) {
-        let Scratch { u, gate, y, .. } = self.scratch;
-        self.for_each_place(b, |at, t, column| {
-            let mut sum = b.load_vector(y, &at, LANES);
-            if self.spec.gated {
-                let [u, gate] = [u, gate].map(|rows| b.load_vector(rows, &at, LANES));
-                let d = b.load_vector(b.buffer("d"), &[column], LANES);
-                sum = b.mul(b.fma(d, u, sum), gate);
-            }
-            b.store(sum, b.buffer("y"), &[t, column]);
-        });
+    /// Element n of a row, in all lanes.
+    fn of_state(&self, b: &Builder, (rows, row): (Buffer, Value), n: Value) -> Value {
+        b.broadcast(b.load(rows, &[row, n]), LANES)
     }
+
+    /// Decays the states of a panel from number n on, as many as `dt` has lanes for, and adds `taken` to them.
+    fn update(&self, b: &Builder, (panel, n): (Value, Value), dt: Value, taken: Value) -> Value {
+        let at = b.add(panel, b.mul(n, b.index(LANES)));
+        let place = [b.add(self.slot, at)];
+        let rate = b.load_vector(b.buffer("a"), &[at], dt.lanes());
+        let h = b.load_vector(b.buffer("state"), &place, dt.lanes());
+        // Δ is not negative and the rate not positive.
+        let decay = math::exp2_nonpositive(b, b.mul(dt, rate));
+        let h = b.fma(decay, h, taken);
+        b.store(h, b.buffer("state"), &place);
+        h
+    }
+}
+
+/// One vector after the other.
+fn twice(b: &Builder, x: Value, y: Value) -> Value {
+    b.shuffle(x, y, &(0..2 * LANES).collect::<Vec<_>>())
 }

@@ -4,6 +4,7 @@
 //!    channels take)
 //! 2. once a run and group of channel vectors, where projected: Δ
 
+use super::cpu::AHEAD;
 use super::{Projection, Selection, Spec};
 use crate::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{LANES, padded};
@@ -95,11 +96,14 @@ impl<'s> Selected<'s> {
         panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), b.sub(last, first)));
     }
 
-    /// Δ of token `t` in the channels from `column` on, whose place in the run and the group is `at`.
-    pub(super) fn dt(&self, b: &Builder, t: Value, [vector, i, _]: [Value; 3], column: Value) -> Value {
+    /// Δ of a channel vector: at a place in the step's rows where given, of token and vector in run and group where projected.
+    pub(super) fn dt(&self, b: &Builder, in_step: (Value, Value), (i, in_group): (Value, Value)) -> Value {
         match self.dt {
-            Rows::Step(rows) => b.load_vector(rows, &[t, column], LANES),
-            Rows::Run(rows) => b.load_vector(rows, &[i, b.mul(vector, b.index(LANES))], LANES),
+            Rows::Step(rows) => {
+                b.prefetch(rows, &[b.add(in_step.0, b.index(AHEAD)), in_step.1]);
+                b.load_vector(rows, &[in_step.0, in_step.1], LANES)
+            }
+            Rows::Run(rows) => b.load_vector(rows, &[i, b.mul(in_group, b.index(LANES))], LANES),
         }
     }
 }
