@@ -19,14 +19,25 @@ use crate::trace::Trace;
 use crate::{RuntimeError, sample};
 
 /// How far long work is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The work: `drawing weights`.
     pub what: &'static str,
-    /// Bytes done.
+    /// What is done.
     pub done: u64,
-    /// Bytes in all.
+    /// What there is in all.
     pub total: u64,
+    /// What is counted.
+    pub unit: Unit,
+}
+
+/// What a [`Progress`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes of the plan or of memory.
+    Bytes,
+    /// Tokens of a prompt.
+    Tokens,
 }
 
 /// How to open a plan.
@@ -61,6 +72,7 @@ pub struct Engine {
     opened: Opened,
     check: bool,
     trace: Option<Trace>,
+    listener: Option<Box<dyn Fn(Progress) + Send>>,
     texts: Texts,
 }
 
@@ -79,7 +91,7 @@ impl Engine {
         let file = Arc::new(PlanFile::open(path)?);
         let mut tell = |done, total| {
             if let Some(listen) = options.progress {
-                listen(Progress { what: "checking the plan", done, total });
+                listen(Progress { what: "checking the plan", done, total, unit: Unit::Bytes });
             }
         };
         let plan = file.plan(options.verify, &mut tell)?;
@@ -105,6 +117,7 @@ impl Engine {
             opened,
             check: options.check,
             trace: None,
+            listener: None,
             texts,
         };
         if options.check {
@@ -228,10 +241,25 @@ impl Engine {
         let most = self.max_step_tokens();
         let chunk = chunk.unwrap_or(most).clamp(1, most);
         let last = (tokens.len() - 1) / chunk * chunk;
-        for tokens in tokens[..last].chunks(chunk) {
-            self.run(&[Feed { sequence, tokens, outputs: Outputs::None }])?;
+        for (index, part) in tokens[..last].chunks(chunk).enumerate() {
+            self.tell_prefill(index * chunk, tokens.len());
+            self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }])?;
         }
-        self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }])
+        self.tell_prefill(last, tokens.len());
+        let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }])?;
+        self.tell_prefill(tokens.len(), tokens.len());
+        Ok(admitted)
+    }
+
+    fn tell_prefill(&self, done: usize, total: usize) {
+        if let Some(listen) = &self.listener {
+            listen(Progress { what: "prefilling", done: done as u64, total: total as u64, unit: Unit::Tokens });
+        }
+    }
+
+    /// Tells how far prompts are, before each chunk that [`Engine::prefill`] feeds, and after the last.
+    pub fn on_prefill(&mut self, listen: impl Fn(Progress) + Send + 'static) {
+        self.listener = Some(Box::new(listen));
     }
 
     /// Notes the time of every step from now on, or no longer.

@@ -35,7 +35,7 @@ mod trace;
 pub use batch::{Batch, Event, Request, RequestId};
 pub use chat::{ChatTemplate, Message};
 pub use device::map::PlanFile;
-pub use engine::{Engine, Logits, OpenOptions, Progress};
+pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated};
 pub use jamba_plan::Verify;

@@ -171,6 +171,18 @@ fn prefill_refuses_before_its_first_chunk() {
 }
 
 #[test]
+fn prefill_tells_how_far_it_is() {
+    let (_folder, mut engine) = toy(1);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    engine.on_prefill(move |progress| sender.send(progress).unwrap());
+    let id = engine.add_sequence().unwrap();
+    engine.prefill(id, &prompt(20, 1), Some(8)).unwrap();
+    engine.prefill(id, &[1], Some(8)).unwrap();
+    let told: Vec<(u64, u64)> = receiver.try_iter().map(|progress| (progress.done, progress.total)).collect();
+    assert_eq!(told, [(0, 20), (8, 20), (16, 20), (20, 20), (0, 1), (1, 1)]);
+}
+
+#[test]
 fn two_plans_keep_their_code_apart() {
     let folder = tempfile::tempdir().unwrap();
     let one = Toy::new().write(folder.path(), "one.plan");

@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use jamba_runtime::{Engine, Feed, Outputs, RuntimeError, SequenceId, sample};
+use jamba_runtime::{Engine, Feed, Outputs, Progress, RuntimeError, SequenceId, Unit, sample};
 use serde::Serialize;
 
 use crate::failure::{Failure, print, print_json};
-use crate::open::OpenArgs;
+use crate::open::{Bar, OpenArgs};
 
 /// Arguments of `jamba bench`.
 #[derive(clap::Args)]
@@ -96,8 +96,14 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         let open_s = began.elapsed().as_secs_f64();
         subjects.push(Subject { engine, open_s, prefill: Vec::new(), decode: Vec::new() });
     }
+    let bar = Bar::new();
+    let tokens = (args.prompt + args.generate) * args.batch;
+    let total = tokens * (args.runs + 1) * subjects.len() as u64;
+    let mut done = 0;
     for run in 0..=args.runs {
         for subject in &mut subjects {
+            bar.tell(Progress { what: "measuring", done, total, unit: Unit::Tokens });
+            done += tokens;
             let (prefill, decode) = measure(&mut subject.engine, &args)?;
             if run > 0 {
                 subject.prefill.push(prefill);
@@ -105,6 +111,7 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
             }
         }
     }
+    drop(bar);
     let mut plans: Vec<Measured> = subjects.into_iter().map(Subject::measured).collect();
     let first = plans.first().map(|first| (first.prefill_tokens_per_s.median, first.decode_tokens_per_s.median));
     for plan in &mut plans {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use jamba_runtime::{Feed, Outputs};
+use jamba_runtime::{Feed, Outputs, Progress, Unit};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::failure::Failure;
-use crate::open::{OpenArgs, PlanArg};
+use crate::open::{Bar, OpenArgs, PlanArg};
 use crate::prompt::PromptArgs;
 
 /// Arguments of `jamba logits`.
@@ -35,7 +35,11 @@ pub(crate) fn logits(args: Args) -> Result<(), Failure> {
     let vocab = engine.manifest().model.vocab as usize;
     let sequence = engine.add_sequence()?;
     let mut bytes = Vec::with_capacity(tokens.len() * vocab * size_of::<f32>());
-    for tokens in tokens.chunks(chunk) {
+    let bar = Bar::new();
+    let n_tokens = tokens.len() as u64;
+    for (index, tokens) in tokens.chunks(chunk).enumerate() {
+        let done = (index * chunk) as u64;
+        bar.tell(Progress { what: "prefilling", done, total: n_tokens, unit: Unit::Tokens });
         let logits = engine.step(&[Feed { sequence, tokens, outputs: Outputs::All }])?;
         bytes.extend(logits.rows().flatten().flat_map(|logit| logit.to_le_bytes()));
     }

@@ -3,14 +3,15 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{Engine, OpenOptions, Progress, Verify};
+use jamba_runtime::{Engine, OpenOptions, Progress, Unit, Verify};
 
 use crate::failure::{Failure, phase};
 
-/// Work below this many bytes is over before a bar could be read.
-const LONG_BYTES: u64 = 1 << 28;
+/// Work that is over sooner shows no bar.
+const LONG: Duration = Duration::from_secs(1);
 
 /// How plans are opened.
 #[derive(clap::Args)]
@@ -36,13 +37,13 @@ pub(crate) struct OpenArgs {
 }
 
 impl OpenArgs {
-    /// Opens a plan.
+    /// Opens a plan; a bar shows how far that is, and later how far each prompt is.
     pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
         phase("open");
         check_device(&self.device)?;
         let bar = Bar::new();
         let tell = |progress: Progress| bar.tell(progress);
-        let engine = Engine::open(
+        let mut engine = Engine::open(
             path,
             OpenOptions {
                 threads: self.threads,
@@ -53,6 +54,7 @@ impl OpenArgs {
                 progress: Some(&tell),
             },
         )?;
+        engine.on_prefill(move |progress| bar.tell(progress));
         phase("execution");
         Ok(engine)
     }
@@ -79,7 +81,14 @@ pub(crate) struct PlanArg {
 /// A progress bar for long work, where somebody sees it.
 pub(crate) struct Bar {
     shown: bool,
-    current: Mutex<Option<(&'static str, ProgressBar)>>,
+    current: Mutex<Option<Work>>,
+}
+
+/// Work under way, and its bar when it takes long enough for one.
+struct Work {
+    what: &'static str,
+    began: Instant,
+    bar: Option<ProgressBar>,
 }
 
 impl Bar {
@@ -89,33 +98,51 @@ impl Bar {
 
     /// Shows how far the work is.
     pub(crate) fn tell(&self, progress: Progress) {
-        let Progress { what, done, total } = progress;
-        if !self.shown || total < LONG_BYTES {
+        let Progress { what, done, total, unit } = progress;
+        if !self.shown {
             return;
         }
         let Ok(mut current) = self.current.lock() else { return };
-        if current.as_ref().is_none_or(|(shown, _)| *shown != what) {
-            let bar = ProgressBar::new(total);
-            if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
-                bar.set_style(style);
-            }
-            bar.set_message(what);
-            if let Some((_, old)) = current.replace((what, bar)) {
-                old.finish_and_clear();
-            }
+        if current.as_ref().is_none_or(|work| work.what != what) {
+            clear(&mut current);
+            *current = Some(Work { what, began: Instant::now(), bar: None });
         }
-        if let Some((_, bar)) = current.as_ref() {
+        let Some(work) = current.as_mut() else { return };
+        if work.bar.is_none() && work.began.elapsed() > LONG {
+            work.bar = Some(bar(what, total, unit).with_elapsed(work.began.elapsed()));
+        }
+        if let Some(bar) = &work.bar {
             bar.set_position(done);
         }
+        if done >= total {
+            clear(&mut current);
+        }
+    }
+}
+
+/// A bar with what is done, how fast, and the time left.
+fn bar(what: &'static str, total: u64, unit: Unit) -> ProgressBar {
+    let template = match unit {
+        Unit::Bytes => "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+        Unit::Tokens => "{msg} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left",
+    };
+    let bar = ProgressBar::new(total).with_message(what);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn clear(current: &mut Option<Work>) {
+    if let Some(bar) = current.take().and_then(|work| work.bar) {
+        bar.finish_and_clear();
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        if let Ok(current) = self.current.get_mut()
-            && let Some((_, bar)) = current.take()
-        {
-            bar.finish_and_clear();
+        if let Ok(current) = self.current.get_mut() {
+            clear(current);
         }
     }
 }

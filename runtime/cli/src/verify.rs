@@ -1,6 +1,6 @@
 //! `jamba verify`: every byte of a plan against what was written.
 
-use jamba_runtime::{PlanFile, Progress, Verify};
+use jamba_runtime::{PlanFile, Progress, Unit, Verify};
 use serde_json::json;
 
 use crate::failure::{Failure, phase, print, print_json};
@@ -21,8 +21,9 @@ pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     phase("verify");
     let file = PlanFile::open(&args.plan.plan)?;
     let bar = Bar::new();
-    let plan =
-        file.plan(Verify::Everything, &mut |done, total| bar.tell(Progress { what: "checking", done, total }))?;
+    let plan = file.plan(Verify::Everything, &mut |done, total| {
+        bar.tell(Progress { what: "checking", done, total, unit: Unit::Bytes })
+    })?;
     drop(bar);
     let (digest, bytes) = (plan.digest().to_hex(), plan.header().file_bytes);
     if args.json {

@@ -22,7 +22,7 @@ use crate::check::Checked;
 use crate::engine::OpenOptions;
 use crate::execute::{Lane, execute};
 use crate::trace::{Trace, Traced};
-use crate::{Progress, RuntimeError};
+use crate::{Progress, RuntimeError, Unit};
 
 /// A CPU that has a plan open.
 pub(crate) struct Cpu {
@@ -298,9 +298,9 @@ impl Lane for Thread<'_> {
     }
 }
 
-/// Reports progress, where somebody listens.
+/// Reports progress in bytes, where somebody listens.
 fn report(progress: Option<&(dyn Fn(Progress) + Sync)>, what: &'static str, done: u64, total: u64) {
     if let Some(listen) = progress {
-        listen(Progress { what, done, total });
+        listen(Progress { what, done, total, unit: Unit::Bytes });
     }
 }
