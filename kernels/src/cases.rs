@@ -33,9 +33,10 @@ fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
 pub fn all() -> Vec<Case> {
     let stateless = [linear(), grouped_linear(), embed(), rms_norm(), elementwise(), slice(), select_rows()].concat();
     let stateless = [stateless, split_rms_norm()].concat();
+    let integer = [integer_linear(), integer_grouped_linear()].concat();
     let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
     let routing = [softmax(), top_k(), moe_permute(), moe_combine()].concat();
-    [stateless, stateful, routing].concat()
+    [stateless, integer, stateful, routing].concat()
 }
 
 /// Cases of [`crate::linear`].
@@ -90,6 +91,48 @@ pub fn grouped_linear() -> Vec<Case> {
     let mini = grouped_linear::Spec { n_experts: 16, n: 14336, k: 4096, ..base };
     cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
     cases
+}
+
+/// Cases of [`crate::linear`] with weights of integers.
+pub fn integer_linear() -> Vec<Case> {
+    let of_format = |format: Elem| {
+        let base = linear::Spec { n: 96, k: 72, format, bias: false, activation: Activation::None, rows: Rows::Tokens };
+        let with = |n, k| linear::Spec { n, k, ..base.clone() };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64, 150].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([1, 16, 173].map(|n| case(with(n, base.k), 13)));
+        // Rows shared out in place of panels.
+        cases.push(case(with(5, base.k), 64));
+        // Less than a group of inputs, whole groups, a last one that is shorter, in whole and in part.
+        cases.extend([1, 31, 32, 128, 160, 256, 300].map(|k| case(with(base.n, k), 13)));
+        cases.extend([1, 300].map(|k| case(with(base.n, k), 3)));
+        // Several blocks of rows, the last one shorter.
+        cases.push(case(with(16, 8195), 61));
+        cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
+        let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
+        cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
+        cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
+        // Gate and down of a model of 318 M parameters, its logits; the gate of Jamba 3B.
+        cases.extend([1, 8, 512].map(|n_rows| case(with(2560, 768), n_rows)));
+        cases.extend([1, 8, 512].map(|n_rows| case(with(768, 2560), n_rows)));
+        cases.extend([1, 8].map(|n_rows| case(with(65536, 768), n_rows)));
+        cases.extend([1, 8, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
+        cases
+    };
+    [Elem::I8, Elem::I4].map(of_format).concat()
+}
+
+/// Cases of [`crate::grouped_linear`] with weights of integers.
+pub fn integer_grouped_linear() -> Vec<Case> {
+    let of_format = |format: Elem| {
+        let base = grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format, slots_per_row: 2, top_k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2, 64].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
+        cases.push(case(grouped_linear::Spec { n: 100, k: 300, ..base }, 13));
+        cases
+    };
+    [Elem::I8, Elem::I4].map(of_format).concat()
 }
 
 /// Cases of [`crate::embed`].

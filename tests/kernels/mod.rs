@@ -3,6 +3,7 @@
 mod attention;
 mod grouped_linear;
 mod harness;
+mod integer;
 mod linear;
 mod recurrent;
 mod routing;

@@ -10,8 +10,8 @@ use melior::utility::{
     parse_pass_pipeline, register_all_dialects, register_all_llvm_translations, register_all_passes,
 };
 
-/// The dialects kernels are emitted in; passes load what they lower to by themselves.
-const EMITTED_DIALECTS: [&str; 6] = ["func", "arith", "math", "memref", "vector", "scf"];
+/// The dialects kernels are emitted in, llvm for the intrinsics of the target; passes load what they lower to by themselves.
+const EMITTED_DIALECTS: [&str; 7] = ["func", "arith", "math", "memref", "vector", "scf", "llvm"];
 
 /// The passes for the host, in order.
 const HOST_PASSES: &[&str] = &[

@@ -1,7 +1,8 @@
 //! Constants, arithmetic, comparison and conversion; all of it lane by lane.
 
 use super::{Builder, Num, Type, Value};
-use melior::ir::attribute::{DenseElementsAttribute, FloatAttribute, IntegerAttribute};
+use crate::target::X86Level;
+use melior::ir::attribute::{DenseElementsAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::{Attribute, r#type::IntegerType};
 
 /// How two values are compared: integers as signed, floats as ordered (false where either is NaN).
@@ -317,6 +318,22 @@ impl Builder<'_> {
         self.op1("arith.truncf", &[x], x.ty.with(Num::F16), &[])
     }
 
+    /// `x₀ · y₀ + x₁ · y₁, x₂ · y₂ + x₃ · y₃, …`: half as many i32 lanes as x and y have of i16. x and y fill a vector
+    /// register; the sums are exact unless all four numbers are −2¹⁵.
+    #[track_caller]
+    pub fn madd_pairs(&self, x: Value, y: Value) -> Value {
+        let lanes = self.target.vector_bytes() / Num::I16.bytes();
+        let expected = Type::vector(Num::I16, lanes);
+        assert!(x.ty == expected && y.ty == expected, "madd_pairs of {} and {}, expected {expected}", x.ty, y.ty);
+        let name = match self.target.level() {
+            X86Level::V2 => "llvm.x86.sse2.pmadd.wd",
+            X86Level::V3 => "llvm.x86.avx2.pmadd.wd",
+            X86Level::V4 => "llvm.x86.avx512.pmaddw.d.512",
+        };
+        let name = StringAttribute::new(self.context, name).into();
+        self.op1("llvm.call_intrinsic", &[x, y], Type::vector(Num::I32, lanes / 2), &[("intrin", name)])
+    }
+
     /// As i32: f32 towards zero (undefined outside i32's range), i8 and i16 with their sign, an index by its low bits.
     #[track_caller]
     pub fn to_i32(&self, x: Value) -> Value {
@@ -328,6 +345,22 @@ impl Builder<'_> {
             Num::I1 => self.op1("arith.extui", &[x], ty, &[]),
             Num::Index => self.op1("arith.index_cast", &[x], ty, &[]),
             Num::Bf16 | Num::F16 => panic!("to_i32 of {}: convert to f32 first", x.ty),
+        }
+    }
+
+    /// An i8 with its sign as i16; an i32 as the nearest i16.
+    #[track_caller]
+    pub fn to_i16(&self, x: Value) -> Value {
+        let ty = x.ty.with(Num::I16);
+        match x.ty.num {
+            Num::I16 => x,
+            Num::I8 => self.op1("arith.extsi", &[x], ty, &[]),
+            Num::I32 => {
+                let limit = |value: i16| self.constant(value.into(), x.ty);
+                let x = self.max(self.min(x, limit(i16::MAX)), limit(i16::MIN));
+                self.op1("arith.trunci", &[x], ty, &[])
+            }
+            _ => panic!("to_i16 of {}", x.ty),
         }
     }
 

@@ -46,6 +46,27 @@ impl Builder<'_> {
         self.shuffle(x, x, &(first..first + count).collect::<Vec<_>>())
     }
 
+    /// The lanes of vectors of one type, one vector after the other; their number is a power of two.
+    #[track_caller]
+    pub fn concat(&self, parts: &[Value]) -> Value {
+        match parts {
+            [all] => *all,
+            _ => {
+                let (low, high) = parts.split_at(parts.len() / 2);
+                let (low, high) = (self.concat(low), self.concat(high));
+                self.shuffle(low, high, &(0..2 * low.lanes()).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// The bits of a vector as lanes of another width.
+    #[track_caller]
+    pub fn reinterpret(&self, x: Value, num: Num) -> Value {
+        let bytes = x.lanes() * x.ty.num.bytes();
+        assert!(x.ty.lanes.is_some() && bytes.is_multiple_of(num.bytes()), "reinterpret {} as {num}", x.ty);
+        self.op1("vector.bitcast", &[x], Type::vector(num, bytes / num.bytes()), &[])
+    }
+
     /// `x₀ y₀ x₁ y₁ …`
     #[track_caller]
     pub fn interleave(&self, x: Value, y: Value) -> Value {

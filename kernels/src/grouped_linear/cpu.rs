@@ -5,6 +5,8 @@
 
 use super::Spec;
 use crate::builder::{Builder, Value};
+use crate::kernel::LANES;
+use crate::linear::integer::{self, weights::Weights};
 use crate::linear::panel::{self, Place, Product};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -22,6 +24,16 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.for_each(b.index(0), b.index(spec.n_experts), 1, |expert| {
         let offset = |expert: Value| b.to_index(b.load(offsets, &[expert]));
         let rows = (offset(expert), offset(b.add(expert, b.index(1))));
+        if let Some(weights) = Weights::of(b, spec.format, spec.k) {
+            let store = |row: Value, panel: Value, sums: &[Value]| {
+                b.store(sums[0], b.buffer("out"), &[place(row).out, b.mul(panel, b.index(LANES))]);
+            };
+            let first_panel = b.mul(expert, n_panels);
+            let place = |row| place(row).x;
+            let product =
+                integer::cpu::Product { weights, x: b.buffer("x"), first_panel, unit: 1, place: &place, store: &store };
+            return integer::cpu::emit(b, &product, rows, panels);
+        }
         let product = Product {
             k: spec.k,
             x: b.buffer("x"),

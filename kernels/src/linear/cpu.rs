@@ -5,6 +5,7 @@
 //! 3. add the bias, apply the activation
 
 use super::Spec;
+use super::integer::{self, weights::Weights};
 use super::panel::{self, Place, Product};
 use crate::builder::{Builder, Compare, Value};
 use crate::kernel::LANES;
@@ -40,6 +41,16 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             Activation::Softplus => math::softplus(b, sum),
         }
     };
+    if let Some(weights) = Weights::of(b, spec.format, spec.k) {
+        let store = |row: Value, panel: Value, sums: &[Value]| {
+            let column = b.mul(panel, b.index(LANES));
+            b.store(finish(sums[0], column), b.buffer("out"), &[row, column]);
+        };
+        let (x, zero) = (b.buffer("x"), b.index(0));
+        let product =
+            integer::cpu::Product { weights, x, first_panel: zero, unit: 1, place: &|row| row, store: &store };
+        return integer::cpu::emit(b, &product, (first_row, end_row), (first_panel, end_panel));
+    }
     let product = Product {
         k: spec.k,
         x: b.buffer("x"),

@@ -12,6 +12,13 @@
 
 use crate::kernel::{Elem, Param, padded};
 
+#[cfg(feature = "emit")]
+pub(crate) mod cpu;
+#[cfg(feature = "emit")]
+mod quantize;
+#[cfg(feature = "emit")]
+pub(crate) mod weights;
+
 /// Inputs that one scale of int4 weights belongs to, and what the inputs of an integer panel are padded to.
 pub const GROUP: usize = 32;
 
@@ -46,4 +53,13 @@ pub(crate) fn weight_bytes(format: Elem, n: usize, k: usize) -> f64 {
         Elem::F32 | Elem::Bf16 | Elem::F16 | Elem::I32 => 0,
     };
     (n * k * format.bits()) as f64 / 8.0 + scales as f64
+}
+
+/// Inputs that share a scale when x is quantized: their products with weights of full magnitude sum to less than 2³¹.
+#[cfg(feature = "emit")]
+fn activation_group(format: Elem) -> usize {
+    match format {
+        Elem::I8 => 128,
+        _ => GROUP,
+    }
 }

@@ -1,0 +1,360 @@
+//! linear and grouped_linear with weights of integers: the bits of the same arithmetic in plain Rust, and no further from
+//! the exact product than the rounding of x explains.
+
+use half::bf16;
+use jambac_graph::Activation;
+use jambac_kernels::cases;
+use jambac_kernels::grouped_linear;
+use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows, padded};
+use jambac_kernels::linear::Spec;
+use jambac_kernels::linear::integer::padded_inputs;
+use jambac_kernels::target::X86Level;
+use jambac_reference::{linear, moe};
+
+use super::harness::{Arg, Array, Kernels, V3, assert_same_bits, random, random_indices};
+
+/// Inputs that share a scale of int4 weights.
+const GROUP: usize = 32;
+
+/// A matrix `[n, k]` of integers, k padded with zeros.
+#[derive(Clone)]
+struct Matrix {
+    format: Elem,
+    n: usize,
+    k: usize,
+    /// `[n][K]`.
+    integers: Vec<i8>,
+    /// One of each output and group: `[n][1]` for int8, `[n][K / 32]` for int4.
+    scales: Vec<f32>,
+}
+
+impl Matrix {
+    fn quantize(values: &[f32], n: usize, k: usize, format: Elem) -> Matrix {
+        let mut matrix = Matrix { format, n, k, integers: Vec::new(), scales: Vec::new() };
+        for row in values.chunks_exact(k) {
+            let mut row = row.to_vec();
+            row.resize(padded_inputs(k), 0.0);
+            for group in row.chunks(matrix.group()) {
+                let largest = group.iter().copied().reduce(|x, y| if y.abs() > x.abs() { y } else { x }).unwrap();
+                let (scale, least, most) = match format {
+                    Elem::I8 => (largest.abs() / 127.0, -127.0, 127.0),
+                    _ => (bf16::from_f32(largest / -8.0).to_f32(), -8.0, 7.0),
+                };
+                let integer =
+                    |x: &f32| if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even().clamp(least, most) };
+                matrix.integers.extend(group.iter().map(|x| integer(x) as i8));
+                matrix.scales.push(scale);
+            }
+        }
+        matrix
+    }
+
+    /// Inputs of a scale.
+    fn group(&self) -> usize {
+        if self.format == Elem::I8 { padded_inputs(self.k) } else { GROUP }
+    }
+
+    /// The weights as they are, without padding: `[n, k]`.
+    fn values(&self) -> Vec<f32> {
+        let (stride, group) = (padded_inputs(self.k), self.group());
+        let value = |i: usize, j: usize| {
+            self.scales[i * (stride / group) + j / group] * f32::from(self.integers[i * stride + j])
+        };
+        (0..self.n * self.k).map(|at| value(at / self.k, at % self.k)).collect()
+    }
+
+    /// The panels, and their scales.
+    fn pack(&self) -> (Vec<u8>, Vec<f32>) {
+        let (stride, n_groups) = (padded_inputs(self.k), padded_inputs(self.k) / self.group());
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        for panel in (0..padded(self.n)).step_by(LANES) {
+            let integer = |lane: usize, j: usize| self.integers.get((panel + lane) * stride + j).copied().unwrap_or(0);
+            let low = |lane: usize, j: usize| integer(lane, j) as u8 & 0xf;
+            match self.format {
+                Elem::I8 => bytes.extend(
+                    (0..stride / 2)
+                        .flat_map(|pair| (0..2 * LANES).map(move |at| integer(at / 2, 2 * pair + at % 2) as u8)),
+                ),
+                _ => bytes.extend((0..stride / 4).flat_map(|four| {
+                    (0..2 * LANES).map(move |at| {
+                        let j = 4 * four + at % 2;
+                        low(at / 2, j) | low(at / 2, j + 2) << 4
+                    })
+                })),
+            }
+            for group in 0..n_groups {
+                let scale = |lane: usize| self.scales.get((panel + lane) * n_groups + group).copied().unwrap_or(0.0);
+                scales.extend((0..LANES).map(scale));
+            }
+        }
+        (bytes, scales)
+    }
+
+    /// Panels and scales of a stack of matrices.
+    fn args(stack: &[Matrix]) -> [Arg; 2] {
+        let format = stack[0].format;
+        let (bytes, scales): (Vec<_>, Vec<_>) = stack.iter().map(Matrix::pack).unzip();
+        let scales = scales.concat();
+        let scales = match format {
+            Elem::I8 => Arg::f32(&scales),
+            _ => {
+                let bytes = scales.iter().flat_map(|&scale| bf16::from_f32(scale).to_le_bytes()).collect();
+                Arg::Array(Array::Packed { elem: Elem::Bf16, bytes })
+            }
+        };
+        [Arg::Array(Array::Packed { elem: format, bytes: bytes.concat() }), scales]
+    }
+
+    /// x `[rows, k]` times the matrix: what kernels compute, operation by operation.
+    fn product(&self, x: &[f32], fma: impl Fn(f32, f32, f32) -> f32) -> Vec<f32> {
+        let (stride, group) = (padded_inputs(self.k), activation_group(self.format));
+        let mut sums = Vec::new();
+        for row in x.chunks_exact(self.k) {
+            let mut row = row.to_vec();
+            row.resize(stride, 0.0);
+            let (x, x_scales): (Vec<_>, Vec<_>) = row.chunks(group).map(quantize_activations).unzip();
+            for (i, weights) in self.integers.chunks_exact(stride).enumerate() {
+                let mut sum = 0.0;
+                for (g, (weights, x)) in weights.chunks(group).zip(&x).enumerate() {
+                    let integer: i32 = weights.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+                    let scale = match self.format {
+                        Elem::I8 => x_scales[g],
+                        _ => x_scales[g] * self.scales[i * (stride / GROUP) + g],
+                    };
+                    sum = fma(integer as f32, scale, sum);
+                }
+                sums.push(if self.format == Elem::I8 { sum * self.scales[i] } else { sum });
+            }
+        }
+        sums
+    }
+}
+
+/// Inputs that share a scale of x.
+fn activation_group(format: Elem) -> usize {
+    if format == Elem::I8 { 128 } else { GROUP }
+}
+
+/// A group of x as integers, and its scale.
+fn quantize_activations(x: &[f32]) -> (Vec<i16>, f32) {
+    let max = x.iter().fold(0f32, |max, x| if x.is_nan() || max.is_nan() { f32::NAN } else { max.max(x.abs()) });
+    if max < 2f32.powi(-110) {
+        return (vec![0; x.len()], 0.0);
+    }
+    if !max.is_finite() {
+        return (vec![0; x.len()], f32::NAN);
+    }
+    let inverse = 32767.0 / max;
+    (x.iter().map(|x| (x * inverse).round_ties_even() as i16).collect(), max / 32767.0)
+}
+
+/// Rows that try the groups: a row of zeros, one with an outlier, one too small to count, one barely not.
+fn rows(n_rows: usize, k: usize) -> Vec<f32> {
+    let mut x = random(1, n_rows * k);
+    for (r, row) in x.chunks_exact_mut(k).enumerate().skip(1) {
+        match r % 6 {
+            1 => row[k / 2] = 1e6,
+            2 => row.fill(0.0),
+            3 => row.iter_mut().for_each(|x| *x *= 2f32.powi(-112)),
+            4 => row.iter_mut().for_each(|x| *x *= 2f32.powi(-108)),
+            _ => {}
+        }
+    }
+    x
+}
+
+/// A spec's matrix and bias, and the rows of a call.
+struct Operands {
+    spec: Spec,
+    x: Vec<f32>,
+    matrix: Matrix,
+    bias: Vec<f32>,
+}
+
+impl Operands {
+    fn new(spec: &Spec, n_rows: usize) -> Operands {
+        let (n, k) = (spec.n, spec.k);
+        let mut values = random(2, n * k);
+        // An output whose weights are all zero.
+        values[n / 2 * k..][..k].fill(0.0);
+        Operands {
+            spec: spec.clone(),
+            x: rows(n_rows, k),
+            matrix: Matrix::quantize(&values, n, k, spec.format),
+            bias: if spec.bias { random(3, n) } else { Vec::new() },
+        }
+    }
+
+    fn run(&self, kernels: &Kernels, x: &[f32]) -> Vec<f32> {
+        let Spec { n, k, .. } = self.spec;
+        let mut args = vec![Arg::rows(k, x)];
+        args.extend(Matrix::args(std::slice::from_ref(&self.matrix)));
+        args.extend(self.spec.bias.then(|| Arg::vector(&self.bias)));
+        args.extend([Arg::unwritten(n, x.len() / k), Arg::Scalar(x.len() / k)]);
+        kernels.run(&self.spec.clone().into(), &args)[0].f32()
+    }
+
+    /// The exact product of x and the weights as they are, through bias and activation.
+    fn exact(&self) -> Vec<f32> {
+        let Spec { n, k, activation, .. } = self.spec;
+        let bias = self.spec.bias.then_some(self.bias.as_slice());
+        linear::linear(&self.x, &self.matrix.values(), bias, linear::Linear { n_in: k, n_out: n, activation })
+    }
+
+    /// How far a result may be from the exact one, before bias and activation:
+    ///
+    ///     Σ over groups of (½ + 2⁻⁷) · max|x| / 32767 · Σ|w|      x rounded to steps (their own rounding: 2⁻⁷ of one)
+    ///     + 2⁻¹¹⁰ · Σ|w|                                          groups that count as zeros
+    ///     + (groups + 8) · 2⁻²³ · Σ|x · w|                        f32 roundings: one for each group, a few of scales
+    fn bound(&self, row: usize, output: usize, values: &[f32]) -> f64 {
+        let (x, w) = (&self.x[row * self.spec.k..][..self.spec.k], &values[output * self.spec.k..][..self.spec.k]);
+        let group = activation_group(self.spec.format);
+        let magnitude = |x: &f32| f64::from(x.abs());
+        let steps = x.chunks(group).zip(w.chunks(group)).map(|(x, w)| {
+            let max = x.iter().map(magnitude).fold(0.0, f64::max);
+            ((0.5 + 2f64.powi(-7)) * max / 32767.0 + 2f64.powi(-110)) * w.iter().map(magnitude).sum::<f64>()
+        });
+        let products: f64 = x.iter().zip(w).map(|(x, w)| magnitude(x) * magnitude(w)).sum();
+        steps.sum::<f64>() + (x.len().div_ceil(group) + 8) as f64 * 2f64.powi(-23) * products
+    }
+}
+
+fn check(level: X86Level) {
+    let cases: Vec<_> =
+        cases::integer_linear().into_iter().filter(|case| case.kernel.cost(case.counts).flops < 2e7).collect();
+    let Some(kernels) = Kernels::compile(level, cases.iter().map(|case| &case.kernel)) else { return };
+    for case in &cases {
+        let Kernel::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let operands = Operands::new(spec, case.counts.tokens);
+        let found = operands.run(&kernels, &operands.x);
+        let what = format!("{} of {} rows", case.kernel.symbol(), case.counts.tokens);
+        if spec.activation == Activation::None {
+            let mut expected = match level {
+                X86Level::V2 => operands.matrix.product(&operands.x, |x, y, z| x * y + z),
+                _ => operands.matrix.product(&operands.x, f32::mul_add),
+            };
+            if spec.bias {
+                expected.iter_mut().enumerate().for_each(|(at, sum)| *sum += operands.bias[at % spec.n]);
+            }
+            assert_same_bits(&what, &found, &expected);
+        }
+        let values = operands.matrix.values();
+        for (at, (&found, exact)) in found.iter().zip(operands.exact()).enumerate() {
+            // SiLU does not enlarge a difference by more than 1.1; bias and activation round.
+            let rounding = 8.0 * 2f64.powi(-24) * f64::from(exact.abs()).max(1e-3);
+            let bound = 1.1 * operands.bound(at / spec.n, at % spec.n, &values) + rounding;
+            let difference = (f64::from(found) - f64::from(exact)).abs();
+            assert!(difference <= bound, "{what}: element {at} is {found:e}, not {exact:e} within {bound:e}");
+        }
+    }
+}
+
+#[test]
+fn linear_has_the_bits_of_its_arithmetic() {
+    check(V3);
+}
+
+#[test]
+fn linear_has_the_bits_of_its_arithmetic_without_fma() {
+    check(X86Level::V2);
+}
+
+#[test]
+fn linear_has_the_bits_of_its_arithmetic_with_avx512() {
+    check(X86Level::V4);
+}
+
+fn spec(n: usize, k: usize, format: Elem) -> Spec {
+    Spec { n, k, format, bias: false, activation: Activation::None, rows: Rows::Tokens }
+}
+
+#[test]
+fn a_row_alone_has_the_bits_it_has_in_any_batch() {
+    for format in [Elem::I8, Elem::I4] {
+        let spec = spec(96, 300, format);
+        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let operands = Operands::new(&spec, 150);
+        let together = operands.run(&kernels, &operands.x);
+        for n_rows in [1, 2, 3, 4, 5, 6, 7, 13, 73] {
+            let some = operands.run(&kernels, &operands.x[..n_rows * spec.k]);
+            assert_same_bits(&format!("{n_rows} of 150 rows"), &some, &together[..n_rows * spec.n]);
+        }
+        for row in 0..8 {
+            let alone = operands.run(&kernels, &operands.x[row * spec.k..][..spec.k]);
+            assert_same_bits(&format!("row {row} alone"), &alone, &together[row * spec.n..][..spec.n]);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_shows_in_every_output_of_its_row() {
+    for format in [Elem::I8, Elem::I4] {
+        let spec = spec(40, 300, format);
+        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let operands = Operands::new(&spec, 9);
+        let sound = operands.run(&kernels, &operands.x);
+        for broken in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for (n_rows, row, column) in [(1, 0, 0), (3, 1, 299), (9, 7, 150)] {
+                let mut x = operands.x[..n_rows * spec.k].to_vec();
+                x[row * spec.k + column] = broken;
+                let found = operands.run(&kernels, &x);
+                for (r, (found, sound)) in found.chunks(spec.n).zip(sound.chunks(spec.n)).enumerate() {
+                    match r == row {
+                        true => assert!(found.iter().all(|sum| sum.is_nan()), "{format:?} {broken}: {found:?}"),
+                        false => assert_same_bits("a row beside it", found, sound),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// √(Σ (found − expected)² / Σ expected²).
+fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let error: f64 = found.iter().zip(expected).map(|(&x, &y)| square(f64::from(x) - f64::from(y))).sum();
+    (error / expected.iter().map(|&y| square(f64::from(y))).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn the_error_is_that_of_the_weights() {
+    for format in [Elem::I8, Elem::I4] {
+        let (spec, n_rows) = (spec(96, 768, format), 16);
+        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let (x, values) = (random(1, n_rows * spec.k), random(2, spec.n * spec.k));
+        let matrix = Matrix::quantize(&values, spec.n, spec.k, format);
+        let operands = Operands { spec: spec.clone(), x, matrix, bias: Vec::new() };
+        let shape = linear::Linear { n_in: spec.k, n_out: spec.n, activation: Activation::None };
+        let before = linear::linear(&operands.x, &values, None, shape);
+        let of_weights = relative_rms(&operands.exact(), &before);
+        let of_activations = relative_rms(&operands.run(&kernels, &operands.x), &operands.exact());
+        // Weights of b bits have steps of 2^(1 − b) of the largest, x steps of 2⁻¹⁵: 2⁷ and 2¹¹ times finer.
+        assert!(of_activations < of_weights / 100.0, "{format:?}: {of_activations:e} of x, {of_weights:e} of weights");
+    }
+}
+
+#[test]
+fn grouped_linear_has_the_bits_of_its_arithmetic() {
+    let cases = cases::integer_grouped_linear();
+    let Some(kernels) = Kernels::compile(V3, cases.iter().map(|case| &case.kernel)) else { return };
+    for case in &cases {
+        let Kernel::GroupedLinear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k } = *spec;
+        let n_slots = case.counts.tokens * top_k;
+        let experts = random_indices(3, n_slots, n_experts);
+        let (slots, offsets) = moe::moe_permute(&experts, n_experts).expect("indices of experts");
+        let x = rows(n_slots / slots_per_row, k);
+        let values = random(2, n_experts * n * k);
+        let stack: Vec<_> = values.chunks_exact(n * k).map(|values| Matrix::quantize(values, n, k, format)).collect();
+        let mut args = vec![Arg::rows(k, &x)];
+        args.extend(Matrix::args(&stack));
+        args.extend([Arg::i32(&slots), Arg::i32(&offsets), Arg::unwritten(n, n_slots)]);
+        let found = kernels.run(&case.kernel, &args)[0].f32();
+        for (slot, &expert) in experts.iter().enumerate() {
+            let row = &x[slot / slots_per_row * k..][..k];
+            let expected = stack[expert as usize].product(row, f32::mul_add);
+            let what = format!("{} of {} tokens, slot {slot}", case.kernel.symbol(), case.counts.tokens);
+            assert_same_bits(&what, &found[slot * n..][..n], &expected);
+        }
+    }
+}
