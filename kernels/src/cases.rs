@@ -7,7 +7,7 @@ use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
 use crate::selective_scan::{Projection, Selection};
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
+    moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
 };
 use jambac_graph::Activation;
 
@@ -35,7 +35,7 @@ pub fn all() -> Vec<Case> {
     let stateless = [stateless, split_rms_norm()].concat();
     let integer = [integer_linear(), integer_grouped_linear()].concat();
     let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
-    let routing = [softmax(), top_k(), moe_permute(), moe_combine()].concat();
+    let routing = [softmax(), top_k(), moe_permute(), moe_route(), moe_combine()].concat();
     [stateless, integer, stateful, routing].concat()
 }
 
@@ -263,7 +263,14 @@ pub fn kv_append() -> Vec<Case> {
 
 /// Cases of [`crate::attention`].
 pub fn attention() -> Vec<Case> {
-    let base = attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 12f64.powf(-0.5), format: Elem::F32 };
+    let base = attention::Spec {
+        n_heads: 6,
+        n_kv_heads: 2,
+        d_head: 12,
+        scale: 12f64.powf(-0.5),
+        format: Elem::F32,
+        appends: false,
+    };
     let heads = |n_heads, n_kv_heads| attention::Spec { n_heads, n_kv_heads, ..base.clone() };
     let mut cases = vec![case(base.clone(), 17)];
     cases.push(case(attention::Spec { format: Elem::Bf16, ..base.clone() }, 17));
@@ -309,6 +316,17 @@ pub fn moe_permute() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.extend([1, 4, 17].map(|n_experts| case(moe_permute::Spec { n_experts, ..base.clone() }, 13)));
     cases.extend([1, 3].map(|top_k| case(moe_permute::Spec { top_k, ..base.clone() }, 13)));
+    cases.push(case(base, 512));
+    cases
+}
+
+/// Cases of [`crate::moe_route`].
+pub fn moe_route() -> Vec<Case> {
+    let base = moe_route::Spec { n_experts: 16, top_k: 2 };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.extend([4, 17].map(|n_experts| case(moe_route::Spec { n_experts, ..base.clone() }, 13)));
+    cases.extend([1, 3, 16].map(|top_k| case(moe_route::Spec { top_k, ..base.clone() }, 13)));
     cases.push(case(base, 512));
     cases
 }

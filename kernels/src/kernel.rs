@@ -11,7 +11,7 @@ use jambac_graph::Activation;
 
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
+    moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
 };
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
@@ -260,6 +260,8 @@ kernels! {
     TopK(top_k),
     /// Slots sorted by expert.
     MoePermute(moe_permute),
+    /// Softmax, the k largest and slots sorted by expert.
+    MoeRoute(moe_route),
     /// Weighted sum of experts.
     MoeCombine(moe_combine),
     /// Rows whose logits are wanted.

@@ -17,6 +17,7 @@ pub mod kv_append;
 pub mod linear;
 pub mod moe_combine;
 pub mod moe_permute;
+pub mod moe_route;
 pub mod rms_norm;
 pub mod select_rows;
 pub mod selective_scan;

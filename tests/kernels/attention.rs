@@ -40,6 +40,11 @@ impl Cache {
         Cache { array, pages, stride }
     }
 
+    /// Elements of all pages.
+    fn len(&self) -> usize {
+        self.pages.iter().filter(|page| **page != i32::MAX).count() * self.stride
+    }
+
     fn get(&self, element: usize) -> f32 {
         match &self.array {
             Array::Packed { bytes, .. } => {
@@ -113,12 +118,37 @@ impl Setup {
         (out, cache)
     }
 
+    /// As [`Setup::run`] token by token, by the kernel that appends and attends.
+    fn run_appending(&self, kernels: &Kernels) -> (Vec<f32>, Cache) {
+        let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
+        let kernel = Kernel::from(appending(&self.spec));
+        let mut cache = Cache::new(&self.batch, &self.spec);
+        let mut out = vec![f32::NAN; self.q.len()];
+        for step in self.batch.steps(Division::Chunks(1)) {
+            let rows = |cols: usize, operand: &[f32]| Arg::rows(cols, &step.gather(cols, operand));
+            let mut args = vec![rows(q_row, &self.q), rows(kv_row, &self.k), rows(kv_row, &self.v)];
+            args.push(Arg::Array(cache.array.clone()));
+            args.extend(cache.tables(&step));
+            args.push(Arg::unwritten(q_row, step.n_tokens()));
+            args.extend(cache.scalars(&step));
+            let mut written = kernels.run(&kernel, &args);
+            step.scatter(q_row, &written.remove(1).f32(), &mut out);
+            cache.array = written.remove(0);
+        }
+        (out, cache)
+    }
+
     fn expected(&self) -> Vec<f32> {
-        let &attention::Spec { n_heads, n_kv_heads, d_head, scale, format } = &self.spec;
+        let &attention::Spec { n_heads, n_kv_heads, d_head, scale, format, .. } = &self.spec;
         let empty: Vec<Vec<f32>> = vec![Vec::new(); self.batch.lengths.len()];
         let caches = append(&empty, &self.k, &self.v, n_kv_heads * d_head, &self.batch.lengths, dtype(format));
         reference(&self.q, &caches, &self.batch.lengths, Heads { n_heads, n_kv_heads, d_head, scale })
     }
+}
+
+/// The same attention, which appends too.
+fn appending(spec: &attention::Spec) -> attention::Spec {
+    attention::Spec { appends: true, ..spec.clone() }
 }
 
 fn dtype(elem: Elem) -> DType {
@@ -160,6 +190,24 @@ fn agrees_with_the_reference_however_divided() {
 }
 
 #[test]
+fn appending_gives_the_bits_of_one_step_after_the_other() {
+    let specs = specs();
+    for level in [V3, X86Level::V2] {
+        let both: Vec<_> = specs.iter().flat_map(|spec| [spec.clone(), appending(spec)]).collect();
+        let Some(kernels) = compile(level, &both) else { return };
+        for spec in &specs {
+            let setup = Setup::new(spec, &[1, 16, 35]);
+            let (expected, expected_cache) = setup.run(&kernels, Division::Chunks(1));
+            let (found, cache) = setup.run_appending(&kernels);
+            let symbol = Kernel::from(appending(spec)).symbol();
+            assert_same_bits(&symbol, &found, &expected);
+            let elements = |cache: &Cache| (0..cache.len()).map(|i| cache.get(i)).collect::<Vec<_>>();
+            assert_same_bits(&format!("cache of {symbol}"), &elements(&cache), &elements(&expected_cache));
+        }
+    }
+}
+
+#[test]
 fn long_contexts_agree() {
     let specs = specs();
     let Some(kernels) = compile(V3, &specs[..2]) else { return };
@@ -191,7 +239,7 @@ fn kv_append_rounds_and_writes_nothing_else() {
         let (n_kv_heads, d_head) = (spec.n_kv_heads, spec.d_head);
         for division in [Division::Whole, Division::Chunks(5)] {
             let (_, cache) = setup.run(&kernels, division);
-            let n_elements = cache.pages.iter().filter(|page| **page != i32::MAX).count() * cache.stride;
+            let n_elements = cache.len();
             let mut expected = vec![f32::NAN; n_elements];
             let mut token = 0;
             for (s, &length) in setup.batch.lengths.iter().enumerate() {
@@ -219,7 +267,8 @@ fn kv_append_rounds_and_writes_nothing_else() {
 #[test]
 fn an_even_context_is_a_mean() {
     // Queries of zero weigh all keys alike: the mean of values 1 … n is (n + 1) / 2.
-    let spec = attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32 };
+    let spec =
+        attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32, appends: false };
     let Some(kernels) = compile(V3, std::slice::from_ref(&spec)) else { return };
     let mut setup = Setup::new(&spec, &[40]);
     setup.q.fill(0.0);
@@ -233,7 +282,8 @@ fn an_even_context_is_a_mean() {
 
 #[test]
 fn a_broken_query_shows() {
-    let spec = attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32 };
+    let spec =
+        attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32, appends: false };
     let Some(kernels) = compile(V3, std::slice::from_ref(&spec)) else { return };
     let mut setup = Setup::new(&spec, &[20]);
     setup.q[19 * 32] = f32::NAN;
@@ -244,7 +294,8 @@ fn a_broken_query_shows() {
 
 #[test]
 fn costs_count_the_cache_once() {
-    let spec = attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 1.0, format: Elem::Bf16 };
+    let spec =
+        attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 1.0, format: Elem::Bf16, appends: false };
     let counts = Counts { tokens: 1, sequences: 1, outputs: 1, context: 100 };
     // 100 tokens · 2 · 2 heads · 12 of two bytes; q and out of 72 floats.
     assert_eq!(Kernel::from(spec).cost(counts).bytes, 9600.0 + 2.0 * 72.0 * 4.0);

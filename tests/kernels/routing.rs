@@ -1,7 +1,7 @@
-//! softmax, top_k, moe_permute, moe_combine: from a router's logits to the sum of its experts.
+//! softmax, top_k, moe_permute, moe_route, moe_combine: from a router's logits to the sum of its experts.
 
 use jambac_kernels::kernel::Kernel;
-use jambac_kernels::{cases, moe_combine, moe_permute, softmax, top_k};
+use jambac_kernels::{cases, moe_combine, moe_permute, moe_route, softmax, top_k};
 use jambac_reference::{Tolerance, moe, softmax as scalar};
 
 use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, random, random_indices};
@@ -101,6 +101,51 @@ fn moe_permute_agrees_with_the_reference() {
             assert_eq!(found[1].i32(), offsets, "{what}: offsets");
         }
     });
+}
+
+fn run_moe_route(kernels: &Kernels, spec: &moe_route::Spec, logits: &[f32]) -> (Vec<f32>, Vec<i32>, Vec<i32>) {
+    let n_rows = logits.len() / spec.n_experts;
+    let n_slots = n_rows * spec.top_k;
+    let args = [
+        Arg::rows(spec.n_experts, logits),
+        Arg::unwritten(spec.top_k, n_rows),
+        Arg::i32(&vec![-1; n_slots]),
+        Arg::i32(&vec![-1; spec.n_experts + 1]),
+        Arg::i32(&vec![-1; n_slots]),
+        Arg::Scalar(n_rows),
+    ];
+    let found = kernels.run(&spec.clone().into(), &args);
+    (found[0].f32(), found[1].i32().to_vec(), found[2].i32().to_vec())
+}
+
+#[test]
+fn moe_route_agrees_with_the_reference() {
+    each(cases::moe_route(), |kernels, kernel, n_tokens| {
+        let Kernel::MoeRoute(spec) = kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        let logits: Vec<f32> = random(1, n_tokens * spec.n_experts).iter().map(|x| 4.0 * x).collect();
+        let (weights, slots, offsets) = run_moe_route(kernels, spec, &logits);
+        let (expected, experts) = moe::top_k(&scalar::softmax(&logits, spec.n_experts), spec.n_experts, spec.top_k);
+        // As in softmax, differences below 8.
+        assert_close(&what, &weights, &expected, Tolerance { abs: 1e-37, rel: 40.0 * ROUNDING });
+        let sorted = moe::moe_permute(&experts, spec.n_experts).expect("indices of experts");
+        assert_eq!((slots, offsets), sorted, "{what}");
+    });
+}
+
+#[test]
+fn moe_route_gives_the_bits_of_three_kernels() {
+    let spec = moe_route::Spec { n_experts: 17, top_k: 3 };
+    let largest = top_k::Spec { cols: 17, k: 3 };
+    let kernels = [Kernel::from(softmax::Spec { cols: 17 }), largest.clone().into(), spec.clone().into()];
+    let Some(compiled) = Kernels::compile(V3, &kernels) else { return };
+    // Three logits only: ties everywhere.
+    let tied: Vec<f32> = random_indices(2, 40 * 17, 3).iter().map(|&x| x as f32 * 1.7).collect();
+    let (weights, slots, offsets) = run_moe_route(&compiled, &spec, &tied);
+    let probabilities = run_softmax(&compiled, &kernels[0], 17, &tied);
+    let (expected, experts) = run_top_k(&compiled, &largest, &probabilities);
+    assert_same_bits("weights", &weights, &expected);
+    assert_eq!((slots, offsets), moe::moe_permute(&experts, 17).expect("indices of experts"));
 }
 
 #[test]

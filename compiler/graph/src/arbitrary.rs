@@ -37,7 +37,7 @@ struct Generator<'a> {
 
 impl Generator<'_> {
     fn run(&mut self) {
-        if self.choose(4) == 1 {
+        if self.choose(3) == 1 {
             self.b.one_token();
         }
         self.b.scope("embed");

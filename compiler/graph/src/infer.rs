@@ -141,6 +141,8 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
     let rank = |slot: usize| given.get(slot).map_or(0, |ty| ty.shape.len());
     let f32 = |dims| New(DType::F32, dims);
     let i32 = |dims| New(DType::I32, dims);
+    let permuted = [("slots", Index, "T K"), ("offsets", Index, "E+1")];
+    let grouped_x = |rank| ("x", F32, if rank == 3 { "T K I" } else { "T I" });
     let (operands, results): (Vec<(&str, Kind, &str)>, Vec<Out>) = match op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => (vec![], vec![]),
         Op::Embed => (vec![("ids", Index, "T"), ("table", Float, "V D")], vec![f32("T D")]),
@@ -198,13 +200,30 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
         Op::Attention { .. } => {
             (vec![("q", F32, "tokens H*E"), ("cache", Cache, "sequences context 2 G E")], vec![Like(0)])
         }
+        Op::AppendAttention { .. } => (
+            vec![
+                ("q", F32, "tokens H*E"),
+                ("k", F32, "tokens G*E"),
+                ("v", F32, "tokens G*E"),
+                ("cache", Cache, "sequences context 2 G E"),
+            ],
+            vec![Like(0), Like(3)],
+        ),
         Op::Softmax => (vec![("x", F32, "T E")], vec![Like(0)]),
         Op::TopK { .. } => (vec![("p", F32, "T E")], vec![f32("T K"), i32("T K")]),
         Op::MoePermute { .. } => (vec![("experts", Index, "T K")], vec![i32("T K"), i32("E+1")]),
+        Op::MoeRoute { .. } => (vec![("logits", F32, "T E")], vec![f32("T K"), i32("T K"), i32("E+1")]),
         Op::GroupedLinear => {
-            let x = if rank(0) == 3 { "T K I" } else { "T I" };
-            let weights = [("weight", Float, "E N I"), ("slots", Index, "T K"), ("offsets", Index, "E+1")];
-            ([("x", F32, x)].into_iter().chain(weights).collect(), vec![f32("T K N")])
+            let weight = [grouped_x(rank(0)), ("weight", Float, "E N I")];
+            (weight.into_iter().chain(permuted).collect(), vec![f32("T K N")])
+        }
+        Op::GroupedSwiglu => {
+            let weights = [grouped_x(rank(0)), ("gate", Float, "E N I"), ("up", Float, "E N I")];
+            (weights.into_iter().chain(permuted).collect(), vec![f32("T K N")])
+        }
+        Op::GroupedCombine => {
+            let weighted = [("h", F32, "T K I"), ("weight", Float, "E N I"), ("weights", F32, "T K")];
+            (weighted.into_iter().chain(permuted).collect(), vec![f32("T N")])
         }
         Op::MoeCombine => (vec![("y", F32, "T K D"), ("weights", F32, "T K")], vec![f32("T D")]),
         Op::SelectRows => (vec![("x", F32, "T D"), ("rows", Index, "O")], vec![f32("O D")]),
@@ -256,11 +275,11 @@ fn check_attributes(op: &Op, bound: &Bindings) -> Result<(), (&'static str, Stri
                 None => Err(("sizes", format!("{sizes:?}"), format!("parts of weights of {rows:?} rows"))),
             }
         }
-        Op::TopK { k } => match bound.fixed("E") {
+        Op::TopK { k } | Op::MoeRoute { k } => match bound.fixed("E") {
             Some(n_experts) if (1..=n_experts).contains(&k) => Ok(()),
             n_experts => Err(("k", k.to_string(), format!("1 … {}", n_experts.unwrap_or(0)))),
         },
-        Op::Attention { n_heads, .. } => match bound.fixed("G") {
+        Op::Attention { n_heads, .. } | Op::AppendAttention { n_heads, .. } => match bound.fixed("G") {
             Some(n_kv_heads) if n_kv_heads > 0 && n_heads > 0 && n_heads % n_kv_heads == 0 => Ok(()),
             n_kv_heads => Err((
                 "n_heads",
@@ -286,9 +305,9 @@ impl Bindings {
         let letters: Vec<(&str, usize)> = match op {
             Op::Slice { len, .. } => vec![("L", *len)],
             Op::SplitLinear { sizes } => ["L0", "L1", "L2", "L3"].into_iter().zip(sizes.iter().copied()).collect(),
-            Op::TopK { k } => vec![("K", *k)],
+            Op::TopK { k } | Op::MoeRoute { k } => vec![("K", *k)],
             Op::MoePermute { n_experts } => vec![("E", *n_experts)],
-            Op::Attention { n_heads, .. } => vec![("H", *n_heads)],
+            Op::Attention { n_heads, .. } | Op::AppendAttention { n_heads, .. } => vec![("H", *n_heads)],
             _ => vec![],
         };
         bound.letters.extend(letters.into_iter().map(|(name, n)| (name.to_string(), Dim::Fixed(n))));

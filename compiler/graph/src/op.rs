@@ -26,11 +26,15 @@
 //! | `causal_conv1d` | u \[T, C\], weight \[C, 1, K\], bias \[C\]?, state \[S, C, K−1\] | y \[T, C\], state | depthwise convolution over the last K inputs of the sequence, then activation; the state holds the last K−1 inputs, oldest first |
 //! | `selective_scan` | u \[T, C\], a_log \[C, N\], state \[S, C, N\], what its [`Selection`] takes, d \[C\] and z \[T, C\] where gated | y \[T, C\], state | h = exp(Δ · A) · h + Δ · u · B with A = −exp(a_log); y = h · C (arXiv 2312.00752), gated (y + d · u) · silu(z) |
 //! | `kv_append` | cache \[S, context, 2, G, E\], k, v \[T, G·E\] | cache | keys and values of the step's tokens join their sequences' caches |
+//! | `append_attention` | q, k, v, cache | y, cache | attention over kv_append(cache, k, v); one token of each sequence |
 //! | `attention` | q \[T, H·E\], cache | \[T, H·E\] | causal softmax(q · kᵀ · scale) · v; query head h reads KV head h / (H / G); no positions |
 //! | `softmax` | x \[T, E\] | \[T, E\] | over the last dimension |
 //! | `top_k` | p \[T, E\] | weights f32 \[T, k\], experts i32 \[T, k\] | the k largest, largest first, ties to the lower index; not renormalised |
 //! | `moe_permute` | experts i32 \[T, k\] | slots i32 \[T, k\], offsets i32 \[E + 1\] | slots t·k + j sorted by expert (stable); expert e owns slots\[offsets\[e\] … offsets\[e + 1\]\] |
+//! | `moe_route` | logits \[T, E\] | weights f32 \[T, k\], slots, offsets | weights, experts = top_k(softmax(logits)); slots, offsets = moe_permute(experts) |
 //! | `grouped_linear` | x \[T, I\] or \[T, k, I\], weight \[E, N, I\], slots, offsets | \[T, k, N\] | each slot's row times the weight of the slot's expert |
+//! | `grouped_swiglu` | x as grouped_linear's, gate, up \[E, N, I\], slots, offsets | \[T, k, N\] | swiglu(grouped_linear(x, gate), grouped_linear(x, up)) |
+//! | `grouped_combine` | h \[T, k, I\], weight \[E, N, I\], weights \[T, k\], slots, offsets | \[T, N\] | moe_combine(grouped_linear(h, weight), weights) |
 //! | `moe_combine` | y \[T, k, D\], weights \[T, k\] | \[T, D\] | Σⱼ weights\[t, j\] · y\[t, j\] |
 //! | `select_rows` | x \[T, D\], rows i32\[O\] | \[O, D\] | the rows whose logits are wanted |
 
@@ -219,6 +223,13 @@ pub enum Op {
         /// Multiplies each score before the softmax.
         scale: f64,
     },
+    /// Attention over the cache that the step's keys and values have joined, one token of each sequence.
+    AppendAttention {
+        /// Query heads; a multiple of the cache's KV heads.
+        n_heads: usize,
+        /// Multiplies each score before the softmax.
+        scale: f64,
+    },
     /// Over the last dimension.
     Softmax,
     /// The largest of each row and where they are.
@@ -231,8 +242,17 @@ pub enum Op {
         /// Number of experts.
         n_experts: usize,
     },
+    /// From a router's logits to the experts' shares of the step.
+    MoeRoute {
+        /// Experts per token.
+        k: usize,
+    },
     /// Linear with a weight per expert.
     GroupedLinear,
+    /// Two grouped linears, and silu of the first times the second.
+    GroupedSwiglu,
+    /// A grouped linear, and the weighted sum of each token's experts.
+    GroupedCombine,
     /// Weighted sum of a token's experts.
     MoeCombine,
     /// The rows whose logits are wanted.
@@ -272,10 +292,14 @@ impl Op {
             Op::SelectiveScan { .. } => "selective_scan",
             Op::KvAppend => "kv_append",
             Op::Attention { .. } => "attention",
+            Op::AppendAttention { .. } => "append_attention",
             Op::Softmax => "softmax",
             Op::TopK { .. } => "top_k",
             Op::MoePermute { .. } => "moe_permute",
+            Op::MoeRoute { .. } => "moe_route",
             Op::GroupedLinear => "grouped_linear",
+            Op::GroupedSwiglu => "grouped_swiglu",
+            Op::GroupedCombine => "grouped_combine",
             Op::MoeCombine => "moe_combine",
             Op::SelectRows => "select_rows",
         }
@@ -300,6 +324,7 @@ impl Op {
             Op::CausalConv1d { bias, .. } => Some(StateSlots { operand: 2 + usize::from(*bias), result: 1 }),
             Op::SelectiveScan { .. } => Some(StateSlots { operand: 2, result: 1 }),
             Op::KvAppend => Some(StateSlots { operand: 0, result: 0 }),
+            Op::AppendAttention { .. } => Some(StateSlots { operand: 3, result: 1 }),
             _ => None,
         }
     }

@@ -141,8 +141,10 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         Op::CausalConv1d { bias, activation } => {
             [("bias", bias.to_string())].into_iter().chain(activated(activation)).collect()
         }
-        Op::Attention { n_heads, scale } => vec![("n_heads", n_heads.to_string()), ("scale", format!("{scale:?}"))],
-        Op::TopK { k } => vec![("k", k.to_string())],
+        Op::Attention { n_heads, scale } | Op::AppendAttention { n_heads, scale } => {
+            vec![("n_heads", n_heads.to_string()), ("scale", format!("{scale:?}"))]
+        }
+        Op::TopK { k } | Op::MoeRoute { k } => vec![("k", k.to_string())],
         Op::MoePermute { n_experts } => vec![("n_experts", n_experts.to_string())],
         _ => vec![],
     }

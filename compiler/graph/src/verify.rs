@@ -8,7 +8,8 @@
 //! 6. **states**: a state has one reader, an op that updates it; such an op updates a state and nothing else
 //! 7. **next states**: what the op returns is the output of the state's name, and nobody reads it except attention its cache
 //! 8. **caches**: attention reads a cache that `kv_append` returned
-//! 9. **outputs**: there are some, each a result that its node has; `logits` is f32\[outputs, vocab\]
+//! 9. **one token**: `append_attention` stands in a graph whose steps take one token of each sequence
+//! 10. **outputs**: there are some, each a result that its node has; `logits` is f32\[outputs, vocab\]
 //!
 //! A node that no output needs is allowed; eliminate-dead removes it.
 
@@ -31,6 +32,7 @@ pub enum Invariant {
     States,
     NextStates,
     Caches,
+    OneToken,
     Outputs,
 }
 
@@ -64,6 +66,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     states(graph, &order)?;
     next_states(graph, &order)?;
     caches(graph, &order)?;
+    one_token(graph, &order)?;
     outputs(graph)
 }
 
@@ -150,7 +153,7 @@ fn attributes(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
         let (name, value) = match *graph.op(node) {
             Op::RmsNorm { eps } | Op::AddRmsNorm { eps } | Op::SplitRmsNorm { eps } => ("eps", eps),
             Op::SelectiveScan { selection: Selection::Normed { eps }, .. } => ("eps", eps),
-            Op::Attention { scale, .. } => ("scale", scale),
+            Op::Attention { scale, .. } | Op::AppendAttention { scale, .. } => ("scale", scale),
             _ => continue,
         };
         if !(value > 0.0 && value.is_finite()) {
@@ -240,6 +243,17 @@ fn caches(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
 }
 
 // 9.
+fn one_token(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
+    for &node in order {
+        if matches!(graph.op(node), Op::AppendAttention { .. }) && !graph.one_token {
+            let message = "steps may take several tokens of a sequence, expected a graph of one_token".to_string();
+            return fail(graph, Invariant::OneToken, node, message);
+        }
+    }
+    Ok(())
+}
+
+// 10.
 fn outputs(graph: &Graph) -> Result<(), VerifyError> {
     if graph.outputs().is_empty() {
         let (graph, place) = (graph.name.clone(), "outputs".to_string());

@@ -9,11 +9,14 @@ mod fuse_conv_silu;
 mod fuse_dt_norms;
 mod fuse_dt_scan;
 mod fuse_dt_softplus;
+mod fuse_kv_append;
 mod fuse_norms_scan;
 mod fuse_residual_norm;
+mod fuse_router;
 mod fuse_scan_gate;
 mod fuse_swiglu;
 mod fusion;
+mod hoist_select_rows;
 mod pass;
 mod rewrite;
 
@@ -23,11 +26,14 @@ pub use fuse_conv_silu::FuseConvSilu;
 pub use fuse_dt_norms::FuseDtNorms;
 pub use fuse_dt_scan::FuseDtScan;
 pub use fuse_dt_softplus::FuseDtSoftplus;
+pub use fuse_kv_append::FuseKvAppend;
 pub use fuse_norms_scan::FuseNormsScan;
 pub use fuse_residual_norm::FuseResidualNorm;
+pub use fuse_router::FuseRouter;
 pub use fuse_scan_gate::FuseScanGate;
 pub use fuse_swiglu::FuseSwiglu;
 pub use fusion::Fusion;
+pub use hoist_select_rows::HoistSelectRows;
 pub use pass::{AnyPass, Pass, PassManager, PassReport, Report};
 pub use rewrite::{Changed, Rewriter};
 
@@ -40,7 +46,13 @@ pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
     (&FuseDtScan, "after fuse-dt-softplus: takes the linear with its softplus"),
     (&FuseNormsScan, "after fuse-dt-norms and fuse-dt-scan: takes what both leave"),
     (&FuseScanGate, "before fuse-swiglu, which would take the gate's silu and mul"),
+    (
+        &HoistSelectRows,
+        "after fuse-scan-gate, so that no scan loses its gate; before other fusions: it moves single ops",
+    ),
     (&FuseSwiglu, "after fuse-scan-gate: what is left of silu and mul is a feed-forward"),
+    (&FuseRouter, "anywhere: nothing else takes a softmax"),
+    (&FuseKvAppend, "anywhere: nothing else takes an attention"),
     (&FuseResidualNorm, "anywhere: nothing else takes a norm"),
 ];
 

@@ -223,7 +223,7 @@ mod tests {
     fn a_pass_that_breaks_the_graph_is_named() {
         let mut graph = graph();
         let error = PassManager::of(vec![&FuseConvSilu, &Mislabel, &FuseSwiglu]).run(&mut graph).unwrap_err();
-        expect![[r#"after pass mislabel, last rewrite mislabel: silu at layers.0: graph g, silu at layers.0: output "logits" is f32[tokens, 4], expected f32[outputs, vocab] (invariant 9, Outputs)"#]].assert_eq(&error.to_string());
+        expect![[r#"after pass mislabel, last rewrite mislabel: silu at layers.0: graph g, silu at layers.0: output "logits" is f32[tokens, 4], expected f32[outputs, vocab] (invariant 10, Outputs)"#]].assert_eq(&error.to_string());
     }
 
     #[test]

@@ -10,7 +10,12 @@ use crate::rewrite::{Changed, Rewriter};
 
 /// Checks what a pass changes in a graph of these lines, and that it finds nothing the second time.
 pub(crate) fn check(pass: impl Pass, lines: &str, expected: Expect) {
-    let before = graph(lines);
+    check_graph(pass, &of_lines(lines), expected);
+}
+
+/// [`check`] of a graph with its head.
+pub(crate) fn check_graph(pass: impl Pass, text: &str, expected: Expect) {
+    let before = graph(text);
     let mut after = before.clone();
     assert_ne!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0));
     verify(&after).unwrap_or_else(|error| panic!("{error}\n{}", print(&after)));
@@ -20,12 +25,21 @@ pub(crate) fn check(pass: impl Pass, lines: &str, expected: Expect) {
 
 /// Checks that a pass leaves a graph of these lines alone.
 pub(crate) fn check_unchanged(pass: impl Pass, lines: &str) {
-    let before = graph(lines);
+    check_unchanged_graph(pass, &of_lines(lines));
+}
+
+/// [`check_unchanged`] of a graph with its head.
+pub(crate) fn check_unchanged_graph(pass: impl Pass, text: &str) {
+    let before = graph(text);
     let mut after = before.clone();
     assert_eq!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0), "{}", diff(&before, &after));
     assert_eq!(print(&before), print(&after));
 }
 
-fn graph(lines: &str) -> Graph {
-    read(&format!("graph @g {{\n{lines}\n}}")).unwrap_or_else(|error| panic!("{error} in\n{lines}"))
+fn of_lines(lines: &str) -> String {
+    format!("graph @g {{\n{lines}\n}}")
+}
+
+fn graph(text: &str) -> Graph {
+    read(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
 }

@@ -94,7 +94,8 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
                 buffers.push(DraftBuffer { bytes, elem: elem(ty.dtype) });
             }
         }
-        let mut view = node::View { graph, node, operands: graph.operands(node), buffer_of: &buffer_of, context };
+        let operands = graph.operands(node);
+        let mut view = node::View { graph, node, operands, buffer_of: &buffer_of, buffers: &mut buffers, context };
         let (kernel, bound) = view.kernel()?;
         let params = kernel.params();
         let slots = fill(&params, bound).map_err(|reason| unsupported(graph, node, reason))?;

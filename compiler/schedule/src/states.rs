@@ -58,7 +58,9 @@ impl StateLayout {
             let updater = graph.users(ValueId { node, result: 0 })[0].0;
             // Dims after the sequences: [channels, taps − 1] or [channels, d_state]; [2, KV heads, d_head] after the context.
             let (pool, elements) = match (graph.op(updater), &dims[..]) {
-                (Op::KvAppend, &[2, n_kv_heads, d_head]) => (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head)),
+                (Op::KvAppend | Op::AppendAttention { .. }, &[2, n_kv_heads, d_head]) => {
+                    (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head))
+                }
                 (_, &[channels, per_channel]) => (Pool::Slots, padded(channels) * per_channel),
                 _ => {
                     return Err(ScheduleError::Unsupported {

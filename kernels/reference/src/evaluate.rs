@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use jambac_graph::op::{Part, parts};
-use jambac_graph::{Activation, Node, Op, Selection};
+use jambac_graph::{Activation, DType, Node, Op, Selection};
 
 use crate::activation::{silu, softplus, swiglu};
 use crate::attention::{Heads, attention, kv_append};
@@ -83,23 +83,12 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
                 if gated { gated_selective_scan(&scan, x.f32(end)?, x.f32(end + 1)?) } else { selective_scan(&scan) };
             two(x.like(0, y)?, x.like(2, state)?)
         }
-        Op::KvAppend => {
-            let caches = x.ragged(0)?;
-            let row = x.tensor(1)?.cols();
-            let next = kv_append(&rows_of(caches), x.f32(1)?, x.f32(2)?, row, lengths, node.results[0].dtype);
-            let next = next.into_iter().zip(caches).map(|(data, old)| {
-                let mut shape = old.shape.clone();
-                shape[0] = data.len() / (2 * row);
-                Tensor::f32(shape, data)
-            });
-            Ok(vec![Value::Ragged(next.collect::<Vec<_>>().into())])
-        }
-        Op::Attention { n_heads, scale } => {
-            let caches = x.ragged(1)?;
-            let d_head = x.tensor(0)?.cols() / n_heads;
-            let n_kv_heads = caches.first().map_or(1, |cache| cache.shape[2]);
-            let heads = Heads { n_heads, n_kv_heads, d_head, scale };
-            one(x.like(0, attention(x.f32(0)?, &rows_of(caches), lengths, heads))?)
+        Op::KvAppend => Ok(vec![Value::Ragged(x.append(0, lengths)?.into())]),
+        Op::Attention { n_heads, scale } => one(x.attend(x.ragged(1)?, lengths, n_heads, scale)?),
+        Op::AppendAttention { n_heads, scale } => {
+            let caches = x.append(3, lengths)?;
+            let y = x.attend(&caches, lengths, n_heads, scale)?;
+            Ok(vec![y.into(), Value::Ragged(caches.into())])
         }
         Op::Softmax => one(x.like(0, softmax(x.f32(0)?, x.tensor(0)?.cols()))?),
         Op::TopK { k } => {
@@ -111,12 +100,24 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
             let (slots, offsets) = moe_permute(x.i32(0)?, n_experts).map_err(|expert| x.index(expert, n_experts))?;
             two(Tensor::i32(x.tensor(0)?.shape.clone(), slots), Tensor::i32([n_experts + 1], offsets))
         }
-        Op::GroupedLinear => {
-            let &[_, n_out, n_in] = x.dims(1)?;
-            let &[n_tokens, k] = x.dims(2)?;
-            let (slots, offsets) = (x.i32(2)?, x.i32(3)?);
-            let y = grouped_linear(&GroupedLinear { x: x.f32(0)?, weight: x.f32(1)?, slots, offsets, n_in, n_out });
-            one(Tensor::f32([n_tokens, k, n_out], y))
+        Op::MoeRoute { k } => {
+            let n_experts = x.tensor(0)?.cols();
+            let (weights, experts) = top_k(&softmax(x.f32(0)?, n_experts), n_experts, k);
+            let (slots, offsets) = moe_permute(&experts, n_experts).map_err(|expert| x.index(expert, n_experts))?;
+            let shape = [weights.len() / k, k];
+            let offsets = Tensor::i32([n_experts + 1], offsets);
+            Ok(vec![Tensor::f32(shape, weights).into(), Tensor::i32(shape, slots).into(), offsets.into()])
+        }
+        Op::GroupedLinear => one(x.grouped(1, [2, 3])?),
+        Op::GroupedSwiglu => {
+            let (gate, up) = (x.grouped(1, [3, 4])?, x.grouped(2, [3, 4])?);
+            let y = swiglu(gate.as_f32().unwrap_or_default(), up.as_f32().unwrap_or_default());
+            one(Tensor::f32(gate.shape, y))
+        }
+        Op::GroupedCombine => {
+            let y = x.grouped(1, [3, 4])?;
+            let (n_tokens, k, cols) = (y.shape[0], y.shape[1], y.cols());
+            one(Tensor::f32([n_tokens, cols], moe_combine(y.as_f32().unwrap_or_default(), x.f32(2)?, k, cols)))
         }
         Op::MoeCombine => {
             let &[n_tokens, k, cols] = x.dims(0)?;
@@ -166,6 +167,43 @@ impl<'a> Operands<'a> {
     /// A tensor of f32 shaped like an operand.
     fn like(&self, slot: usize, data: Vec<f32>) -> Result<Tensor, ReferenceError> {
         Ok(Tensor::f32(self.tensor(slot)?.shape.clone(), data))
+    }
+
+    /// The caches in a slot with the second operand's keys and the third's values behind them.
+    fn append(&self, cache: usize, lengths: &[usize]) -> Result<Vec<Tensor>, ReferenceError> {
+        let (caches, row) = (self.ragged(cache)?, self.tensor(1)?.cols());
+        let dtype = self.node.op.state().map_or(DType::F32, |state| self.node.results[state.result].dtype);
+        let next = kv_append(&rows_of(caches), self.f32(1)?, self.f32(2)?, row, lengths, dtype);
+        let grown = |(data, old): (Vec<f32>, &Tensor)| {
+            let mut shape = old.shape.clone();
+            shape[0] = data.len() / (2 * row);
+            Tensor::f32(shape, data)
+        };
+        Ok(next.into_iter().zip(caches).map(grown).collect())
+    }
+
+    /// Attention of the first operand.
+    fn attend(
+        &self,
+        caches: &[Tensor],
+        lengths: &[usize],
+        n_heads: usize,
+        scale: f64,
+    ) -> Result<Tensor, ReferenceError> {
+        let d_head = self.tensor(0)?.cols() / n_heads;
+        let n_kv_heads = caches.first().map_or(1, |cache| cache.shape[2]);
+        let heads = Heads { n_heads, n_kv_heads, d_head, scale };
+        self.like(0, attention(self.f32(0)?, &rows_of(caches), lengths, heads))
+    }
+
+    /// The first operand times the experts' weights in a slot.
+    fn grouped(&self, weight: usize, [slots, offsets]: [usize; 2]) -> Result<Tensor, ReferenceError> {
+        let &[_, n_out, n_in] = self.dims(weight)?;
+        let &[n_tokens, k] = self.dims(slots)?;
+        let (slots, offsets) = (self.i32(slots)?, self.i32(offsets)?);
+        let y =
+            grouped_linear(&GroupedLinear { x: self.f32(0)?, weight: self.f32(weight)?, slots, offsets, n_in, n_out });
+        Ok(Tensor::f32([n_tokens, k, n_out], y))
     }
 
     /// Δ, B and C of a scan: operands, or what its selection makes of them.

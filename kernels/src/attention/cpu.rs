@@ -7,6 +7,9 @@
 //! 3. values, weighted by probability, into the sums
 //! 4. divide and store
 //!
+//! Where it appends, the first tile of a KV head writes the token's key and value to the cache, and every tile takes them from
+//! `k` and `v`, in the lane and in the turn that they have in their page: no thread reads what another writes.
+//!
 //! Scores are scaled by log₂(e) too, so that probabilities are exp2.
 //!
 //! On a Zen 3 core with a busy machine around it: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30,
@@ -14,8 +17,8 @@
 
 use super::Spec;
 use crate::builder::{Buffer, Builder, Compare, Num, Value};
-use crate::kernel::{LANES, padded};
-use crate::kv_append::{PAGE_TOKENS, head_elements};
+use crate::kernel::{Elem, LANES, padded};
+use crate::kv_append::{self, PAGE_TOKENS, head_elements};
 use crate::math;
 use std::f64::consts::LOG2_E;
 
@@ -59,6 +62,16 @@ struct Attention<'a, 'm> {
     probabilities: Buffer,
 }
 
+/// The key and value of the token itself, which joins the cache in this step.
+struct Own {
+    /// The token.
+    t: Value,
+    /// First column of its KV head.
+    column: Value,
+    /// True in the lane of its key.
+    lane: Value,
+}
+
 impl Attention<'_, '_> {
     /// The query heads from `head` on, at token t.
     fn tile(&self, t: Value, head: Value) {
@@ -77,6 +90,8 @@ impl Attention<'_, '_> {
             });
         }
 
+        let own = self.spec.appends.then(|| self.append(t, head, kv_head, visible));
+
         // 2. and 3.
         let tokens = b.index(PAGE_TOKENS);
         let end = b.ceil_div(visible, tokens);
@@ -89,13 +104,15 @@ impl Attention<'_, '_> {
             let next = keys(b.min(b.add(nth, b.index(1)), last));
             let keys = keys(nth);
             let values = b.add(keys, b.index(PAGE_TOKENS * spec.d_head));
-            let scores = self.scores(t, column, keys, values);
+            let own = own.as_ref().filter(|_| in_use.is_some());
+            let scores = self.scores(t, column, keys, values, own);
             let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
-            self.add_values(values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale, next);
+            self.add_values(values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale, next, own);
             softmax
         };
         let start: Vec<Value> = (0..rows).flat_map(|_| [b.f32(f32::NEG_INFINITY), b.splat(0.0, LANES)]).collect();
-        let whole = b.div(visible, tokens);
+        // The token's own key is in the last page, which is masked then even where it is full.
+        let whole = b.div(if spec.appends { b.sub(visible, b.index(1)) } else { visible }, tokens);
         let softmax = b.for_range_vec(b.index(0), whole, 1, &start, |nth, softmax| page(nth, None, softmax));
         let rest = b.sub(visible, b.mul(whole, tokens));
         let softmax = b.for_range_vec(whole, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
@@ -117,8 +134,21 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// q · k of each row with a page's 16 keys, one vector a row. Has what is at `ahead` fetched meanwhile.
-    fn scores(&self, t: Value, column: Value, keys: Value, ahead: Value) -> Vec<Value> {
+    /// Writes the key and value of token t to the cache, for the first tile of the KV head; they are the last of `visible`.
+    fn append(&self, t: Value, head: Value, kv_head: Value, visible: Value) -> Own {
+        let &Attention { b, spec, .. } = self;
+        let &Spec { n_heads, n_kv_heads, d_head, format, .. } = spec;
+        let of_head = b.rem(head, b.index(n_heads / n_kv_heads));
+        b.if_(b.cmp(Compare::Eq, of_head, b.index(0)), || {
+            kv_append::cpu::append(b, &kv_append::Spec { n_kv_heads, d_head, format }, t, kv_head);
+        });
+        let place = b.broadcast(b.to_i32(b.rem(b.sub(visible, b.index(1)), b.index(PAGE_TOKENS))), LANES);
+        Own { t, column: b.mul(kv_head, b.index(d_head)), lane: b.cmp(Compare::Eq, b.iota(LANES), place) }
+    }
+
+    /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Has what is at
+    /// `ahead` fetched meanwhile.
+    fn scores(&self, t: Value, column: Value, keys: Value, ahead: Value, own: Option<&Own>) -> Vec<Value> {
         let &Attention { b, spec, rows, .. } = self;
         // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
         let per_row = MIN_SUMS.div_ceil(rows);
@@ -129,7 +159,11 @@ impl Attention<'_, '_> {
                 let e = b.add(e, b.index(k));
                 let offset = b.mul(e, b.index(PAGE_TOKENS));
                 b.prefetch(b.buffer("cache"), &[b.add(ahead, offset)]);
-                let key = self.load_cache(b.add(keys, offset));
+                let mut key = self.load_cache(b.add(keys, offset));
+                if let Some(own) = own {
+                    let x = b.load(b.buffer("k"), &[own.t, b.add(own.column, e)]);
+                    key = b.select(own.lane, b.broadcast(self.round(x), LANES), key);
+                }
                 for (row, &query) in queries.iter().enumerate() {
                     let query = b.load(b.buffer("q"), &[t, b.add(query, e)]);
                     let sum = &mut sums[row * per_row + k];
@@ -172,8 +206,9 @@ impl Attention<'_, '_> {
         (next, rescale)
     }
 
-    /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row. Has what is at `ahead` fetched meanwhile.
-    fn add_values(&self, values: Value, count: Value, rescale: &[Value], ahead: Value) {
+    /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row; the token's own value, the last, is not in the
+    /// cache. Has what is at `ahead` fetched meanwhile.
+    fn add_values(&self, values: Value, count: Value, rescale: &[Value], ahead: Value, own: Option<&Own>) {
         let &Attention { b, spec, rows, .. } = self;
         let stride = padded(spec.d_head);
         let n_vectors = (MIN_SUMS.div_ceil(rows)).min(stride / LANES);
@@ -185,19 +220,28 @@ impl Attention<'_, '_> {
                 b.mul(b.load_vector(self.sums, &[b.index(row), column(k)], LANES), rescale[row])
             };
             let older: Vec<Value> = places.iter().map(older).collect();
-            let newer = b.for_range_vec(b.index(0), count, 1, &older, |j, sums| {
-                let value = |k: usize| {
-                    // One vector after the other, which is not the order of the values.
-                    let ahead = b.add(ahead, b.mul(b.add(column(k), j), b.index(LANES)));
-                    b.prefetch(b.buffer("cache"), &[ahead]);
-                    self.load_cache(b.add(values, b.add(b.mul(j, b.index(stride)), column(k))))
-                };
+            let add = |j: Value, sums: &[Value], value: &dyn Fn(usize) -> Value| -> Vec<Value> {
                 let value: Vec<Value> = (0..n_vectors).map(value).collect();
                 let weight = |row| b.broadcast(b.load(self.probabilities, &[b.index(row), j]), LANES);
                 let weights: Vec<Value> = (0..rows).map(weight).collect();
                 let add = |(&(row, k), &sum): (&(usize, usize), &Value)| b.fma(weights[row], value[k], sum);
                 places.iter().zip(sums).map(add).collect()
+            };
+            let cached = if own.is_some() { b.sub(count, b.index(1)) } else { count };
+            let mut newer = b.for_range_vec(b.index(0), cached, 1, &older, |j, sums| {
+                add(j, sums, &|k| {
+                    // One vector after the other, which is not the order of the values.
+                    let ahead = b.add(ahead, b.mul(b.add(column(k), j), b.index(LANES)));
+                    b.prefetch(b.buffer("cache"), &[ahead]);
+                    self.load_cache(b.add(values, b.add(b.mul(j, b.index(stride)), column(k))))
+                })
             });
+            if let Some(own) = own {
+                newer = add(cached, &newer, &|k| {
+                    let at = [own.t, b.add(own.column, column(k))];
+                    self.round(b.load_vector(b.buffer("v"), &at, LANES))
+                });
+            }
             for (&(row, k), &sum) in places.iter().zip(&newer) {
                 b.store(sum, self.sums, &[b.index(row), column(k)]);
             }
@@ -206,6 +250,11 @@ impl Attention<'_, '_> {
         if whole < stride {
             columns(b.index(whole), (stride - whole) / LANES);
         }
+    }
+
+    /// What the cache makes of an f32.
+    fn round(&self, x: Value) -> Value {
+        if self.spec.format == Elem::Bf16 { self.b.to_f32(self.b.to_bf16(x)) } else { x }
     }
 
     /// 16 elements of the cache, as f32.

@@ -6,6 +6,8 @@
 //! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Query head h reads KV head h / (n_heads / n_kv_heads). One page after the other, from the first: the order of the
 //! sums depends on the token's position alone. Threads split (token, head).
+//! Where it appends, each sequence has one token: its key and value (`k`, `v`) join the cache, rounded to the stored type, as
+//! [`crate::kv_append`] has it, and it sees them; the sums are those of appending first.
 //! Bound by memory when decoding (the cache once), by multiply-adds when prefilling.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
@@ -26,12 +28,15 @@ pub struct Spec {
     pub scale: f64,
     /// Stored type of the cache: f32 or bf16.
     pub format: Elem,
+    /// True when the keys and values of the step's tokens, one of each sequence, join the cache here.
+    pub appends: bool,
 }
 
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
+        let appends = if self.appends { "append_" } else { "" };
         format!(
-            "attention_{}_h{}_g{}_e{}_s{:x}",
+            "{appends}attention_{}_h{}_g{}_e{}_s{:x}",
             self.format.name(),
             self.n_heads,
             self.n_kv_heads,
@@ -42,9 +47,15 @@ impl Spec {
 
     pub(crate) fn params(&self) -> Vec<Param> {
         let row = &[padded(self.n_heads * self.d_head)];
-        vec![
-            Param::read("q", Elem::F32, row),
-            Param::read("cache", self.format, &[]),
+        let kv_row = &[padded(self.n_kv_heads * self.d_head)];
+        let mut params = vec![Param::read("q", Elem::F32, row)];
+        if self.appends {
+            params.extend(["k", "v"].map(|name| Param::read(name, Elem::F32, kv_row)));
+            params.push(Param::read_write("cache", self.format, &[]));
+        } else {
+            params.push(Param::read("cache", self.format, &[]));
+        }
+        params.extend([
             Param::read("sequence_of", Elem::I32, &[]),
             Param::read("starts", Elem::I32, &[]),
             Param::read("past", Elem::I32, &[]),
@@ -53,7 +64,8 @@ impl Spec {
             Param::scalar("tokens"),
             Param::scalar("page_stride"),
             Param::scalar("pages_per_sequence"),
-        ]
+        ]);
+        params
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {

@@ -9,7 +9,7 @@ use crate::kernel::LANES;
 use crate::rows::for_each_vector;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    for_each_vector(b, b.scalar("tokens"), spec.cols, |t, column| {
+    for_each_vector(b, b.scalar("rows"), spec.cols, |t, column| {
         let first = b.mul(t, b.index(spec.top_k));
         let term = |j: usize| {
             let weight = b.broadcast(b.load(b.buffer("weights"), &[t, b.index(j)]), LANES);

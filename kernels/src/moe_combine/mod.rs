@@ -29,7 +29,7 @@ impl Spec {
             Param::read("y", Elem::F32, row),
             Param::read("weights", Elem::F32, &[padded(self.top_k)]),
             Param::write("out", Elem::F32, row),
-            Param::scalar("tokens"),
+            Param::scalar("rows"),
         ]
     }
 

@@ -8,6 +8,11 @@ use super::Spec;
 use crate::builder::{Builder, Compare, Num, Value};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    b.if_(b.cmp(Compare::Eq, b.thread(), b.index(0)), || sort(b, spec, b.scalar("rows")));
+}
+
+/// Fills the buffers `slots` and `offsets` from the buffer `experts`, which has so many rows.
+pub(crate) fn sort(b: &Builder, spec: &Spec, rows: Value) {
     let (experts, slots, offsets) = (b.buffer("experts"), b.buffer("slots"), b.buffer("offsets"));
     let free = b.stack(Num::I32, &[spec.n_experts]);
     let (zero, one, n_experts) = (b.index(0), b.index(1), b.index(spec.n_experts));
@@ -17,30 +22,28 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         before
     };
     let for_each_slot = |body: &dyn Fn(Value, Value)| {
-        b.for_each(zero, b.scalar("tokens"), 1, |t| {
+        b.for_each(zero, rows, 1, |t| {
             b.for_each(zero, b.index(spec.top_k), 1, |j| {
                 let slot = b.add(b.mul(t, b.index(spec.top_k)), j);
                 body(slot, b.to_index(b.load(experts, &[t, j])));
             });
         });
     };
-    b.if_(b.cmp(Compare::Eq, b.thread(), zero), || {
-        // 1. count
-        b.for_each(zero, b.add(n_experts, one), 1, |e| b.store(b.i32(0), offsets, &[e]));
-        for_each_slot(&|_, expert| {
-            increment(offsets, b.add(expert, one));
-        });
-        // 2. running sums
-        b.for_range(zero, n_experts, 1, [b.i32(0)], |e, [begin]| {
-            b.store(begin, free, &[e]);
-            let end = b.add(begin, b.load(offsets, &[b.add(e, one)]));
-            b.store(end, offsets, &[b.add(e, one)]);
-            [end]
-        });
-        // 3. place
-        for_each_slot(&|slot, expert| {
-            let place = increment(free, expert);
-            b.store(b.to_i32(slot), slots, &[b.to_index(place)]);
-        });
+    // 1. count
+    b.for_each(zero, b.add(n_experts, one), 1, |e| b.store(b.i32(0), offsets, &[e]));
+    for_each_slot(&|_, expert| {
+        increment(offsets, b.add(expert, one));
+    });
+    // 2. running sums
+    b.for_range(zero, n_experts, 1, [b.i32(0)], |e, [begin]| {
+        b.store(begin, free, &[e]);
+        let end = b.add(begin, b.load(offsets, &[b.add(e, one)]));
+        b.store(end, offsets, &[b.add(e, one)]);
+        [end]
+    });
+    // 3. place
+    for_each_slot(&|slot, expert| {
+        let place = increment(free, expert);
+        b.store(b.to_i32(slot), slots, &[b.to_index(place)]);
     });
 }

@@ -28,7 +28,7 @@ impl Spec {
             Param::read("experts", Elem::I32, &[self.top_k]),
             Param::write("slots", Elem::I32, &[]),
             Param::write("offsets", Elem::I32, &[]),
-            Param::scalar("tokens"),
+            Param::scalar("rows"),
         ]
     }
 

@@ -5,39 +5,39 @@
 //! 3. divide
 
 use super::Spec;
-use crate::builder::{Builder, Compare, Value};
+use crate::builder::{Buffer, Builder, Compare, Value};
 use crate::kernel::{LANES, padded};
 use crate::math;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let (x, out) = (b.buffer("x"), b.buffer("out"));
+    let (start, end) = b.thread_range(b.scalar("rows"));
+    b.for_each(start, end, 1, |row| self::row(b, spec.cols, (b.buffer("x"), row), (b.buffer("out"), row)));
+}
+
+/// One row of `cols` columns: a row of a buffer to a row of another.
+pub(crate) fn row(b: &Builder, cols: usize, x: (Buffer, Value), out: (Buffer, Value)) {
     let (zero, lowest) = (b.splat(0.0, LANES), b.splat(f32::NEG_INFINITY, LANES));
     let fold = |init: Value, next: &dyn Fn(Value, Value) -> Value| {
-        let [result] =
-            b.for_range(b.index(0), b.index(spec.cols), LANES, [init], |column, [result]| [next(column, result)]);
+        let [result] = b.for_range(b.index(0), b.index(cols), LANES, [init], |column, [result]| [next(column, result)]);
         result
     };
     // Lanes beyond the last column hold anything, NaN too.
     let mask = |column: Value, x: Value, padding: Value| {
-        let n_columns = b.broadcast(b.to_i32(b.sub(b.index(spec.cols), column)), LANES);
+        let n_columns = b.broadcast(b.to_i32(b.sub(b.index(cols), column)), LANES);
         b.select(b.cmp(Compare::Lt, b.iota(LANES), n_columns), x, padding)
     };
-    let (start, end) = b.thread_range(b.scalar("rows"));
-    b.for_each(start, end, 1, |row| {
-        let load = |column: Value| b.load_vector(x, &[row, column], LANES);
-        // 1. maximum
-        let max = fold(lowest, &|column, max| b.max(mask(column, load(column), lowest), max));
-        let max = b.broadcast(b.reduce_max(max), LANES);
-        // 2. exponentials
-        let sum = fold(zero, &|column, sum| {
-            let exp = math::exp(b, b.sub(load(column), max));
-            b.store(exp, out, &[row, column]);
-            b.add(sum, mask(column, exp, zero))
-        });
-        let sum = b.broadcast(b.reduce_add(sum), LANES);
-        // 3. divide
-        b.for_each(b.index(0), b.index(padded(spec.cols)), LANES, |column| {
-            b.store(b.div(b.load_vector(out, &[row, column], LANES), sum), out, &[row, column]);
-        });
+    let load = |(buffer, row): (Buffer, Value), column: Value| b.load_vector(buffer, &[row, column], LANES);
+    let store = |value: Value, column: Value| b.store(value, out.0, &[out.1, column]);
+    // 1. maximum
+    let max = fold(lowest, &|column, max| b.max(mask(column, load(x, column), lowest), max));
+    let max = b.broadcast(b.reduce_max(max), LANES);
+    // 2. exponentials
+    let sum = fold(zero, &|column, sum| {
+        let exp = math::exp(b, b.sub(load(x, column), max));
+        store(exp, column);
+        b.add(sum, mask(column, exp, zero))
     });
+    let sum = b.broadcast(b.reduce_add(sum), LANES);
+    // 3. divide
+    b.for_each(b.index(0), b.index(padded(cols)), LANES, |column| store(b.div(load(out, column), sum), column));
 }

@@ -4,7 +4,7 @@
 //! x = embed(ids)
 //! each layer:   x = x + mixer(rms_norm(x))              attention or Mamba
 //!               x = x + feed_forward(rms_norm(x))       MLP or mixture of experts
-//! logits = rms_norm(x[rows]) · lm_headᵀ
+//! logits = rms_norm(x)[rows] · lm_headᵀ
 //! ```
 //!
 //! Inputs are `ids` i32\[tokens\] and `rows` i32\[outputs\]; outputs are `logits` f32\[outputs, vocab\] and the next states:
@@ -79,10 +79,10 @@ fn model(b: Builder, config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, optio
 
     m.place = "model".into();
     m.b.scope("final_layernorm");
-    let x = m.b.select_rows(x, rows);
     let x = m.norm(x, "final_layernorm");
 
     m.b.scope("lm_head");
+    let x = m.b.select_rows(x, rows);
     let head = if config.tied { embedding } else { m.parameter(LM_HEAD) };
     let logits = m.b.linear(x, head, None);
     m.b.output("logits", logits);

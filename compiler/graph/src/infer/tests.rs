@@ -58,9 +58,14 @@ fn results() {
         selective_scan {selection = normed, eps = 1e-6, gated = true} | f32[tokens, 6]; f32[6, 2]; f32[sequences, 6, 2]; f32[tokens, 7]; bf16[3]; bf16[2]; bf16[2]; bf16[6, 3]; f16[6]; bf16[6]; f32[tokens, 6]
         kv_append | bf16[sequences, context, 2, 2, 16]; f32[tokens, 32]; f32[tokens, 32]
         attention {n_heads = 6, scale = 0.25} | f32[tokens, 96]; bf16[sequences, context, 2, 2, 16]
+        append_attention {n_heads = 6, scale = 0.25} | f32[tokens, 96]; f32[tokens, 32]; f32[tokens, 32]; bf16[sequences, context, 2, 2, 16]
         softmax | f32[tokens, 4]
         top_k {k = 2} | f32[tokens, 4]
         moe_permute {n_experts = 4} | i32[tokens, 2]
+        moe_route {k = 2} | f32[tokens, 4]
+        grouped_swiglu | f32[tokens, 8]; bf16[4, 5, 8]; bf16[4, 5, 8]; i32[tokens, 2]; i32[5]
+        grouped_swiglu | f32[tokens, 2, 8]; bf16[4, 5, 8]; f32[4, 5, 8]; i32[tokens, 2]; i32[5]
+        grouped_combine | f32[tokens, 2, 5]; bf16[4, 8, 5]; f32[tokens, 2]; i32[tokens, 2]; i32[5]
         grouped_linear | f32[tokens, 8]; bf16[4, 5, 8]; i32[tokens, 2]; i32[5]
         grouped_linear | f32[tokens, 2, 5]; bf16[4, 8, 5]; i32[tokens, 2]; i32[5]
         moe_combine | f32[tokens, 2, 8]; f32[tokens, 2]
@@ -94,9 +99,14 @@ fn results() {
             selective_scan → f32[tokens, 6]; f32[sequences, 6, 2]
             kv_append → bf16[sequences, context, 2, 2, 16]
             attention → f32[tokens, 96]
+            append_attention → f32[tokens, 96]; bf16[sequences, context, 2, 2, 16]
             softmax → f32[tokens, 4]
             top_k → f32[tokens, 2]; i32[tokens, 2]
             moe_permute → i32[tokens, 2]; i32[5]
+            moe_route → f32[tokens, 2]; i32[tokens, 2]; i32[5]
+            grouped_swiglu → f32[tokens, 2, 5]
+            grouped_swiglu → f32[tokens, 2, 5]
+            grouped_combine → f32[tokens, 8]
             grouped_linear → f32[tokens, 2, 5]
             grouped_linear → f32[tokens, 2, 8]
             moe_combine → f32[tokens, 8]
@@ -142,6 +152,8 @@ fn wrong_operands() {
         attention {n_heads = 6, scale = 0.25} | f32[tokens, 32]; bf16[sequences, context, 2, 2, 16]
         grouped_linear | f32[tokens, 2, 8]; bf16[4, 5, 8]; i32[tokens, 3]; i32[5]
         grouped_linear | f32[tokens, 8]; bf16[4, 5, 8]; i32[tokens, 2]; i32[4]
+        grouped_swiglu | f32[tokens, 8]; bf16[4, 5, 8]; bf16[4, 6, 8]; i32[tokens, 2]; i32[5]
+        grouped_combine | f32[tokens, 5]; bf16[4, 8, 5]; f32[tokens, 2]; i32[tokens, 2]; i32[5]
         moe_combine | f32[tokens, 2, 8]; f32[tokens, 3]
         select_rows | f32[tokens, 8]; f32[outputs]
         ",
@@ -179,6 +191,8 @@ fn wrong_operands() {
             attention: operand q is f32[tokens, 32], expected f32[tokens, 96]
             grouped_linear: operand slots is i32[tokens, 3], expected i32[tokens, 2]
             grouped_linear: operand offsets is i32[4], expected i32[5]
+            grouped_swiglu: operand up is bf16[4, 6, 8], expected f32|bf16|f16[4, 5, 8]
+            grouped_combine: operand h is f32[tokens, 5], expected f32[T, K, I]
             moe_combine: operand weights is f32[tokens, 3], expected f32[tokens, 2]
             select_rows: operand rows is f32[outputs], expected i32[O]
         "#]],
@@ -199,8 +213,10 @@ fn wrong_attributes() {
         split_linear {sizes = [7, 5]} | f32[tokens, 8]; bf16[5, 8]; bf16[7, 8]
         top_k {k = 5} | f32[tokens, 4]
         top_k {k = 0} | f32[tokens, 4]
+        moe_route {k = 5} | f32[tokens, 4]
         attention {n_heads = 3, scale = 0.25} | f32[tokens, 48]; bf16[sequences, context, 2, 2, 16]
         attention {n_heads = 0, scale = 0.25} | f32[tokens, 0]; bf16[sequences, context, 2, 2, 16]
+        append_attention {n_heads = 3, scale = 0.25} | f32[tokens, 48]; f32[tokens, 32]; f32[tokens, 32]; bf16[sequences, context, 2, 2, 16]
         ",
         expect![[r#"
             slice: start, len is 6, 3, expected at least 1 column of the 8 of x
@@ -213,8 +229,10 @@ fn wrong_attributes() {
             split_linear: sizes is [7, 5], expected parts of weights of [5, 7] rows
             top_k: k is 5, expected 1 … 4
             top_k: k is 0, expected 1 … 4
+            moe_route: k is 5, expected 1 … 4
             attention: n_heads is 3, expected a multiple of the cache's 2 KV heads
             attention: n_heads is 0, expected a multiple of the cache's 2 KV heads
+            append_attention: n_heads is 3, expected a multiple of the cache's 2 KV heads
         "#]],
     );
 }

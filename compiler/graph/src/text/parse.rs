@@ -426,10 +426,16 @@ fn op(op: &str, name: String, ty: &Type, attributes: &mut Attributes) -> Result<
             Op::SelectiveScan { selection: attributes.selection()?, gated: attributes.take("gated", "true or false")? }
         }
         "kv_append" => Op::KvAppend,
+        "append_attention" => {
+            Op::AppendAttention { n_heads: attributes.count("n_heads")?, scale: attributes.real("scale")? }
+        }
         "attention" => Op::Attention { n_heads: attributes.count("n_heads")?, scale: attributes.real("scale")? },
         "softmax" => Op::Softmax,
         "top_k" => Op::TopK { k: attributes.count("k")? },
         "moe_permute" => Op::MoePermute { n_experts: attributes.count("n_experts")? },
+        "moe_route" => Op::MoeRoute { k: attributes.count("k")? },
+        "grouped_swiglu" => Op::GroupedSwiglu,
+        "grouped_combine" => Op::GroupedCombine,
         "grouped_linear" => Op::GroupedLinear,
         "moe_combine" => Op::MoeCombine,
         "select_rows" => Op::SelectRows,

@@ -200,6 +200,21 @@ fn attention_reads_a_cache() {
 }
 
 #[test]
+fn one_token() {
+    check(
+        Invariant::OneToken,
+        r#"graph @g {
+          %0 = input "q" : f32[tokens, 4]
+          %1 = state "kv" : f32[sequences, context, 2, 1, 2]
+          %2 = input "k" : f32[tokens, 2]
+          %3, %4 = append_attention %0, %2, %2, %1 {n_heads = 2, scale = 0.5} : f32[tokens, 4], f32[sequences, context, 2, 1, 2]  // error: steps may take several tokens of a sequence, expected a graph of one_token
+          output "kv" = %4
+          output "y" = %3
+        }"#,
+    );
+}
+
+#[test]
 fn outputs() {
     check(
         Invariant::Outputs,

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use jamba_plan::format::{Arg, Count, PartOrder, Table};
 use jamba_plan::tables;
 use jambac_graph::infer::operand_names;
-use jambac_graph::{Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
+use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows};
 use jambac_kernels::{
     attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_linear, kv_append, linear,
-    moe_combine, moe_permute, rms_norm, select_rows, slice, softmax, split_rms_norm, top_k,
+    moe_combine, moe_permute, moe_route, rms_norm, select_rows, slice, softmax, split_rms_norm, top_k,
 };
 
-use super::{Bound, BufferId, Context, Slot, unsupported};
+use super::{Bound, BufferId, Context, DraftBuffer, Slot, buffer_bytes, unsupported};
 use crate::ScheduleError;
 use crate::states::{StateRegion, elem};
 use crate::weights::{self, PartRef, Use};
@@ -25,6 +25,8 @@ pub(super) struct View<'a, 'c> {
     pub(super) node: NodeId,
     pub(super) operands: Vec<ValueId>,
     pub(super) buffer_of: &'a BTreeMap<ValueId, BufferId>,
+    /// Where a kernel's workspace joins the others.
+    pub(super) buffers: &'a mut Vec<DraftBuffer>,
     pub(super) context: &'a mut Context<'c>,
 }
 
@@ -76,7 +78,9 @@ impl View<'_, '_> {
                 let always = [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)];
                 self.bind(spec, always.into_iter().chain(bias))
             }
-            Op::SplitLinear { .. } | Op::LinearSwiglu => Err(self.fail("there is no kernel for it".into())),
+            Op::SplitLinear { .. } | Op::LinearSwiglu | Op::GroupedSwiglu | Op::GroupedCombine => {
+                Err(self.fail("there is no kernel for it".into()))
+            }
             &Op::Slice { start, len } => {
                 let spec = slice::Spec { cols: self.operand_cols(0)?, start, len };
                 self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
@@ -106,11 +110,15 @@ impl View<'_, '_> {
                 self.bind(spec, own.into_iter().chain(self.pages(0)?))
             }
             &Op::Attention { n_heads, scale } => {
-                let cache = self.operand_ty(1);
-                let (n_kv_heads, d_head) = (self.dim(cache, 3)?, self.dim(cache, 4)?);
-                let spec = attention::Spec { n_heads, n_kv_heads, d_head, scale, format: elem(cache.dtype) };
+                let spec = self.attention(1, n_heads, scale)?;
                 let own = [("q", self.buffer(0)?), ("out", self.result(0)), ("tokens", self.tokens(0)?)];
                 self.bind(spec, own.into_iter().chain(self.pages(1)?))
+            }
+            &Op::AppendAttention { n_heads, scale } => {
+                let spec = attention::Spec { appends: true, ..self.attention(3, n_heads, scale)? };
+                let operands = [("q", self.buffer(0)?), ("k", self.buffer(1)?), ("v", self.buffer(2)?)];
+                let own = [("out", self.result(0)), ("tokens", self.tokens(0)?)];
+                self.bind(spec, operands.into_iter().chain(own).chain(self.pages(3)?))
             }
             Op::Softmax => {
                 let spec = softmax::Spec { cols: self.result_cols(0)? };
@@ -123,8 +131,15 @@ impl View<'_, '_> {
             }
             &Op::MoePermute { n_experts } => {
                 let spec = moe_permute::Spec { n_experts, top_k: self.operand_cols(0)? };
-                let results = [("slots", self.result(0)), ("offsets", self.result(1)), ("tokens", self.tokens(0)?)];
+                let results = [("slots", self.result(0)), ("offsets", self.result(1)), ("rows", self.rows()?.1)];
                 self.bind(spec, [("experts", self.buffer(0)?)].into_iter().chain(results))
+            }
+            &Op::MoeRoute { k } => {
+                let spec = moe_route::Spec { n_experts: self.operand_cols(0)?, top_k: k };
+                let experts = self.workspace(&Type { dtype: DType::I32, ..self.result_ty(0).clone() })?;
+                let results = [("weights", self.result(0)), ("slots", self.result(1)), ("offsets", self.result(2))];
+                let own = [("logits", self.buffer(0)?), ("experts", experts), ("rows", self.rows()?.1)];
+                self.bind(spec, own.into_iter().chain(results))
             }
             Op::GroupedLinear => {
                 let (weight, format, _) = self.weight(1, Use::Experts)?;
@@ -138,7 +153,7 @@ impl View<'_, '_> {
             Op::MoeCombine => {
                 let spec = moe_combine::Spec { cols: self.result_cols(0)?, top_k: self.operand_cols(1)? };
                 let operands = [("y", self.buffer(0)?), ("weights", self.buffer(1)?)];
-                self.bind(spec, operands.into_iter().chain([("out", self.result(0)), ("tokens", self.tokens(0)?)]))
+                self.bind(spec, operands.into_iter().chain([("out", self.result(0)), ("rows", self.rows()?.1)]))
             }
             Op::SelectRows => {
                 let spec = select_rows::Spec { cols: self.result_cols(0)? };
@@ -220,6 +235,20 @@ impl View<'_, '_> {
         buffer.map(|&id| Slot::Buffer(id)).ok_or_else(|| self.fail_operand(operand, "the result of a step"))
     }
 
+    /// A buffer of the step's own.
+    fn workspace(&mut self, ty: &Type) -> Result<Slot, ScheduleError> {
+        let bytes = buffer_bytes(ty, self.context.extents).map_err(|reason| self.fail(reason))?;
+        self.buffers.push(DraftBuffer { bytes, elem: elem(ty.dtype) });
+        Ok(Slot::Buffer(BufferId(self.buffers.len() - 1)))
+    }
+
+    /// Attention over the cache that is an operand.
+    fn attention(&self, cache: usize, n_heads: usize, scale: f64) -> Result<attention::Spec, ScheduleError> {
+        let cache = self.operand_ty(cache);
+        let (n_kv_heads, d_head, format) = (self.dim(cache, 3)?, self.dim(cache, 4)?, elem(cache.dtype));
+        Ok(attention::Spec { n_heads, n_kv_heads, d_head, scale, format, appends: false })
+    }
+
     /// A result, which has a buffer because it is not a state.
     fn result(&self, result: usize) -> Slot {
         Slot::Buffer(self.buffer_of[&ValueId { node: self.node, result }])
@@ -252,6 +281,7 @@ impl View<'_, '_> {
             [Dim::Symbol(Symbol::Tokens), _] => (Rows::Tokens, Count::Tokens, 1),
             [Dim::Symbol(Symbol::Outputs), _] => (Rows::Outputs, Count::Outputs, 1),
             [Dim::Symbol(Symbol::Tokens), Dim::Fixed(per_token), _] => (Rows::Tokens, Count::Tokens, per_token),
+            [Dim::Symbol(Symbol::Outputs), Dim::Fixed(per_row), _] => (Rows::Outputs, Count::Outputs, per_row),
             _ => return Err(self.fail(format!("result is {ty}, expected rows per token or output"))),
         };
         let per_row = u32::try_from(per_row).map_err(|_| self.fail(format!("{per_row} rows per token is too many")))?;

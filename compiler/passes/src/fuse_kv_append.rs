@@ -1,0 +1,88 @@
+//! fuse-kv-append: where each sequence has one token, attention appends that token's key and value itself.
+//!
+//!     %c = kv_append %cache, %k, %v
+//!     %y = attention %q, %c         ⇒   %y, %c = append_attention %q, %k, %v, %cache
+//!
+//! Not when a step may take several tokens of a sequence: one would read what another appends. Not when a second attention reads
+//! the cache.
+
+use jambac_graph::{Graph, NodeId, Op, ValueId};
+
+use crate::pass::Pass;
+use crate::rewrite::{Changed, Rewriter, add_in_place_of, replace, rewrite_each};
+
+/// The pass of this file.
+pub struct FuseKvAppend;
+
+impl Pass for FuseKvAppend {
+    const NAME: &'static str = "fuse-kv-append";
+
+    fn run(&self, rewriter: &mut Rewriter) -> Changed {
+        rewrite_each(rewriter, find, apply)
+    }
+}
+
+struct Match {
+    attention: NodeId,
+    op: Op,
+    q: ValueId,
+    cache: ValueId,
+}
+
+fn find(graph: &Graph, attention: NodeId) -> Option<Match> {
+    let Op::Attention { n_heads, scale } = *graph.op(attention) else { return None };
+    let operands = graph.operands(attention);
+    let (q, cache) = (operands[0], operands[1]);
+    let fits = graph.one_token && *graph.op(cache.node) == Op::KvAppend && graph.users(cache).len() == 1;
+    fits.then_some(Match { attention, op: Op::AppendAttention { n_heads, scale }, q, cache })
+}
+
+fn apply(graph: &mut Graph, Match { attention, op, q, cache }: Match) {
+    let append = graph.operands(cache.node);
+    let fused = add_in_place_of(graph, attention, op, &[q, append[1], append[2], append[0]]);
+    replace(graph, graph.result(attention, 0), graph.result(fused, 0));
+    replace(graph, cache, graph.result(fused, 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::testing::{check_graph, check_unchanged, check_unchanged_graph};
+
+    const LINES: &str = r#"
+        %0 = input "q" : f32[tokens, 4]
+        %1 = input "k" : f32[tokens, 2]
+        %2 = input "v" : f32[tokens, 2]
+        %3 = state "kv" : f32[sequences, context, 2, 1, 2]
+        %4 = kv_append %3, %1, %2 : f32[sequences, context, 2, 1, 2]
+        %5 = attention %0, %4 {n_heads = 2, scale = 0.5} : f32[tokens, 4]
+        output "kv" = %4
+        output "y" = %5
+    "#;
+
+    #[test]
+    fn fuses() {
+        check_graph(
+            FuseKvAppend,
+            &format!("graph @g one_token {{\n{LINES}\n}}"),
+            expect![[r#"
+                - %4 = kv_append %3, %1, %2 : f32[sequences, context, 2, 1, 2]
+                - %5 = attention %0, %4 {n_heads = 2, scale = 0.5} : f32[tokens, 4]
+                + %5, %4 = append_attention %0, %1, %2, %3 {n_heads = 2, scale = 0.5} : f32[tokens, 4], f32[sequences, context, 2, 1, 2]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn keeps_steps_of_several_tokens() {
+        check_unchanged(FuseKvAppend, LINES);
+    }
+
+    #[test]
+    fn keeps_a_cache_that_two_read() {
+        let second = "%6 = attention %0, %4 {n_heads = 2, scale = 0.25} : f32[tokens, 4]\noutput \"z\" = %6";
+        check_unchanged_graph(FuseKvAppend, &format!("graph @g one_token {{\n{LINES}\n{second}\n}}"));
+    }
+}

@@ -1,0 +1,31 @@
+//! Routing on a CPU, by the first thread; the others return. Sorting needs every row's experts, and to meet before it would
+//! take longer than the rows do.
+//!
+//! 1. for each row: probabilities, on the stack ([`crate::softmax`])
+//! 2. the largest and where they are ([`crate::top_k`])
+//! 3. slots sorted by expert ([`crate::moe_permute`])
+
+use super::Spec;
+use crate::builder::{Builder, Compare, Num};
+use crate::kernel::padded;
+use crate::{moe_permute, softmax, top_k};
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let &Spec { n_experts, top_k } = spec;
+    let (logits, weights, experts) = (b.buffer("logits"), b.buffer("weights"), b.buffer("experts"));
+    let (probabilities, zero) = (b.stack(Num::F32, &[1, padded(n_experts)]), b.index(0));
+    b.if_(b.cmp(Compare::Eq, b.thread(), zero), || {
+        b.for_each(zero, b.scalar("rows"), 1, |row| {
+            // 1. probabilities
+            softmax::cpu::row(b, n_experts, (logits, row), (probabilities, zero));
+            // 2. largest
+            let largest = top_k::Spec { cols: n_experts, k: top_k };
+            top_k::cpu::row(b, &largest, (probabilities, zero), |j, weight, expert| {
+                b.store(weight, weights, &[row, j]);
+                b.store(b.to_i32(expert), experts, &[row, j]);
+            });
+        });
+        // 3. sort
+        moe_permute::cpu::sort(b, &moe_permute::Spec { n_experts, top_k }, b.scalar("rows"));
+    });
+}
