@@ -6,6 +6,7 @@ mod kernels;
 mod oracle;
 mod questions;
 mod same_bits;
+mod state;
 mod synthetic;
 mod tidy;
 mod tour;
