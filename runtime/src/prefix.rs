@@ -192,9 +192,10 @@ impl PrefixCache {
     }
 }
 
-/// Bytes of a snapshot that no other one shares: its state and its tokens.
+/// Bytes of a snapshot that no other one shares: all but its pages.
 fn own_bytes(snapshot: &Snapshot) -> u64 {
-    (snapshot.state.len() + size_of_val(&*snapshot.tokens)) as u64
+    let pages: usize = snapshot.pages.iter().map(|page| page.len()).sum();
+    snapshot.bytes() - pages as u64
 }
 
 /// What tells a page from every other one as long as it lives.
@@ -279,6 +280,7 @@ mod tests {
             state: [0; 100].into(),
             page_bytes: 0,
             pages: [].into(),
+            note: "".into(),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub(crate) page_bytes: u64,
     /// Its pages, in order of their tokens.
     pub(crate) pages: Arc<[Arc<[u8]>]>,
+    /// The caller's own words.
+    pub(crate) note: Arc<str>,
 }
 
 impl Snapshot {
@@ -77,10 +79,20 @@ impl Snapshot {
         &self.tokens
     }
 
+    /// The same snapshot with a note of the caller's own, up to 4 GiB of text that files keep with it: what the tokens say.
+    pub fn with_note(self, note: &str) -> Snapshot {
+        Snapshot { note: note.into(), ..self }
+    }
+
+    /// The caller's note; empty unless there is one.
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
     /// Host memory that it holds, in bytes, pages included that it shares with other snapshots.
     pub fn bytes(&self) -> u64 {
         let pages: usize = self.pages.iter().map(|page| page.len()).sum();
-        (self.state.len() + pages + size_of_val(&*self.tokens)) as u64
+        (self.state.len() + pages + size_of_val(&*self.tokens) + self.note.len()) as u64
     }
 
     /// The pages that a longer sequence has in common with this one: the full ones, where its tokens begin with these.
@@ -167,6 +179,7 @@ impl Engine {
             state: copy(Piece::Slot(slot), memory.state_slot),
             page_bytes: memory.kv_page,
             pages: common.iter().cloned().chain(new).collect(),
+            note: "".into(),
         })
     }
 

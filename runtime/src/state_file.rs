@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 … 8 | magic: 0x89 `STATE` CR LF, so that a transfer in text mode shows |
 //! | 8 … 12 | format version |
-//! | 12 … 16 | zero |
+//! | 12 … 16 | bytes of the note |
 //! | 16 … 24 | length of the file, in bytes |
 //! | 24 … 56 | digest of the plan |
 //! | 56 … 64 | tokens that the sequence has taken |
@@ -15,7 +15,7 @@
 //! | 96 … 128 | target whose code computed the state, zeros behind it |
 //! | 128 … 160 | BLAKE3 of everything behind the header |
 //! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
-//! | 192 … | tokens (u32 each); the state slot; the pages, in order of their tokens |
+//! | 192 … | tokens (u32 each); the state slot; the pages, in order of their tokens; the note, in UTF-8 |
 //!
 //! Integers are little-endian. A file is written beside its place and takes its name when it is whole. It is checked from
 //! the front, and refused by its first wrong field before anything of it is used.
@@ -42,6 +42,7 @@ const DIGEST_AT: usize = HEADER_BYTES - blake3::OUT_LEN;
 /// What stands before the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Header {
+    note_bytes: u32,
     file_bytes: u64,
     plan: [u8; 32],
     n_tokens: u64,
@@ -72,6 +73,7 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.note_bytes.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.file_bytes.to_le_bytes());
         bytes[24..56].copy_from_slice(&self.plan);
         for (place, number) in bytes[56..96].chunks_exact_mut(8).zip(numbers) {
@@ -94,6 +96,7 @@ impl Header {
         check("version", u32::from_le_bytes(array(bytes, 8)), VERSION)?;
         check_digest("header digest", &bytes[..DIGEST_AT], array(bytes, DIGEST_AT))?;
         Ok(Header {
+            note_bytes: u32::from_le_bytes(array(bytes, 12)),
             file_bytes: number(16),
             plan: array(bytes, 24),
             n_tokens: number(56),
@@ -124,9 +127,9 @@ impl Header {
         check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
     }
 
-    /// Bytes of the tokens, the slot and the pages.
+    /// Bytes of the tokens, the slot, the pages and the note.
     fn content_bytes(&self) -> u64 {
-        self.n_tokens * 4 + self.slot_bytes + self.n_pages() * self.page_bytes
+        self.n_tokens * 4 + self.slot_bytes + self.n_pages() * self.page_bytes + u64::from(self.note_bytes)
     }
 
     fn n_pages(&self) -> u64 {
@@ -137,7 +140,9 @@ impl Header {
     fn snapshot(&self, content: &[u8]) -> Result<Snapshot, Wrong> {
         check_digest("content digest", content, self.content)?;
         let (tokens, rest) = content.split_at(self.n_tokens as usize * 4);
-        let (state, pages) = rest.split_at(self.slot_bytes as usize);
+        let (state, rest) = rest.split_at(self.slot_bytes as usize);
+        let (pages, note) = rest.split_at((self.n_pages() * self.page_bytes) as usize);
+        let note = str::from_utf8(note).map_err(|error| ("note", error.to_string(), "UTF-8".to_owned()))?;
         let tokens: Arc<[u32]> = tokens.chunks_exact(4).map(|bytes| u32::from_le_bytes(array(bytes, 0))).collect();
         if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= self.vocab) {
             return Err(("tokens", format!("token {token}"), format!("a vocabulary of {}", self.vocab)));
@@ -152,6 +157,7 @@ impl Header {
             state: state.into(),
             page_bytes: self.page_bytes,
             pages: pages.chunks_exact((self.page_bytes as usize).max(1)).map(Arc::from).collect(),
+            note: note.into(),
         })
     }
 }
@@ -185,7 +191,8 @@ impl Snapshot {
     /// ```
     pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
         let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        let parts = || [&tokens[..], &self.state].into_iter().chain(self.pages.iter().map(|page| &page[..]));
+        let pages = || self.pages.iter().map(|page| &page[..]);
+        let parts = || [&tokens[..], &self.state].into_iter().chain(pages()).chain([self.note.as_bytes()]);
         let mut content = blake3::Hasher::new();
         let mut content_bytes = 0;
         for part in parts() {
@@ -196,6 +203,7 @@ impl Snapshot {
         let name = &self.target.as_bytes()[..self.target.len().min(TARGET_BYTES)];
         target[..name.len()].copy_from_slice(name);
         let header = Header {
+            note_bytes: self.note.len() as u32,
             file_bytes: (HEADER_BYTES + content_bytes) as u64,
             plan: *self.plan.as_bytes(),
             n_tokens: self.tokens.len() as u64,
@@ -256,6 +264,7 @@ mod tests {
     #[test]
     fn headers_are_read_as_written() {
         let header = Header {
+            note_bytes: 10,
             file_bytes: 1,
             plan: [2; 32],
             n_tokens: 3,

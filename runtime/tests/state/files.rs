@@ -43,6 +43,22 @@ fn what_was_saved_goes_on_in_another_engine() {
     }
 }
 
+#[test]
+fn a_note_stays_with_its_state() {
+    let (_folder, engine, path) = saved(&text(20, 1));
+    let snapshot = Snapshot::load(&path, &engine).unwrap();
+    assert_eq!(snapshot.note(), "");
+    let noted = snapshot.clone().with_note("how it began: \u{e9}t\u{e9}");
+    assert_eq!(noted.bytes(), snapshot.bytes() + 19);
+    noted.save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!(whole.len() as u64, noted.bytes() + HEADER as u64);
+    assert_eq!(Snapshot::load(&path, &engine).unwrap().note(), noted.note());
+    let last = whole.len() - 1;
+    assert_eq!(refused(&path, &with(&whole, last, &[0xff]), &engine), "note");
+    assert_eq!(refused(&path, &whole[..last], &engine), "length");
+}
+
 /// The field that a file is refused for.
 #[track_caller]
 fn refused(path: &Path, bytes: &[u8], engine: &Engine) -> &'static str {

@@ -211,3 +211,22 @@ fn rollbacks_are_refused_before_anything_changes() {
     go_on(&mut engine, id, &text(3, 5));
     go_on(&mut engine, fork, &text(3, 6));
 }
+
+#[test]
+fn a_pool_smaller_than_one_sequence_holds_what_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut small = Toy::new();
+    small.manifest.limits.kv_tokens = 2 * PAGE as u64;
+    let path = small.write(folder.path(), "small.plan");
+    let mut engine = Engine::open(&path, OpenOptions::default()).unwrap();
+    let id = engine.add_sequence().unwrap();
+    assert!(matches!(engine.prefill(id, &[], None), Err(RuntimeError::NoTokens)));
+    let refused = engine.prefill(id, &text(33, 1), None).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 3, free: 2 }), "{refused}");
+    go_on(&mut engine, id, &text(32, 1));
+    assert!(engine.prefill(id, &[1], None).is_err());
+    let fork = engine.fork(id).unwrap(); // full pages only: nothing to copy
+    assert!(engine.restore(&engine.snapshot(id).unwrap()).is_err());
+    engine.remove_sequence(id).unwrap();
+    assert_eq!((engine.free(), engine.len(fork).unwrap()), ((2, 0), 32));
+}
