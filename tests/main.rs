@@ -2,6 +2,7 @@
 
 mod batching;
 mod fixtures;
+mod inspect;
 mod kernels;
 mod oracle;
 mod questions;

@@ -1,8 +1,11 @@
-//! `jambac inspect`: what a plan holds, in whole or in part.
+//! `jambac inspect`: what a plan holds, in whole or in part, and how it differs from another.
+
+pub mod memory;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -16,14 +19,18 @@ use crate::report::print;
 pub struct What {
     /// One JSON document.
     pub json: bool,
-    /// The memory of an open plan.
+    /// The memory of an open plan, and the map of its arena.
     pub memory: bool,
+    /// Where the map of the arena is drawn.
+    pub svg: Option<PathBuf>,
     /// The steps.
     pub steps: bool,
     /// The kernels.
     pub kernels: bool,
     /// Disassembly of this kernel.
     pub asm: Option<String>,
+    /// The plan to compare this one with.
+    pub against: Option<PathBuf>,
 }
 
 /// Prints the parts asked for.
@@ -33,6 +40,15 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
     if let Some(symbol) = &what.asm {
         return print(&disassemble(&plan, symbol)?);
     }
+    if let Some(drawing) = &what.svg {
+        std::fs::write(drawing, memory::drawing(plan.program()))
+            .with_context(|| format!("writing {}", drawing.display()))?;
+    }
+    if let Some(other) = &what.against {
+        let bytes = std::fs::read(other).with_context(|| format!("reading {}", other.display()))?;
+        let before = Plan::parse(&bytes).with_context(|| format!("{} is refused", other.display()))?;
+        return print(&work::compare(before.program(), plan.program()));
+    }
     if what.json {
         return print(&format!("{:#}\n", document(&plan, what)));
     }
@@ -40,14 +56,15 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
     let mut text = String::new();
     if what.memory {
         text += &jamba_plan::text::memory(manifest);
+        text += &memory::table(program);
     }
     if what.kernels {
         text += &kernel_table(program);
     }
     if what.steps {
-        text += &jamba_plan::text::steps(program);
+        text += &step_table(program);
     }
-    if text.is_empty() {
+    if text.is_empty() && what.svg.is_none() {
         text = [
             jamba_plan::text::manifest(manifest),
             jamba_plan::text::memory(manifest),
@@ -64,6 +81,29 @@ fn step_counts(program: &Program) -> String {
     for entry in &program.entries {
         let barriers = entry.steps.iter().filter(|step| step.barrier).count();
         let _ = writeln!(text, "{}: {} steps, {barriers} barriers", entry.kind.name(), entry.steps.len());
+    }
+    text
+}
+
+/// The steps of each entry with their work; `|` begins one that waits for all before it.
+fn step_table(program: &Program) -> String {
+    let mut text = String::new();
+    for entry in &program.entries {
+        let _ = writeln!(text, "{}: {} tokens of one sequence", entry.kind.name(), work::size(entry).tokens);
+        let head = ["step", "kB", "kFLOP", "", "kernel and source"].map(str::to_owned);
+        let works = work::of_steps(entry);
+        let rows = entry.steps.iter().zip(works).enumerate().map(|(index, (step, work))| {
+            let args: Vec<String> = step.args.iter().map(|&arg| jamba_plan::text::argument(arg)).collect();
+            let symbol = &program.kernels[step.kernel as usize].symbol;
+            [
+                index.to_string(),
+                format!("{:.1}", work.bytes / 1e3),
+                format!("{:.1}", work.operations / 1e3),
+                if step.barrier { "|" } else { "" }.to_owned(),
+                format!("{symbol}({})  ; {}", args.join(", "), step.source),
+            ]
+        });
+        text += &work::listing(std::iter::once(head).chain(rows));
     }
     text
 }
@@ -106,9 +146,30 @@ fn document(plan: &Plan<'_>, what: &What) -> Value {
             "total": memory.total(limits),
         },
     });
+    if what.memory {
+        let map = |entry: &jamba_plan::format::Entry| {
+            json!({
+                "entry": entry.kind.name(),
+                "arena": memory::arena_bytes(entry),
+                "peak_live": memory::peak_live_bytes(entry),
+                "buffers": entry.buffers,
+            })
+        };
+        document["arena"] = program.entries.iter().map(map).collect();
+    }
     if what.steps {
         document["entries"] = json!(program.entries);
     }
+    document["work"] = program
+        .entries
+        .iter()
+        .map(|entry| {
+            json!({
+                "entry": entry.kind.name(), "tokens": work::size(entry).tokens, "total": work::total(entry),
+                "kinds": work::by_kind(program, entry),
+            })
+        })
+        .collect();
     if what.kernels {
         document["kernels"] = calls(program)
             .into_iter()

@@ -115,9 +115,12 @@ struct Inspect {
     /// One JSON document.
     #[arg(long)]
     json: bool,
-    /// The memory an open plan takes.
+    /// The memory an open plan takes, and the map of its arena.
     #[arg(long)]
     memory: bool,
+    /// Draw the map of the arena, steps to the right and bytes upwards, into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// The steps of each entry.
     #[arg(long)]
     steps: bool,
@@ -127,6 +130,9 @@ struct Inspect {
     /// Disassembly of one kernel.
     #[arg(long, value_name = "KERNEL")]
     asm: Option<String>,
+    /// Steps, barriers, bytes and operations of another plan, and of this one.
+    #[arg(long, value_name = "OTHER.plan")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -187,8 +193,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             eprintln!("{summary}");
             Ok(())
         }
-        Command::Inspect(Inspect { plan, json, memory, steps, kernels, asm }) => {
-            inspect::run(&plan, &inspect::What { json, memory, steps, kernels, asm })
+        Command::Inspect(Inspect { plan, json, memory, svg, steps, kernels, asm, against }) => {
+            inspect::run(&plan, &inspect::What { json, memory, svg, steps, kernels, asm, against })
         }
         Command::Fit(Fit { model, memory, json }) => fit::run(&model.open()?, &memory, json),
         Command::Graph(Graph { model, dot, unfused }) => graph::run(&model.open()?, dot, unfused),

@@ -4,6 +4,7 @@
 //! [`kernel::Kernel`] lists them all; a kernel is one folder: `mod.rs` holds what is true on every target, `cpu.rs` one way
 //! of doing it.
 
+mod amount;
 pub mod cases;
 pub mod kernel;
 pub mod target;

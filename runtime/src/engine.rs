@@ -204,8 +204,14 @@ impl Engine {
 
     fn run(&mut self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
         let admitted = self.sequences.admit(feeds)?;
+        if let Some(trace) = &mut self.trace {
+            trace.begin_run(admitted.entry, self.sequences.size(feeds, admitted.counts));
+        }
         self.sequences.advance(feeds, &mut *self.device);
         self.device.run(admitted.entry, admitted.counts, self.trace.as_mut());
+        if let Some(trace) = &mut self.trace {
+            trace.end_run();
+        }
         if self.check {
             if let Some(broken) = self.device.broken_guard() {
                 return Err(broken);

@@ -34,14 +34,16 @@ mod trace;
 
 pub use batch::{Batch, Event, Request, RequestId};
 pub use chat::{ChatTemplate, Message};
+pub use device::cpu::peaks::Peaks;
 pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated};
 pub use jamba_plan::Verify;
+pub use jamba_plan::cost::Size;
 pub use prefix::{PrefixCache, PrefixCounters};
 pub use sample::{Sampler, SamplerOptions};
 pub use session::{Feed, Outputs, SequenceId};
 pub use snapshot::Snapshot;
 pub use tokenize::{TextStream, Tokenizer};
-pub use trace::{Trace, TraceStep};
+pub use trace::{KindTotal, Trace, TraceRun, TraceStep};

@@ -8,6 +8,7 @@ mod moves;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use jamba_plan::cost::Size;
 use jamba_plan::format::{Entry, EntryKind, KV_PAGE_TOKENS, Manifest, Program, Table};
 use jamba_plan::tables;
 
@@ -291,6 +292,17 @@ impl Sequences {
             Some((what, found, most)) => Err(RuntimeError::StepTooLarge { what, found, most }),
             None => Ok(Admitted { entry: EntryKind::Prefill, counts }),
         }
+    }
+
+    /// How large an admitted step is.
+    pub(crate) fn size(&self, feeds: &[Feed<'_>], counts: Counts) -> Size {
+        let attended = |feed: &Feed<'_>| {
+            let (past, n) = (self.slots[feed.sequence.slot as usize].past() as f64, feed.tokens.len() as f64);
+            n * past + n * (n + 1.0) / 2.0
+        };
+        let tokens = counts.tokens as f64;
+        let context = feeds.iter().map(attended).sum::<f64>() / tokens;
+        Size { tokens, sequences: counts.sequences as f64, outputs: counts.outputs as f64, context }
     }
 
     /// Takes the pages of an admitted step, fills in its tables, and moves the sequences on.

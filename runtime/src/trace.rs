@@ -1,10 +1,24 @@
-//! Optional times of every step, as the first thread saw them.
+//! Optional times of every step, as the first thread saw them, and what they add up to.
 
 use std::time::{Duration, Instant};
 
-use jamba_plan::format::{EntryKind, Step};
+use jamba_plan::cost::Size;
+use jamba_plan::format::{Arg, Count, EntryKind, Program, Step};
 
 use crate::execute::Lane;
+
+/// One run of an entry's steps.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceRun {
+    /// The entry.
+    pub entry: EntryKind,
+    /// How large it was.
+    pub size: Size,
+    /// Index of its first step among [`Trace::steps`].
+    pub begin: usize,
+    /// When it ended, since the trace began.
+    pub end: Duration,
+}
 
 /// One step that ran.
 #[derive(Clone, Copy, Debug)]
@@ -23,18 +37,97 @@ pub struct TraceStep {
 #[derive(Debug)]
 pub struct Trace {
     began: Instant,
+    runs: Vec<TraceRun>,
     steps: Vec<TraceStep>,
+}
+
+/// All steps of one kind of kernel in one entry together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KindTotal {
+    /// The entry.
+    pub entry: EntryKind,
+    /// What the kernels compute: `linear`.
+    pub op: String,
+    /// Steps that ran.
+    pub steps: usize,
+    /// From each one's begin to the next one's, waiting for the other threads included.
+    pub time: Duration,
+    /// Bytes that they cannot do without.
+    pub bytes: f64,
+    /// Operations that they cannot do without, a multiply-add counting two.
+    pub operations: f64,
 }
 
 impl Trace {
     pub(crate) fn new() -> Trace {
-        Trace { began: Instant::now(), steps: Vec::new() }
+        Trace { began: Instant::now(), runs: Vec::new(), steps: Vec::new() }
+    }
+
+    /// The runs, in order.
+    pub fn runs(&self) -> &[TraceRun] {
+        &self.runs
     }
 
     /// The steps, in order of their begin.
     pub fn steps(&self) -> &[TraceStep] {
         &self.steps
     }
+
+    pub(crate) fn begin_run(&mut self, entry: EntryKind, size: Size) {
+        self.runs.push(TraceRun { entry, size, begin: self.steps.len(), end: Duration::ZERO });
+    }
+
+    pub(crate) fn end_run(&mut self) {
+        let now = self.began.elapsed();
+        if let Some(run) = self.runs.last_mut() {
+            run.end = now;
+        }
+    }
+
+    /// What the steps of each kind of kernel took and did; the longest first, prefill before decode.
+    pub fn by_kind(&self, program: &Program) -> Vec<KindTotal> {
+        let mut totals: Vec<KindTotal> = Vec::new();
+        for (index, run) in self.runs.iter().enumerate() {
+            let end = self.runs.get(index + 1).map_or(self.steps.len(), |next| next.begin);
+            let steps = &self.steps[run.begin..end];
+            let ends = steps.iter().skip(1).map(|next| next.begin).chain([run.end]);
+            for (traced, end) in steps.iter().zip(ends) {
+                let found = program.entries.iter().find(|entry| entry.kind == run.entry);
+                let Some(step) = found.and_then(|entry| entry.steps.get(traced.step)) else { continue };
+                let op = &program.kernels[step.kernel as usize].op;
+                let place = totals.iter().position(|total| total.entry == run.entry && total.op == *op);
+                let place = place.unwrap_or_else(|| {
+                    totals.push(KindTotal::new(run.entry, op));
+                    totals.len() - 1
+                });
+                let total = &mut totals[place];
+                total.steps += 1;
+                total.time += end.saturating_sub(traced.begin);
+                if does_something(step, run.size) {
+                    total.bytes += step.cost.bytes.at(run.size);
+                    total.operations += step.cost.operations.at(run.size);
+                }
+            }
+        }
+        totals.sort_by_key(|total| (total.entry != EntryKind::Prefill, std::cmp::Reverse(total.time)));
+        totals
+    }
+}
+
+impl KindTotal {
+    fn new(entry: EntryKind, op: &str) -> KindTotal {
+        KindTotal { entry, op: op.to_owned(), steps: 0, time: Duration::ZERO, bytes: 0.0, operations: 0.0 }
+    }
+}
+
+/// False where a count that the step loops over is zero: logits that nobody asked for.
+fn does_something(step: &Step, size: Size) -> bool {
+    step.args.iter().all(|arg| match arg {
+        Arg::Count(Count::Tokens, _) => size.tokens > 0.0,
+        Arg::Count(Count::Sequences, _) => size.sequences > 0.0,
+        Arg::Count(Count::Outputs, _) => size.outputs > 0.0,
+        _ => true,
+    })
 }
 
 /// A lane that notes when its steps begin and end.
@@ -54,5 +147,54 @@ impl Lane for Traced<'_> {
         self.lane.launch(index, step);
         let share = self.trace.began.elapsed() - begin;
         self.trace.steps.push(TraceStep { entry: self.entry, step: index, begin, share });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jamba_plan::cost::{Amount, Cost};
+    use jamba_plan::format::{Entry, KernelRecord, Logits};
+
+    use super::*;
+
+    /// Prefill: mix, head (of rows of logits), mix.
+    fn program() -> Program {
+        let kernel = |op: &str| KernelRecord { symbol: op.to_owned(), op: op.to_owned(), n_args: 1 };
+        let step = |kernel: u32, count: Count, bytes: Amount| Step {
+            kernel,
+            barrier: true,
+            args: vec![Arg::Count(count, 1)],
+            source: String::new(),
+            cost: Cost { bytes, operations: Amount::default() },
+        };
+        let mix = Amount { constant: 100.0, tokens: 1.0, ..Amount::default() };
+        let head = Amount { constant: 1000.0, ..Amount::default() };
+        let entry = Entry {
+            kind: EntryKind::Prefill,
+            max_tokens: 8,
+            max_sequences: 1,
+            max_outputs: 1,
+            logits: Logits { offset: 0, row_stride: 64, n: 1 },
+            steps: vec![step(0, Count::Tokens, mix), step(1, Count::Outputs, head), step(0, Count::Tokens, mix)],
+            buffers: Vec::new(),
+        };
+        Program { kernels: vec![kernel("mix"), kernel("head")], weights: Vec::new(), entries: vec![entry] }
+    }
+
+    #[test]
+    fn kinds_add_up_and_idle_steps_do_nothing() {
+        let mut trace = Trace::new();
+        let millis = Duration::from_millis;
+        for (run, outputs) in [(0, 0.0), (1, 1.0)] {
+            trace.begin_run(EntryKind::Prefill, Size { tokens: 4.0, sequences: 1.0, outputs, context: 2.5 });
+            for (step, begin) in [(0, 0), (1, 3), (2, 4)] {
+                let begin = millis(run * 10 + begin);
+                trace.steps.push(TraceStep { entry: EntryKind::Prefill, step, begin, share: millis(1) });
+            }
+            trace.runs.last_mut().unwrap().end = millis(run * 10 + 9);
+        }
+        let [mix, head] = &trace.by_kind(&program())[..] else { panic!("two kinds") };
+        assert_eq!((mix.op.as_str(), mix.steps, mix.time, mix.bytes), ("mix", 4, millis(16), 416.0));
+        assert_eq!((head.op.as_str(), head.steps, head.time, head.bytes), ("head", 2, millis(2), 1000.0));
     }
 }

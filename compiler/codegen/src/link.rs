@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use jamba_plan::format::{Entry, KernelRecord, Layout, Manifest, Part, Program, Step, Weight};
+use jamba_plan::format::{Buffer, Entry, KernelRecord, Layout, Manifest, Part, Program, Step, Weight};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{PlanWriter, synthetic};
 use jambac_schedule::{PlannedPart, Schedule};
@@ -34,7 +34,11 @@ pub fn program(schedule: &Schedule) -> Program {
     let kernels = schedule
         .kernels
         .iter()
-        .map(|kernel| KernelRecord { symbol: kernel.symbol(), n_args: kernel.params().len() as u32 })
+        .map(|kernel| KernelRecord {
+            symbol: kernel.symbol(),
+            op: kernel.op().to_owned(),
+            n_args: kernel.params().len() as u32,
+        })
         .collect();
     let weights = schedule
         .weights
@@ -66,6 +70,19 @@ pub fn program(schedule: &Schedule) -> Program {
                     barrier: step.barrier,
                     args: step.args.clone(),
                     source: step.source.clone(),
+                    cost: step.spec.amounts(),
+                })
+                .collect(),
+            buffers: entry
+                .buffers
+                .iter()
+                .map(|buffer| Buffer {
+                    offset: buffer.offset,
+                    bytes: buffer.bytes,
+                    first: buffer.first as u32,
+                    last: buffer.last as u32,
+                    holds: entry.holds(buffer).to_owned(),
+                    in_place_of: buffer.in_place_of.map(|index| index as u32),
                 })
                 .collect(),
         })

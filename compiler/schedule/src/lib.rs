@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, WeightFormat};
 use jamba_plan::tables;
 use jambac_graph::{Dim, Graph};
-use jambac_kernels::kernel::{Elem, Kernel, Rows, padded};
+use jambac_kernels::kernel::{Access, Elem, Kernel, Rows, padded};
 
 use liveness::Liveness;
 use select::{BufferId, Context, Draft, Extents, Slot};
@@ -128,6 +128,16 @@ pub struct Buffer {
 }
 
 impl EntrySchedule {
+    /// The slot of the kernel that writes a buffer: `out`.
+    pub fn holds(&self, buffer: &Buffer) -> &'static str {
+        let step = &self.steps[buffer.first];
+        let result = step.spec.params().iter().zip(&step.args).find_map(|(param, &arg)| {
+            let writes = matches!(param.access(), Some(Access::Write | Access::WriteOver));
+            (writes && arg == Arg::Arena(buffer.offset)).then(|| param.name())
+        });
+        result.unwrap_or("nothing")
+    }
+
     /// Bytes of arena that the entry uses.
     pub fn arena_bytes(&self) -> u64 {
         self.buffers.iter().map(|buffer| buffer.offset + buffer.bytes).max().unwrap_or(0)

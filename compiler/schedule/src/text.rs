@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use jamba_plan::format::{Arg, Count, Transform};
-use jambac_kernels::kernel::{Access, Param};
+use jambac_kernels::kernel::Param;
 
 use crate::verify::buffer_at;
 use crate::{EntrySchedule, Pool, Schedule};
@@ -103,18 +103,13 @@ pub fn memory(entry: &EntrySchedule) -> String {
             Some(operand) => format!("b{index}=b{operand}"),
             None => format!("b{index}"),
         };
-        let step = &entry.steps[buffer.first];
-        let result = step.spec.params().iter().zip(&step.args).find_map(|(param, &arg)| {
-            let writes = matches!(param.access(), Some(Access::Write | Access::WriteOver));
-            (writes && arg == Arg::Arena(buffer.offset)).then(|| param.name())
-        });
         [
             name,
             buffer.offset.to_string(),
             buffer.bytes.to_string(),
             buffer.elem.name().to_string(),
             format!("{}..{}", buffer.first, buffer.last),
-            format!("{} of {}", result.unwrap_or("nothing"), step.source),
+            format!("{} of {}", entry.holds(buffer), entry.steps[buffer.first].source),
         ]
     });
     let header = ["buffer", "offset", "bytes", "type", "steps", "holds"].map(str::to_string);

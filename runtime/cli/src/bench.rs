@@ -1,14 +1,17 @@
 //! `jamba bench`: tokens per second of prefill and decode. Several plans run in turn, so that a machine that becomes
-//! slower or faster meanwhile changes all of them alike.
+//! slower or faster meanwhile changes all of them alike. One more run of each, step by step, says where its time goes, against
+//! the peaks of the machine.
+
+mod report;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use jamba_runtime::{Engine, Feed, Outputs, Progress, RuntimeError, SequenceId, Unit, sample};
-use serde::Serialize;
+use jamba_runtime::{Engine, Feed, Outputs, Peaks, Progress, RuntimeError, SequenceId, Unit, sample};
 
 use crate::failure::{Failure, print, print_json};
 use crate::open::{Bar, OpenArgs};
+use report::{Kind, Measured, Rates, Report};
 
 /// Arguments of `jamba bench`.
 #[derive(clap::Args)]
@@ -37,46 +40,6 @@ pub(crate) struct Args {
 
 fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
-}
-
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Report {
-    prompt: u64,
-    generate: u64,
-    batch: u64,
-    runs: u64,
-    plans: Vec<Measured>,
-}
-
-/// One plan's rates.
-#[derive(Serialize)]
-struct Measured {
-    plan: String,
-    target: String,
-    threads: usize,
-    open_s: f64,
-    prefill_tokens_per_s: Rates,
-    decode_tokens_per_s: Rates,
-}
-
-/// Tokens per second over the runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Rates {
-    min: f64,
-    median: f64,
-    max: f64,
-    /// Median over the first plan's.
-    ratio: f64,
-}
-
-impl Rates {
-    fn new(mut rates: Vec<f64>) -> Rates {
-        rates.sort_by(f64::total_cmp);
-        let (n, middle) = (rates.len(), rates.len() / 2);
-        let median = if n % 2 == 1 { rates[middle] } else { (rates[middle - 1] + rates[middle]) / 2.0 };
-        Rates { min: rates[0], median, max: rates[n - 1], ratio: 1.0 }
-    }
 }
 
 /// A plan under measurement.
@@ -112,27 +75,31 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         }
     }
     drop(bar);
-    let mut plans: Vec<Measured> = subjects.into_iter().map(Subject::measured).collect();
-    let first = plans.first().map(|first| (first.prefill_tokens_per_s.median, first.decode_tokens_per_s.median));
-    for plan in &mut plans {
-        let (prefill, decode) = first.unwrap_or((1.0, 1.0));
-        plan.prefill_tokens_per_s.ratio = plan.prefill_tokens_per_s.median / prefill;
-        plan.decode_tokens_per_s.ratio = plan.decode_tokens_per_s.median / decode;
+    for subject in &mut subjects {
+        subject.engine.set_trace(true);
+        measure(&mut subject.engine, &args)?;
     }
+    let peaks = Peaks::measure(subjects.iter().map(|subject| subject.engine.threads()).max().unwrap_or(1)).into();
+    let (prefill, decode) = (subjects[0].prefill.clone(), subjects[0].decode.clone());
+    let plans = subjects.into_iter().map(|subject| subject.measured(&prefill, &decode)).collect();
     let Args { prompt, generate, batch, runs, .. } = args;
-    let report = Report { prompt, generate, batch, runs, plans };
+    let report = Report { prompt, generate, batch, runs, peaks, plans };
     if args.json { print_json(&report) } else { print(&report.table()) }
 }
 
 impl Subject {
-    fn measured(self) -> Measured {
+    /// What was found, beside the first plan's tokens per second.
+    fn measured(self, prefill: &[f64], decode: &[f64]) -> Measured {
+        let engine = self.engine;
+        let kinds = engine.trace().map(|trace| trace.by_kind(engine.program())).unwrap_or_default();
         Measured {
-            plan: self.engine.path().display().to_string(),
-            target: self.engine.target().to_owned(),
-            threads: self.engine.threads(),
+            plan: engine.path().display().to_string(),
+            target: engine.target().to_owned(),
+            threads: engine.threads(),
             open_s: self.open_s,
-            prefill_tokens_per_s: Rates::new(self.prefill),
-            decode_tokens_per_s: Rates::new(self.decode),
+            prefill_tokens_per_s: Rates::new(&self.prefill, prefill),
+            decode_tokens_per_s: Rates::new(&self.decode, decode),
+            kinds: kinds.into_iter().map(Kind::from).collect(),
         }
     }
 }
@@ -214,32 +181,9 @@ fn prompt(n: u64, sequence: u64, vocab: u32) -> Vec<u32> {
     (0..n).map(|_| token()).collect()
 }
 
-impl Report {
-    fn table(&self) -> String {
-        let Report { prompt, generate, batch, runs, .. } = self;
-        let mut out =
-            format!("{runs} runs: {batch} × {prompt} tokens of prompt, {batch} × {generate} generated; tokens/s\n");
-        for plan in &self.plans {
-            out.push_str(&format!("{} ({}, {} threads)\n", plan.plan, plan.target, plan.threads));
-            for (name, rates) in [("prefill", plan.prefill_tokens_per_s), ("decode", plan.decode_tokens_per_s)] {
-                let Rates { min, median, max, ratio } = rates;
-                out.push_str(&format!("  {name:<8} {median:>10.2}  ({min:.2} … {max:.2})  × {ratio:.3}\n"));
-            }
-        }
-        out
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rates_are_ordered() {
-        let rates = Rates::new(vec![3.0, 1.0, 2.0, 10.0]);
-        assert_eq!(rates, Rates { min: 1.0, median: 2.5, max: 10.0, ratio: 1.0 });
-        assert_eq!(Rates::new(vec![4.0]).median, 4.0);
-    }
 
     #[test]
     fn prompts_stay_inside_the_vocabulary_and_differ() {

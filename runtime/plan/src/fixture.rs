@@ -1,6 +1,7 @@
 //! A small plan that has one of everything, for tests.
 
 use crate::PlanWriter;
+use crate::cost::{Amount, Cost};
 use crate::format::*;
 use crate::sections::SectionKind;
 use crate::tables::table_bytes;
@@ -54,21 +55,30 @@ pub(crate) fn program() -> Program {
                 barrier: false,
                 args: vec![Arg::Table(Table::Ids), Arg::Weight(0), Arg::Arena(0), Arg::Count(Count::Tokens, 1)],
                 source: "model.embed_tokens".to_owned(),
+                cost: Cost { bytes: Amount { tokens: 18.0, ..Amount::default() }, ..Cost::default() },
             },
             Step {
                 kernel: 1,
                 barrier: true,
                 args: vec![Arg::Arena(64), Arg::State(8), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7)],
                 source: "layers.0.mamba".to_owned(),
+                cost: Cost {
+                    bytes: Amount { constant: 32.0, tokens: 24.0, ..Amount::default() },
+                    operations: Amount { tokens: 6.0, ..Amount::default() },
+                },
             },
+        ],
+        buffers: vec![
+            Buffer { offset: 0, bytes: 64, first: 0, last: 1, holds: "out".to_owned(), in_place_of: None },
+            Buffer { offset: 64, bytes: 128, first: 1, last: 1, holds: "a".to_owned(), in_place_of: None },
         ],
     };
     let embedding = Layout { groups: 1, n: 5, k: 3, lanes: 8 };
     let norm = Layout { groups: 1, n: 3, k: 1, lanes: 8 };
     Program {
         kernels: vec![
-            KernelRecord { symbol: "embed_bf16".to_owned(), n_args: 4 },
-            KernelRecord { symbol: "mix_f32".to_owned(), n_args: 5 },
+            KernelRecord { symbol: "embed_bf16".to_owned(), op: "embed".to_owned(), n_args: 4 },
+            KernelRecord { symbol: "mix_f32".to_owned(), op: "mix".to_owned(), n_args: 5 },
         ],
         weights: vec![
             weight("model.embed_tokens.weight", 0, 48, embedding, WeightFormat::Bf16),

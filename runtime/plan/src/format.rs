@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Cost;
+
 mod weight;
 
 pub use weight::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
@@ -125,6 +127,8 @@ pub struct Program {
 pub struct KernelRecord {
     /// Exported symbol: `linear_bf16_n512_k128`.
     pub symbol: String,
+    /// What it computes, as the catalog of kernels calls it: `linear`.
+    pub op: String,
     /// Number of slots in its argument array.
     pub n_args: u32,
 }
@@ -153,6 +157,8 @@ pub struct Entry {
     pub logits: Logits,
     /// The steps.
     pub steps: Vec<Step>,
+    /// The memory map of the arena, in order of first use.
+    pub buffers: Vec<Buffer>,
 }
 
 /// Where an entry leaves its logits: f32 rows in the arena.
@@ -177,6 +183,26 @@ pub struct Step {
     pub args: Vec<Arg>,
     /// Where in the model it comes from: `layers.3.mamba`.
     pub source: String,
+    /// What it cannot do without.
+    pub cost: Cost,
+}
+
+/// A part of the arena that holds one value while steps need it, for the largest step. For people: what a step reads and
+/// writes is in its arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Bytes from the start of the arena.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Index of the step that writes it.
+    pub first: u32,
+    /// Index of the last step that reads it.
+    pub last: u32,
+    /// The slot of the writing step's kernel: `out`.
+    pub holds: String,
+    /// The buffer that it overwrites element by element in its first step, which is that one's last; an index.
+    pub in_place_of: Option<u32>,
 }
 
 /// One slot of a kernel's argument array: an address or an integer.

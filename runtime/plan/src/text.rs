@@ -214,7 +214,7 @@ mod tests {
 
             sections: offset, bytes, name, BLAKE3
                       8192            645  manifest             e9ea49e3145d2b3f
-                     12288            255  program              ff8c96af3b593498
+                     12288            813  program              f6a08c70feef9900
                      16384             18  code/x86-64-v3       a693e509c358a661
                      20480             18  code/x86-64-v2       dc796423677bb315
                      24576              2  tokenizer            6e46dd10defc9b56

@@ -5,11 +5,13 @@
 //! 3. kernels: symbols are distinct C names
 //! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts
 //! 5. entries: prefill and decode, once each, within the limits; logits inside the arena
-//! 6. steps: kernel index; number of arguments; each argument inside what it points into
+//! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
+//! 7. buffers: inside the arena and the steps
 
 use std::collections::BTreeSet;
 
 use crate::PlanError;
+use crate::cost::Amount;
 use crate::format::{
     ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Manifest, PartOrder, Program, Weight,
 };
@@ -273,6 +275,31 @@ fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Res
                 PlanError::record("program", field, format!("{arg:?}"), expected)
             })?;
         }
+        if ![step.cost.bytes, step.cost.operations].iter().all(Amount::is_sound) {
+            let field = format!("{}.cost", step_at());
+            return Err(PlanError::record(
+                "program",
+                field,
+                format!("{:?}", step.cost),
+                "finite coefficients from 0 on",
+            ));
+        }
+    }
+    buffers(manifest, entry, at)
+}
+
+/// 7. The memory map.
+fn buffers(manifest: &Manifest, entry: &Entry, at: &str) -> Result<(), PlanError> {
+    let (arena, n_steps) = (manifest.memory.arena, entry.steps.len() as u32);
+    for (index, buffer) in entry.buffers.iter().enumerate() {
+        let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= arena);
+        let lives = buffer.first <= buffer.last && buffer.last < n_steps;
+        let overwrites = buffer.in_place_of.is_none_or(|other| (other as usize) < index);
+        if !(inside && lives && overwrites) {
+            let field = format!("{at}.buffers[{index}]");
+            let expected = format!("a part of {arena} bytes of arena, in use from a step to a later one of {n_steps}");
+            return Err(PlanError::record("program", field, format!("{buffer:?}"), expected));
+        }
     }
     Ok(())
 }
@@ -370,6 +397,12 @@ mod tests {
         ("entries[1].steps[1].args[1]", |_, p| p.entries[1].steps[1].args[1] = Arg::State(64)),
         ("entries[1].steps[1].args[2]", |_, p| p.entries[1].steps[1].args[2] = Arg::Kv(128)),
         ("entries[1].steps[1].args[3]", |_, p| p.entries[1].steps[1].args[3] = Arg::Weight(2)),
+        ("entries[0].steps[1].cost", |_, p| p.entries[0].steps[1].cost.bytes.tokens = f64::INFINITY),
+        ("entries[0].steps[1].cost", |_, p| p.entries[0].steps[1].cost.operations.constant = -1.0),
+        ("entries[0].buffers[1]", |_, p| p.entries[0].buffers[1].offset = 255),
+        ("entries[0].buffers[1]", |_, p| p.entries[0].buffers[1].last = 2),
+        ("entries[1].buffers[0]", |_, p| p.entries[1].buffers[0].first = 2),
+        ("entries[1].buffers[1]", |_, p| p.entries[1].buffers[1].in_place_of = Some(1)),
     ];
 
     #[test]

@@ -3,6 +3,7 @@
 mod code;
 mod isa;
 mod memory;
+pub(crate) mod peaks;
 mod threads;
 mod weights;
 

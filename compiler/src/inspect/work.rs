@@ -1,0 +1,133 @@
+//! What the steps of an entry do: launches, barriers, bytes and operations, by kind of kernel, beside another plan's.
+//!
+//! Bytes and operations are the least that the steps can do, for one sequence: a prefill of a whole chunk from nothing, of which
+//! the last token's logits are wanted; a decode of one token with nothing cached.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use jamba_plan::cost::Size;
+use jamba_plan::format::{Entry, EntryKind, Program};
+use serde::Serialize;
+
+/// Launches and their work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Work {
+    /// Steps.
+    pub steps: usize,
+    /// Steps that wait for all earlier ones.
+    pub barriers: usize,
+    /// Bytes.
+    pub bytes: f64,
+    /// Operations.
+    pub operations: f64,
+}
+
+impl Work {
+    fn add(&mut self, other: Work) {
+        self.steps += other.steps;
+        self.barriers += other.barriers;
+        self.bytes += other.bytes;
+        self.operations += other.operations;
+    }
+}
+
+/// The step that [`Work`] is of.
+pub fn size(entry: &Entry) -> Size {
+    match entry.kind {
+        EntryKind::Prefill => {
+            let tokens = entry.max_tokens as f64;
+            Size { tokens, sequences: 1.0, outputs: 1.0, context: (tokens + 1.0) / 2.0 }
+        }
+        EntryKind::Decode => Size { tokens: 1.0, sequences: 1.0, outputs: 1.0, context: 1.0 },
+    }
+}
+
+/// Work of each step, in order.
+pub fn of_steps(entry: &Entry) -> Vec<Work> {
+    let size = size(entry);
+    let work = |step: &jamba_plan::format::Step| Work {
+        steps: 1,
+        barriers: usize::from(step.barrier),
+        bytes: step.cost.bytes.at(size),
+        operations: step.cost.operations.at(size),
+    };
+    entry.steps.iter().map(work).collect()
+}
+
+/// Work by kind of kernel, in the order of the alphabet.
+pub fn by_kind(program: &Program, entry: &Entry) -> BTreeMap<String, Work> {
+    let mut kinds: BTreeMap<String, Work> = BTreeMap::new();
+    for (step, work) in entry.steps.iter().zip(of_steps(entry)) {
+        kinds.entry(program.kernels[step.kernel as usize].op.clone()).or_default().add(work);
+    }
+    kinds
+}
+
+/// All of an entry's work.
+pub fn total(entry: &Entry) -> Work {
+    let mut total = Work::default();
+    of_steps(entry).into_iter().for_each(|work| total.add(work));
+    total
+}
+
+/// The tables of two programs side by side: `before` of the other plan, `after` of this one.
+pub fn compare(before: &Program, after: &Program) -> String {
+    let mut text = String::new();
+    for entry in &after.entries {
+        let Some(other) = before.entries.iter().find(|other| other.kind == entry.kind) else { continue };
+        let (old, new) = (by_kind(before, other), by_kind(after, entry));
+        let mut kinds: Vec<&String> = old.keys().chain(new.keys()).collect();
+        kinds.sort();
+        kinds.dedup();
+        let head = ["kind", "steps", "", "barriers", "", "MB", "", "MFLOP", ""].map(str::to_owned);
+        let of = |kinds: &BTreeMap<String, Work>, kind: &String| kinds.get(kind).copied().unwrap_or_default();
+        let rows = kinds.into_iter().map(|kind| cells(kind, of(&old, kind), of(&new, kind)));
+        let all = cells("all", total(other), total(entry));
+        let size = size(entry);
+        let _ = writeln!(text, "{}, {} tokens of one sequence: before, after", entry.kind.name(), size.tokens);
+        text += &columns(std::iter::once(head).chain(rows).chain([all]));
+    }
+    text
+}
+
+fn cells(kind: &str, old: Work, new: Work) -> [String; 9] {
+    let millions = |value: f64| format!("{:.3}", value / 1e6);
+    [
+        kind.to_owned(),
+        old.steps.to_string(),
+        new.steps.to_string(),
+        old.barriers.to_string(),
+        new.barriers.to_string(),
+        millions(old.bytes),
+        millions(new.bytes),
+        millions(old.operations),
+        millions(new.operations),
+    ]
+}
+
+/// Rows of cells as lines, the last column to the left, the others to the right.
+pub fn listing<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
+    aligned(rows, |column| column + 1 == N)
+}
+
+/// Rows of cells as lines, the first column to the left, the others to the right.
+pub fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
+    aligned(rows, |column| column == 0)
+}
+
+fn aligned<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, left: fn(usize) -> bool) -> String {
+    let rows: Vec<[String; N]> = rows.into_iter().collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ = if left(column) { write!(text, "  {cell:<width$}") } else { write!(text, "  {cell:>width$}") };
+        }
+        text.truncate(text.trim_end().len());
+        text += "\n";
+    }
+    text
+}

@@ -1,0 +1,232 @@
+//! What `jamba bench` found: rates and ratios, and where the time goes against the machine's peaks; for people and as JSON.
+
+use std::fmt::Write;
+
+use jamba_runtime::{KindTotal, Peaks};
+use serde::Serialize;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub(super) struct Report {
+    pub(super) prompt: u64,
+    pub(super) generate: u64,
+    pub(super) batch: u64,
+    pub(super) runs: u64,
+    pub(super) peaks: Machine,
+    pub(super) plans: Vec<Measured>,
+}
+
+/// Peaks of the machine, measured in the same run by as many threads.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Machine {
+    threads: usize,
+    /// Bytes read from memory a second.
+    bytes_per_s: f64,
+    /// f32 operations a second, a multiply-add counting two.
+    operations_per_s: f64,
+}
+
+impl From<Peaks> for Machine {
+    fn from(peaks: Peaks) -> Machine {
+        let Peaks { n_threads, bytes_per_s, operations_per_s } = peaks;
+        Machine { threads: n_threads, bytes_per_s, operations_per_s }
+    }
+}
+
+/// One plan's rates, and one more run of it step by step.
+#[derive(Serialize)]
+pub(super) struct Measured {
+    pub(super) plan: String,
+    pub(super) target: String,
+    pub(super) threads: usize,
+    pub(super) open_s: f64,
+    pub(super) prefill_tokens_per_s: Rates,
+    pub(super) decode_tokens_per_s: Rates,
+    pub(super) kinds: Vec<Kind>,
+}
+
+/// Tokens per second over the runs, and over the first plan's in the same run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Rates {
+    min: f64,
+    median: f64,
+    max: f64,
+    /// Median of the ratios to the first plan.
+    ratio: f64,
+    ratio_min: f64,
+    ratio_max: f64,
+}
+
+impl Rates {
+    /// Rates of the runs, in their order, and those of the first plan.
+    pub(super) fn new(rates: &[f64], of_first: &[f64]) -> Rates {
+        let (min, median, max) = spread(rates.iter().copied());
+        let (ratio_min, ratio, ratio_max) = spread(rates.iter().zip(of_first).map(|(rate, first)| rate / first));
+        Rates { min, median, max, ratio, ratio_min, ratio_max }
+    }
+}
+
+/// Least, median and greatest of some numbers.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (n, middle) = (values.len(), values.len() / 2);
+    let median = if n % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+    (values[0], median, values[n - 1])
+}
+
+/// All steps of one kind of kernel in one entry, in one run.
+#[derive(Serialize)]
+pub(super) struct Kind {
+    entry: &'static str,
+    kind: String,
+    steps: usize,
+    seconds: f64,
+    /// Bytes that the steps cannot do without.
+    bytes: f64,
+    /// Operations that they cannot do without.
+    operations: f64,
+}
+
+impl From<KindTotal> for Kind {
+    fn from(total: KindTotal) -> Kind {
+        Kind {
+            entry: total.entry.name(),
+            kind: total.op,
+            steps: total.steps,
+            seconds: total.time.as_secs_f64(),
+            bytes: total.bytes,
+            operations: total.operations,
+        }
+    }
+}
+
+impl Report {
+    /// Tables for people.
+    pub(super) fn table(&self) -> String {
+        let Report { prompt, generate, batch, runs, peaks, .. } = self;
+        let mut out = format!(
+            "{runs} runs of {batch} × {prompt} tokens of prompt, {batch} × {generate} generated; \
+             peaks of {} threads: {:.1} GB/s read, {:.0} GFLOP/s\n",
+            peaks.threads,
+            peaks.bytes_per_s / 1e9,
+            peaks.operations_per_s / 1e9
+        );
+        for plan in &self.plans {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "\n{} ({}, {} threads)", plan.plan, plan.target, plan.threads);
+            for (name, rates) in [("prefill", plan.prefill_tokens_per_s), ("decode", plan.decode_tokens_per_s)] {
+                let Rates { min, median, max, ratio, ratio_min, ratio_max } = rates;
+                let _ = writeln!(
+                    out,
+                    "  {name:<8} {median:>10.2} tokens/s  ({min:.2} … {max:.2})  × {ratio:.3} ({ratio_min:.3} … {ratio_max:.3})"
+                );
+            }
+            out += &self.kinds(plan);
+        }
+        out
+    }
+
+    /// Where a plan's time goes, each entry by itself.
+    fn kinds(&self, plan: &Measured) -> String {
+        let head = ["", "steps", "ms", "of time", "MB", "GB/s", "of peak", "GFLOP/s", "of peak"].map(str::to_owned);
+        let mut rows = Vec::new();
+        for entry in ["prefill", "decode"] {
+            let kinds = || plan.kinds.iter().filter(|kind| kind.entry == entry);
+            let sum = |of: fn(&Kind) -> f64| kinds().map(of).sum::<f64>();
+            let seconds = sum(|kind| kind.seconds);
+            let all = Kind {
+                entry,
+                kind: format!("{entry}: all"),
+                steps: kinds().map(|kind| kind.steps).sum(),
+                seconds,
+                bytes: sum(|kind| kind.bytes),
+                operations: sum(|kind| kind.operations),
+            };
+            rows.extend(std::iter::once(&all).chain(kinds()).map(|kind| self.cells(kind, seconds)));
+        }
+        columns(std::iter::once(head).chain(rows))
+    }
+
+    fn cells(&self, kind: &Kind, of_seconds: f64) -> [String; 9] {
+        let (bytes, operations) = (kind.bytes / kind.seconds, kind.operations / kind.seconds);
+        let percent = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
+        [
+            kind.kind.clone(),
+            kind.steps.to_string(),
+            format!("{:.2}", kind.seconds * 1e3),
+            percent(kind.seconds, of_seconds),
+            format!("{:.1}", kind.bytes / 1e6),
+            format!("{:.1}", bytes / 1e9),
+            percent(bytes, self.peaks.bytes_per_s),
+            format!("{:.1}", operations / 1e9),
+            percent(operations, self.peaks.operations_per_s),
+        ]
+    }
+}
+
+/// Rows of cells as lines, the first column to the left, the others to the right.
+fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = rows.into_iter().collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let _ = write!(out, "  {:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            let _ = write!(out, "  {cell:>width$}");
+        }
+        out += "\n";
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_a_spread_and_ratios_are_of_runs() {
+        let rates = Rates::new(&[3.0, 1.0, 2.0, 10.0], &[1.0, 1.0, 4.0, 5.0]);
+        assert_eq!((rates.min, rates.median, rates.max), (1.0, 2.5, 10.0));
+        assert_eq!((rates.ratio_min, rates.ratio, rates.ratio_max), (0.5, 1.5, 3.0));
+        assert_eq!(Rates::new(&[4.0], &[4.0]).ratio, 1.0);
+    }
+
+    #[test]
+    fn a_table_says_where_the_time_goes() {
+        let kind = |entry, kind: &str, seconds| Kind {
+            entry,
+            kind: kind.to_owned(),
+            steps: 3,
+            seconds,
+            bytes: 1e9 * seconds,
+            operations: 2e9,
+        };
+        let measured = Measured {
+            plan: "a.plan".to_owned(),
+            target: "x86-64-v3".to_owned(),
+            threads: 2,
+            open_s: 0.1,
+            prefill_tokens_per_s: Rates::new(&[100.0], &[50.0]),
+            decode_tokens_per_s: Rates::new(&[10.0], &[10.0]),
+            kinds: vec![kind("prefill", "linear", 0.75), kind("prefill", "scan", 0.25), kind("decode", "linear", 0.5)],
+        };
+        let peaks = Machine { threads: 2, bytes_per_s: 2e9, operations_per_s: 8e9 };
+        let report = Report { prompt: 512, generate: 64, batch: 1, runs: 1, peaks, plans: vec![measured] };
+        let expected = "\
+1 runs of 1 × 512 tokens of prompt, 1 × 64 generated; peaks of 2 threads: 2.0 GB/s read, 8 GFLOP/s
+
+a.plan (x86-64-v3, 2 threads)
+  prefill      100.00 tokens/s  (100.00 … 100.00)  × 2.000 (2.000 … 2.000)
+  decode        10.00 tokens/s  (10.00 … 10.00)  × 1.000 (1.000 … 1.000)
+                steps       ms  of time      MB  GB/s  of peak  GFLOP/s  of peak
+  prefill: all      6  1000.00    100 %  1000.0   1.0     50 %      4.0     50 %
+  linear            3   750.00     75 %   750.0   1.0     50 %      2.7     33 %
+  scan              3   250.00     25 %   250.0   1.0     50 %      8.0    100 %
+  decode: all       3   500.00    100 %   500.0   1.0     50 %      4.0     50 %
+  linear            3   500.00    100 %   500.0   1.0     50 %      4.0     50 %
+";
+        assert_eq!(report.table(), expected);
+    }
+}

@@ -1,0 +1,103 @@
+//! What a step cannot do without, as a function of how large the step is: bytes and operations, for benchmarks and for
+//! `jambac inspect`. Nothing of it is executed.
+
+use serde::{Deserialize, Serialize};
+
+/// How large a step is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Size {
+    /// Tokens, all sequences together.
+    pub tokens: f64,
+    /// Sequences.
+    pub sequences: f64,
+    /// Rows of logits.
+    pub outputs: f64,
+    /// Tokens that one token attends to, on average.
+    pub context: f64,
+}
+
+/// A number of bytes or of operations:
+///
+/// ```text
+/// constant + tokens · T + sequences · S + outputs · O + sequence_context · S · C + token_context · T · C
+///          + min(first_token · T, most)
+/// ```
+///
+/// of T tokens, S sequences, O rows of logits and C tokens of context. The last term is that of experts: the first token
+/// reads the weights of those it is routed to, many tokens read all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Whatever the size: weights.
+    pub constant: f64,
+    /// For each token.
+    pub tokens: f64,
+    /// For each sequence.
+    pub sequences: f64,
+    /// For each row of logits.
+    pub outputs: f64,
+    /// For each sequence and token of context.
+    pub sequence_context: f64,
+    /// For each token and token of context.
+    pub token_context: f64,
+    /// For each token, up to `most`.
+    pub first_token: f64,
+    /// Where that ends.
+    pub most: f64,
+}
+
+impl Amount {
+    /// The amount of a step of this size.
+    pub fn at(&self, size: Size) -> f64 {
+        let Size { tokens, sequences, outputs, context } = size;
+        self.constant
+            + self.tokens * tokens
+            + self.sequences * sequences
+            + self.outputs * outputs
+            + self.sequence_context * sequences * context
+            + self.token_context * tokens * context
+            + (self.first_token * tokens).min(self.most)
+    }
+
+    pub(crate) fn is_sound(&self) -> bool {
+        let Amount { constant, tokens, sequences, outputs, .. } = *self;
+        let Amount { sequence_context, token_context, first_token, most, .. } = *self;
+        [constant, tokens, sequences, outputs, sequence_context, token_context, first_token, most]
+            .iter()
+            .all(|coefficient| coefficient.is_finite() && *coefficient >= 0.0)
+    }
+}
+
+/// What a step reads, writes and computes at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Bytes read and written once each.
+    pub bytes: Amount,
+    /// Arithmetic operations, a multiply-add counting two.
+    pub operations: Amount,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_its_formula() {
+        let amount = Amount {
+            constant: 1.0,
+            tokens: 10.0,
+            sequences: 100.0,
+            outputs: 1000.0,
+            sequence_context: 0.5,
+            token_context: 0.25,
+            first_token: 7.0,
+            most: 20.0,
+        };
+        let size = Size { tokens: 2.0, sequences: 3.0, outputs: 4.0, context: 8.0 };
+        assert_eq!(amount.at(size), 1.0 + 20.0 + 300.0 + 4000.0 + 12.0 + 4.0 + 14.0);
+        let many = Size { tokens: 5.0, ..Size::default() };
+        assert_eq!(amount.at(many), 1.0 + 50.0 + 20.0);
+        assert!(amount.is_sound());
+        assert!(!Amount { most: f64::NAN, ..amount }.is_sound());
+        assert!(!Amount { tokens: -1.0, ..amount }.is_sound());
+    }
+}
