@@ -3,8 +3,11 @@
 use super::{Buffer, Builder, Compare, Num, Type, Value, memref, named, parse_attribute};
 use melior::ir::attribute::{BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute};
 use melior::ir::operation::OperationBuilder;
-use melior::ir::r#type::MemRefType;
+use melior::ir::r#type::{IntegerType, MemRefType};
 use melior::ir::{BlockLike, Location};
+
+/// Bytes that arrays on the stack begin at a multiple of: those of a cache line, so that no vector lies across two.
+const STACK_ALIGNMENT: i64 = 64;
 
 impl Builder<'_> {
     /// One element, at an index per dimension.
@@ -65,14 +68,14 @@ impl Builder<'_> {
     /// A small array on the stack, of undefined content, for what registers cannot index.
     #[track_caller]
     pub fn stack(&self, num: Num, shape: &[usize]) -> Buffer {
+        let alignment = IntegerAttribute::new(IntegerType::new(self.context, 64).into(), STACK_ALIGNMENT);
         // In the entry block: an array in a loop would take new stack each time round.
         let array = OperationBuilder::new("memref.alloca", Location::unknown(self.context))
             .add_results(&[memref(self.context, num, shape)])
-            .add_attributes(&[named(
-                self.context,
-                "operandSegmentSizes",
-                DenseI32ArrayAttribute::new(self.context, &[0, 0]).into(),
-            )])
+            .add_attributes(&[
+                named(self.context, "operandSegmentSizes", DenseI32ArrayAttribute::new(self.context, &[0, 0]).into()),
+                named(self.context, "alignment", alignment.into()),
+            ])
             .build()
             .expect("MLIR creates memref.alloca");
         let array = self.entry.insert_operation(0, array);

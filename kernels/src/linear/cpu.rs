@@ -6,7 +6,7 @@
 
 use super::Spec;
 use super::integer::{self, weights::Weights};
-use super::panel::{self, Place, Product};
+use super::panel::{self, Product};
 use crate::builder::{Builder, Compare, Value};
 use crate::kernel::LANES;
 use crate::math;
@@ -31,34 +31,33 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         share_panels()
     };
 
-    // 2. sum, 3. bias and activation
-    let bias = spec.bias.then(|| b.buffer("bias"));
-    let finish = |sum: Value, column: Value| {
-        let sum = bias.map_or(sum, |bias| b.add(sum, b.load_vector(bias, &[column], LANES)));
-        match spec.activation {
+    // 3. bias and activation
+    let (out, bias) = (b.buffer("out"), spec.bias.then(|| b.buffer("bias")));
+    let store = |row: Value, panel: Value, sums: &[Value]| {
+        let column = b.mul(panel, b.index(LANES));
+        let sum = bias.map_or(sums[0], |bias| b.add(sums[0], b.load_vector(bias, &[column], LANES)));
+        let result = match spec.activation {
             Activation::None => sum,
             Activation::Silu => math::silu(b, sum),
             Activation::Softplus => math::softplus(b, sum),
-        }
-    };
-    if let Some(weights) = Weights::of(b, spec.format, spec.k) {
-        let store = |row: Value, panel: Value, sums: &[Value]| {
-            let column = b.mul(panel, b.index(LANES));
-            b.store(finish(sums[0], column), b.buffer("out"), &[row, column]);
         };
+        b.store(result, out, &[row, column]);
+    };
+    // 2. sum
+    if let Some(weights) = Weights::of(b, spec.format, spec.k) {
         let (x, zero) = (b.buffer("x"), b.index(0));
         let product =
-            integer::cpu::Product { weights, x, first_panel: zero, unit: 1, place: &|row| row, store: &store };
+            integer::cpu::Product { weights, x, first_panel: zero, unit: 1, x_row: &|row| row, store: &store };
         return integer::cpu::emit(b, &product, (first_row, end_row), (first_panel, end_panel));
     }
     let product = Product {
         k: spec.k,
         x: b.buffer("x"),
         weight: b.buffer("weight"),
-        out: b.buffer("out"),
         first_panel: b.index(0),
-        place: &|row| Place { x: row, out: row },
-        finish: (spec.bias || spec.activation != Activation::None).then_some(&finish),
+        unit: 1,
+        x_row: &|row| row,
+        store: &store,
     };
     panel::emit(b, &product, (first_row, end_row), (first_panel, end_panel));
 }

@@ -9,8 +9,12 @@
 //! once. Many rows: blocks of x that stay in the cache, under which panel after panel passes; a panel stays in the
 //! second-level cache while the block's tiles pass in their turn. (Cutting the inputs too, so that a panel's piece stays in
 //! the first level, was slower for every k from 2560 to 14336.)
+//!
+//! 1. for each block of rows, and each group of panels
+//! 2. for each tile of the block's rows: sum in registers, put the sums on the stack
+//! 3. hand them to `store`, which is one piece of code however many kinds of tiles there are
 
-use crate::builder::{Buffer, Builder, Compare, Value};
+use crate::builder::{Buffer, Builder, Compare, Num, Value};
 use crate::kernel::{LANES, padded};
 use crate::target::CpuTarget;
 
@@ -29,76 +33,97 @@ pub(crate) struct Product<'a> {
     pub(crate) x: Buffer,
     /// Packed weights.
     pub(crate) weight: Buffer,
-    /// Rows of sums.
-    pub(crate) out: Buffer,
     /// Number of the matrix's first panel among all panels in `weight`.
     pub(crate) first_panel: Value,
-    /// Where row number r is read in x and written in out.
-    pub(crate) place: &'a dyn Fn(Value) -> Place,
-    /// What becomes of finished sums that begin at a column; `None` when they are the result.
-    pub(crate) finish: Option<&'a dyn Fn(Value, Value) -> Value>,
-}
-
-/// The rows that a row of a product stands for.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    /// Row of x.
-    pub(crate) x: Value,
-    /// Row of out.
-    pub(crate) out: Value,
+    /// Panels that are finished together: 1, or 2 where two matrices are interleaved. Panels number `unit · u` and those
+    /// after it are unit u.
+    pub(crate) unit: usize,
+    /// The row of x that row number r reads.
+    pub(crate) x_row: &'a dyn Fn(Value) -> Value,
+    /// What becomes of finished sums: of a row and a unit, a vector for each panel of the unit.
+    pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
 }
 
 /// A range of indices.
 pub(crate) type Range = (Value, Value);
 
-/// Writes out for a range of rows and a range of panels.
-pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, panels: Range) {
-    let n_rows = b.sub(rows.1, rows.0);
-    let mut few = 0;
-    for n in (1..).take_while(|&n| panels_in_tile(b.target(), n) > 1) {
-        b.if_(b.cmp(Compare::Eq, n_rows, b.index(n)), || stream(b, product, n, rows.0, panels));
-        few = n;
-    }
-    b.if_(b.cmp(Compare::Gt, n_rows, b.index(few)), || blocks(b, product, rows, panels));
-}
-
-/// `n` rows: the panels stream past, as many side by side as the tile takes.
-fn stream(b: &Builder, product: &Product, n: usize, row: Value, panels: Range) {
-    let abreast = panels_in_tile(b.target(), n);
-    let whole = b.sub(panels.1, b.rem(b.sub(panels.1, panels.0), b.index(abreast)));
-    b.for_each(panels.0, whole, abreast, |panel| Tile { rows: n, panels: abreast }.emit(b, product, row, panel));
-    b.for_each(whole, panels.1, 1, |panel| Tile { rows: n, panels: 1 }.emit(b, product, row, panel));
-    b.for_each(panels.0, panels.1, 1, |panel| finish(b, product, (row, b.add(row, b.index(n))), panel));
-}
-
-/// Any number of rows: for each block of x, for each panel, for each tile of the block's rows.
-fn blocks(b: &Builder, product: &Product, rows: Range, panels: Range) {
-    let in_tile = rows_in_tile(b.target());
+/// Sums and stores a range of rows and a range of units.
+pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
+    let target = b.target();
+    let in_tile = rows_in_tile(target);
+    let scratch = b.stack(Num::F32, &[in_tile, units_in_tile(target, 1, product.unit) * product.unit, LANES]);
     let in_block = (BLOCK_BYTES / (4 * product.k)).next_multiple_of(in_tile);
+
+    // 1. blocks and groups
     b.for_each(rows.0, rows.1, in_block, |first| {
-        let rows = (first, b.min(b.add(first, b.index(in_block)), rows.1));
-        let rest = b.rem(b.sub(rows.1, rows.0), b.index(in_tile));
-        let whole = b.sub(rows.1, rest);
-        b.for_each(panels.0, panels.1, 1, |panel| {
-            b.for_each(rows.0, whole, in_tile, |row| Tile { rows: in_tile, panels: 1 }.emit(b, product, row, panel));
-            for n in 1..in_tile {
-                let is_rest = b.cmp(Compare::Eq, rest, b.index(n));
-                b.if_(is_rest, || Tile { rows: n, panels: 1 }.emit(b, product, whole, panel));
-            }
-            finish(b, product, rows, panel);
+        let end = b.min(b.add(first, b.index(in_block)), rows.1);
+        let n_rows = b.sub(end, first);
+        let abreast = abreast(b, product, n_rows);
+        let n_groups = b.ceil_div(b.sub(units.1, units.0), abreast);
+        b.for_each(b.index(0), n_groups, 1, |group| {
+            let unit = b.add(units.0, b.mul(group, abreast));
+            let n_units = b.min(abreast, b.sub(units.1, unit));
+            b.for_each(first, end, in_tile, |row| {
+                let place = Place { row, n_rows: b.min(b.sub(end, row), b.index(in_tile)), unit, n_units };
+                // 2. sum
+                sum(b, product, &place, scratch);
+                // 3. store
+                b.for_each(b.index(0), n_units, 1, |u| {
+                    b.for_each(b.index(0), place.n_rows, 1, |r| {
+                        let panel = |p| b.add(b.mul(u, b.index(product.unit)), b.index(p));
+                        let load = |p| b.load_vector(scratch, &[r, panel(p), b.index(0)], LANES);
+                        let sums: Vec<Value> = (0..product.unit).map(load).collect();
+                        (product.store)(b.add(row, r), b.add(unit, u), &sums);
+                    });
+                });
+            });
         });
     });
 }
 
-/// Turns the sums of one panel into results.
-fn finish(b: &Builder, product: &Product, rows: Range, panel: Value) {
-    let Some(finish) = product.finish else { return };
-    let column = b.mul(panel, b.index(LANES));
-    b.for_each(rows.0, rows.1, 1, |row| {
-        let at = [(product.place)(row).out, column];
-        let sum = b.load_vector(product.out, &at, LANES);
-        b.store(finish(sum, column), product.out, &at);
-    });
+/// A tile's first row and unit, and how many of each.
+struct Place {
+    row: Value,
+    n_rows: Value,
+    unit: Value,
+    n_units: Value,
+}
+
+/// Units abreast for a number of rows.
+fn abreast(b: &Builder, product: &Product, n_rows: Value) -> Value {
+    let mut abreast = b.index(1);
+    for n in 1..=rows_in_tile(b.target()) {
+        let units = units_in_tile(b.target(), n, product.unit);
+        abreast = b.select(b.cmp(Compare::Eq, n_rows, b.index(n)), b.index(units), abreast);
+    }
+    abreast
+}
+
+/// Sums a tile: all its panels abreast where there are as many as the registers are to hold, else one after the other.
+fn sum(b: &Builder, product: &Product, place: &Place, scratch: Buffer) {
+    let panel = b.mul(place.unit, b.index(product.unit));
+    for rows in 1..=rows_in_tile(b.target()) {
+        let units = units_in_tile(b.target(), rows, product.unit);
+        let panels = units * product.unit;
+        let one_by_one = || {
+            b.for_each(b.index(0), b.mul(place.n_units, b.index(product.unit)), 1, |p| {
+                Tile { rows, panels: 1 }.emit(b, product, place.row, b.add(panel, p), (scratch, p));
+            });
+            []
+        };
+        b.if_(b.cmp(Compare::Eq, place.n_rows, b.index(rows)), || {
+            if units == 1 {
+                one_by_one();
+                return;
+            }
+            let all = b.cmp(Compare::Eq, place.n_units, b.index(units));
+            let abreast = || {
+                Tile { rows, panels }.emit(b, product, place.row, panel, (scratch, b.index(0)));
+                []
+            };
+            b.if_else(all, abreast, one_by_one);
+        });
+    }
 }
 
 /// Sums that stay in registers while j runs.
@@ -108,20 +133,19 @@ struct Tile {
 }
 
 impl Tile {
-    /// Sums all inputs of the rows from `row` on and the panels from `panel` on.
-    fn emit(&self, b: &Builder, product: &Product, row: Value, panel: Value) {
-        let places: Vec<Place> = (0..self.rows).map(|r| (product.place)(b.add(row, b.index(r)))).collect();
-        let panels: Vec<Value> = (0..self.panels).map(|p| b.add(panel, b.index(p))).collect();
-        let weights: Vec<Value> =
-            panels.iter().map(|&panel| b.mul(b.add(product.first_panel, panel), b.index(product.k * LANES))).collect();
+    /// Sums all inputs of the rows from `row` on and the panels from `panel` on, into the panels of scratch from a number on.
+    fn emit(&self, b: &Builder, product: &Product, row: Value, panel: Value, scratch: (Buffer, Value)) {
+        let rows: Vec<Value> = (0..self.rows).map(|r| (product.x_row)(b.add(row, b.index(r)))).collect();
+        let panels = (0..self.panels).map(|p| b.add(b.add(product.first_panel, panel), b.index(p)));
+        let weights: Vec<Value> = panels.map(|panel| b.mul(panel, b.index(product.k * LANES))).collect();
 
         let add_input = |j: Value, sums: &[Value]| {
             let offset = b.mul(j, b.index(LANES));
             let load = |&weight: &Value| b.to_f32(b.load_vector(product.weight, &[b.add(weight, offset)], LANES));
             let weights: Vec<Value> = weights.iter().map(load).collect();
             let mut next = Vec::with_capacity(sums.len());
-            for (place, sums) in places.iter().zip(sums.chunks_exact(self.panels)) {
-                let x = b.broadcast(b.load(product.x, &[place.x, j]), LANES);
+            for (&row, sums) in rows.iter().zip(sums.chunks_exact(self.panels)) {
+                let x = b.broadcast(b.load(product.x, &[row, j]), LANES);
                 next.extend(weights.iter().zip(sums).map(|(&weight, &sum)| b.fma(x, weight, sum)));
             }
             next
@@ -140,9 +164,9 @@ impl Tile {
             sums = add_input(b.index(paired), &sums);
         }
 
-        for (place, sums) in places.iter().zip(sums.chunks_exact(self.panels)) {
-            for (&panel, &sum) in panels.iter().zip(sums) {
-                b.store(sum, product.out, &[place.out, b.mul(panel, b.index(LANES))]);
+        for (r, sums) in sums.chunks_exact(self.panels).enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                b.store(sum, scratch.0, &[b.index(r), b.add(scratch.1, b.index(p)), b.index(0)]);
             }
         }
     }
@@ -163,9 +187,9 @@ fn rows_in_tile(target: CpuTarget) -> usize {
     }
 }
 
-/// Panels abreast for so many rows: eight sums keep two multiply-add units of four cycles' latency busy.
-fn panels_in_tile(target: CpuTarget, rows: usize) -> usize {
-    (8 / (rows * registers(target))).max(1)
+/// Units abreast for so many rows: eight sums keep two multiply-add units of four cycles' latency busy.
+fn units_in_tile(target: CpuTarget, rows: usize, unit: usize) -> usize {
+    (8 / (rows * registers(target) * unit)).max(1)
 }
 
 /// Outputs in panels.

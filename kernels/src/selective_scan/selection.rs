@@ -8,7 +8,7 @@ use super::cpu::AHEAD;
 use super::{Projection, Selection, Spec};
 use crate::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{LANES, padded};
-use crate::linear::panel::{self, Place, Product};
+use crate::linear::panel::{self, Product};
 use crate::math;
 use crate::split_rms_norm::cpu::Part;
 
@@ -80,18 +80,20 @@ impl<'s> Selected<'s> {
         let Some(Projection { dt_rank, .. }) = self.spec.selection.projection() else { return };
         let (Rows::Step(x) | Rows::Run(x), Rows::Step(out) | Rows::Run(out)) = (self.low, self.dt);
         let bias = b.buffer("dt_bias");
-        let finish = |sum: Value, column: Value| {
+        let store = |i: Value, panel: Value, sums: &[Value]| {
+            let column = b.mul(panel, b.index(LANES));
             let channel = b.add(b.mul(first, b.index(LANES)), column);
-            math::softplus(b, b.add(sum, b.load_vector(bias, &[channel], LANES)))
+            let dt = math::softplus(b, b.add(sums[0], b.load_vector(bias, &[channel], LANES)));
+            b.store(dt, out, &[i, column]);
         };
         let product = Product {
             k: dt_rank,
             x,
             weight: b.buffer("dt_weight"),
-            out,
             first_panel: first,
-            place: &|i| Place { x: self.low.row(b, first_token, i).1, out: i },
-            finish: Some(&finish),
+            unit: 1,
+            x_row: &|i| self.low.row(b, first_token, i).1,
+            store: &store,
         };
         panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), b.sub(last, first)));
     }

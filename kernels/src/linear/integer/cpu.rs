@@ -31,7 +31,7 @@ pub(crate) struct Product<'a> {
     /// Panels that are finished together.
     pub(crate) unit: usize,
     /// The row of x that row number r reads.
-    pub(crate) place: &'a dyn Fn(Value) -> Value,
+    pub(crate) x_row: &'a dyn Fn(Value) -> Value,
     /// Takes the sums of a row and a unit of panels.
     pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
 }
@@ -54,7 +54,7 @@ pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
 /// Quantizes a range of rows, the first into place 0.
 fn fill(b: &Builder, product: &Product, quantized: &Rows, rows: Range) {
     b.for_each(rows.0, rows.1, 1, |row| {
-        quantized.fill(b, product.x, (product.place)(row), b.sub(row, rows.0));
+        quantized.fill(b, product.x, (product.x_row)(row), b.sub(row, rows.0));
     });
 }
 
