@@ -35,6 +35,8 @@ fn elements(kernel: &Kernel, name: &str) -> Option<usize> {
         (Kernel::Linear(spec), "weight") => padded(spec.n) * spec.k,
         (Kernel::Linear(spec), "scales") => n_scales(spec.format, spec.n, spec.k),
         (Kernel::Linear(spec), _) => padded(spec.n),
+        (Kernel::SplitLinear(spec), _) => spec.sizes.iter().map(|&n| padded(n) * spec.k).sum(),
+        (Kernel::LinearSwiglu(spec), _) => 2 * padded(spec.n) * spec.k,
         (Kernel::RmsNorm(spec), _) => padded(spec.cols),
         (Kernel::Elementwise(spec), _) => padded(spec.cols),
         (Kernel::CausalConv1d(spec), "weight" | "state") => padded(spec.channels) * spec.taps,

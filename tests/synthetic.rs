@@ -7,7 +7,7 @@ use jamba_plan::format::{Init, Transform};
 use jamba_plan::synthetic::{Draw, init_for, parameter_hash};
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::manifest::{Fusion, ModelFile};
 use jambac_graph::DType;
 use jambac_models::jamba;
 use jambac_models::tiny::{Storage, Tiny};
@@ -77,5 +77,31 @@ fn a_seeded_plan_computes_what_the_interpreter_computes() {
         let (difference, at) = max_difference(&found, expected);
         assert!(std > 0.1, "logits of {std} say nothing");
         assert!(difference <= 1e-4 * std.max(1.0), "|Δlogit| {difference:e} at {at}, standard deviation {std}");
+    }
+}
+
+/// Weights that lie together in the fused plan and apart in the other are drawn alike, and their sums are the same.
+#[test]
+fn fused_linears_give_the_bits_of_their_parts() {
+    for preset in [Tiny::base(), Tiny::odd(), Tiny::dense_tied()] {
+        let tiny = Tiny { storage: Storage::All(jambac_checkpoint::DType::Bf16), ..preset };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), tiny.config_json()).unwrap();
+        let logits_of = |fusion: &str| {
+            let mut model = ModelFile::open(folder.path()).unwrap();
+            model.limits.max_context = 64;
+            model.build.fusion = Fusion::Word(fusion.into());
+            let output = folder.path().join(format!("{fusion}.plan"));
+            let request = Request { model, output: output.clone(), synthetic_seed: Some(SEED), dump_dir: None };
+            let n_steps = build(&request, &Progress::hidden()).unwrap().n_steps;
+            let mut engine = Engine::open(&output, OpenOptions::default()).unwrap();
+            let ids: Vec<u32> = (0..16).map(|i| (i * 37 + 5) % tiny.config().unwrap().vocab as u32).collect();
+            // Whole, then token by token.
+            (n_steps, [16, 1].map(|chunk| logits(&mut engine, &ids, chunk)))
+        };
+        let (n_apart, apart) = logits_of("fuse-swiglu");
+        let (n_together, together) = logits_of("fuse-in-proj,fuse-qkv,fuse-swiglu,fuse-gate-up");
+        assert!(n_together < n_apart, "{n_together} steps fused, {n_apart} unfused");
+        assert!(together == apart, "other bits than unfused");
     }
 }

@@ -6,8 +6,8 @@ use crate::elementwise::Function;
 use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
 use crate::selective_scan::{Projection, Selection};
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, linear_swiglu, moe_combine,
+    moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_linear, split_rms_norm, top_k,
 };
 use jambac_graph::Activation;
 
@@ -31,8 +31,9 @@ fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
 
 /// Every list.
 pub fn all() -> Vec<Case> {
-    let stateless = [linear(), grouped_linear(), embed(), rms_norm(), elementwise(), slice(), select_rows()].concat();
-    let stateless = [stateless, split_rms_norm()].concat();
+    let linears = [linear(), split_linear(), linear_swiglu(), grouped_linear()].concat();
+    let norms = [rms_norm(), split_rms_norm()].concat();
+    let stateless = [linears, norms, embed(), elementwise(), slice(), select_rows()].concat();
     let integer = [integer_linear(), integer_grouped_linear()].concat();
     let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
     let routing = [softmax(), top_k(), moe_permute(), moe_route(), moe_combine()].concat();
@@ -72,6 +73,47 @@ pub fn linear() -> Vec<Case> {
     cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
     cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
     cases.extend([1, 512].map(|n_rows| case(with(16, 4096), n_rows)));
+    cases
+}
+
+/// Cases of [`crate::split_linear`].
+pub fn split_linear() -> Vec<Case> {
+    let base = split_linear::Spec { sizes: vec![72, 24, 24], k: 72, format: Elem::Bf16, rows: Rows::Tokens };
+    let with = |sizes: &[usize]| split_linear::Spec { sizes: sizes.to_vec(), ..base.clone() };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+    // One result to four, parts of less than a panel, of whole panels, of a panel and a rest.
+    let several: [&[usize]; 6] = [&[40], &[48, 48], &[1, 5, 5], &[173, 16], &[17, 1, 33, 16], &[5, 72]];
+    cases.extend(several.map(|sizes| case(with(sizes), 13)));
+    cases.extend(several.map(|sizes| case(with(sizes), 1)));
+    // Rows shared out in place of panels.
+    cases.push(case(with(&[5, 16]), 64));
+    cases.extend([1, 7, 100].map(|k| case(split_linear::Spec { k, ..base.clone() }, 13)));
+    cases.push(case(split_linear::Spec { k: 8195, ..with(&[5, 16]) }, 61));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(split_linear::Spec { format, ..base.clone() }, 13)));
+    // in_proj and attention of Mini.
+    let mini = |sizes: &[usize]| split_linear::Spec { k: 4096, ..with(sizes) };
+    cases.extend([1, 512].map(|n_rows| case(mini(&[8192, 8192]), n_rows)));
+    cases.extend([1, 512].map(|n_rows| case(mini(&[4096, 1024, 1024]), n_rows)));
+    cases
+}
+
+/// Cases of [`crate::linear_swiglu`].
+pub fn linear_swiglu() -> Vec<Case> {
+    let base = linear_swiglu::Spec { n: 96, k: 72, format: Elem::Bf16, rows: Rows::Tokens };
+    let with = |n, k| linear_swiglu::Spec { n, k, ..base.clone() };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
+    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
+    // Rows shared out in place of panels.
+    cases.push(case(with(5, base.k), 64));
+    cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
+    cases.push(case(with(16, 8195), 61));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(linear_swiglu::Spec { format, ..base.clone() }, 13)));
+    // Jamba 3B, Mini.
+    cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
+    cases.extend([1, 512].map(|n_rows| case(with(14336, 4096), n_rows)));
     cases
 }
 

@@ -10,8 +10,8 @@
 use jambac_graph::Activation;
 
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, moe_combine, moe_permute,
-    moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, linear_swiglu, moe_combine,
+    moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_linear, split_rms_norm, top_k,
 };
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
@@ -240,6 +240,10 @@ kernels! {
     SplitRmsNorm(split_rms_norm),
     /// Matrix product with packed weights, bias and activation.
     Linear(linear),
+    /// Matrix products of one value, each with a result of its own.
+    SplitLinear(split_linear),
+    /// Gate and up of a feed-forward, and their product.
+    LinearSwiglu(linear_swiglu),
     /// Matrix product of each slot with the weight of its expert.
     GroupedLinear(grouped_linear),
     /// Columns of a row.

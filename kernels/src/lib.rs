@@ -16,6 +16,7 @@ pub mod embed;
 pub mod grouped_linear;
 pub mod kv_append;
 pub mod linear;
+pub mod linear_swiglu;
 pub mod moe_combine;
 pub mod moe_permute;
 pub mod moe_route;
@@ -24,6 +25,7 @@ pub mod select_rows;
 pub mod selective_scan;
 pub mod slice;
 pub mod softmax;
+pub mod split_linear;
 pub mod split_rms_norm;
 pub mod top_k;
 

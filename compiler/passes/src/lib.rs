@@ -9,8 +9,11 @@ mod fuse_conv_silu;
 mod fuse_dt_norms;
 mod fuse_dt_scan;
 mod fuse_dt_softplus;
+mod fuse_gate_up;
+mod fuse_in_proj;
 mod fuse_kv_append;
 mod fuse_norms_scan;
+mod fuse_qkv;
 mod fuse_residual_norm;
 mod fuse_router;
 mod fuse_scan_gate;
@@ -26,8 +29,11 @@ pub use fuse_conv_silu::FuseConvSilu;
 pub use fuse_dt_norms::FuseDtNorms;
 pub use fuse_dt_scan::FuseDtScan;
 pub use fuse_dt_softplus::FuseDtSoftplus;
+pub use fuse_gate_up::FuseGateUp;
+pub use fuse_in_proj::FuseInProj;
 pub use fuse_kv_append::FuseKvAppend;
 pub use fuse_norms_scan::FuseNormsScan;
+pub use fuse_qkv::FuseQkv;
 pub use fuse_residual_norm::FuseResidualNorm;
 pub use fuse_router::FuseRouter;
 pub use fuse_scan_gate::FuseScanGate;
@@ -51,6 +57,9 @@ pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
         "after fuse-scan-gate, so that no scan loses its gate; before other fusions: it moves single ops",
     ),
     (&FuseSwiglu, "after fuse-scan-gate: what is left of silu and mul is a feed-forward"),
+    (&FuseInProj, "after fuse-dt-norms, which takes the slices of x_proj"),
+    (&FuseQkv, "before fuse-kv-append, which takes the attention that it starts from"),
+    (&FuseGateUp, "after fuse-swiglu: takes its swiglu where gate and up are linears"),
     (&FuseRouter, "anywhere: nothing else takes a softmax"),
     (&FuseKvAppend, "anywhere: nothing else takes an attention"),
     (&FuseResidualNorm, "anywhere: nothing else takes a norm"),

@@ -1,6 +1,6 @@
 //! Find, apply, repeat: the driver of every pass, and the few edits that passes are made of.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Activation, Graph, NodeId, Op, ValueId};
 
 /// How many rewrites a pass made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,18 @@ pub(crate) fn both_ways(graph: &Graph, node: NodeId) -> [(ValueId, ValueId); 2] 
 /// The operand of a silu that nobody else reads.
 pub(crate) fn silu_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
     (*graph.op(value.node) == Op::Silu && has_one_reader(graph, value)).then(|| graph.operands(value.node)[0])
+}
+
+/// x and the weight of a linear without bias and activation, whose weight is a parameter that nothing else reads: it may be
+/// stored in another way.
+pub(crate) fn plain_linear(graph: &Graph, value: ValueId) -> Option<(ValueId, ValueId)> {
+    let (Op::Linear { activation: Activation::None }, &[x, weight]) =
+        (graph.op(value.node), graph.operands(value.node).as_slice())
+    else {
+        return None;
+    };
+    let own = matches!(graph.op(weight.node), Op::Parameter { .. }) && has_one_reader(graph, weight);
+    own.then_some((x, weight))
 }
 
 /// Adds a node in the place of `old`, for values whose readers then move to it.

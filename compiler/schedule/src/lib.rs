@@ -346,6 +346,8 @@ fn code(kernel: &Kernel) -> Kernel {
     match &mut kernel {
         Kernel::RmsNorm(spec) => spec.rows = Rows::Tokens,
         Kernel::Linear(spec) => spec.rows = Rows::Tokens,
+        Kernel::SplitLinear(spec) => spec.rows = Rows::Tokens,
+        Kernel::LinearSwiglu(spec) => spec.rows = Rows::Tokens,
         Kernel::Elementwise(spec) => spec.rows_per_token = 1,
         Kernel::GroupedLinear(spec) => spec.top_k = 1,
         _ => {}

@@ -27,7 +27,7 @@ pub(crate) fn of_model(
     schedule(&prefill, &decode, &Options { limits, formats })
 }
 
-fn entries(config: &JambaConfig, dtype: DType) -> (Graph, Graph) {
+pub(crate) fn entries(config: &JambaConfig, dtype: DType) -> (Graph, Graph) {
     let kv = jamba::Options { kv_dtype: DType::Bf16 };
     (jamba::prefill(config, &|_| dtype, &kv), jamba::decode(config, &|_| dtype, &kv))
 }

@@ -22,7 +22,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             Function::Add => b.add(x, other()),
             Function::Mul => b.mul(x, other()),
             Function::MulRow => b.mul(x, b.load_vector(b.buffer("b"), &[column], LANES)),
-            Function::Swiglu => b.mul(math::silu(b, x), other()),
+            Function::Swiglu => math::swiglu(b, x, other()),
         };
         // 3. store
         b.store(y, b.buffer("out"), &[row, column]);

@@ -16,6 +16,8 @@ pub mod integer;
 pub(crate) mod cpu;
 #[cfg(feature = "emit")]
 pub(crate) mod panel;
+#[cfg(feature = "emit")]
+pub(crate) mod whole;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! Rows times panels of packed weights: what [`crate::linear`] and [`crate::grouped_linear`] share.
+//! Rows times panels of packed weights: what [`crate::linear`], its fusions and [`crate::grouped_linear`] share.
 //!
 //!     sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
 //!

@@ -6,18 +6,22 @@ use jamba_plan::format::{Arg, Count, PartOrder, Table};
 use jamba_plan::tables;
 use jambac_graph::infer::operand_names;
 use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
-use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows};
+use jambac_kernels::kernel::{Kernel, Rows};
 use jambac_kernels::{
     attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_linear, kv_append, linear,
-    moe_combine, moe_permute, moe_route, rms_norm, select_rows, slice, softmax, split_rms_norm, top_k,
+    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, slice, softmax, split_linear,
+    split_rms_norm, top_k,
 };
 
 use super::{Bound, BufferId, Context, DraftBuffer, Slot, buffer_bytes, unsupported};
 use crate::ScheduleError;
 use crate::states::{StateRegion, elem};
-use crate::weights::{self, PartRef, Use};
+use crate::weights::Use;
 
 mod scan;
+mod weight;
+
+use weight::WeightRows;
 
 /// A node and what it can be bound to.
 pub(super) struct View<'a, 'c> {
@@ -78,9 +82,24 @@ impl View<'_, '_> {
                 let always = [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)];
                 self.bind(spec, always.into_iter().chain(bias))
             }
-            Op::SplitLinear { .. } | Op::LinearSwiglu | Op::GroupedSwiglu | Op::GroupedCombine => {
-                Err(self.fail("there is no kernel for it".into()))
+            Op::SplitLinear { sizes } => {
+                let (rows, count) = self.rows()?;
+                let (weight, format) = self.split_weight(sizes)?;
+                let spec = split_linear::Spec { sizes: sizes.clone(), k: self.operand_cols(0)?, format, rows };
+                let results =
+                    split_linear::OUTS.into_iter().zip(0..sizes.len()).map(|(name, n)| (name, self.result(n)));
+                let always = [("x", self.buffer(0)?), ("weight", weight), ("rows", count)];
+                let bound: Bound = always.into_iter().chain(results).collect();
+                self.bind(spec, bound)
             }
+            Op::LinearSwiglu => {
+                let (rows, count) = self.rows()?;
+                let parts = [1, 2].map(|operand| WeightRows { operand, first_row: 0, rows: None });
+                let (weight, format) = self.weight_of(&parts, PartOrder::Interleaved, Use::Linear)?;
+                let spec = linear_swiglu::Spec { n: self.result_cols(0)?, k: self.operand_cols(0)?, format, rows };
+                self.bind(spec, [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)])
+            }
+            Op::GroupedSwiglu | Op::GroupedCombine => Err(self.fail("there is no kernel for it".into())),
             &Op::Slice { start, len } => {
                 let spec = slice::Spec { cols: self.operand_cols(0)?, start, len };
                 self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
@@ -252,18 +271,6 @@ impl View<'_, '_> {
     /// A result, which has a buffer because it is not a state.
     fn result(&self, result: usize) -> Slot {
         Slot::Buffer(self.buffer_of[&ValueId { node: self.node, result }])
-    }
-
-    /// A parameter: its weight, stored type and lanes.
-    fn weight(&mut self, operand: usize, use_: Use) -> Result<(Slot, Elem, usize), ScheduleError> {
-        let Op::Parameter { name, ty } = self.graph.op(self.operands[operand].node) else {
-            return Err(self.fail_operand(operand, "a parameter"));
-        };
-        let part = PartRef { name, ty, first_row: 0, rows: None };
-        let index = self.context.weights.add(&[part], PartOrder::Stacked, use_)?;
-        let weight = &self.context.weights.planned[index];
-        let lanes = if weight.layout.lanes == 1 { 1 } else { LANES };
-        Ok((Slot::Final(Arg::Weight(index as u32)), weights::elem(weight.format), lanes))
     }
 
     /// An input of the entry, which is a step table.

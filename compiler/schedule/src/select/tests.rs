@@ -50,6 +50,14 @@ fn an_input_that_is_no_step_table() {
 }
 
 #[test]
+fn weights_side_by_side_of_two_types() {
+    let body = r#"%gate = parameter "gate" : bf16[16, 16]
+                  %up = parameter "up" : f32[16, 16]
+                  %y = linear_swiglu %x, %gate, %up : f32[tokens, 16] loc "here""#;
+    check(body, expect!["here: linear_swiglu: parameter up is f32, expected bf16 as gate beside it"]);
+}
+
+#[test]
 fn fused_ops_have_kernels() {
     let source = |name: &str| {
         format!(
@@ -75,7 +83,15 @@ fn fused_ops_have_kernels() {
                  %norm = parameter "norm" : bf16[16]
                  %sum, %normed = add_rms_norm %x, %y, %norm {{eps = 1e-5}} : f32[tokens, 16], f32[tokens, 16]
                  %gated = swiglu %sum, %normed : f32[tokens, 16]
-                 %last = select_rows %gated, %rows : f32[outputs, 16]
+                 %q_proj = parameter "q_proj" : bf16[20, 16]
+                 %k_proj = parameter "k_proj" : bf16[16, 16]
+                 %q0, %q1, %k = split_linear %gated, %q_proj, %k_proj {{sizes = [4, 16, 16]}}
+                   : f32[tokens, 4], f32[tokens, 16], f32[tokens, 16]
+                 %qk = swiglu %q1, %k : f32[tokens, 16]
+                 %gate_proj = parameter "gate_proj" : bf16[16, 16]
+                 %up_proj = parameter "up_proj" : bf16[16, 16]
+                 %mlp = linear_swiglu %qk, %gate_proj, %up_proj : f32[tokens, 16]
+                 %last = select_rows %mlp, %rows : f32[outputs, 16]
                  %logits = linear %last, %table : f32[outputs, 7]
                  output "conv" = %next_conv
                  output "ssm" = %next_ssm
@@ -87,7 +103,7 @@ fn fused_ops_have_kernels() {
     let options = Options { limits: limits(4, 2, 2), formats: Formats::default() };
     let schedule = schedule(&prefill, &decode, &options).expect("a schedule");
     expect![[r#"
-        prefill: 9 steps, 7 barriers; at most 4 tokens, 2 sequences, 2 outputs
+        prefill: 12 steps, 10 barriers; at most 4 tokens, 2 sequences, 2 outputs
           step    kernel                             source  arguments
           0       embed_bf16_d16_l16                         ids=ids table=w0 out=b0 tokens=tokens
           1     | causal_conv1d_c16_k4_bias_silu             u=b0 weight=w1 bias=w2 state=conv starts=starts slots=slots y=b1 sequences=sequences slot_stride=128
@@ -96,7 +112,10 @@ fn fused_ops_have_kernels() {
           4     | gated_selective_scan_c16_n5                u=b1 a=w5 dt=b2 b=b3 c=b3 state=ssm d=w6 z=b0 starts=starts slots=slots y=b4 sequences=sequences slot_stride=128
           5     | add_rms_norm_d16_e3727c5ac                 a=b0 b=b4 weight=w7 sum=b5 out=b6 rows=tokens
           6     | swiglu_d16                                 a=b5 b=b6 out=b7 rows=tokens
-          7     | select_rows_d16                            x=b7 rows=rows out=b8 outputs=outputs
-          8     | linear_bf16_n7_k16                         x=b8 weight=w0 out=b9 rows=outputs
+          7     | split_linear_bf16_n4_16_16_k16             x=b7 weight=w8 out0=b8 out1=b9 out2=b10 rows=tokens
+          8     | swiglu_d16                                 a=b9 b=b10 out=b11 rows=tokens
+          9     | linear_swiglu_bf16_n16_k16                 x=b11 weight=w9 out=b12 rows=tokens
+          10    | select_rows_d16                            x=b12 rows=rows out=b13 outputs=outputs
+          11    | linear_bf16_n7_k16                         x=b13 weight=w0 out=b14 rows=outputs
     "#]].assert_eq(&text::steps(&schedule, &schedule.entries[0]));
 }

@@ -59,10 +59,20 @@ fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
     Ok(())
 }
 
+/// A kernel of several parts finds the rows that it expects, in its order.
+fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> Result<(), String> {
+    let rows: Vec<u64> = weight.parts.iter().map(|part| part.rows).collect();
+    if weight.order == order && rows.iter().copied().eq(expected.iter().map(|&n| n as u64)) {
+        return Ok(());
+    }
+    Err(format!("weight has parts of {rows:?} rows, {:?}, expected {expected:?}, {order:?}", weight.order))
+}
+
 fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32) -> Result<(), String> {
-    let Some(PlannedWeight { layout, format, transform, .. }) = schedule.weights.get(index as usize) else {
+    let Some(weight) = schedule.weights.get(index as usize) else {
         return Err(format!("weight {index}, expected one of {}", schedule.weights.len()));
     };
+    let PlannedWeight { layout, format, transform, .. } = weight;
     let stored = match format {
         WeightFormat::F32 => Elem::F32,
         WeightFormat::Bf16 => Elem::Bf16,
@@ -77,8 +87,18 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         k: k as u64,
         lanes: LANES as u64,
     };
+    // Their parts' rows make n.
+    let parts = |k: usize| Layout { groups: 1, n: layout.n, k: k as u64, lanes: LANES as u64 };
     let expected = match (kernel, param.name()) {
         (Kernel::Linear(spec), "weight") => matrix(1, spec.n, spec.k),
+        (Kernel::SplitLinear(spec), "weight") => {
+            check_rows(weight, &spec.sizes, PartOrder::Stacked)?;
+            parts(spec.k)
+        }
+        (Kernel::LinearSwiglu(spec), "weight") => {
+            check_rows(weight, &[spec.n, spec.n], PartOrder::Interleaved)?;
+            parts(spec.k)
+        }
         (Kernel::Linear(spec), "bias") => matrix(1, spec.n, 1),
         (Kernel::GroupedLinear(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
         (Kernel::RmsNorm(spec), "weight") => matrix(1, spec.cols, 1),

@@ -2,12 +2,13 @@
 
 use jambac_graph::DType;
 use jambac_models::tiny::Tiny;
+use jambac_passes::{Fusion, PassManager};
 
 use jamba_plan::format::{PartOrder, Table};
 
 use super::*;
-use crate::tests::{limits, of_model};
-use crate::{Buffer, Formats, PlannedPart};
+use crate::tests::{entries, limits, of_model};
+use crate::{Buffer, Formats, Options, PlannedPart, PlannedWeight};
 
 /// A Mamba layer with an MLP and an attention layer with experts.
 fn sound() -> Schedule {
@@ -112,6 +113,27 @@ fn weights() {
         "weight 1 lies as Layout { groups: 1, n: 64, k: 1, lanes: 16 }, expected Layout { groups: 1, n: 128, k: 16, lanes: 16 }",
         |schedule| *slot(step(schedule, "selective_scan"), "a") = Arg::Weight(1),
     );
+}
+
+#[test]
+fn weights_of_parts() {
+    let check = |complaint: &str, op: &str, break_it: fn(&mut PlannedWeight)| {
+        let mut graphs = entries(&Tiny::base().config().expect("a config"), DType::Bf16);
+        for graph in [&mut graphs.0, &mut graphs.1] {
+            PassManager::new(&Fusion::All).run(graph).expect("the passes run");
+        }
+        let options = Options { limits: limits(40, 3, 5), formats: Formats::default() };
+        let mut schedule = crate::schedule(&graphs.0, &graphs.1, &options).expect("a schedule");
+        let Arg::Weight(index) = *slot(step(&mut schedule, op), "weight") else { panic!("{op} reads a weight") };
+        break_it(&mut schedule.weights[index as usize]);
+        let error = verify(&schedule).expect_err(complaint).to_string();
+        assert!(error.contains(complaint), "{error}");
+    };
+    // As many panels, but not of the kernel's outputs.
+    check("parts of [121, 128] rows, Stacked, expected [128, 128], Stacked", "split_linear", |weight| {
+        weight.parts[0].rows = 121
+    });
+    check("Stacked, expected [128, 128], Interleaved", "linear_swiglu", |weight| weight.order = PartOrder::Stacked);
 }
 
 #[test]

@@ -1,0 +1,53 @@
+//! Matrix products of one value on a CPU: every row with every panel of every part ([`crate::linear::whole`]).
+//!
+//! 1. sum
+//! 2. store in the result of the part that the panel belongs to
+
+use super::{OUTS, Spec};
+use crate::builder::{Buffer, Builder, Compare, Value};
+use crate::kernel::LANES;
+use crate::linear::{panel, whole};
+
+/// The result of a part, and its first panel among all parts'.
+struct Part {
+    out: Buffer,
+    first_panel: usize,
+}
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let mut n_panels = 0;
+    let mut parts = Vec::new();
+    for (name, &n) in OUTS.iter().zip(&spec.sizes) {
+        parts.push(Part { out: b.buffer(name), first_panel: n_panels });
+        n_panels += panel::n_panels(n);
+    }
+
+    // 1. sum, 2. store
+    let product = whole::Product {
+        k: spec.k,
+        format: spec.format,
+        unit: 1,
+        n_units: n_panels,
+        store: &|row, panel, sums| store(b, &parts, row, panel, sums[0]),
+    };
+    whole::emit(b, &product);
+}
+
+/// Stores sums of a panel, which is of one of the parts.
+fn store(b: &Builder, parts: &[Part], row: Value, panel: Value, sum: Value) {
+    let Some((last, others)) = parts.split_last() else { return };
+    let store_in_last = || {
+        let column = b.mul(b.sub(panel, b.index(last.first_panel)), b.index(LANES));
+        b.store(sum, last.out, &[row, column]);
+        []
+    };
+    let store_in_others = || {
+        store(b, others, row, panel, sum);
+        []
+    };
+    if others.is_empty() {
+        store_in_last();
+    } else {
+        b.if_else(b.cmp(Compare::Ge, panel, b.index(last.first_panel)), store_in_last, store_in_others);
+    }
+}
