@@ -37,6 +37,9 @@ fn elements(kernel: &Kernel, name: &str) -> Option<usize> {
         (Kernel::Linear(spec), _) => padded(spec.n),
         (Kernel::SplitLinear(spec), _) => spec.sizes.iter().map(|&n| padded(n) * spec.k).sum(),
         (Kernel::LinearSwiglu(spec), _) => 2 * padded(spec.n) * spec.k,
+        (Kernel::GroupedLinear(spec), "weight") => spec.n_experts * padded(spec.n) * spec.k,
+        (Kernel::GroupedSwiglu(spec), "weight") => spec.n_experts * 2 * padded(spec.n) * spec.k,
+        (Kernel::GroupedCombine(spec), "weight") => spec.n_experts * padded(spec.n) * spec.k,
         (Kernel::RmsNorm(spec), _) => padded(spec.cols),
         (Kernel::Elementwise(spec), _) => padded(spec.cols),
         (Kernel::CausalConv1d(spec), "weight" | "state") => padded(spec.channels) * spec.taps,
@@ -60,8 +63,31 @@ enum Filled {
     Integer(u64),
 }
 
+/// Experts, and experts per token, of a kernel of experts.
+fn experts(kernel: &Kernel) -> Option<(usize, usize)> {
+    match kernel {
+        Kernel::GroupedLinear(spec) => Some((spec.n_experts, spec.top_k)),
+        Kernel::GroupedSwiglu(spec) => Some((spec.n_experts, spec.top_k)),
+        Kernel::GroupedCombine(spec) => Some((spec.n_experts, spec.top_k)),
+        _ => None,
+    }
+}
+
+/// Slots by expert, or where each expert's begin: slot s goes to expert s modulo their number.
+fn routing(name: &str, n_experts: usize, n_slots: usize) -> Filled {
+    let of_expert = |expert| (expert..n_slots).step_by(n_experts);
+    let numbers: Vec<usize> = match name {
+        "slots" => (0..n_experts).flat_map(of_expert).collect(),
+        _ => (0..=n_experts).map(|end| (0..end).map(|expert| of_expert(expert).len()).sum()).collect(),
+    };
+    Filled::Array(numbers.iter().flat_map(|&n| (n as i32).to_le_bytes()).collect())
+}
+
 fn fill(case: &Case, param: &Param) -> Option<Filled> {
     let tokens = case.counts.tokens;
+    if let (Some((n_experts, top_k)), "slots" | "offsets") = (experts(&case.kernel), param.name()) {
+        return Some(routing(param.name(), n_experts, tokens * top_k));
+    }
     Some(match param {
         Param::Scalar { name: "sequences" } => Filled::Integer(1),
         Param::Scalar { name: "slot_stride" } => Filled::Integer(0),
@@ -73,7 +99,8 @@ fn fill(case: &Case, param: &Param) -> Option<Filled> {
         Param::Buffer { name, elem, inner, .. } => {
             let n = match inner.as_slice() {
                 [] => elements(&case.kernel, name)?,
-                [stride] => tokens * stride,
+                // A row per slot, at most.
+                [stride] => tokens * experts(&case.kernel).map_or(1, |(_, top_k)| top_k) * stride,
                 _ => return None,
             } + LANES;
             // Small values of both signs; step sizes and decay rates may be anything.

@@ -6,8 +6,9 @@ use crate::elementwise::Function;
 use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
 use crate::selective_scan::{Projection, Selection};
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, linear_swiglu, moe_combine,
-    moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_linear, split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
+    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
+    split_linear, split_rms_norm, top_k,
 };
 use jambac_graph::Activation;
 
@@ -31,7 +32,8 @@ fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
 
 /// Every list.
 pub fn all() -> Vec<Case> {
-    let linears = [linear(), split_linear(), linear_swiglu(), grouped_linear()].concat();
+    let linears =
+        [linear(), split_linear(), linear_swiglu(), grouped_linear(), grouped_swiglu(), grouped_combine()].concat();
     let norms = [rms_norm(), split_rms_norm()].concat();
     let stateless = [linears, norms, embed(), elementwise(), slice(), select_rows()].concat();
     let integer = [integer_linear(), integer_grouped_linear()].concat();
@@ -129,8 +131,8 @@ pub fn grouped_linear() -> Vec<Case> {
     cases.extend([5, 100].map(|n| case(grouped_linear::Spec { n, ..base.clone() }, 13)));
     cases.push(case(grouped_linear::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_linear::Spec { format, ..base.clone() }, 13)));
-    // Gate of Mini.
-    let mini = grouped_linear::Spec { n_experts: 16, n: 14336, k: 4096, ..base };
+    // Gate of half of the experts of Mini.
+    let mini = grouped_linear::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
     cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
     cases
 }
@@ -175,6 +177,49 @@ pub fn integer_grouped_linear() -> Vec<Case> {
         cases
     };
     [Elem::I8, Elem::I4].map(of_format).concat()
+}
+
+/// Cases of [`crate::grouped_swiglu`].
+pub fn grouped_swiglu() -> Vec<Case> {
+    let base = grouped_swiglu::Spec {
+        n_experts: 4,
+        n: 40,
+        k: 72,
+        format: Elem::Bf16,
+        slots_per_row: 2,
+        top_k: 2,
+        rows: Rows::Tokens,
+    };
+    let mut cases = vec![case(base.clone(), 13)];
+    // One token leaves experts without slots.
+    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.push(case(grouped_swiglu::Spec { slots_per_row: 1, ..base.clone() }, 13));
+    cases.push(case(grouped_swiglu::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
+    cases.extend([5, 100].map(|n| case(grouped_swiglu::Spec { n, ..base.clone() }, 13)));
+    cases.extend([1, 7].map(|k| case(grouped_swiglu::Spec { k, ..base.clone() }, 13)));
+    cases.push(case(grouped_swiglu::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_swiglu::Spec { format, ..base.clone() }, 13)));
+    // Half of the experts of Mini.
+    let mini = grouped_swiglu::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
+    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
+    cases
+}
+
+/// Cases of [`crate::grouped_combine`].
+pub fn grouped_combine() -> Vec<Case> {
+    let base = grouped_combine::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, top_k: 2, rows: Rows::Tokens };
+    let mut cases = vec![case(base.clone(), 13)];
+    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
+    cases.push(case(grouped_combine::Spec { top_k: 1, ..base.clone() }, 13));
+    cases.push(case(grouped_combine::Spec { top_k: 3, n_experts: 5, ..base.clone() }, 13));
+    cases.extend([5, 100].map(|n| case(grouped_combine::Spec { n, ..base.clone() }, 13)));
+    cases.extend([1, 7].map(|k| case(grouped_combine::Spec { k, ..base.clone() }, 13)));
+    cases.push(case(grouped_combine::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
+    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_combine::Spec { format, ..base.clone() }, 13)));
+    // Half of the experts of Mini.
+    let mini = grouped_combine::Spec { n_experts: 8, n: 4096, k: 14336, ..base };
+    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
+    cases
 }
 
 /// Cases of [`crate::embed`].

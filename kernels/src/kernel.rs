@@ -10,8 +10,9 @@
 use jambac_graph::Activation;
 
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_linear, kv_append, linear, linear_swiglu, moe_combine,
-    moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax, split_linear, split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
+    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
+    split_linear, split_rms_norm, top_k,
 };
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
@@ -246,6 +247,10 @@ kernels! {
     LinearSwiglu(linear_swiglu),
     /// Matrix product of each slot with the weight of its expert.
     GroupedLinear(grouped_linear),
+    /// Gate, up and their product of each slot with the weights of its expert.
+    GroupedSwiglu(grouped_swiglu),
+    /// Weighted sum of each token's experts, from their products.
+    GroupedCombine(grouped_combine),
     /// Columns of a row.
     Slice(slice),
     /// silu, softplus, add, mul, swiglu.

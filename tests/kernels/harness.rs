@@ -232,6 +232,7 @@ fn pad(cols: usize, values: &[f32]) -> Vec<f32> {
 }
 
 /// A stack of matrices, as the reference sees it and packed.
+#[derive(Clone)]
 pub struct Weight {
     /// Elements `[groups, n, k]` of each part after the other, rounded to the stored type.
     pub values: Vec<f32>,

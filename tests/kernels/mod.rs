@@ -1,6 +1,7 @@
 //! Every kernel against the scalar reference, on all its odd shapes.
 
 mod attention;
+mod experts;
 mod grouped_linear;
 mod harness;
 mod integer;

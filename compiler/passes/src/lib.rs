@@ -9,6 +9,7 @@ mod fuse_conv_silu;
 mod fuse_dt_norms;
 mod fuse_dt_scan;
 mod fuse_dt_softplus;
+mod fuse_experts;
 mod fuse_gate_up;
 mod fuse_in_proj;
 mod fuse_kv_append;
@@ -29,6 +30,7 @@ pub use fuse_conv_silu::FuseConvSilu;
 pub use fuse_dt_norms::FuseDtNorms;
 pub use fuse_dt_scan::FuseDtScan;
 pub use fuse_dt_softplus::FuseDtSoftplus;
+pub use fuse_experts::FuseExperts;
 pub use fuse_gate_up::FuseGateUp;
 pub use fuse_in_proj::FuseInProj;
 pub use fuse_kv_append::FuseKvAppend;
@@ -61,6 +63,7 @@ pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
     (&FuseQkv, "before fuse-kv-append, which takes the attention that it starts from"),
     (&FuseGateUp, "after fuse-swiglu: takes its swiglu where gate and up are linears"),
     (&FuseRouter, "anywhere: nothing else takes a softmax"),
+    (&FuseExperts, "after fuse-swiglu, whose result it takes"),
     (&FuseKvAppend, "anywhere: nothing else takes an attention"),
     (&FuseResidualNorm, "anywhere: nothing else takes a norm"),
 ];

@@ -350,6 +350,8 @@ fn code(kernel: &Kernel) -> Kernel {
         Kernel::LinearSwiglu(spec) => spec.rows = Rows::Tokens,
         Kernel::Elementwise(spec) => spec.rows_per_token = 1,
         Kernel::GroupedLinear(spec) => spec.top_k = 1,
+        Kernel::GroupedSwiglu(spec) => (spec.top_k, spec.rows) = (1, Rows::Tokens),
+        Kernel::GroupedCombine(spec) => spec.rows = Rows::Tokens,
         _ => {}
     }
     kernel

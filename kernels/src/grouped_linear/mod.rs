@@ -12,6 +12,8 @@ use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+#[cfg(feature = "emit")]
+pub(crate) mod experts;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,9 +8,9 @@ use jambac_graph::infer::operand_names;
 use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 use jambac_kernels::kernel::{Kernel, Rows};
 use jambac_kernels::{
-    attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_linear, kv_append, linear,
-    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, slice, softmax, split_linear,
-    split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, elementwise::Function, embed, grouped_combine, grouped_linear,
+    grouped_swiglu, kv_append, linear, linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows,
+    slice, softmax, split_linear, split_rms_norm, top_k,
 };
 
 use super::{Bound, BufferId, Context, DraftBuffer, Slot, buffer_bytes, unsupported};
@@ -99,7 +99,6 @@ impl View<'_, '_> {
                 let spec = linear_swiglu::Spec { n: self.result_cols(0)?, k: self.operand_cols(0)?, format, rows };
                 self.bind(spec, [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)])
             }
-            Op::GroupedSwiglu | Op::GroupedCombine => Err(self.fail("there is no kernel for it".into())),
             &Op::Slice { start, len } => {
                 let spec = slice::Spec { cols: self.operand_cols(0)?, start, len };
                 self.bind(spec, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", self.rows()?.1)])
@@ -168,6 +167,27 @@ impl View<'_, '_> {
                 let spec = grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k };
                 let routing = [("slots", self.buffer(2)?), ("offsets", self.buffer(3)?), ("out", self.result(0))];
                 self.bind(spec, [("x", self.buffer(0)?), ("weight", weight)].into_iter().chain(routing))
+            }
+            Op::GroupedSwiglu => {
+                let parts = [1, 2].map(|operand| WeightRows { operand, first_row: 0, rows: None });
+                let (weight, format) = self.weight_of(&parts, PartOrder::Interleaved, Use::Experts)?;
+                let (n, k, top_k) = (self.result_cols(0)?, self.operand_cols(0)?, self.operand_cols(3)?);
+                let n_experts = self.dim(self.operand_ty(1), 0)?;
+                let slots_per_row = if self.operand_ty(0).shape.len() == 2 { top_k } else { 1 };
+                let rows = self.rows()?.0;
+                let spec = grouped_swiglu::Spec { n_experts, n, k, format, slots_per_row, top_k, rows };
+                let routing = [("slots", self.buffer(3)?), ("offsets", self.buffer(4)?), ("out", self.result(0))];
+                self.bind(spec, [("x", self.buffer(0)?), ("weight", weight)].into_iter().chain(routing))
+            }
+            Op::GroupedCombine => {
+                let (weight, format, _) = self.weight(1, Use::Experts)?;
+                let (n, k, top_k) = (self.result_cols(0)?, self.operand_cols(0)?, self.operand_cols(2)?);
+                let (n_experts, (rows, count)) = (self.dim(self.operand_ty(1), 0)?, self.rows()?);
+                let spec = grouped_combine::Spec { n_experts, n, k, format, top_k, rows };
+                let own = [("x", self.buffer(0)?), ("weight", weight), ("weights", self.buffer(2)?)];
+                let routing = [("slots", self.buffer(3)?), ("offsets", self.buffer(4)?)];
+                let results = [("out", self.result(0)), ("rows", count)];
+                self.bind(spec, own.into_iter().chain(routing).chain(results))
             }
             Op::MoeCombine => {
                 let spec = moe_combine::Spec { cols: self.result_cols(0)?, top_k: self.operand_cols(1)? };

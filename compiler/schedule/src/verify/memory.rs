@@ -2,7 +2,7 @@
 
 use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, PartOrder, Transform, WeightFormat};
 use jamba_plan::tables;
-use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param};
+use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
 use jambac_kernels::kv_append::page_elements;
 use jambac_kernels::selective_scan;
 
@@ -101,6 +101,11 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         }
         (Kernel::Linear(spec), "bias") => matrix(1, spec.n, 1),
         (Kernel::GroupedLinear(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
+        (Kernel::GroupedSwiglu(spec), "weight") => {
+            check_rows(weight, &[spec.n, spec.n], PartOrder::Interleaved)?;
+            matrix(spec.n_experts, 2 * padded(spec.n), spec.k)
+        }
+        (Kernel::GroupedCombine(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
         (Kernel::RmsNorm(spec), "weight") => matrix(1, spec.cols, 1),
         (Kernel::Elementwise(spec), "b") => matrix(1, spec.cols, 1),
         (Kernel::CausalConv1d(spec), "weight") => matrix(1, spec.channels, spec.taps),

@@ -1,0 +1,46 @@
+//! Experts' weighted sums on a CPU: each thread takes a range of panels of all experts, which are columns of the result that
+//! no other thread touches.
+//!
+//! 1. share out panels
+//! 2. clear their columns
+//! 3. expert after expert, in order: sum over the inputs ([`crate::grouped_linear::experts`])
+//! 4. add to the slot's token, weighted
+
+use super::Spec;
+use crate::builder::{Builder, Value};
+use crate::grouped_linear::experts::{self, Products};
+use crate::kernel::LANES;
+use crate::linear::panel;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let &Spec { n_experts, k, format, .. } = spec;
+    let (weights, out) = (b.buffer("weights"), b.buffer("out"));
+    // 1. share out
+    let n_units = panel::n_panels(spec.n);
+    let panels = experts::share(b, n_units);
+    let column = |panel: Value| b.mul(panel, b.index(LANES));
+
+    // 2. clear
+    b.for_each(b.index(0), b.scalar("rows"), 1, |t| {
+        b.for_each(panels.0, panels.1, 1, |panel| b.store(b.splat(0.0, LANES), out, &[t, column(panel)]));
+    });
+
+    // 3. sum
+    let products = Products {
+        n_experts,
+        k,
+        format,
+        unit: 1,
+        n_units,
+        x_row: &|slot| slot,
+        // 4. add
+        store: &|slot, panel, sums| {
+            let top_k = b.index(spec.top_k);
+            let (t, choice) = (b.div(slot, top_k), b.rem(slot, top_k));
+            let weight = b.broadcast(b.load(weights, &[t, choice]), LANES);
+            let at = [t, column(panel)];
+            b.store(b.fma(weight, sums[0], b.load_vector(out, &at, LANES)), out, &at);
+        },
+    };
+    experts::emit(b, &products, panels);
+}

@@ -1,0 +1,54 @@
+//! The products of every expert with the rows of its slots, of any stored type: what the kernels of experts share.
+//!
+//! Each thread takes a range of units of panels of every expert, so that it reads those weights alone. Experts go in order,
+//! those without slots are passed over.
+
+use crate::builder::{Builder, Value};
+use crate::kernel::Elem;
+use crate::linear::integer::{self, weights::Weights};
+use crate::linear::panel::{self, Range};
+
+/// A product with each expert's weights.
+pub(crate) struct Products<'a> {
+    /// Experts.
+    pub(crate) n_experts: usize,
+    /// Inputs.
+    pub(crate) k: usize,
+    /// Stored type of the weights.
+    pub(crate) format: Elem,
+    /// Panels that are finished together: 1, or 2 where two matrices are interleaved.
+    pub(crate) unit: usize,
+    /// Units of an expert.
+    pub(crate) n_units: usize,
+    /// The row of x that a slot reads.
+    pub(crate) x_row: &'a dyn Fn(Value) -> Value,
+    /// What becomes of finished sums: of a slot and a unit, a vector for each panel of the unit.
+    pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
+}
+
+/// This thread's units.
+pub(crate) fn share(b: &Builder, n_units: usize) -> Range {
+    b.thread_range(b.index(n_units))
+}
+
+/// Sums and stores a range of units of every expert; reads the buffers `x`, `weight`, `scales`, `slots` and `offsets`.
+pub(crate) fn emit(b: &Builder, products: &Products, units: Range) {
+    let &Products { n_experts, k, format, unit, n_units, .. } = products;
+    let slot = |row: Value| b.to_index(b.load(b.buffer("slots"), &[row]));
+    let offset = |expert: Value| b.to_index(b.load(b.buffer("offsets"), &[expert]));
+    let x = b.buffer("x");
+    let x_row = |row: Value| (products.x_row)(slot(row));
+    let store = |row: Value, unit: Value, sums: &[Value]| (products.store)(slot(row), unit, sums);
+    b.for_each(b.index(0), b.index(n_experts), 1, |expert| {
+        let rows = (offset(expert), offset(b.add(expert, b.index(1))));
+        let first_panel = b.mul(expert, b.index(n_units * unit));
+        if let Some(weights) = Weights::of(b, format, k) {
+            let product = integer::cpu::Product { weights, x, first_panel, unit, x_row: &x_row, store: &store };
+            integer::cpu::emit(b, &product, rows, units);
+        } else {
+            let weight = b.buffer("weight");
+            let product = panel::Product { k, x, weight, first_panel, unit, x_row: &x_row, store: &store };
+            panel::emit(b, &product, rows, units);
+        }
+    });
+}

@@ -1,0 +1,36 @@
+//! Experts' gate and up on a CPU: each thread takes a range of pairs of panels of every expert.
+//!
+//! 1. share out pairs of panels
+//! 2. for each expert that has slots: sum over the inputs, gate beside up ([`crate::grouped_linear::experts`])
+//! 3. multiply, store
+
+use super::Spec;
+use crate::builder::Builder;
+use crate::grouped_linear::experts::{self, Products};
+use crate::kernel::LANES;
+use crate::linear::panel;
+use crate::math;
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let &Spec { n_experts, k, format, .. } = spec;
+    // 1. share out
+    let n_units = panel::n_panels(spec.n);
+    let pairs = experts::share(b, n_units);
+
+    // 2. sum
+    let out = b.buffer("out");
+    let products = Products {
+        n_experts,
+        k,
+        format,
+        unit: 2,
+        n_units,
+        x_row: &|slot| b.div(slot, b.index(spec.slots_per_row)),
+        // 3. multiply, store
+        store: &|slot, pair, sums| {
+            let y = math::swiglu(b, sums[0], sums[1]);
+            b.store(y, out, &[slot, b.mul(pair, b.index(LANES))]);
+        },
+    };
+    experts::emit(b, &products, pairs);
+}
