@@ -32,7 +32,7 @@ impl Drawn {
                 let value = draw.value(index);
                 match transform {
                     Transform::None if linear => jambac_reference::round_to(DType::Bf16, value),
-                    Transform::None => value,
+                    Transform::None | Transform::Scale(_) => value,
                     // The plan holds −exp(A_log) · log₂ e.
                     Transform::DecayRate => (-f64::from(value) / std::f64::consts::LOG2_E).ln() as f32,
                 }

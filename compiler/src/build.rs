@@ -269,11 +269,9 @@ pub fn fusion(model: &ModelFile) -> Result<Fusion> {
 }
 
 fn weight_format(key: &str, format: &str) -> Result<WeightFormat> {
-    match format {
-        "f32" => Ok(WeightFormat::F32),
-        "bf16" => Ok(WeightFormat::Bf16),
-        other => bail!("{key}: found {other}, expected f32 or bf16 (int8 and int4 are not built yet)"),
-    }
+    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
+    let found = formats.into_iter().find(|known| known.name() == format);
+    found.with_context(|| format!("{key}: found {format}, expected f32, bf16, int8 or int4"))
 }
 
 fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType {

@@ -1,57 +1,200 @@
 //! `jambac fit`: how many tokens and sequences fit a memory, from the same numbers as a plan; weights are not needed.
+//!
+//! A table says, for numbers of sequences, the longest context that all of them can have at once. The limits that the model
+//! asks for are measured too: where they do not fit, the command fails and says by how many bytes, and which limit alone,
+//! lowered to what, would make them fit.
 
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
-use jamba_plan::format::{KV_PAGE_TOKENS, SLACK_BYTES};
+use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Memory, SLACK_BYTES};
 use jambac_checkpoint::JambaConfig;
 use jambac_graph::DType;
-use serde_json::json;
+use jambac_kernels::target::CpuTarget;
+use serde_json::{Value, json};
 
-use crate::build::{fusion, graphs, optimize, schedule, targets};
+use crate::build::{Entries, fusion, graphs, optimize, schedule, targets};
 use crate::manifest::ModelFile;
 use crate::report::print;
 
-/// Prints, for numbers of sequences, the longest context that all of them can have at once within `memory`.
+/// What a model with other limits would take.
+struct Fitter {
+    model: ModelFile,
+    entries: Entries,
+    targets: Vec<(String, CpuTarget)>,
+    max_positions: u64,
+}
+
+/// The memory of a plan with certain limits, in bytes.
+struct Need {
+    memory: Memory,
+    limits: Limits,
+}
+
+impl Need {
+    fn total(&self) -> u64 {
+        self.memory.total(&self.limits) + SLACK_BYTES
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "sequences": self.limits.max_sequences,
+            "context": self.limits.max_context,
+            "kv_tokens": self.limits.kv_tokens,
+            "bytes": self.total(),
+            "weights": self.memory.weights + SLACK_BYTES,
+            "arena": self.memory.arena,
+            "state": self.memory.state_pool(&self.limits),
+            "kv": self.memory.kv_pool(&self.limits),
+            "tables": self.memory.tables,
+        })
+    }
+}
+
+/// A limit that alone, lowered so far, makes a model fit.
+struct Lower {
+    key: &'static str,
+    to: u64,
+}
+
+impl Fitter {
+    fn new(model: &ModelFile) -> Result<Fitter> {
+        let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
+        let mut entries = graphs(model, &config, &|_| DType::Bf16)?;
+        optimize(&mut entries, &fusion(model)?)?;
+        let targets = targets(&model.build.targets)?;
+        Ok(Fitter { model: model.clone(), entries, targets, max_positions: config.max_positions as u64 })
+    }
+
+    fn need(&self, change: impl FnOnce(&mut ModelFile)) -> Result<Need> {
+        let mut model = self.model.clone();
+        change(&mut model);
+        let schedule = schedule(&model, &self.entries, &self.targets)?;
+        Ok(Need { memory: schedule.memory, limits: schedule.limits })
+    }
+
+    /// The need of so many sequences that all have so many tokens at once.
+    fn need_of(&self, sequences: u64, context: u64) -> Result<Need> {
+        self.need(|model| {
+            model.limits.max_sequences = sequences;
+            model.limits.max_context = context;
+            model.limits.kv_tokens = None;
+        })
+    }
+
+    /// The longest context of so many sequences within a budget, and what it takes; of a page where none fits.
+    fn longest(&self, sequences: u64, budget: u64) -> Result<(u64, Need)> {
+        let fits = |pages: u64| Ok(self.need_of(sequences, pages * KV_PAGE_TOKENS)?.total() <= budget);
+        let pages = most(self.max_positions / KV_PAGE_TOKENS, fits)?;
+        Ok((pages * KV_PAGE_TOKENS, self.need_of(sequences, pages.max(1) * KV_PAGE_TOKENS)?))
+    }
+
+    /// Each limit that alone makes the model fit when it is lowered, and the most that it can be.
+    fn lower(&self, budget: u64) -> Result<Vec<Lower>> {
+        let limits = &self.model.limits;
+        let kv_tokens = self.model.kv_tokens();
+        let mut found = Vec::new();
+        let least_pages = limits.max_context.div_ceil(KV_PAGE_TOKENS);
+        let with_kv = |pages: u64| {
+            let need = self.need(|model| model.limits.kv_tokens = Some(pages * KV_PAGE_TOKENS))?;
+            Ok(pages < least_pages || need.total() <= budget)
+        };
+        let pages = most(kv_tokens / KV_PAGE_TOKENS - 1, with_kv)?;
+        if pages >= least_pages {
+            found.push(Lower { key: "kv_tokens", to: pages * KV_PAGE_TOKENS });
+        }
+        let with_sequences =
+            |sequences: u64| Ok(self.need(|model| model.limits.max_sequences = sequences)?.total() <= budget);
+        let sequences = most(limits.max_sequences - 1, with_sequences)?;
+        if sequences > 0 {
+            found.push(Lower { key: "max_sequences", to: sequences });
+        }
+        // A shorter context needs no more tokens of keys and values than all sequences can have.
+        let with_context = |pages: u64| {
+            let context = pages * KV_PAGE_TOKENS;
+            let need = self.need(|model| {
+                model.limits.max_context = context;
+                model.limits.kv_tokens = Some(kv_tokens.min(context * limits.max_sequences));
+            })?;
+            Ok(need.total() <= budget)
+        };
+        let pages = most((limits.max_context - 1) / KV_PAGE_TOKENS, with_context)?;
+        if pages > 0 {
+            found.push(Lower { key: "max_context", to: pages * KV_PAGE_TOKENS });
+        }
+        Ok(found)
+    }
+}
+
+/// The largest number up to `end` for which `fits` holds, as it does for all smaller ones; 0 where it does for none.
+fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
+    let (mut good, mut bad) = (0, end + 1);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        if fits(middle)? { good = middle } else { bad = middle }
+    }
+    Ok(good)
+}
+
+/// Prints, for numbers of sequences, the longest context that all of them can have at once within `memory`; fails where the
+/// model's own limits do not fit.
 pub fn run(model: &ModelFile, memory: &str, as_json: bool) -> Result<()> {
     let budget = bytes(memory)?;
-    let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
-    let mut entries = graphs(model, &config, &|_| DType::Bf16)?;
-    optimize(&mut entries, &fusion(model)?)?;
-    let targets = targets(&model.build.targets)?;
-    let mut rows = Vec::new();
-    for n_sequences in [1, 2, 4, 8, 16, 32, 64] {
-        let mut model = model.clone();
-        model.limits.max_sequences = n_sequences;
-        model.limits.kv_tokens = None;
-        let needed = |context: u64| -> Result<u64> {
-            let mut model = model.clone();
-            model.limits.max_context = context;
-            let schedule = schedule(&model, &entries, &targets)?;
-            Ok(schedule.memory.total(&schedule.limits) + SLACK_BYTES)
+    let fitter = Fitter::new(model)?;
+    let rows = [1, 2, 4, 8, 16, 32, 64].map(|sequences| Ok((sequences, fitter.longest(sequences, budget)?)));
+    let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
+    let asked = fitter.need(|_| ())?;
+    print(&if as_json { document(budget, &asked, &rows) } else { table(model, budget, &rows) })?;
+    if asked.total() <= budget { Ok(()) } else { bail!("{}", shortage(&fitter, &asked, budget)?) }
+}
+
+/// By how much the limits that were asked for do not fit, and what would help.
+fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
+    let (limits, weights) = (&asked.limits, asked.memory.weights + SLACK_BYTES);
+    let mut text = format!(
+        "{budget} bytes are {} too few for limits.max_sequences {}, limits.max_context {} and limits.kv_tokens {}: they take {}",
+        asked.total() - budget,
+        limits.max_sequences,
+        limits.max_context,
+        limits.kv_tokens,
+        asked.total()
+    );
+    let lower = fitter.lower(budget)?;
+    if lower.is_empty() {
+        let least = fitter.need_of(1, KV_PAGE_TOKENS)?.total();
+        let _ = match least.checked_sub(budget) {
+            Some(short) if short > 0 => write!(
+                text,
+                "; one sequence of {KV_PAGE_TOKENS} tokens takes {least}, {short} too many, {weights} of them weights: \
+                 smaller formats help (--experts int8, --weights int4)"
+            ),
+            _ => write!(text, "; no limit alone makes them fit: lower several, as the table says"),
         };
-        // The need grows with the context: the largest number of pages is found by halving.
-        let (mut fits, mut exceeds) = (0, config.max_positions as u64 / KV_PAGE_TOKENS + 1);
-        while exceeds - fits > 1 {
-            let pages = fits + (exceeds - fits) / 2;
-            if needed(pages * KV_PAGE_TOKENS)? <= budget { fits = pages } else { exceeds = pages }
-        }
-        let context = fits * KV_PAGE_TOKENS;
-        rows.push((n_sequences, context, if fits > 0 { needed(context)? } else { needed(KV_PAGE_TOKENS)? }));
     }
-    if as_json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(sequences, context, bytes)| json!({ "sequences": sequences, "context": context, "bytes": bytes }))
-            .collect();
-        return print(&format!("{:#}\n", json!({ "memory": budget, "fits": rows })));
+    for (index, Lower { key, to }) in lower.iter().enumerate() {
+        let _ = write!(text, "{} limits.{key} to {to}", if index == 0 { "; lower" } else { ", or" });
     }
+    Ok(text)
+}
+
+fn document(budget: u64, asked: &Need, rows: &[(u64, (u64, Need))]) -> String {
+    let row = |(sequences, (context, need)): &(u64, (u64, Need))| json!({ "sequences": sequences, "context": context, "bytes": need.total() });
+    let fits: Vec<_> = rows.iter().map(row).collect();
+    let asked_fits = asked.total() <= budget;
+    format!(
+        "{:#}\n",
+        json!({ "memory": budget, "fits": fits, "asked": asked.document(), "asked_fits": asked_fits,
+            "short": asked.total().saturating_sub(budget) })
+    )
+}
+
+fn table(model: &ModelFile, budget: u64, rows: &[(u64, (u64, Need))]) -> String {
     let mut text = format!("{} in {budget} bytes\n sequences  context of each           bytes\n", model.name);
-    for (sequences, context, bytes) in rows {
-        let context = if context == 0 { "does not fit".to_owned() } else { context.to_string() };
-        let _ = writeln!(text, " {sequences:>9}  {context:>15} {bytes:>15}");
+    for (sequences, (context, need)) in rows {
+        let context = if *context == 0 { "does not fit".to_owned() } else { context.to_string() };
+        let _ = writeln!(text, " {sequences:>9}  {context:>15} {:>15}", need.total());
     }
-    print(&text)
+    text
 }
 
 /// `80GB`, `24GiB`, `1000000`.
@@ -89,5 +232,68 @@ mod tests {
         for wrong in ["", "GB", "80G", "-1GB", "many"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
+    }
+
+    fn model(name: &str) -> ModelFile {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name);
+        ModelFile::open(&folder).unwrap()
+    }
+
+    /// Jamba-v0.1, 256K tokens: 4 attention layers · (keys + values) · 8 heads · 128 · 2 bytes · 262144 = 4 GiB.
+    #[test]
+    fn keys_and_values_of_256k_tokens_are_4_gib() {
+        let model = model("jamba-mini");
+        assert_eq!((model.limits.kv_dtype.as_deref(), model.limits.max_context), (Some("bf16"), 1 << 18));
+        let need = Fitter::new(&model).unwrap().need_of(1, 1 << 18).unwrap();
+        assert_eq!(need.memory.kv_pool(&need.limits), 4 << 30);
+        assert_eq!(need.memory.kv_page, 16 * 4 * 2 * 8 * 128 * 2);
+    }
+
+    #[test]
+    fn mini_with_int8_experts_holds_four_long_sequences_on_80_gb() {
+        let mut model = model("jamba-mini");
+        model.weights.experts = Some("int8".to_owned());
+        let fitter = Fitter::new(&model).unwrap();
+        let (context, need) = fitter.longest(4, 80_000_000_000).unwrap();
+        assert_eq!(context, 1 << 18, "{} bytes", need.total());
+        assert!(need.total() <= 80_000_000_000);
+        // 16 MoE layers of 16 experts of three matrices of 14336 · 4096: 45.1 GB as int8, twice that as bf16.
+        let experts = 16 * 16 * 3 * 14336 * 4096_u64;
+        let bf16 = Fitter::new(&self::model("jamba-mini")).unwrap().need_of(4, 1 << 18).unwrap();
+        let saved = bf16.memory.weights - need.memory.weights;
+        let scales = 16 * 16 * (2 * 14336 + 4096) * 4_u64;
+        assert_eq!(saved, experts - scales);
+    }
+
+    #[test]
+    fn a_small_card_says_by_how_much_and_what_to_lower() {
+        let mut model = model("jamba-3b");
+        model.weights.default = Some("int4".to_owned());
+        let fitter = Fitter::new(&model).unwrap();
+        let asked = fitter.need(|_| ()).unwrap();
+        let budget = asked.total() - 1000;
+        let lower = fitter.lower(budget).unwrap();
+        let sequences = lower.iter().find(|lower| lower.key == "max_sequences").unwrap();
+        assert_eq!(sequences.to, model.limits.max_sequences - 1);
+        let text = shortage(&fitter, &asked, budget).unwrap();
+        assert!(text.starts_with(&format!("{budget} bytes are 1000 too few for limits.max_sequences 4,")), "{text}");
+        assert!(text.contains("lower limits.max_sequences to 3, or limits.max_context to 261"), "{text}");
+        // What it says fits, and one page more does not.
+        let context = lower.iter().find(|lower| lower.key == "max_context").unwrap().to;
+        let with = |context: u64| {
+            let need = fitter.need(|model| {
+                model.limits.max_context = context;
+                model.limits.kv_tokens = Some(model.kv_tokens().min(context * 4));
+            });
+            need.unwrap().total()
+        };
+        assert!(with(context) <= budget && with(context + 16) > budget);
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_named() {
+        let fitter = Fitter::new(&model("jamba-mini")).unwrap();
+        let text = shortage(&fitter, &fitter.need(|_| ()).unwrap(), 80_000_000_000).unwrap();
+        assert!(text.contains("one sequence of 16 tokens takes") && text.contains("--experts int8"), "{text}");
     }
 }

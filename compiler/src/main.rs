@@ -41,7 +41,8 @@ struct Model {
     /// Which fusions run: all, none, or names of passes with commas between them.
     #[arg(long, value_name = "all|none|LIST")]
     fusion: Option<String>,
-    /// Weight format of all linear layers: f32 or bf16. Default: as the checkpoint stores them.
+    /// Weight format of all linear layers: f32, bf16, int8 or int4. Default: as the checkpoint stores them. Routers and the
+    /// embedding table never become integers.
     #[arg(long, value_name = "FORMAT")]
     weights: Option<String>,
     /// Weight format of the experts alone.

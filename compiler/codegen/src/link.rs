@@ -3,13 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use jamba_plan::format::{Buffer, Entry, KernelRecord, Layout, Manifest, Part, Program, Step, Weight};
+use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, Transform, Weight};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{PlanWriter, synthetic};
-use jambac_schedule::{PlannedPart, Schedule};
+use jambac_schedule::{PlannedPart, PlannedWeight, Schedule};
 
 use crate::error::CodegenError;
-use crate::pack::{ParameterSource, pack};
+use crate::pack::{ParameterSource, pack, pack_scales};
 
 /// Everything that goes into a plan.
 pub struct Parts<'a> {
@@ -44,7 +44,7 @@ pub fn program(schedule: &Schedule) -> Program {
         .weights
         .iter()
         .map(|weight| Weight {
-            parts: weight.parts.iter().map(|part| self::part(part, weight.layout)).collect(),
+            parts: weight.parts.iter().map(|part| self::part(part, inputs(schedule, weight))).collect(),
             order: weight.order,
             offset: weight.offset,
             bytes: weight.bytes,
@@ -90,8 +90,17 @@ pub fn program(schedule: &Schedule) -> Program {
     Program { kernels, weights, entries }
 }
 
-fn part(part: &PlannedPart, layout: Layout) -> Part {
-    let (_, init) = synthetic::init_for(&part.parameter, &[layout.groups, part.rows, layout.k]);
+/// Inputs of the parameter behind a weight; scales have their own number of columns.
+fn inputs(schedule: &Schedule, weight: &PlannedWeight) -> u64 {
+    let is_integers = |other: &&PlannedWeight| other.parts == weight.parts && other.transform == Transform::None;
+    match weight.transform {
+        Transform::Scale(_) => schedule.weights.iter().find(is_integers).map_or(1, |integers| integers.layout.k),
+        _ => weight.layout.k,
+    }
+}
+
+fn part(part: &PlannedPart, inputs: u64) -> Part {
+    let (_, init) = synthetic::init_for(&part.parameter, &[part.rows, inputs]);
     Part { parameter: part.parameter.clone(), first_row: part.first_row, rows: part.rows, init }
 }
 
@@ -121,9 +130,12 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
             SectionKind::Weights.name(),
             |out| -> Result<(), CodegenError> {
                 let mut at = 0;
-                for weight in &program.weights {
+                for (index, weight) in program.weights.iter().enumerate() {
                     pad(out, weight.offset - at)?;
-                    let written = pack(parameters, weight, out)?;
+                    let written = match weight.transform {
+                        Transform::Scale(_) => pack_scales(parameters, &program.weights[index + 1], out)?,
+                        _ => pack(parameters, weight, out)?,
+                    };
                     assert_eq!(written, weight.bytes, "weight {:?} is as long as planned", weight.parts);
                     at = weight.offset + written;
                     progress(at, total);

@@ -1,12 +1,14 @@
 //! Parameters → packed weight bytes, one panel at a time.
 //!
 //! A weight is packed once, at build time, into the [`Layout`] that its kernels read; never more than one panel of it is in
-//! memory.
+//! memory. Integers and their scales are two weights: each is written in a pass of its own over the parameter, which
+//! quantizes a panel's rows and keeps one of the two.
 
 use std::io::{self, Write};
 
 use half::{bf16, f16};
-use jamba_plan::format::{Layout, PartOrder, Transform, Weight, WeightFormat};
+use jamba_plan::format::{Layout, Part, PartOrder, Transform, Weight, WeightFormat};
+use jamba_plan::quantize;
 
 use crate::error::CodegenError;
 
@@ -16,38 +18,133 @@ pub trait ParameterSource {
     ///
     /// A parameter is seen as \[groups, n, k\]: stacked experts, outputs, inputs; a vector has k = 1. `out` holds n_rows · k elements.
     fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()>;
+
+    /// The same rows as the checkpoint's own integers with a scale each, `q` and `scales` as long as they need to be; false
+    /// where it stores none.
+    fn read_int8(&self, _parameter: &str, _group: u64, _first_row: u64, _q: &mut [i8], _scales: &mut [f32]) -> bool {
+        false
+    }
 }
 
-/// Writes a packed weight, padding included, and returns its length in bytes.
+/// Writes a packed weight that is not of scales, padding included, and returns its length in bytes.
 pub fn pack(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
-    let Layout { groups, k, lanes, .. } = weight.layout;
+    match weight.format {
+        WeightFormat::Int8 | WeightFormat::Int4 => pack_integers(source, weight, out),
+        _ => pack_floats(source, weight, out),
+    }
+}
+
+fn pack_floats(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
+    let Layout { k, lanes, .. } = weight.layout;
     let row = k as usize;
     // Row-major layouts and vectors have tiny panels: take many at a time where they follow each other.
     let panels_at_once = match weight.order {
         PartOrder::Stacked => (16384 / (k * lanes)).max(1),
         PartOrder::Interleaved => 1,
     };
-    let rows_at_once = panels_at_once * lanes;
-    let mut rows = vec![0f32; rows_at_once as usize * row];
-    let mut panels = vec![0f32; rows_at_once as usize * row];
-    let mut bytes = Vec::with_capacity(panels.len() * weight.format.bytes() as usize);
+    let mut rows = vec![0f32; (panels_at_once * lanes) as usize * row];
+    let mut panels = vec![0f32; rows.len()];
+    let mut bytes = Vec::new();
+    each_run(weight, panels_at_once, |part, group, first_row, n_rows| {
+        let taken = &mut rows[..n_rows as usize * row];
+        source.read_rows(&part.parameter, group, first_row, n_rows, taken)?;
+        apply(weight.transform, taken);
+        let stored = &mut panels[..n_rows.next_multiple_of(lanes) as usize * row];
+        transpose_panels(taken, stored, row, lanes as usize);
+        encode(weight.format, stored, &mut bytes);
+        out.write_all(&bytes)?;
+        Ok(bytes.len() as u64)
+    })
+}
+
+fn pack_integers(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
+    let Layout { k, lanes, .. } = weight.layout;
+    let mut panel = vec![0; weight.layout.panel_bytes(weight.format)];
+    each_run(weight, 1, |part, group, first_row, n_rows| {
+        let rows = Quantized::read(source, part, weight, (group, first_row, n_rows))?;
+        panel.fill(0);
+        for (lane, q) in rows.q.chunks_exact(k as usize).enumerate() {
+            quantize::place(weight.format, q, lane, lanes as usize, &mut panel);
+        }
+        out.write_all(&panel)?;
+        Ok(panel.len() as u64)
+    })
+}
+
+/// Writes the scales of a weight of integers, padding included, and returns their length in bytes.
+pub fn pack_scales(source: &dyn ParameterSource, integers: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
+    let Some((layout, format)) = integers.layout.scales(integers.format) else { return Ok(0) };
+    let (per_row, lanes) = (layout.k as usize, layout.lanes as usize);
+    let mut panel = vec![0f32; lanes * per_row];
+    let mut bytes = Vec::new();
+    each_run(integers, 1, |part, group, first_row, n_rows| {
+        let rows = Quantized::read(source, part, integers, (group, first_row, n_rows))?;
+        transpose_panels(&rows.scales, &mut panel, per_row, lanes);
+        encode(format, &panel, &mut bytes);
+        out.write_all(&bytes)?;
+        Ok(bytes.len() as u64)
+    })
+}
+
+/// Rows of a parameter as integers and scales.
+pub struct Quantized {
+    /// Rows of k integers.
+    pub q: Vec<i8>,
+    /// The scales of each row, one or one per group of inputs.
+    pub scales: Vec<f32>,
+}
+
+impl Quantized {
+    /// Rows of a parameter as a weight's integers, by (group, first row, number of rows): the checkpoint's own where it
+    /// stores such, else quantized.
+    pub fn read(
+        source: &dyn ParameterSource,
+        part: &Part,
+        weight: &Weight,
+        (group, first_row, n_rows): (u64, u64, u64),
+    ) -> io::Result<Quantized> {
+        let (k, n_rows) = (weight.layout.k as usize, n_rows as usize);
+        let mut q = vec![0; n_rows * k];
+        let mut scales = vec![0f32; n_rows];
+        if weight.format == WeightFormat::Int8
+            && source.read_int8(&part.parameter, group, first_row, &mut q, &mut scales)
+        {
+            return Ok(Quantized { q, scales });
+        }
+        let mut rows = vec![0f32; n_rows * k];
+        source.read_rows(&part.parameter, group, first_row, n_rows as u64, &mut rows)?;
+        if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
+            let (row, column) = (first_row as usize + at / k, at % k);
+            let message = format!("row {row}, column {column} is {}, expected a finite number", rows[at]);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        scales.clear();
+        for (row, q) in rows.chunks_exact(k).zip(q.chunks_exact_mut(k)) {
+            let of_row = quantize::row_scales(weight.format, row);
+            quantize::row(weight.format, row, &of_row, q);
+            scales.extend(of_row);
+        }
+        Ok(Quantized { q, scales })
+    }
+}
+
+/// Calls with (part, group, first row of the parameter, number of rows) for each run of at most so many panels of a part, in
+/// the order in which they are stored; sums up the bytes that were written.
+fn each_run(
+    weight: &Weight,
+    panels_at_once: u64,
+    mut write: impl FnMut(&Part, u64, u64, u64) -> io::Result<u64>,
+) -> Result<u64, CodegenError> {
+    let lanes = weight.layout.lanes;
     let mut written = 0;
-    for group in 0..groups {
+    for group in 0..weight.layout.groups {
         let mut panel = 0;
         while panel < weight.layout.panels() {
             let (part, first_row) = weight.panel(panel);
-            let failed = |source| CodegenError::Pack { parameter: part.parameter.clone(), source };
-            let n_rows = rows_at_once.min(part.rows - first_row);
-            let taken = &mut rows[..n_rows as usize * row];
-            source.read_rows(&part.parameter, group, part.first_row + first_row, n_rows, taken).map_err(failed)?;
-            apply(weight.transform, taken);
-            let n_panels = n_rows.div_ceil(lanes);
-            let stored = (n_panels * lanes) as usize * row;
-            transpose_panels(taken, &mut panels[..stored], row, lanes as usize);
-            encode(weight.format, &panels[..stored], &mut bytes);
-            out.write_all(&bytes).map_err(failed)?;
-            written += bytes.len() as u64;
-            panel += n_panels;
+            let n_rows = (panels_at_once * lanes).min(part.rows - first_row);
+            written += write(part, group, part.first_row + first_row, n_rows)
+                .map_err(|source| CodegenError::Pack { parameter: part.parameter.clone(), source })?;
+            panel += n_rows.div_ceil(lanes);
         }
     }
     Ok(written)
@@ -55,7 +152,7 @@ pub fn pack(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) 
 
 fn apply(transform: Transform, values: &mut [f32]) {
     match transform {
-        Transform::None => {}
+        Transform::None | Transform::Scale(_) => {}
         Transform::DecayRate => {
             for value in values {
                 *value = (-f64::from(*value).exp() * std::f64::consts::LOG2_E) as f32;
@@ -83,114 +180,11 @@ fn transpose_panels(rows: &[f32], panels: &mut [f32], k: usize, lanes: usize) {
 fn encode(format: WeightFormat, values: &[f32], bytes: &mut Vec<u8>) {
     bytes.clear();
     match format {
-        WeightFormat::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         WeightFormat::Bf16 => bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
         WeightFormat::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
+        _ => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use jamba_plan::format::{Init, Part};
-
-    use super::*;
-
-    /// Element (group, i, j) of parameter "2" is 2 · 10⁶ + group · 10⁵ + i · 100 + j + 1.
-    fn element(parameter: &str, group: u64, i: u64, j: u64) -> f32 {
-        let parameter: u64 = parameter.parse().expect("a digit");
-        (parameter * 1_000_000 + group * 100_000 + i * 100 + j + 1) as f32
-    }
-
-    struct Numbered {
-        k: u64,
-    }
-
-    impl ParameterSource for Numbered {
-        fn read_rows(&self, name: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {
-            for i in 0..n_rows {
-                for j in 0..self.k {
-                    out[(i * self.k + j) as usize] = element(name, group, first_row + i, j);
-                }
-            }
-            Ok(())
-        }
-    }
-
-    /// A weight of (parameter, first row, rows), its elements as they are packed.
-    fn packed(parts: &[(&str, u64, u64)], order: PartOrder, groups: u64, k: u64, lanes: u64) -> (Layout, Vec<f32>) {
-        let init = Init::Normal { mean: 0.0, std: 1.0 };
-        let part = |&(name, first_row, rows): &(&str, u64, u64)| Part { parameter: name.into(), first_row, rows, init };
-        let n = Layout::rows_of(parts.iter().map(|part| part.2), lanes).unwrap();
-        let layout = Layout { groups, n, k, lanes };
-        let bytes = layout.elements() * 4;
-        let parts = parts.iter().map(part).collect();
-        let (format, transform) = (WeightFormat::F32, Transform::None);
-        let weight = Weight { parts, order, offset: 0, bytes, layout, format, transform };
-        let mut out = Vec::new();
-        assert_eq!(pack(&Numbered { k }, &weight, &mut out).unwrap(), bytes);
-        (layout, out.as_chunks().0.iter().map(|&element| f32::from_le_bytes(element)).collect())
-    }
-
-    #[test]
-    fn every_element_is_where_the_layout_says_and_padding_is_zero() {
-        for (groups, n, k, lanes) in [(1, 16, 4, 16), (3, 21, 7, 16), (1, 37, 1, 16), (2, 5, 9, 1), (1, 70, 600, 16)] {
-            let (layout, found) = packed(&[("0", 0, n)], PartOrder::Stacked, groups, k, lanes);
-            let mut expected = vec![0f32; layout.elements() as usize];
-            for group in 0..groups {
-                for i in 0..n {
-                    for j in 0..k {
-                        expected[layout.index(group, i, j) as usize] = element("0", group, i, j);
-                    }
-                }
-            }
-            assert_eq!(found, expected, "{layout:?}");
-        }
-    }
-
-    /// Each row of the layout is the row of a part that the order says, or zeros.
-    #[test]
-    fn parts_lie_in_whole_panels_in_their_order() {
-        const LANES: u64 = 16;
-        let stacked = [("1", 0, 21), ("2", 32, 5), ("3", 0, 48), ("4", 7, 1)];
-        let interleaved = [("1", 0, 37), ("2", 0, 37), ("3", 0, 37)];
-        for (parts, order, groups) in [
-            (&stacked[..], PartOrder::Stacked, 1),
-            (&[("1", 0, 21), ("2", 0, 100)], PartOrder::Stacked, 3),
-            (&interleaved, PartOrder::Interleaved, 1),
-            (&interleaved[..2], PartOrder::Interleaved, 3),
-        ] {
-            let (layout, found) = packed(parts, order, groups, 3, LANES);
-            // Rows of the layout: (parameter, row of it), or nothing.
-            let padded = |&(name, first, rows): &(&'static str, u64, u64)| {
-                (0..rows.next_multiple_of(LANES)).map(move |row| (row < rows).then_some((name, first + row)))
-            };
-            let alone: Vec<Vec<_>> = parts.iter().map(|part| padded(part).collect()).collect();
-            let rows: Vec<_> = match order {
-                PartOrder::Stacked => alone.concat(),
-                PartOrder::Interleaved => {
-                    let panels = alone[0].len() / LANES as usize;
-                    let panel = |panel: usize| {
-                        alone.iter().flat_map(move |part| part.chunks(LANES as usize).nth(panel).unwrap())
-                    };
-                    (0..panels).flat_map(panel).copied().collect()
-                }
-            };
-            assert_eq!(rows.len() as u64, layout.n);
-            for group in 0..groups {
-                for (i, row) in (0..).zip(&rows) {
-                    for j in 0..layout.k {
-                        let expected = row.map_or(0.0, |(name, row)| element(name, group, row, j));
-                        assert_eq!(found[layout.index(group, i, j) as usize], expected, "{order:?} {group} {i} {j}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn decay_rates_are_scaled_for_exp2() {
-        let mut values = [0.0, std::f32::consts::LN_2];
-        apply(Transform::DecayRate, &mut values);
-        assert_eq!(values, [-std::f32::consts::LOG2_E, -2.0 * std::f32::consts::LOG2_E]);
-    }
-}
+mod tests;

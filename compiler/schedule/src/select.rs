@@ -117,9 +117,15 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
 /// What fills slots, by their names.
 type Bound = Vec<(&'static str, Slot)>;
 
-/// Puts what is bound into the order of the kernel's slots.
+/// Puts what is bound into the order of the kernel's slots. Where a weight has scales, they are the weight right before it.
 fn fill(params: &[Param], bound: Bound) -> Result<Vec<Slot>, String> {
     let mut bound: BTreeMap<&str, Slot> = bound.into_iter().collect();
+    if let (true, Some(&Slot::Final(Arg::Weight(index)))) =
+        (params.iter().any(|param| param.name() == "scales"), bound.get("weight"))
+    {
+        let scales = index.checked_sub(1).ok_or("weight 0 has no scales before it")?;
+        bound.insert("scales", Slot::Final(Arg::Weight(scales)));
+    }
     let slot = |param: &Param| bound.remove(param.name()).ok_or_else(|| format!("nothing fills slot {}", param.name()));
     let slots = params.iter().map(slot).collect::<Result<Vec<_>, _>>()?;
     match bound.keys().next() {

@@ -47,6 +47,7 @@ pub fn weights(schedule: &Schedule) -> String {
             match weight.transform {
                 Transform::None => weight.name(),
                 Transform::DecayRate => format!("decay rates of {}", weight.name()),
+                Transform::Scale(format) => format!("{} scales of {}", format.name(), weight.name()),
             },
         ]
     });

@@ -5,18 +5,21 @@
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
 //! | weight of a linear \[N, I\], inside a scan too | 1, N, I, 16 | linear |
+//! | the same of a router, of Δ, of a tied table, where linears are integers | 1, N, I, 16 | as stored |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
 //! | the same, where it is a linear's weight too (tied) | as that linear's | linear |
 //! | weight of a norm, bias, D \[C\] | 1, C, 1, 16 | f32 |
 //! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
+//!
+//! A weight of integers comes right behind another one of the same parts: its scales.
 
 use std::collections::BTreeSet;
 
 use jamba_plan::format::{ALIGN_BYTES, Layout, PartOrder, Transform, WeightFormat};
 use jamba_plan::text::parts;
-use jambac_graph::{DType, Graph, Op, Type};
+use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type};
 use jambac_kernels::kernel::{Elem, LANES};
 
 use crate::{Formats, ScheduleError};
@@ -92,6 +95,8 @@ pub(crate) struct Weights {
     formats: Formats,
     /// Parameters that some linear reads.
     of_linears: BTreeSet<String>,
+    /// Parameters of linears that are never integers: of routers and of Δ, and tables that tokens are looked up in.
+    never_integers: BTreeSet<String>,
     /// In order of first use; offsets are final.
     pub(crate) planned: Vec<PlannedWeight>,
 }
@@ -99,13 +104,24 @@ pub(crate) struct Weights {
 impl Weights {
     /// No weights yet, of the graphs of all entries.
     pub(crate) fn new(graphs: &[&Graph], formats: Formats) -> Weights {
-        let mut of_linears = BTreeSet::new();
+        let (mut of_linears, mut never_integers) = (BTreeSet::new(), BTreeSet::new());
         for graph in graphs {
-            for node in graph.order().into_iter().filter(|&node| matches!(graph.op(node), Op::Linear { .. })) {
-                of_linears.extend(graph.op(graph.operands(node)[1].node).source_name().map(str::to_owned));
+            for node in graph.order() {
+                let weight =
+                    |operand: usize| graph.op(graph.operands(node)[operand].node).source_name().map(str::to_owned);
+                match graph.op(node) {
+                    Op::Linear { .. } => {
+                        of_linears.extend(weight(1));
+                        if is_sensitive(graph, node) {
+                            never_integers.extend(weight(1));
+                        }
+                    }
+                    Op::Embed => never_integers.extend(weight(1)),
+                    _ => {}
+                }
             }
         }
-        Weights { formats, of_linears, planned: Vec::new() }
+        Weights { formats, of_linears, never_integers, planned: Vec::new() }
     }
 
     /// The index of the weight of these parts for this use; new or shared.
@@ -129,11 +145,26 @@ impl Weights {
         if let Some(index) = self.planned.iter().position(same) {
             return Ok(index);
         }
-        let bytes = layout.bytes(format).ok_or_else(too_large)?;
+        if let Some((layout, stored)) = layout.scales(format) {
+            self.place(&planned, order, layout, stored, Transform::Scale(format)).ok_or_else(too_large)?;
+        }
+        self.place(&planned, order, layout, format, transform).ok_or_else(too_large)
+    }
+
+    /// Puts a weight behind the others and returns its index; None where no address space holds it.
+    fn place(
+        &mut self,
+        parts: &[PlannedPart],
+        order: PartOrder,
+        layout: Layout,
+        format: WeightFormat,
+        transform: Transform,
+    ) -> Option<usize> {
+        let bytes = layout.bytes(format)?;
         let offset = self.bytes();
-        offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - ALIGN_BYTES).ok_or_else(too_large)?;
-        self.planned.push(PlannedWeight { parts: planned, order, layout, format, transform, offset, bytes });
-        Ok(self.planned.len() - 1)
+        offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - ALIGN_BYTES)?;
+        self.planned.push(PlannedWeight { parts: parts.to_vec(), order, layout, format, transform, offset, bytes });
+        Some(self.planned.len() - 1)
     }
 
     /// Bytes of all weights, up to where the next one would begin.
@@ -162,9 +193,32 @@ impl Weights {
                 expected: format!("f32 or bf16, because the checkpoint stores {stored}"),
             }),
             WeightFormat::F16 if !self.formats.f16_native => Ok(WeightFormat::F32),
+            format if format.scales().is_some() && use_ == Use::Embedding => Err(ScheduleError::Format {
+                parameter: part.name.to_owned(),
+                found: format.name(),
+                expected: "f32 or bf16, because tokens are looked up in it".into(),
+            }),
+            format
+                if format.scales().is_some() && (use_ == Use::StepSize || self.never_integers.contains(part.name)) =>
+            {
+                match as_stored {
+                    WeightFormat::F16 if !self.formats.f16_native => Ok(WeightFormat::F32),
+                    as_stored => Ok(as_stored),
+                }
+            }
             format => Ok(format),
         }
     }
+}
+
+/// Whether a linear's results are routing probabilities or step sizes to be: integers would send tokens to other experts, and
+/// Δ is an exponent. Both are small.
+fn is_sensitive(graph: &Graph, linear: NodeId) -> bool {
+    if matches!(graph.op(linear), Op::Linear { activation: Activation::Softplus }) {
+        return true;
+    }
+    let users = graph.users(graph.result(linear, 0));
+    users.iter().any(|&(user, _)| matches!(graph.op(user), Op::Softmax | Op::MoeRoute { .. } | Op::Softplus))
 }
 
 /// A parameter as stacked matrices of rows: (groups, rows of each, columns).
@@ -193,6 +247,8 @@ pub(crate) fn elem(format: WeightFormat) -> Elem {
         WeightFormat::F32 => Elem::F32,
         WeightFormat::Bf16 => Elem::Bf16,
         WeightFormat::F16 => Elem::F16,
+        WeightFormat::Int8 => Elem::I8,
+        WeightFormat::Int4 => Elem::I4,
     }
 }
 
@@ -296,6 +352,58 @@ mod tests {
         assert_eq!(of("model.layers.1.feed_forward.router.weight"), WeightFormat::Bf16);
         assert_eq!(of("model.layers.1.feed_forward.experts.*.up_proj.weight"), WeightFormat::F32);
         assert_eq!(of("model.final_layernorm.weight"), WeightFormat::F32);
+    }
+
+    #[test]
+    fn integers_come_behind_their_scales_and_routers_stay() {
+        let formats =
+            Formats { linear: Some(WeightFormat::Int8), experts: Some(WeightFormat::Int4), ..Formats::default() };
+        let tiny = Tiny { layers: 1, attention: (2, 1), moe: (1, 0), ..Tiny::odd() };
+        expect![[r#"
+            weights: 181376 bytes
+              weight  offset  bytes  format  groups x n x k / lanes  parameter
+              w0      0       24912  bf16    1x173x72/1              model.embed_tokens.weight
+              w1      24960   320    f32     1x72x1/16               model.layers.0.input_layernorm.weight
+              w2      25280   1728   f32     1x432x1/16              int8 scales of model.layers.0.mamba.in_proj.weight
+              w3      27008   41472  int8    1x432x72/16             model.layers.0.mamba.in_proj.weight
+              w4      68480   2688   f32     1x216x3/16              model.layers.0.mamba.conv1d.weight
+              w5      71168   896    f32     1x216x1/16              model.layers.0.mamba.conv1d.bias
+              w6      72064   128    f32     1x17x1/16               int8 scales of model.layers.0.mamba.x_proj.weight
+              w7      72192   7168   int8    1x17x216/16             model.layers.0.mamba.x_proj.weight
+              w8      79360   64     f32     1x7x1/16                model.layers.0.mamba.dt_layernorm.weight
+              w9      79424   64     f32     1x5x1/16                model.layers.0.mamba.b_layernorm.weight
+              w10     79488   64     f32     1x5x1/16                model.layers.0.mamba.c_layernorm.weight
+              w11     79552   3136   bf16    1x216x7/16              model.layers.0.mamba.dt_proj.weight
+              w12     82688   896    f32     1x216x1/16              model.layers.0.mamba.dt_proj.bias
+              w13     83584   4480   f32     1x216x5/16              decay rates of model.layers.0.mamba.A_log
+              w14     88064   896    f32     1x216x1/16              model.layers.0.mamba.D
+              w15     88960   320    f32     1x72x1/16               int8 scales of model.layers.0.mamba.out_proj.weight
+              w16     89280   17920  int8    1x72x216/16             model.layers.0.mamba.out_proj.weight
+              w17     107200  320    f32     1x72x1/16               model.layers.0.pre_ff_layernorm.weight
+              w18     107520  2304   bf16    1x3x72/16               model.layers.0.feed_forward.router.weight
+              w19     109824  2016   bf16    3x100x3/16              int4 scales of model.layers.0.feed_forward.experts.*.gate_proj.weight
+              w20     111872  16128  int4    3x100x72/16             model.layers.0.feed_forward.experts.*.gate_proj.weight
+              w21     128000  2016   bf16    3x100x3/16              int4 scales of model.layers.0.feed_forward.experts.*.up_proj.weight
+              w22     130048  16128  int4    3x100x72/16             model.layers.0.feed_forward.experts.*.up_proj.weight
+              w23     146176  1920   bf16    3x72x4/16               int4 scales of model.layers.0.feed_forward.experts.*.down_proj.weight
+              w24     148096  15360  int4    3x72x100/16             model.layers.0.feed_forward.experts.*.down_proj.weight
+              w25     163456  320    f32     1x72x1/16               model.final_layernorm.weight
+              w26     163776  704    f32     1x173x1/16              int8 scales of lm_head.weight
+              w27     164480  16896  int8    1x173x72/16             lm_head.weight
+        "#]].assert_eq(&text::weights(&of(tiny, DType::Bf16, formats).expect("a schedule")));
+    }
+
+    #[test]
+    fn a_tied_table_stays_as_it_is_stored() {
+        let formats = Formats { linear: Some(WeightFormat::Int8), ..Formats::default() };
+        let schedule = of(Tiny::dense_tied(), DType::Bf16, formats).expect("a schedule");
+        assert_eq!(format_of(&schedule, "model.embed_tokens.weight"), WeightFormat::Bf16);
+        let formats = Formats { embedding: Some(WeightFormat::Int4), ..Formats::default() };
+        let error = of(Tiny::base(), DType::Bf16, formats).unwrap_err().to_string();
+        expect![
+            "parameter model.embed_tokens.weight: format int4, expected f32 or bf16, because tokens are looked up in it"
+        ]
+        .assert_eq(&error);
     }
 
     #[test]

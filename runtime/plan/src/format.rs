@@ -7,7 +7,7 @@ use crate::cost::Cost;
 
 mod weight;
 
-pub use weight::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
+pub use weight::{Init, Layout, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
 
 /// Bytes that every section, buffer pool and weight region starts on.
 pub const PAGE_BYTES: u64 = 4096;

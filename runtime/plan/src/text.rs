@@ -91,8 +91,9 @@ pub fn weights(program: &Program) -> String {
 fn weight_line(weight: &Weight) -> String {
     let layout = weight.layout;
     let transform = match weight.transform {
-        Transform::None => "",
-        Transform::DecayRate => " decay_rate",
+        Transform::None => String::new(),
+        Transform::DecayRate => " decay_rate".to_owned(),
+        Transform::Scale(format) => format!(" scale of {}", format.name()),
     };
     let inits: Vec<String> = weight.parts.iter().map(|part| init(part.init)).collect();
     format!(

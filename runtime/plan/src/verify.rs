@@ -3,7 +3,8 @@
 //! 1. sections: one manifest and program; weights unless they are synthetic; code for each target and no other
 //! 2. manifest: limits are counts that step tables (i32) can hold; memory follows from them
 //! 3. kernels: symbols are distinct C names
-//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts
+//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts;
+//!    integers come right behind their scales
 //! 5. entries: prefill and decode, once each, within the limits; logits inside the arena
 //! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
 //! 7. buffers: inside the arena and the steps
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use crate::PlanError;
 use crate::cost::Amount;
 use crate::format::{
-    ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Manifest, PartOrder, Program, Weight,
+    ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Manifest, PartOrder, Program, Transform, Weight,
 };
 use crate::sections::{Section, SectionKind, TABLE};
 use crate::tables;
@@ -188,8 +189,44 @@ fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
             }
         };
         parts(weight).or_else(|(what, found, expected)| complain(&what, found, expected))?;
+        let before = index.checked_sub(1).and_then(|before| program.weights.get(before));
+        scales(weight, before, program.weights.get(index + 1))
+            .or_else(|(what, found, expected)| complain(&what, found, expected))?;
     }
     Ok(())
+}
+
+/// Integers against the scales before them, and scales against the integers behind them.
+fn scales(weight: &Weight, before: Option<&Weight>, behind: Option<&Weight>) -> Result<(), (String, String, String)> {
+    let describe = |weight: Option<&Weight>| {
+        weight.map_or("none".to_owned(), |w| format!("{:?} {} {:?}", w.transform, w.format.name(), w.layout))
+    };
+    if let Some((layout, format)) = weight.layout.scales(weight.format) {
+        let transform = Transform::Scale(weight.format);
+        let fits = before.is_some_and(|scales| {
+            (scales.transform, scales.format, scales.layout) == (transform, format, layout)
+                && (&scales.parts, scales.order) == (&weight.parts, weight.order)
+        });
+        if !fits {
+            let expected = format!("{transform:?} {} {layout:?} of the same parts right before it", format.name());
+            return Err(("scales".to_owned(), describe(before), expected));
+        }
+        if weight.transform != Transform::None {
+            return Err((
+                "transform".to_owned(),
+                format!("{:?}", weight.transform),
+                "none: it is of integers".to_owned(),
+            ));
+        }
+    }
+    match weight.transform {
+        Transform::Scale(of) if of.scales().is_none() || behind.is_none_or(|integers| integers.format != of) => Err((
+            "transform".to_owned(),
+            describe(behind),
+            format!("integers of {} right behind their scales", of.name()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The parts of a weight against its layout; else the field, what was found and what was expected.
@@ -442,6 +479,55 @@ mod tests {
         sections(&manifest, &but_weights).unwrap();
         manifest.synthetic_seed = None;
         assert_eq!(sections(&manifest, &but_weights).unwrap_err().section(), Some("weights"));
+    }
+
+    /// A weight of integers, its scales before it, each spoilt once.
+    #[test]
+    fn integers_have_their_scales() {
+        for format in [WeightFormat::Int8, WeightFormat::Int4] {
+            let layout = Layout { groups: 1, n: 16, k: 40, lanes: 16 };
+            let (scales, scale_format) = layout.scales(format).unwrap();
+            let weight = |offset: u64, layout: Layout, format: WeightFormat, transform: Transform| Weight {
+                parts: vec![fixture::part("a", 16)],
+                order: PartOrder::Stacked,
+                offset,
+                bytes: layout.bytes(format).unwrap(),
+                layout,
+                format,
+                transform,
+            };
+            let pair = [
+                weight(0, scales, scale_format, Transform::Scale(format)),
+                weight(64, layout, format, Transform::None),
+            ];
+            let mut manifest = fixture::manifest();
+            manifest.memory.weights = 2048;
+            let refusal = |weights: Vec<Weight>| {
+                let program = Program { weights, ..fixture::program() };
+                weights_refusal(&manifest, &program)
+            };
+            assert_eq!(refusal(pair.to_vec()), None);
+            assert_eq!(refusal(pair[1..].to_vec()).as_deref(), Some("weights[0].scales (a)"));
+            assert_eq!(refusal(pair[..1].to_vec()).as_deref(), Some("weights[0].transform (a)"));
+            let spoilt = |spoil: fn(&mut Weight)| {
+                let mut pair = pair.to_vec();
+                spoil(&mut pair[0]);
+                refusal(pair)
+            };
+            assert_eq!(spoilt(|w| w.parts[0].parameter = "b".to_owned()).as_deref(), Some("weights[1].scales (a)"));
+            assert_eq!(spoilt(|w| w.transform = Transform::None).as_deref(), Some("weights[1].scales (a)"));
+            let of_floats = spoilt(|w| w.transform = Transform::Scale(WeightFormat::Bf16));
+            assert_eq!(of_floats.as_deref(), Some("weights[0].transform (a)"));
+        }
+    }
+
+    /// The field at fault, if any is.
+    fn weights_refusal(manifest: &Manifest, program: &Program) -> Option<String> {
+        match weights(manifest, program) {
+            Err(PlanError::Record { field, .. }) => Some(field),
+            Err(other) => panic!("{other}"),
+            Ok(()) => None,
+        }
     }
 
     #[test]

@@ -4,10 +4,11 @@ use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, PartOrder, Transfo
 use jamba_plan::tables;
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
 use jambac_kernels::kv_append::page_elements;
+use jambac_kernels::linear::integer::GROUP;
 use jambac_kernels::selective_scan;
 
 use super::{bound, broken, buffer_place, meet, step_place};
-use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError};
+use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError, Step};
 
 // 3.
 pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
@@ -18,7 +19,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
             let message = format!("offset {}, expected a multiple of {ALIGN_BYTES} from {end} on", weight.offset);
             return Err(broken(3, place(), message));
         }
-        let bytes = weight.layout.elements() * weight.format.bytes();
+        let bytes = stored_bytes(weight);
         if weight.bytes != bytes {
             return Err(broken(3, place(), format!("{} bytes, expected {bytes} by its layout", weight.bytes)));
         }
@@ -33,13 +34,28 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
         for (index, step) in entry.steps.iter().enumerate() {
             for (param, arg) in bound(step) {
                 if let Arg::Weight(weight) = arg {
-                    check_weight(schedule, &step.spec, &param, weight)
-                        .map_err(|message| broken(3, step_place(entry, index), message))?;
+                    let checked = match param.name() {
+                        "scales" => check_scales(schedule, step, weight),
+                        _ => check_weight(schedule, &step.spec, &param, weight),
+                    };
+                    checked.map_err(|message| broken(3, step_place(entry, index), message))?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Bytes by layout and format: integers pad their inputs to groups.
+fn stored_bytes(weight: &PlannedWeight) -> u64 {
+    let Layout { groups, n, k, lanes } = weight.layout;
+    let rows = groups * n.div_ceil(lanes) * lanes;
+    match weight.format {
+        WeightFormat::F32 => rows * k * 4,
+        WeightFormat::Bf16 | WeightFormat::F16 => rows * k * 2,
+        WeightFormat::Int8 => rows * k.next_multiple_of(GROUP as u64),
+        WeightFormat::Int4 => rows * k.next_multiple_of(GROUP as u64) / 2,
+    }
 }
 
 /// Rows follow from the parts; interleaved parts are as long as each other.
@@ -68,6 +84,31 @@ fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> R
     Err(format!("weight has parts of {rows:?} rows, {:?}, expected {expected:?}, {order:?}", weight.order))
 }
 
+/// Scales are those of the integers that the step reads: one of each output, or of each 32 inputs of it.
+fn check_scales(schedule: &Schedule, step: &Step, index: u32) -> Result<(), String> {
+    let integers = bound(step).find_map(|(param, arg)| match arg {
+        Arg::Weight(weight) if param.name() == "weight" => schedule.weights.get(weight as usize),
+        _ => None,
+    });
+    let (Some(integers), Some(scales)) = (integers, schedule.weights.get(index as usize)) else {
+        return Err(format!("slot scales is weight {index} and slot weight none of {}", schedule.weights.len()));
+    };
+    let (k, format) = match integers.format {
+        WeightFormat::Int8 => (1, WeightFormat::F32),
+        _ => (integers.layout.k.div_ceil(GROUP as u64), WeightFormat::Bf16),
+    };
+    let expected = (Layout { k, ..integers.layout }, format, Transform::Scale(integers.format));
+    let found = (scales.layout, scales.format, scales.transform);
+    if found != expected || (&scales.parts, scales.order) != (&integers.parts, integers.order) {
+        return Err(format!(
+            "weight {index} is {found:?} of {}, expected {expected:?} of {}",
+            scales.name(),
+            integers.name()
+        ));
+    }
+    Ok(())
+}
+
 fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32) -> Result<(), String> {
     let Some(weight) = schedule.weights.get(index as usize) else {
         return Err(format!("weight {index}, expected one of {}", schedule.weights.len()));
@@ -77,6 +118,8 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         WeightFormat::F32 => Elem::F32,
         WeightFormat::Bf16 => Elem::Bf16,
         WeightFormat::F16 => Elem::F16,
+        WeightFormat::Int8 => Elem::I8,
+        WeightFormat::Int4 => Elem::I4,
     };
     if !matches!(param, Param::Buffer { elem, access: Access::Read, .. } if *elem == stored) {
         return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));

@@ -4,7 +4,7 @@ use jambac_graph::DType;
 use jambac_models::tiny::Tiny;
 use jambac_passes::{Fusion, PassManager};
 
-use jamba_plan::format::{PartOrder, Table};
+use jamba_plan::format::{PartOrder, Table, Transform, WeightFormat};
 
 use super::*;
 use crate::tests::{entries, limits, of_model};
@@ -134,6 +134,30 @@ fn weights_of_parts() {
         weight.parts[0].rows = 121
     });
     check("Stacked, expected [128, 128], Interleaved", "linear_swiglu", |weight| weight.order = PartOrder::Stacked);
+}
+
+#[test]
+fn scales() {
+    let tiny = Tiny { layers: 1, ..Tiny::base() };
+    let formats = Formats { linear: Some(WeightFormat::Int4), ..Formats::default() };
+    let sound = of_model(&tiny.config().expect("a config"), DType::Bf16, limits(8, 3, 2), formats).expect("a schedule");
+    let refused = |change: fn(&mut Schedule)| {
+        let mut schedule = sound.clone();
+        change(&mut schedule);
+        verify(&schedule).expect_err("scales are spoilt").to_string()
+    };
+    let spoilt: [fn(&mut Schedule); 3] = [
+        |schedule| *slot(step(schedule, "linear"), "scales") = Arg::Weight(0),
+        |schedule| schedule.weights[2].transform = Transform::Scale(WeightFormat::Int8),
+        |schedule| schedule.weights[2].parts[0].parameter = "other".into(),
+    ];
+    for change in spoilt {
+        let message = refused(change);
+        assert!(
+            message.contains("expected (Layout { groups: 1, n: 256, k: 2, lanes: 16 }, Bf16, Scale(Int4)) of"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

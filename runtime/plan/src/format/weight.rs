@@ -70,7 +70,8 @@ pub enum PartOrder {
 
 /// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
 /// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero.
-/// One lane is row-major order; k = 1 is a vector padded to whole lanes.
+/// One lane is row-major order; k = 1 is a vector padded to whole lanes. Panels of integers pad k with zeros and order their
+/// elements as [`crate::quantize`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Layout {
     /// Stacked matrices: experts, or 1.
@@ -105,7 +106,21 @@ impl Layout {
             return None;
         }
         let rows = self.panels().checked_mul(self.lanes)?;
-        self.groups.checked_mul(rows)?.checked_mul(self.k)?.checked_mul(format.bytes())
+        let elements = self.groups.checked_mul(rows)?.checked_mul(format.inputs(self.k)?)?;
+        Some(elements.checked_mul(format.bits())? / 8) // both lanes of a half byte are stored: k is even
+    }
+
+    /// Bytes of one panel, of a layout whose length is known to be a number.
+    pub fn panel_bytes(&self, format: WeightFormat) -> usize {
+        let panel = Layout { groups: 1, n: self.lanes, ..*self };
+        panel.bytes(format).unwrap_or(0) as usize
+    }
+
+    /// The layout of the scales of a weight that lies so and is stored in an integer format.
+    pub fn scales(&self, format: WeightFormat) -> Option<(Layout, WeightFormat)> {
+        let scales = format.scales()?;
+        let k = scales.inputs.map_or(1, |inputs| self.k.div_ceil(inputs));
+        Some((Layout { k, ..*self }, scales.format))
     }
 
     /// What `n` is for parts of so many rows; None where the sum overflows.
@@ -127,14 +142,49 @@ pub enum WeightFormat {
     Bf16,
     /// IEEE 754 binary16.
     F16,
+    /// Integers of −127 … 127, each output with an f32 scale.
+    Int8,
+    /// Integers of −8 … 7, every 32 inputs of an output with a bf16 scale.
+    Int4,
+}
+
+/// The scales of an integer format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scales {
+    /// Inputs that share a scale; None is all of an output's.
+    pub inputs: Option<u64>,
+    /// What they are stored as.
+    pub format: WeightFormat,
 }
 
 impl WeightFormat {
-    /// Bytes of one element.
-    pub fn bytes(self) -> u64 {
+    /// Every format.
+    pub const ALL: [WeightFormat; 5] =
+        [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16, WeightFormat::Int8, WeightFormat::Int4];
+
+    /// Bits of one element.
+    pub fn bits(self) -> u64 {
         match self {
-            WeightFormat::F32 => 4,
-            WeightFormat::Bf16 | WeightFormat::F16 => 2,
+            WeightFormat::F32 => 32,
+            WeightFormat::Bf16 | WeightFormat::F16 => 16,
+            WeightFormat::Int8 => 8,
+            WeightFormat::Int4 => 4,
+        }
+    }
+
+    /// Stored inputs of a row of `k`: integer formats pad them with zeros to whole groups. None where they overflow.
+    pub fn inputs(self, k: u64) -> Option<u64> {
+        if self.scales().is_some() { k.checked_next_multiple_of(crate::quantize::GROUP as u64) } else { Some(k) }
+    }
+
+    /// The scales of an integer format; they are a weight of their own right before the integers.
+    pub fn scales(self) -> Option<Scales> {
+        match self {
+            WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => None,
+            WeightFormat::Int8 => Some(Scales { inputs: None, format: WeightFormat::F32 }),
+            WeightFormat::Int4 => {
+                Some(Scales { inputs: Some(crate::quantize::GROUP as u64), format: WeightFormat::Bf16 })
+            }
         }
     }
 
@@ -144,6 +194,8 @@ impl WeightFormat {
             WeightFormat::F32 => "f32",
             WeightFormat::Bf16 => "bf16",
             WeightFormat::F16 => "f16",
+            WeightFormat::Int8 => "int8",
+            WeightFormat::Int4 => "int4",
         }
     }
 }
@@ -155,6 +207,8 @@ pub enum Transform {
     None,
     /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is one exp2.
     DecayRate,
+    /// The scales that the next weight's integers of this format are multiplied with, not the values themselves.
+    Scale(WeightFormat),
 }
 
 /// Distribution of a synthetic weight, over the transformed values.
@@ -221,5 +275,18 @@ mod tests {
         assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 5), part("b", 7, 3), part("c", 0, 4)]), "a0 a4 b0 c0");
         assert_eq!(places(PartOrder::Interleaved, vec![part("a", 0, 5), part("b", 0, 5)]), "a0 b0 a4 b4");
         assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 9)]), "a0 a4 a8");
+    }
+
+    #[test]
+    fn integers_are_padded_to_groups_and_have_scales() {
+        let layout = Layout { groups: 3, n: 21, k: 70, lanes: 16 };
+        // 2 panels of 16 rows; 70 inputs take 96.
+        assert_eq!(layout.bytes(WeightFormat::Int8), Some(3 * 32 * 96));
+        assert_eq!(layout.bytes(WeightFormat::Int4), Some(3 * 32 * 48));
+        assert_eq!(layout.panel_bytes(WeightFormat::Int4), 16 * 48);
+        let scales = |format: WeightFormat| layout.scales(format);
+        assert_eq!(scales(WeightFormat::Int8), Some((Layout { k: 1, ..layout }, WeightFormat::F32)));
+        assert_eq!(scales(WeightFormat::Int4), Some((Layout { k: 3, ..layout }, WeightFormat::Bf16)));
+        assert_eq!(scales(WeightFormat::Bf16), None);
     }
 }

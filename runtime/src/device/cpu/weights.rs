@@ -87,7 +87,7 @@ fn draw(
         out = &mut std::mem::take(&mut out)[(weight.offset - at) as usize..];
         let (bytes, rest) = std::mem::take(&mut out).split_at_mut(weight.bytes as usize);
         (out, at) = (rest, weight.offset + weight.bytes);
-        let panel_bytes = synthetic::panel_bytes(weight);
+        let panel_bytes = weight.layout.panel_bytes(weight.format);
         let n_panels = (CHUNK_BYTES / panel_bytes).max(1);
         for (index, chunk) in bytes.chunks_mut(n_panels * panel_bytes).enumerate() {
             parts.push((weight, (index * n_panels) as u64, chunk));

@@ -1,0 +1,184 @@
+//! Draws: moments, places, and what parts and integers share with the whole and with floats.
+
+use super::*;
+use crate::format::{Part, PartOrder};
+
+const N: u64 = 200_000;
+
+fn moments(init: Init) -> (f64, f64) {
+    let draw = Draw::new(7, parameter_hash("a.weight"), init);
+    let values: Vec<f64> = (0..N).map(|index| f64::from(draw.value(index))).collect();
+    let mean = values.iter().sum::<f64>() / N as f64;
+    (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / N as f64)
+}
+
+#[test]
+fn moments_are_those_asked_for() {
+    // Standard errors: of the mean std/√N = 0.0045 for std 2, of the variance below 0.0025 of it.
+    let (mean, variance) = moments(Init::Normal { mean: 0.5, std: 2.0 });
+    assert!((mean - 0.5).abs() < 0.02 && (variance - 4.0).abs() < 0.05, "{mean} {variance}");
+    let (mean, variance) = moments(Init::Uniform { low: -1.0, high: 3.0 });
+    assert!((mean - 1.0).abs() < 0.02 && (variance - 16.0 / 12.0).abs() < 0.02, "{mean} {variance}");
+}
+
+#[test]
+fn the_scale_is_one_over_the_sums_deviation() {
+    let variance = 4.0 * (65536.0f64 * 65536.0 - 1.0) / 12.0;
+    assert_eq!(SUM_SCALE, (1.0 / variance.sqrt()) as f32);
+}
+
+/// Recorded once: the values are part of the format, a device that draws others is wrong.
+#[test]
+fn values_never_change() {
+    let normal = Init::Normal { mean: 0.0, std: 1.0 };
+    let uniform = Init::Uniform { low: -0.5, high: 0.5 };
+    let bits = |init: Init| [0, 1, 1 << 40].map(|index| value(42, parameter_hash("model.w"), index, init).to_bits());
+    expect_test::expect!["([be4e549f, 3f5a5fac, 3f0668ec], [be63bdb0, beb26f14, 3d615b90])"]
+        .assert_eq(&format!("{:08x?}", (bits(normal), bits(uniform))));
+}
+
+fn part(parameter: &str, first_row: u64, rows: u64) -> Part {
+    Part { parameter: parameter.to_owned(), first_row, rows, init: Init::Normal { mean: 0.0, std: 1.0 } }
+}
+
+fn weight(parts: Vec<Part>, order: PartOrder, groups: u64, format: WeightFormat) -> Weight {
+    let n = Layout::rows_of(parts.iter().map(|part| part.rows), LANES).unwrap();
+    let layout = Layout { groups, n, k: K, lanes: LANES };
+    let bytes = layout.bytes(format).unwrap();
+    Weight { parts, order, offset: 0, bytes, layout, format, transform: Transform::None }
+}
+
+const K: u64 = 5;
+const LANES: u64 = 8;
+
+fn drawn(weight: &Weight) -> Vec<f32> {
+    let mut bytes = vec![0xaa; weight.bytes as usize];
+    fill(weight, 3, &mut bytes);
+    bytes.as_chunks().0.iter().map(|&element| f32::from_le_bytes(element)).collect()
+}
+
+#[test]
+fn elements_lie_where_the_layout_says_and_padding_is_zero() {
+    let weight = weight(vec![part("a", 0, 13)], PartOrder::Stacked, 3, WeightFormat::F32);
+    let layout = weight.layout;
+    let mut expected = vec![0.0; layout.elements() as usize];
+    let mut index = 0;
+    for group in 0..layout.groups {
+        for i in 0..layout.n {
+            for j in 0..layout.k {
+                let drawn = value(3, parameter_hash("a"), index, weight.parts[0].init);
+                expected[layout.index(group, i, j) as usize] = drawn;
+                index += 1;
+            }
+        }
+    }
+    assert_eq!(drawn(&weight), expected);
+}
+
+/// Each part holds the values that it holds alone, in panels where the order says.
+#[test]
+fn parts_draw_what_they_draw_alone() {
+    let f32s = WeightFormat::F32;
+    for groups in [1, 3] {
+        let stacked =
+            weight(vec![part("a", 0, 13), part("b", 0, 3), part("c", 0, 8)], PartOrder::Stacked, groups, f32s);
+        let interleaved = weight(vec![part("a", 0, 13), part("d", 0, 13)], PartOrder::Interleaved, groups, f32s);
+        for (weight, panels) in [(stacked, vec!["a0", "a1", "b0", "c0"]), (interleaved, vec!["a0", "d0", "a1", "d1"])] {
+            let alone = |part: &Part| drawn(&self::weight(vec![part.clone()], PartOrder::Stacked, groups, f32s));
+            let alone: Vec<(&str, Vec<f32>)> =
+                weight.parts.iter().map(|part| (&*part.parameter, alone(part))).collect();
+            let mut expected = Vec::new();
+            for group in 0..groups as usize {
+                for panel in &panels {
+                    let (name, index) = panel.split_at(1);
+                    let (_, values) = alone.iter().find(|(found, _)| *found == name).unwrap();
+                    let of_group = values.len() / groups as usize;
+                    let at = group * of_group + index.parse::<usize>().unwrap() * PANEL;
+                    expected.extend_from_slice(&values[at..at + PANEL]);
+                }
+            }
+            assert_eq!(drawn(&weight), expected, "{:?} {groups}", weight.order);
+        }
+    }
+}
+
+const PANEL: usize = (K * LANES) as usize;
+
+#[test]
+fn a_part_may_begin_inside_its_parameter() {
+    let whole = drawn(&weight(vec![part("a", 0, 16)], PartOrder::Stacked, 1, WeightFormat::F32));
+    let halves = weight(vec![part("a", 8, 8), part("a", 0, 8)], PartOrder::Stacked, 1, WeightFormat::F32);
+    let (first, second) = whole.split_at(PANEL);
+    assert_eq!(drawn(&halves), [second, first].concat());
+}
+
+#[test]
+fn panels_join_to_the_whole() {
+    for format in WeightFormat::ALL {
+        let weight = weight(vec![part("a", 0, 13), part("b", 0, 9)], PartOrder::Stacked, 2, format);
+        let mut whole = vec![0; weight.bytes as usize];
+        fill(&weight, 3, &mut whole);
+        for at_once in [1, 3, 5] {
+            let mut parts = vec![0xaa; whole.len()];
+            for (index, chunk) in parts.chunks_mut(at_once * weight.layout.panel_bytes(format)).enumerate() {
+                fill_panels(&weight, 3, (index * at_once) as u64, chunk);
+            }
+            assert_eq!(parts, whole, "{format:?}, {at_once} panels at once");
+        }
+    }
+}
+
+#[test]
+fn names_and_seeds_draw_apart() {
+    let normal = Init::Normal { mean: 0.0, std: 1.0 };
+    let first = |seed, name| value(seed, parameter_hash(name), 0, normal);
+    assert_ne!(first(1, "a"), first(2, "a"));
+    assert_ne!(first(1, "a"), first(1, "b"));
+}
+
+#[test]
+fn decay_rates_are_drawn_transformed() {
+    let (transform, init) = init_for("model.layers.0.mamba.A_log", &[256, 16]);
+    assert_eq!(transform, Transform::DecayRate);
+    assert!(matches!(init, Init::Uniform { low, high } if low < high && high < 0.0));
+    let (_, init) = init_for("model.layers.1.feed_forward.router.weight", &[4, 64]);
+    assert_eq!(init, Init::Normal { mean: 0.0, std: 0.25 });
+}
+
+#[test]
+fn integers_are_the_floats_in_multiples_of_one_scale() {
+    for format in [WeightFormat::Int8, WeightFormat::Int4] {
+        let parts = || vec![part("a", 0, 13), part("b", 0, 9)];
+        let floats = weight(parts(), PartOrder::Stacked, 2, WeightFormat::F32);
+        let integers = weight(parts(), PartOrder::Stacked, 2, format);
+        let (layout, scale_format) = integers.layout.scales(format).unwrap();
+        let transform = Transform::Scale(format);
+        let bytes = layout.bytes(scale_format).unwrap();
+        let scales = Weight { layout, format: scale_format, transform, bytes, ..integers.clone() };
+        let expected = drawn(&floats);
+        let mut panels = vec![0xaa; integers.bytes as usize];
+        fill(&integers, 3, &mut panels);
+        let mut found = vec![0xaa; scales.bytes as usize];
+        fill(&scales, 3, &mut found);
+        let scale = scale(format, integers.parts[0].init);
+        for (panel, bytes) in panels.chunks_exact(integers.layout.panel_bytes(format)).enumerate() {
+            let (part, first_row) = integers.panel(panel as u64 % integers.layout.panels());
+            for lane in 0..LANES as usize {
+                let is_row = first_row + (lane as u64) < part.rows;
+                let stored = match scale_format {
+                    WeightFormat::F32 => f32::from_le_bytes(found.as_chunks().0[panel * LANES as usize + lane]),
+                    _ => half::bf16::from_le_bytes(found.as_chunks().0[panel * LANES as usize + lane]).to_f32(),
+                };
+                assert_eq!(stored, if is_row { scale } else { 0.0 });
+                for j in 0..K as usize {
+                    let value = expected[panel * PANEL + j * LANES as usize + lane];
+                    let q = quantize::integer_at(format, bytes, lane, LANES as usize, j);
+                    let most = if format == WeightFormat::Int4 { 7.0 } else { 127.0 };
+                    assert_eq!(f32::from(q), (value / scale).round_ties_even().min(most), "{format:?}");
+                }
+            }
+        }
+        // The largest draw possible just fits.
+        assert!((3.46..3.47).contains(&(scale * if format == WeightFormat::Int4 { 8.0 } else { 127.0 })), "{scale}");
+    }
+}
