@@ -4,11 +4,12 @@
 //! 2. sum: integers within a group of inputs, exactly; the groups in f32, in their order
 //! 3. scale and store
 //!
-//! Few rows: the weights stream past once, all sums in registers. Many rows: a group of a panel is unpacked to i16, and the
-//! block's tiles of rows pass over it; the f32 sums wait in an array, all of it in the first-level cache.
+//! Few rows: the weights stream past, all sums of a tile in registers. Many rows: a group of a panel is unpacked to i16, and
+//! the block's tiles of rows pass over it; the f32 sums wait in an array, all of it in the first-level cache.
 //!
-//! Bound by memory for few rows. For many by the multiplications of 16 pairs, of which a core starts as many as of f32
-//! multiply-adds, and by their additions, which take turns with them: on Zen 4 1.6 times the f32 peak is all there is.
+//! Bound by memory for few rows. For many by the multiplications of pairs, of which a core starts as many registers as of
+//! f32 multiply-adds, and by their additions, which take turns with them: the innermost loop alone, with all it reads in
+//! the first-level cache, runs at 1.6 times the f32 peak on Zen 4.
 
 use super::activation_group;
 use super::quantize::Rows;
@@ -41,130 +42,37 @@ pub(crate) type Range = (Value, Value);
 
 /// Sums for a range of rows and a range of units of panels.
 pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
-    let (k, format) = (product.weights.k, product.weights.format);
-    let quantized = Rows::new(b, k, format, rows_in_tile(b.target()));
-    let n_rows = b.sub(rows.1, rows.0);
-    let few = (rows_in_stream(b.target()) / product.unit).min(quantized.capacity);
-    for n in 1..=few {
-        b.if_(b.cmp(Compare::Eq, n_rows, b.index(n)), || stream(b, product, &quantized, n, rows.0, units));
-    }
-    b.if_(b.cmp(Compare::Gt, n_rows, b.index(few)), || blocks(b, product, &quantized, rows, units));
-}
-
-/// Quantizes a range of rows, the first into place 0.
-fn fill(b: &Builder, product: &Product, quantized: &Rows, rows: Range) {
-    b.for_each(rows.0, rows.1, 1, |row| {
-        quantized.fill(b, product.x, (product.x_row)(row), b.sub(row, rows.0));
-    });
-}
-
-/// The panels of a unit.
-fn panels(b: &Builder, product: &Product, unit: Value) -> Vec<Value> {
-    let first = b.add(product.first_panel, b.mul(unit, b.index(product.unit)));
-    (0..product.unit).map(|panel| b.add(first, b.index(panel))).collect()
-}
-
-/// `n` rows: the panels stream past, one unit after the other, each sum in registers until it is whole.
-fn stream(b: &Builder, product: &Product, quantized: &Rows, n: usize, row: Value, units: Range) {
-    // 1. quantize
-    fill(b, product, quantized, (row, b.add(row, b.index(n))));
-
     let weights = &product.weights;
-    let places: Vec<Value> = (0..n).map(|row| b.index(row)).collect();
-    let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
-    b.for_each(units.0, units.1, 1, |unit| {
-        let panels = panels(b, product, unit);
-        // 2. sum: for each panel, for each row, for each register of lanes
-        let zeros = vec![b.splat(0.0, lanes); panels.len() * n * registers];
-        let sums = b.for_range_vec(b.index(0), b.index(weights.n_groups()), 1, &zeros, |group, sums| {
-            let integers = stream_group(b, product, quantized, &places, &panels, group);
-            let mut next = Vec::with_capacity(sums.len());
-            let of_panels = sums.chunks_exact(n * registers).zip(integers.chunks_exact(n * registers));
-            for (&panel, (sums, integers)) in panels.iter().zip(of_panels) {
-                let of_weights = weights.group_scales(b, panel, group);
-                let scales =
-                    places.iter().flat_map(|&place| scales(b, quantized, [group, place], of_weights.as_deref()));
-                let terms = integers.iter().zip(scales).zip(sums);
-                next.extend(terms.map(|((&integer, scale), &sum)| b.fma(b.to_f32(integer), scale, sum)));
-            }
-            next
-        });
-
-        // 3. store
-        for (r, &place) in places.iter().enumerate() {
-            let of_panel = |(p, &panel): (usize, &Value)| {
-                weights.scale_channels(b, panel, b.concat(&sums[(p * n + r) * registers..][..registers]))
-            };
-            let sums: Vec<Value> = panels.iter().enumerate().map(of_panel).collect();
-            (product.store)(b.add(row, place), unit, &sums);
-        }
-    });
-}
-
-/// The integer sums of a group: for each panel, for each row, for each register of lanes.
-fn stream_group(
-    b: &Builder,
-    product: &Product,
-    quantized: &Rows,
-    places: &[Value],
-    panels: &[Value],
-    group: Value,
-) -> Vec<Value> {
-    let weights = &product.weights;
-    let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
-    let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(b, panel)).collect();
-    let (first_line, end) = weights.group_lines(b, group);
-    let zeros = vec![b.splat_i32(0, lanes); panels.len() * places.len() * registers];
-    b.for_range_vec(first_line, end, 1, &zeros, |line, integers| {
-        let mut integers = integers.to_vec();
-        let first_pair = b.mul(b.sub(line, first_line), b.index(weights.line_pairs()));
-        for (&start, integers) in starts.iter().zip(integers.chunks_exact_mut(places.len() * registers)) {
-            let at = b.add(start, b.mul(line, b.index(LINE)));
-            b.prefetch(weights.integers, &[b.add(at, b.index(AHEAD))]);
-            for (pair, weights) in weights.load_line(b, at).iter().enumerate() {
-                let pair = b.add(first_pair, b.index(pair));
-                for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers)) {
-                    madd(b, quantized, [group, place, pair], weights, integers);
-                }
-            }
-        }
-        integers
-    })
-}
-
-/// Any number of rows: for each block of them, for each panel, for each group of its inputs, for each tile of rows.
-fn blocks(b: &Builder, product: &Product, quantized: &Rows, rows: Range, units: Range) {
-    let (weights, in_tile) = (&product.weights, rows_in_tile(b.target()).min(quantized.capacity));
+    let quantized = Rows::new(b, weights.k, weights.format, rows_in_tile(b.target()));
     let sums = b.stack(Num::F32, &[quantized.capacity, product.unit * LANES]);
     let unpacked = b.stack(Num::I16, &[activation_group(weights.format) / 2, 2 * LANES]);
     b.for_each(rows.0, rows.1, quantized.capacity, |first| {
         // 1. quantize
         let end = b.min(b.add(first, b.index(quantized.capacity)), rows.1);
-        fill(b, product, quantized, (first, end));
-
-        // 2. sum
         let n_rows = b.sub(end, first);
-        let rest = b.rem(n_rows, b.index(in_tile));
-        let whole = b.sub(n_rows, rest);
-        b.for_each(units.0, units.1, 1, |unit| {
-            let panels = panels(b, product, unit);
-            b.for_each(b.index(0), n_rows, 1, |row| {
-                let columns = (0..panels.len()).map(|panel| b.index(panel * LANES));
-                columns.for_each(|column| b.store(b.splat(0.0, LANES), sums, &[row, column]));
-            });
-            b.for_each(b.index(0), b.index(weights.n_groups()), 1, |group| {
-                for (p, &panel) in panels.iter().enumerate() {
-                    let n_pairs = unpack(b, weights, panel, group, unpacked);
-                    let scales = weights.group_scales(b, panel, group);
-                    let tile = Tile { quantized, unpacked, n_pairs, group, scales, sums, column: b.index(p * LANES) };
-                    b.for_each(b.index(0), whole, in_tile, |row| tile.emit(b, row, in_tile));
-                    for n in 1..in_tile {
-                        b.if_(b.cmp(Compare::Eq, rest, b.index(n)), || tile.emit(b, whole, n));
-                    }
-                }
-            });
+        b.for_each(b.index(0), n_rows, 1, |row| {
+            quantized.fill(b, product.x, (product.x_row)(b.add(first, row)), row);
+        });
 
-            // 3. store
+        b.for_each(units.0, units.1, 1, |unit| {
+            // 2. sum
+            let first_panel = b.add(product.first_panel, b.mul(unit, b.index(product.unit)));
+            let panels: Vec<Value> = (0..product.unit).map(|panel| b.add(first_panel, b.index(panel))).collect();
+            for (p, &panel) in panels.iter().enumerate() {
+                let panel = Panel { weights, quantized: &quantized, panel, sums, column: b.index(p * LANES) };
+                let are_few = b.cmp(Compare::Le, n_rows, b.index(2 * rows_in_stream(b.target())));
+                let stream = || {
+                    panel.stream(b, n_rows);
+                    []
+                };
+                let pass = || {
+                    panel.pass(b, n_rows, unpacked);
+                    []
+                };
+                b.if_else(are_few, stream, pass);
+            }
+
+            // 3. scale and store
             b.for_each(b.index(0), n_rows, 1, |row| {
                 let of_panel = |(p, &panel): (usize, &Value)| {
                     weights.scale_channels(b, panel, b.load_vector(sums, &[row, b.index(p * LANES)], LANES))
@@ -176,78 +84,149 @@ fn blocks(b: &Builder, product: &Product, quantized: &Rows, rows: Range, units: 
     });
 }
 
-/// Unpacks a group of a panel; gives the number of its pairs.
-fn unpack(b: &Builder, weights: &Weights, panel: Value, group: Value, unpacked: Buffer) -> Value {
-    let (start, end) = weights.group_lines(b, group);
-    let panel = weights.panel(b, panel);
-    b.for_each(start, end, 1, |line| {
-        let at = b.add(panel, b.mul(line, b.index(LINE)));
-        let first_pair = b.mul(b.sub(line, start), b.index(weights.line_pairs()));
-        for (pair, registers) in weights.load_line(b, at).into_iter().enumerate() {
-            for (register, weights) in registers.into_iter().enumerate() {
-                let lane = b.index(2 * register * lanes(b.target()));
-                b.store(weights, unpacked, &[b.add(first_pair, b.index(pair)), lane]);
-            }
-        }
-    });
-    b.mul(b.sub(end, start), b.index(weights.line_pairs()))
-}
-
-/// A group of one panel, for tiles of rows to pass over.
-struct Tile<'a> {
+/// One panel, the quantized rows, and where their sums go.
+struct Panel<'a> {
+    weights: &'a Weights,
     quantized: &'a Rows,
-    unpacked: Buffer,
-    n_pairs: Value,
-    group: Value,
-    scales: Option<Vec<Value>>,
+    panel: Value,
+    /// `[rows][unit · 16]`.
     sums: Buffer,
+    /// The panel's first column in `sums`.
     column: Value,
 }
 
-impl Tile<'_> {
-    /// Adds the group's products to the sums of `n` rows from place `row` on.
-    fn emit(&self, b: &Builder, row: Value, n: usize) {
+impl Panel<'_> {
+    /// Few rows: a tile of them after the other, each sum in registers until it is whole.
+    fn stream(&self, b: &Builder, n_rows: Value) {
+        for_each_tile(b, n_rows, rows_in_stream(b.target()), &|row, n| self.stream_tile(b, row, n));
+    }
+
+    /// `n` rows from place `row` on.
+    fn stream_tile(&self, b: &Builder, row: Value, n: usize) {
+        let lanes = lanes(b.target());
         let places: Vec<Value> = (0..n).map(|r| b.add(row, b.index(r))).collect();
-        let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
-        let lane = |register: usize| b.index(2 * lanes * register);
-        let zeros = vec![b.splat_i32(0, lanes); n * registers];
-        let integers = b.for_range_vec(b.index(0), self.n_pairs, 2, &zeros, |pair, integers| {
+        let zeros = vec![b.splat(0.0, lanes); n * LANES / lanes];
+        let sums = b.for_range_vec(b.index(0), b.index(self.weights.n_groups()), 1, &zeros, |group, sums| {
+            let integers = self.stream_group(b, &places, group);
+            let of_weights = self.weights.group_scales(b, self.panel, group);
+            let scales = places.iter().flat_map(|&place| self.scales(b, [group, place], of_weights.as_deref()));
+            let terms = integers.iter().zip(scales).zip(sums);
+            terms.map(|((&integer, scale), &sum)| b.fma(b.to_f32(integer), scale, sum)).collect()
+        });
+        for (&place, sums) in places.iter().zip(sums.chunks_exact(LANES / lanes)) {
+            b.store(b.concat(sums), self.sums, &[place, self.column]);
+        }
+    }
+
+    /// The integer sums of a group, straight from the packed weights: for each row, for each register of lanes.
+    fn stream_group(&self, b: &Builder, places: &[Value], group: Value) -> Vec<Value> {
+        let (weights, lanes) = (self.weights, lanes(b.target()));
+        let start = weights.panel(b, self.panel);
+        let (first_line, end) = weights.group_lines(b, group);
+        let zeros = vec![b.splat_i32(0, lanes); places.len() * LANES / lanes];
+        b.for_range_vec(first_line, end, 1, &zeros, |line, integers| {
             let mut integers = integers.to_vec();
-            for pair in [pair, b.add(pair, b.index(1))] {
-                let load = |register| b.load_vector(self.unpacked, &[pair, lane(register)], 2 * lanes);
-                let weights: Vec<Value> = (0..registers).map(load).collect();
-                for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers)) {
-                    madd(b, self.quantized, [self.group, place, pair], &weights, integers);
+            let at = b.add(start, b.mul(line, b.index(LINE)));
+            b.prefetch(weights.integers, &[b.add(at, b.index(AHEAD))]);
+            let first_pair = b.mul(b.sub(line, first_line), b.index(weights.line_pairs()));
+            for (pair, registers) in weights.load_line(b, at).iter().enumerate() {
+                let pair = b.add(first_pair, b.index(pair));
+                for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers.len())) {
+                    self.madd(b, [group, place, pair], registers, integers);
                 }
             }
             integers
+        })
+    }
+
+    /// Many rows: for each group of the inputs, unpacked once, for each tile of rows.
+    fn pass(&self, b: &Builder, n_rows: Value, unpacked: Buffer) {
+        b.for_each(b.index(0), n_rows, 1, |row| b.store(b.splat(0.0, LANES), self.sums, &[row, self.column]));
+        b.for_each(b.index(0), b.index(self.weights.n_groups()), 1, |group| {
+            let n_pairs = self.unpack(b, group, unpacked);
+            let of_weights = self.weights.group_scales(b, self.panel, group);
+            for_each_tile(b, n_rows, rows_in_tile(b.target()), &|row, n| {
+                let places: Vec<Value> = (0..n).map(|r| b.add(row, b.index(r))).collect();
+                let integers = self.pass_group(b, &places, (group, n_pairs), unpacked);
+                for (&place, integers) in places.iter().zip(integers.chunks_exact(integers.len() / n)) {
+                    let scales = self.scales(b, [group, place], of_weights.as_deref());
+                    for (register, (&integer, scale)) in integers.iter().zip(scales).enumerate() {
+                        let at = [place, b.add(self.column, b.index(register * lanes(b.target())))];
+                        let sum = b.load_vector(self.sums, &at, lanes(b.target()));
+                        b.store(b.fma(b.to_f32(integer), scale, sum), self.sums, &at);
+                    }
+                }
+            });
         });
-        for (&place, integers) in places.iter().zip(integers.chunks_exact(registers)) {
-            let scales = scales(b, self.quantized, [self.group, place], self.scales.as_deref());
-            for (register, (&integer, scale)) in integers.iter().zip(scales).enumerate() {
-                let at = [place, b.add(self.column, b.index(register * lanes))];
-                let sum = b.load_vector(self.sums, &at, lanes);
-                b.store(b.fma(b.to_f32(integer), scale, sum), self.sums, &at);
+    }
+
+    /// Unpacks a group of the panel to `[pairs][2 · 16]`; gives the number of its pairs.
+    fn unpack(&self, b: &Builder, group: Value, unpacked: Buffer) -> Value {
+        let weights = self.weights;
+        let (start, end) = weights.group_lines(b, group);
+        let panel = weights.panel(b, self.panel);
+        b.for_each(start, end, 1, |line| {
+            let at = b.add(panel, b.mul(line, b.index(LINE)));
+            let first_pair = b.mul(b.sub(line, start), b.index(weights.line_pairs()));
+            for (pair, registers) in weights.load_line(b, at).into_iter().enumerate() {
+                for (register, weights) in registers.into_iter().enumerate() {
+                    let lane = b.index(2 * register * lanes(b.target()));
+                    b.store(weights, unpacked, &[b.add(first_pair, b.index(pair)), lane]);
+                }
             }
+        });
+        b.mul(b.sub(end, start), b.index(weights.line_pairs()))
+    }
+
+    /// The integer sums of a group from the unpacked weights: for each row, for each register of lanes.
+    fn pass_group(
+        &self,
+        b: &Builder,
+        places: &[Value],
+        (group, n_pairs): (Value, Value),
+        unpacked: Buffer,
+    ) -> Vec<Value> {
+        let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
+        let zeros = vec![b.splat_i32(0, lanes); places.len() * registers];
+        b.for_range_vec(b.index(0), n_pairs, 2, &zeros, |pair, integers| {
+            let mut integers = integers.to_vec();
+            for pair in [pair, b.add(pair, b.index(1))] {
+                let load = |register| b.load_vector(unpacked, &[pair, b.index(2 * lanes * register)], 2 * lanes);
+                let weights: Vec<Value> = (0..registers).map(load).collect();
+                for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers)) {
+                    self.madd(b, [group, place, pair], &weights, integers);
+                }
+            }
+            integers
+        })
+    }
+
+    /// Adds the products of a pair of a row's inputs, at `[group, place, pair]`, with the weights of each register.
+    fn madd(&self, b: &Builder, at: [Value; 3], weights: &[Value], sums: &mut [Value]) {
+        let x = b.broadcast(b.load(self.quantized.pairs, &at), lanes(b.target()));
+        let x = b.reinterpret(x, Num::I16);
+        for (sum, &weights) in sums.iter_mut().zip(weights) {
+            *sum = b.add(*sum, b.madd_pairs(weights, x));
+        }
+    }
+
+    /// What multiplies the integer sums of a group of a row, at `[group, place]`, for each register.
+    fn scales(&self, b: &Builder, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
+        let x = b.broadcast(b.load(self.quantized.scales, &at), lanes(b.target()));
+        match weights {
+            Some(weights) => weights.iter().map(|&weights| b.mul(x, weights)).collect(),
+            None => vec![x; LANES / lanes(b.target())],
         }
     }
 }
 
-/// Adds the products of a pair of a row's inputs, at `[group, place, pair]`, with the weights of each register.
-fn madd(b: &Builder, quantized: &Rows, at: [Value; 3], weights: &[Value], sums: &mut [Value]) {
-    let x = b.broadcast(b.load(quantized.pairs, &at), lanes(b.target()));
-    let x = b.reinterpret(x, Num::I16);
-    for (sum, &weights) in sums.iter_mut().zip(weights) {
-        *sum = b.add(*sum, b.madd_pairs(weights, x));
-    }
-}
-
-/// What multiplies the integer sums of a group of a row, at `[group, place]`, for each register.
-fn scales(b: &Builder, quantized: &Rows, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
-    let x = b.broadcast(b.load(quantized.scales, &at), lanes(b.target()));
-    match weights {
-        Some(weights) => weights.iter().map(|&weights| b.mul(x, weights)).collect(),
-        None => vec![x; LANES / lanes(b.target())],
+/// Runs `tile(row, n)` for tiles of `in_tile` rows, and for what is left of them.
+fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value, usize)) {
+    let rest = b.rem(n_rows, b.index(in_tile));
+    let whole = b.sub(n_rows, rest);
+    b.for_each(b.index(0), whole, in_tile, |row| tile(row, in_tile));
+    for n in 1..in_tile {
+        b.if_(b.cmp(Compare::Eq, rest, b.index(n)), || tile(whole, n));
     }
 }
 
@@ -260,7 +239,7 @@ fn rows_in_tile(target: CpuTarget) -> usize {
     }
 }
 
-/// Rows, times panels of a unit, up to which weights are read once.
+/// Rows of a tile while the weights stream past: registers are left to unpack them. Two such tiles are few rows.
 fn rows_in_stream(target: CpuTarget) -> usize {
     match target.vector_bytes() {
         16 => 2,
