@@ -4,11 +4,12 @@
 use half::bf16;
 use jambac_graph::Activation;
 use jambac_kernels::cases;
-use jambac_kernels::grouped_linear;
+use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows, padded};
 use jambac_kernels::linear::Spec;
 use jambac_kernels::linear::integer::padded_inputs;
 use jambac_kernels::target::X86Level;
+use jambac_kernels::{grouped_linear, linear_swiglu};
 use jambac_reference::{linear, moe};
 
 use super::harness::{Arg, Array, Kernels, V3, assert_same_bits, random, random_indices};
@@ -355,6 +356,36 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
             let expected = stack[expert as usize].product(row, f32::mul_add);
             let what = format!("{} of {} tokens, slot {slot}", case.kernel.symbol(), case.counts.tokens);
             assert_same_bits(&what, &found[slot * n..][..n], &expected);
+        }
+    }
+}
+
+#[test]
+fn panels_finished_together_have_the_bits_of_each() {
+    for format in [Elem::I8, Elem::I4] {
+        let (n, k) = (40, 300);
+        let fused = Kernel::from(linear_swiglu::Spec { n, k, format, rows: Rows::Tokens });
+        let swiglu = Kernel::from(elementwise::Spec { function: Function::Swiglu, cols: n, rows_per_token: 1 });
+        let Some(kernels) = Kernels::compile(V3, [&fused, &swiglu]) else { return };
+        let matrices = [2, 3].map(|seed| random(seed, n * k));
+        // A panel of gate, a panel of up, and so on: a stack of matrices of a panel each.
+        let panel = |first: usize, values: &[f32]| {
+            let n = LANES.min(n - first);
+            Matrix::quantize(&values[first * k..][..n * k], n, k, format)
+        };
+        let panels: Vec<Matrix> =
+            (0..n).step_by(LANES).flat_map(|first| [panel(first, &matrices[0]), panel(first, &matrices[1])]).collect();
+        for n_rows in [1, 3, 4, 7, 8, 9, 13, 80] {
+            let x = rows(n_rows, k);
+            let results = || [Arg::unwritten(n, n_rows), Arg::Scalar(n_rows)];
+            let [gate, up] = matrices.each_ref().map(|values| {
+                let sums = Matrix::quantize(values, n, k, format).product(&x, f32::mul_add);
+                Arg::rows(n, &sums)
+            });
+            let expected = kernels.run(&swiglu, &[vec![gate, up], results().to_vec()].concat())[0].f32();
+            let args = [vec![Arg::rows(k, &x)], Matrix::args(&panels).to_vec(), results().to_vec()].concat();
+            let found = kernels.run(&fused, &args)[0].f32();
+            assert_same_bits(&format!("{format:?}, {n_rows} rows"), &found, &expected);
         }
     }
 }
