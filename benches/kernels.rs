@@ -96,6 +96,7 @@ fn fill(case: &Case, param: &Param) -> Option<Filled> {
             Filled::Array([0, tokens as i32].iter().flat_map(|n| n.to_le_bytes()).collect())
         }
         Param::Buffer { name: "slots", .. } => Filled::Array(vec![0; 4]),
+        Param::Buffer { name: "sequence_of", .. } => Filled::Array(vec![0; 4 * tokens]),
         Param::Buffer { name, elem, inner, .. } => {
             let n = match inner.as_slice() {
                 [] => elements(&case.kernel, name)?,

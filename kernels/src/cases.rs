@@ -329,7 +329,7 @@ pub fn selective_scan() -> Vec<Case> {
     let projection = Projection { dt_rank: 256, format: Elem::Bf16 };
     let selections = [Selection::Given, Selection::Projected(projection), Selection::Normed { projection, eps: 1e-6 }];
     for selection in selections {
-        cases.extend([1, 512].map(|n| case(selective_scan::Spec { channels: 8192, ..with(selection) }, n)));
+        cases.extend([1, 8, 512].map(|n| case(selective_scan::Spec { channels: 8192, ..with(selection) }, n)));
     }
     cases
 }

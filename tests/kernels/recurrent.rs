@@ -88,14 +88,18 @@ fn run(
     let mut y = vec![f32::NAN; batch.n_tokens() * channels];
     for step in batch.steps(division) {
         let slots: Vec<i32> = step.sequences.iter().map(|&s| SLOTS[s]).collect();
+        let (table, count) = match kernel {
+            Kernel::SelectiveScan(_) => (step.sequence_of(), step.n_tokens()),
+            _ => (step.starts(), step.sequences.len()),
+        };
         let (mut args, rest) = args(&step);
         args.push(Arg::f32(&pool.data));
         args.extend(rest);
         args.extend([
-            Arg::i32(&step.starts()),
+            Arg::i32(&table),
             Arg::i32(&slots),
             Arg::unwritten(channels, step.n_tokens()),
-            Arg::Scalar(step.sequences.len()),
+            Arg::Scalar(count),
             Arg::Scalar(pool.stride()),
         ]);
         let found = division.run(kernels, kernel, &args);
@@ -303,7 +307,7 @@ fn one_step(kernels: &Kernels, kernel: &Kernel, dt: &[f32], rate: &[f32], h: &[f
         Arg::rows(1, &[1.0]),
         Arg::rows(1, &[1.0]),
         Arg::f32(h),
-        Arg::i32(&[0, 1]),
+        Arg::i32(&[0]),
         Arg::i32(&[0]),
         Arg::unwritten(dt.len(), 1),
         Arg::Scalar(1),

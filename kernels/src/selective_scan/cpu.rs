@@ -1,11 +1,13 @@
 //! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks a group of them along a run of
 //! tokens, their decay rates and states in the first-level cache, before it takes the next group.
 //!
-//! 1. for each sequence and run: the norms of dt, B and C, where fused
+//! 1. for each run, of one sequence or of many: the norms of dt, B and C, where fused
 //! 2. for each group: the projection of Δ, where fused
 //! 3. for each token, vector and two states at a time: decay them, add to them, add h · C to the output
 //! 4. the D skip and the gate, where fused
 //!
+//! A run goes on from one sequence to the next: one token of each of many sequences share a projection's weights as many tokens
+//! of one sequence do.
 //! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states: 5 G states/s of a core, of which one token
 //! gets as much as many do.
 
@@ -29,25 +31,20 @@ const RUN: usize = 32;
 pub(super) const AHEAD: usize = 2;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let (starts, slots) = (b.buffer("starts"), b.buffer("slots"));
     let group = (GROUP_STATES / (spec.d_state * LANES)).clamp(1, GROUP_VECTORS);
     let selected = Selected::new(b, spec, RUN, group);
     let (first_vector, last_vector) = b.thread_range(b.index(padded(spec.channels) / LANES));
-    b.for_each(b.index(0), b.scalar("sequences"), 1, |s| {
-        let slot = b.mul(b.to_index(b.load(slots, &[s])), b.scalar("slot_stride"));
-        let end = b.to_index(b.load(starts, &[b.add(s, b.index(1))]));
-        b.for_each(b.to_index(b.load(starts, &[s])), end, RUN, |first_token| {
-            let n_tokens = b.min(b.index(RUN), b.sub(end, first_token));
-            // 1. norms
-            selected.norm(b, first_token, n_tokens);
-            b.for_each(first_vector, last_vector, group, |first| {
-                let last = b.min(b.add(first, b.index(group)), last_vector);
-                // 2. projection
-                selected.project(b, first_token, n_tokens, (first, last));
-                b.for_each(b.index(0), n_tokens, 1, |i| {
-                    let token = Token::new(b, spec, &selected, (slot, first_token, i));
-                    b.for_each(first, last, 1, |vector| token.walk(b, vector, b.sub(vector, first)));
-                });
+    b.for_each(b.index(0), b.scalar("tokens"), RUN, |first_token| {
+        let n_tokens = b.min(b.index(RUN), b.sub(b.scalar("tokens"), first_token));
+        // 1. norms
+        selected.norm(b, first_token, n_tokens);
+        b.for_each(first_vector, last_vector, group, |first| {
+            let last = b.min(b.add(first, b.index(group)), last_vector);
+            // 2. projection
+            selected.project(b, first_token, n_tokens, (first, last));
+            b.for_each(b.index(0), n_tokens, 1, |i| {
+                let token = Token::new(b, spec, &selected, first_token, i);
+                b.for_each(first, last, 1, |vector| token.walk(b, vector, b.sub(vector, first)));
             });
         });
     });
@@ -69,14 +66,12 @@ struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    fn new(
-        b: &Builder,
-        spec: &'a Spec,
-        selected: &'a Selected<'a>,
-        (slot, first_token, i): (Value, Value, Value),
-    ) -> Token<'a> {
+    fn new(b: &Builder, spec: &'a Spec, selected: &'a Selected<'a>, first_token: Value, i: Value) -> Token<'a> {
+        let t = b.add(first_token, i);
+        let sequence = b.to_index(b.load(b.buffer("sequence_of"), &[t]));
+        let slot = b.mul(b.to_index(b.load(b.buffer("slots"), &[sequence])), b.scalar("slot_stride"));
         let [input, output] = [selected.b, selected.c].map(|rows| rows.row(b, first_token, i));
-        Token { spec, selected, slot, i, t: b.add(first_token, i), input, output }
+        Token { spec, selected, slot, i, t, input, output }
     }
 
     /// Takes the token in with one channel vector, which is number `in_group` of its group.

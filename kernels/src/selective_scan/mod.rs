@@ -11,7 +11,8 @@
 //!
 //! A comes packed as −exp(A_log) · log₂(e), so that exp(Δ · A) = exp2(Δ · a). Lanes are channels; A and the state lie in
 //! panels `[ceil(channels / 16)][d_state][16]`, f32, dt_weight in those of [`crate::linear`]; slot_stride is in elements.
-//! Threads split the channels.
+//! Token t belongs to sequence sequence_of\[t\], whose tokens follow each other and whose state is slot slots\[sequence\]. Threads
+//! split the channels.
 //! Bound by arithmetic: one exp2 and three multiply-adds per channel, state and token.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
@@ -111,10 +112,10 @@ impl Spec {
             params.extend([Param::read("d", Elem::F32, &[]), Param::read("z", Elem::F32, row)]);
         }
         params.extend([
-            Param::read("starts", Elem::I32, &[]),
+            Param::read("sequence_of", Elem::I32, &[]),
             Param::read("slots", Elem::I32, &[]),
             Param::write("y", Elem::F32, row),
-            Param::scalar("sequences"),
+            Param::scalar("tokens"),
             Param::scalar("slot_stride"),
         ]);
         params

@@ -117,7 +117,9 @@ impl View<'_, '_> {
                 let (weight, ..) = self.weight(1, Use::Taps)?;
                 let bias = if bias { Some(("bias", self.weight(2, Use::Vector)?.0)) } else { None };
                 let own = [("u", self.buffer(0)?), ("weight", weight), ("y", self.result(0))];
-                self.bind(spec, own.into_iter().chain(bias).chain(self.sequences()?))
+                let starts = ("starts", Slot::Final(Arg::Table(Table::Starts)));
+                let sequences = ("sequences", Slot::Final(Arg::Count(Count::Sequences, 1)));
+                self.bind(spec, own.into_iter().chain(bias).chain([starts, sequences]).chain(self.state_slot()?))
             }
             &Op::SelectiveScan { selection, gated } => self.scan(selection, gated),
             Op::KvAppend => {
@@ -336,15 +338,13 @@ impl View<'_, '_> {
     }
 
     /// What kernels with a slot of state share.
-    fn sequences(&self) -> Result<[(&'static str, Slot); 5], ScheduleError> {
+    fn state_slot(&self) -> Result<[(&'static str, Slot); 3], ScheduleError> {
         let state = self.graph.op(self.node).state().map(|state| state.operand);
         let region = self.region(state.ok_or_else(|| self.fail("it has no state".into()))?)?;
         let slot_stride = self.context.states.slot_bytes / region.elem.bytes() as u64;
         Ok([
             ("state", Slot::Final(Arg::State(region.offset))),
-            ("starts", Slot::Final(Arg::Table(Table::Starts))),
             ("slots", Slot::Final(Arg::Table(Table::Slots))),
-            ("sequences", Slot::Final(Arg::Count(Count::Sequences, 1))),
             ("slot_stride", Slot::Final(Arg::Constant(slot_stride))),
         ])
     }

@@ -109,7 +109,7 @@ fn fused_ops_have_kernels() {
           1     | causal_conv1d_c16_k4_bias_silu             u=b0 weight=w1 bias=w2 state=conv starts=starts slots=slots y=b1 sequences=sequences slot_stride=128
           2     | linear_bf16_n16_k16_bias_softplus          x=b1 weight=w3 bias=w2 out=b2 rows=tokens
           3       linear_bf16_n5_k16                         x=b1 weight=w4 out=b3 rows=tokens
-          4     | gated_selective_scan_c16_n5                u=b1 a=w5 dt=b2 b=b3 c=b3 state=ssm d=w6 z=b0 starts=starts slots=slots y=b4 sequences=sequences slot_stride=128
+          4     | gated_selective_scan_c16_n5                u=b1 a=w5 dt=b2 b=b3 c=b3 state=ssm d=w6 z=b0 sequence_of=sequence_of slots=slots y=b4 tokens=tokens slot_stride=128
           5     | add_rms_norm_d16_e3727c5ac                 a=b0 b=b4 weight=w7 sum=b5 out=b6 rows=tokens
           6     | swiglu_d16                                 a=b5 b=b6 out=b7 rows=tokens
           7     | split_linear_bf16_n4_16_16_k16             x=b7 weight=w8 out0=b8 out1=b9 out2=b10 rows=tokens

@@ -1,12 +1,13 @@
 //! A selective scan → its kernel.
 
+use jamba_plan::format::{Arg, Table};
 use jambac_graph::Selection;
 use jambac_kernels::kernel::Kernel;
 use jambac_kernels::selective_scan::{self, Projection};
 
 use super::View;
 use crate::ScheduleError;
-use crate::select::Bound;
+use crate::select::{Bound, Slot};
 use crate::weights::Use;
 
 impl View<'_, '_> {
@@ -19,8 +20,10 @@ impl View<'_, '_> {
             let n = self.operands.len();
             bound.extend([("d", self.weight(n - 2, Use::Vector)?.0), ("z", self.buffer(n - 1)?)]);
         }
+        let sequence_of = ("sequence_of", Slot::Final(Arg::Table(Table::SequenceOf)));
+        bound.extend([sequence_of, ("tokens", self.tokens(0)?)]);
         let spec = selective_scan::Spec { channels, d_state, selection, gated };
-        self.bind(spec, bound.into_iter().chain(self.sequences()?))
+        self.bind(spec, bound.into_iter().chain(self.state_slot()?))
     }
 
     /// Binds the operands that Δ, B and C are made from.
