@@ -3,6 +3,7 @@
 mod batching;
 mod fixtures;
 mod inspect;
+mod integers;
 mod kernels;
 mod oracle;
 mod questions;

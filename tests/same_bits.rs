@@ -177,4 +177,7 @@ plans! {
     odd_fused: "odd", fusion "all", weights None, kv "f32";
     odd_unfused: "odd", fusion "none", weights None, kv "f32";
     odd_f32_with_bf16_keys: "odd", fusion "all", weights Some("f32"), kv "bf16";
+    tiny_int8: "tiny", fusion "all", weights Some("int8"), kv "f32";
+    odd_int8_unfused: "odd", fusion "none", weights Some("int8"), kv "f32";
+    odd_int4: "odd", fusion "all", weights Some("int4"), kv "f32";
 }

@@ -83,12 +83,15 @@ fn a_seeded_plan_computes_what_the_interpreter_computes() {
 /// Weights that lie together in the fused plan and apart in the other are drawn alike, and their sums are the same.
 #[test]
 fn fused_linears_give_the_bits_of_their_parts() {
-    for preset in [Tiny::base(), Tiny::odd(), Tiny::dense_tied()] {
+    let floats = [(Tiny::base(), "bf16"), (Tiny::odd(), "bf16"), (Tiny::dense_tied(), "bf16")];
+    let integers = [(Tiny::odd(), "int8"), (Tiny::odd(), "int4")];
+    for (preset, format) in floats.into_iter().chain(integers) {
         let tiny = Tiny { storage: Storage::All(jambac_checkpoint::DType::Bf16), ..preset };
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), tiny.config_json()).unwrap();
         let logits_of = |fusion: &str| {
             let mut model = ModelFile::open(folder.path()).unwrap();
+            model.weights.default = Some(format.into());
             model.limits.max_context = 64;
             model.build.fusion = Fusion::Word(fusion.into());
             let output = folder.path().join(format!("{fusion}.plan"));
@@ -102,6 +105,6 @@ fn fused_linears_give_the_bits_of_their_parts() {
         let (n_apart, apart) = logits_of("fuse-swiglu");
         let (n_together, together) = logits_of("fuse-in-proj,fuse-qkv,fuse-swiglu,fuse-gate-up");
         assert!(n_together < n_apart, "{n_together} steps fused, {n_apart} unfused");
-        assert!(together == apart, "other bits than unfused");
+        assert!(together == apart, "{format}: other bits than unfused");
     }
 }
