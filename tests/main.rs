@@ -6,6 +6,7 @@ mod inspect;
 mod integers;
 mod kernels;
 mod oracle;
+mod quality;
 mod questions;
 mod same_bits;
 mod state;

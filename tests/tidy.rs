@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-runtime", &["jamba-plan"]),
     ("jamba", &["jamba-runtime", "jamba-plan"]),
     ("jambac-tests", &[]),
-    ("jambac-benches", &["jambac-codegen", "jambac-kernels"]),
+    ("jambac-benches", &["jambac", "jambac-codegen", "jambac-kernels", "jamba-runtime"]),
 ];
 
 /// Crates that may link LLVM and MLIR: these bindings, behind these names.

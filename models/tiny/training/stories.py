@@ -3,10 +3,13 @@
 Every sentence of a story is either a fact (what somebody has, likes, keeps, does, where they live) or filler (weather and
 small events). An answer repeats the fact it asks for, so answering is recall over the distance that the filler puts between.
 
-    python stories.py          prints three documents
+    python stories.py [SEED [COUNT]]          prints COUNT documents (3), an empty line after each
+
+models/tiny/heldout.txt is `python stories.py 20261123 60`, a seed that training did not draw from.
 """
 
 import random
+import sys
 
 NAMES = (
     "Anna Ben Clara David Ella Finn Grace Henry Iris Jack Kate Leo Mia Noah Olive Paul Rosa Sam Tara Victor Wendy Zoe Omar"
@@ -123,6 +126,6 @@ def document(r, filler=None):
 
 
 if __name__ == "__main__":
-    generator = random.Random(1)
-    for _ in range(3):
+    generator = random.Random(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 3):
         print(document(generator))

@@ -1,0 +1,50 @@
+//! The formats of weights side by side, on a checkpoint that answers questions: how well the plan still predicts, and how many
+//! bytes it takes.
+//!
+//!     cargo bench -p jambac-benches --bench formats
+//!
+//! `models/tiny/heldout.txt` and `models/tiny/questions.jsonl` are what is predicted and asked; `quality` says how it is measured.
+
+use std::error::Error;
+use std::path::Path;
+
+use jambac_benches::quality::{Format, Predictions, documents, exact_answers, open, questions};
+
+const FORMATS: &[Format] = &[
+    Format::all("f32"),
+    Format::all("bf16"),
+    Format::experts("int8"),
+    Format::all("int8"),
+    Format::experts("int4"),
+    Format::all("int4"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
+    let documents = documents(&checkpoint.join("heldout.txt"))?;
+    let questions = questions(&checkpoint.join("questions.jsonl"))?;
+    let folder = tempfile::tempdir()?;
+    println!("| weights | bytes of the plan | perplexity | divergence from f32, nats | same top-1 | exact answers |");
+    println!("|---|---|---|---|---|---|");
+    let mut truth: Option<Predictions> = None;
+    let mut n_places = 0;
+    for &format in FORMATS {
+        let mut opened = open(&checkpoint, folder.path(), format)?;
+        let found = Predictions::of(&mut opened.engine, &documents)?;
+        let beside = truth.as_ref().unwrap_or(&found);
+        println!(
+            "| {} | {} | {:.4} | {:.1e} | {:.1} % | {} of {} |",
+            format.name(),
+            opened.bytes,
+            found.perplexity(),
+            found.divergence(beside),
+            100.0 * found.agreement(beside),
+            exact_answers(&mut opened.engine, &questions)?,
+            questions.len(),
+        );
+        n_places = found.len();
+        truth.get_or_insert(found);
+    }
+    println!("{} documents, {n_places} tokens predicted", documents.len());
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! What a weight format costs a model: its predictions of a held-out text beside those of f32, and questions it must answer.
+//!
+//! ```text
+//! perplexity   exp(−mean ln p(next token))                       over all tokens of all documents but the first of each
+//! divergence   mean Σ_v p_f32(v) · (ln p_f32(v) − ln p(v))       over the same places
+//! top-1        share of those places where the likeliest token is f32's
+//! ```
+//!
+//! Documents are sequences of their own. Sums are f64.
+
+use std::error::Error;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use jamba_runtime::{Engine, Feed, GenerateOptions, OpenOptions, Outputs};
+use jambac::build::{Progress, Request, build};
+use jambac::manifest::ModelFile;
+use serde::Deserialize;
+
+/// Most tokens of an answer; the longest right one has 14.
+const MAX_ANSWER_TOKENS: usize = 16;
+
+/// Longest document or prompt, answer included.
+const CONTEXT: u64 = 2048;
+
+/// Tokens of one prefill step.
+const CHUNK: u64 = 256;
+
+/// What the linears of a plan are stored as; `None` is as the checkpoint stores them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// All of them.
+    pub linears: Option<&'static str>,
+    /// The experts, where they differ.
+    pub experts: Option<&'static str>,
+}
+
+impl Format {
+    /// One format for all.
+    pub const fn all(name: &'static str) -> Format {
+        Format { linears: Some(name), experts: None }
+    }
+
+    /// A format for the experts alone.
+    pub const fn experts(name: &'static str) -> Format {
+        Format { linears: None, experts: Some(name) }
+    }
+
+    /// What a table calls it.
+    pub fn name(self) -> String {
+        match (self.linears, self.experts) {
+            (Some(linears), None) => linears.to_owned(),
+            (None, Some(experts)) => format!("{experts} experts"),
+            (None, None) => "as stored".to_owned(),
+            (Some(linears), Some(experts)) => format!("{linears}, {experts} experts"),
+        }
+    }
+}
+
+/// A plan in some format, open.
+pub struct Opened {
+    /// Runs it.
+    pub engine: Engine,
+    /// Length of the plan in bytes.
+    pub bytes: u64,
+}
+
+/// Builds the plan of a checkpoint into `folder` and opens it.
+///
+/// # Errors
+/// As the build's and the engine's.
+pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, Box<dyn Error>> {
+    let mut model = ModelFile::open(checkpoint)?;
+    model.weights.default = format.linears.map(String::from);
+    model.weights.experts = format.experts.map(String::from);
+    model.limits.max_context = CONTEXT;
+    model.limits.max_sequences = 1;
+    model.limits.kv_tokens = None;
+    model.limits.prefill_chunk = CHUNK;
+    model.limits.max_outputs = CHUNK;
+    let output = folder.join("quality.plan");
+    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+    let bytes = build(&request, &Progress::hidden())?.bytes;
+    Ok(Opened { engine: Engine::open(&output, OpenOptions::default())?, bytes })
+}
+
+/// The documents of a file, an empty line after each.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn documents(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text.split_terminator("\n\n").map(|document| format!("{document}\n")).collect())
+}
+
+/// What a model says of the next token, at every place of some documents.
+pub struct Predictions {
+    vocab: usize,
+    /// ln p of every token: \[places, vocab\].
+    logprobs: Vec<f32>,
+    /// The tokens that came: \[places\].
+    next: Vec<u32>,
+}
+
+impl Predictions {
+    /// Reads the documents.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub fn of(engine: &mut Engine, documents: &[String]) -> Result<Predictions, Box<dyn Error>> {
+        let tokenizer = engine.tokenizer()?;
+        let (mut logprobs, mut next) = (Vec::new(), Vec::new());
+        for document in documents {
+            let tokens = tokenizer.encode(document)?;
+            let sequence = engine.add_sequence()?;
+            for chunk in tokens[..tokens.len() - 1].chunks(CHUNK as usize) {
+                let logits = engine.step(&[Feed { sequence, tokens: chunk, outputs: Outputs::All }])?;
+                logits.rows().for_each(|row| logprobs.extend(log_softmax(row)));
+            }
+            engine.remove_sequence(sequence)?;
+            next.extend_from_slice(&tokens[1..]);
+        }
+        Ok(Predictions { vocab: logprobs.len() / next.len(), logprobs, next })
+    }
+
+    /// Number of places.
+    pub fn len(&self) -> usize {
+        self.next.len()
+    }
+
+    /// True of no documents.
+    pub fn is_empty(&self) -> bool {
+        self.next.is_empty()
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.logprobs.chunks_exact(self.vocab)
+    }
+
+    /// exp of the mean surprise.
+    pub fn perplexity(&self) -> f64 {
+        (-self.mean(self.rows().zip(&self.next).map(|(row, &token)| f64::from(row[token as usize])))).exp()
+    }
+
+    /// Mean divergence of these predictions from the true ones, in nats.
+    pub fn divergence(&self, truth: &Predictions) -> f64 {
+        let of_row = |(found, truth): (&[f32], &[f32])| -> f64 {
+            let each = truth.iter().zip(found).map(|(&p, &q)| (f64::from(p), f64::from(q)));
+            each.map(|(p, q)| p.exp() * (p - q)).sum()
+        };
+        self.mean(self.rows().zip(truth.rows()).map(of_row))
+    }
+
+    /// Share of places whose likeliest token is the same.
+    pub fn agreement(&self, other: &Predictions) -> f64 {
+        let same = |(a, b): (&[f32], &[f32])| f64::from(u8::from(likeliest(a) == likeliest(b)));
+        self.mean(self.rows().zip(other.rows()).map(same))
+    }
+
+    fn mean(&self, values: impl Iterator<Item = f64>) -> f64 {
+        values.sum::<f64>() / self.len() as f64
+    }
+}
+
+fn log_softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
+    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - most).exp()).sum();
+    logits.iter().map(move |&logit| (f64::from(logit) - most - sum.ln()) as f32)
+}
+
+/// The index of the largest, the first of equals.
+fn likeliest(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// A prompt and the line that answers it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Question {
+    /// What is asked.
+    pub prompt: String,
+    /// The right answer.
+    pub answer: String,
+}
+
+/// The questions of a file, a JSON object a line.
+///
+/// # Errors
+/// When the file cannot be read or a line is no question.
+pub fn questions(path: &Path) -> Result<Vec<Question>, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let question = |(i, line)| {
+        serde_json::from_str(line).map_err(|error| format!("{}, line {}: {error}", path.display(), i + 1).into())
+    };
+    text.lines().enumerate().map(question).collect()
+}
+
+/// How many questions a model answers word for word, greedily.
+///
+/// # Errors
+/// As the engine's.
+pub fn exact_answers(engine: &mut Engine, questions: &[Question]) -> Result<usize, Box<dyn Error>> {
+    let tokenizer = engine.tokenizer()?;
+    let options = GenerateOptions { max_new: MAX_ANSWER_TOKENS, ..GenerateOptions::default() };
+    let mut exact = 0;
+    for question in questions {
+        let prompt = tokenizer.encode(&question.prompt)?;
+        let generated = engine.generate(&prompt, &options, |_| ControlFlow::Continue(()))?;
+        let said = tokenizer.decode(&generated.tokens)?;
+        exact += usize::from(said.split('\n').next().unwrap_or_default().trim() == question.answer);
+    }
+    Ok(exact)
+}
