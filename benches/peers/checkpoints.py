@@ -5,11 +5,14 @@
 
 Norms, biases, decay rates, the convolution and the router are drawn so that all of them matter and activations neither vanish
 nor explode; the numbers are a function of the model's name alone.
+
+    python checkpoints.py FOLDER mid|midmoe
 """
 
 import json
 import math
 import pathlib
+import sys
 import zlib
 
 import numpy as np
@@ -130,3 +133,7 @@ def write(folder, name):
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     partial.rename(folder / "model.safetensors")
     return total
+
+
+if __name__ == "__main__":
+    print(write(*sys.argv[1:]), "parameters")

@@ -21,8 +21,6 @@ import subprocess
 import sys
 import time
 
-import checkpoints
-
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LLAMA = "llama-cpp-python==0.3.36"
@@ -39,6 +37,7 @@ ROWS = [
     ("decode of 8", "int8", "q8_0", 3.0),
     ("first token", "bf16", "bf16", 2.0),
 ]
+MODELS = ("mid", "midmoe")
 MEASURES = {
     "prefill": "prefill of 512 tokens, tokens/s",
     "decode": "decode of 64 tokens, tokens/s",
@@ -182,14 +181,14 @@ def table(model, rows, hugging_face):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for what is made once")
-    parser.add_argument("--models", default="mid,midmoe")
+    parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--measures", default=",".join(MEASURES), help="some of: " + ", ".join(MEASURES))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--no-transformers", action="store_true", help="leave Hugging Face out")
     parser.add_argument("--out", type=pathlib.Path, help="default: benches/results/DATE-peers.md, and .json beside it")
     args = parser.parse_args()
-    unknown = set(args.models.split(",")) - set(checkpoints.MODELS) | set(args.measures.split(",")) - set(MEASURES)
+    unknown = set(args.models.split(",")) - set(MODELS) | set(args.measures.split(",")) - set(MEASURES)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     tools = Tools(args.work.resolve(), args.threads)
@@ -198,7 +197,7 @@ def main():
     report = {"date": datetime.date.today().isoformat(), "cpu": cpu, "threads": args.threads, "models": {}}
     text = f"# {report['date']}: against llama.cpp and transformers\n\n{cpu}, {args.threads} threads; `benches/peers/compare.py`.\n\n"
     for model in args.models.split(","):
-        checkpoints.write(tools.work / "checkpoints" / model, model)
+        run([tools.python, HERE / "checkpoints.py", tools.work / "checkpoints" / model, model])
         rows, seen, plans = [], {}, {}
         for measure, fmt, peer, aim in ROWS:
             if measure not in args.measures.split(","):
