@@ -220,6 +220,29 @@ fn long_contexts_agree() {
 }
 
 #[test]
+fn a_token_has_the_same_bits_alone_and_in_a_block() {
+    let base =
+        attention::Spec { n_heads: 4, n_kv_heads: 1, d_head: 20, scale: 0.25, format: Elem::F32, appends: false };
+    let specs = [
+        base.clone(),
+        attention::Spec { n_kv_heads: 2, format: Elem::Bf16, ..base.clone() },
+        attention::Spec { n_heads: 14, n_kv_heads: 2, d_head: 32, format: Elem::Bf16, ..base },
+    ];
+    let Some(kernels) = compile(V3, &specs) else { return };
+    for spec in &specs {
+        // Blocks cut short by the next sequence, pages by the end of a group, and of one to sixteen tokens.
+        let setup = Setup::new(spec, &[150, 5, 37, 1, 16, 80]);
+        let symbol = setup.attend.symbol();
+        let (alone, _) = setup.run(&kernels, Division::Chunks(1));
+        assert_close(&symbol, &alone, &setup.expected(), Tolerance::abs(1e-5));
+        let chunks = [2, 7, 23, 64].map(Division::Chunks);
+        for division in chunks.into_iter().chain([Division::Whole, Division::OneByOne]) {
+            assert_same_bits(&format!("{symbol}, {division:?}"), &setup.run(&kernels, division).0, &alone);
+        }
+    }
+}
+
+#[test]
 fn targets_without_fma_agree() {
     let specs = specs();
     let Some(kernels) = compile(X86Level::V2, &specs) else { return };

@@ -1,11 +1,14 @@
 //! Attention on a CPU: the query heads of a token that share a KV head go together, a tile of up to six, page after page,
-//! so that a page is read and widened once for the tile. Tiles are dealt to the threads in turn: later tokens have more to
-//! do. A head's arithmetic is its own, the tile's size is no part of it.
+//! so that a page is read and widened once for the tile. Up to 16 consecutive tokens of a sequence are a block: they take
+//! a few pages one after the other before the next few, so that a page comes from memory once for the block. The tiles of
+//! a block are dealt to the threads in turn, block after block; later blocks have more to do. A head's arithmetic at a token
+//! is its own, neither tile nor block is part of it.
 //!
-//! 1. find the token's position, clear the sums
-//! 2. for each page, the last one masked: scores of its 16 keys; their maximum; probabilities
-//! 3. values, weighted by probability, into the sums
-//! 4. divide and store
+//! 1. find the step's blocks: each starts at a multiple of their length, or where a sequence does; clear the sums
+//! 2. for each few pages, for each token of the block: 3. and 4., maxima and sums on the stack between
+//! 3. for each page, the token's last one masked: scores of its 16 keys; their maximum; probabilities
+//! 4. values, weighted by probability, into the sums
+//! 5. divide and store
 //!
 //! Where it appends, the first tile of a KV head writes the token's key and value to the cache, and every tile takes them from
 //! `k` and `v`, in the lane and in the turn that they have in their page: no thread reads what another writes.
@@ -28,26 +31,49 @@ const MAX_ROWS: usize = 6;
 /// Vectors summed into side by side, as far as there are any: fewer leave multiply-adds waiting for each other.
 const MIN_SUMS: usize = 4;
 
+/// Tokens of a block at most: each page comes from memory once for all of them.
+const BLOCK_TOKENS: usize = 16;
+
+/// Pages that the tokens of a block read in turn before they go on: few enough to stay in the first caches.
+const GROUP_PAGES: usize = 4;
+
+/// Shares of a step that each thread has at least, before blocks become smaller: later tokens have more to do.
+const MIN_SHARES: usize = 4;
+
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let queries_per_key = spec.n_heads / spec.n_kv_heads;
     let rows = (1..=MAX_ROWS).rev().find(|rows| queries_per_key.is_multiple_of(*rows)).unwrap_or(1);
+    let block_tokens = if spec.appends { 1 } else { BLOCK_TOKENS };
     let attention = Attention {
         b,
         spec,
         rows,
-        sums: b.stack(Num::F32, &[rows, padded(spec.d_head)]),
+        sums: b.stack(Num::F32, &[block_tokens, rows, padded(spec.d_head)]),
+        maxima: b.stack(Num::F32, &[block_tokens, rows]),
+        totals: b.stack(Num::F32, &[block_tokens, rows, LANES]),
         probabilities: b.stack(Num::F32, &[rows, LANES]),
     };
     let tiles = b.index(spec.n_heads / rows);
-    let total = b.mul(b.scalar("tokens"), tiles);
-    // As many neighbouring tiles at a time as spread one token's over all threads.
+    // As many neighbouring tiles at a time as spread one block's over all threads.
     let share = b.ceil_div(tiles, b.n_threads());
-    let stride = b.mul(share, b.n_threads());
-    b.for_each(b.index(0), b.ceil_div(total, stride), 1, |round| {
-        let first = b.add(b.mul(round, stride), b.mul(share, b.thread()));
-        b.for_each(first, b.min(b.add(first, share), total), 1, |unit| {
-            attention.tile(b.div(unit, tiles), b.mul(b.rem(unit, tiles), b.index(rows)));
+    let shares = b.ceil_div(tiles, share);
+    let (tokens, one) = (b.scalar("tokens"), b.index(1));
+    let even = b.div(b.mul(tokens, shares), b.mul(b.n_threads(), b.index(MIN_SHARES)));
+    let block_tokens = b.max(b.min(even, b.index(block_tokens)), one);
+    // 1. the blocks
+    b.for_range(b.index(0), tokens, 1, [b.index(0)], |t, [dealt]| {
+        let s = attention.table("sequence_of", t);
+        let multiple = b.sub(t, b.rem(t, block_tokens));
+        let is_first = b.cmp(Compare::Eq, t, b.max(multiple, attention.table("starts", s)));
+        b.if_(is_first, || {
+            let end = b.min(b.add(multiple, block_tokens), attention.table("starts", b.add(s, one)));
+            let turn = b.rem(b.sub(b.add(b.thread(), b.n_threads()), dealt), b.n_threads());
+            let first = b.mul(turn, share);
+            b.for_each(first, b.min(b.add(first, share), tiles), 1, |tile| {
+                attention.block(s, t, b.sub(end, t), b.mul(tile, b.index(rows)));
+            });
         });
+        [b.select(is_first, b.rem(b.add(dealt, shares), b.n_threads()), dealt)]
     });
 }
 
@@ -56,16 +82,44 @@ struct Attention<'a, 'm> {
     spec: &'a Spec,
     /// Query heads of a tile.
     rows: usize,
-    /// Weighted sums of values, `[rows, padded(d_head)]`.
+    /// Weighted sums of values, `[tokens of a block, rows, padded(d_head)]`.
     sums: Buffer,
+    /// Maxima of the scores so far, `[tokens of a block, rows]`.
+    maxima: Buffer,
+    /// Sums of probabilities, `[tokens of a block, rows, 16]`.
+    totals: Buffer,
     /// Probabilities of a page's keys, `[rows, 16]`.
     probabilities: Buffer,
 }
 
+/// Consecutive tokens of one sequence, and a tile of heads.
+struct Block {
+    /// The first token.
+    first: Value,
+    /// Keys that the first token sees.
+    visible: Value,
+    /// Place of the sequence's first page in the table.
+    pages: Value,
+    /// Pages that the last token sees.
+    n_pages: Value,
+    /// First query head.
+    head: Value,
+    /// The KV head.
+    kv_head: Value,
+}
+
+/// A token of a block.
+struct Token {
+    /// Its place in the block.
+    place: Value,
+    /// Its row in the step.
+    t: Value,
+    /// First column of its queries.
+    column: Value,
+}
+
 /// The key and value of the token itself, which joins the cache in this step.
 struct Own {
-    /// The token.
-    t: Value,
     /// First column of its KV head.
     column: Value,
     /// True in the lane of its key.
@@ -73,86 +127,139 @@ struct Own {
 }
 
 impl Attention<'_, '_> {
-    /// The query heads from `head` on, at token t.
-    fn tile(&self, t: Value, head: Value) {
-        let &Attention { b, spec, rows, sums, .. } = self;
-        // 1. position
-        let table = |name, at| b.to_index(b.load(b.buffer(name), &[at]));
-        let s = table("sequence_of", t);
-        let visible = b.add(b.sub(b.add(table("past", s), t), table("starts", s)), b.index(1));
-        let pages = b.mul(s, b.scalar("pages_per_sequence"));
-        let kv_head = b.div(head, b.index(spec.n_heads / spec.n_kv_heads));
-        let in_page = b.mul(kv_head, b.index(head_elements(spec.d_head)));
-        let column = b.mul(head, b.index(spec.d_head));
-        for row in 0..rows {
-            b.for_each(b.index(0), b.index(padded(spec.d_head)), LANES, |e| {
-                b.store(b.splat(0.0, LANES), sums, &[b.index(row), e]);
-            });
+    /// The query heads from `head` on, at `count` tokens of sequence s from `first` on.
+    fn block(&self, s: Value, first: Value, count: Value, head: Value) {
+        let &Attention { b, spec, .. } = self;
+        let one = b.index(1);
+        let visible = b.add(b.sub(b.add(self.table("past", s), first), self.table("starts", s)), one);
+        let block = Block {
+            first,
+            visible,
+            pages: b.mul(s, b.scalar("pages_per_sequence")),
+            n_pages: b.ceil_div(b.add(visible, b.sub(count, one)), b.index(PAGE_TOKENS)),
+            head,
+            kv_head: b.div(head, b.index(spec.n_heads / spec.n_kv_heads)),
+        };
+        b.for_each(b.index(0), count, 1, |place| self.clear(place));
+        if spec.appends {
+            self.append(&block);
         }
 
-        let own = self.spec.appends.then(|| self.append(t, head, kv_head, visible));
+        // 2. a token alone has nothing to share
+        let is_alone = b.cmp(Compare::Eq, count, one);
+        let group = b.select(is_alone, block.n_pages, b.index(GROUP_PAGES));
+        b.for_each(b.index(0), b.ceil_div(block.n_pages, group), 1, |nth| {
+            let from = b.mul(nth, group);
+            let to = b.min(b.add(from, group), block.n_pages);
+            b.for_each(b.index(0), count, 1, |place| self.pages(&block, &self.token(&block, place), from, to));
+        });
 
-        // 2. and 3.
-        let tokens = b.index(PAGE_TOKENS);
-        let end = b.ceil_div(visible, tokens);
-        let last = b.sub(end, b.index(1));
+        // 5. divide and store
+        b.for_each(b.index(0), count, 1, |place| self.store(&self.token(&block, place)));
+    }
+
+    fn token(&self, block: &Block, place: Value) -> Token {
+        let b = self.b;
+        Token { place, t: b.add(block.first, place), column: b.mul(block.head, b.index(self.spec.d_head)) }
+    }
+
+    /// Nothing seen yet.
+    fn clear(&self, place: Value) {
+        let &Attention { b, spec, rows, .. } = self;
+        let zero = b.splat(0.0, LANES);
+        for row in (0..rows).map(|row| b.index(row)) {
+            b.store(b.f32(f32::NEG_INFINITY), self.maxima, &[place, row]);
+            b.store(zero, self.totals, &[place, row, b.index(0)]);
+            b.for_each(b.index(0), b.index(padded(spec.d_head)), LANES, |e| b.store(zero, self.sums, &[place, row, e]));
+        }
+    }
+
+    /// Steps 3 and 4 of one token, over those pages in `from..to` that it sees.
+    fn pages(&self, block: &Block, token: &Token, from: Value, to: Value) {
+        let &Attention { b, spec, rows, maxima, totals, .. } = self;
+        let (tokens, one) = (b.index(PAGE_TOKENS), b.index(1));
+        let visible = b.add(block.visible, token.place);
+        let own = spec.appends.then(|| self.own(block));
+        let in_page = b.mul(block.kv_head, b.index(head_elements(spec.d_head)));
+        let last = b.sub(block.n_pages, one);
         let page = |nth: Value, in_use: Option<Value>, softmax: &[Value]| {
             let keys = |nth| {
-                let page = b.mul(table("pages", b.add(pages, nth)), b.scalar("page_stride"));
+                let page = b.mul(self.table("pages", b.add(block.pages, nth)), b.scalar("page_stride"));
                 b.add(page, in_page)
             };
-            let next = keys(b.min(b.add(nth, b.index(1)), last));
+            let next = keys(b.min(b.add(nth, one), last));
             let keys = keys(nth);
             let values = b.add(keys, b.index(PAGE_TOKENS * spec.d_head));
             let own = own.as_ref().filter(|_| in_use.is_some());
-            let scores = self.scores(t, column, keys, values, own);
+            let scores = self.scores(token, keys, next, own);
             let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
-            self.add_values(values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale, next, own);
+            self.add_values(token, values, in_use.unwrap_or(tokens), &rescale, next, own);
             softmax
         };
-        let start: Vec<Value> = (0..rows).flat_map(|_| [b.f32(f32::NEG_INFINITY), b.splat(0.0, LANES)]).collect();
+        let older = |row: usize| {
+            let (row, zero) = (b.index(row), b.index(0));
+            [b.load(maxima, &[token.place, row]), b.load_vector(totals, &[token.place, row, zero], LANES)]
+        };
+        let softmax: Vec<Value> = (0..rows).flat_map(older).collect();
         // The token's own key is in the last page, which is masked then even where it is full.
-        let whole = b.div(if spec.appends { b.sub(visible, b.index(1)) } else { visible }, tokens);
-        let softmax = b.for_range_vec(b.index(0), whole, 1, &start, |nth, softmax| page(nth, None, softmax));
+        let whole = b.div(if spec.appends { b.sub(visible, one) } else { visible }, tokens);
+        let softmax = b.for_range_vec(from, b.min(to, whole), 1, &softmax, |nth, softmax| page(nth, None, softmax));
         let rest = b.sub(visible, b.mul(whole, tokens));
-        let softmax = b.for_range_vec(whole, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
-
-        // 4. divide and store
+        let end = b.min(to, b.ceil_div(visible, tokens));
+        let masked = b.max(from, whole);
+        let softmax = b.for_range_vec(masked, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
         for (row, softmax) in softmax.chunks(2).enumerate() {
-            let total = b.broadcast(b.reduce_add(softmax[1]), LANES);
-            let column = b.add(column, b.index(row * spec.d_head));
-            let divided = |e| b.div(b.load_vector(sums, &[b.index(row), e], LANES), total);
+            b.store(softmax[0], maxima, &[token.place, b.index(row)]);
+            b.store(softmax[1], totals, &[token.place, b.index(row), b.index(0)]);
+        }
+    }
+
+    /// Sums of values over sums of probabilities.
+    fn store(&self, token: &Token) {
+        let &Attention { b, spec, rows, .. } = self;
+        for row in 0..rows {
+            let total = b.load_vector(self.totals, &[token.place, b.index(row), b.index(0)], LANES);
+            let total = b.broadcast(b.reduce_add(total), LANES);
+            let column = b.add(token.column, b.index(row * spec.d_head));
+            let divided = |e| b.div(b.load_vector(self.sums, &[token.place, b.index(row), e], LANES), total);
             let whole = spec.d_head - spec.d_head % LANES;
             b.for_each(b.index(0), b.index(whole), LANES, |e| {
-                b.store(divided(e), b.buffer("out"), &[t, b.add(column, e)]);
+                b.store(divided(e), b.buffer("out"), &[token.t, b.add(column, e)]);
             });
             if whole < spec.d_head {
                 let (e, rest) = (b.index(whole), b.index(spec.d_head - whole));
                 // The next columns are another head's.
-                b.store_partial(divided(e), b.buffer("out"), &[t, b.add(column, e)], rest);
+                b.store_partial(divided(e), b.buffer("out"), &[token.t, b.add(column, e)], rest);
             }
         }
     }
 
-    /// Writes the key and value of token t to the cache, for the first tile of the KV head; they are the last of `visible`.
-    fn append(&self, t: Value, head: Value, kv_head: Value, visible: Value) -> Own {
+    /// Writes the key and value of the block's only token to the cache, for the first tile of the KV head.
+    fn append(&self, block: &Block) {
         let &Attention { b, spec, .. } = self;
         let &Spec { n_heads, n_kv_heads, d_head, format, .. } = spec;
-        let of_head = b.rem(head, b.index(n_heads / n_kv_heads));
+        let of_head = b.rem(block.head, b.index(n_heads / n_kv_heads));
         b.if_(b.cmp(Compare::Eq, of_head, b.index(0)), || {
-            kv_append::cpu::append(b, &kv_append::Spec { n_kv_heads, d_head, format }, t, kv_head);
+            let spec = kv_append::Spec { n_kv_heads, d_head, format };
+            kv_append::cpu::append(b, &spec, block.first, block.kv_head);
         });
-        let place = b.broadcast(b.to_i32(b.rem(b.sub(visible, b.index(1)), b.index(PAGE_TOKENS))), LANES);
-        Own { t, column: b.mul(kv_head, b.index(d_head)), lane: b.cmp(Compare::Eq, b.iota(LANES), place) }
+    }
+
+    /// Where the key and value of the block's only token are: they are the last that it sees.
+    fn own(&self, block: &Block) -> Own {
+        let b = self.b;
+        let in_page = b.rem(b.sub(block.visible, b.index(1)), b.index(PAGE_TOKENS));
+        let lane = b.cmp(Compare::Eq, b.iota(LANES), b.broadcast(b.to_i32(in_page), LANES));
+        Own { column: b.mul(block.kv_head, b.index(self.spec.d_head)), lane }
     }
 
     /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Has what is at
     /// `ahead` fetched meanwhile.
-    fn scores(&self, t: Value, column: Value, keys: Value, ahead: Value, own: Option<&Own>) -> Vec<Value> {
+    fn scores(&self, token: &Token, keys: Value, ahead: Value, own: Option<&Own>) -> Vec<Value> {
         let &Attention { b, spec, rows, .. } = self;
         // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
         let per_row = MIN_SUMS.div_ceil(rows);
-        let queries: Vec<Value> = (0..rows).map(|row| b.add(column, b.index(row * spec.d_head))).collect();
+        let queries: Vec<Value> = (0..rows).map(|row| b.add(token.column, b.index(row * spec.d_head))).collect();
         let add_products = |e: Value, count: usize, sums: &[Value]| {
             let mut sums = sums.to_vec();
             for k in 0..count {
@@ -161,11 +268,11 @@ impl Attention<'_, '_> {
                 b.prefetch(b.buffer("cache"), &[b.add(ahead, offset)]);
                 let mut key = self.load_cache(b.add(keys, offset));
                 if let Some(own) = own {
-                    let x = b.load(b.buffer("k"), &[own.t, b.add(own.column, e)]);
+                    let x = b.load(b.buffer("k"), &[token.t, b.add(own.column, e)]);
                     key = b.select(own.lane, b.broadcast(self.round(x), LANES), key);
                 }
                 for (row, &query) in queries.iter().enumerate() {
-                    let query = b.load(b.buffer("q"), &[t, b.add(query, e)]);
+                    let query = b.load(b.buffer("q"), &[token.t, b.add(query, e)]);
                     let sum = &mut sums[row * per_row + k];
                     *sum = b.fma(b.broadcast(query, LANES), key, *sum);
                 }
@@ -208,7 +315,15 @@ impl Attention<'_, '_> {
 
     /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row; the token's own value, the last, is not in the
     /// cache. Has what is at `ahead` fetched meanwhile.
-    fn add_values(&self, values: Value, count: Value, rescale: &[Value], ahead: Value, own: Option<&Own>) {
+    fn add_values(
+        &self,
+        token: &Token,
+        values: Value,
+        count: Value,
+        rescale: &[Value],
+        ahead: Value,
+        own: Option<&Own>,
+    ) {
         let &Attention { b, spec, rows, .. } = self;
         let stride = padded(spec.d_head);
         let n_vectors = (MIN_SUMS.div_ceil(rows)).min(stride / LANES);
@@ -217,7 +332,7 @@ impl Attention<'_, '_> {
             let column = |k: usize| b.add(first, b.index(k * LANES));
             let places: Vec<(usize, usize)> = (0..rows).flat_map(|row| (0..n_vectors).map(move |k| (row, k))).collect();
             let older = |&(row, k): &(usize, usize)| {
-                b.mul(b.load_vector(self.sums, &[b.index(row), column(k)], LANES), rescale[row])
+                b.mul(b.load_vector(self.sums, &[token.place, b.index(row), column(k)], LANES), rescale[row])
             };
             let older: Vec<Value> = places.iter().map(older).collect();
             let add = |j: Value, sums: &[Value], value: &dyn Fn(usize) -> Value| -> Vec<Value> {
@@ -238,18 +353,23 @@ impl Attention<'_, '_> {
             });
             if let Some(own) = own {
                 newer = add(cached, &newer, &|k| {
-                    let at = [own.t, b.add(own.column, column(k))];
+                    let at = [token.t, b.add(own.column, column(k))];
                     self.round(b.load_vector(b.buffer("v"), &at, LANES))
                 });
             }
             for (&(row, k), &sum) in places.iter().zip(&newer) {
-                b.store(sum, self.sums, &[b.index(row), column(k)]);
+                b.store(sum, self.sums, &[token.place, b.index(row), column(k)]);
             }
         };
         b.for_each(b.index(0), b.index(whole), n_vectors * LANES, |first| columns(first, n_vectors));
         if whole < stride {
             columns(b.index(whole), (stride - whole) / LANES);
         }
+    }
+
+    /// An entry of a table.
+    fn table(&self, name: &str, at: Value) -> Value {
+        self.b.to_index(self.b.load(self.b.buffer(name), &[at]))
     }
 
     /// What the cache makes of an f32.

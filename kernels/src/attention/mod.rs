@@ -5,7 +5,7 @@
 //! One page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then values
 //! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Query head h reads KV head h / (n_heads / n_kv_heads). One page after the other, from the first: the order of the
-//! sums depends on the token's position alone. Threads split (token, head).
+//! sums depends on the token's position alone. Threads split (block of tokens, head).
 //! Where it appends, each sequence has one token: its key and value (`k`, `v`) join the cache, rounded to the stored type, as
 //! [`crate::kv_append`] has it, and it sees them; the sums are those of appending first.
 //! Bound by memory when decoding (the cache once), by multiply-adds when prefilling.
