@@ -103,7 +103,7 @@ fn step_table(program: &Program) -> String {
                 format!("{symbol}({})  ; {}", args.join(", "), step.source),
             ]
         });
-        text += &work::listing(std::iter::once(head).chain(rows));
+        text += &jamba_plan::text::table(std::iter::once(head).chain(rows), |column| column == 4);
     }
     text
 }

@@ -145,17 +145,7 @@ fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param,
     }
 }
 
-/// Rows of cells as lines, two spaces in, every column as wide as its widest cell.
+/// Rows of cells as lines, all columns to the left.
 fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        text += &format!("  {}", cells.join("  "));
-        text.truncate(text.trim_end().len());
-        text += "\n";
-    }
-    text
+    jamba_plan::text::table(rows, |_| true)
 }

@@ -106,28 +106,7 @@ fn cells(kind: &str, old: Work, new: Work) -> [String; 9] {
     ]
 }
 
-/// Rows of cells as lines, the last column to the left, the others to the right.
-pub fn listing<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
-    aligned(rows, |column| column + 1 == N)
-}
-
 /// Rows of cells as lines, the first column to the left, the others to the right.
 pub fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
-    aligned(rows, |column| column == 0)
-}
-
-fn aligned<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, left: fn(usize) -> bool) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // Writing to a String cannot fail.
-            let _ = if left(column) { write!(text, "  {cell:<width$}") } else { write!(text, "  {cell:>width$}") };
-        }
-        text.truncate(text.trim_end().len());
-        text += "\n";
-    }
-    text
+    jamba_plan::text::table(rows, |column| column == 0)
 }

@@ -179,6 +179,24 @@ pub fn argument(arg: Arg) -> String {
     }
 }
 
+/// Rows of cells as lines: every column as wide as its widest cell, two spaces before it; to the left in the columns that
+/// `left` says, else to the right.
+pub fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, left: fn(usize) -> bool) -> String {
+    let rows: Vec<[String; N]> = rows.into_iter().collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ = if left(column) { write!(text, "  {cell:<width$}") } else { write!(text, "  {cell:>width$}") };
+        }
+        text.truncate(text.trim_end().len());
+        text += "\n";
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{Plan, fixture};

@@ -145,7 +145,7 @@ impl Report {
             };
             rows.extend(std::iter::once(&all).chain(kinds()).map(|kind| self.cells(kind, seconds)));
         }
-        columns(std::iter::once(head).chain(rows))
+        jamba_plan::text::table(std::iter::once(head).chain(rows), |column| column == 0)
     }
 
     fn cells(&self, kind: &Kind, of_seconds: f64) -> [String; 9] {
@@ -163,22 +163,6 @@ impl Report {
             percent(operations, self.peaks.operations_per_s),
         ]
     }
-}
-
-/// Rows of cells as lines, the first column to the left, the others to the right.
-fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let _ = write!(out, "  {:<width$}", row[0], width = widths[0]);
-        for (cell, width) in row.iter().zip(&widths).skip(1) {
-            let _ = write!(out, "  {cell:>width$}");
-        }
-        out += "\n";
-    }
-    out
 }
 
 #[cfg(test)]
