@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jamba_plan::format::{Limits, Manifest, Memory, Model, SLACK_BYTES, WeightFormat};
-use jambac_checkpoint::{Checkpoint, JambaConfig, TokenizerFiles};
+use jamba_plan::format::{Limits, Manifest, Memory, Model, Provenance, SLACK_BYTES, SourceFile, WeightFormat};
+use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
 use jambac_codegen::compile::Phase;
 use jambac_codegen::link::{Parts, link};
 use jambac_graph::{DType, Graph};
@@ -100,6 +100,8 @@ pub struct Entries {
     pub prefill: Graph,
     /// One token per sequence.
     pub decode: Graph,
+    /// Stored type of keys and values.
+    pub kv_dtype: DType,
 }
 
 /// Compiles a model into a plan.
@@ -168,6 +170,15 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
     }
     dump.finish()?;
 
+    let files = match &checkpoint {
+        Some(checkpoint) => Cow::Borrowed(checkpoint.tokenizer()),
+        None => Cow::Owned(TokenizerFiles::read(&model.checkpoint)?),
+    };
+    let digests = match &checkpoint {
+        Some(checkpoint) => checkpoint.digests()?,
+        None => jambac_checkpoint::digest::small_files(&model.checkpoint, &files)?,
+    };
+    let provenance = provenance(model, &entries, digests);
     let memory = Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() };
     let manifest = Manifest {
         compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
@@ -178,12 +189,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         native_features: Vec::new(), // `native` is resolved to a level when the plan is built
         passes,
         synthetic_seed: *synthetic_seed,
+        provenance: Some(provenance),
     };
     let source = parameters.as_ref().map(Source);
-    let files = match &checkpoint {
-        Some(checkpoint) => Cow::Borrowed(checkpoint.tokenizer()),
-        None => Cow::Owned(TokenizerFiles::read(&model.checkpoint)?),
-    };
     let parts = Parts {
         manifest: &manifest,
         schedule: &schedule,
@@ -219,7 +227,11 @@ pub fn graphs(model: &ModelFile, config: &JambaConfig, dtype: &dyn Fn(&str) -> D
         Some(other) => bail!("limits.kv_dtype: found {other}, expected f32 or bf16"),
     };
     let options = jamba::Options { kv_dtype };
-    Ok(Entries { prefill: jamba::prefill(config, dtype, &options), decode: jamba::decode(config, dtype, &options) })
+    Ok(Entries {
+        prefill: jamba::prefill(config, dtype, &options),
+        decode: jamba::decode(config, dtype, &options),
+        kv_dtype,
+    })
 }
 
 /// Runs the passes on both entries and returns the names of those that ran.
@@ -295,6 +307,30 @@ fn describe(model: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpo
         bos: config.bos,
         eos: checkpoint.map_or(config.eos.as_slice(), Checkpoint::eos).to_vec(),
         formats,
+    }
+}
+
+/// What a plan was built from: the options in the words of model.toml, and the files.
+fn provenance(model: &ModelFile, entries: &Entries, digests: Vec<FileDigest>) -> Provenance {
+    let as_stored = || "as stored".to_owned();
+    let weights = model.weights.default.clone().unwrap_or_else(as_stored);
+    let experts = model.weights.experts.clone().unwrap_or_else(|| weights.clone());
+    let options = [
+        ("build.fusion", model.build.fusion.as_text()),
+        ("weights.default", weights),
+        ("weights.experts", experts),
+        ("limits.kv_dtype", entries.kv_dtype.to_string()),
+    ];
+    let file = |digest: FileDigest| SourceFile {
+        name: digest.name,
+        bytes: digest.bytes,
+        blake3: digest.blake3,
+        covers: digest.covers.name().to_owned(),
+    };
+    Provenance {
+        llvm: jambac_codegen::toolchain::llvm_version(),
+        options: options.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+        files: digests.into_iter().map(file).collect(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod accepted_keys;
 mod config;
+pub mod digest;
 mod error;
 mod index;
 mod json;
@@ -19,6 +20,7 @@ mod view;
 use std::path::{Path, PathBuf};
 
 pub use config::JambaConfig;
+pub use digest::FileDigest;
 pub use error::{Error, Result};
 pub use index::{DType, TensorInfo};
 pub use tokenizer::TokenizerFiles;
@@ -99,6 +101,18 @@ impl Checkpoint {
     /// The file that a tensor of this checkpoint lies in: the one to name when the tensor is wrong.
     pub fn shard_path(&self, info: &TensorInfo) -> &Path {
         self.index.shards[info.shard_idx].path()
+    }
+
+    /// A digest of every file that a plan of this checkpoint depends on: the small ones, then the shards.
+    ///
+    /// # Errors
+    /// config.json can no longer be read.
+    pub fn digests(&self) -> Result<Vec<FileDigest>> {
+        let mut digests = digest::small_files(&self.dir, &self.tokenizer)?;
+        for (shard_idx, shard) in self.index.shards.iter().enumerate() {
+            digests.push(digest::shard(shard, self.tensors().filter(|tensor| tensor.shard_idx == shard_idx)));
+        }
+        Ok(digests)
     }
 
     /// The tokenizer and what belongs to it.

@@ -33,6 +33,8 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 pub(crate) struct Shard {
     path: PathBuf,
     map: Mmap,
+    /// Where the header ends, in bytes.
+    data_start: usize,
 }
 
 impl Shard {
@@ -45,12 +47,23 @@ impl Shard {
         // are only ever read as numbers, so that a change gives other numbers, and a truncation a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(path, cause))?;
         let tensors = read_header(&map, path, shard_idx)?;
-        Ok((Self { path: path.into(), map }, tensors))
+        let data_start = LENGTH_BYTES + header_bytes(&map, path)?.len();
+        Ok((Self { path: path.into(), map, data_start }, tensors))
     }
 
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Length of the file in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The header and the length before it.
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.map[..self.data_start]
     }
 
     /// Bytes of the file, the header included.

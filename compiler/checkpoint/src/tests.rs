@@ -281,3 +281,25 @@ fn refuses_an_index_that_leads_out_of_the_folder_or_nowhere() {
     "#]],
     );
 }
+
+#[test]
+fn digests_tell_checkpoints_apart() {
+    let digests = |values: &[u8], config: &str| {
+        let shard = serialize(&[("a", safetensors::Dtype::F32, vec![2, 2000], values)]);
+        let dir = folder(&[("config.json", config.as_bytes()), ("model.safetensors", &shard)]);
+        Checkpoint::open(dir.path()).unwrap().digests().unwrap()
+    };
+    let mut values = vec![0; 16_000];
+    let before = digests(&values, CONFIG);
+    let names: Vec<&str> = before.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+    assert_eq!(before[0].bytes, CONFIG.len() as u64);
+    assert_eq!(digests(&values, CONFIG), before);
+    assert_ne!(digests(&values, &format!("{CONFIG} "))[0], before[0]);
+    // Inside and behind what the digest of a shard covers.
+    values[4095] = 1;
+    assert_ne!(digests(&values, CONFIG)[1], before[1]);
+    values[4095] = 0;
+    values[4096] = 1;
+    assert_eq!(digests(&values, CONFIG)[1], before[1]);
+}

@@ -26,6 +26,7 @@ pub(crate) fn manifest() -> Manifest {
         native_features: Vec::new(),
         passes: vec!["fuse-qkv".to_owned()],
         synthetic_seed: None,
+        provenance: None,
     }
 }
 

@@ -41,6 +41,33 @@ pub struct Manifest {
     pub passes: Vec<String>,
     /// Seed of synthetic weights; the plan then has no weights section and the runtime draws them.
     pub synthetic_seed: Option<u64>,
+    /// What the plan was built from. Absent in plans of compilers that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+/// What a plan was built from, for people; nothing of it is executed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of LLVM that made the code.
+    pub llvm: String,
+    /// The options that say what the plan computes, as key and value: `weights.experts`, `int8`. Limits are not among them.
+    pub options: Vec<(String, String)>,
+    /// Files of the checkpoint that were read.
+    pub files: Vec<SourceFile>,
+}
+
+/// One file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Its name in the checkpoint's folder.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its length (u64, little-endian) and of what `covers` says, as hexadecimal digits.
+    pub blake3: String,
+    /// `everything`, or which part of the file the digest says something about.
+    pub covers: String,
 }
 
 /// The model as far as running it needs to know.

@@ -38,6 +38,16 @@ pub fn manifest(manifest: &Manifest) -> String {
     line("prefill_chunk", limits.prefill_chunk.to_string());
     line("max_outputs", limits.max_outputs.to_string());
     line("compiler", manifest.compiler.clone());
+    if let Some(provenance) = &manifest.provenance {
+        line("LLVM", provenance.llvm.clone());
+        for (key, value) in &provenance.options {
+            line("option", format!("{key} = {value}"));
+        }
+        for file in &provenance.files {
+            let digest: String = file.blake3.chars().take(16).collect();
+            line("source", format!("{}, {} bytes, BLAKE3 {digest} of {}", file.name, file.bytes, file.covers));
+        }
+    }
     out
 }
 

@@ -1,0 +1,90 @@
+//! What tells one checkpoint from another: a digest of each file that was read.
+//!
+//! Small files are digested whole. Shards are not, as reading 100 GB takes minutes and the plan holds a digest of every
+//! packed weight anyway: a shard's digest covers its header and the first [`SAMPLE_BYTES`] of every tensor, so that two
+//! checkpoints of the same shapes differ, and says nothing of the bytes after them.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::index::TensorInfo;
+use crate::safetensors::Shard;
+use crate::tokenizer::TokenizerFiles;
+
+/// Bytes at the beginning of each tensor that a shard's digest covers.
+pub const SAMPLE_BYTES: usize = 4096;
+
+/// What a digest is computed over, after the length of the file (u64, little-endian).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covers {
+    /// All bytes of the file.
+    Everything,
+    /// The header with its length, and the first [`SAMPLE_BYTES`] of every tensor, in the order of their names.
+    HeaderAndBeginnings,
+}
+
+impl Covers {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Covers::Everything => "everything",
+            Covers::HeaderAndBeginnings => "header and the first 4096 bytes of every tensor",
+        }
+    }
+}
+
+/// One file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileDigest {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// BLAKE3, as hexadecimal digits.
+    pub blake3: String,
+    /// What the digest covers.
+    pub covers: Covers,
+}
+
+/// The small files of the folder `dir` that a plan depends on, those that are there: config.json, then what `files` holds.
+///
+/// # Errors
+/// config.json cannot be read.
+pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>> {
+    let path = dir.join("config.json");
+    let config = std::fs::read(&path).map_err(|cause| Error::io(&path, cause))?;
+    let named = [
+        ("config.json", Some(&config[..])),
+        ("generation_config.json", files.generation_config.as_deref()),
+        ("tokenizer.json", files.tokenizer.as_deref()),
+        ("tokenizer_config.json", files.tokenizer_config.as_deref()),
+        ("the chat template", files.chat_template.as_deref().map(str::as_bytes)),
+    ];
+    let digest = |(name, bytes): (&str, Option<&[u8]>)| Some(whole(name, bytes?));
+    Ok(named.into_iter().filter_map(digest).collect())
+}
+
+fn whole(name: &str, bytes: &[u8]) -> FileDigest {
+    let n_bytes = bytes.len() as u64;
+    let digest = blake3::Hasher::new().update(&n_bytes.to_le_bytes()).update(bytes).finalize();
+    FileDigest {
+        name: name.to_owned(),
+        bytes: n_bytes,
+        blake3: digest.to_hex().to_string(),
+        covers: Covers::Everything,
+    }
+}
+
+/// The digest of a shard with these tensors, which come in the order of their names.
+pub(crate) fn shard<'a>(shard: &Shard, tensors: impl Iterator<Item = &'a TensorInfo>) -> FileDigest {
+    let n_bytes = shard.len() as u64;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&n_bytes.to_le_bytes()).update(shard.header());
+    for tensor in tensors {
+        let begin = tensor.byte_range.start;
+        hasher.update(shard.bytes(begin..tensor.byte_range.end.min(begin + SAMPLE_BYTES)));
+    }
+    let name = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let blake3 = hasher.finalize().to_hex().to_string();
+    FileDigest { name, bytes: n_bytes, blake3, covers: Covers::HeaderAndBeginnings }
+}
