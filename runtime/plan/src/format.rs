@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 
+mod launch;
 mod weight;
 
+pub use launch::{Blocks, Launch};
 pub use weight::{Init, Layout, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
 
 /// Bytes that every section, buffer pool and weight region starts on.
