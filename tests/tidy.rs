@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-runtime", &["jamba-plan"]),
     ("jamba", &["jamba-runtime", "jamba-plan"]),
     ("jambac-tests", &[]),
+    ("jambac-ptxsim", &[]),
     ("jambac-benches", &["jambac", "jambac-codegen", "jambac-kernels", "jamba-runtime"]),
 ];
 

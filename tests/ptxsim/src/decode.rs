@@ -1,0 +1,326 @@
+//! Statements → a program: names resolved to slots, immediates given slots, opcodes turned into [`Op`]s.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::family;
+use crate::fault::ParseError;
+use crate::parse::{self, Entry, Operand, RegisterKind, Statement, error, number};
+use crate::program::{Class, Guard, Instruction, Program, Special};
+use crate::registers::Slot;
+
+/// Where shared memory begins in its window: a null offset is outside it.
+pub(crate) const SHARED_BASE: u32 = 1024;
+
+/// One statement on its way to an operation.
+pub(crate) struct Call<'a> {
+    /// The opcode, split at its dots.
+    pub parts: Vec<&'a str>,
+    pub operands: &'a [Operand],
+}
+
+impl Call<'_> {
+    pub fn has(&self, part: &str) -> bool {
+        self.parts.contains(&part)
+    }
+
+    /// The last part: for most instructions their type.
+    pub fn last(&self) -> &str {
+        self.parts[self.parts.len() - 1]
+    }
+}
+
+/// Resolves the names of one kernel.
+pub(crate) struct Decoder<'a> {
+    entry: &'a Entry<'a>,
+    scope: usize,
+    line: u32,
+    opcode: &'a str,
+    symbols: HashMap<String, u32>,
+    words: BTreeMap<u32, Slot>,
+    doubles: BTreeMap<u64, Slot>,
+    predicates: BTreeMap<bool, Slot>,
+    specials: BTreeMap<Special, Slot>,
+    n: [u32; 3],
+}
+
+type Decode<T> = Result<T, ParseError>;
+
+impl<'a> Decoder<'a> {
+    pub fn fail<T>(&self, what: impl Into<String>) -> Decode<T> {
+        Err(error(self.line, format!("{} in `{}`", what.into(), self.opcode)))
+    }
+
+    /// The instruction is none that is simulated.
+    pub fn unknown<T>(&self) -> Decode<T> {
+        Err(error(self.line, format!("`{}` is not simulated", self.opcode)))
+    }
+
+    fn register(&self, name: &str) -> Option<(RegisterKind, Slot)> {
+        self.entry.find(self.scope, |scope| scope.registers.get(name).copied())
+    }
+
+    pub fn kind(&self, operand: &Operand) -> Option<RegisterKind> {
+        match operand {
+            Operand::Word(name) => self.register(name).map(|(kind, _)| kind),
+            _ => None,
+        }
+    }
+
+    pub fn at<'c>(&self, call: &'c Call, index: usize) -> Decode<&'c Operand> {
+        match call.operands.get(index) {
+            Some(operand) => Ok(operand),
+            None => self.fail(format!("operand {index} is missing")),
+        }
+    }
+
+    pub fn count(&self, call: &Call, allowed: std::ops::RangeInclusive<usize>) -> Decode<()> {
+        if !allowed.contains(&call.operands.len()) {
+            return self.fail(format!("{} operands, expected {allowed:?}", call.operands.len()));
+        }
+        Ok(())
+    }
+
+    pub fn word(&mut self, value: u32) -> Slot {
+        let next = self.n[0];
+        let slot = *self.words.entry(value).or_insert(next);
+        self.n[0] += u32::from(slot == next);
+        slot
+    }
+
+    pub fn double(&mut self, value: u64) -> Slot {
+        let next = self.n[1];
+        let slot = *self.doubles.entry(value).or_insert(next);
+        self.n[1] += u32::from(slot == next);
+        slot
+    }
+
+    fn special(&mut self, special: Special) -> Slot {
+        let next = self.n[0];
+        let slot = *self.specials.entry(special).or_insert(next);
+        self.n[0] += u32::from(slot == next);
+        slot
+    }
+
+    /// A source of 32 bits or less.
+    pub fn r(&mut self, operand: &Operand) -> Decode<Slot> {
+        let Operand::Word(name) = operand else { return self.symbol(operand).map(|value| self.word(value)) };
+        match self.register(name) {
+            Some((RegisterKind::Half | RegisterKind::Word, slot)) => return Ok(slot),
+            Some((kind, _)) => return self.fail(format!("`{name}` is a {kind:?} register, expected 32 bits")),
+            None => {}
+        }
+        if let Some(bits) = name.strip_prefix("0f").or(name.strip_prefix("0F"))
+            && let Ok(bits) = u32::from_str_radix(bits, 16)
+        {
+            return Ok(self.word(bits));
+        }
+        if let Some(value) = number(name) {
+            return Ok(self.word(value as u32));
+        }
+        if name.contains('.')
+            && !name.starts_with('%')
+            && let Ok(value) = name.parse::<f32>()
+        {
+            return Ok(self.word(value.to_bits()));
+        }
+        match Special::named(name) {
+            Some(special) => Ok(self.special(special)),
+            None => self.symbol(operand).map(|value| self.word(value)),
+        }
+    }
+
+    /// A source of 64 bits.
+    pub fn d(&mut self, operand: &Operand) -> Decode<Slot> {
+        let Operand::Word(name) = operand else {
+            return self.symbol(operand).map(|value| self.double(u64::from(value)));
+        };
+        match self.register(name) {
+            Some((RegisterKind::Double, slot)) => return Ok(slot),
+            Some((kind, _)) => return self.fail(format!("`{name}` is a {kind:?} register, expected 64 bits")),
+            None => {}
+        }
+        if let Some(bits) = name.strip_prefix("0d").or(name.strip_prefix("0D"))
+            && let Ok(bits) = u64::from_str_radix(bits, 16)
+        {
+            return Ok(self.double(bits));
+        }
+        if let Some(value) = number(name) {
+            return Ok(self.double(value as u64));
+        }
+        self.symbol(operand).map(|value| self.double(u64::from(value)))
+    }
+
+    fn symbol(&self, operand: &Operand) -> Decode<u32> {
+        let (name, offset) = match operand {
+            Operand::Word(name) => (name, 0),
+            Operand::Sum(name, offset) => (name, *offset),
+            other => return self.fail(format!("{other:?} is no register or immediate")),
+        };
+        match self.symbols.get(name) {
+            Some(value) => Ok((i64::from(*value) + offset) as u32),
+            None => self.fail(format!("`{name}` is neither declared nor a number")),
+        }
+    }
+
+    pub fn p(&mut self, operand: &Operand) -> Decode<Slot> {
+        let Operand::Word(name) = operand else { return self.fail(format!("{operand:?} is no predicate")) };
+        match self.register(name) {
+            Some((RegisterKind::Predicate, slot)) => Ok(slot),
+            Some((kind, _)) => self.fail(format!("`{name}` is a {kind:?} register, expected a predicate")),
+            None => match number(name) {
+                Some(value) => {
+                    let next = self.n[2];
+                    let slot = *self.predicates.entry(value != 0).or_insert(next);
+                    self.n[2] += u32::from(slot == next);
+                    Ok(slot)
+                }
+                None => self.fail(format!("`{name}` is no predicate")),
+            },
+        }
+    }
+
+    /// A predicate that may be negated.
+    pub fn condition(&mut self, operand: &Operand) -> Decode<Guard> {
+        match operand {
+            Operand::Not(name) => Ok(Guard { slot: self.p(&Operand::Word(name.clone()))?, negated: true }),
+            other => Ok(Guard { slot: self.p(other)?, negated: false }),
+        }
+    }
+
+    /// A destination; `_` gets a slot that nothing reads.
+    pub fn target(&mut self, operand: &Operand, file: RegisterKind) -> Decode<Slot> {
+        let Operand::Word(name) = operand else { return self.fail(format!("{operand:?} is no destination")) };
+        let index = match file {
+            RegisterKind::Double => 1,
+            RegisterKind::Predicate => 2,
+            RegisterKind::Half | RegisterKind::Word => 0,
+        };
+        if name == "_" {
+            self.n[index] += 1;
+            return Ok(self.n[index] - 1);
+        }
+        let small = |kind| matches!(kind, RegisterKind::Half | RegisterKind::Word);
+        match self.register(name) {
+            Some((kind, slot)) if kind == file || small(kind) && small(file) => Ok(slot),
+            Some((kind, _)) => self.fail(format!("`{name}` is a {kind:?} register, expected a {file:?} register")),
+            None => self.fail(format!("`{name}` is no register")),
+        }
+    }
+
+    /// A whole number known at decode time.
+    pub fn immediate(&self, operand: &Operand) -> Decode<i64> {
+        match operand {
+            Operand::Word(name) if number(name).is_some() => Ok(number(name).unwrap_or(0) as i64),
+            other => self.fail(format!("{other:?} is no whole number")),
+        }
+    }
+
+    /// The members of `{…}`, or the operand itself.
+    pub fn members<'o>(&self, operand: &'o Operand) -> Vec<&'o Operand> {
+        match operand {
+            Operand::Vector(items) => items.iter().collect(),
+            other => vec![other],
+        }
+    }
+
+    pub fn words(&mut self, operand: &Operand) -> Decode<Box<[Slot]>> {
+        self.members(operand).into_iter().map(|item| self.r(item)).collect()
+    }
+
+    pub fn word_targets(&mut self, operand: &Operand) -> Decode<Box<[Slot]>> {
+        self.members(operand).into_iter().map(|item| self.target(item, RegisterKind::Word)).collect()
+    }
+
+    pub fn label(&self, name: &str) -> Decode<u32> {
+        match self.entry.find(self.scope, |scope| scope.labels.get(name).copied()) {
+            Some(index) => Ok(index as u32),
+            None => self.fail(format!("no label `{name}`")),
+        }
+    }
+
+    pub fn targets(&self, name: &str) -> Decode<Vec<u32>> {
+        match self.entry.find(self.scope, |scope| scope.targets.get(name).cloned()) {
+            Some(labels) => labels.iter().map(|label| self.label(label)).collect(),
+            None => self.fail(format!("no .branchtargets `{name}`")),
+        }
+    }
+
+    /// A parameter's offset, if the name is one.
+    pub fn parameter(&self, name: &str) -> Option<u32> {
+        self.entry.parameters.iter().find(|(known, ..)| known == name).map(|(_, offset, _)| *offset)
+    }
+
+    fn statement(&mut self, statement: &'a Statement, text: &str) -> Decode<Instruction> {
+        self.scope = statement.scope;
+        self.line = statement.line;
+        self.opcode = statement.opcode;
+        let guard = match statement.guard {
+            Some((negated, name)) => Some(Guard { slot: self.p(&Operand::Word(name.to_owned()))?, negated }),
+            None => None,
+        };
+        let call = Call { parts: statement.opcode.split('.').collect(), operands: &statement.operands };
+        let op = family::decode(self, &call)?;
+        let class = Class::of(&op);
+        let text = text[statement.span.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(Instruction { op, guard, line: statement.line, text, class })
+    }
+}
+
+/// Decodes every entry of a module.
+pub(crate) fn decode(text: &str) -> Result<BTreeMap<String, Program>, ParseError> {
+    let file = parse::parse(text)?;
+    let mut programs = BTreeMap::new();
+    for entry in &file.entries {
+        programs.insert(entry.name.clone(), program(&file, entry, text)?);
+    }
+    Ok(programs)
+}
+
+fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
+    let mut symbols = HashMap::new();
+    let mut end = SHARED_BASE;
+    for variable in file.shared.iter().chain(&entry.shared) {
+        end = end.next_multiple_of(variable.align);
+        symbols.insert(variable.name.clone(), end);
+        end += variable.bytes;
+    }
+    let mut dynamic = end;
+    if let Some((name, align)) = &file.dynamic_shared {
+        dynamic = end.next_multiple_of(*align);
+        symbols.insert(name.clone(), dynamic);
+    }
+    for (name, offset, _) in &entry.parameters {
+        symbols.insert(name.clone(), *offset);
+    }
+    let mut decoder = Decoder {
+        entry,
+        scope: 0,
+        line: 0,
+        opcode: "",
+        symbols,
+        words: BTreeMap::new(),
+        doubles: BTreeMap::new(),
+        predicates: BTreeMap::new(),
+        specials: BTreeMap::new(),
+        n: entry.n_registers,
+    };
+    let mut code = Vec::with_capacity(entry.statements.len());
+    for statement in &entry.statements {
+        code.push(decoder.statement(statement, text)?);
+    }
+    Ok(Program {
+        name: entry.name.clone(),
+        shares_global: code.iter().any(|instruction| instruction.op.shares_global()),
+        code,
+        n: decoder.n.map(|n| n as usize),
+        words: decoder.words.into_iter().collect(),
+        doubles: decoder.doubles.into_iter().collect(),
+        predicates: decoder.predicates.into_iter().collect(),
+        specials: decoder.specials.into_iter().collect(),
+        parameters: entry.parameters.iter().map(|(_, offset, bytes)| (*offset, *bytes)).collect(),
+        threads: entry.threads,
+        max_threads: entry.max_threads,
+        shared_end: end,
+        dynamic_shared: dynamic,
+    })
+}

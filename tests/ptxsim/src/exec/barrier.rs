@@ -1,0 +1,53 @@
+//! Named barriers of a block.
+
+use crate::fault::{FaultKind, Run, Trouble};
+use crate::memory::order::Knowledge;
+
+/// Number of the barrier that stands for the cluster's; programs have 0 to 15.
+pub(crate) const CLUSTER_BARRIER: u32 = 16;
+
+/// One barrier.
+#[derive(Debug)]
+pub(crate) struct Barrier {
+    arrived: u32,
+    expected: u32,
+    /// How often it was completed.
+    pub generation: u64,
+    gathering: Knowledge,
+    /// What those it last let go may know.
+    pub released: Knowledge,
+}
+
+impl Barrier {
+    pub fn new(time: u32) -> Barrier {
+        let knows = Knowledge::new(time);
+        Barrier { arrived: 0, expected: 0, generation: 0, gathering: knows.clone(), released: knows }
+    }
+
+    /// A warp arrives for `lanes` threads; true if that completed the barrier.
+    pub fn arrive(&mut self, knows: &Knowledge, expected: u32) -> Run<bool> {
+        if self.arrived > 0 && self.expected != expected {
+            let what = format!("the barrier waits for {} threads, this warp names {expected}", self.expected);
+            return Err(Trouble::warp(FaultKind::Barrier, what));
+        }
+        self.expected = expected;
+        self.arrived += 32;
+        self.gathering.join(knows);
+        if self.arrived > expected {
+            let what = format!("{} threads at a barrier for {expected}", self.arrived);
+            return Err(Trouble::warp(FaultKind::Barrier, what));
+        }
+        if self.arrived < expected {
+            return Ok(false);
+        }
+        self.arrived = 0;
+        self.generation += 1;
+        self.released = self.gathering.clone();
+        Ok(true)
+    }
+
+    /// Threads that arrived, and how many are expected.
+    pub fn progress(&self) -> (u32, u32) {
+        (self.arrived, self.expected)
+    }
+}

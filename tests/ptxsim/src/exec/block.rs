@@ -1,0 +1,139 @@
+//! A block: shared memory, barriers, warps in shuffled order.
+
+use super::Env;
+use super::barrier::Barrier;
+use super::warp::{Wait, Warp};
+use crate::fault::{Fault, FaultKind, Trouble};
+use crate::memory::shared::Shared;
+use crate::rng::Rng;
+use crate::stats::Stats;
+
+/// Rounds without progress after which nothing will come.
+const PATIENCE: u32 = 8;
+
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    Finished,
+    Progress,
+    Stalled,
+}
+
+/// One block at work.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub index: [u32; 3],
+    pub shared: Shared,
+    pub barriers: Vec<Barrier>,
+    pub warps: Vec<Warp>,
+    pub stats: Stats,
+    rng: Rng,
+    /// All times up to this belong to earlier blocks.
+    time: u32,
+    executed: u64,
+    idle: u32,
+}
+
+impl Block {
+    pub fn new() -> Block {
+        Block {
+            index: [0; 3],
+            shared: Shared::default(),
+            barriers: Vec::new(),
+            warps: Vec::new(),
+            stats: Stats::default(),
+            rng: Rng::new(0, 0),
+            time: 0,
+            executed: 0,
+            idle: 0,
+        }
+    }
+
+    /// Starts a block of a launch; tables of the last one are used again.
+    pub fn start(&mut self, env: &Env, linear: u32) {
+        let [x, y, _] = env.grid;
+        self.index = [linear % x, linear / x % y, linear / (x * y)];
+        let latest = self.warps.iter().flat_map(|warp| warp.knows.happened.as_slice()).max().copied();
+        self.time = latest.unwrap_or(0).max(self.time) + 1;
+        let n_warps = env.n_threads().div_ceil(32);
+        self.shared.reset(crate::decode::SHARED_BASE as usize, env.shared_end, n_warps);
+        self.barriers.clear();
+        self.barriers.extend((0..=super::barrier::CLUSTER_BARRIER).map(|_| Barrier::new(self.time)));
+        self.warps.resize_with(n_warps as usize, Warp::default);
+        for (warp, index) in self.warps.iter_mut().zip(0..) {
+            warp.reset(index, env, self.index, self.time);
+        }
+        self.rng = Rng::new(env.seed, u64::from(linear));
+        self.executed = 0;
+        self.idle = 0;
+    }
+
+    /// Every warp gets a turn, in shuffled order.
+    pub fn round(&mut self, env: &Env) -> Result<Round, Fault> {
+        let mut order: Vec<usize> = (0..self.warps.len()).filter(|w| self.warps[*w].alive != 0).collect();
+        if order.is_empty() {
+            return Ok(Round::Finished);
+        }
+        self.rng.shuffle(&mut order);
+        let mut progress = false;
+        for w in order {
+            let limit = if self.rng.one_in(8) { 1 + self.rng.below(12) } else { 64 + self.rng.below(448) } as u64;
+            let mut warp = std::mem::take(&mut self.warps[w]);
+            let slice = warp.slice(self, env, limit);
+            let slice = slice.map_err(|trouble| self.fault(env, &warp, *trouble));
+            self.warps[w] = warp;
+            let slice = slice?;
+            self.executed += slice.executed;
+            progress |= slice.progress;
+        }
+        if self.executed > env.budget {
+            let what = format!("more than {} instructions of warps", env.budget);
+            return Err(self.fault(env, &self.warps[0], *Trouble::warp(FaultKind::Budget, what)));
+        }
+        self.idle = if progress { 0 } else { self.idle + 1 };
+        Ok(if self.idle > PATIENCE { Round::Stalled } else { Round::Progress })
+    }
+
+    /// The block to its end.
+    pub fn run(&mut self, env: &Env) -> Result<(), Fault> {
+        loop {
+            match self.round(env)? {
+                Round::Finished => return Ok(()),
+                Round::Progress => {}
+                Round::Stalled => return Err(self.deadlock(env)),
+            }
+        }
+    }
+
+    fn fault(&self, env: &Env, warp: &Warp, trouble: Trouble) -> Fault {
+        let instruction = env.program.code.get(warp.pc as usize);
+        Fault {
+            kind: trouble.kind,
+            kernel: env.program.name.clone(),
+            block: self.index,
+            thread: Some(warp.thread(trouble.lane.unwrap_or(warp.mask.trailing_zeros() & 31))),
+            line: instruction.map_or(0, |instruction| instruction.line),
+            instruction: instruction.map_or(String::new(), |instruction| instruction.text.clone()),
+            what: trouble.what,
+        }
+    }
+
+    /// Every warp that is left, and where it stands.
+    pub fn deadlock(&self, env: &Env) -> Fault {
+        let mut what = String::from("no warp can go on:");
+        let live: Vec<&Warp> = self.warps.iter().filter(|warp| warp.alive != 0).collect();
+        for warp in &live {
+            for pc in warp.places() {
+                let Some(instruction) = env.program.code.get(pc as usize) else { continue };
+                let text: String = instruction.text.chars().take(60).collect();
+                what.push_str(&format!(" warp {} at line {} `{text}`;", warp.index, instruction.line));
+            }
+            if let Wait::Barrier(id, _) = warp.wait {
+                let (arrived, expected) = self.barriers[id as usize].progress();
+                what.push_str(&format!(" {arrived} of {expected} threads at barrier {id};"));
+            }
+        }
+        let first = live.first().copied().unwrap_or(&self.warps[0]);
+        self.fault(env, first, *Trouble::warp(FaultKind::Deadlock, what))
+    }
+}

@@ -1,0 +1,49 @@
+//! Execution: a block's warps, one instruction of one warp after another.
+
+pub(crate) mod barrier;
+pub(crate) mod block;
+pub(crate) mod warp;
+
+use crate::family::approx::Error;
+use crate::fault::FaultKind;
+use crate::memory::Chunk;
+use crate::memory::byte_bits;
+use crate::memory::global::Global;
+use crate::program::Program;
+
+pub(crate) use block::Block;
+pub(crate) use warp::Warp;
+
+/// What all blocks of a launch share.
+pub(crate) struct Env<'a> {
+    pub program: &'a Program,
+    pub global: &'a Global,
+    pub parameters: Vec<u8>,
+    pub grid: [u32; 3],
+    pub threads: [u32; 3],
+    pub shared_end: usize,
+    pub n_sms: u32,
+    pub error: Error,
+    pub seed: u64,
+    /// Warp instructions that a block may execute.
+    pub budget: u64,
+}
+
+impl Env<'_> {
+    pub fn n_threads(&self) -> u32 {
+        self.threads.iter().product()
+    }
+
+    /// Bytes of the kernel's parameters.
+    pub fn parameter(&self, offset: u64, n: usize) -> Result<Chunk, (FaultKind, String)> {
+        let at = offset as usize;
+        match self.parameters.get(at..at.saturating_add(n)) {
+            Some(bytes) => {
+                let mut all = [0; 16];
+                all[..n].copy_from_slice(bytes);
+                Ok(Chunk::from_bytes(&all, byte_bits(n)))
+            }
+            None => Err((FaultKind::OutOfBounds, format!("{n} bytes at {offset} of the parameters"))),
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! A warp: registers, the groups its lanes have split into, what it waits for.
+//!
+//! Lanes at the same instruction form a group. The group that stands earliest in the text runs; groups that meet become one.
+//! An instruction for several lanes waits until they are all there: its group parks, the others go on.
+
+use super::{Block, Env};
+use crate::family::Op;
+use crate::family::control::Control;
+use crate::family::sync::Sync;
+use crate::fault::{FaultKind, Run, Trouble};
+use crate::memory::order::Knowledge;
+use crate::program::{LaneMask, Special};
+use crate::registers::{LANES, Registers, map1};
+
+/// Lanes that left the running group.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    pc: u32,
+    mask: u32,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// At a collective, for the others to come.
+    Parked,
+    /// Failed to pass an mbarrier; others first.
+    Resting,
+}
+
+/// Instructions of a loop around an mbarrier that is not there yet; after more, it is no such loop.
+const LONGEST_SPIN: u32 = 24;
+
+/// What a warp waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    None,
+    /// A named barrier: its number, and the generation that is not it.
+    Barrier(u32, u64),
+}
+
+/// What an instruction leaves the warp to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Next,
+    /// Stay here until `Wait` is over.
+    Blocked,
+    /// Let others run, then go on.
+    Yield,
+}
+
+/// A loop around an mbarrier that is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spin {
+    pub pc: u32,
+    pub address: u64,
+}
+
+/// 32 lanes.
+#[derive(Debug)]
+pub(crate) struct Warp {
+    pub index: u32,
+    /// Its number in the access tables.
+    pub agent: u8,
+    pub regs: Registers,
+    pub alive: u32,
+    pub pc: u32,
+    pub mask: u32,
+    others: Vec<Group>,
+    pub wait: Wait,
+    pub spin: Option<Spin>,
+    /// The allocation last found.
+    pub hint: usize,
+    pub knows: Knowledge,
+}
+
+/// How a slice of instructions ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// Warp instructions executed.
+    pub executed: u64,
+    /// Something happened but turns of a waiting loop.
+    pub progress: bool,
+}
+
+impl Default for Warp {
+    fn default() -> Warp {
+        Warp {
+            index: 0,
+            agent: 0,
+            regs: Registers::default(),
+            alive: 0,
+            pc: 0,
+            mask: 0,
+            others: Vec::new(),
+            wait: Wait::None,
+            spin: None,
+            hint: 0,
+            knows: Knowledge::new(0),
+        }
+    }
+}
+
+impl Warp {
+    /// The time of its deeds.
+    #[inline]
+    pub fn stamp(&self) -> u32 {
+        self.knows.happened.get(self.agent)
+    }
+
+    /// Deeds from here on are later than those that were just told to others.
+    pub fn advance(&mut self) {
+        let next = self.stamp() + 1;
+        self.knows.happened.raise(self.agent, next);
+    }
+
+    /// The start of a kernel.
+    pub fn reset(&mut self, index: u32, env: &Env, block: [u32; 3], time: u32) {
+        let program = env.program;
+        let left = env.n_threads() - 32 * index;
+        let alive = if left >= 32 { u32::MAX } else { (1 << left) - 1 };
+        let mut regs = std::mem::take(&mut self.regs);
+        regs.reset(program.n[0], program.n[1], program.n[2]);
+        for (value, slot) in &program.words {
+            regs.r.fill(*slot, *value);
+        }
+        for (value, slot) in &program.doubles {
+            regs.d.fill(*slot, *value);
+        }
+        for (value, slot) in &program.predicates {
+            regs.set_predicate(*slot, if *value { u32::MAX } else { 0 }, 0, u32::MAX);
+        }
+        for (special, slot) in &program.specials {
+            regs.r.put(*slot, &special.lanes(index, env, block), 0, u32::MAX);
+        }
+        let mut knows = Knowledge::new(time);
+        knows.happened.raise(index as u8, time + 1);
+        *self = Warp { index, agent: index as u8, regs, alive, mask: alive, knows, ..Warp::default() };
+    }
+
+    /// The thread in a lane.
+    pub fn thread(&self, lane: u32) -> u32 {
+        32 * self.index + lane
+    }
+
+    /// Where lanes that are left stand.
+    pub fn places(&self) -> Vec<u32> {
+        let mut places: Vec<u32> = self.others.iter().map(|group| group.pc).collect();
+        if self.mask != 0 {
+            places.push(self.pc);
+        }
+        places
+    }
+
+    /// Merges groups that met; the earliest ready one runs.
+    fn reconverge(&mut self) {
+        let (pc, mask) = (self.pc, &mut self.mask);
+        self.others.retain(|group| {
+            let meets = group.pc == pc;
+            *mask |= if meets { group.mask } else { 0 };
+            !meets
+        });
+        let ready = self.others.iter().enumerate().filter(|(_, group)| group.state == State::Ready);
+        if let Some((index, first)) = ready.min_by_key(|(_, group)| group.pc)
+            && first.pc < self.pc
+        {
+            let group = self.others.swap_remove(index);
+            self.others.push(Group { pc: self.pc, mask: self.mask, state: State::Ready });
+            (self.pc, self.mask) = (group.pc, group.mask);
+        }
+    }
+
+    /// Another group runs; the running one, if lanes are left in it, becomes `state`. False if there is none.
+    fn switch(&mut self, state: State) -> bool {
+        let best = |wanted: State| {
+            let found = self.others.iter().enumerate().filter(move |(_, group)| group.state == wanted);
+            found.min_by_key(|(_, group)| group.pc).map(|(index, _)| index)
+        };
+        let Some(index) = best(State::Ready).or_else(|| best(State::Resting)) else { return false };
+        let group = self.others.swap_remove(index);
+        if self.mask != 0 {
+            self.others.push(Group { pc: self.pc, mask: self.mask, state });
+        }
+        (self.pc, self.mask) = (group.pc, group.mask);
+        true
+    }
+
+    fn branch(&mut self, taken: u32, target: u32) {
+        if taken == self.mask {
+            self.pc = target;
+        } else if taken == 0 {
+            self.pc += 1;
+        } else {
+            self.others.push(Group { pc: target, mask: taken, state: State::Ready });
+            self.mask &= !taken;
+            self.pc += 1;
+        }
+    }
+
+    /// Lanes leave for good. Those parked look again whether all that are left have come.
+    fn exit(&mut self, lanes: u32) {
+        self.alive &= !lanes;
+        self.mask &= !lanes;
+        self.pc += 1;
+        self.others.iter_mut().for_each(|group| group.state = State::Ready);
+        if self.mask == 0 && !self.switch(State::Ready) {
+            self.pc = u32::MAX;
+        }
+    }
+
+    /// Runs up to `limit` instructions.
+    pub fn slice(&mut self, block: &mut Block, env: &Env, limit: u64) -> Run<Slice> {
+        let mut slice = Slice { executed: 0, progress: false };
+        if !self.resume(block) {
+            return Ok(slice);
+        }
+        self.others.iter_mut().filter(|g| g.state == State::Resting).for_each(|g| g.state = State::Ready);
+        let mut since_spin = 0u32;
+        while slice.executed < limit && self.alive != 0 {
+            if !self.others.is_empty() {
+                self.reconverge();
+            }
+            let spun = self.spin;
+            let flow = self.step(block, env)?;
+            slice.executed += 1;
+            since_spin += 1;
+            if since_spin > LONGEST_SPIN {
+                self.spin = None;
+            }
+            match flow {
+                Flow::Next => slice.progress |= self.spin.is_none(),
+                Flow::Blocked => {
+                    slice.progress |= self.spin.is_none();
+                    return Ok(slice);
+                }
+                Flow::Yield => {
+                    slice.progress |= spun != self.spin;
+                    since_spin = 0;
+                    if !self.switch(State::Resting) || self.others.iter().all(|g| g.state != State::Ready) {
+                        return Ok(slice);
+                    }
+                }
+            }
+        }
+        Ok(slice)
+    }
+
+    /// Whether the warp can go on.
+    fn resume(&mut self, block: &mut Block) -> bool {
+        match self.wait {
+            Wait::None => true,
+            Wait::Barrier(id, generation) => {
+                let barrier = &block.barriers[id as usize];
+                if barrier.generation == generation {
+                    return false;
+                }
+                self.knows.join(&barrier.released);
+                self.wait = Wait::None;
+                self.pc += 1;
+                true
+            }
+        }
+    }
+
+    /// One instruction of the running group.
+    #[inline]
+    fn step(&mut self, block: &mut Block, env: &Env) -> Run<Flow> {
+        let Some(instruction) = env.program.code.get(self.pc as usize) else {
+            return Err(Trouble::warp(FaultKind::Operand, "the kernel ends without ret"));
+        };
+        let mut mask = self.mask;
+        if let Some(guard) = instruction.guard {
+            let (bits, poison) = guard.lanes(&self.regs);
+            if poison & mask != 0 {
+                let lane = (poison & mask).trailing_zeros() as usize;
+                return Err(Trouble::lane(FaultKind::Poison, lane, "the predicate comes from unwritten memory"));
+            }
+            mask &= bits;
+        }
+        block.stats.count(instruction.class, mask);
+        if mask == 0 {
+            self.pc += 1;
+            return Ok(Flow::Next);
+        }
+        match &instruction.op {
+            Op::Integer(op) => op.run(&mut self.regs, mask),
+            Op::Float(op) => op.run(&mut self.regs, mask),
+            Op::Half(op) => op.run(&mut self.regs, mask),
+            Op::Approx(op) => op.run(&mut self.regs, mask, env.error),
+            Op::Convert(op) => op.run(&mut self.regs, mask),
+            Op::Move(op) => op.run(&mut self.regs, mask),
+            Op::Compare(op) => op.run(&mut self.regs, mask),
+            Op::Control(op) => return self.control(op, mask),
+            Op::Access(op) => op.run(self, block, env, mask)?,
+            Op::Atomic(op) => op.run(self, block, env, mask)?,
+            Op::Collective(op) => {
+                let members = op.members(&self.regs, mask)?;
+                if !self.together(members, mask)? {
+                    return Ok(Flow::Next);
+                }
+                op.run(&mut self.regs, mask);
+            }
+            Op::Sync(op) => return self.sync(op, block, env, mask),
+        }
+        self.pc += 1;
+        Ok(Flow::Next)
+    }
+
+    /// True if all members that are left are here; else the group parks and another runs.
+    pub fn together(&mut self, members: u32, mask: u32) -> Run<bool> {
+        let missing = members & self.alive & !mask;
+        if missing == 0 {
+            return Ok(true);
+        }
+        if !self.switch(State::Parked) {
+            let what = format!("lanes {mask:#010x} are here, lanes {missing:#010x} never come");
+            return Err(Trouble::lane(FaultKind::Divergence, mask.trailing_zeros() as usize, what));
+        }
+        Ok(false)
+    }
+
+    fn control(&mut self, op: &Control, mask: u32) -> Run<Flow> {
+        match op {
+            Control::Branch { target } => self.branch(mask, *target),
+            Control::Table { index, targets } => {
+                let (lane, poison) = (mask.trailing_zeros() as usize, self.regs.r.poison(*index));
+                if poison & mask != 0 {
+                    return Err(Trouble::lane(FaultKind::Poison, lane, "the index comes from unwritten memory"));
+                }
+                let indices = *self.regs.r.get(*index);
+                let first = indices[lane];
+                let Some(target) = targets.get(first as usize) else {
+                    let what = format!("index {first} into {} branch targets", targets.len());
+                    return Err(Trouble::lane(FaultKind::OutOfBounds, lane, what));
+                };
+                // Lanes with other indices stay, and come here again.
+                let same = crate::registers::mask_of(|i| indices[i] == first) & mask;
+                let stay = self.pc;
+                if same != self.mask {
+                    self.others.push(Group { pc: stay, mask: self.mask & !same, state: State::Ready });
+                    self.mask = same;
+                }
+                self.pc = *target;
+            }
+            Control::Exit => self.exit(mask),
+            Control::Trap => {
+                return Err(Trouble::lane(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel trapped"));
+            }
+            Control::Nop => self.pc += 1,
+        }
+        Ok(Flow::Next)
+    }
+
+    fn sync(&mut self, op: &Sync, block: &mut Block, env: &Env, mask: u32) -> Run<Flow> {
+        match op {
+            Sync::Barrier { id, threads, wait } => {
+                if !self.together(self.alive, mask)? {
+                    return Ok(Flow::Next);
+                }
+                let id = self.uniform(*id, mask)?;
+                let expected = match threads {
+                    Some(slot) => self.uniform(*slot, mask)?,
+                    None => env.n_threads().next_multiple_of(32),
+                };
+                let Some(barrier) = block.barriers.get_mut(id as usize) else {
+                    return Err(Trouble::warp(FaultKind::Operand, format!("barrier {id}; there are 16")));
+                };
+                if expected == 0 || expected % 32 != 0 {
+                    let what = format!("a barrier for {expected} threads; a multiple of 32 is expected");
+                    return Err(Trouble::warp(FaultKind::Operand, what));
+                }
+                let generation = barrier.generation;
+                barrier.arrive(&self.knows, expected)?;
+                self.advance();
+                if *wait {
+                    self.wait = Wait::Barrier(id, generation);
+                    if self.resume(block) {
+                        return Ok(Flow::Next);
+                    }
+                    return Ok(Flow::Blocked);
+                }
+            }
+            Sync::Warp { members } => {
+                let members = self.uniform(*members, mask)?;
+                if !self.together(members, mask)? {
+                    return Ok(Flow::Next);
+                }
+            }
+            Sync::ProxyFence => {
+                self.knows.fence();
+                self.advance();
+            }
+            Sync::InitFence | Sync::Nothing => {}
+            Sync::MaxRegisters => {
+                if !self.together(u32::MAX, mask)? {
+                    return Ok(Flow::Next);
+                }
+            }
+        }
+        self.pc += 1;
+        Ok(Flow::Next)
+    }
+
+    /// A 32-bit operand that is the same in every lane.
+    pub fn uniform(&self, slot: u32, mask: u32) -> Run<u32> {
+        let (values, lane) = (self.regs.r.get(slot), mask.trailing_zeros() as usize);
+        if self.regs.r.poison(slot) & mask != 0 {
+            return Err(Trouble::lane(FaultKind::Poison, lane, "an operand comes from unwritten memory"));
+        }
+        if crate::registers::mask_of(|i| values[i] != values[lane]) & mask != 0 {
+            return Err(Trouble::lane(FaultKind::Operand, lane, "an operand differs between the lanes of a warp"));
+        }
+        Ok(values[lane])
+    }
+}
+
+impl Special {
+    fn lanes(self, warp: u32, env: &Env, block: [u32; 3]) -> [u32; LANES] {
+        let mut lane = [0; LANES];
+        lane.iter_mut().zip(0..).for_each(|(lane, i)| *lane = i);
+        let [nx, ny, _] = env.threads;
+        match self {
+            Special::Tid(axis) => map1(&lane, |i| {
+                let thread = 32 * warp + i;
+                [thread % nx, thread / nx % ny, thread / (nx * ny)][axis]
+            }),
+            Special::Ntid(axis) => [env.threads[axis]; LANES],
+            Special::Ctaid(axis) => [block[axis]; LANES],
+            Special::Nctaid(axis) => [env.grid[axis]; LANES],
+            Special::Lane => lane,
+            Special::Warp => [warp; LANES],
+            Special::LaneMask(which) => map1(&lane, |i| {
+                let own = 1u32 << i;
+                match which {
+                    LaneMask::Eq => own,
+                    LaneMask::Lt => own - 1,
+                    LaneMask::Le => own | (own - 1),
+                    LaneMask::Gt => !(own | (own - 1)),
+                    LaneMask::Ge => !(own - 1),
+                }
+            }),
+            Special::Zero => [0; LANES],
+            Special::One => [1; LANES],
+            Special::WarpSize => [32; LANES],
+            Special::SmId => [(block[0] + env.grid[0] * (block[1] + env.grid[1] * block[2])) % env.n_sms; LANES],
+            Special::NSm => [env.n_sms; LANES],
+        }
+    }
+}

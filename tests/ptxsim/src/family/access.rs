@@ -1,0 +1,337 @@
+//! Loads and stores: parameters, global and shared memory, vectors of up to 16 bytes.
+
+use super::Op;
+use crate::decode::{Call, Decoder};
+use crate::exec::{Block, Env, Warp};
+use crate::fault::{FaultKind, ParseError, Run, Trouble};
+use crate::memory::global::Bad;
+use crate::memory::shared::{Access as By, News};
+use crate::memory::{Chunk, PARAMETER_WINDOW, SHARED_WINDOW, byte_bits};
+use crate::parse::Operand;
+use crate::parse::RegisterKind::{Double, Word};
+use crate::program::Class;
+use crate::registers::{LANES, Slot, lanes_of};
+
+/// Where an address points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    Global,
+    Shared,
+    Generic,
+    Parameter,
+}
+
+/// A base in a register, and an offset.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address {
+    slot: Slot,
+    wide: bool,
+    offset: i64,
+}
+
+/// One load or store.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub store: bool,
+    pub space: Space,
+    /// Of each element.
+    bytes: usize,
+    signed: bool,
+    wide: bool,
+    slots: Box<[Slot]>,
+    address: Address,
+    /// Volatile, relaxed, acquire or release: other blocks may be meant.
+    pub strong: bool,
+}
+
+impl Address {
+    pub fn decode(d: &mut Decoder, operand: &Operand) -> Result<Address, ParseError> {
+        let Operand::Address { base, offset, coordinates } = operand else {
+            return d.fail(format!("{operand:?} is no address"));
+        };
+        if !coordinates.is_empty() {
+            return d.fail("coordinates where an address was expected");
+        }
+        Address::of(d, base, *offset)
+    }
+
+    pub fn of(d: &mut Decoder, base: &str, offset: i64) -> Result<Address, ParseError> {
+        let base = Operand::Word(base.to_owned());
+        if matches!(d.kind(&base), Some(Word)) {
+            return Ok(Address { slot: d.r(&base)?, wide: false, offset });
+        }
+        Ok(Address { slot: d.d(&base)?, wide: true, offset })
+    }
+
+    /// The addresses of the lanes in `mask`, none of them poisoned.
+    #[inline]
+    pub fn lanes(&self, warp: &Warp, mask: u32) -> Run<[u64; LANES]> {
+        let mut out = [0; LANES];
+        let poison = if self.wide {
+            let base = warp.regs.d.get(self.slot);
+            (0..LANES).for_each(|i| out[i] = base[i].wrapping_add(self.offset as u64));
+            warp.regs.d.poison(self.slot)
+        } else {
+            let base = warp.regs.r.get(self.slot);
+            (0..LANES).for_each(|i| out[i] = u64::from(base[i].wrapping_add(self.offset as u32)));
+            warp.regs.r.poison(self.slot)
+        };
+        if poison & mask != 0 {
+            let lane = (poison & mask).trailing_zeros() as usize;
+            return Err(Trouble::lane(FaultKind::Poison, lane, "the address was computed from unwritten memory"));
+        }
+        Ok(out)
+    }
+}
+
+pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
+    d.count(call, 2..=3)?;
+    let store = call.parts[0] == "st";
+    let known =
+        ["global", "shared", "shared::cta", "param", "const", "nc", "v2", "v4", "volatile", "relaxed", "acquire"];
+    let hints = ["release", "gpu", "sys", "cta", "cluster", "weak", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "mmio"];
+    for part in &call.parts[1..call.parts.len() - 1] {
+        if !known.contains(part) && !hints.contains(part) && !part.starts_with("L1::") && !part.starts_with("L2::") {
+            return d.unknown();
+        }
+    }
+    let space = if call.has("global") {
+        Space::Global
+    } else if call.has("shared") || call.has("shared::cta") {
+        Space::Shared
+    } else if call.has("param") {
+        Space::Parameter
+    } else if call.has("const") {
+        return d.unknown();
+    } else {
+        Space::Generic
+    };
+    let ty = call.last();
+    let bits: usize = match ty.trim_start_matches(|c: char| !c.is_ascii_digit()).parse() {
+        Ok(bits) if matches!(bits, 8 | 16 | 32 | 64) => bits,
+        _ => return d.unknown(),
+    };
+    let (address, data) = if store { (0, 1) } else { (1, 0) };
+    let data = &call.operands[data];
+    let members = d.members(data);
+    let wide = bits == 64 || members.first().is_some_and(|member| d.kind(member) == Some(Double));
+    let mut slots = Vec::new();
+    for member in &members {
+        slots.push(match (store, wide) {
+            (true, true) => d.d(member)?,
+            (true, false) => d.r(member)?,
+            (false, true) => d.target(member, Double)?,
+            (false, false) => d.target(member, Word)?,
+        });
+    }
+    let vector = if call.has("v2") {
+        2
+    } else if call.has("v4") {
+        4
+    } else {
+        1
+    };
+    if slots.len() != vector || vector * bits > 128 {
+        return d.fail(format!("{} registers of {bits} bits", slots.len()));
+    }
+    let address = match &call.operands[address] {
+        Operand::Address { base, offset, .. } if space == Space::Parameter && d.parameter(base).is_some() => {
+            let slot = d.double(u64::from(d.parameter(base).unwrap_or(0)));
+            Address { slot, wide: true, offset: *offset }
+        }
+        other => Address::decode(d, other)?,
+    };
+    let strong = ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|part| call.has(part));
+    let strong = strong && space != Space::Shared;
+    Ok(Op::Access(Access {
+        store,
+        space,
+        bytes: bits / 8,
+        signed: ty.starts_with('s'),
+        wide,
+        slots: slots.into(),
+        address,
+        strong,
+    }))
+}
+
+/// A global access's fault, at a lane.
+pub(crate) fn bad(lane: usize) -> impl FnOnce(Bad) -> Box<Trouble> {
+    move |bad| Trouble::lane(bad.kind, lane, bad.what)
+}
+
+/// A shared access's fault, at a lane.
+pub(crate) fn misplaced(lane: usize) -> impl FnOnce((FaultKind, String)) -> Box<Trouble> {
+    move |(kind, what)| Trouble::lane(kind, lane, what)
+}
+
+/// Puts the lane's name to a fault of the access tables.
+pub(crate) fn at_lane(lane: usize) -> impl FnOnce(Box<Trouble>) -> Box<Trouble> {
+    move |mut trouble| {
+        trouble.lane = Some(lane as u32);
+        trouble
+    }
+}
+
+impl Access {
+    pub fn class(&self) -> Class {
+        match self.space {
+            Space::Global | Space::Generic => Class::Global,
+            Space::Shared => Class::Shared,
+            Space::Parameter => Class::Move,
+        }
+    }
+
+    pub fn run(&self, warp: &mut Warp, block: &mut Block, env: &Env, mask: u32) -> Run {
+        let addresses = self.address.lanes(warp, mask)?;
+        if self.store {
+            self.store(warp, block, env, mask, &addresses)
+        } else {
+            self.load(warp, block, env, mask, &addresses)
+        }
+    }
+
+    fn load(&self, warp: &mut Warp, block: &mut Block, env: &Env, mask: u32, addresses: &[u64; LANES]) -> Run {
+        let total = self.bytes * self.slots.len();
+        let mut words = [[0u32; LANES]; 4];
+        let mut poison = [0u32; 4];
+        let element = byte_bits(self.bytes);
+        let mut keep = |lane: usize, chunk: &Chunk| {
+            for (i, word) in words.iter_mut().enumerate() {
+                word[lane] = chunk.words[i];
+            }
+            if chunk.written != byte_bits(total) {
+                for (i, poison) in poison.iter_mut().enumerate().take(self.slots.len()) {
+                    let whole = chunk.written >> (i * self.bytes) & element == element;
+                    *poison |= u32::from(!whole) << lane;
+                }
+            }
+        };
+        match self.space {
+            Space::Global => {
+                for lane in lanes_of(mask) {
+                    keep(lane, &env.global.load(&mut warp.hint, addresses[lane], total).map_err(bad(lane))?);
+                }
+                block.stats.global_loaded += u64::from(mask.count_ones()) * total as u64;
+            }
+            Space::Shared => {
+                let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+                let news = block.shared.news(&by);
+                for lane in lanes_of(mask) {
+                    let at = block.shared.place(addresses[lane], total).map_err(misplaced(lane))?;
+                    block.shared.note_read(&by, news, at, total).map_err(at_lane(lane))?;
+                    keep(lane, &block.shared.load(at, total));
+                }
+            }
+            Space::Parameter => {
+                let chunk = env.parameter(addresses[0], total).map_err(misplaced(0))?;
+                lanes_of(mask).for_each(|lane| keep(lane, &chunk));
+            }
+            Space::Generic => {
+                for lane in lanes_of(mask) {
+                    let address = addresses[lane];
+                    let chunk = if address >= SHARED_WINDOW {
+                        let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+                        let news = block.shared.news(&by);
+                        let at = block.shared.place(address - SHARED_WINDOW, total).map_err(misplaced(lane))?;
+                        block.shared.note_read(&by, news, at, total).map_err(at_lane(lane))?;
+                        block.shared.load(at, total)
+                    } else if address >= PARAMETER_WINDOW {
+                        env.parameter(address - PARAMETER_WINDOW, total).map_err(misplaced(lane))?
+                    } else {
+                        block.stats.global_loaded += total as u64;
+                        env.global.load(&mut warp.hint, address, total).map_err(bad(lane))?
+                    };
+                    keep(lane, &chunk);
+                }
+            }
+        }
+        self.scatter(warp, mask, &words, &poison);
+        Ok(())
+    }
+
+    /// Words of each lane into the registers.
+    fn scatter(&self, warp: &mut Warp, mask: u32, words: &[[u32; LANES]; 4], poison: &[u32; 4]) {
+        for (i, slot) in self.slots.iter().enumerate() {
+            let at = i * self.bytes;
+            let mut value = words[at / 4];
+            if self.bytes < 4 {
+                let shift = 8 * (at % 4);
+                let up = 32 - 8 * self.bytes as u32;
+                value.iter_mut().for_each(|v| {
+                    *v = *v >> shift << up;
+                    *v = if self.signed { ((*v as i32) >> up) as u32 } else { *v >> up };
+                });
+            }
+            if !self.wide {
+                warp.regs.r.put(*slot, &value, poison[i], mask);
+                continue;
+            }
+            let mut both = [0u64; LANES];
+            for lane in 0..LANES {
+                let high = if self.bytes == 8 {
+                    words[at / 4 + 1][lane]
+                } else if self.signed {
+                    ((value[lane] as i32) >> 31) as u32
+                } else {
+                    0
+                };
+                both[lane] = u64::from(value[lane]) | u64::from(high) << 32;
+            }
+            warp.regs.d.put(*slot, &both, poison[i], mask);
+        }
+    }
+
+    /// The bytes that one lane stores.
+    fn gather(&self, warp: &Warp, lane: usize) -> Chunk {
+        let mut chunk = Chunk::default();
+        for (i, slot) in self.slots.iter().enumerate() {
+            let at = i * self.bytes;
+            let (value, poison) = if self.wide {
+                (warp.regs.d.get(*slot)[lane], warp.regs.d.poison(*slot))
+            } else {
+                (u64::from(warp.regs.r.get(*slot)[lane]), warp.regs.r.poison(*slot))
+            };
+            match self.bytes {
+                8 => {
+                    chunk.words[at / 4] = value as u32;
+                    chunk.words[at / 4 + 1] = (value >> 32) as u32;
+                }
+                4 => chunk.words[at / 4] = value as u32,
+                n => chunk.words[at / 4] |= (value as u32 & (u32::MAX >> (32 - 8 * n))) << (8 * (at % 4)),
+            }
+            if poison >> lane & 1 == 0 {
+                chunk.written |= byte_bits(self.bytes) << at;
+            }
+        }
+        chunk
+    }
+
+    fn store(&self, warp: &mut Warp, block: &mut Block, env: &Env, mask: u32, addresses: &[u64; LANES]) -> Run {
+        let total = self.bytes * self.slots.len();
+        let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+        let news = if self.space == Space::Global { News::NONE } else { block.shared.news(&by) };
+        let mut hint = warp.hint;
+        for lane in lanes_of(mask) {
+            let chunk = self.gather(warp, lane);
+            let address = addresses[lane];
+            match self.space {
+                Space::Shared | Space::Generic if self.space == Space::Shared || address >= SHARED_WINDOW => {
+                    let address = if self.space == Space::Shared { address } else { address - SHARED_WINDOW };
+                    let at = block.shared.place(address, total).map_err(misplaced(lane))?;
+                    block.shared.note_write(&by, news, at, total).map_err(at_lane(lane))?;
+                    block.shared.store(at, total, &chunk);
+                }
+                Space::Parameter => {
+                    return Err(Trouble::lane(FaultKind::OutOfBounds, lane, "a store to the parameters"));
+                }
+                _ => {
+                    env.global.store(&mut hint, address, total, &chunk).map_err(bad(lane))?;
+                    block.stats.global_stored += total as u64;
+                }
+            }
+        }
+        warp.hint = hint;
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Barriers of a block, fences, and what has no meaning here but must be read.
+
+use crate::decode::{Call, Decoder};
+use crate::exec::barrier::CLUSTER_BARRIER;
+use crate::fault::ParseError;
+use crate::parse::Operand;
+use crate::registers::Slot;
+
+#[derive(Debug)]
+pub(crate) enum Sync {
+    /// Arrive at a named barrier and, with `wait`, stay until all have.
+    Barrier { id: Slot, threads: Option<Slot>, wait: bool },
+    /// `bar.warp.sync`
+    Warp { members: Slot },
+    /// `fence.proxy.async`
+    ProxyFence,
+    /// `fence.mbarrier_init`
+    InitFence,
+    /// A fence that the vector clocks do not need, a hint, `griddepcontrol`.
+    Nothing,
+    /// `setmaxnreg`
+    MaxRegisters,
+}
+
+pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Sync, ParseError> {
+    match call.parts[..] {
+        ["bar", "warp", "sync"] => Ok(Sync::Warp { members: d.r(d.at(call, 0)?)? }),
+        ["barrier", "cluster", "arrive", ..] => Ok(Sync::Nothing),
+        ["barrier", "cluster", "wait", ..] => {
+            Ok(Sync::Barrier { id: d.word(CLUSTER_BARRIER), threads: None, wait: true })
+        }
+        ["bar" | "barrier", ..] if call.has("red") || call.has("cluster") => d.unknown(),
+        ["bar" | "barrier", ..] => {
+            d.count(call, 1..=2)?;
+            let threads = match call.operands.get(1) {
+                Some(operand) => Some(d.r(operand)?),
+                None => None,
+            };
+            let wait = !call.has("arrive");
+            if !wait && threads.is_none() || wait && !call.has("sync") {
+                return d.unknown();
+            }
+            Ok(Sync::Barrier { id: d.r(&call.operands[0])?, threads, wait })
+        }
+        ["fence", "proxy", "async", ..] => Ok(Sync::ProxyFence),
+        ["fence", "mbarrier_init", ..] => Ok(Sync::InitFence),
+        ["membar" | "fence", ..] => Ok(Sync::Nothing),
+        ["griddepcontrol", "wait" | "launch_dependents"] => Ok(Sync::Nothing),
+        ["setmaxnreg", "inc" | "dec", "sync", "aligned", "u32"] => {
+            let n = d.immediate(d.at(call, 0)?)?;
+            if !(24..=256).contains(&n) || n % 8 != 0 {
+                return d.fail(format!("{n} registers; a multiple of 8 in 24..=256 is expected"));
+            }
+            Ok(Sync::MaxRegisters)
+        }
+        ["prefetch" | "prefetchu", ..] => match d.at(call, 0)? {
+            Operand::Address { .. } => Ok(Sync::Nothing),
+            other => d.fail(format!("{other:?} is no address")),
+        },
+        _ => d.unknown(),
+    }
+}

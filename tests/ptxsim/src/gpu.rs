@@ -1,0 +1,330 @@
+//! The simulated device: memory and launches.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::decode;
+use crate::exec::{Block, Env};
+use crate::family::approx::Error;
+use crate::fault::{Fault, FaultKind, ParseError};
+use crate::memory::global::{Bad, Global};
+use crate::program::Program;
+use crate::rng::Rng;
+use crate::stats::Stats;
+
+/// Shared memory that a block may have on sm_90.
+const MAX_SHARED: u32 = 227 * 1024;
+
+/// Kernels, read and decoded.
+#[derive(Debug)]
+pub struct Module {
+    kernels: BTreeMap<String, Program>,
+}
+
+impl Module {
+    /// Reads PTX text. An instruction that is not simulated is an error, with its line.
+    pub fn parse(text: &str) -> Result<Module, ParseError> {
+        Ok(Module { kernels: decode::decode(text)? })
+    }
+
+    /// Names of the entries.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.kernels.keys().map(String::as_str)
+    }
+
+    /// Static shared memory of an entry, in bytes.
+    pub fn static_shared(&self, entry: &str) -> Option<u32> {
+        self.kernels.get(entry).map(|program| program.shared_end - decode::SHARED_BASE)
+    }
+}
+
+/// How the device behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Decides the order of blocks and warps, when asynchronous work completes, and the error of approximate functions.
+    pub seed: u64,
+    /// Approximate functions are rounded to nearest instead of being moved inside their error.
+    pub exact_math: bool,
+    /// Threads that run blocks of kernels without global atomics.
+    pub threads: usize,
+    /// Warp instructions that a block may execute before it is stopped.
+    pub budget: u64,
+    /// Multiprocessors.
+    pub n_sms: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        Options { seed: 0, exact_math: false, threads, budget: 2_000_000_000, n_sms: 132 }
+    }
+}
+
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+}
+
+/// A device: memory, and kernels run on it.
+#[derive(Debug)]
+pub struct Gpu {
+    options: Options,
+    memory: Global,
+    launches: u64,
+    total: Stats,
+}
+
+impl Gpu {
+    /// A device without allocations.
+    pub fn new(options: Options) -> Gpu {
+        Gpu { options, memory: Global::new(), launches: 0, total: Stats::default() }
+    }
+
+    /// How it behaves.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Unwritten memory; the address is a multiple of 256. The name appears in faults.
+    pub fn alloc(&mut self, name: &str, bytes: u64) -> u64 {
+        self.memory.allocate(name, bytes)
+    }
+
+    /// Gives an allocation back. Faults if `address` is not one's first.
+    pub fn free(&mut self, address: u64) -> Result<(), Fault> {
+        self.memory.free(address).map_err(host)
+    }
+
+    /// Copies to the device.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.memory.write(address, bytes).map_err(host)
+    }
+
+    /// Copies from the device; unwritten bytes are a fault.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        let mut first = None;
+        self.memory
+            .read(address, bytes, |at, written| {
+                if !written && first.is_none() {
+                    first = Some(at);
+                }
+            })
+            .map_err(host)?;
+        match first {
+            Some(at) => {
+                let place = self.memory.place(address + at as u64);
+                Err(Fault::host(FaultKind::Poison, format!("the host reads unwritten memory: {place}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Copies from the device; unwritten bytes hold anything.
+    pub fn read_unchecked(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.memory.read(address, bytes, |_, _| {}).map_err(host)
+    }
+
+    /// Which of `bytes` bytes were written.
+    pub fn written(&self, address: u64, bytes: usize) -> Result<Vec<bool>, Fault> {
+        let (mut data, mut out) = (vec![0; bytes], vec![false; bytes]);
+        self.memory.read(address, &mut data, |at, written| out[at] = written).map_err(host)?;
+        Ok(out)
+    }
+
+    /// Makes bytes unwritten again.
+    pub fn forget(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
+        self.memory.forget(address, bytes).map_err(host)
+    }
+
+    /// Counts of all launches so far.
+    pub fn total(&self) -> &Stats {
+        &self.total
+    }
+
+    /// Runs a kernel to its end. `arguments` are its parameters in order, each cut to its size.
+    pub fn launch(&mut self, module: &Module, entry: &str, launch: Launch, arguments: &[u64]) -> Result<Stats, Fault> {
+        let bytes: Vec<Vec<u8>> = arguments.iter().map(|value| value.to_le_bytes().to_vec()).collect();
+        self.launch_bytes(module, entry, launch, &bytes)
+    }
+
+    /// As [`Gpu::launch`], for parameters of any size.
+    pub fn launch_bytes(
+        &mut self,
+        module: &Module,
+        entry: &str,
+        launch: Launch,
+        arguments: &[Vec<u8>],
+    ) -> Result<Stats, Fault> {
+        let refuse = |what: String| Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) };
+        let Some(program) = module.kernels.get(entry) else {
+            let known: Vec<&str> = module.entries().collect();
+            return Err(refuse(format!("no entry of that name; there are {known:?}")));
+        };
+        check(program, launch, arguments).map_err(refuse)?;
+        let size = program.parameters.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize);
+        let mut parameters = vec![0; size];
+        for ((offset, bytes), argument) in program.parameters.iter().zip(arguments) {
+            let n = (*bytes as usize).min(argument.len());
+            parameters[*offset as usize..*offset as usize + n].copy_from_slice(&argument[..n]);
+        }
+        self.launches += 1;
+        let env = Env {
+            program,
+            global: &self.memory,
+            parameters,
+            grid: launch.grid,
+            threads: launch.block,
+            shared_end: (program.dynamic_shared + launch.shared_bytes).max(program.shared_end) as usize,
+            n_sms: self.options.n_sms,
+            error: Error { seed: self.options.seed, exact: self.options.exact_math },
+            seed: self.options.seed.wrapping_add(self.launches << 32),
+            budget: self.options.budget,
+        };
+        let stats = run(&env, self.options.threads)?;
+        self.total.add(&stats);
+        Ok(stats)
+    }
+}
+
+fn host(bad: Bad) -> Fault {
+    Fault::host(bad.kind, bad.what)
+}
+
+fn check(program: &Program, launch: Launch, arguments: &[Vec<u8>]) -> Result<(), String> {
+    let threads: u32 = launch.block.iter().product();
+    if arguments.len() != program.parameters.len() {
+        return Err(format!("{} arguments, the kernel takes {}", arguments.len(), program.parameters.len()));
+    }
+    if launch.grid.contains(&0) || threads == 0 || threads > 1024 {
+        return Err(format!("a grid of {:?} blocks of {:?} threads", launch.grid, launch.block));
+    }
+    if let Some(required) = program.threads
+        && required != launch.block
+    {
+        return Err(format!("{:?} threads a block, .reqntid is {required:?}", launch.block));
+    }
+    if let Some(most) = program.max_threads
+        && threads > most
+    {
+        return Err(format!("{threads} threads a block, .maxntid is {most}"));
+    }
+    let shared = program.dynamic_shared - decode::SHARED_BASE + launch.shared_bytes;
+    if shared > MAX_SHARED {
+        return Err(format!("{shared} bytes of shared memory, {MAX_SHARED} are there"));
+    }
+    Ok(())
+}
+
+/// All blocks, in shuffled order.
+fn run(env: &Env, threads: usize) -> Result<Stats, Fault> {
+    let n_blocks: u32 = env.grid.iter().product();
+    let mut order: Vec<u32> = (0..n_blocks).collect();
+    Rng::new(env.seed, u64::MAX).shuffle(&mut order);
+    if env.program.shares_global {
+        return interleaved(env, &order);
+    }
+    if threads < 2 || n_blocks < 2 {
+        return in_turn(env, &order);
+    }
+    in_parallel(env, &order, threads.min(order.len()))
+}
+
+fn in_turn(env: &Env, order: &[u32]) -> Result<Stats, Fault> {
+    let mut block = Block::new();
+    for linear in order {
+        block.start(env, *linear);
+        block.run(env)?;
+    }
+    Ok(block.stats)
+}
+
+/// Blocks share nothing: each thread takes the next. The fault of the earliest block wins, so that it is always the same.
+fn in_parallel(env: &Env, order: &[u32], threads: usize) -> Result<Stats, Fault> {
+    let next = AtomicU64::new(0);
+    let failed_at = AtomicU64::new(u64::MAX);
+    let work = || {
+        let mut block = Block::new();
+        loop {
+            let at = next.fetch_add(1, Relaxed);
+            if at >= order.len() as u64 || at > failed_at.load(Relaxed) {
+                return (block.stats, None);
+            }
+            block.start(env, order[at as usize]);
+            if let Err(fault) = block.run(env) {
+                failed_at.fetch_min(at, Relaxed);
+                return (block.stats, Some((at, fault)));
+            }
+        }
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join()).collect()
+    });
+    let mut stats = Stats::default();
+    let mut first: Option<(u64, Fault)> = None;
+    for result in results {
+        let (part, fault) = match result {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        stats.add(&part);
+        first = match (first, fault) {
+            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        };
+    }
+    first.map_or(Ok(stats), |(_, fault)| Err(fault))
+}
+
+/// Blocks may wait for each other: as many as there are multiprocessors are resident, and take turns.
+fn interleaved(env: &Env, order: &[u32]) -> Result<Stats, Fault> {
+    use crate::exec::block::Round;
+    let mut rng = Rng::new(env.seed, u64::MAX - 1);
+    let mut waiting = order.iter();
+    let mut stats = Stats::default();
+    let mut free: Vec<Block> = Vec::new();
+    let mut resident: Vec<Block> = Vec::new();
+    loop {
+        while resident.len() < env.n_sms as usize {
+            let Some(linear) = waiting.next() else { break };
+            let mut block = free.pop().unwrap_or_else(Block::new);
+            block.start(env, *linear);
+            resident.push(block);
+        }
+        if resident.is_empty() {
+            return Ok(stats);
+        }
+        let mut stalled = 0;
+        let mut at = 0;
+        while at < resident.len() {
+            let turns = 1 + rng.below(4);
+            let mut round = Round::Progress;
+            for _ in 0..turns {
+                round = resident[at].round(env)?;
+                if round != Round::Progress {
+                    break;
+                }
+            }
+            match round {
+                Round::Finished => {
+                    let mut block = resident.swap_remove(at);
+                    stats.add(&std::mem::take(&mut block.stats));
+                    free.push(block);
+                    continue;
+                }
+                Round::Stalled => stalled += 1,
+                Round::Progress => {}
+            }
+            at += 1;
+        }
+        if stalled == resident.len() && stalled > 0 {
+            return Err(resident[0].deadlock(env));
+        }
+    }
+}

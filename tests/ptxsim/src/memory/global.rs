@@ -1,0 +1,244 @@
+//! Global memory: allocations with guard space between them, a bit for each byte that says whether it was written.
+//!
+//! Words are relaxed atomics, so that blocks may run on several threads; programs that race on them get what the hardware
+//! would give: one value or the other.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+
+use super::{Chunk, byte_bits};
+use crate::fault::FaultKind;
+
+/// Addresses start here: a 32-bit truncation of one is outside every allocation.
+const FIRST: u64 = 0x10_0000_0000;
+/// Bytes between allocations, at least.
+const GUARD: u64 = 4096;
+/// Allocations are aligned to this.
+const ALIGN: u64 = 256;
+
+#[derive(Debug)]
+struct Allocation {
+    name: String,
+    base: u64,
+    bytes: u64,
+    words: Vec<AtomicU32>,
+    /// One bit a byte, 16 bytes each.
+    written: Vec<AtomicU16>,
+}
+
+/// All allocations, by address.
+#[derive(Debug)]
+pub(crate) struct Global {
+    allocations: Vec<Allocation>,
+    next: u64,
+}
+
+/// What is wrong with an access.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub kind: FaultKind,
+    pub what: String,
+}
+
+impl Global {
+    pub fn new() -> Global {
+        Global { allocations: Vec::new(), next: FIRST }
+    }
+
+    pub fn allocate(&mut self, name: &str, bytes: u64) -> u64 {
+        let base = self.next;
+        let n_chunks = bytes.div_ceil(16) as usize;
+        self.allocations.push(Allocation {
+            name: name.to_owned(),
+            base,
+            bytes,
+            words: (0..4 * n_chunks).map(|_| AtomicU32::new(0x7fff_dead)).collect(),
+            written: (0..n_chunks).map(|_| AtomicU16::new(0)).collect(),
+        });
+        self.next = (base + bytes + GUARD).next_multiple_of(ALIGN);
+        base
+    }
+
+    /// Gives an allocation back; its addresses are not used again.
+    pub fn free(&mut self, base: u64) -> Result<(), Bad> {
+        match self.allocations.iter().position(|allocation| allocation.base == base) {
+            Some(index) => {
+                self.allocations.remove(index);
+                Ok(())
+            }
+            None => Err(Bad { kind: FaultKind::OutOfBounds, what: format!("{base:#x} is no allocation's address") }),
+        }
+    }
+
+    /// The allocation that holds `n` bytes from `address`; `hint` remembers the last one.
+    #[inline]
+    fn find(&self, hint: &mut usize, address: u64, n: u64) -> Result<(&Allocation, usize), Bad> {
+        if let Some(allocation) = self.allocations.get(*hint) {
+            let offset = address.wrapping_sub(allocation.base);
+            if offset < allocation.bytes && offset + n <= allocation.bytes {
+                return Ok((allocation, offset as usize));
+            }
+        }
+        let index = self.allocations.partition_point(|allocation| allocation.base <= address);
+        if index > 0 {
+            let allocation = &self.allocations[index - 1];
+            let offset = address - allocation.base;
+            if offset < allocation.bytes && offset + n <= allocation.bytes {
+                *hint = index - 1;
+                return Ok((allocation, offset as usize));
+            }
+        }
+        Err(self.outside(index, address, n))
+    }
+
+    fn outside(&self, index: usize, address: u64, n: u64) -> Bad {
+        let near = match index.checked_sub(1).map(|index| &self.allocations[index]) {
+            Some(a) => format!("{} bytes into `{}` of {} bytes", address - a.base, a.name, a.bytes),
+            None => "below every allocation".to_owned(),
+        };
+        Bad { kind: FaultKind::OutOfBounds, what: format!("{n} bytes at {address:#x}: {near}") }
+    }
+
+    /// `n` ≤ 16 bytes, `n` a power of two, aligned to it.
+    #[inline]
+    pub fn load(&self, hint: &mut usize, address: u64, n: usize) -> Result<Chunk, Bad> {
+        aligned(address, n)?;
+        let (allocation, offset) = self.find(hint, address, n as u64)?;
+        let mut chunk = Chunk::default();
+        let word = offset / 4;
+        if n >= 4 {
+            for i in 0..n / 4 {
+                chunk.words[i] = allocation.words[word + i].load(Relaxed);
+            }
+        } else {
+            chunk.words[0] = allocation.words[word].load(Relaxed) >> (8 * (offset % 4)) & (u32::MAX >> (32 - 8 * n));
+        }
+        chunk.written = allocation.written[offset / 16].load(Relaxed) >> (offset % 16) & byte_bits(n);
+        Ok(chunk)
+    }
+
+    /// As [`Global::load`], the other way; bytes without their bit in `written` become unwritten.
+    #[inline]
+    pub fn store(&self, hint: &mut usize, address: u64, n: usize, chunk: &Chunk) -> Result<(), Bad> {
+        aligned(address, n)?;
+        let (allocation, offset) = self.find(hint, address, n as u64)?;
+        let word = offset / 4;
+        if n >= 4 {
+            for i in 0..n / 4 {
+                allocation.words[word + i].store(chunk.words[i], Relaxed);
+            }
+        } else {
+            let (shift, ones) = (8 * (offset % 4), u32::MAX >> (32 - 8 * n));
+            let merge = |old: u32| Some(old & !(ones << shift) | (chunk.words[0] & ones) << shift);
+            let _ = allocation.words[word].fetch_update(Relaxed, Relaxed, merge);
+        }
+        allocation.mark(offset, byte_bits(n), chunk.written);
+        Ok(())
+    }
+
+    /// Applies `f` to an aligned 4- or 8-byte value as one; gives the old value.
+    pub fn update(&self, hint: &mut usize, address: u64, n: usize, f: impl Fn(u64) -> u64) -> Result<(u64, bool), Bad> {
+        aligned(address, n)?;
+        let (allocation, offset) = self.find(hint, address, n as u64)?;
+        let written = allocation.written[offset / 16].load(Relaxed) >> (offset % 16) & byte_bits(n);
+        let old = if n == 4 {
+            let word = &allocation.words[offset / 4];
+            u64::from(word.fetch_update(Relaxed, Relaxed, |old| Some(f(u64::from(old)) as u32)).unwrap_or(0))
+        } else {
+            // Kernels with atomics run on one thread, so that the two halves are one.
+            let words = &allocation.words[offset / 4..offset / 4 + 2];
+            let old = u64::from(words[0].load(Relaxed)) | u64::from(words[1].load(Relaxed)) << 32;
+            let new = f(old);
+            words[0].store(new as u32, Relaxed);
+            words[1].store((new >> 32) as u32, Relaxed);
+            old
+        };
+        allocation.mark(offset, byte_bits(n), byte_bits(n));
+        Ok((old, written == byte_bits(n)))
+    }
+
+    /// Any number of bytes, with whether each was written.
+    pub fn read(&self, address: u64, bytes: &mut [u8], mut written: impl FnMut(usize, bool)) -> Result<(), Bad> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (allocation, offset) = self.find(&mut 0, address, bytes.len() as u64)?;
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let at = offset + i;
+            *byte = (allocation.words[at / 4].load(Relaxed) >> (8 * (at % 4))) as u8;
+            written(i, allocation.written[at / 16].load(Relaxed) >> (at % 16) & 1 == 1);
+        }
+        Ok(())
+    }
+
+    /// Any number of bytes, all written from now on.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Bad> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (allocation, offset) = self.find(&mut 0, address, bytes.len() as u64)?;
+        let mut at = 0;
+        while at < bytes.len() {
+            let here = offset + at;
+            if here.is_multiple_of(16) && bytes.len() - at >= 16 {
+                for i in 0..4 {
+                    let word = [0, 1, 2, 3].map(|j| bytes[at + 4 * i + j]);
+                    allocation.words[here / 4 + i].store(u32::from_le_bytes(word), Relaxed);
+                }
+                allocation.written[here / 16].store(u16::MAX, Relaxed);
+                at += 16;
+                continue;
+            }
+            let shift = 8 * (here % 4);
+            let merge = |old: u32| Some(old & !(255 << shift) | u32::from(bytes[at]) << shift);
+            let _ = allocation.words[here / 4].fetch_update(Relaxed, Relaxed, merge);
+            allocation.mark(here, 1, 1);
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// `n` bytes from `address` become unwritten.
+    pub fn forget(&self, address: u64, n: u64) -> Result<(), Bad> {
+        if n == 0 {
+            return Ok(());
+        }
+        let (allocation, offset) = self.find(&mut 0, address, n)?;
+        for at in offset..offset + n as usize {
+            allocation.mark(at, 1, 0);
+        }
+        Ok(())
+    }
+
+    /// Where an address lies, for messages.
+    pub fn place(&self, address: u64) -> String {
+        match self.find(&mut 0, address, 1) {
+            Ok((allocation, offset)) => format!("`{}` + {offset}", allocation.name),
+            Err(bad) => bad.what,
+        }
+    }
+}
+
+impl Allocation {
+    /// Sets the written bits of some bytes of one chunk.
+    #[inline]
+    fn mark(&self, offset: usize, bytes: u16, written: u16) {
+        let shift = offset % 16;
+        let cell = &self.written[offset / 16];
+        let old = cell.load(Relaxed);
+        let (set, clear) = ((bytes & written) << shift, (bytes & !written) << shift);
+        if old & set != set {
+            cell.fetch_or(set, Relaxed);
+        }
+        if old & clear != 0 {
+            cell.fetch_and(!clear, Relaxed);
+        }
+    }
+}
+
+#[inline]
+fn aligned(address: u64, n: usize) -> Result<(), Bad> {
+    if address & (n as u64 - 1) != 0 {
+        return Err(Bad { kind: FaultKind::Misaligned, what: format!("{n} bytes at {address:#x}") });
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Global memory, shared memory, and who has seen what of it.
+
+pub(crate) mod global;
+pub(crate) mod order;
+pub(crate) mod shared;
+
+/// Generic addresses from here on are shared memory.
+pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
+/// Generic addresses from here on, below shared memory, are the kernel's parameters.
+pub(crate) const PARAMETER_WINDOW: u64 = 0x7e00_0000_0000;
+
+/// Up to 16 bytes as little-endian words, and a bit for each byte that was ever written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub words: [u32; 4],
+    pub written: u16,
+}
+
+impl Chunk {
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        for (i, word) in self.words.iter().enumerate() {
+            out[4 * i..4 * i + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    pub fn from_bytes(bytes: &[u8; 16], written: u16) -> Chunk {
+        let mut words = [0; 4];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+        }
+        Chunk { words, written }
+    }
+}
+
+/// A bit for each of `n` bytes.
+pub(crate) fn byte_bits(n: usize) -> u16 {
+    (u32::MAX >> (32 - n)) as u16
+}

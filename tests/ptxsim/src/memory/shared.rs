@@ -1,0 +1,272 @@
+//! A block's shared memory, with the last accesses to every two bytes of it.
+
+use super::order::{Knowledge, MAX_AGENTS};
+use super::{Chunk, byte_bits};
+use crate::fault::{FaultKind, Run, Trouble};
+
+/// Bytes that one entry of the access tables stands for: smaller accesses of several warps to them are not told apart.
+const GRANULE: usize = 2;
+
+/// Who accesses shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agent {
+    Warp(u32),
+    /// `cp.async` of a warp.
+    Copies(u32),
+    /// Bulk stores of a warp.
+    BulkStores(u32),
+    /// `wgmma` of a warpgroup.
+    Tensor(u32),
+    /// Bulk and tensor loads that report to the mbarrier at an address.
+    BulkLoads(u32),
+}
+
+impl Agent {
+    /// Whether its accesses go through the generic proxy.
+    fn is_generic(self) -> bool {
+        matches!(self, Agent::Warp(_) | Agent::Copies(_))
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Agent::Warp(w) => format!("warp {w}"),
+            Agent::Copies(w) => format!("a cp.async of warp {w} that is not waited for"),
+            Agent::BulkStores(w) => format!("a bulk store of warp {w} that is not waited for"),
+            Agent::Tensor(g) => format!("a wgmma of warpgroup {g} that is not waited for"),
+            Agent::BulkLoads(at) => format!("a bulk load on mbarrier {at:#x} that is not waited for"),
+        }
+    }
+}
+
+/// One accessor: its number, its time, and what it knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access<'a> {
+    pub agent: u8,
+    pub stamp: u32,
+    pub knows: &'a Knowledge,
+}
+
+/// Bytes, written bits, and access tables of one block.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    base: usize,
+    bytes: usize,
+    data: Vec<u8>,
+    /// One bit a byte, 16 bytes each.
+    written: Vec<u16>,
+    agents: Vec<Agent>,
+    /// Last writer of each granule: agent and time.
+    writer: Vec<u8>,
+    write_time: Vec<u32>,
+    /// Last read of each granule, for each agent that ever reads.
+    read_time: Vec<Vec<u32>>,
+    last_write: Vec<u32>,
+    last_read: Vec<u32>,
+    /// Address range of mbarriers: ordinary stores must keep out.
+    pub mbarriers: (usize, usize),
+}
+
+impl Shared {
+    /// Fresh memory of `bytes` from `base`; all times so far lie in the past.
+    pub fn reset(&mut self, base: usize, end: usize, n_warps: u32) {
+        self.base = base;
+        self.bytes = end;
+        self.data.resize(end.next_multiple_of(16), 0);
+        self.written.clear();
+        self.written.resize(end.div_ceil(16), 0);
+        let granules = end.div_ceil(GRANULE) + 8;
+        if self.writer.len() < granules {
+            self.writer.resize(granules, 0);
+            self.write_time.resize(granules, 0);
+            self.read_time.iter_mut().for_each(|times| {
+                if !times.is_empty() {
+                    times.resize(granules, 0);
+                }
+            });
+        }
+        self.agents.clear();
+        self.agents.extend((0..n_warps).map(Agent::Warp));
+        for table in [&mut self.last_write, &mut self.last_read] {
+            table.clear();
+            table.resize(MAX_AGENTS, 0);
+        }
+        self.read_time.resize(MAX_AGENTS, Vec::new());
+        self.mbarriers = (usize::MAX, 0);
+    }
+
+    /// The number of an agent, given at its first deed.
+    pub fn agent(&mut self, agent: Agent) -> Run<u8> {
+        if let Some(index) = self.agents.iter().position(|known| *known == agent) {
+            return Ok(index as u8);
+        }
+        if self.agents.len() == MAX_AGENTS {
+            let what = format!("more than {MAX_AGENTS} warps, mbarriers and kinds of copies at work in a block");
+            return Err(Trouble::warp(FaultKind::Operand, what));
+        }
+        self.agents.push(agent);
+        Ok(self.agents.len() as u8 - 1)
+    }
+
+    /// Bounds and alignment.
+    #[inline]
+    pub fn place(&self, address: u64, n: usize) -> Result<usize, (FaultKind, String)> {
+        let at = address as usize;
+        if address & (n as u64 - 1) != 0 {
+            return Err((FaultKind::Misaligned, format!("{n} bytes at shared {address:#x}")));
+        }
+        self.span(at, n)
+    }
+
+    /// Bounds alone.
+    pub fn span(&self, at: usize, n: usize) -> Result<usize, (FaultKind, String)> {
+        if at < self.base || at.saturating_add(n) > self.bytes {
+            let what = format!("{n} bytes at shared {at:#x}, which lies in {:#x}..{:#x}", self.base, self.bytes);
+            return Err((FaultKind::OutOfBounds, what));
+        }
+        Ok(at)
+    }
+
+    /// Up to 16 bytes inside one chunk of 16.
+    #[inline]
+    pub fn load(&self, at: usize, n: usize) -> Chunk {
+        let mut bytes = [0; 16];
+        bytes[..n].copy_from_slice(&self.data[at..at + n]);
+        Chunk::from_bytes(&bytes, self.written[at / 16] >> (at % 16) & byte_bits(n))
+    }
+
+    #[inline]
+    pub fn store(&mut self, at: usize, n: usize, chunk: &Chunk) {
+        self.data[at..at + n].copy_from_slice(&chunk.bytes()[..n]);
+        let bits = byte_bits(n) << (at % 16);
+        let cell = &mut self.written[at / 16];
+        *cell = *cell & !bits | (chunk.written << (at % 16)) & bits;
+    }
+
+    /// Whether any agent wrote something that the accessor does not know of; whether any read so.
+    #[inline]
+    pub fn news(&self, by: &Access) -> News {
+        let n = self.agents.len();
+        let known = &by.knows.happened.as_slice()[..n];
+        let beyond = |last: &[u32]| {
+            let mut any = false;
+            for i in 0..n {
+                any |= last[i] > known[i] && i != by.agent as usize;
+            }
+            any
+        };
+        News { writes: beyond(&self.last_write[..n]), reads: beyond(&self.last_read[..n]) }
+    }
+
+    /// Whether some ordinary store lies behind no proxy fence for an accessor of the async proxy.
+    pub fn unfenced(&self, by: &Access) -> bool {
+        let fenced = by.knows.fenced.as_slice();
+        self.agents.iter().enumerate().any(|(i, agent)| agent.is_generic() && self.last_write[i] > fenced[i])
+    }
+
+    /// A read by the generic proxy.
+    #[inline]
+    pub fn note_read(&mut self, by: &Access, news: News, at: usize, n: usize) -> Run {
+        if news.writes {
+            self.check_writer(by, at, n, "read")?;
+        }
+        self.stamp_read(by, at, n);
+        Ok(())
+    }
+
+    #[inline]
+    pub fn stamp_read(&mut self, by: &Access, at: usize, n: usize) {
+        let granules = self.write_time.len();
+        let times = &mut self.read_time[by.agent as usize];
+        if times.is_empty() {
+            times.resize(granules, 0);
+        }
+        times[at / GRANULE..(at + n).div_ceil(GRANULE)].fill(by.stamp);
+        self.last_read[by.agent as usize] = by.stamp;
+    }
+
+    /// A write by the generic proxy.
+    #[inline]
+    pub fn note_write(&mut self, by: &Access, news: News, at: usize, n: usize) -> Run {
+        if news.writes {
+            self.check_writer(by, at, n, "written")?;
+        }
+        if news.reads {
+            self.check_readers(by, at, n)?;
+        }
+        if at < self.mbarriers.1 && at + n > self.mbarriers.0 {
+            let what = format!("an ordinary store to shared {at:#x}, among mbarriers");
+            return Err(Trouble::warp(FaultKind::Barrier, what));
+        }
+        self.stamp_write(by, at, n);
+        Ok(())
+    }
+
+    #[inline]
+    pub fn stamp_write(&mut self, by: &Access, at: usize, n: usize) {
+        let range = at / GRANULE..(at + n).div_ceil(GRANULE);
+        self.writer[range.clone()].fill(by.agent);
+        self.write_time[range].fill(by.stamp);
+        self.last_write[by.agent as usize] = by.stamp;
+    }
+
+    /// Every write to the bytes is known to the accessor.
+    pub fn check_writer(&self, by: &Access, at: usize, n: usize, verb: &str) -> Run {
+        let known = &by.knows.happened;
+        for granule in at / GRANULE..(at + n).div_ceil(GRANULE) {
+            let writer = self.writer[granule];
+            if writer != by.agent && self.write_time[granule] > known.get(writer) {
+                let who = self.agents[writer as usize].describe();
+                let what = format!("shared {:#x} is {verb} while {who} writes it", granule * GRANULE);
+                return Err(Trouble::warp(FaultKind::Race, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every read of the bytes is known to the accessor.
+    pub fn check_readers(&self, by: &Access, at: usize, n: usize) -> Run {
+        let known = &by.knows.happened;
+        for (reader, last) in self.last_read[..self.agents.len()].iter().enumerate() {
+            if reader == by.agent as usize || *last <= known.get(reader as u8) {
+                continue;
+            }
+            let range = at / GRANULE..(at + n).div_ceil(GRANULE);
+            if let Some(i) = self.read_time[reader][range.clone()].iter().position(|t| *t > known.get(reader as u8)) {
+                let who = self.agents[reader].describe();
+                let what = format!("shared {:#x} is written while {who} reads it", (range.start + i) * GRANULE);
+                return Err(Trouble::warp(FaultKind::Race, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ordinary stores to the bytes lie behind a proxy fence.
+    pub fn check_fence(&self, by: &Access, at: usize, n: usize, verb: &str) -> Run {
+        let fenced = &by.knows.fenced;
+        for granule in at / GRANULE..(at + n).div_ceil(GRANULE) {
+            let writer = self.writer[granule];
+            let generic = self.agents.get(writer as usize).is_some_and(|agent| agent.is_generic());
+            if generic && self.write_time[granule] > fenced.get(writer) {
+                let who = self.agents[writer as usize].describe();
+                let what = format!(
+                    "shared {:#x}, stored by {who}, is {verb} by the async proxy without fence.proxy.async",
+                    granule * GRANULE
+                );
+                return Err(Trouble::warp(FaultKind::MissingProxyFence, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether accesses exist that must be looked at one by one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    pub writes: bool,
+    pub reads: bool,
+}
+
+impl News {
+    /// Nothing to look at.
+    pub const NONE: News = News { writes: false, reads: false };
+}

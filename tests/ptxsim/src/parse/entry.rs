@@ -1,0 +1,257 @@
+//! One `.entry`: its parameters, its launch bounds, its scopes of names, its statements.
+
+use std::collections::HashMap;
+
+use super::operand::operands;
+use super::token::error;
+use super::{Cursor, Statement};
+use crate::fault::ParseError;
+
+/// What a register holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RegisterKind {
+    Predicate,
+    /// 16 bits, kept zero-extended in 32.
+    Half,
+    Word,
+    Double,
+}
+
+/// Names declared between a pair of braces.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    pub parent: Option<usize>,
+    /// Register → its kind and its index among registers of its file.
+    pub registers: HashMap<String, (RegisterKind, u32)>,
+    /// Label → index of the statement after it.
+    pub labels: HashMap<String, usize>,
+    /// `.branchtargets`: name → labels.
+    pub targets: HashMap<String, Vec<String>>,
+}
+
+/// A variable in shared memory.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub name: String,
+    pub align: u32,
+    pub bytes: u32,
+}
+
+/// A kernel as written.
+#[derive(Debug, Default)]
+pub(crate) struct Entry<'a> {
+    pub name: String,
+    /// Name, offset and bytes.
+    pub parameters: Vec<(String, u32, u32)>,
+    /// `.reqntid`
+    pub threads: Option<[u32; 3]>,
+    /// `.maxntid`
+    pub max_threads: Option<u32>,
+    pub shared: Vec<Shared>,
+    pub scopes: Vec<Scope>,
+    pub statements: Vec<Statement<'a>>,
+    /// Registers of 32 bits and less, of 64 bits, predicates.
+    pub n_registers: [u32; 3],
+}
+
+impl Entry<'_> {
+    /// Looks a name up from a scope outwards.
+    pub fn find<T>(&self, scope: usize, f: impl Fn(&Scope) -> Option<T>) -> Option<T> {
+        let mut at = Some(scope);
+        while let Some(index) = at {
+            if let Some(found) = f(&self.scopes[index]) {
+                return Some(found);
+            }
+            at = self.scopes[index].parent;
+        }
+        None
+    }
+}
+
+/// `.entry name( … ) bounds { … }`
+pub(super) fn entry<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, ParseError> {
+    cursor.expect(".entry")?;
+    let mut entry = Entry { name: cursor.take()?.text.to_owned(), ..Entry::default() };
+    if cursor.take_if("(") {
+        parameters(cursor, &mut entry)?;
+    }
+    loop {
+        let token = cursor.take()?;
+        match token.text {
+            "{" => break,
+            ".reqntid" => entry.threads = Some(three(cursor)?),
+            ".maxntid" => entry.max_threads = Some(three(cursor)?.iter().product()),
+            ".minnctapersm" | ".maxnctapersm" | ".maxnreg" => {
+                cursor.integer()?;
+            }
+            other => return Err(error(token.line, format!("`{other}` before a kernel's body is not simulated"))),
+        }
+    }
+    body(cursor, &mut entry)?;
+    Ok(entry)
+}
+
+fn three(cursor: &mut Cursor) -> Result<[u32; 3], ParseError> {
+    let mut dims = [cursor.integer()? as u32, 1, 1];
+    for dim in &mut dims[1..] {
+        if cursor.take_if(",") {
+            *dim = cursor.integer()? as u32;
+        }
+    }
+    Ok(dims)
+}
+
+fn parameters(cursor: &mut Cursor, entry: &mut Entry) -> Result<(), ParseError> {
+    let mut end = 0;
+    while !cursor.take_if(")") {
+        cursor.expect(".param")?;
+        let (name, align, bytes) = variable(cursor)?;
+        let offset = u32::next_multiple_of(end, align);
+        entry.parameters.push((name, offset, bytes));
+        end = offset + bytes;
+        cursor.take_if(",");
+    }
+    Ok(())
+}
+
+/// `.align 16 .b8 name[64]` and the like: name, alignment, bytes.
+fn variable(cursor: &mut Cursor) -> Result<(String, u32, u32), ParseError> {
+    let mut align = None;
+    let mut element = None;
+    loop {
+        let token = cursor.take()?;
+        match token.text {
+            ".align" => align = Some(cursor.integer()? as u32),
+            ".ptr" | ".global" => {}
+            text if text.starts_with('.') => {
+                let bits: u32 = text
+                    .trim_start_matches(|c: char| !c.is_ascii_digit())
+                    .parse()
+                    .map_err(|_| error(token.line, format!("`{text}` is no type of a variable")))?;
+                element = Some(bits / 8);
+            }
+            name => {
+                let element = element.ok_or_else(|| error(token.line, format!("`{name}` has no type")))?;
+                let mut count = 1;
+                if cursor.take_if("[") {
+                    count = if cursor.take_if("]") { 0 } else { cursor.integer()? as u32 };
+                    if count > 0 {
+                        cursor.expect("]")?;
+                    }
+                }
+                return Ok((name.to_owned(), align.unwrap_or(element).max(1), element * count));
+            }
+        }
+    }
+}
+
+/// `.shared …;`
+pub(super) fn shared_variable(cursor: &mut Cursor) -> Result<Shared, ParseError> {
+    cursor.expect(".shared")?;
+    let (name, align, bytes) = variable(cursor)?;
+    cursor.expect(";")?;
+    Ok(Shared { name, align, bytes })
+}
+
+fn body<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>) -> Result<(), ParseError> {
+    let mut scope = 0;
+    entry.scopes.push(Scope::default());
+    loop {
+        let token = cursor.peek().ok_or_else(|| error(cursor.line(), "a kernel's body does not end"))?;
+        match token.text {
+            "{" => {
+                cursor.take()?;
+                entry.scopes.push(Scope { parent: Some(scope), ..Scope::default() });
+                scope = entry.scopes.len() - 1;
+            }
+            "}" => {
+                cursor.take()?;
+                match entry.scopes[scope].parent {
+                    Some(parent) => scope = parent,
+                    None => return Ok(()),
+                }
+            }
+            ";" => {
+                cursor.take()?;
+            }
+            ".reg" => registers(cursor, entry, scope)?,
+            ".shared" => entry.shared.push(shared_variable(cursor)?),
+            ".loc" => cursor.skip_line(token.line),
+            ".pragma" => {
+                cursor.until(";")?;
+            }
+            _ if token.is_word() && cursor.peek_after().is_some_and(|after| after.text == ":") => {
+                cursor.take()?;
+                cursor.take()?;
+                if cursor.peek().is_some_and(|next| next.text == ".branchtargets") {
+                    cursor.take()?;
+                    let labels = cursor.until(";")?.iter().filter(|t| t.is_word()).map(|t| t.text.to_owned()).collect();
+                    entry.scopes[scope].targets.insert(token.text.to_owned(), labels);
+                    continue;
+                }
+                let index = entry.statements.len();
+                if entry.scopes[scope].labels.insert(token.text.to_owned(), index).is_some() {
+                    return Err(error(token.line, format!("label `{}` stands twice", token.text)));
+                }
+            }
+            _ => statement(cursor, entry, scope)?,
+        }
+    }
+}
+
+/// `.reg .b32 %r<8>;` or `.reg .pred p, q;`
+fn registers(cursor: &mut Cursor, entry: &mut Entry, scope: usize) -> Result<(), ParseError> {
+    cursor.expect(".reg")?;
+    let token = cursor.take()?;
+    let (kind, file) = match token.text {
+        ".pred" => (RegisterKind::Predicate, 2),
+        ".b16" | ".u16" | ".s16" | ".f16" | ".bf16" => (RegisterKind::Half, 0),
+        ".b32" | ".u32" | ".s32" | ".f32" | ".f16x2" | ".bf16x2" => (RegisterKind::Word, 0),
+        ".b64" | ".u64" | ".s64" | ".f64" => (RegisterKind::Double, 1),
+        other => return Err(error(token.line, format!("registers of `{other}` are not simulated"))),
+    };
+    loop {
+        let name = cursor.take()?;
+        let names = if cursor.take_if("<") {
+            let count = cursor.integer()?;
+            cursor.expect(">")?;
+            (0..count).map(|i| format!("{}{i}", name.text)).collect()
+        } else {
+            vec![name.text.to_owned()]
+        };
+        for name in names {
+            let index = entry.n_registers[file];
+            entry.n_registers[file] += 1;
+            entry.scopes[scope].registers.insert(name, (kind, index));
+        }
+        if !cursor.take_if(",") {
+            cursor.expect(";")?;
+            return Ok(());
+        }
+    }
+}
+
+fn statement<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>, scope: usize) -> Result<(), ParseError> {
+    let first = cursor.take()?;
+    let mut opcode = first;
+    let mut guard = None;
+    if first.text == "@" {
+        let negated = cursor.take_if("!");
+        guard = Some((negated, cursor.take()?.text));
+        opcode = cursor.take()?;
+    }
+    if !opcode.is_word() || opcode.text.starts_with(['.', '%']) {
+        return Err(error(opcode.line, format!("found `{}`, expected an instruction", opcode.text)));
+    }
+    let operands = operands(cursor.until(";")?)?;
+    let end = cursor.tokens[cursor.next - 1].end();
+    entry.statements.push(Statement {
+        span: first.at..end,
+        line: opcode.line,
+        scope,
+        guard,
+        opcode: opcode.text,
+        operands,
+    });
+    Ok(())
+}

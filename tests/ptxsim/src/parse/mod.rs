@@ -1,0 +1,145 @@
+//! PTX text → entries of statements: declarations resolved, scopes kept, nothing decoded.
+
+mod entry;
+mod operand;
+mod token;
+
+use std::ops::Range;
+
+pub(crate) use entry::{Entry, RegisterKind, Shared};
+pub(crate) use operand::{Operand, number};
+pub(crate) use token::{error, tokenize};
+
+use crate::fault::ParseError;
+use token::Token;
+
+/// One instruction as written.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement<'a> {
+    /// Where it stands in the text, semicolon included.
+    pub span: Range<usize>,
+    /// Counted from one.
+    pub line: u32,
+    /// The scope it stands in.
+    pub scope: usize,
+    /// `@p` or `@!p`: negated, and the predicate's name.
+    pub guard: Option<(bool, &'a str)>,
+    pub opcode: &'a str,
+    pub operands: Vec<Operand>,
+}
+
+/// A module as written.
+#[derive(Debug, Default)]
+pub(crate) struct File<'a> {
+    /// `.extern .shared`: name and alignment.
+    pub dynamic_shared: Option<(String, u32)>,
+    /// Shared variables of the whole module.
+    pub shared: Vec<Shared>,
+    pub entries: Vec<Entry<'a>>,
+}
+
+/// A reader of tokens.
+pub(crate) struct Cursor<'a> {
+    tokens: Vec<Token<'a>>,
+    next: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn peek(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.next).copied()
+    }
+
+    pub fn peek_after(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.next + 1).copied()
+    }
+
+    pub fn line(&self) -> u32 {
+        self.peek().or(self.tokens.last().copied()).map_or(1, |token| token.line)
+    }
+
+    pub fn take(&mut self) -> Result<Token<'a>, ParseError> {
+        let token = self.peek().ok_or_else(|| error(self.line(), "the text ends too early"))?;
+        self.next += 1;
+        Ok(token)
+    }
+
+    pub fn take_if(&mut self, text: &str) -> bool {
+        let found = self.peek().is_some_and(|token| token.text == text);
+        self.next += usize::from(found);
+        found
+    }
+
+    pub fn expect(&mut self, text: &str) -> Result<Token<'a>, ParseError> {
+        let token = self.take()?;
+        if token.text != text {
+            return Err(error(token.line, format!("found `{}`, expected `{text}`", token.text)));
+        }
+        Ok(token)
+    }
+
+    /// A whole number.
+    pub fn integer(&mut self) -> Result<u64, ParseError> {
+        let token = self.take()?;
+        number(token.text)
+            .map(|value| value as u64)
+            .ok_or_else(|| error(token.line, format!("found `{}`, expected a number", token.text)))
+    }
+
+    /// Everything up to a sign, which is taken and left out.
+    pub fn until(&mut self, sign: &str) -> Result<&[Token<'a>], ParseError> {
+        let first = self.next;
+        while self.take()?.text != sign {}
+        Ok(&self.tokens[first..self.next - 1])
+    }
+
+    pub fn skip_line(&mut self, line: u32) {
+        while self.peek().is_some_and(|token| token.line == line) {
+            self.next += 1;
+        }
+    }
+
+    /// Skips a balanced `{ … }`, the opening brace still to come.
+    fn skip_braces(&mut self) -> Result<(), ParseError> {
+        self.expect("{")?;
+        let mut depth = 1;
+        while depth > 0 {
+            match self.take()?.text {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a module.
+pub(crate) fn parse(text: &str) -> Result<File<'_>, ParseError> {
+    let mut cursor = Cursor { tokens: tokenize(text)?, next: 0 };
+    let mut file = File::default();
+    while let Some(token) = cursor.peek() {
+        match token.text {
+            ".version" | ".target" | ".address_size" | ".file" => cursor.skip_line(token.line),
+            ".section" => {
+                cursor.take()?;
+                cursor.take()?;
+                cursor.skip_braces()?;
+            }
+            ".visible" | ".weak" => {
+                cursor.take()?;
+            }
+            ".extern" => {
+                cursor.take()?;
+                let variable = entry::shared_variable(&mut cursor)?;
+                if file.dynamic_shared.is_some() {
+                    return Err(error(token.line, "a second .extern .shared variable"));
+                }
+                file.dynamic_shared = Some((variable.name, variable.align));
+            }
+            ".shared" => file.shared.push(entry::shared_variable(&mut cursor)?),
+            ".entry" => file.entries.push(entry::entry(&mut cursor)?),
+            other => return Err(error(token.line, format!("`{other}` at the module's level is not simulated"))),
+        }
+    }
+    Ok(file)
+}

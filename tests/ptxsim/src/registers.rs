@@ -1,0 +1,146 @@
+//! A warp's registers: 32 lanes side by side, with a poison bit for every lane.
+//!
+//! Three files: 32-bit registers (16-bit ones too, zero-extended), 64-bit registers, and predicates, one bit a lane.
+//! Immediates and special registers have slots of their own, so that an operand is always a slot.
+
+/// Lanes of a warp.
+pub(crate) const LANES: usize = 32;
+/// One register of a warp.
+pub(crate) type Lanes<T> = [T; LANES];
+/// Index into a register file.
+pub(crate) type Slot = u32;
+
+/// Registers of one width.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct File<T> {
+    values: Vec<Lanes<T>>,
+    poison: Vec<u32>,
+}
+
+impl<T: Copy + Default> File<T> {
+    /// All registers poisoned.
+    pub fn reset(&mut self, n: usize) {
+        self.values.resize(n, [T::default(); LANES]);
+        self.poison.clear();
+        self.poison.resize(n, u32::MAX);
+    }
+
+    #[inline]
+    pub fn get(&self, slot: Slot) -> &Lanes<T> {
+        &self.values[slot as usize]
+    }
+
+    #[inline]
+    pub fn poison(&self, slot: Slot) -> u32 {
+        self.poison[slot as usize]
+    }
+
+    /// The lanes in `mask` become `values`, poisoned where `poison` has their bit.
+    #[inline]
+    pub fn put(&mut self, slot: Slot, values: &Lanes<T>, poison: u32, mask: u32) {
+        let held = &mut self.values[slot as usize];
+        if mask == u32::MAX {
+            *held = *values;
+        } else {
+            for lane in 0..LANES {
+                if mask >> lane & 1 == 1 {
+                    held[lane] = values[lane];
+                }
+            }
+        }
+        let bits = &mut self.poison[slot as usize];
+        *bits = *bits & !mask | poison & mask;
+    }
+
+    /// Every lane becomes `value`.
+    pub fn fill(&mut self, slot: Slot, value: T) {
+        self.put(slot, &[value; LANES], 0, u32::MAX);
+    }
+}
+
+/// The three files.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Registers {
+    /// 32 bits and less.
+    pub r: File<u32>,
+    /// 64 bits.
+    pub d: File<u64>,
+    p: Vec<(u32, u32)>,
+}
+
+impl Registers {
+    pub fn reset(&mut self, n_r: usize, n_d: usize, n_p: usize) {
+        self.r.reset(n_r);
+        self.d.reset(n_d);
+        self.p.clear();
+        self.p.resize(n_p, (0, u32::MAX));
+    }
+
+    /// A predicate's lanes, and which of them are poisoned.
+    #[inline]
+    pub fn predicate(&self, slot: Slot) -> (u32, u32) {
+        self.p[slot as usize]
+    }
+
+    #[inline]
+    pub fn set_predicate(&mut self, slot: Slot, bits: u32, poison: u32, mask: u32) {
+        let (held, held_poison) = &mut self.p[slot as usize];
+        *held = *held & !mask | bits & mask;
+        *held_poison = *held_poison & !mask | poison & mask;
+    }
+}
+
+#[inline]
+pub(crate) fn map1<A: Copy, T: Copy + Default>(a: &Lanes<A>, f: impl Fn(A) -> T) -> Lanes<T> {
+    let mut out = [T::default(); LANES];
+    for lane in 0..LANES {
+        out[lane] = f(a[lane]);
+    }
+    out
+}
+
+#[inline]
+pub(crate) fn map2<A: Copy, B: Copy, T: Copy + Default>(a: &Lanes<A>, b: &Lanes<B>, f: impl Fn(A, B) -> T) -> Lanes<T> {
+    let mut out = [T::default(); LANES];
+    for lane in 0..LANES {
+        out[lane] = f(a[lane], b[lane]);
+    }
+    out
+}
+
+#[inline]
+pub(crate) fn map3<A: Copy, B: Copy, C: Copy, T: Copy + Default>(
+    a: &Lanes<A>,
+    b: &Lanes<B>,
+    c: &Lanes<C>,
+    f: impl Fn(A, B, C) -> T,
+) -> Lanes<T> {
+    let mut out = [T::default(); LANES];
+    for lane in 0..LANES {
+        out[lane] = f(a[lane], b[lane], c[lane]);
+    }
+    out
+}
+
+/// The lanes of a mask, lowest first.
+pub(crate) fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        if left == 0 {
+            return None;
+        }
+        let lane = left.trailing_zeros() as usize;
+        left &= left - 1;
+        Some(lane)
+    })
+}
+
+/// The mask of lanes for which `f` holds.
+#[inline]
+pub(crate) fn mask_of(f: impl Fn(usize) -> bool) -> u32 {
+    let mut mask = 0;
+    for lane in 0..LANES {
+        mask |= u32::from(f(lane)) << lane;
+    }
+    mask
+}

@@ -1,0 +1,42 @@
+//! What a launch did.
+
+use crate::program::{Class, N_CLASSES};
+
+/// Counts of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Instructions executed, one for a warp.
+    pub warp_instructions: u64,
+    /// Instructions executed, one for each active lane.
+    pub lane_instructions: u64,
+    /// Bytes that ordinary loads and asynchronous copies read from global memory.
+    pub global_loaded: u64,
+    /// Bytes stored to global memory.
+    pub global_stored: u64,
+    classes: [u64; N_CLASSES],
+}
+
+impl Stats {
+    /// Warp instructions of a class.
+    pub fn of(&self, class: Class) -> u64 {
+        self.classes[class as usize]
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, class: Class, mask: u32) {
+        self.warp_instructions += 1;
+        self.lane_instructions += u64::from(mask.count_ones());
+        self.classes[class as usize] += 1;
+    }
+
+    /// Adds another launch's counts.
+    pub fn add(&mut self, other: &Stats) {
+        self.warp_instructions += other.warp_instructions;
+        self.lane_instructions += other.lane_instructions;
+        self.global_loaded += other.global_loaded;
+        self.global_stored += other.global_stored;
+        for (held, other) in self.classes.iter_mut().zip(other.classes) {
+            *held += other;
+        }
+    }
+}
