@@ -49,6 +49,9 @@ fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
             top_p: 0.9,
             min_p: 0.01,
             repetition_penalty: 1.1,
+            presence_penalty: 0.2,
+            frequency_penalty: 0.1,
+            logit_bias: vec![(index as u32 % 100, 1.0)],
             seed: index as u64,
         },
     };
@@ -78,7 +81,7 @@ fn two_hundred_requests_get_what_they_get_alone() {
     let mut expected = Vec::new();
     for request in &requests {
         let Request { prompt, max_new, sampler, ignore_eos, .. } = request.clone();
-        let options = GenerateOptions { max_new, sampler, ignore_eos, chunk: None };
+        let options = GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() };
         let generated = engine.generate(&prompt, &options, |_| ControlFlow::Continue(())).unwrap();
         expected.push((generated.tokens, Some(generated.finish)));
     }

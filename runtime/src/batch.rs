@@ -104,6 +104,7 @@ struct Job {
     max_new: usize,
     ignore_eos: bool,
     stop: Vec<u32>,
+    /// The sampler's, until there is one.
     options: SamplerOptions,
     /// None until it joins for the first time.
     sampler: Option<Sampler>,
@@ -197,7 +198,7 @@ impl Batch {
 
     fn check(&self, prompt: &[u32], max_new: usize, options: &SamplerOptions) -> Result<(), RuntimeError> {
         let limits = &self.limits;
-        options.check()?;
+        options.check(limits.vocab)?;
         if max_new == 0 {
             return Err(RuntimeError::Option { name: "max new", found: "0".to_owned(), expected: "1 or more" });
         }
@@ -284,9 +285,10 @@ impl Batch {
             let sequence = engine.add_sequence()?;
             let Some(mut job) = self.waiting.pop_front() else { break };
             if job.sampler.is_none() {
+                let options = std::mem::take(&mut job.options);
                 let mut sampler = match self.samplers.pop() {
-                    Some(sampler) => sampler.with_options(job.options, self.limits.vocab)?,
-                    None => Sampler::new(job.options, self.limits.vocab)?,
+                    Some(sampler) => sampler.with_options(options, self.limits.vocab)?,
+                    None => Sampler::new(options, self.limits.vocab)?,
                 };
                 sampler.observe(&job.tokens);
                 job.sampler = Some(sampler);

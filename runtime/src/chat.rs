@@ -1,10 +1,29 @@
-//! Chats to text, by the checkpoint's own template (Jinja, as Hugging Face renders it).
+//! Chats to text, by the checkpoint's own templates (Jinja), as Hugging Face transformers renders them.
+//!
+//! What it does beside plain Jinja: blocks take their line with them (`trim_blocks`, `lstrip_blocks`); `break` and
+//! `continue`; Python's methods of strings, lists and dictionaries, and its spelling of values ([`python`]); `tojson`
+//! without escapes for HTML; `raise_exception` and `strftime_now`; `{% generation %}` blocks, which only mark text. Keys
+//! of messages that are null are as if absent, and reasoning goes by the names that templates know it by.
 
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, context};
+mod python;
+
+use minijinja::value::{Rest, Value as Jinja};
+use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::RuntimeError;
+use crate::tokenize::SpecialToken;
+
+/// Instructions that a template may run: some thousands a message in any that is meant well.
+const FUEL: u64 = 20_000_000;
+
+/// Special tokens that templates may name.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Names of a message's reasoning; the first is the usual one.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,24 +34,69 @@ pub struct Message {
     pub content: String,
 }
 
-/// The plan's chat template.
+/// A chat with all that a template may ask for. In JSON, keys that are none of these fields are variables.
+///
+/// ```
+/// use jamba_runtime::Chat;
+///
+/// let chat: Chat = serde_json::from_str(
+///     r#"{
+///         "messages": [{ "role": "user", "content": "How warm is it in Rome?" }],
+///         "tools": [{ "type": "function", "function": { "name": "weather" } }],
+///         "add_generation_prompt": true
+///     }"#,
+/// )?;
+/// assert_eq!(chat.messages.len(), 1);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Chat {
+    /// The messages: JSON objects with `role` and `content` and whatever else the template knows: `tool_calls`.
+    pub messages: Vec<Value>,
+    /// Functions that the model may call: JSON schemas.
+    pub tools: Option<Vec<Value>>,
+    /// Documents that the model may use: JSON objects with `title` and `text`.
+    pub documents: Option<Vec<Value>>,
+    /// End where the assistant's answer begins.
+    pub add_generation_prompt: bool,
+    /// The name of the template, where there are several; `tool_use` with tools and `default` without, unless given.
+    pub template: Option<String>,
+    /// Other variables of the template.
+    #[serde(flatten)]
+    pub variables: Map<String, Value>,
+}
+
+impl Chat {
+    /// Messages, up to where the assistant's answer begins.
+    pub fn new(messages: &[Message]) -> Chat {
+        let message = |Message { role, content }: &Message| serde_json::json!({ "role": role, "content": content });
+        let messages = messages.iter().map(message).collect();
+        Chat { messages, add_generation_prompt: true, ..Chat::default() }
+    }
+}
+
+/// The plan's chat templates.
+///
+/// ```
+/// use jamba_runtime::{ChatTemplate, Message};
+///
+/// let template = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+/// let template = ChatTemplate::new(Some(template.as_bytes()), Some(br#"{"bos_token": "<s>"}"#))?;
+/// let hello = Message { role: "user".to_owned(), content: "Hello".to_owned() };
+/// assert_eq!(template.render(&[hello])?, "<s><user>Hello");
+/// # Ok::<(), jamba_runtime::RuntimeError>(())
+/// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    names: Vec<String>,
+    special_tokens: Vec<(&'static str, String)>,
 }
 
-#[derive(Default, Deserialize)]
-struct Config {
-    chat_template: Option<Template>,
-    bos_token: Option<Token>,
-    eos_token: Option<Token>,
-}
-
-/// One template, or several by name of which `default` is taken.
+/// One template, or several by name.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Template {
+enum Templates {
     One(String),
     Named(Vec<Named>),
 }
@@ -43,97 +107,217 @@ struct Named {
     template: String,
 }
 
-/// A special token: its text, or a record that holds it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Token {
-    Text(String),
-    Record { content: String },
-}
-
-impl Token {
-    fn text(self) -> String {
-        match self {
-            Token::Text(text) | Token::Record { content: text } => text,
-        }
-    }
-}
-
 const SECTION: &str = "chat template";
+const DEFAULT: &str = "default";
 
 fn failed(section: &'static str, reason: impl ToString) -> RuntimeError {
     RuntimeError::Tokenizer { section, reason: reason.to_string() }
 }
 
+/// The message of a template that cannot be used, with all that led to it.
+fn refused(error: &Error) -> RuntimeError {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return failed(SECTION, format!("it ran {FUEL} instructions and was not done: does it loop forever?"));
+    }
+    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+    failed(SECTION, sources.fold(error.to_string(), |text, source| format!("{text}: {source}")))
+}
+
 impl ChatTemplate {
-    /// Takes the template of its own section, else that of `tokenizer_config.json`.
-    pub(crate) fn new(template: Option<&[u8]>, config: Option<&[u8]>) -> Result<ChatTemplate, RuntimeError> {
-        let config: Config = match config {
-            None => Config::default(),
+    /// Takes the template of `chat_template.jinja`, else those of `tokenizer_config.json`; the special tokens are the
+    /// latter's.
+    pub fn new(template: Option<&[u8]>, config: Option<&[u8]>) -> Result<ChatTemplate, RuntimeError> {
+        let config: Map<String, Value> = match config {
+            None => Map::new(),
             Some(bytes) => serde_json::from_slice(bytes).map_err(|error| failed("tokenizer config", error))?,
         };
-        let text = match (template, config.chat_template) {
-            (Some(bytes), _) => String::from_utf8(bytes.to_vec()).map_err(|error| failed(SECTION, error))?,
-            (None, Some(Template::One(text))) => text,
-            (None, Some(Template::Named(all))) => {
-                let default = all.into_iter().find(|named| named.name == "default");
-                default.ok_or_else(|| failed(SECTION, "several templates, none of them named default"))?.template
+        let templates = match (template, config.get("chat_template").filter(|template| !template.is_null())) {
+            (Some(bytes), _) => {
+                Templates::One(str::from_utf8(bytes).map_err(|error| failed(SECTION, error))?.to_owned())
             }
+            (None, Some(value)) => Templates::deserialize(value).map_err(|_| {
+                failed("tokenizer config", "chat_template is neither a text nor a list of names and templates")
+            })?,
             (None, None) => return Err(RuntimeError::NoSection(SECTION)),
         };
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned("chat", text).map_err(|error| failed(SECTION, error))?;
-        let text = |token: Option<Token>| token.map(Token::text).unwrap_or_default();
-        Ok(ChatTemplate { environment, bos: text(config.bos_token), eos: text(config.eos_token) })
+        let named = match templates {
+            Templates::One(template) => vec![Named { name: DEFAULT.to_owned(), template }],
+            Templates::Named(all) => all,
+        };
+        let mut environment = environment();
+        let names = named.iter().map(|named| named.name.clone()).collect();
+        for Named { name, template } in named {
+            let text = without_generation(&template);
+            environment.add_template_owned(name, text).map_err(|error| refused(&error))?;
+        }
+        let special_token = |name: &'static str| {
+            let token = SpecialToken::deserialize(config.get(name)?).ok()?;
+            Some((name, token.text().to_owned()))
+        };
+        let special_tokens = SPECIAL_TOKENS.into_iter().filter_map(special_token).collect();
+        Ok(ChatTemplate { environment, names, special_tokens })
     }
 
-    /// The chat as text, up to where the assistant's answer begins.
-    pub fn render(&self, messages: &[Message]) -> Result<String, RuntimeError> {
-        let values = context! {
-            messages => messages,
-            add_generation_prompt => true,
-            bos_token => self.bos,
-            eos_token => self.eos,
-        };
-        let template = self.environment.get_template("chat").map_err(|error| failed(SECTION, error))?;
-        template.render(values).map_err(|error| failed(SECTION, error))
+    /// Names of the templates; `default` where there is but one.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
+
+    /// The chat as text, up to where the assistant's answer begins. The text says how it begins:
+    /// [`Tokenizer::encode_plain`](crate::Tokenizer::encode_plain) adds nothing to it.
+    pub fn render(&self, messages: &[Message]) -> Result<String, RuntimeError> {
+        self.render_chat(&Chat::new(messages))
+    }
+
+    /// A chat with tools, documents and other variables as text. Refuses chats without messages, messages that are no
+    /// objects, what the template itself refuses, and templates that do not end.
+    pub fn render_chat(&self, chat: &Chat) -> Result<String, RuntimeError> {
+        let name = self.name(chat)?;
+        if chat.messages.is_empty() {
+            return Err(failed(SECTION, "a chat needs at least one message"));
+        }
+        let messages: Vec<Value> = chat.messages.iter().map(message).collect::<Result<_, _>>()?;
+        let mut variables: Map<String, Value> =
+            self.special_tokens.iter().map(|(name, text)| ((*name).to_owned(), text.clone().into())).collect();
+        variables.extend(chat.variables.clone());
+        variables.insert("messages".to_owned(), messages.into());
+        variables.insert("tools".to_owned(), chat.tools.clone().into());
+        variables.insert("documents".to_owned(), chat.documents.clone().into());
+        variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
+        let template = self.environment.get_template(name).map_err(|error| refused(&error))?;
+        template.render(Jinja::from_serialize(&variables)).map_err(|error| refused(&error))
+    }
+
+    fn name<'a>(&'a self, chat: &'a Chat) -> Result<&'a str, RuntimeError> {
+        let has = |name: &str| self.names.iter().any(|known| known == name);
+        let unknown = |name: &str| failed(SECTION, format!("there is none named {name:?}, only {:?}", self.names));
+        match &chat.template {
+            Some(name) if has(name) => Ok(name),
+            Some(name) => Err(unknown(name)),
+            None if chat.tools.is_some() && has("tool_use") => Ok("tool_use"),
+            None if has(DEFAULT) => Ok(DEFAULT),
+            None => Err(unknown(DEFAULT)),
+        }
+    }
+}
+
+/// A message as templates see it.
+fn message(message: &Value) -> Result<Value, RuntimeError> {
+    let Value::Object(fields) = message else {
+        return Err(failed(SECTION, format!("a message is an object with role and content, not {message}")));
+    };
+    let mut fields: Map<String, Value> = fields
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert(REASONING[0].to_owned(), reasoning);
+    }
+    Ok(Value::Object(fields))
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(FUEL));
+    environment.set_formatter(python::format);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", python::to_json);
+    environment.add_filter("string", |value: Jinja| python::text(&value));
+    environment.add_function("strftime_now", python::strftime_now);
+    environment.add_function("raise_exception", |message: Rest<Jinja>| -> Result<Jinja, Error> {
+        let text = message.first().map(python::text).transpose()?.unwrap_or_default();
+        Err(Error::new(ErrorKind::InvalidOperation, text))
+    });
+    environment
+}
+
+/// The template with `{% generation %}` blocks, which no other Jinja knows, as blocks that do nothing.
+fn without_generation(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out += before;
+        let sign = tag.len() - tag.strip_prefix(['-', '+']).unwrap_or(tag).len();
+        let word = tag[sign..].trim_start();
+        let (begin, other) = ["endgeneration", "generation"]
+            .into_iter()
+            .find(|name| {
+                word.strip_prefix(name)
+                    .is_some_and(|end| end.trim_start_matches([' ', '\n', '\t', '-', '+']).starts_with("%}"))
+            })
+            .map_or(("", ""), |name| (name, if name == "generation" { "with" } else { "endwith" }));
+        out += &tag[..tag.len() - word.len()];
+        out += other;
+        rest = &word[begin.len()..];
+    }
+    out + rest
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    const TEMPLATE: &str = "{{ bos_token }}\n{%- for message in messages %}\n<|{{ message['role'] }}|>{{ message.content.strip() }}\n{%- endfor %}\n{%- if add_generation_prompt %}<|assistant|>{% endif %}";
+    use super::*;
 
     fn ask(text: &str) -> Vec<Message> {
         vec![Message { role: "user".to_owned(), content: text.to_owned() }]
     }
 
-    #[test]
-    fn renders_as_hugging_face_does() {
-        let config = br#"{"bos_token": {"content": "<s>"}}"#;
-        let template = ChatTemplate::new(Some(TEMPLATE.as_bytes()), Some(config)).unwrap();
-        assert_eq!(template.render(&ask(" Hello ")).unwrap(), "<s><|user|>Hello<|assistant|>");
+    fn rendered(template: &str) -> Result<String, RuntimeError> {
+        ChatTemplate::new(Some(template.as_bytes()), None)?.render(&ask("Hi"))
     }
 
     #[test]
-    fn the_config_may_hold_it() {
-        let config = br#"{"chat_template": [{"name": "default", "template": "{{ messages[0].content }}"}]}"#;
-        let template = ChatTemplate::new(None, Some(config)).unwrap();
-        assert_eq!(template.render(&ask("Hi")).unwrap(), "Hi");
+    fn the_config_may_hold_one_or_several() {
+        let config =
+            br#"{"chat_template": "{{ messages[0].content }}{{ eos_token }}", "eos_token": {"content": "</s>"}}"#;
+        assert_eq!(ChatTemplate::new(None, Some(config)).unwrap().render(&ask("Hi")).unwrap(), "Hi</s>");
+        let named = |names: &[&str]| {
+            let all: Vec<Value> = names.iter().map(|name| json!({ "name": name, "template": name })).collect();
+            ChatTemplate::new(None, Some(json!({ "chat_template": all }).to_string().as_bytes())).unwrap()
+        };
+        let both = named(&["default", "tool_use", "rag"]);
+        let chat = Chat::new(&ask("Hi"));
+        let tools = Chat { tools: Some(Vec::new()), ..chat.clone() };
+        let rag = Chat { template: Some("rag".to_owned()), ..tools.clone() };
+        let texts = [&chat, &tools, &rag].map(|chat| both.render_chat(chat).unwrap());
+        assert_eq!(texts, ["default", "tool_use", "rag"]);
+        let error = named(&["rag"]).render_chat(&chat).unwrap_err().to_string();
+        assert!(error.contains(r#"none named "default", only ["rag"]"#), "{error}");
         assert!(matches!(ChatTemplate::new(None, Some(b"{}")), Err(RuntimeError::NoSection("chat template"))));
     }
 
     #[test]
-    fn the_template_can_refuse() {
-        let template = ChatTemplate::new(Some(b"{{ raise_exception('no system') }}"), None).unwrap();
-        assert!(template.render(&ask("Hi")).unwrap_err().to_string().contains("no system"));
+    fn a_template_can_refuse_and_cannot_run_forever() {
+        assert!(rendered("{{ raise_exception('no system') }}").unwrap_err().to_string().contains("no system"));
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        assert!(rendered(endless).unwrap_err().to_string().contains("loop forever"));
+        let recursive = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        assert!(rendered(recursive).is_err());
+        assert!(rendered("{% for %}").unwrap_err().to_string().starts_with("chat template: "));
+    }
+
+    #[test]
+    fn bad_chats_are_refused() {
+        let template = ChatTemplate::new(Some(b"x"), None).unwrap();
+        let refused = |chat: &Chat| template.render_chat(chat).unwrap_err().to_string();
+        assert!(refused(&Chat::default()).contains("at least one message"));
+        let chat = Chat { messages: vec![json!("Hi")], ..Chat::default() };
+        assert!(refused(&chat).contains("a message is an object"));
+        let chat = Chat { template: Some("rag".to_owned()), ..Chat::new(&ask("Hi")) };
+        assert!(refused(&chat).contains("none named \"rag\""));
+    }
+
+    #[test]
+    fn marks_of_generation_are_left_out() {
+        let template = "a\n{% generation %}\nb {% generate %}{%- endgeneration -%}\n c";
+        assert_eq!(without_generation(template), "a\n{% with %}\nb {% generate %}{%- endwith -%}\n c");
+        assert!(rendered("{%-generation-%} b {%endgeneration%}c{% if").is_err());
+        assert_eq!(rendered("a {%- generation %} b {% endgeneration -%} c").unwrap(), "a b c");
     }
 }

@@ -1,22 +1,20 @@
 //! A plan on a device: opened once, then fed with steps.
 
-use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jamba_plan::Verify;
 use jamba_plan::format::{EntryKind, Manifest, Program};
-use jamba_plan::sections::SectionKind;
 
-use crate::chat::ChatTemplate;
 use crate::device::cpu::{Cpu, Opened};
 use crate::device::map::PlanFile;
 use crate::device::{Device, Piece};
 use crate::session::{Admitted, Feed, Outputs, SequenceId, Sequences};
 use crate::snapshot::Checkpoints;
-use crate::tokenize::Tokenizer;
+#[cfg(feature = "tokenizer")]
+use crate::texts::Texts;
 use crate::trace::Trace;
-use crate::{RuntimeError, sample};
+use crate::{Cancel, RuntimeError, sample};
 
 /// How far long work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +71,9 @@ pub struct Engine {
     check: bool,
     trace: Option<Trace>,
     listener: Option<Box<dyn Fn(Progress) + Send>>,
-    texts: Texts,
-}
-
-/// What the plan says about text; read when first asked for.
-struct Texts {
-    file: Arc<PlanFile>,
-    tokenizer: Option<Range<usize>>,
-    config: Option<Range<usize>>,
-    template: Option<Range<usize>>,
-    loaded: OnceLock<Arc<Tokenizer>>,
+    pub(crate) file: Arc<PlanFile>,
+    #[cfg(feature = "tokenizer")]
+    pub(crate) texts: Texts,
 }
 
 impl Engine {
@@ -96,17 +87,6 @@ impl Engine {
         };
         let plan = file.plan(options.verify, &mut tell)?;
         let (cpu, opened) = Cpu::open(&plan, Arc::clone(&file), &options)?;
-        let range = |kind: SectionKind| {
-            let section = plan.sections().iter().find(|section| section.kind == kind.code())?;
-            Some(section.offset as usize..(section.offset + section.bytes) as usize)
-        };
-        let texts = Texts {
-            file: Arc::clone(&file),
-            tokenizer: range(SectionKind::Tokenizer),
-            config: range(SectionKind::TokenizerConfig),
-            template: range(SectionKind::ChatTemplate),
-            loaded: OnceLock::new(),
-        };
         let mut engine = Engine {
             digest: plan.digest(),
             sequences: Sequences::new(plan.manifest(), plan.program()),
@@ -118,7 +98,9 @@ impl Engine {
             check: options.check,
             trace: None,
             listener: None,
-            texts,
+            #[cfg(feature = "tokenizer")]
+            texts: Texts::new(&plan),
+            file: Arc::clone(&file),
         };
         if options.check {
             engine.device.check_steps();
@@ -128,7 +110,7 @@ impl Engine {
 
     /// The plan's file.
     pub fn path(&self) -> &Path {
-        self.texts.file.path()
+        self.file.path()
     }
 
     /// The plan's manifest.
@@ -240,8 +222,32 @@ impl Engine {
         Ok(self.logits(admitted))
     }
 
+    /// As [`Engine::prefill`]; None where it was cancelled before the last chunk. The sequence has then read the prompt up
+    /// to some chunk.
+    pub fn prefill_unless(
+        &mut self,
+        cancel: &Cancel,
+        sequence: SequenceId,
+        tokens: &[u32],
+        chunk: Option<usize>,
+    ) -> Result<Option<Logits<'_>>, RuntimeError> {
+        let feed = Feed { sequence, tokens, outputs: Outputs::Last };
+        let admitted = self.run_chunks_unless(&|| cancel.is_cancelled(), feed, chunk)?;
+        Ok(admitted.map(|admitted| self.logits(admitted)))
+    }
+
     /// Runs a feed of any length in chunks; the rows of the last chunk are left.
     pub(crate) fn run_chunks(&mut self, feed: Feed<'_>, chunk: Option<usize>) -> Result<Admitted, RuntimeError> {
+        let admitted = self.run_chunks_unless(&|| false, feed, chunk)?;
+        Ok(admitted.expect("nothing cancels it"))
+    }
+
+    fn run_chunks_unless(
+        &mut self,
+        is_cancelled: &dyn Fn() -> bool,
+        feed: Feed<'_>,
+        chunk: Option<usize>,
+    ) -> Result<Option<Admitted>, RuntimeError> {
         let Feed { sequence, tokens, outputs } = feed;
         self.sequences.check_room(sequence, tokens)?;
         let most = self.max_step_tokens();
@@ -249,12 +255,18 @@ impl Engine {
         let last = (tokens.len() - 1) / chunk * chunk;
         for (index, part) in tokens[..last].chunks(chunk).enumerate() {
             self.tell_prefill(index * chunk, tokens.len());
+            if is_cancelled() {
+                return Ok(None);
+            }
             self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }])?;
         }
         self.tell_prefill(last, tokens.len());
+        if is_cancelled() {
+            return Ok(None);
+        }
         let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }])?;
         self.tell_prefill(tokens.len(), tokens.len());
-        Ok(admitted)
+        Ok(Some(admitted))
     }
 
     fn tell_prefill(&self, done: usize, total: usize) {
@@ -276,24 +288,6 @@ impl Engine {
     /// What was noted since [`Engine::set_trace`].
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.as_ref()
-    }
-
-    /// The plan's tokenizer; read when first asked for.
-    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>, RuntimeError> {
-        let texts = &self.texts;
-        if let Some(tokenizer) = texts.loaded.get() {
-            return Ok(Arc::clone(tokenizer));
-        }
-        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &texts.file.map[range]);
-        let tokenizer = bytes(&texts.tokenizer).ok_or(RuntimeError::NoSection("tokenizer"))?;
-        let tokenizer = Arc::new(Tokenizer::new(tokenizer, bytes(&texts.config), self.manifest.model.bos)?);
-        Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
-    }
-
-    /// The plan's chat template.
-    pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
-        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.texts.file.map[range]);
-        ChatTemplate::new(bytes(&self.texts.template), bytes(&self.texts.config))
     }
 }
 

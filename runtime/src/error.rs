@@ -210,6 +210,17 @@ pub enum RuntimeError {
         /// The largest logit.
         largest: f32,
     },
+    /// Biases or a constraint forbid every token.
+    #[error("no token may come next: biases or a constraint forbid all of them")]
+    NoTokenAllowed,
+    /// A constraint cannot be understood, or no text meets it.
+    #[error("{kind}: {reason}")]
+    Constraint {
+        /// `JSON schema`, `regular expression` or `grammar`.
+        kind: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A kernel wrote outside its memory (found by `check`).
     #[error("step {step} ({kernel}, {source_layer}) wrote outside the {region}")]
     GuardBroken {

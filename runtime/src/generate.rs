@@ -1,11 +1,22 @@
-//! One sequence from prompt to end.
+//! One sequence from prompt to end: by a callback, or as an iterator.
+
+mod picker;
+mod stream;
+#[cfg(feature = "tokenizer")]
+mod text;
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::{Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
+pub use picker::NewToken;
+use picker::Picker;
+pub use stream::{Stream, StreamEvent};
 
-/// How to generate.
+#[cfg(feature = "constrain")]
+use crate::Constraint;
+use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, SamplerOptions, SequenceId};
+
+/// How to generate. The default is greedy and generates nothing: `max_new` is 0.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
     /// Most tokens to generate.
@@ -16,6 +27,21 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Tokens of one prefill step; the plan's largest, unless given.
     pub chunk: Option<usize>,
+    /// Tokens that end the answer; the one that does so is its last and no part of its text.
+    pub stop_tokens: Vec<u32>,
+    /// Texts that end the answer and are no part of its text, whether or not they begin or end with a token.
+    #[cfg(feature = "tokenizer")]
+    pub stop: Vec<String>,
+    /// Make no text of the tokens; the tokenizer is not even read.
+    #[cfg(feature = "tokenizer")]
+    pub tokens_only: bool,
+    /// Tell the probability of each token, and that many of the likeliest in its place.
+    pub logprobs: Option<usize>,
+    /// What the text has to be.
+    #[cfg(feature = "constrain")]
+    pub constraint: Option<Constraint>,
+    /// Ends the answer from elsewhere.
+    pub cancel: Cancel,
 }
 
 /// Why generation ended.
@@ -27,10 +53,29 @@ pub enum Finish {
     Length,
     /// The context or the KV pool is full.
     NoRoom,
-    /// The caller wanted no more: it said so, or named the last token as one that ends the answer.
+    /// The caller wanted no more: it said so, or named the last token or its text as one that ends the answer.
     Stopped,
+    /// [`Cancel::cancel`] was called. During the prompt, the sequence has read it up to some chunk.
+    Cancelled,
+    /// The text is what the constraint asks for, and nothing may follow it.
+    Complete,
     /// The logits were not numbers: a fault of ours. Only in a batch, whose other requests go on; else it is an error.
     NotFinite,
+}
+
+impl Finish {
+    /// Its name in reports: `no_room`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Eos => "eos",
+            Finish::Length => "length",
+            Finish::NoRoom => "no_room",
+            Finish::Stopped => "stopped",
+            Finish::Cancelled => "cancelled",
+            Finish::Complete => "complete",
+            Finish::NotFinite => "not_finite",
+        }
+    }
 }
 
 /// What was generated, and how long it took.
@@ -38,11 +83,15 @@ pub enum Finish {
 pub struct Generated {
     /// The new tokens.
     pub tokens: Vec<u32>,
+    /// Their text; empty where the plan has no tokenizer.
+    pub text: String,
+    /// The end of `text`, which no token's [`NewToken::text`] told: held back until it was known that no more comes.
+    pub rest: String,
     /// Why there are no more.
     pub finish: Finish,
     /// Time of the prompt, until the logits of its last token.
     pub prefill: Duration,
-    /// Time of everything after that.
+    /// Time of everything after that but what the caller spent between two tokens.
     pub decode: Duration,
     /// Steps that `decode` took: one less than there are tokens, unless the room ended.
     pub decode_steps: usize,
@@ -50,11 +99,28 @@ pub struct Generated {
 
 impl Engine {
     /// Generates from a prompt in a sequence of its own; `on_token` hears of each token and may stop.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use jamba_runtime::{Engine, GenerateOptions, OpenOptions};
+    ///
+    /// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+    /// let prompt = engine.tokenizer()?.encode("Once upon a time")?;
+    /// let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
+    /// let mut told = String::new();
+    /// let generated = engine.generate(&prompt, &options, |token| {
+    ///     told += &token.text;
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(told + &generated.rest, generated.text);
+    /// # Ok::<(), jamba_runtime::RuntimeError>(())
+    /// ```
     pub fn generate(
         &mut self,
         prompt: &[u32],
         options: &GenerateOptions,
-        on_token: impl FnMut(u32) -> ControlFlow<()>,
+        on_token: impl FnMut(NewToken) -> ControlFlow<()>,
     ) -> Result<Generated, RuntimeError> {
         let sequence = self.add_sequence()?;
         let generated = self.generate_in(sequence, prompt, options, on_token);
@@ -68,48 +134,123 @@ impl Engine {
         sequence: SequenceId,
         prompt: &[u32],
         options: &GenerateOptions,
-        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+        mut on_token: impl FnMut(NewToken) -> ControlFlow<()>,
     ) -> Result<Generated, RuntimeError> {
-        let vocab = self.manifest().model.vocab as usize;
-        let eos = self.manifest().model.eos.clone();
-        let mut sampler = Sampler::new(options.sampler, vocab)?;
-        sampler.observe(self.tokens(sequence)?);
-        sampler.observe(prompt);
-        let mut tokens = Vec::with_capacity(options.max_new.min(1 << 20));
-        let began = Instant::now();
-        let logits = self.prefill(sequence, prompt, options.chunk)?;
-        let prefill = began.elapsed();
-        let began = Instant::now();
-        let mut decode_steps = 0;
-        let mut finish = Finish::Length;
-        if options.max_new > 0 {
-            let mut token = sampler.pick(logits.row(0))?;
-            loop {
-                tokens.push(token);
-                let stopped = on_token(token).is_break();
-                if !options.ignore_eos && eos.contains(&token) {
-                    finish = Finish::Eos;
-                    break;
-                }
-                if stopped {
-                    finish = Finish::Stopped;
-                    break;
-                }
-                if tokens.len() >= options.max_new {
-                    break;
-                }
-                let logits = match self.step(&[Feed { sequence, tokens: &[token], outputs: Outputs::Last }]) {
-                    Ok(logits) => logits,
-                    Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {
-                        finish = Finish::NoRoom;
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                };
-                decode_steps += 1;
-                token = sampler.pick(logits.row(0))?;
+        let mut generation = Generation::new(self, sequence, prompt.to_vec(), options.clone())?;
+        while let Some(token) = generation.next(self)? {
+            if on_token(token).is_break() {
+                generation.stop();
             }
         }
-        Ok(Generated { tokens, finish, prefill, decode: began.elapsed(), decode_steps })
+        generation.finish()
+    }
+}
+
+/// An answer under way.
+struct Generation {
+    sequence: SequenceId,
+    /// What the sequence reads next: the prompt, then the token that was picked last.
+    next: Vec<u32>,
+    max_new: usize,
+    chunk: Option<usize>,
+    cancel: Cancel,
+    picker: Picker,
+    tokens: Vec<u32>,
+    finish: Option<Finish>,
+    prefill: Duration,
+    decode: Duration,
+    decode_steps: usize,
+}
+
+impl Generation {
+    fn new(
+        engine: &Engine,
+        sequence: SequenceId,
+        prompt: Vec<u32>,
+        options: GenerateOptions,
+    ) -> Result<Generation, RuntimeError> {
+        let GenerateOptions { max_new, chunk, cancel, .. } = &options;
+        let (max_new, chunk, cancel) = (*max_new, *chunk, cancel.clone());
+        let mut picker = Picker::new(engine, options)?;
+        picker.observe(engine.tokens(sequence)?);
+        picker.observe(&prompt);
+        Ok(Generation {
+            sequence,
+            next: prompt,
+            max_new,
+            chunk,
+            cancel,
+            picker,
+            tokens: Vec::with_capacity(max_new.min(1 << 20)),
+            finish: None,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+            decode_steps: 0,
+        })
+    }
+
+    /// The next token; None where there are no more.
+    fn next(&mut self, engine: &mut Engine) -> Result<Option<NewToken>, RuntimeError> {
+        if self.finish.is_some() {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let is_prompt = self.decode_steps == 0 && self.tokens.is_empty();
+        let logits = if is_prompt {
+            let logits = engine.prefill_unless(&self.cancel, self.sequence, &self.next, self.chunk)?;
+            self.prefill = began.elapsed();
+            logits
+        } else if self.cancel.is_cancelled() {
+            None
+        } else {
+            match engine.step(&[Feed { sequence: self.sequence, tokens: &self.next, outputs: Outputs::Last }]) {
+                Ok(logits) => {
+                    self.decode_steps += 1;
+                    Some(logits)
+                }
+                Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {
+                    self.finish = Some(Finish::NoRoom);
+                    self.decode += began.elapsed();
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(logits) = logits else {
+            self.finish = Some(Finish::Cancelled);
+            return Ok(None);
+        };
+        if self.max_new == 0 {
+            self.finish = Some(Finish::Length);
+            return Ok(None);
+        }
+        let (token, finish) = self.picker.pick(logits.row(0))?;
+        self.tokens.push(token.token);
+        self.next.clear();
+        self.next.push(token.token);
+        self.finish = finish.or((self.tokens.len() >= self.max_new).then_some(Finish::Length));
+        self.decode += if is_prompt { began.elapsed() - self.prefill } else { began.elapsed() };
+        Ok(Some(token))
+    }
+
+    /// The caller wants no more.
+    fn stop(&mut self) {
+        if matches!(self.finish, None | Some(Finish::Length)) {
+            self.finish = Some(Finish::Stopped);
+        }
+    }
+
+    /// What was generated.
+    fn finish(self) -> Result<Generated, RuntimeError> {
+        let (text, rest) = self.picker.finish()?;
+        Ok(Generated {
+            tokens: self.tokens,
+            text,
+            rest,
+            finish: self.finish.unwrap_or(Finish::Stopped),
+            prefill: self.prefill,
+            decode: self.decode,
+            decode_steps: self.decode_steps,
+        })
     }
 }

@@ -16,8 +16,12 @@
 //! [`Engine::generate`] drives one sequence from prompt to end; [`Batch`] drives the requests of a server.
 
 mod batch;
+mod cancel;
+#[cfg(feature = "tokenizer")]
 mod chat;
 mod check;
+#[cfg(feature = "constrain")]
+mod constrain;
 mod device;
 mod engine;
 mod error;
@@ -29,21 +33,33 @@ pub mod sample;
 mod session;
 mod snapshot;
 mod state_file;
+#[cfg(feature = "tokenizer")]
+mod stop;
+#[cfg(feature = "tokenizer")]
+mod texts;
+#[cfg(feature = "tokenizer")]
 mod tokenize;
 mod trace;
 
 pub use batch::{Batch, Event, Request, RequestId};
-pub use chat::{ChatTemplate, Message};
+pub use cancel::Cancel;
+#[cfg(feature = "tokenizer")]
+pub use chat::{Chat, ChatTemplate, Message};
+#[cfg(feature = "constrain")]
+pub use constrain::Constraint;
 pub use device::cpu::peaks::Peaks;
 pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};
-pub use generate::{Finish, GenerateOptions, Generated};
+pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent};
 pub use jamba_plan::Verify;
 pub use jamba_plan::cost::Size;
 pub use prefix::{PrefixCache, PrefixCounters};
 pub use sample::{Sampler, SamplerOptions};
 pub use session::{Feed, Outputs, SequenceId};
 pub use snapshot::Snapshot;
+#[cfg(feature = "tokenizer")]
+pub use stop::StopStrings;
+#[cfg(feature = "tokenizer")]
 pub use tokenize::{TextStream, Tokenizer};
 pub use trace::{KindTotal, Trace, TraceRun, TraceStep};

@@ -1,62 +1,53 @@
 //! From a row of logits to the next token.
 //!
-//! In this order, as Hugging Face's processors do it: repetition penalty, temperature, top-k, top-p, min-p; then one
-//! draw from what is left. Each sampler has its own generator: what a sequence draws does not depend on the others.
+//! In this order, as Hugging Face's processors do it: what a constraint forbids, logit bias, repetition penalty, presence
+//! and frequency penalty, temperature, top-k, top-p, min-p; then one draw from what is left. Each sampler has its own
+//! generator: what a sequence draws does not depend on the others.
+
+mod logprobs;
+mod options;
 
 use std::cmp::Ordering;
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
+pub use logprobs::{logprob, top_logprobs};
+pub use options::SamplerOptions;
+
 use crate::RuntimeError;
 
-/// How tokens are picked. The default is greedy.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplerOptions {
-    /// Logits are divided by it; 0 picks the largest.
-    pub temperature: f32,
-    /// Only the k largest logits are drawn from; 0 for all.
-    pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability are drawn from; 1 for all.
-    pub top_p: f32,
-    /// Only tokens with at least this share of the likeliest one's probability are drawn from; 0 for all.
-    pub min_p: f32,
-    /// Logits of tokens that occurred are divided by it when positive, else multiplied; 1 for none.
-    pub repetition_penalty: f32,
-    /// Seed of the draws.
-    pub seed: u64,
-}
-
-impl Default for SamplerOptions {
-    fn default() -> Self {
-        SamplerOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
-    }
-}
-
-impl SamplerOptions {
-    /// Refuses options outside their range.
-    pub(crate) fn check(&self) -> Result<(), RuntimeError> {
-        let check = |name: &'static str, found: f32, fits: bool, expected: &'static str| match fits {
-            true => Ok(()),
-            false => Err(RuntimeError::Option { name, found: found.to_string(), expected }),
-        };
-        let &SamplerOptions { temperature, top_p, min_p, repetition_penalty: penalty, .. } = self;
-        check("temperature", temperature, (0.0..f32::INFINITY).contains(&temperature), "0 or more")?;
-        check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, up to 1")?;
-        check("min-p", min_p, (0.0..=1.0).contains(&min_p), "0 … 1")?;
-        check("repetition penalty", penalty, penalty > 0.0 && penalty.is_finite(), "above 0")
-    }
-}
-
 /// Picks the tokens of one sequence.
+///
+/// ```
+/// use jamba_runtime::{Sampler, SamplerOptions};
+///
+/// // Greedy, but a token that occurred is worth half as much.
+/// let options = SamplerOptions { repetition_penalty: 2.0, ..SamplerOptions::default() };
+/// let mut sampler = Sampler::new(options, 3)?;
+/// sampler.observe(&[0]);
+/// assert_eq!(sampler.pick(&[4.0, 3.0, 1.0])?, 1);
+/// assert_eq!(sampler.pick_where(&[4.0, 3.0, 1.0], |token| token != 0)?, 1);
+/// # Ok::<(), jamba_runtime::RuntimeError>(())
+/// ```
 #[derive(Debug)]
 pub struct Sampler {
     options: SamplerOptions,
     random: Pcg64,
-    /// Which tokens occurred; empty without a penalty.
-    occurred: Vec<bool>,
+    /// What occurred of each token; empty where that changes nothing.
+    history: Vec<Occurred>,
+    /// What is added to each logit; empty where nothing is.
+    bias: Vec<f32>,
     /// Logits and tokens still in the draw.
     candidates: Vec<Candidate>,
+}
+
+/// Where a token occurred.
+#[derive(Clone, Copy, Debug, Default)]
+struct Occurred {
+    before: bool,
+    /// How often it was picked.
+    picked: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,49 +65,87 @@ fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
 impl Sampler {
     /// A sampler for a vocabulary of `vocab` tokens. Refuses options outside their range.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
-        let random = Pcg64::seed_from_u64(options.seed);
-        let empty = Sampler { options, random, occurred: Vec::new(), candidates: Vec::with_capacity(vocab) };
+        let empty = Sampler {
+            options: SamplerOptions::GREEDY,
+            random: Pcg64::seed_from_u64(0),
+            history: Vec::new(),
+            bias: Vec::new(),
+            candidates: Vec::with_capacity(vocab),
+        };
         empty.with_options(options, vocab)
     }
 
     /// A new sampler in the memory of this one.
     pub(crate) fn with_options(mut self, options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
-        options.check()?;
-        self.occurred.clear();
-        self.occurred.resize(if options.repetition_penalty == 1.0 { 0 } else { vocab }, false);
-        Ok(Sampler { options, random: Pcg64::seed_from_u64(options.seed), ..self })
+        options.check(vocab)?;
+        self.history.clear();
+        self.history.resize(if options.looks_back() { vocab } else { 0 }, Occurred::default());
+        self.bias.clear();
+        self.bias.resize(if options.logit_bias.is_empty() { 0 } else { vocab }, 0.0);
+        for &(token, bias) in &options.logit_bias {
+            self.bias[token as usize] += bias;
+        }
+        Ok(Sampler { random: Pcg64::seed_from_u64(options.seed), options, ..self })
     }
 
-    /// Notes tokens that occurred: the prompt's, for the repetition penalty. Picked tokens are noted anyway.
+    /// Notes tokens that occurred before: the prompt's, for the repetition penalty. Picked tokens are noted anyway.
     pub fn observe(&mut self, tokens: &[u32]) {
         for &token in tokens {
-            if let Some(occurred) = self.occurred.get_mut(token as usize) {
-                *occurred = true;
+            if let Some(occurred) = self.history.get_mut(token as usize) {
+                occurred.before = true;
             }
         }
     }
 
-    /// Picks the next token.
+    /// Picks the next token from `logits`, f32 \[vocab\]. Refuses logits whose largest is no number, and options that
+    /// forbid all tokens.
     pub fn pick(&mut self, logits: &[f32]) -> Result<u32, RuntimeError> {
         let greedy_token = greedy(logits)?;
-        let plain = self.options.temperature == 0.0 && self.occurred.is_empty();
-        let token = if plain { greedy_token } else { self.draw(logits) };
-        self.observe(&[token]);
+        let plain = self.options.temperature == 0.0 && self.history.is_empty() && self.bias.is_empty();
+        if plain {
+            return Ok(greedy_token);
+        }
+        self.pick_from(logits, |_| true)
+    }
+
+    /// As [`Sampler::pick`], from the tokens that `allowed` names. Refuses when it names none.
+    pub fn pick_where(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {
+        greedy(logits)?;
+        self.pick_from(logits, allowed)
+    }
+
+    fn pick_from(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {
+        let token = self.draw(logits, allowed).ok_or(RuntimeError::NoTokenAllowed)?;
+        if let Some(occurred) = self.history.get_mut(token as usize) {
+            occurred.picked += 1;
+        }
         Ok(token)
     }
 
-    fn draw(&mut self, logits: &[f32]) -> u32 {
-        let options = self.options;
-        self.candidates.clear();
-        for (token, &logit) in logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan()) {
-            let penalty = if self.occurred.get(token) == Some(&true) { options.repetition_penalty } else { 1.0 };
-            let value = if logit > 0.0 { logit / penalty } else { logit * penalty };
-            self.candidates.push(Candidate { value: value.into(), token: token as u32 });
+    /// A logit after bias and penalties.
+    fn adjusted(&self, token: usize, logit: f32) -> f32 {
+        let logit = logit + self.bias.get(token).copied().unwrap_or(0.0);
+        let Some(&Occurred { before, picked }) = self.history.get(token) else { return logit };
+        let options = &self.options;
+        let penalty = if before || picked > 0 { options.repetition_penalty } else { 1.0 };
+        let logit = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        let presence = if picked > 0 { options.presence_penalty } else { 0.0 };
+        logit - presence - options.frequency_penalty * picked as f32
+    }
+
+    fn draw(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        for (token, &logit) in
+            logits.iter().enumerate().filter(|(token, logit)| !logit.is_nan() && allowed(*token as u32))
+        {
+            candidates.push(Candidate { value: self.adjusted(token, logit).into(), token: token as u32 });
         }
-        let candidates = &mut self.candidates;
-        let first = candidates.iter().min_by(|a, b| likelier(a, b)).copied().expect("greedy found a number");
+        self.candidates = candidates;
+        let Sampler { options, random, candidates, .. } = self;
+        let first = candidates.iter().min_by(|a, b| likelier(a, b)).copied().filter(|first| first.value.is_finite())?;
         if options.temperature == 0.0 {
-            return first.token;
+            return Some(first.token);
         }
         if options.top_k > 0 && options.top_k < candidates.len() {
             candidates.select_nth_unstable_by(options.top_k - 1, likelier);
@@ -131,15 +160,15 @@ impl Sampler {
         candidates.retain(|candidate| candidate.value >= f64::from(options.min_p));
         candidates.sort_unstable_by_key(|candidate| candidate.token);
         let sum: f64 = candidates.iter().map(|candidate| candidate.value).sum();
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let mut left = uniform * sum;
         for candidate in candidates.iter() {
             left -= candidate.value;
             if left < 0.0 {
-                return candidate.token;
+                return Some(candidate.token);
             }
         }
-        first.token // the last bit of rounding
+        Some(first.token) // the last bit of rounding
     }
 }
 
@@ -178,27 +207,6 @@ pub fn greedy(logits: &[f32]) -> Result<u32, RuntimeError> {
     if best.1.is_finite() { Ok(best.0) } else { Err(RuntimeError::NotFinite { largest: best.1 }) }
 }
 
-/// The `n` likeliest tokens and the natural logarithms of their probabilities, likeliest first.
-pub fn top_logprobs(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let log_sum = log_sum_exp(logits);
-    let mut all: Vec<Candidate> =
-        logits.iter().zip(0..).map(|(&logit, token)| Candidate { value: logit.into(), token }).collect();
-    all.sort_unstable_by(likelier);
-    all.truncate(n);
-    all.iter().map(|candidate| (candidate.token, (candidate.value - log_sum) as f32)).collect()
-}
-
-/// Natural logarithm of a token's probability; None outside the vocabulary.
-pub fn logprob(logits: &[f32], token: u32) -> Option<f32> {
-    let logit = *logits.get(token as usize)?;
-    Some((f64::from(logit) - log_sum_exp(logits)) as f32)
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln() + max
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,8 +234,17 @@ mod tests {
         assert!(!far, "{found:?}, expected {expected:?}"); // four standard errors
     }
 
-    const WARM: SamplerOptions =
-        SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 5 };
+    const WARM: SamplerOptions = SamplerOptions {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+        seed: 5,
+    };
 
     #[test]
     fn draws_follow_the_probabilities() {
@@ -293,6 +310,50 @@ mod tests {
     }
 
     #[test]
+    fn presence_counts_once_and_frequency_each_time_and_neither_the_prompt() {
+        let picks = |options: SamplerOptions| {
+            let mut sampler = Sampler::new(options, 3).unwrap();
+            sampler.observe(&[0]);
+            [(); 5].map(|()| sampler.pick(&[4.0, 3.0, 1.5]).unwrap())
+        };
+        let presence = SamplerOptions { presence_penalty: 2.0, ..SamplerOptions::GREEDY };
+        assert_eq!(picks(presence), [0, 1, 0, 0, 0]); // 2, 1, 1.5
+        let frequency = SamplerOptions { frequency_penalty: 0.8, ..SamplerOptions::GREEDY };
+        assert_eq!(picks(frequency), [0, 0, 1, 0, 1]); // 3.2, 3; 2.4, 3; 2.4, 2.2; 1.6, 2.2
+        let reward = SamplerOptions { frequency_penalty: -9.0, ..SamplerOptions::GREEDY };
+        assert_eq!(picks(reward), [0; 5]);
+    }
+
+    #[test]
+    fn biases_are_added_and_negative_infinity_forbids() {
+        let pick = |logit_bias: &[(u32, f32)]| {
+            let options = SamplerOptions { logit_bias: logit_bias.to_vec(), ..SamplerOptions::GREEDY };
+            Sampler::new(options, 3)?.pick(&[4.0, 3.0, -1.0])
+        };
+        assert_eq!(pick(&[(2, 6.0)]).unwrap(), 2);
+        assert_eq!(pick(&[(0, f32::NEG_INFINITY), (1, -1.0)]).unwrap(), 1);
+        let none = pick(&[0, 1, 2].map(|token| (token, f32::NEG_INFINITY)));
+        assert!(matches!(none, Err(RuntimeError::NoTokenAllowed)));
+        assert!(matches!(pick(&[(3, 1.0)]), Err(RuntimeError::TokenOutOfRange { token: 3, vocab: 3 })));
+        // Forbidden is forbidden at any temperature.
+        let logit_bias = vec![(2, f32::NEG_INFINITY)];
+        close(shares(SamplerOptions { logit_bias, ..WARM }), [0.6, 0.1, 0.0, 0.3]);
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_picked() {
+        let mut sampler = Sampler::new(WARM, 4).unwrap();
+        let mut counts = [0; 4];
+        for _ in 0..1000 {
+            counts[sampler.pick_where(&logits(), |token| token % 2 == 1).unwrap() as usize] += 1;
+        }
+        assert!(counts[0] + counts[2] == 0 && counts[1] > 0 && counts[3] > counts[1], "{counts:?}");
+        let mut greedy = Sampler::new(SamplerOptions::GREEDY, 4).unwrap();
+        assert_eq!(greedy.pick_where(&logits(), |token| token != 2).unwrap(), 0);
+        assert!(matches!(greedy.pick_where(&logits(), |_| false), Err(RuntimeError::NoTokenAllowed)));
+    }
+
+    #[test]
     fn options_outside_their_range_are_refused() {
         for options in [
             SamplerOptions { temperature: -1.0, ..WARM },
@@ -300,17 +361,12 @@ mod tests {
             SamplerOptions { top_p: 0.0, ..WARM },
             SamplerOptions { min_p: 1.5, ..WARM },
             SamplerOptions { repetition_penalty: 0.0, ..WARM },
+            SamplerOptions { presence_penalty: f32::INFINITY, ..WARM },
+            SamplerOptions { frequency_penalty: f32::NAN, ..WARM },
+            SamplerOptions { logit_bias: vec![(1, f32::NAN)], ..WARM },
         ] {
-            assert!(matches!(Sampler::new(options, 4), Err(RuntimeError::Option { .. })), "{options:?}");
+            let refused = Sampler::new(options.clone(), 4);
+            assert!(matches!(refused, Err(RuntimeError::Option { .. })), "{options:?}");
         }
-    }
-
-    #[test]
-    fn logprobs_are_logarithms_of_probabilities() {
-        let top = top_logprobs(&logits(), 2);
-        assert_eq!([top[0].0, top[1].0], [2, 0]);
-        assert!((f64::from(top[1].1) - 0.3f64.ln()).abs() < 1e-6);
-        assert!((logprob(&logits(), 1).unwrap() - 0.05f32.ln()).abs() < 1e-5);
-        assert_eq!(logprob(&logits(), 4), None);
     }
 }

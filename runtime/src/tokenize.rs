@@ -1,55 +1,114 @@
 //! Text to tokens and back, by the checkpoint's own tokenizer.
 
+mod stream;
+
+use std::sync::Arc;
+
 use serde::Deserialize;
+use tokenizers::DecoderWrapper;
 
 use crate::RuntimeError;
 
+pub use stream::TextStream;
+
 /// The plan's tokenizer.
+///
+/// ```
+/// # use jamba_runtime::{Engine, OpenOptions};
+/// let engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let tokenizer = engine.tokenizer()?;
+/// let tokens = tokenizer.encode("Once upon a time")?;
+/// assert_eq!(tokens[0], tokenizer.bos().expect("this one has a token that begins a text"));
+/// assert_eq!(tokenizer.decode(&tokens)?, "Once upon a time");
+/// # Ok::<(), jamba_runtime::RuntimeError>(())
+/// ```
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
-    add_bos: AddBos,
+    eos: Option<u32>,
+    add_bos: Add,
+    add_eos: Add,
+    has_bytes: bool,
 }
 
-/// What `tokenizer_config.json` says about the token that begins a text.
+/// What `tokenizer_config.json` says about the token that begins, or ends, a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AddBos {
-    /// `add_bos_token: true`: every text begins with it, whether or not the tokenizer puts it there.
+enum Add {
+    /// `add_bos_token: true`: every text has it, whether or not the tokenizer puts it there.
     Yes,
-    /// `add_bos_token: false`: no special token is added.
+    /// `add_bos_token: false`: it is not added.
     No,
     /// Nothing: the tokenizer decides.
     Tokenizer,
 }
 
+impl From<Option<bool>> for Add {
+    fn from(value: Option<bool>) -> Self {
+        match value {
+            Some(true) => Add::Yes,
+            Some(false) => Add::No,
+            None => Add::Tokenizer,
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 struct Config {
     add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+}
+
+/// A special token of `tokenizer_config.json`: its text, or a record that holds it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum SpecialToken {
+    Text(String),
+    Record { content: String },
+}
+
+impl SpecialToken {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            SpecialToken::Text(text) | SpecialToken::Record { content: text } => text,
+        }
+    }
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`.
-    pub(crate) fn new(tokenizer: &[u8], config: Option<&[u8]>, bos: Option<u32>) -> Result<Tokenizer, RuntimeError> {
-        let inner = tokenizers::Tokenizer::from_bytes(tokenizer)
-            .map_err(|error| RuntimeError::Tokenizer { section: "tokenizer", reason: error.to_string() })?;
+    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`. `bos` is the token that begins a text where
+    /// the latter names none.
+    pub fn new(tokenizer: &[u8], config: Option<&[u8]>, bos: Option<u32>) -> Result<Tokenizer, RuntimeError> {
+        let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(failed)?;
         let config: Config = match config {
             None => Config::default(),
             Some(bytes) => serde_json::from_slice(bytes)
                 .map_err(|error| RuntimeError::Tokenizer { section: "tokenizer config", reason: error.to_string() })?,
         };
-        let add_bos = match config.add_bos_token {
-            Some(true) => AddBos::Yes,
-            Some(false) => AddBos::No,
-            None => AddBos::Tokenizer,
-        };
-        Ok(Tokenizer { inner, bos, add_bos })
+        let id = |token: &Option<SpecialToken>| token.as_ref().and_then(|token| inner.token_to_id(token.text()));
+        Ok(Tokenizer {
+            bos: id(&config.bos_token).or(bos),
+            eos: id(&config.eos_token),
+            add_bos: config.add_bos_token.into(),
+            add_eos: config.add_eos_token.into(),
+            has_bytes: inner.get_decoder().is_some_and(has_byte_fallback),
+            inner,
+        })
     }
 
-    /// The tokens of a text, with the token that begins a text where the checkpoint wants one.
+    /// The tokens of a text, with those that begin and end a text where the checkpoint wants them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        let mut tokens = self.encode_with(text, self.add_bos != AddBos::No)?;
-        if let Some(bos) = self.bos.filter(|bos| self.add_bos == AddBos::Yes && tokens.first() != Some(bos)) {
+        let mut tokens = self.encode_with(text, self.add_bos != Add::No)?;
+        if let Some(bos) = self.bos.filter(|bos| self.add_bos == Add::Yes && tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
+        }
+        match self.eos {
+            Some(eos) if self.add_eos == Add::Yes && tokens.last() != Some(&eos) => tokens.push(eos),
+            Some(eos) if self.add_eos == Add::No && tokens.last() == Some(&eos) && !text.ends_with(&self.text(eos)) => {
+                tokens.pop();
+            }
+            _ => {}
         }
         Ok(tokens)
     }
@@ -70,49 +129,58 @@ impl Tokenizer {
     }
 
     /// The text of tokens that come one by one.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, tokens: Vec::new(), begin: 0, told: 0 }
+    pub fn stream(self: &Arc<Self>) -> TextStream {
+        TextStream::new(Arc::clone(self))
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, where `tokenizer_config.json` names one; the plan's manifest may know more.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token of that name: `<|endoftext|>`. As the vocabulary spells it, not as text is.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.inner.token_to_id(name)
+    }
+
+    /// Name of a token as the vocabulary spells it; empty where there is none.
+    fn text(&self, token: u32) -> String {
+        self.inner.id_to_token(token).unwrap_or_default()
+    }
+
+    /// True where a character that the vocabulary lacks is spelled by a token for each of its bytes.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.has_bytes
+    }
+
+    /// True for the tokens of [`Tokenizer::has_bytes`].
+    pub(crate) fn is_byte(&self, token: u32) -> bool {
+        self.has_bytes && byte_of(&self.text(token)).is_some()
+    }
+}
+
+/// The byte that a token stands for: `<0xE4>`.
+pub(crate) fn byte_of(name: &str) -> Option<u8> {
+    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(has_byte_fallback),
+        _ => false,
     }
 }
 
 fn failed(error: tokenizers::Error) -> RuntimeError {
     RuntimeError::Tokenizer { section: "tokenizer", reason: error.to_string() }
 }
-
-/// Turns tokens into text as they come; characters that several tokens make up appear when they are whole.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    tokens: Vec<u32>,
-    /// Tokens from here to `told` are the context that decoding the next ones needs.
-    begin: usize,
-    /// Tokens before this one were told.
-    told: usize,
-}
-
-impl TextStream<'_> {
-    /// Takes the next token; returns the text that is now complete, often a word, sometimes nothing.
-    pub fn push(&mut self, token: u32) -> Result<String, RuntimeError> {
-        self.tokens.push(token);
-        let news = self.news()?;
-        if news.is_empty() || news.ends_with(char::REPLACEMENT_CHARACTER) {
-            return Ok(String::new()); // perhaps the beginning of a character
-        }
-        (self.begin, self.told) = (self.told, self.tokens.len());
-        Ok(news)
-    }
-
-    /// The rest: what was held back because a character might have become whole.
-    pub fn finish(self) -> Result<String, RuntimeError> {
-        self.news()
-    }
-
-    fn news(&self) -> Result<String, RuntimeError> {
-        let before = self.tokenizer.decode(&self.tokens[self.begin..self.told])?;
-        let after = self.tokenizer.decode(&self.tokens[self.begin..])?;
-        Ok(after.strip_prefix(&before).unwrap_or_default().to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,8 +198,8 @@ mod tests {
             "vocab": {"<s>": 0, "a": 1, "b": 2, "Ġ": 3, "Ġa": 4, "Ã": 5, "¼": 6}, "merges": [["Ġ", "a"]]}
     }"#;
 
-    fn tokenizer(config: Option<&str>) -> Tokenizer {
-        Tokenizer::new(TOKENIZER.as_bytes(), config.map(str::as_bytes), Some(0)).unwrap()
+    fn tokenizer(config: Option<&str>) -> Arc<Tokenizer> {
+        Arc::new(Tokenizer::new(TOKENIZER.as_bytes(), config.map(str::as_bytes), Some(0)).unwrap())
     }
 
     #[test]

@@ -23,10 +23,22 @@ fn allocates_nothing<T>(what: &str, work: impl FnOnce() -> T) -> T {
 }
 
 /// Greedy, and everything that a sampler can do.
-const SAMPLERS: [SamplerOptions; 2] = [
-    SamplerOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 },
-    SamplerOptions { temperature: 0.7, top_k: 90, top_p: 0.9, min_p: 0.001, repetition_penalty: 1.2, seed: 3 },
-];
+fn sampler(index: usize) -> SamplerOptions {
+    match index % 2 {
+        0 => SamplerOptions::default(),
+        _ => SamplerOptions {
+            temperature: 0.7,
+            top_k: 90,
+            top_p: 0.9,
+            min_p: 0.001,
+            repetition_penalty: 1.2,
+            presence_penalty: 0.1,
+            frequency_penalty: 0.1,
+            logit_bias: vec![(7, -1.0), (8, f32::NEG_INFINITY)],
+            seed: 3,
+        },
+    }
+}
 
 fn tokens(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| i * 31 % VOCAB as u32).collect()
@@ -60,7 +72,7 @@ fn requests(engine: &mut Engine, batch: &mut Batch, counted: bool) {
     let request = |index: usize| Request {
         prompt: tokens(5 + index * 13 % 60),
         max_new: 30,
-        sampler: SAMPLERS[index % 2],
+        sampler: sampler(index),
         ignore_eos: true,
         stop: Vec::new(),
     };
@@ -84,7 +96,7 @@ fn steps_allocate_nothing() {
     for threads in [1, 3] {
         let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
         let mut engine = Engine::open(&path, options).unwrap();
-        let mut samplers = SAMPLERS.map(|options| Sampler::new(options, VOCAB as usize).unwrap());
+        let mut samplers = [0, 1].map(|index| Sampler::new(sampler(index), VOCAB as usize).unwrap());
         let tokens = tokens(60);
         // Not even the first time.
         allocates_nothing("steps", || sequences(&mut engine, &mut samplers, &tokens));

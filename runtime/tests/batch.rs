@@ -6,9 +6,7 @@ mod fixture;
 use std::collections::BTreeMap;
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
-use jamba_runtime::{
-    Batch, Engine, Feed, Finish, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError, SamplerOptions,
-};
+use jamba_runtime::{Batch, Engine, Feed, Finish, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError};
 
 /// What a request got.
 type Result = (Vec<u32>, Option<Finish>);
@@ -166,7 +164,7 @@ fn refusals_disturb_nobody() {
         assert!(matches!(error, RuntimeError::ContextFull { wanted: 101, max_context: 100 }));
         let error = refused(batch, |request| request.max_new = 0);
         assert!(matches!(error, RuntimeError::Option { name: "max new", .. }));
-        let error = refused(batch, |request| request.sampler = SamplerOptions { top_p: 0.0, ..request.sampler });
+        let error = refused(batch, |request| request.sampler.top_p = 0.0);
         assert!(matches!(error, RuntimeError::Option { name: "top-p", .. }));
     });
     assert_eq!(results, BTreeMap::from([(id, expected(&good))]));

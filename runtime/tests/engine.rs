@@ -1,5 +1,6 @@
 //! The engine over plans of a toy model: batches, chunks, threads, pools, refusals.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
 
 use std::path::Path;

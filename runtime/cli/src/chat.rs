@@ -46,10 +46,11 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
         conversation.messages.push(say("user", line));
         let tokens = tokenizer.encode_plain(&template.render(&conversation.messages)?)?;
         let new = conversation.continue_with(&mut engine, &tokens)?;
-        let mut printer = Printer::new(Some(&tokenizer));
+        let mut printer = Printer::new(true);
         let generated =
-            engine.generate_in(conversation.sequence, &tokens[new..], &options, |token| printer.push(token))?;
-        conversation.messages.push(say("assistant", printer.finish()?));
+            engine.generate_in(conversation.sequence, &tokens[new..], &options, |token| printer.push(&token))?;
+        printer.finish(&generated)?;
+        conversation.messages.push(say("assistant", generated.text));
         if generated.finish == Finish::NoRoom {
             return Err(Failure::Input("the context or the KV pool of the plan is full".to_owned()));
         }

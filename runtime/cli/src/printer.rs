@@ -2,32 +2,31 @@
 
 use std::ops::ControlFlow;
 
-use jamba_runtime::{TextStream, Tokenizer};
+use jamba_runtime::{Generated, NewToken};
 
 use crate::failure::{Failure, print};
 
 /// Prints text, or ids where there is no tokenizer. A failure stops generation and is told at the end.
-pub(crate) struct Printer<'a> {
-    stream: Option<TextStream<'a>>,
-    text: String,
+pub(crate) struct Printer {
+    has_text: bool,
     n_tokens: usize,
     failed: Option<Failure>,
 }
 
-impl<'a> Printer<'a> {
-    pub(crate) fn new(tokenizer: Option<&'a Tokenizer>) -> Printer<'a> {
-        Printer { stream: tokenizer.map(Tokenizer::stream), text: String::new(), n_tokens: 0, failed: None }
+impl Printer {
+    pub(crate) fn new(has_text: bool) -> Printer {
+        Printer { has_text, n_tokens: 0, failed: None }
     }
 
     /// Takes the next token; says whether to go on.
-    pub(crate) fn push(&mut self, token: u32) -> ControlFlow<()> {
-        let text = match &mut self.stream {
-            Some(stream) => stream.push(token),
-            None if self.n_tokens == 0 => Ok(token.to_string()),
-            None => Ok(format!(",{token}")),
+    pub(crate) fn push(&mut self, token: &NewToken) -> ControlFlow<()> {
+        let printed = match self.has_text {
+            true => self.print(&token.text),
+            false if self.n_tokens == 0 => self.print(&token.token.to_string()),
+            false => self.print(&format!(",{}", token.token)),
         };
         self.n_tokens += 1;
-        match text.map_err(Failure::from).and_then(|text| self.print(&text)) {
+        match printed {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
                 self.failed = Some(failure);
@@ -36,21 +35,16 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Prints what is left and ends the line; the whole text.
-    pub(crate) fn finish(mut self) -> Result<String, Failure> {
+    /// Prints what is left and ends the line.
+    pub(crate) fn finish(self, generated: &Generated) -> Result<(), Failure> {
         if let Some(failure) = self.failed {
             return Err(failure);
         }
-        if let Some(stream) = self.stream.take() {
-            let rest = stream.finish()?;
-            self.print(&rest)?;
-        }
-        print("\n")?;
-        Ok(self.text)
+        self.print(&generated.rest)?;
+        print("\n")
     }
 
-    fn print(&mut self, text: &str) -> Result<(), Failure> {
-        self.text.push_str(text);
+    fn print(&self, text: &str) -> Result<(), Failure> {
         if text.is_empty() { Ok(()) } else { print(text) }
     }
 }

@@ -83,8 +83,9 @@ impl GenerateArgs {
             min_p: self.min_p.unwrap_or(default.min_p),
             repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
             seed: self.seed,
+            ..default
         };
-        GenerateOptions { max_new: self.max_new, sampler, ignore_eos, chunk: self.chunk }
+        GenerateOptions { max_new: self.max_new, sampler, ignore_eos, chunk: self.chunk, ..GenerateOptions::default() }
     }
 }
 
@@ -163,9 +164,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let generated = if args.json {
         engine.generate_in(sequence, &prompt, &options, |_| ControlFlow::Continue(()))?
     } else {
-        let mut printer = Printer::new(tokenizer.as_deref());
-        let generated = engine.generate_in(sequence, &prompt, &options, |token| printer.push(token))?;
-        printer.finish()?;
+        let mut printer = Printer::new(tokenizer.is_some());
+        let generated = engine.generate_in(sequence, &prompt, &options, |token| printer.push(&token))?;
+        printer.finish(&generated)?;
         generated
     };
     let timing = Timing::new(open, prompt.len(), &generated);
@@ -178,7 +179,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     if args.json {
         let text = tokenizer.map(|tokenizer| tokenizer.decode(&generated.tokens)).transpose()?;
-        let finish = finish_name(generated.finish);
+        let finish = generated.finish.name();
         let (prompt_tokens, tokens) = (&prompt[..], &generated.tokens[..]);
         let report = Report { state_tokens, prompt_tokens, tokens, text, finish, saved_tokens, timing };
         return print_json(&report);
@@ -202,16 +203,6 @@ fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, 
     }
     engine.snapshot(sequence)?.save(path)?;
     Ok(engine.len(sequence)?)
-}
-
-fn finish_name(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Eos => "eos",
-        Finish::Length => "length",
-        Finish::NoRoom => "no_room",
-        Finish::Stopped => "stopped",
-        Finish::NotFinite => "not_finite",
-    }
 }
 
 /// Writes what every step of the first thread took, for chrome://tracing or Perfetto. Times in microseconds.

@@ -1,6 +1,7 @@
 //! The command line over plans of a toy model: what it prints, and its exit codes.
 
 #[path = "../../tests/fixture/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod fixture;
 
 use std::path::{Path, PathBuf};

@@ -29,6 +29,11 @@ impl PlanFile {
             .map_err(|source| RuntimeError::Plan { path: self.path.clone(), source })
     }
 
+    /// All bytes of the plan.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,0 +1,114 @@
+//! The next token of an answer: what may be picked, how likely it was, what it says, and whether the answer ends there.
+
+use crate::{Engine, Finish, GenerateOptions, RuntimeError, Sampler, sample};
+
+#[cfg(feature = "tokenizer")]
+use super::text::AnswerText;
+#[cfg(feature = "constrain")]
+use crate::constrain::Matching;
+
+/// One token of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewToken {
+    /// The token.
+    pub token: u32,
+    /// The text that is certain since it came, often a word, sometimes nothing: whole characters, and no part of a stop
+    /// string. Empty where the plan has no tokenizer.
+    pub text: String,
+    /// Natural logarithm of its probability, where that was asked for: of the softmax of the logits as the model gave
+    /// them, before bias, penalties, temperature and whatever else changes what is picked.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place and the logarithms of their probabilities, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Picks the tokens of one answer.
+pub(super) struct Picker {
+    sampler: Sampler,
+    /// Tokens that end a text; none where they are ignored.
+    eos: Vec<u32>,
+    stop_tokens: Vec<u32>,
+    logprobs: Option<usize>,
+    #[cfg(feature = "tokenizer")]
+    text: Option<AnswerText>,
+    #[cfg(feature = "constrain")]
+    matching: Option<Matching>,
+}
+
+impl Picker {
+    pub(super) fn new(engine: &Engine, options: GenerateOptions) -> Result<Picker, RuntimeError> {
+        let model = &engine.manifest().model;
+        #[cfg(feature = "tokenizer")]
+        let text = AnswerText::new(engine, &options)?;
+        #[cfg(feature = "constrain")]
+        let matching = match &options.constraint {
+            Some(constraint) => Some(Matching::new(engine, constraint)?),
+            None => None,
+        };
+        Ok(Picker {
+            sampler: Sampler::new(options.sampler, model.vocab as usize)?,
+            eos: if options.ignore_eos { Vec::new() } else { model.eos.clone() },
+            stop_tokens: options.stop_tokens,
+            logprobs: options.logprobs,
+            #[cfg(feature = "tokenizer")]
+            text,
+            #[cfg(feature = "constrain")]
+            matching,
+        })
+    }
+
+    /// Notes tokens that came before the answer.
+    pub(super) fn observe(&mut self, tokens: &[u32]) {
+        self.sampler.observe(tokens);
+    }
+
+    /// The next token, from its row of logits; why it is the last one, where it is.
+    pub(super) fn pick(&mut self, logits: &[f32]) -> Result<(NewToken, Option<Finish>), RuntimeError> {
+        let token = self.draw(logits)?;
+        let (logprob, top) = match self.logprobs {
+            None => (None, Vec::new()),
+            Some(n) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
+        };
+        let mut finish = if self.eos.contains(&token) {
+            Some(Finish::Eos)
+        } else if self.stop_tokens.contains(&token) {
+            Some(Finish::Stopped)
+        } else {
+            None
+        };
+        #[cfg(feature = "tokenizer")]
+        let text = match &mut self.text {
+            Some(text) if finish.is_none() => {
+                let news = text.push(token)?;
+                finish = text.is_stopped().then_some(Finish::Stopped);
+                news
+            }
+            _ => String::new(),
+        };
+        #[cfg(not(feature = "tokenizer"))]
+        let text = String::new();
+        #[cfg(feature = "constrain")]
+        if let Some(matching) = self.matching.as_mut().filter(|_| finish.is_none()) {
+            finish = matching.take(token)?.then_some(Finish::Complete);
+        }
+        Ok((NewToken { token, text, logprob, top }, finish))
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<u32, RuntimeError> {
+        #[cfg(feature = "constrain")]
+        if let Some(matching) = &mut self.matching {
+            let allowed = matching.allowed(!self.eos.is_empty())?;
+            return self.sampler.pick_where(logits, |token| allowed.contains(token));
+        }
+        self.sampler.pick(logits)
+    }
+
+    /// The whole text, and the end of it that was held back.
+    pub(super) fn finish(self) -> Result<(String, String), RuntimeError> {
+        #[cfg(feature = "tokenizer")]
+        if let Some(text) = self.text {
+            return text.finish();
+        }
+        Ok((String::new(), String::new()))
+    }
+}

@@ -1,0 +1,57 @@
+//! The text of an answer, up to where a stop string begins.
+
+use crate::{Engine, GenerateOptions, RuntimeError, StopStrings, TextStream};
+
+/// The text of an answer under way.
+pub(super) struct AnswerText {
+    stream: TextStream,
+    stops: StopStrings,
+    /// What was told.
+    text: String,
+}
+
+impl AnswerText {
+    /// None where no text is wanted, or the plan has no tokenizer and nothing needs one.
+    pub(super) fn new(engine: &Engine, options: &GenerateOptions) -> Result<Option<AnswerText>, RuntimeError> {
+        let is_needed = needs_text(options);
+        if options.tokens_only && !is_needed {
+            return Ok(None);
+        }
+        let tokenizer = match engine.tokenizer() {
+            Ok(tokenizer) => tokenizer,
+            Err(RuntimeError::NoSection(_)) if !is_needed => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stops = StopStrings::new(options.stop.clone())?;
+        Ok(Some(AnswerText { stream: tokenizer.stream(), stops, text: String::new() }))
+    }
+
+    /// Takes the next token; the text that is certain now.
+    pub(super) fn push(&mut self, token: u32) -> Result<String, RuntimeError> {
+        let news = self.stops.push(&self.stream.push(token)?);
+        self.text += &news;
+        Ok(news)
+    }
+
+    /// True once a stop string was found.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stops.is_stopped()
+    }
+
+    /// The whole text, and the end of it that was held back.
+    pub(super) fn finish(mut self) -> Result<(String, String), RuntimeError> {
+        let mut rest = self.stops.push(&self.stream.finish()?);
+        rest += &self.stops.finish();
+        self.text += &rest;
+        Ok((self.text, rest))
+    }
+}
+
+/// True where the answer cannot be had without its text.
+fn needs_text(options: &GenerateOptions) -> bool {
+    #[cfg(feature = "constrain")]
+    if options.constraint.is_some() {
+        return true;
+    }
+    !options.stop.is_empty()
+}

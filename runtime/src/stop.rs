@@ -1,0 +1,126 @@
+//! Stop strings: text that ends an answer and is no part of it.
+
+use crate::RuntimeError;
+
+/// Looks for stop strings in text that comes in pieces. Text is held back only as long as it could be the beginning of
+/// one. The one that ends first counts, whatever the pieces; of several that end together, the longest.
+///
+/// ```
+/// use jamba_runtime::StopStrings;
+///
+/// let mut stops = StopStrings::new(vec!["\nUser:".to_owned()])?;
+/// assert_eq!(stops.push("Yes.\nUs"), "Yes."); // `\nUs` may go on as `\nUser:`
+/// assert_eq!(stops.push("ing"), "\nUsing"); // it did not
+/// assert_eq!(stops.push("\nUser: and"), "");
+/// assert!(stops.is_stopped());
+/// # Ok::<(), jamba_runtime::RuntimeError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct StopStrings {
+    stops: Vec<String>,
+    held: String,
+    stopped: bool,
+}
+
+impl StopStrings {
+    /// Looks for these; refuses empty ones.
+    pub fn new(stops: Vec<String>) -> Result<StopStrings, RuntimeError> {
+        if stops.iter().any(String::is_empty) {
+            return Err(RuntimeError::Option { name: "stop", found: "\"\"".to_owned(), expected: "a text" });
+        }
+        Ok(StopStrings { stops, ..StopStrings::default() })
+    }
+
+    /// Takes more text; returns what is certainly no part of a stop string. Nothing once one was found.
+    pub fn push(&mut self, text: &str) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        self.held.push_str(text);
+        if let Some(begin) = self.find() {
+            self.stopped = true;
+            self.held.truncate(begin);
+            return std::mem::take(&mut self.held);
+        }
+        let rest = self.held.split_off(self.held.len() - self.beginning());
+        std::mem::replace(&mut self.held, rest)
+    }
+
+    /// The text that was held back, when no more comes.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// True once a stop string was found.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Where the stop string begins that ends first.
+    fn find(&self) -> Option<usize> {
+        let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|begin| (begin + stop.len(), begin)));
+        found.min().map(|(_, begin)| begin)
+    }
+
+    /// Bytes at the end of the held text that some stop string begins with.
+    fn beginning(&self) -> usize {
+        let longest = |stop: &String| {
+            let ends = stop.char_indices().map(|(end, _)| end).rev();
+            ends.into_iter().find(|&end| self.held.ends_with(&stop[..end])).unwrap_or(0)
+        };
+        self.stops.iter().map(longest).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filtered(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let mut filter = StopStrings::new(stops.iter().map(|&stop| stop.to_owned()).collect()).unwrap();
+        let mut text: String = pieces.iter().map(|piece| filter.push(piece)).collect();
+        text += &filter.finish();
+        (text, filter.is_stopped())
+    }
+
+    #[test]
+    fn a_stop_string_is_found_across_pieces_and_never_told() {
+        assert_eq!(filtered(&["END"], &["a E", "N", "D b"]), ("a ".to_owned(), true));
+        assert_eq!(filtered(&["END"], &["a EN"]), ("a EN".to_owned(), false));
+        assert_eq!(filtered(&["aab"], &["a", "a", "a", "b"]), ("a".to_owned(), true));
+        assert_eq!(filtered(&["ü!"], &["xü", "ü!"]), ("xü".to_owned(), true));
+        assert_eq!(filtered(&[], &["a", "b"]), ("ab".to_owned(), false));
+        // The first to end; of those that end together, the longest.
+        assert_eq!(filtered(&["xabc", "ab"], &["xabc"]), ("x".to_owned(), true));
+        assert_eq!(filtered(&["b", "ab"], &["xab"]), ("x".to_owned(), true));
+    }
+
+    #[test]
+    fn no_more_is_held_back_than_could_be_a_stop_string() {
+        let mut filter = StopStrings::new(vec!["abc".to_owned(), "bd".to_owned()]).unwrap();
+        assert_eq!([filter.push("xab"), filter.push("x"), filter.push("b"), filter.push("y")], ["x", "abx", "", "by"]);
+    }
+
+    #[test]
+    fn an_empty_one_is_refused() {
+        assert!(StopStrings::new(vec![String::new()]).unwrap_err().to_string().contains("stop"));
+    }
+
+    proptest! {
+        /// Against the definition: the text before the first occurrence to end.
+        #[test]
+        fn pieces_make_no_difference(text in "[ab]{0,24}", stops in vec("[ab]{1,4}", 0..4), cuts in vec(0usize..24, 0..6)) {
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let longest = |text: &str| stops.iter().filter(|&&stop| text.ends_with(stop)).map(|stop| stop.len()).max();
+            let first = (0..=text.len()).find_map(|end| longest(&text[..end]).map(|length| end - length));
+            let expected = (text[..first.unwrap_or(text.len())].to_owned(), first.is_some());
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(filtered(&stops, &pieces), expected);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a plan says about text, read when first asked for.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use jamba_plan::Plan;
+use jamba_plan::sections::SectionKind;
+
+#[cfg(feature = "constrain")]
+use crate::constrain::Vocabulary;
+use crate::{ChatTemplate, Engine, RuntimeError, Tokenizer};
+
+/// Where a plan's texts lie in its file, and what was read of them.
+pub(crate) struct Texts {
+    tokenizer: Option<Range<usize>>,
+    config: Option<Range<usize>>,
+    template: Option<Range<usize>>,
+    loaded: OnceLock<Arc<Tokenizer>>,
+    #[cfg(feature = "constrain")]
+    vocabulary: Vocabulary,
+}
+
+impl Texts {
+    pub(crate) fn new(plan: &Plan<'_>) -> Texts {
+        let range = |kind: SectionKind| {
+            let section = plan.sections().iter().find(|section| section.kind == kind.code())?;
+            Some(section.offset as usize..(section.offset + section.bytes) as usize)
+        };
+        Texts {
+            tokenizer: range(SectionKind::Tokenizer),
+            config: range(SectionKind::TokenizerConfig),
+            template: range(SectionKind::ChatTemplate),
+            loaded: OnceLock::new(),
+            #[cfg(feature = "constrain")]
+            vocabulary: Vocabulary::default(),
+        }
+    }
+}
+
+impl Engine {
+    fn text_section(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
+        range.clone().map(|range| &self.file.bytes()[range])
+    }
+
+    fn tokenizer_section(&self) -> Result<&[u8], RuntimeError> {
+        self.text_section(&self.texts.tokenizer).ok_or(RuntimeError::NoSection("tokenizer"))
+    }
+
+    /// The plan's tokenizer; read when first asked for. Refuses plans whose checkpoint had none.
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>, RuntimeError> {
+        let texts = &self.texts;
+        if let Some(tokenizer) = texts.loaded.get() {
+            return Ok(Arc::clone(tokenizer));
+        }
+        let config = self.text_section(&texts.config);
+        let tokenizer = Arc::new(Tokenizer::new(self.tokenizer_section()?, config, self.manifest().model.bos)?);
+        Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
+    }
+
+    /// The plan's chat templates. Refuses plans whose checkpoint had none.
+    pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
+        ChatTemplate::new(self.text_section(&self.texts.template), self.text_section(&self.texts.config))
+    }
+
+    /// The plan's `tokenizer.json`, and what constraints know of it.
+    #[cfg(feature = "constrain")]
+    pub(crate) fn vocabulary(&self) -> Result<(&[u8], &Vocabulary), RuntimeError> {
+        Ok((self.tokenizer_section()?, &self.texts.vocabulary))
+    }
+}

@@ -1,0 +1,9 @@
+//! The library as a program uses it: text in, text out, streams, constraints, plans in memory.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../fixture/mod.rs"]
+mod fixture;
+
+mod chat;
+mod committed;
+mod generate;
