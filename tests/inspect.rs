@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jamba_plan::Plan;
 use jambac::build::{Progress, Request, build};
-use jambac::inspect::{memory, work};
+use jambac::inspect::{drawing, memory, work};
 use jambac::manifest::{Fusion, ModelFile};
 use jambac_models::tiny::Tiny;
 
@@ -68,7 +68,7 @@ fn the_map_has_every_buffer_where_the_schedule_put_it() {
         table.lines().filter(|line| line.trim_start().starts_with('b') && line.contains(" of ")).count(),
         n_buffers
     );
-    let drawing = memory::drawing(program);
+    let drawing = drawing::program(program);
     assert_eq!(drawing.matches("<title>").count(), n_buffers);
     assert_eq!(drawing.matches("class=\"live\"").count(), program.entries.len());
 }

@@ -1,4 +1,4 @@
-//! `jambac graph`: the layer graph of a model, as text or for Graphviz. Weights are not needed.
+//! `jambac graph`: the layer graph of a model, as text, as a drawing, or for Graphviz. Weights are not needed.
 
 use anyhow::Result;
 use jambac_checkpoint::JambaConfig;
@@ -8,13 +8,37 @@ use crate::build::{fusion, graphs, optimize};
 use crate::manifest::ModelFile;
 use crate::report::print;
 
-/// Prints the prefill graph, after the passes unless `unfused`. Parameters are shown as bf16, as config.json does not say.
-pub fn run(model: &ModelFile, dot: bool, unfused: bool) -> Result<()> {
+/// How the graph is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The text form, which can be read back.
+    Text,
+    /// Graphviz.
+    Dot,
+    /// A drawing.
+    Svg,
+}
+
+/// Which graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// As Hugging Face computes it, op by op.
+    Unfused,
+    /// After the passes.
+    Optimized,
+}
+
+/// Prints the prefill graph. Parameters are shown as bf16, as config.json does not say.
+pub fn run(model: &ModelFile, form: Form, stage: Stage) -> Result<()> {
     let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
     let mut entries = graphs(model, &config, &|_| DType::Bf16)?;
-    if !unfused {
+    if stage == Stage::Optimized {
         optimize(&mut entries, &fusion(model)?)?;
     }
     let graph = &entries.prefill;
-    print(&if dot { jambac_graph::dot::dot(graph) } else { jambac_graph::text::print(graph) })
+    print(&match form {
+        Form::Text => jambac_graph::text::print(graph),
+        Form::Dot => jambac_graph::dot::dot(graph),
+        Form::Svg => jambac_graph::svg::svg(graph),
+    })
 }

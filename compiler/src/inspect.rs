@@ -1,9 +1,12 @@
 //! `jambac inspect`: what a plan holds, in whole or in part, and how it differs from another.
 
+pub mod document;
+pub mod drawing;
+pub mod layers;
 pub mod memory;
+pub mod page;
 pub mod work;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,11 +14,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use jamba_plan::Plan;
 use jamba_plan::format::Program;
-use serde_json::{Value, json};
 
-use crate::report::print;
+use crate::report::{Ours, print};
+use document::{Document, calls};
 
 /// Which parts to print; none of them means a summary.
+#[derive(Clone, Default)]
 pub struct What {
     /// One JSON document.
     pub json: bool,
@@ -23,6 +27,10 @@ pub struct What {
     pub memory: bool,
     /// Where the map of the arena is drawn.
     pub svg: Option<PathBuf>,
+    /// Where the page that shows everything is written.
+    pub html: Option<PathBuf>,
+    /// Operations that a machine does in the time of a byte; a CPU's, unless given.
+    pub balance: Option<f64>,
     /// The steps.
     pub steps: bool,
     /// The kernels.
@@ -41,8 +49,11 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
         return print(&disassemble(&plan, symbol)?);
     }
     if let Some(drawing) = &what.svg {
-        std::fs::write(drawing, memory::drawing(plan.program()))
+        std::fs::write(drawing, drawing::program(plan.program()))
             .with_context(|| format!("writing {}", drawing.display()))?;
+    }
+    if let Some(page) = &what.html {
+        std::fs::write(page, page::page(&plan, what)?).with_context(|| format!("writing {}", page.display()))?;
     }
     if let Some(other) = &what.against {
         let bytes = std::fs::read(other).with_context(|| format!("reading {}", other.display()))?;
@@ -50,7 +61,7 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
         return print(&work::compare(before.program(), plan.program()));
     }
     if what.json {
-        return print(&format!("{:#}\n", document(&plan, what)));
+        return print(&(serde_json::to_string_pretty(&Document::new(&plan, what)).ours("inspect")? + "\n"));
     }
     let (manifest, program) = (plan.manifest(), plan.program());
     let mut text = String::new();
@@ -64,7 +75,7 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
     if what.steps {
         text += &step_table(program);
     }
-    if text.is_empty() && what.svg.is_none() {
+    if text.is_empty() && what.svg.is_none() && what.html.is_none() {
         text = [
             jamba_plan::text::manifest(manifest),
             jamba_plan::text::memory(manifest),
@@ -108,17 +119,6 @@ fn step_table(program: &Program) -> String {
     text
 }
 
-/// Calls of each kernel by entry.
-fn calls(program: &Program) -> BTreeMap<u32, Vec<usize>> {
-    let mut calls: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (i, entry) in program.entries.iter().enumerate() {
-        for step in &entry.steps {
-            calls.entry(step.kernel).or_insert_with(|| vec![0; program.entries.len()])[i] += 1;
-        }
-    }
-    calls
-}
-
 fn kernel_table(program: &Program) -> String {
     let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
@@ -127,56 +127,6 @@ fn kernel_table(program: &Program) -> String {
         let _ = writeln!(text, "  {}  {}", calls.join(" "), program.kernels[kernel as usize].symbol);
     }
     text
-}
-
-fn document(plan: &Plan<'_>, what: &What) -> Value {
-    let (manifest, program) = (plan.manifest(), plan.program());
-    let (memory, limits) = (&manifest.memory, &manifest.limits);
-    let mut document = json!({
-        "digest": plan.digest().to_hex().as_str(),
-        "manifest": manifest,
-        "memory": {
-            "weights": memory.weights,
-            "arena": memory.arena,
-            "state": memory.state_pool(limits),
-            "state_slot": memory.state_slot,
-            "kv": memory.kv_pool(limits),
-            "kv_page": memory.kv_page,
-            "tables": memory.tables,
-            "total": memory.total(limits),
-        },
-    });
-    if what.memory {
-        let map = |entry: &jamba_plan::format::Entry| {
-            json!({
-                "entry": entry.kind.name(),
-                "arena": memory::arena_bytes(entry),
-                "peak_live": memory::peak_live_bytes(entry),
-                "buffers": entry.buffers,
-            })
-        };
-        document["arena"] = program.entries.iter().map(map).collect();
-    }
-    if what.steps {
-        document["entries"] = json!(program.entries);
-    }
-    document["work"] = program
-        .entries
-        .iter()
-        .map(|entry| {
-            json!({
-                "entry": entry.kind.name(), "tokens": work::size(entry).tokens, "total": work::total(entry),
-                "kinds": work::by_kind(program, entry),
-            })
-        })
-        .collect();
-    if what.kernels {
-        document["kernels"] = calls(program)
-            .into_iter()
-            .map(|(kernel, calls)| json!({ "symbol": program.kernels[kernel as usize].symbol, "calls": calls }))
-            .collect();
-    }
-    document
 }
 
 fn disassemble(plan: &Plan<'_>, symbol: &str) -> Result<String> {

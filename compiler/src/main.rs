@@ -122,6 +122,12 @@ struct Inspect {
     /// Draw the map of the arena, steps to the right and bytes upwards, into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Write one page that shows everything into this file: pools, weights, layers, the arena, steps.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Operations that the machine does in the time of a byte, which says what bounds a step. Default: 10, a CPU's.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    balance: Option<f64>,
     /// The steps of each entry.
     #[arg(long)]
     steps: bool,
@@ -153,8 +159,11 @@ struct Graph {
     #[command(flatten)]
     model: Model,
     /// Graphviz instead of the text form.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "svg")]
     dot: bool,
+    /// A drawing instead of the text form.
+    #[arg(long)]
+    svg: bool,
     /// The graph before any pass.
     #[arg(long)]
     unfused: bool,
@@ -182,6 +191,13 @@ struct Opt {
     list: bool,
 }
 
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Build(Build { model, output, synthetic_weights, dump_dir }) => {
@@ -194,11 +210,21 @@ fn run(command: Command) -> anyhow::Result<()> {
             eprintln!("{summary}");
             Ok(())
         }
-        Command::Inspect(Inspect { plan, json, memory, svg, steps, kernels, asm, against }) => {
-            inspect::run(&plan, &inspect::What { json, memory, svg, steps, kernels, asm, against })
+        Command::Inspect(Inspect { plan, json, memory, svg, html, balance, steps, kernels, asm, against }) => {
+            inspect::run(&plan, &inspect::What { json, memory, svg, html, balance, steps, kernels, asm, against })
         }
         Command::Fit(Fit { model, memory, json }) => fit::run(&model.open()?, &memory, json),
-        Command::Graph(Graph { model, dot, unfused }) => graph::run(&model.open()?, dot, unfused),
+        Command::Graph(Graph { model, dot, svg, unfused }) => {
+            let form = if dot {
+                graph::Form::Dot
+            } else if svg {
+                graph::Form::Svg
+            } else {
+                graph::Form::Text
+            };
+            let stage = if unfused { graph::Stage::Unfused } else { graph::Stage::Optimized };
+            graph::run(&model.open()?, form, stage)
+        }
         Command::Opt(Opt { graph: Some(graph), passes, diff, bisect, print_after_all, list: false }) => {
             opt::run(&graph, &opt::What { passes, diff, bisect, print_after_all })
         }

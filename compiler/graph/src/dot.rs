@@ -53,13 +53,13 @@ pub fn dot(graph: &Graph) -> String {
 
 /// A part of a source, ordered by number where it is one.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Part {
+pub(crate) struct Part {
     number: Option<u64>,
-    text: String,
+    pub(crate) text: String,
 }
 
 /// A source up to its first number: `layers.3` of `layers.3.mamba`; the first part where there is none.
-fn group(source: &str) -> Vec<Part> {
+pub(crate) fn group(source: &str) -> Vec<Part> {
     let parts = source.split('.').filter(|part| !part.is_empty());
     let parts: Vec<Part> = parts.map(|part| Part { number: part.parse().ok(), text: part.to_string() }).collect();
     let len = parts.iter().position(|part| part.number.is_some()).map_or(1, |number| number + 1);
@@ -67,7 +67,7 @@ fn group(source: &str) -> Vec<Part> {
 }
 
 /// The op, its own name, and the parameters it reads.
-fn label(graph: &Graph, node: NodeId) -> String {
+pub(crate) fn label(graph: &Graph, node: NodeId) -> String {
     let mut label = graph.op(node).name().to_string();
     if let Some(name) = graph.op(node).source_name() {
         label += &format!("\n{name}");

@@ -1,7 +1,7 @@
 //! jambac-graph: the layer graph. Ops on typed values, shapes that may be symbolic, no target.
 //!
 //! [`op`] lists every op; [`build::Builder`] makes graphs; [`infer`](mod@infer) gives result types; [`verify`](mod@verify) checks the invariants;
-//! [`text`] prints and parses; [`dot`](mod@dot) draws.
+//! [`text`] prints and parses; [`svg`](mod@svg) draws, [`dot`](mod@dot) leaves that to Graphviz.
 
 pub mod arbitrary;
 pub mod build;
@@ -10,6 +10,7 @@ pub mod error;
 pub mod graph;
 pub mod infer;
 pub mod op;
+pub mod svg;
 pub mod tensor;
 pub mod text;
 pub mod verify;

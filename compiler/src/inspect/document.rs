@@ -1,0 +1,250 @@
+//! What `jambac inspect` knows of a plan, as data: `--json` prints it, the page of `--html` holds it.
+
+use std::collections::BTreeMap;
+
+use jamba_plan::Plan;
+use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, Transform, Weight};
+use serde::Serialize;
+
+use super::layers::{self, Edge, Layer};
+use super::work::{self, Work};
+use super::{What, memory};
+
+/// Operations that a machine does in the time of a byte, unless told otherwise: a CPU core with two 8-lane multiply-adds a
+/// cycle at 3 GHz does 96 GFLOP/s beside some 10 GB/s of memory.
+pub const CPU_BALANCE: f64 = 10.0;
+
+/// A plan, or the parts of it that were asked for.
+#[derive(Serialize)]
+pub struct Document<'a> {
+    /// BLAKE3 of the plan, as hexadecimal digits.
+    pub digest: String,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// What an open plan holds.
+    pub memory: Pools,
+    /// Work of each entry, by kind of kernel.
+    pub work: Vec<EntryWork>,
+    /// Packed weights by format and by what they are.
+    pub weights: Vec<WeightTotal>,
+    /// The map of the arena, with `--memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arena: Option<Vec<Arena<'a>>>,
+    /// The steps with their work, with `--steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<EntrySteps<'a>>>,
+    /// The entries as the plan holds them, with `--steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<&'a [Entry]>,
+    /// Calls of each kernel, with `--kernels`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Vec<Calls<'a>>>,
+}
+
+/// Bytes of an open plan.
+#[derive(Serialize)]
+pub struct Pools {
+    weights: u64,
+    arena: u64,
+    state: u64,
+    state_slot: u64,
+    kv: u64,
+    kv_page: u64,
+    tables: u64,
+    total: u64,
+}
+
+/// Work of an entry.
+#[derive(Serialize)]
+pub struct EntryWork {
+    entry: &'static str,
+    tokens: f64,
+    total: Work,
+    kinds: BTreeMap<String, Work>,
+}
+
+/// Packed weights that are alike.
+#[derive(Serialize)]
+pub struct WeightTotal {
+    /// `bf16`, or `int8 scales`.
+    format: String,
+    /// The parameters they are made of, numbers replaced by `*`.
+    parameters: String,
+    /// How many.
+    weights: u64,
+    /// Their length together.
+    bytes: u64,
+}
+
+/// The map of an entry's arena.
+#[derive(Serialize)]
+pub struct Arena<'a> {
+    entry: &'static str,
+    arena: u64,
+    peak_live: u64,
+    buffers: &'a [Buffer],
+}
+
+/// The steps of an entry.
+#[derive(Serialize)]
+pub struct EntrySteps<'a> {
+    entry: &'static str,
+    tokens: f64,
+    /// Operations that a machine does in the time of a byte: where a step's bound changes.
+    balance: f64,
+    steps: Vec<StepWork<'a>>,
+    layers: Vec<Layer>,
+    edges: Vec<Edge>,
+}
+
+/// One step and its work.
+#[derive(Serialize)]
+struct StepWork<'a> {
+    kernel: &'a str,
+    op: &'a str,
+    source: &'a str,
+    barrier: bool,
+    bytes: f64,
+    operations: f64,
+    /// Bytes of packed weights that it names.
+    weight_bytes: u64,
+    /// `bytes` or `operations`: which of them takes longer on a machine of the balance.
+    bound: &'static str,
+    args: Vec<String>,
+}
+
+/// Calls of one kernel in each entry.
+#[derive(Serialize)]
+pub struct Calls<'a> {
+    symbol: &'a str,
+    calls: Vec<usize>,
+}
+
+impl<'a> Document<'a> {
+    /// The parts of a plan that `what` asks for.
+    pub fn new(plan: &'a Plan<'_>, what: &What) -> Document<'a> {
+        let (manifest, program) = (plan.manifest(), plan.program());
+        let (memory, limits) = (&manifest.memory, &manifest.limits);
+        let entries = &program.entries;
+        let balance = what.balance.unwrap_or(CPU_BALANCE);
+        Document {
+            digest: plan.digest().to_hex().to_string(),
+            file_bytes: plan.header().file_bytes,
+            manifest,
+            memory: Pools {
+                weights: memory.weights,
+                arena: memory.arena,
+                state: memory.state_pool(limits),
+                state_slot: memory.state_slot,
+                kv: memory.kv_pool(limits),
+                kv_page: memory.kv_page,
+                tables: memory.tables,
+                total: memory.total(limits),
+            },
+            work: entries.iter().map(|entry| EntryWork::new(program, entry)).collect(),
+            weights: weight_totals(&program.weights),
+            arena: what.memory.then(|| entries.iter().map(Arena::new).collect()),
+            steps: what.steps.then(|| entries.iter().map(|entry| EntrySteps::new(program, entry, balance)).collect()),
+            entries: what.steps.then_some(entries),
+            kernels: what.kernels.then(|| {
+                let symbol = |kernel: u32| program.kernels[kernel as usize].symbol.as_str();
+                calls(program).into_iter().map(|(kernel, calls)| Calls { symbol: symbol(kernel), calls }).collect()
+            }),
+        }
+    }
+}
+
+impl EntryWork {
+    fn new(program: &Program, entry: &Entry) -> EntryWork {
+        EntryWork {
+            entry: entry.kind.name(),
+            tokens: work::size(entry).tokens,
+            total: work::total(entry),
+            kinds: work::by_kind(program, entry),
+        }
+    }
+}
+
+impl<'a> Arena<'a> {
+    fn new(entry: &'a Entry) -> Arena<'a> {
+        Arena {
+            entry: entry.kind.name(),
+            arena: memory::arena_bytes(entry),
+            peak_live: memory::peak_live_bytes(entry),
+            buffers: &entry.buffers,
+        }
+    }
+}
+
+impl<'a> EntrySteps<'a> {
+    fn new(program: &'a Program, entry: &'a Entry, balance: f64) -> EntrySteps<'a> {
+        let works = work::of_steps(entry);
+        let layers = layers::layers(entry, &works);
+        let steps = entry.steps.iter().zip(works).map(|(step, work)| {
+            let kernel = &program.kernels[step.kernel as usize];
+            let weight = |arg: &Arg| match arg {
+                Arg::Weight(index) => program.weights[*index as usize].bytes,
+                _ => 0,
+            };
+            StepWork {
+                kernel: &kernel.symbol,
+                op: &kernel.op,
+                source: &step.source,
+                barrier: step.barrier,
+                bytes: work.bytes,
+                operations: work.operations,
+                weight_bytes: step.args.iter().map(weight).sum(),
+                bound: if work.operations > balance * work.bytes { "operations" } else { "bytes" },
+                args: step.args.iter().map(|&arg| jamba_plan::text::argument(arg)).collect(),
+            }
+        });
+        EntrySteps {
+            entry: entry.kind.name(),
+            tokens: work::size(entry).tokens,
+            balance,
+            steps: steps.collect(),
+            layers,
+            edges: layers::edges(entry),
+        }
+    }
+}
+
+/// Calls of each kernel by entry.
+pub fn calls(program: &Program) -> BTreeMap<u32, Vec<usize>> {
+    let mut calls: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (i, entry) in program.entries.iter().enumerate() {
+        for step in &entry.steps {
+            calls.entry(step.kernel).or_insert_with(|| vec![0; program.entries.len()])[i] += 1;
+        }
+    }
+    calls
+}
+
+/// Weights by format and parameters, the largest first.
+fn weight_totals(weights: &[Weight]) -> Vec<WeightTotal> {
+    let mut totals: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    for weight in weights {
+        let format = match weight.transform {
+            Transform::Scale(format) => format!("{} scales", format.name()),
+            Transform::None | Transform::DecayRate => weight.format.name().to_owned(),
+        };
+        let parameters: Vec<String> = weight.parts.iter().map(|part| without_numbers(&part.parameter)).collect();
+        let (n, bytes) = totals.entry((format, parameters.join(" + "))).or_default();
+        *n += 1;
+        *bytes += weight.bytes;
+    }
+    let mut totals: Vec<WeightTotal> = totals
+        .into_iter()
+        .map(|((format, parameters), (weights, bytes))| WeightTotal { format, parameters, weights, bytes })
+        .collect();
+    totals.sort_by_key(|total| std::cmp::Reverse(total.bytes));
+    totals
+}
+
+/// `layers.*.mamba.in_proj.weight` of `model.layers.3.mamba.in_proj.weight`.
+fn without_numbers(parameter: &str) -> String {
+    let parts = parameter.strip_prefix("model.").unwrap_or(parameter).split('.');
+    parts.map(|part| if part.parse::<u64>().is_ok() { "*" } else { part }).collect::<Vec<_>>().join(".")
+}
