@@ -92,6 +92,8 @@ fn fill(case: &Case, param: &Param) -> Option<Filled> {
         Param::Scalar { name: "sequences" } => Filled::Integer(1),
         Param::Scalar { name: "slot_stride" } => Filled::Integer(0),
         Param::Scalar { .. } => Filled::Integer(tokens as u64),
+        // Of kernels for a GPU, which are measured elsewhere.
+        Param::Count { .. } | Param::TensorMap { .. } => return None,
         Param::Buffer { name: "starts", .. } => {
             Filled::Array([0, tokens as i32].iter().flat_map(|n| n.to_le_bytes()).collect())
         }

@@ -39,6 +39,9 @@ use std::cell::{Cell, RefCell};
 /// The function behind the exported kernel `NAME` is called `NAME` followed by this.
 pub const BODY_SUFFIX: &str = ".body";
 
+/// Folders of what kernels of a GPU are made of.
+const HELPERS: [&str; 2] = ["kernels/src/builder", "kernels/src/sm90/"];
+
 /// Puts kernels into an MLIR module, all for one target.
 pub struct ModuleBuilder<'m> {
     context: &'m Context,
@@ -71,7 +74,7 @@ impl<'m> ModuleBuilder<'m> {
 
         let region = Region::new();
         let typed: Vec<_> = types.iter().map(|&ty| (ty, location)).collect();
-        let builder = Builder::new(context, self.target, region.append_block(Block::new(&typed)), params);
+        let builder = Builder::new(context, Machine::Cpu(self.target), region.append_block(Block::new(&typed)), params);
         emit(&builder);
         builder.op("func.return", &[], &[]);
 
@@ -92,22 +95,43 @@ impl<'m> ModuleBuilder<'m> {
     }
 }
 
+/// What a kernel is built for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Machine {
+    /// A CPU.
+    Cpu(CpuTarget),
+    /// A GPU of compute capability 9.0.
+    Sm90,
+}
+
+impl Machine {
+    fn has_fma(self) -> bool {
+        match self {
+            Machine::Cpu(target) => target.has_fma(),
+            Machine::Sm90 => true,
+        }
+    }
+}
+
 /// Writes the body of one kernel, operation after operation.
 pub struct Builder<'m> {
-    context: &'m Context,
-    target: CpuTarget,
+    pub(crate) context: &'m Context,
+    target: Machine,
     entry: BlockRef<'m, 'm>,
     /// Where the next operation goes.
     block: Cell<BlockRef<'m, 'm>>,
     /// What the handles stand for.
     values: RefCell<Vec<melior::ir::Value<'m, 'm>>>,
-    params: Vec<Param>,
+    pub(crate) params: Vec<Param>,
+    /// The last line in the kernel's own file, which is that of the first.
+    line: Cell<Option<&'static std::panic::Location<'static>>>,
 }
 
 impl<'m> Builder<'m> {
-    fn new(context: &'m Context, target: CpuTarget, entry: BlockRef<'m, 'm>, params: &[Param]) -> Self {
+    /// `entry` is the first block of the kernel, with an argument for each slot.
+    pub(crate) fn new(context: &'m Context, target: Machine, entry: BlockRef<'m, 'm>, params: &[Param]) -> Self {
         // The first handles are the arguments: a slot's number is its handle.
-        let values = (0..params.len() + 2).map(|slot| argument_value(entry, slot)).collect();
+        let values = (0..entry.argument_count()).map(|slot| argument_value(entry, slot)).collect();
         Builder {
             context,
             target,
@@ -115,12 +139,17 @@ impl<'m> Builder<'m> {
             block: Cell::new(entry),
             values: RefCell::new(values),
             params: params.to_vec(),
+            line: Cell::new(None),
         }
     }
 
-    /// What the kernel is built for.
+    /// The CPU that the kernel is built for; panics in a kernel of a GPU.
+    #[track_caller]
     pub fn target(&self) -> CpuTarget {
-        self.target
+        match self.target {
+            Machine::Cpu(target) => target,
+            Machine::Sm90 => panic!("a kernel of sm_90a asks for facts of a CPU"),
+        }
     }
 
     /// The buffer that is parameter `name`: its first extent is unbounded, the others are the parameter's.
@@ -163,7 +192,7 @@ impl<'m> Builder<'m> {
         (start, self.min(self.add(start, share), n))
     }
 
-    /// `for i in (start..end).step_by(step)`, carrying nothing.
+    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32.
     #[track_caller]
     pub fn for_each(&self, start: Value, end: Value, step: usize, body: impl FnOnce(Value)) {
         self.for_range(start, end, step, [], |i, []| {
@@ -198,11 +227,12 @@ impl<'m> Builder<'m> {
         init: &[Value],
         body: impl FnOnce(Value, &[Value]) -> Vec<Value>,
     ) -> Vec<Value> {
-        let location = caller(self.context);
-        let index = Type::scalar(Num::Index);
-        assert!(start.ty == index && end.ty == index, "for_range from {} to {}", start.ty, end.ty);
+        let location = self.here();
+        let index = start.ty;
+        let counts = [Num::Index, Num::I32].map(Type::scalar);
+        assert!(counts.contains(&index) && end.ty == index, "for_range from {} to {}", start.ty, end.ty);
         let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
-        let step = self.index(step);
+        let step = self.constant(step as f64, index);
 
         let block_types: Vec<_> = [index].iter().chain(&types).map(|ty| (ty.mlir(self.context), location)).collect();
         let (region, block) = self.region(Block::new(&block_types));
@@ -223,7 +253,7 @@ impl<'m> Builder<'m> {
     /// Runs `then` where `condition` holds.
     #[track_caller]
     pub fn if_(&self, condition: Value, then: impl FnOnce()) {
-        let location = caller(self.context);
+        let location = self.here();
         assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
         let (region, block) = self.region(Block::new(&[]));
         self.within(block, || {
@@ -241,7 +271,7 @@ impl<'m> Builder<'m> {
         then: impl FnOnce() -> [Value; N],
         otherwise: impl FnOnce() -> [Value; N],
     ) -> [Value; N] {
-        let location = caller(self.context);
+        let location = self.here();
         assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
         let (then_region, block) = self.region(Block::new(&[]));
         let mut types = Vec::new();
@@ -268,7 +298,7 @@ impl<'m> Builder<'m> {
         condition: impl FnOnce([Value; N]) -> Value,
         body: impl FnOnce([Value; N]) -> [Value; N],
     ) -> [Value; N] {
-        let location = caller(self.context);
+        let location = self.here();
         let types = init.map(|value| value.ty);
         let block_types: Vec<_> = types.iter().map(|ty| (ty.mlir(self.context), location)).collect();
         let carried =
@@ -298,7 +328,7 @@ impl<'m> Builder<'m> {
         (region, block)
     }
 
-    fn within(&self, block: BlockRef<'m, 'm>, body: impl FnOnce()) {
+    pub(crate) fn within(&self, block: BlockRef<'m, 'm>, body: impl FnOnce()) {
         let outer = self.block.replace(block);
         body();
         self.block.set(outer);
@@ -306,19 +336,25 @@ impl<'m> Builder<'m> {
 
     /// Appends an operation without results or regions.
     #[track_caller]
-    fn op(&self, name: &str, operands: &[Value], attributes: &[(&str, Attribute<'m>)]) {
+    pub(crate) fn op(&self, name: &str, operands: &[Value], attributes: &[(&str, Attribute<'m>)]) {
         self.op_with_results(name, operands, &[], attributes);
     }
 
     /// Appends an operation with one result.
     #[track_caller]
-    fn op1(&self, name: &str, operands: &[Value], result: Type, attributes: &[(&str, Attribute<'m>)]) -> Value {
+    pub(crate) fn op1(
+        &self,
+        name: &str,
+        operands: &[Value],
+        result: Type,
+        attributes: &[(&str, Attribute<'m>)],
+    ) -> Value {
         let operation = self.op_with_results(name, operands, &[result.mlir(self.context)], attributes);
         self.result(operation, 0, result)
     }
 
     #[track_caller]
-    fn op_with_results(
+    pub(crate) fn op_with_results(
         &self,
         name: &str,
         operands: &[Value],
@@ -326,7 +362,7 @@ impl<'m> Builder<'m> {
         attributes: &[(&str, Attribute<'m>)],
     ) -> OperationRef<'m, 'm> {
         let attributes: Vec<_> = attributes.iter().map(|&(name, value)| named(self.context, name, value)).collect();
-        let operation = OperationBuilder::new(name, caller(self.context))
+        let operation = OperationBuilder::new(name, self.here())
             .add_operands(&self.raw(operands))
             .add_results(results)
             .add_attributes(&attributes)
@@ -354,34 +390,53 @@ impl<'m> Builder<'m> {
         self.block.get().append_operation(operation)
     }
 
+    /// The line of the kernel that called into the builder. On a GPU, where a function has lines of one file only, what
+    /// helpers emit from another file counts to the line of the kernel before it.
+    #[track_caller]
+    pub(crate) fn here(&self) -> Location<'m> {
+        let caller = std::panic::Location::caller();
+        if matches!(self.target, Machine::Cpu(_)) {
+            return location(self.context, caller);
+        }
+        let is_helper = HELPERS.iter().any(|folder| caller.file().contains(folder));
+        let is_other = self.line.get().is_some_and(|line| line.file() != caller.file());
+        if !is_helper && !is_other {
+            self.line.set(Some(caller));
+        }
+        self.line.get().map_or(Location::unknown(self.context), |line| location(self.context, line))
+    }
+
     fn raw(&self, handles: &[Value]) -> Vec<melior::ir::Value<'m, 'm>> {
         let values = self.values.borrow();
         handles.iter().map(|handle| values[handle.id as usize]).collect()
     }
 
-    fn define(&self, raw: melior::ir::Value<'m, 'm>, ty: Type) -> Value {
+    pub(crate) fn define(&self, raw: melior::ir::Value<'m, 'm>, ty: Type) -> Value {
         let mut values = self.values.borrow_mut();
         values.push(raw);
         Value { id: values.len() as u32 - 1, ty }
     }
 
-    fn result(&self, operation: OperationRef<'m, 'm>, slot: usize, ty: Type) -> Value {
+    pub(crate) fn result(&self, operation: OperationRef<'m, 'm>, slot: usize, ty: Type) -> Value {
         self.define(operation.result(slot).expect("as many results as types").into(), ty)
     }
 }
 
 /// The line of the kernel that called into the builder.
 #[track_caller]
-fn caller(context: &Context) -> Location<'_> {
-    let caller = std::panic::Location::caller();
-    Location::new(context, caller.file(), caller.line() as usize, caller.column() as usize)
+pub(crate) fn caller(context: &Context) -> Location<'_> {
+    location(context, std::panic::Location::caller())
 }
 
-fn named<'m>(context: &'m Context, name: &str, value: Attribute<'m>) -> (Identifier<'m>, Attribute<'m>) {
+fn location<'m>(context: &'m Context, at: &std::panic::Location<'_>) -> Location<'m> {
+    Location::new(context, at.file(), at.line() as usize, at.column() as usize)
+}
+
+pub(crate) fn named<'m>(context: &'m Context, name: &str, value: Attribute<'m>) -> (Identifier<'m>, Attribute<'m>) {
     (Identifier::new(context, name), value)
 }
 
-fn parse_attribute<'m>(context: &'m Context, text: &str) -> Attribute<'m> {
+pub(crate) fn parse_attribute<'m>(context: &'m Context, text: &str) -> Attribute<'m> {
     Attribute::parse(context, text).unwrap_or_else(|| panic!("MLIR does not parse the attribute {text}"))
 }
 
@@ -393,6 +448,7 @@ fn argument_type<'m>(context: &'m Context, param: &Param) -> melior::ir::Type<'m
     match param {
         Param::Buffer { elem, inner, .. } => memref(context, (*elem).into(), &[&[UNBOUNDED][..], inner].concat()),
         Param::Scalar { .. } => Num::Index.mlir(context),
+        Param::Count { name } | Param::TensorMap { name, .. } => panic!("slot '{name}' is of a kernel of a GPU"),
     }
 }
 
@@ -403,7 +459,7 @@ fn memref<'m>(context: &'m Context, num: Num, shape: &[usize]) -> melior::ir::Ty
 }
 
 /// `apart` says that no result of the kernel lies over an operand.
-fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
+pub(crate) fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
     let attributes = match param.access() {
         Some(Access::Read) if apart => "{llvm.noalias, llvm.readonly, llvm.noundef}",
         Some(Access::Read) => "{llvm.readonly, llvm.noundef}",

@@ -7,13 +7,16 @@
 //! - the work is split over threads inside the kernel, and what one output is summed from, in which order, does not
 //!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
 
+use jamba_plan::format::{Blocks, Count};
 use jambac_graph::Activation;
 
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
-    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
+    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, sm90, softmax,
     split_linear, split_rms_norm, top_k,
 };
+
+pub use crate::sm90::{Swizzle, TensorMap};
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
 pub const LANES: usize = 16;
@@ -113,6 +116,18 @@ pub enum Param {
         /// What it counts.
         name: &'static str,
     },
+    /// The address of an i64, which a kernel of a GPU reads when it runs: captured launches replay with other counts.
+    Count {
+        /// What it counts.
+        name: &'static str,
+    },
+    /// The address of a tensor map, which describes a matrix to the copy engine of a GPU.
+    TensorMap {
+        /// What it is.
+        name: &'static str,
+        /// The matrix, and the pieces that are copied.
+        map: TensorMap,
+    },
 }
 
 impl Param {
@@ -141,10 +156,23 @@ impl Param {
         Param::Scalar { name }
     }
 
+    /// An integer in memory.
+    pub fn count(name: &'static str) -> Param {
+        Param::Count { name }
+    }
+
+    /// A matrix that is read through a tensor map.
+    pub fn tensor_map(name: &'static str, map: TensorMap) -> Param {
+        Param::TensorMap { name, map }
+    }
+
     /// What the slot is called, once in a kernel.
     pub fn name(&self) -> &'static str {
         match self {
-            Param::Buffer { name, .. } | Param::Scalar { name } => name,
+            Param::Buffer { name, .. }
+            | Param::Scalar { name }
+            | Param::Count { name }
+            | Param::TensorMap { name, .. } => name,
         }
     }
 
@@ -152,15 +180,17 @@ impl Param {
     pub fn access(&self) -> Option<Access> {
         match self {
             Param::Buffer { access, .. } => Some(*access),
-            Param::Scalar { .. } => None,
+            Param::TensorMap { .. } => Some(Access::Read),
+            Param::Scalar { .. } | Param::Count { .. } => None,
         }
     }
 
-    /// The element type of the slot's buffer; nothing for an integer.
+    /// The element type of the slot's buffer or matrix; nothing for an integer.
     pub fn elem(&self) -> Option<Elem> {
         match self {
             Param::Buffer { elem, .. } => Some(*elem),
-            Param::Scalar { .. } => None,
+            Param::TensorMap { map, .. } => Some(map.elem),
+            Param::Scalar { .. } | Param::Count { .. } => None,
         }
     }
 }
@@ -193,6 +223,8 @@ macro_rules! kernels {
         #[derive(Clone, Debug, PartialEq)]
         pub enum Kernel {
             $($(#[$doc])* $variant($module::Spec),)*
+            /// A kernel of sm_90a, of that target's own catalog.
+            Sm90(sm90::Kernel),
         }
 
         impl Kernel {
@@ -201,28 +233,43 @@ macro_rules! kernels {
 
             /// The op's folder in the catalog.
             pub fn op(&self) -> &'static str {
-                match self { $(Kernel::$variant(_) => stringify!($module),)* }
+                match self {
+                    $(Kernel::$variant(_) => stringify!($module),)*
+                    Kernel::Sm90(kernel) => kernel.op(),
+                }
             }
 
             /// The exported symbol; two kernels with the same symbol are the same kernel.
             pub fn symbol(&self) -> String {
-                match self { $(Kernel::$variant(spec) => spec.symbol(),)* }
+                match self {
+                    $(Kernel::$variant(spec) => spec.symbol(),)*
+                    Kernel::Sm90(kernel) => kernel.symbol(),
+                }
             }
 
             /// The slots of the argument array, in order.
             pub fn params(&self) -> Vec<Param> {
-                match self { $(Kernel::$variant(spec) => spec.params(),)* }
+                match self {
+                    $(Kernel::$variant(spec) => spec.params(),)*
+                    Kernel::Sm90(kernel) => kernel.params(),
+                }
             }
 
             /// Bytes and operations that the kernel cannot do without.
             pub fn cost(&self, counts: Counts) -> Cost {
-                match self { $(Kernel::$variant(spec) => spec.cost(counts),)* }
+                match self {
+                    $(Kernel::$variant(spec) => spec.cost(counts),)*
+                    Kernel::Sm90(kernel) => kernel.cost(counts),
+                }
             }
 
-            /// Writes the kernel's body.
+            /// Writes the body of a CPU's kernel. Panics for one of a GPU, which [`sm90::Kernel::emit`] writes.
             #[cfg(feature = "emit")]
             pub fn emit(&self, b: &crate::builder::Builder<'_>) {
-                match self { $(Kernel::$variant(spec) => $module::cpu::emit(b, spec),)* }
+                match self {
+                    $(Kernel::$variant(spec) => $module::cpu::emit(b, spec),)*
+                    Kernel::Sm90(kernel) => panic!("{} is no kernel of a CPU", kernel.symbol()),
+                }
             }
         }
 
@@ -293,5 +340,14 @@ impl Rows {
             Rows::Tokens => counts.tokens,
             Rows::Outputs => counts.outputs,
         }
+    }
+
+    /// Blocks of a launch in which each does `per_block` rows.
+    pub fn blocks(self, per_block: u32) -> Blocks {
+        let count = match self {
+            Rows::Tokens => Count::Tokens,
+            Rows::Outputs => Count::Outputs,
+        };
+        Blocks::Of { count, factor: 1, per_block }
     }
 }

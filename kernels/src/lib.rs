@@ -26,6 +26,7 @@ pub mod rms_norm;
 pub mod select_rows;
 pub mod selective_scan;
 pub mod slice;
+pub mod sm90;
 pub mod softmax;
 pub mod split_linear;
 pub mod split_rms_norm;

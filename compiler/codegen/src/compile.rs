@@ -75,7 +75,7 @@ pub fn compile_object(
     emit(&ModuleBuilder::new(&mlir_context, &module, target));
     show(Phase::Mlir, &|| module.as_operation().to_string());
     lower::verify(&mlir_context, &module)?;
-    lower::lower(&mlir_context, &mut module)?;
+    lower::lower(&mlir_context, &mut module, lower::HOST_PASSES)?;
     show(Phase::LlvmDialect, &|| module.as_operation().to_string());
 
     let context = Context::create();

@@ -37,6 +37,14 @@ pub enum CodegenError {
         /// LLVM's message.
         message: String,
     },
+    /// ptxas refused the PTX, or could not be run.
+    #[error("assemble: {assembler} failed: {message}")]
+    Assemble {
+        /// The assembler that ran.
+        assembler: PathBuf,
+        /// What it wrote.
+        message: String,
+    },
     /// There is no linker.
     #[error("link: no linker; looked for {looked_for}; {install}")]
     NoLinker {

@@ -3,8 +3,12 @@
 use crate::error::CodegenError;
 use bytemuck::{Pod, Zeroable};
 use inkwell::context::AsContextRef;
+use inkwell::llvm_sys::core::{LLVMGetCalledValue, LLVMGetInlineAsmHasSideEffects, LLVMIsAInlineAsm};
+use inkwell::llvm_sys::support::LLVMParseCommandLineOptions;
+use inkwell::values::{AsValueRef, InstructionOpcode, InstructionValue};
 use libloading::Library;
 use std::io::Write;
+use std::sync::Once;
 
 /// The LLVM IR of a module in the LLVM dialect; nothing if MLIR cannot translate it (it has said why by then).
 pub fn translate<'ctx>(
@@ -18,6 +22,29 @@ pub fn translate<'ctx>(
         let raw = mlir_sys::mlirTranslateModuleToLLVMIR(operation, context.as_ctx_ref().cast());
         (!raw.is_null()).then(|| inkwell::module::Module::new(raw.cast()))
     }
+}
+
+/// Whether an instruction is a call of inline assembly that has effects.
+pub fn is_asm_with_effects(instruction: InstructionValue) -> bool {
+    if instruction.get_opcode() != InstructionOpcode::Call {
+        return false;
+    }
+    // SAFETY: the instruction is a live call; LLVM reads what it calls and gives that back, or null where it is no inline
+    // assembly.
+    unsafe {
+        let called = LLVMGetCalledValue(instruction.as_value_ref());
+        !LLVMIsAInlineAsm(called).is_null() && LLVMGetInlineAsmHasSideEffects(called) != 0
+    }
+}
+
+/// Makes addresses of shared memory 32 bits wide in the NVPTX target, for the process. No other target looks at this.
+pub fn shorten_nvptx_pointers() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let arguments = [c"jambac".as_ptr(), c"--nvptx-short-ptr".as_ptr()];
+        // SAFETY: two strings that end in zero, which LLVM reads and does not keep; once, so by no two threads at a time.
+        unsafe { LLVMParseCommandLineOptions(arguments.len() as i32, arguments.as_ptr(), std::ptr::null()) }
+    });
 }
 
 /// A slot of a kernel's argument array, for kernels run in this process.

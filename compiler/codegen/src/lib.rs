@@ -2,8 +2,10 @@
 //! and LLVM.
 //!
 //! [`compile`](mod@compile) is the way of the code: MLIR that kernels emit, lowered by the passes of [`lower`], through
-//! [`llvm`] to an object, linked by [`object`]. [`pack`](mod@pack) packs weights; [`link`](mod@link) writes the plan.
+//! [`llvm`] to an object, linked by [`object`]; for a GPU, by [`ptx`](mod@ptx) to PTX, which [`assemble`](mod@assemble) can
+//! check where ptxas is at hand. [`pack`](mod@pack) packs weights; [`link`](mod@link) writes the plan.
 
+pub mod assemble;
 pub mod compile;
 pub mod diagnostics;
 pub mod error;
@@ -13,8 +15,10 @@ pub mod llvm;
 pub mod lower;
 pub mod object;
 pub mod pack;
+pub mod ptx;
 pub mod toolchain;
 
 pub use compile::compile;
 pub use error::CodegenError;
+pub use ptx::compile_ptx;
 pub use toolchain::toolchain;

@@ -11,10 +11,10 @@ use melior::utility::{
 };
 
 /// The dialects kernels are emitted in, llvm for the intrinsics of the target; passes load what they lower to by themselves.
-const EMITTED_DIALECTS: [&str; 7] = ["func", "arith", "math", "memref", "vector", "scf", "llvm"];
+const EMITTED_DIALECTS: [&str; 8] = ["func", "arith", "math", "memref", "vector", "scf", "llvm", "nvvm"];
 
 /// The passes for the host, in order.
-const HOST_PASSES: &[&str] = &[
+pub const HOST_PASSES: &[&str] = &[
     // The builder writes a constant where it is used: keep one of each, and what is computed twice once.
     "cse",
     // Loops and branches become blocks.
@@ -35,6 +35,24 @@ const HOST_PASSES: &[&str] = &[
     "reconcile-unrealized-casts",
     "canonicalize",
     "cse",
+];
+
+/// The passes for a GPU, in order. Its kernels have pointers from the start, and no memrefs.
+pub const NVVM_PASSES: &[&str] = &[
+    "cse",
+    "convert-scf-to-cf",
+    "convert-vector-to-llvm",
+    "convert-math-to-llvm",
+    "convert-arith-to-llvm",
+    // Instructions that LLVM has no intrinsic for become inline PTX.
+    "convert-nvvm-to-llvm",
+    "convert-func-to-llvm",
+    "convert-cf-to-llvm",
+    "reconcile-unrealized-casts",
+    "canonicalize",
+    "cse",
+    // Operations know their line of Rust: functions need a scope for the lines to reach the PTX.
+    "ensure-debug-info-scope-on-llvm-func",
 ];
 
 /// A context in which kernels can be emitted and lowered. It is for one thread.
@@ -61,13 +79,13 @@ pub fn verify(context: &Context, module: &Module) -> Result<(), CodegenError> {
     }
 }
 
-/// Lowers a module to the LLVM dialect and checks the result.
-pub fn lower(context: &Context, module: &mut Module) -> Result<(), CodegenError> {
+/// Lowers a module to the LLVM dialect by one of the lists of passes, and checks the result.
+pub fn lower(context: &Context, module: &mut Module, passes: &[&str]) -> Result<(), CodegenError> {
     let diagnostics = Diagnostics::catch(context);
     let manager = PassManager::new(context);
     // Verified once at the end: after every pass would cost more than the passes.
     manager.enable_verifier(false);
-    parse_pass_pipeline(manager.as_operation_pass_manager(), &format!("builtin.module({})", HOST_PASSES.join(",")))
+    parse_pass_pipeline(manager.as_operation_pass_manager(), &format!("builtin.module({})", passes.join(",")))
         .map_err(|error| CodegenError::Lower { messages: format!("\n  {error}") })?;
     if manager.run(module).is_err() || !module.as_operation().verify() {
         return Err(CodegenError::Lower { messages: diagnostics.take() });

@@ -36,6 +36,12 @@ impl<'m> Builder<'m> {
         self.integer(value.into(), Type::scalar(Num::I32))
     }
 
+    /// A constant i64.
+    #[track_caller]
+    pub fn i64(&self, value: i64) -> Value {
+        self.integer(value, Type::scalar(Num::I64))
+    }
+
     /// A constant f32.
     #[track_caller]
     pub fn f32(&self, value: f32) -> Value {
@@ -63,6 +69,7 @@ impl<'m> Builder<'m> {
                 self.constant_attribute(FloatAttribute::new(self.context, f32_type, value).into(), ty)
             }
             Num::Bf16 | Num::F16 => panic!("a constant of type {ty}: convert an f32 instead"),
+            Num::Global | Num::Shared => panic!("a constant of type {ty}"),
             _ => self.integer(value as i64, ty),
         }
     }
@@ -235,7 +242,7 @@ impl Builder<'_> {
             (Num::F32, Compare::Lt) => ("arith.cmpf", 4),
             (Num::F32, Compare::Le) => ("arith.cmpf", 5),
             (Num::F32, Compare::Ne) => ("arith.cmpf", 6),
-            (Num::Bf16 | Num::F16, _) => panic!("cmp of {}", x.ty),
+            (Num::Bf16 | Num::F16 | Num::Global | Num::Shared, _) => panic!("cmp of {}", x.ty),
             (_, Compare::Eq) => ("arith.cmpi", 0),
             (_, Compare::Ne) => ("arith.cmpi", 1),
             (_, Compare::Lt) => ("arith.cmpi", 2),
@@ -261,6 +268,7 @@ impl Builder<'_> {
         match x.ty.num {
             Num::F32 => self.op1(float, &[x, y], x.ty, &[]),
             Num::Bf16 | Num::F16 => panic!("{what} of {}: convert to f32 first", x.ty),
+            Num::Global | Num::Shared => panic!("{what} of a {}", x.ty),
             _ => self.op1(integer, &[x, y], x.ty, &[]),
         }
     }
@@ -290,7 +298,7 @@ impl Builder<'_> {
             }
             Num::I8 | Num::I16 | Num::I32 => self.op1("arith.sitofp", &[x], ty, &[]),
             Num::Index => self.to_f32(self.to_i32(x)),
-            Num::I1 => panic!("to_f32 of {}", x.ty),
+            Num::I1 | Num::I64 | Num::Global | Num::Shared => panic!("to_f32 of {}", x.ty),
         }
     }
 
@@ -322,10 +330,11 @@ impl Builder<'_> {
     /// register; the sums are exact unless all four numbers are −2¹⁵.
     #[track_caller]
     pub fn madd_pairs(&self, x: Value, y: Value) -> Value {
-        let lanes = self.target.vector_bytes() / Num::I16.bytes();
+        let target = self.target();
+        let lanes = target.vector_bytes() / Num::I16.bytes();
         let expected = Type::vector(Num::I16, lanes);
         assert!(x.ty == expected && y.ty == expected, "madd_pairs of {} and {}, expected {expected}", x.ty, y.ty);
-        let name = match self.target.level() {
+        let name = match target.level() {
             X86Level::V2 => "llvm.x86.sse2.pmadd.wd",
             X86Level::V3 => "llvm.x86.avx2.pmadd.wd",
             X86Level::V4 => "llvm.x86.avx512.pmaddw.d.512",
@@ -344,7 +353,9 @@ impl Builder<'_> {
             Num::I8 | Num::I16 => self.op1("arith.extsi", &[x], ty, &[]),
             Num::I1 => self.op1("arith.extui", &[x], ty, &[]),
             Num::Index => self.op1("arith.index_cast", &[x], ty, &[]),
+            Num::I64 => self.op1("arith.trunci", &[x], ty, &[]),
             Num::Bf16 | Num::F16 => panic!("to_i32 of {}: convert to f32 first", x.ty),
+            Num::Global | Num::Shared => panic!("to_i32 of a {}", x.ty),
         }
     }
 
@@ -390,6 +401,6 @@ impl Builder<'_> {
 
     #[track_caller]
     fn assert_f16(&self) {
-        assert!(self.target.has_f16c(), "half precision needs F16C, which {} lacks", self.target);
+        assert!(self.target().has_f16c(), "half precision needs F16C, which {} lacks", self.target());
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::kernel::Elem;
 use melior::Context;
+use melior::dialect::llvm;
 use melior::ir::r#type::IntegerType;
 use std::fmt;
 
@@ -18,6 +19,8 @@ pub enum Num {
     I16,
     /// 32-bit signed integer.
     I32,
+    /// 64-bit signed integer.
+    I64,
     /// bfloat16, in memory and on its way to f32; no arithmetic. It travels as its 16 bits: LLVM would call a library to
     /// round to it, and AVX-512 BF16 rounds differently, so kernels round by integer arithmetic, alike everywhere.
     Bf16,
@@ -25,6 +28,10 @@ pub enum Num {
     F16,
     /// IEEE single precision.
     F32,
+    /// An address in a GPU's global memory.
+    Global,
+    /// An address in the shared memory of a block of a GPU.
+    Shared,
 }
 
 impl Num {
@@ -33,24 +40,28 @@ impl Num {
         match self {
             Num::I1 | Num::I8 => 1,
             Num::I16 | Num::Bf16 | Num::F16 => 2,
-            Num::I32 | Num::F32 => 4,
-            Num::Index => 8,
+            Num::I32 | Num::F32 | Num::Shared => 4,
+            Num::Index | Num::I64 | Num::Global => 8,
         }
     }
 
     pub(super) fn is_integer(self) -> bool {
-        matches!(self, Num::Index | Num::I1 | Num::I8 | Num::I16 | Num::I32)
+        matches!(self, Num::Index | Num::I1 | Num::I8 | Num::I16 | Num::I32 | Num::I64)
     }
 
-    pub(super) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
+    pub(crate) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
         match self {
             Num::Index => melior::ir::Type::index(context),
             Num::I1 => IntegerType::new(context, 1).into(),
             Num::I8 => IntegerType::new(context, 8).into(),
             Num::I16 | Num::Bf16 => IntegerType::new(context, 16).into(),
             Num::I32 => IntegerType::new(context, 32).into(),
+            Num::I64 => IntegerType::new(context, 64).into(),
             Num::F16 => melior::ir::Type::float16(context),
             Num::F32 => melior::ir::Type::float32(context),
+            // The numbers of NVPTX's address spaces.
+            Num::Global => llvm::r#type::pointer(context, 1),
+            Num::Shared => llvm::r#type::pointer(context, 3),
         }
     }
 }
@@ -76,9 +87,12 @@ impl fmt::Display for Num {
             Num::I8 => "i8",
             Num::I16 => "i16",
             Num::I32 => "i32",
+            Num::I64 => "i64",
             Num::Bf16 => "bf16",
             Num::F16 => "f16",
             Num::F32 => "f32",
+            Num::Global => "global pointer",
+            Num::Shared => "shared pointer",
         })
     }
 }
@@ -108,7 +122,7 @@ impl Type {
         Type { num, lanes: self.lanes }
     }
 
-    pub(super) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
+    pub(crate) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
         match self.lanes {
             None => self.num.mlir(context),
             Some(lanes) => melior::ir::Type::vector(&[lanes.into()], self.num.mlir(context)),
@@ -128,8 +142,8 @@ impl fmt::Display for Type {
 /// A value in a kernel under construction: a handle, good only in the [`Builder`](super::Builder) that made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Value {
-    pub(super) id: u32,
-    pub(super) ty: Type,
+    pub(crate) id: u32,
+    pub(crate) ty: Type,
 }
 
 impl Value {

@@ -1,0 +1,120 @@
+//! PTX to machine code by NVIDIA's assembler, where it is at hand: what it says of registers, spills and pipelines.
+
+use crate::error::CodegenError;
+use crate::ptx::ARCHITECTURE;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What ptxas made of a module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assembled {
+    /// The machine code.
+    pub cubin: Vec<u8>,
+    /// What each kernel takes, by symbol.
+    pub kernels: BTreeMap<String, Usage>,
+    /// Messages that say that an instruction is slower than it was written to be: wgmma one after the other, a register
+    /// count ignored. None in a good kernel.
+    pub warnings: Vec<String>,
+}
+
+/// What one kernel takes of a multiprocessor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread's stack.
+    pub stack_bytes: u32,
+    /// Bytes of registers written to memory for lack of registers.
+    pub spill_store_bytes: u32,
+    /// Bytes of registers read back.
+    pub spill_load_bytes: u32,
+    /// Bytes of static shared memory.
+    pub shared_bytes: u32,
+}
+
+/// Finds ptxas: `given`, else in `CUDA_HOME`, else in `PATH`.
+pub fn find_ptxas(given: Option<&Path>) -> Option<PathBuf> {
+    let home = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
+    let folders = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let found = home.into_iter().chain(folders.into_iter().flatten()).map(|folder| folder.join("ptxas"));
+    given.map(Path::to_owned).into_iter().chain(found).find(|path| path.is_file())
+}
+
+/// Assembles a module.
+pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
+    let failed = |message: String| CodegenError::Assemble { assembler: ptxas.to_owned(), message };
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CodegenError::Io { path, source }
+    };
+    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+    let (input, output) = (folder.path().join("kernels.ptx"), folder.path().join("kernels.cubin"));
+    fs::write(&input, ptx).map_err(io(&input))?;
+    let result = Command::new(ptxas)
+        .args(["-v", &format!("-arch={ARCHITECTURE}"), "-o"])
+        .args([&output, &input])
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let said = [result.stdout, result.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    if !result.status.success() {
+        return Err(failed(said.trim().to_owned()));
+    }
+    let (kernels, warnings) = report(&said);
+    Ok(Assembled { cubin: fs::read(&output).map_err(io(&output))?, kernels, warnings })
+}
+
+/// What `ptxas -v` says.
+fn report(said: &str) -> (BTreeMap<String, Usage>, Vec<String>) {
+    let mut kernels = BTreeMap::<String, Usage>::new();
+    let mut warnings = Vec::new();
+    let mut kernel = String::new();
+    for line in said.lines() {
+        if let Some(name) = line.split("Compiling entry function '").nth(1) {
+            kernel = name.split('\'').next().unwrap_or_default().to_owned();
+            kernels.insert(kernel.clone(), Usage::default());
+        } else if let Some(usage) = kernels.get_mut(&kernel) {
+            for part in line.split([',', ':']) {
+                let mut words = part.trim().trim_start_matches("Used ").splitn(2, ' ');
+                let (Some(Ok(number)), Some(what)) = (words.next().map(str::parse), words.next()) else { continue };
+                match what.trim() {
+                    "registers" => usage.registers = number,
+                    "bytes stack frame" => usage.stack_bytes = number,
+                    "bytes spill stores" => usage.spill_store_bytes = number,
+                    "bytes spill loads" => usage.spill_load_bytes = number,
+                    "bytes smem" => usage.shared_bytes = number,
+                    _ => {}
+                }
+            }
+        }
+        if line.contains("C75") || line.contains("warning") {
+            warnings.push(line.trim().to_owned());
+        }
+    }
+    (kernels, warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_is_read() {
+        let said = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n\
+            ptxas info    : Compiling entry function 'first' for 'sm_90a'\n\
+            ptxas info    : Function properties for first\n\
+            \x20   8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
+            ptxas info    : Used 168 registers, used 1 barriers, 8 bytes stack size, 64 bytes smem\n\
+            ptxas info    : Compile time = 3.0 ms\n\
+            ptxas info    : Compiling entry function 'second' for 'sm_90a'\n\
+            ptxas info    : Used 24 registers\n";
+        let (kernels, warnings) = report(said);
+        let first =
+            Usage { registers: 168, stack_bytes: 8, spill_store_bytes: 4, spill_load_bytes: 12, shared_bytes: 64 };
+        assert_eq!(kernels["first"], first);
+        assert_eq!(kernels["second"], Usage { registers: 24, ..Usage::default() });
+        assert_eq!(warnings.len(), 1);
+    }
+}

@@ -1,0 +1,95 @@
+//! Arithmetic of a GPU: approximations that are one instruction, and bf16 in pairs. Denormal f32 are zero everywhere.
+
+use super::Builder;
+use super::asm::Effect;
+use crate::builder::{Compare, Num, Value};
+
+/// One instruction each, of f32 scalars; errors as the PTX manual states them.
+impl Builder<'_> {
+    /// 2ˣ to 2 ulp: 2⁻²² relative.
+    #[track_caller]
+    pub fn exp2(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.ex2.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// log₂ x to 2⁻²² absolute near 1, relative elsewhere.
+    #[track_caller]
+    pub fn log2(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.lg2.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// 1/x to 1 ulp.
+    #[track_caller]
+    pub fn reciprocal(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.rcp.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// 1/√x to 2⁻²² relative.
+    #[track_caller]
+    pub fn rsqrt(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.rsqrt.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// The greater of two f32; the other where one is NaN.
+    #[track_caller]
+    pub fn greater(&self, x: Value, y: Value) -> Value {
+        self.intrinsic("llvm.nvvm.fmax.ftz.f", &[x, y], Num::F32)
+    }
+
+    /// The lesser of two f32; the other where one is NaN.
+    #[track_caller]
+    pub fn lesser(&self, x: Value, y: Value) -> Value {
+        self.intrinsic("llvm.nvvm.fmin.ftz.f", &[x, y], Num::F32)
+    }
+}
+
+/// Made of these.
+impl Builder<'_> {
+    /// eˣ.
+    #[track_caller]
+    pub fn exp(&self, x: Value) -> Value {
+        self.exp2(self.mul(x, self.f32(std::f32::consts::LOG2_E)))
+    }
+
+    /// x / (1 + e⁻ˣ). Where e⁻ˣ overflows the quotient is −0, as it should.
+    #[track_caller]
+    pub fn silu(&self, x: Value) -> Value {
+        let decay = self.exp2(self.mul(x, self.f32(-std::f32::consts::LOG2_E)));
+        self.mul(x, self.reciprocal(self.add(decay, self.f32(1.0))))
+    }
+
+    /// log(1 + eˣ) to 2⁻¹⁹ relative, as max(x, 0) + log(1 + e), e = e^−|x|. The logarithm near 1 is good to an absolute
+    /// error only: below 2⁻⁴ the series takes its place.
+    #[track_caller]
+    pub fn softplus(&self, x: Value) -> Value {
+        let e = self.exp2(self.mul(self.abs(x), self.f32(-std::f32::consts::LOG2_E)));
+        let log = self.mul(self.log2(self.add(e, self.f32(1.0))), self.f32(std::f32::consts::LN_2));
+        // 1 − e/2 + e²/3 − e³/4 + e⁴/5.
+        let terms = [-1.0 / 4.0, 1.0 / 3.0, -1.0 / 2.0, 1.0].map(|term| self.f32(term));
+        let series = terms.into_iter().fold(self.f32(1.0 / 5.0), |sum, term| self.fma(sum, e, term));
+        let is_small = self.cmp(Compare::Lt, e, self.f32(1.0 / 16.0));
+        self.add(self.greater(x, self.f32(0.0)), self.select(is_small, self.mul(series, e), log))
+    }
+}
+
+/// bf16, two in an i32: the first in the low half.
+impl Builder<'_> {
+    /// Two f32 rounded to bf16, ties to even.
+    #[track_caller]
+    pub fn pack_bf16(&self, low: Value, high: Value) -> Value {
+        self.asm1(Effect::Pure, "cvt.rn.bf16x2.f32 $0, $1, $2;", &[high, low], Num::I32)
+    }
+
+    /// Two bf16 as f32, exactly.
+    #[track_caller]
+    pub fn unpack_bf16(&self, pair: Value) -> [Value; 2] {
+        let high = self.and(pair, self.i32(0xffff_0000_u32 as i32));
+        [self.shl(pair, 16), high].map(|bits| self.bitcast(bits, Num::F32))
+    }
+
+    /// One f32 rounded to bf16, ties to even.
+    #[track_caller]
+    pub fn round_bf16(&self, x: Value) -> Value {
+        self.asm1(Effect::Pure, "cvt.rn.bf16.f32 $0, $1;", &[x], Num::Bf16)
+    }
+}

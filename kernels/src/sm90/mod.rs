@@ -1,0 +1,119 @@
+//! Kernels for sm_90a (Hopper): their catalog, the layout of what they share, and the builder of their bodies.
+//!
+//! Rules that all of them share:
+//! - activations are rows of [`row_stride`] elements; lanes beyond the last column hold anything, NaN too, and never reach a
+//!   result. i32 tables are dense. Every buffer begins at a multiple of 128 bytes;
+//! - a kernel is an entry of PTX named by its symbol, with a `.u64` parameter for each slot: the address of a buffer, an
+//!   integer, the address of a count (i64) or of a tensor map;
+//! - blocks that the counts leave without work return at once;
+//! - what one output is summed from, in which order, depends neither on the number of rows nor on their position: same bits
+//!   for any batch.
+
+mod tensor_map;
+
+pub use tensor_map::{Swizzle, TensorMap};
+
+#[cfg(feature = "emit")]
+pub mod asm;
+#[cfg(feature = "emit")]
+mod builder;
+#[cfg(feature = "emit")]
+mod math;
+#[cfg(feature = "emit")]
+mod memory;
+#[cfg(feature = "emit")]
+pub mod nvvm;
+#[cfg(feature = "emit")]
+pub(crate) mod rows;
+#[cfg(feature = "emit")]
+mod threads;
+
+#[cfg(feature = "emit")]
+pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, THREADS};
+
+use crate::kernel::{Cost, Counts, Elem, Param};
+use jamba_plan::format::Launch;
+
+/// Bytes that rows of activations and of weights are a multiple of: a line of the cache, and of shared memory's banks.
+pub const ROW_BYTES: usize = 128;
+
+/// Threads of a warp.
+pub const WARP: u32 = 32;
+
+/// Distance between rows of `cols` elements, in elements: whole lines of [`ROW_BYTES`].
+pub fn row_stride(elem: Elem, cols: usize) -> usize {
+    cols.next_multiple_of(ROW_BYTES * 8 / elem.bits())
+}
+
+/// Columns that a thread takes at once of a row that a block works on: 16 bytes of f32.
+pub(crate) const COLUMNS: usize = 4;
+
+/// Threads of a block that works on a row: two vectors of columns each while a block is wide enough.
+pub(crate) fn row_threads(cols: usize) -> u32 {
+    (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, 1024)
+}
+
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $variant:ident($op:ident $(:: $rest:ident)+)),* $(,)?) => {
+        /// A kernel of sm_90a with its spec.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Kernel {
+            $($(#[$doc])* $variant(crate::$op$(::$rest)+::Spec),)*
+        }
+
+        impl Kernel {
+            /// The op's folder in the catalog.
+            pub fn op(&self) -> &'static str {
+                match self { $(Kernel::$variant(_) => stringify!($op),)* }
+            }
+
+            /// The name of the PTX entry; two kernels with the same symbol are the same kernel.
+            pub fn symbol(&self) -> String {
+                match self { $(Kernel::$variant(spec) => spec.symbol(),)* }
+            }
+
+            /// The parameters of the entry, in order.
+            pub fn params(&self) -> Vec<Param> {
+                match self { $(Kernel::$variant(spec) => spec.params(),)* }
+            }
+
+            /// Bytes and operations that the kernel cannot do without.
+            pub fn cost(&self, counts: Counts) -> Cost {
+                match self { $(Kernel::$variant(spec) => spec.cost(counts),)* }
+            }
+
+            /// Grid, threads and shared memory.
+            pub fn launch(&self) -> Launch {
+                match self { $(Kernel::$variant(spec) => spec.launch(),)* }
+            }
+
+            /// Writes the kernel's body.
+            #[cfg(feature = "emit")]
+            pub fn emit(&self, b: &Builder<'_>) {
+                match self { $(Kernel::$variant(spec) => crate::$op$(::$rest)+::emit(b, spec),)* }
+            }
+        }
+
+        $(impl From<crate::$op$(::$rest)+::Spec> for Kernel {
+            fn from(spec: crate::$op$(::$rest)+::Spec) -> Kernel { Kernel::$variant(spec) }
+        })*
+    };
+}
+
+kernels! {
+    /// RMS norm, with the residual sum before it where fused.
+    RmsNorm(rms_norm::sm90),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_whole_lines() {
+        assert_eq!(row_stride(Elem::F32, 1), 32);
+        assert_eq!(row_stride(Elem::Bf16, 64), 64);
+        assert_eq!(row_stride(Elem::Bf16, 65), 128);
+        assert_eq!(row_stride(Elem::I8, 129), 256);
+    }
+}

@@ -1,0 +1,41 @@
+//! What a tensor map says: a matrix in global memory, and the boxes of it that are copied to shared memory.
+
+use super::row_stride;
+use crate::kernel::Elem;
+
+/// A matrix of rows as the copy engine sees it. Elements beyond the last row or column read as zero. The number of rows and
+/// the address are those of the buffer or weight that the slot is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Element type; i8 is copied as bytes.
+    pub elem: Elem,
+    /// Columns that exist.
+    pub cols: usize,
+    /// Rows of a box; 256 at most.
+    pub box_rows: usize,
+    /// Columns of a box; 256 at most, and 128 bytes at most where the box is swizzled.
+    pub box_cols: usize,
+    /// Order of a box in shared memory.
+    pub swizzle: Swizzle,
+}
+
+/// Where the 16-byte pieces of a box's rows lie in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swizzle {
+    /// In their order.
+    None,
+    /// Piece p of the 128 bytes of row r at place p ^ (r mod 8).
+    Bytes128,
+}
+
+impl TensorMap {
+    /// Distance between rows, in bytes.
+    pub fn row_bytes(&self) -> usize {
+        row_stride(self.elem, self.cols) * self.elem.bits() / 8
+    }
+
+    /// Bytes that the copy of a box puts into shared memory, zeros included.
+    pub fn box_bytes(&self) -> usize {
+        self.box_rows * self.box_cols * self.elem.bits() / 8
+    }
+}
