@@ -298,27 +298,40 @@ impl<'m> Builder<'m> {
         condition: impl FnOnce([Value; N]) -> Value,
         body: impl FnOnce([Value; N]) -> [Value; N],
     ) -> [Value; N] {
-        let location = self.here();
-        let types = init.map(|value| value.ty);
+        let all = |carried: &[Value]| -> [Value; N] { std::array::from_fn(|slot| carried[slot]) };
+        all(&self.while_vec(&init, |carried| condition(all(carried)), |carried| body(all(carried)).to_vec()))
+    }
+
+    /// [`while_`](Self::while_) with as many carried values as `init` has.
+    #[track_caller]
+    pub fn while_vec(
+        &self,
+        init: &[Value],
+        condition: impl FnOnce(&[Value]) -> Value,
+        body: impl FnOnce(&[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let location = caller(self.context);
+        let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
         let block_types: Vec<_> = types.iter().map(|ty| (ty.mlir(self.context), location)).collect();
-        let carried =
-            |block| -> [Value; N] { std::array::from_fn(|slot| self.define(argument_value(block, slot), types[slot])) };
+        let carried = |block| -> Vec<Value> {
+            types.iter().enumerate().map(|(slot, &ty)| self.define(argument_value(block, slot), ty)).collect()
+        };
         let (before, block) = self.region(Block::new(&block_types));
         self.within(block, || {
             let values = carried(block);
-            let condition = condition(values);
+            let condition = condition(&values);
             assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of a while");
             let operands: Vec<Value> = [condition].into_iter().chain(values).collect();
             self.op("scf.condition", &operands, &[]);
         });
         let (after, block) = self.region(Block::new(&block_types));
         self.within(block, || {
-            let next = body(carried(block));
+            let next = body(&carried(block));
             assert_types("while_", &types, &next);
             self.op("scf.yield", &next, &[]);
         });
-        let operation = self.op_with_regions("scf.while", &init, &types, vec![before, after], location);
-        std::array::from_fn(|slot| self.result(operation, slot, types[slot]))
+        let operation = self.op_with_regions("scf.while", init, &types, vec![before, after], location);
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
     }
 
     /// A region of one block, which outlives its handle: it ends up in an operation of the module.

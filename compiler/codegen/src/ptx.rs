@@ -13,7 +13,7 @@ use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, InitializationConfig, Target, TargetMachine, TargetMachineOptions, TargetTriple};
 use inkwell::values::{CallSiteValue, FunctionValue};
 use jambac_kernels::sm90::nvvm::PTX_VERSION;
-use jambac_kernels::sm90::{Kernel, ModuleBuilder, THREADS};
+use jambac_kernels::sm90::{Kernel, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 use melior::ir::Location;
 
 /// The name of the target, in LLVM and in plans' headers of code.
@@ -135,16 +135,19 @@ fn lines_only<'ctx>(context: &'ctx Context, module: &Module) -> Result<Module<'c
     context.create_module_from_ir(buffer).map_err(|error| error.to_string())
 }
 
-/// Makes a function an entry, of blocks of exactly the threads that its attribute says.
+/// Makes a function an entry, of blocks of exactly the threads that its attribute says, so many of them on a multiprocessor.
 fn mark_kernel<'ctx>(context: &'ctx Context, module: &Module<'ctx>, kernel: FunctionValue<'ctx>) -> Result<(), String> {
-    let name = || kernel.get_name().to_string_lossy().into_owned();
-    let threads = kernel.get_string_attribute(AttributeLoc::Function, THREADS);
-    let threads = threads.ok_or_else(|| format!("{} does not say its threads", name()))?;
-    kernel.remove_string_attribute(AttributeLoc::Function, THREADS);
-    let threads = threads.get_string_value().to_string_lossy().parse();
-    let threads: u64 = threads.map_err(|error| format!("{}: threads: {error}", name()))?;
-    // One block on a multiprocessor at least: with it ptxas knows the registers that setmaxnreg begins from.
-    let facts = [("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1), ("minctasm", 1)];
+    let number = |attribute: &str| {
+        let name = || kernel.get_name().to_string_lossy().into_owned();
+        let value = kernel.get_string_attribute(AttributeLoc::Function, attribute);
+        let value = value.ok_or_else(|| format!("{} does not say its {attribute}", name()))?;
+        kernel.remove_string_attribute(AttributeLoc::Function, attribute);
+        let value = value.get_string_value().to_string_lossy().parse();
+        value.map_err(|error| format!("{}: {attribute}: {error}", name()))
+    };
+    let (threads, resident): (u64, u64) = (number(THREADS)?, number(RESIDENT_BLOCKS)?);
+    // From threads and blocks ptxas knows the registers that setmaxnreg begins from.
+    let facts = [("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1), ("minctasm", resident)];
     for (what, value) in facts {
         let value = context.i32_type().const_int(value, false).into();
         let function = kernel.as_global_value().as_pointer_value().into();

@@ -14,6 +14,7 @@ use crate::linear::integer;
 pub(crate) mod cpu;
 #[cfg(feature = "emit")]
 pub(crate) mod experts;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,6 +12,7 @@ use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,6 +11,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, Rows, epilogue, padded};
 use jambac_graph::Activation;
 
 pub mod integer;
+pub mod sm90;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;

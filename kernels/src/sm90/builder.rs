@@ -16,6 +16,7 @@
 
 use crate::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
 use crate::kernel::{Access, Param};
+use jamba_plan::format::Blocks;
 use melior::Context;
 use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationBuilder;
@@ -28,6 +29,9 @@ pub const DYNAMIC_SHARED: &str = "dynamic_shared";
 
 /// The attribute of a kernel's function that says how many threads its blocks have.
 pub const THREADS: &str = "jambac-threads";
+
+/// The attribute that says how many of its blocks have room on a multiprocessor.
+pub const RESIDENT_BLOCKS: &str = "jambac-resident-blocks";
 
 /// Bytes that dynamic shared memory begins at a multiple of: the period of the 128-byte swizzle.
 pub(super) const SHARED_ALIGNMENT: usize = 1024;
@@ -59,12 +63,30 @@ impl<'m> ModuleBuilder<'m> {
     /// Adds the kernel of the catalog.
     #[track_caller]
     pub fn add(&self, kernel: &super::Kernel) {
-        self.kernel(&kernel.symbol(), &kernel.params(), kernel.launch().threads, |b| kernel.emit(b));
+        let launch = kernel.launch();
+        let resident = match launch.grid[0] {
+            Blocks::PerSm(blocks) => blocks,
+            Blocks::Fixed(_) | Blocks::Of { .. } => 1,
+        };
+        self.resident_kernel(&kernel.symbol(), &kernel.params(), (launch.threads, resident), |b| kernel.emit(b));
     }
 
     /// Adds the kernel `name` of blocks of `threads` threads; `emit` writes its body. Names must differ within a module.
     #[track_caller]
     pub fn kernel(&self, name: &str, params: &[Param], threads: u32, emit: impl FnOnce(&Builder)) {
+        self.resident_kernel(name, params, (threads, 1), emit);
+    }
+
+    /// Adds a kernel of blocks of so many threads, of which so many have room on a multiprocessor: a thread's registers are
+    /// limited to its share.
+    #[track_caller]
+    fn resident_kernel(
+        &self,
+        name: &str,
+        params: &[Param],
+        (threads, blocks): (u32, u32),
+        emit: impl FnOnce(&Builder),
+    ) {
         assert!(threads.is_multiple_of(super::WARP) && (32..=1024).contains(&threads), "a block of {threads} threads");
         let context = self.context;
         let location = caller(context);
@@ -88,13 +110,19 @@ impl<'m> ModuleBuilder<'m> {
                     TypeAttribute::new(FunctionType::new(context, &types, &[]).into()).into(),
                 ),
                 named(context, "arg_attrs", ArrayAttribute::new(context, &attributes).into()),
-                named(context, "passthrough", parse_attribute(context, &format!("[[\"{THREADS}\", \"{threads}\"]]"))),
+                named(context, "passthrough", passthrough(context, &[(THREADS, threads), (RESIDENT_BLOCKS, blocks)])),
             ])
             .add_regions([region])
             .build()
             .expect("MLIR creates func.func");
         self.body.append_operation(function);
     }
+}
+
+/// Attributes that LLVM sees.
+fn passthrough<'m>(context: &'m Context, attributes: &[(&str, u32)]) -> Attribute<'m> {
+    let pairs: Vec<String> = attributes.iter().map(|(name, value)| format!("[\"{name}\", \"{value}\"]")).collect();
+    parse_attribute(context, &format!("[{}]", pairs.join(", ")))
 }
 
 /// Writes the body of one kernel for sm_90a, operation after operation.

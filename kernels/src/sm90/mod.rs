@@ -9,7 +9,9 @@
 //! - what one output is summed from, in which order, depends neither on the number of rows nor on their position: same bits
 //!   for any batch.
 
+pub mod matmul;
 mod tensor_map;
+pub mod weight;
 
 pub use tensor_map::{Swizzle, TensorMap};
 
@@ -24,12 +26,14 @@ mod memory;
 #[cfg(feature = "emit")]
 pub mod nvvm;
 #[cfg(feature = "emit")]
+pub(crate) mod ring;
+#[cfg(feature = "emit")]
 pub(crate) mod rows;
 #[cfg(feature = "emit")]
 mod threads;
 
 #[cfg(feature = "emit")]
-pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, THREADS};
+pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 
 use crate::kernel::{Cost, Counts, Elem, Param};
 use jamba_plan::format::Launch;
@@ -101,6 +105,16 @@ macro_rules! kernels {
 }
 
 kernels! {
+    /// Matrix product with bias and activation.
+    Linear(linear::sm90),
+    /// Matrix products of one value, each with a result of its own.
+    SplitLinear(split_linear::sm90),
+    /// Gate and up of a feed-forward, and their product.
+    LinearSwiglu(linear_swiglu::sm90),
+    /// Matrix product of each slot with the weight of its expert.
+    GroupedLinear(grouped_linear::sm90),
+    /// Gate, up and their product of each slot with the weights of its expert.
+    GroupedSwiglu(grouped_swiglu::sm90),
     /// RMS norm, with the residual sum before it where fused.
     RmsNorm(rms_norm::sm90),
 }

@@ -12,6 +12,7 @@ use jambac_graph::op::MAX_PARTS;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod sm90;
 
 /// The slots of the parts' results.
 pub const OUTS: [&str; MAX_PARTS] = ["out0", "out1", "out2", "out3"];

@@ -6,6 +6,7 @@
 mod barrier;
 mod control;
 mod copy;
+mod global;
 mod matrix;
 
 /// The version of PTX that is written: the earliest with all of sm_90a, for the widest range of drivers.

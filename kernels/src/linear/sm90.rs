@@ -1,0 +1,67 @@
+//! Matrix product on Hopper: [`crate::sm90::matmul`] with one matrix and all rows.
+//!
+//!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])         x bf16, sums f32, out f32 or bf16
+//!
+//! Bound by the weights (n · k elements, once) for few rows, by the tensor cores (2 · rows · n · k operations) for many.
+
+use jamba_plan::format::Launch;
+use jambac_graph::Activation;
+
+use crate::kernel::{Cost, Counts, Elem, Param, Rows};
+use crate::sm90::matmul::{Batch, Finish, Method, Product};
+
+/// What the kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// Stored type of the weights: bf16 or int8.
+    pub format: Elem,
+    /// Type of the results: f32 or bf16.
+    pub out: Elem,
+    /// True when a bias (f32) is added.
+    pub bias: bool,
+    /// Applied to the sum.
+    pub activation: Activation,
+    /// What the rows are.
+    pub rows: Rows,
+    /// How.
+    pub method: Method,
+}
+
+impl Spec {
+    fn product(&self) -> Product {
+        Product {
+            sizes: vec![self.n],
+            k: self.k,
+            format: self.format,
+            out: self.out,
+            finish: Finish::Linear { bias: self.bias, activation: self.activation },
+            batch: Batch::Dense(self.rows),
+            method: self.method,
+        }
+    }
+
+    pub(crate) fn symbol(&self) -> String {
+        format!("linear_{}_n{}_k{}{}", self.format.name(), self.n, self.k, self.product().suffix())
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        self.product().params()
+    }
+
+    pub(crate) fn cost(&self, counts: Counts) -> Cost {
+        self.product().cost(counts)
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        self.product().launch()
+    }
+}
+
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &crate::sm90::Builder, spec: &Spec) {
+    crate::sm90::matmul::emit(b, &spec.product());
+}
