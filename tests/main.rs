@@ -9,6 +9,7 @@ mod oracle;
 mod quality;
 mod questions;
 mod same_bits;
+mod sm90;
 mod state;
 mod synthetic;
 mod tidy;

@@ -3,7 +3,7 @@
 mod attention;
 mod experts;
 mod grouped_linear;
-mod harness;
+pub mod harness;
 mod integer;
 mod linear;
 mod linear_swiglu;

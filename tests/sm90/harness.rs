@@ -1,0 +1,315 @@
+//! Runs one kernel of sm_90a on the simulator: what it must not read is unwritten or NaN, what it must not touch is guarded,
+//! blocks and warps run in an order of the seed, approximate functions err by the seed.
+
+use half::bf16;
+use jamba_plan::format::Count;
+use jambac_codegen::assemble::{assemble, find_ptxas};
+use jambac_codegen::compile_ptx;
+use jambac_kernels::kernel::{Access, Counts, Elem, Param, TensorMap};
+use jambac_kernels::sm90::{Kernel, Swizzle, row_stride};
+use ptxsim::{Gpu, Launch, Module, Options};
+use std::collections::BTreeMap;
+
+/// Seeds that tests run under. With an odd seed padding is unwritten, with an even one it is NaN.
+pub const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// Tables and counts of a step are small: all a test's counts together.
+pub fn counts(tokens: usize, sequences: usize, outputs: usize) -> Counts {
+    Counts { tokens, sequences, outputs, context: 0 }
+}
+
+/// Kernels as PTX, read by the simulator and, where it is at hand, accepted by ptxas without spills or warnings.
+pub struct Kernels {
+    module: Module,
+}
+
+impl Kernels {
+    /// Compiles each kernel once.
+    #[track_caller]
+    pub fn compile<'k>(kernels: impl IntoIterator<Item = &'k Kernel>) -> Kernels {
+        let kernels: BTreeMap<String, &Kernel> = kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)).collect();
+        let kernels: Vec<Kernel> = kernels.into_values().cloned().collect();
+        let ptx = compile_ptx(&kernels, None).unwrap_or_else(|error| panic!("{error}"));
+        check_assembly(&kernels, &ptx);
+        let module = Module::parse(&ptx).unwrap_or_else(|error| {
+            let lines: Vec<&str> = ptx.lines().collect();
+            panic!("{error}: {}", lines.get(error.line as usize - 1).unwrap_or(&""))
+        });
+        Kernels { module }
+    }
+
+    /// The results of a launch for a step of these counts, one per parameter that is written, in their order.
+    #[track_caller]
+    pub fn run(&self, seed: u64, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
+        let mut gpu = Gpu::new(Options { seed, ..Options::default() });
+        let placed = place(&mut gpu, seed, kernel, args);
+        self.launch(&mut gpu, kernel, counts, &placed);
+        let written = |param: &Param| param.access().is_some_and(|access| access != Access::Read);
+        let results = kernel.params().into_iter().zip(args).zip(&placed).filter(|((param, _), _)| written(param));
+        results.map(|((param, arg), &address)| read(&gpu, kernel, &param, arg, address)).collect()
+    }
+
+    /// One launch of arguments that stand on the device.
+    #[track_caller]
+    pub fn launch(&self, gpu: &mut Gpu, kernel: &Kernel, counts: Counts, args: &[u64]) {
+        let launch = kernel.launch();
+        let blocks = launch.blocks(gpu.options().n_sms, |count| match count {
+            Count::Tokens => counts.tokens as u64,
+            Count::Sequences => counts.sequences as u64,
+            Count::Outputs => counts.outputs as u64,
+        });
+        let grid = blocks.map(|n| u32::try_from(n).expect("a small grid"));
+        let launch = Launch { grid, block: [launch.threads, 1, 1], shared_bytes: launch.shared_bytes };
+        if let Err(fault) = gpu.launch(&self.module, &kernel.symbol(), launch, args) {
+            panic!("{}: {fault}", kernel.symbol());
+        }
+    }
+}
+
+/// Panics where ptxas refuses the text, spills or warns; says loudly when there is no ptxas.
+fn check_assembly(kernels: &[Kernel], ptx: &str) {
+    let Some(ptxas) = find_ptxas(None) else {
+        eprintln!("SKIPPED: no ptxas in CUDA_HOME or PATH; the PTX is simulated only");
+        return;
+    };
+    let assembled = assemble(&ptxas, ptx).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(assembled.warnings, Vec::<String>::new());
+    for kernel in kernels {
+        let usage = assembled.kernels[&kernel.symbol()];
+        println!("{}: {} registers", kernel.symbol(), usage.registers);
+        assert_eq!((usage.spill_store_bytes, usage.stack_bytes), (0, 0), "{}", kernel.symbol());
+    }
+}
+
+/// An argument of a kernel, by what the buffer holds before the launch.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// Rows of `cols` columns, as long as `row_stride` says; f32 or bf16. Values are rounded.
+    Rows {
+        /// Element type.
+        elem: Elem,
+        /// Columns.
+        cols: usize,
+        /// The elements without padding.
+        values: Vec<f32>,
+    },
+    /// So many rows that nobody has written.
+    Unwritten {
+        /// Element type.
+        elem: Elem,
+        /// Columns.
+        cols: usize,
+        /// Rows.
+        n: usize,
+    },
+    /// A dense array of f32.
+    F32(Vec<f32>),
+    /// A table.
+    I32(Vec<i32>),
+    /// So many elements of a dense array that nobody has written.
+    UnwrittenDense(usize),
+    /// Bytes of any element.
+    Bytes(Vec<u8>),
+    /// A matrix of rows by way of a tensor map: its rows, padding included.
+    Matrix {
+        /// Rows.
+        n: usize,
+        /// The matrix.
+        bytes: Vec<u8>,
+    },
+    /// A count in memory.
+    Count(usize),
+    /// An integer.
+    Scalar(usize),
+}
+
+impl Arg {
+    /// Rows of f32.
+    pub fn f32_rows(cols: usize, values: &[f32]) -> Arg {
+        Arg::Rows { elem: Elem::F32, cols, values: values.to_vec() }
+    }
+
+    /// Rows of bf16.
+    pub fn bf16_rows(cols: usize, values: &[f32]) -> Arg {
+        Arg::Rows { elem: Elem::Bf16, cols, values: values.to_vec() }
+    }
+
+    /// Rows of bf16 by way of a tensor map; padding is NaN, which the map must keep out.
+    pub fn bf16_matrix(cols: usize, values: &[f32]) -> Arg {
+        let n = values.len() / cols;
+        Arg::Matrix { n, bytes: rows(Elem::Bf16, cols, values) }
+    }
+}
+
+/// What a buffer holds after the launch, without padding.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Array {
+    /// f32 or bf16.
+    F32(Vec<f32>),
+    /// A table.
+    I32(Vec<i32>),
+    /// Anything else.
+    Bytes(Vec<u8>),
+}
+
+impl Array {
+    /// The f32 elements.
+    #[track_caller]
+    pub fn f32(&self) -> &[f32] {
+        match self {
+            Array::F32(values) => values,
+            other => panic!("not f32: {other:?}"),
+        }
+    }
+
+    /// The elements of a table.
+    #[track_caller]
+    pub fn i32(&self) -> &[i32] {
+        match self {
+            Array::I32(values) => values,
+            other => panic!("not i32: {other:?}"),
+        }
+    }
+
+    /// Elements of any type.
+    #[track_caller]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Array::Bytes(bytes) => bytes,
+            other => panic!("not bytes: {other:?}"),
+        }
+    }
+}
+
+/// The nearest bf16.
+pub fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
+}
+
+/// Rows in memory, NaN in their padding.
+pub fn rows(elem: Elem, cols: usize, values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for row in values.chunks_exact(cols) {
+        let padding = row_stride(elem, cols) - cols;
+        let row = row.iter().copied().chain(std::iter::repeat_n(f32::NAN, padding));
+        match elem {
+            Elem::F32 => row.for_each(|x| bytes.extend(x.to_le_bytes())),
+            Elem::Bf16 => row.for_each(|x| bytes.extend(bf16::from_f32(x).to_le_bytes())),
+            _ => panic!("rows of {}", elem.name()),
+        }
+    }
+    bytes
+}
+
+/// Puts arguments on the device and gives the kernel's parameters.
+#[track_caller]
+pub fn place(gpu: &mut Gpu, seed: u64, kernel: &Kernel, args: &[Arg]) -> Vec<u64> {
+    let params = kernel.params();
+    assert_eq!(params.len(), args.len(), "{}: arguments", kernel.symbol());
+    let pairs = params.iter().zip(args);
+    pairs.map(|(param, arg)| place_one(gpu, seed, param, arg)).collect()
+}
+
+#[track_caller]
+fn place_one(gpu: &mut Gpu, seed: u64, param: &Param, arg: &Arg) -> u64 {
+    let name = param.name();
+    let put = |gpu: &mut Gpu, bytes: &[u8]| {
+        let address = gpu.alloc(name, bytes.len() as u64);
+        gpu.write(address, bytes).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        address
+    };
+    match (param, arg) {
+        (Param::Buffer { elem, inner, .. }, Arg::Rows { elem: found, cols, values }) => {
+            assert_eq!((found, &[row_stride(*elem, *cols)][..]), (elem, &inner[..]), "rows of {name}");
+            let address = put(gpu, &rows(*elem, *cols, values));
+            let stride = (row_stride(*elem, *cols) * elem.bytes()) as u64;
+            let padding = stride - (cols * elem.bytes()) as u64;
+            if seed % 2 == 1 && padding > 0 {
+                for row in 0..(values.len() / cols) as u64 {
+                    let at = address + row * stride + stride - padding;
+                    gpu.forget(at, padding).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+                }
+            }
+            address
+        }
+        (Param::Buffer { elem, inner, .. }, Arg::Unwritten { elem: found, cols, n }) => {
+            assert_eq!((found, &[row_stride(*elem, *cols)][..]), (elem, &inner[..]), "rows of {name}");
+            gpu.alloc(name, (n * row_stride(*elem, *cols) * elem.bytes()) as u64)
+        }
+        (Param::Buffer { elem: Elem::F32, .. }, Arg::F32(values)) => {
+            put(gpu, &values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+        }
+        (Param::Buffer { elem: Elem::I32, .. }, Arg::I32(values)) => {
+            put(gpu, &values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+        }
+        (Param::Buffer { elem, .. }, Arg::UnwrittenDense(n)) => gpu.alloc(name, (n * elem.bytes()) as u64),
+        (Param::Buffer { .. }, Arg::Bytes(bytes)) => put(gpu, bytes),
+        (Param::TensorMap { map, .. }, Arg::Matrix { n, bytes }) => {
+            assert_eq!(bytes.len(), n * map.row_bytes(), "the matrix of {name}");
+            let address = put(gpu, bytes);
+            put(gpu, &encoded(map, address, *n))
+        }
+        (Param::Count { .. }, Arg::Count(count)) => put(gpu, &(*count as u64).to_le_bytes()),
+        (Param::Scalar { .. }, Arg::Scalar(value)) => *value as u64,
+        _ => panic!("an argument of another kind than {param:?}"),
+    }
+}
+
+/// The map of a matrix of `n` rows.
+pub fn encoded(map: &TensorMap, address: u64, n: usize) -> [u8; 128] {
+    let elem = match map.elem {
+        Elem::Bf16 => ptxsim::Element::Bf16,
+        Elem::F32 => ptxsim::Element::F32,
+        Elem::I32 => ptxsim::Element::I32,
+        Elem::F16 => ptxsim::Element::F16,
+        Elem::I8 | Elem::I4 => ptxsim::Element::U8,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => ptxsim::Swizzle::None,
+        Swizzle::Bytes128 => ptxsim::Swizzle::Bytes128,
+    };
+    ptxsim::TensorMap {
+        address,
+        elem,
+        dims: vec![map.cols as u64, n as u64],
+        strides: vec![map.row_bytes() as u64],
+        box_dims: vec![map.box_cols as u32, map.box_rows as u32],
+        swizzle,
+    }
+    .encode()
+}
+
+/// What a launch left in an argument's buffer.
+#[track_caller]
+fn read(gpu: &Gpu, kernel: &Kernel, param: &Param, arg: &Arg, address: u64) -> Array {
+    let (symbol, name) = (kernel.symbol(), param.name());
+    let bytes = |at: u64, n: usize| {
+        let mut bytes = vec![0; n];
+        gpu.read(address + at, &mut bytes).unwrap_or_else(|fault| panic!("{symbol}: {name}: {fault}"));
+        bytes
+    };
+    let elem = param.elem().expect("a buffer has elements");
+    let rows = |cols: usize, n: usize| {
+        let stride = row_stride(elem, cols) * elem.bytes();
+        (0..n).flat_map(|row| bytes((row * stride) as u64, cols * elem.bytes())).collect::<Vec<u8>>()
+    };
+    let bytes = match arg {
+        Arg::Rows { cols, values, .. } => rows(*cols, values.len() / cols),
+        Arg::Unwritten { cols, n, .. } => rows(*cols, *n),
+        Arg::F32(values) => bytes(0, 4 * values.len()),
+        Arg::I32(values) => bytes(0, 4 * values.len()),
+        Arg::UnwrittenDense(n) => bytes(0, n * elem.bytes()),
+        Arg::Bytes(held) => return Array::Bytes(bytes(0, held.len())),
+        Arg::Matrix { .. } | Arg::Count(_) | Arg::Scalar(_) => panic!("{symbol}: {name} is not written"),
+    };
+    let words = bytes.chunks_exact(elem.bytes());
+    match elem {
+        Elem::F32 => Array::F32(words.map(|word| f32::from_le_bytes(word.try_into().expect("four bytes"))).collect()),
+        Elem::I32 => Array::I32(words.map(|word| i32::from_le_bytes(word.try_into().expect("four bytes"))).collect()),
+        Elem::Bf16 => {
+            let value = |word: &[u8]| bf16::from_le_bytes(word.try_into().expect("two bytes")).to_f32();
+            Array::F32(words.map(value).collect())
+        }
+        _ => Array::Bytes(bytes),
+    }
+}
