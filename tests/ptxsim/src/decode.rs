@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::family;
+use crate::family::{self, Op};
 use crate::fault::ParseError;
 use crate::parse::{self, Entry, Operand, RegisterKind, Statement, error, number};
 use crate::program::{Class, Guard, Instruction, Program, Special};
@@ -262,7 +262,21 @@ impl<'a> Decoder<'a> {
         let op = family::decode(self, &call)?;
         let class = Class::of(&op);
         let text = text[statement.span.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Instruction { op, guard, line: statement.line, text, class })
+        Ok(Instruction { op, guard, line: statement.line, text, class, touches: Box::default() })
+    }
+
+    /// 32-bit registers that a statement names.
+    fn named(&self, statement: &Statement) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for operand in &statement.operands {
+            operand.words(&mut |name| {
+                let found = self.entry.find(statement.scope, |scope| scope.registers.get(name).copied());
+                if let Some((RegisterKind::Half | RegisterKind::Word, slot)) = found {
+                    slots.push(slot);
+                }
+            });
+        }
+        slots
     }
 }
 
@@ -308,7 +322,9 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
     for statement in &entry.statements {
         code.push(decoder.statement(statement, text)?);
     }
+    let has_products = mark_wgmma_registers(&decoder, entry, &mut code);
     Ok(Program {
+        has_products,
         name: entry.name.clone(),
         shares_global: code.iter().any(|instruction| instruction.op.shares_global()),
         code,
@@ -323,4 +339,28 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
         shared_end: end,
         dynamic_shared: dynamic,
     })
+}
+
+/// Every other instruction that names a register of some `wgmma` says so, and is watched.
+fn mark_wgmma_registers(decoder: &Decoder, entry: &Entry, code: &mut [Instruction]) -> bool {
+    let mut tensor = vec![false; decoder.n[0] as usize];
+    let mut any = false;
+    for instruction in code.iter() {
+        if let Op::Wgmma(wgmma) = &instruction.op {
+            for slot in wgmma.registers() {
+                tensor[slot as usize] = true;
+                any = true;
+            }
+        }
+    }
+    if !any {
+        return false;
+    }
+    for (instruction, statement) in code.iter_mut().zip(&entry.statements) {
+        if !matches!(instruction.op, Op::Wgmma(_)) {
+            let named = decoder.named(statement).into_iter();
+            instruction.touches = named.filter(|slot| tensor[*slot as usize]).collect();
+        }
+    }
+    true
 }

@@ -38,6 +38,8 @@ pub enum FaultKind {
     Launch,
     /// An operand outside what the instruction takes: a descriptor, a tensor map, a register count.
     Operand,
+    /// A block ends with copies or `wgmma` that nobody waited for.
+    Unfinished,
     /// The kernel ran `trap`.
     Trap,
     /// More instructions than `Options::budget`.
@@ -88,15 +90,31 @@ pub(crate) struct Trouble {
     pub kind: FaultKind,
     pub lane: Option<u32>,
     pub what: String,
+    /// The thread and instruction that started asynchronous work; else the running one is to blame.
+    pub place: Option<Place>,
+}
+
+/// An instruction of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub warp: u32,
+    pub lane: u32,
+    pub pc: u32,
+}
+
+impl Place {
+    pub fn lane(&self) -> usize {
+        self.lane as usize
+    }
 }
 
 impl Trouble {
     pub fn warp(kind: FaultKind, what: impl Into<String>) -> Box<Trouble> {
-        Box::new(Trouble { kind, lane: None, what: what.into() })
+        Box::new(Trouble { kind, lane: None, what: what.into(), place: None })
     }
 
     pub fn lane(kind: FaultKind, lane: usize, what: impl Into<String>) -> Box<Trouble> {
-        Box::new(Trouble { kind, lane: Some(lane as u32), what: what.into() })
+        Box::new(Trouble { kind, lane: Some(lane as u32), what: what.into(), place: None })
     }
 }
 

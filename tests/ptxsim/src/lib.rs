@@ -11,14 +11,12 @@
 //! gpu.read(x, &mut bytes)?;
 //! ```
 mod decode;
-#[allow(dead_code)]
 mod exec;
 mod family;
 mod fault;
 mod gpu;
-#[allow(dead_code)]
 mod memory;
-#[allow(dead_code)]
+pub mod mutate;
 mod parse;
 mod program;
 mod registers;

@@ -18,6 +18,8 @@ pub(crate) struct Instruction {
     pub line: u32,
     pub text: String,
     pub class: Class,
+    /// Registers of some `wgmma` that this instruction, no `wgmma` itself, names.
+    pub touches: Box<[Slot]>,
 }
 
 /// Kinds of instructions that [`crate::Stats`] counts.
@@ -138,4 +140,6 @@ pub(crate) struct Program {
     pub dynamic_shared: u32,
     /// Blocks may speak to each other through global memory.
     pub shares_global: bool,
+    /// There is a `wgmma`.
+    pub has_products: bool,
 }

@@ -1,12 +1,19 @@
 //! A block: shared memory, barriers, warps in shuffled order.
 
+use std::rc::Rc;
+
 use super::Env;
 use super::barrier::Barrier;
+use super::groups::Groups;
+use super::job::{Haste, Job};
+use super::mbarrier::MBarrier;
+use super::product::Warpgroup;
 use super::warp::{Wait, Warp};
-use crate::fault::{Fault, FaultKind, Trouble};
+use crate::fault::{Fault, FaultKind, Run, Trouble};
 use crate::memory::shared::Shared;
 use crate::rng::Rng;
 use crate::stats::Stats;
+use crate::tensor_map::TensorMap;
 
 /// Rounds without progress after which nothing will come.
 const PATIENCE: u32 = 8;
@@ -27,9 +34,17 @@ pub(crate) struct Block {
     pub barriers: Vec<Barrier>,
     pub warps: Vec<Warp>,
     pub stats: Stats,
-    rng: Rng,
+    pub mbarriers: Vec<MBarrier>,
+    /// Copies on their way.
+    pub pending: Vec<Job>,
+    pub haste: Haste,
+    /// Tensor maps met so far, by address.
+    pub maps: Vec<(u64, Rc<TensorMap>)>,
+    /// What the warpgroups' tensor cores have to do.
+    pub tensor: Vec<Warpgroup>,
+    pub rng: Rng,
     /// All times up to this belong to earlier blocks.
-    time: u32,
+    pub time: u32,
     executed: u64,
     idle: u32,
 }
@@ -42,6 +57,11 @@ impl Block {
             barriers: Vec::new(),
             warps: Vec::new(),
             stats: Stats::default(),
+            mbarriers: Vec::new(),
+            pending: Vec::new(),
+            haste: Haste::Sometime,
+            maps: Vec::new(),
+            tensor: Vec::new(),
             rng: Rng::new(0, 0),
             time: 0,
             executed: 0,
@@ -54,7 +74,10 @@ impl Block {
         let [x, y, _] = env.grid;
         self.index = [linear % x, linear / x % y, linear / (x * y)];
         let latest = self.warps.iter().flat_map(|warp| warp.knows.happened.as_slice()).max().copied();
-        self.time = latest.unwrap_or(0).max(self.time) + 1;
+        self.time = latest.unwrap_or(0).max(self.shared.latest()).max(self.time) + 1;
+        if self.time > u32::MAX / 2 {
+            (self.shared, self.time) = (Shared::default(), 0);
+        }
         let n_warps = env.n_threads().div_ceil(32);
         self.shared.reset(crate::decode::SHARED_BASE as usize, env.shared_end, n_warps);
         self.barriers.clear();
@@ -64,6 +87,11 @@ impl Block {
             warp.reset(index, env, self.index, self.time);
         }
         self.rng = Rng::new(env.seed, u64::from(linear));
+        self.haste = [Haste::AtOnce, Haste::Sometime, Haste::Sometime, Haste::WhenForced][self.rng.below(4)];
+        self.mbarriers.clear();
+        self.pending.clear();
+        self.tensor.clear();
+        self.tensor.resize_with(n_warps.div_ceil(4) as usize, Warpgroup::default);
         self.executed = 0;
         self.idle = 0;
     }
@@ -72,7 +100,7 @@ impl Block {
     pub fn round(&mut self, env: &Env) -> Result<Round, Fault> {
         let mut order: Vec<usize> = (0..self.warps.len()).filter(|w| self.warps[*w].alive != 0).collect();
         if order.is_empty() {
-            return Ok(Round::Finished);
+            return self.finish(env).map(|()| Round::Finished);
         }
         self.rng.shuffle(&mut order);
         let mut progress = false;
@@ -85,13 +113,47 @@ impl Block {
             let slice = slice?;
             self.executed += slice.executed;
             progress |= slice.progress;
+            progress |= self.settle(env, w).map_err(|trouble| self.fault(env, &self.warps[w], *trouble))?;
         }
+        progress |= self.advance(env, progress).map_err(|trouble| self.fault(env, &self.warps[0], *trouble))?;
         if self.executed > env.budget {
             let what = format!("more than {} instructions of warps", env.budget);
             return Err(self.fault(env, &self.warps[0], *Trouble::warp(FaultKind::Budget, what)));
         }
         self.idle = if progress { 0 } else { self.idle + 1 };
         Ok(if self.idle > PATIENCE { Round::Stalled } else { Round::Progress })
+    }
+
+    /// Asynchronous work goes on: by chance, or because nothing else does.
+    fn advance(&mut self, env: &Env, progress: bool) -> Run<bool> {
+        let chance = self.haste == Haste::Sometime && self.rng.one_in(2);
+        if progress && !chance {
+            return Ok(false);
+        }
+        let copied = self.run_any_job(env)?;
+        let multiplied = self.run_any_product(env)?;
+        Ok(copied || multiplied)
+    }
+
+    /// Nothing may be left when a block ends.
+    fn finish(&mut self, env: &Env) -> Result<(), Fault> {
+        let left = |what: &str| *Trouble::warp(FaultKind::Unfinished, format!("the block ends before {what}"));
+        for warp in &self.warps {
+            if warp.stores.iter().any(Groups::unfinished) {
+                return Err(self.fault(env, warp, left("a bulk store that nobody waits for")));
+            }
+            if warp.copies.unfinished() && !warp.reports_copies {
+                return Err(self.fault(env, warp, left("a cp.async that nobody waits for")));
+            }
+            if !warp.tensor.in_flight.is_empty() {
+                return Err(self.fault(env, warp, left("a wgmma that nobody waits for")));
+            }
+        }
+        if let Some(job) = self.pending.first() {
+            let trouble = Trouble { place: Some(job.place), ..left("this copy, for which nobody waits") };
+            return Err(self.fault(env, &self.warps[0], trouble));
+        }
+        Ok(())
     }
 
     /// The block to its end.
@@ -106,12 +168,17 @@ impl Block {
     }
 
     fn fault(&self, env: &Env, warp: &Warp, trouble: Trouble) -> Fault {
-        let instruction = env.program.code.get(warp.pc as usize);
+        let lane = trouble.lane.unwrap_or(warp.mask.trailing_zeros() & 31);
+        let (thread, pc) = match trouble.place {
+            Some(place) => (32 * place.warp + place.lane, place.pc),
+            None => (warp.thread(lane), warp.pc),
+        };
+        let instruction = env.program.code.get(pc as usize);
         Fault {
             kind: trouble.kind,
             kernel: env.program.name.clone(),
             block: self.index,
-            thread: Some(warp.thread(trouble.lane.unwrap_or(warp.mask.trailing_zeros() & 31))),
+            thread: Some(thread),
             line: instruction.map_or(0, |instruction| instruction.line),
             instruction: instruction.map_or(String::new(), |instruction| instruction.text.clone()),
             what: trouble.what,
@@ -127,6 +194,11 @@ impl Block {
                 let Some(instruction) = env.program.code.get(pc as usize) else { continue };
                 let text: String = instruction.text.chars().take(60).collect();
                 what.push_str(&format!(" warp {} at line {} `{text}`;", warp.index, instruction.line));
+            }
+            if let Some(spin) = warp.spin
+                && let Some(barrier) = self.mbarriers.iter().find(|barrier| barrier.address as u64 == spin.address)
+            {
+                what.push_str(&format!(" {};", barrier.describe()));
             }
             if let Wait::Barrier(id, _) = warp.wait {
                 let (arrived, expected) = self.barriers[id as usize].progress();

@@ -2,6 +2,10 @@
 
 pub(crate) mod barrier;
 pub(crate) mod block;
+pub(crate) mod groups;
+pub(crate) mod job;
+pub(crate) mod mbarrier;
+pub(crate) mod product;
 pub(crate) mod warp;
 
 use crate::family::approx::Error;

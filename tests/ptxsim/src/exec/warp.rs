@@ -3,10 +3,12 @@
 //! Lanes at the same instruction form a group. The group that stands earliest in the text runs; groups that meet become one.
 //! An instruction for several lanes waits until they are all there: its group parks, the others go on.
 
+use super::groups::Groups;
 use super::{Block, Env};
 use crate::family::Op;
 use crate::family::control::Control;
 use crate::family::sync::Sync;
+use crate::family::wgmma::Tensor;
 use crate::fault::{FaultKind, Run, Trouble};
 use crate::memory::order::Knowledge;
 use crate::program::{LaneMask, Special};
@@ -38,6 +40,10 @@ pub(crate) enum Wait {
     None,
     /// A named barrier: its number, and the generation that is not it.
     Barrier(u32, u64),
+    /// The other warps of the warpgroup, to start a product.
+    Warpgroup,
+    /// The end of products up to a number.
+    Products(u32),
 }
 
 /// What an instruction leaves the warp to do.
@@ -73,6 +79,13 @@ pub(crate) struct Warp {
     /// The allocation last found.
     pub hint: usize,
     pub knows: Knowledge,
+    /// Its `cp.async`.
+    pub copies: Groups,
+    /// An mbarrier was told of its `cp.async`.
+    pub reports_copies: bool,
+    /// Bulk stores of each lane.
+    pub stores: [Groups; LANES],
+    pub tensor: Tensor,
 }
 
 /// How a slice of instructions ended.
@@ -98,6 +111,10 @@ impl Default for Warp {
             spin: None,
             hint: 0,
             knows: Knowledge::new(0),
+            copies: Groups::default(),
+            reports_copies: false,
+            stores: Default::default(),
+            tensor: Tensor::default(),
         }
     }
 }
@@ -134,9 +151,13 @@ impl Warp {
         for (special, slot) in &program.specials {
             regs.r.put(*slot, &special.lanes(index, env, block), 0, u32::MAX);
         }
+        let mut tensor = std::mem::take(&mut self.tensor);
+        if program.has_products {
+            tensor.reset(program.n[0]);
+        }
         let mut knows = Knowledge::new(time);
         knows.happened.raise(index as u8, time + 1);
-        *self = Warp { index, agent: index as u8, regs, alive, mask: alive, knows, ..Warp::default() };
+        *self = Warp { index, agent: index as u8, regs, alive, mask: alive, knows, tensor, ..Warp::default() };
     }
 
     /// The thread in a lane.
@@ -260,6 +281,8 @@ impl Warp {
                 self.pc += 1;
                 true
             }
+            // The block decides.
+            Wait::Warpgroup | Wait::Products(_) => false,
         }
     }
 
@@ -283,6 +306,9 @@ impl Warp {
             self.pc += 1;
             return Ok(Flow::Next);
         }
+        if !instruction.touches.is_empty() {
+            self.tensor.touch(&instruction.touches)?;
+        }
         match &instruction.op {
             Op::Integer(op) => op.run(&mut self.regs, mask),
             Op::Float(op) => op.run(&mut self.regs, mask),
@@ -302,6 +328,16 @@ impl Warp {
                 op.run(&mut self.regs, mask);
             }
             Op::Sync(op) => return self.sync(op, block, env, mask),
+            Op::Mbarrier(op) => {
+                let flow = op.run(self, block, mask)?;
+                self.pc += 1;
+                return Ok(flow);
+            }
+            Op::Copy(op) => op.run(self, block, env, mask)?,
+            Op::Mma(_) | Op::Matrix(_) | Op::Wgmma(_) if !self.together(u32::MAX, mask)? => return Ok(Flow::Next),
+            Op::Mma(op) => op.run(&mut self.regs),
+            Op::Matrix(op) => op.run(self, block)?,
+            Op::Wgmma(op) => return op.run(self, mask),
         }
         self.pc += 1;
         Ok(Flow::Next)
@@ -391,7 +427,12 @@ impl Warp {
                 self.knows.fence();
                 self.advance();
             }
-            Sync::InitFence | Sync::Nothing => {}
+            Sync::InitFence => {
+                for barrier in block.mbarriers.iter_mut().filter(|barrier| barrier.made_by.0 == self.agent) {
+                    barrier.published = true;
+                }
+            }
+            Sync::Nothing => {}
             Sync::MaxRegisters => {
                 if !self.together(u32::MAX, mask)? {
                     return Ok(Flow::Next);

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::float::flush;
+use super::number::{brain, brain64, e4m3};
 use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
 use crate::parse::Operand;
@@ -201,7 +202,7 @@ impl Kinds {
             Kind::Bf16 => bf16::from_bits(bits as u16).to_f64(),
             Kind::F32 if self.mode.ftz => f64::from(flush(f32::from_bits(bits as u32))),
             Kind::F32 => f64::from(f32::from_bits(bits as u32)),
-            Kind::E4m3 => from_e4m3(bits as u8),
+            Kind::E4m3 => f64::from(e4m3(bits as u8)),
             Kind::E5m2 => f16::from_bits((bits as u16) << 8).to_f64(),
             _ => f64::from_bits(bits),
         }
@@ -212,9 +213,8 @@ impl Kinds {
         let x = if self.mode.sat { if x > 0.0 { x.min(1.0) } else { 0.0 } } else { x };
         match self.to {
             Kind::F16 if x.is_nan() => 0x7fff,
-            Kind::Bf16 if x.is_nan() => 0x7fff,
             Kind::F16 => u64::from(f16::from_f64(x).to_bits()),
-            Kind::Bf16 => u64::from(bf16::from_f64(x).to_bits()),
+            Kind::Bf16 => u64::from(brain64(x)),
             Kind::F32 if self.mode.ftz => u64::from(flush(x as f32).to_bits()),
             Kind::F32 => u64::from((x as f32).to_bits()),
             Kind::E4m3 => u64::from(to_fp8(x, 3, 7, 448.0, 0x7f)),
@@ -256,16 +256,6 @@ fn unsigned_top(n: u32) -> f64 {
     if n == 64 { 2f64.powi(64) } else { 2f64.powi(n as i32) - 1.0 }
 }
 
-fn from_e4m3(bits: u8) -> f64 {
-    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f64::from(bits & 7));
-    let magnitude = match (exponent, bits & 7) {
-        (15, 7) => f64::NAN,
-        (0, _) => mantissa / 8.0 * 2f64.powi(-6),
-        _ => (1.0 + mantissa / 8.0) * 2f64.powi(exponent - 7),
-    };
-    if bits & 0x80 == 0 { magnitude } else { -magnitude }
-}
-
 /// Nearest even, the largest finite value beyond it.
 fn to_fp8(x: f64, mantissa_bits: i32, bias: i32, top: f64, nan: u8) -> u8 {
     if x.is_nan() {
@@ -281,14 +271,6 @@ fn to_fp8(x: f64, mantissa_bits: i32, bias: i32, top: f64, nan: u8) -> u8 {
     let one = 1 << mantissa_bits;
     let bits = if units < one { units } else { ((exponent + bias) << mantissa_bits) + units - one };
     sign | bits as u8
-}
-
-/// The nearest bf16, in integers.
-#[inline]
-fn brain(bits: u32) -> u32 {
-    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    if nan { 0x7fff } else { rounded }
 }
 
 impl Convert {

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::float::{maximum, minimum};
+use super::number::brain64;
 use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
 use crate::parse::RegisterKind::Word;
@@ -101,6 +102,6 @@ impl Half {
         if value.is_nan() {
             return 0x7fff;
         }
-        if self.brain { bf16::from_f64(value).to_bits() } else { f16::from_f64(value).to_bits() }
+        if self.brain { brain64(value) } else { f16::from_f64(value).to_bits() }
     }
 }

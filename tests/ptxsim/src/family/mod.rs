@@ -7,11 +7,16 @@ pub(crate) mod collective;
 pub(crate) mod compare;
 pub(crate) mod control;
 pub(crate) mod convert;
+pub(crate) mod copy;
 pub(crate) mod float;
 pub(crate) mod half;
 pub(crate) mod integer;
+pub(crate) mod mbarrier;
+pub(crate) mod mma;
 pub(crate) mod moves;
+pub(crate) mod number;
 pub(crate) mod sync;
+pub(crate) mod wgmma;
 
 use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
@@ -32,6 +37,11 @@ pub(crate) enum Op {
     Atomic(atomic::Atomic),
     Collective(collective::Collective),
     Sync(sync::Sync),
+    Mbarrier(mbarrier::Mbarrier),
+    Copy(copy::Copy),
+    Mma(mma::Mma),
+    Matrix(mma::Matrix),
+    Wgmma(wgmma::Wgmma),
 }
 
 impl Op {
@@ -47,7 +57,10 @@ impl Op {
             Op::Access(access) => access.class(),
             Op::Atomic(_) => Class::Atomic,
             Op::Collective(_) => Class::Warp,
-            Op::Sync(_) => Class::Barrier,
+            Op::Sync(_) | Op::Mbarrier(_) => Class::Barrier,
+            Op::Copy(_) => Class::Copy,
+            Op::Mma(_) | Op::Wgmma(_) => Class::Tensor,
+            Op::Matrix(_) => Class::Shared,
         }
     }
 
@@ -86,6 +99,11 @@ pub(crate) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
         "bar" | "barrier" | "membar" | "fence" | "griddepcontrol" | "setmaxnreg" | "prefetch" | "prefetchu" => {
             sync::decode(d, call).map(Op::Sync)
         }
+        "mbarrier" => mbarrier::decode(d, call).map(Op::Mbarrier),
+        "cp" => copy::decode(d, call).map(Op::Copy),
+        "ldmatrix" | "stmatrix" => mma::decode_matrix(d, call),
+        "mma" => mma::decode(d, call).map(Op::Mma),
+        "wgmma" => wgmma::decode(d, call).map(Op::Wgmma),
         _ => d.unknown(),
     }
 }

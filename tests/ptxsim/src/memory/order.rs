@@ -35,6 +35,12 @@ impl Clock {
         }
     }
 
+    fn meet(&mut self, other: &Clock) {
+        for (held, other) in self.0.iter_mut().zip(other.0.iter()) {
+            *held = (*held).min(*other);
+        }
+    }
+
     pub fn as_slice(&self) -> &[u32] {
         &self.0[..]
     }
@@ -56,6 +62,12 @@ impl Knowledge {
     pub fn join(&mut self, other: &Knowledge) {
         self.happened.join(&other.happened);
         self.fenced.join(&other.fenced);
+    }
+
+    /// Knows only what the other knows too.
+    pub fn meet(&mut self, other: &Knowledge) {
+        self.happened.meet(&other.happened);
+        self.fenced.meet(&other.fenced);
     }
 
     /// `fence.proxy.async`

@@ -62,8 +62,9 @@ pub(crate) struct Shared {
     read_time: Vec<Vec<u32>>,
     last_write: Vec<u32>,
     last_read: Vec<u32>,
-    /// Address range of mbarriers: ordinary stores must keep out.
-    pub mbarriers: (usize, usize),
+    /// Addresses of mbarriers, and the range they lie in: ordinary stores must keep out.
+    mbarriers: Vec<usize>,
+    mbarrier_range: (usize, usize),
 }
 
 impl Shared {
@@ -91,7 +92,13 @@ impl Shared {
             table.resize(MAX_AGENTS, 0);
         }
         self.read_time.resize(MAX_AGENTS, Vec::new());
-        self.mbarriers = (usize::MAX, 0);
+        self.mbarriers.clear();
+        self.mbarrier_range = (usize::MAX, 0);
+    }
+
+    /// The latest time of any access.
+    pub fn latest(&self) -> u32 {
+        self.last_write.iter().chain(&self.last_read).max().copied().unwrap_or(0)
     }
 
     /// The number of an agent, given at its first deed.
@@ -124,6 +131,14 @@ impl Shared {
             return Err((FaultKind::OutOfBounds, what));
         }
         Ok(at)
+    }
+
+    /// The mbarriers there are now.
+    pub fn set_mbarriers(&mut self, addresses: impl Iterator<Item = usize>) {
+        self.mbarriers.clear();
+        self.mbarriers.extend(addresses);
+        let (low, high) = (self.mbarriers.iter().min(), self.mbarriers.iter().max());
+        self.mbarrier_range = (low.copied().unwrap_or(usize::MAX), high.map_or(0, |last| last + 8));
     }
 
     /// Up to 16 bytes inside one chunk of 16.
@@ -193,8 +208,9 @@ impl Shared {
         if news.reads {
             self.check_readers(by, at, n)?;
         }
-        if at < self.mbarriers.1 && at + n > self.mbarriers.0 {
-            let what = format!("an ordinary store to shared {at:#x}, among mbarriers");
+        let near = at < self.mbarrier_range.1 && at + n > self.mbarrier_range.0;
+        if near && self.mbarriers.iter().any(|barrier| at < barrier + 8 && at + n > *barrier) {
+            let what = format!("an ordinary store to shared {at:#x}, which holds an mbarrier");
             return Err(Trouble::warp(FaultKind::Barrier, what));
         }
         self.stamp_write(by, at, n);
