@@ -4,7 +4,7 @@
 mod support;
 
 use ptxsim::mutate::{self, Kind};
-use ptxsim::{Element, Fault, Swizzle, TensorMap};
+use ptxsim::{Element, Fault, Options, Stats, Swizzle, TensorMap};
 use support::{Device, HEAD, numbers, product};
 
 const N: usize = 32;
@@ -77,8 +77,11 @@ add.u32 %r12, %r12, 1;\nsetp.lt.u32 %p5, %r12, {};\n@%p5 bra PSTEP;\nadd.u32 %r4
 
 /// True if the answer is right.
 fn run(text: &str, seed: u64) -> Result<bool, Fault> {
+    run_on(Device::new(seed), text).map(|(right, _)| right)
+}
+
+fn run_on(mut device: Device, text: &str) -> Result<(bool, Stats), Fault> {
     let (a, b) = (numbers(M * K, 11), numbers(N * K, 12));
-    let mut device = Device::new(seed);
     let (pa, pb) = (device.halves("a", &a), device.halves("b", &b));
     let c = device.gpu.alloc("c", 4 * (M * N) as u64);
     let map = |address, elem, [rows, cols]: [usize; 2], [box_rows, box_cols]: [u32; 2], swizzle| TensorMap {
@@ -95,8 +98,8 @@ fn run(text: &str, seed: u64) -> Result<bool, Fault> {
         map(c, Element::F32, [M, N], [64, 32], Swizzle::None),
     ];
     let [ma, mb, mc] = maps.map(|map| device.bytes("map", &map.encode()));
-    device.run(text, 2, 160, &[ma, mb, mc, (M / 64) as u64])?;
-    Ok(device.floats(c, M * N)? == product(&a, &b, [M, N, K]))
+    let stats = device.run(text, 2, 160, &[ma, mb, mc, (M / 64) as u64])?;
+    Ok((device.floats(c, M * N)? == product(&a, &b, [M, N, K]), stats))
 }
 
 #[test]
@@ -108,6 +111,24 @@ fn right_under_every_seed() {
             Err(fault) => panic!("seed {seed}: {fault}"),
         }
     }
+}
+
+#[test]
+fn a_seed_gives_one_run_on_any_number_of_threads() {
+    let text = text();
+    for seed in 0..4 {
+        let runs = [1, 2, 5].map(|threads| {
+            let device = Device::with(Options { seed, threads, ..Options::default() });
+            run_on(device, &text).expect("runs").1
+        });
+        assert!(runs[0] == runs[1] && runs[1] == runs[2], "seed {seed}: {runs:?}");
+    }
+    let broken = text.replace("fence.proxy.async.shared::cta;", "");
+    let faults = [1, 2, 5].map(|threads| {
+        let device = Device::with(Options { seed: 3, threads, ..Options::default() });
+        run_on(device, &broken).expect_err("must fault")
+    });
+    assert!(faults[0] == faults[1] && faults[1] == faults[2], "{faults:?}");
 }
 
 #[test]

@@ -254,3 +254,53 @@ fn unknown_text_is_an_error_with_its_line() {
     assert!(error.what.contains("tex.2d"), "{error}");
     assert!(Module::parse(&kernel("", "add.s32 %r2, %r99, 1;")).expect_err("undeclared").what.contains("%r99"));
 }
+
+#[test]
+fn cut_instructions_are_errors_not_panics() {
+    let lines = [
+        "mad.wide.s32 %rd8, %r2, %r3, %rd4",
+        "setp.lt.and.u32 %p1|%p2, %r2, %r3, !%p3",
+        "bfi.b32 %r2, %r3, %r4, 1, 2",
+        "cvt.rn.bf16x2.f32 %r2, %f1, %f2",
+        "shfl.sync.bfly.b32 %r2|%p1, %r3, 1, 31, -1",
+        "ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%rd1+16]",
+        "atom.global.cas.b32 %r2, [%rd1], %r3, %r4",
+        "fma.rn.ftz.f32 %f1, %f2, %f3, %f4",
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd1], 128, [%r4]",
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd1, {%r2, 0}], [%r4]",
+        "cp.async.cg.shared.global [%r2], [%rd1], 16",
+        "mbarrier.try_wait.parity.shared.b64 %p1, [%r2], %r3",
+        "mbarrier.arrive.expect_tx.shared.b64 _, [%r2], 128",
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%f1, %f2, %f3, %f4}, {%r2, %r3}, {%r4}, {%f1, %f2, %f3, %f4}",
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1, 0, 0",
+        "ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r2, %r3}, [%r4]",
+        "bar.sync 0, 64",
+        "lop3.b32 %r2, %r3, %r4, %r5, 0xEA",
+        "vote.sync.ballot.b32 %r2, %p1, -1",
+        "elect.sync %r2|%p1, -1",
+        "dp4a.s32.s32 %r2, %r3, %r4, %r5",
+        "createpolicy.fractional.L2::evict_first.b64 %rd8, 1.0",
+        "brx.idx %r2, T",
+        "@%p1 bra L",
+    ];
+    for line in lines {
+        let (opcode, operands) = line.split_once(' ').expect("operands");
+        let parts: Vec<&str> = opcode.split('.').collect();
+        for n_parts in 1..=parts.len() {
+            let mut cut = operands.to_owned();
+            loop {
+                let text = kernel("", &format!("{} {cut};\nL:", parts[..n_parts].join(".")));
+                if let Err(error) = Module::parse(&text) {
+                    assert_eq!(error.line, 20, "{line}: {error}");
+                } else {
+                    assert!(n_parts >= 2 || line.starts_with('@'), "{text}");
+                }
+                match cut.rfind(',') {
+                    Some(at) => cut.truncate(at),
+                    None if cut.is_empty() => break,
+                    None => cut.clear(),
+                }
+            }
+        }
+    }
+}

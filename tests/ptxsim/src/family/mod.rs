@@ -74,9 +74,30 @@ impl Op {
     }
 }
 
+/// The parts of an opcode and the operands that an instruction has at least; the families count the rest.
+fn least(mnemonic: &str) -> (usize, usize) {
+    match mnemonic {
+        "ret" | "exit" | "trap" | "nop" => (1, 0),
+        "bra" | "brx" => (1, 1),
+        "fence" | "membar" | "griddepcontrol" | "wgmma" | "bar" | "barrier" | "cp" => (2, 0),
+        "activemask" | "prefetch" | "prefetchu" | "setmaxnreg" | "createpolicy" => (2, 1),
+        "mbarrier" => (2, 1),
+        "setp" | "slct" | "cvt" | "vote" | "redux" | "shfl" | "match" => (3, 2),
+        "dp4a" => (3, 4),
+        _ => (2, 2),
+    }
+}
+
 /// Reads one statement.
 pub(crate) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
     let ty = call.last();
+    let (n_parts, n_operands) = least(call.parts[0]);
+    if call.parts.len() < n_parts {
+        return d.unknown();
+    }
+    if call.operands.len() < n_operands {
+        return d.fail(format!("{} operands, expected {n_operands} or more", call.operands.len()));
+    }
     match call.parts[0] {
         "bra" | "brx" | "ret" | "exit" | "trap" | "nop" => control::decode(d, call).map(Op::Control),
         "mov" | "cvta" | "mapa" | "createpolicy" => moves::decode(d, call).map(Op::Move),

@@ -23,7 +23,11 @@ pub struct Device {
 
 impl Device {
     pub fn new(seed: u64) -> Device {
-        Device { gpu: Gpu::new(Options { seed, ..Options::default() }) }
+        Device::with(Options { seed, ..Options::default() })
+    }
+
+    pub fn with(options: Options) -> Device {
+        Device { gpu: Gpu::new(options) }
     }
 
     pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> u64 {

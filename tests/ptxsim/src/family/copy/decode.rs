@@ -8,8 +8,8 @@ use crate::parse::Operand;
 
 pub(crate) fn decode(d: &mut Decoder, call: &Call) -> Result<Copy, ParseError> {
     let reduce = call.parts[..2] == ["cp", "reduce"];
-    let rest = &call.parts[if reduce { 3 } else { 2 }..];
-    if call.parts[1] != "async" && !(reduce && call.parts[2] == "async") {
+    let rest = call.parts.get(if reduce { 3 } else { 2 }..).unwrap_or(&[]);
+    if call.parts[1] != "async" && !(reduce && call.parts.get(2) == Some(&"async")) {
         return d.unknown();
     }
     let what = match rest {
@@ -45,7 +45,7 @@ fn piece(d: &mut Decoder, call: &Call) -> Result<What, ParseError> {
 }
 
 fn bulk(d: &mut Decoder, call: &Call, parts: &[&str], reduce: bool) -> Result<What, ParseError> {
-    let tensor = parts[0] == "tensor";
+    let tensor = parts.first() == Some(&"tensor");
     let known = |part: &str| {
         let dims = tensor && matches!(part, "1d" | "2d" | "3d" | "4d" | "5d" | "tile");
         dims || matches!(
