@@ -1,6 +1,7 @@
 //! The tests that need more than one crate, in one binary.
 
 mod batching;
+mod constrained;
 mod fixtures;
 mod inspect;
 mod integers;

@@ -44,12 +44,12 @@ pub struct Event {
 
 /// The requests of one engine.
 ///
-/// ```no_run
+/// ```
 /// use jamba_runtime::{Batch, Engine, OpenOptions, Request};
 ///
-/// let mut engine = Engine::open("jamba.plan".as_ref(), OpenOptions::default())?;
+/// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
 /// let mut batch = Batch::new(&engine);
-/// let first = batch.submit(Request { prompt: vec![1, 20, 30], max_new: 100, ..Request::default() })?;
+/// let first = batch.submit(Request { prompt: vec![1, 20, 30], max_new: 20, ..Request::default() })?;
 /// let second = batch.submit(Request { prompt: vec![1, 40], max_new: 20, ..Request::default() })?;
 /// while !batch.is_idle() {
 ///     for event in batch.step(&mut engine)? {

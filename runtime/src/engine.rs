@@ -59,6 +59,24 @@ pub struct OpenOptions<'a> {
 
 /// A plan, open: its memory is taken, its code loaded, nothing is allocated from here on but what is asked for by name:
 /// snapshots and checkpoints.
+///
+/// It may move to another thread; two threads share one behind a mutex. Several engines run beside each other.
+///
+/// ```
+/// use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, sample};
+///
+/// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let (first, second) = (engine.add_sequence()?, engine.add_sequence()?);
+/// let logits = engine.step(&[
+///     Feed { sequence: first, tokens: &[1, 20, 30], outputs: Outputs::Last },
+///     Feed { sequence: second, tokens: &[1, 40], outputs: Outputs::All },
+/// ])?;
+/// assert_eq!(logits.len(), 3); // one row for the first sequence, two for the second
+/// let next = sample::greedy(logits.row(0))?;
+/// engine.step(&[Feed { sequence: first, tokens: &[next], outputs: Outputs::Last }])?;
+/// engine.remove_sequence(second)?;
+/// # Ok::<(), jamba_runtime::RuntimeError>(())
+/// ```
 pub struct Engine {
     manifest: Manifest,
     program: Program,
@@ -79,7 +97,18 @@ pub struct Engine {
 impl Engine {
     /// Opens a plan: maps and checks the file, loads its code, takes its memory.
     pub fn open(path: &Path, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
-        let file = Arc::new(PlanFile::open(path)?);
+        Engine::open_file(PlanFile::open(path)?, options)
+    }
+
+    /// Opens a plan that is in memory, without a file: [`include_plan!`](crate::include_plan) puts one there. Refuses
+    /// memory that does not begin on a page of 4096 bytes, or is not all of a plan and nothing more.
+    pub fn open_memory(bytes: &'static [u8], options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
+        Engine::open_file(PlanFile::from_memory(bytes)?, options)
+    }
+
+    /// Opens a plan whose bytes are at hand.
+    pub fn open_file(file: PlanFile, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
+        let file = Arc::new(file);
         let mut tell = |done, total| {
             if let Some(listen) = options.progress {
                 listen(Progress { what: "checking the plan", done, total, unit: Unit::Bytes });

@@ -45,6 +45,12 @@ pub enum RuntimeError {
         /// What is wrong with it.
         source: PlanError,
     },
+    /// A plan in memory does not begin where it should.
+    #[error("the plan in memory begins {off} bytes after a page: it has to begin on one, a multiple of 4096 bytes")]
+    Unaligned {
+        /// Bytes after the page's begin.
+        off: u64,
+    },
     /// A `.state` file was refused.
     #[error("{}: {field}: found {found}, expected {expected}", path.display())]
     StateFile {

@@ -1,19 +1,29 @@
 //! jamba-runtime: executes a plan. It knows kernels, steps, pools and sequences, nothing of layers or graphs, and links
 //! no compiler.
 //!
-//! ```no_run
-//! use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
+//! ```
+//! use jamba_runtime::{Engine, GenerateOptions, OpenOptions, StreamEvent};
 //!
-//! let mut engine = Engine::open("jamba.plan".as_ref(), OpenOptions::default())?;
-//! let sequence = engine.add_sequence()?;
-//! let feed = Feed { sequence, tokens: &[1, 20, 30], outputs: Outputs::Last };
-//! let logits = engine.step(&[feed])?;
-//! let next = jamba_runtime::sample::greedy(logits.row(0))?;
-//! # let _ = next;
+//! let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+//! let prompt = engine.tokenizer()?.encode("Once upon a time")?;
+//! let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
+//! for event in engine.stream(&prompt, &options)? {
+//!     match event? {
+//!         StreamEvent::Token(token) => print!("{}", token.text),
+//!         StreamEvent::Done(generated) => println!("{} [{}]", generated.rest, generated.finish.name()),
+//!     }
+//! }
 //! # Ok::<(), jamba_runtime::RuntimeError>(())
 //! ```
 //!
-//! [`Engine::generate`] drives one sequence from prompt to end; [`Batch`] drives the requests of a server.
+//! From the inside out: [`Engine::step`] feeds sequences and returns logits, f32 \[rows, vocab\]; [`Sampler`] picks from
+//! a row; [`Engine::generate`] and [`Engine::stream`] drive one sequence from prompt to end, with text, stop strings,
+//! probabilities and constraints; [`Batch`] drives the requests of a server. [`Snapshot`]s keep what a sequence has read.
+//! [`Tokenizer`] and [`ChatTemplate`] are the checkpoint's own. Every refusal is a [`RuntimeError`], and leaves the engine
+//! as it was unless it says otherwise.
+//!
+//! Features, all on by default: `tokenizer` (text: tokenizers, streams, stop strings, chat templates) and `constrain`
+//! (JSON schemas, regular expressions, grammars). Without them tokens go in and logits or tokens come out.
 
 mod batch;
 mod cancel;
@@ -52,8 +62,8 @@ pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent};
-pub use jamba_plan::Verify;
 pub use jamba_plan::cost::Size;
+pub use jamba_plan::{Plan, Verify};
 pub use prefix::{PrefixCache, PrefixCounters};
 pub use sample::{Sampler, SamplerOptions};
 pub use session::{Feed, Outputs, SequenceId};
@@ -63,3 +73,26 @@ pub use stop::StopStrings;
 #[cfg(feature = "tokenizer")]
 pub use tokenize::{TextStream, Tokenizer};
 pub use trace::{KindTotal, Trace, TraceRun, TraceStep};
+
+/// What moves between threads, and what they share.
+const _: () = {
+    const fn moves<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    moves::<Engine>();
+    moves::<Batch>();
+    moves::<Sampler>();
+    moves::<Stream<'static>>();
+    is_shared::<PlanFile>();
+    is_shared::<Snapshot>();
+    is_shared::<PrefixCache>();
+    is_shared::<Cancel>();
+    is_shared::<GenerateOptions>();
+    is_shared::<RuntimeError>();
+    #[cfg(feature = "tokenizer")]
+    {
+        moves::<TextStream>();
+        is_shared::<Tokenizer>();
+        is_shared::<ChatTemplate>();
+        is_shared::<StopStrings>();
+    }
+};

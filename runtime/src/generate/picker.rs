@@ -69,29 +69,48 @@ impl Picker {
             None => (None, Vec::new()),
             Some(n) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
         };
-        let mut finish = if self.eos.contains(&token) {
+        let finish = if self.eos.contains(&token) {
             Some(Finish::Eos)
         } else if self.stop_tokens.contains(&token) {
             Some(Finish::Stopped)
         } else {
             None
         };
-        #[cfg(feature = "tokenizer")]
-        let text = match &mut self.text {
-            Some(text) if finish.is_none() => {
-                let news = text.push(token)?;
-                finish = text.is_stopped().then_some(Finish::Stopped);
-                news
-            }
-            _ => String::new(),
-        };
-        #[cfg(not(feature = "tokenizer"))]
-        let text = String::new();
-        #[cfg(feature = "constrain")]
-        if let Some(matching) = self.matching.as_mut().filter(|_| finish.is_none()) {
-            finish = matching.take(token)?.then_some(Finish::Complete);
+        if finish.is_some() {
+            return Ok((NewToken { token, text: String::new(), logprob, top }, finish));
         }
+        let (text, is_stopped) = self.text_of(token)?;
+        let is_complete = self.completes(token)?;
+        let finish = is_stopped.then_some(Finish::Stopped).or(is_complete.then_some(Finish::Complete));
         Ok((NewToken { token, text, logprob, top }, finish))
+    }
+
+    /// The text that is certain with a token; true where a stop string was found.
+    #[cfg(feature = "tokenizer")]
+    fn text_of(&mut self, token: u32) -> Result<(String, bool), RuntimeError> {
+        match &mut self.text {
+            Some(text) => Ok((text.push(token)?, text.is_stopped())),
+            None => Ok((String::new(), false)),
+        }
+    }
+
+    #[cfg(not(feature = "tokenizer"))]
+    fn text_of(&mut self, _token: u32) -> Result<(String, bool), RuntimeError> {
+        Ok((String::new(), false))
+    }
+
+    /// True where the text is whole with a token, and nothing may follow.
+    #[cfg(feature = "constrain")]
+    fn completes(&mut self, token: u32) -> Result<bool, RuntimeError> {
+        match &mut self.matching {
+            Some(matching) => matching.take(token),
+            None => Ok(false),
+        }
+    }
+
+    #[cfg(not(feature = "constrain"))]
+    fn completes(&mut self, _token: u32) -> Result<bool, RuntimeError> {
+        Ok(false)
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<u32, RuntimeError> {

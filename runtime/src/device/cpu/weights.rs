@@ -35,7 +35,7 @@ impl Weights {
         match (plan.weights_range(), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
                 // Only a hint to read ahead: kernels find the pages either way.
-                let _ = file.map.advise_range(Advice::WillNeed, range.start, range.len());
+                file.advise(Advice::WillNeed, &range);
                 Ok(Weights::Mapped(file, range))
             }
             (None, seed) => {
@@ -51,7 +51,7 @@ impl Weights {
     /// Address of the first byte.
     pub(super) fn address(&mut self) -> u64 {
         match self {
-            Weights::Mapped(file, range) => file.map[range.clone()].as_ptr().expose_provenance() as u64,
+            Weights::Mapped(file, range) => file.bytes()[range.clone()].as_ptr().expose_provenance() as u64,
             Weights::Synthetic(region) => region.address(),
         }
     }
@@ -60,7 +60,7 @@ impl Weights {
     pub(super) fn prefault(&self) {
         if let Weights::Mapped(file, range) = self {
             // Systems older than Linux 5.14 lack the advice; there the first steps read them.
-            let _ = file.map.advise_range(Advice::PopulateRead, range.start, range.len());
+            file.advise(Advice::PopulateRead, range);
         }
     }
 

@@ -1,0 +1,94 @@
+//! The loop of a server: clients come and go while others are being answered, and all of them share each step. What one
+//! gets does not depend on the others.
+//!
+//!     cargo run --release --example batch_server -- jamba.plan
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::thread;
+
+use jamba_runtime::{Batch, Engine, OpenOptions, Request, RequestId, TextStream};
+
+/// What a client sends.
+struct Client {
+    name: String,
+    prompt: String,
+    max_new: usize,
+}
+
+/// A client that is being answered.
+struct Served {
+    name: String,
+    stream: TextStream,
+    text: String,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let plan = std::env::args().nth(1).ok_or("usage: batch_server PLAN")?;
+    run(plan.as_ref(), &mut io::stdout())
+}
+
+/// Serves a few clients that arrive from another thread.
+pub(crate) fn run(plan: &Path, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
+    let (sender, arrivals) = mpsc::channel();
+    let clients = thread::spawn(move || {
+        for (index, prompt) in
+            ["Once upon a time", "The dog", "A girl named Lily", "One day", "The sun"].iter().enumerate()
+        {
+            let client =
+                Client { name: format!("client {index}"), prompt: (*prompt).to_owned(), max_new: 8 + 4 * index };
+            if sender.send(client).is_err() {
+                return;
+            }
+        }
+    });
+    serve(&mut Engine::open(plan, OpenOptions::default())?, &arrivals, out)?;
+    clients.join().map_err(|_| "the thread of the clients panicked")?;
+    Ok(())
+}
+
+/// Serves until no more clients can come and all have their answers.
+fn serve(engine: &mut Engine, arrivals: &Receiver<Client>, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
+    let tokenizer = engine.tokenizer()?;
+    let mut batch = Batch::new(engine);
+    let mut served: HashMap<RequestId, Served> = HashMap::new();
+    let mut is_open = true;
+    while is_open || !batch.is_idle() {
+        // Between steps, whoever has arrived joins; with nothing to do, wait for the next one.
+        loop {
+            let next = if batch.is_idle() {
+                arrivals.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                arrivals.try_recv()
+            };
+            match next {
+                Ok(Client { name, prompt, max_new }) => {
+                    let prompt = tokenizer.encode(&prompt)?;
+                    let id = batch.submit(Request { prompt, max_new, ..Request::default() })?;
+                    served.insert(id, Served { name, stream: tokenizer.stream(), text: String::new() });
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    is_open = false;
+                    break;
+                }
+            }
+        }
+        for event in batch.step(engine)? {
+            let Some(client) = served.get_mut(&event.request) else { continue };
+            if let Some(token) = event.token {
+                client.text += &client.stream.push(token)?;
+            }
+            if let Some(finish) = event.finish
+                && let Some(client) = served.remove(&event.request)
+            {
+                let text = client.text + &client.stream.finish()?;
+                writeln!(out, "{}: {text:?} [{}]", client.name, finish.name())?;
+            }
+        }
+    }
+    Ok(())
+}
