@@ -17,7 +17,7 @@ fn fifty_stories_of_the_tiny_model_as_json() {
     let model = ModelFile::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny")).unwrap();
     build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
         .unwrap();
-    let mut engine = open(&output, 2);
+    let mut engine = open(&output, 1);
     let prompt = engine.tokenizer().unwrap().encode("Once upon a time there was").unwrap();
     let mut answer = |constraint: &Constraint, seed| {
         let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
