@@ -124,9 +124,10 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
     };
     if model.limits.max_context > config.max_positions as u64 {
         bail!(
-            "limits.max_context: found {}, expected at most the model's max_position_embeddings, {}",
+            "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
             model.limits.max_context,
-            config.max_positions
+            config.max_positions,
+            model.checkpoint.join("config.json").display()
         );
     }
     if let Some(parameters) = &parameters {
@@ -201,6 +202,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         tokenizer_config: files.tokenizer_config.as_deref(),
         chat_template: files.chat_template.as_deref().map(str::as_bytes),
     };
+    if synthetic_seed.is_none() {
+        check_disk(output, schedule.memory.weights)?;
+    }
     let bytes = link(output, &parts, |done, total| progress.weights(done, total))
         .with_context(|| format!("writing {}", output.display()))?;
     progress.0.finish_and_clear();
@@ -264,6 +268,21 @@ pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTar
         ) => Err(error.into()),
         other => other.ours("schedule"),
     }
+}
+
+/// Refuses to begin a plan that its disk has no room for. An old plan of that name stays until the new one is written.
+fn check_disk(output: &Path, weights: u64) -> Result<()> {
+    let folder = output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let disk = rustix::fs::statvfs(folder).with_context(|| format!("{}: the folder of the plan", folder.display()))?;
+    let free = disk.f_bavail * disk.f_frsize;
+    if free < weights {
+        bail!(
+            "{}: found {free} bytes free on its disk, expected at least {weights} for the weights: make room, write elsewhere \
+             with -o, or choose a smaller format (--weights int8, --experts int4)",
+            output.display()
+        );
+    }
+    Ok(())
 }
 
 /// The targets with their names, best first, each once; `native` is the best level of this machine.

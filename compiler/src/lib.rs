@@ -6,6 +6,7 @@ pub mod fit;
 pub mod graph;
 pub mod inspect;
 pub mod manifest;
+pub mod manual;
 pub mod opt;
 pub mod report;
 pub mod source;

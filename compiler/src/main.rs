@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use jambac::{build, doctor, fit, graph, inspect, opt};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use jambac::{build, doctor, fit, graph, inspect, manual, opt};
 
 /// Compiles AI21's Jamba models ahead of time into one plan file that `jamba` runs.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a fault of jambac's own.")]
+#[command(
+    name = "jambac",
+    version,
+    after_help = "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a fault of jambac's own."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,8 +31,15 @@ enum Command {
     Graph(Graph),
     /// Run passes over a graph in its text form.
     Opt(Opt),
-    /// Say what building plans needs, what of it is here, and how to install the rest.
-    Doctor,
+    /// Say what building and running plans needs, what of it is here, and which command mends the rest.
+    Doctor(Doctor),
+    /// Print the script that completes jambac's command lines in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print jambac's manual page, or a subcommand's.
+    Man(Man),
 }
 
 /// What model.toml says, said on the command line instead.
@@ -143,6 +155,24 @@ struct Inspect {
 }
 
 #[derive(Args)]
+struct Doctor {
+    /// A plan that this machine should run.
+    plan: Option<PathBuf>,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Man {
+    /// The subcommand.
+    subcommand: Option<String>,
+    /// Write all pages into this folder.
+    #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Fit {
     #[command(flatten)]
     model: Model,
@@ -229,7 +259,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             opt::run(&graph, &opt::What { passes, diff, bisect, print_after_all })
         }
         Command::Opt(_) => opt::list(),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(Doctor { plan, json }) => doctor::run(plan.as_deref(), json),
+        Command::Completions { shell } => manual::completions(Cli::command(), shell),
+        Command::Man(Man { dir: Some(folder), .. }) => manual::write_pages(Cli::command(), &folder),
+        Command::Man(Man { subcommand, dir: None }) => manual::page(Cli::command(), subcommand.as_deref()),
     }
 }
 

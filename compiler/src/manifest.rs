@@ -135,7 +135,9 @@ impl ModelFile {
                 limits: Limits::default(),
             });
         }
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("reading {}, which should be a model.toml or a checkpoint's folder", path.display())
+        })?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let Text { model, build, weights, limits } =
             toml::from_str(&text).with_context(|| format!("{} is not a model file", path.display()))?;

@@ -43,18 +43,46 @@ pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if error.is::<OurFault>() => {
-            eprintln!("jambac: internal error in {error:#}");
+            eprintln!("jambac: internal error in {}", causes(&error));
             eprintln!("{PLEA}");
             ExitCode::from(3)
         }
         Ok(Err(error)) => {
-            eprintln!("jambac: {error:#}");
+            eprintln!("jambac: {}", causes(&error));
+            if let Some(help) = help(&error) {
+                eprintln!("{help}");
+            }
             ExitCode::from(1)
         }
         Err(_) => {
             eprintln!("{PLEA}");
             ExitCode::from(3)
         }
+    }
+}
+
+/// All that led to an error, each once: many messages hold their cause's.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    text
+}
+
+/// The command that helps, where one does and the message does not name it.
+fn help(error: &anyhow::Error) -> Option<&'static str> {
+    use jamba_plan::PlanError as Error;
+    match error.chain().find_map(|cause| cause.downcast_ref::<Error>())? {
+        Error::NotAPlan { .. } => Some("A plan is built by: jambac build MODEL -o OUT.plan"),
+        Error::Truncated { .. } | Error::Digest { .. } | Error::Padding { .. } => {
+            Some("Copy the file again, or build the plan again: jambac build MODEL -o OUT.plan")
+        }
+        Error::NewerFormat { .. } => Some("Build the plan with this jambac, or run the jambac that built it."),
+        _ => None,
     }
 }
 
@@ -66,5 +94,26 @@ pub fn print(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow!("no such file").context("x.plan: cannot open it: no such file").context("reading x.plan");
+        assert_eq!(causes(&error), "reading x.plan: x.plan: cannot open it: no such file");
+    }
+
+    #[test]
+    fn a_refused_plan_says_what_helps() {
+        let error =
+            anyhow::Error::from(jamba_plan::PlanError::NotAPlan { found: Vec::new() }).context("x.plan is refused");
+        assert!(help(&error).is_some_and(|help| help.contains("jambac build")));
+        assert_eq!(help(&anyhow!("something else")), None);
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod fixture;
 pub mod format;
 pub mod header;
+pub mod peek;
 pub mod quantize;
 pub mod reader;
 pub mod sections;

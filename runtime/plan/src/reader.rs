@@ -125,7 +125,7 @@ fn view<'a>(bytes: &'a [u8], section: &Section) -> &'a [u8] {
     &bytes[section.offset as usize..(section.offset + section.bytes) as usize]
 }
 
-fn read_table(bytes: &[u8], header: &Header) -> Result<Vec<Section>, PlanError> {
+pub(crate) fn read_table(bytes: &[u8], header: &Header) -> Result<Vec<Section>, PlanError> {
     let Some(page) = bytes.get(HEADER_BYTES..).and_then(|rest| rest.first_chunk::<TABLE_BYTES>()) else {
         return Err(PlanError::Truncated {
             section: TABLE.to_owned(),
@@ -163,7 +163,7 @@ fn check_padding(bytes: &[u8], section: &Section) -> Result<(), PlanError> {
     }
 }
 
-fn check_digest(
+pub(crate) fn check_digest(
     bytes: &[u8],
     section: &str,
     expected: &blake3::Hash,
@@ -181,7 +181,7 @@ fn check_digest(
     Ok(())
 }
 
-fn decode_manifest(bytes: &[u8]) -> Result<Manifest, PlanError> {
+pub(crate) fn decode_manifest(bytes: &[u8]) -> Result<Manifest, PlanError> {
     serde_json::from_slice(bytes).map_err(|error| PlanError::Decode {
         section: SectionKind::Manifest.name().to_owned(),
         reason: error.to_string(),

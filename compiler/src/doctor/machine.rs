@@ -1,0 +1,137 @@
+//! What this machine has, as far as the system tells without being asked for rights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Where Linux says how it hands out huge pages.
+pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Libraries of this program that compiling goes through.
+const LIBRARIES: [&str; 4] = ["libLLVM", "libzstd", "libz.", "libxml2"];
+
+/// What `jambac doctor` looks at.
+pub struct Machine {
+    /// None where the system does not tell.
+    pub memory: Option<Memory>,
+    /// `always`, `madvise` or `never`.
+    pub huge_pages: Option<String>,
+    /// Where plans would be written.
+    pub folder: PathBuf,
+    /// Bytes that may be written there.
+    pub disk_free: u64,
+    /// Version of the NVIDIA driver, and its GPUs.
+    pub driver: Option<String>,
+    /// The PTX assembler.
+    pub ptxas: Option<PathBuf>,
+    /// LLVM's disassembler.
+    pub objdump: Option<PathBuf>,
+    /// The shared libraries of LLVM and what it needs, as they are loaded.
+    pub libraries: Vec<PathBuf>,
+}
+
+/// Memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What programs can still take.
+    pub available: u64,
+    /// The most that this group of processes may take: a container's limit.
+    pub limit: Option<u64>,
+}
+
+impl Machine {
+    /// Looks around.
+    pub fn read(folder: &Path) -> Result<Machine> {
+        let disk =
+            rustix::fs::statvfs(folder).with_context(|| format!("{}: cannot tell its disk", folder.display()))?;
+        let text = |path: &str| fs::read_to_string(path).ok();
+        let limit = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+        Ok(Machine {
+            memory: text("/proc/meminfo").and_then(|text| memory(&text, limit)),
+            huge_pages: text(HUGE_PAGES).and_then(|text| chosen(&text)),
+            folder: folder.to_owned(),
+            disk_free: disk.f_bavail * disk.f_frsize,
+            driver: text("/proc/driver/nvidia/version").map(|text| driver(&text)),
+            ptxas: in_path("ptxas", &["/usr/local/cuda/bin"]),
+            objdump: in_path("llvm-objdump", &[concat!(env!("LLVM_SYS_191_PREFIX"), "/bin")]),
+            libraries: text("/proc/self/maps").map(|text| libraries(&text)).unwrap_or_default(),
+        })
+    }
+}
+
+/// Of /proc/meminfo, whose numbers are KiB.
+fn memory(text: &str, limit: Option<u64>) -> Option<Memory> {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+    };
+    Some(Memory { total: field("MemTotal")?, available: field("MemAvailable")?, limit })
+}
+
+/// The word in brackets: `always [madvise] never`.
+fn chosen(text: &str) -> Option<String> {
+    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+}
+
+/// Of /proc/driver/nvidia/version: the first number with dots; and how many GPUs there are.
+fn driver(text: &str) -> String {
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let version = text.split_whitespace().find(is_version).unwrap_or("of unknown version");
+    let models: Vec<String> = fs::read_dir("/proc/driver/nvidia/gpus")
+        .into_iter()
+        .flatten()
+        .filter_map(|gpu| fs::read_to_string(gpu.ok()?.path().join("information")).ok())
+        .filter_map(|text| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned()))
+        .collect();
+    if models.is_empty() { version.to_owned() } else { format!("{version}, {}", models.join(", ")) }
+}
+
+/// The file of this name in the folders that programs are looked for in, then in others.
+fn in_path(name: &str, others: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(others.iter().map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Of /proc/self/maps: the files that are mapped, those of [`LIBRARIES`] once each.
+fn libraries(text: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for path in text.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if LIBRARIES.iter().any(|library| name.starts_with(library)) && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_tells_is_understood() {
+        let text = "MemTotal:       16000 kB\nMemFree:  1 kB\nMemAvailable:    4000 kB\n";
+        assert_eq!(memory(text, Some(7)), Some(Memory { total: 16_384_000, available: 4_096_000, limit: Some(7) }));
+        assert_eq!(memory("MemTotal: 5 kB\n", None), None);
+        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
+        assert_eq!(chosen("nothing"), None);
+        let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version: 12\n";
+        assert!(driver(version).starts_with("550.54.15"));
+        let maps = "7f0-7f1 r-xp 0 08:01 1  /usr/lib/libLLVM-19.so.1\n7f1-7f2 r--p 0 08:01 1  /usr/lib/libLLVM-19.so.1\n\
+                    7f3-7f4 r-xp 0 08:01 2  /usr/lib/libc.so.6\n7f5-7f6 rw-p 0 00:00 0\n7f7-7f8 r-xp 0 08:01 3  /usr/lib/libz.so.1\n";
+        assert_eq!(libraries(maps), ["/usr/lib/libLLVM-19.so.1", "/usr/lib/libz.so.1"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn this_machine_has_memory_and_a_disk() {
+        let machine = Machine::read(&std::env::temp_dir()).unwrap();
+        assert!(machine.memory.is_some_and(|memory| memory.available <= memory.total && memory.total > 1 << 28));
+        assert!(machine.disk_free > 0);
+        assert_eq!(in_path("sh", &["/bin"]).map(|path| path.is_file()), Some(true));
+        assert_eq!(in_path("no such program", &["/"]), None);
+    }
+}

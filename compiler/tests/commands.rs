@@ -1,0 +1,124 @@
+//! The command line of jambac: doctor, completions, manual pages, and messages that name what was found and what helps.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn jambac(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_jambac")).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn stdout(args: &[&str]) -> String {
+    let output = jambac(args);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Refused as the input's fault, with a message that says all of this.
+#[track_caller]
+fn refused(args: &[&str], says: &[&str]) {
+    let output = jambac(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(says.iter().all(|part| stderr.contains(part)), "{stderr}");
+}
+
+fn models(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().to_owned()
+}
+
+const SUBCOMMANDS: [&str; 8] = ["build", "inspect", "fit", "graph", "opt", "doctor", "completions", "man"];
+
+#[test]
+fn every_subcommand_completes_and_has_a_page() {
+    let help = stdout(&["--help"]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&["completions", shell]);
+        for subcommand in SUBCOMMANDS {
+            assert!(help.contains(subcommand) && script.contains(subcommand), "{shell} {subcommand}");
+        }
+        assert!(script.contains("synthetic-weights"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    stdout(&["man", "--dir", folder.path().to_str().unwrap()]);
+    let mut names: Vec<String> =
+        folder.path().read_dir().unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let mut expected: Vec<String> = SUBCOMMANDS.iter().map(|name| format!("jambac-{name}.1")).collect();
+    expected.push("jambac.1".to_owned());
+    expected.sort();
+    assert_eq!(names, expected);
+    for subcommand in SUBCOMMANDS {
+        let page = stdout(&["man", subcommand]);
+        assert_eq!(page, std::fs::read_to_string(folder.path().join(format!("jambac-{subcommand}.1"))).unwrap());
+        assert!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{page}");
+    }
+    assert!(stdout(&["man"]).contains(".TH jambac 1"));
+    refused(&["man", "brew"], &["found brew", "expected a subcommand"]);
+}
+
+#[test]
+fn doctor_says_what_is_here_and_what_a_plan_lacks() {
+    let text = stdout(&["doctor"]);
+    let document: Value = serde_json::from_str(&stdout(&["doctor", "--json"])).unwrap();
+    assert_eq!(document["ok"], true);
+    let checks = document["checks"].as_array().unwrap();
+    for name in
+        ["LLVM and MLIR, linked", "lld", "libraries", "CPU", "memory", "huge pages", "disk", "NVIDIA driver", "ptxas"]
+    {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(check["state"] == "ok", check["mend"].is_null(), "{check}");
+        assert!(text.contains(&format!(" {name}: ")), "{text}");
+    }
+    let libraries = checks.iter().find(|check| check["name"] == "libraries").unwrap();
+    assert!(libraries["found"].as_str().unwrap().contains("libzstd"), "{libraries}");
+    // The largest model, unquantized: 800 GB.
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("large.plan");
+    let plan = plan.to_str().unwrap();
+    stdout(&["build", &models("jamba-large"), "-o", plan, "--synthetic-weights", "1"]);
+    let output = jambac(&["doctor", plan, "--json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let memory = document["checks"].as_array().unwrap().iter().find(|check| check["name"] == "memory").unwrap();
+    assert_eq!((output.status.code(), &document["ok"], &memory["state"]), (Some(1), &false.into(), &"missing".into()));
+    assert!(memory["mend"].as_str().unwrap().starts_with("jambac fit"));
+    refused(&["doctor", plan], &["missing: memory"]);
+    refused(&["doctor", "no.plan"], &["no.plan", "cannot open it"]);
+}
+
+#[test]
+fn messages_name_the_file_the_key_and_what_helps() {
+    let tiny = models("tiny");
+    let build =
+        |rest: &[&str], says: &[&str]| refused(&[&["build", &tiny, "-o", "/nowhere/x.plan"], rest].concat(), says);
+    refused(&["build", "nowhere", "-o", "x.plan"], &["nowhere", "model.toml or a checkpoint's folder"]);
+    build(&[], &["/nowhere"]);
+    build(&["--target", "x86-64-v9"], &["build.targets", "'x86-64-v9'", "x86-64-v3"]);
+    build(&["--fusion", "fuse-all"], &["build.fusion", "\"fuse-all\"", "fuse-qkv"]);
+    build(&["--weights", "int7"], &["weights.default: found int7", "int8"]);
+    build(&["--experts", "f8"], &["weights.experts: found f8", "int8"]);
+    build(&["--kv", "int8"], &["limits.kv_dtype: found int8", "bf16"]);
+    build(
+        &["--max-context", "9999999"],
+        &["limits.max_context: found 9999999", "max_position_embeddings", "config.json"],
+    );
+    build(&["--max-sequences", "0"], &["limits.max_sequences: found 0"]);
+    refused(&["inspect", "nowhere.plan"], &["nowhere.plan"]);
+    let config = format!("{tiny}/config.json");
+    refused(&["inspect", &config], &["config.json", "not a plan", "jambac build MODEL -o OUT.plan"]);
+    refused(&["fit", &tiny, "--memory", "80 parsecs"], &["--memory", "parsecs", "GiB"]);
+    refused(&["opt", &config], &["config.json"]);
+    refused(&["graph", "nowhere"], &["nowhere"]);
+    let balance = jambac(&["inspect", "x.plan", "--balance", "0"]);
+    assert_eq!(balance.status.code(), Some(2));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let graph = format!("{} graph {} | head -n 1", env!("CARGO_BIN_EXE_jambac"), models("jamba-mini"));
+    let output = Command::new("bash").args(["-o", "pipefail", "-c", &graph]).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    assert!(output.stdout.starts_with(b"graph @prefill"));
+}

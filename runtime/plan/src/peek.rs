@@ -1,0 +1,55 @@
+//! What a plan is, without reading it whole: a plan can be larger than memory.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::PlanError;
+use crate::format::Manifest;
+use crate::header::Header;
+use crate::reader::{check_digest, decode_manifest, read_table};
+use crate::sections::{FIRST_SECTION, SectionKind};
+
+/// The manifest of the plan in a file. Compares header, section table and manifest with their digests, and nothing else:
+/// it is for people, and no reason to run what the plan holds.
+pub fn manifest(path: &Path) -> Result<Manifest, PlanError> {
+    let io = |action: &'static str| move |source| PlanError::Io { path: path.to_owned(), action, source };
+    let mut file = File::open(path).map_err(io("open it"))?;
+    let mut begin = Vec::new();
+    (&mut file).take(FIRST_SECTION).read_to_end(&mut begin).map_err(io("read it"))?;
+    let header = Header::decode(&begin)?;
+    let sections = read_table(&begin, &header)?;
+    let missing = || PlanError::MissingSection { section: SectionKind::Manifest.name().to_owned() };
+    let section = sections.iter().find(|section| section.kind == SectionKind::Manifest.code()).ok_or_else(missing)?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(section.offset)).map_err(io("read it"))?;
+    file.take(section.bytes).read_to_end(&mut bytes).map_err(io("read it"))?;
+    if (bytes.len() as u64) < section.bytes {
+        let found = section.offset + bytes.len() as u64;
+        return Err(PlanError::Truncated { section: section.name.clone(), found, expected: header.file_bytes });
+    }
+    check_digest(&bytes, &section.name, &section.digest, &mut |_| ())?;
+    decode_manifest(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_manifest_is_read_without_the_rest_of_the_plan() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.plan");
+        let bytes = fixture::plan();
+        std::fs::write(&path, &bytes[..12288]).unwrap(); // header, table and the manifest's page
+        assert_eq!(manifest(&path).unwrap(), fixture::manifest());
+        std::fs::write(&path, &bytes[..8200]).unwrap();
+        assert!(matches!(manifest(&path), Err(PlanError::Truncated { section, .. }) if section == "manifest"));
+        let mut damaged = bytes;
+        damaged[8192] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(matches!(manifest(&path), Err(PlanError::Digest { section, .. }) if section == "manifest"));
+        assert!(matches!(manifest(&folder.path().join("no.plan")), Err(PlanError::Io { action: "open it", .. })));
+    }
+}
