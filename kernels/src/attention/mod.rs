@@ -2,8 +2,8 @@
 //!
 //!     out[t, h, :] = Σⱼ softmaxⱼ(scale · q[t, h, :] · key[j]) · value[j]       j from 0 to the token's own position
 //!
-//! One page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then values
-//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
+//! On a CPU one page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then
+//! values `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Query head h reads KV head h / (n_heads / n_kv_heads). One page after the other, from the first: the order of the
 //! sums depends on the token's position alone. Threads split (block of tokens, head).
 //! Where it appends, each sequence has one token: its key and value (`k`, `v`) join the cache, rounded to the stored type, as
@@ -14,6 +14,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,14 +3,15 @@
 //!     position = past[s] + t − starts[s], page = pages[s, position / 16], place = position % 16     s = sequence_of[t]
 //!     keys[page, g, e, place] = k[t, g · d_head + e];  values[page, g, place, e] = v[t, g · d_head + e]
 //!
-//! One page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then values
-//! `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
+//! On a CPU one page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then
+//! values `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Bound by memory.
 
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -117,6 +117,14 @@ kernels! {
     GroupedSwiglu(grouped_swiglu::sm90),
     /// RMS norm, with the residual sum before it where fused.
     RmsNorm(rms_norm::sm90),
+    /// Keys and values into their pages.
+    KvAppend(kv_append::sm90),
+    /// Causal attention of any number of tokens of each sequence.
+    AttentionPrefill(attention::sm90::prefill),
+    /// Causal attention of one token of each sequence, in splits.
+    AttentionDecode(attention::sm90::decode),
+    /// The sum of these splits.
+    AttentionCombine(attention::sm90::combine),
 }
 
 #[cfg(test)]

@@ -82,6 +82,41 @@ impl Builder<'_> {
     }
 }
 
+/// By warpgroups, left sides from registers, as attention multiplies.
+impl Builder<'_> {
+    /// `a · b` in new registers, b as in [`wgmma_rs`](Self::wgmma_rs).
+    #[track_caller]
+    pub fn wgmma_rs_first(&self, n: usize, a: [Value; 4], b: Value) -> Vec<Value> {
+        let text = wgmma_of(n / 2, &operands(n / 2, 4), n / 2 + 4, "0, 1, 1, 0");
+        self.asm(Effect::Memory, &text, &[&a[..], &[b]].concat(), &vec![Type::scalar(Num::F32); n / 2])
+    }
+
+    /// `a · b + c` with the 16 rows of b, n elements each, one after the other (MN-major) in shared memory.
+    #[track_caller]
+    pub fn wgmma_rs_by_rows(&self, c: &[Value], a: [Value; 4], b: Value) -> Vec<Value> {
+        let at = 2 * c.len();
+        let text = wgmma_of(c.len(), &operands(at, 4), at + 4, "1, 1, 1, 1");
+        self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b]].concat(), &[])
+    }
+
+    /// The descriptor (i64) of a matrix in shared memory with the 128-byte swizzle: blocks of 8 rows of 128 bytes, at a
+    /// multiple of 1024, `stride` bytes apart along the 8 rows. Along the 128 bytes blocks are `leading` bytes apart, which
+    /// counts where the matrix is read by rows.
+    #[track_caller]
+    pub fn descriptor(&self, pointer: Value, leading: usize, stride: usize) -> Value {
+        let field = |bytes: usize| (bytes / 16) as i64 & 0x3fff;
+        let constant = 1 << 62 | field(stride) << 32 | field(leading) << 16;
+        let address = self.and(self.shr(self.address(pointer), 4), self.i32(0x3fff));
+        self.or(self.to_i64(address), self.i64(constant))
+    }
+
+    /// The descriptor of the same matrix `bytes` further on, a multiple of 16.
+    #[track_caller]
+    pub fn descriptor_at(&self, descriptor: Value, bytes: usize) -> Value {
+        self.add(descriptor, self.i64((bytes / 16) as i64))
+    }
+}
+
 fn ldmatrix(how: &str) -> String {
     format!("ldmatrix.sync.aligned.m8n8.x4{how}.shared.b16 {{$0, $1, $2, $3}}, [$4];")
 }
@@ -97,6 +132,20 @@ fn wgmma(accumulators: usize, a: &str, b: usize, how: &str) -> String {
         b + 1,
         c.join(", ")
     )
+}
+
+/// A product whose `how` says all behind b, the operand number `b`.
+fn wgmma_of(accumulators: usize, a: &str, b: usize, how: &str) -> String {
+    let n = 2 * accumulators;
+    assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
+    let c = operands(0, accumulators);
+    format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {c}, {a}, ${b}, {how};")
+}
+
+/// Operands `first …` as a vector.
+fn operands(first: usize, count: usize) -> String {
+    let operands: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+    format!("{{{}}}", operands.join(", "))
 }
 
 fn four(values: Vec<Value>) -> [Value; 4] {
