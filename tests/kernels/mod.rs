@@ -11,4 +11,4 @@ mod recurrent;
 mod routing;
 mod row_wise;
 mod split_linear;
-mod steps;
+pub mod steps;

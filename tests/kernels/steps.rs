@@ -71,7 +71,8 @@ impl Batch {
         }
     }
 
-    fn step(&self, sequences: Vec<usize>, past: Vec<usize>, lengths: Vec<usize>) -> Step {
+    /// A step of some sequences: what each had before, and takes now.
+    pub fn step(&self, sequences: Vec<usize>, past: Vec<usize>, lengths: Vec<usize>) -> Step {
         let first = |s: usize| self.lengths[..s].iter().sum::<usize>();
         let places = sequences.iter().zip(&past).zip(&lengths);
         let rows = places.flat_map(|((&s, &past), &length)| first(s) + past..first(s) + past + length).collect();

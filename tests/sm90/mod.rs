@@ -1,6 +1,8 @@
 //! Kernels of sm_90a against the scalar reference, on a simulated GPU, and through ptxas where that is at hand.
 
+mod attention;
 // Some of what it takes is of kernels to come.
 #[allow(dead_code)]
 pub mod harness;
+mod pages;
 mod row_wise;

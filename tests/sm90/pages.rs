@@ -1,0 +1,199 @@
+//! A cache of pages on the simulated GPU, what kv_append and attention are called with, and their calls. What nobody wrote is
+//! unwritten there: padding of rows, pages that no token opened, entries of tables beyond their ends.
+
+use half::bf16;
+use jambac_kernels::attention::sm90::{combine, decode, prefill};
+use jambac_kernels::kernel::Elem;
+use jambac_kernels::kv_append::PAGE_TOKENS;
+use jambac_kernels::kv_append::sm90::{Side, Spec as Append, head_bytes, offset, page_bytes};
+use jambac_kernels::sm90::{Kernel, row_stride};
+use ptxsim::{Gpu, Options};
+
+use super::harness::{Kernels, counts};
+use crate::kernels::steps::{Batch, Step};
+
+/// Heads of attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub d_head: usize,
+}
+
+impl Heads {
+    pub fn scale(self) -> f64 {
+        (self.d_head as f64).powf(-0.5)
+    }
+
+    pub fn q_cols(self) -> usize {
+        self.n_heads * self.d_head
+    }
+
+    pub fn kv_cols(self) -> usize {
+        self.n_kv_heads * self.d_head
+    }
+
+    pub fn append(self) -> Kernel {
+        Append { n_kv_heads: self.n_kv_heads, d_head: self.d_head }.into()
+    }
+
+    pub fn prefill(self) -> Kernel {
+        let Heads { n_heads, n_kv_heads, d_head } = self;
+        prefill::Spec { n_heads, n_kv_heads, d_head, scale: self.scale() }.into()
+    }
+
+    pub fn decode(self) -> decode::Spec {
+        let Heads { n_heads, n_kv_heads, d_head } = self;
+        decode::Spec { n_heads, n_kv_heads, d_head, scale: self.scale() }
+    }
+
+    /// All kernels of these heads.
+    pub fn kernels(self) -> Kernels {
+        let combine = combine::Spec { partials: self.decode() };
+        Kernels::compile(&[self.append(), self.prefill(), self.decode().into(), combine.into()])
+    }
+}
+
+/// A simulated GPU with a cache.
+pub struct Device<'a> {
+    heads: Heads,
+    kernels: &'a Kernels,
+    gpu: Gpu,
+    cache: u64,
+    /// Pages of each sequence of the batch.
+    pages: Vec<Vec<i32>>,
+}
+
+/// Entries of a row of the table of pages: more than any test's sequence has.
+const PAGES_PER_SEQUENCE: usize = 80;
+
+impl<'a> Device<'a> {
+    /// With a cache for the sequences of a batch; their pages lie apart and backwards.
+    pub fn new(heads: Heads, kernels: &'a Kernels, options: Options, batch: &Batch) -> Device<'a> {
+        let mut gpu = Gpu::new(options);
+        let n_pages: Vec<usize> = batch.lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).collect();
+        let total: usize = n_pages.iter().sum();
+        let mut free = (0..total as i32).rev().step_by(2).chain((0..total as i32 - 1).rev().step_by(2));
+        let pages = n_pages.iter().map(|&n| (&mut free).take(n).collect()).collect();
+        let cache = gpu.alloc("cache", (total * 2 * stride(heads)) as u64);
+        Device { heads, kernels, gpu, cache, pages }
+    }
+
+    /// Appends the keys and values of a step.
+    pub fn append(&mut self, step: &Step, k: &[f32], v: &[f32]) {
+        let cols = self.heads.kv_cols();
+        let [k, v] = [("k", k), ("v", v)].map(|(name, rows)| self.rows(name, cols, &step.gather(cols, rows)));
+        let tables = [("sequence_of", step.sequence_of()), ("starts", step.starts()), ("past", past(step))];
+        let [sequence_of, starts, past] = tables.map(|(name, table)| self.table(name, &table));
+        let pages = self.page_table(step);
+        let count = self.count(step.n_tokens());
+        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let args = [&[k, v, self.cache, sequence_of, starts, past, pages, count][..], &scalars].concat();
+        self.launch(&self.heads.append(), step, &args);
+    }
+
+    /// Attention of a step's tokens.
+    pub fn prefill(&mut self, step: &Step, q: &[f32]) -> Vec<f32> {
+        let cols = self.heads.q_cols();
+        let q = self.rows("q", cols, &step.gather(cols, q));
+        let tables = [("starts", step.starts()), ("past", past(step))];
+        let [starts, past] = tables.map(|(name, table)| self.table(name, &table));
+        let pages = self.page_table(step);
+        let out = self.unwritten_rows("out", cols, step.n_tokens());
+        let count = self.count(step.sequences.len());
+        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let args = [&[q, self.cache, starts, past, pages, out, count][..], &scalars].concat();
+        self.launch(&self.heads.prefill(), step, &args);
+        self.read(out, cols, step.n_tokens())
+    }
+
+    /// Attention of a step of one token of each sequence.
+    pub fn decode(&mut self, step: &Step, q: &[f32]) -> Vec<f32> {
+        let (cols, n) = (self.heads.q_cols(), step.sequences.len());
+        let decode = self.heads.decode();
+        let q = self.rows("q", cols, &step.gather(cols, q));
+        let past = self.table("past", &past(step));
+        let pages = self.page_table(step);
+        let count = self.count(n);
+        let partials = self.gpu.alloc("partials", (n * decode.partial_rows() * decode.partial_stride() * 4) as u64);
+        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let args = [&[q, self.cache, past, pages, partials, count][..], &scalars].concat();
+        self.launch(&decode.clone().into(), step, &args);
+        let out = self.unwritten_rows("out", cols, n);
+        self.launch(&combine::Spec { partials: decode }.into(), step, &[partials, past, out, count]);
+        self.read(out, cols, n)
+    }
+
+    /// An element of the cache: its bits, or nothing where nobody wrote it.
+    pub fn cached(&self, [s, position]: [usize; 2], head: usize, side: Side, column: usize) -> Option<f32> {
+        let page = self.pages[s][position / PAGE_TOKENS] as usize * 2 * stride(self.heads);
+        let d_head = self.heads.d_head;
+        let at = page + head * head_bytes(d_head) + offset(d_head, side, position % PAGE_TOKENS, column);
+        let mut bytes = [0; 2];
+        self.gpu.read(self.cache + at as u64, &mut bytes).ok().map(|()| bf16::from_le_bytes(bytes).to_f32())
+    }
+
+    fn launch(&mut self, kernel: &Kernel, step: &Step, args: &[u64]) {
+        self.kernels.launch(&mut self.gpu, kernel, counts(step.n_tokens(), step.sequences.len(), 0), args);
+    }
+
+    /// Rows of bf16.
+    fn rows(&mut self, name: &str, cols: usize, values: &[f32]) -> u64 {
+        let address = self.unwritten_rows(name, cols, values.len() / cols);
+        for (number, row) in values.chunks_exact(cols).enumerate() {
+            let bytes: Vec<u8> = row.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+            self.write(address + (number * 2 * row_stride(Elem::Bf16, cols)) as u64, &bytes);
+        }
+        address
+    }
+
+    fn unwritten_rows(&mut self, name: &str, cols: usize, n: usize) -> u64 {
+        self.gpu.alloc(name, (n * 2 * row_stride(Elem::Bf16, cols)) as u64)
+    }
+
+    fn read(&self, address: u64, cols: usize, n: usize) -> Vec<f32> {
+        let row = |number: usize| {
+            let mut bytes = vec![0; 2 * cols];
+            let at = address + (number * 2 * row_stride(Elem::Bf16, cols)) as u64;
+            self.gpu.read(at, &mut bytes).unwrap_or_else(|fault| panic!("{fault}"));
+            bytes.chunks_exact(2).map(|x| bf16::from_le_bytes([x[0], x[1]]).to_f32()).collect::<Vec<f32>>()
+        };
+        (0..n).flat_map(row).collect()
+    }
+
+    fn table(&mut self, name: &str, values: &[i32]) -> u64 {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let address = self.gpu.alloc(name, bytes.len() as u64);
+        self.write(address, &bytes);
+        address
+    }
+
+    /// A row of pages for each sequence of the step; entries beyond its last page are unwritten.
+    fn page_table(&mut self, step: &Step) -> u64 {
+        let address = self.gpu.alloc("pages", (step.sequences.len() * PAGES_PER_SEQUENCE * 4) as u64);
+        for (number, &s) in step.sequences.iter().enumerate() {
+            let bytes: Vec<u8> = self.pages[s].iter().flat_map(|x| x.to_le_bytes()).collect();
+            self.write(address + (number * PAGES_PER_SEQUENCE * 4) as u64, &bytes);
+        }
+        address
+    }
+
+    fn count(&mut self, n: usize) -> u64 {
+        let address = self.gpu.alloc("count", 8);
+        self.write(address, &(n as u64).to_le_bytes());
+        address
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) {
+        self.gpu.write(address, bytes).unwrap_or_else(|fault| panic!("{fault}"));
+    }
+}
+
+/// Elements from page to page: a layer's and some of others.
+fn stride(heads: Heads) -> usize {
+    page_bytes(heads.n_kv_heads, heads.d_head) / 2 + 32
+}
+
+fn past(step: &Step) -> Vec<i32> {
+    step.past.iter().map(|&past| past as i32).collect()
+}
