@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("jamba-runtime", &["jamba-plan"]),
     ("jamba", &["jamba-runtime", "jamba-plan"]),
+    ("jamba-capi", &["jamba-runtime"]),
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &[]),
     ("jambac-benches", &["jambac", "jambac-codegen", "jambac-kernels", "jamba-runtime"]),
@@ -45,6 +46,7 @@ const UNSAFE: &[&str] = &[
     "compiler/codegen/src/ffi.rs",
     "compiler/checkpoint/src/safetensors.rs",
     "runtime/src/device/",
+    "runtime/capi/src/",
     "tests/kernels/harness.rs",
 ];
 

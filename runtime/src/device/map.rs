@@ -47,8 +47,8 @@ impl PlanFile {
     /// file is touched. Refuses memory that does not begin on a page of 4096 bytes.
     pub fn from_memory(bytes: &'static [u8]) -> Result<PlanFile, RuntimeError> {
         match bytes.as_ptr().addr() as u64 % PAGE_BYTES {
-            0 => Ok(PlanFile { path: IN_MEMORY.into(), bytes: Bytes::Memory(bytes) }),
-            off => Err(RuntimeError::Unaligned { off }),
+            off if off > 0 && !bytes.is_empty() => Err(RuntimeError::Unaligned { off }),
+            _ => Ok(PlanFile { path: IN_MEMORY.into(), bytes: Bytes::Memory(bytes) }),
         }
     }
 

@@ -1,0 +1,128 @@
+//! What a call answers, and the message behind it.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use jamba_runtime::RuntimeError;
+
+/// What a call answers; jamba_last_error has the words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum jamba_status {
+    /// Done.
+    JAMBA_OK = 0,
+    /// An argument is null where it may not be, is not UTF-8, or lies outside its range.
+    JAMBA_INVALID_ARGUMENT = 1,
+    /// The handle was closed, belongs to something else, or never was one.
+    JAMBA_INVALID_HANDLE = 2,
+    /// Another thread, or a callback's caller, is in a call on the same handle.
+    JAMBA_BUSY = 3,
+    /// The file system refused.
+    JAMBA_IO = 4,
+    /// The plan, or the saved state, is damaged, of another format, or belongs to another plan.
+    JAMBA_BAD_PLAN = 5,
+    /// This machine, this plan or this build of the library cannot do it.
+    JAMBA_UNSUPPORTED = 6,
+    /// The system has no memory, or no thread, for it.
+    JAMBA_NO_MEMORY = 7,
+    /// The context or a pool is full: nothing changed; remove a sequence and try again.
+    JAMBA_NO_ROOM = 8,
+    /// jamba_cancel was called.
+    JAMBA_CANCELLED = 9,
+    /// The buffer is too small: the length that is needed was stored.
+    JAMBA_TOO_SMALL = 10,
+    /// A fault of ours: please report it. An engine in which it happened can only be closed.
+    JAMBA_INTERNAL = 11,
+}
+
+/// Why a call is refused.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: jamba_status,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: jamba_status, message: impl ToString) -> Failure {
+        Failure { status, message: message.to_string() }
+    }
+
+    pub(crate) fn argument(message: impl ToString) -> Failure {
+        Failure::new(jamba_status::JAMBA_INVALID_ARGUMENT, message)
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        use jamba_status::*;
+        let status = match &error {
+            _ if error.is_ours() => JAMBA_INTERNAL,
+            RuntimeError::Io { .. } => JAMBA_IO,
+            RuntimeError::Plan { .. } | RuntimeError::StateFile { .. } | RuntimeError::OtherPlan { .. } => {
+                JAMBA_BAD_PLAN
+            }
+            RuntimeError::Tokenizer { .. } => JAMBA_BAD_PLAN,
+            RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,
+            RuntimeError::CpuLacks { .. } | RuntimeError::NoSection(_) => JAMBA_UNSUPPORTED,
+            RuntimeError::Memory { .. } | RuntimeError::Thread { .. } => JAMBA_NO_MEMORY,
+            RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. } => JAMBA_NO_ROOM,
+            _ => JAMBA_INVALID_ARGUMENT,
+        };
+        Failure::new(status, error)
+    }
+}
+
+thread_local! {
+    /// What went wrong last on this thread.
+    static LAST: RefCell<CString> = RefCell::new(CString::default());
+}
+
+/// Runs an entry: what it refuses becomes a status and this thread's message, and so does a panic.
+pub(crate) fn entry(work: impl FnOnce() -> Result<(), Failure>) -> jamba_status {
+    let failure = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return jamba_status::JAMBA_OK,
+        Ok(Err(failure)) => failure,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            Failure::new(jamba_status::JAMBA_INTERNAL, format!("libjamba panicked: {}", text.unwrap_or("no message")))
+        }
+    };
+    let message = failure.message.replace('\0', "?");
+    LAST.with(|last| *last.borrow_mut() = CString::new(message).unwrap_or_default());
+    failure.status
+}
+
+/// The message of the last call on this thread that was refused; empty where none was. Valid until the next one is.
+#[unsafe(no_mangle)]
+pub extern "C" fn jamba_last_error() -> *const c_char {
+    LAST.with(|last| last.borrow().as_ptr())
+}
+
+/// The version of the library: "0.1.0".
+#[unsafe(no_mangle)]
+pub extern "C" fn jamba_version() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    VERSION.as_ptr().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+
+    fn last() -> String {
+        // SAFETY: the message of this thread, which nobody changes meanwhile.
+        unsafe { CStr::from_ptr(jamba_last_error()) }.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn panics_stop_at_the_border_and_messages_belong_to_threads() {
+        assert_eq!(entry(|| panic!("on purpose, {}", 1)), jamba_status::JAMBA_INTERNAL);
+        assert_eq!(last(), "libjamba panicked: on purpose, 1");
+        assert_eq!(std::thread::spawn(last).join().unwrap(), "");
+        assert_eq!(entry(|| Err(Failure::argument("a\0b"))), jamba_status::JAMBA_INVALID_ARGUMENT);
+        assert_eq!((entry(|| Ok(())), last()), (jamba_status::JAMBA_OK, "a?b".to_owned()));
+    }
+}

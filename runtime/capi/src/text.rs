@@ -1,0 +1,301 @@
+//! Text to tokens and back, and chats to text.
+
+use std::ffi::c_char;
+
+use crate::arguments::{place, store_text};
+use crate::engine::jamba_engine;
+use crate::handles::{self, invalid, with_engine};
+use crate::status::{Failure, entry, jamba_status};
+
+/// The text of tokens that come one by one.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct jamba_text_stream {
+    /// 0 is no stream.
+    pub id: u64,
+}
+
+/// The refusal of a build without something.
+#[cfg(not(feature = "constrain"))]
+pub(crate) fn unsupported(what: &str) -> Failure {
+    Failure::new(jamba_status::JAMBA_UNSUPPORTED, format!("this build of the library has no {what}"))
+}
+
+#[cfg(feature = "tokenizer")]
+use with as inner;
+#[cfg(feature = "tokenizer")]
+pub(crate) use with::Stream;
+#[cfg(not(feature = "tokenizer"))]
+use without as inner;
+
+/// Stores the tokens of a text of `length` bytes, with the token that begins a text where the model wants one. At most
+/// `capacity`; JAMBA_TOO_SMALL stores how many there are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_encode(
+    engine: jamba_engine,
+    text: *const c_char,
+    length: usize,
+    tokens: *mut u32,
+    capacity: usize,
+    n_tokens: *mut usize,
+) -> jamba_status {
+    // SAFETY: the caller's word.
+    entry(|| unsafe { inner::encode(engine, (text, length), (tokens, capacity, n_tokens), inner::Begin::AsConfigured) })
+}
+
+/// As jamba_encode, of a text that already says how it begins: a rendered chat.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_encode_plain(
+    engine: jamba_engine,
+    text: *const c_char,
+    length: usize,
+    tokens: *mut u32,
+    capacity: usize,
+    n_tokens: *mut usize,
+) -> jamba_status {
+    // SAFETY: the caller's word.
+    entry(|| unsafe { inner::encode(engine, (text, length), (tokens, capacity, n_tokens), inner::Begin::Plain) })
+}
+
+/// Stores the text of tokens, without special ones, as jamba_info stores its text.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_decode(
+    engine: jamba_engine,
+    tokens: *const u32,
+    n_tokens: usize,
+    buffer: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> jamba_status {
+    entry(|| {
+        // SAFETY: the caller's word.
+        let text = unsafe { inner::decode(engine, tokens, n_tokens) }?;
+        // SAFETY: as above.
+        unsafe { store_text(&text, buffer, capacity, length) }
+    })
+}
+
+/// Stores a chat as text, as jamba_info stores its text. The chat is JSON: `messages` (objects with `role` and `content`),
+/// and where wanted `tools`, `documents`, `add_generation_prompt`, `template` (a name, where there are several); other keys
+/// are variables of the template. Give the text to jamba_encode_plain.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_chat_render(
+    engine: jamba_engine,
+    chat: *const c_char,
+    buffer: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> jamba_status {
+    entry(|| {
+        // SAFETY: the caller's word.
+        let text = unsafe { inner::render(engine, chat) }?;
+        // SAFETY: as above.
+        unsafe { store_text(&text, buffer, capacity, length) }
+    })
+}
+
+/// Opens a stream of text. It needs the engine only now.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_text_stream_open(engine: jamba_engine, stream: *mut jamba_text_stream) -> jamba_status {
+    entry(|| {
+        // SAFETY: the caller's word.
+        let out = unsafe { place("stream", stream) }?;
+        *out = jamba_text_stream { id: 0 };
+        out.id = inner::open(engine)?;
+        Ok(())
+    })
+}
+
+/// Takes the next token. `text` and `length` get the text that is certain now: whole characters, sometimes none; a zero
+/// follows it; it is valid until the next call on the stream.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_text_stream_push(
+    stream: jamba_text_stream,
+    token: u32,
+    text: *mut *const c_char,
+    length: *mut usize,
+) -> jamba_status {
+    // SAFETY: the caller's word.
+    entry(|| unsafe { inner::tell(stream, Some(token), text, length) })
+}
+
+/// As jamba_text_stream_push, where no more tokens come: the text that was held back. The stream begins anew.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_text_stream_finish(
+    stream: jamba_text_stream,
+    text: *mut *const c_char,
+    length: *mut usize,
+) -> jamba_status {
+    // SAFETY: the caller's word.
+    entry(|| unsafe { inner::tell(stream, None, text, length) })
+}
+
+/// Closes a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn jamba_text_stream_close(stream: jamba_text_stream) -> jamba_status {
+    entry(|| inner::close(stream))
+}
+
+#[cfg(feature = "tokenizer")]
+mod with {
+    use std::sync::{Arc, Mutex};
+
+    use jamba_runtime::{Chat, TextStream, Tokenizer};
+
+    use super::*;
+    use crate::arguments::{slice, store, string, text};
+    use crate::handles::{Object, lock};
+
+    /// A stream of text, and the text that it told last.
+    pub(crate) struct Stream {
+        tokenizer: Arc<Tokenizer>,
+        stream: TextStream,
+        /// With a zero behind it.
+        told: Vec<u8>,
+    }
+
+    /// How the tokens of a text begin.
+    #[derive(PartialEq)]
+    pub(super) enum Begin {
+        AsConfigured,
+        Plain,
+    }
+
+    fn tokenizer(engine: jamba_engine) -> Result<Arc<Tokenizer>, Failure> {
+        with_engine(engine.id, |inner| Ok(inner.engine.tokenizer()?))
+    }
+
+    fn stream(stream: jamba_text_stream) -> Result<Arc<Mutex<Stream>>, Failure> {
+        match handles::get(stream.id) {
+            Some(Object::Stream(stream)) => Ok(stream),
+            _ => Err(invalid("stream of text")),
+        }
+    }
+
+    /// # Safety
+    /// The pointers are the caller's.
+    pub(super) unsafe fn encode(
+        engine: jamba_engine,
+        (data, length): (*const c_char, usize),
+        (tokens, capacity, n_tokens): (*mut u32, usize, *mut usize),
+        begin: Begin,
+    ) -> Result<(), Failure> {
+        // SAFETY: the caller's word is the same.
+        let text = unsafe { text("text", data, length) }?;
+        let tokenizer = tokenizer(engine)?;
+        let found = if begin == Begin::Plain { tokenizer.encode_plain(text) } else { tokenizer.encode(text) }?;
+        // SAFETY: as above.
+        unsafe { store(&found, tokens, capacity, n_tokens) }
+    }
+
+    /// # Safety
+    /// The pointers are the caller's.
+    pub(super) unsafe fn decode(engine: jamba_engine, tokens: *const u32, n: usize) -> Result<String, Failure> {
+        // SAFETY: the caller's word is the same.
+        let tokens = unsafe { slice("tokens", tokens, n) }?;
+        Ok(tokenizer(engine)?.decode(tokens)?)
+    }
+
+    /// # Safety
+    /// The pointers are the caller's.
+    pub(super) unsafe fn render(engine: jamba_engine, chat: *const c_char) -> Result<String, Failure> {
+        // SAFETY: the caller's word is the same.
+        let text = unsafe { string("chat", chat) }?;
+        let chat: Chat = serde_json::from_str(text).map_err(|error| Failure::argument(format!("chat: {error}")))?;
+        let template = with_engine(engine.id, |inner| Ok(inner.engine.chat_template()?))?;
+        Ok(template.render_chat(&chat)?)
+    }
+
+    pub(super) fn open(engine: jamba_engine) -> Result<u64, Failure> {
+        let tokenizer = tokenizer(engine)?;
+        let stream = Stream { stream: tokenizer.stream(), tokenizer, told: vec![0] };
+        Ok(handles::insert(Object::Stream(Arc::new(Mutex::new(stream)))))
+    }
+
+    /// # Safety
+    /// The pointers are the caller's.
+    pub(super) unsafe fn tell(
+        handle: jamba_text_stream,
+        token: Option<u32>,
+        text: *mut *const c_char,
+        length: *mut usize,
+    ) -> Result<(), Failure> {
+        // SAFETY: the caller's word is the same.
+        let (text, length) = unsafe { (place("text", text)?, place("length", length)?) };
+        let stream = stream(handle)?;
+        let mut open = lock("stream of text", &stream)?;
+        let open = &mut *open;
+        let news = match token {
+            Some(token) => open.stream.push(token)?,
+            None => std::mem::replace(&mut open.stream, open.tokenizer.stream()).finish()?,
+        };
+        open.told.clear();
+        open.told.extend_from_slice(news.as_bytes());
+        open.told.push(0);
+        (*text, *length) = (open.told.as_ptr().cast(), news.len());
+        Ok(())
+    }
+
+    pub(super) fn close(handle: jamba_text_stream) -> Result<(), Failure> {
+        let found = stream(handle)?;
+        handles::close("stream of text", handle.id, &found, |_| ())
+    }
+}
+
+/// A build without text refuses all of it.
+#[cfg(not(feature = "tokenizer"))]
+mod without {
+    use super::*;
+
+    pub(super) enum Begin {
+        AsConfigured,
+        Plain,
+    }
+
+    /// # Safety
+    /// None is needed.
+    pub(super) unsafe fn encode(
+        engine: jamba_engine,
+        _text: (*const c_char, usize),
+        _tokens: (*mut u32, usize, *mut usize),
+        _begin: Begin,
+    ) -> Result<(), Failure> {
+        refuse(engine)
+    }
+
+    /// # Safety
+    /// None is needed.
+    pub(super) unsafe fn decode(engine: jamba_engine, _tokens: *const u32, _n: usize) -> Result<String, Failure> {
+        refuse(engine)
+    }
+
+    /// # Safety
+    /// None is needed.
+    pub(super) unsafe fn render(engine: jamba_engine, _chat: *const c_char) -> Result<String, Failure> {
+        refuse(engine)
+    }
+
+    pub(super) fn open(engine: jamba_engine) -> Result<u64, Failure> {
+        refuse(engine)
+    }
+
+    /// # Safety
+    /// None is needed.
+    pub(super) unsafe fn tell(
+        stream: jamba_text_stream,
+        _token: Option<u32>,
+        _text: *mut *const c_char,
+        _length: *mut usize,
+    ) -> Result<(), Failure> {
+        close(stream)
+    }
+
+    pub(super) fn close(stream: jamba_text_stream) -> Result<(), Failure> {
+        handles::get(stream.id);
+        Err(invalid("stream of text"))
+    }
+
+    fn refuse<T>(engine: jamba_engine) -> Result<T, Failure> {
+        with_engine(engine.id, |_| Err(unsupported("tokenizer")))
+    }
+}

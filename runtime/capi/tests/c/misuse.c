@@ -1,0 +1,182 @@
+/* Bad input: null, freed and foreign handles, text that is not UTF-8, memory that is no plan, small buffers, old and new
+ * structs. Every refusal has its status and a message. C99 and C++. */
+#include <jamba.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPECT(status, call)                                                                              \
+    do {                                                                                                  \
+        jamba_status found_ = (call);                                                                     \
+        if (found_ != (status)) {                                                                         \
+            fprintf(stderr, "line %d: status %d: %s\n", __LINE__, (int)found_, jamba_last_error());       \
+            return 1;                                                                                     \
+        }                                                                                                 \
+        if (found_ != JAMBA_OK && strlen(jamba_last_error()) == 0) return 1;                              \
+    } while (0)
+
+static jamba_engine the_engine;
+static jamba_status from_callback;
+
+static int reenter(void *user, const jamba_token *token) {
+    size_t length;
+    (void)user;
+    (void)token;
+    from_callback = jamba_info(the_engine, NULL, 0, &length);
+    return 1; /* stop */
+}
+
+int main(int argc, char **argv) {
+    jamba_engine first, second, null_engine = {0}, never = {123456789};
+    jamba_sequence sequence, foreign, none = {0};
+    jamba_sampler sampler;
+    jamba_text_stream stream;
+    jamba_logits logits;
+    jamba_feed feed;
+    jamba_open_options open_options;
+    jamba_generate_options options;
+    jamba_generated generated;
+    uint32_t tokens[64], token;
+    size_t n, length;
+    char buffer[8192];
+    const char *text;
+    char *memory, *page;
+    FILE *file;
+    const uint32_t prompt[3] = {1, 20, 30}, outside[1] = {4000000};
+    struct {
+        jamba_generate_options known;
+        char more[16];
+    } newer;
+
+    if (argc != 2) return 2;
+    if (strlen(jamba_version()) == 0) return 1;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(NULL, NULL, &first));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], NULL, NULL));
+    EXPECT(JAMBA_IO, jamba_open("no such file", NULL, &first));
+    EXPECT(JAMBA_BAD_PLAN, jamba_open(argv[0], NULL, &first));
+    if (first.id != 0) return 1;
+    memset(&open_options, 0, sizeof open_options);
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first)); /* size is not set */
+    open_options.size = sizeof open_options;
+    open_options.threads = 1;
+    open_options.target = "z80";
+    EXPECT(JAMBA_UNSUPPORTED, jamba_open(argv[1], &open_options, &first));
+    open_options.target = NULL;
+    EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &first));
+    EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &second));
+
+    /* Handles that are none. */
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_close(null_engine));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_close(never));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_cancel(never));
+    EXPECT(JAMBA_OK, jamba_sequence_add(first, &sequence));
+    EXPECT(JAMBA_OK, jamba_sequence_add(second, &foreign));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sequence_length(first, foreign, &n));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sequence_length(first, none, &n));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_prefill(second, sequence, prompt, 3, &logits));
+    EXPECT(JAMBA_OK, jamba_sequence_remove(second, foreign));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sequence_remove(second, foreign));
+    EXPECT(JAMBA_OK, jamba_sampler_open(first, NULL, &sampler));
+    never.id = sampler.id; /* a handle of another kind */
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sequence_add(never, &foreign));
+    EXPECT(JAMBA_OK, jamba_sampler_close(sampler));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sampler_close(sampler));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sampler_pick(sampler, (const float *)buffer, 1, &token));
+
+    /* Steps. */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_prefill(first, sequence, NULL, 3, &logits));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_prefill(first, sequence, prompt, 0, &logits));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_prefill(first, sequence, outside, 1, &logits));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_prefill(first, sequence, prompt, 3, NULL));
+    feed.sequence = sequence;
+    feed.tokens = prompt;
+    feed.n_tokens = 3;
+    feed.outputs = 7;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_step(first, &feed, 1, &logits));
+    feed.outputs = JAMBA_OUTPUTS_NONE;
+    EXPECT(JAMBA_OK, jamba_step(first, &feed, 1, NULL));
+    EXPECT(JAMBA_OK, jamba_cancel(first));
+    EXPECT(JAMBA_CANCELLED, jamba_prefill(first, sequence, prompt, 3, &logits));
+    EXPECT(JAMBA_OK, jamba_generate(first, none, prompt, 3, NULL, NULL, NULL, &generated));
+    if (generated.finish != JAMBA_FINISH_CANCELLED || generated.n_tokens != 0) return 1;
+    EXPECT(JAMBA_OK, jamba_cancel_reset(first));
+    for (n = 0; n < 200; n++) {
+        jamba_status status = jamba_prefill(first, sequence, prompt, 3, &logits);
+        if (status == JAMBA_NO_ROOM) break;
+        if (status != JAMBA_OK) return 1;
+    }
+    if (n == 200) return 1;
+
+    /* Text. */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_encode(first, "\xff\xfe", 2, tokens, 64, &n));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_encode(first, NULL, 2, tokens, 64, &n));
+    EXPECT(JAMBA_TOO_SMALL, jamba_encode(first, "a long text", 11, tokens, 1, &n));
+    EXPECT(JAMBA_OK, jamba_encode(first, "a long text", 11, tokens, n, &length));
+    if (n != length) return 1;
+    EXPECT(JAMBA_OK, jamba_decode(first, tokens, n, buffer, sizeof buffer, &length));
+    if (length != 11 || strcmp(buffer, "a long text") != 0) return 1;
+    EXPECT(JAMBA_TOO_SMALL, jamba_decode(first, tokens, n, buffer, 11, &length)); /* no room for the zero */
+    if (length != 11) return 1;
+    EXPECT(JAMBA_OK, jamba_encode(first, NULL, 0, tokens, 64, &n));
+    EXPECT(JAMBA_OK, jamba_text_stream_open(first, &stream));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_text_stream_push(stream, 5, NULL, &length));
+    EXPECT(JAMBA_OK, jamba_text_stream_push(stream, tokens[0], &text, &length));
+    EXPECT(JAMBA_OK, jamba_text_stream_close(stream));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_text_stream_push(stream, 5, &text, &length));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_chat_render(first, "no JSON", buffer, sizeof buffer, &length));
+    EXPECT(JAMBA_BAD_PLAN, jamba_chat_render(first, "{\"messages\": []}", buffer, sizeof buffer, &length));
+    EXPECT(JAMBA_OK, jamba_chat_render(first, "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}", buffer,
+                                       sizeof buffer, &length));
+    if (strstr(buffer, "<|user|>Hi") == NULL) return 1;
+    EXPECT(JAMBA_OK, jamba_info(first, buffer, sizeof buffer, &length));
+    if (buffer[0] != '{' || strlen(buffer) != length) return 1;
+
+    /* Options. */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_init(NULL, sizeof options));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_init(&options, 3));
+    EXPECT(JAMBA_OK, jamba_generate_options_init(&options, sizeof options));
+    options.max_new = 5;
+    options.constraint = JAMBA_CONSTRAINT_JSON_SCHEMA;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate(second, none, prompt, 3, &options, NULL, NULL, &generated));
+    options.constraint_text = "{\"type\": \"squirrel\"}";
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate(second, none, prompt, 3, &options, NULL, NULL, &generated));
+    if (strstr(jamba_last_error(), "squirrel") == NULL) return 1;
+    options.constraint_text = "{\"enum\": [true, false]}";
+    EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, &options, NULL, NULL, &generated));
+    if (generated.finish != JAMBA_FINISH_COMPLETE) return 1;
+    options.constraint = 9;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate(second, none, prompt, 3, &options, NULL, NULL, &generated));
+    memset(&newer, 0, sizeof newer);
+    EXPECT(JAMBA_OK, jamba_generate_options_init(&newer.known, sizeof newer));
+    newer.known.max_new = 5;
+    EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, &newer.known, NULL, NULL, NULL));
+    newer.more[3] = 1; /* an option that this version does not know */
+    EXPECT(JAMBA_UNSUPPORTED, jamba_generate(second, none, prompt, 3, &newer.known, NULL, NULL, NULL));
+
+    /* The callback stops, and may not use the engine. */
+    the_engine = second;
+    EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, NULL, reenter, NULL, &generated));
+    if (from_callback != JAMBA_BUSY || generated.n_tokens != 1 || generated.finish != JAMBA_FINISH_STOPPED) return 1;
+    EXPECT(JAMBA_OK, jamba_close(second));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_close(second));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_generate(second, none, prompt, 3, NULL, NULL, NULL, NULL));
+
+    /* A plan from memory, aligned and not. */
+    file = fopen(argv[1], "rb");
+    if (file == NULL) return 1;
+    memory = (char *)malloc(1 << 20);
+    page = memory + (4096 - (uintptr_t)memory % 4096);
+    n = fread(page, 1, (1 << 20) - 4096, file);
+    fclose(file);
+    EXPECT(JAMBA_OK, jamba_open_memory(page, n, &open_options, &second));
+    EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, NULL, NULL, NULL, NULL));
+    EXPECT(JAMBA_OK, jamba_close(second));
+    EXPECT(JAMBA_BAD_PLAN, jamba_open_memory(page, n - 1, NULL, &second));
+    EXPECT(JAMBA_BAD_PLAN, jamba_open_memory(page, 0, NULL, &second));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open_memory(page + 64, n - 64, NULL, &second));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open_memory(NULL, n, NULL, &second));
+    free(memory);
+    EXPECT(JAMBA_OK, jamba_close(first));
+    puts("every refusal as it should be");
+    return 0;
+}

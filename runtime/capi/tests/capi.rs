@@ -1,0 +1,147 @@
+//! libjamba as C, C++ and Python programs use it: installed, compiled against without a warning, run, and run under
+//! valgrind. Needs cc and c++; says loudly what else is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const HERE: &str = env!("CARGO_MANIFEST_DIR");
+const PLAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/toy.plan");
+
+/// Runs a command that has to succeed; what it printed.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8_lossy(&stdout).into_owned()
+}
+
+/// The library, installed once for all tests.
+fn installed() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            run(Command::new(format!("{HERE}/install")).arg(folder.path()).env("CARGO", env!("CARGO")));
+            folder
+        })
+        .path()
+}
+
+/// A program compiled by this compiler, with the flags that pkg-config gives, or those of jamba.pc without it.
+fn compiled(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathBuf {
+    let prefix = installed();
+    let program = folder.join(format!("{}-{compiler}", source.rsplit('/').next().unwrap()));
+    let language = if compiler == "c++" { "c++" } else { "c" };
+    run(Command::new(compiler)
+        .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-x", language])
+        .arg(format!("{HERE}/{source}"))
+        .args(["-x", "none", "-pthread", "-o"])
+        .arg(&program)
+        .args([format!("-I{0}/include", prefix.display()), format!("-L{0}/lib", prefix.display())])
+        .arg(format!("-Wl,-rpath,{}/lib", prefix.display()))
+        .arg("-ljamba"));
+    program
+}
+
+/// True where a program is there; says loudly that its tests do not run where it is not.
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("!! {program} is not installed: what it would show was NOT tested");
+    }
+    found
+}
+
+/// Runs a program by itself and under valgrind.
+fn run_both_ways(program: &Path, arguments: &[&str]) -> String {
+    let text = run(Command::new(program).args(arguments));
+    if has("valgrind") {
+        let flags = ["--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"];
+        run(Command::new("valgrind").args(flags).arg(program).args(arguments));
+    }
+    text
+}
+
+#[test]
+fn the_header_is_the_librarys() {
+    let mut builder =
+        cbindgen::Builder::new().with_config(cbindgen::Config::from_file(format!("{HERE}/cbindgen.toml")).unwrap());
+    for name in ["status", "engine", "steps", "sampler", "generate", "text"] {
+        builder = builder.with_src(format!("{HERE}/src/{name}.rs"));
+    }
+    let mut made = Vec::new();
+    builder.generate().unwrap().write(&mut made);
+    let path = format!("{HERE}/include/jamba.h");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let committed = std::fs::read(&path).unwrap_or_default();
+    assert!(committed == made, "jamba.h is not what cbindgen makes of src/: run this test with UPDATE_EXPECT=1");
+}
+
+#[test]
+fn the_examples_run_as_c_and_as_cpp() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("steps.state");
+    for (compiler, standard) in [("cc", "-std=c99"), ("c++", "-std=c++11")] {
+        let text = run_both_ways(
+            &compiled(compiler, standard, "examples/generate.c", folder.path()),
+            &[PLAN, "Once upon a time."],
+        );
+        assert!(text.ends_with("[40 tokens, finish 1]\n") || text.contains("finish 3]"), "{compiler}: {text}");
+        let program = compiled(compiler, standard, "examples/steps.c", folder.path());
+        let text = run_both_ways(&program, &[PLAN, state.to_str().unwrap()]);
+        assert!(text.ends_with("15 tokens, then 16\n"), "{compiler}: {text}");
+    }
+}
+
+#[test]
+fn misuse_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (compiler, standard) in [("cc", "-std=c99"), ("c++", "-std=c++11")] {
+        let text = run_both_ways(&compiled(compiler, standard, "tests/c/misuse.c", folder.path()), &[PLAN]);
+        assert_eq!(text, "every refusal as it should be\n");
+    }
+}
+
+#[test]
+fn threads_take_turns_on_one_engine_and_not_on_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = run_both_ways(&compiled("cc", "-std=c99", "tests/c/threads.c", folder.path()), &[PLAN]);
+    assert_eq!(text, "one at a time on one, both at once on two\n");
+}
+
+#[test]
+fn python_drives_the_library() {
+    if !has("python3") {
+        return;
+    }
+    let library = installed().join("lib/libjamba.so.1");
+    let text = run(Command::new("python3").arg(format!("{HERE}/tests/drive.py")).arg(&library).arg(PLAN));
+    assert!(text.starts_with(env!("CARGO_PKG_VERSION")), "{text}");
+}
+
+#[test]
+fn every_symbol_has_a_version_and_no_other_is_seen() {
+    let library = installed().join("lib/libjamba.so.1");
+    assert!(installed().join("lib/pkgconfig/jamba.pc").is_file());
+    if !has("readelf") {
+        return;
+    }
+    let dynamic = run(Command::new("readelf").args(["-dW"]).arg(&library));
+    assert!(dynamic.contains("Library soname: [libjamba.so.1]"), "{dynamic}");
+    let symbols = run(Command::new("readelf").args(["--dyn-syms", "-W"]).arg(&library));
+    let defined: Vec<&str> = symbols
+        .lines()
+        .filter(|line| line.contains("GLOBAL DEFAULT") && !line.contains(" UND "))
+        .filter_map(|line| line.split_whitespace().last())
+        .filter(|name| *name != "JAMBA_1")
+        .collect();
+    assert!(defined.len() >= 27, "{defined:?}");
+    assert!(defined.iter().all(|name| name.starts_with("jamba_") && name.ends_with("@@JAMBA_1")), "{defined:?}");
+    let header = std::fs::read_to_string(format!("{HERE}/include/jamba.h")).unwrap();
+    for name in defined.iter().filter_map(|name| name.split('@').next()) {
+        assert!(header.contains(&format!("{name}(")), "{name} is not in jamba.h");
+    }
+}
