@@ -271,6 +271,18 @@ impl<'m> Builder<'m> {
         then: impl FnOnce() -> [Value; N],
         otherwise: impl FnOnce() -> [Value; N],
     ) -> [Value; N] {
+        let results = self.if_else_vec(condition, || then().to_vec(), || otherwise().to_vec());
+        std::array::from_fn(|slot| results[slot])
+    }
+
+    /// [`if_else`](Self::if_else) with as many values as the bodies give.
+    #[track_caller]
+    pub fn if_else_vec(
+        &self,
+        condition: Value,
+        then: impl FnOnce() -> Vec<Value>,
+        otherwise: impl FnOnce() -> Vec<Value>,
+    ) -> Vec<Value> {
         let location = self.here();
         assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
         let (then_region, block) = self.region(Block::new(&[]));
@@ -287,7 +299,7 @@ impl<'m> Builder<'m> {
             self.op("scf.yield", &results, &[]);
         });
         let operation = self.op_with_regions("scf.if", &[condition], &types, vec![then_region, else_region], location);
-        std::array::from_fn(|slot| self.result(operation, slot, types[slot]))
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
     }
 
     /// `while condition(carried) { carried = body(carried) }`: `condition` gives a truth value for the carried ones.

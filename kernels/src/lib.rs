@@ -20,6 +20,7 @@ pub mod kv_append;
 pub mod linear;
 pub mod linear_swiglu;
 pub mod moe_combine;
+pub mod moe_gather;
 pub mod moe_permute;
 pub mod moe_route;
 pub mod rms_norm;

@@ -1,12 +1,15 @@
 //! Kernels that work on rows by themselves: norms, embedding, chosen rows.
 
+use jambac_kernels::embed::sm90::Spec as Embed;
 use jambac_kernels::kernel::{Elem, Rows};
 use jambac_kernels::rms_norm::sm90::Spec as RmsNorm;
+use jambac_kernels::select_rows::sm90::Spec as SelectRows;
 use jambac_kernels::sm90::Kernel;
-use jambac_reference::{Tolerance, rms_norm};
+use jambac_kernels::split_rms_norm::sm90::Spec as SplitRmsNorm;
+use jambac_reference::{Tolerance, gather, rms_norm};
 
 use super::harness::{Arg, Kernels, SEEDS, counts, rounded};
-use crate::kernels::harness::{assert_close, assert_same_bits, random};
+use crate::kernels::harness::{assert_close, assert_same_bits, random, random_indices};
 
 /// Half a unit in the last place of bf16, at most, relative.
 pub const BF16: f64 = 1.0 / 256.0;
@@ -57,6 +60,84 @@ fn norms_agree_with_the_reference() {
             let second: Vec<&[f32]> = operands.iter().map(|x| &x[cols..2 * cols]).collect();
             let alone = norm(&kernels, seed, spec, &second, &weight);
             assert_same_bits(&what, alone.last().expect("a norm has a result"), &last[cols..2 * cols]);
+        }
+    }
+}
+
+#[test]
+fn split_norms_agree_with_the_reference() {
+    let part = |cols, elem| (cols, elem);
+    let specs = [
+        vec![part(256, Elem::Bf16), part(16, Elem::F32), part(16, Elem::F32)],
+        vec![part(160, Elem::Bf16), part(16, Elem::F32), part(16, Elem::F32)],
+        vec![part(7, Elem::Bf16), part(33, Elem::F32), part(1, Elem::Bf16)],
+        vec![part(512, Elem::F32)],
+    ]
+    .map(|parts| SplitRmsNorm { parts, eps: 1e-6, rows: Rows::Tokens });
+    let kernels: Vec<Kernel> = specs.iter().map(|spec| spec.clone().into()).collect();
+    let compiled = Kernels::compile(&kernels);
+    for seed in SEEDS {
+        for (spec, kernel) in specs.iter().zip(&kernels) {
+            let cols: usize = spec.parts.iter().map(|part| part.0).sum();
+            let x = random(1, 6 * cols);
+            let weights: Vec<Vec<f32>> = spec.parts.iter().map(|part| random(2, part.0)).collect();
+            let run = |x: &[f32]| -> Vec<Vec<f32>> {
+                let n = x.len() / cols;
+                let mut args = vec![Arg::f32_rows(cols, x)];
+                args.extend(weights.iter().map(|weight| Arg::F32(weight.clone())));
+                args.extend(spec.parts.iter().map(|&(cols, elem)| Arg::Unwritten { elem, cols, n }));
+                args.push(Arg::Count(n));
+                let found = compiled.run(seed, kernel, counts(n, 1, 1), &args);
+                found.iter().map(|array| array.f32().to_vec()).collect()
+            };
+            let found = run(&x);
+            let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
+            let expected = rms_norm::split_rms_norm(&x, &weights, 1e-6);
+            let alone = run(&x[cols..2 * cols]);
+            for (number, &(cols, elem)) in spec.parts.iter().enumerate() {
+                let what = format!("{spec:?}, part {number}, seed {seed}");
+                let rel = if elem == Elem::Bf16 { BF16 + 3.0 * F32 } else { 3.0 * F32 };
+                assert_close(&what, &found[number], &expected[number], Tolerance { abs: 1e-30, rel });
+                assert_same_bits(&what, &alone[number], &found[number][cols..2 * cols]);
+            }
+        }
+    }
+}
+
+#[test]
+fn embeddings_are_rows_of_the_table() {
+    for cols in [1, 9, 128, 4096] {
+        let kernel: Kernel = Embed { d_model: cols }.into();
+        let compiled = Kernels::compile([&kernel]);
+        let table = rounded(&random(1, 11 * cols));
+        let ids = [3, 0, 10, 3, 7];
+        let args = [
+            Arg::I32(ids.to_vec()),
+            Arg::bf16_rows(cols, &table),
+            Arg::Unwritten { elem: Elem::F32, cols, n: 5 },
+            Arg::Count(5),
+        ];
+        for seed in SEEDS {
+            let found = compiled.run(seed, &kernel, counts(8, 1, 1), &args);
+            let expected = gather::gather_rows(&table, cols, &ids).expect("rows of the table");
+            assert_same_bits(&format!("{cols} columns"), found[0].f32(), &expected);
+        }
+    }
+}
+
+#[test]
+fn chosen_rows_are_copied() {
+    for (cols, elem) in [(1, Elem::Bf16), (75, Elem::F32), (4096, Elem::Bf16), (4096, Elem::F32)] {
+        let kernel: Kernel = SelectRows { cols, elem }.into();
+        let compiled = Kernels::compile([&kernel]);
+        let x = rounded(&random(1, 9 * cols));
+        let wanted = random_indices(2, 4, 9);
+        let rows = Arg::Rows { elem, cols, values: x.clone() };
+        let args = [rows, Arg::I32(wanted.clone()), Arg::Unwritten { elem, cols, n: 4 }, Arg::Count(4)];
+        for seed in SEEDS {
+            let found = compiled.run(seed, &kernel, counts(9, 1, 6), &args);
+            let expected = gather::gather_rows(&x, cols, &wanted).expect("rows that there are");
+            assert_same_bits(&format!("{cols} columns"), found[0].f32(), &expected);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, padded};
 pub(crate) mod cpu;
 #[cfg(feature = "emit")]
 mod selection;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

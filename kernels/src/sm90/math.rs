@@ -43,6 +43,21 @@ impl Builder<'_> {
     }
 }
 
+/// Division of i32 that are not negative.
+impl Builder<'_> {
+    /// ⌊x / y⌋.
+    #[track_caller]
+    pub fn div_unsigned(&self, x: Value, y: u32) -> Value {
+        self.op1("arith.divui", &[x, self.i32(y as i32)], x.ty, &[])
+    }
+
+    /// x mod y.
+    #[track_caller]
+    pub fn rem_unsigned(&self, x: Value, y: u32) -> Value {
+        self.op1("arith.remui", &[x, self.i32(y as i32)], x.ty, &[])
+    }
+}
+
 /// Made of these.
 impl Builder<'_> {
     /// eˣ.

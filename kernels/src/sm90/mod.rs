@@ -57,6 +57,11 @@ pub(crate) fn row_threads(cols: usize) -> u32 {
     (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, 1024)
 }
 
+/// Threads of a block that copies a row of so many bytes, 16 at a time.
+pub(crate) fn copy_threads(bytes: usize) -> u32 {
+    (bytes.div_ceil(16).next_multiple_of(WARP as usize) as u32).clamp(WARP, 256)
+}
+
 macro_rules! kernels {
     ($($(#[$doc:meta])* $variant:ident($op:ident $(:: $rest:ident)+)),* $(,)?) => {
         /// A kernel of sm_90a with its spec.
@@ -125,6 +130,22 @@ kernels! {
     AttentionDecode(attention::sm90::decode),
     /// The sum of these splits.
     AttentionCombine(attention::sm90::combine),
+    /// Row of the table per token.
+    Embed(embed::sm90),
+    /// RMS norms of the parts of a row.
+    SplitRmsNorm(split_rms_norm::sm90),
+    /// Depthwise causal convolution.
+    CausalConv1d(causal_conv1d::sm90),
+    /// The Mamba-1 recurrence.
+    SelectiveScan(selective_scan::sm90),
+    /// Softmax, the k largest and slots sorted by expert.
+    MoeRoute(moe_route::sm90),
+    /// Rows of slots, sorted by expert.
+    MoeGather(moe_gather::sm90),
+    /// Weighted sum of experts.
+    MoeCombine(moe_combine::sm90),
+    /// Rows whose logits are wanted.
+    SelectRows(select_rows::sm90),
 }
 
 #[cfg(test)]

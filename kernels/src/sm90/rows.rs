@@ -96,3 +96,40 @@ pub(crate) fn inverse_rms(b: &Builder, cols: usize, eps: f64, x: &[Value], scrat
     let mean = b.mul(sum, b.f32(1.0 / cols as f32));
     b.broadcast(b.rsqrt(b.add(mean, b.f32(eps as f32))), COLUMNS)
 }
+
+/// Four bf16 of a row as f32, from the column on.
+#[track_caller]
+pub(crate) fn load_bf16(b: &Builder, row: Value, column: Value) -> Value {
+    let pairs = b.load(b.at(row, b.scaled(column, 2)), Type::vector(Num::I32, COLUMNS / 2));
+    let [x, y] = [0, 1].map(|pair| b.unpack_bf16(b.extract(pairs, pair)));
+    vector(b, &[x, y].concat())
+}
+
+/// The vector of these scalars.
+#[track_caller]
+pub(crate) fn vector(b: &Builder, lanes: &[Value]) -> Value {
+    let first = b.broadcast(lanes[0], lanes.len());
+    lanes.iter().enumerate().skip(1).fold(first, |x, (lane, &scalar)| b.insert(scalar, x, lane))
+}
+
+/// Copies the bytes of a row, and what is behind them up to a multiple of 16, by a block of [`super::copy_threads`].
+#[track_caller]
+pub(crate) fn copy(b: &Builder, from: Value, to: Value, bytes: usize) {
+    const PIECE: usize = 16;
+    let (threads, pieces) = (b.threads_per_block() as usize, bytes.div_ceil(PIECE));
+    for first in (0..pieces).step_by(threads) {
+        let piece = b.add(b.thread(), b.i32(first as i32));
+        let at = b.scaled(piece, PIECE);
+        let copy = || b.store(b.load(b.at(from, at), Type::vector(Num::I32, 4)), b.at(to, at));
+        match first + threads <= pieces {
+            true => copy(),
+            false => b.if_(b.cmp(Compare::Lt, piece, b.i32(pieces as i32)), copy),
+        }
+    }
+}
+
+/// A function of scalars, lane by lane.
+#[track_caller]
+pub(crate) fn map(b: &Builder, x: Value, function: impl Fn(Value) -> Value) -> Value {
+    vector(b, &(0..x.lanes()).map(|lane| function(b.extract(x, lane))).collect::<Vec<_>>())
+}

@@ -165,6 +165,19 @@ impl Builder<'_> {
         sums.reduce(|x, y| self.add(x, y)).expect("a block has warps")
     }
 
+    /// The number of ones in an i32.
+    #[track_caller]
+    pub fn count_ones(&self, x: Value) -> Value {
+        self.op1("math.ctpop", &[x], x.ty, &[])
+    }
+
+    /// One bit for each lane below this one.
+    #[track_caller]
+    pub fn lanes_below(&self) -> Value {
+        let this = self.op1("arith.shli", &[self.i32(1), self.lane()], Type::scalar(Num::I32), &[]);
+        self.sub(this, self.i32(1))
+    }
+
     #[track_caller]
     fn butterfly(&self, x: Value, lanes: u32, combine: impl Fn(Value, Value) -> Value) -> Value {
         assert!(lanes.is_power_of_two() && lanes <= WARP, "a group of {lanes} lanes");
