@@ -27,14 +27,14 @@ fn fusions_leave_less_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let (fused, unfused) = (plan(folder.path(), "all"), plan(folder.path(), "none"));
     let (fused, unfused) = (Plan::parse(&fused).unwrap(), Plan::parse(&unfused).unwrap());
-    for (after, before) in fused.program().entries.iter().zip(&unfused.program().entries) {
+    for (after, before) in fused.first().1.entries.iter().zip(&unfused.first().1.entries) {
         let (new, old) = (work::total(after), work::total(before));
         assert!(new.steps < old.steps && new.barriers < old.barriers && new.bytes < old.bytes, "{new:?} {old:?}");
         assert_eq!(new.steps, after.steps.len());
-        let kinds = work::by_kind(fused.program(), after);
+        let kinds = work::by_kind(fused.first().1, after);
         assert_eq!(kinds.values().map(|kind| kind.steps).sum::<usize>(), new.steps);
     }
-    let table = work::compare(unfused.program(), fused.program());
+    let table = work::compare(unfused.first().1, fused.first().1);
     let all: Vec<&str> = table.lines().filter(|line| line.trim_start().starts_with("all ")).collect();
     assert_eq!(all.len(), 2, "{table}");
 }
@@ -44,7 +44,7 @@ fn the_map_has_every_buffer_where_the_schedule_put_it() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = plan(folder.path(), "all");
     let plan = Plan::parse(&bytes).unwrap();
-    let (program, arena) = (plan.program(), plan.manifest().memory.arena);
+    let (program, arena) = (plan.first().1, plan.first().0.memory.arena);
     let most = program.entries.iter().map(memory::arena_bytes).max().unwrap();
     assert_eq!(most.next_multiple_of(64), arena);
     let n_buffers: usize = program.entries.iter().map(|entry| entry.buffers.len()).sum();

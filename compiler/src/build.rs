@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jamba_plan::format::{Limits, Manifest, Memory, Model, Provenance, SLACK_BYTES, SourceFile, WeightFormat};
+use jamba_plan::format::{
+    Limits, Manifest, Memory, Model, ProgramInfo, Provenance, SLACK_BYTES, SourceFile, TargetKind, WeightFormat,
+};
 use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
 use jambac_codegen::compile::Phase;
 use jambac_codegen::link::{Parts, link};
@@ -185,10 +187,13 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
         model: describe(model, &config, checkpoint.as_ref(), &schedule),
         limits: schedule.limits.clone(),
-        memory,
-        targets: targets.iter().map(|(name, _)| name.clone()).collect(),
+        programs: vec![ProgramInfo {
+            kind: TargetKind::Cpu,
+            targets: targets.iter().map(|(name, _)| name.clone()).collect(),
+            memory,
+            passes,
+        }],
         native_features: Vec::new(), // `native` is resolved to a level when the plan is built
-        passes,
         synthetic_seed: *synthetic_seed,
         provenance: Some(provenance),
     };
@@ -216,7 +221,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
     Ok(Summary {
         path: output.clone(),
         bytes,
-        memory: manifest.memory.total(&manifest.limits),
+        memory: manifest.programs.iter().map(|info| info.memory.total(&manifest.limits)).max().unwrap_or(0),
         n_kernels: schedule.kernels.len(),
         n_steps: schedule.entries.iter().map(|entry| entry.steps.len()).sum(),
         elapsed: began.elapsed(),

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use jamba_plan::Plan;
-use jamba_plan::format::Program;
+use jamba_plan::format::{Program, ProgramInfo, Step, TargetKind};
 
 use crate::report::{Ours, print};
 use document::{Document, calls};
@@ -35,8 +35,10 @@ pub struct What {
     pub steps: bool,
     /// The kernels.
     pub kernels: bool,
-    /// Disassembly of this kernel.
+    /// Disassembly of this kernel, or its PTX.
     pub asm: Option<String>,
+    /// The kind of target to look at; the plan's first, unless given.
+    pub kind: Option<String>,
     /// The plan to compare this one with.
     pub against: Option<PathBuf>,
 }
@@ -45,25 +47,27 @@ pub struct What {
 pub fn run(path: &Path, what: &What) -> Result<()> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let plan = Plan::parse(&bytes).with_context(|| format!("{} is refused", path.display()))?;
+    let of_kind = of_kind(&plan, what.kind.as_deref())?;
+    let (manifest, program) = (plan.manifest(), of_kind.1);
     if let Some(symbol) = &what.asm {
-        return print(&disassemble(&plan, symbol)?);
+        return print(&disassemble(&plan, of_kind, symbol)?);
     }
     if let Some(drawing) = &what.svg {
-        std::fs::write(drawing, drawing::program(plan.program()))
-            .with_context(|| format!("writing {}", drawing.display()))?;
+        std::fs::write(drawing, drawing::program(program)).with_context(|| format!("writing {}", drawing.display()))?;
     }
     if let Some(page) = &what.html {
-        std::fs::write(page, page::page(&plan, what)?).with_context(|| format!("writing {}", page.display()))?;
+        std::fs::write(page, page::page(&plan, of_kind, what)?).with_context(|| format!("writing {}", page.display()))?;
     }
     if let Some(other) = &what.against {
         let bytes = std::fs::read(other).with_context(|| format!("reading {}", other.display()))?;
         let before = Plan::parse(&bytes).with_context(|| format!("{} is refused", other.display()))?;
-        return print(&work::compare(before.program(), plan.program()));
+        let before = self::of_kind(&before, Some(of_kind.0.kind.name()))?;
+        return print(&work::compare(before.1, program));
     }
     if what.json {
-        return print(&(serde_json::to_string_pretty(&Document::new(&plan, what)).ours("inspect")? + "\n"));
+        let document = Document::new(&plan, of_kind, what);
+        return print(&(serde_json::to_string_pretty(&document).ours("inspect")? + "\n"));
     }
-    let (manifest, program) = (plan.manifest(), plan.program());
     let mut text = String::new();
     if what.memory {
         text += &jamba_plan::text::memory(manifest);
@@ -80,18 +84,35 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
             jamba_plan::text::manifest(manifest),
             jamba_plan::text::memory(manifest),
             jamba_plan::text::sections(&plan),
-            step_counts(program),
+            plan.programs().map(|(info, program)| step_counts(info, program)).collect(),
         ]
         .join("\n");
     }
     print(&text)
 }
 
-fn step_counts(program: &Program) -> String {
+/// The program of a kind of target, or the plan's first.
+fn of_kind<'a>(plan: &'a Plan<'_>, kind: Option<&str>) -> Result<(&'a ProgramInfo, &'a Program)> {
+    let Some(kind) = kind else { return Ok(plan.first()) };
+    plan.programs().find(|(info, _)| info.kind.name() == kind).with_context(|| {
+        let kinds: Vec<&str> = plan.programs().map(|(info, _)| info.kind.name()).collect();
+        format!("--kind: found {kind}, expected one that the plan has: {}", kinds.join(", "))
+    })
+}
+
+fn step_counts(info: &ProgramInfo, program: &Program) -> String {
     let mut text = String::new();
     for entry in &program.entries {
-        let barriers = entry.steps.iter().filter(|step| step.barrier).count();
-        let _ = writeln!(text, "{}: {} steps, {barriers} barriers", entry.kind.name(), entry.steps.len());
+        let (kind, entry_kind, steps) = (info.kind.name(), entry.kind.name(), entry.steps.len());
+        let _ = match info.kind {
+            TargetKind::Cpu => {
+                let barriers = entry.steps.iter().filter(|step| step.barrier).count();
+                writeln!(text, "{kind} {entry_kind}: {steps} steps, {barriers} barriers")
+            }
+            TargetKind::Sm90a => {
+                writeln!(text, "{kind} {entry_kind}: {steps} launches, up to {} tokens", entry.max_tokens)
+            }
+        };
     }
     text
 }
@@ -111,7 +132,7 @@ fn step_table(program: &Program) -> String {
                 format!("{:.1}", work.bytes / 1e3),
                 format!("{:.1}", work.operations / 1e3),
                 if step.barrier { "|" } else { "" }.to_owned(),
-                format!("{symbol}({})  ; {}", args.join(", "), step.source),
+                format!("{symbol}({}){}  ; {}", args.join(", "), launch_text(step), step.source),
             ]
         });
         text += &jamba_plan::text::table(std::iter::once(head).chain(rows), |column| column == 4);
@@ -119,22 +140,33 @@ fn step_table(program: &Program) -> String {
     text
 }
 
+/// How a GPU launches a step, behind its arguments.
+fn launch_text(step: &Step) -> String {
+    step.launch.map_or(String::new(), |launch| format!(" <{}>", jamba_plan::text::launch(&launch)))
+}
+
 fn kernel_table(program: &Program) -> String {
     let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
     for (kernel, calls) in calls(program) {
         let calls: Vec<String> = calls.iter().map(|n| format!("{n:>5}")).collect();
-        let _ = writeln!(text, "  {}  {}", calls.join(" "), program.kernels[kernel as usize].symbol);
+        let mut steps = program.entries.iter().flat_map(|entry| &entry.steps);
+        let launch = steps.find(|step| step.kernel == kernel).map_or(String::new(), launch_text);
+        let _ = writeln!(text, "  {}  {}{launch}", calls.join(" "), program.kernels[kernel as usize].symbol);
     }
     text
 }
 
-fn disassemble(plan: &Plan<'_>, symbol: &str) -> Result<String> {
-    if !plan.program().kernels.iter().any(|kernel| kernel.symbol == symbol) {
+fn disassemble(plan: &Plan<'_>, (info, program): (&ProgramInfo, &Program), symbol: &str) -> Result<String> {
+    if !program.kernels.iter().any(|kernel| kernel.symbol == symbol) {
         bail!("--asm: found {symbol}, expected a kernel of the plan (inspect --kernels lists them)");
     }
-    let target = plan.manifest().targets.first().context("the plan names no target")?;
+    let target = info.targets.first().context("the plan names no target")?;
     let code = plan.code(target).context("the plan holds no code")?;
+    if info.kind == TargetKind::Sm90a {
+        let ptx = std::str::from_utf8(code).context("the plan's PTX is no text")?;
+        return ptx_of(ptx, symbol).with_context(|| format!("--asm: the plan's PTX has no entry {symbol}"));
+    }
     let file = tempfile::NamedTempFile::new().context("a temporary file for the code")?;
     std::fs::write(file.path(), code).context("writing the code")?;
     let tool = concat!(env!("LLVM_SYS_191_PREFIX"), "/bin/llvm-objdump");
@@ -150,4 +182,14 @@ fn disassemble(plan: &Plan<'_>, symbol: &str) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let listing = text.split_once("Disassembly of section .text:").map_or(text.as_str(), |(_, listing)| listing);
     Ok(format!("; {target}{listing}"))
+}
+
+/// The entry of a kernel in PTX: from its heading to the brace that closes it.
+fn ptx_of(ptx: &str, symbol: &str) -> Option<String> {
+    let heading =
+        |line: &&str| line.contains(&format!(".entry {symbol}(")) || line.ends_with(&format!(".entry {symbol}"));
+    let lines: Vec<&str> = ptx.lines().collect();
+    let begin = lines.iter().position(|line| heading(&line))?;
+    let length = lines[begin..].iter().position(|&line| line == "}")?;
+    Some(lines[begin..=begin + length].join("\n") + "\n")
 }

@@ -146,9 +146,12 @@ struct Inspect {
     /// The kernels and how often each is called.
     #[arg(long)]
     kernels: bool,
-    /// Disassembly of one kernel.
+    /// Disassembly of one kernel; PTX of one of a GPU.
     #[arg(long, value_name = "KERNEL")]
     asm: Option<String>,
+    /// The kind of target to look at, where the plan has several: `cpu`, `sm_90a`. Default: the plan's first.
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
     /// Steps, barriers, bytes and operations of another plan, and of this one.
     #[arg(long, value_name = "OTHER.plan")]
     against: Option<PathBuf>,
@@ -240,8 +243,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             eprintln!("{summary}");
             Ok(())
         }
-        Command::Inspect(Inspect { plan, json, memory, svg, html, balance, steps, kernels, asm, against }) => {
-            inspect::run(&plan, &inspect::What { json, memory, svg, html, balance, steps, kernels, asm, against })
+        Command::Inspect(Inspect { plan, json, memory, svg, html, balance, steps, kernels, asm, kind, against }) => {
+            inspect::run(&plan, &inspect::What { json, memory, svg, html, balance, steps, kernels, asm, kind, against })
         }
         Command::Fit(Fit { model, memory, json }) => fit::run(&model.open()?, &memory, json),
         Command::Graph(Graph { model, dot, svg, unfused }) => {

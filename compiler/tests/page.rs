@@ -96,7 +96,7 @@ const HOSTILE: &str =
 fn hostile(plan: &Path) -> PathBuf {
     let bytes = std::fs::read(plan).unwrap();
     let plan_read = Plan::parse(&bytes).unwrap();
-    let (mut manifest, mut program) = (plan_read.manifest().clone(), plan_read.program().clone());
+    let (mut manifest, mut program) = (plan_read.manifest().clone(), plan_read.first().1.clone());
     manifest.model.name = HOSTILE.to_owned();
     manifest.model.formats[0].0 = HOSTILE.to_owned();
     program.kernels[1].op = HOSTILE.to_owned();
@@ -108,8 +108,8 @@ fn hostile(plan: &Path) -> PathBuf {
     let path = plan.with_file_name("hostile.plan");
     let mut writer = PlanWriter::create(&path).unwrap();
     writer.manifest(&manifest).unwrap();
-    writer.program(&program).unwrap();
-    for target in &manifest.targets {
+    writer.program(TargetKind::Cpu, &program).unwrap();
+    for target in manifest.targets() {
         writer.code(target, plan_read.code(target).unwrap()).unwrap();
     }
     writer.section(SectionKind::Tokenizer, "tokenizer", b"{}").unwrap();

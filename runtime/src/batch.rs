@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use jamba_plan::format::KV_PAGE_TOKENS;
 
+use crate::session::Origin;
 use crate::{Engine, Feed, Finish, Outputs, Pool, RuntimeError, Sampler, SamplerOptions, SequenceId};
 
 /// What a client asks for.
@@ -158,7 +159,7 @@ impl Batch {
         let limits = Limits {
             max_context: manifest.limits.max_context,
             max_sequences,
-            n_pages: (manifest.memory.kv_page > 0).then_some(manifest.limits.kv_tokens / KV_PAGE_TOKENS),
+            n_pages: (engine.memory().kv_page > 0).then_some(manifest.limits.kv_tokens / KV_PAGE_TOKENS),
             vocab: manifest.model.vocab as usize,
             eos: manifest.model.eos.clone(),
             step_tokens: engine.max_step_tokens(),
@@ -255,7 +256,9 @@ impl Batch {
         while self.share() {
             let mut feeds = with_other_lifetime(std::mem::take(&mut self.feeds));
             feeds.extend(self.running.iter().filter(|running| running.share > 0).map(Running::feed));
-            let stepped = engine.step(&feeds);
+            let of_prompt = self.running.iter().any(|running| running.fed < running.job.n_prompt && running.share > 0);
+            let origin = if of_prompt { Origin::Prompt } else { Origin::Any };
+            let stepped = engine.run(&feeds, origin).map(|admitted| engine.logits(admitted));
             self.feeds = with_other_lifetime(feeds);
             match stepped {
                 Ok(logits) => {

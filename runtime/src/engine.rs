@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jamba_plan::Verify;
-use jamba_plan::format::{EntryKind, Manifest, Program};
+use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
 
 use crate::device::cpu::{Cpu, Opened};
 use crate::device::map::PlanFile;
 use crate::device::{Device, Piece};
-use crate::session::{Admitted, Feed, Outputs, SequenceId, Sequences};
+use crate::session::{Admitted, Feed, Origin, Outputs, SequenceId, Sequences};
 use crate::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
 use crate::texts::Texts;
@@ -79,6 +79,8 @@ pub struct OpenOptions<'a> {
 /// ```
 pub struct Engine {
     manifest: Manifest,
+    /// Of the kind of target that it runs.
+    memory: Memory,
     program: Program,
     /// The plan's digest.
     digest: blake3::Hash,
@@ -115,13 +117,20 @@ impl Engine {
             }
         };
         let plan = file.plan(options.verify, &mut tell)?;
-        let (cpu, opened) = Cpu::open(&plan, Arc::clone(&file), &options)?;
+        let of_cpu = plan.programs().find(|(info, _)| info.kind == TargetKind::Cpu);
+        let (info, program) = of_cpu.ok_or_else(|| RuntimeError::NoCodeForDevice {
+            device: "the CPU".to_owned(),
+            targets: plan.manifest().targets().map(str::to_owned).collect(),
+            wanted: "a CPU target, x86-64-v3 or the like",
+        })?;
+        let (cpu, opened) = Cpu::open(&plan, (info, program), Arc::clone(&file), &options)?;
         let mut engine = Engine {
             digest: plan.digest(),
-            sequences: Sequences::new(plan.manifest(), plan.program()),
+            sequences: Sequences::new(plan.manifest(), info, program),
             checkpoints: Checkpoints::new(&plan.manifest().limits),
             manifest: plan.manifest().clone(),
-            program: plan.program().clone(),
+            memory: info.memory.clone(),
+            program: program.clone(),
             device: Box::new(cpu),
             opened,
             check: options.check,
@@ -147,7 +156,12 @@ impl Engine {
         &self.manifest
     }
 
-    /// The plan's program.
+    /// Every byte that the engine holds beside its code, on the device that it runs on.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The program that it runs.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -160,6 +174,12 @@ impl Engine {
     /// The target whose code runs: `x86-64-v3`.
     pub fn target(&self) -> &str {
         &self.opened.target
+    }
+
+    /// The plan's targets of the kind of [`Engine::target`]: state of one of them fits the others.
+    pub fn targets(&self) -> &[String] {
+        let info = self.manifest.of(TargetKind::of_target(self.target()));
+        info.map_or(&[], |info| &info.targets)
     }
 
     /// Threads, the caller's included.
@@ -209,17 +229,18 @@ impl Engine {
     /// Feeds every sequence its tokens; returns the rows of logits that were asked for, in order of the feeds, and
     /// within a feed of its tokens. Refuses before anything changes, or not at all.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
-        let admitted = self.run(feeds)?;
+        let admitted = self.run(feeds, Origin::Any)?;
         Ok(self.logits(admitted))
     }
 
-    fn run(&mut self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
-        let admitted = self.sequences.admit(feeds)?;
+    pub(crate) fn run(&mut self, feeds: &[Feed<'_>], origin: Origin) -> Result<Admitted, RuntimeError> {
+        let admitted = self.sequences.admit(feeds, origin)?;
+        self.device.health()?;
         if let Some(trace) = &mut self.trace {
-            trace.begin_run(admitted.entry, self.sequences.size(feeds, admitted.counts));
+            trace.begin_run(admitted.entry, admitted.kind, self.sequences.size(feeds, admitted.counts));
         }
         self.sequences.advance(feeds, &mut *self.device);
-        self.device.run(admitted.entry, admitted.counts, self.trace.as_mut());
+        self.device.run(admitted.entry, admitted.counts, self.trace.as_mut())?;
         if let Some(trace) = &mut self.trace {
             trace.end_run();
         }
@@ -287,13 +308,13 @@ impl Engine {
             if is_cancelled() {
                 return Ok(None);
             }
-            self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }])?;
+            self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }], Origin::Prompt)?;
         }
         self.tell_prefill(last, tokens.len());
         if is_cancelled() {
             return Ok(None);
         }
-        let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }])?;
+        let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }], Origin::Prompt)?;
         self.tell_prefill(tokens.len(), tokens.len());
         Ok(Some(admitted))
     }
@@ -323,7 +344,7 @@ impl Engine {
 /// The rows of logits of one step.
 pub struct Logits<'a> {
     device: &'a dyn Device,
-    entry: EntryKind,
+    entry: usize,
     len: u64,
 }
 

@@ -71,6 +71,16 @@ pub enum RuntimeError {
         /// What this CPU can run.
         found: String,
     },
+    /// The plan has nothing for the kind of device that was asked for.
+    #[error("the plan has code for {targets:?} and none for {device}: build it with {wanted} among its targets")]
+    NoCodeForDevice {
+        /// The device.
+        device: String,
+        /// Targets in the plan.
+        targets: Vec<String>,
+        /// What the plan would need.
+        wanted: &'static str,
+    },
     /// The target that was asked for is not in the plan.
     #[error("target {wanted:?} was asked for; the plan has code for {targets:?}")]
     NoSuchTarget {
@@ -181,9 +191,12 @@ pub enum RuntimeError {
         /// Digest of the engine's plan.
         expected: blake3::Hash,
     },
-    /// A prefix cache holds what another target's code computed, which rounds otherwise.
-    #[error("the prefix cache was filled by the target {found}; the engine runs {expected}")]
+    /// A snapshot of another kind of target, whose state lies otherwise; or a prefix cache that holds what another target's
+    /// code computed, which rounds otherwise.
+    #[error("the {what} was filled by the target {found}; the engine runs {expected}")]
     OtherTarget {
+        /// `snapshot` or `prefix cache`.
+        what: &'static str,
         /// The target whose code filled it.
         found: String,
         /// The target whose code the engine runs.

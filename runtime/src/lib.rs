@@ -58,6 +58,7 @@ pub use chat::{Chat, ChatTemplate, Message};
 #[cfg(feature = "constrain")]
 pub use constrain::Constraint;
 pub use device::cpu::peaks::Peaks;
+pub use device::cuda::driver as gpu;
 pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};

@@ -217,7 +217,7 @@ impl Engine {
             self.check_plan("prefix cache", *plan)?;
             if **target != *self.target() {
                 let (found, expected) = (target.to_string(), self.target().to_owned());
-                return Err(RuntimeError::OtherTarget { found, expected });
+                return Err(RuntimeError::OtherTarget { what: "prefix cache", found, expected });
             }
         }
         self.sequences.check_new(tokens)?;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jamba_plan::cost::Size;
-use jamba_plan::format::{Entry, EntryKind, KV_PAGE_TOKENS, Manifest, Program, Table};
+use jamba_plan::format::{Entry, EntryKind, KV_PAGE_TOKENS, Manifest, Program, ProgramInfo, Table, TargetKind};
 use jamba_plan::tables;
 
 use crate::device::{Counts, Device, Piece};
@@ -112,23 +112,36 @@ pub(crate) struct Sequences {
     pages_stride: usize,
     /// Steps that were looked at, admitted or not.
     looks: u64,
-    prefill: Most,
-    decode: Most,
+    /// By entry of the program.
+    entries: Vec<Most>,
+    /// Index of the entry that takes any step.
+    prefill: usize,
+    /// True where an entry that decodes gives a prompt the bits that prefill gives it.
+    decodes_prompts: bool,
+}
+
+/// Where the tokens of a step come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Some are a prompt's: whichever way it is cut into steps, it has the same bits.
+    Prompt,
+    /// Nobody says.
+    Any,
 }
 
 /// The largest step that an entry takes.
 #[derive(Clone, Copy)]
 struct Most {
+    kind: EntryKind,
     tokens: u64,
     sequences: u64,
     outputs: u64,
 }
 
 impl Most {
-    fn of(program: &Program, kind: EntryKind) -> Most {
-        let entry: &Entry =
-            program.entries.iter().find(|entry| entry.kind == kind).expect("a plan that was verified has both entries");
-        Most { tokens: entry.max_tokens, sequences: entry.max_sequences, outputs: entry.max_outputs }
+    fn of(entry: &Entry) -> Most {
+        let &Entry { kind, max_tokens: tokens, max_sequences: sequences, max_outputs: outputs, .. } = entry;
+        Most { kind, tokens, sequences, outputs }
     }
 
     fn fits(self, counts: Counts) -> bool {
@@ -139,17 +152,20 @@ impl Most {
 /// A step that was checked: it can run and will not fail.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admitted {
-    pub(crate) entry: EntryKind,
+    /// Index of the entry.
+    pub(crate) entry: usize,
+    pub(crate) kind: EntryKind,
     pub(crate) counts: Counts,
 }
 
 impl Sequences {
-    pub(crate) fn new(manifest: &Manifest, program: &Program) -> Sequences {
+    pub(crate) fn new(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Sequences {
         let limits = &manifest.limits;
         let pages_stride = tables::pages_per_sequence(limits) as usize;
         let n_pages = (limits.kv_tokens / KV_PAGE_TOKENS) as u32;
-        let has_kv = manifest.memory.kv_page > 0;
+        let has_kv = info.memory.kv_page > 0;
         let most_pages = if has_kv { pages_stride.min(n_pages as usize) } else { 0 };
+        let prefill = program.entries.iter().position(|entry| entry.kind == EntryKind::Prefill);
         let slot = |_| Slot {
             generation: 0,
             live: false,
@@ -168,8 +184,9 @@ impl Sequences {
             has_kv,
             pages_stride,
             looks: 0,
-            prefill: Most::of(program, EntryKind::Prefill),
-            decode: Most::of(program, EntryKind::Decode),
+            entries: program.entries.iter().map(Most::of).collect(),
+            prefill: prefill.expect("a plan that was verified has an entry that prefills"),
+            decodes_prompts: info.kind == TargetKind::Cpu,
         }
     }
 
@@ -207,12 +224,12 @@ impl Sequences {
 
     /// Most tokens of one prefill step.
     pub(crate) fn prefill_tokens(&self) -> u64 {
-        self.prefill.tokens
+        self.entries[self.prefill].tokens
     }
 
     /// Most rows of logits of one prefill step.
     pub(crate) fn prefill_outputs(&self) -> u64 {
-        self.prefill.outputs
+        self.entries[self.prefill].outputs
     }
 
     fn get(&self, id: SequenceId) -> Result<&Slot, RuntimeError> {
@@ -261,8 +278,9 @@ impl Sequences {
         Ok(new + u64::from(left > 1))
     }
 
-    /// Checks a step and picks its entry; changes no sequence.
-    pub(crate) fn admit(&mut self, feeds: &[Feed<'_>]) -> Result<Admitted, RuntimeError> {
+    /// Checks a step and picks its entry: the smallest that decodes where every sequence has one token, unless a prompt's
+    /// tokens have other bits there. Changes no sequence.
+    pub(crate) fn admit(&mut self, feeds: &[Feed<'_>], origin: Origin) -> Result<Admitted, RuntimeError> {
         let mut counts = Counts { tokens: 0, sequences: feeds.len() as u64, outputs: 0 };
         let mut pages = 0;
         self.looks += 1;
@@ -280,17 +298,21 @@ impl Sequences {
         }
         self.pages.check(pages, 0)?;
         let single = feeds.iter().all(|feed| feed.tokens.len() == 1);
-        if single && self.decode.fits(counts) {
-            return Ok(Admitted { entry: EntryKind::Decode, counts });
+        if single && (origin == Origin::Any || self.decodes_prompts) {
+            let fits = |most: &Most| most.kind == EntryKind::Decode && most.fits(counts);
+            if let Some(entry) = self.entries.iter().position(fits) {
+                return Ok(Admitted { entry, kind: EntryKind::Decode, counts });
+            }
         }
+        let prefill = self.entries[self.prefill];
         let checks = [
-            ("tokens", counts.tokens, self.prefill.tokens),
-            ("sequences", counts.sequences, self.prefill.sequences),
-            ("rows of logits", counts.outputs, self.prefill.outputs),
+            ("tokens", counts.tokens, prefill.tokens),
+            ("sequences", counts.sequences, prefill.sequences),
+            ("rows of logits", counts.outputs, prefill.outputs),
         ];
         match checks.into_iter().find(|(_, found, most)| found > most) {
             Some((what, found, most)) => Err(RuntimeError::StepTooLarge { what, found, most }),
-            None => Ok(Admitted { entry: EntryKind::Prefill, counts }),
+            None => Ok(Admitted { entry: self.prefill, kind: EntryKind::Prefill, counts }),
         }
     }
 

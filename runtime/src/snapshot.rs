@@ -24,8 +24,8 @@ use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
 /// A sequence as it was at some token, in host memory; it holds nothing of an engine's pools. Cheap to clone: clones share
 /// their bytes.
 ///
-/// It fits every engine of the same plan, whatever its number of threads, and whichever of the plan's targets it runs. A
-/// sequence goes on with the bits of the first one where the targets are the same ([`Snapshot::target`]); another target
+/// It fits every engine of the same plan that runs a target of the same kind, whatever its number of threads, and whichever
+/// of the plan's CPU targets it runs. A sequence goes on with the bits of the first one where the targets are the same ([`Snapshot::target`]); another target
 /// goes on from the same state, but rounds in its own way.
 ///
 /// ```
@@ -162,23 +162,25 @@ impl Engine {
 
     fn snapshot_sharing(&self, id: SequenceId, common: &[Arc<[u8]>]) -> Result<Snapshot, RuntimeError> {
         let slot = self.sequences.slot_of(id)?;
-        let Manifest { memory, limits, model, .. } = self.manifest();
+        let (Manifest { limits, model, .. }, memory) = (self.manifest(), self.memory());
         let copy = |piece, bytes: u64| {
             let mut copy = vec![0; bytes as usize];
             self.device.read(piece, &mut copy);
             Arc::from(copy)
         };
         let new = self.sequences.pages(id)?[common.len()..].iter();
-        let new = new.map(|&page| copy(Piece::Page(page), memory.kv_page));
+        let pages = common.iter().cloned().chain(new.map(|&page| copy(Piece::Page(page), memory.kv_page))).collect();
+        let state = copy(Piece::Slot(slot), memory.state_slot);
+        self.device.health()?;
         Ok(Snapshot {
             plan: self.plan_digest(),
             target: self.target().into(),
             max_context: limits.max_context,
             vocab: model.vocab,
             tokens: self.tokens(id)?.into(),
-            state: copy(Piece::Slot(slot), memory.state_slot),
+            state,
             page_bytes: memory.kv_page,
-            pages: common.iter().cloned().chain(new).collect(),
+            pages,
             note: "".into(),
         })
     }
@@ -187,6 +189,7 @@ impl Engine {
     /// changes; refuses snapshots of other plans.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<SequenceId, RuntimeError> {
         self.check_plan("snapshot", snapshot.plan)?;
+        self.check_kind(&snapshot.target)?;
         let id = self.sequences.adopt(&snapshot.tokens)?;
         self.device.write(Piece::Slot(self.sequences.slot_of(id)?), &snapshot.state);
         for (&page, bytes) in self.sequences.pages(id)?.iter().zip(&*snapshot.pages) {
@@ -197,7 +200,7 @@ impl Engine {
 
     /// Host memory that a snapshot of a sequence of `n_tokens` takes, in bytes.
     pub fn snapshot_bytes(&self, n_tokens: u64) -> u64 {
-        let memory = &self.manifest().memory;
+        let memory = self.memory();
         memory.state_slot + n_tokens.div_ceil(KV_PAGE_TOKENS) * memory.kv_page + n_tokens * size_of::<u32>() as u64
     }
 
@@ -207,14 +210,24 @@ impl Engine {
         if found == expected { Ok(()) } else { Err(RuntimeError::OtherPlan { what, found, expected }) }
     }
 
+    /// Refuses state of another kind of target, whose slots and pages hold something else.
+    fn check_kind(&self, target: &str) -> Result<(), RuntimeError> {
+        if self.targets().iter().any(|ours| ours == target) {
+            return Ok(());
+        }
+        let (found, expected) = (target.to_owned(), self.target().to_owned());
+        Err(RuntimeError::OtherTarget { what: "snapshot", found, expected })
+    }
+
     /// Keeps a sequence's conv and SSM state as it is now, in place of what was kept before: [`Engine::rollback`] can come
     /// back to here. The first checkpoint of a sequence takes a slot's bytes of host memory, which the later ones use again
     /// and which are free when the sequence is removed.
     pub fn checkpoint(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
         let slot = self.sequences.slot_of(id)?;
-        let bytes = self.manifest().memory.state_slot as usize;
+        let bytes = self.memory().state_slot as usize;
         let kept = self.checkpoints.states[slot as usize].get_or_insert_with(|| vec![0; bytes].into());
         self.device.read(Piece::Slot(slot), kept);
+        self.device.health()?;
         self.sequences.mark(id)
     }
 

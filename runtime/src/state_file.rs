@@ -115,14 +115,15 @@ impl Header {
         check("plan", blake3::Hash::from_bytes(self.plan), engine.plan_digest())?;
         check("max_context", self.max_context, manifest.limits.max_context)?;
         check("vocabulary", self.vocab, manifest.model.vocab)?;
-        check("state slot bytes", self.slot_bytes, manifest.memory.state_slot)?;
-        check("KV page bytes", self.page_bytes, manifest.memory.kv_page)?;
+        check("state slot bytes", self.slot_bytes, engine.memory().state_slot)?;
+        check("KV page bytes", self.page_bytes, engine.memory().kv_page)?;
         if self.n_tokens > self.max_context {
             return Err(("tokens", self.n_tokens.to_string(), format!("up to {}", self.max_context)));
         }
         let name = self.target.split(|&byte| byte == 0).next().unwrap_or_default();
-        if !manifest.targets.iter().any(|target| target.as_bytes() == name) {
-            return Err(("target", name.escape_ascii().to_string(), format!("one of {:?}", manifest.targets)));
+        let targets = engine.targets();
+        if !targets.iter().any(|target| target.as_bytes() == name) {
+            return Err(("target", name.escape_ascii().to_string(), format!("one of {targets:?}")));
         }
         check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
     }

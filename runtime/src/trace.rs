@@ -10,7 +10,9 @@ use crate::execute::Lane;
 /// One run of an entry's steps.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceRun {
-    /// The entry.
+    /// Index of the entry.
+    pub index: usize,
+    /// What the entry is for.
     pub entry: EntryKind,
     /// How large it was.
     pub size: Size,
@@ -23,8 +25,8 @@ pub struct TraceRun {
 /// One step that ran.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceStep {
-    /// Entry that the step belongs to.
-    pub entry: EntryKind,
+    /// Index of the entry that the step belongs to.
+    pub entry: usize,
     /// Index of the step in its entry.
     pub step: usize,
     /// Begin, since the trace began.
@@ -73,8 +75,8 @@ impl Trace {
         &self.steps
     }
 
-    pub(crate) fn begin_run(&mut self, entry: EntryKind, size: Size) {
-        self.runs.push(TraceRun { entry, size, begin: self.steps.len(), end: Duration::ZERO });
+    pub(crate) fn begin_run(&mut self, index: usize, entry: EntryKind, size: Size) {
+        self.runs.push(TraceRun { index, entry, size, begin: self.steps.len(), end: Duration::ZERO });
     }
 
     pub(crate) fn end_run(&mut self) {
@@ -92,7 +94,7 @@ impl Trace {
             let steps = &self.steps[run.begin..end];
             let ends = steps.iter().skip(1).map(|next| next.begin).chain([run.end]);
             for (traced, end) in steps.iter().zip(ends) {
-                let found = program.entries.iter().find(|entry| entry.kind == run.entry);
+                let found = program.entries.get(run.index);
                 let Some(step) = found.and_then(|entry| entry.steps.get(traced.step)) else { continue };
                 let op = &program.kernels[step.kernel as usize].op;
                 let place = totals.iter().position(|total| total.entry == run.entry && total.op == *op);
@@ -133,7 +135,6 @@ fn does_something(step: &Step, size: Size) -> bool {
 /// A lane that notes when its steps begin and end.
 pub(crate) struct Traced<'a> {
     pub(crate) lane: &'a mut dyn Lane,
-    pub(crate) entry: EntryKind,
     pub(crate) trace: &'a mut Trace,
 }
 
@@ -146,7 +147,8 @@ impl Lane for Traced<'_> {
         let begin = self.trace.began.elapsed();
         self.lane.launch(index, step);
         let share = self.trace.began.elapsed() - begin;
-        self.trace.steps.push(TraceStep { entry: self.entry, step: index, begin, share });
+        let entry = self.trace.runs.last().map_or(0, |run| run.index);
+        self.trace.steps.push(TraceStep { entry, step: index, begin, share });
     }
 }
 
@@ -164,6 +166,7 @@ mod tests {
             kernel,
             barrier: true,
             args: vec![Arg::Count(count, 1)],
+            launch: None,
             source: String::new(),
             cost: Cost { bytes, operations: Amount::default() },
         };
@@ -178,7 +181,8 @@ mod tests {
             steps: vec![step(0, Count::Tokens, mix), step(1, Count::Outputs, head), step(0, Count::Tokens, mix)],
             buffers: Vec::new(),
         };
-        Program { kernels: vec![kernel("mix"), kernel("head")], weights: Vec::new(), entries: vec![entry] }
+        let kernels = vec![kernel("mix"), kernel("head")];
+        Program { kernels, weights: Vec::new(), tensor_maps: Vec::new(), entries: vec![entry] }
     }
 
     #[test]
@@ -186,10 +190,10 @@ mod tests {
         let mut trace = Trace::new();
         let millis = Duration::from_millis;
         for (run, outputs) in [(0, 0.0), (1, 1.0)] {
-            trace.begin_run(EntryKind::Prefill, Size { tokens: 4.0, sequences: 1.0, outputs, context: 2.5 });
+            trace.begin_run(0, EntryKind::Prefill, Size { tokens: 4.0, sequences: 1.0, outputs, context: 2.5 });
             for (step, begin) in [(0, 0), (1, 3), (2, 4)] {
                 let begin = millis(run * 10 + begin);
-                trace.steps.push(TraceStep { entry: EntryKind::Prefill, step, begin, share: millis(1) });
+                trace.steps.push(TraceStep { entry: 0, step, begin, share: millis(1) });
             }
             trace.runs.last_mut().unwrap().end = millis(run * 10 + 9);
         }

@@ -27,10 +27,11 @@ fn large(synthetic_seed: Option<u64>) -> Toy {
     weight.bytes = 96 * MIB;
     let manifest = &mut toy.manifest;
     manifest.synthetic_seed = synthetic_seed;
-    manifest.memory.weights = 96 * MIB + SLACK_BYTES;
-    manifest.memory.arena = 64 * MIB;
-    manifest.memory.state_slot = 16 * MIB;
-    manifest.memory.kv_page = 4 * MIB;
+    let memory = &mut manifest.programs[0].memory;
+    memory.weights = 96 * MIB + SLACK_BYTES;
+    memory.arena = 64 * MIB;
+    memory.state_slot = 16 * MIB;
+    memory.kv_page = 4 * MIB;
     manifest.limits.kv_tokens = 640;
     toy
 }
@@ -47,11 +48,8 @@ fn an_open_plan_holds_what_it_states() {
             let mut engine = Engine::open(&path, options).unwrap();
             let elapsed = began.elapsed();
             let opened = resident() - before;
-            let manifest = engine.manifest();
-            let (pools, stated) = (
-                manifest.memory.state_pool(&manifest.limits) + manifest.memory.kv_pool(&manifest.limits),
-                manifest.memory.total(&manifest.limits),
-            );
+            let (memory, limits) = (engine.memory(), &engine.manifest().limits);
+            let (pools, stated) = (memory.state_pool(limits) + memory.kv_pool(limits), memory.total(limits));
             let sequence = engine.add_sequence().unwrap();
             let feed = Feed { sequence, tokens: &[1, 2, 3], outputs: Outputs::Last };
             engine.step(&[feed]).unwrap();

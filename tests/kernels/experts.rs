@@ -37,7 +37,7 @@ impl Experts {
 }
 
 fn layout(n_experts: usize, n: usize, k: usize) -> Layout {
-    Layout { groups: n_experts as u64, n: n as u64, k: k as u64, lanes: LANES as u64 }
+    Layout::in_panels(n_experts as u64, n as u64, k as u64, LANES as u64)
 }
 
 /// Those that a scalar reference answers in a moment.

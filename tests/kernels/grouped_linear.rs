@@ -23,7 +23,7 @@ impl Operands {
         let n_slots = n_tokens * top_k;
         let experts = random_indices(3, n_slots, n_experts);
         let (slots, offsets) = moe::moe_permute(&experts, n_experts).expect("indices of experts");
-        let layout = Layout { groups: n_experts as u64, n: n as u64, k: k as u64, lanes: LANES as u64 };
+        let layout = Layout::in_panels(n_experts as u64, n as u64, k as u64, LANES as u64);
         Operands {
             x: random(1, n_slots / slots_per_row * k),
             weight: Weight::pack(&random(2, n_experts * n * k), layout, format),
@@ -83,7 +83,7 @@ fn a_slot_has_the_bits_of_its_row_in_a_linear() {
     let Some(kernels) = Kernels::compile(V3, [&spec.clone().into(), &alone.clone().into()]) else { return };
     let operands = Operands::new(&spec, 13);
     let together = operands.run(&kernels, &spec);
-    let layout = Layout { groups: 1, n: spec.n as u64, k: spec.k as u64, lanes: LANES as u64 };
+    let layout = Layout::in_panels(1, spec.n as u64, spec.k as u64, LANES as u64);
     for (slot, &expert) in operands.experts.iter().enumerate() {
         let matrix = spec.n * spec.k;
         let weight = &operands.weight.values[expert as usize * matrix..][..matrix];

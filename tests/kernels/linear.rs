@@ -21,7 +21,7 @@ struct Operands {
 impl Operands {
     fn new(spec: &Spec, n_rows: usize) -> Operands {
         let (n, k) = (spec.n, spec.k);
-        let layout = Layout { groups: 1, n: n as u64, k: k as u64, lanes: LANES as u64 };
+        let layout = Layout::in_panels(1, n as u64, k as u64, LANES as u64);
         Operands {
             spec: spec.clone(),
             x: random(1, n_rows * k),

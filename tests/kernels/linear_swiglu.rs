@@ -42,7 +42,7 @@ impl Operands {
 
 /// Panels of the parts in turn; the rows of a part follow from its length.
 fn pack(parts: &[&[f32]], spec: &Spec) -> Weight {
-    let layout = Layout { groups: 1, n: 0, k: spec.k as u64, lanes: LANES as u64 };
+    let layout = Layout::in_panels(1, 0, spec.k as u64, LANES as u64);
     Weight::pack_parts(parts, PartOrder::Interleaved, layout, spec.format)
 }
 

@@ -196,7 +196,7 @@ impl Selected {
             made.rows = vec![(dt_rank, low.clone()), (d_state, made.b.clone()), (d_state, made.c.clone())];
         }
         // Rows of dt_rank values of mean square 1 at most, times as many below 1 / dt_rank: sums from −3 to 1, Δ from 0.05 to 1.3.
-        let layout = Layout { groups: 1, n: channels as u64, k: dt_rank as u64, lanes: LANES as u64 };
+        let layout = Layout::in_panels(1, channels as u64, dt_rank as u64, LANES as u64);
         let weight: Vec<f32> = random(12, channels * dt_rank).iter().map(|x| x / dt_rank as f32).collect();
         let weight = Weight::pack(&weight, layout, format);
         let bias: Vec<f32> = random(13, channels).iter().map(|x| x - 1.0).collect();

@@ -27,7 +27,7 @@ fn embed_widens_rows_exactly() {
     each(V3, cases::embed(), |kernels, kernel, n_tokens| {
         let Kernel::Embed(embed::Spec { d_model, format, lanes }) = *kernel else { panic!("{kernel:?}") };
         let vocab = 173;
-        let layout = Layout { groups: 1, n: vocab as u64, k: d_model as u64, lanes: lanes as u64 };
+        let layout = Layout::in_panels(1, vocab as u64, d_model as u64, lanes as u64);
         let table = Weight::pack(&random(1, vocab * d_model), layout, format);
         let mut ids = random_indices(2, n_tokens, vocab);
         // The last row: its last vector reaches beyond the table.

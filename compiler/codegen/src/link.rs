@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, Transform, Weight};
+use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, TargetKind, Transform, Weight};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{PlanWriter, synthetic};
 use jambac_schedule::{PlannedPart, PlannedWeight, Schedule};
@@ -69,6 +69,7 @@ pub fn program(schedule: &Schedule) -> Program {
                     kernel: step.kernel as u32,
                     barrier: step.barrier,
                     args: step.args.clone(),
+                    launch: None,
                     source: step.source.clone(),
                     cost: step.spec.amounts(),
                 })
@@ -87,7 +88,7 @@ pub fn program(schedule: &Schedule) -> Program {
                 .collect(),
         })
         .collect();
-    Program { kernels, weights, entries }
+    Program { kernels, weights, tensor_maps: Vec::new(), entries }
 }
 
 /// Inputs of the parameter behind a weight; scales have their own number of columns.
@@ -109,7 +110,7 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
     let mut writer = PlanWriter::create(path)?;
     let program = program(parts.schedule);
     writer.manifest(parts.manifest)?;
-    writer.program(&program)?;
+    writer.program(TargetKind::Cpu, &program)?;
     for (target, code) in parts.code {
         writer.code(target, code)?;
     }
@@ -124,7 +125,7 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
         }
     }
     if let Some(parameters) = parts.parameters {
-        let total = parts.manifest.memory.weights;
+        let total = parts.manifest.of(TargetKind::Cpu).map_or(0, |info| info.memory.weights);
         writer.stream_section(
             SectionKind::Weights,
             SectionKind::Weights.name(),

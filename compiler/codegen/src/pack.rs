@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use half::{bf16, f16};
-use jamba_plan::format::{Layout, Part, PartOrder, Transform, Weight, WeightFormat};
+use jamba_plan::format::{ElementOrder, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
 use jamba_plan::quantize;
 
 use crate::error::CodegenError;
@@ -35,22 +35,32 @@ pub fn pack(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) 
 }
 
 fn pack_floats(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
-    let Layout { k, lanes, .. } = weight.layout;
+    let Layout { k, lanes, order, .. } = weight.layout;
     let row = k as usize;
     // Row-major layouts and vectors have tiny panels: take many at a time where they follow each other.
     let panels_at_once = match weight.order {
         PartOrder::Stacked => (16384 / (k * lanes)).max(1),
         PartOrder::Interleaved => 1,
     };
+    let stored_row = match order {
+        ElementOrder::Panels => row,
+        ElementOrder::Rows { stride, .. } => stride as usize,
+    };
     let mut rows = vec![0f32; (panels_at_once * lanes) as usize * row];
-    let mut panels = vec![0f32; rows.len()];
+    let mut panels = vec![0f32; (panels_at_once * lanes) as usize * stored_row];
     let mut bytes = Vec::new();
     each_run(weight, panels_at_once, |part, group, first_row, n_rows| {
         let taken = &mut rows[..n_rows as usize * row];
-        source.read_rows(&part.parameter, group, first_row, n_rows, taken)?;
+        if n_rows > 0 {
+            source.read_rows(&part.parameter, group, first_row, n_rows, taken)?;
+        }
         apply(weight.transform, taken);
-        let stored = &mut panels[..n_rows.next_multiple_of(lanes) as usize * row];
-        transpose_panels(taken, stored, row, lanes as usize);
+        let n_stored = n_rows.max(1).next_multiple_of(lanes) as usize;
+        let stored = &mut panels[..n_stored * stored_row];
+        match order {
+            ElementOrder::Panels => transpose_panels(taken, stored, row, lanes as usize),
+            ElementOrder::Rows { .. } => pad_rows(taken, stored, row, stored_row),
+        }
         encode(weight.format, stored, &mut bytes);
         out.write_all(&bytes)?;
         Ok(bytes.len() as u64)
@@ -58,13 +68,13 @@ fn pack_floats(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Writ
 }
 
 fn pack_integers(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
-    let Layout { k, lanes, .. } = weight.layout;
+    let layout = weight.layout;
     let mut panel = vec![0; weight.layout.panel_bytes(weight.format)];
     each_run(weight, 1, |part, group, first_row, n_rows| {
         let rows = Quantized::read(source, part, weight, (group, first_row, n_rows))?;
         panel.fill(0);
-        for (lane, q) in rows.q.chunks_exact(k as usize).enumerate() {
-            quantize::place(weight.format, q, lane, lanes as usize, &mut panel);
+        for (lane, q) in rows.q.chunks_exact(layout.k as usize).enumerate() {
+            quantize::place_in(&layout, weight.format, q, lane, &mut panel);
         }
         out.write_all(&panel)?;
         Ok(panel.len() as u64)
@@ -79,7 +89,10 @@ pub fn pack_scales(source: &dyn ParameterSource, integers: &Weight, out: &mut dy
     let mut bytes = Vec::new();
     each_run(integers, 1, |part, group, first_row, n_rows| {
         let rows = Quantized::read(source, part, integers, (group, first_row, n_rows))?;
-        transpose_panels(&rows.scales, &mut panel, per_row, lanes);
+        match layout.order {
+            ElementOrder::Panels => transpose_panels(&rows.scales, &mut panel, per_row, lanes),
+            ElementOrder::Rows { .. } => pad_rows(&rows.scales, &mut panel, per_row, per_row),
+        }
         encode(format, &panel, &mut bytes);
         out.write_all(&bytes)?;
         Ok(bytes.len() as u64)
@@ -104,6 +117,9 @@ impl Quantized {
         (group, first_row, n_rows): (u64, u64, u64),
     ) -> io::Result<Quantized> {
         let (k, n_rows) = (weight.layout.k as usize, n_rows as usize);
+        if n_rows == 0 {
+            return Ok(Quantized { q: Vec::new(), scales: Vec::new() });
+        }
         let mut q = vec![0; n_rows * k];
         let mut scales = vec![0f32; n_rows];
         if weight.format == WeightFormat::Int8
@@ -129,7 +145,7 @@ impl Quantized {
 }
 
 /// Calls with (part, group, first row of the parameter, number of rows) for each run of at most so many panels of a part, in
-/// the order in which they are stored; sums up the bytes that were written.
+/// the order in which they are stored; no rows are a panel of padding. Sums up the bytes that were written.
 fn each_run(
     weight: &Weight,
     panels_at_once: u64,
@@ -141,10 +157,10 @@ fn each_run(
         let mut panel = 0;
         while panel < weight.layout.panels() {
             let (part, first_row) = weight.panel(panel);
-            let n_rows = (panels_at_once * lanes).min(part.rows - first_row);
+            let n_rows = (panels_at_once * lanes).min(part.rows.saturating_sub(first_row));
             written += write(part, group, part.first_row + first_row, n_rows)
                 .map_err(|source| CodegenError::Pack { parameter: part.parameter.clone(), source })?;
-            panel += n_rows.div_ceil(lanes);
+            panel += n_rows.div_ceil(lanes).max(1);
         }
     }
     Ok(written)
@@ -174,6 +190,14 @@ fn transpose_panels(rows: &[f32], panels: &mut [f32], k: usize, lanes: usize) {
                 *value = if lane < n_rows { rows[lane * k + j] } else { 0.0 };
             }
         }
+    }
+}
+
+/// Rows of k elements → rows of `stride` elements, what is missing zero.
+fn pad_rows(rows: &[f32], stored: &mut [f32], k: usize, stride: usize) {
+    stored.fill(0.0);
+    for (stored, row) in stored.chunks_exact_mut(stride).zip(rows.chunks_exact(k)) {
+        stored[..k].copy_from_slice(row);
     }
 }
 

@@ -142,6 +142,7 @@ fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param,
             if factor == 1 { count.to_string() } else { format!("{count}*{factor}") }
         }
         Arg::Constant(constant) => constant.to_string(),
+        Arg::TensorMap(index) => format!("m{index}"),
     }
 }
 

@@ -136,7 +136,7 @@ impl Weights {
         let format = self.format(&parts[0], use_)?;
         let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {}", parts[0].name) };
         let n = Layout::rows_of(planned.iter().map(|part| part.rows), lanes).ok_or_else(too_large)?;
-        let layout = Layout { groups, n, k, lanes };
+        let layout = Layout::in_panels(groups, n, k, lanes);
 
         let same = |weight: &PlannedWeight| {
             (&weight.parts, weight.order) == (&planned, order)
@@ -276,7 +276,7 @@ mod tests {
         let schedule = of(Tiny::dense_tied(), DType::Bf16, Formats::default()).expect("a schedule");
         let table: Vec<_> = schedule.weights.iter().filter(|weight| weight.name().contains("embed")).collect();
         assert_eq!(table.len(), 1);
-        assert_eq!(table[0].layout, Layout { groups: 1, n: 512, k: 48, lanes: 16 });
+        assert_eq!(table[0].layout, Layout::in_panels(1, 512, 48, 16));
         assert_eq!(schedule.kernels[0].symbol(), "embed_bf16_d48_l16");
     }
 
@@ -335,9 +335,9 @@ mod tests {
         assert_eq!(add(&qkv, PartOrder::Stacked), 0, "the same parts are the same weight");
         let lines: Vec<String> = weights.planned.iter().map(|w| format!("{}: {:?}", w.name(), w.layout)).collect();
         expect![[r#"
-            q[0..72] + k[0..24] + v[8..17]: Layout { groups: 1, n: 128, k: 40, lanes: 16 }
-            k: Layout { groups: 1, n: 24, k: 40, lanes: 16 }
-            q[0..72] | up[0..72]: Layout { groups: 1, n: 160, k: 40, lanes: 16 }"#]]
+            q[0..72] + k[0..24] + v[8..17]: Layout { groups: 1, n: 128, k: 40, lanes: 16, order: Panels }
+            k: Layout { groups: 1, n: 24, k: 40, lanes: 16, order: Panels }
+            q[0..72] | up[0..72]: Layout { groups: 1, n: 160, k: 40, lanes: 16, order: Panels }"#]]
         .assert_eq(&lines.join("\n"));
         // 72 rows take 80, 24 take 32, 9 take 16: 128 rows of 40 bf16.
         assert_eq!((weights.planned[0].bytes, weights.planned[2].bytes), (128 * 40 * 2, 2 * 80 * 40 * 2));

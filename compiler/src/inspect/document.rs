@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jamba_plan::Plan;
-use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, Transform, Weight};
+use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, ProgramInfo, TargetKind, Transform, Weight};
 use serde::Serialize;
 
 use super::layers::{self, Edge, Layer};
@@ -23,7 +23,9 @@ pub struct Document<'a> {
     pub file_bytes: u64,
     /// The manifest.
     pub manifest: &'a Manifest,
-    /// What an open plan holds.
+    /// The kind of target that the rest is of.
+    pub kind: TargetKind,
+    /// What a plan opened on such a target holds.
     pub memory: Pools,
     /// Work of each entry, by kind of kernel.
     pub work: Vec<EntryWork>,
@@ -124,15 +126,16 @@ pub struct Calls<'a> {
 
 impl<'a> Document<'a> {
     /// The parts of a plan that `what` asks for.
-    pub fn new(plan: &'a Plan<'_>, what: &What) -> Document<'a> {
-        let (manifest, program) = (plan.manifest(), plan.program());
-        let (memory, limits) = (&manifest.memory, &manifest.limits);
+    pub fn new(plan: &'a Plan<'_>, (info, program): (&'a ProgramInfo, &'a Program), what: &What) -> Document<'a> {
+        let manifest = plan.manifest();
+        let (memory, limits) = (&info.memory, &manifest.limits);
         let entries = &program.entries;
         let balance = what.balance.unwrap_or(CPU_BALANCE);
         Document {
             digest: plan.digest().to_hex().to_string(),
             file_bytes: plan.header().file_bytes,
             manifest,
+            kind: info.kind,
             memory: Pools {
                 weights: memory.weights,
                 arena: memory.arena,

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use jamba_plan::Plan;
+use jamba_plan::format::{Program, ProgramInfo};
 
 use super::document::Document;
 use super::{What, drawing};
@@ -23,10 +24,10 @@ const SCRIPTS: [&str; 5] = [
 ];
 
 /// The page of a plan.
-pub fn page(plan: &Plan<'_>, what: &What) -> Result<String> {
-    let program = plan.program();
+pub fn page(plan: &Plan<'_>, of_kind: (&ProgramInfo, &Program), what: &What) -> Result<String> {
+    let program = of_kind.1;
     let everything = What { memory: true, steps: true, kernels: true, ..what.clone() };
-    let document = Document { entries: None, ..Document::new(plan, &everything) };
+    let document = Document { entries: None, ..Document::new(plan, of_kind, &everything) };
     let data = serde_json::to_string(&document).ours("inspect")?;
     let drawings: String = program
         .entries

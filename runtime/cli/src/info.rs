@@ -24,14 +24,23 @@ pub(crate) fn info(args: Args) -> Result<(), Failure> {
     let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
     let manifest = plan.manifest();
     if args.json {
-        let (memory, limits) = (&manifest.memory, &manifest.limits);
+        let limits = &manifest.limits;
+        let memory: serde_json::Map<_, _> = (manifest.programs.iter())
+            .map(|info| {
+                let memory = &info.memory;
+                let bytes = json!({
+                    "weights": memory.weights, "arena": memory.arena, "state": memory.state_pool(limits),
+                    "kv": memory.kv_pool(limits), "tables": memory.tables, "total": memory.total(limits),
+                });
+                (info.kind.name().to_owned(), bytes)
+            })
+            .collect();
+        let first = manifest.programs.first().and_then(|info| memory.get(info.kind.name()));
         let section = |section: &jamba_plan::sections::Section| json!({ "name": section.name, "offset": section.offset, "bytes": section.bytes });
         return print_json(&json!({
             "manifest": manifest,
-            "memory": {
-                "weights": memory.weights, "arena": memory.arena, "state": memory.state_pool(limits),
-                "kv": memory.kv_pool(limits), "tables": memory.tables, "total": memory.total(limits),
-            },
+            "memory": first,
+            "memory_of": memory,
             "digest": plan.digest().to_hex().as_str(),
             "file_bytes": plan.header().file_bytes,
             "sections": plan.sections().iter().map(section).collect::<Vec<_>>(),

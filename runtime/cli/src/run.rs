@@ -211,10 +211,10 @@ fn write_trace(engine: &Engine, path: &Path) -> Result<(), Failure> {
     let steps = engine.trace().map(|trace| trace.steps()).unwrap_or_default();
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let event = |traced: &TraceStep| {
-        let step = program.entries.iter().find(|entry| entry.kind == traced.entry)?.steps.get(traced.step)?;
+        let step = program.entries.get(traced.entry)?.steps.get(traced.step)?;
         let kernel = program.kernels.get(step.kernel as usize)?;
         Some(json!({
-            "name": kernel.symbol, "cat": traced.entry.name(), "ph": "X", "pid": 0, "tid": 0,
+            "name": kernel.symbol, "cat": program.entries[traced.entry].kind.name(), "ph": "X", "pid": 0, "tid": 0,
             "ts": micros(traced.begin), "dur": micros(traced.share),
             "args": { "step": traced.step, "source": step.source },
         }))

@@ -3,8 +3,10 @@
 use crate::PlanWriter;
 use crate::cost::{Amount, Cost};
 use crate::format::*;
-use crate::sections::SectionKind;
+use crate::sections::{CUBIN, SectionKind};
 use crate::tables::table_bytes;
+
+pub(crate) mod sm_90a;
 
 pub(crate) fn manifest() -> Manifest {
     let limits = Limits { max_context: 64, max_sequences: 2, kv_tokens: 128, prefill_chunk: 8, max_outputs: 4 };
@@ -20,11 +22,17 @@ pub(crate) fn manifest() -> Manifest {
             eos: vec![2],
             formats: vec![("linear".to_owned(), "bf16".to_owned())],
         },
-        memory: Memory { arena: 256, state_slot: 64, kv_page: 128, weights: 160, tables: table_bytes(&limits) },
+        programs: vec![
+            ProgramInfo {
+                kind: TargetKind::Cpu,
+                targets: vec!["x86-64-v3".to_owned(), "x86-64-v2".to_owned()],
+                memory: Memory { arena: 256, state_slot: 64, kv_page: 128, weights: 160, tables: table_bytes(&limits) },
+                passes: vec!["fuse-qkv".to_owned()],
+            },
+            sm_90a::info(&limits),
+        ],
         limits,
-        targets: vec!["x86-64-v3".to_owned(), "x86-64-v2".to_owned()],
         native_features: Vec::new(),
-        passes: vec!["fuse-qkv".to_owned()],
         synthetic_seed: None,
         provenance: None,
     }
@@ -55,6 +63,7 @@ pub(crate) fn program() -> Program {
                 kernel: 0,
                 barrier: false,
                 args: vec![Arg::Table(Table::Ids), Arg::Weight(0), Arg::Arena(0), Arg::Count(Count::Tokens, 1)],
+                launch: None,
                 source: "model.embed_tokens".to_owned(),
                 cost: Cost { bytes: Amount { tokens: 18.0, ..Amount::default() }, ..Cost::default() },
             },
@@ -62,6 +71,7 @@ pub(crate) fn program() -> Program {
                 kernel: 1,
                 barrier: true,
                 args: vec![Arg::Arena(64), Arg::State(8), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7)],
+                launch: None,
                 source: "layers.0.mamba".to_owned(),
                 cost: Cost {
                     bytes: Amount { constant: 32.0, tokens: 24.0, ..Amount::default() },
@@ -74,8 +84,8 @@ pub(crate) fn program() -> Program {
             Buffer { offset: 64, bytes: 128, first: 1, last: 1, holds: "a".to_owned(), in_place_of: None },
         ],
     };
-    let embedding = Layout { groups: 1, n: 5, k: 3, lanes: 8 };
-    let norm = Layout { groups: 1, n: 3, k: 1, lanes: 8 };
+    let embedding = Layout::in_panels(1, 5, 3, 8);
+    let norm = Layout::in_panels(1, 3, 1, 8);
     Program {
         kernels: vec![
             KernelRecord { symbol: "embed_bf16".to_owned(), op: "embed".to_owned(), n_args: 4 },
@@ -85,34 +95,38 @@ pub(crate) fn program() -> Program {
             weight("model.embed_tokens.weight", 0, 48, embedding, WeightFormat::Bf16),
             weight("model.final_layernorm.weight", 64, 32, norm, WeightFormat::F32),
         ],
+        tensor_maps: Vec::new(),
         entries: vec![entry(EntryKind::Prefill, 8), entry(EntryKind::Decode, 2)],
     }
 }
 
-/// The bytes of a plan of these parts.
-pub(crate) fn write(manifest: &Manifest, program: &Program) -> Vec<u8> {
+/// The bytes of a plan of these parts, as far as the manifest has their kinds.
+pub(crate) fn write(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fixture.plan");
     let mut writer = PlanWriter::create(&path).unwrap();
     writer.manifest(manifest).unwrap();
-    writer.program(program).unwrap();
-    for target in &manifest.targets {
+    for kind in [TargetKind::Cpu, TargetKind::Sm90a].into_iter().filter(|&kind| manifest.of(kind).is_some()) {
+        writer.program(kind, if kind == TargetKind::Cpu { cpu } else { sm_90a }).unwrap();
+    }
+    for target in manifest.targets().collect::<std::collections::BTreeSet<_>>() {
         writer.code(target, format!("code for {target}").as_bytes()).unwrap();
     }
+    if manifest.of(TargetKind::Sm90a).is_some() {
+        writer.code(&format!("sm_90a{CUBIN}"), b"assembled").unwrap();
+    }
     writer.section(SectionKind::Tokenizer, "tokenizer", b"{}").unwrap();
-    writer
-        .stream_section(SectionKind::Weights, "weights", |out| -> Result<(), crate::PlanError> {
-            for byte in 0..160u8 {
-                out.write_all(&[byte]).unwrap();
-            }
-            Ok(())
-        })
-        .unwrap();
+    for (kind, bytes) in [(TargetKind::Cpu, 160), (TargetKind::Sm90a, sm_90a::WEIGHT_BYTES as usize)] {
+        let bytes: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
+        if manifest.of(kind).is_some() {
+            writer.section(SectionKind::Weights, &kind.section("weights"), &bytes).unwrap();
+        }
+    }
     writer.finish().unwrap();
     std::fs::read(path).unwrap()
 }
 
 /// The fixture as bytes.
 pub(crate) fn plan() -> Vec<u8> {
-    write(&manifest(), &program())
+    write(&manifest(), &program(), &sm_90a::program())
 }

@@ -6,15 +6,22 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 
 mod launch;
+mod layout;
+mod target;
+mod tensor_map;
 mod weight;
 
 pub use launch::{Blocks, Launch};
-pub use weight::{Init, Layout, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
+pub use layout::{ElementOrder, Layout};
+pub use target::TargetKind;
+pub use tensor_map::{Swizzle, TENSOR_MAP_BYTES, TensorElem, TensorMap};
+pub use weight::{Init, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
 
 /// Bytes that every section, buffer pool and weight region starts on.
 pub const PAGE_BYTES: u64 = 4096;
 
-/// Alignment, in bytes, of every buffer in the arena and every weight in its section.
+/// Alignment, in bytes, of every buffer in the arena and every weight in its section; GPUs need more
+/// ([`TargetKind::align_bytes`]).
 pub const ALIGN_BYTES: u64 = 64;
 
 /// Readable bytes that follow every pool and the weights, so that a vector load of a row's tail stays inside.
@@ -32,20 +39,41 @@ pub struct Manifest {
     pub model: Model,
     /// What the plan was built to serve.
     pub limits: Limits,
-    /// Every byte that an open plan holds beside its code.
-    pub memory: Memory,
-    /// Targets with code in this plan, best first: `x86-64-v4`, `x86-64-v3`. For CPU targets the program is the same.
-    pub targets: Vec<String>,
+    /// What the plan holds for each kind of target, in the order of [`TargetKind::ALL`].
+    pub programs: Vec<ProgramInfo>,
     /// CPU features that the code of the target `native` needs, by LLVM's names: `avx2`. Empty without that target.
     #[serde(default)]
     pub native_features: Vec<String>,
-    /// Names of the passes that ran.
-    pub passes: Vec<String>,
-    /// Seed of synthetic weights; the plan then has no weights section and the runtime draws them.
+    /// Seed of synthetic weights; the plan then has no weights sections and the runtime draws them.
     pub synthetic_seed: Option<u64>,
     /// What the plan was built from. Absent in plans of compilers that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+}
+
+/// What a plan holds for one kind of target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgramInfo {
+    /// The kind.
+    pub kind: TargetKind,
+    /// Targets of this kind with code in the plan, best first: `x86-64-v4`, `x86-64-v3`.
+    pub targets: Vec<String>,
+    /// Every byte that a plan opened on such a target holds beside its code.
+    pub memory: Memory,
+    /// Names of the passes that ran.
+    pub passes: Vec<String>,
+}
+
+impl Manifest {
+    /// What the plan holds for a kind of target.
+    pub fn of(&self, kind: TargetKind) -> Option<&ProgramInfo> {
+        self.programs.iter().find(|info| info.kind == kind)
+    }
+
+    /// Every target with code in the plan.
+    pub fn targets(&self) -> impl Iterator<Item = &str> {
+        self.programs.iter().flat_map(|info| &info.targets).map(String::as_str)
+    }
 }
 
 /// What a plan was built from, for people; nothing of it is executed.
@@ -111,15 +139,17 @@ pub struct Limits {
 /// Every byte that an open plan holds beside its code. All in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Activations and workspace; one arena serves both entries.
+    /// Activations and workspace; one arena serves all entries.
     pub arena: u64,
-    /// Conv and SSM state of one sequence; a multiple of [`ALIGN_BYTES`].
+    /// Conv and SSM state of one sequence; a multiple of [`TargetKind::align_bytes`].
     pub state_slot: u64,
-    /// One page of keys and values of [`KV_PAGE_TOKENS`] tokens in every attention layer; a multiple of [`ALIGN_BYTES`].
+    /// One page of keys and values of [`KV_PAGE_TOKENS`] tokens in every attention layer; a multiple of
+    /// [`TargetKind::align_bytes`].
     pub kv_page: u64,
-    /// Packed weights (mapped from the plan, or drawn when they are synthetic), with [`SLACK_BYTES`] behind the last.
+    /// Packed weights (mapped or copied from the plan, or drawn when they are synthetic), with [`SLACK_BYTES`] behind the last.
     pub weights: u64,
-    /// Step tables (ids, rows, sequence starts, page tables).
+    /// Step tables (ids, rows, sequence starts, page tables); on a GPU also the words of counts and the tensor maps, as
+    /// [`crate::tables::DeviceTables`] places them.
     pub tables: u64,
 }
 
@@ -147,7 +177,9 @@ pub struct Program {
     pub kernels: Vec<KernelRecord>,
     /// Packed weights, in order of offset.
     pub weights: Vec<Weight>,
-    /// `prefill` and `decode`.
+    /// Matrices of tensor copies, by index. None on CPUs.
+    pub tensor_maps: Vec<TensorMap>,
+    /// `prefill`, then `decode`; a GPU may have several of the latter, the smaller first.
     pub entries: Vec<Entry>,
 }
 
@@ -201,7 +233,7 @@ pub struct Logits {
     pub n: u64,
 }
 
-/// One kernel call by all threads.
+/// One kernel call: by all threads, or by all blocks of a launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Index into [`Program::kernels`].
@@ -210,6 +242,8 @@ pub struct Step {
     pub barrier: bool,
     /// The kernel's argument array, in order.
     pub args: Vec<Arg>,
+    /// How a GPU launches it. None on CPUs.
+    pub launch: Option<Launch>,
     /// Where in the model it comes from: `layers.3.mamba`.
     pub source: String,
     /// What it cannot do without.
@@ -247,10 +281,13 @@ pub enum Arg {
     Kv(u64),
     /// Address of a step table.
     Table(Table),
-    /// A count of this step, times a constant (experts per token, for rows that are slots).
+    /// A count of this step, times a constant (experts per token, for rows that are slots). On a GPU the address of a word
+    /// that holds it.
     Count(Count, u32),
     /// A number the compiler knew.
     Constant(u64),
+    /// Address of a tensor map: index into [`Program::tensor_maps`].
+    TensorMap(u32),
 }
 
 /// Tables that the runtime fills in before each step; all elements are i32.

@@ -13,9 +13,10 @@
 //! int4:  [K / 4][lanes][2] bytes: byte (p, i, s) has input 4p + s in its low half, 4p + 2 + s in its high half
 //! ```
 //!
-//! where K is the number of inputs rounded up to whole groups of 32, the rest zeros.
+//! where K is the number of inputs rounded up to whole groups of 32, the rest zeros. Where a layout is of rows, int8 lies row
+//! after row.
 
-use crate::format::WeightFormat;
+use crate::format::{ElementOrder, Layout, WeightFormat};
 
 /// Inputs that share a scale of int4, and what rows of integers are padded to.
 pub const GROUP: usize = 32;
@@ -79,6 +80,17 @@ pub fn place(format: WeightFormat, q: &[i8], lane: usize, lanes: usize, panel: &
                 *byte |= (q as u8 & 0xf) << (if j % 4 < 2 { 0 } else { 4 });
             }
             _ => panel[(j / 2 * lanes + lane) * 2 + j % 2] = q as u8,
+        }
+    }
+}
+
+/// Puts the integers of one output into a panel of zeros, in the order of a layout.
+pub fn place_in(layout: &Layout, format: WeightFormat, q: &[i8], lane: usize, panel: &mut [u8]) {
+    match layout.order {
+        ElementOrder::Panels => place(format, q, lane, layout.lanes as usize, panel),
+        ElementOrder::Rows { stride, .. } => {
+            let row = &mut panel[lane * stride as usize..];
+            row.iter_mut().zip(q).for_each(|(byte, &q)| *byte = q as u8);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Zero-copy views over the bytes of a plan, given out only after everything was checked.
 
 use crate::PlanError;
-use crate::format::{Manifest, Program};
+use crate::format::{Manifest, Program, ProgramInfo, TargetKind};
 use crate::header::{HEADER_BYTES, Header};
-use crate::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
+use crate::sections::{self, CUBIN, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
 use crate::verify;
 
 /// Bytes that are hashed between two reports of progress.
@@ -26,7 +26,8 @@ pub struct Plan<'a> {
     header: Header,
     sections: Vec<Section>,
     manifest: Manifest,
-    program: Program,
+    /// In the manifest's order.
+    programs: Vec<Program>,
 }
 
 impl<'a> Plan<'a> {
@@ -64,17 +65,22 @@ impl<'a> Plan<'a> {
                 check_digest(view(bytes, section), &section.name, &section.digest, &mut tell)?;
             }
         }
-        let find = |kind: SectionKind| {
-            let missing = || PlanError::MissingSection { section: kind.name().to_owned() };
-            let section = sections.iter().find(|section| section.kind == kind.code()).ok_or_else(missing)?;
-            Ok(view(bytes, section))
+        let find = |kind: SectionKind, name: &str| {
+            let missing = || PlanError::MissingSection { section: name.to_owned() };
+            let found = |section: &&Section| section.kind == kind.code() && section.name == name;
+            Ok(view(bytes, sections.iter().find(found).ok_or_else(missing)?))
         };
-        let manifest = decode_manifest(find(SectionKind::Manifest)?)?;
-        let program = decode_program(find(SectionKind::Program)?)?;
-        verify::sections(&manifest, &sections)?;
+        let manifest = decode_manifest(find(SectionKind::Manifest, SectionKind::Manifest.name())?)?;
         verify::manifest(&manifest)?;
-        verify::program(&manifest, &program)?;
-        Ok(Plan { bytes, header, sections, manifest, program })
+        verify::sections(&manifest, &sections)?;
+        let mut programs = Vec::with_capacity(manifest.programs.len());
+        for info in &manifest.programs {
+            let name = info.kind.section(SectionKind::Program.name());
+            let program = decode_program(find(SectionKind::Program, &name)?, &name)?;
+            verify::program(&manifest, info, &program)?;
+            programs.push(program);
+        }
+        Ok(Plan { bytes, header, sections, manifest, programs })
     }
 
     /// The manifest.
@@ -82,9 +88,19 @@ impl<'a> Plan<'a> {
         &self.manifest
     }
 
-    /// The program.
-    pub fn program(&self) -> &Program {
-        &self.program
+    /// The program of a kind of target, where the plan has one.
+    pub fn program(&self, kind: TargetKind) -> Option<&Program> {
+        self.programs().find_map(|(info, program)| (info.kind == kind).then_some(program))
+    }
+
+    /// The program of the plan's first kind of target: of the CPU, where the plan has one.
+    pub fn first(&self) -> (&ProgramInfo, &Program) {
+        (&self.manifest.programs[0], &self.programs[0])
+    }
+
+    /// Every program with what the manifest says of it.
+    pub fn programs(&self) -> impl Iterator<Item = (&ProgramInfo, &Program)> {
+        self.manifest.programs.iter().zip(&self.programs)
     }
 
     /// The header.
@@ -107,13 +123,19 @@ impl<'a> Plan<'a> {
         self.sections.iter().find(|section| section.kind == kind.code()).map(|section| view(self.bytes, section))
     }
 
-    /// Where the weights begin in the file and how many bytes they are; None when they are synthetic.
-    pub fn weights_range(&self) -> Option<std::ops::Range<usize>> {
-        let section = self.sections.iter().find(|section| section.kind == SectionKind::Weights.code())?;
+    /// Where the weights of a kind of target begin in the file and how many bytes they are; None when they are synthetic.
+    pub fn weights_range(&self, kind: TargetKind) -> Option<std::ops::Range<usize>> {
+        let name = kind.section(SectionKind::Weights.name());
+        let section = self.sections.iter().find(|section| section.name == name)?;
         Some(section.offset as usize..(section.offset + section.bytes) as usize)
     }
 
-    /// The code for a target: an ELF shared object.
+    /// The code for a target, assembled, where the plan has it.
+    pub fn cubin(&self, target: &str) -> Option<&'a [u8]> {
+        self.code(&format!("{target}{CUBIN}"))
+    }
+
+    /// The code for a target: an ELF shared object, or PTX.
     pub fn code(&self, target: &str) -> Option<&'a [u8]> {
         let named = |section: &&Section| section.name.strip_prefix("code/") == Some(target);
         self.sections.iter().find(named).map(|section| view(self.bytes, section))
@@ -188,8 +210,7 @@ pub(crate) fn decode_manifest(bytes: &[u8]) -> Result<Manifest, PlanError> {
     })
 }
 
-fn decode_program(bytes: &[u8]) -> Result<Program, PlanError> {
-    let section = SectionKind::Program.name();
+fn decode_program(bytes: &[u8], section: &str) -> Result<Program, PlanError> {
     let decode = |reason: String| PlanError::Decode { section: section.to_owned(), reason };
     let (program, rest) = postcard::take_from_bytes(bytes).map_err(|error| decode(error.to_string()))?;
     if !rest.is_empty() {
@@ -223,13 +244,15 @@ mod tests {
         let bytes = fixture::plan();
         let plan = Plan::parse(&bytes).unwrap();
         assert_eq!(plan.manifest(), &fixture::manifest());
-        assert_eq!(plan.program(), &fixture::program());
+        assert_eq!(plan.program(TargetKind::Cpu), Some(&fixture::program()));
+        assert_eq!(plan.program(TargetKind::Sm90a), Some(&fixture::sm_90a::program()));
+        assert_eq!((plan.cubin("sm_90a"), plan.cubin("x86-64-v2")), (Some(&b"assembled"[..]), None));
         assert_eq!(plan.code("x86-64-v2"), Some(&b"code for x86-64-v2"[..]));
         assert_eq!(plan.section(SectionKind::Tokenizer), Some(&b"{}"[..]));
         assert_eq!(plan.section(SectionKind::ChatTemplate), None);
         let weights: Vec<u8> = (0..160).collect();
         assert_eq!(plan.section(SectionKind::Weights), Some(&weights[..]));
-        assert!(bytes.len() as u64 - plan.weights_range().unwrap().end as u64 >= SLACK_BYTES);
+        assert!(bytes.len() as u64 - plan.weights_range(TargetKind::Cpu).unwrap().end as u64 >= SLACK_BYTES);
     }
 
     #[test]
@@ -241,7 +264,8 @@ mod tests {
     fn every_changed_byte_is_refused_by_name() {
         let bytes = fixture::plan();
         let plan = Plan::parse(&bytes).unwrap();
-        let dense = plan.sections.iter().find(|section| section.name == "program").unwrap().next_offset().unwrap();
+        let dense =
+            plan.sections.iter().find(|section| section.name == "program/sm_90a").unwrap().next_offset().unwrap();
         let offsets = (0..dense).chain((dense..bytes.len() as u64).step_by(97));
         let mut damaged = bytes.clone();
         for offset in offsets {
@@ -297,7 +321,7 @@ mod tests {
             ("records[0].name", |_, sections| sections[0].name = "program".to_owned()),
             ("records[3].name", |_, sections| sections[3].name = sections[2].name.clone()),
             ("file length", |header, _| header.file_bytes += PAGE_BYTES),
-            ("records[5]", |header, _| header.n_sections -= 1),
+            ("records[9]", |header, _| header.n_sections -= 1),
             ("number of sections", |header, _| header.n_sections = 33),
         ];
         for (expected, spoil) in cases {
@@ -319,7 +343,7 @@ mod tests {
     #[test]
     fn weights_may_go_unread_and_nothing_else() {
         let bytes = fixture::plan();
-        let weights = Plan::parse(&bytes).unwrap().weights_range().unwrap();
+        let weights = Plan::parse(&bytes).unwrap().weights_range(TargetKind::Cpu).unwrap();
         let mut damaged = bytes.clone();
         damaged[weights.start] ^= 1;
         Plan::parse_with(&damaged, Verify::AllButWeights).unwrap();

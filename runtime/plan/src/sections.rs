@@ -5,7 +5,7 @@
 //! and is followed by at least [`SLACK_BYTES`] zero bytes, up to the next page; nothing else is in the file.
 
 use crate::PlanError;
-use crate::format::{PAGE_BYTES, SLACK_BYTES};
+use crate::format::{PAGE_BYTES, SLACK_BYTES, TargetKind};
 use crate::header::array;
 
 /// Length of the table, in bytes.
@@ -28,11 +28,11 @@ const NAME_BYTES: usize = 64;
 pub enum SectionKind {
     /// [`crate::format::Manifest`] as JSON.
     Manifest,
-    /// [`crate::format::Program`] in postcard's encoding.
+    /// [`crate::format::Program`] in postcard's encoding, one for each kind of target.
     Program,
-    /// Code for one target: an ELF shared object for a CPU.
+    /// Code for one target: an ELF shared object for a CPU; PTX for a GPU, and the same assembled ([`CUBIN`]).
     Code,
-    /// Packed weights, laid out as [`crate::format::Program::weights`] says.
+    /// Packed weights, laid out as [`crate::format::Program::weights`] says, one section for each kind of target.
     Weights,
     /// The checkpoint's `tokenizer.json`.
     Tokenizer,
@@ -71,7 +71,8 @@ impl SectionKind {
         SectionKind::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// Name of a section of this kind; code sections append their target: `code/x86-64-v3`.
+    /// Name of a section of this kind; code sections append their target: `code/x86-64-v3`, programs and weights their
+    /// kind of target where it is not the CPU: `program/sm_90a`.
     pub fn name(self) -> &'static str {
         match self {
             SectionKind::Manifest => "manifest",
@@ -88,10 +89,16 @@ impl SectionKind {
     pub fn accepts(self, name: &str) -> bool {
         match self {
             SectionKind::Code => name.strip_prefix("code/").is_some_and(|target| !target.is_empty()),
+            SectionKind::Program | SectionKind::Weights => {
+                TargetKind::ALL.into_iter().any(|kind| kind.section(self.name()) == name)
+            }
             _ => name == self.name(),
         }
     }
 }
+
+/// What follows a target's name in that of the section with its code assembled: `code/sm_90a.cubin`.
+pub const CUBIN: &str = ".cubin";
 
 /// One record of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! Generators", 2014) of a key and a counter. From there on only operations that IEEE 754 rounds exactly are used: a
 //! conversion of an integer below 2²⁴ to f32 (exact), one f32 product and one f32 sum, never fused.
 
-use crate::format::{Init, Layout, Transform, Weight, WeightFormat};
+use crate::format::{ElementOrder, Init, Layout, Transform, Weight, WeightFormat};
 use crate::quantize;
 
 /// Normal draws add four integers of 16 bits (Irwin–Hall): the sum's mean is this, twice 65535.
@@ -81,7 +81,7 @@ pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
         let rows = Rows {
             draw: Draw::new(seed, parameter_hash(&part.parameter), part.init),
             first: panel / panels * part.rows + part.first_row + first_row,
-            left: part.rows - first_row,
+            left: part.rows.saturating_sub(first_row),
         };
         let layout = weight.layout;
         match (weight.transform, weight.format) {
@@ -138,9 +138,21 @@ fn fill_panel<const BYTES: usize>(
 ) {
     let Layout { k, lanes, .. } = layout;
     let (elements, _) = out.as_chunks_mut::<BYTES>();
-    for (j, column) in (0..k).zip(elements.chunks_exact_mut(lanes as usize)) {
-        for (lane, element) in (0..).zip(column) {
-            *element = encode(if lane < rows.left { value((rows.first + lane) * k + j) } else { 0.0 });
+    match layout.order {
+        ElementOrder::Panels => {
+            for (j, column) in (0..k).zip(elements.chunks_exact_mut(lanes as usize)) {
+                for (lane, element) in (0..).zip(column) {
+                    *element = encode(if lane < rows.left { value((rows.first + lane) * k + j) } else { 0.0 });
+                }
+            }
+        }
+        ElementOrder::Rows { stride, .. } => {
+            for (lane, row) in (0..).zip(elements.chunks_exact_mut(stride as usize)) {
+                for (j, element) in (0..).zip(row) {
+                    let is_inside = lane < rows.left && j < k;
+                    *element = encode(if is_inside { value((rows.first + lane) * k + j) } else { 0.0 });
+                }
+            }
         }
     }
 }
@@ -154,7 +166,7 @@ fn fill_integers(rows: &Rows, layout: Layout, format: WeightFormat, scale: f32, 
             let value = rows.draw.value((rows.first + lane) * layout.k + j);
             *q = if format == WeightFormat::Int4 { quantize::int4(value, scale) } else { quantize::int8(value, scale) };
         }
-        quantize::place(format, &q, lane as usize, layout.lanes as usize, out);
+        quantize::place_in(&layout, format, &q, lane as usize, out);
     }
 }
 

@@ -1,7 +1,10 @@
 //! Where each step table lies in the one region that holds them all: a function of the plan's limits alone, so that the
-//! compiler can state the bytes and the runtime can rely on them.
+//! compiler can state the bytes and the runtime can rely on them. A GPU's region holds words of counts before the tables and
+//! tensor maps behind them: [`DeviceTables`].
 
-use crate::format::{ALIGN_BYTES, KV_PAGE_TOKENS, Limits, Table};
+use std::collections::BTreeSet;
+
+use crate::format::{ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, TENSOR_MAP_BYTES, Table};
 
 impl Table {
     /// Every table, in the order in which they lie in memory.
@@ -63,6 +66,55 @@ pub fn table_bytes(limits: &Limits) -> u64 {
     Table::ALL.iter().fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
 }
 
+/// What the tables' region of a GPU holds, and where: words of counts (i64), step tables, tensor maps. What changes with every
+/// step comes first, the longest table last, so that one short copy brings a step's share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceTables {
+    /// Count and factor of each word, in order.
+    pub counts: Vec<(Count, u32)>,
+    /// Where the step tables begin, in bytes.
+    pub tables_at: u64,
+    /// Where the tensor maps begin, in bytes; a multiple of [`TENSOR_MAP_BYTES`].
+    pub maps_at: u64,
+    /// Bytes of the region: [`crate::format::Memory::tables`].
+    pub bytes: u64,
+}
+
+/// Bytes of the word of a count.
+pub const COUNT_BYTES: u64 = 8;
+
+impl DeviceTables {
+    /// The region of a program.
+    pub fn of(limits: &Limits, program: &Program) -> DeviceTables {
+        let args = program.entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
+        DeviceTables::new(limits, args.copied(), program.tensor_maps.len() as u64)
+    }
+
+    /// The region of steps with these arguments and so many maps. Saturates where lengths overflow.
+    pub fn new(limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> DeviceTables {
+        let count = |arg: Arg| match arg {
+            Arg::Count(count, factor) => Some((count, factor)),
+            _ => None,
+        };
+        let counts: BTreeSet<(Count, u32)> = args.filter_map(count).collect();
+        let tables_at = (counts.len() as u64 * COUNT_BYTES).next_multiple_of(TENSOR_MAP_BYTES);
+        let maps_at = tables_at.saturating_add(table_bytes(limits)).checked_next_multiple_of(TENSOR_MAP_BYTES);
+        let maps_at = maps_at.unwrap_or(u64::MAX);
+        let bytes = maps_at.saturating_add(n_maps.saturating_mul(TENSOR_MAP_BYTES));
+        DeviceTables { counts: counts.into_iter().collect(), tables_at, maps_at, bytes }
+    }
+
+    /// Where the word of a count lies, in bytes; None where no step asks for it.
+    pub fn count(&self, count: Count, factor: u32) -> Option<u64> {
+        self.counts.iter().position(|&word| word == (count, factor)).map(|index| index as u64 * COUNT_BYTES)
+    }
+
+    /// Where a tensor map lies, in bytes.
+    pub fn map(&self, index: u32) -> u64 {
+        self.maps_at.saturating_add(u64::from(index) * TENSOR_MAP_BYTES)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +127,22 @@ mod tests {
         // pages 3 · 7 · 4 = 84 → 128.
         assert_eq!(at, [0, 192, 256, 320, 384, 448, 640]);
         assert_eq!(table_bytes(&limits), 768);
+    }
+
+    #[test]
+    fn counts_come_before_the_tables_and_maps_behind() {
+        let limits = Limits { max_context: 100, max_sequences: 3, kv_tokens: 320, prefill_chunk: 40, max_outputs: 5 };
+        let args = [
+            Arg::Count(Count::Outputs, 1),
+            Arg::Count(Count::Tokens, 2),
+            Arg::Table(Table::Ids),
+            Arg::Count(Count::Tokens, 1),
+            Arg::Count(Count::Tokens, 2),
+        ];
+        let tables = DeviceTables::new(&limits, args.into_iter(), 3);
+        assert_eq!(tables.counts, [(Count::Tokens, 1), (Count::Tokens, 2), (Count::Outputs, 1)]);
+        assert_eq!((tables.tables_at, tables.maps_at, tables.bytes), (128, 896, 896 + 3 * 128));
+        assert_eq!((tables.count(Count::Outputs, 1), tables.count(Count::Sequences, 1)), (Some(16), None));
+        assert_eq!(tables.map(2), 896 + 256);
     }
 }

@@ -3,12 +3,24 @@
 use std::fmt::Write;
 
 use crate::Plan;
-use crate::format::{Arg, Count, Entry, Init, Manifest, PartOrder, Program, Transform, Weight};
+use crate::format::{
+    Arg, Blocks, Count, ElementOrder, Entry, Init, Launch, Limits, Manifest, PartOrder, Program, ProgramInfo, Swizzle,
+    TensorMap, Transform, Weight,
+};
 
 /// Everything: manifest, memory, sections, kernels, weights, steps.
 pub fn plan(plan: &Plan<'_>) -> String {
-    let (model, program) = (plan.manifest(), plan.program());
-    [manifest(model), memory(model), sections(plan), kernels(program), weights(program), steps(program)].join("\n")
+    let model = plan.manifest();
+    let mut parts = vec![manifest(model), memory(model), sections(plan)];
+    for (info, program) in plan.programs() {
+        parts.push(format!("program {}: {}\n", info.kind.name(), info.targets.join(", ")));
+        parts.extend([kernels(program), weights(program)]);
+        if !program.tensor_maps.is_empty() {
+            parts.push(tensor_maps(program));
+        }
+        parts.push(steps(program));
+    }
+    parts.join("\n")
 }
 
 /// What the plan is.
@@ -30,8 +42,10 @@ pub fn manifest(manifest: &Manifest) -> String {
     if let Some(seed) = manifest.synthetic_seed {
         line("synthetic", format!("seed {seed}"));
     }
-    line("targets", manifest.targets.join(", "));
-    line("passes", manifest.passes.join(", "));
+    line("targets", manifest.targets().collect::<Vec<_>>().join(", "));
+    for info in &manifest.programs {
+        line("passes", format!("{}: {}", info.kind.name(), info.passes.join(", ")));
+    }
     line("max_context", limits.max_context.to_string());
     line("max_sequences", limits.max_sequences.to_string());
     line("kv_tokens", limits.kv_tokens.to_string());
@@ -51,10 +65,14 @@ pub fn manifest(manifest: &Manifest) -> String {
     out
 }
 
-/// Every byte that the open plan holds.
+/// Every byte that the open plan holds, on each kind of target.
 pub fn memory(manifest: &Manifest) -> String {
-    let (memory, limits) = (&manifest.memory, &manifest.limits);
-    let mut out = "memory, bytes\n".to_owned();
+    manifest.programs.iter().map(|info| memory_of(info, &manifest.limits)).collect::<Vec<_>>().join("\n")
+}
+
+fn memory_of(info: &ProgramInfo, limits: &Limits) -> String {
+    let memory = &info.memory;
+    let mut out = format!("memory of {}, bytes\n", info.kind.name());
     let mut line = |name: &str, bytes: u64, note: String| {
         writeln!(out, "  {:<16} {bytes:>14}{}{note}", name, if note.is_empty() { "" } else { "  " })
             .expect("writing to a String");
@@ -106,8 +124,14 @@ fn weight_line(weight: &Weight) -> String {
         Transform::Scale(format) => format!(" scale of {}", format.name()),
     };
     let inits: Vec<String> = weight.parts.iter().map(|part| init(part.init)).collect();
+    let order = match layout.order {
+        ElementOrder::Panels => format!("lanes {}", layout.lanes),
+        ElementOrder::Rows { stride, multiple } => {
+            format!("stride {stride}, {} rows of a part together, padded to {multiple}", layout.lanes)
+        }
+    };
     format!(
-        "{} @{} {} bytes {} [{}, {}, {}] lanes {}{transform} init {}",
+        "{} @{} {} bytes {} [{}, {}, {}] {order}{transform} init {}",
         parts(weight.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows)), weight.order),
         weight.offset,
         weight.bytes,
@@ -115,7 +139,6 @@ fn weight_line(weight: &Weight) -> String {
         layout.groups,
         layout.n,
         layout.k,
-        layout.lanes,
         inits.join(" "),
     )
 }
@@ -163,13 +186,45 @@ fn entry_steps(program: &Program, entry: &Entry) -> String {
         let symbol = program.kernels.get(step.kernel as usize).map_or("?", |kernel| &kernel.symbol);
         let args: Vec<String> = step.args.iter().map(|&arg| argument(arg)).collect();
         let barrier = if step.barrier { '|' } else { ' ' };
-        writeln!(out, "  {index:>4} {barrier} {symbol}({})  ; {}", args.join(", "), step.source)
+        let launch = step.launch.map_or(String::new(), |launch| format!(" <{}>", self::launch(&launch)));
+        writeln!(out, "  {index:>4} {barrier} {symbol}({}){launch}  ; {}", args.join(", "), step.source)
             .expect("writing to a String");
     }
     out
 }
 
-/// One argument: `arena+64`, `w3`, `state+0`, `kv+128`, `table ids`, `n_tokens`, `7`.
+/// How a GPU launches a step: blocks along x, y and z as far as they are more than one, threads, bytes of shared memory.
+pub fn launch(launch: &Launch) -> String {
+    let axis = |blocks: &Blocks| match *blocks {
+        Blocks::Fixed(n) => n.to_string(),
+        Blocks::PerSm(1) => "SMs".to_owned(),
+        Blocks::PerSm(n) => format!("{n}·SMs"),
+        Blocks::Of { count, factor, per_block: 1 } => argument(Arg::Count(count, factor)),
+        Blocks::Of { count, factor, per_block } => format!("{}/{per_block}", argument(Arg::Count(count, factor))),
+    };
+    let used = 3 - launch.grid.iter().rev().take_while(|&&blocks| blocks == Blocks::Fixed(1)).count();
+    let grid: Vec<String> = launch.grid[..used.max(1)].iter().map(axis).collect();
+    format!("{} × {}, {} B", grid.join(" × "), launch.threads, launch.shared_bytes)
+}
+
+/// The tensor maps by index.
+pub fn tensor_maps(program: &Program) -> String {
+    let mut out = format!("tensor maps: {}\n", program.tensor_maps.len());
+    for (index, map) in program.tensor_maps.iter().enumerate() {
+        let TensorMap { base, elem, rows, cols, row_stride, box_rows, box_cols, swizzle } = *map;
+        let swizzle = if swizzle == Swizzle::B128 { " swizzled" } else { "" };
+        let base = argument(base);
+        writeln!(
+            out,
+            "  m{index} {base} {} [{rows}, {cols}] stride {row_stride} boxes [{box_rows}, {box_cols}]{swizzle}",
+            elem.name()
+        )
+        .expect("writing to a String");
+    }
+    out
+}
+
+/// One argument: `arena+64`, `w3`, `state+0`, `kv+128`, `table ids`, `n_tokens`, `7`, `m2`.
 pub fn argument(arg: Arg) -> String {
     match arg {
         Arg::Arena(offset) => format!("arena+{offset}"),
@@ -186,6 +241,7 @@ pub fn argument(arg: Arg) -> String {
             if factor == 1 { name.to_owned() } else { format!("{name}·{factor}") }
         }
         Arg::Constant(value) => value.to_string(),
+        Arg::TensorMap(index) => format!("m{index}"),
     }
 }
 
@@ -224,8 +280,9 @@ mod tests {
               bos              1
               eos              2
               weights          linear bf16
-              targets          x86-64-v3, x86-64-v2
-              passes           fuse-qkv
+              targets          x86-64-v3, x86-64-v2, sm_90a
+              passes           cpu: fuse-qkv
+              passes           sm_90a: fuse-qkv, fuse-gate-up
               max_context      64
               max_sequences    2
               kv_tokens        128
@@ -233,7 +290,7 @@ mod tests {
               max_outputs      4
               compiler         0.1.0
 
-            memory, bytes
+            memory of cpu, bytes
               weights                     160
               arena                       256
               state                       128  2 × 64
@@ -241,13 +298,27 @@ mod tests {
               tables                      448
               total                      2016
 
+            memory of sm_90a, bytes
+              weights                    8204
+              arena                       384
+              state                       256  2 × 128
+              kv                         1024  8 pages × 128
+              tables                      896
+              total                     10764
+
             sections: offset, bytes, name, BLAKE3
-                      8192            645  manifest             e9ea49e3145d2b3f
-                     12288            813  program              f6a08c70feef9900
-                     16384             18  code/x86-64-v3       a693e509c358a661
-                     20480             18  code/x86-64-v2       dc796423677bb315
-                     24576              2  tokenizer            6e46dd10defc9b56
-                     28672            160  weights              4eeaf67454f501a7
+                      8192           1052  manifest             71c833f3a704f731
+                     12288            820  program              69486677015bd2b4
+                     16384           1227  program/sm_90a       9da2d3cc7ad9eeaa
+                     20480             15  code/sm_90a          f7517404b2b787e5
+                     24576             18  code/x86-64-v2       dc796423677bb315
+                     28672             18  code/x86-64-v3       a693e509c358a661
+                     32768              9  code/sm_90a.cubin    c9ddd298f9a58c15
+                     36864              2  tokenizer            6e46dd10defc9b56
+                     40960            160  weights              4eeaf67454f501a7
+                     45056           8204  weights/sm_90a       e4fb00e7aaa1558f
+
+            program cpu: x86-64-v3, x86-64-v2
 
             kernels: 2
               k0 embed_bf16 (4 args)
@@ -264,6 +335,32 @@ mod tests {
             entry decode: up to 2 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+64, stride 32
                  0   embed_bf16(table ids, w0, arena+0, n_tokens)  ; model.embed_tokens
                  1 | mix_f32(arena+64, state+8, kv+64, w1, 7)  ; layers.0.mamba
+
+            program sm_90a: sm_90a
+
+            kernels: 2
+              k0 embed_sm90 (4 args)
+              k1 mix_sm90 (4 args)
+
+            weights: 2
+              w0 model.embed_tokens.weight @0 8192 bytes bf16 [1, 5, 3] stride 64, 64 rows of a part together, padded to 64 init normal(0, 1)
+              w1 model.final_layernorm.weight @8192 12 bytes f32 [1, 3, 1] lanes 1 init normal(0, 1)
+
+            tensor maps: 2
+              m0 w0 bf16 [64, 3] stride 128 boxes [64, 64] swizzled
+              m1 arena+0 bf16 [2, 64] stride 128 boxes [64, 64] swizzled
+
+            entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+256, stride 32
+                 0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
+                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+
+            entry decode: up to 1 tokens, 1 sequences, 1 outputs; logits [outputs, 5] at arena+256, stride 32
+                 0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
+                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+
+            entry decode: up to 2 tokens, 2 sequences, 2 outputs; logits [outputs, 5] at arena+256, stride 32
+                 0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
+                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
         "#]]
         .assert_eq(&super::plan(&plan));
     }

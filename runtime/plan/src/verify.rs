@@ -1,22 +1,28 @@
 //! Every offset, count and index of a plan, checked once. A plan that passes is executed without another check.
 //!
-//! 1. sections: one manifest and program; weights unless they are synthetic; code for each target and no other
-//! 2. manifest: limits are counts that step tables (i32) can hold; memory follows from them
+//! 1. sections: one manifest; a program for each kind of target; weights unless they are synthetic; code for each target and
+//!    no other
+//! 2. manifest: limits are counts that step tables (i32) can hold; each kind of target once, with targets of that kind;
+//!    memory follows from the limits
 //! 3. kernels: symbols are distinct C names
 //! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts;
 //!    integers come right behind their scales
-//! 5. entries: prefill and decode, once each, within the limits; logits inside the arena
+//! 5. entries: prefill, then decode (of a GPU several, the smaller first), within the limits; logits inside the arena
 //! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
 //! 7. buffers: inside the arena and the steps
+//! 8. a GPU's launches and tensor maps: in the limits of the device, inside what they point into (`device`)
+
+mod device;
 
 use std::collections::BTreeSet;
 
 use crate::PlanError;
 use crate::cost::Amount;
 use crate::format::{
-    ALIGN_BYTES, Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Manifest, PartOrder, Program, Transform, Weight,
+    Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, PartOrder, Program, ProgramInfo,
+    TargetKind, Transform, Weight,
 };
-use crate::sections::{Section, SectionKind, TABLE};
+use crate::sections::{CUBIN, Section, SectionKind, TABLE};
 use crate::tables;
 
 /// Step tables hold i32: no count, id or row may be larger.
@@ -30,39 +36,55 @@ const ELEMENT_BYTES: u64 = 2;
 
 /// 1. Which sections there are, against what the manifest says.
 pub fn sections(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
-    let weights = sections.iter().find(|section| section.kind == SectionKind::Weights.code());
-    match (weights, manifest.synthetic_seed) {
-        (None, None) if manifest.memory.weights > 0 => {
-            return Err(PlanError::MissingSection { section: SectionKind::Weights.name().to_owned() });
+    for kind in TargetKind::ALL {
+        let (program, weights) = (kind.section(SectionKind::Program.name()), kind.section(SectionKind::Weights.name()));
+        let section = |name: &str| sections.iter().find(|section| section.name == name);
+        let Some(info) = manifest.of(kind) else {
+            if let Some(section) = [&program, &weights].into_iter().find_map(|name| section(name)) {
+                let expected = format!("none: the manifest has no program of kind {}", kind.name());
+                return Err(PlanError::record(TABLE, section.name.clone(), "a section", expected));
+            }
+            continue;
+        };
+        if section(&program).is_none() {
+            return Err(PlanError::MissingSection { section: program });
         }
-        (Some(section), Some(_)) => {
-            let found = format!("a weights section of {} bytes", section.bytes);
-            return Err(PlanError::record(TABLE, "weights", found, "none: the plan has synthetic weights"));
+        match (section(&weights), manifest.synthetic_seed) {
+            (None, None) if info.memory.weights > 0 => return Err(PlanError::MissingSection { section: weights }),
+            (Some(section), Some(_)) => {
+                let found = format!("a weights section of {} bytes", section.bytes);
+                return Err(PlanError::record(TABLE, weights, found, "none: the plan has synthetic weights"));
+            }
+            (Some(section), None) if section.bytes != info.memory.weights => {
+                let field = format!("{}.memory.weights", kind.name());
+                let expected = format!("{}, the weights section's length", section.bytes);
+                return Err(PlanError::record("manifest", field, info.memory.weights, expected));
+            }
+            _ => {}
         }
-        (Some(section), None) if section.bytes != manifest.memory.weights => {
-            let expected = format!("{}, the weights section's length", section.bytes);
-            return Err(PlanError::record("manifest", "memory.weights", manifest.memory.weights, expected));
-        }
-        _ => {}
     }
-    let mut with_code = BTreeSet::new();
-    for target in sections.iter().filter_map(|section| section.name.strip_prefix("code/")) {
-        with_code.insert(target);
-    }
-    for target in &manifest.targets {
-        if !with_code.remove(target.as_str()) {
+    code(manifest, sections)
+}
+
+/// Code for each target of the manifest, and for no other.
+fn code(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
+    let mut with_code: BTreeSet<&str> =
+        sections.iter().filter_map(|section| section.name.strip_prefix("code/")).collect();
+    for target in manifest.targets() {
+        if !with_code.remove(target) {
             return Err(PlanError::MissingSection { section: format!("code/{target}") });
         }
+        if TargetKind::of_target(target) != TargetKind::Cpu {
+            with_code.remove(format!("{target}{CUBIN}").as_str());
+        }
     }
-    if let Some(target) = with_code.first() {
-        return Err(PlanError::record(
-            "manifest",
-            "targets",
-            format!("{:?}", manifest.targets),
-            format!("{target:?} too"),
-        ));
+    match with_code.first() {
+        None => Ok(()),
+        Some(target) => {
+            let found: Vec<&str> = manifest.targets().collect();
+            Err(PlanError::record("manifest", "targets", format!("{found:?}"), format!("{target:?} too")))
+        }
     }
-    Ok(())
 }
 
 /// 2. Limits and memory.
@@ -95,83 +117,156 @@ pub fn manifest(manifest: &Manifest) -> Result<(), PlanError> {
         return complain("model.bos", bos.into(), format!("a token below {}", manifest.model.vocab));
     }
 
-    let memory = &manifest.memory;
+    if manifest.programs.is_empty() {
+        return Err(PlanError::record("manifest", "programs", "none", "at least one"));
+    }
+    for (index, info) in manifest.programs.iter().enumerate() {
+        if manifest.programs[..index].iter().any(|other| other.kind >= info.kind) {
+            return complain_of_programs(manifest);
+        }
+        targets(info)?;
+        memory(limits, info)?;
+    }
+    Ok(())
+}
+
+fn complain_of_programs(manifest: &Manifest) -> Result<(), PlanError> {
+    let kinds: Vec<&str> = manifest.programs.iter().map(|info| info.kind.name()).collect();
+    Err(PlanError::record("manifest", "programs", format!("{kinds:?}"), "each kind once, CPU before GPU"))
+}
+
+fn targets(info: &ProgramInfo) -> Result<(), PlanError> {
+    let distinct: BTreeSet<&String> = info.targets.iter().collect();
+    let fit = info.targets.iter().all(|target| TargetKind::of_target(target) == info.kind);
+    if info.targets.is_empty() || distinct.len() != info.targets.len() || !fit {
+        let (field, found) = (format!("{}.targets", info.kind.name()), format!("{:?}", info.targets));
+        return Err(PlanError::record("manifest", field, found, "at least one of this kind, each once"));
+    }
+    Ok(())
+}
+
+/// The memory of one kind of target.
+fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
+    let (memory, kind) = (&info.memory, info.kind.name());
+    let complain = |field: &str, found: u64, expected: String| {
+        Err(PlanError::record("manifest", format!("{kind}.{field}"), found, expected))
+    };
+    let align = info.kind.align_bytes();
     let aligned =
         [("memory.arena", memory.arena), ("memory.state_slot", memory.state_slot), ("memory.kv_page", memory.kv_page)];
     for (field, found) in aligned {
-        if !found.is_multiple_of(ALIGN_BYTES) {
-            return complain(field, found, format!("a multiple of {ALIGN_BYTES}"));
+        if !found.is_multiple_of(align) {
+            return complain(field, found, format!("a multiple of {align}"));
         }
     }
-    if memory.tables != tables::table_bytes(limits) {
-        return complain("memory.tables", memory.tables, format!("{}, from the limits", tables::table_bytes(limits)));
+    // What else a GPU's tables hold follows from its program.
+    let tables = tables::table_bytes(limits);
+    if memory.tables < tables || (info.kind == TargetKind::Cpu && memory.tables != tables) {
+        return complain("memory.tables", memory.tables, format!("{tables}, from the limits"));
     }
     if memory.kv_page > 0 && limits.kv_tokens == 0 {
         return complain("limits.kv_tokens", 0, "tokens: the model has attention layers".to_owned());
     }
-    let total = memory
-        .state_slot
-        .checked_mul(limits.max_sequences)
-        .zip(memory.kv_page.checked_mul(limits.kv_tokens / KV_PAGE_TOKENS))
-        .and_then(|(state, kv)| state.checked_add(kv)?.checked_add(memory.arena)?.checked_add(memory.weights))
-        .and_then(|sum| sum.checked_add(memory.tables))
-        .filter(|&total| total <= isize::MAX as u64);
-    if total.is_none() {
+    if total(memory, limits).is_none() {
         let found = "more than an address space holds";
-        return Err(PlanError::record("manifest", "memory", found, format!("at most {} bytes", isize::MAX)));
-    }
-
-    if manifest.targets.is_empty() {
-        return Err(PlanError::record("manifest", "targets", "none", "at least one"));
-    }
-    let distinct: BTreeSet<&String> = manifest.targets.iter().collect();
-    if distinct.len() != manifest.targets.len() {
-        return Err(PlanError::record("manifest", "targets", format!("{:?}", manifest.targets), "each once"));
+        let expected = format!("at most {} bytes", isize::MAX);
+        return Err(PlanError::record("manifest", format!("{kind}.memory"), found, expected));
     }
     Ok(())
 }
 
-/// 3 … 6. The program, against the manifest.
-pub fn program(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
-    kernels(program)?;
-    weights(manifest, program)?;
+/// Everything together, in bytes; None where no address space holds it.
+fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
+    let state = memory.state_slot.checked_mul(limits.max_sequences)?;
+    let kv = memory.kv_page.checked_mul(limits.kv_tokens / KV_PAGE_TOKENS)?;
+    [kv, memory.arena, memory.weights, memory.tables]
+        .into_iter()
+        .try_fold(state, u64::checked_add)
+        .filter(|&total| total <= isize::MAX as u64)
+}
+
+/// What the program of one kind of target is checked against.
+#[derive(Clone, Copy)]
+struct Against<'a> {
+    vocab: u64,
+    limits: &'a Limits,
+    info: &'a ProgramInfo,
+    program: &'a Program,
+    /// Name of the program's section.
+    section: &'a str,
+}
+
+impl Against<'_> {
+    /// A record that makes no sense.
+    fn complain(
+        &self,
+        field: impl Into<String>,
+        found: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) -> PlanError {
+        PlanError::record(self.section, field, found, expected)
+    }
+}
+
+/// 3 … 8. A program, against the manifest.
+pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Result<(), PlanError> {
+    let section = info.kind.section(SectionKind::Program.name());
+    let against = Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: &section };
+    kernels(against)?;
+    weights(against)?;
+    entries(against)?;
+    for (index, found) in program.entries.iter().enumerate() {
+        entry(against, found, &format!("entries[{index}]"))?;
+    }
+    device::device(against)
+}
+
+/// 5. Which entries there are.
+fn entries(against: Against<'_>) -> Result<(), PlanError> {
+    let entries = &against.program.entries;
     for kind in [EntryKind::Prefill, EntryKind::Decode] {
-        let found = program.entries.iter().filter(|entry| entry.kind == kind).count();
-        if found != 1 {
-            return Err(PlanError::record("program", format!("entries: {}", kind.name()), found, "1"));
+        let found = entries.iter().filter(|entry| entry.kind == kind).count();
+        let several = kind == EntryKind::Decode && against.info.kind != TargetKind::Cpu;
+        if found == 0 || (found > 1 && !several) {
+            let expected = if several { "1 or more" } else { "1" };
+            return Err(against.complain(format!("entries: {}", kind.name()), found, expected));
         }
     }
-    for (index, found) in program.entries.iter().enumerate() {
-        entry(manifest, program, found, &format!("entries[{index}]"))?;
+    let decode: Vec<u64> =
+        entries.iter().filter(|entry| entry.kind == EntryKind::Decode).map(|entry| entry.max_tokens).collect();
+    if !decode.is_sorted_by(|a, b| a < b) {
+        return Err(against.complain("entries: decode", format!("{decode:?} tokens"), "the smaller first"));
     }
     Ok(())
 }
 
-fn kernels(program: &Program) -> Result<(), PlanError> {
+fn kernels(against: Against<'_>) -> Result<(), PlanError> {
     let mut symbols = BTreeSet::new();
-    for (index, kernel) in program.kernels.iter().enumerate() {
+    for (index, kernel) in against.program.kernels.iter().enumerate() {
         let field = |what: &str| format!("kernels[{index}].{what}");
         let c_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
         if kernel.symbol.is_empty() || !kernel.symbol.bytes().all(c_name) || !symbols.insert(&kernel.symbol) {
             let found = format!("{:?}", kernel.symbol);
-            return Err(PlanError::record("program", field("symbol"), found, "a name that a linker takes, once"));
+            return Err(against.complain(field("symbol"), found, "a name that a linker takes, once"));
         }
         if kernel.n_args > MAX_ARGS {
-            return Err(PlanError::record("program", field("n_args"), kernel.n_args, format!("at most {MAX_ARGS}")));
+            return Err(against.complain(field("n_args"), kernel.n_args, format!("at most {MAX_ARGS}")));
         }
     }
     Ok(())
 }
 
-fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
+fn weights(against: Against<'_>) -> Result<(), PlanError> {
+    let Against { info, program, .. } = against;
+    let align = info.kind.align_bytes();
     let mut end_of_last = 0;
     for (index, weight) in program.weights.iter().enumerate() {
         let complain = |what: &str, found: String, expected: String| {
             let name = weight.parts.first().map_or("", |part| &part.parameter);
-            Err(PlanError::record("program", format!("weights[{index}].{what} ({name})"), found, expected))
+            Err(against.complain(format!("weights[{index}].{what} ({name})"), found, expected))
         };
-        if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end_of_last {
-            let expected = format!("a multiple of {ALIGN_BYTES} from {end_of_last} on");
+        if !weight.offset.is_multiple_of(align) || weight.offset < end_of_last {
+            let expected = format!("a multiple of {align} from {end_of_last} on");
             return complain("offset", weight.offset.to_string(), expected);
         }
         let Some(bytes) = weight.layout.bytes(weight.format) else {
@@ -181,10 +276,10 @@ fn weights(manifest: &Manifest, program: &Program) -> Result<(), PlanError> {
             return complain("bytes", weight.bytes.to_string(), format!("{bytes}, from layout and format"));
         }
         end_of_last = match weight.offset.checked_add(bytes) {
-            Some(end) if end <= manifest.memory.weights => end,
+            Some(end) if end <= info.memory.weights => end,
             _ => {
                 let found = format!("{bytes} bytes at {}", weight.offset);
-                let expected = format!("an end inside the {} bytes of weights", manifest.memory.weights);
+                let expected = format!("an end inside the {} bytes of weights", info.memory.weights);
                 return complain("bytes", found, expected);
             }
         };
@@ -251,7 +346,7 @@ fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
             return Err((field("init"), format!("{:?}", part.init), "finite numbers, no negative width".to_owned()));
         }
     }
-    let rows = Layout::rows_of(weight.parts.iter().map(|part| part.rows), layout.lanes);
+    let rows = Layout::rows_of(weight.parts.iter().map(|part| part.rows), layout.multiple());
     if weight.parts.is_empty() || rows != Some(layout.n) {
         let found = format!("{} rows in {} parts", layout.n, weight.parts.len());
         let expected = rows.map_or("a number".to_owned(), |rows| format!("{rows}, from the parts"));
@@ -260,11 +355,10 @@ fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
     Ok(())
 }
 
-fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Result<(), PlanError> {
-    let complain = |what: &str, found: u64, expected: String| {
-        Err(PlanError::record("program", format!("{at}.{what}"), found, expected))
-    };
-    let limits = &manifest.limits;
+fn entry(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
+    let Against { limits, info, .. } = against;
+    let complain =
+        |what: &str, found: u64, expected: String| Err(against.complain(format!("{at}.{what}"), found, expected));
     let counts = [
         ("max_tokens", entry.max_tokens, tables::max_tokens(limits)),
         ("max_sequences", entry.max_sequences, limits.max_sequences),
@@ -277,12 +371,12 @@ fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Res
     }
 
     const F32_BYTES: u64 = 4;
-    let logits = &entry.logits;
-    if logits.n != manifest.model.vocab {
-        return complain("logits.n", logits.n, format!("{}, the vocabulary", manifest.model.vocab));
+    let (logits, align, arena) = (&entry.logits, info.kind.align_bytes(), info.memory.arena);
+    if logits.n != against.vocab {
+        return complain("logits.n", logits.n, format!("{}, the vocabulary", against.vocab));
     }
-    if !logits.offset.is_multiple_of(ALIGN_BYTES) {
-        return complain("logits.offset", logits.offset, format!("a multiple of {ALIGN_BYTES}"));
+    if !logits.offset.is_multiple_of(align) {
+        return complain("logits.offset", logits.offset, format!("a multiple of {align}"));
     }
     if logits.row_stride < logits.n * F32_BYTES || !logits.row_stride.is_multiple_of(F32_BYTES) {
         return complain("logits.row_stride", logits.row_stride, format!("rows of {} f32", logits.n));
@@ -290,71 +384,70 @@ fn entry(manifest: &Manifest, program: &Program, entry: &Entry, at: &str) -> Res
     let end = (entry.max_outputs - 1)
         .checked_mul(logits.row_stride)
         .and_then(|last| last.checked_add(logits.offset)?.checked_add(logits.n * F32_BYTES));
-    if end.is_none_or(|end| end > manifest.memory.arena) {
-        let expected = format!("{} rows inside the arena of {} bytes", entry.max_outputs, manifest.memory.arena);
+    if end.is_none_or(|end| end > arena) {
+        let expected = format!("{} rows inside the arena of {arena} bytes", entry.max_outputs);
         return complain("logits.offset", logits.offset, expected);
     }
+    steps(against, entry, at)?;
+    buffers(against, entry, at)
+}
 
+/// 6. The steps.
+fn steps(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
+    let kernels = &against.program.kernels;
     for (index, step) in entry.steps.iter().enumerate() {
-        let step_at = || format!("{at}.steps[{index}]");
-        let Some(kernel) = program.kernels.get(step.kernel as usize) else {
-            let field = format!("{}.kernel", step_at());
-            return Err(PlanError::record("program", field, step.kernel, format!("below {}", program.kernels.len())));
+        let field = |what: &str| format!("{at}.steps[{index}].{what}");
+        let Some(kernel) = kernels.get(step.kernel as usize) else {
+            return Err(against.complain(field("kernel"), step.kernel, format!("below {}", kernels.len())));
         };
         if step.args.len() != kernel.n_args as usize {
-            let field = format!("{}.args", step_at());
             let expected = format!("{}, as {} takes", kernel.n_args, kernel.symbol);
-            return Err(PlanError::record("program", field, step.args.len(), expected));
+            return Err(against.complain(field("args"), step.args.len(), expected));
         }
         for (slot, &arg) in step.args.iter().enumerate() {
-            argument(manifest, program, arg).map_err(|expected| {
-                let field = format!("{}.args[{slot}]", step_at());
-                PlanError::record("program", field, format!("{arg:?}"), expected)
-            })?;
+            argument(against, arg)
+                .map_err(|expected| against.complain(field(&format!("args[{slot}]")), format!("{arg:?}"), expected))?;
         }
         if ![step.cost.bytes, step.cost.operations].iter().all(Amount::is_sound) {
-            let field = format!("{}.cost", step_at());
-            return Err(PlanError::record(
-                "program",
-                field,
-                format!("{:?}", step.cost),
-                "finite coefficients from 0 on",
-            ));
+            let found = format!("{:?}", step.cost);
+            return Err(against.complain(field("cost"), found, "finite coefficients from 0 on"));
         }
     }
-    buffers(manifest, entry, at)
+    Ok(())
 }
 
 /// 7. The memory map.
-fn buffers(manifest: &Manifest, entry: &Entry, at: &str) -> Result<(), PlanError> {
-    let (arena, n_steps) = (manifest.memory.arena, entry.steps.len() as u32);
+fn buffers(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
+    let (arena, n_steps) = (against.info.memory.arena, entry.steps.len() as u32);
     for (index, buffer) in entry.buffers.iter().enumerate() {
         let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= arena);
         let lives = buffer.first <= buffer.last && buffer.last < n_steps;
         let overwrites = buffer.in_place_of.is_none_or(|other| (other as usize) < index);
         if !(inside && lives && overwrites) {
-            let field = format!("{at}.buffers[{index}]");
             let expected = format!("a part of {arena} bytes of arena, in use from a step to a later one of {n_steps}");
-            return Err(PlanError::record("program", field, format!("{buffer:?}"), expected));
+            return Err(against.complain(format!("{at}.buffers[{index}]"), format!("{buffer:?}"), expected));
         }
     }
     Ok(())
 }
 
 /// Says what was expected of an argument that makes no sense.
-fn argument(manifest: &Manifest, program: &Program, arg: Arg) -> Result<(), String> {
+fn argument(against: Against<'_>, arg: Arg) -> Result<(), String> {
     let inside = |offset: u64, bytes: u64, what: &str| {
         if offset < bytes && offset.is_multiple_of(ELEMENT_BYTES) {
             return Ok(());
         }
         Err(format!("an even offset below the {bytes} bytes of {what}"))
     };
+    let (memory, program) = (&against.info.memory, against.program);
     match arg {
-        Arg::Arena(offset) => inside(offset, manifest.memory.arena, "the arena"),
-        Arg::State(offset) => inside(offset, manifest.memory.state_slot, "a state slot"),
-        Arg::Kv(offset) => inside(offset, manifest.memory.kv_page, "a KV page"),
+        Arg::Arena(offset) => inside(offset, memory.arena, "the arena"),
+        Arg::State(offset) => inside(offset, memory.state_slot, "a state slot"),
+        Arg::Kv(offset) => inside(offset, memory.kv_page, "a KV page"),
         Arg::Weight(index) if (index as usize) < program.weights.len() => Ok(()),
         Arg::Weight(_) => Err(format!("a weight below {}", program.weights.len())),
+        Arg::TensorMap(index) if (index as usize) < program.tensor_maps.len() => Ok(()),
+        Arg::TensorMap(_) => Err(format!("a tensor map below {}", program.tensor_maps.len())),
         Arg::Table(_) | Arg::Count(..) | Arg::Constant(_) => Ok(()),
     }
 }
@@ -370,171 +463,4 @@ impl EntryKind {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture;
-    use crate::format::{Count, Table, WeightFormat};
-    use crate::reader::Plan;
-
-    type Spoil = fn(&mut Manifest, &mut Program);
-
-    /// Every rule of this file, broken once; `entries[1].steps[0]` and the like say which.
-    const CASES: &[(&str, Spoil)] = &[
-        ("model.vocab", |m, _| m.model.vocab = 0),
-        ("model.bos", |m, _| m.model.bos = Some(5)),
-        ("limits.max_context", |m, _| m.limits.max_context = 1 << 31),
-        ("limits.kv_tokens", |m, _| m.limits.kv_tokens = 120),
-        ("limits.kv_tokens", |m, _| m.limits.kv_tokens = 0),
-        ("limits.max_outputs", |m, _| m.limits.max_outputs = 0),
-        ("memory.arena", |m, _| m.memory.arena = 250),
-        ("memory.state_slot", |m, _| m.memory.state_slot = 65),
-        ("memory.kv_page", |m, _| m.memory.kv_page = 32),
-        ("memory.tables", |m, _| m.memory.tables += 64),
-        ("memory.tables", |m, _| m.limits.prefill_chunk = 80),
-        ("memory.weights", |m, _| m.memory.weights += 64),
-        ("memory", |m, _| m.memory.state_slot = 1 << 63),
-        ("targets", |m, _| m.targets = Vec::new()),
-        ("kernels[1].symbol", |_, p| p.kernels[1].symbol = "embed_bf16".to_owned()),
-        ("kernels[0].symbol", |_, p| p.kernels[0].symbol = "embed\0".to_owned()),
-        ("kernels[0].n_args", |_, p| p.kernels[0].n_args = 1 << 20),
-        ("weights[1].offset", |_, p| p.weights[1].offset = 65),
-        ("weights[1].offset", |_, p| p.weights[1].offset = 0),
-        ("weights[1].bytes", |_, p| p.weights[1].bytes = 48),
-        ("weights[1].bytes", |_, p| p.weights[1].offset = 192),
-        ("weights[0].bytes", |_, p| p.weights[0].format = WeightFormat::F32),
-        ("weights[0].layout", |_, p| p.weights[0].layout.lanes = 0),
-        ("weights[0].layout", |_, p| p.weights[0].layout = Layout { groups: 1 << 40, n: 1 << 40, k: 1, lanes: 1 }),
-        ("weights[0].layout", |_, p| p.weights[0].parts.clear()),
-        ("weights[0].layout", |_, p| p.weights[0].parts[0].rows = 4),
-        ("weights[0].layout", |_, p| p.weights[0].parts = vec![fixture::part("a", 8), fixture::part("b", 1)]),
-        ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].rows = 0),
-        ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].first_row = u64::MAX),
-        ("weights[0].parts[1].rows", |_, p| {
-            p.weights[0].order = PartOrder::Interleaved;
-            p.weights[0].parts.push(fixture::part("b", 4));
-        }),
-        ("weights[1].parts[0].first_row", |_, p| {
-            let weight = &mut p.weights[1];
-            (weight.layout.groups, weight.bytes, weight.parts[0].first_row) = (2, 64, 3);
-        }),
-        ("weights[0].parts[0].init", |_, p| p.weights[0].parts[0].init = Init::Normal { mean: 0.0, std: f32::NAN }),
-        ("entries: decode", |_, p| p.entries.truncate(1)),
-        ("entries: prefill", |_, p| p.entries[1].kind = EntryKind::Prefill),
-        ("entries[0].max_tokens", |_, p| p.entries[0].max_tokens = 9),
-        ("entries[1].max_sequences", |_, p| p.entries[1].max_sequences = 3),
-        ("entries[1].max_outputs", |_, p| p.entries[1].max_outputs = 0),
-        ("entries[0].logits.n", |_, p| p.entries[0].logits.n = 4),
-        ("entries[0].logits.offset", |_, p| p.entries[0].logits.offset = 68),
-        ("entries[0].logits.offset", |_, p| p.entries[0].logits.offset = 192),
-        ("entries[0].logits.row_stride", |_, p| p.entries[0].logits.row_stride = 16),
-        ("entries[0].steps[1].kernel", |_, p| p.entries[0].steps[1].kernel = 2),
-        ("entries[1].steps[0].args", |_, p| p.entries[1].steps[0].args.truncate(3)),
-        ("entries[1].steps[0].args[2]", |_, p| p.entries[1].steps[0].args[2] = Arg::Arena(256)),
-        ("entries[1].steps[0].args[2]", |_, p| p.entries[1].steps[0].args[2] = Arg::Arena(3)),
-        ("entries[1].steps[1].args[1]", |_, p| p.entries[1].steps[1].args[1] = Arg::State(64)),
-        ("entries[1].steps[1].args[2]", |_, p| p.entries[1].steps[1].args[2] = Arg::Kv(128)),
-        ("entries[1].steps[1].args[3]", |_, p| p.entries[1].steps[1].args[3] = Arg::Weight(2)),
-        ("entries[0].steps[1].cost", |_, p| p.entries[0].steps[1].cost.bytes.tokens = f64::INFINITY),
-        ("entries[0].steps[1].cost", |_, p| p.entries[0].steps[1].cost.operations.constant = -1.0),
-        ("entries[0].buffers[1]", |_, p| p.entries[0].buffers[1].offset = 255),
-        ("entries[0].buffers[1]", |_, p| p.entries[0].buffers[1].last = 2),
-        ("entries[1].buffers[0]", |_, p| p.entries[1].buffers[0].first = 2),
-        ("entries[1].buffers[1]", |_, p| p.entries[1].buffers[1].in_place_of = Some(1)),
-    ];
-
-    #[test]
-    fn every_rule_has_a_plan_that_breaks_it() {
-        for (expected, spoil) in CASES {
-            let (mut manifest, mut program) = (fixture::manifest(), fixture::program());
-            spoil(&mut manifest, &mut program);
-            match Plan::parse(&fixture::write(&manifest, &program)) {
-                Err(PlanError::Record { field, .. }) if field.split(" (").next() == Some(expected) => {}
-                Err(other) => panic!("{expected}: {other}"),
-                Ok(_) => panic!("{expected}: accepted"),
-            }
-        }
-    }
-
-    #[test]
-    fn code_and_targets_must_agree() {
-        let bytes = fixture::plan();
-        let plan = Plan::parse(&bytes).unwrap();
-        let mut manifest = fixture::manifest();
-        manifest.targets.push("x86-64-v4".to_owned());
-        let error = sections(&manifest, plan.sections()).unwrap_err();
-        assert_eq!(error.section(), Some("code/x86-64-v4"));
-        manifest.targets.truncate(1);
-        let error = sections(&manifest, plan.sections()).unwrap_err();
-        assert!(error.to_string().contains("x86-64-v2"), "{error}");
-    }
-
-    #[test]
-    fn a_seed_stands_in_for_the_weights() {
-        let bytes = fixture::plan();
-        let plan = Plan::parse(&bytes).unwrap();
-        let mut manifest = fixture::manifest();
-        manifest.synthetic_seed = Some(1);
-        assert!(sections(&manifest, plan.sections()).unwrap_err().to_string().contains("synthetic"));
-        let but_weights: Vec<Section> = plan.sections().iter().filter(|s| s.name != "weights").cloned().collect();
-        sections(&manifest, &but_weights).unwrap();
-        manifest.synthetic_seed = None;
-        assert_eq!(sections(&manifest, &but_weights).unwrap_err().section(), Some("weights"));
-    }
-
-    /// A weight of integers, its scales before it, each spoilt once.
-    #[test]
-    fn integers_have_their_scales() {
-        for format in [WeightFormat::Int8, WeightFormat::Int4] {
-            let layout = Layout { groups: 1, n: 16, k: 40, lanes: 16 };
-            let (scales, scale_format) = layout.scales(format).unwrap();
-            let weight = |offset: u64, layout: Layout, format: WeightFormat, transform: Transform| Weight {
-                parts: vec![fixture::part("a", 16)],
-                order: PartOrder::Stacked,
-                offset,
-                bytes: layout.bytes(format).unwrap(),
-                layout,
-                format,
-                transform,
-            };
-            let pair = [
-                weight(0, scales, scale_format, Transform::Scale(format)),
-                weight(64, layout, format, Transform::None),
-            ];
-            let mut manifest = fixture::manifest();
-            manifest.memory.weights = 2048;
-            let refusal = |weights: Vec<Weight>| {
-                let program = Program { weights, ..fixture::program() };
-                weights_refusal(&manifest, &program)
-            };
-            assert_eq!(refusal(pair.to_vec()), None);
-            assert_eq!(refusal(pair[1..].to_vec()).as_deref(), Some("weights[0].scales (a)"));
-            assert_eq!(refusal(pair[..1].to_vec()).as_deref(), Some("weights[0].transform (a)"));
-            let spoilt = |spoil: fn(&mut Weight)| {
-                let mut pair = pair.to_vec();
-                spoil(&mut pair[0]);
-                refusal(pair)
-            };
-            assert_eq!(spoilt(|w| w.parts[0].parameter = "b".to_owned()).as_deref(), Some("weights[1].scales (a)"));
-            assert_eq!(spoilt(|w| w.transform = Transform::None).as_deref(), Some("weights[1].scales (a)"));
-            let of_floats = spoilt(|w| w.transform = Transform::Scale(WeightFormat::Bf16));
-            assert_eq!(of_floats.as_deref(), Some("weights[0].transform (a)"));
-        }
-    }
-
-    /// The field at fault, if any is.
-    fn weights_refusal(manifest: &Manifest, program: &Program) -> Option<String> {
-        match weights(manifest, program) {
-            Err(PlanError::Record { field, .. }) => Some(field),
-            Err(other) => panic!("{other}"),
-            Ok(()) => None,
-        }
-    }
-
-    #[test]
-    fn any_count_and_table_is_an_argument() {
-        let (manifest, program) = (fixture::manifest(), fixture::program());
-        for arg in [Arg::Count(Count::Outputs, 2), Arg::Table(Table::Pages), Arg::Constant(u64::MAX)] {
-            argument(&manifest, &program, arg).unwrap();
-        }
-    }
-}
+mod tests;

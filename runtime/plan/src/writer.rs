@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::PlanError;
-use crate::format::{Manifest, Program};
+use crate::format::{Manifest, Program, TargetKind};
 use crate::header::{HEADER_BYTES, Header, OLDEST_READER, VERSION};
 use crate::sections::{self, FIRST_SECTION, MAX_SECTIONS, Section, SectionKind, TABLE};
 
@@ -51,17 +51,19 @@ impl PlanWriter {
         self.section(kind, kind.name(), &bytes)
     }
 
-    /// Adds the program.
-    pub fn program(&mut self, program: &Program) -> Result<(), PlanError> {
+    /// Adds the program of a kind of target.
+    pub fn program(&mut self, target: TargetKind, program: &Program) -> Result<(), PlanError> {
         let kind = SectionKind::Program;
+        let name = target.section(kind.name());
         let bytes = postcard::to_stdvec(program)
-            .map_err(|error| PlanError::Decode { section: kind.name().to_owned(), reason: error.to_string() })?;
-        self.section(kind, kind.name(), &bytes)
+            .map_err(|error| PlanError::Decode { section: name.clone(), reason: error.to_string() })?;
+        self.section(kind, &name, &bytes)
     }
 
-    /// Adds the code for one target: an ELF shared object.
-    pub fn code(&mut self, target: &str, elf: &[u8]) -> Result<(), PlanError> {
-        self.section(SectionKind::Code, &format!("code/{target}"), elf)
+    /// Adds the code for one target: an ELF shared object, or PTX. Behind `sm_90a` and [`crate::sections::CUBIN`] comes the
+    /// same code assembled.
+    pub fn code(&mut self, target: &str, code: &[u8]) -> Result<(), PlanError> {
+        self.section(SectionKind::Code, &format!("code/{target}"), code)
     }
 
     /// Adds a section whose bytes are at hand.

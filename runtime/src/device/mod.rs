@@ -1,9 +1,10 @@
 //! Devices: memory, code, and running an entry's steps. The only place with `unsafe`.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod map;
 
-use jamba_plan::format::{EntryKind, Table};
+use jamba_plan::format::{Count, Table};
 
 use crate::RuntimeError;
 use crate::trace::Trace;
@@ -17,6 +18,17 @@ pub(crate) struct Counts {
     pub(crate) sequences: u64,
     /// Rows of logits.
     pub(crate) outputs: u64,
+}
+
+impl Counts {
+    /// One of them.
+    pub(crate) fn of(self, count: Count) -> u64 {
+        match count {
+            Count::Tokens => self.tokens,
+            Count::Sequences => self.sequences,
+            Count::Outputs => self.outputs,
+        }
+    }
 }
 
 /// A piece of one of the two pools.
@@ -48,11 +60,22 @@ pub(crate) trait Device: Send {
     /// Copies a piece from the host: as many bytes as it has.
     fn write(&mut self, piece: Piece, bytes: &[u8]);
 
-    /// Runs an entry's steps over the tables; counts and tables were checked against the plan.
-    fn run(&mut self, entry: EntryKind, counts: Counts, trace: Option<&mut Trace>);
+    /// Runs the steps of the entry of that index over the tables; counts and tables were checked against the plan.
+    ///
+    /// # Errors
+    /// Faults of the device, after which it is of no use.
+    fn run(&mut self, entry: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError>;
 
-    /// Row `row` of the logits that the entry left.
-    fn logits(&self, entry: EntryKind, row: u64) -> &[f32];
+    /// Row `row` of the logits that the entry of that index left.
+    fn logits(&self, entry: usize, row: u64) -> &[f32];
+
+    /// Whether everything asked of it so far was done: pieces that moved, too.
+    ///
+    /// # Errors
+    /// The fault after which it is of no use.
+    fn health(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 
     /// Runs every step alone from now on, looks at the guards after it, and fills what nobody may read with NaN.
     fn check_steps(&mut self);

@@ -44,7 +44,7 @@ fn weight(
     let init = Init::Normal { mean: 0.0, std: 1.0 };
     let part = |&(name, first_row, rows): &(&str, u64, u64)| Part { parameter: name.into(), first_row, rows, init };
     let n = Layout::rows_of(parts.iter().map(|part| part.2), lanes).unwrap();
-    let layout = Layout { groups, n, k, lanes };
+    let layout = Layout::in_panels(groups, n, k, lanes);
     let bytes = layout.bytes(format).unwrap();
     let parts = parts.iter().map(part).collect();
     Weight { parts, order, offset: 0, bytes, layout, format, transform: Transform::None }

@@ -48,7 +48,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
 
 /// Bytes by layout and format: integers pad their inputs to groups.
 fn stored_bytes(weight: &PlannedWeight) -> u64 {
-    let Layout { groups, n, k, lanes } = weight.layout;
+    let Layout { groups, n, k, lanes, .. } = weight.layout;
     let rows = groups * n.div_ceil(lanes) * lanes;
     match weight.format {
         WeightFormat::F32 => rows * k * 4,
@@ -124,14 +124,9 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
     if !matches!(param, Param::Buffer { elem, access: Access::Read, .. } if *elem == stored) {
         return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));
     }
-    let matrix = |groups: usize, n: usize, k: usize| Layout {
-        groups: groups as u64,
-        n: n as u64,
-        k: k as u64,
-        lanes: LANES as u64,
-    };
+    let matrix = |groups: usize, n: usize, k: usize| Layout::in_panels(groups as u64, n as u64, k as u64, LANES as u64);
     // Their parts' rows make n.
-    let parts = |k: usize| Layout { groups: 1, n: layout.n, k: k as u64, lanes: LANES as u64 };
+    let parts = |k: usize| Layout::in_panels(1, layout.n, k as u64, LANES as u64);
     let expected = match (kernel, param.name()) {
         (Kernel::Linear(spec), "weight") => matrix(1, spec.n, spec.k),
         (Kernel::SplitLinear(spec), "weight") => {
@@ -162,9 +157,7 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
             matrix(1, spec.part_of(name).map_or(0, |part| spec.parts[part]), 1)
         }
         // Any number of rows: ids are below the vocabulary.
-        (Kernel::Embed(spec), "table") => {
-            Layout { groups: 1, n: layout.n, k: spec.d_model as u64, lanes: spec.lanes as u64 }
-        }
+        (Kernel::Embed(spec), "table") => Layout::in_panels(1, layout.n, spec.d_model as u64, spec.lanes as u64),
         (_, name) => return Err(format!("slot {name} takes no weight")),
     };
     if *layout != expected {

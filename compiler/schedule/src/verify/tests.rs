@@ -105,12 +105,12 @@ fn weights() {
     check(3, "they end at 479168, expected at most 479104", |schedule| schedule.memory.weights -= 64);
     check(
         3,
-        "weight 0 lies as Layout { groups: 1, n: 512, k: 64, lanes: 1 }, expected Layout { groups: 1, n: 256, k: 64, lanes: 16 }",
+        "weight 0 lies as Layout { groups: 1, n: 512, k: 64, lanes: 1, order: Panels }, expected Layout { groups: 1, n: 256, k: 64, lanes: 16, order: Panels }",
         |schedule| *slot(step(schedule, "linear"), "weight") = Arg::Weight(0),
     );
     check(
         3,
-        "weight 1 lies as Layout { groups: 1, n: 64, k: 1, lanes: 16 }, expected Layout { groups: 1, n: 128, k: 16, lanes: 16 }",
+        "weight 1 lies as Layout { groups: 1, n: 64, k: 1, lanes: 16, order: Panels }, expected Layout { groups: 1, n: 128, k: 16, lanes: 16, order: Panels }",
         |schedule| *slot(step(schedule, "selective_scan"), "a") = Arg::Weight(1),
     );
 }
@@ -154,7 +154,9 @@ fn scales() {
     for change in spoilt {
         let message = refused(change);
         assert!(
-            message.contains("expected (Layout { groups: 1, n: 256, k: 2, lanes: 16 }, Bf16, Scale(Int4)) of"),
+            message.contains(
+                "expected (Layout { groups: 1, n: 256, k: 2, lanes: 16, order: Panels }, Bf16, Scale(Int4)) of"
+            ),
             "{message}"
         );
     }

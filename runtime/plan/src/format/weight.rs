@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Layout;
+
 /// One packed weight: rows of one parameter, or of several that a kernel reads together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weight {
-    /// What it is made of, at least one part; every part is padded to whole panels.
+    /// What it is made of, at least one part; every part is padded as the layout says.
     pub parts: Vec<Part>,
     /// Order of the parts' panels.
     pub order: PartOrder,
@@ -22,7 +24,8 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// The part and the first of its rows that a panel holds, by the panel's place in its group.
+    /// The part and the first of its rows that a panel holds, by the panel's place in its group. From the part's number of
+    /// rows on, rows are padding: a panel may hold nothing else.
     pub fn panel(&self, panel: u64) -> (&Part, u64) {
         let lanes = self.layout.lanes;
         match self.order {
@@ -35,7 +38,7 @@ impl Weight {
                 let mut parts = self.parts.iter();
                 loop {
                     let part = parts.next().expect("a panel below the layout's");
-                    let panels = part.rows.div_ceil(lanes);
+                    let panels = part.rows.next_multiple_of(self.layout.multiple()) / lanes;
                     if first < panels {
                         return (part, first * lanes);
                     }
@@ -66,71 +69,6 @@ pub enum PartOrder {
     Stacked,
     /// The first panel of every part, then the second of every part, …; all parts have the same number of rows.
     Interleaved,
-}
-
-/// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
-/// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero.
-/// One lane is row-major order; k = 1 is a vector padded to whole lanes. Panels of integers pad k with zeros and order their
-/// elements as [`crate::quantize`] says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Layout {
-    /// Stacked matrices: experts, or 1.
-    pub groups: u64,
-    /// Outputs: the rows of the one part, or of several parts the sum of their rows, each rounded up to whole panels.
-    pub n: u64,
-    /// Inputs that are summed over.
-    pub k: u64,
-    /// Outputs side by side in one panel.
-    pub lanes: u64,
-}
-
-impl Layout {
-    /// Panels of one group.
-    pub fn panels(&self) -> u64 {
-        self.n.div_ceil(self.lanes)
-    }
-
-    /// Number of stored elements, padding included.
-    pub fn elements(&self) -> u64 {
-        self.groups * self.panels() * self.lanes * self.k
-    }
-
-    /// Where element (group, i, j) is stored, in elements.
-    pub fn index(&self, group: u64, i: u64, j: u64) -> u64 {
-        ((group * self.panels() + i / self.lanes) * self.k + j) * self.lanes + i % self.lanes
-    }
-
-    /// Stored length in bytes; None where a size is 0 or the product overflows.
-    pub fn bytes(&self, format: WeightFormat) -> Option<u64> {
-        if [self.groups, self.n, self.k, self.lanes].contains(&0) {
-            return None;
-        }
-        let rows = self.panels().checked_mul(self.lanes)?;
-        let elements = self.groups.checked_mul(rows)?.checked_mul(format.inputs(self.k)?)?;
-        Some(elements.checked_mul(format.bits())? / 8) // both lanes of a half byte are stored: k is even
-    }
-
-    /// Bytes of one panel, of a layout whose length is known to be a number.
-    pub fn panel_bytes(&self, format: WeightFormat) -> usize {
-        let panel = Layout { groups: 1, n: self.lanes, ..*self };
-        panel.bytes(format).unwrap_or(0) as usize
-    }
-
-    /// The layout of the scales of a weight that lies so and is stored in an integer format.
-    pub fn scales(&self, format: WeightFormat) -> Option<(Layout, WeightFormat)> {
-        let scales = format.scales()?;
-        let k = scales.inputs.map_or(1, |inputs| self.k.div_ceil(inputs));
-        Some((Layout { k, ..*self }, scales.format))
-    }
-
-    /// What `n` is for parts of so many rows; None where the sum overflows.
-    pub fn rows_of(parts: impl IntoIterator<Item = u64>, lanes: u64) -> Option<u64> {
-        let parts: Vec<u64> = parts.into_iter().collect();
-        match parts[..] {
-            [rows] => Some(rows),
-            _ => parts.into_iter().try_fold(0_u64, |sum, rows| sum.checked_add(rows.checked_next_multiple_of(lanes)?)),
-        }
-    }
 }
 
 /// Stored element type of a packed weight.
@@ -235,24 +173,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layout_visits_every_stored_element_once_in_order() {
-        let layout = Layout { groups: 2, n: 5, k: 3, lanes: 4 };
-        let mut stored = 0;
-        for group in 0..2 {
-            for panel in 0..2 {
-                for j in 0..3 {
-                    for lane in 0..4 {
-                        if panel * 4 + lane < 5 {
-                            assert_eq!(layout.index(group, panel * 4 + lane, j), stored);
-                        }
-                        stored += 1;
-                    }
-                }
-            }
-        }
-        assert_eq!(layout.elements(), stored);
-    }
-    #[test]
     fn panels_follow_the_order_of_the_parts() {
         let part = |name: &str, first_row: u64, rows: u64| Part {
             parameter: name.to_owned(),
@@ -262,7 +182,7 @@ mod tests {
         };
         let places = |order: PartOrder, parts: Vec<Part>| {
             let n = Layout::rows_of(parts.iter().map(|part| part.rows), 4).unwrap();
-            let layout = Layout { groups: 2, n, k: 3, lanes: 4 };
+            let layout = Layout::in_panels(2, n, 3, 4);
             let (format, transform) = (WeightFormat::F32, Transform::None);
             let weight = Weight { parts, order, offset: 0, bytes: 0, layout, format, transform };
             let place = |panel: u64| {
@@ -278,15 +198,29 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_padded_to_groups_and_have_scales() {
-        let layout = Layout { groups: 3, n: 21, k: 70, lanes: 16 };
-        // 2 panels of 16 rows; 70 inputs take 96.
-        assert_eq!(layout.bytes(WeightFormat::Int8), Some(3 * 32 * 96));
-        assert_eq!(layout.bytes(WeightFormat::Int4), Some(3 * 32 * 48));
-        assert_eq!(layout.panel_bytes(WeightFormat::Int4), 16 * 48);
-        let scales = |format: WeightFormat| layout.scales(format);
-        assert_eq!(scales(WeightFormat::Int8), Some((Layout { k: 1, ..layout }, WeightFormat::F32)));
-        assert_eq!(scales(WeightFormat::Int4), Some((Layout { k: 3, ..layout }, WeightFormat::Bf16)));
-        assert_eq!(scales(WeightFormat::Bf16), None);
+    fn parts_side_by_side_in_rows_are_padded_to_their_multiple() {
+        let part = |rows: u64| Part {
+            parameter: rows.to_string(),
+            first_row: 0,
+            rows,
+            init: Init::Normal { mean: 0.0, std: 1.0 },
+        };
+        let places = |order: PartOrder, lanes: u64, multiple: u64, parts: Vec<Part>| {
+            let n = Layout::rows_of(parts.iter().map(|part| part.rows), multiple).unwrap();
+            let layout = Layout::in_rows(1, n, 3, 64, (lanes, multiple));
+            let (format, transform) = (WeightFormat::Bf16, Transform::None);
+            let weight = Weight { parts, order, offset: 0, bytes: 0, layout, format, transform };
+            let place = |panel: u64| {
+                let (part, row) = weight.panel(panel);
+                format!("{}:{row}", part.parameter)
+            };
+            (0..layout.panels()).map(place).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(places(PartOrder::Stacked, 8, 8, vec![part(9), part(8)]), "9:0 9:8 8:0");
+        // Ten rows of each take 16: the second panel of each has two rows, and the rest is padding.
+        assert_eq!(
+            places(PartOrder::Interleaved, 4, 16, vec![part(10); 2]),
+            "10:0 10:0 10:4 10:4 10:8 10:8 10:12 10:12"
+        );
     }
 }

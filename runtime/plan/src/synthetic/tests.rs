@@ -43,7 +43,7 @@ fn part(parameter: &str, first_row: u64, rows: u64) -> Part {
 
 fn weight(parts: Vec<Part>, order: PartOrder, groups: u64, format: WeightFormat) -> Weight {
     let n = Layout::rows_of(parts.iter().map(|part| part.rows), LANES).unwrap();
-    let layout = Layout { groups, n, k: K, lanes: LANES };
+    let layout = Layout::in_panels(groups, n, K, LANES);
     let bytes = layout.bytes(format).unwrap();
     Weight { parts, order, offset: 0, bytes, layout, format, transform: Transform::None }
 }
@@ -180,5 +180,56 @@ fn integers_are_the_floats_in_multiples_of_one_scale() {
         }
         // The largest draw possible just fits.
         assert!((3.46..3.47).contains(&(scale * if format == WeightFormat::Int4 { 8.0 } else { 127.0 })), "{scale}");
+    }
+}
+
+/// The same parameters drawn into panels and into rows: the same values, at the places that each layout names.
+#[test]
+fn rows_hold_what_panels_hold() {
+    for (order, lanes, multiple) in [(PartOrder::Stacked, 8, 8), (PartOrder::Interleaved, 4, 16)] {
+        let parts = || vec![part("a", 0, 13), part("b", 0, 13)];
+        let panels = weight(parts(), order, 2, WeightFormat::F32);
+        let n = Layout::rows_of([13, 13], multiple).unwrap();
+        let layout = Layout::in_rows(2, n, K, 32, (lanes, multiple));
+        let rows = Weight {
+            layout,
+            bytes: layout.bytes(WeightFormat::F32).unwrap(),
+            ..weight(parts(), order, 2, WeightFormat::F32)
+        };
+        let (in_panels, in_rows) = (drawn(&panels), drawn(&rows));
+        // Row i of a part is row `place` of its group in a layout.
+        let place = |weight: &Weight, part: u64, i: u64| match order {
+            PartOrder::Stacked => part * 13_u64.next_multiple_of(weight.layout.multiple()) + i,
+            PartOrder::Interleaved => {
+                (i / weight.layout.lanes * 2 + part) * weight.layout.lanes + i % weight.layout.lanes
+            }
+        };
+        let mut left: Vec<f32> = in_rows.clone();
+        for group in 0..2 {
+            for (part, i, j) in (0..2).flat_map(|part| (0..13).flat_map(move |i| (0..K).map(move |j| (part, i, j)))) {
+                let at = layout.index(group, place(&rows, part, i), j) as usize;
+                let expected = in_panels[panels.layout.index(group, place(&panels, part, i), j) as usize];
+                assert_eq!(in_rows[at], expected, "{order:?} {group} {part} {i} {j}");
+                left[at] = 0.0;
+            }
+        }
+        assert!(left.iter().all(|&padding| padding == 0.0), "padding is zero");
+    }
+}
+
+#[test]
+fn int8_in_rows_is_int8_in_panels() {
+    let panels = weight(vec![part("a", 0, 13)], PartOrder::Stacked, 1, WeightFormat::Int8);
+    let layout = Layout::in_rows(1, 13, K, 16, (8, 8));
+    let rows = Weight { layout, bytes: layout.bytes(WeightFormat::Int8).unwrap(), ..panels.clone() };
+    let [mut in_panels, mut in_rows] = [&panels, &rows].map(|weight| vec![0xaa; weight.bytes as usize]);
+    fill(&panels, 3, &mut in_panels);
+    fill(&rows, 3, &mut in_rows);
+    for i in 0..13 {
+        for j in 0..K {
+            let panel = &in_panels[i / 8 * panels.layout.panel_bytes(WeightFormat::Int8)..];
+            let expected = quantize::integer_at(WeightFormat::Int8, panel, i % 8, 8, j as usize);
+            assert_eq!(in_rows[layout.index(0, i as u64, j) as usize] as i8, expected);
+        }
     }
 }

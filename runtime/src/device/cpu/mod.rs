@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use jamba_plan::Plan;
-use jamba_plan::format::{Arg, Count, Entry, EntryKind, Limits, Program, Step, Table};
+use jamba_plan::format::{Arg, Count, Limits, Program, ProgramInfo, Step, Table};
 
 use self::code::{Code, KernelFn};
 use self::memory::Region;
@@ -65,14 +65,15 @@ impl Cpu {
     /// Takes the memory that the manifest states, loads the code, and draws the weights where they are synthetic.
     pub(crate) fn open(
         plan: &Plan<'_>,
+        (info, program): (&ProgramInfo, &Program),
         file: Arc<PlanFile>,
         options: &OpenOptions<'_>,
     ) -> Result<(Cpu, Opened), RuntimeError> {
         let manifest = plan.manifest();
-        let (limits, bytes) = (&manifest.limits, &manifest.memory);
-        let target = isa::choose(&manifest.targets, &manifest.native_features, options.isa.as_deref())?;
+        let (limits, bytes) = (&manifest.limits, &info.memory);
+        let target = isa::choose(&info.targets, &manifest.native_features, options.isa.as_deref())?;
         let elf = plan.code(target).ok_or(RuntimeError::NoSection("code for the target"))?;
-        let code = Code::load(target, elf, &plan.program().kernels)?;
+        let code = Code::load(target, elf, &program.kernels)?;
         let n_threads = match options.threads {
             None => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             Some(n @ 1..=MAX_THREADS) => n,
@@ -90,8 +91,8 @@ impl Cpu {
             state: Region::new("state pool", bytes.state_pool(limits))?,
             kv: Region::new("KV pool", bytes.kv_pool(limits))?,
             tables: Region::new("step tables", bytes.tables)?,
-            weights: Weights::open(plan, file, n_threads, options.progress)?,
-            program: plan.program().clone(),
+            weights: Weights::open(plan, (info, program), file, n_threads, options.progress)?,
+            program: program.clone(),
             entries: Vec::new(),
             checked: false,
             broken: None,
@@ -121,6 +122,7 @@ impl Cpu {
                     Arg::Weight(index) => weights + self.program.weights[index as usize].offset,
                     Arg::Table(table) => tables + table.offset(&self.limits),
                     Arg::Constant(value) => value,
+                    Arg::TensorMap(_) => unreachable!("a CPU's program that was verified has no tensor maps"),
                     Arg::Count(count, factor) => {
                         arguments.counts.push((arguments.slots.len(), count, factor));
                         0
@@ -152,11 +154,6 @@ impl Cpu {
     fn piece_mut(&mut self, piece: Piece) -> &mut [u8] {
         let range = self.range(piece);
         &mut self.pool_mut(piece)[range]
-    }
-
-    fn entry(&self, kind: EntryKind) -> (usize, &Entry) {
-        let found = self.program.entries.iter().enumerate().find(|(_, entry)| entry.kind == kind);
-        found.expect("a plan that was verified has both entries")
     }
 }
 
@@ -201,16 +198,10 @@ impl Device for Cpu {
         self.piece_mut(piece).copy_from_slice(bytes);
     }
 
-    fn run(&mut self, kind: EntryKind, counts: Counts, trace: Option<&mut Trace>) {
-        let index = self.entry(kind).0;
+    fn run(&mut self, index: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError> {
         let arguments = &mut self.entries[index];
         for &(slot, count, factor) in &arguments.counts {
-            let n = match count {
-                Count::Tokens => counts.tokens,
-                Count::Sequences => counts.sequences,
-                Count::Outputs => counts.outputs,
-            };
-            arguments.slots[slot] = n * u64::from(factor);
+            arguments.slots[slot] = counts.of(count) * u64::from(factor);
         }
         let (arguments, steps) = (&self.entries[index], &self.program.entries[index].steps[..]);
         let (kernels, n_threads, checked) = (&self.code.kernels[..], self.team.n_threads() as u64, self.checked);
@@ -231,7 +222,7 @@ impl Device for Cpu {
                 top = &mut checked_lane;
             }
             match trace {
-                Some(trace) => execute(steps, &mut Traced { lane: top, entry: kind, trace }),
+                Some(trace) => execute(steps, &mut Traced { lane: top, trace }),
                 None => execute(steps, top),
             }
         };
@@ -249,10 +240,11 @@ impl Device for Cpu {
             let source_layer = found.source.clone();
             self.broken.get_or_insert(RuntimeError::GuardBroken { step, kernel, source_layer, region });
         }
+        Ok(())
     }
 
-    fn logits(&self, kind: EntryKind, row: u64) -> &[f32] {
-        let logits = self.entry(kind).1.logits;
+    fn logits(&self, index: usize, row: u64) -> &[f32] {
+        let logits = self.program.entries[index].logits;
         let begin = (logits.offset + row * logits.row_stride) as usize;
         bytemuck::cast_slice(&self.arena.as_slice()[begin..begin + logits.n as usize * size_of::<f32>()])
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jamba_plan::Plan;
-use jamba_plan::format::Weight;
+use jamba_plan::format::{Program, ProgramInfo, Weight};
 use jamba_plan::synthetic;
 use memmap2::Advice;
 
@@ -28,20 +28,21 @@ pub(super) enum Weights {
 impl Weights {
     pub(super) fn open(
         plan: &Plan<'_>,
+        (info, program): (&ProgramInfo, &Program),
         file: Arc<PlanFile>,
         n_threads: usize,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Weights, RuntimeError> {
-        match (plan.weights_range(), plan.manifest().synthetic_seed) {
+        match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
                 // Only a hint to read ahead: kernels find the pages either way.
                 file.advise(Advice::WillNeed, &range);
                 Ok(Weights::Mapped(file, range))
             }
             (None, seed) => {
-                let mut region = Region::new("weights", plan.manifest().memory.weights)?;
+                let mut region = Region::new("weights", info.memory.weights)?;
                 if let Some(seed) = seed {
-                    draw(&plan.program().weights, seed, region.as_mut_slice(), n_threads, progress);
+                    draw(&program.weights, seed, region.as_mut_slice(), n_threads, progress);
                 }
                 Ok(Weights::Synthetic(region))
             }

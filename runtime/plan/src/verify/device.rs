@@ -1,0 +1,118 @@
+//! What only a GPU's program has: launches, tensor maps, and tables that hold their addresses. A CPU's has none of it.
+
+use super::Against;
+use crate::PlanError;
+use crate::format::{Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Swizzle, TargetKind, TensorMap};
+use crate::tables::DeviceTables;
+
+/// Most threads of a block.
+const MAX_THREADS: u32 = 1024;
+
+/// Most shared memory of a block on compute capability 9.0, in bytes.
+const MAX_SHARED_BYTES: u32 = 232_448;
+
+/// Most blocks along x, y and z.
+const MAX_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
+
+/// More multiprocessors than any device has.
+const MOST_SMS: u32 = 1024;
+
+/// What addresses and strides of tensor maps are multiples of, in bytes.
+const MAP_ALIGN: u64 = 16;
+
+/// Bytes of a row that can be swizzled.
+const SWIZZLED_BYTES: u64 = 128;
+
+/// 8. Launches and tensor maps.
+pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
+    let Against { limits, info, program, .. } = against;
+    let is_gpu = info.kind != TargetKind::Cpu;
+    for (at, entry) in program.entries.iter().enumerate() {
+        for (index, step) in entry.steps.iter().enumerate() {
+            let complain = |expected: String| {
+                let field = format!("entries[{at}].steps[{index}].launch");
+                Err(against.complain(field, format!("{:?}", step.launch), expected))
+            };
+            match &step.launch {
+                None if is_gpu => return complain("a launch".to_owned()),
+                Some(_) if !is_gpu => return complain("none: threads of a CPU walk the steps".to_owned()),
+                Some(launch) => launch_fits(launch, entry).or_else(complain)?,
+                None => {}
+            }
+        }
+    }
+    if !is_gpu && !program.tensor_maps.is_empty() {
+        return Err(against.complain("tensor_maps", program.tensor_maps.len(), "none on a CPU"));
+    }
+    for (index, map) in program.tensor_maps.iter().enumerate() {
+        check_map(against, map)
+            .map_err(|expected| against.complain(format!("tensor_maps[{index}]"), format!("{map:?}"), expected))?;
+    }
+    let tables = DeviceTables::of(limits, program).bytes;
+    if is_gpu && info.memory.tables != tables {
+        let field = format!("{}.memory.tables", info.kind.name());
+        let expected = format!("{tables}, from the limits, the counts and the tensor maps");
+        return Err(PlanError::record("manifest", field, info.memory.tables, expected));
+    }
+    Ok(())
+}
+
+/// Says what was expected of a launch that no device takes.
+fn launch_fits(launch: &Launch, entry: &Entry) -> Result<(), String> {
+    if launch.threads == 0 || launch.threads > MAX_THREADS || !launch.threads.is_multiple_of(32) {
+        return Err(format!("threads in whole warps, at most {MAX_THREADS}"));
+    }
+    if launch.shared_bytes > MAX_SHARED_BYTES {
+        return Err(format!("at most {MAX_SHARED_BYTES} bytes of shared memory"));
+    }
+    let most = |count: Count| match count {
+        Count::Tokens => entry.max_tokens,
+        Count::Sequences => entry.max_sequences,
+        Count::Outputs => entry.max_outputs,
+    };
+    let sound = |axis: &Blocks| match *axis {
+        Blocks::Fixed(n) | Blocks::PerSm(n) => n > 0,
+        Blocks::Of { factor, per_block, .. } => factor > 0 && per_block > 0,
+    };
+    let fits = launch.grid.iter().all(sound)
+        && launch.blocks(MOST_SMS, most).iter().zip(MAX_BLOCKS).all(|(&found, most)| found <= most);
+    if fits { Ok(()) } else { Err(format!("1 … {MAX_BLOCKS:?} blocks along x, y and z in the largest step")) }
+}
+
+/// Says what was expected of a map that cannot be encoded, or reaches outside of what it lies in.
+fn check_map(against: Against<'_>, map: &TensorMap) -> Result<(), String> {
+    let memory = &against.info.memory;
+    let (begin, end, what) = match map.base {
+        Arg::Arena(offset) => (offset, memory.arena, "the arena"),
+        Arg::Kv(offset) => {
+            (offset, memory.kv_page.saturating_mul(against.limits.kv_tokens / KV_PAGE_TOKENS), "the KV pool")
+        }
+        Arg::Weight(index) => match against.program.weights.get(index as usize) {
+            Some(weight) => (weight.offset, weight.offset + weight.bytes, "the weight"),
+            None => return Err(format!("a weight below {}", against.program.weights.len())),
+        },
+        _ => return Err("a base in the arena, the KV pool or a weight".to_owned()),
+    };
+    let elem = map.elem.bytes();
+    let row_bytes = map.cols.checked_mul(elem).unwrap_or(u64::MAX);
+    if map.rows == 0 || map.cols == 0 || map.rows > u64::from(u32::MAX) || map.cols > u64::from(u32::MAX) {
+        return Err("1 … 2^32 − 1 rows and columns".to_owned());
+    }
+    if !begin.is_multiple_of(MAP_ALIGN) || !map.row_stride.is_multiple_of(MAP_ALIGN) || map.row_stride < row_bytes {
+        return Err(format!("a base and rows on multiples of {MAP_ALIGN} bytes, apart"));
+    }
+    let last =
+        (map.rows - 1).checked_mul(map.row_stride).and_then(|last| last.checked_add(begin)?.checked_add(row_bytes));
+    if last.is_none_or(|last| last > end) {
+        return Err(format!("rows inside {what}, which ends at {end}"));
+    }
+    let box_bytes = u64::from(map.box_cols) * elem;
+    let sides = [map.box_rows, map.box_cols].iter().all(|side| (1..=256).contains(side));
+    if !sides || !box_bytes.is_multiple_of(MAP_ALIGN) {
+        return Err(format!("a box of 1 … 256 rows and columns, its rows a multiple of {MAP_ALIGN} bytes"));
+    }
+    if map.swizzle == Swizzle::B128 && box_bytes > SWIZZLED_BYTES {
+        return Err(format!("rows of a swizzled box of at most {SWIZZLED_BYTES} bytes"));
+    }
+    Ok(())
+}

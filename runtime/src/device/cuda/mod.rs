@@ -1,0 +1,3 @@
+//! GPUs: what the runtime asks of their drivers.
+
+pub mod driver;
