@@ -56,7 +56,8 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
         std::fs::write(drawing, drawing::program(program)).with_context(|| format!("writing {}", drawing.display()))?;
     }
     if let Some(page) = &what.html {
-        std::fs::write(page, page::page(&plan, of_kind, what)?).with_context(|| format!("writing {}", page.display()))?;
+        std::fs::write(page, page::page(&plan, of_kind, what)?)
+            .with_context(|| format!("writing {}", page.display()))?;
     }
     if let Some(other) = &what.against {
         let bytes = std::fs::read(other).with_context(|| format!("reading {}", other.display()))?;

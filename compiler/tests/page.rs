@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use jamba_plan::format::TargetKind;
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{Plan, PlanWriter};
 use serde_json::Value;
