@@ -21,7 +21,7 @@ fn the_committed_plan_is_the_fixtures() {
     let (committed, written) = [Path::new(COMMITTED), &written].map(|path| std::fs::read(path).unwrap()).into();
     let (committed, written) = (Plan::parse(&committed).expect(stale), Plan::parse(&written).unwrap());
     assert_eq!(committed.manifest(), written.manifest(), "{stale}");
-    assert_eq!(committed.program(), written.program(), "{stale}");
+    assert_eq!(committed.first().1, written.first().1, "{stale}");
     // The code is the C compiler's, which differs from machine to machine.
     let names = |plan: &Plan<'_>| plan.sections().iter().map(|section| section.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&committed), names(&written), "{stale}");

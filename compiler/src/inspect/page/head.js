@@ -25,8 +25,8 @@ function head() {
       element("div", {}, element("h2", {}, "Model"), facts([
         ...sizes.map((name) => [name, number(pointer("manifest", "model", name))]),
         ["weights", model.formats.map(([group, format]) => `${group} ${format}`).join(", ")],
-        ["targets", none(plan.manifest.targets)],
-        ["passes", none(plan.manifest.passes)],
+        ["targets", none(plan.manifest.programs.flatMap((program) => program.targets))],
+        ["passes", none(plan.manifest.programs.find((program) => program.kind === plan.kind).passes)],
       ])),
       element("div", {}, element("h2", {}, "Limits"), facts(limits.map((name) => [name, number(pointer("manifest", "limits", name))]))),
       element("div", {}, element("h2", {}, "Built from"), facts(from))));
