@@ -5,7 +5,7 @@ mod machine;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use jamba_plan::format::Manifest;
+use jamba_plan::format::{Manifest, TargetKind};
 use jambac_kernels::target::CpuTarget;
 use serde::Serialize;
 
@@ -67,7 +67,11 @@ struct Needs {
 
 impl Needs {
     fn new(manifest: &Manifest) -> Needs {
-        Needs { targets: manifest.targets.clone(), memory: manifest.memory.total(&manifest.limits) }
+        let on_cpu = manifest.of(TargetKind::Cpu);
+        Needs {
+            targets: manifest.targets().map(str::to_owned).collect(),
+            memory: on_cpu.map_or(0, |info| info.memory.total(&manifest.limits)),
+        }
     }
 
     fn a_gpu(&self) -> bool {
