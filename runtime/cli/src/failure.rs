@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use jamba_plan::PlanError;
 use jamba_runtime::RuntimeError;
+
+use crate::style;
 
 /// What the program is doing, for the report of a fault of ours.
 static PHASE: Mutex<&str> = Mutex::new("start");
@@ -55,13 +58,17 @@ pub(crate) fn report_panics() {
     }));
 }
 
+fn name() -> String {
+    style::on_stderr(style::Kind::Fault, "jamba")
+}
+
 impl Failure {
     /// Says what went wrong; the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (message, code) = match self {
             Failure::Closed => return ExitCode::SUCCESS,
-            Failure::Input(message) => (format!("jamba: {message}"), 1),
-            Failure::Usage(message) => (format!("jamba: {message}\nFor more information, try '--help'."), 2),
+            Failure::Input(message) => (format!("{}: {message}", name()), 1),
+            Failure::Usage(message) => (format!("{}: {message}\nFor more information, try '--help'.", name()), 2),
             Failure::Ours(message) => (ours(&message), 3),
         };
         let _ = writeln!(io::stderr(), "{message}");
@@ -79,8 +86,36 @@ impl From<RuntimeError> for Failure {
         match error {
             RuntimeError::Option { .. } => Failure::Usage(error.to_string()),
             _ if error.is_ours() => Failure::Ours(error.to_string()),
-            _ => Failure::Input(error.to_string()),
+            _ => Failure::Input(match help(&error) {
+                Some(help) => format!("{error}\n{help}"),
+                None => error.to_string(),
+            }),
         }
+    }
+}
+
+/// The command that helps, where one does.
+fn help(error: &RuntimeError) -> Option<&'static str> {
+    match error {
+        RuntimeError::NoCodeForCpu { .. } | RuntimeError::CpuLacks { .. } => {
+            Some("Build it for this machine: jambac build MODEL -o OUT.plan --target native")
+        }
+        RuntimeError::NoSuchTarget { .. } => Some("`jamba info PLAN` lists the targets of a plan."),
+        RuntimeError::ContextFull { .. } => Some("A longer context: jambac build MODEL -o OUT.plan --max-context N"),
+        RuntimeError::PoolExhausted { .. } => {
+            Some("Larger pools: jambac build MODEL -o OUT.plan --max-sequences N --kv-tokens N")
+        }
+        RuntimeError::Memory { .. } => Some("`jambac doctor PLAN` compares a plan with this machine's memory."),
+        RuntimeError::NoSection(_) => Some("Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3"),
+        RuntimeError::Plan { source, .. } => match source {
+            PlanError::NotAPlan { .. } => Some("A plan is built by: jambac build MODEL -o OUT.plan"),
+            PlanError::Truncated { .. } | PlanError::Digest { .. } | PlanError::Padding { .. } => {
+                Some("Copy the file again, or build it again: jambac build MODEL -o OUT.plan")
+            }
+            PlanError::NewerFormat { .. } => Some("Run the jamba that belongs to the jambac that built it."),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -28,8 +28,9 @@ pub(crate) struct Args {
 
 /// Writes the logits of every position.
 pub(crate) fn logits(args: Args) -> Result<(), Failure> {
+    let prompt = args.prompt.read()?;
     let mut engine = args.open.open(&args.plan.plan)?;
-    let tokens = args.prompt.tokens(&engine, 0)?;
+    let tokens = prompt.tokens(&engine, 0)?;
     let most = engine.max_step_tokens().min(engine.max_step_outputs());
     let chunk = args.chunk.map_or(most, |chunk| most.min(chunk as usize));
     let vocab = engine.manifest().model.vocab as usize;

@@ -3,21 +3,30 @@
 mod bench;
 mod chat;
 mod failure;
+mod generate;
 mod info;
+mod interrupt;
 mod logits;
+mod manual;
 mod open;
 mod printer;
 mod prompt;
 mod run;
+mod style;
+mod timing;
 mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs Jamba plans: one file that holds a whole model, compiled by `jambac`.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 done; 1 the input or the plan is at fault; 2 usage; 3 our fault.")]
+#[command(
+    name = "jamba",
+    version,
+    after_help = "Exit codes: 0 done; 1 the input or the plan is at fault; 2 usage; 3 our fault."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,9 +46,14 @@ enum Command {
     Info(info::Args),
     /// Check every byte of a plan.
     Verify(verify::Args),
+    /// Print the script that completes jamba's command lines in a shell.
+    Completions(manual::CompletionsArgs),
+    /// Print jamba's manual page, or a subcommand's.
+    Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {
+    timing::begin();
     failure::report_panics();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
@@ -48,6 +62,8 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::logits(args),
         Command::Info(args) => info::info(args),
         Command::Verify(args) => verify::verify(args),
+        Command::Completions(args) => manual::completions(Cli::command(), args),
+        Command::Man(args) => manual::man(Cli::command(), args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,16 +5,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jamba_runtime::{
-    Engine, Finish, GenerateOptions, Generated, RuntimeError, SamplerOptions, SequenceId, Snapshot, TraceStep,
-};
+use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot, TraceStep};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::{Failure, print_json};
+use crate::generate::GenerateArgs;
 use crate::open::{OpenArgs, PlanArg};
 use crate::printer::Printer;
 use crate::prompt::PromptArgs;
+use crate::timing::{self, Memory, Timing};
+use crate::{interrupt, style};
 
 /// Arguments of `jamba run`.
 #[derive(clap::Args)]
@@ -25,6 +26,12 @@ pub(crate) struct Args {
     prompt: PromptArgs,
     #[command(flatten)]
     generate: GenerateArgs,
+    /// Ask as a chat does: the prompt is its user's message
+    #[arg(long, conflicts_with_all = ["tokens", "load_state"])]
+    chat: bool,
+    /// What the model is told before the prompt, which is then the user's message of a chat
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["tokens", "load_state"])]
+    system: Option<String>,
     /// Go on from the state in this file: the prompt follows what was read there
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
@@ -37,56 +44,14 @@ pub(crate) struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Print the probability of each token, and that many of the likeliest in its place
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
+    logprobs: Option<usize>,
     /// Write the time of every step, in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
     open: OpenArgs,
-}
-
-/// How tokens are generated.
-#[derive(clap::Args)]
-pub(crate) struct GenerateArgs {
-    /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "MAX_NEW", default_value_t = 256)]
-    max_new: usize,
-    /// Draw tokens at this temperature; greedy, unless given
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Draw from the k likeliest tokens
-    #[arg(long, value_name = "K", requires = "temperature")]
-    top_k: Option<usize>,
-    /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", requires = "temperature")]
-    top_p: Option<f32>,
-    /// Draw from tokens with at least this share of the likeliest one's probability
-    #[arg(long, value_name = "P", requires = "temperature")]
-    min_p: Option<f32>,
-    /// Make tokens that occurred less likely: 1.1
-    #[arg(long, value_name = "X")]
-    repetition_penalty: Option<f32>,
-    /// Seed of the draws
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Tokens of one prefill step; the plan's largest, unless given
-    #[arg(long, value_name = "N")]
-    chunk: Option<usize>,
-}
-
-impl GenerateArgs {
-    pub(crate) fn options(&self, ignore_eos: bool) -> GenerateOptions {
-        let default = SamplerOptions::default();
-        let sampler = SamplerOptions {
-            temperature: self.temperature.unwrap_or(default.temperature),
-            top_k: self.top_k.unwrap_or(default.top_k),
-            top_p: self.top_p.unwrap_or(default.top_p),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
-            seed: self.seed,
-            ..default
-        };
-        GenerateOptions { max_new: self.max_new, sampler, ignore_eos, chunk: self.chunk, ..GenerateOptions::default() }
-    }
 }
 
 /// What `--json` prints.
@@ -97,51 +62,45 @@ struct Report<'a> {
     prompt_tokens: &'a [u32],
     tokens: &'a [u32],
     /// None when the plan has no tokenizer.
-    text: Option<String>,
+    text: Option<&'a String>,
     finish: &'static str,
     /// Tokens of the state that was written; None when none was asked for.
     saved_tokens: Option<u64>,
+    /// With `--logprobs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<TokenReport>>,
     timing: Timing,
+    memory: Memory,
 }
 
-/// Times in seconds; rates in tokens per second, None where nothing ran.
+/// One token of the answer.
 #[derive(Serialize)]
-struct Timing {
-    open_s: f64,
-    prefill_s: f64,
-    prefill_tokens_per_s: Option<f64>,
-    decode_s: f64,
-    decode_tokens_per_s: Option<f64>,
+struct TokenReport {
+    token: u32,
+    /// What became certain of the text when it came.
+    text: String,
+    /// Natural logarithm of its probability.
+    logprob: f32,
+    top: Vec<TopToken>,
 }
 
-impl Timing {
-    fn new(open: Duration, n_prompt: usize, generated: &Generated) -> Timing {
-        let rate = |n: usize, time: Duration| (n > 0).then(|| n as f64 / time.as_secs_f64());
-        Timing {
-            open_s: open.as_secs_f64(),
-            prefill_s: generated.prefill.as_secs_f64(),
-            prefill_tokens_per_s: rate(n_prompt, generated.prefill),
-            decode_s: generated.decode.as_secs_f64(),
-            decode_tokens_per_s: rate(generated.decode_steps, generated.decode),
-        }
-    }
+/// A token that might have come.
+#[derive(Serialize)]
+struct TopToken {
+    token: u32,
+    logprob: f32,
+}
 
-    /// One line for people.
-    fn summary(&self, n_prompt: usize, n_new: usize) -> String {
-        let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tokens/s")).unwrap_or_default();
-        format!(
-            "[open {:.2} s; prompt {n_prompt} tokens, {:.2} s{}; {n_new} new, {:.2} s{}]",
-            self.open_s,
-            self.prefill_s,
-            rate(self.prefill_tokens_per_s),
-            self.decode_s,
-            rate(self.decode_tokens_per_s),
-        )
+impl TokenReport {
+    fn new(token: NewToken) -> Option<TokenReport> {
+        let top = token.top.into_iter().map(|(token, logprob)| TopToken { token, logprob }).collect();
+        Some(TokenReport { token: token.token, text: token.text, logprob: token.logprob?, top })
     }
 }
 
 /// Generates text from a prompt.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let prompt = args.prompt.read()?;
     let began = Instant::now();
     let mut engine = args.open.open(&args.plan.plan)?;
     let open = began.elapsed();
@@ -153,23 +112,34 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         None => engine.add_sequence()?,
     };
     let state_tokens = engine.len(sequence)?;
-    let prompt = args.prompt.tokens(&engine, state_tokens)?;
-    let options = args.generate.options(args.ignore_eos);
-    let tokenizer = match engine.tokenizer() {
-        Ok(tokenizer) => Some(tokenizer),
-        Err(RuntimeError::NoSection(_)) => None,
+    let prompt = match args.chat || args.system.is_some() {
+        true => prompt.chat_tokens(&engine, args.system.as_deref())?,
+        false => prompt.tokens(&engine, state_tokens)?,
+    };
+    let mut options = args.generate.options(&interrupt::catch()?)?;
+    options.ignore_eos = args.ignore_eos;
+    options.logprobs = args.logprobs;
+    let has_text = match engine.tokenizer() {
+        Ok(_) => true,
+        Err(RuntimeError::NoSection(_)) => false,
         Err(error) => return Err(error.into()),
     };
     engine.set_trace(args.trace.is_some());
-    let generated = if args.json {
-        engine.generate_in(sequence, &prompt, &options, |_| ControlFlow::Continue(()))?
-    } else {
-        let mut printer = Printer::new(tokenizer.is_some());
-        let generated = engine.generate_in(sequence, &prompt, &options, |token| printer.push(&token))?;
+    let (mut first, mut reports) = (None, Vec::new());
+    let mut printer = Printer::new(has_text);
+    let generated = engine.generate_in(sequence, &prompt, &options, |token| {
+        first.get_or_insert_with(timing::since_beginning);
+        if args.json {
+            reports.extend(TokenReport::new(token));
+            return ControlFlow::Continue(());
+        }
+        printer.push(&token)
+    })?;
+    if !args.json {
         printer.finish(&generated)?;
-        generated
-    };
-    let timing = Timing::new(open, prompt.len(), &generated);
+    }
+    let timing = Timing::new(open, first, prompt.len(), &generated);
+    let memory = Memory::of(&engine);
     if let Some(path) = &args.trace {
         write_trace(&engine, path)?;
     }
@@ -178,17 +148,26 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         None => None,
     };
     if args.json {
-        let text = tokenizer.map(|tokenizer| tokenizer.decode(&generated.tokens)).transpose()?;
-        let finish = generated.finish.name();
-        let (prompt_tokens, tokens) = (&prompt[..], &generated.tokens[..]);
-        let report = Report { state_tokens, prompt_tokens, tokens, text, finish, saved_tokens, timing };
-        return print_json(&report);
+        return print_json(&Report {
+            state_tokens,
+            prompt_tokens: &prompt,
+            tokens: &generated.tokens,
+            text: has_text.then_some(&generated.text),
+            finish: generated.finish.name(),
+            saved_tokens,
+            logprobs: args.logprobs.map(|_| reports),
+            timing,
+            memory,
+        });
     }
-    if generated.finish == Finish::NoRoom {
-        eprintln!("jamba: stopped: the context or the KV pool of the plan is full");
+    match generated.finish {
+        Finish::NoRoom => eprintln!("jamba: stopped: the context or the KV pool of the plan is full"),
+        Finish::Cancelled => eprintln!("jamba: stopped by Ctrl-C"),
+        _ => {}
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("{}", timing.summary(prompt.len(), generated.tokens.len()));
+        let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
+        eprintln!("{}", style::on_stderr(style::Kind::Quiet, &line));
     }
     Ok(())
 }

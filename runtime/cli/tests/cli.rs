@@ -7,6 +7,8 @@ mod fixture;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use jamba_plan::format::{Provenance, SourceFile};
+
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
 use serde_json::Value;
 
@@ -51,7 +53,11 @@ fn run_prints_tokens_where_there_is_no_tokenizer() {
     assert_eq!(report["prompt_tokens"], serde_json::json!([5, 6]));
     assert_eq!(report["tokens"], serde_json::json!([0, 0, 0]));
     assert_eq!((&report["text"], &report["finish"]), (&Value::Null, &Value::from("length")));
-    for time in ["open_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s"] {
+    let plan = json(&["info", text(&path), "--json"])["memory"]["total"].clone();
+    assert_eq!(report["memory"]["plan"], plan);
+    assert!(report["memory"]["peak_resident"].as_u64().is_some_and(|bytes| bytes > 1 << 20));
+    assert_eq!(report["logprobs"], Value::Null);
+    for time in ["open_s", "first_token_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s"] {
         assert!(report["timing"][time].as_f64().is_some_and(|time| time > 0.0), "{time}");
     }
 }
@@ -144,6 +150,24 @@ fn info_and_verify_tell_what_the_plan_is() {
     let info = json(&["info", text(&path), "--json"]);
     assert_eq!(info["manifest"]["limits"]["kv_tokens"], LIMITS.kv_tokens);
     assert_eq!(info["memory"]["kv"], 640); // 10 pages of 16 · 4 bytes
+    let mut built = Toy::new();
+    let digest = "0123456789abcdef".repeat(4);
+    let (name, covers) = ("config.json".to_owned(), "everything".to_owned());
+    built.manifest.provenance = Some(Provenance {
+        llvm: "19.1.7".to_owned(),
+        options: vec![("weights.default".to_owned(), "int8".to_owned())],
+        files: vec![SourceFile { name, bytes: 707, blake3: digest.clone(), covers }],
+    });
+    let built = built.write(folder.path(), "built.plan");
+    assert_eq!(json(&["info", text(&built), "--json"])["manifest"]["provenance"]["files"][0]["blake3"], digest);
+    let told = String::from_utf8(jamba(&["info", text(&built)]).stdout).unwrap();
+    for line in [
+        "LLVM             19.1.7",
+        "weights.default = int8",
+        "config.json, 707 bytes, BLAKE3 0123456789abcdef of everything",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
     let output = jamba(&["verify", text(&path)]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("toy.plan: ok, "));
     let mut bytes = std::fs::read(&path).unwrap();
@@ -171,7 +195,7 @@ fn the_input_is_at_fault() {
 
 #[test]
 fn the_command_line_is_at_fault() {
-    refused(&["run", "a.plan"], 2, &["--prompt"]);
+    refused(&["run", "a.plan"], 2, &["a prompt is needed", "--prompt"]);
     refused(&["run", "a.plan", "--prompt", "a", "--tokens", "1"], 2, &["cannot be used with"]);
     refused(&["run", "a.plan", "--tokens", "1,x"], 2, &["--tokens"]);
     refused(&["run", "a.plan", "--tokens", "1", "--top-k", "4"], 2, &["--temperature"]);

@@ -1,0 +1,153 @@
+//! How tokens are generated, as `run` and `chat` ask for it.
+
+use std::path::Path;
+
+use jamba_runtime::{Cancel, Constraint, GenerateOptions, SamplerOptions};
+
+use crate::failure::Failure;
+
+/// How tokens are generated.
+#[derive(clap::Args)]
+pub(crate) struct GenerateArgs {
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "MAX_NEW", default_value_t = 256)]
+    max_new: usize,
+    /// Draw tokens at this temperature; greedy, unless given
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Draw from the k likeliest tokens
+    #[arg(long, value_name = "K", requires = "temperature")]
+    top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", requires = "temperature")]
+    top_p: Option<f32>,
+    /// Draw from tokens with at least this share of the likeliest one's probability
+    #[arg(long, value_name = "P", requires = "temperature")]
+    min_p: Option<f32>,
+    /// Make tokens that occurred, in the prompt or after it, less likely: 1.1
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// Take this from the logits of tokens that were generated
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Take this from the logits of tokens for each time that they were generated
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Add a number to the logit of a token: `17=-2.5`; `17=-inf` forbids it. May be given more than once
+    #[arg(long, value_name = "TOKEN=X", value_parser = bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End the answer before this text. May be given more than once
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
+    /// Tokens of one prefill step; the plan's largest, unless given
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
+}
+
+/// What the text has to be: at most one of these.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct ConstraintArgs {
+    /// The answer is JSON that satisfies this schema: the schema, or a file that holds it
+    #[arg(long, value_name = "SCHEMA|FILE")]
+    json_schema: Option<String>,
+    /// The whole answer matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    regex: Option<String>,
+    /// The answer follows the grammar in this file, in llguidance's variant of Lark
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<String>,
+}
+
+impl GenerateArgs {
+    /// The options; `cancel` ends an answer early.
+    pub(crate) fn options(&self, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
+        let default = SamplerOptions::default();
+        let sampler = SamplerOptions {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(default.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed,
+        };
+        Ok(GenerateOptions {
+            max_new: self.max_new,
+            sampler,
+            chunk: self.chunk,
+            stop: self.stop.clone(),
+            constraint: self.constraint.read()?,
+            cancel: cancel.clone(),
+            ..GenerateOptions::default()
+        })
+    }
+}
+
+impl ConstraintArgs {
+    fn read(&self) -> Result<Option<Constraint>, Failure> {
+        if let Some(given) = &self.json_schema {
+            let (place, text) = match given.trim_start().starts_with('{') {
+                true => ("--json-schema", given.clone()),
+                false => (given.as_str(), read_text(Path::new(given))?),
+            };
+            let schema = serde_json::from_str(&text)
+                .map_err(|error| Failure::Input(format!("{place}: expected a JSON schema: {error}")))?;
+            return Ok(Some(Constraint::JsonSchema(schema)));
+        }
+        if let Some(path) = &self.grammar {
+            return Ok(Some(Constraint::Lark(read_text(Path::new(path))?)));
+        }
+        Ok(self.regex.clone().map(Constraint::Regex))
+    }
+}
+
+/// `17=-2.5`
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
+    parsed.ok_or_else(|| "expected a token's id and a number: 17=-2.5".to_owned())
+}
+
+/// A file as text; says at which byte it is none.
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::file(path, "read it", error))?;
+    as_text(bytes, &path.display().to_string())
+}
+
+/// Bytes that came from `place` as text.
+pub(crate) fn as_text(bytes: Vec<u8>, place: &str) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let found = error.as_bytes()[at];
+        Failure::Input(format!(
+            "{place}: found byte {found:#04x} at offset {at}, expected UTF-8: convert it with iconv -t UTF-8"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases_are_tokens_and_numbers() {
+        assert_eq!(bias("17=-2.5"), Ok((17, -2.5)));
+        assert_eq!(bias("3=-inf"), Ok((3, f32::NEG_INFINITY)));
+        for wrong in ["17", "=1", "17=", "a=1", "17=b", "-1=2"] {
+            assert!(bias(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_none_says_where() {
+        let refused = as_text(b"ab\xffcd".to_vec(), "a.txt");
+        assert!(matches!(refused, Err(Failure::Input(text)) if text.starts_with("a.txt: found byte 0xff at offset 2")));
+    }
+}

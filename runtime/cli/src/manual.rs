@@ -1,0 +1,67 @@
+//! `jamba completions` and `jamba man`: what shells and `man` know of the command line, from its one definition.
+
+use std::path::PathBuf;
+
+use clap::Command;
+use clap_complete::Shell;
+
+use crate::failure::{Failure, print};
+
+/// Arguments of `jamba completions`.
+#[derive(clap::Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// Arguments of `jamba man`.
+#[derive(clap::Args)]
+pub(crate) struct ManArgs {
+    /// The subcommand
+    subcommand: Option<String>,
+    /// Write all pages into this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the script that completes command lines in a shell.
+pub(crate) fn completions(mut command: Command, args: CompletionsArgs) -> Result<(), Failure> {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    print(&String::from_utf8(script).map_err(|error| Failure::Ours(error.to_string()))?)
+}
+
+/// Prints the page of the program or of a subcommand, or writes all of them: `jamba.1`, `jamba-run.1`, ….
+pub(crate) fn man(command: Command, args: ManArgs) -> Result<(), Failure> {
+    let all = pages(command)?;
+    if let Some(folder) = &args.dir {
+        std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, "create it", error))?;
+        for (name, text) in all {
+            let path = folder.join(format!("{name}.1"));
+            std::fs::write(&path, text).map_err(|error| Failure::file(&path, "write it", error))?;
+        }
+        return Ok(());
+    }
+    let name = args.subcommand.as_ref().map_or("jamba".to_owned(), |subcommand| format!("jamba-{subcommand}"));
+    match all.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => print(text),
+        None => Err(Failure::Usage(format!("man: found {}, expected a subcommand", name.replace("jamba-", "")))),
+    }
+}
+
+/// Every page by name, the program's own first.
+fn pages(mut command: Command) -> Result<Vec<(String, String)>, Failure> {
+    let ours = |error: &dyn std::fmt::Display| Failure::Ours(error.to_string());
+    command.build(); // names the subcommands: jamba-run
+    let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    std::iter::once(&command)
+        .chain(command.get_subcommands().filter(shown))
+        .map(|command| {
+            let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+            let mut text = Vec::new();
+            clap_mangen::Man::new(command.clone()).render(&mut text).map_err(|error| ours(&error))?;
+            Ok((name, String::from_utf8(text).map_err(|error| ours(&error))?))
+        })
+        .collect()
+}

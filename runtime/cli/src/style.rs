@@ -1,0 +1,50 @@
+//! Colours, where somebody sees them: on a terminal that has some, unless NO_COLOR is set.
+
+use std::io::{self, IsTerminal};
+
+/// What a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Beside the matter: times, hints.
+    Quiet,
+    /// Where somebody types.
+    Prompt,
+    /// What went wrong.
+    Fault,
+}
+
+/// The text as standard error shows it.
+pub(crate) fn on_stderr(kind: Kind, text: &str) -> String {
+    paint(kind, text, io::stderr().is_terminal() && wanted())
+}
+
+/// The text as standard output shows it.
+pub(crate) fn on_stdout(kind: Kind, text: &str) -> String {
+    paint(kind, text, io::stdout().is_terminal() && wanted())
+}
+
+fn wanted() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn paint(kind: Kind, text: &str, coloured: bool) -> String {
+    let code = match kind {
+        _ if !coloured => return text.to_owned(),
+        Kind::Quiet => "2",
+        Kind::Prompt => "1;32",
+        Kind::Fault => "1;31",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_painted_where_it_is_wanted_alone() {
+        assert_eq!(paint(Kind::Fault, "no", false), "no");
+        assert_eq!(paint(Kind::Fault, "no", true), "\x1b[1;31mno\x1b[0m");
+    }
+}
