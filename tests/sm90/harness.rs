@@ -3,12 +3,14 @@
 
 use half::bf16;
 use jamba_plan::format::Count;
-use jambac_codegen::assemble::{assemble, find_ptxas};
+use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
 use jambac_kernels::kernel::{Access, Counts, Elem, Param, TensorMap};
 use jambac_kernels::sm90::{Kernel, Swizzle, row_stride};
 use ptxsim::{Gpu, Launch, Module, Options};
 use std::collections::BTreeMap;
+
+use super::toolkit;
 
 /// Seeds that tests run under. With an odd seed padding is unwritten, with an even one it is NaN.
 pub const SEEDS: [u64; 3] = [1, 2, 3];
@@ -38,10 +40,23 @@ impl Kernels {
         Kernels { module }
     }
 
+    /// Kernels of a text that is not the compiler's own: of a mutant.
+    #[track_caller]
+    pub fn of(ptx: &str) -> Kernels {
+        Kernels { module: Module::parse(ptx).unwrap_or_else(|error| panic!("{error}")) }
+    }
+
     /// The results of a launch for a step of these counts, one per parameter that is written, in their order.
     #[track_caller]
     pub fn run(&self, seed: u64, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
-        let mut gpu = Gpu::new(Options { seed, ..Options::default() });
+        self.run_on(Options { seed, ..Options::default() }, kernel, counts, args)
+    }
+
+    /// As [`run`](Self::run), on a device of these options.
+    #[track_caller]
+    pub fn run_on(&self, options: Options, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
+        let seed = options.seed;
+        let mut gpu = Gpu::new(options);
         let placed = place(&mut gpu, seed, kernel, args);
         self.launch(&mut gpu, kernel, counts, &placed);
         let written = |param: &Param| param.access().is_some_and(|access| access != Access::Read);
@@ -68,11 +83,8 @@ impl Kernels {
 
 /// Panics where ptxas refuses the text, spills or warns; says loudly when there is no ptxas.
 fn check_assembly(kernels: &[Kernel], ptx: &str) {
-    let Some(ptxas) = find_ptxas(None) else {
-        eprintln!("SKIPPED: no ptxas in CUDA_HOME or PATH; the PTX is simulated only");
-        return;
-    };
-    let assembled = assemble(&ptxas, ptx).unwrap_or_else(|error| panic!("{error}"));
+    let Some(ptxas) = toolkit::ptxas() else { return };
+    let assembled = assemble(ptxas, ptx).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(assembled.warnings, Vec::<String>::new());
     for kernel in kernels {
         let usage = assembled.kernels[&kernel.symbol()];

@@ -1,10 +1,14 @@
 //! Kernels of sm_90a against the scalar reference, on a simulated GPU, and through ptxas where that is at hand.
 
+mod assembly;
 mod attention;
 mod experts;
 // Some of what it takes is of kernels to come.
 #[allow(dead_code)]
 pub mod harness;
+mod matmul;
+mod matmul_mutants;
 mod pages;
 mod recurrent;
 mod row_wise;
+pub mod toolkit;

@@ -63,6 +63,13 @@ impl Builder<'_> {
         self.asm0(&format!("wgmma.wait_group.sync.aligned {pending};"), &[]);
     }
 
+    /// Sums to begin with, of n / 2 registers: zeros that are written here, not where a product that is under way would see it.
+    #[track_caller]
+    pub fn wgmma_zeros(&self, n: usize) -> Vec<Value> {
+        let zeros: Vec<String> = (0..n / 2).map(|number| format!("mov.f32 ${number}, 0f00000000;")).collect();
+        self.asm(Effect::Memory, &zeros.join(" "), &[], &vec![Type::scalar(Num::F32); n / 2])
+    }
+
     /// `a · b + c`, or `a · b` where `keep` (i1 or i32) is 0: a 64 × 16 and b 16 × n of bf16, both K-major in shared memory
     /// by descriptor (i64); c is n / 2 f32 a thread, in order of columns, in flight until the group is awaited.
     #[track_caller]

@@ -164,36 +164,22 @@ impl Few<'_, '_> {
         let (b, k) = (self.b, self.product.k);
         let first = b.scaled(load, self.load_inputs());
         let exists = |input: Value| b.and(row_exists, b.cmp(Compare::Lt, input, b.i32(k as i32)));
+        // Two inputs from `first` + `offset` on, `bytes` behind `at`.
+        let pair = |first: Value, offset: usize, bytes: usize| {
+            let (input, at) = (b.add(first, b.i32(offset as i32)), b.at_byte(at, bytes));
+            match k % 2 {
+                0 => b.load_word_or_zero(at, exists(input)),
+                _ => b.load_halves_or_zero(at, [exists(input), exists(b.add(input, b.i32(1)))]),
+            }
+        };
         if self.product.format == Elem::I8 {
             let first = b.add(first, b.scaled(self.q, 2));
-            let pair = |number: usize| {
-                let (input, at) = (b.add(first, b.i32(8 * number as i32)), b.at_byte(at, 16 * number));
-                self.masked(b.load_word_or_zero(at, exists(input)), input)
-            };
-            return (0..8).map(pair).collect();
+            return (0..8).map(|number| pair(first, 8 * number, 16 * number)).collect();
         }
         let first = b.add(first, b.scaled(self.q, 8));
-        let words = b.load_or_zero(at, exists(first));
-        if k.is_multiple_of(8) {
-            return words.to_vec();
-        }
-        let pair = |(i, &word): (usize, &Value)| {
-            let input = b.add(first, b.i32(2 * i as i32));
-            let word = b.select(exists(input), word, b.i32(0));
-            self.masked(word, input)
-        };
-        words.iter().enumerate().map(pair).collect()
-    }
-
-    /// A pair of inputs of which the first exists: without the second where k is odd and it does not.
-    fn masked(&self, pair: Value, input: Value) -> Value {
-        let b = self.b;
-        match self.product.k % 2 {
-            0 => pair,
-            _ => {
-                let is_last = b.cmp(Compare::Eq, input, b.i32(self.product.k as i32 - 1));
-                b.select(is_last, b.and(pair, b.i32(0xffff)), pair)
-            }
+        match k.is_multiple_of(8) {
+            true => b.load_or_zero(at, exists(first)).to_vec(),
+            false => (0..4).map(|number| pair(first, 2 * number, 4 * number)).collect(),
         }
     }
 

@@ -116,7 +116,7 @@ impl Kernel<'_, '_> {
 
     /// Sums before the first product.
     fn zeros(&self) -> Vec<Value> {
-        vec![self.b.f32(0.0); self.rows.number() / 2]
+        self.b.wgmma_zeros(self.rows.number())
     }
 
     /// Rows of x of a stage, as wgmma takes them: from input 16 · `step` on.

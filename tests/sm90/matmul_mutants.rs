@@ -1,0 +1,75 @@
+//! Matrix products with one synchronising instruction dropped, or one number changed: each mutant must fault on the simulator or
+//! give a wrong answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use jambac_codegen::compile_ptx;
+use jambac_kernels::kernel::Elem;
+use jambac_kernels::sm90::matmul::{Method, TileRows};
+use jambac_reference::compare;
+use ptxsim::Options;
+use ptxsim::mutate::{Kind, sites};
+
+use super::harness::{Kernels, rounded};
+use super::matmul::{Problem, base};
+use crate::kernels::harness::random;
+
+/// Seeds under which a mutant may be caught.
+const SEEDS: std::ops::Range<u64> = 1..9;
+
+/// Warp instructions of a block that is not stuck, with much room.
+const BUDGET: u64 = 2_000_000;
+
+/// Whether a kernel's text gives the right answer.
+fn is_right(ptx: &str, problem: &Problem, offsets: &[usize], seed: u64) -> bool {
+    let operands = problem.operands();
+    let x = rounded(&random(1, offsets[offsets.len() - 1] * problem.k));
+    let options = Options { seed, n_sms: 2, budget: BUDGET, ..Options::default() };
+    let found = catch_unwind(AssertUnwindSafe(|| operands.run(&Kernels::of(ptx), options, &x, offsets)));
+    let Ok(found) = found else { return false };
+    let expected = operands.expected(&x, offsets);
+    found.iter().zip(&expected).all(|(found, expected)| compare(found, expected, operands.tolerance()).ok())
+}
+
+/// Every mutant of a problem's kernel is caught.
+fn check(problem: &Problem, offsets: &[usize], least: usize) {
+    let ptx = compile_ptx(&[problem.kernel()], None).unwrap_or_else(|error| panic!("{error}"));
+    assert!(SEEDS.all(|seed| is_right(&ptx, problem, offsets, seed)), "the kernel itself is wrong: {problem:?}");
+    let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
+    // Lanes of a warp run together on the simulator.
+    let sites: Vec<_> = sites.into_iter().filter(|site| site.kind != Kind::DropWarpBarrier).collect();
+    assert!(sites.len() >= least, "{} mutants of {problem:?}", sites.len());
+    let missed: Vec<String> = sites
+        .iter()
+        .filter(|site| SEEDS.all(|seed| is_right(&site.apply(&ptx), problem, offsets, seed)))
+        .map(ToString::to_string)
+        .collect();
+    println!("{} mutants of {problem:?}", sites.len());
+    assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
+}
+
+/// Twelve steps of inputs: the ring goes round within a tile; a block has several tiles.
+fn large(format: Elem) -> Problem {
+    Problem { sizes: vec![200], k: 12 * 64, format, ..base(Method::Tiled(TileRows::Rows64)) }
+}
+
+#[test]
+fn mutants_of_the_large_product_are_caught() {
+    check(&large(Elem::Bf16), &[0, 130], 30);
+}
+
+#[test]
+fn mutants_of_the_large_product_of_integers_are_caught() {
+    check(&large(Elem::I8), &[0, 130], 30);
+}
+
+#[test]
+fn mutants_of_the_large_product_of_experts_are_caught() {
+    check(&Problem { n_experts: 3, ..large(Elem::Bf16) }, &[0, 70, 70, 130], 30);
+}
+
+#[test]
+fn mutants_of_the_product_of_a_handful_of_rows_are_caught() {
+    check(&base(Method::Few), &[0, 5], 1);
+    check(&Problem { n_experts: 3, ..base(Method::Few) }, &[0, 5, 5, 7], 2);
+}
