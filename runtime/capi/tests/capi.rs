@@ -28,7 +28,7 @@ fn installed() -> &'static Path {
         .path()
 }
 
-/// A program compiled by this compiler, with the flags that pkg-config gives, or those of jamba.pc without it.
+/// A program compiled by this compiler against the installed library, with a path to it of its own.
 fn compiled(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathBuf {
     let prefix = installed();
     let program = folder.join(format!("{}-{compiler}", source.rsplit('/').next().unwrap()));
