@@ -190,7 +190,7 @@ fn ptx_of(ptx: &str, symbol: &str) -> Option<String> {
     let heading =
         |line: &&str| line.contains(&format!(".entry {symbol}(")) || line.ends_with(&format!(".entry {symbol}"));
     let lines: Vec<&str> = ptx.lines().collect();
-    let begin = lines.iter().position(|line| heading(&line))?;
+    let begin = lines.iter().position(heading)?;
     let length = lines[begin..].iter().position(|&line| line == "}")?;
     Some(lines[begin..=begin + length].join("\n") + "\n")
 }

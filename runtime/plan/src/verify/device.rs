@@ -94,7 +94,7 @@ fn check_map(against: Against<'_>, map: &TensorMap) -> Result<(), String> {
         _ => return Err("a base in the arena, the KV pool or a weight".to_owned()),
     };
     let elem = map.elem.bytes();
-    let row_bytes = map.cols.checked_mul(elem).unwrap_or(u64::MAX);
+    let row_bytes = map.cols.saturating_mul(elem);
     if map.rows == 0 || map.cols == 0 || map.rows > u64::from(u32::MAX) || map.cols > u64::from(u32::MAX) {
         return Err("1 … 2^32 − 1 rows and columns".to_owned());
     }
