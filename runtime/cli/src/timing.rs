@@ -41,8 +41,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn of(engine: &Engine) -> Memory {
-        let manifest = engine.manifest();
-        Memory { plan: manifest.memory.total(&manifest.limits), peak_resident: peak_resident() }
+        Memory { plan: engine.memory().total(&engine.manifest().limits), peak_resident: peak_resident() }
     }
 
     /// `23.1 MB`
