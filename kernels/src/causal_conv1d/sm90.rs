@@ -188,9 +188,9 @@ mod emit {
             let (start, end) = (self.table("starts", sequence), self.table("starts", b.add(sequence, b.i32(1))));
             // 2. inputs before
             let is_start = b.cmp(Compare::Eq, t, start);
-            let from_state = || self.from_state(sequence, start, end);
+            let columns_before = || self.columns_before(sequence, start, end);
             let from_rows = || (1..=self.past()).rev().map(|back| self.input(b.sub(t, b.i32(back as i32)))).collect();
-            let window = b.if_else_vec(is_start, from_state, from_rows);
+            let window = b.if_else_vec(is_start, columns_before, from_rows);
             // 3. along time
             let end = b.min(end, last);
             self.along(t, end, window);
@@ -198,7 +198,7 @@ mod emit {
         }
 
         /// The last inputs of a sequence's state, whose next ones are written: those of its tokens from `start` to `end`.
-        fn from_state(&self, sequence: Value, start: Value, end: Value) -> Vec<Value> {
+        fn columns_before(&self, sequence: Value, start: Value, end: Value) -> Vec<Value> {
             let b = self.b;
             let slot = b.to_i64(self.table("slots", sequence));
             let slot = b.mul(slot, b.to_i64(b.scalar("slot_stride")));
