@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(Shape::of(40, 1), shape(1, 1, 128));
         for (channels, d_state) in [(8192, 16), (40, 5), (40, 100), (40, 1), (5120, 16)] {
             let shape = Shape::of(channels, d_state);
-            assert!(shape.lanes * shape.states >= d_state && shape.channels() % 8 == 0);
+            assert!(shape.lanes * shape.states >= d_state && shape.channels().is_multiple_of(8));
         }
     }
 }

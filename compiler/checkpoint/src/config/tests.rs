@@ -255,10 +255,10 @@ fn refuses_arithmetic_that_is_not_jambas() {
             config.json: hidden_act: found "gelu", expected "silu" or "swish" (Jamba's one activation, under both of its names)
             config.json: sliding_window: found 4096, expected null (attention sees the whole text)
             config.json: rope_theta: found 10000.0, expected null (Jamba's attention has no positions)
-            config.json: rope_scaling: found {"factor":2.0,"type":"linear"}, expected null (Jamba's attention has no positions)
+            config.json: rope_scaling: found {"type":"linear","factor":2.0}, expected null (Jamba's attention has no positions)
             config.json: mamba_inner_layernorms: found false, expected true (dt, B and C are always normalised)
             config.json: quantization_config: found quant_method "fp8", expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
-            config.json: quantization: found {"bits":8,"group_size":64}, expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
+            config.json: quantization: found {"group_size":64,"bits":8}, expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
             config.json: attention_bias: found true, expected false or null (Jamba's attention has no biases)
         "#]],
     );
