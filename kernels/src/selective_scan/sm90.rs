@@ -10,7 +10,7 @@
 //! much by issue: some 30 instructions of a warp for 32 lanes' states of one token. 0.3 ms for 8192 tokens of 8192 channels
 //! of 16 states.
 //!
-//! A channel is a group of lanes of a warp, each with a few states ([`Shape`]). As many tokens as a group has lanes are taken
+//! A channel is a group of lanes of a warp, each with a few states (`Shape`). As many tokens as a group has lanes are taken
 //! together: each lane sums its states' part of y for all of them, then the lanes exchange, so that each has the whole y of
 //! one token, and gates it.
 //!

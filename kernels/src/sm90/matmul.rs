@@ -1,5 +1,5 @@
 //! What the matrix products of Hopper have in common: [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`],
-//! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each name a [`Product`], and two templates write it.
+//! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each name a `Product`, and two templates write it.
 //!
 //!     out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
 //!

@@ -9,7 +9,7 @@ use std::fmt;
 
 use jamba_plan::format::{Swizzle, TensorElem};
 
-/// A GPU with its driver, of which one plan is in sole possession from [`crate::Engine::open_on`] on.
+/// A GPU with its driver, of which one plan is in sole possession while it is open.
 ///
 /// Dropping it gives back all memory, also after a fault.
 pub trait Driver: Send {
