@@ -2,12 +2,12 @@
 //!
 //! [`schedule()`] takes the graphs of both entries and
 //! 1. lays out what a sequence remembers: state slots and KV pages ([`states`]),
-//! 2. orders the steps (`order`) and picks a kernel for each (`select`), with the weights that they read ([`weights`]),
+//! 2. orders the steps (`order`) and picks kernels for each (`select`), with the weights that they read ([`weights`]),
 //! 3. puts a barrier before every step that would otherwise run into an earlier one (`barrier`),
 //! 4. finds when each buffer lives (`liveness`) and lays all of them into one arena (`arena`),
 //! 5. has the result proved by a checker that shares no code with the above ([`verify`]).
 //!
-//! Knows no device: a [`Schedule`] is what every CPU target executes. [`text`] prints it.
+//! Knows no device: a [`Schedule`] is what every target of a kind executes. [`text`] prints it.
 
 mod arena;
 mod barrier;
@@ -15,6 +15,7 @@ mod error;
 mod liveness;
 mod order;
 mod select;
+mod sm90;
 pub mod states;
 pub mod text;
 pub mod verify;
@@ -22,10 +23,10 @@ pub mod weights;
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, WeightFormat};
-use jamba_plan::tables;
+use jamba_plan::format::{Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, TargetKind, TensorMap, WeightFormat};
+use jamba_plan::tables::{self, DeviceTables};
 use jambac_graph::{Dim, Graph};
-use jambac_kernels::kernel::{Access, Elem, Kernel, Rows, padded};
+use jambac_kernels::kernel::{Access, Elem, Kernel, Param, Rows};
 
 use liveness::Liveness;
 use select::{BufferId, Context, Draft, Extents, Slot};
@@ -39,6 +40,8 @@ pub use weights::{PlannedPart, PlannedWeight};
 /// What a schedule is made for, beside the graphs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// What it runs on.
+    pub kind: TargetKind,
     /// What the plan serves.
     pub limits: Limits,
     /// What parameters are stored as.
@@ -62,6 +65,8 @@ pub struct Formats {
 /// The steps of both entries, what they read, and where everything lies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
+    /// What it runs on.
+    pub kind: TargetKind,
     /// What it was made for.
     pub limits: Limits,
     /// The kernels of all steps, each symbol once, in order of first use.
@@ -70,7 +75,9 @@ pub struct Schedule {
     pub weights: Vec<PlannedWeight>,
     /// What sequences remember: conv and SSM state in slots, keys and values in pages.
     pub states: Vec<StateRegion>,
-    /// `prefill` and `decode`.
+    /// Matrices of tensor copies, by index; none on CPUs.
+    pub tensor_maps: Vec<TensorMap>,
+    /// `prefill` and `decode`; a GPU may have several of the latter, the smaller first.
     pub entries: Vec<EntrySchedule>,
     /// Bytes of every pool. Slack behind a pool is not part of it.
     pub memory: Memory,
@@ -168,7 +175,8 @@ pub fn memory(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Memo
 /// A graph that breaks its invariants; a node that no kernel takes; limits out of range; a format that a parameter cannot
 /// have; entries that remember different states; sizes that no address space holds. [`ScheduleError::Broken`] is our fault.
 pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, ScheduleError> {
-    let Options { limits, formats } = options;
+    let Options { kind, limits, formats } = options;
+    let kind = *kind;
     check_limits(limits)?;
     for graph in [prefill, decode] {
         jambac_graph::verify::verify(graph)?;
@@ -182,40 +190,42 @@ pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Sc
             expected: "any number".into(),
         });
     }
-    let states = StateLayout::of(prefill)?;
-    states.check_same(&StateLayout::of(decode)?, &decode.name)?;
+    let states = StateLayout::of(prefill, kind)?;
+    states.check_same(&StateLayout::of(decode, kind)?, &decode.name)?;
     if states.page_bytes > 0 && limits.kv_tokens == 0 {
         let expected = format!("at least {KV_PAGE_TOKENS}: the model has attention layers");
         return Err(ScheduleError::Limit { name: "kv_tokens", found: 0, expected });
     }
 
-    let mut weights = Weights::new(&[prefill, decode], *formats);
+    let mut weights = Weights::new(&[prefill, decode], *formats, kind);
     let mut drafts = Vec::new();
-    for (kind, graph) in [(EntryKind::Prefill, prefill), (EntryKind::Decode, decode)] {
-        let extents = extents(kind, limits);
-        let mut context = Context { extents, limits, states: &states, weights: &mut weights };
-        drafts.push((kind, extents, select::select(graph, &order::steps(graph), &mut context)?));
+    for (entry, extents) in entries_of(kind, limits) {
+        let graph = if entry == EntryKind::Prefill { prefill } else { decode };
+        let mut context = Context { kind, entry, extents, limits, states: &states, weights: &mut weights };
+        drafts.push((entry, extents, select::select(graph, &order::steps(graph), &mut context)?));
     }
-    // One arena serves both entries, and cannot be smaller than either needs.
+    // One arena serves all entries, and cannot be smaller than any needs.
     let budget = drafts.iter().map(|(.., draft)| liveness::least_bytes(draft)).max().unwrap_or(0);
-    let mut kernels = Kernels::default();
+    let mut shared = Shared { kernels: Kernels::default(), weights: weights.planned.clone(), maps: Vec::new() };
     let mut entries = Vec::new();
-    for (kind, extents, draft) in drafts {
-        entries.push(finish(kind, extents, draft, budget, &mut kernels)?);
+    for (entry, extents, draft) in drafts {
+        entries.push(finish(entry, extents, draft, budget, &mut shared)?);
     }
     let arena = entries.iter().map(EntrySchedule::arena_bytes).max().unwrap_or(0);
     let memory = Memory {
-        arena: arena.next_multiple_of(ALIGN_BYTES),
+        arena: arena.next_multiple_of(kind.align_bytes()),
         state_slot: states.slot_bytes,
         kv_page: states.page_bytes,
         weights: weights.bytes(),
-        tables: tables::table_bytes(limits),
+        tables: table_bytes(kind, limits, &entries, shared.maps.len()),
     };
     let schedule = Schedule {
+        kind,
         limits: limits.clone(),
-        kernels: kernels.kernels,
-        weights: weights.planned,
+        kernels: shared.kernels.kernels,
+        weights: shared.weights,
         states: states.regions,
+        tensor_maps: shared.maps,
         entries,
         memory,
     };
@@ -261,13 +271,38 @@ fn check_sizes(graph: &Graph) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// The largest step of an entry: decode takes one token of every sequence.
-fn extents(kind: EntryKind, limits: &Limits) -> Extents {
-    let tokens = match kind {
-        EntryKind::Prefill => limits.prefill_chunk,
-        EntryKind::Decode => limits.max_sequences,
+/// The entries, and the largest step of each: decode takes one token of every sequence. A GPU decodes a few sequences by other
+/// kernels than many.
+fn entries_of(kind: TargetKind, limits: &Limits) -> Vec<(EntryKind, Extents)> {
+    let most = |tokens: u64| Extents {
+        tokens,
+        sequences: limits.max_sequences.min(tokens),
+        outputs: limits.max_outputs.min(tokens),
     };
-    Extents { tokens, sequences: limits.max_sequences.min(tokens), outputs: limits.max_outputs.min(tokens) }
+    let mut entries = vec![(EntryKind::Prefill, most(limits.prefill_chunk))];
+    if kind == TargetKind::Sm90a && limits.max_sequences > sm90::FEW_SEQUENCES {
+        entries.push((EntryKind::Decode, most(sm90::FEW_SEQUENCES)));
+    }
+    entries.push((EntryKind::Decode, most(limits.max_sequences)));
+    entries
+}
+
+/// Bytes of the region of step tables; a GPU's holds counts and tensor maps too.
+fn table_bytes(kind: TargetKind, limits: &Limits, entries: &[EntrySchedule], n_maps: usize) -> u64 {
+    match kind {
+        TargetKind::Cpu => tables::table_bytes(limits),
+        TargetKind::Sm90a => {
+            let args = entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
+            DeviceTables::new(limits, args.copied(), n_maps as u64).bytes
+        }
+    }
+}
+
+/// What the entries share.
+struct Shared {
+    kernels: Kernels,
+    weights: Vec<PlannedWeight>,
+    maps: Vec<TensorMap>,
 }
 
 /// Places the barriers and the buffers of an entry.
@@ -276,24 +311,39 @@ fn finish(
     extents: Extents,
     draft: Draft,
     budget: u64,
-    kernels: &mut Kernels,
+    shared: &mut Shared,
 ) -> Result<EntrySchedule, ScheduleError> {
-    let mut barriers = barrier::place(&draft.steps);
-    liveness::split_runs(&draft, &mut barriers, budget);
+    let barriers = match draft.kind {
+        TargetKind::Cpu => {
+            let mut barriers = barrier::place(&draft.steps);
+            liveness::split_runs(&draft, &mut barriers, budget);
+            barriers
+        }
+        // A launch begins when the one before it is done.
+        TargetKind::Sm90a => (0..draft.steps.len()).map(|step| step > 0).collect(),
+    };
     let Liveness { lives, blocks, block_of } = liveness::liveness(&draft, &barriers);
     let arena = arena::plan(&blocks);
     let offset_of = |buffer: BufferId| arena.offsets[block_of[buffer.0]];
 
     let mut steps = Vec::with_capacity(draft.steps.len());
     for (step, barrier) in draft.steps.into_iter().zip(barriers) {
-        let arg = |slot: Slot| match slot {
-            Slot::Buffer(id) => Arg::Arena(offset_of(id)),
-            Slot::Final(arg) => arg,
-        };
-        let args = step.slots.into_iter().map(arg).collect();
-        steps.push(Step { kernel: kernels.add(&step.kernel)?, spec: step.kernel, barrier, args, source: step.source });
+        let mut args = Vec::with_capacity(step.slots.len());
+        for (param, slot) in step.kernel.params().iter().zip(step.slots) {
+            let (arg, bytes) = match slot {
+                Slot::Buffer(id) => (Arg::Arena(offset_of(id)), draft.buffers[id.0].bytes),
+                Slot::Final(Arg::Weight(index)) => (Arg::Weight(index), shared.weights[index as usize].bytes),
+                Slot::Final(arg) => (arg, 0),
+            };
+            args.push(match param {
+                Param::TensorMap { map, .. } => sm90::add_map(&mut shared.maps, map, arg, bytes),
+                _ => arg,
+            });
+        }
+        let kernel = shared.kernels.add(&step.kernel)?;
+        steps.push(Step { kernel, spec: step.kernel, barrier, args, source: step.source });
     }
-    let buffers = (draft.buffers.iter().zip(&lives).enumerate())
+    let mut buffers: Vec<Buffer> = (draft.buffers.iter().zip(&lives).enumerate())
         .map(|(index, (buffer, life))| Buffer {
             offset: offset_of(BufferId(index)),
             bytes: buffer.bytes,
@@ -303,8 +353,10 @@ fn finish(
             in_place_of: life.in_place_of.map(|id| id.0),
         })
         .collect();
+    // What lies between two kernels of a node is written before its results; nothing of theirs is written in place.
+    buffers.sort_by_key(|buffer| buffer.first);
     let (logits, vocab) = draft.logits;
-    let row_stride = (padded(vocab) * Elem::F32.bytes()) as u64;
+    let row_stride = (select::row_elements(draft.kind, Elem::F32, vocab) * Elem::F32.bytes()) as u64;
     Ok(EntrySchedule {
         kind,
         max_tokens: extents.tokens,
@@ -352,6 +404,7 @@ fn code(kernel: &Kernel) -> Kernel {
         Kernel::GroupedLinear(spec) => spec.top_k = 1,
         Kernel::GroupedSwiglu(spec) => (spec.top_k, spec.rows) = (1, Rows::Tokens),
         Kernel::GroupedCombine(spec) => spec.rows = Rows::Tokens,
+        Kernel::Sm90(kernel) => sm90::forget_rows(kernel),
         _ => {}
     }
     kernel

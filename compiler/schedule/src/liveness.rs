@@ -43,7 +43,8 @@ pub(crate) fn liveness(draft: &Draft, barriers: &[bool]) -> Liveness {
         // Buffers are in order of the steps that write them: what is overwritten came earlier.
         let block = live.in_place_of.map_or(blocks.len(), |operand| block_of[operand.0]);
         if block == blocks.len() {
-            blocks.push(Block { bytes: buffer.bytes, first: runs[live.first], last: 0 });
+            let bytes = buffer.bytes.next_multiple_of(draft.kind.align_bytes());
+            blocks.push(Block { bytes, first: runs[live.first], last: 0 });
         }
         blocks[block].last = blocks[block].last.max(runs[live.last]);
         block_of.push(block);

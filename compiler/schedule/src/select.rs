@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{Arg, Limits};
-use jambac_graph::{DType, Dim, Graph, NodeId, Symbol, Type, ValueId};
+use jamba_plan::format::{Arg, EntryKind, Limits, TargetKind};
+use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 use jambac_kernels::kernel::{Access, Elem, Kernel, Param, padded};
+use jambac_kernels::sm90;
 
 use crate::ScheduleError;
-use crate::states::{StateLayout, elem};
+use crate::states::StateLayout;
 use crate::weights::Weights;
+use stored::stored;
 
 mod node;
+mod stored;
 
 /// Index of a buffer of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +61,7 @@ pub(crate) struct DraftBuffer {
 /// The steps of one entry before the arena is planned.
 #[derive(Debug)]
 pub(crate) struct Draft {
+    pub(crate) kind: TargetKind,
     pub(crate) steps: Vec<DraftStep>,
     pub(crate) buffers: Vec<DraftBuffer>,
     /// The buffer that holds the logits, and how many a row has.
@@ -74,33 +78,47 @@ pub(crate) struct Extents {
 
 /// What selection reads and fills beside the graph.
 pub(crate) struct Context<'a> {
+    pub(crate) kind: TargetKind,
+    pub(crate) entry: EntryKind,
     pub(crate) extents: Extents,
     pub(crate) limits: &'a Limits,
     pub(crate) states: &'a StateLayout,
     pub(crate) weights: &'a mut Weights,
 }
 
-/// Picks a kernel for every node of a verified graph, in the given order.
+/// Picks kernels for every node of a verified graph, in the given order: one on a CPU, one or two on a GPU.
 pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> Result<Draft, ScheduleError> {
+    let kind = context.kind;
     let mut steps = Vec::with_capacity(order.len());
-    let mut buffers = Vec::new();
+    let mut buffers: Vec<DraftBuffer> = Vec::new();
     let mut buffer_of = BTreeMap::new();
     for &node in order {
         for (result, ty) in graph.node(node).results.iter().enumerate() {
             // The next state lies where the old one was.
             if graph.op(node).state().is_none_or(|state| state.result != result) {
-                let bytes = buffer_bytes(ty, context.extents).map_err(|reason| unsupported(graph, node, reason))?;
-                buffer_of.insert(ValueId { node, result }, BufferId(buffers.len()));
-                buffers.push(DraftBuffer { bytes, elem: elem(ty.dtype) });
+                let value = ValueId { node, result };
+                let buffer = stored(graph, value, kind).and_then(|elem| {
+                    let bytes = buffer_bytes(ty, elem, context)? * words_per_element(graph, value, kind);
+                    Ok(DraftBuffer { bytes, elem })
+                });
+                buffer_of.insert(value, BufferId(buffers.len()));
+                buffers.push(buffer.map_err(|reason| unsupported(graph, node, reason))?);
             }
         }
         let operands = graph.operands(node);
         let mut view = node::View { graph, node, operands, buffer_of: &buffer_of, buffers: &mut buffers, context };
-        let (kernel, bound) = view.kernel()?;
-        let params = kernel.params();
-        let slots = fill(&params, bound).map_err(|reason| unsupported(graph, node, reason))?;
-        let accesses = params.iter().map(Param::access).collect();
-        steps.push(DraftStep { kernel, slots, accesses, source: graph.node(node).source.clone() });
+        let kernels = match kind {
+            TargetKind::Cpu => vec![view.kernel()?],
+            TargetKind::Sm90a => view.sm90_kernels()?,
+        };
+        for (kernel, bound) in kernels {
+            let params = kernel.params();
+            let slots = fill(&params, bound)
+                .and_then(|slots| check_elems(&params, &slots, &buffers).map(|()| slots))
+                .map_err(|reason| unsupported(graph, node, reason))?;
+            let accesses = params.iter().map(Param::access).collect();
+            steps.push(DraftStep { kernel, slots, accesses, source: graph.node(node).source.clone() });
+        }
     }
     let entry_error = |found: String| ScheduleError::Entry {
         entry: graph.name.clone(),
@@ -111,7 +129,7 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
     let logits = *graph.outputs().get("logits").ok_or_else(|| entry_error("absent".into()))?;
     let buffer = buffer_of.get(&logits).ok_or_else(|| entry_error(graph.op(logits.node).name().into()))?;
     let n = graph.ty(logits).cols().ok_or_else(|| entry_error(graph.ty(logits).to_string()))?;
-    Ok(Draft { steps, buffers, logits: (*buffer, n) })
+    Ok(Draft { kind, steps, buffers, logits: (*buffer, n) })
 }
 
 /// What fills slots, by their names.
@@ -126,7 +144,12 @@ fn fill(params: &[Param], bound: Bound) -> Result<Vec<Slot>, String> {
         let scales = index.checked_sub(1).ok_or("weight 0 has no scales before it")?;
         bound.insert("scales", Slot::Final(Arg::Weight(scales)));
     }
-    let slot = |param: &Param| bound.remove(param.name()).ok_or_else(|| format!("nothing fills slot {}", param.name()));
+    // The map of a matrix is bound by the matrix: `x_map` by `x`.
+    let name = |param: &Param| match param {
+        Param::TensorMap { name, .. } => name.strip_suffix("_map").unwrap_or(name),
+        _ => param.name(),
+    };
+    let slot = |param: &Param| bound.remove(name(param)).ok_or_else(|| format!("nothing fills slot {}", param.name()));
     let slots = params.iter().map(slot).collect::<Result<Vec<_>, _>>()?;
     match bound.keys().next() {
         Some(name) => Err(format!("the kernel has no slot {name}")),
@@ -134,18 +157,46 @@ fn fill(params: &[Param], bound: Bound) -> Result<Vec<Slot>, String> {
     }
 }
 
+/// Values are stored as their kernels take them.
+fn check_elems(params: &[Param], slots: &[Slot], buffers: &[DraftBuffer]) -> Result<(), String> {
+    for (param, slot) in params.iter().zip(slots) {
+        if let (Slot::Buffer(id), Some(takes)) = (slot, param.elem())
+            && takes != buffers[id.0].elem
+        {
+            let (name, found) = (param.name(), buffers[id.0].elem.name());
+            return Err(format!("slot {name} is a value stored as {found}, expected {}", takes.name()));
+        }
+    }
+    Ok(())
+}
+
 fn unsupported(graph: &Graph, node: NodeId, reason: String) -> ScheduleError {
     ScheduleError::Unsupported { place: graph.node(node).source.clone(), op: graph.op(node).name(), reason }
 }
 
-/// Bytes that the largest step needs for a value: f32 rows padded to whole vectors, i32 dense.
-fn buffer_bytes(ty: &Type, extents: Extents) -> Result<u64, String> {
+/// Distance between rows of activations, in elements: whole vectors of a CPU, whole lines of a GPU's memory.
+pub(crate) fn row_elements(kind: TargetKind, elem: Elem, cols: usize) -> usize {
+    match kind {
+        TargetKind::Cpu => padded(cols),
+        TargetKind::Sm90a => sm90::row_stride(elem, cols),
+    }
+}
+
+/// Words for each element of a value: a GPU keeps the place of each slot beside the slot at each place.
+fn words_per_element(graph: &Graph, value: ValueId, kind: TargetKind) -> u64 {
+    let routes = matches!(graph.op(value.node), Op::MoeRoute { .. }) && value.result == 1;
+    if routes && kind == TargetKind::Sm90a { 2 } else { 1 }
+}
+
+/// Bytes that the largest step needs for a value: padded rows of floats, i32 dense.
+fn buffer_bytes(ty: &Type, stored: Elem, context: &Context) -> Result<u64, String> {
     let (leading, cols) = match (&ty.shape[..], ty.dtype) {
-        ([leading @ .., Dim::Fixed(cols)], DType::F32) => (leading, padded(*cols)),
+        ([leading @ .., Dim::Fixed(cols)], DType::F32) => (leading, row_elements(context.kind, stored, *cols)),
         (shape, DType::I32) => (shape, 1),
         _ => return Err(format!("a result is {ty}, expected f32 rows of a fixed number of columns or i32")),
     };
-    let mut bytes = Some(cols as u64 * ty.dtype.bytes() as u64);
+    let extents = context.extents;
+    let mut bytes = Some((cols * stored.bytes()) as u64);
     for dim in leading {
         let extent = match dim {
             Dim::Fixed(n) => *n as u64,

@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::ALIGN_BYTES;
+use jamba_plan::format::TargetKind;
 use jambac_graph::{DType, Graph, Op, ValueId};
 use jambac_kernels::kernel::{Elem, padded};
-use jambac_kernels::kv_append;
+use jambac_kernels::{causal_conv1d, kv_append, selective_scan};
 
 use crate::ScheduleError;
 
@@ -50,18 +50,30 @@ pub(crate) struct StateLayout {
 
 impl StateLayout {
     /// Lays out the states of a verified graph whose dims are small enough to multiply.
-    pub(crate) fn of(graph: &Graph) -> Result<StateLayout, ScheduleError> {
+    pub(crate) fn of(graph: &Graph, kind: TargetKind) -> Result<StateLayout, ScheduleError> {
         let mut layout = StateLayout { regions: Vec::new(), slot_bytes: 0, page_bytes: 0 };
         for node in graph.order() {
             let Op::State { name, ty } = graph.op(node) else { continue };
             let dims: Vec<usize> = ty.shape.iter().filter_map(|dim| dim.fixed()).collect();
             let updater = graph.users(ValueId { node, result: 0 })[0].0;
+            let elem = elem(ty.dtype);
             // Dims after the sequences: [channels, taps − 1] or [channels, d_state]; [2, KV heads, d_head] after the context.
-            let (pool, elements) = match (graph.op(updater), &dims[..]) {
-                (Op::KvAppend | Op::AppendAttention { .. }, &[2, n_kv_heads, d_head]) => {
-                    (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head))
+            let (pool, bytes) = match (graph.op(updater), &dims[..], kind) {
+                (Op::KvAppend | Op::AppendAttention { .. }, &[2, n_kv_heads, d_head], TargetKind::Cpu) => {
+                    (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head) * elem.bytes())
                 }
-                (_, &[channels, per_channel]) => (Pool::Slots, padded(channels) * per_channel),
+                (Op::KvAppend, &[2, n_kv_heads, d_head], TargetKind::Sm90a) => {
+                    (Pool::Pages, kv_append::sm90::page_bytes(n_kv_heads, d_head))
+                }
+                (_, &[channels, per_channel], TargetKind::Cpu) => {
+                    (Pool::Slots, padded(channels) * per_channel * elem.bytes())
+                }
+                (Op::CausalConv1d { .. }, &[channels, inputs], TargetKind::Sm90a) => {
+                    (Pool::Slots, causal_conv1d::sm90::state_bytes(channels, inputs + 1))
+                }
+                (_, &[channels, d_state], TargetKind::Sm90a) => {
+                    (Pool::Slots, selective_scan::sm90::state_bytes(channels, d_state))
+                }
                 _ => {
                     return Err(ScheduleError::Unsupported {
                         place: graph.node(updater).source.clone(),
@@ -70,8 +82,7 @@ impl StateLayout {
                     });
                 }
             };
-            let elem = elem(ty.dtype);
-            let bytes = (elements * elem.bytes()) as u64;
+            let bytes = bytes as u64;
             let end = match pool {
                 Pool::Slots => &mut layout.slot_bytes,
                 Pool::Pages => &mut layout.page_bytes,
@@ -79,7 +90,7 @@ impl StateLayout {
             layout.regions.push(StateRegion { name: name.clone(), pool, offset: *end, bytes, elem });
             // An empty state (a convolution of one tap) has an address of its own too.
             *end = end
-                .checked_add(bytes.max(1).next_multiple_of(ALIGN_BYTES))
+                .checked_add(bytes.max(1).next_multiple_of(kind.align_bytes()))
                 .ok_or_else(|| ScheduleError::TooLarge { what: format!("state {name}") })?;
         }
         Ok(layout)
@@ -137,7 +148,7 @@ mod tests {
     fn of(tiny: &Tiny, kv_dtype: DType) -> StateLayout {
         let config = tiny.config().expect("a config");
         let graph = jamba::prefill(&config, &|_| DType::Bf16, &jamba::Options { kv_dtype });
-        StateLayout::of(&graph).expect("states that fit")
+        StateLayout::of(&graph, TargetKind::Cpu).expect("states that fit")
     }
 
     #[test]

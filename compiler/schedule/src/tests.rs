@@ -24,7 +24,7 @@ pub(crate) fn of_model(
     formats: Formats,
 ) -> Result<Schedule, ScheduleError> {
     let (prefill, decode) = entries(config, dtype);
-    schedule(&prefill, &decode, &Options { limits, formats })
+    schedule(&prefill, &decode, &Options { kind: TargetKind::Cpu, limits, formats })
 }
 
 pub(crate) fn entries(config: &JambaConfig, dtype: DType) -> (Graph, Graph) {
@@ -60,7 +60,7 @@ graph @NAME {
 }
 
 fn of_mlp(limits: Limits) -> Schedule {
-    let options = Options { limits, formats: Formats::default() };
+    let options = Options { kind: TargetKind::Cpu, limits, formats: Formats::default() };
     schedule(&mlp("prefill"), &mlp("decode"), &options).expect("the graph has a schedule")
 }
 
@@ -141,7 +141,8 @@ fn arenas_of_the_family_are_close_to_the_peak_of_live_bytes() {
         }
         for (prefill, decode) in [unfused, fused] {
             for (chunk, outputs) in [(1, 1), (256, 4)] {
-                let options = Options { limits: limits(chunk, 4, outputs), formats: Formats::default() };
+                let options =
+                    Options { kind: TargetKind::Cpu, limits: limits(chunk, 4, outputs), formats: Formats::default() };
                 let schedule = schedule(&prefill, &decode, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
                 let peak = schedule.entries.iter().map(EntrySchedule::peak_live_bytes).max().unwrap_or(0);
                 let arena = schedule.memory.arena;
@@ -186,13 +187,115 @@ fn decode_takes_a_token_of_each_sequence() {
 #[test]
 fn limits_are_counts() {
     let of = |limits: Limits| {
-        let options = Options { limits, formats: Formats::default() };
+        let options = Options { kind: TargetKind::Cpu, limits, formats: Formats::default() };
         schedule(&mlp("prefill"), &mlp("decode"), &options).unwrap_err().to_string()
     };
     expect!["limit prefill_chunk is 0, expected 1 … 2147483647"].assert_eq(&of(limits(0, 1, 1)));
     expect!["limit max_outputs is 2147483648, expected 1 … 2147483647"].assert_eq(&of(limits(1, 1, 1 << 31)));
     expect!["limit kv_tokens is 17, expected a multiple of 16 up to 2147483647"]
         .assert_eq(&of(Limits { kv_tokens: 17, ..limits(1, 1, 1) }));
+}
+
+/// The passes of Hopper's kernels.
+const SM_90A: &str = "all,-fuse-dt-scan,-fuse-norms-scan,-fuse-kv-append";
+
+fn on_hopper(config: &JambaConfig, limits: Limits, formats: Formats) -> Result<Schedule, ScheduleError> {
+    let (mut prefill, mut decode) = entries(config, DType::Bf16);
+    let mut passes = PassManager::new(&SM_90A.parse::<Fusion>().expect("names of passes"));
+    for graph in [&mut prefill, &mut decode] {
+        passes.run(graph).expect("sound graphs");
+    }
+    schedule(&prefill, &decode, &Options { kind: TargetKind::Sm90a, limits, formats })
+}
+
+#[test]
+fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
+    let tiny = Tiny { layers: 2, attention: (2, 1), moe: (2, 1), ..Tiny::base() };
+    let schedule = on_hopper(&tiny.config().expect("a config"), limits(8, 9, 2), Formats::default());
+    let schedule = schedule.expect("a schedule");
+    let of = |entry: &EntrySchedule| (entry.kind, entry.max_tokens, entry.steps.len());
+    let found: Vec<_> = schedule.entries.iter().map(of).collect();
+    expect![[r#"
+        [
+            (
+                Prefill,
+                8,
+                28,
+            ),
+            (
+                Decode,
+                8,
+                29,
+            ),
+            (
+                Decode,
+                9,
+                29,
+            ),
+        ]
+    "#]]
+    .assert_debug_eq(&found);
+    expect![[r#"
+        decode: 29 steps, 28 barriers; at most 8 tokens, 8 sequences, 2 outputs
+          step    kernel                                           source                     arguments
+          0       embed_bf16_d64_sm90                              embed_tokens               ids=ids table=w0 out=b0 tokens=tokens
+          1     | rms_norm_d64_e358637bd_sm90                      layers.0.input_layernorm   a=b0 weight=w1 out=b1 rows=tokens
+          2     | split_linear_bf16_n128_128_k64_bf16_few_sm90     layers.0.mamba             weight=w2 x=b1 out0=b2 out1=b3 rows=tokens
+          3     | causal_conv1d_c128_k4_bias_silu_run1_sm90        layers.0.mamba             u=b2 weight=w3 bias=w4 state=layers.0.conv sequence_of=sequence_of starts=starts slots=slots y=b4 tokens=tokens slot_stride=2432
+          4     | linear_bf16_n36_k128_f32_few_sm90                layers.0.mamba             weight=w5 x=b4 out=b5 rows=tokens
+          5     | split_rms_norm_bf164_f3216_f3216_e358637bd_sm90  layers.0.mamba             x=b5 weight_0=w6 weight_1=w7 weight_2=w8 out_0=b6 out_1=b7 out_2=b8 rows=tokens
+          6     | linear_bf16_n128_k4_bias_softplus_f32_few_sm90   layers.0.mamba             weight=w9 bias=w10 x=b6 out=b9 rows=tokens
+          7     | gated_selective_scan_c128_n16_sm90               layers.0.mamba             u=b4 a=w11 dt=b9 b=b7 c=b8 state=layers.0.ssm d=w12 z=b3 starts=starts slots=slots y=b10 sequences=sequences slot_stride=2432
+          8     | linear_bf16_n64_k128_f32_few_sm90                layers.0.mamba             weight=w13 x=b10 out=b11 rows=tokens
+          9     | add_rms_norm_d64_e358637bd_sm90                  layers.0.pre_ff_layernorm  a=b0 b=b11 weight=w14 sum=b12 out=b13 rows=tokens
+          10    | linear_swiglu_bf16_n128_k64_bf16_few_sm90        layers.0.feed_forward      weight=w15 x=b13 out=b14 rows=tokens
+          11    | linear_bf16_n64_k128_f32_few_sm90                layers.0.feed_forward      weight=w16 x=b14 out=b15 rows=tokens
+          12    | add_rms_norm_d64_e358637bd_sm90                  layers.1.input_layernorm   a=b12 b=b15 weight=w17 sum=b16 out=b17 rows=tokens
+          13    | split_linear_bf16_n64_32_32_k64_bf16_few_sm90    layers.1.self_attn         weight=w18 x=b17 out0=b18 out1=b19 out2=b20 rows=tokens
+          14    | kv_append_g2_e16_sm90                            layers.1.self_attn         k=b19 v=b20 cache=layers.1.kv sequence_of=sequence_of starts=starts past=past pages=pages tokens=tokens page_stride=4096 pages_per_sequence=7
+          15    | attention_decode_h4_g2_e16_s3e800000_sm90        layers.1.self_attn         q=b18 cache=layers.1.kv past=past pages=pages partials=b21 sequences=sequences page_stride=4096 pages_per_sequence=7
+          16    | attention_combine_h4_g2_e16_sm90                 layers.1.self_attn         partials=b21 past=past out=b22 sequences=sequences
+          17    | select_rows_bf16_d64_sm90                        layers.1.self_attn         x=b22 rows=rows out=b23 outputs=outputs
+          18    | linear_bf16_n64_k64_f32_few_sm90                 layers.1.self_attn         weight=w19 x=b23 out=b24 rows=outputs
+          19    | select_rows_f32_d64_sm90                         layers.1                   x=b16 rows=rows out=b25 outputs=outputs
+          20    | add_rms_norm_d64_e358637bd_sm90                  layers.1.pre_ff_layernorm  a=b25 b=b24 weight=w20 sum=b26 out=b27 rows=outputs
+          21    | linear_bf16_n4_k64_f32_few_sm90                  layers.1.feed_forward      weight=w21 x=b27 out=b28 rows=outputs
+          22    | moe_route_e4_k2_sm90                             layers.1.feed_forward      logits=b28 weights=b29 slots=b30 offsets=b31 experts=b32 rows=outputs
+          23    | moe_gather_d64_k2_sm90                           layers.1.feed_forward      x=b27 slots=b30 out=b33 slot_rows=outputs*2
+          24    | grouped_swiglu_bf16_e4_n128_k64_bf16_few_sm90    layers.1.feed_forward      weight=w22 x=b33 offsets=b31 out=b34
+          25    | grouped_linear_bf16_e4_n64_k128_f32_few_sm90     layers.1.feed_forward      weight=w23 x=b34 offsets=b31 out=b35
+          26    | moe_combine_d64_k2_sm90                          layers.1.feed_forward      y=b35 weights=b29 slots=b30 out=b36 rows=outputs
+          27    | add_rms_norm_d64_e358637bd_sm90                  final_layernorm            a=b26 b=b36 weight=w24 sum=b37 out=b38 rows=outputs
+          28    | linear_bf16_n512_k64_f32_few_sm90                lm_head                    weight=w25 x=b38 out=b39 rows=outputs
+    "#]].assert_eq(&text::steps(&schedule, &schedule.entries[1]));
+}
+
+#[test]
+fn the_family_has_schedules_for_hopper() {
+    for formats in [None, Some(WeightFormat::Int8)] {
+        let formats = Formats { linear: formats, experts: formats, ..Formats::default() };
+        for tiny in [Tiny::base(), Tiny::odd(), Tiny::dense_tied()] {
+            on_hopper(&tiny.config().expect("a config"), limits(40, 9, 5), formats).expect("a schedule");
+        }
+    }
+}
+
+#[test]
+fn hopper_refuses_formats_that_it_does_not_multiply() {
+    let formats = Formats { linear: Some(WeightFormat::Int4), ..Formats::default() };
+    let error = on_hopper(&Tiny::base().config().expect("a config"), limits(8, 2, 2), formats).unwrap_err();
+    expect![
+        "parameter model.layers.0.mamba.in_proj.weight: format int4, expected bf16 or int8, which sm_90a multiplies"
+    ]
+    .assert_eq(&error.to_string());
+}
+
+#[test]
+fn hopper_names_the_op_that_it_has_no_kernel_for() {
+    let (prefill, decode) = entries(&Tiny::base().config().expect("a config"), DType::Bf16);
+    let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
+    expect!["layers.0.mamba: slice: sm_90a has no kernel for it: build with the fusions that make it part of another"]
+        .assert_eq(&schedule(&prefill, &decode, &options).unwrap_err().to_string());
 }
 
 #[test]
@@ -209,7 +312,7 @@ fn sizes_beyond_all_machines_are_refused() {
         let text = jambac_graph::text::print(&mlp(name)).replace("[10, 20]", "[100000000000000, 20]");
         read(&text.replace("[outputs, 10]", "[outputs, 100000000000000]")).expect("the graph is sound")
     };
-    let options = Options { limits: limits(1, 1, 1), formats: Formats::default() };
+    let options = Options { kind: TargetKind::Cpu, limits: limits(1, 1, 1), formats: Formats::default() };
     let error = schedule(&huge("prefill"), &huge("decode"), &options).unwrap_err();
     expect!["embed, bf16[100000000000000, 20]: more bytes than an address space holds"].assert_eq(&error.to_string());
 }
@@ -217,7 +320,7 @@ fn sizes_beyond_all_machines_are_refused() {
 #[test]
 fn prefill_takes_more_than_one_token() {
     let [prefill, mut decode] = ["prefill", "decode"].map(mlp);
-    let options = Options { limits: limits(2, 2, 2), formats: Formats::default() };
+    let options = Options { kind: TargetKind::Cpu, limits: limits(2, 2, 2), formats: Formats::default() };
     decode.one_token = true;
     assert!(schedule(&prefill, &decode, &options).is_ok());
     let error = schedule(&decode, &decode, &options).unwrap_err();
@@ -265,7 +368,7 @@ proptest! {
         tokens in 1_u64..9,
     ) {
         let (prefill, decode) = (random_graph("prefill", &ops), random_graph("decode", &ops));
-        let options = Options { limits: limits(tokens, 2, 2), formats: Formats::default() };
+        let options = Options { kind: TargetKind::Cpu, limits: limits(tokens, 2, 2), formats: Formats::default() };
         let schedule = schedule(&prefill, &decode, &options);
         prop_assert!(schedule.is_ok(), "{}", schedule.unwrap_err());
         let schedule = schedule.unwrap();

@@ -142,7 +142,11 @@ fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param,
             if factor == 1 { count.to_string() } else { format!("{count}*{factor}") }
         }
         Arg::Constant(constant) => constant.to_string(),
-        Arg::TensorMap(index) => format!("m{index}"),
+        // Of a matrix that has a name.
+        Arg::TensorMap(index) => schedule
+            .tensor_maps
+            .get(index as usize)
+            .map_or_else(|| format!("m{index}"), |map| value(schedule, entry, step, param, map.base)),
     }
 }
 

@@ -10,13 +10,16 @@
 //! 7. **apart**: no two buffers live in the same step share bytes, but for a result over an operand where its kernel may do so
 //! 8. **barriers**: of two steps with no barrier in between, none writes bytes that the other one touches
 //! 9. **logits**: the last step leaves rows of logits inside a live buffer
-//! 10. **memory**: prefill and decode, once each; pools hold what lies in them; sizes are aligned
+//! 10. **memory**: prefill and decode, once each but for a GPU, which may decode in several; pools hold what lies in them; sizes
+//!     are aligned
+//! 11. **tensor maps**: the matrix of each is a weight or a live buffer, all of it, in the boxes that the kernel copies
 
 mod memory;
+mod sm90;
 mod steps;
 
 use jamba_plan::format::{Arg, Count};
-use jambac_kernels::kernel::{Access, Param};
+use jambac_kernels::kernel::{Access, Elem, Param};
 
 use crate::{EntrySchedule, Schedule, ScheduleError, Step};
 
@@ -33,12 +36,13 @@ pub fn verify(schedule: &Schedule) -> Result<(), ScheduleError> {
     memory::states(schedule)?;
     for entry in &schedule.entries {
         memory::buffers(schedule, entry)?;
-        steps::dataflow(entry)?;
-        memory::apart(entry)?;
+        steps::dataflow(schedule, entry)?;
+        memory::apart(schedule, entry)?;
         steps::barriers(schedule, entry)?;
         memory::logits(entry)?;
     }
-    memory::pools(schedule)
+    memory::pools(schedule)?;
+    sm90::maps(schedule)
 }
 
 fn broken(invariant: u8, place: String, message: impl Into<String>) -> ScheduleError {
@@ -55,9 +59,14 @@ fn buffer_place(entry: &EntrySchedule, index: usize) -> String {
     format!("{} buffer b{index}", entry.kind.name())
 }
 
-/// An argument with the slot that it fills. Invariant 2 holds: there are as many of both.
-fn bound(step: &Step) -> impl Iterator<Item = (Param, Arg)> {
-    step.spec.params().into_iter().zip(step.args.iter().copied())
+/// An argument with the slot that it fills; the matrix behind a tensor map is the argument. Invariant 2 holds: there are as many
+/// of both.
+fn bound(schedule: &Schedule, step: &Step) -> impl Iterator<Item = (Param, Arg)> {
+    let base = |&arg: &Arg| match arg {
+        Arg::TensorMap(index) => schedule.tensor_maps.get(index as usize).map_or(arg, |map| map.base),
+        _ => arg,
+    };
+    step.spec.params().into_iter().zip(step.args.iter().map(base))
 }
 
 /// The one buffer that is at an address in a step: of two, a result over an operand, the one that the access means.
@@ -75,6 +84,15 @@ type Range = (u64, u64);
 
 fn meet(a: Range, b: Range) -> bool {
     a.0 < b.1 && b.0 < a.1
+}
+
+/// Element type and distance of rows of what an address is of, `[]` where they are not stated.
+fn rows_of(param: &Param) -> Option<(Elem, Vec<usize>)> {
+    match param {
+        Param::Buffer { elem, inner, .. } => Some((*elem, inner.clone())),
+        Param::TensorMap { map, .. } => Some((map.elem, vec![map.row_bytes() * 8 / map.elem.bits()])),
+        Param::Scalar { .. } | Param::Count { .. } => None,
+    }
 }
 
 /// The largest value of a count in any step of the entry.

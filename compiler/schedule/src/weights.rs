@@ -13,14 +13,18 @@
 //! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
+//! A GPU's matrices, embedding tables too, lie row after row as [`jambac_kernels::sm90::weight`] says, in bf16 or int8; its
+//! vectors, convolutions and decay rates row after row without padding, in f32.
+//!
 //! A weight of integers comes right behind another one of the same parts: its scales.
 
 use std::collections::BTreeSet;
 
-use jamba_plan::format::{ALIGN_BYTES, Layout, PartOrder, Transform, WeightFormat};
+use jamba_plan::format::{Layout, PartOrder, TargetKind, Transform, WeightFormat};
 use jamba_plan::text::parts;
 use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type};
 use jambac_kernels::kernel::{Elem, LANES};
+use jambac_kernels::sm90::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
 
 use crate::{Formats, ScheduleError};
 
@@ -37,7 +41,7 @@ pub struct PlannedWeight {
     pub format: WeightFormat,
     /// What is done to the values before they are rounded.
     pub transform: Transform,
-    /// Bytes from the start of the weights; a multiple of [`ALIGN_BYTES`].
+    /// Bytes from the start of the weights; a multiple of [`TargetKind::align_bytes`].
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
@@ -92,6 +96,7 @@ pub(crate) enum Use {
 
 /// The weights of all steps so far.
 pub(crate) struct Weights {
+    kind: TargetKind,
     formats: Formats,
     /// Parameters that some linear reads.
     of_linears: BTreeSet<String>,
@@ -103,7 +108,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// No weights yet, of the graphs of all entries.
-    pub(crate) fn new(graphs: &[&Graph], formats: Formats) -> Weights {
+    pub(crate) fn new(graphs: &[&Graph], formats: Formats, kind: TargetKind) -> Weights {
         let (mut of_linears, mut never_integers) = (BTreeSet::new(), BTreeSet::new());
         for graph in graphs {
             for node in graph.order() {
@@ -121,22 +126,25 @@ impl Weights {
                 }
             }
         }
-        Weights { formats, of_linears, never_integers, planned: Vec::new() }
+        Weights { kind, formats, of_linears, never_integers, planned: Vec::new() }
     }
 
     /// The index of the weight of these parts for this use; new or shared.
     pub(crate) fn add(&mut self, parts: &[PartRef<'_>], order: PartOrder, use_: Use) -> Result<usize, ScheduleError> {
         let tied = use_ == Use::Embedding && parts.iter().any(|part| self.of_linears.contains(part.name));
         let use_ = if tied { Use::Linear } else { use_ };
-        let lanes = if use_ == Use::Embedding { 1 } else { LANES as u64 };
         let transform = if use_ == Use::DecayRates { Transform::DecayRate } else { Transform::None };
         // Parts have the same experts, inputs and type: the graph is verified.
         let (groups, _, k) = matrix(&parts[0], use_);
         let planned: Vec<PlannedPart> = parts.iter().map(|part| planned(part, use_)).collect();
         let format = self.format(&parts[0], use_)?;
         let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {}", parts[0].name) };
-        let n = Layout::rows_of(planned.iter().map(|part| part.rows), lanes).ok_or_else(too_large)?;
-        let layout = Layout::in_panels(groups, n, k, lanes);
+        let rows: Vec<u64> = planned.iter().map(|part| part.rows).collect();
+        let layout = match self.kind {
+            TargetKind::Cpu => in_panels(use_, (groups, k), &rows),
+            TargetKind::Sm90a => in_rows(use_, (groups, k), &rows, order, format),
+        };
+        let layout = layout.ok_or_else(too_large)?;
 
         let same = |weight: &PlannedWeight| {
             (&weight.parts, weight.order) == (&planned, order)
@@ -162,17 +170,19 @@ impl Weights {
     ) -> Option<usize> {
         let bytes = layout.bytes(format)?;
         let offset = self.bytes();
-        offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - ALIGN_BYTES)?;
+        offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - self.kind.align_bytes())?;
         self.planned.push(PlannedWeight { parts: parts.to_vec(), order, layout, format, transform, offset, bytes });
         Some(self.planned.len() - 1)
     }
 
     /// Bytes of all weights, up to where the next one would begin.
     pub(crate) fn bytes(&self) -> u64 {
-        self.planned.last().map_or(0, |last| (last.offset + last.bytes).next_multiple_of(ALIGN_BYTES))
+        let align = self.kind.align_bytes();
+        self.planned.last().map_or(0, |last| (last.offset + last.bytes).next_multiple_of(align))
     }
 
-    /// What a parameter is stored as: as the checkpoint has it unless chosen otherwise, f16 only where targets read it.
+    /// What a parameter is stored as: as the checkpoint has it unless chosen otherwise, f16 only where targets read it; on a
+    /// GPU, bf16 unless integers are chosen.
     fn format(&self, part: &PartRef<'_>, use_: Use) -> Result<WeightFormat, ScheduleError> {
         let chosen = match use_ {
             Use::Linear | Use::StepSize => self.formats.linear,
@@ -186,7 +196,16 @@ impl Weights {
             DType::Bf16 => WeightFormat::Bf16,
             DType::F16 => WeightFormat::F16,
         };
+        // A GPU multiplies bf16, whatever the checkpoint stores.
+        let as_stored = if self.kind == TargetKind::Sm90a { WeightFormat::Bf16 } else { as_stored };
         match chosen.unwrap_or(as_stored) {
+            format if self.kind == TargetKind::Sm90a && !matches!(format, WeightFormat::Bf16 | WeightFormat::Int8) => {
+                Err(ScheduleError::Format {
+                    parameter: part.name.to_owned(),
+                    found: format.name(),
+                    expected: "bf16 or int8, which sm_90a multiplies".into(),
+                })
+            }
             WeightFormat::F16 if as_stored != WeightFormat::F16 => Err(ScheduleError::Format {
                 parameter: part.name.to_owned(),
                 found: WeightFormat::F16.name(),
@@ -209,6 +228,28 @@ impl Weights {
             format => Ok(format),
         }
     }
+}
+
+/// The layout of parts of so many rows on a CPU; None where their sum overflows.
+fn in_panels(use_: Use, (groups, k): (u64, u64), rows: &[u64]) -> Option<Layout> {
+    let lanes = if use_ == Use::Embedding { 1 } else { LANES as u64 };
+    let n = Layout::rows_of(rows.iter().copied(), lanes)?;
+    Some(Layout::in_panels(groups, n, k, lanes))
+}
+
+/// The same on a GPU, where a block of rows belongs to one part, and rows of gate and up alternate.
+fn in_rows(use_: Use, (groups, k): (u64, u64), rows: &[u64], order: PartOrder, format: WeightFormat) -> Option<Layout> {
+    if let Use::Vector | Use::Taps | Use::DecayRates = use_ {
+        return Some(Layout::in_panels(groups, Layout::rows_of(rows.iter().copied(), 1)?, k, 1));
+    }
+    let (lanes, multiple) = match (order, rows) {
+        (PartOrder::Interleaved, _) => (INTERLEAVED as u64, GATE_ROWS as u64),
+        (PartOrder::Stacked, [_]) if use_ != Use::Experts => (1, 1),
+        (PartOrder::Stacked, _) => (BLOCK_ROWS as u64, BLOCK_ROWS as u64),
+    };
+    let n = Layout::rows_of(rows.iter().copied(), multiple)?;
+    let stride = row_elements(elem(format), usize::try_from(k).ok()?) as u64;
+    Some(Layout::in_rows(groups, n, k, stride, (lanes, multiple)))
 }
 
 /// Whether a linear's results are routing probabilities or step sizes to be: integers would send tokens to other experts, and
@@ -323,7 +364,7 @@ mod tests {
     #[test]
     fn parts_are_padded_to_panels_and_shared_whole() {
         let graph = Graph::new("g");
-        let mut weights = Weights::new(&[&graph], Formats::default());
+        let mut weights = Weights::new(&[&graph], Formats::default(), TargetKind::Cpu);
         let ty = |rows: usize| Type::new(DType::Bf16, [rows, 40]);
         let (wide, narrow) = (ty(72), ty(24));
         let part = |name, ty, first_row, rows| PartRef { name, ty, first_row, rows };

@@ -26,6 +26,11 @@ const CHANNELS: usize = 4;
 /// Threads of a block.
 const THREADS: u32 = 128;
 
+/// Bytes of one sequence's state.
+pub fn state_bytes(channels: usize, taps: usize) -> usize {
+    4 * row_stride(Elem::F32, channels) * (taps - 1)
+}
+
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -85,7 +90,7 @@ impl Spec {
 
     /// Bytes of one sequence's state.
     pub fn state_bytes(&self) -> usize {
-        4 * self.state_row() * (self.taps - 1)
+        state_bytes(self.channels, self.taps)
     }
 
     fn state_row(&self) -> usize {

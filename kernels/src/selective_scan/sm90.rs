@@ -40,6 +40,11 @@ const STAGES: usize = 2;
 /// Blocks that fill the device: with fewer, a thread has two states instead of four.
 const MANY_BLOCKS: usize = 240;
 
+/// Bytes of one sequence's state.
+pub fn state_bytes(channels: usize, d_state: usize) -> usize {
+    4 * channels * d_state
+}
+
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -169,7 +174,7 @@ impl Spec {
 
     /// Bytes of one sequence's state.
     pub fn state_bytes(&self) -> usize {
-        4 * self.channels * self.d_state
+        state_bytes(self.channels, self.d_state)
     }
 }
 

@@ -9,11 +9,12 @@
 //!     linear_swiglu    8 rows of gate, 8 rows of up, and so on: a thread of a matrix product has row g and row g + 8
 //!     experts          one after the other, each a weight of its own padded to whole blocks
 //!
-//! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each [`GROUP`], so that the 16 bytes that a thread
-//! needs for four steps of 16 inputs follow each other: input 16 s + 8 h + 2 q + b is byte 16 q + 4 s + 2 h + b. Their scales are
-//! f32, one per row, in the order of the rows, zero for rows of padding.
+//! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16 bytes
+//! that a thread needs for four steps of 16 inputs follow each other. Their scales are f32, one per row, in the order of the
+//! rows, zero for rows of padding.
 
 use crate::kernel::Elem;
+use jamba_plan::quantize;
 
 /// Rows that one warpgroup multiplies.
 pub const BLOCK_ROWS: usize = 64;
@@ -21,11 +22,11 @@ pub const BLOCK_ROWS: usize = 64;
 /// What rows are padded to a multiple of, in bytes.
 pub const ROW_BYTES: usize = 128;
 
-/// Inputs that are permuted among themselves in int8 rows.
-pub const GROUP: usize = 64;
-
 /// Consecutive rows of gate, and of up.
-const INTERLEAVED: usize = 8;
+pub const INTERLEAVED: usize = 8;
+
+/// Rows that gate and up are padded to a multiple of, so that both together are whole blocks.
+pub const GATE_ROWS: usize = BLOCK_ROWS / 2;
 
 /// Elements from one row to the next.
 pub fn row_elements(format: Elem, k: usize) -> usize {
@@ -50,10 +51,7 @@ pub fn up_row(i: usize) -> usize {
 /// Where input j lies in a row, in elements.
 pub fn column(format: Elem, j: usize) -> usize {
     match format {
-        Elem::I8 => {
-            let (group, s, h, q, b) = (j / GROUP, j % GROUP / 16, j % 16 / 8, j % 8 / 2, j % 2);
-            group * GROUP + 16 * q + 4 * s + 2 * h + b
-        }
+        Elem::I8 => quantize::column(j),
         _ => j,
     }
 }
@@ -70,7 +68,7 @@ mod tests {
         assert_eq!(rows, (0..128).collect::<Vec<_>>());
         for format in [Elem::I8, Elem::Bf16] {
             let mut columns: Vec<usize> = (0..256).map(|j| column(format, j)).collect();
-            assert!(columns.chunks(GROUP).enumerate().all(|(g, group)| group.iter().all(|c| c / GROUP == g)));
+            assert!(columns.chunks(64).enumerate().all(|(g, group)| group.iter().all(|c| c / 64 == g)));
             columns.sort_unstable();
             assert_eq!(columns, (0..256).collect::<Vec<_>>());
         }

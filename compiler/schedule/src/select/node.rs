@@ -19,6 +19,7 @@ use crate::states::{StateRegion, elem};
 use crate::weights::Use;
 
 mod scan;
+mod sm90;
 mod weight;
 
 use weight::WeightRows;
@@ -278,8 +279,9 @@ impl View<'_, '_> {
 
     /// A buffer of the step's own.
     fn workspace(&mut self, ty: &Type) -> Result<Slot, ScheduleError> {
-        let bytes = buffer_bytes(ty, self.context.extents).map_err(|reason| self.fail(reason))?;
-        self.buffers.push(DraftBuffer { bytes, elem: elem(ty.dtype) });
+        let stored = elem(ty.dtype);
+        let bytes = buffer_bytes(ty, stored, self.context).map_err(|reason| self.fail(reason))?;
+        self.buffers.push(DraftBuffer { bytes, elem: stored });
         Ok(Slot::Buffer(BufferId(self.buffers.len() - 1)))
     }
 

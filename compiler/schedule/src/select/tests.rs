@@ -1,6 +1,7 @@
 //! Nodes that no kernel takes are named, with what was found and expected.
 
 use expect_test::{Expect, expect};
+use jamba_plan::format::TargetKind;
 use jambac_graph::text::read;
 
 use crate::tests::limits;
@@ -23,7 +24,7 @@ fn check(body: &str, complaint: Expect) {
         )
     };
     let [prefill, decode] = ["prefill", "decode"].map(|name| read(&source(name)).expect("the graph is sound"));
-    let options = Options { limits: limits(4, 2, 2), formats: Formats::default() };
+    let options = Options { kind: TargetKind::Cpu, limits: limits(4, 2, 2), formats: Formats::default() };
     complaint.assert_eq(&schedule(&prefill, &decode, &options).unwrap_err().to_string());
 }
 
@@ -100,7 +101,7 @@ fn fused_ops_have_kernels() {
         )
     };
     let [prefill, decode] = ["prefill", "decode"].map(|name| read(&source(name)).expect("the graph is sound"));
-    let options = Options { limits: limits(4, 2, 2), formats: Formats::default() };
+    let options = Options { kind: TargetKind::Cpu, limits: limits(4, 2, 2), formats: Formats::default() };
     let schedule = schedule(&prefill, &decode, &options).expect("a schedule");
     expect![[r#"
         prefill: 12 steps, 10 barriers; at most 4 tokens, 2 sequences, 2 outputs

@@ -1,22 +1,23 @@
 //! What lies where: weights, states, buffers, logits, pools.
 
-use jamba_plan::format::{ALIGN_BYTES, Arg, EntryKind, Layout, PartOrder, Transform, WeightFormat};
+use jamba_plan::format::{Arg, ElementOrder, EntryKind, Layout, PartOrder, TargetKind, Transform, WeightFormat};
 use jamba_plan::tables;
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
 use jambac_kernels::kv_append::page_elements;
 use jambac_kernels::linear::integer::GROUP;
 use jambac_kernels::selective_scan;
 
-use super::{bound, broken, buffer_place, meet, step_place};
+use super::{bound, broken, buffer_place, meet, sm90, step_place};
 use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError, Step};
 
 // 3.
 pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
+    let align = schedule.kind.align_bytes();
     let mut end = 0;
     for (index, weight) in schedule.weights.iter().enumerate() {
         let place = || format!("weight {index} ({})", weight.name());
-        if !weight.offset.is_multiple_of(ALIGN_BYTES) || weight.offset < end {
-            let message = format!("offset {}, expected a multiple of {ALIGN_BYTES} from {end} on", weight.offset);
+        if !weight.offset.is_multiple_of(align) || weight.offset < end {
+            let message = format!("offset {}, expected a multiple of {align} from {end} on", weight.offset);
             return Err(broken(3, place(), message));
         }
         let bytes = stored_bytes(weight);
@@ -32,7 +33,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     }
     for entry in &schedule.entries {
         for (index, step) in entry.steps.iter().enumerate() {
-            for (param, arg) in bound(step) {
+            for (param, arg) in bound(schedule, step) {
                 if let Arg::Weight(weight) = arg {
                     let checked = match param.name() {
                         "scales" => check_scales(schedule, step, weight),
@@ -46,9 +47,12 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// Bytes by layout and format: integers pad their inputs to groups.
+/// Bytes by layout and format: integers in panels pad their inputs to groups, rows are as long as they say.
 fn stored_bytes(weight: &PlannedWeight) -> u64 {
-    let Layout { groups, n, k, lanes, .. } = weight.layout;
+    let Layout { groups, n, k, lanes, order } = weight.layout;
+    if let ElementOrder::Rows { stride, multiple } = order {
+        return groups * n.div_ceil(multiple) * multiple * stride * weight.format.bits() / 8;
+    }
     let rows = groups * n.div_ceil(lanes) * lanes;
     match weight.format {
         WeightFormat::F32 => rows * k * 4,
@@ -60,10 +64,10 @@ fn stored_bytes(weight: &PlannedWeight) -> u64 {
 
 /// Rows follow from the parts; interleaved parts are as long as each other.
 fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
-    let lanes = weight.layout.lanes;
+    let multiple = weight.layout.multiple();
     let rows: u64 = match &weight.parts[..] {
         [part] => part.rows,
-        parts => parts.iter().map(|part| part.rows.div_ceil(lanes) * lanes).sum(),
+        parts => parts.iter().map(|part| part.rows.div_ceil(multiple) * multiple).sum(),
     };
     if weight.layout.n != rows || weight.parts.is_empty() {
         return Err(format!("{} rows, expected {rows} of {} parts", weight.layout.n, weight.parts.len()));
@@ -76,7 +80,7 @@ fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
 }
 
 /// A kernel of several parts finds the rows that it expects, in its order.
-fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> Result<(), String> {
+pub(super) fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> Result<(), String> {
     let rows: Vec<u64> = weight.parts.iter().map(|part| part.rows).collect();
     if weight.order == order && rows.iter().copied().eq(expected.iter().map(|&n| n as u64)) {
         return Ok(());
@@ -86,8 +90,8 @@ fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> R
 
 /// Scales are those of the integers that the step reads: one of each output, or of each 32 inputs of it.
 fn check_scales(schedule: &Schedule, step: &Step, index: u32) -> Result<(), String> {
-    let integers = bound(step).find_map(|(param, arg)| match arg {
-        Arg::Weight(weight) if param.name() == "weight" => schedule.weights.get(weight as usize),
+    let integers = bound(schedule, step).find_map(|(param, arg)| match arg {
+        Arg::Weight(weight) if matches!(param.name(), "weight" | "weight_map") => schedule.weights.get(weight as usize),
         _ => None,
     });
     let (Some(integers), Some(scales)) = (integers, schedule.weights.get(index as usize)) else {
@@ -97,7 +101,11 @@ fn check_scales(schedule: &Schedule, step: &Step, index: u32) -> Result<(), Stri
         WeightFormat::Int8 => (1, WeightFormat::F32),
         _ => (integers.layout.k.div_ceil(GROUP as u64), WeightFormat::Bf16),
     };
-    let expected = (Layout { k, ..integers.layout }, format, Transform::Scale(integers.format));
+    let order = match integers.layout.order {
+        ElementOrder::Rows { multiple, .. } => ElementOrder::Rows { stride: k, multiple },
+        ElementOrder::Panels => ElementOrder::Panels,
+    };
+    let expected = (Layout { k, order, ..integers.layout }, format, Transform::Scale(integers.format));
     let found = (scales.layout, scales.format, scales.transform);
     if found != expected || (&scales.parts, scales.order) != (&integers.parts, integers.order) {
         return Err(format!(
@@ -121,13 +129,14 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         WeightFormat::Int8 => Elem::I8,
         WeightFormat::Int4 => Elem::I4,
     };
-    if !matches!(param, Param::Buffer { elem, access: Access::Read, .. } if *elem == stored) {
+    if param.access() != Some(Access::Read) || param.elem() != Some(stored) {
         return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));
     }
     let matrix = |groups: usize, n: usize, k: usize| Layout::in_panels(groups as u64, n as u64, k as u64, LANES as u64);
     // Their parts' rows make n.
     let parts = |k: usize| Layout::in_panels(1, layout.n, k as u64, LANES as u64);
     let expected = match (kernel, param.name()) {
+        (Kernel::Sm90(kernel), name) => sm90::layout(kernel, name, weight)?,
         (Kernel::Linear(spec), "weight") => matrix(1, spec.n, spec.k),
         (Kernel::SplitLinear(spec), "weight") => {
             check_rows(weight, &spec.sizes, PartOrder::Stacked)?;
@@ -163,7 +172,7 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
     if *layout != expected {
         return Err(format!("weight {index} lies as {layout:?}, expected {expected:?}"));
     }
-    let is_rates = matches!((kernel, param.name()), (Kernel::SelectiveScan(_), "a"));
+    let is_rates = kernel.op() == "selective_scan" && param.name() == "a";
     if (*transform == Transform::DecayRate) != is_rates {
         return Err(format!("weight {index} is transformed by {transform:?}, which slot {} is not for", param.name()));
     }
@@ -177,15 +186,16 @@ fn dt_rank(spec: &selective_scan::Spec) -> usize {
 
 // 4.
 pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
+    let align = schedule.kind.align_bytes();
     for (index, region) in schedule.states.iter().enumerate() {
         let place = || format!("state {}", region.name);
         let pool_bytes = match region.pool {
             Pool::Slots => schedule.memory.state_slot,
             Pool::Pages => schedule.memory.kv_page,
         };
-        if !region.offset.is_multiple_of(ALIGN_BYTES) || region.offset + region.bytes > pool_bytes {
+        if !region.offset.is_multiple_of(align) || region.offset + region.bytes > pool_bytes {
             let message = format!(
-                "{} bytes at {}, expected inside the {pool_bytes} bytes of its pool on a multiple of {ALIGN_BYTES}",
+                "{} bytes at {}, expected inside the {pool_bytes} bytes of its pool on a multiple of {align}",
                 region.bytes, region.offset
             );
             return Err(broken(4, place(), message));
@@ -200,7 +210,7 @@ pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
     }
     for entry in &schedule.entries {
         for (index, step) in entry.steps.iter().enumerate() {
-            for (param, arg) in bound(step) {
+            for (param, arg) in bound(schedule, step) {
                 check_state(schedule, &step.spec, &param, arg)
                     .map_err(|message| broken(4, step_place(entry, index), message))?;
             }
@@ -211,6 +221,7 @@ pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
 
 fn check_state(schedule: &Schedule, kernel: &Kernel, param: &Param, arg: Arg) -> Result<(), String> {
     let (bytes, elem) = match kernel {
+        Kernel::Sm90(kernel) => sm90::state(kernel),
         Kernel::CausalConv1d(spec) => (spec.state_bytes(), Elem::F32),
         Kernel::SelectiveScan(spec) => (spec.state_bytes(), Elem::F32),
         Kernel::KvAppend(spec) => (page_elements(spec.n_kv_heads, spec.d_head) * spec.format.bytes(), spec.format),
@@ -244,8 +255,9 @@ fn check_state(schedule: &Schedule, kernel: &Kernel, param: &Param, arg: Arg) ->
 pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
     for (index, buffer) in entry.buffers.iter().enumerate() {
         let Buffer { offset, bytes, first, last, .. } = *buffer;
-        if !offset.is_multiple_of(ALIGN_BYTES) {
-            let message = format!("offset {offset}, expected a multiple of {ALIGN_BYTES}");
+        let align = schedule.kind.align_bytes();
+        if !offset.is_multiple_of(align) {
+            let message = format!("offset {offset}, expected a multiple of {align}");
             return Err(broken(5, buffer_place(entry, index), message));
         }
         if bytes == 0 || offset + bytes > schedule.memory.arena {
@@ -266,12 +278,12 @@ pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), 
 }
 
 // 7.
-pub(super) fn apart(entry: &EntrySchedule) -> Result<(), ScheduleError> {
+pub(super) fn apart(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
     let range = |buffer: &Buffer| (buffer.offset, buffer.offset + buffer.bytes);
     for (index, later) in entry.buffers.iter().enumerate() {
         for (other, earlier) in entry.buffers[..index].iter().enumerate() {
             let together = earlier.first <= later.last && later.first <= earlier.last;
-            if together && meet(range(earlier), range(later)) && !over(entry, earlier, later) {
+            if together && meet(range(earlier), range(later)) && !over(schedule, entry, earlier, later) {
                 let message = format!("it shares bytes with b{other}, which is live at the same time");
                 return Err(broken(7, buffer_place(entry, index), message));
             }
@@ -281,10 +293,10 @@ pub(super) fn apart(entry: &EntrySchedule) -> Result<(), ScheduleError> {
 }
 
 /// Whether the step that writes `later` may do so over `earlier`, which it is the last to read.
-fn over(entry: &EntrySchedule, earlier: &Buffer, later: &Buffer) -> bool {
+fn over(schedule: &Schedule, entry: &EntrySchedule, earlier: &Buffer, later: &Buffer) -> bool {
     let same = (earlier.offset, earlier.bytes, earlier.last) == (later.offset, later.bytes, later.first);
     let rows = |wanted: Access| {
-        bound(&entry.steps[later.first]).find_map(move |(param, arg)| match param {
+        bound(schedule, &entry.steps[later.first]).find_map(move |(param, arg)| match param {
             Param::Buffer { access, inner, .. } if access == wanted && arg == Arg::Arena(later.offset) => Some(inner),
             _ => None,
         })
@@ -315,9 +327,19 @@ pub(super) fn logits(entry: &EntrySchedule) -> Result<(), ScheduleError> {
 // 10.
 pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
     let kinds: Vec<EntryKind> = schedule.entries.iter().map(|entry| entry.kind).collect();
-    if kinds != [EntryKind::Prefill, EntryKind::Decode] {
+    let several = schedule.kind == TargetKind::Sm90a;
+    let sound = match &kinds[..] {
+        [EntryKind::Prefill, EntryKind::Decode] => true,
+        [EntryKind::Prefill, decode @ ..] if several && !decode.is_empty() => {
+            decode.iter().all(|&kind| kind == EntryKind::Decode)
+                && schedule.entries[1..].is_sorted_by(|a, b| a.max_tokens < b.max_tokens)
+        }
+        _ => false,
+    };
+    if !sound {
         return Err(broken(10, "entries".into(), format!("{kinds:?}, expected prefill and decode")));
     }
+    let align = schedule.kind.align_bytes();
     let memory = &schedule.memory;
     let aligned = [
         ("arena", memory.arena),
@@ -326,11 +348,17 @@ pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
         ("weights", memory.weights),
     ];
     for (name, bytes) in aligned {
-        if !bytes.is_multiple_of(ALIGN_BYTES) {
-            return Err(broken(10, name.into(), format!("{bytes} bytes, expected a multiple of {ALIGN_BYTES}")));
+        if !bytes.is_multiple_of(align) {
+            return Err(broken(10, name.into(), format!("{bytes} bytes, expected a multiple of {align}")));
         }
     }
-    let tables = tables::table_bytes(&schedule.limits);
+    let tables = match schedule.kind {
+        TargetKind::Cpu => tables::table_bytes(&schedule.limits),
+        TargetKind::Sm90a => {
+            let args = schedule.entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
+            tables::DeviceTables::new(&schedule.limits, args.copied(), schedule.tensor_maps.len() as u64).bytes
+        }
+    };
     if memory.tables != tables {
         return Err(broken(10, "tables".into(), format!("{} bytes, expected {tables} by the limits", memory.tables)));
     }

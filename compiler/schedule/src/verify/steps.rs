@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use jamba_plan::format::{Arg, Count};
+use jamba_plan::format::{Arg, Count, TargetKind};
 use jambac_kernels::kernel::{Access, Elem, Param};
 
-use super::{Range, bound, broken, buffer_at, buffer_place, meet, most, step_place};
+use super::{Range, bound, broken, buffer_at, buffer_place, meet, most, rows_of, step_place};
 use crate::{EntrySchedule, Pool, Schedule, ScheduleError, Step};
 
 // 1.
@@ -56,13 +56,15 @@ fn fits(schedule: &Schedule, param: &Param, arg: Arg) -> bool {
         (Param::Buffer { access: Access::Read, .. }, Arg::Weight(index)) => (index as usize) < schedule.weights.len(),
         (Param::Buffer { name, .. }, Arg::State(_)) => *name == "state",
         (Param::Buffer { name, .. }, Arg::Kv(_)) => *name == "cache",
-        (Param::Scalar { name }, Arg::Count(count, factor)) => {
+        (Param::TensorMap { .. }, Arg::TensorMap(index)) => (index as usize) < schedule.tensor_maps.len(),
+        (Param::Scalar { name } | Param::Count { name }, Arg::Count(count, factor)) => {
             let counted = match count {
                 Count::Tokens => "tokens",
                 Count::Sequences => "sequences",
                 Count::Outputs => "outputs",
             };
-            (*name == counted && factor == 1) || (*name == "rows" && count != Count::Sequences && factor > 0)
+            (*name == counted && factor == 1)
+                || (matches!(*name, "rows" | "slot_rows") && count != Count::Sequences && factor > 0)
         }
         (Param::Scalar { .. }, Arg::Constant(_)) => true,
         _ => false,
@@ -70,19 +72,21 @@ fn fits(schedule: &Schedule, param: &Param, arg: Arg) -> bool {
 }
 
 // 6.
-pub(super) fn dataflow(entry: &EntrySchedule) -> Result<(), ScheduleError> {
+pub(super) fn dataflow(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
     // Element type and row distance of each buffer, as its first step writes it.
     let mut written: Vec<Option<(Elem, Vec<usize>)>> = vec![None; entry.buffers.len()];
     for (index, step) in entry.steps.iter().enumerate() {
-        for (param, arg) in bound(step) {
-            let (Param::Buffer { access, elem, inner, .. }, Arg::Arena(offset)) = (&param, arg) else { continue };
+        for (param, arg) in bound(schedule, step) {
+            let (Some(access), Some((elem, inner)), Arg::Arena(offset)) = (param.access(), rows_of(&param), arg) else {
+                continue;
+            };
             let fail = |message: String| Err(broken(6, step_place(entry, index), message));
-            let Some(id) = buffer_at(entry, index, offset, *access) else {
-                let when = if *access == Access::Read { "was written before" } else { "is written here" };
+            let Some(id) = buffer_at(entry, index, offset, access) else {
+                let when = if access == Access::Read { "was written before" } else { "is written here" };
                 return fail(format!("slot {}: no buffer at {offset} lives now and {when}", param.name()));
             };
             let buffer = &entry.buffers[id];
-            if *elem != buffer.elem {
+            if elem != buffer.elem {
                 return fail(format!("slot {} is {}, b{id} is {}", param.name(), elem.name(), buffer.elem.name()));
             }
             let row_bytes = (inner.iter().product::<usize>() * elem.bytes()) as u64;
@@ -90,16 +94,19 @@ pub(super) fn dataflow(entry: &EntrySchedule) -> Result<(), ScheduleError> {
                 return fail(format!("b{id} has {} bytes, which rows of {row_bytes} do not divide", buffer.bytes));
             }
             match &written[id] {
-                None if *access == Access::Read => return fail(format!("b{id} is read before it is written")),
+                None if access == Access::Read => return fail(format!("b{id} is read before it is written")),
                 None => {
-                    if let Some(rows) =
-                        rows(entry, step).filter(|&rows| !inner.is_empty() && rows * row_bytes != buffer.bytes)
-                    {
+                    let expected = |&rows: &u64| match schedule.kind {
+                        TargetKind::Cpu => rows * row_bytes != buffer.bytes,
+                        // Of slots and partial sums there are several for each row that is counted.
+                        TargetKind::Sm90a => !buffer.bytes.is_multiple_of(rows * row_bytes),
+                    };
+                    if let Some(rows) = rows(schedule, entry, step).filter(|rows| !inner.is_empty() && expected(rows)) {
                         return fail(format!("b{id} has {} bytes, expected {rows} rows of {row_bytes}", buffer.bytes));
                     }
-                    written[id] = Some((*elem, inner.clone()));
+                    written[id] = Some((elem, inner));
                 }
-                Some((_, rows)) if !inner.is_empty() && !rows.is_empty() && rows != inner => {
+                Some((_, rows)) if !inner.is_empty() && !rows.is_empty() && *rows != inner => {
                     return fail(format!("b{id} is read by rows of {inner:?}, and was written by rows of {rows:?}"));
                 }
                 Some(_) => {}
@@ -113,9 +120,11 @@ pub(super) fn dataflow(entry: &EntrySchedule) -> Result<(), ScheduleError> {
 }
 
 /// The most rows of a step that counts its rows itself.
-fn rows(entry: &EntrySchedule, step: &Step) -> Option<u64> {
-    bound(step).find_map(|(param, arg)| match (param.name(), arg) {
-        ("rows" | "tokens" | "outputs", Arg::Count(count, factor)) => Some(most(entry, count) * u64::from(factor)),
+fn rows(schedule: &Schedule, entry: &EntrySchedule, step: &Step) -> Option<u64> {
+    bound(schedule, step).find_map(|(param, arg)| match (param.name(), arg) {
+        ("rows" | "slot_rows" | "tokens" | "outputs", Arg::Count(count, factor)) => {
+            Some(most(entry, count) * u64::from(factor))
+        }
         _ => None,
     })
 }
@@ -151,7 +160,7 @@ fn touched(schedule: &Schedule, entry: &EntrySchedule, index: usize) -> Vec<Touc
         let found = schedule.states.iter().find(|region| region.pool == pool && region.offset == offset);
         (Some(pool), offset, found.map_or(0, |region| region.bytes))
     };
-    bound(&entry.steps[index])
+    bound(schedule, &entry.steps[index])
         .filter_map(|(param, arg)| {
             let access = param.access()?;
             let (pool, offset, bytes) = match arg {

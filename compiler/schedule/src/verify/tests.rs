@@ -4,7 +4,7 @@ use jambac_graph::DType;
 use jambac_models::tiny::Tiny;
 use jambac_passes::{Fusion, PassManager};
 
-use jamba_plan::format::{PartOrder, Table, Transform, WeightFormat};
+use jamba_plan::format::{PartOrder, Table, TargetKind, Transform, WeightFormat};
 
 use super::*;
 use crate::tests::{entries, limits, of_model};
@@ -122,7 +122,7 @@ fn weights_of_parts() {
         for graph in [&mut graphs.0, &mut graphs.1] {
             PassManager::new(&Fusion::All).run(graph).expect("the passes run");
         }
-        let options = Options { limits: limits(40, 3, 5), formats: Formats::default() };
+        let options = Options { kind: TargetKind::Cpu, limits: limits(40, 3, 5), formats: Formats::default() };
         let mut schedule = crate::schedule(&graphs.0, &graphs.1, &options).expect("a schedule");
         let Arg::Weight(index) = *slot(step(&mut schedule, op), "weight") else { panic!("{op} reads a weight") };
         break_it(&mut schedule.weights[index as usize]);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::WeightFormat;
+use crate::quantize::COLUMN_GROUP;
 
 /// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub enum ElementOrder {
     /// elements as [`crate::quantize`] says.
     Panels,
     /// Row after row: element (g, i, j) is at `(g · rows + i) · stride + j`, rows being n rounded up to `multiple`. What is
-    /// beyond n and k is zero.
+    /// beyond n and k is zero. Rows of int8 order their inputs as [`crate::quantize::column`] says.
     Rows {
         /// Elements from one row to the next.
         stride: u64,
@@ -102,6 +103,7 @@ impl Layout {
             && (stride < self.k
                 || multiple == 0
                 || !multiple.is_multiple_of(self.lanes)
+                || (format == WeightFormat::Int8 && !stride.is_multiple_of(COLUMN_GROUP as u64))
                 || format == WeightFormat::Int4)
         {
             return None;
@@ -182,6 +184,7 @@ mod tests {
     #[test]
     fn rows_that_cannot_be_have_no_length() {
         assert_eq!(Layout::in_rows(1, 64, 100, 99, (64, 64)).bytes(WeightFormat::Bf16), None);
+        assert_eq!(Layout::in_rows(1, 64, 100, 112, (64, 64)).bytes(WeightFormat::Int8), None);
         assert_eq!(Layout::in_rows(1, 64, 100, 128, (64, 96)).bytes(WeightFormat::Bf16), None);
         assert_eq!(Layout::in_rows(1, 64, 100, 128, (64, 0)).bytes(WeightFormat::Bf16), None);
         assert_eq!(Layout::in_rows(1, 64, 100, 128, (64, 64)).bytes(WeightFormat::Int4), None);

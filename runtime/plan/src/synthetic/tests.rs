@@ -220,7 +220,7 @@ fn rows_hold_what_panels_hold() {
 #[test]
 fn int8_in_rows_is_int8_in_panels() {
     let panels = weight(vec![part("a", 0, 13)], PartOrder::Stacked, 1, WeightFormat::Int8);
-    let layout = Layout::in_rows(1, 13, K, 16, (8, 8));
+    let layout = Layout::in_rows(1, 13, K, 64, (8, 8));
     let rows = Weight { layout, bytes: layout.bytes(WeightFormat::Int8).unwrap(), ..panels.clone() };
     let [mut in_panels, mut in_rows] = [&panels, &rows].map(|weight| vec![0xaa; weight.bytes as usize]);
     fill(&panels, 3, &mut in_panels);
@@ -229,7 +229,10 @@ fn int8_in_rows_is_int8_in_panels() {
         for j in 0..K {
             let panel = &in_panels[i / 8 * panels.layout.panel_bytes(WeightFormat::Int8)..];
             let expected = quantize::integer_at(WeightFormat::Int8, panel, i % 8, 8, j as usize);
-            assert_eq!(in_rows[layout.index(0, i as u64, j) as usize] as i8, expected);
+            assert_eq!(
+                in_rows[layout.index(0, i as u64, quantize::column(j as usize) as u64) as usize] as i8,
+                expected
+            );
         }
     }
 }
