@@ -73,7 +73,7 @@ class Tools:
             run([sys.executable, "-m", "venv", work / "venv"])
             run([self.python, "-m", "pip", "install", *PACKAGES])
         if not self.llama_cpp.exists():
-            run([self.python, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", LLAMA, "-d", work / "sdist"])
+            run([self.python, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python", LLAMA, "-d", work / "sdist"])
             (work / "llama").mkdir(exist_ok=True)
             run(["tar", "xzf", next((work / "sdist").glob("*.tar.gz")), "-C", work / "llama", "--strip-components=1"])
         if not self.llama("llama-batched-bench").exists():

@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jamba_plan::format::{
-    Limits, Manifest, Memory, Model, ProgramInfo, Provenance, SLACK_BYTES, SourceFile, TargetKind, WeightFormat,
-};
+use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, TargetKind};
 use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
-use jambac_codegen::compile::Phase;
-use jambac_codegen::link::{Parts, link};
-use jambac_graph::{DType, Graph};
-use jambac_kernels::target::CpuTarget;
+use jambac_codegen::link::{KindParts, Parts, link};
+use jambac_graph::DType;
 use jambac_models::jamba;
-use jambac_passes::{Fusion, PassManager};
-use jambac_schedule::{Formats, Schedule};
+use jambac_schedule::Schedule;
 
 use crate::manifest::ModelFile;
 use crate::report::Ours;
 use crate::source::Source;
+
+mod program;
+
+use program::{Compiled, Compiler};
+pub use program::{Entries, fusion, graphs, optimize, schedule, targets};
 
 /// What to build.
 pub struct Request {
@@ -96,23 +96,12 @@ impl Progress {
     }
 }
 
-/// The graphs of both entries.
-pub struct Entries {
-    /// Any number of tokens per sequence.
-    pub prefill: Graph,
-    /// One token per sequence.
-    pub decode: Graph,
-    /// Stored type of keys and values.
-    pub kv_dtype: DType,
-}
-
 /// Compiles a model into a plan.
 pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
     let began = Instant::now();
     let Request { model, output, synthetic_seed, dump_dir } = request;
     let dump = Dumps::new(dump_dir.as_deref())?;
     let targets = targets(&model.build.targets)?;
-    let fusion = fusion(model)?;
 
     progress.phase("reading the checkpoint");
     let checkpoint = match synthetic_seed {
@@ -136,41 +125,13 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         dump.write("01.checkpoint.txt", || checkpoint_text(parameters))?;
     }
 
-    progress.phase("building the graph");
-    let mut entries = graphs(model, &config, &|name| stored_dtype(parameters.as_ref(), name))?;
-    dump.write("02.graph", || jambac_graph::text::print(&entries.prefill))?;
-
-    progress.phase("running passes");
-    let passes = optimize(&mut entries, &fusion)?;
-    dump.write("03.optimized.graph", || jambac_graph::text::print(&entries.prefill))?;
-
-    progress.phase("scheduling");
-    let schedule = schedule(model, &entries, &targets)?;
-    dump.write("04.schedule.txt", || jambac_schedule::text::print(&schedule))?;
-
-    let mut code = Vec::new();
-    for (name, target) in &targets {
-        progress.phase(&format!("compiling kernels for {name}"));
-        let mut dump_phase = |phase: Phase, text: &str| {
-            let (number, ending) = match phase {
-                Phase::Mlir => ("05", "mlir"),
-                Phase::LlvmDialect => ("06", "llvm.mlir"),
-                Phase::LlvmIr => ("07", "ll"),
-                Phase::Assembly => ("07", "s"),
-            };
-            if let Err(error) = dump.write(&format!("{number}.{name}.{ending}"), || text.to_owned()) {
-                dump.fail(error);
-            }
-        };
-        let dump_phase: Option<jambac_codegen::compile::Dump> =
-            if dump.active() { Some(&mut dump_phase) } else { None };
-        let object = jambac_codegen::compile(*target, dump_phase, |module| {
-            for kernel in &schedule.kernels {
-                module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
-            }
-        });
-        code.push((name.clone(), toolchain_or_ours(object)?));
-    }
+    let kinds = TargetKind::ALL.into_iter().filter(|&kind| targets.iter().any(|target| target.kind() == kind));
+    let programs = kinds
+        .map(|kind| {
+            let dtype = |name: &str| stored_dtype(parameters.as_ref(), name);
+            Compiler { model, kind, targets: &targets, dump: &dump, progress }.compile(&config, &dtype)
+        })
+        .collect::<Result<Vec<_>>>()?;
     dump.finish()?;
 
     let files = match &checkpoint {
@@ -181,34 +142,29 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         Some(checkpoint) => checkpoint.digests()?,
         None => jambac_checkpoint::digest::small_files(&model.checkpoint, &files)?,
     };
-    let provenance = provenance(model, &entries, digests);
-    let memory = Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() };
+    let provenance = provenance(model, &programs, digests);
+    let weights: u64 = programs.iter().map(|program| program.info.memory.weights).sum();
     let manifest = Manifest {
         compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
-        model: describe(model, &config, checkpoint.as_ref(), &schedule),
-        limits: schedule.limits.clone(),
-        programs: vec![ProgramInfo {
-            kind: TargetKind::Cpu,
-            targets: targets.iter().map(|(name, _)| name.clone()).collect(),
-            memory,
-            passes,
-        }],
+        model: describe(model, &config, checkpoint.as_ref(), &programs[0].parts.schedule),
+        limits: programs[0].parts.schedule.limits.clone(),
+        programs: programs.iter().map(|program| program.info.clone()).collect(),
         native_features: Vec::new(), // `native` is resolved to a level when the plan is built
         synthetic_seed: *synthetic_seed,
         provenance: Some(provenance),
     };
     let source = parameters.as_ref().map(Source);
+    let of_kinds: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {
         manifest: &manifest,
-        schedule: &schedule,
-        code: &code,
+        programs: &of_kinds,
         parameters: source.as_ref().map(|source| source as _),
         tokenizer: files.tokenizer.as_deref(),
         tokenizer_config: files.tokenizer_config.as_deref(),
         chat_template: files.chat_template.as_deref().map(str::as_bytes),
     };
     if synthetic_seed.is_none() {
-        check_disk(output, schedule.memory.weights)?;
+        check_disk(output, weights)?;
     }
     let bytes = link(output, &parts, |done, total| progress.weights(done, total))
         .with_context(|| format!("writing {}", output.display()))?;
@@ -222,57 +178,10 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
         path: output.clone(),
         bytes,
         memory: manifest.programs.iter().map(|info| info.memory.total(&manifest.limits)).max().unwrap_or(0),
-        n_kernels: schedule.kernels.len(),
-        n_steps: schedule.entries.iter().map(|entry| entry.steps.len()).sum(),
+        n_kernels: of_kinds.iter().map(|parts| parts.schedule.kernels.len()).sum(),
+        n_steps: of_kinds.iter().flat_map(|parts| &parts.schedule.entries).map(|entry| entry.steps.len()).sum(),
         elapsed: began.elapsed(),
     })
-}
-
-/// The unfused graphs of both entries. `dtype` is what a parameter is stored as in the checkpoint.
-pub fn graphs(model: &ModelFile, config: &JambaConfig, dtype: &dyn Fn(&str) -> DType) -> Result<Entries> {
-    let kv_dtype = match model.limits.kv_dtype.as_deref() {
-        None | Some("f32") => DType::F32,
-        Some("bf16") => DType::Bf16,
-        Some(other) => bail!("limits.kv_dtype: found {other}, expected f32 or bf16"),
-    };
-    let options = jamba::Options { kv_dtype };
-    Ok(Entries {
-        prefill: jamba::prefill(config, dtype, &options),
-        decode: jamba::decode(config, dtype, &options),
-        kv_dtype,
-    })
-}
-
-/// Runs the passes on both entries and returns the names of those that ran.
-pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
-    let mut manager = PassManager::new(fusion);
-    let report = manager.run(&mut entries.prefill).ours("passes")?;
-    manager.run(&mut entries.decode).ours("passes")?;
-    Ok(report.passes.iter().map(|pass| pass.name.to_owned()).collect())
-}
-
-/// Steps and memory for the graphs.
-pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[(String, CpuTarget)]) -> Result<Schedule> {
-    let prefill_chunk = model.limits.prefill_chunk;
-    let limits = Limits {
-        max_context: model.limits.max_context,
-        max_sequences: model.limits.max_sequences,
-        kv_tokens: model.kv_tokens(),
-        prefill_chunk,
-        max_outputs: model.limits.max_outputs.min(prefill_chunk).max(model.limits.max_sequences),
-    };
-    let linear = model.weights.default.as_deref().map(|format| weight_format("weights.default", format)).transpose()?;
-    let experts =
-        model.weights.experts.as_deref().map(|format| weight_format("weights.experts", format)).transpose()?;
-    let f16_native = targets.iter().all(|(_, target)| target.has_f16c());
-    let formats = Formats { linear, experts: experts.or(linear), embedding: None, f16_native };
-    use jambac_schedule::ScheduleError as Error;
-    match jambac_schedule::schedule(&entries.prefill, &entries.decode, &jambac_schedule::Options { limits, formats }) {
-        Err(
-            error @ (Error::Limit { .. } | Error::Format { .. } | Error::TooLarge { .. } | Error::Unsupported { .. }),
-        ) => Err(error.into()),
-        other => other.ours("schedule"),
-    }
 }
 
 /// Refuses to begin a plan that its disk has no room for. An old plan of that name stays until the new one is written.
@@ -288,26 +197,6 @@ fn check_disk(output: &Path, weights: u64) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The targets with their names, best first, each once; `native` is the best level of this machine.
-pub fn targets(names: &[String]) -> Result<Vec<(String, CpuTarget)>> {
-    let mut targets =
-        names.iter().map(|name| name.parse::<CpuTarget>()).collect::<Result<Vec<_>, _>>().context("build.targets")?;
-    targets.sort_by_key(|target| std::cmp::Reverse(target.level()));
-    targets.dedup();
-    Ok(targets.into_iter().map(|target| (target.name().to_owned(), target)).collect())
-}
-
-/// The fusions that the model file asks for.
-pub fn fusion(model: &ModelFile) -> Result<Fusion> {
-    model.build.fusion.as_text().parse().context("build.fusion")
-}
-
-fn weight_format(key: &str, format: &str) -> Result<WeightFormat> {
-    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
-    let found = formats.into_iter().find(|known| known.name() == format);
-    found.with_context(|| format!("{key}: found {format}, expected f32, bf16, int8 or int4"))
 }
 
 fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType {
@@ -335,15 +224,17 @@ fn describe(model: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpo
 }
 
 /// What a plan was built from: the options in the words of model.toml, and the files.
-fn provenance(model: &ModelFile, entries: &Entries, digests: Vec<FileDigest>) -> Provenance {
+fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>) -> Provenance {
     let as_stored = || "as stored".to_owned();
     let weights = model.weights.default.clone().unwrap_or_else(as_stored);
     let experts = model.weights.experts.clone().unwrap_or_else(|| weights.clone());
+    let mut kv_dtypes: Vec<String> = programs.iter().map(|program| program.kv_dtype.to_string()).collect();
+    kv_dtypes.dedup();
     let options = [
         ("build.fusion", model.build.fusion.as_text()),
         ("weights.default", weights),
         ("weights.experts", experts),
-        ("limits.kv_dtype", entries.kv_dtype.to_string()),
+        ("limits.kv_dtype", kv_dtypes.join(", ")),
     ];
     let file = |digest: FileDigest| SourceFile {
         name: digest.name,
@@ -364,16 +255,6 @@ fn checkpoint_text(parameters: &jamba::Parameters<'_>) -> String {
         text += &format!("{name} : {}{:?}\n", parameter.dtype, parameter.shape);
     }
     text
-}
-
-/// A missing linker is the machine's fault; everything else in codegen is ours.
-fn toolchain_or_ours(code: Result<Vec<u8>, jambac_codegen::CodegenError>) -> Result<Vec<u8>> {
-    match code {
-        Err(error @ (jambac_codegen::CodegenError::NoLinker { .. } | jambac_codegen::CodegenError::Io { .. })) => {
-            Err(error.into())
-        }
-        other => other.ours("codegen"),
-    }
 }
 
 /// Text forms of the phases, written where `--dump-dir` says.

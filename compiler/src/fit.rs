@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
-use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Memory, SLACK_BYTES};
+use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Memory, SLACK_BYTES, TargetKind};
 use jambac_checkpoint::JambaConfig;
 use jambac_graph::DType;
-use jambac_kernels::target::CpuTarget;
+use jambac_kernels::target::Target;
 use serde_json::{Value, json};
 
 use crate::build::{Entries, fusion, graphs, optimize, schedule, targets};
@@ -21,7 +21,8 @@ use crate::report::print;
 struct Fitter {
     model: ModelFile,
     entries: Entries,
-    targets: Vec<(String, CpuTarget)>,
+    targets: Vec<Target>,
+    kind: TargetKind,
     max_positions: u64,
 }
 
@@ -60,16 +61,18 @@ struct Lower {
 impl Fitter {
     fn new(model: &ModelFile) -> Result<Fitter> {
         let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
-        let mut entries = graphs(model, &config, &|_| DType::Bf16)?;
-        optimize(&mut entries, &fusion(model)?)?;
         let targets = targets(&model.build.targets)?;
-        Ok(Fitter { model: model.clone(), entries, targets, max_positions: config.max_positions as u64 })
+        // Of a plan for both, the GPU's memory is the one to ask about.
+        let kind = targets.last().map_or(TargetKind::Cpu, Target::kind);
+        let mut entries = graphs(model, &config, &|_| DType::Bf16, kind)?;
+        optimize(&mut entries, &fusion(model, kind)?)?;
+        Ok(Fitter { model: model.clone(), entries, targets, kind, max_positions: config.max_positions as u64 })
     }
 
     fn need(&self, change: impl FnOnce(&mut ModelFile)) -> Result<Need> {
         let mut model = self.model.clone();
         change(&mut model);
-        let schedule = schedule(&model, &self.entries, &self.targets)?;
+        let schedule = schedule(&model, &self.entries, &self.targets, self.kind)?;
         Ok(Need { memory: schedule.memory, limits: schedule.limits })
     }
 

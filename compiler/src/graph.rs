@@ -1,10 +1,12 @@
 //! `jambac graph`: the layer graph of a model, as text, as a drawing, or for Graphviz. Weights are not needed.
 
 use anyhow::Result;
+use jamba_plan::format::TargetKind;
 use jambac_checkpoint::JambaConfig;
 use jambac_graph::DType;
+use jambac_kernels::target::Target;
 
-use crate::build::{fusion, graphs, optimize};
+use crate::build::{fusion, graphs, optimize, targets};
 use crate::manifest::ModelFile;
 use crate::report::print;
 
@@ -31,9 +33,10 @@ pub enum Stage {
 /// Prints the prefill graph. Parameters are shown as bf16, as config.json does not say.
 pub fn run(model: &ModelFile, form: Form, stage: Stage) -> Result<()> {
     let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
-    let mut entries = graphs(model, &config, &|_| DType::Bf16)?;
+    let kind = targets(&model.build.targets)?.first().map_or(TargetKind::Cpu, Target::kind);
+    let mut entries = graphs(model, &config, &|_| DType::Bf16, kind)?;
     if stage == Stage::Optimized {
-        optimize(&mut entries, &fusion(model)?)?;
+        optimize(&mut entries, &fusion(model, kind)?)?;
     }
     let graph = &entries.prefill;
     print(&match form {

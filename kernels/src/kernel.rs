@@ -7,7 +7,7 @@
 //! - the work is split over threads inside the kernel, and what one output is summed from, in which order, does not
 //!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
 
-use jamba_plan::format::{Blocks, Count};
+use jamba_plan::format::{Blocks, Count, Launch};
 use jambac_graph::Activation;
 
 use crate::{
@@ -260,6 +260,14 @@ macro_rules! kernels {
                 match self {
                     $(Kernel::$variant(spec) => spec.cost(counts),)*
                     Kernel::Sm90(kernel) => kernel.cost(counts),
+                }
+            }
+
+            /// How a GPU launches it; None of a CPU's.
+            pub fn launch(&self) -> Option<Launch> {
+                match self {
+                    Kernel::Sm90(kernel) => Some(kernel.launch()),
+                    _ => None,
                 }
             }
 

@@ -1,8 +1,10 @@
-//! Facts about the CPUs that kernels are built for. Compile-time facts only: nothing here looks at a live device
-//! except [`CpuTarget::native`].
+//! Facts about what kernels are built for. Compile-time facts only: nothing here looks at a live device except
+//! [`CpuTarget::native`].
 
 use std::fmt;
 use std::str::FromStr;
+
+use jamba_plan::format::TargetKind;
 
 /// A microarchitecture level of the x86-64 psABI: the set of instructions a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +15,51 @@ pub enum X86Level {
     V3,
     /// AVX-512 F, BW, CD, DQ, VL: 32 vector registers of 64 bytes.
     V4,
+}
+
+/// What code is built for.
+///
+/// ```
+/// # use jambac_kernels::target::Target;
+/// assert_eq!("sm_90a".parse::<Target>()?, Target::Sm90a);
+/// assert_eq!("x86-64-v3".parse::<Target>()?.name(), "x86-64-v3");
+/// # Ok::<(), jambac_kernels::target::TargetError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// CPUs of a level.
+    Cpu(CpuTarget),
+    /// NVIDIA GPUs of compute capability 9.0: H100, H200, GH200.
+    Sm90a,
+}
+
+impl Target {
+    /// Every name that parses.
+    pub const NAMES: [&str; 5] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native", "sm_90a"];
+
+    /// The name, as in LLVM.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Target::Cpu(target) => target.name(),
+            Target::Sm90a => TargetKind::Sm90a.name(),
+        }
+    }
+
+    /// The kind, which shares a program.
+    pub fn kind(&self) -> TargetKind {
+        match self {
+            Target::Cpu(_) => TargetKind::Cpu,
+            Target::Sm90a => TargetKind::Sm90a,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(name: &str) -> Result<Self, TargetError> {
+        if name == TargetKind::Sm90a.name() { Ok(Target::Sm90a) } else { name.parse().map(Target::Cpu) }
+    }
 }
 
 /// A CPU that kernels are built for: an x86-64 level, by name.
@@ -33,14 +80,8 @@ pub struct CpuTarget {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     /// No target of this name.
-    #[error("unknown target '{found}'; known targets: {known}", known = CpuTarget::NAMES.join(", "))]
+    #[error("unknown target '{found}'; known targets: {known}", known = Target::NAMES.join(", "))]
     Unknown {
-        /// The name as given.
-        found: String,
-    },
-    /// A target of the design for which there are no kernels.
-    #[error("target '{found}' is not built for yet; targets that are: {known}", known = CpuTarget::NAMES.join(", "))]
-    NotBuiltFor {
         /// The name as given.
         found: String,
     },
@@ -124,7 +165,6 @@ impl FromStr for CpuTarget {
             "x86-64-v3" => Ok(CpuTarget::new(X86Level::V3)),
             "x86-64-v4" => Ok(CpuTarget::new(X86Level::V4)),
             "native" => CpuTarget::native(),
-            "sm_90a" => Err(TargetError::NotBuiltFor { found: name.into() }),
             _ => Err(TargetError::Unknown { found: name.into() }),
         }
     }
@@ -181,9 +221,7 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known() {
         let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
-        assert_eq!(unknown, "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native");
-        let gpu = "sm_90a".parse::<CpuTarget>().unwrap_err();
-        assert_eq!(gpu, TargetError::NotBuiltFor { found: "sm_90a".into() });
+        assert_eq!(unknown, "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native, sm_90a");
     }
 
     #[test]

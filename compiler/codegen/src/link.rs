@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, TargetKind, Transform, Weight};
-use jamba_plan::sections::SectionKind;
+use jamba_plan::sections::{CUBIN, SectionKind};
 use jamba_plan::{PlanWriter, synthetic};
 use jambac_schedule::{PlannedPart, PlannedWeight, Schedule};
 
@@ -15,10 +15,8 @@ use crate::pack::{ParameterSource, pack, pack_scales};
 pub struct Parts<'a> {
     /// What the plan is.
     pub manifest: &'a Manifest,
-    /// Steps and memory.
-    pub schedule: &'a Schedule,
-    /// A shared object per target, in the manifest's order.
-    pub code: &'a [(String, Vec<u8>)],
+    /// What the plan holds for each kind of target, in the manifest's order.
+    pub programs: &'a [KindParts],
     /// Where parameters come from; nothing when the manifest has a seed for them.
     pub parameters: Option<&'a dyn ParameterSource>,
     /// The checkpoint's `tokenizer.json`.
@@ -27,6 +25,16 @@ pub struct Parts<'a> {
     pub tokenizer_config: Option<&'a [u8]>,
     /// The checkpoint's chat template.
     pub chat_template: Option<&'a [u8]>,
+}
+
+/// What a plan holds for one kind of target.
+pub struct KindParts {
+    /// Steps and memory.
+    pub schedule: Schedule,
+    /// Code by target: a shared object, or PTX.
+    pub code: Vec<(String, Vec<u8>)>,
+    /// PTX assembled, where that is part of the plan.
+    pub cubin: Option<Vec<u8>>,
 }
 
 /// The schedule as the records that the runtime executes.
@@ -69,7 +77,7 @@ pub fn program(schedule: &Schedule) -> Program {
                     kernel: step.kernel as u32,
                     barrier: step.barrier,
                     args: step.args.clone(),
-                    launch: None,
+                    launch: step.spec.launch(),
                     source: step.source.clone(),
                     cost: step.spec.amounts(),
                 })
@@ -88,7 +96,7 @@ pub fn program(schedule: &Schedule) -> Program {
                 .collect(),
         })
         .collect();
-    Program { kernels, weights, tensor_maps: Vec::new(), entries }
+    Program { kernels, weights, tensor_maps: schedule.tensor_maps.clone(), entries }
 }
 
 /// Inputs of the parameter behind a weight; scales have their own number of columns.
@@ -108,11 +116,18 @@ fn part(part: &PlannedPart, inputs: u64) -> Part {
 /// Writes the plan and returns its length in bytes. `progress` is told (bytes packed, bytes in all) after each weight.
 pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
     let mut writer = PlanWriter::create(path)?;
-    let program = program(parts.schedule);
+    let programs: Vec<Program> = parts.programs.iter().map(|of_kind| program(&of_kind.schedule)).collect();
     writer.manifest(parts.manifest)?;
-    writer.program(TargetKind::Cpu, &program)?;
-    for (target, code) in parts.code {
-        writer.code(target, code)?;
+    for (of_kind, program) in parts.programs.iter().zip(&programs) {
+        writer.program(of_kind.schedule.kind, program)?;
+    }
+    for of_kind in parts.programs {
+        for (target, code) in &of_kind.code {
+            writer.code(target, code)?;
+        }
+        if let Some(cubin) = &of_kind.cubin {
+            writer.code(&format!("{}{CUBIN}", of_kind.schedule.kind.name()), cubin)?;
+        }
     }
     let files = [
         (SectionKind::Tokenizer, parts.tokenizer),
@@ -125,27 +140,41 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
         }
     }
     if let Some(parameters) = parts.parameters {
-        let total = parts.manifest.of(TargetKind::Cpu).map_or(0, |info| info.memory.weights);
-        writer.stream_section(
-            SectionKind::Weights,
-            SectionKind::Weights.name(),
-            |out| -> Result<(), CodegenError> {
-                let mut at = 0;
-                for (index, weight) in program.weights.iter().enumerate() {
-                    pad(out, weight.offset - at)?;
-                    let written = match weight.transform {
-                        Transform::Scale(_) => pack_scales(parameters, &program.weights[index + 1], out)?,
-                        _ => pack(parameters, weight, out)?,
-                    };
-                    assert_eq!(written, weight.bytes, "weight {:?} is as long as planned", weight.parts);
-                    at = weight.offset + written;
-                    progress(at, total);
-                }
-                pad(out, total - at)
-            },
-        )?;
+        let bytes = |kind: TargetKind| parts.manifest.of(kind).map_or(0, |info| info.memory.weights);
+        let total = parts.programs.iter().map(|of_kind| bytes(of_kind.schedule.kind)).sum();
+        let mut before = 0;
+        for (of_kind, program) in parts.programs.iter().zip(&programs) {
+            let kind = of_kind.schedule.kind;
+            let name = kind.section(SectionKind::Weights.name());
+            writer.stream_section(SectionKind::Weights, &name, |out| {
+                pack_all(parameters, &program.weights, bytes(kind), out, |done| progress(before + done, total))
+            })?;
+            before += bytes(kind);
+        }
     }
     Ok(writer.finish()?)
+}
+
+/// Writes the weights of a program, and zeros up to `bytes`.
+fn pack_all(
+    parameters: &dyn ParameterSource,
+    weights: &[Weight],
+    bytes: u64,
+    out: &mut dyn io::Write,
+    mut progress: impl FnMut(u64),
+) -> Result<(), CodegenError> {
+    let mut at = 0;
+    for (index, weight) in weights.iter().enumerate() {
+        pad(out, weight.offset - at)?;
+        let written = match weight.transform {
+            Transform::Scale(_) => pack_scales(parameters, &weights[index + 1], out)?,
+            _ => pack(parameters, weight, out)?,
+        };
+        assert_eq!(written, weight.bytes, "weight {:?} is as long as planned", weight.parts);
+        at = weight.offset + written;
+        progress(at);
+    }
+    pad(out, bytes - at)
 }
 
 fn pad(out: &mut dyn io::Write, bytes: u64) -> Result<(), CodegenError> {

@@ -23,6 +23,11 @@ impl Fusion {
         PIPELINE.iter().filter(|(pass, _)| pass.is_fusion()).map(|(pass, _)| pass.name())
     }
 
+    /// These fusions but for some.
+    pub fn without(&self, names: &[&str]) -> Fusion {
+        Fusion::Only(Fusion::names().filter(|name| self.includes(name) && !names.contains(name)).collect())
+    }
+
     /// Whether the fusion of this name runs.
     pub fn includes(&self, name: &str) -> bool {
         match self {
@@ -91,6 +96,7 @@ mod tests {
         assert_eq!(read("fuse-swiglu, fuse-conv-silu").to_string(), "fuse-conv-silu,fuse-swiglu");
         let all_but = read("all,-fuse-swiglu");
         assert!(all_but.includes("fuse-conv-silu") && !all_but.includes("fuse-swiglu"));
+        assert_eq!(Fusion::All.without(&["fuse-swiglu"]), all_but);
         for fusion in [Fusion::All, Fusion::None, all_but] {
             assert_eq!(read(&fusion.to_string()), fusion);
         }
