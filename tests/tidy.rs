@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba", &["jamba-runtime", "jamba-plan"]),
     ("jamba-capi", &["jamba-runtime"]),
     ("jambac-tests", &[]),
-    ("jambac-ptxsim", &[]),
+    ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
     ("jambac-benches", &["jambac", "jambac-codegen", "jambac-kernels", "jamba-runtime"]),
 ];
 

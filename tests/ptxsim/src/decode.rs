@@ -326,6 +326,7 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
     Ok(Program {
         has_products,
         name: entry.name.clone(),
+        line: entry.line,
         shares_global: code.iter().any(|instruction| instruction.op.shares_global()),
         code,
         n: decoder.n.map(|n| n as usize),

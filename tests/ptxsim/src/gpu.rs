@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::stats::Stats;
 
 /// Shared memory that a block may have on sm_90.
-const MAX_SHARED: u32 = 227 * 1024;
+pub(crate) const MAX_SHARED: u32 = 227 * 1024;
 
 /// Kernels, read and decoded.
 #[derive(Debug)]
@@ -30,6 +30,21 @@ impl Module {
     /// Names of the entries.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.kernels.keys().map(String::as_str)
+    }
+
+    pub(crate) fn program(&self, entry: &str) -> Option<&Program> {
+        self.kernels.get(entry)
+    }
+
+    /// The program of an entry that may be launched so.
+    pub(crate) fn launchable(&self, entry: &str, launch: Launch, n_arguments: usize) -> Result<&Program, Fault> {
+        let refuse = |what: String| Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) };
+        let Some(program) = self.kernels.get(entry) else {
+            let known: Vec<&str> = self.entries().collect();
+            return Err(refuse(format!("no entry of that name; there are {known:?}")));
+        };
+        check(program, launch, n_arguments).map_err(refuse)?;
+        Ok(program)
     }
 
     /// Static shared memory of an entry, in bytes.
@@ -142,6 +157,11 @@ impl Gpu {
         self.memory.forget(address, bytes).map_err(host)
     }
 
+    /// Copies within the device; the two do not overlap. What was unwritten is unwritten there too.
+    pub fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), Fault> {
+        self.memory.copy(from, to, bytes).map_err(host)
+    }
+
     /// Counts of all launches so far.
     pub fn total(&self) -> &Stats {
         &self.total
@@ -161,12 +181,7 @@ impl Gpu {
         launch: Launch,
         arguments: &[Vec<u8>],
     ) -> Result<Stats, Fault> {
-        let refuse = |what: String| Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) };
-        let Some(program) = module.kernels.get(entry) else {
-            let known: Vec<&str> = module.entries().collect();
-            return Err(refuse(format!("no entry of that name; there are {known:?}")));
-        };
-        check(program, launch, arguments).map_err(refuse)?;
+        let program = module.launchable(entry, launch, arguments.len())?;
         let size = program.parameters.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize);
         let mut parameters = vec![0; size];
         for ((offset, bytes), argument) in program.parameters.iter().zip(arguments) {
@@ -196,10 +211,10 @@ fn host(bad: Bad) -> Fault {
     Fault::host(bad.kind, bad.what)
 }
 
-fn check(program: &Program, launch: Launch, arguments: &[Vec<u8>]) -> Result<(), String> {
+fn check(program: &Program, launch: Launch, n_arguments: usize) -> Result<(), String> {
     let threads: u32 = launch.block.iter().product();
-    if arguments.len() != program.parameters.len() {
-        return Err(format!("{} arguments, the kernel takes {}", arguments.len(), program.parameters.len()));
+    if n_arguments != program.parameters.len() {
+        return Err(format!("{n_arguments} arguments, the kernel takes {}", program.parameters.len()));
     }
     if launch.grid.contains(&0) || threads == 0 || threads > 1024 {
         return Err(format!("a grid of {:?} blocks of {:?} threads", launch.grid, launch.block));
@@ -214,7 +229,7 @@ fn check(program: &Program, launch: Launch, arguments: &[Vec<u8>]) -> Result<(),
     {
         return Err(format!("{threads} threads a block, .maxntid is {most}"));
     }
-    let shared = program.dynamic_shared - decode::SHARED_BASE + launch.shared_bytes;
+    let shared = program.fixed_shared() + launch.shared_bytes;
     if shared > MAX_SHARED {
         return Err(format!("{shared} bytes of shared memory, {MAX_SHARED} are there"));
     }

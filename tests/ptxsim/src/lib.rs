@@ -11,6 +11,8 @@
 //! gpu.read(x, &mut bytes)?;
 //! ```
 //!
+//! [`driver::Simulated`] is the same device behind the runtime's [`jamba_runtime::gpu::Driver`].
+//!
 //! # How it runs
 //!
 //! Text is decoded once: registers, immediates and special registers become slots of 32 lanes. The lanes of a warp that stand at
@@ -46,6 +48,7 @@
 //!
 //! Sums of `mma` and `wgmma` are in f32, in order of K, then added to the accumulator: near the hardware's, not its bits.
 mod decode;
+pub mod driver;
 mod exec;
 mod family;
 mod fault;

@@ -123,6 +123,8 @@ impl Special {
 #[derive(Debug)]
 pub(crate) struct Program {
     pub name: String,
+    /// Line of its `.entry`.
+    pub line: u32,
     pub code: Vec<Instruction>,
     /// Slots: 32 bits, 64 bits, predicates.
     pub n: [usize; 3],
@@ -142,4 +144,11 @@ pub(crate) struct Program {
     pub shares_global: bool,
     /// There is a `wgmma`.
     pub has_products: bool,
+}
+
+impl Program {
+    /// Bytes of shared memory before what a launch adds.
+    pub fn fixed_shared(&self) -> u32 {
+        self.dynamic_shared - crate::decode::SHARED_BASE
+    }
 }

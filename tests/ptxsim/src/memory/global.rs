@@ -162,11 +162,43 @@ impl Global {
             return Ok(());
         }
         let (allocation, offset) = self.find(&mut 0, address, bytes.len() as u64)?;
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            let at = offset + i;
-            *byte = (allocation.words[at / 4].load(Relaxed) >> (8 * (at % 4))) as u8;
-            written(i, allocation.written[at / 16].load(Relaxed) >> (at % 16) & 1 == 1);
+        let mut at = 0;
+        while at < bytes.len() {
+            let here = offset + at;
+            if here.is_multiple_of(16) && bytes.len() - at >= 16 {
+                for (i, word) in bytes[at..at + 16].chunks_exact_mut(4).enumerate() {
+                    word.copy_from_slice(&allocation.words[here / 4 + i].load(Relaxed).to_le_bytes());
+                }
+                let bits = allocation.written[here / 16].load(Relaxed);
+                (0..16).for_each(|i| written(at + i, bits >> i & 1 == 1));
+                at += 16;
+                continue;
+            }
+            bytes[at] = (allocation.words[here / 4].load(Relaxed) >> (8 * (here % 4))) as u8;
+            written(at, allocation.written[here / 16].load(Relaxed) >> (here % 16) & 1 == 1);
+            at += 1;
         }
+        Ok(())
+    }
+
+    /// Copies bytes that do not overlap; what was unwritten is unwritten there too.
+    pub fn copy(&self, from: u64, to: u64, n: u64) -> Result<(), Bad> {
+        if n == 0 {
+            return Ok(());
+        }
+        if from.abs_diff(to) < n {
+            let what = format!("a copy of {n} bytes from {from:#x} to {to:#x}, which overlap");
+            return Err(Bad { kind: FaultKind::Operand, what });
+        }
+        let (mut bytes, mut unwritten) = (vec![0; n as usize], Vec::new());
+        self.read(from, &mut bytes, |at, written| {
+            if !written {
+                unwritten.push(at as u64);
+            }
+        })?;
+        self.write(to, &bytes)?;
+        let (allocation, offset) = self.find(&mut 0, to, n)?;
+        unwritten.iter().for_each(|at| allocation.mark(offset + *at as usize, 1, 0));
         Ok(())
     }
 

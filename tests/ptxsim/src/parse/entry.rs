@@ -41,6 +41,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Entry<'a> {
     pub name: String,
+    /// Line of its `.entry`, counted from one.
+    pub line: u32,
     /// Name, offset and bytes.
     pub parameters: Vec<(String, u32, u32)>,
     /// `.reqntid`
@@ -70,8 +72,8 @@ impl Entry<'_> {
 
 /// `.entry name( … ) bounds { … }`
 pub(super) fn entry<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, ParseError> {
-    cursor.expect(".entry")?;
-    let mut entry = Entry { name: cursor.take()?.text.to_owned(), ..Entry::default() };
+    let line = cursor.expect(".entry")?.line;
+    let mut entry = Entry { name: cursor.take()?.text.to_owned(), line, ..Entry::default() };
     if cursor.take_if("(") {
         parameters(cursor, &mut entry)?;
     }
