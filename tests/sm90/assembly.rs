@@ -1,118 +1,55 @@
-//! What NVIDIA's assembler makes of the matrix products of real models: registers, no spills, no serialised products; and what
-//! the loop of the large product looks like as machine code.
+//! What NVIDIA's assembler makes of every kernel of real models: registers, no spills, no serialised products; and what the loop
+//! of the large product looks like as machine code.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use jamba_plan::format::TargetKind;
+use jambac::build::{fusion, graphs, optimize, schedule};
+use jambac::manifest::ModelFile;
 use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
-use jambac_graph::Activation;
-use jambac_kernels::kernel::{Elem, Rows};
+use jambac_graph::{Activation, DType};
+use jambac_kernels::kernel::{self, Elem, Rows};
+use jambac_kernels::linear;
 use jambac_kernels::sm90::Kernel;
 use jambac_kernels::sm90::matmul::{Method, TileRows};
-use jambac_kernels::{grouped_linear, grouped_swiglu, linear, linear_swiglu, split_linear};
+use jambac_kernels::target::Target;
+use jambac_models::jamba::JambaConfig;
+use jambac_models::tiny::Tiny;
 
 use super::toolkit::{nvdisasm, ptxas};
-
-/// Multiprocessors of an H100, and rows of a prefill step.
-const N_SMS: usize = 132;
-const CHUNK: usize = 2048;
 
 /// Shared memory that a block may have.
 const SHARED_LIMIT: u32 = 227 * 1024;
 
-/// Dimensions of a model.
-struct Dims {
-    d_model: usize,
-    d_ff: usize,
-    d_inner: usize,
-    dt_rank: usize,
-    d_state: usize,
-    heads: usize,
-    kv_heads: usize,
-    d_head: usize,
-    n_experts: usize,
-    top_k: usize,
-    vocab: usize,
+/// Every kernel of a model's plans, weights in bf16 and in int8; prompts of 2048 tokens a step, few sequences and many.
+fn kernels(config: &JambaConfig) -> BTreeMap<String, Kernel> {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
+    (model.limits.max_sequences, model.limits.prefill_chunk) = (16, 2048);
+    let kind = TargetKind::Sm90a;
+    let mut kernels = BTreeMap::new();
+    for format in [None, Some("int8".to_owned())] {
+        model.weights.default = format;
+        let mut entries = graphs(&model, config, &|_| DType::Bf16, kind).expect("graphs");
+        optimize(&mut entries, &fusion(&model, kind).expect("fusions")).expect("optimized graphs");
+        let schedule = schedule(&model, &entries, &[Target::Sm90a], kind).expect("a schedule");
+        kernels.extend(schedule.kernels.into_iter().filter_map(|kernel| match kernel {
+            kernel::Kernel::Sm90(kernel) => Some((kernel.symbol(), kernel)),
+            _ => None,
+        }));
+    }
+    kernels
 }
 
-impl Dims {
-    /// Those of `models/NAME/config.json`.
-    fn of(model: &str) -> Dims {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(model).join("config.json");
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let config: serde_json::Value = serde_json::from_str(&text).expect("config.json is JSON");
-        let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of {model}")) as usize;
-        let (d_model, heads) = (number("hidden_size"), number("num_attention_heads"));
-        Dims {
-            d_model,
-            d_ff: number("intermediate_size"),
-            d_inner: number("mamba_expand") * d_model,
-            dt_rank: number("mamba_dt_rank"),
-            d_state: number("mamba_d_state"),
-            heads,
-            kv_heads: number("num_key_value_heads"),
-            d_head: d_model / heads,
-            n_experts: number("num_experts"),
-            top_k: number("num_experts_per_tok"),
-            vocab: number("vocab_size"),
-        }
-    }
-
-    /// Every product of the model, by tiles and for a handful of rows.
-    fn kernels(&self, format: Elem) -> Vec<Kernel> {
-        let tiled = |n: usize, max_rows: usize| Method::Tiled(TileRows::fastest(n, max_rows, N_SMS));
-        [false, true]
-            .into_iter()
-            .flat_map(|few| self.products(format, &|n, rows| if few { Method::Few } else { tiled(n, rows) }))
-            .collect()
-    }
-
-    fn products(&self, format: Elem, method: &dyn Fn(usize, usize) -> Method) -> Vec<Kernel> {
-        let &Dims { d_model, d_ff, d_inner, dt_rank, n_experts, top_k, .. } = self;
-        let rows = Rows::Tokens;
-        let (q, kv) = (self.heads * self.d_head, self.kv_heads * self.d_head);
-        let linear = |n: usize, k: usize, format: Elem, activation: Activation| -> Kernel {
-            let bias = activation != Activation::None;
-            let method = method(n, CHUNK);
-            linear::sm90::Spec { n, k, format, out: Elem::F32, bias, activation, rows, method }.into()
-        };
-        let split = |sizes: &[usize]| -> Kernel {
-            let method = method(sizes.iter().sum(), CHUNK);
-            let sizes = sizes.to_vec();
-            split_linear::sm90::Spec { sizes, k: d_model, format, out: Elem::Bf16, rows, method }.into()
-        };
-        let mut kernels = vec![
-            split(&[d_inner, d_inner]),
-            linear(dt_rank + 2 * self.d_state, d_inner, format, Activation::None),
-            linear(d_inner, dt_rank, format, Activation::Softplus),
-            linear(d_model, d_inner, format, Activation::None),
-            split(&[q, kv, kv]),
-            linear(d_model, q, format, Activation::None),
-            linear_swiglu::sm90::Spec { n: d_ff, k: d_model, format, rows, method: method(2 * d_ff, CHUNK) }.into(),
-            linear(d_model, d_ff, format, Activation::None),
-            linear(self.vocab, d_model, Elem::Bf16, Activation::None),
-        ];
-        if n_experts > 1 {
-            let per_expert = CHUNK * top_k / n_experts;
-            kernels.push(linear(n_experts, d_model, Elem::Bf16, Activation::None));
-            let (n, k, method) = (d_ff, d_model, method(2 * d_ff * n_experts, per_expert));
-            kernels.push(grouped_swiglu::sm90::Spec { n_experts, n, k, format, top_k, rows, method }.into());
-            let (n, k, out) = (d_model, d_ff, Elem::F32);
-            kernels.push(grouped_linear::sm90::Spec { n_experts, n, k, format, out, top_k, rows, method }.into());
-        }
-        kernels
-    }
-}
-
-/// Assembles a model's products, and says what each takes.
-fn assemble_model(name: &str, dims: &Dims) {
-    let kernels = [Elem::Bf16, Elem::I8].map(|format| dims.kernels(format)).concat();
-    let kernels: BTreeMap<String, Kernel> = kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)).collect();
-    for kernel in kernels.values() {
-        assert!(kernel.launch().shared_bytes <= SHARED_LIMIT, "{}: {:?}", kernel.symbol(), kernel.launch());
+/// Assembles all of them, and says what each takes.
+fn assemble_model(name: &str, config: &JambaConfig) {
+    let kernels = kernels(config);
+    for (symbol, kernel) in &kernels {
+        assert!(kernel.launch().shared_bytes <= SHARED_LIMIT, "{symbol}: {:?}", kernel.launch());
     }
     let Some(ptxas) = ptxas() else { return };
     let all: Vec<Kernel> = kernels.values().cloned().collect();
@@ -121,52 +58,68 @@ fn assemble_model(name: &str, dims: &Dims) {
     assert_eq!(assembled.warnings, Vec::<String>::new(), "{name}");
     for (symbol, kernel) in &kernels {
         let (usage, launch) = (assembled.kernels[symbol], kernel.launch());
-        println!("{symbol}: {} registers, {} bytes of shared memory", usage.registers, launch.shared_bytes);
+        let shared_bytes = usage.shared_bytes + launch.shared_bytes;
+        println!(
+            "{name:<6} {symbol:<62} {:>4} threads {:>3} registers {shared_bytes:>6} bytes of shared memory",
+            launch.threads, usage.registers
+        );
         assert_eq!((usage.spill_store_bytes, usage.spill_load_bytes, usage.stack_bytes), (0, 0, 0), "{symbol}");
-        // Three warpgroups share out all registers; of the others two blocks have room.
-        let most = if launch.threads == 384 { 168 } else { 128 };
+        // Three warpgroups share out all registers; products of few rows have room for two blocks.
+        let most = match launch.threads {
+            384 => 168,
+            _ if symbol.ends_with("_few_sm90") => 128,
+            threads => 65536 / threads.max(256),
+        };
         assert!(usage.registers <= most, "{symbol}: {} registers", usage.registers);
     }
 }
 
+/// The config of `models/NAME`.
+fn published(name: &str) -> JambaConfig {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name);
+    JambaConfig::read(&folder.join("config.json")).expect("a config")
+}
+
 #[test]
-fn the_products_of_tiny_assemble() {
-    assemble_model("tiny", &Dims::of("tiny"));
+fn all_of_tiny_assembles() {
+    assemble_model("tiny", &published("tiny"));
 }
 
 /// The models that benchmarks use: the 3B's pattern scaled down, and one with experts.
 #[test]
-fn the_products_of_mid_assemble() {
-    let mid = Dims {
-        d_model: 768,
-        d_ff: 2560,
-        d_inner: 1536,
-        dt_rank: 64,
-        d_state: 16,
+fn all_of_mid_assembles() {
+    let mid = Tiny {
+        hidden: 768,
+        ff: 2560,
+        layers: 16,
         heads: 6,
         kv_heads: 1,
-        d_head: 128,
-        n_experts: 1,
+        attention: (8, 4),
+        experts: 1,
         top_k: 1,
+        dt_rank: Some(64),
         vocab: 65536,
+        tied: true,
+        ..Tiny::base()
     };
-    assemble_model("midmoe", &Dims { d_ff: 1792, kv_heads: 2, n_experts: 8, top_k: 2, ..mid });
-    assemble_model("mid", &mid);
+    let midmoe = Tiny { ff: 1792, kv_heads: 2, experts: 8, top_k: 2, tied: false, ..mid.clone() };
+    assemble_model("mid", &mid.config().expect("a config"));
+    assemble_model("midmoe", &midmoe.config().expect("a config"));
 }
 
 #[test]
-fn the_products_of_jamba_3b_assemble() {
-    assemble_model("jamba-3b", &Dims::of("jamba-3b"));
+fn all_of_jamba_3b_assembles() {
+    assemble_model("3B", &published("jamba-3b"));
 }
 
 #[test]
-fn the_products_of_jamba_mini_assemble() {
-    assemble_model("jamba-mini", &Dims::of("jamba-mini"));
+fn all_of_jamba_mini_assembles() {
+    assemble_model("Mini", &published("jamba-mini"));
 }
 
 #[test]
-fn the_products_of_jamba_large_assemble() {
-    assemble_model("jamba-large", &Dims::of("jamba-large"));
+fn all_of_jamba_large_assembles() {
+    assemble_model("Large", &published("jamba-large"));
 }
 
 /// Machine code of one kernel, an instruction or a label a line.
