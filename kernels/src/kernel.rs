@@ -352,10 +352,15 @@ impl Rows {
 
     /// Blocks of a launch in which each does `per_block` rows.
     pub fn blocks(self, per_block: u32) -> Blocks {
+        self.blocks_of(1, per_block)
+    }
+
+    /// Blocks of a launch in which each does `per_block` pieces of work, of which each row makes `factor`.
+    pub fn blocks_of(self, factor: u32, per_block: u32) -> Blocks {
         let count = match self {
             Rows::Tokens => Count::Tokens,
             Rows::Outputs => Count::Outputs,
         };
-        Blocks::Of { count, factor: 1, per_block }
+        Blocks::Of { count, factor, per_block }
     }
 }

@@ -1,6 +1,6 @@
 //! From a router's logits to the sum of its experts.
 
-use jambac_kernels::kernel::Elem;
+use jambac_kernels::kernel::{Elem, Rows};
 use jambac_kernels::moe_combine::sm90::Spec as Combine;
 use jambac_kernels::moe_gather::sm90::Spec as Gather;
 use jambac_kernels::moe_route::sm90::Spec as Route;
@@ -14,7 +14,7 @@ use crate::kernels::harness::{assert_close, assert_same_bits, random, random_ind
 type Routed = (Vec<f32>, Vec<i32>, Vec<i32>, Vec<i32>);
 
 fn route(compiled: &Kernels, seed: u64, spec: &Route, logits: &[f32]) -> Routed {
-    let &Route { n_experts, top_k } = spec;
+    let &Route { n_experts, top_k, .. } = spec;
     let rows = logits.len() / n_experts;
     let args = [
         Arg::f32_rows(n_experts, logits),
@@ -33,7 +33,7 @@ fn route(compiled: &Kernels, seed: u64, spec: &Route, logits: &[f32]) -> Routed 
 #[test]
 fn routes_agree_with_the_reference() {
     for (n_experts, top_k) in [(16, 2), (4, 2), (1, 1), (7, 3), (64, 6)] {
-        let spec = Route { n_experts, top_k };
+        let spec = Route { n_experts, top_k, rows: Rows::Tokens };
         let compiled = Kernels::compile([&spec.clone().into()]);
         for rows in [1, 3, 33, 512, 1100] {
             let any: Vec<f32> = random(1, rows * n_experts).iter().map(|x| 8.0 * x).collect();
@@ -58,7 +58,7 @@ fn routes_agree_with_the_reference() {
 
 #[test]
 fn a_token_of_nan_has_experts_that_exist() {
-    let spec = Route { n_experts: 5, top_k: 3 };
+    let spec = Route { n_experts: 5, top_k: 3, rows: Rows::Tokens };
     let compiled = Kernels::compile([&spec.clone().into()]);
     let nan = f32::NAN;
     let logits = [nan, 0.25, nan, nan, 0.75, nan, nan, nan, nan, nan, 0.0, 1.0, 2.0, 3.0, 4.0];
@@ -73,7 +73,8 @@ fn a_token_of_nan_has_experts_that_exist() {
 #[test]
 fn rows_go_to_their_experts_and_back() {
     for (cols, top_k, rows) in [(9, 2, 1), (4096, 2, 5), (130, 3, 20), (64, 1, 7)] {
-        let (gather, combine) = (Gather { cols, top_k }, Combine { cols, top_k });
+        let (gather, combine) =
+            (Gather { cols, top_k, rows: Rows::Tokens }, Combine { cols, top_k, rows: Rows::Tokens });
         let kernels: [Kernel; 2] = [gather.into(), combine.into()];
         let compiled = Kernels::compile(&kernels);
         let n_experts = 4;

@@ -51,6 +51,9 @@ pub(crate) fn forget_rows(kernel: &mut Kernel) {
         Kernel::Linear(spec) => spec.rows = Rows::Tokens,
         Kernel::SplitLinear(spec) => spec.rows = Rows::Tokens,
         Kernel::LinearSwiglu(spec) => spec.rows = Rows::Tokens,
+        Kernel::MoeRoute(spec) => spec.rows = Rows::Tokens,
+        Kernel::MoeGather(spec) => spec.rows = Rows::Tokens,
+        Kernel::MoeCombine(spec) => spec.rows = Rows::Tokens,
         Kernel::GroupedLinear(spec) => (spec.rows, spec.top_k) = (Rows::Tokens, 1),
         Kernel::GroupedSwiglu(spec) => (spec.rows, spec.top_k) = (Rows::Tokens, 1),
         _ => {}

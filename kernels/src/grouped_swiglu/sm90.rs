@@ -7,10 +7,8 @@
 //! x and out have a row for each slot, in the order of the experts. Bound by the weights of the experts in use, once each, for
 //! few tokens, by the tensor cores (4 · slots · n · k operations) for many.
 
-use jamba_plan::format::Launch;
-
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use crate::sm90::matmul::{Batch, Finish, Method, Product};
+use crate::kernel::{Elem, Rows};
+use crate::sm90::matmul::{Batch, Finish, Method, Product, is_product};
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,25 +42,10 @@ impl Spec {
         }
     }
 
-    pub(crate) fn symbol(&self) -> String {
-        let &Spec { n_experts, n, k, .. } = self;
-        format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}{}", self.format.name(), self.product().suffix())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        self.product().params()
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        self.product().cost(counts)
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        self.product().launch()
+    /// The symbol but for what the product says.
+    fn name(&self) -> String {
+        format!("grouped_swiglu_{}_e{}_n{}_k{}", self.format.name(), self.n_experts, self.n, self.k)
     }
 }
 
-#[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::sm90::Builder, spec: &Spec) {
-    crate::sm90::matmul::emit(b, &spec.product());
-}
+is_product!();

@@ -4,11 +4,10 @@
 //!
 //! Bound by the weights (n · k elements, once) for few rows, by the tensor cores (2 · rows · n · k operations) for many.
 
-use jamba_plan::format::Launch;
 use jambac_graph::Activation;
 
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use crate::sm90::matmul::{Batch, Finish, Method, Product};
+use crate::kernel::{Elem, Rows};
+use crate::sm90::matmul::{Batch, Finish, Method, Product, is_product};
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,24 +43,10 @@ impl Spec {
         }
     }
 
-    pub(crate) fn symbol(&self) -> String {
-        format!("linear_{}_n{}_k{}{}", self.format.name(), self.n, self.k, self.product().suffix())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        self.product().params()
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        self.product().cost(counts)
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        self.product().launch()
+    /// The symbol but for what the product says.
+    fn name(&self) -> String {
+        format!("linear_{}_n{}_k{}", self.format.name(), self.n, self.k)
     }
 }
 
-#[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::sm90::Builder, spec: &Spec) {
-    crate::sm90::matmul::emit(b, &spec.product());
-}
+is_product!();

@@ -19,6 +19,8 @@ pub struct Spec {
     pub cols: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// What the tokens are.
+    pub rows: Rows,
 }
 
 impl Spec {
@@ -38,13 +40,13 @@ impl Spec {
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.cols) as f64;
+        let elements = (self.rows.count(counts) * self.cols) as f64;
         let top_k = self.top_k as f64;
         Cost { bytes: elements * 4.0 * (top_k + 1.0), flops: elements * 2.0 * top_k }
     }
 
     pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(Rows::Tokens.blocks(1), row_threads(self.cols), 0)
+        Launch::along_x(self.rows.blocks(1), row_threads(self.cols), 0)
     }
 }
 

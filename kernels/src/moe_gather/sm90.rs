@@ -8,9 +8,9 @@
 //! 1. whose row
 //! 2. its bytes, 16 a thread
 
-use crate::kernel::{Cost, Counts, Elem, Param};
+use crate::kernel::{Cost, Counts, Elem, Param, Rows};
 use crate::sm90::{copy_threads, row_stride};
-use jamba_plan::format::{Blocks, Count, Launch};
+use jamba_plan::format::Launch;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Spec {
     pub cols: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// What the tokens are.
+    pub rows: Rows,
 }
 
 impl Spec {
@@ -37,11 +39,11 @@ impl Spec {
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.tokens * self.cols * (1 + self.top_k)) as f64 * 2.0, flops: 0.0 }
+        Cost { bytes: (self.rows.count(counts) * self.cols * (1 + self.top_k)) as f64 * 2.0, flops: 0.0 }
     }
 
     pub(crate) fn launch(&self) -> Launch {
-        let blocks = Blocks::Of { count: Count::Tokens, factor: self.top_k as u32, per_block: 1 };
+        let blocks = self.rows.blocks_of(self.top_k as u32, 1);
         Launch::along_x(blocks, copy_threads(2 * self.cols), 0)
     }
 }

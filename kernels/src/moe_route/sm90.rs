@@ -13,7 +13,7 @@
 //!
 //! Counts of a warp are ballots: no order of threads reaches a result.
 
-use crate::kernel::{Cost, Counts, Elem, Param};
+use crate::kernel::{Cost, Counts, Elem, Param, Rows};
 use crate::sm90::{WARP, row_stride};
 use jamba_plan::format::{Blocks, Launch};
 
@@ -30,6 +30,8 @@ pub struct Spec {
     pub n_experts: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// What the tokens are.
+    pub rows: Rows,
 }
 
 impl Spec {
@@ -49,7 +51,7 @@ impl Spec {
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = counts.tokens as f64;
+        let rows = self.rows.count(counts) as f64;
         let (n_experts, top_k) = (self.n_experts as f64, self.top_k as f64);
         Cost { bytes: (rows * (n_experts + 4.0 * top_k) + n_experts) * 4.0, flops: rows * n_experts * (4.0 + top_k) }
     }
@@ -78,7 +80,7 @@ mod emit {
     const I32: Type = Type::scalar(Num::I32);
 
     pub(crate) fn emit(b: &Builder, spec: &Spec) {
-        let &Spec { n_experts, top_k } = spec;
+        let &Spec { n_experts, top_k, .. } = spec;
         assert!(n_experts <= MAX_EXPERTS && top_k <= n_experts, "{top_k} of {n_experts} experts");
         let rows = b.count("rows");
         let is_expert = b.cmp(Compare::Lt, b.thread(), b.i32(n_experts as i32));
@@ -176,7 +178,7 @@ mod emit {
 
     /// The experts of a token's largest logits, each once whatever the logits; they and their weights are written.
     fn largest(b: &Builder, spec: &Spec, token: Value) -> Vec<Value> {
-        let &Spec { n_experts, top_k } = spec;
+        let &Spec { n_experts, top_k, .. } = spec;
         let logits = b.row(b.pointer("logits"), token, 4 * row_stride(Elem::F32, n_experts));
         let vector = |number: usize| {
             let x = b.load(b.at_byte(logits, 16 * number), Type::vector(Num::F32, COLUMNS));

@@ -30,6 +30,35 @@ mod integer;
 #[cfg(feature = "emit")]
 mod work;
 
+/// What a catalog entry is asked for, of a `Spec` that has a `name` and a `product`: all of it follows from these two.
+macro_rules! is_product {
+    () => {
+        impl Spec {
+            pub(crate) fn symbol(&self) -> String {
+                format!("{}{}", self.name(), self.product().suffix())
+            }
+
+            pub(crate) fn params(&self) -> Vec<crate::kernel::Param> {
+                self.product().params()
+            }
+
+            pub(crate) fn cost(&self, counts: crate::kernel::Counts) -> crate::kernel::Cost {
+                self.product().cost(counts)
+            }
+
+            pub(crate) fn launch(&self) -> jamba_plan::format::Launch {
+                self.product().launch()
+            }
+        }
+
+        #[cfg(feature = "emit")]
+        pub(crate) fn emit(b: &crate::sm90::Builder, spec: &Spec) {
+            crate::sm90::matmul::emit(b, &spec.product());
+        }
+    };
+}
+pub(crate) use is_product;
+
 /// A matrix product.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Product {

@@ -5,10 +5,8 @@
 //!
 //! Bound as a linear of all outputs: by the weights for few rows, by the tensor cores for many.
 
-use jamba_plan::format::Launch;
-
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use crate::sm90::matmul::{Batch, Finish, Method, Product};
+use crate::kernel::{Elem, Rows};
+use crate::sm90::matmul::{Batch, Finish, Method, Product, is_product};
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,26 +38,11 @@ impl Spec {
         }
     }
 
-    pub(crate) fn symbol(&self) -> String {
+    /// The symbol but for what the product says.
+    fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes.iter().map(usize::to_string).collect();
-        let suffix = self.product().suffix();
-        format!("split_linear_{}_n{}_k{}{suffix}", self.format.name(), sizes.join("_"), self.k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        self.product().params()
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        self.product().cost(counts)
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        self.product().launch()
+        format!("split_linear_{}_n{}_k{}", self.format.name(), sizes.join("_"), self.k)
     }
 }
 
-#[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::sm90::Builder, spec: &Spec) {
-    crate::sm90::matmul::emit(b, &spec.product());
-}
+is_product!();

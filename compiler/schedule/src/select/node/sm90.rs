@@ -114,12 +114,12 @@ impl View<'_, '_> {
             }
             &Op::Attention { n_heads, scale } => self.sm90_attention(n_heads, scale),
             &Op::MoeRoute { k } => {
-                let spec = moe_route::sm90::Spec { n_experts: self.operand_cols(0)?, top_k: k };
+                let (rows, count) = self.rows()?;
+                let spec = moe_route::sm90::Spec { n_experts: self.operand_cols(0)?, top_k: k, rows };
                 let most = moe_route::sm90::MAX_EXPERTS;
                 if spec.n_experts > most {
                     return Err(self.fail(format!("found {} experts, expected at most {most}", spec.n_experts)));
                 }
-                let (rows, count) = self.rows()?;
                 let experts = self.scratch(self.most(rows), k, Elem::I32)?;
                 let results = [("weights", self.result(0)), ("slots", self.result(1)), ("offsets", self.result(2))];
                 one(
@@ -143,7 +143,7 @@ impl View<'_, '_> {
                 let results = [("out", self.result(0)), ("rows", count)];
                 Ok(vec![
                     bind(product, of_product),
-                    bind(moe_combine::sm90::Spec { cols: n, top_k }, of_sum.into_iter().chain(results)),
+                    bind(moe_combine::sm90::Spec { cols: n, top_k, rows }, of_sum.into_iter().chain(results)),
                 ])
             }
             Op::SelectRows => {
@@ -202,7 +202,7 @@ impl View<'_, '_> {
         let of_gather = [("x", self.buffer(0)?), slots, ("out", gathered), slot_rows];
         let offsets = ("offsets", self.buffer(4)?);
         let of_product = [("x", gathered), ("weight", weight), offsets, ("out", self.result(0))];
-        Ok(vec![bind(moe_gather::sm90::Spec { cols: k, top_k }, of_gather), bind(product, of_product)])
+        Ok(vec![bind(moe_gather::sm90::Spec { cols: k, top_k, rows }, of_gather), bind(product, of_product)])
     }
 
     fn sm90_attention(&mut self, n_heads: usize, scale: f64) -> Result<Kernels, ScheduleError> {
