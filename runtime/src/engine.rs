@@ -6,9 +6,11 @@ use std::sync::Arc;
 use jamba_plan::Verify;
 use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
 
-use crate::device::cpu::{Cpu, Opened};
+use crate::device::cpu::Cpu;
+use crate::device::cuda::Gpu;
 use crate::device::map::PlanFile;
-use crate::device::{Device, Piece};
+use crate::device::{Device, Opened, Piece};
+use crate::gpu::Driver;
 use crate::session::{Admitted, Feed, Origin, Outputs, SequenceId, Sequences};
 use crate::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
@@ -53,6 +55,8 @@ pub struct OpenOptions<'a> {
     /// Make all memory resident now, rather than piece by piece as it is first used: opening takes longer, and then no
     /// step waits for memory or finds it gone.
     pub prefault: bool,
+    /// Launch every step of a GPU by itself, in place of replaying steps that were recorded: the same bits, later.
+    pub launch_each: bool,
     /// Told how far checking the plan and drawing synthetic weights are.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
@@ -110,6 +114,29 @@ impl Engine {
 
     /// Opens a plan whose bytes are at hand.
     pub fn open_file(file: PlanFile, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
+        Engine::open_with(file, &options, None)
+    }
+
+    /// Opens a plan on a GPU behind a driver of the caller's own: a simulator.
+    pub fn open_on(path: &Path, options: OpenOptions<'_>, driver: Box<dyn Driver>) -> Result<Engine, RuntimeError> {
+        Engine::open_file_on(PlanFile::open(path)?, options, driver)
+    }
+
+    /// As [`Engine::open_on`], of a plan whose bytes are at hand.
+    pub fn open_file_on(
+        file: PlanFile,
+        options: OpenOptions<'_>,
+        driver: Box<dyn Driver>,
+    ) -> Result<Engine, RuntimeError> {
+        Engine::open_with(file, &options, Some(driver))
+    }
+
+    /// Opens a plan on a GPU, or on the CPU where there is no driver.
+    fn open_with(
+        file: PlanFile,
+        options: &OpenOptions<'_>,
+        driver: Option<Box<dyn Driver>>,
+    ) -> Result<Engine, RuntimeError> {
         let file = Arc::new(file);
         let mut tell = |done, total| {
             if let Some(listen) = options.progress {
@@ -117,13 +144,29 @@ impl Engine {
             }
         };
         let plan = file.plan(options.verify, &mut tell)?;
-        let of_cpu = plan.programs().find(|(info, _)| info.kind == TargetKind::Cpu);
-        let (info, program) = of_cpu.ok_or_else(|| RuntimeError::NoCodeForDevice {
-            device: "the CPU".to_owned(),
-            targets: plan.manifest().targets().map(str::to_owned).collect(),
-            wanted: "a CPU target, x86-64-v3 or the like",
+        let kind = if driver.is_some() { TargetKind::Sm90a } else { TargetKind::Cpu };
+        let of_kind = plan.programs().find(|(info, _)| info.kind == kind);
+        let (info, program) = of_kind.ok_or_else(|| {
+            let (device, wanted) = match &driver {
+                Some(driver) => (driver.info().name.clone(), "sm_90a"),
+                None => ("the CPU".to_owned(), "a CPU target, x86-64-v3 or the like,"),
+            };
+            RuntimeError::NoCodeForDevice {
+                device,
+                targets: plan.manifest().targets().map(str::to_owned).collect(),
+                wanted,
+            }
         })?;
-        let (cpu, opened) = Cpu::open(&plan, (info, program), Arc::clone(&file), &options)?;
+        let (device, opened): (Box<dyn Device>, Opened) = match driver {
+            Some(driver) => {
+                let (gpu, opened) = Gpu::open(&plan, (info, program), &file, options, driver)?;
+                (Box::new(gpu), opened)
+            }
+            None => {
+                let (cpu, opened) = Cpu::open(&plan, (info, program), Arc::clone(&file), options)?;
+                (Box::new(cpu), opened)
+            }
+        };
         let mut engine = Engine {
             digest: plan.digest(),
             sequences: Sequences::new(plan.manifest(), info, program),
@@ -131,7 +174,7 @@ impl Engine {
             manifest: plan.manifest().clone(),
             memory: info.memory.clone(),
             program: program.clone(),
-            device: Box::new(cpu),
+            device,
             opened,
             check: options.check,
             trace: None,
@@ -182,23 +225,31 @@ impl Engine {
         info.map_or(&[], |info| &info.targets)
     }
 
-    /// Threads, the caller's included.
+    /// The device that it runs on: `cpu`, or the name that its driver gives a GPU.
+    pub fn device(&self) -> &str {
+        &self.opened.device
+    }
+
+    /// Threads that run steps, the caller's included; of a GPU the caller's alone.
     pub fn threads(&self) -> usize {
         self.opened.n_threads
     }
 
     /// Begins a sequence without tokens.
     pub fn add_sequence(&mut self) -> Result<SequenceId, RuntimeError> {
+        self.device.health()?;
         let (id, slot) = self.sequences.add()?;
         self.device.clear(Piece::Slot(slot));
+        self.device.health()?;
         Ok(id)
     }
 
     /// Ends a sequence; its slot is free again, and so are its pages unless a fork holds them too.
     pub fn remove_sequence(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
+        self.device.health()?;
         let slot = self.sequences.remove(id, &mut *self.device)?;
         self.checkpoints.forget(slot);
-        Ok(())
+        self.device.health()
     }
 
     /// Number of tokens that a sequence has taken.
@@ -234,8 +285,8 @@ impl Engine {
     }
 
     pub(crate) fn run(&mut self, feeds: &[Feed<'_>], origin: Origin) -> Result<Admitted, RuntimeError> {
-        let admitted = self.sequences.admit(feeds, origin)?;
         self.device.health()?;
+        let admitted = self.sequences.admit(feeds, origin)?;
         if let Some(trace) = &mut self.trace {
             trace.begin_run(admitted.entry, admitted.kind, self.sequences.size(feeds, admitted.counts));
         }

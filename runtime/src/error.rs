@@ -115,6 +115,69 @@ pub enum RuntimeError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The GPU is not of the kind that the plan's code runs on.
+    #[error("{device} has compute capability {}.{}; the plan's code for sm_90a runs on {}.{} alone", found.0, found.1, needed.0, needed.1)]
+    WrongCapability {
+        /// The device's name.
+        device: String,
+        /// Its compute capability, major and minor.
+        found: (u32, u32),
+        /// The one that the code runs on.
+        needed: (u32, u32),
+    },
+    /// The GPU's driver does not understand the plan's code.
+    #[error(
+        "{device}: its driver knows CUDA {}.{}; the plan's code, PTX {}.{}, needs {}.{}: install a newer driver",
+        found.0, found.1, ptx.0, ptx.1, needed.0, needed.1
+    )]
+    DriverTooOld {
+        /// The device's name.
+        device: String,
+        /// The newest CUDA that the driver knows, major and minor.
+        found: (u32, u32),
+        /// The oldest that would do.
+        needed: (u32, u32),
+        /// The version of the plan's PTX.
+        ptx: (u32, u32),
+    },
+    /// The GPU has too little memory that is free.
+    #[error(
+        "{device}: {what} needs {needed} bytes of memory, {free} are free{}; `jambac fit` tells which limits fit",
+        match needed.checked_sub(*free) {
+            Some(missing) if missing > 0 => format!(": {missing} are missing"),
+            _ => ", in no piece that is large enough".to_owned(),
+        }
+    )]
+    DeviceMemory {
+        /// The device's name.
+        device: String,
+        /// What the memory is for: `the plan`, `KV pool`.
+        what: &'static str,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// A kernel, or a call of the GPU's driver, failed. The engine is of no use from here on: every call returns this.
+    #[error("{device}: {place}: {reason}")]
+    DeviceFault {
+        /// The device's name.
+        device: String,
+        /// What was being done: `copying state`, `prefill step 7 (linear_sm90, layers.3.mamba)`.
+        place: String,
+        /// The driver's message.
+        reason: String,
+    },
+    /// The GPU is gone: fallen off the bus, or reset. The engine is of no use from here on: every call returns this.
+    #[error("{device} is lost: {place}: {reason}")]
+    DeviceLost {
+        /// The device's name.
+        device: String,
+        /// What was being done.
+        place: String,
+        /// The driver's message.
+        reason: String,
+    },
     /// A worker thread could not be started.
     #[error("cannot start worker thread {thread}: {source}")]
     Thread {
@@ -257,6 +320,12 @@ pub enum RuntimeError {
 impl RuntimeError {
     /// True when the fault is ours: neither the plan's file nor the caller can be to blame.
     pub fn is_ours(&self) -> bool {
-        matches!(self, RuntimeError::NotFinite { .. } | RuntimeError::GuardBroken { .. } | RuntimeError::Code { .. })
+        matches!(
+            self,
+            RuntimeError::NotFinite { .. }
+                | RuntimeError::GuardBroken { .. }
+                | RuntimeError::Code { .. }
+                | RuntimeError::DeviceFault { .. }
+        )
     }
 }

@@ -144,7 +144,10 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, RuntimeError> {
-        self.sequences.fork(id, &mut *self.device)
+        self.device.health()?;
+        let fork = self.sequences.fork(id, &mut *self.device)?;
+        self.device.health()?;
+        Ok(fork)
     }
 
     /// Copies what a sequence remembers to the host: its state slot and all of its pages. The sequence goes on undisturbed.
@@ -161,6 +164,7 @@ impl Engine {
     }
 
     fn snapshot_sharing(&self, id: SequenceId, common: &[Arc<[u8]>]) -> Result<Snapshot, RuntimeError> {
+        self.device.health()?;
         let slot = self.sequences.slot_of(id)?;
         let (Manifest { limits, model, .. }, memory) = (self.manifest(), self.memory());
         let copy = |piece, bytes: u64| {
@@ -188,6 +192,7 @@ impl Engine {
     /// Begins a sequence where a snapshot was taken. Takes a slot and the pages of its tokens, or refuses before anything
     /// changes; refuses snapshots of other plans.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<SequenceId, RuntimeError> {
+        self.device.health()?;
         self.check_plan("snapshot", snapshot.plan)?;
         self.check_kind(&snapshot.target)?;
         let id = self.sequences.adopt(&snapshot.tokens)?;
@@ -195,6 +200,7 @@ impl Engine {
         for (&page, bytes) in self.sequences.pages(id)?.iter().zip(&*snapshot.pages) {
             self.device.write(Piece::Page(page), bytes);
         }
+        self.device.health()?;
         Ok(id)
     }
 
@@ -223,6 +229,7 @@ impl Engine {
     /// back to here. The first checkpoint of a sequence takes a slot's bytes of host memory, which the later ones use again
     /// and which are free when the sequence is removed.
     pub fn checkpoint(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
+        self.device.health()?;
         let slot = self.sequences.slot_of(id)?;
         let bytes = self.memory().state_slot as usize;
         let kept = self.checkpoints.states[slot as usize].get_or_insert_with(|| vec![0; bytes].into());
@@ -257,6 +264,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn rollback(&mut self, id: SequenceId, n_tokens: u64) -> Result<(), RuntimeError> {
+        self.device.health()?;
         let way = self.sequences.check_back(id, n_tokens)?;
         if n_tokens == 0 {
             return Ok(());
@@ -267,7 +275,7 @@ impl Engine {
             self.device.write(Piece::Slot(way.slot), state);
         }
         let replayed = match &replay[..] {
-            [] => Ok(()),
+            [] => self.device.health(),
             tokens => self.run_chunks(Feed { sequence: id, tokens, outputs: Outputs::None }, None).map(|_| ()),
         };
         self.checkpoints.replay = replay;

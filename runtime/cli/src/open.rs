@@ -52,6 +52,7 @@ impl OpenArgs {
                 check: self.check,
                 prefault: self.prefault,
                 progress: Some(&tell),
+                ..OpenOptions::default()
             },
         )?;
         engine.on_prefill(move |progress| bar.tell(progress));

@@ -9,6 +9,17 @@ use jamba_plan::format::{Count, Table};
 use crate::RuntimeError;
 use crate::trace::Trace;
 
+/// What a plan was opened on.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    /// The target whose code runs.
+    pub(crate) target: String,
+    /// `cpu`, or the name that its driver gives a GPU.
+    pub(crate) device: String,
+    /// Threads of the host that run steps, the caller's included.
+    pub(crate) n_threads: usize,
+}
+
 /// Counts of one step, as [`jamba_plan::format::Count`] names them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -77,7 +88,8 @@ pub(crate) trait Device: Send {
         Ok(())
     }
 
-    /// Runs every step alone from now on, looks at the guards after it, and fills what nobody may read with NaN.
+    /// Runs every step alone from now on, looks at the guards after it, and fills what nobody may read with NaN. A device that
+    /// was opened for it has guards.
     fn check_steps(&mut self);
 
     /// The first guard that was broken since the last call, when steps are checked.

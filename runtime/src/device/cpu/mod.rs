@@ -18,7 +18,7 @@ use self::memory::Region;
 use self::threads::{Barrier, Team};
 use self::weights::Weights;
 use super::map::PlanFile;
-use super::{Counts, Device, Piece};
+use super::{Counts, Device, Opened, Piece};
 use crate::check::Checked;
 use crate::engine::OpenOptions;
 use crate::execute::{Lane, execute};
@@ -52,13 +52,6 @@ struct Arguments {
     begins: Vec<usize>,
     /// Slots that hold a count, and the factor on it.
     counts: Vec<(usize, Count, u32)>,
-}
-
-/// Number of threads and target that a plan was opened with.
-#[derive(Clone, Debug)]
-pub(crate) struct Opened {
-    pub(crate) target: String,
-    pub(crate) n_threads: usize,
 }
 
 impl Cpu {
@@ -102,7 +95,7 @@ impl Cpu {
             cpu.weights.prefault();
         }
         cpu.entries = (0..cpu.program.entries.len()).map(|index| cpu.arguments(index)).collect();
-        Ok((cpu, Opened { target: target.to_owned(), n_threads }))
+        Ok((cpu, Opened { target: target.to_owned(), device: "cpu".to_owned(), n_threads }))
     }
 
     /// The argument arrays of an entry: everything but the counts is known from here on.

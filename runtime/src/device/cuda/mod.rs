@@ -1,3 +1,205 @@
-//! GPUs: what the runtime asks of their drivers.
+//! A GPU of compute capability 9.0 that has a plan open: memory in five allocations, code, and the steps of an entry as
+//! launches on one stream, recorded once for each size of step as a graph and replayed.
+//!
+//! What happens in a step: the words of counts and the step tables are copied to the device in one piece; the graph of the
+//! step's bucket runs, or every launch by itself; the rows of logits that were asked for come back. All of it goes through a
+//! [`driver::Driver`].
 
 pub mod driver;
+mod fault;
+mod graphs;
+mod guards;
+mod open;
+mod run;
+mod tables;
+mod weights;
+
+use std::cell::RefCell;
+
+use jamba_plan::format::{Limits, Memory, Program, Table};
+
+use self::driver::{Driver, DriverError};
+use self::fault::Fault;
+use self::graphs::{Bucket, Graphs};
+use self::guards::{Broken, Guards};
+use self::run::{Arguments, Run};
+use self::tables::Tables;
+use super::{Counts, Device, Piece};
+use crate::RuntimeError;
+use crate::trace::Trace;
+
+/// A GPU that has a plan open.
+pub(crate) struct Gpu {
+    /// Reading state needs the driver too, which [`Device::read`] has shared with nobody.
+    live: RefCell<Live>,
+    /// Its name, in messages.
+    name: String,
+    n_sms: u32,
+    limits: Limits,
+    memory: Memory,
+    program: Program,
+    pools: Pools,
+    tables: Tables,
+    /// By entry of the program.
+    entries: Vec<Arguments>,
+    graphs: Graphs,
+    /// Rows of logits of the last run, at the distance that they have on the device.
+    logits: Vec<f32>,
+    /// Around the allocations, where steps are checked.
+    guards: Option<Guards>,
+    broken: Option<RuntimeError>,
+    checked: bool,
+}
+
+/// A driver, and the first thing that went wrong on it: nothing is asked of it from then on.
+struct Live {
+    driver: Box<dyn Driver>,
+    fault: Option<Fault>,
+}
+
+impl Live {
+    /// Does something that nothing is returned of; what fails is found by [`Device::health`].
+    fn attempt(&mut self, what: &'static str, action: impl FnOnce(&mut dyn Driver) -> Result<(), DriverError>) {
+        if self.fault.is_none() {
+            self.fault = action(&mut *self.driver).err().map(|error| Fault::of_call(what, error));
+        }
+    }
+}
+
+/// Addresses of the five allocations; 0 for what the plan has none of.
+#[derive(Clone, Copy)]
+struct Pools {
+    weights: u64,
+    kv: u64,
+    state: u64,
+    arena: u64,
+    tables: u64,
+}
+
+/// A byte that nobody may take for a number: bf16 and f32 of it are NaN.
+const NAN_BYTE: u8 = 0xff;
+
+impl Gpu {
+    /// Where a piece lies, and its length in bytes.
+    fn place(&self, piece: Piece) -> (u64, u64) {
+        let (pool, index, bytes) = match piece {
+            Piece::Slot(slot) => (self.pools.state, slot, self.memory.state_slot),
+            Piece::Page(page) => (self.pools.kv, page, self.memory.kv_page),
+        };
+        (pool + u64::from(index) * bytes, bytes)
+    }
+
+    fn attempt(&mut self, what: &'static str, action: impl FnOnce(&mut dyn Driver) -> Result<(), DriverError>) {
+        self.live.get_mut().attempt(what, action);
+    }
+
+    /// Copies the step's share of the tables, runs it, and brings back its rows of logits.
+    fn step(&mut self, index: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
+        let driver = &mut *self.live.get_mut().driver;
+        let entry = &self.program.entries[index];
+        let image = self.tables.image(counts);
+        driver.upload(self.pools.tables, image).map_err(|error| Fault::of_call("copying the step tables", error))?;
+        if self.checked && self.memory.arena > 0 {
+            let filled = driver.fill(self.pools.arena, self.memory.arena, NAN_BYTE);
+            filled.map_err(|error| Fault::of_call("clearing the arena", error))?;
+        }
+        let mut run = Run {
+            driver,
+            n_sms: self.n_sms,
+            program: &self.program,
+            entry: index,
+            arguments: &self.entries[index],
+            bucket: Bucket::of(entry, counts),
+            guards: self.guards.as_ref(),
+        };
+        let broken = match trace {
+            _ if self.checked => run.one_by_one(trace)?,
+            Some(_) => run.one_by_one(trace)?,
+            None => {
+                run.all(&mut self.graphs)?;
+                None
+            }
+        };
+        let logits = entry.logits;
+        if let Some(last) = counts.outputs.checked_sub(1) {
+            let n_elements = (last * logits.row_stride / 4 + logits.n) as usize;
+            let rows: &mut [u8] = bytemuck::cast_slice_mut(&mut self.logits[..n_elements]);
+            let from = self.pools.arena + logits.offset;
+            driver.download(from, rows).map_err(|error| Fault::of_run(&self.program, index, error))?;
+        }
+        Ok(broken)
+    }
+}
+
+impl Device for Gpu {
+    fn table(&mut self, table: Table) -> &mut [i32] {
+        self.tables.table(&self.limits, table)
+    }
+
+    fn clear(&mut self, piece: Piece) {
+        let (at, bytes) = self.place(piece);
+        let unwritten = if self.checked && matches!(piece, Piece::Page(_)) { NAN_BYTE } else { 0 };
+        self.attempt("clearing state", |driver| driver.fill(at, bytes, unwritten));
+    }
+
+    fn discard(&mut self, piece: Piece) {
+        if self.checked {
+            let (at, bytes) = self.place(piece);
+            self.attempt("clearing state", |driver| driver.fill(at, bytes, NAN_BYTE));
+        }
+    }
+
+    fn copy(&mut self, from: Piece, to: Piece) {
+        let ((from, bytes), (to, _)) = (self.place(from), self.place(to));
+        self.attempt("copying state", |driver| driver.copy(from, to, bytes));
+    }
+
+    fn read(&self, piece: Piece, bytes: &mut [u8]) {
+        let (at, _) = self.place(piece);
+        self.live.borrow_mut().attempt("reading state", |driver| driver.download(at, bytes));
+    }
+
+    fn write(&mut self, piece: Piece, bytes: &[u8]) {
+        let (at, _) = self.place(piece);
+        self.attempt("writing state", |driver| driver.upload(at, bytes));
+    }
+
+    fn run(&mut self, entry: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError> {
+        self.health()?;
+        match self.step(entry, counts, trace) {
+            Ok(None) => {}
+            Ok(Some(Broken { step, region })) => {
+                let found = &self.program.entries[entry].steps[step];
+                let kernel = self.program.kernels[found.kernel as usize].symbol.clone();
+                let source_layer = found.source.clone();
+                self.broken.get_or_insert(RuntimeError::GuardBroken { step, kernel, source_layer, region });
+            }
+            Err(fault) => self.live.get_mut().fault = Some(fault),
+        }
+        self.health()
+    }
+
+    fn logits(&self, entry: usize, row: u64) -> &[f32] {
+        let logits = self.program.entries[entry].logits;
+        let begin = (row * logits.row_stride / 4) as usize;
+        &self.logits[begin..begin + logits.n as usize]
+    }
+
+    fn health(&self) -> Result<(), RuntimeError> {
+        self.live.borrow().fault.as_ref().map_or(Ok(()), |fault| Err(fault.error(&self.name)))
+    }
+
+    fn check_steps(&mut self) {
+        self.checked = true;
+        let (state, kv) = (self.memory.state_pool(&self.limits), self.memory.kv_pool(&self.limits));
+        for (at, bytes) in [(self.pools.state, state), (self.pools.kv, kv)] {
+            if bytes > 0 {
+                self.attempt("clearing state", |driver| driver.fill(at, bytes, NAN_BYTE));
+            }
+        }
+    }
+
+    fn broken_guard(&mut self) -> Option<RuntimeError> {
+        self.broken.take()
+    }
+}

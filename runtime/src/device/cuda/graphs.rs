@@ -1,0 +1,101 @@
+//! Graphs: the launches of an entry for steps of about one size, recorded when the first such step runs.
+//!
+//! A launch's grid follows from the counts of a step, rounded up; the counts themselves lie in the device's memory, where
+//! kernels read them, so that a graph serves every step of its bucket. Without graphs the grids are the same.
+
+use std::collections::BTreeMap;
+
+use jamba_plan::format::{Count, Entry};
+
+use super::driver::GraphId;
+use crate::device::Counts;
+
+/// The counts that grids are made for: those of a step rounded up to powers of two, as far as the entry goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Bucket {
+    tokens: u64,
+    sequences: u64,
+    outputs: u64,
+}
+
+impl Bucket {
+    pub(super) fn of(entry: &Entry, counts: Counts) -> Bucket {
+        let up = |count: u64, most: u64| count.max(1).next_power_of_two().min(most);
+        Bucket {
+            tokens: up(counts.tokens, entry.max_tokens),
+            sequences: up(counts.sequences, entry.max_sequences),
+            outputs: up(counts.outputs, entry.max_outputs),
+        }
+    }
+
+    pub(super) fn of_count(self, count: Count) -> u64 {
+        match count {
+            Count::Tokens => self.tokens,
+            Count::Sequences => self.sequences,
+            Count::Outputs => self.outputs,
+        }
+    }
+}
+
+/// Most graphs that are kept: a driver holds some memory for each, which no plan states.
+const MAX_GRAPHS: usize = 64;
+
+/// The graphs so far, by entry and bucket.
+pub(super) struct Graphs {
+    recorded: BTreeMap<(usize, Bucket), GraphId>,
+    /// How many there may be.
+    most: usize,
+}
+
+impl Graphs {
+    pub(super) fn new() -> Graphs {
+        Graphs { recorded: BTreeMap::new(), most: MAX_GRAPHS }
+    }
+
+    /// None: every launch is made by itself.
+    pub(super) fn off() -> Graphs {
+        Graphs { recorded: BTreeMap::new(), most: 0 }
+    }
+
+    /// Whether one more may be recorded.
+    pub(super) fn take_more(&self) -> bool {
+        self.recorded.len() < self.most
+    }
+
+    /// From here on none is recorded.
+    pub(super) fn stop(&mut self) {
+        self.most = self.recorded.len();
+    }
+
+    pub(super) fn get(&self, entry: usize, bucket: Bucket) -> Option<GraphId> {
+        self.recorded.get(&(entry, bucket)).copied()
+    }
+
+    pub(super) fn add(&mut self, entry: usize, bucket: Bucket, graph: GraphId) {
+        self.recorded.insert((entry, bucket), graph);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jamba_plan::format::{EntryKind, Logits};
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_covers_its_steps_and_no_more_than_the_entry() {
+        let entry = Entry {
+            kind: EntryKind::Prefill,
+            max_tokens: 300,
+            max_sequences: 6,
+            max_outputs: 4,
+            logits: Logits { offset: 0, row_stride: 64, n: 1 },
+            steps: Vec::new(),
+            buffers: Vec::new(),
+        };
+        let of = |tokens, sequences, outputs| Bucket::of(&entry, Counts { tokens, sequences, outputs });
+        assert_eq!(of(257, 5, 3), Bucket { tokens: 300, sequences: 6, outputs: 4 });
+        assert_eq!(of(65, 1, 0), Bucket { tokens: 128, sequences: 1, outputs: 1 });
+        assert_eq!(of(65, 1, 0), of(128, 1, 1));
+    }
+}

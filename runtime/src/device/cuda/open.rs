@@ -1,0 +1,250 @@
+//! Opening a plan on a GPU: every check before any memory is taken, then memory, code, weights, and what kernels find by
+//! address.
+
+use std::cell::RefCell;
+
+use jamba_plan::Plan;
+use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TensorMap};
+use jamba_plan::tables::DeviceTables;
+
+use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, TensorMapOf};
+use super::fault::Fault;
+use super::graphs::Graphs;
+use super::guards::Guards;
+use super::run::Arguments;
+use super::tables::Tables;
+use super::{Gpu, Live, Pools, weights};
+use crate::RuntimeError;
+use crate::device::Opened;
+use crate::device::map::PlanFile;
+use crate::engine::OpenOptions;
+
+/// The compute capability that sm_90a code runs on, and no other.
+const CAPABILITY: (u32, u32) = (9, 0);
+
+/// The target whose code is loaded.
+const TARGET: &str = "sm_90a";
+
+impl Gpu {
+    /// Takes the memory that the manifest states, loads the code, and brings the weights.
+    pub(crate) fn open(
+        plan: &Plan<'_>,
+        (info, program): (&ProgramInfo, &Program),
+        file: &PlanFile,
+        options: &OpenOptions<'_>,
+        mut driver: Box<dyn Driver>,
+    ) -> Result<(Gpu, Opened), RuntimeError> {
+        let (limits, memory) = (&plan.manifest().limits, &info.memory);
+        let device = driver.info().clone();
+        let code = code(plan, info, options)?;
+        check_device(&device, code.ptx)?;
+        let mut guards = options.check.then(Guards::default);
+        check_memory(&device, memory.total(limits) + guards.as_ref().map_or(0, |_| Guards::bytes(N_POOLS)))?;
+
+        let failed = |what: &'static str| {
+            let device = device.name.clone();
+            move |error| match error {
+                DriverError::OutOfMemory { wanted: needed, free } => {
+                    RuntimeError::DeviceMemory { device, what, needed, free }
+                }
+                DriverError::Code(reason) => RuntimeError::Code { target: TARGET.to_owned(), reason },
+                error => Fault::of_call(what, error).error(&device),
+            }
+        };
+        driver.load(code, &kernels(program)).map_err(failed("loading the code"))?;
+        let pools = Pools::take(&mut *driver, memory, limits, guards.as_mut(), failed)?;
+        let listen = options.progress;
+        match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
+            (Some(range), _) => {
+                file.advise(memmap2::Advice::WillNeed, &range);
+                weights::copy(&mut *driver, pools.weights, &file.bytes()[range], listen)
+            }
+            (None, Some(seed)) => {
+                weights::draw(&mut *driver, pools.weights, (&program.weights, seed), (options.threads, listen))
+            }
+            (None, None) => Ok(()),
+        }
+        .map_err(failed("copying the weights"))?;
+        let region = DeviceTables::of(limits, program);
+        write_maps(&mut *driver, program, pools, &region).map_err(failed("writing the tensor maps"))?;
+        driver.synchronize().map_err(failed("opening the plan"))?;
+
+        let entries =
+            (0..program.entries.len()).map(|entry| arguments(program, entry, pools, &region, limits)).collect();
+        let rows = |entry: &jamba_plan::format::Entry| {
+            ((entry.max_outputs - 1) * entry.logits.row_stride / 4 + entry.logits.n) as usize
+        };
+        let opened = Opened { target: TARGET.to_owned(), device: device.name.clone(), n_threads: 1 };
+        let gpu = Gpu {
+            live: RefCell::new(Live { driver, fault: None }),
+            name: device.name,
+            n_sms: device.n_sms,
+            limits: limits.clone(),
+            memory: memory.clone(),
+            pools,
+            tables: Tables::new(limits, region),
+            entries,
+            graphs: if options.launch_each { Graphs::off() } else { Graphs::new() },
+            logits: vec![0.0; program.entries.iter().map(rows).max().unwrap_or(0)],
+            program: program.clone(),
+            guards,
+            broken: None,
+            checked: false,
+        };
+        Ok((gpu, opened))
+    }
+}
+
+/// The plan's code for the device, where that is what was asked for.
+fn code<'a>(plan: &Plan<'a>, info: &ProgramInfo, options: &OpenOptions<'_>) -> Result<DeviceCode<'a>, RuntimeError> {
+    if let Some(wanted) = options.isa.as_ref().filter(|&wanted| wanted != TARGET) {
+        return Err(RuntimeError::NoSuchTarget { wanted: wanted.clone(), targets: info.targets.clone() });
+    }
+    let bytes = plan.code(TARGET).ok_or(RuntimeError::NoSection("code for sm_90a"))?;
+    let ptx = std::str::from_utf8(bytes).map_err(|error| RuntimeError::Code {
+        target: TARGET.to_owned(),
+        reason: format!("its PTX is no text: {error}"),
+    })?;
+    Ok(DeviceCode { ptx, cubin: plan.cubin(TARGET) })
+}
+
+/// Refuses a device that cannot run the code, and a driver that does not understand it.
+fn check_device(device: &DeviceInfo, ptx: &str) -> Result<(), RuntimeError> {
+    let (name, found) = (device.name.clone(), device.capability);
+    if found != CAPABILITY {
+        return Err(RuntimeError::WrongCapability { device: name, found, needed: CAPABILITY });
+    }
+    let version = ptx.lines().find_map(|line| line.trim().strip_prefix(".version "));
+    let version = version.and_then(|version| {
+        let (major, minor) = version.trim().split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    });
+    let Some(ptx) = version else {
+        let reason = "its PTX has no line .version".to_owned();
+        return Err(RuntimeError::Code { target: TARGET.to_owned(), reason });
+    };
+    let (found, needed) = (device.cuda, cuda_of(ptx));
+    if found < needed {
+        return Err(RuntimeError::DriverTooOld { device: name, found, needed, ptx });
+    }
+    Ok(())
+}
+
+/// The version of CUDA whose drivers are the first to understand a version of PTX: 8.0 came with 12.0. None came with 12.6.
+fn cuda_of((major, minor): (u32, u32)) -> (u32, u32) {
+    (major + 4, if major == 8 && minor > 5 { minor + 1 } else { minor })
+}
+
+/// Refuses a device without the memory that the plan states, before any of it is taken.
+fn check_memory(device: &DeviceInfo, needed: u64) -> Result<(), RuntimeError> {
+    let free = device.free_bytes;
+    if needed <= free {
+        return Ok(());
+    }
+    Err(RuntimeError::DeviceMemory { device: device.name.clone(), what: "the plan", needed, free })
+}
+
+/// What launches need of every kernel.
+fn kernels(program: &Program) -> Vec<KernelNeeds<'_>> {
+    let shared_bytes = |index: usize| {
+        let steps = program.entries.iter().flat_map(|entry| &entry.steps);
+        let launches = steps.filter(|step| step.kernel as usize == index).filter_map(|step| step.launch);
+        launches.map(|launch| launch.shared_bytes).max().unwrap_or(0)
+    };
+    (program.kernels.iter().enumerate())
+        .map(|(index, kernel)| KernelNeeds {
+            symbol: &kernel.symbol,
+            n_args: kernel.n_args as usize,
+            shared_bytes: shared_bytes(index),
+        })
+        .collect()
+}
+
+/// Allocations of an open plan.
+const N_POOLS: u64 = 5;
+
+impl Pools {
+    fn take<F: FnOnce(DriverError) -> RuntimeError>(
+        driver: &mut dyn Driver,
+        memory: &Memory,
+        limits: &Limits,
+        mut guards: Option<&mut Guards>,
+        failed: impl Fn(&'static str) -> F,
+    ) -> Result<Pools, RuntimeError> {
+        let mut take = |what: &'static str, bytes: u64| {
+            let taken = match &mut guards {
+                _ if bytes == 0 => Ok(0),
+                Some(guards) => guards.allocate(driver, what, bytes),
+                None => driver.allocate(what, bytes),
+            };
+            taken.map_err(failed(what))
+        };
+        Ok(Pools {
+            weights: take("weights", memory.weights)?,
+            kv: take("KV pool", memory.kv_pool(limits))?,
+            state: take("state pool", memory.state_pool(limits))?,
+            arena: take("arena", memory.arena)?,
+            tables: take("step tables", memory.tables)?,
+        })
+    }
+
+    /// The address that an argument without a count or a table stands for.
+    fn address(&self, program: &Program, arg: Arg) -> u64 {
+        match arg {
+            Arg::Arena(offset) => self.arena + offset,
+            Arg::State(offset) => self.state + offset,
+            Arg::Kv(offset) => self.kv + offset,
+            Arg::Weight(index) => self.weights + program.weights[index as usize].offset,
+            Arg::Constant(value) => value,
+            Arg::Table(_) | Arg::Count(..) | Arg::TensorMap(_) => self.tables,
+        }
+    }
+}
+
+/// Encodes the tensor maps and writes them behind the tables.
+fn write_maps(
+    driver: &mut dyn Driver,
+    program: &Program,
+    pools: Pools,
+    region: &DeviceTables,
+) -> Result<(), DriverError> {
+    let mut encoded = Vec::new();
+    for map in &program.tensor_maps {
+        let &TensorMap { base, elem, rows, cols, row_stride, box_rows, box_cols, swizzle } = map;
+        let address = pools.address(program, base);
+        let map = TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle };
+        encoded.extend(driver.tensor_map(&map)?);
+    }
+    if encoded.is_empty() { Ok(()) } else { driver.upload(pools.tables + region.maps_at, &encoded) }
+}
+
+/// The arguments of an entry's steps: counts and tables are addresses of what every step copies.
+fn arguments(program: &Program, entry: usize, pools: Pools, region: &DeviceTables, limits: &Limits) -> Arguments {
+    let mut arguments = Arguments { slots: Vec::new(), begins: vec![0] };
+    for step in &program.entries[entry].steps {
+        arguments.slots.extend(step.args.iter().map(|&arg| {
+            let base = pools.address(program, arg);
+            match arg {
+                Arg::Table(table) => base + region.tables_at + table.offset(limits),
+                Arg::Count(count, factor) => base + region.count(count, factor).unwrap_or(0),
+                Arg::TensorMap(index) => base + region.map(index),
+                _ => base,
+            }
+        }));
+        arguments.begins.push(arguments.slots.len());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ptx_is_understood_from_the_cuda_that_it_came_with() {
+        assert_eq!(
+            [(7, 8), (8, 0), (8, 5), (8, 6), (8, 8), (9, 0)].map(cuda_of),
+            [(11, 8), (12, 0), (12, 5), (12, 7), (12, 9), (13, 0)]
+        );
+    }
+}

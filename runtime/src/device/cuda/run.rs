@@ -1,0 +1,136 @@
+//! One run of an entry: its steps as launches, replayed as a graph, or one by one where somebody looks at single steps.
+
+use jamba_plan::format::{Program, Step};
+
+use super::driver::{Driver, DriverError, LaunchOf};
+use super::fault::Fault;
+use super::graphs::{Bucket, Graphs};
+use super::guards::{Broken, Guards};
+use crate::execute::{Lane, execute};
+use crate::trace::{Trace, Traced};
+
+/// The arguments of one entry's steps, one step after another.
+pub(super) struct Arguments {
+    pub(super) slots: Vec<u64>,
+    /// Where those of each step begin, and where the last ones end.
+    pub(super) begins: Vec<usize>,
+}
+
+/// What a run needs.
+pub(super) struct Run<'a> {
+    pub(super) driver: &'a mut dyn Driver,
+    pub(super) n_sms: u32,
+    pub(super) program: &'a Program,
+    /// Index of the entry.
+    pub(super) entry: usize,
+    pub(super) arguments: &'a Arguments,
+    pub(super) bucket: Bucket,
+    pub(super) guards: Option<&'a Guards>,
+}
+
+impl Run<'_> {
+    /// Runs the steps without waiting for them: as a graph, which the first run of a bucket records; without graphs, or
+    /// where the driver has no memory for one more, every launch by itself.
+    pub(super) fn all(&mut self, graphs: &mut Graphs) -> Result<(), Fault> {
+        if let Some(graph) = graphs.get(self.entry, self.bucket) {
+            return self.driver.replay(graph).map_err(|error| self.fault(error));
+        }
+        if !graphs.take_more() {
+            return self.launch(false, None).map(|_| ());
+        }
+        self.driver.begin_capture().map_err(|error| self.fault(error))?;
+        let launched = self.launch(false, None);
+        let graph = self.driver.end_capture();
+        launched?;
+        match graph {
+            Ok(graph) => {
+                graphs.add(self.entry, self.bucket, graph);
+                self.driver.replay(graph).map_err(|error| self.fault(error))
+            }
+            Err(DriverError::OutOfMemory { .. }) => {
+                graphs.stop();
+                self.launch(false, None).map(|_| ())
+            }
+            Err(error) => Err(self.fault(error)),
+        }
+    }
+
+    /// Runs every step alone and waits for it; looks at the guards behind it, where there are some.
+    pub(super) fn one_by_one(&mut self, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
+        self.driver.synchronize().map_err(|error| Fault::of_call("copying the step tables", error))?;
+        self.launch(true, trace)
+    }
+
+    fn launch(&mut self, alone: bool, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
+        let mut stream = Stream {
+            driver: &mut *self.driver,
+            n_sms: self.n_sms,
+            bucket: self.bucket,
+            arguments: self.arguments,
+            alone,
+            guards: self.guards.filter(|_| alone),
+            broken: None,
+            failed: None,
+        };
+        let steps = &self.program.entries[self.entry].steps;
+        match trace {
+            Some(trace) => execute(steps, &mut Traced { lane: &mut stream, trace }),
+            None => execute(steps, &mut stream),
+        }
+        match stream.failed {
+            None => Ok(stream.broken),
+            Some((step, error)) => Err(Fault::of_step(self.program, self.entry, step, error)),
+        }
+    }
+
+    fn fault(&self, error: DriverError) -> Fault {
+        Fault::of_run(self.program, self.entry, error)
+    }
+}
+
+/// The one lane of a GPU: launches in order, each waiting for the one before.
+struct Stream<'a> {
+    driver: &'a mut dyn Driver,
+    n_sms: u32,
+    bucket: Bucket,
+    arguments: &'a Arguments,
+    /// Wait for every step before the next is launched.
+    alone: bool,
+    guards: Option<&'a Guards>,
+    /// The first step that broke one.
+    broken: Option<Broken>,
+    /// The first step that failed; none is launched after it.
+    failed: Option<(usize, DriverError)>,
+}
+
+impl Stream<'_> {
+    fn try_launch(&mut self, index: usize, step: &Step) -> Result<(), DriverError> {
+        let Some(launch) = step.launch else { return Ok(()) };
+        let blocks = launch.blocks(self.n_sms, |count| self.bucket.of_count(count));
+        let args = &self.arguments.slots[self.arguments.begins[index]..self.arguments.begins[index + 1]];
+        self.driver.launch(&LaunchOf {
+            kernel: step.kernel as usize,
+            grid: blocks.map(|blocks| blocks as u32), // verified to fit for the largest step
+            threads: launch.threads,
+            shared_bytes: launch.shared_bytes,
+            args,
+        })?;
+        if self.alone {
+            self.driver.synchronize()?;
+        }
+        if let Some(guards) = self.guards.filter(|_| self.broken.is_none()) {
+            self.broken = guards.broken(&mut *self.driver)?.map(|region| Broken { step: index, region });
+        }
+        Ok(())
+    }
+}
+
+impl Lane for Stream<'_> {
+    fn wait_for_all(&mut self) {}
+
+    fn launch(&mut self, index: usize, step: &Step) {
+        if self.failed.is_none() {
+            self.failed = self.try_launch(index, step).err().map(|error| (index, error));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Opening: checks before anything is taken, then memory, code, weights and tensor maps as the plan states them.
+
+use std::sync::Mutex;
+
+use jamba_plan::format::{Swizzle, TargetKind, TensorElem};
+use jamba_plan::synthetic;
+use jamba_plan::tables::DeviceTables;
+use jamba_runtime::gpu::{DriverError, TensorMapOf};
+use jamba_runtime::{Engine, OpenOptions, PlanFile, Progress, RuntimeError, Unit};
+
+use crate::fake::{Call, Calls, Fake};
+use crate::open_with;
+use crate::plan::{ARENA, LIMITS, PAGE_BYTES, SHARED_BYTES, STATE_BYTES, SYMBOLS, Toy, WEIGHT_BYTES};
+
+/// A refusal, and the calls before it.
+fn refusal(toy: Toy, fake: Fake, options: OpenOptions<'_>) -> (RuntimeError, Calls) {
+    let calls = fake.calls();
+    let error = open_with(toy, fake, options).map(|_| ()).expect_err("the plan must be refused");
+    (error, calls)
+}
+
+#[test]
+fn a_plan_takes_what_it_states_and_is_copied_there() {
+    let toy = Toy::new();
+    let (weights, region) = (toy.weights(), DeviceTables::of(&LIMITS, &toy.program));
+    let (engine, calls) = open_with(toy, Fake::new(), OpenOptions::default()).unwrap();
+    assert_eq!((engine.target(), engine.device(), engine.threads()), ("sm_90a", "Fake H100", 1));
+    assert_eq!(engine.memory(), &engine.manifest().of(TargetKind::Sm90a).unwrap().memory);
+
+    let (weights_at, found) = calls.region("weights");
+    assert_eq!(found, weights);
+    let (arena_at, tables) = (calls.region("arena").0, calls.region("step tables"));
+    let map = |address: u64, rows: u64| TensorMapOf {
+        address,
+        elem: TensorElem::Bf16,
+        rows,
+        cols: 60,
+        row_stride: 128,
+        box_rows: 64,
+        box_cols: 64,
+        swizzle: Swizzle::B128,
+    };
+    let needs = SYMBOLS.into_iter().zip([(4, 0), (6, SHARED_BYTES), (9, SHARED_BYTES), (9, SHARED_BYTES), (8, 1024)]);
+    let needs = needs.map(|(symbol, (n_args, shared_bytes))| (symbol.to_owned(), n_args, shared_bytes)).collect();
+    assert_eq!(
+        calls.take(),
+        [
+            Call::Load(needs, false),
+            Call::Allocate("weights", WEIGHT_BYTES),
+            Call::Allocate("KV pool", 10 * PAGE_BYTES),
+            Call::Allocate("state pool", 3 * STATE_BYTES),
+            Call::Allocate("arena", ARENA),
+            Call::Allocate("step tables", region.bytes),
+            Call::Upload(weights_at, WEIGHT_BYTES as usize),
+            Call::TensorMap(map(weights_at + 128, 64)),
+            Call::TensorMap(map(arena_at, 2)),
+            Call::Upload(tables.0 + region.maps_at, 256),
+            Call::Synchronize,
+        ]
+    );
+    let encoded = &tables.1[region.maps_at as usize..];
+    assert_eq!(
+        (&encoded[..8], &encoded[128..136]),
+        (&(weights_at + 128).to_le_bytes()[..], &arena_at.to_le_bytes()[..])
+    );
+    drop(engine);
+    assert_eq!(calls.take(), [Call::Drop]);
+}
+
+#[test]
+fn a_driver_is_given_code_that_is_assembled_too() {
+    let (_engine, calls) =
+        open_with(Toy { cubin: Some(b"assembled"), ..Toy::new() }, Fake::new(), OpenOptions::default()).unwrap();
+    assert!(matches!(calls.take()[0], Call::Load(_, true)));
+}
+
+#[test]
+fn weights_are_drawn_in_pieces_with_the_bits_of_any_device() {
+    const BYTES: u64 = 72 << 20;
+    let toy = Toy::new().synthetic(11, BYTES);
+    let expected: Vec<Vec<u8>> = (toy.program.weights.iter())
+        .map(|weight| {
+            let mut bytes = vec![0; weight.bytes as usize];
+            synthetic::fill(weight, 11, &mut bytes);
+            bytes
+        })
+        .collect();
+    let heard = Mutex::new(Vec::new());
+    let tell = |progress: Progress| heard.lock().unwrap().push(progress);
+    let options = OpenOptions { progress: Some(&tell), threads: Some(3), ..OpenOptions::default() };
+    let (_engine, calls) = open_with(toy, Fake::new(), options).unwrap();
+    let (at, found) = calls.region("weights");
+    assert_eq!(found[..4], expected[0]);
+    assert!(found[128..128 + BYTES as usize] == expected[1], "the bits of the large weight");
+    let pieces: Vec<(u64, usize)> = (calls.take().into_iter())
+        .filter_map(|call| if let Call::Upload(to, bytes) = call { Some((to - at, bytes)) } else { None })
+        .take(4)
+        .collect();
+    const MIB: u64 = 1 << 20;
+    let sizes = [(0, 4), (128, 32 * MIB), (128 + 32 * MIB, 32 * MIB), (128 + 64 * MIB, 8 * MIB)];
+    assert_eq!(pieces, sizes.map(|(at, bytes)| (at, bytes as usize)));
+    let heard = heard.into_inner().unwrap();
+    let last = Progress { what: "drawing weights", done: 128 + BYTES, total: 128 + BYTES, unit: Unit::Bytes };
+    assert_eq!(heard.last(), Some(&last));
+    let drawn: Vec<u64> = heard.iter().filter(|p| p.what == "drawing weights").map(|p| p.done).collect();
+    assert!(drawn.len() == 4 && drawn.is_sorted(), "{drawn:?}");
+}
+
+#[test]
+fn devices_that_cannot_run_the_code_are_refused_before_anything() {
+    let mut fake = Fake::new();
+    fake.info.capability = (8, 9);
+    let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
+    assert!(matches!(&error, RuntimeError::WrongCapability { found: (8, 9), needed: (9, 0), .. }), "{error:?}");
+    let text = "Fake H100 has compute capability 8.9; the plan's code for sm_90a runs on 9.0 alone";
+    assert_eq!((error.to_string().as_str(), error.is_ours()), (text, false));
+    assert_eq!(calls.take(), [Call::Drop]);
+
+    let mut fake = Fake::new();
+    fake.info.cuda = (11, 8);
+    let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
+    let text = "Fake H100: its driver knows CUDA 11.8; the plan's code, PTX 8.0, needs 12.0: install a newer driver";
+    assert!(matches!(&error, RuntimeError::DriverTooOld { .. }), "{error:?}");
+    assert_eq!((error.to_string().as_str(), calls.take()), (text, vec![Call::Drop]));
+
+    let (error, _) = refusal(Toy { ptx: "ret;", ..Toy::new() }, Fake::new(), OpenOptions::default());
+    assert_eq!(error.to_string(), "code/sm_90a: cannot be loaded: its PTX has no line .version");
+}
+
+#[test]
+fn too_little_memory_is_counted() {
+    let total = Toy::new().manifest.programs[0].memory.total(&LIMITS);
+    let mut fake = Fake::new();
+    fake.info.free_bytes = total - 7;
+    let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
+    let text = format!(
+        "Fake H100: the plan needs {total} bytes of memory, {} are free: 7 are missing; `jambac fit` tells which limits fit",
+        total - 7
+    );
+    assert_eq!((error.to_string(), calls.take()), (text, vec![Call::Drop]));
+    assert!(matches!(error, RuntimeError::DeviceMemory { .. }));
+
+    // Somebody else took it meanwhile, or it lies in pieces.
+    for (free, says) in [(100, format!("{} are missing", ARENA - 100)), (ARENA, "no piece".to_owned())] {
+        let fake = Fake::new();
+        fake.calls().fail("allocate", 3, DriverError::OutOfMemory { wanted: ARENA, free });
+        let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
+        let found = error.to_string();
+        assert!(
+            found.starts_with(&format!("Fake H100: arena needs {ARENA} bytes")) && found.contains(&says),
+            "{found}"
+        );
+        assert_eq!(calls.take_names(), ["load", "allocate", "allocate", "allocate", "allocate", "drop"]);
+    }
+    let mut fake = Fake::new();
+    fake.info.free_bytes = total;
+    open_with(Toy::new(), fake, OpenOptions::default()).unwrap();
+}
+
+#[test]
+fn what_fails_while_opening_is_named() {
+    let lost = || DriverError::Lost("it has fallen off the bus".to_owned());
+    let cases = [
+        (
+            "load",
+            0,
+            DriverError::Code("line 7: no such instruction".to_owned()),
+            "code/sm_90a: cannot be loaded: line 7",
+        ),
+        ("upload", 0, lost(), "Fake H100 is lost: copying the weights: it has fallen off the bus"),
+        ("upload", 1, lost(), "Fake H100 is lost: writing the tensor maps"),
+        ("tensor_map", 0, lost(), "Fake H100 is lost: writing the tensor maps"),
+        ("synchronize", 0, lost(), "Fake H100 is lost: opening the plan"),
+    ];
+    for (call, n, error, expected) in cases {
+        let fake = Fake::new();
+        fake.calls().fail(call, n, error);
+        let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert_eq!(calls.take().last(), Some(&Call::Drop));
+    }
+}
+
+#[test]
+fn plans_and_targets_for_others_are_refused() {
+    let options = OpenOptions { isa: Some("x86-64".to_owned()), ..OpenOptions::default() };
+    let (error, _) = refusal(Toy::new(), Fake::new(), options);
+    assert!(matches!(&error, RuntimeError::NoSuchTarget { wanted, .. } if wanted == "x86-64"), "{error}");
+    let named = OpenOptions { isa: Some("sm_90a".to_owned()), ..OpenOptions::default() };
+    open_with(Toy::new(), Fake::new(), named).unwrap();
+
+    let cpu_plan = PlanFile::open("examples/toy.plan".as_ref()).unwrap();
+    let error = Engine::open_file_on(cpu_plan, OpenOptions::default(), Box::new(Fake::new())).map(|_| ()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("none for Fake H100: build it with sm_90a among its targets"), "{text}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path());
+    let text = Engine::open(&path, OpenOptions::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("none for the CPU: build it with a CPU target"), "{text}");
+    Engine::open_on(&path, OpenOptions::default(), Box::new(Fake::new())).unwrap();
+}

@@ -1,0 +1,220 @@
+//! Plans of the toy model for a GPU: an embedding, a recurrence over state, keys in pages, a sum over them, rows of logits.
+//! Prefill, an entry that decodes one sequence, and one that decodes three.
+
+use std::path::{Path, PathBuf};
+
+use jamba_plan::PlanWriter;
+use jamba_plan::cost::Cost;
+use jamba_plan::format::*;
+use jamba_plan::sections::SectionKind;
+use jamba_plan::tables::{DeviceTables, pages_per_sequence, table_bytes};
+
+pub(crate) const VOCAB: u64 = 300;
+pub(crate) const WEIGHT: f32 = 5.0;
+pub(crate) const LIMITS: Limits =
+    Limits { max_context: 100, max_sequences: 3, kv_tokens: 160, prefill_chunk: 40, max_outputs: 24 };
+pub(crate) const STATE_BYTES: u64 = 128;
+pub(crate) const PAGE_BYTES: u64 = 128;
+pub(crate) const WEIGHT_BYTES: u64 = 128 * 128 + SLACK_BYTES;
+pub(crate) const ROW_STRIDE: u64 = 1280;
+pub(crate) const LOGITS: u64 = 512;
+pub(crate) const ARENA: u64 = LOGITS + 24 * ROW_STRIDE;
+const X: u64 = 0;
+const Y: u64 = 256;
+
+pub(crate) const PTX: &str = "//\n.version 8.0\n.target sm_90a\n.address_size 64\n";
+pub(crate) const SYMBOLS: [&str; 5] = ["embed", "recur", "append", "attend", "head"];
+/// Shared memory of the kernel that takes most.
+pub(crate) const SHARED_BYTES: u32 = 200_000;
+
+/// The plan, and what can be changed about it.
+pub(crate) struct Toy {
+    pub(crate) manifest: Manifest,
+    pub(crate) program: Program,
+    pub(crate) ptx: &'static str,
+    pub(crate) cubin: Option<&'static [u8]>,
+}
+
+impl Toy {
+    pub(crate) fn new() -> Toy {
+        let program = program();
+        Toy { manifest: manifest(&program), program, ptx: PTX, cubin: None }
+    }
+
+    /// Adds a step to prefill that writes behind the arena.
+    pub(crate) fn overrun(mut self) -> Toy {
+        self.program.kernels.push(KernelRecord { symbol: "overrun".to_owned(), op: "overrun".to_owned(), n_args: 2 });
+        let args = vec![Arg::Arena(0), Arg::Constant(ARENA / 4)];
+        self.program.entries[0].steps.insert(2, step(5, args, "layers.7.culprit"));
+        self
+    }
+
+    /// Draws its weights, the second of which has so many bytes, a multiple of 8192.
+    pub(crate) fn synthetic(mut self, seed: u64, bytes: u64) -> Toy {
+        self.manifest.synthetic_seed = Some(seed);
+        let weight = &mut self.program.weights[1];
+        weight.layout = Layout::in_rows(1, bytes / 128, 60, 64, (64, 64));
+        weight.parts[0].rows = bytes / 128;
+        weight.bytes = bytes;
+        self.manifest.programs[0].memory.weights = weight.offset + bytes + SLACK_BYTES;
+        self
+    }
+
+    /// The bytes of its weights section.
+    pub(crate) fn weights(&self) -> Vec<u8> {
+        let mut weights: Vec<u8> = (0..self.manifest.programs[0].memory.weights).map(|at| (at % 251) as u8).collect();
+        weights[..4].copy_from_slice(&WEIGHT.to_le_bytes());
+        weights
+    }
+
+    /// Writes the plan into a folder.
+    pub(crate) fn write(self, folder: &Path) -> PathBuf {
+        let path = folder.join("toy.plan");
+        let mut writer = PlanWriter::create(&path).unwrap();
+        writer.manifest(&self.manifest).unwrap();
+        writer.program(TargetKind::Sm90a, &self.program).unwrap();
+        writer.code("sm_90a", self.ptx.as_bytes()).unwrap();
+        if let Some(cubin) = self.cubin {
+            writer.code("sm_90a.cubin", cubin).unwrap();
+        }
+        if self.manifest.synthetic_seed.is_none() {
+            writer.section(SectionKind::Weights, "weights/sm_90a", &self.weights()).unwrap();
+        }
+        writer.finish().unwrap();
+        path
+    }
+}
+
+fn manifest(program: &Program) -> Manifest {
+    let memory = Memory {
+        arena: ARENA,
+        state_slot: STATE_BYTES,
+        kv_page: PAGE_BYTES,
+        weights: WEIGHT_BYTES,
+        tables: DeviceTables::of(&LIMITS, program).bytes,
+    };
+    assert!(memory.tables > table_bytes(&LIMITS));
+    Manifest {
+        compiler: "0.1.0".to_owned(),
+        model: Model {
+            name: "toy".to_owned(),
+            n_parameters: 1,
+            n_layers: 2,
+            d_model: 1,
+            vocab: VOCAB,
+            bos: None,
+            eos: vec![0],
+            formats: Vec::new(),
+        },
+        limits: LIMITS,
+        programs: vec![ProgramInfo {
+            kind: TargetKind::Sm90a,
+            targets: vec!["sm_90a".to_owned()],
+            memory,
+            passes: Vec::new(),
+        }],
+        native_features: Vec::new(),
+        synthetic_seed: None,
+        provenance: None,
+    }
+}
+
+fn weight(name: &str, offset: u64, layout: Layout, format: WeightFormat) -> Weight {
+    let init = Init::Uniform { low: 7.0, high: 7.0 };
+    Weight {
+        parts: vec![Part { parameter: name.to_owned(), first_row: 0, rows: layout.n, init }],
+        order: PartOrder::Stacked,
+        offset,
+        bytes: layout.bytes(format).unwrap(),
+        layout,
+        format,
+        transform: Transform::None,
+    }
+}
+
+fn program() -> Program {
+    let kernel =
+        |(symbol, n_args): (&str, u32)| KernelRecord { symbol: symbol.to_owned(), op: symbol.to_owned(), n_args };
+    let map = |base: Arg, rows: u64, row_stride: u64| TensorMap {
+        base,
+        elem: TensorElem::Bf16,
+        rows,
+        cols: 60,
+        row_stride,
+        box_rows: 64,
+        box_cols: 64,
+        swizzle: Swizzle::B128,
+    };
+    Program {
+        kernels: SYMBOLS.into_iter().zip([4, 6, 9, 9, 8]).map(kernel).collect(),
+        weights: vec![
+            weight("model.bias", 0, Layout::in_panels(1, 1, 1, 1), WeightFormat::F32),
+            weight("model.matrix", 128, Layout::in_rows(1, 64, 60, 64, (64, 64)), WeightFormat::Bf16),
+        ],
+        tensor_maps: vec![map(Arg::Weight(1), 64, 128), map(Arg::Arena(X), 2, 128)],
+        entries: vec![entry(EntryKind::Prefill, 40, 1), entry(EntryKind::Decode, 1, 2), entry(EntryKind::Decode, 3, 3)],
+    }
+}
+
+pub(crate) fn step(kernel: u32, args: Vec<Arg>, source: &str) -> Step {
+    let per_token = Blocks::Of { count: Count::Tokens, factor: 2, per_block: 4 };
+    let launch = match kernel {
+        0 => Launch::along_x(per_token, 64, 0),
+        4 => Launch::along_x(Blocks::Of { count: Count::Outputs, factor: 1, per_block: 1 }, 128, 1024),
+        _ => Launch {
+            grid: [Blocks::PerSm(1), Blocks::Fixed(2), Blocks::Fixed(1)],
+            threads: 384,
+            shared_bytes: SHARED_BYTES,
+        },
+    };
+    let (launch, source) = (Some(launch), source.to_owned());
+    Step { kernel, barrier: kernel > 0, args, launch, source, cost: Cost::default() }
+}
+
+/// The steps of an entry; `head` tells which of them ran, by its number.
+fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
+    use Arg::{Arena, Constant, Kv, State, Table as T, Weight};
+    let (starts, past, pages) = (T(Table::Starts), T(Table::Past), T(Table::Pages));
+    let tokens = Arg::Count(Count::Tokens, 1);
+    let stride = Constant(pages_per_sequence(&LIMITS));
+    let paged =
+        |x| vec![starts, past, pages, T(Table::SequenceOf), Kv(0), Arena(x), tokens, Constant(PAGE_BYTES), stride];
+    let outputs = |factor| Arg::Count(Count::Outputs, factor);
+    let sequences = Arg::Count(Count::Sequences, 1);
+    let args = [
+        vec![T(Table::Ids), Weight(0), Arena(X), tokens],
+        vec![starts, T(Table::Slots), State(8), Arena(X), sequences, Constant(STATE_BYTES)],
+        paged(X),
+        paged(Y),
+        vec![
+            T(Table::Rows),
+            Arena(Y),
+            Arena(LOGITS),
+            outputs(1),
+            Constant(ROW_STRIDE),
+            Constant(number),
+            outputs(2),
+            Arg::TensorMap(1),
+        ],
+    ];
+    Entry {
+        kind,
+        max_tokens,
+        max_sequences: max_tokens.min(LIMITS.max_sequences),
+        max_outputs: if kind == EntryKind::Prefill { LIMITS.max_outputs } else { max_tokens },
+        logits: Logits { offset: LOGITS, row_stride: ROW_STRIDE, n: VOCAB },
+        steps: (0..).zip(args).map(|(kernel, args)| step(kernel, args, &format!("layers.{kernel}"))).collect(),
+        buffers: Vec::new(),
+    }
+}
+
+/// What the toy model answers after each token of a sequence.
+pub(crate) fn answers(tokens: &[u32], weight: u32) -> Vec<f32> {
+    let (mut state, mut sum) = (0, 0);
+    let next = |&token: &u32| {
+        state = (state * 3 + token + weight) % 1009;
+        sum = (sum + state) % 1009;
+        sum as f32
+    };
+    tokens.iter().map(next).collect()
+}
