@@ -1,6 +1,7 @@
 //! Statements → a program: names resolved to slots, immediates given slots, opcodes turned into [`Op`]s.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::family::{self, Op};
 use crate::fault::ParseError;
@@ -262,7 +263,15 @@ impl<'a> Decoder<'a> {
         let op = family::decode(self, &call)?;
         let class = Class::of(&op);
         let text = text[statement.span.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Instruction { op, guard, line: statement.line, text, class, touches: Box::default() })
+        Ok(Instruction {
+            op,
+            guard,
+            line: statement.line,
+            source: statement.source,
+            text,
+            class,
+            touches: Box::default(),
+        })
     }
 
     /// 32-bit registers that a statement names.
@@ -283,9 +292,10 @@ impl<'a> Decoder<'a> {
 /// Decodes every entry of a module.
 pub(crate) fn decode(text: &str) -> Result<BTreeMap<String, Program>, ParseError> {
     let file = parse::parse(text)?;
+    let files = Arc::new(file.names.clone());
     let mut programs = BTreeMap::new();
     for entry in &file.entries {
-        programs.insert(entry.name.clone(), program(&file, entry, text)?);
+        programs.insert(entry.name.clone(), Program { files: files.clone(), ..program(&file, entry, text)? });
     }
     Ok(programs)
 }
@@ -325,6 +335,7 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
     let has_products = mark_wgmma_registers(&decoder, entry, &mut code);
     Ok(Program {
         has_products,
+        files: Arc::default(),
         name: entry.name.clone(),
         line: entry.line,
         shares_global: code.iter().any(|instruction| instruction.op.shares_global()),

@@ -62,6 +62,8 @@ pub struct Fault {
     pub line: u32,
     /// That line's instruction.
     pub instruction: String,
+    /// File and line that it was compiled from, where the text has `.loc`: `scan.mlir:12`.
+    pub origin: Option<Box<str>>,
     /// What happened, with addresses and values.
     pub what: String,
 }
@@ -73,14 +75,24 @@ impl Fault {
         }
         let thread = self.thread.map_or(String::new(), |thread| format!(", thread {thread}"));
         let [x, y, z] = self.block;
+        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!(", from {origin}"));
         format!(
-            "{:?} in {} block ({x}, {y}, {z}){thread}, PTX line {} `{}`: {}",
+            "{:?} in {} block ({x}, {y}, {z}){thread}, PTX line {} `{}`{origin}: {}",
             self.kind, self.kernel, self.line, self.instruction, self.what
         )
     }
 
     pub(crate) fn host(kind: FaultKind, what: String) -> Fault {
-        Fault { kind, kernel: String::new(), block: [0; 3], thread: None, line: 0, instruction: String::new(), what }
+        Fault {
+            kind,
+            kernel: String::new(),
+            block: [0; 3],
+            thread: None,
+            line: 0,
+            instruction: String::new(),
+            origin: None,
+            what,
+        }
     }
 }
 

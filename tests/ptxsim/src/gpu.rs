@@ -91,6 +91,8 @@ pub struct Launch {
 pub struct Gpu {
     options: Options,
     memory: Global,
+    /// Places for blocks, used again and again.
+    blocks: Vec<Block>,
     launches: u64,
     total: Stats,
 }
@@ -98,7 +100,7 @@ pub struct Gpu {
 impl Gpu {
     /// A device without allocations.
     pub fn new(options: Options) -> Gpu {
-        Gpu { options, memory: Global::new(), launches: 0, total: Stats::default() }
+        Gpu { options, memory: Global::new(), blocks: Vec::new(), launches: 0, total: Stats::default() }
     }
 
     /// How it behaves.
@@ -199,9 +201,10 @@ impl Gpu {
             n_sms: self.options.n_sms,
             error: Error { seed: self.options.seed, exact: self.options.exact_math },
             seed: self.options.seed.wrapping_add(self.launches << 32),
+            launch: self.launches,
             budget: self.options.budget,
         };
-        let stats = run(&env, self.options.threads)?;
+        let stats = run(&env, self.options.threads, &mut self.blocks)?;
         self.total.add(&stats);
         Ok(stats)
     }
@@ -237,58 +240,52 @@ fn check(program: &Program, launch: Launch, n_arguments: usize) -> Result<(), St
 }
 
 /// All blocks, in shuffled order.
-fn run(env: &Env, threads: usize) -> Result<Stats, Fault> {
+fn run(env: &Env, threads: usize, places: &mut Vec<Block>) -> Result<Stats, Fault> {
     let n_blocks: u32 = env.grid.iter().product();
     let mut order: Vec<u32> = (0..n_blocks).collect();
     Rng::new(env.seed, u64::MAX).shuffle(&mut order);
     if env.program.shares_global {
-        return interleaved(env, &order);
+        return interleaved(env, &order, places);
     }
-    if threads < 2 || n_blocks < 2 {
-        return in_turn(env, &order);
-    }
-    in_parallel(env, &order, threads.min(order.len()))
+    in_parallel(env, &order, threads.clamp(1, order.len()), places)
 }
 
-fn in_turn(env: &Env, order: &[u32]) -> Result<Stats, Fault> {
-    let mut block = Block::new();
-    for linear in order {
-        block.start(env, *linear);
-        block.run(env)?;
-    }
-    Ok(block.stats)
-}
+/// What one thread did, and the first of its blocks that faulted.
+type Worked = (Block, Option<(u64, Fault)>);
 
 /// Blocks share nothing: each thread takes the next. The fault of the earliest block wins, so that it is always the same.
-fn in_parallel(env: &Env, order: &[u32], threads: usize) -> Result<Stats, Fault> {
+fn in_parallel(env: &Env, order: &[u32], threads: usize, places: &mut Vec<Block>) -> Result<Stats, Fault> {
     let next = AtomicU64::new(0);
     let failed_at = AtomicU64::new(u64::MAX);
-    let work = || {
-        let mut block = Block::new();
+    let work = |mut block: Block| -> Worked {
         loop {
             let at = next.fetch_add(1, Relaxed);
             if at >= order.len() as u64 || at > failed_at.load(Relaxed) {
-                return (block.stats, None);
+                return (block, None);
             }
             block.start(env, order[at as usize]);
             if let Err(fault) = block.run(env) {
                 failed_at.fetch_min(at, Relaxed);
-                return (block.stats, Some((at, fault)));
+                return (block, Some((at, fault)));
             }
         }
     };
+    let mut place = || places.pop().unwrap_or_else(Block::new);
     let results: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join()).collect()
+        let others: Vec<_> = (1..threads).map(|_| (place(), &work)).collect();
+        let handles: Vec<_> = others.into_iter().map(|(block, work)| scope.spawn(|| work(block))).collect();
+        let own = work(place());
+        std::iter::once(Ok(own)).chain(handles.into_iter().map(|handle| handle.join())).collect()
     });
     let mut stats = Stats::default();
     let mut first: Option<(u64, Fault)> = None;
     for result in results {
-        let (part, fault) = match result {
+        let (mut block, fault) = match result {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        stats.add(&part);
+        stats.add(&std::mem::take(&mut block.stats));
+        places.push(block);
         first = match (first, fault) {
             (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
             (a, b) => a.or(b),
@@ -298,17 +295,16 @@ fn in_parallel(env: &Env, order: &[u32], threads: usize) -> Result<Stats, Fault>
 }
 
 /// Blocks may wait for each other: as many as there are multiprocessors are resident, and take turns.
-fn interleaved(env: &Env, order: &[u32]) -> Result<Stats, Fault> {
+fn interleaved(env: &Env, order: &[u32], places: &mut Vec<Block>) -> Result<Stats, Fault> {
     use crate::exec::block::Round;
     let mut rng = Rng::new(env.seed, u64::MAX - 1);
     let mut waiting = order.iter();
     let mut stats = Stats::default();
-    let mut free: Vec<Block> = Vec::new();
     let mut resident: Vec<Block> = Vec::new();
     loop {
         while resident.len() < env.n_sms as usize {
             let Some(linear) = waiting.next() else { break };
-            let mut block = free.pop().unwrap_or_else(Block::new);
+            let mut block = places.pop().unwrap_or_else(Block::new);
             block.start(env, *linear);
             resident.push(block);
         }
@@ -330,7 +326,7 @@ fn interleaved(env: &Env, order: &[u32]) -> Result<Stats, Fault> {
                 Round::Finished => {
                     let mut block = resident.swap_remove(at);
                     stats.add(&std::mem::take(&mut block.stats));
-                    free.push(block);
+                    places.push(block);
                     continue;
                 }
                 Round::Stalled => stalled += 1,

@@ -24,7 +24,7 @@
 //! # What is checked
 //!
 //! - **Addresses**: bounds, with guard space between allocations; alignment; what tensor maps and bulk copies ask for.
-//! - **Unwritten memory**: a bit a byte in global and shared memory, a bit a lane in registers. It is carried through arithmetic,
+//! - **Unwritten memory**: a bit a byte in global and shared memory, a bit for each half of a lane in registers. It is carried through arithmetic,
 //!   copies and products (by row and column); it may be stored, or dropped by `selp`, by `and` with zero, by a decided predicate.
 //!   A branch, a predicate, an address, a descriptor or an atomic that depends on it is a fault, and so is a read by the host.
 //! - **Races in shared memory**, by vector clocks: every two bytes know their last writer and their last reader of each kind

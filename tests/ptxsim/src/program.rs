@@ -1,5 +1,8 @@
 //! A decoded kernel.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::family::Op;
 use crate::registers::Slot;
 
@@ -16,6 +19,8 @@ pub(crate) struct Instruction {
     pub op: Op,
     pub guard: Option<Guard>,
     pub line: u32,
+    /// File and line of the source, where the text tells.
+    pub source: Option<(u32, u32)>,
     pub text: String,
     pub class: Class,
     /// Registers of some `wgmma` that this instruction, no `wgmma` itself, names.
@@ -126,6 +131,8 @@ pub(crate) struct Program {
     /// Line of its `.entry`.
     pub line: u32,
     pub code: Vec<Instruction>,
+    /// Files of the source, by number.
+    pub files: Arc<BTreeMap<u32, String>>,
     /// Slots: 32 bits, 64 bits, predicates.
     pub n: [usize; 3],
     pub words: Vec<(u32, Slot)>,
@@ -147,6 +154,12 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// Where an instruction comes from: `scan.mlir:12`.
+    pub fn source(&self, instruction: &Instruction) -> Option<Box<str>> {
+        let (file, line) = instruction.source?;
+        Some(format!("{}:{line}", self.files.get(&file).map_or("?", String::as_str)).into())
+    }
+
     /// Bytes of shared memory before what a launch adds.
     pub fn fixed_shared(&self) -> u32 {
         self.dynamic_shared - crate::decode::SHARED_BASE

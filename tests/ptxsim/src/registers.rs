@@ -1,4 +1,5 @@
-//! A warp's registers: 32 lanes side by side, with a poison bit for every lane.
+//! A warp's registers: 32 lanes side by side, with a poison bit for each half of every lane, so that of a pair of 16-bit values
+//! one may be unwritten.
 //!
 //! Three files: 32-bit registers (16-bit ones too, zero-extended), 64-bit registers, and predicates, one bit a lane.
 //! Immediates and special registers have slots of their own, so that an operand is always a slot.
@@ -10,11 +11,49 @@ pub(crate) type Lanes<T> = [T; LANES];
 /// Index into a register file.
 pub(crate) type Slot = u32;
 
+/// Poisoned lanes, by halves of the register: what is computed without regard to halves has both or neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Halves {
+    pub low: u32,
+    pub high: u32,
+}
+
+impl Halves {
+    /// Both halves of the lanes.
+    pub const fn both(lanes: u32) -> Halves {
+        Halves { low: lanes, high: lanes }
+    }
+
+    /// Lanes of which some half is poisoned.
+    #[inline]
+    pub fn any(self) -> u32 {
+        self.low | self.high
+    }
+}
+
+impl std::ops::BitOr for Halves {
+    type Output = Halves;
+
+    #[inline]
+    fn bitor(self, other: Halves) -> Halves {
+        Halves { low: self.low | other.low, high: self.high | other.high }
+    }
+}
+
+impl std::ops::BitAnd<u32> for Halves {
+    type Output = Halves;
+
+    #[inline]
+    fn bitand(self, lanes: u32) -> Halves {
+        Halves { low: self.low & lanes, high: self.high & lanes }
+    }
+}
+
 /// Registers of one width.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct File<T> {
     values: Vec<Lanes<T>>,
-    poison: Vec<u32>,
+    poison: Vec<Halves>,
 }
 
 impl<T: Copy + Default> File<T> {
@@ -22,7 +61,7 @@ impl<T: Copy + Default> File<T> {
     pub fn reset(&mut self, n: usize) {
         self.values.resize(n, [T::default(); LANES]);
         self.poison.clear();
-        self.poison.resize(n, u32::MAX);
+        self.poison.resize(n, Halves::both(u32::MAX));
     }
 
     #[inline]
@@ -32,12 +71,23 @@ impl<T: Copy + Default> File<T> {
 
     #[inline]
     pub fn poison(&self, slot: Slot) -> u32 {
+        self.poison[slot as usize].any()
+    }
+
+    #[inline]
+    pub fn halves(&self, slot: Slot) -> Halves {
         self.poison[slot as usize]
     }
 
     /// The lanes in `mask` become `values`, poisoned where `poison` has their bit.
     #[inline]
     pub fn put(&mut self, slot: Slot, values: &Lanes<T>, poison: u32, mask: u32) {
+        self.put_halves(slot, values, Halves::both(poison), mask);
+    }
+
+    /// As [`File::put`], where halves differ.
+    #[inline]
+    pub fn put_halves(&mut self, slot: Slot, values: &Lanes<T>, poison: Halves, mask: u32) {
         let held = &mut self.values[slot as usize];
         if mask == u32::MAX {
             *held = *values;
@@ -50,6 +100,11 @@ impl<T: Copy + Default> File<T> {
         }
         let bits = &mut self.poison[slot as usize];
         *bits = *bits & !mask | poison & mask;
+    }
+
+    /// No lane is poisoned any more.
+    pub fn cure(&mut self, slot: Slot) {
+        self.poison[slot as usize] = Halves::default();
     }
 
     /// Every lane becomes `value`.

@@ -7,7 +7,7 @@ use crate::memory::order::Knowledge;
 pub(crate) const CLUSTER_BARRIER: u32 = 16;
 
 /// One barrier.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Barrier {
     arrived: u32,
     expected: u32,
@@ -16,12 +16,16 @@ pub(crate) struct Barrier {
     gathering: Knowledge,
     /// What those it last let go may know.
     pub released: Knowledge,
+    /// The time before which nothing was; the knowledge is worth nothing until somebody arrives.
+    start: u32,
+    used: bool,
 }
 
 impl Barrier {
-    pub fn new(time: u32) -> Barrier {
-        let knows = Knowledge::new(time);
-        Barrier { arrived: 0, expected: 0, generation: 0, gathering: knows.clone(), released: knows }
+    /// A barrier at which nobody has arrived.
+    pub fn reset(&mut self, time: u32) {
+        (self.arrived, self.expected, self.generation) = (0, 0, 0);
+        (self.start, self.used) = (time, false);
     }
 
     /// A warp arrives for `lanes` threads; true if that completed the barrier.
@@ -32,6 +36,10 @@ impl Barrier {
         }
         self.expected = expected;
         self.arrived += 32;
+        if !self.used {
+            self.gathering.reset(self.start);
+            self.used = true;
+        }
         self.gathering.join(knows);
         if self.arrived > expected {
             let what = format!("{} threads at a barrier for {expected}", self.arrived);
@@ -42,7 +50,7 @@ impl Barrier {
         }
         self.arrived = 0;
         self.generation += 1;
-        self.released = self.gathering.clone();
+        self.released.become_as(&self.gathering);
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! A block: shared memory, barriers, warps in shuffled order.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Env;
 use super::barrier::Barrier;
@@ -33,29 +33,34 @@ pub(crate) struct Block {
     pub shared: Shared,
     pub barriers: Vec<Barrier>,
     pub warps: Vec<Warp>,
+    /// Warps of larger blocks.
+    spare: Vec<Warp>,
     pub stats: Stats,
     pub mbarriers: Vec<MBarrier>,
     /// Copies on their way.
     pub pending: Vec<Job>,
     pub haste: Haste,
     /// Tensor maps met so far, by address.
-    pub maps: Vec<(u64, Rc<TensorMap>)>,
+    pub maps: Vec<(u64, Arc<TensorMap>)>,
     /// What the warpgroups' tensor cores have to do.
     pub tensor: Vec<Warpgroup>,
     pub rng: Rng,
     /// All times up to this belong to earlier blocks.
     pub time: u32,
+    launch: u64,
     executed: u64,
     idle: u32,
 }
 
 impl Block {
+    /// A place for blocks.
     pub fn new() -> Block {
         Block {
             index: [0; 3],
             shared: Shared::default(),
             barriers: Vec::new(),
             warps: Vec::new(),
+            spare: Vec::new(),
             stats: Stats::default(),
             mbarriers: Vec::new(),
             pending: Vec::new(),
@@ -64,6 +69,7 @@ impl Block {
             tensor: Vec::new(),
             rng: Rng::new(0, 0),
             time: 0,
+            launch: 0,
             executed: 0,
             idle: 0,
         }
@@ -73,6 +79,11 @@ impl Block {
     pub fn start(&mut self, env: &Env, linear: u32) {
         let [x, y, _] = env.grid;
         self.index = [linear % x, linear / x % y, linear / (x * y)];
+        if self.launch != env.launch {
+            // What maps say may have changed between launches.
+            self.maps.clear();
+            self.launch = env.launch;
+        }
         let latest = self.warps.iter().flat_map(|warp| warp.knows.happened.as_slice()).max().copied();
         self.time = latest.unwrap_or(0).max(self.shared.latest()).max(self.time) + 1;
         if self.time > u32::MAX / 2 {
@@ -80,9 +91,12 @@ impl Block {
         }
         let n_warps = env.n_threads().div_ceil(32);
         self.shared.reset(crate::decode::SHARED_BASE as usize, env.shared_end, n_warps);
-        self.barriers.clear();
-        self.barriers.extend((0..=super::barrier::CLUSTER_BARRIER).map(|_| Barrier::new(self.time)));
-        self.warps.resize_with(n_warps as usize, Warp::default);
+        self.barriers.resize_with(super::barrier::CLUSTER_BARRIER as usize + 1, Barrier::default);
+        self.barriers.iter_mut().for_each(|barrier| barrier.reset(self.time));
+        self.spare.extend(self.warps.drain((n_warps as usize).min(self.warps.len())..));
+        while self.warps.len() < n_warps as usize {
+            self.warps.push(self.spare.pop().unwrap_or_default());
+        }
         for (warp, index) in self.warps.iter_mut().zip(0..) {
             warp.reset(index, env, self.index, self.time);
         }
@@ -181,6 +195,7 @@ impl Block {
             thread: Some(thread),
             line: instruction.map_or(0, |instruction| instruction.line),
             instruction: instruction.map_or(String::new(), |instruction| instruction.text.clone()),
+            origin: instruction.and_then(|instruction| env.program.source(instruction)),
             what: trouble.what,
         }
     }
@@ -195,10 +210,9 @@ impl Block {
                 let text: String = instruction.text.chars().take(60).collect();
                 what.push_str(&format!(" warp {} at line {} `{text}`;", warp.index, instruction.line));
             }
-            if let Some(spin) = warp.spin
-                && let Some(barrier) = self.mbarriers.iter().find(|barrier| barrier.address as u64 == spin.address)
-            {
-                what.push_str(&format!(" {};", barrier.describe()));
+            for spin in warp.spins() {
+                let barrier = self.mbarriers.iter().find(|barrier| barrier.address as u64 == spin.address);
+                what.push_str(&barrier.map_or(String::new(), |barrier| format!(" {};", barrier.describe())));
             }
             if let Wait::Barrier(id, _) = warp.wait {
                 let (arrived, expected) = self.barriers[id as usize].progress();

@@ -14,6 +14,12 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
+    /// Nothing issued, nothing to wait for.
+    pub fn reset(&mut self) {
+        self.committed.clear();
+        (self.now, self.waited, self.last) = (0, 0, None);
+    }
+
     /// The time for a copy that starts now; `first` is the time before which nothing was.
     pub fn issue(&mut self, first: u32) -> u32 {
         self.now = self.now.max(first);

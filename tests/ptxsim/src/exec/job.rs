@@ -1,6 +1,6 @@
 //! Asynchronous copies on their way: they run at once, sometime, or when somebody waits for them, as the dice have it.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Block, Env};
 use crate::family::access::bad;
@@ -34,7 +34,7 @@ pub(crate) enum What {
     },
     LoadBox {
         to: usize,
-        map: Rc<TensorMap>,
+        map: Arc<TensorMap>,
         at: Vec<i32>,
         report: Report,
     },
@@ -44,7 +44,7 @@ pub(crate) enum What {
         bytes: usize,
     },
     StoreBox {
-        map: Rc<TensorMap>,
+        map: Arc<TensorMap>,
         at: Vec<i32>,
         from: usize,
     },
@@ -63,7 +63,7 @@ pub(crate) struct Job {
     /// Its number and time in the access tables, and what its issuer knew.
     pub agent: u8,
     pub stamp: u32,
-    pub knows: Rc<Knowledge>,
+    pub knows: Arc<Knowledge>,
     /// The issuing thread: waits for bulk groups are its own affair.
     pub place: Place,
 }

@@ -132,7 +132,7 @@ impl MBarrier {
         if let Some(agent) = self.loads.filter(|_| self.outstanding == 0) {
             self.gathering.learn(agent, self.first_time + self.phase);
         }
-        self.released = self.gathering.clone();
+        self.released.become_as(&self.gathering);
         self.phase += 1;
         self.pending = self.expected;
     }

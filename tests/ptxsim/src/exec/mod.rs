@@ -29,6 +29,8 @@ pub(crate) struct Env<'a> {
     pub n_sms: u32,
     pub error: Error,
     pub seed: u64,
+    /// The launch's number, from one: no two launches of a device share it.
+    pub launch: u64,
     /// Warp instructions that a block may execute.
     pub budget: u64,
 }

@@ -4,7 +4,7 @@
 //! knew when it started. So are registers: nobody may touch them before the wait.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::job::Haste;
 use super::warp::Wait;
@@ -32,7 +32,7 @@ struct Started {
     a: Option<u64>,
     b: u64,
     accumulate: bool,
-    knows: Rc<Knowledge>,
+    knows: Arc<Knowledge>,
 }
 
 /// What one warpgroup has to do.
@@ -120,7 +120,7 @@ impl Block {
             warp.advance();
         }
         let accumulate = accumulates[0];
-        self.tensor[group].queue.push_back(Started { number, pc, a, b, accumulate, knows: Rc::new(knows) });
+        self.tensor[group].queue.push_back(Started { number, pc, a, b, accumulate, knows: Arc::new(knows) });
         let now = self.haste == Haste::AtOnce || self.haste == Haste::Sometime && self.rng.one_in(3);
         while now && !self.tensor[group].queue.is_empty() {
             self.run_product(env, group)?;

@@ -20,6 +20,7 @@ struct Group {
     pc: u32,
     mask: u32,
     state: State,
+    spin: Option<Spin>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,16 +28,20 @@ enum State {
     Ready,
     /// At a collective, for the others to come.
     Parked,
-    /// Failed to pass an mbarrier; others first.
-    Resting,
+    /// Failed to pass an mbarrier, or had a long turn: others first, until the warp has executed so many instructions.
+    Resting(u64),
 }
+
+/// Instructions after which a group lets the other ones run: it may be waiting for them by a loop over memory.
+const LONG_TURN: u64 = 2048;
 
 /// Instructions of a loop around an mbarrier that is not there yet; after more, it is no such loop.
 const LONGEST_SPIN: u32 = 24;
 
 /// What a warp waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Wait {
+    #[default]
     None,
     /// A named barrier: its number, and the generation that is not it.
     Barrier(u32, u64),
@@ -63,8 +68,8 @@ pub(crate) struct Spin {
     pub address: u64,
 }
 
-/// 32 lanes.
-#[derive(Debug)]
+/// 32 lanes. The default is an empty place for one, and takes no memory.
+#[derive(Debug, Default)]
 pub(crate) struct Warp {
     pub index: u32,
     /// Its number in the access tables.
@@ -75,7 +80,11 @@ pub(crate) struct Warp {
     pub mask: u32,
     others: Vec<Group>,
     pub wait: Wait,
+    /// What the running group waits for.
     pub spin: Option<Spin>,
+    /// Instructions executed, and how many there were when the running group began to run.
+    executed: u64,
+    turn_began: u64,
     /// The allocation last found.
     pub hint: usize,
     pub knows: Knowledge,
@@ -84,8 +93,10 @@ pub(crate) struct Warp {
     /// An mbarrier was told of its `cp.async`.
     pub reports_copies: bool,
     /// Bulk stores of each lane.
-    pub stores: [Groups; LANES],
+    pub stores: Vec<Groups>,
     pub tensor: Tensor,
+    /// The launch whose immediates and special registers stand in their slots.
+    prepared_for: u64,
 }
 
 /// How a slice of instructions ended.
@@ -95,28 +106,6 @@ pub(crate) struct Slice {
     pub executed: u64,
     /// Something happened but turns of a waiting loop.
     pub progress: bool,
-}
-
-impl Default for Warp {
-    fn default() -> Warp {
-        Warp {
-            index: 0,
-            agent: 0,
-            regs: Registers::default(),
-            alive: 0,
-            pc: 0,
-            mask: 0,
-            others: Vec::new(),
-            wait: Wait::None,
-            spin: None,
-            hint: 0,
-            knows: Knowledge::new(0),
-            copies: Groups::default(),
-            reports_copies: false,
-            stores: Default::default(),
-            tensor: Tensor::default(),
-        }
-    }
 }
 
 impl Warp {
@@ -136,28 +125,50 @@ impl Warp {
     pub fn reset(&mut self, index: u32, env: &Env, block: [u32; 3], time: u32) {
         let program = env.program;
         let left = env.n_threads() - 32 * index;
-        let alive = if left >= 32 { u32::MAX } else { (1 << left) - 1 };
-        let mut regs = std::mem::take(&mut self.regs);
-        regs.reset(program.n[0], program.n[1], program.n[2]);
+        self.alive = if left >= 32 { u32::MAX } else { (1 << left) - 1 };
+        (self.index, self.agent) = (index, index as u8);
+        (self.pc, self.mask) = (0, self.alive);
+        (self.wait, self.spin, self.hint) = (Wait::None, None, 0);
+        (self.executed, self.turn_began) = (0, 0);
+        self.others.clear();
+        self.knows.reset(time);
+        self.knows.happened.raise(self.agent, time + 1);
+        self.copies.reset();
+        self.reports_copies = false;
+        self.stores.resize_with(LANES, Groups::default);
+        self.stores.iter_mut().for_each(Groups::reset);
+        self.tensor.reset(if program.has_products { program.n[0] } else { 0 });
+        self.prepare(env, block);
+    }
+
+    /// Registers without values, immediates and special registers with theirs. The latter are never written, and most are the
+    /// same in all blocks of a launch.
+    fn prepare(&mut self, env: &Env, block: [u32; 3]) {
+        let program = env.program;
+        self.regs.reset(program.n[0], program.n[1], program.n[2]);
+        let fresh = self.prepared_for != env.launch;
+        self.prepared_for = env.launch;
         for (value, slot) in &program.words {
-            regs.r.fill(*slot, *value);
+            if fresh {
+                self.regs.r.fill(*slot, *value);
+            }
+            self.regs.r.cure(*slot);
         }
         for (value, slot) in &program.doubles {
-            regs.d.fill(*slot, *value);
+            if fresh {
+                self.regs.d.fill(*slot, *value);
+            }
+            self.regs.d.cure(*slot);
         }
         for (value, slot) in &program.predicates {
-            regs.set_predicate(*slot, if *value { u32::MAX } else { 0 }, 0, u32::MAX);
+            self.regs.set_predicate(*slot, if *value { u32::MAX } else { 0 }, 0, u32::MAX);
         }
         for (special, slot) in &program.specials {
-            regs.r.put(*slot, &special.lanes(index, env, block), 0, u32::MAX);
+            if fresh || matches!(special, Special::Ctaid(_) | Special::SmId) {
+                self.regs.r.put(*slot, &special.lanes(self.index, env, block), 0, u32::MAX);
+            }
+            self.regs.r.cure(*slot);
         }
-        let mut tensor = std::mem::take(&mut self.tensor);
-        if program.has_products {
-            tensor.reset(program.n[0]);
-        }
-        let mut knows = Knowledge::new(time);
-        knows.happened.raise(index as u8, time + 1);
-        *self = Warp { index, agent: index as u8, regs, alive, mask: alive, knows, tensor, ..Warp::default() };
     }
 
     /// The thread in a lane.
@@ -187,23 +198,35 @@ impl Warp {
             && first.pc < self.pc
         {
             let group = self.others.swap_remove(index);
-            self.others.push(Group { pc: self.pc, mask: self.mask, state: State::Ready });
-            (self.pc, self.mask) = (group.pc, group.mask);
+            self.others.push(Group { state: State::Ready, ..self.running() });
+            self.run(group);
         }
+    }
+
+    fn running(&self) -> Group {
+        Group { pc: self.pc, mask: self.mask, state: State::Ready, spin: self.spin }
+    }
+
+    fn run(&mut self, group: Group) {
+        (self.pc, self.mask, self.spin) = (group.pc, group.mask, group.spin);
+        self.turn_began = self.executed;
     }
 
     /// Another group runs; the running one, if lanes are left in it, becomes `state`. False if there is none.
     fn switch(&mut self, state: State) -> bool {
-        let best = |wanted: State| {
-            let found = self.others.iter().enumerate().filter(move |(_, group)| group.state == wanted);
-            found.min_by_key(|(_, group)| group.pc).map(|(index, _)| index)
+        // The earliest of those that are ready, else the one that has rested longest.
+        let rank = |group: &Group| match group.state {
+            State::Ready => Some((0, u64::from(group.pc))),
+            State::Resting(until) => Some((1, until)),
+            State::Parked => None,
         };
-        let Some(index) = best(State::Ready).or_else(|| best(State::Resting)) else { return false };
+        let ranked = self.others.iter().enumerate().filter_map(|(index, group)| Some((rank(group)?, index)));
+        let Some((_, index)) = ranked.min() else { return false };
         let group = self.others.swap_remove(index);
         if self.mask != 0 {
-            self.others.push(Group { pc: self.pc, mask: self.mask, state });
+            self.others.push(Group { state, ..self.running() });
         }
-        (self.pc, self.mask) = (group.pc, group.mask);
+        self.run(group);
         true
     }
 
@@ -213,7 +236,7 @@ impl Warp {
         } else if taken == 0 {
             self.pc += 1;
         } else {
-            self.others.push(Group { pc: target, mask: taken, state: State::Ready });
+            self.others.push(Group { pc: target, mask: taken, ..self.running() });
             self.mask &= !taken;
             self.pc += 1;
         }
@@ -236,15 +259,20 @@ impl Warp {
         if !self.resume(block) {
             return Ok(slice);
         }
-        self.others.iter_mut().filter(|g| g.state == State::Resting).for_each(|g| g.state = State::Ready);
+        self.wake();
         let mut since_spin = 0u32;
         while slice.executed < limit && self.alive != 0 {
             if !self.others.is_empty() {
                 self.reconverge();
+                if self.executed - self.turn_began > LONG_TURN {
+                    self.switch(State::Resting(self.executed + LONG_TURN));
+                    (self.turn_began, since_spin) = (self.executed, 0);
+                }
             }
             let spun = self.spin;
             let flow = self.step(block, env)?;
             slice.executed += 1;
+            self.executed += 1;
             since_spin += 1;
             if since_spin > LONGEST_SPIN {
                 self.spin = None;
@@ -258,13 +286,31 @@ impl Warp {
                 Flow::Yield => {
                     slice.progress |= spun != self.spin;
                     since_spin = 0;
-                    if !self.switch(State::Resting) || self.others.iter().all(|g| g.state != State::Ready) {
+                    // Others that can go on do so now: the wait may be for them.
+                    let others_ready = self.others.iter().any(|group| group.state == State::Ready);
+                    self.switch(State::Resting(self.executed));
+                    if !others_ready {
                         return Ok(slice);
                     }
                 }
             }
         }
         Ok(slice)
+    }
+
+    /// Groups that have rested are ready again.
+    fn wake(&mut self) {
+        let executed = self.executed;
+        for group in &mut self.others {
+            if matches!(group.state, State::Resting(until) if until <= executed) {
+                group.state = State::Ready;
+            }
+        }
+    }
+
+    /// What its groups of lanes wait for.
+    pub fn spins(&self) -> impl Iterator<Item = Spin> {
+        self.others.iter().filter_map(|group| group.spin).chain(self.spin)
     }
 
     /// Whether the warp can go on.
@@ -374,7 +420,7 @@ impl Warp {
                 let same = crate::registers::mask_of(|i| indices[i] == first) & mask;
                 let stay = self.pc;
                 if same != self.mask {
-                    self.others.push(Group { pc: stay, mask: self.mask & !same, state: State::Ready });
+                    self.others.push(Group { pc: stay, mask: self.mask & !same, ..self.running() });
                     self.mask = same;
                 }
                 self.pc = *target;

@@ -10,7 +10,7 @@ use crate::memory::{Chunk, PARAMETER_WINDOW, SHARED_WINDOW, byte_bits};
 use crate::parse::Operand;
 use crate::parse::RegisterKind::{Double, Word};
 use crate::program::Class;
-use crate::registers::{LANES, Slot, lanes_of};
+use crate::registers::{Halves, LANES, Slot, lanes_of, mask_of};
 
 /// Where an address points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,39 @@ impl Address {
             return Err(Trouble::lane(FaultKind::Poison, lane, "the address was computed from unwritten memory"));
         }
         Ok(out)
+    }
+}
+
+/// How the addresses of lanes lie to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pattern {
+    /// All the same.
+    One(u64),
+    /// Side by side, all 32, from here on.
+    Row(u64),
+    Scattered,
+}
+
+impl Pattern {
+    #[inline]
+    fn of(addresses: &[u64; LANES], mask: u32, bytes: u64) -> Pattern {
+        if mask == 0 {
+            return Pattern::Scattered;
+        }
+        let first = addresses[mask.trailing_zeros() as usize];
+        let last = addresses[31 - mask.leading_zeros() as usize];
+        if first == last {
+            let differ = mask_of(|i| addresses[i] != first) & mask;
+            return if differ == 0 { Pattern::One(first) } else { Pattern::Scattered };
+        }
+        if mask != u32::MAX || last.wrapping_sub(first) != 31 * bytes {
+            return Pattern::Scattered;
+        }
+        let mut differ = 0;
+        for (i, address) in addresses.iter().enumerate() {
+            differ |= address.wrapping_sub(first) ^ (i as u64 * bytes);
+        }
+        if differ == 0 { Pattern::Row(first) } else { Pattern::Scattered }
     }
 }
 
@@ -193,17 +226,22 @@ impl Access {
 
     fn load(&self, warp: &mut Warp, block: &mut Block, env: &Env, mask: u32, addresses: &[u64; LANES]) -> Run {
         let total = self.bytes * self.slots.len();
+        if self.load_together(warp, block, env, mask, addresses) {
+            return Ok(());
+        }
         let mut words = [[0u32; LANES]; 4];
-        let mut poison = [0u32; 4];
-        let element = byte_bits(self.bytes);
+        let mut poison = [Halves::default(); 4];
+        let half = byte_bits(self.bytes.div_ceil(2));
+        let upper = if self.bytes > 1 { self.bytes / 2 } else { 0 };
         let mut keep = |lane: usize, chunk: &Chunk| {
             for (i, word) in words.iter_mut().enumerate() {
                 word[lane] = chunk.words[i];
             }
             if chunk.written != byte_bits(total) {
                 for (i, poison) in poison.iter_mut().enumerate().take(self.slots.len()) {
-                    let whole = chunk.written >> (i * self.bytes) & element == element;
-                    *poison |= u32::from(!whole) << lane;
+                    let written = chunk.written >> (i * self.bytes);
+                    poison.low |= u32::from(written & half != half) << lane;
+                    poison.high |= u32::from(written >> upper & half != half) << lane;
                 }
             }
         };
@@ -250,8 +288,60 @@ impl Access {
         Ok(())
     }
 
+    /// Loads for all lanes at once where their addresses lie side by side or are one, and nothing is the matter with any of them;
+    /// false leaves everything as it was.
+    fn load_together(
+        &self,
+        warp: &mut Warp,
+        block: &mut Block,
+        env: &Env,
+        mask: u32,
+        addresses: &[u64; LANES],
+    ) -> bool {
+        let total = self.bytes * self.slots.len();
+        if self.bytes < 4 && self.slots.len() > 1 {
+            return false;
+        }
+        let pattern = Pattern::of(addresses, mask, total as u64);
+        let (at, bytes) = match pattern {
+            Pattern::One(at) => (at, total),
+            Pattern::Row(at) if self.bytes >= 4 => (at, LANES * total),
+            Pattern::Row(_) | Pattern::Scattered => return false,
+        };
+        if at & (total as u64 - 1) != 0 {
+            return false;
+        }
+        let mut row = [0u32; 4 * LANES];
+        let n_words = bytes.div_ceil(4);
+        match self.space {
+            Space::Global => {
+                if !env.global.load_row(&mut warp.hint, at, bytes, &mut row[..n_words]) {
+                    return false;
+                }
+                block.stats.global_loaded += u64::from(mask.count_ones()) * total as u64;
+            }
+            Space::Shared => {
+                let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+                if !block.shared.load_row(&by, at as usize, bytes, &mut row[..n_words]) {
+                    return false;
+                }
+            }
+            Space::Parameter | Space::Generic => return false,
+        }
+        let per_lane = total.div_ceil(4);
+        let mut words = [[0u32; LANES]; 4];
+        for (i, words) in words.iter_mut().enumerate().take(per_lane) {
+            match pattern {
+                Pattern::One(_) => *words = [row[i]; LANES],
+                _ => (0..LANES).for_each(|lane| words[lane] = row[per_lane * lane + i]),
+            }
+        }
+        self.scatter(warp, mask, &words, &[Halves::default(); 4]);
+        true
+    }
+
     /// Words of each lane into the registers.
-    fn scatter(&self, warp: &mut Warp, mask: u32, words: &[[u32; LANES]; 4], poison: &[u32; 4]) {
+    fn scatter(&self, warp: &mut Warp, mask: u32, words: &[[u32; LANES]; 4], poison: &[Halves; 4]) {
         for (i, slot) in self.slots.iter().enumerate() {
             let at = i * self.bytes;
             let mut value = words[at / 4];
@@ -264,7 +354,9 @@ impl Access {
                 });
             }
             if !self.wide {
-                warp.regs.r.put(*slot, &value, poison[i], mask);
+                // Elements of less than a word fill one.
+                let poison = if self.bytes < 4 { Halves::both(poison[i].any()) } else { poison[i] };
+                warp.regs.r.put_halves(*slot, &value, poison, mask);
                 continue;
             }
             let mut both = [0u64; LANES];
@@ -278,7 +370,7 @@ impl Access {
                 };
                 both[lane] = u64::from(value[lane]) | u64::from(high) << 32;
             }
-            warp.regs.d.put(*slot, &both, poison[i], mask);
+            warp.regs.d.put(*slot, &both, poison[i].any(), mask);
         }
     }
 
@@ -288,9 +380,9 @@ impl Access {
         for (i, slot) in self.slots.iter().enumerate() {
             let at = i * self.bytes;
             let (value, poison) = if self.wide {
-                (warp.regs.d.get(*slot)[lane], warp.regs.d.poison(*slot))
+                (warp.regs.d.get(*slot)[lane], Halves::both(warp.regs.d.poison(*slot)))
             } else {
-                (u64::from(warp.regs.r.get(*slot)[lane]), warp.regs.r.poison(*slot))
+                (u64::from(warp.regs.r.get(*slot)[lane]), warp.regs.r.halves(*slot))
             };
             match self.bytes {
                 8 => {
@@ -300,15 +392,59 @@ impl Access {
                 4 => chunk.words[at / 4] = value as u32,
                 n => chunk.words[at / 4] |= (value as u32 & (u32::MAX >> (32 - 8 * n))) << (8 * (at % 4)),
             }
-            if poison >> lane & 1 == 0 {
-                chunk.written |= byte_bits(self.bytes) << at;
+            if self.bytes < 4 {
+                chunk.written |= if poison.low >> lane & 1 == 0 { byte_bits(self.bytes) << at } else { 0 };
+                continue;
             }
+            let half = byte_bits(self.bytes / 2);
+            chunk.written |= if poison.low >> lane & 1 == 0 { half << at } else { 0 };
+            chunk.written |= if poison.high >> lane & 1 == 0 { half << (at + self.bytes / 2) } else { 0 };
         }
         chunk
     }
 
+    /// As [`Access::load_together`], the other way: whole words side by side, none of them unwritten.
+    fn store_together(
+        &self,
+        warp: &mut Warp,
+        block: &mut Block,
+        env: &Env,
+        mask: u32,
+        addresses: &[u64; LANES],
+    ) -> bool {
+        let per_lane = self.slots.len();
+        if self.bytes != 4 || self.wide || self.slots.iter().any(|slot| warp.regs.r.poison(*slot) & mask != 0) {
+            return false;
+        }
+        let Pattern::Row(at) = Pattern::of(addresses, mask, 4 * per_lane as u64) else { return false };
+        if at & (4 * per_lane as u64 - 1) != 0 {
+            return false;
+        }
+        let mut row = [0u32; 4 * LANES];
+        for (i, slot) in self.slots.iter().enumerate() {
+            let words = warp.regs.r.get(*slot);
+            (0..LANES).for_each(|lane| row[per_lane * lane + i] = words[lane]);
+        }
+        let row = &row[..per_lane * LANES];
+        match self.space {
+            Space::Global => {
+                let stored = env.global.store_row(&mut warp.hint, at, row);
+                block.stats.global_stored += if stored { 4 * row.len() as u64 } else { 0 };
+                stored
+            }
+            Space::Shared => {
+                let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+                block.shared.store_row(&by, at as usize, row)
+            }
+            Space::Parameter | Space::Generic => false,
+        }
+    }
+
     fn store(&self, warp: &mut Warp, block: &mut Block, env: &Env, mask: u32, addresses: &[u64; LANES]) -> Run {
         let total = self.bytes * self.slots.len();
+        if self.store_together(warp, block, env, mask, addresses) {
+            return Ok(());
+        }
         let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
         let news = if self.space == Space::Global { News::NONE } else { block.shared.news(&by) };
         let mut hint = warp.hint;

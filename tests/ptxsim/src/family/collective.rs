@@ -5,7 +5,7 @@ use crate::fault::{FaultKind, ParseError, Run, Trouble};
 use crate::parse::Operand;
 use crate::parse::RegisterKind::{Predicate, Word};
 use crate::program::Guard;
-use crate::registers::{LANES, Registers, Slot, lanes_of};
+use crate::registers::{Halves, LANES, Registers, Slot, lanes_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shuffle {
@@ -163,9 +163,9 @@ impl Collective {
     pub fn run(&self, regs: &mut Registers, mask: u32) {
         match self.what {
             What::Shuffle { f, d, p, a, b, c } => {
-                let (value, poison) = (*regs.r.get(a), regs.r.poison(a));
+                let (value, poison) = (*regs.r.get(a), regs.r.halves(a));
                 let (by, bounds) = (regs.r.get(b), regs.r.get(c));
-                let (mut out, mut out_poison, mut valid) = ([0; LANES], 0, 0);
+                let (mut out, mut out_poison, mut valid) = ([0; LANES], Halves::default(), 0);
                 for lane in lanes_of(mask) {
                     let (own, b, c) = (lane as u32, by[lane] & 31, bounds[lane]);
                     let (segment, clamp) = (c >> 8 & 31, c & 31);
@@ -182,12 +182,13 @@ impl Collective {
                     let source = if ok { source as usize & 31 } else { lane };
                     out[lane] = value[source];
                     // A lane that is not here has no value to give.
-                    let bad = poison >> source & 1 | u32::from(mask >> source & 1 == 0);
-                    out_poison |= bad << lane;
+                    let absent = u32::from(mask >> source & 1 == 0);
+                    out_poison.low |= (poison.low >> source & 1 | absent) << lane;
+                    out_poison.high |= (poison.high >> source & 1 | absent) << lane;
                     valid |= u32::from(ok) << lane;
                 }
                 let by_poison = regs.r.poison(b) | regs.r.poison(c);
-                regs.r.put(d, &out, out_poison | by_poison, mask);
+                regs.r.put_halves(d, &out, out_poison | Halves::both(by_poison), mask);
                 if let Some(p) = p {
                     regs.set_predicate(p, valid, by_poison, mask);
                 }

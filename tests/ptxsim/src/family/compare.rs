@@ -7,7 +7,7 @@ use crate::fault::ParseError;
 use crate::parse::Operand;
 use crate::parse::RegisterKind::{Double, Predicate, Word};
 use crate::program::Guard;
-use crate::registers::{Registers, Slot, map1, map2, mask_of};
+use crate::registers::{Halves, Registers, Slot, map1, map2, mask_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Test {
@@ -283,11 +283,11 @@ impl Compare {
             }
             Compare::Select32 { d, a, b, p } => {
                 let (take, poison) = p.lanes(regs);
-                let chosen = take & regs.r.poison(a) | !take & regs.r.poison(b);
+                let chosen = regs.r.halves(a) & take | regs.r.halves(b) & !take;
                 let pick = lanes_of_mask(take);
                 let both = map2(regs.r.get(a), regs.r.get(b), |a, b| (a, b));
                 let out = map2(&both, &pick, |(a, b), pick| a & pick | b & !pick);
-                regs.r.put(d, &out, chosen | poison, mask);
+                regs.r.put_halves(d, &out, chosen | Halves::both(poison), mask);
             }
             Compare::Select64 { d, a, b, p } => {
                 let (take, poison) = p.lanes(regs);

@@ -8,7 +8,7 @@ use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
 use crate::parse::Operand;
 use crate::parse::RegisterKind::{Double, Word};
-use crate::registers::{Registers, Slot, map1, map2};
+use crate::registers::{Halves, Registers, Slot, map1, map2};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -292,7 +292,9 @@ impl Convert {
                 let (value, poison) = if kinds.from.bits() == 64 {
                     (*regs.d.get(a), regs.d.poison(a))
                 } else {
-                    (map1(regs.r.get(a), u64::from), regs.r.poison(a))
+                    let halves = regs.r.halves(a);
+                    let poison = if kinds.from.bits() <= 16 { halves.low } else { halves.any() };
+                    (map1(regs.r.get(a), u64::from), poison)
                 };
                 if kinds.from == Kind::Bf16 && kinds.to == Kind::F32 && !kinds.mode.sat {
                     regs.r.put(d, &map1(&value, |v| (v as u32) << 16), poison, mask);
@@ -314,7 +316,9 @@ impl Convert {
                     let width = to.to.bits();
                     map2(x, y, |high, low| (to.apply(u64::from(high)) << width | to.apply(u64::from(low))) as u32)
                 };
-                regs.r.put(d, &out, regs.r.poison(high) | regs.r.poison(low), mask);
+                let (low, high) = (regs.r.poison(low), regs.r.poison(high));
+                let poison = if to.to.bits() == 16 { Halves { low, high } } else { Halves::both(low | high) };
+                regs.r.put_halves(d, &out, poison, mask);
             }
             Convert::Unpack { from, d, a } => {
                 let out = map1(regs.r.get(a), |v| {

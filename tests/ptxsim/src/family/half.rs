@@ -7,7 +7,7 @@ use super::number::brain64;
 use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
 use crate::parse::RegisterKind::Word;
-use crate::registers::{Registers, Slot, map3};
+use crate::registers::{Halves, Registers, Slot, map3};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Function {
@@ -77,7 +77,9 @@ impl Half {
             }
             u32::from(low) | u32::from(self.one((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)) << 16
         });
-        regs.r.put(self.d, &out, regs.r.poison(a) | regs.r.poison(b) | regs.r.poison(c), mask);
+        let poison = regs.r.halves(a) | regs.r.halves(b) | regs.r.halves(c);
+        let poison = if self.packed { poison } else { Halves::both(poison.low) };
+        regs.r.put_halves(self.d, &out, poison, mask);
     }
 
     fn one(&self, a: u16, b: u16, c: u16) -> u16 {

@@ -12,7 +12,7 @@ use crate::exec::{Block, Warp};
 use crate::fault::{ParseError, Run};
 use crate::memory::shared::Access;
 use crate::memory::{Chunk, SHARED_WINDOW, byte_bits};
-use crate::registers::{LANES, Registers, Slot};
+use crate::registers::{Halves, LANES, Registers, Slot};
 
 /// `mma.sync` m16n8k(8 | 16 | 32)
 #[derive(Debug)]
@@ -185,22 +185,24 @@ impl Matrix {
     }
 
     fn gather(&self, warp: &mut Warp, slot: Slot, rows: &[(usize, Chunk); 8]) {
-        let (mut out, mut poison) = ([0; LANES], 0);
+        let (mut out, mut poison) = ([0; LANES], Halves::default());
         for (lane, out) in out.iter_mut().enumerate() {
             for j in 0..2 {
                 let (row, column) = self.place(lane, j);
                 let chunk = &rows[row].1;
                 *out |= (chunk.words[column / 2] >> (16 * (column % 2)) & 0xffff) << (16 * j);
-                poison |= u32::from(chunk.written >> (2 * column) & 3 != 3) << lane;
+                let half = if j == 0 { &mut poison.low } else { &mut poison.high };
+                *half |= u32::from(chunk.written >> (2 * column) & 3 != 3) << lane;
             }
         }
-        warp.regs.r.put(slot, &out, poison, u32::MAX);
+        warp.regs.r.put_halves(slot, &out, poison, u32::MAX);
     }
 
     fn scatter(&self, warp: &Warp, slot: Slot, rows: &mut [(usize, Chunk); 8]) {
-        let (words, poison) = (warp.regs.r.get(slot), warp.regs.r.poison(slot));
+        let (words, poison) = (warp.regs.r.get(slot), warp.regs.r.halves(slot));
         for (lane, word) in words.iter().enumerate() {
             for j in 0..2 {
+                let poison = if j == 0 { poison.low } else { poison.high };
                 let (row, column) = self.place(lane, j);
                 let chunk = &mut rows[row].1;
                 chunk.words[column / 2] |= (word >> (16 * j) & 0xffff) << (16 * (column % 2));

@@ -5,7 +5,7 @@ use crate::fault::ParseError;
 use crate::memory::{PARAMETER_WINDOW, SHARED_WINDOW};
 use crate::parse::Operand;
 use crate::parse::RegisterKind::{Double, Predicate, Word};
-use crate::registers::{Registers, Slot, map1};
+use crate::registers::{Halves, Registers, Slot, map1};
 
 #[derive(Debug)]
 pub(crate) enum Move {
@@ -100,7 +100,7 @@ impl Move {
         match self {
             Move::Word { d, a } => {
                 let value = *regs.r.get(*a);
-                regs.r.put(*d, &value, regs.r.poison(*a), mask);
+                regs.r.put_halves(*d, &value, regs.r.halves(*a), mask);
             }
             Move::Double { d, a } => {
                 let value = *regs.d.get(*a);
@@ -111,8 +111,9 @@ impl Move {
                 regs.set_predicate(*d, bits, poison, mask);
             }
             Move::Split32 { d, a } => {
-                let (value, poison) = (*regs.r.get(*a), regs.r.poison(*a));
+                let (value, poison) = (*regs.r.get(*a), regs.r.halves(*a));
                 for (i, slot) in d.iter().enumerate() {
+                    let poison = if i == 0 { poison.low } else { poison.high };
                     regs.r.put(*slot, &map1(&value, |v| v >> (16 * i) & 0xffff), poison, mask);
                 }
             }
@@ -125,13 +126,14 @@ impl Move {
                 }
             }
             Move::Join32 { d, a } => {
-                let (mut value, mut poison) = ([0; 32], 0);
+                let (mut value, mut poison) = ([0; 32], Halves::default());
                 for (i, slot) in a.iter().enumerate() {
                     let part = regs.r.get(*slot);
                     (0..32).for_each(|lane| value[lane] |= (part[lane] & 0xffff) << (16 * i));
-                    poison |= regs.r.poison(*slot);
+                    let half = if i == 0 { &mut poison.low } else { &mut poison.high };
+                    *half |= regs.r.poison(*slot);
                 }
-                regs.r.put(*d, &value, poison, mask);
+                regs.r.put_halves(*d, &value, poison, mask);
             }
             Move::Join64 { d, a } => {
                 let (mut value, mut poison) = ([0; 32], 0);

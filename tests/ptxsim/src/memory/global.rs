@@ -135,6 +135,42 @@ impl Global {
         Ok(())
     }
 
+    /// The words of up to 512 bytes, written ones all of them; what is less than a word lies in its low bits. False, without a
+    /// change, where a byte is unwritten or outside.
+    #[inline]
+    pub fn load_row(&self, hint: &mut usize, address: u64, n: usize, words: &mut [u32]) -> bool {
+        let Ok((allocation, offset)) = self.find(hint, address, n as u64) else { return false };
+        if !allocation.is_written(offset, n) {
+            return false;
+        }
+        let first = offset / 4;
+        if n < 4 {
+            words[0] = allocation.words[first].load(Relaxed) >> (8 * (offset % 4)) & (u32::MAX >> (32 - 8 * n));
+            return true;
+        }
+        for (word, held) in words.iter_mut().zip(&allocation.words[first..first + n / 4]) {
+            *word = held.load(Relaxed);
+        }
+        true
+    }
+
+    /// Stores words, on an address that is a multiple of four; false, without a change, where one is outside.
+    #[inline]
+    pub fn store_row(&self, hint: &mut usize, address: u64, words: &[u32]) -> bool {
+        let Ok((allocation, offset)) = self.find(hint, address, 4 * words.len() as u64) else { return false };
+        for (word, held) in words.iter().zip(&allocation.words[offset / 4..]) {
+            held.store(*word, Relaxed);
+        }
+        let mut at = offset;
+        let end = offset + 4 * words.len();
+        while at < end {
+            let n = (16 - at % 16).min(end - at);
+            allocation.mark(at, byte_bits(n), byte_bits(n));
+            at += n;
+        }
+        true
+    }
+
     /// Applies `f` to an aligned 4- or 8-byte value as one; gives the old value.
     pub fn update(&self, hint: &mut usize, address: u64, n: usize, f: impl Fn(u64) -> u64) -> Result<(u64, bool), Bad> {
         aligned(address, n)?;
@@ -251,6 +287,24 @@ impl Global {
 }
 
 impl Allocation {
+    /// Whether bytes were all written.
+    #[inline]
+    fn is_written(&self, offset: usize, n: usize) -> bool {
+        let (first, last) = (offset / 16, (offset + n - 1) / 16);
+        let head = u16::MAX << (offset % 16);
+        let tail = u16::MAX >> (15 - (offset + n - 1) % 16);
+        if first == last {
+            let bits = head & tail;
+            return self.written[first].load(Relaxed) & bits == bits;
+        }
+        let mut all = self.written[first].load(Relaxed) | !head;
+        all &= self.written[last].load(Relaxed) | !tail;
+        for chunk in &self.written[first + 1..last] {
+            all &= chunk.load(Relaxed);
+        }
+        all == u16::MAX
+    }
+
     /// Sets the written bits of some bytes of one chunk.
     #[inline]
     fn mark(&self, offset: usize, bytes: u16, written: u16) {

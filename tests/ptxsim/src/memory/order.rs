@@ -9,13 +9,14 @@
 /// Most agents of a block.
 pub(crate) const MAX_AGENTS: usize = 128;
 
-/// For each agent, the time up to which its deeds are known.
-#[derive(Debug, Clone)]
-pub(crate) struct Clock(Box<[u32; MAX_AGENTS]>);
+/// For each agent, the time up to which its deeds are known. Without agents, of which nothing may be asked, it takes no memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Clock(Vec<u32>);
 
 impl Clock {
-    fn new(time: u32) -> Clock {
-        Clock(Box::new([time; MAX_AGENTS]))
+    fn reset(&mut self, time: u32) {
+        self.0.clear();
+        self.0.resize(MAX_AGENTS, time);
     }
 
     #[inline]
@@ -47,7 +48,7 @@ impl Clock {
 }
 
 /// The two clocks of an agent, a barrier, a copy on its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Knowledge {
     pub happened: Clock,
     pub fenced: Clock,
@@ -56,7 +57,21 @@ pub(crate) struct Knowledge {
 impl Knowledge {
     /// Knows everything up to a time.
     pub fn new(time: u32) -> Knowledge {
-        Knowledge { happened: Clock::new(time), fenced: Clock::new(time) }
+        let mut knows = Knowledge::default();
+        knows.reset(time);
+        knows
+    }
+
+    /// Knows everything up to a time, and no more.
+    pub fn reset(&mut self, time: u32) {
+        self.happened.reset(time);
+        self.fenced.reset(time);
+    }
+
+    /// Knows what the other knows.
+    pub fn become_as(&mut self, other: &Knowledge) {
+        self.happened.0.clone_from(&other.happened.0);
+        self.fenced.0.clone_from(&other.fenced.0);
     }
 
     pub fn join(&mut self, other: &Knowledge) {
@@ -72,8 +87,7 @@ impl Knowledge {
 
     /// `fence.proxy.async`
     pub fn fence(&mut self) {
-        let happened = self.happened.clone();
-        self.fenced.join(&happened);
+        self.fenced.join(&self.happened);
     }
 
     /// A deed of the async proxy itself, which needs no fence.

@@ -157,6 +157,64 @@ impl Shared {
         *cell = *cell & !bits | (chunk.written << (at % 16)) & bits;
     }
 
+    /// The words of up to 512 bytes, read by the generic proxy, written ones all of them; what is less than a word lies in its low
+    /// bits. False, without a change, where a byte is unwritten, outside, or must not be read now.
+    #[inline]
+    pub fn load_row(&mut self, by: &Access, at: usize, n: usize, words: &mut [u32]) -> bool {
+        let whole = self.span(at, n).is_ok() && self.is_written(at, n);
+        if !whole || self.news(by).writes && self.check_writer(by, at, n, "read").is_err() {
+            return false;
+        }
+        self.stamp_read(by, at, n);
+        let data = &self.data[at..at + n];
+        if n < 4 {
+            words[0] = data.iter().rev().fold(0, |all, byte| all << 8 | u32::from(*byte));
+            return true;
+        }
+        for (word, bytes) in words.iter_mut().zip(data.chunks_exact(4)) {
+            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        true
+    }
+
+    /// Words stored by the generic proxy, on an address that is a multiple of four; false, without a change, where one is outside
+    /// or must not be written now.
+    #[inline]
+    pub fn store_row(&mut self, by: &Access, at: usize, words: &[u32]) -> bool {
+        let n = 4 * words.len();
+        if self.span(at, n).is_err() {
+            return false;
+        }
+        let news = self.news(by);
+        if self.note_write(by, news, at, n).is_err() {
+            return false;
+        }
+        for (bytes, word) in self.data[at..at + n].chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut place = at;
+        while place < at + n {
+            let part = (16 - place % 16).min(at + n - place);
+            self.written[place / 16] |= byte_bits(part) << (place % 16);
+            place += part;
+        }
+        true
+    }
+
+    /// Whether bytes were all written.
+    #[inline]
+    fn is_written(&self, at: usize, n: usize) -> bool {
+        let (first, last) = (at / 16, (at + n - 1) / 16);
+        let head = u16::MAX << (at % 16);
+        let tail = u16::MAX >> (15 - (at + n - 1) % 16);
+        if first == last {
+            let bits = head & tail;
+            return self.written[first] & bits == bits;
+        }
+        let ends = (self.written[first] | !head) & (self.written[last] | !tail);
+        self.written[first + 1..last].iter().fold(ends, |all, chunk| all & chunk) == u16::MAX
+    }
+
     /// Whether any agent wrote something that the accessor does not know of; whether any read so.
     #[inline]
     pub fn news(&self, by: &Access) -> News {

@@ -1,6 +1,6 @@
 //! One `.entry`: its parameters, its launch bounds, its scopes of names, its statements.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::operand::operands;
 use super::token::error;
@@ -71,7 +71,7 @@ impl Entry<'_> {
 }
 
 /// `.entry name( … ) bounds { … }`
-pub(super) fn entry<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, ParseError> {
+pub(super) fn entry<'a>(cursor: &mut Cursor<'a>, names: &mut BTreeMap<u32, String>) -> Result<Entry<'a>, ParseError> {
     let line = cursor.expect(".entry")?.line;
     let mut entry = Entry { name: cursor.take()?.text.to_owned(), line, ..Entry::default() };
     if cursor.take_if("(") {
@@ -89,7 +89,7 @@ pub(super) fn entry<'a>(cursor: &mut Cursor<'a>) -> Result<Entry<'a>, ParseError
             other => return Err(error(token.line, format!("`{other}` before a kernel's body is not simulated"))),
         }
     }
-    body(cursor, &mut entry)?;
+    body(cursor, &mut entry, names)?;
     Ok(entry)
 }
 
@@ -155,8 +155,13 @@ pub(super) fn shared_variable(cursor: &mut Cursor) -> Result<Shared, ParseError>
     Ok(Shared { name, align, bytes })
 }
 
-fn body<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>) -> Result<(), ParseError> {
+fn body<'a>(
+    cursor: &mut Cursor<'a>,
+    entry: &mut Entry<'a>,
+    names: &mut BTreeMap<u32, String>,
+) -> Result<(), ParseError> {
     let mut scope = 0;
+    let mut source = None;
     entry.scopes.push(Scope::default());
     loop {
         let token = cursor.peek().ok_or_else(|| error(cursor.line(), "a kernel's body does not end"))?;
@@ -178,7 +183,11 @@ fn body<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>) -> Result<(), ParseE
             }
             ".reg" => registers(cursor, entry, scope)?,
             ".shared" => entry.shared.push(shared_variable(cursor)?),
-            ".loc" => cursor.skip_line(token.line),
+            ".loc" => source = Some(cursor.source()?),
+            ".file" => {
+                let (number, name) = cursor.file()?;
+                names.insert(number, name);
+            }
             ".pragma" => {
                 cursor.until(";")?;
             }
@@ -196,7 +205,12 @@ fn body<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>) -> Result<(), ParseE
                     return Err(error(token.line, format!("label `{}` stands twice", token.text)));
                 }
             }
-            _ => statement(cursor, entry, scope)?,
+            _ => {
+                statement(cursor, entry, scope)?;
+                if let Some(last) = entry.statements.last_mut() {
+                    last.source = source;
+                }
+            }
         }
     }
 }
@@ -250,6 +264,7 @@ fn statement<'a>(cursor: &mut Cursor<'a>, entry: &mut Entry<'a>, scope: usize) -
     entry.statements.push(Statement {
         span: first.at..end,
         line: opcode.line,
+        source: None,
         scope,
         guard,
         opcode: opcode.text,

@@ -4,6 +4,7 @@ mod entry;
 mod operand;
 mod token;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub(crate) use entry::{Entry, RegisterKind, Shared};
@@ -20,6 +21,8 @@ pub(crate) struct Statement<'a> {
     pub span: Range<usize>,
     /// Counted from one.
     pub line: u32,
+    /// File and line of the source, by the `.loc` before it.
+    pub source: Option<(u32, u32)>,
     /// The scope it stands in.
     pub scope: usize,
     /// `@p` or `@!p`: negated, and the predicate's name.
@@ -31,6 +34,8 @@ pub(crate) struct Statement<'a> {
 /// A module as written.
 #[derive(Debug, Default)]
 pub(crate) struct File<'a> {
+    /// `.file`: number → name.
+    pub names: BTreeMap<u32, String>,
     /// `.extern .shared`: name and alignment.
     pub dynamic_shared: Option<(String, u32)>,
     /// Shared variables of the whole module.
@@ -92,6 +97,23 @@ impl<'a> Cursor<'a> {
         Ok(&self.tokens[first..self.next - 1])
     }
 
+    /// `.file number "name"`
+    pub fn file(&mut self) -> Result<(u32, String), ParseError> {
+        let line = self.expect(".file")?.line;
+        let number = self.integer()? as u32;
+        let name = self.take()?.text.trim_matches('"').to_owned();
+        self.skip_line(line);
+        Ok((number, name))
+    }
+
+    /// `.loc file line …`
+    pub fn source(&mut self) -> Result<(u32, u32), ParseError> {
+        let line = self.expect(".loc")?.line;
+        let at = (self.integer()? as u32, self.integer()? as u32);
+        self.skip_line(line);
+        Ok(at)
+    }
+
     pub fn skip_line(&mut self, line: u32) {
         while self.peek().is_some_and(|token| token.line == line) {
             self.next += 1;
@@ -119,7 +141,11 @@ pub(crate) fn parse(text: &str) -> Result<File<'_>, ParseError> {
     let mut file = File::default();
     while let Some(token) = cursor.peek() {
         match token.text {
-            ".version" | ".target" | ".address_size" | ".file" => cursor.skip_line(token.line),
+            ".version" | ".target" | ".address_size" => cursor.skip_line(token.line),
+            ".file" => {
+                let (number, name) = cursor.file()?;
+                file.names.insert(number, name);
+            }
             ".section" => {
                 cursor.take()?;
                 cursor.take()?;
@@ -137,7 +163,7 @@ pub(crate) fn parse(text: &str) -> Result<File<'_>, ParseError> {
                 file.dynamic_shared = Some((variable.name, variable.align));
             }
             ".shared" => file.shared.push(entry::shared_variable(&mut cursor)?),
-            ".entry" => file.entries.push(entry::entry(&mut cursor)?),
+            ".entry" => file.entries.push(entry::entry(&mut cursor, &mut file.names)?),
             other => return Err(error(token.line, format!("`{other}` at the module's level is not simulated"))),
         }
     }

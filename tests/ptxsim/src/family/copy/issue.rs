@@ -1,6 +1,6 @@
 //! Copies as they start, and waits for them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{BoxAt, Copy, Far, What};
 use crate::exec::job::{Job, Report, What as Work, check_box};
@@ -122,7 +122,7 @@ fn wait_pieces(warp: &mut Warp, block: &mut Block, env: &Env, until: u32) -> Run
 /// A copy that knows what its warp knows now.
 fn job(warp: &Warp, what: Work, agent: u8, stamp: u32, lane: u32) -> Job {
     let place = Place { warp: warp.index, lane, pc: warp.pc };
-    Job { what, agent, stamp, knows: Rc::new(warp.knows.clone()), place }
+    Job { what, agent, stamp, knows: Arc::new(warp.knows.clone()), place }
 }
 
 fn near(address: u64) -> u64 {
@@ -140,7 +140,7 @@ fn sixteen(what: &str, value: u64) -> Run {
 }
 
 /// The coordinates of a lane and the map they belong to.
-fn box_at(warp: &Warp, block: &mut Block, env: &Env, lane: usize, at: &BoxAt) -> Run<(Rc<TensorMap>, Vec<i32>)> {
+fn box_at(warp: &Warp, block: &mut Block, env: &Env, lane: usize, at: &BoxAt) -> Run<(Arc<TensorMap>, Vec<i32>)> {
     let address = at.map.lanes(warp, 1 << lane)?[lane];
     let map = block.tensor_map(env, address)?;
     if map.dims.len() != at.at.len() {
@@ -214,7 +214,7 @@ fn store(warp: &mut Warp, block: &mut Block, env: &Env, lane: usize, (from, to, 
 
 impl Block {
     /// The tensor map at an address of global memory or the parameters.
-    fn tensor_map(&mut self, env: &Env, address: u64) -> Run<Rc<TensorMap>> {
+    fn tensor_map(&mut self, env: &Env, address: u64) -> Run<Arc<TensorMap>> {
         if let Some((_, map)) = self.maps.iter().find(|(known, _)| *known == address) {
             return Ok(map.clone());
         }
@@ -232,7 +232,7 @@ impl Block {
             env.global.read(address, &mut bytes, |_, _| {}).map_err(bad(0))?;
         }
         let map = TensorMap::decode(&bytes).map_err(|what| Trouble::warp(FaultKind::Operand, what))?;
-        let map = Rc::new(map);
+        let map = Arc::new(map);
         self.maps.push((address, map.clone()));
         Ok(map)
     }

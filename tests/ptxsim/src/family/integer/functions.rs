@@ -1,6 +1,7 @@
 //! What integer instructions compute in one lane.
 
 use super::{One, Shift, Two};
+use crate::registers::{Halves, Lanes, mask_of};
 
 pub(super) fn two32(f: Two) -> fn(u32, u32) -> u32 {
     match f {
@@ -116,9 +117,17 @@ pub(super) fn dp4a(a: u32, b: u32, signed: [bool; 2]) -> i32 {
     (0..4).map(|i| byte(a, i, signed[0]) * byte(b, i, signed[1])).fold(0, i32::wrapping_add)
 }
 
-/// A zero under `and` hides the other operand's poison.
-pub(super) fn and_poison(a: (bool, bool), b: (bool, bool)) -> bool {
-    let ((a_zero, a_poison), (b_zero, b_poison)) = (a, b);
-    let hides = |zero: bool, poison: bool| zero && !poison;
-    (a_poison || b_poison) && !hides(a_zero, a_poison) && !hides(b_zero, b_poison)
+/// A zero under `and` hides the other operand's poison; of the lanes `part` counts, a half.
+pub(super) fn and_poison(a: &Lanes<u32>, b: &Lanes<u32>, pa: u32, pb: u32, part: u32) -> u32 {
+    let zero = |lanes: &Lanes<u32>| mask_of(|i| lanes[i] & part == 0);
+    (pa | pb) & !(zero(a) & !pa) & !(zero(b) & !pb)
+}
+
+/// The halves of what `prmt` picks, from the poisoned lanes of the halves of both operands.
+pub(super) fn prmt_poison(selector: &Lanes<u32>, halves: [u32; 4]) -> Halves {
+    let picked = |lane: usize, byte: usize| halves[(selector[lane] >> (4 * byte) & 7) as usize / 2] >> lane & 1 == 1;
+    Halves {
+        low: mask_of(|lane| picked(lane, 0) || picked(lane, 1)),
+        high: mask_of(|lane| picked(lane, 2) || picked(lane, 3)),
+    }
 }

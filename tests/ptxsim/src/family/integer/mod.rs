@@ -4,9 +4,9 @@ mod decode;
 mod functions;
 
 pub(super) use decode::decode;
-use functions::{and_poison, dp4a, extract, lop3, one64, prmt, shift64, sign16, two32, two64};
+use functions::{and_poison, dp4a, extract, lop3, one64, prmt, prmt_poison, shift64, sign16, two32, two64};
 
-use crate::registers::{Registers, Slot, map1, map2, map3};
+use crate::registers::{Halves, Registers, Slot, map1, map2, map3};
 
 /// A function of two equal operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,12 +203,17 @@ impl Integer {
         match *self {
             Integer::Two32 { f, d, a, b } => {
                 let (x, y) = (regs.r.get(a), regs.r.get(b));
-                let mut poison = regs.r.poison(a) | regs.r.poison(b);
-                if f == Two::And && poison & mask != 0 {
-                    let (pa, pb) = (regs.r.poison(a), regs.r.poison(b));
-                    poison = crate::registers::mask_of(|i| {
-                        and_poison((x[i] == 0, pa >> i & 1 == 1), (y[i] == 0, pb >> i & 1 == 1))
-                    });
+                let (pa, pb) = (regs.r.halves(a), regs.r.halves(b));
+                let mut poison = pa | pb;
+                if poison.any() & mask != 0 {
+                    poison = match f {
+                        Two::And => Halves {
+                            low: and_poison(x, y, pa.low, pb.low, 0xffff),
+                            high: and_poison(x, y, pa.high, pb.high, 0xffff_0000),
+                        },
+                        Two::Or | Two::Xor => poison,
+                        _ => Halves::both(poison.any()),
+                    };
                 }
                 // The commonest, spelt out so that they become vector instructions.
                 let out = match f {
@@ -220,7 +225,7 @@ impl Integer {
                     Two::Mul => map2(x, y, |a, b| a.wrapping_mul(b)),
                     other => map2(x, y, two32(other)),
                 };
-                regs.r.put(d, &out, poison, mask);
+                regs.r.put_halves(d, &out, poison, mask);
             }
             Integer::Two64 { f, d, a, b } => {
                 let (x, y) = (regs.d.get(a), regs.d.get(b));
@@ -248,7 +253,17 @@ impl Integer {
                     Shift::RightU => map2(x, y, |a, n| if n < 32 { a >> n } else { 0 }),
                     Shift::RightS => map2(x, y, |a, n| ((a as i32) >> n.min(31)) as u32),
                 };
-                regs.r.put(d, &out, regs.r.poison(a) | regs.r.poison(n), mask);
+                let (held, by) = (regs.r.halves(a), regs.r.poison(n));
+                let poison = match f {
+                    // By 16 one half goes where the other was.
+                    _ if held.low == held.high || by != 0 || y.iter().any(|n| *n != 16) => {
+                        Halves::both(held.any() | by)
+                    }
+                    Shift::Left => Halves { low: 0, high: held.low },
+                    Shift::RightU => Halves { low: held.high, high: 0 },
+                    Shift::RightS => Halves::both(held.high),
+                };
+                regs.r.put_halves(d, &out, poison, mask);
             }
             Integer::Shift64 { f, d, a, n } => {
                 let out = map2(regs.d.get(a), regs.r.get(n), |a, n| shift64(f, a, n));
@@ -338,7 +353,16 @@ impl Integer {
                 let poison = [a, b, at, n].iter().fold(0, |all, slot| all | regs.r.poison(*slot));
                 regs.r.put(d, &out, poison, mask);
             }
-            Integer::Prmt { d, a, b, selector } => three(regs, d, [a, b, selector], mask, prmt),
+            Integer::Prmt { d, a, b, selector } => {
+                let out = map3(regs.r.get(a), regs.r.get(b), regs.r.get(selector), prmt);
+                let (pa, pb) = (regs.r.halves(a), regs.r.halves(b));
+                let by = Halves::both(regs.r.poison(selector));
+                let poison = match (pa | pb).any() & mask {
+                    0 => Halves::default(),
+                    _ => prmt_poison(regs.r.get(selector), [pa.low, pa.high, pb.low, pb.high]),
+                };
+                regs.r.put_halves(d, &out, poison | by, mask);
+            }
             Integer::Lop3 { d, abc, table } => three(regs, d, abc, mask, |a, b, c| lop3(a, b, c, table)),
             Integer::Shf { left, clamp, d, low, high, n } => three(regs, d, [low, high, n], mask, |low, high, n| {
                 let n = if clamp { n.min(32) } else { n & 31 };
