@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-capi", &["jamba-runtime"]),
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
+    ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime"]),
     ("jambac-benches", &["jambac", "jambac-codegen", "jambac-kernels", "jamba-runtime"]),
 ];
 

@@ -279,6 +279,9 @@ impl Engine {
 
     /// Feeds every sequence its tokens; returns the rows of logits that were asked for, in order of the feeds, and
     /// within a feed of its tokens. Refuses before anything changes, or not at all.
+    ///
+    /// A step of one token of each sequence is decoded. On a GPU its sums are other kernels' than a prompt's; [`Engine::prefill`]
+    /// reads the last token of a prompt as it reads all others.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
         let admitted = self.run(feeds, Origin::Any)?;
         Ok(self.logits(admitted))

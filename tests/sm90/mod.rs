@@ -9,6 +9,7 @@ pub mod harness;
 mod matmul;
 mod matmul_mutants;
 mod pages;
+mod plan;
 mod recurrent;
 mod row_wise;
 pub mod toolkit;

@@ -1,0 +1,108 @@
+//! A whole plan on the simulator: the tiny model's sm_90a program, through the runtime, against its CPU program and against
+//! Hugging Face transformers. The checks are those that `gpu-bench` runs on a device.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
+use jamba_runtime::{Engine, OpenOptions};
+use jambac::build::{Progress, Request, build};
+use jambac::manifest::ModelFile;
+use ptxsim::driver::{Counters, Device, Downloads, Simulated};
+
+use crate::fixtures::Fixture;
+
+/// Of logits, whose standard deviation is about 3: activations and weights are bf16 on the way through eight layers.
+const TOLERANCE: Tolerance = Tolerance { of_a_row: 0.15, rows_beyond: 0.02 };
+
+/// The plan for both kinds of target.
+fn plan() -> &'static Path {
+    static PLAN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = PLAN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = ModelFile::open(&Fixture::open("tiny").checkpoint).unwrap();
+        model.build.targets = vec!["x86-64-v3".into(), "sm_90a".into()];
+        model.limits.max_context = 512;
+        model.limits.max_sequences = FEW as u64 + 2;
+        model.limits.kv_tokens = None;
+        model.limits.prefill_chunk = 150;
+        model.limits.max_outputs = 150;
+        let output = folder.path().join("tiny.plan");
+        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+        build(&request, &Progress::hidden()).unwrap();
+        (folder, output)
+    });
+    path
+}
+
+/// A simulated device of few multiprocessors: a grid's size changes no bit, and idle blocks take time.
+fn open(seed: u64, options: OpenOptions<'_>) -> (Engine, Counters) {
+    let device = Simulated::new(&Device { seed, n_sms: 3, downloads: Downloads::Anything, ..Device::default() });
+    let counters = device.counters();
+    (Engine::open_on(plan(), options, Box::new(device)).unwrap(), counters)
+}
+
+fn check(seed: u64, check: Check) {
+    let text = Fixture::open("tiny").prompt(300).ids;
+    let on_gpu = |options: OpenOptions<'_>| Ok(open(seed, options).0);
+    let subject = Subject { plan: plan(), on_gpu: &on_gpu, text: &text, tolerance: TOLERANCE };
+    let found = check(&subject).unwrap_or_else(|error| panic!("{error:#}"));
+    println!("{found:?}");
+}
+
+#[test]
+fn three_hundred_tokens_in_chunks() {
+    check(1, checks::chunks);
+}
+
+#[test]
+fn sixty_four_greedy_tokens() {
+    check(2, checks::greedy);
+}
+
+#[test]
+fn a_ragged_batch() {
+    check(3, checks::ragged_batch);
+}
+
+#[test]
+fn more_sequences_than_few() {
+    check(4, checks::many_sequences);
+}
+
+#[test]
+fn state_that_moves() {
+    check(5, checks::moved_state);
+}
+
+#[test]
+fn prompts_have_the_logits_of_transformers() {
+    let fixture = Fixture::open("tiny");
+    for length in [1, 17, 128] {
+        let prompt = fixture.prompt(length);
+        let found = checks::logits(&mut open(6, OpenOptions::default()).0, &prompt.ids, 150).unwrap();
+        let rows: Vec<Vec<f32>> = prompt.rows.iter().map(|&row| found[row].clone()).collect();
+        let golden: Vec<Vec<f32>> = prompt.logits.chunks(rows[0].len()).map(<[f32]>::to_vec).collect();
+        let difference = TOLERANCE.compare("transformers", &rows, &golden).unwrap_or_else(|error| panic!("{error:#}"));
+        println!("prompt {length}: {difference:?}");
+    }
+}
+
+/// Graphs are captured once for each size of step, and change neither bits nor what is launched.
+#[test]
+fn graphs_are_captured_once() {
+    check(7, checks::graphs);
+    let ids = Fixture::open("tiny").prompt(4).ids;
+    let run = |launch_each: bool| {
+        let (mut engine, counters) = open(7, OpenOptions { launch_each, ..OpenOptions::default() });
+        checks::logits(&mut engine, &ids, 4).unwrap();
+        checks::logits(&mut engine, &ids, 1).unwrap();
+        checks::logits(&mut engine, &ids[..3], 3).unwrap();
+        counters.read()
+    };
+    let (graphs, each) = (run(false), run(true));
+    assert_eq!((graphs.launches, each.graphs, each.replays), (each.launches, 0, 0));
+    // One of prompts of 3 or 4 tokens and as many rows of logits, one of a token.
+    assert_eq!((graphs.graphs, graphs.replays), (2, 6));
+    println!("{}", graphs.table());
+}
