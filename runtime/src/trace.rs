@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jamba_plan::cost::Size;
-use jamba_plan::format::{Arg, Count, EntryKind, Program, Step};
+use jamba_plan::format::{Arg, Count, EntryKind, KernelRecord, Program, Step};
 
 use crate::execute::Lane;
 
@@ -43,12 +43,12 @@ pub struct Trace {
     steps: Vec<TraceStep>,
 }
 
-/// All steps of one kind of kernel in one entry together.
+/// All steps of one kind of kernel, or of one kernel, in one entry together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KindTotal {
     /// The entry.
     pub entry: EntryKind,
-    /// What the kernels compute: `linear`.
+    /// What the kernels compute: `linear`; or the symbol of the one kernel.
     pub op: String,
     /// Steps that ran.
     pub steps: usize,
@@ -88,6 +88,15 @@ impl Trace {
 
     /// What the steps of each kind of kernel took and did; the longest first, prefill before decode.
     pub fn by_kind(&self, program: &Program) -> Vec<KindTotal> {
+        self.totals(program, |kernel| &kernel.op)
+    }
+
+    /// The same of each kernel, by its symbol.
+    pub fn by_symbol(&self, program: &Program) -> Vec<KindTotal> {
+        self.totals(program, |kernel| &kernel.symbol)
+    }
+
+    fn totals(&self, program: &Program, name: impl Fn(&KernelRecord) -> &String) -> Vec<KindTotal> {
         let mut totals: Vec<KindTotal> = Vec::new();
         for (index, run) in self.runs.iter().enumerate() {
             let end = self.runs.get(index + 1).map_or(self.steps.len(), |next| next.begin);
@@ -96,7 +105,7 @@ impl Trace {
             for (traced, end) in steps.iter().zip(ends) {
                 let found = program.entries.get(run.index);
                 let Some(step) = found.and_then(|entry| entry.steps.get(traced.step)) else { continue };
-                let op = &program.kernels[step.kernel as usize].op;
+                let op = name(&program.kernels[step.kernel as usize]);
                 let place = totals.iter().position(|total| total.entry == run.entry && total.op == *op);
                 let place = place.unwrap_or_else(|| {
                     totals.push(KindTotal::new(run.entry, op));
@@ -155,7 +164,7 @@ impl Lane for Traced<'_> {
 #[cfg(test)]
 mod tests {
     use jamba_plan::cost::{Amount, Cost};
-    use jamba_plan::format::{Entry, KernelRecord, Logits};
+    use jamba_plan::format::{Entry, Logits};
 
     use super::*;
 

@@ -10,6 +10,7 @@ use jambac_kernels::sm90::{Kernel, Swizzle, row_stride};
 use ptxsim::{Gpu, Launch, Module, Options};
 use std::collections::BTreeMap;
 
+use super::record::Recorder;
 use super::toolkit;
 
 /// Seeds that tests run under. With an odd seed padding is unwritten, with an even one it is NaN.
@@ -23,6 +24,7 @@ pub fn counts(tokens: usize, sequences: usize, outputs: usize) -> Counts {
 /// Kernels as PTX, read by the simulator and, where it is at hand, accepted by ptxas without spills or warnings.
 pub struct Kernels {
     module: Module,
+    recorder: Option<Recorder>,
 }
 
 impl Kernels {
@@ -37,13 +39,18 @@ impl Kernels {
             let lines: Vec<&str> = ptx.lines().collect();
             panic!("{error}: {}", lines.get(error.line as usize - 1).unwrap_or(&""))
         });
-        Kernels { module }
+        Kernels { module, recorder: Recorder::of(&ptx) }
     }
 
     /// Kernels of a text that is not the compiler's own: of a mutant.
     #[track_caller]
     pub fn of(ptx: &str) -> Kernels {
-        Kernels { module: Module::parse(ptx).unwrap_or_else(|error| panic!("{error}")) }
+        Kernels { module: Module::parse(ptx).unwrap_or_else(|error| panic!("{error}")), recorder: None }
+    }
+
+    /// Leaves launches with a recorder.
+    pub fn recorded_by(self, recorder: Recorder) -> Kernels {
+        Kernels { recorder: Some(recorder), ..self }
     }
 
     /// The results of a launch for a step of these counts, one per parameter that is written, in their order.
@@ -59,6 +66,9 @@ impl Kernels {
         let mut gpu = Gpu::new(options);
         let placed = place(&mut gpu, seed, kernel, args);
         self.launch(&mut gpu, kernel, counts, &placed);
+        if let Some(recorder) = &self.recorder {
+            recorder.note(&gpu, kernel, counts, args, &placed);
+        }
         let written = |param: &Param| param.access().is_some_and(|access| access != Access::Read);
         let results = kernel.params().into_iter().zip(args).zip(&placed).filter(|((param, _), _)| written(param));
         results.map(|((param, arg), &address)| read(&gpu, kernel, &param, arg, address)).collect()

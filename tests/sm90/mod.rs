@@ -10,6 +10,7 @@ mod matmul;
 mod matmul_mutants;
 mod pages;
 mod plan;
+mod record;
 mod recurrent;
 mod row_wise;
 pub mod toolkit;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
+use gpu_bench::times;
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
@@ -105,4 +106,18 @@ fn graphs_are_captured_once() {
     // One of prompts of 3 or 4 tokens and as many rows of logits, one of a token.
     assert_eq!((graphs.graphs, graphs.replays), (2, 6));
     println!("{}", graphs.table());
+}
+
+/// Whole steps are timed, and every kernel of them.
+#[test]
+fn steps_and_kernels_are_timed() {
+    let (mut engine, _) = open(8, OpenOptions::default());
+    let times = times::time(&mut engine, 2, 9, 1).unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(times.prefill_tokens_per_s > 0.0 && times.decode_tokens_per_s > 0.0, "{times:?}");
+    let launches = |entry: &str| -> usize {
+        times.kernels.iter().filter(|kernel| kernel.entry == entry).map(|kernel| kernel.launches).sum()
+    };
+    let entries = &engine.program().entries;
+    assert_eq!((launches("prefill"), launches("decode")), (entries[0].steps.len(), entries[1].steps.len()));
+    assert!(times.kernels.iter().all(|kernel| kernel.seconds >= times.overhead_s && kernel.bytes > 0.0), "{times:?}");
 }

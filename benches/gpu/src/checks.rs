@@ -52,7 +52,7 @@ pub struct Found {
 pub type Check = fn(&Subject<'_>) -> Result<Found>;
 
 /// All checks.
-pub const CHECKS: &[(&str, Check)] = &[
+pub const CHECKS: [(&str, Check); 6] = [
     ("chunks", chunks),
     ("greedy", greedy),
     ("ragged batch", ragged_batch),

@@ -1,0 +1,243 @@
+//! Recorded launches of kernels: what stood in memory before, and what the scalar reference or the simulator left there. A
+//! device that runs a case has to leave the same, but for the rounding of approximate functions and of sums.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use half::bf16;
+use jamba_plan::format::{Count, Launch, Swizzle, TensorElem};
+use jamba_runtime::gpu::{DeviceCode, Driver, KernelNeeds, LaunchOf, TensorMapOf};
+use serde::{Deserialize, Serialize};
+
+/// Launches of the kernels of one module.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cases {
+    /// PTX of all kernels.
+    pub ptx: String,
+    /// The launches.
+    pub cases: Vec<Case>,
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// The kernel.
+    pub symbol: String,
+    /// How it is launched.
+    pub launch: Launch,
+    /// Tokens, sequences and rows of logits of the step.
+    pub counts: [u64; 3],
+    /// Its parameters.
+    pub args: Vec<Arg>,
+}
+
+/// A parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Arg {
+    /// The address of memory.
+    Buffer(Before, Option<After>),
+    /// The address of the map of a matrix that is read.
+    Map(Matrix, Vec<u8>),
+    /// The address of a count.
+    Count(u64),
+    /// An integer.
+    Scalar(u64),
+}
+
+/// What memory holds before the launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Before {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// So many that nobody has written.
+    Unwritten(u64),
+}
+
+/// What memory holds after the launch: rows at a distance, dense here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct After {
+    /// Type of the elements.
+    pub elem: Element,
+    /// Bytes from one row to the next.
+    pub stride: u64,
+    /// Bytes of a row.
+    pub row: u64,
+    /// The rows.
+    pub bytes: Vec<u8>,
+}
+
+/// How elements are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Element {
+    /// binary32, within the rounding of sums.
+    F32,
+    /// bfloat16, within its last bit and the rounding of sums.
+    Bf16,
+    /// Bit by bit.
+    Bits,
+}
+
+/// A matrix behind a tensor map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matrix {
+    /// Element type.
+    pub elem: TensorElem,
+    /// Rows and columns.
+    pub rows_cols: [u64; 2],
+    /// Bytes from one row to the next.
+    pub row_stride: u64,
+    /// Rows and columns of a box.
+    pub box_rows_cols: [u32; 2],
+    /// How a box lies in shared memory.
+    pub swizzle: Swizzle,
+}
+
+/// What the cases of a kernel came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The kernel.
+    pub symbol: String,
+    /// Largest error of an element, as a share of what is allowed.
+    pub error: f64,
+}
+
+impl Cases {
+    /// Reads a file of cases.
+    ///
+    /// # Errors
+    /// A file that is none.
+    pub fn read(path: &Path) -> Result<Cases> {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        postcard::from_bytes(&bytes).with_context(|| format!("{} holds no cases of kernels", path.display()))
+    }
+
+    /// Writes a file of cases.
+    ///
+    /// # Errors
+    /// What writing to a disk can fail with.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, postcard::to_stdvec(self)?).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Runs every case on a device of its own; the worst of each kernel.
+    ///
+    /// # Errors
+    /// The first case whose result is wrong, or that the device fails in.
+    pub fn run(&self, mut driver: Box<dyn Driver>) -> Result<Vec<Verdict>> {
+        let needs: Vec<KernelNeeds> = self.cases.iter().map(Case::needs).collect();
+        driver.load(DeviceCode { ptx: &self.ptx, cubin: None }, &needs)?;
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        for (index, case) in self.cases.iter().enumerate() {
+            let error = case.run(index, &mut *driver).with_context(|| format!("{}, case {index}", case.symbol))?;
+            match verdicts.iter_mut().find(|verdict| verdict.symbol == case.symbol) {
+                Some(verdict) => verdict.error = verdict.error.max(error),
+                None => verdicts.push(Verdict { symbol: case.symbol.clone(), error }),
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+impl Case {
+    fn needs(&self) -> KernelNeeds<'_> {
+        let Launch { shared_bytes, .. } = self.launch;
+        KernelNeeds { symbol: &self.symbol, n_args: self.args.len(), shared_bytes }
+    }
+
+    /// Runs the case; the largest error, as a share of what is allowed.
+    fn run(&self, kernel: usize, driver: &mut dyn Driver) -> Result<f64> {
+        let mut args = Vec::with_capacity(self.args.len());
+        for arg in &self.args {
+            args.push(place(driver, arg)?);
+        }
+        let count = |count: Count| match count {
+            Count::Tokens => self.counts[0],
+            Count::Sequences => self.counts[1],
+            Count::Outputs => self.counts[2],
+        };
+        let blocks = self.launch.blocks(driver.info().n_sms, count);
+        let mut grid = [1; 3];
+        for (axis, blocks) in grid.iter_mut().zip(blocks) {
+            *axis = u32::try_from(blocks).context("more blocks than a grid has")?;
+        }
+        let Launch { threads, shared_bytes, .. } = self.launch;
+        driver.launch(&LaunchOf { kernel, grid, threads, shared_bytes, args: &args })?;
+        driver.synchronize()?;
+        let mut worst = 0.0;
+        for ((index, arg), &address) in self.args.iter().enumerate().zip(&args) {
+            let Arg::Buffer(_, Some(after)) = arg else { continue };
+            worst = f64::max(worst, after.error(driver, address).with_context(|| format!("parameter {index}"))?);
+        }
+        Ok(worst)
+    }
+}
+
+fn place(driver: &mut dyn Driver, arg: &Arg) -> Result<u64> {
+    let mut put = |bytes: &[u8]| {
+        let address = driver.allocate("a parameter", bytes.len().max(1) as u64)?;
+        driver.upload(address, bytes)?;
+        Ok::<_, anyhow::Error>(address)
+    };
+    Ok(match arg {
+        Arg::Buffer(Before::Bytes(bytes), _) => put(bytes)?,
+        // What nobody has written is not a number.
+        Arg::Buffer(Before::Unwritten(bytes), _) => put(&vec![0xff; *bytes as usize])?,
+        Arg::Map(matrix, bytes) => {
+            let address = put(bytes)?;
+            let [rows, cols] = matrix.rows_cols;
+            let [box_rows, box_cols] = matrix.box_rows_cols;
+            let &Matrix { elem, row_stride, swizzle, .. } = matrix;
+            let map = TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle };
+            let encoded = driver.tensor_map(&map)?;
+            let address = driver.allocate("a tensor map", encoded.len() as u64)?;
+            driver.upload(address, &encoded)?;
+            address
+        }
+        Arg::Count(count) => put(&count.to_le_bytes())?,
+        Arg::Scalar(value) => *value,
+    })
+}
+
+impl After {
+    /// The largest error of an element, as a share of what is allowed.
+    fn error(&self, driver: &mut dyn Driver, address: u64) -> Result<f64> {
+        let rows = self.bytes.len() as u64 / self.row.max(1);
+        let mut found = Vec::with_capacity(self.bytes.len());
+        for row in 0..rows {
+            let mut bytes = vec![0; self.row as usize];
+            driver.download(address + row * self.stride, &mut bytes)?;
+            found.extend(bytes);
+        }
+        if self.elem == Element::Bits {
+            let wrong = found.iter().zip(&self.bytes).position(|(found, expected)| found != expected);
+            return match wrong {
+                None => Ok(0.0),
+                Some(at) => bail!("byte {at} is {:#04x}, expected {:#04x}", found[at], self.bytes[at]),
+            };
+        }
+        let (found, expected) = (self.elem.values(&found), self.elem.values(&self.bytes));
+        let largest = expected.iter().fold(0.0_f64, |most, &value| most.max(value.abs()));
+        // Sums err by the size of their terms, whose best known measure is the largest result.
+        let (of_value, of_largest) = match self.elem {
+            Element::Bf16 => (2.0_f64.powi(-7), 2e-3),
+            _ => (1e-4, 2e-3),
+        };
+        let mut worst = 0.0;
+        for (at, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+            let allowed = of_value * expected.abs() + of_largest * largest + 1e-30;
+            let share = (found - expected).abs() / allowed;
+            ensure!(share <= 1.0, "element {at} is {found}, expected {expected} within {allowed:e}");
+            worst = f64::max(worst, share);
+        }
+        Ok(worst)
+    }
+}
+
+impl Element {
+    fn values(self, bytes: &[u8]) -> Vec<f64> {
+        match self {
+            Element::Bf16 => bytes.as_chunks().0.iter().map(|&word| bf16::from_le_bytes(word).to_f64()).collect(),
+            _ => bytes.as_chunks().0.iter().map(|&word| f64::from(f32::from_le_bytes(word))).collect(),
+        }
+    }
+}
