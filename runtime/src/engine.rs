@@ -7,7 +7,7 @@ use jamba_plan::Verify;
 use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
 
 use crate::device::cpu::Cpu;
-use crate::device::cuda::Gpu;
+use crate::device::cuda::{self, Gpu};
 use crate::device::map::PlanFile;
 use crate::device::{Device, Opened, Piece};
 use crate::gpu::Driver;
@@ -16,7 +16,7 @@ use crate::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
 use crate::texts::Texts;
 use crate::trace::Trace;
-use crate::{Cancel, RuntimeError, sample};
+use crate::{Cancel, DeviceId, RuntimeError, sample};
 
 /// How far long work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,12 @@ pub enum Unit {
 /// How to open a plan.
 #[derive(Clone, Default)]
 pub struct OpenOptions<'a> {
-    /// Threads, the caller's included; one for every core that the process may use, unless given.
+    /// The device that it is opened on; the CPU, unless given.
+    pub device: DeviceId,
+    /// Threads, the caller's included; one for every core that the process may use, unless given. On a GPU they draw
+    /// synthetic weights, and nothing else.
     pub threads: Option<usize>,
-    /// The target whose code is loaded; the best that this CPU runs, unless given.
+    /// The target whose code is loaded; the best that the device runs, unless given.
     pub isa: Option<String>,
     /// How much of the plan is compared with its digests.
     pub verify: Verify,
@@ -114,10 +117,14 @@ impl Engine {
 
     /// Opens a plan whose bytes are at hand.
     pub fn open_file(file: PlanFile, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
-        Engine::open_with(file, &options, None)
+        let driver = match options.device {
+            DeviceId::Cpu => None,
+            DeviceId::Cuda(number) => Some(cuda::driver_of(number)?),
+        };
+        Engine::open_with(file, &options, driver)
     }
 
-    /// Opens a plan on a GPU behind a driver of the caller's own: a simulator.
+    /// Opens a plan on a GPU behind a driver of the caller's own, whatever [`OpenOptions::device`] says: a simulator.
     pub fn open_on(path: &Path, options: OpenOptions<'_>, driver: Box<dyn Driver>) -> Result<Engine, RuntimeError> {
         Engine::open_file_on(PlanFile::open(path)?, options, driver)
     }

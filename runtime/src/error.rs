@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use jamba_plan::PlanError;
 
+use crate::DeviceId;
 use crate::session::SequenceId;
 
 /// One of the two pools that sequences take their memory from.
@@ -114,6 +115,22 @@ pub enum RuntimeError {
         bytes: u64,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// There is no driver for the device.
+    #[error("device {device}: {reason}")]
+    NoDriver {
+        /// The device that was asked for.
+        device: DeviceId,
+        /// What is missing.
+        reason: String,
+    },
+    /// The driver finds fewer devices.
+    #[error("device {wanted}: the driver finds {found}, the first of which is cuda:0")]
+    NoSuchDevice {
+        /// The device that was asked for.
+        wanted: DeviceId,
+        /// Number of devices.
+        found: u32,
     },
     /// The GPU is not of the kind that the plan's code runs on.
     #[error("{device} has compute capability {}.{}; the plan's code for sm_90a runs on {}.{} alone", found.0, found.1, needed.0, needed.1)]

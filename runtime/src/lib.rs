@@ -22,8 +22,9 @@
 //! [`Tokenizer`] and [`ChatTemplate`] are the checkpoint's own. Every refusal is a [`RuntimeError`], and leaves the engine
 //! as it was unless it says otherwise.
 //!
-//! Features, all on by default: `tokenizer` (text: tokenizers, streams, stop strings, chat templates) and `constrain`
-//! (JSON schemas, regular expressions, grammars). Without them tokens go in and logits or tokens come out.
+//! Features, all on by default: `tokenizer` (text: tokenizers, streams, stop strings, chat templates), `constrain` (JSON
+//! schemas, regular expressions, grammars) and `cuda` (GPUs of NVIDIA's; their driver is looked for when a plan is opened on
+//! one). Without the first two tokens go in and logits or tokens come out.
 
 mod batch;
 mod cancel;
@@ -59,6 +60,7 @@ pub use chat::{Chat, ChatTemplate, Message};
 pub use constrain::Constraint;
 pub use device::cpu::peaks::Peaks;
 pub use device::cuda::driver as gpu;
+pub use device::id::{DeviceId, NoDeviceId};
 pub use device::map::PlanFile;
 pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
 pub use error::{Pool, RuntimeError};

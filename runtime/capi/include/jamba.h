@@ -44,6 +44,8 @@ typedef enum {
   JAMBA_TOO_SMALL = 10,
   // A fault of ours: please report it. An engine in which it happened can only be closed.
   JAMBA_INTERNAL = 11,
+  // The GPU is gone. The engine can only be closed.
+  JAMBA_DEVICE_LOST = 12,
 } jamba_status;
 
 // Which rows of logits a sequence's share of a step returns.
@@ -96,6 +98,8 @@ typedef struct {
   int trust_weights;
   // Nonzero: make all memory resident now.
   int prefault;
+  // The device, "cpu" or "cuda:0"; null for the CPU.
+  const char *device;
 } jamba_open_options;
 
 // A plan that is open. One thread at a time may be in a call on it: another one gets JAMBA_BUSY at once. Engines do not
@@ -279,7 +283,7 @@ jamba_status jamba_cancel(jamba_engine engine);
 // Lets the engine work again after jamba_cancel.
 jamba_status jamba_cancel_reset(jamba_engine engine);
 
-// What the engine runs, as JSON: `plan`, `digest`, `target`, `threads`, `free` (state slots and KV pages), and the
+// What the engine runs, as JSON: `plan`, `digest`, `target`, `device`, `threads`, `free` (state slots and KV pages), and the
 // plan's `manifest` with model, limits and memory in bytes. Stores at most `capacity` bytes, a zero at the end included,
 // and the length without it; JAMBA_TOO_SMALL stores the length alone.
 jamba_status jamba_info(jamba_engine engine,

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use jamba_runtime::{Cancel, Engine, OpenOptions, Snapshot, Verify};
+use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, Snapshot, Verify};
 use serde_json::json;
 
 use crate::arguments::{Versioned, file_path, options, place, slice, store_text, string};
@@ -43,15 +43,18 @@ pub struct jamba_open_options {
     pub trust_weights: c_int,
     /// Nonzero: make all memory resident now.
     pub prefault: c_int,
+    /// The device, "cpu" or "cuda:0"; null for the CPU.
+    pub device: *const c_char,
 }
 
 // SAFETY: it begins with its size; numbers and a pointer, which is not followed before it is checked.
 unsafe impl Versioned for jamba_open_options {
-    const FIRST: usize = size_of::<jamba_open_options>();
+    const FIRST: usize = std::mem::offset_of!(jamba_open_options, device);
 
     fn defaults() -> Self {
         let size = size_of::<Self>();
-        jamba_open_options { size, threads: 0, target: std::ptr::null(), trust_weights: 0, prefault: 0 }
+        let (target, device) = (std::ptr::null(), std::ptr::null());
+        jamba_open_options { size, threads: 0, target, trust_weights: 0, prefault: 0, device }
     }
 }
 
@@ -72,8 +75,14 @@ unsafe fn open(
         // SAFETY: it is not null, and so the caller's text.
         false => Some(unsafe { string("target", options.target) }?.to_owned()),
     };
+    let device = match options.device.is_null() {
+        true => DeviceId::Cpu,
+        // SAFETY: as for the target.
+        false => unsafe { string("device", options.device) }?.parse().map_err(Failure::argument)?,
+    };
     let verify = if options.trust_weights == 0 { Verify::Everything } else { Verify::AllButWeights };
     let engine = open(OpenOptions {
+        device,
         threads: Some(options.threads).filter(|&threads| threads > 0),
         isa,
         verify,
@@ -145,7 +154,7 @@ pub extern "C" fn jamba_cancel_reset(engine: jamba_engine) -> jamba_status {
     })
 }
 
-/// What the engine runs, as JSON: `plan`, `digest`, `target`, `threads`, `free` (state slots and KV pages), and the
+/// What the engine runs, as JSON: `plan`, `digest`, `target`, `device`, `threads`, `free` (state slots and KV pages), and the
 /// plan's `manifest` with model, limits and memory in bytes. Stores at most `capacity` bytes, a zero at the end included,
 /// and the length without it; JAMBA_TOO_SMALL stores the length alone.
 #[unsafe(no_mangle)]
@@ -163,7 +172,7 @@ pub unsafe extern "C" fn jamba_info(
                 .map_err(|error| Failure::new(jamba_status::JAMBA_INTERNAL, error))?;
             Ok(json!({
                 "plan": engine.path().to_string_lossy(), "digest": engine.plan_digest().to_hex().as_str(),
-                "target": engine.target(), "threads": engine.threads(),
+                "target": engine.target(), "device": engine.device(), "threads": engine.threads(),
                 "free": { "state_slots": slots, "kv_pages": pages }, "manifest": manifest,
             })
             .to_string())

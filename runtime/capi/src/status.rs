@@ -34,6 +34,8 @@ pub enum jamba_status {
     JAMBA_TOO_SMALL = 10,
     /// A fault of ours: please report it. An engine in which it happened can only be closed.
     JAMBA_INTERNAL = 11,
+    /// The GPU is gone. The engine can only be closed.
+    JAMBA_DEVICE_LOST = 12,
 }
 
 /// Why a call is refused.
@@ -65,6 +67,11 @@ impl From<RuntimeError> for Failure {
             RuntimeError::Tokenizer { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::CpuLacks { .. } | RuntimeError::NoSection(_) => JAMBA_UNSUPPORTED,
+            RuntimeError::NoCodeForDevice { .. } | RuntimeError::NoDriver { .. } => JAMBA_UNSUPPORTED,
+            RuntimeError::NoSuchDevice { .. } | RuntimeError::WrongCapability { .. } => JAMBA_UNSUPPORTED,
+            RuntimeError::DriverTooOld { .. } => JAMBA_UNSUPPORTED,
+            RuntimeError::DeviceLost { .. } => JAMBA_DEVICE_LOST,
+            RuntimeError::DeviceMemory { .. } => JAMBA_NO_MEMORY,
             RuntimeError::Memory { .. } | RuntimeError::Thread { .. } => JAMBA_NO_MEMORY,
             RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. } => JAMBA_NO_ROOM,
             _ => JAMBA_INVALID_ARGUMENT,

@@ -7,7 +7,7 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use jamba_runtime::{Engine, Feed, Outputs, Peaks, Progress, RuntimeError, SequenceId, Unit, sample};
+use jamba_runtime::{DeviceId, Engine, Feed, Outputs, Peaks, Progress, RuntimeError, SequenceId, Unit, sample};
 
 use crate::failure::{Failure, print, print_json};
 use crate::open::{Bar, OpenArgs};
@@ -79,7 +79,8 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         subject.engine.set_trace(true);
         measure(&mut subject.engine, &args)?;
     }
-    let peaks = Peaks::measure(subjects.iter().map(|subject| subject.engine.threads()).max().unwrap_or(1)).into();
+    let of_cpu = subjects.iter().filter(|subject| subject.engine.device() == DeviceId::Cpu.to_string());
+    let peaks = of_cpu.map(|subject| subject.engine.threads()).max().map(|threads| Peaks::measure(threads).into());
     let (prefill, decode) = (subjects[0].prefill.clone(), subjects[0].decode.clone());
     let plans = subjects.into_iter().map(|subject| subject.measured(&prefill, &decode)).collect();
     let Args { prompt, generate, batch, runs, .. } = args;
@@ -94,6 +95,7 @@ impl Subject {
         let kinds = engine.trace().map(|trace| trace.by_kind(engine.program())).unwrap_or_default();
         Measured {
             plan: engine.path().display().to_string(),
+            device: engine.device().to_owned(),
             target: engine.target().to_owned(),
             threads: engine.threads(),
             open_s: self.open_s,

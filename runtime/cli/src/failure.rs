@@ -105,6 +105,10 @@ fn help(error: &RuntimeError) -> Option<&'static str> {
         RuntimeError::PoolExhausted { .. } => {
             Some("Larger pools: jambac build MODEL -o OUT.plan --max-sequences N --kv-tokens N")
         }
+        RuntimeError::NoDriver { .. } => {
+            Some("The CPU needs no driver: --device cpu. `jambac doctor` says what is missing.")
+        }
+        RuntimeError::NoCodeForDevice { .. } => Some("Other devices: --device cpu or --device cuda:N"),
         RuntimeError::Memory { .. } => Some("`jambac doctor PLAN` compares a plan with this machine's memory."),
         RuntimeError::NoSection(_) => Some("Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3"),
         RuntimeError::Plan { source, .. } => match source {

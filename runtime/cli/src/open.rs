@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{Engine, OpenOptions, Progress, Unit, Verify};
+use jamba_runtime::{DeviceId, Engine, OpenOptions, Progress, Unit, Verify};
 
 use crate::failure::{Failure, phase};
 
@@ -16,13 +16,13 @@ const LONG: Duration = Duration::from_secs(1);
 /// How plans are opened.
 #[derive(clap::Args)]
 pub(crate) struct OpenArgs {
-    /// Device: `cpu` or `cuda:N`
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Device: `cpu`, or `cuda:N` for the GPU of that number
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: DeviceId,
     /// Threads; one for every core, unless given
     #[arg(long)]
     threads: Option<usize>,
-    /// Target whose code is run: `x86-64-v3`; the best that this CPU runs, unless given
+    /// Target whose code is run: `x86-64-v3`; the best that the device runs, unless given
     #[arg(long)]
     isa: Option<String>,
     /// Do not compare the weights with their digest: opens large plans sooner
@@ -34,40 +34,33 @@ pub(crate) struct OpenArgs {
     /// Run every step alone and look for writes outside its memory and for logits that are not numbers (slow)
     #[arg(long)]
     check: bool,
+    /// Launch every step of a GPU by itself, not as graphs that were recorded (the same bits, slower)
+    #[arg(long)]
+    launch_each: bool,
 }
 
 impl OpenArgs {
     /// Opens a plan; a bar shows how far that is, and later how far each prompt is.
     pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
         phase("open");
-        check_device(&self.device)?;
         let bar = Bar::new();
         let tell = |progress: Progress| bar.tell(progress);
         let mut engine = Engine::open(
             path,
             OpenOptions {
+                device: self.device,
+                launch_each: self.launch_each,
                 threads: self.threads,
                 isa: self.isa.clone(),
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 check: self.check,
                 prefault: self.prefault,
                 progress: Some(&tell),
-                ..OpenOptions::default()
             },
         )?;
         engine.on_prefill(move |progress| bar.tell(progress));
         phase("execution");
         Ok(engine)
-    }
-}
-
-fn check_device(device: &str) -> Result<(), Failure> {
-    match device.strip_prefix("cuda:").map(str::parse::<u32>) {
-        _ if device == "cpu" => Ok(()),
-        Some(Ok(_)) => {
-            Err(Failure::Input(format!("device {device}: this build has no CUDA runtime yet; use --device cpu")))
-        }
-        _ => Err(Failure::Usage(format!("device {device:?}: expected cpu or cuda:N"))),
     }
 }
 

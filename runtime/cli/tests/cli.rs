@@ -181,6 +181,11 @@ fn info_and_verify_tell_what_the_plan_is() {
     refused(&["info", text(&damaged)], 1, &["weights", "cut short"]);
 }
 
+/// Whether NVIDIA's driver runs on this machine.
+fn has_driver() -> bool {
+    Path::new("/proc/driver/nvidia/version").exists()
+}
+
 #[test]
 fn the_input_is_at_fault() {
     let (_folder, path) = toy();
@@ -188,7 +193,11 @@ fn the_input_is_at_fault() {
     refused(&["run", "no.plan", "--tokens", "1"], 1, &["no.plan", "cannot open it"]);
     refused(&["run", path, "--prompt", "Hi"], 1, &["no tokenizer"]);
     refused(&["run", path, "--tokens", "1,300"], 1, &["token 300", "vocabulary of 300"]);
-    refused(&["run", path, "--tokens", "1", "--device", "cuda:0"], 1, &["no CUDA runtime yet"]);
+    // Without NVIDIA's driver there is none; with one, the plan has no code for it.
+    let sentences = ["device cuda:0: NVIDIA's driver is not installed: libcuda.so was not found", "and none for"];
+    let command = ["run", path, "--tokens", "1", "--device", "cuda:0"];
+    refused(&command, 1, &[sentences[usize::from(has_driver())]]);
+    refused(&["bench", path, "--device", "cuda:63"], 1, &["device cuda:63"]);
     refused(&["run", path, "--tokens", "1", "--isa", "x86-64-v9"], 1, &["x86-64-v9", "x86-64-v3"]);
     refused(&["chat", path], 1, &["no tokenizer"]);
 }

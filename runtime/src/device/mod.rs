@@ -2,6 +2,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod id;
 pub(crate) mod map;
 
 use jamba_plan::format::{Count, Table};

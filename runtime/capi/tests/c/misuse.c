@@ -1,6 +1,7 @@
 /* Bad input: null, freed and foreign handles, text that is not UTF-8, memory that is no plan, small buffers, old and new
  * structs. Every refusal has its status and a message. C99 and C++. */
 #include <jamba.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,15 @@ int main(int argc, char **argv) {
     memset(&open_options, 0, sizeof open_options);
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first)); /* size is not set */
     open_options.size = sizeof open_options;
+    open_options.device = "tpu";
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first));
+    open_options.device = "cuda:0"; /* no driver; or one, and no code for it in the plan */
+    EXPECT(JAMBA_UNSUPPORTED, jamba_open(argv[1], &open_options, &first));
+    open_options.size = offsetof(jamba_open_options, device); /* a program from before there was a choice */
+    EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &first));
+    EXPECT(JAMBA_OK, jamba_close(first));
+    open_options.size = sizeof open_options;
+    open_options.device = "cpu";
     open_options.threads = 1;
     open_options.target = "z80";
     EXPECT(JAMBA_UNSUPPORTED, jamba_open(argv[1], &open_options, &first));

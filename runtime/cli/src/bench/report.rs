@@ -12,7 +12,8 @@ pub(super) struct Report {
     pub(super) generate: u64,
     pub(super) batch: u64,
     pub(super) runs: u64,
-    pub(super) peaks: Machine,
+    /// None where no plan ran on the CPU.
+    pub(super) peaks: Option<Machine>,
     pub(super) plans: Vec<Measured>,
 }
 
@@ -37,6 +38,8 @@ impl From<Peaks> for Machine {
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) plan: String,
+    /// `cpu`, or the name of a GPU.
+    pub(super) device: String,
     pub(super) target: String,
     pub(super) threads: usize,
     pub(super) open_s: f64,
@@ -105,16 +108,18 @@ impl Report {
     /// Tables for people.
     pub(super) fn table(&self) -> String {
         let Report { prompt, generate, batch, runs, peaks, .. } = self;
-        let mut out = format!(
-            "{runs} runs of {batch} × {prompt} tokens of prompt, {batch} × {generate} generated; \
-             peaks of {} threads: {:.1} GB/s read, {:.0} GFLOP/s\n",
-            peaks.threads,
-            peaks.bytes_per_s / 1e9,
-            peaks.operations_per_s / 1e9
-        );
+        let mut out = format!("{runs} runs of {batch} × {prompt} tokens of prompt, {batch} × {generate} generated");
+        if let Some(Machine { threads, bytes_per_s, operations_per_s }) = peaks {
+            let (read, operations) = (bytes_per_s / 1e9, operations_per_s / 1e9);
+            let _ = write!(out, "; peaks of {threads} threads: {read:.1} GB/s read, {operations:.0} GFLOP/s");
+        }
+        out.push('\n');
         for plan in &self.plans {
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "\n{} ({}, {} threads)", plan.plan, plan.target, plan.threads);
+            let _ = match plan.device.as_str() {
+                "cpu" => writeln!(out, "\n{} ({}, {} threads)", plan.plan, plan.target, plan.threads),
+                device => writeln!(out, "\n{} ({}, {device})", plan.plan, plan.target),
+            };
             for (name, rates) in [("prefill", plan.prefill_tokens_per_s), ("decode", plan.decode_tokens_per_s)] {
                 let Rates { min, median, max, ratio, ratio_min, ratio_max } = rates;
                 let _ = writeln!(
@@ -151,6 +156,9 @@ impl Report {
     fn cells(&self, kind: &Kind, of_seconds: f64) -> [String; 9] {
         let (bytes, operations) = (kind.bytes / kind.seconds, kind.operations / kind.seconds);
         let percent = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
+        let of_peak = |part: f64, of: fn(&Machine) -> f64| {
+            self.peaks.as_ref().map_or("?".to_owned(), |peaks| percent(part, of(peaks)))
+        };
         [
             kind.kind.clone(),
             kind.steps.to_string(),
@@ -158,9 +166,9 @@ impl Report {
             percent(kind.seconds, of_seconds),
             format!("{:.1}", kind.bytes / 1e6),
             format!("{:.1}", bytes / 1e9),
-            percent(bytes, self.peaks.bytes_per_s),
+            of_peak(bytes, |peaks| peaks.bytes_per_s),
             format!("{:.1}", operations / 1e9),
-            percent(operations, self.peaks.operations_per_s),
+            of_peak(operations, |peaks| peaks.operations_per_s),
         ]
     }
 }
@@ -189,6 +197,7 @@ mod tests {
         };
         let measured = Measured {
             plan: "a.plan".to_owned(),
+            device: "cpu".to_owned(),
             target: "x86-64-v3".to_owned(),
             threads: 2,
             open_s: 0.1,
@@ -196,7 +205,7 @@ mod tests {
             decode_tokens_per_s: Rates::new(&[10.0], &[10.0]),
             kinds: vec![kind("prefill", "linear", 0.75), kind("prefill", "scan", 0.25), kind("decode", "linear", 0.5)],
         };
-        let peaks = Machine { threads: 2, bytes_per_s: 2e9, operations_per_s: 8e9 };
+        let peaks = Some(Machine { threads: 2, bytes_per_s: 2e9, operations_per_s: 8e9 });
         let report = Report { prompt: 512, generate: 64, batch: 1, runs: 1, peaks, plans: vec![measured] };
         let expected = "\
 1 runs of 1 × 512 tokens of prompt, 1 × 64 generated; peaks of 2 threads: 2.0 GB/s read, 8 GFLOP/s
@@ -212,5 +221,15 @@ a.plan (x86-64-v3, 2 threads)
   linear            3   500.00    100 %   500.0   1.0     50 %      4.0     50 %
 ";
         assert_eq!(report.table(), expected);
+
+        // Nobody measured a GPU's peaks.
+        let mut report = Report { peaks: None, ..report };
+        report.plans[0].device = "NVIDIA H100 (cuda:0)".to_owned();
+        let table = report.table();
+        assert!(table.starts_with("1 runs of 1 × 512 tokens of prompt, 1 × 64 generated\n\n"), "{table}");
+        assert!(
+            table.contains("a.plan (x86-64-v3, NVIDIA H100 (cuda:0))\n") && table.contains("750.0   1.0        ?"),
+            "{table}"
+        );
     }
 }

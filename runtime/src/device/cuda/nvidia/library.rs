@@ -1,0 +1,74 @@
+//! libcuda and the devices that it finds.
+
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+
+use super::super::driver::{DeviceInfo, DriverError};
+use super::super::fault::Fault;
+use super::calls::{check, message};
+use super::text;
+use crate::{DeviceId, RuntimeError};
+
+/// Loads and readies the library, once; why there is none.
+fn ready() -> Result<(), String> {
+    static READY: OnceLock<Result<(), String>> = OnceLock::new();
+    let first = || {
+        // SAFETY: what the library does when it is loaded is NVIDIA's word.
+        if !unsafe { sys::is_culib_present() } {
+            return Err("NVIDIA's driver is not installed: libcuda.so was not found".to_owned());
+        }
+        // SAFETY: the library is there.
+        match unsafe { sys::cuInit(0) } {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            CUresult::CUDA_ERROR_NO_DEVICE => Err("NVIDIA's driver is installed, and finds no device".to_owned()),
+            result => Err(format!("NVIDIA's driver is installed, and not ready: {}", message(result))),
+        }
+    };
+    READY.get_or_init(first).clone()
+}
+
+/// The device of that number, and what it is; its memory is known when it has a context.
+pub(super) fn device(number: u32) -> Result<(sys::CUdevice, DeviceInfo), RuntimeError> {
+    let id = DeviceId::Cuda(number);
+    ready().map_err(|reason| RuntimeError::NoDriver { device: id, reason })?;
+    let failed = |error: DriverError| Fault::of_call("looking at the device", error).error(&id.to_string());
+    let mut count = 0;
+    // SAFETY: the library is ready; the place is ours.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed)?;
+    let found = u32::try_from(count).unwrap_or(0);
+    if number >= found {
+        return Err(RuntimeError::NoSuchDevice { wanted: id, found });
+    }
+    let mut device = 0;
+    // SAFETY: a number below the count; the place is ours.
+    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, number as i32) }).map_err(failed)?;
+    Ok((device, info(device, id).map_err(failed)?))
+}
+
+fn info(device: sys::CUdevice, id: DeviceId) -> Result<DeviceInfo, DriverError> {
+    let mut name = [0; 128];
+    // SAFETY: as many bytes as it is told.
+    check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device) })?;
+    let attribute = |attribute: CUdevice_attribute| {
+        let mut value = 0;
+        // SAFETY: the device was given by the driver; the place is ours.
+        check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    };
+    let mut version = 0;
+    // SAFETY: the place is ours.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let version = u32::try_from(version).unwrap_or(0); // 12040 is 12.4
+    Ok(DeviceInfo {
+        name: format!("{} ({id})", text(name.as_ptr()).unwrap_or_default()),
+        capability: (
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        n_sms: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        total_bytes: 0,
+        free_bytes: 0,
+        cuda: (version / 1000, version % 1000 / 10),
+    })
+}
