@@ -9,6 +9,8 @@ use std::fmt;
 
 use jamba_plan::format::{Swizzle, TensorElem};
 
+use crate::RuntimeError;
+
 /// A GPU with its driver, of which one plan is in sole possession while it is open.
 ///
 /// Dropping it gives back all memory, also after a fault.
@@ -61,6 +63,14 @@ pub trait Driver: Send {
 
     /// Runs the launches of a graph, in their order.
     fn replay(&mut self, graph: GraphId) -> Result<(), DriverError>;
+}
+
+/// The driver of the GPU of that number, by NVIDIA's libcuda, for what an engine is not needed for.
+///
+/// # Errors
+/// [`RuntimeError::NoDriver`] where there is none, or the build is without it; [`RuntimeError::NoSuchDevice`].
+pub fn open(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
+    super::driver_of(number)
 }
 
 /// What a device is.
