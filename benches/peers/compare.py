@@ -36,13 +36,16 @@ ROWS = [
     ("decode", "int4", "q4_k_m", 1.6),
     ("decode of 8", "int8", "q8_0", 3.0),
     ("first token", "bf16", "bf16", 2.0),
+    ("first token, checked", "bf16", "bf16", 1.0),
 ]
-MODELS = ("mid", "midmoe")
+# Of tiny, the trained checkpoint of this repository, nothing but the first token is worth a comparison.
+MODELS = ("mid", "midmoe", "tiny")
 MEASURES = {
     "prefill": "prefill of 512 tokens, tokens/s",
     "decode": "decode of 64 tokens, tokens/s",
     "decode of 8": "decode of 8 sequences of 64 tokens together, tokens/s",
-    "first token": "a process that opens the model and answers a prompt of one token, times a second",
+    "first token": "a process that opens the model and answers a prompt of one token, times a second (ours: --trust-weights)",
+    "first token, checked": "the same, our weights' digests compared first, which llama.cpp does not do",
 }
 
 
@@ -86,6 +89,9 @@ class Tools:
     def llama(self, program):
         return self.build / "bin" / program
 
+    def checkpoint(self, model):
+        return ROOT / "models/tiny" if model == "tiny" else self.work / "checkpoints" / model
+
     def gguf(self, model, fmt):
         """The peer's file of a model in a format; converted, then quantised, where it is missing."""
         path = self.work / "gguf" / f"{model}-{fmt}.gguf"
@@ -93,7 +99,7 @@ class Tools:
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(".part.gguf")
             if fmt in ("bf16", "f16"):
-                run([self.python, HERE / "convert.py", self.llama_cpp, self.work / "checkpoints" / model, partial, fmt])
+                run([self.python, HERE / "convert.py", self.llama_cpp, self.checkpoint(model), partial, fmt])
             else:
                 run([self.llama("llama-quantize"), self.gguf(model, "bf16"), partial, fmt.upper(), self.threads])
             partial.rename(path)
@@ -103,7 +109,7 @@ class Tools:
         """The plan of a model in a format, built anew: the compiler is what is measured."""
         path = self.work / "plans" / f"{model}-{fmt}.plan"
         path.parent.mkdir(exist_ok=True)
-        run([self.jambac, "build", self.work / "checkpoints" / model, "-o", path, "--weights", fmt, "--max-context", "2048",
+        run([self.jambac, "build", self.checkpoint(model), "-o", path, "--weights", fmt, "--max-context", "2048",
              "--max-sequences", "8", "--prefill-chunk", "512", "--kv-tokens", "16384"])
         return path
 
@@ -111,9 +117,9 @@ class Tools:
 def ours(tools, plan, measure):
     """One figure of a plan; for prefill and decode the two of one run."""
     bench = [tools.jamba, "bench", plan, "--threads", tools.threads, "--runs", 1, "--json"]
-    if measure == "first token":
+    if measure.startswith("first token"):
         command = [tools.jamba, "run", plan, "--tokens", "1", "-n", 1, "--ignore-eos", "--threads", tools.threads]
-        return {measure: 1 / timed(command)}
+        return {measure: 1 / timed(command + ([] if measure.endswith("checked") else ["--trust-weights"]))}
     if measure == "decode of 8":
         found = json.loads(run([*bench, "--prompt", 16, "--generate", 64, "--batch", 8]))["plans"][0]
         return {measure: found["decode_tokens_per_s"]["median"]}
@@ -124,7 +130,7 @@ def ours(tools, plan, measure):
 def theirs(tools, gguf, measure):
     """The same figure of llama.cpp."""
     bench = [tools.llama("llama-bench"), "-m", gguf, "-t", tools.threads, "-ngl", 0, "-r", 1, "-o", "json"]
-    if measure == "first token":
+    if measure.startswith("first token"):
         return {measure: 1 / timed([*bench, "-p", 1, "-n", 0, "--no-warmup"])}
     if measure == "decode of 8":
         found = run([tools.llama("llama-batched-bench"), "-m", gguf, "-t", tools.threads, "-ngl", 0, "-c", 4096, "-npp", 16,
@@ -162,7 +168,7 @@ def summary(measured):
 def transformers(tools, model):
     """Hugging Face in f32 on the same checkpoint: prefill and decode, once."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    out = run([tools.python, HERE / "transformers_speed.py", tools.work / "checkpoints" / model, tools.threads], env=environment)
+    out = run([tools.python, HERE / "transformers_speed.py", tools.checkpoint(model), tools.threads], env=environment)
     return json.loads(out.splitlines()[-1])
 
 
@@ -182,13 +188,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for what is made once")
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--measures", default=",".join(MEASURES), help="some of: " + ", ".join(MEASURES))
+    parser.add_argument("--measures", default=";".join(MEASURES), help="with semicolons, some of: " + "; ".join(MEASURES))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--no-transformers", action="store_true", help="leave Hugging Face out")
     parser.add_argument("--out", type=pathlib.Path, help="default: benches/results/DATE-peers.md, and .json beside it")
     args = parser.parse_args()
-    unknown = set(args.models.split(",")) - set(MODELS) | set(args.measures.split(",")) - set(MEASURES)
+    chosen = args.measures.split(";")
+    unknown = set(args.models.split(",")) - set(MODELS) | set(chosen) - set(MEASURES)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     tools = Tools(args.work.resolve(), args.threads)
@@ -197,10 +204,11 @@ def main():
     report = {"date": datetime.date.today().isoformat(), "cpu": cpu, "threads": args.threads, "models": {}}
     text = f"# {report['date']}: against llama.cpp and transformers\n\n{cpu}, {args.threads} threads; `benches/peers/compare.py`.\n\n"
     for model in args.models.split(","):
-        run([tools.python, HERE / "checkpoints.py", tools.work / "checkpoints" / model, model])
+        if model != "tiny":
+            run([tools.python, HERE / "checkpoints.py", tools.checkpoint(model), model])
         rows, seen, plans = [], {}, {}
         for measure, fmt, peer, aim in ROWS:
-            if measure not in args.measures.split(","):
+            if measure not in chosen or (model == "tiny" and not measure.startswith("first token")):
                 continue
             if (measure, fmt, peer) not in seen:
                 if fmt not in plans:
@@ -210,7 +218,7 @@ def main():
             row = {"measure": measure, "plan": fmt, "peer": peer, "aim": aim} | seen[measure, fmt, peer]
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-        hugging_face = None if args.no_transformers else transformers(tools, model)
+        hugging_face = None if args.no_transformers or model == "tiny" else transformers(tools, model)
         report["models"][model] = {"rows": rows, "transformers": hugging_face}
         text += table(model, rows, hugging_face) + "\n"
     out = args.out or ROOT / "benches/results" / f"{report['date']}-peers.md"

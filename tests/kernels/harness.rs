@@ -317,6 +317,7 @@ pub fn random_indices(seed: u64, n: usize, end: usize) -> Vec<i32> {
 #[track_caller]
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: Tolerance) {
     let report = compare(found, expected, tolerance);
+    println!("{what}: max |Δ| {:.1e}, relative RMS {:.1e}", report.max_abs, report.nmse.sqrt());
     assert!(report.ok(), "{what}: {report}");
 }
 
