@@ -7,10 +7,10 @@ use jamba_plan::Verify;
 use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
 
 use crate::device::cpu::Cpu;
-use crate::device::cuda::{self, Gpu};
+use crate::device::cuda::Gpu;
 use crate::device::map::PlanFile;
 use crate::device::{Device, Opened, Piece};
-use crate::gpu::Driver;
+use crate::gpu::{self, Driver};
 use crate::session::{Admitted, Feed, Origin, Outputs, SequenceId, Sequences};
 use crate::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
@@ -119,7 +119,7 @@ impl Engine {
     pub fn open_file(file: PlanFile, options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
         let driver = match options.device {
             DeviceId::Cpu => None,
-            DeviceId::Cuda(number) => Some(cuda::driver_of(number)?),
+            DeviceId::Cuda(number) => Some(gpu::open(number)?),
         };
         Engine::open_with(file, &options, driver)
     }

@@ -57,6 +57,8 @@ pub(crate) struct Args {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
+    /// `cpu`, or the name of a GPU.
+    device: &'a str,
     /// Tokens that came from the state, before the prompt.
     state_tokens: u64,
     prompt_tokens: &'a [u32],
@@ -149,6 +151,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     if args.json {
         return print_json(&Report {
+            device: engine.device(),
             state_tokens,
             prompt_tokens: &prompt,
             tokens: &generated.tokens,

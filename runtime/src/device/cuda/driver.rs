@@ -65,12 +65,18 @@ pub trait Driver: Send {
     fn replay(&mut self, graph: GraphId) -> Result<(), DriverError>;
 }
 
-/// The driver of the GPU of that number, by NVIDIA's libcuda, for what an engine is not needed for.
+/// The driver of the GPU of that number, by NVIDIA's libcuda: for engines, and for what none is needed for.
 ///
 /// # Errors
 /// [`RuntimeError::NoDriver`] where there is none, or the build is without it; [`RuntimeError::NoSuchDevice`].
 pub fn open(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
-    super::driver_of(number)
+    #[cfg(feature = "cuda")]
+    return Ok(Box::new(super::nvidia::Nvidia::open(number)?));
+    #[cfg(not(feature = "cuda"))]
+    Err(RuntimeError::NoDriver {
+        device: crate::DeviceId::Cuda(number),
+        reason: "this program was built without the feature `cuda`".to_owned(),
+    })
 }
 
 /// What a device is.

@@ -30,22 +30,6 @@ use super::{Counts, Device, Piece};
 use crate::RuntimeError;
 use crate::trace::Trace;
 
-/// The driver of the GPU of that number.
-///
-/// # Errors
-/// [`RuntimeError::NoDriver`] where there is none, or the build is without; [`RuntimeError::NoSuchDevice`].
-#[cfg(feature = "cuda")]
-pub(crate) fn driver_of(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
-    Ok(Box::new(nvidia::Nvidia::open(number)?))
-}
-
-/// As above.
-#[cfg(not(feature = "cuda"))]
-pub(crate) fn driver_of(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
-    let reason = "this program was built without the feature `cuda`".to_owned();
-    Err(RuntimeError::NoDriver { device: crate::DeviceId::Cuda(number), reason })
-}
-
 /// A GPU that has a plan open.
 pub(crate) struct Gpu {
     /// Reading state needs the driver too, which [`Device::read`] has shared with nobody.

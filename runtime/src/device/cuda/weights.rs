@@ -27,7 +27,7 @@ pub(super) fn copy(driver: &mut dyn Driver, to: u64, weights: &[u8], listen: Lis
     Ok(())
 }
 
-/// Draws every weight and copies it to `to` and its offset.
+/// Draws every weight and copies it to `to` and its offset; while one piece is copied, the next is drawn.
 pub(super) fn draw(
     driver: &mut dyn Driver,
     to: u64,
@@ -36,40 +36,72 @@ pub(super) fn draw(
 ) -> Result<(), DriverError> {
     let n_threads = n_threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()));
     let total = weights.last().map_or(0, |last| last.offset + last.bytes);
-    let mut buffer = Vec::new();
-    for weight in weights {
-        let panel_bytes = weight.layout.panel_bytes(weight.format);
-        let n_panels = weight.bytes as usize / panel_bytes;
-        let at_once = (CHUNK_BYTES / panel_bytes).max(1);
-        for first in (0..n_panels).step_by(at_once) {
-            let n = at_once.min(n_panels - first);
-            buffer.resize(n * panel_bytes, 0);
-            draw_panels((weight, seed), first as u64, n_threads, &mut buffer);
-            let at = weight.offset + (first * panel_bytes) as u64;
-            driver.upload(to + at, &buffer)?;
-            tell(listen, "drawing weights", at + buffer.len() as u64, total);
-        }
+    let mut pieces = weights.iter().flat_map(pieces);
+    let (mut drawn, mut drawing) = (Vec::new(), Vec::new());
+    let mut current = pieces.next();
+    if let Some(first) = &current {
+        first.draw(seed, n_threads, &mut drawn);
+    }
+    while let Some(piece) = current {
+        let next = pieces.next();
+        std::thread::scope(|scope| {
+            if let Some(next) = &next {
+                scope.spawn(|| next.draw(seed, n_threads, &mut drawing));
+            }
+            driver.upload(to + piece.at(), &drawn)
+        })?;
+        tell(listen, "drawing weights", piece.at() + drawn.len() as u64, total);
+        std::mem::swap(&mut drawn, &mut drawing);
+        current = next;
     }
     Ok(())
 }
 
-/// Draws whole panels of a weight from panel `first` on, in shares that the threads take one after another.
-fn draw_panels((weight, seed): (&Weight, u64), first: u64, n_threads: usize, out: &mut [u8]) {
+/// Panels of a weight that are drawn and copied at once.
+struct Piece<'a> {
+    weight: &'a Weight,
+    first: usize,
+    n: usize,
+}
+
+/// A weight in pieces.
+fn pieces(weight: &Weight) -> impl Iterator<Item = Piece<'_>> {
     let panel_bytes = weight.layout.panel_bytes(weight.format);
-    let of_share = (SHARE_BYTES / panel_bytes).max(1);
-    let shares = std::sync::Mutex::new(out.chunks_mut(of_share * panel_bytes).enumerate());
-    let next = || shares.lock().ok().and_then(|mut shares| shares.next());
-    let work = || {
-        while let Some((index, share)) = next() {
-            synthetic::fill_panels(weight, seed, first + (index * of_share) as u64, share);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..n_threads {
-            scope.spawn(work);
-        }
-        work();
-    });
+    let n_panels = weight.bytes as usize / panel_bytes;
+    let at_once = (CHUNK_BYTES / panel_bytes).max(1);
+    (0..n_panels).step_by(at_once).map(move |first| Piece { weight, first, n: at_once.min(n_panels - first) })
+}
+
+impl Piece<'_> {
+    fn panel_bytes(&self) -> usize {
+        self.weight.layout.panel_bytes(self.weight.format)
+    }
+
+    /// Where it lies among the weights, in bytes.
+    fn at(&self) -> u64 {
+        self.weight.offset + (self.first * self.panel_bytes()) as u64
+    }
+
+    /// Draws it, in shares that the threads take one after another.
+    fn draw(&self, seed: u64, n_threads: usize, out: &mut Vec<u8>) {
+        out.resize(self.n * self.panel_bytes(), 0);
+        let of_share = (SHARE_BYTES / self.panel_bytes()).max(1);
+        let shares = out.chunks_mut(of_share * self.panel_bytes());
+        let n_threads = n_threads.min(shares.len());
+        let shares = std::sync::Mutex::new(shares.enumerate());
+        let next = || shares.lock().ok().and_then(|mut shares| shares.next());
+        let work = || {
+            while let Some((index, share)) = next() {
+                synthetic::fill_panels(self.weight, seed, (self.first + index * of_share) as u64, share);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..n_threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
 }
 
 fn tell(listen: Listener<'_>, what: &'static str, done: u64, total: u64) {
