@@ -65,7 +65,7 @@ def pack(folder):
     root = HERE.parents[1]
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
     folder.mkdir(parents=True)
-    sh("cargo", "build", "--release", "-p", "jambac", "-p", "jamba", "-p", "jambac-gpu-bench", cwd=root)
+    sh("cargo", "build", "--release", "--workspace", cwd=root)
     for program in ("jamba", "gpu-bench"):
         shutil.copy(target / "release" / program, folder)
         sh("strip", folder / program)
