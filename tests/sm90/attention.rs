@@ -13,7 +13,7 @@ use super::pages::{Device, Heads};
 use crate::kernels::harness::{assert_close, assert_same_bits, random};
 use crate::kernels::steps::{Batch, Division};
 
-const TINY: Heads = Heads { n_heads: 4, n_kv_heads: 2, d_head: 32 };
+pub const TINY: Heads = Heads { n_heads: 4, n_kv_heads: 2, d_head: 32 };
 const MINI: Heads = Heads { n_heads: 32, n_kv_heads: 8, d_head: 128 };
 const REASONING_3B: Heads = Heads { n_heads: 20, n_kv_heads: 1, d_head: 128 };
 
@@ -29,10 +29,10 @@ const ODD: [Heads; 7] = [
 ];
 
 /// Probabilities and results are rounded to bf16, by up to 2⁻⁹ of themselves each; values are below 1.
-const CLOSE: Tolerance = Tolerance { abs: 1.05 / 256.0, rel: 0.0 };
+pub const CLOSE: Tolerance = Tolerance { abs: 1.05 / 256.0, rel: 0.0 };
 
 /// What the sequences of a batch ask.
-struct Setup {
+pub struct Setup {
     heads: Heads,
     batch: Batch,
     q: Vec<f32>,
@@ -41,7 +41,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(heads: Heads, lengths: &[usize]) -> Setup {
+    pub fn new(heads: Heads, lengths: &[usize]) -> Setup {
         let batch = Batch { lengths: lengths.to_vec() };
         let n = batch.n_tokens();
         let rounded = |seed: u64, cols: usize| rounded(&random(seed, n * cols));
@@ -56,7 +56,7 @@ impl Setup {
     }
 
     /// Attention token by token, by the kernel for any number of tokens.
-    fn prefill(&self, kernels: &Kernels, options: &Options, division: Division) -> Vec<f32> {
+    pub fn prefill(&self, kernels: &Kernels, options: &Options, division: Division) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
         for step in self.batch.steps(division) {
@@ -67,7 +67,7 @@ impl Setup {
     }
 
     /// Attention of the last tokens of each sequence, `n` of them one after the other, by the kernels for one token.
-    fn decode(&self, kernels: &Kernels, options: &Options, n: usize) -> Vec<f32> {
+    pub fn decode(&self, kernels: &Kernels, options: &Options, n: usize) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
         let before: Vec<usize> = self.batch.lengths.iter().map(|length| length.saturating_sub(n)).collect();
@@ -88,7 +88,19 @@ impl Setup {
         out
     }
 
-    fn expected(&self) -> Vec<f32> {
+    /// Attention of the last token of the only sequence over its pages so many times over, which weighs as once.
+    pub fn decode_repeated(&self, kernels: &Kernels, options: &Options, times: usize) -> Vec<f32> {
+        let length = self.batch.lengths[0];
+        assert!(self.batch.lengths.len() == 1 && length.is_multiple_of(PAGE_TOKENS), "one sequence of whole pages");
+        let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
+        self.batch.steps(Division::Whole).iter().for_each(|step| device.append(step, &self.k, &self.v));
+        device.repeat(0, times);
+        let mut step = self.batch.step(vec![0], vec![length - 1], vec![1]);
+        step.past = vec![times * length - 1];
+        device.decode(&step, &self.q)
+    }
+
+    pub fn expected(&self) -> Vec<f32> {
         let Heads { n_heads, n_kv_heads, d_head } = self.heads;
         let empty: Vec<Vec<f32>> = vec![Vec::new(); self.batch.lengths.len()];
         let caches = append(&empty, &self.k, &self.v, self.heads.kv_cols(), &self.batch.lengths, DType::Bf16);
@@ -97,7 +109,7 @@ impl Setup {
     }
 
     /// Of a result of every token, that of the last `n` of each sequence, and of the others as in `other`.
-    fn last(&self, n: usize, result: &[f32], other: &[f32]) -> Vec<f32> {
+    pub fn last(&self, n: usize, result: &[f32], other: &[f32]) -> Vec<f32> {
         let cols = self.heads.q_cols();
         let is_last = self.batch.lengths.iter().flat_map(|&length| (0..length).map(move |t| t + n >= length));
         is_last
@@ -226,6 +238,18 @@ fn decode_has_the_same_bits_alone_and_in_a_batch() {
         assert_same_bits(&format!("{length} tokens alone"), &alone, &rows(q_cols, &found));
         first += length;
     }
+}
+
+/// Ten pages a warp in each split: its ring of eight goes round.
+pub const LONG: usize = 2640;
+
+#[test]
+fn a_long_context_goes_round_the_ring() {
+    let setup = Setup::new(TINY, &[2 * PAGE_TOKENS]);
+    assert_eq!(TINY.decode().splits(LONG * 2 * PAGE_TOKENS), (40, 132));
+    let found = setup.decode_repeated(&TINY.kernels(), &options(1, 3), LONG);
+    let expected = setup.expected();
+    assert_close("as once", &found, &expected[expected.len() - TINY.q_cols()..], CLOSE);
 }
 
 #[test]

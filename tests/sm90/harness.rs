@@ -170,8 +170,6 @@ pub enum Array {
     F32(Vec<f32>),
     /// A table.
     I32(Vec<i32>),
-    /// Anything else.
-    Bytes(Vec<u8>),
 }
 
 impl Array {
@@ -190,15 +188,6 @@ impl Array {
         match self {
             Array::I32(values) => values,
             other => panic!("not i32: {other:?}"),
-        }
-    }
-
-    /// Elements of any type.
-    #[track_caller]
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Array::Bytes(bytes) => bytes,
-            other => panic!("not bytes: {other:?}"),
         }
     }
 }
@@ -245,8 +234,7 @@ fn place_one(gpu: &mut Gpu, seed: u64, param: &Param, arg: &Arg) -> u64 {
             assert_eq!((found, &[row_stride(*elem, *cols)][..]), (elem, &inner[..]), "rows of {name}");
             let address = put(gpu, &rows(*elem, *cols, values));
             let stride = (row_stride(*elem, *cols) * elem.bytes()) as u64;
-            // Registers are unwritten as a whole: a pair of bf16 is written where one of them is.
-            let padding = stride - (cols * elem.bytes()).next_multiple_of(4) as u64;
+            let padding = stride - (cols * elem.bytes()) as u64;
             if seed % 2 == 1 && padding > 0 {
                 for row in 0..(values.len() / cols) as u64 {
                     let at = address + row * stride + stride - padding;
@@ -322,8 +310,9 @@ fn read(gpu: &Gpu, kernel: &Kernel, param: &Param, arg: &Arg, address: u64) -> A
         Arg::F32(values) => bytes(0, 4 * values.len()),
         Arg::I32(values) => bytes(0, 4 * values.len()),
         Arg::UnwrittenDense(n) => bytes(0, n * elem.bytes()),
-        Arg::Bytes(held) => return Array::Bytes(bytes(0, held.len())),
-        Arg::Matrix { .. } | Arg::Count(_) | Arg::Scalar(_) => panic!("{symbol}: {name} is not written"),
+        Arg::Bytes(_) | Arg::Matrix { .. } | Arg::Count(_) | Arg::Scalar(_) => {
+            panic!("{symbol}: {name} is not written")
+        }
     };
     let words = bytes.chunks_exact(elem.bytes());
     match elem {
@@ -333,6 +322,6 @@ fn read(gpu: &Gpu, kernel: &Kernel, param: &Param, arg: &Arg, address: u64) -> A
             let value = |word: &[u8]| bf16::from_le_bytes(word.try_into().expect("two bytes")).to_f32();
             Array::F32(words.map(value).collect())
         }
-        _ => Array::Bytes(bytes),
+        other => panic!("{symbol}: {name} of {}", other.name()),
     }
 }

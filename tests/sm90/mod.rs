@@ -2,9 +2,8 @@
 
 mod assembly;
 mod attention;
+mod attention_mutants;
 mod experts;
-// Some of what it takes is of kernels to come.
-#[allow(dead_code)]
 pub mod harness;
 mod matmul;
 mod matmul_mutants;

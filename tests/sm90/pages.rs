@@ -49,8 +49,13 @@ impl Heads {
 
     /// All kernels of these heads.
     pub fn kernels(self) -> Kernels {
+        Kernels::compile(&self.catalog())
+    }
+
+    /// Append, prefill, decode and the combination of its splits.
+    pub fn catalog(self) -> [Kernel; 4] {
         let combine = combine::Spec { partials: self.decode() };
-        Kernels::compile(&[self.append(), self.prefill(), self.decode().into(), combine.into()])
+        [self.append(), self.prefill(), self.decode().into(), combine.into()]
     }
 }
 
@@ -62,9 +67,10 @@ pub struct Device<'a> {
     cache: u64,
     /// Pages of each sequence of the batch.
     pages: Vec<Vec<i32>>,
+    pages_per_sequence: usize,
 }
 
-/// Entries of a row of the table of pages: more than any test's sequence has.
+/// Entries of a row of the table of pages: more than any test's sequence has, repeated ones aside.
 const PAGES_PER_SEQUENCE: usize = 80;
 
 impl<'a> Device<'a> {
@@ -76,7 +82,13 @@ impl<'a> Device<'a> {
         let mut free = (0..total as i32).rev().step_by(2).chain((0..total as i32 - 1).rev().step_by(2));
         let pages = n_pages.iter().map(|&n| (&mut free).take(n).collect()).collect();
         let cache = gpu.alloc("cache", (total * 2 * stride(heads)) as u64);
-        Device { heads, kernels, gpu, cache, pages }
+        Device { heads, kernels, gpu, cache, pages, pages_per_sequence: PAGES_PER_SEQUENCE }
+    }
+
+    /// From here on a sequence has its pages so many times over.
+    pub fn repeat(&mut self, s: usize, times: usize) {
+        self.pages[s] = self.pages[s].repeat(times);
+        self.pages_per_sequence = self.pages_per_sequence.max(self.pages[s].len() + 1);
     }
 
     /// Appends the keys and values of a step.
@@ -87,7 +99,7 @@ impl<'a> Device<'a> {
         let [sequence_of, starts, past] = tables.map(|(name, table)| self.table(name, &table));
         let pages = self.page_table(step);
         let count = self.count(step.n_tokens());
-        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
         let args = [&[k, v, self.cache, sequence_of, starts, past, pages, count][..], &scalars].concat();
         self.launch(&self.heads.append(), step, &args);
     }
@@ -101,7 +113,7 @@ impl<'a> Device<'a> {
         let pages = self.page_table(step);
         let out = self.unwritten_rows("out", cols, step.n_tokens());
         let count = self.count(step.sequences.len());
-        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
         let args = [&[q, self.cache, starts, past, pages, out, count][..], &scalars].concat();
         self.launch(&self.heads.prefill(), step, &args);
         self.read(out, cols, step.n_tokens())
@@ -116,7 +128,7 @@ impl<'a> Device<'a> {
         let pages = self.page_table(step);
         let count = self.count(n);
         let partials = self.gpu.alloc("partials", (n * decode.partial_rows() * decode.partial_stride() * 4) as u64);
-        let scalars = [stride(self.heads) as u64, PAGES_PER_SEQUENCE as u64];
+        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
         let args = [&[q, self.cache, past, pages, partials, count][..], &scalars].concat();
         self.launch(&decode.clone().into(), step, &args);
         let out = self.unwritten_rows("out", cols, n);
@@ -170,10 +182,10 @@ impl<'a> Device<'a> {
 
     /// A row of pages for each sequence of the step; entries beyond its last page are unwritten.
     fn page_table(&mut self, step: &Step) -> u64 {
-        let address = self.gpu.alloc("pages", (step.sequences.len() * PAGES_PER_SEQUENCE * 4) as u64);
+        let address = self.gpu.alloc("pages", (step.sequences.len() * self.pages_per_sequence * 4) as u64);
         for (number, &s) in step.sequences.iter().enumerate() {
             let bytes: Vec<u8> = self.pages[s].iter().flat_map(|x| x.to_le_bytes()).collect();
-            self.write(address + (number * PAGES_PER_SEQUENCE * 4) as u64, &bytes);
+            self.write(address + (number * self.pages_per_sequence * 4) as u64, &bytes);
         }
         address
     }
