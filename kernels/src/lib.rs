@@ -24,6 +24,7 @@ pub mod moe_gather;
 pub mod moe_permute;
 pub mod moe_route;
 pub mod rms_norm;
+pub mod sample;
 pub mod select_rows;
 pub mod selective_scan;
 pub mod slice;

@@ -12,4 +12,5 @@ mod plan;
 mod record;
 mod recurrent;
 mod row_wise;
+mod sample;
 pub mod toolkit;

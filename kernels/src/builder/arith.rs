@@ -48,6 +48,12 @@ impl<'m> Builder<'m> {
         self.constant(value.into(), Type::scalar(Num::F32))
     }
 
+    /// A constant f64.
+    #[track_caller]
+    pub fn f64(&self, value: f64) -> Value {
+        self.constant(value, Type::scalar(Num::F64))
+    }
+
     /// The same f32 in every lane.
     #[track_caller]
     pub fn splat(&self, value: f32, lanes: usize) -> Value {
@@ -60,13 +66,13 @@ impl<'m> Builder<'m> {
         self.integer(value.into(), Type::vector(Num::I32, lanes))
     }
 
-    /// The number `value` as an f32, index or i32 scalar, or in every lane: whatever `ty` says.
+    /// The number `value` as an f32, f64, index or i32 scalar, or in every lane: whatever `ty` says.
     #[track_caller]
     pub fn constant(&self, value: f64, ty: Type) -> Value {
         match ty.num {
-            Num::F32 => {
-                let f32_type = Num::F32.mlir(self.context);
-                self.constant_attribute(FloatAttribute::new(self.context, f32_type, value).into(), ty)
+            Num::F32 | Num::F64 => {
+                let float = ty.num.mlir(self.context);
+                self.constant_attribute(FloatAttribute::new(self.context, float, value).into(), ty)
             }
             Num::Bf16 | Num::F16 => panic!("a constant of type {ty}: convert an f32 instead"),
             Num::Global | Num::Shared => panic!("a constant of type {ty}"),
@@ -148,7 +154,7 @@ impl Builder<'_> {
     #[track_caller]
     pub fn neg(&self, x: Value) -> Value {
         match x.ty.num {
-            Num::F32 => self.op1("arith.negf", &[x], x.ty, &[]),
+            Num::F32 | Num::F64 => self.op1("arith.negf", &[x], x.ty, &[]),
             _ => self.sub(self.constant(0.0, x.ty), x),
         }
     }
@@ -173,10 +179,11 @@ impl Builder<'_> {
         self.select(self.cmp(Compare::Lt, x, y), x, y)
     }
 
-    /// x · y + z in f32: rounded once where the target has FMA, twice where it has not.
+    /// x · y + z in f32 or f64: rounded once where the target has FMA, twice where it has not.
     #[track_caller]
     pub fn fma(&self, x: Value, y: Value, z: Value) -> Value {
-        assert!(x.ty.num == Num::F32 && x.ty == y.ty && x.ty == z.ty, "fma of {}, {} and {}", x.ty, y.ty, z.ty);
+        let is_float = matches!(x.ty.num, Num::F32 | Num::F64);
+        assert!(is_float && x.ty == y.ty && x.ty == z.ty, "fma of {}, {} and {}", x.ty, y.ty, z.ty);
         if self.target.has_fma() { self.op1("math.fma", &[x, y, z], x.ty, &[]) } else { self.add(self.mul(x, y), z) }
     }
 
@@ -236,12 +243,12 @@ impl Builder<'_> {
         assert!(x.ty == y.ty, "cmp of {} and {}", x.ty, y.ty);
         // Numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
         let (name, predicate) = match (x.ty.num, how) {
-            (Num::F32, Compare::Eq) => ("arith.cmpf", 1),
-            (Num::F32, Compare::Gt) => ("arith.cmpf", 2),
-            (Num::F32, Compare::Ge) => ("arith.cmpf", 3),
-            (Num::F32, Compare::Lt) => ("arith.cmpf", 4),
-            (Num::F32, Compare::Le) => ("arith.cmpf", 5),
-            (Num::F32, Compare::Ne) => ("arith.cmpf", 6),
+            (Num::F32 | Num::F64, Compare::Eq) => ("arith.cmpf", 1),
+            (Num::F32 | Num::F64, Compare::Gt) => ("arith.cmpf", 2),
+            (Num::F32 | Num::F64, Compare::Ge) => ("arith.cmpf", 3),
+            (Num::F32 | Num::F64, Compare::Lt) => ("arith.cmpf", 4),
+            (Num::F32 | Num::F64, Compare::Le) => ("arith.cmpf", 5),
+            (Num::F32 | Num::F64, Compare::Ne) => ("arith.cmpf", 6),
             (Num::Bf16 | Num::F16 | Num::Global | Num::Shared, _) => panic!("cmp of {}", x.ty),
             (_, Compare::Eq) => ("arith.cmpi", 0),
             (_, Compare::Ne) => ("arith.cmpi", 1),
@@ -266,7 +273,7 @@ impl Builder<'_> {
     fn binary(&self, what: &str, x: Value, y: Value, float: &str, integer: &str) -> Value {
         assert!(x.ty == y.ty, "{what} of {} and {}", x.ty, y.ty);
         match x.ty.num {
-            Num::F32 => self.op1(float, &[x, y], x.ty, &[]),
+            Num::F32 | Num::F64 => self.op1(float, &[x, y], x.ty, &[]),
             Num::Bf16 | Num::F16 => panic!("{what} of {}: convert to f32 first", x.ty),
             Num::Global | Num::Shared => panic!("{what} of a {}", x.ty),
             _ => self.op1(integer, &[x, y], x.ty, &[]),
@@ -298,7 +305,18 @@ impl Builder<'_> {
             }
             Num::I8 | Num::I16 | Num::I32 => self.op1("arith.sitofp", &[x], ty, &[]),
             Num::Index => self.to_f32(self.to_i32(x)),
-            Num::I1 | Num::I64 | Num::Global | Num::Shared => panic!("to_f32 of {}", x.ty),
+            Num::I1 | Num::I64 | Num::F64 | Num::Global | Num::Shared => panic!("to_f32 of {}", x.ty),
+        }
+    }
+
+    /// As f64, exactly: f32, and i32 without its sign.
+    #[track_caller]
+    pub fn to_f64(&self, x: Value) -> Value {
+        let ty = x.ty.with(Num::F64);
+        match x.ty.num {
+            Num::F32 => self.op1("arith.extf", &[x], ty, &[]),
+            Num::I32 => self.op1("arith.uitofp", &[x], ty, &[]),
+            _ => panic!("to_f64 of {}", x.ty),
         }
     }
 
@@ -343,13 +361,13 @@ impl Builder<'_> {
         self.op1("llvm.call_intrinsic", &[x, y], Type::vector(Num::I32, lanes / 2), &[("intrin", name)])
     }
 
-    /// As i32: f32 towards zero (undefined outside i32's range), i8 and i16 with their sign, an index by its low bits.
+    /// As i32: f32 and f64 towards zero (undefined outside i32's range), i8 and i16 with their sign, an index by its low bits.
     #[track_caller]
     pub fn to_i32(&self, x: Value) -> Value {
         let ty = x.ty.with(Num::I32);
         match x.ty.num {
             Num::I32 => x,
-            Num::F32 => self.op1("arith.fptosi", &[x], ty, &[]),
+            Num::F32 | Num::F64 => self.op1("arith.fptosi", &[x], ty, &[]),
             Num::I8 | Num::I16 => self.op1("arith.extsi", &[x], ty, &[]),
             Num::I1 => self.op1("arith.extui", &[x], ty, &[]),
             Num::Index => self.op1("arith.index_cast", &[x], ty, &[]),

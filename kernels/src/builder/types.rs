@@ -28,6 +28,8 @@ pub enum Num {
     F16,
     /// IEEE single precision.
     F32,
+    /// IEEE double precision: arithmetic of a GPU's kernels, in registers and shared memory.
+    F64,
     /// An address in a GPU's global memory.
     Global,
     /// An address in the shared memory of a block of a GPU.
@@ -41,7 +43,7 @@ impl Num {
             Num::I1 | Num::I8 => 1,
             Num::I16 | Num::Bf16 | Num::F16 => 2,
             Num::I32 | Num::F32 | Num::Shared => 4,
-            Num::Index | Num::I64 | Num::Global => 8,
+            Num::Index | Num::I64 | Num::F64 | Num::Global => 8,
         }
     }
 
@@ -59,6 +61,7 @@ impl Num {
             Num::I64 => IntegerType::new(context, 64).into(),
             Num::F16 => melior::ir::Type::float16(context),
             Num::F32 => melior::ir::Type::float32(context),
+            Num::F64 => melior::ir::Type::float64(context),
             // The numbers of NVPTX's address spaces.
             Num::Global => llvm::r#type::pointer(context, 1),
             Num::Shared => llvm::r#type::pointer(context, 3),
@@ -91,6 +94,7 @@ impl fmt::Display for Num {
             Num::Bf16 => "bf16",
             Num::F16 => "f16",
             Num::F32 => "f32",
+            Num::F64 => "f64",
             Num::Global => "global pointer",
             Num::Shared => "shared pointer",
         })

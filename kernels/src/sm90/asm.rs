@@ -2,7 +2,7 @@
 //!
 //! In the text `$0 … ` are the results, then the operands, in order. Constraints follow from types: i32, i1 (as 0 or 1) and
 //! shared addresses in 32-bit registers, i16 and bf16 in 16-bit ones, i64, indices and global addresses in 64-bit ones, f32
-//! in float ones. Braces of a vector or of a scope stand as they are; a register that the text declares must lie in a
+//! and f64 in float ones. Braces of a vector or of a scope stand as they are; a register that the text declares must lie in a
 //! scope (`{ .reg .pred p; … }`), for the text may be there twice.
 
 use super::Builder;
@@ -131,6 +131,7 @@ impl<'m> Builder<'m> {
 fn class(ty: Type) -> &'static str {
     match ty.num {
         Num::F32 => "f",
+        Num::F64 => "d",
         Num::I32 | Num::Shared => "r",
         Num::I64 | Num::Global => "l",
         Num::I16 | Num::Bf16 => "h",

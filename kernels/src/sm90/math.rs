@@ -43,6 +43,29 @@ impl Builder<'_> {
     }
 }
 
+/// f64.
+impl Builder<'_> {
+    /// eˣ to 2⁻⁵¹ relative, for x ≤ 0; 0 below −700, where the result is less than 10⁻³⁰⁴.
+    #[track_caller]
+    pub fn exp_f64(&self, x: Value) -> Value {
+        use std::f64::consts::{LN_2, LOG2_E};
+        // ln 2 in two parts, of which the first has zeros in its last 21 bits: n · LN_2_HIGH is exact.
+        const LN_2_HIGH: f64 = f64::from_bits(LN_2.to_bits() >> 21 << 21);
+        const LN_2_LOW: f64 = LN_2 - LN_2_HIGH + 2.319_046_813_846_299_6e-17;
+        // 1.5 · 2⁵² leaves the nearest whole number in the low bits.
+        let shifter = self.f64(6_755_399_441_055_744.0);
+        let shifted = self.fma(x, self.f64(LOG2_E), shifter);
+        let n = self.sub(shifted, shifter);
+        let r = self.fma(n, self.f64(-LN_2_HIGH), x);
+        let r = self.fma(n, self.f64(-LN_2_LOW), r);
+        let term = |k: u32| self.f64(1.0 / (1..=k).map(f64::from).product::<f64>());
+        let sum = (0..13).rev().fold(term(13), |sum, k| self.fma(sum, r, term(k)));
+        let exponent = self.add(self.shl(self.bitcast(shifted, Num::I64), 52), self.i64(1023 << 52));
+        let y = self.mul(sum, self.bitcast(exponent, Num::F64));
+        self.select(self.cmp(Compare::Ge, x, self.f64(-700.0)), y, self.f64(0.0))
+    }
+}
+
 /// Division of i32 that are not negative.
 impl Builder<'_> {
     /// ⌊x / y⌋.

@@ -146,6 +146,10 @@ kernels! {
     MoeCombine(moe_combine::sm90),
     /// Rows whose logits are wanted.
     SelectRows(select_rows::sm90),
+    /// The likeliest token of a row.
+    SampleArgmax(sample::sm90::argmax),
+    /// A token drawn from the likely ones of a row.
+    SampleDraw(sample::sm90::draw),
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Builder<'_> {
     }
 }
 
-/// Between the lanes of a warp, all of which must take part; of i32 or f32.
+/// Between the lanes of a warp, all of which must take part; of i32, i64, f32 or f64.
 impl Builder<'_> {
     /// The value of lane `lane ^ mask`.
     #[track_caller]
@@ -165,6 +165,50 @@ impl Builder<'_> {
         sums.reduce(|x, y| self.add(x, y)).expect("a block has warps")
     }
 
+    /// `combine` over the block, in every thread and in a fixed order, by way of 8 bytes of shared memory for each warp, which all
+    /// threads have left again when this ends.
+    #[track_caller]
+    pub fn block_reduce(&self, x: Value, scratch: Value, combine: impl Fn(Value, Value) -> Value) -> Value {
+        let n_warps = self.threads_per_block() / WARP;
+        let of_warp = self.butterfly(x, WARP, &combine);
+        if n_warps == 1 {
+            return of_warp;
+        }
+        let is_first = self.cmp(Compare::Eq, self.lane(), self.i32(0));
+        self.if_(is_first, || self.store(of_warp, self.at(scratch, self.scaled(self.warp(), 8))));
+        self.sync();
+        let all = (0..n_warps).map(|warp| self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(x.ty.num)));
+        let all = all.reduce(&combine).expect("a block has warps");
+        self.sync();
+        all
+    }
+
+    /// The sums over the threads before this one and over the block, of f64, in a fixed order; `scratch` as for
+    /// [`block_reduce`](Self::block_reduce).
+    #[track_caller]
+    pub fn block_scan(&self, x: Value, scratch: Value) -> [Value; 2] {
+        let zero = self.f64(0.0);
+        let up_to_here = (0..WARP.ilog2()).fold(x, |sum, bit| {
+            let below = self.shuffle_up(sum, 1 << bit);
+            let has = self.cmp(Compare::Ge, self.lane(), self.i32(1 << bit));
+            self.add(sum, self.select(has, below, zero))
+        });
+        let is_last = self.cmp(Compare::Eq, self.lane(), self.i32(WARP as i32 - 1));
+        self.if_(is_last, || self.store(up_to_here, self.at(scratch, self.scaled(self.warp(), 8))));
+        self.sync();
+        let (mut before, mut total) = (zero, zero);
+        for warp in 0..self.threads_per_block() / WARP {
+            let sum = self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(Num::F64));
+            let is_before = self.cmp(Compare::Lt, self.i32(warp as i32), self.warp());
+            before = self.add(before, self.select(is_before, sum, zero));
+            total = self.add(total, sum);
+        }
+        self.sync();
+        let below = self.shuffle_up(up_to_here, 1);
+        let is_above = self.cmp(Compare::Gt, self.lane(), self.i32(0));
+        [self.add(before, self.select(is_above, below, zero)), total]
+    }
+
     /// The number of ones in an i32.
     #[track_caller]
     pub fn count_ones(&self, x: Value) -> Value {
@@ -187,6 +231,18 @@ impl Builder<'_> {
 
     #[track_caller]
     fn shuffle_lanes(&self, how: &str, x: Value, lane: Value, clamp: i32) -> Value {
+        match x.ty.num {
+            Num::F64 => {
+                let bits = self.shuffle_lanes(how, self.bitcast(x, Num::I64), lane, clamp);
+                return self.bitcast(bits, Num::F64);
+            }
+            Num::I64 => {
+                let halves = [self.to_i32(x), self.to_i32(self.shr(x, 32))];
+                let [low, high] = halves.map(|half| self.to_i64(self.shuffle_lanes(how, half, lane, clamp)));
+                return self.or(low, self.shl(high, 32));
+            }
+            _ => {}
+        }
         let suffix = match (x.ty.num, x.ty.lanes) {
             (Num::I32, None) => "i32",
             (Num::F32, None) => "f32",
