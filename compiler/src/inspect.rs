@@ -147,7 +147,8 @@ fn launch_text(step: &Step) -> String {
 }
 
 fn kernel_table(program: &Program) -> String {
-    let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
+    let names: Vec<String> =
+        (0..program.entries.len()).map(|entry| jamba_plan::text::entry_name(&program.entries, entry)).collect();
     let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
     for (kernel, calls) in calls(program) {
         let calls: Vec<String> = calls.iter().map(|n| format!("{n:>5}")).collect();

@@ -134,6 +134,34 @@ fn names_stay_text() {
     assert_eq!(dom.matches("<img").count(), 0);
 }
 
+/// A GPU decodes few sequences and many by entries of their own: each has a name, numbers and a drawing.
+#[test]
+fn entries_of_one_kind_have_names_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gpu.plan");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
+    let build = ["build", text(&model), "-o", text(&path), "--synthetic-weights", "1", "--target", "sm_90a"];
+    jambac(&[&build[..], &["--max-sequences", "16"]].concat());
+    let (page_path, page) = page(&path);
+    let document = document(&path);
+    assert_eq!(data(&page), document);
+    let names = |part: &str| -> Vec<String> {
+        let entries = document[part].as_array().unwrap().iter();
+        entries.map(|entry| entry["entry"].as_str().unwrap().to_owned()).collect()
+    };
+    let expected = ["prefill", "decode of 8", "decode of 16"];
+    assert_eq!((names("work"), names("arena")), (names("steps"), names("steps")));
+    assert_eq!(names("steps"), expected);
+    assert_eq!(document["steps"][0]["balance"], 295.0);
+    for name in expected {
+        assert_eq!(page.matches(&format!("data-entry=\"{name}\"")).count(), 1, "{name}");
+    }
+    let Some(browser) = Browser::find() else { return };
+    let (dom, console) = browser.show(&page_path);
+    assert_eq!(console, Vec::<String>::new());
+    check(&numbers(&dom), &document);
+}
+
 #[test]
 fn a_browser_shows_the_numbers_of_the_document() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,6 +14,9 @@ use super::{What, memory};
 /// cycle at 3 GHz does 96 GFLOP/s beside some 10 GB/s of memory.
 pub const CPU_BALANCE: f64 = 10.0;
 
+/// The same of an H100: 989 TFLOP/s of bf16 products beside 3.35 TB/s of memory.
+pub const H100_BALANCE: f64 = 295.0;
+
 /// A plan, or the parts of it that were asked for.
 #[derive(Serialize)]
 pub struct Document<'a> {
@@ -61,7 +64,7 @@ pub struct Pools {
 /// Work of an entry.
 #[derive(Serialize)]
 pub struct EntryWork {
-    entry: &'static str,
+    entry: String,
     tokens: f64,
     total: Work,
     kinds: BTreeMap<String, Work>,
@@ -83,7 +86,7 @@ pub struct WeightTotal {
 /// The map of an entry's arena.
 #[derive(Serialize)]
 pub struct Arena<'a> {
-    entry: &'static str,
+    entry: String,
     arena: u64,
     peak_live: u64,
     buffers: &'a [Buffer],
@@ -92,7 +95,7 @@ pub struct Arena<'a> {
 /// The steps of an entry.
 #[derive(Serialize)]
 pub struct EntrySteps<'a> {
-    entry: &'static str,
+    entry: String,
     tokens: f64,
     /// Operations that a machine does in the time of a byte: where a step's bound changes.
     balance: f64,
@@ -130,7 +133,11 @@ impl<'a> Document<'a> {
         let manifest = plan.manifest();
         let (memory, limits) = (&info.memory, &manifest.limits);
         let entries = &program.entries;
-        let balance = what.balance.unwrap_or(CPU_BALANCE);
+        let indices = || 0..entries.len();
+        let balance = what.balance.unwrap_or(match info.kind {
+            TargetKind::Cpu => CPU_BALANCE,
+            TargetKind::Sm90a => H100_BALANCE,
+        });
         Document {
             digest: plan.digest().to_hex().to_string(),
             file_bytes: plan.header().file_bytes,
@@ -146,10 +153,10 @@ impl<'a> Document<'a> {
                 tables: memory.tables,
                 total: memory.total(limits),
             },
-            work: entries.iter().map(|entry| EntryWork::new(program, entry)).collect(),
+            work: indices().map(|entry| EntryWork::new(program, entry)).collect(),
             weights: weight_totals(&program.weights),
-            arena: what.memory.then(|| entries.iter().map(Arena::new).collect()),
-            steps: what.steps.then(|| entries.iter().map(|entry| EntrySteps::new(program, entry, balance)).collect()),
+            arena: what.memory.then(|| indices().map(|entry| Arena::new(entries, entry)).collect()),
+            steps: what.steps.then(|| indices().map(|entry| EntrySteps::new(program, entry, balance)).collect()),
             entries: what.steps.then_some(entries),
             kernels: what.kernels.then(|| {
                 let symbol = |kernel: u32| program.kernels[kernel as usize].symbol.as_str();
@@ -160,9 +167,10 @@ impl<'a> Document<'a> {
 }
 
 impl EntryWork {
-    fn new(program: &Program, entry: &Entry) -> EntryWork {
+    fn new(program: &Program, index: usize) -> EntryWork {
+        let entry = &program.entries[index];
         EntryWork {
-            entry: entry.kind.name(),
+            entry: jamba_plan::text::entry_name(&program.entries, index),
             tokens: work::size(entry).tokens,
             total: work::total(entry),
             kinds: work::by_kind(program, entry),
@@ -171,9 +179,10 @@ impl EntryWork {
 }
 
 impl<'a> Arena<'a> {
-    fn new(entry: &'a Entry) -> Arena<'a> {
+    fn new(entries: &'a [Entry], index: usize) -> Arena<'a> {
+        let entry = &entries[index];
         Arena {
-            entry: entry.kind.name(),
+            entry: jamba_plan::text::entry_name(entries, index),
             arena: memory::arena_bytes(entry),
             peak_live: memory::peak_live_bytes(entry),
             buffers: &entry.buffers,
@@ -182,7 +191,8 @@ impl<'a> Arena<'a> {
 }
 
 impl<'a> EntrySteps<'a> {
-    fn new(program: &'a Program, entry: &'a Entry, balance: f64) -> EntrySteps<'a> {
+    fn new(program: &'a Program, index: usize, balance: f64) -> EntrySteps<'a> {
+        let entry = &program.entries[index];
         let works = work::of_steps(entry);
         let layers = layers::layers(entry, &works);
         let steps = entry.steps.iter().zip(works).map(|(step, work)| {
@@ -204,7 +214,7 @@ impl<'a> EntrySteps<'a> {
             }
         });
         EntrySteps {
-            entry: entry.kind.name(),
+            entry: jamba_plan::text::entry_name(&program.entries, index),
             tokens: work::size(entry).tokens,
             balance,
             steps: steps.collect(),

@@ -34,10 +34,11 @@ pub fn holds(entry: &Entry, buffer: &Buffer) -> String {
 /// The map of every entry as a table.
 pub fn table(program: &Program) -> String {
     let mut text = String::new();
-    for entry in &program.entries {
+    for (index, entry) in program.entries.iter().enumerate() {
+        let name = jamba_plan::text::entry_name(&program.entries, index);
         let (arena, peak) = (arena_bytes(entry), peak_live_bytes(entry));
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "\n{}: {arena} bytes of arena, {peak} live at the peak", entry.kind.name());
+        let _ = writeln!(text, "\n{name}: {arena} bytes of arena, {peak} live at the peak");
         let head = ["buffer", "from", "to", "bytes", "first step", "last", "holds"].map(str::to_owned);
         let rows = entry.buffers.iter().enumerate().map(|(index, buffer)| {
             [

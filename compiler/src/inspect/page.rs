@@ -32,8 +32,9 @@ pub fn page(plan: &Plan<'_>, of_kind: (&ProgramInfo, &Program), what: &What) -> 
     let drawings: String = program
         .entries
         .iter()
-        .map(|entry| {
-            let name = entry.kind.name();
+        .enumerate()
+        .map(|(index, entry)| {
+            let name = jamba_plan::text::entry_name(&program.entries, index);
             format!("<div class=\"drawing\" data-entry=\"{name}\">{}</div>\n", drawing::entry(program, entry))
         })
         .collect();

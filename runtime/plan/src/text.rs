@@ -23,6 +23,15 @@ pub fn plan(plan: &Plan<'_>) -> String {
     parts.join("\n")
 }
 
+/// The name of an entry: its kind, and the most tokens that it takes where others have that kind too.
+pub fn entry_name(entries: &[Entry], index: usize) -> String {
+    let Entry { kind, max_tokens, .. } = &entries[index];
+    match entries.iter().filter(|entry| entry.kind == *kind).count() {
+        1 => kind.name().to_owned(),
+        _ => format!("{} of {max_tokens}", kind.name()),
+    }
+}
+
 /// What the plan is.
 pub fn manifest(manifest: &Manifest) -> String {
     let model = &manifest.model;
