@@ -8,6 +8,7 @@ mod integers;
 mod kernels;
 mod oracle;
 mod quality;
+mod quantized;
 mod questions;
 mod same_bits;
 mod sm90;

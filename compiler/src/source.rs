@@ -19,6 +19,11 @@ impl ParameterSource for Source<'_, '_> {
         tensor.range_f32(first_row as usize * k, out);
         Ok(())
     }
+
+    fn read_int8(&self, parameter: &str, group: u64, first_row: u64, q: &mut [i8], scales: &mut [f32]) -> bool {
+        let found = self.0.get(parameter).and_then(|parameter| parameter.tensors.get(group as usize));
+        found.is_some_and(|tensor| tensor.read_int8(first_row as usize, q, scales))
+    }
 }
 
 impl jambac_reference::Parameters for Source<'_, '_> {

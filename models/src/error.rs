@@ -38,6 +38,18 @@ pub enum ModelError {
         /// Its shape by the config.
         expected: Vec<usize>,
     },
+    /// A tensor of 8-bit elements, or one of their scales, is not as the config says.
+    #[error("{}: tensor {tensor}: found {found}, expected {expected}", path.display())]
+    Stored {
+        /// The file that the tensor lies in.
+        path: PathBuf,
+        /// Its name in the file.
+        tensor: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
     /// Two tensors are one parameter, under an old and a new name.
     #[error("{}: tensor {tensor}: found {other} as well, expected one of the two: they are the same parameter", path.display())]
     Twice {

@@ -8,7 +8,9 @@ mod mlp;
 mod model;
 mod moe;
 mod parameters;
+mod stored;
 
 pub use config::{JambaConfig, kv_bytes_per_token, n_active_parameters, n_parameters, state_bytes_per_sequence};
 pub use model::{Options, decode, prefill};
 pub use parameters::{Parameter, ParameterSpec, Parameters, bind, table};
+pub use stored::StoredTensor;

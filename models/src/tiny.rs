@@ -17,6 +17,10 @@ use serde_json::json;
 use crate::ModelError;
 use crate::jamba::{JambaConfig, ParameterSpec, table};
 
+mod quantized;
+
+pub use quantized::Arrangement;
+
 /// How parameters are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -78,6 +82,8 @@ pub struct Tiny {
     pub eps: f64,
     /// How parameters are stored.
     pub storage: Storage,
+    /// How weights of linears are stored, where that is in 8 bits.
+    pub quantized: Option<Arrangement>,
     /// What tensors are called.
     pub names: Names,
     /// Number of files; 1 is model.safetensors alone, more come with an index.
@@ -108,6 +114,7 @@ impl Tiny {
             tied: false,
             eps: 1e-6,
             storage: Storage::All(DType::F32),
+            quantized: None,
             names: Names::Current,
             shards: 1,
         }
@@ -233,6 +240,9 @@ impl Tiny {
         if let Some(head_dim) = self.head_dim {
             config["head_dim"] = json!(head_dim);
         }
+        if let Some(arrangement) = self.quantized {
+            config["quantization_config"] = arrangement.config();
+        }
         format!("{config:#}\n")
     }
 
@@ -263,12 +273,16 @@ impl Tiny {
                     Storage::Mixed => [DType::F32, DType::Bf16, DType::F16][tensors.len() % 3],
                 };
                 let values = draw(&spec, &mut random);
-                tensors.push(Stored {
-                    name: self.file_name(&config, &name),
-                    dtype,
-                    shape: spec.tensor_shape().to_vec(),
-                    bytes: encode(dtype, &values),
-                });
+                let file_name = self.file_name(&config, &name);
+                match self.quantized.filter(|arrangement| arrangement.takes(&name)) {
+                    Some(arrangement) => tensors.extend(arrangement.store(&file_name, spec.tensor_shape(), &values)),
+                    None => tensors.push(Stored {
+                        name: file_name,
+                        dtype,
+                        shape: spec.tensor_shape().to_vec(),
+                        bytes: encode(dtype, &values),
+                    }),
+                }
             }
         }
         self.write_shards(dir, &tensors)
@@ -302,6 +316,9 @@ impl Tiny {
                     DType::F32 => Dtype::F32,
                     DType::Bf16 => Dtype::BF16,
                     DType::F16 => Dtype::F16,
+                    DType::I8 => Dtype::I8,
+                    DType::F8E4M3 => Dtype::F8_E4M3,
+                    DType::F8E5M2 => Dtype::F8_E5M2,
                 };
                 let view = TensorView::new(dtype, shape.clone(), bytes).map_err(|cause| write_error(&path, cause))?;
                 views.push((name, view));
@@ -337,6 +354,7 @@ fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
         DType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         DType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
         DType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        DType::I8 | DType::F8E4M3 | DType::F8E5M2 => unreachable!("Arrangement::store writes {dtype}"),
     }
 }
 

@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
 
@@ -23,12 +21,11 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ("cross_attention_hidden_size", &["null"], "Jamba has no cross attention"),
     ("pruned_heads", &["{}", "null"], "every head is there"),
     ("per_layer_config", &["null", "{}"], "all layers have the same sizes"),
-    ("compression_config", &["null"], UNQUANTISED),
-    ("quantization", &["null"], UNQUANTISED),
-    ("quantization_config", &["null"], UNQUANTISED),
+    ("compression_config", &["null"], ELSEWHERE),
+    ("quantization", &["null"], ELSEWHERE),
 ];
 
-const UNQUANTISED: &str = "tensors are stored as F32, BF16 or F16; `jambac build` quantises";
+const ELSEWHERE: &str = "how tensors are stored is read from quantization_config";
 
 /// Keys whose value cannot matter, with the reason.
 const CHANGE_NOTHING: &[(&str, &[&str])] = &[
@@ -123,7 +120,7 @@ pub(crate) fn check_unread(keys: Keys, path: &Path) -> Result<()> {
     for (key, value) in keys.into_unread() {
         if let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) {
             if !allowed.contains(&value.to_string().as_str()) {
-                let found = describe(&value);
+                let found = show(&value);
                 return Err(Error::key(path, &key, found, format!("{} ({reason})", allowed.join(" or "))));
             }
         } else if !CHANGE_NOTHING.iter().any(|(_, names)| names.contains(&key.as_str())) {
@@ -131,12 +128,4 @@ pub(crate) fn check_unread(keys: Keys, path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The value as JSON; of a quantisation, only its method.
-fn describe(value: &Value) -> String {
-    match value.get("quant_method") {
-        Some(method) => format!("quant_method {}", show(method)),
-        None => show(value),
-    }
 }

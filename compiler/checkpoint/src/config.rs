@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::accepted_keys::check_unread;
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
+use crate::quantization::Quantization;
 
 /// A Jamba model's dimensions and switches. Every field is checked: no dimension is zero, nothing contradicts anything.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +69,8 @@ pub struct JambaConfig {
     pub eos: Vec<u32>,
     /// The token that fills a batch (`pad_token_id`).
     pub pad: Option<u32>,
+    /// How weights are stored, where 8 bits hold one (`quantization_config`).
+    pub quantization: Option<Quantization>,
 }
 
 impl JambaConfig {
@@ -84,7 +87,8 @@ impl JambaConfig {
     ///
     /// # Errors
     /// The text is not a JSON object; a size is missing; a value is of the wrong type, out of range or at odds with
-    /// another; the model is not a Jamba, or is quantised; a key is unknown and so could change the arithmetic.
+    /// another; the model is not a Jamba, or is quantised in
+    /// a way that is not read; a key is unknown and so could change the arithmetic.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         Self::from_json(text.as_bytes(), path)
     }
@@ -174,6 +178,10 @@ impl JambaConfig {
             bos: keys.token_id("bos_token_id", vocab, 1)?,
             eos: keys.token_ids("eos_token_id", vocab, &[2])?,
             pad: keys.token_id("pad_token_id", vocab, 0)?,
+            quantization: keys
+                .take_non_null("quantization_config")
+                .map(|value| Quantization::read(value, keys.path()))
+                .transpose()?,
         })
     }
 

@@ -27,26 +27,48 @@ pub enum DType {
     Bf16,
     /// IEEE 754 binary16.
     F16,
+    /// A signed integer of 8 bits, which means something with its scale only.
+    I8,
+    /// A sign, 4 bits of exponent and 3 of mantissa, without infinities; means something with its scale only.
+    F8E4M3,
+    /// The upper half of an F16; means something with its scale only.
+    F8E5M2,
 }
 
 impl DType {
+    /// Every element type that is read.
+    pub const ALL: [DType; 6] = [Self::F32, Self::Bf16, Self::F16, Self::I8, Self::F8E4M3, Self::F8E5M2];
+
+    /// The name that safetensors headers use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+            Self::I8 => "I8",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E5M2 => "F8_E5M2",
+        }
+    }
+
+    /// Whether an element has 8 bits, and so stands for a value together with a scale alone.
+    pub fn is_quantized(self) -> bool {
+        self.size_bytes() == 1
+    }
+
     /// Bytes of one element.
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 | Self::F16 => 2,
+            Self::I8 | Self::F8E4M3 | Self::F8E5M2 => 1,
         }
     }
 }
 
 impl fmt::Display for DType {
-    /// The name that safetensors headers use.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "F32",
-            Self::Bf16 => "BF16",
-            Self::F16 => "F16",
-        })
+        f.write_str(self.name())
     }
 }
 

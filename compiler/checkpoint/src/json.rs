@@ -56,6 +56,8 @@ pub(crate) fn show(value: &Value) -> String {
 #[derive(Debug)]
 pub(crate) struct Keys<'a> {
     path: &'a Path,
+    /// What errors put before a key: the keys of the objects around this one, each with a dot.
+    prefix: String,
     unread: BTreeMap<String, Value>,
 }
 
@@ -63,7 +65,44 @@ impl<'a> Keys<'a> {
     /// Reads `text`, the content of `path`.
     pub(crate) fn parse(text: &[u8], path: &'a Path) -> Result<Self> {
         let Object(unread) = serde_json::from_slice(text).map_err(|cause| Error::Json { path: path.into(), cause })?;
-        Ok(Self { path, unread })
+        Ok(Self { path, prefix: String::new(), unread })
+    }
+
+    /// The keys of an object that stands at `key`, for errors: keys with dots between them.
+    pub(crate) fn inside(value: Value, key: &str, path: &'a Path) -> Result<Self> {
+        match value {
+            Value::Object(entries) => {
+                Ok(Self { path, prefix: format!("{key}."), unread: entries.into_iter().collect() })
+            }
+            other => Err(Error::key(path, key, show(&other), "a JSON object")),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// The whole name of a key.
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Lets go of keys whose values say nothing about the arithmetic.
+    pub(crate) fn ignore(&mut self, keys: &[&str]) {
+        for key in keys {
+            self.unread.remove(*key);
+        }
+    }
+
+    /// Refuses the first key that nobody has read.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.unread.first_key_value() {
+            None => Ok(()),
+            Some((key, value)) => {
+                Err(Error::UnknownKey { path: self.path.into(), key: self.name(key), found: show(value) })
+            }
+        }
     }
 
     /// The value of `key`, which counts as read from now on.
@@ -83,7 +122,7 @@ impl<'a> Keys<'a> {
 
     /// The error for `key`.
     pub(crate) fn refuse(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
-        Error::key(self.path, key, found, expected)
+        Error::key(self.path, &self.name(key), found, expected)
     }
 
     /// An integer from `least` to [`MAX_COUNT`]; `None` when the key is absent.

@@ -11,6 +11,7 @@ pub mod digest;
 mod error;
 mod index;
 mod json;
+mod quantization;
 mod safetensors;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use config::JambaConfig;
 pub use digest::FileDigest;
 pub use error::{Error, Result};
 pub use index::{DType, TensorInfo};
+pub use quantization::{Method, Quantization, Scales, Scheme};
 pub use tokenizer::TokenizerFiles;
 pub use view::TensorView;
 
@@ -43,7 +45,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// config.json is refused (see [`JambaConfig::parse`]); a shard is missing, truncated, overlapping, or not as the
-    /// index file says; a tensor has a dtype other than F32, BF16 or F16; a file cannot be read.
+    /// index file says; a tensor has a dtype that is not one of [`DType`]; a file cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         if dir.is_file() {
             return Err(Error::file(dir, "a file", "a checkpoint folder"));

@@ -115,12 +115,10 @@ fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
 /// One tensor's entry; its byte range still counts from the beginning of the data.
 fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Result<TensorInfo> {
     // Before the crate looks at it, so that dtypes which the crate does not know are refused like those it does.
-    let dtype = match entry.get("dtype").and_then(Value::as_str) {
-        Some("F32") => DType::F32,
-        Some("BF16") => DType::Bf16,
-        Some("F16") => DType::F16,
-        Some(other) => return Err(Error::tensor(path, &name, format!("dtype {other}"), "F32, BF16 or F16")),
-        None => return Err(Error::tensor(path, &name, "no dtype", "F32, BF16 or F16")),
+    let named = entry.get("dtype").and_then(Value::as_str);
+    let Some(dtype) = DType::ALL.into_iter().find(|dtype| Some(dtype.name()) == named) else {
+        let found = named.map_or("no dtype".to_owned(), |other| format!("dtype {other}"));
+        return Err(Error::tensor(path, &name, found, "F32, BF16, F16, I8, F8_E4M3 or F8_E5M2"));
     };
     let entry: HeaderEntry = serde_json::from_value(entry).map_err(|cause| {
         Error::tensor(path, &name, format!("a header entry with {cause}"), "dtype, shape and data_offsets")
@@ -234,7 +232,7 @@ mod tests {
     fn refuses_a_header_that_describes_a_tensor_wrongly() {
         let entries = [
             entry("F64", &[1], 0, 8),
-            entry("F8_E4M3", &[8], 0, 8),
+            entry("F8_E8M0", &[8], 0, 8),
             entry("Q4", &[8], 0, 8),
             json!({"shape": [2], "data_offsets": [0, 8]}),
             json!({"dtype": "F32", "shape": [2]}),
@@ -247,10 +245,10 @@ mod tests {
         refused(
             &entries.map(|entry| with_header(&json!({"a": entry}).to_string(), 8)),
             expect![[r#"
-            x: tensor a: found dtype F64, expected F32, BF16 or F16
-            x: tensor a: found dtype F8_E4M3, expected F32, BF16 or F16
-            x: tensor a: found dtype Q4, expected F32, BF16 or F16
-            x: tensor a: found no dtype, expected F32, BF16 or F16
+            x: tensor a: found dtype F64, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
+            x: tensor a: found dtype F8_E8M0, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
+            x: tensor a: found dtype Q4, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
+            x: tensor a: found no dtype, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
             x: tensor a: found a header entry with missing field `data_offsets`, expected dtype, shape and data_offsets
             x: tensor a: found a header entry with invalid value: integer `-2`, expected usize, expected dtype, shape and data_offsets
             x: tensor a: found data_offsets [0, 8], expected 12 bytes for F32 [3]

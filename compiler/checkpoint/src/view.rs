@@ -5,7 +5,8 @@ use half::{bf16, f16};
 
 use crate::index::{DType, TensorInfo};
 
-/// A parameter of an open checkpoint: what it is, and its bytes in the mapped file.
+/// A parameter of an open checkpoint: what it is, and its bytes in the mapped file. Elements of 8 bits widen to the numbers
+/// that they are, without their scales.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// What and where it is.
@@ -43,6 +44,11 @@ impl<'a> TensorView<'a> {
         widen(self.info.dtype, self.row_bytes(row), out);
     }
 
+    /// Row `row` of the first dimension, where elements are integers of 8 bits.
+    pub fn row_i8(&self, row: usize) -> Option<impl ExactSizeIterator<Item = i8> + use<'a>> {
+        (self.info.dtype == DType::I8).then(|| self.row_bytes(row).iter().map(|&byte| byte as i8))
+    }
+
     /// Widens the elements from `start` (in the flat, row-major order) into all of `out`.
     ///
     /// # Panics
@@ -66,6 +72,7 @@ impl<'a> TensorView<'a> {
             (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
             (DType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
             (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            (dtype, &[byte]) => widen_byte(dtype, byte),
             _ => unreachable!("chunks_exact gave {} bytes for {dtype}", element.len()),
         })
     }
@@ -93,6 +100,28 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 block[..out.len()].convert_to_f32_slice(out);
             }
         }
+        DType::I8 | DType::F8E4M3 | DType::F8E5M2 => {
+            let values: [f32; 256] = std::array::from_fn(|byte| widen_byte(dtype, byte as u8));
+            bytes.iter().zip(out).for_each(|(&byte, out)| *out = values[usize::from(byte)]);
+        }
+    }
+}
+
+/// The number that 8 bits are, without their scale.
+fn widen_byte(dtype: DType, byte: u8) -> f32 {
+    match dtype {
+        DType::I8 => f32::from(byte as i8),
+        DType::F8E5M2 => f16::from_bits(u16::from(byte) << 8).to_f32(),
+        DType::F8E4M3 => {
+            let (exponent, mantissa) = (u32::from(byte >> 3 & 15), u32::from(byte & 7));
+            let magnitude = match (exponent, mantissa) {
+                (15, 7) => f32::NAN,
+                (0, _) => mantissa as f32 / 512.0,
+                _ => f32::from_bits((exponent + 127 - 7) << 23 | mantissa << 20),
+            };
+            if byte < 128 { magnitude } else { -magnitude }
+        }
+        DType::F32 | DType::Bf16 | DType::F16 => unreachable!("an element of {dtype} has more than 8 bits"),
     }
 }
 
@@ -114,6 +143,7 @@ mod tests {
             DType::F32 => f32::from_le_bytes(element.try_into().unwrap()),
             DType::Bf16 => bf16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
             DType::F16 => f16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
+            DType::I8 | DType::F8E4M3 | DType::F8E5M2 => unreachable!("{dtype} has a test of its own"),
         };
         bytes.chunks_exact(dtype.size_bytes()).map(|element| widen(element).to_bits()).collect()
     }
@@ -133,6 +163,36 @@ mod tests {
             let expected = one_by_one(dtype, bytes);
             assert_eq!(bits(&view.to_f32_vec()), expected);
             assert_eq!(bits(&view.iter_f32().collect::<Vec<_>>()), expected);
+        }
+    }
+
+    #[test]
+    fn elements_of_8_bits_are_the_numbers_that_their_formats_say() {
+        let widen = |dtype, bytes: &[u8]| {
+            let info = TensorInfo {
+                name: "t".into(),
+                shard_idx: 0,
+                dtype,
+                shape: vec![bytes.len()],
+                byte_range: 0..bytes.len(),
+            };
+            let view = TensorView { info: &info, bytes };
+            let whole = view.to_f32_vec();
+            assert_eq!(bits(&view.iter_f32().collect::<Vec<_>>()), bits(&whole));
+            whole
+        };
+        assert_eq!(widen(DType::I8, &[0, 1, 127, 128, 255]), [0.0, 1.0, 127.0, -128.0, -1.0]);
+        // Zero, the smallest, the largest below normal, the smallest normal, 1, the largest, and a negative.
+        let e4m3 = widen(DType::F8E4M3, &[0, 1, 7, 8, 0x38, 0x7e, 0xc4]);
+        assert_eq!(e4m3, [0.0, 1.0 / 512.0, 7.0 / 512.0, 1.0 / 64.0, 1.0, 448.0, -3.0]);
+        let e5m2 = widen(DType::F8E5M2, &[0, 1, 4, 0x3c, 0x7b, 0x7c, 0xc2]);
+        assert_eq!(e5m2, [0.0, 1.0 / 65536.0, 1.0 / 16384.0, 1.0, 57344.0, f32::INFINITY, -3.0]);
+        assert_eq!(widen(DType::F8E4M3, &[0x80])[0].to_bits(), (-0f32).to_bits());
+        let all: Vec<u8> = (0..=255).collect();
+        for (dtype, n_nans) in [(DType::F8E4M3, 2), (DType::F8E5M2, 6)] {
+            let values = widen(dtype, &all);
+            assert_eq!(values.iter().filter(|value| value.is_nan()).count(), n_nans, "{dtype}");
+            assert!(values[..0x7c].is_sorted_by(|a, b| a < b), "{dtype} grows with its bits");
         }
     }
 

@@ -94,6 +94,8 @@ enum Kind {
     F32,
     /// Any floating-point type: a parameter as the checkpoint stores it.
     Float,
+    /// The same of a linear's weight, which may be of integers too.
+    Matrix,
     /// f32 or bf16: keys and values.
     Cache,
     /// i32: ids and indices.
@@ -105,6 +107,7 @@ impl Kind {
         match self {
             Kind::F32 => dtype == DType::F32,
             Kind::Float => matches!(dtype, DType::F32 | DType::Bf16 | DType::F16),
+            Kind::Matrix => dtype == DType::I8 || Kind::Float.accepts(dtype),
             Kind::Cache => matches!(dtype, DType::F32 | DType::Bf16),
             Kind::Index => dtype == DType::I32,
         }
@@ -116,6 +119,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::F32 => "f32",
             Kind::Float => "f32|bf16|f16",
+            Kind::Matrix => "f32|bf16|f16|i8",
             Kind::Cache => "f32|bf16",
             Kind::Index => "i32",
         })
@@ -136,7 +140,7 @@ const NORMED_RESULTS: [&str; MAX_PARTS] = ["T L0", "T L1", "T L2", "T L3"];
 
 /// The op's signature; the operands are looked at only where an op has two (`mul` by a row, `linear` with a bias).
 fn signature(op: &Op, given: &[&Type]) -> Signature {
-    use Kind::{Cache, F32, Float, Index};
+    use Kind::{Cache, F32, Float, Index, Matrix};
     use Out::{Like, New};
     let rank = |slot: usize| given.get(slot).map_or(0, |ty| ty.shape.len());
     let f32 = |dims| New(DType::F32, dims);
@@ -157,7 +161,7 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
             (operands, NORMED_RESULTS[..n_parts].iter().map(|&dims| f32(dims)).collect())
         }
         Op::Linear { .. } => {
-            let mut operands = vec![("x", F32, "R I"), ("weight", Float, "N I")];
+            let mut operands = vec![("x", F32, "R I"), ("weight", Matrix, "N I")];
             if given.len() > 2 {
                 operands.push(("bias", Float, "N"));
             }
@@ -165,11 +169,11 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
         }
         Op::SplitLinear { sizes } => {
             let n_weights = given.len().saturating_sub(1).clamp(1, sizes.len().clamp(1, MAX_PARTS));
-            let weights = SPLIT_WEIGHTS[..n_weights].iter().map(|&dims| ("weight", Float, dims));
+            let weights = SPLIT_WEIGHTS[..n_weights].iter().map(|&dims| ("weight", Matrix, dims));
             let operands = [("x", F32, "R I")].into_iter().chain(weights).collect();
             (operands, sizes.iter().zip(SPLIT_RESULTS).map(|(_, dims)| f32(dims)).collect())
         }
-        Op::LinearSwiglu => (vec![("x", F32, "R I"), ("gate", Float, "N I"), ("up", Float, "N I")], vec![f32("R N")]),
+        Op::LinearSwiglu => (vec![("x", F32, "R I"), ("gate", Matrix, "N I"), ("up", Matrix, "N I")], vec![f32("R N")]),
         Op::Slice { .. } => (vec![("x", F32, "… C")], vec![f32("… L")]),
         Op::Silu | Op::Softplus => (vec![("x", F32, "…")], vec![Like(0)]),
         Op::Add => (vec![("a", F32, "…"), ("b", F32, "…")], vec![Like(0)]),
@@ -214,15 +218,15 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
         Op::MoePermute { .. } => (vec![("experts", Index, "T K")], vec![i32("T K"), i32("E+1")]),
         Op::MoeRoute { .. } => (vec![("logits", F32, "T E")], vec![f32("T K"), i32("T K"), i32("E+1")]),
         Op::GroupedLinear => {
-            let weight = [grouped_x(rank(0)), ("weight", Float, "E N I")];
+            let weight = [grouped_x(rank(0)), ("weight", Matrix, "E N I")];
             (weight.into_iter().chain(permuted).collect(), vec![f32("T K N")])
         }
         Op::GroupedSwiglu => {
-            let weights = [grouped_x(rank(0)), ("gate", Float, "E N I"), ("up", Float, "E N I")];
+            let weights = [grouped_x(rank(0)), ("gate", Matrix, "E N I"), ("up", Matrix, "E N I")];
             (weights.into_iter().chain(permuted).collect(), vec![f32("T K N")])
         }
         Op::GroupedCombine => {
-            let weighted = [("h", F32, "T K I"), ("weight", Float, "E N I"), ("weights", F32, "T K")];
+            let weighted = [("h", F32, "T K I"), ("weight", Matrix, "E N I"), ("weights", F32, "T K")];
             (weighted.into_iter().chain(permuted).collect(), vec![f32("T N")])
         }
         Op::MoeCombine => (vec![("y", F32, "T K D"), ("weights", F32, "T K")], vec![f32("T D")]),
@@ -234,8 +238,8 @@ fn signature(op: &Op, given: &[&Type]) -> Signature {
 
 /// The operands of a scan's selection.
 fn selected(selection: Selection) -> Vec<(&'static str, Kind, &'static str)> {
-    use Kind::{F32, Float};
-    let projection = [("dt_weight", Float, "C R"), ("dt_bias", Float, "C")];
+    use Kind::{F32, Float, Matrix};
+    let projection = [("dt_weight", Matrix, "C R"), ("dt_bias", Float, "C")];
     let (b, c) = (("b", F32, "tokens N"), ("c", F32, "tokens N"));
     match selection {
         Selection::Given => vec![("dt", F32, "tokens C"), b, c],

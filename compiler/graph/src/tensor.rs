@@ -11,19 +11,22 @@ pub enum DType {
     Bf16,
     /// IEEE 754 binary16.
     F16,
+    /// 8-bit signed integers with a scale for each row: of matrices that a checkpoint stores so, and of nothing computed.
+    I8,
     /// 32-bit signed integer: token ids, expert indices, row numbers.
     I32,
 }
 
 impl DType {
     /// Every element type, in the order of the text form's documentation.
-    pub const ALL: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::I32];
+    pub const ALL: [DType; 5] = [DType::F32, DType::Bf16, DType::F16, DType::I8, DType::I32];
 
     /// Size of one element in bytes.
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::Bf16 | DType::F16 => 2,
+            DType::I8 => 1,
         }
     }
 
@@ -33,6 +36,7 @@ impl DType {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
             DType::F16 => "f16",
+            DType::I8 => "i8",
             DType::I32 => "i32",
         }
     }

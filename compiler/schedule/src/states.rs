@@ -133,6 +133,7 @@ pub(crate) fn elem(dtype: DType) -> Elem {
         DType::F32 => Elem::F32,
         DType::Bf16 => Elem::Bf16,
         DType::F16 => Elem::F16,
+        DType::I8 => Elem::I8,
         DType::I32 => Elem::I32,
     }
 }

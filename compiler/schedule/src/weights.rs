@@ -5,7 +5,7 @@
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
 //! | weight of a linear \[N, I\], inside a scan too | 1, N, I, 16 | linear |
-//! | the same of a router, of Δ, of a tied table, where linears are integers | 1, N, I, 16 | as stored |
+//! | the same of a router, of Δ, of a tied table, where linears are integers | 1, N, I, 16 | as stored, or f32 |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
 //! | the same, where it is a linear's weight too (tied) | as that linear's | linear |
@@ -195,6 +195,7 @@ impl Weights {
             DType::F32 | DType::I32 => WeightFormat::F32,
             DType::Bf16 => WeightFormat::Bf16,
             DType::F16 => WeightFormat::F16,
+            DType::I8 => WeightFormat::Int8,
         };
         // A GPU multiplies bf16, whatever the checkpoint stores.
         let as_stored = if self.kind == TargetKind::Sm90a { WeightFormat::Bf16 } else { as_stored };
@@ -220,10 +221,12 @@ impl Weights {
             format
                 if format.scales().is_some() && (use_ == Use::StepSize || self.never_integers.contains(part.name)) =>
             {
-                match as_stored {
-                    WeightFormat::F16 if !self.formats.f16_native => Ok(WeightFormat::F32),
-                    as_stored => Ok(as_stored),
-                }
+                Ok(match as_stored {
+                    WeightFormat::F16 if !self.formats.f16_native => WeightFormat::F32,
+                    // Integers of 8 bits times scales of bf16 are f32 exactly; the parameters are small.
+                    WeightFormat::Int8 => WeightFormat::F32,
+                    as_stored => as_stored,
+                })
             }
             format => Ok(format),
         }

@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 
-use jambac_checkpoint::{Checkpoint, JambaConfig, TensorView};
+use jambac_checkpoint::{Checkpoint, JambaConfig, Method, TensorView};
 use jambac_graph::DType;
 
+use super::stored::{StoredTensor, Tensors};
 use crate::ModelError;
 
 /// The embedding; also the output projection of a tied model.
@@ -142,10 +143,11 @@ fn canonical(config: &JambaConfig, name: &str) -> String {
 pub struct Parameter<'c> {
     /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
     pub shape: Vec<usize>,
-    /// Element type of its tensors; F32 where experts of one layer differ.
+    /// What it is stored as, unless chosen otherwise: the element type of its tensors; F32 where experts of one layer differ;
+    /// BF16 of floats of 8 bits, whose products with scales it holds to 2⁻⁹; I8 of experts that `experts_int8` rounds.
     pub dtype: DType,
     /// Its tensors in order: one, or one per expert.
-    pub tensors: Vec<TensorView<'c>>,
+    pub tensors: Vec<StoredTensor<'c>>,
 }
 
 impl Parameter<'_> {
@@ -153,7 +155,7 @@ impl Parameter<'_> {
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.tensors.as_slice() {
             [tensor] => tensor.to_f32_vec(),
-            tensors => tensors.iter().flat_map(|tensor| tensor.iter_f32()).collect(),
+            tensors => tensors.iter().flat_map(StoredTensor::to_f32_vec).collect(),
         }
     }
 }
@@ -170,10 +172,11 @@ pub struct Parameters<'c> {
 /// A tied model may come with an `lm_head.weight` (transformers ignores it) when its bytes are those of the embedding.
 ///
 /// # Errors
-/// A tensor that is missing, extra, misshapen or there under two names; a tied model's other output projection.
+/// A tensor that is missing, extra, misshapen or there under two names; elements of 8 bits that config.json does not announce
+/// or whose scales are not as it says; a tied model's other output projection.
 pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
     let config = checkpoint.config();
-    let mut tensors: BTreeMap<String, TensorView> = BTreeMap::new();
+    let mut tensors = Tensors::new();
     for info in checkpoint.tensors() {
         if let Some(first) = tensors.insert(canonical(config, &info.name), checkpoint.view(info)) {
             let path = checkpoint.shard_path(info).into();
@@ -192,15 +195,18 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
                 let (path, tensor) = (checkpoint.shard_path(view.info).into(), view.info.name.clone());
                 return Err(ModelError::Shape { path, tensor, found: view.info.shape.clone(), expected });
             }
-            views.push(view);
+            views.push(StoredTensor::bind(checkpoint, view, &name, &mut tensors)?);
         }
-        let dtype = common_dtype(&views);
+        let dtype = match &config.quantization {
+            Some(quantization) if quantization.method == Method::ExpertsInt8 && spec.is_stacked() => DType::I8,
+            _ => common_dtype(&views),
+        };
         bound.insert(spec.name, Parameter { shape: spec.shape, dtype, tensors: views });
     }
     if config.tied
         && let Some(head) = tensors.remove(LM_HEAD)
     {
-        check_tied(checkpoint, head, bound[EMBEDDING].tensors[0])?;
+        check_tied(checkpoint, head, bound[EMBEDDING].tensors[0].elements)?;
     }
     if let Some(view) = tensors.into_values().next() {
         let (path, tensor) = (checkpoint.shard_path(view.info).into(), view.info.name.clone());
@@ -224,12 +230,14 @@ fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) 
     })
 }
 
-/// The element type that holds every tensor exactly.
-fn common_dtype(views: &[TensorView]) -> DType {
-    let mut dtypes = views.iter().map(|view| match view.info.dtype {
+/// The element type that holds every tensor, exactly but for floats of 8 bits with scales of more than 4.
+fn common_dtype(tensors: &[StoredTensor]) -> DType {
+    let mut dtypes = tensors.iter().map(|tensor| match tensor.elements.info.dtype {
         jambac_checkpoint::DType::F32 => DType::F32,
         jambac_checkpoint::DType::Bf16 => DType::Bf16,
         jambac_checkpoint::DType::F16 => DType::F16,
+        jambac_checkpoint::DType::I8 => DType::I8,
+        jambac_checkpoint::DType::F8E4M3 | jambac_checkpoint::DType::F8E5M2 => DType::Bf16,
     });
     let first = dtypes.next().unwrap_or(DType::F32);
     if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }

@@ -82,6 +82,7 @@ fn reads_jamba_v0_1() {
         bos: Some(1),
         eos: vec![2],
         pad: Some(0),
+        quantization: None,
     };
     assert_eq!(config, expected);
     let attention: Vec<usize> = (0..32).filter(|layer| config.is_attention(*layer)).collect();
@@ -247,7 +248,7 @@ fn refuses_arithmetic_that_is_not_jambas() {
             json!({"rope_theta": 10000.0}),
             json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
             json!({"mamba_inner_layernorms": false}),
-            json!({"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}),
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
             json!({"quantization": {"group_size": 64, "bits": 8}}),
             json!({"attention_bias": true}),
         ],
@@ -257,8 +258,8 @@ fn refuses_arithmetic_that_is_not_jambas() {
             config.json: rope_theta: found 10000.0, expected null (Jamba's attention has no positions)
             config.json: rope_scaling: found {"type":"linear","factor":2.0}, expected null (Jamba's attention has no positions)
             config.json: mamba_inner_layernorms: found false, expected true (dt, B and C are always normalised)
-            config.json: quantization_config: found quant_method "fp8", expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
-            config.json: quantization: found {"group_size":64,"bits":8}, expected null (tensors are stored as F32, BF16 or F16; `jambac build` quantises)
+            config.json: quantization_config.quant_method: found "gptq", expected "compressed-tensors", "fp8" or "experts_int8"
+            config.json: quantization: found {"group_size":64,"bits":8}, expected null (how tensors are stored is read from quantization_config)
             config.json: attention_bias: found true, expected false or null (Jamba's attention has no biases)
         "#]],
     );

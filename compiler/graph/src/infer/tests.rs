@@ -170,19 +170,19 @@ fn wrong_operands() {
             mul: operand b is f32[tokens, 8], expected f32[8]
             mul: operand b is bf16[tokens, 8], expected f32[tokens, 8]
             rms_norm: operand weight is bf16[9], expected f32|bf16|f16[8]
-            linear: operand weight is bf16[8, 12], expected f32|bf16|f16[8, 8]
+            linear: operand weight is bf16[8, 12], expected f32|bf16|f16|i8[8, 8]
             linear: operand bias is bf16[8], expected f32|bf16|f16[12]
             split_linear: number of operands is 1, expected 2 (x, weight)
             split_linear: number of operands is 4, expected 3 (x, weight, weight)
-            split_linear: operand weight is bf16[5, 9], expected f32|bf16|f16[5, 8]
-            linear_swiglu: operand up is bf16[11, 8], expected f32|bf16|f16[12, 8]
+            split_linear: operand weight is bf16[5, 9], expected f32|bf16|f16|i8[5, 8]
+            linear_swiglu: operand up is bf16[11, 8], expected f32|bf16|f16|i8[12, 8]
             causal_conv1d: operand weight is bf16[6, 2, 4], expected f32|bf16|f16[6, 1, K]
             causal_conv1d: operand state is f32[sequences, 6, 4], expected f32[sequences, 6, 3]
             causal_conv1d: number of operands is 3, expected 4 (u, weight, bias, state)
             causal_conv1d: operand u is f32[outputs, 6], expected f32[tokens, C]
             selective_scan: operand c is f32[tokens, 3], expected f32[tokens, 2]
             selective_scan: operand state is bf16[sequences, 6, 2], expected f32[sequences, 6, 2]
-            selective_scan: operand dt_weight is bf16[3, 6], expected f32|bf16|f16[6, 3]
+            selective_scan: operand dt_weight is bf16[3, 6], expected f32|bf16|f16|i8[6, 3]
             selective_scan: operand x is f32[tokens, 8], expected f32[tokens, 7]
             split_rms_norm: operand x is f32[tokens, 7], expected f32[tokens, 5]
             split_rms_norm: number of operands is 2, expected 3 (x, weight, weight)
@@ -191,7 +191,7 @@ fn wrong_operands() {
             attention: operand q is f32[tokens, 32], expected f32[tokens, 96]
             grouped_linear: operand slots is i32[tokens, 3], expected i32[tokens, 2]
             grouped_linear: operand offsets is i32[4], expected i32[5]
-            grouped_swiglu: operand up is bf16[4, 6, 8], expected f32|bf16|f16[4, 5, 8]
+            grouped_swiglu: operand up is bf16[4, 6, 8], expected f32|bf16|f16|i8[4, 5, 8]
             grouped_combine: operand h is f32[tokens, 5], expected f32[T, K, I]
             moe_combine: operand weights is f32[tokens, 3], expected f32[tokens, 2]
             select_rows: operand rows is f32[outputs], expected i32[O]

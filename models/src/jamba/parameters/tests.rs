@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView as FileView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 
 use super::*;
-use crate::tiny::{Names, Storage, Tiny};
+use crate::tiny::{Arrangement, Names, Storage, Tiny};
 
 /// The tensors of a file by name, to be spoilt.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -210,4 +210,76 @@ fn a_name_that_is_none() {
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let error = bind(&checkpoint).unwrap().read_f32("model.layers.0.mamba.E").unwrap_err();
     assert_eq!(error.to_string(), "parameter model.layers.0.mamba.E: not one of this model");
+}
+
+#[test]
+fn weights_of_8_bits_are_their_elements_times_their_scales() {
+    for arrangement in Arrangement::ALL {
+        let tiny = Tiny { quantized: Some(arrangement), ..small() };
+        let folder = tempfile::tempdir().unwrap();
+        tiny.write(folder.path(), 1).unwrap();
+        let plain = tempfile::tempdir().unwrap();
+        small().write(plain.path(), 1).unwrap();
+        let (checkpoint, plain) = (Checkpoint::open(folder.path()).unwrap(), Checkpoint::open(plain.path()).unwrap());
+        let (parameters, plain) = (bind(&checkpoint).unwrap(), bind(&plain).unwrap());
+        let name = "model.layers.1.feed_forward.experts.*.down_proj.weight";
+        let stored = &parameters.get(name).unwrap().tensors[2];
+        // [64, 128]: the scale of row 40, column 100 by the arrangement's block.
+        let scales = checkpoint.tensors().find(|info| info.name.contains("experts.2.down_proj.weight_scale")).unwrap();
+        let scales = checkpoint.view(scales).to_f32_vec();
+        let scale = match arrangement {
+            Arrangement::Fp8Tensors => scales[0],
+            Arrangement::Fp8Blocks => scales[5], // a row has 3 blocks of 48 columns; block (40 / 32, 100 / 48)
+            _ => scales[40],
+        };
+        let mut element = [0.0];
+        stored.elements.range_f32(40 * 128 + 100, &mut element);
+        let mut value = [0.0];
+        stored.range_f32(40 * 128 + 100, &mut value);
+        assert_eq!(value[0], element[0] * scale, "{arrangement:?}");
+        let (all, original) = (parameters.read_f32(name).unwrap(), plain.read_f32(name).unwrap());
+        assert_eq!(value[0], all[(2 * 64 + 40) * 128 + 100]);
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+        let error = square(&mut all.iter().zip(&original).map(|(a, b)| a - b)) / square(&mut original.iter().copied());
+        let expected =
+            if stored.elements.info.dtype == jambac_checkpoint::DType::I8 { 0.003..0.02 } else { 0.01..0.04 };
+        assert!(expected.contains(&error.sqrt()), "{arrangement:?}: {}", error.sqrt());
+        let mut part = vec![0.0; 300];
+        stored.range_f32(77, &mut part);
+        assert_eq!(part, all[2 * 64 * 128 + 77..][..300], "a range that begins and ends inside rows");
+    }
+}
+
+#[test]
+fn weights_of_8_bits_that_are_not_as_the_config_says() {
+    const EXPERT: &str = "model.layers.1.feed_forward.experts.2.up_proj.weight";
+    let rows = Tiny { quantized: Some(Arrangement::Int8Rows), ..small() };
+    let blocks = Tiny { quantized: Some(Arrangement::Fp8Blocks), ..small() };
+    let scale = format!("{EXPERT}_scale");
+    refused(&rows, |tensors| drop(tensors.remove(&scale)), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found nothing, expected shape [128, 1]"]);
+    refused(&rows, |tensors| tensors.get_mut(&scale).unwrap().1 = vec![64, 2], expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found shape [64, 2], expected [128, 1]"]);
+    refused(&blocks, |tensors| tensors.get_mut(&format!("{EXPERT}_scale_inv")).unwrap().1 = vec![2, 4], expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found shape [2, 4], expected [4, 2]"]);
+    refused(
+        &rows,
+        |tensors| drop(tensors.insert(format!("{EXPERT}_scale_inv"), (Dtype::F32, vec![1], vec![0; 4]))),
+        expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found model.layers.1.feed_forward.experts.2.up_proj.weight_scale as well, expected one of the two: both scale one weight"],
+    );
+    refused(&rows, |tensors| drop(tensors.insert(scale.clone(), (Dtype::I8, vec![128, 1], vec![1; 128]))), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found dtype I8, expected scales in F32, BF16 or F16"]);
+    refused(&rows, |tensors| tensors.get_mut(&scale).unwrap().2[6..8].copy_from_slice(&[0x80, 0x7f]), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found inf as scale 3, expected finite scales"]);
+    refused(
+        &rows,
+        |tensors| drop(tensors.insert("lm_head.weight_scale".into(), (Dtype::F32, vec![1], vec![0; 4]))),
+        expect!["DIR/model.safetensors: tensor lm_head.weight_scale: found shape [1], expected no such tensor for this config"],
+    );
+    refused(&rows, |tensors| tensors.get_mut(EXPERT).unwrap().0 = Dtype::F8_E4M3, expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype F8_E4M3, expected F32, BF16, F16, I8, as quantization_config says"]);
+    refused(
+        &rows,
+        |tensors| drop(tensors.insert("model.layers.0.mamba.D".into(), (Dtype::I8, vec![128], vec![1; 128]))),
+        expect!["DIR/model.safetensors: tensor model.layers.0.mamba.D: found dtype I8, expected F32, BF16 or F16: only weights of linears have 8 bits"],
+    );
+    refused(
+        &small(),
+        |tensors| drop(tensors.insert(EXPERT.into(), (Dtype::I8, vec![128, 64], vec![1; 128 * 64]))),
+        expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype I8, expected F32, BF16 or F16, because config.json has no quantization_config"],
+    );
 }

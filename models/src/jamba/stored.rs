@@ -1,0 +1,185 @@
+//! A tensor as a checkpoint stores it: elements of 8 bits come with a tensor of scales.
+//!
+//! ```text
+//! weight[i, j] = scale[i / rows, j / columns] · element[i, j]     in f32, rounded once
+//! ```
+
+use std::collections::BTreeMap;
+
+use jambac_checkpoint::{Checkpoint, DType, Scales, Scheme, TensorView};
+
+use crate::ModelError;
+
+/// What the name of a weight's scales adds to the weight's: compressed-tensors' and AutoFP8's, transformers'.
+const SCALE: [&str; 2] = ["_scale", "_scale_inv"];
+/// Where the name of a weight ends, and what tensors of scales of its inputs end in instead.
+const WEIGHT: &str = "weight";
+const INPUTS: [&str; 4] = ["input_scale", "input_zero_point", "activation_scale", "activation_scale_inv"];
+
+/// Tensors of a checkpoint by canonical name.
+pub(super) type Tensors<'c> = BTreeMap<String, TensorView<'c>>;
+
+/// One tensor of a parameter, with its scales where it has any.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredTensor<'c> {
+    /// The elements as the file has them.
+    pub elements: TensorView<'c>,
+    scales: Option<ScalesOf<'c>>,
+}
+
+/// The scales of a matrix of \[n, k\].
+#[derive(Clone, Copy, Debug)]
+struct ScalesOf<'c> {
+    tensor: TensorView<'c>,
+    /// Columns of the matrix.
+    k: usize,
+    /// Rows and columns that share a scale.
+    block: (usize, usize),
+}
+
+impl ScalesOf<'_> {
+    /// The scales of a row, one for each [`ScalesOf::block`] of columns.
+    fn of_row(&self, row: usize) -> Vec<f32> {
+        let mut scales = vec![0.0; self.k.div_ceil(self.block.1)];
+        self.tensor.range_f32(row / self.block.0 * scales.len(), &mut scales);
+        scales
+    }
+}
+
+impl<'c> StoredTensor<'c> {
+    /// The tensor `view`, a parameter's, whose scales are taken out of `others` where it has any.
+    ///
+    /// # Errors
+    /// Elements of 8 bits that config.json does not announce, or in a parameter that is no linear's weight; scales that are
+    /// missing, there twice, of a wrong shape or type, or not finite.
+    pub(super) fn bind(
+        checkpoint: &'c Checkpoint,
+        view: TensorView<'c>,
+        name: &str,
+        others: &mut Tensors<'c>,
+    ) -> Result<StoredTensor<'c>, ModelError> {
+        let dtype = view.info.dtype;
+        if !dtype.is_quantized() {
+            return Ok(StoredTensor { elements: view, scales: None });
+        }
+        let fault = |tensor: TensorView, found: String, expected: &str| ModelError::Stored {
+            path: checkpoint.shard_path(tensor.info).into(),
+            tensor: tensor.info.name.clone(),
+            found,
+            expected: expected.to_owned(),
+        };
+        let (&[n, k], true) = (view.info.shape.as_slice(), is_linear(name)) else {
+            return Err(fault(view, format!("dtype {dtype}"), "F32, BF16 or F16: only weights of linears have 8 bits"));
+        };
+        let Some(quantization) = &checkpoint.config().quantization else {
+            let expected = "F32, BF16 or F16, because config.json has no quantization_config";
+            return Err(fault(view, format!("dtype {dtype}"), expected));
+        };
+        let schemes: Vec<Scales> = quantization.schemes.iter().filter(|s| s.dtype == dtype).map(|s| s.scales).collect();
+        let Some(&first) = schemes.first() else {
+            let expected = format!("{}, as quantization_config says", announced(&quantization.schemes));
+            return Err(fault(view, format!("dtype {dtype}"), &expected));
+        };
+        if quantization.records_inputs
+            && let Some(module) = name.strip_suffix(WEIGHT)
+        {
+            INPUTS.iter().for_each(|inputs| drop(others.remove(&format!("{module}{inputs}"))));
+        }
+        let names = SCALE.map(|ending| format!("{name}{ending}"));
+        let [scale, inverse] = names.each_ref().map(|name| others.remove(name));
+        let tensor = match (scale, inverse) {
+            (Some(tensor), Some(other)) => {
+                return Err(fault(
+                    other,
+                    format!("{} as well", tensor.info.name),
+                    "one of the two: both scale one weight",
+                ));
+            }
+            (Some(tensor), None) | (None, Some(tensor)) => tensor,
+            (None, None) => {
+                let [tensor, _] = names;
+                let path = checkpoint.index_path().into();
+                return Err(ModelError::Missing { path, tensor, expected: first.shape(n, k) });
+            }
+        };
+        if tensor.info.dtype.is_quantized() {
+            return Err(fault(tensor, format!("dtype {}", tensor.info.dtype), "scales in F32, BF16 or F16"));
+        }
+        let Some(scales) = schemes.into_iter().find(|scales| fits(*scales, &tensor.info.shape, (n, k))) else {
+            let (path, found) = (checkpoint.shard_path(tensor.info).into(), tensor.info.shape.clone());
+            let tensor = tensor.info.name.clone();
+            return Err(ModelError::Shape { path, tensor, found, expected: first.shape(n, k) });
+        };
+        if let Some((at, scale)) = tensor.iter_f32().enumerate().find(|(_, scale)| !scale.is_finite()) {
+            return Err(fault(tensor, format!("{scale} as scale {at}"), "finite scales"));
+        }
+        Ok(StoredTensor { elements: view, scales: Some(ScalesOf { tensor, k, block: scales.block(n, k) }) })
+    }
+
+    /// Number of elements.
+    pub fn n_elements(&self) -> usize {
+        self.elements.info.n_elements()
+    }
+
+    /// The elements from `start` (in the flat, row-major order) into all of `out`, as the values that they stand for.
+    ///
+    /// # Panics
+    /// When there are not that many.
+    pub fn range_f32(&self, start: usize, out: &mut [f32]) {
+        self.elements.range_f32(start, out);
+        let Some(scales) = &self.scales else { return };
+        let mut at = start;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (row, column) = (at / scales.k, at % scales.k);
+            let (taken, after) = rest.split_at_mut(rest.len().min(scales.k - column));
+            let of_row = scales.of_row(row);
+            taken.iter_mut().enumerate().for_each(|(j, value)| *value *= of_row[(column + j) / scales.block.1]);
+            at += taken.len();
+            rest = after;
+        }
+    }
+
+    /// All elements as the values that they stand for.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.n_elements()];
+        self.range_f32(0, &mut out);
+        out
+    }
+
+    /// Rows from `first_row` on as the checkpoint's own integers with a scale each: as many as `scales` has room for. False
+    /// where it stores no integers, or rows with several scales.
+    ///
+    /// # Panics
+    /// When there are not that many rows, or `q` has not their length.
+    pub fn read_int8(&self, first_row: usize, q: &mut [i8], scales: &mut [f32]) -> bool {
+        let Some(own) = self.scales.filter(|own| own.block.1 == own.k) else { return false };
+        assert_eq!(q.len(), scales.len() * own.k, "rows of {} integers", own.k);
+        for (i, (q, scale)) in q.chunks_exact_mut(own.k).zip(scales).enumerate() {
+            let Some(integers) = self.elements.row_i8(first_row + i) else { return false };
+            q.iter_mut().zip(integers).for_each(|(q, integer)| *q = integer);
+            *scale = own.of_row(first_row + i)[0];
+        }
+        true
+    }
+}
+
+/// Whether a parameter is the weight of a linear, by its canonical name.
+fn is_linear(name: &str) -> bool {
+    ["_proj.weight", "router.weight", "lm_head.weight"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether scales of a shape are of a kind, for a matrix of (n, k).
+fn fits(scales: Scales, found: &[usize], (n, k): (usize, usize)) -> bool {
+    let expected = scales.shape(n, k);
+    let shorter = expected.iter().rev().take_while(|&&size| size == 1).count();
+    (expected.len() - shorter..=expected.len()).any(|rank| found == &expected[..rank])
+}
+
+/// The element types that config.json announces.
+fn announced(schemes: &[Scheme]) -> String {
+    let mut names: Vec<&str> = [DType::F32, DType::Bf16, DType::F16].map(DType::name).to_vec();
+    names.extend(schemes.iter().map(|scheme| scheme.dtype.name()));
+    names.dedup();
+    names.join(", ")
+}
