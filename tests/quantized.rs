@@ -1,12 +1,13 @@
 //! Checkpoints whose weights are stored in 8 bits: their plans hold the same integers and scales, or the values that floats of
 //! 8 bits stand for, and compute what the interpreter computes over them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use jamba_plan::format::{Transform, Weight, WeightFormat};
 use jamba_plan::{Plan, quantize};
-use jambac::build::{Progress, Request, build};
+use jambac::build::{Progress, Request, build, build_then};
+use jambac::losses;
 use jambac::manifest::ModelFile;
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
@@ -48,32 +49,66 @@ fn expected(parameters: &jamba::Parameters<'_>) -> Vec<f32> {
     outputs["logits"].as_f32().expect("logits are f32").to_vec()
 }
 
-/// A plan's integers and scales of one part of a weight, row by row, each expert after the other.
-fn integers(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec<(Vec<i8>, f32)> {
-    let bytes = plan.section(jamba_plan::sections::SectionKind::Weights).expect("weights");
-    let (scales, weight) = (&weights[index - 1], &weights[index]);
-    assert_eq!(scales.transform, Transform::Scale(WeightFormat::Int8));
-    let slice = |weight: &Weight| &bytes[weight.offset as usize..][..weight.bytes as usize];
-    let (scales, q) = (slice(scales), slice(weight));
-    let (lanes, k) = (weight.layout.lanes as usize, weight.layout.k as usize);
-    let panel_bytes = weight.layout.panel_bytes(WeightFormat::Int8);
-    let mut rows = Vec::new();
+/// The rows of one part of a weight, each expert's after the other's: calls with where the panel begins that holds a row, in
+/// panels, and the row's lane in it.
+fn each_row(weight: &Weight, part: usize, mut row: impl FnMut(usize, usize)) {
     for group in 0..weight.layout.groups {
         for panel in 0..weight.layout.panels() {
             let (of, first) = weight.panel(panel);
-            let at = (group * weight.layout.panels() + panel) as usize;
-            for lane in 0..lanes.min(of.rows.saturating_sub(first) as usize) {
-                if of.parameter != weight.parts[part].parameter {
-                    continue;
-                }
-                let panel = &q[at * panel_bytes..][..panel_bytes];
-                let row = (0..k).map(|j| quantize::integer_at(WeightFormat::Int8, panel, lane, lanes, j)).collect();
-                let scale = scales[(at * lanes + lane) * 4..][..4].try_into().unwrap();
-                rows.push((row, f32::from_le_bytes(scale)));
+            if std::ptr::eq(of, &weight.parts[part]) {
+                let n_lanes = weight.layout.lanes.min(of.rows.saturating_sub(first));
+                (0..n_lanes as usize).for_each(|lane| row((group * weight.layout.panels() + panel) as usize, lane));
             }
         }
     }
+}
+
+fn section<'a>(plan: &Plan<'a>, weight: &Weight) -> &'a [u8] {
+    let bytes = plan.section(jamba_plan::sections::SectionKind::Weights).expect("weights");
+    &bytes[weight.offset as usize..][..weight.bytes as usize]
+}
+
+/// A plan's integers and scales of the rows of one part of a weight.
+fn integers(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec<(Vec<i8>, Vec<f32>)> {
+    let (scales, weight) = (&weights[index - 1], &weights[index]);
+    assert_eq!(scales.transform, Transform::Scale(weight.format));
+    let (lanes, k, per_row) = (weight.layout.lanes as usize, weight.layout.k as usize, scales.layout.k as usize);
+    let (panel_bytes, packed) = (weight.layout.panel_bytes(weight.format), section(plan, weight));
+    let scale = |at: usize| floats(scales.format, section(plan, scales), at);
+    let mut rows = Vec::new();
+    each_row(weight, part, |panel, lane| {
+        let bytes = &packed[panel * panel_bytes..][..panel_bytes];
+        let q = (0..k).map(|j| quantize::integer_at(weight.format, bytes, lane, lanes, j)).collect();
+        rows.push((q, (0..per_row).map(|group| scale((panel * per_row + group) * lanes + lane)).collect()));
+    });
     rows
+}
+
+/// One packed number that is no integer.
+fn floats(format: WeightFormat, bytes: &[u8], at: usize) -> f32 {
+    match format {
+        WeightFormat::F32 => f32::from_le_bytes(bytes[4 * at..][..4].try_into().unwrap()),
+        WeightFormat::Bf16 => half::bf16::from_le_bytes(bytes[2 * at..][..2].try_into().unwrap()).to_f32(),
+        _ => panic!("{} is not read here", format.name()),
+    }
+}
+
+/// What a plan's bytes say of the values of one part of a weight.
+fn values(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec<f32> {
+    let weight = &weights[index];
+    if weight.format.scales().is_some() {
+        let value = |(q, scales): (Vec<i8>, Vec<f32>)| -> Vec<f32> {
+            let shared = if scales.len() == 1 { q.len() } else { quantize::GROUP };
+            q.iter().enumerate().map(|(j, &q)| f32::from(q) * scales[j / shared]).collect()
+        };
+        return integers(plan, weights, index, part).into_iter().flat_map(value).collect();
+    }
+    let (lanes, k) = (weight.layout.lanes as usize, weight.layout.k as usize);
+    let mut values = Vec::new();
+    each_row(weight, part, |panel, lane| {
+        values.extend((0..k).map(|j| floats(weight.format, section(plan, weight), (panel * k + j) * lanes + lane)));
+    });
+    values
 }
 
 /// Every integer and scale of the checkpoint stands in the plan, in the plan's format by default.
@@ -96,7 +131,7 @@ fn check_integers(arrangement: Arrangement) {
             for tensor in &parameter.tensors {
                 let scales = checkpoint.tensor(&format!("{}_scale", tensor.elements.info.name)).unwrap().to_f32_vec();
                 for row in part.first_row as usize..(part.first_row + part.rows) as usize {
-                    stored.push((tensor.elements.row_i8(row).unwrap().collect::<Vec<i8>>(), scales[row]));
+                    stored.push((tensor.elements.row_i8(row).unwrap().collect::<Vec<i8>>(), vec![scales[row]]));
                 }
             }
             least = least.min(*stored.iter().flat_map(|(q, _)| q).min().unwrap());
@@ -160,5 +195,78 @@ fn experts_int8_asks_for_experts_of_int8() {
             let of_integers = weight.format == WeightFormat::Int8;
             assert_eq!(of_integers, experts && expected == WeightFormat::Int8, "{}", weight.parts[0].parameter);
         }
+    }
+}
+
+/// The report of what packing lost is what the plan's bytes say, and names all that lost something.
+#[test]
+fn losses_are_those_of_the_plans_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("checkpoint");
+    Tiny::odd().write(&dir, 9).unwrap(); // f32
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let parameters = jamba::bind(&checkpoint).unwrap();
+    let mut of_formats = BTreeMap::new();
+    for (default, experts) in [("int8", "int4"), ("bf16", "int8"), ("f32", "f32")] {
+        let mut model = ModelFile::open(&dir).unwrap();
+        model.weights.default = Some(default.into());
+        model.weights.experts = Some(experts.into());
+        let (output, report) = (folder.path().join("x.plan"), folder.path().join("losses.json"));
+        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+        build_then(&request, &Progress::hidden(), |source, programs| {
+            losses::write(source.expect("a checkpoint"), programs, &report)
+        })
+        .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        let mut reported = report["losses"].as_array().unwrap().iter();
+
+        let file = std::fs::read(&output).unwrap();
+        let plan = Plan::parse(&file).unwrap();
+        let weights = &plan.first().1.weights;
+        for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| weight.transform == Transform::None) {
+            for (part_idx, part) in weight.parts.iter().enumerate() {
+                if weight.format == WeightFormat::F32 {
+                    continue;
+                }
+                let k = weight.layout.k as usize;
+                let mut original = Vec::new();
+                for tensor in &parameters.get(&part.parameter).unwrap().tensors {
+                    original.extend_from_slice(
+                        &tensor.to_f32_vec()[part.first_row as usize * k..][..part.rows as usize * k],
+                    );
+                }
+                let packed = values(&plan, weights, index, part_idx);
+                assert_eq!(packed.len(), original.len());
+                let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
+                let wide: Vec<f64> = original.iter().map(|&w| f64::from(w)).collect();
+                let errors: Vec<f64> = wide.iter().zip(&packed).map(|(w, &q)| w - f64::from(q)).collect();
+                let most = |values: &[f64]| values.iter().fold(0f64, |most, x| most.max(x.abs()));
+                let relative_rms = norm(&errors) / norm(&wide);
+                let found = reported.next().unwrap_or_else(|| panic!("{} is not reported", part.parameter));
+                assert_eq!(found["parameter"], part.parameter);
+                assert_eq!(found["first_row"], part.first_row);
+                assert_eq!((&found["n_rows"], &found["n_values"]), (&part.rows.into(), &original.len().into()));
+                assert_eq!(found["format"], weight.format.name());
+                for (key, expected) in
+                    [("largest", most(&wide)), ("max_error", most(&errors)), ("relative_rms", relative_rms)]
+                {
+                    let found = found[key].as_f64().unwrap();
+                    assert!(
+                        (found - expected).abs() <= 1e-6 * expected,
+                        "{} {key}: {found} {expected}",
+                        part.parameter
+                    );
+                }
+                of_formats.entry(weight.format.name()).or_insert_with(Vec::new).push(relative_rms);
+            }
+        }
+        assert_eq!(reported.next(), None, "what is reported is packed");
+    }
+    // Half a step of 2⁻⁸, of 1/127 and of 1/8 of the largest, which is some three deviations of these values.
+    for (format, expected) in [("bf16", 1e-3..2e-3), ("int8", 3e-3..1e-2), ("int4", 5e-2..1.2e-1)] {
+        let all = &of_formats[format];
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        println!("{format}: relative RMS error {mean:.2e} of {} parameters", all.len());
+        assert!(expected.contains(&mean), "{format}: {mean}");
     }
 }

@@ -98,6 +98,15 @@ impl Progress {
 
 /// Compiles a model into a plan.
 pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
+    build_then(request, progress, |_, _| Ok(()))
+}
+
+/// As [`build()`]; `then` gets the parameters, where there are any, and the programs, once the plan is written.
+pub fn build_then(
+    request: &Request,
+    progress: &Progress,
+    then: impl FnOnce(Option<&Source<'_, '_>>, &[KindParts]) -> Result<()>,
+) -> Result<Summary> {
     let began = Instant::now();
     let Request { model, output, synthetic_seed, dump_dir } = request;
     let dump = Dumps::new(dump_dir.as_deref())?;
@@ -169,6 +178,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Summary> {
     let bytes = link(output, &parts, |done, total| progress.weights(done, total))
         .with_context(|| format!("writing {}", output.display()))?;
     progress.0.finish_and_clear();
+    then(source.as_ref(), &of_kinds)?;
     if dump.active() {
         let written = std::fs::read(output).with_context(|| format!("reading {} back", output.display()))?;
         let plan = jamba_plan::Plan::parse(&written).ours("reading the plan back")?;

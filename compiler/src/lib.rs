@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod fit;
 pub mod graph;
 pub mod inspect;
+pub mod losses;
 pub mod manifest;
 pub mod manual;
 pub mod opt;

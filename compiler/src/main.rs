@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use jambac::{build, doctor, fit, graph, inspect, manual, opt};
+use jambac::{build, doctor, fit, graph, inspect, losses, manual, opt};
 
 /// Compiles AI21's Jamba models ahead of time into one plan file that `jamba` runs.
 #[derive(Parser)]
@@ -119,6 +119,10 @@ struct Build {
     /// Write the text form of every phase into this folder.
     #[arg(long, value_name = "DIR")]
     dump_dir: Option<PathBuf>,
+    /// Write what each parameter lost as it was packed into this file: a table, or JSON where its name ends in .json; - is
+    /// stdout. Reads the checkpoint once more.
+    #[arg(long, value_name = "FILE|-", conflicts_with = "synthetic_weights")]
+    report_quantization: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -234,13 +238,15 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Build(Build { model, output, synthetic_weights, dump_dir }) => {
+        Command::Build(Build { model, output, synthetic_weights, dump_dir, report_quantization }) => {
             let progress = build::Progress::on_terminal();
             let model = model.open()?;
-            let summary = build::build(
-                &build::Request { model, output, synthetic_seed: synthetic_weights, dump_dir },
-                &progress,
-            )?;
+            let request = build::Request { model, output, synthetic_seed: synthetic_weights, dump_dir };
+            let summary =
+                build::build_then(&request, &progress, |source, programs| match (source, report_quantization) {
+                    (Some(source), Some(to)) => losses::write(source, programs, &to),
+                    _ => Ok(()),
+                })?;
             eprintln!("{summary}");
             Ok(())
         }

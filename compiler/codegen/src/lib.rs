@@ -3,7 +3,8 @@
 //!
 //! [`compile`](mod@compile) is the way of the code: MLIR that kernels emit, lowered by the passes of [`lower`], through
 //! [`llvm`] to an object, linked by [`object`]; for a GPU, by [`ptx`](mod@ptx) to PTX, which [`assemble`](mod@assemble) can
-//! check where ptxas is at hand. [`pack`](mod@pack) packs weights; [`link`](mod@link) writes the plan.
+//! check where ptxas is at hand. [`pack`](mod@pack) packs weights, and [`loss`] says what that cost; [`link`](mod@link) writes the
+//! plan.
 
 pub mod assemble;
 pub mod compile;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod ffi;
 pub mod link;
 pub mod llvm;
+pub mod loss;
 pub mod lower;
 pub mod object;
 pub mod pack;

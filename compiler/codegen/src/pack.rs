@@ -146,7 +146,7 @@ impl Quantized {
 
 /// Calls with (part, group, first row of the parameter, number of rows) for each run of at most so many panels of a part, in
 /// the order in which they are stored; no rows are a panel of padding. Sums up the bytes that were written.
-fn each_run(
+pub(crate) fn each_run(
     weight: &Weight,
     panels_at_once: u64,
     mut write: impl FnMut(&Part, u64, u64, u64) -> io::Result<u64>,

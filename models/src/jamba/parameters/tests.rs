@@ -256,30 +256,74 @@ fn weights_of_8_bits_that_are_not_as_the_config_says() {
     let rows = Tiny { quantized: Some(Arrangement::Int8Rows), ..small() };
     let blocks = Tiny { quantized: Some(Arrangement::Fp8Blocks), ..small() };
     let scale = format!("{EXPERT}_scale");
-    refused(&rows, |tensors| drop(tensors.remove(&scale)), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found nothing, expected shape [128, 1]"]);
-    refused(&rows, |tensors| tensors.get_mut(&scale).unwrap().1 = vec![64, 2], expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found shape [64, 2], expected [128, 1]"]);
-    refused(&blocks, |tensors| tensors.get_mut(&format!("{EXPERT}_scale_inv")).unwrap().1 = vec![2, 4], expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found shape [2, 4], expected [4, 2]"]);
+    refused(
+        &rows,
+        |tensors| drop(tensors.remove(&scale)),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found nothing, expected shape [128, 1]"
+        ],
+    );
+    refused(
+        &rows,
+        |tensors| tensors.get_mut(&scale).unwrap().1 = vec![64, 2],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found shape [64, 2], expected [128, 1]"
+        ],
+    );
+    refused(
+        &blocks,
+        |tensors| tensors.get_mut(&format!("{EXPERT}_scale_inv")).unwrap().1 = vec![2, 4],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found shape [2, 4], expected [4, 2]"
+        ],
+    );
     refused(
         &rows,
         |tensors| drop(tensors.insert(format!("{EXPERT}_scale_inv"), (Dtype::F32, vec![1], vec![0; 4]))),
-        expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found model.layers.1.feed_forward.experts.2.up_proj.weight_scale as well, expected one of the two: both scale one weight"],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale_inv: found model.layers.1.feed_forward.experts.2.up_proj.weight_scale as well, expected one of the two: both scale one weight"
+        ],
     );
-    refused(&rows, |tensors| drop(tensors.insert(scale.clone(), (Dtype::I8, vec![128, 1], vec![1; 128]))), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found dtype I8, expected scales in F32, BF16 or F16"]);
-    refused(&rows, |tensors| tensors.get_mut(&scale).unwrap().2[6..8].copy_from_slice(&[0x80, 0x7f]), expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found inf as scale 3, expected finite scales"]);
+    refused(
+        &rows,
+        |tensors| drop(tensors.insert(scale.clone(), (Dtype::I8, vec![128, 1], vec![1; 128]))),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found dtype I8, expected scales in F32, BF16 or F16"
+        ],
+    );
+    refused(
+        &rows,
+        |tensors| tensors.get_mut(&scale).unwrap().2[6..8].copy_from_slice(&[0x80, 0x7f]),
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight_scale: found inf as scale 3, expected finite scales"
+        ],
+    );
     refused(
         &rows,
         |tensors| drop(tensors.insert("lm_head.weight_scale".into(), (Dtype::F32, vec![1], vec![0; 4]))),
-        expect!["DIR/model.safetensors: tensor lm_head.weight_scale: found shape [1], expected no such tensor for this config"],
+        expect![
+            "DIR/model.safetensors: tensor lm_head.weight_scale: found shape [1], expected no such tensor for this config"
+        ],
     );
-    refused(&rows, |tensors| tensors.get_mut(EXPERT).unwrap().0 = Dtype::F8_E4M3, expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype F8_E4M3, expected F32, BF16, F16, I8, as quantization_config says"]);
+    refused(
+        &rows,
+        |tensors| tensors.get_mut(EXPERT).unwrap().0 = Dtype::F8_E4M3,
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype F8_E4M3, expected F32, BF16, F16, I8, as quantization_config says"
+        ],
+    );
     refused(
         &rows,
         |tensors| drop(tensors.insert("model.layers.0.mamba.D".into(), (Dtype::I8, vec![128], vec![1; 128]))),
-        expect!["DIR/model.safetensors: tensor model.layers.0.mamba.D: found dtype I8, expected F32, BF16 or F16: only weights of linears have 8 bits"],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.0.mamba.D: found dtype I8, expected F32, BF16 or F16: only weights of linears have 8 bits"
+        ],
     );
     refused(
         &small(),
         |tensors| drop(tensors.insert(EXPERT.into(), (Dtype::I8, vec![128, 64], vec![1; 128 * 64]))),
-        expect!["DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype I8, expected F32, BF16 or F16, because config.json has no quantization_config"],
+        expect![
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found dtype I8, expected F32, BF16 or F16, because config.json has no quantization_config"
+        ],
     );
 }

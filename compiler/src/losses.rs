@@ -1,0 +1,73 @@
+//! `jambac build --report-quantization`: what each parameter lost as it was packed, as a table or as JSON.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use jambac_codegen::link::{KindParts, program};
+use jambac_codegen::loss::{Loss, losses};
+use serde_json::json;
+
+use crate::report::print;
+use crate::source::Source;
+
+/// Measures every parameter of the programs and writes what was lost to the file `to`: JSON where its name ends in `.json`, else
+/// a table; on stdout where it is `-`.
+pub fn write(source: &Source<'_, '_>, programs: &[KindParts], to: &Path) -> Result<()> {
+    let mut of_kinds = Vec::new();
+    for of_kind in programs {
+        let lost = losses(source, &program(&of_kind.schedule).weights)?;
+        of_kinds.extend(lost.into_iter().map(|loss| (of_kind.schedule.kind.name(), loss)));
+    }
+    if to == Path::new("-") {
+        return print(&table(&of_kinds));
+    }
+    let text = match to.extension() {
+        Some(extension) if extension == "json" => document(&of_kinds),
+        _ => table(&of_kinds),
+    };
+    std::fs::write(to, text).with_context(|| format!("writing {}", to.display()))
+}
+
+/// A line for each parameter that lost something.
+fn table(losses: &[(&str, Loss)]) -> String {
+    let head = ["kind", "format", "values", "max |w|", "max |w − q|", "‖w − q‖ / ‖w‖", "parameter"].map(str::to_owned);
+    let line = |(kind, loss): &(&str, Loss)| {
+        [
+            (*kind).to_owned(),
+            loss.format.name().to_owned(),
+            loss.n_values.to_string(),
+            format!("{:.4e}", loss.largest),
+            format!("{:.4e}", loss.max_error),
+            format!("{:.4e}", loss.relative_rms),
+            name(loss),
+        ]
+    };
+    let rows = std::iter::once(head).chain(losses.iter().map(line));
+    jamba_plan::text::table(rows, |column| matches!(column, 0 | 1 | 6))
+}
+
+/// The parameter, with its rows where it does not begin at its first.
+fn name(loss: &Loss) -> String {
+    match loss.rows {
+        (0, _) => loss.parameter.clone(),
+        (first, n) => format!("{}[{first}..{}]", loss.parameter, first + n),
+    }
+}
+
+fn document(losses: &[(&str, Loss)]) -> String {
+    let entry = |(kind, loss): &(&str, Loss)| {
+        json!({
+            "kind": kind,
+            "parameter": loss.parameter,
+            "first_row": loss.rows.0,
+            "n_rows": loss.rows.1,
+            "format": loss.format.name(),
+            "n_values": loss.n_values,
+            "largest": loss.largest,
+            "max_error": loss.max_error,
+            "relative_rms": loss.relative_rms,
+        })
+    };
+    let document = json!({ "losses": losses.iter().map(entry).collect::<Vec<_>>() });
+    format!("{document:#}\n")
+}
