@@ -83,7 +83,9 @@ impl<'c> StoredTensor<'c> {
         if quantization.records_inputs
             && let Some(module) = name.strip_suffix(WEIGHT)
         {
-            INPUTS.iter().for_each(|inputs| drop(others.remove(&format!("{module}{inputs}"))));
+            for inputs in INPUTS {
+                others.remove(&format!("{module}{inputs}"));
+            }
         }
         let names = SCALE.map(|ending| format!("{name}{ending}"));
         let [scale, inverse] = names.each_ref().map(|name| others.remove(name));
