@@ -47,7 +47,8 @@ enum Command {
 struct Model {
     /// A model.toml, or a checkpoint's folder.
     path: PathBuf,
-    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, native, or sm_90a for H100 and H200. May be given more than once.
+    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, or sm_90a for H100 and H200. May be given more
+    /// than once.
     #[arg(long = "target", value_name = "T")]
     targets: Vec<String>,
     /// Which fusions run: all, none, or names of passes with commas between them.

@@ -27,7 +27,7 @@ pub struct ModelFile {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
-    /// `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `native`, `sm_90a`.
+    /// `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `x86-64-v4-vnni`, `native`, `sm_90a`.
     pub targets: Vec<String>,
     /// `all`, `none`, or names of passes.
     pub fusion: Fusion,

@@ -15,6 +15,8 @@ pub enum X86Level {
     V3,
     /// AVX-512 F, BW, CD, DQ, VL: 32 vector registers of 64 bytes.
     V4,
+    /// V4 and AVX512-VNNI: products of pairs of 16-bit integers are added in the same instruction. No level of the psABI.
+    V4Vnni,
 }
 
 /// What code is built for.
@@ -35,9 +37,9 @@ pub enum Target {
 
 impl Target {
     /// Every name that parses.
-    pub const NAMES: [&str; 5] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native", "sm_90a"];
+    pub const NAMES: [&str; 6] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native", "sm_90a"];
 
-    /// The name, as in LLVM.
+    /// The name.
     pub fn name(&self) -> &'static str {
         match self {
             Target::Cpu(target) => target.name(),
@@ -92,14 +94,14 @@ pub enum TargetError {
 
 impl CpuTarget {
     /// Every name that parses, lowest level first; `native` stands for the highest level this machine has.
-    pub const NAMES: [&str; 4] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native"];
+    pub const NAMES: [&str; 5] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native"];
 
     /// The target of a level.
     pub fn new(level: X86Level) -> Self {
         CpuTarget { level }
     }
 
-    /// The highest level that the CPU this runs on has. A level, not the CPU's own model: a plan then says exactly what
+    /// The highest level of the psABI that the CPU this runs on has; what lies beyond is asked for by name. A level, not the CPU's own model: a plan then says exactly what
     /// it needs, and is the same on every machine of the level.
     pub fn native() -> Result<Self, TargetError> {
         [X86Level::V4, X86Level::V3, X86Level::V2]
@@ -119,12 +121,21 @@ impl CpuTarget {
         self.level
     }
 
-    /// The name, as in the psABI; it is also LLVM's name for the CPU, so the feature string is empty.
+    /// The name, as in the psABI, with what the level has beyond it.
     pub fn name(&self) -> &'static str {
         match self.level {
             X86Level::V2 => "x86-64-v2",
             X86Level::V3 => "x86-64-v3",
             X86Level::V4 => "x86-64-v4",
+            X86Level::V4Vnni => "x86-64-v4-vnni",
+        }
+    }
+
+    /// LLVM's name of the CPU, and its features beyond that.
+    pub fn llvm(&self) -> (&'static str, &'static str) {
+        match self.level {
+            X86Level::V4Vnni => (CpuTarget::new(X86Level::V4).name(), "+avx512vnni"),
+            _ => (self.name(), ""),
         }
     }
 
@@ -143,7 +154,7 @@ impl CpuTarget {
         match self.level {
             X86Level::V2 => 16,
             X86Level::V3 => 32,
-            X86Level::V4 => 64,
+            X86Level::V4 | X86Level::V4Vnni => 64,
         }
     }
 
@@ -151,7 +162,7 @@ impl CpuTarget {
     pub fn n_vector_registers(&self) -> usize {
         match self.level {
             X86Level::V2 | X86Level::V3 => 16,
-            X86Level::V4 => 32,
+            X86Level::V4 | X86Level::V4Vnni => 32,
         }
     }
 }
@@ -164,6 +175,7 @@ impl FromStr for CpuTarget {
             "x86-64-v2" => Ok(CpuTarget::new(X86Level::V2)),
             "x86-64-v3" => Ok(CpuTarget::new(X86Level::V3)),
             "x86-64-v4" => Ok(CpuTarget::new(X86Level::V4)),
+            "x86-64-v4-vnni" => Ok(CpuTarget::new(X86Level::V4Vnni)),
             "native" => CpuTarget::native(),
             _ => Err(TargetError::Unknown { found: name.into() }),
         }
@@ -199,6 +211,7 @@ fn host_has(level: X86Level) -> bool {
                 && has!("avx512dq")
                 && has!("avx512vl")
         }
+        X86Level::V4Vnni => host_has(X86Level::V4) && has!("avx512vnni"),
     }
 }
 
@@ -213,7 +226,7 @@ mod tests {
 
     #[test]
     fn names_parse_to_themselves() {
-        for name in &CpuTarget::NAMES[..3] {
+        for name in &CpuTarget::NAMES[..4] {
             assert_eq!(name.parse::<CpuTarget>().unwrap().to_string(), *name);
         }
     }
@@ -221,7 +234,10 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known() {
         let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
-        assert_eq!(unknown, "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, native, sm_90a");
+        assert_eq!(
+            unknown,
+            "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, sm_90a"
+        );
     }
 
     #[test]

@@ -263,6 +263,7 @@ fn linear_has_the_bits_of_its_arithmetic_without_fma() {
 #[test]
 fn linear_has_the_bits_of_its_arithmetic_with_avx512() {
     check(X86Level::V4);
+    check(X86Level::V4Vnni);
 }
 
 fn spec(n: usize, k: usize, format: Elem) -> Spec {

@@ -5,6 +5,7 @@ mod experts;
 mod grouped_linear;
 pub mod harness;
 mod integer;
+mod levels;
 mod linear;
 mod linear_swiglu;
 mod recurrent;

@@ -34,7 +34,8 @@ impl Machine {
         Target::initialize_x86(&InitializationConfig::default());
         let triple = TargetTriple::create(TRIPLE);
         let options = TargetMachineOptions::new()
-            .set_cpu(target.name())
+            .set_cpu(target.llvm().0)
+            .set_features(target.llvm().1)
             .set_level(OptimizationLevel::Aggressive)
             .set_reloc_mode(RelocMode::PIC)
             .set_code_model(CodeModel::Small);
@@ -104,13 +105,18 @@ impl Machine {
             .map_err(|error| CodegenError::EmitObject { message: error.to_string() })
     }
 
-    fn attributes(&self, context: &Context) -> [Attribute; 3] {
-        [
-            context.create_string_attribute("target-cpu", self.target.name()),
+    fn attributes(&self, context: &Context) -> Vec<Attribute> {
+        let (cpu, features) = self.target.llvm();
+        let mut attributes = vec![
+            context.create_string_attribute("target-cpu", cpu),
             // No loop may become a call of memset or memcpy: there is no library to call.
             context.create_string_attribute("no-builtins", ""),
             enum_attribute(context, "nounwind"),
-        ]
+        ];
+        if !features.is_empty() {
+            attributes.push(context.create_string_attribute("target-features", features));
+        }
+        attributes
     }
 }
 

@@ -345,7 +345,8 @@ impl Builder<'_> {
     }
 
     /// `x₀ · y₀ + x₁ · y₁, x₂ · y₂ + x₃ · y₃, …`: half as many i32 lanes as x and y have of i16. x and y fill a vector
-    /// register; the sums are exact unless all four numbers are −2¹⁵.
+    /// register; the sums are exact unless all four numbers are −2¹⁵. Adding them to others is the same instruction on targets
+    /// that have one.
     #[track_caller]
     pub fn madd_pairs(&self, x: Value, y: Value) -> Value {
         let target = self.target();
@@ -355,7 +356,7 @@ impl Builder<'_> {
         let name = match target.level() {
             X86Level::V2 => "llvm.x86.sse2.pmadd.wd",
             X86Level::V3 => "llvm.x86.avx2.pmadd.wd",
-            X86Level::V4 => "llvm.x86.avx512.pmaddw.d.512",
+            X86Level::V4 | X86Level::V4Vnni => "llvm.x86.avx512.pmaddw.d.512",
         };
         let name = StringAttribute::new(self.context, name).into();
         self.op1("llvm.call_intrinsic", &[x, y], Type::vector(Num::I32, lanes / 2), &[("intrin", name)])

@@ -2,12 +2,13 @@
 
 use crate::RuntimeError;
 
-/// The x86-64 levels of the System V ABI, and the features each adds, by LLVM's names.
-const LEVELS: [(&str, &[&str]); 4] = [
+/// The x86-64 levels of the System V ABI and one beyond them, and the features each adds, by LLVM's names.
+const LEVELS: [(&str, &[&str]); 5] = [
     ("x86-64", &[]),
     ("x86-64-v2", &["cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"]),
     ("x86-64-v3", &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"]),
     ("x86-64-v4", &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"]),
+    ("x86-64-v4-vnni", &["avx512vnni"]),
 ];
 
 macro_rules! detect {
