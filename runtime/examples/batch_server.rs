@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 
-use jamba_runtime::{Batch, Engine, OpenOptions, Request, RequestId, TextStream};
+use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request, RequestId};
 
 /// What a client sends.
 struct Client {
@@ -22,7 +22,6 @@ struct Client {
 /// A client that is being answered.
 struct Served {
     name: String,
-    stream: TextStream,
     text: String,
 }
 
@@ -67,8 +66,9 @@ fn serve(engine: &mut Engine, arrivals: &Receiver<Client>, out: &mut dyn Write) 
             match next {
                 Ok(Client { name, prompt, max_new }) => {
                     let prompt = tokenizer.encode(&prompt)?;
-                    let id = batch.submit(Request { prompt, max_new, ..Request::default() })?;
-                    served.insert(id, Served { name, stream: tokenizer.stream(), text: String::new() });
+                    let options = GenerateOptions { max_new, ..GenerateOptions::default() };
+                    let id = batch.submit(engine, Request { prompt, options })?;
+                    served.insert(id, Served { name, text: String::new() });
                 }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -79,13 +79,13 @@ fn serve(engine: &mut Engine, arrivals: &Receiver<Client>, out: &mut dyn Write) 
         }
         for event in batch.step(engine)? {
             let Some(client) = served.get_mut(&event.request) else { continue };
-            if let Some(token) = event.token {
-                client.text += &client.stream.push(token)?;
+            if let Some(token) = &event.token {
+                client.text += &token.text;
             }
             if let Some(finish) = event.finish
                 && let Some(client) = served.remove(&event.request)
             {
-                let text = client.text + &client.stream.finish()?;
+                let text = client.text + &event.rest;
                 writeln!(out, "{}: {text:?} [{}]", client.name, finish.name())?;
             }
         }

@@ -10,22 +10,18 @@ use std::collections::VecDeque;
 
 use jamba_plan::format::KV_PAGE_TOKENS;
 
+use crate::generate::Picker;
 use crate::session::Origin;
-use crate::{Engine, Feed, Finish, Outputs, Pool, RuntimeError, Sampler, SamplerOptions, SequenceId};
+use crate::{Cancel, Engine, Feed, Finish, GenerateOptions, NewToken, Outputs, Pool, RuntimeError};
+use crate::{Sampler, SamplerOptions, SequenceId};
 
 /// What a client asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Tokens of the prompt, at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to generate, at least one.
-    pub max_new: usize,
-    /// How they are picked.
-    pub sampler: SamplerOptions,
-    /// Go on after a token that ends a text.
-    pub ignore_eos: bool,
-    /// Tokens that end the answer beside those; the one that does so is its last.
-    pub stop: Vec<u32>,
+    /// How to answer it, with one new token at least. `chunk` means nothing here: see [`Batch::set_step_tokens`].
+    pub options: GenerateOptions,
 }
 
 /// A request of a [`Batch`].
@@ -33,28 +29,34 @@ pub struct Request {
 pub struct RequestId(u64);
 
 /// What a step brought a request: a token, its end, or both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Event {
     /// The request.
     pub request: RequestId,
-    /// Its next token; None where the room ended before it.
-    pub token: Option<u32>,
-    /// Why there are no more, after the last event of a request.
+    /// Its next token, with its text; None where the request ended before it.
+    pub token: Option<NewToken>,
+    /// With the last event of a request, the end of its text: held back until it was known that no more comes.
+    pub rest: String,
+    /// Why there are no more, with the last event of a request.
     pub finish: Option<Finish>,
+    /// What went wrong, where it is [`Finish::Failed`].
+    pub error: Option<RuntimeError>,
 }
 
 /// The requests of one engine.
 ///
 /// ```
-/// use jamba_runtime::{Batch, Engine, OpenOptions, Request};
+/// use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request};
 ///
 /// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
 /// let mut batch = Batch::new(&engine);
-/// let first = batch.submit(Request { prompt: vec![1, 20, 30], max_new: 20, ..Request::default() })?;
-/// let second = batch.submit(Request { prompt: vec![1, 40], max_new: 20, ..Request::default() })?;
+/// let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
+/// let first = batch.submit(&engine, Request { prompt: vec![1, 20, 30], options: options.clone() })?;
+/// let second = batch.submit(&engine, Request { prompt: vec![1, 40], options })?;
 /// while !batch.is_idle() {
 ///     for event in batch.step(&mut engine)? {
-///         println!("{:?}: {:?} {:?}", event.request, event.token, event.finish);
+///         let text = event.token.as_ref().map(|token| &token.text);
+///         println!("{:?}: {text:?} {:?} {:?}", event.request, event.rest, event.finish);
 ///     }
 ///     // Between steps more may be submitted, or a client may have gone:
 ///     batch.cancel(&mut engine, second)?;
@@ -63,7 +65,8 @@ pub struct Event {
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
 ///
-/// A step allocates nothing once every slot was in use. Sequences that the caller adds to the same engine are left
+/// A step allocates nothing once every slot was in use, beside the texts, probabilities and constraints that requests
+/// ask for. Sequences that the caller adds to the same engine are left
 /// alone; what they hold of its pools is not there for requests.
 pub struct Batch {
     waiting: VecDeque<Job>,
@@ -85,7 +88,6 @@ struct Limits {
     /// KV pages in all; None for models without attention.
     n_pages: Option<u64>,
     vocab: usize,
-    eos: Vec<u32>,
     step_tokens: usize,
     step_outputs: usize,
 }
@@ -103,8 +105,9 @@ struct Job {
     tokens: Vec<u32>,
     n_prompt: usize,
     max_new: usize,
-    ignore_eos: bool,
-    stop: Vec<u32>,
+    cancel: Cancel,
+    /// None once it ended.
+    picker: Option<Picker>,
     /// The sampler's, until there is one.
     options: SamplerOptions,
     /// None until it joins for the first time.
@@ -112,13 +115,42 @@ struct Job {
 }
 
 impl Job {
-    /// Why it ends with this token, which is its last so far.
-    fn finish(&self, token: u32, limits: &Limits) -> Option<Finish> {
-        if !self.ignore_eos && limits.eos.contains(&token) {
-            Some(Finish::Eos)
-        } else if self.stop.contains(&token) {
-            Some(Finish::Stopped)
-        } else if self.tokens.len() - self.n_prompt >= self.max_new {
+    /// What a row of logits brings it.
+    fn pick(&mut self, row: &[f32], limits: &Limits) -> Event {
+        let (Some(picker), Some(sampler)) = (&mut self.picker, &mut self.sampler) else { unreachable!("it runs") };
+        match picker.pick(sampler, row) {
+            Ok((token, finish)) => {
+                self.tokens.push(token.token);
+                match finish.or_else(|| self.spent(limits)) {
+                    Some(finish) => Event { token: Some(token), ..self.end(finish) },
+                    None => self.event(Some(token)),
+                }
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn event(&self, token: Option<NewToken>) -> Event {
+        Event { request: self.id, token, rest: String::new(), finish: None, error: None }
+    }
+
+    /// Its last event.
+    fn end(&mut self, finish: Finish) -> Event {
+        match self.picker.take().map(Picker::finish) {
+            Some(Err(error)) => self.fail(error),
+            Some(Ok((_, rest))) => Event { rest, finish: Some(finish), ..self.event(None) },
+            None => Event { finish: Some(finish), ..self.event(None) },
+        }
+    }
+
+    fn fail(&mut self, error: RuntimeError) -> Event {
+        self.picker = None;
+        Event { finish: Some(Finish::Failed), error: Some(error), ..self.event(None) }
+    }
+
+    /// Why no token follows its last, where none does.
+    fn spent(&self, limits: &Limits) -> Option<Finish> {
+        if self.tokens.len() - self.n_prompt >= self.max_new {
             Some(Finish::Length)
         } else if self.tokens.len() as u64 > limits.max_context {
             Some(Finish::NoRoom)
@@ -161,7 +193,6 @@ impl Batch {
             max_sequences,
             n_pages: (engine.memory().kv_page > 0).then_some(manifest.limits.kv_tokens / KV_PAGE_TOKENS),
             vocab: manifest.model.vocab as usize,
-            eos: manifest.model.eos.clone(),
             step_tokens: engine.max_step_tokens(),
             step_outputs: engine.max_step_outputs(),
         };
@@ -184,16 +215,20 @@ impl Batch {
     }
 
     /// Puts a request behind those that wait. Refuses what could never run.
-    pub fn submit(&mut self, request: Request) -> Result<RequestId, RuntimeError> {
-        let Request { prompt: mut tokens, max_new, sampler: options, ignore_eos, stop } = request;
-        self.check(&tokens, max_new, &options)?;
+    pub fn submit(&mut self, engine: &Engine, request: Request) -> Result<RequestId, RuntimeError> {
+        let Request { prompt: mut tokens, options } = request;
+        let max_new = options.max_new;
+        self.check(&tokens, max_new, &options.sampler)?;
+        let picker = Some(Picker::new(engine, &options)?);
+        let (cancel, options) = (options.cancel, options.sampler);
         let n_prompt = tokens.len();
         let longest = (self.limits.max_context as usize).saturating_add(1);
         tokens.reserve_exact(longest.min(n_prompt.saturating_add(max_new)) - n_prompt);
         let id = RequestId(self.n_submitted);
         self.n_submitted += 1;
-        self.waiting.push_back(Job { id, tokens, n_prompt, max_new, ignore_eos, stop, options, sampler: None });
+        self.waiting.push_back(Job { id, tokens, n_prompt, max_new, cancel, picker, options, sampler: None });
         self.waiting.reserve(self.limits.max_sequences); // for those that have to go back
+        self.events.reserve(self.waiting.len() + self.limits.max_sequences);
         Ok(id)
     }
 
@@ -252,6 +287,7 @@ impl Batch {
     /// An error is a fault of ours, or of a caller who removed a sequence of the batch; the batch is of no use then.
     pub fn step(&mut self, engine: &mut Engine) -> Result<&[Event], RuntimeError> {
         self.events.clear();
+        self.drop_cancelled(engine)?;
         self.join(engine)?;
         while self.share() {
             let mut feeds = with_other_lifetime(std::mem::take(&mut self.feeds));
@@ -271,6 +307,24 @@ impl Batch {
             }
         }
         Ok(&self.events)
+    }
+
+    /// Ends what was cancelled from elsewhere.
+    fn drop_cancelled(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
+        let Batch { waiting, running, events, samplers, .. } = self;
+        waiting.retain_mut(|job| {
+            let goes_on = !job.cancel.is_cancelled();
+            if !goes_on {
+                events.push(job.end(Finish::Cancelled));
+                samplers.extend(job.sampler.take());
+            }
+            goes_on
+        });
+        for running in running.iter_mut().filter(|running| running.job.cancel.is_cancelled()) {
+            running.ended = true;
+            events.push(running.job.end(Finish::Cancelled));
+        }
+        self.leave(engine)
     }
 
     /// Step 1.
@@ -323,7 +377,7 @@ impl Batch {
     fn give_way(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
         if let [only] = &mut self.running[..] {
             only.ended = true;
-            self.events.push(Event { request: only.job.id, token: None, finish: Some(Finish::NoRoom) });
+            self.events.push(only.job.end(Finish::NoRoom));
             return self.leave(engine);
         }
         if let Some(last) = self.running.pop() {
@@ -337,20 +391,13 @@ impl Batch {
     fn pick<'a>(&mut self, mut rows: impl Iterator<Item = &'a [f32]>) {
         for running in self.running.iter_mut().filter(|running| running.share > 0) {
             running.fed += running.share;
-            let job = &mut running.job;
-            if running.fed < job.tokens.len() {
+            if running.fed < running.job.tokens.len() {
                 continue;
             }
-            let (Some(row), Some(sampler)) = (rows.next(), &mut job.sampler) else { continue };
-            let (token, finish) = match sampler.pick(row) {
-                Ok(token) => {
-                    job.tokens.push(token);
-                    (Some(token), job.finish(token, &self.limits))
-                }
-                Err(_) => (None, Some(Finish::NotFinite)),
-            };
-            running.ended = finish.is_some();
-            self.events.push(Event { request: job.id, token, finish });
+            let Some(row) = rows.next() else { continue };
+            let event = running.job.pick(row, &self.limits);
+            running.ended = event.finish.is_some();
+            self.events.push(event);
         }
     }
 

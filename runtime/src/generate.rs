@@ -9,12 +9,12 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 pub use picker::NewToken;
-use picker::Picker;
+pub(crate) use picker::Picker;
 pub use stream::{Stream, StreamEvent};
 
 #[cfg(feature = "constrain")]
 use crate::Constraint;
-use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, SamplerOptions, SequenceId};
+use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
 
 /// How to generate. The default is greedy and generates nothing: `max_new` is 0.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,7 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Go on after a token that ends a text.
     pub ignore_eos: bool,
-    /// Tokens of one prefill step; the plan's largest, unless given.
+    /// Tokens of one prefill step; the plan's largest, unless given. A batch shares its steps otherwise.
     pub chunk: Option<usize>,
     /// Tokens that end the answer; the one that does so is its last and no part of its text.
     pub stop_tokens: Vec<u32>,
@@ -59,8 +59,9 @@ pub enum Finish {
     Cancelled,
     /// The text is what the constraint asks for, and nothing may follow it.
     Complete,
-    /// The logits were not numbers: a fault of ours. Only in a batch, whose other requests go on; else it is an error.
-    NotFinite,
+    /// The request cannot go on, and [`Event::error`](crate::Event::error) says why. Only in a batch, whose other requests
+    /// go on; else it is an error.
+    Failed,
 }
 
 impl Finish {
@@ -73,7 +74,7 @@ impl Finish {
             Finish::Stopped => "stopped",
             Finish::Cancelled => "cancelled",
             Finish::Complete => "complete",
-            Finish::NotFinite => "not_finite",
+            Finish::Failed => "failed",
         }
     }
 }
@@ -154,6 +155,7 @@ struct Generation {
     max_new: usize,
     chunk: Option<usize>,
     cancel: Cancel,
+    sampler: Sampler,
     picker: Picker,
     tokens: Vec<u32>,
     finish: Option<Finish>,
@@ -171,15 +173,17 @@ impl Generation {
     ) -> Result<Generation, RuntimeError> {
         let GenerateOptions { max_new, chunk, cancel, .. } = &options;
         let (max_new, chunk, cancel) = (*max_new, *chunk, cancel.clone());
-        let mut picker = Picker::new(engine, options)?;
-        picker.observe(engine.tokens(sequence)?);
-        picker.observe(&prompt);
+        let picker = Picker::new(engine, &options)?;
+        let mut sampler = Sampler::new(options.sampler, engine.manifest().model.vocab as usize)?;
+        sampler.observe(engine.tokens(sequence)?);
+        sampler.observe(&prompt);
         Ok(Generation {
             sequence,
             next: prompt,
             max_new,
             chunk,
             cancel,
+            sampler,
             picker,
             tokens: Vec::with_capacity(max_new.min(1 << 20)),
             finish: None,
@@ -224,7 +228,7 @@ impl Generation {
             self.finish = Some(Finish::Length);
             return Ok(None);
         }
-        let (token, finish) = self.picker.pick(logits.row(0))?;
+        let (token, finish) = self.picker.pick(&mut self.sampler, logits.row(0))?;
         self.tokens.push(token.token);
         self.next.clear();
         self.next.push(token.token);

@@ -6,7 +6,9 @@ mod fixture;
 use std::alloc::System;
 
 use fixture::{Toy, VOCAB};
-use jamba_runtime::{Batch, Engine, Feed, OpenOptions, Outputs, Request, Sampler, SamplerOptions, SequenceId};
+use jamba_runtime::{
+    Batch, Engine, Feed, GenerateOptions, OpenOptions, Outputs, Request, Sampler, SamplerOptions, SequenceId,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -71,12 +73,15 @@ fn sequences(engine: &mut Engine, samplers: &mut [Sampler], tokens: &[u32]) {
 fn requests(engine: &mut Engine, batch: &mut Batch, counted: bool) {
     let request = |index: usize| Request {
         prompt: tokens(5 + index * 13 % 60),
-        max_new: 30,
-        sampler: sampler(index),
-        ignore_eos: true,
-        stop: Vec::new(),
+        options: GenerateOptions {
+            max_new: 30,
+            sampler: sampler(index),
+            ignore_eos: true,
+            tokens_only: true,
+            ..GenerateOptions::default()
+        },
     };
-    let ids: Vec<_> = (0..12).map(|index| batch.submit(request(index)).unwrap()).collect();
+    let ids: Vec<_> = (0..12).map(|index| batch.submit(engine, request(index)).unwrap()).collect();
     let (mut n_events, mut n_steps) = (0, 0);
     while !batch.is_idle() {
         let mut step = || batch.step(engine).unwrap().len();

@@ -6,7 +6,9 @@ mod fixture;
 use std::collections::BTreeMap;
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
-use jamba_runtime::{Batch, Engine, Feed, Finish, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError};
+use jamba_runtime::{
+    Batch, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError,
+};
 
 /// What a request got.
 type Result = (Vec<u32>, Option<Finish>);
@@ -32,9 +34,9 @@ fn expected(request: &Request) -> Result {
         tokens.push(token);
         let n = tokens.len() - request.prompt.len();
         finish = match () {
-            () if !request.ignore_eos && token == 0 => Some(Finish::Eos),
-            () if request.stop.contains(&token) => Some(Finish::Stopped),
-            () if n == request.max_new => Some(Finish::Length),
+            () if !request.options.ignore_eos && token == 0 => Some(Finish::Eos),
+            () if request.options.stop_tokens.contains(&token) => Some(Finish::Stopped),
+            () if n == request.options.max_new => Some(Finish::Length),
             () if tokens.len() > 100 => Some(Finish::NoRoom),
             () => None,
         };
@@ -44,7 +46,7 @@ fn expected(request: &Request) -> Result {
 
 fn request(n: usize, max_new: usize, salt: u32) -> Request {
     let prompt = (0..n as u32).map(|i| (i * 37 + salt * 101 + i * i) % VOCAB as u32).collect();
-    Request { prompt, max_new, ignore_eos: true, ..Request::default() }
+    Request { prompt, options: GenerateOptions { max_new, ignore_eos: true, ..GenerateOptions::default() } }
 }
 
 /// Tokens and ends of all requests; `each` is called before every step.
@@ -62,7 +64,7 @@ fn run(
         for event in batch.step(engine).unwrap() {
             let (tokens, finish) = results.entry(event.request).or_default();
             assert!(finish.is_none(), "an event after the last one");
-            tokens.extend(event.token);
+            tokens.extend(event.token.as_ref().map(|token| token.token));
             *finish = event.finish;
         }
         assert!(step < 10_000, "no end");
@@ -79,7 +81,8 @@ fn every_request_gets_what_it_gets_alone() {
     for step_tokens in [1, 7, 40] {
         let mut batch = Batch::new(&engine);
         batch.set_step_tokens(&engine, step_tokens);
-        let ids: Vec<RequestId> = requests.iter().map(|request| batch.submit(request.clone()).unwrap()).collect();
+        let ids: Vec<RequestId> =
+            requests.iter().map(|request| batch.submit(&engine, request.clone()).unwrap()).collect();
         let (mut gave_way, mut n_waiting, mut most_running) = (false, batch.n_waiting(), 0);
         let results = run(&mut engine, &mut batch, |_, batch, _| {
             gave_way |= batch.n_waiting() > n_waiting;
@@ -101,12 +104,17 @@ fn every_request_gets_what_it_gets_alone() {
 fn answers_end_where_the_request_says() {
     let (_folder, mut engine) = toy();
     let long = |salt| request(5, 90, salt);
-    let with_eos = |salt| Request { ignore_eos: false, ..long(salt) };
-    let stopped = |salt| Request { stop: vec![expected(&long(salt)).0[7]], ..long(salt) };
+    let changed = |salt, change: &dyn Fn(&mut GenerateOptions)| {
+        let mut request = long(salt);
+        change(&mut request.options);
+        request
+    };
+    let with_eos = |salt| changed(salt, &|options| options.ignore_eos = false);
+    let stopped = |salt| changed(salt, &|options| options.stop_tokens = vec![expected(&long(salt)).0[7]]);
     let salt = (0..).find(|&salt| expected(&with_eos(salt)).1 == Some(Finish::Eos)).unwrap();
     let requests = [with_eos(salt), stopped(1), request(5, 1, 3)];
     let mut batch = Batch::new(&engine);
-    let ids: Vec<RequestId> = requests.iter().map(|request| batch.submit(request.clone()).unwrap()).collect();
+    let ids: Vec<RequestId> = requests.iter().map(|request| batch.submit(&engine, request.clone()).unwrap()).collect();
     let results = run(&mut engine, &mut batch, |_, _, _| ());
     let finishes: Vec<_> = ids.iter().map(|id| results[id].1.unwrap()).collect();
     assert_eq!(finishes, [Finish::Eos, Finish::Stopped, Finish::Length]);
@@ -117,9 +125,10 @@ fn answers_end_where_the_request_says() {
 fn requests_join_in_order_and_share_each_step() {
     let (_folder, mut engine) = toy();
     let mut batch = Batch::new(&engine);
-    let submit = |batch: &mut Batch, n, max_new, salt| batch.submit(request(n, max_new, salt)).unwrap();
-    let first = submit(&mut batch, 30, 20, 0);
-    let second = submit(&mut batch, 50, 20, 1);
+    let submit =
+        |engine: &Engine, batch: &mut Batch, n, max_new, salt| batch.submit(engine, request(n, max_new, salt)).unwrap();
+    let first = submit(&engine, &mut batch, 30, 20, 0);
+    let second = submit(&engine, &mut batch, 50, 20, 1);
     let brought = |batch: &mut Batch, engine: &mut Engine| -> Vec<RequestId> {
         batch.step(engine).unwrap().iter().map(|event| event.request).collect()
     };
@@ -127,11 +136,11 @@ fn requests_join_in_order_and_share_each_step() {
     assert_eq!(brought(&mut batch, &mut engine), [first]);
     assert_eq!(brought(&mut batch, &mut engine), [first]);
     // It wants 3 pages and will owe the first one more; 10 − 2 − 4 are free.
-    let third = submit(&mut batch, 40, 20, 2);
+    let third = submit(&engine, &mut batch, 40, 20, 2);
     assert_eq!((brought(&mut batch, &mut engine), batch.n_running()), (vec![first, second], 3));
     // A fourth has no slot; a small fifth does not overtake it.
-    let fourth = submit(&mut batch, 38, 5, 3);
-    let fifth = submit(&mut batch, 1, 1, 4);
+    let fourth = submit(&engine, &mut batch, 38, 5, 3);
+    let fifth = submit(&engine, &mut batch, 1, 1, 4);
     assert_eq!((brought(&mut batch, &mut engine), batch.n_waiting()), (vec![first, second, third], 2));
     assert!(batch.cancel(&mut engine, second).unwrap());
     assert_eq!((brought(&mut batch, &mut engine), batch.n_waiting()), (vec![first, third, fourth], 1));
@@ -148,23 +157,23 @@ fn refusals_disturb_nobody() {
     let (_folder, mut engine) = toy();
     let mut batch = Batch::new(&engine);
     let good = request(30, 40, 1);
-    let id = batch.submit(good.clone()).unwrap();
+    let id = batch.submit(&engine, good.clone()).unwrap();
     let bad = |change: fn(&mut Request)| {
         let mut bad = request(5, 5, 2);
         change(&mut bad);
         bad
     };
-    let results = run(&mut engine, &mut batch, |_, batch, _| {
-        let refused = |batch: &mut Batch, change| batch.submit(bad(change)).unwrap_err();
+    let results = run(&mut engine, &mut batch, |engine, batch, _| {
+        let refused = |batch: &mut Batch, change| batch.submit(engine, bad(change)).unwrap_err();
         let error = refused(batch, |request| request.prompt.clear());
         assert!(matches!(error, RuntimeError::NoTokens));
         let error = refused(batch, |request| request.prompt[3] = 300);
         assert!(matches!(error, RuntimeError::TokenOutOfRange { token: 300, vocab: VOCAB }));
         let error = refused(batch, |request| request.prompt = vec![1; 101]);
         assert!(matches!(error, RuntimeError::ContextFull { wanted: 101, max_context: 100 }));
-        let error = refused(batch, |request| request.max_new = 0);
+        let error = refused(batch, |request| request.options.max_new = 0);
         assert!(matches!(error, RuntimeError::Option { name: "max new", .. }));
-        let error = refused(batch, |request| request.sampler.top_p = 0.0);
+        let error = refused(batch, |request| request.options.sampler.top_p = 0.0);
         assert!(matches!(error, RuntimeError::Option { name: "top-p", .. }));
     });
     assert_eq!(results, BTreeMap::from([(id, expected(&good))]));
@@ -177,12 +186,12 @@ fn a_prompt_that_no_pool_holds_is_refused() {
     toy.manifest.limits.kv_tokens = 48;
     let path = toy.write(folder.path(), "small.plan");
     let engine = Engine::open(&path, OpenOptions::default()).unwrap();
-    let error = Batch::new(&engine).submit(request(49, 5, 0)).unwrap_err();
+    let error = Batch::new(&engine).submit(&engine, request(49, 5, 0)).unwrap_err();
     assert!(matches!(error, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 4, free: 3 }), "{error}");
     // Alone, it goes on until the pool is spent.
     let mut engine = engine;
     let mut batch = Batch::new(&engine);
-    let id = batch.submit(request(40, 50, 0)).unwrap();
+    let id = batch.submit(&engine, request(40, 50, 0)).unwrap();
     let (tokens, finish) = &run(&mut engine, &mut batch, |_, _, _| ())[&id];
     assert_eq!((tokens.len(), *finish), (9, Some(Finish::NoRoom)));
 }
@@ -195,7 +204,7 @@ fn sequences_of_the_caller_are_left_alone() {
     engine.prefill(own, &tokens[..79], None).unwrap();
     let mut batch = Batch::new(&engine);
     let requests = [request(60, 30, 1), request(50, 30, 2)];
-    let ids = requests.clone().map(|request| batch.submit(request).unwrap());
+    let ids = requests.clone().map(|request| batch.submit(&engine, request).unwrap());
     let results = run(&mut engine, &mut batch, |engine, batch, step| {
         assert!(batch.n_running() <= 2);
         if step == 3 {

@@ -22,9 +22,8 @@ pub struct NewToken {
     pub top: Vec<(u32, f32)>,
 }
 
-/// Picks the tokens of one answer.
-pub(super) struct Picker {
-    sampler: Sampler,
+/// Picks the tokens of one answer, by a sampler that the answer has while it runs.
+pub(crate) struct Picker {
     /// Tokens that end a text; none where they are ignored.
     eos: Vec<u32>,
     stop_tokens: Vec<u32>,
@@ -36,19 +35,18 @@ pub(super) struct Picker {
 }
 
 impl Picker {
-    pub(super) fn new(engine: &Engine, options: GenerateOptions) -> Result<Picker, RuntimeError> {
+    pub(crate) fn new(engine: &Engine, options: &GenerateOptions) -> Result<Picker, RuntimeError> {
         let model = &engine.manifest().model;
         #[cfg(feature = "tokenizer")]
-        let text = AnswerText::new(engine, &options)?;
+        let text = AnswerText::new(engine, options)?;
         #[cfg(feature = "constrain")]
         let matching = match &options.constraint {
             Some(constraint) => Some(Matching::new(engine, constraint)?),
             None => None,
         };
         Ok(Picker {
-            sampler: Sampler::new(options.sampler, model.vocab as usize)?,
             eos: if options.ignore_eos { Vec::new() } else { model.eos.clone() },
-            stop_tokens: options.stop_tokens,
+            stop_tokens: options.stop_tokens.clone(),
             logprobs: options.logprobs,
             #[cfg(feature = "tokenizer")]
             text,
@@ -57,14 +55,13 @@ impl Picker {
         })
     }
 
-    /// Notes tokens that came before the answer.
-    pub(super) fn observe(&mut self, tokens: &[u32]) {
-        self.sampler.observe(tokens);
-    }
-
     /// The next token, from its row of logits; why it is the last one, where it is.
-    pub(super) fn pick(&mut self, logits: &[f32]) -> Result<(NewToken, Option<Finish>), RuntimeError> {
-        let token = self.draw(logits)?;
+    pub(crate) fn pick(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &[f32],
+    ) -> Result<(NewToken, Option<Finish>), RuntimeError> {
+        let token = self.draw(sampler, logits)?;
         let (logprob, top) = match self.logprobs {
             None => (None, Vec::new()),
             Some(n) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
@@ -113,17 +110,17 @@ impl Picker {
         Ok(false)
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<u32, RuntimeError> {
+    fn draw(&mut self, sampler: &mut Sampler, logits: &[f32]) -> Result<u32, RuntimeError> {
         #[cfg(feature = "constrain")]
         if let Some(matching) = &mut self.matching {
             let allowed = matching.allowed(!self.eos.is_empty())?;
-            return self.sampler.pick_where(logits, |token| allowed.contains(token));
+            return sampler.pick_where(logits, |token| allowed.contains(token));
         }
-        self.sampler.pick(logits)
+        sampler.pick(logits)
     }
 
     /// The whole text, and the end of it that was held back.
-    pub(super) fn finish(self) -> Result<(String, String), RuntimeError> {
+    pub(crate) fn finish(self) -> Result<(String, String), RuntimeError> {
         #[cfg(feature = "tokenizer")]
         if let Some(text) = self.text {
             return text.finish();

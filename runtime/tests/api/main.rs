@@ -4,6 +4,7 @@
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
+mod batch;
 mod chat;
 mod committed;
 mod constrain;
