@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "jambac-schedule",
             "jambac-codegen",
             "jamba-plan",
+            "jamba-runtime",
         ],
     ),
     ("jamba-runtime", &["jamba-plan"]),

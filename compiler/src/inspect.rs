@@ -14,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use jamba_plan::Plan;
 use jamba_plan::format::{Program, ProgramInfo, Step, TargetKind};
+use jamba_runtime::{PlanFile, Verify};
 
 use crate::report::{Ours, print};
 use document::{Document, calls};
@@ -45,8 +46,8 @@ pub struct What {
 
 /// Prints the parts asked for.
 pub fn run(path: &Path, what: &What) -> Result<()> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let plan = Plan::parse(&bytes).with_context(|| format!("{} is refused", path.display()))?;
+    let file = PlanFile::open(path)?;
+    let plan = checked(&file)?;
     let of_kind = of_kind(&plan, what.kind.as_deref())?;
     let (manifest, program) = (plan.manifest(), of_kind.1);
     if let Some(symbol) = &what.asm {
@@ -60,8 +61,8 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
             .with_context(|| format!("writing {}", page.display()))?;
     }
     if let Some(other) = &what.against {
-        let bytes = std::fs::read(other).with_context(|| format!("reading {}", other.display()))?;
-        let before = Plan::parse(&bytes).with_context(|| format!("{} is refused", other.display()))?;
+        let file = PlanFile::open(other)?;
+        let before = checked(&file)?;
         let before = self::of_kind(&before, Some(of_kind.0.kind.name()))?;
         return print(&work::compare(before.1, program));
     }
@@ -90,6 +91,11 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
         .join("\n");
     }
     print(&text)
+}
+
+/// A mapped plan, checked in all but its weights: they may be larger than the machine's memory, and nothing here reads them.
+fn checked(file: &PlanFile) -> Result<Plan<'_>> {
+    file.plan(Verify::AllButWeights, &mut |_, _| ()).with_context(|| format!("{} is refused", file.path().display()))
 }
 
 /// The program of a kind of target, or the plan's first.
