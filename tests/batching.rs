@@ -56,7 +56,8 @@ fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
         },
     };
     let prompt = draws.tokens((total - max_new).max(1), vocab);
-    Request { prompt, max_new, sampler, ignore_eos: index.is_multiple_of(2), stop: Vec::new() }
+    let ignore_eos = index.is_multiple_of(2);
+    Request { prompt, options: GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() } }
 }
 
 #[test]
@@ -76,13 +77,12 @@ fn two_hundred_requests_get_what_they_get_alone() {
     let mut draws = Draws::new(7);
     let vocab = engine.manifest().model.vocab;
     let requests: Vec<Request> = (0..REQUESTS).map(|index| request(&mut draws, index, vocab)).collect();
-    let n_tokens: usize = requests.iter().map(|request| request.prompt.len() + request.max_new).sum();
+    let n_tokens: usize = requests.iter().map(|request| request.prompt.len() + request.options.max_new).sum();
 
     let mut expected = Vec::new();
     for request in &requests {
-        let Request { prompt, max_new, sampler, ignore_eos, .. } = request.clone();
-        let options = GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() };
-        let generated = engine.generate(&prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+        let Request { prompt, options } = request;
+        let generated = engine.generate(prompt, options, |_| ControlFlow::Continue(())).unwrap();
         expected.push((generated.tokens, Some(generated.finish)));
     }
 
@@ -94,13 +94,14 @@ fn two_hundred_requests_get_what_they_get_alone() {
     while ids.len() < REQUESTS || !batch.is_idle() {
         if batch.n_waiting() < 4 {
             let burst = requests[ids.len()..].iter().take(1 + draws.below(12));
-            let submitted: Vec<RequestId> = burst.map(|request| batch.submit(request.clone()).unwrap()).collect();
+            let submitted: Vec<RequestId> =
+                burst.map(|request| batch.submit(&engine, request.clone()).unwrap()).collect();
             ids.extend(submitted);
             n_waiting = batch.n_waiting();
         }
         for event in batch.step(&mut engine).unwrap() {
             let (tokens, finish) = found.entry(event.request).or_default();
-            tokens.extend(event.token);
+            tokens.extend(event.token.as_ref().map(|token| token.token));
             *finish = event.finish;
         }
         gave_way += batch.n_waiting().saturating_sub(n_waiting);
