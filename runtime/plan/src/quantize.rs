@@ -14,7 +14,7 @@
 //! ```
 //!
 //! where K is the number of inputs rounded up to whole groups of 32, the rest zeros. Where a layout is of rows, int8 lies row
-//! after row, the inputs of a row permuted inside each 64 ([`column`]).
+//! after row, the inputs of a row permuted inside each 64 ([`column()`]).
 
 use crate::format::{ElementOrder, Layout, WeightFormat};
 
