@@ -75,8 +75,8 @@ def pack(folder):
             model = folder / "mid"
             model.mkdir()
             sys.path.insert(0, str(root / "benches/peers"))
-            import checkpoints
-            (model / "config.json").write_text(json.dumps(checkpoints.MODELS["mid"]))
+            import models
+            (model / "config.json").write_text(json.dumps(models.MODELS["mid"]))
         sh(target / "release/jambac", "build", root / model, "-o", folder / f"{name}.plan", *arguments)
     prompt = (root / "models/tiny/heldout.txt").read_text()[:1200]
     answer = json.loads(sh(target / "release/jamba", "run", folder / "tiny.plan", "-n", 1, "--json", "--prompt", prompt))
