@@ -107,7 +107,8 @@ class Run:
         began = time.monotonic()
         try:
             self.result[name] = action()
-            print(f"{name}: done in {time.monotonic() - began:.0f} s", flush=True)
+            skipped = self.result[name] if isinstance(self.result[name], str) else None
+            print(f"{name}: {skipped or f'done in {time.monotonic() - began:.0f} s'}", flush=True)
         except Exception as error:
             self.result["failed"][name] = str(error)
             print(f"{name}: FAILED\n{error}", flush=True)
