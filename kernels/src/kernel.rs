@@ -46,7 +46,7 @@ pub enum Elem {
     F16,
     /// 32-bit signed integer.
     I32,
-    /// Weights of −127 … 127, which a scale of their output multiplies.
+    /// Weights of −128 … 127, which a scale of their output multiplies.
     I8,
     /// Weights of −8 … 7, two in a byte, which a scale of their output and group of inputs multiplies.
     I4,

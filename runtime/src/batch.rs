@@ -66,8 +66,8 @@ pub struct Event {
 /// ```
 ///
 /// A step allocates nothing once every slot was in use, beside the texts, probabilities and constraints that requests
-/// ask for. Sequences that the caller adds to the same engine are left
-/// alone; what they hold of its pools is not there for requests.
+/// ask for. Sequences that the caller adds to the same engine are left alone; what they hold of its pools is not there for
+/// requests.
 pub struct Batch {
     waiting: VecDeque<Job>,
     /// In the order in which they joined.

@@ -277,7 +277,7 @@ pub fn encoded(map: &TensorMap, address: u64, n: usize) -> [u8; 128] {
     };
     let swizzle = match map.swizzle {
         Swizzle::None => ptxsim::Swizzle::None,
-        Swizzle::Bytes128 => ptxsim::Swizzle::Bytes128,
+        Swizzle::B128 => ptxsim::Swizzle::Bytes128,
     };
     ptxsim::TensorMap {
         address,

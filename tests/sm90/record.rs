@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use gpu_bench::cases::{self, After, Before, Case, Cases, Element, Matrix};
-use jamba_plan::format::{Swizzle, TensorElem};
 use jambac_codegen::compile_ptx;
 use jambac_kernels::kernel::{Access, Counts, Elem, Param, Rows, TensorMap};
 use jambac_kernels::rms_norm;
-use jambac_kernels::sm90::{self, Kernel, row_stride};
+use jambac_kernels::sm90::{Kernel, row_stride};
 use ptxsim::Gpu;
 use ptxsim::driver::{Device, Simulated};
 
@@ -111,19 +110,11 @@ fn record(gpu: &Gpu, param: &Param, arg: &Arg, at: u64) -> cases::Arg {
 
 fn matrix(map: &TensorMap, n: usize) -> Matrix {
     Matrix {
-        elem: match map.elem {
-            Elem::F32 => TensorElem::F32,
-            Elem::I32 => TensorElem::I32,
-            Elem::I8 | Elem::I4 => TensorElem::I8,
-            Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
-        },
+        elem: map.tensor_elem(),
         rows_cols: [n as u64, map.cols as u64],
         row_stride: map.row_bytes() as u64,
         box_rows_cols: [map.box_rows as u32, map.box_cols as u32],
-        swizzle: match map.swizzle {
-            sm90::Swizzle::None => Swizzle::None,
-            sm90::Swizzle::Bytes128 => Swizzle::B128,
-        },
+        swizzle: map.swizzle,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use jamba_runtime::sample::greedy as likeliest;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId, Snapshot};
 use serde::Serialize;
 
@@ -107,12 +108,6 @@ impl Tolerance {
     }
 }
 
-/// The first token with the largest logit.
-fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold(0, |best, (at, logit)| if *logit > logits[best] { at } else { best });
-    best as u32
-}
-
 /// Logits of every token of a sequence of its own, read in steps of at most `chunk` tokens.
 pub fn logits(engine: &mut Engine, tokens: &[u32], chunk: usize) -> Result<Vec<Vec<f32>>> {
     let sequence = engine.add_sequence()?;
@@ -171,7 +166,7 @@ pub fn greedy(subject: &Subject<'_>) -> Result<Found> {
     let ((on_cpu, mut expected), (on_gpu, mut found)) = (begin(&mut cpu, prompt)?, begin(&mut gpu, prompt)?);
     let (mut all_found, mut all_expected, mut equal) = (Vec::new(), Vec::new(), 0);
     for _ in 0..TOKENS {
-        let (token, other) = (argmax(&expected), argmax(&found));
+        let (token, other) = (likeliest(&expected)?, likeliest(&found)?);
         equal += usize::from(token == other);
         let margin = expected[token as usize] - expected[other as usize];
         ensure!(margin <= 2.0 * subject.tolerance.of_a_row, "token {other} in place of {token}, {margin} below it");
@@ -199,7 +194,7 @@ pub fn ragged_batch(subject: &Subject<'_>) -> Result<Found> {
     let of_prompts: Vec<Vec<f32>> = together.step(&feeds)?.rows().map(<[f32]>::to_vec).collect();
     let mut decoded = vec![of_prompts];
     for _ in 0..3 {
-        let tokens: Vec<u32> = decoded[decoded.len() - 1].iter().map(|row| argmax(row)).collect();
+        let tokens: Vec<u32> = decoded[decoded.len() - 1].iter().map(|row| likeliest(row)).collect::<Result<_, _>>()?;
         decoded.push(next_of_all(&mut together, &sequences, &tokens)?);
     }
     for (nth, prompt) in prompts.into_iter().enumerate() {
@@ -207,7 +202,7 @@ pub fn ragged_batch(subject: &Subject<'_>) -> Result<Found> {
         for (step, rows) in decoded.iter().enumerate() {
             ensure!(row == rows[nth], "sequence {nth} has other bits in a batch, {step} tokens after its prompt");
             if step + 1 < decoded.len() {
-                row = next(&mut alone, sequence, argmax(&row))?;
+                row = next(&mut alone, sequence, likeliest(&row)?)?;
             }
         }
     }
@@ -244,7 +239,7 @@ pub fn graphs(subject: &Subject<'_>) -> Result<Found> {
         let (sequence, last) = begin(&mut engine, &subject.text[..17])?;
         let mut rows = vec![last];
         for _ in 0..6 {
-            let token = argmax(&rows[rows.len() - 1]);
+            let token = likeliest(&rows[rows.len() - 1])?;
             rows.push(next(&mut engine, sequence, token)?);
         }
         Ok::<_, anyhow::Error>(rows)

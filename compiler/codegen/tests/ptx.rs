@@ -52,7 +52,7 @@ fn a_row_wise_kernel_is_wide_and_has_lines() {
 
 #[test]
 fn instructions_assemble() {
-    let map = TensorMap { elem: Elem::Bf16, cols: 256, box_rows: 64, box_cols: 64, swizzle: Swizzle::Bytes128 };
+    let map = TensorMap { elem: Elem::Bf16, cols: 256, box_rows: 64, box_cols: 64, swizzle: Swizzle::B128 };
     let params = [
         Param::tensor_map("map", map),
         Param::read("x", Elem::Bf16, &[256]),

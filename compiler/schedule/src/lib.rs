@@ -206,7 +206,8 @@ pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Sc
     }
     // One arena serves all entries, and cannot be smaller than any needs.
     let budget = drafts.iter().map(|(.., draft)| liveness::least_bytes(draft)).max().unwrap_or(0);
-    let mut shared = Shared { kernels: Kernels::default(), weights: weights.planned.clone(), maps: Vec::new() };
+    let weight_bytes = weights.bytes();
+    let mut shared = Shared { kernels: Kernels::default(), weights: weights.planned, maps: Vec::new() };
     let mut entries = Vec::new();
     for (entry, extents, draft) in drafts {
         entries.push(finish(entry, extents, draft, budget, &mut shared)?);
@@ -216,7 +217,7 @@ pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Sc
         arena: arena.next_multiple_of(kind.align_bytes()),
         state_slot: states.slot_bytes,
         kv_page: states.page_bytes,
-        weights: weights.bytes(),
+        weights: weight_bytes,
         tables: table_bytes(kind, limits, &entries, shared.maps.len()),
     };
     let schedule = Schedule {

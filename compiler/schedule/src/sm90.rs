@@ -1,7 +1,7 @@
 //! What a schedule for Hopper has beside a CPU's: tensor maps, and entries for few sequences and for many.
 
-use jamba_plan::format::{Arg, Swizzle, TensorElem, TensorMap};
-use jambac_kernels::kernel::{self, Elem, Rows};
+use jamba_plan::format::{Arg, TensorMap};
+use jambac_kernels::kernel::{self, Rows};
 use jambac_kernels::sm90::Kernel;
 
 /// Sequences that are decoded together by the kernels for few rows.
@@ -10,37 +10,24 @@ pub(crate) const FEW_SEQUENCES: u64 = 8;
 /// Multiprocessors that tiles are chosen for: those of an H100 SXM and of an H200. Any number computes the same.
 pub(crate) const N_SMS: usize = 132;
 
-/// The argument of a map of the matrix at `base`, which is `bytes` long; new or shared.
+/// The argument of a map of all rows of the matrix at `base`, which is `bytes` long; new or shared.
 pub(crate) fn add_map(maps: &mut Vec<TensorMap>, map: &kernel::TensorMap, base: Arg, bytes: u64) -> Arg {
-    let map = map_of(map, base, bytes);
-    let index = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
-        maps.push(map);
-        maps.len() - 1
-    });
-    Arg::TensorMap(index as u32)
-}
-
-/// The map of all rows of a matrix.
-pub(crate) fn map_of(map: &kernel::TensorMap, base: Arg, bytes: u64) -> TensorMap {
     let row_stride = map.row_bytes() as u64;
-    TensorMap {
+    let map = TensorMap {
         base,
-        elem: match map.elem {
-            Elem::F32 => TensorElem::F32,
-            Elem::I32 => TensorElem::I32,
-            Elem::I8 | Elem::I4 => TensorElem::I8,
-            Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
-        },
+        elem: map.tensor_elem(),
         rows: bytes / row_stride,
         cols: map.cols as u64,
         row_stride,
         box_rows: map.box_rows as u32,
         box_cols: map.box_cols as u32,
-        swizzle: match map.swizzle {
-            kernel::Swizzle::None => Swizzle::None,
-            kernel::Swizzle::Bytes128 => Swizzle::B128,
-        },
-    }
+        swizzle: map.swizzle,
+    };
+    let index = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
+        maps.push(map);
+        maps.len() - 1
+    });
+    Arg::TensorMap(index as u32)
 }
 
 /// Takes out of a spec what only cost and grid depend on.

@@ -277,7 +277,7 @@ impl Product {
 fn map(elem: Elem, cols: usize, box_rows: usize) -> TensorMap {
     let swizzle = match elem {
         Elem::I8 => Swizzle::None,
-        _ => Swizzle::Bytes128,
+        _ => Swizzle::B128,
     };
     TensorMap { elem, cols, box_rows, box_cols: tiled::INPUTS, swizzle }
 }

@@ -1,7 +1,11 @@
 //! What a tensor map says: a matrix in global memory, and the boxes of it that are copied to shared memory.
 
+use jamba_plan::format::TensorElem;
+
 use super::row_stride;
 use crate::kernel::Elem;
+
+pub use jamba_plan::format::Swizzle;
 
 /// A matrix of rows as the copy engine sees it. Elements beyond the last row or column read as zero. The number of rows and
 /// the address are those of the buffer or weight that the slot is bound to.
@@ -19,16 +23,17 @@ pub struct TensorMap {
     pub swizzle: Swizzle,
 }
 
-/// Where the 16-byte pieces of a box's rows lie in shared memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Swizzle {
-    /// In their order.
-    None,
-    /// Piece p of the 128 bytes of row r at place p ^ (r mod 8).
-    Bytes128,
-}
-
 impl TensorMap {
+    /// The element type by its plan's name; what a byte or half a word holds makes no difference to a copy.
+    pub fn tensor_elem(&self) -> TensorElem {
+        match self.elem {
+            Elem::F32 => TensorElem::F32,
+            Elem::I32 => TensorElem::I32,
+            Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
+            Elem::I8 | Elem::I4 => TensorElem::I8,
+        }
+    }
+
     /// Distance between rows, in bytes.
     pub fn row_bytes(&self) -> usize {
         row_stride(self.elem, self.cols) * self.elem.bits() / 8

@@ -1,7 +1,7 @@
 //! What Hopper's kernels expect of weights, states and tensor maps.
 
-use jamba_plan::format::{Arg, Layout, PartOrder, TensorElem, TensorMap};
-use jambac_kernels::kernel::{Elem, Param};
+use jamba_plan::format::{Arg, Layout, PartOrder, TensorElem, TensorMap, WeightFormat};
+use jambac_kernels::kernel::{Access, Elem, Param};
 use jambac_kernels::kv_append;
 use jambac_kernels::sm90::Kernel;
 
@@ -15,7 +15,7 @@ const BLOCK: u64 = 64;
 /// The layout of the weight behind a slot.
 pub(super) fn layout(kernel: &Kernel, slot: &str, weight: &PlannedWeight) -> Result<Layout, String> {
     let bytes = match weight.format {
-        jamba_plan::format::WeightFormat::Int8 => 1,
+        WeightFormat::Int8 => 1,
         _ => 2,
     };
     // Rows in whole lines of 128 bytes.
@@ -85,8 +85,9 @@ pub(super) fn maps(schedule: &Schedule) -> Result<(), ScheduleError> {
                 };
                 let bytes = match found.base {
                     Arg::Weight(weight) => schedule.weights.get(weight as usize).map(|weight| weight.bytes),
-                    Arg::Arena(offset) => buffer_at(entry, index, offset, jambac_kernels::kernel::Access::Read)
-                        .map(|buffer| entry.buffers[buffer].bytes),
+                    Arg::Arena(offset) => {
+                        buffer_at(entry, index, offset, Access::Read).map(|buffer| entry.buffers[buffer].bytes)
+                    }
                     _ => None,
                 };
                 let Some(bytes) = bytes else { return fail(format!("{:?} is no matrix that lives now", found.base)) };

@@ -80,7 +80,7 @@ pub enum WeightFormat {
     Bf16,
     /// IEEE 754 binary16.
     F16,
-    /// Integers of −127 … 127, each output with an f32 scale.
+    /// Integers of −127 … 127, a checkpoint's own from −128 on, each output with an f32 scale.
     Int8,
     /// Integers of −8 … 7, every 32 inputs of an output with a bf16 scale.
     Int4,

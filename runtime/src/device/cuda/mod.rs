@@ -114,13 +114,11 @@ impl Gpu {
             bucket: Bucket::of(entry, counts),
             guards: self.guards.as_ref(),
         };
-        let broken = match trace {
-            _ if self.checked => run.one_by_one(trace)?,
-            Some(_) => run.one_by_one(trace)?,
-            None => {
-                run.all(&mut self.graphs)?;
-                None
-            }
+        let broken = if self.checked || trace.is_some() {
+            run.one_by_one(trace)?
+        } else {
+            run.all(&mut self.graphs)?;
+            None
         };
         let logits = entry.logits;
         if let Some(last) = counts.outputs.checked_sub(1) {
