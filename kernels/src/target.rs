@@ -101,8 +101,8 @@ impl CpuTarget {
         CpuTarget { level }
     }
 
-    /// The highest level of the psABI that the CPU this runs on has; what lies beyond is asked for by name. A level, not the CPU's own model: a plan then says exactly what
-    /// it needs, and is the same on every machine of the level.
+    /// The highest level of the psABI that the CPU this runs on has; what lies beyond is asked for by name. A level, not the
+    /// CPU's own model: a plan then says exactly what it needs, and is the same on every machine of the level.
     pub fn native() -> Result<Self, TargetError> {
         [X86Level::V4, X86Level::V3, X86Level::V2]
             .into_iter()
