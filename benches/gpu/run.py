@@ -8,8 +8,9 @@ What runs, in this order; a step that fails is said and does not stop the others
 1. every recorded launch of a kernel, against what the tests' reference and simulator left (`kernels`)
 2. tiny and mid end to end against their CPU programs: chunks, greedy tokens, ragged batches, many sequences, graphs, state
 3. the greedy tokens of tiny under compute-sanitizer, where there is one: memcheck, racecheck, synccheck
-4. peaks in the same run: a large copy, and a large bf16 matrix product by torch
-5. decode and prefill of mid, the 3B and Mini (int8 experts) with synthetic weights, with graphs and without, and each kernel's
+4. synthetic weights drawn on the GPU: of mid, the 3B and Mini, against the host's, and how long that takes
+5. peaks in the same run: a large copy, and a large bf16 matrix product by torch
+6. decode and prefill of mid, the 3B and Mini (int8 experts) with synthetic weights, with graphs and without, and each kernel's
    share of the roofline
 
 Prints one table, and writes FOLDER/result.json.
@@ -147,6 +148,9 @@ class Run:
             raise RuntimeError(json.dumps(found, indent=1))
         return found
 
+    def draws(self):
+        return [row | {"plan": name} for name in ("mid", "3b", "mini") for row in self.bench("draw", self.folder / f"{name}.plan")]
+
     def peaks(self):
         found = self.bench("device")[0]
         import torch
@@ -181,6 +185,9 @@ class Run:
         for name in ("tiny", "mid"):
             for check in self.result.get(name, []):
                 print(f"  {name:<5} {check['check']:<15} {check['difference'] or 'same bits'}  {check['note']}")
+        for row in self.result.get("draws", []):
+            print(f"  {row['plan']:<5} {row['bytes'] / 1e9:.2f} GB of weights drawn in {1e3 * row['seconds']:.1f} ms, "
+                  f"{row['bytes'] / 1e9 / row['seconds']:.0f} GB/s; {row['compared_bytes'] / 1e6:.0f} MB compared, the same bits")
         for row in self.result.get("times", []):
             step = row["sequences"] / row["decode_tokens_per_s"]
             decode = [kernel for kernel in row["kernels"] if kernel["entry"] == "decode"]
@@ -203,6 +210,7 @@ def run(folder):
     found.step("tiny", lambda: found.plan("tiny", 0.15))
     found.step("mid", lambda: found.plan("mid", 0.3))
     found.step("compute-sanitizer", found.sanitizer)
+    found.step("draws", found.draws)
     found.step("peaks", found.peaks)
     found.step("times", found.times)
     found.table()

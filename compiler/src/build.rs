@@ -138,7 +138,9 @@ pub fn build_then(
     let programs = kinds
         .map(|kind| {
             let dtype = |name: &str| stored_dtype(parameters.as_ref(), name);
-            Compiler { model, kind, targets: &targets, dump: &dump, progress }.compile(&config, &dtype)
+            let compiler =
+                Compiler { model, kind, targets: &targets, synthetic_seed: *synthetic_seed, dump: &dump, progress };
+            compiler.compile(&config, &dtype)
         })
         .collect::<Result<Vec<_>>>()?;
     dump.finish()?;

@@ -32,6 +32,7 @@ pub mod sm90;
 pub mod softmax;
 pub mod split_linear;
 pub mod split_rms_norm;
+pub mod synthetic_weight;
 pub mod top_k;
 
 #[cfg(feature = "emit")]

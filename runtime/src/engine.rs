@@ -46,7 +46,7 @@ pub struct OpenOptions<'a> {
     /// The device that it is opened on; the CPU, unless given.
     pub device: DeviceId,
     /// Threads, the caller's included; one for every core that the process may use, unless given. On a GPU they draw
-    /// synthetic weights, and nothing else.
+    /// synthetic weights for which the plan has no kernel, and nothing else.
     pub threads: Option<usize>,
     /// The target whose code is loaded; the best that the device runs, unless given.
     pub isa: Option<String>,
@@ -58,6 +58,9 @@ pub struct OpenOptions<'a> {
     /// Make all memory resident now, rather than piece by piece as it is first used: opening takes longer, and then no
     /// step waits for memory or finds it gone.
     pub prefault: bool,
+    /// Draw synthetic weights on the host and copy them to a GPU, although the plan has kernels that draw them there: the same
+    /// bits, later.
+    pub draw_on_host: bool,
     /// Launch every step of a GPU by itself, in place of replaying steps that were recorded: the same bits, later.
     pub launch_each: bool,
     /// Told how far checking the plan and drawing synthetic weights are.

@@ -13,10 +13,10 @@ use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
 use jambac_graph::{Activation, DType};
 use jambac_kernels::kernel::{self, Elem, Rows};
-use jambac_kernels::linear;
 use jambac_kernels::sm90::Kernel;
 use jambac_kernels::sm90::matmul::{Method, TileRows};
 use jambac_kernels::target::Target;
+use jambac_kernels::{linear, synthetic_weight};
 use jambac_models::jamba::JambaConfig;
 use jambac_models::tiny::Tiny;
 
@@ -42,6 +42,9 @@ fn kernels(config: &JambaConfig) -> BTreeMap<String, Kernel> {
             _ => None,
         }));
     }
+    // Those that draw the weights of such plans where they are synthetic.
+    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::sm90::Spec { format }));
+    kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
     kernels
 }
 

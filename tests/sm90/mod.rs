@@ -3,6 +3,7 @@
 mod assembly;
 mod attention;
 mod attention_mutants;
+mod drawn_plan;
 mod experts;
 pub mod harness;
 mod matmul;
@@ -13,4 +14,5 @@ mod record;
 mod recurrent;
 mod row_wise;
 mod sample;
+mod synthetic_weight;
 pub mod toolkit;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use gpu_bench::cases::Cases;
 use gpu_bench::checks::{CHECKS, Subject, Tolerance};
-use gpu_bench::times;
+use gpu_bench::{draws, times};
 use jamba_runtime::{DeviceId, Engine, OpenOptions, gpu};
 use serde::Serialize;
 
@@ -43,6 +43,11 @@ enum Command {
         /// One check instead of all.
         #[arg(long)]
         check: Option<String>,
+    },
+    /// Draw the synthetic weights of a plan on the GPU, compare them with the host's, and time it.
+    Draw {
+        /// The plan.
+        plan: PathBuf,
     },
     /// Time a plan, whole steps and each kernel.
     Time {
@@ -98,6 +103,9 @@ fn run(args: &Args) -> Result<()> {
             let mut checks = CHECKS.iter().filter(|(name, _)| wanted(name)).peekable();
             ensure!(checks.peek().is_some(), "--check: expected one of {:?}", CHECKS.map(|(name, _)| name));
             checks.try_for_each(|(name, check)| print(&check(&subject).with_context(|| (*name).to_owned())?))
+        }
+        Command::Draw { plan } => {
+            print(&draws::draw(plan, gpu::open(device)?).with_context(|| plan.display().to_string())?)
         }
         Command::Time { plan, sequences, context, steps, launch_each } => {
             let mut engine = open(plan, OpenOptions { launch_each: *launch_each, ..OpenOptions::default() })?;

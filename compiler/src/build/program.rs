@@ -1,15 +1,18 @@
 //! What a plan holds for one kind of target: graphs, optimized, scheduled and compiled.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
-use jamba_plan::format::{Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, WeightFormat};
+use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, WeightFormat};
 use jambac_checkpoint::JambaConfig;
 use jambac_codegen::CodegenError;
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile::{Dump, Phase};
 use jambac_codegen::link::KindParts;
 use jambac_graph::{DType, Graph};
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::kernel::{Elem, Kernel};
 use jambac_kernels::target::Target;
+use jambac_kernels::{sm90, synthetic_weight};
 use jambac_models::jamba;
 use jambac_passes::{Fusion, PassManager};
 use jambac_schedule::{Formats, Schedule, ScheduleError};
@@ -44,6 +47,8 @@ pub(super) struct Compiler<'a> {
     pub(super) model: &'a ModelFile,
     pub(super) kind: TargetKind,
     pub(super) targets: &'a [Target],
+    /// Draw weights from this seed.
+    pub(super) synthetic_seed: Option<u64>,
     pub(super) dump: &'a Dumps<'a>,
     pub(super) progress: &'a Progress,
 }
@@ -63,10 +68,20 @@ impl Compiler<'_> {
         let schedule = schedule(model, &entries, self.targets, kind)?;
         dump.write(&self.file("04", "schedule.txt"), || jambac_schedule::text::print(&schedule))?;
 
+        let draw_kernels = match (kind, self.synthetic_seed) {
+            (TargetKind::Sm90a, Some(_)) => draw_kernels(&schedule),
+            _ => Vec::new(),
+        };
+        let kernels: Vec<Kernel> = schedule
+            .kernels
+            .iter()
+            .cloned()
+            .chain(draw_kernels.iter().map(|(_, kernel)| Kernel::Sm90(kernel.clone())))
+            .collect();
         let mut code = Vec::new();
         for target in self.targets.iter().filter(|target| target.kind() == kind) {
             progress.phase(&format!("compiling kernels for {}", target.name()));
-            code.push((target.name().to_owned(), self.code(*target, &schedule.kernels)?));
+            code.push((target.name().to_owned(), self.code(*target, &kernels)?));
         }
         let cubin = match (kind, find_ptxas(None)) {
             (TargetKind::Sm90a, Some(ptxas)) => {
@@ -81,6 +96,7 @@ impl Compiler<'_> {
             targets: code.iter().map(|(name, _)| name.clone()).collect(),
             memory: Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() },
             passes,
+            draw_kernels: draw_kernels.into_iter().map(|(format, kernel)| record(format, &kernel)).collect(),
         };
         Ok(Compiled { info, parts: KindParts { schedule, code, cubin }, kv_dtype: entries.kv_dtype })
     }
@@ -122,6 +138,25 @@ impl Compiler<'_> {
             }
         })
     }
+}
+
+/// The kernels that draw weights of the formats that a GPU's schedule has.
+fn draw_kernels(schedule: &Schedule) -> Vec<(WeightFormat, sm90::Kernel)> {
+    let formats: BTreeSet<WeightFormat> = schedule.weights.iter().map(|weight| weight.format).collect();
+    let kernel = |format: WeightFormat| {
+        let elem = match format {
+            WeightFormat::F32 => Elem::F32,
+            WeightFormat::Bf16 => Elem::Bf16,
+            WeightFormat::Int8 => Elem::I8,
+            WeightFormat::F16 | WeightFormat::Int4 => return None, // no weights of a GPU's
+        };
+        Some((format, synthetic_weight::sm90::Spec { format: elem }.into()))
+    };
+    formats.into_iter().filter_map(kernel).collect()
+}
+
+fn record(format: WeightFormat, kernel: &sm90::Kernel) -> DrawKernel {
+    DrawKernel { symbol: kernel.symbol(), format, launch: kernel.launch() }
 }
 
 /// The unfused graphs of both entries. `dtype` is what a parameter is stored as in the checkpoint.

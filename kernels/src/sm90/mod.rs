@@ -150,6 +150,8 @@ kernels! {
     SampleArgmax(sample::sm90::argmax),
     /// A token drawn from the likely ones of a row.
     SampleDraw(sample::sm90::draw),
+    /// Rows of a synthetic weight.
+    SyntheticWeight(synthetic_weight::sm90),
 }
 
 #[cfg(test)]

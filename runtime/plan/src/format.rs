@@ -5,12 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 
+mod draw_kernel;
 mod launch;
 mod layout;
 mod target;
 mod tensor_map;
 mod weight;
 
+pub use draw_kernel::DrawKernel;
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
 pub use target::TargetKind;
@@ -62,6 +64,10 @@ pub struct ProgramInfo {
     pub memory: Memory,
     /// Names of the passes that ran.
     pub passes: Vec<String>,
+    /// Kernels that draw synthetic weights where they lie, one for each format that the program's weights have. Where there are
+    /// none, as on CPUs, the runtime draws them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draw_kernels: Vec<DrawKernel>,
 }
 
 impl Manifest {

@@ -8,18 +8,31 @@
 use crate::format::{ElementOrder, Init, Layout, Transform, Weight, WeightFormat};
 use crate::quantize;
 
+mod drawn;
+
+pub use drawn::{DrawnRows, STORE_BYTES};
+
 /// Normal draws add four integers of 16 bits (Irwin–Hall): the sum's mean is this, twice 65535.
-const SUM_MEAN: i32 = 2 * 65_535;
+pub const SUM_MEAN: i32 = 2 * 65_535;
 
 /// One over the standard deviation of that sum, √(4 · (65536² − 1) / 12) = 37837.2.
 /// Draws have mean 0 and variance 1, reach 3.46 and have an excess kurtosis of −0.3.
 const SUM_SCALE: f32 = 2.642_899_7e-5;
 
+/// What the counter of a draw grows by with each element: 2⁶⁴ over the golden ratio, odd.
+pub const INDEX_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Shifts of SplitMix64's finalizer.
+pub const MIX_SHIFTS: [u32; 3] = [30, 27, 31];
+
+/// Factors of SplitMix64's finalizer.
+pub const MIX_FACTORS: [u64; 2] = [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
+
 /// 64 bits that depend on every bit of `x`; SplitMix64's finalizer.
 fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    let x = (x ^ (x >> MIX_SHIFTS[0])).wrapping_mul(MIX_FACTORS[0]);
+    let x = (x ^ (x >> MIX_SHIFTS[1])).wrapping_mul(MIX_FACTORS[1]);
+    x ^ (x >> MIX_SHIFTS[2])
 }
 
 /// Hash of a parameter's name: 64-bit FNV-1a.
@@ -28,7 +41,7 @@ pub fn parameter_hash(parameter: &str) -> u64 {
 }
 
 /// The draws of one parameter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     key: u64,
     offset: f32,
@@ -48,9 +61,14 @@ impl Draw {
         }
     }
 
+    /// Draws that are all the same.
+    fn constant(value: f32) -> Draw {
+        Draw { key: 0, offset: value, scale: 0.0, normal: false }
+    }
+
     /// The value of element `index`, counted in the logical order \[groups, n, k\].
     pub fn value(&self, index: u64) -> f32 {
-        let bits = mix(self.key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let bits = mix(self.key.wrapping_add(index.wrapping_mul(INDEX_FACTOR)));
         let integer = if self.normal {
             let part = |shift: u32| ((bits >> shift) & 0xffff) as i32;
             part(0) + part(16) + part(32) + part(48) - SUM_MEAN

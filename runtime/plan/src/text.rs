@@ -50,6 +50,11 @@ pub fn manifest(manifest: &Manifest) -> String {
     }
     if let Some(seed) = manifest.synthetic_seed {
         line("synthetic", format!("seed {seed}"));
+        let kernels = manifest.programs.iter().flat_map(|info| &info.draw_kernels);
+        let symbols: Vec<&str> = kernels.map(|kernel| kernel.symbol.as_str()).collect();
+        if !symbols.is_empty() {
+            line("drawn by", symbols.join(", "));
+        }
     }
     line("targets", manifest.targets().collect::<Vec<_>>().join(", "));
     for info in &manifest.programs {

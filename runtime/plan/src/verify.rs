@@ -11,8 +11,10 @@
 //! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
 //! 7. buffers: inside the arena and the steps
 //! 8. a GPU's launches and tensor maps: in the limits of the device, inside what they point into (`device`)
+//! 9. kernels that draw weights: only where those are synthetic and on a GPU, and then one for every weight (`drawing`)
 
 mod device;
+mod drawing;
 
 use std::collections::BTreeSet;
 
@@ -208,7 +210,7 @@ impl Against<'_> {
     }
 }
 
-/// 3 … 8. A program, against the manifest.
+/// 3 … 9. A program, against the manifest.
 pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Result<(), PlanError> {
     let section = info.kind.section(SectionKind::Program.name());
     let against = Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: &section };
@@ -218,7 +220,8 @@ pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Re
     for (index, found) in program.entries.iter().enumerate() {
         entry(against, found, &format!("entries[{index}]"))?;
     }
-    device::device(against)
+    device::device(against)?;
+    drawing::drawing(against, manifest.synthetic_seed)
 }
 
 /// 5. Which entries there are.
@@ -244,8 +247,7 @@ fn kernels(against: Against<'_>) -> Result<(), PlanError> {
     let mut symbols = BTreeSet::new();
     for (index, kernel) in against.program.kernels.iter().enumerate() {
         let field = |what: &str| format!("kernels[{index}].{what}");
-        let c_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
-        if kernel.symbol.is_empty() || !kernel.symbol.bytes().all(c_name) || !symbols.insert(&kernel.symbol) {
+        if !is_c_name(&kernel.symbol) || !symbols.insert(&kernel.symbol) {
             let found = format!("{:?}", kernel.symbol);
             return Err(against.complain(field("symbol"), found, "a name that a linker takes, once"));
         }
@@ -254,6 +256,12 @@ fn kernels(against: Against<'_>) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// Whether a linker takes it as the name of a kernel.
+fn is_c_name(symbol: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+    !symbol.is_empty() && symbol.bytes().all(fits)
 }
 
 fn weights(against: Against<'_>) -> Result<(), PlanError> {

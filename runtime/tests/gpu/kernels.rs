@@ -1,7 +1,7 @@
 //! Kernels of the toy model. All arithmetic is of integers below 1009, so that results are exact and a test can compute them.
 
 use crate::fake::Memory;
-use crate::plan::VOCAB;
+use crate::plan::{VOCAB, WEIGHT};
 
 const P: i32 = 1009;
 const PAGE: i32 = 16;
@@ -15,6 +15,8 @@ pub(crate) fn run(memory: &mut Memory, symbol: &str, args: &[u64]) -> Result<(),
         "attend" => attend(memory, args),
         "head" => head(memory, args),
         "overrun" => memory.set_f32(args[0] + 4 * args[1], 1.0),
+        // What they draw is for tests on a simulator: here it is seen that they ran.
+        "draw_bf16" | "draw_f32" => memory.set_f32(args[0], WEIGHT),
         other => Err(format!("no kernel {other}")),
     }
 }

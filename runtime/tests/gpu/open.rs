@@ -8,7 +8,7 @@ use jamba_plan::tables::DeviceTables;
 use jamba_runtime::gpu::{DriverError, TensorMapOf};
 use jamba_runtime::{Engine, OpenOptions, PlanFile, Progress, RuntimeError, Unit};
 
-use crate::fake::{Call, Calls, Fake};
+use crate::fake::{Call, Calls, Fake, Launched};
 use crate::open_with;
 use crate::plan::{ARENA, LIMITS, PAGE_BYTES, SHARED_BYTES, STATE_BYTES, SYMBOLS, Toy, WEIGHT_BYTES};
 
@@ -104,6 +104,51 @@ fn weights_are_drawn_in_pieces_with_the_bits_of_any_device() {
     assert_eq!(heard.last(), Some(&last));
     let drawn: Vec<u64> = heard.iter().filter(|p| p.what == "drawing weights").map(|p| p.done).collect();
     assert!(drawn.len() == 4 && drawn.is_sorted(), "{drawn:?}");
+}
+
+#[test]
+fn weights_are_drawn_by_the_plans_kernels() {
+    const BYTES: u64 = 1 << 20;
+    let toy = || Toy::new().synthetic(11, BYTES).drawn_there();
+    let weights = toy().program.weights;
+    let heard = Mutex::new(Vec::new());
+    let tell = |progress: Progress| heard.lock().unwrap().push(progress);
+    let options = OpenOptions { progress: Some(&tell), ..OpenOptions::default() };
+    let (_engine, calls) = open_with(toy(), Fake::new(), options).unwrap();
+    let at = calls.region("weights").0;
+    let calls = calls.take();
+    let Some(Call::Load(needs, _)) = calls.first() else { panic!("{calls:?}") };
+    let draws = ["draw_bf16", "draw_f32"].map(|symbol| (symbol.to_owned(), synthetic::DrawnRows::N_ARGS, 0));
+    assert_eq!(needs[SYMBOLS.len()..], draws);
+    let launch = |kernel: usize, weight: usize| {
+        let rows = &synthetic::DrawnRows::of(&weights[weight], 11).unwrap()[0];
+        let args = rows.args(at).to_vec();
+        Call::Launch(Launched { kernel, grid: [40, 1, 1], threads: 256, shared_bytes: 0, args })
+    };
+    let begin = calls.iter().position(|call| call.name() == "launch").unwrap();
+    assert_eq!(calls[begin..begin + 3], [launch(6, 0), launch(5, 1), Call::Synchronize]);
+    let uploads: Vec<&Call> = calls.iter().filter(|call| call.name() == "upload").collect();
+    assert!(matches!(uploads[..], [Call::Upload(_, 256)]), "the tensor maps alone: {uploads:?}");
+    let total = 128 + BYTES;
+    let last = Progress { what: "drawing weights", done: total, total, unit: Unit::Bytes };
+    assert_eq!(heard.into_inner().unwrap().last(), Some(&last));
+
+    let on_host = OpenOptions { draw_on_host: true, ..OpenOptions::default() };
+    let (_engine, calls) = open_with(toy(), Fake::new(), on_host).unwrap();
+    assert!(!calls.take_names().contains(&"launch"));
+}
+
+#[test]
+fn a_kernel_that_fails_to_draw_is_named() {
+    let toy = || Toy::new().synthetic(11, 8192).drawn_there();
+    let fake = Fake::new();
+    fake.calls().spoil("draw_f32");
+    let (error, _) = refusal(toy(), fake, OpenOptions::default());
+    assert_eq!(error.to_string(), "Fake H100: drawing weights up to model.matrix: an illegal address");
+    let fake = Fake::new();
+    fake.calls().fail("launch", 0, DriverError::Lost("it has fallen off the bus".to_owned()));
+    let (error, _) = refusal(toy(), fake, OpenOptions::default());
+    assert_eq!(error.to_string(), "Fake H100 is lost: drawing weights up to model.bias: it has fallen off the bus");
 }
 
 #[test]

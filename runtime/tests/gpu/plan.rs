@@ -60,6 +60,18 @@ impl Toy {
         self
     }
 
+    /// Draws them on the device.
+    pub(crate) fn drawn_there(mut self) -> Toy {
+        let kernel = |symbol: &str, format: WeightFormat| DrawKernel {
+            symbol: symbol.to_owned(),
+            format,
+            launch: Launch::along_x(Blocks::PerSm(4), 256, 0),
+        };
+        self.manifest.programs[0].draw_kernels =
+            vec![kernel("draw_bf16", WeightFormat::Bf16), kernel("draw_f32", WeightFormat::F32)];
+        self
+    }
+
     /// The bytes of its weights section.
     pub(crate) fn weights(&self) -> Vec<u8> {
         let mut weights: Vec<u8> = (0..self.manifest.programs[0].memory.weights).map(|at| (at % 251) as u8).collect();
@@ -112,6 +124,7 @@ fn manifest(program: &Program) -> Manifest {
             targets: vec!["sm_90a".to_owned()],
             memory,
             passes: Vec::new(),
+            draw_kernels: Vec::new(),
         }],
         native_features: Vec::new(),
         synthetic_seed: None,

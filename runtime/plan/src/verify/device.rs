@@ -36,7 +36,7 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
             match &step.launch {
                 None if is_gpu => return complain("a launch".to_owned()),
                 Some(_) if !is_gpu => return complain("none: threads of a CPU walk the steps".to_owned()),
-                Some(launch) => launch_fits(launch, entry).or_else(complain)?,
+                Some(launch) => launch_fits(launch, most(entry)).or_else(complain)?,
                 None => {}
             }
         }
@@ -57,19 +57,23 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Says what was expected of a launch that no device takes.
-fn launch_fits(launch: &Launch, entry: &Entry) -> Result<(), String> {
+/// The counts of the largest step.
+fn most(entry: &Entry) -> impl Fn(Count) -> u64 {
+    |count| match count {
+        Count::Tokens => entry.max_tokens,
+        Count::Sequences => entry.max_sequences,
+        Count::Outputs => entry.max_outputs,
+    }
+}
+
+/// Says what was expected of a launch that no device takes; `most` gives the counts of the largest step.
+pub(super) fn launch_fits(launch: &Launch, most: impl Fn(Count) -> u64) -> Result<(), String> {
     if launch.threads == 0 || launch.threads > MAX_THREADS || !launch.threads.is_multiple_of(32) {
         return Err(format!("threads in whole warps, at most {MAX_THREADS}"));
     }
     if launch.shared_bytes > MAX_SHARED_BYTES {
         return Err(format!("at most {MAX_SHARED_BYTES} bytes of shared memory"));
     }
-    let most = |count: Count| match count {
-        Count::Tokens => entry.max_tokens,
-        Count::Sequences => entry.max_sequences,
-        Count::Outputs => entry.max_outputs,
-    };
     let sound = |axis: &Blocks| match *axis {
         Blocks::Fixed(n) | Blocks::PerSm(n) => n > 0,
         Blocks::Of { factor, per_block, .. } => factor > 0 && per_block > 0,

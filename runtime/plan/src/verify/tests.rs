@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixture;
-use crate::format::{Blocks, Count, Launch, Table, WeightFormat};
+use crate::format::{Blocks, Count, DrawKernel, Launch, Table, WeightFormat};
 use crate::reader::Plan;
 
 type Spoil = fn(&mut Manifest, &mut Program);
@@ -120,6 +120,55 @@ const SM_90A: &[(&str, Spoil)] = &[
     ("tensor_maps[1]", |_, p| p.tensor_maps[1].base = Arg::Arena(8)),
     ("tensor_maps[1]", |_, p| p.tensor_maps[1].rows = 1 << 20),
 ];
+
+/// Rules of kernels that draw weights.
+const DRAWN: &[(&str, Spoil)] = &[
+    ("sm_90a.draw_kernels", |m, _| m.synthetic_seed = None),
+    ("cpu.draw_kernels", |m, _| m.programs[0].draw_kernels = m.programs[1].draw_kernels.clone()),
+    ("sm_90a.draw_kernels[0].symbol", |m, _| m.programs[1].draw_kernels[0].symbol = "mix_sm90".to_owned()),
+    ("sm_90a.draw_kernels[0].symbol", |m, _| m.programs[1].draw_kernels[0].symbol = "a name".to_owned()),
+    ("sm_90a.draw_kernels[1].symbol", |m, _| m.programs[1].draw_kernels[1].symbol = "draw_bf16".to_owned()),
+    ("sm_90a.draw_kernels[1].format", |m, _| m.programs[1].draw_kernels[1].format = WeightFormat::Bf16),
+    ("sm_90a.draw_kernels[0].launch", |m, _| m.programs[1].draw_kernels[0].launch.threads = 40),
+    ("weights[1]", |m, _| m.programs[1].draw_kernels.truncate(1)),
+    ("weights[1]", |m, _| m.programs[1].memory.weights = fixture::sm_90a::WEIGHT_BYTES),
+    ("weights[0]", |_, p| {
+        let weight = &mut p.weights[0];
+        weight.layout = Layout::in_panels(1, 5, 3, 8);
+        weight.bytes = weight.layout.bytes(weight.format).unwrap();
+        p.tensor_maps[0].rows = 1;
+        (p.tensor_maps[0].row_stride, p.tensor_maps[0].cols) = (32, 16);
+    }),
+];
+
+/// The fixture for a GPU alone, with synthetic weights that kernels draw.
+fn drawn() -> (Manifest, Program) {
+    let (mut manifest, program) = (fixture::manifest(), fixture::sm_90a::program());
+    manifest.synthetic_seed = Some(7);
+    let kernel = |symbol: &str, format: WeightFormat| DrawKernel {
+        symbol: symbol.to_owned(),
+        format,
+        launch: Launch::along_x(Blocks::PerSm(4), 256, 0),
+    };
+    manifest.programs[1].draw_kernels =
+        vec![kernel("draw_bf16", WeightFormat::Bf16), kernel("draw_f32", WeightFormat::F32)];
+    manifest.programs[1].memory.weights = fixture::sm_90a::WEIGHT_BYTES + 4;
+    (manifest, program)
+}
+
+#[test]
+fn weights_are_drawn_by_kernels_that_can() {
+    let check = |(manifest, program): (Manifest, Program)| {
+        let cpu = super::program(&manifest, &manifest.programs[0], &fixture::program());
+        cpu.and_then(|()| super::program(&manifest, &manifest.programs[1], &program))
+    };
+    check(drawn()).unwrap();
+    for (expected, spoil) in DRAWN {
+        let mut plan = drawn();
+        spoil(&mut plan.0, &mut plan.1);
+        assert_eq!(refusal_of(check(plan)).as_deref(), Some(*expected));
+    }
+}
 
 fn spoil_launch(program: &mut Program, spoil: fn(&mut Launch)) {
     program.entries[0].steps[0].launch.iter_mut().for_each(spoil);

@@ -24,6 +24,11 @@ impl Fault {
         }
     }
 
+    /// Drawing weights, as far as this parameter.
+    pub(super) fn of_weights(last: &str, error: DriverError) -> Fault {
+        Fault { place: format!("drawing weights up to {last}"), is_vague: false, error }
+    }
+
     /// Some step of a run: errors of launches are found when the run is waited for.
     pub(super) fn of_run(program: &Program, entry: usize, error: DriverError) -> Fault {
         let place = format!("some step of {}", program.entries[entry].kind.name());

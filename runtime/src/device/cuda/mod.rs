@@ -5,6 +5,7 @@
 //! step's bucket runs, or every launch by itself; the rows of logits that were asked for come back. All of it goes through a
 //! [`driver::Driver`].
 
+mod draw_kernels;
 pub mod driver;
 mod fault;
 mod graphs;

@@ -5,8 +5,10 @@ use std::cell::RefCell;
 
 use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TensorMap};
+use jamba_plan::synthetic::DrawnRows;
 use jamba_plan::tables::DeviceTables;
 
+use super::draw_kernels::DrawKernels;
 use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, TensorMapOf};
 use super::fault::Fault;
 use super::graphs::Graphs;
@@ -51,20 +53,27 @@ impl Gpu {
                 error => Fault::of_call(what, error).error(&device),
             }
         };
-        driver.load(code, &kernels(program)).map_err(failed("loading the code"))?;
+        driver.load(code, &kernels(info, program)).map_err(failed("loading the code"))?;
         let pools = Pools::take(&mut *driver, memory, limits, guards.as_mut(), failed)?;
         let listen = options.progress;
         match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
                 file.advise(memmap2::Advice::WillNeed, &range);
                 weights::copy(&mut *driver, pools.weights, &file.bytes()[range], listen)
+                    .map_err(failed("copying the weights"))?;
+            }
+            (None, Some(seed)) if info.draw_kernels.is_empty() || options.draw_on_host => {
+                weights::draw(&mut *driver, pools.weights, (&program.weights, seed), (options.threads, listen))
+                    .map_err(failed("copying the weights"))?;
             }
             (None, Some(seed)) => {
-                weights::draw(&mut *driver, pools.weights, (&program.weights, seed), (options.threads, listen))
+                let kernels = DrawKernels { kernels: &info.draw_kernels, before: program.kernels.len() };
+                kernels
+                    .draw(&mut *driver, pools.weights, (&program.weights, seed), listen)
+                    .map_err(|fault| fault.error(&device.name))?;
             }
-            (None, None) => Ok(()),
+            (None, None) => {}
         }
-        .map_err(failed("copying the weights"))?;
         let region = DeviceTables::of(limits, program);
         write_maps(&mut *driver, program, pools, &region).map_err(failed("writing the tensor maps"))?;
         driver.synchronize().map_err(failed("opening the plan"))?;
@@ -144,8 +153,8 @@ fn check_memory(device: &DeviceInfo, needed: u64) -> Result<(), RuntimeError> {
     Err(RuntimeError::DeviceMemory { device: device.name.clone(), what: "the plan", needed, free })
 }
 
-/// What launches need of every kernel.
-fn kernels(program: &Program) -> Vec<KernelNeeds<'_>> {
+/// What launches need of every kernel: of those of steps, then of those that draw weights.
+fn kernels<'a>(info: &'a ProgramInfo, program: &'a Program) -> Vec<KernelNeeds<'a>> {
     let shared_bytes = |index: usize| {
         let steps = program.entries.iter().flat_map(|entry| &entry.steps);
         let launches = steps.filter(|step| step.kernel as usize == index).filter_map(|step| step.launch);
@@ -157,6 +166,11 @@ fn kernels(program: &Program) -> Vec<KernelNeeds<'_>> {
             n_args: kernel.n_args as usize,
             shared_bytes: shared_bytes(index),
         })
+        .chain(info.draw_kernels.iter().map(|kernel| KernelNeeds {
+            symbol: &kernel.symbol,
+            n_args: DrawnRows::N_ARGS,
+            shared_bytes: kernel.launch.shared_bytes,
+        }))
         .collect()
 }
 

@@ -104,7 +104,7 @@ impl Piece<'_> {
     }
 }
 
-fn tell(listen: Listener<'_>, what: &'static str, done: u64, total: u64) {
+pub(super) fn tell(listen: Listener<'_>, what: &'static str, done: u64, total: u64) {
     if let Some(listen) = listen {
         listen(Progress { what, done, total, unit: Unit::Bytes });
     }

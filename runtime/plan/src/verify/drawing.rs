@@ -1,0 +1,70 @@
+//! Kernels that draw synthetic weights.
+
+use super::device::launch_fits;
+use super::{Against, is_c_name};
+use crate::PlanError;
+use crate::format::{TargetKind, Weight};
+use crate::synthetic::{DrawnRows, STORE_BYTES};
+
+/// 9. Kernels that draw weights, and whether they can draw all of them.
+pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), PlanError> {
+    let Against { info, program, .. } = against;
+    let (kernels, kind) = (&info.draw_kernels, info.kind.name());
+    let complain = |what: String, found: String, expected: String| {
+        Err(PlanError::record("manifest", format!("{kind}.draw_kernels{what}"), found, expected))
+    };
+    if kernels.is_empty() {
+        return Ok(());
+    }
+    let expected = match (info.kind, seed) {
+        (TargetKind::Cpu, _) => Some("none on a CPU"),
+        (_, None) => Some("none: the plan holds its weights"),
+        _ => None,
+    };
+    if let Some(expected) = expected {
+        return complain(String::new(), kernels.len().to_string(), expected.to_owned());
+    }
+    for (index, kernel) in kernels.iter().enumerate() {
+        let field = |what: &str| format!("[{index}].{what}");
+        let others = kernels[..index].iter();
+        let known = |symbol: &String| *symbol == kernel.symbol;
+        let mut symbols = program.kernels.iter().map(|kernel| &kernel.symbol).chain(others.clone().map(|k| &k.symbol));
+        if !is_c_name(&kernel.symbol) || symbols.any(known) {
+            return complain(
+                field("symbol"),
+                format!("{:?}", kernel.symbol),
+                "a name that a linker takes, once".to_owned(),
+            );
+        }
+        if others.clone().any(|other| other.format == kernel.format) {
+            return complain(field("format"), kernel.format.name().to_owned(), "each format once".to_owned());
+        }
+        // Its rows are no step's: what a step counts is 1 here.
+        launch_fits(&kernel.launch, |_| 1)
+            .or_else(|expected| complain(field("launch"), format!("{:?}", kernel.launch), expected))?;
+    }
+    for (index, weight) in program.weights.iter().enumerate() {
+        let drawn = DrawnRows::of(weight, 0).map(|_| ());
+        drawn.and_then(|()| has_kernel(against, weight)).map_err(|expected| {
+            let found = format!("{} {:?}", weight.format.name(), weight.layout);
+            against.complain(format!("weights[{index}]"), found, expected)
+        })?;
+    }
+    Ok(())
+}
+
+/// Says what was expected of a weight that none of the kernels draws, or not without leaving the weights.
+fn has_kernel(against: Against<'_>, weight: &Weight) -> Result<(), String> {
+    let Against { info, .. } = against;
+    if !info.draw_kernels.iter().any(|kernel| kernel.format == weight.format) {
+        let formats: Vec<&str> = info.draw_kernels.iter().map(|kernel| kernel.format.name()).collect();
+        return Err(format!("a format that a kernel draws: {}", formats.join(", ")));
+    }
+    if (weight.offset + weight.bytes).next_multiple_of(STORE_BYTES) > info.memory.weights {
+        return Err(format!(
+            "room up to a multiple of {STORE_BYTES} bytes in the {} bytes of weights",
+            info.memory.weights
+        ));
+    }
+    Ok(())
+}
