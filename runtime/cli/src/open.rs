@@ -34,6 +34,9 @@ pub(crate) struct OpenArgs {
     /// Run every step alone and look for writes outside its memory and for logits that are not numbers (slow)
     #[arg(long)]
     check: bool,
+    /// Draw synthetic weights on the host, where a GPU would draw them itself (the same bits, slower)
+    #[arg(long)]
+    draw_on_host: bool,
     /// Launch every step of a GPU by itself, not as graphs that were recorded (the same bits, slower)
     #[arg(long)]
     launch_each: bool,
@@ -49,6 +52,7 @@ impl OpenArgs {
             path,
             OpenOptions {
                 device: self.device,
+                draw_on_host: self.draw_on_host,
                 launch_each: self.launch_each,
                 threads: self.threads,
                 isa: self.isa.clone(),
