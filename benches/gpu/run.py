@@ -10,8 +10,8 @@ What runs, in this order; a step that fails is said and does not stop the others
 3. the greedy tokens of tiny under compute-sanitizer, where there is one: memcheck, racecheck, synccheck
 4. synthetic weights drawn on the GPU: of mid, the 3B and Mini, against the host's, and how long that takes
 5. peaks in the same run: a large copy, and a large bf16 matrix product by torch
-6. decode and prefill of mid, the 3B and Mini (int8 experts) with synthetic weights, with graphs and without, and each kernel's
-   share of the roofline
+6. decode and prefill of the 3B and Mini (int8 experts) with synthetic weights, with graphs and without, with fusions and
+   without, and each kernel's share of the roofline
 
 Prints one table, and writes FOLDER/result.json.
 """
@@ -41,11 +41,14 @@ PLANS = [
     ("mini", "models/jamba-mini", ["--target", "sm_90a", "--synthetic-weights", "1", "--experts", "int8", "--max-context", "131072",
                                    "--max-sequences", "64", "--kv-tokens", "262144", "--prefill-chunk", "8192", "--max-outputs", "64"]),
 ]
+# The same without fusions.
+PLANS += [(f"{name}-unfused", model, [*arguments, "--fusion", "none"]) for name, model, arguments in PLANS if name in ("3b", "mini")]
 
 # Plan, sequences, tokens of context.
 TIMES = [
     ("3b", 1, 1024), ("3b", 8, 1024), ("3b", 16, 1024), ("3b", 64, 1024), ("3b", 1, 8192),
     ("mini", 1, 1024), ("mini", 8, 1024), ("mini", 16, 1024), ("mini", 64, 1024), ("mini", 1, 8192), ("mini", 1, 65536),
+    ("3b-unfused", 1, 1024), ("3b-unfused", 64, 1024), ("mini-unfused", 1, 1024), ("mini-unfused", 64, 1024),
 ]
 
 
@@ -193,7 +196,7 @@ class Run:
             decode = [kernel for kernel in row["kernels"] if kernel["entry"] == "decode"]
             share = sum(kernel["bytes"] for kernel in decode) / step / bandwidth if bandwidth else 0
             graphs = "graphs" if row["graphs"] else "launches"
-            print(f"  {row['plan']:<5} {row['sequences']:>3} x {row['context']:>6} {graphs:<8} prefill {row['prefill_tokens_per_s']:>9.0f}"
+            print(f"  {row['plan']:<12} {row['sequences']:>3} x {row['context']:>6} {graphs:<8} prefill {row['prefill_tokens_per_s']:>9.0f}"
                   f"  decode {row['decode_tokens_per_s']:>8.1f} tokens/s  {100 * share:.0f} % of the bandwidth")
             if row["sequences"] in (1, 64) and row["graphs"] and bandwidth and flops:
                 for kernel in row["kernels"][:12]:

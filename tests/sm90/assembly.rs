@@ -8,7 +8,7 @@ use std::process::Command;
 
 use jamba_plan::format::TargetKind;
 use jambac::build::{fusion, graphs, optimize, schedule};
-use jambac::manifest::ModelFile;
+use jambac::manifest::{Fusion, ModelFile};
 use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
 use jambac_graph::{Activation, DType};
@@ -26,10 +26,11 @@ use super::toolkit::{nvdisasm, ptxas};
 const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Every kernel of a model's plans, weights in bf16 and in int8; prompts of 2048 tokens a step, few sequences and many.
-fn kernels(config: &JambaConfig) -> BTreeMap<String, Kernel> {
+fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
     (model.limits.max_sequences, model.limits.prefill_chunk) = (16, 2048);
+    model.build.fusion = Fusion::Word(fusions.into());
     let kind = TargetKind::Sm90a;
     let mut kernels = BTreeMap::new();
     for format in [None, Some("int8".to_owned())] {
@@ -50,8 +51,11 @@ fn kernels(config: &JambaConfig) -> BTreeMap<String, Kernel> {
 
 /// Assembles all of them, and says what each takes.
 fn assemble_model(name: &str, config: &JambaConfig) {
-    let kernels = kernels(config);
-    for (symbol, kernel) in &kernels {
+    assemble_kernels(name, &kernels(config, "all"));
+}
+
+fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
+    for (symbol, kernel) in kernels {
         assert!(kernel.launch().shared_bytes <= SHARED_LIMIT, "{symbol}: {:?}", kernel.launch());
     }
     let Some(ptxas) = ptxas() else { return };
@@ -59,7 +63,7 @@ fn assemble_model(name: &str, config: &JambaConfig) {
     let ptx = compile_ptx(&all, None).unwrap_or_else(|error| panic!("{error}"));
     let assembled = assemble(ptxas, &ptx).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(assembled.warnings, Vec::<String>::new(), "{name}");
-    for (symbol, kernel) in &kernels {
+    for (symbol, kernel) in kernels {
         let (usage, launch) = (assembled.kernels[symbol], kernel.launch());
         let shared_bytes = usage.shared_bytes + launch.shared_bytes;
         println!(
@@ -86,6 +90,16 @@ fn published(name: &str) -> JambaConfig {
 #[test]
 fn all_of_tiny_assembles() {
     assemble_model("tiny", &published("tiny"));
+}
+
+/// Kernels that are there without fusions alone.
+#[test]
+fn all_without_fusions_assembles() {
+    for name in ["tiny", "jamba-mini", "jamba-large"] {
+        let (mut unfused, fused) = (kernels(&published(name), "none"), kernels(&published(name), "all"));
+        unfused.retain(|symbol, _| !fused.contains_key(symbol) && !symbol.contains("linear"));
+        assemble_kernels(name, &unfused);
+    }
 }
 
 /// The models that benchmarks use: the 3B's pattern scaled down, and one with experts.

@@ -16,3 +16,4 @@ mod row_wise;
 mod sample;
 mod synthetic_weight;
 pub mod toolkit;
+mod unfused;

@@ -8,32 +8,39 @@ use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
 use gpu_bench::times;
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::manifest::{Fusion, ModelFile};
 use ptxsim::driver::{Counters, Device, Downloads, Simulated};
 
 use crate::fixtures::Fixture;
 
 /// Of logits, whose standard deviation is about 3: activations and weights are bf16 on the way through eight layers.
-const TOLERANCE: Tolerance = Tolerance { of_a_row: 0.15, rows_beyond: 0.02 };
+pub const TOLERANCE: Tolerance = Tolerance { of_a_row: 0.15, rows_beyond: 0.02 };
 
 /// The plan for both kinds of target.
 fn plan() -> &'static Path {
     static PLAN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = PLAN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let mut model = ModelFile::open(&Fixture::open("tiny").checkpoint).unwrap();
-        model.build.targets = vec!["x86-64-v3".into(), "sm_90a".into()];
-        model.limits.max_context = 512;
-        model.limits.max_sequences = FEW as u64 + 2;
-        model.limits.kv_tokens = None;
-        model.limits.prefill_chunk = 150;
-        model.limits.max_outputs = 150;
-        let output = folder.path().join("tiny.plan");
-        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
-        build(&request, &Progress::hidden()).unwrap();
+        let output = tiny(folder.path(), "all");
         (folder, output)
     });
     path
+}
+
+/// Builds a plan of the tiny model for both kinds of target, with some fusions.
+pub fn tiny(folder: &Path, fusion: &str) -> PathBuf {
+    let mut model = ModelFile::open(&Fixture::open("tiny").checkpoint).unwrap();
+    model.build.targets = vec!["x86-64-v3".into(), "sm_90a".into()];
+    model.build.fusion = Fusion::Word(fusion.into());
+    model.limits.max_context = 512;
+    model.limits.max_sequences = FEW as u64 + 2;
+    model.limits.kv_tokens = None;
+    model.limits.prefill_chunk = 150;
+    model.limits.max_outputs = 150;
+    let output = folder.join("tiny.plan");
+    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+    build(&request, &Progress::hidden()).unwrap();
+    output
 }
 
 /// A simulated device of few multiprocessors: a grid's size changes no bit, and idle blocks take time.

@@ -121,7 +121,13 @@ fn matrix(map: &TensorMap, n: usize) -> Matrix {
 /// A recorded launch runs on another device, and a wrong result is found there.
 #[test]
 fn recorded_launches_run_again() {
-    let kernel = Kernel::from(rms_norm::sm90::Spec { cols: 40, eps: 1e-6, residual: false, rows: Rows::Tokens });
+    let kernel = Kernel::from(rms_norm::sm90::Spec {
+        cols: 40,
+        eps: 1e-6,
+        residual: false,
+        out: Elem::Bf16,
+        rows: Rows::Tokens,
+    });
     let ptx = compile_ptx(std::slice::from_ref(&kernel), None).expect("PTX");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("a.cases");

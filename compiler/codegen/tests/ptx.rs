@@ -29,7 +29,7 @@ fn kernel(params: &[Param], threads: u32, emit: impl FnOnce(&Builder)) -> String
 
 #[test]
 fn a_row_wise_kernel_is_wide_and_has_lines() {
-    let spec = |residual| RmsNorm { cols: 4096, eps: 1e-6, residual, rows: Rows::Tokens };
+    let spec = |residual| RmsNorm { cols: 4096, eps: 1e-6, residual, out: Elem::Bf16, rows: Rows::Tokens };
     let kernels = [spec(false).into(), spec(true).into()];
     let ptx = compile_ptx(&kernels, None).unwrap();
     assert_eq!(ptx, compile_ptx(&kernels, None).unwrap(), "the same kernels, other text");

@@ -184,8 +184,12 @@ pub(crate) fn row_elements(kind: TargetKind, elem: Elem, cols: usize) -> usize {
 
 /// Words for each element of a value: a GPU keeps the place of each slot beside the slot at each place.
 fn words_per_element(graph: &Graph, value: ValueId, kind: TargetKind) -> u64 {
-    let routes = matches!(graph.op(value.node), Op::MoeRoute { .. }) && value.result == 1;
-    if routes && kind == TargetKind::Sm90a { 2 } else { 1 }
+    let is_slots = match graph.op(value.node) {
+        Op::MoeRoute { .. } => value.result == 1,
+        Op::MoePermute { .. } => value.result == 0,
+        _ => false,
+    };
+    if is_slots && kind == TargetKind::Sm90a { 2 } else { 1 }
 }
 
 /// Bytes that the largest step needs for a value: padded rows of floats, i32 dense.

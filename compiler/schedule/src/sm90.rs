@@ -41,6 +41,11 @@ pub(crate) fn forget_rows(kernel: &mut Kernel) {
         Kernel::MoeRoute(spec) => spec.rows = Rows::Tokens,
         Kernel::MoeGather(spec) => spec.rows = Rows::Tokens,
         Kernel::MoeCombine(spec) => spec.rows = Rows::Tokens,
+        Kernel::Slice(spec) => spec.rows = Rows::Tokens,
+        Kernel::Softmax(spec) => spec.rows = Rows::Tokens,
+        Kernel::TopK(spec) => spec.rows = Rows::Tokens,
+        Kernel::MoePermute(spec) => spec.rows = Rows::Tokens,
+        Kernel::Elementwise(spec) => (spec.rows, spec.per_row) = (Rows::Tokens, 1),
         Kernel::GroupedLinear(spec) => (spec.rows, spec.top_k) = (Rows::Tokens, 1),
         Kernel::GroupedSwiglu(spec) => (spec.rows, spec.top_k) = (Rows::Tokens, 1),
         _ => {}

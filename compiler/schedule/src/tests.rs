@@ -1,5 +1,6 @@
 //! Whole schedules: of the family, of random graphs, and of one small enough to work out by hand.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use expect_test::expect;
@@ -291,11 +292,27 @@ fn hopper_refuses_formats_that_it_does_not_multiply() {
 }
 
 #[test]
-fn hopper_names_the_op_that_it_has_no_kernel_for() {
+fn hopper_has_kernels_for_what_nothing_fused() {
     let (prefill, decode) = entries(&Tiny::base().config().expect("a config"), DType::Bf16);
     let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
-    expect!["layers.0.mamba: slice: sm_90a has no kernel for it: build with the fusions that make it part of another"]
-        .assert_eq(&schedule(&prefill, &decode, &options).unwrap_err().to_string());
+    let schedule = schedule(&prefill, &decode, &options).expect("a schedule");
+    let ops: BTreeSet<&str> = schedule.kernels.iter().map(Kernel::op).collect();
+    for op in ["slice", "elementwise", "softmax", "top_k", "moe_permute", "moe_gather", "grouped_linear", "moe_combine"]
+    {
+        assert!(ops.contains(op), "{op} is not in {ops:?}");
+    }
+}
+
+#[test]
+fn hopper_names_the_fused_op_that_it_does_not_take() {
+    let (mut prefill, mut decode) = entries(&Tiny::base().config().expect("a config"), DType::Bf16);
+    let mut manager = PassManager::new(&Fusion::All);
+    for graph in [&mut prefill, &mut decode] {
+        manager.run(graph).expect("passes");
+    }
+    let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
+    let error = schedule(&prefill, &decode, &options).unwrap_err();
+    expect!["layers.4.self_attn: append_attention: state layers.4.kv is bf16[sequences, context, 2, 2, 16], expected conv, SSM or KV state of fixed size"].assert_eq(&error.to_string());
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) use emit::emit;
+pub(crate) use emit::{Largest, emit, experts_of, short_row, sort};
 
 #[cfg(feature = "emit")]
 mod emit {
@@ -80,7 +80,12 @@ mod emit {
     const I32: Type = Type::scalar(Num::I32);
 
     pub(crate) fn emit(b: &Builder, spec: &Spec) {
-        let &Spec { n_experts, top_k, .. } = spec;
+        sort(b, spec.n_experts, spec.top_k, |token| largest(b, spec, token));
+    }
+
+    /// Sorts the slots of all tokens by their experts, which `chosen` gives when it is first asked for those of a token, and which
+    /// then stand in `experts`.
+    pub(crate) fn sort(b: &Builder, n_experts: usize, top_k: usize, chosen: impl FnOnce(Value) -> Vec<Value>) {
         assert!(n_experts <= MAX_EXPERTS && top_k <= n_experts, "{top_k} of {n_experts} experts");
         let rows = b.count("rows");
         let is_expert = b.cmp(Compare::Lt, b.thread(), b.i32(n_experts as i32));
@@ -94,7 +99,7 @@ mod emit {
         b.if_(is_expert, || b.store(b.i32(0), b.at(next, own)));
         b.sync();
         for_each_tile(b, rows, |token, is_token| {
-            let chosen = b.if_else_vec(is_token, || largest(b, spec, token), || vec![b.i32(-1); top_k]);
+            let chosen = b.if_else_vec(is_token, || chosen(token), || vec![b.i32(-1); top_k]);
             for expert in 0..n_experts {
                 let count = b.count_ones(b.ballot(any_is(b, &chosen, expert)));
                 let is_first = b.cmp(Compare::Eq, b.lane(), b.i32(0));
@@ -121,8 +126,7 @@ mod emit {
 
         // 3. places
         for_each_tile(b, rows, |token, is_token| {
-            let experts = b.row(b.pointer("experts"), token, 4 * top_k);
-            let load = || (0..top_k).map(|j| b.load(b.at_byte(experts, 4 * j), I32)).collect();
+            let load = || experts_of(b, top_k, token);
             let chosen: Vec<Value> = b.if_else_vec(is_token, load, || vec![b.i32(-1); top_k]);
             let below = b.lanes_below();
             let mut ranks = vec![b.i32(0); top_k];
@@ -162,6 +166,22 @@ mod emit {
         });
     }
 
+    /// The experts of a token, as they stand in memory.
+    pub(crate) fn experts_of(b: &Builder, top_k: usize, token: Value) -> Vec<Value> {
+        let experts = b.row(b.pointer("experts"), token, 4 * top_k);
+        (0..top_k).map(|j| b.load(b.at_byte(experts, 4 * j), I32)).collect()
+    }
+
+    /// A row of f32 in registers.
+    pub(crate) fn short_row(b: &Builder, rows: Value, row: Value, cols: usize) -> Vec<Value> {
+        let row = b.row(rows, row, 4 * row_stride(Elem::F32, cols));
+        let vector = |number: usize| {
+            let x = b.load(b.at_byte(row, 16 * number), Type::vector(Num::F32, COLUMNS));
+            (0..COLUMNS.min(cols - COLUMNS * number)).map(|lane| b.extract(x, lane)).collect::<Vec<_>>()
+        };
+        (0..cols.div_ceil(COLUMNS)).flat_map(vector).collect()
+    }
+
     /// Calls `body` for each tile with this thread's token, and whether there is one; all threads take part.
     fn for_each_tile(b: &Builder, rows: Value, body: impl FnOnce(Value, Value)) {
         b.for_each(b.i32(0), rows, b.threads_per_block() as usize, |first| {
@@ -179,12 +199,7 @@ mod emit {
     /// The experts of a token's largest logits, each once whatever the logits; they and their weights are written.
     fn largest(b: &Builder, spec: &Spec, token: Value) -> Vec<Value> {
         let &Spec { n_experts, top_k, .. } = spec;
-        let logits = b.row(b.pointer("logits"), token, 4 * row_stride(Elem::F32, n_experts));
-        let vector = |number: usize| {
-            let x = b.load(b.at_byte(logits, 16 * number), Type::vector(Num::F32, COLUMNS));
-            (0..COLUMNS.min(n_experts - COLUMNS * number)).map(|lane| b.extract(x, lane)).collect::<Vec<_>>()
-        };
-        let x: Vec<Value> = (0..n_experts.div_ceil(COLUMNS)).flat_map(vector).collect();
+        let x = short_row(b, b.pointer("logits"), token, n_experts);
         let log2_e = b.f32(std::f32::consts::LOG2_E);
         let most = x[1..].iter().fold(x[0], |most, &x| b.greater(most, x));
         let probability = |x: Value| b.exp2(b.mul(b.sub(x, most), log2_e));
@@ -193,23 +208,44 @@ mod emit {
 
         let weights = b.row(b.pointer("weights"), token, 4 * row_stride(Elem::F32, top_k));
         let experts = b.row(b.pointer("experts"), token, 4 * top_k);
-        let no = b.cmp(Compare::Ne, b.i32(0), b.i32(0));
-        let mut taken = vec![no; n_experts];
+        let mut largest = Largest::of(b, x);
         let choose = |j: usize| {
+            let (logit, expert) = largest.take();
+            b.store(b.mul(probability(logit), scale), b.at_byte(weights, 4 * j));
+            b.store(expert, b.at_byte(experts, 4 * j));
+            expert
+        };
+        (0..top_k).map(choose).collect()
+    }
+
+    /// The largest of some numbers, one after the other, each once whatever they are.
+    pub(crate) struct Largest<'a, 'm> {
+        b: &'a Builder<'m>,
+        x: Vec<Value>,
+        taken: Vec<Value>,
+    }
+
+    impl<'a, 'm> Largest<'a, 'm> {
+        pub(crate) fn of(b: &'a Builder<'m>, x: Vec<Value>) -> Self {
+            let taken = vec![b.cmp(Compare::Ne, b.i32(0), b.i32(0)); x.len()];
+            Largest { b, x, taken }
+        }
+
+        /// The largest that was not taken, of equals the first, and its index.
+        pub(crate) fn take(&mut self) -> (Value, Value) {
+            let b = self.b;
+            let no = b.cmp(Compare::Ne, b.i32(0), b.i32(0));
             let mut best = (b.f32(0.0), b.i32(-1));
-            for (expert, (&x, &taken)) in x.iter().zip(&taken).enumerate() {
+            for (index, (&x, &taken)) in self.x.iter().zip(&self.taken).enumerate() {
                 let is_first = b.cmp(Compare::Lt, best.1, b.i32(0));
                 let is_better = b.or(is_first, b.cmp(Compare::Gt, x, best.0));
                 let wins = b.select(taken, no, is_better);
-                best = (b.select(wins, x, best.0), b.select(wins, b.i32(expert as i32), best.1));
+                best = (b.select(wins, x, best.0), b.select(wins, b.i32(index as i32), best.1));
             }
-            for (expert, taken) in taken.iter_mut().enumerate() {
-                *taken = b.or(*taken, b.cmp(Compare::Eq, best.1, b.i32(expert as i32)));
+            for (index, taken) in self.taken.iter_mut().enumerate() {
+                *taken = b.or(*taken, b.cmp(Compare::Eq, best.1, b.i32(index as i32)));
             }
-            b.store(b.mul(probability(best.0), scale), b.at_byte(weights, 4 * j));
-            b.store(best.1, b.at_byte(experts, 4 * j));
-            best.1
-        };
-        (0..top_k).map(choose).collect()
+            best
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! RMS norm on Hopper: a block for each row, the row in registers.
 //!
 //!     s = a + b                       (fused form only; s is written too, f32)
-//!     out[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)          sums in f32, out rounded to bf16
+//!     out[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)          sums in f32, out f32 or rounded to bf16
 //!
-//! Bound by memory: each f32 read once, the sum written once, and half as many bytes of bf16.
+//! Bound by memory: each f32 read once, the sum and the result written once.
 //!
 //! 1. load the row, 16 bytes a thread and vector; add the residual where fused, and store the sum
 //! 2. the sum of squares: lanes of a vector, vectors, warp, warps, in this order
@@ -25,6 +25,8 @@ pub struct Spec {
     pub eps: f64,
     /// True of `add_rms_norm`: two inputs are summed, and the sum is a result.
     pub residual: bool,
+    /// Type of the result: f32 or bf16.
+    pub out: Elem,
     /// What the rows are.
     pub rows: Rows,
 }
@@ -32,7 +34,8 @@ pub struct Spec {
 impl Spec {
     pub(crate) fn symbol(&self) -> String {
         let name = if self.residual { "add_rms_norm" } else { "rms_norm" };
-        format!("{name}_d{}_e{:x}_sm90", self.cols, (self.eps as f32).to_bits())
+        let out = if self.out == Elem::F32 { "_f32" } else { "" };
+        format!("{name}{out}_d{}_e{:x}_sm90", self.cols, (self.eps as f32).to_bits())
     }
 
     pub(crate) fn params(&self) -> Vec<Param> {
@@ -45,13 +48,13 @@ impl Spec {
         if self.residual {
             params.push(Param::write("sum", Elem::F32, row));
         }
-        params.push(Param::write("out", Elem::Bf16, &[row_stride(Elem::Bf16, self.cols)]));
+        params.push(Param::write("out", self.out, &[row_stride(self.out, self.cols)]));
         params.push(Param::count("rows"));
         params
     }
 
     pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let bytes = if self.residual { 14.0 } else { 6.0 };
+        let bytes = if self.residual { 12.0 } else { 4.0 } + self.out.bytes() as f64;
         let elements = (self.rows.count(counts) * self.cols) as f64;
         Cost { bytes: elements * bytes, flops: elements * if self.residual { 5.0 } else { 4.0 } }
     }
@@ -91,10 +94,10 @@ mod emit {
             // 2. squares
             let scale = rows::inverse_rms(b, cols, spec.eps, &x, b.shared());
             // 3. scale
-            let out = b.row(b.pointer("out"), row, 2 * row_stride(Elem::Bf16, cols));
+            let out = b.row(b.pointer("out"), row, spec.out.bytes() * row_stride(spec.out, cols));
             rows::for_each_vector(b, cols, |number, column| {
                 let weight = rows::load_dense(b, b.pointer("weight"), cols, column);
-                rows::store(b, b.mul(b.mul(x[number], scale), weight), Elem::Bf16, out, column);
+                rows::store(b, b.mul(b.mul(x[number], scale), weight), spec.out, out, column);
             });
         });
     }

@@ -8,6 +8,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

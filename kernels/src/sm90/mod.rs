@@ -146,6 +146,16 @@ kernels! {
     MoeCombine(moe_combine::sm90),
     /// Rows whose logits are wanted.
     SelectRows(select_rows::sm90),
+    /// Columns of a row.
+    Slice(slice::sm90),
+    /// silu, softplus, add, mul, swiglu.
+    Elementwise(elementwise::sm90),
+    /// Softmax over a row.
+    Softmax(softmax::sm90),
+    /// The k largest of a row.
+    TopK(top_k::sm90),
+    /// Slots sorted by expert.
+    MoePermute(moe_permute::sm90),
     /// The likeliest token of a row.
     SampleArgmax(sample::sm90::argmax),
     /// A token drawn from the likely ones of a row.

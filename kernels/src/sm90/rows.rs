@@ -51,6 +51,16 @@ pub(crate) fn masked(b: &Builder, cols: usize, column: Value, x: Value) -> Value
     b.select(b.cmp(Compare::Lt, columns, b.splat_i32(cols as i32, COLUMNS)), x, b.splat(0.0, COLUMNS))
 }
 
+/// Four elements of a row of f32 or bf16 as f32, from the column on.
+#[track_caller]
+pub(crate) fn load(b: &Builder, elem: Elem, row: Value, column: Value) -> Value {
+    match elem {
+        Elem::F32 => load_f32(b, row, column),
+        Elem::Bf16 => load_bf16(b, row, column),
+        _ => panic!("a row of {}", elem.name()),
+    }
+}
+
 /// Four elements of a dense f32 vector of `cols` elements, zero beyond its end, where nothing is read.
 #[track_caller]
 pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value) -> Value {

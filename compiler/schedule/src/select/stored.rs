@@ -1,7 +1,8 @@
 //! What a value is stored as between steps.
 //!
 //! A CPU keeps floats in f32. A GPU keeps what is multiplied by matrices, and what is wide, in bf16, and in f32 what is summed
-//! up over layers or feeds an exponential: the readers of a value decide, and have to agree.
+//! up over layers or feeds an exponential: the readers of a value decide, and have to agree. Element-wise readers take both: where
+//! there are no others, what becomes of the value decides.
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::{DType, Graph, NodeId, Op, Selection, ValueId};
@@ -21,7 +22,8 @@ pub(super) fn stored(graph: &Graph, value: ValueId, kind: TargetKind) -> Result<
 /// What all readers of a value take; f32 where the graph returns it.
 fn agreed(graph: &Graph, value: ValueId) -> Result<Elem, String> {
     let mut agreed: Option<(NodeId, Elem)> = None;
-    for &(reader, operand) in &graph.users(value) {
+    let users = graph.users(value);
+    for &(reader, operand) in users.iter().filter(|&&(reader, _)| !takes_any(graph.op(reader))) {
         let taken = match graph.op(reader) {
             Op::SelectRows if operand == 0 => self::agreed(graph, graph.result(reader, 0))?,
             op => takes(op, operand, graph.operands(reader).len()),
@@ -34,7 +36,20 @@ fn agreed(graph: &Graph, value: ValueId) -> Result<Elem, String> {
             _ => agreed = Some((reader, taken)),
         }
     }
-    Ok(agreed.map_or(Elem::F32, |(_, elem)| elem))
+    if let Some((_, elem)) = agreed {
+        return Ok(elem);
+    }
+    for &(reader, _) in &users {
+        if self::agreed(graph, graph.result(reader, 0))? == Elem::F32 {
+            return Ok(Elem::F32);
+        }
+    }
+    Ok(if users.is_empty() { Elem::F32 } else { Elem::Bf16 })
+}
+
+/// Whether the kernels of an op read their operands as whatever they are stored as.
+fn takes_any(op: &Op) -> bool {
+    matches!(op, Op::Slice { .. } | Op::Silu | Op::Softplus | Op::Add | Op::Mul | Op::Swiglu)
 }
 
 /// The element type that the kernels of an op read an operand as.

@@ -54,6 +54,7 @@ pub(super) fn layout(kernel: &Kernel, slot: &str, weight: &PlannedWeight) -> Res
         (Kernel::CausalConv1d(spec), "bias") => rows(spec.channels, 1),
         (Kernel::SelectiveScan(spec), "a") => rows(spec.channels, spec.d_state),
         (Kernel::SelectiveScan(spec), "d") => rows(spec.channels, 1),
+        (Kernel::Elementwise(spec), "b") => rows(spec.cols, 1),
         (_, name) => return Err(format!("slot {name} takes no weight")),
     })
 }

@@ -1,11 +1,12 @@
 //! One node → its kernels on Hopper, in order, and a value for each of their slots by name.
 //!
-//! An op is one kernel but for two: experts read rows that a kernel before sorted by expert, and attention of one token is
+//! An op is one kernel but for a few: experts read rows that a kernel before sorted by expert, and attention of one token is
 //! split, then summed. Matrix products of the entry for few sequences stream the weights; all others are tiled, so that a
 //! prompt's bits do not depend on how it is cut into steps.
 
 use jamba_plan::format::{Arg, Count, EntryKind, PartOrder, Table};
 use jambac_graph::{Op, Selection};
+use jambac_kernels::elementwise::Function;
 use jambac_kernels::kernel::{Elem, Kernel, Rows};
 use jambac_kernels::sm90::matmul::{Method, TileRows};
 use jambac_kernels::sm90::{self, row_stride};
@@ -14,6 +15,8 @@ use jambac_kernels::{
     attention, causal_conv1d, embed, grouped_linear, grouped_swiglu, kv_append, linear, linear_swiglu, moe_combine,
     moe_gather, moe_route, rms_norm, select_rows, selective_scan, split_linear, split_rms_norm,
 };
+
+mod unfused;
 
 use super::weight::WeightRows;
 use super::{View, elem};
@@ -116,10 +119,7 @@ impl View<'_, '_> {
             &Op::MoeRoute { k } => {
                 let (rows, count) = self.rows()?;
                 let spec = moe_route::sm90::Spec { n_experts: self.operand_cols(0)?, top_k: k, rows };
-                let most = moe_route::sm90::MAX_EXPERTS;
-                if spec.n_experts > most {
-                    return Err(self.fail(format!("found {} experts, expected at most {most}", spec.n_experts)));
-                }
+                self.check_experts(spec.n_experts)?;
                 let experts = self.scratch(self.most(rows), k, Elem::I32)?;
                 let results = [("weights", self.result(0)), ("slots", self.result(1)), ("offsets", self.result(2))];
                 one(
@@ -153,16 +153,33 @@ impl View<'_, '_> {
                 let outputs = ("outputs", Slot::Final(Arg::Count(Count::Outputs, 1)));
                 one(spec, [("x", x), rows, ("out", self.result(0)), outputs])
             }
-            _ => {
-                Err(self
-                    .fail("sm_90a has no kernel for it: build with the fusions that make it part of another".into()))
+            &Op::Slice { start, len } => self.sm90_slice(start, len),
+            Op::Silu => self.sm90_elementwise(Function::Silu),
+            Op::Softplus => self.sm90_elementwise(Function::Softplus),
+            Op::Add => self.sm90_elementwise(Function::Add),
+            Op::Mul if self.operand_ty(1).shape.len() < self.operand_ty(0).shape.len() => {
+                self.sm90_elementwise(Function::MulRow)
+            }
+            Op::Mul => self.sm90_elementwise(Function::Mul),
+            Op::Swiglu => self.sm90_elementwise(Function::Swiglu),
+            Op::Softmax => self.sm90_softmax(),
+            &Op::TopK { k } => self.sm90_top_k(k),
+            &Op::MoePermute { n_experts } => self.sm90_permute(n_experts),
+            Op::GroupedLinear => self.sm90_grouped_linear(),
+            Op::MoeCombine => self.sm90_combine(),
+            Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => {
+                Err(self.fail("a source is not a step".into()))
+            }
+            Op::SelectiveScan { .. } | Op::AppendAttention { .. } => {
+                Err(self.fail("sm_90a has no kernel for it: build without the fusion that makes it of others".into()))
             }
         }
     }
 
     fn sm90_norm(&mut self, eps: f64, residual: bool) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
-        let spec = rms_norm::sm90::Spec { cols: self.result_cols(0)?, eps, residual, rows };
+        let out = self.stored(self.result(usize::from(residual)));
+        let spec = rms_norm::sm90::Spec { cols: self.result_cols(0)?, eps, residual, out, rows };
         let most = rms_norm::sm90::MAX_COLS;
         if spec.cols > most {
             return Err(self.fail(format!("found rows of {} columns, expected at most {most} on sm_90a", spec.cols)));
@@ -222,6 +239,14 @@ impl View<'_, '_> {
         let of_splits = among(&pages).into_iter().chain([q, partials]);
         let of_sum = among(&["past", "sequences"]).into_iter().chain([partials, out]);
         Ok(vec![bind(spec.clone(), of_splits), bind(attention::sm90::combine::Spec { partials: spec }, of_sum)])
+    }
+
+    fn check_experts(&self, n_experts: usize) -> Result<(), ScheduleError> {
+        let most = moe_route::sm90::MAX_EXPERTS;
+        match n_experts <= most {
+            true => Ok(()),
+            false => Err(self.fail(format!("found {n_experts} experts, expected at most {most}"))),
+        }
     }
 
     /// KV heads and their dimensions, of a cache in bf16.
