@@ -86,6 +86,15 @@ i32 cuDeviceGetAttribute(i32 *value, i32 attribute, i32 device) {
     if (device == 1 && attribute == 75) *value = 8;
     return OK;
 }
+i32 cuGetErrorName(i32 code, const char **name) {
+    *name = code == 1     ? "CUDA_ERROR_INVALID_VALUE"
+            : code == 214 ? "CUDA_ERROR_ECC_UNCORRECTABLE"
+            : code == 218 ? "CUDA_ERROR_INVALID_PTX"
+            : code == 500 ? "CUDA_ERROR_NOT_FOUND"
+            : code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+                          : NULL;
+    return *name ? OK : INVALID_VALUE;
+}
 i32 cuGetErrorString(i32 code, const char **words) {
     *words = code == 700 ? "an illegal memory access was encountered" : NULL;
     return *words ? OK : INVALID_VALUE;

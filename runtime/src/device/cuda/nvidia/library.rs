@@ -6,6 +6,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 
 use super::super::driver::{DeviceInfo, DriverError};
 use super::super::fault::Fault;
+use super::abi;
 use super::calls::{check, message};
 use super::text;
 use crate::{DeviceId, RuntimeError};
@@ -19,10 +20,12 @@ fn ready() -> Result<(), String> {
             return Err("NVIDIA's driver is not installed: libcuda.so was not found".to_owned());
         }
         // SAFETY: the library is there.
-        match unsafe { sys::cuInit(0) } {
-            CUresult::CUDA_SUCCESS => Ok(()),
-            CUresult::CUDA_ERROR_NO_DEVICE => Err("NVIDIA's driver is installed, and finds no device".to_owned()),
-            result => Err(format!("NVIDIA's driver is installed, and not ready: {}", message(result))),
+        match unsafe { abi::cuInit(0) } {
+            answer if answer.is(CUresult::CUDA_SUCCESS) => Ok(()),
+            answer if answer.is(CUresult::CUDA_ERROR_NO_DEVICE) => {
+                Err("NVIDIA's driver is installed, and finds no device".to_owned())
+            }
+            answer => Err(format!("NVIDIA's driver is installed, and not ready: {}", message(answer))),
         }
     };
     READY.get_or_init(first).clone()
@@ -35,30 +38,30 @@ pub(super) fn device(number: u32) -> Result<(sys::CUdevice, DeviceInfo), Runtime
     let failed = |error: DriverError| Fault::of_call("looking at the device", error).error(&id.to_string());
     let mut count = 0;
     // SAFETY: the library is ready; the place is ours.
-    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed)?;
+    check("cuDeviceGetCount", unsafe { abi::cuDeviceGetCount(&mut count) }).map_err(failed)?;
     let found = u32::try_from(count).unwrap_or(0);
     if number >= found {
         return Err(RuntimeError::NoSuchDevice { wanted: id, found });
     }
     let mut device = 0;
     // SAFETY: a number below the count; the place is ours.
-    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, number as i32) }).map_err(failed)?;
+    check("cuDeviceGet", unsafe { abi::cuDeviceGet(&mut device, number as i32) }).map_err(failed)?;
     Ok((device, info(device, id).map_err(failed)?))
 }
 
 fn info(device: sys::CUdevice, id: DeviceId) -> Result<DeviceInfo, DriverError> {
     let mut name = [0; 128];
     // SAFETY: as many bytes as it is told.
-    check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device) })?;
+    check("cuDeviceGetName", unsafe { abi::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device) })?;
     let attribute = |attribute: CUdevice_attribute| {
         let mut value = 0;
         // SAFETY: the device was given by the driver; the place is ours.
-        check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+        check("cuDeviceGetAttribute", unsafe { abi::cuDeviceGetAttribute(&mut value, attribute, device) })?;
         Ok(u32::try_from(value).unwrap_or(0))
     };
     let mut version = 0;
     // SAFETY: the place is ours.
-    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    check("cuDriverGetVersion", unsafe { abi::cuDriverGetVersion(&mut version) })?;
     let version = u32::try_from(version).unwrap_or(0); // 12040 is 12.4
     Ok(DeviceInfo {
         name: format!("{} ({id})", text(name.as_ptr()).unwrap_or_default()),

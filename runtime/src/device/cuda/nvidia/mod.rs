@@ -4,6 +4,7 @@
 //! Each plan has a context of its own. It goes with everything in it when the driver is dropped, and a fault in one does not
 //! reach another. The calling thread's own context is as it was after each call.
 
+mod abi;
 mod calls;
 mod library;
 mod staging;
@@ -15,6 +16,7 @@ use std::ptr::null_mut;
 
 use cudarc::driver::sys::{self, CUresult};
 
+use self::abi::Answer;
 use self::calls::check;
 use self::staging::Staging;
 use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, TensorMapOf};
@@ -47,7 +49,7 @@ struct Current;
 impl Current {
     fn new(context: sys::CUcontext) -> Result<Current, DriverError> {
         // SAFETY: a context of ours, which lives as long as its driver.
-        check("cuCtxPushCurrent", unsafe { sys::cuCtxPushCurrent_v2(context) })?;
+        check("cuCtxPushCurrent", unsafe { abi::cuCtxPushCurrent_v2(context) })?;
         Ok(Current)
     }
 }
@@ -56,7 +58,7 @@ impl Drop for Current {
     fn drop(&mut self) {
         let mut context = null_mut();
         // SAFETY: the one that was pushed by `new` is on top. There is nobody to tell that it failed.
-        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut context) };
+        let _ = unsafe { abi::cuCtxPopCurrent_v2(&mut context) };
     }
 }
 
@@ -70,7 +72,7 @@ impl Nvidia {
         let failed = |error: DriverError| super::Fault::of_call("opening the device", error).error(&info.name);
         let mut context = null_mut();
         // SAFETY: `device` was given by the driver.
-        check("cuCtxCreate", unsafe { sys::cuCtxCreate_v2(&mut context, 0, device) }).map_err(failed)?;
+        check("cuCtxCreate", unsafe { abi::cuCtxCreate_v2(&mut context, 0, device) }).map_err(failed)?;
         let mut driver = Nvidia {
             info: info.clone(),
             context,
@@ -83,7 +85,7 @@ impl Nvidia {
         let current = Current;
         // SAFETY: a context is current, and the place is ours.
         let made =
-            unsafe { sys::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
+            unsafe { abi::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         check("cuStreamCreate", made).map_err(failed)?;
         driver.staging = Staging::new().map_err(failed)?;
         let (free, total) = memory().map_err(failed)?;
@@ -115,19 +117,17 @@ impl Nvidia {
 fn memory() -> Result<(u64, u64), DriverError> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: both places are ours.
-    check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+    check("cuMemGetInfo", unsafe { abi::cuMemGetInfo_v2(&mut free, &mut total) })?;
     Ok((free as u64, total as u64))
 }
 
 /// Out of memory, or what else a call says.
-fn out_of_memory(call: &'static str, result: CUresult, wanted: u64) -> Result<(), DriverError> {
-    match result {
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-            let (free, _) = memory()?;
-            Err(DriverError::OutOfMemory { wanted, free })
-        }
-        result => check(call, result),
+fn out_of_memory(call: &'static str, answer: Answer, wanted: u64) -> Result<(), DriverError> {
+    if answer.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
+        let (free, _) = memory()?;
+        return Err(DriverError::OutOfMemory { wanted, free });
     }
+    check(call, answer)
 }
 
 /// Loads an image: assembled code, or PTX with a zero behind it.
@@ -141,9 +141,9 @@ fn load(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
     // bytes as the options say, and outlives the call.
     let result = unsafe {
         let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
-        sys::cuModuleLoadDataEx(&mut module, image.as_ptr().cast(), 2, options, values)
+        abi::cuModuleLoadDataEx(&mut module, image.as_ptr().cast(), 2, options, values)
     };
-    if result == CUresult::CUDA_SUCCESS {
+    if result.is(CUresult::CUDA_SUCCESS) {
         return Ok(module);
     }
     out_of_memory("cuModuleLoadDataEx", result, image.len() as u64).map_err(|error| match error {
@@ -167,16 +167,16 @@ fn function(module: sys::CUmodule, kernel: &KernelNeeds<'_>) -> Result<sys::CUfu
         .map_err(|_| DriverError::Code(format!("kernel {:?} has a byte of zero in its name", kernel.symbol)))?;
     let (mut function, mut registers) = (null_mut(), 0);
     // SAFETY: the module was loaded, and the name ends with a zero.
-    check("cuModuleGetFunction", unsafe { sys::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) })
+    check("cuModuleGetFunction", unsafe { abi::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) })
         .map_err(refused)?;
     // Drivers load a function when it is first looked at; a capture must not be the first.
     let of = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
     // SAFETY: the function was found, and the place is ours.
-    check("cuFuncGetAttribute", unsafe { sys::cuFuncGetAttribute(&mut registers, of, function) }).map_err(refused)?;
+    check("cuFuncGetAttribute", unsafe { abi::cuFuncGetAttribute(&mut registers, of, function) }).map_err(refused)?;
     if kernel.shared_bytes > FREE_SHARED_BYTES {
         let of = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function was found.
-        let set = unsafe { sys::cuFuncSetAttribute(function, of, kernel.shared_bytes as i32) };
+        let set = unsafe { abi::cuFuncSetAttribute(function, of, kernel.shared_bytes as i32) };
         check("cuFuncSetAttribute", set).map_err(refused)?;
     }
     Ok(function)
@@ -198,7 +198,7 @@ impl Driver for Nvidia {
         let _current = self.current()?;
         let mut address = 0;
         // SAFETY: the place is ours.
-        let result = unsafe { sys::cuMemAlloc_v2(&mut address, bytes as usize) };
+        let result = unsafe { abi::cuMemAlloc_v2(&mut address, bytes as usize) };
         out_of_memory("cuMemAlloc", result, bytes)?;
         Ok(address)
     }
@@ -216,13 +216,13 @@ impl Driver for Nvidia {
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DriverError> {
         let _current = self.current()?;
         // SAFETY: the caller's ranges are inside what was allocated, and apart.
-        check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, self.stream) })
+        check("cuMemcpyDtoDAsync", unsafe { abi::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, self.stream) })
     }
 
     fn fill(&mut self, at: u64, bytes: u64, value: u8) -> Result<(), DriverError> {
         let _current = self.current()?;
         // SAFETY: the caller's range is inside what was allocated.
-        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(at, value, bytes as usize, self.stream) })
+        check("cuMemsetD8Async", unsafe { abi::cuMemsetD8Async(at, value, bytes as usize, self.stream) })
     }
 
     fn tensor_map(&mut self, map: &TensorMapOf) -> Result<[u8; 128], DriverError> {
@@ -242,7 +242,7 @@ impl Driver for Nvidia {
         let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
         // SAFETY: arrays of two dimensions and the one stride between them; the address is only written down.
         let result = unsafe {
-            sys::cuTensorMapEncodeTiled(
+            abi::cuTensorMapEncodeTiled(
                 &mut encoded,
                 elem,
                 2,
@@ -277,7 +277,7 @@ impl Driver for Nvidia {
         // is inside what was allocated: the plan was verified, the schedule's checker looked at its buffers.
         let result = unsafe {
             let (shared_bytes, extra) = (launch.shared_bytes, extra.as_mut_ptr());
-            sys::cuLaunchKernel(function, x, y, z, launch.threads, 1, 1, shared_bytes, self.stream, null_mut(), extra)
+            abi::cuLaunchKernel(function, x, y, z, launch.threads, 1, 1, shared_bytes, self.stream, null_mut(), extra)
         };
         check("cuLaunchKernel", result).map_err(|error| match error {
             DriverError::Call { message, .. } => DriverError::Fault(format!("its launch was refused: {message}")),
@@ -288,25 +288,25 @@ impl Driver for Nvidia {
     fn synchronize(&mut self) -> Result<(), DriverError> {
         let _current = self.current()?;
         // SAFETY: a stream of this context.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+        check("cuStreamSynchronize", unsafe { abi::cuStreamSynchronize(self.stream) })
     }
 
     fn begin_capture(&mut self) -> Result<(), DriverError> {
         let _current = self.current()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: a stream of this context, on which nothing is being captured.
-        check("cuStreamBeginCapture", unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) })
+        check("cuStreamBeginCapture", unsafe { abi::cuStreamBeginCapture_v2(self.stream, mode) })
     }
 
     fn end_capture(&mut self) -> Result<GraphId, DriverError> {
         let _current = self.current()?;
         let (mut graph, mut executable) = (null_mut(), null_mut());
         // SAFETY: a stream of this context; the place is ours.
-        check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(self.stream, &mut graph) })?;
+        check("cuStreamEndCapture", unsafe { abi::cuStreamEndCapture(self.stream, &mut graph) })?;
         // SAFETY: the graph that was captured; the place is ours.
-        let result = unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
+        let result = unsafe { abi::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
         // SAFETY: the graph is of no use from here on, what was made of it does not refer to it.
-        check("cuGraphDestroy", unsafe { sys::cuGraphDestroy(graph) })?;
+        check("cuGraphDestroy", unsafe { abi::cuGraphDestroy(graph) })?;
         out_of_memory("cuGraphInstantiate", result, 0)?;
         self.graphs.push(executable);
         Ok(GraphId(self.graphs.len() - 1))
@@ -315,7 +315,7 @@ impl Driver for Nvidia {
     fn replay(&mut self, graph: GraphId) -> Result<(), DriverError> {
         let _current = self.current()?;
         // SAFETY: a graph and a stream of this context; what its launches point to is still allocated.
-        check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(self.graphs[graph.0], self.stream) })
+        check("cuGraphLaunch", unsafe { abi::cuGraphLaunch(self.graphs[graph.0], self.stream) })
     }
 }
 
@@ -323,7 +323,7 @@ impl Drop for Nvidia {
     fn drop(&mut self) {
         // Memory of both sides, the code, the stream and the graphs go with the context.
         // SAFETY: nothing refers to the context any more. There is nobody to tell that it failed.
-        let _ = unsafe { sys::cuCtxDestroy_v2(self.context) };
+        let _ = unsafe { abi::cuCtxDestroy_v2(self.context) };
     }
 }
 

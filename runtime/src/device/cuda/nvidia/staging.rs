@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 use cudarc::driver::sys;
 
 use super::super::driver::DriverError;
+use super::abi;
 use super::calls::check;
 
 /// Bytes of a piece.
@@ -47,11 +48,11 @@ impl Staging {
         for piece in &mut staging.pieces {
             let mut memory = null_mut();
             // SAFETY: the place is ours.
-            check("cuMemAllocHost", unsafe { sys::cuMemAllocHost_v2(&mut memory, BYTES) })?;
+            check("cuMemAllocHost", unsafe { abi::cuMemAllocHost_v2(&mut memory, BYTES) })?;
             piece.memory = memory.cast();
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
             // SAFETY: as above.
-            check("cuEventCreate", unsafe { sys::cuEventCreate(&mut piece.done, flags) })?;
+            check("cuEventCreate", unsafe { abi::cuEventCreate(&mut piece.done, flags) })?;
         }
         Ok(staging)
     }
@@ -74,7 +75,7 @@ impl Staging {
             let memory = piece.memory.cast::<c_void>();
             // SAFETY: the piece stays and is left alone until the event says that it was read; the caller's range of the
             // device is inside what was allocated.
-            let result = unsafe { sys::cuMemcpyHtoDAsync_v2(at, memory, bytes.len(), stream) };
+            let result = unsafe { abi::cuMemcpyHtoDAsync_v2(at, memory, bytes.len(), stream) };
             check("cuMemcpyHtoDAsync", result)?;
             piece.record(stream)?;
             at += bytes.len() as u64;
@@ -90,7 +91,7 @@ impl Staging {
             let piece = self.take()?;
             // SAFETY: the piece stays and is left alone until the event says that it was written; the caller's range of the
             // device is inside what was allocated.
-            let result = unsafe { sys::cuMemcpyDtoHAsync_v2(piece.memory.cast(), from + first as u64, n, stream) };
+            let result = unsafe { abi::cuMemcpyDtoHAsync_v2(piece.memory.cast(), from + first as u64, n, stream) };
             check("cuMemcpyDtoHAsync", result)?;
             piece.record(stream)?;
             if let Some(before) = arriving.replace(Arriving(piece, first, n)) {
@@ -104,13 +105,13 @@ impl Staging {
 impl Piece {
     fn record(self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: an event and a stream of the current context.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.done, stream) })
+        check("cuEventRecord", unsafe { abi::cuEventRecord(self.done, stream) })
     }
 
     /// Returns when its last copy is over; at once where there was none.
     fn wait(self) -> Result<(), DriverError> {
         // SAFETY: an event of the current context.
-        check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.done) })
+        check("cuEventSynchronize", unsafe { abi::cuEventSynchronize(self.done) })
     }
 }
 

@@ -8,6 +8,7 @@ use libloading::Library;
 
 use super::super::driver::{DeviceCode, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, TensorMapOf};
 use super::Nvidia;
+use super::abi::{self, Answer};
 use crate::{DeviceId, Engine, Feed, OpenOptions, Outputs, PlanFile, RuntimeError};
 use jamba_plan::format::{Swizzle, TensorElem};
 
@@ -191,6 +192,11 @@ fn answers_of_the_driver_are_told_apart() {
         assert_eq!(driver.synchronize().unwrap_err(), DriverError::Fault(words.to_owned()));
         fail(library, "cuStreamSynchronize", 214);
         assert_eq!(driver.synchronize().unwrap_err(), DriverError::Lost("CUDA_ERROR_ECC_UNCORRECTABLE".to_owned()));
+        // What no header has a name for, and a function that the library lacks.
+        assert_eq!(abi::words("cuNoSuchFunction", Answer(700)), None);
+        fail(library, "cuStreamSynchronize", 54_321);
+        let message = "answer 54321".to_owned();
+        assert_eq!(driver.synchronize().unwrap_err(), DriverError::Call { call: "cuStreamSynchronize", message });
         fail(library, "cuGraphInstantiate", 2);
         driver.begin_capture().unwrap();
         assert!(matches!(driver.end_capture(), Err(DriverError::OutOfMemory { .. })));

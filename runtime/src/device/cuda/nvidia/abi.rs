@@ -1,0 +1,136 @@
+//! libcuda's functions as the runtime calls them: found by name in the library that cudarc opened, with an integer for an answer.
+//!
+//! cudarc's own functions return an enum of the answers that it knows; a driver that gives another one, as newer drivers may,
+//! would make a value of that enum that does not exist. Signatures are compared with cudarc's, which come from NVIDIA's headers.
+
+use std::ffi::{CString, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::{
+    self, CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph,
+    CUgraphExec, CUjit_option, CUmodule, CUresult, CUstream, CUstreamCaptureMode, CUtensorMap, CUtensorMapDataType,
+    CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle, cuuint32_t, cuuint64_t,
+};
+
+/// What a call answered: a `CUresult`, known to cudarc or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Answer(pub(super) u32);
+
+impl Answer {
+    /// Whether it is this one.
+    pub(super) fn is(self, known: CUresult) -> bool {
+        self.0 == known as u32
+    }
+}
+
+/// A function of the library, which has to be there and is loaded by the first of these.
+///
+/// # Safety
+/// `F` is the type of a pointer to the function of that name.
+unsafe fn symbol<F: Copy>(name: &str) -> Option<F> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the library is there, and is never unloaded, so that the pointer stays good; its type is the caller's word.
+    unsafe { sys::culib().get::<F>(name.as_bytes_with_nul()).ok().map(|found| *found) }
+}
+
+macro_rules! functions {
+    ($($name:ident($($arg:ident: $ty:ty),*);)*) => { $(
+        // The signature of the headers.
+        const _: unsafe fn($($ty),*) -> CUresult = sys::$name;
+
+        /// NVIDIA's function of that name; `CUDA_ERROR_NOT_FOUND` where the driver has none.
+        ///
+        /// # Safety
+        /// What NVIDIA's documentation asks for; the library is there.
+        #[allow(non_snake_case, clippy::too_many_arguments, reason = "name and arguments are NVIDIA's")]
+        pub(super) unsafe fn $name($($arg: $ty),*) -> Answer {
+            type Function = unsafe extern "C" fn($($ty),*) -> u32;
+            static FOUND: OnceLock<Option<Function>> = OnceLock::new();
+            // SAFETY: the signature is that of the headers, but for the answer, whose enum is an integer there.
+            match FOUND.get_or_init(|| unsafe { symbol(stringify!($name)) }) {
+                // SAFETY: the caller keeps to the documentation.
+                Some(function) => Answer(unsafe { function($($arg),*) }),
+                None => Answer(CUresult::CUDA_ERROR_NOT_FOUND as u32),
+            }
+        }
+    )* };
+}
+
+functions! {
+    cuInit(flags: c_uint);
+    cuDriverGetVersion(version: *mut c_int);
+    cuDeviceGetCount(count: *mut c_int);
+    cuDeviceGet(device: *mut CUdevice, ordinal: c_int);
+    cuDeviceGetName(name: *mut c_char, len: c_int, device: CUdevice);
+    cuDeviceGetAttribute(value: *mut c_int, attribute: CUdevice_attribute, device: CUdevice);
+    cuCtxCreate_v2(context: *mut CUcontext, flags: c_uint, device: CUdevice);
+    cuCtxDestroy_v2(context: CUcontext);
+    cuCtxPushCurrent_v2(context: CUcontext);
+    cuCtxPopCurrent_v2(context: *mut CUcontext);
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize);
+    cuMemAllocHost_v2(memory: *mut *mut c_void, bytes: usize);
+    cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
+    cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
+    cuMemcpyDtoDAsync_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
+    cuMemsetD8Async(at: CUdeviceptr, value: c_uchar, bytes: usize, stream: CUstream);
+    cuModuleLoadDataEx(
+        module: *mut CUmodule,
+        image: *const c_void,
+        n_options: c_uint,
+        options: *mut CUjit_option,
+        values: *mut *mut c_void
+    );
+    cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    cuFuncGetAttribute(value: *mut c_int, attribute: CUfunction_attribute, function: CUfunction);
+    cuFuncSetAttribute(function: CUfunction, attribute: CUfunction_attribute, value: c_int);
+    cuTensorMapEncodeTiled(
+        map: *mut CUtensorMap,
+        elem: CUtensorMapDataType,
+        rank: cuuint32_t,
+        address: *mut c_void,
+        dims: *const cuuint64_t,
+        strides: *const cuuint64_t,
+        sides: *const cuuint32_t,
+        every: *const cuuint32_t,
+        interleave: CUtensorMapInterleave,
+        swizzle: CUtensorMapSwizzle,
+        promotion: CUtensorMapL2promotion,
+        fill: CUtensorMapFloatOOBfill
+    );
+    cuLaunchKernel(
+        function: CUfunction,
+        grid_x: c_uint,
+        grid_y: c_uint,
+        grid_z: c_uint,
+        block_x: c_uint,
+        block_y: c_uint,
+        block_z: c_uint,
+        shared_bytes: c_uint,
+        stream: CUstream,
+        params: *mut *mut c_void,
+        extra: *mut *mut c_void
+    );
+    cuStreamCreate(stream: *mut CUstream, flags: c_uint);
+    cuStreamSynchronize(stream: CUstream);
+    cuStreamBeginCapture_v2(stream: CUstream, mode: CUstreamCaptureMode);
+    cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph);
+    cuGraphInstantiateWithFlags(executable: *mut CUgraphExec, graph: CUgraph, flags: c_ulonglong);
+    cuGraphDestroy(graph: CUgraph);
+    cuGraphLaunch(executable: CUgraphExec, stream: CUstream);
+    cuEventCreate(event: *mut CUevent, flags: c_uint);
+    cuEventRecord(event: CUevent, stream: CUstream);
+    cuEventSynchronize(event: CUevent);
+}
+
+/// What the driver says of an answer, by the function of that name: `cuGetErrorName` or `cuGetErrorString`. None where it does
+/// not know the answer.
+pub(super) fn words(function: &str, answer: Answer) -> Option<String> {
+    type Function = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
+    let mut words = std::ptr::null();
+    // SAFETY: both functions have this type, but for the answer, whose enum is an integer; the place is ours. The library is
+    // there, since it answered.
+    let known = unsafe { Answer(symbol::<Function>(function)?(answer.0, &mut words)) };
+    super::text(words).filter(|_| known.is(CUresult::CUDA_SUCCESS))
+}
