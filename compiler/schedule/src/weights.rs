@@ -5,16 +5,19 @@
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
 //! | weight of a linear \[N, I\], inside a scan too | 1, N, I, 16 | linear |
-//! | the same of a router, of Δ, of a tied table, where linears are integers | 1, N, I, 16 | as stored, or f32 |
+//! | the same of a router, of Δ, where linears are integers | 1, N, I, 16 | as stored, or f32 |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
-//! | the same, where it is a linear's weight too (tied) | as that linear's | linear |
+//! | the same, where it is a linear's weight too (tied), unless linears are integers | as that linear's | linear |
 //! | weight of a norm, bias, D \[C\] | 1, C, 1, 16 | f32 |
 //! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
 //! A GPU's matrices, embedding tables too, lie row after row as [`jambac_kernels::sm90::weight`] says, in bf16 or int8; its
 //! vectors, convolutions and decay rates row after row without padding, in f32.
+//!
+//! Tokens are looked up in floating-point numbers. A tied table whose linear multiplies integers is therefore stored twice: a
+//! step looks up a row a token, but multiplies by the whole, which is the larger part of what a small model reads.
 //!
 //! A weight of integers comes right behind another one of the same parts: its scales.
 
@@ -100,7 +103,7 @@ pub(crate) struct Weights {
     formats: Formats,
     /// Parameters that some linear reads.
     of_linears: BTreeSet<String>,
-    /// Parameters of linears that are never integers: of routers and of Δ, and tables that tokens are looked up in.
+    /// Parameters of linears that are never integers: of routers and of Δ.
     never_integers: BTreeSet<String>,
     /// In order of first use; offsets are final.
     pub(crate) planned: Vec<PlannedWeight>,
@@ -114,15 +117,11 @@ impl Weights {
             for node in graph.order() {
                 let weight =
                     |operand: usize| graph.op(graph.operands(node)[operand].node).source_name().map(str::to_owned);
-                match graph.op(node) {
-                    Op::Linear { .. } => {
-                        of_linears.extend(weight(1));
-                        if is_sensitive(graph, node) {
-                            never_integers.extend(weight(1));
-                        }
+                if let Op::Linear { .. } = graph.op(node) {
+                    of_linears.extend(weight(1));
+                    if is_sensitive(graph, node) {
+                        never_integers.extend(weight(1));
                     }
-                    Op::Embed => never_integers.extend(weight(1)),
-                    _ => {}
                 }
             }
         }
@@ -131,8 +130,7 @@ impl Weights {
 
     /// The index of the weight of these parts for this use; new or shared.
     pub(crate) fn add(&mut self, parts: &[PartRef<'_>], order: PartOrder, use_: Use) -> Result<usize, ScheduleError> {
-        let tied = use_ == Use::Embedding && parts.iter().any(|part| self.of_linears.contains(part.name));
-        let use_ = if tied { Use::Linear } else { use_ };
+        let use_ = if use_ == Use::Embedding && self.is_shared(&parts[0])? { Use::Linear } else { use_ };
         let transform = if use_ == Use::DecayRates { Transform::DecayRate } else { Transform::None };
         // Parts have the same experts, inputs and type: the graph is verified.
         let (groups, _, k) = matrix(&parts[0], use_);
@@ -157,6 +155,11 @@ impl Weights {
             self.place(&planned, order, layout, stored, Transform::Scale(format)).ok_or_else(too_large)?;
         }
         self.place(&planned, order, layout, format, transform).ok_or_else(too_large)
+    }
+
+    /// Whether tokens are looked up in what a linear multiplies by.
+    fn is_shared(&self, table: &PartRef<'_>) -> Result<bool, ScheduleError> {
+        Ok(self.of_linears.contains(table.name) && self.format(table, Use::Linear)?.scales().is_none())
     }
 
     /// Puts a weight behind the others and returns its index; None where no address space holds it.
@@ -438,10 +441,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tied_table_stays_as_it_is_stored() {
+    fn a_tied_table_is_looked_up_as_it_is_stored_and_multiplied_in_integers() {
         let formats = Formats { linear: Some(WeightFormat::Int8), ..Formats::default() };
         let schedule = of(Tiny::dense_tied(), DType::Bf16, formats).expect("a schedule");
-        assert_eq!(format_of(&schedule, "model.embed_tokens.weight"), WeightFormat::Bf16);
+        let table = schedule.weights.iter().filter(|weight| weight.name() == "model.embed_tokens.weight");
+        let stored: Vec<_> = table.map(|weight| (weight.format, weight.transform, weight.layout.lanes)).collect();
+        let scale = (WeightFormat::F32, Transform::Scale(WeightFormat::Int8), 16);
+        let head = (WeightFormat::Int8, Transform::None, 16);
+        assert_eq!(stored, [(WeightFormat::Bf16, Transform::None, 1), scale, head]);
         let formats = Formats { embedding: Some(WeightFormat::Int4), ..Formats::default() };
         let error = of(Tiny::base(), DType::Bf16, formats).unwrap_err().to_string();
         expect![

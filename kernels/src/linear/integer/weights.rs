@@ -8,6 +8,9 @@ use crate::target::CpuTarget;
 /// Bytes of a cache line, which holds whole pairs of inputs of a panel in either format.
 pub(super) const LINE: usize = 64;
 
+/// Halves of a line: in each a byte of each of a panel's outputs twice.
+pub(super) const HALVES: usize = LINE / (2 * LANES);
+
 /// Packed weights and their scales.
 pub(crate) struct Weights {
     /// Inputs.
@@ -51,22 +54,22 @@ impl Weights {
 
     /// For each pair of inputs of the line that begins at a byte, for each register of the outputs' lanes: the weights.
     pub(super) fn load_line(&self, b: &Builder, line: Value) -> Vec<Vec<Value>> {
-        let registers = || (0..2 * LANES).step_by(2 * lanes(b.target()));
-        let load = |at: usize| b.load_vector(self.integers, &[b.add(line, b.index(at))], 2 * lanes(b.target()));
-        let halves = (0..LINE).step_by(2 * LANES);
-        halves
-            .flat_map(|half| {
-                let bytes: Vec<Value> = registers().map(|register| b.to_i16(load(half + register))).collect();
-                match self.format {
-                    Elem::I8 => vec![bytes],
-                    _ => {
-                        let low = bytes.iter().map(|&bytes| b.shr_signed(b.shl(bytes, 12), 12)).collect();
-                        let high = bytes.iter().map(|&bytes| b.shr_signed(bytes, 4)).collect();
-                        vec![low, high]
-                    }
-                }
-            })
-            .collect()
+        (0..HALVES).flat_map(|half| self.load_half(b, line, half)).collect()
+    }
+
+    /// The same for half a line.
+    pub(super) fn load_half(&self, b: &Builder, line: Value, half: usize) -> Vec<Vec<Value>> {
+        let load = |register: usize| {
+            let at = b.add(line, b.index(2 * LANES * half + register));
+            b.to_i16(b.load_vector(self.integers, &[at], 2 * lanes(b.target())))
+        };
+        let bytes: Vec<Value> = (0..2 * LANES).step_by(2 * lanes(b.target())).map(load).collect();
+        if self.format == Elem::I8 {
+            return vec![bytes];
+        }
+        let low = bytes.iter().map(|&bytes| b.shr_signed(b.shl(bytes, 12), 12)).collect();
+        let high = bytes.iter().map(|&bytes| b.shr_signed(bytes, 4)).collect();
+        vec![low, high]
     }
 
     /// What multiplies the integer sums of a group, for each register of a panel's lanes; `None` for 1.
