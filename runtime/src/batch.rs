@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 
-use jamba_plan::format::KV_PAGE_TOKENS;
+use jamba_plan::format::{KV_PAGE_TOKENS, Setting};
 
+use crate::device::Row;
 use crate::generate::Picker;
 use crate::session::Origin;
 use crate::{Cancel, Engine, Feed, Finish, GenerateOptions, NewToken, Outputs, Pool, RuntimeError};
@@ -75,6 +76,8 @@ pub struct Batch {
     events: Vec<Event>,
     /// Empty between steps: kept for its memory.
     feeds: Vec<Feed<'static>>,
+    /// How a device may pick from the rows of the step under way.
+    settings: Vec<Option<Setting>>,
     /// Of requests that ended, for those to come.
     samplers: Vec<Sampler>,
     n_submitted: u64,
@@ -116,7 +119,7 @@ struct Job {
 
 impl Job {
     /// What a row of logits brings it.
-    fn pick(&mut self, row: &[f32], limits: &Limits) -> Event {
+    fn pick(&mut self, row: Row<'_>, limits: &Limits) -> Event {
         let (Some(picker), Some(sampler)) = (&mut self.picker, &mut self.sampler) else { unreachable!("it runs") };
         match picker.pick(sampler, row) {
             Ok((token, finish)) => {
@@ -128,6 +131,11 @@ impl Job {
             }
             Err(error) => self.fail(error),
         }
+    }
+
+    /// How a device may pick its next token.
+    fn setting(&self) -> Option<Setting> {
+        self.picker.as_ref().zip(self.sampler.as_ref()).and_then(|(picker, sampler)| picker.setting(sampler))
     }
 
     fn event(&self, token: Option<NewToken>) -> Event {
@@ -201,6 +209,7 @@ impl Batch {
             running: Vec::with_capacity(max_sequences),
             events: Vec::with_capacity(max_sequences),
             feeds: Vec::with_capacity(max_sequences),
+            settings: Vec::with_capacity(max_sequences),
             samplers: Vec::with_capacity(max_sequences),
             n_submitted: 0,
             limits,
@@ -294,11 +303,14 @@ impl Batch {
             feeds.extend(self.running.iter().filter(|running| running.share > 0).map(Running::feed));
             let of_prompt = self.running.iter().any(|running| running.fed < running.job.n_prompt && running.share > 0);
             let origin = if of_prompt { Origin::Prompt } else { Origin::Any };
-            let stepped = engine.run(&feeds, origin).map(|admitted| engine.logits(admitted));
+            let last = self.running.iter().filter(|running| running.share > 0 && running.share == running.rest());
+            self.settings.clear();
+            self.settings.extend(last.map(|running| running.job.setting()));
+            let stepped = engine.run(&feeds, origin, &self.settings);
             self.feeds = with_other_lifetime(feeds);
             match stepped {
-                Ok(logits) => {
-                    self.pick(logits.rows());
+                Ok(admitted) => {
+                    self.pick(engine.rows(admitted));
                     self.leave(engine)?;
                     break;
                 }
@@ -388,7 +400,7 @@ impl Batch {
     }
 
     /// Step 4: `rows` are those of the sequences that have now taken all of their tokens, in order.
-    fn pick<'a>(&mut self, mut rows: impl Iterator<Item = &'a [f32]>) {
+    fn pick<'a>(&mut self, mut rows: impl Iterator<Item = Row<'a>>) {
         for running in self.running.iter_mut().filter(|running| running.share > 0) {
             running.fed += running.share;
             if running.fed < running.job.tokens.len() {

@@ -9,7 +9,7 @@ use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
 use crate::device::cpu::Cpu;
 use crate::device::cuda::Gpu;
 use crate::device::map::PlanFile;
-use crate::device::{Device, Opened, Piece};
+use crate::device::{Device, Opened, Piece, Row, Settings};
 use crate::gpu::{self, Driver};
 use crate::session::{Admitted, Feed, Origin, Outputs, SequenceId, Sequences};
 use crate::snapshot::Checkpoints;
@@ -63,6 +63,8 @@ pub struct OpenOptions<'a> {
     pub draw_on_host: bool,
     /// Launch every step of a GPU by itself, in place of replaying steps that were recorded: the same bits, later.
     pub launch_each: bool,
+    /// Bring every row of logits from a GPU and pick tokens on the host: the same tokens, later.
+    pub pick_on_host: bool,
     /// Told how far checking the plan and drawing synthetic weights are.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
@@ -293,18 +295,24 @@ impl Engine {
     /// A step of one token of each sequence is decoded. On a GPU its sums are other kernels' than a prompt's; [`Engine::prefill`]
     /// reads the last token of a prompt as it reads all others.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
-        let admitted = self.run(feeds, Origin::Any)?;
+        let admitted = self.run(feeds, Origin::Any, &[])?;
         Ok(self.logits(admitted))
     }
 
-    pub(crate) fn run(&mut self, feeds: &[Feed<'_>], origin: Origin) -> Result<Admitted, RuntimeError> {
+    /// Runs a step; tokens may be picked from its rows of logits as `settings` say.
+    pub(crate) fn run(
+        &mut self,
+        feeds: &[Feed<'_>],
+        origin: Origin,
+        settings: Settings<'_>,
+    ) -> Result<Admitted, RuntimeError> {
         self.device.health()?;
         let admitted = self.sequences.admit(feeds, origin)?;
         if let Some(trace) = &mut self.trace {
             trace.begin_run(admitted.entry, admitted.kind, self.sequences.size(feeds, admitted.counts));
         }
         self.sequences.advance(feeds, &mut *self.device);
-        self.device.run(admitted.entry, admitted.counts, self.trace.as_mut())?;
+        self.device.run(admitted.entry, admitted.counts, settings, self.trace.as_mut())?;
         if let Some(trace) = &mut self.trace {
             trace.end_run();
         }
@@ -312,14 +320,24 @@ impl Engine {
             if let Some(broken) = self.device.broken_guard() {
                 return Err(broken);
             }
-            for row in 0..admitted.counts.outputs {
-                sample::greedy(self.device.logits(admitted.entry, row))?;
+            for row in self.rows(admitted) {
+                if let Row::Logits(logits) = row {
+                    sample::greedy(logits)?;
+                }
             }
         }
         Ok(admitted)
     }
 
-    /// The rows that a step left.
+    /// What a step left of its rows of logits, in order.
+    pub(crate) fn rows(&self, admitted: Admitted) -> impl Iterator<Item = Row<'_>> {
+        (0..admitted.counts.outputs).map(move |row| match self.device.token(row) {
+            Some(token) => Row::Token(token),
+            None => Row::Logits(self.device.logits(admitted.entry, row)),
+        })
+    }
+
+    /// The rows of a step that picked no tokens.
     pub(crate) fn logits(&self, admitted: Admitted) -> Logits<'_> {
         Logits { device: &*self.device, entry: admitted.entry, len: admitted.counts.outputs }
     }
@@ -346,21 +364,23 @@ impl Engine {
         chunk: Option<usize>,
     ) -> Result<Option<Logits<'_>>, RuntimeError> {
         let feed = Feed { sequence, tokens, outputs: Outputs::Last };
-        let admitted = self.run_chunks_unless(&|| cancel.is_cancelled(), feed, chunk)?;
+        let admitted = self.run_chunks_unless(&|| cancel.is_cancelled(), feed, chunk, &[])?;
         Ok(admitted.map(|admitted| self.logits(admitted)))
     }
 
     /// Runs a feed of any length in chunks; the rows of the last chunk are left.
     pub(crate) fn run_chunks(&mut self, feed: Feed<'_>, chunk: Option<usize>) -> Result<Admitted, RuntimeError> {
-        let admitted = self.run_chunks_unless(&|| false, feed, chunk)?;
+        let admitted = self.run_chunks_unless(&|| false, feed, chunk, &[])?;
         Ok(admitted.expect("nothing cancels it"))
     }
 
-    fn run_chunks_unless(
+    /// As [`Engine::run_chunks`]; None where it was cancelled before the last chunk, of whose rows `settings` are.
+    pub(crate) fn run_chunks_unless(
         &mut self,
         is_cancelled: &dyn Fn() -> bool,
         feed: Feed<'_>,
         chunk: Option<usize>,
+        settings: Settings<'_>,
     ) -> Result<Option<Admitted>, RuntimeError> {
         let Feed { sequence, tokens, outputs } = feed;
         self.sequences.check_room(sequence, tokens)?;
@@ -372,13 +392,13 @@ impl Engine {
             if is_cancelled() {
                 return Ok(None);
             }
-            self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }], Origin::Prompt)?;
+            self.run(&[Feed { sequence, tokens: part, outputs: Outputs::None }], Origin::Prompt, &[])?;
         }
         self.tell_prefill(last, tokens.len());
         if is_cancelled() {
             return Ok(None);
         }
-        let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }], Origin::Prompt)?;
+        let admitted = self.run(&[Feed { sequence, tokens: &tokens[last..], outputs }], Origin::Prompt, settings)?;
         self.tell_prefill(tokens.len(), tokens.len());
         Ok(Some(admitted))
     }

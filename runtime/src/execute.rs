@@ -11,9 +11,9 @@ pub(crate) trait Lane {
     fn launch(&mut self, index: usize, step: &Step);
 }
 
-/// Walks an entry's steps in order.
-pub(crate) fn execute(steps: &[Step], lane: &mut dyn Lane) {
-    for (index, step) in steps.iter().enumerate() {
+/// Walks steps of an entry, which come with their indices, in order.
+pub(crate) fn execute<'a>(steps: impl Iterator<Item = (usize, &'a Step)>, lane: &mut dyn Lane) {
+    for (index, step) in steps {
         if step.barrier {
             lane.wait_for_all();
         }

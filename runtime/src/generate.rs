@@ -14,6 +14,7 @@ pub use stream::{Stream, StreamEvent};
 
 #[cfg(feature = "constrain")]
 use crate::Constraint;
+use crate::session::Origin;
 use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
 
 /// How to generate. The default is greedy and generates nothing: `max_new` is 0.
@@ -90,7 +91,7 @@ pub struct Generated {
     pub rest: String,
     /// Why there are no more.
     pub finish: Finish,
-    /// Time of the prompt, until the logits of its last token.
+    /// Time of the prompt, until the logits of its last token, or the token that a GPU picked from them.
     pub prefill: Duration,
     /// Time of everything after that but what the caller spent between two tokens.
     pub decode: Duration,
@@ -200,17 +201,19 @@ impl Generation {
         }
         let began = Instant::now();
         let is_prompt = self.decode_steps == 0 && self.tokens.is_empty();
-        let logits = if is_prompt {
-            let logits = engine.prefill_unless(&self.cancel, self.sequence, &self.next, self.chunk)?;
+        let feed = Feed { sequence: self.sequence, tokens: &self.next, outputs: Outputs::Last };
+        let settings = [self.picker.setting(&self.sampler)];
+        let admitted = if is_prompt {
+            let admitted = engine.run_chunks_unless(&|| self.cancel.is_cancelled(), feed, self.chunk, &settings)?;
             self.prefill = began.elapsed();
-            logits
+            admitted
         } else if self.cancel.is_cancelled() {
             None
         } else {
-            match engine.step(&[Feed { sequence: self.sequence, tokens: &self.next, outputs: Outputs::Last }]) {
-                Ok(logits) => {
+            match engine.run(&[feed], Origin::Any, &settings) {
+                Ok(admitted) => {
                     self.decode_steps += 1;
-                    Some(logits)
+                    Some(admitted)
                 }
                 Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {
                     self.finish = Some(Finish::NoRoom);
@@ -220,7 +223,7 @@ impl Generation {
                 Err(error) => return Err(error),
             }
         };
-        let Some(logits) = logits else {
+        let Some(row) = admitted.and_then(|admitted| engine.rows(admitted).next()) else {
             self.finish = Some(Finish::Cancelled);
             return Ok(None);
         };
@@ -228,7 +231,7 @@ impl Generation {
             self.finish = Some(Finish::Length);
             return Ok(None);
         }
-        let (token, finish) = self.picker.pick(&mut self.sampler, logits.row(0))?;
+        let (token, finish) = self.picker.pick(&mut self.sampler, row)?;
         self.tokens.push(token.token);
         self.next.clear();
         self.next.push(token.token);

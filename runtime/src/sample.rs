@@ -12,6 +12,8 @@ use std::cmp::Ordering;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
+use jamba_plan::format::Setting;
+
 pub use logprobs::{logprob, top_logprobs};
 pub use options::SamplerOptions;
 
@@ -112,6 +114,23 @@ impl Sampler {
     pub fn pick_where(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {
         greedy(logits)?;
         self.pick_from(logits, allowed)
+    }
+
+    /// How a device would pick the next token from logits as they are; None where something that it does not know changes them.
+    pub(crate) fn setting(&self) -> Option<Setting> {
+        if !self.history.is_empty() || !self.bias.is_empty() {
+            return None;
+        }
+        let &SamplerOptions { temperature, top_k, top_p, min_p, .. } = &self.options;
+        let top_k = u32::try_from(top_k).unwrap_or(u32::MAX);
+        Some(Setting { temperature, top_k, top_p, min_p, draw: self.random.clone().next_u64() })
+    }
+
+    /// Notes that a device picked a token by [`Sampler::setting`]: the generator goes on as if it had been picked here.
+    pub(crate) fn note_picked(&mut self) {
+        if self.options.temperature > 0.0 {
+            self.random.next_u64();
+        }
     }
 
     fn pick_from(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {

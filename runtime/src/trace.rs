@@ -187,6 +187,7 @@ mod tests {
             max_sequences: 1,
             max_outputs: 1,
             logits: Logits { offset: 0, row_stride: 64, n: 1 },
+            picks: None,
             steps: vec![step(0, Count::Tokens, mix), step(1, Count::Outputs, head), step(0, Count::Tokens, mix)],
             buffers: Vec::new(),
         };

@@ -70,6 +70,7 @@ pub fn program(schedule: &Schedule) -> Program {
             max_sequences: entry.max_sequences,
             max_outputs: entry.max_outputs,
             logits: entry.logits,
+            picks: entry.picks,
             steps: entry
                 .steps
                 .iter()

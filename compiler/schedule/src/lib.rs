@@ -23,7 +23,9 @@ pub mod weights;
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, TargetKind, TensorMap, WeightFormat};
+use jamba_plan::format::{
+    Arg, EntryKind, KV_PAGE_TOKENS, Limits, Logits, Memory, Picks, TargetKind, TensorMap, WeightFormat,
+};
 use jamba_plan::tables::{self, DeviceTables};
 use jambac_graph::{Dim, Graph};
 use jambac_kernels::kernel::{Access, Elem, Kernel, Param, Rows};
@@ -98,8 +100,10 @@ pub struct EntrySchedule {
     pub steps: Vec<Step>,
     /// Results of steps that later steps read, in order of the steps that write them.
     pub buffers: Vec<Buffer>,
-    /// Where the logits are when the last step is done.
+    /// Where the logits are when all steps are done.
     pub logits: Logits,
+    /// Where the last two steps leave tokens that they pick from the logits; None on CPUs.
+    pub picks: Option<Picks>,
 }
 
 /// One kernel call by all threads.
@@ -366,6 +370,7 @@ fn finish(
         steps,
         buffers,
         logits: Logits { offset: offset_of(logits), row_stride, n: vocab as u64 },
+        picks: draft.picks.map(|[likeliest, drawn]| Picks { likeliest: offset_of(likeliest), drawn: offset_of(drawn) }),
     })
 }
 

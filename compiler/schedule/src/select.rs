@@ -16,6 +16,7 @@ use crate::weights::Weights;
 use stored::stored;
 
 mod node;
+mod picks;
 mod stored;
 
 /// Index of a buffer of one entry.
@@ -66,6 +67,8 @@ pub(crate) struct Draft {
     pub(crate) buffers: Vec<DraftBuffer>,
     /// The buffer that holds the logits, and how many a row has.
     pub(crate) logits: (BufferId, usize),
+    /// The buffers of the tokens that the last two steps pick, on a GPU.
+    pub(crate) picks: Option<[BufferId; 2]>,
 }
 
 /// The largest step of an entry.
@@ -129,7 +132,11 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
     let logits = *graph.outputs().get("logits").ok_or_else(|| entry_error("absent".into()))?;
     let buffer = buffer_of.get(&logits).ok_or_else(|| entry_error(graph.op(logits.node).name().into()))?;
     let n = graph.ty(logits).cols().ok_or_else(|| entry_error(graph.ty(logits).to_string()))?;
-    Ok(Draft { kind, steps, buffers, logits: (*buffer, n) })
+    let mut draft = Draft { kind, steps, buffers, logits: (*buffer, n), picks: None };
+    if kind == TargetKind::Sm90a {
+        picks::add(&mut draft, context.extents.outputs)?;
+    }
+    Ok(draft)
 }
 
 /// What fills slots, by their names.

@@ -200,7 +200,7 @@ fn limits_are_counts() {
 /// The passes of Hopper's kernels.
 const SM_90A: &str = "all,-fuse-dt-scan,-fuse-norms-scan,-fuse-kv-append";
 
-fn on_hopper(config: &JambaConfig, limits: Limits, formats: Formats) -> Result<Schedule, ScheduleError> {
+pub(crate) fn on_hopper(config: &JambaConfig, limits: Limits, formats: Formats) -> Result<Schedule, ScheduleError> {
     let (mut prefill, mut decode) = entries(config, DType::Bf16);
     let mut passes = PassManager::new(&SM_90A.parse::<Fusion>().expect("names of passes"));
     for graph in [&mut prefill, &mut decode] {
@@ -221,23 +221,23 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
             (
                 Prefill,
                 8,
-                28,
+                30,
             ),
             (
                 Decode,
                 8,
-                29,
+                31,
             ),
             (
                 Decode,
                 9,
-                29,
+                31,
             ),
         ]
     "#]]
     .assert_debug_eq(&found);
     expect![[r#"
-        decode: 29 steps, 28 barriers; at most 8 tokens, 8 sequences, 2 outputs
+        decode: 31 steps, 30 barriers; at most 8 tokens, 8 sequences, 2 outputs
           step    kernel                                           source                     arguments
           0       embed_bf16_d64_sm90                              embed_tokens               ids=ids table=w0 out=b0 tokens=tokens
           1     | rms_norm_d64_e358637bd_sm90                      layers.0.input_layernorm   a=b0 weight=w1 out=b1 rows=tokens
@@ -268,6 +268,8 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
           26    | moe_combine_d64_k2_sm90                          layers.1.feed_forward      y=b35 weights=b29 slots=b30 out=b36 rows=outputs
           27    | add_rms_norm_d64_e358637bd_sm90                  final_layernorm            a=b26 b=b36 weight=w24 sum=b37 out=b38 rows=outputs
           28    | linear_bf16_n512_k64_f32_few_sm90                lm_head                    weight=w25 x=b38 out=b39 rows=outputs
+          29    | sample_argmax_v512_sm90                          sampler                    logits=b39 tokens=b40 outputs=outputs
+          30    | sample_draw_v512_sm90                            sampler                    logits=b39 settings=settings tokens=b41 outputs=outputs
     "#]].assert_eq(&text::steps(&schedule, &schedule.entries[1]));
 }
 

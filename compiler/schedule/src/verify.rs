@@ -9,7 +9,8 @@
 //!    its last; element type and distance of rows stay the same, and rows are as many as the largest step has
 //! 7. **apart**: no two buffers live in the same step share bytes, but for a result over an operand where its kernel may do so
 //! 8. **barriers**: of two steps with no barrier in between, none writes bytes that the other one touches
-//! 9. **logits**: the last step leaves rows of logits inside a live buffer
+//! 9. **logits**: rows of logits are left inside a buffer that lives to the end; a GPU's last two steps pick tokens from them, each
+//!    into a buffer of its own
 //! 10. **memory**: prefill and decode, once each but for a GPU, which may decode in several; pools hold what lies in them; sizes
 //!     are aligned
 //! 11. **tensor maps**: the matrix of each is a weight or a live buffer, all of it, in the boxes that the kernel copies
@@ -40,6 +41,7 @@ pub fn verify(schedule: &Schedule) -> Result<(), ScheduleError> {
         memory::apart(schedule, entry)?;
         steps::barriers(schedule, entry)?;
         memory::logits(entry)?;
+        sm90::picks(schedule.kind, entry)?;
     }
     memory::pools(schedule)?;
     sm90::maps(schedule)

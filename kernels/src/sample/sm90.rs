@@ -5,5 +5,4 @@ pub mod draw;
 #[cfg(feature = "emit")]
 mod row;
 
-/// The token of a row that has no finite largest logit; the host's sampler refuses such a row.
-pub const NO_TOKEN: i32 = -1;
+pub use jamba_plan::format::NO_TOKEN;

@@ -40,6 +40,9 @@ pub(crate) struct OpenArgs {
     /// Launch every step of a GPU by itself, not as graphs that were recorded (the same bits, slower)
     #[arg(long)]
     launch_each: bool,
+    /// Bring every row of logits from a GPU and pick tokens on the CPU (the same tokens, slower)
+    #[arg(long)]
+    pick_on_host: bool,
 }
 
 impl OpenArgs {
@@ -54,6 +57,7 @@ impl OpenArgs {
                 device: self.device,
                 draw_on_host: self.draw_on_host,
                 launch_each: self.launch_each,
+                pick_on_host: self.pick_on_host,
                 threads: self.threads,
                 isa: self.isa.clone(),
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },

@@ -59,6 +59,7 @@ pub(crate) fn program() -> Program {
         max_sequences: 2,
         max_outputs: 4,
         logits: Logits { offset: 64, row_stride: 32, n: 5 },
+        picks: None,
         steps: vec![
             Step {
                 kernel: 0,

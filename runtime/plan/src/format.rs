@@ -8,6 +8,7 @@ use crate::cost::Cost;
 mod draw_kernel;
 mod launch;
 mod layout;
+mod picks;
 mod target;
 mod tensor_map;
 mod weight;
@@ -15,6 +16,7 @@ mod weight;
 pub use draw_kernel::DrawKernel;
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
+pub use picks::{NO_TOKEN, Pick, Picks, Setting};
 pub use target::TargetKind;
 pub use tensor_map::{Swizzle, TENSOR_MAP_BYTES, TensorElem, TensorMap};
 pub use weight::{Init, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
@@ -154,8 +156,8 @@ pub struct Memory {
     pub kv_page: u64,
     /// Packed weights (mapped or copied from the plan, or drawn when they are synthetic), with [`SLACK_BYTES`] behind the last.
     pub weights: u64,
-    /// Step tables (ids, rows, sequence starts, page tables); on a GPU also the words of counts and the tensor maps, as
-    /// [`crate::tables::DeviceTables`] places them.
+    /// Step tables (ids, rows, sequence starts, page tables); on a GPU also the words of counts, the settings of draws and the
+    /// tensor maps, as [`crate::tables::DeviceTables`] places them.
     pub tables: u64,
 }
 
@@ -220,8 +222,10 @@ pub struct Entry {
     pub max_sequences: u64,
     /// Largest number of rows of logits.
     pub max_outputs: u64,
-    /// Where the logits are when the last step is done.
+    /// Where the logits are when all steps are done.
     pub logits: Logits,
+    /// Where the last two steps leave tokens that they pick from the logits. None on CPUs.
+    pub picks: Option<Picks>,
     /// The steps.
     pub steps: Vec<Step>,
     /// The memory map of the arena, in order of first use.
@@ -313,6 +317,8 @@ pub enum Table {
     SequenceOf,
     /// KV pages of each sequence, \[sequences, ceil(max_context / KV_PAGE_TOKENS)\].
     Pages,
+    /// How a GPU draws the token of each row of logits, \[outputs, [`Setting::WORDS`]\]; filled before a run that draws.
+    Settings,
 }
 
 /// Counts of a step.

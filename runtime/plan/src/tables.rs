@@ -1,13 +1,14 @@
 //! Where each step table lies in the one region that holds them all: a function of the plan's limits alone, so that the
-//! compiler can state the bytes and the runtime can rely on them. A GPU's region holds words of counts before the tables and
-//! tensor maps behind them: [`DeviceTables`].
+//! compiler can state the bytes and the runtime can rely on them. A GPU's region holds words of counts before the tables, and
+//! behind them the settings of draws and tensor maps: [`DeviceTables`].
 
 use std::collections::BTreeSet;
 
-use crate::format::{ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, TENSOR_MAP_BYTES, Table};
+use crate::format::{ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, Setting, TENSOR_MAP_BYTES, Table};
 
 impl Table {
-    /// Every table, in the order in which they lie in memory.
+    /// Every table that any step fills, in the order in which they lie in memory. The settings of draws, which a GPU alone has,
+    /// follow them.
     pub const ALL: [Table; 7] =
         [Table::Ids, Table::Rows, Table::Starts, Table::Past, Table::Slots, Table::SequenceOf, Table::Pages];
 
@@ -21,6 +22,7 @@ impl Table {
             Table::Slots => "slots",
             Table::SequenceOf => "sequence_of",
             Table::Pages => "pages",
+            Table::Settings => "settings",
         }
     }
 
@@ -32,6 +34,7 @@ impl Table {
             Table::Starts => limits.max_sequences.saturating_add(1),
             Table::Past | Table::Slots => limits.max_sequences,
             Table::Pages => limits.max_sequences.saturating_mul(pages_per_sequence(limits)),
+            Table::Settings => limits.max_outputs.saturating_mul(Setting::WORDS as u64),
         }
     }
 
@@ -61,13 +64,14 @@ pub fn pages_per_sequence(limits: &Limits) -> u64 {
     limits.max_context.div_ceil(KV_PAGE_TOKENS)
 }
 
-/// Bytes of all tables together: [`crate::format::Memory::tables`].
+/// Bytes of [`Table::ALL`] together: of a CPU [`crate::format::Memory::tables`].
 pub fn table_bytes(limits: &Limits) -> u64 {
     Table::ALL.iter().fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
 }
 
-/// What the tables' region of a GPU holds, and where: words of counts (i64), step tables, tensor maps. What changes with every
-/// step comes first, the longest table last, so that one short copy brings a step's share.
+/// What the tables' region of a GPU holds, and where: words of counts (i64), step tables, settings of draws where a step reads
+/// them, tensor maps. What changes with every step comes first, the longest table last, so that one short copy brings a step's
+/// share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceTables {
     /// Count and factor of each word, in order.
@@ -92,13 +96,17 @@ impl DeviceTables {
 
     /// The region of steps with these arguments and so many maps. Saturates where lengths overflow.
     pub fn new(limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> DeviceTables {
-        let count = |arg: Arg| match arg {
-            Arg::Count(count, factor) => Some((count, factor)),
-            _ => None,
-        };
-        let counts: BTreeSet<(Count, u32)> = args.filter_map(count).collect();
+        let (mut counts, mut settings) = (BTreeSet::new(), 0);
+        for arg in args {
+            match arg {
+                Arg::Count(count, factor) => drop(counts.insert((count, factor))),
+                Arg::Table(Table::Settings) => settings = Table::Settings.bytes(limits),
+                _ => {}
+            }
+        }
         let tables_at = (counts.len() as u64 * COUNT_BYTES).next_multiple_of(TENSOR_MAP_BYTES);
-        let maps_at = tables_at.saturating_add(table_bytes(limits)).checked_next_multiple_of(TENSOR_MAP_BYTES);
+        let tables = table_bytes(limits).saturating_add(settings);
+        let maps_at = tables_at.saturating_add(tables).checked_next_multiple_of(TENSOR_MAP_BYTES);
         let maps_at = maps_at.unwrap_or(u64::MAX);
         let bytes = maps_at.saturating_add(n_maps.saturating_mul(TENSOR_MAP_BYTES));
         DeviceTables { counts: counts.into_iter().collect(), tables_at, maps_at, bytes }
@@ -144,5 +152,8 @@ mod tests {
         assert_eq!((tables.tables_at, tables.maps_at, tables.bytes), (128, 896, 896 + 3 * 128));
         assert_eq!((tables.count(Count::Outputs, 1), tables.count(Count::Sequences, 1)), (Some(16), None));
         assert_eq!(tables.map(2), 896 + 256);
+        // 5 rows of 32 bytes behind the tables, in whole lines of 128.
+        let settings = DeviceTables::new(&limits, args.into_iter().chain([Arg::Table(Table::Settings)]), 3);
+        assert_eq!((settings.tables_at + Table::Settings.offset(&limits), settings.maps_at), (896, 896 + 256));
     }
 }

@@ -186,8 +186,11 @@ pub fn steps(program: &Program) -> String {
 
 fn entry_steps(program: &Program, entry: &Entry) -> String {
     let logits = entry.logits;
+    let picks = entry.picks.map_or(String::new(), |picks| {
+        format!("; tokens of the last two steps at arena+{}, arena+{}", picks.likeliest, picks.drawn)
+    });
     let mut out = format!(
-        "entry {}: up to {} tokens, {} sequences, {} outputs; logits [outputs, {}] at arena+{}, stride {}\n",
+        "entry {}: up to {} tokens, {} sequences, {} outputs; logits [outputs, {}] at arena+{}, stride {}{picks}\n",
         entry.kind.name(),
         entry.max_tokens,
         entry.max_sequences,
@@ -317,13 +320,13 @@ mod tests {
               arena                       384
               state                       256  2 × 128
               kv                         1024  8 pages × 128
-              tables                      896
-              total                     10764
+              tables                     1024
+              total                     10892
 
             sections: offset, bytes, name, BLAKE3
-                      8192           1052  manifest             71c833f3a704f731
-                     12288            820  program              69486677015bd2b4
-                     16384           1227  program/sm_90a       9da2d3cc7ad9eeaa
+                      8192           1053  manifest             3394415c5b44e043
+                     12288            822  program              1379c694066948ac
+                     16384           2234  program/sm_90a       5c2aa4e4687d733b
                      20480             15  code/sm_90a          f7517404b2b787e5
                      24576             18  code/x86-64-v2       dc796423677bb315
                      28672             18  code/x86-64-v3       a693e509c358a661
@@ -352,9 +355,11 @@ mod tests {
 
             program sm_90a: sm_90a
 
-            kernels: 2
+            kernels: 4
               k0 embed_sm90 (4 args)
               k1 mix_sm90 (4 args)
+              k2 argmax_sm90 (3 args)
+              k3 draw_sm90 (4 args)
 
             weights: 2
               w0 model.embed_tokens.weight @0 8192 bytes bf16 [1, 5, 3] stride 64, 64 rows of a part together, padded to 64 init normal(0, 1)
@@ -364,17 +369,23 @@ mod tests {
               m0 w0 bf16 [64, 3] stride 128 boxes [64, 64] swizzled
               m1 arena+0 bf16 [2, 64] stride 128 boxes [64, 64] swizzled
 
-            entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+256, stride 32
+            entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
                  1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
+                 3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
 
-            entry decode: up to 1 tokens, 1 sequences, 1 outputs; logits [outputs, 5] at arena+256, stride 32
+            entry decode: up to 1 tokens, 1 sequences, 1 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
                  1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
+                 3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
 
-            entry decode: up to 2 tokens, 2 sequences, 2 outputs; logits [outputs, 5] at arena+256, stride 32
+            entry decode: up to 2 tokens, 2 sequences, 2 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
                  1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
+                 3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
         "#]]
         .assert_eq(&super::plan(&plan));
     }

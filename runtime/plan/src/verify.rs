@@ -10,7 +10,8 @@
 //! 5. entries: prefill, then decode (of a GPU several, the smaller first), within the limits; logits inside the arena
 //! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
 //! 7. buffers: inside the arena and the steps
-//! 8. a GPU's launches and tensor maps: in the limits of the device, inside what they point into (`device`)
+//! 8. a GPU's launches, tensor maps and steps that pick tokens: in the limits of the device, inside what they point into
+//!    (`device`)
 //! 9. kernels that draw weights: only where those are synthetic and on a GPU, and then one for every weight (`drawing`)
 
 mod device;
@@ -22,7 +23,7 @@ use crate::PlanError;
 use crate::cost::Amount;
 use crate::format::{
     Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, PartOrder, Program, ProgramInfo,
-    TargetKind, Transform, Weight,
+    Table, TargetKind, Transform, Weight,
 };
 use crate::sections::{CUBIN, Section, SectionKind, TABLE};
 use crate::tables;
@@ -456,6 +457,9 @@ fn argument(against: Against<'_>, arg: Arg) -> Result<(), String> {
         Arg::Weight(_) => Err(format!("a weight below {}", program.weights.len())),
         Arg::TensorMap(index) if (index as usize) < program.tensor_maps.len() => Ok(()),
         Arg::TensorMap(_) => Err(format!("a tensor map below {}", program.tensor_maps.len())),
+        Arg::Table(Table::Settings) if against.info.kind == TargetKind::Cpu => {
+            Err("a table of a CPU: the host draws".to_owned())
+        }
         Arg::Table(_) | Arg::Count(..) | Arg::Constant(_) => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod cuda;
 pub(crate) mod id;
 pub(crate) mod map;
 
-use jamba_plan::format::{Count, Table};
+use jamba_plan::format::{Count, Setting, Table};
 
 use crate::RuntimeError;
 use crate::trace::Trace;
@@ -43,6 +43,19 @@ impl Counts {
     }
 }
 
+/// For each row of logits of a step, how the device may pick a token from it; None where the host needs the row itself. Empty
+/// where it needs all of them.
+pub(crate) type Settings<'a> = &'a [Option<Setting>];
+
+/// What a device leaves of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Row<'a> {
+    /// The row, f32 \[vocab\].
+    Logits(&'a [f32]),
+    /// The token that it picked from it.
+    Token(u32),
+}
+
 /// A piece of one of the two pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
@@ -72,14 +85,26 @@ pub(crate) trait Device: Send {
     /// Copies a piece from the host: as many bytes as it has.
     fn write(&mut self, piece: Piece, bytes: &[u8]);
 
-    /// Runs the steps of the entry of that index over the tables; counts and tables were checked against the plan.
+    /// Runs the steps of the entry of that index over the tables; counts and tables were checked against the plan. A device that
+    /// picks tokens does so from the rows that have settings.
     ///
     /// # Errors
     /// Faults of the device, after which it is of no use.
-    fn run(&mut self, entry: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError>;
+    fn run(
+        &mut self,
+        entry: usize,
+        counts: Counts,
+        settings: Settings<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), RuntimeError>;
 
-    /// Row `row` of the logits that the entry of that index left.
+    /// Row `row` of the logits that the entry of that index left; of no meaning where a token was picked from it.
     fn logits(&self, entry: usize, row: u64) -> &[f32];
+
+    /// The token that the device picked from row `row` of the last run; None where it picked none.
+    fn token(&self, _row: u64) -> Option<u32> {
+        None
+    }
 
     /// Whether everything asked of it so far was done: pieces that moved, too.
     ///

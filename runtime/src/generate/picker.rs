@@ -1,5 +1,8 @@
 //! The next token of an answer: what may be picked, how likely it was, what it says, and whether the answer ends there.
 
+use jamba_plan::format::Setting;
+
+use crate::device::Row;
 use crate::{Engine, Finish, GenerateOptions, RuntimeError, Sampler, sample};
 
 #[cfg(feature = "tokenizer")]
@@ -55,16 +58,32 @@ impl Picker {
         })
     }
 
-    /// The next token, from its row of logits; why it is the last one, where it is.
+    /// How a device may pick the next token; None where the row of logits is wanted here: for probabilities, for a constraint, or
+    /// by the sampler.
+    pub(crate) fn setting(&self, sampler: &Sampler) -> Option<Setting> {
+        #[cfg(feature = "constrain")]
+        if self.matching.is_some() {
+            return None;
+        }
+        if self.logprobs.is_some() { None } else { sampler.setting() }
+    }
+
+    /// The next token, from what a step left of its row of logits; why it is the last one, where it is.
     pub(crate) fn pick(
         &mut self,
         sampler: &mut Sampler,
-        logits: &[f32],
+        row: Row<'_>,
     ) -> Result<(NewToken, Option<Finish>), RuntimeError> {
-        let token = self.draw(sampler, logits)?;
-        let (logprob, top) = match self.logprobs {
-            None => (None, Vec::new()),
-            Some(n) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
+        let token = match row {
+            Row::Logits(logits) => self.draw(sampler, logits)?,
+            Row::Token(token) => {
+                sampler.note_picked();
+                token
+            }
+        };
+        let (logprob, top) = match (self.logprobs, row) {
+            (Some(n), Row::Logits(logits)) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
+            _ => (None, Vec::new()),
         };
         let finish = if self.eos.contains(&token) {
             Some(Finish::Eos)

@@ -103,6 +103,11 @@ impl Memory {
         self.word(table + 4 * index).map(i32::from_le_bytes)
     }
 
+    pub(crate) fn set_i32(&mut self, table: u64, index: u64, value: i32) -> Result<(), String> {
+        self.get_mut(table + 4 * index, 4)?.copy_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
     /// The word of a count.
     pub(crate) fn count(&self, at: u64) -> Result<u64, String> {
         self.word(at).map(u64::from_le_bytes)

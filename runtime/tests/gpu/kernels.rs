@@ -1,7 +1,9 @@
 //! Kernels of the toy model. All arithmetic is of integers below 1009, so that results are exact and a test can compute them.
 
+use jamba_runtime::sample::greedy;
+
 use crate::fake::Memory;
-use crate::plan::{VOCAB, WEIGHT};
+use crate::plan::{ROW_STRIDE, VOCAB, WEIGHT};
 
 const P: i32 = 1009;
 const PAGE: i32 = 16;
@@ -14,6 +16,9 @@ pub(crate) fn run(memory: &mut Memory, symbol: &str, args: &[u64]) -> Result<(),
         "append" => append(memory, args),
         "attend" => attend(memory, args),
         "head" => head(memory, args),
+        "nan_head" => nan_head(memory, args),
+        "argmax" => argmax(memory, args),
+        "draw" => draw(memory, args),
         "overrun" => memory.set_f32(args[0] + 4 * args[1], 1.0),
         // What they draw is for tests on a simulator: here it is seen that they ran.
         "draw_bf16" | "draw_f32" => memory.set_f32(args[0], WEIGHT),
@@ -89,6 +94,49 @@ fn head(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
         for (token, logit) in (0..).zip(row) {
             memory.set_f32(args[2] + r * args[4] + 4 * token, logit)?;
         }
+    }
+    Ok(())
+}
+
+/// Rows that are not numbers.
+fn nan_head(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
+    for r in 0..memory.count(args[3])? {
+        (0..VOCAB).try_for_each(|token| memory.set_f32(args[2] + r * args[4] + 4 * token, f32::NAN))?;
+    }
+    Ok(())
+}
+
+fn row(memory: &Memory, logits: u64, r: u64) -> Result<Vec<f32>, String> {
+    (0..VOCAB).map(|token| memory.f32(logits + r * ROW_STRIDE + 4 * token)).collect()
+}
+
+/// `tokens[r]`: the likeliest of `logits[r]`, or −1.
+fn argmax(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
+    for r in 0..memory.count(args[2])? {
+        let token = greedy(&row(memory, args[0], r)?).map_or(-1, |token| token as i32);
+        memory.set_i32(args[1], r, token)?;
+    }
+    Ok(())
+}
+
+/// `tokens[r]`: drawn from all tokens by the temperature and the draw of `settings[r]`; the likeliest where that is 0; or −1.
+fn draw(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
+    for r in 0..memory.count(args[3])? {
+        let (row, word) = (row(memory, args[0], r)?, |at: u64| memory.i32(args[1], 8 * r + at));
+        let temperature = f64::from(f32::from_bits(word(0)? as u32));
+        let draw = u64::from(word(4)? as u32) | u64::from(word(5)? as u32) << 32;
+        let mut token = greedy(&row).map_or(-1, |token| token as i32);
+        if temperature > 0.0 && token >= 0 {
+            let largest = f64::from(row[token as usize]);
+            let weights: Vec<f64> = row.iter().map(|&x| ((f64::from(x) - largest) / temperature).exp()).collect();
+            let mut left = (draw >> 11) as f64 / (1u64 << 53) as f64 * weights.iter().sum::<f64>();
+            let reaches = |weight: &f64| {
+                left -= weight;
+                left < 0.0
+            };
+            token = weights.iter().position(reaches).ok_or("no token reaches the draw")? as i32;
+        }
+        memory.set_i32(args[2], r, token)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod faults;
 mod kernels;
 mod moves;
 mod open;
+mod picks;
 mod plan;
 mod steps;
 

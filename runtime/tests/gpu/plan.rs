@@ -21,6 +21,8 @@ pub(crate) const LOGITS: u64 = 512;
 pub(crate) const ARENA: u64 = LOGITS + 24 * ROW_STRIDE;
 const X: u64 = 0;
 const Y: u64 = 256;
+/// Tokens of at most 24 rows, behind 40 f32 of x and of y.
+pub(crate) const PICKS: Picks = Picks { likeliest: X + 160, drawn: Y + 160 };
 
 pub(crate) const PTX: &str = "//\n.version 8.0\n.target sm_90a\n.address_size 64\n";
 pub(crate) const SYMBOLS: [&str; 5] = ["embed", "recur", "append", "attend", "head"];
@@ -46,6 +48,27 @@ impl Toy {
         self.program.kernels.push(KernelRecord { symbol: "overrun".to_owned(), op: "overrun".to_owned(), n_args: 2 });
         let args = vec![Arg::Arena(0), Arg::Constant(ARENA / 4)];
         self.program.entries[0].steps.insert(2, step(5, args, "layers.7.culprit"));
+        self
+    }
+
+    /// Adds steps that pick tokens to every entry.
+    pub(crate) fn picking(mut self) -> Toy {
+        let kernel = |symbol: &str, n_args| KernelRecord { symbol: symbol.to_owned(), op: "sample".to_owned(), n_args };
+        self.program.kernels.extend([kernel("argmax", 3), kernel("draw", 4)]);
+        let (logits, outputs) = (Arg::Arena(LOGITS), Arg::Count(Count::Outputs, 1));
+        for entry in &mut self.program.entries {
+            let draw = vec![logits, Arg::Table(Table::Settings), Arg::Arena(PICKS.drawn), outputs];
+            let argmax = vec![logits, Arg::Arena(PICKS.likeliest), outputs];
+            entry.steps.extend([step(5, argmax, "sampler"), step(6, draw, "sampler")]);
+            entry.picks = Some(PICKS);
+        }
+        self.manifest.programs[0].memory.tables = DeviceTables::of(&LIMITS, &self.program).bytes;
+        self
+    }
+
+    /// Its logits are not numbers.
+    pub(crate) fn without_numbers(mut self) -> Toy {
+        self.program.kernels[4].symbol = "nan_head".to_owned();
         self
     }
 
@@ -216,6 +239,7 @@ fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
         max_sequences: max_tokens.min(LIMITS.max_sequences),
         max_outputs: if kind == EntryKind::Prefill { LIMITS.max_outputs } else { max_tokens },
         logits: Logits { offset: LOGITS, row_stride: ROW_STRIDE, n: VOCAB },
+        picks: None,
         steps: (0..).zip(args).map(|(kernel, args)| step(kernel, args, &format!("layers.{kernel}"))).collect(),
         buffers: Vec::new(),
     }

@@ -1,13 +1,13 @@
-//! What Hopper's kernels expect of weights, states and tensor maps.
+//! What Hopper's kernels expect of weights, states, logits and tensor maps.
 
-use jamba_plan::format::{Arg, Layout, PartOrder, TensorElem, TensorMap, WeightFormat};
-use jambac_kernels::kernel::{Access, Elem, Param};
+use jamba_plan::format::{Arg, Layout, PartOrder, TargetKind, TensorElem, TensorMap, WeightFormat};
+use jambac_kernels::kernel::{self, Access, Elem, Param};
 use jambac_kernels::kv_append;
 use jambac_kernels::sm90::Kernel;
 
 use super::memory::check_rows;
 use super::{broken, buffer_at, step_place};
-use crate::{PlannedWeight, Schedule, ScheduleError};
+use crate::{EntrySchedule, PlannedWeight, Schedule, ScheduleError};
 
 /// Rows that parts are padded to a multiple of, where several share a weight or an expert follows another.
 const BLOCK: u64 = 64;
@@ -70,6 +70,43 @@ pub(super) fn state(kernel: &Kernel) -> (usize, Elem) {
         Kernel::AttentionDecode(spec) => page(spec.n_kv_heads, spec.d_head),
         _ => (0, Elem::F32),
     }
+}
+
+// 9.
+pub(super) fn picks(kind: TargetKind, entry: &EntrySchedule) -> Result<(), ScheduleError> {
+    let fail = |message: String| Err(broken(9, format!("{} picks", entry.kind.name()), message));
+    let picks = match (kind, entry.picks) {
+        (TargetKind::Cpu, None) => return Ok(()),
+        (TargetKind::Sm90a, Some(picks)) => picks,
+        (_, found) => return fail(format!("{found:?}, expected some of a GPU and none of a CPU")),
+    };
+    let n_steps = entry.steps.len();
+    for (back, tokens) in [(2, picks.likeliest), (1, picks.drawn)] {
+        let Some(step) = n_steps.checked_sub(back).map(|index| &entry.steps[index]) else {
+            return fail(format!("{n_steps} steps, expected two at the end that pick"));
+        };
+        let vocab = match (&step.spec, back) {
+            (kernel::Kernel::Sm90(Kernel::SampleArgmax(spec)), 2) => spec.vocab,
+            (kernel::Kernel::Sm90(Kernel::SampleDraw(spec)), 1) => spec.vocab,
+            (other, _) => return fail(format!("step {} is {}", n_steps - back, other.symbol())),
+        };
+        if vocab as u64 != entry.logits.n {
+            return fail(format!("from {vocab} logits, expected {}", entry.logits.n));
+        }
+        let arg = |name: &str| {
+            step.spec.params().iter().zip(&step.args).find(|(param, _)| param.name() == name).map(|(_, &arg)| arg)
+        };
+        let (read, written) = (arg("logits"), arg("tokens"));
+        if (read, written) != (Some(Arg::Arena(entry.logits.offset)), Some(Arg::Arena(tokens))) {
+            return fail(format!("from {read:?} to {written:?}, expected {} to {tokens}", entry.logits.offset));
+        }
+        let buffer = buffer_at(entry, n_steps - back, tokens, Access::Write).map(|buffer| entry.buffers[buffer].bytes);
+        let expected = entry.max_outputs * Elem::I32.bytes() as u64;
+        if buffer != Some(expected) {
+            return fail(format!("tokens in {buffer:?} bytes, expected {expected}"));
+        }
+    }
+    Ok(())
 }
 
 // 11.

@@ -7,7 +7,7 @@ use jambac_passes::{Fusion, PassManager};
 use jamba_plan::format::{PartOrder, Table, TargetKind, Transform, WeightFormat};
 
 use super::*;
-use crate::tests::{entries, limits, of_model};
+use crate::tests::{entries, limits, of_model, on_hopper};
 use crate::{Buffer, Formats, Options, PlannedPart, PlannedWeight};
 
 /// A Mamba layer with an MLP and an attention layer with experts.
@@ -262,6 +262,28 @@ fn logits() {
         schedule.entries[0].logits.offset += 64
     });
     check(9, "rows of 64 bytes for 512 f32", |schedule| schedule.entries[0].logits.row_stride = 64);
+}
+
+#[test]
+fn tokens_are_picked_from_the_logits() {
+    let tiny = Tiny { layers: 1, ..Tiny::base() };
+    let sound = on_hopper(&tiny.config().expect("a config"), limits(8, 3, 2), Formats::default()).expect("a schedule");
+    let complaint = |change: fn(&mut EntrySchedule)| {
+        let mut schedule = sound.clone();
+        change(&mut schedule.entries[0]);
+        match super::sm90::picks(TargetKind::Sm90a, &schedule.entries[0]) {
+            Err(ScheduleError::Broken { invariant: 9, message, .. }) => message,
+            other => panic!("{other:?}, expected invariant 9 to be broken"),
+        }
+    };
+    assert_eq!(complaint(|entry| entry.picks = None), "None, expected some of a GPU and none of a CPU");
+    assert_eq!(complaint(|entry| entry.steps.clear()), "0 steps, expected two at the end that pick");
+    assert!(complaint(|entry| drop(entry.steps.pop())).starts_with("step 1"));
+    assert_eq!(complaint(|entry| entry.logits.n += 1), "from 512 logits, expected 513");
+    assert!(complaint(|entry| entry.logits.offset += 128).starts_with("from Some(Arena("));
+    assert!(complaint(|entry| entry.picks.iter_mut().for_each(|picks| picks.drawn += 128)).contains("to Some(Arena("));
+    assert_eq!(complaint(|entry| entry.max_outputs += 1), "tokens in Some(8) bytes, expected 12");
+    assert!(super::sm90::picks(TargetKind::Cpu, &sound.entries[0]).is_err());
 }
 
 #[test]

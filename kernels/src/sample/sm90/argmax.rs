@@ -14,8 +14,8 @@ use jamba_plan::format::Launch;
 
 /// What the kernel computes.
 ///
-/// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena, `tokens` a buffer or a table that
-/// the next step's `ids` or the host reads. Rows beyond the count keep their tokens.
+/// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena, `tokens` a buffer that the host
+/// reads. Rows beyond the count keep their tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Logits in a row.

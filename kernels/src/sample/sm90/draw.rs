@@ -25,6 +25,8 @@ use crate::kernel::{Cost, Counts, Elem, Param, Rows};
 use crate::sm90::{WARP, row_stride, row_threads};
 use jamba_plan::format::Launch;
 
+pub use jamba_plan::format::Setting;
+
 #[cfg(feature = "emit")]
 pub(crate) use emit::emit;
 
@@ -34,41 +36,14 @@ mod emit;
 /// What the kernel computes.
 ///
 /// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena; `settings` a table of
-/// [`Setting::WORDS`] i32 for each row, which the host fills before a step with [`Setting::words`]; `tokens` a buffer or a table
-/// that the next step's `ids` or the host reads. The generator stays on the host: one `next_u64` of the sequence's own for each
+/// [`Setting::WORDS`] i32 for each row, which the host fills before a step with [`Setting::words`]; `tokens` a buffer that the
+/// host reads. The generator stays on the host: one `next_u64` of the sequence's own for each
 /// token, as for a draw there, so that a sequence may change between host and device from token to token. Penalties, biases and
 /// constraints are the host's alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Logits in a row.
     pub vocab: usize,
-}
-
-/// How the token of one row is drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Setting {
-    /// 0 takes the likeliest.
-    pub temperature: f32,
-    /// Tokens that may be drawn at most; 0 is all.
-    pub top_k: u32,
-    /// Share of the weight that the likeliest together reach; 1 is all.
-    pub top_p: f32,
-    /// Weight at least, relative to the likeliest token's; 0 is all.
-    pub min_p: f32,
-    /// 64 random bits, of which the upper 53 count.
-    pub draw: u64,
-}
-
-impl Setting {
-    /// i32 of a setting in the table.
-    pub const WORDS: usize = 8;
-
-    /// A row of the table: temperature, top-k, top-p and min-p, the draw's low half, its high half, and two zeros.
-    pub fn words(&self) -> [i32; Setting::WORDS] {
-        let top_k = self.top_k.min(i32::MAX as u32) as i32;
-        let [temperature, top_p, min_p] = [self.temperature, self.top_p, self.min_p].map(|x| x.to_bits() as i32);
-        [temperature, top_k, top_p, min_p, self.draw as i32, (self.draw >> 32) as i32, 0, 0]
-    }
 }
 
 impl Spec {
@@ -94,17 +69,5 @@ impl Spec {
         // Of 1024 threads each would have 64 registers, too few for four exponentials at a time.
         let threads = row_threads(self.vocab).min(512);
         Launch::along_x(Rows::Outputs.blocks(1), threads, 8 * (threads / WARP))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_words() {
-        let setting =
-            Setting { temperature: 1.0, top_k: u32::MAX, top_p: 0.5, min_p: 0.0, draw: 0x8000_0001_0000_0002 };
-        assert_eq!(setting.words(), [0x3f80_0000, i32::MAX, 0x3f00_0000, 0, 2, i32::MIN + 1, 0, 0]);
     }
 }

@@ -1,8 +1,9 @@
-//! What only a GPU's program has: launches, tensor maps, and tables that hold their addresses. A CPU's has none of it.
+//! What only a GPU's program has: launches, steps that pick tokens, tensor maps, and tables that hold their addresses. A CPU's
+//! has none of it.
 
 use super::Against;
 use crate::PlanError;
-use crate::format::{Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Swizzle, TargetKind, TensorMap};
+use crate::format::{Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Picks, Swizzle, Table, TargetKind, TensorMap};
 use crate::tables::DeviceTables;
 
 /// Most threads of a block.
@@ -23,7 +24,7 @@ const MAP_ALIGN: u64 = 16;
 /// Bytes of a row that can be swizzled.
 const SWIZZLED_BYTES: u64 = 128;
 
-/// 8. Launches and tensor maps.
+/// 8. Launches, picks and tensor maps.
 pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     let Against { limits, info, program, .. } = against;
     let is_gpu = info.kind != TargetKind::Cpu;
@@ -40,6 +41,11 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
                 None => {}
             }
         }
+        if let Some(picks) = &entry.picks {
+            let fit = if is_gpu { picks_fit(against, entry, picks) } else { Err("none: the host picks".to_owned()) };
+            let complain = |expected| against.complain(format!("entries[{at}].picks"), format!("{picks:?}"), expected);
+            fit.map_err(complain)?;
+        }
     }
     if !is_gpu && !program.tensor_maps.is_empty() {
         return Err(against.complain("tensor_maps", program.tensor_maps.len(), "none on a CPU"));
@@ -53,6 +59,33 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
         let field = format!("{}.memory.tables", info.kind.name());
         let expected = format!("{tables}, from the limits, the counts and the tensor maps");
         return Err(PlanError::record("manifest", field, info.memory.tables, expected));
+    }
+    Ok(())
+}
+
+/// Says what was expected of steps that pick no tokens, or leave them where they cannot lie.
+fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), String> {
+    const I32_BYTES: u64 = 4;
+    const F32_BYTES: u64 = 4;
+    let (logits, arena) = (entry.logits, against.info.memory.arena);
+    let [.., likeliest, drawn] = &entry.steps[..] else { return Err("two steps at the end".to_owned()) };
+    if !drawn.args.contains(&Arg::Table(Table::Settings)) {
+        return Err("a last step that reads the settings".to_owned());
+    }
+    // Verified to lie inside the arena.
+    let end_of_logits = logits.offset + (entry.max_outputs - 1) * logits.row_stride + logits.n * F32_BYTES;
+    for (step, tokens) in [(likeliest, picks.likeliest), (drawn, picks.drawn)] {
+        let end = tokens.checked_add(entry.max_outputs * I32_BYTES).filter(|&end| end <= arena);
+        let apart = end.is_some_and(|end| end <= logits.offset || end_of_logits <= tokens);
+        if !apart || !tokens.is_multiple_of(I32_BYTES) {
+            return Err(format!(
+                "{} i32 of each step inside the {arena} bytes of arena, beside the logits",
+                entry.max_outputs
+            ));
+        }
+        if ![logits.offset, tokens].iter().all(|&at| step.args.contains(&Arg::Arena(at))) {
+            return Err("the last two steps to take the addresses of the logits and of the tokens".to_owned());
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixture;
-use crate::format::{Blocks, Count, DrawKernel, Launch, Table, WeightFormat};
+use crate::format::{Blocks, Count, DrawKernel, Launch, Picks, WeightFormat};
 use crate::reader::Plan;
 
 type Spoil = fn(&mut Manifest, &mut Program);
@@ -78,6 +78,8 @@ const CASES: &[(&str, Spoil)] = &[
         p.entries[1].steps[1].launch = Some(Launch::along_x(Blocks::Fixed(1), 32, 0))
     }),
     ("tensor_maps", |_, p| p.tensor_maps.push(fixture::sm_90a::program().tensor_maps[0])),
+    ("entries[0].steps[0].args[0]", |_, p| p.entries[0].steps[0].args[0] = Arg::Table(Table::Settings)),
+    ("entries[1].picks", |_, p| p.entries[1].picks = fixture::sm_90a::program().entries[1].picks),
 ];
 
 /// Rules of a GPU's program.
@@ -108,6 +110,20 @@ const SM_90A: &[(&str, Spoil)] = &[
     ("entries[0].steps[0].launch", |_, p| {
         spoil_launch(p, |launch| launch.grid[0] = Blocks::Of { count: Count::Tokens, factor: 1, per_block: 0 });
     }),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.likeliest = 384)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.likeliest = 372)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.likeliest = u64::MAX)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.drawn = 256)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.drawn = 244)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.drawn = 130)),
+    ("entries[0].picks", |_, p| spoil_picks(p, |picks| picks.drawn = 132)),
+    ("entries[0].picks", |_, p| {
+        p.entries[0].steps.truncate(1);
+        p.entries[0].buffers.clear();
+    }),
+    ("entries[0].picks", |_, p| p.entries[0].steps.swap(2, 3)),
+    ("entries[0].picks", |_, p| p.entries[0].steps[2].args[0] = Arg::Arena(260)),
+    ("entries[0].picks", |_, p| p.entries[0].steps[3].args[1] = Arg::Table(Table::Pages)),
     ("tensor_maps[0]", |_, p| p.tensor_maps[0].base = Arg::Constant(0)),
     ("tensor_maps[0]", |_, p| p.tensor_maps[0].base = Arg::Weight(2)),
     ("tensor_maps[0]", |_, p| p.tensor_maps[0].rows = 65),
@@ -172,6 +188,10 @@ fn weights_are_drawn_by_kernels_that_can() {
 
 fn spoil_launch(program: &mut Program, spoil: fn(&mut Launch)) {
     program.entries[0].steps[0].launch.iter_mut().for_each(spoil);
+}
+
+fn spoil_picks(program: &mut Program, spoil: fn(&mut Picks)) {
+    program.entries[0].picks.iter_mut().for_each(spoil);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use self::memory::Region;
 use self::threads::{Barrier, Team};
 use self::weights::Weights;
 use super::map::PlanFile;
-use super::{Counts, Device, Opened, Piece};
+use super::{Counts, Device, Opened, Piece, Settings};
 use crate::check::Checked;
 use crate::engine::OpenOptions;
 use crate::execute::{Lane, execute};
@@ -191,7 +191,13 @@ impl Device for Cpu {
         self.piece_mut(piece).copy_from_slice(bytes);
     }
 
-    fn run(&mut self, index: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError> {
+    fn run(
+        &mut self,
+        index: usize,
+        counts: Counts,
+        _settings: Settings<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), RuntimeError> {
         let arguments = &mut self.entries[index];
         for &(slot, count, factor) in &arguments.counts {
             arguments.slots[slot] = counts.of(count) * u64::from(factor);
@@ -215,15 +221,15 @@ impl Device for Cpu {
                 top = &mut checked_lane;
             }
             match trace {
-                Some(trace) => execute(steps, &mut Traced { lane: top, trace }),
-                None => execute(steps, top),
+                Some(trace) => execute(steps.iter().enumerate(), &mut Traced { lane: top, trace }),
+                None => execute(steps.iter().enumerate(), top),
             }
         };
         let others = |thread: usize, barrier: &Barrier| {
             let mut lane = Thread { job: &job, thread: thread as u64, barrier };
             match checked {
-                true => execute(steps, &mut Checked { lane: &mut lane, look: None }),
-                false => execute(steps, &mut lane),
+                true => execute(steps.iter().enumerate(), &mut Checked { lane: &mut lane, look: None }),
+                false => execute(steps.iter().enumerate(), &mut lane),
             }
         };
         self.team.run(mine, &others);

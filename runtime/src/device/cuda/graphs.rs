@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{Count, Entry};
+use jamba_plan::format::{Count, Entry, Pick};
 
 use super::driver::GraphId;
 use crate::device::Counts;
@@ -40,9 +40,12 @@ impl Bucket {
 /// Most graphs that are kept: a driver holds some memory for each, which no plan states.
 const MAX_GRAPHS: usize = 64;
 
-/// The graphs so far, by entry and bucket.
+/// What a graph is of: an entry's index, a bucket, and how tokens are picked.
+pub(super) type Key = (usize, Bucket, Option<Pick>);
+
+/// The graphs so far.
 pub(super) struct Graphs {
-    recorded: BTreeMap<(usize, Bucket), GraphId>,
+    recorded: BTreeMap<Key, GraphId>,
     /// How many there may be.
     most: usize,
 }
@@ -67,12 +70,12 @@ impl Graphs {
         self.most = self.recorded.len();
     }
 
-    pub(super) fn get(&self, entry: usize, bucket: Bucket) -> Option<GraphId> {
-        self.recorded.get(&(entry, bucket)).copied()
+    pub(super) fn get(&self, key: Key) -> Option<GraphId> {
+        self.recorded.get(&key).copied()
     }
 
-    pub(super) fn add(&mut self, entry: usize, bucket: Bucket, graph: GraphId) {
-        self.recorded.insert((entry, bucket), graph);
+    pub(super) fn add(&mut self, key: Key, graph: GraphId) {
+        self.recorded.insert(key, graph);
     }
 }
 
@@ -90,6 +93,7 @@ mod tests {
             max_sequences: 6,
             max_outputs: 4,
             logits: Logits { offset: 0, row_stride: 64, n: 1 },
+            picks: None,
             steps: Vec::new(),
             buffers: Vec::new(),
         };

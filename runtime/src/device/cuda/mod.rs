@@ -1,9 +1,9 @@
 //! A GPU of compute capability 9.0 that has a plan open: memory in five allocations, code, and the steps of an entry as
 //! launches on one stream, recorded once for each size of step as a graph and replayed.
 //!
-//! What happens in a step: the words of counts and the step tables are copied to the device in one piece; the graph of the
-//! step's bucket runs, or every launch by itself; the rows of logits that were asked for come back. All of it goes through a
-//! [`driver::Driver`].
+//! What happens in a step: the words of counts and the step tables are copied to the device in one piece, and the settings of
+//! draws where there are any; the graph of the step's bucket runs, or every launch by itself; what comes back is a token of each
+//! row of logits, and the rows themselves where the host has to see them. All of it goes through a [`driver::Driver`].
 
 mod draw_kernels;
 pub mod driver;
@@ -13,21 +13,23 @@ mod guards;
 #[cfg(feature = "cuda")]
 mod nvidia;
 mod open;
+mod rows;
 mod run;
 mod tables;
 mod weights;
 
 use std::cell::RefCell;
 
-use jamba_plan::format::{Limits, Memory, Program, Table};
+use jamba_plan::format::{Limits, Memory, Pick, Program, Table};
 
 use self::driver::{Driver, DriverError};
 use self::fault::Fault;
 use self::graphs::{Bucket, Graphs};
 use self::guards::{Broken, Guards};
+use self::rows::Rows;
 use self::run::{Arguments, Run};
 use self::tables::Tables;
-use super::{Counts, Device, Piece};
+use super::{Counts, Device, Piece, Settings};
 use crate::RuntimeError;
 use crate::trace::Trace;
 
@@ -46,8 +48,8 @@ pub(crate) struct Gpu {
     /// By entry of the program.
     entries: Vec<Arguments>,
     graphs: Graphs,
-    /// Rows of logits of the last run, at the distance that they have on the device.
-    logits: Vec<f32>,
+    /// What the last run left.
+    rows: Rows,
     /// Around the allocations, where steps are checked.
     guards: Option<Guards>,
     broken: Option<RuntimeError>,
@@ -96,12 +98,23 @@ impl Gpu {
         self.live.get_mut().attempt(what, action);
     }
 
-    /// Copies the step's share of the tables, runs it, and brings back its rows of logits.
-    fn step(&mut self, index: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
+    /// Copies the step's share of the tables, runs it, and brings back its tokens or rows of logits.
+    fn step(
+        &mut self,
+        index: usize,
+        counts: Counts,
+        settings: Settings<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Option<Broken>, Fault> {
         let driver = &mut *self.live.get_mut().driver;
         let entry = &self.program.entries[index];
-        let image = self.tables.image(counts);
-        driver.upload(self.pools.tables, image).map_err(|error| Fault::of_call("copying the step tables", error))?;
+        let pick = self.rows.pick(entry, settings);
+        let copied = |error| Fault::of_call("copying the step tables", error);
+        driver.upload(self.pools.tables, self.tables.image(counts)).map_err(copied)?;
+        if pick == Some(Pick::Drawn) {
+            let (at, bytes) = self.tables.settings(&self.limits, settings);
+            driver.upload(self.pools.tables + at, bytes).map_err(copied)?;
+        }
         if self.checked && self.memory.arena > 0 {
             let filled = driver.fill(self.pools.arena, self.memory.arena, NAN_BYTE);
             filled.map_err(|error| Fault::of_call("clearing the arena", error))?;
@@ -113,6 +126,7 @@ impl Gpu {
             entry: index,
             arguments: &self.entries[index],
             bucket: Bucket::of(entry, counts),
+            pick,
             guards: self.guards.as_ref(),
         };
         let broken = if self.checked || trace.is_some() {
@@ -121,13 +135,8 @@ impl Gpu {
             run.all(&mut self.graphs)?;
             None
         };
-        let logits = entry.logits;
-        if let Some(last) = counts.outputs.checked_sub(1) {
-            let n_elements = (last * logits.row_stride / 4 + logits.n) as usize;
-            let rows: &mut [u8] = bytemuck::cast_slice_mut(&mut self.logits[..n_elements]);
-            let from = self.pools.arena + logits.offset;
-            driver.download(from, rows).map_err(|error| Fault::of_run(&self.program, index, error))?;
-        }
+        let brought = self.rows.bring(driver, (self.pools.arena, entry), counts.outputs, (pick, settings));
+        brought.map_err(|error| Fault::of_run(&self.program, index, error))?;
         Ok(broken)
     }
 }
@@ -165,9 +174,15 @@ impl Device for Gpu {
         self.attempt("writing state", |driver| driver.upload(at, bytes));
     }
 
-    fn run(&mut self, entry: usize, counts: Counts, trace: Option<&mut Trace>) -> Result<(), RuntimeError> {
+    fn run(
+        &mut self,
+        entry: usize,
+        counts: Counts,
+        settings: Settings<'_>,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), RuntimeError> {
         self.health()?;
-        match self.step(entry, counts, trace) {
+        match self.step(entry, counts, settings, trace) {
             Ok(None) => {}
             Ok(Some(Broken { step, region })) => {
                 let found = &self.program.entries[entry].steps[step];
@@ -181,9 +196,11 @@ impl Device for Gpu {
     }
 
     fn logits(&self, entry: usize, row: u64) -> &[f32] {
-        let logits = self.program.entries[entry].logits;
-        let begin = (row * logits.row_stride / 4) as usize;
-        &self.logits[begin..begin + logits.n as usize]
+        self.rows.logits(self.program.entries[entry].logits, row)
+    }
+
+    fn token(&self, row: u64) -> Option<u32> {
+        self.rows.token(row)
     }
 
     fn health(&self) -> Result<(), RuntimeError> {

@@ -13,6 +13,7 @@ use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, Te
 use super::fault::Fault;
 use super::graphs::Graphs;
 use super::guards::Guards;
+use super::rows::Rows;
 use super::run::Arguments;
 use super::tables::Tables;
 use super::{Gpu, Live, Pools, weights};
@@ -80,9 +81,6 @@ impl Gpu {
 
         let entries =
             (0..program.entries.len()).map(|entry| arguments(program, entry, pools, &region, limits)).collect();
-        let rows = |entry: &jamba_plan::format::Entry| {
-            ((entry.max_outputs - 1) * entry.logits.row_stride / 4 + entry.logits.n) as usize
-        };
         let opened = Opened { target: TARGET.to_owned(), device: device.name.clone(), n_threads: 1 };
         let gpu = Gpu {
             live: RefCell::new(Live { driver, fault: None }),
@@ -94,7 +92,7 @@ impl Gpu {
             tables: Tables::new(limits, region),
             entries,
             graphs: if options.launch_each { Graphs::off() } else { Graphs::new() },
-            logits: vec![0.0; program.entries.iter().map(rows).max().unwrap_or(0)],
+            rows: Rows::new(program, options.pick_on_host),
             program: program.clone(),
             guards,
             broken: None,

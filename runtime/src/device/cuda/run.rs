@@ -1,6 +1,6 @@
 //! One run of an entry: its steps as launches, replayed as a graph, or one by one where somebody looks at single steps.
 
-use jamba_plan::format::{Program, Step};
+use jamba_plan::format::{Pick, Program, Step};
 
 use super::driver::{Driver, DriverError, LaunchOf};
 use super::fault::Fault;
@@ -25,6 +25,8 @@ pub(super) struct Run<'a> {
     pub(super) entry: usize,
     pub(super) arguments: &'a Arguments,
     pub(super) bucket: Bucket,
+    /// Which of the steps that pick tokens is made.
+    pub(super) pick: Option<Pick>,
     pub(super) guards: Option<&'a Guards>,
 }
 
@@ -32,7 +34,8 @@ impl Run<'_> {
     /// Runs the steps without waiting for them: as a graph, which the first run of a bucket records; without graphs, or
     /// where the driver has no memory for one more, every launch by itself.
     pub(super) fn all(&mut self, graphs: &mut Graphs) -> Result<(), Fault> {
-        if let Some(graph) = graphs.get(self.entry, self.bucket) {
+        let key = (self.entry, self.bucket, self.pick);
+        if let Some(graph) = graphs.get(key) {
             return self.driver.replay(graph).map_err(|error| self.fault(error));
         }
         if !graphs.take_more() {
@@ -44,7 +47,7 @@ impl Run<'_> {
         launched?;
         match graph {
             Ok(graph) => {
-                graphs.add(self.entry, self.bucket, graph);
+                graphs.add(key, graph);
                 self.driver.replay(graph).map_err(|error| self.fault(error))
             }
             Err(DriverError::OutOfMemory { .. }) => {
@@ -72,7 +75,7 @@ impl Run<'_> {
             broken: None,
             failed: None,
         };
-        let steps = &self.program.entries[self.entry].steps;
+        let steps = self.program.entries[self.entry].run(self.pick);
         match trace {
             Some(trace) => execute(steps, &mut Traced { lane: &mut stream, trace }),
             None => execute(steps, &mut stream),

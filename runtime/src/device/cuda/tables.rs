@@ -1,9 +1,9 @@
 //! The host's image of the tables' region: words of counts, then the step tables.
 
-use jamba_plan::format::{Limits, Table};
+use jamba_plan::format::{Limits, Setting, Table};
 use jamba_plan::tables::{COUNT_BYTES, DeviceTables, pages_per_sequence};
 
-use crate::device::Counts;
+use crate::device::{Counts, Settings};
 
 /// Elements of the image are words, so that counts and tables are aligned in it.
 const WORD_BYTES: usize = COUNT_BYTES as usize;
@@ -40,6 +40,18 @@ impl Tables {
         let (begin, of_sequence) = self.pages;
         let bytes: &[u8] = bytemuck::cast_slice(&self.image);
         &bytes[..begin + counts.sequences as usize * of_sequence]
+    }
+
+    /// Fills in the settings of a draw; where they lie in the region, and their bytes. A row without a setting has its likeliest
+    /// token drawn.
+    pub(super) fn settings(&mut self, limits: &Limits, settings: Settings<'_>) -> (u64, &[u8]) {
+        let at = self.region.tables_at + Table::Settings.offset(limits);
+        let table = self.table(limits, Table::Settings);
+        for (row, setting) in table.chunks_exact_mut(Setting::WORDS).zip(settings) {
+            row.copy_from_slice(&setting.unwrap_or(Setting::LIKELIEST).words());
+        }
+        let bytes = bytemuck::cast_slice(&table[..settings.len() * Setting::WORDS]);
+        (at, bytes)
     }
 }
 

@@ -1,0 +1,101 @@
+//! Tokens that a GPU picks, so that rows of logits need not travel to the host.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Step};
+
+/// Where the last two steps of an entry leave the tokens that they pick from its logits: one i32 for each row, [`NO_TOKEN`]
+/// where none of its logits is largest and finite. A run makes one of the two steps, or none where the host picks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Picks {
+    /// Those of the last step but one, the likeliest; bytes from the start of the arena.
+    pub likeliest: u64,
+    /// Those of the last step, drawn by the table of settings; bytes from the start of the arena.
+    pub drawn: u64,
+}
+
+/// How a GPU picks the tokens of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pick {
+    /// The likeliest of each row.
+    Likeliest,
+    /// As the [`Setting`] of each row says.
+    Drawn,
+}
+
+impl Picks {
+    /// Where a pick leaves its tokens; bytes from the start of the arena.
+    pub fn tokens(self, pick: Pick) -> u64 {
+        match pick {
+            Pick::Likeliest => self.likeliest,
+            Pick::Drawn => self.drawn,
+        }
+    }
+}
+
+impl Entry {
+    /// The steps of a run that picks so, with their indices: the entry's all, but for those that pick otherwise.
+    pub fn run(&self, pick: Option<Pick>) -> impl Iterator<Item = (usize, &Step)> {
+        let (always, picking) = self.steps.split_at(self.steps.len() - if self.picks.is_some() { 2 } else { 0 });
+        let nth = pick.map(|pick| if pick == Pick::Likeliest { 0 } else { 1 });
+        let picking = nth.and_then(|nth| Some((always.len() + nth, picking.get(nth)?)));
+        always.iter().enumerate().chain(picking)
+    }
+}
+
+/// The token of a row that has no finite largest logit; the host's sampler refuses such a row.
+pub const NO_TOKEN: i32 = -1;
+
+/// How the token of one row is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Setting {
+    /// 0 takes the likeliest.
+    pub temperature: f32,
+    /// Tokens that may be drawn at most; 0 is all.
+    pub top_k: u32,
+    /// Share of the weight that the likeliest together reach; 1 is all.
+    pub top_p: f32,
+    /// Weight at least, relative to the likeliest token's; 0 is all.
+    pub min_p: f32,
+    /// 64 random bits, of which the upper 53 count.
+    pub draw: u64,
+}
+
+impl Setting {
+    /// Takes the likeliest token.
+    pub const LIKELIEST: Setting = Setting { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, draw: 0 };
+
+    /// i32 of a setting in the table.
+    pub const WORDS: usize = 8;
+
+    /// A row of the table: temperature, top-k, top-p and min-p, the draw's low half, its high half, and two zeros.
+    pub fn words(&self) -> [i32; Setting::WORDS] {
+        let top_k = self.top_k.min(i32::MAX as u32) as i32;
+        let [temperature, top_p, min_p] = [self.temperature, self.top_p, self.min_p].map(|x| x.to_bits() as i32);
+        [temperature, top_k, top_p, min_p, self.draw as i32, (self.draw >> 32) as i32, 0, 0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn settings_are_words() {
+        let setting =
+            Setting { temperature: 1.0, top_k: u32::MAX, top_p: 0.5, min_p: 0.0, draw: 0x8000_0001_0000_0002 };
+        assert_eq!(setting.words(), [0x3f80_0000, i32::MAX, 0x3f00_0000, 0, 2, i32::MIN + 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_run_makes_one_of_the_steps_that_pick() {
+        let steps = |entry: &Entry, pick| entry.run(pick).map(|(index, step)| (index, step.kernel)).collect::<Vec<_>>();
+        let entry = &fixture::sm_90a::program().entries[0];
+        assert_eq!(steps(entry, None), [(0, 0), (1, 1)]);
+        assert_eq!(steps(entry, Some(Pick::Likeliest)), [(0, 0), (1, 1), (2, 2)]);
+        assert_eq!(steps(entry, Some(Pick::Drawn)), [(0, 0), (1, 1), (3, 3)]);
+        let on_a_cpu = &fixture::program().entries[0];
+        assert_eq!(steps(on_a_cpu, None).len(), on_a_cpu.steps.len());
+    }
+}
