@@ -6,7 +6,8 @@
 What runs, in this order; a step that fails is said and does not stop the others, and the program's exit status tells:
 
 1. every recorded launch of a kernel, against what the tests' reference and simulator left (`kernels`)
-2. tiny and mid end to end against their CPU programs: chunks, greedy tokens, ragged batches, many sequences, graphs, state
+2. tiny and mid end to end against their CPU programs: chunks, greedy tokens, ragged batches, many sequences, graphs, state,
+   picks
 3. the greedy tokens of tiny under compute-sanitizer, where there is one: memcheck, racecheck, synccheck
 4. synthetic weights drawn on the GPU: of mid, the 3B and Mini, against the host's, and how long that takes
 5. peaks in the same run: a large copy, and a large bf16 matrix product by torch

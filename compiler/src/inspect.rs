@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use jamba_plan::Plan;
-use jamba_plan::format::{Program, ProgramInfo, Step, TargetKind};
+use jamba_plan::format::{Pick, Program, ProgramInfo, Step, TargetKind};
 use jamba_runtime::{PlanFile, Verify};
 
 use crate::report::{Ours, print};
@@ -110,7 +110,8 @@ fn of_kind<'a>(plan: &'a Plan<'_>, kind: Option<&str>) -> Result<(&'a ProgramInf
 fn step_counts(info: &ProgramInfo, program: &Program) -> String {
     let mut text = String::new();
     for entry in &program.entries {
-        let (kind, entry_kind, steps) = (info.kind.name(), entry.kind.name(), entry.steps.len());
+        let steps = entry.run(entry.picks.map(|_| Pick::Likeliest)).count(); // one of those that pick, where there are some
+        let (kind, entry_kind) = (info.kind.name(), entry.kind.name());
         let _ = match info.kind {
             TargetKind::Cpu => {
                 let barriers = entry.steps.iter().filter(|step| step.barrier).count();

@@ -9,6 +9,7 @@ pub mod harness;
 mod matmul;
 mod matmul_mutants;
 mod pages;
+mod picks;
 mod plan;
 mod record;
 mod recurrent;

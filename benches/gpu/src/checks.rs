@@ -1,13 +1,17 @@
-//! A plan on a GPU against the same plan on the CPU: logits, greedy tokens, batches, graphs, state that moves.
+//! A plan on a GPU against the same plan on the CPU: logits, greedy tokens, batches, graphs, state that moves; and against itself
+//! where tokens are picked on the host.
 //!
 //! Each check opens engines of its own, and says what it found; it fails where bits differ that have to be the same, or numbers
 //! by more than bf16 explains. Tests run all of them on a simulator, [`crate`]'s program on a device.
+
+mod picks;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use jamba_runtime::sample::greedy as likeliest;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId, Snapshot};
+pub use picks::{picks, requests};
 use serde::Serialize;
 
 /// Sequences that the kernels for few rows decode together.
@@ -53,13 +57,14 @@ pub struct Found {
 pub type Check = fn(&Subject<'_>) -> Result<Found>;
 
 /// All checks.
-pub const CHECKS: [(&str, Check); 6] = [
+pub const CHECKS: [(&str, Check); 7] = [
     ("chunks", chunks),
     ("greedy", greedy),
     ("ragged batch", ragged_batch),
     ("many sequences", many_sequences),
     ("graphs", graphs),
     ("moved state", moved_state),
+    ("picks", picks),
 ];
 
 impl Subject<'_> {

@@ -1,7 +1,8 @@
 //! What the steps of an entry do: launches, barriers, bytes and operations, by kind of kernel, beside another plan's.
 //!
 //! Bytes and operations are the least that the steps can do, for one sequence: a prefill of a whole chunk from nothing, of which
-//! the last token's logits are wanted; a decode of one token with nothing cached.
+//! the last token's logits are wanted; a decode of one token with nothing cached. Of a GPU's two steps that pick tokens a run makes
+//! one, and both are counted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
