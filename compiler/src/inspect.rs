@@ -110,7 +110,7 @@ fn of_kind<'a>(plan: &'a Plan<'_>, kind: Option<&str>) -> Result<(&'a ProgramInf
 fn step_counts(info: &ProgramInfo, program: &Program) -> String {
     let mut text = String::new();
     for entry in &program.entries {
-        let steps = entry.run(entry.picks.map(|_| Pick::Likeliest)).count(); // one of those that pick, where there are some
+        let steps = entry.steps_of(entry.picks.map(|_| Pick::Likeliest)).count(); // one of those that pick, where there are some
         let (kind, entry_kind) = (info.kind.name(), entry.kind.name());
         let _ = match info.kind {
             TargetKind::Cpu => {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jamba_plan::Verify;
-use jamba_plan::format::{Manifest, Memory, Program, TargetKind};
+use jamba_plan::format::{Manifest, Memory, Program, Setting, TargetKind};
 
 use crate::device::cpu::Cpu;
 use crate::device::cuda::Gpu;
@@ -16,7 +16,7 @@ use crate::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
 use crate::texts::Texts;
 use crate::trace::Trace;
-use crate::{Cancel, DeviceId, RuntimeError, sample};
+use crate::{Cancel, DeviceId, RuntimeError, Sampler, sample};
 
 /// How far long work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,6 +297,32 @@ impl Engine {
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
         let admitted = self.run(feeds, Origin::Any, &[])?;
         Ok(self.logits(admitted))
+    }
+
+    /// As [`Engine::step`], and picks a token from every row of logits, each by a sampler of its own: one sampler for each row. A
+    /// GPU picks where a sampler neither looks back nor has biases; such a row does not travel. The tokens are the same.
+    ///
+    /// ```
+    /// use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, Sampler, SamplerOptions};
+    ///
+    /// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+    /// let vocab = engine.manifest().model.vocab as usize;
+    /// let mut samplers = [Sampler::new(SamplerOptions::GREEDY, vocab)?];
+    /// let sequence = engine.add_sequence()?;
+    /// let feed = Feed { sequence, tokens: &[1, 20, 30], outputs: Outputs::Last };
+    /// let next = engine.step_and_pick(&[feed], &mut samplers)?;
+    /// engine.step_and_pick(&[Feed { tokens: &next, ..feed }], &mut samplers)?;
+    /// # Ok::<(), jamba_runtime::RuntimeError>(())
+    /// ```
+    pub fn step_and_pick(&mut self, feeds: &[Feed<'_>], samplers: &mut [Sampler]) -> Result<Vec<u32>, RuntimeError> {
+        let rows: u64 = feeds.iter().map(|feed| feed.outputs.rows(feed.tokens.len())).sum();
+        if samplers.len() as u64 != rows {
+            let found = format!("{} for {rows} rows of logits", samplers.len());
+            return Err(RuntimeError::Option { name: "samplers", found, expected: "one for each row" });
+        }
+        let settings: Vec<Option<Setting>> = samplers.iter().map(Sampler::setting).collect();
+        let admitted = self.run(feeds, Origin::Any, &settings)?;
+        self.rows(admitted).zip(samplers).map(|(row, sampler)| sampler.pick_row(row)).collect()
     }
 
     /// Runs a step; tokens may be picked from its rows of logits as `settings` say.

@@ -18,6 +18,7 @@ pub use logprobs::{logprob, top_logprobs};
 pub use options::SamplerOptions;
 
 use crate::RuntimeError;
+use crate::device::Row;
 
 /// Picks the tokens of one sequence.
 ///
@@ -126,10 +127,17 @@ impl Sampler {
         Some(Setting { temperature, top_k, top_p, min_p, draw: self.random.clone().next_u64() })
     }
 
-    /// Notes that a device picked a token by [`Sampler::setting`]: the generator goes on as if it had been picked here.
-    pub(crate) fn note_picked(&mut self) {
-        if self.options.temperature > 0.0 {
-            self.random.next_u64();
+    /// Picks from what a step left of a row of logits. Where a device picked by [`Sampler::setting`], the generator goes on as if it
+    /// had been done here.
+    pub(crate) fn pick_row(&mut self, row: Row<'_>) -> Result<u32, RuntimeError> {
+        match row {
+            Row::Logits(logits) => self.pick(logits),
+            Row::Token(token) => {
+                if self.options.temperature > 0.0 {
+                    self.random.next_u64();
+                }
+                Ok(token)
+            }
         }
     }
 

@@ -43,7 +43,7 @@ pub enum Outputs {
 
 impl Outputs {
     /// Rows for that many tokens.
-    fn rows(self, n_tokens: usize) -> u64 {
+    pub(crate) fn rows(self, n_tokens: usize) -> u64 {
         match self {
             Outputs::None => 0,
             Outputs::Last => 1,

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
 use gpu_bench::times;
+use jamba_plan::format::Pick;
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::{Fusion, ModelFile};
@@ -124,8 +125,9 @@ fn steps_and_kernels_are_timed() {
     let launches = |entry: &str| -> usize {
         times.kernels.iter().filter(|kernel| kernel.entry == entry).map(|kernel| kernel.launches).sum()
     };
-    // The host picks: a step's logits are asked for.
-    let steps = |entry: usize| engine.program().entries[entry].run(None).count();
-    assert_eq!((launches("prefill"), launches("decode")), (steps(0), steps(1)));
+    // Tokens are picked after decoding; the prompt's last logits are asked for.
+    let entries = &engine.program().entries;
+    let steps = [entries[0].steps_of(None).count(), entries[1].steps_of(Some(Pick::Likeliest)).count()];
+    assert_eq!([launches("prefill"), launches("decode")], steps);
     assert!(times.kernels.iter().all(|kernel| kernel.seconds >= times.overhead_s && kernel.bytes > 0.0), "{times:?}");
 }

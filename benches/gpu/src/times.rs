@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use jamba_runtime::gpu::Driver;
-use jamba_runtime::{Engine, Feed, KindTotal, Outputs, SequenceId};
+use jamba_runtime::{Engine, Feed, KindTotal, Outputs, Sampler, SamplerOptions, SequenceId};
 use serde::Serialize;
 
 /// What a device is.
@@ -98,11 +98,13 @@ pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize)
     let prefill_tokens_per_s = (sequences * context) as f64 / began.elapsed().as_secs_f64();
 
     let next: Vec<u32> = (0..sequences).map(token).collect();
-    let step = |engine: &mut Engine| -> Result<f64> {
+    let sampler = |_| Sampler::new(SamplerOptions::GREEDY, vocab as usize);
+    let mut samplers = ids.iter().map(sampler).collect::<Result<Vec<_>, _>>()?;
+    let mut step = |engine: &mut Engine| -> Result<f64> {
         let feed = |(&sequence, token)| Feed { sequence, tokens: std::slice::from_ref(token), outputs: Outputs::Last };
         let feeds: Vec<Feed<'_>> = ids.iter().zip(&next).map(feed).collect();
         let began = Instant::now();
-        engine.step(&feeds)?;
+        engine.step_and_pick(&feeds, &mut samplers)?;
         Ok(began.elapsed().as_secs_f64())
     };
     step(engine)?; // the one that records the graph

@@ -7,7 +7,9 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use jamba_runtime::{DeviceId, Engine, Feed, Outputs, Peaks, Progress, RuntimeError, SequenceId, Unit, sample};
+use jamba_runtime::{
+    DeviceId, Engine, Feed, Outputs, Peaks, Progress, RuntimeError, Sampler, SamplerOptions, SequenceId, Unit,
+};
 
 use crate::failure::{Failure, print, print_json};
 use crate::open::{Bar, OpenArgs};
@@ -130,15 +132,16 @@ fn release(engine: &mut Engine, sequences: &[SequenceId]) -> Result<(), RuntimeE
 fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Result<(f64, f64), RuntimeError> {
     let vocab = engine.manifest().model.vocab as u32;
     let prompts: Vec<Vec<u32>> = (0..).zip(sequences).map(|(index, _)| prompt(args.prompt, index, vocab)).collect();
+    let sampler = |_| Sampler::new(SamplerOptions::GREEDY, vocab as usize);
+    let mut samplers = sequences.iter().map(sampler).collect::<Result<Vec<_>, _>>()?;
     let began = Instant::now();
-    let mut next = prefill(engine, sequences, &prompts)?;
+    let mut next = prefill(engine, (sequences, &mut samplers), &prompts)?;
     let prefill = (args.prompt * args.batch) as f64 / began.elapsed().as_secs_f64();
     let began = Instant::now();
     for _ in 0..args.generate {
         let feed = |(&sequence, token)| Feed { sequence, tokens: std::slice::from_ref(token), outputs: Outputs::Last };
         let feeds: Vec<Feed<'_>> = sequences.iter().zip(&next).map(feed).collect();
-        let picked: Result<Vec<u32>, RuntimeError> = engine.step(&feeds)?.rows().map(sample::greedy).collect();
-        next = picked?;
+        next = engine.step_and_pick(&feeds, &mut samplers)?;
     }
     let decode = (args.generate * args.batch) as f64 / began.elapsed().as_secs_f64();
     Ok((prefill, decode))
@@ -146,7 +149,11 @@ fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Res
 
 /// Feeds every sequence its prompt, all of them in ragged steps that are as large as the plan allows; the likeliest
 /// token after each prompt.
-fn prefill(engine: &mut Engine, sequences: &[SequenceId], prompts: &[Vec<u32>]) -> Result<Vec<u32>, RuntimeError> {
+fn prefill(
+    engine: &mut Engine,
+    (sequences, samplers): (&[SequenceId], &mut [Sampler]),
+    prompts: &[Vec<u32>],
+) -> Result<Vec<u32>, RuntimeError> {
     let (most_tokens, most_rows) = (engine.max_step_tokens(), engine.max_step_outputs());
     let mut next = Vec::with_capacity(sequences.len());
     let mut taken = 0; // tokens of the first prompt that is not through
@@ -165,9 +172,8 @@ fn prefill(engine: &mut Engine, sequences: &[SequenceId], prompts: &[Vec<u32>]) 
             through += usize::from(last);
             taken = if last { 0 } else { taken + tokens.len() };
         }
-        for row in engine.step(&feeds)?.rows() {
-            next.push(sample::greedy(row)?);
-        }
+        let picking = next.len()..next.len() + through;
+        next.extend(engine.step_and_pick(&feeds, &mut samplers[picking])?);
     }
     Ok(next)
 }

@@ -74,13 +74,7 @@ impl Picker {
         sampler: &mut Sampler,
         row: Row<'_>,
     ) -> Result<(NewToken, Option<Finish>), RuntimeError> {
-        let token = match row {
-            Row::Logits(logits) => self.draw(sampler, logits)?,
-            Row::Token(token) => {
-                sampler.note_picked();
-                token
-            }
-        };
+        let token = self.draw(sampler, row)?;
         let (logprob, top) = match (self.logprobs, row) {
             (Some(n), Row::Logits(logits)) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
             _ => (None, Vec::new()),
@@ -129,13 +123,13 @@ impl Picker {
         Ok(false)
     }
 
-    fn draw(&mut self, sampler: &mut Sampler, logits: &[f32]) -> Result<u32, RuntimeError> {
+    fn draw(&mut self, sampler: &mut Sampler, row: Row<'_>) -> Result<u32, RuntimeError> {
         #[cfg(feature = "constrain")]
-        if let Some(matching) = &mut self.matching {
+        if let (Some(matching), Row::Logits(logits)) = (&mut self.matching, row) {
             let allowed = matching.allowed(!self.eos.is_empty())?;
             return sampler.pick_where(logits, |token| allowed.contains(token));
         }
-        sampler.pick(logits)
+        sampler.pick_row(row)
     }
 
     /// The whole text, and the end of it that was held back.

@@ -5,11 +5,13 @@ use std::ops::ControlFlow;
 use jamba_plan::format::{Setting, Table};
 use jamba_plan::tables::DeviceTables;
 use jamba_runtime::gpu::DriverError;
-use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request, RuntimeError, SamplerOptions};
+use jamba_runtime::{
+    Batch, Engine, GenerateOptions, OpenOptions, Outputs, Request, RuntimeError, Sampler, SamplerOptions,
+};
 
 use crate::fake::{Call, Calls, Fake};
 use crate::plan::{LIMITS, LOGITS, PICKS, ROW_STRIDE, Toy, VOCAB};
-use crate::{open_with, prompt};
+use crate::{feed, open_with, prompt};
 
 fn picking(options: OpenOptions<'_>) -> (Engine, Calls) {
     let (engine, calls) = open_with(Toy::new().picking(), Fake::new(), options).unwrap();
@@ -140,6 +142,29 @@ fn batches_of_all_kinds_are_the_hosts() {
             drawn(seed + 5),
         ];
         assert_eq!(in_a_batch(&mut device, &requests), in_a_batch(&mut host, &requests), "seed {seed}");
+    }
+}
+
+#[test]
+fn steps_pick_as_generation_does() {
+    let (mut engine, calls) = picking(OpenOptions::default());
+    for options in [greedy(), drawn(3), penalised(drawn(4))] {
+        let expected = generate(&mut engine, &options);
+        calls.take();
+        let mut samplers = [Sampler::new(options.sampler.clone(), VOCAB as usize).unwrap()];
+        let sequence = engine.add_sequence().unwrap();
+        let mut next = engine.step_and_pick(&[feed(sequence, &prompt(9, 1), Outputs::Last)], &mut samplers).unwrap();
+        let mut found = next.clone();
+        while found.len() < expected.len() {
+            next = engine.step_and_pick(&[feed(sequence, &next, Outputs::Last)], &mut samplers).unwrap();
+            found.extend(&next);
+        }
+        assert_eq!(found, expected);
+        let bytes = if options.sampler.frequency_penalty == 0.0 { 4 } else { 4 * VOCAB as usize };
+        assert!(copies(&calls).1.iter().all(|&(_, found)| found == bytes));
+        let refused = engine.step_and_pick(&[feed(sequence, &[1, 2], Outputs::All)], &mut samplers).unwrap_err();
+        assert_eq!(refused.to_string(), "samplers: found 1 for 2 rows of logits, expected one for each row");
+        engine.remove_sequence(sequence).unwrap();
     }
 }
 

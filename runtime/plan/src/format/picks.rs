@@ -35,7 +35,7 @@ impl Picks {
 
 impl Entry {
     /// The steps of a run that picks so, with their indices: the entry's all, but for those that pick otherwise.
-    pub fn run(&self, pick: Option<Pick>) -> impl Iterator<Item = (usize, &Step)> {
+    pub fn steps_of(&self, pick: Option<Pick>) -> impl Iterator<Item = (usize, &Step)> {
         let (always, picking) = self.steps.split_at(self.steps.len() - if self.picks.is_some() { 2 } else { 0 });
         let nth = pick.map(|pick| if pick == Pick::Likeliest { 0 } else { 1 });
         let picking = nth.and_then(|nth| Some((always.len() + nth, picking.get(nth)?)));
@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_run_makes_one_of_the_steps_that_pick() {
-        let steps = |entry: &Entry, pick| entry.run(pick).map(|(index, step)| (index, step.kernel)).collect::<Vec<_>>();
+        let steps =
+            |entry: &Entry, pick| entry.steps_of(pick).map(|(index, step)| (index, step.kernel)).collect::<Vec<_>>();
         let entry = &fixture::sm_90a::program().entries[0];
         assert_eq!(steps(entry, None), [(0, 0), (1, 1)]);
         assert_eq!(steps(entry, Some(Pick::Likeliest)), [(0, 0), (1, 1), (2, 2)]);

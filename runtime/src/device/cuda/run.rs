@@ -75,7 +75,7 @@ impl Run<'_> {
             broken: None,
             failed: None,
         };
-        let steps = self.program.entries[self.entry].run(self.pick);
+        let steps = self.program.entries[self.entry].steps_of(self.pick);
         match trace {
             Some(trace) => execute(steps, &mut Traced { lane: &mut stream, trace }),
             None => execute(steps, &mut stream),
