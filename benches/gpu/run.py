@@ -198,7 +198,8 @@ class Run:
             share = sum(kernel["bytes"] for kernel in decode) / step / bandwidth if bandwidth else 0
             graphs = "graphs" if row["graphs"] else "launches"
             print(f"  {row['plan']:<12} {row['sequences']:>3} x {row['context']:>6} {graphs:<8} prefill {row['prefill_tokens_per_s']:>9.0f}"
-                  f"  decode {row['decode_tokens_per_s']:>8.1f} tokens/s  {100 * share:.0f} % of the bandwidth")
+                  f"  decode {row['decode_tokens_per_s']:>8.1f} tokens/s  {100 * share:.0f} % of the bandwidth"
+                  f"  {row['driver_bytes'] / 1e6:.0f} MB more than stated")
             if row["sequences"] in (1, 64) and row["graphs"] and bandwidth and flops:
                 for kernel in row["kernels"][:12]:
                     # What launching and waiting takes is no part of a kernel.

@@ -109,7 +109,12 @@ fn run(args: &Args) -> Result<()> {
         }
         Command::Time { plan, sequences, context, steps, launch_each } => {
             let mut engine = open(plan, OpenOptions { launch_each: *launch_each, ..OpenOptions::default() })?;
-            print(&times::time(&mut engine, *sequences, *context, *steps)?)
+            // A second context of the device sees what the first one takes.
+            let free = || Ok::<u64, anyhow::Error>(gpu::open(device)?.info().free_bytes);
+            let before = free()?;
+            let mut times = times::time(&mut engine, *sequences, *context, *steps)?;
+            times.driver_bytes = Some(before.saturating_sub(free()?));
+            print(&times)
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct Times {
     pub decode_tokens_per_s: f64,
     /// The least of the kernels' times in the run kernel by kernel, in seconds: about what launching one and waiting for it takes.
     pub overhead_s: f64,
+    /// Device memory that went while all of this ran, where somebody looked: graphs, and what else the driver keeps beside what
+    /// the plan states, in bytes.
+    pub driver_bytes: Option<u64>,
     /// Of each kernel in each entry, the longest first.
     pub kernels: Vec<KernelTime>,
 }
@@ -125,7 +128,8 @@ pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize)
     }
     let overhead_s = kernels.iter().map(|kernel| kernel.seconds / kernel.launches as f64).fold(f64::INFINITY, f64::min);
     let plan = engine.path().display().to_string();
-    Ok(Times { plan, sequences, context, prefill_tokens_per_s, decode_tokens_per_s, overhead_s, kernels })
+    let driver_bytes = None;
+    Ok(Times { plan, sequences, context, prefill_tokens_per_s, decode_tokens_per_s, overhead_s, driver_bytes, kernels })
 }
 
 /// What each kernel took in the runs that were traced.
