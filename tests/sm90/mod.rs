@@ -3,6 +3,7 @@
 mod assembly;
 mod attention;
 mod attention_mutants;
+mod combine;
 mod drawn_plan;
 mod experts;
 pub mod harness;

@@ -66,12 +66,15 @@ pub struct Options {
     pub budget: u64,
     /// Multiprocessors.
     pub n_sms: u32,
+    /// Lanes of a warp part at accesses to shared memory and meet again at the next instruction that they have to execute together,
+    /// as hardware may let them. Not for kernels with `cp.async`, whose groups belong to the warp here.
+    pub split_lanes: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-        Options { seed: 0, exact_math: false, threads, budget: 2_000_000_000, n_sms: 132 }
+        Options { seed: 0, exact_math: false, threads, budget: 2_000_000_000, n_sms: 132, split_lanes: false }
     }
 }
 
@@ -203,6 +206,7 @@ impl Gpu {
             seed: self.options.seed.wrapping_add(self.launches << 32),
             launch: self.launches,
             budget: self.options.budget,
+            split_lanes: self.options.split_lanes,
         };
         let stats = run(&env, self.options.threads, &mut self.blocks)?;
         self.total.add(&stats);

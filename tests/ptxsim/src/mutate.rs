@@ -21,7 +21,7 @@ use crate::parse::{self, Operand, Statement, number};
 pub enum Kind {
     /// `bar.sync`, `barrier.sync` gone.
     DropBarrier,
-    /// `bar.warp.sync` gone. Lanes of a warp run together here: mutants of this kind are not caught.
+    /// `bar.warp.sync` gone. To be caught where [`Options::split_lanes`](crate::Options::split_lanes) lets lanes of a warp part.
     DropWarpBarrier,
     /// A wait for an mbarrier gone: it passes at once.
     DropMbarrierWait,
@@ -55,6 +55,8 @@ pub enum Kind {
     DropStoreCommit,
     /// `cp.async.bulk.wait_group` gone.
     DropStoreWait,
+    /// `shfl.sync` gives each lane its own value.
+    DropShuffle,
 }
 
 /// A place where a mutation can be made.
@@ -133,6 +135,12 @@ fn mutations(statement: &Statement, text: &str) -> Vec<(Kind, String)> {
         ["mbarrier", "arrive", ..] => gone(Kind::DropArrive),
         ["mbarrier", "init", ..] => match &statement.operands[..] {
             [_, Operand::Word(count)] => count_more(statement, text, count),
+            _ => Vec::new(),
+        },
+        ["shfl", "sync", ..] => match &statement.operands[..] {
+            [Operand::Word(to) | Operand::Pair(to, _), Operand::Word(own), ..] => {
+                vec![(Kind::DropShuffle, format!("mov.b32 {to}, {own};"))]
+            }
             _ => Vec::new(),
         },
         ["wgmma", "fence", ..] => gone(Kind::DropProductFence),

@@ -51,6 +51,37 @@ fn lanes_that_wait_let_those_run_that_they_wait_for() {
     }
 }
 
+/// Runs one warp whose lanes may part, and gives what it left in `out`.
+fn run_parted(seed: u64, body: &str) -> Result<Vec<u32>, Fault> {
+    let mut device = Device::with(Options { seed, budget: 200_000, split_lanes: true, ..Options::default() });
+    let (a, out) = (device.gpu.alloc("a", 128), device.gpu.alloc("out", 128));
+    device.run(&kernel(body), 1, 32, &[a, out])?;
+    device.words(out, 32)
+}
+
+/// What a lane's neighbour stored is there behind a barrier of the warp, and need not be without one.
+#[test]
+fn lanes_that_part_meet_at_what_they_execute_together() {
+    let body = |between: &str| {
+        format!(
+            "shl.b32 %r3, %r1, 2;\nadd.u32 %r3, %r2, %r3;\nst.shared.u32 [%r3], %r1;\n{between}\n\
+             xor.b32 %r4, %r1, 1;\nshl.b32 %r4, %r4, 2;\nadd.u32 %r4, %r2, %r4;\nld.shared.u32 %r5, [%r4];\n\
+             st.global.u32 [%rd2], %r5;"
+        )
+    };
+    let expected: Vec<u32> = (0..32).map(|lane| lane ^ 1).collect();
+    let wrong = |body: &str| (0..32).filter(|&seed| run_parted(seed, body).as_ref() != Ok(&expected)).count();
+    assert_eq!(wrong(&body("bar.warp.sync -1;")), 0);
+    assert!(wrong(&body("")) > 0);
+    assert_eq!(run(1, &body(""), &[0; 32]), Ok(expected.clone()), "together they find it anyway");
+    // Of an instruction for the first lane alone the others need not wait either.
+    let first = "setp.eq.u32 %p1, %r1, 0;\n@%p1 st.shared.u32 [%r2], 7;\n";
+    let read = "ld.shared.u32 %r5, [%r2];\nst.global.u32 [%rd2], %r5;";
+    let wrong = |body: &str| (0..64).filter(|&seed| run_parted(seed, body) != Ok(vec![7; 32])).count();
+    assert_eq!(wrong(&format!("{first}bar.warp.sync -1;\n{read}")), 0);
+    assert!(wrong(&format!("{first}{read}")) > 0);
+}
+
 #[test]
 fn each_half_of_a_warp_may_wait_for_the_other() {
     // The upper half arrives at the first barrier only when the lower half has arrived at the second.

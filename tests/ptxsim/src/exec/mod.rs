@@ -33,6 +33,8 @@ pub(crate) struct Env<'a> {
     pub launch: u64,
     /// Warp instructions that a block may execute.
     pub budget: u64,
+    /// Lanes of a warp part at accesses to shared memory.
+    pub split_lanes: bool,
 }
 
 impl Env<'_> {

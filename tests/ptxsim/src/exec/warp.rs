@@ -6,6 +6,7 @@
 use super::groups::Groups;
 use super::{Block, Env};
 use crate::family::Op;
+use crate::family::access::Space;
 use crate::family::control::Control;
 use crate::family::sync::Sync;
 use crate::family::wgmma::Tensor;
@@ -230,6 +231,25 @@ impl Warp {
         true
     }
 
+    /// Some lanes may stay behind until they are waited for, or for a while: any at an access to shared memory, and those for which
+    /// an instruction is that is not for all.
+    fn part(&mut self, block: &mut Block, env: &Env) {
+        let Some(instruction) = env.program.code.get(self.pc as usize).filter(|_| self.others.is_empty()) else {
+            return;
+        };
+        let guarded = instruction.guard.as_ref().map_or(u32::MAX, |guard| guard.lanes(&self.regs).0) & self.mask;
+        let lanes = match &instruction.op {
+            _ if guarded != self.mask => guarded,
+            Op::Access(access) if access.space == Space::Shared => self.mask & block.rng.next() as u32,
+            _ => return,
+        };
+        if lanes != 0 && lanes != self.mask && block.rng.one_in(4) {
+            let state = State::Resting(self.executed + LONG_TURN);
+            self.others.push(Group { mask: lanes, state, ..self.running() });
+            self.mask &= !lanes;
+        }
+    }
+
     fn branch(&mut self, taken: u32, target: u32) {
         if taken == self.mask {
             self.pc = target;
@@ -269,11 +289,18 @@ impl Warp {
                     (self.turn_began, since_spin) = (self.executed, 0);
                 }
             }
-            let spun = self.spin;
+            if env.split_lanes {
+                self.part(block, env);
+            }
+            let (spun, n_others) = (self.spin, self.others.len());
             let flow = self.step(block, env)?;
             slice.executed += 1;
             self.executed += 1;
             since_spin += 1;
+            // Where lanes go different ways, those may be first that stand later in the text.
+            if env.split_lanes && self.others.len() > n_others && block.rng.one_in(2) {
+                self.switch(State::Resting(self.executed + LONG_TURN));
+            }
             if since_spin > LONGEST_SPIN {
                 self.spin = None;
             }
