@@ -17,5 +17,6 @@ mod recurrent;
 mod row_wise;
 mod sample;
 mod synthetic_weight;
+mod ties;
 pub mod toolkit;
 mod unfused;

@@ -18,7 +18,7 @@ use crate::fixtures::Fixture;
 pub const TOLERANCE: Tolerance = Tolerance { of_a_row: 0.15, rows_beyond: 0.02 };
 
 /// The plan for both kinds of target.
-fn plan() -> &'static Path {
+pub(super) fn plan() -> &'static Path {
     static PLAN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = PLAN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,65 @@
+//! Where a plan's GPU and CPU programs part: at tokens for which a router finds two experts about as good. bf16 then picks another
+//! one than f32, and the logits of that token differ by what the two experts differ by.
+
+use jamba_runtime::{Engine, OpenOptions};
+use jambac::source::Source;
+use jambac_checkpoint::Checkpoint;
+use jambac_graph::{DType, Op};
+use jambac_models::jamba;
+use jambac_reference::{Batch, Interpreter, State};
+
+use super::plan::{TOLERANCE, open, plan};
+use crate::fixtures::{Fixture, max_difference};
+use gpu_bench::checks::logits;
+
+/// Tokens of the prompt.
+const LENGTH: usize = 300;
+
+/// How much likelier the last expert taken is than the first one left, as a logarithm, in the layer where that is least; for
+/// every token.
+fn gaps(fixture: &Fixture, ids: &[u32]) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(&fixture.checkpoint).unwrap();
+    let parameters = jamba::bind(&checkpoint).unwrap();
+    let options = jamba::Options { kv_dtype: DType::F32 };
+    let graph = jamba::prefill(parameters.config(), &|name| parameters.dtype(name), &options);
+    let interpreter = Interpreter::new(&graph, &Source(&parameters)).unwrap();
+    let values = interpreter.run_all(&Batch::one(ids), &mut State::new(1)).unwrap();
+    let mut least = vec![f32::INFINITY; ids.len()];
+    for node in graph.order() {
+        let Op::TopK { k } = *graph.op(node) else { continue };
+        let probabilities = values[&graph.operands(node)[0]].tensor().and_then(|tensor| tensor.as_f32()).unwrap();
+        for (row, least) in probabilities.chunks(probabilities.len() / ids.len()).zip(&mut least) {
+            let mut row = row.to_vec();
+            row.sort_by(|a, b| b.total_cmp(a));
+            *least = least.min((row[k - 1] / row[k]).ln());
+        }
+    }
+    least
+}
+
+#[test]
+fn rows_that_differ_are_those_whose_experts_tie() {
+    let fixture = Fixture::open("tiny");
+    let ids = fixture.prompt(LENGTH).ids;
+    let mut gpu = open(9, OpenOptions::default()).0;
+    let mut cpu = Engine::open(plan(), OpenOptions::default()).unwrap();
+    let [found, expected] = [&mut gpu, &mut cpu].map(|engine| logits(engine, &ids, engine.max_step_outputs()).unwrap());
+    let gaps = gaps(&fixture, &ids);
+    let mut sorted = gaps.clone();
+    sorted.sort_by(f32::total_cmp);
+    let mut beyond = 0;
+    println!("{} outputs a step", gpu.max_step_outputs());
+    for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let (difference, _) = max_difference(found, expected);
+        if difference > TOLERANCE.of_a_row {
+            let rank = sorted.partition_point(|&gap| gap < gaps[row]);
+            println!(
+                "token {row}: max |Δlogit| {difference:.4}, gap {:.1e}, {rank} of {LENGTH} are smaller",
+                gaps[row]
+            );
+            assert!(gaps[row] < 0.01, "token {row} differs by {difference}, and its experts do not tie: {}", gaps[row]);
+            beyond += 1;
+        }
+    }
+    assert!(beyond > 0, "no row differs: this test has nothing to explain any more");
+}
