@@ -76,7 +76,7 @@ pub fn run(path: &Path, what: &What) -> Result<()> {
         text += &memory::table(program);
     }
     if what.kernels {
-        text += &kernel_table(program);
+        text += &kernel_table(of_kind);
     }
     if what.steps {
         text += &step_table(program);
@@ -153,7 +153,7 @@ fn launch_text(step: &Step) -> String {
     step.launch.map_or(String::new(), |launch| format!(" <{}>", jamba_plan::text::launch(&launch)))
 }
 
-fn kernel_table(program: &Program) -> String {
+fn kernel_table((info, program): (&ProgramInfo, &Program)) -> String {
     let names: Vec<String> =
         (0..program.entries.len()).map(|entry| jamba_plan::text::entry_name(&program.entries, entry)).collect();
     let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
@@ -163,11 +163,16 @@ fn kernel_table(program: &Program) -> String {
         let launch = steps.find(|step| step.kernel == kernel).map_or(String::new(), launch_text);
         let _ = writeln!(text, "  {}  {}{launch}", calls.join(" "), program.kernels[kernel as usize].symbol);
     }
+    for kernel in &info.draw_kernels {
+        let launch = jamba_plan::text::launch(&kernel.launch);
+        let _ = writeln!(text, "  draws {} weights: {} <{launch}>", kernel.format.name(), kernel.symbol);
+    }
     text
 }
 
 fn disassemble(plan: &Plan<'_>, (info, program): (&ProgramInfo, &Program), symbol: &str) -> Result<String> {
-    if !program.kernels.iter().any(|kernel| kernel.symbol == symbol) {
+    let draws = info.draw_kernels.iter().map(|kernel| &kernel.symbol);
+    if !program.kernels.iter().map(|kernel| &kernel.symbol).chain(draws).any(|known| known == symbol) {
         bail!("--asm: found {symbol}, expected a kernel of the plan (inspect --kernels lists them)");
     }
     let target = info.targets.first().context("the plan names no target")?;
