@@ -1,8 +1,8 @@
 //! What this CPU can do at best, measured: the peaks that benchmarks are compared with.
 //!
 //! Bandwidth is that of reading memory that no cache holds, every thread a part of its own, in several streams: one alone is up
-//! to a sixth slower. Arithmetic is that of independent
-//! multiply-adds in registers, as wide as the CPU has them. The best of a few tries, as nothing makes either faster than it is.
+//! to a sixth slower. Arithmetic is that of independent multiply-adds in registers, as wide as the CPU has them. The best of a
+//! few tries, as nothing makes either faster than it is.
 
 use std::hint::black_box;
 use std::sync::Barrier;
