@@ -1,8 +1,8 @@
 //! What this CPU can do at best, measured: the peaks that benchmarks are compared with.
 //!
-//! Bandwidth is that of reading memory that no cache holds, every thread a part of its own, in several streams: one alone is up
-//! to a sixth slower. Arithmetic is that of independent multiply-adds in registers, as wide as the CPU has them. The best of a
-//! few tries, as nothing makes either faster than it is.
+//! Bandwidth is that of reading memory that no cache holds, every thread a part of its own, in one stream or in several,
+//! whatever is fastest. Arithmetic is that of independent multiply-adds in registers, as wide as the CPU has them. The median of a
+//! few tries: the best one is luck on a machine that is shared, which a longer run has not.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -22,9 +22,6 @@ pub struct Peaks {
 /// Bytes that all threads read together: many times any cache.
 const READ_BYTES: usize = 256 << 20;
 
-/// Places at which a thread reads side by side.
-const STREAMS: usize = 8;
-
 /// Words of a cache line.
 const LINE: usize = 8;
 
@@ -34,15 +31,17 @@ const ROUNDS: usize = 4 << 20;
 /// Independent sums: more than the latency of two units of four cycles, fewer than the registers.
 const SUMS: usize = 10;
 
-const TRIES: usize = 4;
+const TRIES: usize = 5;
 
 impl Peaks {
-    /// Measures the peaks; takes a quarter of a gigabyte and about half a second.
+    /// Measures the peaks; takes a quarter of a gigabyte and about a second.
     pub fn measure(n_threads: usize) -> Peaks {
         let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
         let parts: Vec<&[u64]> = memory.chunks(memory.len().div_ceil(n_threads)).collect();
-        let read = |thread: usize| black_box(sum(parts.get(thread).copied().unwrap_or(&[])));
-        let bytes_per_s = READ_BYTES as f64 / seconds(n_threads, &|thread| _ = read(thread));
+        let part = |thread: usize| parts.get(thread).copied().unwrap_or(&[]);
+        let reads: [fn(&[u64]) -> u64; 3] = [sum::<1>, sum::<4>, sum::<8>];
+        let times = reads.map(|read| seconds(n_threads, &|thread| _ = black_box(read(part(thread)))));
+        let bytes_per_s = READ_BYTES as f64 / times.into_iter().fold(f64::INFINITY, f64::min);
         let (multiply_adds, lanes) = widest();
         let operations = (n_threads * ROUNDS * SUMS * lanes * 2) as f64;
         let operations_per_s = operations / seconds(n_threads, &|_| multiply_adds());
@@ -50,19 +49,20 @@ impl Peaks {
     }
 }
 
-/// Seconds that threads need for their parts together: the best try.
+/// Seconds that threads need for their parts together: the median try.
 fn seconds(n_threads: usize, part: &(dyn Fn(usize) + Sync)) -> f64 {
     let barrier = Barrier::new(n_threads);
     let work = |thread: usize| {
-        let mut best = f64::INFINITY;
-        for _ in 0..TRIES {
+        let mut times = [0.0; TRIES];
+        for time in &mut times {
             barrier.wait();
             let began = Instant::now();
             part(thread);
             barrier.wait();
-            best = best.min(began.elapsed().as_secs_f64());
+            *time = began.elapsed().as_secs_f64();
         }
-        best
+        times.sort_by(f64::total_cmp);
+        times[TRIES / 2]
     };
     std::thread::scope(|scope| {
         (1..n_threads).for_each(|thread| drop(scope.spawn(move || work(thread))));
@@ -70,15 +70,15 @@ fn seconds(n_threads: usize, part: &(dyn Fn(usize) + Sync)) -> f64 {
     })
 }
 
-/// The sum of all words but what is left of the streams' last lines.
-fn sum(words: &[u64]) -> u64 {
-    let of_stream = words.len() / STREAMS;
-    let mut streams: [_; STREAMS] =
-        std::array::from_fn(|stream| words[stream * of_stream..][..of_stream].chunks_exact(LINE));
+/// The sum of all words, read at so many places side by side; without what is left of the streams' last lines.
+fn sum<const STREAMS: usize>(words: &[u64]) -> u64 {
+    let (lines, _) = words.as_chunks::<LINE>();
+    let of_stream = lines.len() / STREAMS;
+    let streams: [&[[u64; LINE]]; STREAMS] = std::array::from_fn(|stream| &lines[stream * of_stream..][..of_stream]);
     let mut sums = [0_u64; LINE];
-    for _ in 0..of_stream / LINE {
-        for line in streams.iter_mut().filter_map(Iterator::next) {
-            sums.iter_mut().zip(line).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+    for line in 0..of_stream {
+        for stream in streams {
+            sums.iter_mut().zip(&stream[line]).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
         }
     }
     sums.into_iter().fold(0, u64::wrapping_add)
@@ -159,6 +159,6 @@ mod tests {
 
     #[test]
     fn every_word_is_read() {
-        assert_eq!(sum(&[1; 64]), 64);
+        assert_eq!([sum::<1>(&[1; 64]), sum::<4>(&[1; 64]), sum::<8>(&[1; 64])], [64; 3]);
     }
 }
