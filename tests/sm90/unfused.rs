@@ -167,7 +167,7 @@ fn experts_are_chosen_and_sorted() {
     }
 }
 
-fn open(plan: &std::path::Path, options: OpenOptions<'_>) -> Engine {
+pub(super) fn open(plan: &std::path::Path, options: OpenOptions<'_>) -> Engine {
     let device = Simulated::new(&Device { seed: 4, n_sms: 3, downloads: Downloads::Anything, ..Device::default() });
     Engine::open_on(plan, options, Box::new(device)).unwrap()
 }
