@@ -8,6 +8,9 @@ use jambac_codegen::ffi::{LoadedKernels, Slot};
 use jambac_kernels::kernel::{Cost, Elem, LANES, Param};
 use jambac_kernels::target::CpuTarget;
 
+/// Elements of each of the four parts that are read side by side: one stream alone is slower.
+const STREAM: usize = 16 << 20;
+
 /// What one thread can do at best.
 #[derive(Clone, Copy, Debug)]
 pub struct Roofline {
@@ -35,8 +38,8 @@ impl Roofline {
             });
             module.kernel("read", &params, |b| {
                 let zero = b.splat(0.0, LANES);
-                let sums = b.for_range(b.index(0), b.scalar("n"), 4 * LANES, [zero; 4], |i, sums| {
-                    let at = |part: usize| b.load_vector(b.buffer("x"), &[b.add(i, b.index(part * LANES))], LANES);
+                let sums = b.for_range(b.index(0), b.scalar("n"), LANES, [zero; 4], |i, sums| {
+                    let at = |part: usize| b.load_vector(b.buffer("x"), &[b.add(i, b.index(part * STREAM))], LANES);
                     [0, 1, 2, 3].map(|part| b.add(sums[part], at(part)))
                 });
                 for (i, sum) in sums.into_iter().enumerate() {
@@ -52,8 +55,8 @@ impl Roofline {
         let flops = (n * 10 * 8 * 2) as f64 / seconds(|| call.run(0, 1));
         drop(call);
 
-        let x = vec![1f32; 64 << 20];
-        let call = kernels.prepare("read", vec![Slot::read(&x), Slot::write(&mut y), Slot::Scalar(x.len() as u64)])?;
+        let x = vec![1f32; 4 * STREAM];
+        let call = kernels.prepare("read", vec![Slot::read(&x), Slot::write(&mut y), Slot::Scalar(STREAM as u64)])?;
         let bytes = (x.len() * 4) as f64 / seconds(|| call.run(0, 1));
         Ok(Roofline { flops, bytes })
     }
