@@ -7,7 +7,7 @@
 //! - the work is split over threads inside the kernel, and what one output is summed from, in which order, does not
 //!   depend on the split, on the number of rows or on their position: same bits for any batch and any thread count.
 
-use jamba_plan::format::{Blocks, Count, Launch};
+use jamba_plan::format::{Blocks, Count, Launch, WeightFormat};
 use jambac_graph::Activation;
 
 use crate::{
@@ -50,6 +50,19 @@ pub enum Elem {
     I8,
     /// Weights of −8 … 7, two in a byte, which a scale of their output and group of inputs multiplies.
     I4,
+}
+
+/// The element type that kernels read a weight as.
+impl From<WeightFormat> for Elem {
+    fn from(format: WeightFormat) -> Elem {
+        match format {
+            WeightFormat::F32 => Elem::F32,
+            WeightFormat::Bf16 => Elem::Bf16,
+            WeightFormat::F16 => Elem::F16,
+            WeightFormat::Int8 => Elem::I8,
+            WeightFormat::Int4 => Elem::I4,
+        }
+    }
 }
 
 impl Elem {

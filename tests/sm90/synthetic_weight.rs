@@ -3,7 +3,6 @@
 use half::bf16;
 use jamba_plan::format::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
 use jamba_plan::synthetic::{DrawnRows, STORE_BYTES, fill};
-use jambac_kernels::kernel::Elem;
 use jambac_kernels::sm90::Kernel;
 use jambac_kernels::synthetic_weight::sm90::Spec;
 use ptxsim::{Gpu, Options};
@@ -20,13 +19,7 @@ const NORMAL: Init = Init::Normal { mean: 0.01, std: 0.05 };
 const UNIFORM: Init = Init::Uniform { low: -1.5, high: 0.75 };
 
 fn kernel(format: WeightFormat) -> Kernel {
-    let format = match format {
-        WeightFormat::F32 => Elem::F32,
-        WeightFormat::Bf16 => Elem::Bf16,
-        WeightFormat::Int8 => Elem::I8,
-        other => panic!("weights of {} are not drawn", other.name()),
-    };
-    Spec { format }.into()
+    Spec { format: format.into() }.into()
 }
 
 fn kernels() -> Kernels {

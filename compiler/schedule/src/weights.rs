@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use jamba_plan::format::{Layout, PartOrder, TargetKind, Transform, WeightFormat};
 use jamba_plan::text::parts;
 use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type};
-use jambac_kernels::kernel::{Elem, LANES};
+use jambac_kernels::kernel::LANES;
 use jambac_kernels::sm90::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
 
 use crate::{Formats, ScheduleError};
@@ -254,7 +254,7 @@ fn in_rows(use_: Use, (groups, k): (u64, u64), rows: &[u64], order: PartOrder, f
         (PartOrder::Stacked, _) => (BLOCK_ROWS as u64, BLOCK_ROWS as u64),
     };
     let n = Layout::rows_of(rows.iter().copied(), multiple)?;
-    let stride = row_elements(elem(format), usize::try_from(k).ok()?) as u64;
+    let stride = row_elements(format.into(), usize::try_from(k).ok()?) as u64;
     Some(Layout::in_rows(groups, n, k, stride, (lanes, multiple)))
 }
 
@@ -286,17 +286,6 @@ fn planned(part: &PartRef<'_>, use_: Use) -> PlannedPart {
     let (_, n, _) = matrix(part, use_);
     let rows = part.rows.unwrap_or(n - part.first_row);
     PlannedPart { parameter: part.name.to_owned(), first_row: part.first_row, rows }
-}
-
-/// The element type that kernels read.
-pub(crate) fn elem(format: WeightFormat) -> Elem {
-    match format {
-        WeightFormat::F32 => Elem::F32,
-        WeightFormat::Bf16 => Elem::Bf16,
-        WeightFormat::F16 => Elem::F16,
-        WeightFormat::Int8 => Elem::I8,
-        WeightFormat::Int4 => Elem::I4,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile::{Dump, Phase};
 use jambac_codegen::link::KindParts;
 use jambac_graph::{DType, Graph};
-use jambac_kernels::kernel::{Elem, Kernel};
+use jambac_kernels::kernel::Kernel;
 use jambac_kernels::target::Target;
 use jambac_kernels::{sm90, synthetic_weight};
 use jambac_models::jamba;
@@ -143,16 +143,7 @@ impl Compiler<'_> {
 /// The kernels that draw weights of the formats that a GPU's schedule has.
 fn draw_kernels(schedule: &Schedule) -> Vec<(WeightFormat, sm90::Kernel)> {
     let formats: BTreeSet<WeightFormat> = schedule.weights.iter().map(|weight| weight.format).collect();
-    let kernel = |format: WeightFormat| {
-        let elem = match format {
-            WeightFormat::F32 => Elem::F32,
-            WeightFormat::Bf16 => Elem::Bf16,
-            WeightFormat::Int8 => Elem::I8,
-            WeightFormat::F16 | WeightFormat::Int4 => return None, // no weights of a GPU's
-        };
-        Some((format, synthetic_weight::sm90::Spec { format: elem }.into()))
-    };
-    formats.into_iter().filter_map(kernel).collect()
+    formats.into_iter().map(|format| (format, synthetic_weight::sm90::Spec { format: format.into() }.into())).collect()
 }
 
 fn record(format: WeightFormat, kernel: &sm90::Kernel) -> DrawKernel {

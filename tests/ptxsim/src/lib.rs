@@ -39,7 +39,8 @@
 //!
 //! # What is not
 //!
-//! - Races between the lanes of one warp, which [`Options::split_lanes`] may show by wrong results; between single bytes of a pair, in global memory, and among atomics.
+//! - Races between the lanes of one warp, which [`Options::split_lanes`] may show by wrong results; between single bytes of a
+//!   pair, in global memory, and among atomics.
 //! - `bulk` stores are done when they have read: `wait_group` and `wait_group.read` are one, and groups of `cp.async` belong to
 //!   the warp, not to each thread.
 //! - Reads by the generic proxy before a bulk load overwrites them need an mbarrier, no proxy fence.

@@ -122,14 +122,7 @@ fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32)
         return Err(format!("weight {index}, expected one of {}", schedule.weights.len()));
     };
     let PlannedWeight { layout, format, transform, .. } = weight;
-    let stored = match format {
-        WeightFormat::F32 => Elem::F32,
-        WeightFormat::Bf16 => Elem::Bf16,
-        WeightFormat::F16 => Elem::F16,
-        WeightFormat::Int8 => Elem::I8,
-        WeightFormat::Int4 => Elem::I4,
-    };
-    if param.access() != Some(Access::Read) || param.elem() != Some(stored) {
+    if param.access() != Some(Access::Read) || param.elem() != Some(Elem::from(*format)) {
         return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));
     }
     let matrix = |groups: usize, n: usize, k: usize| Layout::in_panels(groups as u64, n as u64, k as u64, LANES as u64);

@@ -7,7 +7,7 @@ use jambac_kernels::kernel::{Elem, LANES};
 use super::View;
 use crate::ScheduleError;
 use crate::select::Slot;
-use crate::weights::{self, PartRef, Use};
+use crate::weights::{PartRef, Use};
 
 /// Rows of an operand that is a parameter: from one on, so many or all.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ impl View<'_, '_> {
         let index = self.add_weight(&[WeightRows { operand, first_row: 0, rows: None }], PartOrder::Stacked, use_)?;
         let weight = &self.context.weights.planned[index];
         let lanes = if weight.layout.lanes == 1 { 1 } else { LANES };
-        Ok((Slot::Final(Arg::Weight(index as u32)), weights::elem(weight.format), lanes))
+        Ok((Slot::Final(Arg::Weight(index as u32)), weight.format.into(), lanes))
     }
 
     /// Weights that lie together: where, and their stored type.
@@ -35,7 +35,7 @@ impl View<'_, '_> {
     ) -> Result<(Slot, Elem), ScheduleError> {
         let index = self.add_weight(parts, order, use_)?;
         let format = self.context.weights.planned[index].format;
-        Ok((Slot::Final(Arg::Weight(index as u32)), weights::elem(format)))
+        Ok((Slot::Final(Arg::Weight(index as u32)), format.into()))
     }
 
     /// The weights of a split_linear, a part for each of its results.
