@@ -10,13 +10,14 @@
 use jamba_plan::format::{Blocks, Count, Launch, WeightFormat};
 use jambac_graph::Activation;
 
+use crate::hopper;
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
-    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, sm90, softmax,
+    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
     split_linear, split_rms_norm, top_k,
 };
 
-pub use crate::sm90::{Swizzle, TensorMap};
+pub use crate::hopper::{Swizzle, TensorMap};
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
 pub const LANES: usize = 16;
@@ -237,7 +238,7 @@ macro_rules! kernels {
         pub enum Kernel {
             $($(#[$doc])* $variant($module::Spec),)*
             /// A kernel of sm_90a, of that target's own catalog.
-            Sm90(sm90::Kernel),
+            Sm90(hopper::Kernel),
         }
 
         impl Kernel {
@@ -284,9 +285,9 @@ macro_rules! kernels {
                 }
             }
 
-            /// Writes the body of a CPU's kernel. Panics for one of a GPU, which [`sm90::Kernel::emit`] writes.
+            /// Writes the body of a CPU's kernel. Panics for one of a GPU, which [`hopper::Kernel::emit`] writes.
             #[cfg(feature = "emit")]
-            pub fn emit(&self, b: &crate::builder::Builder<'_>) {
+            pub fn emit(&self, b: &crate::cpu::builder::Builder<'_>) {
                 match self {
                     $(Kernel::$variant(spec) => $module::cpu::emit(b, spec),)*
                     Kernel::Sm90(kernel) => panic!("{} is no kernel of a CPU", kernel.symbol()),

@@ -6,6 +6,8 @@
 
 mod amount;
 pub mod cases;
+pub mod cpu;
+pub mod hopper;
 pub mod kernel;
 pub mod target;
 
@@ -28,16 +30,8 @@ pub mod sample;
 pub mod select_rows;
 pub mod selective_scan;
 pub mod slice;
-pub mod sm90;
 pub mod softmax;
 pub mod split_linear;
 pub mod split_rms_norm;
 pub mod synthetic_weight;
 pub mod top_k;
-
-#[cfg(feature = "emit")]
-pub mod builder;
-#[cfg(feature = "emit")]
-pub mod math;
-#[cfg(feature = "emit")]
-mod rows;

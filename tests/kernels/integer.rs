@@ -4,10 +4,10 @@
 use half::bf16;
 use jambac_graph::Activation;
 use jambac_kernels::cases;
+use jambac_kernels::cpu::integer::padded_inputs;
 use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows, padded};
 use jambac_kernels::linear::Spec;
-use jambac_kernels::linear::integer::padded_inputs;
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{grouped_linear, linear_swiglu};
 use jambac_reference::{linear, moe};

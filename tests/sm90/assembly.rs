@@ -12,9 +12,9 @@ use jambac::manifest::{Fusion, ModelFile};
 use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
 use jambac_graph::{Activation, DType};
+use jambac_kernels::hopper::Kernel;
+use jambac_kernels::hopper::matmul::{Method, TileRows};
 use jambac_kernels::kernel::{self, Elem, Rows};
-use jambac_kernels::sm90::Kernel;
-use jambac_kernels::sm90::matmul::{Method, TileRows};
 use jambac_kernels::target::Target;
 use jambac_kernels::{linear, synthetic_weight};
 use jambac_models::jamba::JambaConfig;
@@ -44,7 +44,7 @@ fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
         }));
     }
     // Those that draw the weights of such plans where they are synthetic.
-    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::sm90::Spec { format }));
+    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::hopper::Spec { format }));
     kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
     kernels
 }
@@ -180,7 +180,7 @@ fn the_loop_of_a_large_product_is_products_back_to_back() {
         [(TileRows::Rows256, Elem::Bf16), (TileRows::Rows64, Elem::Bf16), (TileRows::Rows256, Elem::I8)]
     {
         let method = Method::Tiled(rows);
-        let spec = linear::sm90::Spec {
+        let spec = linear::hopper::Spec {
             n: 16384,
             k: 4096,
             format,

@@ -3,7 +3,7 @@
 
 use jambac_graph::DType;
 use jambac_kernels::kv_append::PAGE_TOKENS;
-use jambac_kernels::kv_append::sm90::{BLOCK_COLUMNS, Side, blocks};
+use jambac_kernels::kv_append::hopper::{BLOCK_COLUMNS, Side, blocks};
 use jambac_reference::Tolerance;
 use jambac_reference::attention::{Heads as ReferenceHeads, attention as reference, kv_append as append};
 use ptxsim::Options;

@@ -4,10 +4,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jambac_codegen::compile_ptx;
-use jambac_kernels::attention::sm90::{combine, decode};
+use jambac_kernels::attention::hopper::{combine, decode};
+use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::Elem;
 use jambac_kernels::kv_append::PAGE_TOKENS;
-use jambac_kernels::sm90::Kernel;
 use jambac_reference::compare;
 use ptxsim::mutate::{Kind, sites};
 

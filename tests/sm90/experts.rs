@@ -1,10 +1,10 @@
 //! From a router's logits to the sum of its experts.
 
+use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::moe_combine::sm90::Spec as Combine;
-use jambac_kernels::moe_gather::sm90::Spec as Gather;
-use jambac_kernels::moe_route::sm90::Spec as Route;
-use jambac_kernels::sm90::Kernel;
+use jambac_kernels::moe_combine::hopper::Spec as Combine;
+use jambac_kernels::moe_gather::hopper::Spec as Gather;
+use jambac_kernels::moe_route::hopper::Spec as Route;
 use jambac_reference::{Tolerance, moe, softmax};
 
 use super::harness::{Arg, Kernels, SEEDS, counts, rounded};

@@ -5,8 +5,8 @@ use half::bf16;
 use jamba_plan::format::Count;
 use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
+use jambac_kernels::hopper::{Kernel, Swizzle, row_stride};
 use jambac_kernels::kernel::{Access, Counts, Elem, Param, TensorMap};
-use jambac_kernels::sm90::{Kernel, Swizzle, row_stride};
 use ptxsim::{Gpu, Launch, Module, Options};
 use std::collections::BTreeMap;
 

@@ -2,9 +2,9 @@
 //! bits of a row, which neither its batch nor its tile may change.
 
 use jambac_graph::Activation;
+use jambac_kernels::hopper::matmul::{Method, TileRows};
+use jambac_kernels::hopper::{Kernel, weight};
 use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::sm90::matmul::{Method, TileRows};
-use jambac_kernels::sm90::{Kernel, weight};
 use jambac_kernels::{grouped_linear, grouped_swiglu, linear, linear_swiglu, split_linear};
 use jambac_reference::Tolerance;
 use jambac_reference::linear::{Linear, linear as reference};
@@ -67,16 +67,16 @@ impl Problem {
         let (n, rows, top_k) = (self.sizes[0], Rows::Tokens, 2);
         match (op, n_experts) {
             (Op::Linear { bias, activation }, 0) => {
-                linear::sm90::Spec { n, k, format, out, bias, activation, rows, method }.into()
+                linear::hopper::Spec { n, k, format, out, bias, activation, rows, method }.into()
             }
             (Op::Split, _) => {
-                split_linear::sm90::Spec { sizes: self.sizes.clone(), k, format, out, rows, method }.into()
+                split_linear::hopper::Spec { sizes: self.sizes.clone(), k, format, out, rows, method }.into()
             }
-            (Op::Swiglu, 0) => linear_swiglu::sm90::Spec { n, k, format, rows, method }.into(),
+            (Op::Swiglu, 0) => linear_swiglu::hopper::Spec { n, k, format, rows, method }.into(),
             (Op::Linear { .. }, _) => {
-                grouped_linear::sm90::Spec { n_experts, n, k, format, out, top_k, rows, method }.into()
+                grouped_linear::hopper::Spec { n_experts, n, k, format, out, top_k, rows, method }.into()
             }
-            (Op::Swiglu, _) => grouped_swiglu::sm90::Spec { n_experts, n, k, format, top_k, rows, method }.into(),
+            (Op::Swiglu, _) => grouped_swiglu::hopper::Spec { n_experts, n, k, format, top_k, rows, method }.into(),
         }
     }
 

@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jambac_codegen::compile_ptx;
+use jambac_kernels::hopper::matmul::{Method, TileRows};
 use jambac_kernels::kernel::Elem;
-use jambac_kernels::sm90::matmul::{Method, TileRows};
 use jambac_reference::compare;
 use ptxsim::Options;
 use ptxsim::mutate::{Kind, Site, sites};

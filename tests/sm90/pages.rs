@@ -2,11 +2,11 @@
 //! unwritten there: padding of rows, pages that no token opened, entries of tables beyond their ends.
 
 use half::bf16;
-use jambac_kernels::attention::sm90::{combine, decode, prefill};
+use jambac_kernels::attention::hopper::{combine, decode, prefill};
+use jambac_kernels::hopper::{Kernel, row_stride};
 use jambac_kernels::kernel::Elem;
 use jambac_kernels::kv_append::PAGE_TOKENS;
-use jambac_kernels::kv_append::sm90::{Side, Spec as Append, head_bytes, offset, page_bytes};
-use jambac_kernels::sm90::{Kernel, row_stride};
+use jambac_kernels::kv_append::hopper::{Side, Spec as Append, head_bytes, offset, page_bytes};
 use ptxsim::{Gpu, Options};
 
 use super::harness::{Kernels, counts};

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 
 use gpu_bench::cases::{self, After, Before, Case, Cases, Element, Matrix};
 use jambac_codegen::compile_ptx;
+use jambac_kernels::hopper::{Kernel, row_stride};
 use jambac_kernels::kernel::{Access, Counts, Elem, Param, Rows, TensorMap};
 use jambac_kernels::rms_norm;
-use jambac_kernels::sm90::{Kernel, row_stride};
 use ptxsim::Gpu;
 use ptxsim::driver::{Device, Simulated};
 
@@ -121,7 +121,7 @@ fn matrix(map: &TensorMap, n: usize) -> Matrix {
 /// A recorded launch runs on another device, and a wrong result is found there.
 #[test]
 fn recorded_launches_run_again() {
-    let kernel = Kernel::from(rms_norm::sm90::Spec {
+    let kernel = Kernel::from(rms_norm::hopper::Spec {
         cols: 40,
         eps: 1e-6,
         residual: false,

@@ -1,10 +1,10 @@
 //! causal_conv1d and selective_scan: what they compute, and that their states join one step to the next.
 
 use jambac_graph::Activation;
-use jambac_kernels::causal_conv1d::sm90::Spec as Conv;
+use jambac_kernels::causal_conv1d::hopper::Spec as Conv;
+use jambac_kernels::hopper::{Kernel, row_stride};
 use jambac_kernels::kernel::Elem;
-use jambac_kernels::selective_scan::sm90::Spec as Scan;
-use jambac_kernels::sm90::{Kernel, row_stride};
+use jambac_kernels::selective_scan::hopper::Spec as Scan;
 use jambac_reference::{Tolerance, causal_conv1d as conv, selective_scan as scan};
 
 use super::harness::{Arg, Kernels, counts, rounded};

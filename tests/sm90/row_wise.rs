@@ -1,11 +1,11 @@
 //! Kernels that work on rows by themselves: norms, embedding, chosen rows.
 
-use jambac_kernels::embed::sm90::Spec as Embed;
+use jambac_kernels::embed::hopper::Spec as Embed;
+use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::rms_norm::sm90::Spec as RmsNorm;
-use jambac_kernels::select_rows::sm90::Spec as SelectRows;
-use jambac_kernels::sm90::Kernel;
-use jambac_kernels::split_rms_norm::sm90::Spec as SplitRmsNorm;
+use jambac_kernels::rms_norm::hopper::Spec as RmsNorm;
+use jambac_kernels::select_rows::hopper::Spec as SelectRows;
+use jambac_kernels::split_rms_norm::hopper::Spec as SplitRmsNorm;
 use jambac_reference::{Tolerance, gather, rms_norm};
 
 use super::harness::{Arg, Kernels, SEEDS, counts, rounded};

@@ -4,10 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jamba_runtime::sample::{Sampler, SamplerOptions, greedy};
 use jambac_codegen::compile_ptx;
-use jambac_kernels::sample::sm90::NO_TOKEN;
-use jambac_kernels::sample::sm90::argmax::Spec as Argmax;
-use jambac_kernels::sample::sm90::draw::{Setting, Spec as Draw};
-use jambac_kernels::sm90::Kernel;
+use jambac_kernels::hopper::Kernel;
+use jambac_kernels::sample::hopper::NO_TOKEN;
+use jambac_kernels::sample::hopper::argmax::Spec as Argmax;
+use jambac_kernels::sample::hopper::draw::{Setting, Spec as Draw};
 use ptxsim::mutate::{Kind, Site, sites};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};

@@ -3,8 +3,8 @@
 use half::bf16;
 use jamba_plan::format::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
 use jamba_plan::synthetic::{DrawnRows, STORE_BYTES, fill};
-use jambac_kernels::sm90::Kernel;
-use jambac_kernels::synthetic_weight::sm90::Spec;
+use jambac_kernels::hopper::Kernel;
+use jambac_kernels::synthetic_weight::hopper::Spec;
 use ptxsim::{Gpu, Options};
 
 use super::harness::{Kernels, SEEDS, counts};

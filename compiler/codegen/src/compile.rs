@@ -4,7 +4,7 @@ use crate::error::CodegenError;
 use crate::llvm::Machine;
 use crate::{lower, object};
 use inkwell::context::Context;
-use jambac_kernels::builder::ModuleBuilder;
+use jambac_kernels::cpu::builder::ModuleBuilder;
 use jambac_kernels::target::CpuTarget;
 use melior::ir::{Location, Module};
 

@@ -15,7 +15,7 @@ use inkwell::targets::{
 };
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicMetadataValueEnum, FunctionValue};
-use jambac_kernels::builder::BODY_SUFFIX;
+use jambac_kernels::cpu::builder::BODY_SUFFIX;
 use jambac_kernels::target::CpuTarget;
 
 /// Kernels use neither the operating system nor a C library; the triple fixes object format and calling convention.

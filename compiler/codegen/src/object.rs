@@ -77,7 +77,7 @@ mod tests {
     use crate::compile::{compile, compile_object};
     use crate::llvm::Machine;
     use inkwell::context::Context;
-    use jambac_kernels::builder::ModuleBuilder;
+    use jambac_kernels::cpu::builder::ModuleBuilder;
     use jambac_kernels::kernel::{Elem, Param};
     use jambac_kernels::target::{CpuTarget, X86Level};
 
@@ -85,7 +85,7 @@ mod tests {
         module.kernel(name, &[Param::read_write("x", Elem::F32, &[]), Param::scalar("n")], |b| {
             let x = b.buffer("x");
             b.for_each(b.index(0), b.scalar("n"), 16, |i| {
-                b.store(jambac_kernels::math::exp(b, b.load_vector(x, &[i], 16)), x, &[i]);
+                b.store(jambac_kernels::cpu::math::exp(b, b.load_vector(x, &[i], 16)), x, &[i]);
             });
         });
     }

@@ -12,8 +12,8 @@ use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, InitializationConfig, Target, TargetMachine, TargetMachineOptions, TargetTriple};
 use inkwell::values::{CallSiteValue, FunctionValue};
-use jambac_kernels::sm90::nvvm::PTX_VERSION;
-use jambac_kernels::sm90::{Kernel, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
+use jambac_kernels::hopper::nvvm::PTX_VERSION;
+use jambac_kernels::hopper::{Kernel, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 use melior::ir::Location;
 
 /// The name of the target, in LLVM and in plans' headers of code.

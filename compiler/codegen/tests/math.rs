@@ -2,9 +2,9 @@
 
 use jambac_codegen::compile;
 use jambac_codegen::ffi::{LoadedKernels, Slot};
-use jambac_kernels::builder::{Builder, Value};
+use jambac_kernels::cpu::builder::{Builder, Value};
+use jambac_kernels::cpu::math;
 use jambac_kernels::kernel::{Elem, Param};
-use jambac_kernels::math;
 use jambac_kernels::target::CpuTarget;
 
 type Function = fn(&Builder, Value) -> Value;

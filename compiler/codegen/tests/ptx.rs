@@ -3,10 +3,10 @@
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile_ptx;
 use jambac_codegen::ptx::emit_ptx;
-use jambac_kernels::builder::{Compare, Num, Type};
+use jambac_kernels::cpu::builder::{Compare, Num, Type};
+use jambac_kernels::hopper::{Builder, Swizzle, TensorMap};
 use jambac_kernels::kernel::{Elem, Param, Rows};
-use jambac_kernels::rms_norm::sm90::Spec as RmsNorm;
-use jambac_kernels::sm90::{Builder, Swizzle, TensorMap};
+use jambac_kernels::rms_norm::hopper::Spec as RmsNorm;
 
 /// Panics where ptxas refuses the text or finds fault with it; says loudly when there is no ptxas.
 fn check(ptx: &str) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use jamba_plan::format::{Arg, EntryKind, Limits, TargetKind};
 use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
+use jambac_kernels::hopper;
 use jambac_kernels::kernel::{Access, Elem, Kernel, Param, padded};
-use jambac_kernels::sm90;
 
 use crate::ScheduleError;
 use crate::states::StateLayout;
@@ -185,7 +185,7 @@ fn unsupported(graph: &Graph, node: NodeId, reason: String) -> ScheduleError {
 pub(crate) fn row_elements(kind: TargetKind, elem: Elem, cols: usize) -> usize {
     match kind {
         TargetKind::Cpu => padded(cols),
-        TargetKind::Sm90a => sm90::row_stride(elem, cols),
+        TargetKind::Sm90a => hopper::row_stride(elem, cols),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a schedule for Hopper has beside a CPU's: tensor maps, and entries for few sequences and for many.
 
 use jamba_plan::format::{Arg, TensorMap};
+use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::{self, Rows};
-use jambac_kernels::sm90::Kernel;
 
 /// Sequences that are decoded together by the kernels for few rows.
 pub(crate) const FEW_SEQUENCES: u64 = 8;

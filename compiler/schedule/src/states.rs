@@ -63,16 +63,16 @@ impl StateLayout {
                     (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head) * elem.bytes())
                 }
                 (Op::KvAppend, &[2, n_kv_heads, d_head], TargetKind::Sm90a) => {
-                    (Pool::Pages, kv_append::sm90::page_bytes(n_kv_heads, d_head))
+                    (Pool::Pages, kv_append::hopper::page_bytes(n_kv_heads, d_head))
                 }
                 (_, &[channels, per_channel], TargetKind::Cpu) => {
                     (Pool::Slots, padded(channels) * per_channel * elem.bytes())
                 }
                 (Op::CausalConv1d { .. }, &[channels, inputs], TargetKind::Sm90a) => {
-                    (Pool::Slots, causal_conv1d::sm90::state_bytes(channels, inputs + 1))
+                    (Pool::Slots, causal_conv1d::hopper::state_bytes(channels, inputs + 1))
                 }
                 (_, &[channels, d_state], TargetKind::Sm90a) => {
-                    (Pool::Slots, selective_scan::sm90::state_bytes(channels, d_state))
+                    (Pool::Slots, selective_scan::hopper::state_bytes(channels, d_state))
                 }
                 _ => {
                     return Err(ScheduleError::Unsupported {

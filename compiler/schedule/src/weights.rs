@@ -13,7 +13,7 @@
 //! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
-//! A GPU's matrices, embedding tables too, lie row after row as [`jambac_kernels::sm90::weight`] says, in bf16 or int8; its
+//! A GPU's matrices, embedding tables too, lie row after row as [`jambac_kernels::hopper::weight`] says, in bf16 or int8; its
 //! vectors, convolutions and decay rates row after row without padding, in f32.
 //!
 //! Tokens are looked up in floating-point numbers. A tied table whose linear multiplies integers is therefore stored twice: a
@@ -26,8 +26,8 @@ use std::collections::BTreeSet;
 use jamba_plan::format::{Layout, PartOrder, TargetKind, Transform, WeightFormat};
 use jamba_plan::text::parts;
 use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type};
+use jambac_kernels::hopper::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
 use jambac_kernels::kernel::LANES;
-use jambac_kernels::sm90::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
 
 use crate::{Formats, ScheduleError};
 

@@ -12,7 +12,7 @@ use jambac_codegen::link::KindParts;
 use jambac_graph::{DType, Graph};
 use jambac_kernels::kernel::Kernel;
 use jambac_kernels::target::Target;
-use jambac_kernels::{sm90, synthetic_weight};
+use jambac_kernels::{hopper, synthetic_weight};
 use jambac_models::jamba;
 use jambac_passes::{Fusion, PassManager};
 use jambac_schedule::{Formats, Schedule, ScheduleError};
@@ -141,12 +141,15 @@ impl Compiler<'_> {
 }
 
 /// The kernels that draw weights of the formats that a GPU's schedule has.
-fn draw_kernels(schedule: &Schedule) -> Vec<(WeightFormat, sm90::Kernel)> {
+fn draw_kernels(schedule: &Schedule) -> Vec<(WeightFormat, hopper::Kernel)> {
     let formats: BTreeSet<WeightFormat> = schedule.weights.iter().map(|weight| weight.format).collect();
-    formats.into_iter().map(|format| (format, synthetic_weight::sm90::Spec { format: format.into() }.into())).collect()
+    formats
+        .into_iter()
+        .map(|format| (format, synthetic_weight::hopper::Spec { format: format.into() }.into()))
+        .collect()
 }
 
-fn record(format: WeightFormat, kernel: &sm90::Kernel) -> DrawKernel {
+fn record(format: WeightFormat, kernel: &hopper::Kernel) -> DrawKernel {
     DrawKernel { symbol: kernel.symbol(), format, launch: kernel.launch() }
 }
 

@@ -19,10 +19,10 @@
 //! prefilling 256 tokens does 50 to 58 GFLOP/s of 109.
 
 use super::Spec;
-use crate::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::math;
 use crate::kernel::{Elem, LANES, padded};
 use crate::kv_append::{self, PAGE_TOKENS, head_elements};
-use crate::math;
 use std::f64::consts::LOG2_E;
 
 /// Query heads of a tile at most: six by two registers of scores leave room for a key and a query in sixteen.

@@ -8,9 +8,9 @@
 //! On a Zen 3 core with a busy machine around it, with SiLU: 10 GB/s of some 30 where the rows come from the cache.
 
 use super::Spec;
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
+use crate::cpu::math;
 use crate::kernel::{LANES, padded};
-use crate::math;
 use jambac_graph::Activation;
 
 /// Tokens of a run: their rows lie in as many pages of memory, which the next vector finds in the TLB.

@@ -13,7 +13,7 @@ use jambac_graph::Activation;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

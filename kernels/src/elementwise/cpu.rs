@@ -5,10 +5,10 @@
 //! 3. store
 
 use super::{Function, Spec};
-use crate::builder::Builder;
+use crate::cpu::builder::Builder;
+use crate::cpu::math;
+use crate::cpu::rows::for_each_vector;
 use crate::kernel::LANES;
-use crate::math;
-use crate::rows::for_each_vector;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     for_each_vector(b, b.scalar("rows"), spec.cols, |row, column| {

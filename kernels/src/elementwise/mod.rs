@@ -37,7 +37,7 @@ impl Function {
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

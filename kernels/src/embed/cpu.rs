@@ -4,7 +4,7 @@
 //! 2. widen and store: vectors from a row-major table, element after element from panels, where they lie apart
 
 use super::Spec;
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
 use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

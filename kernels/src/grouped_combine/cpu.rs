@@ -7,10 +7,10 @@
 //! 4. add to the slot's token, weighted
 
 use super::Spec;
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
+use crate::cpu::panel;
 use crate::grouped_linear::experts::{self, Products};
 use crate::kernel::LANES;
-use crate::linear::panel;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;

@@ -6,8 +6,8 @@
 //! multiply-adds in f32: the same for a token alone and in any batch. The products are never stored.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
-use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;

@@ -6,9 +6,9 @@
 
 use super::Spec;
 use super::experts::{self, Products};
-use crate::builder::Builder;
+use crate::cpu::builder::Builder;
+use crate::cpu::panel;
 use crate::kernel::LANES;
-use crate::linear::panel;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;

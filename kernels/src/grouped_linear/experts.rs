@@ -3,10 +3,10 @@
 //! Each thread takes a range of units of panels of every expert, so that it reads those weights alone. Experts go in order,
 //! those without slots are passed over.
 
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
+use crate::cpu::integer::{self, weights::Weights};
+use crate::cpu::panel::{self, Range};
 use crate::kernel::Elem;
-use crate::linear::integer::{self, weights::Weights};
-use crate::linear::panel::{self, Range};
 
 /// A product with each expert's weights.
 pub(crate) struct Products<'a> {
@@ -43,8 +43,8 @@ pub(crate) fn emit(b: &Builder, products: &Products, units: Range) {
         let rows = (offset(expert), offset(b.add(expert, b.index(1))));
         let first_panel = b.mul(expert, b.index(n_units * unit));
         if let Some(weights) = Weights::of(b, format, k) {
-            let product = integer::cpu::Product { weights, x, first_panel, unit, x_row: &x_row, store: &store };
-            integer::cpu::emit(b, &product, rows, units);
+            let product = integer::product::Product { weights, x, first_panel, unit, x_row: &x_row, store: &store };
+            integer::product::emit(b, &product, rows, units);
         } else {
             let weight = b.buffer("weight");
             let product = panel::Product { k, x, weight, first_panel, unit, x_row: &x_row, store: &store };

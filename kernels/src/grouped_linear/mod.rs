@@ -7,14 +7,14 @@
 //! per step and only when it has slots.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, padded};
-use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
 #[cfg(feature = "emit")]
 pub(crate) mod experts;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,11 +5,11 @@
 //! 3. multiply, store
 
 use super::Spec;
-use crate::builder::Builder;
+use crate::cpu::builder::Builder;
+use crate::cpu::math;
+use crate::cpu::panel;
 use crate::grouped_linear::experts::{self, Products};
 use crate::kernel::LANES;
-use crate::linear::panel;
-use crate::math;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;

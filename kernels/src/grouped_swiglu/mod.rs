@@ -7,12 +7,12 @@
 //! are those of [`crate::grouped_linear`] twice and of a swiglu.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
-use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@
 //! 3. values: whole vectors into the token's row; the last one no further than the head
 
 use super::{PAGE_TOKENS, Spec, head_elements};
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
 use crate::kernel::{Elem, LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

@@ -1,12 +1,12 @@
-//! Matrix product on a CPU: every row with every panel ([`super::whole`]).
+//! Matrix product on a CPU: every row with every panel ([`crate::cpu::whole`]).
 //!
 //! 1. sum
 //! 2. add the bias, apply the activation, store
 
-use super::{Spec, panel, whole};
-use crate::builder::{Builder, Value};
+use super::Spec;
+use crate::cpu::builder::{Builder, Value};
+use crate::cpu::{math, panel, whole};
 use crate::kernel::LANES;
-use crate::math;
 use jambac_graph::Activation;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

@@ -4,21 +4,17 @@
 //!
 //! Weights lie in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, the sum over j runs from 0 to
 //! k − 1 in f32 for each of them, bias and activation follow.
-//! Weights of integers: [`integer`].
+//! Weights of integers: [`crate::cpu::integer`].
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, epilogue, padded};
 use jambac_graph::Activation;
 
-pub mod integer;
-pub mod sm90;
+pub mod hopper;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-#[cfg(feature = "emit")]
-pub(crate) mod panel;
-#[cfg(feature = "emit")]
-pub(crate) mod whole;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,13 +1,13 @@
-//! Gate, up and their product on a CPU: every row with every panel of gate and its panel of up ([`crate::linear::whole`]).
+//! Gate, up and their product on a CPU: every row with every panel of gate and its panel of up ([`crate::cpu::whole`]).
 //!
 //! 1. sum
 //! 2. multiply, store
 
 use super::Spec;
-use crate::builder::{Builder, Value};
+use crate::cpu::builder::{Builder, Value};
+use crate::cpu::math;
+use crate::cpu::{panel, whole};
 use crate::kernel::LANES;
-use crate::linear::{panel, whole};
-use crate::math;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let out = b.buffer("out");

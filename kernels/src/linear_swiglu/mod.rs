@@ -6,12 +6,12 @@
 //! same time. The sums are those of two linears, bit for bit.
 //! Bound as two linears: by the weights for few rows, by multiply-adds for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
-use crate::linear::integer;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,4 +2,4 @@
 //!
 //!     out[p, :] = x[slots[p] / top_k, :]
 
-pub mod sm90;
+pub mod hopper;

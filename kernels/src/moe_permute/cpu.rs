@@ -5,7 +5,7 @@
 //! 3. each slot to the next free place of its expert
 
 use super::Spec;
-use crate::builder::{Builder, Compare, Num, Value};
+use crate::cpu::builder::{Builder, Compare, Num, Value};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.if_(b.cmp(Compare::Eq, b.thread(), b.index(0)), || sort(b, spec, b.scalar("rows")));

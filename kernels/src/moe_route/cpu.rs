@@ -6,7 +6,7 @@
 //! 3. slots sorted by expert ([`crate::moe_permute`])
 
 use super::Spec;
-use crate::builder::{Builder, Compare, Num};
+use crate::cpu::builder::{Builder, Compare, Num};
 use crate::kernel::padded;
 use crate::{moe_permute, softmax, top_k};
 

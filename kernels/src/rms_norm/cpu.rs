@@ -5,7 +5,7 @@
 //! 3. second pass: scale, multiply by the weight, store
 
 use super::Spec;
-use crate::builder::{Builder, Compare, Value};
+use crate::cpu::builder::{Builder, Compare, Value};
 use crate::kernel::{LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

@@ -5,4 +5,4 @@
 //!
 //! For a GPU only: there the row need not travel to the host.
 
-pub mod sm90;
+pub mod hopper;

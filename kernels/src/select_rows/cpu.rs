@@ -4,9 +4,9 @@
 //! 2. store
 
 use super::Spec;
-use crate::builder::Builder;
+use crate::cpu::builder::Builder;
+use crate::cpu::rows::for_each_vector;
 use crate::kernel::LANES;
-use crate::rows::for_each_vector;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     for_each_vector(b, b.scalar("outputs"), spec.cols, |row, column| {

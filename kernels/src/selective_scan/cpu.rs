@@ -13,9 +13,9 @@
 
 use super::Spec;
 use super::selection::Selected;
-use crate::builder::{Buffer, Builder, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
+use crate::cpu::math;
 use crate::kernel::{LANES, padded};
-use crate::math;
 
 /// Floats of state that a group may have: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
 const GROUP_STATES: usize = 2048;

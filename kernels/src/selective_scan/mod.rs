@@ -19,9 +19,9 @@ use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+pub mod hopper;
 #[cfg(feature = "emit")]
 mod selection;
-pub mod sm90;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

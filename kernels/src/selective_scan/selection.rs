@@ -6,10 +6,10 @@
 
 use super::cpu::AHEAD;
 use super::{Projection, Selection, Spec};
-use crate::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::math;
+use crate::cpu::panel::{self, Product};
 use crate::kernel::{LANES, padded};
-use crate::linear::panel::{self, Product};
-use crate::math;
 use crate::split_rms_norm::cpu::Part;
 
 /// Rows of a run's tokens.

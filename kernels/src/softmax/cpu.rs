@@ -5,9 +5,9 @@
 //! 3. divide
 
 use super::Spec;
-use crate::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::math;
 use crate::kernel::{LANES, padded};
-use crate::math;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (start, end) = b.thread_range(b.scalar("rows"));

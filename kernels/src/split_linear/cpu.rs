@@ -1,12 +1,12 @@
-//! Matrix products of one value on a CPU: every row with every panel of every part ([`crate::linear::whole`]).
+//! Matrix products of one value on a CPU: every row with every panel of every part ([`crate::cpu::whole`]).
 //!
 //! 1. sum
 //! 2. store in the result of the part that the panel belongs to
 
 use super::{OUTS, Spec};
-use crate::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::{panel, whole};
 use crate::kernel::LANES;
-use crate::linear::{panel, whole};
 
 /// The result of a part, and its first panel among all parts'.
 struct Part {

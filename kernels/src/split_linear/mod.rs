@@ -6,13 +6,13 @@
 //! panels of all parts are shared out together, and every sum is that of a linear of its part alone, bit for bit.
 //! Bound as a linear of all outputs: by the weights for few rows, by multiply-adds for many.
 
+use crate::cpu::integer;
 use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
-use crate::linear::integer;
 use jambac_graph::op::MAX_PARTS;
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// The slots of the parts' results.
 pub const OUTS: [&str; MAX_PARTS] = ["out0", "out1", "out2", "out3"];

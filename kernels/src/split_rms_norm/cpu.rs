@@ -4,7 +4,7 @@
 //! 2. scale, multiply by the weight, store
 
 use super::Spec;
-use crate::builder::{Buffer, Builder, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::kernel::{LANES, padded};
 use crate::rms_norm;
 

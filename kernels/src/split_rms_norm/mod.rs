@@ -10,7 +10,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// Names of the slots of each part.
 const SLOTS: [(&str, &str); MAX_PARTS] =

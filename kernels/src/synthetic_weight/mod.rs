@@ -7,4 +7,4 @@
 //!
 //! For a GPU only, when a plan is opened: the weights need not travel to it.
 
-pub mod sm90;
+pub mod hopper;

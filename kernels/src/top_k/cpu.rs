@@ -7,7 +7,7 @@
 //! those missing: an index that exists, with whatever weight stands there.
 
 use super::Spec;
-use crate::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Compare, Value};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (p, weights, experts) = (b.buffer("p"), b.buffer("weights"), b.buffer("experts"));

@@ -6,7 +6,7 @@ use crate::kernel::{Cost, Counts, Elem, Param, padded};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod sm90;
+pub mod hopper;
 
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]

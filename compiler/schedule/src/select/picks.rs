@@ -1,9 +1,9 @@
 //! The two steps at the end of an entry for a GPU that pick a token of each row of logits; a run makes one of them at most.
 
 use jamba_plan::format::{Arg, Count, Table};
+use jambac_kernels::hopper;
 use jambac_kernels::kernel::{Elem, Kernel, Param};
-use jambac_kernels::sample::sm90::{argmax, draw};
-use jambac_kernels::sm90;
+use jambac_kernels::sample::hopper::{argmax, draw};
 
 use super::{BufferId, Draft, DraftBuffer, DraftStep, Slot, fill};
 use crate::ScheduleError;
@@ -21,7 +21,7 @@ pub(super) fn add(draft: &mut Draft, max_outputs: u64) -> Result<(), ScheduleErr
     let tokens = [0, 1].map(|nth| BufferId(first + nth));
     let bound = |nth: usize| vec![logits, ("tokens", Slot::Buffer(tokens[nth])), outputs];
     let steps = [
-        (sm90::Kernel::from(argmax::Spec { vocab }), bound(0)),
+        (hopper::Kernel::from(argmax::Spec { vocab }), bound(0)),
         (draw::Spec { vocab }.into(), [bound(1), vec![settings]].concat()),
     ];
     for (kernel, bound) in steps {

@@ -2,9 +2,9 @@
 
 use jamba_plan::format::{Arg, ElementOrder, EntryKind, Layout, PartOrder, TargetKind, Transform, WeightFormat};
 use jamba_plan::tables;
+use jambac_kernels::cpu::integer::GROUP;
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
 use jambac_kernels::kv_append::page_elements;
-use jambac_kernels::linear::integer::GROUP;
 use jambac_kernels::selective_scan;
 
 use super::{bound, broken, buffer_place, meet, sm90, step_place};

@@ -1,9 +1,9 @@
 //! What Hopper's kernels expect of weights, states, logits and tensor maps.
 
 use jamba_plan::format::{Arg, Layout, PartOrder, TargetKind, TensorElem, TensorMap, WeightFormat};
+use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::{self, Access, Elem, Param};
 use jambac_kernels::kv_append;
-use jambac_kernels::sm90::Kernel;
 
 use super::memory::check_rows;
 use super::{broken, buffer_at, step_place};
@@ -61,7 +61,7 @@ pub(super) fn layout(kernel: &Kernel, slot: &str, weight: &PlannedWeight) -> Res
 
 /// Bytes of the state that a kernel has, and their element type.
 pub(super) fn state(kernel: &Kernel) -> (usize, Elem) {
-    let page = |n_kv_heads: usize, d_head: usize| (kv_append::sm90::page_bytes(n_kv_heads, d_head), Elem::Bf16);
+    let page = |n_kv_heads: usize, d_head: usize| (kv_append::hopper::page_bytes(n_kv_heads, d_head), Elem::Bf16);
     match kernel {
         Kernel::CausalConv1d(spec) => (spec.state_bytes(), Elem::F32),
         Kernel::SelectiveScan(spec) => (spec.state_bytes(), Elem::F32),

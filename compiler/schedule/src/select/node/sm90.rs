@@ -7,9 +7,9 @@
 use jamba_plan::format::{Arg, Count, EntryKind, PartOrder, Table};
 use jambac_graph::{Op, Selection};
 use jambac_kernels::elementwise::Function;
+use jambac_kernels::hopper::matmul::{Method, TileRows};
+use jambac_kernels::hopper::{self, row_stride};
 use jambac_kernels::kernel::{Elem, Kernel, Rows};
-use jambac_kernels::sm90::matmul::{Method, TileRows};
-use jambac_kernels::sm90::{self, row_stride};
 use jambac_kernels::split_linear::OUTS;
 use jambac_kernels::{
     attention, causal_conv1d, embed, grouped_linear, grouped_swiglu, kv_append, linear, linear_swiglu, moe_combine,
@@ -35,7 +35,7 @@ impl View<'_, '_> {
         match graph.op(self.node) {
             Op::Embed => {
                 let table = ("table", self.weight(1, Use::Embedding)?.0);
-                let spec = embed::sm90::Spec { d_model: self.result_cols(0)? };
+                let spec = embed::hopper::Spec { d_model: self.result_cols(0)? };
                 let ids = ("ids", self.table(0, Table::Ids)?);
                 one(spec, [ids, table, ("out", self.result(0)), ("tokens", self.tokens(0)?)])
             }
@@ -45,7 +45,7 @@ impl View<'_, '_> {
                 let (rows, count) = self.rows()?;
                 let part = |part: usize| Ok((self.result_cols(part)?, self.stored(self.result(part))));
                 let parts = (0..self.operands.len() - 1).map(part).collect::<Result<_, ScheduleError>>()?;
-                let spec = split_rms_norm::sm90::Spec { parts, eps, rows };
+                let spec = split_rms_norm::hopper::Spec { parts, eps, rows };
                 let mut bound = vec![("x", self.buffer(0)?), ("rows", count)];
                 for (part, &(weight, out)) in spec.slots().iter().enumerate() {
                     bound.extend([(weight, self.weight(1 + part, Use::Vector)?.0), (out, self.result(part))]);
@@ -58,7 +58,7 @@ impl View<'_, '_> {
                 let bias = if self.operands.len() > 2 { Some(("bias", self.weight(2, Use::Vector)?.0)) } else { None };
                 let (n, k, out) = (self.result_cols(0)?, self.operand_cols(0)?, self.stored(self.result(0)));
                 let method = self.method(n, self.most(rows));
-                let spec = linear::sm90::Spec { n, k, format, out, bias: bias.is_some(), activation, rows, method };
+                let spec = linear::hopper::Spec { n, k, format, out, bias: bias.is_some(), activation, rows, method };
                 let always = [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)];
                 one(spec, always.into_iter().chain(bias))
             }
@@ -67,7 +67,7 @@ impl View<'_, '_> {
                 let (weight, format) = self.split_weight(sizes)?;
                 let (k, out) = (self.operand_cols(0)?, self.stored(self.result(0)));
                 let method = self.method(sizes.iter().sum(), self.most(rows));
-                let spec = split_linear::sm90::Spec { sizes: sizes.clone(), k, format, out, rows, method };
+                let spec = split_linear::hopper::Spec { sizes: sizes.clone(), k, format, out, rows, method };
                 let results = OUTS.into_iter().zip(0..sizes.len()).map(|(name, n)| (name, self.result(n)));
                 one(spec, [("x", self.buffer(0)?), ("weight", weight), ("rows", count)].into_iter().chain(results))
             }
@@ -76,7 +76,7 @@ impl View<'_, '_> {
                 let (weight, format) = self.weight_of(&gate_and_up(1), PartOrder::Interleaved, Use::Linear)?;
                 let (n, k) = (self.result_cols(0)?, self.operand_cols(0)?);
                 let method = self.method(2 * n, self.most(rows));
-                let spec = linear_swiglu::sm90::Spec { n, k, format, rows, method };
+                let spec = linear_swiglu::hopper::Spec { n, k, format, rows, method };
                 one(spec, [("x", self.buffer(0)?), ("weight", weight), ("out", self.result(0)), ("rows", count)])
             }
             &Op::CausalConv1d { bias, activation } => {
@@ -85,11 +85,11 @@ impl View<'_, '_> {
                     return Err(self.fail(format!("found {taps} taps, expected 2 or more on sm_90a")));
                 }
                 let run = match self.context.entry {
-                    EntryKind::Prefill => causal_conv1d::sm90::Spec::RUN_PREFILL,
-                    EntryKind::Decode => causal_conv1d::sm90::Spec::RUN_DECODE,
+                    EntryKind::Prefill => causal_conv1d::hopper::Spec::RUN_PREFILL,
+                    EntryKind::Decode => causal_conv1d::hopper::Spec::RUN_DECODE,
                 };
                 let weight = ("weight", self.weight(1, Use::Taps)?.0);
-                let spec = causal_conv1d::sm90::Spec { channels, taps, bias, activation, run };
+                let spec = causal_conv1d::hopper::Spec { channels, taps, bias, activation, run };
                 let bias = if bias { Some(("bias", self.weight(2, Use::Vector)?.0)) } else { None };
                 let own = [("u", self.buffer(0)?), weight, ("y", self.result(0)), ("tokens", self.tokens(0)?)];
                 let tables = [Table::SequenceOf, Table::Starts].map(table);
@@ -107,18 +107,18 @@ impl View<'_, '_> {
                     bound.extend([("d", self.weight(n - 2, Use::Vector)?.0), ("z", self.buffer(n - 1)?)]);
                 }
                 bound.push(table(Table::Starts));
-                let spec = selective_scan::sm90::Spec { channels, d_state, gated };
+                let spec = selective_scan::hopper::Spec { channels, d_state, gated };
                 one(spec, bound.into_iter().chain(self.state_slot()?))
             }
             Op::KvAppend => {
                 let (n_kv_heads, d_head) = self.heads(0)?;
                 let own = [("k", self.buffer(1)?), ("v", self.buffer(2)?), ("tokens", self.tokens(1)?)];
-                one(kv_append::sm90::Spec { n_kv_heads, d_head }, own.into_iter().chain(self.pages(0)?))
+                one(kv_append::hopper::Spec { n_kv_heads, d_head }, own.into_iter().chain(self.pages(0)?))
             }
             &Op::Attention { n_heads, scale } => self.sm90_attention(n_heads, scale),
             &Op::MoeRoute { k } => {
                 let (rows, count) = self.rows()?;
-                let spec = moe_route::sm90::Spec { n_experts: self.operand_cols(0)?, top_k: k, rows };
+                let spec = moe_route::hopper::Spec { n_experts: self.operand_cols(0)?, top_k: k, rows };
                 self.check_experts(spec.n_experts)?;
                 let experts = self.scratch(self.most(rows), k, Elem::I32)?;
                 let results = [("weights", self.result(0)), ("slots", self.result(1)), ("offsets", self.result(2))];
@@ -135,7 +135,7 @@ impl View<'_, '_> {
                 let n_slots = self.most(rows) * top_k as u64;
                 let method = self.method(n_experts * n, n_slots.div_ceil(n_experts as u64));
                 let out = Elem::F32;
-                let product = grouped_linear::sm90::Spec { n_experts, n, k, format, out, top_k, rows, method };
+                let product = grouped_linear::hopper::Spec { n_experts, n, k, format, out, top_k, rows, method };
                 let y = self.scratch(n_slots, row_stride(out, n), out)?;
                 let offsets = ("offsets", self.buffer(4)?);
                 let of_product = vec![("x", self.buffer(0)?), ("weight", weight), offsets, ("out", y)];
@@ -143,12 +143,12 @@ impl View<'_, '_> {
                 let results = [("out", self.result(0)), ("rows", count)];
                 Ok(vec![
                     bind(product, of_product),
-                    bind(moe_combine::sm90::Spec { cols: n, top_k, rows }, of_sum.into_iter().chain(results)),
+                    bind(moe_combine::hopper::Spec { cols: n, top_k, rows }, of_sum.into_iter().chain(results)),
                 ])
             }
             Op::SelectRows => {
                 let x = self.buffer(0)?;
-                let spec = select_rows::sm90::Spec { cols: self.result_cols(0)?, elem: self.stored(x) };
+                let spec = select_rows::hopper::Spec { cols: self.result_cols(0)?, elem: self.stored(x) };
                 let rows = ("rows", self.table(1, Table::Rows)?);
                 let outputs = ("outputs", Slot::Final(Arg::Count(Count::Outputs, 1)));
                 one(spec, [("x", x), rows, ("out", self.result(0)), outputs])
@@ -179,8 +179,8 @@ impl View<'_, '_> {
     fn sm90_norm(&mut self, eps: f64, residual: bool) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
         let out = self.stored(self.result(usize::from(residual)));
-        let spec = rms_norm::sm90::Spec { cols: self.result_cols(0)?, eps, residual, out, rows };
-        let most = rms_norm::sm90::MAX_COLS;
+        let spec = rms_norm::hopper::Spec { cols: self.result_cols(0)?, eps, residual, out, rows };
+        let most = rms_norm::hopper::MAX_COLS;
         if spec.cols > most {
             return Err(self.fail(format!("found rows of {} columns, expected at most {most} on sm_90a", spec.cols)));
         }
@@ -213,13 +213,13 @@ impl View<'_, '_> {
         let n_slots = self.most(rows) * top_k as u64;
         let gathered = self.scratch(n_slots, row_stride(Elem::Bf16, k), Elem::Bf16)?;
         let method = self.method(n_experts * 2 * n, n_slots.div_ceil(n_experts as u64));
-        let product = grouped_swiglu::sm90::Spec { n_experts, n, k, format, top_k, rows, method };
+        let product = grouped_swiglu::hopper::Spec { n_experts, n, k, format, top_k, rows, method };
         let slots = ("slots", self.buffer(3)?);
         let slot_rows = ("slot_rows", Slot::Final(Arg::Count(count, per_token)));
         let of_gather = [("x", self.buffer(0)?), slots, ("out", gathered), slot_rows];
         let offsets = ("offsets", self.buffer(4)?);
         let of_product = [("x", gathered), ("weight", weight), offsets, ("out", self.result(0))];
-        Ok(vec![bind(moe_gather::sm90::Spec { cols: k, top_k, rows }, of_gather), bind(product, of_product)])
+        Ok(vec![bind(moe_gather::hopper::Spec { cols: k, top_k, rows }, of_gather), bind(product, of_product)])
     }
 
     fn sm90_attention(&mut self, n_heads: usize, scale: f64) -> Result<Kernels, ScheduleError> {
@@ -228,21 +228,21 @@ impl View<'_, '_> {
         let among = |names: &[&str]| shared.iter().filter(|(name, _)| names.contains(name)).copied().collect::<Bound>();
         let (q, out) = (("q", self.buffer(0)?), ("out", self.result(0)));
         if self.context.entry == EntryKind::Prefill {
-            let spec = attention::sm90::prefill::Spec { n_heads, n_kv_heads, d_head, scale };
+            let spec = attention::hopper::prefill::Spec { n_heads, n_kv_heads, d_head, scale };
             let pages = ["cache", "starts", "past", "pages", "sequences", "page_stride", "pages_per_sequence"];
             return one(spec, among(&pages).into_iter().chain([q, out]));
         }
-        let spec = attention::sm90::decode::Spec { n_heads, n_kv_heads, d_head, scale };
+        let spec = attention::hopper::decode::Spec { n_heads, n_kv_heads, d_head, scale };
         let rows = self.context.extents.sequences * spec.partial_rows() as u64;
         let partials = ("partials", self.scratch(rows, spec.partial_stride(), Elem::F32)?);
         let pages = ["cache", "past", "pages", "sequences", "page_stride", "pages_per_sequence"];
         let of_splits = among(&pages).into_iter().chain([q, partials]);
         let of_sum = among(&["past", "sequences"]).into_iter().chain([partials, out]);
-        Ok(vec![bind(spec.clone(), of_splits), bind(attention::sm90::combine::Spec { partials: spec }, of_sum)])
+        Ok(vec![bind(spec.clone(), of_splits), bind(attention::hopper::combine::Spec { partials: spec }, of_sum)])
     }
 
     fn check_experts(&self, n_experts: usize) -> Result<(), ScheduleError> {
-        let most = moe_route::sm90::MAX_EXPERTS;
+        let most = moe_route::hopper::MAX_EXPERTS;
         match n_experts <= most {
             true => Ok(()),
             false => Err(self.fail(format!("found {n_experts} experts, expected at most {most}"))),
@@ -253,7 +253,7 @@ impl View<'_, '_> {
     fn heads(&self, cache: usize) -> Result<(usize, usize), ScheduleError> {
         let ty = self.operand_ty(cache);
         let (n_kv_heads, d_head) = (self.dim(ty, 3)?, self.dim(ty, 4)?);
-        let most = kv_append::sm90::MAX_D_HEAD;
+        let most = kv_append::hopper::MAX_D_HEAD;
         if d_head > most {
             return Err(self.fail(format!("found heads of {d_head} dimensions, expected at most {most} on sm_90a")));
         }
@@ -306,12 +306,12 @@ fn gate_and_up(gate: usize) -> [WeightRows; 2] {
     [gate, gate + 1].map(|operand| WeightRows { operand, first_row: 0, rows: None })
 }
 
-fn bind(spec: impl Into<sm90::Kernel>, bound: impl IntoIterator<Item = (&'static str, Slot)>) -> (Kernel, Bound) {
+fn bind(spec: impl Into<hopper::Kernel>, bound: impl IntoIterator<Item = (&'static str, Slot)>) -> (Kernel, Bound) {
     (Kernel::Sm90(spec.into()), bound.into_iter().collect())
 }
 
 fn one(
-    spec: impl Into<sm90::Kernel>,
+    spec: impl Into<hopper::Kernel>,
     bound: impl IntoIterator<Item = (&'static str, Slot)>,
 ) -> Result<Kernels, ScheduleError> {
     Ok(vec![bind(spec, bound)])

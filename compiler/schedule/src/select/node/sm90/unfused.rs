@@ -5,8 +5,8 @@
 
 use jambac_graph::{Dim, Op, ValueId};
 use jambac_kernels::elementwise::{self, Function};
+use jambac_kernels::hopper::row_stride;
 use jambac_kernels::kernel::Elem;
-use jambac_kernels::sm90::row_stride;
 use jambac_kernels::{grouped_linear, moe_combine, moe_gather, moe_permute, slice, softmax, top_k};
 
 use super::{Kernels, View, bind, one};
@@ -19,7 +19,7 @@ impl View<'_, '_> {
         let (rows, count) = self.rows()?;
         let (x, out) = (self.buffer(0)?, self.result(0));
         let (cols, types) = (self.operand_cols(0)?, [x, out].map(|slot| self.stored(slot)));
-        let spec = slice::sm90::Spec { cols, start, len, x: types[0], out: types[1], rows };
+        let spec = slice::hopper::Spec { cols, start, len, x: types[0], out: types[1], rows };
         one(spec, [("x", x), ("out", out), ("rows", count)])
     }
 
@@ -36,7 +36,7 @@ impl View<'_, '_> {
             Function::Add | Function::Mul | Function::Swiglu => Some(self.buffer(1)?),
             Function::MulRow => Some(self.weight(1, Use::Vector)?.0),
         };
-        let spec = elementwise::sm90::Spec {
+        let spec = elementwise::hopper::Spec {
             function,
             cols: self.result_cols(0)?,
             a: self.stored(first),
@@ -50,26 +50,26 @@ impl View<'_, '_> {
 
     pub(super) fn sm90_softmax(&mut self) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
-        let (cols, most) = (self.result_cols(0)?, softmax::sm90::MAX_COLS);
+        let (cols, most) = (self.result_cols(0)?, softmax::hopper::MAX_COLS);
         if cols > most {
             return Err(self.fail(format!("found rows of {cols} columns, expected at most {most} on sm_90a")));
         }
-        one(softmax::sm90::Spec { cols, rows }, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", count)])
+        one(softmax::hopper::Spec { cols, rows }, [("x", self.buffer(0)?), ("out", self.result(0)), ("rows", count)])
     }
 
     pub(super) fn sm90_top_k(&mut self, k: usize) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
-        let (cols, most) = (self.operand_cols(0)?, top_k::sm90::MAX_COLS);
+        let (cols, most) = (self.operand_cols(0)?, top_k::hopper::MAX_COLS);
         if cols > most {
             return Err(self.fail(format!("found rows of {cols} columns, expected at most {most} on sm_90a")));
         }
         let results = [("weights", self.result(0)), ("experts", self.result(1)), ("rows", count)];
-        one(top_k::sm90::Spec { cols, k, rows }, [("p", self.buffer(0)?)].into_iter().chain(results))
+        one(top_k::hopper::Spec { cols, k, rows }, [("p", self.buffer(0)?)].into_iter().chain(results))
     }
 
     pub(super) fn sm90_permute(&mut self, n_experts: usize) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
-        let spec = moe_permute::sm90::Spec { n_experts, top_k: self.operand_cols(0)?, rows };
+        let spec = moe_permute::hopper::Spec { n_experts, top_k: self.operand_cols(0)?, rows };
         self.check_experts(n_experts)?;
         let results = [("slots", self.result(0)), ("offsets", self.result(1)), ("rows", count)];
         one(spec, [("experts", self.buffer(0)?)].into_iter().chain(results))
@@ -83,7 +83,7 @@ impl View<'_, '_> {
         let n_slots = self.most(rows) * top_k as u64;
         let method = self.method(n_experts * n, n_slots.div_ceil(n_experts as u64));
         let out = self.stored(self.result(0));
-        let product = grouped_linear::sm90::Spec { n_experts, n, k, format, out, top_k, rows, method };
+        let product = grouped_linear::hopper::Spec { n_experts, n, k, format, out, top_k, rows, method };
         let (slots, offsets) = (("slots", self.buffer(2)?), ("offsets", self.buffer(3)?));
         let result = self.result(0);
         let of_product = |x: Slot| [("x", x), ("weight", weight), offsets, ("out", result)];
@@ -94,12 +94,15 @@ impl View<'_, '_> {
         let gathered = self.scratch(n_slots, row_stride(Elem::Bf16, k), Elem::Bf16)?;
         // The result has a row for each slot.
         let of_gather = [("x", self.buffer(0)?), slots, ("out", gathered), ("slot_rows", self.rows()?.1)];
-        Ok(vec![bind(moe_gather::sm90::Spec { cols: k, top_k, rows }, of_gather), bind(product, of_product(gathered))])
+        Ok(vec![
+            bind(moe_gather::hopper::Spec { cols: k, top_k, rows }, of_gather),
+            bind(product, of_product(gathered)),
+        ])
     }
 
     pub(super) fn sm90_combine(&mut self) -> Result<Kernels, ScheduleError> {
         let (rows, count) = self.rows()?;
-        let spec = moe_combine::sm90::Spec { cols: self.result_cols(0)?, top_k: self.operand_cols(1)?, rows };
+        let spec = moe_combine::hopper::Spec { cols: self.result_cols(0)?, top_k: self.operand_cols(1)?, rows };
         let slots = self.slots_of(self.operands[0]).and_then(|slots| self.buffer_of.get(&slots));
         let slots = slots.ok_or_else(|| self.fail_operand(0, "rows of slots that a grouped product made"))?;
         let operands = [("y", self.buffer(0)?), ("weights", self.buffer(1)?), ("slots", Slot::Buffer(*slots))];

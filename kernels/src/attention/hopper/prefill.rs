@@ -1,0 +1,125 @@
+//! Attention of any number of tokens of each sequence on Hopper: tensor cores, softmax online (arXiv 2205.14135, 2407.08608).
+//!
+//!     out[t, h, :] = Σⱼ pⱼ · value[j] / Σⱼ pⱼ,   pⱼ = exp2(cⱼ − maxⱼ cⱼ),   cⱼ = scale · log₂(e) · q[t, h, :] · key[j]
+//!
+//! The query heads of a KV head, token after token, are the rows of a sequence's products: any number of heads shares a key
+//! without a gap. A piece of work is 128 rows of a sequence and a KV head, 64 for each of two warpgroups, and the blocks take the
+//! pieces in turn, a sequence's last rows, which see most, first. A producer warp brings keys and values, tiles of 64 tokens
+//! from the first, into a ring: four pages of a head, each one copy, which lie as wgmma reads them (the last page stands in for
+//! those beyond it). Where a head has more than 128 dimensions, a piece gives some columns of the values only.
+//!
+//! A row's bits depend on its position and its sequence alone: tiles begin at multiples of 64 from the sequence's first token,
+//! and a tile that a row sees nothing of changes neither maximum nor sums. A value that is not finite shows in all rows of its
+//! tile.
+//!
+//! Bound by the tensor cores: 4 · d_head operations for each pair of a query head and a key that it sees.
+//!
+//! 1. the queries as fragments, which stay in registers
+//! 2. the first tile: scores, its part of the softmax
+//! 3. for each further tile: its scores and, in flight beside them, the values of the tile before by their probabilities;
+//!    the tile's part of the softmax; the sums to the new maximum. Tiles that some row does not see whole are masked.
+//! 4. the last tile's values; divide, round, store
+
+use crate::hopper::{WARP, row_stride};
+use crate::kernel::{Cost, Counts, Elem, Param};
+use crate::kv_append::PAGE_TOKENS;
+use crate::kv_append::hopper::{blocks, head_bytes};
+use jamba_plan::format::{Blocks, Launch};
+
+/// Tokens of a tile of keys and values.
+const TILE_TOKENS: usize = 64;
+
+/// Pages of a tile.
+const TILE_PAGES: usize = TILE_TOKENS / PAGE_TOKENS;
+
+/// Rows of a product, of one warpgroup.
+const ROWS: usize = 64;
+
+/// Warpgroups that multiply; one more produces.
+const CONSUMERS: usize = 2;
+
+/// Warps of a warpgroup.
+const WARPS: usize = 4;
+
+/// Tiles in the ring at most: enough to hide the copies.
+const MAX_STAGES: usize = 6;
+
+/// Shared memory of a block at most.
+const MAX_SHARED: usize = 227 * 1024;
+
+/// What the kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Query heads.
+    pub n_heads: usize,
+    /// KV heads; divides the query heads.
+    pub n_kv_heads: usize,
+    /// Dimensions of a head; [`crate::kv_append::hopper::MAX_D_HEAD`] at most.
+    pub d_head: usize,
+    /// Multiplies the scores.
+    pub scale: f64,
+}
+
+impl Spec {
+    pub(crate) fn symbol(&self) -> String {
+        let Spec { n_heads, n_kv_heads, d_head, scale } = *self;
+        format!("attention_prefill_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits())
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        let row = &[row_stride(Elem::Bf16, self.n_heads * self.d_head)];
+        vec![
+            Param::read("q", Elem::Bf16, row),
+            Param::read("cache", Elem::Bf16, &[]),
+            Param::read("starts", Elem::I32, &[]),
+            Param::read("past", Elem::I32, &[]),
+            Param::read("pages", Elem::I32, &[]),
+            Param::write("out", Elem::Bf16, row),
+            Param::count("sequences"),
+            Param::scalar("page_stride"),
+            Param::scalar("pages_per_sequence"),
+        ]
+    }
+
+    pub(crate) fn cost(&self, counts: Counts) -> Cost {
+        let cached = (counts.sequences * counts.context * 2 * self.n_kv_heads * self.d_head) as f64;
+        let rows = (counts.tokens * self.n_heads * self.d_head) as f64;
+        Cost { bytes: 2.0 * cached + 4.0 * rows, flops: 4.0 * rows * counts.context as f64 }
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        let threads = (1 + CONSUMERS) * WARPS * WARP as usize;
+        Launch::along_x(Blocks::PerSm(1), threads as u32, (self.barriers() + 2 * 8 * self.stages()) as u32)
+    }
+
+    /// Query heads of a KV head.
+    fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// Blocks of columns of the values that a piece of work gives.
+    fn value_blocks(&self) -> usize {
+        if blocks(self.d_head).is_multiple_of(2) { 2 } else { 1 }
+    }
+
+    /// Bytes of a tile.
+    fn stage_bytes(&self) -> usize {
+        TILE_PAGES * head_bytes(self.d_head)
+    }
+
+    /// Tiles in the ring.
+    fn stages(&self) -> usize {
+        (MAX_SHARED / (self.stage_bytes() + 2 * 8)).min(MAX_STAGES)
+    }
+
+    /// Where the ring's barriers lie in shared memory, behind its tiles: `full` of each, then `empty` of each.
+    fn barriers(&self) -> usize {
+        self.stages() * self.stage_bytes()
+    }
+}
+
+#[cfg(feature = "emit")]
+pub(crate) use emit::emit;
+
+#[cfg(feature = "emit")]
+mod emit;

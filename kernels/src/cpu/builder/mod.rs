@@ -1,0 +1,501 @@
+//! MLIR with arithmetic: a kernel's body reads like its formula.
+//!
+//!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("blocks")];
+//!     module.kernel("halve", &params, |b| {
+//!         let half = b.splat(0.5, 16);
+//!         let (start, end) = b.thread_range(b.scalar("blocks"));
+//!         b.for_each(start, end, 1, |block| {
+//!             let i = b.mul(block, b.index(16));
+//!             b.store(b.mul(half, b.load_vector(b.buffer("x"), &[i], 16)), b.buffer("y"), &[i]);
+//!         });
+//!     });
+//!
+//! A [`Value`] is a small copyable handle; every method takes `&self`, so that calls nest. Operations are chosen by the
+//! types of their operands: `add` adds indices, integers, floats, and vectors of these. Mixing types is a mistake in the
+//! kernel and panics at the line that made it. What MLIR itself finds wrong is reported by its verifier, again with the
+//! line of the kernel.
+//!
+//! A kernel is called as `extern "C" fn(args: *const u64, thread: u64, n_threads: u64)`; `args` has one slot per
+//! [`Param`], in order: an address, or an integer. What is built here is the function behind it, with an argument per
+//! slot. Buffers that a kernel writes must not overlap its other buffers.
+
+mod arith;
+mod memory;
+mod types;
+mod vector;
+
+pub use arith::Compare;
+pub use types::{Buffer, Num, Type, UNBOUNDED, Value};
+
+use crate::kernel::{Access, Param};
+use crate::target::CpuTarget;
+use melior::Context;
+use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
+use melior::ir::operation::{OperationBuilder, OperationRef};
+use melior::ir::r#type::{FunctionType, MemRefType};
+use melior::ir::{Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Region, RegionLike};
+use std::cell::{Cell, RefCell};
+
+/// The function behind the exported kernel `NAME` is called `NAME` followed by this.
+pub const BODY_SUFFIX: &str = ".body";
+
+/// Folders of what kernels of a GPU are made of.
+const HELPERS: [&str; 2] = ["kernels/src/cpu/builder", "kernels/src/hopper/"];
+
+/// Puts kernels into an MLIR module, all for one target.
+pub struct ModuleBuilder<'m> {
+    context: &'m Context,
+    body: BlockRef<'m, 'm>,
+    target: CpuTarget,
+}
+
+impl<'m> ModuleBuilder<'m> {
+    /// Adds to `module`, whose context must have the dialects func, arith, math, memref, vector and scf loaded.
+    pub fn new(context: &'m Context, module: &'m Module<'m>, target: CpuTarget) -> Self {
+        ModuleBuilder { context, body: module.body(), target }
+    }
+
+    /// What the kernels are built for.
+    pub fn target(&self) -> CpuTarget {
+        self.target
+    }
+
+    /// Adds the kernel `name`; `emit` writes its body. Names must differ within a module.
+    #[track_caller]
+    pub fn kernel(&self, name: &str, params: &[Param], emit: impl FnOnce(&Builder)) {
+        let context = self.context;
+        let location = caller(context);
+        let index = Num::Index.mlir(context);
+        let mut types: Vec<_> = params.iter().map(|param| argument_type(context, param)).collect();
+        types.extend([index, index]); // thread, n_threads
+        let apart = params.iter().all(|param| param.access() != Some(Access::WriteOver));
+        let mut attributes: Vec<_> = params.iter().map(|param| argument_attributes(context, param, apart)).collect();
+        attributes.extend([parse_attribute(context, "{}"), parse_attribute(context, "{}")]);
+
+        let region = Region::new();
+        let typed: Vec<_> = types.iter().map(|&ty| (ty, location)).collect();
+        let builder = Builder::new(context, Machine::Cpu(self.target), region.append_block(Block::new(&typed)), params);
+        emit(&builder);
+        builder.op("func.return", &[], &[]);
+
+        let function = OperationBuilder::new("func.func", location)
+            .add_attributes(&[
+                named(context, "sym_name", StringAttribute::new(context, &format!("{name}{BODY_SUFFIX}")).into()),
+                named(
+                    context,
+                    "function_type",
+                    TypeAttribute::new(FunctionType::new(context, &types, &[]).into()).into(),
+                ),
+                named(context, "arg_attrs", ArrayAttribute::new(context, &attributes).into()),
+            ])
+            .add_regions([region])
+            .build()
+            .expect("MLIR creates func.func");
+        self.body.append_operation(function);
+    }
+}
+
+/// What a kernel is built for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Machine {
+    /// A CPU.
+    Cpu(CpuTarget),
+    /// A GPU of compute capability 9.0.
+    Sm90,
+}
+
+impl Machine {
+    fn has_fma(self) -> bool {
+        match self {
+            Machine::Cpu(target) => target.has_fma(),
+            Machine::Sm90 => true,
+        }
+    }
+}
+
+/// Writes the body of one kernel, operation after operation.
+pub struct Builder<'m> {
+    pub(crate) context: &'m Context,
+    target: Machine,
+    entry: BlockRef<'m, 'm>,
+    /// Where the next operation goes.
+    block: Cell<BlockRef<'m, 'm>>,
+    /// What the handles stand for.
+    values: RefCell<Vec<melior::ir::Value<'m, 'm>>>,
+    pub(crate) params: Vec<Param>,
+    /// The last line in the kernel's own file, which is that of the first.
+    line: Cell<Option<&'static std::panic::Location<'static>>>,
+}
+
+impl<'m> Builder<'m> {
+    /// `entry` is the first block of the kernel, with an argument for each slot.
+    pub(crate) fn new(context: &'m Context, target: Machine, entry: BlockRef<'m, 'm>, params: &[Param]) -> Self {
+        // The first handles are the arguments: a slot's number is its handle.
+        let values = (0..entry.argument_count()).map(|slot| argument_value(entry, slot)).collect();
+        Builder {
+            context,
+            target,
+            entry,
+            block: Cell::new(entry),
+            values: RefCell::new(values),
+            params: params.to_vec(),
+            line: Cell::new(None),
+        }
+    }
+
+    /// The CPU that the kernel is built for; panics in a kernel of a GPU.
+    #[track_caller]
+    pub fn target(&self) -> CpuTarget {
+        match self.target {
+            Machine::Cpu(target) => target,
+            Machine::Sm90 => panic!("a kernel of sm_90a asks for facts of a CPU"),
+        }
+    }
+
+    /// The buffer that is parameter `name`: its first extent is unbounded, the others are the parameter's.
+    #[track_caller]
+    pub fn buffer(&self, name: &str) -> Buffer {
+        let buffer = self.params.iter().enumerate().find_map(|(slot, param)| match param {
+            Param::Buffer { name: found, elem, inner, .. } if *found == name => {
+                Some(Buffer { id: slot as u32, num: (*elem).into(), rank: inner.len() as u32 + 1 })
+            }
+            _ => None,
+        });
+        buffer.unwrap_or_else(|| panic!("the kernel has no buffer '{name}'"))
+    }
+
+    /// The integer that is parameter `name`, as an index.
+    #[track_caller]
+    pub fn scalar(&self, name: &str) -> Value {
+        let slot =
+            self.params.iter().position(|param| matches!(param, Param::Scalar { name: found } if *found == name));
+        let slot = slot.unwrap_or_else(|| panic!("the kernel has no scalar '{name}'"));
+        Value { id: slot as u32, ty: Type::scalar(Num::Index) }
+    }
+
+    /// Which of the threads this is, from 0.
+    pub fn thread(&self) -> Value {
+        Value { id: self.params.len() as u32, ty: Type::scalar(Num::Index) }
+    }
+
+    /// How many threads run the kernel.
+    pub fn n_threads(&self) -> Value {
+        Value { id: self.params.len() as u32 + 1, ty: Type::scalar(Num::Index) }
+    }
+
+    /// This thread's contiguous share of `0..n`: `(start, end)`. Shares differ by one at most at the end, cover the range
+    /// and do not overlap.
+    #[track_caller]
+    pub fn thread_range(&self, n: Value) -> (Value, Value) {
+        let share = self.ceil_div(n, self.n_threads());
+        let start = self.min(self.mul(share, self.thread()), n);
+        (start, self.min(self.add(start, share), n))
+    }
+
+    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32.
+    #[track_caller]
+    pub fn for_each(&self, start: Value, end: Value, step: usize, body: impl FnOnce(Value)) {
+        self.for_range(start, end, step, [], |i, []| {
+            body(i);
+            []
+        });
+    }
+
+    /// `for i in (start..end).step_by(step)`, carrying values: the body takes them and returns the next ones.
+    #[track_caller]
+    pub fn for_range<const N: usize>(
+        &self,
+        start: Value,
+        end: Value,
+        step: usize,
+        init: [Value; N],
+        body: impl FnOnce(Value, [Value; N]) -> [Value; N],
+    ) -> [Value; N] {
+        let carried = self.for_range_vec(start, end, step, &init, |i, carried| {
+            body(i, std::array::from_fn(|slot| carried[slot])).to_vec()
+        });
+        std::array::from_fn(|slot| carried[slot])
+    }
+
+    /// [`for_range`](Self::for_range) with as many carried values as `init` has.
+    #[track_caller]
+    pub fn for_range_vec(
+        &self,
+        start: Value,
+        end: Value,
+        step: usize,
+        init: &[Value],
+        body: impl FnOnce(Value, &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let location = self.here();
+        let index = start.ty;
+        let counts = [Num::Index, Num::I32].map(Type::scalar);
+        assert!(counts.contains(&index) && end.ty == index, "for_range from {} to {}", start.ty, end.ty);
+        let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
+        let step = self.constant(step as f64, index);
+
+        let block_types: Vec<_> = [index].iter().chain(&types).map(|ty| (ty.mlir(self.context), location)).collect();
+        let (region, block) = self.region(Block::new(&block_types));
+        let carried: Vec<Value> =
+            types.iter().enumerate().map(|(slot, &ty)| self.define(argument_value(block, slot + 1), ty)).collect();
+        let i = self.define(argument_value(block, 0), index);
+        self.within(block, || {
+            let next = body(i, &carried);
+            assert_types("for_range", &types, &next);
+            self.op("scf.yield", &next, &[]);
+        });
+
+        let operands: Vec<Value> = [start, end, step].iter().chain(init).copied().collect();
+        let operation = self.op_with_regions("scf.for", &operands, &types, vec![region], location);
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
+    }
+
+    /// Runs `then` where `condition` holds.
+    #[track_caller]
+    pub fn if_(&self, condition: Value, then: impl FnOnce()) {
+        let location = self.here();
+        assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
+        let (region, block) = self.region(Block::new(&[]));
+        self.within(block, || {
+            then();
+            self.op("scf.yield", &[], &[]);
+        });
+        self.op_with_regions("scf.if", &[condition], &[], vec![region, Region::new()], location);
+    }
+
+    /// Runs one of two bodies, which give values of the same types.
+    #[track_caller]
+    pub fn if_else<const N: usize>(
+        &self,
+        condition: Value,
+        then: impl FnOnce() -> [Value; N],
+        otherwise: impl FnOnce() -> [Value; N],
+    ) -> [Value; N] {
+        let results = self.if_else_vec(condition, || then().to_vec(), || otherwise().to_vec());
+        std::array::from_fn(|slot| results[slot])
+    }
+
+    /// [`if_else`](Self::if_else) with as many values as the bodies give.
+    #[track_caller]
+    pub fn if_else_vec(
+        &self,
+        condition: Value,
+        then: impl FnOnce() -> Vec<Value>,
+        otherwise: impl FnOnce() -> Vec<Value>,
+    ) -> Vec<Value> {
+        let location = self.here();
+        assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
+        let (then_region, block) = self.region(Block::new(&[]));
+        let mut types = Vec::new();
+        self.within(block, || {
+            let results = then();
+            types = results.iter().map(|value| value.ty).collect();
+            self.op("scf.yield", &results, &[]);
+        });
+        let (else_region, block) = self.region(Block::new(&[]));
+        self.within(block, || {
+            let results = otherwise();
+            assert_types("if_else", &types, &results);
+            self.op("scf.yield", &results, &[]);
+        });
+        let operation = self.op_with_regions("scf.if", &[condition], &types, vec![then_region, else_region], location);
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
+    }
+
+    /// `while condition(carried) { carried = body(carried) }`: `condition` gives a truth value for the carried ones.
+    #[track_caller]
+    pub fn while_<const N: usize>(
+        &self,
+        init: [Value; N],
+        condition: impl FnOnce([Value; N]) -> Value,
+        body: impl FnOnce([Value; N]) -> [Value; N],
+    ) -> [Value; N] {
+        let all = |carried: &[Value]| -> [Value; N] { std::array::from_fn(|slot| carried[slot]) };
+        all(&self.while_vec(&init, |carried| condition(all(carried)), |carried| body(all(carried)).to_vec()))
+    }
+
+    /// [`while_`](Self::while_) with as many carried values as `init` has.
+    #[track_caller]
+    pub fn while_vec(
+        &self,
+        init: &[Value],
+        condition: impl FnOnce(&[Value]) -> Value,
+        body: impl FnOnce(&[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let location = caller(self.context);
+        let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
+        let block_types: Vec<_> = types.iter().map(|ty| (ty.mlir(self.context), location)).collect();
+        let carried = |block| -> Vec<Value> {
+            types.iter().enumerate().map(|(slot, &ty)| self.define(argument_value(block, slot), ty)).collect()
+        };
+        let (before, block) = self.region(Block::new(&block_types));
+        self.within(block, || {
+            let values = carried(block);
+            let condition = condition(&values);
+            assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of a while");
+            let operands: Vec<Value> = [condition].into_iter().chain(values).collect();
+            self.op("scf.condition", &operands, &[]);
+        });
+        let (after, block) = self.region(Block::new(&block_types));
+        self.within(block, || {
+            let next = body(&carried(block));
+            assert_types("while_", &types, &next);
+            self.op("scf.yield", &next, &[]);
+        });
+        let operation = self.op_with_regions("scf.while", init, &types, vec![before, after], location);
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
+    }
+
+    /// A region of one block, which outlives its handle: it ends up in an operation of the module.
+    fn region(&self, block: Block<'m>) -> (Region<'m>, BlockRef<'m, 'm>) {
+        let region = Region::new();
+        let block = region.append_block(block);
+        (region, block)
+    }
+
+    pub(crate) fn within(&self, block: BlockRef<'m, 'm>, body: impl FnOnce()) {
+        let outer = self.block.replace(block);
+        body();
+        self.block.set(outer);
+    }
+
+    /// Appends an operation without results or regions.
+    #[track_caller]
+    pub(crate) fn op(&self, name: &str, operands: &[Value], attributes: &[(&str, Attribute<'m>)]) {
+        self.op_with_results(name, operands, &[], attributes);
+    }
+
+    /// Appends an operation with one result.
+    #[track_caller]
+    pub(crate) fn op1(
+        &self,
+        name: &str,
+        operands: &[Value],
+        result: Type,
+        attributes: &[(&str, Attribute<'m>)],
+    ) -> Value {
+        let operation = self.op_with_results(name, operands, &[result.mlir(self.context)], attributes);
+        self.result(operation, 0, result)
+    }
+
+    #[track_caller]
+    pub(crate) fn op_with_results(
+        &self,
+        name: &str,
+        operands: &[Value],
+        results: &[melior::ir::Type<'m>],
+        attributes: &[(&str, Attribute<'m>)],
+    ) -> OperationRef<'m, 'm> {
+        let attributes: Vec<_> = attributes.iter().map(|&(name, value)| named(self.context, name, value)).collect();
+        let operation = OperationBuilder::new(name, self.here())
+            .add_operands(&self.raw(operands))
+            .add_results(results)
+            .add_attributes(&attributes)
+            .build()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        self.block.get().append_operation(operation)
+    }
+
+    #[track_caller]
+    fn op_with_regions(
+        &self,
+        name: &str,
+        operands: &[Value],
+        results: &[Type],
+        regions: Vec<Region<'m>>,
+        location: Location<'m>,
+    ) -> OperationRef<'m, 'm> {
+        let results: Vec<_> = results.iter().map(|ty| ty.mlir(self.context)).collect();
+        let operation = OperationBuilder::new(name, location)
+            .add_operands(&self.raw(operands))
+            .add_results(&results)
+            .add_regions_vec(regions)
+            .build()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        self.block.get().append_operation(operation)
+    }
+
+    /// The line of the kernel that called into the builder. On a GPU, where a function has lines of one file only, what
+    /// helpers emit from another file counts to the line of the kernel before it.
+    #[track_caller]
+    pub(crate) fn here(&self) -> Location<'m> {
+        let caller = std::panic::Location::caller();
+        if matches!(self.target, Machine::Cpu(_)) {
+            return location(self.context, caller);
+        }
+        let is_helper = HELPERS.iter().any(|folder| caller.file().contains(folder));
+        let is_other = self.line.get().is_some_and(|line| line.file() != caller.file());
+        if !is_helper && !is_other {
+            self.line.set(Some(caller));
+        }
+        self.line.get().map_or(Location::unknown(self.context), |line| location(self.context, line))
+    }
+
+    fn raw(&self, handles: &[Value]) -> Vec<melior::ir::Value<'m, 'm>> {
+        let values = self.values.borrow();
+        handles.iter().map(|handle| values[handle.id as usize]).collect()
+    }
+
+    pub(crate) fn define(&self, raw: melior::ir::Value<'m, 'm>, ty: Type) -> Value {
+        let mut values = self.values.borrow_mut();
+        values.push(raw);
+        Value { id: values.len() as u32 - 1, ty }
+    }
+
+    pub(crate) fn result(&self, operation: OperationRef<'m, 'm>, slot: usize, ty: Type) -> Value {
+        self.define(operation.result(slot).expect("as many results as types").into(), ty)
+    }
+}
+
+/// The line of the kernel that called into the builder.
+#[track_caller]
+pub(crate) fn caller(context: &Context) -> Location<'_> {
+    location(context, std::panic::Location::caller())
+}
+
+fn location<'m>(context: &'m Context, at: &std::panic::Location<'_>) -> Location<'m> {
+    Location::new(context, at.file(), at.line() as usize, at.column() as usize)
+}
+
+pub(crate) fn named<'m>(context: &'m Context, name: &str, value: Attribute<'m>) -> (Identifier<'m>, Attribute<'m>) {
+    (Identifier::new(context, name), value)
+}
+
+pub(crate) fn parse_attribute<'m>(context: &'m Context, text: &str) -> Attribute<'m> {
+    Attribute::parse(context, text).unwrap_or_else(|| panic!("MLIR does not parse the attribute {text}"))
+}
+
+fn argument_value<'m>(block: BlockRef<'m, 'm>, slot: usize) -> melior::ir::Value<'m, 'm> {
+    block.argument(slot).expect("as many arguments as types").into()
+}
+
+fn argument_type<'m>(context: &'m Context, param: &Param) -> melior::ir::Type<'m> {
+    match param {
+        Param::Buffer { elem, inner, .. } => memref(context, (*elem).into(), &[&[UNBOUNDED][..], inner].concat()),
+        Param::Scalar { .. } => Num::Index.mlir(context),
+        Param::Count { name } | Param::TensorMap { name, .. } => panic!("slot '{name}' is of a kernel of a GPU"),
+    }
+}
+
+/// A memref of static shape: as an argument it becomes a bare pointer.
+fn memref<'m>(context: &'m Context, num: Num, shape: &[usize]) -> melior::ir::Type<'m> {
+    let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+    MemRefType::new(num.mlir(context), &shape, None, None).into()
+}
+
+/// `apart` says that no result of the kernel lies over an operand.
+pub(crate) fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
+    let attributes = match param.access() {
+        Some(Access::Read) if apart => "{llvm.noalias, llvm.readonly, llvm.noundef}",
+        Some(Access::Read) => "{llvm.readonly, llvm.noundef}",
+        Some(_) if apart => "{llvm.noalias, llvm.noundef}",
+        _ => "{llvm.noundef}",
+    };
+    parse_attribute(context, attributes)
+}
+
+#[track_caller]
+fn assert_types(what: &str, expected: &[Type], found: &[Value]) {
+    let found: Vec<Type> = found.iter().map(|value| value.ty).collect();
+    assert_eq!(found, expected, "{what}: the types of what is yielded");
+}

@@ -1,0 +1,106 @@
+//! Packed integers as a CPU reads them: a vector register of i16, two inputs of each of its outputs.
+
+use super::{GROUP, activation_group, padded_inputs, scales};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::kernel::{Elem, LANES};
+use crate::target::CpuTarget;
+
+/// Bytes of a cache line, which holds whole pairs of inputs of a panel in either format.
+pub(super) const LINE: usize = 64;
+
+/// Halves of a line: in each a byte of each of a panel's outputs twice.
+pub(super) const HALVES: usize = LINE / (2 * LANES);
+
+/// Packed weights and their scales.
+pub(crate) struct Weights {
+    /// Inputs.
+    pub(super) k: usize,
+    /// I8 or I4.
+    pub(super) format: Elem,
+    /// Panels.
+    pub(super) integers: Buffer,
+    /// The panels' scales.
+    scales: Buffer,
+}
+
+impl Weights {
+    /// Those in a kernel's slots `weight` and `scales`, where the format is one of integers.
+    pub(crate) fn of(b: &Builder, format: Elem, k: usize) -> Option<Weights> {
+        scales(format).map(|_| Weights { k, format, integers: b.buffer("weight"), scales: b.buffer("scales") })
+    }
+
+    /// Groups of inputs that x is quantized by.
+    pub(super) fn n_groups(&self) -> usize {
+        padded_inputs(self.k).div_ceil(activation_group(self.format))
+    }
+
+    /// The lines of a group in its panel; the last group may be shorter.
+    pub(super) fn group_lines(&self, b: &Builder, group: Value) -> (Value, Value) {
+        let (lines, in_group) = (self.panel_bytes() / LINE, activation_group(self.format) / self.line_inputs());
+        let start = b.mul(group, b.index(in_group));
+        let end = b.add(start, b.index(in_group));
+        (start, if lines.is_multiple_of(in_group) { end } else { b.min(end, b.index(lines)) })
+    }
+
+    /// Pairs of inputs in a line.
+    pub(super) fn line_pairs(&self) -> usize {
+        self.line_inputs() / 2
+    }
+
+    /// Where a panel begins, in bytes.
+    pub(super) fn panel(&self, b: &Builder, panel: Value) -> Value {
+        b.mul(panel, b.index(self.panel_bytes()))
+    }
+
+    /// For each pair of inputs of the line that begins at a byte, for each register of the outputs' lanes: the weights.
+    pub(super) fn load_line(&self, b: &Builder, line: Value) -> Vec<Vec<Value>> {
+        (0..HALVES).flat_map(|half| self.load_half(b, line, half)).collect()
+    }
+
+    /// The same for half a line.
+    pub(super) fn load_half(&self, b: &Builder, line: Value, half: usize) -> Vec<Vec<Value>> {
+        let load = |register: usize| {
+            let at = b.add(line, b.index(2 * LANES * half + register));
+            b.to_i16(b.load_vector(self.integers, &[at], 2 * lanes(b.target())))
+        };
+        let bytes: Vec<Value> = (0..2 * LANES).step_by(2 * lanes(b.target())).map(load).collect();
+        if self.format == Elem::I8 {
+            return vec![bytes];
+        }
+        let low = bytes.iter().map(|&bytes| b.shr_signed(b.shl(bytes, 12), 12)).collect();
+        let high = bytes.iter().map(|&bytes| b.shr_signed(bytes, 4)).collect();
+        vec![low, high]
+    }
+
+    /// What multiplies the integer sums of a group, for each register of a panel's lanes; `None` for 1.
+    pub(super) fn group_scales(&self, b: &Builder, panel: Value, group: Value) -> Option<Vec<Value>> {
+        (self.format == Elem::I4).then(|| {
+            let n_groups = b.index(padded_inputs(self.k) / GROUP);
+            let first = b.mul(b.add(b.mul(panel, n_groups), group), b.index(LANES));
+            let registers = (0..LANES).step_by(lanes(b.target()));
+            let at = |lane| b.add(first, b.index(lane));
+            registers.map(|lane| b.to_f32(b.load_vector(self.scales, &[at(lane)], lanes(b.target())))).collect()
+        })
+    }
+
+    /// A panel's results from the sums of all groups.
+    pub(super) fn scale_channels(&self, b: &Builder, panel: Value, sums: Value) -> Value {
+        match self.format {
+            Elem::I8 => b.mul(sums, b.load_vector(self.scales, &[b.mul(panel, b.index(LANES))], LANES)),
+            _ => sums,
+        }
+    }
+
+    fn line_inputs(&self) -> usize {
+        8 * LINE / self.format.bits() / LANES
+    }
+
+    fn panel_bytes(&self) -> usize {
+        LANES * padded_inputs(self.k) * self.format.bits() / 8
+    }
+}
+
+/// i32 lanes of a vector register.
+pub(super) fn lanes(target: CpuTarget) -> usize {
+    target.vector_bytes() / Num::I32.bytes()
+}

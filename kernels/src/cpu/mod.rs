@@ -1,0 +1,15 @@
+//! Parts that CPU kernels share: the builder of their bodies, elementary functions, and matrix products over panels of
+//! packed weights.
+
+pub mod integer;
+
+#[cfg(feature = "emit")]
+pub mod builder;
+#[cfg(feature = "emit")]
+pub mod math;
+#[cfg(feature = "emit")]
+pub(crate) mod panel;
+#[cfg(feature = "emit")]
+pub(crate) mod rows;
+#[cfg(feature = "emit")]
+pub(crate) mod whole;

@@ -1,0 +1,140 @@
+//! Inline PTX: operands and results by type, so that an instruction is one line of text and its operands.
+//!
+//! In the text `$0 … ` are the results, then the operands, in order. Constraints follow from types: i32, i1 (as 0 or 1) and
+//! shared addresses in 32-bit registers, i16 and bf16 in 16-bit ones, i64, indices and global addresses in 64-bit ones, f32
+//! and f64 in float ones. Braces of a vector or of a scope stand as they are; a register that the text declares must lie in a
+//! scope (`{ .reg .pred p; … }`), for the text may be there twice.
+
+use super::Builder;
+use crate::cpu::builder::{Num, Type, Value};
+use melior::dialect::llvm;
+use melior::ir::attribute::{DenseI64ArrayAttribute, StringAttribute};
+use melior::ir::{Attribute, operation::OperationRef};
+
+/// What the optimizer may do with the instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Its results depend on its operands alone: it may be dropped, moved, and made once for twice.
+    Pure,
+    /// It stays where it is, executed by the threads it was written for: convergent, and no load or store moves across.
+    Memory,
+}
+
+impl<'m> Builder<'m> {
+    /// An instruction with results of the given types.
+    #[track_caller]
+    pub fn asm(&self, effect: Effect, text: &str, operands: &[Value], results: &[Type]) -> Vec<Value> {
+        self.asm_tied(effect, text, &[], operands, results)
+    }
+
+    /// An instruction with one result.
+    #[track_caller]
+    pub fn asm1(&self, effect: Effect, text: &str, operands: &[Value], result: Num) -> Value {
+        self.asm(effect, text, operands, &[Type::scalar(result)])[0]
+    }
+
+    /// An instruction with effects only.
+    #[track_caller]
+    pub fn asm0(&self, text: &str, operands: &[Value]) {
+        self.asm(Effect::Memory, text, operands, &[]);
+    }
+
+    /// An instruction that updates registers in place: the first results are `tied` after it, and `results` follow. In the
+    /// text the tied registers are `$0 …`, then `results`, and the operands begin at twice the tied and the results.
+    #[track_caller]
+    pub fn asm_tied(
+        &self,
+        effect: Effect,
+        text: &str,
+        tied: &[Value],
+        operands: &[Value],
+        results: &[Type],
+    ) -> Vec<Value> {
+        let types: Vec<Type> = tied.iter().map(|value| value.ty).chain(results.iter().copied()).collect();
+        let operands: Vec<Value> = operands.iter().map(|&operand| self.register(operand)).collect();
+        let mut constraints: Vec<String> = types.iter().map(|&ty| format!("={}", class(ty))).collect();
+        constraints.extend((0..tied.len()).map(|number| number.to_string()));
+        constraints.extend(operands.iter().map(|operand| class(operand.ty).to_owned()));
+        if effect == Effect::Memory {
+            constraints.push("~{memory}".into());
+        }
+        let mut attributes: Vec<(&str, Attribute)> = vec![
+            ("asm_string", StringAttribute::new(self.context, text).into()),
+            ("constraints", StringAttribute::new(self.context, &constraints.join(",")).into()),
+        ];
+        if effect == Effect::Memory {
+            attributes.push(("has_side_effects", Attribute::unit(self.context)));
+        }
+        let fields: Vec<_> = types.iter().map(|ty| ty.mlir(self.context)).collect();
+        let result = match fields.len() {
+            0 | 1 => fields.clone(),
+            _ => vec![llvm::r#type::r#struct(self.context, &fields, false)],
+        };
+        let inputs: Vec<Value> = tied.iter().chain(&operands).copied().collect();
+        let operation = self.op_with_results("llvm.inline_asm", &inputs, &result, &attributes);
+        self.fields(operation, &types)
+    }
+
+    /// An intrinsic of LLVM with one result.
+    #[track_caller]
+    pub fn intrinsic(&self, name: &str, operands: &[Value], result: Num) -> Value {
+        let name = StringAttribute::new(self.context, name).into();
+        self.op1("llvm.call_intrinsic", operands, Type::scalar(result), &[("intrin", name)])
+    }
+
+    /// An intrinsic of LLVM with several results.
+    #[track_caller]
+    pub fn intrinsic_all(&self, name: &str, operands: &[Value], results: &[Type]) -> Vec<Value> {
+        let name = StringAttribute::new(self.context, name).into();
+        let fields: Vec<_> = results.iter().map(|ty| ty.mlir(self.context)).collect();
+        let result = llvm::r#type::r#struct(self.context, &fields, false);
+        let operation = self.op_with_results("llvm.call_intrinsic", operands, &[result], &[("intrin", name)]);
+        self.fields(operation, results)
+    }
+
+    /// An intrinsic of LLVM without results.
+    #[track_caller]
+    pub fn intrinsic0(&self, name: &str, operands: &[Value]) {
+        let name = StringAttribute::new(self.context, name).into();
+        self.op("llvm.call_intrinsic", operands, &[("intrin", name)]);
+    }
+
+    /// The results of an operation that gives a struct where there is more than one.
+    fn fields(&self, operation: OperationRef<'m, 'm>, types: &[Type]) -> Vec<Value> {
+        match types {
+            [] => vec![],
+            &[ty] => vec![self.result(operation, 0, ty)],
+            _ => {
+                let fields = self.result(operation, 0, types[0]);
+                let field = |(number, &ty): (usize, &Type)| {
+                    let position = DenseI64ArrayAttribute::new(self.context, &[number as i64]).into();
+                    self.op1("llvm.extractvalue", &[fields], ty, &[("position", position)])
+                };
+                types.iter().enumerate().map(field).collect()
+            }
+        }
+    }
+
+    /// A value as the register that holds it.
+    #[track_caller]
+    fn register(&self, value: Value) -> Value {
+        assert_eq!(value.ty.lanes, None, "inline PTX takes scalars, not {}", value.ty);
+        match value.ty.num {
+            Num::Index => self.op1("arith.index_cast", &[value], Type::scalar(Num::I64), &[]),
+            Num::I1 => self.to_i32(value),
+            _ => value,
+        }
+    }
+}
+
+#[track_caller]
+fn class(ty: Type) -> &'static str {
+    match ty.num {
+        Num::F32 => "f",
+        Num::F64 => "d",
+        Num::I32 | Num::Shared => "r",
+        Num::I64 | Num::Global => "l",
+        Num::I16 | Num::Bf16 => "h",
+        _ => panic!("inline PTX takes no {ty}"),
+    }
+}

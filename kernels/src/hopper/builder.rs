@@ -1,0 +1,192 @@
+//! The module and the builder of kernels for sm_90a: [`crate::cpu::builder`]'s arithmetic and control flow, and what a GPU has
+//! beside them.
+//!
+//!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::count("n")];
+//!     module.kernel("halve", &params, 128, |b| {
+//!         let i = b.add(b.mul(b.block(), b.i32(128)), b.thread());
+//!         b.if_(b.cmp(Compare::Lt, i, b.count("n")), || {
+//!             let at = b.scaled(i, 4);
+//!             let x = b.load(b.at(b.pointer("x"), at), Type::scalar(Num::F32));
+//!             b.store(b.mul(x, b.f32(0.5)), b.at(b.pointer("y"), at));
+//!         });
+//!     });
+//!
+//! Counts, rows and offsets inside a row are i32; [`Builder::row`] widens before it multiplies. Memory is reached through
+//! pointers ([`super::memory`]), never through the buffers of a CPU's kernel.
+
+use crate::cpu::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
+use crate::kernel::{Access, Param};
+use jamba_plan::format::Blocks;
+use melior::Context;
+use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
+use melior::ir::operation::OperationBuilder;
+use melior::ir::r#type::FunctionType;
+use melior::ir::{Attribute, Block, BlockLike, BlockRef, Location, Module, Region, RegionLike};
+use std::ops::Deref;
+
+/// The symbol of the dynamic shared memory, which all kernels of a module share.
+pub const DYNAMIC_SHARED: &str = "dynamic_shared";
+
+/// The attribute of a kernel's function that says how many threads its blocks have.
+pub const THREADS: &str = "jambac-threads";
+
+/// The attribute that says how many of its blocks have room on a multiprocessor.
+pub const RESIDENT_BLOCKS: &str = "jambac-resident-blocks";
+
+/// Bytes that dynamic shared memory begins at a multiple of: the period of the 128-byte swizzle.
+pub(super) const SHARED_ALIGNMENT: usize = 1024;
+
+/// Puts kernels into an MLIR module for sm_90a.
+pub struct ModuleBuilder<'m> {
+    context: &'m Context,
+    body: BlockRef<'m, 'm>,
+}
+
+impl<'m> ModuleBuilder<'m> {
+    /// Adds to an empty `module`, whose context must have the dialects func, arith, math, vector, scf, nvvm and llvm loaded.
+    pub fn new(context: &'m Context, module: &'m Module<'m>) -> Self {
+        let memory = OperationBuilder::new("llvm.mlir.global", Location::unknown(context))
+            .add_attributes(&[
+                named(context, "sym_name", StringAttribute::new(context, DYNAMIC_SHARED).into()),
+                named(context, "global_type", parse_attribute(context, "!llvm.array<0 x i8>")),
+                named(context, "linkage", parse_attribute(context, "#llvm.linkage<external>")),
+                named(context, "addr_space", parse_attribute(context, "3 : i32")),
+                named(context, "alignment", parse_attribute(context, &format!("{SHARED_ALIGNMENT} : i64"))),
+            ])
+            .add_regions([Region::new()])
+            .build()
+            .expect("MLIR creates llvm.mlir.global");
+        module.body().append_operation(memory);
+        ModuleBuilder { context, body: module.body() }
+    }
+
+    /// Adds the kernel of the catalog.
+    #[track_caller]
+    pub fn add(&self, kernel: &super::Kernel) {
+        let launch = kernel.launch();
+        let resident = match launch.grid[0] {
+            Blocks::PerSm(blocks) => blocks,
+            Blocks::Fixed(_) | Blocks::Of { .. } => 1,
+        };
+        self.resident_kernel(&kernel.symbol(), &kernel.params(), (launch.threads, resident), |b| kernel.emit(b));
+    }
+
+    /// Adds the kernel `name` of blocks of `threads` threads; `emit` writes its body. Names must differ within a module.
+    #[track_caller]
+    pub fn kernel(&self, name: &str, params: &[Param], threads: u32, emit: impl FnOnce(&Builder)) {
+        self.resident_kernel(name, params, (threads, 1), emit);
+    }
+
+    /// Adds a kernel of blocks of so many threads, of which so many have room on a multiprocessor: a thread's registers are
+    /// limited to its share.
+    #[track_caller]
+    fn resident_kernel(
+        &self,
+        name: &str,
+        params: &[Param],
+        (threads, blocks): (u32, u32),
+        emit: impl FnOnce(&Builder),
+    ) {
+        assert!(threads.is_multiple_of(super::WARP) && (32..=1024).contains(&threads), "a block of {threads} threads");
+        let context = self.context;
+        let location = caller(context);
+        let types: Vec<_> = params.iter().map(|param| argument(param).mlir(context)).collect();
+        let apart = params.iter().all(|param| param.access() != Some(Access::WriteOver));
+        let attributes: Vec<_> = params.iter().map(|param| attributes(context, param, apart)).collect();
+
+        let region = Region::new();
+        let typed: Vec<_> = types.iter().map(|&ty| (ty, location)).collect();
+        let entry = region.append_block(Block::new(&typed));
+        let builder =
+            Builder { inner: crate::cpu::builder::Builder::new(context, Machine::Sm90, entry, params), threads };
+        emit(&builder);
+        builder.op("func.return", &[], &[]);
+
+        let function = OperationBuilder::new("func.func", builder.here())
+            .add_attributes(&[
+                named(context, "sym_name", StringAttribute::new(context, name).into()),
+                named(
+                    context,
+                    "function_type",
+                    TypeAttribute::new(FunctionType::new(context, &types, &[]).into()).into(),
+                ),
+                named(context, "arg_attrs", ArrayAttribute::new(context, &attributes).into()),
+                named(context, "passthrough", passthrough(context, &[(THREADS, threads), (RESIDENT_BLOCKS, blocks)])),
+            ])
+            .add_regions([region])
+            .build()
+            .expect("MLIR creates func.func");
+        self.body.append_operation(function);
+    }
+}
+
+/// Attributes that LLVM sees.
+fn passthrough<'m>(context: &'m Context, attributes: &[(&str, u32)]) -> Attribute<'m> {
+    let pairs: Vec<String> = attributes.iter().map(|(name, value)| format!("[\"{name}\", \"{value}\"]")).collect();
+    parse_attribute(context, &format!("[{}]", pairs.join(", ")))
+}
+
+/// Writes the body of one kernel for sm_90a, operation after operation.
+pub struct Builder<'m> {
+    inner: crate::cpu::builder::Builder<'m>,
+    threads: u32,
+}
+
+impl<'m> Deref for Builder<'m> {
+    type Target = crate::cpu::builder::Builder<'m>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl Builder<'_> {
+    /// Threads of a block.
+    pub fn threads_per_block(&self) -> u32 {
+        self.threads
+    }
+
+    /// The address that is parameter `name`: of a buffer or of a tensor map.
+    #[track_caller]
+    pub fn pointer(&self, name: &str) -> Value {
+        let is_pointer = |param: &Param| matches!(param, Param::Buffer { .. } | Param::TensorMap { .. });
+        self.slot(name, is_pointer).unwrap_or_else(|| panic!("the kernel has no buffer or tensor map '{name}'"))
+    }
+
+    /// The count that is parameter `name`, as an i32.
+    #[track_caller]
+    pub fn count(&self, name: &str) -> Value {
+        let is_count = |param: &Param| matches!(param, Param::Count { .. });
+        let address = self.slot(name, is_count).unwrap_or_else(|| panic!("the kernel has no count '{name}'"));
+        self.to_i32(self.load(address, Type::scalar(Num::I64)))
+    }
+
+    fn slot(&self, name: &str, wanted: impl Fn(&Param) -> bool) -> Option<Value> {
+        let slot = self.params.iter().position(|param| param.name() == name && wanted(param))?;
+        Some(Value { id: slot as u32, ty: argument(&self.params[slot]) })
+    }
+}
+
+fn argument(param: &Param) -> Type {
+    Type::scalar(match param {
+        Param::Buffer { .. } | Param::Count { .. } | Param::TensorMap { .. } => Num::Global,
+        Param::Scalar { .. } => Num::Index,
+    })
+}
+
+/// `apart` says that no result of the kernel lies over an operand.
+fn attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
+    let aligned = |to: usize| format!("llvm.noundef, llvm.align = {to} : i64");
+    parse_attribute(
+        context,
+        &match (param, param.access()) {
+            (Param::Scalar { .. }, _) => "{llvm.noundef}".to_owned(),
+            (Param::Count { .. }, _) => format!("{{llvm.noalias, llvm.readonly, {}}}", aligned(8)),
+            (Param::TensorMap { .. }, _) => format!("{{llvm.noalias, {}}}", aligned(64)),
+            (_, Some(Access::Read)) if apart => format!("{{llvm.noalias, llvm.readonly, {}}}", aligned(16)),
+            (_, Some(Access::Read)) => format!("{{llvm.readonly, {}}}", aligned(16)),
+            _ if apart => format!("{{llvm.noalias, {}}}", aligned(16)),
+            _ => format!("{{{}}}", aligned(16)),
+        },
+    )
+}

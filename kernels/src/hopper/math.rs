@@ -1,0 +1,133 @@
+//! Arithmetic of a GPU: approximations that are one instruction, and bf16 in pairs. Denormal f32 are zero everywhere.
+
+use super::Builder;
+use super::asm::Effect;
+use crate::cpu::builder::{Compare, Num, Value};
+
+/// One instruction each, of f32 scalars; errors as the PTX manual states them.
+impl Builder<'_> {
+    /// 2ˣ to 2 ulp: 2⁻²² relative.
+    #[track_caller]
+    pub fn exp2(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.ex2.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// log₂ x to 2⁻²² absolute near 1, relative elsewhere.
+    #[track_caller]
+    pub fn log2(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.lg2.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// 1/x to 1 ulp.
+    #[track_caller]
+    pub fn reciprocal(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.rcp.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// 1/√x to 2⁻²² relative.
+    #[track_caller]
+    pub fn rsqrt(&self, x: Value) -> Value {
+        self.intrinsic("llvm.nvvm.rsqrt.approx.ftz.f", &[x], Num::F32)
+    }
+
+    /// The greater of two f32; the other where one is NaN.
+    #[track_caller]
+    pub fn greater(&self, x: Value, y: Value) -> Value {
+        self.intrinsic("llvm.nvvm.fmax.ftz.f", &[x, y], Num::F32)
+    }
+
+    /// The lesser of two f32; the other where one is NaN.
+    #[track_caller]
+    pub fn lesser(&self, x: Value, y: Value) -> Value {
+        self.intrinsic("llvm.nvvm.fmin.ftz.f", &[x, y], Num::F32)
+    }
+}
+
+/// f64.
+impl Builder<'_> {
+    /// eˣ to 2⁻⁵¹ relative, for x ≤ 0; 0 below −700, where the result is less than 10⁻³⁰⁴.
+    #[track_caller]
+    pub fn exp_f64(&self, x: Value) -> Value {
+        use std::f64::consts::{LN_2, LOG2_E};
+        // ln 2 in two parts, of which the first has zeros in its last 21 bits: n · LN_2_HIGH is exact.
+        const LN_2_HIGH: f64 = f64::from_bits(LN_2.to_bits() >> 21 << 21);
+        const LN_2_LOW: f64 = LN_2 - LN_2_HIGH + 2.319_046_813_846_299_6e-17;
+        // 1.5 · 2⁵² leaves the nearest whole number in the low bits.
+        let shifter = self.f64(6_755_399_441_055_744.0);
+        let shifted = self.fma(x, self.f64(LOG2_E), shifter);
+        let n = self.sub(shifted, shifter);
+        let r = self.fma(n, self.f64(-LN_2_HIGH), x);
+        let r = self.fma(n, self.f64(-LN_2_LOW), r);
+        let term = |k: u32| self.f64(1.0 / (1..=k).map(f64::from).product::<f64>());
+        let sum = (0..13).rev().fold(term(13), |sum, k| self.fma(sum, r, term(k)));
+        let exponent = self.add(self.shl(self.bitcast(shifted, Num::I64), 52), self.i64(1023 << 52));
+        let y = self.mul(sum, self.bitcast(exponent, Num::F64));
+        self.select(self.cmp(Compare::Ge, x, self.f64(-700.0)), y, self.f64(0.0))
+    }
+}
+
+/// Division of i32 that are not negative.
+impl Builder<'_> {
+    /// ⌊x / y⌋.
+    #[track_caller]
+    pub fn div_unsigned(&self, x: Value, y: u32) -> Value {
+        self.op1("arith.divui", &[x, self.i32(y as i32)], x.ty, &[])
+    }
+
+    /// x mod y.
+    #[track_caller]
+    pub fn rem_unsigned(&self, x: Value, y: u32) -> Value {
+        self.op1("arith.remui", &[x, self.i32(y as i32)], x.ty, &[])
+    }
+}
+
+/// Made of these.
+impl Builder<'_> {
+    /// eˣ.
+    #[track_caller]
+    pub fn exp(&self, x: Value) -> Value {
+        self.exp2(self.mul(x, self.f32(std::f32::consts::LOG2_E)))
+    }
+
+    /// x / (1 + e⁻ˣ). Where e⁻ˣ overflows the quotient is −0, as it should.
+    #[track_caller]
+    pub fn silu(&self, x: Value) -> Value {
+        let decay = self.exp2(self.mul(x, self.f32(-std::f32::consts::LOG2_E)));
+        self.mul(x, self.reciprocal(self.add(decay, self.f32(1.0))))
+    }
+
+    /// log(1 + eˣ) to 2⁻¹⁹ relative, as max(x, 0) + log(1 + e), e = e^−|x|. The logarithm near 1 is good to an absolute
+    /// error only: below 2⁻⁴ the series takes its place.
+    #[track_caller]
+    pub fn softplus(&self, x: Value) -> Value {
+        let e = self.exp2(self.mul(self.abs(x), self.f32(-std::f32::consts::LOG2_E)));
+        let log = self.mul(self.log2(self.add(e, self.f32(1.0))), self.f32(std::f32::consts::LN_2));
+        // 1 − e/2 + e²/3 − e³/4 + e⁴/5.
+        let terms = [-1.0 / 4.0, 1.0 / 3.0, -1.0 / 2.0, 1.0].map(|term| self.f32(term));
+        let series = terms.into_iter().fold(self.f32(1.0 / 5.0), |sum, term| self.fma(sum, e, term));
+        let is_small = self.cmp(Compare::Lt, e, self.f32(1.0 / 16.0));
+        self.add(self.greater(x, self.f32(0.0)), self.select(is_small, self.mul(series, e), log))
+    }
+}
+
+/// bf16, two in an i32: the first in the low half.
+impl Builder<'_> {
+    /// Two f32 rounded to bf16, ties to even.
+    #[track_caller]
+    pub fn pack_bf16(&self, low: Value, high: Value) -> Value {
+        self.asm1(Effect::Pure, "cvt.rn.bf16x2.f32 $0, $1, $2;", &[high, low], Num::I32)
+    }
+
+    /// Two bf16 as f32, exactly.
+    #[track_caller]
+    pub fn unpack_bf16(&self, pair: Value) -> [Value; 2] {
+        let high = self.and(pair, self.i32(0xffff_0000_u32 as i32));
+        [self.shl(pair, 16), high].map(|bits| self.bitcast(bits, Num::F32))
+    }
+
+    /// One f32 rounded to bf16, ties to even.
+    #[track_caller]
+    pub fn round_bf16(&self, x: Value) -> Value {
+        self.asm1(Effect::Pure, "cvt.rn.bf16.f32 $0, $1;", &[x], Num::Bf16)
+    }
+}

@@ -1,0 +1,122 @@
+//! A product of many rows: blocks that stay, one warp that copies, two warpgroups that multiply.
+//!
+//! A tile is 128 outputs and 64, 128 or 256 rows of x. One thread copies 64 inputs of both into a ring of stages by the copy
+//! engine; each of two consumer warpgroups multiplies 64 outputs, sums in registers. Bound by the tensor cores; the least it
+//! can do is 2 · rows · n · k operations, and each tile reads (128 + rows) · k elements, from the second-level cache where the
+//! order of tiles is kind.
+//!
+//! int8 weights are widened in registers, from which wgmma takes them ([`super::integer`]).
+
+use jamba_plan::format::{Blocks, Launch};
+
+use super::{Batch, Product, TileRows, map};
+use crate::hopper::row_stride;
+use crate::kernel::{Elem, Param};
+
+#[cfg(feature = "emit")]
+pub(super) mod emit;
+
+/// Outputs of a tile: a block for each consumer.
+pub(crate) const OUTPUTS: usize = 128;
+
+/// Inputs of a stage: 128 bytes of bf16, the width of the swizzle.
+pub(super) const INPUTS: usize = 64;
+
+/// Warpgroups: the producer's and two consumers.
+pub(super) const THREADS: u32 = 3 * 128;
+
+/// Shared memory that a block may have.
+const SHARED_LIMIT: usize = 227 * 1024;
+
+/// Shared memory in which a consumer turns results over, on their way to rows.
+pub(super) const STAGING_BYTES: usize = 16 * 1024;
+
+/// Bytes of a stage's two mbarriers.
+const BARRIER_BYTES: usize = 16;
+
+/// More stages than these hide no more latency.
+const MOST_STAGES: usize = 8;
+
+/// Where what lies in shared memory; offsets in bytes.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body asks where"))]
+pub(super) struct Shared {
+    /// Stages, from byte 0 on.
+    pub(super) stages: usize,
+    /// Bytes of a stage's weights; its rows of x follow.
+    pub(super) weight_bytes: usize,
+    /// Bytes of a stage.
+    pub(super) stage_bytes: usize,
+    /// The consumers' staging.
+    pub(super) staging: usize,
+    /// The ring's barriers.
+    pub(super) barriers: usize,
+    /// The experts' offsets.
+    pub(super) offsets: usize,
+    /// All.
+    pub(super) bytes: usize,
+}
+
+impl Shared {
+    pub(super) fn of(product: &Product, rows: TileRows) -> Shared {
+        let weight_bytes = OUTPUTS * INPUTS * product.format.bytes();
+        let stage_bytes = weight_bytes + rows.number() * INPUTS * Elem::Bf16.bytes();
+        let n_offsets = match product.batch {
+            Batch::Dense(_) => 0,
+            Batch::Experts { n_experts, .. } => n_experts + 1,
+        };
+        let offset_bytes = n_offsets * Elem::I32.bytes();
+        let rest = 2 * STAGING_BYTES + MOST_STAGES * BARRIER_BYTES + offset_bytes;
+        let stages = (SHARED_LIMIT.saturating_sub(rest) / stage_bytes).min(MOST_STAGES);
+        let staging = stages * stage_bytes;
+        let barriers = staging + 2 * STAGING_BYTES;
+        let offsets = barriers + stages * BARRIER_BYTES;
+        Shared { stages, weight_bytes, stage_bytes, staging, barriers, offsets, bytes: offsets + offset_bytes }
+    }
+}
+
+pub(super) fn launch(product: &Product, rows: TileRows) -> Launch {
+    Launch::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32)
+}
+
+/// The slots of the weights and of x.
+pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
+    // The inputs of int8 rows are permuted: those of the last group lie anywhere in it.
+    let weight_cols = match product.format {
+        Elem::I8 => row_stride(Elem::I8, product.k),
+        _ => product.k,
+    };
+    (
+        Param::tensor_map("weight_map", map(product.format, weight_cols, OUTPUTS)),
+        Param::tensor_map("x_map", map(Elem::Bf16, product.k, rows.number())),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hopper::matmul::{Finish, Method};
+    use crate::kernel::Rows;
+
+    /// At least four stages, in the memory there is, each on the period of the swizzle.
+    #[test]
+    fn stages_fit() {
+        for rows in TileRows::ALL {
+            for format in [Elem::Bf16, Elem::I8] {
+                let batch = Batch::Experts { n_experts: 64, top_k: 2, rows: Rows::Tokens };
+                let product = Product {
+                    sizes: vec![64],
+                    k: 64,
+                    format,
+                    out: Elem::Bf16,
+                    finish: Finish::SUM,
+                    batch,
+                    method: Method::Tiled(rows),
+                };
+                let shared = Shared::of(&product, rows);
+                assert!(shared.bytes <= SHARED_LIMIT && (4..=MOST_STAGES).contains(&shared.stages), "{shared:?}");
+                assert!(shared.stage_bytes.is_multiple_of(1024) && shared.weight_bytes.is_multiple_of(1024));
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Matrix fragments and products: ldmatrix, stmatrix, mma.sync by warps, wgmma by warpgroups.
+//!
+//! A fragment register holds two bf16 (i32) or one f32. Lane l of a warp is row l / 4 and column pair l mod 4 of each 8 × 8
+//! matrix.
+
+use crate::cpu::builder::{Num, Type, Value};
+use crate::hopper::Builder;
+use crate::hopper::asm::Effect;
+
+/// By warps.
+impl Builder<'_> {
+    /// Four 8 × 8 matrices of 16-bit elements: lane l gives the address (a multiple of 16) of row l mod 8 of matrix l / 8.
+    #[track_caller]
+    pub fn ldmatrix_x4(&self, row: Value) -> [Value; 4] {
+        four(self.asm(Effect::Memory, &ldmatrix(""), &[row], &[Type::scalar(Num::I32); 4]))
+    }
+
+    /// As [`ldmatrix_x4`](Self::ldmatrix_x4), each matrix transposed.
+    #[track_caller]
+    pub fn ldmatrix_x4_trans(&self, row: Value) -> [Value; 4] {
+        four(self.asm(Effect::Memory, &ldmatrix(".trans"), &[row], &[Type::scalar(Num::I32); 4]))
+    }
+
+    /// Writes four 8 × 8 matrices of 16-bit elements, addressed as [`ldmatrix_x4`](Self::ldmatrix_x4) reads them.
+    #[track_caller]
+    pub fn stmatrix_x4(&self, row: Value, [a, b, c, d]: [Value; 4]) {
+        let text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};";
+        self.asm0(text, &[row, a, b, c, d]);
+    }
+
+    /// As [`stmatrix_x4`](Self::stmatrix_x4), each matrix transposed.
+    #[track_caller]
+    pub fn stmatrix_x4_trans(&self, row: Value, [a, b, c, d]: [Value; 4]) {
+        let text = "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [$0], {$1, $2, $3, $4};";
+        self.asm0(text, &[row, a, b, c, d]);
+    }
+
+    /// `c + a · b`: a 16 × 16 by rows, b 16 × 8 by columns, both bf16; c 16 × 8 f32.
+    #[track_caller]
+    pub fn mma_m16n8k16(&self, a: [Value; 4], b: [Value; 2], c: [Value; 4]) -> [Value; 4] {
+        let operands = [a.as_slice(), &b, &c].concat();
+        four(self.intrinsic_all("llvm.nvvm.mma.m16n8k16.row.col.bf16", &operands, &[Type::scalar(Num::F32); 4]))
+    }
+}
+
+/// By warpgroups: four warps, of which the first's number is a multiple of four.
+impl Builder<'_> {
+    /// Orders accesses to registers of accumulators and of A before the products that follow.
+    #[track_caller]
+    pub fn wgmma_fence(&self) {
+        self.asm0("wgmma.fence.sync.aligned;", &[]);
+    }
+
+    /// Ends a group of products.
+    #[track_caller]
+    pub fn wgmma_commit(&self) {
+        self.asm0("wgmma.commit_group.sync.aligned;", &[]);
+    }
+
+    /// Waits until at most `pending` groups are under way.
+    #[track_caller]
+    pub fn wgmma_wait(&self, pending: u32) {
+        self.asm0(&format!("wgmma.wait_group.sync.aligned {pending};"), &[]);
+    }
+
+    /// Sums to begin with, of n / 2 registers: zeros that are written here, not where a product that is under way would see it.
+    #[track_caller]
+    pub fn wgmma_zeros(&self, n: usize) -> Vec<Value> {
+        let zeros: Vec<String> = (0..n / 2).map(|number| format!("mov.f32 ${number}, 0f00000000;")).collect();
+        self.asm(Effect::Memory, &zeros.join(" "), &[], &vec![Type::scalar(Num::F32); n / 2])
+    }
+
+    /// `a · b + c`, or `a · b` where `keep` (i1 or i32) is 0: a 64 × 16 and b 16 × n of bf16, both K-major in shared memory
+    /// by descriptor (i64); c is n / 2 f32 a thread, in order of columns, in flight until the group is awaited.
+    #[track_caller]
+    pub fn wgmma_ss(&self, c: &[Value], a: Value, b: Value, keep: Value) -> Vec<Value> {
+        let at = 2 * c.len();
+        let text = wgmma(c.len(), &format!("${at}"), at + 1, "1, 1, 0, 0");
+        self.asm_tied(Effect::Memory, &text, c, &[a, b, keep], &[])
+    }
+
+    /// As [`wgmma_ss`](Self::wgmma_ss) with a from registers, which must not change until the group is awaited.
+    #[track_caller]
+    pub fn wgmma_rs(&self, c: &[Value], a: [Value; 4], b: Value, keep: Value) -> Vec<Value> {
+        let at = 2 * c.len();
+        let registers = format!("{{${at}, ${}, ${}, ${}}}", at + 1, at + 2, at + 3);
+        let text = wgmma(c.len(), &registers, at + 4, "1, 1, 0");
+        self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b, keep]].concat(), &[])
+    }
+}
+
+/// By warpgroups, left sides from registers, as attention multiplies.
+impl Builder<'_> {
+    /// `a · b` in new registers, b as in [`wgmma_rs`](Self::wgmma_rs).
+    #[track_caller]
+    pub fn wgmma_rs_first(&self, n: usize, a: [Value; 4], b: Value) -> Vec<Value> {
+        let text = wgmma_of(n / 2, &operands(n / 2, 4), n / 2 + 4, "0, 1, 1, 0");
+        self.asm(Effect::Memory, &text, &[&a[..], &[b]].concat(), &vec![Type::scalar(Num::F32); n / 2])
+    }
+
+    /// `a · b + c` with the 16 rows of b, n elements each, one after the other (MN-major) in shared memory.
+    #[track_caller]
+    pub fn wgmma_rs_by_rows(&self, c: &[Value], a: [Value; 4], b: Value) -> Vec<Value> {
+        let at = 2 * c.len();
+        let text = wgmma_of(c.len(), &operands(at, 4), at + 4, "1, 1, 1, 1");
+        self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b]].concat(), &[])
+    }
+
+    /// The descriptor (i64) of a matrix in shared memory with the 128-byte swizzle: blocks of 8 rows of 128 bytes, at a
+    /// multiple of 1024, `stride` bytes apart along the 8 rows. Along the 128 bytes blocks are `leading` bytes apart, which
+    /// counts where the matrix is read by rows.
+    #[track_caller]
+    pub fn descriptor(&self, pointer: Value, leading: usize, stride: usize) -> Value {
+        let field = |bytes: usize| (bytes / 16) as i64 & 0x3fff;
+        let constant = 1 << 62 | field(stride) << 32 | field(leading) << 16;
+        let address = self.and(self.shr(self.address(pointer), 4), self.i32(0x3fff));
+        self.or(self.to_i64(address), self.i64(constant))
+    }
+
+    /// The descriptor of the same matrix `bytes` further on, a multiple of 16.
+    #[track_caller]
+    pub fn descriptor_at(&self, descriptor: Value, bytes: usize) -> Value {
+        self.add(descriptor, self.i64((bytes / 16) as i64))
+    }
+}
+
+fn ldmatrix(how: &str) -> String {
+    format!("ldmatrix.sync.aligned.m8n8.x4{how}.shared.b16 {{$0, $1, $2, $3}}, [$4];")
+}
+
+/// `b` is the number of the operand that describes b; the one after it is `keep`.
+fn wgmma(accumulators: usize, a: &str, b: usize, how: &str) -> String {
+    let n = 2 * accumulators;
+    assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
+    let c: Vec<String> = (0..accumulators).map(|number| format!("${number}")).collect();
+    format!(
+        "{{ .reg .pred p; setp.ne.b32 p, ${}, 0; \
+         wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{}}}, {a}, ${b}, p, {how}; }}",
+        b + 1,
+        c.join(", ")
+    )
+}
+
+/// A product whose `how` says all behind b, the operand number `b`.
+fn wgmma_of(accumulators: usize, a: &str, b: usize, how: &str) -> String {
+    let n = 2 * accumulators;
+    assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
+    let c = operands(0, accumulators);
+    format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {c}, {a}, ${b}, {how};")
+}
+
+/// Operands `first …` as a vector.
+fn operands(first: usize, count: usize) -> String {
+    let operands: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+    format!("{{{}}}", operands.join(", "))
+}
+
+fn four(values: Vec<Value>) -> [Value; 4] {
+    values.try_into().expect("four results")
+}

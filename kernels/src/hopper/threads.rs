@@ -1,0 +1,254 @@
+//! Threads of a GPU: which one this is, barriers, and what warps and blocks compute together.
+
+use super::asm::Effect;
+use super::{Builder, WARP};
+use crate::cpu::builder::{Compare, Num, Type, Value};
+
+/// All lanes of a warp.
+const ALL: i32 = -1;
+
+/// Which thread this is, and of how many; i32.
+impl Builder<'_> {
+    /// The thread's number in its block.
+    #[track_caller]
+    pub fn thread(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", &[], Num::I32)
+    }
+
+    /// The thread's number in its warp.
+    #[track_caller]
+    pub fn lane(&self) -> Value {
+        self.and(self.thread(), self.i32(WARP as i32 - 1))
+    }
+
+    /// The warp's number in its block.
+    #[track_caller]
+    pub fn warp(&self) -> Value {
+        self.shr(self.thread(), WARP.ilog2())
+    }
+
+    /// The warp's number in its block, which the compiler knows to be the same in all lanes.
+    #[track_caller]
+    pub fn uniform_warp(&self) -> Value {
+        self.shuffle_idx(self.warp(), self.i32(0))
+    }
+
+    /// The block's number along x.
+    #[track_caller]
+    pub fn block(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.x", &[], Num::I32)
+    }
+
+    /// The block's number along y.
+    #[track_caller]
+    pub fn block_y(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.y", &[], Num::I32)
+    }
+
+    /// The block's number along z.
+    #[track_caller]
+    pub fn block_z(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.z", &[], Num::I32)
+    }
+
+    /// Blocks along x.
+    #[track_caller]
+    pub fn n_blocks(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.nctaid.x", &[], Num::I32)
+    }
+
+    /// Blocks along y.
+    #[track_caller]
+    pub fn n_blocks_y(&self) -> Value {
+        self.intrinsic("llvm.nvvm.read.ptx.sreg.nctaid.y", &[], Num::I32)
+    }
+
+    /// Ends the thread where the condition holds. It must not be awaited at a barrier afterwards.
+    #[track_caller]
+    pub fn exit_if(&self, condition: Value) {
+        self.asm0("{ .reg .pred p; setp.ne.b32 p, $0, 0; @p exit; }", &[condition]);
+    }
+}
+
+/// Barriers of a block.
+impl Builder<'_> {
+    /// Waits for all threads of the block; what they wrote is then seen by all.
+    #[track_caller]
+    pub fn sync(&self) {
+        self.intrinsic0("llvm.nvvm.barrier0", &[]);
+    }
+
+    /// Waits at barrier `id` (0 … 15, a constant or an i32) for `threads` threads, whole warps.
+    #[track_caller]
+    pub fn sync_threads(&self, id: Value, threads: u32) {
+        self.intrinsic0("llvm.nvvm.barrier", &[id, self.i32(threads as i32)]);
+    }
+
+    /// Waits for all lanes of the warp; what they wrote is then seen by all.
+    #[track_caller]
+    pub fn sync_warp(&self) {
+        self.intrinsic0("llvm.nvvm.bar.warp.sync", &[self.i32(ALL)]);
+    }
+}
+
+/// Between the lanes of a warp, all of which must take part; of i32, i64, f32 or f64.
+impl Builder<'_> {
+    /// The value of lane `lane ^ mask`.
+    #[track_caller]
+    pub fn shuffle_xor(&self, x: Value, mask: u32) -> Value {
+        self.shuffle_lanes("bfly", x, self.i32(mask as i32), WARP as i32 - 1)
+    }
+
+    /// The value of lane `lane`.
+    #[track_caller]
+    pub fn shuffle_idx(&self, x: Value, lane: Value) -> Value {
+        self.shuffle_lanes("idx", x, lane, WARP as i32 - 1)
+    }
+
+    /// The value of the lane `delta` above; the lane's own at the end of the warp.
+    #[track_caller]
+    pub fn shuffle_down(&self, x: Value, delta: u32) -> Value {
+        self.shuffle_lanes("down", x, self.i32(delta as i32), WARP as i32 - 1)
+    }
+
+    /// The value of the lane `delta` below; the lane's own at the beginning of the warp.
+    #[track_caller]
+    pub fn shuffle_up(&self, x: Value, delta: u32) -> Value {
+        self.shuffle_lanes("up", x, self.i32(delta as i32), 0)
+    }
+
+    /// One bit per lane: whether the condition holds there.
+    #[track_caller]
+    pub fn ballot(&self, condition: Value) -> Value {
+        self.intrinsic("llvm.nvvm.vote.ballot.sync", &[self.i32(ALL), condition], Num::I32)
+    }
+
+    /// Whether this is the one lane that the hardware chose of the warp.
+    #[track_caller]
+    pub fn elect(&self) -> Value {
+        let text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }";
+        let chosen = self.asm1(Effect::Memory, text, &[], Num::I32);
+        self.cmp(Compare::Ne, chosen, self.i32(0))
+    }
+
+    /// The sum over groups of `lanes` lanes, a power of two, in every lane: the same bits, in an order that `lanes` fixes.
+    #[track_caller]
+    pub fn group_sum(&self, x: Value, lanes: u32) -> Value {
+        self.butterfly(x, lanes, |x, y| self.add(x, y))
+    }
+
+    /// The sum over the warp, in every lane.
+    #[track_caller]
+    pub fn warp_sum(&self, x: Value) -> Value {
+        self.group_sum(x, WARP)
+    }
+
+    /// The greatest over the warp, in every lane.
+    #[track_caller]
+    pub fn warp_max(&self, x: Value) -> Value {
+        self.butterfly(x, WARP, |x, y| self.greater(x, y))
+    }
+
+    /// The sum over the block, in every thread, by way of 4 bytes of shared memory for each warp, which no thread may touch
+    /// before the next barrier.
+    #[track_caller]
+    pub fn block_sum(&self, x: Value, scratch: Value) -> Value {
+        let n_warps = self.threads_per_block() / WARP;
+        let sum = self.warp_sum(x);
+        if n_warps == 1 {
+            return sum;
+        }
+        let is_first = self.cmp(Compare::Eq, self.lane(), self.i32(0));
+        self.if_(is_first, || self.store(sum, self.at(scratch, self.scaled(self.warp(), 4))));
+        self.sync();
+        let sums = (0..n_warps).map(|warp| self.load(self.at_byte(scratch, 4 * warp as usize), Type::scalar(x.ty.num)));
+        sums.reduce(|x, y| self.add(x, y)).expect("a block has warps")
+    }
+
+    /// `combine` over the block, in every thread and in a fixed order, by way of 8 bytes of shared memory for each warp, which all
+    /// threads have left again when this ends.
+    #[track_caller]
+    pub fn block_reduce(&self, x: Value, scratch: Value, combine: impl Fn(Value, Value) -> Value) -> Value {
+        let n_warps = self.threads_per_block() / WARP;
+        let of_warp = self.butterfly(x, WARP, &combine);
+        if n_warps == 1 {
+            return of_warp;
+        }
+        let is_first = self.cmp(Compare::Eq, self.lane(), self.i32(0));
+        self.if_(is_first, || self.store(of_warp, self.at(scratch, self.scaled(self.warp(), 8))));
+        self.sync();
+        let all = (0..n_warps).map(|warp| self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(x.ty.num)));
+        let all = all.reduce(&combine).expect("a block has warps");
+        self.sync();
+        all
+    }
+
+    /// The sums over the threads before this one and over the block, of f64, in a fixed order; `scratch` as for
+    /// [`block_reduce`](Self::block_reduce).
+    #[track_caller]
+    pub fn block_scan(&self, x: Value, scratch: Value) -> [Value; 2] {
+        let zero = self.f64(0.0);
+        let up_to_here = (0..WARP.ilog2()).fold(x, |sum, bit| {
+            let below = self.shuffle_up(sum, 1 << bit);
+            let has = self.cmp(Compare::Ge, self.lane(), self.i32(1 << bit));
+            self.add(sum, self.select(has, below, zero))
+        });
+        let is_last = self.cmp(Compare::Eq, self.lane(), self.i32(WARP as i32 - 1));
+        self.if_(is_last, || self.store(up_to_here, self.at(scratch, self.scaled(self.warp(), 8))));
+        self.sync();
+        let (mut before, mut total) = (zero, zero);
+        for warp in 0..self.threads_per_block() / WARP {
+            let sum = self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(Num::F64));
+            let is_before = self.cmp(Compare::Lt, self.i32(warp as i32), self.warp());
+            before = self.add(before, self.select(is_before, sum, zero));
+            total = self.add(total, sum);
+        }
+        self.sync();
+        let below = self.shuffle_up(up_to_here, 1);
+        let is_above = self.cmp(Compare::Gt, self.lane(), self.i32(0));
+        [self.add(before, self.select(is_above, below, zero)), total]
+    }
+
+    /// The number of ones in an i32.
+    #[track_caller]
+    pub fn count_ones(&self, x: Value) -> Value {
+        self.op1("math.ctpop", &[x], x.ty, &[])
+    }
+
+    /// One bit for each lane below this one.
+    #[track_caller]
+    pub fn lanes_below(&self) -> Value {
+        let this = self.op1("arith.shli", &[self.i32(1), self.lane()], Type::scalar(Num::I32), &[]);
+        self.sub(this, self.i32(1))
+    }
+
+    #[track_caller]
+    fn butterfly(&self, x: Value, lanes: u32, combine: impl Fn(Value, Value) -> Value) -> Value {
+        assert!(lanes.is_power_of_two() && lanes <= WARP, "a group of {lanes} lanes");
+        let masks = (0..lanes.ilog2()).rev().map(|bit| 1 << bit);
+        masks.fold(x, |x, mask| combine(x, self.shuffle_xor(x, mask)))
+    }
+
+    #[track_caller]
+    fn shuffle_lanes(&self, how: &str, x: Value, lane: Value, clamp: i32) -> Value {
+        match x.ty.num {
+            Num::F64 => {
+                let bits = self.shuffle_lanes(how, self.bitcast(x, Num::I64), lane, clamp);
+                return self.bitcast(bits, Num::F64);
+            }
+            Num::I64 => {
+                let halves = [self.to_i32(x), self.to_i32(self.shr(x, 32))];
+                let [low, high] = halves.map(|half| self.to_i64(self.shuffle_lanes(how, half, lane, clamp)));
+                return self.or(low, self.shl(high, 32));
+            }
+            _ => {}
+        }
+        let suffix = match (x.ty.num, x.ty.lanes) {
+            (Num::I32, None) => "i32",
+            (Num::F32, None) => "f32",
+            _ => panic!("a shuffle of {}", x.ty),
+        };
+        let operands = [self.i32(ALL), x, lane, self.i32(clamp)];
+        self.intrinsic(&format!("llvm.nvvm.shfl.sync.{how}.{suffix}"), &operands, x.ty.num)
+    }
+}

@@ -1,0 +1,250 @@
+//! Keys and values into pages on Hopper: a thread for each 16 bytes of a token's keys and values.
+//!
+//!     position = past[s] + t − starts[s], page = pages[s, position / 16], row = position % 16     s = sequence_of[t]
+//!     keys[page, g, row, e] = k[t, g · d_head + e];  values[page, g, row, e] = v[t, g · d_head + e]
+//!
+//! A page of a layer holds, KV head after KV head, two groups of 8 tokens; of a group first the keys, then the values, each in
+//! blocks of 64 columns of bf16; a block is 8 rows of 128 bytes, token after token. Part p (16 bytes) of row r lies at place
+//! p ^ r of its row: the order in which wgmma and ldmatrix read shared memory without conflicts, so that attention copies the
+//! page of a head as it is, in one piece. Columns beyond d_head are zeros.
+//!
+//! All of a page that holds a token is written: where a step opens a page, the last token of its sequence zeroes the rows
+//! behind itself. Masked probabilities are zero, and zero times what lies there is zero.
+//!
+//! Bound by memory: reads each key and value once and writes it once.
+//!
+//! 1. load 16 bytes of the row, zeros beyond the head
+//! 2. find the page and the row in it; store
+//! 3. the last token of a sequence, in a page that the step opened: zeros in the rows behind it
+
+use crate::hopper::row_stride;
+use crate::kernel::{Cost, Counts, Elem, Param};
+use jamba_plan::format::{Blocks, Count, Launch};
+
+use super::PAGE_TOKENS;
+
+/// Most dimensions of a head, which attention's registers bound.
+pub const MAX_D_HEAD: usize = 256;
+
+/// Tokens of a group: the rows of a period of the swizzle.
+pub const GROUP_TOKENS: usize = 8;
+
+/// Columns of a block: bf16 in 128 bytes.
+pub const BLOCK_COLUMNS: usize = 64;
+
+/// Bytes of a block: rows of 128 bytes of [`GROUP_TOKENS`] tokens.
+pub const BLOCK_BYTES: usize = GROUP_TOKENS * ROW_BYTES;
+
+const ROW_BYTES: usize = 2 * BLOCK_COLUMNS;
+
+/// What a thread moves, in elements.
+const PART: usize = 8;
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+
+/// Keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The key.
+    Key,
+    /// The value.
+    Value,
+}
+
+/// Blocks of columns of a head.
+pub fn blocks(d_head: usize) -> usize {
+    d_head.div_ceil(BLOCK_COLUMNS)
+}
+
+/// Bytes of the keys and values of a group of tokens of one KV head.
+pub fn group_bytes(d_head: usize) -> usize {
+    2 * blocks(d_head) * BLOCK_BYTES
+}
+
+/// Bytes of one KV head's keys and values in one page.
+pub fn head_bytes(d_head: usize) -> usize {
+    PAGE_TOKENS / GROUP_TOKENS * group_bytes(d_head)
+}
+
+/// Bytes of one page's keys and values in one layer.
+pub fn page_bytes(n_kv_heads: usize, d_head: usize) -> usize {
+    n_kv_heads * head_bytes(d_head)
+}
+
+/// Where column `column` of row `row` of a head lies in the head's part of a page, in bytes.
+pub fn offset(d_head: usize, side: Side, row: usize, column: usize) -> usize {
+    let in_group = match side {
+        Side::Key => 0,
+        Side::Value => blocks(d_head) * BLOCK_BYTES,
+    };
+    let (group, row) = (row / GROUP_TOKENS, row % GROUP_TOKENS);
+    let (block, column) = (column / BLOCK_COLUMNS, column % BLOCK_COLUMNS);
+    let place = (column / PART) ^ row;
+    group * group_bytes(d_head) + in_group + block * BLOCK_BYTES + row * ROW_BYTES + 2 * (place * PART + column % PART)
+}
+
+/// What the kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// KV heads.
+    pub n_kv_heads: usize,
+    /// Dimensions of a head; [`MAX_D_HEAD`] at most.
+    pub d_head: usize,
+}
+
+impl Spec {
+    pub(crate) fn symbol(&self) -> String {
+        format!("kv_append_g{}_e{}_sm90", self.n_kv_heads, self.d_head)
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        let row = &[row_stride(Elem::Bf16, self.n_kv_heads * self.d_head)];
+        vec![
+            Param::read("k", Elem::Bf16, row),
+            Param::read("v", Elem::Bf16, row),
+            Param::read_write("cache", Elem::Bf16, &[]),
+            Param::read("sequence_of", Elem::I32, &[]),
+            Param::read("starts", Elem::I32, &[]),
+            Param::read("past", Elem::I32, &[]),
+            Param::read("pages", Elem::I32, &[]),
+            Param::count("tokens"),
+            Param::scalar("page_stride"),
+            Param::scalar("pages_per_sequence"),
+        ]
+    }
+
+    pub(crate) fn cost(&self, counts: Counts) -> Cost {
+        let elements = (counts.tokens * 2 * self.n_kv_heads * self.d_head) as f64;
+        Cost { bytes: elements * 4.0, flops: 0.0 }
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        let blocks = Blocks::Of { count: Count::Tokens, factor: self.parts() as u32, per_block: THREADS };
+        Launch::along_x(blocks, THREADS, 0)
+    }
+
+    /// Parts of a token: those of its keys, then those of its values.
+    fn parts(&self) -> usize {
+        2 * self.n_kv_heads * blocks(self.d_head) * BLOCK_COLUMNS / PART
+    }
+}
+
+#[cfg(feature = "emit")]
+pub(crate) use emit::emit;
+
+#[cfg(feature = "emit")]
+mod emit {
+    use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS};
+    use super::{blocks, group_bytes, head_bytes};
+    use crate::cpu::builder::{Compare, Num, Type, Value};
+    use crate::hopper::{Builder, row_stride};
+    use crate::kernel::Elem;
+    use crate::kv_append::PAGE_TOKENS;
+
+    pub(crate) fn emit(b: &Builder, spec: &Spec) {
+        assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
+        let thread = b.add(b.scaled(b.block(), THREADS as usize), b.thread());
+        let parts = b.i32(spec.parts() as i32);
+        let t = b.div(thread, parts);
+        b.if_(b.cmp(Compare::Lt, t, b.count("tokens")), || append(b, spec, t, b.rem(thread, parts)));
+    }
+
+    /// Part `part` of token t.
+    fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
+        let d_head = spec.d_head;
+        let per_head = blocks(d_head) * BLOCK_COLUMNS / PART;
+        let per_side = b.i32((spec.n_kv_heads * per_head) as i32);
+        let is_value = b.cmp(Compare::Ge, part, per_side);
+        let of_side = b.rem(part, per_side);
+        let (head, of_head) = (b.div(of_side, b.i32(per_head as i32)), b.rem(of_side, b.i32(per_head as i32)));
+
+        // 1. load
+        let stride = 2 * row_stride(Elem::Bf16, spec.n_kv_heads * d_head);
+        let row = b.select(is_value, b.row(b.pointer("v"), t, stride), b.row(b.pointer("k"), t, stride));
+        let column = b.scaled(of_head, PART);
+        let x = load(b, spec, b.at(row, b.scaled(b.add(b.scaled(head, d_head), column), 2)), column);
+
+        // 2. store
+        let table = |name, at| b.load(b.at(b.pointer(name), b.scaled(at, 4)), Type::scalar(Num::I32));
+        let s = table("sequence_of", t);
+        let past = table("past", s);
+        let position = b.sub(b.add(past, t), table("starts", s));
+        let tokens = b.i32(PAGE_TOKENS as i32);
+        let (nth, row) = (b.div(position, tokens), b.rem(position, tokens));
+        let entry = b.add(b.mul(b.to_i64(s), b.to_i64(b.scalar("pages_per_sequence"))), b.to_i64(nth));
+        let page = b.load(b.at(b.pointer("pages"), b.shl(entry, 2)), Type::scalar(Num::I32));
+        let page = b.shl(b.mul(b.to_i64(page), b.to_i64(b.scalar("page_stride"))), 1);
+        let in_group = b.add(
+            b.select(is_value, b.i32((blocks(d_head) * BLOCK_BYTES) as i32), b.i32(0)),
+            b.scaled(b.div(column, b.i32(BLOCK_COLUMNS as i32)), BLOCK_BYTES),
+        );
+        let head = b.at(b.at(b.pointer("cache"), page), b.add(b.scaled(head, head_bytes(d_head)), in_group));
+        let place = b.and(of_head, b.i32((BLOCK_COLUMNS / PART) as i32 - 1));
+        let put = |x: Value, row: Value| {
+            let in_group = b.and(row, b.i32(GROUP_TOKENS as i32 - 1));
+            let group = b.scaled(b.shr(row, GROUP_TOKENS.ilog2()), group_bytes(d_head));
+            let in_row = b.scaled(b.xor(place, in_group), 2 * PART);
+            b.store(x, b.at(head, b.add(group, b.add(b.scaled(in_group, ROW_BYTES), in_row))));
+        };
+        put(x, row);
+
+        // 3. zeros
+        let is_last = b.cmp(Compare::Eq, b.add(t, b.i32(1)), table("starts", b.add(s, b.i32(1))));
+        let opens = b.cmp(Compare::Ge, b.sub(position, row), past);
+        b.if_(b.and(is_last, opens), || {
+            b.for_each(b.add(row, b.i32(1)), tokens, 1, |row| put(b.splat_i32(0, 4), row));
+        });
+    }
+
+    /// Sixteen bytes of a head from its column `column` on, which lies at `from`.
+    fn load(b: &Builder, spec: &Spec, from: Value, column: Value) -> Value {
+        let (d_head, quad) = (spec.d_head, Type::vector(Num::I32, PART / 2));
+        if d_head.is_multiple_of(BLOCK_COLUMNS) {
+            return b.load(from, quad);
+        }
+        let inside = |e: usize| b.cmp(Compare::Lt, b.add(column, b.i32(e as i32)), b.i32(d_head as i32));
+        if d_head.is_multiple_of(PART) {
+            let [x] = b.if_else(inside(0), || [b.load(from, quad)], || [b.splat_i32(0, PART / 2)]);
+            return x;
+        }
+        // Heads do not begin at multiples of 16 bytes.
+        let element = |e: usize| {
+            let load = || [b.to_i32(b.load(b.at_byte(from, 2 * e), Type::scalar(Num::I16)))];
+            let [x] = b.if_else(inside(e), load, || [b.i32(0)]);
+            b.and(x, b.i32(0xffff))
+        };
+        (0..PART / 2).fold(b.splat_i32(0, PART / 2), |x, pair| {
+            b.insert(b.or(element(2 * pair), b.shl(element(2 * pair + 1), 16)), x, pair)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows and columns of both sides, padding included, fill the head's part of a page.
+    #[test]
+    fn every_byte_has_one_element() {
+        for d_head in [16, 64, 100, 128, 256] {
+            let elements = [Side::Key, Side::Value].into_iter().flat_map(|side| {
+                let columns = blocks(d_head) * BLOCK_COLUMNS;
+                (0..PAGE_TOKENS).flat_map(move |row| (0..columns).map(move |column| offset(d_head, side, row, column)))
+            });
+            let mut offsets: Vec<usize> = elements.collect();
+            offsets.sort_unstable();
+            assert_eq!(offsets, (0..head_bytes(d_head)).step_by(2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn pages_worked_out() {
+        // 16 tokens of 8 KV heads by 128, keys and values of two bytes.
+        assert_eq!(page_bytes(8, 128), 16 * 8 * 128 * 2 * 2);
+        // Heads of 32 take the place of 64.
+        assert_eq!(page_bytes(2, 32), page_bytes(2, 64));
+        // Row 9 is row 1 of the second group; column 70 is element 6 of part 0 of the second block, at place 0 ^ 1.
+        assert_eq!(offset(128, Side::Value, 9, 70), 4096 + 2048 + 1024 + 128 + 16 + 12);
+    }
+}

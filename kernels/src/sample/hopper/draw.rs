@@ -1,0 +1,73 @@
+//! A token of each row, drawn from its likely ones: temperature, top-k, top-p and min-p as the host's sampler applies them.
+//!
+//!     w[v] = exp((logits[v] − largest) / temperature), NaN left out
+//!     of the tokens, the likelier first, of equals the lower: the top_k first; of these as many as together reach
+//!     top_p · their sum; of these those with w ≥ min_p
+//!     tokens[i] = the first of them, in the order of tokens, with u · sum < the sum up to it;  u = ⌊draw / 2¹¹⌋ / 2⁵³
+//!
+//! A temperature of 0 takes the likeliest, as [`argmax`](super::argmax) does; −1 where no logit is largest and finite.
+//!
+//! Which token: the host's for the same draw, unless `u · sum` lies within rounding of a boundary between two tokens, or
+//! `top_p · sum` of one between two prefixes. Weights and sums are f64 on both sides. They differ in two things: the exponential
+//! is good to 2⁻⁵¹ where the host's library is to 2⁻⁵³, and is 0 below e⁻⁷⁰⁰; and sums run over 4 tokens of a thread, then over
+//! threads, where the host's run over tokens one by one. Both move a boundary by some 10⁻¹⁴ of the sum.
+//!
+//! Which tokens are kept is found by halving the interval of their keys: no order of threads reaches a result.
+//! Bound by latency: a draw with top-k and top-p reads its row some sixty times from the second-level cache, by one
+//! multiprocessor; exponentials are taken of the likelier half only.
+//!
+//! 1. the largest
+//! 2. top-k: the key that so many reach, and of those that have it exactly the last token
+//! 3. top-p: the same by weight
+//! 4. the sum of what is left, and the walk to its share u
+
+use crate::hopper::{WARP, row_stride, row_threads};
+use crate::kernel::{Cost, Counts, Elem, Param, Rows};
+use jamba_plan::format::Launch;
+
+pub use jamba_plan::format::Setting;
+
+#[cfg(feature = "emit")]
+pub(crate) use emit::emit;
+
+#[cfg(feature = "emit")]
+mod emit;
+
+/// What the kernel computes.
+///
+/// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena; `settings` a table of
+/// [`Setting::WORDS`] i32 for each row, which the host fills before a step with [`Setting::words`]; `tokens` a buffer that the
+/// host reads. The generator stays on the host: one `next_u64` of the sequence's own for each
+/// token, as for a draw there, so that a sequence may change between host and device from token to token. Penalties, biases and
+/// constraints are the host's alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Logits in a row.
+    pub vocab: usize,
+}
+
+impl Spec {
+    pub(crate) fn symbol(&self) -> String {
+        format!("sample_draw_v{}_sm90", self.vocab)
+    }
+
+    pub(crate) fn params(&self) -> Vec<Param> {
+        vec![
+            Param::read("logits", Elem::F32, &[row_stride(Elem::F32, self.vocab)]),
+            Param::read("settings", Elem::I32, &[Setting::WORDS]),
+            Param::write("tokens", Elem::I32, &[]),
+            Param::count("outputs"),
+        ]
+    }
+
+    pub(crate) fn cost(&self, counts: Counts) -> Cost {
+        let logits = (counts.outputs * self.vocab) as f64;
+        Cost { bytes: 4.0 * (logits + (counts.outputs * (Setting::WORDS + 1)) as f64), flops: 20.0 * logits }
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        // Of 1024 threads each would have 64 registers, too few for four exponentials at a time.
+        let threads = row_threads(self.vocab).min(512);
+        Launch::along_x(Rows::Outputs.blocks(1), threads, 8 * (threads / WARP))
+    }
+}

@@ -1,0 +1,104 @@
+//! A row of logits over the threads of a block, four at a time, and its largest.
+
+use super::NO_TOKEN;
+use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::hopper::{Builder, COLUMNS, row_stride};
+use crate::kernel::Elem;
+
+/// The key of what takes no part: NaN, and what lies beyond the row.
+pub(super) const NO_KEY: i32 = i32::MIN;
+
+/// One row.
+pub(super) struct Row<'a, 'm> {
+    pub b: &'a Builder<'m>,
+    pub vocab: usize,
+    logits: Value,
+    /// Eight bytes of shared memory for each warp.
+    pub scratch: Value,
+}
+
+/// One logit.
+#[derive(Clone, Copy)]
+pub(super) struct Logit {
+    pub value: Value,
+    /// i32, ordered as the logits are, −0 below 0; [`NO_KEY`] for what takes no part.
+    pub key: Value,
+    pub token: Value,
+}
+
+/// The largest logit of a row.
+pub(super) struct Largest {
+    pub value: Value,
+    /// The lowest token that has it; [`NO_TOKEN`] where it is not finite.
+    pub token: Value,
+}
+
+impl<'a, 'm> Row<'a, 'm> {
+    /// Row `number`; the shared memory begins with the scratch.
+    pub fn new(b: &'a Builder<'m>, vocab: usize, number: Value) -> Self {
+        let logits = b.row(b.pointer("logits"), number, 4 * row_stride(Elem::F32, vocab));
+        Row { b, vocab, logits, scratch: b.shared() }
+    }
+
+    /// Columns that the block takes at once.
+    pub fn tile(&self) -> usize {
+        COLUMNS * self.b.threads_per_block() as usize
+    }
+
+    /// The logits of this thread from column `first` on.
+    pub fn logits(&self, first: Value) -> Vec<Logit> {
+        let (b, vocab) = (self.b, self.vocab as i32);
+        let x = b.load(b.at(self.logits, b.scaled(first, 4)), Type::vector(Num::F32, COLUMNS));
+        let logit = |lane: usize| {
+            let (value, token) = (b.extract(x, lane), b.add(first, b.i32(lane as i32)));
+            let key = self.key(value);
+            let inside = || b.cmp(Compare::Lt, token, b.i32(vocab));
+            let key = if self.vocab.is_multiple_of(COLUMNS) { key } else { b.select(inside(), key, b.i32(NO_KEY)) };
+            Logit { value, key, token }
+        };
+        (0..COLUMNS).map(logit).collect()
+    }
+
+    fn key(&self, value: Value) -> Value {
+        let b = self.b;
+        let bits = b.bitcast(value, Num::I32);
+        let magnitude = b.and(bits, b.i32(i32::MAX));
+        let ordered = b.xor(bits, b.and(b.shr_signed(bits, 31), b.i32(i32::MAX)));
+        let is_number = b.cmp(Compare::Le, magnitude, b.i32(f32::INFINITY.to_bits() as i32));
+        b.select(is_number, ordered, b.i32(NO_KEY))
+    }
+
+    /// Goes through the logits of this thread, lowest token first, carrying values.
+    pub fn fold<const N: usize>(&self, init: [Value; N], body: impl Fn([Value; N], Logit) -> [Value; N]) -> [Value; N] {
+        let b = self.b;
+        let first = b.scaled(b.thread(), COLUMNS);
+        b.for_range(first, b.i32(self.vocab as i32), self.tile(), init, |column, carried| {
+            self.logits(column).into_iter().fold(carried, &body)
+        })
+    }
+
+    /// The largest logit, as the host's `greedy` finds it: −0 and 0 are alike.
+    pub fn largest(&self) -> Largest {
+        let b = self.b;
+        let none = b.i32(i32::MAX);
+        let [own, token] = self.fold([b.i32(NO_KEY), none], |[most, of], logit| {
+            // The key of −0 is −1.
+            let key = b.select(b.cmp(Compare::Eq, logit.key, b.i32(-1)), b.i32(0), logit.key);
+            let is_more = b.cmp(Compare::Gt, key, most);
+            [b.select(is_more, key, most), b.select(is_more, logit.token, of)]
+        });
+        let most = b.block_reduce(own, self.scratch, |x, y| b.max(x, y));
+        let token = b.select(b.cmp(Compare::Eq, own, most), token, none);
+        let token = b.block_reduce(token, self.scratch, |x, y| b.min(x, y));
+        let above = b.cmp(Compare::Gt, most, b.i32(key_of(f32::NEG_INFINITY)));
+        let below = b.cmp(Compare::Lt, most, b.i32(key_of(f32::INFINITY)));
+        let bits = b.xor(most, b.and(b.shr_signed(most, 31), b.i32(i32::MAX)));
+        Largest { value: b.bitcast(bits, Num::F32), token: b.select(b.and(above, below), token, b.i32(NO_TOKEN)) }
+    }
+}
+
+/// The key of a number.
+fn key_of(x: f32) -> i32 {
+    let bits = x.to_bits() as i32;
+    bits ^ (bits >> 31 & i32::MAX)
+}

@@ -1,0 +1,256 @@
+//! The body of the scan.
+
+use super::stage::Inputs;
+use super::{Layout, STAGES, STRETCH, Shape, Spec};
+use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::hopper::{Builder, row_stride};
+use crate::kernel::Elem;
+
+const F32: Type = Type::scalar(Num::F32);
+
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let shape = spec.shape();
+    let sequence = b.block_y();
+    b.if_(b.cmp(Compare::Lt, sequence, b.count("sequences")), || {
+        let table = |name, index| b.load(b.at(b.pointer(name), b.scaled(index, 4)), Type::scalar(Num::I32));
+        let tokens = [table("starts", sequence), table("starts", b.add(sequence, b.i32(1)))];
+        let n_tokens = b.sub(tokens[1], tokens[0]);
+        b.if_(b.cmp(Compare::Gt, n_tokens, b.i32(0)), || {
+            let channel = b.scaled(b.block(), shape.channels());
+            let inputs = Inputs { b, spec, layout: Layout::of(spec), channel, tokens };
+            let slot = b.mul(b.to_i64(table("slots", sequence)), b.to_i64(b.scalar("slot_stride")));
+            let scan = Scan::new(&inputs, slot);
+            scan.run(n_tokens);
+        });
+    });
+}
+
+/// One thread's part: the states of a lane of a channel.
+struct Scan<'a, 'm> {
+    b: &'a Builder<'m>,
+    spec: &'a Spec,
+    shape: Shape,
+    inputs: &'a Inputs<'a, 'm>,
+    /// The channel's number in the block, and the lane's in the channel.
+    channel: Value,
+    lane: Value,
+    /// Whether the channel exists.
+    exists: Value,
+    /// Where its rates and states are: bytes from the first.
+    at: Value,
+    /// The states of the sequence.
+    state: Value,
+}
+
+impl<'a, 'm> Scan<'a, 'm> {
+    fn new(inputs: &'a Inputs<'a, 'm>, slot: Value) -> Self {
+        let (b, spec, shape) = (inputs.b, inputs.spec, inputs.spec.shape());
+        let channel = b.shr(b.thread(), shape.lanes.ilog2());
+        let lane = b.and(b.thread(), b.i32(shape.lanes as i32 - 1));
+        let global = b.add(inputs.channel, channel);
+        let first = b.add(b.scaled(global, spec.d_state), b.scaled(lane, shape.states));
+        Scan {
+            b,
+            spec,
+            shape,
+            inputs,
+            channel,
+            lane,
+            exists: b.cmp(Compare::Lt, global, b.i32(spec.channels as i32)),
+            at: b.scaled(first, 4),
+            state: b.at(b.pointer("state"), b.mul(slot, b.i64(4))),
+        }
+    }
+
+    fn run(&self, n_tokens: Value) {
+        let (b, spec) = (self.b, self.spec);
+        let n_stretches = b.div_unsigned(b.add(n_tokens, b.i32(STRETCH as i32 - 1)), STRETCH as u32);
+        for stretch in 0..STAGES {
+            self.inputs.ask(b.i32(stretch as i32));
+        }
+        // 1. rates and states
+        let rates = self.load(b.pointer("a"));
+        let h = self.load(self.state);
+        let skip = spec.gated.then(|| {
+            let at = b.scaled(b.add(self.inputs.channel, self.channel), 4);
+            let load = || [b.load(b.at(b.pointer("d"), at), F32)];
+            let [d] = b.if_else(self.exists, load, || [b.f32(0.0)]);
+            d
+        });
+        // 2. stretches
+        let h = b.for_range_vec(b.i32(0), n_stretches, 1, &h, |stretch, h| {
+            b.cp_async_wait(STAGES as u32 - 1);
+            b.sync();
+            let stage = self.inputs.stage(stretch);
+            let left = b.sub(n_tokens, b.scaled(stretch, STRETCH));
+            let n = b.min(left, b.i32(STRETCH as i32));
+            let h = b.for_range_vec(b.i32(0), n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
+            b.sync();
+            // 3. the next, and y
+            self.inputs.ask(b.add(stretch, b.i32(STAGES as i32)));
+            self.store_y(b.add(self.inputs.tokens[0], b.scaled(stretch, STRETCH)), n);
+            h
+        });
+        // 4. states
+        self.store_state(&h);
+    }
+
+    /// Calls `body` for each run of states that one access takes: its first state, and how many.
+    fn accesses(&self) -> Vec<(usize, usize)> {
+        let whole = self.shape.is_whole(self.spec.d_state);
+        let width = if whole && self.shape.states.is_multiple_of(4) { 4 } else { 1 + usize::from(whole) };
+        let width = if self.shape.states.is_multiple_of(width) { width } else { 1 };
+        (0..self.shape.states).step_by(width).map(|first| (first, width)).collect()
+    }
+
+    /// Whether a state of this lane exists.
+    fn has(&self, state: usize) -> Value {
+        let b = self.b;
+        if self.shape.is_whole(self.spec.d_state) {
+            return self.exists;
+        }
+        let number = b.add(b.scaled(self.lane, self.shape.states), b.i32(state as i32));
+        b.and(self.exists, b.cmp(Compare::Lt, number, b.i32(self.spec.d_state as i32)))
+    }
+
+    /// The lane's numbers of an array `[channel][state]`, zero where there is none.
+    fn load(&self, array: Value) -> Vec<Value> {
+        let b = self.b;
+        let own = b.at(array, self.at);
+        let access = |(first, width): (usize, usize)| {
+            let load = || lanes(b, b.at_byte(own, 4 * first), width);
+            b.if_else_vec(self.has(first), load, || vec![b.f32(0.0); width])
+        };
+        self.accesses().into_iter().flat_map(access).collect()
+    }
+
+    fn store_state(&self, h: &[Value]) {
+        let b = self.b;
+        let own = b.at(self.state, self.at);
+        for (first, width) in self.accesses() {
+            b.if_(self.has(first), || {
+                let to = b.at_byte(own, 4 * first);
+                match width {
+                    1 => b.store(h[first], to),
+                    _ => b.store(crate::hopper::rows::vector(b, &h[first..first + width]), to),
+                }
+            });
+        }
+    }
+
+    /// Takes in as many tokens as the channel has lanes, from number t of the stretch on.
+    fn group(&self, stage: Value, t: Value, rates: &[Value], h: &[Value], skip: Option<Value>) -> Vec<Value> {
+        let (b, layout, n) = (self.b, self.inputs.layout, self.shape.lanes);
+        let own = self.shape.channels();
+        let channel_at = |at: usize, elem: Elem| {
+            let row = b.at(b.at_byte(stage, at), b.scaled(t, elem.bytes() * own));
+            b.at(row, b.scaled(self.channel, elem.bytes()))
+        };
+        let state_at = |at: usize| {
+            let row = b.at(b.at_byte(stage, at), b.scaled(t, layout.state_row));
+            b.at(row, b.scaled(self.lane, 4 * self.shape.states))
+        };
+        let (dt_at, u_at) = (channel_at(layout.dt, Elem::F32), channel_at(layout.u, Elem::Bf16));
+        let (b_at, c_at) = (state_at(layout.b), state_at(layout.c));
+        let mut h = h.to_vec();
+        let mut sums = Vec::new();
+        for i in 0..n {
+            let dt = b.load(b.at_byte(dt_at, 4 * own * i), F32);
+            let dt_u = b.mul(dt, self.bf16(b.at_byte(u_at, 2 * own * i)));
+            let input = self.state_row(b.at_byte(b_at, layout.state_row * i));
+            let output = self.state_row(b.at_byte(c_at, layout.state_row * i));
+            let mut sum = None;
+            for (state, h) in h.iter_mut().enumerate() {
+                let decay = b.exp2(b.mul(dt, rates[state]));
+                *h = b.fma(decay, *h, b.mul(dt_u, input[state]));
+                sum = Some(match sum {
+                    None => b.mul(*h, output[state]),
+                    Some(sum) => b.fma(*h, output[state], sum),
+                });
+            }
+            sums.push(sum.expect("a state at least"));
+        }
+        // Lane l of the channel is left with token t + l.
+        let y = self.exchange(sums);
+        let row = |at: usize| b.at(channel_at(at, Elem::Bf16), b.scaled(self.lane, 2 * own));
+        let y = match skip {
+            None => y,
+            Some(d) => b.mul(b.fma(d, self.bf16(row(layout.u)), y), b.silu(self.bf16(row(layout.z)))),
+        };
+        let token = b.add(t, self.lane);
+        let to = b.add(b.scaled(token, 2 * own), b.scaled(self.channel, 2));
+        b.store(b.round_bf16(y), b.at(self.y(), to));
+        h
+    }
+
+    /// The states' numbers of a row of B or C; zero for those that there are not.
+    fn state_row(&self, row: Value) -> Vec<Value> {
+        let b = self.b;
+        if self.shape.is_whole(self.spec.d_state) {
+            return self.accesses().iter().flat_map(|&(first, n)| lanes(b, b.at_byte(row, 4 * first), n)).collect();
+        }
+        let of = |state: usize| {
+            let load = || [b.load(b.at_byte(row, 4 * state), F32)];
+            let [x] = b.if_else(self.has(state), load, || [b.f32(0.0)]);
+            x
+        };
+        (0..self.shape.states).map(of).collect()
+    }
+
+    fn bf16(&self, from: Value) -> Value {
+        let b = self.b;
+        b.to_f32(b.load(from, Type::scalar(Num::Bf16)))
+    }
+
+    /// The sums over the lanes of a channel of one number per token: lane l gets that of token l. Halves are exchanged, then
+    /// halves of these, so that every sum has the same order.
+    fn exchange(&self, mut sums: Vec<Value>) -> Value {
+        let b = self.b;
+        while sums.len() > 1 {
+            let half = sums.len() / 2;
+            let is_upper = b.cmp(Compare::Ne, b.and(self.lane, b.i32(half as i32)), b.i32(0));
+            sums = (0..half)
+                .map(|i| {
+                    let sent = b.select(is_upper, sums[i], sums[i + half]);
+                    let kept = b.select(is_upper, sums[i + half], sums[i]);
+                    b.add(kept, b.shuffle_xor(sent, half as u32))
+                })
+                .collect();
+        }
+        sums[0]
+    }
+
+    /// Where y of a stretch lies in shared memory, `[token][channel]` bf16.
+    fn y(&self) -> Value {
+        self.b.shared_at(STAGES * self.inputs.layout.bytes)
+    }
+
+    /// y of the stretch's `n` tokens, the first of which is the step's `first`, to memory.
+    fn store_y(&self, first: Value, n: Value) {
+        const PIECE: usize = 16;
+        let (b, row_bytes) = (self.b, 2 * self.shape.channels());
+        let per_row = row_bytes / PIECE;
+        let stride = 2 * row_stride(Elem::Bf16, self.spec.channels);
+        for piece in (0..STRETCH * per_row).step_by(self.shape.threads as usize) {
+            let piece = b.add(b.thread(), b.i32(piece as i32));
+            let (row, part) = (b.div_unsigned(piece, per_row as u32), b.rem_unsigned(piece, per_row as u32));
+            let at = b.add(b.scaled(part, PIECE), b.scaled(self.inputs.channel, 2));
+            let is_row = b.and(b.cmp(Compare::Lt, row, n), b.cmp(Compare::Lt, at, b.i32(stride as i32)));
+            b.if_(is_row, || {
+                let x = b.load(b.at(self.y(), b.scaled(piece, PIECE)), Type::vector(Num::I32, 4));
+                b.store(x, b.at(b.row(b.pointer("y"), b.add(first, row), stride), at));
+            });
+        }
+    }
+}
+
+/// `width` f32 that follow each other.
+fn lanes(b: &Builder, from: Value, width: usize) -> Vec<Value> {
+    match width {
+        1 => vec![b.load(from, F32)],
+        _ => {
+            let x = b.load(from, Type::vector(Num::F32, width));
+            (0..width).map(|lane| b.extract(x, lane)).collect()
+        }
+    }
+}

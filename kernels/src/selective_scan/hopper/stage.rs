@@ -1,0 +1,102 @@
+//! The inputs of a stretch of tokens on their way to shared memory, in pieces of 16 bytes.
+
+use super::{Layout, STAGES, STRETCH, Spec};
+use crate::cpu::builder::{Compare, Value};
+use crate::hopper::{Builder, row_stride};
+use crate::kernel::Elem;
+
+/// A block's inputs.
+pub(super) struct Inputs<'a, 'm> {
+    pub(super) b: &'a Builder<'m>,
+    pub(super) spec: &'a Spec,
+    pub(super) layout: Layout,
+    /// The first of the block's channels.
+    pub(super) channel: Value,
+    /// The sequence's first token, and the token behind its last.
+    pub(super) tokens: [Value; 2],
+}
+
+/// A rectangle of an operand that is copied: so many bytes of each token's row.
+struct Rectangle {
+    name: &'static str,
+    elem: Elem,
+    cols: usize,
+    /// Bytes of a row that are copied: whole pieces.
+    bytes: usize,
+    /// From a row to the next in shared memory.
+    pitch: usize,
+    /// Where it begins in a stage.
+    at: usize,
+    /// True where the row begins at the block's channels.
+    by_channel: bool,
+}
+
+/// Bytes of a piece.
+const PIECE: usize = 16;
+
+impl Inputs<'_, '_> {
+    /// Where stage `number` (i32) begins.
+    pub(super) fn stage(&self, number: Value) -> Value {
+        let b = self.b;
+        b.at(b.shared(), b.scaled(b.rem_unsigned(number, STAGES as u32), self.layout.bytes))
+    }
+
+    /// Asks for the inputs of a stretch, as one group of copies; what lies behind the sequence's last token, up to a group of
+    /// tokens, becomes zero.
+    pub(super) fn ask(&self, stretch: Value) {
+        let b = self.b;
+        let first = b.add(self.tokens[0], b.scaled(stretch, STRETCH));
+        let left = b.sub(self.tokens[1], first);
+        let stage = self.stage(stretch);
+        for rectangle in self.rectangles() {
+            self.copy(&rectangle, stage, first, left);
+        }
+        b.cp_async_commit();
+    }
+
+    fn rectangles(&self) -> Vec<Rectangle> {
+        let Spec { channels, d_state, gated } = *self.spec;
+        let Layout { dt, b, c, u, z, state_row, .. } = self.layout;
+        let own = self.spec.shape().channels();
+        let by_channel = |name, elem: Elem, at| {
+            let bytes = elem.bytes() * own;
+            Rectangle { name, elem, cols: channels, bytes, pitch: bytes, at, by_channel: true }
+        };
+        let by_state = |name, at| {
+            let bytes = (4 * d_state).next_multiple_of(PIECE);
+            Rectangle { name, elem: Elem::F32, cols: d_state, bytes, pitch: state_row, at, by_channel: false }
+        };
+        let mut all = vec![by_channel("dt", Elem::F32, dt), by_state("b", b), by_state("c", c)];
+        all.push(by_channel("u", Elem::Bf16, u));
+        all.extend(gated.then(|| by_channel("z", Elem::Bf16, z)));
+        all
+    }
+
+    fn copy(&self, rectangle: &Rectangle, stage: Value, first: Value, left: Value) {
+        let (b, threads) = (self.b, self.spec.shape().threads as usize);
+        let Rectangle { name, elem, cols, bytes, pitch, at, by_channel } = *rectangle;
+        let per_row = bytes / PIECE;
+        let stride = elem.bytes() * row_stride(elem, cols);
+        // Tokens behind the last are zeros as far as a group of tokens reaches.
+        let group = self.spec.shape().lanes;
+        let is_any = b.cmp(Compare::Gt, left, b.i32(0));
+        let wanted = b.select(is_any, b.add(left, b.i32(group as i32 - 1)), b.i32(0));
+        for piece in (0..STRETCH * per_row).step_by(threads) {
+            let piece = b.add(b.thread(), b.i32(piece as i32));
+            let (row, part) = (b.div_unsigned(piece, per_row as u32), b.rem_unsigned(piece, per_row as u32));
+            let part = b.scaled(part, PIECE);
+            let in_row = if by_channel { b.add(part, b.scaled(self.channel, elem.bytes())) } else { part };
+            let is_row = b.and(
+                b.cmp(Compare::Lt, row, b.min(wanted, b.i32(STRETCH as i32))),
+                b.cmp(Compare::Lt, in_row, b.i32(stride as i32)),
+            );
+            b.if_(is_row, || {
+                let is_token = b.cmp(Compare::Lt, row, left);
+                let token = b.add(first, b.select(is_token, row, b.i32(0)));
+                let from = b.at(b.row(b.pointer(name), token, stride), in_row);
+                let to = b.at(b.at_byte(stage, at), b.add(b.scaled(row, pitch), part));
+                b.cp_async_16_zfill(to, from, b.select(is_token, b.i32(PIECE as i32), b.i32(0)));
+            });
+        }
+    }
+}
