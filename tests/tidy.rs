@@ -47,6 +47,7 @@ const LLVM: &[&str] = &["melior", "mlir-sys", "inkwell", "llvm-sys"];
 const UNSAFE: &[&str] = &[
     "compiler/codegen/src/ffi.rs",
     "compiler/checkpoint/src/safetensors.rs",
+    "kernels/src/cpu/builder/scope.rs",
     "runtime/src/device/",
     "runtime/capi/src/",
     "tests/kernels/harness.rs",

@@ -4,7 +4,7 @@ use half::bf16;
 use jambac_codegen::compile;
 use jambac_codegen::compile::Phase;
 use jambac_codegen::ffi::{LoadedKernels, Slot};
-use jambac_kernels::cpu::builder::{Builder, Compare, ModuleBuilder, Num, Type, UNBOUNDED};
+use jambac_kernels::cpu::builder::{Builder, ModuleBuilder, Num, UNBOUNDED};
 use jambac_kernels::kernel::{Elem, Param};
 use jambac_kernels::target::{CpuTarget, X86Level};
 
@@ -42,11 +42,11 @@ fn adds_vectors_with_a_tail() {
         let kernels = load(target, "add", &params, |b| {
             let (x, y, out) = (b.buffer("x"), b.buffer("y"), b.buffer("out"));
             let (lanes, n) = (b.index(16), b.scalar("n"));
-            let (first, last) = b.thread_range(b.ceil_div(n, lanes));
+            let (first, last) = b.thread_range(n.div_ceil(lanes));
             b.for_each(first, last, 1, |block| {
-                let i = b.mul(block, lanes);
-                let rest = b.sub(n, i);
-                let sum = b.add(b.load_partial(x, &[i], 16, rest), b.load_partial(y, &[i], 16, rest));
+                let i = block * lanes;
+                let rest = n - i;
+                let sum = b.load_partial(x, &[i], 16, rest) + b.load_partial(y, &[i], 16, rest);
                 b.store_partial(sum, out, &[i], rest);
             });
         });
@@ -81,9 +81,9 @@ fn sums_rows_in_a_fixed_order() {
         let kernels = load(target, "row_sum", &params, |b| {
             let (zero, cols) = (b.index(0), b.scalar("cols"));
             let [sums] = b.for_range(zero, cols, 16, [b.splat(0.0, 16)], |i, [sums]| {
-                [b.add(sums, b.load_partial(b.buffer("x"), &[zero, i], 16, b.sub(cols, i)))]
+                [sums + b.load_partial(b.buffer("x"), &[zero, i], 16, cols - i)]
             });
-            b.store(b.reduce_add(sums), b.buffer("sums"), &[zero]);
+            b.store(sums.reduce_add(), b.buffer("sums"), &[zero]);
         });
         let mut sums = [0.0f32];
         let slots = vec![Slot::read(&x), Slot::write(&mut sums), Slot::Scalar(cols as u64)];
@@ -100,9 +100,9 @@ fn matmul(module: &ModuleBuilder, k: usize, elem: Elem) {
         let zero = b.index(0);
         let (a, weights) = (b.buffer("a"), b.buffer("b"));
         let rows = [0, 1, 2, 3, 4, 5].map(|row| b.index(row));
-        let sums = b.for_range(zero, b.index(k), 1, [b.splat(0.0, 16); 6], |j, sums| {
-            let w = b.to_f32(b.load_vector(weights, &[j, zero], 16));
-            std::array::from_fn(|row| b.fma(b.broadcast(b.load(a, &[rows[row], j]), 16), w, sums[row]))
+        let sums = b.for_range(zero, k, 1, [b.splat(0.0, 16); 6], |j, sums| {
+            let w = b.load_vector(weights, &[j, zero], 16).to_f32();
+            std::array::from_fn(|row| b.load(a, &[rows[row], j]).broadcast(16).mul_add(w, sums[row]))
         });
         for (row, sum) in rows.iter().zip(sums) {
             b.store(sum, b.buffer("out"), &[*row, zero]);
@@ -192,17 +192,16 @@ fn branches_and_loops_carry_values() {
     let kernels = load(CpuTarget::new(X86Level::V2), "collatz", &params, |b| {
         let (first, last) = b.thread_range(b.scalar("n"));
         b.for_each(first, last, 1, |i| {
-            let one = b.i32(1);
             let [_, steps] = b.while_(
                 [b.load(b.buffer("start"), &[i]), b.i32(0)],
-                |[x, _]| b.cmp(Compare::Ne, x, one),
+                |[x, _]| x.ne(1),
                 |[x, steps]| {
-                    let even = b.cmp(Compare::Eq, b.and(x, one), b.i32(0));
-                    let [next] = b.if_else(even, || [b.div(x, b.i32(2))], || [b.add(b.mul(x, b.i32(3)), one)]);
-                    [next, b.add(steps, one)]
+                    let even = (x & 1).eq(0);
+                    let [next] = b.if_else(even, || [x / 2], || [x * 3 + 1]);
+                    [next, steps + 1]
                 },
             );
-            b.if_(b.cmp(Compare::Gt, steps, b.i32(0)), || b.store(steps, b.buffer("steps"), &[i]));
+            b.if_(steps.gt(0), || b.store(steps, b.buffer("steps"), &[i]));
         });
     });
     let start = [1i32, 2, 3, 27, 97];
@@ -220,8 +219,8 @@ fn rounds_to_bf16_as_half_does() {
     x.resize(x.len().next_multiple_of(16), f32::from_bits(0x7f80_0001));
     for target in targets() {
         let kernels = load(target, "to_bf16", &params, |b| {
-            b.for_each(b.index(0), b.scalar("n"), 16, |i| {
-                b.store(b.to_bf16(b.load_vector(b.buffer("x"), &[i], 16)), b.buffer("y"), &[i]);
+            b.for_each(0, b.scalar("n"), 16, |i| {
+                b.store(b.load_vector(b.buffer("x"), &[i], 16).to_bf16(), b.buffer("y"), &[i]);
             });
         });
         let mut y = vec![0u16; x.len()];
@@ -249,10 +248,10 @@ fn integers_convert_shift_and_compare() {
         let kernels = load(target, "mix", &params, |b| {
             let zero = b.index(0);
             let x = b.load_vector(b.buffer("x"), &[zero], 16);
-            let low = b.to_i32(b.to_i8(x));
-            let mixed = b.xor(b.xor(b.shl(x, 3), b.shr(x, 5)), b.shr_signed(x, 7));
-            let mixed = b.sub(mixed, b.to_i32(b.to_f32(low)));
-            let mixed = b.min(b.max(mixed, b.neg(x)), b.splat_i32(i32::MAX / 2, 16));
+            let low = x.to_i8().to_i32();
+            let mixed = ((x << 3) ^ (x >> 5)) ^ x.shr_signed(7);
+            let mixed = mixed - low.to_f32().to_i32();
+            let mixed = mixed.max(-x).min(i32::MAX / 2);
             b.store(mixed, b.buffer("y"), &[zero]);
         });
         let mut y = vec![0i32; 16];
@@ -271,17 +270,17 @@ fn views_stacks_and_shuffles_find_their_elements() {
             let index = |i| b.index(i);
             let block = b.view(b.buffer("x"), b.scalar("offset"), &[UNBOUNDED, 4]);
             let rows = [0, 1, 2, 3].map(|row| b.load_vector(block, &[index(row), index(0)], 4));
-            let (low, high) = (b.interleave(rows[0], rows[2]), b.interleave(rows[1], rows[3]));
+            let (low, high) = (rows[0].interleave(rows[2]), rows[1].interleave(rows[3]));
             let columns = b.stack(Num::F32, &[2, 8]);
-            b.store(b.interleave(b.slice(low, 0, 4), b.slice(high, 0, 4)), columns, &[index(0), index(0)]);
-            b.store(b.interleave(b.slice(low, 4, 4), b.slice(high, 4, 4)), columns, &[index(1), index(0)]);
+            b.store(low.slice(0, 4).interleave(high.slice(0, 4)), columns, &[index(0), index(0)]);
+            b.store(low.slice(4, 4).interleave(high.slice(4, 4)), columns, &[index(1), index(0)]);
             b.for_each(index(0), index(2), 1, |pair| {
-                let pair_at = b.mul(pair, index(8));
+                let pair_at = pair * index(8);
                 b.store(b.load_vector(columns, &[pair, index(0)], 8), b.buffer("y"), &[pair_at]);
             });
             // Lane 5 comes and goes.
             let y = b.load_vector(b.buffer("y"), &[index(0)], 8);
-            let y = b.insert(b.add(b.extract(y, 5), b.f32(0.5)), y, 5);
+            let y = y.with_lane(5, y.lane(5) + 0.5);
             b.store(y, b.buffer("y"), &[index(0)]);
         });
         let mut y = vec![0.0f32; 16];
@@ -301,8 +300,8 @@ fn half_precision_converts_where_the_target_can() {
     let params = [Param::read("x", Elem::F16, &[]), Param::write("y", Elem::F16, &[])];
     let kernels = load(target, "double", &params, |b| {
         let zero = b.index(0);
-        let x = b.to_f32(b.load_partial(b.buffer("x"), &[zero], 16, b.index(10)));
-        let y = b.to_f16(b.mul(x, b.constant(2.0, Type::vector(Num::F32, 16))));
+        let x = b.load_partial(b.buffer("x"), &[zero], 16, b.index(10)).to_f32();
+        let y = (x * 2.0).to_f16();
         b.store_partial(y, b.buffer("y"), &[zero], b.index(10));
     });
     let x: Vec<u16> = (0..10).map(|i| half::f16::from_f32(i as f32 * 0.3).to_bits()).collect();
@@ -332,7 +331,7 @@ fn a_mistake_is_reported_with_the_line_of_the_kernel() {
 fn mixing_types_panics() {
     let _ = compile(CpuTarget::new(X86Level::V3), None, |module| {
         module.kernel("mixed", &[], |b| {
-            b.add(b.f32(1.0), b.splat(1.0, 16));
+            let _ = b.f32(1.0) + b.splat(1.0, 16);
         });
     });
 }

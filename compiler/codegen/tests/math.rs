@@ -2,19 +2,19 @@
 
 use jambac_codegen::compile;
 use jambac_codegen::ffi::{LoadedKernels, Slot};
-use jambac_kernels::cpu::builder::{Builder, Value};
+use jambac_kernels::cpu::builder::Value;
 use jambac_kernels::cpu::math;
 use jambac_kernels::kernel::{Elem, Param};
 use jambac_kernels::target::CpuTarget;
 
-type Function = fn(&Builder, Value) -> Value;
+type Function = fn(Value) -> Value;
 
 fn apply(target: CpuTarget, function: Function, x: &[f32]) -> Vec<f32> {
     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("n")];
     let object = compile(target, None, |module| {
         module.kernel("apply", &params, |b| {
-            b.for_each(b.index(0), b.scalar("n"), 16, |i| {
-                let y = function(b, b.load_vector(b.buffer("x"), &[i], 16));
+            b.for_each(0, b.scalar("n"), 16, |i| {
+                let y = function(b.load_vector(b.buffer("x"), &[i], 16));
                 b.store(y, b.buffer("y"), &[i]);
             });
         });

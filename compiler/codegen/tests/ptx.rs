@@ -3,7 +3,7 @@
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile_ptx;
 use jambac_codegen::ptx::emit_ptx;
-use jambac_kernels::cpu::builder::{Compare, Num, Type};
+use jambac_kernels::cpu::builder::{Num, Type};
 use jambac_kernels::hopper::{Builder, Swizzle, TensorMap};
 use jambac_kernels::kernel::{Elem, Param, Rows};
 use jambac_kernels::rms_norm::hopper::Spec as RmsNorm;
@@ -41,7 +41,7 @@ fn a_row_wise_kernel_is_wide_and_has_lines() {
         "ld.global.nc.v4.f32",
         "rsqrt.approx.ftz.f32",
         "st.global.v2.u32",
-        "kernels/src/rms_norm/sm90.rs",
+        "kernels/src/rms_norm/hopper.rs",
         ".extern .shared .align 1024 .b8 dynamic_shared[]",
     ] {
         assert!(ptx.contains(part), "no {part} in\n{ptx}");
@@ -63,9 +63,9 @@ fn instructions_assemble() {
     let ptx = kernel(&params, 128, |b| {
         let (x, y, map) = (b.pointer("x"), b.pointer("y"), b.pointer("map"));
         let (thread, zero) = (b.thread(), b.i32(0));
-        b.exit_if(b.cmp(Compare::Ge, b.block(), b.count("rows")));
+        b.exit_if(b.block().ge(b.count("rows")));
         let (barrier, tile) = (b.shared(), b.shared_at(1024));
-        let first = b.cmp(Compare::Eq, b.uniform_warp(), zero);
+        let first = b.uniform_warp().eq(zero);
         b.if_(first, || {
             b.if_(b.elect(), || {
                 b.mbarrier_init(barrier, 1);
@@ -83,12 +83,12 @@ fn instructions_assemble() {
         b.fence_async_shared();
 
         // Products of both kinds, of the fragments of one matrix.
-        let row = b.at(tile, b.scaled(thread, 16));
+        let row = b.at(tile, thread * 16);
         let fragment = b.ldmatrix_x4(row);
         let turned = b.ldmatrix_x4_trans(row);
         let none = [b.f32(0.0); 4];
         let small = b.mma_m16n8k16(fragment, [turned[0], turned[1]], none);
-        let descriptor = b.to_i64(b.shr(b.address(tile), 4));
+        let descriptor = (b.address(tile) >> 4).to_i64();
         let none = vec![b.f32(0.0); 32];
         b.wgmma_fence();
         let large = b.wgmma_ss(&none, descriptor, descriptor, zero);
@@ -108,17 +108,17 @@ fn instructions_assemble() {
         b.griddepcontrol_launch_dependents();
         b.fence_device();
 
-        let sum = large.iter().chain(&small).fold(b.f32(0.0), |sum, &x| b.add(sum, x));
-        let sum = b.add(b.warp_max(b.softplus(sum)), b.silu(b.group_sum(sum, 4)));
-        let sum = b.add(sum, b.add(b.shuffle_up(sum, 1), b.shuffle_down(sum, 2)));
-        let votes = b.ballot(b.cmp(Compare::Gt, sum, b.f32(0.0)));
+        let sum = large.iter().chain(&small).fold(b.f32(0.0), |sum, &x| sum + x);
+        let sum = b.warp_max(b.softplus(sum)) + b.silu(b.group_sum(sum, 4));
+        let sum = sum + (b.shuffle_up(sum, 1) + b.shuffle_down(sum, 2));
+        let votes = b.ballot(sum.gt(0.0));
         let before = b.atomic_add_acq_rel(b.at_byte(y, 4), votes);
-        let before = b.add(before, b.atomic_add_shared(barrier, before));
+        let before = before + b.atomic_add_shared(barrier, before);
         b.store(before, b.at(y, b.scalar("n")));
-        let at = b.row(y, b.add(b.block_y(), b.n_blocks()), 512);
+        let at = b.row(y, b.block_y() + b.n_blocks(), 512);
         let pair = b.load(at, Type::vector(Num::F32, 2));
-        let [low, high] = b.unpack_bf16(b.pack_bf16(b.extract(pair, 0), sum));
-        b.store(b.round_bf16(b.add(low, high)), at);
+        let [low, high] = b.unpack_bf16(b.pack_bf16(pair.lane(0), sum));
+        b.store(b.round_bf16(low + high), at);
     });
     for part in ["wgmma.mma_async.sync.aligned.m64n64k16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] {
         assert!(ptx.contains(part), "no {part} in\n{ptx}");
@@ -129,7 +129,7 @@ fn instructions_assemble() {
 #[test]
 fn setmaxnreg_is_taken() {
     let ptx = kernel(&[Param::write("y", Elem::F32, &[])], 256, |b| {
-        let is_producer = b.cmp(Compare::Lt, b.uniform_warp(), b.i32(4));
+        let is_producer = b.uniform_warp().lt(4);
         b.if_else(
             is_producer,
             || {
@@ -138,7 +138,7 @@ fn setmaxnreg_is_taken() {
             },
             || {
                 b.setmaxnreg_inc(232);
-                b.store(b.f32(1.0), b.at(b.pointer("y"), b.scaled(b.thread(), 4)));
+                b.store(b.f32(1.0), b.at(b.pointer("y"), b.thread() * 4));
                 []
             },
         );
@@ -150,13 +150,13 @@ fn setmaxnreg_is_taken() {
 fn loops_with_effects_are_not_copied() {
     // A loop that the optimizer peels of what is not convergent.
     let ptx = kernel(&[Param::read("x", Elem::F32, &[]), Param::count("n")], 128, |b| {
-        let first = b.cmp(Compare::Eq, b.thread(), b.i32(0));
-        b.for_range(b.i32(0), b.count("n"), 1, [b.i32(0)], |i, [parity]| {
+        let first = b.thread().eq(0);
+        b.for_range(0, b.count("n"), 1, [b.i32(0)], |i, [parity]| {
             b.if_(first, || {
-                b.if_(b.cmp(Compare::Gt, i, b.i32(2)), || b.mbarrier_wait(b.shared(), parity));
+                b.if_(i.gt(2), || b.mbarrier_wait(b.shared(), parity));
                 b.cp_async_bulk(b.shared_at(1024), b.pointer("x"), b.i32(512), b.shared());
             });
-            [b.xor(parity, b.i32(1))]
+            [parity ^ 1]
         });
     });
     assert_eq!(ptx.matches("cp.async.bulk").count(), 1, "{ptx}");

@@ -19,7 +19,7 @@
 //! prefilling 256 tokens does 50 to 58 GFLOP/s of 109.
 
 use super::Spec;
-use crate::cpu::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::cpu::math;
 use crate::kernel::{Elem, LANES, padded};
 use crate::kv_append::{self, PAGE_TOKENS, head_elements};
@@ -55,25 +55,25 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     };
     let tiles = b.index(spec.n_heads / rows);
     // As many neighbouring tiles at a time as spread one block's over all threads.
-    let share = b.ceil_div(tiles, b.n_threads());
-    let shares = b.ceil_div(tiles, share);
+    let share = tiles.div_ceil(b.n_threads());
+    let shares = tiles.div_ceil(share);
     let (tokens, one) = (b.scalar("tokens"), b.index(1));
-    let even = b.div(b.mul(tokens, shares), b.mul(b.n_threads(), b.index(MIN_SHARES)));
-    let block_tokens = b.max(b.min(even, b.index(block_tokens)), one);
+    let even = tokens * shares / (b.n_threads() * MIN_SHARES);
+    let block_tokens = even.min(block_tokens).max(one);
     // 1. the blocks
-    b.for_range(b.index(0), tokens, 1, [b.index(0)], |t, [dealt]| {
+    b.for_range(0, tokens, 1, [b.index(0)], |t, [dealt]| {
         let s = attention.table("sequence_of", t);
-        let multiple = b.sub(t, b.rem(t, block_tokens));
-        let is_first = b.cmp(Compare::Eq, t, b.max(multiple, attention.table("starts", s)));
+        let multiple = t - t % block_tokens;
+        let is_first = t.eq(multiple.max(attention.table("starts", s)));
         b.if_(is_first, || {
-            let end = b.min(b.add(multiple, block_tokens), attention.table("starts", b.add(s, one)));
-            let turn = b.rem(b.sub(b.add(b.thread(), b.n_threads()), dealt), b.n_threads());
-            let first = b.mul(turn, share);
-            b.for_each(first, b.min(b.add(first, share), tiles), 1, |tile| {
-                attention.block(s, t, b.sub(end, t), b.mul(tile, b.index(rows)));
+            let end = (multiple + block_tokens).min(attention.table("starts", s + one));
+            let turn = (b.thread() + b.n_threads() - dealt) % b.n_threads();
+            let first = turn * share;
+            b.for_each(first, (first + share).min(tiles), 1, |tile| {
+                attention.block(s, t, end - t, tile * rows);
             });
         });
-        [b.select(is_first, b.rem(b.add(dealt, shares), b.n_threads()), dealt)]
+        [is_first.select((dealt + shares) % b.n_threads(), dealt)]
     });
 }
 
@@ -131,36 +131,35 @@ impl Attention<'_, '_> {
     fn block(&self, s: Value, first: Value, count: Value, head: Value) {
         let &Attention { b, spec, .. } = self;
         let one = b.index(1);
-        let visible = b.add(b.sub(b.add(self.table("past", s), first), self.table("starts", s)), one);
+        let visible = self.table("past", s) + first - self.table("starts", s) + one;
         let block = Block {
             first,
             visible,
-            pages: b.mul(s, b.scalar("pages_per_sequence")),
-            n_pages: b.ceil_div(b.add(visible, b.sub(count, one)), b.index(PAGE_TOKENS)),
+            pages: s * b.scalar("pages_per_sequence"),
+            n_pages: (visible + (count - one)).div_ceil(PAGE_TOKENS),
             head,
-            kv_head: b.div(head, b.index(spec.n_heads / spec.n_kv_heads)),
+            kv_head: head / (spec.n_heads / spec.n_kv_heads),
         };
-        b.for_each(b.index(0), count, 1, |place| self.clear(place));
+        b.for_each(0, count, 1, |place| self.clear(place));
         if spec.appends {
             self.append(&block);
         }
 
         // 2. a token alone has nothing to share
-        let is_alone = b.cmp(Compare::Eq, count, one);
-        let group = b.select(is_alone, block.n_pages, b.index(GROUP_PAGES));
-        b.for_each(b.index(0), b.ceil_div(block.n_pages, group), 1, |nth| {
-            let from = b.mul(nth, group);
-            let to = b.min(b.add(from, group), block.n_pages);
-            b.for_each(b.index(0), count, 1, |place| self.pages(&block, &self.token(&block, place), from, to));
+        let is_alone = count.eq(one);
+        let group = is_alone.select(block.n_pages, GROUP_PAGES);
+        b.for_each(0, block.n_pages.div_ceil(group), 1, |nth| {
+            let from = nth * group;
+            let to = (from + group).min(block.n_pages);
+            b.for_each(0, count, 1, |place| self.pages(&block, &self.token(&block, place), from, to));
         });
 
         // 5. divide and store
-        b.for_each(b.index(0), count, 1, |place| self.store(&self.token(&block, place)));
+        b.for_each(0, count, 1, |place| self.store(&self.token(&block, place)));
     }
 
     fn token(&self, block: &Block, place: Value) -> Token {
-        let b = self.b;
-        Token { place, t: b.add(block.first, place), column: b.mul(block.head, b.index(self.spec.d_head)) }
+        Token { place, t: block.first + place, column: block.head * self.spec.d_head }
     }
 
     /// Nothing seen yet.
@@ -170,7 +169,7 @@ impl Attention<'_, '_> {
         for row in (0..rows).map(|row| b.index(row)) {
             b.store(b.f32(f32::NEG_INFINITY), self.maxima, &[place, row]);
             b.store(zero, self.totals, &[place, row, b.index(0)]);
-            b.for_each(b.index(0), b.index(padded(spec.d_head)), LANES, |e| b.store(zero, self.sums, &[place, row, e]));
+            b.for_each(0, padded(spec.d_head), LANES, |e| b.store(zero, self.sums, &[place, row, e]));
         }
     }
 
@@ -178,18 +177,18 @@ impl Attention<'_, '_> {
     fn pages(&self, block: &Block, token: &Token, from: Value, to: Value) {
         let &Attention { b, spec, rows, maxima, totals, .. } = self;
         let (tokens, one) = (b.index(PAGE_TOKENS), b.index(1));
-        let visible = b.add(block.visible, token.place);
+        let visible = block.visible + token.place;
         let own = spec.appends.then(|| self.own(block));
-        let in_page = b.mul(block.kv_head, b.index(head_elements(spec.d_head)));
-        let last = b.sub(block.n_pages, one);
+        let in_page = block.kv_head * head_elements(spec.d_head);
+        let last = block.n_pages - one;
         let page = |nth: Value, in_use: Option<Value>, softmax: &[Value]| {
             let keys = |nth| {
-                let page = b.mul(self.table("pages", b.add(block.pages, nth)), b.scalar("page_stride"));
-                b.add(page, in_page)
+                let page = self.table("pages", block.pages + nth) * b.scalar("page_stride");
+                page + in_page
             };
-            let next = keys(b.min(b.add(nth, one), last));
+            let next = keys((nth + one).min(last));
             let keys = keys(nth);
-            let values = b.add(keys, b.index(PAGE_TOKENS * spec.d_head));
+            let values = keys + PAGE_TOKENS * spec.d_head;
             let own = own.as_ref().filter(|_| in_use.is_some());
             let scores = self.scores(token, keys, next, own);
             let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
@@ -202,11 +201,11 @@ impl Attention<'_, '_> {
         };
         let softmax: Vec<Value> = (0..rows).flat_map(older).collect();
         // The token's own key is in the last page, which is masked then even where it is full.
-        let whole = b.div(if spec.appends { b.sub(visible, one) } else { visible }, tokens);
-        let softmax = b.for_range_vec(from, b.min(to, whole), 1, &softmax, |nth, softmax| page(nth, None, softmax));
-        let rest = b.sub(visible, b.mul(whole, tokens));
-        let end = b.min(to, b.ceil_div(visible, tokens));
-        let masked = b.max(from, whole);
+        let whole = (if spec.appends { visible - one } else { visible }) / tokens;
+        let softmax = b.for_range_vec(from, to.min(whole), 1, &softmax, |nth, softmax| page(nth, None, softmax));
+        let rest = visible - whole * tokens;
+        let end = to.min(visible.div_ceil(tokens));
+        let masked = from.max(whole);
         let softmax = b.for_range_vec(masked, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
         for (row, softmax) in softmax.chunks(2).enumerate() {
             b.store(softmax[0], maxima, &[token.place, b.index(row)]);
@@ -219,17 +218,17 @@ impl Attention<'_, '_> {
         let &Attention { b, spec, rows, .. } = self;
         for row in 0..rows {
             let total = b.load_vector(self.totals, &[token.place, b.index(row), b.index(0)], LANES);
-            let total = b.broadcast(b.reduce_add(total), LANES);
-            let column = b.add(token.column, b.index(row * spec.d_head));
-            let divided = |e| b.div(b.load_vector(self.sums, &[token.place, b.index(row), e], LANES), total);
+            let total = total.reduce_add().broadcast(LANES);
+            let column = token.column + row * spec.d_head;
+            let divided = |e| b.load_vector(self.sums, &[token.place, b.index(row), e], LANES) / total;
             let whole = spec.d_head - spec.d_head % LANES;
-            b.for_each(b.index(0), b.index(whole), LANES, |e| {
-                b.store(divided(e), b.buffer("out"), &[token.t, b.add(column, e)]);
+            b.for_each(0, whole, LANES, |e| {
+                b.store(divided(e), b.buffer("out"), &[token.t, column + e]);
             });
             if whole < spec.d_head {
                 let (e, rest) = (b.index(whole), b.index(spec.d_head - whole));
                 // The next columns are another head's.
-                b.store_partial(divided(e), b.buffer("out"), &[token.t, b.add(column, e)], rest);
+                b.store_partial(divided(e), b.buffer("out"), &[token.t, column + e], rest);
             }
         }
     }
@@ -238,8 +237,8 @@ impl Attention<'_, '_> {
     fn append(&self, block: &Block) {
         let &Attention { b, spec, .. } = self;
         let &Spec { n_heads, n_kv_heads, d_head, format, .. } = spec;
-        let of_head = b.rem(block.head, b.index(n_heads / n_kv_heads));
-        b.if_(b.cmp(Compare::Eq, of_head, b.index(0)), || {
+        let of_head = block.head % (n_heads / n_kv_heads);
+        b.if_(of_head.eq(0), || {
             let spec = kv_append::Spec { n_kv_heads, d_head, format };
             kv_append::cpu::append(b, &spec, block.first, block.kv_head);
         });
@@ -248,9 +247,9 @@ impl Attention<'_, '_> {
     /// Where the key and value of the block's only token are: they are the last that it sees.
     fn own(&self, block: &Block) -> Own {
         let b = self.b;
-        let in_page = b.rem(b.sub(block.visible, b.index(1)), b.index(PAGE_TOKENS));
-        let lane = b.cmp(Compare::Eq, b.iota(LANES), b.broadcast(b.to_i32(in_page), LANES));
-        Own { column: b.mul(block.kv_head, b.index(self.spec.d_head)), lane }
+        let in_page = (block.visible - 1) % PAGE_TOKENS;
+        let lane = b.iota(LANES).eq(in_page.to_i32().broadcast(LANES));
+        Own { column: block.kv_head * self.spec.d_head, lane }
     }
 
     /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Has what is at
@@ -259,34 +258,33 @@ impl Attention<'_, '_> {
         let &Attention { b, spec, rows, .. } = self;
         // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
         let per_row = MIN_SUMS.div_ceil(rows);
-        let queries: Vec<Value> = (0..rows).map(|row| b.add(token.column, b.index(row * spec.d_head))).collect();
+        let queries: Vec<Value> = (0..rows).map(|row| token.column + row * spec.d_head).collect();
         let add_products = |e: Value, count: usize, sums: &[Value]| {
             let mut sums = sums.to_vec();
             for k in 0..count {
-                let e = b.add(e, b.index(k));
-                let offset = b.mul(e, b.index(PAGE_TOKENS));
-                b.prefetch(b.buffer("cache"), &[b.add(ahead, offset)]);
-                let mut key = self.load_cache(b.add(keys, offset));
+                let e = e + k;
+                let offset = e * PAGE_TOKENS;
+                b.prefetch(b.buffer("cache"), &[ahead + offset]);
+                let mut key = self.load_cache(keys + offset);
                 if let Some(own) = own {
-                    let x = b.load(b.buffer("k"), &[token.t, b.add(own.column, e)]);
-                    key = b.select(own.lane, b.broadcast(self.round(x), LANES), key);
+                    let x = b.load(b.buffer("k"), &[token.t, own.column + e]);
+                    key = own.lane.select(self.round(x).broadcast(LANES), key);
                 }
                 for (row, &query) in queries.iter().enumerate() {
-                    let query = b.load(b.buffer("q"), &[token.t, b.add(query, e)]);
+                    let query = b.load(b.buffer("q"), &[token.t, query + e]);
                     let sum = &mut sums[row * per_row + k];
-                    *sum = b.fma(b.broadcast(query, LANES), key, *sum);
+                    *sum = query.broadcast(LANES).mul_add(key, *sum);
                 }
             }
             sums
         };
         let whole = spec.d_head - spec.d_head % per_row;
         let zeros = vec![b.splat(0.0, LANES); rows * per_row];
-        let sums =
-            b.for_range_vec(b.index(0), b.index(whole), per_row, &zeros, |e, sums| add_products(e, per_row, sums));
+        let sums = b.for_range_vec(0, whole, per_row, &zeros, |e, sums| add_products(e, per_row, sums));
         let sums = add_products(b.index(whole), spec.d_head - whole, &sums);
         let scale = b.splat((spec.scale * LOG2_E) as f32, LANES);
         sums.chunks(per_row)
-            .map(|sums| b.mul(sums.iter().copied().reduce(|x, y| b.add(x, y)).expect("a sum per row"), scale))
+            .map(|sums| sums.iter().copied().reduce(|x, y| x + y).expect("a sum per row") * scale)
             .collect()
     }
 
@@ -295,19 +293,19 @@ impl Attention<'_, '_> {
     fn probabilities(&self, scores: &[Value], in_use: Option<Value>, softmax: &[Value]) -> (Vec<Value>, Vec<Value>) {
         let b = self.b;
         let is_key = in_use.map(|count| {
-            let count = b.broadcast(b.to_i32(count), LANES);
-            b.cmp(Compare::Lt, b.iota(LANES), count)
+            let count = count.to_i32().broadcast(LANES);
+            b.iota(LANES).lt(count)
         });
         // Places without a key hold anything, NaN too.
-        let mask = |x: Value, other: f32| is_key.map_or(x, |is_key| b.select(is_key, x, b.splat(other, LANES)));
+        let mask = |x: Value, other: f32| is_key.map_or(x, |is_key| is_key.select(x, other));
         let (mut next, mut rescale) = (Vec::new(), Vec::new());
         for (row, (&scores, softmax)) in scores.iter().zip(softmax.chunks(2)).enumerate() {
             let scores = mask(scores, f32::NEG_INFINITY);
-            let max = b.max(softmax[0], b.reduce_max(scores));
-            let older = math::exp2(b, b.broadcast(b.sub(softmax[0], max), LANES));
-            let p = mask(math::exp2(b, b.sub(scores, b.broadcast(max, LANES))), 0.0);
+            let max = softmax[0].max(scores.reduce_max());
+            let older = math::exp2((softmax[0] - max).broadcast(LANES));
+            let p = mask(math::exp2(scores - max.broadcast(LANES)), 0.0);
             b.store(p, self.probabilities, &[b.index(row), b.index(0)]);
-            next.extend([max, b.fma(softmax[1], older, p)]);
+            next.extend([max, softmax[1].mul_add(older, p)]);
             rescale.push(older);
         }
         (next, rescale)
@@ -329,31 +327,31 @@ impl Attention<'_, '_> {
         let n_vectors = (MIN_SUMS.div_ceil(rows)).min(stride / LANES);
         let whole = stride - stride % (n_vectors * LANES);
         let columns = |first: Value, n_vectors: usize| {
-            let column = |k: usize| b.add(first, b.index(k * LANES));
+            let column = |k: usize| first + k * LANES;
             let places: Vec<(usize, usize)> = (0..rows).flat_map(|row| (0..n_vectors).map(move |k| (row, k))).collect();
             let older = |&(row, k): &(usize, usize)| {
-                b.mul(b.load_vector(self.sums, &[token.place, b.index(row), column(k)], LANES), rescale[row])
+                b.load_vector(self.sums, &[token.place, b.index(row), column(k)], LANES) * rescale[row]
             };
             let older: Vec<Value> = places.iter().map(older).collect();
             let add = |j: Value, sums: &[Value], value: &dyn Fn(usize) -> Value| -> Vec<Value> {
                 let value: Vec<Value> = (0..n_vectors).map(value).collect();
-                let weight = |row| b.broadcast(b.load(self.probabilities, &[b.index(row), j]), LANES);
+                let weight = |row| b.load(self.probabilities, &[b.index(row), j]).broadcast(LANES);
                 let weights: Vec<Value> = (0..rows).map(weight).collect();
-                let add = |(&(row, k), &sum): (&(usize, usize), &Value)| b.fma(weights[row], value[k], sum);
+                let add = |(&(row, k), &sum): (&(usize, usize), &Value)| weights[row].mul_add(value[k], sum);
                 places.iter().zip(sums).map(add).collect()
             };
-            let cached = if own.is_some() { b.sub(count, b.index(1)) } else { count };
-            let mut newer = b.for_range_vec(b.index(0), cached, 1, &older, |j, sums| {
+            let cached = if own.is_some() { count - 1 } else { count };
+            let mut newer = b.for_range_vec(0, cached, 1, &older, |j, sums| {
                 add(j, sums, &|k| {
                     // One vector after the other, which is not the order of the values.
-                    let ahead = b.add(ahead, b.mul(b.add(column(k), j), b.index(LANES)));
+                    let ahead = ahead + (column(k) + j) * LANES;
                     b.prefetch(b.buffer("cache"), &[ahead]);
-                    self.load_cache(b.add(values, b.add(b.mul(j, b.index(stride)), column(k))))
+                    self.load_cache(values + (j * stride + column(k)))
                 })
             });
             if let Some(own) = own {
                 newer = add(cached, &newer, &|k| {
-                    let at = [token.t, b.add(own.column, column(k))];
+                    let at = [token.t, own.column + column(k)];
                     self.round(b.load_vector(b.buffer("v"), &at, LANES))
                 });
             }
@@ -361,7 +359,7 @@ impl Attention<'_, '_> {
                 b.store(sum, self.sums, &[token.place, b.index(row), column(k)]);
             }
         };
-        b.for_each(b.index(0), b.index(whole), n_vectors * LANES, |first| columns(first, n_vectors));
+        b.for_each(0, whole, n_vectors * LANES, |first| columns(first, n_vectors));
         if whole < stride {
             columns(b.index(whole), (stride - whole) / LANES);
         }
@@ -369,16 +367,16 @@ impl Attention<'_, '_> {
 
     /// An entry of a table.
     fn table(&self, name: &str, at: Value) -> Value {
-        self.b.to_index(self.b.load(self.b.buffer(name), &[at]))
+        self.b.load(self.b.buffer(name), &[at]).to_index()
     }
 
     /// What the cache makes of an f32.
     fn round(&self, x: Value) -> Value {
-        if self.spec.format == Elem::Bf16 { self.b.to_f32(self.b.to_bf16(x)) } else { x }
+        if self.spec.format == Elem::Bf16 { x.to_bf16().to_f32() } else { x }
     }
 
     /// 16 elements of the cache, as f32.
     fn load_cache(&self, at: Value) -> Value {
-        self.b.to_f32(self.b.load_vector(self.b.buffer("cache"), &[at], LANES))
+        self.b.load_vector(self.b.buffer("cache"), &[at], LANES).to_f32()
     }
 }

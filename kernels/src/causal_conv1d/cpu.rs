@@ -23,37 +23,37 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (u, y, state) = (b.buffer("u"), b.buffer("y"), b.buffer("state"));
     let (starts, slots) = (b.buffer("starts"), b.buffer("slots"));
     let past = spec.taps - 1;
-    let (first_block, last_block) = b.thread_range(b.index(padded(spec.channels) / LANES));
-    b.for_each(b.index(0), b.scalar("sequences"), 1, |s| {
-        let slot = b.mul(b.to_index(b.load(slots, &[s])), b.scalar("slot_stride"));
-        let end = b.to_index(b.load(starts, &[b.add(s, b.index(1))]));
-        b.for_each(b.to_index(b.load(starts, &[s])), end, RUN, |first| {
-            let last = b.min(b.add(first, b.index(RUN)), end);
+    let (first_block, last_block) = b.thread_range(padded(spec.channels) / LANES);
+    b.for_each(0, b.scalar("sequences"), 1, |s| {
+        let slot = b.load(slots, &[s]).to_index() * b.scalar("slot_stride");
+        let end = b.load(starts, &[s + 1]).to_index();
+        b.for_each(b.load(starts, &[s]).to_index(), end, RUN, |first| {
+            let last = (first + RUN).min(end);
             b.for_each(first_block, last_block, 1, |block| {
                 // 1. from the state
                 let vectors = |buffer, first: Value, n: usize| -> Vec<Value> {
-                    (0..n).map(|k| b.load_vector(buffer, &[b.add(first, b.index(k * LANES))], LANES)).collect()
+                    (0..n).map(|k| b.load_vector(buffer, &[first + k * LANES], LANES)).collect()
                 };
-                let weight = vectors(b.buffer("weight"), b.mul(block, b.index(spec.taps * LANES)), spec.taps);
-                let remembered = b.add(slot, b.mul(block, b.index(past * LANES)));
+                let weight = vectors(b.buffer("weight"), block * (spec.taps * LANES), spec.taps);
+                let remembered = slot + block * (past * LANES);
                 let inputs = vectors(state, remembered, past);
-                let column = b.mul(block, b.index(LANES));
+                let column = block * LANES;
 
                 // 2. along time
                 let inputs = b.for_range_vec(first, last, 1, &inputs, |t, inputs| {
-                    b.prefetch(u, &[b.add(t, b.index(AHEAD)), column]);
+                    b.prefetch(u, &[t + AHEAD, column]);
                     let inputs = [inputs, &[b.load_vector(u, &[t, column], LANES)]].concat();
-                    let mut sum = b.mul(inputs[0], weight[0]);
+                    let mut sum = inputs[0] * weight[0];
                     for (&input, &weight) in inputs.iter().zip(&weight).skip(1) {
-                        sum = b.fma(input, weight, sum);
+                        sum = input.mul_add(weight, sum);
                     }
                     if spec.bias {
-                        sum = b.add(sum, b.load_vector(b.buffer("bias"), &[column], LANES));
+                        sum = sum + b.load_vector(b.buffer("bias"), &[column], LANES);
                     }
                     let activated = match spec.activation {
                         Activation::None => sum,
-                        Activation::Silu => math::silu(b, sum),
-                        Activation::Softplus => math::softplus(b, sum),
+                        Activation::Silu => math::silu(sum),
+                        Activation::Softplus => math::softplus(sum),
                     };
                     b.store(activated, y, &[t, column]);
                     inputs[1..].to_vec()
@@ -61,7 +61,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 
                 // 3. to the state
                 for (k, &input) in inputs.iter().enumerate() {
-                    b.store(input, state, &[b.add(remembered, b.index(k * LANES))]);
+                    b.store(input, state, &[remembered + k * LANES]);
                 }
             });
         });

@@ -104,7 +104,7 @@ pub(crate) use emit::emit;
 #[cfg(feature = "emit")]
 mod emit {
     use super::{CHANNELS, Spec, THREADS};
-    use crate::cpu::builder::{Compare, Num, Type, Value};
+    use crate::cpu::builder::{Num, Type, Value};
     use crate::hopper::{Builder, COLUMNS, row_stride, rows};
     use crate::kernel::Elem;
     use jambac_graph::Activation;
@@ -114,16 +114,16 @@ mod emit {
 
     pub(crate) fn emit(b: &Builder, spec: &Spec) {
         assert!(spec.taps > 1, "a convolution of {} taps", spec.taps);
-        let thread = b.add(b.scaled(b.block_y(), THREADS as usize), b.thread());
-        let channel = b.scaled(thread, CHANNELS);
-        let first = b.scaled(b.block(), spec.run as usize);
+        let thread = b.block_y() * THREADS as usize + b.thread();
+        let channel = thread * CHANNELS;
+        let first = b.block() * spec.run as usize;
         let tokens = b.count("tokens");
-        let works = b.and(b.cmp(Compare::Lt, channel, b.i32(spec.channels as i32)), b.cmp(Compare::Lt, first, tokens));
+        let works = channel.lt(spec.channels) & first.lt(tokens);
         b.if_(works, || {
             let walk = Walk::new(b, spec, channel);
             let first = walk.cut(first, tokens);
-            let last = walk.cut(b.scaled(b.add(b.block(), b.i32(1)), spec.run as usize), tokens);
-            b.while_([first], |[t]| b.cmp(Compare::Lt, t, last), |[t]| [walk.sequence(t, last)]);
+            let last = walk.cut((b.block() + 1) * spec.run as usize, tokens);
+            b.while_([first], |[t]| t.lt(last), |[t]| [walk.sequence(t, last)]);
         });
     }
 
@@ -141,20 +141,20 @@ mod emit {
         fn new(b: &'a Builder<'m>, spec: &'a Spec, channel: Value) -> Self {
             // 1. taps and bias: the channels' taps follow each other, then a vector for each tap
             let taps = spec.taps;
-            let first = b.scaled(channel, taps);
+            let first = channel * taps;
             let n = spec.channels * taps;
             let load = |vector: usize| {
-                let column = b.add(first, b.i32((vector * COLUMNS) as i32));
+                let column = first + vector * COLUMNS;
                 let load = || rows::load_dense(b, b.pointer("weight"), n, column);
                 if spec.channels.is_multiple_of(CHANNELS) {
                     return load();
                 }
-                let inside = b.cmp(Compare::Lt, column, b.i32(n as i32));
+                let inside = column.lt(n);
                 let [taps] = b.if_else(inside, || [load()], || [b.splat(0.0, COLUMNS)]);
                 taps
             };
             let dense: Vec<Value> = (0..taps).map(load).collect();
-            let element = |index: usize| b.extract(dense[index / COLUMNS], index % COLUMNS);
+            let element = |index: usize| dense[index / COLUMNS].lane(index % COLUMNS);
             let tap = |k: usize| rows::vector(b, &std::array::from_fn::<_, CHANNELS, _>(|c| element(c * taps + k)));
             let weight = (0..taps).map(tap).collect();
             let bias = spec.bias.then(|| rows::load_dense(b, b.pointer("bias"), spec.channels, channel));
@@ -167,20 +167,20 @@ mod emit {
 
         fn table(&self, name: &str, index: Value) -> Value {
             let b = self.b;
-            b.load(b.at(b.pointer(name), b.scaled(index, 4)), Type::scalar(Num::I32))
+            b.load(b.at(b.pointer(name), index * 4), Type::scalar(Num::I32))
         }
 
         /// Where a run that would end before token t ends: behind the first tokens of t's sequence, which read its state.
         fn cut(&self, t: Value, tokens: Value) -> Value {
             let b = self.b;
-            let inside = b.cmp(Compare::Lt, t, tokens);
+            let inside = t.lt(tokens);
             let moved = || {
                 let sequence = self.table("sequence_of", t);
                 let start = self.table("starts", sequence);
-                let end = self.table("starts", b.add(sequence, b.i32(1)));
-                let behind = b.min(b.add(start, b.i32(self.past() as i32)), end);
-                let is_start = b.cmp(Compare::Eq, t, start);
-                [b.select(is_start, t, b.max(t, behind))]
+                let end = self.table("starts", sequence + 1);
+                let behind = (start + self.past()).min(end);
+                let is_start = t.eq(start);
+                [is_start.select(t, t.max(behind))]
             };
             let [cut] = b.if_else(inside, moved, || [tokens]);
             cut
@@ -190,14 +190,14 @@ mod emit {
         fn sequence(&self, t: Value, last: Value) -> Value {
             let b = self.b;
             let sequence = self.table("sequence_of", t);
-            let (start, end) = (self.table("starts", sequence), self.table("starts", b.add(sequence, b.i32(1))));
+            let (start, end) = (self.table("starts", sequence), self.table("starts", sequence + 1));
             // 2. inputs before
-            let is_start = b.cmp(Compare::Eq, t, start);
+            let is_start = t.eq(start);
             let columns_before = || self.columns_before(sequence, start, end);
-            let from_rows = || (1..=self.past()).rev().map(|back| self.input(b.sub(t, b.i32(back as i32)))).collect();
+            let from_rows = || (1..=self.past()).rev().map(|back| self.input(t - back)).collect();
             let window = b.if_else_vec(is_start, columns_before, from_rows);
             // 3. along time
-            let end = b.min(end, last);
+            let end = end.min(last);
             self.along(t, end, window);
             end
         }
@@ -205,21 +205,21 @@ mod emit {
         /// The last inputs of a sequence's state, whose next ones are written: those of its tokens from `start` to `end`.
         fn columns_before(&self, sequence: Value, start: Value, end: Value) -> Vec<Value> {
             let b = self.b;
-            let slot = b.to_i64(self.table("slots", sequence));
-            let slot = b.mul(slot, b.to_i64(b.scalar("slot_stride")));
-            let state = b.at(b.pointer("state"), b.mul(slot, b.i64(4)));
-            let state = b.at(state, b.scaled(self.channel, 4));
+            let slot = self.table("slots", sequence).to_i64();
+            let slot = slot * b.scalar("slot_stride").to_i64();
+            let state = b.at(b.pointer("state"), slot * 4);
+            let state = b.at(state, self.channel * 4);
             let row = 4 * self.spec.state_row();
             let vector = Type::vector(Num::F32, CHANNELS);
             let window: Vec<Value> = (0..self.past()).map(|k| b.load(b.at_byte(state, k * row), vector)).collect();
             // Input k of the next state is `past − k` before the end, which may be before the start.
             let next: Vec<Value> = (0..self.past())
                 .map(|k| {
-                    let t = b.sub(end, b.i32((self.past() - k) as i32));
-                    let is_new = b.cmp(Compare::Ge, t, start);
-                    let length = b.sub(end, start);
+                    let t = end - (self.past() - k);
+                    let is_new = t.ge(start);
+                    let length = end - start;
                     let older = || {
-                        let at = b.scaled(b.add(length, b.i32(k as i32)), row);
+                        let at = (length + k) * row;
                         [b.load(b.at(state, at), vector)]
                     };
                     let [input] = b.if_else(is_new, || [self.input(t)], older);
@@ -245,22 +245,22 @@ mod emit {
 
         fn along(&self, t: Value, end: Value, window: Vec<Value>) {
             let b = self.b;
-            let n = b.sub(end, t);
-            let grouped = b.sub(n, b.rem_unsigned(n, GROUP as u32));
+            let n = end - t;
+            let grouped = n - b.rem_unsigned(n, GROUP as u32);
             let (mut window, mut rest) = (window, t);
             if self.spec.run as usize >= 2 * GROUP {
-                let last = b.sub(end, b.i32(1));
+                let last = end - 1;
                 let group = |t: Value| -> Vec<Value> {
-                    let token = |i: usize| b.min(b.add(t, b.i32(i as i32)), last);
+                    let token = |i: usize| (t + i).min(last);
                     (0..GROUP).map(|i| self.input(token(i))).collect()
                 };
-                rest = b.add(t, grouped);
+                rest = t + grouped;
                 let init = [window.clone(), group(t)].concat();
                 let carried = b.for_range_vec(t, rest, GROUP, &init, |t, carried| {
                     let (mut window, now) = (carried[..self.past()].to_vec(), carried[self.past()..].to_vec());
-                    let next = group(b.add(t, b.i32(GROUP as i32)));
+                    let next = group(t + GROUP);
                     for (i, &input) in now.iter().enumerate() {
-                        window = self.step(b.add(t, b.i32(i as i32)), window, input);
+                        window = self.step(t + i, window, input);
                     }
                     [window, next].concat()
                 });
@@ -273,12 +273,12 @@ mod emit {
         fn step(&self, t: Value, window: Vec<Value>, input: Value) -> Vec<Value> {
             let b = self.b;
             let inputs = [window, vec![input]].concat();
-            let mut sum = b.mul(inputs[0], self.weight[0]);
+            let mut sum = inputs[0] * self.weight[0];
             for (&input, &weight) in inputs.iter().zip(&self.weight).skip(1) {
-                sum = b.fma(input, weight, sum);
+                sum = input.mul_add(weight, sum);
             }
             if let Some(bias) = self.bias {
-                sum = b.add(sum, bias);
+                sum = sum + bias;
             }
             let activated = match self.spec.activation {
                 Activation::None => sum,

@@ -5,7 +5,7 @@
 //! The polynomials are minimax in the relative error, their coefficients rounded to f32 one after the other from the
 //! lowest, the rest refitted each time.
 
-use crate::cpu::builder::{Builder, Compare, Num, Value};
+use crate::cpu::builder::{Num, Operand, Value};
 
 /// (e^r − 1 − r) / r² for |r| ≤ ln 2 / 2, from the constant up: relative error of e^r 2⁻²⁷·⁸.
 const EXP: [f32; 5] = [0.5, 0.166_664_88, 0.041_665_55, 0.008_372_29, 0.001_403_606_7];
@@ -19,48 +19,46 @@ const ATANH: [f32; 4] = [0.666_664_2, 0.400_214_37, 0.280_030_25, 0.280_067_8];
 /// e^x within 2 ulp. Below −87.336 (where the result would leave the normal numbers) it is 0, above 88.7228 it is
 /// infinite; NaN stays NaN.
 #[track_caller]
-pub fn exp(b: &Builder, x: Value) -> Value {
-    let n = b.round_even(b.mul(x, number(b, std::f64::consts::LOG2_E, x)));
+pub fn exp(x: Value) -> Value {
+    let n = (x * std::f64::consts::LOG2_E).round_ties_even();
     // ln 2 in two parts, the first so short that n times it is exact.
-    let r = b.sub(x, b.mul(n, number(b, 0.693_359_375, x)));
-    let r = b.fma(n, number(b, 2.121_944_4e-4, x), r);
-    let tail = b.fma(b.mul(r, r), polynomial(b, &EXP, r), r);
-    let y = scale(b, b.add(tail, number(b, 1.0, x)), n);
-    let y = b.select(b.cmp(Compare::Gt, x, number(b, 88.722_83, x)), number(b, f64::INFINITY, x), y);
-    b.select(b.cmp(Compare::Lt, x, number(b, -87.336, x)), number(b, 0.0, x), y)
+    let r = n.mul_add(2.121_944_4e-4, x - n * 0.693_359_375);
+    let tail = (r * r).mul_add(polynomial(&EXP, r), r);
+    let y = scale(tail + 1.0, n);
+    let y = x.gt(88.722_83).select(f32::INFINITY, y);
+    x.lt(-87.336).select(0.0, y)
 }
 
 /// 2^x within 2 ulp. Below −126 it is 0, from 128 on it is infinite; NaN stays NaN.
 #[track_caller]
-pub fn exp2(b: &Builder, x: Value) -> Value {
-    let y = exp2_in_range(b, x);
-    let y = b.select(b.cmp(Compare::Ge, x, number(b, 128.0, x)), number(b, f64::INFINITY, x), y);
-    b.select(b.cmp(Compare::Lt, x, number(b, -126.0, x)), number(b, 0.0, x), y)
+pub fn exp2(x: Value) -> Value {
+    let y = exp2_in_range(x);
+    let y = x.ge(128.0).select(f32::INFINITY, y);
+    x.lt(-126.0).select(0.0, y)
 }
 
 /// 2^x within 2 ulp for x ≤ 0, cheaper than [`exp2`]: below −126 it is 2⁻¹²⁶, not 0.
 #[track_caller]
-pub fn exp2_nonpositive(b: &Builder, x: Value) -> Value {
-    exp2_in_range(b, b.max(x, number(b, -126.0, x)))
+pub fn exp2_nonpositive(x: Value) -> Value {
+    exp2_in_range(x.max(-126.0))
 }
 
 /// 1 / (1 + e⁻ˣ) within 3 ulp; 0 below −88.7.
 #[track_caller]
-pub fn sigmoid(b: &Builder, x: Value) -> Value {
-    let one = number(b, 1.0, x);
-    b.div(one, b.add(one, exp(b, b.neg(x))))
+pub fn sigmoid(x: Value) -> Value {
+    1.0 / (1.0 + exp(-x))
 }
 
 /// x / (1 + e⁻ˣ), the SiLU (arXiv 1702.03118), within 3 ulp; −0 below −88.7. NaN at −∞.
 #[track_caller]
-pub fn silu(b: &Builder, x: Value) -> Value {
-    b.div(x, b.add(number(b, 1.0, x), exp(b, b.neg(x))))
+pub fn silu(x: Value) -> Value {
+    x / (1.0 + exp(-x))
 }
 
 /// silu(gate) · up (arXiv 2002.05202), within 4 ulp.
 #[track_caller]
-pub fn swiglu(b: &Builder, gate: Value, up: Value) -> Value {
-    b.mul(silu(b, gate), up)
+pub fn swiglu(gate: Value, up: Value) -> Value {
+    silu(gate) * up
 }
 
 /// ln(1 + eˣ) within 4 ulp, small results included; x itself from about 17 on, 0 below −87.336.
@@ -68,35 +66,29 @@ pub fn swiglu(b: &Builder, gate: Value, up: Value) -> Value {
 ///     ln(1 + eˣ) = max(x, 0) + ln(1 + t),  t = e^−|x|
 ///     ln(1 + t)  = 2 · atanh(s),           s = t / (2 + t) ≤ ⅓
 #[track_caller]
-pub fn softplus(b: &Builder, x: Value) -> Value {
-    let t = exp(b, b.neg(b.abs(x)));
-    let s = b.div(t, b.add(number(b, 2.0, x), t));
-    let u = b.mul(s, s);
-    let ln = b.fma(b.mul(s, u), polynomial(b, &ATANH, u), b.add(s, s));
-    b.add(b.max(x, number(b, 0.0, x)), ln)
+pub fn softplus(x: Value) -> Value {
+    let t = exp(-x.abs());
+    let s = t / (2.0 + t);
+    let u = s * s;
+    let ln = (s * u).mul_add(polynomial(&ATANH, u), s + s);
+    x.max(0.0) + ln
 }
 
 /// 2^x for −126 ≤ x < 128.
-fn exp2_in_range(b: &Builder, x: Value) -> Value {
-    let n = b.round_even(x);
-    let r = b.sub(x, n);
-    scale(b, b.fma(r, polynomial(b, &EXP2, r), number(b, 1.0, x)), n)
+fn exp2_in_range(x: Value) -> Value {
+    let n = x.round_ties_even();
+    let r = x - n;
+    scale(r.mul_add(polynomial(&EXP2, r), 1.0), n)
 }
 
-/// y · 2ⁿ for a whole n, by adding it to y's exponent. For a NaN the conversion gives 2³¹ on every x86, of which the shift
-/// leaves nothing: y, then NaN as well, stays what it is.
-fn scale(b: &Builder, y: Value, n: Value) -> Value {
-    b.bitcast(b.add(b.bitcast(y, Num::I32), b.shl(b.to_i32(n), 23)), Num::F32)
+/// y · 2ⁿ for a whole n, by adding it to y's exponent. For a NaN the conversion gives 2³¹ on every x86, and the shift leaves
+/// 0 of it: y, then NaN as well, stays what it is.
+fn scale(y: Value, n: Value) -> Value {
+    (y.bitcast(Num::I32) + (n.to_i32() << 23)).bitcast(Num::F32)
 }
 
 /// Σ coefficients[i] · xⁱ, by Horner's rule.
-fn polynomial(b: &Builder, coefficients: &[f32], x: Value) -> Value {
-    let mut terms = coefficients.iter().rev().map(|&term| number(b, term.into(), x));
-    let highest = terms.next().expect("a polynomial has a coefficient");
-    terms.fold(highest, |sum, term| b.fma(sum, x, term))
-}
-
-/// A constant of the type of `like`.
-fn number(b: &Builder, value: f64, like: Value) -> Value {
-    b.constant(value, like.ty())
+fn polynomial(coefficients: &[f32], x: Value) -> Value {
+    let (&highest, lower) = coefficients.split_last().expect("a polynomial has a coefficient");
+    lower.iter().rev().fold(highest.value(x.ty()), |sum, &term| sum.mul_add(x, term))
 }

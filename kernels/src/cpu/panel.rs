@@ -14,7 +14,7 @@
 //! 2. for each tile of the block's rows: sum in registers, put the sums on the stack
 //! 3. hand them to `store`, which is one piece of code however many kinds of tiles there are
 
-use crate::cpu::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{LANES, padded};
 use crate::target::CpuTarget;
 
@@ -56,24 +56,24 @@ pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
 
     // 1. blocks and groups
     b.for_each(rows.0, rows.1, in_block, |first| {
-        let end = b.min(b.add(first, b.index(in_block)), rows.1);
-        let n_rows = b.sub(end, first);
+        let end = (first + in_block).min(rows.1);
+        let n_rows = end - first;
         let abreast = abreast(b, product, n_rows);
-        let n_groups = b.ceil_div(b.sub(units.1, units.0), abreast);
-        b.for_each(b.index(0), n_groups, 1, |group| {
-            let unit = b.add(units.0, b.mul(group, abreast));
-            let n_units = b.min(abreast, b.sub(units.1, unit));
+        let n_groups = (units.1 - units.0).div_ceil(abreast);
+        b.for_each(0, n_groups, 1, |group| {
+            let unit = units.0 + group * abreast;
+            let n_units = abreast.min(units.1 - unit);
             b.for_each(first, end, in_tile, |row| {
-                let place = Place { row, n_rows: b.min(b.sub(end, row), b.index(in_tile)), unit, n_units };
+                let place = Place { row, n_rows: (end - row).min(in_tile), unit, n_units };
                 // 2. sum
                 sum(b, product, &place, scratch);
                 // 3. store
-                b.for_each(b.index(0), n_units, 1, |u| {
-                    b.for_each(b.index(0), place.n_rows, 1, |r| {
-                        let panel = |p| b.add(b.mul(u, b.index(product.unit)), b.index(p));
+                b.for_each(0, n_units, 1, |u| {
+                    b.for_each(0, place.n_rows, 1, |r| {
+                        let panel = |p| u * product.unit + p;
                         let load = |p| b.load_vector(scratch, &[r, panel(p), b.index(0)], LANES);
                         let sums: Vec<Value> = (0..product.unit).map(load).collect();
-                        (product.store)(b.add(row, r), b.add(unit, u), &sums);
+                        (product.store)(row + r, unit + u, &sums);
                     });
                 });
             });
@@ -94,29 +94,29 @@ fn abreast(b: &Builder, product: &Product, n_rows: Value) -> Value {
     let mut abreast = b.index(1);
     for n in 1..=rows_in_tile(b.target()) {
         let units = units_in_tile(b.target(), n, product.unit);
-        abreast = b.select(b.cmp(Compare::Eq, n_rows, b.index(n)), b.index(units), abreast);
+        abreast = n_rows.eq(n).select(units, abreast);
     }
     abreast
 }
 
 /// Sums a tile: all its panels abreast where there are as many as the registers are to hold, else one after the other.
 fn sum(b: &Builder, product: &Product, place: &Place, scratch: Buffer) {
-    let panel = b.mul(place.unit, b.index(product.unit));
+    let panel = place.unit * product.unit;
     for rows in 1..=rows_in_tile(b.target()) {
         let units = units_in_tile(b.target(), rows, product.unit);
         let panels = units * product.unit;
         let one_by_one = || {
-            b.for_each(b.index(0), b.mul(place.n_units, b.index(product.unit)), 1, |p| {
-                Tile { rows, panels: 1 }.emit(b, product, place.row, b.add(panel, p), (scratch, p));
+            b.for_each(0, place.n_units * product.unit, 1, |p| {
+                Tile { rows, panels: 1 }.emit(b, product, place.row, panel + p, (scratch, p));
             });
             []
         };
-        b.if_(b.cmp(Compare::Eq, place.n_rows, b.index(rows)), || {
+        b.if_(place.n_rows.eq(rows), || {
             if units == 1 {
                 one_by_one();
                 return;
             }
-            let all = b.cmp(Compare::Eq, place.n_units, b.index(units));
+            let all = place.n_units.eq(units);
             let abreast = || {
                 Tile { rows, panels }.emit(b, product, place.row, panel, (scratch, b.index(0)));
                 []
@@ -135,30 +135,30 @@ struct Tile {
 impl Tile {
     /// Sums all inputs of the rows from `row` on and the panels from `panel` on, into the panels of scratch from a number on.
     fn emit(&self, b: &Builder, product: &Product, row: Value, panel: Value, scratch: (Buffer, Value)) {
-        let rows: Vec<Value> = (0..self.rows).map(|r| (product.x_row)(b.add(row, b.index(r)))).collect();
-        let panels = (0..self.panels).map(|p| b.add(b.add(product.first_panel, panel), b.index(p)));
-        let weights: Vec<Value> = panels.map(|panel| b.mul(panel, b.index(product.k * LANES))).collect();
+        let rows: Vec<Value> = (0..self.rows).map(|r| (product.x_row)(row + r)).collect();
+        let panels = (0..self.panels).map(|p| product.first_panel + panel + p);
+        let weights: Vec<Value> = panels.map(|panel| panel * (product.k * LANES)).collect();
 
         let add_input = |j: Value, sums: &[Value]| {
-            let offset = b.mul(j, b.index(LANES));
-            let load = |&weight: &Value| b.to_f32(b.load_vector(product.weight, &[b.add(weight, offset)], LANES));
+            let offset = j * LANES;
+            let load = |&weight: &Value| b.load_vector(product.weight, &[weight + offset], LANES).to_f32();
             let weights: Vec<Value> = weights.iter().map(load).collect();
             let mut next = Vec::with_capacity(sums.len());
             for (&row, sums) in rows.iter().zip(sums.chunks_exact(self.panels)) {
-                let x = b.broadcast(b.load(product.x, &[row, j]), LANES);
-                next.extend(weights.iter().zip(sums).map(|(&weight, &sum)| b.fma(x, weight, sum)));
+                let x = b.load(product.x, &[row, j]).broadcast(LANES);
+                next.extend(weights.iter().zip(sums).map(|(&weight, &sum)| x.mul_add(weight, sum)));
             }
             next
         };
         // Two inputs at a time: a cache line of 2-byte weights, fetched once.
         let paired = product.k - product.k % 2;
         let sums = vec![b.splat(0.0, LANES); self.rows * self.panels];
-        let mut sums = b.for_range_vec(b.index(0), b.index(paired), 2, &sums, |j, sums| {
+        let mut sums = b.for_range_vec(0, paired, 2, &sums, |j, sums| {
             if self.panels <= 2 {
-                let ahead = b.add(b.mul(j, b.index(LANES)), b.index(AHEAD));
-                weights.iter().for_each(|&weight| b.prefetch(product.weight, &[b.add(weight, ahead)]));
+                let ahead = j * LANES + AHEAD;
+                weights.iter().for_each(|&weight| b.prefetch(product.weight, &[weight + ahead]));
             }
-            add_input(b.add(j, b.index(1)), &add_input(j, sums))
+            add_input(j + 1, &add_input(j, sums))
         });
         if paired < product.k {
             sums = add_input(b.index(paired), &sums);
@@ -166,7 +166,7 @@ impl Tile {
 
         for (r, sums) in sums.chunks_exact(self.panels).enumerate() {
             for (p, &sum) in sums.iter().enumerate() {
-                b.store(sum, scratch.0, &[b.index(r), b.add(scratch.1, b.index(p)), b.index(0)]);
+                b.store(sum, scratch.0, &[b.index(r), scratch.1 + p, b.index(0)]);
             }
         }
     }

@@ -8,8 +8,8 @@ use crate::kernel::{LANES, padded};
 #[track_caller]
 pub(crate) fn for_each_vector(b: &Builder, rows: Value, cols: usize, body: impl FnOnce(Value, Value)) {
     let per_row = b.index(padded(cols) / LANES);
-    let (start, end) = b.thread_range(b.mul(rows, per_row));
+    let (start, end) = b.thread_range(rows * per_row);
     b.for_each(start, end, 1, |vector| {
-        body(b.div(vector, per_row), b.mul(b.rem(vector, per_row), b.index(LANES)));
+        body(vector / per_row, vector % per_row * LANES);
     });
 }

@@ -7,7 +7,7 @@
 
 use super::integer::{self, weights::Weights};
 use super::panel::{self, Range};
-use crate::cpu::builder::{Builder, Compare, Value};
+use crate::cpu::builder::{Builder, Value};
 use crate::kernel::Elem;
 
 /// A product of all rows and all panels.
@@ -54,7 +54,7 @@ fn share(b: &Builder, n_units: usize) -> (Range, Range) {
         [start, end, everything[2], everything[3]]
     };
     let [first_row, end_row, first_unit, end_unit] = if n_units < 8 {
-        let many = b.cmp(Compare::Ge, rows, b.mul(b.n_threads(), b.index(8)));
+        let many = rows.ge(b.n_threads() * 8);
         b.if_else(many, share_rows, share_units)
     } else {
         share_units()

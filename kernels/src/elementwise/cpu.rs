@@ -17,12 +17,12 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         let other = || b.load_vector(b.buffer("b"), &[row, column], LANES);
         // 2. compute
         let y = match spec.function {
-            Function::Silu => math::silu(b, x),
-            Function::Softplus => math::softplus(b, x),
-            Function::Add => b.add(x, other()),
-            Function::Mul => b.mul(x, other()),
-            Function::MulRow => b.mul(x, b.load_vector(b.buffer("b"), &[column], LANES)),
-            Function::Swiglu => math::swiglu(b, x, other()),
+            Function::Silu => math::silu(x),
+            Function::Softplus => math::softplus(x),
+            Function::Add => x + other(),
+            Function::Mul => x * other(),
+            Function::MulRow => x * b.load_vector(b.buffer("b"), &[column], LANES),
+            Function::Swiglu => math::swiglu(x, other()),
         };
         // 3. store
         b.store(y, b.buffer("out"), &[row, column]);

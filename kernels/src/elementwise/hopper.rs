@@ -67,11 +67,10 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::Compare;
     use crate::hopper::rows;
 
     let (cols, row) = (spec.cols, b.block());
-    b.if_(b.cmp(Compare::Lt, row, b.count("rows")), || {
+    b.if_(row.lt(b.count("rows")), || {
         let row_of = |name: &str, elem: Elem| b.row(b.pointer(name), row, elem.bytes() * row_stride(elem, cols));
         rows::for_each_vector(b, cols, |_, column| {
             // 1. load
@@ -87,9 +86,9 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
             let y = match spec.function {
                 Function::Silu => rows::map(b, x, |x| b.silu(x)),
                 Function::Softplus => rows::map(b, x, |x| b.softplus(x)),
-                Function::Add => b.add(x, other()),
-                Function::Mul | Function::MulRow => b.mul(x, other()),
-                Function::Swiglu => b.mul(rows::map(b, x, |x| b.silu(x)), other()),
+                Function::Add => x + other(),
+                Function::Mul | Function::MulRow => x * other(),
+                Function::Swiglu => rows::map(b, x, |x| b.silu(x)) * other(),
             };
             // 3. store
             rows::store(b, y, spec.out, row_of("out", spec.out), column);

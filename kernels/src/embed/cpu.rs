@@ -12,21 +12,21 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (start, end) = b.thread_range(b.scalar("tokens"));
     b.for_each(start, end, 1, |token| {
         // 1. find
-        let id = b.to_index(b.load(b.buffer("ids"), &[token]));
+        let id = b.load(b.buffer("ids"), &[token]).to_index();
         // 2. widen and store
         let columns = b.index(spec.d_model);
         if spec.lanes == 1 {
-            let row = b.mul(id, columns);
-            b.for_each(b.index(0), columns, LANES, |column| {
-                let x = b.load_vector(table, &[b.add(row, column)], LANES);
-                b.store(b.to_f32(x), out, &[token, column]);
+            let row = id * columns;
+            b.for_each(0, columns, LANES, |column| {
+                let x = b.load_vector(table, &[row + column], LANES);
+                b.store(x.to_f32(), out, &[token, column]);
             });
         } else {
             let lanes = b.index(spec.lanes);
-            let first = b.add(b.mul(b.div(id, lanes), b.index(spec.d_model * spec.lanes)), b.rem(id, lanes));
-            b.for_each(b.index(0), columns, 1, |column: Value| {
-                let x = b.load(table, &[b.add(first, b.mul(column, lanes))]);
-                b.store(b.to_f32(x), out, &[token, column]);
+            let first = id / lanes * (spec.d_model * spec.lanes) + id % lanes;
+            b.for_each(0, columns, 1, |column: Value| {
+                let x = b.load(table, &[first + column * lanes]);
+                b.store(x.to_f32(), out, &[token, column]);
             });
         }
     });

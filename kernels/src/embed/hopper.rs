@@ -43,12 +43,12 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type};
+    use crate::cpu::builder::{Num, Type};
     use crate::hopper::rows;
 
     let (cols, token) = (spec.d_model, b.block());
-    b.if_(b.cmp(Compare::Lt, token, b.count("tokens")), || {
-        let id = b.load(b.at(b.pointer("ids"), b.scaled(token, 4)), Type::scalar(Num::I32));
+    b.if_(token.lt(b.count("tokens")), || {
+        let id = b.load(b.at(b.pointer("ids"), token * 4), Type::scalar(Num::I32));
         let from = b.row(b.pointer("table"), id, 2 * row_stride(Elem::Bf16, cols));
         let to = b.row(b.pointer("out"), token, 4 * row_stride(Elem::F32, cols));
         rows::for_each_vector(b, cols, |_, column| {

@@ -18,10 +18,10 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     // 1. share out
     let n_units = panel::n_panels(spec.n);
     let panels = experts::share(b, n_units);
-    let column = |panel: Value| b.mul(panel, b.index(LANES));
+    let column = |panel: Value| panel * LANES;
 
     // 2. clear
-    b.for_each(b.index(0), b.scalar("rows"), 1, |t| {
+    b.for_each(0, b.scalar("rows"), 1, |t| {
         b.for_each(panels.0, panels.1, 1, |panel| b.store(b.splat(0.0, LANES), out, &[t, column(panel)]));
     });
 
@@ -36,10 +36,10 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         // 4. add
         store: &|slot, panel, sums| {
             let top_k = b.index(spec.top_k);
-            let (t, choice) = (b.div(slot, top_k), b.rem(slot, top_k));
-            let weight = b.broadcast(b.load(weights, &[t, choice]), LANES);
+            let (t, choice) = (slot / top_k, slot % top_k);
+            let weight = b.load(weights, &[t, choice]).broadcast(LANES);
             let at = [t, column(panel)];
-            b.store(b.fma(weight, sums[0], b.load_vector(out, &at, LANES)), out, &at);
+            b.store(weight.mul_add(sums[0], b.load_vector(out, &at, LANES)), out, &at);
         },
     };
     experts::emit(b, &products, panels);

@@ -24,9 +24,9 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         format,
         unit: 1,
         n_units,
-        x_row: &|slot| b.div(slot, b.index(spec.slots_per_row)),
+        x_row: &|slot| slot / spec.slots_per_row,
         // 3. store
-        store: &|slot, panel, sums| b.store(sums[0], out, &[slot, b.mul(panel, b.index(LANES))]),
+        store: &|slot, panel, sums| b.store(sums[0], out, &[slot, panel * LANES]),
     };
     experts::emit(b, &products, panels);
 }

@@ -28,20 +28,20 @@ pub(crate) struct Products<'a> {
 
 /// This thread's units.
 pub(crate) fn share(b: &Builder, n_units: usize) -> Range {
-    b.thread_range(b.index(n_units))
+    b.thread_range(n_units)
 }
 
 /// Sums and stores a range of units of every expert; reads the buffers `x`, `weight`, `scales`, `slots` and `offsets`.
 pub(crate) fn emit(b: &Builder, products: &Products, units: Range) {
     let &Products { n_experts, k, format, unit, n_units, .. } = products;
-    let slot = |row: Value| b.to_index(b.load(b.buffer("slots"), &[row]));
-    let offset = |expert: Value| b.to_index(b.load(b.buffer("offsets"), &[expert]));
+    let slot = |row: Value| b.load(b.buffer("slots"), &[row]).to_index();
+    let offset = |expert: Value| b.load(b.buffer("offsets"), &[expert]).to_index();
     let x = b.buffer("x");
     let x_row = |row: Value| (products.x_row)(slot(row));
     let store = |row: Value, unit: Value, sums: &[Value]| (products.store)(slot(row), unit, sums);
-    b.for_each(b.index(0), b.index(n_experts), 1, |expert| {
-        let rows = (offset(expert), offset(b.add(expert, b.index(1))));
-        let first_panel = b.mul(expert, b.index(n_units * unit));
+    b.for_each(0, n_experts, 1, |expert| {
+        let rows = (offset(expert), offset(expert + 1));
+        let first_panel = expert * (n_units * unit);
         if let Some(weights) = Weights::of(b, format, k) {
             let product = integer::product::Product { weights, x, first_panel, unit, x_row: &x_row, store: &store };
             integer::product::emit(b, &product, rows, units);

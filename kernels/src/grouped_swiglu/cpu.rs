@@ -25,11 +25,11 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         format,
         unit: 2,
         n_units,
-        x_row: &|slot| b.div(slot, b.index(spec.slots_per_row)),
+        x_row: &|slot| slot / spec.slots_per_row,
         // 3. multiply, store
         store: &|slot, pair, sums| {
-            let y = math::swiglu(b, sums[0], sums[1]);
-            b.store(y, out, &[slot, b.mul(pair, b.index(LANES))]);
+            let y = math::swiglu(sums[0], sums[1]);
+            b.store(y, out, &[slot, pair * LANES]);
         },
     };
     experts::emit(b, &products, pairs);

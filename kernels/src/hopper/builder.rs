@@ -99,7 +99,7 @@ impl<'m> ModuleBuilder<'m> {
         let entry = region.append_block(Block::new(&typed));
         let builder =
             Builder { inner: crate::cpu::builder::Builder::new(context, Machine::Sm90, entry, params), threads };
-        emit(&builder);
+        builder.write(|| emit(&builder));
         builder.op("func.return", &[], &[]);
 
         let function = OperationBuilder::new("func.func", builder.here())

@@ -137,17 +137,17 @@ pub(crate) use emit::emit;
 mod emit {
     use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS};
     use super::{blocks, group_bytes, head_bytes};
-    use crate::cpu::builder::{Compare, Num, Type, Value};
+    use crate::cpu::builder::{Num, Type, Value};
     use crate::hopper::{Builder, row_stride};
     use crate::kernel::Elem;
     use crate::kv_append::PAGE_TOKENS;
 
     pub(crate) fn emit(b: &Builder, spec: &Spec) {
         assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
-        let thread = b.add(b.scaled(b.block(), THREADS as usize), b.thread());
+        let thread = b.block() * THREADS as usize + b.thread();
         let parts = b.i32(spec.parts() as i32);
-        let t = b.div(thread, parts);
-        b.if_(b.cmp(Compare::Lt, t, b.count("tokens")), || append(b, spec, t, b.rem(thread, parts)));
+        let t = thread / parts;
+        b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % parts));
     }
 
     /// Part `part` of token t.
@@ -155,45 +155,43 @@ mod emit {
         let d_head = spec.d_head;
         let per_head = blocks(d_head) * BLOCK_COLUMNS / PART;
         let per_side = b.i32((spec.n_kv_heads * per_head) as i32);
-        let is_value = b.cmp(Compare::Ge, part, per_side);
-        let of_side = b.rem(part, per_side);
-        let (head, of_head) = (b.div(of_side, b.i32(per_head as i32)), b.rem(of_side, b.i32(per_head as i32)));
+        let is_value = part.ge(per_side);
+        let of_side = part % per_side;
+        let (head, of_head) = (of_side / per_head, of_side % per_head);
 
         // 1. load
         let stride = 2 * row_stride(Elem::Bf16, spec.n_kv_heads * d_head);
-        let row = b.select(is_value, b.row(b.pointer("v"), t, stride), b.row(b.pointer("k"), t, stride));
-        let column = b.scaled(of_head, PART);
-        let x = load(b, spec, b.at(row, b.scaled(b.add(b.scaled(head, d_head), column), 2)), column);
+        let row = is_value.select(b.row(b.pointer("v"), t, stride), b.row(b.pointer("k"), t, stride));
+        let column = of_head * PART;
+        let x = load(b, spec, b.at(row, (head * d_head + column) * 2), column);
 
         // 2. store
-        let table = |name, at| b.load(b.at(b.pointer(name), b.scaled(at, 4)), Type::scalar(Num::I32));
+        let table = |name, at| b.load(b.at(b.pointer(name), at * 4), Type::scalar(Num::I32));
         let s = table("sequence_of", t);
         let past = table("past", s);
-        let position = b.sub(b.add(past, t), table("starts", s));
+        let position = past + t - table("starts", s);
         let tokens = b.i32(PAGE_TOKENS as i32);
-        let (nth, row) = (b.div(position, tokens), b.rem(position, tokens));
-        let entry = b.add(b.mul(b.to_i64(s), b.to_i64(b.scalar("pages_per_sequence"))), b.to_i64(nth));
-        let page = b.load(b.at(b.pointer("pages"), b.shl(entry, 2)), Type::scalar(Num::I32));
-        let page = b.shl(b.mul(b.to_i64(page), b.to_i64(b.scalar("page_stride"))), 1);
-        let in_group = b.add(
-            b.select(is_value, b.i32((blocks(d_head) * BLOCK_BYTES) as i32), b.i32(0)),
-            b.scaled(b.div(column, b.i32(BLOCK_COLUMNS as i32)), BLOCK_BYTES),
-        );
-        let head = b.at(b.at(b.pointer("cache"), page), b.add(b.scaled(head, head_bytes(d_head)), in_group));
-        let place = b.and(of_head, b.i32((BLOCK_COLUMNS / PART) as i32 - 1));
+        let (nth, row) = (position / tokens, position % tokens);
+        let entry = s.to_i64() * b.scalar("pages_per_sequence").to_i64() + nth.to_i64();
+        let page = b.load(b.at(b.pointer("pages"), entry << 2), Type::scalar(Num::I32));
+        let page = (page.to_i64() * b.scalar("page_stride").to_i64()) << 1;
+        let in_group =
+            is_value.select(b.i32((blocks(d_head) * BLOCK_BYTES) as i32), 0) + column / BLOCK_COLUMNS * BLOCK_BYTES;
+        let head = b.at(b.at(b.pointer("cache"), page), head * head_bytes(d_head) + in_group);
+        let place = of_head & ((BLOCK_COLUMNS / PART) - 1);
         let put = |x: Value, row: Value| {
-            let in_group = b.and(row, b.i32(GROUP_TOKENS as i32 - 1));
-            let group = b.scaled(b.shr(row, GROUP_TOKENS.ilog2()), group_bytes(d_head));
-            let in_row = b.scaled(b.xor(place, in_group), 2 * PART);
-            b.store(x, b.at(head, b.add(group, b.add(b.scaled(in_group, ROW_BYTES), in_row))));
+            let in_group = row & (GROUP_TOKENS - 1);
+            let group = (row >> GROUP_TOKENS.ilog2()) * group_bytes(d_head);
+            let in_row = (place ^ in_group) * (2 * PART);
+            b.store(x, b.at(head, group + (in_group * ROW_BYTES + in_row)));
         };
         put(x, row);
 
         // 3. zeros
-        let is_last = b.cmp(Compare::Eq, b.add(t, b.i32(1)), table("starts", b.add(s, b.i32(1))));
-        let opens = b.cmp(Compare::Ge, b.sub(position, row), past);
-        b.if_(b.and(is_last, opens), || {
-            b.for_each(b.add(row, b.i32(1)), tokens, 1, |row| put(b.splat_i32(0, 4), row));
+        let is_last = (t + 1).eq(table("starts", s + 1));
+        let opens = (position - row).ge(past);
+        b.if_(is_last & opens, || {
+            b.for_each(row + 1, tokens, 1, |row| put(b.splat_i32(0, 4), row));
         });
     }
 
@@ -203,19 +201,19 @@ mod emit {
         if d_head.is_multiple_of(BLOCK_COLUMNS) {
             return b.load(from, quad);
         }
-        let inside = |e: usize| b.cmp(Compare::Lt, b.add(column, b.i32(e as i32)), b.i32(d_head as i32));
+        let inside = |e: usize| (column + e).lt(d_head);
         if d_head.is_multiple_of(PART) {
             let [x] = b.if_else(inside(0), || [b.load(from, quad)], || [b.splat_i32(0, PART / 2)]);
             return x;
         }
         // Heads do not begin at multiples of 16 bytes.
         let element = |e: usize| {
-            let load = || [b.to_i32(b.load(b.at_byte(from, 2 * e), Type::scalar(Num::I16)))];
+            let load = || [b.load(b.at_byte(from, 2 * e), Type::scalar(Num::I16)).to_i32()];
             let [x] = b.if_else(inside(e), load, || [b.i32(0)]);
-            b.and(x, b.i32(0xffff))
+            x & 0xffff
         };
         (0..PART / 2).fold(b.splat_i32(0, PART / 2), |x, pair| {
-            b.insert(b.or(element(2 * pair), b.shl(element(2 * pair + 1), 16)), x, pair)
+            x.with_lane(pair, element(2 * pair) | (element(2 * pair + 1) << 16))
         })
     }
 }

@@ -13,12 +13,12 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (out, bias) = (b.buffer("out"), spec.bias.then(|| b.buffer("bias")));
     // 2. bias, activation, store
     let store = |row: Value, panel: Value, sums: &[Value]| {
-        let column = b.mul(panel, b.index(LANES));
-        let sum = bias.map_or(sums[0], |bias| b.add(sums[0], b.load_vector(bias, &[column], LANES)));
+        let column = panel * LANES;
+        let sum = bias.map_or(sums[0], |bias| sums[0] + b.load_vector(bias, &[column], LANES));
         let result = match spec.activation {
             Activation::None => sum,
-            Activation::Silu => math::silu(b, sum),
-            Activation::Softplus => math::softplus(b, sum),
+            Activation::Silu => math::silu(sum),
+            Activation::Softplus => math::softplus(sum),
         };
         b.store(result, out, &[row, column]);
     };

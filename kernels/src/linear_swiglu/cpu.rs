@@ -13,7 +13,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let out = b.buffer("out");
     // 2. multiply, store
     let store = |row: Value, pair: Value, sums: &[Value]| {
-        b.store(math::swiglu(b, sums[0], sums[1]), out, &[row, b.mul(pair, b.index(LANES))]);
+        b.store(math::swiglu(sums[0], sums[1]), out, &[row, pair * LANES]);
     };
     // 1. sum
     let n_units = panel::n_panels(spec.n);

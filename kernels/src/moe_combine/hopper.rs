@@ -52,12 +52,12 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type};
+    use crate::cpu::builder::{Num, Type};
     use crate::hopper::{COLUMNS, rows};
 
     let (cols, top_k, token) = (spec.cols, spec.top_k, b.block());
     let stride = 4 * row_stride(Elem::F32, cols);
-    b.if_(b.cmp(Compare::Lt, token, b.count("rows")), || {
+    b.if_(token.lt(b.count("rows")), || {
         // 1. where
         let weights = b.row(b.pointer("weights"), token, 4 * row_stride(Elem::F32, top_k));
         let slots = b.row(b.pointer("slots"), token, 8 * top_k);
@@ -65,7 +65,7 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
             .map(|j| {
                 let weight = b.load(b.at_byte(weights, 4 * j), Type::scalar(Num::F32));
                 let place = b.load(b.at_byte(slots, 8 * j + 4), Type::scalar(Num::I32));
-                (b.broadcast(weight, COLUMNS), b.row(b.pointer("y"), place, stride))
+                (weight.broadcast(COLUMNS), b.row(b.pointer("y"), place, stride))
             })
             .collect();
         // 2. sum
@@ -73,8 +73,8 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
         rows::for_each_vector(b, cols, |_, column| {
             let products = terms.iter().map(|&(weight, row)| (weight, rows::load_f32(b, row, column)));
             let sum = products.fold(None, |sum, (weight, y)| match sum {
-                None => Some(b.mul(weight, y)),
-                Some(sum) => Some(b.fma(weight, y, sum)),
+                None => Some(weight * y),
+                Some(sum) => Some(weight.mul_add(y, sum)),
             });
             rows::store(b, sum.expect("an expert at least"), Elem::F32, out, column);
         });

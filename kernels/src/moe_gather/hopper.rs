@@ -50,14 +50,14 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type};
+    use crate::cpu::builder::{Num, Type};
     use crate::hopper::rows;
 
     let place = b.block();
     let stride = 2 * row_stride(Elem::Bf16, spec.cols);
-    b.if_(b.cmp(Compare::Lt, place, b.count("slot_rows")), || {
+    b.if_(place.lt(b.count("slot_rows")), || {
         // 1. whose
-        let slot = b.load(b.at(b.pointer("slots"), b.scaled(place, 8)), Type::scalar(Num::I32));
+        let slot = b.load(b.at(b.pointer("slots"), place * 8), Type::scalar(Num::I32));
         let token = b.div_unsigned(slot, spec.top_k as u32);
         // 2. copy
         let (from, to) = (b.row(b.pointer("x"), token, stride), b.row(b.pointer("out"), place, stride));

@@ -5,10 +5,10 @@
 //! 3. each slot to the next free place of its expert
 
 use super::Spec;
-use crate::cpu::builder::{Builder, Compare, Num, Value};
+use crate::cpu::builder::{Builder, Num, Value};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    b.if_(b.cmp(Compare::Eq, b.thread(), b.index(0)), || sort(b, spec, b.scalar("rows")));
+    b.if_(b.thread().eq(0), || sort(b, spec, b.scalar("rows")));
 }
 
 /// Fills the buffers `slots` and `offsets` from the buffer `experts`, which has so many rows.
@@ -18,32 +18,32 @@ pub(crate) fn sort(b: &Builder, spec: &Spec, rows: Value) {
     let (zero, one, n_experts) = (b.index(0), b.index(1), b.index(spec.n_experts));
     let increment = |buffer, at: Value| {
         let before = b.load(buffer, &[at]);
-        b.store(b.add(before, b.i32(1)), buffer, &[at]);
+        b.store(before + 1, buffer, &[at]);
         before
     };
     let for_each_slot = |body: &dyn Fn(Value, Value)| {
         b.for_each(zero, rows, 1, |t| {
-            b.for_each(zero, b.index(spec.top_k), 1, |j| {
-                let slot = b.add(b.mul(t, b.index(spec.top_k)), j);
-                body(slot, b.to_index(b.load(experts, &[t, j])));
+            b.for_each(zero, spec.top_k, 1, |j| {
+                let slot = t * spec.top_k + j;
+                body(slot, b.load(experts, &[t, j]).to_index());
             });
         });
     };
     // 1. count
-    b.for_each(zero, b.add(n_experts, one), 1, |e| b.store(b.i32(0), offsets, &[e]));
+    b.for_each(zero, n_experts + one, 1, |e| b.store(b.i32(0), offsets, &[e]));
     for_each_slot(&|_, expert| {
-        increment(offsets, b.add(expert, one));
+        increment(offsets, expert + one);
     });
     // 2. running sums
     b.for_range(zero, n_experts, 1, [b.i32(0)], |e, [begin]| {
         b.store(begin, free, &[e]);
-        let end = b.add(begin, b.load(offsets, &[b.add(e, one)]));
-        b.store(end, offsets, &[b.add(e, one)]);
+        let end = begin + b.load(offsets, &[e + one]);
+        b.store(end, offsets, &[e + one]);
         [end]
     });
     // 3. place
     for_each_slot(&|slot, expert| {
         let place = increment(free, expert);
-        b.store(b.to_i32(slot), slots, &[b.to_index(place)]);
+        b.store(slot.to_i32(), slots, &[place.to_index()]);
     });
 }

@@ -6,7 +6,7 @@
 //! 3. slots sorted by expert ([`crate::moe_permute`])
 
 use super::Spec;
-use crate::cpu::builder::{Builder, Compare, Num};
+use crate::cpu::builder::{Builder, Num};
 use crate::kernel::padded;
 use crate::{moe_permute, softmax, top_k};
 
@@ -14,7 +14,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, top_k } = spec;
     let (logits, weights, experts) = (b.buffer("logits"), b.buffer("weights"), b.buffer("experts"));
     let (probabilities, zero) = (b.stack(Num::F32, &[1, padded(n_experts)]), b.index(0));
-    b.if_(b.cmp(Compare::Eq, b.thread(), zero), || {
+    b.if_(b.thread().eq(zero), || {
         b.for_each(zero, b.scalar("rows"), 1, |row| {
             // 1. probabilities
             softmax::cpu::row(b, n_experts, (logits, row), (probabilities, zero));
@@ -22,7 +22,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             let largest = top_k::Spec { cols: n_experts, k: top_k };
             top_k::cpu::row(b, &largest, (probabilities, zero), |j, weight, expert| {
                 b.store(weight, weights, &[row, j]);
-                b.store(b.to_i32(expert), experts, &[row, j]);
+                b.store(expert.to_i32(), experts, &[row, j]);
             });
         });
         // 3. sort

@@ -73,7 +73,7 @@ pub(crate) use emit::{Largest, emit, experts_of, short_row, sort};
 #[cfg(feature = "emit")]
 mod emit {
     use super::{MAX_EXPERTS, Spec};
-    use crate::cpu::builder::{Compare, Num, Type, Value};
+    use crate::cpu::builder::{Num, Type, Value};
     use crate::hopper::{Builder, COLUMNS, WARP, row_stride};
     use crate::kernel::Elem;
 
@@ -88,12 +88,12 @@ mod emit {
     pub(crate) fn sort(b: &Builder, n_experts: usize, top_k: usize, chosen: impl FnOnce(Value) -> Vec<Value>) {
         assert!(n_experts <= MAX_EXPERTS && top_k <= n_experts, "{top_k} of {n_experts} experts");
         let rows = b.count("rows");
-        let is_expert = b.cmp(Compare::Lt, b.thread(), b.i32(n_experts as i32));
-        let own = b.scaled(b.thread(), 4);
+        let is_expert = b.thread().lt(n_experts);
+        let own = b.thread() * 4;
         // In shared memory: where the next slot of each expert goes; then the same by warp.
         let next = b.shared();
         let of_warp = b.shared_at(4 * n_experts);
-        let warp_row = b.at(of_warp, b.scaled(b.warp(), 4 * n_experts));
+        let warp_row = b.at(of_warp, b.warp() * (4 * n_experts));
 
         // 1. largest, and how many of each expert
         b.if_(is_expert, || b.store(b.i32(0), b.at(next, own)));
@@ -101,8 +101,8 @@ mod emit {
         for_each_tile(b, rows, |token, is_token| {
             let chosen = b.if_else_vec(is_token, || chosen(token), || vec![b.i32(-1); top_k]);
             for expert in 0..n_experts {
-                let count = b.count_ones(b.ballot(any_is(b, &chosen, expert)));
-                let is_first = b.cmp(Compare::Eq, b.lane(), b.i32(0));
+                let count = b.count_ones(b.ballot(any_is(&chosen, expert)));
+                let is_first = b.lane().eq(0);
                 b.if_(is_first, || {
                     b.atomic_add_shared(b.at_byte(next, 4 * expert), count);
                 });
@@ -111,11 +111,11 @@ mod emit {
         b.sync();
 
         // 2. running sums
-        b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || {
+        b.if_(b.thread().eq(0), || {
             let offsets = b.pointer("offsets");
             let end = (0..n_experts).fold(b.i32(0), |begin, expert| {
                 let at = b.at_byte(next, 4 * expert);
-                let end = b.add(begin, b.load(at, I32));
+                let end = begin + b.load(at, I32);
                 b.store(begin, at);
                 b.store(begin, b.at_byte(offsets, 4 * expert));
                 end
@@ -131,13 +131,13 @@ mod emit {
             let below = b.lanes_below();
             let mut ranks = vec![b.i32(0); top_k];
             for expert in 0..n_experts {
-                let who = b.ballot(any_is(b, &chosen, expert));
-                let rank = b.count_ones(b.and(who, below));
+                let who = b.ballot(any_is(&chosen, expert));
+                let rank = b.count_ones(who & below);
                 for (rank_of, &chosen) in ranks.iter_mut().zip(&chosen) {
-                    let is = b.cmp(Compare::Eq, chosen, b.i32(expert as i32));
-                    *rank_of = b.select(is, rank, *rank_of);
+                    let is = chosen.eq(expert);
+                    *rank_of = is.select(rank, *rank_of);
                 }
-                b.if_(b.cmp(Compare::Eq, b.lane(), b.i32(0)), || {
+                b.if_(b.lane().eq(0), || {
                     b.store(b.count_ones(who), b.at_byte(warp_row, 4 * expert));
                 });
             }
@@ -146,7 +146,7 @@ mod emit {
                 let end =
                     (0..(b.threads_per_block() / WARP) as usize).fold(b.load(b.at(next, own), I32), |begin, warp| {
                         let at = b.at(b.at_byte(of_warp, 4 * n_experts * warp), own);
-                        let end = b.add(begin, b.load(at, I32));
+                        let end = begin + b.load(at, I32);
                         b.store(begin, at);
                         end
                     });
@@ -155,8 +155,8 @@ mod emit {
             b.sync();
             b.if_(is_token, || {
                 for (j, (&expert, &rank)) in chosen.iter().zip(&ranks).enumerate() {
-                    let place = b.add(b.load(b.at(warp_row, b.scaled(expert, 4)), I32), rank);
-                    let slot = b.add(b.scaled(token, top_k), b.i32(j as i32));
+                    let place = b.load(b.at(warp_row, expert * 4), I32) + rank;
+                    let slot = token * top_k + j;
                     let slots = b.pointer("slots");
                     b.store(slot, b.row(slots, place, 8));
                     b.store(place, b.at_byte(b.row(slots, slot, 8), 4));
@@ -177,23 +177,23 @@ mod emit {
         let row = b.row(rows, row, 4 * row_stride(Elem::F32, cols));
         let vector = |number: usize| {
             let x = b.load(b.at_byte(row, 16 * number), Type::vector(Num::F32, COLUMNS));
-            (0..COLUMNS.min(cols - COLUMNS * number)).map(|lane| b.extract(x, lane)).collect::<Vec<_>>()
+            (0..COLUMNS.min(cols - COLUMNS * number)).map(|lane| x.lane(lane)).collect::<Vec<_>>()
         };
         (0..cols.div_ceil(COLUMNS)).flat_map(vector).collect()
     }
 
     /// Calls `body` for each tile with this thread's token, and whether there is one; all threads take part.
     fn for_each_tile(b: &Builder, rows: Value, body: impl FnOnce(Value, Value)) {
-        b.for_each(b.i32(0), rows, b.threads_per_block() as usize, |first| {
-            let token = b.add(first, b.thread());
-            body(token, b.cmp(Compare::Lt, token, rows));
+        b.for_each(0, rows, b.threads_per_block() as usize, |first| {
+            let token = first + b.thread();
+            body(token, token.lt(rows));
         });
     }
 
     /// Whether one of the chosen experts is `expert`.
-    fn any_is(b: &Builder, chosen: &[Value], expert: usize) -> Value {
-        let is = chosen.iter().map(|&chosen| b.cmp(Compare::Eq, chosen, b.i32(expert as i32)));
-        is.reduce(|x, y| b.or(x, y)).expect("an expert at least")
+    fn any_is(chosen: &[Value], expert: usize) -> Value {
+        let is = chosen.iter().map(|&chosen| chosen.eq(expert));
+        is.reduce(|x, y| x | y).expect("an expert at least")
     }
 
     /// The experts of a token's largest logits, each once whatever the logits; they and their weights are written.
@@ -202,8 +202,8 @@ mod emit {
         let x = short_row(b, b.pointer("logits"), token, n_experts);
         let log2_e = b.f32(std::f32::consts::LOG2_E);
         let most = x[1..].iter().fold(x[0], |most, &x| b.greater(most, x));
-        let probability = |x: Value| b.exp2(b.mul(b.sub(x, most), log2_e));
-        let sum = x[1..].iter().fold(probability(x[0]), |sum, &x| b.add(sum, probability(x)));
+        let probability = |x: Value| b.exp2((x - most) * log2_e);
+        let sum = x[1..].iter().fold(probability(x[0]), |sum, &x| sum + probability(x));
         let scale = b.reciprocal(sum);
 
         let weights = b.row(b.pointer("weights"), token, 4 * row_stride(Elem::F32, top_k));
@@ -211,7 +211,7 @@ mod emit {
         let mut largest = Largest::of(b, x);
         let choose = |j: usize| {
             let (logit, expert) = largest.take();
-            b.store(b.mul(probability(logit), scale), b.at_byte(weights, 4 * j));
+            b.store(probability(logit) * scale, b.at_byte(weights, 4 * j));
             b.store(expert, b.at_byte(experts, 4 * j));
             expert
         };
@@ -227,23 +227,23 @@ mod emit {
 
     impl<'a, 'm> Largest<'a, 'm> {
         pub(crate) fn of(b: &'a Builder<'m>, x: Vec<Value>) -> Self {
-            let taken = vec![b.cmp(Compare::Ne, b.i32(0), b.i32(0)); x.len()];
+            let taken = vec![b.i32(0).ne(0); x.len()];
             Largest { b, x, taken }
         }
 
         /// The largest that was not taken, of equals the first, and its index.
         pub(crate) fn take(&mut self) -> (Value, Value) {
             let b = self.b;
-            let no = b.cmp(Compare::Ne, b.i32(0), b.i32(0));
+            let no = b.i32(0).ne(0);
             let mut best = (b.f32(0.0), b.i32(-1));
             for (index, (&x, &taken)) in self.x.iter().zip(&self.taken).enumerate() {
-                let is_first = b.cmp(Compare::Lt, best.1, b.i32(0));
-                let is_better = b.or(is_first, b.cmp(Compare::Gt, x, best.0));
-                let wins = b.select(taken, no, is_better);
-                best = (b.select(wins, x, best.0), b.select(wins, b.i32(index as i32), best.1));
+                let is_first = best.1.lt(0);
+                let is_better = is_first | x.gt(best.0);
+                let wins = taken.select(no, is_better);
+                best = (wins.select(x, best.0), wins.select(index, best.1));
             }
             for (index, taken) in self.taken.iter_mut().enumerate() {
-                *taken = b.or(*taken, b.cmp(Compare::Eq, best.1, b.i32(index as i32)));
+                *taken = *taken | best.1.eq(index);
             }
             best
         }

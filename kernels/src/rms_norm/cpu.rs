@@ -5,7 +5,7 @@
 //! 3. second pass: scale, multiply by the weight, store
 
 use super::Spec;
-use crate::cpu::builder::{Builder, Compare, Value};
+use crate::cpu::builder::{Builder, Value};
 use crate::kernel::{LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -18,16 +18,16 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             if !spec.residual {
                 return x;
             }
-            let sum = b.add(x, b.load_vector(b.buffer("b"), &[row, column], LANES));
+            let sum = x + b.load_vector(b.buffer("b"), &[row, column], LANES);
             b.store(sum, b.buffer("sum"), &[row, column]);
             sum
         });
 
         // 3. scale
         let from = if spec.residual { b.buffer("sum") } else { a };
-        b.for_each(b.index(0), b.index(padded(spec.cols)), LANES, |column| {
-            let x = b.mul(b.load_vector(from, &[row, column], LANES), scale);
-            b.store(b.mul(x, b.load_vector(weight, &[column], LANES)), out, &[row, column]);
+        b.for_each(0, padded(spec.cols), LANES, |column| {
+            let x = b.load_vector(from, &[row, column], LANES) * scale;
+            b.store(x * b.load_vector(weight, &[column], LANES), out, &[row, column]);
         });
     });
 }
@@ -37,17 +37,17 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 pub(crate) fn scale(b: &Builder, cols: usize, eps: f64, load: impl Fn(Value) -> Value) -> Value {
     let whole = cols - cols % LANES;
     let zero = b.splat(0.0, LANES);
-    let [mut squares] = b.for_range(b.index(0), b.index(whole), LANES, [zero], |column, [squares]| {
+    let [mut squares] = b.for_range(0, whole, LANES, [zero], |column, [squares]| {
         let x = load(column);
-        [b.fma(x, x, squares)]
+        [x.mul_add(x, squares)]
     });
     if whole < cols {
         // Lanes beyond the last column hold anything, NaN too.
-        let is_column = b.cmp(Compare::Lt, b.iota(LANES), b.splat_i32((cols - whole) as i32, LANES));
-        let x = b.select(is_column, load(b.index(whole)), zero);
-        squares = b.fma(x, x, squares);
+        let is_column = b.iota(LANES).lt(cols - whole);
+        let x = is_column.select(load(b.index(whole)), zero);
+        squares = x.mul_add(x, squares);
     }
-    let mean = b.div(b.reduce_add(squares), b.f32(cols as f32));
-    let scale = b.div(b.f32(1.0), b.sqrt(b.add(mean, b.f32(eps as f32))));
-    b.broadcast(scale, LANES)
+    let mean = squares.reduce_add() / cols as f32;
+    let scale = 1.0 / (mean + eps as f32).sqrt();
+    scale.broadcast(LANES)
 }

@@ -46,14 +46,14 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type};
+    use crate::cpu::builder::{Num, Type};
     use crate::hopper::rows;
 
     let row = b.block();
     let stride = spec.elem.bytes() * row_stride(spec.elem, spec.cols);
-    b.if_(b.cmp(Compare::Lt, row, b.count("outputs")), || {
+    b.if_(row.lt(b.count("outputs")), || {
         // 1. which
-        let wanted = b.load(b.at(b.pointer("rows"), b.scaled(row, 4)), Type::scalar(Num::I32));
+        let wanted = b.load(b.at(b.pointer("rows"), row * 4), Type::scalar(Num::I32));
         // 2. copy
         let (from, to) = (b.row(b.pointer("x"), wanted, stride), b.row(b.pointer("out"), row, stride));
         rows::copy(b, from, to, spec.cols * spec.elem.bytes());

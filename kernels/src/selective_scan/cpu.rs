@@ -33,18 +33,18 @@ pub(super) const AHEAD: usize = 2;
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let group = (GROUP_STATES / (spec.d_state * LANES)).clamp(1, GROUP_VECTORS);
     let selected = Selected::new(b, spec, RUN, group);
-    let (first_vector, last_vector) = b.thread_range(b.index(padded(spec.channels) / LANES));
-    b.for_each(b.index(0), b.scalar("tokens"), RUN, |first_token| {
-        let n_tokens = b.min(b.index(RUN), b.sub(b.scalar("tokens"), first_token));
+    let (first_vector, last_vector) = b.thread_range(padded(spec.channels) / LANES);
+    b.for_each(0, b.scalar("tokens"), RUN, |first_token| {
+        let n_tokens = b.index(RUN).min(b.scalar("tokens") - first_token);
         // 1. norms
         selected.norm(b, first_token, n_tokens);
         b.for_each(first_vector, last_vector, group, |first| {
-            let last = b.min(b.add(first, b.index(group)), last_vector);
+            let last = (first + group).min(last_vector);
             // 2. projection
             selected.project(b, first_token, n_tokens, (first, last));
-            b.for_each(b.index(0), n_tokens, 1, |i| {
+            b.for_each(0, n_tokens, 1, |i| {
                 let token = Token::new(b, spec, &selected, first_token, i);
-                b.for_each(first, last, 1, |vector| token.walk(b, vector, b.sub(vector, first)));
+                b.for_each(first, last, 1, |vector| token.walk(b, vector, vector - first));
             });
         });
     });
@@ -67,28 +67,28 @@ struct Token<'a> {
 
 impl<'a> Token<'a> {
     fn new(b: &Builder, spec: &'a Spec, selected: &'a Selected<'a>, first_token: Value, i: Value) -> Token<'a> {
-        let t = b.add(first_token, i);
-        let sequence = b.to_index(b.load(b.buffer("sequence_of"), &[t]));
-        let slot = b.mul(b.to_index(b.load(b.buffer("slots"), &[sequence])), b.scalar("slot_stride"));
-        let [input, output] = [selected.b, selected.c].map(|rows| rows.row(b, first_token, i));
+        let t = first_token + i;
+        let sequence = b.load(b.buffer("sequence_of"), &[t]).to_index();
+        let slot = b.load(b.buffer("slots"), &[sequence]).to_index() * b.scalar("slot_stride");
+        let [input, output] = [selected.b, selected.c].map(|rows| rows.row(first_token, i));
         Token { spec, selected, slot, i, t, input, output }
     }
 
     /// Takes the token in with one channel vector, which is number `in_group` of its group.
     fn walk(&self, b: &Builder, vector: Value, in_group: Value) {
-        let column = b.mul(vector, b.index(LANES));
+        let column = vector * LANES;
         let row = |name| b.load_vector(b.buffer(name), &[self.t, column], LANES);
         let rows = ["u", "y"].into_iter().chain(self.spec.gated.then_some("z"));
-        rows.for_each(|name| b.prefetch(b.buffer(name), &[b.add(self.t, b.index(AHEAD)), column]));
+        rows.for_each(|name| b.prefetch(b.buffer(name), &[self.t + AHEAD, column]));
         let dt = self.selected.dt(b, (self.t, column), (self.i, in_group));
         let u = row("u");
-        let panel = b.mul(vector, b.index(self.spec.d_state * LANES));
+        let panel = vector * (self.spec.d_state * LANES);
         // 3. states
-        let mut sum = self.states(b, panel, dt, b.mul(dt, u));
+        let mut sum = self.states(b, panel, dt, dt * u);
         // 4. skip and gate
         if self.spec.gated {
             let d = b.load_vector(b.buffer("d"), &[column], LANES);
-            sum = b.mul(b.fma(d, u, sum), math::silu(b, row("z")));
+            sum = d.mul_add(u, sum) * math::silu(row("z"));
         }
         b.store(sum, b.buffer("y"), &[self.t, column]);
     }
@@ -97,43 +97,43 @@ impl<'a> Token<'a> {
     fn states(&self, b: &Builder, panel: Value, dt: Value, dt_u: Value) -> Value {
         // Two at a time: more unrolled, the exponentials' constants no longer fit 16 registers.
         let n_pairs = self.spec.d_state / 2;
-        let [dts, dts_u] = [dt, dt_u].map(|x| twice(b, x, x));
+        let [dts, dts_u] = [dt, dt_u].map(|x| twice(x, x));
         let sum = b.splat(0.0, LANES);
-        let [sum] = b.for_range(b.index(0), b.index(2 * n_pairs), 2, [sum], |n, [sum]| {
-            let [n0, n1] = [n, b.add(n, b.index(1))];
-            let both = |row| twice(b, self.of_state(b, row, n0), self.of_state(b, row, n1));
-            let h = self.update(b, (panel, n), dts, b.mul(dts_u, both(self.input)));
-            let sum = b.fma(b.slice(h, 0, LANES), self.of_state(b, self.output, n0), sum);
-            [b.fma(b.slice(h, LANES, LANES), self.of_state(b, self.output, n1), sum)]
+        let [sum] = b.for_range(0, 2 * n_pairs, 2, [sum], |n, [sum]| {
+            let [n0, n1] = [n, n + 1];
+            let both = |row| twice(self.of_state(b, row, n0), self.of_state(b, row, n1));
+            let h = self.update(b, (panel, n), dts, dts_u * both(self.input));
+            let sum = h.slice(0, LANES).mul_add(self.of_state(b, self.output, n0), sum);
+            [h.slice(LANES, LANES).mul_add(self.of_state(b, self.output, n1), sum)]
         });
         if self.spec.d_state == 2 * n_pairs {
             return sum;
         }
         let n = b.index(2 * n_pairs);
-        let h = self.update(b, (panel, n), dt, b.mul(dt_u, self.of_state(b, self.input, n)));
-        b.fma(h, self.of_state(b, self.output, n), sum)
+        let h = self.update(b, (panel, n), dt, dt_u * self.of_state(b, self.input, n));
+        h.mul_add(self.of_state(b, self.output, n), sum)
     }
 
     /// Element n of a row, in all lanes.
     fn of_state(&self, b: &Builder, (rows, row): (Buffer, Value), n: Value) -> Value {
-        b.broadcast(b.load(rows, &[row, n]), LANES)
+        b.load(rows, &[row, n]).broadcast(LANES)
     }
 
     /// Decays the states of a panel from number n on, as many as `dt` has lanes for, and adds `taken` to them.
     fn update(&self, b: &Builder, (panel, n): (Value, Value), dt: Value, taken: Value) -> Value {
-        let at = b.add(panel, b.mul(n, b.index(LANES)));
-        let place = [b.add(self.slot, at)];
+        let at = panel + n * LANES;
+        let place = [self.slot + at];
         let rate = b.load_vector(b.buffer("a"), &[at], dt.lanes());
         let h = b.load_vector(b.buffer("state"), &place, dt.lanes());
         // Δ is not negative and the rate not positive.
-        let decay = math::exp2_nonpositive(b, b.mul(dt, rate));
-        let h = b.fma(decay, h, taken);
+        let decay = math::exp2_nonpositive(dt * rate);
+        let h = decay.mul_add(h, taken);
         b.store(h, b.buffer("state"), &place);
         h
     }
 }
 
 /// One vector after the other.
-fn twice(b: &Builder, x: Value, y: Value) -> Value {
-    b.shuffle(x, y, &(0..2 * LANES).collect::<Vec<_>>())
+fn twice(x: Value, y: Value) -> Value {
+    x.shuffle(y, &(0..2 * LANES).collect::<Vec<_>>())
 }

@@ -23,9 +23,9 @@ pub(super) enum Rows {
 
 impl Rows {
     /// The array, and the row of the run's token number `i`.
-    pub(super) fn row(self, b: &Builder, first_token: Value, i: Value) -> (Buffer, Value) {
+    pub(super) fn row(self, first_token: Value, i: Value) -> (Buffer, Value) {
         match self {
-            Rows::Step(buffer) => (buffer, b.add(first_token, i)),
+            Rows::Step(buffer) => (buffer, first_token + i),
             Rows::Run(buffer) => (buffer, i),
         }
     }
@@ -64,12 +64,12 @@ impl<'s> Selected<'s> {
         let Selection::Normed { projection: Projection { dt_rank, .. }, eps } = self.spec.selection else { return };
         let d_state = self.spec.d_state;
         let parts = [("dt_norm", dt_rank, self.low), ("b_norm", d_state, self.b), ("c_norm", d_state, self.c)];
-        b.for_each(b.index(0), n_tokens, 1, |i| {
+        b.for_each(0, n_tokens, 1, |i| {
             let mut start = 0;
             for (weight, cols, rows) in parts {
                 let part = Part { x: b.buffer("x"), start, cols, eps, weight: b.buffer(weight) };
-                let (out, row) = rows.row(b, first_token, i);
-                part.emit(b, b.add(first_token, i), out, row);
+                let (out, row) = rows.row(first_token, i);
+                part.emit(b, first_token + i, out, row);
                 start += cols;
             }
         });
@@ -81,9 +81,9 @@ impl<'s> Selected<'s> {
         let (Rows::Step(x) | Rows::Run(x), Rows::Step(out) | Rows::Run(out)) = (self.low, self.dt);
         let bias = b.buffer("dt_bias");
         let store = |i: Value, panel: Value, sums: &[Value]| {
-            let column = b.mul(panel, b.index(LANES));
-            let channel = b.add(b.mul(first, b.index(LANES)), column);
-            let dt = math::softplus(b, b.add(sums[0], b.load_vector(bias, &[channel], LANES)));
+            let column = panel * LANES;
+            let channel = first * LANES + column;
+            let dt = math::softplus(sums[0] + b.load_vector(bias, &[channel], LANES));
             b.store(dt, out, &[i, column]);
         };
         let product = Product {
@@ -92,20 +92,20 @@ impl<'s> Selected<'s> {
             weight: b.buffer("dt_weight"),
             first_panel: first,
             unit: 1,
-            x_row: &|i| self.low.row(b, first_token, i).1,
+            x_row: &|i| self.low.row(first_token, i).1,
             store: &store,
         };
-        panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), b.sub(last, first)));
+        panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), last - first));
     }
 
     /// Δ of a channel vector: at a place in the step's rows where given, of token and vector in run and group where projected.
     pub(super) fn dt(&self, b: &Builder, in_step: (Value, Value), (i, in_group): (Value, Value)) -> Value {
         match self.dt {
             Rows::Step(rows) => {
-                b.prefetch(rows, &[b.add(in_step.0, b.index(AHEAD)), in_step.1]);
+                b.prefetch(rows, &[in_step.0 + AHEAD, in_step.1]);
                 b.load_vector(rows, &[in_step.0, in_step.1], LANES)
             }
-            Rows::Run(rows) => b.load_vector(rows, &[i, b.mul(in_group, b.index(LANES))], LANES),
+            Rows::Run(rows) => b.load_vector(rows, &[i, in_group * LANES], LANES),
         }
     }
 }

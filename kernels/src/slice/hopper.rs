@@ -54,21 +54,21 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type};
+    use crate::cpu::builder::{Num, Type};
     use crate::hopper::{COLUMNS, rows};
 
     let row = b.block();
-    b.if_(b.cmp(Compare::Lt, row, b.count("rows")), || {
+    b.if_(row.lt(b.count("rows")), || {
         let from = b.row(b.pointer("x"), row, spec.x.bytes() * row_stride(spec.x, spec.cols));
         let to = b.row(b.pointer("out"), row, spec.out.bytes() * row_stride(spec.out, spec.len));
         rows::for_each_vector(b, spec.len, |_, column| {
             // 1. load
-            let first = b.add(column, b.i32(spec.start as i32));
+            let first = column + spec.start;
             let element = |lane: usize| {
                 // Behind the last column nothing is read, and what is stored there is anything.
-                let at = b.min(b.add(first, b.i32(lane as i32)), b.i32(spec.cols as i32 - 1));
+                let at = (first + lane).min(spec.cols - 1);
                 let num = if spec.x == Elem::F32 { Num::F32 } else { Num::Bf16 };
-                b.to_f32(b.load(b.at(from, b.scaled(at, spec.x.bytes())), Type::scalar(num)))
+                b.load(b.at(from, at * spec.x.bytes()), Type::scalar(num)).to_f32()
             };
             let x = match spec.start.is_multiple_of(COLUMNS) {
                 true => rows::load(b, spec.x, from, first),

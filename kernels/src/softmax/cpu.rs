@@ -5,7 +5,7 @@
 //! 3. divide
 
 use super::Spec;
-use crate::cpu::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::cpu::math;
 use crate::kernel::{LANES, padded};
 
@@ -18,26 +18,26 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 pub(crate) fn row(b: &Builder, cols: usize, x: (Buffer, Value), out: (Buffer, Value)) {
     let (zero, lowest) = (b.splat(0.0, LANES), b.splat(f32::NEG_INFINITY, LANES));
     let fold = |init: Value, next: &dyn Fn(Value, Value) -> Value| {
-        let [result] = b.for_range(b.index(0), b.index(cols), LANES, [init], |column, [result]| [next(column, result)]);
+        let [result] = b.for_range(0, cols, LANES, [init], |column, [result]| [next(column, result)]);
         result
     };
     // Lanes beyond the last column hold anything, NaN too.
     let mask = |column: Value, x: Value, padding: Value| {
-        let n_columns = b.broadcast(b.to_i32(b.sub(b.index(cols), column)), LANES);
-        b.select(b.cmp(Compare::Lt, b.iota(LANES), n_columns), x, padding)
+        let n_columns = (cols - column).to_i32().broadcast(LANES);
+        b.iota(LANES).lt(n_columns).select(x, padding)
     };
     let load = |(buffer, row): (Buffer, Value), column: Value| b.load_vector(buffer, &[row, column], LANES);
     let store = |value: Value, column: Value| b.store(value, out.0, &[out.1, column]);
     // 1. maximum
-    let max = fold(lowest, &|column, max| b.max(mask(column, load(x, column), lowest), max));
-    let max = b.broadcast(b.reduce_max(max), LANES);
+    let max = fold(lowest, &|column, max| mask(column, load(x, column), lowest).max(max));
+    let max = max.reduce_max().broadcast(LANES);
     // 2. exponentials
     let sum = fold(zero, &|column, sum| {
-        let exp = math::exp(b, b.sub(load(x, column), max));
+        let exp = math::exp(load(x, column) - max);
         store(exp, column);
-        b.add(sum, mask(column, exp, zero))
+        sum + mask(column, exp, zero)
     });
-    let sum = b.broadcast(b.reduce_add(sum), LANES);
+    let sum = sum.reduce_add().broadcast(LANES);
     // 3. divide
-    b.for_each(b.index(0), b.index(padded(cols)), LANES, |column| store(b.div(load(out, column), sum), column));
+    b.for_each(0, padded(cols), LANES, |column| store(load(out, column) / sum, column));
 }

@@ -47,36 +47,32 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::Compare;
     use crate::hopper::{COLUMNS, rows};
 
     let (cols, row) = (spec.cols, b.block());
     assert!(cols <= MAX_COLS, "rows of {cols} columns");
-    b.if_(b.cmp(Compare::Lt, row, b.count("rows")), || {
+    b.if_(row.lt(b.count("rows")), || {
         let row_of = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
         let (lowest, scratch) = (f32::NEG_INFINITY, b.shared());
         // 1. load
         let x: Vec<_> = rows::map_vectors(b, cols, |column| rows::load_f32(b, row_of("x"), column));
-        let first = b.scaled(b.thread(), COLUMNS);
+        let first = b.thread() * COLUMNS;
         let tile = COLUMNS * b.threads_per_block() as usize;
-        let inside = |number: usize, lane: usize| {
-            b.cmp(Compare::Lt, b.add(first, b.i32((number * tile + lane) as i32)), b.i32(cols as i32))
-        };
+        let inside = |number: usize, lane: usize| (first + (number * tile + lane)).lt(cols);
         let lanes: Vec<_> = (x.iter().enumerate())
             .flat_map(|(number, &x)| (0..COLUMNS).map(move |lane| (number, lane, x)))
-            .map(|(number, lane, x)| b.select(inside(number, lane), b.extract(x, lane), b.f32(lowest)))
+            .map(|(number, lane, x)| inside(number, lane).select(x.lane(lane), lowest))
             .collect();
         let most = lanes.iter().fold(b.f32(lowest), |most, &x| b.greater(most, x));
         let most = b.block_reduce(most, scratch, |x, y| b.greater(x, y));
         // 2. exponentials
         let log2_e = b.f32(std::f32::consts::LOG2_E);
-        let powers: Vec<_> = lanes.iter().map(|&x| b.exp2(b.mul(b.sub(x, most), log2_e))).collect();
-        let sum = powers.iter().fold(b.f32(0.0), |sum, &power| b.add(sum, power));
-        let scale = b.reciprocal(b.block_reduce(sum, scratch, |x, y| b.add(x, y)));
+        let powers: Vec<_> = lanes.iter().map(|&x| b.exp2((x - most) * log2_e)).collect();
+        let sum = powers.iter().fold(b.f32(0.0), |sum, &power| sum + power);
+        let scale = b.reciprocal(b.block_reduce(sum, scratch, |x, y| x + y));
         // 3. scale
         rows::for_each_vector(b, cols, |number, column| {
-            let scaled: Vec<_> =
-                powers[COLUMNS * number..][..COLUMNS].iter().map(|&power| b.mul(power, scale)).collect();
+            let scaled: Vec<_> = powers[COLUMNS * number..][..COLUMNS].iter().map(|&power| power * scale).collect();
             rows::store(b, rows::vector(b, &scaled), Elem::F32, row_of("out"), column);
         });
     });

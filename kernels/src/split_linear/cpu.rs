@@ -4,7 +4,7 @@
 //! 2. store in the result of the part that the panel belongs to
 
 use super::{OUTS, Spec};
-use crate::cpu::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::cpu::{panel, whole};
 use crate::kernel::LANES;
 
@@ -37,7 +37,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 fn store(b: &Builder, parts: &[Part], row: Value, panel: Value, sum: Value) {
     let Some((last, others)) = parts.split_last() else { return };
     let store_in_last = || {
-        let column = b.mul(b.sub(panel, b.index(last.first_panel)), b.index(LANES));
+        let column = (panel - last.first_panel) * LANES;
         b.store(sum, last.out, &[row, column]);
         []
     };
@@ -48,6 +48,6 @@ fn store(b: &Builder, parts: &[Part], row: Value, panel: Value, sum: Value) {
     if others.is_empty() {
         store_in_last();
     } else {
-        b.if_else(b.cmp(Compare::Ge, panel, b.index(last.first_panel)), store_in_last, store_in_others);
+        b.if_else(panel.ge(last.first_panel), store_in_last, store_in_others);
     }
 }

@@ -37,13 +37,13 @@ pub(crate) struct Part {
 impl Part {
     /// Norms the part of `row` into row `out_row` of `out`, whose lanes beyond the last column get anything.
     pub(crate) fn emit(&self, b: &Builder, row: Value, out: Buffer, out_row: Value) {
-        let load = |column: Value| b.load_vector(self.x, &[row, b.add(column, b.index(self.start))], LANES);
+        let load = |column: Value| b.load_vector(self.x, &[row, column + self.start], LANES);
         // 1. one over the root
         let scale = rms_norm::cpu::scale(b, self.cols, self.eps, load);
         // 2. scale
-        b.for_each(b.index(0), b.index(padded(self.cols)), LANES, |column| {
-            let x = b.mul(load(column), scale);
-            b.store(b.mul(x, b.load_vector(self.weight, &[column], LANES)), out, &[out_row, column]);
+        b.for_each(0, padded(self.cols), LANES, |column| {
+            let x = load(column) * scale;
+            b.store(x * b.load_vector(self.weight, &[column], LANES), out, &[out_row, column]);
         });
     }
 }

@@ -68,36 +68,35 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Compare, Num, Type, Value};
+    use crate::cpu::builder::{Num, Type, Value};
 
-    let row = b.add(b.scaled(b.block(), ROWS as usize), b.warp());
-    b.if_(b.cmp(Compare::Lt, row, b.count("rows")), || {
+    let row = b.block() * ROWS as usize + b.warp();
+    b.if_(row.lt(b.count("rows")), || {
         let x = b.row(b.pointer("x"), row, 4 * row_stride(Elem::F32, spec.cols()));
         let mut start = 0;
         for (&(weight, out), &(cols, elem)) in spec.slots().iter().zip(&spec.parts) {
             let columns = cols.div_ceil(WARP as usize);
-            let column = |number: usize| b.add(b.lane(), b.i32(number as i32 * WARP as i32));
+            let column = |number: usize| b.lane() + number * WARP as usize;
             let inside = |number: usize, then: &dyn Fn() -> Value| {
-                let is_column = b.cmp(Compare::Lt, column(number), b.i32(cols as i32));
+                let is_column = column(number).lt(cols);
                 match (number + 1) * WARP as usize <= cols {
                     true => then(),
                     false => b.if_else(is_column, || [then()], || [b.f32(0.0)])[0],
                 }
             };
-            let f32_at =
-                |from: Value, number: usize| b.load(b.at(from, b.scaled(column(number), 4)), Type::scalar(Num::F32));
+            let f32_at = |from: Value, number: usize| b.load(b.at(from, column(number) * 4), Type::scalar(Num::F32));
             // 1. squares
             let part = b.at_byte(x, 4 * start);
             let x: Vec<Value> = (0..columns).map(|number| inside(number, &|| f32_at(part, number))).collect();
-            let squares = x.iter().fold(b.f32(0.0), |squares, &x| b.fma(x, x, squares));
-            let mean = b.mul(b.warp_sum(squares), b.f32(1.0 / cols as f32));
-            let scale = b.rsqrt(b.add(mean, b.f32(spec.eps as f32)));
+            let squares = x.iter().fold(b.f32(0.0), |squares, &x| x.mul_add(x, squares));
+            let mean = b.warp_sum(squares) * (1.0 / cols as f32);
+            let scale = b.rsqrt(mean + spec.eps as f32);
             // 2. scale
             let out = b.row(b.pointer(out), row, elem.bytes() * row_stride(elem, cols));
             for (number, &x) in x.iter().enumerate() {
                 inside(number, &|| {
-                    let y = b.mul(b.mul(x, scale), f32_at(b.pointer(weight), number));
-                    let to = b.at(out, b.scaled(column(number), elem.bytes()));
+                    let y = x * scale * f32_at(b.pointer(weight), number);
+                    let to = b.at(out, column(number) * elem.bytes());
                     b.store(if elem == Elem::Bf16 { b.round_bf16(y) } else { y }, to);
                     y
                 });

@@ -7,7 +7,7 @@
 //! those missing: an index that exists, with whatever weight stands there.
 
 use super::Spec;
-use crate::cpu::builder::{Buffer, Builder, Compare, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (p, weights, experts) = (b.buffer("p"), b.buffer("weights"), b.buffer("experts"));
@@ -16,7 +16,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         // 2. store
         self::row(b, spec, (p, row), |j, weight, index| {
             b.store(weight, weights, &[row, j]);
-            b.store(b.to_i32(index), experts, &[row, j]);
+            b.store(index.to_i32(), experts, &[row, j]);
         });
     });
 }
@@ -25,18 +25,18 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 pub(crate) fn row(b: &Builder, spec: &Spec, (p, row): (Buffer, Value), store: impl FnOnce(Value, Value, Value)) {
     let (lowest, none) = (b.f32(f32::NEG_INFINITY), b.index(spec.cols));
     let before_all = [b.f32(f32::INFINITY), b.index(0)];
-    b.for_range(b.index(0), b.index(spec.k), 1, before_all, |j, [last, after]| {
+    b.for_range(0, spec.k, 1, before_all, |j, [last, after]| {
         // 1. find
-        let search = b.for_range(b.index(0), b.index(spec.cols), 1, [lowest, none], |i, [best, best_index]| {
+        let search = b.for_range(0, spec.cols, 1, [lowest, none], |i, [best, best_index]| {
             let x = b.load(p, &[row, i]);
-            let to_the_right = b.and(b.cmp(Compare::Eq, x, last), b.cmp(Compare::Ge, i, after));
-            let is_left = b.or(b.cmp(Compare::Lt, x, last), to_the_right);
-            let better = b.and(is_left, b.cmp(Compare::Gt, x, best));
-            [b.select(better, x, best), b.select(better, i, best_index)]
+            let to_the_right = x.eq(last) & i.ge(after);
+            let is_left = x.lt(last) | to_the_right;
+            let better = is_left & x.gt(best);
+            [better.select(x, best), better.select(i, best_index)]
         });
         let [best, found] = search;
-        let index = b.select(b.cmp(Compare::Eq, found, none), j, found);
+        let index = found.eq(none).select(j, found);
         store(j, b.load(p, &[row, index]), index);
-        [best, b.add(index, b.index(1))]
+        [best, index + 1]
     });
 }

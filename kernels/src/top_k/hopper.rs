@@ -55,13 +55,12 @@ impl Spec {
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::Compare;
     use crate::moe_route::hopper::{Largest, short_row};
 
     let &Spec { cols, k, .. } = spec;
     assert!(cols <= MAX_COLS && k <= cols, "{k} of {cols} columns");
-    let token = b.add(b.scaled(b.block(), THREADS as usize), b.thread());
-    b.if_(b.cmp(Compare::Lt, token, b.count("rows")), || {
+    let token = b.block() * THREADS as usize + b.thread();
+    b.if_(token.lt(b.count("rows")), || {
         // 1. load
         let mut largest = Largest::of(b, short_row(b, b.pointer("p"), token, cols));
         // 2. choose

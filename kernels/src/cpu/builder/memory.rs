@@ -1,6 +1,6 @@
 //! Reading and writing buffers.
 
-use super::{Buffer, Builder, Compare, Num, Type, Value, memref, named, parse_attribute};
+use super::{Buffer, Builder, Num, Operand, Type, Value, memref, named, parse_attribute};
 use melior::ir::attribute::{BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute};
 use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::{IntegerType, MemRefType};
@@ -113,16 +113,16 @@ impl Builder<'_> {
     #[track_caller]
     fn mask(&self, lanes: usize, count: Value) -> Value {
         assert_eq!(count.ty, Type::scalar(Num::Index), "the number of lanes");
-        let count = self.to_i32(self.min(count, self.index(lanes)));
-        self.cmp(Compare::Lt, self.iota(lanes), self.broadcast(count, lanes))
+        self.iota(lanes).lt(count.min(lanes).to_i32().broadcast(lanes))
     }
 
     #[track_caller]
     fn zeros(&self, ty: Type) -> Value {
         match ty.num {
-            Num::Bf16 => Value { ty, ..self.constant(0.0, ty.with(Num::I16)) },
-            Num::F16 => self.bitcast(self.constant(0.0, ty.with(Num::I16)), Num::F16),
-            _ => self.constant(0.0, ty),
+            Num::Bf16 => Value { ty, ..0.value(ty.with(Num::I16)) },
+            Num::F16 => 0.value(ty.with(Num::I16)).bitcast(Num::F16),
+            num if num.is_integer() => 0.value(ty),
+            _ => 0.0.value(ty),
         }
     }
 

@@ -19,13 +19,18 @@
 //! [`Param`], in order: an address, or an integer. What is built here is the function behind it, with an argument per
 //! slot. Buffers that a kernel writes must not overlap its other buffers.
 
-mod arith;
+mod by_name;
+mod constants;
+mod convert;
 mod memory;
+mod scope;
 mod types;
+mod value;
 mod vector;
+mod x86;
 
-pub use arith::Compare;
 pub use types::{Buffer, Num, Type, UNBOUNDED, Value};
+pub use value::{Compare, Operand};
 
 use crate::kernel::{Access, Param};
 use crate::target::CpuTarget;
@@ -75,7 +80,7 @@ impl<'m> ModuleBuilder<'m> {
         let region = Region::new();
         let typed: Vec<_> = types.iter().map(|&ty| (ty, location)).collect();
         let builder = Builder::new(context, Machine::Cpu(self.target), region.append_block(Block::new(&typed)), params);
-        emit(&builder);
+        builder.write(|| emit(&builder));
         builder.op("func.return", &[], &[]);
 
         let function = OperationBuilder::new("func.func", location)
@@ -111,6 +116,14 @@ impl Machine {
             Machine::Sm90 => true,
         }
     }
+
+    /// The type that counts.
+    fn count(self) -> Type {
+        Type::scalar(match self {
+            Machine::Cpu(_) => Num::Index,
+            Machine::Sm90 => Num::I32,
+        })
+    }
 }
 
 /// Writes the body of one kernel, operation after operation.
@@ -141,6 +154,15 @@ impl<'m> Builder<'m> {
             params: params.to_vec(),
             line: Cell::new(None),
         }
+    }
+
+    /// Runs `body`, whose operators on values append to this kernel.
+    pub(crate) fn write(&self, body: impl FnOnce()) {
+        scope::enter(self, body);
+    }
+
+    pub(super) fn machine(&self) -> Machine {
+        self.target
     }
 
     /// The CPU that the kernel is built for; panics in a kernel of a GPU.
@@ -186,15 +208,17 @@ impl<'m> Builder<'m> {
     /// This thread's contiguous share of `0..n`: `(start, end)`. Shares differ by one at most at the end, cover the range
     /// and do not overlap.
     #[track_caller]
-    pub fn thread_range(&self, n: Value) -> (Value, Value) {
-        let share = self.ceil_div(n, self.n_threads());
-        let start = self.min(self.mul(share, self.thread()), n);
-        (start, self.min(self.add(start, share), n))
+    pub fn thread_range(&self, n: impl Operand) -> (Value, Value) {
+        let n = n.value(Type::scalar(Num::Index));
+        let share = n.div_ceil(self.n_threads());
+        let start = (share * self.thread()).min(n);
+        (start, (start + share).min(n))
     }
 
-    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32.
+    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32 (of two numbers: indices on a
+    /// CPU, i32 on a GPU).
     #[track_caller]
-    pub fn for_each(&self, start: Value, end: Value, step: usize, body: impl FnOnce(Value)) {
+    pub fn for_each(&self, start: impl Operand, end: impl Operand, step: usize, body: impl FnOnce(Value)) {
         self.for_range(start, end, step, [], |i, []| {
             body(i);
             []
@@ -205,8 +229,8 @@ impl<'m> Builder<'m> {
     #[track_caller]
     pub fn for_range<const N: usize>(
         &self,
-        start: Value,
-        end: Value,
+        start: impl Operand,
+        end: impl Operand,
         step: usize,
         init: [Value; N],
         body: impl FnOnce(Value, [Value; N]) -> [Value; N],
@@ -221,18 +245,19 @@ impl<'m> Builder<'m> {
     #[track_caller]
     pub fn for_range_vec(
         &self,
-        start: Value,
-        end: Value,
+        start: impl Operand,
+        end: impl Operand,
         step: usize,
         init: &[Value],
         body: impl FnOnce(Value, &[Value]) -> Vec<Value>,
     ) -> Vec<Value> {
         let location = self.here();
-        let index = start.ty;
+        let index = start.known().or(end.known()).unwrap_or(self.target.count());
+        let (start, end) = (start.value(index), end.value(index));
         let counts = [Num::Index, Num::I32].map(Type::scalar);
         assert!(counts.contains(&index) && end.ty == index, "for_range from {} to {}", start.ty, end.ty);
         let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
-        let step = self.constant(step as f64, index);
+        let step = step.value(index);
 
         let block_types: Vec<_> = [index].iter().chain(&types).map(|ty| (ty.mlir(self.context), location)).collect();
         let (region, block) = self.region(Block::new(&block_types));
@@ -359,6 +384,19 @@ impl<'m> Builder<'m> {
         self.block.set(outer);
     }
 
+    /// Appends an operation with one result for the line `caller`.
+    fn append_one(
+        &self,
+        caller: &'static std::panic::Location,
+        name: &str,
+        operands: &[Value],
+        result: Type,
+        attributes: &[(&str, Attribute<'m>)],
+    ) -> Value {
+        let operation = self.append(caller, name, operands, &[result.mlir(self.context)], attributes);
+        self.result(operation, 0, result)
+    }
+
     /// Appends an operation without results or regions.
     #[track_caller]
     pub(crate) fn op(&self, name: &str, operands: &[Value], attributes: &[(&str, Attribute<'m>)]) {
@@ -374,8 +412,7 @@ impl<'m> Builder<'m> {
         result: Type,
         attributes: &[(&str, Attribute<'m>)],
     ) -> Value {
-        let operation = self.op_with_results(name, operands, &[result.mlir(self.context)], attributes);
-        self.result(operation, 0, result)
+        self.append_one(std::panic::Location::caller(), name, operands, result, attributes)
     }
 
     #[track_caller]
@@ -386,8 +423,19 @@ impl<'m> Builder<'m> {
         results: &[melior::ir::Type<'m>],
         attributes: &[(&str, Attribute<'m>)],
     ) -> OperationRef<'m, 'm> {
+        self.append(std::panic::Location::caller(), name, operands, results, attributes)
+    }
+
+    fn append(
+        &self,
+        caller: &'static std::panic::Location,
+        name: &str,
+        operands: &[Value],
+        results: &[melior::ir::Type<'m>],
+        attributes: &[(&str, Attribute<'m>)],
+    ) -> OperationRef<'m, 'm> {
         let attributes: Vec<_> = attributes.iter().map(|&(name, value)| named(self.context, name, value)).collect();
-        let operation = OperationBuilder::new(name, self.here())
+        let operation = OperationBuilder::new(name, self.line_of(caller))
             .add_operands(&self.raw(operands))
             .add_results(results)
             .add_attributes(&attributes)
@@ -419,7 +467,10 @@ impl<'m> Builder<'m> {
     /// helpers emit from another file counts to the line of the kernel before it.
     #[track_caller]
     pub(crate) fn here(&self) -> Location<'m> {
-        let caller = std::panic::Location::caller();
+        self.line_of(std::panic::Location::caller())
+    }
+
+    fn line_of(&self, caller: &'static std::panic::Location) -> Location<'m> {
         if matches!(self.target, Machine::Cpu(_)) {
             return location(self.context, caller);
         }

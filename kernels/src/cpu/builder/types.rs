@@ -51,6 +51,15 @@ impl Num {
         matches!(self, Num::Index | Num::I1 | Num::I8 | Num::I16 | Num::I32 | Num::I64)
     }
 
+    /// Whether arithmetic computes with it as a float.
+    pub(super) fn is_float(self) -> bool {
+        matches!(self, Num::F32 | Num::F64)
+    }
+
+    pub(super) fn is_number(self) -> bool {
+        self.is_integer() || self.is_float()
+    }
+
     pub(crate) fn mlir(self, context: &Context) -> melior::ir::Type<'_> {
         match self {
             Num::Index => melior::ir::Type::index(context),

@@ -1,101 +1,105 @@
-//! Between lanes: broadcast, extract, insert, shuffle, reduce.
+//! Between lanes: broadcast, one lane, shuffle, reduce.
 
-use super::{Builder, Num, Type, Value};
+use super::types::{Num, Type, Value};
+use super::value::{op, op_with};
+use melior::Context;
 use melior::ir::attribute::{ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute};
 use melior::ir::{Attribute, r#type::IntegerType};
 
-impl Builder<'_> {
+impl Value {
     /// A scalar in every lane.
     #[track_caller]
-    pub fn broadcast(&self, x: Value, lanes: usize) -> Value {
-        assert_eq!(x.ty.lanes, None, "broadcast of a vector");
-        self.op1("vector.broadcast", &[x], Type::vector(x.ty.num, lanes), &[])
+    pub fn broadcast(self, lanes: usize) -> Value {
+        assert_eq!(self.ty.lanes, None, "broadcast of a vector");
+        op("vector.broadcast", &[self], Type::vector(self.ty.num, lanes))
     }
 
     /// Lane `lane` of a vector.
     #[track_caller]
-    pub fn extract(&self, x: Value, lane: usize) -> Value {
-        assert!(lane < x.lanes() && x.ty.lanes.is_some(), "extract lane {lane} of {}", x.ty);
-        let position = DenseI64ArrayAttribute::new(self.context, &[lane as i64]).into();
-        self.op1("vector.extract", &[x], Type::scalar(x.ty.num), &[("static_position", position)])
+    pub fn lane(self, lane: usize) -> Value {
+        assert!(lane < self.lanes() && self.ty.lanes.is_some(), "lane {lane} of {}", self.ty);
+        op_with("vector.extract", &[self], Type::scalar(self.ty.num), "static_position", |context| {
+            position(context, lane)
+        })
     }
 
     /// The vector with `scalar` in lane `lane`.
     #[track_caller]
-    pub fn insert(&self, scalar: Value, x: Value, lane: usize) -> Value {
-        assert!(lane < x.lanes() && scalar.ty == Type::scalar(x.ty.num), "insert {} in {}", scalar.ty, x.ty);
-        let position = DenseI64ArrayAttribute::new(self.context, &[lane as i64]).into();
-        self.op1("vector.insert", &[scalar, x], x.ty, &[("static_position", position)])
+    pub fn with_lane(self, lane: usize, scalar: Value) -> Value {
+        assert!(lane < self.lanes() && scalar.ty == Type::scalar(self.ty.num), "{} in {}", scalar.ty, self.ty);
+        op_with("vector.insert", &[scalar, self], self.ty, "static_position", |context| position(context, lane))
     }
 
-    /// A vector of the lanes that `lanes` names: 0 and up from x, `x.lanes()` and up from y.
+    /// A vector of the lanes that `lanes` names: 0 and up from `self`, `self.lanes()` and up from `y`.
     #[track_caller]
-    pub fn shuffle(&self, x: Value, y: Value, lanes: &[usize]) -> Value {
-        assert!(x.ty == y.ty && x.ty.lanes.is_some(), "shuffle of {} and {}", x.ty, y.ty);
-        assert!(lanes.iter().all(|&lane| lane < 2 * x.lanes()), "shuffle of {} by {lanes:?}", x.ty);
-        let i64_type = IntegerType::new(self.context, 64).into();
-        let mask: Vec<Attribute> =
-            lanes.iter().map(|&lane| IntegerAttribute::new(i64_type, lane as i64).into()).collect();
-        let mask = ArrayAttribute::new(self.context, &mask).into();
-        self.op1("vector.shuffle", &[x, y], Type::vector(x.ty.num, lanes.len()), &[("mask", mask)])
+    pub fn shuffle(self, y: Value, lanes: &[usize]) -> Value {
+        assert!(self.ty == y.ty && self.ty.lanes.is_some(), "shuffle of {} and {}", self.ty, y.ty);
+        assert!(lanes.iter().all(|&lane| lane < 2 * self.lanes()), "shuffle of {} by {lanes:?}", self.ty);
+        op_with("vector.shuffle", &[self, y], Type::vector(self.ty.num, lanes.len()), "mask", |context| {
+            let i64_type = IntegerType::new(context, 64).into();
+            let mask = lanes.iter().map(|&lane| IntegerAttribute::new(i64_type, lane as i64).into());
+            ArrayAttribute::new(context, &mask.collect::<Vec<Attribute>>()).into()
+        })
     }
 
     /// `count` lanes from `first` on.
     #[track_caller]
-    pub fn slice(&self, x: Value, first: usize, count: usize) -> Value {
-        self.shuffle(x, x, &(first..first + count).collect::<Vec<_>>())
+    pub fn slice(self, first: usize, count: usize) -> Value {
+        self.shuffle(self, &(first..first + count).collect::<Vec<_>>())
     }
 
     /// The lanes of vectors of one type, one vector after the other; their number is a power of two.
     #[track_caller]
-    pub fn concat(&self, parts: &[Value]) -> Value {
+    pub fn concat(parts: &[Value]) -> Value {
         match parts {
             [all] => *all,
             _ => {
                 let (low, high) = parts.split_at(parts.len() / 2);
-                let (low, high) = (self.concat(low), self.concat(high));
-                self.shuffle(low, high, &(0..2 * low.lanes()).collect::<Vec<_>>())
+                let (low, high) = (Value::concat(low), Value::concat(high));
+                low.shuffle(high, &(0..2 * low.lanes()).collect::<Vec<_>>())
             }
         }
     }
 
     /// The bits of a vector as lanes of another width.
     #[track_caller]
-    pub fn reinterpret(&self, x: Value, num: Num) -> Value {
-        let bytes = x.lanes() * x.ty.num.bytes();
-        assert!(x.ty.lanes.is_some() && bytes.is_multiple_of(num.bytes()), "reinterpret {} as {num}", x.ty);
-        self.op1("vector.bitcast", &[x], Type::vector(num, bytes / num.bytes()), &[])
+    pub fn reinterpret(self, num: Num) -> Value {
+        let bytes = self.lanes() * self.ty.num.bytes();
+        assert!(self.ty.lanes.is_some() && bytes.is_multiple_of(num.bytes()), "reinterpret {} as {num}", self.ty);
+        op("vector.bitcast", &[self], Type::vector(num, bytes / num.bytes()))
     }
 
-    /// `x₀ y₀ x₁ y₁ …`
+    /// `self₀ y₀ self₁ y₁ …`
     #[track_caller]
-    pub fn interleave(&self, x: Value, y: Value) -> Value {
-        let lanes: Vec<usize> = (0..x.lanes()).flat_map(|lane| [lane, x.lanes() + lane]).collect();
-        self.shuffle(x, y, &lanes)
+    pub fn interleave(self, y: Value) -> Value {
+        let lanes: Vec<usize> = (0..self.lanes()).flat_map(|lane| [lane, self.lanes() + lane]).collect();
+        self.shuffle(y, &lanes)
     }
 
     /// The sum of all lanes, in a fixed order: the upper half is added to the lower until one lane is left, so that
     /// the rounding depends on the number of lanes alone, never on the target.
     #[track_caller]
-    pub fn reduce_add(&self, x: Value) -> Value {
-        self.reduce(x, |x, y| self.add(x, y))
+    pub fn reduce_add(self) -> Value {
+        let lanes = self.assert_reducible();
+        lanes.fold(self, |x, half| x.slice(0, half) + x.slice(half, half)).lane(0)
     }
 
     /// The greatest lane, in the order of [`reduce_add`](Self::reduce_add).
     #[track_caller]
-    pub fn reduce_max(&self, x: Value) -> Value {
-        self.reduce(x, |x, y| self.max(x, y))
+    pub fn reduce_max(self) -> Value {
+        let lanes = self.assert_reducible();
+        lanes.fold(self, |x, half| x.slice(0, half).max(x.slice(half, half))).lane(0)
     }
 
+    /// Half the lanes, a quarter of them, … 1.
     #[track_caller]
-    fn reduce(&self, x: Value, combine: impl Fn(Value, Value) -> Value) -> Value {
-        assert!(x.lanes().is_power_of_two() && x.ty.lanes.is_some(), "reduce {}: lanes not a power of two", x.ty);
-        assert_ne!(x.ty.num, Num::I1, "reduce {}", x.ty);
-        let mut x = x;
-        while x.lanes() > 1 {
-            let half = x.lanes() / 2;
-            x = combine(self.slice(x, 0, half), self.slice(x, half, half));
-        }
-        self.extract(x, 0)
+    fn assert_reducible(self) -> impl Iterator<Item = usize> {
+        assert!(self.lanes().is_power_of_two() && self.ty.lanes.is_some(), "reduce {}: not a power of two", self.ty);
+        assert_ne!(self.ty.num, Num::I1, "reduce {}", self.ty);
+        (0..self.lanes().ilog2()).rev().map(|bit| 1 << bit)
     }
+}
+
+fn position(context: &Context, lane: usize) -> Attribute<'_> {
+    DenseI64ArrayAttribute::new(context, &[lane as i64]).into()
 }

@@ -14,7 +14,7 @@
 use super::activation_group;
 use super::quantize::Rows;
 use super::weights::{HALVES, LINE, Weights, lanes};
-use crate::cpu::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
@@ -50,33 +50,33 @@ pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
     let unpacked = b.stack(Num::I16, &[activation_group(weights.format) / 2, 2 * LANES]);
     b.for_each(rows.0, rows.1, quantized.capacity, |first| {
         // 1. quantize
-        let end = b.min(b.add(first, b.index(quantized.capacity)), rows.1);
-        let n_rows = b.sub(end, first);
-        b.for_each(b.index(0), n_rows, 1, |row| {
-            quantized.fill(b, product.x, (product.x_row)(b.add(first, row)), row);
+        let end = (first + quantized.capacity).min(rows.1);
+        let n_rows = end - first;
+        b.for_each(0, n_rows, 1, |row| {
+            quantized.fill(b, product.x, (product.x_row)(first + row), row);
         });
 
         let abreast = abreast(b, weights.format, product.unit, n_rows);
-        let n_groups = b.ceil_div(b.sub(units.1, units.0), abreast);
-        b.for_each(b.index(0), n_groups, 1, |group| {
-            let unit = b.add(units.0, b.mul(group, abreast));
-            let n_units = b.min(abreast, b.sub(units.1, unit));
+        let n_groups = (units.1 - units.0).div_ceil(abreast);
+        b.for_each(0, n_groups, 1, |group| {
+            let unit = units.0 + group * abreast;
+            let n_units = abreast.min(units.1 - unit);
 
             // 2. sum
-            let first_panel = b.add(product.first_panel, b.mul(unit, b.index(product.unit)));
+            let first_panel = product.first_panel + unit * product.unit;
             let panels = Panels { weights, quantized: &quantized, first: first_panel, n_rows, sums };
-            panels.sum(b, b.mul(n_units, b.index(product.unit)), (unpacked, product.unit));
+            panels.sum(b, n_units * product.unit, (unpacked, product.unit));
 
             // 3. scale and store
-            b.for_each(b.index(0), n_units, 1, |u| {
-                b.for_each(b.index(0), n_rows, 1, |row| {
+            b.for_each(0, n_units, 1, |u| {
+                b.for_each(0, n_rows, 1, |row| {
                     let of_panel = |p| {
-                        let panel = b.add(b.mul(u, b.index(product.unit)), b.index(p));
+                        let panel = u * product.unit + p;
                         let sums = b.load_vector(sums, &[panel, row, b.index(0)], LANES);
-                        weights.scale_channels(b, b.add(first_panel, panel), sums)
+                        weights.scale_channels(b, first_panel + panel, sums)
                     };
                     let sums: Vec<Value> = (0..product.unit).map(of_panel).collect();
-                    (product.store)(b.add(first, row), b.add(unit, u), &sums);
+                    (product.store)(first + row, unit + u, &sums);
                 });
             });
         });
@@ -97,9 +97,9 @@ impl Panels<'_> {
     /// Sums so many panels of units of so many.
     fn sum(&self, b: &Builder, n_panels: Value, (unpacked, unit): (Buffer, usize)) {
         let in_stream = rows_in_stream(b.target());
-        let each = |sum: &dyn Fn(Value)| b.for_each(b.index(0), n_panels, 1, sum);
+        let each = |sum: &dyn Fn(Value)| b.for_each(0, n_panels, 1, sum);
         let one_by_one = || {
-            let are_few = b.cmp(Compare::Le, self.n_rows, b.index(2 * in_stream));
+            let are_few = self.n_rows.le(2 * in_stream);
             let stream = || {
                 each(&|panel| {
                     for_each_tile(b, self.n_rows, in_stream, &|row, n| self.stream(b, (row, n), (panel, 1)));
@@ -115,16 +115,16 @@ impl Panels<'_> {
         let tile = |rows: usize| (rows, units_in_stream(b.target(), self.weights.format, rows, unit) * unit);
         let tiles: Vec<_> = (1..in_stream).map(tile).filter(|&(_, panels)| panels > unit).collect();
         let are_abreast = tiles.iter().map(|&(rows, panels)| {
-            let are_rows = b.cmp(Compare::Eq, self.n_rows, b.index(rows));
-            b.and(are_rows, b.cmp(Compare::Eq, n_panels, b.index(panels)))
+            let are_rows = self.n_rows.eq(rows);
+            are_rows & n_panels.eq(panels)
         });
-        let Some(are_abreast) = are_abreast.reduce(|any, this| b.or(any, this)) else {
+        let Some(are_abreast) = are_abreast.reduce(|any, this| any | this) else {
             one_by_one();
             return;
         };
         let abreast = || {
             for &(rows, panels) in &tiles {
-                let are_rows = b.cmp(Compare::Eq, self.n_rows, b.index(rows));
+                let are_rows = self.n_rows.eq(rows);
                 b.if_(are_rows, || self.stream(b, (b.index(0), rows), (b.index(0), panels)));
             }
             []
@@ -135,23 +135,23 @@ impl Panels<'_> {
     /// A tile of few rows and panels from a place on: the weights stream past.
     fn stream(&self, b: &Builder, (row, n_rows): (Value, usize), (panel, n_panels): (Value, usize)) {
         let lanes = lanes(b.target());
-        let rows: Vec<Value> = (0..n_rows).map(|r| b.add(row, b.index(r))).collect();
-        let panels: Vec<Value> = (0..n_panels).map(|p| b.add(panel, b.index(p))).collect();
+        let rows: Vec<Value> = (0..n_rows).map(|r| row + r).collect();
+        let panels: Vec<Value> = (0..n_panels).map(|p| panel + p).collect();
         let zeros = vec![b.splat(0.0, lanes); n_rows * n_panels * LANES / lanes];
-        let sums = b.for_range_vec(b.index(0), b.index(self.weights.n_groups()), 1, &zeros, |group, sums| {
+        let sums = b.for_range_vec(0, self.weights.n_groups(), 1, &zeros, |group, sums| {
             let integers = self.stream_group(b, (&rows, &panels), group);
-            let of_weights = panels.iter().map(|&panel| self.weights.group_scales(b, b.add(self.first, panel), group));
+            let of_weights = panels.iter().map(|&panel| self.weights.group_scales(b, self.first + panel, group));
             let of_weights: Vec<_> = of_weights.collect();
             let of_row = |&row| {
                 let of_panel = |of_panel: &Option<Vec<Value>>| self.scales(b, [group, row], of_panel.as_deref());
                 of_weights.iter().flat_map(of_panel).collect::<Vec<Value>>()
             };
             let terms = integers.iter().zip(rows.iter().flat_map(of_row)).zip(sums);
-            terms.map(|((&integer, scale), &sum)| b.fma(b.to_f32(integer), scale, sum)).collect()
+            terms.map(|((&integer, scale), &sum)| integer.to_f32().mul_add(scale, sum)).collect()
         });
         let tiles = rows.iter().flat_map(|&row| panels.iter().map(move |&panel| (row, panel)));
         for ((row, panel), sums) in tiles.zip(sums.chunks_exact(LANES / lanes)) {
-            b.store(b.concat(sums), self.sums, &[panel, row, b.index(0)]);
+            b.store(Value::concat(sums), self.sums, &[panel, row, b.index(0)]);
         }
     }
 
@@ -159,19 +159,19 @@ impl Panels<'_> {
     fn stream_group(&self, b: &Builder, (rows, panels): (&[Value], &[Value]), group: Value) -> Vec<Value> {
         let (weights, lanes) = (self.weights, lanes(b.target()));
         let registers = LANES / lanes;
-        let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(b, b.add(self.first, panel))).collect();
-        let (first_line, end) = weights.group_lines(b, group);
+        let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(self.first + panel)).collect();
+        let (first_line, end) = weights.group_lines(group);
         let zeros = vec![b.splat_i32(0, lanes); rows.len() * panels.len() * registers];
         b.for_range_vec(first_line, end, 1, &zeros, |line, integers| {
             let mut integers = integers.to_vec();
-            let lines: Vec<Value> = starts.iter().map(|&start| b.add(start, b.mul(line, b.index(LINE)))).collect();
+            let lines: Vec<Value> = starts.iter().map(|&start| start + line * LINE).collect();
             if panels.len() <= 2 {
-                lines.iter().for_each(|&line| b.prefetch(weights.integers, &[b.add(line, b.index(AHEAD))]));
+                lines.iter().for_each(|&line| b.prefetch(weights.integers, &[line + AHEAD]));
             }
-            let first_pair = b.mul(b.sub(line, first_line), b.index(weights.line_pairs()));
+            let first_pair = (line - first_line) * weights.line_pairs();
             let in_half = weights.line_pairs() / HALVES;
             for half in 0..HALVES {
-                let pair = |p: usize| b.add(first_pair, b.index(half * in_half + p));
+                let pair = |p: usize| first_pair + (half * in_half + p);
                 let load = |&row: &Value| (0..in_half).map(|p| self.load_pair(b, [group, row, pair(p)])).collect();
                 let x: Vec<Vec<Value>> = rows.iter().map(load).collect();
                 for (p, &line) in lines.iter().enumerate() {
@@ -188,22 +188,20 @@ impl Panels<'_> {
 
     /// A panel and many rows: for each group of the inputs, unpacked once, for each tile of rows.
     fn pass(&self, b: &Builder, panel: Value, unpacked: Buffer) {
-        let number = b.add(self.first, panel);
-        b.for_each(b.index(0), self.n_rows, 1, |row| {
-            b.store(b.splat(0.0, LANES), self.sums, &[panel, row, b.index(0)])
-        });
-        b.for_each(b.index(0), b.index(self.weights.n_groups()), 1, |group| {
+        let number = self.first + panel;
+        b.for_each(0, self.n_rows, 1, |row| b.store(b.splat(0.0, LANES), self.sums, &[panel, row, b.index(0)]));
+        b.for_each(0, self.weights.n_groups(), 1, |group| {
             let n_pairs = self.unpack(b, (number, group), unpacked);
             let of_weights = self.weights.group_scales(b, number, group);
             for_each_tile(b, self.n_rows, rows_in_tile(b.target()), &|row, n| {
-                let places: Vec<Value> = (0..n).map(|r| b.add(row, b.index(r))).collect();
+                let places: Vec<Value> = (0..n).map(|r| row + r).collect();
                 let integers = self.pass_group(b, &places, (group, n_pairs), unpacked);
                 for (&place, integers) in places.iter().zip(integers.chunks_exact(integers.len() / n)) {
                     let scales = self.scales(b, [group, place], of_weights.as_deref());
                     for (register, (&integer, scale)) in integers.iter().zip(scales).enumerate() {
                         let at = [panel, place, b.index(register * lanes(b.target()))];
                         let sum = b.load_vector(self.sums, &at, lanes(b.target()));
-                        b.store(b.fma(b.to_f32(integer), scale, sum), self.sums, &at);
+                        b.store(integer.to_f32().mul_add(scale, sum), self.sums, &at);
                     }
                 }
             });
@@ -213,19 +211,19 @@ impl Panels<'_> {
     /// Unpacks a group of a panel to `[pairs][2 · 16]`; gives the number of its pairs.
     fn unpack(&self, b: &Builder, (panel, group): (Value, Value), unpacked: Buffer) -> Value {
         let weights = self.weights;
-        let (start, end) = weights.group_lines(b, group);
-        let panel = weights.panel(b, panel);
+        let (start, end) = weights.group_lines(group);
+        let panel = weights.panel(panel);
         b.for_each(start, end, 1, |line| {
-            let at = b.add(panel, b.mul(line, b.index(LINE)));
-            let first_pair = b.mul(b.sub(line, start), b.index(weights.line_pairs()));
+            let at = panel + line * LINE;
+            let first_pair = (line - start) * weights.line_pairs();
             for (pair, registers) in weights.load_line(b, at).into_iter().enumerate() {
                 for (register, weights) in registers.into_iter().enumerate() {
                     let lane = b.index(2 * register * lanes(b.target()));
-                    b.store(weights, unpacked, &[b.add(first_pair, b.index(pair)), lane]);
+                    b.store(weights, unpacked, &[first_pair + pair, lane]);
                 }
             }
         });
-        b.mul(b.sub(end, start), b.index(weights.line_pairs()))
+        (end - start) * weights.line_pairs()
     }
 
     /// The integer sums of a group from the unpacked weights: for each row, for each register of lanes.
@@ -238,9 +236,9 @@ impl Panels<'_> {
     ) -> Vec<Value> {
         let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
         let zeros = vec![b.splat_i32(0, lanes); places.len() * registers];
-        b.for_range_vec(b.index(0), n_pairs, 2, &zeros, |pair, integers| {
+        b.for_range_vec(0, n_pairs, 2, &zeros, |pair, integers| {
             let mut integers = integers.to_vec();
-            for pair in [pair, b.add(pair, b.index(1))] {
+            for pair in [pair, pair + 1] {
                 let load = |register| b.load_vector(unpacked, &[pair, b.index(2 * lanes * register)], 2 * lanes);
                 let weights: Vec<Value> = (0..registers).map(load).collect();
                 for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers)) {
@@ -253,14 +251,14 @@ impl Panels<'_> {
 
     /// A pair of a row's inputs, at `[group, place, pair]`, in every lane.
     fn load_pair(&self, b: &Builder, at: [Value; 3]) -> Value {
-        b.reinterpret(b.broadcast(b.load(self.quantized.pairs, &at), lanes(b.target())), Num::I16)
+        b.load(self.quantized.pairs, &at).broadcast(lanes(b.target())).reinterpret(Num::I16)
     }
 
     /// What multiplies the integer sums of a group of a row, at `[group, place]`, for each register.
     fn scales(&self, b: &Builder, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
-        let x = b.broadcast(b.load(self.quantized.scales, &at), lanes(b.target()));
+        let x = b.load(self.quantized.scales, &at).broadcast(lanes(b.target()));
         match weights {
-            Some(weights) => weights.iter().map(|&weights| b.mul(x, weights)).collect(),
+            Some(weights) => weights.iter().map(|&weights| x * weights).collect(),
             None => vec![x; LANES / lanes(b.target())],
         }
     }
@@ -269,7 +267,7 @@ impl Panels<'_> {
 /// Adds the products of a pair of inputs with the weights of each register.
 fn madd(b: &Builder, x: Value, weights: &[Value], sums: &mut [Value]) {
     for (sum, &weights) in sums.iter_mut().zip(weights) {
-        *sum = b.add(*sum, b.madd_pairs(weights, x));
+        *sum = *sum + b.madd_pairs(weights, x);
     }
 }
 
@@ -278,18 +276,18 @@ fn abreast(b: &Builder, format: Elem, unit: usize, n_rows: Value) -> Value {
     let mut abreast = b.index(1);
     for n in 1..rows_in_stream(b.target()) {
         let units = units_in_stream(b.target(), format, n, unit);
-        abreast = b.select(b.cmp(Compare::Eq, n_rows, b.index(n)), b.index(units), abreast);
+        abreast = n_rows.eq(n).select(units, abreast);
     }
     abreast
 }
 
 /// Runs `tile(row, n)` for tiles of `in_tile` rows, and for what is left of them.
 fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value, usize)) {
-    let rest = b.rem(n_rows, b.index(in_tile));
-    let whole = b.sub(n_rows, rest);
-    b.for_each(b.index(0), whole, in_tile, |row| tile(row, in_tile));
+    let rest = n_rows % in_tile;
+    let whole = n_rows - rest;
+    b.for_each(0, whole, in_tile, |row| tile(row, in_tile));
     for n in 1..in_tile {
-        b.if_(b.cmp(Compare::Eq, rest, b.index(n)), || tile(whole, n));
+        b.if_(rest.eq(n), || tile(whole, n));
     }
 }
 

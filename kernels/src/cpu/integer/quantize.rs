@@ -10,7 +10,7 @@
 //! 3. multiply, round, store
 
 use super::{activation_group, padded_inputs};
-use crate::cpu::builder::{Buffer, Builder, Compare, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{Elem, LANES};
 
 /// Most bytes on the stack, where a row alone does not take more: a quarter of a thread's.
@@ -50,9 +50,9 @@ impl Rows {
     /// Quantizes row `from` of x into row `to`.
     pub(super) fn fill(&self, b: &Builder, x: Buffer, from: Value, to: Value) {
         let (n_groups, rest) = (self.k / self.group, self.k % self.group);
-        b.for_each(b.index(0), b.index(n_groups), 1, |group| {
-            let column = b.mul(group, b.index(self.group));
-            let load = |at| b.load_vector(x, &[from, b.add(column, b.index(at))], LANES);
+        b.for_each(0, n_groups, 1, |group| {
+            let column = group * self.group;
+            let load = |at| b.load_vector(x, &[from, column + at], LANES);
             self.fill_group(b, (group, to), self.group, &load);
         });
         if rest > 0 {
@@ -62,8 +62,8 @@ impl Rows {
                 if at >= rest {
                     return zero;
                 }
-                let is_input = b.cmp(Compare::Lt, b.iota(LANES), b.splat_i32((rest - at) as i32, LANES));
-                b.select(is_input, b.load_vector(x, &[from, b.index(column + at)], LANES), zero)
+                let is_input = b.iota(LANES).lt(rest - at);
+                is_input.select(b.load_vector(x, &[from, b.index(column + at)], LANES), zero)
             };
             self.fill_group(b, (b.index(n_groups), to), padded_inputs(rest), &load);
         }
@@ -74,25 +74,25 @@ impl Rows {
         let vectors = (0..n_inputs).step_by(LANES);
 
         // 1. largest magnitude
-        let magnitudes = vectors.clone().map(|at| b.bitcast(b.abs(load(at)), Num::I32));
-        let largest = b.reduce_max(magnitudes.reduce(|x, y| b.max(x, y)).expect("a group has inputs"));
+        let magnitudes = vectors.clone().map(|at| load(at).abs().bitcast(Num::I32));
+        let largest = magnitudes.reduce(|x, y| x.max(y)).expect("a group has inputs").reduce_max();
 
         // 2. scale
         let bits = |x: f32| b.i32(x.to_bits() as i32);
-        let is_zero = b.cmp(Compare::Lt, largest, bits(2f32.powi(-110)));
-        let is_finite = b.cmp(Compare::Lt, largest, bits(f32::INFINITY));
-        let (max, steps) = (b.bitcast(largest, Num::F32), b.f32(i16::MAX.into()));
-        let scale = b.select(is_finite, b.div(max, steps), b.f32(f32::NAN));
-        b.store(b.select(is_zero, b.f32(0.0), scale), self.scales, &[group, row]);
+        let is_zero = largest.lt(bits(2f32.powi(-110)));
+        let is_finite = largest.lt(bits(f32::INFINITY));
+        let (max, steps) = (largest.bitcast(Num::F32), b.f32(i16::MAX.into()));
+        let scale = is_finite.select(max / steps, f32::NAN);
+        b.store(is_zero.select(0.0, scale), self.scales, &[group, row]);
 
         // 3. multiply
-        let inverse = b.broadcast(b.div(steps, max), LANES);
-        let mask = b.broadcast(b.select(is_zero, b.i32(0), b.neg(b.to_i32(is_finite))), LANES);
+        let inverse = (steps / max).broadcast(LANES);
+        let mask = is_zero.select(0, -is_finite.to_i32()).broadcast(LANES);
         for at in vectors {
-            let scaled = b.bitcast(b.mul(load(at), inverse), Num::I32);
-            let scaled = b.bitcast(b.and(scaled, mask), Num::F32);
-            let rounded = b.to_i16(b.to_i32(b.round_even(scaled)));
-            b.store(b.reinterpret(rounded, Num::I32), self.pairs, &[group, row, b.index(at / 2)]);
+            let scaled = (load(at) * inverse).bitcast(Num::I32);
+            let scaled = (scaled & mask).bitcast(Num::F32);
+            let rounded = scaled.round_ties_even().to_i32().to_i16();
+            b.store(rounded.reinterpret(Num::I32), self.pairs, &[group, row, b.index(at / 2)]);
         }
     }
 }

@@ -35,11 +35,11 @@ impl Weights {
     }
 
     /// The lines of a group in its panel; the last group may be shorter.
-    pub(super) fn group_lines(&self, b: &Builder, group: Value) -> (Value, Value) {
+    pub(super) fn group_lines(&self, group: Value) -> (Value, Value) {
         let (lines, in_group) = (self.panel_bytes() / LINE, activation_group(self.format) / self.line_inputs());
-        let start = b.mul(group, b.index(in_group));
-        let end = b.add(start, b.index(in_group));
-        (start, if lines.is_multiple_of(in_group) { end } else { b.min(end, b.index(lines)) })
+        let start = group * in_group;
+        let end = start + in_group;
+        (start, if lines.is_multiple_of(in_group) { end } else { end.min(lines) })
     }
 
     /// Pairs of inputs in a line.
@@ -48,8 +48,8 @@ impl Weights {
     }
 
     /// Where a panel begins, in bytes.
-    pub(super) fn panel(&self, b: &Builder, panel: Value) -> Value {
-        b.mul(panel, b.index(self.panel_bytes()))
+    pub(super) fn panel(&self, panel: Value) -> Value {
+        panel * self.panel_bytes()
     }
 
     /// For each pair of inputs of the line that begins at a byte, for each register of the outputs' lanes: the weights.
@@ -60,15 +60,15 @@ impl Weights {
     /// The same for half a line.
     pub(super) fn load_half(&self, b: &Builder, line: Value, half: usize) -> Vec<Vec<Value>> {
         let load = |register: usize| {
-            let at = b.add(line, b.index(2 * LANES * half + register));
-            b.to_i16(b.load_vector(self.integers, &[at], 2 * lanes(b.target())))
+            let at = line + (2 * LANES * half + register);
+            b.load_vector(self.integers, &[at], 2 * lanes(b.target())).to_i16()
         };
         let bytes: Vec<Value> = (0..2 * LANES).step_by(2 * lanes(b.target())).map(load).collect();
         if self.format == Elem::I8 {
             return vec![bytes];
         }
-        let low = bytes.iter().map(|&bytes| b.shr_signed(b.shl(bytes, 12), 12)).collect();
-        let high = bytes.iter().map(|&bytes| b.shr_signed(bytes, 4)).collect();
+        let low = bytes.iter().map(|&bytes| (bytes << 12).shr_signed(12)).collect();
+        let high = bytes.iter().map(|&bytes| bytes.shr_signed(4)).collect();
         vec![low, high]
     }
 
@@ -76,17 +76,17 @@ impl Weights {
     pub(super) fn group_scales(&self, b: &Builder, panel: Value, group: Value) -> Option<Vec<Value>> {
         (self.format == Elem::I4).then(|| {
             let n_groups = b.index(padded_inputs(self.k) / GROUP);
-            let first = b.mul(b.add(b.mul(panel, n_groups), group), b.index(LANES));
+            let first = (panel * n_groups + group) * LANES;
             let registers = (0..LANES).step_by(lanes(b.target()));
-            let at = |lane| b.add(first, b.index(lane));
-            registers.map(|lane| b.to_f32(b.load_vector(self.scales, &[at(lane)], lanes(b.target())))).collect()
+            let at = |lane| first + lane;
+            registers.map(|lane| b.load_vector(self.scales, &[at(lane)], lanes(b.target())).to_f32()).collect()
         })
     }
 
     /// A panel's results from the sums of all groups.
     pub(super) fn scale_channels(&self, b: &Builder, panel: Value, sums: Value) -> Value {
         match self.format {
-            Elem::I8 => b.mul(sums, b.load_vector(self.scales, &[b.mul(panel, b.index(LANES))], LANES)),
+            Elem::I8 => sums * b.load_vector(self.scales, &[panel * LANES], LANES),
             _ => sums,
         }
     }

@@ -49,16 +49,15 @@ impl Spec {
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
     use super::row::Row;
-    use crate::cpu::builder::Compare;
 
     let number = b.block();
-    b.if_(b.cmp(Compare::Lt, number, b.count("outputs")), || {
+    b.if_(number.lt(b.count("outputs")), || {
         // 1. largest
         let row = Row::new(b, spec.vocab, number);
         let token = row.largest().token;
         // 2. store
-        b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || {
-            b.store(token, b.at(b.pointer("tokens"), b.scaled(number, 4)));
+        b.if_(b.thread().eq(0), || {
+            b.store(token, b.at(b.pointer("tokens"), number * 4));
         });
     });
 }

@@ -1,7 +1,7 @@
 //! A row of logits over the threads of a block, four at a time, and its largest.
 
 use super::NO_TOKEN;
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS, row_stride};
 use crate::kernel::Elem;
 
@@ -48,31 +48,30 @@ impl<'a, 'm> Row<'a, 'm> {
     /// The logits of this thread from column `first` on.
     pub fn logits(&self, first: Value) -> Vec<Logit> {
         let (b, vocab) = (self.b, self.vocab as i32);
-        let x = b.load(b.at(self.logits, b.scaled(first, 4)), Type::vector(Num::F32, COLUMNS));
+        let x = b.load(b.at(self.logits, first * 4), Type::vector(Num::F32, COLUMNS));
         let logit = |lane: usize| {
-            let (value, token) = (b.extract(x, lane), b.add(first, b.i32(lane as i32)));
+            let (value, token) = (x.lane(lane), first + lane);
             let key = self.key(value);
-            let inside = || b.cmp(Compare::Lt, token, b.i32(vocab));
-            let key = if self.vocab.is_multiple_of(COLUMNS) { key } else { b.select(inside(), key, b.i32(NO_KEY)) };
+            let inside = || token.lt(vocab);
+            let key = if self.vocab.is_multiple_of(COLUMNS) { key } else { inside().select(key, NO_KEY) };
             Logit { value, key, token }
         };
         (0..COLUMNS).map(logit).collect()
     }
 
     fn key(&self, value: Value) -> Value {
-        let b = self.b;
-        let bits = b.bitcast(value, Num::I32);
-        let magnitude = b.and(bits, b.i32(i32::MAX));
-        let ordered = b.xor(bits, b.and(b.shr_signed(bits, 31), b.i32(i32::MAX)));
-        let is_number = b.cmp(Compare::Le, magnitude, b.i32(f32::INFINITY.to_bits() as i32));
-        b.select(is_number, ordered, b.i32(NO_KEY))
+        let bits = value.bitcast(Num::I32);
+        let magnitude = bits & i32::MAX;
+        let ordered = bits ^ (bits.shr_signed(31) & i32::MAX);
+        let is_number = magnitude.le(f32::INFINITY.to_bits());
+        is_number.select(ordered, NO_KEY)
     }
 
     /// Goes through the logits of this thread, lowest token first, carrying values.
     pub fn fold<const N: usize>(&self, init: [Value; N], body: impl Fn([Value; N], Logit) -> [Value; N]) -> [Value; N] {
         let b = self.b;
-        let first = b.scaled(b.thread(), COLUMNS);
-        b.for_range(first, b.i32(self.vocab as i32), self.tile(), init, |column, carried| {
+        let first = b.thread() * COLUMNS;
+        b.for_range(first, self.vocab, self.tile(), init, |column, carried| {
             self.logits(column).into_iter().fold(carried, &body)
         })
     }
@@ -83,17 +82,17 @@ impl<'a, 'm> Row<'a, 'm> {
         let none = b.i32(i32::MAX);
         let [own, token] = self.fold([b.i32(NO_KEY), none], |[most, of], logit| {
             // The key of −0 is −1.
-            let key = b.select(b.cmp(Compare::Eq, logit.key, b.i32(-1)), b.i32(0), logit.key);
-            let is_more = b.cmp(Compare::Gt, key, most);
-            [b.select(is_more, key, most), b.select(is_more, logit.token, of)]
+            let key = logit.key.eq(-1).select(0, logit.key);
+            let is_more = key.gt(most);
+            [is_more.select(key, most), is_more.select(logit.token, of)]
         });
-        let most = b.block_reduce(own, self.scratch, |x, y| b.max(x, y));
-        let token = b.select(b.cmp(Compare::Eq, own, most), token, none);
-        let token = b.block_reduce(token, self.scratch, |x, y| b.min(x, y));
-        let above = b.cmp(Compare::Gt, most, b.i32(key_of(f32::NEG_INFINITY)));
-        let below = b.cmp(Compare::Lt, most, b.i32(key_of(f32::INFINITY)));
-        let bits = b.xor(most, b.and(b.shr_signed(most, 31), b.i32(i32::MAX)));
-        Largest { value: b.bitcast(bits, Num::F32), token: b.select(b.and(above, below), token, b.i32(NO_TOKEN)) }
+        let most = b.block_reduce(own, self.scratch, |x, y| x.max(y));
+        let token = own.eq(most).select(token, none);
+        let token = b.block_reduce(token, self.scratch, |x, y| x.min(y));
+        let above = most.gt(key_of(f32::NEG_INFINITY));
+        let below = most.lt(key_of(f32::INFINITY));
+        let bits = most ^ (most.shr_signed(31) & i32::MAX);
+        Largest { value: bits.bitcast(Num::F32), token: (above & below).select(token, NO_TOKEN) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::stage::Inputs;
 use super::{Layout, STAGES, STRETCH, Shape, Spec};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 
@@ -11,14 +11,14 @@ const F32: Type = Type::scalar(Num::F32);
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let shape = spec.shape();
     let sequence = b.block_y();
-    b.if_(b.cmp(Compare::Lt, sequence, b.count("sequences")), || {
-        let table = |name, index| b.load(b.at(b.pointer(name), b.scaled(index, 4)), Type::scalar(Num::I32));
-        let tokens = [table("starts", sequence), table("starts", b.add(sequence, b.i32(1)))];
-        let n_tokens = b.sub(tokens[1], tokens[0]);
-        b.if_(b.cmp(Compare::Gt, n_tokens, b.i32(0)), || {
-            let channel = b.scaled(b.block(), shape.channels());
+    b.if_(sequence.lt(b.count("sequences")), || {
+        let table = |name, index| b.load(b.at(b.pointer(name), index * 4), Type::scalar(Num::I32));
+        let tokens = [table("starts", sequence), table("starts", sequence + 1)];
+        let n_tokens = tokens[1] - tokens[0];
+        b.if_(n_tokens.gt(0), || {
+            let channel = b.block() * shape.channels();
             let inputs = Inputs { b, spec, layout: Layout::of(spec), channel, tokens };
-            let slot = b.mul(b.to_i64(table("slots", sequence)), b.to_i64(b.scalar("slot_stride")));
+            let slot = table("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
             let scan = Scan::new(&inputs, slot);
             scan.run(n_tokens);
         });
@@ -45,10 +45,10 @@ struct Scan<'a, 'm> {
 impl<'a, 'm> Scan<'a, 'm> {
     fn new(inputs: &'a Inputs<'a, 'm>, slot: Value) -> Self {
         let (b, spec, shape) = (inputs.b, inputs.spec, inputs.spec.shape());
-        let channel = b.shr(b.thread(), shape.lanes.ilog2());
-        let lane = b.and(b.thread(), b.i32(shape.lanes as i32 - 1));
-        let global = b.add(inputs.channel, channel);
-        let first = b.add(b.scaled(global, spec.d_state), b.scaled(lane, shape.states));
+        let channel = b.thread() >> shape.lanes.ilog2();
+        let lane = b.thread() & (shape.lanes - 1);
+        let global = inputs.channel + channel;
+        let first = global * spec.d_state + lane * shape.states;
         Scan {
             b,
             spec,
@@ -56,15 +56,15 @@ impl<'a, 'm> Scan<'a, 'm> {
             inputs,
             channel,
             lane,
-            exists: b.cmp(Compare::Lt, global, b.i32(spec.channels as i32)),
-            at: b.scaled(first, 4),
-            state: b.at(b.pointer("state"), b.mul(slot, b.i64(4))),
+            exists: global.lt(spec.channels),
+            at: first * 4,
+            state: b.at(b.pointer("state"), slot * 4),
         }
     }
 
     fn run(&self, n_tokens: Value) {
         let (b, spec) = (self.b, self.spec);
-        let n_stretches = b.div_unsigned(b.add(n_tokens, b.i32(STRETCH as i32 - 1)), STRETCH as u32);
+        let n_stretches = b.div_unsigned(n_tokens + (STRETCH - 1), STRETCH as u32);
         for stretch in 0..STAGES {
             self.inputs.ask(b.i32(stretch as i32));
         }
@@ -72,23 +72,23 @@ impl<'a, 'm> Scan<'a, 'm> {
         let rates = self.load(b.pointer("a"));
         let h = self.load(self.state);
         let skip = spec.gated.then(|| {
-            let at = b.scaled(b.add(self.inputs.channel, self.channel), 4);
+            let at = (self.inputs.channel + self.channel) * 4;
             let load = || [b.load(b.at(b.pointer("d"), at), F32)];
             let [d] = b.if_else(self.exists, load, || [b.f32(0.0)]);
             d
         });
         // 2. stretches
-        let h = b.for_range_vec(b.i32(0), n_stretches, 1, &h, |stretch, h| {
+        let h = b.for_range_vec(0, n_stretches, 1, &h, |stretch, h| {
             b.cp_async_wait(STAGES as u32 - 1);
             b.sync();
             let stage = self.inputs.stage(stretch);
-            let left = b.sub(n_tokens, b.scaled(stretch, STRETCH));
-            let n = b.min(left, b.i32(STRETCH as i32));
-            let h = b.for_range_vec(b.i32(0), n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
+            let left = n_tokens - stretch * STRETCH;
+            let n = left.min(STRETCH);
+            let h = b.for_range_vec(0, n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
             b.sync();
             // 3. the next, and y
-            self.inputs.ask(b.add(stretch, b.i32(STAGES as i32)));
-            self.store_y(b.add(self.inputs.tokens[0], b.scaled(stretch, STRETCH)), n);
+            self.inputs.ask(stretch + STAGES);
+            self.store_y(self.inputs.tokens[0] + stretch * STRETCH, n);
             h
         });
         // 4. states
@@ -105,12 +105,11 @@ impl<'a, 'm> Scan<'a, 'm> {
 
     /// Whether a state of this lane exists.
     fn has(&self, state: usize) -> Value {
-        let b = self.b;
         if self.shape.is_whole(self.spec.d_state) {
             return self.exists;
         }
-        let number = b.add(b.scaled(self.lane, self.shape.states), b.i32(state as i32));
-        b.and(self.exists, b.cmp(Compare::Lt, number, b.i32(self.spec.d_state as i32)))
+        let number = self.lane * self.shape.states + state;
+        self.exists & number.lt(self.spec.d_state)
     }
 
     /// The lane's numbers of an array `[channel][state]`, zero where there is none.
@@ -143,12 +142,12 @@ impl<'a, 'm> Scan<'a, 'm> {
         let (b, layout, n) = (self.b, self.inputs.layout, self.shape.lanes);
         let own = self.shape.channels();
         let channel_at = |at: usize, elem: Elem| {
-            let row = b.at(b.at_byte(stage, at), b.scaled(t, elem.bytes() * own));
-            b.at(row, b.scaled(self.channel, elem.bytes()))
+            let row = b.at(b.at_byte(stage, at), t * (elem.bytes() * own));
+            b.at(row, self.channel * elem.bytes())
         };
         let state_at = |at: usize| {
-            let row = b.at(b.at_byte(stage, at), b.scaled(t, layout.state_row));
-            b.at(row, b.scaled(self.lane, 4 * self.shape.states))
+            let row = b.at(b.at_byte(stage, at), t * layout.state_row);
+            b.at(row, self.lane * (4 * self.shape.states))
         };
         let (dt_at, u_at) = (channel_at(layout.dt, Elem::F32), channel_at(layout.u, Elem::Bf16));
         let (b_at, c_at) = (state_at(layout.b), state_at(layout.c));
@@ -156,29 +155,29 @@ impl<'a, 'm> Scan<'a, 'm> {
         let mut sums = Vec::new();
         for i in 0..n {
             let dt = b.load(b.at_byte(dt_at, 4 * own * i), F32);
-            let dt_u = b.mul(dt, self.bf16(b.at_byte(u_at, 2 * own * i)));
+            let dt_u = dt * self.bf16(b.at_byte(u_at, 2 * own * i));
             let input = self.state_row(b.at_byte(b_at, layout.state_row * i));
             let output = self.state_row(b.at_byte(c_at, layout.state_row * i));
             let mut sum = None;
             for (state, h) in h.iter_mut().enumerate() {
-                let decay = b.exp2(b.mul(dt, rates[state]));
-                *h = b.fma(decay, *h, b.mul(dt_u, input[state]));
+                let decay = b.exp2(dt * rates[state]);
+                *h = decay.mul_add(*h, dt_u * input[state]);
                 sum = Some(match sum {
-                    None => b.mul(*h, output[state]),
-                    Some(sum) => b.fma(*h, output[state], sum),
+                    None => *h * output[state],
+                    Some(sum) => (*h).mul_add(output[state], sum),
                 });
             }
             sums.push(sum.expect("a state at least"));
         }
         // Lane l of the channel is left with token t + l.
         let y = self.exchange(sums);
-        let row = |at: usize| b.at(channel_at(at, Elem::Bf16), b.scaled(self.lane, 2 * own));
+        let row = |at: usize| b.at(channel_at(at, Elem::Bf16), self.lane * (2 * own));
         let y = match skip {
             None => y,
-            Some(d) => b.mul(b.fma(d, self.bf16(row(layout.u)), y), b.silu(self.bf16(row(layout.z)))),
+            Some(d) => d.mul_add(self.bf16(row(layout.u)), y) * b.silu(self.bf16(row(layout.z))),
         };
-        let token = b.add(t, self.lane);
-        let to = b.add(b.scaled(token, 2 * own), b.scaled(self.channel, 2));
+        let token = t + self.lane;
+        let to = token * (2 * own) + self.channel * 2;
         b.store(b.round_bf16(y), b.at(self.y(), to));
         h
     }
@@ -199,7 +198,7 @@ impl<'a, 'm> Scan<'a, 'm> {
 
     fn bf16(&self, from: Value) -> Value {
         let b = self.b;
-        b.to_f32(b.load(from, Type::scalar(Num::Bf16)))
+        b.load(from, Type::scalar(Num::Bf16)).to_f32()
     }
 
     /// The sums over the lanes of a channel of one number per token: lane l gets that of token l. Halves are exchanged, then
@@ -208,12 +207,12 @@ impl<'a, 'm> Scan<'a, 'm> {
         let b = self.b;
         while sums.len() > 1 {
             let half = sums.len() / 2;
-            let is_upper = b.cmp(Compare::Ne, b.and(self.lane, b.i32(half as i32)), b.i32(0));
+            let is_upper = (self.lane & half).ne(0);
             sums = (0..half)
                 .map(|i| {
-                    let sent = b.select(is_upper, sums[i], sums[i + half]);
-                    let kept = b.select(is_upper, sums[i + half], sums[i]);
-                    b.add(kept, b.shuffle_xor(sent, half as u32))
+                    let sent = is_upper.select(sums[i], sums[i + half]);
+                    let kept = is_upper.select(sums[i + half], sums[i]);
+                    kept + b.shuffle_xor(sent, half as u32)
                 })
                 .collect();
         }
@@ -232,13 +231,13 @@ impl<'a, 'm> Scan<'a, 'm> {
         let per_row = row_bytes / PIECE;
         let stride = 2 * row_stride(Elem::Bf16, self.spec.channels);
         for piece in (0..STRETCH * per_row).step_by(self.shape.threads as usize) {
-            let piece = b.add(b.thread(), b.i32(piece as i32));
+            let piece = b.thread() + piece;
             let (row, part) = (b.div_unsigned(piece, per_row as u32), b.rem_unsigned(piece, per_row as u32));
-            let at = b.add(b.scaled(part, PIECE), b.scaled(self.inputs.channel, 2));
-            let is_row = b.and(b.cmp(Compare::Lt, row, n), b.cmp(Compare::Lt, at, b.i32(stride as i32)));
+            let at = part * PIECE + self.inputs.channel * 2;
+            let is_row = row.lt(n) & at.lt(stride);
             b.if_(is_row, || {
-                let x = b.load(b.at(self.y(), b.scaled(piece, PIECE)), Type::vector(Num::I32, 4));
-                b.store(x, b.at(b.row(b.pointer("y"), b.add(first, row), stride), at));
+                let x = b.load(b.at(self.y(), piece * PIECE), Type::vector(Num::I32, 4));
+                b.store(x, b.at(b.row(b.pointer("y"), first + row, stride), at));
             });
         }
     }
@@ -250,7 +249,7 @@ fn lanes(b: &Builder, from: Value, width: usize) -> Vec<Value> {
         1 => vec![b.load(from, F32)],
         _ => {
             let x = b.load(from, Type::vector(Num::F32, width));
-            (0..width).map(|lane| b.extract(x, lane)).collect()
+            (0..width).map(|lane| x.lane(lane)).collect()
         }
     }
 }

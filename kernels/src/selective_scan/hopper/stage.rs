@@ -1,7 +1,7 @@
 //! The inputs of a stretch of tokens on their way to shared memory, in pieces of 16 bytes.
 
 use super::{Layout, STAGES, STRETCH, Spec};
-use crate::cpu::builder::{Compare, Value};
+use crate::cpu::builder::Value;
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 
@@ -38,15 +38,15 @@ impl Inputs<'_, '_> {
     /// Where stage `number` (i32) begins.
     pub(super) fn stage(&self, number: Value) -> Value {
         let b = self.b;
-        b.at(b.shared(), b.scaled(b.rem_unsigned(number, STAGES as u32), self.layout.bytes))
+        b.at(b.shared(), b.rem_unsigned(number, STAGES as u32) * self.layout.bytes)
     }
 
     /// Asks for the inputs of a stretch, as one group of copies; what lies behind the sequence's last token, up to a group of
     /// tokens, becomes zero.
     pub(super) fn ask(&self, stretch: Value) {
         let b = self.b;
-        let first = b.add(self.tokens[0], b.scaled(stretch, STRETCH));
-        let left = b.sub(self.tokens[1], first);
+        let first = self.tokens[0] + stretch * STRETCH;
+        let left = self.tokens[1] - first;
         let stage = self.stage(stretch);
         for rectangle in self.rectangles() {
             self.copy(&rectangle, stage, first, left);
@@ -79,23 +79,20 @@ impl Inputs<'_, '_> {
         let stride = elem.bytes() * row_stride(elem, cols);
         // Tokens behind the last are zeros as far as a group of tokens reaches.
         let group = self.spec.shape().lanes;
-        let is_any = b.cmp(Compare::Gt, left, b.i32(0));
-        let wanted = b.select(is_any, b.add(left, b.i32(group as i32 - 1)), b.i32(0));
+        let is_any = left.gt(0);
+        let wanted = is_any.select(left + (group - 1), 0);
         for piece in (0..STRETCH * per_row).step_by(threads) {
-            let piece = b.add(b.thread(), b.i32(piece as i32));
+            let piece = b.thread() + piece;
             let (row, part) = (b.div_unsigned(piece, per_row as u32), b.rem_unsigned(piece, per_row as u32));
-            let part = b.scaled(part, PIECE);
-            let in_row = if by_channel { b.add(part, b.scaled(self.channel, elem.bytes())) } else { part };
-            let is_row = b.and(
-                b.cmp(Compare::Lt, row, b.min(wanted, b.i32(STRETCH as i32))),
-                b.cmp(Compare::Lt, in_row, b.i32(stride as i32)),
-            );
+            let part = part * PIECE;
+            let in_row = if by_channel { part + self.channel * elem.bytes() } else { part };
+            let is_row = row.lt(wanted.min(STRETCH)) & in_row.lt(stride);
             b.if_(is_row, || {
-                let is_token = b.cmp(Compare::Lt, row, left);
-                let token = b.add(first, b.select(is_token, row, b.i32(0)));
+                let is_token = row.lt(left);
+                let token = first + is_token.select(row, 0);
                 let from = b.at(b.row(b.pointer(name), token, stride), in_row);
-                let to = b.at(b.at_byte(stage, at), b.add(b.scaled(row, pitch), part));
-                b.cp_async_16_zfill(to, from, b.select(is_token, b.i32(PIECE as i32), b.i32(0)));
+                let to = b.at(b.at_byte(stage, at), row * pitch + part);
+                b.cp_async_16_zfill(to, from, is_token.select(b.i32(PIECE as i32), 0));
             });
         }
     }

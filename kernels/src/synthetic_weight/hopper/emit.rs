@@ -1,7 +1,7 @@
 //! The body of the kernel that draws weights.
 
 use super::Spec;
-use crate::cpu::builder::{Compare, Num, Value};
+use crate::cpu::builder::{Num, Value};
 use crate::hopper::asm::Effect;
 use crate::hopper::{Builder, rows};
 use crate::kernel::Elem;
@@ -16,7 +16,7 @@ enum Distribution {
 }
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let is_normal = b.cmp(Compare::Ne, b.scalar("normal"), b.index(0));
+    let is_normal = b.scalar("normal").ne(0);
     let draw = |distribution| Rows::new(b, spec.format, distribution).draw();
     b.if_else(
         is_normal,
@@ -42,7 +42,7 @@ struct Rows<'a, 'm> {
 
 impl<'a, 'm> Rows<'a, 'm> {
     fn new(b: &'a Builder<'m>, format: Elem, distribution: Distribution) -> Self {
-        let float = |name: &str| b.bitcast(b.to_i32(b.scalar(name)), Num::F32);
+        let float = |name: &str| b.scalar(name).to_i32().bitcast(Num::F32);
         Rows { b, format, distribution, scale: float("scale"), offset: float("offset"), unit: float("unit") }
     }
 
@@ -54,42 +54,41 @@ impl<'a, 'm> Rows<'a, 'm> {
     fn draw(&self) {
         let b = self.b;
         let [rows, stride, run, run_stride] =
-            ["rows", "stride", "run", "run_stride"].map(|name| b.to_i32(b.scalar(name)));
-        let [key, first, n, cols] = ["key", "first", "n", "cols"].map(|name| b.to_i64(b.scalar(name)));
+            ["rows", "stride", "run", "run_stride"].map(|name| b.scalar(name).to_i32());
+        let [key, first, n, cols] = ["key", "first", "n", "cols"].map(|name| b.scalar(name).to_i64());
         b.while_(
             [b.block()],
-            |[row]| b.cmp(Compare::Lt, row, rows),
+            |[row]| row.lt(rows),
             |[row]| {
                 // 1. where
-                let place = b.add(b.mul(b.div(row, run), run_stride), b.rem(row, run));
-                let row_bytes = b.mul(b.to_i64(stride), b.i64(self.format.bytes() as i64));
-                let to = b.at(b.pointer("out"), b.mul(b.to_i64(place), row_bytes));
-                let before = b.mul(b.to_i64(row), cols);
-                let left = b.to_i32(b.max(b.min(b.sub(n, before), cols), b.i64(0)));
-                let counter = self.counter(key, b.add(first, before));
+                let place = row / run * run_stride + row % run;
+                let row_bytes = stride.to_i64() * self.format.bytes();
+                let to = b.at(b.pointer("out"), place.to_i64() * row_bytes);
+                let before = row.to_i64() * cols;
+                let left = (n - before).min(cols).max(0).to_i32();
+                let counter = self.counter(key, first + before);
 
                 let at_once = self.lanes() * b.threads_per_block() as usize;
-                b.for_each(b.scaled(b.thread(), self.lanes()), stride, at_once, |at| {
+                b.for_each(b.thread() * self.lanes(), stride, at_once, |at| {
                     // 2. draw
                     let (column, offsets) = self.columns(at);
-                    let (counter, left) = (self.counter(counter, b.to_i64(column)), b.sub(left, column));
+                    let (counter, left) = (self.counter(counter, column.to_i64()), left - column);
                     let values = offsets.into_iter().map(|offset| {
-                        let is_inside = b.cmp(Compare::Lt, b.i32(offset as i32), left);
+                        let is_inside = b.i32(offset as i32).lt(left);
                         let counter = self.counter(counter, b.i64(offset as i64));
-                        b.select(is_inside, self.value(counter), b.f32(0.0))
+                        is_inside.select(self.value(counter), 0.0)
                     });
                     // 3. store
                     let packed = self.packed(&values.collect::<Vec<_>>());
-                    b.store(packed, b.at(to, b.scaled(at, self.format.bytes())));
+                    b.store(packed, b.at(to, at * self.format.bytes()));
                 });
-                [b.add(row, b.n_blocks())]
+                [row + b.n_blocks()]
             },
         );
     }
 
     /// The first column of those stored from element `at` on, and how far behind it they are.
     fn columns(&self, at: Value) -> (Value, Vec<usize>) {
-        let b = self.b;
         if self.format != Elem::I8 {
             return (at, (0..self.lanes()).collect());
         }
@@ -97,34 +96,32 @@ impl<'a, 'm> Rows<'a, 'm> {
         let stored: Vec<usize> = (0..COLUMN_GROUP).filter(|&j| column(j) < self.lanes()).collect();
         let mut offsets = stored.clone();
         offsets.sort_by_key(|&j| column(j));
-        let group = b.and(at, b.i32(-(COLUMN_GROUP as i32)));
-        let two_each = b.shr(b.sub(at, group), self.lanes().ilog2() - 1);
-        (b.add(group, two_each), offsets)
+        let group = at & -(COLUMN_GROUP as i32);
+        let two_each = (at - group) >> (self.lanes().ilog2() - 1);
+        (group + two_each, offsets)
     }
 
     /// The counter `steps` draws behind another.
     fn counter(&self, counter: Value, steps: Value) -> Value {
-        let b = self.b;
-        b.add(counter, b.mul(steps, b.i64(INDEX_FACTOR as i64)))
+        counter + steps * INDEX_FACTOR as i64
     }
 
     /// The value that a counter stands for.
     fn value(&self, counter: Value) -> Value {
-        let b = self.b;
-        let folded = |x: Value, bits: u32| b.xor(x, b.shr(x, bits));
+        let folded = |x: Value, bits: u32| x ^ (x >> bits);
         let [first, second, last] = MIX_SHIFTS;
-        let x = b.mul(folded(counter, first), b.i64(MIX_FACTORS[0] as i64));
-        let x = b.mul(folded(x, second), b.i64(MIX_FACTORS[1] as i64));
+        let x = folded(counter, first) * MIX_FACTORS[0] as i64;
+        let x = folded(x, second) * MIX_FACTORS[1] as i64;
         let bits = folded(x, last);
         let integer = match self.distribution {
             Distribution::Normal => {
-                let halves = [b.to_i32(bits), b.to_i32(b.shr(bits, 32))];
-                let sums = halves.map(|half| b.add(b.and(half, b.i32(0xffff)), b.shr(half, 16)));
-                b.sub(b.add(sums[0], sums[1]), b.i32(SUM_MEAN))
+                let halves = [bits.to_i32(), (bits >> 32).to_i32()];
+                let sums = halves.map(|half| (half & 0xffff) + (half >> 16));
+                sums[0] + sums[1] - SUM_MEAN
             }
-            Distribution::Uniform => b.to_i32(b.shr(bits, 40)),
+            Distribution::Uniform => (bits >> 40).to_i32(),
         };
-        let scaled = self.rounded("mul", b.to_f32(integer), self.scale);
+        let scaled = self.rounded("mul", integer.to_f32(), self.scale);
         self.rounded("add", scaled, self.offset)
     }
 
@@ -146,9 +143,9 @@ impl<'a, 'm> Rows<'a, 'm> {
                 let word = |four: &[Value]| {
                     let bytes = four.iter().zip([0, 8, 16, 24]).map(|(&x, bits)| {
                         let integer = self.integer(x);
-                        if bits == 24 { b.shl(integer, bits) } else { b.shl(b.and(integer, b.i32(0xff)), bits) }
+                        if bits == 24 { integer << bits } else { (integer & 0xff) << bits }
                     });
-                    bytes.reduce(|x, y| b.or(x, y)).expect("four bytes")
+                    bytes.reduce(|x, y| x | y).expect("four bytes")
                 };
                 rows::vector(b, &values.chunks_exact(4).map(word).collect::<Vec<_>>())
             }
@@ -161,7 +158,7 @@ impl<'a, 'm> Rows<'a, 'm> {
         let b = self.b;
         let quotient = self.rounded("div", x, self.unit);
         let nearest = b.asm1(Effect::Pure, "cvt.rni.s32.f32 $0, $1;", &[quotient], Num::I32);
-        b.max(b.min(nearest, b.i32(127)), b.i32(-127))
+        nearest.min(127).max(-127)
     }
 }
 

@@ -1,33 +1,33 @@
 //! The body of the draw.
 
 use super::{Setting, Spec};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS};
 use crate::sample::hopper::NO_TOKEN;
 use crate::sample::hopper::row::{Largest, Logit, NO_KEY, Row};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let number = b.block();
-    b.if_(b.cmp(Compare::Lt, number, b.count("outputs")), || {
+    b.if_(number.lt(b.count("outputs")), || {
         let row = Row::new(b, spec.vocab, number);
         // 1. largest
         let largest = row.largest();
         let at = b.row(b.pointer("settings"), number, 4 * Setting::WORDS);
         let word = |index: usize, num: Num| b.load(b.at_byte(at, 4 * index), Type::scalar(num));
         let temperature = word(0, Num::F32);
-        let is_greedy = b.cmp(Compare::Eq, temperature, b.f32(0.0));
-        let is_settled = b.or(is_greedy, b.cmp(Compare::Eq, largest.token, b.i32(NO_TOKEN)));
+        let is_greedy = temperature.eq(0.0);
+        let is_settled = is_greedy | largest.token.eq(NO_TOKEN);
         let likeliest = largest.token;
         let draw = || {
-            let draw = Draw { b, row, largest, temperature: b.to_f64(temperature) };
+            let draw = Draw { b, row, largest, temperature: temperature.to_f64() };
             let kept = draw.top_k(word(1, Num::I32));
-            let kept = draw.top_p(kept, b.to_f64(word(2, Num::F32)));
+            let kept = draw.top_p(kept, word(2, Num::F32).to_f64());
             let uniform = draw.uniform(word(4, Num::I32), word(5, Num::I32));
-            [draw.walk(kept, b.to_f64(word(3, Num::F32)), uniform)]
+            [draw.walk(kept, word(3, Num::F32).to_f64(), uniform)]
         };
         let [token] = b.if_else(is_settled, || [likeliest], draw);
-        b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || {
-            b.store(token, b.at(b.pointer("tokens"), b.scaled(number, 4)));
+        b.if_(b.thread().eq(0), || {
+            b.store(token, b.at(b.pointer("tokens"), number * 4));
         });
     });
 }
@@ -62,15 +62,15 @@ impl<'m> Draw<'_, 'm> {
     fn top_k(&self, k: Value) -> Kept {
         let b = self.b;
         let any = b.i32(NO_KEY + 1);
-        let n = self.count(|logit| b.cmp(Compare::Ge, logit.key, any));
+        let n = self.count(|logit| logit.key.ge(any));
         let all = [any, b.i32(i32::MAX), n];
-        let is_limited = b.and(b.cmp(Compare::Gt, k, b.i32(0)), b.cmp(Compare::Lt, k, n));
+        let is_limited = k.gt(0) & k.lt(n);
         let limit = || {
             let edge = self.halve(any, n, |key| {
-                let count = self.count(|logit| b.cmp(Compare::Ge, logit.key, key));
-                (b.cmp(Compare::Ge, count, k), count)
+                let count = self.count(|logit| logit.key.ge(key));
+                (count.ge(k), count)
             });
-            let last = self.last_of(&edge, b.sub(k, edge.above), b.i32(i32::MAX));
+            let last = self.last_of(&edge, k - edge.above, b.i32(i32::MAX));
             [edge.key, last, k]
         };
         Kept::of(b.if_else(is_limited, limit, || all))
@@ -81,28 +81,28 @@ impl<'m> Draw<'_, 'm> {
         let b = self.b;
         let limit = || {
             let sum = self.weigh(kept, |_| None);
-            let wanted = b.mul(p, sum);
+            let wanted = p * sum;
             let edge = self.halve(kept.key, kept.count, |key| {
-                let own = self.own_weight(kept, |logit| Some(b.cmp(Compare::Ge, logit.key, key)));
+                let own = self.own_weight(kept, |logit| Some(logit.key.ge(key)));
                 let [sum, count] = own.map(|x| self.total(x));
-                (b.cmp(Compare::Ge, sum, wanted), count)
+                (sum.ge(wanted), count)
             });
             // So many of those alike as reach what those above leave.
-            let above = self.weigh(kept, |logit| Some(b.cmp(Compare::Gt, logit.key, edge.key)));
-            let alike = b.sub(edge.reach, edge.above);
-            let bits = b.xor(edge.key, b.and(b.shr_signed(edge.key, 31), b.i32(i32::MAX)));
-            let share = b.div(b.sub(wanted, above), self.weight(b.bitcast(bits, Num::F32)));
-            let is_few = b.cmp(Compare::Lt, share, b.to_f64(alike));
-            let share = b.select(is_few, share, b.to_f64(alike));
-            let whole = b.to_i32(share);
-            let is_whole = b.cmp(Compare::Ge, b.to_f64(whole), share);
-            let needed = b.max(b.select(is_whole, whole, b.add(whole, b.i32(1))), b.i32(1));
+            let above = self.weigh(kept, |logit| Some(logit.key.gt(edge.key)));
+            let alike = edge.reach - edge.above;
+            let bits = edge.key ^ (edge.key.shr_signed(31) & i32::MAX);
+            let share = (wanted - above) / self.weight(bits.bitcast(Num::F32));
+            let is_few = share.lt(alike.to_f64());
+            let share = is_few.select(share, alike.to_f64());
+            let whole = share.to_i32();
+            let is_whole = whole.to_f64().ge(share);
+            let needed = is_whole.select(whole, whole + 1).max(1);
             // Above the edge of top-k all tokens that are alike are kept.
-            let is_same = b.cmp(Compare::Eq, edge.key, kept.key);
-            let last = self.last_of(&edge, needed, b.select(is_same, kept.last, b.i32(i32::MAX)));
-            [edge.key, last, b.add(edge.above, needed)]
+            let is_same = edge.key.eq(kept.key);
+            let last = self.last_of(&edge, needed, is_same.select(kept.last, i32::MAX));
+            [edge.key, last, edge.above + needed]
         };
-        let is_limited = b.cmp(Compare::Lt, p, b.f64(1.0));
+        let is_limited = p.lt(1.0);
         Kept::of(b.if_else(is_limited, limit, || [kept.key, kept.last, kept.count]))
     }
 
@@ -113,59 +113,58 @@ impl<'m> Draw<'_, 'm> {
         let weight_of = |logit: Logit| {
             let weight = || {
                 let weight = self.weight(logit.value);
-                [b.select(b.cmp(Compare::Ge, weight, min_p), weight, zero)]
+                [weight.ge(min_p).select(weight, zero)]
             };
-            let [weight] = b.if_else(kept.has(b, logit), weight, || [zero]);
+            let [weight] = b.if_else(kept.has(logit), weight, || [zero]);
             weight
         };
-        let [own] = row.fold([zero], |[sum], logit| [b.add(sum, weight_of(logit))]);
+        let [own] = row.fold([zero], |[sum], logit| [sum + weight_of(logit)]);
         let sum = self.total(own);
-        let share = b.mul(uniform, sum);
+        let share = uniform * sum;
         let none = b.i32(i32::MAX);
         let is_open = |[first, _, found]: [Value; 3]| {
-            let is_left = b.cmp(Compare::Lt, first, b.i32(row.vocab as i32));
-            b.and(is_left, b.cmp(Compare::Eq, found, none))
+            let is_left = first.lt(row.vocab);
+            is_left & found.eq(none)
         };
         let tile = |[first, passed, _]: [Value; 3]| {
-            let column = b.add(first, b.scaled(b.thread(), COLUMNS));
+            let column = first + b.thread() * COLUMNS;
             let weights = || row.logits(column).into_iter().map(weight_of).collect();
-            let inside = b.cmp(Compare::Lt, column, b.i32(row.vocab as i32));
+            let inside = column.lt(row.vocab);
             let weights = b.if_else_vec(inside, weights, || vec![zero; COLUMNS]);
-            let own = weights[1..].iter().fold(weights[0], |sum, &weight| b.add(sum, weight));
+            let own = weights[1..].iter().fold(weights[0], |sum, &weight| sum + weight);
             let [before, total] = b.block_scan(own, row.scratch);
-            let mut up_to = b.add(passed, before);
+            let mut up_to = passed + before;
             let mut found = none;
             for (lane, &weight) in weights.iter().enumerate() {
-                up_to = b.add(up_to, weight);
-                let is_it = b.and(b.cmp(Compare::Gt, up_to, share), b.cmp(Compare::Gt, weight, zero));
-                let token = b.add(column, b.i32(lane as i32));
-                found = b.min(found, b.select(is_it, token, none));
+                up_to = up_to + weight;
+                let is_it = up_to.gt(share) & weight.gt(zero);
+                let token = column + lane;
+                found = found.min(is_it.select(token, none));
             }
-            let found = b.block_reduce(found, row.scratch, |x, y| b.min(x, y));
-            [b.add(first, b.i32(row.tile() as i32)), b.add(passed, total), found]
+            let found = b.block_reduce(found, row.scratch, |x, y| x.min(y));
+            [first + row.tile(), passed + total, found]
         };
         let [_, _, found] = b.while_([b.i32(0), zero, none], is_open, tile);
         // The last bit of rounding may leave none.
-        b.select(b.cmp(Compare::Eq, found, none), self.largest.token, found)
+        found.eq(none).select(self.largest.token, found)
     }
 
     /// The upper 53 of 64 random bits as a number in [0, 1).
     fn uniform(&self, low: Value, high: Value) -> Value {
-        let b = self.b;
-        let high = b.mul(b.to_f64(high), b.f64(2f64.powi(21)));
-        b.mul(b.add(high, b.to_f64(b.shr(low, 11))), b.f64(2f64.powi(-53)))
+        let high = high.to_f64() * 2f64.powi(21);
+        (high + (low >> 11).to_f64()) * 2f64.powi(-53)
     }
 
     fn weight(&self, value: Value) -> Value {
         let b = self.b;
-        let below = b.sub(b.to_f64(value), b.to_f64(self.largest.value));
-        b.exp_f64(b.div(below, self.temperature))
+        let below = value.to_f64() - self.largest.value.to_f64();
+        b.exp_f64(below / self.temperature)
     }
 
     /// How many logits of the row satisfy a condition.
     fn count(&self, condition: impl Fn(Logit) -> Value) -> Value {
         let b = self.b;
-        let [own] = self.row.fold([b.i32(0)], |[n], logit| [b.add(n, b.to_i32(condition(logit)))]);
+        let [own] = self.row.fold([b.i32(0)], |[n], logit| [n + condition(logit).to_i32()]);
         self.total(own)
     }
 
@@ -177,16 +176,16 @@ impl<'m> Draw<'_, 'm> {
 
     /// The sum over the block.
     fn total(&self, own: Value) -> Value {
-        self.b.block_reduce(own, self.row.scratch, |x, y| self.b.add(x, y))
+        self.b.block_reduce(own, self.row.scratch, |x, y| x + y)
     }
 
     /// The weight and the number of this thread's kept tokens that satisfy a condition.
     fn own_weight(&self, kept: Kept, condition: impl Fn(Logit) -> Option<Value>) -> [Value; 2] {
         let b = self.b;
         self.row.fold([b.f64(0.0), b.i32(0)], |[sum, n], logit| {
-            let is_kept = kept.has(b, logit);
-            let takes_part = condition(logit).map_or(is_kept, |condition| b.and(is_kept, condition));
-            let weigh = || [b.add(sum, self.weight(logit.value)), b.add(n, b.i32(1))];
+            let is_kept = kept.has(logit);
+            let takes_part = condition(logit).map_or(is_kept, |condition| is_kept & condition);
+            let weigh = || [sum + self.weight(logit.value), n + 1];
             b.if_else(takes_part, weigh, || [sum, n])
         })
     }
@@ -198,22 +197,22 @@ impl<'m> Draw<'_, 'm> {
         let one = b.i32(1);
         let is_open = |[least, most, reach, above]: [Value; 4]| {
             // With one token between the two every key of the interval names the same tokens.
-            let is_wide = b.cmp(Compare::Lt, least, most);
-            b.and(is_wide, b.cmp(Compare::Gt, b.sub(reach, above), one))
+            let is_wide = least.lt(most);
+            is_wide & (reach - above).gt(one)
         };
         let step = |[least, most, reach, above]: [Value; 4]| {
-            let span = b.sub(most, least);
-            let middle = b.add(least, b.add(b.shr(span, 1), b.and(span, one)));
+            let span = most - least;
+            let middle = least + ((span >> 1) + (span & one));
             let (is_enough, count) = enough(middle);
             [
-                b.select(is_enough, middle, least),
-                b.select(is_enough, most, b.sub(middle, one)),
-                b.select(is_enough, count, reach),
-                b.select(is_enough, above, count),
+                is_enough.select(middle, least),
+                is_enough.select(most, middle - one),
+                is_enough.select(count, reach),
+                is_enough.select(above, count),
             ]
         };
-        let most = b.bitcast(self.largest.value, Num::I32);
-        let most = b.xor(most, b.and(b.shr_signed(most, 31), b.i32(i32::MAX)));
+        let most = self.largest.value.bitcast(Num::I32);
+        let most = most ^ (most.shr_signed(31) & i32::MAX);
         let [key, _, reach, above] = b.while_([least, most, reach, b.i32(0)], is_open, step);
         Edge { key, reach, above }
     }
@@ -222,20 +221,20 @@ impl<'m> Draw<'_, 'm> {
     fn last_of(&self, edge: &Edge, needed: Value, all: Value) -> Value {
         let b = self.b;
         let search = || {
-            let is_open = |[first, last]: [Value; 2]| b.cmp(Compare::Lt, first, last);
+            let is_open = |[first, last]: [Value; 2]| first.lt(last);
             let step = |[first, last]: [Value; 2]| {
-                let middle = b.add(first, b.shr(b.sub(last, first), 1));
+                let middle = first + ((last - first) >> 1);
                 let n = self.count(|logit| {
-                    let is_alike = b.cmp(Compare::Eq, logit.key, edge.key);
-                    b.and(is_alike, b.cmp(Compare::Le, logit.token, middle))
+                    let is_alike = logit.key.eq(edge.key);
+                    is_alike & logit.token.le(middle)
                 });
-                let is_enough = b.cmp(Compare::Ge, n, needed);
-                [b.select(is_enough, first, b.add(middle, b.i32(1))), b.select(is_enough, middle, last)]
+                let is_enough = n.ge(needed);
+                [is_enough.select(first, middle + 1), is_enough.select(middle, last)]
             };
             let [_, last] = b.while_([b.i32(0), b.i32(self.row.vocab as i32 - 1)], is_open, step);
             [last]
         };
-        let is_all = b.cmp(Compare::Ge, needed, b.sub(edge.reach, edge.above));
+        let is_all = needed.ge(edge.reach - edge.above);
         let [last] = b.if_else(is_all, || [all], search);
         last
     }
@@ -246,9 +245,9 @@ impl Kept {
         Kept { key, last, count }
     }
 
-    fn has(&self, b: &Builder, logit: Logit) -> Value {
-        let is_above = b.cmp(Compare::Gt, logit.key, self.key);
-        let is_alike = b.cmp(Compare::Eq, logit.key, self.key);
-        b.or(is_above, b.and(is_alike, b.cmp(Compare::Le, logit.token, self.last)))
+    fn has(&self, logit: Logit) -> Value {
+        let is_above = logit.key.gt(self.key);
+        let is_alike = logit.key.eq(self.key);
+        is_above | (is_alike & logit.token.le(self.last))
     }
 }

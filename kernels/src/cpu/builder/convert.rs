@@ -1,0 +1,127 @@
+//! Conversion between types of numbers, lane by lane.
+
+use super::scope::current;
+use super::types::{Num, Value};
+use super::value::op;
+
+impl Value {
+    /// As f32: exact from bf16, f16, i8 and i16; from i32 and index rounded to nearest.
+    #[track_caller]
+    pub fn to_f32(self) -> Value {
+        let ty = self.ty.with(Num::F32);
+        match self.ty.num {
+            Num::F32 => self,
+            Num::Bf16 => (op("arith.extui", &[self], ty.with(Num::I32)) << 16).bitcast(Num::F32),
+            Num::F16 => {
+                assert_f16();
+                op("arith.extf", &[self], ty)
+            }
+            Num::I8 | Num::I16 | Num::I32 => op("arith.sitofp", &[self], ty),
+            Num::Index => self.to_i32().to_f32(),
+            Num::I1 | Num::I64 | Num::F64 | Num::Global | Num::Shared => panic!("to_f32 of {}", self.ty),
+        }
+    }
+
+    /// As f64, exactly: f32, and i32 without its sign.
+    #[track_caller]
+    pub fn to_f64(self) -> Value {
+        let ty = self.ty.with(Num::F64);
+        match self.ty.num {
+            Num::F32 => op("arith.extf", &[self], ty),
+            Num::I32 => op("arith.uitofp", &[self], ty),
+            _ => panic!("to_f64 of {}", self.ty),
+        }
+    }
+
+    /// f32 to bf16, ties to even; NaN stays NaN.
+    #[track_caller]
+    pub fn to_bf16(self) -> Value {
+        assert_eq!(self.ty.num, Num::F32, "to_bf16");
+        let bits = self.bitcast(Num::I32);
+        let odd = (bits >> 16) & 1;
+        let rounded = bits + (odd + 0x7fff);
+        // A NaN may round up to infinity: make it quiet instead.
+        let quiet = bits | 0x0040_0000;
+        let high = self.eq(self).select(rounded, quiet) >> 16;
+        op("arith.trunci", &[high], self.ty.with(Num::Bf16))
+    }
+
+    /// f32 to f16, ties to even; needs a target with F16C.
+    #[track_caller]
+    pub fn to_f16(self) -> Value {
+        assert_eq!(self.ty.num, Num::F32, "to_f16");
+        assert_f16();
+        op("arith.truncf", &[self], self.ty.with(Num::F16))
+    }
+
+    /// As i32: f32 and f64 towards zero (undefined outside i32's range), i8 and i16 with their sign, i1 as 0 or 1, i64 and index
+    /// by their low bits.
+    #[track_caller]
+    pub fn to_i32(self) -> Value {
+        let ty = self.ty.with(Num::I32);
+        match self.ty.num {
+            Num::I32 => self,
+            Num::F32 | Num::F64 => op("arith.fptosi", &[self], ty),
+            Num::I8 | Num::I16 => op("arith.extsi", &[self], ty),
+            Num::I1 => op("arith.extui", &[self], ty),
+            Num::Index => op("arith.index_cast", &[self], ty),
+            Num::I64 => op("arith.trunci", &[self], ty),
+            Num::Bf16 | Num::F16 => panic!("to_i32 of {}: convert to f32 first", self.ty),
+            Num::Global | Num::Shared => panic!("to_i32 of a {}", self.ty),
+        }
+    }
+
+    /// An i8 with its sign as i16; an i32 as the nearest i16.
+    #[track_caller]
+    pub fn to_i16(self) -> Value {
+        let ty = self.ty.with(Num::I16);
+        match self.ty.num {
+            Num::I16 => self,
+            Num::I8 => op("arith.extsi", &[self], ty),
+            Num::I32 => op("arith.trunci", &[self.min(i32::from(i16::MAX)).max(i32::from(i16::MIN))], ty),
+            _ => panic!("to_i16 of {}", self.ty),
+        }
+    }
+
+    /// The low 8 bits of an i32.
+    #[track_caller]
+    pub fn to_i8(self) -> Value {
+        assert_eq!(self.ty.num, Num::I32, "to_i8");
+        op("arith.trunci", &[self], self.ty.with(Num::I8))
+    }
+
+    /// As i64: i32 and index, neither of them negative.
+    #[track_caller]
+    pub fn to_i64(self) -> Value {
+        let ty = self.ty.with(Num::I64);
+        match self.ty.num {
+            Num::I64 => self,
+            Num::I32 => op("arith.extui", &[self], ty),
+            Num::Index => op("arith.index_cast", &[self], ty),
+            _ => panic!("to_i64 of {}", self.ty),
+        }
+    }
+
+    /// An i32 that is not negative as an index.
+    #[track_caller]
+    pub fn to_index(self) -> Value {
+        match self.ty.num {
+            Num::Index => self,
+            Num::I32 => op("arith.index_cast", &[self], self.ty.with(Num::Index)),
+            _ => panic!("to_index of {}", self.ty),
+        }
+    }
+
+    /// The same bits as another type of the same width; a vector keeps its lanes.
+    #[track_caller]
+    pub fn bitcast(self, num: Num) -> Value {
+        assert!(self.ty.num.bytes() == num.bytes(), "bitcast of {} to {num}", self.ty);
+        op("arith.bitcast", &[self], self.ty.with(num))
+    }
+}
+
+#[track_caller]
+fn assert_f16() {
+    let target = current(|b| b.target());
+    assert!(target.has_f16c(), "half precision needs F16C, which {target} lacks");
+}

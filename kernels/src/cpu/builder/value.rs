@@ -1,0 +1,306 @@
+//! Arithmetic, comparison and selection of values, lane by lane: `(thread & 3) * 2 + column`.
+//!
+//! Operators append to the kernel under construction. Both sides have the same type, which is the type of the result; a
+//! number on either side is a constant of the other side's type.
+
+use super::scope::current;
+use super::types::{Num, Type, Value};
+use melior::Context;
+use melior::ir::Attribute;
+use melior::ir::attribute::IntegerAttribute;
+use melior::ir::r#type::IntegerType;
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Rem, Shl, Shr, Sub};
+use std::panic::Location;
+
+/// The other side of an operator: a value, an integer, or a float. A number takes the type of the value that it meets, in
+/// every lane of a vector; an integer meets integers only, a float floats only.
+pub trait Operand: Copy {
+    /// The type of a value; none of a number.
+    fn known(self) -> Option<Type> {
+        None
+    }
+
+    /// The value, or the constant of type `like`.
+    #[track_caller]
+    fn value(self, like: Type) -> Value;
+}
+
+impl Operand for Value {
+    fn known(self) -> Option<Type> {
+        Some(self.ty)
+    }
+
+    fn value(self, _: Type) -> Value {
+        self
+    }
+}
+
+macro_rules! integers {
+    ($($int:ty),*) => {$(
+        impl Operand for $int {
+            #[track_caller]
+            fn value(self, like: Type) -> Value {
+                let fits = i64::try_from(self).ok().filter(|&x| like.num != Num::I32 || i32::try_from(x).is_ok());
+                integer(fits.unwrap_or_else(|| panic!("{self} is no {like}")), like)
+            }
+        }
+    )*};
+}
+integers!(i32, i64, u32, usize);
+
+macro_rules! floats {
+    ($($float:ty),*) => {$(
+        impl Operand for $float {
+            #[track_caller]
+            fn value(self, like: Type) -> Value {
+                float(self.into(), like)
+            }
+        }
+    )*};
+}
+floats!(f32, f64);
+
+#[track_caller]
+fn integer(x: i64, ty: Type) -> Value {
+    assert!(ty.num.is_integer(), "the integer {x} as {ty}");
+    let caller = Location::caller();
+    current(|b| b.integer(caller, x, ty))
+}
+
+#[track_caller]
+fn float(x: f64, ty: Type) -> Value {
+    assert!(ty.num.is_float(), "the float {x} as {ty}");
+    let caller = Location::caller();
+    current(|b| b.float(caller, x, ty))
+}
+
+/// `value op operand`, and `number op value` for the numbers that lead: sizes and f32.
+macro_rules! operators {
+    ($($operator:ident $method:ident, $float:literal $signed:literal $index:literal;)*) => {$(
+        impl<T: Operand> $operator<T> for Value {
+            type Output = Value;
+
+            #[track_caller]
+            fn $method(self, y: T) -> Value {
+                binary(stringify!($method), self, y.value(self.ty), [$float, $signed, $index])
+            }
+        }
+
+        impl $operator<Value> for usize {
+            type Output = Value;
+
+            #[track_caller]
+            fn $method(self, y: Value) -> Value {
+                self.value(y.ty).$method(y)
+            }
+        }
+
+        impl $operator<Value> for f32 {
+            type Output = Value;
+
+            #[track_caller]
+            fn $method(self, y: Value) -> Value {
+                self.value(y.ty).$method(y)
+            }
+        }
+    )*};
+}
+
+// Indices divide as unsigned numbers, other integers as signed ones, towards zero. `>>` shifts zeros in.
+operators! {
+    Add add, "arith.addf" "arith.addi" "arith.addi";
+    Sub sub, "arith.subf" "arith.subi" "arith.subi";
+    Mul mul, "arith.mulf" "arith.muli" "arith.muli";
+    Div div, "arith.divf" "arith.divsi" "arith.divui";
+    Rem rem, "" "arith.remsi" "arith.remui";
+    BitAnd bitand, "" "arith.andi" "arith.andi";
+    BitOr bitor, "" "arith.ori" "arith.ori";
+    BitXor bitxor, "" "arith.xori" "arith.xori";
+    Shl shl, "" "arith.shli" "arith.shli";
+    Shr shr, "" "arith.shrui" "arith.shrui";
+}
+
+impl Neg for Value {
+    type Output = Value;
+
+    #[track_caller]
+    fn neg(self) -> Value {
+        if self.ty.num.is_float() { op("arith.negf", &[self], self.ty) } else { 0.value(self.ty) - self }
+    }
+}
+
+/// Arithmetic.
+impl Value {
+    /// `self` shifted right, the sign coming in.
+    #[track_caller]
+    pub fn shr_signed(self, bits: impl Operand) -> Value {
+        binary("shr_signed", self, bits.value(self.ty), ["", "arith.shrsi", "arith.shrsi"])
+    }
+
+    /// ⌈self / y⌉ of indices.
+    #[track_caller]
+    pub fn div_ceil(self, y: impl Operand) -> Value {
+        assert_eq!(self.ty.num, Num::Index, "div_ceil");
+        let y = y.value(self.ty);
+        (self + y - 1) / y
+    }
+
+    /// |self|, of f32.
+    #[track_caller]
+    pub fn abs(self) -> Value {
+        assert_eq!(self.ty.num, Num::F32, "abs");
+        (self.bitcast(Num::I32) & i32::MAX).bitcast(Num::F32)
+    }
+
+    /// The greater; `y` where an f32 is NaN.
+    #[track_caller]
+    pub fn max(self, y: impl Operand) -> Value {
+        let y = y.value(self.ty);
+        self.gt(y).select(self, y)
+    }
+
+    /// The lesser; `y` where an f32 is NaN.
+    #[track_caller]
+    pub fn min(self, y: impl Operand) -> Value {
+        let y = y.value(self.ty);
+        self.lt(y).select(self, y)
+    }
+
+    /// `self · y + z` in f32 or f64: rounded once where the target has FMA, twice where it has not.
+    #[track_caller]
+    pub fn mul_add(self, y: impl Operand, z: impl Operand) -> Value {
+        let (y, z) = (y.value(self.ty), z.value(self.ty));
+        assert!(self.ty.num.is_float() && self.ty == y.ty && self.ty == z.ty, "fma of {}, {}, {}", self.ty, y.ty, z.ty);
+        if current(|b| b.machine().has_fma()) { op("math.fma", &[self, y, z], self.ty) } else { self * y + z }
+    }
+
+    /// √self of f32, correctly rounded.
+    #[track_caller]
+    pub fn sqrt(self) -> Value {
+        assert_eq!(self.ty.num, Num::F32, "sqrt");
+        op("math.sqrt", &[self], self.ty)
+    }
+
+    /// The nearest whole number of an f32, ties to even.
+    #[track_caller]
+    pub fn round_ties_even(self) -> Value {
+        assert_eq!(self.ty.num, Num::F32, "round_ties_even");
+        op("math.roundeven", &[self], self.ty)
+    }
+}
+
+/// How two values are compared: integers as signed numbers; floats as ordered ones, false where either is NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// Equal.
+    Eq,
+    /// Not equal; of floats, ordered and not equal.
+    Ne,
+    /// Less.
+    Lt,
+    /// Less or equal.
+    Le,
+    /// Greater.
+    Gt,
+    /// Greater or equal.
+    Ge,
+}
+
+/// Comparison to an i1, lane by lane, and what follows from one.
+impl Value {
+    /// `self = y`.
+    #[track_caller]
+    pub fn eq(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Eq, y)
+    }
+
+    /// `self ≠ y`.
+    #[track_caller]
+    pub fn ne(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Ne, y)
+    }
+
+    /// `self < y`.
+    #[track_caller]
+    pub fn lt(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Lt, y)
+    }
+
+    /// `self ≤ y`.
+    #[track_caller]
+    pub fn le(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Le, y)
+    }
+
+    /// `self > y`.
+    #[track_caller]
+    pub fn gt(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Gt, y)
+    }
+
+    /// `self ≥ y`.
+    #[track_caller]
+    pub fn ge(self, y: impl Operand) -> Value {
+        self.cmp(Compare::Ge, y)
+    }
+
+    /// Whether `self how y`.
+    #[track_caller]
+    pub fn cmp(self, how: Compare, y: impl Operand) -> Value {
+        let (ty, y) = (self.ty, y.value(self.ty));
+        assert!(ty == y.ty && ty.num.is_number(), "{how:?} of {ty} and {}", y.ty);
+        // Numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
+        let (name, predicates) = match ty.num.is_float() {
+            true => ("arith.cmpf", [1, 6, 4, 5, 2, 3]),
+            false => ("arith.cmpi", [0, 1, 2, 3, 4, 5]),
+        };
+        let predicate = predicates[how as usize];
+        op_with(name, &[self, y], ty.with(Num::I1), "predicate", |context| {
+            IntegerAttribute::new(IntegerType::new(context, 64).into(), predicate).into()
+        })
+    }
+
+    /// x where this condition holds, else y; both are computed. The condition is one i1, or one per lane; x or y is a value.
+    #[track_caller]
+    pub fn select(self, x: impl Operand, y: impl Operand) -> Value {
+        let ty = x.known().or(y.known()).expect("select has a value to take its type from");
+        let (x, y) = (x.value(ty), y.value(ty));
+        let fits = self.ty == ty.with(Num::I1) || self.ty == Type::scalar(Num::I1);
+        assert!(fits && x.ty == y.ty, "select by {} of {} and {}", self.ty, x.ty, y.ty);
+        op("arith.select", &[self, x, y], ty)
+    }
+}
+
+/// An operation on two values of one type: the float's, the integer's or the index's. Floats have none where the name is empty.
+#[track_caller]
+fn binary(what: &str, x: Value, y: Value, [float, integer, index]: [&str; 3]) -> Value {
+    assert!(x.ty == y.ty, "{what} of {} and {}", x.ty, y.ty);
+    let name = match x.ty.num {
+        Num::F32 | Num::F64 => float,
+        Num::Index => index,
+        num if num.is_integer() => integer,
+        _ => "",
+    };
+    assert!(!name.is_empty(), "{what} of {}", x.ty);
+    op(name, &[x, y], x.ty)
+}
+
+/// Appends an operation with one result.
+#[track_caller]
+pub(super) fn op(name: &str, operands: &[Value], result: Type) -> Value {
+    let caller = Location::caller();
+    current(|b| b.append_one(caller, name, operands, result, &[]))
+}
+
+/// Appends an operation with one result and one attribute.
+#[track_caller]
+pub(super) fn op_with(
+    name: &str,
+    operands: &[Value],
+    result: Type,
+    attribute: &str,
+    value: impl for<'m> FnOnce(&'m Context) -> Attribute<'m>,
+) -> Value {
+    let caller = Location::caller();
+    current(|b| b.append_one(caller, name, operands, result, &[(attribute, value(b.context))]))
+}

@@ -1,0 +1,25 @@
+//! Instructions of x86, chosen by name.
+
+use super::{Builder, Num, Type, Value};
+use crate::target::X86Level;
+use melior::ir::attribute::StringAttribute;
+
+impl Builder<'_> {
+    /// `x₀ · y₀ + x₁ · y₁, x₂ · y₂ + x₃ · y₃, …`: half as many i32 lanes as x and y have of i16. x and y fill a vector
+    /// register; the sums are exact unless all four numbers are −2¹⁵. An addition of the result is part of the same
+    /// instruction on targets that have one.
+    #[track_caller]
+    pub fn madd_pairs(&self, x: Value, y: Value) -> Value {
+        let target = self.target();
+        let lanes = target.vector_bytes() / Num::I16.bytes();
+        let expected = Type::vector(Num::I16, lanes);
+        assert!(x.ty == expected && y.ty == expected, "madd_pairs of {} and {}, expected {expected}", x.ty, y.ty);
+        let name = match target.level() {
+            X86Level::V2 => "llvm.x86.sse2.pmadd.wd",
+            X86Level::V3 => "llvm.x86.avx2.pmadd.wd",
+            X86Level::V4 | X86Level::V4Vnni => "llvm.x86.avx512.pmaddw.d.512",
+        };
+        let name = StringAttribute::new(self.context, name).into();
+        self.op1("llvm.call_intrinsic", &[x, y], Type::vector(Num::I32, lanes / 2), &[("intrin", name)])
+    }
+}
