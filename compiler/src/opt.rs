@@ -20,9 +20,9 @@ pub struct What {
     pub print_after_all: bool,
 }
 
-/// Prints every pass with the reason for its place.
+/// Prints every pass with its ordering constraints.
 pub fn list() -> Result<()> {
-    PIPELINE.iter().try_for_each(|(pass, reason)| print(&format!("{:<22} {reason}\n", pass.name())))
+    PIPELINE.iter().try_for_each(|planned| print(&format!("{planned}\n")))
 }
 
 /// Runs passes over the graph in a file and prints the result.

@@ -13,8 +13,13 @@ use crate::rewrite::{Changed, Rewriter, is_dead, rewrite_each};
 pub struct EliminateDead;
 
 impl Pass for EliminateDead {
-    const NAME: &'static str = "eliminate-dead";
-    const FUSION: bool = false;
+    fn name(&self) -> &'static str {
+        "eliminate-dead"
+    }
+
+    fn is_fusion(&self) -> bool {
+        false
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
         rewrite_each(rewriter, find, Graph::remove)

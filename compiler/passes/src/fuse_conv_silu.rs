@@ -5,43 +5,36 @@
 //!
 //! Not when %y has another reader: it would see the SiLU. Not when the convolution has an activation already.
 
-use jambac_graph::{Activation, Graph, NodeId, Op, ValueId};
+use jambac_graph::{Activation, Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, has_one_reader, replace, rewrite_each, set_op};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseConvSilu;
 
 impl Pass for FuseConvSilu {
-    const NAME: &'static str = "fuse-conv-silu";
+    fn name(&self) -> &'static str {
+        "fuse-conv-silu"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    silu: NodeId,
-    y: ValueId,
-    fused: Op,
-}
-
-fn find(graph: &Graph, silu: NodeId) -> Option<Match> {
+fn find(graph: &Graph, silu: NodeId) -> Option<Fused> {
     if *graph.op(silu) != Op::Silu {
         return None;
     }
     let y = graph.operands(silu)[0];
     let Op::CausalConv1d { bias, activation: Activation::None } = *graph.op(y.node) else { return None };
-    if y.result != 0 || !has_one_reader(graph, y) {
-        return None;
-    }
-    Some(Match { silu, y, fused: Op::CausalConv1d { bias, activation: Activation::Silu } })
-}
-
-fn apply(graph: &mut Graph, Match { silu, y, fused }: Match) {
-    set_op(graph, y.node, fused);
-    replace(graph, graph.result(silu, 0), y);
+    (y.result == 0 && has_one_reader(graph, y)).then(|| Fused {
+        place: y.node,
+        op: Op::CausalConv1d { bias, activation: Activation::Silu },
+        operands: graph.operands(y.node),
+        results: vec![graph.result(silu, 0), graph.result(y.node, 1)],
+    })
 }
 
 #[cfg(test)]

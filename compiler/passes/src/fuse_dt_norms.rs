@@ -14,23 +14,19 @@ use jambac_graph::op::MAX_PARTS;
 use jambac_graph::{Graph, NodeId, Op, ValueId};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, covers, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseDtNorms;
 
 impl Pass for FuseDtNorms {
-    const NAME: &'static str = "fuse-dt-norms";
+    fn name(&self) -> &'static str {
+        "fuse-dt-norms"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
-}
-
-struct Match {
-    x: ValueId,
-    eps: f64,
-    parts: Vec<Part>,
 }
 
 /// Some columns and their norm.
@@ -42,7 +38,7 @@ struct Part {
     weight: ValueId,
 }
 
-fn find(graph: &Graph, slice: NodeId) -> Option<Match> {
+fn find(graph: &Graph, slice: NodeId) -> Option<Fused> {
     let Op::Slice { start: 0, .. } = *graph.op(slice) else { return None };
     let x = graph.operands(slice)[0];
     let users = graph.users(x);
@@ -52,14 +48,16 @@ fn find(graph: &Graph, slice: NodeId) -> Option<Match> {
     let mut parts = users.iter().map(|&(slice, _)| part(graph, slice)).collect::<Option<Vec<_>>>()?;
     parts.sort_by_key(|part| part.start);
     let eps = parts[0].eps;
-    let mut end = 0;
-    for part in &parts {
-        if part.start != end || part.eps != eps {
-            return None;
-        }
-        end += part.len;
+    let columns = parts.iter().map(|part| (part.start, part.len));
+    if parts.iter().any(|part| part.eps != eps) || !covers(columns, graph.ty(x)) {
+        return None;
     }
-    (graph.ty(x).cols() == Some(end)).then_some(Match { x, eps, parts })
+    Some(Fused {
+        place: parts[0].norm,
+        op: Op::SplitRmsNorm { eps },
+        operands: [x].into_iter().chain(parts.iter().map(|part| part.weight)).collect(),
+        results: parts.iter().map(|part| graph.result(part.norm, 0)).collect(),
+    })
 }
 
 fn part(graph: &Graph, slice: NodeId) -> Option<Part> {
@@ -70,14 +68,6 @@ fn part(graph: &Graph, slice: NodeId) -> Option<Part> {
     let weight = graph.operands(norm)[1];
     let fits = operand == 0 && has_one_reader(graph, columns) && graph.op(weight.node).is_source();
     fits.then_some(Part { start, len, norm, eps, weight })
-}
-
-fn apply(graph: &mut Graph, Match { x, eps, parts }: Match) {
-    let operands: Vec<ValueId> = [x].into_iter().chain(parts.iter().map(|part| part.weight)).collect();
-    let fused = add_in_place_of(graph, parts[0].norm, Op::SplitRmsNorm { eps }, &operands);
-    for (result, part) in parts.iter().enumerate() {
-        replace(graph, graph.result(part.norm, 0), graph.result(fused, result));
-    }
 }
 
 #[cfg(test)]

@@ -6,49 +6,39 @@
 //!
 //! Not when %dt has another reader, the linear has no bias, or its softplus still stands apart.
 
-use jambac_graph::{Activation, Graph, NodeId, Op, Selection, ValueId};
+use jambac_graph::{Activation, Graph, NodeId, Op, Selection};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseDtScan;
 
 impl Pass for FuseDtScan {
-    const NAME: &'static str = "fuse-dt-scan";
+    fn name(&self) -> &'static str {
+        "fuse-dt-scan"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    scan: NodeId,
-    gated: bool,
-    linear: NodeId,
-}
-
-fn find(graph: &Graph, scan: NodeId) -> Option<Match> {
+fn find(graph: &Graph, scan: NodeId) -> Option<Fused> {
     let Op::SelectiveScan { selection: Selection::Given, gated } = *graph.op(scan) else { return None };
-    let dt = graph.operands(scan)[Selection::Given.operands().start];
-    let is_projection = *graph.op(dt.node) == (Op::Linear { activation: Activation::Softplus });
-    let fits = is_projection && graph.operands(dt.node).len() == 3 && has_one_reader(graph, dt);
-    fits.then_some(Match { scan, gated, linear: dt.node })
-}
-
-fn apply(graph: &mut Graph, Match { scan, gated, linear }: Match) {
-    let (mut operands, projection) = (graph.operands(scan), graph.operands(linear));
     let given = Selection::Given.operands();
+    let mut operands = graph.operands(scan);
+    let dt = operands[given.start];
+    let projection = graph.operands(dt.node);
+    let is_projection =
+        *graph.op(dt.node) == (Op::Linear { activation: Activation::Softplus }) && projection.len() == 3;
+    if !is_projection || !has_one_reader(graph, dt) {
+        return None;
+    }
     operands[given.start] = projection[0];
     operands.splice(given.end..given.end, projection[1..].iter().copied());
-    replace_scan(graph, scan, Op::SelectiveScan { selection: Selection::Projected, gated }, &operands);
-}
-
-/// Puts a scan of another form in the place of one.
-pub(crate) fn replace_scan(graph: &mut Graph, scan: NodeId, op: Op, operands: &[ValueId]) {
-    let fused = add_in_place_of(graph, scan, op, operands);
-    graph.replace_uses(graph.result(scan, 1), graph.result(fused, 1));
-    replace(graph, graph.result(scan, 0), graph.result(fused, 0));
+    let op = Op::SelectiveScan { selection: Selection::Projected, gated };
+    Some(Fused { place: scan, op, operands, results: vec![graph.result(scan, 0), graph.result(scan, 1)] })
 }
 
 #[cfg(test)]

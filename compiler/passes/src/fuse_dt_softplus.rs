@@ -5,41 +5,36 @@
 //!
 //! Not when %y has another reader: it would see the softplus. Not when the linear has an activation already.
 
-use jambac_graph::{Activation, Graph, NodeId, Op, ValueId};
+use jambac_graph::{Activation, Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, has_one_reader, replace, rewrite_each, set_op};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseDtSoftplus;
 
 impl Pass for FuseDtSoftplus {
-    const NAME: &'static str = "fuse-dt-softplus";
+    fn name(&self) -> &'static str {
+        "fuse-dt-softplus"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    softplus: NodeId,
-    y: ValueId,
-}
-
-fn find(graph: &Graph, softplus: NodeId) -> Option<Match> {
+fn find(graph: &Graph, softplus: NodeId) -> Option<Fused> {
     if *graph.op(softplus) != Op::Softplus {
         return None;
     }
     let y = graph.operands(softplus)[0];
-    if *graph.op(y.node) != (Op::Linear { activation: Activation::None }) || !has_one_reader(graph, y) {
-        return None;
-    }
-    Some(Match { softplus, y })
-}
-
-fn apply(graph: &mut Graph, Match { softplus, y }: Match) {
-    set_op(graph, y.node, Op::Linear { activation: Activation::Softplus });
-    replace(graph, graph.result(softplus, 0), y);
+    let is_plain = *graph.op(y.node) == (Op::Linear { activation: Activation::None });
+    (is_plain && has_one_reader(graph, y)).then(|| Fused {
+        place: y.node,
+        op: Op::Linear { activation: Activation::Softplus },
+        operands: graph.operands(y.node),
+        results: vec![graph.result(softplus, 0)],
+    })
 }
 
 #[cfg(test)]

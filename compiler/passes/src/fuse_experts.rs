@@ -13,26 +13,22 @@
 use jambac_graph::{Graph, NodeId, Op, ValueId};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseExperts;
 
 impl Pass for FuseExperts {
-    const NAME: &'static str = "fuse-experts";
+    fn name(&self) -> &'static str {
+        "fuse-experts"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    last: NodeId,
-    op: Op,
-    operands: Vec<ValueId>,
-}
-
-fn find(graph: &Graph, last: NodeId) -> Option<Match> {
+fn find(graph: &Graph, last: NodeId) -> Option<Fused> {
     let operands = graph.operands(last);
     match graph.op(last) {
         Op::Swiglu => {
@@ -40,12 +36,12 @@ fn find(graph: &Graph, last: NodeId) -> Option<Match> {
             let are_parameters =
                 [gate, up[1]].iter().all(|weight| matches!(graph.op(weight.node), Op::Parameter { .. }));
             let fits = up == [x, up[1], slots, offsets] && are_parameters && graph.ty(gate) == graph.ty(up[1]);
-            fits.then(|| Match { last, op: Op::GroupedSwiglu, operands: vec![x, gate, up[1], slots, offsets] })
+            fits.then(|| Fused::one(graph, last, Op::GroupedSwiglu, [x, gate, up[1], slots, offsets]))
         }
         Op::MoeCombine => {
             let [h, down, slots, offsets] = grouped(graph, operands[0])?;
-            let operands = vec![h, down, operands[1], slots, offsets];
-            (graph.ty(h).shape.len() == 3).then_some(Match { last, op: Op::GroupedCombine, operands })
+            let fits = graph.ty(h).shape.len() == 3;
+            fits.then(|| Fused::one(graph, last, Op::GroupedCombine, [h, down, operands[1], slots, offsets]))
         }
         _ => None,
     }
@@ -55,11 +51,6 @@ fn find(graph: &Graph, last: NodeId) -> Option<Match> {
 fn grouped(graph: &Graph, y: ValueId) -> Option<[ValueId; 4]> {
     let fits = *graph.op(y.node) == Op::GroupedLinear && has_one_reader(graph, y);
     if fits { graph.operands(y.node).try_into().ok() } else { None }
-}
-
-fn apply(graph: &mut Graph, Match { last, op, operands }: Match) {
-    let fused = add_in_place_of(graph, last, op, &operands);
-    replace(graph, graph.result(last, 0), graph.result(fused, 0));
 }
 
 #[cfg(test)]

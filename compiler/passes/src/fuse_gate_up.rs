@@ -7,30 +7,25 @@
 //! Not when %g or %u has another reader or a bias, they are of two values, or the weights differ in type (they are stored
 //! interleaved), are computed, or have another reader.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, plain_linear, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader, plain_linear};
 
 /// The pass of this file.
 pub struct FuseGateUp;
 
 impl Pass for FuseGateUp {
-    const NAME: &'static str = "fuse-gate-up";
+    fn name(&self) -> &'static str {
+        "fuse-gate-up"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    swiglu: NodeId,
-    x: ValueId,
-    gate: ValueId,
-    up: ValueId,
-}
-
-fn find(graph: &Graph, swiglu: NodeId) -> Option<Match> {
+fn find(graph: &Graph, swiglu: NodeId) -> Option<Fused> {
     if *graph.op(swiglu) != Op::Swiglu {
         return None;
     }
@@ -40,12 +35,8 @@ fn find(graph: &Graph, swiglu: NodeId) -> Option<Match> {
     }
     let (x, gate) = plain_linear(graph, operands[0])?;
     let (x_of_up, up) = plain_linear(graph, operands[1])?;
-    (x == x_of_up && graph.ty(gate) == graph.ty(up)).then_some(Match { swiglu, x, gate, up })
-}
-
-fn apply(graph: &mut Graph, Match { swiglu, x, gate, up }: Match) {
-    let fused = add_in_place_of(graph, swiglu, Op::LinearSwiglu, &[x, gate, up]);
-    replace(graph, graph.result(swiglu, 0), graph.result(fused, 0));
+    let fits = x == x_of_up && graph.ty(gate) == graph.ty(up);
+    fits.then(|| Fused::one(graph, swiglu, Op::LinearSwiglu, [x, gate, up]))
 }
 
 #[cfg(test)]

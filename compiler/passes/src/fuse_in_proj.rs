@@ -8,32 +8,25 @@
 //! `split_linear` has results, the linear has a bias, or its weight is computed or has another reader.
 
 use jambac_graph::op::MAX_PARTS;
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, plain_linear, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, covers, fuse_each, plain_linear};
 
 /// The pass of this file.
 pub struct FuseInProj;
 
 impl Pass for FuseInProj {
-    const NAME: &'static str = "fuse-in-proj";
+    fn name(&self) -> &'static str {
+        "fuse-in-proj"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    linear: NodeId,
-    x: ValueId,
-    weight: ValueId,
-    /// In order of their columns.
-    slices: Vec<NodeId>,
-    sizes: Vec<usize>,
-}
-
-fn find(graph: &Graph, linear: NodeId) -> Option<Match> {
+fn find(graph: &Graph, linear: NodeId) -> Option<Fused> {
     if !matches!(graph.op(linear), Op::Linear { .. }) {
         return None;
     }
@@ -43,31 +36,18 @@ fn find(graph: &Graph, linear: NodeId) -> Option<Match> {
     if graph.is_output(y) || !(2..=MAX_PARTS).contains(&users.len()) {
         return None;
     }
-    let columns = users.into_iter().map(|(user, _)| match *graph.op(user) {
+    let slices = users.into_iter().map(|(user, _)| match *graph.op(user) {
         Op::Slice { start, len } => Some((start, len, user)),
         _ => None,
     });
-    let mut columns = columns.collect::<Option<Vec<_>>>()?;
-    columns.sort_unstable();
-    let mut end = 0;
-    for &(start, len, _) in &columns {
-        if start != end {
-            return None;
-        }
-        end += len;
-    }
-    if graph.ty(y).cols() != Some(end) {
-        return None;
-    }
-    let (slices, sizes) = columns.into_iter().map(|(_, len, slice)| (slice, len)).unzip();
-    Some(Match { linear, x, weight, slices, sizes })
-}
-
-fn apply(graph: &mut Graph, Match { linear, x, weight, slices, sizes }: Match) {
-    let fused = add_in_place_of(graph, linear, Op::SplitLinear { sizes }, &[x, weight]);
-    for (result, slice) in slices.into_iter().enumerate() {
-        replace(graph, graph.result(slice, 0), graph.result(fused, result));
-    }
+    let mut slices = slices.collect::<Option<Vec<_>>>()?;
+    slices.sort_unstable();
+    covers(slices.iter().map(|&(start, len, _)| (start, len)), graph.ty(y)).then(|| Fused {
+        place: linear,
+        op: Op::SplitLinear { sizes: slices.iter().map(|&(_, len, _)| len).collect() },
+        operands: vec![x, weight],
+        results: slices.iter().map(|&(.., slice)| graph.result(slice, 0)).collect(),
+    })
 }
 
 #[cfg(test)]

@@ -6,42 +6,39 @@
 //! Not when a step may take several tokens of a sequence: one would read what another appends. Not when a second attention reads
 //! the cache.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each};
 
 /// The pass of this file.
 pub struct FuseKvAppend;
 
 impl Pass for FuseKvAppend {
-    const NAME: &'static str = "fuse-kv-append";
+    fn name(&self) -> &'static str {
+        "fuse-kv-append"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    attention: NodeId,
-    op: Op,
-    q: ValueId,
-    cache: ValueId,
-}
-
-fn find(graph: &Graph, attention: NodeId) -> Option<Match> {
+fn find(graph: &Graph, attention: NodeId) -> Option<Fused> {
     let Op::Attention { n_heads, scale } = *graph.op(attention) else { return None };
     let operands = graph.operands(attention);
-    let (q, cache) = (operands[0], operands[1]);
-    let fits = graph.one_token && *graph.op(cache.node) == Op::KvAppend && graph.users(cache).len() == 1;
-    fits.then_some(Match { attention, op: Op::AppendAttention { n_heads, scale }, q, cache })
-}
-
-fn apply(graph: &mut Graph, Match { attention, op, q, cache }: Match) {
-    let append = graph.operands(cache.node);
-    let fused = add_in_place_of(graph, attention, op, &[q, append[1], append[2], append[0]]);
-    replace(graph, graph.result(attention, 0), graph.result(fused, 0));
-    replace(graph, cache, graph.result(fused, 1));
+    let (q, next) = (operands[0], operands[1]);
+    if !graph.one_token || *graph.op(next.node) != Op::KvAppend || graph.users(next).len() != 1 {
+        return None;
+    }
+    let append = graph.operands(next.node);
+    let (cache, k, v) = (append[0], append[1], append[2]);
+    Some(Fused {
+        place: attention,
+        op: Op::AppendAttention { n_heads, scale },
+        operands: vec![q, k, v, cache],
+        results: vec![graph.result(attention, 0), next],
+    })
 }
 
 #[cfg(test)]

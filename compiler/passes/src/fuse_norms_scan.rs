@@ -9,47 +9,37 @@
 
 use jambac_graph::{Graph, NodeId, Op, Selection, ValueId};
 
-use crate::fuse_dt_scan::replace_scan;
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, has_one_reader, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseNormsScan;
 
 impl Pass for FuseNormsScan {
-    const NAME: &'static str = "fuse-norms-scan";
+    fn name(&self) -> &'static str {
+        "fuse-norms-scan"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    scan: NodeId,
-    gated: bool,
-    norms: NodeId,
-    eps: f64,
-}
-
-fn find(graph: &Graph, scan: NodeId) -> Option<Match> {
+fn find(graph: &Graph, scan: NodeId) -> Option<Fused> {
     let Op::SelectiveScan { selection: Selection::Projected, gated } = *graph.op(scan) else { return None };
-    let operands = graph.operands(scan);
-    let parts = &operands[Selection::Projected.operands()][..3];
-    let norms = parts[0].node;
-    let Op::SplitRmsNorm { eps } = *graph.op(norms) else { return None };
-    if graph.node(norms).results.len() != parts.len() {
-        return None;
-    }
-    let in_place =
-        |(result, &part): (usize, &ValueId)| part == graph.result(norms, result) && has_one_reader(graph, part);
-    parts.iter().enumerate().all(in_place).then_some(Match { scan, gated, norms, eps })
-}
-
-fn apply(graph: &mut Graph, Match { scan, gated, norms, eps }: Match) {
     let start = Selection::Projected.operands().start;
     let mut operands = graph.operands(scan);
+    let parts = &operands[start..start + 3];
+    let norms = parts[0].node;
+    let Op::SplitRmsNorm { eps } = *graph.op(norms) else { return None };
+    let in_order =
+        |(result, &part): (usize, &ValueId)| part == graph.result(norms, result) && has_one_reader(graph, part);
+    if graph.node(norms).results.len() != parts.len() || !parts.iter().enumerate().all(in_order) {
+        return None;
+    }
     operands.splice(start..start + 3, graph.operands(norms));
-    replace_scan(graph, scan, Op::SelectiveScan { selection: Selection::Normed { eps }, gated }, &operands);
+    let op = Op::SelectiveScan { selection: Selection::Normed { eps }, gated };
+    Some(Fused { place: scan, op, operands, results: vec![graph.result(scan, 0), graph.result(scan, 1)] })
 }
 
 #[cfg(test)]

@@ -9,31 +9,25 @@
 //! Keys and values may be narrower than queries, and the projections may have more readers. Not when they are of several values,
 //! one of them has a bias, or the weights differ in type (they are stored side by side), are computed, or have another reader.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, plain_linear, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, plain_linear};
 
 /// The pass of this file.
 pub struct FuseQkv;
 
 impl Pass for FuseQkv {
-    const NAME: &'static str = "fuse-qkv";
+    fn name(&self) -> &'static str {
+        "fuse-qkv"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    x: ValueId,
-    /// Of queries, keys and values.
-    projections: [ValueId; 3],
-    weights: [ValueId; 3],
-    sizes: Vec<usize>,
-}
-
-fn find(graph: &Graph, attention: NodeId) -> Option<Match> {
+fn find(graph: &Graph, attention: NodeId) -> Option<Fused> {
     if !matches!(graph.op(attention), Op::Attention { .. }) {
         return None;
     }
@@ -49,22 +43,19 @@ fn find(graph: &Graph, attention: NodeId) -> Option<Match> {
         plain_linear(graph, projections[1])?,
         plain_linear(graph, projections[2])?,
     ];
-    let weights = [wq, wk, wv];
-    let stored = weights.map(|weight| graph.ty(weight).dtype);
+    let stored = [wq, wk, wv].map(|weight| graph.ty(weight).dtype);
     // One projection twice has one weight twice.
     let distinct = wq != wk && wq != wv && wk != wv;
     if xk != x || xv != x || !distinct || stored.iter().any(|&dtype| dtype != stored[0]) {
         return None;
     }
     let sizes = projections.iter().map(|&value| graph.ty(value).cols()).collect::<Option<Vec<_>>>()?;
-    Some(Match { x, projections, weights, sizes })
-}
-
-fn apply(graph: &mut Graph, Match { x, projections, weights: [wq, wk, wv], sizes }: Match) {
-    let fused = add_in_place_of(graph, projections[0].node, Op::SplitLinear { sizes }, &[x, wq, wk, wv]);
-    for (result, projection) in projections.into_iter().enumerate() {
-        replace(graph, projection, graph.result(fused, result));
-    }
+    Some(Fused {
+        place: q.node,
+        op: Op::SplitLinear { sizes },
+        operands: vec![x, wq, wk, wv],
+        results: projections.to_vec(),
+    })
 }
 
 #[cfg(test)]

@@ -6,30 +6,25 @@
 //! Other readers of %s read the first result. Not when one of them is a second norm: one norm would stay, and read the stream again.
 //! Not when %w is computed: it could depend on %s.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each};
 
 /// The pass of this file.
 pub struct FuseResidualNorm;
 
 impl Pass for FuseResidualNorm {
-    const NAME: &'static str = "fuse-residual-norm";
+    fn name(&self) -> &'static str {
+        "fuse-residual-norm"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    norm: NodeId,
-    sum: ValueId,
-    weight: ValueId,
-    eps: f64,
-}
-
-fn find(graph: &Graph, norm: NodeId) -> Option<Match> {
+fn find(graph: &Graph, norm: NodeId) -> Option<Fused> {
     let Op::RmsNorm { eps } = *graph.op(norm) else { return None };
     let operands = graph.operands(norm);
     let (sum, weight) = (operands[0], operands[1]);
@@ -40,16 +35,12 @@ fn find(graph: &Graph, norm: NodeId) -> Option<Match> {
     if graph.users(sum).iter().filter(|reader| is_norm(reader)).count() > 1 {
         return None;
     }
-    Some(Match { norm, sum, weight, eps })
-}
-
-fn apply(graph: &mut Graph, Match { norm, sum, weight, eps }: Match) {
-    let operands: Vec<ValueId> = graph.operands(sum.node).into_iter().chain([weight]).collect();
-    let fused = add_in_place_of(graph, norm, Op::AddRmsNorm { eps }, &operands);
-    replace(graph, graph.result(norm, 0), graph.result(fused, 1));
-    if graph.contains(sum.node) {
-        replace(graph, sum, graph.result(fused, 0));
-    }
+    Some(Fused {
+        place: norm,
+        op: Op::AddRmsNorm { eps },
+        operands: graph.operands(sum.node).into_iter().chain([weight]).collect(),
+        results: vec![sum, graph.result(norm, 0)],
+    })
 }
 
 #[cfg(test)]

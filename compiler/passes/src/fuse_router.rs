@@ -7,30 +7,25 @@
 //! Not when another node reads the probabilities or the experts' numbers, or the numbers are permuted among more experts than there
 //! are logits.
 
-use jambac_graph::{Dim, Graph, NodeId, Op, ValueId};
+use jambac_graph::{Dim, Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace, rewrite_each};
+use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
 /// The pass of this file.
 pub struct FuseRouter;
 
 impl Pass for FuseRouter {
-    const NAME: &'static str = "fuse-router";
+    fn name(&self) -> &'static str {
+        "fuse-router"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    permute: NodeId,
-    top_k: NodeId,
-    logits: ValueId,
-    k: usize,
-}
-
-fn find(graph: &Graph, permute: NodeId) -> Option<Match> {
+fn find(graph: &Graph, permute: NodeId) -> Option<Fused> {
     let Op::MoePermute { n_experts } = *graph.op(permute) else { return None };
     let experts = graph.operands(permute)[0];
     let Op::TopK { k } = *graph.op(experts.node) else { return None };
@@ -39,15 +34,12 @@ fn find(graph: &Graph, permute: NodeId) -> Option<Match> {
         && has_one_reader(graph, experts)
         && has_one_reader(graph, probabilities)
         && graph.ty(probabilities).shape.last() == Some(&Dim::Fixed(n_experts));
-    let logits = graph.operands(probabilities.node).into_iter().next()?;
-    fits.then_some(Match { permute, top_k: experts.node, logits, k })
-}
-
-fn apply(graph: &mut Graph, Match { permute, top_k, logits, k }: Match) {
-    let route = add_in_place_of(graph, permute, Op::MoeRoute { k }, &[logits]);
-    graph.replace_uses(graph.result(top_k, 0), graph.result(route, 0));
-    graph.replace_uses(graph.result(permute, 0), graph.result(route, 1));
-    replace(graph, graph.result(permute, 1), graph.result(route, 2));
+    fits.then(|| Fused {
+        place: permute,
+        op: Op::MoeRoute { k },
+        operands: graph.operands(probabilities.node),
+        results: vec![graph.result(experts.node, 0), graph.result(permute, 0), graph.result(permute, 1)],
+    })
 }
 
 #[cfg(test)]

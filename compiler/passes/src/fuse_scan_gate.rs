@@ -9,31 +9,25 @@
 //! Either order of `add`, and of the last `mul`. Not when the skip is of another value than the scan's input, or a value in between
 //! has another reader.
 
-use jambac_graph::{Graph, NodeId, Op, Selection, ValueId};
+use jambac_graph::{Graph, NodeId, Op, ValueId};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, both_ways, has_one_reader, replace, rewrite_each, silu_of};
+use crate::rewrite::{Changed, Fused, Rewriter, both_ways, fuse_each, has_one_reader, silu_of};
 
 /// The pass of this file.
 pub struct FuseScanGate;
 
 impl Pass for FuseScanGate {
-    const NAME: &'static str = "fuse-scan-gate";
+    fn name(&self) -> &'static str {
+        "fuse-scan-gate"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    out: NodeId,
-    scan: NodeId,
-    selection: Selection,
-    d: ValueId,
-    z: ValueId,
-}
-
-fn find(graph: &Graph, out: NodeId) -> Option<Match> {
+fn find(graph: &Graph, out: NodeId) -> Option<Fused> {
     if *graph.op(out) != Op::Mul {
         return None;
     }
@@ -47,8 +41,10 @@ fn find(graph: &Graph, out: NodeId) -> Option<Match> {
             if y.result != 0 || !has_one_reader(graph, y) {
                 return None;
             }
-            let d = skip_of(graph, skip, graph.operands(y.node)[0])?;
-            Some(Match { out, scan: y.node, selection, d, z })
+            let mut operands = graph.operands(y.node);
+            operands.extend([skip_of(graph, skip, operands[0])?, z]);
+            let results = vec![graph.result(out, 0), graph.result(y.node, 1)];
+            Some(Fused { place: out, op: Op::SelectiveScan { selection, gated: true }, operands, results })
         })
     })
 }
@@ -60,13 +56,6 @@ fn skip_of(graph: &Graph, skip: ValueId, u: ValueId) -> Option<ValueId> {
     }
     let operands = graph.operands(skip.node);
     (operands[0] == u && graph.ty(operands[1]).shape.len() == 1).then_some(operands[1])
-}
-
-fn apply(graph: &mut Graph, Match { out, scan, selection, d, z }: Match) {
-    let operands: Vec<ValueId> = graph.operands(scan).into_iter().chain([d, z]).collect();
-    let fused = add_in_place_of(graph, out, Op::SelectiveScan { selection, gated: true }, &operands);
-    graph.replace_uses(graph.result(scan, 1), graph.result(fused, 1));
-    replace(graph, graph.result(out, 0), graph.result(fused, 0));
 }
 
 #[cfg(test)]

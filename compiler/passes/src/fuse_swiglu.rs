@@ -5,41 +5,32 @@
 //!
 //! Either order of `mul`; rows of tokens and of expert slots alike. Not when %s has another reader, or %up is a row for all tokens.
 
-use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
-use crate::rewrite::{Changed, Rewriter, add_in_place_of, both_ways, replace, rewrite_each, silu_of};
+use crate::rewrite::{Changed, Fused, Rewriter, both_ways, fuse_each, silu_of};
 
 /// The pass of this file.
 pub struct FuseSwiglu;
 
 impl Pass for FuseSwiglu {
-    const NAME: &'static str = "fuse-swiglu";
+    fn name(&self) -> &'static str {
+        "fuse-swiglu"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        rewrite_each(rewriter, find, apply)
+        fuse_each(rewriter, find)
     }
 }
 
-struct Match {
-    mul: NodeId,
-    gate: ValueId,
-    up: ValueId,
-}
-
-fn find(graph: &Graph, mul: NodeId) -> Option<Match> {
+fn find(graph: &Graph, mul: NodeId) -> Option<Fused> {
     if *graph.op(mul) != Op::Mul {
         return None;
     }
     both_ways(graph, mul).into_iter().find_map(|(silu, up)| {
         let gate = silu_of(graph, silu)?;
-        (graph.ty(gate) == graph.ty(up)).then_some(Match { mul, gate, up })
+        (graph.ty(gate) == graph.ty(up)).then(|| Fused::one(graph, mul, Op::Swiglu, [gate, up]))
     })
-}
-
-fn apply(graph: &mut Graph, Match { mul, gate, up }: Match) {
-    let fused = add_in_place_of(graph, mul, Op::Swiglu, &[gate, up]);
-    replace(graph, graph.result(mul, 0), graph.result(fused, 0));
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub enum Fusion {
 impl Fusion {
     /// Names of all fusions, in the order in which they run.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        PIPELINE.iter().filter(|(pass, _)| pass.is_fusion()).map(|(pass, _)| pass.name())
+        PIPELINE.iter().map(|planned| planned.pass).filter(|pass| pass.is_fusion()).map(|pass| pass.name())
     }
 
     /// These fusions but for some.

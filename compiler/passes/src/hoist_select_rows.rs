@@ -19,7 +19,9 @@ use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace
 pub struct HoistSelectRows;
 
 impl Pass for HoistSelectRows {
-    const NAME: &'static str = "hoist-select-rows";
+    fn name(&self) -> &'static str {
+        "hoist-select-rows"
+    }
 
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
         rewrite_each(rewriter, find, apply)

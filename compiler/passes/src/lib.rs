@@ -22,6 +22,7 @@ mod fuse_swiglu;
 mod fusion;
 mod hoist_select_rows;
 mod pass;
+mod pipeline;
 mod rewrite;
 
 pub use eliminate_dead::EliminateDead;
@@ -42,31 +43,9 @@ pub use fuse_scan_gate::FuseScanGate;
 pub use fuse_swiglu::FuseSwiglu;
 pub use fusion::Fusion;
 pub use hoist_select_rows::HoistSelectRows;
-pub use pass::{AnyPass, Pass, PassManager, PassReport, Report};
+pub use pass::{Pass, PassManager, PassReport, Report};
+pub use pipeline::{Order, PIPELINE, Planned, check_order};
 pub use rewrite::{Changed, Rewriter};
-
-/// Every pass in the order in which they run, and why it stands there.
-pub const PIPELINE: &[(&dyn AnyPass, &str)] = &[
-    (&EliminateDead, "first: a dead reader keeps a value from being fused; fusions leave none"),
-    (&FuseConvSilu, "anywhere: nothing else takes a convolution"),
-    (&FuseDtSoftplus, "anywhere: nothing else takes a linear"),
-    (&FuseDtNorms, "before fusions of a linear with slices of its result, which would take x_proj's"),
-    (&FuseDtScan, "after fuse-dt-softplus: takes the linear with its softplus"),
-    (&FuseNormsScan, "after fuse-dt-norms and fuse-dt-scan: takes what both leave"),
-    (&FuseScanGate, "before fuse-swiglu, which would take the gate's silu and mul"),
-    (
-        &HoistSelectRows,
-        "after fuse-scan-gate, so that no scan loses its gate; before other fusions: it moves single ops",
-    ),
-    (&FuseSwiglu, "after fuse-scan-gate: what is left of silu and mul is a feed-forward"),
-    (&FuseInProj, "after fuse-dt-norms, which takes the slices of x_proj"),
-    (&FuseQkv, "before fuse-kv-append, which takes the attention that it starts from"),
-    (&FuseGateUp, "after fuse-swiglu: takes its swiglu where gate and up are linears"),
-    (&FuseRouter, "anywhere: nothing else takes a softmax"),
-    (&FuseExperts, "after fuse-swiglu, whose result it takes"),
-    (&FuseKvAppend, "anywhere: nothing else takes an attention"),
-    (&FuseResidualNorm, "anywhere: nothing else takes a norm"),
-];
 
 #[cfg(test)]
 mod properties;

@@ -12,36 +12,15 @@ use crate::{Error, PIPELINE};
 /// Graph → graph. A pass reads no clock, no environment, no device: the same graph gives the same graph.
 pub trait Pass {
     /// The name in `--fusion`, in dumps and in errors.
-    const NAME: &'static str;
-    /// Whether [`Fusion`] switches it.
-    const FUSION: bool = true;
-
-    /// Rewrites the graph until there is nothing left to do, or the rewriter stops it.
-    fn run(&self, rewriter: &mut Rewriter) -> Changed;
-}
-
-/// Any [`Pass`], behind a pointer.
-pub trait AnyPass {
-    /// [`Pass::NAME`].
     fn name(&self) -> &'static str;
-    /// [`Pass::FUSION`].
-    fn is_fusion(&self) -> bool;
-    /// [`Pass::run`].
-    fn run(&self, rewriter: &mut Rewriter) -> Changed;
-}
 
-impl<P: Pass> AnyPass for P {
-    fn name(&self) -> &'static str {
-        P::NAME
-    }
-
+    /// Whether [`Fusion`] switches the pass; otherwise it always runs.
     fn is_fusion(&self) -> bool {
-        P::FUSION
+        true
     }
 
-    fn run(&self, rewriter: &mut Rewriter) -> Changed {
-        Pass::run(self, rewriter)
-    }
+    /// Rewrites the graph until nothing is left to do or the rewriter's limit is reached.
+    fn run(&self, rewriter: &mut Rewriter) -> Changed;
 }
 
 /// Called after a pass with its name and the graph it made.
@@ -49,7 +28,7 @@ type Dump<'a> = Box<dyn FnMut(&'static str, &Graph) + 'a>;
 
 /// Runs passes on a graph, [`PIPELINE`] or a part of it.
 pub struct PassManager<'a> {
-    passes: Vec<&'static dyn AnyPass>,
+    passes: Vec<&'static dyn Pass>,
     stop_after: Option<u64>,
     dump: Option<Dump<'a>>,
 }
@@ -84,12 +63,12 @@ pub struct PassReport {
 impl<'a> PassManager<'a> {
     /// A manager of the chosen fusions and of everything that is no fusion.
     pub fn new(fusion: &Fusion) -> PassManager<'a> {
-        let passes = PIPELINE.iter().map(|&(pass, _)| pass);
+        let passes = PIPELINE.iter().map(|planned| planned.pass);
         PassManager::of(passes.filter(|pass| !pass.is_fusion() || fusion.includes(pass.name())).collect())
     }
 
     /// A manager of these passes and no other.
-    pub fn of(passes: Vec<&'static dyn AnyPass>) -> PassManager<'a> {
+    pub fn of(passes: Vec<&'static dyn Pass>) -> PassManager<'a> {
         PassManager { passes, stop_after: None, dump: None }
     }
 
@@ -187,7 +166,7 @@ mod tests {
         assert_eq!((n_swiglu(&unfused), report.passes.len()), (0, 1));
         let report = PassManager::new(&Fusion::All).run(&mut graph()).unwrap();
         let names: Vec<&str> = report.passes.iter().map(|pass| pass.name).collect();
-        assert_eq!(names, PIPELINE.iter().map(|(pass, _)| pass.name()).collect::<Vec<_>>());
+        assert_eq!(names, PIPELINE.iter().map(|planned| planned.pass.name()).collect::<Vec<_>>());
     }
 
     #[test]
@@ -208,7 +187,9 @@ mod tests {
     struct Mislabel;
 
     impl Pass for Mislabel {
-        const NAME: &'static str = "mislabel";
+        fn name(&self) -> &'static str {
+            "mislabel"
+        }
 
         fn run(&self, rewriter: &mut Rewriter) -> Changed {
             rewrite_each(

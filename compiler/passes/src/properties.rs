@@ -8,10 +8,11 @@ use jambac_graph::verify::verify;
 use jambac_graph::{Graph, Op, arbitrary};
 use jambac_reference::{Batch, Interpreter, Parameters, State, Tensor, Tolerance, compare};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestRunner};
 
 use crate::rewrite::{Changed, Rewriter, is_dead};
-use crate::{Fusion, PIPELINE, PassManager};
+use crate::{Fusion, Order, PIPELINE, Pass, PassManager, Planned};
 
 /// The same graphs in every run: where two experts are equally good for a token a rounding decides, and no run may fail by that.
 fn config() -> ProptestConfig {
@@ -94,10 +95,10 @@ fn check(before: &Graph, after: &Graph) -> Result<(), TestCaseError> {
 
 #[test]
 fn every_pass_keeps_the_answer() {
-    for (pass, _) in PIPELINE {
+    for Planned { pass, .. } in PIPELINE {
         let rewrites = std::cell::Cell::new(0);
         // Alone, and on what the passes before it leave.
-        let earlier = || PIPELINE.iter().map(|&(pass, _)| pass).take_while(|other| other.name() != pass.name());
+        let earlier = || PIPELINE.iter().map(|planned| planned.pass).take_while(|other| other.name() != pass.name());
         let keeps = |(bytes, is_alone): (Vec<u8>, bool)| {
             let mut before = arbitrary::graph(&bytes);
             if !is_alone {
@@ -146,4 +147,40 @@ fn the_pipeline_gives_the_same_bytes_and_then_finds_nothing() {
         Ok(())
     };
     TestRunner::new(config()).run(&bytes(), keeps).unwrap();
+}
+
+/// Each constraint is one that the result depends on: some graph is fused differently when it is violated.
+#[test]
+fn constraints_matter() {
+    let fused = |passes: &[&'static dyn Pass], graph: &Graph| {
+        let mut graph = graph.clone();
+        PassManager::of(passes.to_vec()).run(&mut graph).unwrap();
+        print(&graph)
+    };
+    let order: Vec<&'static dyn Pass> = PIPELINE.iter().map(|planned| planned.pass).collect();
+    let at = |name: &str| order.iter().position(|pass| pass.name() == name).unwrap();
+    let violated = |name: &str, constraint: &Order| {
+        let mut violated = order.clone();
+        let pass = violated.remove(at(name));
+        let place = match *constraint {
+            Order::First => violated.len(),
+            Order::After(other) | Order::Before(other) => at(other),
+        };
+        violated.insert(place, pass);
+        violated
+    };
+    let constraints =
+        PIPELINE.iter().flat_map(|planned| planned.order.iter().map(|order| (planned.pass.name(), order)));
+    let mut open: Vec<_> = constraints.map(|(name, order)| (name, order, violated(name, order))).collect();
+    let mut runner = TestRunner::new(config());
+    for _ in 0..4000 {
+        let graph = arbitrary::graph(&bytes().new_tree(&mut runner).unwrap().current());
+        let expected = fused(&order, &graph);
+        open.retain(|(_, _, violated)| fused(violated, &graph) == expected);
+        if open.is_empty() {
+            return;
+        }
+    }
+    let names: Vec<String> = open.iter().map(|(name, order, _)| format!("{name} {order}")).collect();
+    panic!("no graph depends on {}", names.join("; "));
 }

@@ -1,6 +1,6 @@
 //! Find, apply, repeat: the driver of every pass, and the few edits that passes are made of.
 
-use jambac_graph::{Activation, Graph, NodeId, Op, ValueId};
+use jambac_graph::{Activation, Graph, NodeId, Op, Type, ValueId};
 
 /// How many rewrites a pass made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,50 @@ pub(crate) fn rewrite_each<M>(
     }
 }
 
+/// A node that replaces others.
+pub(crate) struct Fused {
+    /// The node whose position in the order it takes.
+    pub place: NodeId,
+    pub op: Op,
+    pub operands: Vec<ValueId>,
+    /// The values that its results replace, in the order of its results.
+    pub results: Vec<ValueId>,
+}
+
+impl Fused {
+    /// A replacement of a node with one result.
+    pub fn one(graph: &Graph, node: NodeId, op: Op, operands: impl Into<Vec<ValueId>>) -> Fused {
+        Fused { place: node, op, operands: operands.into(), results: vec![graph.result(node, 0)] }
+    }
+}
+
+/// [`rewrite_each`] that puts fused nodes in the place of others.
+pub(crate) fn fuse_each(rewriter: &mut Rewriter, find: fn(&Graph, NodeId) -> Option<Fused>) -> Changed {
+    rewrite_each(rewriter, find, |graph, Fused { place, op, operands, results }| {
+        let fused = add_in_place_of(graph, place, op, &operands);
+        for (result, &old) in results.iter().enumerate() {
+            graph.replace_uses(old, graph.result(fused, result));
+        }
+        for old in results {
+            if graph.contains(old.node) {
+                erase(graph, old.node);
+            }
+        }
+    })
+}
+
+/// True when ranges of columns, given as (start, length) in ascending order, cover every column once.
+pub(crate) fn covers(ranges: impl Iterator<Item = (usize, usize)>, ty: &Type) -> bool {
+    let mut end = 0;
+    for (start, len) in ranges {
+        if start != end {
+            return false;
+        }
+        end += len;
+    }
+    ty.cols() == Some(end)
+}
+
 /// True when the value has one reader, which is a node and no output: the value may vanish with it.
 pub(crate) fn has_one_reader(graph: &Graph, value: ValueId) -> bool {
     graph.users(value).len() == 1 && !graph.is_output(value)
@@ -89,11 +133,6 @@ pub(crate) fn plain_linear(graph: &Graph, value: ValueId) -> Option<(ValueId, Va
 /// Adds a node in the place of `old`, for values whose readers then move to it.
 pub(crate) fn add_in_place_of(graph: &mut Graph, old: NodeId, op: Op, operands: &[ValueId]) -> NodeId {
     graph.add_in_place_of(old, op, operands).unwrap_or_else(|error| panic!("a rewrite of a verified graph: {error}"))
-}
-
-/// Changes attributes of a node without changing its results.
-pub(crate) fn set_op(graph: &mut Graph, node: NodeId, op: Op) {
-    graph.set_op(node, op).unwrap_or_else(|error| panic!("a rewrite of a verified graph: {error}"));
 }
 
 /// Readers of `from` read `to`; the node of `from` goes when nobody reads it any more, and what only it has read too.
