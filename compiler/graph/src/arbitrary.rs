@@ -1,10 +1,14 @@
-//! A graph for every string of bytes, for property tests: sound, small, with every op that models emit.
+//! A graph for every string of bytes, for property tests: valid and small. It has the patterns that models emit, and any op of the
+//! table that takes rows of tokens and parameters.
 //!
-//! The bytes are choices, read from the front; when they run out every choice is the first. So a shorter string is a smaller graph, and
-//! a property test shrinks well. Inputs are `ids` (below [`VOCAB`]) and `rows`; dims are small and odd.
+//! The bytes are choices, read from the front; when they run out every choice is the first. A shorter string is a smaller graph, so
+//! property tests shrink well. Inputs are `ids` (below [`VOCAB`]) and `rows`; dims are small and odd.
 
 use crate::build::{Builder, Scan};
 use crate::graph::{Graph, ValueId};
+use crate::infer::signature::{Bindings, Kind, Operand, Term};
+use crate::infer::{infer, signature};
+use crate::op::Op;
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// Rows of the embedding table.
@@ -168,7 +172,7 @@ impl Generator<'_> {
 
     fn op(&mut self) {
         let width = WIDTHS[self.choose(WIDTHS.len())];
-        let (value, width) = match self.choose(11) {
+        let (value, width) = match self.choose(13) {
             0 => (self.linear(width), width),
             1 => (self.residual_norm(width), width),
             2 => (self.swiglu(width), width),
@@ -179,6 +183,10 @@ impl Generator<'_> {
             7 => self.slice(),
             8 => self.split(width),
             9 => (self.mlp(width), width),
+            10 | 11 => match self.from_table() {
+                Some(Rows { value, width }) => (value, width),
+                None => (self.project(width), width),
+            },
             _ => (self.scaled(width), width),
         };
         self.keep(value, width);
@@ -347,5 +355,92 @@ impl Generator<'_> {
         let x = self.of_width(width);
         let row = self.parameter(&[width]);
         self.b.mul(x, row)
+    }
+
+    /// Any op of the table; its last result. `None` where an operand or an attribute does not fit.
+    fn from_table(&mut self) -> Option<Rows> {
+        let op = Op::sample(&mut |n| self.choose(n));
+        let signature = signature(&op, &[]);
+        let mut bound = Bindings::of(&signature.letters);
+        let mut leading = None;
+        let mut operands = Vec::new();
+        for operand in &signature.operands {
+            operands.push(self.operand(operand, &mut bound, &mut leading)?);
+        }
+        let types: Vec<Type> = operands.iter().map(|&operand| self.b.ty(operand).clone()).collect();
+        infer(&op, &types.iter().collect::<Vec<_>>()).ok()?;
+        let mut results: Vec<Rows> =
+            self.b.add(op, &operands).into_iter().filter_map(|value| self.rows(value)).collect();
+        let last = results.pop()?;
+        self.pool.extend(results);
+        Some(last)
+    }
+
+    /// The value as an activation, where it is one.
+    fn rows(&self, value: ValueId) -> Option<Rows> {
+        let ty = self.b.ty(value);
+        let width = ty.cols().filter(|&width| width > 0)?;
+        (*ty == Type::rows(Symbol::Tokens, width)).then_some(Rows { value, width })
+    }
+
+    /// A value for an operand of rows of tokens, or a parameter; `None` for states, indices and rows of expert slots.
+    fn operand(&mut self, operand: &Operand, bound: &mut Bindings, leading: &mut Option<usize>) -> Option<ValueId> {
+        match (operand.kind, operand.dims.as_slice()) {
+            (Kind::F32, [Term::Leading]) => {
+                let width = *leading.get_or_insert_with(|| WIDTHS[self.choose(WIDTHS.len())]);
+                Some(self.of_width(width))
+            }
+            (Kind::F32, [rows, columns]) if *rows != Term::Known(Symbol::Sequences.into()) => {
+                let width = self.size(columns, bound)?;
+                Some(self.of_width(width))
+            }
+            (Kind::Float | Kind::Matrix, dims) => {
+                let shape = dims.iter().map(|term| self.size(term, bound)).collect::<Option<Vec<_>>>()?;
+                Some(self.parameter(&shape))
+            }
+            _ => None,
+        }
+    }
+
+    /// A size for a dimension: any width for a letter that has no value yet.
+    fn size(&mut self, term: &Term, bound: &mut Bindings) -> Option<usize> {
+        match term {
+            Term::Letter(_) if bound.eval(term).is_none() => {
+                bound.bind(term, WIDTHS[self.choose(WIDTHS.len())].into());
+            }
+            Term::Sum(a, b) | Term::Difference(a, b) | Term::Product(a, b) => {
+                self.size(a, bound)?;
+                self.size(b, bound)?;
+            }
+            _ => {}
+        }
+        bound.fixed(term).filter(|&size| size > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    use super::*;
+
+    #[test]
+    fn every_op_on_rows_and_parameters_occurs() {
+        let mut runner = TestRunner::deterministic();
+        let bytes = prop::collection::vec(any::<u8>(), 0..120);
+        let mut found = BTreeSet::new();
+        for _ in 0..2000 {
+            let graph = graph(&bytes.new_tree(&mut runner).unwrap().current());
+            found.extend(graph.order().into_iter().map(|node| graph.op(node).name()));
+        }
+        let missing = |op: Op| (!found.contains(op.name())).then(|| op.name());
+        let all = (0..1000).map(|n| Op::sample(&mut |of| n % of));
+        let missing: BTreeSet<&str> = all.filter_map(missing).collect();
+        // Each reads a state, or rows of expert slots, in a form that only passes make.
+        assert_eq!(missing.into_iter().collect::<Vec<_>>(), ["append_attention", "grouped_combine", "grouped_swiglu"]);
     }
 }

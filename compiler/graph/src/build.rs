@@ -31,13 +31,18 @@ impl Builder {
         self.graph
     }
 
-    fn add(&mut self, op: Op, operands: &[ValueId]) -> Vec<ValueId> {
+    pub(crate) fn add(&mut self, op: Op, operands: &[ValueId]) -> Vec<ValueId> {
         let name = op.name();
         let node = self
             .graph
             .add(op, operands, self.scope.clone())
             .unwrap_or_else(|error| panic!("building {name} in {}: {error}", self.scope));
         (0..self.graph.node(node).results.len()).map(|result| ValueId { node, result }).collect()
+    }
+
+    /// The type of a value made so far.
+    pub(crate) fn ty(&self, value: ValueId) -> &Type {
+        self.graph.ty(value)
     }
 
     fn add1(&mut self, op: Op, operands: &[ValueId]) -> ValueId {

@@ -1,9 +1,8 @@
 //! Every op of the layer graph: operands, results, attributes, meaning.
 //!
-//! `T` stands for tokens, `S` for sequences, `O` for outputs. Activations are f32; parameters have the dtype the
-//! checkpoint stores, and are widened to f32 before any arithmetic. The tokens of a step belong to sequences (a ragged batch): ops with a
-//! state read and write the state of each token's own sequence. States are values: an op takes the old state and
-//! returns the new one ([`Op::state`] says where).
+//! `T` is tokens, `S` sequences, `O` outputs. Activations are f32. Parameters have the dtype of the checkpoint and are widened to f32
+//! before any arithmetic. The tokens of a step belong to sequences (a ragged batch): an op with a state reads and writes the state of
+//! each token's sequence. States are values: an op takes the old state and returns the new one, in the slots of [`Op::state`].
 //!
 //! | op | operands | results | meaning |
 //! |---|---|---|---|
@@ -37,8 +36,24 @@
 //! | `grouped_combine` | h \[T, k, I\], weight \[E, N, I\], weights \[T, k\], slots, offsets | \[T, N\] | moe_combine(grouped_linear(h, weight), weights) |
 //! | `moe_combine` | y \[T, k, D\], weights \[T, k\] | \[T, D\] | Σⱼ weights\[t, j\] · y\[t, j\] |
 //! | `select_rows` | x \[T, D\], rows i32\[O\] | \[O, D\] | the rows whose logits are wanted |
+//!
+//! # How to add an op
+//!
+//! 1. Here: a row in the table above and a line in `ops!`, with the attributes. An op with a state has a line in [`Op::state`].
+//! 2. `infer.rs`: its signature; limits of its attributes in `check_attributes`; examples in `infer/tests.rs`.
+//! 3. `build.rs`: a method, where models emit the op.
+//! 4. `kernels/reference/src`: the formula as a function, and a line in `evaluate.rs` that calls it.
+//!
+//! The text form, attribute checks and random graphs follow from `ops!` and the signature.
 
 use crate::tensor::Type;
+
+mod attribute;
+#[macro_use]
+mod table;
+
+pub use attribute::AttributeValue;
+pub(crate) use attribute::{Attribute, Choose, Reader};
 
 /// What a linear or a convolution applies to its sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,133 +145,51 @@ impl Selection {
     }
 }
 
-/// An op and its attributes; the module's table has operands, results and meaning.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// A table that the runtime fills in each step.
-    Input {
-        /// Unique among inputs, parameters and states: `ids`.
-        name: String,
-        /// Type of the table.
-        ty: Type,
-    },
-    /// A tensor of the checkpoint.
-    Parameter {
-        /// Canonical name of the tensor; `*` stands for every expert's number.
-        name: String,
-        /// Type as the checkpoint stores it, experts in dimension 0 where the name has a `*`.
-        ty: Type,
-    },
-    /// What a sequence remembers between steps; the output of the same name is its next value.
-    State {
-        /// Unique among inputs, parameters and states: `layers.3.ssm`.
-        name: String,
-        /// Type over the step's sequences: `f32[sequences, …]`, keys and values also `bf16`.
-        ty: Type,
-    },
-    /// Row of a table per token.
-    Embed,
-    /// RMS norm over the last dimension.
-    RmsNorm {
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// A sum and its RMS norm.
-    AddRmsNorm {
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// Parts of the last dimension, each RMS normed by itself; as many parts as weights.
-    SplitRmsNorm {
-        /// Added to the mean squares.
-        eps: f64,
-    },
-    /// Product with a transposed weight, bias where there is a third operand, activation.
-    Linear {
-        /// Applied to the biased sum.
-        activation: Activation,
-    },
-    /// Products of one value with the rows of several transposed weights, each result its own.
-    SplitLinear {
+ops! {
+    sources {
+        /// A table that the runtime fills in each step: `ids`.
+        input: Input,
+        /// A tensor of the checkpoint by its canonical name; `*` stands for every expert's number, stacked in dimension 0.
+        parameter: Parameter,
+        /// A sequence's memory between steps, `f32[sequences, …]`, keys and values also bf16. The output of the same name is its next
+        /// value.
+        state: State,
+    }
+    ops {
+        embed: Embed,
+        rms_norm: RmsNorm { eps: f64 },
+        add_rms_norm: AddRmsNorm { eps: f64 },
+        /// As many parts as weights.
+        split_rms_norm: SplitRmsNorm { eps: f64 },
+        /// With a bias where there is a third operand.
+        linear: Linear { activation: Activation },
         /// Columns of each result, at most [`MAX_PARTS`] of them.
-        sizes: Vec<usize>,
-    },
-    /// silu(gate) · up of two products of one value.
-    LinearSwiglu,
-    /// Some columns of the last dimension.
-    Slice {
-        /// First column.
-        start: usize,
-        /// Number of columns.
-        len: usize,
-    },
-    /// x / (1 + exp(−x)).
-    Silu,
-    /// log(1 + exp(x)).
-    Softplus,
-    /// Sum of two values of one type.
-    Add,
-    /// Product of two values of one type, or with one row.
-    Mul,
-    /// silu(gate) · up.
-    Swiglu,
-    /// Depthwise convolution along each sequence.
-    CausalConv1d {
-        /// Whether the third operand is a bias (the state is always last).
-        bias: bool,
-        /// Applied to the biased sum.
-        activation: Activation,
-    },
-    /// The Mamba-1 recurrence.
-    SelectiveScan {
-        /// Where Δ, B and C come from.
-        selection: Selection,
-        /// Whether the skip d · u and the gate silu(z) are part of it.
-        gated: bool,
-    },
-    /// Keys and values join the cache.
-    KvAppend,
-    /// Causal attention over the cache, grouped queries.
-    Attention {
-        /// Query heads; a multiple of the cache's KV heads.
-        n_heads: usize,
-        /// Multiplies each score before the softmax.
-        scale: f64,
-    },
-    /// Attention over the cache that the step's keys and values have joined, one token of each sequence.
-    AppendAttention {
-        /// Query heads; a multiple of the cache's KV heads.
-        n_heads: usize,
-        /// Multiplies each score before the softmax.
-        scale: f64,
-    },
-    /// Over the last dimension.
-    Softmax,
-    /// The largest of each row and where they are.
-    TopK {
-        /// How many.
-        k: usize,
-    },
-    /// Token slots sorted by expert.
-    MoePermute {
-        /// Number of experts.
-        n_experts: usize,
-    },
-    /// From a router's logits to the experts' shares of the step.
-    MoeRoute {
-        /// Experts per token.
-        k: usize,
-    },
-    /// Linear with a weight per expert.
-    GroupedLinear,
-    /// Two grouped linears, and silu of the first times the second.
-    GroupedSwiglu,
-    /// A grouped linear, and the weighted sum of each token's experts.
-    GroupedCombine,
-    /// Weighted sum of a token's experts.
-    MoeCombine,
-    /// The rows whose logits are wanted.
-    SelectRows,
+        split_linear: SplitLinear { sizes: Vec<usize> },
+        linear_swiglu: LinearSwiglu,
+        slice: Slice { start: usize, len: usize },
+        silu: Silu,
+        softplus: Softplus,
+        add: Add,
+        mul: Mul,
+        swiglu: Swiglu,
+        /// With a bias as third operand where `bias` is set; the state is always last.
+        causal_conv1d: CausalConv1d { bias: bool, activation: Activation },
+        /// With the skip d · u and the gate silu(z) where `gated` is set.
+        selective_scan: SelectiveScan { selection: Selection, gated: bool },
+        kv_append: KvAppend,
+        /// `n_heads` query heads, a multiple of the cache's KV heads.
+        attention: Attention { n_heads: usize, scale: f64 },
+        append_attention: AppendAttention { n_heads: usize, scale: f64 },
+        softmax: Softmax,
+        top_k: TopK { k: usize },
+        moe_permute: MoePermute { n_experts: usize },
+        moe_route: MoeRoute { k: usize },
+        grouped_linear: GroupedLinear,
+        grouped_swiglu: GroupedSwiglu,
+        grouped_combine: GroupedCombine,
+        moe_combine: MoeCombine,
+        select_rows: SelectRows,
+    }
 }
 
 /// Where an op takes the state it updates, and where it returns the next one.
@@ -269,55 +202,6 @@ pub struct StateSlots {
 }
 
 impl Op {
-    /// The name in the text form, and in diagnostics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Op::Input { .. } => "input",
-            Op::Parameter { .. } => "parameter",
-            Op::State { .. } => "state",
-            Op::Embed => "embed",
-            Op::RmsNorm { .. } => "rms_norm",
-            Op::AddRmsNorm { .. } => "add_rms_norm",
-            Op::SplitRmsNorm { .. } => "split_rms_norm",
-            Op::Linear { .. } => "linear",
-            Op::SplitLinear { .. } => "split_linear",
-            Op::LinearSwiglu => "linear_swiglu",
-            Op::Slice { .. } => "slice",
-            Op::Silu => "silu",
-            Op::Softplus => "softplus",
-            Op::Add => "add",
-            Op::Mul => "mul",
-            Op::Swiglu => "swiglu",
-            Op::CausalConv1d { .. } => "causal_conv1d",
-            Op::SelectiveScan { .. } => "selective_scan",
-            Op::KvAppend => "kv_append",
-            Op::Attention { .. } => "attention",
-            Op::AppendAttention { .. } => "append_attention",
-            Op::Softmax => "softmax",
-            Op::TopK { .. } => "top_k",
-            Op::MoePermute { .. } => "moe_permute",
-            Op::MoeRoute { .. } => "moe_route",
-            Op::GroupedLinear => "grouped_linear",
-            Op::GroupedSwiglu => "grouped_swiglu",
-            Op::GroupedCombine => "grouped_combine",
-            Op::MoeCombine => "moe_combine",
-            Op::SelectRows => "select_rows",
-        }
-    }
-
-    /// True of `input`, `parameter` and `state`, which have no operands.
-    pub fn is_source(&self) -> bool {
-        matches!(self, Op::Input { .. } | Op::Parameter { .. } | Op::State { .. })
-    }
-
-    /// The name of an `input`, a `parameter` or a `state`.
-    pub fn source_name(&self) -> Option<&str> {
-        match self {
-            Op::Input { name, .. } | Op::Parameter { name, .. } | Op::State { name, .. } => Some(name),
-            _ => None,
-        }
-    }
-
     /// The state an op updates; `None` of an op without one.
     pub fn state(&self) -> Option<StateSlots> {
         match self {

@@ -21,7 +21,6 @@ use std::fmt::Write;
 
 use crate::error::Error;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::op::{Activation, Op, Selection};
 use crate::verify::{VerifyError, verify};
 
 mod diff;
@@ -104,10 +103,10 @@ fn tail(graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
     let types: Vec<String> = node.results.iter().map(|ty| ty.to_string()).collect();
     let mut tail = String::new();
-    if let Op::Input { name, .. } | Op::Parameter { name, .. } | Op::State { name, .. } = &node.op {
+    if let Some(name) = node.op.source_name() {
         tail += &format!(" {}", quote(name));
     }
-    let attributes = attributes(&node.op);
+    let attributes = node.op.attributes();
     if !attributes.is_empty() {
         let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         tail += &format!(" {{{}}}", attributes.join(", "));
@@ -117,37 +116,6 @@ fn tail(graph: &Graph, id: NodeId) -> String {
         tail += &format!(" loc {}", quote(&node.source));
     }
     tail
-}
-
-/// Attributes as printed; an activation only where there is one.
-fn attributes(op: &Op) -> Vec<(&'static str, String)> {
-    let activated = |activation: Activation| match activation {
-        Activation::None => None,
-        activation => Some(("activation", activation.name().to_string())),
-    };
-    match *op {
-        Op::RmsNorm { eps } | Op::AddRmsNorm { eps } | Op::SplitRmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
-        Op::SelectiveScan { selection, gated } => {
-            let mut attributes = vec![("selection", selection.name().to_string())];
-            if let Selection::Normed { eps } = selection {
-                attributes.push(("eps", format!("{eps:?}")));
-            }
-            attributes.push(("gated", gated.to_string()));
-            attributes
-        }
-        Op::Linear { activation } => activated(activation).into_iter().collect(),
-        Op::SplitLinear { ref sizes } => vec![("sizes", format!("{sizes:?}"))],
-        Op::Slice { start, len } => vec![("start", start.to_string()), ("len", len.to_string())],
-        Op::CausalConv1d { bias, activation } => {
-            [("bias", bias.to_string())].into_iter().chain(activated(activation)).collect()
-        }
-        Op::Attention { n_heads, scale } | Op::AppendAttention { n_heads, scale } => {
-            vec![("n_heads", n_heads.to_string()), ("scale", format!("{scale:?}"))]
-        }
-        Op::TopK { k } | Op::MoeRoute { k } => vec![("k", k.to_string())],
-        Op::MoePermute { n_experts } => vec![("n_experts", n_experts.to_string())],
-        _ => vec![],
-    }
 }
 
 /// `%7`; of a result that its node does not have, `%?`.

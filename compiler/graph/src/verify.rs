@@ -3,7 +3,7 @@
 //! 1. **operands**: they fill slots 0 … n−1, each once, each with a result that its node has
 //! 2. **acyclic**: no value depends on itself
 //! 3. **types**: operands are what the op takes and results what [`infer`](fn@crate::infer::infer) gives (counts, dtypes, dims, heads)
-//! 4. **attributes**: eps and scale are positive and finite
+//! 4. **attributes**: real numbers (eps, scale) are positive and finite
 //! 5. **names**: inputs, parameters and states have one each, which no other has
 //! 6. **states**: a state has one reader, an op that updates it; such an op updates a state and nothing else
 //! 7. **next states**: what the op returns is the output of the state's name, and nobody reads it except attention its cache
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::infer;
-use crate::op::{Op, Selection};
+use crate::op::{AttributeValue, Op};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// One of the module's list.
@@ -150,15 +150,13 @@ fn types(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
 // 4.
 fn attributes(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
     for &node in order {
-        let (name, value) = match *graph.op(node) {
-            Op::RmsNorm { eps } | Op::AddRmsNorm { eps } | Op::SplitRmsNorm { eps } => ("eps", eps),
-            Op::SelectiveScan { selection: Selection::Normed { eps }, .. } => ("eps", eps),
-            Op::Attention { scale, .. } | Op::AppendAttention { scale, .. } => ("scale", scale),
-            _ => continue,
-        };
-        if !(value > 0.0 && value.is_finite()) {
-            let message = format!("{name} is {value:?}, expected a positive finite number");
-            return fail(graph, Invariant::Attributes, node, message);
+        for (name, value) in graph.op(node).attributes() {
+            if let AttributeValue::Real(value) = value
+                && !(value > 0.0 && value.is_finite())
+            {
+                let message = format!("{name} is {value:?}, expected a positive finite number");
+                return fail(graph, Invariant::Attributes, node, message);
+            }
         }
     }
     Ok(())

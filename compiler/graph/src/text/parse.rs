@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::is_word;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::op::{Activation, Op, Selection};
+use crate::op::{Op, Reader};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
 /// Text that is not a graph.
@@ -269,11 +269,7 @@ impl Parser {
         let results = self.list(Self::value)?;
         self.mark('=')?;
         let (op_name, op_place) = self.word("an op")?;
-        let name = if matches!(op_name.as_str(), "input" | "parameter" | "state") {
-            self.text("its name in quotes")?
-        } else {
-            String::new()
-        };
+        let source_name = if Op::is_source_name(&op_name) { self.text("its name in quotes")? } else { String::new() };
         let operands = if matches!(self.peek(), Token::Value(_)) { self.list(Self::value)? } else { vec![] };
         let mut attributes = Attributes { op: op_name.clone(), place: op_place, given: vec![] };
         if self.accept(&Token::Mark('{')) {
@@ -291,7 +287,12 @@ impl Parser {
             ));
         }
         let source = if self.keyword("loc") { self.text("a source in quotes")? } else { String::new() };
-        let op = op(&op_name, name, &types[0], &mut attributes)?;
+        let op = match Op::source(&op_name, source_name, types[0].clone()) {
+            Some(source) => source,
+            None => {
+                Op::read(&op_name, &mut attributes)?.ok_or_else(|| error(op_place, format!("`{op_name}`"), "an op"))?
+            }
+        };
         attributes.finish()?;
         Ok((graph.add_unchecked(op, types, source), results, operands))
     }
@@ -339,57 +340,6 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn take<T: std::str::FromStr>(&mut self, name: &str, expected: &str) -> Result<T, ParseError> {
-        let Some(at) = self.given.iter().position(|((given, _), _)| given == name) else {
-            return Err(error(self.place, format!("`{}` without `{name}`", self.op), expected));
-        };
-        let (_, (value, place)) = self.given.remove(at);
-        value.parse().map_err(|_| error(place, format!("`{value}`"), expected))
-    }
-
-    fn count(&mut self, name: &str) -> Result<usize, ParseError> {
-        self.take(name, "a number")
-    }
-
-    fn counts(&mut self, name: &str) -> Result<Vec<usize>, ParseError> {
-        let expected = "numbers in brackets";
-        let place =
-            self.given.iter().find(|((given, _), _)| given == name).map_or(self.place, |(_, (_, place))| *place);
-        let list: String = self.take(name, expected)?;
-        let words = list.strip_prefix('[').and_then(|list| list.strip_suffix(']'));
-        let numbers = words.and_then(|words| words.split(", ").map(|word| word.parse().ok()).collect());
-        numbers.ok_or_else(|| error(place, format!("`{list}`"), expected))
-    }
-
-    fn real(&mut self, name: &str) -> Result<f64, ParseError> {
-        self.take(name, "a real number")
-    }
-
-    /// The activation, none unless written.
-    fn activation(&mut self) -> Result<Activation, ParseError> {
-        let Some(at) = self.given.iter().position(|((given, _), _)| given == "activation") else {
-            return Ok(Activation::None);
-        };
-        let (_, (value, place)) = self.given.remove(at);
-        Activation::ALL
-            .into_iter()
-            .find(|activation| activation.name() == value)
-            .ok_or_else(|| error(place, format!("`{value}`"), "none, silu or softplus"))
-    }
-
-    /// Where a scan has Δ, B and C from.
-    fn selection(&mut self) -> Result<Selection, ParseError> {
-        let expected = "given, projected or normed";
-        let place =
-            self.given.iter().find(|((given, _), _)| given == "selection").map_or(self.place, |(_, value)| value.1);
-        match self.take::<String>("selection", expected)?.as_str() {
-            "given" => Ok(Selection::Given),
-            "projected" => Ok(Selection::Projected),
-            "normed" => Ok(Selection::Normed { eps: self.real("eps")? }),
-            other => Err(error(place, format!("`{other}`"), expected)),
-        }
-    }
-
     fn finish(&self) -> Result<(), ParseError> {
         match self.given.first() {
             None => Ok(()),
@@ -400,45 +350,20 @@ impl Attributes {
     }
 }
 
-fn op(op: &str, name: String, ty: &Type, attributes: &mut Attributes) -> Result<Op, ParseError> {
-    let ty = ty.clone();
-    Ok(match op {
-        "input" => Op::Input { name, ty },
-        "parameter" => Op::Parameter { name, ty },
-        "state" => Op::State { name, ty },
-        "embed" => Op::Embed,
-        "rms_norm" => Op::RmsNorm { eps: attributes.real("eps")? },
-        "add_rms_norm" => Op::AddRmsNorm { eps: attributes.real("eps")? },
-        "split_rms_norm" => Op::SplitRmsNorm { eps: attributes.real("eps")? },
-        "linear" => Op::Linear { activation: attributes.activation()? },
-        "split_linear" => Op::SplitLinear { sizes: attributes.counts("sizes")? },
-        "linear_swiglu" => Op::LinearSwiglu,
-        "slice" => Op::Slice { start: attributes.count("start")?, len: attributes.count("len")? },
-        "silu" => Op::Silu,
-        "softplus" => Op::Softplus,
-        "add" => Op::Add,
-        "mul" => Op::Mul,
-        "swiglu" => Op::Swiglu,
-        "causal_conv1d" => {
-            Op::CausalConv1d { bias: attributes.take("bias", "true or false")?, activation: attributes.activation()? }
-        }
-        "selective_scan" => {
-            Op::SelectiveScan { selection: attributes.selection()?, gated: attributes.take("gated", "true or false")? }
-        }
-        "kv_append" => Op::KvAppend,
-        "append_attention" => {
-            Op::AppendAttention { n_heads: attributes.count("n_heads")?, scale: attributes.real("scale")? }
-        }
-        "attention" => Op::Attention { n_heads: attributes.count("n_heads")?, scale: attributes.real("scale")? },
-        "softmax" => Op::Softmax,
-        "top_k" => Op::TopK { k: attributes.count("k")? },
-        "moe_permute" => Op::MoePermute { n_experts: attributes.count("n_experts")? },
-        "moe_route" => Op::MoeRoute { k: attributes.count("k")? },
-        "grouped_swiglu" => Op::GroupedSwiglu,
-        "grouped_combine" => Op::GroupedCombine,
-        "grouped_linear" => Op::GroupedLinear,
-        "moe_combine" => Op::MoeCombine,
-        "select_rows" => Op::SelectRows,
-        _ => return Err(error(attributes.place, format!("`{op}`"), "an op")),
-    })
+impl Reader for Attributes {
+    type Error = ParseError;
+
+    fn take<T>(
+        &mut self,
+        name: &'static str,
+        expected: &'static str,
+        absent: Option<T>,
+        parse: fn(&str) -> Option<T>,
+    ) -> Result<T, ParseError> {
+        let Some(at) = self.given.iter().position(|((given, _), _)| given == name) else {
+            return absent.ok_or_else(|| error(self.place, format!("`{}` without `{name}`", self.op), expected));
+        };
+        let (_, (value, place)) = self.given.remove(at);
+        parse(&value).ok_or_else(|| error(place, format!("`{value}`"), expected))
+    }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::arbitrary;
 use crate::build::{Builder, Scan};
+use crate::op::Op;
 use crate::tensor::{DType, Symbol, Type};
 
 /// One Mamba mixer with its residual, as models write it.
