@@ -171,8 +171,18 @@ fn the_readme_maps_the_tree() {
 
 #[test]
 fn the_top_level_holds_what_it_should() {
-    let allowed =
-        ["Cargo.toml", "Cargo.lock", "README.md", "compiler", "runtime", "kernels", "models", "tests", "benches"];
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE",
+        "README.md",
+        "compiler",
+        "runtime",
+        "kernels",
+        "models",
+        "tests",
+        "benches",
+    ];
     let listed = Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git lists the tree");
     for name in String::from_utf8(listed.stdout).expect("UTF-8").lines() {
         let top = name.split('/').next().unwrap_or(name);
