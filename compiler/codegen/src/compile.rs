@@ -46,7 +46,7 @@ pub type Dump<'a> = &'a mut dyn FnMut(Phase, &str);
 /// let target = CpuTarget::new(X86Level::V3);
 /// let params = [Param::write("x", Elem::F32, &[])];
 /// let shared_object = compile(target, None, |module| {
-///     module.kernel("clear", &params, |b| b.store(b.splat(0.0, 16), b.buffer("x"), &[b.index(0)]));
+///     module.kernel("clear", &params, |b| b.store(b.splat(0.0, 16), b.buffer("x"), 0));
 /// })?;
 /// assert!(shared_object.starts_with(b"\x7fELF"));
 /// # Ok::<(), jambac_codegen::error::CodegenError>(())

@@ -84,8 +84,8 @@ mod tests {
     fn exp(module: &ModuleBuilder, name: &str) {
         module.kernel(name, &[Param::read_write("x", Elem::F32, &[]), Param::scalar("n")], |b| {
             let x = b.buffer("x");
-            b.for_each(b.index(0), b.scalar("n"), 16, |i| {
-                b.store(jambac_kernels::cpu::math::exp(b.load_vector(x, &[i], 16)), x, &[i]);
+            b.for_each(0, b.scalar("n"), 16, |i| {
+                b.store(jambac_kernels::cpu::math::exp(b.load_vector(x, i, 16)), x, i);
             });
         });
     }

@@ -42,12 +42,11 @@ fn adds_vectors_with_a_tail() {
         let kernels = load(target, "add", &params, |b| {
             let (x, y, out) = (b.buffer("x"), b.buffer("y"), b.buffer("out"));
             let (lanes, n) = (b.index(16), b.scalar("n"));
-            let (first, last) = b.thread_range(n.div_ceil(lanes));
-            b.for_each(first, last, 1, |block| {
+            b.parallel_for(n.div_ceil(lanes), |block| {
                 let i = block * lanes;
                 let rest = n - i;
-                let sum = b.load_partial(x, &[i], 16, rest) + b.load_partial(y, &[i], 16, rest);
-                b.store_partial(sum, out, &[i], rest);
+                let sum = b.load_partial(x, i, 16, rest) + b.load_partial(y, i, 16, rest);
+                b.store_partial(sum, out, i, rest);
             });
         });
         for n in [0, 1, 15, 16, 17, 100] {
@@ -81,9 +80,9 @@ fn sums_rows_in_a_fixed_order() {
         let kernels = load(target, "row_sum", &params, |b| {
             let (zero, cols) = (b.index(0), b.scalar("cols"));
             let [sums] = b.for_range(zero, cols, 16, [b.splat(0.0, 16)], |i, [sums]| {
-                [sums + b.load_partial(b.buffer("x"), &[zero, i], 16, cols - i)]
+                [sums + b.load_partial(b.buffer("x"), (zero, i), 16, cols - i)]
             });
-            b.store(sums.reduce_add(), b.buffer("sums"), &[zero]);
+            b.store(sums.reduce_add(), b.buffer("sums"), zero);
         });
         let mut sums = [0.0f32];
         let slots = vec![Slot::read(&x), Slot::write(&mut sums), Slot::Scalar(cols as u64)];
@@ -101,11 +100,11 @@ fn matmul(module: &ModuleBuilder, k: usize, elem: Elem) {
         let (a, weights) = (b.buffer("a"), b.buffer("b"));
         let rows = [0, 1, 2, 3, 4, 5].map(|row| b.index(row));
         let sums = b.for_range(zero, k, 1, [b.splat(0.0, 16); 6], |j, sums| {
-            let w = b.load_vector(weights, &[j, zero], 16).to_f32();
-            std::array::from_fn(|row| b.load(a, &[rows[row], j]).broadcast(16).mul_add(w, sums[row]))
+            let w = b.load_vector(weights, (j, zero), 16).to_f32();
+            std::array::from_fn(|row| b.load(a, (rows[row], j)).broadcast(16).mul_add(w, sums[row]))
         });
         for (row, sum) in rows.iter().zip(sums) {
-            b.store(sum, b.buffer("out"), &[*row, zero]);
+            b.store(sum, b.buffer("out"), (*row, zero));
         }
     });
 }
@@ -190,10 +189,9 @@ fn branches_and_loops_carry_values() {
     // Collatz: the number of steps from each start to 1.
     let params = [Param::read("start", Elem::I32, &[]), Param::write("steps", Elem::I32, &[]), Param::scalar("n")];
     let kernels = load(CpuTarget::new(X86Level::V2), "collatz", &params, |b| {
-        let (first, last) = b.thread_range(b.scalar("n"));
-        b.for_each(first, last, 1, |i| {
+        b.parallel_for(b.scalar("n"), |i| {
             let [_, steps] = b.while_(
-                [b.load(b.buffer("start"), &[i]), b.i32(0)],
+                [b.load(b.buffer("start"), i), b.i32(0)],
                 |[x, _]| x.ne(1),
                 |[x, steps]| {
                     let even = (x & 1).eq(0);
@@ -201,7 +199,7 @@ fn branches_and_loops_carry_values() {
                     [next, steps + 1]
                 },
             );
-            b.if_(steps.gt(0), || b.store(steps, b.buffer("steps"), &[i]));
+            b.if_(steps.gt(0), || b.store(steps, b.buffer("steps"), i));
         });
     });
     let start = [1i32, 2, 3, 27, 97];
@@ -220,7 +218,7 @@ fn rounds_to_bf16_as_half_does() {
     for target in targets() {
         let kernels = load(target, "to_bf16", &params, |b| {
             b.for_each(0, b.scalar("n"), 16, |i| {
-                b.store(b.load_vector(b.buffer("x"), &[i], 16).to_bf16(), b.buffer("y"), &[i]);
+                b.store(b.load_vector(b.buffer("x"), i, 16).to_bf16(), b.buffer("y"), i);
             });
         });
         let mut y = vec![0u16; x.len()];
@@ -247,12 +245,12 @@ fn integers_convert_shift_and_compare() {
     for target in targets() {
         let kernels = load(target, "mix", &params, |b| {
             let zero = b.index(0);
-            let x = b.load_vector(b.buffer("x"), &[zero], 16);
+            let x = b.load_vector(b.buffer("x"), zero, 16);
             let low = x.to_i8().to_i32();
             let mixed = ((x << 3) ^ (x >> 5)) ^ x.shr_signed(7);
             let mixed = mixed - low.to_f32().to_i32();
             let mixed = mixed.max(-x).min(i32::MAX / 2);
-            b.store(mixed, b.buffer("y"), &[zero]);
+            b.store(mixed, b.buffer("y"), zero);
         });
         let mut y = vec![0i32; 16];
         kernels.call("mix", 1, vec![Slot::read(&x), Slot::write(&mut y)]).unwrap();
@@ -269,19 +267,19 @@ fn views_stacks_and_shuffles_find_their_elements() {
         let kernels = load(target, "transpose", &params, |b| {
             let index = |i| b.index(i);
             let block = b.view(b.buffer("x"), b.scalar("offset"), &[UNBOUNDED, 4]);
-            let rows = [0, 1, 2, 3].map(|row| b.load_vector(block, &[index(row), index(0)], 4));
+            let rows = [0, 1, 2, 3].map(|row| b.load_vector(block, (index(row), index(0)), 4));
             let (low, high) = (rows[0].interleave(rows[2]), rows[1].interleave(rows[3]));
             let columns = b.stack(Num::F32, &[2, 8]);
-            b.store(low.slice(0, 4).interleave(high.slice(0, 4)), columns, &[index(0), index(0)]);
-            b.store(low.slice(4, 4).interleave(high.slice(4, 4)), columns, &[index(1), index(0)]);
+            b.store(low.slice(0, 4).interleave(high.slice(0, 4)), columns, (index(0), index(0)));
+            b.store(low.slice(4, 4).interleave(high.slice(4, 4)), columns, (index(1), index(0)));
             b.for_each(index(0), index(2), 1, |pair| {
                 let pair_at = pair * index(8);
-                b.store(b.load_vector(columns, &[pair, index(0)], 8), b.buffer("y"), &[pair_at]);
+                b.store(b.load_vector(columns, (pair, index(0)), 8), b.buffer("y"), pair_at);
             });
             // Lane 5 comes and goes.
-            let y = b.load_vector(b.buffer("y"), &[index(0)], 8);
+            let y = b.load_vector(b.buffer("y"), index(0), 8);
             let y = y.with_lane(5, y.lane(5) + 0.5);
-            b.store(y, b.buffer("y"), &[index(0)]);
+            b.store(y, b.buffer("y"), index(0));
         });
         let mut y = vec![0.0f32; 16];
         kernels.call("transpose", 1, vec![Slot::read(&x), Slot::write(&mut y), Slot::Scalar(21)]).unwrap();
@@ -300,9 +298,9 @@ fn half_precision_converts_where_the_target_can() {
     let params = [Param::read("x", Elem::F16, &[]), Param::write("y", Elem::F16, &[])];
     let kernels = load(target, "double", &params, |b| {
         let zero = b.index(0);
-        let x = b.load_partial(b.buffer("x"), &[zero], 16, b.index(10)).to_f32();
+        let x = b.load_partial(b.buffer("x"), zero, 16, 10).to_f32();
         let y = (x * 2.0).to_f16();
-        b.store_partial(y, b.buffer("y"), &[zero], b.index(10));
+        b.store_partial(y, b.buffer("y"), zero, 10);
     });
     let x: Vec<u16> = (0..10).map(|i| half::f16::from_f32(i as f32 * 0.3).to_bits()).collect();
     let mut y = vec![0u16; 10];
@@ -340,7 +338,7 @@ fn mixing_types_panics() {
 fn writing_outside_an_array_is_found() {
     let params = [Param::write("x", Elem::F32, &[])];
     let kernels = load(CpuTarget::new(X86Level::V2), "clear", &params, |b| {
-        b.store(b.splat(0.0, 16), b.buffer("x"), &[b.index(0)]);
+        b.store(b.splat(0.0, 16), b.buffer("x"), 0);
     });
     let mut x = [1.0f32; 15];
     let error = kernels.call("clear", 1, vec![Slot::write(&mut x)]).unwrap_err();

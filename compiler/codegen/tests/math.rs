@@ -14,8 +14,8 @@ fn apply(target: CpuTarget, function: Function, x: &[f32]) -> Vec<f32> {
     let object = compile(target, None, |module| {
         module.kernel("apply", &params, |b| {
             b.for_each(0, b.scalar("n"), 16, |i| {
-                let y = function(b.load_vector(b.buffer("x"), &[i], 16));
-                b.store(y, b.buffer("y"), &[i]);
+                let y = function(b.load_vector(b.buffer("x"), i, 16));
+                b.store(y, b.buffer("y"), i);
             });
         });
     });

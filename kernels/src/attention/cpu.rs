@@ -1,22 +1,21 @@
-//! Attention on a CPU: the query heads of a token that share a KV head go together, a tile of up to six, page after page,
-//! so that a page is read and widened once for the tile. Up to 16 consecutive tokens of a sequence are a block: they take
-//! a few pages one after the other before the next few, so that a page comes from memory once for the block. The tiles of
-//! a block are dealt to the threads in turn, block after block; later blocks have more to do. A head's arithmetic at a token
-//! is its own, neither tile nor block is part of it.
+//! Attention on a CPU: the query heads of a token that share a KV head form tiles of up to six, so that a page is read and
+//! widened once for a tile. Up to 16 consecutive tokens of a sequence form a block: all of them read a few pages before the
+//! next few, so that a page comes from memory once for the block. The tiles of a block are dealt to the threads in turn,
+//! block after block; later blocks have more work. The arithmetic of a head at a token depends on neither tile nor block.
 //!
-//! 1. find the step's blocks: each starts at a multiple of their length, or where a sequence does; clear the sums
+//! 1. find the step's blocks: each starts at a multiple of their length, or at a sequence's start; clear the sums
 //! 2. for each few pages, for each token of the block: 3. and 4., maxima and sums on the stack between
 //! 3. for each page, the token's last one masked: scores of its 16 keys; their maximum; probabilities
 //! 4. values, weighted by probability, into the sums
 //! 5. divide and store
 //!
 //! Where it appends, the first tile of a KV head writes the token's key and value to the cache, and every tile takes them from
-//! `k` and `v`, in the lane and in the turn that they have in their page: no thread reads what another writes.
+//! `k` and `v`, in the lane and in the order of their page: no thread reads what another writes.
 //!
 //! Scores are scaled by log₂(e) too, so that probabilities are exp2.
 //!
-//! On a Zen 3 core with a busy machine around it: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30,
-//! prefilling 256 tokens does 50 to 58 GFLOP/s of 109.
+//! On a Zen 3 core of a busy machine: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30, prefilling
+//! 256 tokens does 50 to 58 GFLOP/s of 109.
 
 use super::Spec;
 use crate::cpu::builder::{Buffer, Builder, Num, Value};
@@ -25,19 +24,19 @@ use crate::kernel::{Elem, LANES, padded};
 use crate::kv_append::{self, PAGE_TOKENS, head_elements};
 use std::f64::consts::LOG2_E;
 
-/// Query heads of a tile at most: six by two registers of scores leave room for a key and a query in sixteen.
+/// Most query heads of a tile: six by two registers of scores leave room for a key and a query in sixteen.
 const MAX_ROWS: usize = 6;
 
-/// Vectors summed into side by side, as far as there are any: fewer leave multiply-adds waiting for each other.
+/// Least vectors of sums side by side, where there are as many: fewer leave multiply-adds waiting for each other.
 const MIN_SUMS: usize = 4;
 
-/// Tokens of a block at most: each page comes from memory once for all of them.
+/// Most tokens of a block: each page comes from memory once for all of them.
 const BLOCK_TOKENS: usize = 16;
 
-/// Pages that the tokens of a block read in turn before they go on: few enough to stay in the first caches.
+/// Pages that all tokens of a block read before the next ones: few enough to stay in the first caches.
 const GROUP_PAGES: usize = 4;
 
-/// Shares of a step that each thread has at least, before blocks become smaller: later tokens have more to do.
+/// Least shares of a step for each thread, below which blocks become smaller: later tokens have more work.
 const MIN_SHARES: usize = 4;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -57,23 +56,22 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     // As many neighbouring tiles at a time as spread one block's over all threads.
     let share = tiles.div_ceil(b.n_threads());
     let shares = tiles.div_ceil(share);
-    let (tokens, one) = (b.scalar("tokens"), b.index(1));
-    let even = tokens * shares / (b.n_threads() * MIN_SHARES);
-    let block_tokens = even.min(block_tokens).max(one);
+    let even = b.scalar("tokens") * shares / (b.n_threads() * MIN_SHARES);
+    let block_tokens = even.min(block_tokens).max(1);
     // 1. the blocks
-    b.for_range(0, tokens, 1, [b.index(0)], |t, [dealt]| {
+    b.for_range(0, b.scalar("tokens"), 1, b.index(0), |t, dealt| {
         let s = attention.table("sequence_of", t);
         let multiple = t - t % block_tokens;
         let is_first = t.eq(multiple.max(attention.table("starts", s)));
         b.if_(is_first, || {
-            let end = (multiple + block_tokens).min(attention.table("starts", s + one));
+            let end = (multiple + block_tokens).min(attention.table("starts", s + 1));
             let turn = (b.thread() + b.n_threads() - dealt) % b.n_threads();
             let first = turn * share;
             b.for_each(first, (first + share).min(tiles), 1, |tile| {
                 attention.block(s, t, end - t, tile * rows);
             });
         });
-        [is_first.select((dealt + shares) % b.n_threads(), dealt)]
+        is_first.select((dealt + shares) % b.n_threads(), dealt)
     });
 }
 
@@ -130,13 +128,12 @@ impl Attention<'_, '_> {
     /// The query heads from `head` on, at `count` tokens of sequence s from `first` on.
     fn block(&self, s: Value, first: Value, count: Value, head: Value) {
         let &Attention { b, spec, .. } = self;
-        let one = b.index(1);
-        let visible = self.table("past", s) + first - self.table("starts", s) + one;
+        let visible = self.table("past", s) + first - self.table("starts", s) + 1;
         let block = Block {
             first,
             visible,
             pages: s * b.scalar("pages_per_sequence"),
-            n_pages: (visible + (count - one)).div_ceil(PAGE_TOKENS),
+            n_pages: (visible + (count - 1)).div_ceil(PAGE_TOKENS),
             head,
             kv_head: head / (spec.n_heads / spec.n_kv_heads),
         };
@@ -146,8 +143,7 @@ impl Attention<'_, '_> {
         }
 
         // 2. a token alone has nothing to share
-        let is_alone = count.eq(one);
-        let group = is_alone.select(block.n_pages, GROUP_PAGES);
+        let group = count.eq(1).select(block.n_pages, GROUP_PAGES);
         b.for_each(0, block.n_pages.div_ceil(group), 1, |nth| {
             let from = nth * group;
             let to = (from + group).min(block.n_pages);
@@ -166,50 +162,43 @@ impl Attention<'_, '_> {
     fn clear(&self, place: Value) {
         let &Attention { b, spec, rows, .. } = self;
         let zero = b.splat(0.0, LANES);
-        for row in (0..rows).map(|row| b.index(row)) {
-            b.store(b.f32(f32::NEG_INFINITY), self.maxima, &[place, row]);
-            b.store(zero, self.totals, &[place, row, b.index(0)]);
-            b.for_each(0, padded(spec.d_head), LANES, |e| b.store(zero, self.sums, &[place, row, e]));
+        for row in 0..rows {
+            b.store(b.f32(f32::NEG_INFINITY), self.maxima, (place, row));
+            b.store(zero, self.totals, (place, row, 0));
+            b.for_each(0, padded(spec.d_head), LANES, |e| b.store(zero, self.sums, (place, row, e)));
         }
     }
 
-    /// Steps 3 and 4 of one token, over those pages in `from..to` that it sees.
+    /// Steps 3 and 4 of one token, over the pages in `from..to` that it sees.
     fn pages(&self, block: &Block, token: &Token, from: Value, to: Value) {
         let &Attention { b, spec, rows, maxima, totals, .. } = self;
-        let (tokens, one) = (b.index(PAGE_TOKENS), b.index(1));
         let visible = block.visible + token.place;
         let own = spec.appends.then(|| self.own(block));
         let in_page = block.kv_head * head_elements(spec.d_head);
-        let last = block.n_pages - one;
-        let page = |nth: Value, in_use: Option<Value>, softmax: &[Value]| {
-            let keys = |nth| {
-                let page = self.table("pages", block.pages + nth) * b.scalar("page_stride");
-                page + in_page
-            };
-            let next = keys((nth + one).min(last));
+        let last = block.n_pages - 1;
+        let page = |nth: Value, in_use: Option<Value>, softmax: Vec<Value>| {
+            let keys = |nth| self.table("pages", block.pages + nth) * b.scalar("page_stride") + in_page;
+            let next = keys((nth + 1).min(last));
             let keys = keys(nth);
             let values = keys + PAGE_TOKENS * spec.d_head;
             let own = own.as_ref().filter(|_| in_use.is_some());
             let scores = self.scores(token, keys, next, own);
-            let (softmax, rescale) = self.probabilities(&scores, in_use, softmax);
-            self.add_values(token, values, in_use.unwrap_or(tokens), &rescale, next, own);
+            let (softmax, rescale) = self.probabilities(&scores, in_use, &softmax);
+            self.add_values(token, values, in_use.unwrap_or(b.index(PAGE_TOKENS)), &rescale, next, own);
             softmax
         };
-        let older = |row: usize| {
-            let (row, zero) = (b.index(row), b.index(0));
-            [b.load(maxima, &[token.place, row]), b.load_vector(totals, &[token.place, row, zero], LANES)]
-        };
+        let older = |row| [b.load(maxima, (token.place, row)), b.load_vector(totals, (token.place, row, 0), LANES)];
         let softmax: Vec<Value> = (0..rows).flat_map(older).collect();
         // The token's own key is in the last page, which is masked then even where it is full.
-        let whole = (if spec.appends { visible - one } else { visible }) / tokens;
-        let softmax = b.for_range_vec(from, to.min(whole), 1, &softmax, |nth, softmax| page(nth, None, softmax));
-        let rest = visible - whole * tokens;
-        let end = to.min(visible.div_ceil(tokens));
+        let whole = (if spec.appends { visible - 1 } else { visible }) / PAGE_TOKENS;
+        let softmax = b.for_range(from, to.min(whole), 1, softmax, |nth, softmax| page(nth, None, softmax));
+        let rest = visible - whole * PAGE_TOKENS;
+        let end = to.min(visible.div_ceil(PAGE_TOKENS));
         let masked = from.max(whole);
-        let softmax = b.for_range_vec(masked, end, 1, &softmax, |nth, softmax| page(nth, Some(rest), softmax));
+        let softmax = b.for_range(masked, end, 1, softmax, |nth, softmax| page(nth, Some(rest), softmax));
         for (row, softmax) in softmax.chunks(2).enumerate() {
-            b.store(softmax[0], maxima, &[token.place, b.index(row)]);
-            b.store(softmax[1], totals, &[token.place, b.index(row), b.index(0)]);
+            b.store(softmax[0], maxima, (token.place, row));
+            b.store(softmax[1], totals, (token.place, row, 0));
         }
     }
 
@@ -217,18 +206,16 @@ impl Attention<'_, '_> {
     fn store(&self, token: &Token) {
         let &Attention { b, spec, rows, .. } = self;
         for row in 0..rows {
-            let total = b.load_vector(self.totals, &[token.place, b.index(row), b.index(0)], LANES);
+            let total = b.load_vector(self.totals, (token.place, row, 0), LANES);
             let total = total.reduce_add().broadcast(LANES);
             let column = token.column + row * spec.d_head;
-            let divided = |e| b.load_vector(self.sums, &[token.place, b.index(row), e], LANES) / total;
+            let divided = |e| b.load_vector(self.sums, (token.place, row, e), LANES) / total;
             let whole = spec.d_head - spec.d_head % LANES;
-            b.for_each(0, whole, LANES, |e| {
-                b.store(divided(e), b.buffer("out"), &[token.t, column + e]);
-            });
+            b.for_each(0, whole, LANES, |e| b.store(divided(e), b.buffer("out"), (token.t, column + e)));
             if whole < spec.d_head {
                 let (e, rest) = (b.index(whole), b.index(spec.d_head - whole));
                 // The next columns are another head's.
-                b.store_partial(divided(e), b.buffer("out"), &[token.t, column + e], rest);
+                b.store_partial(divided(e), b.buffer("out"), (token.t, column + e), rest);
             }
         }
     }
@@ -244,7 +231,7 @@ impl Attention<'_, '_> {
         });
     }
 
-    /// Where the key and value of the block's only token are: they are the last that it sees.
+    /// The block's only token's own key and value: the last that it sees.
     fn own(&self, block: &Block) -> Own {
         let b = self.b;
         let in_page = (block.visible - 1) % PAGE_TOKENS;
@@ -252,26 +239,25 @@ impl Attention<'_, '_> {
         Own { column: block.kv_head * self.spec.d_head, lane }
     }
 
-    /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Has what is at
-    /// `ahead` fetched meanwhile.
+    /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Prefetches
+    /// from `ahead` on.
     fn scores(&self, token: &Token, keys: Value, ahead: Value, own: Option<&Own>) -> Vec<Value> {
         let &Attention { b, spec, rows, .. } = self;
         // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
         let per_row = MIN_SUMS.div_ceil(rows);
         let queries: Vec<Value> = (0..rows).map(|row| token.column + row * spec.d_head).collect();
-        let add_products = |e: Value, count: usize, sums: &[Value]| {
-            let mut sums = sums.to_vec();
+        let add_products = |e: Value, count: usize, mut sums: Vec<Value>| {
             for k in 0..count {
                 let e = e + k;
                 let offset = e * PAGE_TOKENS;
-                b.prefetch(b.buffer("cache"), &[ahead + offset]);
+                b.prefetch(b.buffer("cache"), ahead + offset);
                 let mut key = self.load_cache(keys + offset);
                 if let Some(own) = own {
-                    let x = b.load(b.buffer("k"), &[token.t, own.column + e]);
+                    let x = b.load(b.buffer("k"), (token.t, own.column + e));
                     key = own.lane.select(self.round(x).broadcast(LANES), key);
                 }
                 for (row, &query) in queries.iter().enumerate() {
-                    let query = b.load(b.buffer("q"), &[token.t, query + e]);
+                    let query = b.load(b.buffer("q"), (token.t, query + e));
                     let sum = &mut sums[row * per_row + k];
                     *sum = query.broadcast(LANES).mul_add(key, *sum);
                 }
@@ -280,22 +266,19 @@ impl Attention<'_, '_> {
         };
         let whole = spec.d_head - spec.d_head % per_row;
         let zeros = vec![b.splat(0.0, LANES); rows * per_row];
-        let sums = b.for_range_vec(0, whole, per_row, &zeros, |e, sums| add_products(e, per_row, sums));
-        let sums = add_products(b.index(whole), spec.d_head - whole, &sums);
+        let sums = b.for_range(0, whole, per_row, zeros, |e, sums| add_products(e, per_row, sums));
+        let sums = add_products(b.index(whole), spec.d_head - whole, sums);
         let scale = b.splat((spec.scale * LOG2_E) as f32, LANES);
         sums.chunks(per_row)
             .map(|sums| sums.iter().copied().reduce(|x, y| x + y).expect("a sum per row") * scale)
             .collect()
     }
 
-    /// One page's part of the softmax, of each row: stores the probabilities relative to the maximum so far. `softmax` is
-    /// that maximum and 16 sums of probabilities, of each row; gives the next, and what to multiply older sums by.
+    /// One page's part of the softmax of each row: stores the probabilities relative to the maximum so far. `softmax` is
+    /// that maximum and 16 sums of probabilities for each row; gives the next, and the factors of older sums.
     fn probabilities(&self, scores: &[Value], in_use: Option<Value>, softmax: &[Value]) -> (Vec<Value>, Vec<Value>) {
         let b = self.b;
-        let is_key = in_use.map(|count| {
-            let count = count.to_i32().broadcast(LANES);
-            b.iota(LANES).lt(count)
-        });
+        let is_key = in_use.map(|count| b.iota(LANES).lt(count.to_i32().broadcast(LANES)));
         // Places without a key hold anything, NaN too.
         let mask = |x: Value, other: f32| is_key.map_or(x, |is_key| is_key.select(x, other));
         let (mut next, mut rescale) = (Vec::new(), Vec::new());
@@ -304,7 +287,7 @@ impl Attention<'_, '_> {
             let max = softmax[0].max(scores.reduce_max());
             let older = math::exp2((softmax[0] - max).broadcast(LANES));
             let p = mask(math::exp2(scores - max.broadcast(LANES)), 0.0);
-            b.store(p, self.probabilities, &[b.index(row), b.index(0)]);
+            b.store(p, self.probabilities, (row, 0));
             next.extend([max, softmax[1].mul_add(older, p)]);
             rescale.push(older);
         }
@@ -312,7 +295,7 @@ impl Attention<'_, '_> {
     }
 
     /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row; the token's own value, the last, is not in the
-    /// cache. Has what is at `ahead` fetched meanwhile.
+    /// cache. Prefetches from `ahead` on.
     fn add_values(
         &self,
         token: &Token,
@@ -330,33 +313,33 @@ impl Attention<'_, '_> {
             let column = |k: usize| first + k * LANES;
             let places: Vec<(usize, usize)> = (0..rows).flat_map(|row| (0..n_vectors).map(move |k| (row, k))).collect();
             let older = |&(row, k): &(usize, usize)| {
-                b.load_vector(self.sums, &[token.place, b.index(row), column(k)], LANES) * rescale[row]
+                b.load_vector(self.sums, (token.place, row, column(k)), LANES) * rescale[row]
             };
             let older: Vec<Value> = places.iter().map(older).collect();
             let add = |j: Value, sums: &[Value], value: &dyn Fn(usize) -> Value| -> Vec<Value> {
                 let value: Vec<Value> = (0..n_vectors).map(value).collect();
-                let weight = |row| b.load(self.probabilities, &[b.index(row), j]).broadcast(LANES);
+                let weight = |row| b.load(self.probabilities, (row, j)).broadcast(LANES);
                 let weights: Vec<Value> = (0..rows).map(weight).collect();
                 let add = |(&(row, k), &sum): (&(usize, usize), &Value)| weights[row].mul_add(value[k], sum);
                 places.iter().zip(sums).map(add).collect()
             };
             let cached = if own.is_some() { count - 1 } else { count };
-            let mut newer = b.for_range_vec(0, cached, 1, &older, |j, sums| {
-                add(j, sums, &|k| {
+            let mut newer = b.for_range(0, cached, 1, older, |j, sums| {
+                add(j, &sums, &|k| {
                     // One vector after the other, which is not the order of the values.
                     let ahead = ahead + (column(k) + j) * LANES;
-                    b.prefetch(b.buffer("cache"), &[ahead]);
+                    b.prefetch(b.buffer("cache"), ahead);
                     self.load_cache(values + (j * stride + column(k)))
                 })
             });
             if let Some(own) = own {
                 newer = add(cached, &newer, &|k| {
                     let at = [token.t, own.column + column(k)];
-                    self.round(b.load_vector(b.buffer("v"), &at, LANES))
+                    self.round(b.load_vector(b.buffer("v"), at, LANES))
                 });
             }
             for (&(row, k), &sum) in places.iter().zip(&newer) {
-                b.store(sum, self.sums, &[token.place, b.index(row), column(k)]);
+                b.store(sum, self.sums, (token.place, row, column(k)));
             }
         };
         b.for_each(0, whole, n_vectors * LANES, |first| columns(first, n_vectors));
@@ -367,16 +350,16 @@ impl Attention<'_, '_> {
 
     /// An entry of a table.
     fn table(&self, name: &str, at: Value) -> Value {
-        self.b.load(self.b.buffer(name), &[at]).to_index()
+        self.b.load(self.b.buffer(name), at).to_index()
     }
 
-    /// What the cache makes of an f32.
+    /// An f32 rounded as the cache stores it.
     fn round(&self, x: Value) -> Value {
         if self.spec.format == Elem::Bf16 { x.to_bf16().to_f32() } else { x }
     }
 
     /// 16 elements of the cache, as f32.
     fn load_cache(&self, at: Value) -> Value {
-        self.b.load_vector(self.b.buffer("cache"), &[at], LANES).to_f32()
+        self.b.load_vector(self.b.buffer("cache"), at, LANES).to_f32()
     }
 }

@@ -5,7 +5,7 @@
 //! 2. along time: the taps in order, the oldest input first, then the bias and the activation
 //! 3. the last inputs, to the state
 //!
-//! On a Zen 3 core with a busy machine around it, with SiLU: 10 GB/s of some 30 where the rows come from the cache.
+//! On a Zen 3 core of a busy machine, with SiLU: 10 GB/s of some 30 where the rows come from the cache.
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
@@ -13,55 +13,55 @@ use crate::cpu::math;
 use crate::kernel::{LANES, padded};
 use jambac_graph::Activation;
 
-/// Tokens of a run: their rows lie in as many pages of memory, which the next vector finds in the TLB.
+/// Tokens of a run: their rows are on as many pages of memory, which the next vector finds in the TLB.
 const RUN: usize = 32;
 
-/// Tokens that the fetch from memory is ahead of the arithmetic: a row is further away than hardware prefetchers look.
+/// Distance of prefetches, in tokens: the next row is further away than hardware prefetchers look.
 const AHEAD: usize = 8;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (u, y, state) = (b.buffer("u"), b.buffer("y"), b.buffer("state"));
-    let (starts, slots) = (b.buffer("starts"), b.buffer("slots"));
+    let table = |name, at| b.load(b.buffer(name), at).to_index();
     let past = spec.taps - 1;
-    let (first_block, last_block) = b.thread_range(padded(spec.channels) / LANES);
+    let panels = b.thread_range(padded(spec.channels) / LANES);
     b.for_each(0, b.scalar("sequences"), 1, |s| {
-        let slot = b.load(slots, &[s]).to_index() * b.scalar("slot_stride");
-        let end = b.load(starts, &[s + 1]).to_index();
-        b.for_each(b.load(starts, &[s]).to_index(), end, RUN, |first| {
+        let slot = table("slots", s) * b.scalar("slot_stride");
+        let end = table("starts", s + 1);
+        b.for_each(table("starts", s), end, RUN, |first| {
             let last = (first + RUN).min(end);
-            b.for_each(first_block, last_block, 1, |block| {
+            b.for_each_in(panels, |panel| {
                 // 1. from the state
                 let vectors = |buffer, first: Value, n: usize| -> Vec<Value> {
-                    (0..n).map(|k| b.load_vector(buffer, &[first + k * LANES], LANES)).collect()
+                    (0..n).map(|k| b.load_vector(buffer, first + k * LANES, LANES)).collect()
                 };
-                let weight = vectors(b.buffer("weight"), block * (spec.taps * LANES), spec.taps);
-                let remembered = slot + block * (past * LANES);
+                let weight = vectors(b.buffer("weight"), panel * (spec.taps * LANES), spec.taps);
+                let remembered = slot + panel * (past * LANES);
                 let inputs = vectors(state, remembered, past);
-                let column = block * LANES;
+                let column = panel * LANES;
 
                 // 2. along time
-                let inputs = b.for_range_vec(first, last, 1, &inputs, |t, inputs| {
-                    b.prefetch(u, &[t + AHEAD, column]);
-                    let inputs = [inputs, &[b.load_vector(u, &[t, column], LANES)]].concat();
+                let inputs = b.for_range(first, last, 1, inputs, |t, mut inputs| {
+                    b.prefetch(u, (t + AHEAD, column));
+                    inputs.push(b.load_vector(u, (t, column), LANES));
                     let mut sum = inputs[0] * weight[0];
                     for (&input, &weight) in inputs.iter().zip(&weight).skip(1) {
                         sum = input.mul_add(weight, sum);
                     }
                     if spec.bias {
-                        sum = sum + b.load_vector(b.buffer("bias"), &[column], LANES);
+                        sum = sum + b.load_vector(b.buffer("bias"), column, LANES);
                     }
                     let activated = match spec.activation {
                         Activation::None => sum,
                         Activation::Silu => math::silu(sum),
                         Activation::Softplus => math::softplus(sum),
                     };
-                    b.store(activated, y, &[t, column]);
+                    b.store(activated, y, (t, column));
                     inputs[1..].to_vec()
                 });
 
                 // 3. to the state
                 for (k, &input) in inputs.iter().enumerate() {
-                    b.store(input, state, &[remembered + k * LANES]);
+                    b.store(input, state, remembered + k * LANES);
                 }
             });
         });

@@ -1,5 +1,5 @@
-//! Elementary functions of f32, lane by lane, as polynomials: no library is called, and each lane computes the same bits
-//! whatever stands beside it.
+//! Elementary functions of f32, lane by lane, as polynomials: no library is called, and a lane's bits do not depend on the
+//! other lanes.
 //!
 //! Errors are in units in the last place (ulp) of the result, against the exact value, and hold with and without FMA.
 //! The polynomials are minimax in the relative error, their coefficients rounded to f32 one after the other from the
@@ -82,7 +82,7 @@ fn exp2_in_range(x: Value) -> Value {
 }
 
 /// y · 2ⁿ for a whole n, by adding it to y's exponent. For a NaN the conversion gives 2³¹ on every x86, and the shift leaves
-/// 0 of it: y, then NaN as well, stays what it is.
+/// 0 of it: y, then NaN as well, is unchanged.
 fn scale(y: Value, n: Value) -> Value {
     (y.bitcast(Num::I32) + (n.to_i32() << 23)).bitcast(Num::F32)
 }

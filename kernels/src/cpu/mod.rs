@@ -8,7 +8,9 @@ pub mod builder;
 #[cfg(feature = "emit")]
 pub mod math;
 #[cfg(feature = "emit")]
-pub(crate) mod panel;
+mod panel;
+#[cfg(feature = "emit")]
+pub(crate) mod product;
 #[cfg(feature = "emit")]
 pub(crate) mod rows;
 #[cfg(feature = "emit")]

@@ -1,15 +1,41 @@
-//! The vectors of many rows, shared out over threads: what kernels that work element by element have in common.
+//! Rows of buffers: one row in vectors, and the vectors of many rows shared out over threads.
 
-use crate::cpu::builder::{Builder, Value};
+use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::kernel::{LANES, padded};
 
-/// Runs `body(row, column)` for the vectors of `rows` rows of `cols` columns that are this thread's: a contiguous share, so
-/// that one long row is shared too. A vector starts at `column`; the last one of a row may reach into its padding.
+/// A row of a buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) buffer: Buffer,
+    pub(crate) row: Value,
+}
+
+impl Row {
+    /// The element in a column.
+    #[track_caller]
+    pub(crate) fn element(self, b: &Builder, column: Value) -> Value {
+        b.load(self.buffer, (self.row, column))
+    }
+
+    /// The vector that begins at a column.
+    #[track_caller]
+    pub(crate) fn vector(self, b: &Builder, column: Value) -> Value {
+        b.load_vector(self.buffer, (self.row, column), LANES)
+    }
+
+    /// Stores a vector from a column on.
+    #[track_caller]
+    pub(crate) fn store(self, b: &Builder, x: Value, column: Value) {
+        b.store(x, self.buffer, (self.row, column));
+    }
+}
+
+/// Runs `body(row, column)` for this thread's share of the vectors of `rows` rows of `cols` columns; one long row is shared
+/// too. A vector starts at `column`; the last one of a row may reach into its padding.
 #[track_caller]
 pub(crate) fn for_each_vector(b: &Builder, rows: Value, cols: usize, body: impl FnOnce(Value, Value)) {
-    let per_row = b.index(padded(cols) / LANES);
-    let (start, end) = b.thread_range(rows * per_row);
-    b.for_each(start, end, 1, |vector| {
+    let per_row = padded(cols) / LANES;
+    b.parallel_for(rows * per_row, |vector| {
         body(vector / per_row, vector % per_row * LANES);
     });
 }

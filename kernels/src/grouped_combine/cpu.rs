@@ -8,7 +8,7 @@
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
-use crate::cpu::panel;
+use crate::cpu::product::n_panels;
 use crate::grouped_linear::experts::{self, Products};
 use crate::kernel::LANES;
 
@@ -16,13 +16,13 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
     let (weights, out) = (b.buffer("weights"), b.buffer("out"));
     // 1. share out
-    let n_units = panel::n_panels(spec.n);
-    let panels = experts::share(b, n_units);
+    let n_units = n_panels(spec.n);
+    let panels = b.thread_range(n_units);
     let column = |panel: Value| panel * LANES;
 
     // 2. clear
     b.for_each(0, b.scalar("rows"), 1, |t| {
-        b.for_each(panels.0, panels.1, 1, |panel| b.store(b.splat(0.0, LANES), out, &[t, column(panel)]));
+        b.for_each_in(panels, |panel| b.store(b.splat(0.0, LANES), out, (t, column(panel))));
     });
 
     // 3. sum
@@ -35,11 +35,10 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         x_row: &|slot| slot,
         // 4. add
         store: &|slot, panel, sums| {
-            let top_k = b.index(spec.top_k);
-            let (t, choice) = (slot / top_k, slot % top_k);
-            let weight = b.load(weights, &[t, choice]).broadcast(LANES);
+            let (t, choice) = (slot / spec.top_k, slot % spec.top_k);
+            let weight = b.load(weights, (t, choice)).broadcast(LANES);
             let at = [t, column(panel)];
-            b.store(weight.mul_add(sums[0], b.load_vector(out, &at, LANES)), out, &at);
+            b.store(weight.mul_add(sums[0], b.load_vector(out, at, LANES)), out, at);
         },
     };
     experts::emit(b, &products, panels);

@@ -7,14 +7,14 @@
 use super::Spec;
 use super::experts::{self, Products};
 use crate::cpu::builder::Builder;
-use crate::cpu::panel;
+use crate::cpu::product::n_panels;
 use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
     // 1. share out
-    let n_units = panel::n_panels(spec.n);
-    let panels = experts::share(b, n_units);
+    let n_units = n_panels(spec.n);
+    let panels = b.thread_range(n_units);
 
     // 2. sum
     let out = b.buffer("out");
@@ -26,7 +26,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         n_units,
         x_row: &|slot| slot / spec.slots_per_row,
         // 3. store
-        store: &|slot, panel, sums| b.store(sums[0], out, &[slot, panel * LANES]),
+        store: &|slot, panel, sums| b.store(sums[0], out, (slot, panel * LANES)),
     };
     experts::emit(b, &products, panels);
 }

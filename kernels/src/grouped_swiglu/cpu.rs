@@ -1,21 +1,21 @@
 //! Experts' gate and up on a CPU: each thread takes a range of pairs of panels of every expert.
 //!
 //! 1. share out pairs of panels
-//! 2. for each expert that has slots: sum over the inputs, gate beside up ([`crate::grouped_linear::experts`])
+//! 2. for each expert that has slots: sum over the inputs, gate and up interleaved ([`crate::grouped_linear::experts`])
 //! 3. multiply, store
 
 use super::Spec;
 use crate::cpu::builder::Builder;
 use crate::cpu::math;
-use crate::cpu::panel;
+use crate::cpu::product::n_panels;
 use crate::grouped_linear::experts::{self, Products};
 use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
     // 1. share out
-    let n_units = panel::n_panels(spec.n);
-    let pairs = experts::share(b, n_units);
+    let n_units = n_panels(spec.n);
+    let pairs = b.thread_range(n_units);
 
     // 2. sum
     let out = b.buffer("out");
@@ -29,7 +29,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         // 3. multiply, store
         store: &|slot, pair, sums| {
             let y = math::swiglu(sums[0], sums[1]);
-            b.store(y, out, &[slot, pair * LANES]);
+            b.store(y, out, (slot, pair * LANES));
         },
     };
     experts::emit(b, &products, pairs);

@@ -9,9 +9,8 @@ use crate::cpu::builder::{Builder, Value};
 use crate::kernel::{Elem, LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let heads = b.index(spec.n_kv_heads);
-    let (start, end) = b.thread_range(b.scalar("tokens") * heads);
-    b.for_each(start, end, 1, |unit| append(b, spec, unit / heads, unit % heads));
+    let heads = spec.n_kv_heads;
+    b.parallel_for(b.scalar("tokens") * heads, |unit| append(b, spec, unit / heads, unit % heads));
 }
 
 /// The key and value of one KV head of token t.
@@ -19,33 +18,31 @@ pub(crate) fn append(b: &Builder, spec: &Spec, t: Value, head: Value) {
     let (k, v, cache) = (b.buffer("k"), b.buffer("v"), b.buffer("cache"));
     let round = |x: Value| if spec.format == Elem::Bf16 { x.to_bf16() } else { x };
     // 1. find
-    let table = |name, at| b.load(b.buffer(name), &[at]).to_index();
+    let table = |name, at| b.load(b.buffer(name), at).to_index();
     let s = table("sequence_of", t);
     let position = table("past", s) + t - table("starts", s);
-    let tokens = b.index(PAGE_TOKENS);
-    let (nth, place) = (position / tokens, position % tokens);
+    let (nth, place) = (position / PAGE_TOKENS, position % PAGE_TOKENS);
     let page = table("pages", s * b.scalar("pages_per_sequence") + nth);
-    let keys = head * head_elements(spec.d_head);
-    let keys = page * b.scalar("page_stride") + keys;
+    let in_page = head * head_elements(spec.d_head);
+    let keys = page * b.scalar("page_stride") + in_page;
     let column = head * spec.d_head;
 
     // 2. keys
     let key = keys + place;
     b.for_each(0, spec.d_head, 1, |e| {
-        let x = b.load(k, &[t, column + e]);
-        b.store(round(x), cache, &[key + e * tokens]);
+        let x = b.load(k, (t, column + e));
+        b.store(round(x), cache, key + e * PAGE_TOKENS);
     });
 
     // 3. values
-    let row = PAGE_TOKENS * spec.d_head + place * padded(spec.d_head);
-    let row = keys + row;
+    let row = keys + (PAGE_TOKENS * spec.d_head + place * padded(spec.d_head));
     let whole = spec.d_head - spec.d_head % LANES;
-    let vector = |e: Value| round(b.load_vector(v, &[t, column + e], LANES));
+    let vector = |e: Value| round(b.load_vector(v, (t, column + e), LANES));
     b.for_each(0, whole, LANES, |e| {
-        b.store(vector(e), cache, &[row + e]);
+        b.store(vector(e), cache, row + e);
     });
     if whole < spec.d_head {
         let e = b.index(whole);
-        b.store_partial(vector(e), cache, &[row + e], b.index(spec.d_head - whole));
+        b.store_partial(vector(e), cache, row + e, spec.d_head - whole);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
-use crate::cpu::{math, panel, whole};
+use crate::cpu::{math, product::n_panels, whole};
 use crate::kernel::LANES;
 use jambac_graph::Activation;
 
@@ -14,16 +14,16 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     // 2. bias, activation, store
     let store = |row: Value, panel: Value, sums: &[Value]| {
         let column = panel * LANES;
-        let sum = bias.map_or(sums[0], |bias| sums[0] + b.load_vector(bias, &[column], LANES));
+        let sum = bias.map_or(sums[0], |bias| sums[0] + b.load_vector(bias, column, LANES));
         let result = match spec.activation {
             Activation::None => sum,
             Activation::Silu => math::silu(sum),
             Activation::Softplus => math::softplus(sum),
         };
-        b.store(result, out, &[row, column]);
+        b.store(result, out, (row, column));
     };
     // 1. sum
-    let n_units = panel::n_panels(spec.n);
+    let n_units = n_panels(spec.n);
     let product = whole::Product { k: spec.k, format: spec.format, unit: 1, n_units, store: &store };
     whole::emit(b, &product);
 }

@@ -6,17 +6,17 @@
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
 use crate::cpu::math;
-use crate::cpu::{panel, whole};
+use crate::cpu::{product::n_panels, whole};
 use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let out = b.buffer("out");
     // 2. multiply, store
     let store = |row: Value, pair: Value, sums: &[Value]| {
-        b.store(math::swiglu(sums[0], sums[1]), out, &[row, pair * LANES]);
+        b.store(math::swiglu(sums[0], sums[1]), out, (row, pair * LANES));
     };
     // 1. sum
-    let n_units = panel::n_panels(spec.n);
+    let n_units = n_panels(spec.n);
     let product = whole::Product { k: spec.k, format: spec.format, unit: 2, n_units, store: &store };
     whole::emit(b, &product);
 }

@@ -1,28 +1,29 @@
-//! Routing on a CPU, by the first thread; the others return. Sorting needs every row's experts, and to meet before it would
+//! Routing on a CPU, by the first thread; the others return. Sorting needs every row's experts, and a barrier before it would
 //! take longer than the rows do.
 //!
 //! 1. for each row: probabilities, on the stack ([`crate::softmax`])
-//! 2. the largest and where they are ([`crate::top_k`])
+//! 2. the largest and their indices ([`crate::top_k`])
 //! 3. slots sorted by expert ([`crate::moe_permute`])
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Num};
+use crate::cpu::rows::Row;
 use crate::kernel::padded;
 use crate::{moe_permute, softmax, top_k};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, top_k } = spec;
     let (logits, weights, experts) = (b.buffer("logits"), b.buffer("weights"), b.buffer("experts"));
-    let (probabilities, zero) = (b.stack(Num::F32, &[1, padded(n_experts)]), b.index(0));
-    b.if_(b.thread().eq(zero), || {
-        b.for_each(zero, b.scalar("rows"), 1, |row| {
+    let probabilities = Row { buffer: b.stack(Num::F32, &[1, padded(n_experts)]), row: b.index(0) };
+    b.if_(b.thread().eq(0), || {
+        b.for_each(0, b.scalar("rows"), 1, |row| {
             // 1. probabilities
-            softmax::cpu::row(b, n_experts, (logits, row), (probabilities, zero));
+            softmax::cpu::row(b, n_experts, Row { buffer: logits, row }, probabilities);
             // 2. largest
             let largest = top_k::Spec { cols: n_experts, k: top_k };
-            top_k::cpu::row(b, &largest, (probabilities, zero), |j, weight, expert| {
-                b.store(weight, weights, &[row, j]);
-                b.store(expert.to_i32(), experts, &[row, j]);
+            top_k::cpu::row(b, &largest, probabilities, |j, weight, expert| {
+                b.store(weight, weights, (row, j));
+                b.store(expert.to_i32(), experts, (row, j));
             });
         });
         // 3. sort

@@ -10,36 +10,34 @@ use crate::kernel::{LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (a, weight, out) = (b.buffer("a"), b.buffer("weight"), b.buffer("out"));
-    let (start, end) = b.thread_range(b.scalar("rows"));
-    b.for_each(start, end, 1, |row| {
+    b.parallel_for(b.scalar("rows"), |row| {
         // 1. add and square, 2. one over the root
         let scale = scale(b, spec.cols, spec.eps, |column| {
-            let x = b.load_vector(a, &[row, column], LANES);
+            let x = b.load_vector(a, (row, column), LANES);
             if !spec.residual {
                 return x;
             }
-            let sum = x + b.load_vector(b.buffer("b"), &[row, column], LANES);
-            b.store(sum, b.buffer("sum"), &[row, column]);
+            let sum = x + b.load_vector(b.buffer("b"), (row, column), LANES);
+            b.store(sum, b.buffer("sum"), (row, column));
             sum
         });
 
         // 3. scale
         let from = if spec.residual { b.buffer("sum") } else { a };
         b.for_each(0, padded(spec.cols), LANES, |column| {
-            let x = b.load_vector(from, &[row, column], LANES) * scale;
-            b.store(x * b.load_vector(weight, &[column], LANES), out, &[row, column]);
+            let x = b.load_vector(from, (row, column), LANES) * scale;
+            b.store(x * b.load_vector(weight, column, LANES), out, (row, column));
         });
     });
 }
 
-/// In every lane, one over the root of the mean square of a row's columns plus eps; `load` gives the vector that begins at a
-/// column, once each.
+/// 1 / sqrt(mean(x²) + eps) of a row, in every lane; `load` gives the vector that begins at a column, once each.
 pub(crate) fn scale(b: &Builder, cols: usize, eps: f64, load: impl Fn(Value) -> Value) -> Value {
     let whole = cols - cols % LANES;
     let zero = b.splat(0.0, LANES);
-    let [mut squares] = b.for_range(0, whole, LANES, [zero], |column, [squares]| {
+    let mut squares = b.for_range(0, whole, LANES, zero, |column, squares| {
         let x = load(column);
-        [x.mul_add(x, squares)]
+        x.mul_add(x, squares)
     });
     if whole < cols {
         // Lanes beyond the last column hold anything, NaN too.

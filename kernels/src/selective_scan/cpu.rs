@@ -6,134 +6,136 @@
 //! 3. for each token, vector and two states at a time: decay them, add to them, add h · C to the output
 //! 4. the D skip and the gate, where fused
 //!
-//! A run goes on from one sequence to the next: one token of each of many sequences share a projection's weights as many tokens
-//! of one sequence do.
-//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states: 5 G states/s of a core, of which one token
-//! gets as much as many do.
+//! A run crosses sequence boundaries: one token of each of many sequences share a projection's weights like many tokens of one
+//! sequence.
+//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states: 5 G states/s of a core, for one token
+//! as for many.
 
 use super::Spec;
 use super::selection::Selected;
-use crate::cpu::builder::{Buffer, Builder, Value};
+use crate::cpu::builder::{Builder, Range, Value};
 use crate::cpu::math;
+use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 
-/// Floats of state that a group may have: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
+/// Most states of a group: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
 const GROUP_STATES: usize = 2048;
 
-/// Channel vectors of a group at most; as many panels as a projection of one token takes abreast.
+/// Most channel vectors of a group: the panels that a projection of one token sums side by side.
 const GROUP_VECTORS: usize = 4;
 
-/// Tokens of a run: their rows lie in as many pages of memory, which the next group finds in the TLB.
+/// Tokens of a run: their rows are on as many pages of memory, which the next group finds in the TLB.
 const RUN: usize = 32;
 
-/// Tokens that the fetch from memory is ahead of the arithmetic: a row is further away than hardware prefetchers look, and
-/// a vector's states are more work than the processor looks ahead.
+/// Distance of prefetches, in tokens: the next row is further away than hardware prefetchers look, and a vector's states are
+/// more work than the processor looks ahead.
 pub(super) const AHEAD: usize = 2;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let group = (GROUP_STATES / (spec.d_state * LANES)).clamp(1, GROUP_VECTORS);
     let selected = Selected::new(b, spec, RUN, group);
-    let (first_vector, last_vector) = b.thread_range(padded(spec.channels) / LANES);
+    let own = b.thread_range(padded(spec.channels) / LANES);
     b.for_each(0, b.scalar("tokens"), RUN, |first_token| {
         let n_tokens = b.index(RUN).min(b.scalar("tokens") - first_token);
         // 1. norms
         selected.norm(b, first_token, n_tokens);
-        b.for_each(first_vector, last_vector, group, |first| {
-            let last = (first + group).min(last_vector);
+        b.for_each(own.start, own.end, group, |first| {
+            let vectors = Range { start: first, end: (first + group).min(own.end) };
             // 2. projection
-            selected.project(b, first_token, n_tokens, (first, last));
+            selected.project(b, first_token, n_tokens, vectors);
             b.for_each(0, n_tokens, 1, |i| {
                 let token = Token::new(b, spec, &selected, first_token, i);
-                b.for_each(first, last, 1, |vector| token.walk(b, vector, vector - first));
+                b.for_each_in(vectors, |vector| token.walk(vector, vector - first));
             });
         });
     });
 }
 
 /// One token of a run.
-struct Token<'a> {
+pub(super) struct Token<'a, 'm> {
+    b: &'a Builder<'m>,
     spec: &'a Spec,
     selected: &'a Selected<'a>,
-    /// Where the states of its sequence begin.
+    /// The first of its sequence's states.
     slot: Value,
     /// Its number in the run.
-    i: Value,
+    pub(super) i: Value,
     /// Its row in the step.
-    t: Value,
-    /// Its rows of B and C.
-    input: (Buffer, Value),
-    output: (Buffer, Value),
+    pub(super) t: Value,
+    /// Its row of B.
+    input: Row,
+    /// Its row of C.
+    output: Row,
 }
 
-impl<'a> Token<'a> {
-    fn new(b: &Builder, spec: &'a Spec, selected: &'a Selected<'a>, first_token: Value, i: Value) -> Token<'a> {
+/// Sixteen channels.
+pub(super) struct ChannelVector {
+    /// Its number in the group.
+    pub(super) in_group: Value,
+    /// Its first channel.
+    pub(super) column: Value,
+}
+
+impl<'a, 'm> Token<'a, 'm> {
+    fn new(b: &'a Builder<'m>, spec: &'a Spec, selected: &'a Selected<'a>, first_token: Value, i: Value) -> Self {
         let t = first_token + i;
-        let sequence = b.load(b.buffer("sequence_of"), &[t]).to_index();
-        let slot = b.load(b.buffer("slots"), &[sequence]).to_index() * b.scalar("slot_stride");
+        let sequence = b.load(b.buffer("sequence_of"), t).to_index();
+        let slot = b.load(b.buffer("slots"), sequence).to_index() * b.scalar("slot_stride");
         let [input, output] = [selected.b, selected.c].map(|rows| rows.row(first_token, i));
-        Token { spec, selected, slot, i, t, input, output }
+        Token { b, spec, selected, slot, i, t, input, output }
     }
 
-    /// Takes the token in with one channel vector, which is number `in_group` of its group.
-    fn walk(&self, b: &Builder, vector: Value, in_group: Value) {
-        let column = vector * LANES;
-        let row = |name| b.load_vector(b.buffer(name), &[self.t, column], LANES);
+    /// The token's step of channel vector `vector`, number `in_group` of its group.
+    fn walk(&self, vector: Value, in_group: Value) {
+        let (b, column) = (self.b, vector * LANES);
+        let row = |name| b.load_vector(b.buffer(name), (self.t, column), LANES);
         let rows = ["u", "y"].into_iter().chain(self.spec.gated.then_some("z"));
-        rows.for_each(|name| b.prefetch(b.buffer(name), &[self.t + AHEAD, column]));
-        let dt = self.selected.dt(b, (self.t, column), (self.i, in_group));
+        rows.for_each(|name| b.prefetch(b.buffer(name), (self.t + AHEAD, column)));
+        let dt = self.selected.dt(b, self, &ChannelVector { in_group, column });
         let u = row("u");
         let panel = vector * (self.spec.d_state * LANES);
         // 3. states
-        let mut sum = self.states(b, panel, dt, dt * u);
+        let mut sum = self.states(panel, dt, dt * u);
         // 4. skip and gate
         if self.spec.gated {
-            let d = b.load_vector(b.buffer("d"), &[column], LANES);
+            let d = b.load_vector(b.buffer("d"), column, LANES);
             sum = d.mul_add(u, sum) * math::silu(row("z"));
         }
-        b.store(sum, b.buffer("y"), &[self.t, column]);
+        b.store(sum, b.buffer("y"), (self.t, column));
     }
 
     /// Updates the states of a panel and gives Σₙ h · C, from state 0 on.
-    fn states(&self, b: &Builder, panel: Value, dt: Value, dt_u: Value) -> Value {
+    fn states(&self, panel: Value, dt: Value, dt_u: Value) -> Value {
+        let &Token { b, input, output, .. } = self;
         // Two at a time: more unrolled, the exponentials' constants no longer fit 16 registers.
         let n_pairs = self.spec.d_state / 2;
-        let [dts, dts_u] = [dt, dt_u].map(|x| twice(x, x));
-        let sum = b.splat(0.0, LANES);
-        let [sum] = b.for_range(0, 2 * n_pairs, 2, [sum], |n, [sum]| {
+        let [dts, dts_u] = [dt, dt_u].map(|x| Value::concat(&[x, x]));
+        let of_state = |row: Row, n: Value| row.element(b, n).broadcast(LANES);
+        let sum = b.for_range(0, 2 * n_pairs, 2, b.splat(0.0, LANES), |n, sum| {
             let [n0, n1] = [n, n + 1];
-            let both = |row| twice(self.of_state(b, row, n0), self.of_state(b, row, n1));
-            let h = self.update(b, (panel, n), dts, dts_u * both(self.input));
-            let sum = h.slice(0, LANES).mul_add(self.of_state(b, self.output, n0), sum);
-            [h.slice(LANES, LANES).mul_add(self.of_state(b, self.output, n1), sum)]
+            let inputs = Value::concat(&[of_state(input, n0), of_state(input, n1)]);
+            let h = self.update(panel, n, dts, dts_u * inputs);
+            let sum = h.slice(0, LANES).mul_add(of_state(output, n0), sum);
+            h.slice(LANES, LANES).mul_add(of_state(output, n1), sum)
         });
         if self.spec.d_state == 2 * n_pairs {
             return sum;
         }
         let n = b.index(2 * n_pairs);
-        let h = self.update(b, (panel, n), dt, dt_u * self.of_state(b, self.input, n));
-        h.mul_add(self.of_state(b, self.output, n), sum)
-    }
-
-    /// Element n of a row, in all lanes.
-    fn of_state(&self, b: &Builder, (rows, row): (Buffer, Value), n: Value) -> Value {
-        b.load(rows, &[row, n]).broadcast(LANES)
+        let h = self.update(panel, n, dt, dt_u * of_state(input, n));
+        h.mul_add(of_state(output, n), sum)
     }
 
     /// Decays the states of a panel from number n on, as many as `dt` has lanes for, and adds `taken` to them.
-    fn update(&self, b: &Builder, (panel, n): (Value, Value), dt: Value, taken: Value) -> Value {
-        let at = panel + n * LANES;
-        let place = [self.slot + at];
-        let rate = b.load_vector(b.buffer("a"), &[at], dt.lanes());
-        let h = b.load_vector(b.buffer("state"), &place, dt.lanes());
+    fn update(&self, panel: Value, n: Value, dt: Value, taken: Value) -> Value {
+        let (b, at) = (self.b, panel + n * LANES);
+        let place = self.slot + at;
+        let rate = b.load_vector(b.buffer("a"), at, dt.lanes());
+        let h = b.load_vector(b.buffer("state"), place, dt.lanes());
         // Δ is not negative and the rate not positive.
         let decay = math::exp2_nonpositive(dt * rate);
         let h = decay.mul_add(h, taken);
-        b.store(h, b.buffer("state"), &place);
+        b.store(h, b.buffer("state"), place);
         h
     }
-}
-
-/// One vector after the other.
-fn twice(x: Value, y: Value) -> Value {
-    x.shuffle(y, &(0..2 * LANES).collect::<Vec<_>>())
 }

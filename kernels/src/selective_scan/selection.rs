@@ -1,14 +1,15 @@
-//! Δ, B and C of a run of tokens: rows that are given, or rows of a thread's own that are computed as far as the run goes.
+//! Δ, B and C of a run of tokens: given rows, or rows that each thread computes for the run.
 //!
-//! 1. once a run, where normed: the parts of x, by each thread for itself (dt_rank + 2 · d_state columns, far less than what its
-//!    channels take)
+//! 1. once a run, where normed: the parts of x, by each thread for itself (dt_rank + 2 · d_state columns, far less work than
+//!    its channels)
 //! 2. once a run and group of channel vectors, where projected: Δ
 
-use super::cpu::AHEAD;
+use super::cpu::{AHEAD, ChannelVector, Token};
 use super::{Projection, Selection, Spec};
-use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::cpu::math;
-use crate::cpu::panel::{self, Product};
+use crate::cpu::product::{Product, Weights};
+use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 use crate::split_rms_norm::cpu::Part;
 
@@ -22,28 +23,28 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// The array, and the row of the run's token number `i`.
-    pub(super) fn row(self, first_token: Value, i: Value) -> (Buffer, Value) {
+    /// The row of the run's token number `i`.
+    pub(super) fn row(self, first_token: Value, i: Value) -> Row {
         match self {
-            Rows::Step(buffer) => (buffer, first_token + i),
-            Rows::Run(buffer) => (buffer, i),
+            Rows::Step(buffer) => Row { buffer, row: first_token + i },
+            Rows::Run(buffer) => Row { buffer, row: i },
         }
     }
 }
 
-/// Where the states' update finds Δ, B and C.
+/// The rows of Δ, B and C that the states' update reads.
 pub(super) struct Selected<'s> {
     spec: &'s Spec,
-    /// What Δ is projected from, where it is.
+    /// The low-rank rows, where Δ is projected.
     low: Rows,
-    /// In columns of the group where projected, of the step's rows where given.
+    /// Columns of the group where projected, of the step's rows where given.
     dt: Rows,
     pub(super) b: Rows,
     pub(super) c: Rows,
 }
 
 impl<'s> Selected<'s> {
-    /// Takes the stack that runs of so many tokens and groups of so many channel vectors need.
+    /// With the stack for runs of `run` tokens and groups of `group` channel vectors.
     pub(super) fn new(b: &Builder, spec: &'s Spec, run: usize, group: usize) -> Selected<'s> {
         let given = |name| Rows::Step(b.buffer(name));
         let own = |cols| Rows::Run(b.stack(Num::F32, &[run, padded(cols)]));
@@ -68,44 +69,45 @@ impl<'s> Selected<'s> {
             let mut start = 0;
             for (weight, cols, rows) in parts {
                 let part = Part { x: b.buffer("x"), start, cols, eps, weight: b.buffer(weight) };
-                let (out, row) = rows.row(first_token, i);
-                part.emit(b, first_token + i, out, row);
+                let out = rows.row(first_token, i);
+                part.emit(b, first_token + i, out);
                 start += cols;
             }
         });
     }
 
-    /// 2. projects Δ for the channel vectors `first … last`.
-    pub(super) fn project(&self, b: &Builder, first_token: Value, n_tokens: Value, (first, last): (Value, Value)) {
+    /// 2. projects Δ for a range of channel vectors.
+    pub(super) fn project(&self, b: &Builder, first_token: Value, n_tokens: Value, vectors: Range) {
         let Some(Projection { dt_rank, .. }) = self.spec.selection.projection() else { return };
         let (Rows::Step(x) | Rows::Run(x), Rows::Step(out) | Rows::Run(out)) = (self.low, self.dt);
         let bias = b.buffer("dt_bias");
         let store = |i: Value, panel: Value, sums: &[Value]| {
             let column = panel * LANES;
-            let channel = first * LANES + column;
-            let dt = math::softplus(sums[0] + b.load_vector(bias, &[channel], LANES));
-            b.store(dt, out, &[i, column]);
+            let channel = vectors.start * LANES + column;
+            let dt = math::softplus(sums[0] + b.load_vector(bias, channel, LANES));
+            b.store(dt, out, (i, column));
         };
         let product = Product {
             k: dt_rank,
             x,
-            weight: b.buffer("dt_weight"),
-            first_panel: first,
+            weights: Weights::Floats(b.buffer("dt_weight")),
+            first_panel: vectors.start,
             unit: 1,
-            x_row: &|i| self.low.row(first_token, i).1,
+            x_row: &|i| self.low.row(first_token, i).row,
             store: &store,
         };
-        panel::emit(b, &product, (b.index(0), n_tokens), (b.index(0), last - first));
+        let all = |n| Range { start: b.index(0), end: n };
+        product.emit(b, all(n_tokens), all(vectors.count()));
     }
 
-    /// Δ of a channel vector: at a place in the step's rows where given, of token and vector in run and group where projected.
-    pub(super) fn dt(&self, b: &Builder, in_step: (Value, Value), (i, in_group): (Value, Value)) -> Value {
+    /// Δ of a token and a channel vector.
+    pub(super) fn dt(&self, b: &Builder, token: &Token, vector: &ChannelVector) -> Value {
         match self.dt {
             Rows::Step(rows) => {
-                b.prefetch(rows, &[in_step.0 + AHEAD, in_step.1]);
-                b.load_vector(rows, &[in_step.0, in_step.1], LANES)
+                b.prefetch(rows, (token.t + AHEAD, vector.column));
+                b.load_vector(rows, (token.t, vector.column), LANES)
             }
-            Rows::Run(rows) => b.load_vector(rows, &[i, in_group * LANES], LANES),
+            Rows::Run(rows) => b.load_vector(rows, (token.i, vector.in_group * LANES), LANES),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::kernel::LANES;
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     for_each_vector(b, b.scalar("rows"), spec.len, |row, column| {
         // 1. load
-        let x = b.load_vector(b.buffer("x"), &[row, column + spec.start], LANES);
+        let x = b.load_vector(b.buffer("x"), (row, column + spec.start), LANES);
         // 2. store
-        b.store(x, b.buffer("out"), &[row, column]);
+        b.store(x, b.buffer("out"), (row, column));
     });
 }

@@ -5,39 +5,34 @@
 //! 3. divide
 
 use super::Spec;
-use crate::cpu::builder::{Buffer, Builder, Value};
+use crate::cpu::builder::{Builder, Value};
 use crate::cpu::math;
+use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let (start, end) = b.thread_range(b.scalar("rows"));
-    b.for_each(start, end, 1, |row| self::row(b, spec.cols, (b.buffer("x"), row), (b.buffer("out"), row)));
+    let row_of = |name, row| Row { buffer: b.buffer(name), row };
+    b.parallel_for(b.scalar("rows"), |row| self::row(b, spec.cols, row_of("x", row), row_of("out", row)));
 }
 
-/// One row of `cols` columns: a row of a buffer to a row of another.
-pub(crate) fn row(b: &Builder, cols: usize, x: (Buffer, Value), out: (Buffer, Value)) {
+/// One row of `cols` columns.
+pub(crate) fn row(b: &Builder, cols: usize, x: Row, out: Row) {
     let (zero, lowest) = (b.splat(0.0, LANES), b.splat(f32::NEG_INFINITY, LANES));
-    let fold = |init: Value, next: &dyn Fn(Value, Value) -> Value| {
-        let [result] = b.for_range(0, cols, LANES, [init], |column, [result]| [next(column, result)]);
-        result
-    };
     // Lanes beyond the last column hold anything, NaN too.
     let mask = |column: Value, x: Value, padding: Value| {
         let n_columns = (cols - column).to_i32().broadcast(LANES);
         b.iota(LANES).lt(n_columns).select(x, padding)
     };
-    let load = |(buffer, row): (Buffer, Value), column: Value| b.load_vector(buffer, &[row, column], LANES);
-    let store = |value: Value, column: Value| b.store(value, out.0, &[out.1, column]);
     // 1. maximum
-    let max = fold(lowest, &|column, max| mask(column, load(x, column), lowest).max(max));
+    let max = b.for_range(0, cols, LANES, lowest, |column, max| mask(column, x.vector(b, column), lowest).max(max));
     let max = max.reduce_max().broadcast(LANES);
     // 2. exponentials
-    let sum = fold(zero, &|column, sum| {
-        let exp = math::exp(load(x, column) - max);
-        store(exp, column);
+    let sum = b.for_range(0, cols, LANES, zero, |column, sum| {
+        let exp = math::exp(x.vector(b, column) - max);
+        out.store(b, exp, column);
         sum + mask(column, exp, zero)
     });
     let sum = sum.reduce_add().broadcast(LANES);
     // 3. divide
-    b.for_each(0, padded(cols), LANES, |column| store(load(out, column) / sum, column));
+    b.for_each(0, padded(cols), LANES, |column| out.store(b, out.vector(b, column) / sum, column));
 }

@@ -5,7 +5,7 @@
 
 use super::{OUTS, Spec};
 use crate::cpu::builder::{Buffer, Builder, Value};
-use crate::cpu::{panel, whole};
+use crate::cpu::{product::n_panels, whole};
 use crate::kernel::LANES;
 
 /// The result of a part, and its first panel among all parts'.
@@ -15,11 +15,11 @@ struct Part {
 }
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let mut n_panels = 0;
+    let mut n_units = 0;
     let mut parts = Vec::new();
     for (name, &n) in OUTS.iter().zip(&spec.sizes) {
-        parts.push(Part { out: b.buffer(name), first_panel: n_panels });
-        n_panels += panel::n_panels(n);
+        parts.push(Part { out: b.buffer(name), first_panel: n_units });
+        n_units += n_panels(n);
     }
 
     // 1. sum, 2. store
@@ -27,24 +27,17 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         k: spec.k,
         format: spec.format,
         unit: 1,
-        n_units: n_panels,
+        n_units,
         store: &|row, panel, sums| store(b, &parts, row, panel, sums[0]),
     };
     whole::emit(b, &product);
 }
 
-/// Stores sums of a panel, which is of one of the parts.
+/// Stores the sums of a panel of one of the parts.
 fn store(b: &Builder, parts: &[Part], row: Value, panel: Value, sum: Value) {
     let Some((last, others)) = parts.split_last() else { return };
-    let store_in_last = || {
-        let column = (panel - last.first_panel) * LANES;
-        b.store(sum, last.out, &[row, column]);
-        []
-    };
-    let store_in_others = || {
-        store(b, others, row, panel, sum);
-        []
-    };
+    let store_in_last = || b.store(sum, last.out, (row, (panel - last.first_panel) * LANES));
+    let store_in_others = || store(b, others, row, panel, sum);
     if others.is_empty() {
         store_in_last();
     } else {

@@ -5,16 +5,16 @@
 
 use super::Spec;
 use crate::cpu::builder::{Buffer, Builder, Value};
+use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 use crate::rms_norm;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let (start, end) = b.thread_range(b.scalar("rows"));
-    b.for_each(start, end, 1, |row| {
+    b.parallel_for(b.scalar("rows"), |row| {
         let mut start = 0;
         for (&(weight, out), &cols) in spec.slots().iter().zip(&spec.parts) {
             let part = Part { x: b.buffer("x"), start, cols, eps: spec.eps, weight: b.buffer(weight) };
-            part.emit(b, row, b.buffer(out), row);
+            part.emit(b, row, Row { buffer: b.buffer(out), row });
             start += cols;
         }
     });
@@ -22,11 +22,9 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 
 /// Some columns of rows, and their norm.
 pub(crate) struct Part {
-    /// The rows.
     pub(crate) x: Buffer,
     /// The part's first column.
     pub(crate) start: usize,
-    /// How many columns it has.
     pub(crate) cols: usize,
     /// Added to the mean of squares.
     pub(crate) eps: f64,
@@ -35,15 +33,15 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Norms the part of `row` into row `out_row` of `out`, whose lanes beyond the last column get anything.
-    pub(crate) fn emit(&self, b: &Builder, row: Value, out: Buffer, out_row: Value) {
-        let load = |column: Value| b.load_vector(self.x, &[row, column + self.start], LANES);
+    /// Norms the part of `row`; lanes of `out` beyond the last column get anything.
+    pub(crate) fn emit(&self, b: &Builder, row: Value, out: Row) {
+        let load = |column: Value| b.load_vector(self.x, (row, column + self.start), LANES);
         // 1. one over the root
         let scale = rms_norm::cpu::scale(b, self.cols, self.eps, load);
         // 2. scale
         b.for_each(0, padded(self.cols), LANES, |column| {
             let x = load(column) * scale;
-            b.store(x * b.load_vector(self.weight, &[column], LANES), out, &[out_row, column]);
+            out.store(b, x * b.load_vector(self.weight, column, LANES), column);
         });
     }
 }

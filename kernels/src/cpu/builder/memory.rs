@@ -6,34 +6,73 @@ use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::{IntegerType, MemRefType};
 use melior::ir::{BlockLike, Location};
 
-/// Bytes that arrays on the stack begin at a multiple of: those of a cache line, so that no vector lies across two.
+/// Alignment of arrays on the stack in bytes: a cache line, so that no vector crosses two.
 const STACK_ALIGNMENT: i64 = 64;
+
+/// A place in a buffer, an index per dimension: `i` or `(row, column)`, of values and numbers.
+pub trait Place {
+    /// The indices.
+    #[track_caller]
+    fn indices(self) -> Vec<Value>;
+}
+
+#[track_caller]
+fn index(at: impl Operand) -> Value {
+    at.value(Type::scalar(Num::Index))
+}
+
+impl<T: Operand> Place for T {
+    #[track_caller]
+    fn indices(self) -> Vec<Value> {
+        vec![index(self)]
+    }
+}
+
+impl<A: Operand, B: Operand> Place for (A, B) {
+    #[track_caller]
+    fn indices(self) -> Vec<Value> {
+        vec![index(self.0), index(self.1)]
+    }
+}
+
+impl<A: Operand, B: Operand, C: Operand> Place for (A, B, C) {
+    #[track_caller]
+    fn indices(self) -> Vec<Value> {
+        vec![index(self.0), index(self.1), index(self.2)]
+    }
+}
+
+impl<const N: usize> Place for [Value; N] {
+    fn indices(self) -> Vec<Value> {
+        self.to_vec()
+    }
+}
 
 impl Builder<'_> {
     /// One element, at an index per dimension.
     #[track_caller]
-    pub fn load(&self, buffer: Buffer, at: &[Value]) -> Value {
+    pub fn load(&self, buffer: Buffer, at: impl Place) -> Value {
         self.op1("memref.load", &self.place(buffer, at), Type::scalar(buffer.num), &[])
     }
 
-    /// `lanes` elements that follow each other in memory, from `at`. No alignment is asked for.
+    /// `lanes` consecutive elements from `at`, of any alignment.
     #[track_caller]
-    pub fn load_vector(&self, buffer: Buffer, at: &[Value], lanes: usize) -> Value {
+    pub fn load_vector(&self, buffer: Buffer, at: impl Place, lanes: usize) -> Value {
         self.op1("vector.load", &self.place(buffer, at), Type::vector(buffer.num, lanes), &[])
     }
 
     /// The first `count` of the `lanes` elements from `at`, zero (all bits) in the other lanes, whose memory is not
     /// touched. `count` is an index and may exceed `lanes`.
     #[track_caller]
-    pub fn load_partial(&self, buffer: Buffer, at: &[Value], lanes: usize, count: Value) -> Value {
+    pub fn load_partial(&self, buffer: Buffer, at: impl Place, lanes: usize, count: impl Operand) -> Value {
         let ty = Type::vector(buffer.num, lanes);
         let operands = [self.place(buffer, at), vec![self.mask(lanes, count), self.zeros(ty)]].concat();
         self.op1("vector.maskedload", &operands, ty, &[])
     }
 
-    /// Writes a scalar, or a vector to elements that follow each other, at `at`.
+    /// Writes a scalar, or a vector to consecutive elements, at `at`.
     #[track_caller]
-    pub fn store(&self, value: Value, buffer: Buffer, at: &[Value]) {
+    pub fn store(&self, value: Value, buffer: Buffer, at: impl Place) {
         assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
         let operands = [vec![value], self.place(buffer, at)].concat();
         match value.ty.lanes {
@@ -44,15 +83,15 @@ impl Builder<'_> {
 
     /// Writes the first `count` lanes, and touches no memory of the others.
     #[track_caller]
-    pub fn store_partial(&self, value: Value, buffer: Buffer, at: &[Value], count: Value) {
+    pub fn store_partial(&self, value: Value, buffer: Buffer, at: impl Place, count: impl Operand) {
         assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
         let operands = [self.place(buffer, at), vec![self.mask(value.lanes(), count), value]].concat();
         self.op("vector.maskedstore", &operands, &[]);
     }
 
-    /// Asks for the cache line at `at` to be fetched; any place is allowed, even beyond the buffer.
+    /// Prefetches the cache line at `at`; any place is allowed, even beyond the buffer.
     #[track_caller]
-    pub fn prefetch(&self, buffer: Buffer, at: &[Value]) {
+    pub fn prefetch(&self, buffer: Buffer, at: impl Place) {
         let locality = IntegerAttribute::new(Num::I32.mlir(self.context), 3);
         self.op(
             "memref.prefetch",
@@ -65,7 +104,7 @@ impl Builder<'_> {
         );
     }
 
-    /// A small array on the stack, of undefined content, for what registers cannot index.
+    /// A small array on the stack, of undefined content.
     #[track_caller]
     pub fn stack(&self, num: Num, shape: &[usize]) -> Buffer {
         let alignment = IntegerAttribute::new(IntegerType::new(self.context, 64).into(), STACK_ALIGNMENT);
@@ -96,7 +135,7 @@ impl Builder<'_> {
         let array = |values: &[i64]| DenseI64ArrayAttribute::new(self.context, values).into();
         let operation = self.op_with_results(
             "memref.reinterpret_cast",
-            &self.place(buffer, &[offset]),
+            &self.place(buffer, offset),
             &[ty.into()],
             &[
                 ("operandSegmentSizes", DenseI32ArrayAttribute::new(self.context, &[1, 1, 0, 0]).into()),
@@ -111,7 +150,8 @@ impl Builder<'_> {
 
     /// i1 lanes: true in the first `count`.
     #[track_caller]
-    fn mask(&self, lanes: usize, count: Value) -> Value {
+    fn mask(&self, lanes: usize, count: impl Operand) -> Value {
+        let count = index(count);
         assert_eq!(count.ty, Type::scalar(Num::Index), "the number of lanes");
         self.iota(lanes).lt(count.min(lanes).to_i32().broadcast(lanes))
     }
@@ -127,9 +167,10 @@ impl Builder<'_> {
     }
 
     #[track_caller]
-    fn place(&self, buffer: Buffer, at: &[Value]) -> Vec<Value> {
+    fn place(&self, buffer: Buffer, at: impl Place) -> Vec<Value> {
+        let at = at.indices();
         assert_eq!(at.len(), buffer.rank as usize, "indices into a buffer of rank {}", buffer.rank);
         assert!(at.iter().all(|i| i.ty == Type::scalar(Num::Index)), "an index into a buffer is not an index");
-        [Value { id: buffer.id, ty: Type::scalar(buffer.num) }].iter().chain(at).copied().collect()
+        [Value { id: buffer.id, ty: Type::scalar(buffer.num) }].into_iter().chain(at).collect()
     }
 }

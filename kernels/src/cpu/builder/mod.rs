@@ -2,26 +2,25 @@
 //!
 //!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("blocks")];
 //!     module.kernel("halve", &params, |b| {
-//!         let half = b.splat(0.5, 16);
-//!         let (start, end) = b.thread_range(b.scalar("blocks"));
-//!         b.for_each(start, end, 1, |block| {
-//!             let i = b.mul(block, b.index(16));
-//!             b.store(b.mul(half, b.load_vector(b.buffer("x"), &[i], 16)), b.buffer("y"), &[i]);
+//!         b.parallel_for(b.scalar("blocks"), |block| {
+//!             let i = block * 16;
+//!             b.store(b.load_vector(b.buffer("x"), &[i], 16) * 0.5, b.buffer("y"), &[i]);
 //!         });
 //!     });
 //!
-//! A [`Value`] is a small copyable handle; every method takes `&self`, so that calls nest. Operations are chosen by the
-//! types of their operands: `add` adds indices, integers, floats, and vectors of these. Mixing types is a mistake in the
-//! kernel and panics at the line that made it. What MLIR itself finds wrong is reported by its verifier, again with the
-//! line of the kernel.
+//! A [`Value`] is a small copyable handle with operators, which append to the kernel under construction on this thread.
+//! Operations are chosen by the types of their operands: `+` adds indices, integers, floats, and vectors of these; a number
+//! takes the type of the value that it meets. Mixing types is a mistake in the kernel and panics at the kernel's line. Errors
+//! of MLIR's verifier name that line too.
 //!
 //! A kernel is called as `extern "C" fn(args: *const u64, thread: u64, n_threads: u64)`; `args` has one slot per
-//! [`Param`], in order: an address, or an integer. What is built here is the function behind it, with an argument per
+//! [`Param`], in order: an address, or an integer. The builder writes the function that this one calls, with an argument per
 //! slot. Buffers that a kernel writes must not overlap its other buffers.
 
 mod by_name;
 mod constants;
 mod convert;
+mod flow;
 mod memory;
 mod scope;
 mod types;
@@ -29,7 +28,9 @@ mod value;
 mod vector;
 mod x86;
 
-pub use types::{Buffer, Num, Type, UNBOUNDED, Value};
+pub use flow::Carried;
+pub use memory::Place;
+pub use types::{Buffer, Num, Range, Type, UNBOUNDED, Value};
 pub use value::{Compare, Operand};
 
 use crate::kernel::{Access, Param};
@@ -41,10 +42,10 @@ use melior::ir::r#type::{FunctionType, MemRefType};
 use melior::ir::{Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Region, RegionLike};
 use std::cell::{Cell, RefCell};
 
-/// The function behind the exported kernel `NAME` is called `NAME` followed by this.
+/// Suffix of the function that the exported kernel `NAME` calls.
 pub const BODY_SUFFIX: &str = ".body";
 
-/// Folders of what kernels of a GPU are made of.
+/// Folders whose lines are not those of a GPU kernel.
 const HELPERS: [&str; 2] = ["kernels/src/cpu/builder", "kernels/src/hopper/"];
 
 /// Puts kernels into an MLIR module, all for one target.
@@ -60,7 +61,7 @@ impl<'m> ModuleBuilder<'m> {
         ModuleBuilder { context, body: module.body(), target }
     }
 
-    /// What the kernels are built for.
+    /// The target of the kernels.
     pub fn target(&self) -> CpuTarget {
         self.target
     }
@@ -100,7 +101,7 @@ impl<'m> ModuleBuilder<'m> {
     }
 }
 
-/// What a kernel is built for.
+/// The target of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Machine {
     /// A CPU.
@@ -133,7 +134,7 @@ pub struct Builder<'m> {
     entry: BlockRef<'m, 'm>,
     /// Where the next operation goes.
     block: Cell<BlockRef<'m, 'm>>,
-    /// What the handles stand for.
+    /// MLIR's values by handle.
     values: RefCell<Vec<melior::ir::Value<'m, 'm>>>,
     pub(crate) params: Vec<Param>,
     /// The last line in the kernel's own file, which is that of the first.
@@ -205,170 +206,25 @@ impl<'m> Builder<'m> {
         Value { id: self.params.len() as u32 + 1, ty: Type::scalar(Num::Index) }
     }
 
-    /// This thread's contiguous share of `0..n`: `(start, end)`. Shares differ by one at most at the end, cover the range
-    /// and do not overlap.
+    /// This thread's contiguous share of `0..n`. Shares differ by one at most at the end, cover the range and do not overlap.
     #[track_caller]
-    pub fn thread_range(&self, n: impl Operand) -> (Value, Value) {
+    pub fn thread_range(&self, n: impl Operand) -> Range {
         let n = n.value(Type::scalar(Num::Index));
         let share = n.div_ceil(self.n_threads());
         let start = (share * self.thread()).min(n);
-        (start, (start + share).min(n))
+        Range { start, end: (start + share).min(n) }
     }
 
-    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32 (of two numbers: indices on a
-    /// CPU, i32 on a GPU).
+    /// `for i in 0..n`, shared out over the threads.
     #[track_caller]
-    pub fn for_each(&self, start: impl Operand, end: impl Operand, step: usize, body: impl FnOnce(Value)) {
-        self.for_range(start, end, step, [], |i, []| {
-            body(i);
-            []
-        });
+    pub fn parallel_for(&self, n: impl Operand, body: impl FnOnce(Value)) {
+        self.for_each_in(self.thread_range(n), body);
     }
 
-    /// `for i in (start..end).step_by(step)`, carrying values: the body takes them and returns the next ones.
+    /// `for i in range`, carrying nothing.
     #[track_caller]
-    pub fn for_range<const N: usize>(
-        &self,
-        start: impl Operand,
-        end: impl Operand,
-        step: usize,
-        init: [Value; N],
-        body: impl FnOnce(Value, [Value; N]) -> [Value; N],
-    ) -> [Value; N] {
-        let carried = self.for_range_vec(start, end, step, &init, |i, carried| {
-            body(i, std::array::from_fn(|slot| carried[slot])).to_vec()
-        });
-        std::array::from_fn(|slot| carried[slot])
-    }
-
-    /// [`for_range`](Self::for_range) with as many carried values as `init` has.
-    #[track_caller]
-    pub fn for_range_vec(
-        &self,
-        start: impl Operand,
-        end: impl Operand,
-        step: usize,
-        init: &[Value],
-        body: impl FnOnce(Value, &[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
-        let location = self.here();
-        let index = start.known().or(end.known()).unwrap_or(self.target.count());
-        let (start, end) = (start.value(index), end.value(index));
-        let counts = [Num::Index, Num::I32].map(Type::scalar);
-        assert!(counts.contains(&index) && end.ty == index, "for_range from {} to {}", start.ty, end.ty);
-        let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
-        let step = step.value(index);
-
-        let block_types: Vec<_> = [index].iter().chain(&types).map(|ty| (ty.mlir(self.context), location)).collect();
-        let (region, block) = self.region(Block::new(&block_types));
-        let carried: Vec<Value> =
-            types.iter().enumerate().map(|(slot, &ty)| self.define(argument_value(block, slot + 1), ty)).collect();
-        let i = self.define(argument_value(block, 0), index);
-        self.within(block, || {
-            let next = body(i, &carried);
-            assert_types("for_range", &types, &next);
-            self.op("scf.yield", &next, &[]);
-        });
-
-        let operands: Vec<Value> = [start, end, step].iter().chain(init).copied().collect();
-        let operation = self.op_with_regions("scf.for", &operands, &types, vec![region], location);
-        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
-    }
-
-    /// Runs `then` where `condition` holds.
-    #[track_caller]
-    pub fn if_(&self, condition: Value, then: impl FnOnce()) {
-        let location = self.here();
-        assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
-        let (region, block) = self.region(Block::new(&[]));
-        self.within(block, || {
-            then();
-            self.op("scf.yield", &[], &[]);
-        });
-        self.op_with_regions("scf.if", &[condition], &[], vec![region, Region::new()], location);
-    }
-
-    /// Runs one of two bodies, which give values of the same types.
-    #[track_caller]
-    pub fn if_else<const N: usize>(
-        &self,
-        condition: Value,
-        then: impl FnOnce() -> [Value; N],
-        otherwise: impl FnOnce() -> [Value; N],
-    ) -> [Value; N] {
-        let results = self.if_else_vec(condition, || then().to_vec(), || otherwise().to_vec());
-        std::array::from_fn(|slot| results[slot])
-    }
-
-    /// [`if_else`](Self::if_else) with as many values as the bodies give.
-    #[track_caller]
-    pub fn if_else_vec(
-        &self,
-        condition: Value,
-        then: impl FnOnce() -> Vec<Value>,
-        otherwise: impl FnOnce() -> Vec<Value>,
-    ) -> Vec<Value> {
-        let location = self.here();
-        assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of an if");
-        let (then_region, block) = self.region(Block::new(&[]));
-        let mut types = Vec::new();
-        self.within(block, || {
-            let results = then();
-            types = results.iter().map(|value| value.ty).collect();
-            self.op("scf.yield", &results, &[]);
-        });
-        let (else_region, block) = self.region(Block::new(&[]));
-        self.within(block, || {
-            let results = otherwise();
-            assert_types("if_else", &types, &results);
-            self.op("scf.yield", &results, &[]);
-        });
-        let operation = self.op_with_regions("scf.if", &[condition], &types, vec![then_region, else_region], location);
-        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
-    }
-
-    /// `while condition(carried) { carried = body(carried) }`: `condition` gives a truth value for the carried ones.
-    #[track_caller]
-    pub fn while_<const N: usize>(
-        &self,
-        init: [Value; N],
-        condition: impl FnOnce([Value; N]) -> Value,
-        body: impl FnOnce([Value; N]) -> [Value; N],
-    ) -> [Value; N] {
-        let all = |carried: &[Value]| -> [Value; N] { std::array::from_fn(|slot| carried[slot]) };
-        all(&self.while_vec(&init, |carried| condition(all(carried)), |carried| body(all(carried)).to_vec()))
-    }
-
-    /// [`while_`](Self::while_) with as many carried values as `init` has.
-    #[track_caller]
-    pub fn while_vec(
-        &self,
-        init: &[Value],
-        condition: impl FnOnce(&[Value]) -> Value,
-        body: impl FnOnce(&[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
-        let location = caller(self.context);
-        let types: Vec<Type> = init.iter().map(|value| value.ty).collect();
-        let block_types: Vec<_> = types.iter().map(|ty| (ty.mlir(self.context), location)).collect();
-        let carried = |block| -> Vec<Value> {
-            types.iter().enumerate().map(|(slot, &ty)| self.define(argument_value(block, slot), ty)).collect()
-        };
-        let (before, block) = self.region(Block::new(&block_types));
-        self.within(block, || {
-            let values = carried(block);
-            let condition = condition(&values);
-            assert_eq!(condition.ty, Type::scalar(Num::I1), "the condition of a while");
-            let operands: Vec<Value> = [condition].into_iter().chain(values).collect();
-            self.op("scf.condition", &operands, &[]);
-        });
-        let (after, block) = self.region(Block::new(&block_types));
-        self.within(block, || {
-            let next = body(&carried(block));
-            assert_types("while_", &types, &next);
-            self.op("scf.yield", &next, &[]);
-        });
-        let operation = self.op_with_regions("scf.while", init, &types, vec![before, after], location);
-        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
+    pub fn for_each_in(&self, range: Range, body: impl FnOnce(Value)) {
+        self.for_each(range.start, range.end, 1, body);
     }
 
     /// A region of one block, which outlives its handle: it ends up in an operation of the module.
@@ -493,6 +349,10 @@ impl<'m> Builder<'m> {
         Value { id: values.len() as u32 - 1, ty }
     }
 
+    fn results(&self, operation: OperationRef<'m, 'm>, types: &[Type]) -> Vec<Value> {
+        types.iter().enumerate().map(|(slot, &ty)| self.result(operation, slot, ty)).collect()
+    }
+
     pub(crate) fn result(&self, operation: OperationRef<'m, 'm>, slot: usize, ty: Type) -> Value {
         self.define(operation.result(slot).expect("as many results as types").into(), ty)
     }
@@ -534,7 +394,7 @@ fn memref<'m>(context: &'m Context, num: Num, shape: &[usize]) -> melior::ir::Ty
     MemRefType::new(num.mlir(context), &shape, None, None).into()
 }
 
-/// `apart` says that no result of the kernel lies over an operand.
+/// `apart` tells that no result of the kernel overlaps an operand.
 pub(crate) fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
     let attributes = match param.access() {
         Some(Access::Read) if apart => "{llvm.noalias, llvm.readonly, llvm.noundef}",

@@ -29,6 +29,6 @@ pub(super) fn current<R>(append: impl for<'b, 'm> FnOnce(&'b Builder<'m>) -> R) 
     let builder = CURRENT.get().expect("values are computed while a kernel is under construction");
     // SAFETY: the pointer comes from the reference that `enter` holds until it restores the outer kernel, on this thread.
     // `append` is generic over both lifetimes, so nothing outlives the call, and 'static, which replaced the module's
-    // lifetime, is visible to nobody.
+    // lifetime, is never visible.
     append(unsafe { builder.as_ref() })
 }

@@ -113,7 +113,7 @@ impl fmt::Display for Num {
 /// The type of a value: a scalar, or a vector of lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Type {
-    /// What each lane holds.
+    /// The type of a lane.
     pub num: Num,
     /// Number of lanes of a vector; none for a scalar.
     pub lanes: Option<u32>,
@@ -171,6 +171,23 @@ impl Value {
     }
 }
 
+/// A range of indices or i32.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// The first.
+    pub start: Value,
+    /// The one after the last.
+    pub end: Value,
+}
+
+impl Range {
+    /// How many.
+    #[track_caller]
+    pub fn count(self) -> Value {
+        self.end - self.start
+    }
+}
+
 /// An array in memory, row-major: a handle, good only in the [`Builder`](super::Builder) that made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer {
@@ -180,7 +197,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// What it holds.
+    /// The type of its elements.
     pub fn num(self) -> Num {
         self.num
     }

@@ -206,7 +206,7 @@ pub enum Compare {
     Ge,
 }
 
-/// Comparison to an i1, lane by lane, and what follows from one.
+/// Comparison to an i1, and selection, lane by lane.
 impl Value {
     /// `self = y`.
     #[track_caller]

@@ -13,11 +13,11 @@
 use crate::kernel::{Elem, Param, padded};
 
 #[cfg(feature = "emit")]
-pub(crate) mod product;
+pub(super) mod product;
 #[cfg(feature = "emit")]
 mod quantize;
 #[cfg(feature = "emit")]
-pub(crate) mod weights;
+pub(super) mod weights;
 
 /// Inputs that one scale of int4 weights belongs to, and what the inputs of an integer panel are padded to.
 pub const GROUP: usize = 32;

@@ -13,8 +13,9 @@
 
 use super::activation_group;
 use super::quantize::Rows;
-use super::weights::{HALVES, LINE, Weights, lanes};
-use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use super::weights::{HALVES, Integers, LINE, lanes};
+use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
+use crate::cpu::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
@@ -22,157 +23,147 @@ use crate::target::CpuTarget;
 /// streams are one or two: more cover for one another, and prefetches slow them down.
 const AHEAD: usize = 2048;
 
-/// A product of rows and panels of integers.
-pub(crate) struct Product<'a> {
-    /// The panels.
-    pub(crate) weights: Weights,
-    /// Rows of x.
-    pub(crate) x: Buffer,
-    /// Number of the matrix's first panel among all panels of `weights`.
-    pub(crate) first_panel: Value,
-    /// Panels that are finished together.
-    pub(crate) unit: usize,
-    /// The row of x that row number r reads.
-    pub(crate) x_row: &'a dyn Fn(Value) -> Value,
-    /// Takes the sums of a row and a unit of panels.
-    pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
-}
-
-/// A range of indices.
-pub(crate) type Range = (Value, Value);
-
-/// Sums for a range of rows and a range of units of panels.
-pub(crate) fn emit(b: &Builder, product: &Product, rows: Range, units: Range) {
-    let weights = &product.weights;
-    let quantized = Rows::new(b, weights.k, weights.format, rows_in_tile(b.target()));
-    let most_abreast = units_in_stream(b.target(), weights.format, 1, product.unit);
-    let sums = b.stack(Num::F32, &[most_abreast * product.unit, quantized.capacity, LANES]);
+/// Sums and stores a range of rows and a range of units.
+pub(in crate::cpu) fn emit(b: &Builder, product: &Product, weights: &Integers, rows: Range, units: Range) {
+    let (target, unit) = (b.target(), product.unit);
+    let units_in_stream = |rows| units_in_stream(target, weights.format, rows, unit);
+    let quantized = Rows::new(b, weights.k, weights.format, rows_in_tile(target));
+    let sums = b.stack(Num::F32, &[units_in_stream(1) * unit, quantized.capacity, LANES]);
     let unpacked = b.stack(Num::I16, &[activation_group(weights.format) / 2, 2 * LANES]);
-    b.for_each(rows.0, rows.1, quantized.capacity, |first| {
+    b.for_each(rows.start, rows.end, quantized.capacity, |row| {
         // 1. quantize
-        let end = (first + quantized.capacity).min(rows.1);
-        let n_rows = end - first;
-        b.for_each(0, n_rows, 1, |row| {
-            quantized.fill(b, product.x, (product.x_row)(first + row), row);
-        });
+        let end = (row + quantized.capacity).min(rows.end);
+        let n_rows = end - row;
+        b.for_each(0, n_rows, 1, |r| quantized.fill(b, product.x, (product.x_row)(row + r), r));
 
-        let abreast = abreast(b, weights.format, product.unit, n_rows);
-        let n_groups = (units.1 - units.0).div_ceil(abreast);
-        b.for_each(0, n_groups, 1, |group| {
-            let unit = units.0 + group * abreast;
-            let n_units = abreast.min(units.1 - unit);
-
+        let abreast = abreast(b, n_rows, 1..rows_in_stream(target), units_in_stream);
+        for_each_group(b, units, abreast, |first_unit, n_units| {
             // 2. sum
-            let first_panel = product.first_panel + unit * product.unit;
-            let panels = Panels { weights, quantized: &quantized, first: first_panel, n_rows, sums };
-            panels.sum(b, n_units * product.unit, (unpacked, product.unit));
+            let first = product.first_panel + first_unit * unit;
+            let panels = Panels { b, weights, quantized: &quantized, first, unit, n_rows, sums, unpacked };
+            panels.sum(n_units * unit);
 
             // 3. scale and store
-            b.for_each(0, n_units, 1, |u| {
-                b.for_each(0, n_rows, 1, |row| {
-                    let of_panel = |p| {
-                        let panel = u * product.unit + p;
-                        let sums = b.load_vector(sums, &[panel, row, b.index(0)], LANES);
-                        weights.scale_channels(b, first_panel + panel, sums)
-                    };
-                    let sums: Vec<Value> = (0..product.unit).map(of_panel).collect();
-                    (product.store)(first + row, unit + u, &sums);
-                });
+            let block = Region { row, n_rows, unit: first_unit, n_units };
+            product.store_region(b, &block, |panel, r| {
+                let sums = b.load_vector(sums, (panel, r, 0), LANES);
+                weights.scale_channels(b, first + panel, sums)
             });
         });
     });
 }
 
-/// Panels from one on, the quantized rows, and where their sums go.
-struct Panels<'a> {
-    weights: &'a Weights,
+/// A group of panels, the quantized rows, and arrays on the stack.
+struct Panels<'a, 'm> {
+    b: &'a Builder<'m>,
+    weights: &'a Integers,
     quantized: &'a Rows,
+    /// Number of the first panel; the others are counted from it.
     first: Value,
+    /// Panels of a unit.
+    unit: usize,
     n_rows: Value,
     /// `[panels][rows][16]`.
     sums: Buffer,
+    /// A group of inputs of one panel as i16, `[pairs][2 · 16]`.
+    unpacked: Buffer,
 }
 
-impl Panels<'_> {
-    /// Sums so many panels of units of so many.
-    fn sum(&self, b: &Builder, n_panels: Value, (unpacked, unit): (Buffer, usize)) {
+/// Rows and panels that are summed side by side, from a first one on.
+struct Tile {
+    row: Value,
+    n_rows: usize,
+    panel: Value,
+    n_panels: usize,
+}
+
+impl Panels<'_, '_> {
+    /// i32 lanes of a register.
+    fn lanes(&self) -> usize {
+        lanes(self.b.target())
+    }
+
+    /// Registers of a panel's lanes.
+    fn registers(&self) -> usize {
+        LANES / self.lanes()
+    }
+
+    /// Sums `n_panels` panels: abreast, one by one, or by passes over unpacked weights.
+    fn sum(&self, n_panels: Value) {
+        let &Panels { b, unit, n_rows, .. } = self;
         let in_stream = rows_in_stream(b.target());
-        let each = |sum: &dyn Fn(Value)| b.for_each(0, n_panels, 1, sum);
         let one_by_one = || {
-            let are_few = self.n_rows.le(2 * in_stream);
             let stream = || {
-                each(&|panel| {
-                    for_each_tile(b, self.n_rows, in_stream, &|row, n| self.stream(b, (row, n), (panel, 1)));
+                b.for_each(0, n_panels, 1, |panel| {
+                    for_each_tile(b, n_rows, in_stream, &|row, n_rows| {
+                        self.stream(&Tile { row, n_rows, panel, n_panels: 1 });
+                    });
                 });
                 []
             };
             let pass = || {
-                each(&|panel| self.pass(b, panel, unpacked));
+                b.for_each(0, n_panels, 1, |panel| self.pass(panel));
                 []
             };
-            b.if_else(are_few, stream, pass)
+            b.if_else(n_rows.le(2 * in_stream), stream, pass)
         };
-        let tile = |rows: usize| (rows, units_in_stream(b.target(), self.weights.format, rows, unit) * unit);
-        let tiles: Vec<_> = (1..in_stream).map(tile).filter(|&(_, panels)| panels > unit).collect();
-        let are_abreast = tiles.iter().map(|&(rows, panels)| {
-            let are_rows = self.n_rows.eq(rows);
-            are_rows & n_panels.eq(panels)
-        });
+        let panels_abreast = |rows| units_in_stream(b.target(), self.weights.format, rows, unit) * unit;
+        let tiles: Vec<_> = (1..in_stream).map(|n| (n, panels_abreast(n))).filter(|&(_, n)| n > unit).collect();
+        let are_abreast = tiles.iter().map(|&(rows, panels)| n_rows.eq(rows) & n_panels.eq(panels));
         let Some(are_abreast) = are_abreast.reduce(|any, this| any | this) else {
             one_by_one();
             return;
         };
         let abreast = || {
             for &(rows, panels) in &tiles {
-                let are_rows = self.n_rows.eq(rows);
-                b.if_(are_rows, || self.stream(b, (b.index(0), rows), (b.index(0), panels)));
+                b.if_(n_rows.eq(rows), || {
+                    self.stream(&Tile { row: b.index(0), n_rows: rows, panel: b.index(0), n_panels: panels });
+                });
             }
             []
         };
         b.if_else(are_abreast, abreast, one_by_one);
     }
 
-    /// A tile of few rows and panels from a place on: the weights stream past.
-    fn stream(&self, b: &Builder, (row, n_rows): (Value, usize), (panel, n_panels): (Value, usize)) {
-        let lanes = lanes(b.target());
-        let rows: Vec<Value> = (0..n_rows).map(|r| row + r).collect();
-        let panels: Vec<Value> = (0..n_panels).map(|p| panel + p).collect();
-        let zeros = vec![b.splat(0.0, lanes); n_rows * n_panels * LANES / lanes];
-        let sums = b.for_range_vec(0, self.weights.n_groups(), 1, &zeros, |group, sums| {
-            let integers = self.stream_group(b, (&rows, &panels), group);
+    /// A tile of few rows: the weights stream past.
+    fn stream(&self, tile: &Tile) {
+        let (b, lanes) = (self.b, self.lanes());
+        let rows: Vec<Value> = (0..tile.n_rows).map(|r| tile.row + r).collect();
+        let panels: Vec<Value> = (0..tile.n_panels).map(|p| tile.panel + p).collect();
+        let zeros = vec![b.splat(0.0, lanes); rows.len() * panels.len() * self.registers()];
+        let sums = b.for_range(0, self.weights.n_groups(), 1, zeros, |group, sums| {
+            let integers = self.stream_group(&rows, &panels, group);
             let of_weights = panels.iter().map(|&panel| self.weights.group_scales(b, self.first + panel, group));
             let of_weights: Vec<_> = of_weights.collect();
             let of_row = |&row| {
-                let of_panel = |of_panel: &Option<Vec<Value>>| self.scales(b, [group, row], of_panel.as_deref());
+                let of_panel = |of_panel: &Option<Vec<Value>>| self.scales([group, row], of_panel.as_deref());
                 of_weights.iter().flat_map(of_panel).collect::<Vec<Value>>()
             };
-            let terms = integers.iter().zip(rows.iter().flat_map(of_row)).zip(sums);
+            let terms = integers.iter().zip(rows.iter().flat_map(of_row)).zip(&sums);
             terms.map(|((&integer, scale), &sum)| integer.to_f32().mul_add(scale, sum)).collect()
         });
-        let tiles = rows.iter().flat_map(|&row| panels.iter().map(move |&panel| (row, panel)));
-        for ((row, panel), sums) in tiles.zip(sums.chunks_exact(LANES / lanes)) {
-            b.store(Value::concat(sums), self.sums, &[panel, row, b.index(0)]);
+        let places = rows.iter().flat_map(|&row| panels.iter().map(move |&panel| [panel, row, b.index(0)]));
+        for (place, sums) in places.zip(sums.chunks_exact(self.registers())) {
+            b.store(Value::concat(sums), self.sums, place);
         }
     }
 
     /// The integer sums of a group, straight from the packed weights: for each row, each panel, each register of lanes.
-    fn stream_group(&self, b: &Builder, (rows, panels): (&[Value], &[Value]), group: Value) -> Vec<Value> {
-        let (weights, lanes) = (self.weights, lanes(b.target()));
-        let registers = LANES / lanes;
+    fn stream_group(&self, rows: &[Value], panels: &[Value], group: Value) -> Vec<Value> {
+        let (b, weights, registers) = (self.b, self.weights, self.registers());
         let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(self.first + panel)).collect();
-        let (first_line, end) = weights.group_lines(group);
-        let zeros = vec![b.splat_i32(0, lanes); rows.len() * panels.len() * registers];
-        b.for_range_vec(first_line, end, 1, &zeros, |line, integers| {
-            let mut integers = integers.to_vec();
+        let group_lines = weights.group_lines(group);
+        let zeros = vec![b.splat_i32(0, self.lanes()); rows.len() * panels.len() * registers];
+        b.for_range(group_lines.start, group_lines.end, 1, zeros, |line, mut integers| {
             let lines: Vec<Value> = starts.iter().map(|&start| start + line * LINE).collect();
             if panels.len() <= 2 {
-                lines.iter().for_each(|&line| b.prefetch(weights.integers, &[line + AHEAD]));
+                lines.iter().for_each(|&line| b.prefetch(weights.panels, line + AHEAD));
             }
-            let first_pair = (line - first_line) * weights.line_pairs();
+            let first_pair = (line - group_lines.start) * weights.line_pairs();
             let in_half = weights.line_pairs() / HALVES;
             for half in 0..HALVES {
                 let pair = |p: usize| first_pair + (half * in_half + p);
-                let load = |&row: &Value| (0..in_half).map(|p| self.load_pair(b, [group, row, pair(p)])).collect();
+                let load = |&row: &Value| (0..in_half).map(|p| self.load_pair([group, row, pair(p)])).collect();
                 let x: Vec<Vec<Value>> = rows.iter().map(load).collect();
                 for (p, &line) in lines.iter().enumerate() {
                     let pairs = weights.load_half(b, line, half);
@@ -187,79 +178,76 @@ impl Panels<'_> {
     }
 
     /// A panel and many rows: for each group of the inputs, unpacked once, for each tile of rows.
-    fn pass(&self, b: &Builder, panel: Value, unpacked: Buffer) {
+    fn pass(&self, panel: Value) {
+        let (b, lanes) = (self.b, self.lanes());
         let number = self.first + panel;
-        b.for_each(0, self.n_rows, 1, |row| b.store(b.splat(0.0, LANES), self.sums, &[panel, row, b.index(0)]));
+        b.for_each(0, self.n_rows, 1, |row| b.store(b.splat(0.0, LANES), self.sums, (panel, row, 0)));
         b.for_each(0, self.weights.n_groups(), 1, |group| {
-            let n_pairs = self.unpack(b, (number, group), unpacked);
+            let n_pairs = self.unpack(number, group);
             let of_weights = self.weights.group_scales(b, number, group);
             for_each_tile(b, self.n_rows, rows_in_tile(b.target()), &|row, n| {
-                let places: Vec<Value> = (0..n).map(|r| row + r).collect();
-                let integers = self.pass_group(b, &places, (group, n_pairs), unpacked);
-                for (&place, integers) in places.iter().zip(integers.chunks_exact(integers.len() / n)) {
-                    let scales = self.scales(b, [group, place], of_weights.as_deref());
+                let rows: Vec<Value> = (0..n).map(|r| row + r).collect();
+                let integers = self.pass_group(&rows, group, n_pairs);
+                for (&row, integers) in rows.iter().zip(integers.chunks_exact(self.registers())) {
+                    let scales = self.scales([group, row], of_weights.as_deref());
                     for (register, (&integer, scale)) in integers.iter().zip(scales).enumerate() {
-                        let at = [panel, place, b.index(register * lanes(b.target()))];
-                        let sum = b.load_vector(self.sums, &at, lanes(b.target()));
-                        b.store(integer.to_f32().mul_add(scale, sum), self.sums, &at);
+                        let at = [panel, row, b.index(register * lanes)];
+                        let sum = b.load_vector(self.sums, at, lanes);
+                        b.store(integer.to_f32().mul_add(scale, sum), self.sums, at);
                     }
                 }
             });
         });
     }
 
-    /// Unpacks a group of a panel to `[pairs][2 · 16]`; gives the number of its pairs.
-    fn unpack(&self, b: &Builder, (panel, group): (Value, Value), unpacked: Buffer) -> Value {
-        let weights = self.weights;
-        let (start, end) = weights.group_lines(group);
+    /// Unpacks a group of a panel; gives the number of its pairs.
+    fn unpack(&self, panel: Value, group: Value) -> Value {
+        let (b, weights) = (self.b, self.weights);
+        let lines = weights.group_lines(group);
         let panel = weights.panel(panel);
-        b.for_each(start, end, 1, |line| {
+        b.for_each_in(lines, |line| {
             let at = panel + line * LINE;
-            let first_pair = (line - start) * weights.line_pairs();
+            let first_pair = (line - lines.start) * weights.line_pairs();
             for (pair, registers) in weights.load_line(b, at).into_iter().enumerate() {
                 for (register, weights) in registers.into_iter().enumerate() {
-                    let lane = b.index(2 * register * lanes(b.target()));
-                    b.store(weights, unpacked, &[first_pair + pair, lane]);
+                    let lane = b.index(2 * register * self.lanes());
+                    b.store(weights, self.unpacked, (first_pair + pair, lane));
                 }
             }
         });
-        (end - start) * weights.line_pairs()
+        lines.count() * weights.line_pairs()
     }
 
     /// The integer sums of a group from the unpacked weights: for each row, for each register of lanes.
-    fn pass_group(
-        &self,
-        b: &Builder,
-        places: &[Value],
-        (group, n_pairs): (Value, Value),
-        unpacked: Buffer,
-    ) -> Vec<Value> {
-        let (lanes, registers) = (lanes(b.target()), LANES / lanes(b.target()));
-        let zeros = vec![b.splat_i32(0, lanes); places.len() * registers];
-        b.for_range_vec(0, n_pairs, 2, &zeros, |pair, integers| {
-            let mut integers = integers.to_vec();
+    fn pass_group(&self, rows: &[Value], group: Value, n_pairs: Value) -> Vec<Value> {
+        let (b, lanes, registers) = (self.b, self.lanes(), self.registers());
+        let zeros = vec![b.splat_i32(0, lanes); rows.len() * registers];
+        b.for_range(0, n_pairs, 2, zeros, |pair, mut integers| {
             for pair in [pair, pair + 1] {
-                let load = |register| b.load_vector(unpacked, &[pair, b.index(2 * lanes * register)], 2 * lanes);
+                let load = |register| {
+                    let lane = b.index(2 * lanes * register);
+                    b.load_vector(self.unpacked, (pair, lane), 2 * lanes)
+                };
                 let weights: Vec<Value> = (0..registers).map(load).collect();
-                for (&place, integers) in places.iter().zip(integers.chunks_exact_mut(registers)) {
-                    madd(b, self.load_pair(b, [group, place, pair]), &weights, integers);
+                for (&row, integers) in rows.iter().zip(integers.chunks_exact_mut(registers)) {
+                    madd(b, self.load_pair([group, row, pair]), &weights, integers);
                 }
             }
             integers
         })
     }
 
-    /// A pair of a row's inputs, at `[group, place, pair]`, in every lane.
-    fn load_pair(&self, b: &Builder, at: [Value; 3]) -> Value {
-        b.load(self.quantized.pairs, &at).broadcast(lanes(b.target())).reinterpret(Num::I16)
+    /// A pair of a row's inputs, at `[group, row, pair]`, in every lane.
+    fn load_pair(&self, at: [Value; 3]) -> Value {
+        self.b.load(self.quantized.pairs, at).broadcast(self.lanes()).reinterpret(Num::I16)
     }
 
-    /// What multiplies the integer sums of a group of a row, at `[group, place]`, for each register.
-    fn scales(&self, b: &Builder, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
-        let x = b.load(self.quantized.scales, &at).broadcast(lanes(b.target()));
+    /// The factors of the integer sums of a group of a row, at `[group, row]`, for each register.
+    fn scales(&self, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
+        let x = self.b.load(self.quantized.scales, at).broadcast(self.lanes());
         match weights {
             Some(weights) => weights.iter().map(|&weights| x * weights).collect(),
-            None => vec![x; LANES / lanes(b.target())],
+            None => vec![x; self.registers()],
         }
     }
 }
@@ -271,17 +259,7 @@ fn madd(b: &Builder, x: Value, weights: &[Value], sums: &mut [Value]) {
     }
 }
 
-/// Units abreast for a number of rows.
-fn abreast(b: &Builder, format: Elem, unit: usize, n_rows: Value) -> Value {
-    let mut abreast = b.index(1);
-    for n in 1..rows_in_stream(b.target()) {
-        let units = units_in_stream(b.target(), format, n, unit);
-        abreast = n_rows.eq(n).select(units, abreast);
-    }
-    abreast
-}
-
-/// Runs `tile(row, n)` for tiles of `in_tile` rows, and for what is left of them.
+/// Runs `tile(row, n)` for tiles of `in_tile` rows, and for a last tile of the rest.
 fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value, usize)) {
     let rest = n_rows % in_tile;
     let whole = n_rows - rest;
@@ -313,7 +291,7 @@ fn rows_in_stream(target: CpuTarget) -> usize {
 /// a single stream with prefetches, though with 16 registers half of the integer sums wait on the stack.
 const STREAMS: usize = 8;
 
-/// Units abreast for so many rows of a stream. Unpacking int4 keeps a core busy enough: two streams abreast, whose sums leave
+/// Units abreast for a number of rows of a stream. Unpacking int4 keeps a core busy enough: two streams abreast, whose sums leave
 /// the registers, were 0.85 times as fast as one.
 fn units_in_stream(target: CpuTarget, format: Elem, rows: usize, unit: usize) -> usize {
     let streams = if format == Elem::I8 { STREAMS.min(2 * rows_in_stream(target)) } else { 1 };

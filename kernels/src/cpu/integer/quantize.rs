@@ -1,4 +1,4 @@
-//! Rows of x as 16-bit integers, in arrays on the stack: what one thread's products read.
+//! Rows of x as 16-bit integers, in arrays on the stack, for one thread's products.
 //!
 //!     scale = max|x| / 32767,  q = round(x · (32767 / max|x|))      for each row and group of inputs, ties to even
 //!
@@ -52,8 +52,8 @@ impl Rows {
         let (n_groups, rest) = (self.k / self.group, self.k % self.group);
         b.for_each(0, n_groups, 1, |group| {
             let column = group * self.group;
-            let load = |at| b.load_vector(x, &[from, column + at], LANES);
-            self.fill_group(b, (group, to), self.group, &load);
+            let load = |at| b.load_vector(x, (from, column + at), LANES);
+            self.fill_group(b, group, to, self.group, &load);
         });
         if rest > 0 {
             // Lanes beyond the last column hold anything.
@@ -63,14 +63,14 @@ impl Rows {
                     return zero;
                 }
                 let is_input = b.iota(LANES).lt(rest - at);
-                is_input.select(b.load_vector(x, &[from, b.index(column + at)], LANES), zero)
+                is_input.select(b.load_vector(x, (from, column + at), LANES), zero)
             };
-            self.fill_group(b, (b.index(n_groups), to), padded_inputs(rest), &load);
+            self.fill_group(b, b.index(n_groups), to, padded_inputs(rest), &load);
         }
     }
 
     /// Quantizes `n_inputs` of a group; `load` gives the vector that begins at an input of it.
-    fn fill_group(&self, b: &Builder, (group, row): (Value, Value), n_inputs: usize, load: &dyn Fn(usize) -> Value) {
+    fn fill_group(&self, b: &Builder, group: Value, row: Value, n_inputs: usize, load: &dyn Fn(usize) -> Value) {
         let vectors = (0..n_inputs).step_by(LANES);
 
         // 1. largest magnitude
@@ -78,12 +78,11 @@ impl Rows {
         let largest = magnitudes.reduce(|x, y| x.max(y)).expect("a group has inputs").reduce_max();
 
         // 2. scale
-        let bits = |x: f32| b.i32(x.to_bits() as i32);
-        let is_zero = largest.lt(bits(2f32.powi(-110)));
-        let is_finite = largest.lt(bits(f32::INFINITY));
+        let is_zero = largest.lt(2f32.powi(-110).to_bits());
+        let is_finite = largest.lt(f32::INFINITY.to_bits());
         let (max, steps) = (largest.bitcast(Num::F32), b.f32(i16::MAX.into()));
         let scale = is_finite.select(max / steps, f32::NAN);
-        b.store(is_zero.select(0.0, scale), self.scales, &[group, row]);
+        b.store(is_zero.select(0.0, scale), self.scales, (group, row));
 
         // 3. multiply
         let inverse = (steps / max).broadcast(LANES);
@@ -92,7 +91,7 @@ impl Rows {
             let scaled = (load(at) * inverse).bitcast(Num::I32);
             let scaled = (scaled & mask).bitcast(Num::F32);
             let rounded = scaled.round_ties_even().to_i32().to_i16();
-            b.store(rounded.reinterpret(Num::I32), self.pairs, &[group, row, b.index(at / 2)]);
+            b.store(rounded.reinterpret(Num::I32), self.pairs, (group, row, at / 2));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Packed integers as a CPU reads them: a vector register of i16, two inputs of each of its outputs.
 
 use super::{GROUP, activation_group, padded_inputs, scales};
-use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
@@ -12,21 +12,21 @@ pub(super) const LINE: usize = 64;
 pub(super) const HALVES: usize = LINE / (2 * LANES);
 
 /// Packed weights and their scales.
-pub(crate) struct Weights {
+#[derive(Clone, Copy)]
+pub(crate) struct Integers {
     /// Inputs.
     pub(super) k: usize,
     /// I8 or I4.
     pub(super) format: Elem,
-    /// Panels.
-    pub(super) integers: Buffer,
+    pub(super) panels: Buffer,
     /// The panels' scales.
     scales: Buffer,
 }
 
-impl Weights {
-    /// Those in a kernel's slots `weight` and `scales`, where the format is one of integers.
-    pub(crate) fn of(b: &Builder, format: Elem, k: usize) -> Option<Weights> {
-        scales(format).map(|_| Weights { k, format, integers: b.buffer("weight"), scales: b.buffer("scales") })
+impl Integers {
+    /// A kernel's slots `weight` and `scales`, where the format is one of integers.
+    pub(in crate::cpu) fn of(b: &Builder, format: Elem, k: usize) -> Option<Integers> {
+        scales(format).map(|_| Integers { k, format, panels: b.buffer("weight"), scales: b.buffer("scales") })
     }
 
     /// Groups of inputs that x is quantized by.
@@ -35,11 +35,11 @@ impl Weights {
     }
 
     /// The lines of a group in its panel; the last group may be shorter.
-    pub(super) fn group_lines(&self, group: Value) -> (Value, Value) {
+    pub(super) fn group_lines(&self, group: Value) -> Range {
         let (lines, in_group) = (self.panel_bytes() / LINE, activation_group(self.format) / self.line_inputs());
         let start = group * in_group;
         let end = start + in_group;
-        (start, if lines.is_multiple_of(in_group) { end } else { end.min(lines) })
+        Range { start, end: if lines.is_multiple_of(in_group) { end } else { end.min(lines) } }
     }
 
     /// Pairs of inputs in a line.
@@ -61,7 +61,7 @@ impl Weights {
     pub(super) fn load_half(&self, b: &Builder, line: Value, half: usize) -> Vec<Vec<Value>> {
         let load = |register: usize| {
             let at = line + (2 * LANES * half + register);
-            b.load_vector(self.integers, &[at], 2 * lanes(b.target())).to_i16()
+            b.load_vector(self.panels, at, 2 * lanes(b.target())).to_i16()
         };
         let bytes: Vec<Value> = (0..2 * LANES).step_by(2 * lanes(b.target())).map(load).collect();
         if self.format == Elem::I8 {
@@ -72,21 +72,19 @@ impl Weights {
         vec![low, high]
     }
 
-    /// What multiplies the integer sums of a group, for each register of a panel's lanes; `None` for 1.
+    /// The factors of the integer sums of a group, for each register of a panel's lanes; `None` for 1.
     pub(super) fn group_scales(&self, b: &Builder, panel: Value, group: Value) -> Option<Vec<Value>> {
         (self.format == Elem::I4).then(|| {
-            let n_groups = b.index(padded_inputs(self.k) / GROUP);
-            let first = (panel * n_groups + group) * LANES;
+            let first = (panel * (padded_inputs(self.k) / GROUP) + group) * LANES;
             let registers = (0..LANES).step_by(lanes(b.target()));
-            let at = |lane| first + lane;
-            registers.map(|lane| b.load_vector(self.scales, &[at(lane)], lanes(b.target())).to_f32()).collect()
+            registers.map(|lane| b.load_vector(self.scales, first + lane, lanes(b.target())).to_f32()).collect()
         })
     }
 
     /// A panel's results from the sums of all groups.
     pub(super) fn scale_channels(&self, b: &Builder, panel: Value, sums: Value) -> Value {
         match self.format {
-            Elem::I8 => sums * b.load_vector(self.scales, &[panel * LANES], LANES),
+            Elem::I8 => sums * b.load_vector(self.scales, panel * LANES, LANES),
             _ => sums,
         }
     }
