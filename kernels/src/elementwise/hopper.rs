@@ -66,9 +66,10 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::hopper::rows;
+use crate::hopper::{Builder, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (cols, row) = (spec.cols, b.block());
     b.if_(row.lt(b.count("rows")), || {
         let row_of = |name: &str, elem: Elem| b.row(b.pointer(name), row, elem.bytes() * row_stride(elem, cols));

@@ -42,10 +42,12 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type};
-    use crate::hopper::rows;
+use crate::cpu::builder::{Num, Type};
+#[cfg(feature = "emit")]
+use crate::hopper::{Builder, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (cols, token) = (spec.d_model, b.block());
     b.if_(token.lt(b.count("tokens")), || {
         let id = b.load(b.at(b.pointer("ids"), token * 4), Type::scalar(Num::I32));

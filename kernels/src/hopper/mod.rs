@@ -30,6 +30,8 @@ pub(crate) mod ring;
 #[cfg(feature = "emit")]
 pub(crate) mod rows;
 #[cfg(feature = "emit")]
+pub(crate) mod select;
+#[cfg(feature = "emit")]
 mod threads;
 
 #[cfg(feature = "emit")]

@@ -4,18 +4,18 @@
 //!     keys[page, g, row, e] = k[t, g · d_head + e];  values[page, g, row, e] = v[t, g · d_head + e]
 //!
 //! A page of a layer holds, KV head after KV head, two groups of 8 tokens; of a group first the keys, then the values, each in
-//! blocks of 64 columns of bf16; a block is 8 rows of 128 bytes, token after token. Part p (16 bytes) of row r lies at place
+//! blocks of 64 columns of bf16; a block is 8 rows of 128 bytes, token after token. Part p (16 bytes) of row r is at place
 //! p ^ r of its row: the order in which wgmma and ldmatrix read shared memory without conflicts, so that attention copies the
 //! page of a head as it is, in one piece. Columns beyond d_head are zeros.
 //!
 //! All of a page that holds a token is written: where a step opens a page, the last token of its sequence zeroes the rows
-//! behind itself. Masked probabilities are zero, and zero times what lies there is zero.
+//! after itself. Masked probabilities are zero, and zero times a finite value is zero.
 //!
 //! Bound by memory: reads each key and value once and writes it once.
 //!
 //! 1. load 16 bytes of the row, zeros beyond the head
 //! 2. find the page and the row in it; store
-//! 3. the last token of a sequence, in a page that the step opened: zeros in the rows behind it
+//! 3. the last token of a sequence, in a page that the step opened: zeros in the rows after it
 
 use crate::hopper::row_stride;
 use crate::kernel::{Cost, Counts, Elem, Param};
@@ -131,92 +131,9 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) use emit::emit;
-
+mod emit;
 #[cfg(feature = "emit")]
-mod emit {
-    use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS};
-    use super::{blocks, group_bytes, head_bytes};
-    use crate::cpu::builder::{Num, Type, Value};
-    use crate::hopper::{Builder, row_stride};
-    use crate::kernel::Elem;
-    use crate::kv_append::PAGE_TOKENS;
-
-    pub(crate) fn emit(b: &Builder, spec: &Spec) {
-        assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
-        let thread = b.block() * THREADS as usize + b.thread();
-        let parts = b.i32(spec.parts() as i32);
-        let t = thread / parts;
-        b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % parts));
-    }
-
-    /// Part `part` of token t.
-    fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
-        let d_head = spec.d_head;
-        let per_head = blocks(d_head) * BLOCK_COLUMNS / PART;
-        let per_side = b.i32((spec.n_kv_heads * per_head) as i32);
-        let is_value = part.ge(per_side);
-        let of_side = part % per_side;
-        let (head, of_head) = (of_side / per_head, of_side % per_head);
-
-        // 1. load
-        let stride = 2 * row_stride(Elem::Bf16, spec.n_kv_heads * d_head);
-        let row = is_value.select(b.row(b.pointer("v"), t, stride), b.row(b.pointer("k"), t, stride));
-        let column = of_head * PART;
-        let x = load(b, spec, b.at(row, (head * d_head + column) * 2), column);
-
-        // 2. store
-        let table = |name, at| b.load(b.at(b.pointer(name), at * 4), Type::scalar(Num::I32));
-        let s = table("sequence_of", t);
-        let past = table("past", s);
-        let position = past + t - table("starts", s);
-        let tokens = b.i32(PAGE_TOKENS as i32);
-        let (nth, row) = (position / tokens, position % tokens);
-        let entry = s.to_i64() * b.scalar("pages_per_sequence").to_i64() + nth.to_i64();
-        let page = b.load(b.at(b.pointer("pages"), entry << 2), Type::scalar(Num::I32));
-        let page = (page.to_i64() * b.scalar("page_stride").to_i64()) << 1;
-        let in_group =
-            is_value.select(b.i32((blocks(d_head) * BLOCK_BYTES) as i32), 0) + column / BLOCK_COLUMNS * BLOCK_BYTES;
-        let head = b.at(b.at(b.pointer("cache"), page), head * head_bytes(d_head) + in_group);
-        let place = of_head & ((BLOCK_COLUMNS / PART) - 1);
-        let put = |x: Value, row: Value| {
-            let in_group = row & (GROUP_TOKENS - 1);
-            let group = (row >> GROUP_TOKENS.ilog2()) * group_bytes(d_head);
-            let in_row = (place ^ in_group) * (2 * PART);
-            b.store(x, b.at(head, group + (in_group * ROW_BYTES + in_row)));
-        };
-        put(x, row);
-
-        // 3. zeros
-        let is_last = (t + 1).eq(table("starts", s + 1));
-        let opens = (position - row).ge(past);
-        b.if_(is_last & opens, || {
-            b.for_each(row + 1, tokens, 1, |row| put(b.splat_i32(0, 4), row));
-        });
-    }
-
-    /// Sixteen bytes of a head from its column `column` on, which lies at `from`.
-    fn load(b: &Builder, spec: &Spec, from: Value, column: Value) -> Value {
-        let (d_head, quad) = (spec.d_head, Type::vector(Num::I32, PART / 2));
-        if d_head.is_multiple_of(BLOCK_COLUMNS) {
-            return b.load(from, quad);
-        }
-        let inside = |e: usize| (column + e).lt(d_head);
-        if d_head.is_multiple_of(PART) {
-            let [x] = b.if_else(inside(0), || [b.load(from, quad)], || [b.splat_i32(0, PART / 2)]);
-            return x;
-        }
-        // Heads do not begin at multiples of 16 bytes.
-        let element = |e: usize| {
-            let load = || [b.load(b.at_byte(from, 2 * e), Type::scalar(Num::I16)).to_i32()];
-            let [x] = b.if_else(inside(e), load, || [b.i32(0)]);
-            x & 0xffff
-        };
-        (0..PART / 2).fold(b.splat_i32(0, PART / 2), |x, pair| {
-            x.with_lane(pair, element(2 * pair) | (element(2 * pair + 1) << 16))
-        })
-    }
-}
+pub(crate) use emit::emit;
 
 #[cfg(test)]
 mod tests {

@@ -2,10 +2,10 @@
 //!
 //!     out[t, i] = Σⱼ weights[t, j] · y[p, i]       p = sorted position of slot t · top_k + j, j from 0 to top_k − 1
 //!
-//! y lies in the order of [`crate::moe_gather::hopper`]; `slots` are those of [`crate::moe_route::hopper`].
+//! y is in the order of [`crate::moe_gather::hopper`]; `slots` are those of [`crate::moe_route::hopper`].
 //! Bound by memory: top_k rows of f32 read and one written for each token.
 //!
-//! 1. where the token's products are, and their weights
+//! 1. the addresses of the token's products, and their weights
 //! 2. the first, and the others added in their order
 
 use crate::hopper::{row_stride, row_threads};
@@ -51,14 +51,16 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type};
-    use crate::hopper::{COLUMNS, rows};
+use crate::cpu::builder::{Num, Type};
+#[cfg(feature = "emit")]
+use crate::hopper::{Builder, COLUMNS, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (cols, top_k, token) = (spec.cols, spec.top_k, b.block());
     let stride = 4 * row_stride(Elem::F32, cols);
     b.if_(token.lt(b.count("rows")), || {
-        // 1. where
+        // 1. addresses
         let weights = b.row(b.pointer("weights"), token, 4 * row_stride(Elem::F32, top_k));
         let slots = b.row(b.pointer("slots"), token, 8 * top_k);
         let terms: Vec<_> = (0..top_k)
@@ -71,12 +73,10 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
         // 2. sum
         let out = b.row(b.pointer("out"), token, stride);
         rows::for_each_vector(b, cols, |_, column| {
-            let products = terms.iter().map(|&(weight, row)| (weight, rows::load_f32(b, row, column)));
-            let sum = products.fold(None, |sum, (weight, y)| match sum {
-                None => Some(weight * y),
-                Some(sum) => Some(weight.mul_add(y, sum)),
-            });
-            rows::store(b, sum.expect("an expert at least"), Elem::F32, out, column);
+            let mut products = terms.iter().map(|&(weight, row)| (weight, rows::load_f32(b, row, column)));
+            let (weight, y) = products.next().expect("an expert at least");
+            let sum = products.fold(weight * y, |sum, (weight, y)| weight.mul_add(y, sum));
+            rows::store(b, sum, Elem::F32, out, column);
         });
     });
 }

@@ -5,7 +5,7 @@
 //! `slots` are those of [`crate::moe_route::hopper`].
 //! Bound by memory: each row of x read once from memory and from the cache after that, top_k rows written.
 //!
-//! 1. whose row
+//! 1. the slot's token
 //! 2. its bytes, 16 a thread
 
 use crate::hopper::{copy_threads, row_stride};
@@ -49,14 +49,16 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type};
-    use crate::hopper::rows;
+use crate::cpu::builder::{Num, Type};
+#[cfg(feature = "emit")]
+use crate::hopper::{Builder, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let place = b.block();
     let stride = 2 * row_stride(Elem::Bf16, spec.cols);
     b.if_(place.lt(b.count("slot_rows")), || {
-        // 1. whose
+        // 1. token
         let slot = b.load(b.at(b.pointer("slots"), place * 8), Type::scalar(Num::I32));
         let token = b.div_unsigned(slot, spec.top_k as u32);
         // 2. copy

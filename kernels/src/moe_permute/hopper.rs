@@ -1,12 +1,11 @@
-//! Slots sorted by expert on Hopper, by one block: what [`crate::moe_route::hopper`] does once it has chosen.
+//! Slots sorted by expert on Hopper, by one block: [`crate::moe_route::hopper`] without the choice of experts.
 //!
 //!     the slots t · top_k + j, sorted by experts[t, j], equals ascending:
-//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = how many have an expert below e
+//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number with an expert below e
 //!
 //! Bound by latency: tokens · top_k integers, read by one multiprocessor.
 //!
-//! 1. for each tile of tokens: slots of each expert counted
-//! 2. and 3. as there
+//! 1. the experts of each token, from memory; then the sort of `crate::hopper::select`
 
 use crate::kernel::{Cost, Counts, Elem, Param, Rows};
 use crate::moe_route;
@@ -49,10 +48,14 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::moe_route::hopper::{experts_of, sort};
+use crate::hopper::{
+    Builder,
+    select::{experts_of, sort_by_expert},
+};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, top_k, .. } = spec;
     // 1. experts
-    sort(b, n_experts, top_k, |token| experts_of(b, top_k, token));
+    sort_by_expert(b, n_experts, top_k, |token| experts_of(b, top_k, token));
 }

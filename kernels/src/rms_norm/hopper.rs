@@ -66,38 +66,32 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) use emit::emit;
+use crate::hopper::{Builder, rows};
 
 #[cfg(feature = "emit")]
-mod emit {
-    use super::{MAX_COLS, Spec};
-    use crate::hopper::{Builder, row_stride, rows};
-    use crate::kernel::Elem;
-
-    pub(crate) fn emit(b: &Builder, spec: &Spec) {
-        let cols = spec.cols;
-        assert!(cols <= MAX_COLS, "rows of {cols} columns");
-        let row = b.block();
-        let f32_row = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
-        b.if_(row.lt(b.count("rows")), || {
-            // 1. load
-            let x = rows::map_vectors(b, cols, |column| {
-                let x = rows::load_f32(b, f32_row("a"), column);
-                if !spec.residual {
-                    return rows::masked(b, cols, column, x);
-                }
-                let sum = x + rows::load_f32(b, f32_row("b"), column);
-                rows::store(b, sum, Elem::F32, f32_row("sum"), column);
-                rows::masked(b, cols, column, sum)
-            });
-            // 2. squares
-            let scale = rows::inverse_rms(b, cols, spec.eps, &x, b.shared());
-            // 3. scale
-            let out = b.row(b.pointer("out"), row, spec.out.bytes() * row_stride(spec.out, cols));
-            rows::for_each_vector(b, cols, |number, column| {
-                let weight = rows::load_dense(b, b.pointer("weight"), cols, column);
-                rows::store(b, x[number] * scale * weight, spec.out, out, column);
-            });
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    let cols = spec.cols;
+    assert!(cols <= MAX_COLS, "rows of {cols} columns");
+    let row = b.block();
+    let f32_row = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
+    b.if_(row.lt(b.count("rows")), || {
+        // 1. load
+        let x = rows::map_vectors(b, cols, |column| {
+            let x = rows::load_f32(b, f32_row("a"), column);
+            if !spec.residual {
+                return rows::masked(b, cols, column, x);
+            }
+            let sum = x + rows::load_f32(b, f32_row("b"), column);
+            rows::store(b, sum, Elem::F32, f32_row("sum"), column);
+            rows::masked(b, cols, column, sum)
         });
-    }
+        // 2. squares
+        let scale = rows::inverse_rms(b, cols, spec.eps, &x, b.shared());
+        // 3. scale
+        let out = b.row(b.pointer("out"), row, spec.out.bytes() * row_stride(spec.out, cols));
+        rows::for_each_vector(b, cols, |number, column| {
+            let weight = rows::load_dense(b, b.pointer("weight"), cols, column);
+            rows::store(b, x[number] * scale * weight, spec.out, out, column);
+        });
+    });
 }

@@ -1,10 +1,10 @@
-//! Rows by number on Hopper: a block for each row that is wanted.
+//! Rows by number on Hopper: a block for each selected row.
 //!
 //!     out[i, :] = x[rows[i], :]
 //!
 //! Bound by latency: few rows.
 //!
-//! 1. which row
+//! 1. the number of the row
 //! 2. its bytes, 16 a thread
 
 use crate::hopper::{copy_threads, row_stride};
@@ -45,14 +45,16 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type};
-    use crate::hopper::rows;
+use crate::cpu::builder::{Num, Type};
+#[cfg(feature = "emit")]
+use crate::hopper::{Builder, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let row = b.block();
     let stride = spec.elem.bytes() * row_stride(spec.elem, spec.cols);
     b.if_(row.lt(b.count("outputs")), || {
-        // 1. which
+        // 1. number
         let wanted = b.load(b.at(b.pointer("rows"), row * 4), Type::scalar(Num::I32));
         // 2. copy
         let (from, to) = (b.row(b.pointer("x"), wanted, stride), b.row(b.pointer("out"), row, stride));

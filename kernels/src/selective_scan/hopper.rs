@@ -1,5 +1,5 @@
 //! The Mamba-1 recurrence on Hopper: blocks split sequences and channels; time is sequential, the state in registers, the
-//! inputs of a stretch of time in shared memory while the next one's are under way.
+//! inputs of a stretch of time in shared memory while the next one's are in flight.
 //!
 //!     h[c, n] = exp2(Δ[t, c] · a[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]       a = −exp(A_log) · log₂(e)
 //!     y[t, c] = Σₙ h[c, n] · C[t, n]                                                n from 0 to d_state − 1
@@ -16,7 +16,7 @@
 //!
 //! 1. decay rates and states of the thread
 //! 2. for each stretch: wait for its inputs; for each group of tokens: states, sums over the lanes, gate, y to shared memory
-//! 3. the inputs of the stretch after the next are asked for; y goes out, 16 bytes a thread
+//! 3. the copies of the stretch after the next start; y is stored, 16 bytes a thread
 //! 4. states
 
 use crate::hopper::{WARP, row_stride};

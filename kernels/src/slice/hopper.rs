@@ -1,10 +1,10 @@
 //! Columns of a row on Hopper: a block for each row.
 //!
-//!     out[r, i] = x[r, start + i]                   each f32 or bf16, rounded where that is less
+//!     out[r, i] = x[r, start + i]                   f32 or bf16 each, rounded to bf16 where the result is
 //!
 //! Bound by memory: the columns read and written once.
 //!
-//! 1. load, a vector where the first column begins one
+//! 1. load: vectors where the first column is aligned, else single elements
 //! 2. store
 
 use crate::hopper::{row_stride, row_threads};
@@ -53,10 +53,12 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type};
-    use crate::hopper::{COLUMNS, rows};
+use crate::cpu::builder::{Num, Type};
+#[cfg(feature = "emit")]
+use crate::hopper::{Builder, COLUMNS, rows};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let row = b.block();
     b.if_(row.lt(b.count("rows")), || {
         let from = b.row(b.pointer("x"), row, spec.x.bytes() * row_stride(spec.x, spec.cols));
@@ -65,7 +67,7 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
             // 1. load
             let first = column + spec.start;
             let element = |lane: usize| {
-                // Behind the last column nothing is read, and what is stored there is anything.
+                // Nothing is read beyond the last column; padding gets anything.
                 let at = (first + lane).min(spec.cols - 1);
                 let num = if spec.x == Elem::F32 { Num::F32 } else { Num::Bf16 };
                 b.load(b.at(from, at * spec.x.bytes()), Type::scalar(num)).to_f32()

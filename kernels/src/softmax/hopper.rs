@@ -46,9 +46,12 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::hopper::{COLUMNS, rows};
+use crate::hopper::{Builder, COLUMNS, rows};
+#[cfg(feature = "emit")]
+use std::f32::consts::LOG2_E;
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (cols, row) = (spec.cols, b.block());
     assert!(cols <= MAX_COLS, "rows of {cols} columns");
     b.if_(row.lt(b.count("rows")), || {
@@ -66,8 +69,7 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
         let most = lanes.iter().fold(b.f32(lowest), |most, &x| b.greater(most, x));
         let most = b.block_reduce(most, scratch, |x, y| b.greater(x, y));
         // 2. exponentials
-        let log2_e = b.f32(std::f32::consts::LOG2_E);
-        let powers: Vec<_> = lanes.iter().map(|&x| b.exp2((x - most) * log2_e)).collect();
+        let powers: Vec<_> = lanes.iter().map(|&x| b.exp2((x - most) * LOG2_E)).collect();
         let sum = powers.iter().fold(b.f32(0.0), |sum, &power| sum + power);
         let scale = b.reciprocal(b.block_reduce(sum, scratch, |x, y| x + y));
         // 3. scale

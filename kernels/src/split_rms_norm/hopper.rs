@@ -3,8 +3,8 @@
 //!     out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
 //!
 //! x f32, sums in f32, each result f32 or rounded to bf16.
-//! Bound by memory: each row read once and written once. Parts begin at any column, so accesses are of single elements, which
-//! the lanes of a warp have side by side.
+//! Bound by memory: each row read once and written once. Parts begin at any column, so accesses are of single elements, coalesced
+//! over the lanes of a warp.
 //!
 //! For each part:
 //! 1. load; the lanes' sums of squares, and the warp's
@@ -67,9 +67,12 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::cpu::builder::{Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
+#[cfg(feature = "emit")]
+use crate::hopper::Builder;
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let row = b.block() * ROWS as usize + b.warp();
     b.if_(row.lt(b.count("rows")), || {
         let x = b.row(b.pointer("x"), row, 4 * row_stride(Elem::F32, spec.cols()));
@@ -79,10 +82,7 @@ pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
             let column = |number: usize| b.lane() + number * WARP as usize;
             let inside = |number: usize, then: &dyn Fn() -> Value| {
                 let is_column = column(number).lt(cols);
-                match (number + 1) * WARP as usize <= cols {
-                    true => then(),
-                    false => b.if_else(is_column, || [then()], || [b.f32(0.0)])[0],
-                }
+                if (number + 1) * WARP as usize <= cols { then() } else { b.if_else(is_column, then, || b.f32(0.0)) }
             };
             let f32_at = |from: Value, number: usize| b.load(b.at(from, column(number) * 4), Type::scalar(Num::F32));
             // 1. squares

@@ -6,9 +6,9 @@
 //! where int8 divides; 4, 2 or 1 bytes are written for it and none read. 132 multiprocessors of 128 lanes at 1.7 GHz make
 //! some 6 · 10¹¹ values a second, which takes a fifth of memory's rate as int8 and most of it as f32.
 //!
-//! The product and the sum are rounded each, and subnormals kept: only so are the bits those of every other device.
+//! The product and the sum are rounded separately, and subnormals kept, so that the bits are the same on every device.
 //!
-//! 1. where the row lies, and how much of it is drawn
+//! 1. the row's address, and its number of values
 //! 2. the draws of 16 bytes; int8 in the order of [`crate::hopper::weight`]
 //! 3. as the format stores them
 

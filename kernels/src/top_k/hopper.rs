@@ -1,6 +1,6 @@
 //! The k largest of each row on Hopper: a thread for each row.
 //!
-//!     weights[t, j] = the j-th largest p[t, :], of equals the lowest e;  experts[t, j] = that e
+//!     weights[t, j] = the j-th largest p[t, :], ties to the lowest e;  experts[t, j] = that e
 //!
 //! Bound by latency: rows are short (the experts of a router).
 //!
@@ -54,9 +54,13 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use crate::moe_route::hopper::{Largest, short_row};
+use crate::hopper::{
+    Builder,
+    select::{Largest, short_row},
+};
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { cols, k, .. } = spec;
     assert!(cols <= MAX_COLS && k <= cols, "{k} of {cols} columns");
     let token = b.block() * THREADS as usize + b.thread();

@@ -1,6 +1,6 @@
 //! The likeliest token of each row.
 //!
-//!     tokens[i] = the v of the largest logits[i, v], of equals the lowest; NaN is never largest, −0 equals 0
+//!     tokens[i] = the v of the largest logits[i, v], ties to the lowest; NaN is never largest, −0 equals 0
 //!     −1 where no logit of the row is largest and finite
 //!
 //! The host's `greedy`, exactly. Bound by memory: reads each row once, some microseconds by one multiprocessor.
@@ -47,9 +47,12 @@ impl Spec {
 }
 
 #[cfg(feature = "emit")]
-pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-    use super::row::Row;
+use super::row::Row;
+#[cfg(feature = "emit")]
+use crate::hopper::Builder;
 
+#[cfg(feature = "emit")]
+pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let number = b.block();
     b.if_(number.lt(b.count("outputs")), || {
         // 1. largest

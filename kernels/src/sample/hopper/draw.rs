@@ -7,19 +7,19 @@
 //!
 //! A temperature of 0 takes the likeliest, as [`argmax`](super::argmax) does; −1 where no logit is largest and finite.
 //!
-//! Which token: the host's for the same draw, unless `u · sum` lies within rounding of a boundary between two tokens, or
+//! The token is the host's for the same draw, unless `u · sum` is within rounding of a boundary between two tokens, or
 //! `top_p · sum` of one between two prefixes. Weights and sums are f64 on both sides. They differ in two things: the exponential
-//! is good to 2⁻⁵¹ where the host's library is to 2⁻⁵³, and is 0 below e⁻⁷⁰⁰; and sums run over 4 tokens of a thread, then over
-//! threads, where the host's run over tokens one by one. Both move a boundary by some 10⁻¹⁴ of the sum.
+//! is good to 2⁻⁵¹, the host's to 2⁻⁵³, and is 0 below e⁻⁷⁰⁰; and sums run over 4 tokens of a thread, then over threads, the
+//! host's over tokens one by one. Both move a boundary by some 10⁻¹⁴ of the sum.
 //!
-//! Which tokens are kept is found by halving the interval of their keys: no order of threads reaches a result.
+//! A bisection of the keys finds the tokens to keep: no order of threads reaches a result.
 //! Bound by latency: a draw with top-k and top-p reads its row some sixty times from the second-level cache, by one
 //! multiprocessor; exponentials are taken of the likelier half only.
 //!
 //! 1. the largest
-//! 2. top-k: the key that so many reach, and of those that have it exactly the last token
+//! 2. top-k: the k-th largest key, and the last token that is kept of those that have it exactly
 //! 3. top-p: the same by weight
-//! 4. the sum of what is left, and the walk to its share u
+//! 4. the sum of the kept weights, and the walk to its share u
 
 use crate::hopper::{WARP, row_stride, row_threads};
 use crate::kernel::{Cost, Counts, Elem, Param, Rows};

@@ -1,11 +1,11 @@
 //! A row of logits over the threads of a block, four at a time, and its largest.
 
 use super::NO_TOKEN;
-use crate::cpu::builder::{Num, Type, Value};
+use crate::cpu::builder::{Carried, Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS, row_stride};
 use crate::kernel::Elem;
 
-/// The key of what takes no part: NaN, and what lies beyond the row.
+/// The key of logits that take no part: NaN, and those beyond the row.
 pub(super) const NO_KEY: i32 = i32::MIN;
 
 /// One row.
@@ -21,7 +21,7 @@ pub(super) struct Row<'a, 'm> {
 #[derive(Clone, Copy)]
 pub(super) struct Logit {
     pub value: Value,
-    /// i32, ordered as the logits are, −0 below 0; [`NO_KEY`] for what takes no part.
+    /// i32, ordered as the logits are, −0 below 0; [`NO_KEY`] for those that take no part.
     pub key: Value,
     pub token: Value,
 }
@@ -47,31 +47,21 @@ impl<'a, 'm> Row<'a, 'm> {
 
     /// The logits of this thread from column `first` on.
     pub fn logits(&self, first: Value) -> Vec<Logit> {
-        let (b, vocab) = (self.b, self.vocab as i32);
+        let (b, vocab) = (self.b, self.vocab);
         let x = b.load(b.at(self.logits, first * 4), Type::vector(Num::F32, COLUMNS));
         let logit = |lane: usize| {
             let (value, token) = (x.lane(lane), first + lane);
-            let key = self.key(value);
-            let inside = || token.lt(vocab);
-            let key = if self.vocab.is_multiple_of(COLUMNS) { key } else { inside().select(key, NO_KEY) };
+            let key = key(value);
+            let key = if vocab.is_multiple_of(COLUMNS) { key } else { token.lt(vocab).select(key, NO_KEY) };
             Logit { value, key, token }
         };
         (0..COLUMNS).map(logit).collect()
     }
 
-    fn key(&self, value: Value) -> Value {
-        let bits = value.bitcast(Num::I32);
-        let magnitude = bits & i32::MAX;
-        let ordered = bits ^ (bits.shr_signed(31) & i32::MAX);
-        let is_number = magnitude.le(f32::INFINITY.to_bits());
-        is_number.select(ordered, NO_KEY)
-    }
-
     /// Goes through the logits of this thread, lowest token first, carrying values.
-    pub fn fold<const N: usize>(&self, init: [Value; N], body: impl Fn([Value; N], Logit) -> [Value; N]) -> [Value; N] {
-        let b = self.b;
-        let first = b.thread() * COLUMNS;
-        b.for_range(first, self.vocab, self.tile(), init, |column, carried| {
+    pub fn fold<C: Carried>(&self, init: C, body: impl Fn(C, Logit) -> C) -> C {
+        let first = self.b.thread() * COLUMNS;
+        self.b.for_range(first, self.vocab, self.tile(), init, |column, carried| {
             self.logits(column).into_iter().fold(carried, &body)
         })
     }
@@ -91,9 +81,20 @@ impl<'a, 'm> Row<'a, 'm> {
         let token = b.block_reduce(token, self.scratch, |x, y| x.min(y));
         let above = most.gt(key_of(f32::NEG_INFINITY));
         let below = most.lt(key_of(f32::INFINITY));
-        let bits = most ^ (most.shr_signed(31) & i32::MAX);
-        Largest { value: bits.bitcast(Num::F32), token: (above & below).select(token, NO_TOKEN) }
+        Largest { value: ordered(most).bitcast(Num::F32), token: (above & below).select(token, NO_TOKEN) }
     }
+}
+
+/// The bits of an f32 as an i32 that is ordered as the f32 are, and back.
+pub(super) fn ordered(bits: Value) -> Value {
+    bits ^ (bits.shr_signed(31) & i32::MAX)
+}
+
+fn key(value: Value) -> Value {
+    let bits = value.bitcast(Num::I32);
+    let magnitude = bits & i32::MAX;
+    let ordered = ordered(bits);
+    magnitude.le(f32::INFINITY.to_bits()).select(ordered, NO_KEY)
 }
 
 /// The key of a number.

@@ -36,7 +36,7 @@ struct Scan<'a, 'm> {
     lane: Value,
     /// Whether the channel exists.
     exists: Value,
-    /// Where its rates and states are: bytes from the first.
+    /// Offset of its rates and states in bytes.
     at: Value,
     /// The states of the sequence.
     state: Value,
@@ -66,28 +66,26 @@ impl<'a, 'm> Scan<'a, 'm> {
         let (b, spec) = (self.b, self.spec);
         let n_stretches = b.div_unsigned(n_tokens + (STRETCH - 1), STRETCH as u32);
         for stretch in 0..STAGES {
-            self.inputs.ask(b.i32(stretch as i32));
+            self.inputs.fetch(b.i32(stretch as i32));
         }
         // 1. rates and states
         let rates = self.load(b.pointer("a"));
         let h = self.load(self.state);
         let skip = spec.gated.then(|| {
             let at = (self.inputs.channel + self.channel) * 4;
-            let load = || [b.load(b.at(b.pointer("d"), at), F32)];
-            let [d] = b.if_else(self.exists, load, || [b.f32(0.0)]);
-            d
+            b.if_else(self.exists, || b.load(b.at(b.pointer("d"), at), F32), || b.f32(0.0))
         });
         // 2. stretches
-        let h = b.for_range_vec(0, n_stretches, 1, &h, |stretch, h| {
+        let h = b.for_range(0, n_stretches, 1, h, |stretch, h| {
             b.cp_async_wait(STAGES as u32 - 1);
             b.sync();
             let stage = self.inputs.stage(stretch);
             let left = n_tokens - stretch * STRETCH;
             let n = left.min(STRETCH);
-            let h = b.for_range_vec(0, n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
+            let h = b.for_range(0, n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
             b.sync();
             // 3. the next, and y
-            self.inputs.ask(stretch + STAGES);
+            self.inputs.fetch(stretch + STAGES);
             self.store_y(self.inputs.tokens[0] + stretch * STRETCH, n);
             h
         });
@@ -95,7 +93,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.store_state(&h);
     }
 
-    /// Calls `body` for each run of states that one access takes: its first state, and how many.
+    /// Runs of states that one access takes: the first state, and how many.
     fn accesses(&self) -> Vec<(usize, usize)> {
         let whole = self.shape.is_whole(self.spec.d_state);
         let width = if whole && self.shape.states.is_multiple_of(4) { 4 } else { 1 + usize::from(whole) };
@@ -112,13 +110,13 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.exists & number.lt(self.spec.d_state)
     }
 
-    /// The lane's numbers of an array `[channel][state]`, zero where there is none.
+    /// The lane's elements of an array `[channel][state]`, zero where there is none.
     fn load(&self, array: Value) -> Vec<Value> {
         let b = self.b;
         let own = b.at(array, self.at);
         let access = |(first, width): (usize, usize)| {
             let load = || lanes(b, b.at_byte(own, 4 * first), width);
-            b.if_else_vec(self.has(first), load, || vec![b.f32(0.0); width])
+            b.if_else(self.has(first), load, || vec![b.f32(0.0); width])
         };
         self.accesses().into_iter().flat_map(access).collect()
     }
@@ -137,8 +135,8 @@ impl<'a, 'm> Scan<'a, 'm> {
         }
     }
 
-    /// Takes in as many tokens as the channel has lanes, from number t of the stretch on.
-    fn group(&self, stage: Value, t: Value, rates: &[Value], h: &[Value], skip: Option<Value>) -> Vec<Value> {
+    /// The steps of as many tokens as the channel has lanes, from number t of the stretch on.
+    fn group(&self, stage: Value, t: Value, rates: &[Value], mut h: Vec<Value>, skip: Option<Value>) -> Vec<Value> {
         let (b, layout, n) = (self.b, self.inputs.layout, self.shape.lanes);
         let own = self.shape.channels();
         let channel_at = |at: usize, elem: Elem| {
@@ -151,21 +149,17 @@ impl<'a, 'm> Scan<'a, 'm> {
         };
         let (dt_at, u_at) = (channel_at(layout.dt, Elem::F32), channel_at(layout.u, Elem::Bf16));
         let (b_at, c_at) = (state_at(layout.b), state_at(layout.c));
-        let mut h = h.to_vec();
         let mut sums = Vec::new();
         for i in 0..n {
             let dt = b.load(b.at_byte(dt_at, 4 * own * i), F32);
             let dt_u = dt * self.bf16(b.at_byte(u_at, 2 * own * i));
             let input = self.state_row(b.at_byte(b_at, layout.state_row * i));
             let output = self.state_row(b.at_byte(c_at, layout.state_row * i));
-            let mut sum = None;
+            let mut sum: Option<Value> = None;
             for (state, h) in h.iter_mut().enumerate() {
                 let decay = b.exp2(dt * rates[state]);
                 *h = decay.mul_add(*h, dt_u * input[state]);
-                sum = Some(match sum {
-                    None => *h * output[state],
-                    Some(sum) => (*h).mul_add(output[state], sum),
-                });
+                sum = Some(sum.map_or_else(|| *h * output[state], |sum| h.mul_add(output[state], sum)));
             }
             sums.push(sum.expect("a state at least"));
         }
@@ -182,17 +176,13 @@ impl<'a, 'm> Scan<'a, 'm> {
         h
     }
 
-    /// The states' numbers of a row of B or C; zero for those that there are not.
+    /// The lane's elements of a row of B or C, zero beyond the last state.
     fn state_row(&self, row: Value) -> Vec<Value> {
         let b = self.b;
         if self.shape.is_whole(self.spec.d_state) {
             return self.accesses().iter().flat_map(|&(first, n)| lanes(b, b.at_byte(row, 4 * first), n)).collect();
         }
-        let of = |state: usize| {
-            let load = || [b.load(b.at_byte(row, 4 * state), F32)];
-            let [x] = b.if_else(self.has(state), load, || [b.f32(0.0)]);
-            x
-        };
+        let of = |state: usize| b.if_else(self.has(state), || b.load(b.at_byte(row, 4 * state), F32), || b.f32(0.0));
         (0..self.shape.states).map(of).collect()
     }
 
@@ -219,12 +209,12 @@ impl<'a, 'm> Scan<'a, 'm> {
         sums[0]
     }
 
-    /// Where y of a stretch lies in shared memory, `[token][channel]` bf16.
+    /// y of a stretch in shared memory, `[token][channel]` bf16.
     fn y(&self) -> Value {
         self.b.shared_at(STAGES * self.inputs.layout.bytes)
     }
 
-    /// y of the stretch's `n` tokens, the first of which is the step's `first`, to memory.
+    /// Stores y of the stretch's `n` tokens from the step's token `first` on.
     fn store_y(&self, first: Value, n: Value) {
         const PIECE: usize = 16;
         let (b, row_bytes) = (self.b, 2 * self.shape.channels());

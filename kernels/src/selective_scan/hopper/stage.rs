@@ -1,4 +1,4 @@
-//! The inputs of a stretch of tokens on their way to shared memory, in pieces of 16 bytes.
+//! Copies of a stretch's inputs to shared memory, in pieces of 16 bytes.
 
 use super::{Layout, STAGES, STRETCH, Spec};
 use crate::cpu::builder::Value;
@@ -12,20 +12,20 @@ pub(super) struct Inputs<'a, 'm> {
     pub(super) layout: Layout,
     /// The first of the block's channels.
     pub(super) channel: Value,
-    /// The sequence's first token, and the token behind its last.
+    /// The sequence's first token, and the token after its last.
     pub(super) tokens: [Value; 2],
 }
 
-/// A rectangle of an operand that is copied: so many bytes of each token's row.
+/// A rectangle of an operand to copy: some bytes of each token's row.
 struct Rectangle {
     name: &'static str,
     elem: Elem,
     cols: usize,
     /// Bytes of a row that are copied: whole pieces.
     bytes: usize,
-    /// From a row to the next in shared memory.
+    /// Bytes from a row to the next in shared memory.
     pitch: usize,
-    /// Where it begins in a stage.
+    /// Its offset in a stage.
     at: usize,
     /// True where the row begins at the block's channels.
     by_channel: bool,
@@ -35,15 +35,15 @@ struct Rectangle {
 const PIECE: usize = 16;
 
 impl Inputs<'_, '_> {
-    /// Where stage `number` (i32) begins.
+    /// The beginning of stage `number` (i32).
     pub(super) fn stage(&self, number: Value) -> Value {
         let b = self.b;
         b.at(b.shared(), b.rem_unsigned(number, STAGES as u32) * self.layout.bytes)
     }
 
-    /// Asks for the inputs of a stretch, as one group of copies; what lies behind the sequence's last token, up to a group of
-    /// tokens, becomes zero.
-    pub(super) fn ask(&self, stretch: Value) {
+    /// Starts the copies of a stretch's inputs, as one group; rows after the sequence's last token, up to a group of tokens,
+    /// become zero.
+    pub(super) fn fetch(&self, stretch: Value) {
         let b = self.b;
         let first = self.tokens[0] + stretch * STRETCH;
         let left = self.tokens[1] - first;
@@ -77,10 +77,9 @@ impl Inputs<'_, '_> {
         let Rectangle { name, elem, cols, bytes, pitch, at, by_channel } = *rectangle;
         let per_row = bytes / PIECE;
         let stride = elem.bytes() * row_stride(elem, cols);
-        // Tokens behind the last are zeros as far as a group of tokens reaches.
+        // Tokens after the last are zeros up to a whole group of tokens.
         let group = self.spec.shape().lanes;
-        let is_any = left.gt(0);
-        let wanted = is_any.select(left + (group - 1), 0);
+        let wanted = left.gt(0).select(left + (group - 1), 0);
         for piece in (0..STRETCH * per_row).step_by(threads) {
             let piece = b.thread() + piece;
             let (row, part) = (b.div_unsigned(piece, per_row as u32), b.rem_unsigned(piece, per_row as u32));

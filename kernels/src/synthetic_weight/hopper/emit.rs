@@ -16,19 +16,8 @@ enum Distribution {
 }
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let is_normal = b.scalar("normal").ne(0);
     let draw = |distribution| Rows::new(b, spec.format, distribution).draw();
-    b.if_else(
-        is_normal,
-        || {
-            draw(Distribution::Normal);
-            []
-        },
-        || {
-            draw(Distribution::Uniform);
-            []
-        },
-    );
+    b.if_else(b.scalar("normal").ne(0), || draw(Distribution::Normal), || draw(Distribution::Uniform));
 }
 
 struct Rows<'a, 'm> {
@@ -57,9 +46,9 @@ impl<'a, 'm> Rows<'a, 'm> {
             ["rows", "stride", "run", "run_stride"].map(|name| b.scalar(name).to_i32());
         let [key, first, n, cols] = ["key", "first", "n", "cols"].map(|name| b.scalar(name).to_i64());
         b.while_(
-            [b.block()],
-            |[row]| row.lt(rows),
-            |[row]| {
+            b.block(),
+            |row| row.lt(rows),
+            |row| {
                 // 1. where
                 let place = row / run * run_stride + row % run;
                 let row_bytes = stride.to_i64() * self.format.bytes();
@@ -82,12 +71,12 @@ impl<'a, 'm> Rows<'a, 'm> {
                     let packed = self.packed(&values.collect::<Vec<_>>());
                     b.store(packed, b.at(to, at * self.format.bytes()));
                 });
-                [row + b.n_blocks()]
+                row + b.n_blocks()
             },
         );
     }
 
-    /// The first column of those stored from element `at` on, and how far behind it they are.
+    /// The first column of those stored from element `at` on, and their offsets from it.
     fn columns(&self, at: Value) -> (Value, Vec<usize>) {
         if self.format != Elem::I8 {
             return (at, (0..self.lanes()).collect());
@@ -101,12 +90,12 @@ impl<'a, 'm> Rows<'a, 'm> {
         (group + two_each, offsets)
     }
 
-    /// The counter `steps` draws behind another.
+    /// The counter `steps` draws after another.
     fn counter(&self, counter: Value, steps: Value) -> Value {
         counter + steps * INDEX_FACTOR as i64
     }
 
-    /// The value that a counter stands for.
+    /// The value of a counter.
     fn value(&self, counter: Value) -> Value {
         let folded = |x: Value, bits: u32| x ^ (x >> bits);
         let [first, second, last] = MIX_SHIFTS;
@@ -153,7 +142,7 @@ impl<'a, 'm> Rows<'a, 'm> {
         }
     }
 
-    /// The int8 that stands for a value, as an i32.
+    /// The int8 of a value, as an i32.
     fn integer(&self, x: Value) -> Value {
         let b = self.b;
         let quotient = self.rounded("div", x, self.unit);

@@ -65,14 +65,34 @@ impl Setting {
     /// Takes the likeliest token.
     pub const LIKELIEST: Setting = Setting { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, draw: 0 };
 
-    /// i32 of a setting in the table.
+    /// i32 of a setting in the table; those without a name below are 0.
     pub const WORDS: usize = 8;
 
-    /// A row of the table: temperature, top-k, top-p and min-p, the draw's low half, its high half, and two zeros.
+    /// The word of the temperature, f32.
+    pub const TEMPERATURE: usize = 0;
+
+    /// The word of top-k, i32.
+    pub const TOP_K: usize = 1;
+
+    /// The word of top-p, f32.
+    pub const TOP_P: usize = 2;
+
+    /// The word of min-p, f32.
+    pub const MIN_P: usize = 3;
+
+    /// The words of the draw's low and high half.
+    pub const DRAW: [usize; 2] = [4, 5];
+
+    /// A row of the table.
     pub fn words(&self) -> [i32; Setting::WORDS] {
-        let top_k = self.top_k.min(i32::MAX as u32) as i32;
-        let [temperature, top_p, min_p] = [self.temperature, self.top_p, self.min_p].map(|x| x.to_bits() as i32);
-        [temperature, top_k, top_p, min_p, self.draw as i32, (self.draw >> 32) as i32, 0, 0]
+        let mut words = [0; Setting::WORDS];
+        words[Setting::TEMPERATURE] = self.temperature.to_bits() as i32;
+        words[Setting::TOP_K] = self.top_k.min(i32::MAX as u32) as i32;
+        words[Setting::TOP_P] = self.top_p.to_bits() as i32;
+        words[Setting::MIN_P] = self.min_p.to_bits() as i32;
+        words[Setting::DRAW[0]] = self.draw as i32;
+        words[Setting::DRAW[1]] = (self.draw >> 32) as i32;
+        words
     }
 }
 

@@ -1,10 +1,10 @@
 //! The body of the draw.
 
 use super::{Setting, Spec};
-use crate::cpu::builder::{Num, Type, Value};
+use crate::cpu::builder::{Carried, Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS};
 use crate::sample::hopper::NO_TOKEN;
-use crate::sample::hopper::row::{Largest, Logit, NO_KEY, Row};
+use crate::sample::hopper::row::{Largest, Logit, NO_KEY, Row, ordered};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let number = b.block();
@@ -14,18 +14,17 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         let largest = row.largest();
         let at = b.row(b.pointer("settings"), number, 4 * Setting::WORDS);
         let word = |index: usize, num: Num| b.load(b.at_byte(at, 4 * index), Type::scalar(num));
-        let temperature = word(0, Num::F32);
-        let is_greedy = temperature.eq(0.0);
-        let is_settled = is_greedy | largest.token.eq(NO_TOKEN);
+        let temperature = word(Setting::TEMPERATURE, Num::F32);
+        let is_settled = temperature.eq(0.0) | largest.token.eq(NO_TOKEN);
         let likeliest = largest.token;
         let draw = || {
             let draw = Draw { b, row, largest, temperature: temperature.to_f64() };
-            let kept = draw.top_k(word(1, Num::I32));
-            let kept = draw.top_p(kept, word(2, Num::F32).to_f64());
-            let uniform = draw.uniform(word(4, Num::I32), word(5, Num::I32));
-            [draw.walk(kept, word(3, Num::F32).to_f64(), uniform)]
+            let kept = draw.top_k(word(Setting::TOP_K, Num::I32));
+            let kept = draw.top_p(kept, word(Setting::TOP_P, Num::F32).to_f64());
+            let uniform = uniform(Setting::DRAW.map(|half| word(half, Num::I32)));
+            draw.walk(kept, word(Setting::MIN_P, Num::F32).to_f64(), uniform)
         };
-        let [token] = b.if_else(is_settled, || [likeliest], draw);
+        let token = b.if_else(is_settled, || likeliest, draw);
         b.if_(b.thread().eq(0), || {
             b.store(token, b.at(b.pointer("tokens"), number * 4));
         });
@@ -50,7 +49,7 @@ struct Kept {
     count: Value,
 }
 
-/// Where halving ended: the greatest key that is enough, how many tokens have it or a greater one, how many a greater one.
+/// The end of a halving: the greatest key that is enough, how many tokens have it or a greater one, how many a greater one.
 struct Edge {
     key: Value,
     reach: Value,
@@ -63,7 +62,7 @@ impl<'m> Draw<'_, 'm> {
         let b = self.b;
         let any = b.i32(NO_KEY + 1);
         let n = self.count(|logit| logit.key.ge(any));
-        let all = [any, b.i32(i32::MAX), n];
+        let all = Kept { key: any, last: b.i32(i32::MAX), count: n };
         let is_limited = k.gt(0) & k.lt(n);
         let limit = || {
             let edge = self.halve(any, n, |key| {
@@ -71,12 +70,12 @@ impl<'m> Draw<'_, 'm> {
                 (count.ge(k), count)
             });
             let last = self.last_of(&edge, k - edge.above, b.i32(i32::MAX));
-            [edge.key, last, k]
+            Kept { key: edge.key, last, count: k }
         };
-        Kept::of(b.if_else(is_limited, limit, || all))
+        b.if_else(is_limited, limit, || all)
     }
 
-    /// 3. Of what is kept the likeliest that together reach the share `p` of the weight, where that is below 1.
+    /// 3. Of the kept tokens the likeliest that together reach the share `p` of the weight, where p is below 1.
     fn top_p(&self, kept: Kept, p: Value) -> Kept {
         let b = self.b;
         let limit = || {
@@ -87,23 +86,22 @@ impl<'m> Draw<'_, 'm> {
                 let [sum, count] = own.map(|x| self.total(x));
                 (sum.ge(wanted), count)
             });
-            // So many of those alike as reach what those above leave.
+            // Of the tokens at the edge as many as reach the share that those above leave.
             let above = self.weigh(kept, |logit| Some(logit.key.gt(edge.key)));
             let alike = edge.reach - edge.above;
-            let bits = edge.key ^ (edge.key.shr_signed(31) & i32::MAX);
+            let bits = ordered(edge.key);
             let share = (wanted - above) / self.weight(bits.bitcast(Num::F32));
             let is_few = share.lt(alike.to_f64());
             let share = is_few.select(share, alike.to_f64());
             let whole = share.to_i32();
             let is_whole = whole.to_f64().ge(share);
             let needed = is_whole.select(whole, whole + 1).max(1);
-            // Above the edge of top-k all tokens that are alike are kept.
+            // Above the edge of top-k all tokens with the key are kept.
             let is_same = edge.key.eq(kept.key);
             let last = self.last_of(&edge, needed, is_same.select(kept.last, i32::MAX));
-            [edge.key, last, edge.above + needed]
+            Kept { key: edge.key, last, count: edge.above + needed }
         };
-        let is_limited = p.lt(1.0);
-        Kept::of(b.if_else(is_limited, limit, || [kept.key, kept.last, kept.count]))
+        b.if_else(p.lt(1.0), limit, || kept)
     }
 
     /// 4. The first token, in their order, up to which the weights sum to more than the share `uniform`.
@@ -113,24 +111,19 @@ impl<'m> Draw<'_, 'm> {
         let weight_of = |logit: Logit| {
             let weight = || {
                 let weight = self.weight(logit.value);
-                [weight.ge(min_p).select(weight, zero)]
+                weight.ge(min_p).select(weight, zero)
             };
-            let [weight] = b.if_else(kept.has(logit), weight, || [zero]);
-            weight
+            b.if_else(kept.has(logit), weight, || zero)
         };
-        let [own] = row.fold([zero], |[sum], logit| [sum + weight_of(logit)]);
+        let own = row.fold(zero, |sum, logit| sum + weight_of(logit));
         let sum = self.total(own);
         let share = uniform * sum;
         let none = b.i32(i32::MAX);
-        let is_open = |[first, _, found]: [Value; 3]| {
-            let is_left = first.lt(row.vocab);
-            is_left & found.eq(none)
-        };
+        let is_open = |[first, _, found]: [Value; 3]| first.lt(row.vocab) & found.eq(none);
         let tile = |[first, passed, _]: [Value; 3]| {
             let column = first + b.thread() * COLUMNS;
             let weights = || row.logits(column).into_iter().map(weight_of).collect();
-            let inside = column.lt(row.vocab);
-            let weights = b.if_else_vec(inside, weights, || vec![zero; COLUMNS]);
+            let weights: Vec<Value> = b.if_else(column.lt(row.vocab), weights, || vec![zero; COLUMNS]);
             let own = weights[1..].iter().fold(weights[0], |sum, &weight| sum + weight);
             let [before, total] = b.block_scan(own, row.scratch);
             let mut up_to = passed + before;
@@ -138,8 +131,7 @@ impl<'m> Draw<'_, 'm> {
             for (lane, &weight) in weights.iter().enumerate() {
                 up_to = up_to + weight;
                 let is_it = up_to.gt(share) & weight.gt(zero);
-                let token = column + lane;
-                found = found.min(is_it.select(token, none));
+                found = found.min(is_it.select(column + lane, none));
             }
             let found = b.block_reduce(found, row.scratch, |x, y| x.min(y));
             [first + row.tile(), passed + total, found]
@@ -147,12 +139,6 @@ impl<'m> Draw<'_, 'm> {
         let [_, _, found] = b.while_([b.i32(0), zero, none], is_open, tile);
         // The last bit of rounding may leave none.
         found.eq(none).select(self.largest.token, found)
-    }
-
-    /// The upper 53 of 64 random bits as a number in [0, 1).
-    fn uniform(&self, low: Value, high: Value) -> Value {
-        let high = high.to_f64() * 2f64.powi(21);
-        (high + (low >> 11).to_f64()) * 2f64.powi(-53)
     }
 
     fn weight(&self, value: Value) -> Value {
@@ -164,7 +150,7 @@ impl<'m> Draw<'_, 'm> {
     /// How many logits of the row satisfy a condition.
     fn count(&self, condition: impl Fn(Logit) -> Value) -> Value {
         let b = self.b;
-        let [own] = self.row.fold([b.i32(0)], |[n], logit| [n + condition(logit).to_i32()]);
+        let own = self.row.fold(b.i32(0), |n, logit| n + condition(logit).to_i32());
         self.total(own)
     }
 
@@ -190,64 +176,65 @@ impl<'m> Draw<'_, 'm> {
         })
     }
 
-    /// The greatest key that is enough, from `least` on, which is, and which `reach` tokens have or exceed; `enough` says so of a
-    /// key, and how many tokens have it or a greater one.
+    /// The greatest key from `least` on that is enough. `least` is, and `reach` tokens have it or a greater one; `enough` tells
+    /// whether a key is, and how many tokens have it or a greater one.
     fn halve(&self, least: Value, reach: Value, enough: impl FnOnce(Value) -> (Value, Value)) -> Edge {
         let b = self.b;
-        let one = b.i32(1);
-        let is_open = |[least, most, reach, above]: [Value; 4]| {
-            // With one token between the two every key of the interval names the same tokens.
-            let is_wide = least.lt(most);
-            is_wide & (reach - above).gt(one)
-        };
+        // With one token between the two every key of the interval names the same tokens.
+        let is_open = |[least, most, reach, above]: [Value; 4]| least.lt(most) & (reach - above).gt(1);
         let step = |[least, most, reach, above]: [Value; 4]| {
             let span = most - least;
-            let middle = least + ((span >> 1) + (span & one));
+            let middle = least + ((span >> 1) + (span & 1));
             let (is_enough, count) = enough(middle);
             [
                 is_enough.select(middle, least),
-                is_enough.select(most, middle - one),
+                is_enough.select(most, middle - 1),
                 is_enough.select(count, reach),
                 is_enough.select(above, count),
             ]
         };
-        let most = self.largest.value.bitcast(Num::I32);
-        let most = most ^ (most.shr_signed(31) & i32::MAX);
+        let most = ordered(self.largest.value.bitcast(Num::I32));
         let [key, _, reach, above] = b.while_([least, most, reach, b.i32(0)], is_open, step);
         Edge { key, reach, above }
     }
 
-    /// The token up to which `needed` of those alike at an edge lie; `all` where that is all of them.
+    /// The token up to which `needed` tokens have the edge's key; `all` where no more have it.
     fn last_of(&self, edge: &Edge, needed: Value, all: Value) -> Value {
         let b = self.b;
         let search = || {
             let is_open = |[first, last]: [Value; 2]| first.lt(last);
             let step = |[first, last]: [Value; 2]| {
                 let middle = first + ((last - first) >> 1);
-                let n = self.count(|logit| {
-                    let is_alike = logit.key.eq(edge.key);
-                    is_alike & logit.token.le(middle)
-                });
+                let n = self.count(|logit| logit.key.eq(edge.key) & logit.token.le(middle));
                 let is_enough = n.ge(needed);
                 [is_enough.select(first, middle + 1), is_enough.select(middle, last)]
             };
             let [_, last] = b.while_([b.i32(0), b.i32(self.row.vocab as i32 - 1)], is_open, step);
-            [last]
+            last
         };
-        let is_all = needed.ge(edge.reach - edge.above);
-        let [last] = b.if_else(is_all, || [all], search);
-        last
+        b.if_else(needed.ge(edge.reach - edge.above), || all, search)
     }
 }
 
-impl Kept {
-    fn of([key, last, count]: [Value; 3]) -> Kept {
-        Kept { key, last, count }
-    }
+/// The upper 53 of 64 random bits as a number in [0, 1).
+fn uniform([low, high]: [Value; 2]) -> Value {
+    let high = high.to_f64() * 2f64.powi(21);
+    (high + (low >> 11).to_f64()) * 2f64.powi(-53)
+}
 
+impl Kept {
     fn has(&self, logit: Logit) -> Value {
         let is_above = logit.key.gt(self.key);
-        let is_alike = logit.key.eq(self.key);
-        is_above | (is_alike & logit.token.le(self.last))
+        is_above | (logit.key.eq(self.key) & logit.token.le(self.last))
+    }
+}
+
+impl Carried for Kept {
+    fn values(self) -> Vec<Value> {
+        vec![self.key, self.last, self.count]
+    }
+
+    fn of(values: &[Value]) -> Kept {
+        Kept { key: values[0], last: values[1], count: values[2] }
     }
 }
