@@ -1,6 +1,5 @@
 //! Steps, code and weights → the plan.
 
-use std::io;
 use std::path::Path;
 
 use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, TargetKind, Transform, Weight};
@@ -9,7 +8,8 @@ use jamba_plan::{PlanWriter, synthetic};
 use jambac_schedule::{PlannedPart, PlannedWeight, Schedule};
 
 use crate::error::CodegenError;
-use crate::pack::{ParameterSource, pack, pack_scales};
+use crate::loss::Loss;
+use crate::pack::{Measure, ParameterSource, pack_all, write_zeros};
 
 /// Everything that goes into a plan.
 pub struct Parts<'a> {
@@ -114,8 +114,32 @@ fn part(part: &PlannedPart, inputs: u64) -> Part {
     Part { parameter: part.parameter.clone(), first_row: part.first_row, rows: part.rows, init }
 }
 
-/// Writes the plan and returns its length in bytes. `progress` is told (bytes packed, bytes in all) after each weight.
-pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
+/// Writes the plan and returns its length in bytes. `progress` is called with (bytes packed, bytes in all) after each weight.
+///
+/// # Errors
+/// A parameter that cannot be packed, or a plan that cannot be written.
+pub fn link(path: &Path, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
+    write(path, parts, Measure::Nothing, progress).map(|(bytes, _)| bytes)
+}
+
+/// As [`link`]; also returns the losses of the parameters that lose something, with the kind of target they are packed for.
+///
+/// # Errors
+/// As [`link`].
+pub fn link_measured(
+    path: &Path,
+    parts: &Parts<'_>,
+    progress: impl FnMut(u64, u64),
+) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
+    write(path, parts, Measure::Loss, progress)
+}
+
+fn write(
+    path: &Path,
+    parts: &Parts<'_>,
+    measure: Measure,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
     let mut writer = PlanWriter::create(path)?;
     let programs: Vec<Program> = parts.programs.iter().map(|of_kind| program(&of_kind.schedule)).collect();
     writer.manifest(parts.manifest)?;
@@ -140,6 +164,7 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
             writer.section(kind, kind.name(), bytes)?;
         }
     }
+    let mut losses = Vec::new();
     if let Some(parameters) = parts.parameters {
         let bytes = |kind: TargetKind| parts.manifest.of(kind).map_or(0, |info| info.memory.weights);
         let total = parts.programs.iter().map(|of_kind| bytes(of_kind.schedule.kind)).sum();
@@ -148,44 +173,13 @@ pub fn link(path: &Path, parts: &Parts<'_>, mut progress: impl FnMut(u64, u64)) 
             let kind = of_kind.schedule.kind;
             let name = kind.section(SectionKind::Weights.name());
             writer.stream_section(SectionKind::Weights, &name, |out| {
-                pack_all(parameters, &program.weights, bytes(kind), out, |done| progress(before + done, total))
+                let done = |done| progress(before + done, total);
+                let (packed, of_kind) = pack_all(parameters, &program.weights, out, measure, done)?;
+                losses.extend(of_kind.into_iter().map(|loss| (kind, loss)));
+                write_zeros(out, bytes(kind) - packed)
             })?;
             before += bytes(kind);
         }
     }
-    Ok(writer.finish()?)
-}
-
-/// Writes the weights of a program, and zeros up to `bytes`.
-fn pack_all(
-    parameters: &dyn ParameterSource,
-    weights: &[Weight],
-    bytes: u64,
-    out: &mut dyn io::Write,
-    mut progress: impl FnMut(u64),
-) -> Result<(), CodegenError> {
-    let mut at = 0;
-    for (index, weight) in weights.iter().enumerate() {
-        pad(out, weight.offset - at)?;
-        let written = match weight.transform {
-            Transform::Scale(_) => pack_scales(parameters, &weights[index + 1], out)?,
-            _ => pack(parameters, weight, out)?,
-        };
-        assert_eq!(written, weight.bytes, "weight {:?} is as long as planned", weight.parts);
-        at = weight.offset + written;
-        progress(at);
-    }
-    pad(out, bytes - at)
-}
-
-fn pad(out: &mut dyn io::Write, bytes: u64) -> Result<(), CodegenError> {
-    let zeros = [0; 4096];
-    let mut left = bytes as usize;
-    while left > 0 {
-        let now = left.min(zeros.len());
-        let failed = |source| CodegenError::Pack { parameter: "padding".into(), source };
-        out.write_all(&zeros[..now]).map_err(failed)?;
-        left -= now;
-    }
-    Ok(())
+    Ok((writer.finish()?, losses))
 }

@@ -1,81 +1,83 @@
-//! What packing loses: the values of parameters against those that their packed weights stand for.
-//!
-//! Parameters are read and rounded once more, as [`pack`](mod@crate::pack) does it, some panels at a time.
+//! The rounding error of packed weights: the values of parameters against the values that their packed weights represent.
 
-use half::{bf16, f16};
+use std::io;
+
 use jamba_plan::format::{Transform, Weight, WeightFormat};
-use jamba_plan::quantize::GROUP;
 
 use crate::error::CodegenError;
-use crate::pack::{ParameterSource, Quantized, each_run};
+use crate::pack::{Measure, ParameterSource, pack_all};
 
-/// What the rows of one parameter lose in one packed weight.
+/// The loss of the rows of one parameter in one packed weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loss {
     /// Canonical name; `*` stacks experts.
     pub parameter: String,
-    /// The first of the rows, and how many they are, of each expert where they are stacked.
+    /// The first row and the number of rows, of each expert where they are stacked.
     pub rows: (u64, u64),
-    /// What they are packed as.
+    /// The packed format.
     pub format: WeightFormat,
-    /// How many values they are, all experts together.
+    /// Number of values, all experts together.
     pub n_values: u64,
     /// max |w|.
     pub largest: f32,
-    /// max |w − q|, q what the packed weight says of w.
+    /// max |w − q|, where q is the packed value of w.
     pub max_error: f32,
-    /// ‖w − q‖ / ‖w‖; 0 where all values are.
+    /// ‖w − q‖ / ‖w‖; 0 where all values are 0.
     pub relative_rms: f64,
 }
 
-/// The losses of weights, in their order, those parameters alone that lose something.
+/// The losses of weights in their order, without parameters that lose nothing. Packs the weights and drops the bytes;
+/// [`link_measured`](crate::link::link_measured) measures as it writes a plan.
 ///
 /// # Errors
-/// A parameter cannot be read, or not as integers.
+/// A parameter that cannot be read, or a value that is not finite where integers are packed.
 pub fn losses(source: &dyn ParameterSource, weights: &[Weight]) -> Result<Vec<Loss>, CodegenError> {
-    let mut losses = Vec::new();
-    let rounded = |weight: &&Weight| weight.transform == Transform::None && weight.format != WeightFormat::F32;
-    for weight in weights.iter().filter(rounded) {
-        losses.extend(of_weight(source, weight)?.into_iter().filter(|loss| loss.max_error > 0.0));
-    }
+    let (_, losses) = pack_all(source, weights, &mut io::sink(), Measure::Loss, |_| ())?;
     Ok(losses)
 }
 
-fn of_weight(source: &dyn ParameterSource, weight: &Weight) -> Result<Vec<Loss>, CodegenError> {
-    let row = weight.layout.k as usize;
-    let mut sums = vec![Sums::default(); weight.parts.len()];
-    let mut values = Vec::new();
-    each_run(weight, 1, |part, group, first_row, n_rows| {
-        let sums = weight.parts.iter().position(|other| std::ptr::eq(other, part)).map(|index| &mut sums[index]);
-        if let (Some(sums), 1..) = (sums, n_rows) {
-            values.resize(n_rows as usize * row, 0.0);
-            source.read_rows(&part.parameter, group, first_row, n_rows, &mut values)?;
-            match weight.format {
-                WeightFormat::F32 => values.iter().for_each(|&w| sums.add(w, w)),
-                WeightFormat::Bf16 => values.iter().for_each(|&w| sums.add(w, bf16::from_f32(w).to_f32())),
-                WeightFormat::F16 => values.iter().for_each(|&w| sums.add(w, f16::from_f32(w).to_f32())),
-                WeightFormat::Int8 | WeightFormat::Int4 => {
-                    let Quantized { q, scales } = Quantized::read(source, part, weight, (group, first_row, n_rows))?;
-                    let per_row = scales.len() / n_rows as usize;
-                    let shared = if per_row == 1 { row } else { GROUP };
-                    for (index, (&w, &q)) in values.iter().zip(&q).enumerate() {
-                        sums.add(w, f32::from(q) * scales[index / row * per_row + index % row / shared]);
-                    }
-                }
-            }
+/// Sums up the losses of the parts of one weight.
+pub(crate) struct PartLosses<'a> {
+    weight: &'a Weight,
+    sums: Vec<Sums>,
+}
+
+impl<'a> PartLosses<'a> {
+    /// Nothing where losses are not measured, or the weight is packed without rounding.
+    pub(crate) fn of(weight: &'a Weight, measure: Measure) -> Option<PartLosses<'a>> {
+        let is_rounded = weight.transform == Transform::None && weight.format != WeightFormat::F32;
+        (measure == Measure::Loss && is_rounded)
+            .then(|| PartLosses { weight, sums: vec![Sums::default(); weight.parts.len()] })
+    }
+
+    /// Counts a value w of a part, packed as q.
+    pub(crate) fn add(&mut self, part: usize, w: f32, q: f32) {
+        let sums = &mut self.sums[part];
+        sums.largest = sums.largest.max(w.abs());
+        sums.squares += f64::from(w) * f64::from(w);
+        if w != q {
+            let error = w - q;
+            sums.max_error = sums.max_error.max(error.abs());
+            sums.squared_errors += f64::from(error) * f64::from(error);
         }
-        Ok(0)
-    })?;
-    let loss = |(part, sums): (&jamba_plan::format::Part, Sums)| Loss {
-        parameter: part.parameter.clone(),
-        rows: (part.first_row, part.rows),
-        format: weight.format,
-        n_values: weight.layout.groups * part.rows * weight.layout.k,
-        largest: sums.largest,
-        max_error: sums.max_error,
-        relative_rms: if sums.squares > 0.0 { (sums.squared_errors / sums.squares).sqrt() } else { 0.0 },
-    };
-    Ok(weight.parts.iter().zip(sums).map(loss).collect())
+    }
+
+    /// The losses of the parts that lose something.
+    pub(crate) fn finish(self) -> Vec<Loss> {
+        let Weight { parts, format, layout, .. } = self.weight;
+        let lossy = parts.iter().zip(self.sums).filter(|(_, sums)| sums.max_error > 0.0);
+        lossy
+            .map(|(part, sums)| Loss {
+                parameter: part.parameter.clone(),
+                rows: (part.first_row, part.rows),
+                format: *format,
+                n_values: layout.groups * part.rows * layout.k,
+                largest: sums.largest,
+                max_error: sums.max_error,
+                relative_rms: (sums.squared_errors / sums.squares).sqrt(),
+            })
+            .collect()
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -84,17 +86,4 @@ struct Sums {
     max_error: f32,
     squares: f64,
     squared_errors: f64,
-}
-
-impl Sums {
-    /// Counts a value and what stands for it.
-    fn add(&mut self, w: f32, q: f32) {
-        self.largest = self.largest.max(w.abs());
-        self.squares += f64::from(w) * f64::from(w);
-        if w != q {
-            let error = w - q;
-            self.max_error = self.max_error.max(error.abs());
-            self.squared_errors += f64::from(error) * f64::from(error);
-        }
-    }
 }

@@ -1,6 +1,9 @@
 //! Packed bytes: every element in its place, parts in their order, integers with their scales.
 
-use jamba_plan::format::Init;
+use std::cell::Cell;
+
+use jamba_plan::format::{Init, Part};
+use jamba_plan::quantize;
 
 use super::*;
 
@@ -144,10 +147,10 @@ fn integers_and_scales_lie_where_kernels_read_them() {
         let parts = [("a", 0, 21), ("bb", 0, 9)];
         let weight = weight(&parts, PartOrder::Stacked, 3, k, LANES as u64, format);
         let source = Wavy { k };
-        let (mut integers, mut scales) = (Vec::new(), Vec::new());
-        assert_eq!(pack(&source, &weight, &mut integers).unwrap(), weight.bytes);
+        let Quantized { values: integers, scales, loss } = Quantized::read(&source, &weight, Measure::Nothing).unwrap();
+        assert_eq!((integers.len() as u64, loss), (weight.bytes, vec![]));
         let (layout, stored) = weight.layout.scales(format).unwrap();
-        assert_eq!(pack_scales(&source, &weight, &mut scales).unwrap(), layout.bytes(stored).unwrap());
+        assert_eq!(scales.len() as u64, layout.bytes(stored).unwrap());
         let scale = |panel: usize, lane: usize, j: usize| match stored {
             WeightFormat::F32 => f32::from_le_bytes(scales.as_chunks().0[panel * LANES + lane]),
             _ => {
@@ -188,7 +191,7 @@ impl ParameterSource for Broken {
 #[test]
 fn what_is_no_number_becomes_no_integer() {
     let weight = weight(&[("a.weight", 0, 3)], PartOrder::Stacked, 1, 4, 16, WeightFormat::Int8);
-    let error = pack(&Broken, &weight, &mut Vec::new()).unwrap_err().to_string();
+    let error = Quantized::read(&Broken, &weight, Measure::Nothing).err().unwrap().to_string();
     assert_eq!(error, "pack: a.weight: row 2, column 1 is NaN, expected a finite number");
 }
 
@@ -210,12 +213,49 @@ impl ParameterSource for Stored {
 #[test]
 fn integers_of_the_checkpoint_stay_as_they_are() {
     let weight = weight(&[("a", 0, 20)], PartOrder::Stacked, 1, 32, 16, WeightFormat::Int8);
-    let (mut integers, mut scales) = (Vec::new(), Vec::new());
-    pack(&Stored, &weight, &mut integers).unwrap();
-    pack_scales(&Stored, &weight, &mut scales).unwrap();
+    let Quantized { values: integers, scales, loss } = Quantized::read(&Stored, &weight, Measure::Loss).unwrap();
+    assert_eq!(loss, [], "nothing is rounded");
     let at = |panel: usize, lane: usize, j: usize| {
         quantize::integer_at(WeightFormat::Int8, &integers[panel * 512..][..512], lane, 16, j)
     };
     assert_eq!((at(0, 0, 0), at(0, 3, 31), at(1, 2, 5)), (-128, -1, -59)); // 3 · 32 + 31 = 127; 2 · 32 + 5 = 69
     assert_eq!(f32::from_le_bytes(scales.as_chunks().0[17]), 17.01);
+}
+
+/// [`Wavy`], counting the rows that are read.
+struct Counted {
+    wavy: Wavy,
+    n_rows: Cell<u64>,
+}
+
+impl ParameterSource for Counted {
+    fn read_rows(&self, name: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {
+        self.n_rows.set(self.n_rows.get() + n_rows);
+        self.wavy.read_rows(name, group, first_row, n_rows, out)
+    }
+}
+
+#[test]
+fn scales_integers_and_losses_come_from_one_read() {
+    let parts = [("a", 0, 21), ("bb", 4, 9)];
+    let mut integers = weight(&parts, PartOrder::Stacked, 3, 70, 16, WeightFormat::Int8);
+    let (layout, format) = integers.layout.scales(integers.format).unwrap();
+    let bytes = layout.bytes(format).unwrap();
+    let transform = Transform::Scale(WeightFormat::Int8);
+    let scales = Weight { bytes, layout, format, transform, ..integers.clone() };
+    integers.offset = bytes.next_multiple_of(64);
+    let source = Counted { wavy: Wavy { k: 70 }, n_rows: Cell::new(0) };
+    let mut packed = Vec::new();
+    let weights = [scales, integers];
+    let (length, losses) = pack_all(&source, &weights, &mut packed, Measure::Loss, |_| ()).unwrap();
+    assert_eq!(source.n_rows.get(), 3 * (21 + 9));
+    assert_eq!((length, packed.len() as u64), (weights[1].offset + weights[1].bytes, length));
+
+    let alone = Quantized::read(&source, &weights[1], Measure::Nothing).unwrap();
+    assert_eq!(packed[..bytes as usize], alone.scales);
+    assert_eq!(packed[weights[1].offset as usize..], alone.values);
+    let found: Vec<_> = losses.iter().map(|loss| (loss.parameter.as_str(), loss.rows, loss.n_values)).collect();
+    assert_eq!(found, [("a", (0, 21), 3 * 21 * 70), ("bb", (4, 9), 3 * 9 * 70)]);
+    // Values reach 3.25, so that scales are at most 3.25 / 127 and errors half of that.
+    assert!(losses.iter().all(|loss| loss.max_error <= 0.51 * 3.25 / 127.0 && loss.relative_rms < 0.01), "{losses:?}");
 }

@@ -24,26 +24,34 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// The part and the first of its rows that a panel holds, by the panel's place in its group. From the part's number of
-    /// rows on, rows are padding: a panel may hold nothing else.
+    /// The part and the first of its rows that a panel holds, by the panel's index in its group. Rows from the part's number of rows
+    /// on are padding; a panel may hold nothing else.
     pub fn panel(&self, panel: u64) -> (&Part, u64) {
+        let (part, first_row) = self.part_of_panel(panel);
+        (&self.parts[part], first_row)
+    }
+
+    /// As [`Weight::panel`], with the index of the part.
+    ///
+    /// # Panics
+    /// If the layout has no such panel.
+    pub fn part_of_panel(&self, panel: u64) -> (usize, u64) {
         let lanes = self.layout.lanes;
         match self.order {
             PartOrder::Interleaved => {
                 let n_parts = self.parts.len() as u64;
-                (&self.parts[(panel % n_parts) as usize], panel / n_parts * lanes)
+                ((panel % n_parts) as usize, panel / n_parts * lanes)
             }
             PartOrder::Stacked => {
                 let mut first = panel;
-                let mut parts = self.parts.iter();
-                loop {
-                    let part = parts.next().expect("a panel below the layout's");
+                for (index, part) in self.parts.iter().enumerate() {
                     let panels = part.rows.next_multiple_of(self.layout.multiple()) / lanes;
                     if first < panels {
-                        return (part, first * lanes);
+                        return (index, first * lanes);
                     }
                     first -= panels;
                 }
+                panic!("panel {panel} of {}", self.layout.panels())
             }
         }
     }
