@@ -335,6 +335,63 @@ fn mixing_types_panics() {
 }
 
 #[test]
+fn numbers_take_the_type_of_the_value_they_meet() {
+    let params =
+        [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::write("n", Elem::I32, &[])];
+    let kernels = load(CpuTarget::new(X86Level::V3), "numbers", &params, |b| {
+        let x = b.load_vector(b.buffer("x"), 0, 16);
+        b.store(1.0 - x * 0.5, b.buffer("y"), 0);
+        let lane = b.iota(16);
+        let n = 100 - ((lane & 3) * 2 + 1) % 5;
+        b.store(lane.lt(12).select(n, -7), b.buffer("n"), 0);
+        let last = b.index(8) * 2 - 1;
+        b.store(b.load(b.buffer("n"), last) << 2, b.buffer("n"), last);
+    });
+    let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let (mut y, mut n) = (vec![0f32; 16], vec![0i32; 16]);
+    kernels.call("numbers", 1, vec![Slot::read(&x), Slot::write(&mut y), Slot::write(&mut n)]).unwrap();
+    assert_eq!(y, x.iter().map(|x| 1.0 - x * 0.5).collect::<Vec<_>>());
+    let expected = (0..16).map(|lane| if lane < 12 { 100 - ((lane & 3) * 2 + 1) % 5 } else { -7 });
+    let mut expected: Vec<i32> = expected.collect();
+    expected[15] = -28;
+    assert_eq!(n, expected);
+}
+
+#[test]
+#[should_panic(expected = "the integer 1 as f32")]
+fn integers_meet_no_floats() {
+    let _ = compile(CpuTarget::new(X86Level::V3), None, |module| {
+        module.kernel("mixed", &[], |b| {
+            let _ = b.f32(1.0) + 1;
+        });
+    });
+}
+
+#[test]
+fn a_kernel_after_one_that_panicked_is_built() {
+    let target = CpuTarget::new(X86Level::V3);
+    let params = [Param::write("x", Elem::F32, &[])];
+    let mistake = |b: &Builder| {
+        let _ = b.f32(1.0) + b.i32(1);
+    };
+    let panicked = std::panic::catch_unwind(|| compile(target, None, |module| module.kernel("mixed", &[], mistake)));
+    assert!(panicked.is_err());
+    let one = |b: &Builder| b.store(b.f32(0.5) + 0.5, b.buffer("x"), 0);
+    let mut x = [0f32];
+    load(target, "one", &params, one).call("one", 1, vec![Slot::write(&mut x)]).unwrap();
+    assert_eq!(x, [1.0]);
+}
+
+#[test]
+#[should_panic(expected = "while a kernel is under construction")]
+fn values_belong_to_a_kernel() {
+    let mut value = None;
+    let target = CpuTarget::new(X86Level::V3);
+    compile(target, None, |module| module.kernel("one", &[], |b| value = Some(b.i32(1)))).unwrap();
+    let _ = value.unwrap() + 1;
+}
+
+#[test]
 fn writing_outside_an_array_is_found() {
     let params = [Param::write("x", Elem::F32, &[])];
     let kernels = load(CpuTarget::new(X86Level::V2), "clear", &params, |b| {
