@@ -103,8 +103,8 @@ impl Chatting {
 
     /// True where the model said something, perhaps not all of it.
     fn try_to_answer(&mut self) -> Result<bool, Failure> {
-        let tokens = self.conversation.unread(&mut self.engine)?;
         self.cancel.reset();
+        let tokens = self.conversation.unread(&mut self.engine)?;
         let mut printer = Printer::new(true);
         let sequence = self.conversation.sequence();
         let generated = self.engine.generate_in(sequence, &tokens, &self.options, |token| printer.push(&token))?;

@@ -7,17 +7,28 @@ mod fixture;
 use std::path::Path;
 use std::process::Command;
 
-use fixture::Toy;
+use fixture::{LIMITS, Toy};
+use jamba_plan::format::Limits;
 use rexpect::session::{PtySession, spawn_command};
 
-/// Longer than any answer, on a machine that does other things too.
-const TIMEOUT_MS: u64 = 60_000;
+/// Ends a test that hangs. No outcome depends on it: tests wait for output.
+const TIMEOUT_MS: u64 = 600_000;
 
-/// A toy whose tokens take long enough to be interrupted.
-const SLOW: &str = "#define SPREAD 300\n#define SPIN 30000000";
+/// Tokens of an answer that outlasts any test: at 30 million loop iterations per token it takes about an hour.
+const ENDLESS: u64 = 100_000;
 
-fn toy(folder: &Path, defines: &'static str) -> String {
-    Toy { defines, ..Toy::with_text() }.write(folder, "toy.plan").to_str().unwrap().to_owned()
+fn toy(folder: &Path, toy: Toy) -> String {
+    toy.write(folder, "toy.plan").to_str().unwrap().to_owned()
+}
+
+/// A toy that generates slowly and has room for an endless answer, so that Ctrl-C always comes before its end.
+fn slow_toy() -> Toy {
+    let limits = Limits { max_context: ENDLESS, kv_tokens: ENDLESS, ..LIMITS };
+    Toy {
+        targets: vec!["x86-64"],
+        defines: "#define SPREAD 300\n#define SPIN 30000000",
+        ..Toy::with_limits(&limits).and_text()
+    }
 }
 
 fn on_terminal(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> PtySession {
@@ -38,7 +49,7 @@ fn ended(mut session: PtySession, code: i32) -> String {
 #[test]
 fn colours_are_for_terminals_that_want_them() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = toy(folder.path(), "#define SPREAD 300");
+    let plan = toy(folder.path(), Toy::with_text());
     let args = ["run", &plan, "--prompt", "Once", "-n", "3"];
     let shown = |env: &[(&str, &str)]| ended(on_terminal(folder.path(), &args, env), 0);
     let coloured = shown(&[]);
@@ -57,9 +68,10 @@ fn colours_are_for_terminals_that_want_them() {
 #[test]
 fn ctrl_c_ends_a_run_with_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = toy(folder.path(), SLOW);
+    let plan = toy(folder.path(), slow_toy());
     let state = folder.path().join("a.state");
-    let args = ["run", &plan, "--tokens", "4,5", "-n", "90", "--ignore-eos", "--save-state", state.to_str().unwrap()];
+    let n = ENDLESS.to_string();
+    let args = ["run", &plan, "--tokens", "4,5", "-n", &n, "--ignore-eos", "--save-state", state.to_str().unwrap()];
     let mut session = on_terminal(folder.path(), &args, &[]);
     session.exp_regex("[a-zA-Z,.]").unwrap(); // something of the answer
     session.send_control('c').unwrap();
@@ -68,58 +80,73 @@ fn ctrl_c_ends_a_run_with_what_there_is() {
     assert!(state.is_file(), "what there is can be gone on from");
 }
 
+/// Waits for the next prompt of the chat: the program turns bracketed paste on when it begins to read a line.
+fn prompt(chat: &mut PtySession) {
+    chat.exp_string("\x1b[?2004h").unwrap();
+    chat.exp_string("> ").unwrap();
+}
+
+/// Sends a line and waits until the model's answer begins: the first letter after bracketed paste is off again.
+fn begin_answer(chat: &mut PtySession, line: &str) {
+    chat.send_line(line).unwrap();
+    chat.exp_string("\x1b[?2004l").unwrap();
+    chat.exp_regex("[a-zA-Z,.]").unwrap();
+}
+
 #[test]
 fn a_chat_on_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = toy(folder.path(), SLOW);
-    let mut chat = on_terminal(folder.path(), &["chat", &plan, "-n", "60", "--system", "Be brief"], &[]);
+    let plan = toy(folder.path(), slow_toy());
+    let n = ENDLESS.to_string();
+    // Without the end token (2) only Ctrl-C ends an answer.
+    let args = ["chat", &plan, "-n", &n, "--logit-bias", "2=-inf", "--system", "Be brief"];
+    let mut chat = on_terminal(folder.path(), &args, &[]);
     chat.exp_string("/help lists").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
 
-    // Ctrl-C ends the answer and not the program; what was said of it stays in the conversation.
-    chat.send_line("Hi").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    // Ctrl-C ends the answer and not the program; the part that was printed stays in the conversation.
+    begin_answer(&mut chat, "Hi");
     chat.send_control('c').unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send_line("/stats").unwrap();
     let answered = chat.exp_regex("answers  1, ([0-9]+) tokens").unwrap().1;
     let tokens: u64 = answered.trim_start_matches("answers  1, ").trim_end_matches(" tokens").parse().unwrap();
-    assert!(tokens < 60, "{tokens}");
-    chat.exp_string("> ").unwrap();
+    assert!((1..ENDLESS).contains(&tokens), "{tokens}");
+    prompt(&mut chat);
 
     // An order that does not exist, and one that fails, change nothing.
     chat.send_line("/loud").unwrap();
     chat.exp_string("which is no order").unwrap();
+    prompt(&mut chat);
     chat.send_line("/load no.state").unwrap();
-    chat.exp_string("no.state").unwrap();
-    chat.exp_string("> ").unwrap();
+    chat.exp_string("jamba\x1b[0m: no.state").unwrap();
+    prompt(&mut chat);
 
     // Ctrl-C at the prompt drops the line; the arrow brings back an old one.
     chat.send("half a line").unwrap();
     chat.send_control('c').unwrap();
     chat.exp_string("ends the chat").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send("\x1b[A\x1b[A\x1b[A").unwrap();
     chat.flush().unwrap();
     chat.exp_string("/stats").unwrap();
     chat.send_line("").unwrap();
     chat.exp_string("context ").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
 
-    chat.send_line("/regenerate").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    begin_answer(&mut chat, "/regenerate");
     chat.send_control('c').unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send_line("/stats").unwrap();
     chat.exp_string("answers  2, ").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send_line("/system Be long").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send_line("/reset").unwrap();
-    chat.exp_string("> ").unwrap();
+    prompt(&mut chat);
     chat.send_line("/stats").unwrap();
-    chat.exp_string("context  0 of 100").unwrap();
-    chat.exp_string("> ").unwrap();
+    chat.exp_string(&format!("context  0 of {ENDLESS}")).unwrap();
+    prompt(&mut chat);
     chat.send_control('d').unwrap();
     ended(chat, 0);
     let history = std::fs::read_to_string(folder.path().join("jamba/history")).unwrap();

@@ -150,11 +150,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peaks_are_those_of_a_computer() {
+    fn peaks_are_rates() {
         let peaks = Peaks::measure(2);
         assert_eq!(peaks.n_threads, 2);
-        assert!((1e8..1e13).contains(&peaks.bytes_per_s), "{peaks:?}");
-        assert!((1e8..1e13).contains(&peaks.operations_per_s), "{peaks:?}");
+        // Any speed will do; the upper bounds catch a wrong unit.
+        assert!(peaks.bytes_per_s > 0.0 && peaks.bytes_per_s < 1e13, "{peaks:?}");
+        assert!(peaks.operations_per_s > 0.0 && peaks.operations_per_s < 1e13, "{peaks:?}");
     }
 
     #[test]

@@ -176,8 +176,9 @@ fn work(shared: &Shared, thread: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+    use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn every_thread_works_and_barriers_hold() {
@@ -198,28 +199,25 @@ mod tests {
         }
     }
 
-    /// Processor time of this whole process.
-    fn processor_time() -> Duration {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+    /// The kernel's state of a thread of this process: `S` while it waits for a futex.
+    fn state(thread: &Path) -> char {
+        let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat")).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().chars().next().unwrap()
     }
 
+    /// A thread that spins is running or runnable (`R`) for ever, so this test hangs, and does not fail, where a worker
+    /// never sleeps. How long a worker takes to fall asleep does not matter.
     #[test]
     fn an_idle_team_sleeps() {
         let mut team = Team::new(4).unwrap();
-        team.run(|_| (), &|_, _| ());
-        std::thread::sleep(Duration::from_millis(50));
-        // Other tests run in this process: look for any quiet half second.
-        let quiet = || {
-            let before = processor_time();
-            std::thread::sleep(Duration::from_millis(500));
-            processor_time() - before < Duration::from_millis(100)
-        };
-        let began = Instant::now();
-        while !quiet() {
-            assert!(began.elapsed() < Duration::from_secs(60), "the team never sleeps");
+        let workers = Mutex::new(Vec::new());
+        // The link reads `PID/task/TID`.
+        team.run(|_| (), &|_, _| workers.lock().unwrap().push(std::fs::read_link("/proc/thread-self").unwrap()));
+        let workers = workers.into_inner().unwrap();
+        assert_eq!(workers.len(), 3);
+        while workers.iter().any(|worker| state(worker) != 'S') {
+            std::thread::yield_now();
         }
+        assert_eq!(team.shared.barrier.sleeping.0.load(Ordering::SeqCst), 3, "the workers sleep at the barrier");
     }
 }
