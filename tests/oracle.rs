@@ -118,7 +118,7 @@ fn check_greedy(name: &'static str) {
             let prompt = fixture.prompt(length);
             let Some(expected) = &prompt.greedy else { continue };
             let sequence = engine.add_sequence().unwrap();
-            let mut next = argmax(engine.prefill(sequence, &prompt.ids, Some(64)).unwrap().row(0));
+            let mut next = argmax(engine.prefill(sequence, &prompt.ids, Some(64), None).unwrap().row(0));
             let mut found = vec![next];
             while found.len() < expected.len() {
                 next =

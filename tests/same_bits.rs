@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId};
+use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, SequenceId};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::{Fusion, ModelFile};
 
@@ -126,7 +126,15 @@ fn check(recipe: Recipe) {
     let folder = tempfile::tempdir().unwrap();
     let path = recipe.build(folder.path());
     let open = |threads, check| {
-        Engine::open(&path, OpenOptions { threads: Some(threads), check, ..OpenOptions::default() }).unwrap()
+        Engine::open(
+            &path,
+            OpenOptions {
+                threads: Some(threads),
+                debug: DebugOptions { check, ..DebugOptions::default() },
+                ..OpenOptions::default()
+            },
+        )
+        .unwrap()
     };
     let mut engines: Vec<Engine> = (1..=4).map(|threads| open(threads, false)).collect();
     let fixture = Fixture::open(recipe.checkpoint);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, PrefixCache, SequenceId, Snapshot};
+use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, PrefixCache, SequenceId, Snapshot};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 
@@ -15,12 +15,12 @@ const PLACES: [usize; 7] = [1, 7, 15, 16, 17, 64, 100];
 
 /// An engine in which slots and pages that nobody holds are filled with NaN.
 fn poisoned(path: &Path) -> Engine {
-    Engine::open(path, OpenOptions { threads: Some(2), check: true, ..OpenOptions::default() }).unwrap()
+    Engine::open(path, OpenOptions { threads: Some(2), debug: DebugOptions::CHECK, ..OpenOptions::default() }).unwrap()
 }
 
 fn begin(engine: &mut Engine, tokens: &[u32]) -> SequenceId {
     let id = engine.add_sequence().unwrap();
-    engine.prefill(id, tokens, Some(24)).unwrap();
+    engine.prefill(id, tokens, Some(24), None).unwrap();
     id
 }
 
@@ -70,9 +70,9 @@ fn rolled_back(engine: &mut Engine, tokens: &[u32]) -> SequenceId {
 
 fn cached(engine: &mut Engine, tokens: &[u32]) -> SequenceId {
     let mut cache = PrefixCache::new(1 << 30).with_interval(8);
-    let (first, _) = engine.prefill_cached(&mut cache, &[tokens, &[5, 6, 7]].concat(), None).unwrap();
+    let (first, _) = engine.prefill_cached(&mut cache, &[tokens, &[5, 6, 7]].concat(), None, None).unwrap();
     engine.remove_sequence(first).unwrap();
-    let (id, _) = engine.prefill_cached(&mut cache, tokens, None).unwrap();
+    let (id, _) = engine.prefill_cached(&mut cache, tokens, None, None).unwrap();
     assert_eq!(cache.counters().hits, u64::from(tokens.len() > 8));
     id
 }

@@ -1,5 +1,5 @@
-//! The loop of a server: clients come and go while others are being answered, and all of them share each step. What one
-//! gets does not depend on the others.
+//! The main loop of a server: clients join and leave between steps and share each step's tokens. The answer of a client
+//! does not depend on the others.
 //!
 //!     cargo run --release --example batch_server -- jamba.plan
 
@@ -12,14 +12,14 @@ use std::thread;
 
 use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request, RequestId};
 
-/// What a client sends.
+/// The request of a client.
 struct Client {
     name: String,
     prompt: String,
     max_new: usize,
 }
 
-/// A client that is being answered.
+/// A client with a running request.
 struct Served {
     name: String,
     text: String,
@@ -49,14 +49,14 @@ pub(crate) fn run(plan: &Path, out: &mut dyn Write) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-/// Serves until no more clients can come and all have their answers.
+/// Serves until the channel is closed and all requests have ended.
 fn serve(engine: &mut Engine, arrivals: &Receiver<Client>, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let tokenizer = engine.tokenizer()?;
     let mut batch = Batch::new(engine);
     let mut served: HashMap<RequestId, Served> = HashMap::new();
     let mut is_open = true;
     while is_open || !batch.is_idle() {
-        // Between steps, whoever has arrived joins; with nothing to do, wait for the next one.
+        // Admit arrived clients between steps; wait for the next one if there is nothing to do.
         loop {
             let next = if batch.is_idle() {
                 arrivals.recv().map_err(|_| TryRecvError::Disconnected)

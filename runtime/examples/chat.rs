@@ -1,4 +1,4 @@
-//! A conversation on standard input and output. The sequence keeps what it has read: each turn reads only what is new.
+//! A conversation on standard input and output. The sequence keeps its state: each turn prefills only new tokens.
 //!
 //!     cargo run --release --example chat -- jamba.plan
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     run(plan.as_ref(), &mut io::stdin().lock(), &mut io::stdout())
 }
 
-/// Answers every line.
+/// Answers each line of the input.
 pub(crate) fn run(plan: &Path, input: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let mut engine = Engine::open(plan, OpenOptions::default())?;
     let (tokenizer, template) = (engine.tokenizer()?, engine.chat_template()?);
@@ -27,7 +27,7 @@ pub(crate) fn run(plan: &Path, input: &mut dyn BufRead, out: &mut dyn Write) -> 
         let tokens = tokenizer.encode_plain(&template.render(&messages)?)?;
         let mut n_read = engine.tokens(sequence)?.len();
         if !tokens.starts_with(engine.tokens(sequence)?) {
-            // The answer, rendered, is other tokens than those that were generated: read everything again.
+            // The rendered answer has other tokens than the generated ones: start a new sequence.
             engine.remove_sequence(sequence)?;
             (sequence, n_read) = (engine.add_sequence()?, 0);
         }

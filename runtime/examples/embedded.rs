@@ -1,4 +1,4 @@
-//! A model within the program: the plan is part of the executable and runs from there, without files.
+//! A program with an embedded plan, which runs without files.
 //!
 //!     cargo run --release --example embedded -- "Once upon a time"
 
@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use jamba_runtime::{Engine, GenerateOptions, OpenOptions, include_plan};
+use jamba_runtime::{Engine, GenerateOptions, OpenOptions, PlanFile, include_plan};
 
 static PLAN: &[u8] = include_plan!("toy.plan");
 
@@ -15,9 +15,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     run(&prompt, &mut io::stdout())
 }
 
-/// Goes on from a prompt.
+/// Continues a prompt.
 pub(crate) fn run(prompt: &str, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
-    let mut engine = Engine::open_memory(PLAN, OpenOptions::default())?;
+    let mut engine = Engine::open(PlanFile::from_memory(PLAN)?, OpenOptions::default())?;
     let tokens = engine.tokenizer()?.encode(prompt)?;
     let options = GenerateOptions { max_new: 12, ..GenerateOptions::default() };
     let generated = engine.generate(&tokens, &options, |_| ControlFlow::Continue(()))?;

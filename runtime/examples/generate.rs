@@ -1,4 +1,4 @@
-//! Text from a prompt, as it comes.
+//! Streams text from a prompt.
 //!
 //!     cargo run --release --example generate -- jamba.plan "Once upon a time."
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     run(plan.as_ref(), prompt, &mut io::stdout())
 }
 
-/// Goes on from a prompt.
+/// Continues a prompt.
 pub(crate) fn run(plan: &Path, prompt: &str, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let mut engine = Engine::open(plan, OpenOptions::default())?;
     let tokens = engine.tokenizer()?.encode(prompt)?;

@@ -1,10 +1,10 @@
-//! Continuous batching: requests join and leave between steps and share each step's tokens. What a request gets does
-//! not depend on the others: its tokens are those it gets alone, bit for bit.
+//! Continuous batching: requests join and leave between steps and share each step's token budget. The tokens of a request do
+//! not depend on the other requests.
 //!
-//! 1. join: requests that wait, in order, while a state slot and KV pages for all of their tokens are free
-//! 2. share: a token for every sequence that generates, then chunks of prompts, in order, until the step is full
-//! 3. run: where the KV pool is spent nevertheless, the last request to join goes back to wait, and will be fed again
-//! 4. pick: the next token of every sequence that has taken all of its own; requests that end leave
+//! 1. join: admit waiting requests in order, while a state slot and KV pages for all of their tokens are free
+//! 2. share: one token for every decoding sequence, then chunks of prompts in order, up to the step's token budget
+//! 3. run: if the KV pool is exhausted, preempt the request that joined last; it waits and is recomputed later
+//! 4. pick: pick the next token of every sequence that has processed all of its tokens; finished requests leave
 
 use std::collections::VecDeque;
 
@@ -12,35 +12,35 @@ use jamba_plan::format::{KV_PAGE_TOKENS, Setting};
 
 use crate::device::Row;
 use crate::generate::Picker;
-use crate::session::Origin;
+use crate::sequence::session::Origin;
 use crate::{Cancel, Engine, Feed, Finish, GenerateOptions, NewToken, Outputs, Pool, RuntimeError};
 use crate::{Sampler, SamplerOptions, SequenceId};
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Tokens of the prompt, at least one.
+    /// Prompt tokens, at least one.
     pub prompt: Vec<u32>,
-    /// How to answer it, with one new token at least. `chunk` means nothing here: see [`Batch::set_step_tokens`].
+    /// Generation options with `max_new` ≥ 1. `chunk` is ignored; see [`Batch::set_step_tokens`].
     pub options: GenerateOptions,
 }
 
-/// A request of a [`Batch`].
+/// Identifies a request of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u64);
 
-/// What a step brought a request: a token, its end, or both.
+/// A result of a step for one request: a token, the end of the request, or both.
 #[derive(Debug)]
 pub struct Event {
     /// The request.
     pub request: RequestId,
-    /// Its next token, with its text; None where the request ended before it.
+    /// The new token; None if the request ended without one.
     pub token: Option<NewToken>,
-    /// With the last event of a request, the end of its text: held back until it was known that no more comes.
+    /// The held back end of the text, in the last event of a request.
     pub rest: String,
-    /// Why there are no more, with the last event of a request.
+    /// The reason why the request ended, in its last event.
     pub finish: Option<Finish>,
-    /// What went wrong, where it is [`Finish::Failed`].
+    /// The error, if `finish` is [`Finish::Failed`].
     pub error: Option<RuntimeError>,
 }
 
@@ -49,7 +49,7 @@ pub struct Event {
 /// ```
 /// use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request};
 ///
-/// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
 /// let mut batch = Batch::new(&engine);
 /// let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
 /// let first = batch.submit(&engine, Request { prompt: vec![1, 20, 30], options: options.clone() })?;
@@ -59,36 +59,33 @@ pub struct Event {
 ///         let text = event.token.as_ref().map(|token| &token.text);
 ///         println!("{:?}: {text:?} {:?} {:?}", event.request, event.rest, event.finish);
 ///     }
-///     // Between steps more may be submitted, or a client may have gone:
+///     // Requests may be submitted or cancelled between steps:
 ///     batch.cancel(&mut engine, second)?;
 /// }
 /// # let _ = first;
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
 ///
-/// A step allocates nothing once every slot was in use, beside the texts, probabilities and constraints that requests
-/// ask for. Sequences that the caller adds to the same engine are left alone; what they hold of its pools is not there for
-/// requests.
+/// Once every slot has been in use, steps do not allocate, except for texts, log probabilities and constraints. Other
+/// sequences of the same engine are not affected; their pool memory is not available to requests.
 pub struct Batch {
     waiting: VecDeque<Job>,
-    /// In the order in which they joined.
+    /// In order of joining.
     running: Vec<Running>,
     events: Vec<Event>,
-    /// Empty between steps: kept for its memory.
-    feeds: Vec<Feed<'static>>,
-    /// How a device may pick from the rows of the step under way.
+    /// Device settings for the rows of the current step.
     settings: Vec<Option<Setting>>,
-    /// Of requests that ended, for those to come.
+    /// Samplers of ended requests, for reuse.
     samplers: Vec<Sampler>,
     n_submitted: u64,
     limits: Limits,
 }
 
-/// What the plan allows.
+/// Limits of the plan.
 struct Limits {
     max_context: u64,
     max_sequences: usize,
-    /// KV pages in all; None for models without attention.
+    /// Total number of KV pages; None for models without attention.
     n_pages: Option<u64>,
     vocab: usize,
     step_tokens: usize,
@@ -101,24 +98,24 @@ impl Limits {
     }
 }
 
-/// A request and how far it is.
+/// A request and its progress.
 struct Job {
     id: RequestId,
-    /// The prompt, and what was generated after it.
+    /// The prompt and the new tokens.
     tokens: Vec<u32>,
     n_prompt: usize,
     max_new: usize,
     cancel: Cancel,
-    /// None once it ended.
+    /// None after the end.
     picker: Option<Picker>,
-    /// The sampler's, until there is one.
+    /// Options for the sampler, until it is created.
     options: SamplerOptions,
-    /// None until it joins for the first time.
+    /// None before the request joins for the first time.
     sampler: Option<Sampler>,
 }
 
 impl Job {
-    /// What a row of logits brings it.
+    /// Picks a token from the result of a step.
     fn pick(&mut self, row: Row<'_>, limits: &Limits) -> Event {
         let (Some(picker), Some(sampler)) = (&mut self.picker, &mut self.sampler) else { unreachable!("it runs") };
         match picker.pick(sampler, row) {
@@ -133,7 +130,7 @@ impl Job {
         }
     }
 
-    /// How a device may pick its next token.
+    /// How a device may pick the next token.
     fn setting(&self) -> Option<Setting> {
         self.picker.as_ref().zip(self.sampler.as_ref()).and_then(|(picker, sampler)| picker.setting(sampler))
     }
@@ -142,7 +139,7 @@ impl Job {
         Event { request: self.id, token, rest: String::new(), finish: None, error: None }
     }
 
-    /// Its last event.
+    /// The last event.
     fn end(&mut self, finish: Finish) -> Event {
         match self.picker.take().map(Picker::finish) {
             Some(Err(error)) => self.fail(error),
@@ -156,7 +153,7 @@ impl Job {
         Event { finish: Some(Finish::Failed), error: Some(error), ..self.event(None) }
     }
 
-    /// Why no token follows its last, where none does.
+    /// The reason why no further token can follow, if any.
     fn spent(&self, limits: &Limits) -> Option<Finish> {
         if self.tokens.len() - self.n_prompt >= self.max_new {
             Some(Finish::Length)
@@ -172,15 +169,15 @@ impl Job {
 struct Running {
     job: Job,
     sequence: SequenceId,
-    /// Tokens that the sequence has taken.
+    /// Number of tokens that the sequence has processed.
     fed: usize,
-    /// Tokens that it takes in this step.
+    /// Number of tokens in the current step.
     share: usize,
     ended: bool,
 }
 
 impl Running {
-    /// Tokens that it has yet to take.
+    /// Number of tokens not yet processed.
     fn rest(&self) -> usize {
         self.job.tokens.len() - self.fed
     }
@@ -192,7 +189,7 @@ impl Running {
 }
 
 impl Batch {
-    /// No requests yet, for this engine.
+    /// An empty batch for this engine.
     pub fn new(engine: &Engine) -> Batch {
         let manifest = engine.manifest();
         let max_sequences = manifest.limits.max_sequences as usize;
@@ -208,7 +205,6 @@ impl Batch {
             waiting: VecDeque::new(),
             running: Vec::with_capacity(max_sequences),
             events: Vec::with_capacity(max_sequences),
-            feeds: Vec::with_capacity(max_sequences),
             settings: Vec::with_capacity(max_sequences),
             samplers: Vec::with_capacity(max_sequences),
             n_submitted: 0,
@@ -216,14 +212,16 @@ impl Batch {
         }
     }
 
-    /// Gives a step at most this many tokens, so that it takes less time and answers come more evenly; as many as the
-    /// plan allows, unless set. Sequences that generate get their token in any case; prompts share what is left, so they
-    /// wait while there are as many of those.
+    /// Sets the token budget per step, by default [`Engine::max_step_tokens`]. A smaller budget makes steps shorter and
+    /// latency more even. Decoding sequences always get their token; prefills use the rest of the budget.
     pub fn set_step_tokens(&mut self, engine: &Engine, n_tokens: usize) {
         self.limits.step_tokens = n_tokens.clamp(1, engine.max_step_tokens());
     }
 
-    /// Puts a request behind those that wait. Refuses what could never run.
+    /// Appends a request to the queue.
+    ///
+    /// # Errors
+    /// Fails if the request is invalid or can never run.
     pub fn submit(&mut self, engine: &Engine, request: Request) -> Result<RequestId, RuntimeError> {
         let Request { prompt: mut tokens, options } = request;
         let max_new = options.max_new;
@@ -236,7 +234,7 @@ impl Batch {
         let id = RequestId(self.n_submitted);
         self.n_submitted += 1;
         self.waiting.push_back(Job { id, tokens, n_prompt, max_new, cancel, picker, options, sampler: None });
-        self.waiting.reserve(self.limits.max_sequences); // for those that have to go back
+        self.waiting.reserve(self.limits.max_sequences); // for preempted requests
         self.events.reserve(self.waiting.len() + self.limits.max_sequences);
         Ok(id)
     }
@@ -263,7 +261,7 @@ impl Batch {
         }
     }
 
-    /// Ends a request; false where it had ended already. No event follows.
+    /// Cancels a request without an event. Returns false if it had ended already.
     pub fn cancel(&mut self, engine: &mut Engine, id: RequestId) -> Result<bool, RuntimeError> {
         if let Some(index) = self.waiting.iter().position(|job| job.id == id) {
             self.samplers.extend(self.waiting.remove(index).and_then(|job| job.sampler));
@@ -275,40 +273,38 @@ impl Batch {
         Ok(true)
     }
 
-    /// Requests that wait for a slot or for pages.
+    /// Number of requests that wait for a state slot or for KV pages.
     pub fn n_waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Requests that have a sequence.
+    /// Number of requests that have a sequence.
     pub fn n_running(&self) -> usize {
         self.running.len()
     }
 
-    /// True when there are no requests.
+    /// True if there are no requests.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Takes one step with all requests that there is room for; what it brought each of them. Nothing, where all
-    /// that run got chunks of their prompts, and where the caller's own sequences hold what the first one waits for.
+    /// Runs one step for all requests that fit and returns its events. There are none if the step only processed parts of
+    /// prompts, or if other sequences of the engine hold the memory that the first request waits for.
     ///
-    /// An error is a fault of ours, or of a caller who removed a sequence of the batch; the batch is of no use then.
+    /// # Errors
+    /// An internal error, or the caller removed a sequence of the batch. The batch is unusable after an error.
     pub fn step(&mut self, engine: &mut Engine) -> Result<&[Event], RuntimeError> {
         self.events.clear();
         self.drop_cancelled(engine)?;
         self.join(engine)?;
         while self.share() {
-            let mut feeds = with_other_lifetime(std::mem::take(&mut self.feeds));
-            feeds.extend(self.running.iter().filter(|running| running.share > 0).map(Running::feed));
             let of_prompt = self.running.iter().any(|running| running.fed < running.job.n_prompt && running.share > 0);
             let origin = if of_prompt { Origin::Prompt } else { Origin::Any };
             let last = self.running.iter().filter(|running| running.share > 0 && running.share == running.rest());
             self.settings.clear();
             self.settings.extend(last.map(|running| running.job.setting()));
-            let stepped = engine.run(&feeds, origin, &self.settings);
-            self.feeds = with_other_lifetime(feeds);
-            match stepped {
+            let feeds = self.running.iter().filter(|running| running.share > 0).map(Running::feed);
+            match engine.run(feeds, origin, &self.settings) {
                 Ok(admitted) => {
                     self.pick(engine.rows(admitted));
                     self.leave(engine)?;
@@ -321,7 +317,7 @@ impl Batch {
         Ok(&self.events)
     }
 
-    /// Ends what was cancelled from elsewhere.
+    /// Ends requests whose [`Cancel`] is set.
     fn drop_cancelled(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
         let Batch { waiting, running, events, samplers, .. } = self;
         waiting.retain_mut(|job| {
@@ -339,10 +335,10 @@ impl Batch {
         self.leave(engine)
     }
 
-    /// Step 1.
+    /// Step 1: join.
     fn join(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
         while let Some(job) = self.waiting.front() {
-            // Where others run, room for one token more: or it would soon have to give way.
+            // If others run, require room for one more token each, to avoid immediate preemption.
             let one = usize::from(!self.running.is_empty());
             let limits = &self.limits;
             let owed = |running: &Running| limits.pages(running.job.tokens.len() + one) - limits.pages(running.fed);
@@ -367,7 +363,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Step 2; true where there is anything to do.
+    /// Step 2: share. Returns false if no sequence has tokens in this step.
     fn share(&mut self) -> bool {
         let (mut tokens, mut rows) = (self.limits.step_tokens, self.limits.step_outputs);
         for running in &mut self.running {
@@ -376,7 +372,7 @@ impl Batch {
             tokens = tokens.saturating_sub(running.share);
         }
         for running in self.running.iter_mut().filter(|running| running.rest() > 1) {
-            let last = usize::from(rows == 0); // its row of logits has to wait
+            let last = usize::from(rows == 0); // no row of logits left for its last token
             running.share = tokens.min(running.rest() - last);
             rows -= usize::from(running.share == running.rest());
             tokens -= running.share;
@@ -384,8 +380,8 @@ impl Batch {
         self.running.iter().any(|running| running.share > 0)
     }
 
-    /// Step 3, where the KV pool is spent: the last request to join frees its pages. Where it is alone, nobody else
-    /// will free any.
+    /// Step 3, if the KV pool is exhausted: preempts the request that joined last. A single request ends instead, since no
+    /// other can free pages.
     fn give_way(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
         if let [only] = &mut self.running[..] {
             only.ended = true;
@@ -399,7 +395,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Step 4: `rows` are those of the sequences that have now taken all of their tokens, in order.
+    /// Step 4: pick. `rows` are the results of the sequences that have processed all of their tokens, in order.
     fn pick<'a>(&mut self, mut rows: impl Iterator<Item = Row<'a>>) {
         for running in self.running.iter_mut().filter(|running| running.share > 0) {
             running.fed += running.share;
@@ -413,7 +409,7 @@ impl Batch {
         }
     }
 
-    /// Frees what requests that ended hold.
+    /// Removes ended requests and their sequences.
     fn leave(&mut self, engine: &mut Engine) -> Result<(), RuntimeError> {
         while let Some(index) = self.running.iter().position(|running| running.ended) {
             let ended = self.running.remove(index);
@@ -422,11 +418,4 @@ impl Batch {
         }
         Ok(())
     }
-}
-
-/// An empty vector in the memory of another one.
-fn with_other_lifetime<'b>(mut feeds: Vec<Feed<'_>>) -> Vec<Feed<'b>> {
-    feeds.clear();
-    // Collecting in place: there is nothing to collect but the memory.
-    feeds.into_iter().map(|_| unreachable!("the vector was emptied")).collect()
 }

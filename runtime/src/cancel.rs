@@ -1,18 +1,18 @@
-//! A way to end work from another thread.
+//! Cancellation from another thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Ends work that was given a clone of it: from another thread, a callback, or a signal handler ([`Cancel::cancel`] stores
-/// one atomic flag and does nothing else). Work looks at it between steps: what it stops within is one step, of at most
-/// the plan's prefill chunk.
+/// A cancellation flag. Clones share it. [`Cancel::cancel`] may be called from another thread, a callback or a signal
+/// handler; it only stores an atomic flag. Operations check the flag before each step, so they stop after at most one step
+/// of the plan's prefill chunk.
 ///
 /// ```
 /// use jamba_runtime::Cancel;
 ///
 /// let cancel = Cancel::new();
 /// let theirs = cancel.clone();
-/// std::thread::spawn(move || theirs.cancel()).join().expect("it cancels");
+/// std::thread::spawn(move || theirs.cancel()).join().expect("the thread does not panic");
 /// assert!(cancel.is_cancelled());
 /// cancel.reset(); // for the next answer
 /// assert!(!cancel.is_cancelled());
@@ -21,22 +21,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Not cancelled yet.
+    /// A flag that is not set.
     pub fn new() -> Cancel {
         Cancel::default()
     }
 
-    /// Ends the work that looks at this, and any that begins later.
+    /// Sets the flag. Current and later operations end until [`Cancel::reset`].
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// True since [`Cancel::cancel`], until [`Cancel::reset`].
+    /// True if the flag is set.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Lets work begin again.
+    /// Clears the flag.
     pub fn reset(&self) {
         self.0.store(false, Ordering::Relaxed);
     }

@@ -1,16 +1,16 @@
-//! Why the runtime refused. Every message says what was found and what was expected.
+//! Errors of the runtime. Messages state what was found and what was expected.
 
 use std::path::PathBuf;
 
 use jamba_plan::PlanError;
 
 use crate::DeviceId;
-use crate::session::SequenceId;
+use crate::sequence::session::SequenceId;
 
-/// One of the two pools that sequences take their memory from.
+/// A memory pool of sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// Slots of conv and SSM state, one a sequence.
+    /// Slots of conv and SSM state, one per sequence.
     State,
     /// Pages of keys and values.
     Kv,
@@ -25,240 +25,242 @@ impl std::fmt::Display for Pool {
     }
 }
 
-/// Why the runtime refused.
+/// An error of the runtime. Unless documented otherwise, the engine is unchanged after an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What was being done to it.
+        /// The operation, for example `open it`.
         action: &'static str,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The plan was refused.
+    /// The plan is invalid or damaged.
     #[error("{}: {source}", path.display())]
     Plan {
         /// The plan's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The section and field that are wrong.
         source: PlanError,
     },
-    /// A plan in memory does not begin where it should.
-    #[error("the plan in memory begins {off} bytes after a page: it has to begin on one, a multiple of 4096 bytes")]
+    /// A plan in memory is not page-aligned.
+    #[error(
+        "the plan in memory starts {off} bytes after a page boundary, expected an address that is a multiple of 4096"
+    )]
     Unaligned {
-        /// Bytes after the page's begin.
+        /// Offset from the page boundary, in bytes.
         off: u64,
     },
-    /// A `.state` file was refused.
+    /// A `.state` file is invalid, damaged or of another plan.
     #[error("{}: {field}: found {found}, expected {expected}", path.display())]
     StateFile {
         /// The file.
         path: PathBuf,
-        /// The field that is wrong.
+        /// The wrong field.
         field: &'static str,
-        /// What it holds.
+        /// The value found.
         found: String,
-        /// What it should hold.
+        /// The value expected.
         expected: String,
     },
-    /// None of the plan's code runs on this CPU.
-    #[error("the plan has code for {targets:?}; this CPU runs {found}: build the plan for a target that it runs")]
+    /// This CPU runs none of the plan's targets.
+    #[error("the plan has code for {targets:?}; this CPU runs {found}: build the plan for a target that it supports")]
     NoCodeForCpu {
-        /// Targets in the plan.
+        /// Targets of the plan.
         targets: Vec<String>,
-        /// What this CPU can run.
+        /// Targets that this CPU supports.
         found: String,
     },
-    /// The plan has nothing for the kind of device that was asked for.
-    #[error("the plan has code for {targets:?} and none for {device}: build it with {wanted} among its targets")]
+    /// The plan has no target for the kind of device.
+    #[error("the plan has code for {targets:?}, but none for {device}: build it with {wanted} among its targets")]
     NoCodeForDevice {
         /// The device.
         device: String,
-        /// Targets in the plan.
+        /// Targets of the plan.
         targets: Vec<String>,
-        /// What the plan would need.
+        /// A target that the plan would need.
         wanted: &'static str,
     },
-    /// The target that was asked for is not in the plan.
-    #[error("target {wanted:?} was asked for; the plan has code for {targets:?}")]
+    /// The requested target is not in the plan.
+    #[error("target {wanted:?} was requested; the plan has code for {targets:?}")]
     NoSuchTarget {
-        /// The target asked for.
+        /// The requested target.
         wanted: String,
-        /// Targets in the plan.
+        /// Targets of the plan.
         targets: Vec<String>,
     },
-    /// The target that was asked for needs what this CPU lacks.
+    /// This CPU lacks features of the requested target.
     #[error("target {target:?} needs {missing}, which this CPU lacks")]
     CpuLacks {
-        /// The target asked for.
+        /// The requested target.
         target: String,
-        /// Features that are missing.
+        /// The missing features, by their LLVM names.
         missing: String,
     },
-    /// The plan's code could not be loaded.
+    /// The plan's code cannot be loaded.
     #[error("code/{target}: cannot be loaded: {reason}")]
     Code {
         /// The target.
         target: String,
-        /// The system's message.
+        /// The message of the linker or driver.
         reason: String,
     },
-    /// The system has no memory for a pool.
-    #[error("cannot take {bytes} bytes of memory for {what}: {source}")]
+    /// The system has too little memory.
+    #[error("cannot allocate {bytes} bytes of memory for {what}: {source}")]
     Memory {
-        /// What the memory was for.
+        /// The purpose of the memory.
         what: &'static str,
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: u64,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// There is no driver for the device.
+    /// The device's driver is not available.
     #[error("device {device}: {reason}")]
     NoDriver {
-        /// The device that was asked for.
+        /// The requested device.
         device: DeviceId,
-        /// What is missing.
+        /// The reason.
         reason: String,
     },
-    /// The driver finds fewer devices.
+    /// There is no device with this index.
     #[error("device {wanted}: the driver finds {found}, the first of which is cuda:0")]
     NoSuchDevice {
-        /// The device that was asked for.
+        /// The requested device.
         wanted: DeviceId,
         /// Number of devices.
         found: u32,
     },
-    /// The GPU is not of the kind that the plan's code runs on.
-    #[error("{device} has compute capability {}.{}; the plan's code for sm_90a runs on {}.{} alone", found.0, found.1, needed.0, needed.1)]
+    /// The GPU has another compute capability than the plan's code.
+    #[error("{device} has compute capability {}.{}; the plan's code for sm_90a runs only on {}.{}", found.0, found.1, needed.0, needed.1)]
     WrongCapability {
         /// The device's name.
         device: String,
-        /// Its compute capability, major and minor.
+        /// Its compute capability: major, minor.
         found: (u32, u32),
-        /// The one that the code runs on.
+        /// The compute capability that the code needs.
         needed: (u32, u32),
     },
-    /// The GPU's driver does not understand the plan's code.
+    /// The GPU's driver is too old for the plan's PTX.
     #[error(
-        "{device}: its driver knows CUDA {}.{}; the plan's code, PTX {}.{}, needs {}.{}: install a newer driver",
+        "{device}: its driver supports CUDA {}.{}; the plan's code, PTX {}.{}, needs {}.{}: install a newer driver",
         found.0, found.1, ptx.0, ptx.1, needed.0, needed.1
     )]
     DriverTooOld {
         /// The device's name.
         device: String,
-        /// The newest CUDA that the driver knows, major and minor.
+        /// The newest CUDA version that the driver supports: major, minor.
         found: (u32, u32),
-        /// The oldest that would do.
+        /// The oldest sufficient CUDA version.
         needed: (u32, u32),
         /// The version of the plan's PTX.
         ptx: (u32, u32),
     },
-    /// The GPU has too little memory that is free.
+    /// The GPU has too little free memory.
     #[error(
-        "{device}: {what} needs {needed} bytes of memory, {free} are free{}; `jambac fit` tells which limits fit",
+        "{device}: {what} needs {needed} bytes of memory, {free} are free{}; `jambac fit` computes limits that fit",
         match needed.checked_sub(*free) {
             Some(missing) if missing > 0 => format!(": {missing} are missing"),
-            _ => ", in no piece that is large enough".to_owned(),
+            _ => ", but not contiguously".to_owned(),
         }
     )]
     DeviceMemory {
         /// The device's name.
         device: String,
-        /// What the memory is for: `the plan`, `KV pool`.
+        /// The purpose of the memory: `the plan`, `KV pool`.
         what: &'static str,
-        /// Bytes that it needs.
+        /// Needed bytes.
         needed: u64,
-        /// Bytes that are free.
+        /// Free bytes.
         free: u64,
     },
-    /// A kernel, or a call of the GPU's driver, failed. The engine is of no use from here on: every call returns this.
+    /// A kernel or a driver call failed. The engine is unusable; every later call returns this error.
     #[error("{device}: {place}: {reason}")]
     DeviceFault {
         /// The device's name.
         device: String,
-        /// What was being done: `copying state`, `prefill step 7 (linear_sm90, layers.3.mamba)`.
+        /// The operation: `copying state`, `prefill step 7 (linear_sm90, layers.3.mamba)`.
         place: String,
         /// The driver's message.
         reason: String,
     },
-    /// The GPU is gone: fallen off the bus, or reset. The engine is of no use from here on: every call returns this.
+    /// The GPU is lost, for example reset. The engine is unusable; every later call returns this error.
     #[error("{device} is lost: {place}: {reason}")]
     DeviceLost {
         /// The device's name.
         device: String,
-        /// What was being done.
+        /// The operation.
         place: String,
         /// The driver's message.
         reason: String,
     },
-    /// A worker thread could not be started.
+    /// A worker thread cannot be started.
     #[error("cannot start worker thread {thread}: {source}")]
     Thread {
-        /// Its number, from 1.
+        /// Index of the thread, from 1.
         thread: usize,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// An option has a value that makes no sense.
+    /// An option has an invalid value.
     #[error("{name}: found {found}, expected {expected}")]
     Option {
         /// The option.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         found: String,
-        /// What was expected.
+        /// The expected values.
         expected: &'static str,
     },
     /// The sequence was removed, or belongs to another engine.
-    #[error("{0} does not exist (any more)")]
+    #[error("{0} does not exist, or was removed")]
     UnknownSequence(SequenceId),
-    /// A step names a sequence twice.
+    /// A step contains a sequence twice.
     #[error("{0} is in the step twice")]
     SequenceTwice(SequenceId),
     /// A step, or one of its sequences, has no tokens.
-    #[error("nothing to do: a step needs at least one sequence, and each of them at least one token")]
+    #[error("found no tokens: a step needs at least one sequence with at least one token each")]
     NoTokens,
     /// A token is outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocab}")]
     TokenOutOfRange {
         /// The token.
         token: u32,
-        /// Size of the vocabulary.
+        /// Vocabulary size.
         vocab: u64,
     },
-    /// A sequence would be longer than the plan allows.
-    #[error("a sequence of {wanted} tokens was asked for; the plan was built for a context of {max_context}")]
+    /// A sequence would exceed the plan's maximum context.
+    #[error("a sequence of {wanted} tokens was requested; the plan was built for a context of {max_context}")]
     ContextFull {
-        /// Tokens that the sequence would have.
+        /// Requested length, in tokens.
         wanted: u64,
-        /// Longest context of the plan.
+        /// Maximum context, in tokens.
         max_context: u64,
     },
-    /// A pool has too little left. Nobody was disturbed: finish or remove a sequence and try again.
-    #[error("{wanted} {pool} were asked for, {free} are free")]
+    /// A pool has too little free memory. Retry after removing a sequence.
+    #[error("{wanted} {pool} were requested, {free} are free")]
     PoolExhausted {
-        /// Which pool.
+        /// The pool.
         pool: Pool,
-        /// What was asked for.
+        /// Requested slots or pages.
         wanted: u64,
-        /// What is free.
+        /// Free slots or pages.
         free: u64,
     },
-    /// More tokens were to be taken back than were taken since the sequence's checkpoint.
-    #[error("{wanted} tokens of {len} were to be taken back; {}", match checkpoint {
+    /// A rollback would go back beyond the sequence's checkpoint.
+    #[error("a rollback of {wanted} of {len} tokens was requested; {}", match checkpoint {
         Some(checkpoint) => format!("the checkpoint is at {checkpoint}"),
         None => "the sequence has no checkpoint".to_owned(),
     })]
     TooFarBack {
-        /// Tokens to be taken back.
+        /// Number of tokens to remove.
         wanted: u64,
-        /// Tokens that the sequence has.
+        /// Length of the sequence.
         len: u64,
-        /// Tokens that it had at its checkpoint, if it has one.
+        /// Length at the checkpoint, if there is one.
         checkpoint: Option<u64>,
     },
     /// A snapshot, or a prefix cache, belongs to another plan.
@@ -266,76 +268,79 @@ pub enum RuntimeError {
     OtherPlan {
         /// `snapshot` or `prefix cache`.
         what: &'static str,
-        /// Digest of the plan that it belongs to.
+        /// Digest of its plan.
         found: blake3::Hash,
         /// Digest of the engine's plan.
         expected: blake3::Hash,
     },
-    /// A snapshot of another kind of target, whose state lies otherwise; or a prefix cache that holds what another target's
-    /// code computed, which rounds otherwise.
-    #[error("the {what} was filled by the target {found}; the engine runs {expected}")]
+    /// A snapshot of another kind of target, which has another layout; or a prefix cache filled by another target, which may
+    /// round differently.
+    #[error("the {what} was computed by the target {found}; the engine runs {expected}")]
     OtherTarget {
         /// `snapshot` or `prefix cache`.
         what: &'static str,
-        /// The target whose code filled it.
+        /// The target whose code computed it.
         found: String,
-        /// The target whose code the engine runs.
+        /// The target of the engine.
         expected: String,
     },
-    /// A step is larger than the plan's largest.
-    #[error("a step of {found} {what} was asked for; the plan was built for {most}")]
+    /// A step exceeds the plan's limits.
+    #[error("a step of {found} {what} was requested; the plan was built for {most}")]
     StepTooLarge {
         /// `tokens`, `sequences` or `rows of logits`.
         what: &'static str,
-        /// What was asked for.
+        /// Requested number.
         found: u64,
-        /// Largest number of the plan.
+        /// Maximum of the plan.
         most: u64,
     },
-    /// The plan carries no tokenizer: its checkpoint had none.
+    /// The operation was cancelled between two steps.
+    #[error("cancelled")]
+    Cancelled,
+    /// The plan lacks a section because its checkpoint had no such file.
     #[error("the plan has no {0}: its checkpoint had none")]
     NoSection(&'static str),
-    /// The tokenizer or its configuration could not be used.
+    /// The tokenizer, its configuration or a chat template is invalid.
     #[error("{section}: {reason}")]
     Tokenizer {
         /// `tokenizer`, `tokenizer config` or `chat template`.
         section: &'static str,
-        /// The library's message.
+        /// The reason.
         reason: String,
     },
-    /// Every logit of a row is infinite or not a number.
-    #[error("the logits of a row are not numbers: the largest is {largest}")]
+    /// The largest logit of a row is not finite.
+    #[error("the largest logit of a row is {largest}, expected a finite number")]
     NotFinite {
         /// The largest logit.
         largest: f32,
     },
-    /// Biases or a constraint forbid every token.
-    #[error("no token may come next: biases or a constraint forbid all of them")]
+    /// Biases or a constraint forbid all tokens.
+    #[error("no token is allowed: biases or a constraint forbid all of them")]
     NoTokenAllowed,
-    /// A constraint cannot be understood, or no text meets it.
+    /// A constraint is invalid, or no text satisfies it.
     #[error("{kind}: {reason}")]
     Constraint {
         /// `JSON schema`, `regular expression` or `grammar`.
         kind: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A kernel wrote outside its memory (found by `check`).
+    /// A kernel wrote outside its memory. Found with [`DebugOptions::check`](crate::DebugOptions::check).
     #[error("step {step} ({kernel}, {source_layer}) wrote outside the {region}")]
     GuardBroken {
         /// Index of the step in its entry.
         step: usize,
         /// The kernel's symbol.
         kernel: String,
-        /// Where in the model the step comes from.
+        /// The layer that the step belongs to.
         source_layer: String,
-        /// The region whose guard was overwritten.
+        /// The memory region next to the guard.
         region: &'static str,
     },
 }
 
 impl RuntimeError {
-    /// True when the fault is ours: neither the plan's file nor the caller can be to blame.
+    /// True for internal errors, which neither the plan nor the caller can cause.
     pub fn is_ours(&self) -> bool {
         matches!(
             self,

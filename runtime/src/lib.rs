@@ -1,10 +1,10 @@
-//! jamba-runtime: executes a plan. It knows kernels, steps, pools and sequences, nothing of layers or graphs, and links
-//! no compiler.
+//! jamba-runtime executes plans: files that hold a compiled model. It handles kernels, steps, memory pools and sequences. It
+//! has no notion of layers or graphs and links no compiler.
 //!
 //! ```
 //! use jamba_runtime::{Engine, GenerateOptions, OpenOptions, StreamEvent};
 //!
-//! let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+//! let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
 //! let prompt = engine.tokenizer()?.encode("Once upon a time")?;
 //! let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
 //! for event in engine.stream(&prompt, &options)? {
@@ -16,68 +16,58 @@
 //! # Ok::<(), jamba_runtime::RuntimeError>(())
 //! ```
 //!
-//! From the inside out: [`Engine::step`] feeds sequences and returns logits, f32 \[rows, vocab\]; [`Sampler`] picks from
-//! a row; [`Engine::generate`] and [`Engine::stream`] drive one sequence from prompt to end, with text, stop strings,
-//! probabilities and constraints; [`Batch`] drives the requests of a server. [`Snapshot`]s keep what a sequence has read.
-//! [`Tokenizer`] and [`ChatTemplate`] are the checkpoint's own. Every refusal is a [`RuntimeError`], and leaves the engine
-//! as it was unless it says otherwise.
+//! From low to high level: [`Engine::step`] appends tokens to sequences and returns logits, f32 \[rows, vocab\];
+//! [`Engine::prefill`] appends a prompt of any length; [`Sampler`] picks a token from a row; [`Engine::generate`] and
+//! [`Engine::stream`] generate from a prompt, with text, stop strings, log probabilities and constraints; [`Batch`] serves
+//! many requests with continuous batching. A [`Snapshot`] saves the state of a sequence. [`Tokenizer`] and [`ChatTemplate`]
+//! come from the checkpoint. Errors are [`RuntimeError`]s and leave the engine unchanged unless documented otherwise.
 //!
-//! Features, all on by default: `tokenizer` (text: tokenizers, streams, stop strings, chat templates), `constrain` (JSON
-//! schemas, regular expressions, grammars) and `cuda` (GPUs of NVIDIA's; their driver is looked for when a plan is opened on
-//! one). Without the first two tokens go in and logits or tokens come out.
+//! Features, all on by default: `tokenizer` (tokenizers, text streams, stop strings, chat templates), `constrain` (JSON
+//! schemas, regular expressions, grammars) and `cuda` (NVIDIA GPUs; the driver is loaded when a plan is opened on one).
+//! Without `tokenizer`, input and output are tokens and logits.
+//!
+//! The crate emits `tracing` spans: phases of [`Engine::open`] at level debug, every step at level trace.
 
 mod batch;
 mod cancel;
-#[cfg(feature = "tokenizer")]
-mod chat;
 mod check;
-#[cfg(feature = "constrain")]
-mod constrain;
 mod device;
 mod engine;
 mod error;
 mod execute;
 mod generate;
-mod pool;
-mod prefix;
+mod options;
 pub mod sample;
-mod session;
-mod snapshot;
-mod state_file;
+mod sequence;
 #[cfg(feature = "tokenizer")]
-mod stop;
-#[cfg(feature = "tokenizer")]
-mod texts;
-#[cfg(feature = "tokenizer")]
-mod tokenize;
+mod text;
 mod trace;
 
 pub use batch::{Batch, Event, Request, RequestId};
 pub use cancel::Cancel;
-#[cfg(feature = "tokenizer")]
-pub use chat::{Chat, ChatTemplate, Message};
-#[cfg(feature = "constrain")]
-pub use constrain::Constraint;
 pub use device::cpu::peaks::Peaks;
 pub use device::cuda::driver as gpu;
 pub use device::id::{DeviceId, NoDeviceId};
-pub use device::map::PlanFile;
-pub use engine::{Engine, Logits, OpenOptions, Progress, Unit};
+pub use device::map::{PlanFile, PlanSource};
+pub use engine::{Engine, Logits};
 pub use error::{Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent};
 pub use jamba_plan::cost::Size;
 pub use jamba_plan::{Plan, Verify};
-pub use prefix::{PrefixCache, PrefixCounters};
+pub use options::{DebugOptions, OpenOptions, Progress, Unit};
 pub use sample::{Sampler, SamplerOptions};
-pub use session::{Feed, Outputs, SequenceId};
-pub use snapshot::Snapshot;
+pub use sequence::prefix::{PrefixCache, PrefixCounters};
+pub use sequence::session::{Feed, Outputs, SequenceId};
+pub use sequence::snapshot::Snapshot;
 #[cfg(feature = "tokenizer")]
-pub use stop::StopStrings;
+pub use text::chat::{Chat, ChatTemplate, Message};
+#[cfg(feature = "constrain")]
+pub use text::constrain::Constraint;
 #[cfg(feature = "tokenizer")]
-pub use tokenize::{TextStream, Tokenizer};
+pub use text::{stop::StopStrings, stream::TextStream, tokenizer::Tokenizer};
 pub use trace::{KindTotal, Trace, TraceRun, TraceStep};
 
-/// What moves between threads, and what they share.
+/// Types that are `Send`, and types that are also `Sync`.
 const _: () = {
     const fn moves<T: Send>() {}
     const fn is_shared<T: Send + Sync>() {}

@@ -1,4 +1,4 @@
-//! Optional times of every step, as the first thread saw them, and what they add up to.
+//! Optional timing of every step on the first thread, and totals per kernel.
 
 use std::time::{Duration, Instant};
 
@@ -7,35 +7,35 @@ use jamba_plan::format::{Arg, Count, EntryKind, KernelRecord, Program, Step};
 
 use crate::execute::Lane;
 
-/// One run of an entry's steps.
+/// One run of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceRun {
     /// Index of the entry.
     pub index: usize,
-    /// What the entry is for.
+    /// Kind of the entry.
     pub entry: EntryKind,
-    /// How large it was.
+    /// Size of the step, for cost models.
     pub size: Size,
-    /// Index of its first step among [`Trace::steps`].
+    /// Index of the run's first step in [`Trace::steps`].
     pub begin: usize,
-    /// When it ended, since the trace began.
+    /// End of the run, relative to the start of the trace.
     pub end: Duration,
 }
 
-/// One step that ran.
+/// One executed step.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceStep {
-    /// Index of the entry that the step belongs to.
+    /// Index of the entry.
     pub entry: usize,
     /// Index of the step in its entry.
     pub step: usize,
-    /// Begin, since the trace began.
+    /// Start of the step, relative to the start of the trace.
     pub begin: Duration,
-    /// Time of the first thread's share.
+    /// Duration of the first thread's share.
     pub share: Duration,
 }
 
-/// Times of the steps that ran since tracing was turned on.
+/// Times of all steps since [`Engine::set_trace`](crate::Engine::set_trace).
 #[derive(Debug)]
 pub struct Trace {
     began: Instant,
@@ -43,20 +43,20 @@ pub struct Trace {
     steps: Vec<TraceStep>,
 }
 
-/// All steps of one kind of kernel, or of one kernel, in one entry together.
+/// Totals over all steps of one op, or of one kernel, in one entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KindTotal {
-    /// The entry.
+    /// Kind of the entry.
     pub entry: EntryKind,
-    /// What the kernels compute: `linear`; or the symbol of the one kernel.
+    /// The op, for example `linear`, or the symbol of the kernel.
     pub op: String,
-    /// Steps that ran.
+    /// Number of executed steps.
     pub steps: usize,
-    /// From each one's begin to the next one's, waiting for the other threads included.
+    /// Sum of the times from the start of each step to the start of the next, including waits for other threads.
     pub time: Duration,
-    /// Bytes that they cannot do without.
+    /// Minimum memory traffic of the steps by the cost model, in bytes.
     pub bytes: f64,
-    /// Operations that they cannot do without, a multiply-add counting two.
+    /// Arithmetic operations of the steps by the cost model; a multiply-add counts as two.
     pub operations: f64,
 }
 
@@ -65,12 +65,12 @@ impl Trace {
         Trace { began: Instant::now(), runs: Vec::new(), steps: Vec::new() }
     }
 
-    /// The runs, in order.
+    /// All runs, in order.
     pub fn runs(&self) -> &[TraceRun] {
         &self.runs
     }
 
-    /// The steps, in order of their begin.
+    /// All steps, in order of their start.
     pub fn steps(&self) -> &[TraceStep] {
         &self.steps
     }
@@ -86,12 +86,12 @@ impl Trace {
         }
     }
 
-    /// What the steps of each kind of kernel took and did; the longest first, prefill before decode.
+    /// Totals per op: prefill before decode, longest time first.
     pub fn by_kind(&self, program: &Program) -> Vec<KindTotal> {
         self.totals(program, |kernel| &kernel.op)
     }
 
-    /// The same of each kernel, by its symbol.
+    /// Totals per kernel symbol, in the same order.
     pub fn by_symbol(&self, program: &Program) -> Vec<KindTotal> {
         self.totals(program, |kernel| &kernel.symbol)
     }
@@ -131,7 +131,7 @@ impl KindTotal {
     }
 }
 
-/// False where a count that the step loops over is zero: logits that nobody asked for.
+/// False if a count that the step loops over is zero, for example without rows of logits.
 fn does_something(step: &Step, size: Size) -> bool {
     step.args.iter().all(|arg| match arg {
         Arg::Count(Count::Tokens, _) => size.tokens > 0.0,
@@ -141,7 +141,7 @@ fn does_something(step: &Step, size: Size) -> bool {
     })
 }
 
-/// A lane that notes when its steps begin and end.
+/// A lane that records the start and duration of its steps.
 pub(crate) struct Traced<'a> {
     pub(crate) lane: &'a mut dyn Lane,
     pub(crate) trace: &'a mut Trace,

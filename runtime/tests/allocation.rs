@@ -1,4 +1,4 @@
-//! Nothing is allocated while a plan runs: counted over all threads, in a process of its own.
+//! Steps do not allocate. Allocations of all threads are counted, so this test has its own process.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
@@ -14,7 +14,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Runs work that must not allocate.
+/// Runs `work` and fails if it allocates.
 #[track_caller]
 fn allocates_nothing<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let region = Region::new(ALLOCATOR);
@@ -24,7 +24,7 @@ fn allocates_nothing<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Greedy, and everything that a sampler can do.
+/// Greedy options, and options that use every feature of a sampler.
 fn sampler(index: usize) -> SamplerOptions {
     match index % 2 {
         0 => SamplerOptions::default(),
@@ -50,12 +50,12 @@ fn feed(sequence: SequenceId, tokens: &[u32], outputs: Outputs) -> Feed<'_> {
     Feed { sequence, tokens, outputs }
 }
 
-/// Two sequences that join, take chunks and single tokens, and leave.
+/// Adds two sequences, feeds them chunks and single tokens, and removes them.
 fn sequences(engine: &mut Engine, samplers: &mut [Sampler], tokens: &[u32]) {
     let [one, two] = [(); 2].map(|()| engine.add_sequence().unwrap());
     engine.step(&[feed(one, &tokens[..7], Outputs::All), feed(two, &tokens[..33], Outputs::None)]).unwrap();
     engine.step(&[feed(two, &tokens[33..40], Outputs::Last), feed(one, &tokens[..1], Outputs::Last)]).unwrap();
-    engine.prefill(one, tokens, None).unwrap();
+    engine.prefill(one, tokens, None, None).unwrap();
     let mut token = tokens[0];
     for _ in 0..20 {
         let feeds = [feed(one, std::slice::from_ref(&token), Outputs::Last), feed(two, &tokens[..1], Outputs::Last)];
@@ -69,7 +69,7 @@ fn sequences(engine: &mut Engine, samplers: &mut [Sampler], tokens: &[u32]) {
     engine.remove_sequence(two).unwrap();
 }
 
-/// More requests than slots and pages: some wait, some give way, one is cancelled.
+/// Submits more requests than slots and pages: some wait, some are preempted, one is cancelled.
 fn requests(engine: &mut Engine, batch: &mut Batch, counted: bool) {
     let request = |index: usize| Request {
         prompt: tokens(5 + index * 13 % 60),
@@ -103,7 +103,7 @@ fn steps_allocate_nothing() {
         let mut engine = Engine::open(&path, options).unwrap();
         let mut samplers = [0, 1].map(|index| Sampler::new(sampler(index), VOCAB as usize).unwrap());
         let tokens = tokens(60);
-        // Not even the first time.
+        // Including the first steps.
         allocates_nothing("steps", || sequences(&mut engine, &mut samplers, &tokens));
         let mut batch = Batch::new(&engine);
         requests(&mut engine, &mut batch, false);

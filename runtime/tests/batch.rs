@@ -1,4 +1,4 @@
-//! Continuous batching over plans of a toy model: what each request gets, who waits, who gives way, what is refused.
+//! Continuous batching with a toy model: tokens of each request, waiting, preemption and errors.
 
 #[expect(dead_code, reason = "the engine's tests use the rest")]
 mod fixture;
@@ -10,10 +10,10 @@ use jamba_runtime::{
     Batch, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError,
 };
 
-/// What a request got.
+/// The tokens and the end of a request.
 type Result = (Vec<u32>, Option<Finish>);
 
-/// A plan whose likeliest token is [`next`].
+/// An engine whose most likely token is [`next`].
 fn toy() -> (tempfile::TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     let path = Toy { defines: "#define CHOOSE 300", ..Toy::new() }.write(folder.path(), "toy.plan");
@@ -25,7 +25,7 @@ fn next(tokens: &[u32]) -> u32 {
     answers(tokens, WEIGHT as u32)[tokens.len() - 1] as u32 % VOCAB as u32
 }
 
-/// What the toy model answers, without an engine. The context holds 100 tokens; one more needs no room.
+/// The expected answer, computed without an engine. The context is 100 tokens; the last token needs no room.
 fn expected(request: &Request) -> Result {
     let mut tokens = request.prompt.clone();
     let mut finish = None;
@@ -49,7 +49,7 @@ fn request(n: usize, max_new: usize, salt: u32) -> Request {
     Request { prompt, options: GenerateOptions { max_new, ignore_eos: true, ..GenerateOptions::default() } }
 }
 
-/// Tokens and ends of all requests; `each` is called before every step.
+/// Runs all requests and returns their tokens and ends. Calls `each` before every step.
 fn run(
     engine: &mut Engine,
     batch: &mut Batch,
@@ -75,7 +75,7 @@ fn run(
 #[test]
 fn every_request_gets_what_it_gets_alone() {
     let (_folder, mut engine) = toy();
-    // Three slots, ten pages of 16 tokens: more than one of 100 tokens, less than three.
+    // Three slots and ten pages of 16 tokens: enough for one sequence of 100 tokens, not for three.
     let lengths = [(90, 20), (40, 30), (1, 60), (20, 1), (50, 50), (100, 3), (3, 97), (64, 36), (33, 12)];
     let requests: Vec<Request> = (0..).zip(lengths).map(|(salt, (n, max))| request(n, max, salt)).collect();
     for step_tokens in [1, 7, 40] {
@@ -92,7 +92,7 @@ fn every_request_gets_what_it_gets_alone() {
         for (id, request) in ids.iter().zip(&requests) {
             assert_eq!(results[id], expected(request), "{id:?}, steps of {step_tokens}");
         }
-        // Steps of one token leave the prompts no share while a sequence generates.
+        // With a budget of one token, prompts wait while a sequence decodes.
         assert_eq!((gave_way, most_running), (step_tokens > 1, 3), "steps of {step_tokens}");
         assert_eq!(engine.free(), (3, 10));
     }
@@ -132,13 +132,13 @@ fn requests_join_in_order_and_share_each_step() {
     let brought = |batch: &mut Batch, engine: &mut Engine| -> Vec<RequestId> {
         batch.step(engine).unwrap().iter().map(|event| event.request).collect()
     };
-    // 40 tokens a step: 30 + 10; then 1 + 39; then 1 + 1 and what is left for the third.
+    // 40 tokens per step: 30 + 10; then 1 + 39; then 1 + 1 and the rest for the third.
     assert_eq!(brought(&mut batch, &mut engine), [first]);
     assert_eq!(brought(&mut batch, &mut engine), [first]);
-    // It wants 3 pages and will owe the first one more; 10 − 2 − 4 are free.
+    // It needs 3 pages, and the first one needs one more; 10 − 2 − 4 are free.
     let third = submit(&engine, &mut batch, 40, 20, 2);
     assert_eq!((brought(&mut batch, &mut engine), batch.n_running()), (vec![first, second], 3));
-    // A fourth has no slot; a small fifth does not overtake it.
+    // The fourth has no slot. The fifth, although small, does not overtake it.
     let fourth = submit(&engine, &mut batch, 38, 5, 3);
     let fifth = submit(&engine, &mut batch, 1, 1, 4);
     assert_eq!((brought(&mut batch, &mut engine), batch.n_waiting()), (vec![first, second, third], 2));
@@ -188,7 +188,7 @@ fn a_prompt_that_no_pool_holds_is_refused() {
     let engine = Engine::open(&path, OpenOptions::default()).unwrap();
     let error = Batch::new(&engine).submit(&engine, request(49, 5, 0)).unwrap_err();
     assert!(matches!(error, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 4, free: 3 }), "{error}");
-    // Alone, it goes on until the pool is spent.
+    // A single request runs until the pool is exhausted.
     let mut engine = engine;
     let mut batch = Batch::new(&engine);
     let id = batch.submit(&engine, request(40, 50, 0)).unwrap();
@@ -201,7 +201,7 @@ fn sequences_of_the_caller_are_left_alone() {
     let (_folder, mut engine) = toy();
     let own = engine.add_sequence().unwrap();
     let tokens = request(80, 1, 9).prompt;
-    engine.prefill(own, &tokens[..79], None).unwrap();
+    engine.prefill(own, &tokens[..79], None, None).unwrap();
     let mut batch = Batch::new(&engine);
     let requests = [request(60, 30, 1), request(50, 30, 2)];
     let ids = requests.clone().map(|request| batch.submit(&engine, request).unwrap());
@@ -212,7 +212,7 @@ fn sequences_of_the_caller_are_left_alone() {
             assert_eq!(row.row(0).iter().position(|&logit| logit == 1.0), Some(next(&tokens) as usize));
         }
     });
-    // Five pages are left: 80 tokens, and one more that needs no room.
+    // Five pages are free: 80 tokens, and one more that needs no room.
     assert_eq!(results[&ids[0]], (expected(&requests[0]).0[..21].to_vec(), Some(Finish::NoRoom)));
     assert_eq!(results[&ids[1]], expected(&requests[1]));
     assert_eq!((engine.len(own).unwrap(), engine.free().0), (80, LIMITS.max_sequences - 1));

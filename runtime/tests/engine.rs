@@ -1,4 +1,4 @@
-//! The engine over plans of a toy model: batches, chunks, threads, pools, refusals.
+//! The engine with a toy model: batches, chunks, threads, pools and errors.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
@@ -8,7 +8,9 @@ use std::path::Path;
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
 use jamba_plan::PlanError;
 use jamba_plan::format::Init;
-use jamba_runtime::{Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, RuntimeError, SequenceId};
+use jamba_runtime::{
+    DebugOptions, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, RuntimeError, SequenceId,
+};
 
 const W: u32 = WEIGHT as u32;
 
@@ -16,7 +18,7 @@ fn open(path: &Path, threads: usize) -> Engine {
     Engine::open(path, OpenOptions { threads: Some(threads), ..OpenOptions::default() }).unwrap()
 }
 
-/// An engine with this many threads, and the folder its plan lies in.
+/// An engine with this many threads, and the folder of its plan.
 fn toy(threads: usize) -> (tempfile::TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     let path = Toy::new().write(folder.path(), "toy.plan");
@@ -24,7 +26,7 @@ fn toy(threads: usize) -> (tempfile::TempDir, Engine) {
     (folder, engine)
 }
 
-/// Tokens that differ by sequence.
+/// `n` tokens that depend on `salt`.
 fn prompt(n: usize, salt: u32) -> Vec<u32> {
     (0..n as u32).map(|i| (i * 37 + salt * 101 + i * i) % VOCAB as u32).collect()
 }
@@ -33,7 +35,7 @@ fn feed<'a>(sequence: SequenceId, tokens: &'a [u32], outputs: Outputs) -> Feed<'
     Feed { sequence, tokens, outputs }
 }
 
-/// The first logit of every row: the toy model's answer.
+/// The first logit of every row, which is the toy model's result.
 fn answer(engine: &mut Engine, feeds: &[Feed<'_>]) -> Vec<f32> {
     engine.step(feeds).unwrap().rows().map(|row| row[0]).collect()
 }
@@ -71,7 +73,7 @@ fn ragged_batches_join_and_leave() {
         [feed(first, &a[17..18], Outputs::Last), feed(third, &c, Outputs::All), feed(second, &b[5..], Outputs::Last)];
     assert_eq!(answer(&mut engine, &feeds), [&[wa[17]], &wc[..], &[wb[19]]].concat());
     engine.remove_sequence(second).unwrap();
-    // The slot and the pages of the one that left serve the next.
+    // The slot and the pages of the removed sequence are reused.
     let fourth = engine.add_sequence().unwrap();
     let feeds = [feed(fourth, &b[..18], Outputs::Last), feed(first, &a[18..], Outputs::Last)];
     assert_eq!(answer(&mut engine, &feeds), [wb[17], wa[29]]);
@@ -90,7 +92,7 @@ fn single_tokens_take_the_decode_entry_where_they_fit() {
     let mut two_rows = one(Outputs::Last);
     two_rows[1].outputs = Outputs::None;
     assert_eq!(entry_and_outputs(&mut engine, &two_rows), (2.0, 4.0));
-    // Three rows are more than this plan's decode entry returns.
+    // The decode entry of this plan returns at most two rows.
     assert_eq!(entry_and_outputs(&mut engine, &one(Outputs::Last)), (1.0, 6.0));
     assert_eq!(entry_and_outputs(&mut engine, &[feed(ids[0], &[9, 9], Outputs::Last)]), (1.0, 2.0));
 }
@@ -144,19 +146,19 @@ fn pools_end_exactly_where_the_plan_says() {
     let ids: Vec<SequenceId> = (0..3).map(|_| engine.add_sequence().unwrap()).collect();
     let full = engine.add_sequence().unwrap_err();
     assert!(matches!(full, RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 }), "{full}");
-    engine.prefill(ids[0], &prompt(96, 1), None).unwrap();
-    engine.prefill(ids[1], &prompt(49, 2), None).unwrap();
+    engine.prefill(ids[0], &prompt(96, 1), None, None).unwrap();
+    engine.prefill(ids[1], &prompt(49, 2), None, None).unwrap();
     assert_eq!(engine.free(), (0, 0));
     let full = engine.step(&[feed(ids[2], &[1], Outputs::Last)]).map(|_| ()).unwrap_err();
     assert!(matches!(full, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 1, free: 0 }), "{full}");
-    // The last page still has room.
+    // The last page is partially filled.
     let more = prompt(64, 2);
     let row = answer(&mut engine, &[feed(ids[1], &more[49..], Outputs::Last)]);
     assert_eq!(row, answers(&more, W)[63..]);
-    assert!(engine.prefill(ids[1], &[1], None).is_err());
+    assert!(engine.prefill(ids[1], &[1], None, None).is_err());
     engine.remove_sequence(ids[0]).unwrap();
     assert_eq!(engine.free(), (1, 6));
-    engine.prefill(ids[1], &[1], None).unwrap();
+    engine.prefill(ids[1], &[1], None, None).unwrap();
 }
 
 #[test]
@@ -165,9 +167,12 @@ fn prefill_refuses_before_its_first_chunk() {
     let id = engine.add_sequence().unwrap();
     let mut tokens = prompt(90, 5);
     tokens[80] = 1000;
-    assert!(matches!(engine.prefill(id, &tokens, Some(8)), Err(RuntimeError::TokenOutOfRange { token: 1000, .. })));
+    assert!(matches!(
+        engine.prefill(id, &tokens, Some(8), None),
+        Err(RuntimeError::TokenOutOfRange { token: 1000, .. })
+    ));
     assert_eq!(engine.len(id).unwrap(), 0);
-    let logits = engine.prefill(id, &tokens[..80], Some(8)).unwrap();
+    let logits = engine.prefill(id, &tokens[..80], Some(8), None).unwrap();
     assert_eq!(logits.row(0)[0], answers(&tokens[..80], W)[79]);
 }
 
@@ -177,8 +182,8 @@ fn prefill_tells_how_far_it_is() {
     let (sender, receiver) = std::sync::mpsc::channel();
     engine.on_prefill(move |progress| sender.send(progress).unwrap());
     let id = engine.add_sequence().unwrap();
-    engine.prefill(id, &prompt(20, 1), Some(8)).unwrap();
-    engine.prefill(id, &[1], Some(8)).unwrap();
+    engine.prefill(id, &prompt(20, 1), Some(8), None).unwrap();
+    engine.prefill(id, &[1], Some(8), None).unwrap();
     let told: Vec<(u64, u64)> = receiver.try_iter().map(|progress| (progress.done, progress.total)).collect();
     assert_eq!(told, [(0, 20), (8, 20), (16, 20), (20, 20), (0, 1), (1, 1)]);
 }
@@ -218,7 +223,7 @@ fn a_write_outside_the_arena_is_found_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = Toy::new().overrun().write(folder.path(), "overrun.plan");
     for threads in [1, 2] {
-        let options = OpenOptions { check: true, threads: Some(threads), ..OpenOptions::default() };
+        let options = OpenOptions { threads: Some(threads), debug: DebugOptions::CHECK, ..OpenOptions::default() };
         let mut engine = Engine::open(&path, options).unwrap();
         let id = engine.add_sequence().unwrap();
         let error = engine.step(&[feed(id, &[1, 2], Outputs::Last)]).map(|_| ()).unwrap_err();
@@ -226,9 +231,9 @@ fn a_write_outside_the_arena_is_found_and_named() {
         let text = error.to_string();
         assert!(text.contains("step 2 (overrun, layers.7.culprit)") && text.ends_with("the arena"), "{text}");
     }
-    // A sound plan passes.
+    // A correct plan passes.
     let path = Toy::new().write(folder.path(), "sound.plan");
-    let mut engine = Engine::open(&path, OpenOptions { check: true, ..OpenOptions::default() }).unwrap();
+    let mut engine = Engine::open(&path, OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() }).unwrap();
     let id = engine.add_sequence().unwrap();
     assert_eq!(answer(&mut engine, &[feed(id, &[1], Outputs::Last)]), answers(&[1], W));
 }
@@ -238,7 +243,7 @@ fn generation_ends_for_its_reasons() {
     let (_folder, mut engine) = toy(2);
     let options = |max_new| GenerateOptions { max_new, ..GenerateOptions::default() };
     let go_on = |_| std::ops::ControlFlow::Continue(());
-    // The toy model's largest logit is its first, whose token ends a text.
+    // The toy model's largest logit is that of token 0, an end token.
     let generated = engine.generate(&[5, 6], &options(10), go_on).unwrap();
     assert_eq!((generated.tokens, generated.finish), (vec![0], Finish::Eos));
     let on = GenerateOptions { ignore_eos: true, ..options(10) };
@@ -246,7 +251,7 @@ fn generation_ends_for_its_reasons() {
     assert_eq!((generated.tokens.len(), generated.decode_steps, generated.finish), (10, 9, Finish::Length));
     let on = GenerateOptions { ignore_eos: true, ..options(500) };
     let generated = engine.generate(&[5, 6], &on, go_on).unwrap();
-    // 98 tokens fill the context of 100; one more needs no room.
+    // The context is 100 tokens; the last new token needs no room.
     assert_eq!((generated.tokens.len(), generated.finish), (99, Finish::NoRoom));
     let generated = engine.generate(&[5, 6], &on, |_| std::ops::ControlFlow::Break(())).unwrap();
     assert_eq!((generated.tokens.len(), generated.finish), (1, Finish::Stopped));

@@ -1,4 +1,4 @@
-//! What an open plan holds is what the plan states: resident memory as the system counts it, in a process of its own.
+//! Resident memory of an open plan equals the size that the plan states. This test has its own process.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
@@ -9,14 +9,14 @@ use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of this process that are in memory, its mapped files' included.
+/// Resident memory of this process in bytes, including mapped files.
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
 }
 
-/// A plan of pools that are large beside everything else.
+/// A plan with pools that are large compared with everything else.
 fn large(synthetic_seed: Option<u64>) -> Toy {
     let mut toy = Toy::new();
     let weight = &mut toy.program.weights[0];
@@ -53,7 +53,7 @@ fn an_open_plan_holds_what_it_states() {
             println!(
                 "{name}, prefault {prefault}: {stated} bytes stated; {opened} resident after opening, {used} after a step"
             );
-            // The toy's code, its tables, stacks.
+            // The margin covers code, tables and stacks.
             let (least, most) = (stated - stated / 50, stated + stated / 50);
             if prefault {
                 assert!((least..=most).contains(&opened) && (least..=most).contains(&used), "{name}");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gpu_bench::checks::logits;
 use gpu_bench::draws::draw;
-use jamba_runtime::{Engine, OpenOptions, Progress as Told};
+use jamba_runtime::{DebugOptions, Engine, OpenOptions, Progress as Told};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use jambac_models::tiny::Tiny;
@@ -31,7 +31,7 @@ fn device() -> Simulated {
 fn run(plan: &Path, options: OpenOptions<'_>) -> (Vec<Vec<f32>>, Counts) {
     let device = device();
     let counters = device.counters();
-    let mut engine = Engine::open_on(plan, options, Box::new(device)).unwrap();
+    let mut engine = Engine::open(plan, OpenOptions { driver: Some(Box::new(device)), ..options }).unwrap();
     let vocab = engine.manifest().model.vocab as u32;
     let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % vocab).collect();
     (logits(&mut engine, &ids, 16).unwrap(), counters.read())
@@ -46,7 +46,7 @@ fn weights_drawn_on_the_device_are_those_of_the_host() {
         println!("{drawn:?}");
         assert_eq!(drawn.compared_bytes, drawn.bytes, "all of it is compared");
 
-        let (expected, host) = run(&plan, OpenOptions { draw_on_host: true, ..OpenOptions::default() });
+        let (expected, host) = run(&plan, OpenOptions { debug: DebugOptions::DRAW_ON_HOST, ..OpenOptions::default() });
         let (found, device) = run(&plan, OpenOptions::default());
         assert_eq!(found, expected, "the bits of logits");
         assert!(expected.iter().flatten().any(|&logit| logit != expected[0][0]), "logits say something");

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use gpu_bench::checks;
-use jamba_runtime::{Engine, GenerateOptions, OpenOptions};
+use jamba_runtime::{DebugOptions, Engine, GenerateOptions, OpenOptions};
 
 use super::plan::{check, open};
 use crate::fixtures::Fixture;
@@ -22,7 +22,10 @@ fn tokens_are_those_that_the_host_picks() {
 fn logits_stay_on_the_device() {
     let ids = Fixture::open("tiny").prompt(17).ids;
     let run = |options: &GenerateOptions, pick_on_host: bool| {
-        let (mut engine, counters) = open(12, OpenOptions { pick_on_host, ..OpenOptions::default() });
+        let (mut engine, counters) = open(
+            12,
+            OpenOptions { debug: DebugOptions { pick_on_host, ..DebugOptions::default() }, ..OpenOptions::default() },
+        );
         generate(&mut engine, &ids, options);
         let counts = counters.read();
         let launches = |op: &str| {

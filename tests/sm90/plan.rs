@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
 use gpu_bench::times;
 use jamba_plan::format::Pick;
-use jamba_runtime::{Engine, OpenOptions};
+use jamba_runtime::{DebugOptions, Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::{Fusion, ModelFile};
 use ptxsim::driver::{Counters, Device, Downloads, Simulated};
@@ -48,7 +48,7 @@ pub fn tiny(folder: &Path, fusion: &str) -> PathBuf {
 pub(super) fn open(seed: u64, options: OpenOptions<'_>) -> (Engine, Counters) {
     let device = Simulated::new(&Device { seed, n_sms: 3, downloads: Downloads::Anything, ..Device::default() });
     let counters = device.counters();
-    (Engine::open_on(plan(), options, Box::new(device)).unwrap(), counters)
+    (Engine::open(plan(), OpenOptions { driver: Some(Box::new(device)), ..options }).unwrap(), counters)
 }
 
 pub(super) fn check(seed: u64, check: Check) {
@@ -103,7 +103,10 @@ fn graphs_are_captured_once() {
     check(7, checks::graphs);
     let ids = Fixture::open("tiny").prompt(4).ids;
     let run = |launch_each: bool| {
-        let (mut engine, counters) = open(7, OpenOptions { launch_each, ..OpenOptions::default() });
+        let (mut engine, counters) = open(
+            7,
+            OpenOptions { debug: DebugOptions { launch_each, ..DebugOptions::default() }, ..OpenOptions::default() },
+        );
         checks::logits(&mut engine, &ids, 4).unwrap();
         checks::logits(&mut engine, &ids, 1).unwrap();
         checks::logits(&mut engine, &ids[..3], 3).unwrap();

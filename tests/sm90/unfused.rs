@@ -169,7 +169,7 @@ fn experts_are_chosen_and_sorted() {
 
 pub(super) fn open(plan: &std::path::Path, options: OpenOptions<'_>) -> Engine {
     let device = Simulated::new(&Device { seed: 4, n_sms: 3, downloads: Downloads::Anything, ..Device::default() });
-    Engine::open_on(plan, options, Box::new(device)).unwrap()
+    Engine::open(plan, OpenOptions { driver: Some(Box::new(device)), ..options }).unwrap()
 }
 
 /// Without fusions a plan computes what it computes with them, and keeps its promises.

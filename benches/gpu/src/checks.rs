@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use jamba_runtime::sample::greedy as likeliest;
-use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId, Snapshot};
+use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, SequenceId, Snapshot};
 pub use picks::{picks, requests};
 use serde::Serialize;
 
@@ -240,7 +240,10 @@ pub fn many_sequences(subject: &Subject<'_>) -> Result<Found> {
 /// Graphs that are replayed give the bits of launches one by one.
 pub fn graphs(subject: &Subject<'_>) -> Result<Found> {
     let run = |launch_each: bool| {
-        let mut engine = (subject.on_gpu)(OpenOptions { launch_each, ..OpenOptions::default() })?;
+        let mut engine = (subject.on_gpu)(OpenOptions {
+            debug: DebugOptions { launch_each, ..DebugOptions::default() },
+            ..OpenOptions::default()
+        })?;
         let (sequence, last) = begin(&mut engine, &subject.text[..17])?;
         let mut rows = vec![last];
         for _ in 0..6 {

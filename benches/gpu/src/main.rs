@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use gpu_bench::cases::Cases;
 use gpu_bench::checks::{CHECKS, Subject, Tolerance};
 use gpu_bench::{draws, times};
-use jamba_runtime::{DeviceId, Engine, OpenOptions, gpu};
+use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, gpu};
 use serde::Serialize;
 
 /// Checks kernels and plans on a GPU, and times them; prints a JSON document a line.
@@ -108,7 +108,13 @@ fn run(args: &Args) -> Result<()> {
             print(&draws::draw(plan, gpu::open(device)?).with_context(|| plan.display().to_string())?)
         }
         Command::Time { plan, sequences, context, steps, launch_each } => {
-            let mut engine = open(plan, OpenOptions { launch_each: *launch_each, ..OpenOptions::default() })?;
+            let mut engine = open(
+                plan,
+                OpenOptions {
+                    debug: DebugOptions { launch_each: *launch_each, ..DebugOptions::default() },
+                    ..OpenOptions::default()
+                },
+            )?;
             // A second context of the device sees what the first one takes.
             let free = || Ok::<u64, anyhow::Error>(gpu::open(device)?.info().free_bytes);
             let before = free()?;

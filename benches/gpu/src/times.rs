@@ -96,7 +96,7 @@ pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize)
     let began = Instant::now();
     for (nth, &id) in ids.iter().enumerate() {
         let prompt: Vec<u32> = (0..context).map(|at| token(nth + 31 * at)).collect();
-        engine.prefill(id, &prompt, None)?;
+        engine.prefill(id, &prompt, None, None)?;
     }
     let prefill_tokens_per_s = (sequences * context) as f64 / began.elapsed().as_secs_f64();
 
@@ -120,7 +120,7 @@ pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize)
     let again = engine.max_step_tokens().min(context);
     engine.remove_sequence(ids[0])?;
     let other = engine.add_sequence()?;
-    engine.prefill(other, &(0..again).map(token).collect::<Vec<u32>>(), None)?;
+    engine.prefill(other, &(0..again).map(token).collect::<Vec<u32>>(), None, None)?;
     let kernels = kernels(engine);
     engine.set_trace(false);
     for id in ids[1..].iter().copied().chain([other]) {

@@ -1,53 +1,53 @@
-//! Engines and sequences: opened, asked, closed; state that is saved and loaded.
+//! Engines, sequences, and saved state.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, Snapshot, Verify};
+use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, PlanFile, Snapshot, Verify};
 use serde_json::json;
 
 use crate::arguments::{Versioned, file_path, options, place, slice, store_text, string};
 use crate::handles::{self, Inner, Object, OpenEngine, invalid, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
-/// A plan that is open. One thread at a time may be in a call on it: another one gets JAMBA_BUSY at once. Engines do not
-/// disturb each other. A handle that was closed is refused for ever.
+/// An open plan. One thread at a time may be in a call on it; calls from other threads return JAMBA_BUSY immediately. Engines
+/// are independent of each other. A closed handle stays invalid.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_engine {
-    /// 0 is no engine.
+    /// 0 means no engine.
     pub id: u64,
 }
 
-/// A sequence of an engine. Every other engine refuses it, and its own once it was removed.
+/// A sequence of an engine. It is invalid for other engines, and after its removal.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_sequence {
-    /// 0 is no sequence.
+    /// 0 means no sequence.
     pub id: u64,
 }
 
-/// How to open a plan. Set `size` to sizeof(jamba_open_options); zero means the default everywhere else.
+/// Options for opening a plan. Set `size` to sizeof(jamba_open_options). Zero means the default in all other fields.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_open_options {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: usize,
-    /// Threads, the caller's included; 0 for one for every core.
+    /// Number of threads, including the caller; 0 for one per core.
     pub threads: usize,
-    /// The target whose code is loaded, "x86-64-v3"; null for the best that this machine runs.
+    /// Target to load, for example "x86-64-v3"; null for the best that this machine supports.
     pub target: *const c_char,
-    /// Nonzero: do not compare the weights with their digest, which opens large plans sooner.
+    /// Nonzero: do not verify the digest of the weights, which opens large plans faster.
     pub trust_weights: c_int,
-    /// Nonzero: make all memory resident now.
+    /// Nonzero: make all memory resident when opening.
     pub prefault: c_int,
-    /// The device, "cpu" or "cuda:0"; null for the CPU.
+    /// Device, "cpu" or "cuda:0"; null for the CPU.
     pub device: *const c_char,
 }
 
-// SAFETY: it begins with its size; numbers and a pointer, which is not followed before it is checked.
+// SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
 unsafe impl Versioned for jamba_open_options {
     const FIRST: usize = std::mem::offset_of!(jamba_open_options, device);
 
@@ -58,26 +58,26 @@ unsafe impl Versioned for jamba_open_options {
     }
 }
 
-/// Opens an engine and gives it a handle.
+/// Opens an engine and stores its handle in `out`.
 ///
 /// # Safety
-/// `raw` and `out` are the caller's pointers.
+/// `raw` and `out`, and pointers in `raw`, are null or valid during the call, as jamba.h requires of C callers.
 unsafe fn open(
     raw: *const jamba_open_options,
     out: *mut jamba_engine,
     open: impl FnOnce(OpenOptions<'_>) -> Result<Engine, jamba_runtime::RuntimeError>,
 ) -> Result<(), Failure> {
-    // SAFETY: the caller's word is the same.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let (options, out) = unsafe { (options("options", raw)?, place("engine", out)?) };
     *out = jamba_engine { id: 0 };
     let isa = match options.target.is_null() {
         true => None,
-        // SAFETY: it is not null, and so the caller's text.
+        // SAFETY: not null, so a zero-terminated string by the contract of jamba.h.
         false => Some(unsafe { string("target", options.target) }?.to_owned()),
     };
     let device = match options.device.is_null() {
         true => DeviceId::Cpu,
-        // SAFETY: as for the target.
+        // SAFETY: not null, so a zero-terminated string by the contract of jamba.h.
         false => unsafe { string("device", options.device) }?.parse().map_err(Failure::argument)?,
     };
     let verify = if options.trust_weights == 0 { Verify::Everything } else { Verify::AllButWeights };
@@ -102,15 +102,15 @@ pub unsafe extern "C" fn jamba_open(
     engine: *mut jamba_engine,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let file: &Path = unsafe { file_path(path) }?;
-        // SAFETY: as above.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         unsafe { open(options, engine, |options| Engine::open(file, options)) }
     })
 }
 
-/// Opens a plan that is in memory: `bytes` bytes that begin on a page of 4096, and that stay as they are until the
-/// engine is closed. Nothing is copied and no file is touched. `options` may be null.
+/// Opens a plan in memory without copying it: `bytes` bytes, aligned to 4096, which must stay unchanged until the engine is
+/// closed. `options` may be null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_open_memory(
     data: *const c_void,
@@ -119,14 +119,15 @@ pub unsafe extern "C" fn jamba_open_memory(
     engine: *mut jamba_engine,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller promises that the memory stays until the engine is gone, and nothing else refers to it.
+        // SAFETY: jamba.h requires that the memory stays valid and unchanged until the engine is closed, and only the engine
+        // keeps a reference to it.
         let plan: &'static [u8] = unsafe { slice("data", data.cast::<u8>(), bytes) }?;
-        // SAFETY: the caller's word.
-        unsafe { open(options, engine, |options| Engine::open_memory(plan, options)) }
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        unsafe { open(options, engine, |options| Engine::open(PlanFile::from_memory(plan)?, options)) }
     })
 }
 
-/// Closes an engine and its sequences. Refused with JAMBA_BUSY while another thread is in a call on it.
+/// Closes an engine and its sequences. Fails with JAMBA_BUSY while another thread is in a call on it.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_close(engine: jamba_engine) -> jamba_status {
     entry(|| {
@@ -135,8 +136,8 @@ pub extern "C" fn jamba_close(engine: jamba_engine) -> jamba_status {
     })
 }
 
-/// Ends what the engine does between two steps, from any thread: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill
-/// with JAMBA_CANCELLED; and all that is begun later, until jamba_cancel_reset.
+/// Cancels, from any thread, the current and later operations of an engine until jamba_cancel_reset. Operations stop between
+/// two steps: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill with JAMBA_CANCELLED.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_cancel(engine: jamba_engine) -> jamba_status {
     entry(|| {
@@ -145,7 +146,7 @@ pub extern "C" fn jamba_cancel(engine: jamba_engine) -> jamba_status {
     })
 }
 
-/// Lets the engine work again after jamba_cancel.
+/// Ends the effect of jamba_cancel.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_cancel_reset(engine: jamba_engine) -> jamba_status {
     entry(|| {
@@ -154,9 +155,9 @@ pub extern "C" fn jamba_cancel_reset(engine: jamba_engine) -> jamba_status {
     })
 }
 
-/// What the engine runs, as JSON: `plan`, `digest`, `target`, `device`, `threads`, `free` (state slots and KV pages), and the
-/// plan's `manifest` with model, limits and memory in bytes. Stores at most `capacity` bytes, a zero at the end included,
-/// and the length without it; JAMBA_TOO_SMALL stores the length alone.
+/// Stores a description of the engine as JSON: `plan`, `digest`, `target`, `device`, `threads`, `free` (state slots and KV
+/// pages), and the plan's `manifest` with model, limits and memory in bytes. Stores at most `capacity` bytes including a
+/// terminating zero, and the length without it. JAMBA_TOO_SMALL stores only the length.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_info(
     engine: jamba_engine,
@@ -177,16 +178,16 @@ pub unsafe extern "C" fn jamba_info(
             })
             .to_string())
         })?;
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         unsafe { store_text(&text, buffer, capacity, length) }
     })
 }
 
-/// Begins a sequence without tokens.
+/// Adds an empty sequence.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_sequence_add(engine: jamba_engine, sequence: *mut jamba_sequence) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let out = unsafe { place("sequence", sequence) }?;
         *out = jamba_sequence { id: 0 };
         out.id = with_engine(engine.id, |inner| {
@@ -197,7 +198,7 @@ pub unsafe extern "C" fn jamba_sequence_add(engine: jamba_engine, sequence: *mut
     })
 }
 
-/// Ends a sequence; its memory is free for others.
+/// Removes a sequence and frees its memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_sequence_remove(engine: jamba_engine, sequence: jamba_sequence) -> jamba_status {
     entry(|| {
@@ -208,7 +209,7 @@ pub extern "C" fn jamba_sequence_remove(engine: jamba_engine, sequence: jamba_se
     })
 }
 
-/// Stores the number of tokens that a sequence has taken.
+/// Stores the number of tokens in a sequence.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_sequence_length(
     engine: jamba_engine,
@@ -216,14 +217,14 @@ pub unsafe extern "C" fn jamba_sequence_length(
     length: *mut usize,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let out = unsafe { place("length", length) }?;
         *out = with_engine(engine.id, |inner| Ok(inner.engine.len(inner.sequence(sequence.id)?)?))? as usize;
         Ok(())
     })
 }
 
-/// Writes what a sequence remembers to a file, from which jamba_snapshot_load goes on with the same bits.
+/// Saves the state of a sequence to a file. After jamba_snapshot_load it continues bit-identically.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_snapshot_save(
     engine: jamba_engine,
@@ -231,13 +232,13 @@ pub unsafe extern "C" fn jamba_snapshot_save(
     path: *const c_char,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let file = unsafe { file_path(path) }?;
         with_engine(engine.id, |inner| Ok(inner.engine.snapshot(inner.sequence(sequence.id)?)?.save(file)?))
     })
 }
 
-/// Begins a sequence that goes on from such a file, of the same plan.
+/// Adds a sequence with the state from a file of the same plan.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_snapshot_load(
     engine: jamba_engine,
@@ -245,7 +246,7 @@ pub unsafe extern "C" fn jamba_snapshot_load(
     sequence: *mut jamba_sequence,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let (file, out) = unsafe { (file_path(path)?, place("sequence", sequence)?) };
         *out = jamba_sequence { id: 0 };
         out.id = with_engine(engine.id, |inner| {

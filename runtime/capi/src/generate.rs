@@ -1,4 +1,4 @@
-//! From a prompt to the end of the answer, told token by token.
+//! Generation from a prompt with a callback per token.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ops::ControlFlow;
@@ -19,99 +19,99 @@ use crate::status::{Failure, entry, jamba_status};
 pub struct jamba_logprob {
     /// The token.
     pub token: u32,
-    /// Of the softmax of the logits as the model gave them, before whatever changes what is picked.
+    /// Log softmax of the model's logits, before any sampler option.
     pub logprob: f32,
 }
 
-/// Stands for a token where text comes without one.
+/// The value of jamba_token.token for text without a token.
 pub const JAMBA_NO_TOKEN: u32 = u32::MAX;
 
-/// What jamba_generate tells of. Valid during the callback.
+/// The argument of the callback, valid during the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_token {
-    /// The token; JAMBA_NO_TOKEN in the last call, where text was held back until it was known that no more comes.
+    /// The token; JAMBA_NO_TOKEN in a last call with held back text.
     pub token: u32,
-    /// Its logprob, where logprobs were asked for.
+    /// Its log probability, if requested.
     pub logprob: f32,
-    /// The text that is certain now, in UTF-8, with a zero behind it: whole characters, no part of a stop string.
+    /// The text that became final, zero-terminated UTF-8: whole characters, no part of a stop string.
     pub text: *const c_char,
-    /// Bytes of the text.
+    /// Size of the text in bytes.
     pub text_length: usize,
-    /// The likeliest tokens in its place, likeliest first.
+    /// The most likely tokens, most likely first.
     pub top: *const jamba_logprob,
-    /// Number of those.
+    /// Number of entries of `top`.
     pub n_top: usize,
 }
 
-/// Hears of each token; nonzero ends the answer. Calls on the same engine are refused with JAMBA_BUSY meanwhile. It must
-/// return: no longjmp and no C++ exception may leave it.
+/// Called with each token; a nonzero result ends the answer. Calls on the same engine return JAMBA_BUSY meanwhile. It must
+/// return normally: no longjmp and no C++ exception may leave it.
 pub type jamba_on_token = Option<unsafe extern "C" fn(user: *mut c_void, token: *const jamba_token) -> c_int>;
 
-/// What the text of an answer has to be.
+/// Kinds of constraints on the text of an answer.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "constrain"), allow(dead_code, reason = "C's names stay the same"))]
 pub enum jamba_constraint {
-    /// Anything.
+    /// No constraint.
     JAMBA_CONSTRAINT_NONE = 0,
     /// JSON that satisfies a JSON schema.
     JAMBA_CONSTRAINT_JSON_SCHEMA = 1,
     /// A match of a regular expression.
     JAMBA_CONSTRAINT_REGEX = 2,
-    /// A text of a grammar, in llguidance's variant of Lark.
+    /// Text of a grammar, in llguidance's variant of Lark.
     JAMBA_CONSTRAINT_LARK = 3,
 }
 
-/// Why generation ended.
+/// The reason why generation ended.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum jamba_finish {
-    /// The model ended the text.
+    /// The model produced an end token.
     JAMBA_FINISH_EOS = 0,
-    /// As many tokens as were asked for.
+    /// The maximum number of new tokens was reached.
     JAMBA_FINISH_LENGTH = 1,
     /// The context or the KV pool is full.
     JAMBA_FINISH_NO_ROOM = 2,
-    /// A stop string, a stop token, or the callback.
+    /// A stop string or stop token occurred, or the callback stopped it.
     JAMBA_FINISH_STOPPED = 3,
     /// jamba_cancel was called.
     JAMBA_FINISH_CANCELLED = 4,
-    /// The text is what the constraint asks for, and nothing may follow it.
+    /// The text satisfies the constraint and no token may follow.
     JAMBA_FINISH_COMPLETE = 5,
 }
 
-/// How to generate. jamba_generate_options_init sets all to what they are by default.
+/// Options for generation. jamba_generate_options_init sets the defaults.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_generate_options {
-    /// Bytes of this struct: set by jamba_generate_options_init.
+    /// Size of this struct in bytes, set by jamba_generate_options_init.
     pub size: usize,
-    /// Most tokens to generate; 256 by default.
+    /// Maximum number of new tokens; 256 by default.
     pub max_new: usize,
-    /// How they are picked; null for greedy.
+    /// Sampler options; null for greedy.
     pub sampler: *const jamba_sampler_options,
-    /// Tokens that end the answer; may be null where there are none.
+    /// Tokens that end the answer; may be null if there are none.
     pub stop_tokens: *const u32,
-    /// Number of those.
+    /// Number of entries of `stop_tokens`.
     pub n_stop_tokens: usize,
-    /// Texts that end the answer and are no part of it; may be null where there are none.
+    /// Stop strings: they end the answer and are not part of it; may be null if there are none.
     pub stop: *const *const c_char,
-    /// Number of those.
+    /// Number of entries of `stop`.
     pub n_stop: usize,
-    /// What the text has to be: a jamba_constraint.
+    /// Kind of constraint, a jamba_constraint.
     pub constraint: i32,
-    /// Nonzero: go on after a token that ends a text.
+    /// Nonzero: continue after end tokens.
     pub ignore_eos: c_int,
-    /// The schema, expression or grammar.
+    /// The schema, regular expression or grammar.
     pub constraint_text: *const c_char,
-    /// How many of the likeliest tokens to tell in each one's place; -1 for no probabilities at all, the default.
+    /// Number of most likely tokens to report per token; -1, the default, for no log probabilities.
     pub logprobs: i32,
-    /// Nonzero: make no text of the tokens.
+    /// Nonzero: produce no text.
     pub tokens_only: c_int,
 }
 
-// SAFETY: it begins with its size; numbers and pointers, which are not followed before they are checked.
+// SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
 unsafe impl Versioned for jamba_generate_options {
     const FIRST: usize = size_of::<jamba_generate_options>();
 
@@ -133,19 +133,19 @@ unsafe impl Versioned for jamba_generate_options {
     }
 }
 
-/// What was generated, and how long it took.
+/// The result of a generation.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_generated {
     /// Number of new tokens.
     pub n_tokens: usize,
-    /// Why there are no more: a jamba_finish.
+    /// The reason why it ended, a jamba_finish.
     pub finish: i32,
     /// Time of the prompt, in seconds.
     pub prefill_seconds: f64,
-    /// Time of everything after that but the callback's, in seconds.
+    /// Time after the prompt without the callback's, in seconds.
     pub decode_seconds: f64,
-    /// Steps that this took.
+    /// Number of decode steps.
     pub decode_steps: usize,
 }
 
@@ -155,22 +155,22 @@ pub unsafe extern "C" fn jamba_generate_options_init(
     options: *mut jamba_generate_options,
     size: usize,
 ) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { store_defaults(options, size) })
 }
 
-/// The options as the runtime knows them.
+/// Converts the options to those of the runtime.
 ///
 /// # Safety
-/// The pointers in `given` are the caller's.
+/// Pointers in `given` are null or valid during the call, as jamba.h requires of C callers.
 unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOptions, Failure> {
-    // SAFETY: the caller's word is the same.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let stop_tokens = unsafe { slice("stop_tokens", given.stop_tokens, given.n_stop_tokens) }?;
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let stop = unsafe { slice("stop", given.stop, given.n_stop) }?;
     let mut options = GenerateOptions {
         max_new: given.max_new,
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         sampler: unsafe { sampler_options(given.sampler) }?,
         ignore_eos: given.ignore_eos != 0,
         stop_tokens: stop_tokens.to_vec(),
@@ -181,7 +181,7 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
     {
         options.tokens_only = given.tokens_only != 0;
         for &text in stop {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
             options.stop.push(unsafe { crate::arguments::string("a stop string", text) }?.to_owned());
         }
     }
@@ -189,7 +189,7 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
     if !stop.is_empty() {
         return Err(crate::text::unsupported("stop strings"));
     }
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     unsafe { add_constraint(&mut options, given) }?;
     Ok(options)
 }
@@ -197,7 +197,7 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
 /// Adds the constraint.
 ///
 /// # Safety
-/// The pointers in `given` are the caller's.
+/// Pointers in `given` are null or valid during the call, as jamba.h requires of C callers.
 #[cfg(feature = "constrain")]
 unsafe fn add_constraint(options: &mut GenerateOptions, given: &jamba_generate_options) -> Result<(), Failure> {
     use jamba_runtime::Constraint;
@@ -209,7 +209,7 @@ unsafe fn add_constraint(options: &mut GenerateOptions, given: &jamba_generate_o
     if given.constraint == NONE {
         return Ok(());
     }
-    // SAFETY: the caller's word is the same.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let text = unsafe { string("constraint_text", given.constraint_text) }?;
     options.constraint = Some(match given.constraint {
         JSON_SCHEMA => Constraint::JsonSchema(
@@ -217,15 +217,15 @@ unsafe fn add_constraint(options: &mut GenerateOptions, given: &jamba_generate_o
         ),
         REGEX => Constraint::Regex(text.to_owned()),
         LARK => Constraint::Lark(text.to_owned()),
-        other => return Err(Failure::argument(format!("constraint is {other}: it is no jamba_constraint"))),
+        other => return Err(Failure::argument(format!("constraint is {other}, expected a jamba_constraint"))),
     });
     Ok(())
 }
 
-/// Refuses constraints.
+/// Rejects constraints.
 ///
 /// # Safety
-/// None is needed.
+/// Dereferences no pointer. `unsafe` only matches the signature with the feature `constrain`.
 #[cfg(not(feature = "constrain"))]
 unsafe fn add_constraint(_options: &mut GenerateOptions, given: &jamba_generate_options) -> Result<(), Failure> {
     match given.constraint == jamba_constraint::JAMBA_CONSTRAINT_NONE as i32 {
@@ -234,13 +234,13 @@ unsafe fn add_constraint(_options: &mut GenerateOptions, given: &jamba_generate_
     }
 }
 
-/// Tells C of a token.
+/// Calls the callback with a token.
 fn tell(on_token: jamba_on_token, user: *mut c_void, token: NewToken) -> ControlFlow<()> {
     let Some(on_token) = on_token else { return ControlFlow::Continue(()) };
     let text_length = token.text.len();
     let text = CString::new(token.text.replace('\0', "\u{fffd}")).unwrap_or_default();
     let top: Vec<jamba_logprob> = token.top.iter().map(|&(token, logprob)| jamba_logprob { token, logprob }).collect();
-    let told = jamba_token {
+    let argument = jamba_token {
         token: token.token,
         logprob: token.logprob.unwrap_or(0.0),
         text: text.as_ptr(),
@@ -248,13 +248,14 @@ fn tell(on_token: jamba_on_token, user: *mut c_void, token: NewToken) -> Control
         top: top.as_ptr(),
         n_top: top.len(),
     };
-    // SAFETY: the caller gave the function for this, and what it is told lives until it returns.
-    let stop = unsafe { on_token(user, &raw const told) };
+    // SAFETY: `on_token` is a function pointer from C with this signature (contract of jamba.h); `argument` and all that it
+    // points to live until it returns.
+    let stop = unsafe { on_token(user, &raw const argument) };
     if stop == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Generates from a prompt of `n_prompt` tokens. In `sequence`, which goes on afterwards (the last new token was not fed to
-/// it), or in one of its own where that is 0. `options` may be null, and so may `on_token` and `generated`.
+/// Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not yet
+/// part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_generate(
     engine: jamba_engine,
@@ -267,9 +268,9 @@ pub unsafe extern "C" fn jamba_generate(
     generated: *mut jamba_generated,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let prompt = unsafe { slice("prompt", prompt, n_prompt) }?;
-        // SAFETY: as above.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let mut options = unsafe { generate_options(&crate::arguments::options("generate options", options)?) }?;
         let open = handles::engine(engine.id)?;
         options.cancel = open.cancel.clone();
@@ -293,7 +294,7 @@ pub unsafe extern "C" fn jamba_generate(
                 Finish::Cancelled => jamba_finish::JAMBA_FINISH_CANCELLED,
                 Finish::Complete => jamba_finish::JAMBA_FINISH_COMPLETE,
             };
-            // SAFETY: it is not null; the rest is the caller's word.
+            // SAFETY: not null (checked); the caller guarantees the rest, see `# Safety`.
             *unsafe { place("generated", generated) }? = jamba_generated {
                 n_tokens: made.tokens.len(),
                 finish: finish as i32,

@@ -1,4 +1,4 @@
-//! Handles: numbers that are never given out twice, and what they stand for.
+//! Handles: numbers that are never reused, and the objects that they identify.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use jamba_runtime::{Cancel, Engine, Sampler, SequenceId};
 
 use crate::status::{Failure, jamba_status};
 
-/// What a handle stands for.
+/// The object of a handle.
 #[derive(Clone)]
 pub(crate) enum Object {
     Engine(Arc<OpenEngine>),
@@ -17,19 +17,19 @@ pub(crate) enum Object {
     Stream(Arc<Mutex<crate::text::Stream>>),
 }
 
-/// An engine, and what may be done to it while it works.
+/// An engine, and the flag that other threads may set during a call.
 pub(crate) struct OpenEngine {
     pub(crate) cancel: Cancel,
-    /// None once it was closed: a call that had found the handle before does not get at it any more.
+    /// None after closing, for calls that looked up the handle before.
     pub(crate) inner: Mutex<Option<Inner>>,
 }
 
-/// An engine, and what C holds of it.
+/// An engine, and its objects that C refers to.
 pub(crate) struct Inner {
     pub(crate) engine: Engine,
-    /// Sequences by the numbers of their handles.
+    /// Sequences by handle.
     pub(crate) sequences: BTreeMap<u64, SequenceId>,
-    /// Rows of logits that the last step left.
+    /// Rows of logits of the last step.
     pub(crate) rows: Vec<Row>,
 }
 
@@ -37,22 +37,22 @@ pub(crate) struct Inner {
 #[repr(transparent)]
 pub(crate) struct Row(pub(crate) *const f32);
 
-// SAFETY: the pointer is only handed to the caller, whose threads take turns by the engine's lock.
+// SAFETY: this crate never dereferences the pointer. It is only passed to C while the engine's lock is held.
 unsafe impl Send for Row {}
 
 static HANDLES: Mutex<BTreeMap<u64, Object>> = Mutex::new(BTreeMap::new());
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// A number for a new handle; 0 is none.
+/// A new handle; never 0.
 pub(crate) fn number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn handles() -> MutexGuard<'static, BTreeMap<u64, Object>> {
-    HANDLES.lock().unwrap_or_else(PoisonError::into_inner) // one insertion or removal: whole in any case
+    HANDLES.lock().unwrap_or_else(PoisonError::into_inner) // the map is consistent: each lock spans one insertion or removal
 }
 
-/// Gives an object a handle.
+/// Assigns a handle to an object.
 pub(crate) fn insert(object: Object) -> u64 {
     let id = number();
     handles().insert(id, object);
@@ -64,24 +64,24 @@ pub(crate) fn get(id: u64) -> Option<Object> {
     handles().get(&id).cloned()
 }
 
-/// Ends a handle.
+/// Invalidates a handle.
 pub(crate) fn remove(id: u64) {
-    let removed = handles().remove(&id); // dropped when the table is free again
+    let removed = handles().remove(&id); // drop the object after the lock is released
     drop(removed);
 }
 
-/// The refusal of a handle.
+/// The error for an invalid handle.
 pub(crate) fn invalid(what: &str) -> Failure {
-    Failure::new(jamba_status::JAMBA_INVALID_HANDLE, format!("this is no open {what}"))
+    Failure::new(jamba_status::JAMBA_INVALID_HANDLE, format!("invalid handle: expected an open {what}"))
 }
 
-/// Locks an object for a call.
+/// Locks an object for a call. Fails immediately if another call holds the lock.
 pub(crate) fn lock<'a, T>(what: &str, object: &'a Mutex<T>) -> Result<MutexGuard<'a, T>, Failure> {
     object.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => Failure::new(jamba_status::JAMBA_BUSY, format!("another call is using the {what}")),
         TryLockError::Poisoned(_) => Failure::new(
             jamba_status::JAMBA_INTERNAL,
-            format!("a call on the {what} failed in its midst before: it can only be closed"),
+            format!("an earlier call on the {what} panicked: it can only be closed"),
         ),
     })
 }
@@ -94,14 +94,14 @@ pub(crate) fn engine(id: u64) -> Result<Arc<OpenEngine>, Failure> {
     }
 }
 
-/// Runs a call on an engine, alone.
+/// Runs a call with exclusive access to an engine.
 pub(crate) fn with_engine<T>(id: u64, call: impl FnOnce(&mut Inner) -> Result<T, Failure>) -> Result<T, Failure> {
     let open = engine(id)?;
     let mut inner = lock("engine", &open.inner)?;
     call(inner.as_mut().ok_or_else(|| invalid("engine"))?)
 }
 
-/// Ends a handle that nobody uses; `end` does what has to be done before anybody else can find the object.
+/// Closes a handle that no call uses. `end` runs under the object's lock, before the handle becomes invalid.
 pub(crate) fn close<T>(what: &str, id: u64, object: &Mutex<T>, end: impl FnOnce(&mut T)) -> Result<(), Failure> {
     let mut held = match object.try_lock() {
         Ok(held) => held,
@@ -121,7 +121,7 @@ impl Inner {
         self.sequences.get(&id).copied().ok_or_else(|| invalid("sequence of this engine"))
     }
 
-    /// Gives a sequence a handle.
+    /// Assigns a handle to a sequence.
     pub(crate) fn keep(&mut self, sequence: SequenceId) -> u64 {
         let id = number();
         self.sequences.insert(id, sequence);

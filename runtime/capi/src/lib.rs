@@ -1,10 +1,10 @@
-//! libjamba: plans from C. `include/jamba.h` is made of this crate and says what each call does.
+//! libjamba: the runtime as a C library. cbindgen generates `include/jamba.h` from this crate.
 //!
-//! Nothing but three things is global: the table of handles, the counter that numbers them, and a message for each thread.
-//! Every entry looks its handles up by number, so that one that was closed, or never was one, is an error and no access;
-//! every entry catches panics.
-#![allow(non_camel_case_types, reason = "the names are C's")]
-#![allow(clippy::missing_safety_doc, reason = "the head of jamba.h says it once for all pointers")]
+//! Global state: the table of handles, the counter for new handles, and the last error message per thread. Every entry point
+//! looks up its handles in the table, so an invalid or closed handle is an error and not undefined behavior. Every entry point
+//! catches panics.
+#![allow(non_camel_case_types, reason = "C names")]
+#![allow(clippy::missing_safety_doc, reason = "the header comment of jamba.h states the contract for all pointers")]
 #![allow(clippy::too_many_arguments, reason = "C has no slices")]
 
 mod arguments;

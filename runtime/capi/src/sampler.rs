@@ -1,4 +1,4 @@
-//! From logits to tokens.
+//! Samplers.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,45 +9,45 @@ use crate::engine::jamba_engine;
 use crate::handles::{self, Object, invalid, lock, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
-/// A token, and what is added to its logit.
+/// A token and a value added to its logit.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_logit_bias {
     /// The token.
     pub token: u32,
-    /// What is added; negative infinity forbids the token.
+    /// The value; negative infinity forbids the token.
     pub bias: f32,
 }
 
-/// How tokens are picked. jamba_sampler_options_init sets all to what they are by default: greedy.
+/// Options of a sampler. jamba_sampler_options_init sets the defaults: greedy.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_sampler_options {
-    /// Bytes of this struct: set by jamba_sampler_options_init.
+    /// Size of this struct in bytes, set by jamba_sampler_options_init.
     pub size: usize,
-    /// Logits are divided by it; 0 picks the largest.
+    /// Divides the logits; 0 always picks the largest.
     pub temperature: f32,
-    /// Only the likeliest tokens that together reach this probability are drawn from; 1 for all.
+    /// Samples from the smallest set of most likely tokens with at least this total probability; 1 disables it.
     pub top_p: f32,
-    /// Only tokens with at least this share of the likeliest one's probability are drawn from; 0 for all.
+    /// Samples from tokens with at least this fraction of the largest probability; 0 disables it.
     pub min_p: f32,
-    /// Logits of tokens that occurred are divided by it when positive, else multiplied; 1 for none.
+    /// Divides positive logits, and multiplies negative ones, of tokens that occurred; 1 disables it.
     pub repetition_penalty: f32,
-    /// Taken from the logits of tokens that were picked, however often; 0 for none.
+    /// Subtracted from the logits of picked tokens; 0 disables it.
     pub presence_penalty: f32,
-    /// Taken from the logits of tokens that were picked, once for each time; 0 for none.
+    /// Subtracted from the logits of picked tokens once per occurrence; 0 disables it.
     pub frequency_penalty: f32,
-    /// Only the k largest logits are drawn from; 0 for all.
+    /// Samples from the k largest logits only; 0 disables it.
     pub top_k: usize,
-    /// Seed of the draws.
+    /// Seed of the random generator.
     pub seed: u64,
-    /// Biases; may be null where there are none.
+    /// Biases; may be null if there are none.
     pub logit_bias: *const jamba_logit_bias,
     /// Number of biases.
     pub n_logit_bias: usize,
 }
 
-// SAFETY: it begins with its size; numbers and a pointer, which is not followed before it is checked.
+// SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
 unsafe impl Versioned for jamba_sampler_options {
     const FIRST: usize = size_of::<jamba_sampler_options>();
 
@@ -69,14 +69,14 @@ unsafe impl Versioned for jamba_sampler_options {
     }
 }
 
-/// The options as the runtime knows them; greedy for null.
+/// Converts the options to those of the runtime; greedy for null.
 ///
 /// # Safety
-/// `raw` is the caller's pointer.
+/// `raw`, and pointers in it, are null or valid during the call, as jamba.h requires of C callers.
 pub(crate) unsafe fn sampler_options(raw: *const jamba_sampler_options) -> Result<SamplerOptions, Failure> {
-    // SAFETY: the caller's word is the same.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let given = unsafe { options("sampler options", raw) }?;
-    // SAFETY: as above.
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let biases = unsafe { slice("logit_bias", given.logit_bias, given.n_logit_bias) }?;
     Ok(SamplerOptions {
         temperature: given.temperature,
@@ -94,15 +94,15 @@ pub(crate) unsafe fn sampler_options(raw: *const jamba_sampler_options) -> Resul
 /// Sets options to their defaults; `size` is sizeof(jamba_sampler_options).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_sampler_options_init(options: *mut jamba_sampler_options, size: usize) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { store_defaults(options, size) })
 }
 
-/// Picks the tokens of one sequence. Not bound to an engine's life.
+/// Picks the tokens of one sequence. It may outlive its engine.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_sampler {
-    /// 0 is no sampler.
+    /// 0 means no sampler.
     pub id: u64,
 }
 
@@ -113,7 +113,7 @@ fn find(id: u64) -> Result<Arc<Mutex<Sampler>>, Failure> {
     }
 }
 
-/// Makes a sampler for an engine's vocabulary. `options` may be null: greedy.
+/// Creates a sampler for an engine's vocabulary. `options` may be null for greedy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_sampler_open(
     engine: jamba_engine,
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn jamba_sampler_open(
     sampler: *mut jamba_sampler,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let (options, out) = unsafe { (sampler_options(options)?, place("sampler", sampler)?) };
         *out = jamba_sampler { id: 0 };
         let vocab = with_engine(engine.id, |inner| Ok(inner.engine.manifest().model.vocab))?;
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn jamba_sampler_open(
     })
 }
 
-/// Notes tokens that occurred before, for the repetition penalty: the prompt's. Picked tokens are noted anyway.
+/// Records tokens of the prompt, for the repetition penalty. Picked tokens are recorded automatically.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_sampler_observe(
     sampler: jamba_sampler,
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn jamba_sampler_observe(
     n_tokens: usize,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         let sampler = find(sampler.id)?;
         lock("sampler", &sampler)?.observe(tokens);
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn jamba_sampler_pick(
     token: *mut u32,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let (logits, out) = unsafe { (slice("logits", logits, vocab)?, place("token", token)?) };
         let sampler = find(sampler.id)?;
         *out = lock("sampler", &sampler)?.pick(logits)?;

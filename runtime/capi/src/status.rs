@@ -1,4 +1,4 @@
-//! What a call answers, and the message behind it.
+//! Status codes and error messages.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
@@ -6,39 +6,39 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jamba_runtime::RuntimeError;
 
-/// What a call answers; jamba_last_error has the words.
+/// The result of a call. jamba_last_error returns the message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum jamba_status {
-    /// Done.
+    /// Success.
     JAMBA_OK = 0,
-    /// An argument is null where it may not be, is not UTF-8, or lies outside its range.
+    /// An argument is null, not UTF-8, or outside its range.
     JAMBA_INVALID_ARGUMENT = 1,
-    /// The handle was closed, belongs to something else, or never was one.
+    /// The handle was closed, belongs to another object, or never existed.
     JAMBA_INVALID_HANDLE = 2,
-    /// Another thread, or a callback's caller, is in a call on the same handle.
+    /// Another call on the same handle is in progress, in another thread or around the current callback.
     JAMBA_BUSY = 3,
-    /// The file system refused.
+    /// A file operation failed.
     JAMBA_IO = 4,
-    /// The plan, or the saved state, is damaged, of another format, or belongs to another plan.
+    /// The plan or the saved state is damaged, has another format, or belongs to another plan.
     JAMBA_BAD_PLAN = 5,
-    /// This machine, this plan or this build of the library cannot do it.
+    /// Not supported by this machine, this plan or this build of the library.
     JAMBA_UNSUPPORTED = 6,
-    /// The system has no memory, or no thread, for it.
+    /// Out of memory or threads.
     JAMBA_NO_MEMORY = 7,
-    /// The context or a pool is full: nothing changed; remove a sequence and try again.
+    /// The context or a pool is full. Nothing changed; remove a sequence and retry.
     JAMBA_NO_ROOM = 8,
     /// jamba_cancel was called.
     JAMBA_CANCELLED = 9,
-    /// The buffer is too small: the length that is needed was stored.
+    /// The buffer is too small. The needed length was stored.
     JAMBA_TOO_SMALL = 10,
-    /// A fault of ours: please report it. An engine in which it happened can only be closed.
+    /// An internal error; please report it. The engine can only be closed.
     JAMBA_INTERNAL = 11,
-    /// The GPU is gone. The engine can only be closed.
+    /// The GPU is lost. The engine can only be closed.
     JAMBA_DEVICE_LOST = 12,
 }
 
-/// Why a call is refused.
+/// The error of a call.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: jamba_status,
@@ -58,6 +58,9 @@ impl Failure {
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
         use jamba_status::*;
+        if let RuntimeError::Cancelled = error {
+            return Failure::new(JAMBA_CANCELLED, "jamba_cancel was called");
+        }
         let status = match &error {
             _ if error.is_ours() => JAMBA_INTERNAL,
             RuntimeError::Io { .. } => JAMBA_IO,
@@ -81,11 +84,11 @@ impl From<RuntimeError> for Failure {
 }
 
 thread_local! {
-    /// What went wrong last on this thread.
+    /// The last error message of this thread.
     static LAST: RefCell<CString> = RefCell::new(CString::default());
 }
 
-/// Runs an entry: what it refuses becomes a status and this thread's message, and so does a panic.
+/// Runs an entry point. Converts errors and panics to a status and this thread's message.
 pub(crate) fn entry(work: impl FnOnce() -> Result<(), Failure>) -> jamba_status {
     let failure = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => return jamba_status::JAMBA_OK,
@@ -100,7 +103,7 @@ pub(crate) fn entry(work: impl FnOnce() -> Result<(), Failure>) -> jamba_status 
     failure.status
 }
 
-/// The message of the last call on this thread that was refused; empty where none was. Valid until the next one is.
+/// The message of the last failed call on this thread; empty if there was none. Valid until the next failed call.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_last_error() -> *const c_char {
     LAST.with(|last| last.borrow().as_ptr())
@@ -120,7 +123,7 @@ mod tests {
     use super::*;
 
     fn last() -> String {
-        // SAFETY: the message of this thread, which nobody changes meanwhile.
+        // SAFETY: a zero-terminated string of this thread, which no call changes meanwhile.
         unsafe { CStr::from_ptr(jamba_last_error()) }.to_str().unwrap().to_owned()
     }
 

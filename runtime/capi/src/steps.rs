@@ -7,15 +7,15 @@ use crate::engine::{jamba_engine, jamba_sequence};
 use crate::handles::{self, Row, invalid, lock, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
-/// Which rows of logits a sequence's share of a step returns.
+/// The rows of logits that a feed returns.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum jamba_outputs {
-    /// None: more of the prompt follows.
+    /// No rows, for a prompt that continues in a later step.
     JAMBA_OUTPUTS_NONE = 0,
-    /// That of the last token.
+    /// The row of the last token.
     JAMBA_OUTPUTS_LAST = 1,
-    /// Those of every token.
+    /// One row per token.
     JAMBA_OUTPUTS_ALL = 2,
 }
 
@@ -23,41 +23,41 @@ const NONE: i32 = jamba_outputs::JAMBA_OUTPUTS_NONE as i32;
 const LAST: i32 = jamba_outputs::JAMBA_OUTPUTS_LAST as i32;
 const ALL: i32 = jamba_outputs::JAMBA_OUTPUTS_ALL as i32;
 
-/// What one sequence gets in one step.
+/// The tokens that one step appends to one sequence.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_feed {
     /// The sequence.
     pub sequence: jamba_sequence,
-    /// Its next tokens.
+    /// The next tokens.
     pub tokens: *const u32,
     /// Number of tokens, at least 1.
     pub n_tokens: usize,
-    /// The logits that are wanted: a jamba_outputs.
+    /// The rows of logits to return, a jamba_outputs.
     pub outputs: i32,
 }
 
-/// Rows of logits in the engine's own memory: valid until the next call on the engine.
+/// Rows of logits in memory of the engine, valid until the next call on the engine.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_logits {
-    /// Rows, in order of the feeds and within a feed of its tokens: `vocab` floats each.
+    /// Rows of `vocab` floats, in the order of the feeds and, within a feed, of its tokens.
     pub rows: *const *const f32,
     /// Number of rows.
     pub n_rows: usize,
-    /// Number of floats in a row: the size of the vocabulary.
+    /// Number of floats per row: the vocabulary size.
     pub vocab: usize,
 }
 
-/// The rows of a step, as C gets them.
+/// Stores the addresses of a step's rows for C.
 fn kept(logits: &Logits<'_>, rows: &mut Vec<Row>, vocab: u64) -> jamba_logits {
     rows.clear();
     rows.extend(logits.rows().map(|row| Row(row.as_ptr())));
     jamba_logits { rows: rows.as_ptr().cast(), n_rows: rows.len(), vocab: vocab as usize }
 }
 
-/// Feeds every sequence its tokens, all in one step. Refused before anything changes, or not at all. `logits` may be null
-/// where no feed wants any.
+/// Runs one step that appends tokens to each fed sequence. Validates all feeds before changing any state. `logits` may be null
+/// if no feed returns rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_step(
     engine: jamba_engine,
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn jamba_step(
     logits: *mut jamba_logits,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let feeds = unsafe { slice("feeds", feeds, n_feeds) }?;
         with_engine(engine.id, |inner| {
             let mut ours = Vec::with_capacity(feeds.len());
@@ -75,16 +75,16 @@ pub unsafe extern "C" fn jamba_step(
                     NONE => Outputs::None,
                     LAST => Outputs::Last,
                     ALL => Outputs::All,
-                    other => return Err(Failure::argument(format!("outputs is {other}: it is no jamba_outputs"))),
+                    other => return Err(Failure::argument(format!("outputs is {other}, expected a jamba_outputs"))),
                 };
-                // SAFETY: the caller's word.
+                // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
                 let tokens = unsafe { slice("tokens", feed.tokens, feed.n_tokens) }?;
                 ours.push(Feed { sequence: inner.sequence(feed.sequence.id)?, tokens, outputs });
             }
             let wanted = ours.iter().any(|feed| feed.outputs != Outputs::None);
             let out = match logits.is_null() && !wanted {
                 true => None,
-                // SAFETY: the caller's word.
+                // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
                 false => Some(unsafe { place("logits", logits) }?),
             };
             let vocab = inner.engine.manifest().model.vocab;
@@ -98,8 +98,8 @@ pub unsafe extern "C" fn jamba_step(
     })
 }
 
-/// Feeds one sequence a prompt of any length, in as many steps as it takes, and returns the logits of its last token.
-/// Refused before anything changes; after JAMBA_CANCELLED the sequence has read the prompt up to some step.
+/// Appends a prompt of any length to a sequence, in as many steps as needed, and returns the logits of its last token.
+/// Validates all tokens before changing any state. After JAMBA_CANCELLED the sequence has the tokens of the steps that ran.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_prefill(
     engine: jamba_engine,
@@ -109,17 +109,15 @@ pub unsafe extern "C" fn jamba_prefill(
     logits: *mut jamba_logits,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let (tokens, out) = unsafe { (slice("tokens", tokens, n_tokens)?, place("logits", logits)?) };
         let open = handles::engine(engine.id)?;
         let mut held = lock("engine", &open.inner)?;
         let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
         let sequence = inner.sequence(sequence.id)?;
         let vocab = inner.engine.manifest().model.vocab;
-        match inner.engine.prefill_unless(&open.cancel, sequence, tokens, None)? {
-            Some(rows) => *out = kept(&rows, &mut inner.rows, vocab),
-            None => return Err(Failure::new(jamba_status::JAMBA_CANCELLED, "jamba_cancel was called")),
-        }
+        let rows = inner.engine.prefill(sequence, tokens, None, Some(&open.cancel))?;
+        *out = kept(&rows, &mut inner.rows, vocab);
         Ok(())
     })
 }

@@ -1,4 +1,4 @@
-//! Text to tokens and back, and chats to text.
+//! Tokenizers, chat templates and text streams.
 
 use std::ffi::c_char;
 
@@ -7,15 +7,15 @@ use crate::engine::jamba_engine;
 use crate::handles::{self, invalid, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
-/// The text of tokens that come one by one.
+/// Decodes tokens one at a time.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct jamba_text_stream {
-    /// 0 is no stream.
+    /// 0 means no stream.
     pub id: u64,
 }
 
-/// The refusal of a build without something.
+/// The error for a feature that this build lacks.
 #[cfg(not(feature = "constrain"))]
 pub(crate) fn unsupported(what: &str) -> Failure {
     Failure::new(jamba_status::JAMBA_UNSUPPORTED, format!("this build of the library has no {what}"))
@@ -28,8 +28,8 @@ pub(crate) use with::Stream;
 #[cfg(not(feature = "tokenizer"))]
 use without as inner;
 
-/// Stores the tokens of a text of `length` bytes, with the token that begins a text where the model wants one. At most
-/// `capacity`; JAMBA_TOO_SMALL stores how many there are.
+/// Encodes text of `length` bytes, with a start token if the model is configured so. Stores at most `capacity` tokens;
+/// JAMBA_TOO_SMALL stores only their number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_encode(
     engine: jamba_engine,
@@ -39,11 +39,11 @@ pub unsafe extern "C" fn jamba_encode(
     capacity: usize,
     n_tokens: *mut usize,
 ) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { inner::encode(engine, (text, length), (tokens, capacity, n_tokens), inner::Begin::AsConfigured) })
 }
 
-/// As jamba_encode, of a text that already says how it begins: a rendered chat.
+/// Like jamba_encode, but adds no special tokens: for a rendered chat, which contains them already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_encode_plain(
     engine: jamba_engine,
@@ -53,11 +53,11 @@ pub unsafe extern "C" fn jamba_encode_plain(
     capacity: usize,
     n_tokens: *mut usize,
 ) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { inner::encode(engine, (text, length), (tokens, capacity, n_tokens), inner::Begin::Plain) })
 }
 
-/// Stores the text of tokens, without special ones, as jamba_info stores its text.
+/// Decodes tokens, skipping special ones. Stores the text as jamba_info does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_decode(
     engine: jamba_engine,
@@ -68,16 +68,16 @@ pub unsafe extern "C" fn jamba_decode(
     length: *mut usize,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let text = unsafe { inner::decode(engine, tokens, n_tokens) }?;
-        // SAFETY: as above.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         unsafe { store_text(&text, buffer, capacity, length) }
     })
 }
 
-/// Stores a chat as text, as jamba_info stores its text. The chat is JSON: `messages` (objects with `role` and `content`),
-/// and where wanted `tools`, `documents`, `add_generation_prompt`, `template` (a name, where there are several); other keys
-/// are variables of the template. Give the text to jamba_encode_plain.
+/// Renders a chat and stores the text as jamba_info does. The chat is JSON: `messages` (objects with `role` and `content`), and
+/// optionally `tools`, `documents`, `add_generation_prompt` and `template` (a name, if there are several); other keys are
+/// variables of the template. Encode the text with jamba_encode_plain.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_chat_render(
     engine: jamba_engine,
@@ -87,18 +87,18 @@ pub unsafe extern "C" fn jamba_chat_render(
     length: *mut usize,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let text = unsafe { inner::render(engine, chat) }?;
-        // SAFETY: as above.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         unsafe { store_text(&text, buffer, capacity, length) }
     })
 }
 
-/// Opens a stream of text. It needs the engine only now.
+/// Opens a text stream. It may outlive the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_text_stream_open(engine: jamba_engine, stream: *mut jamba_text_stream) -> jamba_status {
     entry(|| {
-        // SAFETY: the caller's word.
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let out = unsafe { place("stream", stream) }?;
         *out = jamba_text_stream { id: 0 };
         out.id = inner::open(engine)?;
@@ -106,8 +106,8 @@ pub unsafe extern "C" fn jamba_text_stream_open(engine: jamba_engine, stream: *m
     })
 }
 
-/// Takes the next token. `text` and `length` get the text that is certain now: whole characters, sometimes none; a zero
-/// follows it; it is valid until the next call on the stream.
+/// Appends a token. Stores the text that became final: whole characters, sometimes none, zero-terminated, valid until the next
+/// call on the stream.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_text_stream_push(
     stream: jamba_text_stream,
@@ -115,18 +115,18 @@ pub unsafe extern "C" fn jamba_text_stream_push(
     text: *mut *const c_char,
     length: *mut usize,
 ) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { inner::tell(stream, Some(token), text, length) })
 }
 
-/// As jamba_text_stream_push, where no more tokens come: the text that was held back. The stream begins anew.
+/// Stores the held back text at the end of the tokens, as jamba_text_stream_push does, and resets the stream.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_text_stream_finish(
     stream: jamba_text_stream,
     text: *mut *const c_char,
     length: *mut usize,
 ) -> jamba_status {
-    // SAFETY: the caller's word.
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { inner::tell(stream, None, text, length) })
 }
 
@@ -146,15 +146,15 @@ mod with {
     use crate::arguments::{slice, store, string, text};
     use crate::handles::{Object, lock};
 
-    /// A stream of text, and the text that it told last.
+    /// A text stream and its last text.
     pub(crate) struct Stream {
         tokenizer: Arc<Tokenizer>,
         stream: TextStream,
-        /// With a zero behind it.
+        /// Zero-terminated.
         told: Vec<u8>,
     }
 
-    /// How the tokens of a text begin.
+    /// Whether special tokens are added.
     #[derive(PartialEq)]
     pub(super) enum Begin {
         AsConfigured,
@@ -173,33 +173,33 @@ mod with {
     }
 
     /// # Safety
-    /// The pointers are the caller's.
+    /// Pointers are null or valid during the call, as jamba.h requires of C callers.
     pub(super) unsafe fn encode(
         engine: jamba_engine,
         (data, length): (*const c_char, usize),
         (tokens, capacity, n_tokens): (*mut u32, usize, *mut usize),
         begin: Begin,
     ) -> Result<(), Failure> {
-        // SAFETY: the caller's word is the same.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         let text = unsafe { text("text", data, length) }?;
         let tokenizer = tokenizer(engine)?;
         let found = if begin == Begin::Plain { tokenizer.encode_plain(text) } else { tokenizer.encode(text) }?;
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         unsafe { store(&found, tokens, capacity, n_tokens) }
     }
 
     /// # Safety
-    /// The pointers are the caller's.
+    /// Pointers are null or valid during the call, as jamba.h requires of C callers.
     pub(super) unsafe fn decode(engine: jamba_engine, tokens: *const u32, n: usize) -> Result<String, Failure> {
-        // SAFETY: the caller's word is the same.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         let tokens = unsafe { slice("tokens", tokens, n) }?;
         Ok(tokenizer(engine)?.decode(tokens)?)
     }
 
     /// # Safety
-    /// The pointers are the caller's.
+    /// Pointers are null or valid during the call, as jamba.h requires of C callers.
     pub(super) unsafe fn render(engine: jamba_engine, chat: *const c_char) -> Result<String, Failure> {
-        // SAFETY: the caller's word is the same.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         let text = unsafe { string("chat", chat) }?;
         let chat: Chat = serde_json::from_str(text).map_err(|error| Failure::argument(format!("chat: {error}")))?;
         let template = with_engine(engine.id, |inner| Ok(inner.engine.chat_template()?))?;
@@ -213,14 +213,14 @@ mod with {
     }
 
     /// # Safety
-    /// The pointers are the caller's.
+    /// Pointers are null or valid during the call, as jamba.h requires of C callers.
     pub(super) unsafe fn tell(
         handle: jamba_text_stream,
         token: Option<u32>,
         text: *mut *const c_char,
         length: *mut usize,
     ) -> Result<(), Failure> {
-        // SAFETY: the caller's word is the same.
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         let (text, length) = unsafe { (place("text", text)?, place("length", length)?) };
         let stream = stream(handle)?;
         let mut open = lock("stream of text", &stream)?;
@@ -242,7 +242,7 @@ mod with {
     }
 }
 
-/// A build without text refuses all of it.
+/// A build without tokenizers rejects all calls.
 #[cfg(not(feature = "tokenizer"))]
 mod without {
     use super::*;
@@ -253,7 +253,7 @@ mod without {
     }
 
     /// # Safety
-    /// None is needed.
+    /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
     pub(super) unsafe fn encode(
         engine: jamba_engine,
         _text: (*const c_char, usize),
@@ -264,13 +264,13 @@ mod without {
     }
 
     /// # Safety
-    /// None is needed.
+    /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
     pub(super) unsafe fn decode(engine: jamba_engine, _tokens: *const u32, _n: usize) -> Result<String, Failure> {
         refuse(engine)
     }
 
     /// # Safety
-    /// None is needed.
+    /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
     pub(super) unsafe fn render(engine: jamba_engine, _chat: *const c_char) -> Result<String, Failure> {
         refuse(engine)
     }
@@ -280,7 +280,7 @@ mod without {
     }
 
     /// # Safety
-    /// None is needed.
+    /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
     pub(super) unsafe fn tell(
         stream: jamba_text_stream,
         _token: Option<u32>,

@@ -1,5 +1,5 @@
-//! libjamba as C, C++ and Python programs use it: installed, compiled against without a warning, run, and run under
-//! valgrind. Needs cc and c++; says loudly what else is missing.
+//! libjamba from C, C++ and Python: installs it, compiles programs without warnings, and runs them, also under
+//! valgrind. Needs cc and c++; reports other missing tools.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 const PLAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/toy.plan");
 
-/// Runs a command that has to succeed; what it printed.
+/// Runs a command that must succeed and returns its output.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -28,7 +28,7 @@ fn installed() -> &'static Path {
         .path()
 }
 
-/// A program compiled by this compiler against the installed library, with a path to it of its own.
+/// Compiles a program against the installed library, with an rpath to it.
 fn compiled(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathBuf {
     let prefix = installed();
     let program = folder.join(format!("{}-{compiler}", source.rsplit('/').next().unwrap()));
@@ -44,7 +44,7 @@ fn compiled(compiler: &str, standard: &str, source: &str, folder: &Path) -> Path
     program
 }
 
-/// True where a program is there; says loudly that its tests do not run where it is not.
+/// True if a program is installed; otherwise reports that its tests are skipped.
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !found {
@@ -53,7 +53,7 @@ fn has(program: &str) -> bool {
     found
 }
 
-/// Runs a program by itself and under valgrind.
+/// Runs a program, and again under valgrind if it is installed.
 fn run_both_ways(program: &Path, arguments: &[&str]) -> String {
     let text = run(Command::new(program).args(arguments));
     if has("valgrind") {

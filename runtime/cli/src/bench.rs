@@ -1,6 +1,6 @@
-//! `jamba bench`: tokens per second of prefill and decode. Several plans run in turn, so that a machine that becomes
-//! slower or faster meanwhile changes all of them alike. One more run of each, step by step, says where its time goes, against
-//! the peaks of the machine.
+//! `jamba bench`: tokens per second of prefill and decode. Several plans run in turn, so that changes of the machine's speed
+//! affect all of them equally. One more traced run per plan gives the time per kind of kernel, compared with the machine's
+//! peak rates.
 
 mod report;
 
@@ -18,22 +18,22 @@ use report::{Kind, Measured, Rates, Report};
 /// Arguments of `jamba bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The plans; ratios are to the first
+    /// Plans to measure; ratios are relative to the first
     #[arg(required = true, value_name = "PLAN")]
     plans: Vec<PathBuf>,
-    /// Tokens of each sequence's prompt
+    /// Prompt tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive())]
     prompt: u64,
-    /// Tokens that each sequence generates
+    /// New tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
     generate: u64,
-    /// Sequences at once
+    /// Number of sequences
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     batch: u64,
-    /// Measured runs of each plan; one more goes before them
+    /// Measured runs per plan, after one warm-up run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive())]
     runs: u64,
-    /// Print one JSON document
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -44,7 +44,7 @@ fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
 }
 
-/// A plan under measurement.
+/// A plan and its measurements.
 struct Subject {
     engine: Engine,
     open_s: f64,
@@ -91,7 +91,7 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
 }
 
 impl Subject {
-    /// What was found, beside the first plan's tokens per second.
+    /// The results, relative to the first plan's rates.
     fn measured(self, prefill: &[f64], decode: &[f64]) -> Measured {
         let engine = self.engine;
         let kinds = engine.trace().map(|trace| trace.by_kind(engine.program())).unwrap_or_default();
@@ -108,7 +108,7 @@ impl Subject {
     }
 }
 
-/// One run: tokens per second of prefill and of decode.
+/// One run. Returns tokens per second of prefill and decode.
 fn measure(engine: &mut Engine, args: &Args) -> Result<(f64, f64), Failure> {
     let mut sequences = Vec::new();
     for _ in 0..args.batch {
@@ -147,8 +147,7 @@ fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Res
     Ok((prefill, decode))
 }
 
-/// Feeds every sequence its prompt, all of them in ragged steps that are as large as the plan allows; the likeliest
-/// token after each prompt.
+/// Prefills all prompts in ragged steps of the plan's maximum size. Returns the most likely token after each prompt.
 fn prefill(
     engine: &mut Engine,
     (sequences, samplers): (&[SequenceId], &mut [Sampler]),
@@ -156,7 +155,7 @@ fn prefill(
 ) -> Result<Vec<u32>, RuntimeError> {
     let (most_tokens, most_rows) = (engine.max_step_tokens(), engine.max_step_outputs());
     let mut next = Vec::with_capacity(sequences.len());
-    let mut taken = 0; // tokens of the first prompt that is not through
+    let mut taken = 0; // tokens done of the first unfinished prompt
     while next.len() < sequences.len() {
         let (mut room, mut through) = (most_tokens, 0);
         let mut feeds = Vec::new();
@@ -178,7 +177,7 @@ fn prefill(
     Ok(next)
 }
 
-/// Tokens that look like text to a router: all over the vocabulary, other ones in every sequence.
+/// Pseudo-random tokens, different for each sequence, so that MoE routers spread them as they do for text.
 fn prompt(n: u64, sequence: u64, vocab: u32) -> Vec<u32> {
     let mut state = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut token = || {

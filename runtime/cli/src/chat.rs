@@ -1,8 +1,8 @@
-//! `jamba chat`: a conversation, line by line. The model keeps its state from turn to turn and reads only what is new.
+//! `jamba chat`: an interactive conversation. The sequence is kept between turns, so each turn prefills only new tokens.
 
+mod commands;
 mod conversation;
 mod input;
-mod orders;
 
 use std::path::{Path, PathBuf};
 
@@ -14,23 +14,23 @@ use crate::generate::{GenerateArgs, read_text};
 use crate::open::{OpenArgs, PlanArg};
 use crate::printer::Printer;
 use crate::{interrupt, style};
+use commands::{ChatCommand, Stats};
 use conversation::Conversation;
 use input::Input;
-use orders::{Order, Stats};
 
 /// Arguments of `jamba chat`.
 #[derive(clap::Args)]
-#[command(after_help = orders::HELP)]
+#[command(after_help = commands::HELP)]
 pub(crate) struct Args {
     #[command(flatten)]
     plan: PlanArg,
-    /// What the model is told before the conversation
+    /// System message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// A file with functions that the model may call: a JSON array, as the chat template knows it
+    /// File with functions that the model may call: a JSON array in the form that the chat template expects
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
-    /// A file with documents that the model may use: a JSON array, as the chat template knows it
+    /// File with documents for the model: a JSON array in the form that the chat template expects
     #[arg(long, value_name = "FILE")]
     documents: Option<PathBuf>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     open: OpenArgs,
 }
 
-/// Who talks, and with what.
+/// The state of the program.
 struct Chatting {
     engine: Engine,
     conversation: Conversation,
@@ -48,7 +48,7 @@ struct Chatting {
     stats: Stats,
 }
 
-/// Talks until the input ends.
+/// Runs until the input ends.
 pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
     let mut engine = args.open.open(&args.plan.plan)?;
@@ -59,21 +59,21 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let mut chatting = Chatting { engine, conversation, options, cancel, stats: Stats::default() };
     let mut input = Input::new()?;
     if input.is_interactive() {
-        let hint = "/help lists what can be done beside talking; Ctrl-C stops an answer, Ctrl-D ends the chat";
+        let hint = "/help lists commands; Ctrl-C stops an answer, Ctrl-D ends the chat";
         eprintln!("{}", style::on_stderr(style::Kind::Quiet, hint));
     }
     while let Some(text) = input.next()? {
-        let done = match Order::parse(&text) {
+        let done = match ChatCommand::parse(&text) {
             Ok(None) => chatting.say(text),
-            Ok(Some(Order::Exit)) => break,
-            Ok(Some(order)) => chatting.obey(order),
+            Ok(Some(ChatCommand::Exit)) => break,
+            Ok(Some(command)) => chatting.run(command),
             Err(failure) => Err(failure),
         };
         match done {
             Ok(()) => {}
             Err(Failure::Closed) => return Err(Failure::Closed),
             Err(failure @ Failure::Ours(_)) => return Err(failure),
-            // The conversation goes on as it was, where somebody is there to mend it.
+            // On a terminal the user can correct the input; the conversation is unchanged.
             Err(failure) if input.is_interactive() => {
                 failure.report();
             }
@@ -92,7 +92,7 @@ impl Chatting {
         self.answer()
     }
 
-    /// Lets the model answer what was said last. Where it says nothing, what was said is forgotten.
+    /// Answers the last message. Removes the message if there is no answer.
     fn answer(&mut self) -> Result<(), Failure> {
         let answered = self.try_to_answer();
         if !matches!(answered, Ok(true)) {
@@ -101,7 +101,7 @@ impl Chatting {
         answered.map(|_| ())
     }
 
-    /// True where the model said something, perhaps not all of it.
+    /// Generates an answer. Returns false if it has no tokens.
     fn try_to_answer(&mut self) -> Result<bool, Failure> {
         self.cancel.reset();
         let tokens = self.conversation.unread(&mut self.engine)?;
@@ -117,35 +117,35 @@ impl Chatting {
         }
         match generated.finish {
             Finish::NoRoom => Err(Failure::Input(
-                "the context or the KV pool of the plan is full: /reset begins a new conversation".to_owned(),
+                "the context or the KV pool of the plan is full: /reset starts a new conversation".to_owned(),
             )),
             _ => Ok(said),
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<(), Failure> {
+    fn run(&mut self, command: ChatCommand) -> Result<(), Failure> {
         let Chatting { engine, conversation, .. } = self;
-        match order {
-            Order::Help => crate::failure::print(orders::HELP),
-            Order::Save(path) => conversation.save(engine, &path),
-            Order::Load(path) => conversation.load(engine, &path),
-            Order::Reset => conversation.reset(engine),
-            Order::System(text) => {
+        match command {
+            ChatCommand::Help => crate::failure::print(commands::HELP),
+            ChatCommand::Save(path) => conversation.save(engine, &path),
+            ChatCommand::Load(path) => conversation.load(engine, &path),
+            ChatCommand::Reset => conversation.reset(engine),
+            ChatCommand::System(text) => {
                 conversation.set_system(Some(&text).filter(|text| !text.is_empty()).map(String::as_str));
                 Ok(())
             }
-            Order::Regenerate => {
+            ChatCommand::Regenerate => {
                 if !conversation.pop("assistant") {
                     return Err(Failure::Input("/regenerate: there is no answer yet".to_owned()));
                 }
-                self.options.sampler.seed += 1; // another draw
+                self.options.sampler.seed += 1; // draws another answer
                 self.answer()
             }
-            Order::Stats => {
+            ChatCommand::Stats => {
                 let read = engine.len(conversation.sequence())?;
                 crate::failure::print(&self.stats.report(engine, read))
             }
-            Order::Exit => Ok(()),
+            ChatCommand::Exit => Ok(()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What went wrong, whose fault it is, and the exit code that says so.
+//! Errors of the program and their exit codes.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,23 +10,23 @@ use jamba_runtime::RuntimeError;
 
 use crate::style;
 
-/// What the program is doing, for the report of a fault of ours.
+/// The current phase, for reports of internal errors.
 static PHASE: Mutex<&str> = Mutex::new("start");
 
-/// Why a command ended early.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The input, the plan or the machine is at fault.
+    /// An error in the input, the plan or the machine: exit code 1.
     Input(String),
-    /// The command line is at fault.
+    /// An error in the command line: exit code 2.
     Usage(String),
-    /// We are.
+    /// An internal error: exit code 3.
     Ours(String),
-    /// Whoever read our output went away: no fault.
+    /// The reader of standard output closed it: exit code 0.
     Closed,
 }
 
-/// Says what the program does from here on.
+/// Sets the current phase.
 pub(crate) fn phase(name: &'static str) {
     if let Ok(mut phase) = PHASE.lock() {
         *phase = name;
@@ -40,13 +40,13 @@ fn current_phase() -> &'static str {
 fn ours(message: &str) -> String {
     format!(
         "jamba: internal error while in phase \"{}\": {message}\n\
-         This is a fault of jamba {}, not of your input. Please report it, with this message and the command line.",
+         This is a bug in jamba {}. Please report it with this message and the command line.",
         current_phase(),
         env!("CARGO_PKG_VERSION"),
     )
 }
 
-/// Makes panics faults of ours: a report and exit code 3, on whatever thread they happen.
+/// Reports panics of any thread as internal errors and exits with code 3.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
@@ -63,7 +63,7 @@ fn name() -> String {
 }
 
 impl Failure {
-    /// Says what went wrong; the exit code.
+    /// Prints the error and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (message, code) = match self {
             Failure::Closed => return ExitCode::SUCCESS,
@@ -75,7 +75,7 @@ impl Failure {
         ExitCode::from(code)
     }
 
-    /// A file that the system refused.
+    /// A failed file operation.
     pub(crate) fn file(path: &Path, action: &str, error: impl std::fmt::Display) -> Failure {
         Failure::Input(format!("{}: cannot {action}: {error}", path.display()))
     }
@@ -94,7 +94,7 @@ impl From<RuntimeError> for Failure {
     }
 }
 
-/// The command that helps, where one does.
+/// A hint how to resolve an error.
 fn help(error: &RuntimeError) -> Option<&'static str> {
     match error {
         RuntimeError::NoCodeForCpu { .. } | RuntimeError::CpuLacks { .. } => {
@@ -106,24 +106,26 @@ fn help(error: &RuntimeError) -> Option<&'static str> {
             Some("Larger pools: jambac build MODEL -o OUT.plan --max-sequences N --kv-tokens N")
         }
         RuntimeError::NoDriver { .. } => {
-            Some("The CPU needs no driver: --device cpu. `jambac doctor` says what is missing.")
+            Some("The CPU needs no driver: --device cpu. `jambac doctor` lists what is missing.")
         }
         RuntimeError::NoCodeForDevice { .. } => Some("Other devices: --device cpu or --device cuda:N"),
         RuntimeError::Memory { .. } => Some("`jambac doctor PLAN` compares a plan with this machine's memory."),
         RuntimeError::NoSection(_) => Some("Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3"),
         RuntimeError::Plan { source, .. } => match source {
-            PlanError::NotAPlan { .. } => Some("A plan is built by: jambac build MODEL -o OUT.plan"),
+            PlanError::NotAPlan { .. } => Some("To build a plan: jambac build MODEL -o OUT.plan"),
             PlanError::Truncated { .. } | PlanError::Digest { .. } | PlanError::Padding { .. } => {
                 Some("Copy the file again, or build it again: jambac build MODEL -o OUT.plan")
             }
-            PlanError::NewerFormat { .. } => Some("Run the jamba that belongs to the jambac that built it."),
+            PlanError::NewerFormat { .. } => {
+                Some("Use the version of jamba that matches the jambac that built the plan.")
+            }
             _ => None,
         },
         _ => None,
     }
 }
 
-/// Writes to standard output at once.
+/// Writes to standard output and flushes it.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

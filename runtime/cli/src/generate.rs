@@ -1,4 +1,4 @@
-//! How tokens are generated, as `run` and `chat` ask for it.
+//! Generation options of `run` and `chat`.
 
 use std::path::Path;
 
@@ -6,66 +6,66 @@ use jamba_runtime::{Cancel, Constraint, GenerateOptions, SamplerOptions};
 
 use crate::failure::Failure;
 
-/// How tokens are generated.
+/// Generation options.
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// Most tokens to generate
+    /// Maximum number of new tokens
     #[arg(short = 'n', long, value_name = "MAX_NEW", default_value_t = 256)]
     max_new: usize,
-    /// Draw tokens at this temperature; greedy, unless given
+    /// Sampling temperature [default: greedy]
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
-    /// Draw from the k likeliest tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", requires = "temperature")]
     top_k: Option<usize>,
-    /// Draw from the likeliest tokens that together have this probability
+    /// Sample from the most likely tokens with this total probability
     #[arg(long, value_name = "P", requires = "temperature")]
     top_p: Option<f32>,
-    /// Draw from tokens with at least this share of the likeliest one's probability
+    /// Sample from tokens with at least this fraction of the largest probability
     #[arg(long, value_name = "P", requires = "temperature")]
     min_p: Option<f32>,
-    /// Make tokens that occurred, in the prompt or after it, less likely: 1.1
+    /// Penalty for tokens that occurred in the prompt or the answer, for example 1.1
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f32>,
-    /// Take this from the logits of tokens that were generated
+    /// Subtracted from the logits of generated tokens
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
-    /// Take this from the logits of tokens for each time that they were generated
+    /// Subtracted from the logits of generated tokens once per occurrence
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// Add a number to the logit of a token: `17=-2.5`; `17=-inf` forbids it. May be given more than once
+    /// Add a number to the logit of a token: `17=-2.5`; `17=-inf` forbids it. Repeatable
     #[arg(long, value_name = "TOKEN=X", value_parser = bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// Seed of the draws
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// End the answer before this text. May be given more than once
+    /// Stop string: end the answer before this text. Repeatable
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     #[command(flatten)]
     constraint: ConstraintArgs,
-    /// Tokens of one prefill step; the plan's largest, unless given
+    /// Maximum tokens per prefill step [default: the plan's maximum]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
 }
 
-/// What the text has to be: at most one of these.
+/// Constraint on the text: at most one of these.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 struct ConstraintArgs {
-    /// The answer is JSON that satisfies this schema: the schema, or a file that holds it
+    /// The answer is JSON that satisfies this schema, given inline or as a file
     #[arg(long, value_name = "SCHEMA|FILE")]
     json_schema: Option<String>,
     /// The whole answer matches this regular expression
     #[arg(long, value_name = "REGEX")]
     regex: Option<String>,
-    /// The answer follows the grammar in this file, in llguidance's variant of Lark
+    /// The answer follows the grammar in this file (llguidance's variant of Lark)
     #[arg(long, value_name = "FILE")]
     grammar: Option<String>,
 }
 
 impl GenerateArgs {
-    /// The options; `cancel` ends an answer early.
+    /// Converts to options of the runtime.
     pub(crate) fn options(&self, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
         let default = SamplerOptions::default();
         let sampler = SamplerOptions {
@@ -109,19 +109,19 @@ impl ConstraintArgs {
     }
 }
 
-/// `17=-2.5`
+/// Parses `17=-2.5`.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
     parsed.ok_or_else(|| "expected a token's id and a number: 17=-2.5".to_owned())
 }
 
-/// A file as text; says at which byte it is none.
+/// Reads a text file.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::file(path, "read it", error))?;
     as_text(bytes, &path.display().to_string())
 }
 
-/// Bytes that came from `place` as text.
+/// Decodes UTF-8. The error names `place` and the offset of the first invalid byte.
 pub(crate) fn as_text(bytes: Vec<u8>, place: &str) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();

@@ -1,4 +1,4 @@
-//! `jamba info`: what a plan is and what memory it takes.
+//! `jamba info`: model, targets and memory of a plan.
 
 use jamba_plan::text;
 use jamba_runtime::{PlanFile, Verify};
@@ -12,12 +12,12 @@ use crate::open::PlanArg;
 pub(crate) struct Args {
     #[command(flatten)]
     plan: PlanArg,
-    /// Print one JSON document
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Says what a plan is. Compares everything but the weights with its digest.
+/// Prints the plan's manifest, memory and sections. Verifies everything except the weights.
 pub(crate) fn info(args: Args) -> Result<(), Failure> {
     phase("open");
     let file = PlanFile::open(&args.plan.plan)?;

@@ -1,22 +1,23 @@
-//! Ctrl-C: the first one ends the answer, the second one the program.
+//! Ctrl-C: the first one cancels the answer, the second one ends the program.
 
 use jamba_runtime::Cancel;
 
 use crate::failure::Failure;
 
-/// What a shell reports of a program that Ctrl-C ended.
+/// Exit code of a program ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// From here on Ctrl-C cancels this; once more before it is reset ends the program.
+/// Installs a handler. The first Ctrl-C sets the returned flag; another one before the flag is reset ends the program.
 pub(crate) fn catch() -> Result<Cancel, Failure> {
     let cancel = Cancel::new();
-    let told = cancel.clone();
+    let flag = cancel.clone();
     let handle = move || {
-        if told.is_cancelled() {
+        if flag.is_cancelled() {
             std::process::exit(INTERRUPTED);
         }
-        told.cancel();
+        flag.cancel();
     };
-    ctrlc::set_handler(handle).map_err(|error| Failure::Input(format!("cannot listen for Ctrl-C: {error}")))?;
+    ctrlc::set_handler(handle)
+        .map_err(|error| Failure::Input(format!("cannot install a handler for Ctrl-C: {error}")))?;
     Ok(cancel)
 }

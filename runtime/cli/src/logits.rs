@@ -1,4 +1,4 @@
-//! `jamba logits`: the logits of every position, as safetensors.
+//! `jamba logits`: writes the logits of every position as safetensors.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// File to write; tensor "logits": f32 [tokens, vocab]
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Tokens of one step; the plan's largest, unless given
+    /// Maximum tokens per step [default: the plan's maximum]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     chunk: Option<u64>,
     #[command(flatten)]

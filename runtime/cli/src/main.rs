@@ -1,4 +1,4 @@
-//! `jamba`: runs plans. Exit codes: 0; 1 the input or the plan is at fault; 2 usage; 3 our fault.
+//! `jamba` runs plans. Exit codes: 0 success, 1 error in the input or the plan, 2 usage error, 3 internal error.
 
 mod bench;
 mod chat;
@@ -6,6 +6,7 @@ mod failure;
 mod generate;
 mod info;
 mod interrupt;
+mod log;
 mod logits;
 mod manual;
 mod open;
@@ -20,12 +21,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Runs Jamba plans: one file that holds a whole model, compiled by `jambac`.
+/// Runs plans: compiled Jamba models in one file, built by `jambac`.
 #[derive(Parser)]
 #[command(
     name = "jamba",
     version,
-    after_help = "Exit codes: 0 done; 1 the input or the plan is at fault; 2 usage; 3 our fault."
+    after_help = "Exit codes: 0 success; 1 error in the input or the plan; 2 usage error; 3 internal error.\n\
+                  JAMBA_LOG=debug logs the phases of opening a plan to stderr, JAMBA_LOG=trace also every step."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -36,26 +38,30 @@ struct Cli {
 enum Command {
     /// Generate text from a prompt.
     Run(run::Args),
-    /// Talk to a model that has a chat template.
+    /// Chat with a model that has a chat template.
     Chat(chat::Args),
-    /// Measure prefill and decode, several plans in turn.
+    /// Measure prefill and decode of one or more plans.
     Bench(bench::Args),
     /// Write the logits of every position as safetensors.
     Logits(logits::Args),
-    /// Say what a plan is and what memory it takes.
+    /// Show the model, targets and memory of a plan.
     Info(info::Args),
-    /// Check every byte of a plan.
+    /// Verify every byte of a plan.
     Verify(verify::Args),
-    /// Print the script that completes jamba's command lines in a shell.
+    /// Print a shell completion script.
     Completions(manual::CompletionsArgs),
-    /// Print jamba's manual page, or a subcommand's.
+    /// Print the manual page of jamba or of a subcommand.
     Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {
     timing::begin();
     failure::report_panics();
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Err(failure) = log::begin() {
+        return failure.report();
+    }
+    let result = match command {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::chat(args),
         Command::Bench(args) => bench::bench(args),

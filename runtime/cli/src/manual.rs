@@ -1,4 +1,4 @@
-//! `jamba completions` and `jamba man`: what shells and `man` know of the command line, from its one definition.
+//! `jamba completions` and `jamba man`: shell completions and manual pages, generated from the command line's definition.
 
 use std::path::PathBuf;
 
@@ -19,12 +19,12 @@ pub(crate) struct CompletionsArgs {
 pub(crate) struct ManArgs {
     /// The subcommand
     subcommand: Option<String>,
-    /// Write all pages into this folder
+    /// Write all pages to this folder
     #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
     dir: Option<PathBuf>,
 }
 
-/// Prints the script that completes command lines in a shell.
+/// Prints a completion script.
 pub(crate) fn completions(mut command: Command, args: CompletionsArgs) -> Result<(), Failure> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
@@ -32,7 +32,7 @@ pub(crate) fn completions(mut command: Command, args: CompletionsArgs) -> Result
     print(&String::from_utf8(script).map_err(|error| Failure::Ours(error.to_string()))?)
 }
 
-/// Prints the page of the program or of a subcommand, or writes all of them: `jamba.1`, `jamba-run.1`, ….
+/// Prints the page of the program or of a subcommand, or writes all pages: `jamba.1`, `jamba-run.1`, ….
 pub(crate) fn man(command: Command, args: ManArgs) -> Result<(), Failure> {
     let all = pages(command)?;
     if let Some(folder) = &args.dir {
@@ -50,10 +50,10 @@ pub(crate) fn man(command: Command, args: ManArgs) -> Result<(), Failure> {
     }
 }
 
-/// Every page by name, the program's own first.
+/// All pages by name, the program's first.
 fn pages(mut command: Command) -> Result<Vec<(String, String)>, Failure> {
     let ours = |error: &dyn std::fmt::Display| Failure::Ours(error.to_string());
-    command.build(); // names the subcommands: jamba-run
+    command.build(); // sets the names of subcommands: jamba-run
     let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
     std::iter::once(&command)
         .chain(command.get_subcommands().filter(shown))

@@ -6,47 +6,47 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{DeviceId, Engine, OpenOptions, Progress, Unit, Verify};
+use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, Unit, Verify};
 
 use crate::failure::{Failure, phase};
 
-/// Work that is over sooner shows no bar.
+/// Operations that take less time show no progress bar.
 const LONG: Duration = Duration::from_secs(1);
 
-/// How plans are opened.
+/// Options for opening plans.
 #[derive(clap::Args)]
 pub(crate) struct OpenArgs {
-    /// Device: `cpu`, or `cuda:N` for the GPU of that number
+    /// Device: `cpu`, or `cuda:N` for GPU N
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceId,
-    /// Threads; one for every core, unless given
+    /// Number of threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Target whose code is run: `x86-64-v3`; the best that the device runs, unless given
+    /// Target to run, for example `x86-64-v3` [default: the best that the device supports]
     #[arg(long)]
     isa: Option<String>,
-    /// Do not compare the weights with their digest: opens large plans sooner
+    /// Do not verify the digest of the weights; opens large plans faster
     #[arg(long)]
     trust_weights: bool,
-    /// Take all of the plan's memory now, not as it is first used
+    /// Make all memory resident when the plan is opened
     #[arg(long)]
     prefault: bool,
-    /// Run every step alone and look for writes outside its memory and for logits that are not numbers (slow)
+    /// Synchronize after every step and check for out-of-bounds writes and logits that are not finite (slow)
     #[arg(long)]
     check: bool,
-    /// Draw synthetic weights on the host, where a GPU would draw them itself (the same bits, slower)
+    /// Draw synthetic weights on the host instead of the GPU (bit-identical, slower)
     #[arg(long)]
     draw_on_host: bool,
-    /// Launch every step of a GPU by itself, not as graphs that were recorded (the same bits, slower)
+    /// Launch every step of a GPU separately instead of replaying graphs (bit-identical, slower)
     #[arg(long)]
     launch_each: bool,
-    /// Bring every row of logits from a GPU and pick tokens on the CPU (the same tokens, slower)
+    /// Copy all logits from the GPU and pick tokens on the host (same tokens, slower)
     #[arg(long)]
     pick_on_host: bool,
 }
 
 impl OpenArgs {
-    /// Opens a plan; a bar shows how far that is, and later how far each prompt is.
+    /// Opens a plan. Shows progress bars for opening and for prompts.
     pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
         phase("open");
         let bar = Bar::new();
@@ -55,14 +55,17 @@ impl OpenArgs {
             path,
             OpenOptions {
                 device: self.device,
-                draw_on_host: self.draw_on_host,
-                launch_each: self.launch_each,
-                pick_on_host: self.pick_on_host,
+                driver: None,
                 threads: self.threads,
                 isa: self.isa.clone(),
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
-                check: self.check,
                 prefault: self.prefault,
+                debug: DebugOptions {
+                    check: self.check,
+                    draw_on_host: self.draw_on_host,
+                    launch_each: self.launch_each,
+                    pick_on_host: self.pick_on_host,
+                },
                 progress: Some(&tell),
             },
         )?;
@@ -80,13 +83,13 @@ pub(crate) struct PlanArg {
     pub(crate) plan: PathBuf,
 }
 
-/// A progress bar for long work, where somebody sees it.
+/// A progress bar for long operations, shown if stderr is a terminal.
 pub(crate) struct Bar {
     shown: bool,
     current: Mutex<Option<Work>>,
 }
 
-/// Work under way, and its bar when it takes long enough for one.
+/// An operation in progress. It has a bar once it takes long.
 struct Work {
     what: &'static str,
     began: Instant,
@@ -98,7 +101,7 @@ impl Bar {
         Bar { shown: std::io::stderr().is_terminal(), current: Mutex::new(None) }
     }
 
-    /// Shows how far the work is.
+    /// Updates the bar.
     pub(crate) fn tell(&self, progress: Progress) {
         let Progress { what, done, total, unit } = progress;
         if !self.shown {
@@ -122,7 +125,7 @@ impl Bar {
     }
 }
 
-/// A bar with what is done, how fast, and the time left.
+/// A bar with progress, rate and remaining time.
 fn bar(what: &'static str, total: u64, unit: Unit) -> ProgressBar {
     let template = match unit {
         Unit::Bytes => "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",

@@ -1,4 +1,4 @@
-//! Prints tokens as they come.
+//! Streams tokens to standard output.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use jamba_runtime::{Generated, NewToken};
 
 use crate::failure::{Failure, print};
 
-/// Prints text, or ids where there is no tokenizer. A failure stops generation and is told at the end.
+/// Prints text, or token ids without a tokenizer. A failure stops the generation and is returned by [`Printer::finish`].
 pub(crate) struct Printer {
     has_text: bool,
     n_tokens: usize,
@@ -18,7 +18,7 @@ impl Printer {
         Printer { has_text, n_tokens: 0, failed: None }
     }
 
-    /// Takes the next token; says whether to go on.
+    /// Prints a token.
     pub(crate) fn push(&mut self, token: &NewToken) -> ControlFlow<()> {
         let printed = match self.has_text {
             true => self.print(&token.text),
@@ -35,7 +35,7 @@ impl Printer {
         }
     }
 
-    /// Prints what is left and ends the line.
+    /// Prints the rest of the text and a line break.
     pub(crate) fn finish(self, generated: &Generated) -> Result<(), Failure> {
         if let Some(failure) = self.failed {
             return Err(failure);

@@ -1,4 +1,4 @@
-//! What a model is asked, as text, as a file, through a pipe, or as tokens.
+//! The prompt: text, a file, standard input, or tokens.
 
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::generate::{as_text, read_text};
 
-/// What the model is asked: at most one of these; none of them where it is piped in.
+/// The prompt: at most one of these; standard input if it is a pipe and none is given.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub(crate) struct PromptArgs {
-    /// The prompt; standard input, where that is a pipe and no prompt is given
+    /// Prompt text [default: standard input, if it is a pipe]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// A file with the prompt; `-` is standard input
+    /// File with the prompt; `-` is standard input
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
-    /// The prompt as token ids: `1,2,3`; needs no tokenizer
+    /// Prompt as token ids: `1,2,3`; needs no tokenizer
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     tokens: Option<Vec<u32>>,
 }
 
-/// A prompt that was read.
+/// A prompt.
 pub(crate) enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
@@ -42,7 +42,7 @@ impl PromptArgs {
                 let text = if io::stdin().is_terminal() { String::new() } else { standard_input()? };
                 match text.is_empty() {
                     true => Err(Failure::Usage(
-                        "a prompt is needed: --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text through a pipe"
+                        "a prompt is needed: --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text from a pipe"
                             .to_owned(),
                     )),
                     false => Ok(Prompt::Text(text)),
@@ -60,7 +60,7 @@ fn standard_input() -> Result<String, Failure> {
 }
 
 impl Prompt {
-    /// The prompt's tokens, behind `n_before` others; the token that begins a text stands only where there are none.
+    /// Encodes the prompt, which follows `n_before` tokens of the sequence. Adds a start token only if `n_before` is 0.
     pub(crate) fn tokens(self, engine: &Engine, n_before: u64) -> Result<Vec<u32>, Failure> {
         let text = match self {
             Prompt::Tokens(tokens) => return Ok(tokens),
@@ -69,16 +69,17 @@ impl Prompt {
         let tokenizer = engine.tokenizer()?;
         let tokens = if n_before == 0 { tokenizer.encode(&text)? } else { tokenizer.encode_plain(&text)? };
         if tokens.is_empty() {
-            let why = if n_before == 0 { "the model has no token that begins a text" } else { "it must go on" };
+            let why =
+                if n_before == 0 { "the model has no start token" } else { "a loaded state needs further tokens" };
             return Err(Failure::Input(format!("the prompt is empty, and {why}")));
         }
         Ok(tokens)
     }
 
-    /// The tokens of a chat: what the system says, where it says something, and the prompt as its user's message.
+    /// Encodes a chat with an optional system message and the prompt as user message.
     pub(crate) fn chat_tokens(self, engine: &Engine, system: Option<&str>) -> Result<Vec<u32>, Failure> {
         let Prompt::Text(text) = self else {
-            return Err(Failure::Usage("--tokens are no message of a chat: give its text with --prompt".to_owned()));
+            return Err(Failure::Usage("--tokens cannot be a chat message: give its text with --prompt".to_owned()));
         };
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let messages = system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();

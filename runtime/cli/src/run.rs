@@ -1,4 +1,4 @@
-//! `jamba run`: text from a prompt.
+//! `jamba run`: generates text from a prompt.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -26,47 +26,47 @@ pub(crate) struct Args {
     prompt: PromptArgs,
     #[command(flatten)]
     generate: GenerateArgs,
-    /// Ask as a chat does: the prompt is its user's message
+    /// Apply the chat template with the prompt as user message
     #[arg(long, conflicts_with_all = ["tokens", "load_state"])]
     chat: bool,
-    /// What the model is told before the prompt, which is then the user's message of a chat
+    /// System message; applies the chat template with the prompt as user message
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["tokens", "load_state"])]
     system: Option<String>,
-    /// Go on from the state in this file: the prompt follows what was read there
+    /// Load the state from this file; the prompt continues it
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
-    /// Write the state to this file: all that was read or generated, to go on from
+    /// Save the state after the answer to this file
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
-    /// Go on after a token that ends the text
+    /// Continue after end tokens
     #[arg(long)]
     ignore_eos: bool,
-    /// Print one JSON document
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print the probability of each token, and that many of the likeliest in its place
+    /// Print the log probability of each token and of the N most likely tokens
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
     logprobs: Option<usize>,
-    /// Write the time of every step, in Chrome's trace format
+    /// Write the time of every step in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
     open: OpenArgs,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// `cpu`, or the name of a GPU.
+    /// `cpu`, or the GPU's name.
     device: &'a str,
-    /// Tokens that came from the state, before the prompt.
+    /// Number of tokens in the loaded state.
     state_tokens: u64,
     prompt_tokens: &'a [u32],
     tokens: &'a [u32],
-    /// None when the plan has no tokenizer.
+    /// None if the plan has no tokenizer.
     text: Option<&'a String>,
     finish: &'static str,
-    /// Tokens of the state that was written; None when none was asked for.
+    /// Number of tokens in the saved state; None without `--save-state`.
     saved_tokens: Option<u64>,
     /// With `--logprobs`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,14 +79,14 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct TokenReport {
     token: u32,
-    /// What became certain of the text when it came.
+    /// The text that became final with this token.
     text: String,
     /// Natural logarithm of its probability.
     logprob: f32,
     top: Vec<TopToken>,
 }
 
-/// A token that might have come.
+/// One of the most likely tokens.
 #[derive(Serialize)]
 struct TopToken {
     token: u32,
@@ -175,10 +175,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the state after all tokens; the last one is read first, unless there is no room for it. How many it holds.
+/// Saves the state after all tokens and returns their number. Processes the last token first, if there is room for it.
 fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, path: &Path) -> Result<u64, Failure> {
     if let (Some(&last), false) = (generated.tokens.last(), generated.finish == Finish::NoRoom) {
-        match engine.prefill(sequence, &[last], None).map(|_| ()) {
+        match engine.prefill(sequence, &[last], None, None).map(|_| ()) {
             Ok(()) | Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -187,7 +187,7 @@ fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, 
     Ok(engine.len(sequence)?)
 }
 
-/// Writes what every step of the first thread took, for chrome://tracing or Perfetto. Times in microseconds.
+/// Writes the times of the first thread's steps in microseconds, for chrome://tracing or Perfetto.
 fn write_trace(engine: &Engine, path: &Path) -> Result<(), Failure> {
     let program = engine.program();
     let steps = engine.trace().map(|trace| trace.steps()).unwrap_or_default();

@@ -1,24 +1,24 @@
-//! Colours, where somebody sees them: on a terminal that has some, unless NO_COLOR is set.
+//! Colors, if the output is a terminal that supports them and NO_COLOR is not set.
 
 use std::io::{self, IsTerminal};
 
-/// What a text is.
+/// Kinds of colored text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Beside the matter: times, hints.
+    /// Times and hints.
     Quiet,
-    /// Where somebody types.
+    /// Input prompts.
     Prompt,
-    /// What went wrong.
+    /// Errors.
     Fault,
 }
 
-/// The text as standard error shows it.
+/// Colors text for stderr.
 pub(crate) fn on_stderr(kind: Kind, text: &str) -> String {
     paint(kind, text, io::stderr().is_terminal() && wanted())
 }
 
-/// The text as standard output shows it.
+/// Colors text for stdout.
 pub(crate) fn on_stdout(kind: Kind, text: &str) -> String {
     paint(kind, text, io::stdout().is_terminal() && wanted())
 }

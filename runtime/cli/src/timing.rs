@@ -1,4 +1,4 @@
-//! How long an answer took and what memory it had.
+//! Time and memory of an answer.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -8,21 +8,21 @@ use serde::Serialize;
 
 static BEGAN: OnceLock<Instant> = OnceLock::new();
 
-/// Notes when the program began; the first thing that it does.
+/// Records the start of the program.
 pub(crate) fn begin() {
     BEGAN.get_or_init(Instant::now);
 }
 
-/// Time since then.
+/// Time since the start of the program.
 pub(crate) fn since_beginning() -> Duration {
     BEGAN.get().map_or(Duration::ZERO, Instant::elapsed)
 }
 
-/// Times in seconds; rates in tokens per second, None where nothing ran.
+/// Times in seconds; rates in tokens per second, None if nothing ran.
 #[derive(Serialize)]
 pub(crate) struct Timing {
     open_s: f64,
-    /// From the beginning of the program to the first token.
+    /// From the start of the program to the first token.
     first_token_s: Option<f64>,
     prefill_s: f64,
     prefill_tokens_per_s: Option<f64>,
@@ -30,12 +30,12 @@ pub(crate) struct Timing {
     decode_tokens_per_s: Option<f64>,
 }
 
-/// Bytes.
+/// Memory in bytes.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Memory {
-    /// What the open plan holds, all pools together.
+    /// Memory of the open plan, all pools together.
     plan: u64,
-    /// The most that the process had in memory; None where the system does not tell.
+    /// Peak resident memory of the process; None if the system does not report it.
     peak_resident: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Memory {
         Memory { plan: engine.memory().total(&engine.manifest().limits), peak_resident: peak_resident() }
     }
 
-    /// `23.1 MB`
+    /// Formatted as `plan 23.1 MB, 40.0 MB resident`.
     pub(crate) fn summary(&self) -> String {
         let resident = self.peak_resident.map(|bytes| format!(", {} resident", size(bytes))).unwrap_or_default();
         format!("plan {}{resident}", size(self.plan))
@@ -56,7 +56,7 @@ fn size(bytes: u64) -> String {
     if bytes < 1e9 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
 }
 
-/// From /proc/self/status, whose numbers are KiB.
+/// From /proc/self/status, in units of KiB.
 fn peak_resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -76,7 +76,7 @@ impl Timing {
         }
     }
 
-    /// One line for people.
+    /// A one-line summary.
     pub(crate) fn summary(&self, n_prompt: usize, n_new: usize, memory: Memory) -> String {
         let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tokens/s")).unwrap_or_default();
         format!(

@@ -1,4 +1,4 @@
-//! `jamba verify`: every byte of a plan against what was written.
+//! `jamba verify`: checks every byte of a plan against its digests.
 
 use jamba_runtime::{PlanFile, Progress, Unit, Verify};
 use serde_json::json;
@@ -11,12 +11,12 @@ use crate::open::{Bar, PlanArg};
 pub(crate) struct Args {
     #[command(flatten)]
     plan: PlanArg,
-    /// Print one JSON document
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Checks a plan.
+/// Verifies a plan.
 pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     phase("verify");
     let file = PlanFile::open(&args.plan.plan)?;

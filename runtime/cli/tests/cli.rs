@@ -1,4 +1,4 @@
-//! The command line over plans of a toy model: what it prints, and its exit codes.
+//! The command line with plans of a toy model: output and exit codes.
 
 #[path = "../../tests/fixture/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -24,7 +24,7 @@ fn json(args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Refused with this exit code, nothing on standard output, and a message that says all of this.
+/// Checks the exit code, an empty standard output, and a message that contains all of `says`.
 #[track_caller]
 fn refused(args: &[&str], code: i32, says: &[&str]) {
     let output = jamba(args);
@@ -77,7 +77,7 @@ fn a_state_goes_on_where_it_was_saved() {
     assert_eq!((&rest["state_tokens"], &rest["prompt_tokens"]), (&3.into(), &serde_json::json!([8, 9])));
     assert_eq!((&rest["tokens"], &rest["saved_tokens"]), (&whole["tokens"], &9.into()));
     assert_eq!(whole["saved_tokens"], Value::Null);
-    // Nothing is lost where there is no room to read the last token.
+    // Without room for the last token, the state has all tokens but that one.
     let full = run("1", "500", &["--load-state", text(&more), "--save-state", text(&more)]);
     assert_eq!((&full["finish"], &full["saved_tokens"]), (&"no_room".into(), &LIMITS.max_context.into()));
 
@@ -181,7 +181,7 @@ fn info_and_verify_tell_what_the_plan_is() {
     refused(&["info", text(&damaged)], 1, &["weights", "cut short"]);
 }
 
-/// Whether NVIDIA's driver runs on this machine.
+/// True if NVIDIA's driver runs on this machine.
 fn has_driver() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
 }
@@ -193,8 +193,8 @@ fn the_input_is_at_fault() {
     refused(&["run", "no.plan", "--tokens", "1"], 1, &["no.plan", "cannot open it"]);
     refused(&["run", path, "--prompt", "Hi"], 1, &["no tokenizer"]);
     refused(&["run", path, "--tokens", "1,300"], 1, &["token 300", "vocabulary of 300"]);
-    // Without NVIDIA's driver there is none; with one, the plan has no code for it.
-    let sentences = ["device cuda:0: NVIDIA's driver is not installed: libcuda.so was not found", "and none for"];
+    // Without NVIDIA's driver, it is reported missing; with it, the plan has no code for the GPU.
+    let sentences = ["device cuda:0: NVIDIA's driver is not installed: libcuda.so was not found", "but none for"];
     let command = ["run", path, "--tokens", "1", "--device", "cuda:0"];
     refused(&command, 1, &[sentences[usize::from(has_driver())]]);
     refused(&["bench", path, "--device", "cuda:63"], 1, &["device cuda:63"]);
@@ -221,6 +221,30 @@ fn we_are_at_fault() {
     let path = Toy::new().overrun().write(folder.path(), "overrun.plan");
     let args = ["run", text(&path), "--tokens", "1,2", "--check"];
     refused(&args, 3, &["\"execution\"", "layers.7.culprit", "Please report it"]);
+}
+
+#[test]
+fn logs_go_to_stderr_and_only_on_request() {
+    let (_folder, plan) = toy();
+    let run = |filter: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jamba"));
+        command.args(["run", text(&plan), "--tokens", "1,2,3", "-n", "2", "--ignore-eos"]).env_remove("JAMBA_LOG");
+        command.envs(filter.map(|filter| ("JAMBA_LOG", filter)));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, answer, log) = run(None);
+    assert_eq!((code, log.as_str()), (Some(0), ""));
+    let (code, same, log) = run(Some("trace"));
+    assert_eq!((code, same), (Some(0), answer.clone()));
+    for span in ["open{", "verify", "load code", "map{", "prefill{tokens=3", "decode{tokens=1"] {
+        assert!(log.contains(span), "no {span} in\n{log}");
+    }
+    let (code, same, log) = run(Some("debug"));
+    assert_eq!((code, same), (Some(0), answer));
+    assert!(log.contains("verify") && !log.contains("prefill{"), "{log}");
+    let (code, _, log) = run(Some("jamba=loud"));
+    assert!(code == Some(2) && log.contains("JAMBA_LOG"), "{log}");
 }
 
 #[test]

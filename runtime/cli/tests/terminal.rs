@@ -1,4 +1,4 @@
-//! `jamba run` and `jamba chat` on a terminal: colours, Ctrl-C, line editing, orders.
+//! `jamba run` and `jamba chat` on a terminal: colors, Ctrl-C, line editing and commands.
 
 #[path = "../../tests/fixture/mod.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
@@ -114,9 +114,9 @@ fn a_chat_on_a_terminal() {
     assert!((1..ENDLESS).contains(&tokens), "{tokens}");
     prompt(&mut chat);
 
-    // An order that does not exist, and one that fails, change nothing.
+    // An unknown command and a failing one change nothing.
     chat.send_line("/loud").unwrap();
-    chat.exp_string("which is no order").unwrap();
+    chat.exp_string("which is not a command").unwrap();
     prompt(&mut chat);
     chat.send_line("/load no.state").unwrap();
     chat.exp_string("jamba\x1b[0m: no.state").unwrap();

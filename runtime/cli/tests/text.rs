@@ -1,4 +1,4 @@
-//! Text in and out of `jamba run` and `jamba chat` without a terminal: pipes, files, what the answer has to be, manuals.
+//! `jamba run` and `jamba chat` without a terminal: pipes, files, constraints and manuals.
 
 #[path = "../../tests/fixture/mod.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
@@ -32,7 +32,7 @@ impl Files {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// `jamba COMMAND PLAN ARGS…` with this on standard input.
+    /// Runs `jamba COMMAND PLAN ARGS…` with `input` on standard input.
     fn jamba(&self, command: &str, args: &[&str], input: &[u8]) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_jamba"))
             .args([&[command, &self.plan], args].concat())
@@ -75,7 +75,7 @@ fn a_prompt_comes_from_an_argument_a_file_or_a_pipe() {
     assert_eq!(run(&["--prompt-file", &file], b""), expected);
     assert_eq!(run(&["--prompt-file", "-"], b"Once upon"), expected);
     assert_eq!(run(&[], b"Once upon"), expected);
-    toy.refused(&[], b"", 2, &["a prompt is needed", "through a pipe"]);
+    toy.refused(&[], b"", 2, &["a prompt is needed", "from a pipe"]);
     toy.refused(&[], b"ab\xffcd", 1, &["standard input", "0xff", "offset 2", "iconv"]);
     let file = toy.write("b.txt", b"caf\xe9");
     toy.refused(&["--prompt-file", &file], b"", 1, &["b.txt", "0xe9", "offset 3", "UTF-8"]);
@@ -91,7 +91,7 @@ fn json_tells_probabilities_and_why_the_answer_ended() {
     for (token, expected) in logprobs.iter().zip(report["tokens"].as_array().unwrap()) {
         let top = token["top"].as_array().unwrap();
         let value = |top: &Value| top["logprob"].as_f64().unwrap();
-        // Greedy: the token is the likeliest.
+        // Greedy: each token is the most likely one.
         assert_eq!((&token["token"], &top[0]["token"], top.len()), (expected, expected, 3));
         assert!(value(&top[0]) < 0.0 && value(&top[0]) >= value(&top[1]) && value(&top[1]) >= value(&top[2]));
         assert_eq!(token["logprob"], top[0]["logprob"]);
@@ -101,7 +101,7 @@ fn json_tells_probabilities_and_why_the_answer_ended() {
     assert!(!whole.is_empty() && whole.starts_with(&told));
     assert_eq!(toy.json(&["--prompt", "Once", "-n", "2", "--logprobs"])["logprobs"][0]["top"], json!([]));
 
-    // The answer ends before a text, and avoids what is forbidden.
+    // The answer ends before a stop string and avoids forbidden tokens.
     let letters = ["--prompt", "Once", "-n", "20", "--regex", "[a-z]+"];
     let whole = toy.json(&letters)["text"].as_str().unwrap().to_owned();
     let stop = &whole[2..5];
@@ -195,7 +195,7 @@ fn a_chat_is_obeyed_through_a_pipe() {
     assert!(contexts[0] == contexts[2] && contexts[0] != contexts[1], "{out}");
     assert!(out.contains("answers  1, 4 tokens") && out.contains("/regenerate") && state.is_file(), "{out}");
 
-    // Nobody is there to mend what is wrong: the chat ends and says so.
+    // Without a terminal, an error ends the chat.
     for (line, says) in [("/loud\n", "/loud"), ("/regenerate\n", "no answer yet"), ("/load no.state\n", "no.state")] {
         let output = toy.jamba("chat", &[], line.as_bytes());
         assert_eq!(output.status.code(), Some(1));

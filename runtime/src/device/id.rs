@@ -1,9 +1,9 @@
-//! Which device a plan is opened on.
+//! Names of devices: `cpu`, `cuda:0`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A device of this machine.
+/// Identifies a device of this machine.
 ///
 /// ```
 /// use jamba_runtime::DeviceId;
@@ -17,7 +17,7 @@ pub enum DeviceId {
     /// The CPU.
     #[default]
     Cpu,
-    /// A GPU of NVIDIA's, by its number in the driver's order, from 0.
+    /// An NVIDIA GPU, by its index in the driver's order, from 0.
     Cuda(u32),
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// Text that names no device.
+/// The error for text that does not name a device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("device {0:?}: expected cpu or cuda:N")]
 pub struct NoDeviceId(String);

@@ -1,4 +1,4 @@
-//! Plans in memory: mapped files, and bytes that are there already.
+//! The bytes of a plan: a mapped file, or memory of the program.
 
 use std::fs::File;
 use std::ops::Range;
@@ -10,9 +10,9 @@ use memmap2::{Advice, Mmap};
 
 use crate::RuntimeError;
 
-/// A plan's bytes: a file that is mapped for reading, or memory of the program's own.
+/// The bytes of a plan: a file mapped for reading, or memory of the program.
 ///
-/// A file must not be changed while it is mapped: replace plans by renaming, as the compiler does.
+/// A mapped file must not be modified. To replace a plan, rename a new file over it, as the compiler does.
 ///
 /// ```
 /// use jamba_runtime::{PlanFile, Verify};
@@ -34,17 +34,19 @@ enum Bytes {
     Memory(&'static [u8]),
 }
 
-/// What stands for the path of a plan that has none.
+/// Stands for the path of a plan in memory.
 const IN_MEMORY: &str = "plan in memory";
 
 impl PlanFile {
-    /// Maps a file; reads nothing yet.
+    /// Maps a file without reading it.
     pub fn open(path: &Path) -> Result<PlanFile, RuntimeError> {
         Ok(PlanFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map(path)?) })
     }
 
-    /// Takes a plan that is in memory: [`include_plan!`](crate::include_plan) puts one there. Nothing is copied, and no
-    /// file is touched. Refuses memory that does not begin on a page of 4096 bytes.
+    /// Uses a plan in memory, for example one embedded by [`include_plan!`](crate::include_plan), without copying it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unaligned`] if the memory is not aligned to 4096 bytes.
     pub fn from_memory(bytes: &'static [u8]) -> Result<PlanFile, RuntimeError> {
         match bytes.as_ptr().addr() as u64 % PAGE_BYTES {
             off if off > 0 && !bytes.is_empty() => Err(RuntimeError::Unaligned { off }),
@@ -52,13 +54,16 @@ impl PlanFile {
         }
     }
 
-    /// Checks the plan. Tells how many bytes of how many in all were compared with their digests.
+    /// Verifies and parses the plan. Calls `tell` with the bytes hashed so far and the bytes to hash in total.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Plan`] names the section and field that are wrong.
     pub fn plan(&self, verify: Verify, tell: &mut dyn FnMut(u64, u64)) -> Result<Plan<'_>, RuntimeError> {
         Plan::parse_telling(self.bytes(), verify, tell)
             .map_err(|source| RuntimeError::Plan { path: self.path.clone(), source })
     }
 
-    /// All bytes of the plan.
+    /// The bytes of the plan.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(map) => map,
@@ -66,30 +71,47 @@ impl PlanFile {
         }
     }
 
-    /// Tells the system how a part of the file will be used: only a hint, for what is mapped.
+    /// Gives the kernel a hint about the use of a range of the file. No effect on plans in memory.
     pub(crate) fn advise(&self, advice: Advice, range: &Range<usize>) {
         if let Bytes::Mapped(map) = &self.bytes {
-            // Systems may not know the advice; everything works without.
+            // Only a hint; older kernels may not know it.
             let _ = map.advise_range(advice, range.start, range.len());
         }
     }
 
-    /// Where the file is; `plan in memory` where it is none.
+    /// The path of the file, or `plan in memory`.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The bytes of a plan, within the program: `&'static [u8]` on a page's border, for
-/// [`PlanFile::from_memory`](crate::PlanFile::from_memory) and [`Engine::open_memory`](crate::Engine::open_memory). The
-/// path is relative to the file that it stands in.
+/// A source of a plan: the path of its file, or a [`PlanFile`] that is open already.
+pub trait PlanSource {
+    /// Opens the plan's bytes, without reading or verifying them.
+    fn into_plan(self) -> Result<PlanFile, RuntimeError>;
+}
+
+impl<P: AsRef<Path>> PlanSource for P {
+    fn into_plan(self) -> Result<PlanFile, RuntimeError> {
+        PlanFile::open(self.as_ref())
+    }
+}
+
+impl PlanSource for PlanFile {
+    fn into_plan(self) -> Result<PlanFile, RuntimeError> {
+        Ok(self)
+    }
+}
+
+/// Embeds a plan in the program: evaluates to a page-aligned `&'static [u8]` for
+/// [`PlanFile::from_memory`](crate::PlanFile::from_memory). The path is relative to the source file.
 ///
 /// ```
-/// use jamba_runtime::{Engine, OpenOptions, include_plan};
+/// use jamba_runtime::{Engine, OpenOptions, PlanFile, include_plan};
 ///
 /// static PLAN: &[u8] = include_plan!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/toy.plan"));
 ///
-/// let engine = Engine::open_memory(PLAN, OpenOptions::default())?;
+/// let engine = Engine::open(PlanFile::from_memory(PLAN)?, OpenOptions::default())?;
 /// assert_eq!(engine.manifest().model.name, "toy");
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
@@ -118,7 +140,7 @@ fn map(path: &Path) -> Result<Mmap, RuntimeError> {
         let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it is empty");
         return Err(failed("map it")(source));
     }
-    // SAFETY: the mapping is private and only read. That nobody changes the file meanwhile is the other side of
-    // the contract above; the compiler never writes into a finished plan, it renames a new one over it.
+    // SAFETY: the mapping is private and read-only. Its bytes stay constant if no process writes to the file, which the
+    // documentation of `PlanFile` requires of callers; the compiler replaces plans by renaming.
     unsafe { Mmap::map(&file) }.map_err(failed("map it"))
 }

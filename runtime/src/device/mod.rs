@@ -1,39 +1,39 @@
-//! Devices: memory, code, and running an entry's steps. The only place with `unsafe`.
+//! Devices: memory, code, and execution of an entry's steps. The only module with `unsafe`.
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod id;
 pub(crate) mod map;
 
-use jamba_plan::format::{Count, Setting, Table};
+use jamba_plan::format::{Arg, Count, Limits, Program, Setting, Table};
 
 use crate::RuntimeError;
 use crate::trace::Trace;
 
-/// What a plan was opened on.
+/// The device, target and threads of an open plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Opened {
-    /// The target whose code runs.
+    /// The target whose code was loaded.
     pub(crate) target: String,
-    /// `cpu`, or the name that its driver gives a GPU.
+    /// `cpu`, or the GPU's name as its driver reports it.
     pub(crate) device: String,
-    /// Threads of the host that run steps, the caller's included.
+    /// Number of host threads that run steps, including the caller.
     pub(crate) n_threads: usize,
 }
 
-/// Counts of one step, as [`jamba_plan::format::Count`] names them.
+/// The values of [`Count`] in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Tokens, all sequences together.
+    /// Tokens, summed over all sequences.
     pub(crate) tokens: u64,
-    /// Sequences.
+    /// Number of sequences.
     pub(crate) sequences: u64,
-    /// Rows of logits.
+    /// Number of rows of logits.
     pub(crate) outputs: u64,
 }
 
 impl Counts {
-    /// One of them.
+    /// The value of one count.
     pub(crate) fn of(self, count: Count) -> u64 {
         match count {
             Count::Tokens => self.tokens,
@@ -43,53 +43,82 @@ impl Counts {
     }
 }
 
-/// For each row of logits of a step, how the device may pick a token from it; None where the host needs the row itself. Empty
-/// where it needs all of them.
+/// Base addresses of a plan's memory on its device; 0 for memory that the plan does not have.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) weights: u64,
+    pub(crate) kv: u64,
+    pub(crate) state: u64,
+    pub(crate) arena: u64,
+    pub(crate) tables: u64,
+}
+
+impl Addresses {
+    /// The value of a kernel argument that is known when the plan is opened; None for counts, which each step sets, and for
+    /// tensor maps, which only GPUs have.
+    pub(crate) fn of(self, arg: Arg, program: &Program, limits: &Limits) -> Option<u64> {
+        match arg {
+            Arg::Arena(offset) => Some(self.arena + offset),
+            Arg::State(offset) => Some(self.state + offset),
+            Arg::Kv(offset) => Some(self.kv + offset),
+            Arg::Weight(index) => Some(self.weights + program.weights[index as usize].offset),
+            Arg::Table(table) => Some(self.tables + table.offset(limits)),
+            Arg::Constant(value) => Some(value),
+            Arg::Count(..) | Arg::TensorMap(_) => None,
+        }
+    }
+}
+
+/// Fills memory that no kernel may read: f32 and bf16 numbers of these bytes are NaN.
+pub(crate) const NAN_BYTE: u8 = 0xff;
+
+/// How the device may pick a token from each row of logits; None if the host needs the row. Empty if the host needs all
+/// rows.
 pub(crate) type Settings<'a> = &'a [Option<Setting>];
 
-/// What a device leaves of a row of logits.
+/// The result of a row of logits after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Row<'a> {
-    /// The row, f32 \[vocab\].
+    /// The logits, f32 \[vocab\].
     Logits(&'a [f32]),
-    /// The token that it picked from it.
+    /// The token that the device picked.
     Token(u32),
 }
 
-/// A piece of one of the two pools.
+/// A unit of pool memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// A slot of conv and SSM state.
+    /// A state slot: conv and SSM state of one sequence.
     Slot(u32),
-    /// A page of keys and values.
+    /// A KV page: keys and values of 16 tokens.
     Page(u32),
 }
 
-/// What the engine asks of a device that has a plan open.
+/// A device with an open plan.
 pub(crate) trait Device: Send {
-    /// The step table, to be filled before [`Device::run`].
+    /// A step table, which the caller fills before [`Device::run`].
     fn table(&mut self, table: Table) -> &mut [i32];
 
-    /// Makes a piece that of a sequence without tokens: zeros; a page holds NaN instead where steps are checked.
+    /// Initializes a piece for a new sequence: zeros, or NaN in a KV page if steps are checked.
     fn clear(&mut self, piece: Piece);
 
-    /// Nobody may read the piece from here on: it holds NaN where steps are checked.
+    /// Marks a piece as unused. Fills it with NaN if steps are checked.
     fn discard(&mut self, piece: Piece);
 
-    /// Copies a piece over another of the same pool.
+    /// Copies a piece to another one of the same pool.
     fn copy(&mut self, from: Piece, to: Piece);
 
-    /// Copies a piece to the host: as many bytes as it has.
+    /// Copies a piece to host memory. `bytes` has the size of the piece.
     fn read(&self, piece: Piece, bytes: &mut [u8]);
 
-    /// Copies a piece from the host: as many bytes as it has.
+    /// Copies a piece from host memory. `bytes` has the size of the piece.
     fn write(&mut self, piece: Piece, bytes: &[u8]);
 
-    /// Runs the steps of the entry of that index over the tables; counts and tables were checked against the plan. A device that
-    /// picks tokens does so from the rows that have settings.
+    /// Runs the steps of an entry on the step tables. The caller has checked counts and tables against the plan. A device that
+    /// can pick tokens does so for the rows that have settings.
     ///
     /// # Errors
-    /// Faults of the device, after which it is of no use.
+    /// Device faults, after which the device is unusable.
     fn run(
         &mut self,
         entry: usize,
@@ -98,26 +127,26 @@ pub(crate) trait Device: Send {
         trace: Option<&mut Trace>,
     ) -> Result<(), RuntimeError>;
 
-    /// Row `row` of the logits that the entry of that index left; of no meaning where a token was picked from it.
+    /// Row `row` of the logits of the last run of `entry`; undefined if the device picked a token from the row.
     fn logits(&self, entry: usize, row: u64) -> &[f32];
 
-    /// The token that the device picked from row `row` of the last run; None where it picked none.
+    /// The token that the device picked from row `row` of the last run, if any.
     fn token(&self, _row: u64) -> Option<u32> {
         None
     }
 
-    /// Whether everything asked of it so far was done: pieces that moved, too.
+    /// Reports faults of earlier calls, including those that return nothing.
     ///
     /// # Errors
-    /// The fault after which it is of no use.
+    /// The fault that made the device unusable.
     fn health(&self) -> Result<(), RuntimeError> {
         Ok(())
     }
 
-    /// Runs every step alone from now on, looks at the guards after it, and fills what nobody may read with NaN. A device that
-    /// was opened for it has guards.
+    /// Enables checks: synchronizes after every step, checks the guards and fills unused memory with NaN. On a GPU, guards
+    /// exist only if the plan was opened with [`DebugOptions::check`](crate::DebugOptions::check).
     fn check_steps(&mut self);
 
-    /// The first guard that was broken since the last call, when steps are checked.
+    /// The first broken guard since the last call, if steps are checked.
     fn broken_guard(&mut self) -> Option<RuntimeError>;
 }

@@ -1,4 +1,4 @@
-//! The next token of an answer: what may be picked, how likely it was, what it says, and whether the answer ends there.
+//! Picks the next token of an answer: constraint, log probabilities, text, and the end of the answer.
 
 use jamba_plan::format::Setting;
 
@@ -8,26 +8,26 @@ use crate::{Engine, Finish, GenerateOptions, RuntimeError, Sampler, sample};
 #[cfg(feature = "tokenizer")]
 use super::text::AnswerText;
 #[cfg(feature = "constrain")]
-use crate::constrain::Matching;
+use crate::text::constrain::Matching;
 
-/// One token of an answer.
+/// A new token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewToken {
     /// The token.
     pub token: u32,
-    /// The text that is certain since it came, often a word, sometimes nothing: whole characters, and no part of a stop
-    /// string. Empty where the plan has no tokenizer.
+    /// The text that became final with this token: often a word, sometimes empty. It contains whole characters and no part of
+    /// a stop string. Empty without a tokenizer.
     pub text: String,
-    /// Natural logarithm of its probability, where that was asked for: of the softmax of the logits as the model gave
-    /// them, before bias, penalties, temperature and whatever else changes what is picked.
+    /// Natural logarithm of the token's probability, if requested: the log softmax of the model's logits, before biases,
+    /// penalties, temperature and filters.
     pub logprob: Option<f32>,
-    /// The likeliest tokens in its place and the logarithms of their probabilities, likeliest first.
+    /// The most likely tokens and the logarithms of their probabilities, most likely first.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Picks the tokens of one answer, by a sampler that the answer has while it runs.
+/// Picks the tokens of one answer, with the sampler passed to each call.
 pub(crate) struct Picker {
-    /// Tokens that end a text; none where they are ignored.
+    /// End tokens; empty if they are ignored.
     eos: Vec<u32>,
     stop_tokens: Vec<u32>,
     logprobs: Option<usize>,
@@ -58,8 +58,8 @@ impl Picker {
         })
     }
 
-    /// How a device may pick the next token; None where the row of logits is wanted here: for probabilities, for a constraint, or
-    /// by the sampler.
+    /// How a device may pick the next token; None if the host needs the logits for probabilities, a constraint or the
+    /// sampler.
     pub(crate) fn setting(&self, sampler: &Sampler) -> Option<Setting> {
         #[cfg(feature = "constrain")]
         if self.matching.is_some() {
@@ -68,7 +68,7 @@ impl Picker {
         if self.logprobs.is_some() { None } else { sampler.setting() }
     }
 
-    /// The next token, from what a step left of its row of logits; why it is the last one, where it is.
+    /// Picks the next token from the result of a step. Also returns the reason if it is the last one.
     pub(crate) fn pick(
         &mut self,
         sampler: &mut Sampler,
@@ -95,7 +95,7 @@ impl Picker {
         Ok((NewToken { token, text, logprob, top }, finish))
     }
 
-    /// The text that is certain with a token; true where a stop string was found.
+    /// The text that became final with a token, and true if a stop string was found.
     #[cfg(feature = "tokenizer")]
     fn text_of(&mut self, token: u32) -> Result<(String, bool), RuntimeError> {
         match &mut self.text {
@@ -109,7 +109,7 @@ impl Picker {
         Ok((String::new(), false))
     }
 
-    /// True where the text is whole with a token, and nothing may follow.
+    /// Advances the constraint. Returns true if the text is complete and no token may follow.
     #[cfg(feature = "constrain")]
     fn completes(&mut self, token: u32) -> Result<bool, RuntimeError> {
         match &mut self.matching {
@@ -132,7 +132,7 @@ impl Picker {
         sampler.pick_row(row)
     }
 
-    /// The whole text, and the end of it that was held back.
+    /// The whole text, and its held back end.
     pub(crate) fn finish(self) -> Result<(String, String), RuntimeError> {
         #[cfg(feature = "tokenizer")]
         if let Some(text) = self.text {

@@ -1,33 +1,36 @@
-//! An answer as an iterator.
+//! Generation as an iterator.
 
 use super::{Generated, Generation, NewToken};
 use crate::{Engine, GenerateOptions, RuntimeError, SequenceId};
 
-/// What a [`Stream`] yields.
+/// An item of a [`Stream`].
 #[derive(Clone, Debug)]
 pub enum StreamEvent {
-    /// The next token.
+    /// A new token.
     Token(NewToken),
-    /// The end, with all there was; the last event.
+    /// The end, with the complete result. This is the last event.
     Done(Generated),
 }
 
-/// An answer, token by token. Nothing runs but when the next one is asked for; dropping it ends the answer.
+/// An iterator over the tokens of an answer. Each call of `next` runs one step. Dropping it ends the generation.
 pub struct Stream<'e> {
     engine: &'e mut Engine,
     /// None after the last event.
     generation: Option<Generation>,
-    /// The sequence that ends with the stream.
+    /// A temporary sequence, removed on drop.
     own: Option<SequenceId>,
 }
 
 impl Engine {
-    /// Generates from a prompt in a sequence of its own, which ends with the stream.
+    /// Generates from a prompt in a temporary sequence, which is removed with the stream.
+    ///
+    /// # Errors
+    /// Fails if the options are invalid or there is no free state slot. Errors of the prompt are the stream's first item.
     ///
     /// ```
     /// use jamba_runtime::{Engine, GenerateOptions, OpenOptions, StreamEvent};
     ///
-    /// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+    /// let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
     /// let options = GenerateOptions { max_new: 5, logprobs: Some(2), ..GenerateOptions::default() };
     /// for event in engine.stream(&[1, 20, 30], &options)? {
     ///     match event? {
@@ -48,7 +51,8 @@ impl Engine {
         }
     }
 
-    /// Generates in a sequence that goes on afterwards: a chat. The last new token was not fed to it yet.
+    /// Generates in an existing sequence that can be continued, for example a chat. The last new token is not yet part of the
+    /// sequence.
     pub fn stream_in(
         &mut self,
         sequence: SequenceId,
@@ -61,7 +65,7 @@ impl Engine {
 }
 
 impl Stream<'_> {
-    /// Wants no more tokens: the next event is the last.
+    /// Stops the generation: the next event is [`StreamEvent::Done`].
     pub fn stop(&mut self) {
         if let Some(generation) = &mut self.generation {
             generation.stop();
@@ -88,7 +92,7 @@ impl Iterator for Stream<'_> {
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
         if let Some(sequence) = self.own {
-            // The sequence exists: only the stream could have removed it.
+            // Cannot fail with an unknown sequence: the stream borrows the engine.
             let _ = self.engine.remove_sequence(sequence);
         }
     }

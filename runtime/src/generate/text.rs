@@ -1,17 +1,17 @@
-//! The text of an answer, up to where a stop string begins.
+//! The text of an answer, up to a stop string.
 
 use crate::{Engine, GenerateOptions, RuntimeError, StopStrings, TextStream};
 
-/// The text of an answer under way.
+/// The text of an answer in progress.
 pub(super) struct AnswerText {
     stream: TextStream,
     stops: StopStrings,
-    /// What was told.
+    /// The text that was emitted.
     text: String,
 }
 
 impl AnswerText {
-    /// None where no text is wanted, or the plan has no tokenizer and nothing needs one.
+    /// None if no text is requested, or if the plan has no tokenizer and the options need none.
     pub(super) fn new(engine: &Engine, options: &GenerateOptions) -> Result<Option<AnswerText>, RuntimeError> {
         let is_needed = needs_text(options);
         if options.tokens_only && !is_needed {
@@ -26,19 +26,19 @@ impl AnswerText {
         Ok(Some(AnswerText { stream: tokenizer.stream(), stops, text: String::new() }))
     }
 
-    /// Takes the next token; the text that is certain now.
+    /// Appends a token and returns the text that became final.
     pub(super) fn push(&mut self, token: u32) -> Result<String, RuntimeError> {
         let news = self.stops.push(&self.stream.push(token)?);
         self.text += &news;
         Ok(news)
     }
 
-    /// True once a stop string was found.
+    /// True if a stop string was found.
     pub(super) fn is_stopped(&self) -> bool {
         self.stops.is_stopped()
     }
 
-    /// The whole text, and the end of it that was held back.
+    /// The whole text, and its held back end.
     pub(super) fn finish(mut self) -> Result<(String, String), RuntimeError> {
         let mut rest = self.stops.push(&self.stream.finish()?);
         rest += &self.stops.finish();
@@ -47,7 +47,7 @@ impl AnswerText {
     }
 }
 
-/// True where the answer cannot be had without its text.
+/// True if the options depend on the text.
 fn needs_text(options: &GenerateOptions) -> bool {
     #[cfg(feature = "constrain")]
     if options.constraint.is_some() {

@@ -1,9 +1,9 @@
-//! Probabilities of tokens: the softmax of a row of logits as the model gave it, before any option of the sampler.
+//! Log probabilities of tokens: the log softmax of the model's logits, before any sampler option.
 
 use super::{Candidate, likelier};
 
-/// The `n` likeliest tokens and the natural logarithms of their probabilities, likeliest first; of two alike, the lower
-/// token. The probabilities are the softmax of `logits`.
+/// The `n` most likely tokens with the natural logarithms of their probabilities, most likely first. Ties are broken by
+/// lowest token. The probabilities are the softmax of `logits`, f32 \[vocab\].
 pub fn top_logprobs(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     let log_sum = log_sum_exp(logits);
     let mut all: Vec<Candidate> =
@@ -16,7 +16,7 @@ pub fn top_logprobs(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     all.iter().map(|candidate| (candidate.token, (candidate.value - log_sum) as f32)).collect()
 }
 
-/// Natural logarithm of a token's probability, of the softmax of `logits`; None outside the vocabulary.
+/// Natural logarithm of a token's probability under the softmax of `logits`; None outside the vocabulary.
 pub fn logprob(logits: &[f32], token: u32) -> Option<f32> {
     let logit = *logits.get(token as usize)?;
     Some((f64::from(logit) - log_sum_exp(logits)) as f32)

@@ -1,8 +1,8 @@
-//! How tokens are picked, and the ranges that make sense.
+//! Sampler options and their valid ranges.
 
 use crate::RuntimeError;
 
-/// How tokens are picked. The default is greedy.
+/// Options of a [`Sampler`](crate::Sampler). The default is greedy.
 ///
 /// ```
 /// use jamba_runtime::{Sampler, SamplerOptions};
@@ -15,29 +15,29 @@ use crate::RuntimeError;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
-    /// Logits are divided by it; 0 picks the largest.
+    /// Divides the logits; 0 always picks the largest.
     pub temperature: f32,
-    /// Only the k largest logits are drawn from; 0 for all.
+    /// Samples from the k largest logits only; 0 disables it.
     pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability are drawn from; 1 for all.
+    /// Samples from the smallest set of most likely tokens with at least this total probability; 1 disables it.
     pub top_p: f32,
-    /// Only tokens with at least this share of the likeliest one's probability are drawn from; 0 for all.
+    /// Samples from tokens with at least this fraction of the largest probability; 0 disables it.
     pub min_p: f32,
-    /// Logits of tokens that occurred, in the prompt or after it, are divided by it when positive, else multiplied; 1 for
-    /// none.
+    /// Divides positive logits, and multiplies negative ones, of tokens that occurred in the prompt or the answer; 1 disables
+    /// it.
     pub repetition_penalty: f32,
-    /// Taken from the logits of tokens that were picked, however often; 0 for none.
+    /// Subtracted from the logits of picked tokens; 0 disables it.
     pub presence_penalty: f32,
-    /// Taken from the logits of tokens that were picked, once for each time; 0 for none.
+    /// Subtracted from the logits of picked tokens once per occurrence; 0 disables it.
     pub frequency_penalty: f32,
-    /// Tokens, and what is added to the logit of each; negative infinity forbids a token.
+    /// Pairs of a token and a value added to its logit; negative infinity forbids the token.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Seed of the draws.
+    /// Seed of the random generator.
     pub seed: u64,
 }
 
 impl SamplerOptions {
-    /// The likeliest token, always.
+    /// Always picks the most likely token.
     pub const GREEDY: SamplerOptions = SamplerOptions {
         temperature: 0.0,
         top_k: 0,
@@ -50,7 +50,7 @@ impl SamplerOptions {
         seed: 0,
     };
 
-    /// Refuses options outside their range, and biases of tokens outside the vocabulary.
+    /// Fails if an option is outside its range or a biased token is outside the vocabulary.
     pub(crate) fn check(&self, vocab: usize) -> Result<(), RuntimeError> {
         let check = |name: &'static str, found: f32, fits: bool, expected: &'static str| match fits {
             true => Ok(()),
@@ -73,7 +73,7 @@ impl SamplerOptions {
         Ok(())
     }
 
-    /// True where what occurred changes what is picked.
+    /// True if the picks depend on earlier tokens.
     pub(super) fn looks_back(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }

@@ -1,4 +1,4 @@
-//! Requests of a batch get the tokens, texts, probabilities and ends that they get alone, whatever runs beside them.
+//! Requests of a batch have the same tokens, texts, log probabilities and ends as alone.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::generate::open;
 
-/// What a request got: its tokens, the end of its text, and why it ended.
+/// The result of a request: its tokens, its held back text, and why it ended.
 type Answer = (Vec<NewToken>, String, Option<Finish>);
 
 fn alone(engine: &mut Engine, request: &Request) -> Answer {
@@ -25,7 +25,7 @@ fn alone(engine: &mut Engine, request: &Request) -> Answer {
     (told, generated.rest, Some(generated.finish))
 }
 
-/// Runs a batch to its end; `each` hears of every answer so far before each step.
+/// Runs a batch to its end. Calls `each` with all answers so far before each step.
 fn run(
     engine: &mut Engine,
     batch: &mut Batch,
@@ -108,7 +108,7 @@ fn cancelled_requests_end_and_the_others_go_on() {
     let expected = alone(&mut engine, &other);
     let first = batch.submit(&engine, Request { prompt: vec![1, 20, 30], options: cancelled.clone() }).unwrap();
     let second = batch.submit(&engine, other).unwrap();
-    // More than there are slots: the last one has yet to join.
+    // More requests than slots: the last one has not joined yet.
     let waiting = Request { prompt: vec![5], options: cancelled };
     let n_slots = engine.manifest().limits.max_sequences;
     let last = (0..n_slots).map(|_| batch.submit(&engine, waiting.clone()).unwrap()).last().unwrap();

@@ -1,4 +1,4 @@
-//! Chat templates render what transformers renders: tests/record/chat.py recorded it.
+//! Chat templates render as transformers does; tests/record/chat.py recorded the expectations.
 
 use jamba_runtime::{Chat, ChatTemplate, RuntimeError};
 use serde_json::Value;

@@ -22,7 +22,7 @@ fn the_committed_plan_is_the_fixtures() {
     let (committed, written) = (Plan::parse(&committed).expect(stale), Plan::parse(&written).unwrap());
     assert_eq!(committed.manifest(), written.manifest(), "{stale}");
     assert_eq!(committed.first().1, written.first().1, "{stale}");
-    // The code is the C compiler's, which differs from machine to machine.
+    // The code comes from the C compiler and differs between machines.
     let names = |plan: &Plan<'_>| plan.sections().iter().map(|section| section.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&committed), names(&written), "{stale}");
     for kind in written.sections().iter().filter_map(|section| SectionKind::from_code(section.kind)) {

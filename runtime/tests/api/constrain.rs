@@ -1,4 +1,4 @@
-//! Constrained answers hold their constraint, whatever the seed; constraints that are none are refused.
+//! Constrained answers satisfy their constraint for any seed; invalid constraints are rejected.
 
 use std::ops::ControlFlow;
 
@@ -79,13 +79,13 @@ fn every_answer_under_an_expression_matches_it() {
 #[test]
 fn the_end_comes_only_where_it_may() {
     let mut engine = open();
-    // The end is by far the likeliest token, and yet no answer is empty.
+    // The end token is by far the most likely one, but no answer is empty.
     let sampler = SamplerOptions { logit_bias: vec![(2, 100.0)], ..SamplerOptions::default() };
     let constraint = Some(Constraint::Regex("[a-c]{3,9}".to_owned()));
     let options = GenerateOptions { max_new: 20, sampler, constraint, ..GenerateOptions::default() };
     let generated = engine.generate(&[1, 20], &options, |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((generated.text.len(), generated.finish), (3, Finish::Eos));
-    // Where it is ignored, the text goes on to its own end.
+    // If end tokens are ignored, the text ends where the constraint allows no more.
     let options = GenerateOptions { ignore_eos: true, ..options };
     let generated = engine.generate(&[1, 20], &options, |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((generated.text.len(), generated.finish), (9, Finish::Complete));

@@ -1,4 +1,4 @@
-//! The programs in examples/, run on the committed plan.
+//! Runs the programs in examples/ on the committed plan.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! A build without text pulls nothing that only text needs.
+//! A build without the text features has none of their dependencies.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Names of all crates that the library is built from with these options.
+/// Names of all dependencies of the library with these options.
 fn crates(options: &[&str]) -> BTreeSet<String> {
     let base = ["tree", "-p", "jamba-runtime", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--offline"];
     let mut cargo = Command::new(env!("CARGO"));

@@ -1,4 +1,4 @@
-//! Answers: as callback and as iterator, their text, where they end, and how likely their tokens were.
+//! Generation: callback and iterator, text, ends, and log probabilities.
 
 use std::ops::ControlFlow;
 
@@ -9,10 +9,10 @@ use jamba_runtime::{
 
 pub(crate) fn open() -> Engine {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/toy.plan");
-    Engine::open(path.as_ref(), OpenOptions { threads: Some(1), ..OpenOptions::default() }).unwrap()
+    Engine::open(path, OpenOptions { threads: Some(1), ..OpenOptions::default() }).unwrap()
 }
 
-/// Drawn, not greedy: the toy model's likeliest tokens soon repeat.
+/// Samples, because the toy model's most likely tokens repeat soon.
 fn warm(seed: u64) -> GenerateOptions {
     let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
     GenerateOptions { max_new: 60, sampler, ignore_eos: true, ..GenerateOptions::default() }
@@ -27,7 +27,7 @@ fn collect(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> (V
     (told, generated.unwrap())
 }
 
-/// What was told, token by token and at the end.
+/// The text of all tokens and the held back end.
 fn text((told, generated): &(Vec<NewToken>, Generated)) -> String {
     told.iter().map(|token| &*token.text).chain([&*generated.rest]).collect()
 }
@@ -60,7 +60,7 @@ fn logprobs_are_of_the_raw_logits_whatever_is_picked() {
     let mut engine = open();
     let prompt = [1, 20, 30];
     let sequence = engine.add_sequence().unwrap();
-    let row = engine.prefill(sequence, &prompt, None).unwrap().row(0).to_vec();
+    let row = engine.prefill(sequence, &prompt, None, None).unwrap().row(0).to_vec();
     engine.remove_sequence(sequence).unwrap();
     let sampler = SamplerOptions { temperature: 3.0, top_k: 40, logit_bias: vec![(7, 9.0)], ..warm(3).sampler };
     let options = GenerateOptions { max_new: 1, logprobs: Some(4), sampler, ..GenerateOptions::default() };
@@ -104,12 +104,12 @@ fn stop_tokens_and_the_end_of_the_text_are_no_text() {
     let found = collect(&mut engine, &prompt, &GenerateOptions { stop_tokens: vec![stop], ..warm(1) });
     assert_eq!((found.1.tokens.len(), found.1.finish), (first + 1, Finish::Stopped));
     assert_eq!(found.1.text, engine.tokenizer().unwrap().decode(&found.1.tokens[..first]).unwrap());
-    // A bias makes the end certain.
+    // A bias forces the end token.
     let sampler = SamplerOptions { logit_bias: vec![(2, 100.0)], ..SamplerOptions::default() };
     let options = GenerateOptions { max_new: 9, sampler, ..GenerateOptions::default() };
     let found = collect(&mut engine, &prompt, &options);
     assert_eq!((found.1.tokens, found.1.finish, &*found.1.text), (vec![2], Finish::Eos, ""));
-    // No text at all where none is wanted.
+    // No text if none is requested.
     let found = collect(&mut engine, &prompt, &GenerateOptions { tokens_only: true, ..warm(1) });
     assert_eq!((text(&found), found.1.tokens.len()), (String::new(), 60));
 }
@@ -130,7 +130,7 @@ fn answers_are_cancelled_between_tokens_and_between_chunks() {
     let generated = generated.unwrap();
     assert_eq!((generated.tokens.len(), generated.finish, generated.decode_steps), (5, Finish::Cancelled, 4));
 
-    // During the prompt: three chunks of seven tokens were begun when it came.
+    // Cancelled during the prompt, after three chunks of seven tokens.
     cancel.reset();
     let (theirs, prompt) = (cancel.clone(), vec![9; 50]);
     engine.on_prefill(move |progress| {
@@ -142,13 +142,13 @@ fn answers_are_cancelled_between_tokens_and_between_chunks() {
     let options = GenerateOptions { chunk: Some(7), ..options };
     let generated = engine.generate_in(sequence, &prompt, &options, |_| unreachable!("no token")).unwrap();
     assert_eq!((generated.finish, generated.tokens.len(), engine.len(sequence).unwrap()), (Finish::Cancelled, 0, 21));
-    // And the sequence goes on from there, as if nothing had happened.
+    // The sequence continues from there.
     cancel.reset();
-    let after = engine.prefill(sequence, &prompt[21..], None).unwrap().row(0).to_vec();
+    let after = engine.prefill(sequence, &prompt[21..], None, None).unwrap().row(0).to_vec();
     let other = engine.add_sequence().unwrap();
-    assert_eq!(engine.prefill(other, &prompt, None).unwrap().row(0), after);
+    assert_eq!(engine.prefill(other, &prompt, None, None).unwrap().row(0), after);
     cancel.cancel();
-    assert!(engine.prefill_unless(&cancel, other, &[1], None).unwrap().is_none());
+    assert!(matches!(engine.prefill(other, &[1], None, Some(&cancel)), Err(RuntimeError::Cancelled)));
 }
 
 #[test]
@@ -165,13 +165,13 @@ fn a_stream_can_be_stopped_dropped_and_continued() {
     drop(stream);
     engine.stream(&[1, 20, 30], &warm(1)).unwrap().next();
     assert_eq!(engine.free().0, engine.manifest().limits.max_sequences);
-    // In a sequence that goes on: the last token was not fed.
+    // In an existing sequence: the last token is not part of it yet.
     let sequence = engine.add_sequence().unwrap();
     let options = GenerateOptions { max_new: 4, ..warm(1) };
     let n_events = engine.stream_in(sequence, &[1, 20, 30], &options).unwrap().count();
     assert_eq!((n_events, engine.len(sequence).unwrap()), (5, 6));
     engine.step(&[Feed { sequence, tokens: &done.tokens[..1], outputs: Outputs::None }]).unwrap();
-    // What is refused is the stream's only event.
+    // An error is the stream's only event.
     let mut stream = engine.stream(&[1, 9999], &warm(1)).unwrap();
     assert!(matches!(stream.next(), Some(Err(RuntimeError::TokenOutOfRange { .. }))));
     assert!(stream.next().is_none());

@@ -1,4 +1,4 @@
-//! The library as a program uses it: text in, text out, streams, constraints, plans in memory, the examples.
+//! The public API: text, streams, constraints, plans in memory, and the examples.
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../fixture/mod.rs"]

@@ -1,4 +1,4 @@
-//! Plans in memory: the same as from a file, or refused.
+//! Plans in memory behave like files; invalid ones are rejected.
 
 use std::ops::ControlFlow;
 
@@ -10,10 +10,11 @@ use crate::generate::open;
 static PLAN: &[u8] = include_plan!("../../examples/toy.plan");
 
 fn refused(bytes: &'static [u8]) -> RuntimeError {
-    Engine::open_memory(bytes, OpenOptions::default()).map(|_| ()).unwrap_err()
+    let opened = PlanFile::from_memory(bytes).and_then(|plan| Engine::open(plan, OpenOptions::default()));
+    opened.map(|_| ()).unwrap_err()
 }
 
-/// A copy of bytes that begins on a page.
+/// A page-aligned copy of bytes.
 fn on_a_page(bytes: &[u8]) -> &'static [u8] {
     let memory = vec![0; bytes.len() + 4096].leak();
     let begin = memory.as_ptr().align_offset(4096);
@@ -24,17 +25,18 @@ fn on_a_page(bytes: &[u8]) -> &'static [u8] {
 #[test]
 fn a_plan_in_memory_is_the_plan() {
     assert_eq!(PLAN.as_ptr().addr() % 4096, 0);
-    let (mut mapped, mut embedded) = (open(), Engine::open_memory(PLAN, OpenOptions::default()).unwrap());
+    let (mut mapped, mut embedded) =
+        (open(), Engine::open(PlanFile::from_memory(PLAN).unwrap(), OpenOptions::default()).unwrap());
     let options = GenerateOptions { max_new: 30, ..GenerateOptions::default() };
     let answer = |engine: &mut Engine| engine.generate(&[1, 20], &options, |_| ControlFlow::Continue(())).unwrap().text;
     assert_eq!(answer(&mut mapped), answer(&mut embedded));
     assert_eq!((mapped.plan_digest(), embedded.path().to_str()), (embedded.plan_digest(), Some("plan in memory")));
-    // What one has read the other goes on with.
+    // A snapshot of one is restored by the other.
     let sequence = mapped.add_sequence().unwrap();
-    mapped.prefill(sequence, &[1, 20, 30], None).unwrap();
+    mapped.prefill(sequence, &[1, 20, 30], None, None).unwrap();
     let snapshot = mapped.snapshot(sequence).unwrap();
     let prefaulted = OpenOptions { prefault: true, ..OpenOptions::default() };
-    Engine::open_memory(PLAN, prefaulted).unwrap().restore(&snapshot).unwrap();
+    Engine::open(PlanFile::from_memory(PLAN).unwrap(), prefaulted).unwrap().restore(&snapshot).unwrap();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A driver that is none.
+//! A fake driver that records calls.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -6,18 +6,18 @@ use jamba_runtime::gpu::{DeviceCode, DeviceInfo, Driver, DriverError, GraphId, K
 
 use crate::kernels;
 
-/// One call of a driver.
+/// A recorded call.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Call {
-    /// Symbols, with their arguments and most shared memory; whether there was a cubin.
+    /// Symbols with numbers of arguments and shared memory; whether there was a cubin.
     Load(Vec<(String, usize, u32)>, bool),
     Allocate(&'static str, u64),
-    /// Address and bytes.
+    /// Address and size.
     Upload(u64, usize),
     Download(u64, usize),
-    /// From, to, bytes.
+    /// Source, destination, size.
     Copy(u64, u64, u64),
-    /// Address, bytes, value.
+    /// Address, size, value.
     Fill(u64, u64, u8),
     TensorMap(TensorMapOf),
     Launch(Launched),
@@ -28,7 +28,7 @@ pub(crate) enum Call {
     Drop,
 }
 
-/// A launch, with what it borrows.
+/// A launch with owned arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Launched {
     pub(crate) kernel: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Launched {
 }
 
 impl Call {
-    /// The call alone.
+    /// The name of the call.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Call::Load(..) => "load",
@@ -59,7 +59,7 @@ impl Call {
     }
 }
 
-/// Memory of the device: allocations apart from each other, of numbers that mean nothing until they are written.
+/// Device memory: separate allocations with arbitrary initial content.
 #[derive(Default)]
 pub(crate) struct Memory(Vec<(&'static str, u64, Vec<u8>)>);
 
@@ -98,7 +98,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Element of a table.
+    /// An element of a table.
     pub(crate) fn i32(&self, table: u64, index: u64) -> Result<i32, String> {
         self.word(table + 4 * index).map(i32::from_le_bytes)
     }
@@ -108,13 +108,13 @@ impl Memory {
         Ok(())
     }
 
-    /// The word of a count.
+    /// The value of a count.
     pub(crate) fn count(&self, at: u64) -> Result<u64, String> {
         self.word(at).map(u64::from_le_bytes)
     }
 }
 
-/// What the driver holds, and what a test looks at.
+/// State of the driver that tests inspect.
 #[derive(Default)]
 struct State {
     memory: Memory,
@@ -122,15 +122,15 @@ struct State {
     symbols: Vec<String>,
     graphs: Vec<Vec<Launched>>,
     capture: Option<Vec<Launched>>,
-    /// The call of that name that fails, once so many of its kind were made.
+    /// Name of the call that fails, and the number of such calls before it.
     fails: Option<(&'static str, usize, DriverError)>,
-    /// The kernel that does what none may.
+    /// The kernel that faults.
     culprit: Option<&'static str>,
-    /// What the next call that waits will say.
+    /// The error that the next synchronizing call reports.
     pending: Option<DriverError>,
 }
 
-/// The calls of a driver, which outlive it.
+/// The calls of a driver, which outlive the driver.
 #[derive(Clone)]
 pub(crate) struct Calls(Arc<Mutex<State>>);
 
@@ -139,33 +139,33 @@ impl Calls {
         self.0.lock().unwrap()
     }
 
-    /// The calls since the last time.
+    /// The calls since the last call of this function.
     pub(crate) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.lock().calls)
     }
 
-    /// Their names.
+    /// The names of the calls since the last call of this function.
     pub(crate) fn take_names(&self) -> Vec<&'static str> {
         self.take().iter().map(Call::name).collect()
     }
 
-    /// The launches among them; those of graphs were made when they were recorded.
+    /// The launches since the last call of this function; those of graphs count when they are recorded.
     pub(crate) fn take_launches(&self) -> Vec<Launched> {
         let launch = |call| if let Call::Launch(launch) = call { Some(launch) } else { None };
         self.take().into_iter().filter_map(launch).collect()
     }
 
-    /// From here on the call of that name fails, after `n` more of them.
+    /// Makes calls with this name fail after `n` more of them.
     pub(crate) fn fail(&self, call: &'static str, n: usize, error: DriverError) {
         self.lock().fails = Some((call, n, error));
     }
 
-    /// From here on that kernel does what none may: the next call that waits finds out.
+    /// Makes this kernel fault; the next synchronizing call reports it.
     pub(crate) fn spoil(&self, kernel: &'static str) {
         self.lock().culprit = Some(kernel);
     }
 
-    /// Where an allocation begins, and a copy of its content.
+    /// Address of an allocation and a copy of its content.
     pub(crate) fn region(&self, what: &str) -> (u64, Vec<u8>) {
         let state = self.lock();
         let found = state.memory.0.iter().find(|(name, ..)| *name == what);
@@ -195,7 +195,7 @@ impl Fake {
         self.state.clone()
     }
 
-    /// Notes a call, and fails where a test wants it to.
+    /// Records a call, and fails if a test requested it.
     fn note(&mut self, call: Call) -> Result<MutexGuard<'_, State>, DriverError> {
         let mut state = self.state.lock();
         let name = call.name();

@@ -1,18 +1,18 @@
-//! Faults: named as well as they can be, kept, and over when the engine is dropped.
+//! Device faults: messages name the operation, later calls report the same fault, dropping the engine frees everything.
 
 use jamba_runtime::gpu::DriverError;
-use jamba_runtime::{Engine, OpenOptions, Outputs, RuntimeError, SequenceId, Snapshot};
+use jamba_runtime::{DebugOptions, Engine, OpenOptions, Outputs, RuntimeError, SequenceId, Snapshot};
 
 use crate::fake::{Call, Calls, Fake};
 use crate::plan::Toy;
 use crate::{feed, open_with, prompt, toy};
 
-/// Every call that touches the device says the same, and none of them reaches it.
+/// Checks that every call that uses the device returns the same error without calling the driver.
 fn expect_dead(engine: &mut Engine, id: SequenceId, snapshot: &Snapshot, calls: &Calls, expected: &str) {
     calls.take();
     let errors: [Result<(), RuntimeError>; 9] = [
         engine.step(&[feed(id, &[1], Outputs::Last)]).map(|_| ()),
-        engine.prefill(id, &[1, 2], None).map(|_| ()),
+        engine.prefill(id, &[1, 2], None, None).map(|_| ()),
         engine.add_sequence().map(|_| ()),
         engine.fork(id).map(|_| ()),
         engine.snapshot(id).map(|_| ()),
@@ -27,7 +27,7 @@ fn expect_dead(engine: &mut Engine, id: SequenceId, snapshot: &Snapshot, calls: 
     assert_eq!(calls.take(), []);
 }
 
-/// An engine with a sequence of three tokens that has a checkpoint, and a snapshot of it.
+/// An engine with a sequence of three tokens, its checkpoint, and a snapshot of it.
 fn with_sequence(options: OpenOptions<'_>) -> (Engine, Calls, SequenceId, Snapshot) {
     let (mut engine, calls) = toy(options);
     let id = engine.add_sequence().unwrap();
@@ -53,7 +53,8 @@ fn a_kernel_that_faults_ends_the_engine_and_nothing_else() {
 
 #[test]
 fn checks_name_the_step_that_faults() {
-    let (mut engine, calls, id, snapshot) = with_sequence(OpenOptions { check: true, ..OpenOptions::default() });
+    let (mut engine, calls, id, snapshot) =
+        with_sequence(OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() });
     calls.spoil("attend");
     let error = engine.step(&[feed(id, &prompt(20, 1), Outputs::Last)]).map(|_| ()).unwrap_err();
     let text = "Fake H100: prefill step 3 (attend, layers.3): an illegal address";
@@ -65,7 +66,8 @@ fn checks_name_the_step_that_faults() {
 
 #[test]
 fn a_fault_that_nobody_waited_for_is_found_by_the_next_step() {
-    let (mut engine, calls, id, _) = with_sequence(OpenOptions { launch_each: true, ..OpenOptions::default() });
+    let (mut engine, calls, id, _) =
+        with_sequence(OpenOptions { debug: DebugOptions::LAUNCH_EACH, ..OpenOptions::default() });
     calls.spoil("recur");
     engine.step(&[feed(id, &prompt(20, 1), Outputs::None)]).unwrap();
     let error = engine.step(&[feed(id, &prompt(20, 1), Outputs::None)]).map(|_| ()).unwrap_err().to_string();
@@ -128,7 +130,7 @@ fn state_that_cannot_move_is_told_by_the_call_that_moves_it() {
 
 #[test]
 fn a_write_outside_the_arena_is_found_and_named() {
-    let options = || OpenOptions { check: true, ..OpenOptions::default() };
+    let options = || OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() };
     let (mut engine, _) = open_with(Toy::new().overrun(), Fake::new(), options()).unwrap();
     let id = engine.add_sequence().unwrap();
     let error = engine.step(&[feed(id, &[1, 2], Outputs::Last)]).map(|_| ()).unwrap_err();

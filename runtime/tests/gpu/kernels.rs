@@ -1,4 +1,4 @@
-//! Kernels of the toy model. All arithmetic is of integers below 1009, so that results are exact and a test can compute them.
+//! Kernels of the toy model. All arithmetic uses integers below 1009, so results are exact and tests can compute them.
 
 use jamba_runtime::sample::greedy;
 
@@ -8,7 +8,7 @@ use crate::plan::{ROW_STRIDE, VOCAB, WEIGHT};
 const P: i32 = 1009;
 const PAGE: i32 = 16;
 
-/// Runs a kernel over the device's memory.
+/// Runs a kernel on device memory.
 pub(crate) fn run(memory: &mut Memory, symbol: &str, args: &[u64]) -> Result<(), String> {
     match symbol {
         "embed" => embed(memory, args),
@@ -20,7 +20,7 @@ pub(crate) fn run(memory: &mut Memory, symbol: &str, args: &[u64]) -> Result<(),
         "argmax" => argmax(memory, args),
         "draw" => draw(memory, args),
         "overrun" => memory.set_f32(args[0] + 4 * args[1], 1.0),
-        // What they draw is for tests on a simulator: here it is seen that they ran.
+        // Tests on the simulator check their values; here it only matters that they ran.
         "draw_bf16" | "draw_f32" => memory.set_f32(args[0], WEIGHT),
         other => Err(format!("no kernel {other}")),
     }
@@ -50,13 +50,13 @@ fn recur(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     Ok(())
 }
 
-/// A token of a step: its sequence, and its place there.
+/// The sequence of a token and its position there.
 fn place(memory: &Memory, args: &[u64], t: u64) -> Result<(u64, i32), String> {
     let s = memory.i32(args[3], t)? as u64;
     Ok((s, memory.i32(args[1], s)? + t as i32 - memory.i32(args[0], s)?))
 }
 
-/// Where the key of a position lies, through the page table.
+/// Address of the key of a position, through the page table.
 fn key(memory: &Memory, args: &[u64], s: u64, position: i32) -> Result<u64, String> {
     let page = memory.i32(args[2], s * args[8] + (position / PAGE) as u64)? as u64;
     Ok(args[4] + page * args[7] + 4 * (position % PAGE) as u64)
@@ -98,7 +98,7 @@ fn head(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     Ok(())
 }
 
-/// Rows that are not numbers.
+/// Rows of NaN.
 fn nan_head(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     for r in 0..memory.count(args[3])? {
         (0..VOCAB).try_for_each(|token| memory.set_f32(args[2] + r * args[4] + 4 * token, f32::NAN))?;
@@ -110,7 +110,7 @@ fn row(memory: &Memory, logits: u64, r: u64) -> Result<Vec<f32>, String> {
     (0..VOCAB).map(|token| memory.f32(logits + r * ROW_STRIDE + 4 * token)).collect()
 }
 
-/// `tokens[r]`: the likeliest of `logits[r]`, or −1.
+/// `tokens[r]`: the most likely token of `logits[r]`, or −1.
 fn argmax(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     for r in 0..memory.count(args[2])? {
         let token = greedy(&row(memory, args[0], r)?).map_or(-1, |token| token as i32);
@@ -119,7 +119,7 @@ fn argmax(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     Ok(())
 }
 
-/// `tokens[r]`: drawn from all tokens by the temperature and the draw of `settings[r]`; the likeliest where that is 0; or −1.
+/// `tokens[r]`: drawn from all tokens with the temperature and draw of `settings[r]`; the most likely at temperature 0; or −1.
 fn draw(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
     for r in 0..memory.count(args[3])? {
         let (row, word) = (row(memory, args[0], r)?, |at: u64| memory.i32(args[1], 8 * r + at));

@@ -1,7 +1,7 @@
-//! State that moves: forks, snapshots, rollbacks, and what is cleared.
+//! Forks, snapshots, rollbacks, and initialization of memory.
 
 use jamba_plan::format::KV_PAGE_TOKENS;
-use jamba_runtime::{Engine, OpenOptions, Outputs, SequenceId, Snapshot};
+use jamba_runtime::{DebugOptions, Engine, OpenOptions, Outputs, SequenceId, Snapshot};
 
 use crate::fake::{Call, Fake};
 use crate::plan::{PAGE_BYTES, STATE_BYTES, Toy, WEIGHT, answers};
@@ -28,7 +28,7 @@ fn a_fork_copies_a_slot_and_the_page_that_both_write() {
     let fork = engine.fork(first).unwrap();
     assert_eq!(calls.take(), [Call::Copy(state, state + STATE_BYTES, STATE_BYTES)]);
     assert_eq!(last(&mut engine, first, &a), expected(&[&begin, &a]));
-    // The second page is partly filled, and shared: the one that writes first takes the third.
+    // The second page is partially filled and shared: the first writer copies it to the third.
     assert_eq!(calls.take()[0], Call::Copy(kv + PAGE_BYTES, kv + 2 * PAGE_BYTES, PAGE_BYTES));
     assert_eq!(last(&mut engine, fork, &b), expected(&[&begin, &b]));
     assert!(calls.take().iter().all(|call| call.name() != "copy"));
@@ -40,7 +40,8 @@ fn a_snapshot_goes_on_in_another_engine() {
     let path = Toy::new().write(folder.path());
     let fake = Fake::new();
     let calls = fake.calls();
-    let mut engine = Engine::open_on(&path, OpenOptions::default(), Box::new(fake)).unwrap();
+    let mut engine =
+        Engine::open(&path, OpenOptions { driver: Some(Box::new(fake)), ..OpenOptions::default() }).unwrap();
     let (begin, more) = (prompt(37, 1), prompt(4, 2));
     let id = engine.add_sequence().unwrap();
     last(&mut engine, id, &begin);
@@ -52,7 +53,8 @@ fn a_snapshot_goes_on_in_another_engine() {
     snapshot.save(&file).unwrap();
 
     let fake = Fake::new();
-    let mut other = Engine::open_on(&path, OpenOptions::default(), Box::new(fake)).unwrap();
+    let mut other =
+        Engine::open(&path, OpenOptions { driver: Some(Box::new(fake)), ..OpenOptions::default() }).unwrap();
     let snapshot = Snapshot::load(&file, &other).unwrap();
     let restored = other.restore(&snapshot).unwrap();
     assert_eq!(last(&mut other, restored, &more), expected(&[&begin, &more]));
@@ -61,7 +63,7 @@ fn a_snapshot_goes_on_in_another_engine() {
 
 #[test]
 fn a_rollback_reads_again_what_stays() {
-    for options in [OpenOptions::default(), OpenOptions { check: true, ..OpenOptions::default() }] {
+    for options in [OpenOptions::default(), OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() }] {
         let (mut engine, _) = toy(options);
         let (begin, draft) = (prompt(30, 1), prompt(6, 2));
         let id = engine.add_sequence().unwrap();
@@ -77,7 +79,7 @@ fn a_rollback_reads_again_what_stays() {
 
 #[test]
 fn checks_fill_what_nobody_may_read() {
-    let options = OpenOptions { check: true, ..OpenOptions::default() };
+    let options = OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() };
     let (mut engine, calls) = open_with(Toy::new(), Fake::new(), options).unwrap();
     const GUARD: usize = 4096;
     let inside = |what: &str| {

@@ -1,4 +1,4 @@
-//! Opening: checks before anything is taken, then memory, code, weights and tensor maps as the plan states them.
+//! Opening: all checks come before allocations; memory, code, weights and tensor maps are those of the plan.
 
 use std::sync::Mutex;
 
@@ -6,13 +6,13 @@ use jamba_plan::format::{Swizzle, TargetKind, TensorElem};
 use jamba_plan::synthetic;
 use jamba_plan::tables::DeviceTables;
 use jamba_runtime::gpu::{DriverError, TensorMapOf};
-use jamba_runtime::{Engine, OpenOptions, PlanFile, Progress, RuntimeError, Unit};
+use jamba_runtime::{DebugOptions, Engine, OpenOptions, PlanFile, Progress, RuntimeError, Unit};
 
 use crate::fake::{Call, Calls, Fake, Launched};
 use crate::open_with;
 use crate::plan::{ARENA, LIMITS, PAGE_BYTES, SHARED_BYTES, STATE_BYTES, SYMBOLS, Toy, WEIGHT_BYTES};
 
-/// A refusal, and the calls before it.
+/// The error of opening a plan, and the calls before it.
 fn refusal(toy: Toy, fake: Fake, options: OpenOptions<'_>) -> (RuntimeError, Calls) {
     let calls = fake.calls();
     let error = open_with(toy, fake, options).map(|_| ()).expect_err("the plan must be refused");
@@ -133,7 +133,7 @@ fn weights_are_drawn_by_the_plans_kernels() {
     let last = Progress { what: "drawing weights", done: total, total, unit: Unit::Bytes };
     assert_eq!(heard.into_inner().unwrap().last(), Some(&last));
 
-    let on_host = OpenOptions { draw_on_host: true, ..OpenOptions::default() };
+    let on_host = OpenOptions { debug: DebugOptions::DRAW_ON_HOST, ..OpenOptions::default() };
     let (_engine, calls) = open_with(toy(), Fake::new(), on_host).unwrap();
     assert!(!calls.take_names().contains(&"launch"));
 }
@@ -157,14 +157,14 @@ fn devices_that_cannot_run_the_code_are_refused_before_anything() {
     fake.info.capability = (8, 9);
     let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
     assert!(matches!(&error, RuntimeError::WrongCapability { found: (8, 9), needed: (9, 0), .. }), "{error:?}");
-    let text = "Fake H100 has compute capability 8.9; the plan's code for sm_90a runs on 9.0 alone";
+    let text = "Fake H100 has compute capability 8.9; the plan's code for sm_90a runs only on 9.0";
     assert_eq!((error.to_string().as_str(), error.is_ours()), (text, false));
     assert_eq!(calls.take(), [Call::Drop]);
 
     let mut fake = Fake::new();
     fake.info.cuda = (11, 8);
     let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
-    let text = "Fake H100: its driver knows CUDA 11.8; the plan's code, PTX 8.0, needs 12.0: install a newer driver";
+    let text = "Fake H100: its driver supports CUDA 11.8; the plan's code, PTX 8.0, needs 12.0: install a newer driver";
     assert!(matches!(&error, RuntimeError::DriverTooOld { .. }), "{error:?}");
     assert_eq!((error.to_string().as_str(), calls.take()), (text, vec![Call::Drop]));
 
@@ -179,14 +179,14 @@ fn too_little_memory_is_counted() {
     fake.info.free_bytes = total - 7;
     let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
     let text = format!(
-        "Fake H100: the plan needs {total} bytes of memory, {} are free: 7 are missing; `jambac fit` tells which limits fit",
+        "Fake H100: the plan needs {total} bytes of memory, {} are free: 7 are missing; `jambac fit` computes limits that fit",
         total - 7
     );
     assert_eq!((error.to_string(), calls.take()), (text, vec![Call::Drop]));
     assert!(matches!(error, RuntimeError::DeviceMemory { .. }));
 
-    // Somebody else took it meanwhile, or it lies in pieces.
-    for (free, says) in [(100, format!("{} are missing", ARENA - 100)), (ARENA, "no piece".to_owned())] {
+    // Another process allocated it meanwhile, or it is fragmented.
+    for (free, says) in [(100, format!("{} are missing", ARENA - 100)), (ARENA, "not contiguously".to_owned())] {
         let fake = Fake::new();
         fake.calls().fail("allocate", 3, DriverError::OutOfMemory { wanted: ARENA, free });
         let (error, calls) = refusal(Toy::new(), fake, OpenOptions::default());
@@ -235,7 +235,9 @@ fn plans_and_targets_for_others_are_refused() {
     open_with(Toy::new(), Fake::new(), named).unwrap();
 
     let cpu_plan = PlanFile::open("examples/toy.plan".as_ref()).unwrap();
-    let error = Engine::open_file_on(cpu_plan, OpenOptions::default(), Box::new(Fake::new())).map(|_| ()).unwrap_err();
+    let error = Engine::open(cpu_plan, OpenOptions { driver: Some(Box::new(Fake::new())), ..OpenOptions::default() })
+        .map(|_| ())
+        .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("none for Fake H100: build it with sm_90a among its targets"), "{text}");
 
@@ -243,5 +245,5 @@ fn plans_and_targets_for_others_are_refused() {
     let path = Toy::new().write(folder.path());
     let text = Engine::open(&path, OpenOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("none for the CPU: build it with a CPU target"), "{text}");
-    Engine::open_on(&path, OpenOptions::default(), Box::new(Fake::new())).unwrap();
+    Engine::open(&path, OpenOptions { driver: Some(Box::new(Fake::new())), ..OpenOptions::default() }).unwrap();
 }

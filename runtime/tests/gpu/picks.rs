@@ -1,4 +1,4 @@
-//! Tokens that the device picks: those of the host, and nothing but they comes back.
+//! Tokens picked by the device equal those of the host, and only they are downloaded.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use jamba_plan::format::{Setting, Table};
 use jamba_plan::tables::DeviceTables;
 use jamba_runtime::gpu::DriverError;
 use jamba_runtime::{
-    Batch, Engine, GenerateOptions, OpenOptions, Outputs, Request, RuntimeError, Sampler, SamplerOptions,
+    Batch, DebugOptions, Engine, GenerateOptions, OpenOptions, Outputs, Request, RuntimeError, Sampler, SamplerOptions,
 };
 
 use crate::fake::{Call, Calls, Fake};
@@ -20,10 +20,10 @@ fn picking(options: OpenOptions<'_>) -> (Engine, Calls) {
 }
 
 fn on_host() -> OpenOptions<'static> {
-    OpenOptions { pick_on_host: true, ..OpenOptions::default() }
+    OpenOptions { debug: DebugOptions::PICK_ON_HOST, ..OpenOptions::default() }
 }
 
-/// The toy model's logits are some hundreds apart.
+/// A temperature for the toy model, whose logits differ by hundreds.
 fn drawn(seed: u64) -> GenerateOptions {
     of(SamplerOptions { temperature: 300.0, seed, ..SamplerOptions::GREEDY })
 }
@@ -48,10 +48,10 @@ fn generate(engine: &mut Engine, options: &GenerateOptions) -> Vec<u32> {
     engine.generate(&prompt(9, 1), options, |_| ControlFlow::Continue(())).unwrap().tokens
 }
 
-/// Addresses and bytes.
+/// Addresses and sizes.
 type Copies = Vec<(u64, usize)>;
 
-/// What was copied to the device, and from it.
+/// Uploads and downloads.
 fn copies(calls: &Calls) -> (Copies, Copies) {
     let (mut up, mut down) = (Vec::new(), Vec::new());
     for call in calls.take() {
@@ -81,7 +81,7 @@ fn a_token_comes_back_in_place_of_a_row() {
     assert_eq!(down, [(arena + PICKS.drawn, 4); 12]);
     assert_eq!(up.iter().filter(|copy| **copy == (settings, 4 * Setting::WORDS)).count(), 12);
 
-    // What the host picks from is a row, and so is what it tells the probability of.
+    // The row is downloaded if the host picks the token or computes its log probability.
     let row = [(arena + LOGITS, 4 * VOCAB as usize); 12];
     for options in [penalised(greedy()), penalised(drawn(1)), with_logprobs(greedy())] {
         generate(&mut engine, &options);
@@ -94,8 +94,8 @@ fn a_token_comes_back_in_place_of_a_row() {
 
 #[test]
 fn device_and_host_pick_alike() {
-    let each = OpenOptions { launch_each: true, ..OpenOptions::default() };
-    let check = OpenOptions { check: true, ..OpenOptions::default() };
+    let each = OpenOptions { debug: DebugOptions::LAUNCH_EACH, ..OpenOptions::default() };
+    let check = OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() };
     let mut host = picking(on_host()).0;
     for options in [OpenOptions::default(), each, check] {
         let mut device = picking(options).0;
@@ -108,7 +108,7 @@ fn device_and_host_pick_alike() {
     assert_ne!(generate(&mut host, &drawn(1)), generate(&mut host, &drawn(2)));
 }
 
-/// The tokens of each request of a batch.
+/// Runs a batch and returns the tokens of each request.
 fn in_a_batch(engine: &mut Engine, requests: &[GenerateOptions]) -> Vec<Vec<u32>> {
     let mut batch = Batch::new(engine);
     let prompt = prompt(9, 1);
@@ -163,7 +163,7 @@ fn steps_pick_as_generation_does() {
         let bytes = if options.sampler.frequency_penalty == 0.0 { 4 } else { 4 * VOCAB as usize };
         assert!(copies(&calls).1.iter().all(|&(_, found)| found == bytes));
         let refused = engine.step_and_pick(&[feed(sequence, &[1, 2], Outputs::All)], &mut samplers).unwrap_err();
-        assert_eq!(refused.to_string(), "samplers: found 1 for 2 rows of logits, expected one for each row");
+        assert_eq!(refused.to_string(), "samplers: found 1 for 2 rows of logits, expected one per row");
         engine.remove_sequence(sequence).unwrap();
     }
 }
@@ -192,7 +192,7 @@ fn graphs_are_of_a_kind_of_pick() {
         let count = |name: &str| names.iter().filter(|&&found| found == name).count();
         (count("begin_capture"), count("launch"), count("replay"))
     };
-    // One of the prompt and one of decoding, of six launches where a token is picked.
+    // One graph for the prompt and one for decoding, with six launches each if a token is picked.
     assert_eq!(captures(&greedy()), (2, 12, 12));
     assert_eq!(captures(&drawn(1)), (2, 12, 12));
     assert_eq!(captures(&penalised(greedy())), (2, 10, 12));
@@ -224,7 +224,7 @@ fn faults_are_told_as_those_of_the_step() {
         let error = engine.generate(&prompt(9, 1), &drawn(1), |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(error.to_string(), format!("Fake H100 is lost: {place}: gone"));
     }
-    let (mut engine, calls) = picking(OpenOptions { check: true, ..OpenOptions::default() });
+    let (mut engine, calls) = picking(OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() });
     calls.spoil("draw");
     let error = engine.generate(&prompt(9, 1), &drawn(1), |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.to_string(), "Fake H100: prefill step 6 (draw, sampler): an illegal address");

@@ -1,5 +1,5 @@
-//! Plans of the toy model for a GPU: an embedding, a recurrence over state, keys in pages, a sum over them, rows of logits.
-//! Prefill, an entry that decodes one sequence, and one that decodes three.
+//! Plans of the toy model for a GPU: embedding, recurrence over state, keys in pages, sums over them, rows of logits.
+//! The entries are prefill, decode for one sequence, and decode for up to three.
 
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,15 @@ pub(crate) const LOGITS: u64 = 512;
 pub(crate) const ARENA: u64 = LOGITS + 24 * ROW_STRIDE;
 const X: u64 = 0;
 const Y: u64 = 256;
-/// Tokens of at most 24 rows, behind 40 f32 of x and of y.
+/// Offset of the picked tokens of up to 24 rows, after 40 f32 of x and of y.
 pub(crate) const PICKS: Picks = Picks { likeliest: X + 160, drawn: Y + 160 };
 
 pub(crate) const PTX: &str = "//\n.version 8.0\n.target sm_90a\n.address_size 64\n";
 pub(crate) const SYMBOLS: [&str; 5] = ["embed", "recur", "append", "attend", "head"];
-/// Shared memory of the kernel that takes most.
+/// Largest shared memory of any kernel.
 pub(crate) const SHARED_BYTES: u32 = 200_000;
 
-/// The plan, and what can be changed about it.
+/// A plan that tests can modify.
 pub(crate) struct Toy {
     pub(crate) manifest: Manifest,
     pub(crate) program: Program,
@@ -43,7 +43,7 @@ impl Toy {
         Toy { manifest: manifest(&program), program, ptx: PTX, cubin: None }
     }
 
-    /// Adds a step to prefill that writes behind the arena.
+    /// Adds a step to prefill that writes past the end of the arena.
     pub(crate) fn overrun(mut self) -> Toy {
         self.program.kernels.push(KernelRecord { symbol: "overrun".to_owned(), op: "overrun".to_owned(), n_args: 2 });
         let args = vec![Arg::Arena(0), Arg::Constant(ARENA / 4)];
@@ -66,13 +66,13 @@ impl Toy {
         self
     }
 
-    /// Its logits are not numbers.
+    /// Makes all logits NaN.
     pub(crate) fn without_numbers(mut self) -> Toy {
         self.program.kernels[4].symbol = "nan_head".to_owned();
         self
     }
 
-    /// Draws its weights, the second of which has so many bytes, a multiple of 8192.
+    /// Makes the weights synthetic. The second one has `bytes` bytes, a multiple of 8192.
     pub(crate) fn synthetic(mut self, seed: u64, bytes: u64) -> Toy {
         self.manifest.synthetic_seed = Some(seed);
         let weight = &mut self.program.weights[1];
@@ -83,7 +83,7 @@ impl Toy {
         self
     }
 
-    /// Draws them on the device.
+    /// Adds kernels that draw the weights on the device.
     pub(crate) fn drawn_there(mut self) -> Toy {
         let kernel = |symbol: &str, format: WeightFormat| DrawKernel {
             symbol: symbol.to_owned(),
@@ -95,7 +95,7 @@ impl Toy {
         self
     }
 
-    /// The bytes of its weights section.
+    /// The content of the weights section.
     pub(crate) fn weights(&self) -> Vec<u8> {
         let mut weights: Vec<u8> = (0..self.manifest.programs[0].memory.weights).map(|at| (at % 251) as u8).collect();
         weights[..4].copy_from_slice(&WEIGHT.to_le_bytes());
@@ -207,7 +207,7 @@ pub(crate) fn step(kernel: u32, args: Vec<Arg>, source: &str) -> Step {
     Step { kernel, barrier: kernel > 0, args, launch, source, cost: Cost::default() }
 }
 
-/// The steps of an entry; `head` tells which of them ran, by its number.
+/// An entry. `head` writes its number to the logits.
 fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
     use Arg::{Arena, Constant, Kv, State, Table as T, Weight};
     let (starts, past, pages) = (T(Table::Starts), T(Table::Past), T(Table::Pages));
@@ -245,7 +245,7 @@ fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
     }
 }
 
-/// What the toy model answers after each token of a sequence.
+/// The toy model's results after each token of a sequence.
 pub(crate) fn answers(tokens: &[u32], weight: u32) -> Vec<f32> {
     let (mut state, mut sum) = (0, 0);
     let next = |&token: &u32| {

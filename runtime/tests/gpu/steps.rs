@@ -1,7 +1,7 @@
-//! Steps: which entry, which launches, one copy of tables in, one of logits out, and graphs.
+//! Steps: choice of the entry, launches, one upload of tables, one download of logits, and graphs.
 
 use jamba_plan::tables::DeviceTables;
-use jamba_runtime::{Feed, OpenOptions, Outputs};
+use jamba_runtime::{DebugOptions, Feed, OpenOptions, Outputs};
 
 use crate::fake::{Call, Launched};
 use crate::plan::{LIMITS, LOGITS, ROW_STRIDE, SHARED_BYTES, Toy, VOCAB, WEIGHT, answers};
@@ -10,11 +10,11 @@ use crate::{answer, feed, prompt, toy};
 const W: u32 = WEIGHT as u32;
 
 fn each() -> OpenOptions<'static> {
-    OpenOptions { launch_each: true, ..OpenOptions::default() }
+    OpenOptions { debug: DebugOptions::LAUNCH_EACH, ..OpenOptions::default() }
 }
 
 fn checked() -> OpenOptions<'static> {
-    OpenOptions { check: true, ..OpenOptions::default() }
+    OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() }
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn ragged_batches_join_and_leave() {
         ];
         assert_eq!(answer(&mut engine, &feeds), [&[wa[17]], &wc[..], &[wb[19]]].concat());
         engine.remove_sequence(second).unwrap();
-        // The slot and the pages of the one that left serve the next.
+        // The slot and the pages of the removed sequence are reused.
         let fourth = engine.add_sequence().unwrap();
         let feeds = [feed(fourth, &b[..18], Outputs::Last), feed(first, &a[18..], Outputs::Last)];
         assert_eq!(answer(&mut engine, &feeds), [wb[17], wa[29]]);
@@ -73,14 +73,14 @@ fn the_smallest_entry_that_decodes_runs_and_prompts_prefill() {
         rows
     };
     let one = |id| feed(id, &[3], Outputs::Last);
-    // Prefill is entry 1, decoding one sequence 2, decoding up to three 3; the other number is that of rows, twice.
+    // The entries are 1 (prefill), 2 (decode one) and 3 (decode up to three); the other number is twice the number of rows.
     assert_eq!(numbers(&mut engine, &[one(ids[0])]), [(2.0, 2.0)]);
     assert_eq!(numbers(&mut engine, &[one(ids[0]), one(ids[1])]), [(3.0, 4.0); 2]);
     assert_eq!(numbers(&mut engine, &ids.map(one)), [(3.0, 6.0); 3]);
     assert_eq!(numbers(&mut engine, &[one(ids[0]), feed(ids[1], &[3, 4], Outputs::None)]), [(1.0, 2.0)]);
-    // A prompt has the same bits whichever way it is cut: its last token alone, too.
-    assert_eq!(engine.prefill(ids[0], &[5], None).unwrap().row(0)[1], 1.0);
-    assert_eq!(engine.prefill(ids[0], &prompt(3, 1), Some(1)).unwrap().row(0)[1], 1.0);
+    // A prompt gives the same bits for any split, even if its last token is a step of its own.
+    assert_eq!(engine.prefill(ids[0], &[5], None, None).unwrap().row(0)[1], 1.0);
+    assert_eq!(engine.prefill(ids[0], &prompt(3, 1), Some(1), None).unwrap().row(0)[1], 1.0);
 }
 
 #[test]
@@ -108,12 +108,12 @@ fn a_step_is_one_copy_in_one_graph_and_one_copy_out() {
     // The same bucket: 17 … 32 tokens of one sequence.
     engine.step(&[feed(id, &prompt(17, 2), Outputs::None)]).unwrap();
     assert_eq!(calls.take_names(), ["fill", "upload", "replay"]);
-    // Another one.
+    // Another bucket.
     engine.step(&[feed(id, &prompt(16, 2), Outputs::All)]).unwrap();
     let third = calls.take();
     assert_eq!(third.iter().filter(|call| call.name() == "launch").count(), 5);
     assert_eq!(third.last(), Some(&Call::Download(arena + LOGITS, (15 * ROW_STRIDE + 4 * VOCAB) as usize)));
-    // Decoding has graphs of its own.
+    // Decode entries have separate graphs.
     for expected in [&["upload", "begin_capture"][..], &["upload", "replay", "download"]] {
         engine.step(&[feed(id, &[7], Outputs::Last)]).unwrap();
         let names = calls.take_names();
@@ -138,7 +138,7 @@ fn graphs_change_nothing_but_the_calls() {
     assert!(with == without, "the same bits");
     let (with, without) = (calls.take_names(), each_calls.take_names());
     let count = |names: &[&str], name: &str| names.iter().filter(|&&found| found == name).count();
-    // Buckets: 32 and 4 tokens of prefill, and 2 of decode; 31 of prefill are in the first again.
+    // Buckets: prefill of 32 and of 4 tokens, and decode of 2; 31 tokens fall in the first.
     assert_eq!((count(&with, "begin_capture"), count(&with, "replay"), count(&with, "launch")), (3, 6, 15));
     assert_eq!((count(&without, "begin_capture"), count(&without, "replay"), count(&without, "launch")), (0, 0, 30));
     assert_eq!(count(&without, "synchronize"), 0);
@@ -154,7 +154,7 @@ fn launches_are_those_of_the_bucket() {
     calls.take();
     engine.step(&[feed(id, &prompt(33, 1), Outputs::Last)]).unwrap();
     let launches = calls.take_launches();
-    // 33 tokens are in the bucket of 40, the most that prefill takes: 2 · 40 / 4 blocks.
+    // 33 tokens are in the bucket of 40, the maximum of prefill: 2 · 40 / 4 blocks.
     let ids = tables + region.tables_at;
     let args = vec![ids, weights, arena, tables];
     assert_eq!(launches[0], Launched { kernel: 0, grid: [20, 1, 1], threads: 64, shared_bytes: 0, args });

@@ -1,4 +1,4 @@
-//! `.state` files: what was saved comes back, and nothing else does.
+//! `.state` files: round trips, and rejection of damaged files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use jamba_runtime::{RuntimeError, Snapshot};
 
 use super::*;
 
-/// Bytes of a file before the tokens.
+/// Size of the header, before the tokens.
 const HEADER: usize = 192;
 
-/// An engine, its folder, and the state of a sequence of these tokens in a file there.
+/// An engine, its folder, and a state file of a sequence of these tokens.
 fn saved(tokens: &[u32]) -> (tempfile::TempDir, Engine, PathBuf) {
     let (folder, mut engine) = toy();
     let id = begin(&mut engine, tokens);
@@ -34,7 +34,7 @@ fn what_was_saved_goes_on_in_another_engine() {
         assert_eq!(engine.tokens(id).unwrap(), tokens);
         go_on(&mut engine, id, &text(20, 3));
         go_on(&mut engine, other, &text(20, 4));
-        // The same state makes the same file; nothing else is left in the folder.
+        // The same state gives the same file, and no temporary file is left.
         let again = folder.path().join("again.state");
         Snapshot::load(&path, &engine).unwrap().save(&again).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
@@ -59,7 +59,7 @@ fn a_note_stays_with_its_state() {
     assert_eq!(refused(&path, &whole[..last], &engine), "length");
 }
 
-/// The field that a file is refused for.
+/// The field that the error of loading a file names.
 #[track_caller]
 fn refused(path: &Path, bytes: &[u8], engine: &Engine) -> &'static str {
     std::fs::write(path, bytes).unwrap();
@@ -97,7 +97,7 @@ fn no_byte_of_a_file_can_change_unnoticed() {
     go_on(&mut engine, id, &[1]);
 }
 
-/// A header whose digest is right, with other numbers in it.
+/// A header with changed numbers and a valid digest.
 fn with(whole: &[u8], at: usize, field: &[u8]) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     bytes[at..at + field.len()].copy_from_slice(field);

@@ -1,10 +1,10 @@
-//! Each way of moving state alone: what it costs of the pools, that a sequence goes on as it would have, and refusals.
+//! Fork, snapshot, restore and rollback: use of the pools, bit-identical continuation, and errors.
 
 use jamba_runtime::{Pool, RuntimeError};
 
 use super::*;
 
-/// Lengths at, before and behind the borders of pages.
+/// Lengths at, before and after page boundaries.
 const LENGTHS: [usize; 8] = [1, 7, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 2 * PAGE + 3, 3 * PAGE - 1];
 
 #[test]
@@ -18,7 +18,7 @@ fn a_fork_shares_pages_until_it_writes() {
         assert_eq!((engine.free(), engine.tokens(second).unwrap()), ((1, 10 - held), &tokens[..]));
         let third = engine.fork(second).unwrap();
         assert_eq!(engine.free(), (0, 10 - held));
-        // All three write at once: the last one into the page that the others left it, where it is not full.
+        // All three write in one step. The last one writes to the shared page in place, if it is not full.
         let more = [text(3, 2), text(5, 3), text(4, 4)];
         let feeds = [last(first, &more[0]), last(second, &more[1]), last(third, &more[2])];
         let found: Vec<f32> = engine.step(&feeds).unwrap().rows().map(|row| row[0]).collect();
@@ -26,7 +26,7 @@ fn a_fork_shares_pages_until_it_writes() {
         let full = n / PAGE;
         let own: usize = more.iter().map(|more| (n + more.len()).div_ceil(PAGE) - full).sum();
         assert_eq!(engine.free(), (0, (10 - full - own) as u64), "{n} tokens");
-        // Who shared them may leave in any order.
+        // The sequences that share pages may be removed in any order.
         for (leaving, staying) in [(second, third), (first, third)] {
             engine.remove_sequence(leaving).unwrap();
             go_on(&mut engine, staying, &[9]);
@@ -44,10 +44,10 @@ fn a_fork_wants_a_slot_and_pages_only_to_diverge() {
     let third = engine.fork(second).unwrap();
     let refused = engine.fork(second).unwrap_err();
     assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 }), "{refused}");
-    // Both cannot write into the last page, but one of them can as soon as the other is gone.
+    // There is no page for a copy; after one sequence is removed, the other writes in place.
     let refused = engine.step(&[last(second, &[1]), last(third, &[2])]).map(|_| ()).unwrap_err();
     assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 1, free: 0 }), "{refused}");
-    let refused = engine.prefill(third, &[2], None).map(|_| ()).unwrap_err();
+    let refused = engine.prefill(third, &[2], None, None).map(|_| ()).unwrap_err();
     assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 1, free: 0 }), "{refused}");
     engine.remove_sequence(second).unwrap();
     go_on(&mut engine, third, &text(PAGE - 1, 5));
@@ -93,7 +93,7 @@ fn a_chain_of_snapshots_holds_each_page_once() {
     engine.remove_sequence(id).unwrap();
     let again = engine.restore(&second).unwrap();
     go_on(&mut engine, again, &text(7, 3));
-    // What is no beginning of the sequence is not shared with it.
+    // A snapshot that is not a prefix of the sequence shares no pages.
     let other = begin(&mut engine, &text(PAGE * 2, 9));
     let snapshot = engine.snapshot_after(other, &first).unwrap();
     let other = engine.restore(&snapshot).unwrap();
@@ -116,7 +116,7 @@ fn snapshots_are_refused_by_name() {
             if found == another.plan_digest() && expected == engine.plan_digest()),
         "{refused}"
     );
-    // A sequence of another engine, even where both have one of that number.
+    // A sequence of another engine is rejected even if this one has the same slot.
     let ours = begin(&mut engine, &text(20, 2));
     for refused in [
         engine.snapshot(theirs).map(|_| ()),
@@ -129,7 +129,7 @@ fn snapshots_are_refused_by_name() {
     ] {
         assert!(matches!(refused, Err(RuntimeError::UnknownSequence(id)) if id == theirs), "{refused:?}");
     }
-    // No pages, then no slot.
+    // First there are no pages, then no slot.
     let large = engine.snapshot(ours).unwrap();
     let full = begin(&mut engine, &text(100, 3)); // 7 + 2 of 10 pages
     let refused = engine.restore(&large).unwrap_err();
@@ -179,7 +179,7 @@ fn forks_and_rollbacks_do_not_disturb_each_other() {
     engine.rollback(id, PAGE as u64 - 2).unwrap();
     go_on(&mut engine, id, &text(12, 3));
     go_on(&mut engine, fork, &text(12, 4));
-    // A fork has no checkpoint of its own.
+    // A fork does not inherit the checkpoint.
     let refused = engine.rollback(fork, 1).unwrap_err();
     assert!(matches!(refused, RuntimeError::TooFarBack { wanted: 1, len: 48, checkpoint: None }), "{refused}");
 }
@@ -198,14 +198,14 @@ fn rollbacks_are_refused_before_anything_changes() {
         );
         assert!(refused.to_string().contains("the checkpoint is at 36"), "{refused}");
     }
-    // A fork holds the page that would have to be copied, and no other one is free.
+    // A fork holds the page that must be copied, and no page is free.
     let fork = engine.fork(id).unwrap();
     let rest = begin(&mut engine, &text(100, 3)); // 7 pages
     assert_eq!(engine.free(), (0, 0));
     let refused = engine.rollback(id, 3).unwrap_err();
     assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 1, free: 0 }), "{refused}");
     assert_eq!(engine.len(id).unwrap(), 42);
-    // At the checkpoint itself nothing is read again, hence nothing copied.
+    // A rollback to the checkpoint itself replays and copies nothing.
     engine.rollback(id, 6).unwrap();
     engine.remove_sequence(rest).unwrap();
     go_on(&mut engine, id, &text(3, 5));
@@ -220,11 +220,11 @@ fn a_pool_smaller_than_one_sequence_holds_what_it_can() {
     let path = small.write(folder.path(), "small.plan");
     let mut engine = Engine::open(&path, OpenOptions::default()).unwrap();
     let id = engine.add_sequence().unwrap();
-    assert!(matches!(engine.prefill(id, &[], None), Err(RuntimeError::NoTokens)));
-    let refused = engine.prefill(id, &text(33, 1), None).map(|_| ()).unwrap_err();
+    assert!(matches!(engine.prefill(id, &[], None, None), Err(RuntimeError::NoTokens)));
+    let refused = engine.prefill(id, &text(33, 1), None, None).map(|_| ()).unwrap_err();
     assert!(matches!(refused, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 3, free: 2 }), "{refused}");
     go_on(&mut engine, id, &text(32, 1));
-    assert!(engine.prefill(id, &[1], None).is_err());
+    assert!(engine.prefill(id, &[1], None, None).is_err());
     let fork = engine.fork(id).unwrap(); // full pages only: nothing to copy
     assert!(engine.restore(&engine.snapshot(id).unwrap()).is_err());
     engine.remove_sequence(id).unwrap();

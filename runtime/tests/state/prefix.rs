@@ -1,15 +1,15 @@
-//! The prefix cache: what it saves, what it holds, and that nobody can tell from the answers.
+//! The prefix cache: hits, memory, and identical results.
 
 use jamba_runtime::{Pool, PrefixCache, PrefixCounters, RuntimeError};
 
 use super::*;
 
-/// Bytes of a toy's state slot, and of a page.
+/// Sizes of the toy model's state slot and of a page, in bytes.
 const PIECE: u64 = 64;
 
 #[track_caller]
 fn ask(engine: &mut Engine, cache: &mut PrefixCache, tokens: &[u32]) -> SequenceId {
-    let (id, logits) = engine.prefill_cached(cache, tokens, None).unwrap();
+    let (id, logits) = engine.prefill_cached(cache, tokens, None, None).unwrap();
     assert_eq!((logits.len(), logits.row(0)[0]), (1, expected(tokens)));
     assert_eq!(engine.tokens(id).unwrap(), tokens);
     id
@@ -41,14 +41,14 @@ fn counters_say_what_was_saved_and_what_is_held() {
     let mut cache = PrefixCache::new(1 << 20).with_interval(PAGE);
     let tokens = text(40, 1);
     let first = ask(&mut engine, &mut cache, &tokens);
-    // Snapshots at 16, 32 and 39 tokens: three slots, and three pages that they share.
+    // Snapshots at 16, 32 and 39 tokens: three slots and three shared pages.
     let bytes = 3 * PIECE + 3 * PIECE + 4 * (16 + 32 + 39);
     let counters = PrefixCounters { prompts: 1, tokens_read: 40, snapshots: 3, bytes, ..PrefixCounters::default() };
     assert_eq!(cache.counters(), counters);
     let second = ask(&mut engine, &mut cache, &tokens);
     let counters = PrefixCounters { prompts: 2, hits: 1, tokens_saved: 39, tokens_read: 41, ..counters };
     assert_eq!(cache.counters(), counters);
-    // Another end after 33 tokens: from the snapshot at 32 on.
+    // A prompt that differs after 33 tokens starts from the snapshot at 32.
     let other = [&tokens[..33], &[7, 8, 9, 10]].concat();
     let third = ask(&mut engine, &mut cache, &other);
     let bytes = bytes + PIECE + PIECE + 4 * 36;
@@ -84,7 +84,7 @@ fn what_cannot_be_begun_changes_nothing() {
     let id = ask(&mut engine, &mut cache, &text(60, 1)); // 4 pages
     let before = (engine.free(), cache.counters());
     let mut refused = |engine: &mut Engine, tokens: &[u32]| {
-        let error = engine.prefill_cached(&mut cache, tokens, None).map(|_| ()).unwrap_err();
+        let error = engine.prefill_cached(&mut cache, tokens, None, None).map(|_| ()).unwrap_err();
         assert_eq!((engine.free(), cache.counters()), before);
         error
     };
@@ -95,7 +95,7 @@ fn what_cannot_be_begun_changes_nothing() {
     assert!(matches!(long, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 7, free: 6 }), "{long}");
     let fork = engine.fork(id).unwrap();
     let third = engine.add_sequence().unwrap();
-    let full = engine.prefill_cached(&mut cache, &[1, 2], None).map(|_| ()).unwrap_err();
+    let full = engine.prefill_cached(&mut cache, &[1, 2], None, None).map(|_| ()).unwrap_err();
     assert!(matches!(full, RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 }), "{full}");
     [fork, third, id].into_iter().for_each(|id| go_on(&mut engine, id, &[5]));
 
@@ -103,7 +103,7 @@ fn what_cannot_be_begun_changes_nothing() {
     foreign.manifest.model.name = "another".to_owned();
     let path = foreign.write(folder.path(), "another.plan");
     let mut another = Engine::open(&path, OpenOptions::default()).unwrap();
-    let error = another.prefill_cached(&mut cache, &[1, 2], None).map(|_| ()).unwrap_err();
+    let error = another.prefill_cached(&mut cache, &[1, 2], None, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, RuntimeError::OtherPlan { what: "prefix cache", .. }), "{error}");
 }
 
@@ -114,9 +114,9 @@ fn what_one_target_computed_is_not_given_to_another() {
     ask(&mut engine, &mut cache, &text(20, 1));
     let options = OpenOptions { isa: Some("x86-64".to_owned()), ..OpenOptions::default() };
     let mut baseline = Engine::open(&folder.path().join("toy.plan"), options).unwrap();
-    let error = baseline.prefill_cached(&mut cache, &text(20, 1), None).map(|_| ()).unwrap_err();
+    let error = baseline.prefill_cached(&mut cache, &text(20, 1), None, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, RuntimeError::OtherTarget { .. }) && error.to_string().contains("x86-64-v"), "{error}");
-    // A sequence may move between them all the same.
+    // Snapshots can be moved between targets.
     let snapshot = cache.longest(&text(20, 1)).unwrap();
     let id = baseline.restore(&snapshot).unwrap();
     go_on(&mut baseline, id, &text(9, 2));

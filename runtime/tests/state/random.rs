@@ -1,4 +1,4 @@
-//! Random lives of sequences against a model of them: what each has read, and a list of pages that never forgets a holder.
+//! Random operations on sequences, compared with a model that tracks tokens and page holders.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ use crate::fixture::LIMITS;
 
 const N_PAGES: usize = (LIMITS.kv_tokens / PAGE as u64) as usize;
 
-/// What is done next; sequences and snapshots by their number among those that live.
+/// An operation. Sequences and snapshots are indices into the live ones.
 #[derive(Clone, Debug)]
 enum Deed {
     Add,
     Remove(usize),
     Fork(usize),
-    /// A step: sequence and number of tokens.
+    /// A step: pairs of sequence and number of tokens.
     Step(Vec<(usize, usize)>),
     Checkpoint(usize),
     Rollback(usize, usize),
@@ -41,16 +41,16 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     vec(deed, 1..60)
 }
 
-/// A sequence as the model knows it.
+/// The model of a sequence.
 #[derive(Clone)]
 struct Known {
     tokens: Vec<u32>,
-    /// A number for each page, the same where it is shared.
+    /// Page numbers; shared pages have the same number.
     pages: Vec<usize>,
     checkpoint: Option<usize>,
 }
 
-/// All that is known of an engine.
+/// An engine and its model.
 #[derive(Clone, Default)]
 struct Model {
     live: BTreeMap<SequenceId, Known>,
@@ -71,7 +71,7 @@ impl Model {
         self.live.keys().nth(index % self.live.len().max(1)).copied()
     }
 
-    /// Lets a sequence read; never asks whether there is room.
+    /// Appends tokens to a sequence of the model, without checking for room.
     fn read(&mut self, id: SequenceId, tokens: &[u32]) {
         let past = self.live[&id].tokens.len();
         if !past.is_multiple_of(PAGE) {
@@ -103,7 +103,7 @@ struct Test {
 }
 
 impl Test {
-    /// Does one deed in both worlds; they must agree on whether it can be done and on what comes of it.
+    /// Applies an operation to engine and model, which must agree on success and results.
     fn perform(&mut self, deed: &Deed) -> Result<(), TestCaseError> {
         let has_slot = self.model.live.len() < LIMITS.max_sequences as usize;
         match deed {
@@ -203,7 +203,7 @@ impl Test {
         Ok(())
     }
 
-    /// What both worlds must agree on at any time.
+    /// Invariants between engine and model.
     fn compare(&self) -> Result<(), TestCaseError> {
         let Model { live, .. } = &self.model;
         let slots = LIMITS.max_sequences - live.len() as u64;
@@ -214,7 +214,7 @@ impl Test {
         Ok(())
     }
 
-    /// Every sequence goes on alone, and in the end nothing is held.
+    /// Continues every sequence alone, then removes all and checks that everything is free.
     fn finish(&mut self) -> Result<(), TestCaseError> {
         let live = std::mem::take(&mut self.model.live);
         let snapshots: Vec<(SequenceId, Snapshot)> =
@@ -228,7 +228,7 @@ impl Test {
                 continue;
             }
             let again = self.engine.restore(&snapshot).unwrap();
-            let row = self.engine.prefill(again, &[7], None).unwrap().row(0)[0];
+            let row = self.engine.prefill(again, &[7], None, None).unwrap().row(0)[0];
             prop_assert_eq!(row, expected(&[&live[&id].tokens[..], &[7]].concat()));
             self.engine.remove_sequence(again).unwrap();
         }
@@ -243,7 +243,7 @@ fn any_life_of_sequences_is_as_the_model_says() {
     let path = Toy::new().write(folder.path(), "toy.plan");
     let config = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(deeds in deeds())| {
-        let options = OpenOptions { threads: Some(1), check: true, ..OpenOptions::default() };
+        let options = OpenOptions { threads: Some(1), debug: DebugOptions::CHECK, ..OpenOptions::default() };
         let engine = Engine::open(&path, options).unwrap();
         let mut test = Test { engine, model: Model::default(), snapshots: Vec::new(), n_fed: 0 };
         for deed in &deeds {

@@ -3,7 +3,7 @@
 //! ```text
 //! let device = Simulated::new(&Device { seed: 3, ..Device::default() });
 //! let counters = device.counters();
-//! let mut engine = Engine::open_on(path, options, Box::new(device))?;
+//! let mut engine = Engine::open(path, OpenOptions { driver: Some(Box::new(device)), ..options })?;
 //! …
 //! assert_eq!(counters.read().replays, 63);
 //! ```

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, ensure};
-use jamba_runtime::{Batch, Engine, GenerateOptions, OpenOptions, Request, SamplerOptions};
+use jamba_runtime::{Batch, DebugOptions, Engine, GenerateOptions, OpenOptions, Request, SamplerOptions};
 
 use super::{Found, Subject};
 
@@ -32,7 +32,10 @@ pub fn picks(subject: &Subject<'_>) -> Result<Found> {
     let requests = requests();
     let prompt = |nth: usize| subject.text[nth..nth + 9 + nth].to_vec();
     let open = |pick_on_host: bool, launch_each: bool| {
-        (subject.on_gpu)(OpenOptions { pick_on_host, launch_each, ..OpenOptions::default() })
+        (subject.on_gpu)(OpenOptions {
+            debug: DebugOptions { pick_on_host, launch_each, ..DebugOptions::default() },
+            ..OpenOptions::default()
+        })
     };
     let alone = |engine: &mut Engine| -> Result<Vec<Vec<u32>>> {
         let answer = |(nth, options)| Ok(engine.generate(&prompt(nth), options, |_| ControlFlow::Continue(()))?.tokens);

@@ -1,29 +1,29 @@
-//! What `jamba bench` found: rates and ratios, and where the time goes against the machine's peaks; for people and as JSON.
+//! The report of `jamba bench`, as tables and as JSON: rates, ratios, and time per kind of kernel against the machine's peaks.
 
 use std::fmt::Write;
 
 use jamba_runtime::{KindTotal, Peaks};
 use serde::Serialize;
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 pub(super) struct Report {
     pub(super) prompt: u64,
     pub(super) generate: u64,
     pub(super) batch: u64,
     pub(super) runs: u64,
-    /// None where no plan ran on the CPU.
+    /// None if no plan ran on the CPU.
     pub(super) peaks: Option<Machine>,
     pub(super) plans: Vec<Measured>,
 }
 
-/// Peaks of the machine, measured in the same run by as many threads.
+/// Peak rates of the machine, measured in the same run with the same number of threads.
 #[derive(Clone, Copy, Serialize)]
 pub(super) struct Machine {
     threads: usize,
-    /// Bytes read from memory a second.
+    /// Bytes read from memory per second.
     bytes_per_s: f64,
-    /// f32 operations a second, a multiply-add counting two.
+    /// f32 operations per second; a multiply-add counts as two.
     operations_per_s: f64,
 }
 
@@ -34,11 +34,11 @@ impl From<Peaks> for Machine {
     }
 }
 
-/// One plan's rates, and one more run of it step by step.
+/// One plan's rates, and totals of one traced run.
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) plan: String,
-    /// `cpu`, or the name of a GPU.
+    /// `cpu`, or the GPU's name.
     pub(super) device: String,
     pub(super) target: String,
     pub(super) threads: usize,
@@ -48,7 +48,7 @@ pub(super) struct Measured {
     pub(super) kinds: Vec<Kind>,
 }
 
-/// Tokens per second over the runs, and over the first plan's in the same run.
+/// Tokens per second over all runs, and ratios to the first plan's rate in the same run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Rates {
     min: f64,
@@ -61,7 +61,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Rates of the runs, in their order, and those of the first plan.
+    /// From the rates of all runs and those of the first plan.
     pub(super) fn new(rates: &[f64], of_first: &[f64]) -> Rates {
         let (min, median, max) = spread(rates.iter().copied());
         let (ratio_min, ratio, ratio_max) = spread(rates.iter().zip(of_first).map(|(rate, first)| rate / first));
@@ -69,7 +69,7 @@ impl Rates {
     }
 }
 
-/// Least, median and greatest of some numbers.
+/// Minimum, median and maximum.
 fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -78,16 +78,16 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     (values[0], median, values[n - 1])
 }
 
-/// All steps of one kind of kernel in one entry, in one run.
+/// Totals of all steps of one op in one entry, in one run.
 #[derive(Serialize)]
 pub(super) struct Kind {
     entry: &'static str,
     kind: String,
     steps: usize,
     seconds: f64,
-    /// Bytes that the steps cannot do without.
+    /// Memory traffic by the cost model, in bytes.
     bytes: f64,
-    /// Operations that they cannot do without.
+    /// Operations by the cost model.
     operations: f64,
 }
 
@@ -105,7 +105,7 @@ impl From<KindTotal> for Kind {
 }
 
 impl Report {
-    /// Tables for people.
+    /// The report as text.
     pub(super) fn table(&self) -> String {
         let Report { prompt, generate, batch, runs, peaks, .. } = self;
         let mut out = format!("{runs} runs of {batch} × {prompt} tokens of prompt, {batch} × {generate} generated");
@@ -132,7 +132,7 @@ impl Report {
         out
     }
 
-    /// Where a plan's time goes, each entry by itself.
+    /// Time per op, for each entry.
     fn kinds(&self, plan: &Measured) -> String {
         let head = ["", "steps", "ms", "of time", "MB", "GB/s", "of peak", "GFLOP/s", "of peak"].map(str::to_owned);
         let mut rows = Vec::new();
@@ -222,7 +222,7 @@ a.plan (x86-64-v3, 2 threads)
 ";
         assert_eq!(report.table(), expected);
 
-        // Nobody measured a GPU's peaks.
+        // Peaks of GPUs are not measured.
         let mut report = Report { peaks: None, ..report };
         report.plans[0].device = "NVIDIA H100 (cuda:0)".to_owned();
         let table = report.table();

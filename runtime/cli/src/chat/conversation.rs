@@ -1,4 +1,4 @@
-//! What was said, and the sequence that has read it.
+//! The messages of a conversation and its sequence.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,17 +35,17 @@ impl Conversation {
 
     /// Adds a message.
     pub(crate) fn push(&mut self, role: &str, content: String) {
-        // Two slashes stand for one where a message begins with it.
+        // Two slashes escape one at the start of a message.
         let content = if role == "user" && content.starts_with("//") { content[1..].to_owned() } else { content };
         self.messages.push(json!({ "role": role, "content": content }));
     }
 
-    /// Takes back the last message, where it is this one's.
+    /// Removes the last message if it has this role. Returns true if it was removed.
     pub(crate) fn pop(&mut self, role: &str) -> bool {
         self.messages.pop_if(|message| message["role"] == role).is_some()
     }
 
-    /// What the model is told before the conversation.
+    /// Sets or removes the system message.
     pub(crate) fn set_system(&mut self, text: Option<&str>) {
         if self.messages.first().is_some_and(|message| message["role"] == "system") {
             self.messages.remove(0);
@@ -55,13 +55,14 @@ impl Conversation {
         }
     }
 
-    /// Forgets all but what the system said.
+    /// Removes all messages except the system message.
     pub(crate) fn reset(&mut self, engine: &mut Engine) -> Result<(), Failure> {
         self.messages.retain(|message| message["role"] == "system");
         self.begin_again(engine)
     }
 
-    /// The tokens of the conversation that were not read yet, which the sequence reads next.
+    /// The tokens of the conversation that are not in the sequence yet. Starts a new sequence if the conversation no longer
+    /// starts with the tokens of the old one.
     pub(crate) fn unread(&mut self, engine: &mut Engine) -> Result<Vec<u32>, Failure> {
         let chat = Chat {
             messages: self.messages.clone(),
@@ -122,12 +123,12 @@ mod tests {
         let mut conversation = Conversation::new(&mut engine, None, None).unwrap();
         conversation.push("user", "Hi".to_owned());
         let all = conversation.unread(&mut engine).unwrap();
-        engine.prefill(conversation.sequence, &all, None).unwrap();
+        engine.prefill(conversation.sequence, &all, None, None).unwrap();
         let path = folder.path().join("a chat.state");
         conversation.save(&engine, &path).unwrap();
         let saved = conversation.messages.clone();
 
-        // Something else is read from the beginning; what was saved goes on behind what was read.
+        // A changed system message starts a new sequence; a loaded conversation continues its state.
         conversation.set_system(Some("No"));
         let other = conversation.unread(&mut engine).unwrap();
         assert!(other.len() > all.len() && engine.len(conversation.sequence).unwrap() == 0);

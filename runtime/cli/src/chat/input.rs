@@ -1,4 +1,4 @@
-//! What is typed: with line editing and a history on a terminal, as it comes through a pipe.
+//! Input of the chat: line editing with history on a terminal, plain lines from a pipe.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use rustyline::error::ReadlineError;
 use crate::failure::Failure;
 use crate::style;
 
-/// Begins and ends a message of several lines.
+/// Delimiter of multi-line messages.
 const QUOTES: &str = "\"\"\"";
 
-/// Where messages come from.
+/// The source of messages.
 pub(crate) struct Input {
-    /// None where nobody types.
+    /// None if standard input is not a terminal.
     editor: Option<DefaultEditor>,
     history: Option<PathBuf>,
 }
 
-/// A line, or what was typed in its place.
+/// A line, or another event.
 enum Line {
     Text(String),
     Dropped,
@@ -34,17 +34,17 @@ impl Input {
         let mut editor = DefaultEditor::new().map_err(failed)?;
         let history = history_file();
         if let Some(path) = &history {
-            let _ = editor.load_history(path); // the first time there is none
+            let _ = editor.load_history(path); // does not exist on first use
         }
         Ok(Input { editor: Some(editor), history })
     }
 
-    /// True where somebody types.
+    /// True if standard input is a terminal.
     pub(crate) fn is_interactive(&self) -> bool {
         self.editor.is_some()
     }
 
-    /// The next message or order; None at the end.
+    /// The next message or command; None at the end.
     pub(crate) fn next(&mut self) -> Result<Option<String>, Failure> {
         let mut text = String::new();
         let mut quoted = false;
@@ -95,7 +95,7 @@ impl Input {
 
     fn remember(&mut self, text: &str) {
         let Some(editor) = &mut self.editor else { return };
-        // A history that cannot be kept is no reason to end a chat.
+        // Failures to save the history are ignored.
         let _ = editor.add_history_entry(text);
         if let Some(path) = &self.history {
             let _ = editor.append_history(path);
@@ -115,7 +115,7 @@ fn piped_line() -> Result<Line, Failure> {
     }
 }
 
-/// `$XDG_STATE_HOME/jamba/history`, where that folder can be made.
+/// `$XDG_STATE_HOME/jamba/history`, by default in `~/.local/state`; None if the folder cannot be created.
 fn history_file() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;

@@ -1,8 +1,8 @@
-//! Which of the plan's targets this CPU runs.
+//! Selects the plan's target for this CPU.
 
 use crate::RuntimeError;
 
-/// The x86-64 levels of the System V ABI and one beyond them, and the features each adds, by LLVM's names.
+/// The x86-64 levels of the System V ABI and one of our own, with the features that each adds, by their LLVM names.
 const LEVELS: [(&str, &[&str]); 5] = [
     ("x86-64", &[]),
     ("x86-64-v2", &["cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"]),
@@ -20,7 +20,7 @@ macro_rules! detect {
     };
 }
 
-/// Whether this CPU has a feature, by LLVM's name; None for features that we do not know how to ask for.
+/// Whether this CPU has a feature, by its LLVM name; None for features that std cannot detect.
 #[cfg(target_arch = "x86_64")]
 fn has(feature: &str) -> Option<bool> {
     detect!(feature,
@@ -37,32 +37,25 @@ fn has(feature: &str) -> Option<bool> {
     )
 }
 
-/// Other architectures run none of our CPU targets.
+/// Other architectures run no CPU target.
 #[cfg(not(target_arch = "x86_64"))]
 fn has(_feature: &str) -> Option<bool> {
     Some(false)
 }
 
-/// What `target` needs and this CPU lacks; None when `target` is not for CPUs.
-fn missing(target: &str, native_features: &[String]) -> Option<Vec<String>> {
+/// Features that `target` needs and this CPU lacks; None if `target` is not a CPU target.
+fn missing(target: &str) -> Option<Vec<String>> {
     let lacks = |feature: &&str| has(feature) == Some(false);
-    if target == "native" {
-        return Some(native_features.iter().map(String::as_str).filter(lacks).map(str::to_owned).collect());
-    }
     let level = LEVELS.iter().position(|(name, _)| *name == target)?;
     let features = LEVELS[..=level].iter().flat_map(|(_, features)| features.iter().copied());
     Some(features.filter(lacks).map(str::to_owned).collect())
 }
 
-/// The target to load: the one asked for, else the first of the plan's (best first) that this CPU runs.
-pub(super) fn choose<'a>(
-    targets: &'a [String],
-    native_features: &[String],
-    wanted: Option<&str>,
-) -> Result<&'a str, RuntimeError> {
+/// The target to load: `wanted`, or else the first of the plan's targets (best first) that this CPU runs.
+pub(super) fn choose<'a>(targets: &'a [String], wanted: Option<&str>) -> Result<&'a str, RuntimeError> {
     if let Some(wanted) = wanted {
         let found = targets.iter().find(|target| *target == wanted);
-        let missing = missing(wanted, native_features);
+        let missing = missing(wanted);
         return match (found, missing) {
             (Some(target), Some(missing)) if missing.is_empty() => Ok(target),
             (Some(target), Some(missing)) => {
@@ -71,12 +64,12 @@ pub(super) fn choose<'a>(
             _ => Err(RuntimeError::NoSuchTarget { wanted: wanted.to_owned(), targets: targets.to_vec() }),
         };
     }
-    let runs = |target: &&String| missing(target, native_features).is_some_and(|missing| missing.is_empty());
+    let runs = |target: &&String| missing(target).is_some_and(|missing| missing.is_empty());
     targets.iter().find(runs).map(String::as_str).ok_or_else(|| {
-        let runs = LEVELS.iter().rev().find(|(level, _)| missing(level, &[]).is_some_and(|missing| missing.is_empty()));
+        let runs = LEVELS.iter().rev().find(|(level, _)| missing(level).is_some_and(|missing| missing.is_empty()));
         let found = match runs {
             Some((level, _)) if cfg!(target_arch = "x86_64") => format!("{level} and below"),
-            _ => format!("{}, for which there are no kernels", std::env::consts::ARCH),
+            _ => format!("{}, which has no kernels", std::env::consts::ARCH),
         };
         RuntimeError::NoCodeForCpu { targets: targets.to_vec(), found }
     })
@@ -93,27 +86,17 @@ mod tests {
     #[test]
     fn the_first_target_that_runs_is_chosen() {
         let targets = names(&["sm_90a", "x86-64", "x86-64-v2"]);
-        assert_eq!(choose(&targets, &[], None).unwrap(), "x86-64");
-        assert_eq!(choose(&targets, &[], Some("x86-64")).unwrap(), "x86-64");
+        assert_eq!(choose(&targets, None).unwrap(), "x86-64");
+        assert_eq!(choose(&targets, Some("x86-64")).unwrap(), "x86-64");
     }
 
     #[test]
     fn refusals_say_what_there_is() {
         let targets = names(&["sm_90a"]);
-        let error = choose(&targets, &[], None).unwrap_err().to_string();
+        let error = choose(&targets, None).unwrap_err().to_string();
         assert!(error.contains("sm_90a") && error.contains("and below"), "{error}");
-        assert!(matches!(choose(&targets, &[], Some("x86-64")), Err(RuntimeError::NoSuchTarget { .. })));
-        assert!(matches!(choose(&targets, &[], Some("sm_90a")), Err(RuntimeError::NoSuchTarget { .. })));
-    }
-
-    #[test]
-    fn native_code_runs_where_its_features_are() {
-        let targets = names(&["native"]);
-        assert_eq!(choose(&targets, &[], None).unwrap(), "native");
-        // Features of two makers that no CPU has together.
-        let features = names(&["sse4a", "avx512fp16", "avxvnniint8"]);
-        let error = choose(&targets, &features, Some("native")).unwrap_err();
-        assert!(matches!(error, RuntimeError::CpuLacks { .. }), "{error}");
+        assert!(matches!(choose(&targets, Some("x86-64")), Err(RuntimeError::NoSuchTarget { .. })));
+        assert!(matches!(choose(&targets, Some("sm_90a")), Err(RuntimeError::NoSuchTarget { .. })));
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! Memory of the CPU: page-aligned regions with a guard before them and readable slack behind.
+//! Page-aligned memory regions with a guard before and readable slack after them.
 
 use jamba_plan::format::{PAGE_BYTES, SLACK_BYTES};
 use memmap2::MmapMut;
 
 use crate::RuntimeError;
 
-/// Bytes before a region that nobody may touch; a page, so that the region begins on one.
+/// Size of the guard before a region: one page, so that the region is page-aligned.
 const GUARD_BYTES: usize = PAGE_BYTES as usize;
 
-/// Bytes behind a region that kernels may read and nobody may write.
+/// Size of the slack after a region. Kernels may read it, vector loads past the end do, and must not write it.
 const SLACK: usize = SLACK_BYTES as usize;
 
-/// One region of memory, zero at first.
+/// A memory region, initially zero.
 #[derive(Debug)]
 pub(super) struct Region {
     map: MmapMut,
     bytes: usize,
-    /// What it is for: `arena`.
+    /// Name for messages, for example `arena`.
     pub(super) name: &'static str,
 }
 
@@ -29,14 +29,14 @@ impl Region {
         };
         let map = taken.map_err(|source| RuntimeError::Memory { what: name, bytes, source })?;
         let region = Region { bytes: map.len() - GUARD_BYTES - SLACK, map, name };
-        // Fewer TLB misses where the system allows it; nothing depends on it.
+        // A hint that reduces TLB misses.
         let _ = region.map.advise(memmap2::Advice::HugePage);
         Ok(region)
     }
 
-    /// Makes all of it resident, so that its first use costs no page faults and finds no memory gone.
+    /// Makes the region resident, so that later accesses cause no page faults and cannot run out of memory.
     pub(super) fn prefault(&mut self) {
-        // Systems older than Linux 5.14 lack the advice.
+        // Before Linux 5.14 the advice does not exist; touch every page.
         if self.map.advise(memmap2::Advice::PopulateWrite).is_err() {
             for byte in self.as_mut_slice().iter_mut().step_by(GUARD_BYTES) {
                 *byte = std::hint::black_box(*byte);
@@ -57,7 +57,7 @@ impl Region {
         &mut self.map[GUARD_BYTES..GUARD_BYTES + self.bytes]
     }
 
-    /// True when nobody wrote into the guard or the slack.
+    /// True if guard and slack are still zero.
     pub(super) fn guards_hold(&self) -> bool {
         let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         zero(&self.map[..GUARD_BYTES]) && zero(&self.map[GUARD_BYTES + self.bytes..])

@@ -1,4 +1,5 @@
-//! The CPU: pools in memory, kernels in a loaded object, N threads that walk one step list and meet at barriers.
+//! The CPU device: pools in host memory, kernels in a loaded shared object, and threads that run one step list with
+//! barriers.
 
 mod code;
 mod isa;
@@ -13,26 +14,27 @@ use std::sync::Arc;
 use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Count, Limits, Program, ProgramInfo, Step, Table};
 
+use tracing::debug_span;
+
 use self::code::{Code, KernelFn};
 use self::memory::Region;
 use self::threads::{Barrier, Team};
 use self::weights::Weights;
 use super::map::PlanFile;
-use super::{Counts, Device, Opened, Piece, Settings};
-use crate::check::Checked;
-use crate::engine::OpenOptions;
+use super::{Addresses, Counts, Device, NAN_BYTE, Opened, Piece, Settings};
+use crate::check::{Broken, Checked};
 use crate::execute::{Lane, execute};
 use crate::trace::{Trace, Traced};
-use crate::{Progress, RuntimeError, Unit};
+use crate::{OpenOptions, RuntimeError};
 
-/// A CPU that has a plan open.
+/// The CPU with an open plan.
 pub(crate) struct Cpu {
     team: Team,
     code: Code,
     limits: Limits,
-    /// Bytes of one state slot.
+    /// Size of a state slot, in bytes.
     slot_bytes: usize,
-    /// Bytes of one KV page.
+    /// Size of a KV page, in bytes.
     page_bytes: usize,
     arena: Region,
     state: Region,
@@ -45,17 +47,17 @@ pub(crate) struct Cpu {
     broken: Option<RuntimeError>,
 }
 
-/// Argument arrays of one entry's steps, one after another.
+/// Argument arrays of one entry's steps, concatenated.
 struct Arguments {
     slots: Vec<u64>,
-    /// Where the array of each step begins.
+    /// Start of each step's array in `slots`.
     begins: Vec<usize>,
-    /// Slots that hold a count, and the factor on it.
+    /// Slots that each run sets to a count times a factor.
     counts: Vec<(usize, Count, u32)>,
 }
 
 impl Cpu {
-    /// Takes the memory that the manifest states, loads the code, and draws the weights where they are synthetic.
+    /// Loads the code, allocates the memory that the manifest states, and maps the weights or draws synthetic ones.
     pub(crate) fn open(
         plan: &Plan<'_>,
         (info, program): (&ProgramInfo, &Program),
@@ -64,9 +66,9 @@ impl Cpu {
     ) -> Result<(Cpu, Opened), RuntimeError> {
         let manifest = plan.manifest();
         let (limits, bytes) = (&manifest.limits, &info.memory);
-        let target = isa::choose(&info.targets, &manifest.native_features, options.isa.as_deref())?;
+        let target = isa::choose(&info.targets, options.isa.as_deref())?;
         let elf = plan.code(target).ok_or(RuntimeError::NoSection("code for the target"))?;
-        let code = Code::load(target, elf, &program.kernels)?;
+        let code = debug_span!("load code", target).in_scope(|| Code::load(target, elf, &program.kernels))?;
         let n_threads = match options.threads {
             None => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             Some(n @ 1..=MAX_THREADS) => n,
@@ -74,6 +76,7 @@ impl Cpu {
                 return Err(RuntimeError::Option { name: "threads", found: n.to_string(), expected: "1 … 1024" });
             }
         };
+        let map = debug_span!("map", bytes = bytes.total(limits)).entered();
         let mut cpu = Cpu {
             team: Team::new(n_threads)?,
             code,
@@ -94,40 +97,36 @@ impl Cpu {
             [&mut cpu.arena, &mut cpu.state, &mut cpu.kv, &mut cpu.tables].into_iter().for_each(Region::prefault);
             cpu.weights.prefault();
         }
+        drop(map);
         cpu.entries = (0..cpu.program.entries.len()).map(|index| cpu.arguments(index)).collect();
         Ok((cpu, Opened { target: target.to_owned(), device: "cpu".to_owned(), n_threads }))
     }
 
-    /// The argument arrays of an entry: everything but the counts is known from here on.
+    /// The argument arrays of an entry, complete except for counts.
     fn arguments(&mut self, entry: usize) -> Arguments {
-        let (arena, state, kv, tables) =
-            (self.arena.address(), self.state.address(), self.kv.address(), self.tables.address());
-        let weights = self.weights.address();
+        let addresses = Addresses {
+            weights: self.weights.address(),
+            kv: self.kv.address(),
+            state: self.state.address(),
+            arena: self.arena.address(),
+            tables: self.tables.address(),
+        };
         let steps = &self.program.entries[entry].steps;
         let mut arguments = Arguments { slots: Vec::new(), begins: Vec::new(), counts: Vec::new() };
         for step in steps {
             arguments.begins.push(arguments.slots.len());
             for &arg in &step.args {
-                let slot = match arg {
-                    Arg::Arena(offset) => arena + offset,
-                    Arg::State(offset) => state + offset,
-                    Arg::Kv(offset) => kv + offset,
-                    Arg::Weight(index) => weights + self.program.weights[index as usize].offset,
-                    Arg::Table(table) => tables + table.offset(&self.limits),
-                    Arg::Constant(value) => value,
-                    Arg::TensorMap(_) => unreachable!("a CPU's program that was verified has no tensor maps"),
-                    Arg::Count(count, factor) => {
-                        arguments.counts.push((arguments.slots.len(), count, factor));
-                        0
-                    }
-                };
-                arguments.slots.push(slot);
+                if let Arg::Count(count, factor) = arg {
+                    arguments.counts.push((arguments.slots.len(), count, factor));
+                }
+                // Counts are 0 until a step sets them; verified CPU programs have no tensor maps.
+                arguments.slots.push(addresses.of(arg, &self.program, &self.limits).unwrap_or(0));
             }
         }
         arguments
     }
 
-    /// Where a piece lies in its pool, in bytes.
+    /// Byte range of a piece in its pool.
     fn range(&self, piece: Piece) -> Range<usize> {
         let (index, bytes) = match piece {
             Piece::Slot(slot) => (slot, self.slot_bytes),
@@ -136,7 +135,7 @@ impl Cpu {
         index as usize * bytes..(index as usize + 1) * bytes
     }
 
-    /// The pool that a piece lies in.
+    /// The pool of a piece.
     fn pool_mut(&mut self, piece: Piece) -> &mut [u8] {
         match piece {
             Piece::Slot(_) => self.state.as_mut_slice(),
@@ -150,10 +149,7 @@ impl Cpu {
     }
 }
 
-/// A number of such bytes is NaN, in f32 as in bf16.
-const NAN_BYTE: u8 = 0xff;
-
-/// More threads than any machine that we know has.
+/// Upper limit of [`OpenOptions::threads`].
 const MAX_THREADS: usize = 1024;
 
 impl Device for Cpu {
@@ -210,7 +206,7 @@ impl Device for Cpu {
         let mut broken = None;
         let mut look = |step: usize| {
             let region = regions.iter().copied().chain(self.weights.region()).find(|region| !region.guards_hold());
-            broken = broken.take().or(region.map(|region| (step, region.name)));
+            broken = broken.take().or(region.map(|region| Broken { step, region: region.name }));
         };
         let mine = |barrier: &Barrier| {
             let mut lane = Thread { job: &job, thread: 0, barrier };
@@ -233,11 +229,8 @@ impl Device for Cpu {
             }
         };
         self.team.run(mine, &others);
-        if let Some((step, region)) = broken {
-            let found = &steps[step];
-            let kernel = self.program.kernels[found.kernel as usize].symbol.clone();
-            let source_layer = found.source.clone();
-            self.broken.get_or_insert(RuntimeError::GuardBroken { step, kernel, source_layer, region });
+        if let Some(broken) = broken {
+            self.broken.get_or_insert(broken.error(&self.program, index));
         }
         Ok(())
     }
@@ -259,14 +252,14 @@ impl Device for Cpu {
     }
 }
 
-/// What all threads of a run share.
+/// Inputs shared by all threads of a run.
 struct Job<'a> {
     n_threads: u64,
     kernels: &'a [KernelFn],
     arguments: &'a Arguments,
 }
 
-/// One thread's way through a step list.
+/// The lane of one thread.
 struct Thread<'a> {
     job: &'a Job<'a>,
     thread: u64,
@@ -282,17 +275,10 @@ impl Lane for Thread<'_> {
         let Job { n_threads, kernels, arguments } = *self.job;
         let kernel = kernels[step.kernel as usize];
         let slots = &arguments.slots[arguments.begins[index]..];
-        // SAFETY: the array has as many slots as the kernel reads, and every address in it lies inside the region that
-        // it points into, with as many bytes behind it as the compiler laid out: `jamba_plan::verify` and the engine
-        // checked the one, the schedule's checker the other. No Rust reference to these regions is alive: the engine
-        // runs steps through `&mut self`, and all threads are inside this one job.
+        // SAFETY: the array has as many slots as the kernel reads, and every address points into its region
+        // (`jamba_plan::verify` and the engine checked both). The kernel stays within its buffers (the schedule's verifier
+        // checked their sizes). No Rust reference to the regions is alive: the engine runs steps through `&mut self`, and
+        // all threads are inside this job.
         unsafe { kernel(slots.as_ptr(), self.thread, n_threads) };
-    }
-}
-
-/// Reports progress in bytes, where somebody listens.
-fn report(progress: Option<&(dyn Fn(Progress) + Sync)>, what: &'static str, done: u64, total: u64) {
-    if let Some(listen) = progress {
-        listen(Progress { what, done, total, unit: Unit::Bytes });
     }
 }

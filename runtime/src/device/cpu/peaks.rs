@@ -1,40 +1,40 @@
-//! What this CPU can do at best, measured: the peaks that benchmarks are compared with.
+//! Measures this CPU's peak bandwidth and peak f32 arithmetic, for comparison with benchmarks.
 //!
-//! Bandwidth is that of reading memory that no cache holds, every thread a part of its own, in one stream or in several,
-//! whatever is fastest. Arithmetic is that of independent multiply-adds in registers, as wide as the CPU has them. The median of a
-//! few tries: the best one is luck on a machine that is shared, which a longer run has not.
+//! Bandwidth: each thread reads its part of an array larger than the caches, in 1, 4 or 8 streams; the fastest counts.
+//! Arithmetic: independent multiply-adds in the widest vector registers. Each is the median of several tries; on a shared
+//! machine the best try is not sustainable.
 
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Instant;
 
-/// Peaks of a number of threads together.
+/// Peak rates of several threads together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peaks {
-    /// Threads.
+    /// Number of threads.
     pub n_threads: usize,
-    /// Bytes read a second.
+    /// Bytes read per second.
     pub bytes_per_s: f64,
-    /// f32 operations a second, a multiply-add counting two.
+    /// f32 operations per second; a multiply-add counts as two.
     pub operations_per_s: f64,
 }
 
-/// Bytes that all threads read together: many times any cache.
+/// Size of the array, much larger than the caches.
 const READ_BYTES: usize = 256 << 20;
 
-/// Words of a cache line.
+/// u64 words per cache line.
 const LINE: usize = 8;
 
-/// Rounds of multiply-adds.
+/// Multiply-adds per accumulator.
 const ROUNDS: usize = 4 << 20;
 
-/// Independent sums: more than the latency of two units of four cycles, fewer than the registers.
+/// Independent accumulators: at least 2 units × 4 cycles of latency, and no more than fit in registers.
 const SUMS: usize = 10;
 
 const TRIES: usize = 5;
 
 impl Peaks {
-    /// Measures the peaks; takes a quarter of a gigabyte and about a second.
+    /// Measures the peaks. Uses 256 MiB of memory and takes about a second.
     pub fn measure(n_threads: usize) -> Peaks {
         let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
         let parts: Vec<&[u64]> = memory.chunks(memory.len().div_ceil(n_threads)).collect();
@@ -49,7 +49,7 @@ impl Peaks {
     }
 }
 
-/// Seconds that threads need for their parts together: the median try.
+/// Median time in which all threads finish their parts, in seconds.
 fn seconds(n_threads: usize, part: &(dyn Fn(usize) + Sync)) -> f64 {
     let barrier = Barrier::new(n_threads);
     let work = |thread: usize| {
@@ -70,7 +70,7 @@ fn seconds(n_threads: usize, part: &(dyn Fn(usize) + Sync)) -> f64 {
     })
 }
 
-/// The sum of all words, read at so many places side by side; without what is left of the streams' last lines.
+/// Sums all words, read in `STREAMS` concurrent streams. Ignores incomplete lines at the ends of streams.
 fn sum<const STREAMS: usize>(words: &[u64]) -> u64 {
     let (lines, _) = words.as_chunks::<LINE>();
     let of_stream = lines.len() / STREAMS;

@@ -1,5 +1,4 @@
-//! A team of threads that do one job together and meet at barriers. The caller is thread 0; a team without a job
-//! sleeps.
+//! A team of threads that run one job together and synchronize at barriers. The caller is thread 0. An idle team sleeps.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -8,10 +7,10 @@ use std::thread::JoinHandle;
 
 use crate::RuntimeError;
 
-/// Looks at a barrier before a thread sleeps: some ten microseconds, about what waking a thread costs.
+/// Spins at a barrier before a thread sleeps: about ten microseconds, similar to the cost of a wake-up.
 const SPINS: u32 = 2000;
 
-/// Where all threads of a team meet: they spin briefly, then sleep.
+/// A barrier for all threads of a team. Waiting threads spin briefly, then sleep.
 #[derive(Debug)]
 pub(super) struct Barrier {
     n_threads: u32,
@@ -21,21 +20,21 @@ pub(super) struct Barrier {
     sleeping: Line<AtomicU32>,
 }
 
-/// A value on a cache line of its own.
+/// A value on its own cache line, or pair of lines.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Line<T>(T);
 
 impl Barrier {
     fn new(n_threads: u32) -> Barrier {
-        // Spinning helps only while every thread has a core to itself.
+        // Spinning only helps if every thread has its own core.
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let spins = if n_threads as usize <= cores { SPINS } else { 0 };
         let line = || Line(AtomicU32::new(0));
         Barrier { n_threads, spins, arrived: line(), round: line(), sleeping: line() }
     }
 
-    /// Returns when every thread of the team has called it. What they wrote before is then seen by all.
+    /// Returns when every thread of the team has called it. Earlier writes of all threads are then visible to all.
     pub(super) fn wait(&self) {
         if self.n_threads == 1 {
             return;
@@ -43,8 +42,8 @@ impl Barrier {
         let round = self.round.0.load(Ordering::Relaxed);
         if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.n_threads {
             self.arrived.0.store(0, Ordering::Relaxed);
-            // SeqCst orders this store before the look at `sleeping`, as it orders a sleeper's count before its look at
-            // `round`: either we see the sleeper, or it sees the new round.
+            // SeqCst orders this store before the load of `sleeping`, and a sleeper's increment before its load of `round`:
+            // either this thread sees the sleeper, or the sleeper sees the new round.
             self.round.0.store(round.wrapping_add(1), Ordering::SeqCst);
             if self.sleeping.0.load(Ordering::SeqCst) > 0 {
                 atomic_wait::wake_all(&self.round.0);
@@ -65,7 +64,7 @@ impl Barrier {
     }
 }
 
-/// What the workers of a team do: called once by each of them, with its number.
+/// The workers' part of a job, called once per worker with its index.
 type Job<'a> = dyn Fn(usize, &Barrier) + Sync + 'a;
 
 struct Shared {
@@ -74,27 +73,27 @@ struct Shared {
     job: UnsafeCell<Option<*const Job<'static>>>,
 }
 
-// SAFETY: `job` is written by thread 0 before the barrier that begins a job and read by the workers after it; the
-// workers are past using it when thread 0 passes the barrier that ends the job. Everything else is atomic.
+// SAFETY: thread 0 writes `job` before the barrier that starts a job, and the workers read it after that barrier. The
+// workers no longer use it when thread 0 passes the barrier that ends the job. All other fields are atomic.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is only followed between those barriers, while what it points to is borrowed.
+// SAFETY: the pointer in `job` is only dereferenced between those two barriers, while `Team::run` borrows its target.
 unsafe impl Send for Shared {}
 
-/// Threads that wait for jobs.
+/// Threads that wait for jobs; dropping the team ends them.
 pub(super) struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Team {
-    /// A team of `n_threads`, the caller included.
+    /// A team of `n_threads`, including the caller.
     pub(super) fn new(n_threads: usize) -> Result<Team, RuntimeError> {
         let shared = Arc::new(Shared {
             barrier: Barrier::new(n_threads as u32),
             stop: AtomicBool::new(false),
             job: UnsafeCell::new(None),
         });
-        // Workers begin when all of them exist; where one cannot be started, the others see their sender go and end.
+        // Workers start when all threads exist. If a thread cannot be created, the senders are dropped and the others end.
         let mut workers = Vec::with_capacity(n_threads);
         let mut senders = Vec::with_capacity(n_threads);
         for thread in 1..n_threads {
@@ -112,21 +111,21 @@ impl Team {
             let _ = sender.send(Arc::clone(&shared)); // the receiver waits
         }
         let mut team = Team { shared, workers };
-        // When this returns all workers have begun, with what the system allocates for that.
+        // Forces thread-local allocations of all workers to happen now.
         team.run(|_| (), &|_, _| ());
         Ok(team)
     }
 
-    /// Number of threads, the caller included.
+    /// Number of threads, including the caller.
     pub(super) fn n_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `mine` on the calling thread and `others` on every worker, and returns when all have returned.
+    /// Runs `mine` on the calling thread and `others` on every worker. Returns when all have returned.
     pub(super) fn run(&mut self, mine: impl FnOnce(&Barrier), others: &Job<'_>) {
-        // SAFETY: only the lifetime changes; the pointer is followed before this function returns, never after it.
+        // SAFETY: only the lifetime changes; workers dereference the pointer only until the last barrier of this function.
         let job: *const Job<'static> = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(others) };
-        // SAFETY: the workers wait at the barrier below and do not look at the cell.
+        // SAFETY: the workers wait at the barrier below and do not access the cell.
         unsafe { *self.shared.job.get() = Some(job) };
         let _guard = AbortOnPanic;
         self.shared.barrier.wait();
@@ -145,7 +144,7 @@ impl Drop for Team {
     }
 }
 
-/// A thread that panics would leave the others at their barrier, and the job's borrows in their hands.
+/// Aborts the process if the thread panics. Unwinding would leave other threads at a barrier with borrows of the job.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -163,9 +162,9 @@ fn work(shared: &Shared, thread: usize) {
         if shared.stop.load(Ordering::Acquire) {
             return;
         }
-        // SAFETY: thread 0 wrote the cell before the barrier and does not write it before the next one.
+        // SAFETY: thread 0 wrote the cell before the barrier above and does not write it before the one below.
         if let Some(job) = unsafe { *shared.job.get() } {
-            // SAFETY: `Team::run` borrows the job until this thread has arrived at the barrier below.
+            // SAFETY: `Team::run` borrows the job until this thread arrives at the barrier below.
             let job = unsafe { &*job };
             job(thread, &shared.barrier);
         }

@@ -1,4 +1,4 @@
-//! Weights: mapped where they lie in the plan, or drawn where the plan has a seed instead.
+//! Weights: mapped from the plan, or drawn if the plan has a seed instead (synthetic weights).
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,20 +8,21 @@ use jamba_plan::Plan;
 use jamba_plan::format::{Program, ProgramInfo, Weight};
 use jamba_plan::synthetic;
 use memmap2::Advice;
+use tracing::debug_span;
 
 use super::memory::Region;
-use super::report;
+use crate::RuntimeError;
 use crate::device::map::PlanFile;
-use crate::{Progress, RuntimeError};
+use crate::options::{Listener, report_bytes};
 
-/// Bytes that a thread draws at once, in whole panels.
+/// Bytes that a thread draws at a time, rounded to whole panels.
 const CHUNK_BYTES: usize = 1 << 19;
 
 /// The packed weights of an open plan.
 pub(super) enum Weights {
-    /// In the plan's file; at least `SLACK_BYTES` of the file follow them.
+    /// A range of the plan's file, followed by at least `SLACK_BYTES`.
     Mapped(Arc<PlanFile>, Range<usize>),
-    /// Drawn.
+    /// Drawn from the plan's seed.
     Synthetic(Region),
 }
 
@@ -31,17 +32,18 @@ impl Weights {
         (info, program): (&ProgramInfo, &Program),
         file: Arc<PlanFile>,
         n_threads: usize,
-        progress: Option<&(dyn Fn(Progress) + Sync)>,
+        progress: Listener<'_>,
     ) -> Result<Weights, RuntimeError> {
         match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
-                // Only a hint to read ahead: kernels find the pages either way.
+                // A hint to read ahead.
                 file.advise(Advice::WillNeed, &range);
                 Ok(Weights::Mapped(file, range))
             }
             (None, seed) => {
                 let mut region = Region::new("weights", info.memory.weights)?;
                 if let Some(seed) = seed {
+                    let _draw = debug_span!("draw weights", bytes = info.memory.weights).entered();
                     draw(&program.weights, seed, region.as_mut_slice(), n_threads, progress);
                 }
                 Ok(Weights::Synthetic(region))
@@ -57,15 +59,15 @@ impl Weights {
         }
     }
 
-    /// Reads what is not in memory yet, so that no step has to. Drawn weights were written already.
+    /// Makes mapped weights resident. Drawn weights already are.
     pub(super) fn prefault(&self) {
         if let Weights::Mapped(file, range) = self {
-            // Systems older than Linux 5.14 lack the advice; there the first steps read them.
+            // Before Linux 5.14 the advice does not exist; the first steps read the pages then.
             file.advise(Advice::PopulateRead, range);
         }
     }
 
-    /// The region, when the weights are not the file's.
+    /// The region of drawn weights.
     pub(super) fn region(&self) -> Option<&Region> {
         match self {
             Weights::Mapped(..) => None,
@@ -74,14 +76,8 @@ impl Weights {
     }
 }
 
-/// Draws every weight, in parts that the threads take one after another: the values depend on neither.
-fn draw(
-    weights: &[Weight],
-    seed: u64,
-    mut out: &mut [u8],
-    n_threads: usize,
-    progress: Option<&(dyn Fn(Progress) + Sync)>,
-) {
+/// Draws all weights in chunks that threads take from a queue. Values depend neither on chunks nor on threads.
+fn draw(weights: &[Weight], seed: u64, mut out: &mut [u8], n_threads: usize, progress: Listener<'_>) {
     let mut parts = Vec::new();
     let mut at = 0;
     for weight in weights {
@@ -102,7 +98,7 @@ fn draw(
             synthetic::fill_panels(weight, seed, first, chunk);
             let done = done.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64;
             if report_progress {
-                report(progress, "drawing weights", done, total);
+                report_bytes(progress, "drawing weights", done, total);
             }
         }
     };

@@ -1,24 +1,24 @@
-//! Synthetic weights drawn on the device, where they lie, by the kernels that a plan has for them.
+//! Draws synthetic weights on the device with the plan's draw kernels.
 
 use jamba_plan::format::{DrawKernel, Weight};
 use jamba_plan::synthetic::DrawnRows;
 
 use super::driver::{Driver, DriverError, LaunchOf};
 use super::fault::Fault;
-use super::weights::{Listener, tell};
+use crate::options::{Listener, report_bytes};
 
-/// Bytes that are drawn between two reports of progress, each of which waits for the device: some milliseconds.
+/// Bytes between two reports of progress. Each report synchronizes with the device.
 const BETWEEN_BYTES: u64 = 1 << 30;
 
-/// The kernels of a plan that draw weights.
+/// The draw kernels of a plan.
 pub(super) struct DrawKernels<'a> {
     pub(super) kernels: &'a [DrawKernel],
-    /// Kernels that the driver has loaded before them.
+    /// Number of kernels loaded before them; their index in the driver is offset by it.
     pub(super) before: usize,
 }
 
 impl DrawKernels<'_> {
-    /// Draws every weight at `to` and its offset.
+    /// Draws every weight to address `to` plus its offset.
     pub(super) fn draw(
         &self,
         driver: &mut dyn Driver,
@@ -34,18 +34,18 @@ impl DrawKernels<'_> {
             let done = weight.offset + weight.bytes;
             if done - told >= BETWEEN_BYTES || index + 1 == weights.len() {
                 driver.synchronize().map_err(|error| Fault::of_weights(name, error))?;
-                tell(listen, "drawing weights", done, total);
+                report_bytes(listen, "drawing weights", done, total);
                 told = done;
             }
         }
         Ok(())
     }
 
-    /// Launches what draws a weight.
+    /// Launches the kernels that draw one weight.
     fn launch(&self, driver: &mut dyn Driver, to: u64, weight: &Weight, seed: u64) -> Result<(), DriverError> {
         let refused = |message: String| DriverError::Call { call: "launch", message };
         let kernel = self.kernels.iter().position(|kernel| kernel.format == weight.format);
-        // Verified when the plan was read: each weight has a kernel, which can draw it.
+        // `jamba_plan::verify` checked that every weight has a kernel that can draw it.
         let kernel = kernel.ok_or_else(|| refused(format!("no kernel draws {}", weight.format.name())))?;
         let launch = self.kernels[kernel].launch;
         let blocks = launch.blocks(driver.info().n_sms, |_| 1);

@@ -1,9 +1,8 @@
-//! What the runtime asks of a GPU and its driver: memory, code, launches in order, and runs of launches that are recorded
-//! once and replayed.
+//! The interface to a GPU driver: memory, code, kernel launches on one stream, and graphs of launches.
 //!
-//! The trait is small so that something else than a GPU can stand behind it: a simulator in tests. Everything happens in the
-//! order of the calls, as on one stream; calls that give nothing back may return before it has happened. Addresses are the
-//! device's own, and never followed by the host.
+//! The trait is small so that tests can implement it with a simulator. Operations execute in call order, as on one stream;
+//! calls that return no data may return before their operation has executed. Addresses are device addresses and are never
+//! dereferenced by the host.
 
 use std::fmt;
 
@@ -11,64 +10,65 @@ use jamba_plan::format::{Swizzle, TensorElem};
 
 use crate::RuntimeError;
 
-/// A GPU with its driver, of which one plan is in sole possession while it is open.
+/// The driver of a GPU, used by one open plan.
 ///
-/// Dropping it gives back all memory, also after a fault.
+/// Dropping it frees all memory, even after a fault.
 pub trait Driver: Send {
-    /// What the device is.
+    /// Properties of the device.
     fn info(&self) -> &DeviceInfo;
 
-    /// Loads the code of a plan, once. Launches name kernels by their index in `kernels`.
+    /// Loads the code of a plan; called once. Launches refer to kernels by their index in `kernels`.
     ///
     /// # Errors
-    /// [`DriverError::Code`] where the code cannot be loaded, or lacks a kernel.
+    /// [`DriverError::Code`] if the code cannot be loaded or a kernel is missing.
     fn load(&mut self, code: DeviceCode<'_>, kernels: &[KernelNeeds<'_>]) -> Result<(), DriverError>;
 
-    /// Takes memory, whose content is undefined, on an address that is a multiple of 256. Kept until the driver is dropped.
-    /// `what` is for messages: `arena`.
+    /// Allocates memory with undefined content and returns its address, a multiple of 256. It is freed when the driver is
+    /// dropped. `what` names it in messages, for example `arena`.
     ///
     /// # Errors
-    /// [`DriverError::OutOfMemory`].
+    /// [`DriverError::OutOfMemory`] if the device has too little free memory.
     fn allocate(&mut self, what: &'static str, bytes: u64) -> Result<u64, DriverError>;
 
-    /// Copies bytes to the device. The slice is the caller's again on return.
+    /// Copies bytes to the device. The caller may change the slice after the call returns.
     fn upload(&mut self, to: u64, bytes: &[u8]) -> Result<(), DriverError>;
 
-    /// Copies bytes from the device, once everything before is done.
+    /// Copies bytes from the device after all earlier operations.
     fn download(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DriverError>;
 
-    /// Copies within the device; the two do not overlap.
+    /// Copies within the device. The ranges do not overlap.
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DriverError>;
 
-    /// Sets bytes on the device.
+    /// Sets `bytes` bytes from address `at` to `value`.
     fn fill(&mut self, at: u64, bytes: u64, value: u8) -> Result<(), DriverError>;
 
-    /// The 128 bytes that the tensor copies of kernels take for a map.
+    /// Encodes a tensor map (`CUtensorMap`) for the tensor copies of kernels.
     fn tensor_map(&mut self, map: &TensorMapOf) -> Result<[u8; 128], DriverError>;
 
-    /// Runs a kernel; between [`Driver::begin_capture`] and [`Driver::end_capture`] only notes that it shall run.
+    /// Launches a kernel, or records the launch between [`Driver::begin_capture`] and [`Driver::end_capture`].
     fn launch(&mut self, launch: &LaunchOf<'_>) -> Result<(), DriverError>;
 
-    /// Returns when everything before is done.
+    /// Waits for all earlier operations.
     ///
     /// # Errors
-    /// Faults of launches before it.
+    /// Faults of earlier launches.
     fn synchronize(&mut self) -> Result<(), DriverError>;
 
-    /// Begins to note launches, in place of running them.
+    /// Starts recording launches instead of running them.
     fn begin_capture(&mut self) -> Result<(), DriverError>;
 
-    /// Ends noting; the launches since [`Driver::begin_capture`] are a graph from here on.
+    /// Stops recording and makes a graph of the launches since [`Driver::begin_capture`].
     fn end_capture(&mut self) -> Result<GraphId, DriverError>;
 
-    /// Runs the launches of a graph, in their order.
+    /// Runs the launches of a graph in order.
     fn replay(&mut self, graph: GraphId) -> Result<(), DriverError>;
 }
 
-/// The driver of the GPU of that number, by NVIDIA's libcuda: for engines, and for what none is needed for.
+/// Opens the GPU with this index through NVIDIA's libcuda.
 ///
 /// # Errors
-/// [`RuntimeError::NoDriver`] where there is none, or the build is without it; [`RuntimeError::NoSuchDevice`].
+/// [`RuntimeError::NoDriver`] if libcuda is missing or the crate was built without the feature `cuda`;
+/// [`RuntimeError::NoSuchDevice`] if there are too few GPUs.
 pub fn open(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
     #[cfg(feature = "cuda")]
     return Ok(Box::new(super::nvidia::Nvidia::open(number)?));
@@ -79,104 +79,104 @@ pub fn open(number: u32) -> Result<Box<dyn Driver>, RuntimeError> {
     })
 }
 
-/// What a device is.
+/// Properties of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// The name that the driver gives it.
+    /// Name of the device, as its driver reports it.
     pub name: String,
-    /// Compute capability, major and minor.
+    /// Compute capability: major, minor.
     pub capability: (u32, u32),
-    /// Streaming multiprocessors.
+    /// Number of streaming multiprocessors.
     pub n_sms: u32,
-    /// Memory in all, in bytes.
+    /// Total memory, in bytes.
     pub total_bytes: u64,
-    /// Memory that nobody held when the device was opened, in bytes.
+    /// Free memory when the device was opened, in bytes.
     pub free_bytes: u64,
-    /// The newest CUDA version that the driver understands, major and minor; which PTX it can load follows from it.
+    /// Newest CUDA version that the driver supports: major, minor. It determines which PTX versions can be loaded.
     pub cuda: (u32, u32),
 }
 
-/// The code of a plan for a device.
+/// The code of a plan.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceCode<'a> {
-    /// PTX, a text.
+    /// PTX source.
     pub ptx: &'a str,
-    /// The same, assembled; a driver may load either.
+    /// The assembled PTX. A driver may load either.
     pub cubin: Option<&'a [u8]>,
 }
 
-/// A kernel that launches will name.
+/// A kernel to load, and its requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelNeeds<'a> {
-    /// Name of its entry.
+    /// Name of the entry function.
     pub symbol: &'a str,
-    /// Its parameters, 64 bits each.
+    /// Number of parameters, 64 bits each.
     pub n_args: usize,
-    /// The most dynamic shared memory that a launch takes, in bytes.
+    /// Largest dynamic shared memory of any launch, in bytes.
     pub shared_bytes: u32,
 }
 
-/// One launch of one kernel.
+/// A kernel launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchOf<'a> {
-    /// Index of the kernel in what was given to [`Driver::load`].
+    /// Index of the kernel in the list given to [`Driver::load`].
     pub kernel: usize,
-    /// Blocks along x, y, z.
+    /// Grid size in blocks: x, y, z.
     pub grid: [u32; 3],
-    /// Threads of a block, along x.
+    /// Threads per block, along x.
     pub threads: u32,
-    /// Dynamic shared memory of a block, in bytes.
+    /// Dynamic shared memory per block, in bytes.
     pub shared_bytes: u32,
-    /// The parameters.
+    /// Parameters, 64 bits each.
     pub args: &'a [u64],
 }
 
-/// A matrix of rows that tensor copies move boxes of; reads outside of it give zero.
+/// A row-major matrix whose boxes are moved by tensor copies. Reads outside of it return zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorMapOf {
-    /// Address of the first element; a multiple of 16.
+    /// Address of the first element, a multiple of 16.
     pub address: u64,
     /// Element type.
     pub elem: TensorElem,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// Columns.
+    /// Number of columns.
     pub cols: u64,
-    /// Bytes from one row to the next; a multiple of 16.
+    /// Row stride in bytes, a multiple of 16.
     pub row_stride: u64,
-    /// Rows of a box.
+    /// Rows per box.
     pub box_rows: u32,
-    /// Columns of a box.
+    /// Columns per box.
     pub box_cols: u32,
-    /// How a box lies in shared memory.
+    /// Layout of a box in shared memory.
     pub swizzle: Swizzle,
 }
 
-/// A graph of one driver: the number of graphs before it.
+/// Identifies a graph of a driver: its index in order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
-/// Why a driver refused.
+/// An error of a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DriverError {
-    /// The device has too little memory.
+    /// Too little free memory.
     OutOfMemory {
-        /// Bytes that were asked for.
+        /// Requested bytes.
         wanted: u64,
-        /// Bytes that are free.
+        /// Free bytes.
         free: u64,
     },
-    /// Code could not be loaded.
+    /// Code cannot be loaded: the driver's message.
     Code(String),
-    /// A kernel did what no kernel may do, or its launch was refused. What ran after it is worth nothing.
+    /// A kernel faulted, or its launch was rejected. Results of later operations are invalid.
     Fault(String),
-    /// The device is gone.
+    /// The device is lost.
     Lost(String),
-    /// A call failed for another reason: which, and the driver's message.
+    /// A call failed for another reason.
     Call {
-        /// The call: `cuMemcpyDtoH`.
+        /// Name of the call, for example `cuMemcpyDtoH`.
         call: &'static str,
-        /// The driver's message.
+        /// Message of the driver.
         message: String,
     },
 }
@@ -185,7 +185,7 @@ impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DriverError::OutOfMemory { wanted, free } => {
-                write!(f, "out of memory: {wanted} bytes were asked for, {free} are free")
+                write!(f, "out of memory: {wanted} bytes requested, {free} free")
             }
             DriverError::Code(message) | DriverError::Fault(message) | DriverError::Lost(message) => {
                 f.write_str(message)

@@ -1,22 +1,22 @@
-//! What went wrong on a device, kept: after a fault nothing on it is worth anything.
+//! Device faults. The first one is kept and reported by all later calls, since the device is unusable after it.
 
 use jamba_plan::format::Program;
 
 use super::driver::DriverError;
 use crate::RuntimeError;
 
-/// The first thing that went wrong.
+/// A fault and the operation that found it.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
-    /// What was being done: `copying state`, `some step of decode`, `prefill step 7 (linear_sm90, layers.3.mamba)`.
+    /// The operation: `copying state`, `some step of decode`, `prefill step 7 (linear_sm90, layers.3.mamba)`.
     place: String,
-    /// Looking at single steps would tell more.
+    /// True if checked execution would tell which step failed.
     is_vague: bool,
     error: DriverError,
 }
 
 impl Fault {
-    /// A call beside the steps. What kernels do wrong is found by the next call that waits for them.
+    /// A fault in a call outside of steps. Faults of kernels surface in the next call that waits for them.
     pub(super) fn of_call(what: &str, error: DriverError) -> Fault {
         match error {
             DriverError::Fault(_) => Fault { place: format!("some step, found while {what}"), is_vague: true, error },
@@ -24,18 +24,18 @@ impl Fault {
         }
     }
 
-    /// Drawing weights, as far as this parameter.
+    /// A fault while drawing weights up to parameter `last`.
     pub(super) fn of_weights(last: &str, error: DriverError) -> Fault {
         Fault { place: format!("drawing weights up to {last}"), is_vague: false, error }
     }
 
-    /// Some step of a run: errors of launches are found when the run is waited for.
+    /// A fault in an unknown step of a run: launch errors surface when the run is synchronized.
     pub(super) fn of_run(program: &Program, entry: usize, error: DriverError) -> Fault {
         let place = format!("some step of {}", program.entries[entry].kind.name());
         Fault { place, is_vague: matches!(error, DriverError::Fault(_)), error }
     }
 
-    /// One step.
+    /// A fault in a known step.
     pub(super) fn of_step(program: &Program, entry: usize, index: usize, error: DriverError) -> Fault {
         let entry = &program.entries[entry];
         let step = &entry.steps[index];

@@ -1,7 +1,7 @@
-//! Graphs: the launches of an entry for steps of about one size, recorded when the first such step runs.
+//! Graphs: recorded launches of an entry, one graph per bucket of step sizes, recorded by the first step of the bucket.
 //!
-//! A launch's grid follows from the counts of a step, rounded up; the counts themselves lie in the device's memory, where
-//! kernels read them, so that a graph serves every step of its bucket. Without graphs the grids are the same.
+//! Grids are computed from the step's counts rounded up to the bucket. Kernels read the exact counts from device memory, so
+//! that one graph serves every step of its bucket. Without graphs the grids are the same.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use jamba_plan::format::{Count, Entry, Pick};
 use super::driver::GraphId;
 use crate::device::Counts;
 
-/// The counts that grids are made for: those of a step rounded up to powers of two, as far as the entry goes.
+/// Counts for grid sizes: those of a step, rounded up to powers of two and limited to the entry's maxima.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Bucket {
     tokens: u64,
@@ -37,17 +37,18 @@ impl Bucket {
     }
 }
 
-/// Most graphs that are kept. A driver holds some memory for each, which no plan states: some 10 KB a launch are reported of
-/// NVIDIA's, so 4 MB of a model of 32 layers, a quarter of a gigabyte where all are recorded. `gpu-bench time` measures it.
+/// Maximum number of graphs. The driver allocates memory for each, which the plan's memory does not include: reportedly about
+/// 10 KB per launch for NVIDIA's driver, so 4 MB for a model of 32 layers and 256 MB for all graphs. `gpu-bench time`
+/// measures it.
 const MAX_GRAPHS: usize = 64;
 
-/// What a graph is of: an entry's index, a bucket, and how tokens are picked.
+/// The key of a graph: index of the entry, bucket, and how tokens are picked.
 pub(super) type Key = (usize, Bucket, Option<Pick>);
 
-/// The graphs so far.
+/// The recorded graphs.
 pub(super) struct Graphs {
     recorded: BTreeMap<Key, GraphId>,
-    /// How many there may be.
+    /// Limit on their number.
     most: usize,
 }
 
@@ -56,17 +57,17 @@ impl Graphs {
         Graphs { recorded: BTreeMap::new(), most: MAX_GRAPHS }
     }
 
-    /// None: every launch is made by itself.
+    /// No graphs: every step is launched separately.
     pub(super) fn off() -> Graphs {
         Graphs { recorded: BTreeMap::new(), most: 0 }
     }
 
-    /// Whether one more may be recorded.
+    /// True if another graph may be recorded.
     pub(super) fn take_more(&self) -> bool {
         self.recorded.len() < self.most
     }
 
-    /// From here on none is recorded.
+    /// Stops recording new graphs.
     pub(super) fn stop(&mut self) {
         self.most = self.recorded.len();
     }

@@ -1,28 +1,19 @@
-//! Guards: bytes around each allocation that no kernel may write, where steps are checked.
+//! Guards: bytes around each allocation that no kernel may write, for checked execution.
 
 use super::driver::{Driver, DriverError};
 
-/// Bytes of a guard; a multiple of every alignment that memory has.
+/// Size of a guard, a multiple of every allocation's alignment.
 pub(super) const GUARD_BYTES: u64 = 4096;
 
-/// What they hold.
+/// Content of the guards.
 const PATTERN: u8 = 0xa5;
 
-/// A guard that a step wrote into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken {
-    /// Index of the step in its entry.
-    pub(super) step: usize,
-    /// The allocation.
-    pub(super) region: &'static str,
-}
-
-/// The guards of all allocations.
+/// The guards of all allocations: name, and addresses before and after.
 #[derive(Default)]
 pub(super) struct Guards(Vec<(&'static str, [u64; 2])>);
 
 impl Guards {
-    /// Takes memory between two guards; the address between them.
+    /// Allocates memory between two guards and returns its address.
     pub(super) fn allocate(
         &mut self,
         driver: &mut dyn Driver,
@@ -38,12 +29,12 @@ impl Guards {
         Ok(begin)
     }
 
-    /// Bytes that they take around `n` allocations.
+    /// Size of the guards of `n` allocations, in bytes.
     pub(super) fn bytes(n: u64) -> u64 {
         2 * n * GUARD_BYTES
     }
 
-    /// The first allocation with a guard that was written.
+    /// The first allocation with an overwritten guard.
     pub(super) fn broken(&self, driver: &mut dyn Driver) -> Result<Option<&'static str>, DriverError> {
         let mut bytes = [0; GUARD_BYTES as usize];
         for (what, guards) in &self.0 {

@@ -1,9 +1,9 @@
-//! A GPU of compute capability 9.0 that has a plan open: memory in five allocations, code, and the steps of an entry as
-//! launches on one stream, recorded once for each size of step as a graph and replayed.
+//! GPUs of compute capability 9.0. A plan has five allocations; the steps of an entry are launches on one stream, recorded
+//! as one graph per bucket of step sizes and replayed.
 //!
-//! What happens in a step: the words of counts and the step tables are copied to the device in one piece, and the settings of
-//! draws where there are any; the graph of the step's bucket runs, or every launch by itself; what comes back is a token of each
-//! row of logits, and the rows themselves where the host has to see them. All of it goes through a [`driver::Driver`].
+//! A step uploads counts and step tables in one copy, and settings for drawing tokens if there are any; replays the graph of
+//! the step's bucket, or launches each step separately; and downloads one token per row of logits, or the rows that the host
+//! needs. All of it goes through a [`driver::Driver`].
 
 mod draw_kernels;
 pub mod driver;
@@ -25,45 +25,47 @@ use jamba_plan::format::{Limits, Memory, Pick, Program, Table};
 use self::driver::{Driver, DriverError};
 use self::fault::Fault;
 use self::graphs::{Bucket, Graphs};
-use self::guards::{Broken, Guards};
+use self::guards::Guards;
 use self::rows::Rows;
 use self::run::{Arguments, Run};
 use self::tables::Tables;
-use super::{Counts, Device, Piece, Settings};
+use super::{Addresses, Counts, Device, NAN_BYTE, Piece, Settings};
 use crate::RuntimeError;
+use crate::check::Broken;
 use crate::trace::Trace;
 
-/// A GPU that has a plan open.
+/// A GPU with an open plan.
 pub(crate) struct Gpu {
-    /// Reading state needs the driver too, which [`Device::read`] has shared with nobody.
+    /// In a cell because [`Device::read`] takes `&self` and needs the driver.
     live: RefCell<Live>,
-    /// Its name, in messages.
+    /// Name for messages.
     name: String,
     n_sms: u32,
     limits: Limits,
     memory: Memory,
     program: Program,
-    pools: Pools,
+    /// Of the five allocations; `tables` is the region of counts, step tables and tensor maps.
+    pools: Addresses,
     tables: Tables,
-    /// By entry of the program.
+    /// Arguments of each entry.
     entries: Vec<Arguments>,
     graphs: Graphs,
-    /// What the last run left.
+    /// Results of the last run.
     rows: Rows,
-    /// Around the allocations, where steps are checked.
+    /// Guards around the allocations, if steps are checked.
     guards: Option<Guards>,
     broken: Option<RuntimeError>,
     checked: bool,
 }
 
-/// A driver, and the first thing that went wrong on it: nothing is asked of it from then on.
+/// A driver and its first fault. After a fault the driver is not called any more.
 struct Live {
     driver: Box<dyn Driver>,
     fault: Option<Fault>,
 }
 
 impl Live {
-    /// Does something that nothing is returned of; what fails is found by [`Device::health`].
+    /// Runs an action that returns nothing. [`Device::health`] reports its error.
     fn attempt(&mut self, what: &'static str, action: impl FnOnce(&mut dyn Driver) -> Result<(), DriverError>) {
         if self.fault.is_none() {
             self.fault = action(&mut *self.driver).err().map(|error| Fault::of_call(what, error));
@@ -71,21 +73,8 @@ impl Live {
     }
 }
 
-/// Addresses of the five allocations; 0 for what the plan has none of.
-#[derive(Clone, Copy)]
-struct Pools {
-    weights: u64,
-    kv: u64,
-    state: u64,
-    arena: u64,
-    tables: u64,
-}
-
-/// A byte that nobody may take for a number: bf16 and f32 of it are NaN.
-const NAN_BYTE: u8 = 0xff;
-
 impl Gpu {
-    /// Where a piece lies, and its length in bytes.
+    /// Address of a piece and its size in bytes.
     fn place(&self, piece: Piece) -> (u64, u64) {
         let (pool, index, bytes) = match piece {
             Piece::Slot(slot) => (self.pools.state, slot, self.memory.state_slot),
@@ -98,7 +87,7 @@ impl Gpu {
         self.live.get_mut().attempt(what, action);
     }
 
-    /// Copies the step's share of the tables, runs it, and brings back its tokens or rows of logits.
+    /// Uploads the step's tables, runs it, and downloads its tokens or rows of logits.
     fn step(
         &mut self,
         index: usize,
@@ -184,11 +173,8 @@ impl Device for Gpu {
         self.health()?;
         match self.step(entry, counts, settings, trace) {
             Ok(None) => {}
-            Ok(Some(Broken { step, region })) => {
-                let found = &self.program.entries[entry].steps[step];
-                let kernel = self.program.kernels[found.kernel as usize].symbol.clone();
-                let source_layer = found.source.clone();
-                self.broken.get_or_insert(RuntimeError::GuardBroken { step, kernel, source_layer, region });
+            Ok(Some(broken)) => {
+                self.broken.get_or_insert(broken.error(&self.program, entry));
             }
             Err(fault) => self.live.get_mut().fault = Some(fault),
         }

@@ -1,5 +1,5 @@
-//! Opening a plan on a GPU: every check before any memory is taken, then memory, code, weights, and what kernels find by
-//! address.
+//! Opens a plan on a GPU: checks everything, then loads the code, allocates memory, uploads or draws the weights, and writes
+//! tensor maps and kernel arguments.
 
 use std::cell::RefCell;
 
@@ -7,6 +7,7 @@ use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TensorMap};
 use jamba_plan::synthetic::DrawnRows;
 use jamba_plan::tables::DeviceTables;
+use tracing::debug_span;
 
 use super::draw_kernels::DrawKernels;
 use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, TensorMapOf};
@@ -16,20 +17,19 @@ use super::guards::Guards;
 use super::rows::Rows;
 use super::run::Arguments;
 use super::tables::Tables;
-use super::{Gpu, Live, Pools, weights};
-use crate::RuntimeError;
-use crate::device::Opened;
+use super::{Gpu, Live, weights};
 use crate::device::map::PlanFile;
-use crate::engine::OpenOptions;
+use crate::device::{Addresses, Opened};
+use crate::{OpenOptions, RuntimeError};
 
-/// The compute capability that sm_90a code runs on, and no other.
+/// The only compute capability that runs sm_90a code.
 const CAPABILITY: (u32, u32) = (9, 0);
 
 /// The target whose code is loaded.
 const TARGET: &str = "sm_90a";
 
 impl Gpu {
-    /// Takes the memory that the manifest states, loads the code, and brings the weights.
+    /// Loads the code, allocates the memory that the manifest states, and uploads or draws the weights.
     pub(crate) fn open(
         plan: &Plan<'_>,
         (info, program): (&ProgramInfo, &Program),
@@ -41,7 +41,7 @@ impl Gpu {
         let device = driver.info().clone();
         let code = code(plan, info, options)?;
         check_device(&device, code.ptx)?;
-        let mut guards = options.check.then(Guards::default);
+        let mut guards = options.debug.check.then(Guards::default);
         check_memory(&device, memory.total(limits) + guards.as_ref().map_or(0, |_| Guards::bytes(N_POOLS)))?;
 
         let failed = |what: &'static str| {
@@ -54,8 +54,11 @@ impl Gpu {
                 error => Fault::of_call(what, error).error(&device),
             }
         };
-        driver.load(code, &kernels(info, program)).map_err(failed("loading the code"))?;
-        let pools = Pools::take(&mut *driver, memory, limits, guards.as_mut(), failed)?;
+        debug_span!("load code", target = TARGET)
+            .in_scope(|| driver.load(code, &kernels(info, program)))
+            .map_err(failed("loading the code"))?;
+        let _upload = debug_span!("upload", bytes = memory.total(limits)).entered();
+        let pools = allocate(&mut *driver, memory, limits, guards.as_mut(), failed)?;
         let listen = options.progress;
         match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
@@ -63,7 +66,7 @@ impl Gpu {
                 weights::copy(&mut *driver, pools.weights, &file.bytes()[range], listen)
                     .map_err(failed("copying the weights"))?;
             }
-            (None, Some(seed)) if info.draw_kernels.is_empty() || options.draw_on_host => {
+            (None, Some(seed)) if info.draw_kernels.is_empty() || options.debug.draw_on_host => {
                 weights::draw(&mut *driver, pools.weights, (&program.weights, seed), (options.threads, listen))
                     .map_err(failed("copying the weights"))?;
             }
@@ -76,7 +79,7 @@ impl Gpu {
             (None, None) => {}
         }
         let region = DeviceTables::of(limits, program);
-        write_maps(&mut *driver, program, pools, &region).map_err(failed("writing the tensor maps"))?;
+        write_maps(&mut *driver, program, pools, (&region, limits)).map_err(failed("writing the tensor maps"))?;
         driver.synchronize().map_err(failed("opening the plan"))?;
 
         let entries =
@@ -91,8 +94,8 @@ impl Gpu {
             pools,
             tables: Tables::new(limits, region),
             entries,
-            graphs: if options.launch_each { Graphs::off() } else { Graphs::new() },
-            rows: Rows::new(program, options.pick_on_host),
+            graphs: if options.debug.launch_each { Graphs::off() } else { Graphs::new() },
+            rows: Rows::new(program, options.debug.pick_on_host),
             program: program.clone(),
             guards,
             broken: None,
@@ -102,7 +105,7 @@ impl Gpu {
     }
 }
 
-/// The plan's code for the device, where that is what was asked for.
+/// The plan's code for the device. Fails if the options ask for another target.
 fn code<'a>(plan: &Plan<'a>, info: &ProgramInfo, options: &OpenOptions<'_>) -> Result<DeviceCode<'a>, RuntimeError> {
     if let Some(wanted) = options.isa.as_ref().filter(|&wanted| wanted != TARGET) {
         return Err(RuntimeError::NoSuchTarget { wanted: wanted.clone(), targets: info.targets.clone() });
@@ -110,12 +113,12 @@ fn code<'a>(plan: &Plan<'a>, info: &ProgramInfo, options: &OpenOptions<'_>) -> R
     let bytes = plan.code(TARGET).ok_or(RuntimeError::NoSection("code for sm_90a"))?;
     let ptx = std::str::from_utf8(bytes).map_err(|error| RuntimeError::Code {
         target: TARGET.to_owned(),
-        reason: format!("its PTX is no text: {error}"),
+        reason: format!("its PTX is not UTF-8: {error}"),
     })?;
     Ok(DeviceCode { ptx, cubin: plan.cubin(TARGET) })
 }
 
-/// Refuses a device that cannot run the code, and a driver that does not understand it.
+/// Checks that the device can run the code and that its driver can load it.
 fn check_device(device: &DeviceInfo, ptx: &str) -> Result<(), RuntimeError> {
     let (name, found) = (device.name.clone(), device.capability);
     if found != CAPABILITY {
@@ -137,12 +140,12 @@ fn check_device(device: &DeviceInfo, ptx: &str) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// The version of CUDA whose drivers are the first to understand a version of PTX: 8.0 came with 12.0. None came with 12.6.
+/// The first CUDA version that supports a PTX version: PTX 8.0 came with CUDA 12.0. CUDA 12.6 added none.
 fn cuda_of((major, minor): (u32, u32)) -> (u32, u32) {
     (major + 4, if major == 8 && minor > 5 { minor + 1 } else { minor })
 }
 
-/// Refuses a device without the memory that the plan states, before any of it is taken.
+/// Checks that the device has enough free memory, before any is allocated.
 fn check_memory(device: &DeviceInfo, needed: u64) -> Result<(), RuntimeError> {
     let free = device.free_bytes;
     if needed <= free {
@@ -151,7 +154,7 @@ fn check_memory(device: &DeviceInfo, needed: u64) -> Result<(), RuntimeError> {
     Err(RuntimeError::DeviceMemory { device: device.name.clone(), what: "the plan", needed, free })
 }
 
-/// What launches need of every kernel: of those of steps, then of those that draw weights.
+/// Requirements of every kernel: first those of steps, then those that draw weights.
 fn kernels<'a>(info: &'a ProgramInfo, program: &'a Program) -> Vec<KernelNeeds<'a>> {
     let shared_bytes = |index: usize| {
         let steps = program.entries.iter().flat_map(|entry| &entry.steps);
@@ -172,76 +175,60 @@ fn kernels<'a>(info: &'a ProgramInfo, program: &'a Program) -> Vec<KernelNeeds<'
         .collect()
 }
 
-/// Allocations of an open plan.
+/// Number of allocations of an open plan.
 const N_POOLS: u64 = 5;
 
-impl Pools {
-    fn take<F: FnOnce(DriverError) -> RuntimeError>(
-        driver: &mut dyn Driver,
-        memory: &Memory,
-        limits: &Limits,
-        mut guards: Option<&mut Guards>,
-        failed: impl Fn(&'static str) -> F,
-    ) -> Result<Pools, RuntimeError> {
-        let mut take = |what: &'static str, bytes: u64| {
-            let taken = match &mut guards {
-                _ if bytes == 0 => Ok(0),
-                Some(guards) => guards.allocate(driver, what, bytes),
-                None => driver.allocate(what, bytes),
-            };
-            taken.map_err(failed(what))
+/// Allocates the plan's memory, between guards if there are any.
+fn allocate<F: FnOnce(DriverError) -> RuntimeError>(
+    driver: &mut dyn Driver,
+    memory: &Memory,
+    limits: &Limits,
+    mut guards: Option<&mut Guards>,
+    failed: impl Fn(&'static str) -> F,
+) -> Result<Addresses, RuntimeError> {
+    let mut take = |what: &'static str, bytes: u64| {
+        let taken = match &mut guards {
+            _ if bytes == 0 => Ok(0),
+            Some(guards) => guards.allocate(driver, what, bytes),
+            None => driver.allocate(what, bytes),
         };
-        Ok(Pools {
-            weights: take("weights", memory.weights)?,
-            kv: take("KV pool", memory.kv_pool(limits))?,
-            state: take("state pool", memory.state_pool(limits))?,
-            arena: take("arena", memory.arena)?,
-            tables: take("step tables", memory.tables)?,
-        })
-    }
-
-    /// The address that an argument without a count or a table stands for.
-    fn address(&self, program: &Program, arg: Arg) -> u64 {
-        match arg {
-            Arg::Arena(offset) => self.arena + offset,
-            Arg::State(offset) => self.state + offset,
-            Arg::Kv(offset) => self.kv + offset,
-            Arg::Weight(index) => self.weights + program.weights[index as usize].offset,
-            Arg::Constant(value) => value,
-            Arg::Table(_) | Arg::Count(..) | Arg::TensorMap(_) => self.tables,
-        }
-    }
+        taken.map_err(failed(what))
+    };
+    Ok(Addresses {
+        weights: take("weights", memory.weights)?,
+        kv: take("KV pool", memory.kv_pool(limits))?,
+        state: take("state pool", memory.state_pool(limits))?,
+        arena: take("arena", memory.arena)?,
+        tables: take("step tables", memory.tables)?,
+    })
 }
 
-/// Encodes the tensor maps and writes them behind the tables.
+/// Encodes the tensor maps and uploads them after the step tables.
 fn write_maps(
     driver: &mut dyn Driver,
     program: &Program,
-    pools: Pools,
-    region: &DeviceTables,
+    pools: Addresses,
+    (region, limits): (&DeviceTables, &Limits),
 ) -> Result<(), DriverError> {
     let mut encoded = Vec::new();
     for map in &program.tensor_maps {
         let &TensorMap { base, elem, rows, cols, row_stride, box_rows, box_cols, swizzle } = map;
-        let address = pools.address(program, base);
+        let address = pools.of(base, program, limits).unwrap_or(pools.tables); // verified: neither a count nor a map
         let map = TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle };
         encoded.extend(driver.tensor_map(&map)?);
     }
     if encoded.is_empty() { Ok(()) } else { driver.upload(pools.tables + region.maps_at, &encoded) }
 }
 
-/// The arguments of an entry's steps: counts and tables are addresses of what every step copies.
-fn arguments(program: &Program, entry: usize, pools: Pools, region: &DeviceTables, limits: &Limits) -> Arguments {
+/// The arguments of an entry's steps. Counts and tables are addresses in the region that every step uploads.
+fn arguments(program: &Program, entry: usize, pools: Addresses, region: &DeviceTables, limits: &Limits) -> Arguments {
+    let fixed = Addresses { tables: pools.tables + region.tables_at, ..pools };
     let mut arguments = Arguments { slots: Vec::new(), begins: vec![0] };
     for step in &program.entries[entry].steps {
-        arguments.slots.extend(step.args.iter().map(|&arg| {
-            let base = pools.address(program, arg);
-            match arg {
-                Arg::Table(table) => base + region.tables_at + table.offset(limits),
-                Arg::Count(count, factor) => base + region.count(count, factor).unwrap_or(0),
-                Arg::TensorMap(index) => base + region.map(index),
-                _ => base,
-            }
+        arguments.slots.extend(step.args.iter().map(|&arg| match arg {
+            Arg::Count(count, factor) => pools.tables + region.count(count, factor).unwrap_or(0),
+            Arg::TensorMap(index) => pools.tables + region.map(index),
+            arg => fixed.of(arg, program, limits).unwrap_or(0),
         }));
         arguments.begins.push(arguments.slots.len());
     }

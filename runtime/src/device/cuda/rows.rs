@@ -1,23 +1,22 @@
-//! What a run leaves for the host of its rows of logits: the rows, or the tokens that were picked from them and the rows that the
-//! host has to see.
+//! Results of a run on the host: rows of logits, or the tokens that the device picked and the rows that the host needs.
 
 use jamba_plan::format::{Entry, Logits, NO_TOKEN, Pick, Program};
 
 use super::driver::{Driver, DriverError};
 use crate::device::Settings;
 
-/// The rows of the last run.
+/// Results of the last run.
 pub(super) struct Rows {
-    /// Nothing is picked on the device.
+    /// True if the device must not pick tokens.
     picks_on_host: bool,
-    /// At the distance that they have on the device.
+    /// Rows of logits with the same stride as on the device.
     logits: Vec<f32>,
-    /// Of each row of a run that picked, [`NO_TOKEN`] where the row is here instead; else none.
+    /// The picked token of each row, [`NO_TOKEN`] if `logits` has the row instead; empty if the run picked no tokens.
     tokens: Vec<i32>,
 }
 
 impl Rows {
-    /// Memory for the largest run of the program.
+    /// Allocates buffers for the largest run of the program.
     pub(super) fn new(program: &Program, picks_on_host: bool) -> Rows {
         let most = |of: fn(&Entry) -> u64| program.entries.iter().map(of).max().unwrap_or(0) as usize;
         Rows {
@@ -27,15 +26,15 @@ impl Rows {
         }
     }
 
-    /// How tokens are picked on the device: drawn where any is; not at all where no row has a setting.
+    /// How the device picks tokens: by drawing if any row draws; not at all if no row has a setting.
     pub(super) fn pick(&self, entry: &Entry, settings: Settings<'_>) -> Option<Pick> {
         entry.picks.filter(|_| !self.picks_on_host)?;
         let pick = |temperature: f32| if temperature > 0.0 { Pick::Drawn } else { Pick::Likeliest };
         settings.iter().flatten().map(|setting| pick(setting.temperature)).max()
     }
 
-    /// Brings `n` rows from the arena at `arena`: all of them where nothing was picked; else their tokens, and those rows that have
-    /// no setting or no finite largest logit.
+    /// Downloads the results of `n` rows from the arena: all rows if no tokens were picked; otherwise the tokens, and the rows
+    /// that have no setting or no finite largest logit.
     pub(super) fn bring(
         &mut self,
         driver: &mut dyn Driver,
@@ -62,19 +61,19 @@ impl Rows {
         Ok(())
     }
 
-    /// A row, where it was brought.
+    /// A downloaded row.
     pub(super) fn logits(&self, logits: Logits, row: u64) -> &[f32] {
         let begin = (row * logits.row_stride / 4) as usize;
         &self.logits[begin..begin + logits.n as usize]
     }
 
-    /// The token that was picked from a row.
+    /// The token that the device picked from a row, if any.
     pub(super) fn token(&self, row: u64) -> Option<u32> {
         self.tokens.get(row as usize).and_then(|&token| u32::try_from(token).ok())
     }
 }
 
-/// f32 from the first of `n` rows to the end of the last.
+/// Number of f32 from the start of the first of `n` rows to the end of the last.
 fn elements(logits: Logits, n: u64) -> u64 {
     n.checked_sub(1).map_or(0, |last| last * logits.row_stride / 4 + logits.n)
 }

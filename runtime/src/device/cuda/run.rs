@@ -1,22 +1,23 @@
-//! One run of an entry: its steps as launches, replayed as a graph, or one by one where somebody looks at single steps.
+//! Runs an entry: replays a graph of its launches, or launches each step separately for checks and traces.
 
 use jamba_plan::format::{Pick, Program, Step};
 
 use super::driver::{Driver, DriverError, LaunchOf};
 use super::fault::Fault;
 use super::graphs::{Bucket, Graphs};
-use super::guards::{Broken, Guards};
+use super::guards::Guards;
+use crate::check::Broken;
 use crate::execute::{Lane, execute};
 use crate::trace::{Trace, Traced};
 
-/// The arguments of one entry's steps, one step after another.
+/// The arguments of one entry's steps, concatenated.
 pub(super) struct Arguments {
     pub(super) slots: Vec<u64>,
-    /// Where those of each step begin, and where the last ones end.
+    /// Start of each step's arguments in `slots`, and the end of the last ones.
     pub(super) begins: Vec<usize>,
 }
 
-/// What a run needs.
+/// Inputs of a run.
 pub(super) struct Run<'a> {
     pub(super) driver: &'a mut dyn Driver,
     pub(super) n_sms: u32,
@@ -25,14 +26,14 @@ pub(super) struct Run<'a> {
     pub(super) entry: usize,
     pub(super) arguments: &'a Arguments,
     pub(super) bucket: Bucket,
-    /// Which of the steps that pick tokens is made.
+    /// Selects the step that picks tokens, if any.
     pub(super) pick: Option<Pick>,
     pub(super) guards: Option<&'a Guards>,
 }
 
 impl Run<'_> {
-    /// Runs the steps without waiting for them: as a graph, which the first run of a bucket records; without graphs, or
-    /// where the driver has no memory for one more, every launch by itself.
+    /// Starts the steps without waiting for them. Replays the bucket's graph, which its first run records. Launches each step
+    /// separately if graphs are off or the driver has no memory for another one.
     pub(super) fn all(&mut self, graphs: &mut Graphs) -> Result<(), Fault> {
         let key = (self.entry, self.bucket, self.pick);
         if let Some(graph) = graphs.get(key) {
@@ -58,7 +59,7 @@ impl Run<'_> {
         }
     }
 
-    /// Runs every step alone and waits for it; looks at the guards behind it, where there are some.
+    /// Runs the steps one by one, synchronizes after each, and checks the guards if there are any.
     pub(super) fn one_by_one(&mut self, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
         self.driver.synchronize().map_err(|error| Fault::of_call("copying the step tables", error))?;
         self.launch(true, trace)
@@ -91,18 +92,18 @@ impl Run<'_> {
     }
 }
 
-/// The one lane of a GPU: launches in order, each waiting for the one before.
+/// The only lane of a GPU: launches execute in order on one stream.
 struct Stream<'a> {
     driver: &'a mut dyn Driver,
     n_sms: u32,
     bucket: Bucket,
     arguments: &'a Arguments,
-    /// Wait for every step before the next is launched.
+    /// Synchronize after every step.
     alone: bool,
     guards: Option<&'a Guards>,
-    /// The first step that broke one.
+    /// The first broken guard.
     broken: Option<Broken>,
-    /// The first step that failed; none is launched after it.
+    /// The first failed step. No step is launched after it.
     failed: Option<(usize, DriverError)>,
 }
 
@@ -113,7 +114,7 @@ impl Stream<'_> {
         let args = &self.arguments.slots[self.arguments.begins[index]..self.arguments.begins[index + 1]];
         self.driver.launch(&LaunchOf {
             kernel: step.kernel as usize,
-            grid: blocks.map(|blocks| blocks as u32), // verified to fit for the largest step
+            grid: blocks.map(|blocks| blocks as u32), // verified to fit u32 for the largest step
             threads: launch.threads,
             shared_bytes: launch.shared_bytes,
             args,

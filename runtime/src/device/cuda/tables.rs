@@ -1,18 +1,18 @@
-//! The host's image of the tables' region: words of counts, then the step tables.
+//! The host image of the table region: counts, then the step tables.
 
 use jamba_plan::format::{Limits, Setting, Table};
 use jamba_plan::tables::{COUNT_BYTES, DeviceTables, pages_per_sequence};
 
 use crate::device::{Counts, Settings};
 
-/// Elements of the image are words, so that counts and tables are aligned in it.
+/// The image consists of 64-bit words, so that counts and tables are aligned.
 const WORD_BYTES: usize = COUNT_BYTES as usize;
 
-/// What a step copies to the device, and where it lies there.
+/// The data that a step uploads, and its layout on the device.
 pub(super) struct Tables {
     pub(super) region: DeviceTables,
     image: Vec<u64>,
-    /// Where the page tables begin, in bytes, and how many a sequence's are.
+    /// Offset of the page tables and their size per sequence, in bytes.
     pages: (usize, usize),
 }
 
@@ -24,15 +24,14 @@ impl Tables {
         Tables { region, image, pages }
     }
 
-    /// A step table, to be filled.
+    /// A step table, for the caller to fill.
     pub(super) fn table(&mut self, limits: &Limits, table: Table) -> &mut [i32] {
         let begin = (self.region.tables_at + table.offset(limits)) as usize;
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.image);
         bytemuck::cast_slice_mut(&mut bytes[begin..begin + table.capacity(limits) as usize * size_of::<i32>()])
     }
 
-    /// The bytes that a step of these counts reads, from the start of the region: all but the page tables of sequences that
-    /// it does not have.
+    /// Sets the counts and returns the bytes to upload: everything up to the page tables of the step's last sequence.
     pub(super) fn image(&mut self, counts: Counts) -> &[u8] {
         for (word, &(count, factor)) in self.image.iter_mut().zip(&self.region.counts) {
             *word = counts.of(count) * u64::from(factor);
@@ -42,8 +41,8 @@ impl Tables {
         &bytes[..begin + counts.sequences as usize * of_sequence]
     }
 
-    /// Fills in the settings of a draw; where they lie in the region, and their bytes. A row without a setting has its likeliest
-    /// token drawn.
+    /// Fills in the settings for drawing tokens and returns their offset in the region and their bytes. A row without a
+    /// setting picks its most likely token.
     pub(super) fn settings(&mut self, limits: &Limits, settings: Settings<'_>) -> (u64, &[u8]) {
         let at = self.region.tables_at + Table::Settings.offset(limits);
         let table = self.table(limits, Table::Settings);

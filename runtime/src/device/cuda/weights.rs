@@ -1,33 +1,29 @@
-//! Weights on their way to the device: out of the mapped plan, or drawn on the host, piece by piece. No copy of all of them is
-//! ever in the host's memory.
+//! Uploads weights from the mapped plan, or draws them on the host, in pieces. Host memory never holds all of them.
 
 use jamba_plan::format::Weight;
 use jamba_plan::synthetic;
 
 use super::driver::{Driver, DriverError};
-use crate::{Progress, Unit};
+use crate::options::{Listener, report_bytes};
 
-/// Bytes that are drawn or copied at once.
+/// Bytes that are drawn or copied at a time.
 const CHUNK_BYTES: usize = 1 << 25;
 
-/// Bytes that a thread draws at once, in whole panels.
+/// Bytes that a thread draws at a time, rounded to whole panels.
 const SHARE_BYTES: usize = 1 << 19;
 
-/// Told how far the work is.
-pub(super) type Listener<'a> = Option<&'a (dyn Fn(Progress) + Sync)>;
-
-/// Copies the weights of the plan to `to`.
+/// Uploads the plan's weights to address `to`.
 pub(super) fn copy(driver: &mut dyn Driver, to: u64, weights: &[u8], listen: Listener<'_>) -> Result<(), DriverError> {
     let mut done = 0;
     for chunk in weights.chunks(CHUNK_BYTES) {
         driver.upload(to + done, chunk)?;
         done += chunk.len() as u64;
-        tell(listen, "copying weights", done, weights.len() as u64);
+        report_bytes(listen, "copying weights", done, weights.len() as u64);
     }
     Ok(())
 }
 
-/// Draws every weight and copies it to `to` and its offset; while one piece is copied, the next is drawn.
+/// Draws every weight and uploads it to address `to` plus its offset. Draws the next piece while one is uploaded.
 pub(super) fn draw(
     driver: &mut dyn Driver,
     to: u64,
@@ -50,21 +46,21 @@ pub(super) fn draw(
             }
             driver.upload(to + piece.at(), &drawn)
         })?;
-        tell(listen, "drawing weights", piece.at() + drawn.len() as u64, total);
+        report_bytes(listen, "drawing weights", piece.at() + drawn.len() as u64, total);
         std::mem::swap(&mut drawn, &mut drawing);
         current = next;
     }
     Ok(())
 }
 
-/// Panels of a weight that are drawn and copied at once.
+/// Panels of a weight that are drawn and uploaded together.
 struct Piece<'a> {
     weight: &'a Weight,
     first: usize,
     n: usize,
 }
 
-/// A weight in pieces.
+/// The pieces of a weight.
 fn pieces(weight: &Weight) -> impl Iterator<Item = Piece<'_>> {
     let panel_bytes = weight.layout.panel_bytes(weight.format);
     let n_panels = weight.bytes as usize / panel_bytes;
@@ -77,12 +73,12 @@ impl Piece<'_> {
         self.weight.layout.panel_bytes(self.weight.format)
     }
 
-    /// Where it lies among the weights, in bytes.
+    /// Offset of the piece in the weights, in bytes.
     fn at(&self) -> u64 {
         self.weight.offset + (self.first * self.panel_bytes()) as u64
     }
 
-    /// Draws it, in shares that the threads take one after another.
+    /// Draws the piece in shares that threads take from a queue.
     fn draw(&self, seed: u64, n_threads: usize, out: &mut Vec<u8>) {
         out.resize(self.n * self.panel_bytes(), 0);
         let of_share = (SHARE_BYTES / self.panel_bytes()).max(1);
@@ -101,11 +97,5 @@ impl Piece<'_> {
             }
             work();
         });
-    }
-}
-
-pub(super) fn tell(listen: Listener<'_>, what: &'static str, done: u64, total: u64) {
-    if let Some(listen) = listen {
-        listen(Progress { what, done, total, unit: Unit::Bytes });
     }
 }

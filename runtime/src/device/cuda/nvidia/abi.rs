@@ -1,7 +1,7 @@
-//! libcuda's functions as the runtime calls them: found by name in the library that cudarc opened, with an integer for an answer.
+//! libcuda's functions, looked up by name in the library that cudarc opened, with result codes as integers.
 //!
-//! cudarc's own functions return an enum of the answers that it knows; a driver that gives another one, as newer drivers may,
-//! would make a value of that enum that does not exist. Signatures are compared with cudarc's, which come from NVIDIA's headers.
+//! cudarc's functions return an enum of the known result codes. A newer driver may return another code, which would be an
+//! invalid enum value. Signatures are compared with cudarc's, which come from NVIDIA's headers.
 
 use std::ffi::{CString, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
@@ -12,44 +12,45 @@ use cudarc::driver::sys::{
     CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle, cuuint32_t, cuuint64_t,
 };
 
-/// What a call answered: a `CUresult`, known to cudarc or not.
+/// A result code, a `CUresult` that may be unknown to cudarc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) struct Answer(pub(super) u32);
 
 impl Answer {
-    /// Whether it is this one.
+    /// True if this is the code `known`.
     pub(super) fn is(self, known: CUresult) -> bool {
         self.0 == known as u32
     }
 }
 
-/// A function of the library, which has to be there and is loaded by the first of these.
+/// Looks up a function of libcuda.
 ///
 /// # Safety
-/// `F` is the type of a pointer to the function of that name.
+/// `F` must be the type of a pointer to the function `name`, and libcuda must be installed.
 unsafe fn symbol<F: Copy>(name: &str) -> Option<F> {
     let name = CString::new(name).ok()?;
-    // SAFETY: the library is there, and is never unloaded, so that the pointer stays good; its type is the caller's word.
+    // SAFETY: the library is installed (caller) and never unloaded (cudarc keeps it), so the pointer stays valid. The caller
+    // guarantees its type.
     unsafe { sys::culib().get::<F>(name.as_bytes_with_nul()).ok().map(|found| *found) }
 }
 
 macro_rules! functions {
     ($($name:ident($($arg:ident: $ty:ty),*);)*) => { $(
-        // The signature of the headers.
+        // Checks the signature against the headers.
         const _: unsafe fn($($ty),*) -> CUresult = sys::$name;
 
-        /// NVIDIA's function of that name; `CUDA_ERROR_NOT_FOUND` where the driver has none.
+        /// The function of this name in NVIDIA's documentation; `CUDA_ERROR_NOT_FOUND` if the driver does not have it.
         ///
         /// # Safety
-        /// What NVIDIA's documentation asks for; the library is there.
+        /// The caller must meet the requirements of NVIDIA's documentation, and libcuda must be installed.
         #[allow(non_snake_case, clippy::too_many_arguments, reason = "name and arguments are NVIDIA's")]
         pub(super) unsafe fn $name($($arg: $ty),*) -> Answer {
             type Function = unsafe extern "C" fn($($ty),*) -> u32;
             static FOUND: OnceLock<Option<Function>> = OnceLock::new();
-            // SAFETY: the signature is that of the headers, but for the answer, whose enum is an integer there.
+            // SAFETY: the signature is that of the headers, except that the result enum is its integer type.
             match FOUND.get_or_init(|| unsafe { symbol(stringify!($name)) }) {
-                // SAFETY: the caller keeps to the documentation.
+                // SAFETY: the caller meets the requirements of the documentation.
                 Some(function) => Answer(unsafe { function($($arg),*) }),
                 None => Answer(CUresult::CUDA_ERROR_NOT_FOUND as u32),
             }
@@ -124,13 +125,13 @@ functions! {
     cuEventSynchronize(event: CUevent);
 }
 
-/// What the driver says of an answer, by the function of that name: `cuGetErrorName` or `cuGetErrorString`. None where it does
-/// not know the answer.
+/// The driver's text for a result code, by `cuGetErrorName` or `cuGetErrorString`; None if the driver does not know the
+/// code.
 pub(super) fn words(function: &str, answer: Answer) -> Option<String> {
     type Function = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
     let mut words = std::ptr::null();
-    // SAFETY: both functions have this type, but for the answer, whose enum is an integer; the place is ours. The library is
-    // there, since it answered.
+    // SAFETY: both functions have this type, except that the result enum is its integer type; `words` is a local variable.
+    // The library is installed, since it returned a result code.
     let known = unsafe { Answer(symbol::<Function>(function)?(answer.0, &mut words)) };
     super::text(words).filter(|_| known.is(CUresult::CUDA_SUCCESS))
 }

@@ -1,22 +1,22 @@
-//! What calls of the driver answer.
+//! Maps result codes of the driver to errors.
 
 use cudarc::driver::sys::CUresult::{self, *};
 
 use super::super::driver::DriverError;
 use super::abi::{Answer, words};
 
-/// How bad an answer is.
+/// Classes of result codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A kernel did what no kernel may do.
+    /// A kernel faulted.
     Fault,
-    /// The device is gone.
+    /// The device is lost.
     Lost,
-    /// Something else.
+    /// Any other code.
     Other,
 }
 
-/// Answers that are a kernel's fault.
+/// Codes of kernel faults.
 const FAULTS: [CUresult; 10] = [
     CUDA_ERROR_ILLEGAL_ADDRESS,
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
@@ -30,7 +30,7 @@ const FAULTS: [CUresult; 10] = [
     CUDA_ERROR_LAUNCH_FAILED,
 ];
 
-/// Answers of a device that is gone.
+/// Codes of a lost device.
 const LOSSES: [CUresult; 13] = [
     CUDA_ERROR_DEINITIALIZED,
     CUDA_ERROR_DEVICE_UNAVAILABLE,
@@ -58,16 +58,16 @@ fn kind(answer: Answer) -> Kind {
     }
 }
 
-/// The driver's words: `CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered`.
+/// Name and text of a code: `CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered`.
 pub(super) fn message(answer: Answer) -> String {
-    let name = words("cuGetErrorName", answer).unwrap_or_else(|| format!("answer {}", answer.0));
+    let name = words("cuGetErrorName", answer).unwrap_or_else(|| format!("result code {}", answer.0));
     match words("cuGetErrorString", answer) {
         Some(words) => format!("{name}: {words}"),
         None => name,
     }
 }
 
-/// What a call answered, as the runtime calls it.
+/// Converts a result code of `call`.
 pub(super) fn check(call: &'static str, answer: Answer) -> Result<(), DriverError> {
     if answer.is(CUDA_SUCCESS) {
         return Ok(());

@@ -1,5 +1,5 @@
-// A libcuda for tests: device memory is memory of the host, everything happens at once, and the kernels are those of the toy
-// model. Counts what is alive; any call can be told to fail.
+// A fake libcuda for tests: device memory is host memory, operations are synchronous, and the kernels are those of the toy
+// model. Counts live objects. Any call can be made to fail.
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,16 +10,16 @@ typedef int32_t i32;
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_PTX = 218, NOT_FOUND = 500 };
 enum { P = 1009, PAGE = 16, VOCAB = 300, MOST = 4096 };
 
-// What a test looks at: contexts, allocations of both sides, captures, graphs that were launched.
+// Counters for tests: contexts, device and host allocations, captures, launched graphs.
 i32 contexts, allocations, captures, replays, uploads, downloads;
-// The driver's version, and bytes of the device.
+// The driver's version and the device's memory in bytes.
 i32 driver_version = 12040;
 u64 device_bytes = 1 << 30;
 
 static char failing[64];
 static i32 failing_with, sticky;
 
-// From here on that call fails so; after a sticky one all that wait do.
+// Makes a call fail with a code. After a sticky code, all synchronizing calls fail.
 void fail(const char *call, i32 code) { strcpy(failing, call), failing_with = code; }
 void reset(void) { failing[0] = 0, sticky = 0; }
 

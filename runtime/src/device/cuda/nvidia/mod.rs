@@ -1,8 +1,8 @@
-//! NVIDIA's driver behind [`Driver`]: libcuda, opened when the first plan asks for it, so that nothing of it has to be
-//! installed where nobody does.
+//! Implements [`Driver`] with NVIDIA's libcuda. The library is loaded when the first GPU is opened, so programs that use no
+//! GPU do not need it.
 //!
-//! Each plan has a context of its own. It goes with everything in it when the driver is dropped, and a fault in one does not
-//! reach another. The calling thread's own context is as it was after each call.
+//! Each plan has its own context, which is destroyed with everything in it when the driver is dropped. A fault in one context
+//! does not affect others. Each call restores the calling thread's context.
 
 mod abi;
 mod calls;
@@ -23,13 +23,13 @@ use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, GraphId, Kernel
 use crate::RuntimeError;
 use jamba_plan::format::{Swizzle, TensorElem};
 
-/// Dynamic shared memory that a kernel has without asking for it, in bytes.
+/// Dynamic shared memory available without opting in, in bytes.
 const FREE_SHARED_BYTES: u32 = 48 << 10;
 
-/// Bytes of the messages of the driver's assembler that are kept.
+/// Size of the buffer for messages of the driver's assembler, in bytes.
 const LOG_BYTES: usize = 8192;
 
-/// A GPU of NVIDIA's.
+/// An NVIDIA GPU.
 pub(crate) struct Nvidia {
     info: DeviceInfo,
     context: sys::CUcontext,
@@ -39,16 +39,16 @@ pub(crate) struct Nvidia {
     staging: Staging,
 }
 
-// SAFETY: the handles belong to the context, which every call makes the calling thread's own first, and the driver allows
-// that on any thread. Only one thread at a time has the value.
+// SAFETY: the handles belong to the context. Every method makes it current on the calling thread first, which the driver
+// permits on any thread; `&mut self` and ownership ensure that one thread uses it at a time.
 unsafe impl Send for Nvidia {}
 
-/// A context that is the calling thread's until this goes.
+/// Keeps a context current on the calling thread until it is dropped.
 struct Current;
 
 impl Current {
     fn new(context: sys::CUcontext) -> Result<Current, DriverError> {
-        // SAFETY: a context of ours, which lives as long as its driver.
+        // SAFETY: `context` was created by `Nvidia::open` and is destroyed only when its driver is dropped.
         check("cuCtxPushCurrent", unsafe { abi::cuCtxPushCurrent_v2(context) })?;
         Ok(Current)
     }
@@ -57,21 +57,21 @@ impl Current {
 impl Drop for Current {
     fn drop(&mut self) {
         let mut context = null_mut();
-        // SAFETY: the one that was pushed by `new` is on top. There is nobody to tell that it failed.
+        // SAFETY: the context pushed by `new` is on top of the stack. An error cannot be reported from `drop`.
         let _ = unsafe { abi::cuCtxPopCurrent_v2(&mut context) };
     }
 }
 
 impl Nvidia {
-    /// Opens the GPU of that number.
+    /// Opens the GPU with this index.
     ///
     /// # Errors
-    /// [`RuntimeError::NoDriver`], [`RuntimeError::NoSuchDevice`]; or the call that failed.
+    /// [`RuntimeError::NoDriver`], [`RuntimeError::NoSuchDevice`], or the error of the failed call.
     pub(crate) fn open(number: u32) -> Result<Nvidia, RuntimeError> {
         let (device, mut info) = library::device(number)?;
         let failed = |error: DriverError| super::Fault::of_call("opening the device", error).error(&info.name);
         let mut context = null_mut();
-        // SAFETY: `device` was given by the driver.
+        // SAFETY: `device` is a handle from `cuDeviceGet`; `context` is a local variable.
         check("cuCtxCreate", unsafe { abi::cuCtxCreate_v2(&mut context, 0, device) }).map_err(failed)?;
         let mut driver = Nvidia {
             info: info.clone(),
@@ -81,9 +81,9 @@ impl Nvidia {
             graphs: Vec::new(),
             staging: Staging::none(),
         };
-        // The context that was made is the thread's; the guard below pops it.
+        // `cuCtxCreate` made the context current; this guard pops it.
         let current = Current;
-        // SAFETY: a context is current, and the place is ours.
+        // SAFETY: a context is current; `driver.stream` is writable.
         let made =
             unsafe { abi::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         check("cuStreamCreate", made).map_err(failed)?;
@@ -95,33 +95,32 @@ impl Nvidia {
         Ok(driver)
     }
 
-    /// Makes the context the thread's, as long as what is returned lives.
+    /// Makes the context current until the guard is dropped.
     fn current(&self) -> Result<Current, DriverError> {
         Current::new(self.context)
     }
 
-    /// Loads assembled code where the driver takes it, PTX otherwise.
+    /// Loads assembled code if the driver accepts it, otherwise PTX.
     fn module(&self, code: DeviceCode<'_>) -> Result<sys::CUmodule, DriverError> {
         if let Some(cubin) = code.cubin
             && let Ok(module) = load(cubin)
         {
             return Ok(module);
         }
-        let ptx =
-            CString::new(code.ptx).map_err(|_| DriverError::Code("its PTX has a byte of zero within".to_owned()))?;
+        let ptx = CString::new(code.ptx).map_err(|_| DriverError::Code("its PTX contains a zero byte".to_owned()))?;
         load(ptx.as_bytes_with_nul())
     }
 }
 
-/// Bytes that are free and in all, of the current context's device.
+/// Free and total memory of the current context's device, in bytes.
 fn memory() -> Result<(u64, u64), DriverError> {
     let (mut free, mut total) = (0, 0);
-    // SAFETY: both places are ours.
+    // SAFETY: both pointers are to local variables.
     check("cuMemGetInfo", unsafe { abi::cuMemGetInfo_v2(&mut free, &mut total) })?;
     Ok((free as u64, total as u64))
 }
 
-/// Out of memory, or what else a call says.
+/// Like [`check`], but maps out-of-memory to [`DriverError::OutOfMemory`].
 fn out_of_memory(call: &'static str, answer: Answer, wanted: u64) -> Result<(), DriverError> {
     if answer.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
         let (free, _) = memory()?;
@@ -130,15 +129,15 @@ fn out_of_memory(call: &'static str, answer: Answer, wanted: u64) -> Result<(), 
     check(call, answer)
 }
 
-/// Loads an image: assembled code, or PTX with a zero behind it.
+/// Loads an image: assembled code, or zero-terminated PTX.
 fn load(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
     let (mut module, mut log) = (null_mut(), vec![0_u8; LOG_BYTES]);
     let mut options =
         [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-    // A size is passed as if it were an address.
+    // The size is passed in place of a pointer.
     let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG_BYTES)];
-    // SAFETY: the image is whole: a plan's cubin was compared with its digest, PTX ends with a zero. The log has as many
-    // bytes as the options say, and outlives the call.
+    // SAFETY: the image is complete: a plan's cubin was checked against its digest, and PTX is zero-terminated (the caller
+    // adds the zero). The log has the size that the options state and outlives the call.
     let result = unsafe {
         let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
         abi::cuModuleLoadDataEx(&mut module, image.as_ptr().cast(), 2, options, values)
@@ -157,25 +156,25 @@ fn load(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
     Ok(module)
 }
 
-/// The function of a kernel, loaded whole and with the shared memory that it needs.
+/// Looks up a kernel, forces its code to be loaded, and sets its shared memory limit.
 fn function(module: sys::CUmodule, kernel: &KernelNeeds<'_>) -> Result<sys::CUfunction, DriverError> {
     let refused = |error: DriverError| match error {
         DriverError::Call { message, .. } => DriverError::Code(format!("kernel {}: {message}", kernel.symbol)),
         error => error,
     };
     let symbol = CString::new(kernel.symbol)
-        .map_err(|_| DriverError::Code(format!("kernel {:?} has a byte of zero in its name", kernel.symbol)))?;
+        .map_err(|_| DriverError::Code(format!("kernel {:?} has a zero byte in its name", kernel.symbol)))?;
     let (mut function, mut registers) = (null_mut(), 0);
-    // SAFETY: the module was loaded, and the name ends with a zero.
+    // SAFETY: `module` is loaded; `symbol` is a C string.
     check("cuModuleGetFunction", unsafe { abi::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) })
         .map_err(refused)?;
-    // Drivers load a function when it is first looked at; a capture must not be the first.
+    // Drivers load a function lazily on its first use, which must not happen during a capture.
     let of = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
-    // SAFETY: the function was found, and the place is ours.
+    // SAFETY: `function` was just found; `registers` is a local variable.
     check("cuFuncGetAttribute", unsafe { abi::cuFuncGetAttribute(&mut registers, of, function) }).map_err(refused)?;
     if kernel.shared_bytes > FREE_SHARED_BYTES {
         let of = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function was found.
+        // SAFETY: `function` was just found.
         let set = unsafe { abi::cuFuncSetAttribute(function, of, kernel.shared_bytes as i32) };
         check("cuFuncSetAttribute", set).map_err(refused)?;
     }
@@ -197,7 +196,7 @@ impl Driver for Nvidia {
     fn allocate(&mut self, _what: &'static str, bytes: u64) -> Result<u64, DriverError> {
         let _current = self.current()?;
         let mut address = 0;
-        // SAFETY: the place is ours.
+        // SAFETY: `address` is a local variable.
         let result = unsafe { abi::cuMemAlloc_v2(&mut address, bytes as usize) };
         out_of_memory("cuMemAlloc", result, bytes)?;
         Ok(address)
@@ -215,13 +214,13 @@ impl Driver for Nvidia {
 
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), DriverError> {
         let _current = self.current()?;
-        // SAFETY: the caller's ranges are inside what was allocated, and apart.
+        // SAFETY: `Driver::copy` requires ranges inside allocations that do not overlap.
         check("cuMemcpyDtoDAsync", unsafe { abi::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, self.stream) })
     }
 
     fn fill(&mut self, at: u64, bytes: u64, value: u8) -> Result<(), DriverError> {
         let _current = self.current()?;
-        // SAFETY: the caller's range is inside what was allocated.
+        // SAFETY: `Driver::fill` requires a range inside an allocation.
         check("cuMemsetD8Async", unsafe { abi::cuMemsetD8Async(at, value, bytes as usize, self.stream) })
     }
 
@@ -240,7 +239,7 @@ impl Driver for Nvidia {
         let (dims, strides) = ([map.cols, map.rows], [map.row_stride]);
         let (sides, every) = ([map.box_cols, map.box_rows], [1, 1]);
         let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
-        // SAFETY: arrays of two dimensions and the one stride between them; the address is only written down.
+        // SAFETY: the arrays have 2 dimensions and 1 stride, as the rank 2 requires. The call does not dereference the address.
         let result = unsafe {
             abi::cuTensorMapEncodeTiled(
                 &mut encoded,
@@ -265,7 +264,7 @@ impl Driver for Nvidia {
         let _current = self.current()?;
         let function = self.functions[launch.kernel];
         let ([x, y, z], mut bytes) = (launch.grid, size_of_val(launch.args));
-        // The parameters, all of 64 bits, as one block of memory: its address, its size, the end of the list.
+        // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END: all parameters in one buffer.
         let mut extra: [*mut c_void; 5] = [
             std::ptr::without_provenance_mut(1),
             launch.args.as_ptr().cast_mut().cast(),
@@ -273,39 +272,39 @@ impl Driver for Nvidia {
             (&raw mut bytes).cast(),
             null_mut(),
         ];
-        // SAFETY: as many parameters as the plan says that the kernel has, read before the call returns. What they point to
-        // is inside what was allocated: the plan was verified, the schedule's checker looked at its buffers.
+        // SAFETY: there are as many parameters as the kernel has (`jamba_plan::verify`), and the driver copies them before the
+        // call returns. They point into allocations, and the kernel stays within its buffers (the schedule's verifier).
         let result = unsafe {
             let (shared_bytes, extra) = (launch.shared_bytes, extra.as_mut_ptr());
             abi::cuLaunchKernel(function, x, y, z, launch.threads, 1, 1, shared_bytes, self.stream, null_mut(), extra)
         };
         check("cuLaunchKernel", result).map_err(|error| match error {
-            DriverError::Call { message, .. } => DriverError::Fault(format!("its launch was refused: {message}")),
+            DriverError::Call { message, .. } => DriverError::Fault(format!("launch rejected: {message}")),
             error => error,
         })
     }
 
     fn synchronize(&mut self) -> Result<(), DriverError> {
         let _current = self.current()?;
-        // SAFETY: a stream of this context.
+        // SAFETY: `self.stream` belongs to this context.
         check("cuStreamSynchronize", unsafe { abi::cuStreamSynchronize(self.stream) })
     }
 
     fn begin_capture(&mut self) -> Result<(), DriverError> {
         let _current = self.current()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: a stream of this context, on which nothing is being captured.
+        // SAFETY: `self.stream` belongs to this context; no capture is active, or the call fails.
         check("cuStreamBeginCapture", unsafe { abi::cuStreamBeginCapture_v2(self.stream, mode) })
     }
 
     fn end_capture(&mut self) -> Result<GraphId, DriverError> {
         let _current = self.current()?;
         let (mut graph, mut executable) = (null_mut(), null_mut());
-        // SAFETY: a stream of this context; the place is ours.
+        // SAFETY: `self.stream` belongs to this context; `graph` is a local variable.
         check("cuStreamEndCapture", unsafe { abi::cuStreamEndCapture(self.stream, &mut graph) })?;
-        // SAFETY: the graph that was captured; the place is ours.
+        // SAFETY: `graph` was just captured; `executable` is a local variable.
         let result = unsafe { abi::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
-        // SAFETY: the graph is of no use from here on, what was made of it does not refer to it.
+        // SAFETY: `graph` is not used after this; the executable graph does not refer to it.
         check("cuGraphDestroy", unsafe { abi::cuGraphDestroy(graph) })?;
         out_of_memory("cuGraphInstantiate", result, 0)?;
         self.graphs.push(executable);
@@ -314,24 +313,24 @@ impl Driver for Nvidia {
 
     fn replay(&mut self, graph: GraphId) -> Result<(), DriverError> {
         let _current = self.current()?;
-        // SAFETY: a graph and a stream of this context; what its launches point to is still allocated.
+        // SAFETY: graph and stream belong to this context; the allocations that its launches use live as long as `self`.
         check("cuGraphLaunch", unsafe { abi::cuGraphLaunch(self.graphs[graph.0], self.stream) })
     }
 }
 
 impl Drop for Nvidia {
     fn drop(&mut self) {
-        // Memory of both sides, the code, the stream and the graphs go with the context.
-        // SAFETY: nothing refers to the context any more. There is nobody to tell that it failed.
+        // This frees device and pinned memory, code, stream and graphs.
+        // SAFETY: nothing uses the context after this. An error cannot be reported from `drop`.
         let _ = unsafe { abi::cuCtxDestroy_v2(self.context) };
     }
 }
 
-/// The text of a C string of the driver's, if there is one.
+/// Copies a C string of the driver; None for a null pointer.
 fn text(string: *const c_char) -> Option<String> {
     if string.is_null() {
         return None;
     }
-    // SAFETY: it is not null; the driver's strings end with a zero and stay.
+    // SAFETY: the pointer is not null; the driver's strings are zero-terminated and static.
     Some(unsafe { std::ffi::CStr::from_ptr(string) }.to_string_lossy().into_owned())
 }

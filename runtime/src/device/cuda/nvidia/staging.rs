@@ -1,5 +1,4 @@
-//! Memory of the host that the device copies from and to by itself: two pieces, one of which is filled or emptied while the
-//! other is under way.
+//! Pinned host memory for copies: two buffers, one of which is filled or emptied while the device copies the other.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -10,54 +9,54 @@ use super::super::driver::DriverError;
 use super::abi;
 use super::calls::check;
 
-/// Bytes of a piece.
+/// Size of a buffer, in bytes.
 const BYTES: usize = 16 << 20;
 
-/// Copies of at least so many bytes are shared among threads: one alone is slower than the bus.
+/// Host copies of at least this many bytes use several threads, since one thread is slower than the bus.
 const SHARED: usize = 4 << 20;
 
-/// Threads that share a copy.
+/// Number of threads for large host copies.
 const THREADS: usize = 4;
 
-/// The two pieces.
+/// The two buffers.
 pub(super) struct Staging {
     pieces: [Piece; 2],
-    /// The one that is used next.
+    /// Index of the buffer to use next.
     next: usize,
 }
 
-/// Memory that stays where it is, and the event that its last copy is over.
+/// Pinned memory and the event that signals the end of its last copy.
 #[derive(Clone, Copy)]
 struct Piece {
     memory: *mut u8,
     done: sys::CUevent,
 }
 
-/// A copy from the device that is under way, and where it goes from here: its piece, first byte, and bytes.
+/// A copy from the device in progress: its buffer, and offset and size of its destination.
 struct Arriving(Piece, usize, usize);
 
 impl Staging {
-    /// None, until there is a context.
+    /// No buffers, before a context exists.
     pub(super) fn none() -> Staging {
         Staging { pieces: [Piece { memory: null_mut(), done: null_mut() }; 2], next: 0 }
     }
 
-    /// Takes the memory, in the current context, with which it goes.
+    /// Allocates the buffers in the current context, which frees them.
     pub(super) fn new() -> Result<Staging, DriverError> {
         let mut staging = Staging::none();
         for piece in &mut staging.pieces {
             let mut memory = null_mut();
-            // SAFETY: the place is ours.
+            // SAFETY: `memory` is a local variable.
             check("cuMemAllocHost", unsafe { abi::cuMemAllocHost_v2(&mut memory, BYTES) })?;
             piece.memory = memory.cast();
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-            // SAFETY: as above.
+            // SAFETY: `piece.done` is writable.
             check("cuEventCreate", unsafe { abi::cuEventCreate(&mut piece.done, flags) })?;
         }
         Ok(staging)
     }
 
-    /// The piece that is used next, once its last copy is over.
+    /// The buffer to use next, after its last copy has ended.
     fn take(&mut self) -> Result<Piece, DriverError> {
         let piece = self.pieces[self.next];
         self.next = 1 - self.next;
@@ -65,16 +64,16 @@ impl Staging {
         Ok(piece)
     }
 
-    /// Copies bytes to the device; the last of them may be under way when it returns.
+    /// Copies bytes to the device. The last copy may still be in progress on return.
     pub(super) fn upload(&mut self, stream: sys::CUstream, to: u64, bytes: &[u8]) -> Result<(), DriverError> {
         let mut at = to;
         for bytes in bytes.chunks(BYTES) {
             let piece = self.take()?;
-            // SAFETY: the piece has `BYTES` bytes, no copy from or to it is under way, and nothing else refers to it.
+            // SAFETY: the buffer has `BYTES` bytes; `take` waited for its last copy; no other reference to it exists.
             copy(bytes, unsafe { std::slice::from_raw_parts_mut(piece.memory, bytes.len()) });
             let memory = piece.memory.cast::<c_void>();
-            // SAFETY: the piece stays and is left alone until the event says that it was read; the caller's range of the
-            // device is inside what was allocated.
+            // SAFETY: the buffer is not changed or freed before the event recorded below. `Driver::upload` requires a device
+            // range inside an allocation.
             let result = unsafe { abi::cuMemcpyHtoDAsync_v2(at, memory, bytes.len(), stream) };
             check("cuMemcpyHtoDAsync", result)?;
             piece.record(stream)?;
@@ -83,14 +82,14 @@ impl Staging {
         Ok(())
     }
 
-    /// Copies bytes from the device, once everything before on the stream is done.
+    /// Copies bytes from the device after all earlier operations on the stream.
     pub(super) fn download(&mut self, stream: sys::CUstream, from: u64, bytes: &mut [u8]) -> Result<(), DriverError> {
         let mut arriving: Option<Arriving> = None;
         for first in (0..bytes.len()).step_by(BYTES) {
             let n = BYTES.min(bytes.len() - first);
             let piece = self.take()?;
-            // SAFETY: the piece stays and is left alone until the event says that it was written; the caller's range of the
-            // device is inside what was allocated.
+            // SAFETY: the buffer is not used or freed before the event recorded below. `Driver::download` requires a device
+            // range inside an allocation.
             let result = unsafe { abi::cuMemcpyDtoHAsync_v2(piece.memory.cast(), from + first as u64, n, stream) };
             check("cuMemcpyDtoHAsync", result)?;
             piece.record(stream)?;
@@ -104,13 +103,13 @@ impl Staging {
 
 impl Piece {
     fn record(self, stream: sys::CUstream) -> Result<(), DriverError> {
-        // SAFETY: an event and a stream of the current context.
+        // SAFETY: event and stream belong to the current context.
         check("cuEventRecord", unsafe { abi::cuEventRecord(self.done, stream) })
     }
 
-    /// Returns when its last copy is over; at once where there was none.
+    /// Waits for the last copy, if there was one.
     fn wait(self) -> Result<(), DriverError> {
-        // SAFETY: an event of the current context.
+        // SAFETY: the event belongs to the current context.
         check("cuEventSynchronize", unsafe { abi::cuEventSynchronize(self.done) })
     }
 }
@@ -119,13 +118,13 @@ impl Arriving {
     fn finish(self, bytes: &mut [u8]) -> Result<(), DriverError> {
         let Arriving(piece, first, n) = self;
         piece.wait()?;
-        // SAFETY: the copy into the piece is over, and no other one was begun.
+        // SAFETY: the copy into the buffer has ended (`wait`), and no other copy uses it.
         copy(unsafe { std::slice::from_raw_parts(piece.memory, n) }, &mut bytes[first..first + n]);
         Ok(())
     }
 }
 
-/// Copies bytes, by several threads where they are many.
+/// Copies bytes, with several threads if there are many.
 fn copy(from: &[u8], to: &mut [u8]) {
     if from.len() < SHARED {
         to.copy_from_slice(from);

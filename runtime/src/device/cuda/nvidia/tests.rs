@@ -1,4 +1,4 @@
-//! The driver over a libcuda of our own, compiled by cc: every call as NVIDIA's headers have it, nothing of a GPU.
+//! Runs the driver on a fake libcuda, compiled by cc with the signatures of NVIDIA's headers.
 
 use std::ffi::{CString, c_char};
 use std::process::Command;
@@ -9,7 +9,7 @@ use libloading::Library;
 use super::super::driver::{DeviceCode, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, TensorMapOf};
 use super::Nvidia;
 use super::abi::{self, Answer};
-use crate::{DeviceId, Engine, Feed, OpenOptions, Outputs, PlanFile, RuntimeError};
+use crate::{DebugOptions, DeviceId, Engine, Feed, OpenOptions, Outputs, PlanFile, RuntimeError};
 use jamba_plan::format::{Swizzle, TensorElem};
 
 #[path = "../../../../tests/gpu/plan.rs"]
@@ -18,10 +18,10 @@ mod plan;
 
 use plan::{Toy, answers};
 
-/// The library of one process; its contexts and what is current are shared, so that tests take turns.
+/// Serializes tests: the fake library is global to the process.
 static LIBRARY: Mutex<Option<Library>> = Mutex::new(None);
 
-/// Runs a test with the library as it is at first.
+/// Runs a test with the library in its initial state.
 fn with_library(test: impl FnOnce(&Library)) {
     let mut library = LIBRARY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let library = library.get_or_insert_with(|| {
@@ -31,10 +31,10 @@ fn with_library(test: impl FnOnce(&Library)) {
         let flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,libcuda.so", "-o"];
         let status = Command::new("cc").args(flags).arg(&object).arg(&source).status().expect("the C compiler cc");
         assert!(status.success());
-        // SAFETY: a library of ours, which does nothing when it is loaded. Whoever asks for libcuda.so from here on gets it.
+        // SAFETY: our own library, without initializers. Later lookups of libcuda.so find it.
         unsafe { Library::new(&object) }.unwrap()
     });
-    // SAFETY: the symbol has this type in the source above.
+    // SAFETY: the symbol has this type in libcuda.c.
     unsafe { (library.get::<unsafe extern "C" fn()>(b"reset").unwrap())() };
     let before = ["contexts", "allocations"].map(|name| number(library, name));
     assert_eq!(before, [0, 0]);
@@ -43,22 +43,22 @@ fn with_library(test: impl FnOnce(&Library)) {
     assert_eq!(left, [0, 0], "contexts and allocations are left behind");
 }
 
-/// A number that the library counts.
+/// A counter of the library.
 fn number(library: &Library, name: &str) -> i32 {
-    // SAFETY: the symbol has this type in the source above, and tests take turns.
+    // SAFETY: the symbol has this type in libcuda.c, and tests are serialized.
     unsafe { **library.get::<*const i32>(name.as_bytes()).unwrap() }
 }
 
 fn fail(library: &Library, call: &str, code: i32) {
     let call = CString::new(call).unwrap();
-    // SAFETY: the symbol has this type in the source above.
+    // SAFETY: the symbol has this type in libcuda.c.
     unsafe { (library.get::<unsafe extern "C" fn(*const c_char, i32)>(b"fail").unwrap())(call.as_ptr(), code) };
 }
 
 fn open(options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
     let folder = tempfile::tempdir().unwrap();
     let file = PlanFile::open(&Toy::new().write(folder.path())).unwrap();
-    Engine::open_file(file, OpenOptions { device: DeviceId::Cuda(0), ..options })
+    Engine::open(file, OpenOptions { device: DeviceId::Cuda(0), ..options })
 }
 
 fn code(ptx: &str) -> DeviceCode<'_> {
@@ -80,8 +80,8 @@ fn a_plan_runs_with_graphs_and_without() {
         let (expected, captures) = (answers(&prompt, plan::WEIGHT as u32), number(library, "captures"));
         for options in [
             OpenOptions::default(),
-            OpenOptions { launch_each: true, ..OpenOptions::default() },
-            OpenOptions { check: true, ..OpenOptions::default() },
+            OpenOptions { debug: DebugOptions::LAUNCH_EACH, ..OpenOptions::default() },
+            OpenOptions { debug: DebugOptions::CHECK, ..OpenOptions::default() },
         ] {
             let mut engine = open(options).unwrap();
             assert_eq!((engine.device(), engine.target()), ("NVIDIA Test (cuda:0)", "sm_90a"));
@@ -92,7 +92,7 @@ fn a_plan_runs_with_graphs_and_without() {
                 let begin = [0, 20, 28, 29][index];
                 assert_eq!(found, expected[begin..begin + tokens.len()]);
             }
-            // Engines move between threads, and what a thread has current stays what it was.
+            // Engines move between threads, and calls restore the thread's context.
             let snapshot = engine.snapshot(id).unwrap();
             let (engine, again) = std::thread::spawn(move || {
                 let again = engine.restore(&snapshot).unwrap();
@@ -104,7 +104,7 @@ fn a_plan_runs_with_graphs_and_without() {
             drop(engine);
             assert_eq!(number(library, "contexts"), 0);
         }
-        // Two buckets of prefill, one of decode, and nothing of those that launch each.
+        // Two buckets of prefill and one of decode; engines that launch each step record none.
         assert_eq!(number(library, "captures") - captures, 3);
         assert_eq!(number(library, "replays"), 4);
     });
@@ -166,7 +166,7 @@ fn code_that_cannot_be_loaded_comes_with_the_assembler_s_words() {
         assert_eq!(error, DriverError::Code("kernel missing: CUDA_ERROR_NOT_FOUND".to_owned()));
         let error = driver.load(code("a\0b"), &[]).unwrap_err();
         assert!(matches!(error, DriverError::Code(_)));
-        // Assembled code is taken where it can be, and PTX instead where it is of another kind.
+        // Assembled code is loaded if possible, otherwise PTX.
         driver.load(DeviceCode { ptx: "none", cubin: Some(b"\x7fELF!") }, &[]).unwrap();
         driver.load(DeviceCode { ptx: plan::PTX, cubin: Some(b"\x7fELFx") }, &[]).unwrap();
         assert!(driver.load(DeviceCode { ptx: "none", cubin: Some(b"\x7fELFx") }, &[]).is_err());
@@ -182,7 +182,7 @@ fn answers_of_the_driver_are_told_apart() {
         let mut driver = loaded();
         let launch = LaunchOf { kernel: 0, grid: [1, 1, 0], threads: 32, shared_bytes: 0, args: &[] };
         let error = driver.launch(&launch).unwrap_err();
-        assert_eq!(error, DriverError::Fault("its launch was refused: CUDA_ERROR_INVALID_VALUE".to_owned()));
+        assert_eq!(error, DriverError::Fault("launch rejected: CUDA_ERROR_INVALID_VALUE".to_owned()));
         driver.allocate("test", 1000).unwrap();
         fail(library, "cuMemAlloc", 2);
         let error = driver.allocate("test", 77).unwrap_err();
@@ -192,10 +192,10 @@ fn answers_of_the_driver_are_told_apart() {
         assert_eq!(driver.synchronize().unwrap_err(), DriverError::Fault(words.to_owned()));
         fail(library, "cuStreamSynchronize", 214);
         assert_eq!(driver.synchronize().unwrap_err(), DriverError::Lost("CUDA_ERROR_ECC_UNCORRECTABLE".to_owned()));
-        // What no header has a name for, and a function that the library lacks.
+        // An unknown result code, and a function that the library lacks.
         assert_eq!(abi::words("cuNoSuchFunction", Answer(700)), None);
         fail(library, "cuStreamSynchronize", 54_321);
-        let message = "answer 54321".to_owned();
+        let message = "result code 54321".to_owned();
         assert_eq!(driver.synchronize().unwrap_err(), DriverError::Call { call: "cuStreamSynchronize", message });
         fail(library, "cuGraphInstantiate", 2);
         driver.begin_capture().unwrap();

@@ -1,4 +1,4 @@
-//! What a line asks for beside an answer.
+//! Chat commands: lines that start with a slash.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use jamba_runtime::{Engine, Generated};
 use crate::failure::Failure;
 use crate::timing::Memory;
 
-/// The list of orders.
+/// The output of `/help`.
 pub(crate) const HELP: &str = "\
 In a chat:
-  /help          this list
-  /save FILE     write the conversation and the model's state
-  /load FILE     go on from there
-  /reset         begin a new conversation
-  /regenerate    another answer to what was said last
-  /system TEXT   tell the model something else before the conversation; nothing, without TEXT
-  /stats         tokens, times and memory so far
+  /help          list commands
+  /save FILE     save the conversation and the model's state
+  /load FILE     load a saved conversation
+  /reset         start a new conversation
+  /regenerate    replace the last answer
+  /system TEXT   set the system message; remove it without TEXT
+  /stats         show tokens, rates and memory
   /exit          end the chat
-A line that ends with a backslash goes on in the next one; lines between two lines of \"\"\" belong together.
-A message that begins with a slash begins with two.
+A backslash at the end of a line continues the message on the next line. Lines between two lines of \"\"\" are one message.
+To start a message with a slash, type two.
 ";
 
-/// An order.
+/// A chat command.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum ChatCommand {
     Help,
     Save(PathBuf),
     Load(PathBuf),
@@ -36,9 +36,9 @@ pub(crate) enum Order {
     Exit,
 }
 
-impl Order {
-    /// The order in a line; None where the line is something to say.
-    pub(crate) fn parse(line: &str) -> Result<Option<Order>, Failure> {
+impl ChatCommand {
+    /// Parses a line; None if it is a message.
+    pub(crate) fn parse(line: &str) -> Result<Option<ChatCommand>, Failure> {
         if !line.starts_with('/') || line.starts_with("//") {
             return Ok(None);
         }
@@ -49,24 +49,24 @@ impl Order {
             false => Ok(PathBuf::from(rest)),
         };
         Ok(Some(match word {
-            "/help" => Order::Help,
-            "/save" => Order::Save(file()?),
-            "/load" => Order::Load(file()?),
-            "/reset" => Order::Reset,
-            "/regenerate" => Order::Regenerate,
-            "/system" => Order::System(rest.to_owned()),
-            "/stats" => Order::Stats,
-            "/exit" | "/quit" | "/bye" => Order::Exit,
+            "/help" => ChatCommand::Help,
+            "/save" => ChatCommand::Save(file()?),
+            "/load" => ChatCommand::Load(file()?),
+            "/reset" => ChatCommand::Reset,
+            "/regenerate" => ChatCommand::Regenerate,
+            "/system" => ChatCommand::System(rest.to_owned()),
+            "/stats" => ChatCommand::Stats,
+            "/exit" | "/quit" | "/bye" => ChatCommand::Exit,
             _ => {
                 return Err(Failure::Input(format!(
-                    "found {word}, which is no order: /help lists them; // begins a message with a slash"
+                    "found {word}, which is not a command: /help lists commands; // starts a message with a slash"
                 )));
             }
         }))
     }
 }
 
-/// What the conversation took so far.
+/// Statistics of the conversation.
 #[derive(Default)]
 pub(crate) struct Stats {
     answers: usize,
@@ -78,7 +78,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Adds an answer to so many tokens.
+    /// Adds an answer to a message of `n_prompt` tokens.
     pub(crate) fn add(&mut self, n_prompt: usize, generated: &Generated) {
         self.answers += 1;
         self.prompt_tokens += n_prompt;
@@ -88,7 +88,7 @@ impl Stats {
         self.decode += generated.decode;
     }
 
-    /// A few lines; `read` is the number of tokens that the model has read of this conversation.
+    /// The output of `/stats`; `read` is the number of tokens in the sequence.
     pub(crate) fn report(&self, engine: &Engine, read: u64) -> String {
         let rate = |n: usize, time: Duration| if n == 0 { 0.0 } else { n as f64 / time.as_secs_f64() };
         format!(
@@ -109,13 +109,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_orders_or_messages() {
-        let parse = |line: &str| Order::parse(line).unwrap();
-        assert_eq!(parse("/save a file.state "), Some(Order::Save("a file.state".into())));
-        assert_eq!(parse("/system Be brief."), Some(Order::System("Be brief.".to_owned())));
-        assert_eq!((parse("/system"), parse("/exit")), (Some(Order::System(String::new())), Some(Order::Exit)));
+    fn lines_are_commands_or_messages() {
+        let parse = |line: &str| ChatCommand::parse(line).unwrap();
+        assert_eq!(parse("/save a file.state "), Some(ChatCommand::Save("a file.state".into())));
+        assert_eq!(parse("/system Be brief."), Some(ChatCommand::System("Be brief.".to_owned())));
+        assert_eq!(
+            (parse("/system"), parse("/exit")),
+            (Some(ChatCommand::System(String::new())), Some(ChatCommand::Exit))
+        );
         assert_eq!((parse("Hello /help"), parse("//etc is a folder"), parse("")), (None, None, None));
-        let says = |line: &str| match Order::parse(line) {
+        let says = |line: &str| match ChatCommand::parse(line) {
             Err(Failure::Input(text)) => text,
             other => panic!("{other:?}"),
         };

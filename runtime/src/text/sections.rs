@@ -1,4 +1,4 @@
-//! What a plan says about text, read when first asked for.
+//! The text sections of a plan, parsed on first use.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -7,10 +7,10 @@ use jamba_plan::Plan;
 use jamba_plan::sections::SectionKind;
 
 #[cfg(feature = "constrain")]
-use crate::constrain::Vocabulary;
+use super::constrain::Vocabulary;
 use crate::{ChatTemplate, Engine, RuntimeError, Tokenizer};
 
-/// Where a plan's texts lie in its file, and what was read of them.
+/// Byte ranges of the text sections in the plan's file, and the parsed tokenizer.
 pub(crate) struct Texts {
     tokenizer: Option<Range<usize>>,
     config: Option<Range<usize>>,
@@ -46,7 +46,10 @@ impl Engine {
         self.text_section(&self.texts.tokenizer).ok_or(RuntimeError::NoSection("tokenizer"))
     }
 
-    /// The plan's tokenizer; read when first asked for. Refuses plans whose checkpoint had none.
+    /// The plan's tokenizer, parsed on first use.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoSection`] if the checkpoint had no tokenizer.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>, RuntimeError> {
         let texts = &self.texts;
         if let Some(tokenizer) = texts.loaded.get() {
@@ -57,12 +60,15 @@ impl Engine {
         Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
     }
 
-    /// The plan's chat templates. Refuses plans whose checkpoint had none.
+    /// The plan's chat templates.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoSection`] if the checkpoint had none.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
         ChatTemplate::new(self.text_section(&self.texts.template), self.text_section(&self.texts.config))
     }
 
-    /// The plan's `tokenizer.json`, and what constraints know of it.
+    /// The plan's `tokenizer.json`, and llguidance's form of it.
     #[cfg(feature = "constrain")]
     pub(crate) fn vocabulary(&self) -> Result<(&[u8], &Vocabulary), RuntimeError> {
         Ok((self.tokenizer_section()?, &self.texts.vocabulary))

@@ -1,16 +1,16 @@
-//! Sequences that are copied, brought back and cut: the bookkeeping of it. Every check comes before every change.
+//! Bookkeeping of forks, restored snapshots and rollbacks. Each function checks everything before it changes anything.
 
 use super::{Sequences, tail};
 use crate::device::{Device, Piece};
 use crate::{Pool, RuntimeError, SequenceId};
 
-/// A sequence on its way back to its checkpoint and from there to where it shall end.
+/// A checked rollback: to the checkpoint, then forward to `end`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WayBack {
     pub(crate) slot: u32,
-    /// Tokens at the checkpoint.
+    /// Length at the checkpoint.
     pub(crate) checkpoint: u64,
-    /// Tokens that the sequence shall have.
+    /// Length after the rollback.
     pub(crate) end: u64,
 }
 
@@ -25,12 +25,12 @@ impl Sequences {
         Ok(&self.get(id)?.pages)
     }
 
-    /// Begins a sequence that has all of another one's tokens: its pages are shared, its state is copied.
+    /// Adds a copy of a sequence. Pages are shared; the state slot is copied.
     pub(crate) fn fork(&mut self, id: SequenceId, device: &mut dyn Device) -> Result<SequenceId, RuntimeError> {
         self.get(id)?;
         let (fork, slot) = self.add()?;
         let both = self.slots.get_disjoint_mut([slot as usize, id.slot as usize]);
-        let [new, old] = both.expect("a slot that was free is not that of a sequence");
+        let [new, old] = both.expect("the free slot is not the slot of a live sequence");
         new.tokens.extend_from_slice(&old.tokens);
         new.pages.extend_from_slice(&old.pages);
         old.pages.iter().for_each(|&page| self.pages.share(page));
@@ -38,13 +38,13 @@ impl Sequences {
         Ok(fork)
     }
 
-    /// Checks that a new sequence can take these tokens; changes nothing.
+    /// Checks that a new sequence of these tokens can be added. Changes nothing.
     pub(crate) fn check_new(&self, tokens: &[u32]) -> Result<(), RuntimeError> {
         self.check_tokens(0, tokens)?;
         self.check_place(tokens.len() as u64)
     }
 
-    /// Refuses when there is no slot for one more sequence, or no pages for its tokens.
+    /// Fails if there is no free slot, or too few free pages for `n_tokens` tokens.
     fn check_place(&self, n_tokens: u64) -> Result<(), RuntimeError> {
         if self.free_slots.is_empty() {
             return Err(RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 });
@@ -52,7 +52,7 @@ impl Sequences {
         self.pages.check(self.pages_of(n_tokens), 0)
     }
 
-    /// Begins a sequence that has these tokens; the caller fills its slot and its pages.
+    /// Adds a sequence with these tokens. The caller writes its slot and its pages.
     pub(crate) fn adopt(&mut self, tokens: &[u32]) -> Result<SequenceId, RuntimeError> {
         self.check_place(tokens.len() as u64)?;
         let (id, slot) = self.add()?;
@@ -63,7 +63,7 @@ impl Sequences {
         Ok(id)
     }
 
-    /// Notes that the state of a sequence as it is now is kept.
+    /// Records that the caller saved the current state of a sequence.
     pub(crate) fn mark(&mut self, id: SequenceId) -> Result<(), RuntimeError> {
         self.get(id)?;
         let slot = &mut self.slots[id.slot as usize];
@@ -71,8 +71,8 @@ impl Sequences {
         Ok(())
     }
 
-    /// Checks that a sequence can take back its last `n_tokens`, the tokens since its checkpoint read again as far as they
-    /// stay; changes nothing.
+    /// Checks that the last `n_tokens` tokens of a sequence can be removed by going back to its checkpoint and replaying the
+    /// tokens that stay. Changes nothing.
     pub(crate) fn check_back(&self, id: SequenceId, n_tokens: u64) -> Result<WayBack, RuntimeError> {
         let slot = self.get(id)?;
         let refused = RuntimeError::TooFarBack { wanted: n_tokens, len: slot.past(), checkpoint: slot.checkpoint };
@@ -86,15 +86,14 @@ impl Sequences {
         let returned = slot.pages[kept as usize..].iter().filter(|&&page| self.pages.holders(page) == 1).count();
         let is_shared = tail(&slot.pages, checkpoint).is_some_and(|page| self.pages.holders(page) > 1);
         let copied = u64::from(is_shared && end > checkpoint);
-        // Taking back nothing reads nothing again.
+        // Removing no tokens replays nothing and needs no pages.
         if n_tokens > 0 {
             self.pages.check(self.pages_of(end) - kept + copied, returned as u64)?;
         }
         Ok(WayBack { slot: id.slot, checkpoint, end })
     }
 
-    /// Cuts a sequence at its checkpoint; the caller brings the state back. The tokens that it lost and shall have again
-    /// go to `replay`.
+    /// Truncates a sequence to its checkpoint and stores the tokens to replay in `replay`. The caller restores the state.
     pub(crate) fn go_back(&mut self, way: WayBack, replay: &mut Vec<u32>, device: &mut dyn Device) {
         let tokens = &self.slots[way.slot as usize].tokens;
         replay.clear();

@@ -1,4 +1,4 @@
-//! One sequence from prompt to end: by a callback, or as an iterator.
+//! Generation for one sequence, with a callback or as an iterator.
 
 mod picker;
 mod stream;
@@ -14,59 +14,58 @@ pub use stream::{Stream, StreamEvent};
 
 #[cfg(feature = "constrain")]
 use crate::Constraint;
-use crate::session::Origin;
+use crate::sequence::session::Origin;
 use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
 
-/// How to generate. The default is greedy and generates nothing: `max_new` is 0.
+/// Options for generation. The default is greedy with `max_new` = 0, which generates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
-    /// Most tokens to generate.
+    /// Maximum number of new tokens.
     pub max_new: usize,
-    /// How they are picked.
+    /// Sampler options.
     pub sampler: SamplerOptions,
-    /// Go on after a token that ends a text.
+    /// Continues after end tokens.
     pub ignore_eos: bool,
-    /// Tokens of one prefill step; the plan's largest, unless given. A batch shares its steps otherwise.
+    /// Maximum number of tokens per prefill step; by default that of the plan. Ignored by [`Batch`](crate::Batch).
     pub chunk: Option<usize>,
-    /// Tokens that end the answer; the one that does so is its last and no part of its text.
+    /// Tokens that end the answer. The token is part of `tokens` but not of the text.
     pub stop_tokens: Vec<u32>,
-    /// Texts that end the answer and are no part of its text, whether or not they begin or end with a token.
+    /// Stop strings: they end the answer and are not part of its text. They need not align with tokens.
     #[cfg(feature = "tokenizer")]
     pub stop: Vec<String>,
-    /// Make no text of the tokens; the tokenizer is not even read.
+    /// Produces tokens without text and does not load the tokenizer.
     #[cfg(feature = "tokenizer")]
     pub tokens_only: bool,
-    /// Tell the probability of each token, and that many of the likeliest in its place.
+    /// Reports the log probability of each token and of this many most likely tokens.
     pub logprobs: Option<usize>,
-    /// What the text has to be.
+    /// Constraint on the text.
     #[cfg(feature = "constrain")]
     pub constraint: Option<Constraint>,
-    /// Ends the answer from elsewhere.
+    /// Cancels the generation.
     pub cancel: Cancel,
 }
 
-/// Why generation ended.
+/// The reason why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended the text; the token that does so is the last one.
+    /// The model produced an end token, which is the last token.
     Eos,
-    /// As many tokens as were asked for.
+    /// The maximum number of new tokens was reached.
     Length,
     /// The context or the KV pool is full.
     NoRoom,
-    /// The caller wanted no more: it said so, or named the last token or its text as one that ends the answer.
+    /// The callback stopped it, or a stop token or stop string occurred.
     Stopped,
-    /// [`Cancel::cancel`] was called. During the prompt, the sequence has read it up to some chunk.
+    /// [`Cancel::cancel`] was called. If that was during the prompt, the sequence has its first chunks.
     Cancelled,
-    /// The text is what the constraint asks for, and nothing may follow it.
+    /// The text satisfies the constraint and no token may follow.
     Complete,
-    /// The request cannot go on, and [`Event::error`](crate::Event::error) says why. Only in a batch, whose other requests
-    /// go on; else it is an error.
+    /// The request failed with [`Event::error`](crate::Event::error). Only in a batch, whose other requests continue.
     Failed,
 }
 
 impl Finish {
-    /// Its name in reports: `no_room`.
+    /// Name in reports, for example `no_room`.
     pub fn name(self) -> &'static str {
         match self {
             Finish::Eos => "eos",
@@ -80,42 +79,45 @@ impl Finish {
     }
 }
 
-/// What was generated, and how long it took.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generated {
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// Their text; empty where the plan has no tokenizer.
+    /// Their text; empty without a tokenizer.
     pub text: String,
-    /// The end of `text`, which no token's [`NewToken::text`] told: held back until it was known that no more comes.
+    /// The end of `text` that was held back and is not part of any [`NewToken::text`].
     pub rest: String,
-    /// Why there are no more.
+    /// The reason why it ended.
     pub finish: Finish,
-    /// Time of the prompt, until the logits of its last token, or the token that a GPU picked from them.
+    /// Time of the prompt, up to the logits of its last token or the token that the GPU picked.
     pub prefill: Duration,
-    /// Time of everything after that but what the caller spent between two tokens.
+    /// Time after the prompt, without the time spent in the caller between tokens.
     pub decode: Duration,
-    /// Steps that `decode` took: one less than there are tokens, unless the room ended.
+    /// Number of decode steps: one less than tokens, unless the context or the KV pool was full.
     pub decode_steps: usize,
 }
 
 impl Engine {
-    /// Generates from a prompt in a sequence of its own; `on_token` hears of each token and may stop.
+    /// Generates from a prompt in a temporary sequence. Calls `on_token` with each token; `Break` stops.
+    ///
+    /// # Errors
+    /// Fails if the prompt or the options are invalid, or if there is no room for the prompt.
     ///
     /// ```
     /// use std::ops::ControlFlow;
     ///
     /// use jamba_runtime::{Engine, GenerateOptions, OpenOptions};
     ///
-    /// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+    /// let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
     /// let prompt = engine.tokenizer()?.encode("Once upon a time")?;
     /// let options = GenerateOptions { max_new: 20, ..GenerateOptions::default() };
-    /// let mut told = String::new();
+    /// let mut text = String::new();
     /// let generated = engine.generate(&prompt, &options, |token| {
-    ///     told += &token.text;
+    ///     text += &token.text;
     ///     ControlFlow::Continue(())
     /// })?;
-    /// assert_eq!(told + &generated.rest, generated.text);
+    /// assert_eq!(text + &generated.rest, generated.text);
     /// # Ok::<(), jamba_runtime::RuntimeError>(())
     /// ```
     pub fn generate(
@@ -130,7 +132,8 @@ impl Engine {
         generated
     }
 
-    /// Generates in a sequence that goes on afterwards: a chat. The last new token was not fed to it yet.
+    /// Generates in an existing sequence that can be continued, for example a chat. The last new token is not yet part of the
+    /// sequence.
     pub fn generate_in(
         &mut self,
         sequence: SequenceId,
@@ -148,10 +151,10 @@ impl Engine {
     }
 }
 
-/// An answer under way.
+/// A generation in progress.
 struct Generation {
     sequence: SequenceId,
-    /// What the sequence reads next: the prompt, then the token that was picked last.
+    /// The next tokens to feed: the prompt, then the last picked token.
     next: Vec<u32>,
     max_new: usize,
     chunk: Option<usize>,
@@ -194,7 +197,7 @@ impl Generation {
         })
     }
 
-    /// The next token; None where there are no more.
+    /// The next token; None at the end.
     fn next(&mut self, engine: &mut Engine) -> Result<Option<NewToken>, RuntimeError> {
         if self.finish.is_some() {
             return Ok(None);
@@ -204,13 +207,17 @@ impl Generation {
         let feed = Feed { sequence: self.sequence, tokens: &self.next, outputs: Outputs::Last };
         let settings = [self.picker.setting(&self.sampler)];
         let admitted = if is_prompt {
-            let admitted = engine.run_chunks_unless(&|| self.cancel.is_cancelled(), feed, self.chunk, &settings)?;
+            let admitted = match engine.run_chunks(feed, self.chunk, Some(&self.cancel), &settings) {
+                Ok(admitted) => Some(admitted),
+                Err(RuntimeError::Cancelled) => None,
+                Err(error) => return Err(error),
+            };
             self.prefill = began.elapsed();
             admitted
         } else if self.cancel.is_cancelled() {
             None
         } else {
-            match engine.run(&[feed], Origin::Any, &settings) {
+            match engine.run(std::iter::once(feed), Origin::Any, &settings) {
                 Ok(admitted) => {
                     self.decode_steps += 1;
                     Some(admitted)
@@ -240,14 +247,14 @@ impl Generation {
         Ok(Some(token))
     }
 
-    /// The caller wants no more.
+    /// Stops at the caller's request.
     fn stop(&mut self) {
         if matches!(self.finish, None | Some(Finish::Length)) {
             self.finish = Some(Finish::Stopped);
         }
     }
 
-    /// What was generated.
+    /// The result.
     fn finish(self) -> Result<Generated, RuntimeError> {
         let (text, rest) = self.picker.finish()?;
         Ok(Generated {

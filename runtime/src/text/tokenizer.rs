@@ -1,24 +1,21 @@
-//! Text to tokens and back, by the checkpoint's own tokenizer.
-
-mod stream;
+//! The checkpoint's tokenizer: text to tokens and back.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
+use super::stream::TextStream;
 use crate::RuntimeError;
 
-pub use stream::TextStream;
-
-/// The plan's tokenizer.
+/// A tokenizer.
 ///
 /// ```
 /// # use jamba_runtime::{Engine, OpenOptions};
-/// let engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
 /// let tokenizer = engine.tokenizer()?;
 /// let tokens = tokenizer.encode("Once upon a time")?;
-/// assert_eq!(tokens[0], tokenizer.bos().expect("this one has a token that begins a text"));
+/// assert_eq!(tokens[0], tokenizer.bos().expect("this tokenizer has a start token"));
 /// assert_eq!(tokenizer.decode(&tokens)?, "Once upon a time");
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
@@ -31,14 +28,14 @@ pub struct Tokenizer {
     has_bytes: bool,
 }
 
-/// What `tokenizer_config.json` says about the token that begins, or ends, a text.
+/// The setting of `add_bos_token` or `add_eos_token` in `tokenizer_config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Add {
-    /// `add_bos_token: true`: every text has it, whether or not the tokenizer puts it there.
+    /// True: every text has the token, even if the tokenizer itself does not add it.
     Yes,
-    /// `add_bos_token: false`: it is not added.
+    /// False: the token is not added.
     No,
-    /// Nothing: the tokenizer decides.
+    /// Absent: the tokenizer's post-processor decides.
     Tokenizer,
 }
 
@@ -60,7 +57,7 @@ struct Config {
     eos_token: Option<SpecialToken>,
 }
 
-/// A special token of `tokenizer_config.json`: its text, or a record that holds it.
+/// A special token in `tokenizer_config.json`: its text, or an object that contains it.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(crate) enum SpecialToken {
@@ -77,8 +74,7 @@ impl SpecialToken {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`. `bos` is the token that begins a text where
-    /// the latter names none.
+    /// Parses `tokenizer.json` and, if present, `tokenizer_config.json`. `bos` is the start token if the latter names none.
     pub fn new(tokenizer: &[u8], config: Option<&[u8]>, bos: Option<u32>) -> Result<Tokenizer, RuntimeError> {
         let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(failed)?;
         let config: Config = match config {
@@ -97,7 +93,7 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of a text, with those that begin and end a text where the checkpoint wants them.
+    /// Encodes text, with the start and end tokens that the checkpoint's configuration asks for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         let mut tokens = self.encode_with(text, self.add_bos != Add::No)?;
         if let Some(bos) = self.bos.filter(|bos| self.add_bos == Add::Yes && tokens.first() != Some(bos)) {
@@ -113,7 +109,7 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// The tokens of a text that already says how it begins: a rendered chat.
+    /// Encodes text without adding special tokens, for example a rendered chat, which contains them already.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         self.encode_with(text, false)
     }
@@ -123,48 +119,48 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
-    /// The text of tokens, without special ones.
+    /// Decodes tokens. Special tokens are skipped.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, RuntimeError> {
         self.inner.decode(tokens, true).map_err(failed)
     }
 
-    /// The text of tokens that come one by one.
+    /// A decoder for tokens that arrive one at a time.
     pub fn stream(self: &Arc<Self>) -> TextStream {
         TextStream::new(Arc::clone(self))
     }
 
-    /// The token that begins a text.
+    /// The start token.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The token that ends a text, where `tokenizer_config.json` names one; the plan's manifest may know more.
+    /// The end token, if `tokenizer_config.json` names one. The plan's manifest may list more.
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
 
-    /// The token of that name: `<|endoftext|>`. As the vocabulary spells it, not as text is.
+    /// The token with this name in the vocabulary, for example `<|endoftext|>`.
     pub fn id(&self, name: &str) -> Option<u32> {
         self.inner.token_to_id(name)
     }
 
-    /// Name of a token as the vocabulary spells it; empty where there is none.
+    /// Name of a token in the vocabulary; empty if there is none.
     fn text(&self, token: u32) -> String {
         self.inner.id_to_token(token).unwrap_or_default()
     }
 
-    /// True where a character that the vocabulary lacks is spelled by a token for each of its bytes.
+    /// True if the tokenizer falls back to one token per byte for characters that are not in the vocabulary.
     pub(crate) fn has_bytes(&self) -> bool {
         self.has_bytes
     }
 
-    /// True for the tokens of [`Tokenizer::has_bytes`].
+    /// True for byte-fallback tokens.
     pub(crate) fn is_byte(&self, token: u32) -> bool {
         self.has_bytes && byte_of(&self.text(token)).is_some()
     }
 }
 
-/// The byte that a token stands for: `<0xE4>`.
+/// Parses the name of a byte-fallback token, such as `<0xE4>`.
 pub(crate) fn byte_of(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
     u8::from_str_radix(digits, 16).ok()
@@ -185,7 +181,7 @@ fn failed(error: tokenizers::Error) -> RuntimeError {
 mod tests {
     use super::*;
 
-    /// Byte-level, as Jamba's and the tiny model's: `Ġ` is a space, `Ã` and `¼` are the two bytes of `ü`.
+    /// A byte-level tokenizer like Jamba's and the tiny model's: `Ġ` is a space, `Ã` and `¼` are the two bytes of `ü`.
     const TOKENIZER: &str = r#"{
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
         "added_tokens": [

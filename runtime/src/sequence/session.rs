@@ -1,7 +1,7 @@
-//! Sequences and the two pools they live from: slots of state, pages of keys and values.
+//! Sequences and their memory: one state slot each, and pages of keys and values.
 //!
-//! A sequence owns its slot. Its pages it may share with its forks: the full ones are never written again, and of the last,
-//! partly filled one a sequence takes a copy before it writes, as long as another one holds it too (copy on write).
+//! Forks share KV pages. Full pages are never written again. The last, partially filled page is copied before a write if
+//! another sequence holds it too (copy on write).
 
 mod moves;
 
@@ -12,11 +12,11 @@ use jamba_plan::cost::Size;
 use jamba_plan::format::{Entry, EntryKind, KV_PAGE_TOKENS, Manifest, Program, ProgramInfo, Table, TargetKind};
 use jamba_plan::tables;
 
+use super::pages::Pages;
 use crate::device::{Counts, Device, Piece};
-use crate::pool::Pages;
 use crate::{Pool, RuntimeError};
 
-/// A sequence of an engine. Refused by every other engine, and by its own once it was removed.
+/// Identifies a sequence of one engine. Other engines reject it, and so does its own engine after the sequence was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId {
     engine: u32,
@@ -30,19 +30,19 @@ impl fmt::Display for SequenceId {
     }
 }
 
-/// Which rows of logits a sequence's share of a step returns.
+/// The rows of logits that a feed returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outputs {
-    /// None: more of the prompt follows.
+    /// No rows, for a prompt that continues in a later step.
     None,
-    /// Those of the last token.
+    /// The row of the last token.
     Last,
-    /// Those of every token.
+    /// One row per token.
     All,
 }
 
 impl Outputs {
-    /// Rows for that many tokens.
+    /// Number of rows for `n_tokens` tokens.
     pub(crate) fn rows(self, n_tokens: usize) -> u64 {
         match self {
             Outputs::None => 0,
@@ -52,39 +52,39 @@ impl Outputs {
     }
 }
 
-/// What one sequence gets in one step.
+/// The tokens that one step appends to one sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Feed<'a> {
-    /// The sequence.
+    /// The sequence; at most once per step.
     pub sequence: SequenceId,
-    /// Its next tokens, at least one.
+    /// The next tokens, at least one.
     pub tokens: &'a [u32],
-    /// The logits that are wanted.
+    /// The rows of logits to return.
     pub outputs: Outputs,
 }
 
-/// A slot of state, and the sequence in it.
+/// A state slot and the sequence that uses it.
 struct Slot {
     generation: u32,
     live: bool,
-    /// Tokens so far.
+    /// All tokens of the sequence.
     tokens: Vec<u32>,
-    /// Its KV pages, in order of their tokens: as many as the tokens fill, the last one perhaps in part.
+    /// KV pages in the order of their tokens; the last one may be partially filled.
     pages: Vec<u32>,
-    /// Tokens that the sequence had at its checkpoint.
+    /// Length of the sequence at its checkpoint.
     checkpoint: Option<u64>,
-    /// The last step that was looked at with this slot in it.
+    /// [`Sequences::looks`] of the last step with this slot, to find duplicates.
     seen: u64,
 }
 
 impl Slot {
-    /// Tokens so far.
+    /// Number of tokens in the sequence.
     fn past(&self) -> u64 {
         self.tokens.len() as u64
     }
 }
 
-/// The page of a sequence of `n_tokens` that its next token is written to; None where it begins a new page.
+/// The partially filled page that token `n_tokens` is written to; None if that token starts a new page.
 fn tail(pages: &[u32], n_tokens: u64) -> Option<u32> {
     if n_tokens.is_multiple_of(KV_PAGE_TOKENS) {
         None
@@ -93,43 +93,43 @@ fn tail(pages: &[u32], n_tokens: u64) -> Option<u32> {
     }
 }
 
-/// Engines that this process has opened.
+/// Number of engines opened in this process.
 static N_ENGINES: AtomicU32 = AtomicU32::new(0);
 
 /// All sequences of an engine.
 pub(crate) struct Sequences {
-    /// Which engine of this process they belong to.
+    /// Number of this engine within the process.
     engine: u32,
     slots: Vec<Slot>,
-    /// The lowest free one last at first.
+    /// Free list, a stack; initially the lowest index is on top.
     free_slots: Vec<u32>,
     pages: Pages,
     max_context: u64,
     vocab: u64,
-    /// False for models without attention: their sequences need no pages.
+    /// False for models without attention, whose sequences need no pages.
     has_kv: bool,
-    /// Elements of one row of [`Table::Pages`].
+    /// Row stride of [`Table::Pages`], in elements.
     pages_stride: usize,
-    /// Steps that were looked at, admitted or not.
+    /// Number of calls of [`Sequences::admit`].
     looks: u64,
-    /// By entry of the program.
+    /// Limits of each entry of the program.
     entries: Vec<Most>,
-    /// Index of the entry that takes any step.
+    /// Index of the prefill entry, which accepts any step within its limits.
     prefill: usize,
-    /// True where an entry that decodes gives a prompt the bits that prefill gives it.
+    /// True if decode entries give a prompt the same bits as the prefill entry: on CPUs, not on GPUs.
     decodes_prompts: bool,
 }
 
-/// Where the tokens of a step come from.
+/// Where the tokens of a step come from; decides whether a decode entry may run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Some are a prompt's: whichever way it is cut into steps, it has the same bits.
+    /// At least one is part of a prompt. The results must not depend on how the prompt is split into steps.
     Prompt,
-    /// Nobody says.
+    /// No prompt, or unknown.
     Any,
 }
 
-/// The largest step that an entry takes.
+/// The limits of an entry.
 #[derive(Clone, Copy)]
 struct Most {
     kind: EntryKind,
@@ -190,7 +190,7 @@ impl Sequences {
         }
     }
 
-    /// Takes a slot; the caller fills it.
+    /// Assigns a slot. The caller initializes its memory.
     pub(crate) fn add(&mut self) -> Result<(SequenceId, u32), RuntimeError> {
         let exhausted = RuntimeError::PoolExhausted { pool: Pool::State, wanted: 1, free: 0 };
         let index = self.free_slots.pop().ok_or(exhausted)?;
@@ -199,7 +199,7 @@ impl Sequences {
         Ok((SequenceId { engine: self.engine, slot: index, generation: slot.generation }, index))
     }
 
-    /// Gives back the slot, and the pages that nobody else holds.
+    /// Frees the slot and the pages that no other sequence holds.
     pub(crate) fn remove(&mut self, id: SequenceId, device: &mut dyn Device) -> Result<u32, RuntimeError> {
         self.get(id)?;
         let slot = &mut self.slots[id.slot as usize];
@@ -212,22 +212,22 @@ impl Sequences {
         Ok(id.slot)
     }
 
-    /// Tokens that a sequence has taken.
+    /// The tokens of a sequence.
     pub(crate) fn tokens(&self, id: SequenceId) -> Result<&[u32], RuntimeError> {
         Ok(&self.get(id)?.tokens)
     }
 
-    /// Slots and pages that are free.
+    /// Numbers of free slots and free pages.
     pub(crate) fn free(&self) -> (u64, u64) {
         (self.free_slots.len() as u64, self.pages.n_free())
     }
 
-    /// Most tokens of one prefill step.
+    /// Maximum number of tokens in a prefill step.
     pub(crate) fn prefill_tokens(&self) -> u64 {
         self.entries[self.prefill].tokens
     }
 
-    /// Most rows of logits of one prefill step.
+    /// Maximum number of rows of logits in a prefill step.
     pub(crate) fn prefill_outputs(&self) -> u64 {
         self.entries[self.prefill].outputs
     }
@@ -237,18 +237,18 @@ impl Sequences {
         slot.filter(|_| id.engine == self.engine).ok_or(RuntimeError::UnknownSequence(id))
     }
 
-    /// Pages of a sequence of that many tokens.
+    /// Number of pages of a sequence of `n_tokens` tokens.
     fn pages_of(&self, n_tokens: u64) -> u64 {
         if self.has_kv { n_tokens.div_ceil(KV_PAGE_TOKENS) } else { 0 }
     }
 
-    /// Checks that a sequence can take these tokens, in any number of steps; changes nothing.
+    /// Checks that these tokens can be appended to a sequence, in one or more steps. Changes nothing.
     pub(crate) fn check_room(&self, id: SequenceId, tokens: &[u32]) -> Result<(), RuntimeError> {
-        let wanted = self.check_feed(&Feed { sequence: id, tokens, outputs: Outputs::None }, &[])?;
+        let wanted = self.check_feed(Feed { sequence: id, tokens, outputs: Outputs::None }, std::iter::empty())?;
         self.pages.check(wanted, 0)
     }
 
-    /// Checks tokens that a sequence of `past` would take.
+    /// Checks the values of `tokens` and the length of a sequence of `past` tokens after them.
     fn check_tokens(&self, past: u64, tokens: &[u32]) -> Result<(), RuntimeError> {
         if tokens.is_empty() {
             return Err(RuntimeError::NoTokens);
@@ -263,41 +263,46 @@ impl Sequences {
         Ok(())
     }
 
-    /// Checks a feed that comes after others of its step; returns the pages it wants.
-    fn check_feed(&self, feed: &Feed<'_>, earlier: &[Feed<'_>]) -> Result<u64, RuntimeError> {
+    /// Checks a feed and returns the number of pages that it needs, given the `earlier` feeds of the same step.
+    fn check_feed<'f>(&self, feed: Feed<'_>, earlier: impl Iterator<Item = Feed<'f>>) -> Result<u64, RuntimeError> {
         let slot = self.get(feed.sequence)?;
         self.check_tokens(slot.past(), feed.tokens)?;
         let new = self.pages_of(slot.past() + feed.tokens.len() as u64) - slot.pages.len() as u64;
         let Some(page) = tail(&slot.pages, slot.past()).filter(|&page| self.pages.holders(page) > 1) else {
             return Ok(new);
         };
-        // Whoever writes before us lets go of the page; the last holder writes into it.
+        // Each earlier writer replaces the shared page by a copy. The last holder writes in place.
         let writes =
-            |other: &&Feed<'_>| self.get(other.sequence).is_ok_and(|slot| tail(&slot.pages, slot.past()) == Some(page));
-        let left = self.pages.holders(page) as usize - earlier.iter().filter(writes).count();
+            |other: &Feed<'_>| self.get(other.sequence).is_ok_and(|slot| tail(&slot.pages, slot.past()) == Some(page));
+        let left = self.pages.holders(page) as usize - earlier.filter(writes).count();
         Ok(new + u64::from(left > 1))
     }
 
-    /// Checks a step and picks its entry: the smallest that decodes where every sequence has one token, unless a prompt's
-    /// tokens have other bits there. Changes no sequence.
-    pub(crate) fn admit(&mut self, feeds: &[Feed<'_>], origin: Origin) -> Result<Admitted, RuntimeError> {
-        let mut counts = Counts { tokens: 0, sequences: feeds.len() as u64, outputs: 0 };
+    /// Checks a step and picks its entry: the smallest decode entry if every sequence has one token and the entry gives the
+    /// right bits, otherwise the prefill entry. Changes no sequence.
+    pub(crate) fn admit<'f>(
+        &mut self,
+        feeds: impl Iterator<Item = Feed<'f>> + Clone,
+        origin: Origin,
+    ) -> Result<Admitted, RuntimeError> {
+        let mut counts = Counts { tokens: 0, sequences: 0, outputs: 0 };
         let mut pages = 0;
         self.looks += 1;
-        for (index, feed) in feeds.iter().enumerate() {
-            pages += self.check_feed(feed, &feeds[..index])?;
+        for (index, feed) in feeds.clone().enumerate() {
+            pages += self.check_feed(feed, feeds.clone().take(index))?;
             let seen = &mut self.slots[feed.sequence.slot as usize].seen;
             if std::mem::replace(seen, self.looks) == self.looks {
                 return Err(RuntimeError::SequenceTwice(feed.sequence));
             }
+            counts.sequences += 1;
             counts.tokens += feed.tokens.len() as u64;
             counts.outputs += feed.outputs.rows(feed.tokens.len());
         }
-        if feeds.is_empty() {
+        if counts.sequences == 0 {
             return Err(RuntimeError::NoTokens);
         }
         self.pages.check(pages, 0)?;
-        let single = feeds.iter().all(|feed| feed.tokens.len() == 1);
+        let single = counts.tokens == counts.sequences; // every feed has at least one token
         if single && (origin == Origin::Any || self.decodes_prompts) {
             let fits = |most: &Most| most.kind == EntryKind::Decode && most.fits(counts);
             if let Some(entry) = self.entries.iter().position(fits) {
@@ -316,22 +321,22 @@ impl Sequences {
         }
     }
 
-    /// How large an admitted step is.
-    pub(crate) fn size(&self, feeds: &[Feed<'_>], counts: Counts) -> Size {
-        let attended = |feed: &Feed<'_>| {
+    /// The size of an admitted step, for cost models.
+    pub(crate) fn size<'f>(&self, feeds: impl Iterator<Item = Feed<'f>>, counts: Counts) -> Size {
+        let attended = |feed: Feed<'_>| {
             let (past, n) = (self.slots[feed.sequence.slot as usize].past() as f64, feed.tokens.len() as f64);
             n * past + n * (n + 1.0) / 2.0
         };
         let tokens = counts.tokens as f64;
-        let context = feeds.iter().map(attended).sum::<f64>() / tokens;
+        let context = feeds.map(attended).sum::<f64>() / tokens;
         Size { tokens, sequences: counts.sequences as f64, outputs: counts.outputs as f64, context }
     }
 
-    /// Takes the pages of an admitted step, fills in its tables, and moves the sequences on.
-    pub(crate) fn advance(&mut self, feeds: &[Feed<'_>], device: &mut dyn Device) {
+    /// Allocates the pages of an admitted step, fills the step tables and appends the tokens to their sequences.
+    pub(crate) fn advance<'f>(&mut self, feeds: impl Iterator<Item = Feed<'f>>, device: &mut dyn Device) {
         let (mut token, mut row) = (0, 0);
         device.table(Table::Starts)[0] = 0;
-        for (index, feed) in feeds.iter().enumerate() {
+        for (index, feed) in feeds.enumerate() {
             let (n, past) = (feed.tokens.len(), self.slots[feed.sequence.slot as usize].past());
             self.grow(feed.sequence.slot, n as u64, device);
             let slot = &mut self.slots[feed.sequence.slot as usize];
@@ -356,7 +361,7 @@ impl Sequences {
         }
     }
 
-    /// Takes the pages that a sequence needs to write `n_tokens` more, a copy of its last one where that is shared.
+    /// Allocates the pages for `n_tokens` more tokens. Copies the last page if it is shared.
     fn grow(&mut self, slot: u32, n_tokens: u64, device: &mut dyn Device) {
         let past = self.slots[slot as usize].past();
         let wanted = self.pages_of(past + n_tokens);
@@ -375,7 +380,7 @@ impl Sequences {
         }
     }
 
-    /// Cuts a sequence to its first `n_tokens`; pages that nobody holds any more are free again. State stays as it is.
+    /// Truncates a sequence to `n_tokens` tokens and frees unused pages. The state slot is not changed.
     fn cut(&mut self, slot: u32, n_tokens: u64, device: &mut dyn Device) {
         let wanted = self.pages_of(n_tokens) as usize;
         let slot = &mut self.slots[slot as usize];

@@ -1,5 +1,5 @@
-//! Text that has to follow a JSON schema, a regular expression or a grammar: before each token is picked, llguidance says
-//! which ones may come next.
+//! Constrained decoding by a JSON schema, a regular expression or a grammar. llguidance computes the allowed tokens before
+//! each token is picked.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,18 +8,18 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use serde_json::Value;
 
-use crate::tokenize::byte_of;
+use super::tokenizer::byte_of;
 use crate::{Engine, RuntimeError};
 
-/// What a generated text has to be. A text that is cut short, by [`Finish::Length`](crate::Finish::Length) or otherwise,
-/// is the beginning of one.
+/// A constraint on generated text. Text that ends early, for example by [`Finish::Length`](crate::Finish::Length), is a
+/// prefix of matching text.
 ///
 /// ```
 /// use jamba_runtime::{Constraint, Engine, Finish, GenerateOptions, OpenOptions};
 /// use serde_json::json;
 /// # use std::ops::ControlFlow;
 ///
-/// let mut engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
 /// let schema = json!({
 ///     "type": "object", "properties": { "age": { "type": "integer", "minimum": 0, "maximum": 130 } },
 ///     "required": ["age"], "additionalProperties": false,
@@ -33,17 +33,17 @@ use crate::{Engine, RuntimeError};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Constraint {
-    /// A JSON text that satisfies this schema, with one space behind commas and colons and none elsewhere; a key
-    /// `x-guidance` in the schema changes that, as llguidance documents it.
+    /// JSON that satisfies this schema, with one space after commas and colons and no other white space. The key
+    /// `x-guidance` of the schema overrides this; see llguidance's documentation.
     JsonSchema(Value),
-    /// A text that the regular expression matches as a whole, in the syntax of Rust's regex crate.
+    /// Text that the regular expression matches as a whole, in the syntax of Rust's `regex` crate.
     Regex(String),
-    /// A text of this grammar, in llguidance's variant of Lark.
+    /// Text of this grammar, in llguidance's variant of Lark.
     Lark(String),
 }
 
 impl Constraint {
-    /// What it is, in messages.
+    /// The kind of constraint, for messages.
     fn kind(&self) -> &'static str {
         match self {
             Constraint::JsonSchema(_) => "JSON schema",
@@ -61,12 +61,12 @@ impl Constraint {
     }
 }
 
-/// The schema with our default of white space: as little as is usual, so that no answer is an endless row of it.
+/// Adds our default for white space to a schema. Flexible white space would allow endless runs of it.
 fn compact(schema: &Value) -> Result<Value, RuntimeError> {
     let mut schema = match schema {
         Value::Object(_) => schema.clone(),
         Value::Bool(true) => Value::Object(serde_json::Map::new()),
-        _ => return Err(refused("JSON schema", "it is neither an object nor true")),
+        _ => return Err(refused("JSON schema", "found neither an object nor true")),
     };
     if let Some(object) = schema.as_object_mut().filter(|object| !object.contains_key("x-guidance")) {
         let spaces = JsonCompileOptions {
@@ -85,12 +85,12 @@ fn refused(kind: &'static str, reason: impl ToString) -> RuntimeError {
     RuntimeError::Constraint { kind, reason: reason.to_string() }
 }
 
-/// What constraints need to know of a plan's tokens; made when the first one comes.
+/// The plan's tokens in llguidance's form, built for the first constraint.
 #[derive(Default)]
 pub(crate) struct Vocabulary(OnceLock<Arc<ParserFactory>>);
 
 impl Vocabulary {
-    /// Of a `tokenizer.json`, for rows of `vocab` logits of which `eos` end a text.
+    /// Builds the factory from a `tokenizer.json`, for rows of `vocab` logits and end tokens `eos`.
     fn factory(&self, tokenizer: &[u8], vocab: usize, eos: &[u32]) -> Result<Arc<ParserFactory>, RuntimeError> {
         if let Some(factory) = self.0.get() {
             return Ok(Arc::clone(factory));
@@ -98,15 +98,15 @@ impl Vocabulary {
         let failed = |reason: String| RuntimeError::Tokenizer { section: "tokenizer", reason };
         let json: Value = serde_json::from_slice(tokenizer).map_err(|error| failed(error.to_string()))?;
         let names = json["model"]["vocab"].as_object().into_iter().flatten().map(|(name, _)| name);
-        // The library takes for granted that such names are bytes.
+        // The library assumes that such names are bytes and does not check it.
         if let Some(name) = names.filter(|name| name.starts_with("<0x")).find(|name| byte_of(name).is_none()) {
-            return Err(failed(format!("token {name:?} stands for no byte")));
+            return Err(failed(format!("token {name:?} is not a valid byte token")));
         }
         let mut words = token_bytes_from_tokenizer_json(&json).map_err(|error| failed(error.to_string()))?;
-        words.resize(vocab, Vec::new()); // rows may be longer than the vocabulary; no word is allowed nowhere
+        words.resize(vocab, Vec::new()); // rows may be padded; empty tokens are never allowed
         let eos: Vec<u32> = eos.iter().copied().filter(|&eos| (eos as usize) < vocab).collect();
         let Some(&first) = eos.first() else {
-            return Err(failed("no token ends a text: a constraint needs one".to_owned()));
+            return Err(failed("found no end token, which constraints need".to_owned()));
         };
         let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words).with_eos_tokens(&eos);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -116,14 +116,14 @@ impl Vocabulary {
     }
 }
 
-/// A constraint, and how far a text is that follows it.
+/// The state of a constraint after the tokens so far.
 pub(crate) struct Matching {
     kind: &'static str,
     matcher: Matcher,
     eos: Vec<u32>,
 }
 
-/// Tokens that may come next.
+/// The allowed next tokens.
 pub(crate) struct Allowed(SimpleVob);
 
 impl Allowed {
@@ -133,7 +133,7 @@ impl Allowed {
 }
 
 impl Matching {
-    /// The beginning of a text; refuses constraints that cannot be understood, or that no text meets.
+    /// The state before the first token. Fails if the constraint is invalid or matches no text.
     pub(crate) fn new(engine: &Engine, constraint: &Constraint) -> Result<Matching, RuntimeError> {
         let kind = constraint.kind();
         let mut eos = engine.manifest().model.eos.clone();
@@ -150,7 +150,7 @@ impl Matching {
         }
     }
 
-    /// Tokens that may come next, the end of the text among them where `may_end` and it may.
+    /// The allowed next tokens. End tokens are included only if `may_end` and the text may end here.
     pub(crate) fn allowed(&mut self, may_end: bool) -> Result<Allowed, RuntimeError> {
         let mut mask = self.matcher.compute_mask_or_eos().map_err(|error| refused(self.kind, error))?;
         if !may_end {
@@ -160,7 +160,7 @@ impl Matching {
         Ok(Allowed(mask))
     }
 
-    /// Takes a token that was allowed; true where the text is whole and nothing may follow.
+    /// Advances by an allowed token. Returns true if the text is complete and no token may follow.
     pub(crate) fn take(&mut self, token: u32) -> Result<bool, RuntimeError> {
         self.matcher.consume_token(token).map_err(|error| refused(self.kind, error))?;
         Ok(self.matcher.is_stopped())

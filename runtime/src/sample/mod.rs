@@ -1,8 +1,8 @@
-//! From a row of logits to the next token.
+//! Sampling: from a row of logits to the next token.
 //!
-//! In this order, as Hugging Face's processors do it: what a constraint forbids, logit bias, repetition penalty, presence
-//! and frequency penalty, temperature, top-k, top-p, min-p; then one draw from what is left. Each sampler has its own
-//! generator: what a sequence draws does not depend on the others.
+//! The order is that of Hugging Face transformers' logits processors: constraint mask, logit bias, repetition penalty,
+//! presence and frequency penalty, temperature, top-k, top-p, min-p, then one draw. Each sampler has its own random
+//! generator, so that a sequence's draws do not depend on other sequences.
 
 mod logprobs;
 mod options;
@@ -25,7 +25,7 @@ use crate::device::Row;
 /// ```
 /// use jamba_runtime::{Sampler, SamplerOptions};
 ///
-/// // Greedy, but a token that occurred is worth half as much.
+/// // Greedy, with half the logit for tokens that occurred.
 /// let options = SamplerOptions { repetition_penalty: 2.0, ..SamplerOptions::default() };
 /// let mut sampler = Sampler::new(options, 3)?;
 /// sampler.observe(&[0]);
@@ -37,36 +37,37 @@ use crate::device::Row;
 pub struct Sampler {
     options: SamplerOptions,
     random: Pcg64,
-    /// What occurred of each token; empty where that changes nothing.
+    /// Token counts for the penalties; empty if unused.
     history: Vec<Occurred>,
-    /// What is added to each logit; empty where nothing is.
+    /// Bias per token; empty if unused.
     bias: Vec<f32>,
-    /// Logits and tokens still in the draw.
+    /// Buffer for the tokens that remain after filtering.
     candidates: Vec<Candidate>,
 }
 
-/// Where a token occurred.
+/// Occurrences of a token.
 #[derive(Clone, Copy, Debug, Default)]
 struct Occurred {
+    /// In the prompt.
     before: bool,
-    /// How often it was picked.
+    /// Number of times that the sampler picked it.
     picked: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
-    /// The logit; later its weight in the draw, relative to the likeliest token's.
+    /// The logit; later the weight relative to that of the most likely token.
     value: f64,
     token: u32,
 }
 
-/// The likelier first; of two alike, the lower token.
+/// Descending order of likelihood. Ties are broken by lowest token.
 fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.value.total_cmp(&a.value).then(a.token.cmp(&b.token))
 }
 
 impl Sampler {
-    /// A sampler for a vocabulary of `vocab` tokens. Refuses options outside their range.
+    /// A sampler for rows of `vocab` logits. Fails if an option is outside its range.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
         let empty = Sampler {
             options: SamplerOptions::GREEDY,
@@ -78,7 +79,7 @@ impl Sampler {
         empty.with_options(options, vocab)
     }
 
-    /// A new sampler in the memory of this one.
+    /// A sampler with new options that reuses this one's memory.
     pub(crate) fn with_options(mut self, options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
         options.check(vocab)?;
         self.history.clear();
@@ -91,7 +92,7 @@ impl Sampler {
         Ok(Sampler { random: Pcg64::seed_from_u64(options.seed), options, ..self })
     }
 
-    /// Notes tokens that occurred before: the prompt's, for the repetition penalty. Picked tokens are noted anyway.
+    /// Records tokens of the prompt, for the repetition penalty. Picked tokens are recorded automatically.
     pub fn observe(&mut self, tokens: &[u32]) {
         for &token in tokens {
             if let Some(occurred) = self.history.get_mut(token as usize) {
@@ -100,8 +101,11 @@ impl Sampler {
         }
     }
 
-    /// Picks the next token from `logits`, f32 \[vocab\]. Refuses logits whose largest is no number, and options that
-    /// forbid all tokens.
+    /// Picks the next token from `logits`, f32 \[vocab\].
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFinite`] if the largest logit is not finite; [`RuntimeError::NoTokenAllowed`] if biases forbid all
+    /// tokens.
     pub fn pick(&mut self, logits: &[f32]) -> Result<u32, RuntimeError> {
         let greedy_token = greedy(logits)?;
         let plain = self.options.temperature == 0.0 && self.history.is_empty() && self.bias.is_empty();
@@ -111,13 +115,13 @@ impl Sampler {
         self.pick_from(logits, |_| true)
     }
 
-    /// As [`Sampler::pick`], from the tokens that `allowed` names. Refuses when it names none.
+    /// Like [`Sampler::pick`], but only picks tokens for which `allowed` is true. Fails if there are none.
     pub fn pick_where(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {
         greedy(logits)?;
         self.pick_from(logits, allowed)
     }
 
-    /// How a device would pick the next token from logits as they are; None where something that it does not know changes them.
+    /// The settings with which a device picks the same token; None if penalties or biases change the logits.
     pub(crate) fn setting(&self) -> Option<Setting> {
         if !self.history.is_empty() || !self.bias.is_empty() {
             return None;
@@ -127,8 +131,8 @@ impl Sampler {
         Some(Setting { temperature, top_k, top_p, min_p, draw: self.random.clone().next_u64() })
     }
 
-    /// Picks from what a step left of a row of logits. Where a device picked by [`Sampler::setting`], the generator goes on as if it
-    /// had been done here.
+    /// Picks from the result of a step. If a device already picked by [`Sampler::setting`], advances the generator as if the
+    /// token had been drawn here.
     pub(crate) fn pick_row(&mut self, row: Row<'_>) -> Result<u32, RuntimeError> {
         match row {
             Row::Logits(logits) => self.pick(logits),
@@ -149,7 +153,7 @@ impl Sampler {
         Ok(token)
     }
 
-    /// A logit after bias and penalties.
+    /// The logit after bias and penalties.
     fn adjusted(&self, token: usize, logit: f32) -> f32 {
         let logit = logit + self.bias.get(token).copied().unwrap_or(0.0);
         let Some(&Occurred { before, picked }) = self.history.get(token) else { return logit };
@@ -195,13 +199,13 @@ impl Sampler {
                 return Some(candidate.token);
             }
         }
-        Some(first.token) // the last bit of rounding
+        Some(first.token) // only reached by rounding
     }
 }
 
-/// Keeps the likeliest candidates that together reach `top_p` of the weight. Sorts no more of them than it must.
+/// Keeps the most likely candidates whose weights sum to at least `top_p` of the total. Sorts only a growing head of them.
 fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
-    candidates.sort_unstable_by_key(|candidate| candidate.token); // a sum that does not depend on the order found
+    candidates.sort_unstable_by_key(|candidate| candidate.token); // makes the sum independent of the input order
     let wanted = top_p * candidates.iter().map(|candidate| candidate.value).sum::<f64>();
     let mut head = 64;
     loop {
@@ -223,7 +227,10 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
     }
 }
 
-/// The token of the largest logit; of several alike, the lowest. Refuses rows without a finite largest logit.
+/// The token with the largest logit. Ties are broken by lowest token.
+///
+/// # Errors
+/// [`RuntimeError::NotFinite`] if the largest logit is not finite.
 pub fn greedy(logits: &[f32]) -> Result<u32, RuntimeError> {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in logits.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Chats to text, by the checkpoint's own templates (Jinja), as Hugging Face transformers renders them.
+//! Chat templates (Jinja) of the checkpoint, rendered as Hugging Face transformers renders them.
 //!
-//! What it does beside plain Jinja: blocks take their line with them (`trim_blocks`, `lstrip_blocks`); `break` and
-//! `continue`; Python's methods of strings, lists and dictionaries, and its spelling of values ([`python`]); `tojson`
-//! without escapes for HTML; `raise_exception` and `strftime_now`; `{% generation %}` blocks, which only mark text. Keys
-//! of messages that are null are as if absent, and reasoning goes by the names that templates know it by.
+//! Extensions of plain Jinja that transformers enables: `trim_blocks` and `lstrip_blocks`; `break` and `continue`; Python's
+//! methods of strings, lists and dictionaries and its formatting of values ([`python`]); `tojson` without HTML escapes;
+//! `raise_exception` and `strftime_now`; `{% generation %}` blocks, which only mark text. Null fields of messages are
+//! treated as absent. The reasoning of a message is available under every name that templates use for it.
 
 mod python;
 
@@ -12,29 +12,29 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::tokenizer::SpecialToken;
 use crate::RuntimeError;
-use crate::tokenize::SpecialToken;
 
-/// Instructions that a template may run: some thousands a message in any that is meant well.
+/// Limit on the instructions of a template; ordinary templates run a few thousand per message.
 const FUEL: u64 = 20_000_000;
 
-/// Special tokens that templates may name.
+/// Special tokens that are variables of templates.
 const SPECIAL_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Names of a message's reasoning; the first is the usual one.
+/// Field names for the reasoning of a message; the first is the usual one.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who says it: `system`, `user`, `assistant`.
+    /// `system`, `user`, `assistant`, or another role that the template supports.
     pub role: String,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
-/// A chat with all that a template may ask for. In JSON, keys that are none of these fields are variables.
+/// The variables of a chat template. In JSON, unknown keys become [`Chat::variables`].
 ///
 /// ```
 /// use jamba_runtime::Chat;
@@ -52,15 +52,15 @@ pub struct Message {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Chat {
-    /// The messages: JSON objects with `role` and `content` and whatever else the template knows: `tool_calls`.
+    /// Messages: JSON objects with `role`, `content`, and further fields that the template uses, such as `tool_calls`.
     pub messages: Vec<Value>,
-    /// Functions that the model may call: JSON schemas.
+    /// Functions that the model may call, as JSON schemas.
     pub tools: Option<Vec<Value>>,
-    /// Documents that the model may use: JSON objects with `title` and `text`.
+    /// Documents for the model: JSON objects with `title` and `text`.
     pub documents: Option<Vec<Value>>,
-    /// End where the assistant's answer begins.
+    /// Appends the beginning of an assistant message.
     pub add_generation_prompt: bool,
-    /// The name of the template, where there are several; `tool_use` with tools and `default` without, unless given.
+    /// Name of the template, if the plan has several. Default: `tool_use` if there are tools, otherwise `default`.
     pub template: Option<String>,
     /// Other variables of the template.
     #[serde(flatten)]
@@ -68,7 +68,7 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Messages, up to where the assistant's answer begins.
+    /// A chat of these messages that ends with the beginning of an assistant message.
     pub fn new(messages: &[Message]) -> Chat {
         let message = |Message { role, content }: &Message| serde_json::json!({ "role": role, "content": content });
         let messages = messages.iter().map(message).collect();
@@ -114,18 +114,18 @@ fn failed(section: &'static str, reason: impl ToString) -> RuntimeError {
     RuntimeError::Tokenizer { section, reason: reason.to_string() }
 }
 
-/// The message of a template that cannot be used, with all that led to it.
+/// Converts a template error, with all its causes.
 fn refused(error: &Error) -> RuntimeError {
     if error.kind() == ErrorKind::OutOfFuel {
-        return failed(SECTION, format!("it ran {FUEL} instructions and was not done: does it loop forever?"));
+        return failed(SECTION, format!("stopped after {FUEL} instructions: does it loop forever?"));
     }
     let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
     failed(SECTION, sources.fold(error.to_string(), |text, source| format!("{text}: {source}")))
 }
 
 impl ChatTemplate {
-    /// Takes the template of `chat_template.jinja`, else those of `tokenizer_config.json`; the special tokens are the
-    /// latter's.
+    /// Parses `chat_template.jinja` (`template`) or, without it, the templates in `tokenizer_config.json` (`config`). Special
+    /// tokens come from `config`.
     pub fn new(template: Option<&[u8]>, config: Option<&[u8]>) -> Result<ChatTemplate, RuntimeError> {
         let config: Map<String, Value> = match config {
             None => Map::new(),
@@ -136,7 +136,7 @@ impl ChatTemplate {
                 Templates::One(str::from_utf8(bytes).map_err(|error| failed(SECTION, error))?.to_owned())
             }
             (None, Some(value)) => Templates::deserialize(value).map_err(|_| {
-                failed("tokenizer config", "chat_template is neither a text nor a list of names and templates")
+                failed("tokenizer config", "chat_template is neither a string nor a list of named templates")
             })?,
             (None, None) => return Err(RuntimeError::NoSection(SECTION)),
         };
@@ -158,19 +158,22 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, names, special_tokens })
     }
 
-    /// Names of the templates; `default` where there is but one.
+    /// Names of the templates; a single template is called `default`.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The chat as text, up to where the assistant's answer begins. The text says how it begins:
-    /// [`Tokenizer::encode_plain`](crate::Tokenizer::encode_plain) adds nothing to it.
+    /// Renders messages and the beginning of an assistant message. Encode the result with
+    /// [`Tokenizer::encode_plain`](crate::Tokenizer::encode_plain): it contains its special tokens already.
     pub fn render(&self, messages: &[Message]) -> Result<String, RuntimeError> {
         self.render_chat(&Chat::new(messages))
     }
 
-    /// A chat with tools, documents and other variables as text. Refuses chats without messages, messages that are no
-    /// objects, what the template itself refuses, and templates that do not end.
+    /// Renders a chat with tools, documents and other variables.
+    ///
+    /// # Errors
+    /// Fails if there are no messages, if a message is not an object, if the template raises an exception, or if it does
+    /// not terminate.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, RuntimeError> {
         let name = self.name(chat)?;
         if chat.messages.is_empty() {
@@ -190,7 +193,7 @@ impl ChatTemplate {
 
     fn name<'a>(&'a self, chat: &'a Chat) -> Result<&'a str, RuntimeError> {
         let has = |name: &str| self.names.iter().any(|known| known == name);
-        let unknown = |name: &str| failed(SECTION, format!("there is none named {name:?}, only {:?}", self.names));
+        let unknown = |name: &str| failed(SECTION, format!("found no template named {name:?}, only {:?}", self.names));
         match &chat.template {
             Some(name) if has(name) => Ok(name),
             Some(name) => Err(unknown(name)),
@@ -201,10 +204,10 @@ impl ChatTemplate {
     }
 }
 
-/// A message as templates see it.
+/// A message in the form that templates expect.
 fn message(message: &Value) -> Result<Value, RuntimeError> {
     let Value::Object(fields) = message else {
-        return Err(failed(SECTION, format!("a message is an object with role and content, not {message}")));
+        return Err(failed(SECTION, format!("message: found {message}, expected an object with role and content")));
     };
     let mut fields: Map<String, Value> = fields
         .iter()
@@ -235,7 +238,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// The template with `{% generation %}` blocks, which no other Jinja knows, as blocks that do nothing.
+/// Replaces `{% generation %}` blocks, an extension of transformers, by `{% with %}` blocks, which have no effect.
 fn without_generation(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
@@ -288,7 +291,7 @@ mod tests {
         let texts = [&chat, &tools, &rag].map(|chat| both.render_chat(chat).unwrap());
         assert_eq!(texts, ["default", "tool_use", "rag"]);
         let error = named(&["rag"]).render_chat(&chat).unwrap_err().to_string();
-        assert!(error.contains(r#"none named "default", only ["rag"]"#), "{error}");
+        assert!(error.contains(r#"no template named "default", only ["rag"]"#), "{error}");
         assert!(matches!(ChatTemplate::new(None, Some(b"{}")), Err(RuntimeError::NoSection("chat template"))));
     }
 
@@ -310,7 +313,7 @@ mod tests {
         let chat = Chat { messages: vec![json!("Hi")], ..Chat::default() };
         assert!(refused(&chat).contains("a message is an object"));
         let chat = Chat { template: Some("rag".to_owned()), ..Chat::new(&ask("Hi")) };
-        assert!(refused(&chat).contains("none named \"rag\""));
+        assert!(refused(&chat).contains("no template named \"rag\""));
     }
 
     #[test]

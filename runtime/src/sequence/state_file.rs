@@ -1,24 +1,24 @@
-//! Snapshots as files.
+//! Snapshot files, `.state`.
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 … 8 | magic: 0x89 `STATE` CR LF, so that a transfer in text mode shows |
+//! | 0 … 8 | magic: 0x89 `STATE` CR LF; text-mode transfers corrupt it |
 //! | 8 … 12 | format version |
-//! | 12 … 16 | bytes of the note |
+//! | 12 … 16 | size of the note, in bytes |
 //! | 16 … 24 | length of the file, in bytes |
 //! | 24 … 56 | digest of the plan |
-//! | 56 … 64 | tokens that the sequence has taken |
-//! | 64 … 72 | longest context of the plan, in tokens |
-//! | 72 … 80 | size of the vocabulary |
-//! | 80 … 88 | bytes of a state slot |
-//! | 88 … 96 | bytes of a KV page |
-//! | 96 … 128 | target whose code computed the state, zeros behind it |
-//! | 128 … 160 | BLAKE3 of everything behind the header |
+//! | 56 … 64 | number of tokens |
+//! | 64 … 72 | maximum context of the plan, in tokens |
+//! | 72 … 80 | vocabulary size |
+//! | 80 … 88 | size of a state slot, in bytes |
+//! | 88 … 96 | size of a KV page, in bytes |
+//! | 96 … 128 | target whose code computed the state, zero-padded |
+//! | 128 … 160 | BLAKE3 of everything after the header |
 //! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
-//! | 192 … | tokens (u32 each); the state slot; the pages, in order of their tokens; the note, in UTF-8 |
+//! | 192 … | tokens (u32 each); state slot; KV pages in the order of their tokens; note (UTF-8) |
 //!
-//! Integers are little-endian. A file is written beside its place and takes its name when it is whole. It is checked from
-//! the front, and refused by its first wrong field before anything of it is used.
+//! Integers are little-endian. A file is written under a temporary name and renamed when it is complete. On reading, fields
+//! are checked in order before any is used; the error names the first wrong one.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
@@ -32,14 +32,14 @@ use crate::{Engine, RuntimeError, Snapshot};
 
 const MAGIC: [u8; 8] = *b"\x89STATE\r\n";
 
-/// Version of the format that is written and read.
+/// The only format version that is written and read.
 const VERSION: u32 = 1;
 
 const HEADER_BYTES: usize = 192;
 const TARGET_BYTES: usize = 32;
 const DIGEST_AT: usize = HEADER_BYTES - blake3::OUT_LEN;
 
-/// What stands before the content.
+/// The header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Header {
     note_bytes: u32,
@@ -54,15 +54,15 @@ struct Header {
     content: [u8; 32],
 }
 
-/// The first field that is wrong, what it holds, and what it should.
+/// A wrong field: its name, the value found and the value expected.
 type Wrong = (&'static str, String, String);
 
-/// Refuses a field that does not hold what it should.
+/// Fails if a field differs from its expected value.
 fn check<T: PartialEq + ToString>(field: &'static str, found: T, expected: T) -> Result<(), Wrong> {
     if found == expected { Ok(()) } else { Err((field, found.to_string(), expected.to_string())) }
 }
 
-/// Refuses bytes that do not have the digest that was noted for them.
+/// Fails if `bytes` do not hash to `noted`.
 fn check_digest(field: &'static str, bytes: &[u8], noted: [u8; 32]) -> Result<(), Wrong> {
     check(field, blake3::hash(bytes), blake3::Hash::from_bytes(noted))
 }
@@ -109,7 +109,7 @@ impl Header {
         })
     }
 
-    /// Compares all that an engine knows of its plan's state with what the file says.
+    /// Checks the header against the engine's plan and target.
     fn check(&self, engine: &Engine) -> Result<(), Wrong> {
         let manifest = engine.manifest();
         check("plan", blake3::Hash::from_bytes(self.plan), engine.plan_digest())?;
@@ -128,7 +128,7 @@ impl Header {
         check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
     }
 
-    /// Bytes of the tokens, the slot, the pages and the note.
+    /// Size of tokens, state slot, pages and note, in bytes.
     fn content_bytes(&self) -> u64 {
         self.n_tokens * 4 + self.slot_bytes + self.n_pages() * self.page_bytes + u64::from(self.note_bytes)
     }
@@ -137,7 +137,7 @@ impl Header {
         if self.page_bytes == 0 { 0 } else { self.n_tokens.div_ceil(KV_PAGE_TOKENS) }
     }
 
-    /// The content as a snapshot.
+    /// Parses the content.
     fn snapshot(&self, content: &[u8]) -> Result<Snapshot, Wrong> {
         check_digest("content digest", content, self.content)?;
         let (tokens, rest) = content.split_at(self.n_tokens as usize * 4);
@@ -163,7 +163,7 @@ impl Header {
     }
 }
 
-/// N bytes as an array; there are always so many.
+/// `N` bytes from offset `at`, which the caller has checked to exist.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -171,17 +171,17 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 impl Snapshot {
-    /// Writes the snapshot to a file, in place of what is there: a `.state` file, [`Snapshot::bytes`] and 192 more.
+    /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes. Replaces an existing file atomically.
     ///
     /// ```
-    /// # #[path = "../tests/fixture/mod.rs"] mod fixture;
+    /// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
     /// # use jamba_runtime::{Engine, OpenOptions, Snapshot};
     /// # let folder = tempfile::tempdir()?;
     /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
     /// # let path = folder.path().join("prompt.state");
     /// let mut engine = Engine::open(&plan, OpenOptions::default())?;
     /// let sequence = engine.add_sequence()?;
-    /// engine.prefill(sequence, &[1, 20, 30], None)?;
+    /// engine.prefill(sequence, &[1, 20, 30], None, None)?;
     /// engine.snapshot(sequence)?.save(&path)?;
     ///
     /// let mut another = Engine::open(&plan, OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
@@ -222,8 +222,11 @@ impl Snapshot {
         })
     }
 
-    /// Reads a file that [`Snapshot::save`] wrote, for an engine of the same plan. Names the field of the file that is
-    /// wrong when the file is cut short, altered, of another version, or belongs to another plan.
+    /// Reads a file that [`Snapshot::save`] wrote, for an engine of the same plan.
+    ///
+    /// # Errors
+    /// [`RuntimeError::StateFile`] names the wrong field if the file is truncated, modified, of another version, or of
+    /// another plan.
     pub fn load(path: &Path, engine: &Engine) -> Result<Snapshot, RuntimeError> {
         let failed = |source| RuntimeError::Io { path: path.to_path_buf(), action: "read it", source };
         let refused = |(field, found, expected): Wrong| {
@@ -235,7 +238,7 @@ impl Snapshot {
         (&file).take(HEADER_BYTES as u64).read_to_end(&mut begin).map_err(failed)?;
         let header = Header::decode(&begin).map_err(refused)?;
         header.check(engine).map_err(refused)?;
-        // One more byte than there should be shows a file that is too long.
+        // Reading one byte more than expected detects a file that is too long.
         let mut content = Vec::new();
         (&file).take(header.content_bytes() + 1).read_to_end(&mut content).map_err(failed)?;
         check("length", (HEADER_BYTES + content.len()) as u64, header.file_bytes).map_err(refused)?;
@@ -243,7 +246,7 @@ impl Snapshot {
     }
 }
 
-/// Writes a file beside its place and moves it there when it is whole.
+/// Writes a temporary file in the same folder and renames it when it is complete.
 fn write_whole<'a>(path: &Path, header: &[u8], content: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()

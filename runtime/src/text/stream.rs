@@ -1,28 +1,28 @@
-//! Text of tokens that come one by one: the same text that decoding all of them at once gives, never part of a character.
+//! Incremental decoding of tokens. The result equals decoding all tokens at once and never contains part of a character.
 //!
-//! What tokens say can depend on those beside them: a character may be spread over several, bytes that make none are
-//! replaced together, and some decoders treat the first token of a text differently. So new tokens are decoded together
-//! with those told last, as context, and held back as long as later ones could change what they say.
+//! The text of a token depends on its neighbors: a character may span several tokens, invalid bytes are replaced as a group,
+//! and some decoders treat the first token of a text differently. New tokens are therefore decoded together with the last
+//! emitted ones as context, and held back while later tokens may change their text.
 
 use std::sync::Arc;
 
-use super::Tokenizer;
+use super::tokenizer::Tokenizer;
 use crate::RuntimeError;
 
-/// Tokens that are held back before bytes that make no character are told of as far as they are settled.
+/// Number of held back tokens after which invalid bytes are emitted as far as later tokens cannot change them.
 const MANY: usize = 64;
 
-/// Turns tokens into text as they come; characters that several tokens make up appear when they are whole.
+/// Decodes tokens one at a time. A character that spans several tokens is emitted when it is complete.
 ///
 /// ```
 /// # use jamba_runtime::{Engine, OpenOptions};
-/// let engine = Engine::open("examples/toy.plan".as_ref(), OpenOptions::default())?;
+/// let engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
 /// let tokenizer = engine.tokenizer()?;
 /// let tokens = tokenizer.encode_plain("für")?;
 /// let mut stream = tokenizer.stream();
 /// let mut text = String::new();
 /// for &token in &tokens {
-///     text += &stream.push(token)?; // often a word, sometimes nothing, never half an `ü`
+///     text += &stream.push(token)?; // often a word, sometimes empty, never half an `ü`
 /// }
 /// text += &stream.finish()?;
 /// assert_eq!(text, "für");
@@ -30,9 +30,9 @@ const MANY: usize = 64;
 /// ```
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    /// Those told last, then those held back.
+    /// The last emitted tokens, then the held back ones.
     tokens: Vec<u32>,
-    /// Tokens before this one were told.
+    /// Number of emitted tokens in `tokens`.
     told: usize,
 }
 
@@ -41,7 +41,7 @@ impl TextStream {
         TextStream { tokenizer, tokens: Vec::new(), told: 0 }
     }
 
-    /// Takes the next token; returns the text that is now complete, often a word, sometimes nothing.
+    /// Appends a token and returns the text that is now complete: often a word, sometimes empty.
     pub fn push(&mut self, token: u32) -> Result<String, RuntimeError> {
         self.tokens.push(token);
         let news = self.news(self.tokens.len())?;
@@ -56,12 +56,12 @@ impl TextStream {
         Ok(String::new())
     }
 
-    /// The rest: what was held back because a character might have become whole.
+    /// Returns the held back text at the end of the stream.
     pub fn finish(self) -> Result<String, RuntimeError> {
         self.news(self.tokens.len())
     }
 
-    /// What the tokens up to `end` say that was not told.
+    /// The text of the tokens before `end` that was not emitted yet.
     fn news(&self, end: usize) -> Result<String, RuntimeError> {
         let before = self.tokenizer.decode(&self.tokens[..self.told])?;
         let mut after = self.tokenizer.decode(&self.tokens[..end])?;
@@ -70,26 +70,25 @@ impl TextStream {
         Ok(after.split_off(common))
     }
 
-    /// Notes that all before `end` was told: the last of it remains as context.
+    /// Marks all tokens before `end` as emitted and keeps the newest of them as context.
     fn tell(&mut self, end: usize) {
         self.tokens.drain(..self.told);
         self.told = end - self.told;
     }
 
-    /// Where so many bytes make no character, or so many make up characters of their own, that waiting on costs more than
-    /// it helps.
+    /// Emits what later tokens cannot change, after a long run of invalid bytes or of byte-fallback tokens.
     fn tell_what_is_settled(&mut self, news: &str) -> Result<String, RuntimeError> {
         let all = self.tokens.len();
         if self.tokenizer.has_bytes() {
-            // Each run of such tokens is whole characters, or else a replacement for each byte: what is whole until now is
-            // told, and so is what will be no more.
+            // A run of byte tokens decodes to characters or, if invalid, to one replacement character per byte. Emit it if it
+            // is valid so far, or if it is too long to become valid.
             if !news.contains(char::REPLACEMENT_CHARACTER) || all - self.told > 2 * MANY {
                 self.tell(all);
                 return Ok(news.to_owned());
             }
             return Ok(String::new());
         }
-        // A cut where both sides say the same alone as together; no character has more than four bytes.
+        // Find a cut where both sides decode alone as they do together. A character has at most four bytes.
         for end in (all - 4..all).rev() {
             let rest = self.tokenizer.decode(&self.tokens[end..])?;
             let part = self.news(end)?;
@@ -116,7 +115,7 @@ mod tests {
         Arc::new(Tokenizer::new(TINY.as_bytes(), None, None).unwrap())
     }
 
-    /// As Llama's and the released Jambas': pieces with `▁` for a space, and a token for every byte.
+    /// A tokenizer like Llama's and the released Jambas': `▁` for a space, and a token for every byte.
     fn with_bytes() -> Arc<Tokenizer> {
         let mut vocab: serde_json::Map<String, Value> =
             ["<unk>", "<s>"].into_iter().enumerate().map(|(id, text)| (text.to_owned(), id.into())).collect();
@@ -142,7 +141,7 @@ mod tests {
         Arc::new(Tokenizer::new(text.to_string().as_bytes(), None, None).unwrap())
     }
 
-    /// The text as a stream tells it, and the most tokens that it held back.
+    /// The streamed text, and the maximum number of held back tokens.
     fn streamed(tokenizer: &Arc<Tokenizer>, tokens: &[u32]) -> (String, usize) {
         let (mut stream, mut text, mut most) = (tokenizer.stream(), String::new(), 0);
         for &token in tokens {
@@ -152,7 +151,7 @@ mod tests {
         (text + &stream.finish().unwrap(), most)
     }
 
-    /// Bytes as the tokens of a byte-level tokenizer, whose first 256 after three special ones stand for one byte each.
+    /// Encodes bytes with a byte-level tokenizer that has one token per byte after three special ones.
     fn byte_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
         let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
         let others: Vec<u8> = (0..=255).filter(|byte| !printable(byte)).collect();

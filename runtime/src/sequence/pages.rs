@@ -1,14 +1,14 @@
-//! Pages of keys and values, with counts of who holds them: taken, shared and returned in constant time.
+//! Reference counts of KV pages. Allocation, sharing and release take constant time.
 //!
-//! A page that several sequences hold is read by all of them and written by none: [`crate::session`] copies it first.
+//! A page with several holders is read-only; [`session`](super::session) copies it before a write.
 
 use crate::{Pool, RuntimeError};
 
 /// All pages of an engine.
 pub(crate) struct Pages {
-    /// Sequences that hold each page.
+    /// Number of sequences that hold each page.
     holders: Vec<u32>,
-    /// Pages that nobody holds; the lowest one last at first.
+    /// Free list, a stack; initially the lowest index is on top.
     free: Vec<u32>,
 }
 
@@ -17,12 +17,12 @@ impl Pages {
         Pages { holders: vec![0; n_pages as usize], free: (0..n_pages).rev().collect() }
     }
 
-    /// Pages that nobody holds.
+    /// Number of free pages.
     pub(crate) fn n_free(&self) -> u64 {
         self.free.len() as u64
     }
 
-    /// Refuses when fewer than `wanted` pages would be free after `returned` more have come back.
+    /// Fails if fewer than `wanted` pages are free once `returned` more have been released.
     pub(crate) fn check(&self, wanted: u64, returned: u64) -> Result<(), RuntimeError> {
         let free = self.n_free() + returned;
         if wanted > free {
@@ -31,22 +31,22 @@ impl Pages {
         Ok(())
     }
 
-    /// Takes a page for one sequence.
+    /// Allocates a page with one holder.
     ///
     /// # Panics
-    /// When none is free: [`Pages::check`] comes first.
+    /// If no page is free. Callers call [`Pages::check`] first.
     pub(crate) fn take(&mut self) -> u32 {
-        let page = self.free.pop().expect("pages are taken after they were checked for");
+        let page = self.free.pop().expect("`Pages::check` found a free page");
         self.holders[page as usize] = 1;
         page
     }
 
-    /// Lets one more sequence hold a page.
+    /// Adds a holder to a page.
     pub(crate) fn share(&mut self, page: u32) {
         self.holders[page as usize] += 1;
     }
 
-    /// One sequence holds the page no longer; true when it is free now.
+    /// Removes a holder. Returns true if the page is free now.
     pub(crate) fn release(&mut self, page: u32) -> bool {
         let holders = &mut self.holders[page as usize];
         *holders -= 1;
@@ -57,7 +57,7 @@ impl Pages {
         is_free
     }
 
-    /// Sequences that hold a page.
+    /// Number of holders of a page.
     pub(crate) fn holders(&self, page: u32) -> u32 {
         self.holders[page as usize]
     }

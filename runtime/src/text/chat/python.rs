@@ -1,16 +1,16 @@
-//! Values as Python spells them: templates are written for it.
+//! Python's formatting of values, which templates rely on.
 
 use std::fmt::Write;
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 
-/// Writes a value where a template prints it: `str(value)`.
+/// Formats a printed value: `str(value)`.
 pub(super) fn format(out: &mut Output<'_>, _state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     out.write_str(&text(value)?).map_err(Error::from)
 }
 
-/// `str(value)`; nothing for what is undefined.
+/// `str(value)`; empty for undefined values.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     match (value.kind(), value.as_str()) {
         (ValueKind::Undefined, _) => Ok(String::new()),
@@ -23,7 +23,7 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
     }
 }
 
-/// `json.dumps(value)` with the options that transformers gives templates: `ensure_ascii` (false, unless given), `indent`,
+/// `json.dumps(value)` with the options of transformers' `tojson` filter: `ensure_ascii` (default false), `indent`,
 /// `separators`, `sort_keys`.
 pub(super) fn to_json(value: Value, positional: Rest<Value>, options: Kwargs) -> Result<String, Error> {
     let given = |index: usize, name: &str| -> Result<Option<Value>, Error> {
@@ -58,18 +58,17 @@ pub(super) fn to_json(value: Value, positional: Rest<Value>, options: Kwargs) ->
 /// `datetime.now().strftime(format)`.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {format:?} is no format of times"))
-    })?;
+    write!(text, "{}", chrono::Local::now().format(format))
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: invalid format {format:?}")))?;
     Ok(text)
 }
 
-/// How values are spelled.
+/// A format of values.
 struct Style {
     none: &'static str,
     bools: [&'static str; 2],
     quote: fn(&str, &mut String),
-    /// One step of it, where every item has a line.
+    /// One level of indentation, if every item is on its own line.
     indent: Option<String>,
     item: String,
     key: String,
@@ -128,7 +127,12 @@ impl Writer<'_> {
                 self.items(['{', '}'], items, depth)?;
             }
             ValueKind::Undefined if !self.style.is_json => *self.out += "Undefined",
-            kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("a value of kind {kind} has no JSON"))),
+            kind => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("values of kind {kind} have no JSON form"),
+                ));
+            }
         }
         Ok(())
     }
@@ -162,7 +166,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Begins a line, where every item has one.
+    /// Starts a new line, if every item is on its own line.
     fn line(&mut self, depth: usize) {
         if let Some(indent) = &self.style.indent {
             self.out.push('\n');
@@ -171,7 +175,7 @@ impl Writer<'_> {
     }
 }
 
-/// `repr` of a number: as few digits as tell it from all others, with an exponent outside 10⁻⁴ … 10¹⁶.
+/// `repr` of a float: the shortest digits that round-trip, with an exponent outside 10⁻⁴ … 10¹⁶.
 fn float(value: f64, is_json: bool) -> String {
     if !value.is_finite() {
         let name = if value.is_nan() {

@@ -1,15 +1,15 @@
-//! Stop strings: text that ends an answer and is no part of it.
+//! Stop strings: text that ends an answer and is not part of it.
 
 use crate::RuntimeError;
 
-/// Looks for stop strings in text that comes in pieces. Text is held back only as long as it could be the beginning of
-/// one. The one that ends first counts, whatever the pieces; of several that end together, the longest.
+/// Finds stop strings in streamed text. Text is held back while it may be the beginning of a stop string. The match that
+/// ends first counts, regardless of how the text is split; of matches that end at the same place, the longest.
 ///
 /// ```
 /// use jamba_runtime::StopStrings;
 ///
 /// let mut stops = StopStrings::new(vec!["\nUser:".to_owned()])?;
-/// assert_eq!(stops.push("Yes.\nUs"), "Yes."); // `\nUs` may go on as `\nUser:`
+/// assert_eq!(stops.push("Yes.\nUs"), "Yes."); // `\nUs` may become `\nUser:`
 /// assert_eq!(stops.push("ing"), "\nUsing"); // it did not
 /// assert_eq!(stops.push("\nUser: and"), "");
 /// assert!(stops.is_stopped());
@@ -23,15 +23,15 @@ pub struct StopStrings {
 }
 
 impl StopStrings {
-    /// Looks for these; refuses empty ones.
+    /// A search for `stops`. Fails if one of them is empty.
     pub fn new(stops: Vec<String>) -> Result<StopStrings, RuntimeError> {
         if stops.iter().any(String::is_empty) {
-            return Err(RuntimeError::Option { name: "stop", found: "\"\"".to_owned(), expected: "a text" });
+            return Err(RuntimeError::Option { name: "stop", found: "\"\"".to_owned(), expected: "a nonempty string" });
         }
         Ok(StopStrings { stops, ..StopStrings::default() })
     }
 
-    /// Takes more text; returns what is certainly no part of a stop string. Nothing once one was found.
+    /// Appends text and returns the text that cannot be part of a stop string. Returns an empty string after a match.
     pub fn push(&mut self, text: &str) -> String {
         if self.stopped {
             return String::new();
@@ -46,23 +46,23 @@ impl StopStrings {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// The text that was held back, when no more comes.
+    /// Returns the held back text at the end of the stream.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 
-    /// True once a stop string was found.
+    /// True if a stop string was found.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Where the stop string begins that ends first.
+    /// Start of the match that ends first.
     fn find(&self) -> Option<usize> {
         let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|begin| (begin + stop.len(), begin)));
         found.min().map(|(_, begin)| begin)
     }
 
-    /// Bytes at the end of the held text that some stop string begins with.
+    /// Length in bytes of the longest suffix of the held text that is a prefix of a stop string.
     fn beginning(&self) -> usize {
         let longest = |stop: &String| {
             let ends = stop.char_indices().map(|(end, _)| end).rev();
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(filtered(&["aab"], &["a", "a", "a", "b"]), ("a".to_owned(), true));
         assert_eq!(filtered(&["ü!"], &["xü", "ü!"]), ("xü".to_owned(), true));
         assert_eq!(filtered(&[], &["a", "b"]), ("ab".to_owned(), false));
-        // The first to end; of those that end together, the longest.
+        // The match that ends first; of several, the longest.
         assert_eq!(filtered(&["xabc", "ab"], &["xabc"]), ("x".to_owned(), true));
         assert_eq!(filtered(&["b", "ab"], &["xab"]), ("x".to_owned(), true));
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the definition: the text before the first occurrence to end.
+        /// Compared with the definition: the text before the match that ends first.
         #[test]
         fn pieces_make_no_difference(text in "[ab]{0,24}", stops in vec("[ab]{1,4}", 0..4), cuts in vec(0usize..24, 0..6)) {
             let stops: Vec<&str> = stops.iter().map(String::as_str).collect();

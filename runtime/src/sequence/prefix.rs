@@ -1,53 +1,52 @@
-//! A cache of prompts' beginnings: a new sequence starts from the longest one that was read before.
+//! A prefix cache: a new sequence starts from the longest cached prefix of its prompt.
 //!
-//! Conv and SSM state exist only where they were kept, so the cache decides where that is: at every multiple of
-//! [`PrefixCache::interval`] tokens of a prompt, for prompts that share a beginning, and at its last token but one, for the
-//! same prompt again (whose last token must be read for its logits) and for those that go on from it. Snapshots of one
-//! prompt share the pages of keys and values that they have in common; each is counted once. When the budget is full, the
-//! one that was not used for longest leaves.
+//! Conv and SSM state are only available where they were saved. The cache saves a snapshot at every multiple of
+//! [`PrefixCache::interval`] tokens, for prompts that share a prefix, and before the last token, for the same prompt again
+//! (its last token must run to produce logits) and for its continuations. Snapshots of one prompt share KV pages; each page
+//! counts once. When the budget is exceeded, the least recently used snapshot is evicted.
 //!
-//! The logits are those of reading the whole prompt afresh, bit by bit.
+//! Logits are bit-identical to those of a prefill of the whole prompt.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::session::Admitted;
-use crate::{Engine, Feed, Logits, Outputs, RuntimeError, SequenceId, Snapshot};
+use super::session::Admitted;
+use crate::{Cancel, Engine, Feed, Logits, Outputs, RuntimeError, SequenceId, Snapshot};
 
-/// Tokens between two snapshots of one prompt, unless [`PrefixCache::with_interval`] says otherwise.
+/// Default of [`PrefixCache::interval`], in tokens.
 const INTERVAL: usize = 512;
 
-/// What a cache has done, and what it holds.
+/// Statistics of a [`PrefixCache`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixCounters {
-    /// Prompts that were begun.
+    /// Number of prompts.
     pub prompts: u64,
-    /// Those of which a beginning was found.
+    /// Number of prompts with a cached prefix.
     pub hits: u64,
-    /// Tokens that were not read again.
+    /// Number of prompt tokens taken from the cache.
     pub tokens_saved: u64,
-    /// Tokens that were read.
+    /// Number of prompt tokens that ran through the model.
     pub tokens_read: u64,
-    /// Snapshots that left to make room.
+    /// Number of evicted snapshots.
     pub evictions: u64,
-    /// Snapshots that are held.
+    /// Number of snapshots in the cache.
     pub snapshots: u64,
-    /// Host memory that they hold, in bytes.
+    /// Host memory of the snapshots in the cache, in bytes.
     pub bytes: u64,
 }
 
-/// Snapshots of prompts' beginnings within a budget of host memory.
+/// Snapshots of prompt prefixes within a budget of host memory.
 ///
 /// ```
-/// # #[path = "../tests/fixture/mod.rs"] mod fixture;
+/// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
 /// # use jamba_runtime::{Engine, OpenOptions, PrefixCache};
 /// # let folder = tempfile::tempdir()?;
 /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
 /// let mut engine = Engine::open(&plan, OpenOptions::default())?;
 /// let mut cache = PrefixCache::new(1 << 20);
-/// let (first, _) = engine.prefill_cached(&mut cache, &[1, 20, 30, 40], None)?;
-/// let (second, logits) = engine.prefill_cached(&mut cache, &[1, 20, 30, 50, 60], None)?;
+/// let (first, _) = engine.prefill_cached(&mut cache, &[1, 20, 30, 40], None, None)?;
+/// let (second, logits) = engine.prefill_cached(&mut cache, &[1, 20, 30, 50, 60], None, None)?;
 /// assert_eq!((logits.len(), cache.counters().hits, cache.counters().tokens_saved), (1, 1, 3));
 /// # let _ = (first, second);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -56,14 +55,14 @@ pub struct PrefixCounters {
 pub struct PrefixCache {
     budget_bytes: u64,
     interval: usize,
-    /// The plan and the target that the snapshots belong to.
+    /// Plan digest and target of the snapshots.
     origin: Option<(blake3::Hash, Arc<str>)>,
-    /// In the order of their tokens.
+    /// Sorted by tokens.
     entries: BTreeMap<Arc<[u32]>, Entry>,
-    /// Tokens of the entries, by when they were used last.
+    /// Keys of `entries` by last use.
     by_use: BTreeMap<u64, Arc<[u32]>>,
     n_uses: u64,
-    /// How many snapshots hold each page, by its address.
+    /// Number of snapshots that hold each page, by page address.
     pages: HashMap<usize, usize>,
     counters: PrefixCounters,
 }
@@ -75,7 +74,7 @@ struct Entry {
 }
 
 impl PrefixCache {
-    /// A cache that holds at most so many bytes of snapshots.
+    /// A cache of at most `budget_bytes` bytes of host memory.
     pub fn new(budget_bytes: u64) -> PrefixCache {
         PrefixCache {
             budget_bytes,
@@ -89,22 +88,22 @@ impl PrefixCache {
         }
     }
 
-    /// The same cache with a snapshot at every multiple of `tokens`; none but at the ends of prompts when that is 0.
+    /// Sets the interval between snapshots of one prompt, in tokens. With 0, only the ends of prompts are cached.
     pub fn with_interval(self, tokens: usize) -> PrefixCache {
         PrefixCache { interval: tokens, ..self }
     }
 
-    /// Tokens between two snapshots of one prompt.
+    /// Interval between snapshots of one prompt, in tokens; 512 by default.
     pub fn interval(&self) -> usize {
         self.interval
     }
 
-    /// What the cache has done and what it holds.
+    /// Statistics since the cache was created.
     pub fn counters(&self) -> PrefixCounters {
         self.counters
     }
 
-    /// The longest snapshot whose tokens `tokens` begin with; it was used just now.
+    /// The snapshot with the longest prefix of `tokens`; marks it as used.
     pub fn longest(&mut self, tokens: &[u32]) -> Option<Snapshot> {
         let found = self.find(tokens)?;
         self.n_uses += 1;
@@ -116,8 +115,8 @@ impl PrefixCache {
         Some(snapshot)
     }
 
-    /// The longest key that `tokens` begin with. Every key between it and `tokens` begins with it too, so that the last one
-    /// up to `tokens` shows how many tokens at most are in common.
+    /// The longest key that is a prefix of `tokens`. All keys between it and `tokens` start with it, so the last key that is
+    /// not greater than `tokens` bounds the length of the common prefix.
     fn find(&self, tokens: &[u32]) -> Option<Arc<[u32]>> {
         let mut tokens = tokens;
         loop {
@@ -131,8 +130,8 @@ impl PrefixCache {
         }
     }
 
-    /// Puts a snapshot into the cache, in place of one of the same tokens; those that were not used for longest leave until
-    /// the budget is kept. One that is larger than the budget is not taken, nor one of another plan or target than the first.
+    /// Inserts a snapshot, replacing one with the same tokens, and evicts least recently used snapshots until the budget is
+    /// met. Ignores a snapshot that exceeds the budget, or whose plan or target differs from the first one's.
     pub fn insert(&mut self, snapshot: Snapshot) {
         let origin = self.origin.get_or_insert_with(|| (snapshot.plan, Arc::clone(&snapshot.target)));
         if snapshot.bytes() > self.budget_bytes || *origin != (snapshot.plan, Arc::clone(&snapshot.target)) {
@@ -158,7 +157,7 @@ impl PrefixCache {
         }
     }
 
-    /// Lets a snapshot go.
+    /// Removes a snapshot.
     fn remove(&mut self, tokens: &[u32]) {
         let Some(Entry { snapshot, used }) = self.entries.remove(tokens) else { return };
         self.by_use.remove(&used);
@@ -176,7 +175,7 @@ impl PrefixCache {
         }
     }
 
-    /// Counts a prompt of `n_tokens` of which `saved` were known.
+    /// Counts a prompt of `n_tokens` tokens of which `saved` came from the cache.
     fn count(&mut self, saved: usize, n_tokens: usize) {
         self.counters.prompts += 1;
         self.counters.hits += u64::from(saved > 0);
@@ -184,7 +183,7 @@ impl PrefixCache {
         self.counters.tokens_read += (n_tokens - saved) as u64;
     }
 
-    /// Where to take snapshots of a prompt of which `done` tokens are read.
+    /// Lengths at which to take snapshots of a prompt of `n_tokens` tokens, after the first `done`.
     fn borders(&self, done: usize, n_tokens: usize) -> impl Iterator<Item = usize> + use<> {
         let (interval, end) = (self.interval, n_tokens - 1);
         let next = done.checked_div(interval).map_or(end, |n| (n + 1).saturating_mul(interval));
@@ -192,26 +191,30 @@ impl PrefixCache {
     }
 }
 
-/// Bytes of a snapshot that no other one shares: all but its pages.
+/// Size of a snapshot without its pages, which may be shared, in bytes.
 fn own_bytes(snapshot: &Snapshot) -> u64 {
     let pages: usize = snapshot.pages.iter().map(|page| page.len()).sum();
     snapshot.bytes() - pages as u64
 }
 
-/// What tells a page from every other one as long as it lives.
+/// Address of a page, unique while the page is alive.
 fn address(page: &Arc<[u8]>) -> usize {
     Arc::as_ptr(page).addr()
 }
 
 impl Engine {
-    /// Begins a sequence with a prompt, from the longest beginning that the cache knows, and lets the cache keep what is
-    /// new; returns the sequence and the logits of the prompt's last token. Refuses before anything changes, or not at all;
-    /// refuses a cache that holds snapshots of another plan or target.
+    /// Adds a sequence with a prompt, starting from the longest prefix in the cache, and inserts new prefixes into it. Returns
+    /// the sequence and the logits of the last token, one row. `chunk` and `cancel` are those of [`Engine::prefill`].
+    ///
+    /// # Errors
+    /// Fails, without adding a sequence, if the prompt does not fit, if the cache belongs to another plan or target, or if
+    /// `cancel` was set.
     pub fn prefill_cached(
         &mut self,
         cache: &mut PrefixCache,
         tokens: &[u32],
         chunk: Option<usize>,
+        cancel: Option<&Cancel>,
     ) -> Result<(SequenceId, Logits<'_>), RuntimeError> {
         if let Some((plan, target)) = &cache.origin {
             self.check_plan("prefix cache", *plan)?;
@@ -227,7 +230,7 @@ impl Engine {
             Some(snapshot) => self.restore(snapshot)?,
             None => self.add_sequence()?,
         };
-        match self.read_on(cache, sequence, known, tokens, chunk) {
+        match self.read_on(cache, (sequence, known), tokens, chunk, cancel) {
             Ok(admitted) => {
                 cache.count(saved, tokens.len());
                 Ok((sequence, self.logits(admitted)))
@@ -239,14 +242,14 @@ impl Engine {
         }
     }
 
-    /// Reads what is not known of a prompt, and lets the cache keep it.
+    /// Runs the part of a prompt after the `known` prefix and inserts snapshots of it into the cache.
     fn read_on(
         &mut self,
         cache: &mut PrefixCache,
-        sequence: SequenceId,
-        mut known: Option<Snapshot>,
+        (sequence, mut known): (SequenceId, Option<Snapshot>),
         tokens: &[u32],
         chunk: Option<usize>,
+        cancel: Option<&Cancel>,
     ) -> Result<Admitted, RuntimeError> {
         let mut done = known.as_ref().map_or(0, |snapshot| snapshot.tokens.len());
         for border in cache.borders(done, tokens.len()) {
@@ -254,7 +257,7 @@ impl Engine {
                 break;
             }
             let feed = Feed { sequence, tokens: &tokens[done..border], outputs: Outputs::None };
-            self.run_chunks(feed, chunk)?;
+            self.run_chunks(feed, chunk, cancel, &[])?;
             let snapshot = match &known {
                 Some(known) => self.snapshot_after(sequence, known),
                 None => self.snapshot(sequence),
@@ -262,7 +265,8 @@ impl Engine {
             cache.insert(known.insert(snapshot?).clone());
             done = border;
         }
-        self.run_chunks(Feed { sequence, tokens: &tokens[done..], outputs: Outputs::Last }, chunk)
+        let feed = Feed { sequence, tokens: &tokens[done..], outputs: Outputs::Last };
+        self.run_chunks(feed, chunk, cancel, &[])
     }
 }
 

@@ -1,0 +1,33 @@
+//! Log output on stderr, filtered by the environment variable `JAMBA_LOG`.
+//!
+//! The runtime has one span per phase of opening a plan (level debug) and one per step (level trace). Each span is logged
+//! when it closes, with its duration. Without the variable nothing is logged.
+
+use std::env::VarError;
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::failure::Failure;
+
+/// Directives of `tracing_subscriber`'s `EnvFilter`: `debug`, or `jamba_runtime=trace`.
+const VARIABLE: &str = "JAMBA_LOG";
+
+/// Installs the subscriber if the variable is set.
+pub(crate) fn begin() -> Result<(), Failure> {
+    let refused = |reason: String| Failure::Usage(format!("{VARIABLE}: {reason}"));
+    let directives = match std::env::var(VARIABLE) {
+        Ok(directives) => directives,
+        Err(VarError::NotPresent) => return Ok(()),
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    let filter = EnvFilter::try_new(directives).map_err(|error| refused(error.to_string()))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+    Ok(())
+}

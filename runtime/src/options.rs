@@ -1,0 +1,88 @@
+//! Options for opening a plan, and reports of progress.
+
+use jamba_plan::Verify;
+
+use crate::DeviceId;
+use crate::gpu::Driver;
+
+/// Progress of an operation that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The operation: `checking the plan`, `copying weights`, `drawing weights` or `prefilling`.
+    pub what: &'static str,
+    /// Units done so far.
+    pub done: u64,
+    /// Units in total.
+    pub total: u64,
+    /// The unit of `done` and `total`.
+    pub unit: Unit,
+}
+
+/// The unit of a [`Progress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes of the plan or of memory.
+    Bytes,
+    /// Tokens of a prompt.
+    Tokens,
+}
+
+/// A callback for [`Progress`].
+pub(crate) type Listener<'a> = Option<&'a (dyn Fn(Progress) + Sync)>;
+
+/// Calls the listener, if there is one, with progress in bytes.
+pub(crate) fn report_bytes(listener: Listener<'_>, what: &'static str, done: u64, total: u64) {
+    if let Some(listen) = listener {
+        listen(Progress { what, done, total, unit: Unit::Bytes });
+    }
+}
+
+/// Options for [`Engine::open`](crate::Engine::open). The default opens the plan on the CPU with one thread per core.
+#[derive(Default)]
+pub struct OpenOptions<'a> {
+    /// The device.
+    pub device: DeviceId,
+    /// A GPU driver to use in place of `device`, for example a simulator.
+    pub driver: Option<Box<dyn Driver>>,
+    /// Number of threads including the caller, 1 … 1024; by default one per available core. On a GPU these threads only
+    /// draw synthetic weights, and only if the plan has no kernel for that.
+    pub threads: Option<usize>,
+    /// The target whose code is loaded, for example `x86-64-v3`; by default the best one that the device supports.
+    pub isa: Option<String>,
+    /// Which parts of the plan are checked against their digests.
+    pub verify: Verify,
+    /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
+    /// run out of memory.
+    pub prefault: bool,
+    /// Switches for finding faults in kernels and in the runtime.
+    pub debug: DebugOptions,
+    /// Receives progress of plan verification and of weight upload or generation. It may be called from several threads.
+    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+}
+
+/// Switches for debugging. All are off by default; each makes the engine slower and leaves its results bit-identical.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DebugOptions {
+    /// Synchronizes after every step and checks the guard bytes around all memory; fills unused state with NaN; reports
+    /// logits that are not finite.
+    pub check: bool,
+    /// Draws synthetic weights on the host and copies them to the GPU, even if the plan has kernels that draw them.
+    pub draw_on_host: bool,
+    /// Launches every step of a GPU separately instead of replaying CUDA graphs.
+    pub launch_each: bool,
+    /// Copies all logits from the GPU and picks tokens on the host.
+    pub pick_on_host: bool,
+}
+
+impl DebugOptions {
+    const NONE: DebugOptions =
+        DebugOptions { check: false, draw_on_host: false, launch_each: false, pick_on_host: false };
+    /// Only [`DebugOptions::check`].
+    pub const CHECK: DebugOptions = DebugOptions { check: true, ..DebugOptions::NONE };
+    /// Only [`DebugOptions::draw_on_host`].
+    pub const DRAW_ON_HOST: DebugOptions = DebugOptions { draw_on_host: true, ..DebugOptions::NONE };
+    /// Only [`DebugOptions::launch_each`].
+    pub const LAUNCH_EACH: DebugOptions = DebugOptions { launch_each: true, ..DebugOptions::NONE };
+    /// Only [`DebugOptions::pick_on_host`].
+    pub const PICK_ON_HOST: DebugOptions = DebugOptions { pick_on_host: true, ..DebugOptions::NONE };
+}
