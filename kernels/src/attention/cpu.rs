@@ -163,7 +163,7 @@ impl Attention<'_, '_> {
         let &Attention { b, spec, rows, .. } = self;
         let zero = b.splat(0.0, LANES);
         for row in 0..rows {
-            b.store(b.f32(f32::NEG_INFINITY), self.maxima, (place, row));
+            b.store(f32::NEG_INFINITY, self.maxima, (place, row));
             b.store(zero, self.totals, (place, row, 0));
             b.for_each(0, padded(spec.d_head), LANES, |e| b.store(zero, self.sums, (place, row, e)));
         }

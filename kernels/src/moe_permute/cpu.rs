@@ -29,7 +29,7 @@ pub(crate) fn sort(b: &Builder, spec: &Spec, rows: Value) {
         });
     };
     // 1. count
-    b.for_each(0, spec.n_experts + 1, 1, |e| b.store(b.i32(0), offsets, e));
+    b.for_each(0, spec.n_experts + 1, 1, |e| b.store(0, offsets, e));
     for_each_slot(&|_, expert| {
         increment(offsets, expert + 1);
     });

@@ -72,7 +72,8 @@ impl Builder<'_> {
 
     /// Writes a scalar, or a vector to consecutive elements, at `at`.
     #[track_caller]
-    pub fn store(&self, value: Value, buffer: Buffer, at: impl Place) {
+    pub fn store(&self, value: impl Operand, buffer: Buffer, at: impl Place) {
+        let value = value.value(Type::scalar(buffer.num));
         assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
         let operands = [vec![value], self.place(buffer, at)].concat();
         match value.ty.lanes {

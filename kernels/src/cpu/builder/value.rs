@@ -206,42 +206,25 @@ pub enum Compare {
     Ge,
 }
 
+macro_rules! comparisons {
+    ($($method:ident $how:ident $sign:literal;)*) => {$(
+        #[doc = concat!("`self ", $sign, " y`.")]
+        #[track_caller]
+        pub fn $method(self, y: impl Operand) -> Value {
+            self.cmp(Compare::$how, y)
+        }
+    )*};
+}
+
 /// Comparison to an i1, and selection, lane by lane.
 impl Value {
-    /// `self = y`.
-    #[track_caller]
-    pub fn eq(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Eq, y)
-    }
-
-    /// `self ≠ y`.
-    #[track_caller]
-    pub fn ne(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Ne, y)
-    }
-
-    /// `self < y`.
-    #[track_caller]
-    pub fn lt(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Lt, y)
-    }
-
-    /// `self ≤ y`.
-    #[track_caller]
-    pub fn le(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Le, y)
-    }
-
-    /// `self > y`.
-    #[track_caller]
-    pub fn gt(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Gt, y)
-    }
-
-    /// `self ≥ y`.
-    #[track_caller]
-    pub fn ge(self, y: impl Operand) -> Value {
-        self.cmp(Compare::Ge, y)
+    comparisons! {
+        eq Eq "=";
+        ne Ne "≠";
+        lt Lt "<";
+        le Le "≤";
+        gt Gt ">";
+        ge Ge "≥";
     }
 
     /// Whether `self how y`.
