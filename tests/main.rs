@@ -2,10 +2,12 @@
 
 mod batching;
 mod constrained;
+mod digests;
 mod fixtures;
 mod inspect;
 mod integers;
 mod kernels;
+mod models;
 mod oracle;
 mod quality;
 mod quantized;
