@@ -8,7 +8,7 @@
 
 use jambac_benches::roofline::{Roofline, seconds};
 use jambac_codegen::compile;
-use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::cases::{self, Case};
 use jambac_kernels::cpu::integer::{n_scales, padded_inputs};
 use jambac_kernels::kernel::{Access, Cost, Elem, Kernel, LANES, Param, padded};

@@ -1,10 +1,10 @@
 //! The peaks of one thread of this machine, measured by kernels built as all others are, and in the same run.
 
+use std::error::Error;
 use std::time::Instant;
 
-use jambac_codegen::CodegenError;
 use jambac_codegen::compile;
-use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::kernel::{Cost, Elem, LANES, Param};
 use jambac_kernels::target::CpuTarget;
 
@@ -22,7 +22,7 @@ pub struct Roofline {
 
 impl Roofline {
     /// Measures both peaks.
-    pub fn measure(target: CpuTarget) -> Result<Roofline, CodegenError> {
+    pub fn measure(target: CpuTarget) -> Result<Roofline, Box<dyn Error>> {
         let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("n")];
         let code = compile(target, None, |module| {
             // Ten sums of two vectors each hide the latency of two multiply-add units.

@@ -6,8 +6,8 @@ use std::thread;
 
 use jamba_plan::format::{self as packed, Init, Layout, Part, PartOrder, Transform, WeightFormat};
 use jambac_codegen::compile::compile;
-use jambac_codegen::ffi::{LoadedKernels, Slot};
 use jambac_codegen::pack::{ParameterSource, pack};
+use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_reference::{Tolerance, compare};

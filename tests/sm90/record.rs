@@ -1,5 +1,5 @@
 //! Launches of tests as cases for a device: with `JAMBA_KERNEL_CASES=FOLDER`, each module of kernels that a test compiles leaves
-//! a file there with every launch, its arguments and its results (`benches/gpu` carries them to a GPU and runs them).
+//! a file there with every launch, its arguments and its results (`tests/gpu` carries them to a GPU and runs them).
 
 use std::path::PathBuf;
 use std::sync::Mutex;

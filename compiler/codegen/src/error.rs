@@ -69,12 +69,6 @@ pub enum CodegenError {
         /// Why.
         source: io::Error,
     },
-    /// A compiled kernel could not be loaded into this process, or went outside its buffers there.
-    #[error("load: {message}")]
-    Load {
-        /// What is wrong.
-        message: String,
-    },
     /// A parameter could not be read or its packed bytes not written.
     #[error("pack: {parameter}: {source}")]
     Pack {

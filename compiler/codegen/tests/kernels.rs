@@ -3,7 +3,7 @@
 use half::bf16;
 use jambac_codegen::compile;
 use jambac_codegen::compile::Phase;
-use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::cpu::builder::{Builder, ModuleBuilder, Num, UNBOUNDED};
 use jambac_kernels::kernel::{Elem, Param};
 use jambac_kernels::target::{CpuTarget, X86Level};

@@ -1,7 +1,7 @@
 //! The elementary functions against f64, through the whole chain, on every target that runs here.
 
 use jambac_codegen::compile;
-use jambac_codegen::ffi::{LoadedKernels, Slot};
+use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::cpu::builder::Value;
 use jambac_kernels::cpu::math;
 use jambac_kernels::kernel::{Elem, Param};

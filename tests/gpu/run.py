@@ -1,6 +1,6 @@
 """Checks and times kernels and plans on a Hopper GPU.
 
-    python3 benches/gpu/run.py pack FOLDER      # where the compiler is: builds and gathers all that a run needs, under 60 MiB
+    python3 tests/gpu/run.py pack FOLDER      # where the compiler is: builds and gathers all that a run needs, under 60 MiB
     python3 FOLDER/run.py run FOLDER            # where the GPU is: no Rust, no LLVM, no network; Python with torch
 
 What runs, in this order; a step that fails is said and does not stop the others, and the program's exit status tells:
