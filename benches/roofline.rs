@@ -27,23 +27,23 @@ impl Roofline {
         let code = compile(target, None, |module| {
             // Ten sums of two vectors each hide the latency of two multiply-add units.
             module.kernel("multiply_add", &params, |b| {
-                let (scale, shift) = (b.load_vector(b.buffer("x"), &[b.index(0)], 8), b.splat(0.5, 8));
+                let (scale, shift) = (b.load_vector(b.buffer("x"), 0, 8), b.splat(0.5, 8));
                 let sums = vec![shift; 10];
-                let sums = b.for_range_vec(b.index(0), b.scalar("n"), 1, &sums, |_, sums| {
-                    sums.iter().map(|&sum| b.fma(sum, scale, shift)).collect()
+                let sums = b.for_range_vec(0, b.scalar("n"), 1, &sums, |_, sums| {
+                    sums.iter().map(|sum| sum.mul_add(scale, shift)).collect()
                 });
                 for (i, sum) in sums.into_iter().enumerate() {
-                    b.store(sum, b.buffer("y"), &[b.index(8 * i)]);
+                    b.store(sum, b.buffer("y"), 8 * i);
                 }
             });
             module.kernel("read", &params, |b| {
                 let zero = b.splat(0.0, LANES);
-                let sums = b.for_range(b.index(0), b.scalar("n"), LANES, [zero; 4], |i, sums| {
-                    let at = |part: usize| b.load_vector(b.buffer("x"), &[b.add(i, b.index(part * STREAM))], LANES);
-                    [0, 1, 2, 3].map(|part| b.add(sums[part], at(part)))
+                let sums = b.for_range(0, b.scalar("n"), LANES, [zero; 4], |i, sums| {
+                    let at = |part: usize| b.load_vector(b.buffer("x"), i + part * STREAM, LANES);
+                    [0, 1, 2, 3].map(|part| sums[part] + at(part))
                 });
                 for (i, sum) in sums.into_iter().enumerate() {
-                    b.store(sum, b.buffer("y"), &[b.index(LANES * i)]);
+                    b.store(sum, b.buffer("y"), LANES * i);
                 }
             });
         })?;

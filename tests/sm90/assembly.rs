@@ -18,9 +18,9 @@ use jambac_kernels::kernel::{self, Elem, Rows};
 use jambac_kernels::target::Target;
 use jambac_kernels::{linear, synthetic_weight};
 use jambac_models::jamba::JambaConfig;
-use jambac_models::tiny::Tiny;
 
 use super::toolkit::{nvdisasm, ptxas};
+use crate::models::{self, published};
 
 /// Shared memory that a block may have.
 const SHARED_LIMIT: u32 = 227 * 1024;
@@ -81,12 +81,6 @@ fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
     }
 }
 
-/// The config of `models/NAME`.
-fn published(name: &str) -> JambaConfig {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name);
-    JambaConfig::read(&folder.join("config.json")).expect("a config")
-}
-
 #[test]
 fn all_of_tiny_assembles() {
     assemble_model("tiny", &published("tiny"));
@@ -102,26 +96,11 @@ fn all_without_fusions_assembles() {
     }
 }
 
-/// The models that benchmarks use: the 3B's pattern scaled down, and one with experts.
+/// The models of `benches/peers`.
 #[test]
 fn all_of_mid_assembles() {
-    let mid = Tiny {
-        hidden: 768,
-        ff: 2560,
-        layers: 16,
-        heads: 6,
-        kv_heads: 1,
-        attention: (8, 4),
-        experts: 1,
-        top_k: 1,
-        dt_rank: Some(64),
-        vocab: 65536,
-        tied: true,
-        ..Tiny::base()
-    };
-    let midmoe = Tiny { ff: 1792, kv_heads: 2, experts: 8, top_k: 2, tied: false, ..mid.clone() };
-    assemble_model("mid", &mid.config().expect("a config"));
-    assemble_model("midmoe", &midmoe.config().expect("a config"));
+    assemble_model("mid", &models::mid());
+    assemble_model("midmoe", &models::midmoe());
 }
 
 #[test]

@@ -1,1 +1,0 @@
-//! jambac-tests has no library: `main.rs` is its one test binary.
