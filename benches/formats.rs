@@ -1,9 +1,8 @@
-//! The formats of weights side by side, on a checkpoint that answers questions: how well the plan still predicts, and how many
-//! bytes it takes.
+//! Compares weight formats on a trained checkpoint: prediction quality and plan size.
 //!
 //!     cargo bench -p jambac-benches --bench formats
 //!
-//! `models/tiny/heldout.txt` and `models/tiny/questions.jsonl` are what is predicted and asked; `quality` says how it is measured.
+//! Inputs are `models/tiny/heldout.txt` and `models/tiny/questions.jsonl`; `quality` defines the measures.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! jambac-benches: kernels against the peaks of the machine they run on, and formats of weights against f32. `cargo bench`
-//! prints the tables; `results` keeps what was recorded.
+//! jambac-benches: kernels against the peaks of the machine, and weight formats against f32. `cargo bench` prints the tables;
+//! `results` holds recorded measurements.
 
 pub mod quality;
 pub mod roofline;

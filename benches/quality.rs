@@ -1,12 +1,12 @@
-//! What a weight format costs a model: its predictions of a held-out text beside those of f32, and questions it must answer.
+//! Quality of a weight format: predictions on held-out text compared with f32, and exact answers to questions.
 //!
 //! ```text
 //! perplexity   exp(−mean ln p(next token))                       over all tokens of all documents but the first of each
 //! divergence   mean Σ_v p_f32(v) · (ln p_f32(v) − ln p(v))       over the same places
-//! top-1        share of those places where the likeliest token is f32's
+//! top-1        fraction of those places where the likeliest token is f32's
 //! ```
 //!
-//! Documents are sequences of their own. Sums are f64.
+//! Each document is a separate sequence. Sums are f64.
 
 use std::error::Error;
 use std::fs;
@@ -18,26 +18,26 @@ use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use serde::Deserialize;
 
-/// Most tokens of an answer; the longest right one has 14.
+/// Token limit of an answer; the longest correct answer has 14.
 const MAX_ANSWER_TOKENS: usize = 16;
 
-/// Longest document or prompt, answer included.
+/// Token limit of a document, or of a prompt with its answer.
 const CONTEXT: u64 = 2048;
 
 /// Tokens of one prefill step.
 const CHUNK: u64 = 256;
 
-/// What the linears of a plan are stored as; `None` is as the checkpoint stores them.
+/// Weight formats of a plan; `None` keeps the format of the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
-    /// All of them.
+    /// All linear layers.
     pub linears: Option<&'static str>,
-    /// The experts, where they differ.
+    /// The experts, if they differ.
     pub experts: Option<&'static str>,
 }
 
 impl Format {
-    /// One format for all.
+    /// One format for all linear layers.
     pub const fn all(name: &'static str) -> Format {
         Format { linears: Some(name), experts: None }
     }
@@ -47,7 +47,7 @@ impl Format {
         Format { linears: None, experts: Some(name) }
     }
 
-    /// What a table calls it.
+    /// Label in tables.
     pub fn name(self) -> String {
         match (self.linears, self.experts) {
             (Some(linears), None) => linears.to_owned(),
@@ -58,18 +58,18 @@ impl Format {
     }
 }
 
-/// A plan in some format, open.
+/// An open plan.
 pub struct Opened {
-    /// Runs it.
+    /// Engine of the plan.
     pub engine: Engine,
-    /// Length of the plan in bytes.
+    /// File size of the plan.
     pub bytes: u64,
 }
 
 /// Builds the plan of a checkpoint into `folder` and opens it.
 ///
 /// # Errors
-/// As the build's and the engine's.
+/// The build fails, or the plan cannot be opened.
 pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, Box<dyn Error>> {
     let mut model = ModelFile::open(checkpoint)?;
     model.weights.default = format.linears.map(String::from);
@@ -85,29 +85,29 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
     Ok(Opened { engine: Engine::open(&output, OpenOptions::default())?, bytes })
 }
 
-/// The documents of a file, an empty line after each.
+/// Reads documents, separated by empty lines.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// The file cannot be read.
 pub fn documents(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(text.split_terminator("\n\n").map(|document| format!("{document}\n")).collect())
 }
 
-/// What a model says of the next token, at every place of some documents.
+/// Predictions of the next token at every place of some documents.
 pub struct Predictions {
     vocab: usize,
     /// ln p of every token: \[places, vocab\].
     logprobs: Vec<f32>,
-    /// The tokens that came: \[places\].
+    /// The actual next tokens: \[places\].
     next: Vec<u32>,
 }
 
 impl Predictions {
-    /// Reads the documents.
+    /// Runs the documents through the engine.
     ///
     /// # Errors
-    /// As the engine's.
+    /// The engine fails.
     pub fn of(engine: &mut Engine, documents: &[String]) -> Result<Predictions, Box<dyn Error>> {
         let tokenizer = engine.tokenizer()?;
         let (mut logprobs, mut next) = (Vec::new(), Vec::new());
@@ -129,7 +129,7 @@ impl Predictions {
         self.next.len()
     }
 
-    /// True of no documents.
+    /// True if there are no places.
     pub fn is_empty(&self) -> bool {
         self.next.is_empty()
     }
@@ -138,12 +138,12 @@ impl Predictions {
         self.logprobs.chunks_exact(self.vocab)
     }
 
-    /// exp of the mean surprise.
+    /// exp(mean −ln p).
     pub fn perplexity(&self) -> f64 {
         (-self.mean(self.rows().zip(&self.next).map(|(row, &token)| f64::from(row[token as usize])))).exp()
     }
 
-    /// Mean divergence of these predictions from the true ones, in nats.
+    /// Mean KL divergence of these predictions from `truth`, in nats.
     pub fn divergence(&self, truth: &Predictions) -> f64 {
         let of_row = |(found, truth): (&[f32], &[f32])| -> f64 {
             let each = truth.iter().zip(found).map(|(&p, &q)| (f64::from(p), f64::from(q)));
@@ -152,7 +152,7 @@ impl Predictions {
         self.mean(self.rows().zip(truth.rows()).map(of_row))
     }
 
-    /// Share of places whose likeliest token is the same.
+    /// Fraction of places with the same likeliest token.
     pub fn agreement(&self, other: &Predictions) -> f64 {
         let same = |(a, b): (&[f32], &[f32])| f64::from(u8::from(likeliest(a) == likeliest(b)));
         self.mean(self.rows().zip(other.rows()).map(same))
@@ -169,24 +169,24 @@ fn log_softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
     logits.iter().map(move |&logit| (f64::from(logit) - most - sum.ln()) as f32)
 }
 
-/// The index of the largest, the first of equals.
+/// Index of the largest element; the first one on ties.
 fn likeliest(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// A prompt and the line that answers it.
+/// A prompt and its expected answer.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Question {
-    /// What is asked.
+    /// Story and question.
     pub prompt: String,
-    /// The right answer.
+    /// Expected answer, one line.
     pub answer: String,
 }
 
-/// The questions of a file, a JSON object a line.
+/// Reads questions, one JSON object per line.
 ///
 /// # Errors
-/// When the file cannot be read or a line is no question.
+/// The file cannot be read, or a line is not a question.
 pub fn questions(path: &Path) -> Result<Vec<Question>, Box<dyn Error>> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let question = |(i, line)| {
@@ -195,10 +195,10 @@ pub fn questions(path: &Path) -> Result<Vec<Question>, Box<dyn Error>> {
     text.lines().enumerate().map(question).collect()
 }
 
-/// How many questions a model answers word for word, greedily.
+/// Number of questions whose greedy answer matches exactly.
 ///
 /// # Errors
-/// As the engine's.
+/// The engine fails.
 pub fn exact_answers(engine: &mut Engine, questions: &[Question]) -> Result<usize, Box<dyn Error>> {
     let tokenizer = engine.tokenizer()?;
     let options = GenerateOptions { max_new: MAX_ANSWER_TOKENS, ..GenerateOptions::default() };

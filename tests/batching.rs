@@ -1,4 +1,4 @@
-//! 200 requests through 8 slots of models/tiny: each gets exactly the tokens that it gets alone.
+//! 200 requests through 8 slots of models/tiny: each request gets the same tokens as when it runs alone.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -23,18 +23,18 @@ impl Draws {
         Draws(Pcg64::seed_from_u64(seed))
     }
 
-    /// One of 0 … n − 1.
+    /// A number below n.
     pub fn below(&mut self, n: usize) -> usize {
         (self.0.next_u64() % n as u64) as usize
     }
 
-    /// Tokens of a vocabulary.
+    /// Random token ids.
     pub fn tokens(&mut self, n: usize, vocab: u64) -> Vec<u32> {
         (0..n).map(|_| self.below(vocab as usize) as u32).collect()
     }
 }
 
-/// A request of 1 to 2,000 tokens, prompt and answer together; most are short.
+/// A request of 1 to 2,000 tokens, including the answer; most are short.
 fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
     let exponent = (draws.below(1000) as f64 / 999.0).powf(1.7);
     let total = if index == 100 { LONGEST } else { (LONGEST as f64).powf(exponent) as usize };
@@ -86,7 +86,7 @@ fn two_hundred_requests_get_what_they_get_alone() {
         expected.push((generated.tokens, Some(generated.finish)));
     }
 
-    // They come in bursts, while others run.
+    // Requests arrive in bursts while others run.
     let mut batch = Batch::new(&engine);
     let mut ids: Vec<RequestId> = Vec::new();
     let mut found: BTreeMap<RequestId, (Vec<u32>, Option<Finish>)> = BTreeMap::new();

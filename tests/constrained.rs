@@ -1,4 +1,4 @@
-//! Constrained answers of models/tiny: whatever the seed, they are what the schema or the expression asks for.
+//! Constrained answers of models/tiny match their schema or expression for every seed.
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,16 +1,16 @@
-//! The recorded fixtures: checkpoints and what Hugging Face transformers computes with them (`tests/record/record.py`).
+//! Recorded fixtures: checkpoints and the results of Hugging Face transformers (`tests/record/record.py`).
 
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-/// Names of the fixtures; a folder of tests/fixtures each.
+/// Names of the fixtures, each a folder in tests/fixtures.
 pub const FIXTURES: &[&str] = &["tiny", "dense_tied", "sharded_moe", "odd", "old_names"];
 
-/// Prompt lengths recorded for each.
+/// Prompt lengths recorded for each fixture.
 pub const PROMPT_LENGTHS: &[usize] = &[1, 2, 4, 17, 128, 300];
 
-/// A checkpoint and its goldens.
+/// A checkpoint and its recorded results.
 pub struct Fixture {
     pub name: &'static str,
     /// The Hugging Face folder.
@@ -18,7 +18,7 @@ pub struct Fixture {
     golden: Vec<u8>,
 }
 
-/// What transformers computes for one prompt.
+/// Results of transformers for one prompt.
 pub struct Prompt {
     pub ids: Vec<u32>,
     /// Positions whose logits were recorded.
@@ -27,19 +27,19 @@ pub struct Prompt {
     pub logits: Vec<f32>,
     /// Of the logits of all positions.
     pub logits_std: f32,
-    /// Greedy continuation, end of text ignored, where recorded.
+    /// Greedy continuation past end-of-text tokens, if recorded.
     pub greedy: Option<Vec<u32>>,
 }
 
 impl Prompt {
-    /// Largest difference of a logit that is allowed: f32 sums in another order, and nothing else.
+    /// Largest allowed difference of a logit: f32 sums in another order, and nothing else.
     pub fn tolerance(&self) -> f32 {
         1e-4 * self.logits_std.max(1.0)
     }
 }
 
 impl Fixture {
-    /// Reads a fixture; a missing file is a failure, not a skip.
+    /// Reads a fixture. Panics if a file is missing.
     pub fn open(name: &'static str) -> Fixture {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = tests.join("fixtures").join(name);
@@ -94,7 +94,7 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
     Some(view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes"))).collect())
 }
 
-/// The largest difference, and where.
+/// The largest difference and its index.
 pub fn max_difference(found: &[f32], expected: &[f32]) -> (f32, usize) {
     assert_eq!(found.len(), expected.len());
     let mut worst = (0.0, 0);

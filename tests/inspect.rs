@@ -1,4 +1,4 @@
-//! What `jambac inspect` says of a plan is so: fusions leave less to do, and the map of the arena is that of the schedule.
+//! `jambac inspect` reports what the plan holds: fusions reduce the work, and the arena map is the schedule's.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use jambac::inspect::{drawing, memory, work};
 use jambac::manifest::{Fusion, ModelFile};
 use jambac_models::tiny::Tiny;
 
-/// The bytes of a plan of a miniature with every kind of layer.
+/// A plan, in bytes, of a miniature model with every kind of layer.
 fn plan(folder: &Path, fusion: &str) -> Vec<u8> {
     let checkpoint = folder.join("miniature");
     Tiny::base().write(&checkpoint, 1).unwrap();

@@ -1,5 +1,5 @@
-//! Plans of integer weights: they compute what the interpreter computes over the values that the integers stand for, unfused
-//! and fused, whole and token by token. What those values cost in quality is `quality.rs`'s to say.
+//! Plans with integer weights match the interpreter on the dequantized values, unfused and fused, whole prompts and token by
+//! token. `quality.rs` checks what quantization costs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,14 +19,14 @@ use jambac_reference::{Batch, Interpreter, Parameters, State};
 use crate::fixtures::{Fixture, max_difference};
 use crate::oracle::{logits, open};
 
-/// Tokens of the prompt.
+/// Length of the prompt.
 const LENGTH: usize = 17;
 
-/// A checkpoint whose linears have been rounded to integers and back.
+/// A checkpoint whose linear layers were quantized and dequantized.
 struct Rounded<'a, 'c> {
     source: Source<'a, 'c>,
     format: WeightFormat,
-    /// Inputs of the rounded parameters.
+    /// Number of inputs of each rounded parameter.
     inputs: BTreeMap<String, usize>,
 }
 
@@ -72,9 +72,9 @@ fn plan(checkpoint: &Path, folder: &Path, fusion: &str, format: WeightFormat) ->
     open(&output, 2)
 }
 
-/// Integers of a plan are those that [`Rounded`] rounds to. What differs is the
-/// activations, which integer kernels round to 16 bits (by 2⁻¹⁶ of the largest of a group at most, in some twenty linears
-/// one after the other), and the order of f32 sums; the allowance is a hundredth of what the rounding of int8 weights does.
+/// The plan holds the same integers as [`Rounded`]. Two things differ: integer kernels round activations to 16 bits (at most
+/// 2⁻¹⁶ of a group's largest element, in about twenty consecutive linear layers), and f32 sums run in another order. The
+/// tolerance is a hundredth of the effect of rounding weights to int8.
 fn check(name: &'static str, format: WeightFormat) {
     let fixture = Fixture::open(name);
     let checkpoint = Checkpoint::open(&fixture.checkpoint).unwrap();

@@ -1,4 +1,4 @@
-//! The tests that need more than one crate, in one binary.
+//! Tests that need more than one crate, in one binary. `tests/README.md` lists what each module proves.
 
 mod batching;
 mod constrained;

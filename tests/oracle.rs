@@ -1,5 +1,5 @@
-//! Plans against Hugging Face transformers: logits and greedy tokens, unfused and fused, on one thread and on two, in chunks of
-//! any size; the same bits throughout.
+//! Plans against Hugging Face transformers: logits and greedy tokens, unfused and fused, with one and two threads, in chunks of
+//! any size. The bits are the same throughout.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use jambac::manifest::{Fusion, ModelFile};
 
 use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference};
 
-/// Builds a fixture's plan; prompts fit one chunk and every row of logits can be asked for.
+/// Builds the plan of a fixture, with limits that fit its prompts in one chunk and allow all rows of logits.
 pub fn plan(checkpoint: &Path, folder: &Path, fusion: &str, target: &str) -> PathBuf {
     let mut model = ModelFile::open(checkpoint).unwrap();
     model.build.targets = vec![target.into()];
@@ -30,7 +30,7 @@ pub fn open(path: &Path, threads: usize) -> Engine {
     Engine::open(path, OpenOptions { threads: Some(threads), ..OpenOptions::default() }).unwrap()
 }
 
-/// Logits of every position, prefilled in chunks.
+/// Prefills in chunks and returns the logits of every position.
 pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let sequence = engine.add_sequence().unwrap();
     let mut rows = Vec::new();
@@ -46,7 +46,7 @@ fn recorded(rows: &[Vec<f32>], prompt: &Prompt) -> Vec<f32> {
     prompt.rows.iter().flat_map(|&row| rows[row].iter().copied()).collect()
 }
 
-/// The token with the largest logit, the first of equals.
+/// The token with the largest logit; the first one on ties.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, value) in logits.iter().enumerate() {
@@ -90,7 +90,7 @@ fn check_logits(name: &'static str) {
     }
 }
 
-/// The fusions of a Mamba mixer build on one another: without any of them those that remain fit together.
+/// Fusions of the Mamba mixer depend on each other: leaving out any one still gives a working plan.
 #[test]
 fn fusions_of_a_mamba_mixer_can_be_left_out_one_by_one() {
     let fixture = Fixture::open("odd");
@@ -151,7 +151,7 @@ macro_rules! for_each_fixture {
 
 for_each_fixture!(tiny dense_tied sharded_moe odd old_names);
 
-/// Sequences in one ragged batch, decoding and prefilling at once, get what each gets alone.
+/// Sequences in one ragged batch, some decoding and some prefilling, get the same logits as each alone.
 #[test]
 fn a_ragged_batch_gives_each_sequence_its_own_bits() {
     let fixture = Fixture::open("odd");
@@ -162,7 +162,7 @@ fn a_ragged_batch_gives_each_sequence_its_own_bits() {
 
     let sequences: Vec<_> = prompts.iter().map(|_| engine.add_sequence().unwrap()).collect();
     let mut together: Vec<Vec<Vec<f32>>> = vec![Vec::new(); prompts.len()];
-    // Chunks of 50, 1 and 3 tokens; sequences fall silent as their prompts end.
+    // Chunks of 50, 1 and 3 tokens; a sequence leaves the batch when its prompt ends.
     let sizes = [50, 1, 3];
     loop {
         let feeds: Vec<Feed<'_>> = (0..prompts.len())
@@ -184,7 +184,7 @@ fn a_ragged_batch_gives_each_sequence_its_own_bits() {
     assert!(together == alone);
 }
 
-/// Other levels of the instruction set: v2 has no FMA and rounds otherwise, so it is held to the goldens, not to v3's bits.
+/// Other instruction set levels: v2 has no FMA and rounds differently, so it is compared with the recordings, not with v3's bits.
 #[test]
 fn the_baseline_level_agrees_too() {
     for name in ["odd", "dense_tied"] {
@@ -200,8 +200,8 @@ fn the_baseline_level_agrees_too() {
     }
 }
 
-/// One plan for several levels: the best that this machine has is picked, another can be asked for, and one that the machine
-/// lacks is refused by name.
+/// A plan for several levels: the runtime picks the best level of the machine or the requested one, and refuses a level that the
+/// machine lacks by name.
 #[test]
 fn one_plan_serves_several_levels() {
     let fixture = Fixture::open("dense_tied");

@@ -1,14 +1,14 @@
-//! What integer weights cost a trained model: int8 nothing that shows, int4 little. `cargo bench -p jambac-benches --bench
-//! formats` prints all formats.
+//! Quality loss of a trained model with integer weights: none measurable for int8, little for int4. `cargo bench -p
+//! jambac-benches --bench formats` prints all formats.
 
 use std::path::Path;
 
 use jambac_benches::quality::{Format, Opened, Predictions, documents, exact_answers, open, questions};
 
-/// Of the held-out documents, those that are read here.
+/// Number of held-out documents used.
 const N_DOCUMENTS: usize = 24;
 
-/// One question in so many is asked here.
+/// Every n-th question is asked.
 const ONE_IN: usize = 4;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Checkpoints whose weights are stored in 8 bits: their plans hold the same integers and scales, or the values that floats of
-//! 8 bits stand for, and compute what the interpreter computes over them.
+//! Checkpoints with 8-bit weights: plans hold the same integers and scales, or the exact values of fp8, and match the interpreter
+//! on those values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::oracle::{logits, open};
 
 const PROMPT: [u32; 11] = [1, 17, 99, 30, 4, 160, 71, 8, 12, 55, 140];
 
-/// A miniature whose linears are stored so, in a folder.
+/// A miniature checkpoint whose linear layers are stored in 8 bits.
 fn checkpoint(arrangement: Arrangement, folder: &Path) -> PathBuf {
     let dir = folder.join("checkpoint");
     let storage = Storage::All(jambac_checkpoint::DType::Bf16);
@@ -39,7 +39,7 @@ fn plan(checkpoint: &Path, format: Option<&str>) -> PathBuf {
     output
 }
 
-/// Logits of the prompt by the interpreter, over the values that the checkpoint's elements stand for.
+/// Logits of the prompt by the interpreter, on the dequantized values of the checkpoint.
 fn expected(parameters: &jamba::Parameters<'_>) -> Vec<f32> {
     let options = jamba::Options { kv_dtype: DType::F32 };
     let graph = jamba::prefill(parameters.config(), &|name| parameters.dtype(name), &options);
@@ -68,7 +68,7 @@ fn section<'a>(plan: &Plan<'a>, weight: &Weight) -> &'a [u8] {
     &bytes[weight.offset as usize..][..weight.bytes as usize]
 }
 
-/// A plan's integers and scales of the rows of one part of a weight.
+/// Integers and scales that the plan holds for the rows of one part of a weight.
 fn integers(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec<(Vec<i8>, Vec<f32>)> {
     let (scales, weight) = (&weights[index - 1], &weights[index]);
     assert_eq!(scales.transform, Transform::Scale(weight.format));
@@ -84,7 +84,7 @@ fn integers(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> V
     rows
 }
 
-/// One packed number that is no integer.
+/// One packed floating-point number.
 fn floats(format: WeightFormat, bytes: &[u8], at: usize) -> f32 {
     match format {
         WeightFormat::F32 => f32::from_le_bytes(bytes[4 * at..][..4].try_into().unwrap()),
@@ -93,7 +93,7 @@ fn floats(format: WeightFormat, bytes: &[u8], at: usize) -> f32 {
     }
 }
 
-/// What a plan's bytes say of the values of one part of a weight.
+/// The values that the plan holds for one part of a weight.
 fn values(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec<f32> {
     let weight = &weights[index];
     if weight.format.scales().is_some() {
@@ -111,7 +111,7 @@ fn values(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec
     values
 }
 
-/// Every integer and scale of the checkpoint stands in the plan, in the plan's format by default.
+/// Every integer and scale of the checkpoint is in the plan; int8 is the default format of such a plan.
 fn check_integers(arrangement: Arrangement) {
     let folder = tempfile::tempdir().unwrap();
     let dir = checkpoint(arrangement, folder.path());
@@ -152,7 +152,7 @@ fn integers_of_a_checkpoint_are_those_of_its_plan() {
     check_integers(Arrangement::Int8Rows);
 }
 
-/// What plans compute; the second allowance is for formats that round the values again.
+/// Compares plans with the interpreter; the second tolerance is for formats that round the values again.
 #[test]
 fn plans_compute_what_8_bits_stand_for() {
     for arrangement in Arrangement::ALL {
@@ -178,7 +178,7 @@ fn plans_compute_what_8_bits_stand_for() {
     }
 }
 
-/// vLLM's `experts_int8` stores nothing: it asks for experts of int8.
+/// vLLM's `experts_int8` stores no integers: it requests int8 experts.
 #[test]
 fn experts_int8_asks_for_experts_of_int8() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn experts_int8_asks_for_experts_of_int8() {
     }
 }
 
-/// The report of what packing lost is what the plan's bytes say, and names all that lost something.
+/// The quantization report matches the plan's bytes and names every parameter with a loss.
 #[test]
 fn losses_are_those_of_the_plans_bytes() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! models/tiny answers questions about stories, from text to text, as it does in Hugging Face transformers.
+//! models/tiny answers questions about stories with the same text as in Hugging Face transformers.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::oracle::open;
 
-/// Most tokens of an answer, as recorded.
+/// Token limit of an answer, as in the recording.
 const MAX_NEW: usize = 16;
 
 #[test]
@@ -30,7 +30,7 @@ fn answers_are_those_of_transformers() {
     let tokenizer = engine.tokenizer().unwrap().clone();
 
     let options = GenerateOptions { max_new: MAX_NEW, ..GenerateOptions::default() };
-    // Filler sentences → (right answers, questions).
+    // Number of filler sentences → (correct answers, questions).
     let mut scores: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     for question in &questions {
         let text = |key: &str| question[key].as_str().expect("a text");

@@ -1,5 +1,5 @@
-//! The engine's promise: a sequence's logits are the same bits in any company, any split of its tokens, on any number of
-//! threads, prefilled or decoded, in memory that is new or was used. Every plan of `PLANS` is held to it.
+//! A sequence's logits are the same bits in any batch, for any split of its tokens, with any number of threads, prefilled or
+//! decoded, in new or reused memory. Checked for every plan in `PLANS`.
 
 use std::path::PathBuf;
 
@@ -10,16 +10,16 @@ use jambac::manifest::{Fusion, ModelFile};
 use crate::batching::Draws;
 use crate::fixtures::Fixture;
 
-/// Tokens of the prompt that is split at every place.
+/// Length of the prompt that is split at every place.
 const SHORT: usize = 64;
 
-/// Tokens of the prompts that are split at random.
+/// Length of the prompts that are split at random.
 const LONG: usize = 300;
 
-/// Sequences at once.
+/// Largest batch.
 const SLOTS: usize = 6;
 
-/// What a plan is built of.
+/// Model and build options of a plan.
 struct Recipe {
     checkpoint: &'static str,
     fusion: &'static str,
@@ -54,7 +54,7 @@ fn step(engine: &mut Engine, feeds: &[Feed<'_>]) -> Bits {
     logits.rows().map(|row| row.iter().map(|logit| logit.to_bits()).collect()).collect()
 }
 
-/// Feeds a sequence chunks of these sizes, and then what is left.
+/// Feeds a sequence in chunks of these sizes, then the remaining tokens in one chunk.
 fn chunks(engine: &mut Engine, tokens: &[u32], sizes: impl IntoIterator<Item = usize>) -> Bits {
     let sequence = engine.add_sequence().unwrap();
     let mut bits = Bits::new();
@@ -68,15 +68,15 @@ fn chunks(engine: &mut Engine, tokens: &[u32], sizes: impl IntoIterator<Item = u
     bits
 }
 
-/// A sequence on its way through a ragged batch.
+/// Progress of a sequence in a ragged batch.
 struct Member {
     sequence: SequenceId,
     tokens: Vec<u32>,
     bits: Bits,
 }
 
-/// Runs the tokens among companions of random lengths that come and go; gives the logits of the tokens, and of the last
-/// companion.
+/// Runs the tokens in a batch with other sequences of random lengths that join and leave. Returns the logits of the tokens, and
+/// of the last other sequence.
 fn in_company(engine: &mut Engine, tokens: &[u32], companions: usize, draws: &mut Draws) -> Bits {
     let vocab = engine.manifest().model.vocab;
     let join =
@@ -90,7 +90,7 @@ fn in_company(engine: &mut Engine, tokens: &[u32], companions: usize, draws: &mu
     let place = draws.below(companions + 1);
     members.insert(place, join(engine, tokens.to_vec()));
     while members[place].bits.len() < tokens.len() {
-        // Some decode, some prefill, some rest; a companion that is through makes room for another.
+        // Some sequences decode, some prefill, some pause; a finished one is replaced by a new one.
         let sizes: Vec<usize> = members.iter().map(|_| [0, 1, 1, 2, 5, 17, 40][draws.below(7)]).collect();
         let feeds: Vec<Feed<'_>> = (members.iter().zip(&sizes))
             .filter(|&(_, &size)| size > 0)
@@ -163,7 +163,7 @@ fn check(recipe: Recipe) {
         let found = in_company(engine, short, companions, &mut draws);
         assert!(found == expected, "among {companions}, {} threads", engine.threads());
     }
-    // What nobody may read holds NaN in an engine that checks: memory that is new, and that of those who left.
+    // A checking engine fills unused memory with NaN: new memory, and the state of removed sequences.
     let mut poisoned = open(2, true);
     assert!(chunks(&mut poisoned, short, [5, 1, 20]) == expected, "new memory");
     assert!(in_company(&mut poisoned, short, SLOTS - 1, &mut draws) == expected, "among others, checked");

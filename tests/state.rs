@@ -1,5 +1,5 @@
-//! State that moves, over plans with real kernels: a sequence that was forked, restored, loaded, rolled back, or begun from a
-//! cached prefix goes on with the bits of one that was never moved, while all state that nobody holds is NaN.
+//! Moved state, on plans with real kernels: a sequence that was forked, restored, loaded, rolled back, or started from a cached
+//! prefix continues with the bits of an unmoved one. All unused state is NaN.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use jambac::manifest::ModelFile;
 use crate::fixtures::{Fixture, max_difference};
 use crate::oracle::{logits, open, plan};
 
-/// Tokens at which sequences are moved: at borders of pages of 16 tokens, beside them and far from them.
+/// Positions at which sequences are moved: on page boundaries (16 tokens), next to them and far from them.
 const PLACES: [usize; 7] = [1, 7, 15, 16, 17, 64, 100];
 
-/// An engine in which slots and pages that nobody holds are filled with NaN.
+/// An engine that fills unused slots and pages with NaN.
 fn poisoned(path: &Path) -> Engine {
     Engine::open(path, OpenOptions { threads: Some(2), debug: DebugOptions::CHECK, ..OpenOptions::default() }).unwrap()
 }
@@ -24,13 +24,13 @@ fn begin(engine: &mut Engine, tokens: &[u32]) -> SequenceId {
     id
 }
 
-/// Logits of every one of these tokens.
+/// Feeds tokens and returns the logits of each.
 fn rows(engine: &mut Engine, sequence: SequenceId, tokens: &[u32]) -> Vec<Vec<f32>> {
     let logits = engine.step(&[Feed { sequence, tokens, outputs: Outputs::All }]).unwrap();
     logits.rows().map(<[f32]>::to_vec).collect()
 }
 
-/// A sequence that has read `tokens`, after it was moved; others may be left in the engine.
+/// Prefills `tokens` into a sequence and moves it; other sequences may remain in the engine.
 type Moved = fn(&mut Engine, &[u32]) -> SequenceId;
 
 fn forked(engine: &mut Engine, tokens: &[u32]) -> SequenceId {
@@ -127,7 +127,7 @@ fn forks_diverge_in_one_step_and_each_gets_its_own_bits() {
     }
 }
 
-/// Another level of the instruction set goes on from the same state, in its own rounding.
+/// Another instruction set level continues from the same state, with its own rounding.
 #[test]
 fn state_moves_between_levels_of_one_plan() {
     let fixture = Fixture::open("dense_tied");

@@ -1,4 +1,4 @@
-//! Synthetic weights: a plan that holds a seed computes what the interpreter computes over the weights that seed stands for.
+//! Synthetic weights: a plan with a seed matches the interpreter on the weights drawn from that seed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::oracle::logits;
 
 const SEED: u64 = 7;
 
-/// The parameters that a seed stands for, as a checkpoint would hold them.
+/// The parameters drawn from a seed, in checkpoint form.
 struct Drawn(BTreeMap<String, Vec<f32>>);
 
 impl Drawn {
@@ -80,7 +80,7 @@ fn a_seeded_plan_computes_what_the_interpreter_computes() {
     }
 }
 
-/// Weights that lie together in the fused plan and apart in the other are drawn alike, and their sums are the same.
+/// Weights that the fused plan packs together and the unfused plan packs apart have the same values and give the same sums.
 #[test]
 fn fused_linears_give_the_bits_of_their_parts() {
     let floats = [(Tiny::base(), "bf16"), (Tiny::odd(), "bf16"), (Tiny::dense_tied(), "bf16")];

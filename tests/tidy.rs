@@ -1,11 +1,11 @@
-//! What the repository promises about itself: crate arrows, where `unsafe` may stand, file headers and sizes, and a README
-//! whose code map is the tree.
+//! Rules of the repository: crate dependencies, files with `unsafe`, file headers and sizes, folder READMEs, and a code map in
+//! README.md that matches the tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Which of our crates each crate may depend on (dependencies, not dev-dependencies).
+/// Allowed dependencies between our crates (not dev-dependencies).
 const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-checkpoint", &[]),
     ("jambac-graph", &[]),
@@ -41,10 +41,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-benches", &["jambac", "jambac-codegen", "jambac-harness", "jambac-kernels", "jamba-runtime"]),
 ];
 
-/// Crates that may link LLVM and MLIR: these bindings, behind these names.
+/// Bindings to LLVM and MLIR.
 const LLVM: &[&str] = &["melior", "mlir-sys", "inkwell", "llvm-sys"];
 
-/// Where `unsafe` may stand.
+/// Files and folders that may contain `unsafe`.
 const UNSAFE: &[&str] = &[
     "compiler/codegen/src/ffi.rs",
     "compiler/checkpoint/src/safetensors.rs",
@@ -54,11 +54,11 @@ const UNSAFE: &[&str] = &[
     "tests/harness/src/loader.rs",
 ];
 
-/// Lines beyond which a file holds two ideas.
+/// Most lines of a source file.
 const MAX_LINES: usize = 600;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
 }
 
 fn sources() -> Vec<(String, String)> {
@@ -113,7 +113,7 @@ fn crates_depend_along_the_arrows_only() {
         for dependency in &packages[*name].0 {
             assert!(
                 !ours.contains(dependency.as_str()) || allowed.contains(&dependency.as_str()),
-                "{name} depends on {dependency}, which is no arrow"
+                "{name} depends on {dependency}, which ARROWS does not allow"
             );
         }
     }
@@ -128,7 +128,7 @@ fn llvm_is_linked_by_codegen_and_kernels_alone() {
 }
 
 #[test]
-fn unsafe_stands_where_it_may() {
+fn unsafe_is_where_it_is_allowed() {
     for (name, text) in sources() {
         if UNSAFE.iter().any(|allowed| name.starts_with(allowed)) {
             continue;
@@ -144,7 +144,7 @@ fn unsafe_stands_where_it_may() {
 }
 
 #[test]
-fn every_file_says_what_it_is_and_holds_one_idea() {
+fn every_file_has_a_header_and_a_limited_size() {
     for (name, text) in sources() {
         assert!(text.starts_with("//!"), "{name} does not begin with a header");
         let lines = text.lines().count();
@@ -167,6 +167,16 @@ fn the_readme_maps_the_tree() {
     }
     for named in map.split('`').skip(1).step_by(2) {
         assert!(root().join(named).exists(), "README's code map names `{named}`, which does not exist");
+    }
+}
+
+/// Folders whose README says how to work in them.
+const README_FOLDERS: &[&str] = &["runtime", "runtime/plan", "tests", "benches"];
+
+#[test]
+fn folders_have_a_readme() {
+    for folder in README_FOLDERS {
+        assert!(root().join(folder).join("README.md").is_file(), "{folder} has no README.md");
     }
 }
 

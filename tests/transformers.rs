@@ -1,5 +1,5 @@
-//! The interpreter against Hugging Face transformers: logits, and hidden states layer by layer. Whatever the plans are compared
-//! with afterwards stands on this.
+//! The interpreter against Hugging Face transformers: logits, and hidden states layer by layer. The comparisons of plans with
+//! the interpreter rest on this test.
 
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
@@ -36,13 +36,13 @@ fn logits_are_those_of_transformers() {
     }
 }
 
-/// The residual stream after the embedding, and after each layer: what the adds of the unfused graph leave.
+/// The residual stream after the embedding and after each layer: the results of the adds in the unfused graph.
 fn residual_stream(graph: &Graph) -> Vec<(String, ValueId)> {
     let order = graph.order();
     let result = |node| graph.result(node, 0);
     let embed = order.iter().find(|&&node| matches!(graph.op(node), Op::Embed)).expect("an embedding");
     let mut stream = vec![("embed".to_owned(), result(*embed))];
-    // Two residual adds a layer: they are the adds whose first operand is the stream so far.
+    // Two residual adds per layer: those whose first operand is the current residual stream.
     let mut current = result(*embed);
     let mut adds = 0;
     for &node in &order {
@@ -75,7 +75,7 @@ fn hidden_states_are_those_of_transformers_layer_by_layer() {
                 let found = values[value].tensor().and_then(|tensor| tensor.as_f32()).expect("activations are f32");
                 let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
                 let (difference, at) = max_difference(found, &expected);
-                // f32 arithmetic on both sides: the stream's own magnitude sets the scale.
+                // f32 arithmetic on both sides: the tolerance scales with the magnitude of the stream.
                 assert!(
                     difference <= 2e-5 * largest.max(1.0),
                     "{} prompt {length}, residual stream after {what}: {difference:e} at {at}",

@@ -3,13 +3,13 @@
     python3 tests/gpu/run.py pack FOLDER      # where the compiler is: builds and gathers all that a run needs, under 60 MiB
     python3 FOLDER/run.py run FOLDER            # where the GPU is: no Rust, no LLVM, no network; Python with torch
 
-What runs, in this order; a step that fails is said and does not stop the others, and the program's exit status tells:
+Steps, in this order. A failed step is reported and does not stop the others; the exit status is nonzero then.
 
-1. every recorded launch of a kernel, against what the tests' reference and simulator left (`kernels`)
+1. every recorded kernel launch, against the results of the simulator (`kernels`)
 2. tiny and mid end to end against their CPU programs: chunks, greedy tokens, ragged batches, many sequences, graphs, state,
    picks
 3. the greedy tokens of tiny under compute-sanitizer, where there is one: memcheck, racecheck, synccheck
-4. synthetic weights drawn on the GPU: of mid, the 3B and Mini, against the host's, and how long that takes
+4. synthetic weights of mid, the 3B and Mini drawn on the GPU, compared with the host and timed
 5. peaks in the same run: a large copy, and a large bf16 matrix product by torch
 6. decode and prefill of the 3B and Mini (int8 experts) with synthetic weights, with graphs and without, with fusions and
    without, and each kernel's share of the roofline
@@ -66,7 +66,7 @@ def lines(text):
 
 
 def pack(folder):
-    """Gathers programs, plans, cases and a text."""
+    """Packs programs, plans, recorded launches and a text."""
     root = HERE.parents[1]
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
     folder.mkdir(parents=True)
@@ -101,14 +101,14 @@ def pack(folder):
 
 
 class Run:
-    """What was found so far."""
+    """Results so far."""
 
     def __init__(self, folder):
         self.folder = folder
         self.result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "failed": {}}
 
     def step(self, name, action):
-        """One of the steps; its failure is kept and told."""
+        """Runs a step; records and prints a failure."""
         began = time.monotonic()
         try:
             self.result[name] = action()
@@ -182,7 +182,7 @@ class Run:
         return found
 
     def table(self):
-        """The figures, for people."""
+        """Prints the results as a table."""
         peaks = self.result.get("peaks") or {}
         bandwidth, flops = peaks.get("bytes_per_s"), peaks.get("operations_per_s")
         print(f"\n{peaks.get('device', 'no device')}: copies {bandwidth or 0:.3g} B/s, products {flops or 0:.3g} operations/s")
@@ -202,7 +202,7 @@ class Run:
                   f"  {row['driver_bytes'] / 1e6:.0f} MB more than stated")
             if row["sequences"] in (1, 64) and row["graphs"] and bandwidth and flops:
                 for kernel in row["kernels"][:12]:
-                    # What launching and waiting takes is no part of a kernel.
+                    # Launch and synchronization are not part of the kernel.
                     seconds = max(kernel["seconds"] - kernel["launches"] * row["overhead_s"], 1e-9)
                     least = max(kernel["bytes"] / bandwidth, kernel["operations"] / flops)
                     print(f"      {kernel['entry']:<8} {kernel['launches']:>4} x {1e6 * seconds / kernel['launches']:>8.1f} us "

@@ -1,5 +1,5 @@
-//! Recorded launches of kernels: what stood in memory before, and what the scalar reference or the simulator left there. A
-//! device that runs a case has to leave the same, but for the rounding of approximate functions and of sums.
+//! Recorded kernel launches: memory before the launch, and the results of the simulator. A device must produce the same results
+//! up to the rounding of approximate functions and of sums.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use jamba_plan::format::{Count, Launch, Swizzle, TensorElem};
 use jamba_runtime::gpu::{DeviceCode, Driver, KernelNeeds, LaunchOf, TensorMapOf};
 use serde::{Deserialize, Serialize};
 
-/// Launches of the kernels of one module.
+/// Recorded launches of one PTX module.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cases {
     /// PTX of all kernels.
@@ -21,42 +21,42 @@ pub struct Cases {
 /// One launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
-    /// The kernel.
+    /// Entry in the PTX.
     pub symbol: String,
-    /// How it is launched.
+    /// Grid, threads and shared memory.
     pub launch: Launch,
-    /// Tokens, sequences and rows of logits of the step.
+    /// Tokens, sequences and rows of logits of the step, which size the grid.
     pub counts: [u64; 3],
-    /// Its parameters.
+    /// Kernel parameters, in order.
     pub args: Vec<Arg>,
 }
 
-/// A parameter.
+/// A kernel parameter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Arg {
-    /// The address of memory.
+    /// Address of a buffer: contents before the launch, and expected contents after it if the kernel writes it.
     Buffer(Before, Option<After>),
-    /// The address of the map of a matrix that is read.
+    /// Address of a tensor map of an input matrix, and the matrix's bytes.
     Map(Matrix, Vec<u8>),
-    /// The address of a count.
+    /// Address of an i64.
     Count(u64),
     /// An integer.
     Scalar(u64),
 }
 
-/// What memory holds before the launch.
+/// Contents of a buffer before the launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Before {
-    /// These bytes.
+    /// Initialized.
     Bytes(Vec<u8>),
-    /// So many that nobody has written.
+    /// Uninitialized; the size in bytes.
     Unwritten(u64),
 }
 
-/// What memory holds after the launch: rows at a distance, dense here.
+/// Expected contents of a buffer after the launch: strided rows, stored densely.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct After {
-    /// Type of the elements.
+    /// Element type, which selects the comparison.
     pub elem: Element,
     /// Bytes from one row to the next.
     pub stride: u64,
@@ -66,18 +66,18 @@ pub struct After {
     pub bytes: Vec<u8>,
 }
 
-/// How elements are compared.
+/// Element type of a result and how it is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Element {
-    /// binary32, within the rounding of sums.
+    /// f32, within the rounding of sums.
     F32,
-    /// bfloat16, within its last bit and the rounding of sums.
+    /// bf16, within its last bit and the rounding of sums.
     Bf16,
-    /// Bit by bit.
+    /// Any type, exact.
     Bits,
 }
 
-/// A matrix behind a tensor map.
+/// The parameters of a tensor map, except the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matrix {
     /// Element type.
@@ -88,16 +88,16 @@ pub struct Matrix {
     pub row_stride: u64,
     /// Rows and columns of a box.
     pub box_rows_cols: [u32; 2],
-    /// How a box lies in shared memory.
+    /// Layout of a box in shared memory.
     pub swizzle: Swizzle,
 }
 
-/// What the cases of a kernel came to.
+/// Result of all cases of one kernel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// The kernel.
+    /// Entry in the PTX.
     pub symbol: String,
-    /// Largest error of an element, as a share of what is allowed.
+    /// Largest error of an element, as a fraction of the tolerance.
     pub error: f64,
 }
 
@@ -105,7 +105,7 @@ impl Cases {
     /// Reads a file of cases.
     ///
     /// # Errors
-    /// A file that is none.
+    /// The file cannot be read or parsed.
     pub fn read(path: &Path) -> Result<Cases> {
         let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         postcard::from_bytes(&bytes).with_context(|| format!("{} holds no cases of kernels", path.display()))
@@ -114,15 +114,15 @@ impl Cases {
     /// Writes a file of cases.
     ///
     /// # Errors
-    /// What writing to a disk can fail with.
+    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, postcard::to_stdvec(self)?).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Runs every case on a device of its own; the worst of each kernel.
+    /// Runs every case and returns the worst error of each kernel.
     ///
     /// # Errors
-    /// The first case whose result is wrong, or that the device fails in.
+    /// A wrong result or a device error; stops at the first.
     pub fn run(&self, mut driver: Box<dyn Driver>) -> Result<Vec<Verdict>> {
         let needs: Vec<KernelNeeds> = self.cases.iter().map(Case::needs).collect();
         driver.load(DeviceCode { ptx: &self.ptx, cubin: None }, &needs)?;
@@ -144,7 +144,7 @@ impl Case {
         KernelNeeds { symbol: &self.symbol, n_args: self.args.len(), shared_bytes }
     }
 
-    /// Runs the case; the largest error, as a share of what is allowed.
+    /// Runs the case; the largest error, as a fraction of the tolerance.
     fn run(&self, kernel: usize, driver: &mut dyn Driver) -> Result<f64> {
         let mut args = Vec::with_capacity(self.args.len());
         for arg in &self.args {
@@ -180,7 +180,7 @@ fn place(driver: &mut dyn Driver, arg: &Arg) -> Result<u64> {
     };
     Ok(match arg {
         Arg::Buffer(Before::Bytes(bytes), _) => put(bytes)?,
-        // What nobody has written is not a number.
+        // NaN as f32 and bf16: reads of uninitialized memory show.
         Arg::Buffer(Before::Unwritten(bytes), _) => put(&vec![0xff; *bytes as usize])?,
         Arg::Map(matrix, bytes) => {
             let address = put(bytes)?;
@@ -199,7 +199,7 @@ fn place(driver: &mut dyn Driver, arg: &Arg) -> Result<u64> {
 }
 
 impl After {
-    /// The largest error of an element, as a share of what is allowed.
+    /// The largest error of an element, as a fraction of the tolerance.
     fn error(&self, driver: &mut dyn Driver, address: u64) -> Result<f64> {
         let rows = self.bytes.len() as u64 / self.row.max(1);
         let mut found = Vec::with_capacity(self.bytes.len());
@@ -217,7 +217,7 @@ impl After {
         }
         let (found, expected) = (self.elem.values(&found), self.elem.values(&self.bytes));
         let largest = expected.iter().fold(0.0_f64, |most, &value| most.max(value.abs()));
-        // Sums err by the size of their terms, whose best known measure is the largest result.
+        // The error of a sum scales with its terms; the largest result approximates their size.
         let (of_value, of_largest) = match self.elem {
             Element::Bf16 => (2.0_f64.powi(-7), 2e-3),
             _ => (1e-4, 2e-3),

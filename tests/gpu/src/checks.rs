@@ -1,8 +1,8 @@
-//! A plan on a GPU against the same plan on the CPU: logits, greedy tokens, batches, graphs, state that moves; and against itself
-//! where tokens are picked on the host.
+//! Checks of a plan on a GPU against its CPU program: logits, greedy tokens, batches, graphs, moved state; and token picking on
+//! the device against picking on the host.
 //!
-//! Each check opens engines of its own, and says what it found; it fails where bits differ that have to be the same, or numbers
-//! by more than bf16 explains. Tests run all of them on a simulator, [`crate`]'s program on a device.
+//! Each check opens its own engines. It fails when bits differ that must be equal, or when logits differ by more than bf16
+//! rounding explains. The tests run all checks on the simulator, `gpu-bench` runs them on a device.
 
 mod picks;
 
@@ -14,42 +14,41 @@ use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, SequenceId
 pub use picks::{picks, requests};
 use serde::Serialize;
 
-/// Sequences that the kernels for few rows decode together.
+/// Most sequences that the kernels for few rows decode together.
 pub const FEW: usize = 8;
 
 /// Opens the plan on a GPU.
 pub type OnGpu<'a> = dyn Fn(OpenOptions<'_>) -> Result<Engine> + 'a;
 
-/// What is checked.
+/// The plan under check.
 pub struct Subject<'a> {
-    /// The plan, with a program for each kind of target, for at least [`FEW`] + 2 sequences.
+    /// A plan with CPU and GPU programs, for at least [`FEW`] + 2 sequences.
     pub plan: &'a Path,
     /// Opens it on the GPU.
     pub on_gpu: &'a OnGpu<'a>,
-    /// A text of 128 tokens or more.
+    /// Token ids, at least 128.
     pub text: &'a [u32],
-    /// How far logits may be from the CPU's.
+    /// Allowed difference from the CPU's logits.
     pub tolerance: Tolerance,
 }
 
-/// How far logits may be from others: activations and weights are bf16, of eight bits, on the one side.
+/// Allowed difference of logits when one side rounds weights and activations to bf16 (8 significant bits).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Largest difference of a logit in most rows.
+    /// Largest difference of a logit within a row.
     pub of_a_row: f32,
-    /// Share of rows that may be further off: where two experts are about as good, the rounding of a bf16 decides, and the
-    /// token goes through other weights.
+    /// Fraction of rows that may exceed it: when two experts nearly tie, bf16 rounding can route the token to the other one.
     pub rows_beyond: f64,
 }
 
-/// What a check found.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Found {
-    /// What was compared.
+    /// Name of the check.
     pub check: &'static str,
-    /// How far logits are from the CPU's; None where bits were compared.
+    /// Difference from the CPU's logits; `None` for a comparison of bits.
     pub difference: Option<Difference>,
-    /// Anything else.
+    /// Further findings.
     pub note: String,
 }
 
@@ -77,24 +76,24 @@ impl Subject<'_> {
     }
 }
 
-/// How far logits are from others.
+/// Difference between two sets of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Median over the rows of the largest difference of a logit.
+    /// Median over rows of the row's largest difference.
     pub median: f32,
-    /// The largest of all.
+    /// Largest difference of all logits.
     pub largest: f32,
-    /// Rows beyond the tolerance.
+    /// Rows that exceed the tolerance.
     pub rows_beyond: usize,
-    /// Rows.
+    /// Rows compared.
     pub rows: usize,
 }
 
 impl Tolerance {
-    /// How far rows of logits are from others.
+    /// Compares rows of logits.
     ///
     /// # Errors
-    /// If that is further than allowed, or a logit is not a number.
+    /// The difference exceeds the tolerance, or a logit is not finite.
     pub fn compare(&self, what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) -> Result<Difference> {
         ensure!(found.len() == expected.len() && !found.is_empty(), "{what}: {} rows of logits", found.len());
         ensure!(found.iter().flatten().all(|logit| logit.is_finite()), "{what}: not all logits are finite");
@@ -113,7 +112,7 @@ impl Tolerance {
     }
 }
 
-/// Logits of every token of a sequence of its own, read in steps of at most `chunk` tokens.
+/// Logits of every token of a new sequence, prefilled in steps of at most `chunk` tokens.
 pub fn logits(engine: &mut Engine, tokens: &[u32], chunk: usize) -> Result<Vec<Vec<f32>>> {
     let sequence = engine.add_sequence()?;
     let mut rows = Vec::new();
@@ -125,7 +124,7 @@ pub fn logits(engine: &mut Engine, tokens: &[u32], chunk: usize) -> Result<Vec<V
     Ok(rows)
 }
 
-/// A sequence that has read `tokens`, and the logits of the last one.
+/// Prefills a new sequence; returns it with the logits of the last token.
 fn begin(engine: &mut Engine, tokens: &[u32]) -> Result<(SequenceId, Vec<f32>)> {
     let sequence = engine.add_sequence()?;
     let mut last = Vec::new();
@@ -135,7 +134,7 @@ fn begin(engine: &mut Engine, tokens: &[u32]) -> Result<(SequenceId, Vec<f32>)> 
     Ok((sequence, last))
 }
 
-/// One more token of each sequence, and its logits.
+/// Feeds one token to each sequence and returns their logits.
 fn next_of_all(engine: &mut Engine, sequences: &[SequenceId], tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let feeds: Vec<Feed> = (sequences.iter().zip(tokens))
         .map(|(&sequence, token)| Feed { sequence, tokens: std::slice::from_ref(token), outputs: Outputs::Last })
@@ -148,7 +147,7 @@ fn next(engine: &mut Engine, sequence: SequenceId, token: u32) -> Result<Vec<f32
     rows.into_iter().next().context("a step of one token has a row of logits")
 }
 
-/// All of the text is the CPU's; the same bits however it is cut into steps.
+/// Logits of the whole text match the CPU's, and are the same bits for any split into steps.
 pub fn chunks(subject: &Subject<'_>) -> Result<Found> {
     let (mut gpu, mut cpu, text) = (subject.gpu()?, subject.cpu()?, subject.text);
     let most = gpu.max_step_outputs();
@@ -164,7 +163,7 @@ pub fn chunks(subject: &Subject<'_>) -> Result<Found> {
     })
 }
 
-/// 64 tokens after the first 17, each the CPU's choice or one that bf16 cannot tell from it.
+/// 64 greedy tokens after a prompt of 17: each is the CPU's choice, or ties with it within bf16 rounding.
 pub fn greedy(subject: &Subject<'_>) -> Result<Found> {
     const TOKENS: usize = 64;
     let (mut gpu, mut cpu, prompt) = (subject.gpu()?, subject.cpu()?, &subject.text[..17]);
@@ -187,7 +186,7 @@ pub fn greedy(subject: &Subject<'_>) -> Result<Found> {
     })
 }
 
-/// Sequences of different lengths in one step, then decoded together, have the bits that each has alone.
+/// Sequences of different lengths, prefilled in one step and decoded together, give the same bits as each alone.
 pub fn ragged_batch(subject: &Subject<'_>) -> Result<Found> {
     let text = subject.text;
     let prompts = [&text[..70], &text[3..5], &text[40..57]];
@@ -214,7 +213,7 @@ pub fn ragged_batch(subject: &Subject<'_>) -> Result<Found> {
     Ok(Found { check: "ragged batch", difference: None, note: "70, 2 and 17 tokens, then 3 together".to_owned() })
 }
 
-/// More sequences than the kernels for few rows take: other sums, the same numbers.
+/// More sequences than [`FEW`]: other kernels sum in another order, so logits are compared within the tolerance.
 pub fn many_sequences(subject: &Subject<'_>) -> Result<Found> {
     let prompts: Vec<&[u32]> = (0..FEW + 2).map(|nth| &subject.text[nth..2 * nth + 3]).collect();
     let tokens = vec![7; prompts.len()];
@@ -237,7 +236,7 @@ pub fn many_sequences(subject: &Subject<'_>) -> Result<Found> {
     Ok(Found { check: "many sequences", difference: Some(difference), note })
 }
 
-/// Graphs that are replayed give the bits of launches one by one.
+/// Replayed graphs give the same bits as separate launches.
 pub fn graphs(subject: &Subject<'_>) -> Result<Found> {
     let run = |launch_each: bool| {
         let mut engine = (subject.on_gpu)(OpenOptions {
@@ -256,7 +255,7 @@ pub fn graphs(subject: &Subject<'_>) -> Result<Found> {
     Ok(Found { check: "graphs", difference: None, note: "17 tokens, then 6".to_owned() })
 }
 
-/// Forked, restored and rolled back sequences go on with the same bits; a CPU refuses a GPU's state.
+/// Forked, restored and rolled-back sequences continue with the same bits; the CPU refuses a GPU state.
 pub fn moved_state(subject: &Subject<'_>) -> Result<Found> {
     let mut engine = subject.gpu()?;
     let (first, _) = begin(&mut engine, &subject.text[..45])?;

@@ -1,4 +1,4 @@
-//! Synthetic weights drawn on a device: against the host's, and how fast.
+//! Synthetic weights drawn on a device: compared with the host's, and timed.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,28 +11,28 @@ use jamba_runtime::PlanFile;
 use jamba_runtime::gpu::{DeviceCode, Driver, KernelNeeds, LaunchOf};
 use serde::Serialize;
 
-/// What drawing a plan's weights came to.
+/// Result of drawing a plan's weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Draws {
-    /// The plan.
+    /// Path of the plan.
     pub plan: String,
-    /// Bytes of weights.
+    /// Size of all weights, in bytes.
     pub bytes: u64,
-    /// Launches that draw them.
+    /// Kernel launches.
     pub launches: usize,
-    /// Seconds that drawing all of them took.
+    /// Time to draw all weights.
     pub seconds: f64,
-    /// Bytes that were compared with the host's, all of them equal.
+    /// Bytes compared with the host's, all equal.
     pub compared_bytes: u64,
 }
 
-/// Bytes of a weight that are compared, at its beginning and at its end.
+/// Bytes compared at the beginning and at the end of each weight.
 const COMPARED_BYTES: usize = 1 << 18;
 
-/// Draws the weights of a plan on a device, twice, and compares parts of each with what the host draws.
+/// Draws the weights of a plan on a device, twice, and compares parts of each weight with the host.
 ///
 /// # Errors
-/// A plan without kernels that draw weights; the first byte that differs; those of the device.
+/// A plan without drawing kernels, a byte that differs, or a device error.
 pub fn draw(plan: &Path, mut driver: Box<dyn Driver>) -> Result<Draws> {
     let file = PlanFile::open(plan)?;
     let plan = file.plan(Verify::Everything, &mut |_, _| ())?;
@@ -56,7 +56,7 @@ pub fn draw(plan: &Path, mut driver: Box<dyn Driver>) -> Result<Draws> {
         launches.extend(rows.iter().map(|rows| (kernel, rows.args(at))));
     }
     let mut seconds = 0.0;
-    // The first time loads the code.
+    // The first run includes loading the code.
     for _ in 0..2 {
         let began = Instant::now();
         for (kernel, args) in &launches {
@@ -77,13 +77,13 @@ pub fn draw(plan: &Path, mut driver: Box<dyn Driver>) -> Result<Draws> {
     Ok(Draws { plan: file.path().display().to_string(), bytes, launches: launches.len(), seconds, compared_bytes })
 }
 
-/// Compares the first and the last panels of a weight; how many bytes those were.
+/// Compares the first and the last panels of a weight; returns the number of bytes compared.
 fn compare(driver: &mut dyn Driver, at: u64, weight: &Weight, seed: u64) -> Result<u64> {
     let panel_bytes = weight.layout.panel_bytes(weight.format);
     let n_panels = weight.bytes as usize / panel_bytes;
     let at_once = (COMPARED_BYTES / panel_bytes).clamp(1, n_panels);
     let (mut found, mut expected) = (vec![0; at_once * panel_bytes], vec![0; at_once * panel_bytes]);
-    // A small weight is compared whole, and once.
+    // A small weight is compared as a whole, once.
     let firsts = [0, n_panels - at_once];
     let firsts = &firsts[if at_once == n_panels { 1 } else { 0 }..];
     for &first in firsts {

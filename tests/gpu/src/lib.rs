@@ -1,5 +1,5 @@
-//! jambac-gpu-bench: kernels and plans on a GPU, checked and timed. It needs no compiler, no LLVM and no network where it runs:
-//! its program, plans and recorded cases of kernels are carried there (`run.py`).
+//! jambac-gpu-bench: checks and times kernels and plans on a GPU. The GPU machine needs no compiler, no LLVM and no network:
+//! `run.py` packs the program, plans and recorded launches.
 
 pub mod cases;
 pub mod checks;

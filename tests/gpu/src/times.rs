@@ -1,4 +1,4 @@
-//! How fast a plan runs: whole steps, then one more run of them kernel by kernel.
+//! Times a plan: whole steps, then the same steps kernel by kernel.
 
 use std::time::Instant;
 
@@ -7,66 +7,65 @@ use jamba_runtime::gpu::Driver;
 use jamba_runtime::{Engine, Feed, KindTotal, Outputs, Sampler, SamplerOptions, SequenceId};
 use serde::Serialize;
 
-/// What a device is.
+/// Properties of a device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Copies {
-    /// Its name.
+    /// Name of the GPU.
     pub device: String,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub n_sms: u32,
-    /// Bytes that a large copy within its memory reads and writes a second: what memory-bound kernels are measured by.
+    /// Bytes read and written per second by a large device-to-device copy: the peak for memory-bound kernels.
     pub bytes_per_s: f64,
 }
 
 /// Times of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Times {
-    /// The plan.
+    /// Path of the plan.
     pub plan: String,
     /// Sequences at once.
     pub sequences: usize,
-    /// Tokens of each before the measured ones.
+    /// Context length before the measured steps.
     pub context: usize,
-    /// Tokens of prompts a second.
+    /// Prefill speed.
     pub prefill_tokens_per_s: f64,
-    /// Tokens of all sequences a second, the median step.
+    /// Decode speed of all sequences together, median step.
     pub decode_tokens_per_s: f64,
-    /// The least of the kernels' times in the run kernel by kernel, in seconds: about what launching one and waiting for it takes.
+    /// Shortest time of a kernel in the kernel-by-kernel run, in seconds: about the cost of a launch and a synchronization.
     pub overhead_s: f64,
-    /// Device memory that went while all of this ran, where somebody looked: graphs, and what else the driver keeps beside what
-    /// the plan states, in bytes.
+    /// Device memory taken beyond what the plan states, in bytes (graphs and other driver allocations), if it was measured.
     pub driver_bytes: Option<u64>,
-    /// Of each kernel in each entry, the longest first.
+    /// One entry per kernel and plan entry, longest first.
     pub kernels: Vec<KernelTime>,
 }
 
-/// One kernel's launches in one step, or in all of a prompt.
+/// All launches of a kernel in one decode step, or in one prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KernelTime {
     /// Prefill or decode.
     pub entry: &'static str,
-    /// The kernel.
+    /// Symbol of the kernel.
     pub symbol: String,
-    /// Launches.
+    /// Number of launches.
     pub launches: usize,
-    /// Seconds of all, launching and waiting included.
+    /// Total time, including launch and synchronization.
     pub seconds: f64,
-    /// Bytes that they cannot do without.
+    /// Least number of bytes moved.
     pub bytes: f64,
-    /// Operations that they cannot do without.
+    /// Least number of operations.
     pub operations: f64,
 }
 
-/// Bytes of a large copy.
+/// Size of a large copy.
 const COPY_BYTES: u64 = 1 << 30;
 
-/// Copies that are timed.
+/// Number of timed copies.
 const COPIES: u32 = 10;
 
-/// Measures how fast memory is copied.
+/// Measures device-to-device copy bandwidth.
 ///
 /// # Errors
-/// Those of the device.
+/// A device error.
 pub fn copies(mut driver: Box<dyn Driver>) -> Result<Copies> {
     let (from, to) = (driver.allocate("a copy", COPY_BYTES)?, driver.allocate("a copy", COPY_BYTES)?);
     driver.fill(from, COPY_BYTES, 1)?;
@@ -83,11 +82,11 @@ pub fn copies(mut driver: Box<dyn Driver>) -> Result<Copies> {
     Ok(Copies { device: info.name.clone(), n_sms: info.n_sms, bytes_per_s })
 }
 
-/// Feeds sequences a prompt each, then one token each in so many steps; then the last chunk of a prompt and one step kernel by
+/// Times the prefill of a prompt per sequence and `steps` decode steps, then one prefill chunk and one decode step kernel by
 /// kernel.
 ///
 /// # Errors
-/// Those of the engine; fewer steps than one.
+/// An engine error, or `steps` = 0.
 pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize) -> Result<Times> {
     ensure!(sequences > 0 && context > 0 && steps > 0, "sequences, context and steps are at least 1");
     let vocab = engine.manifest().model.vocab as u32;
@@ -132,7 +131,7 @@ pub fn time(engine: &mut Engine, sequences: usize, context: usize, steps: usize)
     Ok(Times { plan, sequences, context, prefill_tokens_per_s, decode_tokens_per_s, overhead_s, driver_bytes, kernels })
 }
 
-/// What each kernel took in the runs that were traced.
+/// Sums the traced times by kernel.
 fn kernels(engine: &Engine) -> Vec<KernelTime> {
     let totals = engine.trace().map(|trace| trace.by_symbol(engine.program())).unwrap_or_default();
     let kernel = |total: KindTotal| KernelTime {

@@ -1,4 +1,4 @@
-//! Tokens that the device picks against those that the host picks from the same logits.
+//! Tokens picked on the device against tokens picked on the host from the same logits.
 
 use std::ops::ControlFlow;
 
@@ -7,10 +7,11 @@ use jamba_runtime::{Batch, DebugOptions, Engine, GenerateOptions, OpenOptions, R
 
 use super::{Found, Subject};
 
-/// Tokens of each answer.
+/// Generated tokens per request.
 const TOKENS: usize = 5;
 
-/// Ways of picking: greedy, drawn from all and from few, and two that want the row of logits, penalised and with probabilities.
+/// Sampling options: greedy, drawn from all tokens and from few, and two that need the logits on the host (penalties, log
+/// probabilities).
 pub fn requests() -> Vec<GenerateOptions> {
     let warm = SamplerOptions { temperature: 0.8, seed: 3, ..SamplerOptions::GREEDY };
     let samplers = [
@@ -27,7 +28,7 @@ pub fn requests() -> Vec<GenerateOptions> {
     samplers.into_iter().map(options).chain([told]).collect()
 }
 
-/// Answers of all kinds have the tokens that the host picks, alone and in one batch, with graphs and without.
+/// All requests get the tokens that the host picks, alone and in one batch, with and without graphs.
 pub fn picks(subject: &Subject<'_>) -> Result<Found> {
     let requests = requests();
     let prompt = |nth: usize| subject.text[nth..nth + 9 + nth].to_vec();
