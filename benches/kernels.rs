@@ -6,145 +6,129 @@
 //! memory: arrays that stay in the last-level cache between runs are read faster, and show more than 100 %. The peak of
 //! operations is that of f32 multiply-adds, for integers twice that.
 
-use jambac_benches::roofline::{Roofline, seconds};
+use jambac_benches::roofline::{Cost, Roofline, seconds};
 use jambac_codegen::compile;
 use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::cases::{self, Case};
-use jambac_kernels::cpu::integer::{n_scales, padded_inputs};
-use jambac_kernels::kernel::{Access, Cost, Elem, Kernel, LANES, Param, padded};
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::kernel::{Access, Elem, LANES, Operand, Param, Per, Source};
 use jambac_kernels::target::CpuTarget;
 
 /// Below this a call is over before it can be timed.
-const LEAST_FLOPS: f64 = 1e6;
+const LEAST_OPERATIONS: f64 = 1e6;
 
 /// Multiplications that start together where one f32 multiply-add would: pairs of 16-bit integers are twice as many.
-fn multiply_rate(kernel: &Kernel) -> f64 {
+fn multiply_rate(kernel: &AnySpec) -> f64 {
     match kernel {
-        Kernel::Linear(spec) if n_scales(spec.format, spec.n, spec.k) > 0 => 2.0,
+        AnySpec::Linear(spec) if matches!(spec.format, Elem::I8 | Elem::I4) => 2.0,
         _ => 1.0,
     }
 }
 
-/// Elements of a weight or a state: an array whose length follows from the spec. `None` for kernels with tables of pages or
-/// slots, which have no benchmark yet.
-fn elements(kernel: &Kernel, name: &str) -> Option<usize> {
-    Some(match (kernel, name) {
-        (Kernel::Linear(spec), "weight") if n_scales(spec.format, spec.n, spec.k) > 0 => {
-            padded(spec.n) * padded_inputs(spec.k) * spec.format.bits() / 8
-        }
-        (Kernel::Linear(spec), "weight") => padded(spec.n) * spec.k,
-        (Kernel::Linear(spec), "scales") => n_scales(spec.format, spec.n, spec.k),
-        (Kernel::Linear(spec), _) => padded(spec.n),
-        (Kernel::SplitLinear(spec), _) => spec.sizes.iter().map(|&n| padded(n) * spec.k).sum(),
-        (Kernel::LinearSwiglu(spec), _) => 2 * padded(spec.n) * spec.k,
-        (Kernel::GroupedLinear(spec), "weight") => spec.n_experts * padded(spec.n) * spec.k,
-        (Kernel::GroupedSwiglu(spec), "weight") => spec.n_experts * 2 * padded(spec.n) * spec.k,
-        (Kernel::GroupedCombine(spec), "weight") => spec.n_experts * padded(spec.n) * spec.k,
-        (Kernel::RmsNorm(spec), _) => padded(spec.cols),
-        (Kernel::Elementwise(spec), _) => padded(spec.cols),
-        (Kernel::CausalConv1d(spec), "weight" | "state") => padded(spec.channels) * spec.taps,
-        (Kernel::CausalConv1d(spec), _) => padded(spec.channels),
-        (Kernel::SelectiveScan(spec), "a" | "state") => padded(spec.channels) * spec.d_state,
-        (Kernel::SelectiveScan(spec), "dt_weight") => {
-            padded(spec.channels) * spec.selection.projection().map_or(0, |projection| projection.dt_rank)
-        }
-        (Kernel::SelectiveScan(spec), "dt_norm") => {
-            padded(spec.selection.projection().map_or(0, |projection| projection.dt_rank))
-        }
-        (Kernel::SelectiveScan(spec), "b_norm" | "c_norm") => padded(spec.d_state),
-        (Kernel::SelectiveScan(spec), _) => padded(spec.channels),
-        _ => return None,
-    })
-}
-
-/// What a slot holds: bytes of an array, or an integer.
+/// The value of a slot: bytes of an array, or an integer.
 enum Filled {
     Array(Vec<u8>),
     Integer(u64),
 }
 
-/// Experts, and experts per token, of a kernel of experts.
-fn experts(kernel: &Kernel) -> Option<(usize, usize)> {
-    match kernel {
-        Kernel::GroupedLinear(spec) => Some((spec.n_experts, spec.top_k)),
-        Kernel::GroupedSwiglu(spec) => Some((spec.n_experts, spec.top_k)),
-        Kernel::GroupedCombine(spec) => Some((spec.n_experts, spec.top_k)),
-        _ => None,
-    }
+/// The size of a dimension in the case's step.
+fn size(case: &Case, per: Per) -> u64 {
+    let n = match per {
+        Per::Row => case.counts.tokens * case.rows.per as usize,
+        Per::Token => case.counts.tokens,
+        Per::Sequence => case.counts.sequences,
+        Per::Output => case.counts.outputs,
+    };
+    n as u64
+}
+
+fn words(numbers: impl IntoIterator<Item = usize>) -> Filled {
+    Filled::Array(numbers.into_iter().flat_map(|n| (n as i32).to_le_bytes()).collect())
 }
 
 /// Slots by expert, or where each expert's begin: slot s goes to expert s modulo their number.
-fn routing(name: &str, n_experts: usize, n_slots: usize) -> Filled {
+fn routing(operand: &Operand, n_experts: usize, n_slots: usize) -> Filled {
     let of_expert = |expert| (expert..n_slots).step_by(n_experts);
-    let numbers: Vec<usize> = match name {
-        "slots" => (0..n_experts).flat_map(of_expert).collect(),
-        _ => (0..=n_experts).map(|end| (0..end).map(|expert| of_expert(expert).len()).sum()).collect(),
-    };
-    Filled::Array(numbers.iter().flat_map(|&n| (n as i32).to_le_bytes()).collect())
+    match operand.name() {
+        "slots" => words((0..n_experts).flat_map(of_expert)),
+        _ => words((0..=n_experts).map(|end| (0..end).map(|expert| of_expert(expert).len()).sum())),
+    }
 }
 
-fn fill(case: &Case, param: &Param) -> Option<Filled> {
-    let tokens = case.counts.tokens;
-    if let (Some((n_experts, top_k)), "slots" | "offsets") = (experts(&case.kernel), param.name()) {
-        return Some(routing(param.name(), n_experts, tokens * top_k));
+/// The value of an operand; `None` for kernels that read tables of pages, which have no benchmark yet.
+fn fill(case: &Case, operands: &[Operand], operand: &Operand) -> Option<Filled> {
+    let n_experts = operands.iter().find(|operand| operand.name() == "offsets").map(|found| found.extent.fixed - 1);
+    if let (Some(n_experts), "slots" | "offsets", Source::Operand(_)) = (n_experts, operand.name(), &operand.source) {
+        let slots = operands.iter().find(|operand| operand.name() == "slots")?;
+        return Some(routing(operand, n_experts, slots.extent.rows(|per| size(case, per))? as usize));
     }
-    Some(match param {
-        Param::Scalar { name: "sequences" } => Filled::Integer(1),
-        Param::Scalar { name: "slot_stride" } => Filled::Integer(0),
-        Param::Scalar { .. } => Filled::Integer(tokens as u64),
-        // Of kernels for a GPU, which are measured elsewhere.
-        Param::Count { .. } | Param::TensorMap { .. } => return None,
-        Param::Buffer { name: "starts", .. } => {
-            Filled::Array([0, tokens as i32].iter().flat_map(|n| n.to_le_bytes()).collect())
+    let bytes = match &operand.source {
+        Source::Count(per, factor) => return Some(Filled::Integer(size(case, *per) * u64::from(*factor))),
+        Source::SlotStride => return Some(Filled::Integer(0)),
+        Source::Weight(weight) => weight.layout.bytes(operand.param.elem()?.weight_format()?)?,
+        Source::Scales => operands.iter().find_map(|operand| match &operand.source {
+            Source::Weight(weight) => {
+                let (layout, format) = weight.layout.scales(operand.param.elem()?.weight_format()?)?;
+                layout.bytes(format)
+            }
+            _ => None,
+        })?,
+        Source::Table(_) | Source::Input(..) => {
+            return match operand.name() {
+                "starts" => Some(words([0, case.counts.tokens])),
+                "slots" => Some(words([0])),
+                "sequence_of" => Some(words(vec![0; case.counts.tokens])),
+                "ids" | "rows" => Some(words((0..case.counts.tokens).map(|at| at % 50))),
+                _ => None,
+            };
         }
-        Param::Buffer { name: "slots", .. } => Filled::Array(vec![0; 4]),
-        Param::Buffer { name: "sequence_of", .. } => Filled::Array(vec![0; 4 * tokens]),
-        Param::Buffer { name, elem, inner, .. } => {
-            let n = match inner.as_slice() {
-                [] => elements(&case.kernel, name)?,
-                // A row per slot, at most.
-                [stride] => tokens * experts(&case.kernel).map_or(1, |(_, top_k)| top_k) * stride,
-                _ => return None,
-            } + LANES;
-            // Small values of both signs; step sizes and decay rates may be anything.
-            let value = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
-            let bytes = (0..n).flat_map(|i| {
-                let bytes = value(i).to_le_bytes();
-                match elem {
-                    Elem::F32 | Elem::I32 => bytes.to_vec(),
-                    Elem::Bf16 | Elem::F16 => bytes[2..].to_vec(),
-                    Elem::I8 | Elem::I4 => bytes[3..].to_vec(),
-                }
-            });
-            Filled::Array(bytes.collect())
+        Source::Operand(_) | Source::Result(_) | Source::Scratch(_) | Source::State => {
+            operand.bytes(|per| size(case, per))?
         }
-    })
+        Source::SlotsOf(_) | Source::Pages(_) | Source::PageStride(_) | Source::PagesPerSequence | Source::Caller => {
+            return None;
+        }
+    };
+    // Vectors are loaded whole: there is slack behind every pool.
+    let n = bytes as usize + 4 * LANES;
+    let elem = operand.param.elem()?;
+    // Small values of both signs; step sizes and decay rates may be anything.
+    let value = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
+    let values = (0..).flat_map(|i| {
+        let bytes = value(i).to_le_bytes();
+        match elem {
+            Elem::F32 | Elem::I32 => bytes.to_vec(),
+            Elem::Bf16 | Elem::F16 => bytes[2..].to_vec(),
+            Elem::I8 | Elem::I4 => bytes[3..].to_vec(),
+        }
+    });
+    Some(Filled::Array(values.take(n).collect()))
 }
 
 fn bench(case: &Case, target: CpuTarget, roofline: &Roofline) -> Result<(), Box<dyn std::error::Error>> {
-    let (kernel, symbol, params) = (&case.kernel, case.kernel.symbol(), case.kernel.params());
-    let Some(mut filled) = params.iter().map(|param| fill(case, param)).collect::<Option<Vec<_>>>() else {
-        println!("{symbol:<44} {:>6}  no benchmark: reads tables of pages or slots", case.counts.tokens);
+    let launch = case.on_cpu();
+    let (symbol, operands) = (&launch.symbol, &launch.operands);
+    let filled = operands.iter().map(|operand| fill(case, operands, operand)).collect::<Option<Vec<_>>>();
+    let Some(mut filled) = filled else {
+        println!("{symbol:<44} {:>6}  no benchmark: reads tables of pages", case.counts.tokens);
         return Ok(());
     };
-    let code = compile(target, None, |module| module.kernel(&symbol, &params, |b| kernel.emit(b)))?;
+    let code = compile(target, None, |module| module.add(&launch))?;
     let kernels = LoadedKernels::load(&code)?;
-    let slots = filled.iter_mut().zip(&params).map(|(filled, param)| match filled {
-        Filled::Integer(value) => Slot::Scalar(*value),
-        Filled::Array(bytes) => match param.access() {
-            Some(Access::Read) => Slot::read(bytes.as_slice()),
-            _ => Slot::write(bytes.as_mut_slice()),
-        },
+    let slots = filled.iter_mut().zip(operands).map(|(filled, operand)| match (filled, &operand.param) {
+        (Filled::Integer(value), _) => Slot::Scalar(*value),
+        (Filled::Array(bytes), Param::Buffer { access: Access::Read, .. }) => Slot::read(bytes.as_slice()),
+        (Filled::Array(bytes), _) => Slot::write(bytes.as_mut_slice()),
     });
-    let call = kernels.prepare(&symbol, slots.collect())?;
-    let (time, cost) = (seconds(|| call.run(0, 1)), kernel.cost(case.counts));
-    let least = roofline.seconds(Cost { flops: cost.flops / multiply_rate(kernel), ..cost });
+    let call = kernels.prepare(symbol, slots.collect())?;
+    let (time, operations, bytes) = (seconds(|| call.run(0, 1)), case.operations(), case.bytes());
+    let least = roofline.seconds(Cost { operations: operations / multiply_rate(&case.kernel), bytes });
     println!(
         "{symbol:<44} {:>6} {:>10.3} {:>8.1} {:>8.1} {:>6.0} %",
         case.counts.tokens,
         time * 1e3,
-        cost.flops / time / 1e9,
-        cost.bytes / time / 1e9,
+        operations / time / 1e9,
+        bytes / time / 1e9,
         100.0 * least / time
     );
     Ok(())
@@ -157,7 +141,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}, one thread: {:.1} GFLOP/s, {:.1} GB/s", target.name(), roofline.flops / 1e9, roofline.bytes / 1e9);
     println!("{:<44} {:>6} {:>10} {:>8} {:>8} {:>8}", "kernel", "tokens", "ms", "GFLOP/s", "GB/s", "of peak");
     for case in cases::all() {
-        if case.kernel.cost(case.counts).flops >= LEAST_FLOPS && case.kernel.symbol().contains(&filter) {
+        if case.operations() >= LEAST_OPERATIONS && case.symbol().contains(&filter) {
             bench(&case, target, &roofline)?;
         }
     }

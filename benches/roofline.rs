@@ -5,11 +5,20 @@ use std::time::Instant;
 
 use jambac_codegen::compile;
 use jambac_harness::{LoadedKernels, Slot};
-use jambac_kernels::kernel::{Cost, Elem, LANES, Param};
+use jambac_kernels::kernel::{Elem, LANES, Param};
 use jambac_kernels::target::CpuTarget;
 
 /// Elements of each of the four parts that are read side by side: one stream alone is slower.
 const STREAM: usize = 16 << 20;
+
+/// Work of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Arithmetic operations, a multiply-add counting two.
+    pub operations: f64,
+    /// Bytes read and written once each.
+    pub bytes: f64,
+}
 
 /// What one thread can do at best.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +72,7 @@ impl Roofline {
 
     /// The least time for so much work, in seconds.
     pub fn seconds(&self, cost: Cost) -> f64 {
-        (cost.flops / self.flops).max(cost.bytes / self.bytes)
+        (cost.operations / self.flops).max(cost.bytes / self.bytes)
     }
 }
 

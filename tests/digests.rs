@@ -10,15 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use jamba_plan::format::TargetKind;
+use jamba_plan::format::{TargetKind, WeightFormat};
 use jambac::build::{fusion, graphs, optimize, schedule};
 use jambac::manifest::{Fusion, ModelFile};
 use jambac_codegen::compile::compile_object;
 use jambac_codegen::compile_ptx;
 use jambac_graph::DType;
-use jambac_kernels::hopper;
-use jambac_kernels::kernel::{Elem, Kernel, Param};
-use jambac_kernels::synthetic_weight;
+use jambac_kernels::kernel::{Elem, Launch, Param};
 use jambac_kernels::target::{CpuTarget, Target, X86Level};
 use jambac_models::jamba::JambaConfig;
 use jambac_models::tiny::Tiny;
@@ -81,7 +79,7 @@ fn variants(kind: TargetKind) -> Vec<Variant> {
 }
 
 /// The kernels of all plans for a target, by symbol. For VNNI, those that it changes: products of integers.
-fn kernels(target: Target) -> BTreeMap<String, Kernel> {
+fn kernels(target: Target) -> BTreeMap<String, Launch> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/jamba-mini");
     let mut model = ModelFile::open(&folder).expect("a model file");
     (model.limits.max_context, model.limits.kv_tokens) = (4096, None);
@@ -100,36 +98,33 @@ fn kernels(target: Target) -> BTreeMap<String, Kernel> {
         kernels.retain(|_, kernel| kernel.params().iter().any(is_integer));
     }
     if target == Target::Sm90a {
-        let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| synthetic_weight::hopper::Spec { format });
-        let draws = draws.map(|spec| Kernel::Sm90(hopper::Kernel::from(spec)));
-        kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
+        let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+        let draws = jambac_kernels::target::draws(target.kind(), formats);
+        kernels.extend(draws.into_iter().map(|(_, kernel)| (kernel.symbol.clone(), kernel)));
     }
     kernels
 }
 
-fn kernels_of_a_plan(model: &ModelFile, variant: &Variant, target: Target) -> impl Iterator<Item = (String, Kernel)> {
+fn kernels_of_a_plan(model: &ModelFile, variant: &Variant, target: Target) -> impl Iterator<Item = (String, Launch)> {
     let kind = target.kind();
     let mut entries = graphs(model, &variant.config, &|_| variant.stored, kind).expect("graphs");
     optimize(&mut entries, &fusion(model, kind).expect("fusions")).expect("optimized graphs");
     let schedule = schedule(model, &entries, &[target], kind).expect("a schedule");
-    schedule.kernels.into_iter().map(|kernel| (kernel.symbol(), kernel))
+    schedule.kernels.into_iter().map(|kernel| (kernel.symbol.clone(), kernel))
 }
 
-fn digest(target: Target, kernel: &Kernel) -> String {
-    let symbol = kernel.symbol();
+fn digest(target: Target, kernel: &Launch) -> String {
+    let symbol = &kernel.symbol;
     let mut hash = Sha256::new();
-    match (target, kernel) {
-        (Target::Cpu(target), kernel) => {
-            let object = compile_object(target, None, |module| {
-                module.kernel(&symbol, &kernel.params(), |b| kernel.emit(b));
-            });
-            hash_object(&object.unwrap_or_else(|error| panic!("{symbol}: {error}")), &symbol, &mut hash);
+    match target {
+        Target::Cpu(target) => {
+            let object = compile_object(target, None, |module| module.add(kernel));
+            hash_object(&object.unwrap_or_else(|error| panic!("{symbol}: {error}")), symbol, &mut hash);
         }
-        (Target::Sm90a, Kernel::Sm90(kernel)) => {
+        Target::Sm90a => {
             let ptx = compile_ptx(std::slice::from_ref(kernel), None);
-            hash_ptx(&ptx.unwrap_or_else(|error| panic!("{symbol}: {error}")), &symbol, &mut hash);
+            hash_ptx(&ptx.unwrap_or_else(|error| panic!("{symbol}: {error}")), symbol, &mut hash);
         }
-        (Target::Sm90a, _) => panic!("{symbol} is a kernel for CPUs in a plan for Hopper"),
     }
     hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
@@ -193,7 +188,7 @@ fn digests() -> BTreeMap<(String, String), String> {
         let of_targets = targets().map(|target| scope.spawn(move || (target, kernels(target))));
         of_targets.map(|thread| thread.join().expect("the kernels of a target"))
     });
-    let jobs: Vec<(Target, &String, &Kernel)> = all
+    let jobs: Vec<(Target, &String, &Launch)> = all
         .iter()
         .flat_map(|(target, kernels)| kernels.iter().map(move |(symbol, kernel)| (*target, symbol, kernel)))
         .collect();

@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use expect_test::expect_file;
+use jamba_plan::format::TargetKind;
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use jambac_codegen::compile::Phase;
-use jambac_kernels::kernel::{Kernel, Rows};
+use jambac_kernels::kernel::{Config, Elem, Kernel};
 use jambac_kernels::rms_norm;
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_models::tiny::Tiny;
@@ -61,12 +62,12 @@ fn without_sections(text: &str) -> String {
 /// One kernel on its way from MLIR to assembly; all of them together would be a book.
 #[test]
 fn one_kernel_from_mlir_to_assembly() {
-    let spec = rms_norm::Spec { cols: 24, eps: 1e-6, residual: false, rows: Rows::Tokens };
-    let kernel = Kernel::from(spec);
+    let spec = rms_norm::Spec { cols: 24, eps: 1e-6, residual: false, out: Elem::F32 };
+    let launches = spec.lower(TargetKind::Cpu, Config::Only);
     let mut texts = Vec::new();
     let mut dump = |phase: Phase, text: &str| texts.push((phase, text.to_owned()));
     jambac_codegen::compile(CpuTarget::new(X86Level::V3), Some(&mut dump), |module| {
-        module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
+        launches.iter().for_each(|launch| module.add(launch));
     })
     .unwrap();
     assert_eq!(texts.len(), 4);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, TargetKind};
+use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, TargetKind, Weight};
 use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
 use jambac_codegen::link::{KindParts, Parts, link};
 use jambac_graph::DType;
@@ -160,7 +160,6 @@ pub fn build_then(
         model: describe(model, &config, checkpoint.as_ref(), &programs[0].parts.schedule),
         limits: programs[0].parts.schedule.limits.clone(),
         programs: programs.iter().map(|program| program.info.clone()).collect(),
-        native_features: Vec::new(), // `native` is resolved to a level when the plan is built
         synthetic_seed: *synthetic_seed,
         provenance: Some(provenance),
     };
@@ -191,7 +190,7 @@ pub fn build_then(
         bytes,
         memory: manifest.programs.iter().map(|info| info.memory.total(&manifest.limits)).max().unwrap_or(0),
         n_kernels: of_kinds.iter().map(|parts| parts.schedule.kernels.len()).sum(),
-        n_steps: of_kinds.iter().flat_map(|parts| &parts.schedule.entries).map(|entry| entry.steps.len()).sum(),
+        n_steps: of_kinds.iter().flat_map(|parts| &parts.schedule.program.entries).map(|entry| entry.steps.len()).sum(),
         elapsed: began.elapsed(),
     })
 }
@@ -218,9 +217,8 @@ fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType
 fn describe(model: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>, schedule: &Schedule) -> Model {
     let mut formats: Vec<(String, String)> = Vec::new();
     for (group, experts) in [("linear", false), ("experts", true)] {
-        let big =
-            |weight: &&jambac_schedule::PlannedWeight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
-        let largest = schedule.weights.iter().filter(big).max_by_key(|weight| weight.bytes);
+        let big = |weight: &&Weight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
+        let largest = schedule.program.weights.iter().filter(big).max_by_key(|weight| weight.bytes);
         formats.extend(largest.map(|weight| (group.to_owned(), weight.format.name().to_owned())));
     }
     Model {

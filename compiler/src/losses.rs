@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jambac_codegen::link::{KindParts, program};
+use jambac_codegen::link::KindParts;
 use jambac_codegen::loss::{Loss, losses};
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use crate::source::Source;
 pub fn write(source: &Source<'_, '_>, programs: &[KindParts], to: &Path) -> Result<()> {
     let mut of_kinds = Vec::new();
     for of_kind in programs {
-        let lost = losses(source, &program(&of_kind.schedule).weights)?;
+        let lost = losses(source, &of_kind.schedule.program.weights)?;
         of_kinds.extend(lost.into_iter().map(|loss| (of_kind.schedule.kind.name(), loss)));
     }
     if to == Path::new("-") {

@@ -2,23 +2,70 @@
 //! one thing of it: sizes that no vector divides, numbers of rows that fill tiles and that leave rests, and at the end the
 //! sizes of real models, whose cost says how long a scalar reference would take.
 
+use crate::catalog::AnySpec;
 use crate::elementwise::Function;
-use crate::kernel::{Counts, Elem, Kernel, LANES, Rows};
+use crate::kernel::{Config, Elem, Kernel, LANES, Launch, Rows};
 use crate::selective_scan::{Projection, Selection};
 use crate::{
     attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
     linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
     split_linear, split_rms_norm, top_k,
 };
+use jamba_plan::cost::Size;
+use jamba_plan::format::TargetKind;
 use jambac_graph::Activation;
+
+/// Sizes of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Tokens of all sequences.
+    pub tokens: usize,
+    /// Sequences.
+    pub sequences: usize,
+    /// Rows of logits.
+    pub outputs: usize,
+    /// Tokens in the KV cache of each sequence.
+    pub context: usize,
+}
 
 /// A kernel and the sizes of one call.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// What is computed.
-    pub kernel: Kernel,
-    /// Of how much.
+    pub kernel: AnySpec,
+    /// Sizes of the step.
     pub counts: Counts,
+    /// Rows that the step works on.
+    pub rows: Rows,
+}
+
+impl Case {
+    /// Its launch on CPUs.
+    pub fn on_cpu(&self) -> Launch {
+        self.kernel.lower(TargetKind::Cpu, Config::Only).swap_remove(0)
+    }
+
+    /// The symbol of its launch on CPUs.
+    pub fn symbol(&self) -> String {
+        self.on_cpu().symbol
+    }
+
+    /// Bytes that its launch on CPUs reads and writes at least.
+    pub fn bytes(&self) -> f64 {
+        self.on_cpu().cost.of(self.rows).bytes.at(self.size())
+    }
+
+    /// Arithmetic operations of its launch on CPUs.
+    pub fn operations(&self) -> f64 {
+        self.on_cpu().cost.of(self.rows).operations.at(self.size())
+    }
+
+    /// The sizes, as costs take them.
+    pub fn size(&self) -> Size {
+        let [tokens, sequences, outputs, context] =
+            [self.counts.tokens, self.counts.sequences, self.counts.outputs, self.counts.context].map(|n| n as f64);
+        Size { tokens, sequences, outputs, context }
+    }
 }
 
 /// So many tokens of one sequence, logits of each.
@@ -26,8 +73,8 @@ fn tokens(tokens: usize) -> Counts {
     Counts { tokens, sequences: 1, outputs: tokens, context: tokens }
 }
 
-fn case(kernel: impl Into<Kernel>, n_tokens: usize) -> Case {
-    Case { kernel: kernel.into(), counts: tokens(n_tokens) }
+fn case(kernel: impl Into<AnySpec>, n_tokens: usize) -> Case {
+    Case { kernel: kernel.into(), counts: tokens(n_tokens), rows: Rows::TOKENS }
 }
 
 /// Every list.
@@ -44,14 +91,8 @@ pub fn all() -> Vec<Case> {
 
 /// Cases of [`crate::linear`].
 pub fn linear() -> Vec<Case> {
-    let base = linear::Spec {
-        n: 96,
-        k: 72,
-        format: Elem::Bf16,
-        bias: false,
-        activation: Activation::None,
-        rows: Rows::Tokens,
-    };
+    let base =
+        linear::Spec { n: 96, k: 72, format: Elem::Bf16, out: Elem::F32, bias: false, activation: Activation::None };
     let with = |n, k| linear::Spec { n, k, ..base.clone() };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
@@ -80,8 +121,8 @@ pub fn linear() -> Vec<Case> {
 
 /// Cases of [`crate::split_linear`].
 pub fn split_linear() -> Vec<Case> {
-    let base = split_linear::Spec { sizes: vec![72, 24, 24], k: 72, format: Elem::Bf16, rows: Rows::Tokens };
-    let with = |sizes: &[usize]| split_linear::Spec { sizes: sizes.to_vec(), ..base.clone() };
+    let base = split_linear::Spec { sizes: vec![72, 24, 24], weights: 3, k: 72, format: Elem::Bf16, out: Elem::F32 };
+    let with = |sizes: &[usize]| split_linear::Spec { sizes: sizes.to_vec(), weights: sizes.len(), ..base.clone() };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
     // One result to four, parts of less than a panel, of whole panels, of a panel and a rest.
@@ -102,7 +143,7 @@ pub fn split_linear() -> Vec<Case> {
 
 /// Cases of [`crate::linear_swiglu`].
 pub fn linear_swiglu() -> Vec<Case> {
-    let base = linear_swiglu::Spec { n: 96, k: 72, format: Elem::Bf16, rows: Rows::Tokens };
+    let base = linear_swiglu::Spec { n: 96, k: 72, format: Elem::Bf16 };
     let with = |n, k| linear_swiglu::Spec { n, k, ..base.clone() };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
@@ -121,7 +162,15 @@ pub fn linear_swiglu() -> Vec<Case> {
 
 /// Cases of [`crate::grouped_linear`].
 pub fn grouped_linear() -> Vec<Case> {
-    let base = grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
+    let base = grouped_linear::Spec {
+        n_experts: 4,
+        n: 40,
+        k: 72,
+        format: Elem::Bf16,
+        out: Elem::F32,
+        slots_per_row: 2,
+        top_k: 2,
+    };
     let mut cases = vec![case(base.clone(), 13)];
     // One token leaves experts without slots.
     cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
@@ -140,7 +189,7 @@ pub fn grouped_linear() -> Vec<Case> {
 /// Cases of [`crate::linear`] with weights of integers.
 pub fn integer_linear() -> Vec<Case> {
     let of_format = |format: Elem| {
-        let base = linear::Spec { n: 96, k: 72, format, bias: false, activation: Activation::None, rows: Rows::Tokens };
+        let base = linear::Spec { n: 96, k: 72, format, out: Elem::F32, bias: false, activation: Activation::None };
         let with = |n, k| linear::Spec { n, k, ..base.clone() };
         let mut cases = vec![case(base.clone(), 13)];
         cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64, 150].map(|n_rows| case(base.clone(), n_rows)));
@@ -169,7 +218,8 @@ pub fn integer_linear() -> Vec<Case> {
 /// Cases of [`crate::grouped_linear`] with weights of integers.
 pub fn integer_grouped_linear() -> Vec<Case> {
     let of_format = |format: Elem| {
-        let base = grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format, slots_per_row: 2, top_k: 2 };
+        let base =
+            grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format, out: Elem::F32, slots_per_row: 2, top_k: 2 };
         let mut cases = vec![case(base.clone(), 13)];
         cases.extend([0, 1, 2, 64].map(|n_tokens| case(base.clone(), n_tokens)));
         cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
@@ -181,15 +231,7 @@ pub fn integer_grouped_linear() -> Vec<Case> {
 
 /// Cases of [`crate::grouped_swiglu`].
 pub fn grouped_swiglu() -> Vec<Case> {
-    let base = grouped_swiglu::Spec {
-        n_experts: 4,
-        n: 40,
-        k: 72,
-        format: Elem::Bf16,
-        slots_per_row: 2,
-        top_k: 2,
-        rows: Rows::Tokens,
-    };
+    let base = grouped_swiglu::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
     let mut cases = vec![case(base.clone(), 13)];
     // One token leaves experts without slots.
     cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
@@ -207,7 +249,7 @@ pub fn grouped_swiglu() -> Vec<Case> {
 
 /// Cases of [`crate::grouped_combine`].
 pub fn grouped_combine() -> Vec<Case> {
-    let base = grouped_combine::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, top_k: 2, rows: Rows::Tokens };
+    let base = grouped_combine::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, top_k: 2 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.push(case(grouped_combine::Spec { top_k: 1, ..base.clone() }, 13));
@@ -224,7 +266,7 @@ pub fn grouped_combine() -> Vec<Case> {
 
 /// Cases of [`crate::embed`].
 pub fn embed() -> Vec<Case> {
-    let base = embed::Spec { d_model: 72, format: Elem::Bf16, lanes: 1 };
+    let base = embed::Spec { vocab: 50, d_model: 72, format: Elem::Bf16, lanes: 1 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.extend([5, 96].map(|d_model| case(embed::Spec { d_model, ..base.clone() }, 13)));
@@ -237,7 +279,7 @@ pub fn embed() -> Vec<Case> {
 
 /// Cases of [`crate::rms_norm`].
 pub fn rms_norm() -> Vec<Case> {
-    let base = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, rows: Rows::Tokens };
+    let base = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, out: Elem::F32 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([1, 5, 16, 96, 173].map(|cols| case(rms_norm::Spec { cols, ..base.clone() }, 13)));
@@ -250,11 +292,12 @@ pub fn rms_norm() -> Vec<Case> {
 
 /// Cases of [`crate::split_rms_norm`].
 pub fn split_rms_norm() -> Vec<Case> {
-    let base = split_rms_norm::Spec { parts: vec![7, 5, 5], eps: 1e-6, rows: Rows::Tokens };
+    let in_f32 = |parts: &[usize]| parts.iter().map(|&cols| (cols, Elem::F32)).collect();
+    let base = split_rms_norm::Spec { parts: in_f32(&[7, 5, 5]), eps: 1e-6 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     let parts: [&[usize]; 4] = [&[1, 1, 1], &[160, 16, 16], &[16, 33], &[3, 20, 1, 8]];
-    cases.extend(parts.map(|parts| case(split_rms_norm::Spec { parts: parts.to_vec(), ..base.clone() }, 13)));
+    cases.extend(parts.map(|parts| case(split_rms_norm::Spec { parts: in_f32(parts), ..base.clone() }, 13)));
     cases.push(case(split_rms_norm::Spec { eps: 1e-2, ..base }, 13));
     cases
 }
@@ -262,21 +305,21 @@ pub fn split_rms_norm() -> Vec<Case> {
 /// Cases of [`crate::elementwise`].
 pub fn elementwise() -> Vec<Case> {
     use Function::{Add, Mul, MulRow, Silu, Softplus, Swiglu};
-    let base = elementwise::Spec { function: Silu, cols: 72, rows_per_token: 1 };
+    let base = elementwise::Spec::in_f32(Silu, 72);
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([5, 100].map(|cols| case(elementwise::Spec { cols, ..base.clone() }, 13)));
-    cases.push(case(elementwise::Spec { rows_per_token: 2, ..base.clone() }, 13));
+    cases.push(Case { rows: Rows { per: 2, ..Rows::TOKENS }, ..case(base, 13) });
     let functions = [Softplus, Add, Mul, MulRow, Swiglu];
-    cases.extend(functions.map(|function| case(elementwise::Spec { function, ..base.clone() }, 13)));
-    let swiglu = elementwise::Spec { function: Swiglu, cols: 8192, ..base };
+    cases.extend(functions.map(|function| case(elementwise::Spec::in_f32(function, 72), 13)));
+    let swiglu = elementwise::Spec::in_f32(Swiglu, 8192);
     cases.extend([1, 512].map(|n_rows| case(swiglu.clone(), n_rows)));
     cases
 }
 
 /// Cases of [`crate::slice`].
 pub fn slice() -> Vec<Case> {
-    let base = slice::Spec { cols: 72, start: 8, len: 40 };
+    let base = slice::Spec { cols: 72, start: 8, len: 40, x: Elem::F32, out: Elem::F32 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([0, 7, 32].map(|start| case(slice::Spec { start, ..base.clone() }, 13)));
@@ -286,11 +329,11 @@ pub fn slice() -> Vec<Case> {
 
 /// Cases of [`crate::select_rows`].
 pub fn select_rows() -> Vec<Case> {
-    let base = select_rows::Spec { cols: 72 };
+    let base = select_rows::Spec { cols: 72, elem: Elem::F32 };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
-    cases.extend([5, 96].map(|cols| case(select_rows::Spec { cols }, 13)));
-    cases
+    cases.extend([5, 96].map(|cols| case(select_rows::Spec { cols, ..base.clone() }, 13)));
+    cases.into_iter().map(|case| Case { rows: Rows::OUTPUTS, ..case }).collect()
 }
 
 /// Cases of [`crate::causal_conv1d`].
@@ -371,7 +414,7 @@ pub fn attention() -> Vec<Case> {
     let bf16 = attention::Spec { format: Elem::Bf16, ..mini.clone() };
     cases.push(case(mini, 512));
     let decode = Counts { tokens: 1, sequences: 1, outputs: 1, context: 8192 };
-    cases.extend([case(bf16.clone(), 512), Case { kernel: bf16.into(), counts: decode }]);
+    cases.extend([case(bf16.clone(), 512), Case { counts: decode, ..case(bf16, 1) }]);
     cases
 }
 
@@ -427,4 +470,22 @@ pub fn moe_combine() -> Vec<Case> {
     cases.extend([1, 3].map(|top_k| case(moe_combine::Spec { top_k, ..base.clone() }, 13)));
     cases.extend([1, 512].map(|n_tokens| case(moe_combine::Spec { cols: 4096, ..base.clone() }, n_tokens)));
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Specs that share a symbol have the same code: they differ in what costs and extents depend on at most.
+    #[test]
+    fn symbols_tell_kernels_apart() {
+        let mut specs: BTreeMap<String, AnySpec> = BTreeMap::new();
+        for case in all() {
+            let launch = case.on_cpu();
+            let known = specs.entry(launch.symbol.clone()).or_insert_with(|| case.kernel.clone());
+            let known = known.lower(TargetKind::Cpu, Config::Only).swap_remove(0);
+            assert_eq!(known.params(), launch.params(), "{} is the symbol of two kernels", launch.symbol);
+        }
+    }
 }

@@ -1,14 +1,20 @@
-//! jambac-kernels: the catalog of kernels. What each computes, its arguments and its least cost are always here; the MLIR
-//! bodies stand behind the feature `emit`.
+//! jambac-kernels: the catalog of kernels. What each computes, its operands and its least cost are always here; the MLIR
+//! bodies need the feature `emit`.
 //!
-//! [`kernel::Kernel`] lists them all; a kernel is one folder: `mod.rs` holds what is true on every target, `cpu.rs` one way
-//! of doing it.
+//! [`catalog`] lists them, one line each. A kernel is one folder: `mod.rs` holds its spec, how it is made of a node of the
+//! graph, and its operands and cost; `cpu.rs` and `hopper.rs` hold what is special to a target, and the bodies.
 
-mod amount;
+#![cfg_attr(not(feature = "emit"), allow(dead_code, reason = "bodies use what the catalog alone does not"))]
+
 pub mod cases;
+pub mod catalog;
+mod cost;
 pub mod cpu;
+mod elem;
 pub mod hopper;
 pub mod kernel;
+pub mod node;
+mod operand;
 pub mod target;
 
 pub mod attention;

@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use jamba_plan::format::TargetKind;
 
+mod kind;
+
+pub use kind::{count, decode_sizes, draws, picks, refuses, steps_overlap, stored_format};
+
 /// A microarchitecture level of the x86-64 psABI: the set of instructions a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum X86Level {

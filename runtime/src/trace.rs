@@ -164,7 +164,7 @@ impl Lane for Traced<'_> {
 #[cfg(test)]
 mod tests {
     use jamba_plan::cost::{Amount, Cost};
-    use jamba_plan::format::{Entry, Logits};
+    use jamba_plan::format::{Entry, Logits, Rows};
 
     use super::*;
 
@@ -175,7 +175,9 @@ mod tests {
             kernel,
             barrier: true,
             args: vec![Arg::Count(count, 1)],
+            rows: Rows::TOKENS,
             launch: None,
+            pick: None,
             source: String::new(),
             cost: Cost { bytes, operations: Amount::default() },
         };

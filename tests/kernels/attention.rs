@@ -1,14 +1,16 @@
 //! kv_append and attention: pages in any order, contexts around the size of a page, tokens divided into any steps.
 
+use jamba_plan::cost::Size;
 use jambac_graph::DType;
-use jambac_kernels::kernel::{Counts, Elem, Kernel, padded};
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::kernel::{Elem, Rows, padded};
 use jambac_kernels::kv_append::{PAGE_TOKENS, page_elements};
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{attention, cases, kv_append};
 use jambac_reference::attention::{Heads, attention as reference, kv_append as append};
 use jambac_reference::{Tolerance, round_to};
 
-use super::harness::{Arg, Array, Kernels, V3, assert_close, assert_same_bits, random};
+use super::harness::{Arg, Array, Kernels, V3, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
 
 /// Places in the table of each sequence.
@@ -71,8 +73,8 @@ impl Cache {
 /// A model's heads and what its sequences ask.
 struct Setup {
     spec: attention::Spec,
-    append: Kernel,
-    attend: Kernel,
+    append: AnySpec,
+    attend: AnySpec,
     batch: Batch,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -121,7 +123,7 @@ impl Setup {
     /// As [`Setup::run`] token by token, by the kernel that appends and attends.
     fn run_appending(&self, kernels: &Kernels) -> (Vec<f32>, Cache) {
         let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
-        let kernel = Kernel::from(appending(&self.spec));
+        let kernel = AnySpec::from(appending(&self.spec));
         let mut cache = Cache::new(&self.batch, &self.spec);
         let mut out = vec![f32::NAN; self.q.len()];
         for step in self.batch.steps(Division::Chunks(1)) {
@@ -157,16 +159,16 @@ fn dtype(elem: Elem) -> DType {
 
 /// The kernels of some cases of attention, and of appending to their caches.
 fn compile(level: X86Level, specs: &[attention::Spec]) -> Option<Kernels> {
-    let kernels: Vec<Kernel> =
+    let kernels: Vec<AnySpec> =
         specs.iter().map(|spec| Setup::new(spec, &[1])).flat_map(|s| [s.append, s.attend]).collect();
     Kernels::compile(level, &kernels)
 }
 
 /// Specs of the cases, but of those too large for the reference.
 fn specs() -> Vec<attention::Spec> {
-    let small = cases::attention().into_iter().filter(|case| case.kernel.cost(case.counts).bytes < 2.5e5);
+    let small = cases::attention().into_iter().filter(|case| case.bytes() < 2.5e5);
     let spec = |case: cases::Case| match case.kernel {
-        Kernel::Attention(spec) => spec,
+        AnySpec::Attention(spec) => spec,
         other => panic!("a case of another kernel: {other:?}"),
     };
     small.map(spec).collect()
@@ -178,7 +180,7 @@ fn agrees_with_the_reference_however_divided() {
     let Some(kernels) = compile(V3, &specs) else { return };
     for spec in &specs {
         let setup = Setup::new(spec, &[1, 15, 16, 17, 35]);
-        let symbol = setup.attend.symbol();
+        let symbol = on_cpu(&setup.attend).symbol;
         let (whole, _) = setup.run(&kernels, Division::Whole);
         // A score of up to 30 is off by some 10 of its roundings, 2·10⁻⁵, and its probability by as much of itself; the values are
         // below 1 and most of this cancels.
@@ -199,7 +201,7 @@ fn appending_gives_the_bits_of_one_step_after_the_other() {
             let setup = Setup::new(spec, &[1, 16, 35]);
             let (expected, expected_cache) = setup.run(&kernels, Division::Chunks(1));
             let (found, cache) = setup.run_appending(&kernels);
-            let symbol = Kernel::from(appending(spec)).symbol();
+            let symbol = on_cpu(&appending(spec).into()).symbol;
             assert_same_bits(&symbol, &found, &expected);
             let elements = |cache: &Cache| (0..cache.len()).map(|i| cache.get(i)).collect::<Vec<_>>();
             assert_same_bits(&format!("cache of {symbol}"), &elements(&cache), &elements(&expected_cache));
@@ -214,7 +216,7 @@ fn long_contexts_agree() {
     for spec in &specs[..2] {
         let setup = Setup::new(spec, &[300, 3]);
         let (whole, _) = setup.run(&kernels, Division::Whole);
-        assert_close(&setup.attend.symbol(), &whole, &setup.expected(), Tolerance::abs(1e-5));
+        assert_close(&on_cpu(&setup.attend).symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
         assert_same_bits("chunks of 128", &setup.run(&kernels, Division::Chunks(128)).0, &whole);
     }
 }
@@ -232,7 +234,7 @@ fn a_token_has_the_same_bits_alone_and_in_a_block() {
     for spec in &specs {
         // Blocks cut short by the next sequence, pages by the end of a group, and of one to sixteen tokens.
         let setup = Setup::new(spec, &[150, 5, 37, 1, 16, 80]);
-        let symbol = setup.attend.symbol();
+        let symbol = on_cpu(&setup.attend).symbol;
         let (alone, _) = setup.run(&kernels, Division::Chunks(1));
         assert_close(&symbol, &alone, &setup.expected(), Tolerance::abs(1e-5));
         let chunks = [2, 7, 23, 64].map(Division::Chunks);
@@ -249,7 +251,7 @@ fn targets_without_fma_agree() {
     for spec in &specs {
         let setup = Setup::new(spec, &[17, 2]);
         let (whole, _) = setup.run(&kernels, Division::Whole);
-        assert_close(&setup.attend.symbol(), &whole, &setup.expected(), Tolerance::abs(1e-5));
+        assert_close(&on_cpu(&setup.attend).symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
     }
 }
 
@@ -282,7 +284,7 @@ fn kv_append_rounds_and_writes_nothing_else() {
             }
             let found: Vec<f32> = (0..n_elements).map(|element| cache.get(element)).collect();
             let differs = found.iter().zip(&expected).position(|(f, e)| f != e && !(f.is_nan() && e.is_nan()));
-            assert_eq!(differs, None, "{}, {division:?}: first wrong element", setup.append.symbol());
+            assert_eq!(differs, None, "{}, {division:?}: first wrong element", on_cpu(&setup.append).symbol);
         }
     }
 }
@@ -319,7 +321,8 @@ fn a_broken_query_shows() {
 fn costs_count_the_cache_once() {
     let spec =
         attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 1.0, format: Elem::Bf16, appends: false };
-    let counts = Counts { tokens: 1, sequences: 1, outputs: 1, context: 100 };
+    let size = Size { tokens: 1.0, sequences: 1.0, outputs: 1.0, context: 100.0 };
     // 100 tokens · 2 · 2 heads · 12 of two bytes; q and out of 72 floats.
-    assert_eq!(Kernel::from(spec).cost(counts).bytes, 9600.0 + 2.0 * 72.0 * 4.0);
+    let bytes = on_cpu(&spec.into()).cost.of(Rows::TOKENS).bytes.at(size);
+    assert_eq!(bytes, 9600.0 + 2.0 * 72.0 * 4.0);
 }

@@ -2,8 +2,9 @@
 
 use jamba_plan::format::{Layout, PartOrder};
 use jambac_kernels::cases::{self, Case};
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::{self, Function};
-use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows};
+use jambac_kernels::kernel::{Elem, LANES};
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{grouped_combine, grouped_linear, grouped_swiglu};
 use jambac_reference::{Tolerance, activation, moe};
@@ -42,7 +43,7 @@ fn layout(n_experts: usize, n: usize, k: usize) -> Layout {
 
 /// Those that a scalar reference answers in a moment.
 fn small(cases: Vec<Case>) -> Vec<Case> {
-    cases.into_iter().filter(|case| case.kernel.cost(case.counts).flops < 5e7).collect()
+    cases.into_iter().filter(|case| case.operations() < 5e7).collect()
 }
 
 /// Gate, up and rows of a grouped_swiglu.
@@ -86,11 +87,11 @@ impl Swiglu {
 fn check_swiglu(level: X86Level, cases: &[Case]) {
     let Some(kernels) = Kernels::compile(level, cases.iter().map(|case| &case.kernel)) else { return };
     for case in cases {
-        let Kernel::GroupedSwiglu(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let AnySpec::GroupedSwiglu(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let operands = Swiglu::new(spec, case.counts.tokens);
         let [gate, up] =
             operands.weights().map(|weight| operands.experts.products(&operands.x, weight, spec.n, spec.k));
-        let what = format!("{} of {} tokens", case.kernel.symbol(), case.counts.tokens);
+        let what = format!("{} of {} tokens", case.symbol(), case.counts.tokens);
         // Sums of about √k with √k roundings each, multiplied with each other.
         let tolerance = Tolerance { abs: 4.0 * (spec.k as f64).powf(1.5) * 2f64.powi(-24), rel: 1e-6 };
         assert_close(&what, &operands.run(&kernels), &activation::swiglu(&gate, &up), tolerance);
@@ -110,18 +111,10 @@ fn swiglu_of_targets_without_fma_agrees() {
 
 #[test]
 fn swiglu_gives_the_bits_of_three_kernels() {
-    let spec = grouped_swiglu::Spec {
-        n_experts: 4,
-        n: 40,
-        k: 72,
-        format: Elem::Bf16,
-        slots_per_row: 2,
-        top_k: 2,
-        rows: Rows::Tokens,
-    };
-    let grouped_swiglu::Spec { n_experts, n, k, format, slots_per_row, top_k, .. } = spec;
-    let product = Kernel::from(grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k });
-    let swiglu = Kernel::from(elementwise::Spec { function: Function::Swiglu, cols: n, rows_per_token: top_k });
+    let spec = grouped_swiglu::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
+    let grouped_swiglu::Spec { n_experts, n, k, format, slots_per_row, top_k } = spec;
+    let product = AnySpec::from(grouped_linear::Spec { n_experts, n, k, format, out: Elem::F32, slots_per_row, top_k });
+    let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
     let Some(kernels) = Kernels::compile(V3, [&product, &swiglu, &spec.clone().into()]) else { return };
     for n_tokens in [1, 3, 13] {
         let operands = Swiglu::new(&spec, n_tokens);
@@ -201,11 +194,11 @@ impl Combine {
 fn check_combine(level: X86Level, cases: &[Case]) {
     let Some(kernels) = Kernels::compile(level, cases.iter().map(|case| &case.kernel)) else { return };
     for case in cases {
-        let Kernel::GroupedCombine(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let AnySpec::GroupedCombine(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let operands = Combine::new(spec, case.counts.tokens);
         let products = operands.experts.products(&operands.x, &operands.weight.values, spec.n, spec.k);
         let expected = moe::moe_combine(&products, &operands.weights, operands.experts.top_k, spec.n);
-        let what = format!("{} of {} tokens", case.kernel.symbol(), case.counts.tokens);
+        let what = format!("{} of {} tokens", case.symbol(), case.counts.tokens);
         // As in grouped_linear, of each expert, and a rounding of the sum of all for each.
         let tolerance = Tolerance::abs((3 * spec.k * spec.top_k) as f64 * 2f64.powi(-24));
         assert_close(&what, &operands.run(&kernels), &expected, tolerance);
@@ -225,7 +218,7 @@ fn combine_of_targets_without_fma_agrees() {
 
 #[test]
 fn a_token_has_the_bits_of_one_alone() {
-    let base = grouped_combine::Spec { n_experts: 5, n: 40, k: 72, format: Elem::Bf16, top_k: 3, rows: Rows::Tokens };
+    let base = grouped_combine::Spec { n_experts: 5, n: 40, k: 72, format: Elem::Bf16, top_k: 3 };
     let Some(kernels) = Kernels::compile(V3, [&base.clone().into()]) else { return };
     let operands = Combine::new(&base, 17);
     let together = operands.run(&kernels);

@@ -4,16 +4,22 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use jamba_plan::format::{self as packed, Init, Layout, Part, PartOrder, Transform, WeightFormat};
+use jamba_plan::format::{self as packed, Init, Layout, Part, PartOrder, TargetKind, Transform, WeightFormat};
 use jambac_codegen::compile::compile;
 use jambac_codegen::pack::{ParameterSource, pack};
 use jambac_harness::{LoadedKernels, Slot};
-use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::kernel::{Access, Config, Elem, Kernel as _, LANES, Launch, Param, padded};
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_reference::{Tolerance, compare};
 
 /// What most tests compile for.
 pub const V3: X86Level = X86Level::V3;
+
+/// The launch of a kernel on CPUs.
+pub fn on_cpu(kernel: &AnySpec) -> Launch {
+    kernel.lower(TargetKind::Cpu, Config::Only).swap_remove(0)
+}
 
 /// Kernels compiled into one shared object, loaded.
 pub struct Kernels {
@@ -22,14 +28,11 @@ pub struct Kernels {
 
 impl Kernels {
     /// Compiles each kernel once for a level; `None`, loudly, when this machine is below it.
-    pub fn compile<'k>(level: X86Level, kernels: impl IntoIterator<Item = &'k Kernel>) -> Option<Kernels> {
+    pub fn compile<'k>(level: X86Level, kernels: impl IntoIterator<Item = &'k AnySpec>) -> Option<Kernels> {
         let target = CpuTarget::new(level);
-        let kernels: BTreeMap<String, &Kernel> = kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)).collect();
-        let shared_object = compile(target, None, |module| {
-            for (symbol, kernel) in &kernels {
-                module.kernel(symbol, &kernel.params(), |b| kernel.emit(b));
-            }
-        });
+        let launches = kernels.into_iter().map(on_cpu).map(|launch| (launch.symbol.clone(), launch));
+        let launches: BTreeMap<String, Launch> = launches.collect();
+        let shared_object = compile(target, None, |module| launches.values().for_each(|launch| module.add(launch)));
         let shared_object = shared_object.unwrap_or_else(|error| panic!("{error}"));
         if !target.runs_here() {
             eprintln!("SKIPPED: this machine does not run {target}");
@@ -40,37 +43,42 @@ impl Kernels {
 
     /// The results of a call with these arguments, one per parameter that is written, in their order. Called with 1, 2, 3
     /// and 7 threads, one thread after the other, last first, and all at once: same bits each time.
-    pub fn run(&self, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+    pub fn run(&self, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         let expected = self.run_once(kernel, args, 1, Order::Ascending);
         for n_threads in [2, 3, 7] {
             for order in [Order::Ascending, Order::Descending, Order::Together] {
                 let found = self.run_once(kernel, args, n_threads, order);
                 let same = found.iter().zip(&expected).all(|(found, expected)| found.bits() == expected.bits());
-                assert!(same, "{}: {n_threads} threads, {order:?}: other bits than one thread's", kernel.symbol());
+                assert!(
+                    same,
+                    "{}: {n_threads} threads, {order:?}: other bits than one thread's",
+                    on_cpu(kernel).symbol
+                );
             }
         }
         expected
     }
 
     /// The results of a call with so many threads, one after the other.
-    pub fn run_on(&self, n_threads: u64, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+    pub fn run_on(&self, n_threads: u64, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         self.run_once(kernel, args, n_threads, Order::Ascending)
     }
 
-    fn run_once(&self, kernel: &Kernel, args: &[Arg], n_threads: u64, order: Order) -> Vec<Array> {
-        let (symbol, params) = (kernel.symbol(), kernel.params());
+    fn run_once(&self, kernel: &AnySpec, args: &[Arg], n_threads: u64, order: Order) -> Vec<Array> {
+        let launch = on_cpu(kernel);
+        let (symbol, params) = (&launch.symbol, launch.params());
         assert_eq!(args.len(), params.len(), "{symbol}: arguments");
         let mut arrays: Vec<Option<Array>> = args.iter().map(|arg| arg.array().cloned()).collect();
         let slots = params.iter().zip(args).zip(&mut arrays).map(|((param, arg), array)| match (param, arg, array) {
             (Param::Buffer { name, access, elem, inner }, _, Some(array)) => {
-                array.check(&symbol, name, *elem, inner);
+                array.check(symbol, name, *elem, inner);
                 array.slot(*access)
             }
             (Param::Scalar { .. }, Arg::Scalar(value), _) => Slot::Scalar(*value as u64),
             (param, ..) => panic!("{symbol}: an argument of another kind than {param:?}"),
         });
         let slots = slots.collect();
-        let call = self.loaded.prepare(&symbol, slots).unwrap_or_else(|error| panic!("{symbol}: {error}"));
+        let call = self.loaded.prepare(symbol, slots).unwrap_or_else(|error| panic!("{symbol}: {error}"));
         match order {
             Order::Ascending => (0..n_threads).for_each(|thread| call.run(thread, n_threads)),
             Order::Descending => (0..n_threads).rev().for_each(|thread| call.run(thread, n_threads)),

@@ -4,9 +4,10 @@
 use half::bf16;
 use jambac_graph::Activation;
 use jambac_kernels::cases;
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::cpu::integer::padded_inputs;
 use jambac_kernels::elementwise::{self, Function};
-use jambac_kernels::kernel::{Elem, Kernel, LANES, Rows, padded};
+use jambac_kernels::kernel::{Elem, LANES, padded};
 use jambac_kernels::linear::Spec;
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{grouped_linear, linear_swiglu};
@@ -221,14 +222,13 @@ impl Operands {
 }
 
 fn check(level: X86Level) {
-    let cases: Vec<_> =
-        cases::integer_linear().into_iter().filter(|case| case.kernel.cost(case.counts).flops < 2e7).collect();
+    let cases: Vec<_> = cases::integer_linear().into_iter().filter(|case| case.operations() < 2e7).collect();
     let Some(kernels) = Kernels::compile(level, cases.iter().map(|case| &case.kernel)) else { return };
     for case in &cases {
-        let Kernel::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let operands = Operands::new(spec, case.counts.tokens);
         let found = operands.run(&kernels, &operands.x);
-        let what = format!("{} of {} rows", case.kernel.symbol(), case.counts.tokens);
+        let what = format!("{} of {} rows", case.symbol(), case.counts.tokens);
         if spec.activation == Activation::None {
             let mut expected = match level {
                 X86Level::V2 => operands.matrix.product(&operands.x, |x, y, z| x * y + z),
@@ -267,7 +267,7 @@ fn linear_has_the_bits_of_its_arithmetic_with_avx512() {
 }
 
 fn spec(n: usize, k: usize, format: Elem) -> Spec {
-    Spec { n, k, format, bias: false, activation: Activation::None, rows: Rows::Tokens }
+    Spec { n, k, format, bias: false, activation: Activation::None, out: Elem::F32 }
 }
 
 #[test]
@@ -341,8 +341,8 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
     let cases = cases::integer_grouped_linear();
     let Some(kernels) = Kernels::compile(V3, cases.iter().map(|case| &case.kernel)) else { return };
     for case in &cases {
-        let Kernel::GroupedLinear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
-        let grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k } = *spec;
+        let AnySpec::GroupedLinear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+        let grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k, .. } = *spec;
         let n_slots = case.counts.tokens * top_k;
         let experts = random_indices(3, n_slots, n_experts);
         let (slots, offsets) = moe::moe_permute(&experts, n_experts).expect("indices of experts");
@@ -356,7 +356,7 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
         for (slot, &expert) in experts.iter().enumerate() {
             let row = &x[slot / slots_per_row * k..][..k];
             let expected = stack[expert as usize].product(row, f32::mul_add);
-            let what = format!("{} of {} tokens, slot {slot}", case.kernel.symbol(), case.counts.tokens);
+            let what = format!("{} of {} tokens, slot {slot}", case.symbol(), case.counts.tokens);
             assert_same_bits(&what, &found[slot * n..][..n], &expected);
         }
     }
@@ -366,8 +366,8 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
 fn panels_finished_together_have_the_bits_of_each() {
     for format in [Elem::I8, Elem::I4] {
         let (n, k) = (250, 300);
-        let fused = Kernel::from(linear_swiglu::Spec { n, k, format, rows: Rows::Tokens });
-        let swiglu = Kernel::from(elementwise::Spec { function: Function::Swiglu, cols: n, rows_per_token: 1 });
+        let fused = AnySpec::from(linear_swiglu::Spec { n, k, format });
+        let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
         let Some(kernels) = Kernels::compile(V3, [&fused, &swiglu]) else { return };
         let matrices = [2, 3].map(|seed| random(seed, n * k));
         // A panel of gate, a panel of up, and so on: a stack of matrices of a panel each.

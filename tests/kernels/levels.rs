@@ -9,7 +9,7 @@ use jambac_codegen::compile;
 use jambac_codegen::compile::Phase;
 use jambac_graph::DType;
 use jambac_kernels::cases;
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::kernel::Launch;
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_models::tiny::Tiny;
 
@@ -17,7 +17,7 @@ use jambac_models::tiny::Tiny;
 const MATRIX: [&str; 6] =
     ["linear", "split_linear", "linear_swiglu", "grouped_linear", "grouped_swiglu", "grouped_combine"];
 
-fn assembly(level: X86Level, kernel: &Kernel) -> String {
+fn assembly(level: X86Level, kernel: &Launch) -> String {
     let mut assembly = String::new();
     let mut dump = |phase: Phase, text: &str| {
         if phase == Phase::Assembly {
@@ -25,14 +25,14 @@ fn assembly(level: X86Level, kernel: &Kernel) -> String {
         }
     };
     compile(CpuTarget::new(level), Some(&mut dump), |module| {
-        module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
+        module.add(kernel);
     })
-    .unwrap_or_else(|error| panic!("{}: {error}", kernel.symbol()));
+    .unwrap_or_else(|error| panic!("{}: {error}", kernel.symbol));
     assembly
 }
 
 /// Every kernel of a miniature's plans, unfused and fused, in every format of weights.
-fn kernels_of_plans() -> BTreeMap<String, Kernel> {
+fn kernels_of_plans() -> BTreeMap<String, Launch> {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny { layers: 2, attention: (2, 1), ..Tiny::base() };
     tiny.write(folder.path(), 1).unwrap();
@@ -48,7 +48,7 @@ fn kernels_of_plans() -> BTreeMap<String, Kernel> {
             let mut entries = build::graphs(&model, &config, &|_| DType::Bf16, TargetKind::Cpu).unwrap();
             build::optimize(&mut entries, &build::fusion(&model, TargetKind::Cpu).unwrap()).unwrap();
             let schedule = build::schedule(&model, &entries, &targets, TargetKind::Cpu).unwrap();
-            kernels.extend(schedule.kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)));
+            kernels.extend(schedule.kernels.into_iter().map(|kernel| (kernel.symbol.clone(), kernel)));
         }
     }
     kernels
@@ -61,9 +61,9 @@ fn products_of_matrices_use_the_whole_registers_of_avx512() {
     for (symbol, kernel) in &kernels {
         let assembly = assembly(X86Level::V4, kernel);
         assert!(assembly.contains(symbol), "{symbol} has code");
-        if MATRIX.contains(&kernel.op()) {
+        if MATRIX.contains(&kernel.op) {
             assert!(assembly.contains("%zmm"), "{symbol} of x86-64-v4 has no register of 64 bytes");
-            *n_matrix.entry(kernel.op()).or_insert(0) += 1;
+            *n_matrix.entry(kernel.op).or_insert(0) += 1;
         }
     }
     println!("{} kernels, of matrices {n_matrix:?}", kernels.len());
@@ -74,8 +74,8 @@ fn products_of_matrices_use_the_whole_registers_of_avx512() {
 /// again to shorten a chain of sums; in two elsewhere.
 #[test]
 fn integer_products_are_one_instruction_with_vnni() {
-    let kernels: BTreeMap<String, Kernel> =
-        cases::integer_linear().into_iter().map(|case| (case.kernel.symbol(), case.kernel)).collect();
+    let kernels: BTreeMap<String, Launch> =
+        cases::integer_linear().into_iter().map(|case| (case.symbol(), case.on_cpu())).collect();
     for (symbol, kernel) in kernels.iter().take(4) {
         let count = |level| {
             let assembly = assembly(level, kernel);

@@ -3,8 +3,9 @@
 use jamba_plan::format::{Layout, PartOrder};
 use jambac_graph::Activation;
 use jambac_kernels::cases::{self, Case};
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::{self, Function};
-use jambac_kernels::kernel::{Elem, Kernel, LANES};
+use jambac_kernels::kernel::{Elem, LANES};
 use jambac_kernels::linear as plain;
 use jambac_kernels::linear_swiglu::Spec;
 use jambac_kernels::target::X86Level;
@@ -48,8 +49,8 @@ fn pack(parts: &[&[f32]], spec: &Spec) -> Weight {
 
 /// Those that a scalar reference answers in a moment.
 fn small_cases() -> impl Iterator<Item = (Spec, Case)> {
-    cases::linear_swiglu().into_iter().filter(|case| case.kernel.cost(case.counts).flops < 2e7).map(|case| {
-        let Kernel::LinearSwiglu(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+    cases::linear_swiglu().into_iter().filter(|case| case.operations() < 2e7).map(|case| {
+        let AnySpec::LinearSwiglu(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         (spec.clone(), case)
     })
 }
@@ -65,7 +66,7 @@ fn check(level: X86Level, cases: &[(Spec, Case)]) {
         let largest = |sums: &[f32]| sums.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
         let sum = 2.0 * (spec.k as f64 + 1.0) * 2f64.powi(-24);
         let tolerance = Tolerance { abs: sum * (1.1 * largest(&up) + largest(&gate) + 1.0), rel: 8.0 * 2f64.powi(-24) };
-        let what = format!("{} of {} rows", case.kernel.symbol(), case.counts.tokens);
+        let what = format!("{} of {} rows", case.symbol(), case.counts.tokens);
         assert_close(&what, &found, &activation::swiglu(&gate, &up), tolerance);
     }
 }
@@ -91,9 +92,10 @@ fn has_the_bits_of_its_three_steps() {
     let (base, _) = small_cases().next().expect("a base case");
     for n in [base.n, 5] {
         let spec = Spec { n, ..base.clone() };
-        let Spec { n, k, format, rows } = spec;
-        let product = Kernel::from(plain::Spec { n, k, format, bias: false, activation: Activation::None, rows });
-        let swiglu = Kernel::from(elementwise::Spec { function: Function::Swiglu, cols: n, rows_per_token: 1 });
+        let Spec { n, k, format } = spec;
+        let product =
+            AnySpec::from(plain::Spec { n, k, format, bias: false, activation: Activation::None, out: Elem::F32 });
+        let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
         let Some(kernels) = Kernels::compile(V3, &[product.clone(), swiglu.clone(), spec.clone().into()]) else {
             return;
         };

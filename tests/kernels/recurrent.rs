@@ -2,14 +2,15 @@
 
 use jamba_plan::format::Layout;
 use jambac_graph::Activation;
-use jambac_kernels::kernel::{Elem, Kernel, LANES, padded};
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::kernel::{Elem, LANES, padded};
 use jambac_kernels::selective_scan::{Projection, Selection};
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{cases, causal_conv1d, selective_scan};
 use jambac_reference::linear::{Linear, linear};
 use jambac_reference::{Tolerance, causal_conv1d as conv, rms_norm, selective_scan as scan};
 
-use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random};
+use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
 
 /// A rounding of f32, relative.
@@ -78,7 +79,7 @@ impl Pool {
 /// Runs a batch in steps; `args` gives a step's arguments before `state` and after it. Gives y and the states.
 fn run(
     kernels: &Kernels,
-    kernel: &Kernel,
+    kernel: &AnySpec,
     mut pool: Pool,
     division: Division,
     args: impl Fn(&Step) -> (Vec<Arg>, Vec<Arg>),
@@ -89,7 +90,7 @@ fn run(
     for step in batch.steps(division) {
         let slots: Vec<i32> = step.sequences.iter().map(|&s| SLOTS[s]).collect();
         let (table, count) = match kernel {
-            Kernel::SelectiveScan(_) => (step.sequence_of(), step.n_tokens()),
+            AnySpec::SelectiveScan(_) => (step.sequence_of(), step.n_tokens()),
             _ => (step.starts(), step.sequences.len()),
         };
         let (mut args, rest) = args(&step);
@@ -106,7 +107,7 @@ fn run(
         pool.data = found[0].f32();
         step.scatter(channels, &found[1].f32(), &mut y);
     }
-    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", kernel.symbol()));
+    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", on_cpu(&kernel).symbol));
     let states = pool.states();
     (y, states)
 }
@@ -151,7 +152,7 @@ fn check_conv(kernels: &Kernels, spec: &causal_conv1d::Spec) {
     // Products, sums and bias round at magnitudes below taps + 1; silu and softplus add a few units and are hardly steeper than 1.
     let tolerance = Tolerance { abs: ((taps + 1) * (taps + 1)) as f64 * ROUNDING, rel: 6.0 * ROUNDING };
     let run = |division| run(kernels, &kernel, Pool::new(&state, channels, past), division, args);
-    check(&kernel.symbol(), run, expected, [tolerance, Tolerance::EXACT]);
+    check(&on_cpu(&kernel).symbol, run, expected, [tolerance, Tolerance::EXACT]);
 }
 
 /// What a selection is made from, for all tokens, and what the reference makes of it.
@@ -260,7 +261,7 @@ fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
     let states = Tolerance::abs(4.0 * roundings * ROUNDING);
     let sums = Tolerance { abs: 4.0 * roundings * (d_state as f64).sqrt() * ROUNDING, rel: 8.0 * ROUNDING };
     let run = |division| run(kernels, &kernel, Pool::new(&state, channels, d_state), division, args);
-    check(&kernel.symbol(), run, expected, [sums, states]);
+    check(&on_cpu(&kernel).symbol, run, expected, [sums, states]);
 }
 
 /// −exp(a_log) · log₂(e), as the weight is packed.
@@ -272,10 +273,10 @@ fn decay_rates(a_log: &[f32]) -> Vec<f32> {
 fn conv_agrees_with_the_reference_however_divided() {
     for level in [V3, X86Level::V2] {
         let specs = cases::causal_conv1d();
-        let small: Vec<_> = specs.iter().filter(|case| case.kernel.cost(case.counts).bytes < 2.5e5).collect();
+        let small: Vec<_> = specs.iter().filter(|case| case.bytes() < 2.5e5).collect();
         let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
         for case in small {
-            let Kernel::CausalConv1d(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+            let AnySpec::CausalConv1d(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
             check_conv(&kernels, spec);
         }
     }
@@ -285,20 +286,20 @@ fn conv_agrees_with_the_reference_however_divided() {
 fn scan_agrees_with_the_reference_however_divided() {
     for level in [V3, X86Level::V2] {
         let specs = cases::selective_scan();
-        let is_half = |case: &cases::Case| case.kernel.params().iter().any(|param| param.elem() == Some(Elem::F16));
+        let is_half = |case: &cases::Case| case.on_cpu().params().iter().any(|param| param.elem() == Some(Elem::F16));
         let fits = |case: &&cases::Case| level == V3 || !is_half(case); // Half precision needs F16C.
-        let small = specs.iter().filter(|case| case.kernel.cost(case.counts).bytes < 2.5e5).filter(fits);
+        let small = specs.iter().filter(|case| case.bytes() < 2.5e5).filter(fits);
         let small: Vec<_> = small.collect();
         let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
         for case in small {
-            let Kernel::SelectiveScan(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+            let AnySpec::SelectiveScan(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
             check_scan(&kernels, spec);
         }
     }
 }
 
 /// One token of one sequence, d_state 1, b = c = 1, u = 1: y is the next state, decay · h + dt.
-fn one_step(kernels: &Kernels, kernel: &Kernel, dt: &[f32], rate: &[f32], h: &[f32]) -> Vec<f32> {
+fn one_step(kernels: &Kernels, kernel: &AnySpec, dt: &[f32], rate: &[f32], h: &[f32]) -> Vec<f32> {
     let one = vec![1.0; dt.len()];
     let args = [
         Arg::rows(dt.len(), &one),
@@ -321,7 +322,7 @@ fn one_step(kernels: &Kernels, kernel: &Kernel, dt: &[f32], rate: &[f32], h: &[f
 #[test]
 fn scan_keeps_and_forgets_entirely() {
     let kernel =
-        Kernel::from(selective_scan::Spec { channels: 16, d_state: 1, selection: Selection::Given, gated: false });
+        AnySpec::from(selective_scan::Spec { channels: 16, d_state: 1, selection: Selection::Given, gated: false });
     let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
     let h = random(1, 16);
     let rate = vec![-1.5; 16];

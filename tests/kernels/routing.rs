@@ -1,24 +1,24 @@
 //! softmax, top_k, moe_permute, moe_route, moe_combine: from a router's logits to the sum of its experts.
 
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::{cases, moe_combine, moe_permute, moe_route, softmax, top_k};
 use jambac_reference::{Tolerance, moe, softmax as scalar};
 
-use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, random, random_indices};
+use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, on_cpu, random, random_indices};
 
 /// A rounding of f32, relative.
 const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 
 /// The small cases of a list, their kernels compiled, each given to `check` with its number of tokens.
-fn each(cases: Vec<cases::Case>, check: impl Fn(&Kernels, &Kernel, usize)) {
-    let small: Vec<_> = cases.into_iter().filter(|case| case.kernel.cost(case.counts).bytes < 1e6).collect();
+fn each(cases: Vec<cases::Case>, check: impl Fn(&Kernels, &AnySpec, usize)) {
+    let small: Vec<_> = cases.into_iter().filter(|case| case.bytes() < 1e6).collect();
     let Some(kernels) = Kernels::compile(V3, small.iter().map(|case| &case.kernel)) else { return };
     for case in &small {
         check(&kernels, &case.kernel, case.counts.tokens);
     }
 }
 
-fn run_softmax(kernels: &Kernels, kernel: &Kernel, cols: usize, x: &[f32]) -> Vec<f32> {
+fn run_softmax(kernels: &Kernels, kernel: &AnySpec, cols: usize, x: &[f32]) -> Vec<f32> {
     let n_rows = x.len() / cols;
     kernels.run(kernel, &[Arg::rows(cols, x), Arg::unwritten(cols, n_rows), Arg::Scalar(n_rows)])[0].f32()
 }
@@ -26,10 +26,10 @@ fn run_softmax(kernels: &Kernels, kernel: &Kernel, cols: usize, x: &[f32]) -> Ve
 #[test]
 fn softmax_agrees_with_the_reference() {
     each(cases::softmax(), |kernels, kernel, n_rows| {
-        let Kernel::Softmax(softmax::Spec { cols }) = *kernel else { panic!("{kernel:?}") };
+        let AnySpec::Softmax(softmax::Spec { cols }) = *kernel else { panic!("{kernel:?}") };
         // Differences of up to 60: the smallest probabilities are 10⁻²⁶.
         let x: Vec<f32> = random(1, n_rows * cols).iter().map(|x| 30.0 * x).collect();
-        let what = format!("{} of {n_rows} rows", kernel.symbol());
+        let what = format!("{} of {n_rows} rows", on_cpu(kernel).symbol);
         let found = run_softmax(kernels, kernel, cols, &x);
         // Differences round at 64, and exp makes as much of its value of it; exp itself, within 4 roundings; a sum of cols / 16 a
         // lane and 4 more of the lanes; the quotient.
@@ -56,8 +56,8 @@ fn run_top_k(kernels: &Kernels, spec: &top_k::Spec, p: &[f32]) -> (Vec<f32>, Vec
 #[test]
 fn top_k_agrees_with_the_reference() {
     each(cases::top_k(), |kernels, kernel, n_rows| {
-        let Kernel::TopK(spec) = kernel else { panic!("{kernel:?}") };
-        let what = format!("{} of {n_rows} rows", kernel.symbol());
+        let AnySpec::TopK(spec) = kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_rows} rows", on_cpu(kernel).symbol);
         let any = random(1, n_rows * spec.cols);
         // Three values only: ties everywhere.
         let tied: Vec<f32> = random_indices(2, n_rows * spec.cols, 3).iter().map(|&x| x as f32 / 4.0).collect();
@@ -84,8 +84,8 @@ fn top_k_of_nan_gives_indices_that_exist() {
 #[test]
 fn moe_permute_agrees_with_the_reference() {
     each(cases::moe_permute(), |kernels, kernel, n_tokens| {
-        let Kernel::MoePermute(moe_permute::Spec { n_experts, top_k }) = *kernel else { panic!("{kernel:?}") };
-        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        let AnySpec::MoePermute(moe_permute::Spec { n_experts, top_k }) = *kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol);
         let n_slots = n_tokens * top_k;
         // All over the experts, and all at the last one.
         for experts in [random_indices(1, n_slots, n_experts), vec![n_experts as i32 - 1; n_slots]] {
@@ -121,8 +121,8 @@ fn run_moe_route(kernels: &Kernels, spec: &moe_route::Spec, logits: &[f32]) -> (
 #[test]
 fn moe_route_agrees_with_the_reference() {
     each(cases::moe_route(), |kernels, kernel, n_tokens| {
-        let Kernel::MoeRoute(spec) = kernel else { panic!("{kernel:?}") };
-        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        let AnySpec::MoeRoute(spec) = kernel else { panic!("{kernel:?}") };
+        let what = format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol);
         let logits: Vec<f32> = random(1, n_tokens * spec.n_experts).iter().map(|x| 4.0 * x).collect();
         let (weights, slots, offsets) = run_moe_route(kernels, spec, &logits);
         let (expected, experts) = moe::top_k(&scalar::softmax(&logits, spec.n_experts), spec.n_experts, spec.top_k);
@@ -137,7 +137,7 @@ fn moe_route_agrees_with_the_reference() {
 fn moe_route_gives_the_bits_of_three_kernels() {
     let spec = moe_route::Spec { n_experts: 17, top_k: 3 };
     let largest = top_k::Spec { cols: 17, k: 3 };
-    let kernels = [Kernel::from(softmax::Spec { cols: 17 }), largest.clone().into(), spec.clone().into()];
+    let kernels = [AnySpec::from(softmax::Spec { cols: 17 }), largest.clone().into(), spec.clone().into()];
     let Some(compiled) = Kernels::compile(V3, &kernels) else { return };
     // Three logits only: ties everywhere.
     let tied: Vec<f32> = random_indices(2, 40 * 17, 3).iter().map(|&x| x as f32 * 1.7).collect();
@@ -151,14 +151,14 @@ fn moe_route_gives_the_bits_of_three_kernels() {
 #[test]
 fn moe_combine_agrees_with_the_reference() {
     each(cases::moe_combine(), |kernels, kernel, n_tokens| {
-        let Kernel::MoeCombine(moe_combine::Spec { cols, top_k }) = *kernel else { panic!("{kernel:?}") };
+        let AnySpec::MoeCombine(moe_combine::Spec { cols, top_k }) = *kernel else { panic!("{kernel:?}") };
         let (y, weights) = (random(1, n_tokens * top_k * cols), random(2, n_tokens * top_k));
         let args =
             [Arg::rows(cols, &y), Arg::rows(top_k, &weights), Arg::unwritten(cols, n_tokens), Arg::Scalar(n_tokens)];
         let found = kernels.run(kernel, &args)[0].f32();
         // A product and top_k − 1 multiply-adds, of magnitudes below top_k.
         let tolerance = Tolerance::abs((top_k * top_k) as f64 * ROUNDING);
-        let what = format!("{} of {n_tokens} tokens", kernel.symbol());
+        let what = format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol);
         assert_close(&what, &found, &moe::moe_combine(&y, &weights, top_k, cols), tolerance);
     });
 }

@@ -2,30 +2,31 @@
 
 use jamba_plan::format::Layout;
 use jambac_kernels::cases;
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::Function;
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::kernel::Elem;
 use jambac_kernels::target::X86Level;
 use jambac_kernels::{elementwise, embed, rms_norm};
 use jambac_reference::{Tolerance, activation, elementwise as scalar, gather, rms_norm as norm};
 
-use super::harness::{Arg, Array, Kernels, V3, Weight, assert_close, assert_same_bits, random, random_indices};
+use super::harness::{Arg, Array, Kernels, V3, Weight, assert_close, assert_same_bits, on_cpu, random, random_indices};
 
 /// A rounding of f32.
 const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 
 /// The small cases of a list, their kernels compiled, each given to `check` with its number of tokens.
-fn each(level: X86Level, cases: Vec<cases::Case>, check: impl Fn(&Kernels, &Kernel, usize)) {
-    let small: Vec<_> = cases.into_iter().filter(|case| case.kernel.cost(case.counts).bytes < 1e6).collect();
+fn each(level: X86Level, cases: Vec<cases::Case>, check: impl Fn(&Kernels, &AnySpec, usize)) {
+    let small: Vec<_> = cases.into_iter().filter(|case| case.bytes() < 1e6).collect();
     let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
     for case in &small {
-        check(&kernels, &case.kernel, case.counts.tokens);
+        check(&kernels, &case.kernel, case.counts.tokens * case.rows.per as usize);
     }
 }
 
 #[test]
 fn embed_widens_rows_exactly() {
     each(V3, cases::embed(), |kernels, kernel, n_tokens| {
-        let Kernel::Embed(embed::Spec { d_model, format, lanes }) = *kernel else { panic!("{kernel:?}") };
+        let AnySpec::Embed(embed::Spec { d_model, format, lanes, .. }) = *kernel else { panic!("{kernel:?}") };
         let vocab = 173;
         let layout = Layout::in_panels(1, vocab as u64, d_model as u64, lanes as u64);
         let table = Weight::pack(&random(1, vocab * d_model), layout, format);
@@ -35,14 +36,14 @@ fn embed_widens_rows_exactly() {
         let args = [Arg::i32(&ids), Arg::weight(&table), Arg::unwritten(d_model, n_tokens), Arg::Scalar(n_tokens)];
         let found = kernels.run(kernel, &args)[0].f32();
         let expected = gather::gather_rows(&table.values, d_model, &ids).expect("ids below vocab");
-        assert_same_bits(&format!("{} of {n_tokens} tokens", kernel.symbol()), &found, &expected);
+        assert_same_bits(&format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol), &found, &expected);
     });
 }
 
-fn check_rms_norm(kernels: &Kernels, kernel: &Kernel, n_rows: usize) {
-    let Kernel::RmsNorm(rms_norm::Spec { cols, eps, residual, .. }) = *kernel else { panic!("{kernel:?}") };
+fn check_rms_norm(kernels: &Kernels, kernel: &AnySpec, n_rows: usize) {
+    let AnySpec::RmsNorm(rms_norm::Spec { cols, eps, residual, .. }) = *kernel else { panic!("{kernel:?}") };
     let (a, b, weight) = (random(1, n_rows * cols), random(2, n_rows * cols), random(3, cols));
-    let what = format!("{} of {n_rows} rows", kernel.symbol());
+    let what = format!("{} of {n_rows} rows", on_cpu(kernel).symbol);
     let mut args = vec![Arg::rows(cols, &a)];
     args.extend(residual.then(|| Arg::rows(cols, &b)));
     args.push(Arg::vector(&weight));
@@ -70,21 +71,22 @@ fn rms_norm_agrees_with_the_reference() {
 fn parts_of_rows_are_normed_each_by_itself() {
     for level in [V3, X86Level::V2] {
         each(level, cases::split_rms_norm(), |kernels, kernel, n_rows| {
-            let Kernel::SplitRmsNorm(spec) = kernel else { panic!("{kernel:?}") };
-            let cols: usize = spec.parts.iter().sum();
+            let AnySpec::SplitRmsNorm(spec) = kernel else { panic!("{kernel:?}") };
+            let cols: usize = spec.parts.iter().map(|&(cols, _)| cols).sum();
             let x = random(1, n_rows * cols);
-            let weights: Vec<Vec<f32>> = spec.parts.iter().zip(2..).map(|(&cols, seed)| random(seed, cols)).collect();
+            let weights: Vec<Vec<f32>> =
+                spec.parts.iter().zip(2..).map(|(&(cols, _), seed)| random(seed, cols)).collect();
             let mut args = vec![Arg::rows(cols, &x)];
             args.extend(weights.iter().map(|weight| Arg::vector(weight)));
-            args.extend(spec.parts.iter().map(|&cols| Arg::unwritten(cols, n_rows)));
+            args.extend(spec.parts.iter().map(|&(cols, _)| Arg::unwritten(cols, n_rows)));
             args.push(Arg::Scalar(n_rows));
             let found = kernels.run(kernel, &args);
             let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
             let expected = norm::split_rms_norm(&x, &weights, spec.eps);
             for (part, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 // As for a whole row.
-                let rel = (4.0 + spec.parts[part] as f64 / 32.0) * ROUNDING;
-                let what = format!("{} of {n_rows} rows, part {part}", kernel.symbol());
+                let rel = (4.0 + spec.parts[part].0 as f64 / 32.0) * ROUNDING;
+                let what = format!("{} of {n_rows} rows, part {part}", on_cpu(kernel).symbol);
                 assert_close(&what, &found.f32(), expected, Tolerance { abs: 0.0, rel });
             }
         });
@@ -95,7 +97,7 @@ fn parts_of_rows_are_normed_each_by_itself() {
 fn a_row_is_normed_alike_alone_and_in_a_batch() {
     let cases = cases::rms_norm();
     let kernel = &cases[0].kernel;
-    let Kernel::RmsNorm(rms_norm::Spec { cols, .. }) = *kernel else { panic!("{kernel:?}") };
+    let AnySpec::RmsNorm(rms_norm::Spec { cols, .. }) = *kernel else { panic!("{kernel:?}") };
     let Some(kernels) = Kernels::compile(V3, [kernel]) else { return };
     let (x, weight) = (random(1, 13 * cols), random(2, cols));
     let run = |x: &[f32]| {
@@ -112,8 +114,8 @@ fn a_row_is_normed_alike_alone_and_in_a_batch() {
 #[test]
 fn rms_norm_takes_the_activations_of_jamba() {
     // Up to 10⁶ (and the square root of the largest f32 is far above), and rows of zeros.
-    let spec = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, rows: jambac_kernels::kernel::Rows::Tokens };
-    let kernel = Kernel::from(spec);
+    let spec = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, out: Elem::F32 };
+    let kernel = AnySpec::from(spec);
     let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
     let x: Vec<f32> = random(1, 72).iter().map(|x| x * 1e6).chain([0.0; 72]).collect();
     let weight = random(2, 72);
@@ -123,11 +125,8 @@ fn rms_norm_takes_the_activations_of_jamba() {
     assert_close("large and zero", &found, &expected, Tolerance { abs: 0.0, rel: 8.0 * ROUNDING });
 }
 
-fn check_elementwise(kernels: &Kernels, kernel: &Kernel, n_tokens: usize) {
-    let Kernel::Elementwise(elementwise::Spec { function, cols, rows_per_token }) = *kernel else {
-        panic!("{kernel:?}")
-    };
-    let n_rows = n_tokens * rows_per_token;
+fn check_elementwise(kernels: &Kernels, kernel: &AnySpec, n_rows: usize) {
+    let AnySpec::Elementwise(elementwise::Spec { function, cols, .. }) = *kernel else { panic!("{kernel:?}") };
     // Wide enough that exp under- and overflows at the ends.
     let spread = |seed, n| random(seed, n).iter().map(|x| x * x * x * 120.0).collect::<Vec<f32>>();
     let (a, b, row) = (spread(1, n_rows * cols), spread(2, n_rows * cols), spread(3, cols));
@@ -151,7 +150,7 @@ fn check_elementwise(kernels: &Kernels, kernel: &Kernel, n_tokens: usize) {
     }
     args.extend([Arg::unwritten(cols, n_rows), Arg::Scalar(n_rows)]);
     let found = kernels.run(kernel, &args)[0].f32();
-    assert_close(&format!("{} of {n_rows} rows", kernel.symbol()), &found, &expected, tolerance);
+    assert_close(&format!("{} of {n_rows} rows", on_cpu(kernel).symbol), &found, &expected, tolerance);
 }
 
 #[test]
@@ -163,19 +162,19 @@ fn elementwise_agrees_with_the_reference() {
 #[test]
 fn slice_copies_columns() {
     each(V3, cases::slice(), |kernels, kernel, n_rows| {
-        let Kernel::Slice(spec) = kernel else { panic!("{kernel:?}") };
+        let AnySpec::Slice(spec) = kernel else { panic!("{kernel:?}") };
         let x = random(1, n_rows * spec.cols);
         let args = [Arg::rows(spec.cols, &x), Arg::unwritten(spec.len, n_rows), Arg::Scalar(n_rows)];
         let found = kernels.run(kernel, &args)[0].f32();
         let expected = scalar::slice(&x, spec.cols, spec.start, spec.len);
-        assert_same_bits(&format!("{} of {n_rows} rows", kernel.symbol()), &found, &expected);
+        assert_same_bits(&format!("{} of {n_rows} rows", on_cpu(kernel).symbol), &found, &expected);
     });
 }
 
 #[test]
 fn select_rows_takes_them_in_the_order_wanted() {
     each(V3, cases::select_rows(), |kernels, kernel, n_wanted| {
-        let Kernel::SelectRows(spec) = kernel else { panic!("{kernel:?}") };
+        let AnySpec::SelectRows(spec) = kernel else { panic!("{kernel:?}") };
         let n_rows = 17;
         let x = random(1, n_rows * spec.cols);
         let wanted = random_indices(2, n_wanted, n_rows);
@@ -183,6 +182,6 @@ fn select_rows_takes_them_in_the_order_wanted() {
             [Arg::rows(spec.cols, &x), Arg::i32(&wanted), Arg::unwritten(spec.cols, n_wanted), Arg::Scalar(n_wanted)];
         let found = kernels.run(kernel, &args)[0].f32();
         let expected = gather::gather_rows(&x, spec.cols, &wanted).expect("rows of x");
-        assert_same_bits(&format!("{} of {n_wanted} rows", kernel.symbol()), &found, &expected);
+        assert_same_bits(&format!("{} of {n_wanted} rows", on_cpu(kernel).symbol), &found, &expected);
     });
 }

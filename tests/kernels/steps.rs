@@ -1,6 +1,6 @@
 //! Sequences fed in steps. However they are divided, each token must come out with the same bits.
 
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::catalog::AnySpec;
 
 use super::harness::{Arg, Array, Kernels};
 
@@ -28,7 +28,7 @@ impl Division {
 
     /// The results of a call within a step: with any number of threads where the batch is whole, and with two where it is
     /// divided, which is compared with the whole.
-    pub fn run(self, kernels: &Kernels, kernel: &Kernel, args: &[Arg]) -> Vec<Array> {
+    pub fn run(self, kernels: &Kernels, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         match self {
             Division::Whole => kernels.run(kernel, args),
             _ => kernels.run_on(2, kernel, args),

@@ -6,15 +6,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::harness::{Kernel, ptx_of};
 use jamba_plan::format::TargetKind;
 use jambac::build::{fusion, graphs, optimize, schedule};
 use jambac::manifest::{Fusion, ModelFile};
 use jambac_codegen::assemble::assemble;
-use jambac_codegen::compile_ptx;
 use jambac_graph::{Activation, DType};
-use jambac_kernels::hopper::Kernel;
-use jambac_kernels::hopper::matmul::{Method, TileRows};
-use jambac_kernels::kernel::{self, Elem, Rows};
+use jambac_kernels::hopper::matmul::TileRows;
+use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::target::Target;
 use jambac_kernels::{linear, synthetic_weight};
 use jambac_models::jamba::JambaConfig;
@@ -38,13 +37,13 @@ fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
         let mut entries = graphs(&model, config, &|_| DType::Bf16, kind).expect("graphs");
         optimize(&mut entries, &fusion(&model, kind).expect("fusions")).expect("optimized graphs");
         let schedule = schedule(&model, &entries, &[Target::Sm90a], kind).expect("a schedule");
-        kernels.extend(schedule.kernels.into_iter().filter_map(|kernel| match kernel {
-            kernel::Kernel::Sm90(kernel) => Some((kernel.symbol(), kernel)),
-            _ => None,
-        }));
+        for step in schedule.program.entries.iter().flat_map(|entry| &entry.steps) {
+            let code = schedule.kernels[step.kernel as usize].clone();
+            kernels.insert(code.symbol.clone(), Kernel { code, rows: step.rows });
+        }
     }
     // Those that draw the weights of such plans where they are synthetic.
-    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::hopper::Spec { format }));
+    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::Spec { format }));
     kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
     kernels
 }
@@ -60,7 +59,7 @@ fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
     }
     let Some(ptxas) = ptxas() else { return };
     let all: Vec<Kernel> = kernels.values().cloned().collect();
-    let ptx = compile_ptx(&all, None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&all);
     let assembled = assemble(ptxas, &ptx).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(assembled.warnings, Vec::<String>::new(), "{name}");
     for (symbol, kernel) in kernels {
@@ -121,7 +120,7 @@ fn all_of_jamba_large_assembles() {
 /// Machine code of one kernel, an instruction or a label a line.
 fn disassemble(kernel: Kernel) -> Option<Vec<String>> {
     let (ptxas, nvdisasm) = (ptxas()?, nvdisasm()?);
-    let ptx = compile_ptx(&[kernel], None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&[kernel]);
     let assembled = assemble(ptxas, &ptx).unwrap_or_else(|error| panic!("{error}"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let cubin = folder.path().join("kernel.cubin");
@@ -158,18 +157,9 @@ fn the_loop_of_a_large_product_is_products_back_to_back() {
     for (rows, format) in
         [(TileRows::Rows256, Elem::Bf16), (TileRows::Rows64, Elem::Bf16), (TileRows::Rows256, Elem::I8)]
     {
-        let method = Method::Tiled(rows);
-        let spec = linear::hopper::Spec {
-            n: 16384,
-            k: 4096,
-            format,
-            out: Elem::Bf16,
-            bias: false,
-            activation: Activation::None,
-            rows: Rows::Tokens,
-            method,
-        };
-        let kernel = Kernel::from(spec);
+        let spec =
+            linear::Spec { n: 16384, k: 4096, format, out: Elem::Bf16, bias: false, activation: Activation::None };
+        let kernel = Kernel::of(spec, Config::Tiled(rows));
         let what = kernel.symbol();
         let Some(code) = disassemble(kernel) else { return };
         let product = format!("HGMMA.64x{}x16.F32.BF16", rows.number());

@@ -3,13 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use jambac_codegen::compile_ptx;
 use jambac_reference::compare;
 use ptxsim::Options;
 use ptxsim::mutate::{Kind, Site, sites};
 
 use super::attention::{CLOSE, LONG, Setup, TINY};
-use super::harness::Kernels;
+use super::harness::{Kernels, ptx_of};
 use crate::kernels::steps::Division;
 
 /// Seeds under which a mutant may be caught.
@@ -54,7 +53,7 @@ type Run = fn(&Kernels, &Options) -> bool;
 /// Runs every mutant of the entry whose name begins so; gives the number of mutants. All are caught but those that `harmless` says.
 #[track_caller]
 fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
-    let ptx = compile_ptx(&TINY.catalog(), None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&TINY.catalog());
     for split_lanes in [false, true] {
         assert!(SEEDS.iter().all(|&seed| is_right(&ptx, run, &options(seed, split_lanes))), "{entry} itself is wrong");
     }

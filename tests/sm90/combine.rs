@@ -3,16 +3,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use jambac_codegen::compile_ptx;
-use jambac_kernels::attention::hopper::{combine, decode};
-use jambac_kernels::hopper::Kernel;
-use jambac_kernels::kernel::Elem;
+use jambac_kernels::attention::{self, hopper::decode};
+use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_reference::compare;
 use ptxsim::mutate::{Kind, sites};
 
 use super::attention::{CLOSE, TINY};
-use super::harness::{Arg, Kernels, SEEDS, counts};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, ptx_of};
 use super::pages::Heads;
 use crate::kernels::harness::random;
 
@@ -60,7 +58,9 @@ impl Splits {
     }
 
     fn kernel(&self) -> Kernel {
-        combine::Spec { partials: self.spec.clone() }.into()
+        let decode::Spec { n_heads, n_kv_heads, d_head, scale } = self.spec;
+        let attention = attention::Spec { n_heads, n_kv_heads, d_head, scale, format: Elem::Bf16, appends: false };
+        Kernel::of(attention, Config::Decode)
     }
 
     /// Whether the kernel gives the attention.
@@ -88,7 +88,7 @@ fn splits_are_summed_by_their_weight() {
 #[test]
 fn mutants_of_combine_are_caught() {
     let splits = Splits::new(TINY, &[132, 33, 70]);
-    let ptx = compile_ptx(&[splits.kernel()], None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&[splits.kernel()]);
     let is_right =
         |ptx: &str| catch_unwind(AssertUnwindSafe(|| splits.are_summed(&Kernels::of(ptx), 1))).unwrap_or(false);
     assert!(is_right(&ptx), "the kernel itself is wrong");

@@ -1,13 +1,12 @@
 //! From a router's logits to the sum of its experts.
 
-use jambac_kernels::hopper::Kernel;
 use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::moe_combine::hopper::Spec as Combine;
-use jambac_kernels::moe_gather::hopper::Spec as Gather;
-use jambac_kernels::moe_route::hopper::Spec as Route;
+use jambac_kernels::moe_combine::Spec as Combine;
+use jambac_kernels::moe_gather::Spec as Gather;
+use jambac_kernels::moe_route::Spec as Route;
 use jambac_reference::{Tolerance, moe, softmax};
 
-use super::harness::{Arg, Kernels, SEEDS, counts, rounded};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random, random_indices};
 
 /// Weights, slots in their order, places of slots, offsets.
@@ -33,7 +32,7 @@ fn route(compiled: &Kernels, seed: u64, spec: &Route, logits: &[f32]) -> Routed 
 #[test]
 fn routes_agree_with_the_reference() {
     for (n_experts, top_k) in [(16, 2), (4, 2), (1, 1), (7, 3), (64, 6)] {
-        let spec = Route { n_experts, top_k, rows: Rows::Tokens };
+        let spec = Route { n_experts, top_k };
         let compiled = Kernels::compile([&spec.clone().into()]);
         for rows in [1, 3, 33, 512, 1100] {
             let any: Vec<f32> = random(1, rows * n_experts).iter().map(|x| 8.0 * x).collect();
@@ -58,7 +57,7 @@ fn routes_agree_with_the_reference() {
 
 #[test]
 fn a_token_of_nan_has_experts_that_exist() {
-    let spec = Route { n_experts: 5, top_k: 3, rows: Rows::Tokens };
+    let spec = Route { n_experts: 5, top_k: 3 };
     let compiled = Kernels::compile([&spec.clone().into()]);
     let nan = f32::NAN;
     let logits = [nan, 0.25, nan, nan, 0.75, nan, nan, nan, nan, nan, 0.0, 1.0, 2.0, 3.0, 4.0];
@@ -73,9 +72,8 @@ fn a_token_of_nan_has_experts_that_exist() {
 #[test]
 fn rows_go_to_their_experts_and_back() {
     for (cols, top_k, rows) in [(9, 2, 1), (4096, 2, 5), (130, 3, 20), (64, 1, 7)] {
-        let (gather, combine) =
-            (Gather { cols, top_k, rows: Rows::Tokens }, Combine { cols, top_k, rows: Rows::Tokens });
-        let kernels: [Kernel; 2] = [gather.into(), combine.into()];
+        let gather = Kernel { code: Gather { cols, top_k }.launch(1), rows: Rows::TOKENS };
+        let kernels: [Kernel; 2] = [gather, Combine { cols, top_k }.into()];
         let compiled = Kernels::compile(&kernels);
         let n_experts = 4;
         let experts: Vec<i32> = (0..rows * top_k).map(|slot| ((slot * 7 + slot / 3) % n_experts) as i32).collect();

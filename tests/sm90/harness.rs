@@ -2,11 +2,13 @@
 //! blocks and warps run in an order of the seed, approximate functions err by the seed.
 
 use half::bf16;
-use jamba_plan::format::Count;
+use jamba_plan::format::{Count, EntryKind, TargetKind};
 use jambac_codegen::assemble::assemble;
 use jambac_codegen::compile_ptx;
-use jambac_kernels::hopper::{Kernel, Swizzle, row_stride};
-use jambac_kernels::kernel::{Access, Counts, Elem, Param, TensorMap};
+use jambac_kernels::cases::Counts;
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::hopper::{Swizzle, row_stride};
+use jambac_kernels::kernel::{self, Access, Config, Elem, Kernel as _, Param, Rows, StepSize, TensorMap, choose};
 use ptxsim::{Gpu, Launch, Module, Options};
 use std::collections::BTreeMap;
 
@@ -21,6 +23,55 @@ pub fn counts(tokens: usize, sequences: usize, outputs: usize) -> Counts {
     Counts { tokens, sequences, outputs, context: 0 }
 }
 
+/// A launch and the rows that it works on.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub code: kernel::Launch,
+    pub rows: Rows,
+}
+
+impl Kernel {
+    /// The launches of a spec, one row per token.
+    pub fn all(spec: impl Into<AnySpec>, config: Config) -> Vec<Kernel> {
+        let launches = spec.into().lower(TargetKind::Sm90a, config);
+        launches.into_iter().map(|code| Kernel { code, rows: Rows::TOKENS }).collect()
+    }
+
+    /// The last launch of a spec: the one that computes its result.
+    pub fn of(spec: impl Into<AnySpec>, config: Config) -> Kernel {
+        Kernel::all(spec, config).pop().expect("a kernel has launches")
+    }
+
+    pub fn symbol(&self) -> String {
+        self.code.symbol.clone()
+    }
+
+    pub fn params(&self) -> Vec<Param> {
+        self.code.params()
+    }
+
+    /// Grid, threads and shared memory.
+    pub fn launch(&self) -> jamba_plan::format::Launch {
+        self.code.grid.expect("a GPU kernel has a grid").at(self.rows)
+    }
+}
+
+/// In the config that a prompt takes.
+impl<S: Into<AnySpec>> From<S> for Kernel {
+    fn from(spec: S) -> Kernel {
+        let spec = spec.into();
+        let step = StepSize { entry: EntryKind::Prefill, sequences: 1, rows: 1 };
+        let config = choose(&spec, TargetKind::Sm90a, &step).expect("a config");
+        Kernel::of(spec, config)
+    }
+}
+
+/// The PTX of kernels.
+pub fn ptx_of<'k>(kernels: impl IntoIterator<Item = &'k Kernel>) -> String {
+    let launches: Vec<kernel::Launch> = kernels.into_iter().map(|kernel| kernel.code.clone()).collect();
+    compile_ptx(&launches, None).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Kernels as PTX, read by the simulator and, where it is at hand, accepted by ptxas without spills or warnings.
 pub struct Kernels {
     module: Module,
@@ -33,7 +84,7 @@ impl Kernels {
     pub fn compile<'k>(kernels: impl IntoIterator<Item = &'k Kernel>) -> Kernels {
         let kernels: BTreeMap<String, &Kernel> = kernels.into_iter().map(|kernel| (kernel.symbol(), kernel)).collect();
         let kernels: Vec<Kernel> = kernels.into_values().cloned().collect();
-        let ptx = compile_ptx(&kernels, None).unwrap_or_else(|error| panic!("{error}"));
+        let ptx = ptx_of(&kernels);
         check_assembly(&kernels, &ptx);
         let module = Module::parse(&ptx).unwrap_or_else(|error| {
             let lines: Vec<&str> = ptx.lines().collect();

@@ -2,15 +2,16 @@
 //! bits of a row, which neither its batch nor its tile may change.
 
 use jambac_graph::Activation;
-use jambac_kernels::hopper::matmul::{Method, TileRows};
-use jambac_kernels::hopper::{Kernel, weight};
-use jambac_kernels::kernel::{Elem, Rows};
+use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::hopper::matmul::TileRows;
+use jambac_kernels::hopper::weight;
+use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::{grouped_linear, grouped_swiglu, linear, linear_swiglu, split_linear};
 use jambac_reference::Tolerance;
 use jambac_reference::linear::{Linear, linear as reference};
 use ptxsim::Options;
 
-use super::harness::{Arg, Kernels, SEEDS, counts, rounded, rows};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded, rows};
 use crate::kernels::harness::{assert_close, assert_same_bits, random};
 
 /// Half a unit in the last place of bf16, relative.
@@ -19,8 +20,8 @@ const BF16: f64 = 1.0 / 256.0;
 /// What f32 sums and approximate functions err by, relative.
 const F32: f64 = 2e-6;
 
-const TILED: [Method; 3] =
-    [Method::Tiled(TileRows::Rows64), Method::Tiled(TileRows::Rows128), Method::Tiled(TileRows::Rows256)];
+const TILED: [Config; 3] =
+    [Config::Tiled(TileRows::Rows64), Config::Tiled(TileRows::Rows128), Config::Tiled(TileRows::Rows256)];
 
 /// Which op.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,11 +42,11 @@ pub struct Problem {
     pub out: Elem,
     /// 0 where there are none.
     pub n_experts: usize,
-    pub method: Method,
+    pub method: Config,
 }
 
 /// The base of all cases.
-pub fn base(method: Method) -> Problem {
+pub fn base(method: Config) -> Problem {
     let op = Op::Linear { bias: false, activation: Activation::None };
     Problem { op, sizes: vec![96], k: 72, format: Elem::Bf16, out: Elem::F32, n_experts: 0, method }
 }
@@ -64,20 +65,20 @@ pub struct Operands {
 impl Problem {
     pub fn kernel(&self) -> Kernel {
         let &Problem { op, k, format, out, n_experts, method, .. } = self;
-        let (n, rows, top_k) = (self.sizes[0], Rows::Tokens, 2);
-        match (op, n_experts) {
-            (Op::Linear { bias, activation }, 0) => {
-                linear::hopper::Spec { n, k, format, out, bias, activation, rows, method }.into()
-            }
+        let (n, top_k) = (self.sizes[0], 2);
+        let spec: AnySpec = match (op, n_experts) {
+            (Op::Linear { bias, activation }, 0) => linear::Spec { n, k, format, out, bias, activation }.into(),
             (Op::Split, _) => {
-                split_linear::hopper::Spec { sizes: self.sizes.clone(), k, format, out, rows, method }.into()
+                let (sizes, weights) = (self.sizes.clone(), self.sizes.len());
+                split_linear::Spec { sizes, weights, k, format, out }.into()
             }
-            (Op::Swiglu, 0) => linear_swiglu::hopper::Spec { n, k, format, rows, method }.into(),
+            (Op::Swiglu, 0) => linear_swiglu::Spec { n, k, format }.into(),
             (Op::Linear { .. }, _) => {
-                grouped_linear::hopper::Spec { n_experts, n, k, format, out, top_k, rows, method }.into()
+                grouped_linear::Spec { n_experts, n, k, format, out, slots_per_row: 1, top_k }.into()
             }
-            (Op::Swiglu, _) => grouped_swiglu::hopper::Spec { n_experts, n, k, format, top_k, rows, method }.into(),
-        }
+            (Op::Swiglu, _) => grouped_swiglu::Spec { n_experts, n, k, format, slots_per_row: top_k, top_k }.into(),
+        };
+        Kernel::of(spec, method)
     }
 
     /// Type of the results.
@@ -146,7 +147,7 @@ impl Operands {
         let Problem { k, sizes, method, n_experts, format, .. } = &self.problem;
         let kernel = self.problem.kernel();
         let n = x.len() / k;
-        let tiled = matches!(method, Method::Tiled(_));
+        let tiled = matches!(method, Config::Tiled(_));
         let weight = self.packed.clone();
         let mut args = vec![match tiled {
             true => Arg::Matrix { n: n_experts.max(&1) * self.packed_rows, bytes: weight },
@@ -231,7 +232,7 @@ fn check(cases: &[(Problem, &[usize])]) {
 }
 
 /// Each change of the base alone.
-fn dense(method: Method, format: Elem) -> Vec<Problem> {
+fn dense(method: Config, format: Elem) -> Vec<Problem> {
     let base = Problem { format, ..base(method) };
     let with = |n: usize, k: usize| Problem { sizes: vec![n], k, ..base.clone() };
     let linear = |bias, activation| Problem { op: Op::Linear { bias, activation }, ..base.clone() };
@@ -269,13 +270,13 @@ fn many_rows_of_integers_agree_with_the_reference() {
 
 #[test]
 fn a_handful_of_rows_agrees_with_the_reference() {
-    let of = |format| dense(Method::Few, format).into_iter().map(|problem| (problem, &[0, 5][..]));
+    let of = |format| dense(Config::Few, format).into_iter().map(|problem| (problem, &[0, 5][..]));
     check(&of(Elem::Bf16).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_handful_of_rows_of_integers_agrees_with_the_reference() {
-    let of = |format| dense(Method::Few, format).into_iter().map(|problem| (problem, &[0, 5][..]));
+    let of = |format| dense(Config::Few, format).into_iter().map(|problem| (problem, &[0, 5][..]));
     check(&of(Elem::I8).collect::<Vec<_>>());
 }
 
@@ -284,7 +285,7 @@ fn any_number_of_rows_agrees_with_the_reference() {
     let rows: [&[usize]; 5] = [&[0, 0], &[0, 1], &[0, 64], &[0, 65], &[0, 200]];
     let few: [&[usize]; 4] = [&[0, 0], &[0, 1], &[0, 8], &[0, 19]];
     let tiled = TILED.iter().flat_map(|&method| rows.map(|rows| (base(method), rows)));
-    check(&tiled.chain(few.map(|rows| (base(Method::Few), rows))).collect::<Vec<_>>());
+    check(&tiled.chain(few.map(|rows| (base(Config::Few), rows))).collect::<Vec<_>>());
 }
 
 /// Wide tiles: all epilogues of both types.
@@ -311,7 +312,7 @@ fn experts_agree_with_the_reference() {
     let few: &[usize] = &[0, 0, 3, 4, 4, 15, 15];
     let mut cases = Vec::new();
     for format in [Elem::Bf16, Elem::I8] {
-        for (method, offsets) in [(TILED[0], ragged), (TILED[1], ragged), (Method::Few, few)] {
+        for (method, offsets) in [(TILED[0], ragged), (TILED[1], ragged), (Config::Few, few)] {
             // An odd number of blocks: the last tile of an expert reaches into the next one's weights.
             let base = Problem { n_experts: 6, format, sizes: vec![40], k: 101, ..base(method) };
             cases.extend([
@@ -333,7 +334,7 @@ fn bits_depend_on_the_row_alone() {
     for format in [Elem::Bf16, Elem::I8] {
         for op in [base(TILED[0]).op, Op::Swiglu] {
             let problem = |method| Problem { op, format, k: 200, ..base(method) };
-            let methods = [TILED[0], TILED[1], TILED[2], Method::Few];
+            let methods = [TILED[0], TILED[1], TILED[2], Config::Few];
             let kernels = methods.map(|method| problem(method).kernel());
             let kernels = Kernels::compile(&kernels);
             let x = rounded(&random(7, 150 * 200));
@@ -349,7 +350,7 @@ fn bits_depend_on_the_row_alone() {
                 let shifted = operands.run(&kernels, exact(3, 2), &x[50 * 200..], &[0, 100]);
                 assert_same_bits(&what, &shifted[0][(row - 50) * n..][..n], &alone[0]);
                 // A handful of rows is summed in another order.
-                if method != Method::Few {
+                if method != Config::Few {
                     assert_same_bits(&what, &alone[0], tiled.get_or_insert_with(|| alone[0].clone()));
                 }
             }

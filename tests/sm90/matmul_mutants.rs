@@ -3,14 +3,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use jambac_codegen::compile_ptx;
-use jambac_kernels::hopper::matmul::{Method, TileRows};
-use jambac_kernels::kernel::Elem;
+use jambac_kernels::hopper::matmul::TileRows;
+use jambac_kernels::kernel::{Config, Elem};
 use jambac_reference::compare;
 use ptxsim::Options;
 use ptxsim::mutate::{Kind, Site, sites};
 
-use super::harness::{Kernels, rounded};
+use super::harness::{Kernels, ptx_of, rounded};
 use super::matmul::{Problem, base};
 use crate::kernels::harness::random;
 
@@ -33,7 +32,7 @@ fn is_right(ptx: &str, problem: &Problem, offsets: &[usize], (seed, split_lanes)
 
 /// Every mutant of a problem's kernel is caught.
 fn check(problem: &Problem, offsets: &[usize], least: usize) {
-    let ptx = compile_ptx(&[problem.kernel()], None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&[problem.kernel()]);
     let all_right = |split_lanes: bool| SEEDS.iter().all(|&seed| is_right(&ptx, problem, offsets, (seed, split_lanes)));
     assert!(all_right(false) && all_right(true), "the kernel itself is wrong: {problem:?}");
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
@@ -54,7 +53,7 @@ fn check(problem: &Problem, offsets: &[usize], least: usize) {
 /// Three steps of inputs, fewer than stages: nothing but barriers keeps the warps of a consumer to one tile. A block has several
 /// tiles, so that the ring goes round.
 fn large(format: Elem) -> Problem {
-    Problem { sizes: vec![200], k: 3 * 64, format, ..base(Method::Tiled(TileRows::Rows64)) }
+    Problem { sizes: vec![200], k: 3 * 64, format, ..base(Config::Tiled(TileRows::Rows64)) }
 }
 
 #[test]
@@ -74,6 +73,6 @@ fn mutants_of_the_large_product_of_experts_are_caught() {
 
 #[test]
 fn mutants_of_the_product_of_a_handful_of_rows_are_caught() {
-    check(&base(Method::Few), &[0, 5], 1);
-    check(&Problem { n_experts: 3, ..base(Method::Few) }, &[0, 5, 5, 7], 2);
+    check(&base(Config::Few), &[0, 5], 1);
+    check(&Problem { n_experts: 3, ..base(Config::Few) }, &[0, 5, 5, 7], 2);
 }

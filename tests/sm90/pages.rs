@@ -2,14 +2,15 @@
 //! unwritten there: padding of rows, pages that no token opened, entries of tables beyond their ends.
 
 use half::bf16;
-use jambac_kernels::attention::hopper::{combine, decode, prefill};
-use jambac_kernels::hopper::{Kernel, row_stride};
-use jambac_kernels::kernel::Elem;
+use jambac_kernels::attention::{self, hopper::decode};
+use jambac_kernels::hopper::row_stride;
+use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::kv_append::PAGE_TOKENS;
-use jambac_kernels::kv_append::hopper::{Side, Spec as Append, head_bytes, offset, page_bytes};
+use jambac_kernels::kv_append::Spec as Append;
+use jambac_kernels::kv_append::hopper::{Side, head_bytes, offset, page_bytes};
 use ptxsim::{Gpu, Options};
 
-use super::harness::{Kernels, counts};
+use super::harness::{Kernel, Kernels, counts};
 use crate::kernels::steps::{Batch, Step};
 
 /// Heads of attention.
@@ -34,12 +35,21 @@ impl Heads {
     }
 
     pub fn append(self) -> Kernel {
-        Append { n_kv_heads: self.n_kv_heads, d_head: self.d_head }.into()
+        Append { n_kv_heads: self.n_kv_heads, d_head: self.d_head, format: Elem::Bf16 }.into()
     }
 
     pub fn prefill(self) -> Kernel {
+        Kernel::of(self.attention(), Config::Prefill)
+    }
+
+    fn attention(self) -> attention::Spec {
         let Heads { n_heads, n_kv_heads, d_head } = self;
-        prefill::Spec { n_heads, n_kv_heads, d_head, scale: self.scale() }.into()
+        attention::Spec { n_heads, n_kv_heads, d_head, scale: self.scale(), format: Elem::Bf16, appends: false }
+    }
+
+    /// Splits, and their sum.
+    pub fn decode_kernels(self) -> [Kernel; 2] {
+        Kernel::all(self.attention(), Config::Decode).try_into().expect("splits and their sum")
     }
 
     pub fn decode(self) -> decode::Spec {
@@ -54,8 +64,8 @@ impl Heads {
 
     /// Append, prefill, decode and the combination of its splits.
     pub fn catalog(self) -> [Kernel; 4] {
-        let combine = combine::Spec { partials: self.decode() };
-        [self.append(), self.prefill(), self.decode().into(), combine.into()]
+        let [splits, sum] = self.decode_kernels();
+        [self.append(), self.prefill(), splits, sum]
     }
 }
 
@@ -130,9 +140,10 @@ impl<'a> Device<'a> {
         let partials = self.gpu.alloc("partials", (n * decode.partial_rows() * decode.partial_stride() * 4) as u64);
         let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
         let args = [&[q, self.cache, past, pages, partials, count][..], &scalars].concat();
-        self.launch(&decode.clone().into(), step, &args);
+        let [splits, sum] = self.heads.decode_kernels();
+        self.launch(&splits, step, &args);
         let out = self.unwritten_rows("out", cols, n);
-        self.launch(&combine::Spec { partials: decode }.into(), step, &[partials, past, out, count]);
+        self.launch(&sum, step, &[partials, past, out, count]);
         self.read(out, cols, n)
     }
 

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use gpu_bench::cases::{self, After, Before, Case, Cases, Element, Matrix};
-use jambac_codegen::compile_ptx;
-use jambac_kernels::hopper::{Kernel, row_stride};
-use jambac_kernels::kernel::{Access, Counts, Elem, Param, Rows, TensorMap};
+use jambac_kernels::cases::Counts;
+use jambac_kernels::hopper::row_stride;
+use jambac_kernels::kernel::{Access, Elem, Param, TensorMap};
 use jambac_kernels::rms_norm;
 use ptxsim::Gpu;
 use ptxsim::driver::{Device, Simulated};
 
-use super::harness::{Arg, Kernels, counts, rows};
+use super::harness::{Arg, Kernel, Kernels, counts, ptx_of, rows};
 
 /// Launches of one module, written when the test is done with it.
 pub struct Recorder {
@@ -121,14 +121,8 @@ fn matrix(map: &TensorMap, n: usize) -> Matrix {
 /// A recorded launch runs on another device, and a wrong result is found there.
 #[test]
 fn recorded_launches_run_again() {
-    let kernel = Kernel::from(rms_norm::hopper::Spec {
-        cols: 40,
-        eps: 1e-6,
-        residual: false,
-        out: Elem::Bf16,
-        rows: Rows::Tokens,
-    });
-    let ptx = compile_ptx(std::slice::from_ref(&kernel), None).expect("PTX");
+    let kernel = Kernel::from(rms_norm::Spec { cols: 40, eps: 1e-6, residual: false, out: Elem::Bf16 });
+    let ptx = ptx_of([&kernel]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("a.cases");
     let values: Vec<f32> = (0..120).map(|at| (at * 37 % 101) as f32 * 0.02 - 1.0).collect();

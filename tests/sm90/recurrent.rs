@@ -1,13 +1,14 @@
 //! causal_conv1d and selective_scan: what they compute, and that their states join one step to the next.
 
 use jambac_graph::Activation;
-use jambac_kernels::causal_conv1d::hopper::Spec as Conv;
-use jambac_kernels::hopper::{Kernel, row_stride};
-use jambac_kernels::kernel::Elem;
-use jambac_kernels::selective_scan::hopper::Spec as Scan;
+use jambac_kernels::causal_conv1d::Spec as Conv;
+use jambac_kernels::hopper::row_stride;
+use jambac_kernels::kernel::{Config, Elem};
+use jambac_kernels::selective_scan::Selection;
+use jambac_kernels::selective_scan::Spec as Scan;
 use jambac_reference::{Tolerance, causal_conv1d as conv, selective_scan as scan};
 
-use super::harness::{Arg, Kernels, counts, rounded};
+use super::harness::{Arg, Kernel, Kernels, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random};
 use crate::kernels::steps::{Batch, Division, Step};
 
@@ -87,23 +88,28 @@ fn slots(step: &Step) -> Arg {
     Arg::I32(step.sequences.iter().map(|&s| SLOTS[s]).collect())
 }
 
+/// Runs of tokens that plans use.
+const RUN_PREFILL: u32 = 32;
+const RUN_DECODE: u32 = 1;
+
 #[test]
 fn convolutions_agree_with_the_reference() {
-    let spec = |channels, taps, bias, activation, run| Conv { channels, taps, bias, activation, run };
-    let base = spec(600, 4, true, Activation::Silu, Conv::RUN_PREFILL);
-    let specs = [
-        base.clone(),
-        Conv { run: Conv::RUN_DECODE, ..base.clone() },
-        Conv { bias: false, activation: Activation::None, ..base.clone() },
-        spec(7, 4, true, Activation::Silu, 8),
-        spec(33, 2, true, Activation::Silu, Conv::RUN_PREFILL),
-        spec(5, 7, false, Activation::Softplus, 3),
+    let spec = |channels, taps, bias, activation| Conv { channels, taps, bias, activation };
+    let base = spec(600, 4, true, Activation::Silu);
+    let cases = [
+        (base.clone(), RUN_PREFILL),
+        (base.clone(), RUN_DECODE),
+        (Conv { bias: false, activation: Activation::None, ..base.clone() }, RUN_PREFILL),
+        (spec(7, 4, true, Activation::Silu), 8),
+        (spec(33, 2, true, Activation::Silu), RUN_PREFILL),
+        (spec(5, 7, false, Activation::Softplus), 3),
     ];
-    let kernels: Vec<Kernel> = specs.iter().map(|spec| spec.clone().into()).collect();
+    let specs = cases.each_ref().map(|(spec, _)| spec.clone());
+    let kernels: Vec<Kernel> = cases.iter().map(|(spec, run)| Kernel::of(spec.clone(), Config::Run(*run))).collect();
     let compiled = Kernels::compile(&kernels);
     let mut whole_of_base: Option<Vec<f32>> = None;
     for (spec, kernel) in specs.iter().zip(&kernels) {
-        let &Conv { channels, taps, bias, activation, .. } = spec;
+        let &Conv { channels, taps, bias, activation } = spec;
         let (past, batch) = (taps - 1, batch());
         let u = rounded(&random(1, batch.n_tokens() * channels));
         let (weight, bias_values) = (random(2, channels * taps), random(3, channels));
@@ -119,7 +125,8 @@ fn convolutions_agree_with_the_reference() {
         });
         // The reference has `[channel][past]`, the slot `[past][channel]`.
         let row = row_stride(Elem::F32, channels);
-        assert_eq!(spec.state_bytes(), 4 * past * row);
+        let state_elements = kernel.code.operand("state").expect("a state").extent.fixed;
+        assert_eq!(state_elements, past * row);
         let slot_of = |state: &[f32]| -> Vec<f32> {
             let at = |i: usize| if i % row < channels { state[i % row * past + i / row] } else { f32::NAN };
             (0..past * row).map(at).collect()
@@ -164,7 +171,7 @@ fn convolutions_agree_with_the_reference() {
 
 #[test]
 fn scans_agree_with_the_reference() {
-    let spec = |channels, d_state, gated| Scan { channels, d_state, gated };
+    let spec = |channels, d_state, gated| Scan { channels, d_state, selection: Selection::Given, gated };
     // The first has four states a lane; the last few have odd numbers of channels or states.
     let specs = [
         spec(7700, 16, true),
@@ -178,7 +185,7 @@ fn scans_agree_with_the_reference() {
     let kernels: Vec<Kernel> = specs.iter().map(|spec| spec.clone().into()).collect();
     let compiled = Kernels::compile(&kernels);
     for (spec, kernel) in specs.iter().zip(&kernels) {
-        let &Scan { channels, d_state, gated } = spec;
+        let &Scan { channels, d_state, gated, .. } = spec;
         let batch = batch();
         let tokens = batch.n_tokens();
         let wide = |seed, n: usize| rounded(&random(seed, n));
@@ -204,7 +211,8 @@ fn scans_agree_with_the_reference() {
             true => scan::gated_selective_scan(&operands, &d, &z),
             false => scan::selective_scan(&operands),
         };
-        assert_eq!(spec.state_bytes(), 4 * channels * d_state);
+        let state_elements = kernel.code.operand("state").expect("a state").extent.fixed;
+        assert_eq!(state_elements, channels * d_state);
         let initial: Vec<Vec<f32>> = state.chunks_exact(channels * d_state).map(<[f32]>::to_vec).collect();
         let args = |step: &Step, pool: &Pool| {
             let mut args = vec![

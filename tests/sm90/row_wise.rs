@@ -1,14 +1,13 @@
 //! Kernels that work on rows by themselves: norms, embedding, chosen rows.
 
-use jambac_kernels::embed::hopper::Spec as Embed;
-use jambac_kernels::hopper::Kernel;
-use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::rms_norm::hopper::Spec as RmsNorm;
-use jambac_kernels::select_rows::hopper::Spec as SelectRows;
-use jambac_kernels::split_rms_norm::hopper::Spec as SplitRmsNorm;
+use jambac_kernels::embed::Spec as Embed;
+use jambac_kernels::kernel::Elem;
+use jambac_kernels::rms_norm::Spec as RmsNorm;
+use jambac_kernels::select_rows::Spec as SelectRows;
+use jambac_kernels::split_rms_norm::Spec as SplitRmsNorm;
 use jambac_reference::{Tolerance, gather, rms_norm};
 
-use super::harness::{Arg, Kernels, SEEDS, counts, rounded};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random, random_indices};
 
 /// Half a unit in the last place of bf16, at most, relative.
@@ -33,7 +32,7 @@ fn norm(kernels: &Kernels, seed: u64, spec: &RmsNorm, operands: &[&[f32]], weigh
 
 #[test]
 fn norms_agree_with_the_reference() {
-    let spec = |cols, residual, out| RmsNorm { cols, eps: 1e-5, residual, out, rows: Rows::Tokens };
+    let spec = |cols, residual, out| RmsNorm { cols, eps: 1e-5, residual, out };
     let specs: Vec<RmsNorm> = [1, 7, 64, 130, 2560, 4096, 9001]
         .map(|cols| [spec(cols, false, Elem::Bf16), spec(cols, true, Elem::Bf16), spec(cols, false, Elem::F32)])
         .concat();
@@ -75,7 +74,7 @@ fn split_norms_agree_with_the_reference() {
         vec![part(7, Elem::Bf16), part(33, Elem::F32), part(1, Elem::Bf16)],
         vec![part(512, Elem::F32)],
     ]
-    .map(|parts| SplitRmsNorm { parts, eps: 1e-6, rows: Rows::Tokens });
+    .map(|parts| SplitRmsNorm { parts, eps: 1e-6 });
     let kernels: Vec<Kernel> = specs.iter().map(|spec| spec.clone().into()).collect();
     let compiled = Kernels::compile(&kernels);
     for seed in SEEDS {
@@ -109,7 +108,7 @@ fn split_norms_agree_with_the_reference() {
 #[test]
 fn embeddings_are_rows_of_the_table() {
     for cols in [1, 9, 128, 4096] {
-        let kernel: Kernel = Embed { d_model: cols }.into();
+        let kernel: Kernel = Embed { vocab: 40, d_model: cols, format: Elem::Bf16, lanes: 1 }.into();
         let compiled = Kernels::compile([&kernel]);
         let table = rounded(&random(1, 11 * cols));
         let ids = [3, 0, 10, 3, 7];

@@ -3,8 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jamba_runtime::sample::{Sampler, SamplerOptions, greedy};
-use jambac_codegen::compile_ptx;
-use jambac_kernels::hopper::Kernel;
 use jambac_kernels::sample::hopper::NO_TOKEN;
 use jambac_kernels::sample::hopper::argmax::Spec as Argmax;
 use jambac_kernels::sample::hopper::draw::{Setting, Spec as Draw};
@@ -12,7 +10,7 @@ use ptxsim::mutate::{Kind, Site, sites};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
-use super::harness::{Arg, Kernels, SEEDS, counts};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, ptx_of};
 use crate::kernels::harness::random;
 
 const VOCABS: [usize; 5] = [1, 7, 130, 512, 5001];
@@ -200,7 +198,7 @@ fn a_large_vocabulary_draws_as_the_host() {
 #[test]
 fn mutants_of_the_draw_are_caught() {
     let (vocab, n) = (512, 8);
-    let ptx = compile_ptx(&[draw(vocab)], None).unwrap_or_else(|error| panic!("{error}"));
+    let ptx = ptx_of(&[draw(vocab)]);
     let logits: Vec<f32> = rows(vocab, n).iter().map(|x| x.round() / 2.0).collect();
     let options = SamplerOptions { temperature: 1.0, top_k: 7, top_p: 0.9, seed: 97, ..SamplerOptions::GREEDY };
     let (expected, rows) = on_host(&options, vocab, &logits);

@@ -3,11 +3,10 @@
 use half::bf16;
 use jamba_plan::format::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
 use jamba_plan::synthetic::{DrawnRows, STORE_BYTES, fill};
-use jambac_kernels::hopper::Kernel;
-use jambac_kernels::synthetic_weight::hopper::Spec;
+use jambac_kernels::synthetic_weight::Spec;
 use ptxsim::{Gpu, Options};
 
-use super::harness::{Kernels, SEEDS, counts};
+use super::harness::{Kernel, Kernels, SEEDS, counts};
 
 /// Seed of the weights.
 const SEED: u64 = 0x1234_5678_9abc_def0;

@@ -7,18 +7,17 @@ use gpu_bench::checks::{self, Check, Subject, Tolerance as Logits};
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::build::{Progress, Request, build};
 use jambac::manifest::ModelFile;
-use jambac_kernels::elementwise::{Function, hopper::Spec as Elementwise};
-use jambac_kernels::hopper::Kernel;
-use jambac_kernels::kernel::{Elem, Rows};
-use jambac_kernels::moe_permute::hopper::Spec as Permute;
-use jambac_kernels::slice::hopper::Spec as Slice;
-use jambac_kernels::softmax::hopper::Spec as Softmax;
-use jambac_kernels::top_k::hopper::Spec as TopK;
+use jambac_kernels::elementwise::{Function, Spec as Elementwise};
+use jambac_kernels::kernel::Elem;
+use jambac_kernels::moe_permute::Spec as Permute;
+use jambac_kernels::slice::Spec as Slice;
+use jambac_kernels::softmax::Spec as Softmax;
+use jambac_kernels::top_k::Spec as TopK;
 use jambac_models::tiny::Tiny;
 use jambac_reference::{Tolerance, activation, elementwise, moe, softmax};
 use ptxsim::driver::{Device, Downloads, Simulated};
 
-use super::harness::{Arg, Kernels, SEEDS, counts, rounded};
+use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded};
 use super::plan::{TOLERANCE, tiny};
 use super::row_wise::{BF16, F32};
 use crate::fixtures::Fixture;
@@ -37,10 +36,8 @@ fn slices_agree_with_the_reference() {
     // Of whole vectors and not, up to the last column and not, within a row of 16 columns that has no padding.
     let shapes = [(40, 8, 16), (41, 24, 17), (17, 7, 5), (512, 256, 256), (32, 0, 32), (32, 29, 3), (9, 8, 1)];
     for (cols, start, len) in shapes {
-        let specs: Vec<Slice> = TYPES
-            .into_iter()
-            .flat_map(|x| TYPES.map(|out| Slice { cols, start, len, x, out, rows: Rows::Tokens }))
-            .collect();
+        let specs: Vec<Slice> =
+            TYPES.into_iter().flat_map(|x| TYPES.map(|out| Slice { cols, start, len, x, out })).collect();
         let kernels: Vec<Kernel> = specs.iter().map(|spec| spec.clone().into()).collect();
         let compiled = Kernels::compile(&kernels);
         for (spec, seed) in specs.iter().flat_map(|spec| SEEDS.map(|seed| (spec, seed))) {
@@ -66,7 +63,7 @@ fn functions_agree_with_the_reference() {
                 Function::MulRow => Some(Elem::F32),
                 _ => b,
             };
-            Elementwise { function, cols, a, b, out, rows: Rows::Tokens, per_row: 2 }
+            Elementwise { function, cols, a, b, out }
         };
         let types = [
             (Elem::F32, Elem::F32, Elem::F32),
@@ -115,7 +112,7 @@ fn functions_agree_with_the_reference() {
 #[test]
 fn softmax_agrees_with_the_reference() {
     for cols in [1, 3, 16, 64, 300, 5000] {
-        let spec = Softmax { cols, rows: Rows::Tokens };
+        let spec = Softmax { cols };
         let compiled = Kernels::compile([&spec.clone().into()]);
         let x: Vec<f32> = random(1, 3 * cols).iter().map(|x| 9.0 * x).collect();
         for seed in SEEDS {
@@ -131,8 +128,8 @@ fn softmax_agrees_with_the_reference() {
 #[test]
 fn experts_are_chosen_and_sorted() {
     for (n_experts, top_k) in [(16, 2), (4, 2), (1, 1), (7, 3), (64, 6)] {
-        let choose = TopK { cols: n_experts, k: top_k, rows: Rows::Tokens };
-        let permute = Permute { n_experts, top_k, rows: Rows::Tokens };
+        let choose = TopK { cols: n_experts, k: top_k };
+        let permute = Permute { n_experts, top_k };
         let kernels: [Kernel; 2] = [choose.into(), permute.into()];
         let compiled = Kernels::compile(&kernels);
         for (rows, seed) in [(1, 1), (33, 2), (1100, 3)] {

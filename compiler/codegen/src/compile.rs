@@ -2,10 +2,11 @@
 
 use crate::error::CodegenError;
 use crate::llvm::Machine;
-use crate::{lower, object};
+use crate::{lower, object, ptx};
 use inkwell::context::Context;
 use jambac_kernels::cpu::builder::ModuleBuilder;
-use jambac_kernels::target::CpuTarget;
+use jambac_kernels::kernel::Launch;
+use jambac_kernels::target::{CpuTarget, Target};
 use melior::ir::{Location, Module};
 
 /// What the compiler holds between two phases, in text, for dumps.
@@ -57,6 +58,14 @@ pub fn compile(
     emit: impl FnOnce(&ModuleBuilder),
 ) -> Result<Vec<u8>, CodegenError> {
     object::link(&[compile_object(target, dump, emit)?])
+}
+
+/// Compiles kernels of the catalog for a target: to a shared object for a CPU, to PTX for a GPU.
+pub fn compile_kernels(target: Target, kernels: &[Launch], dump: Option<Dump>) -> Result<Vec<u8>, CodegenError> {
+    match target {
+        Target::Cpu(target) => compile(target, dump, |module| kernels.iter().for_each(|kernel| module.add(kernel))),
+        Target::Sm90a => ptx::compile_ptx(kernels, dump).map(String::into_bytes),
+    }
 }
 
 /// Compiles to an ELF object, not yet linked; objects of several calls, also from several threads, link together.

@@ -20,7 +20,7 @@ pub mod pack;
 pub mod ptx;
 pub mod toolchain;
 
-pub use compile::compile;
+pub use compile::{compile, compile_kernels};
 pub use error::CodegenError;
 pub use ptx::compile_ptx;
 pub use toolchain::toolchain;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use jamba_plan::format::{Buffer, Entry, KernelRecord, Manifest, Part, Program, Step, TargetKind, Transform, Weight};
+use jamba_plan::PlanWriter;
+use jamba_plan::format::{Manifest, TargetKind};
 use jamba_plan::sections::{CUBIN, SectionKind};
-use jamba_plan::{PlanWriter, synthetic};
-use jambac_schedule::{PlannedPart, PlannedWeight, Schedule};
+use jambac_schedule::Schedule;
 
 use crate::error::CodegenError;
 use crate::loss::Loss;
@@ -37,83 +37,6 @@ pub struct KindParts {
     pub cubin: Option<Vec<u8>>,
 }
 
-/// The schedule as the records that the runtime executes.
-pub fn program(schedule: &Schedule) -> Program {
-    let kernels = schedule
-        .kernels
-        .iter()
-        .map(|kernel| KernelRecord {
-            symbol: kernel.symbol(),
-            op: kernel.op().to_owned(),
-            n_args: kernel.params().len() as u32,
-        })
-        .collect();
-    let weights = schedule
-        .weights
-        .iter()
-        .map(|weight| Weight {
-            parts: weight.parts.iter().map(|part| self::part(part, inputs(schedule, weight))).collect(),
-            order: weight.order,
-            offset: weight.offset,
-            bytes: weight.bytes,
-            layout: weight.layout,
-            format: weight.format,
-            transform: weight.transform,
-        })
-        .collect();
-    let entries = schedule
-        .entries
-        .iter()
-        .map(|entry| Entry {
-            kind: entry.kind,
-            max_tokens: entry.max_tokens,
-            max_sequences: entry.max_sequences,
-            max_outputs: entry.max_outputs,
-            logits: entry.logits,
-            picks: entry.picks,
-            steps: entry
-                .steps
-                .iter()
-                .map(|step| Step {
-                    kernel: step.kernel as u32,
-                    barrier: step.barrier,
-                    args: step.args.clone(),
-                    launch: step.spec.launch(),
-                    source: step.source.clone(),
-                    cost: step.spec.amounts(),
-                })
-                .collect(),
-            buffers: entry
-                .buffers
-                .iter()
-                .map(|buffer| Buffer {
-                    offset: buffer.offset,
-                    bytes: buffer.bytes,
-                    first: buffer.first as u32,
-                    last: buffer.last as u32,
-                    holds: entry.holds(buffer).to_owned(),
-                    in_place_of: buffer.in_place_of.map(|index| index as u32),
-                })
-                .collect(),
-        })
-        .collect();
-    Program { kernels, weights, tensor_maps: schedule.tensor_maps.clone(), entries }
-}
-
-/// Inputs of the parameter behind a weight; scales have their own number of columns.
-fn inputs(schedule: &Schedule, weight: &PlannedWeight) -> u64 {
-    let is_integers = |other: &&PlannedWeight| other.parts == weight.parts && other.transform == Transform::None;
-    match weight.transform {
-        Transform::Scale(_) => schedule.weights.iter().find(is_integers).map_or(1, |integers| integers.layout.k),
-        _ => weight.layout.k,
-    }
-}
-
-fn part(part: &PlannedPart, inputs: u64) -> Part {
-    let (_, init) = synthetic::init_for(&part.parameter, &[part.rows, inputs]);
-    Part { parameter: part.parameter.clone(), first_row: part.first_row, rows: part.rows, init }
-}
-
 /// Writes the plan and returns its length in bytes. `progress` is called with (bytes packed, bytes in all) after each weight.
 ///
 /// # Errors
@@ -141,10 +64,9 @@ fn write(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
     let mut writer = PlanWriter::create(path)?;
-    let programs: Vec<Program> = parts.programs.iter().map(|of_kind| program(&of_kind.schedule)).collect();
     writer.manifest(parts.manifest)?;
-    for (of_kind, program) in parts.programs.iter().zip(&programs) {
-        writer.program(of_kind.schedule.kind, program)?;
+    for of_kind in parts.programs {
+        writer.program(of_kind.schedule.kind, &of_kind.schedule.program)?;
     }
     for of_kind in parts.programs {
         for (target, code) in &of_kind.code {
@@ -169,8 +91,8 @@ fn write(
         let bytes = |kind: TargetKind| parts.manifest.of(kind).map_or(0, |info| info.memory.weights);
         let total = parts.programs.iter().map(|of_kind| bytes(of_kind.schedule.kind)).sum();
         let mut before = 0;
-        for (of_kind, program) in parts.programs.iter().zip(&programs) {
-            let kind = of_kind.schedule.kind;
+        for of_kind in parts.programs {
+            let (kind, program) = (of_kind.schedule.kind, &of_kind.schedule.program);
             let name = kind.section(SectionKind::Weights.name());
             writer.stream_section(SectionKind::Weights, &name, |out| {
                 let done = |done| progress(before + done, total);

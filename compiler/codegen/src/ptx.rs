@@ -13,7 +13,8 @@ use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, InitializationConfig, Target, TargetMachine, TargetMachineOptions, TargetTriple};
 use inkwell::values::{CallSiteValue, FunctionValue};
 use jambac_kernels::hopper::nvvm::PTX_VERSION;
-use jambac_kernels::hopper::{Kernel, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
+use jambac_kernels::hopper::{ModuleBuilder, RESIDENT_BLOCKS, THREADS};
+use jambac_kernels::kernel::Launch;
 use melior::ir::Location;
 
 /// The name of the target, in LLVM and in plans' headers of code.
@@ -22,7 +23,7 @@ pub const ARCHITECTURE: &str = "sm_90a";
 const TRIPLE: &str = "nvptx64-nvidia-cuda";
 
 /// The PTX of kernels of the catalog, each once. The same kernels in the same order give the same text.
-pub fn compile_ptx(kernels: &[Kernel], dump: Option<Dump>) -> Result<String, CodegenError> {
+pub fn compile_ptx(kernels: &[Launch], dump: Option<Dump>) -> Result<String, CodegenError> {
     emit_ptx(dump, |module| kernels.iter().for_each(|kernel| module.add(kernel)))
 }
 

@@ -1,12 +1,13 @@
 //! Kernels for sm_90a to PTX, and through ptxas where it is at hand.
 
+use jamba_plan::format::TargetKind;
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile_ptx;
 use jambac_codegen::ptx::emit_ptx;
 use jambac_kernels::cpu::builder::{Num, Type};
 use jambac_kernels::hopper::{Builder, Swizzle, TensorMap};
-use jambac_kernels::kernel::{Elem, Param, Rows};
-use jambac_kernels::rms_norm::hopper::Spec as RmsNorm;
+use jambac_kernels::kernel::{Config, Elem, Kernel, Param};
+use jambac_kernels::rms_norm::Spec as RmsNorm;
 
 /// Panics where ptxas refuses the text or finds fault with it; says loudly when there is no ptxas.
 fn check(ptx: &str) {
@@ -29,8 +30,8 @@ fn kernel(params: &[Param], threads: u32, emit: impl FnOnce(&Builder)) -> String
 
 #[test]
 fn a_row_wise_kernel_is_wide_and_has_lines() {
-    let spec = |residual| RmsNorm { cols: 4096, eps: 1e-6, residual, out: Elem::Bf16, rows: Rows::Tokens };
-    let kernels = [spec(false).into(), spec(true).into()];
+    let spec = |residual| RmsNorm { cols: 4096, eps: 1e-6, residual, out: Elem::Bf16 };
+    let kernels = [false, true].map(|residual| spec(residual).lower(TargetKind::Sm90a, Config::Only).swap_remove(0));
     let ptx = compile_ptx(&kernels, None).unwrap();
     assert_eq!(ptx, compile_ptx(&kernels, None).unwrap(), "the same kernels, other text");
     for part in [

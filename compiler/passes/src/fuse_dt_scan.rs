@@ -19,6 +19,10 @@ impl Pass for FuseDtScan {
         "fuse-dt-scan"
     }
 
+    fn makes(&self) -> Option<Op> {
+        Some(Op::SelectiveScan { selection: Selection::Projected, gated: false })
+    }
+
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
         fuse_each(rewriter, find)
     }

@@ -19,6 +19,10 @@ impl Pass for FuseKvAppend {
         "fuse-kv-append"
     }
 
+    fn makes(&self) -> Option<Op> {
+        Some(Op::AppendAttention { n_heads: 1, scale: 1.0 })
+    }
+
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
         fuse_each(rewriter, find)
     }

@@ -20,6 +20,10 @@ impl Pass for FuseNormsScan {
         "fuse-norms-scan"
     }
 
+    fn makes(&self) -> Option<Op> {
+        Some(Op::SelectiveScan { selection: Selection::Normed { eps: 0.0 }, gated: false })
+    }
+
     fn run(&self, rewriter: &mut Rewriter) -> Changed {
         fuse_each(rewriter, find)
     }

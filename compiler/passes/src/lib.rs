@@ -44,7 +44,7 @@ pub use fuse_swiglu::FuseSwiglu;
 pub use fusion::Fusion;
 pub use hoist_select_rows::HoistSelectRows;
 pub use pass::{Pass, PassManager, PassReport, Report};
-pub use pipeline::{Order, PIPELINE, Planned, check_order};
+pub use pipeline::{Order, PIPELINE, Planned, check_order, fused_ops};
 pub use rewrite::{Changed, Rewriter};
 
 #[cfg(test)]

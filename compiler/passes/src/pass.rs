@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use jambac_graph::Graph;
 use jambac_graph::verify::verify;
+use jambac_graph::{Graph, Op};
 
 use crate::fusion::Fusion;
 use crate::rewrite::{Changed, Rewriter};
@@ -17,6 +17,11 @@ pub trait Pass {
     /// Whether [`Fusion`] switches the pass; otherwise it always runs.
     fn is_fusion(&self) -> bool {
         true
+    }
+
+    /// An op that only this pass makes; a target without a kernel for it must leave the pass out.
+    fn makes(&self) -> Option<Op> {
+        None
     }
 
     /// Rewrites the graph until nothing is left to do or the rewriter's limit is reached.

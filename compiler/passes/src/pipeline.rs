@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jambac_graph::Op;
+
 use crate::pass::Pass;
 use crate::{
     EliminateDead, FuseConvSilu, FuseDtNorms, FuseDtScan, FuseDtSoftplus, FuseExperts, FuseGateUp, FuseInProj,
@@ -30,6 +32,11 @@ pub enum Order {
 }
 
 use Order::{After, Before, First};
+
+/// Passes that make an op which a target may have no kernel for, by name, with the op.
+pub fn fused_ops() -> impl Iterator<Item = (&'static str, Op)> {
+    PIPELINE.iter().filter_map(|planned| Some((planned.pass.name(), planned.pass.makes()?)))
+}
 
 /// Every pass in the order in which they run.
 pub const PIPELINE: &[Planned] = &[

@@ -48,8 +48,8 @@ enum Place {
 /// What a step reads and what it writes, of what is ever written.
 fn touched(step: &DraftStep) -> (Vec<Place>, Vec<Place>) {
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
-    for (access, slot) in step.accesses.iter().zip(&step.slots) {
-        let place = match *slot {
+    for (access, slot) in step.accesses() {
+        let place = match slot {
             Slot::Buffer(id) => Place::Buffer(id.0),
             Slot::Final(Arg::State(offset)) => Place::State(offset),
             Slot::Final(Arg::Kv(offset)) => Place::Kv(offset),

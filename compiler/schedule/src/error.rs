@@ -1,6 +1,8 @@
 //! What keeps a graph from becoming a schedule.
 
 use jambac_graph::verify::VerifyError;
+use jambac_graph::{Graph, NodeId};
+use jambac_kernels::node::SelectError;
 
 /// A graph, options or schedule at fault.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +58,6 @@ pub enum ScheduleError {
         /// What is too large.
         what: String,
     },
-    /// Two different kernels that share a symbol: a fault of the catalog.
-    #[error("two kernels share the symbol {symbol} and differ: {first}; {second}")]
-    Symbol {
-        /// The symbol.
-        symbol: String,
-        /// Spec of the one that came first.
-        first: String,
-        /// Spec of the other.
-        second: String,
-    },
     /// A schedule that breaks an invariant of [`crate::verify`]: a fault of the planner.
     #[error("schedule, {place}: {message} (invariant {invariant})")]
     Broken {
@@ -76,4 +68,18 @@ pub enum ScheduleError {
         /// What was found and what was expected.
         message: String,
     },
+}
+
+impl ScheduleError {
+    /// The error of a node that has no kernel.
+    pub(crate) fn of_node(graph: &Graph, node: NodeId, error: SelectError) -> ScheduleError {
+        match error {
+            SelectError::Unsupported(reason) => {
+                ScheduleError::Unsupported { place: graph.node(node).source.clone(), op: graph.op(node).name(), reason }
+            }
+            SelectError::Format { parameter, found, expected } => {
+                ScheduleError::Format { parameter, found: found.name(), expected }
+            }
+        }
+    }
 }

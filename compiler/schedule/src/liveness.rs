@@ -6,6 +6,7 @@
 //! Where a kernel can write a result over an operand ([`Access::WriteOver`]), the result takes the operand's place if nobody
 //! reads that one again, it is of the same size, and no other step of the run touches it (another thread may still be there).
 
+use jamba_plan::format::TargetKind;
 use jambac_kernels::kernel::Access;
 
 use crate::arena::{Block, live_bytes};
@@ -34,7 +35,7 @@ pub(crate) struct Live {
 }
 
 /// When the buffers live, given where barriers stand.
-pub(crate) fn liveness(draft: &Draft, barriers: &[bool]) -> Liveness {
+pub(crate) fn liveness(draft: &Draft, kind: TargetKind, barriers: &[bool]) -> Liveness {
     let runs = runs(barriers);
     let lives = lives(draft, &runs);
     let mut blocks: Vec<Block> = Vec::new();
@@ -43,7 +44,7 @@ pub(crate) fn liveness(draft: &Draft, barriers: &[bool]) -> Liveness {
         // Buffers are in order of the steps that write them: what is overwritten came earlier.
         let block = live.in_place_of.map_or(blocks.len(), |operand| block_of[operand.0]);
         if block == blocks.len() {
-            let bytes = buffer.bytes.next_multiple_of(draft.kind.align_bytes());
+            let bytes = buffer.bytes.next_multiple_of(kind.align_bytes());
             blocks.push(Block { bytes, first: runs[live.first], last: 0 });
         }
         blocks[block].last = blocks[block].last.max(runs[live.last]);
@@ -93,16 +94,16 @@ fn runs(barriers: &[bool]) -> Vec<usize> {
 }
 
 /// The least arena that the steps could do with, in this order: a barrier before each.
-pub(crate) fn least_bytes(draft: &Draft) -> u64 {
-    let apart = liveness(draft, &vec![true; draft.steps.len()]);
+pub(crate) fn least_bytes(draft: &Draft, kind: TargetKind) -> u64 {
+    let apart = liveness(draft, kind, &vec![true; draft.steps.len()]);
     live_bytes(&apart.blocks).into_iter().max().unwrap_or(0)
 }
 
 /// Adds a barrier before every step of the runs whose buffers together need more than `budget` bytes, so that what is dead
 /// in the middle of such a run gives its place to what is not there yet.
-pub(crate) fn split_runs(draft: &Draft, barriers: &mut [bool], budget: u64) {
+pub(crate) fn split_runs(draft: &Draft, kind: TargetKind, barriers: &mut [bool], budget: u64) {
     let runs = runs(barriers);
-    let bytes = live_bytes(&liveness(draft, barriers).blocks);
+    let bytes = live_bytes(&liveness(draft, kind, barriers).blocks);
     for step in 1..barriers.len() {
         barriers[step] |= bytes[runs[step]] > budget;
     }

@@ -1,29 +1,26 @@
-//! Node → kernel, and what fills each slot of its argument array.
+//! Node → launches, and what fills each of their operands.
 //!
-//! Kernels name their slots; a node binds a value to every name, so that the order of slots is the kernel's own affair.
-//! What the steps need of the graph is all here: later phases see steps and buffers alone.
+//! A kernel states where its operands come from ([`Source`]); here each source becomes a buffer, a weight or an argument.
+//! Later phases see steps and buffers only.
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::{Arg, EntryKind, Limits, TargetKind};
-use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
-use jambac_kernels::hopper;
-use jambac_kernels::kernel::{Access, Elem, Kernel, Param, padded};
+use jamba_plan::format::{Arg, EntryKind, Limits, Pick};
+use jamba_plan::tables;
+use jambac_graph::{Graph, NodeId, Op, ValueId};
+use jambac_kernels::kernel::{Access, Elem, Kernel, Launch, Operand, Per, Rows, Source, StepSize, choose, count_of};
+use jambac_kernels::node::{Node, SelectError};
+use jambac_kernels::{catalog, target};
 
 use crate::ScheduleError;
-use crate::states::StateLayout;
-use crate::weights::Weights;
-use stored::stored;
-
-mod node;
-mod picks;
-mod stored;
+use crate::states::{StateLayout, StateRegion};
+use crate::weights::{FormatRules, Weights};
 
 /// Index of a buffer of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BufferId(pub(crate) usize);
 
-/// What fills a slot of an argument array before the arena is planned.
+/// An argument before the arena is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// The address of a buffer.
@@ -35,17 +32,22 @@ pub(crate) enum Slot {
 /// A step before the arena is planned.
 #[derive(Debug)]
 pub(crate) struct DraftStep {
-    pub(crate) kernel: Kernel,
+    pub(crate) launch: Launch,
+    pub(crate) rows: Rows,
     pub(crate) slots: Vec<Slot>,
-    /// How the kernel uses each slot.
-    pub(crate) accesses: Vec<Option<Access>>,
+    pub(crate) pick: Option<Pick>,
     pub(crate) source: String,
 }
 
 impl DraftStep {
-    /// The buffers that the step uses so.
+    /// Slots with how the launch uses them.
+    pub(crate) fn accesses(&self) -> impl Iterator<Item = (Option<Access>, Slot)> {
+        self.launch.operands.iter().map(|operand| operand.param.access()).zip(self.slots.iter().copied())
+    }
+
+    /// The buffers that the launch accesses in one way.
     pub(crate) fn buffers(&self, access: Access) -> impl Iterator<Item = BufferId> {
-        self.slots.iter().zip(&self.accesses).filter_map(move |(&slot, &found)| match slot {
+        self.accesses().filter_map(move |(found, slot)| match slot {
             Slot::Buffer(id) if found == Some(access) => Some(id),
             _ => None,
         })
@@ -57,17 +59,20 @@ impl DraftStep {
 pub(crate) struct DraftBuffer {
     pub(crate) bytes: u64,
     pub(crate) elem: Elem,
+    /// Bytes from one row to the next.
+    pub(crate) row_bytes: u64,
+    /// The slot of the launch that writes it.
+    pub(crate) holds: &'static str,
 }
 
 /// The steps of one entry before the arena is planned.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    pub(crate) kind: TargetKind,
     pub(crate) steps: Vec<DraftStep>,
     pub(crate) buffers: Vec<DraftBuffer>,
-    /// The buffer that holds the logits, and how many a row has.
+    /// The buffer that holds the logits, and the number of logits of a row.
     pub(crate) logits: (BufferId, usize),
-    /// The buffers of the tokens that the last two steps pick, on a GPU.
+    /// The buffers of the likeliest and of the drawn tokens, on targets that pick them.
     pub(crate) picks: Option<[BufferId; 2]>,
 }
 
@@ -79,9 +84,17 @@ pub(crate) struct Extents {
     pub(crate) outputs: u64,
 }
 
-/// What selection reads and fills beside the graph.
+impl Extents {
+    /// The size of a dimension where the step works on `rows`.
+    pub(crate) fn size(&self, per: Per, rows: Rows) -> u64 {
+        let (count, factor) = count_of(per, 1, rows);
+        target::count(count, [self.tokens, self.sequences, self.outputs]) * u64::from(factor)
+    }
+}
+
+/// What selection reads and fills besides the graph.
 pub(crate) struct Context<'a> {
-    pub(crate) kind: TargetKind,
+    pub(crate) rules: &'a FormatRules,
     pub(crate) entry: EntryKind,
     pub(crate) extents: Extents,
     pub(crate) limits: &'a Limits,
@@ -89,39 +102,22 @@ pub(crate) struct Context<'a> {
     pub(crate) weights: &'a mut Weights,
 }
 
-/// Picks kernels for every node of a verified graph, in the given order: one on a CPU, one or two on a GPU.
+/// The launches of a node, for a step of this size.
+pub(crate) fn launches(node: &Node, entry: EntryKind, extents: Extents) -> Result<(Vec<Launch>, Rows), SelectError> {
+    let kind = node.target();
+    let selected = catalog::select(node)?;
+    selected.spec.supports(kind).map_err(|reason| node.fail(reason.0))?;
+    let rows = extents.size(Per::Row, Rows { per: 1, ..selected.rows });
+    let step = StepSize { entry, sequences: extents.sequences, rows };
+    let config = choose(&selected.spec, kind, &step).ok_or_else(|| node.fail("no config fits the step"))?;
+    Ok((selected.spec.lower(kind, config), selected.rows))
+}
+
+/// Selects launches for every node of a verified graph, in the given order.
 pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> Result<Draft, ScheduleError> {
-    let kind = context.kind;
-    let mut steps = Vec::with_capacity(order.len());
-    let mut buffers: Vec<DraftBuffer> = Vec::new();
-    let mut buffer_of = BTreeMap::new();
-    for &node in order {
-        for (result, ty) in graph.node(node).results.iter().enumerate() {
-            // The next state lies where the old one was.
-            if graph.op(node).state().is_none_or(|state| state.result != result) {
-                let value = ValueId { node, result };
-                let buffer = stored(graph, value, kind).and_then(|elem| {
-                    let bytes = buffer_bytes(ty, elem, context)? * words_per_element(graph, value, kind);
-                    Ok(DraftBuffer { bytes, elem })
-                });
-                buffer_of.insert(value, BufferId(buffers.len()));
-                buffers.push(buffer.map_err(|reason| unsupported(graph, node, reason))?);
-            }
-        }
-        let operands = graph.operands(node);
-        let mut view = node::View { graph, node, operands, buffer_of: &buffer_of, buffers: &mut buffers, context };
-        let kernels = match kind {
-            TargetKind::Cpu => vec![view.kernel()?],
-            TargetKind::Sm90a => view.sm90_kernels()?,
-        };
-        for (kernel, bound) in kernels {
-            let params = kernel.params();
-            let slots = fill(&params, bound)
-                .and_then(|slots| check_elems(&params, &slots, &buffers).map(|()| slots))
-                .map_err(|reason| unsupported(graph, node, reason))?;
-            let accesses = params.iter().map(Param::access).collect();
-            steps.push(DraftStep { kernel, slots, accesses, source: graph.node(node).source.clone() });
-        }
+    let mut builder = Builder { graph, context, steps: Vec::new(), buffers: Vec::new(), buffer_of: BTreeMap::new() };
+    for &id in order {
+        builder.add_node(id)?;
     }
     let entry_error = |found: String| ScheduleError::Entry {
         entry: graph.name.clone(),
@@ -130,98 +126,192 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
         expected: "f32[outputs, vocab], the result of a step".into(),
     };
     let logits = *graph.outputs().get("logits").ok_or_else(|| entry_error("absent".into()))?;
-    let buffer = buffer_of.get(&logits).ok_or_else(|| entry_error(graph.op(logits.node).name().into()))?;
+    let buffer = *builder.buffer_of.get(&logits).ok_or_else(|| entry_error(graph.op(logits.node).name().into()))?;
     let n = graph.ty(logits).cols().ok_or_else(|| entry_error(graph.ty(logits).to_string()))?;
-    let mut draft = Draft { kind, steps, buffers, logits: (*buffer, n), picks: None };
-    if kind == TargetKind::Sm90a {
-        picks::add(&mut draft, context.extents.outputs)?;
-    }
-    Ok(draft)
+    let picks = builder.add_picks(buffer, n)?;
+    Ok(Draft { steps: builder.steps, buffers: builder.buffers, logits: (buffer, n), picks })
 }
 
-/// What fills slots, by their names.
-type Bound = Vec<(&'static str, Slot)>;
-
-/// Puts what is bound into the order of the kernel's slots. Where a weight has scales, they are the weight right before it.
-fn fill(params: &[Param], bound: Bound) -> Result<Vec<Slot>, String> {
-    let mut bound: BTreeMap<&str, Slot> = bound.into_iter().collect();
-    if let (true, Some(&Slot::Final(Arg::Weight(index)))) =
-        (params.iter().any(|param| param.name() == "scales"), bound.get("weight"))
-    {
-        let scales = index.checked_sub(1).ok_or("weight 0 has no scales before it")?;
-        bound.insert("scales", Slot::Final(Arg::Weight(scales)));
-    }
-    // The map of a matrix is bound by the matrix: `x_map` by `x`.
-    let name = |param: &Param| match param {
-        Param::TensorMap { name, .. } => name.strip_suffix("_map").unwrap_or(name),
-        _ => param.name(),
-    };
-    let slot = |param: &Param| bound.remove(name(param)).ok_or_else(|| format!("nothing fills slot {}", param.name()));
-    let slots = params.iter().map(slot).collect::<Result<Vec<_>, _>>()?;
-    match bound.keys().next() {
-        Some(name) => Err(format!("the kernel has no slot {name}")),
-        None => Ok(slots),
-    }
+/// Steps and buffers of an entry as they are added.
+struct Builder<'a, 'c> {
+    graph: &'a Graph,
+    context: &'a mut Context<'c>,
+    steps: Vec<DraftStep>,
+    buffers: Vec<DraftBuffer>,
+    buffer_of: BTreeMap<ValueId, BufferId>,
 }
 
-/// Values are stored as their kernels take them.
-fn check_elems(params: &[Param], slots: &[Slot], buffers: &[DraftBuffer]) -> Result<(), String> {
-    for (param, slot) in params.iter().zip(slots) {
-        if let (Slot::Buffer(id), Some(takes)) = (slot, param.elem())
-            && takes != buffers[id.0].elem
-        {
-            let (name, found) = (param.name(), buffers[id.0].elem.name());
-            return Err(format!("slot {name} is a value stored as {found}, expected {}", takes.name()));
+impl Builder<'_, '_> {
+    fn add_node(&mut self, id: NodeId) -> Result<(), ScheduleError> {
+        let rules = self.context.rules;
+        let node = Node::new(self.graph, id, rules);
+        let refuse = |error: SelectError| ScheduleError::of_node(self.graph, id, error);
+        let (launches, rows) = launches(&node, self.context.entry, self.context.extents).map_err(refuse)?;
+        for result in 0..self.graph.node(id).results.len() {
+            // The next state overwrites the old one.
+            if self.graph.op(id).state().is_none_or(|state| state.result != result) {
+                let written = written_by(&launches, &Source::Result(result));
+                let operand = written.ok_or_else(|| refuse(node.fail(format!("no launch writes result {result}"))))?;
+                let buffer = self.buffer(operand, rows).map_err(|reason| refuse(node.fail(reason)))?;
+                self.buffer_of.insert(ValueId { node: id, result }, buffer);
+            }
+        }
+        let mut scratch = BTreeMap::new();
+        for launch in launches {
+            let mut slots: Vec<Slot> = Vec::with_capacity(launch.operands.len());
+            for (at, operand) in launch.operands.iter().enumerate() {
+                if let (Source::Scratch(name), Some(Access::Write)) = (&operand.source, operand.param.access()) {
+                    let buffer = self.buffer(operand, rows).map_err(|reason| refuse(node.fail(reason)))?;
+                    scratch.insert(*name, buffer);
+                }
+                let slot = match operand.source {
+                    // Packed right before the integers that they scale.
+                    Source::Scales => scales(&launch.operands[..at], &slots),
+                    _ => self.slot(&node, operand, rows, &scratch)?,
+                };
+                let slot = slot.ok_or_else(|| refuse(node.fail(format!("nothing fills slot {}", operand.name()))))?;
+                self.check_elem(operand, slot).map_err(|reason| refuse(node.fail(reason)))?;
+                slots.push(slot);
+            }
+            let source = self.graph.node(id).source.clone();
+            self.steps.push(DraftStep { launch, rows, slots, pick: None, source });
+        }
+        Ok(())
+    }
+
+    /// What fills an operand of a node's launch.
+    fn slot(
+        &mut self,
+        node: &Node,
+        operand: &Operand,
+        rows: Rows,
+        scratch: &BTreeMap<&str, BufferId>,
+    ) -> Result<Option<Slot>, ScheduleError> {
+        let refuse = |error: SelectError| ScheduleError::of_node(node.graph, node.id, error);
+        let computed = |of: usize| {
+            let buffer = self.buffer_of.get(&node.operands[of]).map(|&id| Slot::Buffer(id));
+            buffer.ok_or_else(|| refuse(node.fail_operand(of, "the result of a step")))
+        };
+        let constant = |value: u64| Some(Slot::Final(Arg::Constant(value)));
+        let StateLayout { slot_bytes, page_bytes, .. } = *self.context.states;
+        Ok(match operand.source {
+            Source::Operand(of) => Some(computed(of)?),
+            Source::Result(result) => {
+                self.buffer_of.get(&ValueId { node: node.id, result }).map(|&id| Slot::Buffer(id))
+            }
+            Source::Scratch(name) => scratch.get(name).map(|&id| Slot::Buffer(id)),
+            Source::SlotsOf(of) => {
+                let sorted = node.slots_of(node.operands[of]).and_then(|slots| self.buffer_of.get(&slots));
+                sorted.map(|&id| Slot::Buffer(id))
+            }
+            Source::Weight(ref weight) => {
+                let elem = operand.param.elem().unwrap_or(Elem::F32);
+                let index = self.context.weights.add(node, weight, elem)?;
+                Some(Slot::Final(Arg::Weight(index as u32)))
+            }
+            Source::Table(table) => Some(Slot::Final(Arg::Table(table))),
+            Source::Input(of, table) => match node.graph.op(node.operands[of].node) {
+                Op::Input { name, .. } if name == table.name() => Some(Slot::Final(Arg::Table(table))),
+                _ => return Err(refuse(node.fail_operand(of, &format!("input {}", table.name())))),
+            },
+            Source::Count(per, factor) => {
+                let (count, factor) = count_of(per, factor, rows);
+                Some(Slot::Final(Arg::Count(count, factor)))
+            }
+            Source::State => Some(Slot::Final(Arg::State(self.own_state(node)?.offset))),
+            Source::SlotStride => constant(slot_bytes / self.own_state(node)?.elem.bytes() as u64),
+            Source::Pages(of) => Some(Slot::Final(Arg::Kv(self.region(node, of)?.offset))),
+            Source::PageStride(of) => constant(page_bytes / self.region(node, of)?.elem.bytes() as u64),
+            Source::PagesPerSequence => constant(tables::pages_per_sequence(self.context.limits)),
+            Source::Scales | Source::Caller => None,
+        })
+    }
+
+    /// The region of the state that the node updates.
+    fn own_state(&self, node: &Node) -> Result<&StateRegion, ScheduleError> {
+        let state = node.op().state().map(|state| state.operand);
+        let refuse = || ScheduleError::of_node(node.graph, node.id, node.fail("it has no state"));
+        self.region(node, state.ok_or_else(refuse)?)
+    }
+
+    /// The region of a state: the state operand, or the state before this entry's update of it.
+    fn region(&self, node: &Node, operand: usize) -> Result<&StateRegion, ScheduleError> {
+        let mut value = node.operands[operand];
+        if let Some(state) = node.graph.op(value.node).state() {
+            value = node.graph.operands(value.node)[state.operand];
+        }
+        let name = node.graph.op(value.node).source_name();
+        let region = name.and_then(|name| self.context.states.region(name));
+        region.ok_or_else(|| ScheduleError::of_node(node.graph, node.id, node.fail_operand(operand, "a state")))
+    }
+
+    /// A buffer for what a launch writes, large enough for the largest step.
+    fn buffer(&mut self, operand: &Operand, rows: Rows) -> Result<BufferId, String> {
+        let elem = operand.param.elem().ok_or_else(|| format!("slot {} is no buffer", operand.name()))?;
+        let bytes = operand.bytes(|per| self.context.extents.size(per, rows));
+        let bytes = bytes.filter(|&bytes| bytes <= MAX_BUFFER_BYTES);
+        let bytes = bytes.ok_or_else(|| format!("slot {} is too large", operand.name()))?;
+        let row_bytes = (operand.param.row_elements() * elem.bytes()) as u64;
+        self.buffers.push(DraftBuffer { bytes, elem, row_bytes, holds: operand.name() });
+        Ok(BufferId(self.buffers.len() - 1))
+    }
+
+    /// A value is stored as its readers take it.
+    fn check_elem(&self, operand: &Operand, slot: Slot) -> Result<(), String> {
+        match (slot, operand.param.elem()) {
+            (Slot::Buffer(id), Some(takes)) if takes != self.buffers[id.0].elem => {
+                let (name, found) = (operand.name(), self.buffers[id.0].elem.name());
+                Err(format!("slot {name} is a value stored as {found}, expected {}", takes.name()))
+            }
+            _ => Ok(()),
         }
     }
-    Ok(())
-}
 
-fn unsupported(graph: &Graph, node: NodeId, reason: String) -> ScheduleError {
-    ScheduleError::Unsupported { place: graph.node(node).source.clone(), op: graph.op(node).name(), reason }
-}
-
-/// Distance between rows of activations, in elements: whole vectors of a CPU, whole lines of a GPU's memory.
-pub(crate) fn row_elements(kind: TargetKind, elem: Elem, cols: usize) -> usize {
-    match kind {
-        TargetKind::Cpu => padded(cols),
-        TargetKind::Sm90a => hopper::row_stride(elem, cols),
+    /// Adds the steps that pick a token of each row of logits, on targets that have them.
+    fn add_picks(&mut self, logits: BufferId, vocab: usize) -> Result<Option<[BufferId; 2]>, ScheduleError> {
+        const SOURCE: &str = "sampler";
+        let mut tokens = Vec::new();
+        for (pick, launch) in target::picks(self.context.rules.kind, vocab) {
+            let unsupported = |reason| ScheduleError::Unsupported { place: SOURCE.to_owned(), op: launch.op, reason };
+            let mut slots = Vec::new();
+            for operand in &launch.operands {
+                slots.push(match operand.source {
+                    Source::Operand(_) => Slot::Buffer(logits),
+                    Source::Table(table) => Slot::Final(Arg::Table(table)),
+                    Source::Count(per, factor) => {
+                        let (count, factor) = count_of(per, factor, Rows::OUTPUTS);
+                        Slot::Final(Arg::Count(count, factor))
+                    }
+                    _ => {
+                        tokens.push(self.buffer(operand, Rows::OUTPUTS).map_err(unsupported)?);
+                        Slot::Buffer(tokens[tokens.len() - 1])
+                    }
+                });
+            }
+            let source = SOURCE.to_owned();
+            self.steps.push(DraftStep { launch, rows: Rows::OUTPUTS, slots, pick: Some(pick), source });
+        }
+        Ok(<[BufferId; 2]>::try_from(tokens).ok())
     }
 }
 
-/// Words for each element of a value: a GPU keeps the place of each slot beside the slot at each place.
-fn words_per_element(graph: &Graph, value: ValueId, kind: TargetKind) -> u64 {
-    let is_slots = match graph.op(value.node) {
-        Op::MoeRoute { .. } => value.result == 1,
-        Op::MoePermute { .. } => value.result == 0,
-        _ => false,
+/// The operand of the launches that writes a result.
+fn written_by<'a>(launches: &'a [Launch], source: &Source) -> Option<&'a Operand> {
+    let writes = |operand: &&Operand| {
+        &operand.source == source && matches!(operand.param.access(), Some(Access::Write | Access::WriteOver))
     };
-    if is_slots && kind == TargetKind::Sm90a { 2 } else { 1 }
+    launches.iter().flat_map(|launch| &launch.operands).find(writes)
 }
 
-/// Bytes that the largest step needs for a value: padded rows of floats, i32 dense.
-fn buffer_bytes(ty: &Type, stored: Elem, context: &Context) -> Result<u64, String> {
-    let (leading, cols) = match (&ty.shape[..], ty.dtype) {
-        ([leading @ .., Dim::Fixed(cols)], DType::F32) => (leading, row_elements(context.kind, stored, *cols)),
-        (shape, DType::I32) => (shape, 1),
-        _ => return Err(format!("a result is {ty}, expected f32 rows of a fixed number of columns or i32")),
-    };
-    let extents = context.extents;
-    let mut bytes = Some((cols * stored.bytes()) as u64);
-    for dim in leading {
-        let extent = match dim {
-            Dim::Fixed(n) => *n as u64,
-            Dim::Symbol(Symbol::Tokens) => extents.tokens,
-            Dim::Symbol(Symbol::Sequences) => extents.sequences,
-            Dim::Symbol(Symbol::Outputs) => extents.outputs,
-            Dim::Symbol(Symbol::Context) => return Err(format!("a result is {ty}, expected rows of one step")),
-        };
-        bytes = bytes.and_then(|bytes| bytes.checked_mul(extent));
-    }
-    bytes.filter(|&bytes| bytes <= MAX_BUFFER_BYTES).ok_or_else(|| format!("a result, {ty}, is too large"))
+/// The scales of the weight among the slots filled so far.
+fn scales(operands: &[Operand], slots: &[Slot]) -> Option<Slot> {
+    operands.iter().zip(slots).rev().find_map(|(operand, slot)| match (&operand.source, slot) {
+        (Source::Weight(_), Slot::Final(Arg::Weight(index))) => Some(Slot::Final(Arg::Weight(index.checked_sub(1)?))),
+        _ => None,
+    })
 }
 
-/// Larger buffers are refused, so that sums of all of them stay numbers: a petabyte.
+/// Larger buffers are refused, so that sums of all of them do not overflow.
 const MAX_BUFFER_BYTES: u64 = 1 << 50;
 
 #[cfg(test)]

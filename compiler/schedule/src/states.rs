@@ -7,12 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use jamba_plan::format::TargetKind;
-use jambac_graph::{DType, Graph, Op, ValueId};
-use jambac_kernels::kernel::{Elem, padded};
-use jambac_kernels::{causal_conv1d, kv_append, selective_scan};
+use jamba_plan::format::EntryKind;
+use jambac_graph::{Graph, Op, ValueId};
+use jambac_kernels::kernel::{Elem, Source};
+use jambac_kernels::node::{Node, SelectError};
 
 use crate::ScheduleError;
+use crate::select::{Extents, launches};
+use crate::weights::FormatRules;
 
 /// Which pool a state lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,49 +51,35 @@ pub(crate) struct StateLayout {
 }
 
 impl StateLayout {
-    /// Lays out the states of a verified graph whose dims are small enough to multiply.
-    pub(crate) fn of(graph: &Graph, kind: TargetKind) -> Result<StateLayout, ScheduleError> {
+    /// Lays out the states of a verified graph, as large as the kernels that update them state.
+    pub(crate) fn of(graph: &Graph, rules: &FormatRules) -> Result<StateLayout, ScheduleError> {
+        let align = rules.kind.align_bytes();
         let mut layout = StateLayout { regions: Vec::new(), slot_bytes: 0, page_bytes: 0 };
         for node in graph.order() {
             let Op::State { name, ty } = graph.op(node) else { continue };
-            let dims: Vec<usize> = ty.shape.iter().filter_map(|dim| dim.fixed()).collect();
             let updater = graph.users(ValueId { node, result: 0 })[0].0;
-            let elem = elem(ty.dtype);
-            // Dims after the sequences: [channels, taps − 1] or [channels, d_state]; [2, KV heads, d_head] after the context.
-            let (pool, bytes) = match (graph.op(updater), &dims[..], kind) {
-                (Op::KvAppend | Op::AppendAttention { .. }, &[2, n_kv_heads, d_head], TargetKind::Cpu) => {
-                    (Pool::Pages, kv_append::page_elements(n_kv_heads, d_head) * elem.bytes())
-                }
-                (Op::KvAppend, &[2, n_kv_heads, d_head], TargetKind::Sm90a) => {
-                    (Pool::Pages, kv_append::hopper::page_bytes(n_kv_heads, d_head))
-                }
-                (_, &[channels, per_channel], TargetKind::Cpu) => {
-                    (Pool::Slots, padded(channels) * per_channel * elem.bytes())
-                }
-                (Op::CausalConv1d { .. }, &[channels, inputs], TargetKind::Sm90a) => {
-                    (Pool::Slots, causal_conv1d::hopper::state_bytes(channels, inputs + 1))
-                }
-                (_, &[channels, d_state], TargetKind::Sm90a) => {
-                    (Pool::Slots, selective_scan::hopper::state_bytes(channels, d_state))
-                }
-                _ => {
-                    return Err(ScheduleError::Unsupported {
-                        place: graph.node(updater).source.clone(),
-                        op: graph.op(updater).name(),
-                        reason: format!("state {name} is {ty}, expected conv, SSM or KV state of fixed size"),
-                    });
-                }
-            };
-            let bytes = bytes as u64;
+            let refuse = |error: SelectError| ScheduleError::of_node(graph, updater, error);
+            let view = Node::new(graph, updater, rules);
+            let one = Extents { tokens: 1, sequences: 1, outputs: 1 };
+            let (launches, _) = launches(&view, EntryKind::Prefill, one).map_err(refuse)?;
+            let mut operands = launches.iter().flat_map(|launch| &launch.operands);
+            let found = operands.find_map(|operand| match operand.source {
+                Source::State => Some((Pool::Slots, operand)),
+                Source::Pages(_) => Some((Pool::Pages, operand)),
+                _ => None,
+            });
+            let expected = format!("state {name} is {ty}, expected conv, SSM or KV state of fixed size");
+            let (pool, operand) = found.ok_or_else(|| refuse(view.fail(expected)))?;
+            let too_large = || ScheduleError::TooLarge { what: format!("state {name}") };
+            let bytes = operand.bytes(|_| 1).ok_or_else(too_large)?;
+            let elem = operand.param.elem().unwrap_or(Elem::F32);
             let end = match pool {
                 Pool::Slots => &mut layout.slot_bytes,
                 Pool::Pages => &mut layout.page_bytes,
             };
             layout.regions.push(StateRegion { name: name.clone(), pool, offset: *end, bytes, elem });
-            // An empty state (a convolution of one tap) has an address of its own too.
-            *end = end
-                .checked_add(bytes.max(1).next_multiple_of(kind.align_bytes()))
-                .ok_or_else(|| ScheduleError::TooLarge { what: format!("state {name}") })?;
+            // An empty state (a convolution of one tap) has an address too.
+            *end = end.checked_add(bytes.max(1).next_multiple_of(align)).ok_or_else(too_large)?;
         }
         Ok(layout)
     }
@@ -127,20 +115,11 @@ impl StateLayout {
     }
 }
 
-/// The stored type of a state or a value.
-pub(crate) fn elem(dtype: DType) -> Elem {
-    match dtype {
-        DType::F32 => Elem::F32,
-        DType::Bf16 => Elem::Bf16,
-        DType::F16 => Elem::F16,
-        DType::I8 => Elem::I8,
-        DType::I32 => Elem::I32,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use jamba_plan::format::TargetKind;
+    use jambac_graph::DType;
     use jambac_models::jamba;
     use jambac_models::tiny::Tiny;
 
@@ -149,7 +128,8 @@ mod tests {
     fn of(tiny: &Tiny, kv_dtype: DType) -> StateLayout {
         let config = tiny.config().expect("a config");
         let graph = jamba::prefill(&config, &|_| DType::Bf16, &jamba::Options { kv_dtype });
-        StateLayout::of(&graph, TargetKind::Cpu).expect("states that fit")
+        let rules = FormatRules::new(&[&graph], crate::Formats::default(), TargetKind::Cpu);
+        StateLayout::of(&graph, &rules).expect("states that fit")
     }
 
     #[test]

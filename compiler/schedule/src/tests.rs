@@ -11,6 +11,8 @@ use jambac_models::tiny::Tiny;
 use jambac_passes::{Fusion, PassManager};
 use proptest::prelude::*;
 
+use jamba_plan::format::WeightFormat;
+
 use crate::*;
 
 pub(crate) fn limits(prefill_chunk: u64, max_sequences: u64, max_outputs: u64) -> Limits {
@@ -82,13 +84,13 @@ fn steps_read_from_top_to_bottom() {
           8     | select_rows_d20         last      x=b7 rows=rows out=b8 outputs=outputs
           9     | linear_bf16_n10_k20     head      x=b8 weight=w0 out=b9 rows=outputs
     "#]]
-    .assert_eq(&text::steps(&schedule, &schedule.entries[0]));
+    .assert_eq(&text::steps(&schedule, &schedule.program.entries[0]));
 }
 
 #[test]
 fn memory_plan_worked_out() {
     let schedule = of_mlp(limits(3, 1, 2));
-    let buffers = &schedule.entries[0].buffers;
+    let buffers = &schedule.program.entries[0].buffers;
     let plan: Vec<_> = buffers.iter().map(|buffer| (buffer.offset, buffer.bytes, buffer.in_place_of)).collect();
     // 3 tokens, 2 outputs. Rows of 20 take 32 · 4 = 128 bytes, rows of 40 take 48 · 4 = 192, rows of 10 take 16 · 4 = 64.
     // The peak is the run of gate and up: 384 + 384 + 576 + 576 = 1920. The largest are placed first.
@@ -106,7 +108,7 @@ fn memory_plan_worked_out() {
     ];
     assert_eq!(plan, worked_out);
     assert_eq!(schedule.memory.arena, 1920);
-    assert_eq!(schedule.entries[0].peak_live_bytes(), 1920);
+    assert_eq!(Schedule::peak_live_bytes(&schedule.program.entries[0]), 1920);
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn arenas_of_the_family_are_close_to_the_peak_of_live_bytes() {
                 let options =
                     Options { kind: TargetKind::Cpu, limits: limits(chunk, 4, outputs), formats: Formats::default() };
                 let schedule = schedule(&prefill, &decode, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
-                let peak = schedule.entries.iter().map(EntrySchedule::peak_live_bytes).max().unwrap_or(0);
+                let peak = schedule.program.entries.iter().map(Schedule::peak_live_bytes).max().unwrap_or(0);
                 let arena = schedule.memory.arena;
                 assert!(arena >= peak && arena * 100 <= peak * 105, "{name}, {chunk} tokens: {arena} bytes for {peak}");
             }
@@ -164,10 +166,10 @@ fn the_same_graphs_give_the_same_schedule() {
 fn entries_share_kernels_and_weights() {
     let config = Tiny::community().config().expect("a config");
     let schedule = of_model(&config, DType::Bf16, limits(40, 3, 5), Formats::default()).expect("a schedule");
-    let [prefill, decode] = &schedule.entries[..] else { panic!("two entries") };
-    let code = |entry: &EntrySchedule| entry.steps.iter().map(|step| step.kernel).collect::<Vec<_>>();
+    let [prefill, decode] = &schedule.program.entries[..] else { panic!("two entries") };
+    let code = |entry: &Entry| entry.steps.iter().map(|step| step.kernel).collect::<Vec<_>>();
     assert_eq!(code(prefill), code(decode));
-    let weights = |entry: &EntrySchedule| {
+    let weights = |entry: &Entry| {
         let args = entry.steps.iter().flat_map(|step| step.args.clone());
         args.filter(|arg| matches!(arg, Arg::Weight(_))).collect::<Vec<_>>()
     };
@@ -178,6 +180,7 @@ fn entries_share_kernels_and_weights() {
 fn decode_takes_a_token_of_each_sequence() {
     let schedule = of_mlp(limits(40, 3, 5));
     let sizes: Vec<_> = schedule
+        .program
         .entries
         .iter()
         .map(|entry| (entry.kind, entry.max_tokens, entry.max_sequences, entry.max_outputs))
@@ -214,8 +217,8 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
     let tiny = Tiny { layers: 2, attention: (2, 1), moe: (2, 1), ..Tiny::base() };
     let schedule = on_hopper(&tiny.config().expect("a config"), limits(8, 9, 2), Formats::default());
     let schedule = schedule.expect("a schedule");
-    let of = |entry: &EntrySchedule| (entry.kind, entry.max_tokens, entry.steps.len());
-    let found: Vec<_> = schedule.entries.iter().map(of).collect();
+    let of = |entry: &Entry| (entry.kind, entry.max_tokens, entry.steps.len());
+    let found: Vec<_> = schedule.program.entries.iter().map(of).collect();
     expect![[r#"
         [
             (
@@ -270,7 +273,7 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
           28    | linear_bf16_n512_k64_f32_few_sm90                lm_head                    weight=w25 x=b38 out=b39 rows=outputs
           29    | sample_argmax_v512_sm90                          sampler                    logits=b39 tokens=b40 outputs=outputs
           30    | sample_draw_v512_sm90                            sampler                    logits=b39 settings=settings tokens=b41 outputs=outputs
-    "#]].assert_eq(&text::steps(&schedule, &schedule.entries[1]));
+    "#]].assert_eq(&text::steps(&schedule, &schedule.program.entries[1]));
 }
 
 #[test]
@@ -298,7 +301,7 @@ fn hopper_has_kernels_for_what_nothing_fused() {
     let (prefill, decode) = entries(&Tiny::base().config().expect("a config"), DType::Bf16);
     let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
     let schedule = schedule(&prefill, &decode, &options).expect("a schedule");
-    let ops: BTreeSet<&str> = schedule.kernels.iter().map(Kernel::op).collect();
+    let ops: BTreeSet<&str> = schedule.kernels.iter().map(|kernel| kernel.op).collect();
     for op in ["slice", "elementwise", "softmax", "top_k", "moe_permute", "moe_gather", "grouped_linear", "moe_combine"]
     {
         assert!(ops.contains(op), "{op} is not in {ops:?}");
@@ -314,7 +317,10 @@ fn hopper_names_the_fused_op_that_it_does_not_take() {
     }
     let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
     let error = schedule(&prefill, &decode, &options).unwrap_err();
-    expect!["layers.4.self_attn: append_attention: state layers.4.kv is bf16[sequences, context, 2, 2, 16], expected conv, SSM or KV state of fixed size"].assert_eq(&error.to_string());
+    expect![
+        "layers.0.mamba: selective_scan: sm_90a has no kernel for it: build without the fusion that makes it of others"
+    ]
+    .assert_eq(&error.to_string());
 }
 
 #[test]
@@ -391,8 +397,8 @@ proptest! {
         let schedule = schedule(&prefill, &decode, &options);
         prop_assert!(schedule.is_ok(), "{}", schedule.unwrap_err());
         let schedule = schedule.unwrap();
-        for entry in &schedule.entries {
-            prop_assert!(schedule.memory.arena >= entry.peak_live_bytes());
+        for entry in &schedule.program.entries {
+            prop_assert!(schedule.memory.arena >= Schedule::peak_live_bytes(entry));
         }
     }
 }

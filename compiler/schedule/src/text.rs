@@ -6,11 +6,11 @@
 
 use std::fmt::Write;
 
-use jamba_plan::format::{Arg, Count, Transform};
-use jambac_kernels::kernel::Param;
+use jamba_plan::format::{Arg, Count, Entry, Transform};
+use jambac_kernels::kernel::{Access, Operand};
 
 use crate::verify::buffer_at;
-use crate::{EntrySchedule, Pool, Schedule};
+use crate::{Pool, Schedule};
 
 /// Everything.
 pub fn print(schedule: &Schedule) -> String {
@@ -20,23 +20,24 @@ pub fn print(schedule: &Schedule) -> String {
         limits.max_context, limits.max_sequences, limits.kv_tokens, limits.prefill_chunk, limits.max_outputs
     );
     text += &format!("\nkernels: {}\n", schedule.kernels.len());
-    text += &table(schedule.kernels.iter().enumerate().map(|(index, kernel)| [format!("k{index}"), kernel.symbol()]));
+    text +=
+        &table(schedule.kernels.iter().enumerate().map(|(index, kernel)| [format!("k{index}"), kernel.symbol.clone()]));
     text += "\n";
     text += &weights(schedule);
     text += "\n";
     text += &states(schedule);
-    for entry in &schedule.entries {
+    for entry in &schedule.program.entries {
         text += "\n";
         text += &steps(schedule, entry);
         text += "\n";
-        text += &memory(entry);
+        text += &memory(schedule, entry);
     }
     text
 }
 
 /// The packed weights and where they lie.
 pub fn weights(schedule: &Schedule) -> String {
-    let rows = schedule.weights.iter().enumerate().map(|(index, weight)| {
+    let rows = schedule.program.weights.iter().enumerate().map(|(index, weight)| {
         let layout = weight.layout;
         [
             format!("w{index}"),
@@ -72,11 +73,12 @@ pub fn states(schedule: &Schedule) -> String {
 }
 
 /// The steps of an entry.
-pub fn steps(schedule: &Schedule, entry: &EntrySchedule) -> String {
+pub fn steps(schedule: &Schedule, entry: &Entry) -> String {
     let rows = entry.steps.iter().enumerate().map(|(index, step)| {
-        let kernel = format!("{}{}", if step.barrier { "| " } else { "  " }, step.spec.symbol());
-        let arguments: Vec<String> = (step.spec.params().iter().zip(&step.args))
-            .map(|(param, &arg)| format!("{}={}", param.name(), value(schedule, entry, index, param, arg)))
+        let kernel =
+            format!("{}{}", if step.barrier { "| " } else { "  " }, schedule.kernels[step.kernel as usize].symbol);
+        let arguments: Vec<String> = (schedule.operands(step).iter().zip(&step.args))
+            .map(|(operand, &arg)| format!("{}={}", operand.name(), value(schedule, entry, index, operand, arg)))
             .collect();
         [index.to_string(), kernel, step.source.clone(), arguments.join(" ")]
     });
@@ -97,8 +99,8 @@ pub fn steps(schedule: &Schedule, entry: &EntrySchedule) -> String {
 }
 
 /// The memory plan of an entry.
-pub fn memory(entry: &EntrySchedule) -> String {
-    let (arena, peak) = (entry.arena_bytes(), entry.peak_live_bytes());
+pub fn memory(schedule: &Schedule, entry: &Entry) -> String {
+    let (arena, peak) = (Schedule::arena_bytes(entry), Schedule::peak_live_bytes(entry));
     let rows = entry.buffers.iter().enumerate().map(|(index, buffer)| {
         let name = match buffer.in_place_of {
             Some(operand) => format!("b{index}=b{operand}"),
@@ -108,9 +110,9 @@ pub fn memory(entry: &EntrySchedule) -> String {
             name,
             buffer.offset.to_string(),
             buffer.bytes.to_string(),
-            buffer.elem.name().to_string(),
+            elem(schedule, entry, index).to_string(),
             format!("{}..{}", buffer.first, buffer.last),
-            format!("{} of {}", entry.holds(buffer), entry.steps[buffer.first].source),
+            format!("{} of {}", buffer.holds, entry.steps[buffer.first as usize].source),
         ]
     });
     let header = ["buffer", "offset", "bytes", "type", "steps", "holds"].map(str::to_string);
@@ -119,14 +121,25 @@ pub fn memory(entry: &EntrySchedule) -> String {
     head + &table([header].into_iter().chain(rows))
 }
 
-fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param, arg: Arg) -> String {
+/// The element type of a buffer, as its first step writes it.
+fn elem(schedule: &Schedule, entry: &Entry, buffer: usize) -> &'static str {
+    let (first, offset) = (entry.buffers[buffer].first as usize, entry.buffers[buffer].offset);
+    let step = &entry.steps[first];
+    let writes = |(operand, arg): &(&Operand, &Arg)| {
+        **arg == Arg::Arena(offset) && operand.param.access().is_some_and(|access| access != Access::Read)
+    };
+    let found = schedule.operands(step).iter().zip(&step.args).find(writes);
+    found.and_then(|(operand, _)| operand.param.elem()).map_or("?", |elem| elem.name())
+}
+
+fn value(schedule: &Schedule, entry: &Entry, step: usize, operand: &Operand, arg: Arg) -> String {
     let state = |pool: Pool, offset: u64| {
         let found = schedule.states.iter().find(|state| state.pool == pool && state.offset == offset);
         found.map_or_else(|| format!("{pool:?}+{offset}"), |state| state.name.clone())
     };
     match arg {
         Arg::Arena(offset) => {
-            let buffer = param.access().and_then(|access| buffer_at(entry, step, offset, access));
+            let buffer = operand.param.access().and_then(|access| buffer_at(entry, step, offset, access));
             buffer.map_or_else(|| format!("arena+{offset}"), |index| format!("b{index}"))
         }
         Arg::Weight(index) => format!("w{index}"),
@@ -144,9 +157,10 @@ fn value(schedule: &Schedule, entry: &EntrySchedule, step: usize, param: &Param,
         Arg::Constant(constant) => constant.to_string(),
         // Of a matrix that has a name.
         Arg::TensorMap(index) => schedule
+            .program
             .tensor_maps
             .get(index as usize)
-            .map_or_else(|| format!("m{index}"), |map| value(schedule, entry, step, param, map.base)),
+            .map_or_else(|| format!("m{index}"), |map| value(schedule, entry, step, operand, map.base)),
     }
 }
 

@@ -23,95 +23,30 @@
 
 use std::collections::BTreeSet;
 
-use jamba_plan::format::{Layout, PartOrder, TargetKind, Transform, WeightFormat};
-use jamba_plan::text::parts;
-use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type};
-use jambac_kernels::hopper::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
-use jambac_kernels::kernel::LANES;
+use jamba_plan::format::{Part, TargetKind, Transform, Weight, WeightFormat};
+use jamba_plan::synthetic;
+use jambac_graph::{Activation, DType, Graph, NodeId, Op, Type, ValueId, op};
+use jambac_kernels::catalog;
+use jambac_kernels::kernel::{self, Elem};
+use jambac_kernels::node::{Decisions, Node, Reads, SelectError, Use, computed};
+use jambac_kernels::target;
 
 use crate::{Formats, ScheduleError};
 
-/// Rows of one parameter, or of several, as they are packed, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedWeight {
-    /// What it is made of, at least one part.
-    pub parts: Vec<PlannedPart>,
-    /// Order of the parts' panels.
-    pub order: PartOrder,
-    /// Order of the elements.
-    pub layout: Layout,
-    /// Stored element type.
-    pub format: WeightFormat,
-    /// What is done to the values before they are rounded.
-    pub transform: Transform,
-    /// Bytes from the start of the weights; a multiple of [`TargetKind::align_bytes`].
-    pub offset: u64,
-    /// Length in bytes.
-    pub bytes: u64,
-}
-
-impl PlannedWeight {
-    /// What it is made of, as text.
-    pub fn name(&self) -> String {
-        parts(self.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows)), self.order)
-    }
-}
-
-/// Rows of one parameter inside a packed weight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedPart {
-    /// Canonical name of the parameter; `*` stacks experts.
-    pub parameter: String,
-    /// The first row taken; 0 where experts are stacked.
-    pub first_row: u64,
-    /// How many rows are taken, of each expert where they are stacked.
-    pub rows: u64,
-}
-
-/// Rows of a parameter that a step reads: a part of a weight to be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PartRef<'a> {
-    /// Canonical name.
-    pub(crate) name: &'a str,
-    /// The whole parameter's type.
-    pub(crate) ty: &'a Type,
-    /// The first row read.
-    pub(crate) first_row: u64,
-    /// How many are read; None is all from the first on.
-    pub(crate) rows: Option<u64>,
-}
-
-/// What a step reads a parameter as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    Linear,
-    /// Weight of the projection of Δ, inside a scan: a linear's, always of a floating-point format.
-    StepSize,
-    Experts,
-    Embedding,
-    /// Norm weight, bias, D: one value per column.
-    Vector,
-    /// Convolution weight.
-    Taps,
-    /// A_log.
-    DecayRates,
-}
-
-/// The weights of all steps so far.
-pub(crate) struct Weights {
-    kind: TargetKind,
+/// What decides the stored formats of parameters and values.
+pub(crate) struct FormatRules {
+    /// The kind of target.
+    pub(crate) kind: TargetKind,
     formats: Formats,
     /// Parameters that some linear reads.
     of_linears: BTreeSet<String>,
-    /// Parameters of linears that are never integers: of routers and of Δ.
+    /// Parameters of linears that are never stored in integers: of routers and of Δ.
     never_integers: BTreeSet<String>,
-    /// In order of first use; offsets are final.
-    pub(crate) planned: Vec<PlannedWeight>,
 }
 
-impl Weights {
-    /// No weights yet, of the graphs of all entries.
-    pub(crate) fn new(graphs: &[&Graph], formats: Formats, kind: TargetKind) -> Weights {
+impl FormatRules {
+    /// The rules for the graphs of all entries.
+    pub(crate) fn new(graphs: &[&Graph], formats: Formats, kind: TargetKind) -> FormatRules {
         let (mut of_linears, mut never_integers) = (BTreeSet::new(), BTreeSet::new());
         for graph in graphs {
             for node in graph.order() {
@@ -125,56 +60,146 @@ impl Weights {
                 }
             }
         }
-        Weights { kind, formats, of_linears, never_integers, planned: Vec::new() }
+        FormatRules { kind, formats, of_linears, never_integers }
     }
 
-    /// The index of the weight of these parts for this use; new or shared.
-    pub(crate) fn add(&mut self, parts: &[PartRef<'_>], order: PartOrder, use_: Use) -> Result<usize, ScheduleError> {
-        let use_ = if use_ == Use::Embedding && self.is_shared(&parts[0])? { Use::Linear } else { use_ };
-        let transform = if use_ == Use::DecayRates { Transform::DecayRate } else { Transform::None };
-        // Parts have the same experts, inputs and type: the graph is verified.
-        let (groups, _, k) = matrix(&parts[0], use_);
-        let planned: Vec<PlannedPart> = parts.iter().map(|part| planned(part, use_)).collect();
-        let format = self.format(&parts[0], use_)?;
-        let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {}", parts[0].name) };
-        let rows: Vec<u64> = planned.iter().map(|part| part.rows).collect();
-        let layout = match self.kind {
-            TargetKind::Cpu => in_panels(use_, (groups, k), &rows),
-            TargetKind::Sm90a => in_rows(use_, (groups, k), &rows, order, format),
-        };
-        let layout = layout.ok_or_else(too_large)?;
+    /// The type that all readers of a value take; f32 for outputs of the graph.
+    fn agreed(&self, graph: &Graph, value: ValueId) -> Result<Elem, SelectError> {
+        let mut agreed: Option<(NodeId, Elem)> = None;
+        let users = graph.users(value);
+        for &(reader, operand) in &users {
+            let taken = match catalog::reads(graph.op(reader), operand, graph.operands(reader).len(), self.kind) {
+                Reads::As(elem) => elem,
+                Reads::LikeResult => self.agreed(graph, graph.result(reader, 0))?,
+                Reads::Any => continue,
+            };
+            match agreed {
+                Some((first, elem)) if elem != taken => {
+                    let (a, b) = (graph.op(first).name(), graph.op(reader).name());
+                    let (first, second) = (elem.name(), taken.name());
+                    let reason = format!("{a} reads a result as {first}, and {b} as {second}");
+                    return Err(SelectError::Unsupported(reason));
+                }
+                _ => agreed = Some((reader, taken)),
+            }
+        }
+        if let Some((_, elem)) = agreed {
+            return Ok(elem);
+        }
+        // Readers that take any type: what they are read as decides.
+        for &(reader, _) in &users {
+            if self.agreed(graph, graph.result(reader, 0))? == Elem::F32 {
+                return Ok(Elem::F32);
+            }
+        }
+        Ok(if users.is_empty() { Elem::F32 } else { Elem::Bf16 })
+    }
+}
 
-        let same = |weight: &PlannedWeight| {
-            (&weight.parts, weight.order) == (&planned, order)
-                && (weight.layout, weight.format, weight.transform) == (layout, format, transform)
+impl Decisions for FormatRules {
+    fn target(&self) -> TargetKind {
+        self.kind
+    }
+
+    fn stored(&self, graph: &Graph, value: ValueId) -> Result<Elem, SelectError> {
+        match graph.ty(value).dtype {
+            DType::F32 => self.agreed(graph, value),
+            other => Ok(computed(other)),
+        }
+    }
+
+    fn format(&self, parameter: &str, dtype: DType, use_: Use) -> Result<WeightFormat, SelectError> {
+        let chosen = match use_ {
+            Use::Linear | Use::StepSize => self.formats.linear,
+            Use::Experts => self.formats.experts,
+            Use::Embedding => self.formats.embedding,
+        };
+        let stored = target::stored_format(self.kind, dtype);
+        let found = chosen.unwrap_or(stored);
+        let is_integer = found.scales().is_some();
+        let is_sensitive = use_ == Use::StepSize || self.never_integers.contains(parameter);
+        let readable = |format| match format {
+            WeightFormat::F16 if !self.formats.f16_native => WeightFormat::F32,
+            other => other,
+        };
+        let refuse = |expected: String| Err(SelectError::Format { parameter: parameter.to_owned(), found, expected });
+        if let Some(expected) = target::refuses(self.kind, found) {
+            return refuse(expected.to_owned());
+        }
+        match found {
+            WeightFormat::F16 if stored != found => {
+                refuse(format!("f32 or bf16, because the checkpoint stores {dtype}"))
+            }
+            _ if is_integer && use_ == Use::Embedding => {
+                refuse("f32 or bf16, because tokens are looked up in it".into())
+            }
+            // int8 times a bf16 scale is exact in f32; these parameters are small.
+            _ if is_integer && is_sensitive && stored == WeightFormat::Int8 => Ok(WeightFormat::F32),
+            _ if is_integer && is_sensitive => Ok(readable(stored)),
+            _ => Ok(readable(found)),
+        }
+    }
+
+    fn is_tied(&self, parameter: &str, dtype: DType) -> Result<bool, SelectError> {
+        Ok(self.of_linears.contains(parameter) && self.format(parameter, dtype, Use::Linear)?.scales().is_none())
+    }
+}
+
+/// The packed weights of all steps so far.
+pub(crate) struct Weights {
+    kind: TargetKind,
+    /// In order of first use; offsets are final.
+    pub(crate) planned: Vec<Weight>,
+}
+
+impl Weights {
+    /// No weights yet.
+    pub(crate) fn new(kind: TargetKind) -> Weights {
+        Weights { kind, planned: Vec::new() }
+    }
+
+    /// The index of a node's weight, stored as `elem`; new or shared.
+    pub(crate) fn add(&mut self, node: &Node, weight: &kernel::Weight, elem: Elem) -> Result<usize, ScheduleError> {
+        let refuse = |error: SelectError| ScheduleError::of_node(node.graph, node.id, error);
+        let parameters: Vec<(&str, &Type)> =
+            weight.operands.clone().map(|operand| node.parameter(operand)).collect::<Result<_, _>>().map_err(refuse)?;
+        let (first, first_ty) = parameters[0];
+        if let Some((name, ty)) = parameters.iter().find(|(_, ty)| ty.dtype != first_ty.dtype) {
+            let (found, expected) = (ty.dtype, first_ty.dtype);
+            let reason = format!("parameter {name} is {found}, expected {expected} as {first} beside it");
+            return Err(refuse(node.fail(reason)));
+        }
+        let too_large = || ScheduleError::TooLarge { what: format!("weights, up to {first}") };
+        let format = elem.weight_format().ok_or_else(|| refuse(node.fail(format!("a weight is {}", elem.name()))))?;
+        let layout = weight.layout;
+        let rows: Vec<usize> = parameters.iter().map(|(_, ty)| rows(ty, layout.groups * layout.k)).collect();
+        let sizes = &weight.sizes;
+        let cut = op::parts(sizes, &rows);
+        let cut = cut.ok_or_else(|| refuse(node.fail(format!("weights are not cut into {sizes:?}"))))?;
+        let parts: Vec<Part> = cut.iter().map(|part| planned(parameters[part.weight].0, part, layout.k)).collect();
+
+        let same = |known: &Weight| {
+            (&known.parts, known.order) == (&parts, weight.order)
+                && (known.layout, known.format, known.transform) == (layout, format, weight.transform)
         };
         if let Some(index) = self.planned.iter().position(same) {
             return Ok(index);
         }
+        let record =
+            Weight { parts, order: weight.order, offset: 0, bytes: 0, layout, format, transform: weight.transform };
         if let Some((layout, stored)) = layout.scales(format) {
-            self.place(&planned, order, layout, stored, Transform::Scale(format)).ok_or_else(too_large)?;
+            let scales = Weight { layout, format: stored, transform: Transform::Scale(format), ..record.clone() };
+            self.place(scales).ok_or_else(too_large)?;
         }
-        self.place(&planned, order, layout, format, transform).ok_or_else(too_large)
+        self.place(record).ok_or_else(too_large)
     }
 
-    /// Whether tokens are looked up in what a linear multiplies by.
-    fn is_shared(&self, table: &PartRef<'_>) -> Result<bool, ScheduleError> {
-        Ok(self.of_linears.contains(table.name) && self.format(table, Use::Linear)?.scales().is_none())
-    }
-
-    /// Puts a weight behind the others and returns its index; None where no address space holds it.
-    fn place(
-        &mut self,
-        parts: &[PlannedPart],
-        order: PartOrder,
-        layout: Layout,
-        format: WeightFormat,
-        transform: Transform,
-    ) -> Option<usize> {
-        let bytes = layout.bytes(format)?;
+    /// Puts a weight behind the others and returns its index; `None` where no address space holds it.
+    fn place(&mut self, weight: Weight) -> Option<usize> {
+        let bytes = weight.layout.bytes(weight.format)?;
         let offset = self.bytes();
         offset.checked_add(bytes).filter(|&end| end <= isize::MAX as u64 - self.kind.align_bytes())?;
-        self.planned.push(PlannedWeight { parts: parts.to_vec(), order, layout, format, transform, offset, bytes });
+        self.planned.push(Weight { offset, bytes, ..weight });
         Some(self.planned.len() - 1)
     }
 
@@ -183,83 +208,22 @@ impl Weights {
         let align = self.kind.align_bytes();
         self.planned.last().map_or(0, |last| (last.offset + last.bytes).next_multiple_of(align))
     }
-
-    /// What a parameter is stored as: as the checkpoint has it unless chosen otherwise, f16 only where targets read it; on a
-    /// GPU, bf16 unless integers are chosen.
-    fn format(&self, part: &PartRef<'_>, use_: Use) -> Result<WeightFormat, ScheduleError> {
-        let chosen = match use_ {
-            Use::Linear | Use::StepSize => self.formats.linear,
-            Use::Experts => self.formats.experts,
-            Use::Embedding => self.formats.embedding,
-            Use::Vector | Use::Taps | Use::DecayRates => return Ok(WeightFormat::F32),
-        };
-        let stored = part.ty.dtype;
-        let as_stored = match stored {
-            DType::F32 | DType::I32 => WeightFormat::F32,
-            DType::Bf16 => WeightFormat::Bf16,
-            DType::F16 => WeightFormat::F16,
-            DType::I8 => WeightFormat::Int8,
-        };
-        // A GPU multiplies bf16, whatever the checkpoint stores.
-        let as_stored = if self.kind == TargetKind::Sm90a { WeightFormat::Bf16 } else { as_stored };
-        match chosen.unwrap_or(as_stored) {
-            format if self.kind == TargetKind::Sm90a && !matches!(format, WeightFormat::Bf16 | WeightFormat::Int8) => {
-                Err(ScheduleError::Format {
-                    parameter: part.name.to_owned(),
-                    found: format.name(),
-                    expected: "bf16 or int8, which sm_90a multiplies".into(),
-                })
-            }
-            WeightFormat::F16 if as_stored != WeightFormat::F16 => Err(ScheduleError::Format {
-                parameter: part.name.to_owned(),
-                found: WeightFormat::F16.name(),
-                expected: format!("f32 or bf16, because the checkpoint stores {stored}"),
-            }),
-            WeightFormat::F16 if !self.formats.f16_native => Ok(WeightFormat::F32),
-            format if format.scales().is_some() && use_ == Use::Embedding => Err(ScheduleError::Format {
-                parameter: part.name.to_owned(),
-                found: format.name(),
-                expected: "f32 or bf16, because tokens are looked up in it".into(),
-            }),
-            format
-                if format.scales().is_some() && (use_ == Use::StepSize || self.never_integers.contains(part.name)) =>
-            {
-                Ok(match as_stored {
-                    WeightFormat::F16 if !self.formats.f16_native => WeightFormat::F32,
-                    // Integers of 8 bits times scales of bf16 are f32 exactly; the parameters are small.
-                    WeightFormat::Int8 => WeightFormat::F32,
-                    as_stored => as_stored,
-                })
-            }
-            format => Ok(format),
-        }
-    }
 }
 
-/// The layout of parts of so many rows on a CPU; None where their sum overflows.
-fn in_panels(use_: Use, (groups, k): (u64, u64), rows: &[u64]) -> Option<Layout> {
-    let lanes = if use_ == Use::Embedding { 1 } else { LANES as u64 };
-    let n = Layout::rows_of(rows.iter().copied(), lanes)?;
-    Some(Layout::in_panels(groups, n, k, lanes))
+/// Rows of a parameter in each group, where a row of all groups together has `per_row` elements.
+fn rows(ty: &Type, per_row: u64) -> usize {
+    let elements: u64 = ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).product();
+    (elements / per_row.max(1)) as usize
 }
 
-/// The same on a GPU, where a block of rows belongs to one part, and rows of gate and up alternate.
-fn in_rows(use_: Use, (groups, k): (u64, u64), rows: &[u64], order: PartOrder, format: WeightFormat) -> Option<Layout> {
-    if let Use::Vector | Use::Taps | Use::DecayRates = use_ {
-        return Some(Layout::in_panels(groups, Layout::rows_of(rows.iter().copied(), 1)?, k, 1));
-    }
-    let (lanes, multiple) = match (order, rows) {
-        (PartOrder::Interleaved, _) => (INTERLEAVED as u64, GATE_ROWS as u64),
-        (PartOrder::Stacked, [_]) if use_ != Use::Experts => (1, 1),
-        (PartOrder::Stacked, _) => (BLOCK_ROWS as u64, BLOCK_ROWS as u64),
-    };
-    let n = Layout::rows_of(rows.iter().copied(), multiple)?;
-    let stride = row_elements(format.into(), usize::try_from(k).ok()?) as u64;
-    Some(Layout::in_rows(groups, n, k, stride, (lanes, multiple)))
+fn planned(parameter: &str, part: &op::Part, inputs: u64) -> Part {
+    let (first_row, rows) = (part.first_row as u64, part.rows as u64);
+    let (_, init) = synthetic::init_for(parameter, &[rows, inputs]);
+    Part { parameter: parameter.to_owned(), first_row, rows, init }
 }
 
-/// Whether a linear's results are routing probabilities or step sizes to be: integers would send tokens to other experts, and
-/// Δ is an exponent. Both are small.
+/// True when a linear computes routing probabilities or step sizes. Rounding them to integers would send tokens to other
+/// experts, and Δ is an exponent. Both weights are small.
 fn is_sensitive(graph: &Graph, linear: NodeId) -> bool {
     if matches!(graph.op(linear), Op::Linear { activation: Activation::Softplus }) {
         return true;
@@ -268,29 +232,11 @@ fn is_sensitive(graph: &Graph, linear: NodeId) -> bool {
     users.iter().any(|&(user, _)| matches!(graph.op(user), Op::Softmax | Op::MoeRoute { .. } | Op::Softplus))
 }
 
-/// A parameter as stacked matrices of rows: (groups, rows of each, columns).
-fn matrix(part: &PartRef<'_>, use_: Use) -> (u64, u64, u64) {
-    let dims: Vec<u64> = part.ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).collect();
-    match (use_, &dims[..]) {
-        (Use::Linear | Use::StepSize | Use::Embedding | Use::DecayRates, &[n, k]) | (Use::Taps, &[n, 1, k]) => {
-            (1, n, k)
-        }
-        (Use::Experts, &[groups, n, k]) => (groups, n, k),
-        (Use::Vector, &[n]) => (1, n, 1),
-        // The graph is verified: no op takes a parameter of another rank.
-        _ => unreachable!("parameter {}: {} as {use_:?}", part.name, part.ty),
-    }
-}
-
-fn planned(part: &PartRef<'_>, use_: Use) -> PlannedPart {
-    let (_, n, _) = matrix(part, use_);
-    let rows = part.rows.unwrap_or(n - part.first_row);
-    PlannedPart { parameter: part.name.to_owned(), first_row: part.first_row, rows }
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use jamba_plan::format::{EntryKind, Layout};
+    use jambac_graph::text::read;
     use jambac_models::tiny::Tiny;
 
     use super::*;
@@ -302,7 +248,7 @@ mod tests {
     }
 
     fn format_of(schedule: &Schedule, parameter: &str) -> WeightFormat {
-        let found: Vec<_> = schedule.weights.iter().filter(|weight| weight.name() == parameter).collect();
+        let found: Vec<_> = schedule.program.weights.iter().filter(|weight| weight.name() == parameter).collect();
         assert_eq!(found.len(), 1, "{parameter} is packed once");
         found[0].format
     }
@@ -310,10 +256,10 @@ mod tests {
     #[test]
     fn a_tied_table_is_stored_once_in_panels() {
         let schedule = of(Tiny::dense_tied(), DType::Bf16, Formats::default()).expect("a schedule");
-        let table: Vec<_> = schedule.weights.iter().filter(|weight| weight.name().contains("embed")).collect();
+        let table: Vec<_> = schedule.program.weights.iter().filter(|weight| weight.name().contains("embed")).collect();
         assert_eq!(table.len(), 1);
         assert_eq!(table[0].layout, Layout::in_panels(1, 512, 48, 16));
-        assert_eq!(schedule.kernels[0].symbol(), "embed_bf16_d48_l16");
+        assert_eq!(schedule.kernels[0].symbol, "embed_bf16_d48_l16");
     }
 
     #[test]
@@ -358,25 +304,47 @@ mod tests {
 
     #[test]
     fn parts_are_padded_to_panels_and_shared_whole() {
-        let graph = Graph::new("g");
-        let mut weights = Weights::new(&[&graph], Formats::default(), TargetKind::Cpu);
-        let ty = |rows: usize| Type::new(DType::Bf16, [rows, 40]);
-        let (wide, narrow) = (ty(72), ty(24));
-        let part = |name, ty, first_row, rows| PartRef { name, ty, first_row, rows };
-        let qkv = [part("q", &wide, 0, None), part("k", &narrow, 0, None), part("v", &narrow, 8, Some(9))];
-        let mut add = |parts: &[PartRef<'_>], order| weights.add(parts, order, Use::Linear).expect("a weight");
-        assert_eq!(add(&qkv, PartOrder::Stacked), 0);
-        assert_eq!(add(&qkv[1..2], PartOrder::Stacked), 1);
-        assert_eq!(add(&[qkv[0], part("up", &wide, 0, None)], PartOrder::Interleaved), 2);
-        assert_eq!(add(&qkv, PartOrder::Stacked), 0, "the same parts are the same weight");
+        let graph = read(
+            r#"graph @g {
+                 %ids = input "ids" : i32[tokens]
+                 %table = parameter "table" : bf16[7, 40]
+                 %x = embed %ids, %table : f32[tokens, 40]
+                 %q = parameter "q" : bf16[72, 40]
+                 %k = parameter "k" : bf16[24, 40]
+                 %up = parameter "up" : bf16[72, 40]
+                 %a, %b, %c = split_linear %x, %q, %k {sizes = [72, 8, 16]} : f32[tokens, 72], f32[tokens, 8], f32[tokens, 16]
+                 %d = linear %x, %k : f32[tokens, 24]
+                 %e = linear_swiglu %x, %q, %up : f32[tokens, 72]
+                 %f, %g, %h = split_linear %x, %q, %k {sizes = [72, 8, 16]} : f32[tokens, 72], f32[tokens, 8], f32[tokens, 16]
+                 output "d" = %d
+               }"#,
+        )
+        .expect("the graph is sound");
+        let rules = FormatRules::new(&[&graph], Formats::default(), TargetKind::Cpu);
+        let mut weights = Weights::new(TargetKind::Cpu);
+        let one = crate::select::Extents { tokens: 1, sequences: 1, outputs: 1 };
+        let mut of_linears = Vec::new();
+        for id in graph.order() {
+            let node = Node::new(&graph, id, &rules);
+            if graph.op(id).is_source() || *graph.op(id) == Op::Embed {
+                continue;
+            }
+            let (launches, _) = crate::select::launches(&node, EntryKind::Prefill, one).expect("launches");
+            for operand in &launches[0].operands {
+                if let kernel::Source::Weight(weight) = &operand.source {
+                    of_linears.push(weights.add(&node, weight, Elem::Bf16).expect("a weight"));
+                }
+            }
+        }
+        assert_eq!(of_linears, [0, 1, 2, 0], "the same parts are the same weight");
         let lines: Vec<String> = weights.planned.iter().map(|w| format!("{}: {:?}", w.name(), w.layout)).collect();
         expect![[r#"
-            q[0..72] + k[0..24] + v[8..17]: Layout { groups: 1, n: 128, k: 40, lanes: 16, order: Panels }
+            q[0..72] + k[0..8] + k[8..24]: Layout { groups: 1, n: 112, k: 40, lanes: 16, order: Panels }
             k: Layout { groups: 1, n: 24, k: 40, lanes: 16, order: Panels }
             q[0..72] | up[0..72]: Layout { groups: 1, n: 160, k: 40, lanes: 16, order: Panels }"#]]
         .assert_eq(&lines.join("\n"));
-        // 72 rows take 80, 24 take 32, 9 take 16: 128 rows of 40 bf16.
-        assert_eq!((weights.planned[0].bytes, weights.planned[2].bytes), (128 * 40 * 2, 2 * 80 * 40 * 2));
+        // 72 rows take 80, 8 and 16 take 16: 112 rows of 40 bf16.
+        assert_eq!((weights.planned[0].bytes, weights.planned[2].bytes), (112 * 40 * 2, 2 * 80 * 40 * 2));
     }
 
     #[test]
@@ -433,7 +401,7 @@ mod tests {
     fn a_tied_table_is_looked_up_as_it_is_stored_and_multiplied_in_integers() {
         let formats = Formats { linear: Some(WeightFormat::Int8), ..Formats::default() };
         let schedule = of(Tiny::dense_tied(), DType::Bf16, formats).expect("a schedule");
-        let table = schedule.weights.iter().filter(|weight| weight.name() == "model.embed_tokens.weight");
+        let table = schedule.program.weights.iter().filter(|weight| weight.name() == "model.embed_tokens.weight");
         let stored: Vec<_> = table.map(|weight| (weight.format, weight.transform, weight.layout.lanes)).collect();
         let scale = (WeightFormat::F32, Transform::Scale(WeightFormat::Int8), 16);
         let head = (WeightFormat::Int8, Transform::None, 16);

@@ -10,9 +10,9 @@ use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile::{Dump, Phase};
 use jambac_codegen::link::KindParts;
 use jambac_graph::{DType, Graph};
-use jambac_kernels::kernel::Kernel;
+use jambac_kernels::kernel::{Launch, Rows};
 use jambac_kernels::target::Target;
-use jambac_kernels::{hopper, synthetic_weight};
+use jambac_kernels::{catalog, target};
 use jambac_models::jamba;
 use jambac_passes::{Fusion, PassManager};
 use jambac_schedule::{Formats, Schedule, ScheduleError};
@@ -20,10 +20,6 @@ use jambac_schedule::{Formats, Schedule, ScheduleError};
 use super::{Dumps, Progress};
 use crate::manifest::ModelFile;
 use crate::report::Ours;
-
-/// Fusions whose results a GPU's kernels do not take: its tensor cores project Δ for all tokens at once, where a CPU's thread
-/// does so inside the scan; and keys and values of one token join the cache in a launch of their own.
-const NOT_ON_A_GPU: [&str; 3] = ["fuse-dt-scan", "fuse-norms-scan", "fuse-kv-append"];
 
 /// The graphs of both entries.
 pub struct Entries {
@@ -68,16 +64,11 @@ impl Compiler<'_> {
         let schedule = schedule(model, &entries, self.targets, kind)?;
         dump.write(&self.file("04", "schedule.txt"), || jambac_schedule::text::print(&schedule))?;
 
-        let draw_kernels = match (kind, self.synthetic_seed) {
-            (TargetKind::Sm90a, Some(_)) => draw_kernels(&schedule),
-            _ => Vec::new(),
-        };
-        let kernels: Vec<Kernel> = schedule
-            .kernels
-            .iter()
-            .cloned()
-            .chain(draw_kernels.iter().map(|(_, kernel)| Kernel::Sm90(kernel.clone())))
-            .collect();
+        let formats: BTreeSet<WeightFormat> = schedule.program.weights.iter().map(|weight| weight.format).collect();
+        let formats = formats.into_iter().filter(|_| self.synthetic_seed.is_some());
+        let draws = target::draws(kind, formats);
+        let kernels: Vec<Launch> =
+            schedule.kernels.iter().chain(draws.iter().map(|(_, launch)| launch)).cloned().collect();
         let mut code = Vec::new();
         for target in self.targets.iter().filter(|target| target.kind() == kind) {
             progress.phase(&format!("compiling kernels for {}", target.name()));
@@ -96,7 +87,7 @@ impl Compiler<'_> {
             targets: code.iter().map(|(name, _)| name.clone()).collect(),
             memory: Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() },
             passes,
-            draw_kernels: draw_kernels.into_iter().map(|(format, kernel)| record(format, &kernel)).collect(),
+            draw_kernels: draws.into_iter().filter_map(|(format, launch)| record(format, launch)).collect(),
         };
         Ok(Compiled { info, parts: KindParts { schedule, code, cubin }, kv_dtype: entries.kv_dtype })
     }
@@ -109,7 +100,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn code(&self, target: Target, kernels: &[Kernel]) -> Result<Vec<u8>> {
+    fn code(&self, target: Target, kernels: &[Launch]) -> Result<Vec<u8>> {
         let mut dump_phase = |phase: Phase, text: &str| {
             let (number, ending) = match (phase, target) {
                 (Phase::Mlir, _) => ("05", "mlir"),
@@ -123,34 +114,14 @@ impl Compiler<'_> {
             }
         };
         let dump_phase: Option<Dump> = if self.dump.active() { Some(&mut dump_phase) } else { None };
-        toolchain_or_ours(match target {
-            Target::Cpu(target) => jambac_codegen::compile(target, dump_phase, |module| {
-                for kernel in kernels {
-                    module.kernel(&kernel.symbol(), &kernel.params(), |b| kernel.emit(b));
-                }
-            }),
-            Target::Sm90a => {
-                let kernels = kernels.iter().filter_map(|kernel| match kernel {
-                    Kernel::Sm90(kernel) => Some(kernel.clone()),
-                    _ => None,
-                });
-                jambac_codegen::compile_ptx(&kernels.collect::<Vec<_>>(), dump_phase).map(String::into_bytes)
-            }
-        })
+        toolchain_or_ours(jambac_codegen::compile_kernels(target, kernels, dump_phase))
     }
 }
 
-/// The kernels that draw weights of the formats that a GPU's schedule has.
-fn draw_kernels(schedule: &Schedule) -> Vec<(WeightFormat, hopper::Kernel)> {
-    let formats: BTreeSet<WeightFormat> = schedule.weights.iter().map(|weight| weight.format).collect();
-    formats
-        .into_iter()
-        .map(|format| (format, synthetic_weight::hopper::Spec { format: format.into() }.into()))
-        .collect()
-}
-
-fn record(format: WeightFormat, kernel: &hopper::Kernel) -> DrawKernel {
-    DrawKernel { symbol: kernel.symbol(), format, launch: kernel.launch() }
+/// The plan's record of a kernel that draws weights.
+fn record(format: WeightFormat, launch: Launch) -> Option<DrawKernel> {
+    let grid = launch.grid?.at(Rows::TOKENS);
+    Some(DrawKernel { symbol: launch.symbol, format, launch: grid })
 }
 
 /// The unfused graphs of both entries. `dtype` is what a parameter is stored as in the checkpoint.
@@ -222,13 +193,12 @@ pub fn targets(names: &[String]) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// The fusions that the model file asks for, as far as a kind of target has kernels for them.
+/// The fusions that the model file asks for, without those whose results the kind of target has no kernels for.
 pub fn fusion(model: &ModelFile, kind: TargetKind) -> Result<Fusion> {
     let asked: Fusion = model.build.fusion.as_text().parse().context("build.fusion")?;
-    Ok(match kind {
-        TargetKind::Cpu => asked,
-        TargetKind::Sm90a => asked.without(&NOT_ON_A_GPU),
-    })
+    let left_out: Vec<&str> =
+        jambac_passes::fused_ops().filter(|(_, op)| !catalog::has_body(op, kind)).map(|(pass, _)| pass).collect();
+    Ok(asked.without(&left_out))
 }
 
 fn weight_format(key: &str, format: &str) -> Result<WeightFormat> {

@@ -10,68 +10,116 @@
 //! [`crate::kv_append`] has it, and it sees them; the sums are those of appending first.
 //! Bound by memory when decoding (the cache once), by multiply-adds when prefilling.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::{Table, TargetKind};
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{
+    Access, Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, cpu_body,
+};
+use crate::kv_append::page_elements;
+use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
 pub mod hopper;
 
-/// What the kernel computes.
+/// Causal attention over paged keys and values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Query heads.
     pub n_heads: usize,
-    /// KV heads.
+    /// KV heads; divides the query heads.
     pub n_kv_heads: usize,
     /// Dimensions of a head.
     pub d_head: usize,
     /// Multiplies the scores.
     pub scale: f64,
-    /// Stored type of the cache: f32 or bf16.
+    /// Stored type of the cache: f32 or bf16; bf16 on Hopper.
     pub format: Elem,
-    /// True when the keys and values of the step's tokens, one of each sequence, join the cache here.
+    /// True when the keys and values of the step's tokens, one per sequence, are appended to the cache first.
     pub appends: bool,
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let appends = if self.appends { "append_" } else { "" };
-        format!(
-            "{appends}attention_{}_h{}_g{}_e{}_s{:x}",
-            self.format.name(),
-            self.n_heads,
-            self.n_kv_heads,
-            self.d_head,
-            (self.scale as f32).to_bits()
-        )
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let (n_heads, scale, appends) = match *node.op() {
+            Op::Attention { n_heads, scale } => (n_heads, scale, false),
+            Op::AppendAttention { n_heads, scale } => (n_heads, scale, true),
+            _ => return Err(node.other_op()),
+        };
+        let (n_kv_heads, d_head, format) = node.cache(cache(appends))?;
+        Ok(Selected::new(Spec { n_heads, n_kv_heads, d_head, scale, format, appends }, node.tokens(0)?))
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.n_heads * self.d_head)];
-        let kv_row = &[padded(self.n_kv_heads * self.d_head)];
-        let mut params = vec![Param::read("q", Elem::F32, row)];
-        if self.appends {
-            params.extend(["k", "v"].map(|name| Param::read(name, Elem::F32, kv_row)));
-            params.push(Param::read_write("cache", self.format, &[]));
-        } else {
-            params.push(Param::read("cache", self.format, &[]));
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+
+    /// On Hopper keys and values are appended by a launch of their own.
+    fn has_body(op: &Op, target: TargetKind) -> bool {
+        target == TargetKind::Cpu || matches!(op, Op::Attention { .. })
+    }
+}
+
+/// The node's operand that is the cache: after q, or after q, k and v.
+fn cache(appends: bool) -> usize {
+    if appends { 3 } else { 1 }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
         }
-        params.extend([
-            Param::read("sequence_of", Elem::I32, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("past", Elem::I32, &[]),
-            Param::read("pages", Elem::I32, &[]),
-            Param::write("out", Elem::F32, row),
-            Param::scalar("tokens"),
-            Param::scalar("page_stride"),
-            Param::scalar("pages_per_sequence"),
-        ]);
-        params
     }
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let cached = (counts.sequences * counts.context * 2 * self.n_kv_heads * self.d_head) as f64;
-        let rows = (counts.tokens * self.n_heads * self.d_head) as f64;
-        Cost { bytes: cached * self.format.bytes() as f64 + rows * 8.0, flops: 4.0 * rows * counts.context as f64 }
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
+}
+
+impl Spec {
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_heads, n_kv_heads, d_head, scale, format, appends } = self;
+        let kv_cols = n_kv_heads * d_head;
+        let mut operands = vec![read("q", n_heads * d_head, 0)];
+        let access = if appends { Access::ReadWrite } else { Access::Read };
+        operands.extend(appends.then(|| [read("k", kv_cols, 1), read("v", kv_cols, 2)]).into_iter().flatten());
+        operands.push(Operand::pages(access, format, cache(appends), page_elements(n_kv_heads, d_head)));
+        operands.extend([Table::SequenceOf, Table::Starts, Table::Past, Table::Pages].map(Operand::table));
+        operands.extend([write("out", n_heads * d_head, 0), Operand::scalar("tokens", Per::Token)]);
+        operands.extend(Operand::page_strides(cache(appends)));
+        let name = if appends { "append_attention" } else { "attention" };
+        let scale = (scale as f32).to_bits();
+        Launch {
+            op: "attention",
+            symbol: format!("{name}_{}_h{n_heads}_g{n_kv_heads}_e{d_head}_s{scale:x}", format.name()),
+            operands,
+            cost: self.cost(4.0),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
+    }
+
+    /// The cache once, rows of q and of the result in types of this size; two multiply-adds for each key and dimension.
+    fn cost(&self, activation_bytes: f64) -> Cost {
+        let cached = (2 * self.n_kv_heads * self.d_head * self.format.bytes()) as f64;
+        let cols = (self.n_heads * self.d_head) as f64;
+        Cost {
+            bytes: Amount { sequence_context: cached, rows: 2.0 * cols * activation_bytes, ..Amount::default() },
+            operations: Amount { token_context: 4.0 * cols, ..Amount::default() },
+        }
     }
 }

@@ -15,10 +15,15 @@
 //! 3. along time: the taps in order, the oldest input first, then the bias and the activation; in groups, with the next
 //!    group's rows in flight, and the rest by single tokens
 
+use std::ops::Deref;
+
+use super::Spec;
+use crate::hopper::operand::{read, small, vector, write};
 use crate::hopper::row_stride;
-use crate::kernel::{Cost, Counts, Elem, Param, epilogue};
-use jamba_plan::format::{Blocks, Count, Launch};
-use jambac_graph::Activation;
+use crate::kernel::{
+    Blocks, Candidate, Config, Elem, Grid, Launch, Operand, Per, StepSize, Unsupported, epilogue, hopper_body,
+};
+use jamba_plan::format::{EntryKind, Table, Transform};
 
 /// Channels of a thread: 8 bytes of bf16.
 const CHANNELS: usize = 4;
@@ -26,75 +31,82 @@ const CHANNELS: usize = 4;
 /// Threads of a block.
 const THREADS: u32 = 128;
 
-/// Bytes of one sequence's state.
-pub fn state_bytes(channels: usize, taps: usize) -> usize {
-    4 * row_stride(Elem::F32, channels) * (taps - 1)
+/// Tokens of a run where sequences are long.
+const RUN_PREFILL: u32 = 32;
+
+/// Tokens of a run where each is of another sequence.
+const RUN_DECODE: u32 = 1;
+
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    match spec.taps {
+        2.. => Ok(()),
+        taps => Err(Unsupported(format!("found {taps} taps, expected 2 or more on sm_90a"))),
+    }
 }
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Channels: d_inner.
-    pub channels: usize,
-    /// Inputs that one output sees: d_conv.
-    pub taps: usize,
-    /// True when a bias follows the weight.
-    pub bias: bool,
-    /// Applied to the sum.
-    pub activation: Activation,
-    /// Tokens of a run; the results do not depend on it.
-    pub run: u32,
+/// The results do not depend on the run.
+pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
+    match step.entry {
+        EntryKind::Prefill => vec![
+            Candidate::accepted(Config::Run(RUN_PREFILL)),
+            Candidate::rejected(Config::Run(RUN_DECODE), "loads the last inputs of a sequence once per token"),
+        ],
+        EntryKind::Decode => vec![
+            Candidate::accepted(Config::Run(RUN_DECODE)),
+            Candidate::rejected(Config::Run(RUN_PREFILL), "a run would span several sequences"),
+        ],
+    }
 }
 
-impl Spec {
-    /// Tokens of a run where sequences are long.
-    pub const RUN_PREFILL: u32 = 32;
+/// A convolution whose blocks walk runs of `run` tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs {
+    spec: Spec,
+    run: u32,
+}
 
-    /// Tokens of a run where each is of another sequence.
-    pub const RUN_DECODE: u32 = 1;
+impl Deref for Runs {
+    type Target = Spec;
 
-    pub(crate) fn symbol(&self) -> String {
-        let epilogue = epilogue(self.bias, self.activation);
-        format!("causal_conv1d_c{}_k{}{epilogue}_run{}_sm90", self.channels, self.taps, self.run)
+    fn deref(&self) -> &Spec {
+        &self.spec
     }
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::Bf16, self.channels)];
-        let mut params = vec![Param::read("u", Elem::Bf16, row), Param::read("weight", Elem::F32, &[])];
-        if self.bias {
-            params.push(Param::read("bias", Elem::F32, &[]));
-        }
-        params.extend([
-            Param::read_write("state", Elem::F32, &[]),
-            Param::read("sequence_of", Elem::I32, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("slots", Elem::I32, &[]),
-            Param::write("y", Elem::Bf16, row),
-            Param::count("tokens"),
-            Param::scalar("slot_stride"),
-        ]);
-        params
+pub(super) fn launch(spec: &Spec, config: Config) -> Launch {
+    let run = if let Config::Run(run) = config { run } else { RUN_DECODE };
+    let &Spec { channels, taps, bias, activation } = spec;
+    let mut operands = vec![read("u", Elem::Bf16, channels, 0), small("weight", channels, taps, 1, Transform::None)];
+    operands.extend(bias.then(|| vector("bias", channels, 2)));
+    operands.extend([
+        Operand::state(Elem::F32, row_stride(Elem::F32, channels) * (taps - 1)),
+        Operand::table(Table::SequenceOf),
+        Operand::table(Table::Starts),
+        Operand::table(Table::Slots),
+        write("y", Elem::Bf16, channels, 0),
+        Operand::count("tokens", Per::Token),
+        Operand::slot_stride(),
+    ]);
+    let along_time = Blocks::Of { per: Per::Token, factor: 1, per_block: run };
+    let blocks = channels.div_ceil(CHANNELS * THREADS as usize) as u32;
+    let runs = Runs { spec: spec.clone(), run };
+    Launch {
+        op: "causal_conv1d",
+        symbol: format!("causal_conv1d_c{channels}_k{taps}{}_run{run}_sm90", epilogue(bias, activation)),
+        operands,
+        cost: spec.cost(2.0),
+        grid: Some(Grid {
+            blocks: [along_time, Blocks::Fixed(blocks), Blocks::Fixed(1)],
+            threads: THREADS,
+            shared_bytes: 0,
+        }),
+        body: hopper_body!(runs, emit),
     }
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.channels) as f64;
-        let state = (counts.sequences * self.channels * (self.taps - 1)) as f64;
-        Cost { bytes: 4.0 * elements + 8.0 * state, flops: elements * 2.0 * self.taps as f64 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let runs = Blocks::Of { count: Count::Tokens, factor: 1, per_block: self.run };
-        let channels = self.channels.div_ceil(CHANNELS * THREADS as usize) as u32;
-        Launch { grid: [runs, Blocks::Fixed(channels), Blocks::Fixed(1)], threads: THREADS, shared_bytes: 0 }
-    }
-
-    /// Bytes of one sequence's state.
-    pub fn state_bytes(&self) -> usize {
-        state_bytes(self.channels, self.taps)
-    }
-
+impl Runs {
     fn state_row(&self) -> usize {
-        row_stride(Elem::F32, self.channels)
+        row_stride(Elem::F32, self.spec.channels)
     }
 }
 

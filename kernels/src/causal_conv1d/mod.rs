@@ -8,59 +8,102 @@
 //! Threads split the channels; each walks along time with the last inputs in registers.
 //! Bound by memory: u read once, y written once.
 
-use crate::kernel::{Cost, Counts, Elem, Param, epilogue, padded};
-use jambac_graph::Activation;
+use jamba_plan::format::{Table, TargetKind};
+use jambac_graph::{Activation, Op};
+
+use crate::cpu::operand::{panels, read, vector, write};
+use crate::kernel::{
+    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
+    epilogue, padded,
+};
+use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Depthwise causal convolution along each sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Channels: d_inner.
     pub channels: usize,
     /// Inputs that one output sees: d_conv.
     pub taps: usize,
-    /// True when a bias follows the weight.
+    /// True when a bias is added.
     pub bias: bool,
     /// Applied to the sum.
     pub activation: Activation,
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let epilogue = epilogue(self.bias, self.activation);
-        format!("causal_conv1d_c{}_k{}{epilogue}", self.channels, self.taps)
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::CausalConv1d { bias, activation } = node.op() else { return Err(node.other_op()) };
+        let (channels, taps) = (node.result_cols(0)?, node.dim(node.operand(1), 2)?);
+        Ok(Selected::new(Spec { channels, taps, bias, activation }, node.tokens(0)?))
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.channels)];
-        let mut params = vec![Param::read("u", Elem::F32, row), Param::read("weight", Elem::F32, &[])];
-        if self.bias {
-            params.push(Param::read("bias", Elem::F32, &[]));
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
         }
-        params.extend([
-            Param::read_write("state", Elem::F32, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("slots", Elem::I32, &[]),
-            Param::write("y", Elem::F32, row),
-            Param::scalar("sequences"),
-            Param::scalar("slot_stride"),
-        ]);
-        params
     }
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.channels) as f64;
-        let state = (counts.sequences * self.channels * (self.taps - 1)) as f64;
-        Cost { bytes: (2.0 * elements + 2.0 * state) * 4.0, flops: elements * 2.0 * self.taps as f64 }
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self, config)],
+        }
     }
 }
 
 impl Spec {
-    /// Bytes of one sequence's state.
-    pub fn state_bytes(&self) -> usize {
-        padded(self.channels) * (self.taps - 1) * 4
+    /// Bytes of u, y and state in types of these sizes, and the operations.
+    fn cost(&self, activation_bytes: f64) -> Cost {
+        let channels = self.channels as f64;
+        Cost {
+            bytes: Amount {
+                rows: 2.0 * channels * activation_bytes,
+                sequences: 8.0 * channels * (self.taps - 1) as f64,
+                ..Amount::default()
+            },
+            operations: Amount::per_row(channels * 2.0 * self.taps as f64),
+        }
+    }
+
+    fn on_cpu(&self) -> Launch {
+        let &Spec { channels, taps, bias, activation } = self;
+        let weight = Weight::of(1, channels, panels(1, &[channels], taps));
+        let mut operands = vec![read("u", channels, 0), Operand::weight("weight", Elem::F32, weight)];
+        operands.extend(bias.then(|| vector("bias", channels, 2)));
+        operands.extend([
+            Operand::state(Elem::F32, padded(channels) * (taps - 1)),
+            Operand::table(Table::Starts),
+            Operand::table(Table::Slots),
+            write("y", channels, 0),
+            Operand::scalar("sequences", Per::Sequence),
+            Operand::slot_stride(),
+        ]);
+        Launch {
+            op: "causal_conv1d",
+            symbol: format!("causal_conv1d_c{channels}_k{taps}{}", epilogue(bias, activation)),
+            operands,
+            cost: self.cost(4.0),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! packed weights.
 
 pub mod integer;
+pub(crate) mod operand;
 
 #[cfg(feature = "emit")]
 pub mod builder;

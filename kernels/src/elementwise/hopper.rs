@@ -6,62 +6,29 @@
 //! 2. compute
 //! 3. round and store
 
-use super::Function;
-use crate::hopper::{row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::{Function, Spec};
+use crate::hopper::operand::{read, vector, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::hopper::row_threads;
+use crate::kernel::{Blocks, Elem, Grid, Launch, Operand, Per, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// The formula.
-    pub function: Function,
-    /// Columns.
-    pub cols: usize,
-    /// Type of the first operand: f32 or bf16.
-    pub a: Elem,
-    /// Type of the second operand, where there is one: f32 or bf16; of a row for all f32.
-    pub b: Option<Elem>,
-    /// Type of the result: f32 or bf16.
-    pub out: Elem,
-    /// What the rows belong to.
-    pub rows: Rows,
-    /// Rows of one of these: experts per token inside a mixture, else 1.
-    pub per_row: usize,
-}
-
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let types: Vec<&str> = [Some(self.a), self.b, Some(self.out)].into_iter().flatten().map(Elem::name).collect();
-        format!("{}_{}_d{}_sm90", self.function.name(), types.join("_"), self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = |elem: Elem| vec![row_stride(elem, self.cols)];
-        let second = self.b.map(|elem| match self.function {
-            Function::MulRow => Param::read("b", elem, &[]),
-            _ => Param::read("b", elem, &row(elem)),
-        });
-        let first = Param::read("a", self.a, &row(self.a));
-        let result = [Param::write("out", self.out, &row(self.out)), Param::count("rows")];
-        [first].into_iter().chain(second).chain(result).collect()
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (self.rows.count(counts) * self.per_row * self.cols) as f64;
-        let second = self.b.filter(|_| self.function != Function::MulRow);
-        let bytes: usize = [Some(self.a), second, Some(self.out)].into_iter().flatten().map(Elem::bytes).sum();
-        let flops = match self.function {
-            Function::Silu => 4.0,
-            Function::Softplus => 8.0,
-            Function::Add | Function::Mul | Function::MulRow => 1.0,
-            Function::Swiglu => 5.0,
-        };
-        Cost { bytes: elements * bytes as f64, flops: elements * flops }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(self.rows.blocks_of(self.per_row as u32, 1), row_threads(self.cols), 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { function, cols, a, b, out } = spec;
+    let types: Vec<&str> = [Some(a), b, Some(out)].into_iter().flatten().map(Elem::name).collect();
+    let mut operands = vec![read("a", a, cols, 0)];
+    operands.extend(b.map(|elem| match function {
+        Function::MulRow => vector("b", cols, 1),
+        _ => read("b", elem, cols, 1),
+    }));
+    operands.extend([write("out", out, cols, 0), Operand::count("rows", Per::Row)]);
+    Launch {
+        op: "elementwise",
+        symbol: format!("{}_{}_d{cols}_sm90", function.name(), types.join("_")),
+        operands,
+        cost: spec.cost(),
+        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

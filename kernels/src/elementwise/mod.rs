@@ -2,7 +2,16 @@
 //!
 //! Bound by memory: each operand read once, the result written once.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, vector};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body, padded};
+use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected};
+
+#[cfg(feature = "emit")]
+pub(crate) mod cpu;
+mod hopper;
 
 /// What is computed from a (and b).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,47 +44,111 @@ impl Function {
     }
 }
 
-#[cfg(feature = "emit")]
-pub(crate) mod cpu;
-pub mod hopper;
-
-/// What the kernel computes.
+/// One arithmetic function of whole rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// The formula.
     pub function: Function,
     /// Columns.
     pub cols: usize,
-    /// Rows of one token: experts per token inside a mixture, else 1.
-    pub rows_per_token: usize,
+    /// Type of the first operand: f32, or bf16 on Hopper.
+    pub a: Elem,
+    /// Type of the second operand, where there is one; f32 for a single row.
+    pub b: Option<Elem>,
+    /// Type of the result: f32, or bf16 on Hopper.
+    pub out: Elem,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let function = match node.op() {
+            Op::Silu => Function::Silu,
+            Op::Softplus => Function::Softplus,
+            Op::Add => Function::Add,
+            Op::Mul if node.operand(1).shape.len() < node.operand(0).shape.len() => Function::MulRow,
+            Op::Mul => Function::Mul,
+            Op::Swiglu => Function::Swiglu,
+            _ => return Err(node.other_op()),
+        };
+        if node.target() == TargetKind::Sm90a {
+            node.same_slots(None)?;
+        }
+        let b = match function {
+            Function::Silu | Function::Softplus => None,
+            Function::Add | Function::Mul | Function::Swiglu => Some(node.stored_operand(1)?),
+            Function::MulRow => Some(Elem::F32),
+        };
+        let (a, out) = (node.stored_operand(0)?, node.stored_result(0)?);
+        Ok(Selected::new(Spec { function, cols: node.result_cols(0)?, a, b, out }, node.rows()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::Any
+    }
+
+    const ROWS_ORDER: RowsOrder = RowsOrder::LikeOperand(0);
+}
+
+impl Kernel for Spec {
+    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("{}_d{}", self.function.name(), self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.cols)];
-        let mut params = vec![Param::read("a", Elem::F32, row)];
-        match self.function {
-            Function::Silu | Function::Softplus => {}
-            Function::Add | Function::Mul | Function::Swiglu => params.push(Param::read("b", Elem::F32, row)),
-            Function::MulRow => params.push(Param::read("b", Elem::F32, &[])),
-        }
-        params.extend([Param::write_over("out", Elem::F32, row), Param::scalar("rows")]);
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.rows_per_token * self.cols) as f64;
-        let (streams, flops) = match self.function {
-            Function::Silu => (2.0, 4.0),
-            Function::Softplus => (2.0, 8.0),
-            Function::Add | Function::Mul => (3.0, 1.0),
-            Function::MulRow => (2.0, 1.0),
-            Function::Swiglu => (3.0, 5.0),
+    /// The spec of a function in f32 throughout.
+    pub fn in_f32(function: Function, cols: usize) -> Spec {
+        let b = match function {
+            Function::Silu | Function::Softplus => None,
+            Function::Add | Function::Mul | Function::MulRow | Function::Swiglu => Some(Elem::F32),
         };
-        Cost { bytes: elements * 4.0 * streams, flops: elements * flops }
+        Spec { function, cols, a: Elem::F32, b, out: Elem::F32 }
+    }
+
+    /// Operations for each column.
+    fn operations(&self) -> f64 {
+        match self.function {
+            Function::Silu => 4.0,
+            Function::Softplus => 8.0,
+            Function::Add | Function::Mul | Function::MulRow => 1.0,
+            Function::Swiglu => 5.0,
+        }
+    }
+
+    /// Bytes for each column: the operands that have a row of their own, and the result.
+    fn bytes(&self) -> f64 {
+        let second = self.b.filter(|_| self.function != Function::MulRow);
+        [Some(self.a), second, Some(self.out)].into_iter().flatten().map(Elem::bytes).sum::<usize>() as f64
+    }
+
+    fn cost(&self) -> Cost {
+        let cols = self.cols as f64;
+        Cost { bytes: Amount::per_row(cols * self.bytes()), operations: Amount::per_row(cols * self.operations()) }
+    }
+
+    fn on_cpu(&self) -> Launch {
+        let &Spec { function, cols, b, .. } = self;
+        let mut operands = vec![read("a", cols, 0)];
+        operands.extend(b.map(|_| match function {
+            Function::MulRow => vector("b", cols, 1),
+            _ => read("b", cols, 1),
+        }));
+        let out = Param::write_over("out", Elem::F32, &[padded(cols)]);
+        operands.extend([Operand::output(out, 0), Operand::scalar("rows", Per::Row)]);
+        Launch {
+            op: "elementwise",
+            symbol: format!("{}_d{cols}", function.name()),
+            operands,
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -7,37 +7,34 @@
 //! 1. the token's row of the table, 8 bytes a thread and vector
 //! 2. to f32, 16 bytes a thread and vector
 
+use super::Spec;
+use crate::hopper::operand::{matrix, write};
 use crate::hopper::{row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns.
-    pub d_model: usize,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    match spec.format {
+        Elem::Bf16 => Ok(()),
+        found => Err(Unsupported(format!("the table is {}, expected bf16 on sm_90a", found.name()))),
+    }
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("embed_bf16_d{}_sm90", self.d_model)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("ids", Elem::I32, &[]),
-            Param::read("table", Elem::Bf16, &[row_stride(Elem::Bf16, self.d_model)]),
-            Param::write("out", Elem::F32, &[row_stride(Elem::F32, self.d_model)]),
-            Param::count("tokens"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.tokens * self.d_model) as f64 * 6.0, flops: 0.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(Rows::Tokens.blocks(1), row_threads(self.d_model), 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { vocab, d_model, .. } = spec;
+    let mut table = Operand::weight("table", Elem::Bf16, matrix(Elem::Bf16, 1, vocab, d_model));
+    table.param = Param::read("table", Elem::Bf16, &[row_stride(Elem::Bf16, d_model)]);
+    Launch {
+        op: "embed",
+        symbol: format!("embed_bf16_d{d_model}_sm90"),
+        operands: vec![
+            Operand::ids(0),
+            table,
+            write("out", Elem::F32, d_model, 0),
+            Operand::count("tokens", Per::Token),
+        ],
+        cost: Cost { bytes: Amount::per_row(d_model as f64 * 6.0), ..Cost::default() },
+        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(d_model), 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

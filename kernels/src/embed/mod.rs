@@ -5,39 +5,76 @@
 //! Bound by memory: tokens · d_model elements of the table read, as many f32 written.
 //! A tied table lies in the panels of the output projection (16 rows side by side) and is read from there.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::{Layout, TargetKind};
+
+use crate::cpu::operand::{panels, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, LANES, Launch, Operand, Per, Unsupported, Weight, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Row lookup in an embedding table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
+    /// Rows of the table.
+    pub vocab: usize,
     /// Columns.
     pub d_model: usize,
     /// Stored type of the table.
     pub format: Elem,
-    /// Rows side by side in the table's layout: 1 (row-major) or [`crate::kernel::LANES`].
+    /// Rows side by side in the table's layout on CPUs: 1 (row-major), or [`LANES`] for a tied table.
     pub lanes: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let tied = node.is_tied(1)?;
+        let format = node.format(1, if tied { Use::Linear } else { Use::Embedding })?;
+        let vocab = node.dim(node.operand(1), 0)?;
+        let spec = Spec { vocab, d_model: node.result_cols(0)?, format, lanes: if tied { LANES } else { 1 } };
+        Ok(Selected::new(spec, node.tokens(0)?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("embed_{}_d{}_l{}", self.format.name(), self.d_model, self.lanes)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("ids", Elem::I32, &[]),
-            Param::read("table", self.format, &[]),
-            Param::write("out", Elem::F32, &[padded(self.d_model)]),
-            Param::scalar("tokens"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.d_model) as f64;
-        Cost { bytes: elements * (self.format.bytes() + 4) as f64, flops: 0.0 }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { vocab, d_model, format, lanes } = self;
+        let layout = match lanes {
+            1 => Layout::in_panels(1, vocab as u64, d_model as u64, 1),
+            _ => panels(1, &[vocab], d_model),
+        };
+        let operands = vec![
+            Operand::ids(0),
+            Operand::weight("table", format, Weight::of(1, vocab, layout)),
+            write("out", d_model, 0),
+            Operand::scalar("tokens", Per::Token),
+        ];
+        let bytes = Amount::per_row((d_model * (format.bytes() + 4)) as f64);
+        Launch {
+            op: "embed",
+            symbol: format!("embed_{}_d{d_model}_l{lanes}", format.name()),
+            operands,
+            cost: Cost { bytes, ..Cost::default() },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

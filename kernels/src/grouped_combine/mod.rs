@@ -6,13 +6,22 @@
 //! multiply-adds in f32: the same for a token alone and in any batch. The products are never stored.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
 use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use crate::cpu::operand::{matrix, panels, read, write};
+use crate::grouped_linear::{Experts, slots_and_offsets};
+use crate::kernel::{
+    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
+};
+use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+mod hopper;
 
-/// What the kernel computes.
+/// Weighted sum of each token's experts, from their products.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Experts.
@@ -25,34 +34,67 @@ pub struct Spec {
     pub format: Elem,
     /// Experts per token.
     pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let spec = Spec {
+            n_experts: node.dim(node.operand(1), 0)?,
+            n: node.result_cols(0)?,
+            k: node.operand_cols(0)?,
+            format: node.format(1, Use::Experts)?,
+            top_k: node.operand_cols(2)?,
+        };
+        Ok(Selected::new(spec, node.rows()?))
+    }
+
+    fn reads(_: &Op, operand: usize, _: usize) -> Reads {
+        Reads::As(if operand == 0 { Elem::Bf16 } else { Elem::F32 })
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let &Spec { n_experts, n, k, top_k, .. } = self;
-        format!("grouped_combine_{}_e{n_experts}_n{n}_k{k}_t{top_k}", self.format.name())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        params.extend([
-            Param::read("weights", Elem::F32, &[padded(self.top_k)]),
-            Param::read("slots", Elem::I32, &[]),
-            Param::read("offsets", Elem::I32, &[]),
-            Param::write("out", Elem::F32, &[padded(self.n)]),
-            Param::scalar("rows"),
-        ]);
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = self.rows.count(counts);
-        let (slots, experts) = ((rows * self.top_k) as f64, (rows * self.top_k).min(self.n_experts) as f64);
-        let (n, k) = (self.n as f64, self.k as f64);
-        let weights = experts * integer::weight_bytes(self.format, self.n, self.k);
-        Cost { bytes: weights + (slots * k + rows as f64 * n) * 4.0, flops: slots * n * (2.0 * k + 2.0) }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_experts, n, k, format, top_k } = self;
+        let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k)];
+        operands.extend(matrix(format, Weight::of(1, n, panels(n_experts, &[n], k))));
+        operands.push(read("weights", top_k, 2));
+        operands.extend(slots_and_offsets(n_experts, top_k, 3));
+        operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
+        let weights = Experts { n_experts, top_k, bytes: integer::weight_bytes(format, n, k) };
+        Launch {
+            op: "grouped_combine",
+            symbol: format!("grouped_combine_{}_e{n_experts}_n{n}_k{k}_t{top_k}", format.name()),
+            operands,
+            cost: Cost {
+                bytes: weights.with_rows((top_k * k + n) as f64 * 4.0),
+                operations: Amount::per_row((top_k * n * (2 * k + 2)) as f64),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -6,47 +6,43 @@
 //! x and out have a row for each slot, in the order of the experts. Bound by the weights of the experts in use, once each, for
 //! few tokens, by the tensor cores (2 · slots · n · k operations) for many.
 
-use crate::hopper::matmul::{Batch, Finish, Method, Product, is_product};
-use crate::kernel::{Elem, Rows};
+use super::Spec;
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::operand::experts;
+use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
+use crate::moe_gather;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Experts.
-    pub n_experts: usize,
-    /// Outputs.
-    pub n: usize,
-    /// Inputs.
-    pub k: usize,
-    /// Stored type of the weights: bf16 or int8.
-    pub format: Elem,
-    /// Type of the results: f32 or bf16.
-    pub out: Elem,
-    /// Slots of a token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
-    /// How.
-    pub method: Method,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    matmul::supports(spec.format)
 }
 
-impl Spec {
-    fn product(&self) -> Product {
-        Product {
-            sizes: vec![self.n],
-            k: self.k,
-            format: self.format,
-            out: self.out,
-            finish: Finish::SUM,
-            batch: Batch::Experts { n_experts: self.n_experts, top_k: self.top_k, rows: self.rows },
-            method: self.method,
-        }
-    }
-
-    /// The symbol but for what the product says.
-    fn name(&self) -> String {
-        format!("grouped_linear_{}_e{}_n{}_k{}", self.format.name(), self.n_experts, self.n, self.k)
-    }
+pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
+    let &Spec { n_experts, n, top_k, .. } = spec;
+    matmul::configs(step, n_experts * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
 }
 
-is_product!();
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let &Spec { k, slots_per_row, top_k, .. } = spec;
+    if slots_per_row == 1 {
+        return vec![product(spec, config, 3, Source::Operand(0), Source::Result(0))];
+    }
+    // Rows of tokens are sorted by expert first.
+    let gather = moe_gather::Spec { cols: k, top_k };
+    vec![gather.launch(2), product(spec, config, 3, moe_gather::GATHERED, Source::Result(0))]
+}
+
+/// The product of rows that are sorted by expert; `offsets` is the operand that holds each expert's share of them.
+pub(crate) fn product(spec: &Spec, config: Config, offsets: usize, x: Source, out: Source) -> Launch {
+    let &Spec { n_experts, n, k, format, out: elem, top_k, .. } = spec;
+    let (finish, batch) = (Finish::SUM, Batch::Experts { n_experts, top_k });
+    let product = Product { sizes: vec![n], k, format, out: elem, finish, batch, method: config.into() };
+    product.launch(Bound {
+        op: "grouped_linear",
+        name: format!("grouped_linear_{}_e{n_experts}_n{n}_k{k}", format.name()),
+        weight: experts(format, 1, n_experts, n, k),
+        bias: None,
+        x,
+        offsets: Some(offsets),
+        outs: vec![out],
+    })
+}

@@ -7,16 +7,23 @@
 //! per step and only when it has slots.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
 use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use crate::cpu::operand::{matrix, panels, read, write};
+use crate::kernel::{
+    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, StepSize, Unsupported, Weight, cpu_body,
+};
+use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
 #[cfg(feature = "emit")]
 pub(crate) mod experts;
-pub mod hopper;
+pub(crate) mod hopper;
 
-/// What the kernel computes.
+/// Matrix product of each slot with its expert's weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Experts.
@@ -27,41 +34,111 @@ pub struct Spec {
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
+    /// Type of the results: f32, or bf16 on Hopper.
+    pub out: Elem,
     /// Slots that share a row of x: top_k when x has a row per token, 1 when it has a row per slot.
     pub slots_per_row: usize,
     /// Experts per token.
     pub top_k: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let top_k = node.operand_cols(2)?;
+        let slots_per_row = if node.operand(0).shape.len() == 2 { top_k } else { 1 };
+        if node.target() == TargetKind::Sm90a && slots_per_row == 1 {
+            node.same_slots(Some(2))?;
+        }
+        let spec = Spec {
+            n_experts: node.dim(node.operand(1), 0)?,
+            n: node.result_cols(0)?,
+            k: node.operand_cols(0)?,
+            format: node.format(1, Use::Experts)?,
+            out: node.stored_result(0)?,
+            slots_per_row,
+            top_k,
+        };
+        Ok(Selected::new(spec, node.tokens_or_outputs()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+
+    const ROWS_ORDER: RowsOrder = RowsOrder::SortedBy(2);
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!(
-            "grouped_linear_{}_e{}_n{}_k{}_s{}",
-            self.format.name(),
-            self.n_experts,
-            self.n,
-            self.k,
-            self.slots_per_row
-        )
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_experts, n, k, format, slots_per_row, top_k, .. } = self;
+        let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k / slots_per_row)];
+        operands.extend(matrix(format, Weight::of(1, n, panels(n_experts, &[n], k))));
+        operands.extend(slots_and_offsets(n_experts, top_k, 2));
+        operands.push(write("out", n, 0).with_rows(Per::Row, top_k));
+        let weight = Experts { n_experts, top_k, bytes: integer::weight_bytes(format, n, k) };
+        let inputs = (top_k / slots_per_row * k) as f64;
+        Launch {
+            op: "grouped_linear",
+            symbol: format!("grouped_linear_{}_e{n_experts}_n{n}_k{k}_s{slots_per_row}", format.name()),
+            operands,
+            cost: Cost {
+                bytes: weight.with_rows(((top_k * n) as f64 + inputs) * 4.0),
+                operations: Amount::per_row((2 * top_k * n * k) as f64),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        params.extend([
-            Param::read("slots", Elem::I32, &[]),
-            Param::read("offsets", Elem::I32, &[]),
-            Param::write("out", Elem::F32, &[padded(self.n)]),
-        ]);
-        params
-    }
+/// The slots and each expert's share of them, which are operands `slots` and `slots + 1` of a node.
+pub(crate) fn slots_and_offsets(n_experts: usize, top_k: usize, slots: usize) -> [Operand; 2] {
+    [
+        Operand::input(Param::read("slots", Elem::I32, &[]), slots).with_rows(Per::Row, top_k),
+        offsets(n_experts, slots + 1),
+    ]
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let slots = (counts.tokens * self.top_k) as f64;
-        let experts = (counts.tokens * self.top_k).min(self.n_experts) as f64;
-        let (n, k) = (self.n as f64, self.k as f64);
-        let inputs = slots / self.slots_per_row as f64;
-        let weight = experts * integer::weight_bytes(self.format, self.n, self.k);
-        Cost { bytes: weight + (slots * n + inputs * k) * 4.0, flops: 2.0 * slots * n * k }
+/// Each expert's share of the slots, which is an operand of a node.
+pub(crate) fn offsets(n_experts: usize, operand: usize) -> Operand {
+    Operand::input(Param::read("offsets", Elem::I32, &[]), operand).with_fixed_rows(n_experts + 1)
+}
+
+/// The weights that a step's experts read.
+pub(crate) struct Experts {
+    pub(crate) n_experts: usize,
+    pub(crate) top_k: usize,
+    /// Bytes of one expert.
+    pub(crate) bytes: f64,
+}
+
+impl Experts {
+    /// The weights of the experts in use, and `rows` bytes for each row. A row uses `top_k` experts; many use all.
+    pub(crate) fn with_rows(&self, rows: f64) -> Amount {
+        let (first_row, most) = (self.top_k as f64 * self.bytes, self.n_experts as f64 * self.bytes);
+        Amount { rows, first_row, most, ..Amount::default() }
     }
 }

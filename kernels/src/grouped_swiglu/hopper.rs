@@ -7,45 +7,33 @@
 //! x and out have a row for each slot, in the order of the experts. Bound by the weights of the experts in use, once each, for
 //! few tokens, by the tensor cores (4 · slots · n · k operations) for many.
 
-use crate::hopper::matmul::{Batch, Finish, Method, Product, is_product};
-use crate::kernel::{Elem, Rows};
+use super::Spec;
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::operand::gate_and_up;
+use crate::kernel::{Candidate, Config, Elem, Launch, Source, StepSize, Unsupported};
+use crate::moe_gather;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Experts.
-    pub n_experts: usize,
-    /// Outputs, as many as gate and up of an expert have rows.
-    pub n: usize,
-    /// Inputs.
-    pub k: usize,
-    /// Stored type of the weights: bf16 or int8.
-    pub format: Elem,
-    /// Slots of a token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
-    /// How.
-    pub method: Method,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    matmul::supports(spec.format)
 }
 
-impl Spec {
-    fn product(&self) -> Product {
-        Product {
-            sizes: vec![self.n],
-            k: self.k,
-            format: self.format,
-            out: Elem::Bf16,
-            finish: Finish::Swiglu,
-            batch: Batch::Experts { n_experts: self.n_experts, top_k: self.top_k, rows: self.rows },
-            method: self.method,
-        }
-    }
-
-    /// The symbol but for what the product says.
-    fn name(&self) -> String {
-        format!("grouped_swiglu_{}_e{}_n{}_k{}", self.format.name(), self.n_experts, self.n, self.k)
-    }
+pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
+    let &Spec { n_experts, n, top_k, .. } = spec;
+    matmul::configs(step, n_experts * 2 * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
 }
 
-is_product!();
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let &Spec { n_experts, n, k, format, top_k, .. } = spec;
+    let (finish, batch) = (Finish::Swiglu, Batch::Experts { n_experts, top_k });
+    let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
+    let product = product.launch(Bound {
+        op: "grouped_swiglu",
+        name: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}", format.name()),
+        weight: gate_and_up(format, n_experts, 1..3, n, k),
+        bias: None,
+        x: moe_gather::GATHERED,
+        offsets: Some(4),
+        outs: vec![Source::Result(0)],
+    });
+    vec![moe_gather::Spec { cols: k, top_k }.launch(3), product]
+}

@@ -7,14 +7,20 @@
 //! are those of [`crate::grouped_linear`] twice and of a swiglu.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
 use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use crate::cpu::operand::{gate_and_up, matrix, read, write};
+use crate::grouped_linear::{Experts, slots_and_offsets};
+use crate::kernel::{Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Per, StepSize, Unsupported, cpu_body};
+use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Gate, up and their product of each slot, with its expert's weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Experts.
@@ -29,33 +35,75 @@ pub struct Spec {
     pub slots_per_row: usize,
     /// Experts per token.
     pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let top_k = node.operand_cols(3)?;
+        let x = node.operand(0);
+        if node.target() == TargetKind::Sm90a && x.shape.len() != 2 {
+            return Err(node.fail(format!("x is {x}, expected a row per token on sm_90a")));
+        }
+        let spec = Spec {
+            n_experts: node.dim(node.operand(1), 0)?,
+            n: node.result_cols(0)?,
+            k: node.operand_cols(0)?,
+            format: node.format(1, Use::Experts)?,
+            slots_per_row: if x.shape.len() == 2 { top_k } else { 1 },
+            top_k,
+        };
+        Ok(Selected::new(spec, node.tokens_or_outputs()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+
+    const ROWS_ORDER: RowsOrder = RowsOrder::SortedBy(3);
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let &Spec { n_experts, n, k, slots_per_row, .. } = self;
-        format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}_s{slots_per_row}", self.format.name())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        params.extend([
-            Param::read("slots", Elem::I32, &[]),
-            Param::read("offsets", Elem::I32, &[]),
-            Param::write("out", Elem::F32, &[padded(self.n)]),
-        ]);
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let n_slots = self.rows.count(counts) * self.top_k;
-        let (slots, experts) = (n_slots as f64, n_slots.min(self.n_experts) as f64);
-        let (n, k) = (self.n as f64, self.k as f64);
-        let inputs = slots / self.slots_per_row as f64;
-        let weights = experts * 2.0 * integer::weight_bytes(self.format, self.n, self.k);
-        Cost { bytes: weights + (slots * n + inputs * k) * 4.0, flops: slots * n * (4.0 * k + 5.0) }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_experts, n, k, format, slots_per_row, top_k } = self;
+        let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k / slots_per_row)];
+        operands.extend(matrix(format, gate_and_up(n_experts, 1..3, n, k)));
+        operands.extend(slots_and_offsets(n_experts, top_k, 3));
+        operands.push(write("out", n, 0).with_rows(Per::Row, top_k));
+        let weights = Experts { n_experts, top_k, bytes: 2.0 * integer::weight_bytes(format, n, k) };
+        let inputs = (top_k / slots_per_row * k) as f64;
+        Launch {
+            op: "grouped_swiglu",
+            symbol: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}_s{slots_per_row}", format.name()),
+            operands,
+            cost: Cost {
+                bytes: weights.with_rows(((top_k * n) as f64 + inputs) * 4.0),
+                operations: Amount::per_row((top_k * n * (4 * k + 5)) as f64),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

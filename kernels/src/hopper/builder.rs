@@ -15,8 +15,7 @@
 //! pointers ([`super::memory`]), never through the buffers of a CPU's kernel.
 
 use crate::cpu::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
-use crate::kernel::{Access, Param};
-use jamba_plan::format::Blocks;
+use crate::kernel::{Access, Blocks, Emit, Launch, Param};
 use melior::Context;
 use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationBuilder;
@@ -60,15 +59,17 @@ impl<'m> ModuleBuilder<'m> {
         ModuleBuilder { context, body: module.body() }
     }
 
-    /// Adds the kernel of the catalog.
+    /// Adds a launch of the catalog. Panics for one of another target.
     #[track_caller]
-    pub fn add(&self, kernel: &super::Kernel) {
-        let launch = kernel.launch();
-        let resident = match launch.grid[0] {
+    pub fn add(&self, launch: &Launch) {
+        let (Emit::Hopper(emit), Some(grid)) = (&launch.body.emit, &launch.grid) else {
+            panic!("{} is not a Hopper kernel", launch.symbol)
+        };
+        let resident = match grid.blocks[0] {
             Blocks::PerSm(blocks) => blocks,
             Blocks::Fixed(_) | Blocks::Of { .. } => 1,
         };
-        self.resident_kernel(&kernel.symbol(), &kernel.params(), (launch.threads, resident), |b| kernel.emit(b));
+        self.resident_kernel(&launch.symbol, &launch.params(), (grid.threads, resident), |b| emit(b));
     }
 
     /// Adds the kernel `name` of blocks of `threads` threads; `emit` writes its body. Names must differ within a module.

@@ -10,15 +10,20 @@
 //! Weights are the M side of the tensor cores' products, rows of x the N side: outputs come in 64s or 16s, rows of x in 8s.
 //! How weights lie in memory: [`super::weight`].
 
-use jamba_plan::format::Launch;
 use jambac_graph::Activation;
 
+use super::facts;
 #[cfg(feature = "emit")]
 use super::weight::{BLOCK_ROWS, block_rows};
 use super::{Swizzle, TensorMap, row_stride};
 use crate::cpu::integer::weight_bytes;
-use crate::kernel::{self, Cost, Counts, Elem, Param, Rows};
+use crate::grouped_linear::{self, Experts};
+use crate::kernel::{
+    self, Amount, Candidate, Config, Cost, Elem, Extent, Launch, Operand, Param, Per, Source, StepSize, Unsupported,
+    Weight, hopper_body,
+};
 use crate::split_linear::OUTS;
+use jamba_plan::format::EntryKind;
 
 pub(crate) mod few;
 pub(crate) mod tiled;
@@ -29,35 +34,6 @@ mod epilogue;
 mod integer;
 #[cfg(feature = "emit")]
 mod work;
-
-/// What a catalog entry is asked for, of a `Spec` that has a `name` and a `product`: all of it follows from these two.
-macro_rules! is_product {
-    () => {
-        impl Spec {
-            pub(crate) fn symbol(&self) -> String {
-                format!("{}{}", self.name(), self.product().suffix())
-            }
-
-            pub(crate) fn params(&self) -> Vec<crate::kernel::Param> {
-                self.product().params()
-            }
-
-            pub(crate) fn cost(&self, counts: crate::kernel::Counts) -> crate::kernel::Cost {
-                self.product().cost(counts)
-            }
-
-            pub(crate) fn launch(&self) -> jamba_plan::format::Launch {
-                self.product().launch()
-            }
-        }
-
-        #[cfg(feature = "emit")]
-        pub(crate) fn emit(b: &crate::hopper::Builder, spec: &Spec) {
-            crate::hopper::matmul::emit(b, &spec.product());
-        }
-    };
-}
-pub(crate) use is_product;
 
 /// A matrix product.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,26 +90,33 @@ impl Finish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Batch {
     /// All rows, one weight.
-    Dense(Rows),
+    Dense,
     /// Rows sorted by expert, each with its expert's weight: expert e has rows `offsets[e] … offsets[e + 1]`.
     Experts {
         /// Experts.
         n_experts: usize,
         /// Rows per token.
         top_k: usize,
-        /// What the tokens are.
-        rows: Rows,
     },
 }
 
 /// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Method {
-    /// On the tensor cores of whole warpgroups, 128 outputs and so many rows of x at a time: for many rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// On the tensor cores of whole warpgroups, 128 outputs and this many rows of x at a time: for many rows.
     Tiled(TileRows),
-    /// With the weights straight from global memory, for up to 8 rows of x; right for any number, but it reads the weights
+    /// With the weights straight from global memory, for up to 8 rows of x. Correct for any number, but it reads the weights
     /// once for each 8.
     Few,
+}
+
+impl From<Config> for Method {
+    fn from(config: Config) -> Method {
+        match config {
+            Config::Tiled(rows) => Method::Tiled(rows),
+            _ => Method::Few,
+        }
+    }
 }
 
 /// Rows of x in a tile.
@@ -160,15 +143,44 @@ impl TileRows {
         }
     }
 
-    /// The fastest for up to `max_rows` rows of x and `n` rows of weights: time goes with the rounds that `n_sms`
-    /// multiprocessors make, and in a round with the bytes of weights and of x that a tile moves.
-    pub fn fastest(n: usize, max_rows: usize, n_sms: usize) -> TileRows {
-        let time = |rows: &TileRows| {
-            let tiles = n.div_ceil(tiled::OUTPUTS) * max_rows.div_ceil(rows.number());
-            tiles.div_ceil(n_sms) * (rows.number() + tiled::OUTPUTS)
-        };
-        TileRows::ALL.into_iter().min_by_key(time).unwrap_or(TileRows::Rows64)
+    /// Time of a product of `rows` rows of x and `n` rows of weights, in units of a tile row: the rounds that the
+    /// multiprocessors make, times the bytes of weights and x that a tile moves in a round.
+    fn time(self, n: usize, rows: usize) -> usize {
+        let tiles = n.div_ceil(tiled::OUTPUTS) * rows.div_ceil(self.number());
+        tiles.div_ceil(facts::N_SMS) * (self.number() + tiled::OUTPUTS)
     }
+}
+
+/// Weights that the products can read.
+pub(crate) fn supports(format: Elem) -> Result<(), Unsupported> {
+    match format {
+        Elem::Bf16 | Elem::I8 => Ok(()),
+        other => {
+            Err(Unsupported(format!("weights are {}, expected bf16 or int8, which sm_90a multiplies", other.name())))
+        }
+    }
+}
+
+/// Sequences that the entry for few sequences decodes together: the rows of a tile of the streaming product.
+pub(crate) const FEW_SEQUENCES: u64 = few::ROWS as u64;
+
+/// The ways to multiply `n` rows of weights by up to `rows` rows of x, the fastest first.
+///
+/// The entry for few sequences streams the weights. All others use tiles, so that the bits of a prompt do not depend on how it
+/// is cut into steps.
+pub(crate) fn configs(step: &StepSize, n: usize, rows: u64) -> Vec<Candidate> {
+    let is_few = step.entry == EntryKind::Decode && step.sequences <= FEW_SEQUENCES;
+    let mut tiles = TileRows::ALL;
+    tiles.sort_by_key(|tile| tile.time(n, rows as usize));
+    let tiled = tiles.map(|tile| match is_few {
+        true => Candidate::rejected(Config::Tiled(tile), format!("{} sequences do not fill a tile", step.sequences)),
+        false => Candidate::accepted(Config::Tiled(tile)),
+    });
+    let few = match is_few {
+        true => Candidate::accepted(Config::Few),
+        false => Candidate::rejected(Config::Few, "reads the weights once for each 8 rows"),
+    };
+    if is_few { [few].into_iter().chain(tiled).collect() } else { tiled.into_iter().chain([few]).collect() }
 }
 
 impl Method {
@@ -190,8 +202,23 @@ impl Product {
         format!("{finish}_{}_{}_sm90", self.out.name(), self.method.name())
     }
 
-    /// The slots, in order.
-    pub(crate) fn params(&self) -> Vec<Param> {
+    /// The launch that computes it.
+    pub(crate) fn launch(&self, bound: Bound) -> Launch {
+        Launch {
+            op: bound.op,
+            symbol: format!("{}{}", bound.name, self.suffix()),
+            cost: self.cost(),
+            grid: Some(match self.method {
+                Method::Tiled(rows) => tiled::grid(self, rows),
+                Method::Few => few::grid(self),
+            }),
+            operands: self.operands(bound),
+            body: hopper_body!(self, emit),
+        }
+    }
+
+    fn operands(&self, bound: Bound) -> Vec<Operand> {
+        let factor = self.slots_per_row();
         let (weight, x) = match self.method {
             Method::Tiled(rows) => tiled::maps(self, rows),
             Method::Few => (
@@ -199,57 +226,67 @@ impl Product {
                 Param::read("x", Elem::Bf16, &[row_stride(Elem::Bf16, self.k)]),
             ),
         };
-        let mut params = vec![weight];
+        let rows = Extent::per(Per::Row, factor);
+        let mut operands = vec![Operand::new(weight, Source::Weight(bound.weight), Extent::fixed(0))];
         if self.format == Elem::I8 {
-            params.push(Param::read("scales", Elem::F32, &[]));
+            operands.push(Operand::new(Param::read("scales", Elem::F32, &[]), Source::Scales, Extent::fixed(0)));
         }
-        if self.finish.has_bias() {
-            params.push(Param::read("bias", Elem::F32, &[]));
+        operands.extend(bound.bias.map(|operand| super::operand::vector("bias", self.sizes[0], operand)));
+        operands.push(Operand::new(x, bound.x, rows));
+        if let (Batch::Experts { n_experts, .. }, Some(operand)) = (self.batch, bound.offsets) {
+            operands.push(grouped_linear::offsets(n_experts, operand));
         }
-        params.push(x);
-        if let Batch::Experts { .. } = self.batch {
-            params.push(Param::read("offsets", Elem::I32, &[]));
+        let names: &[&str] = if self.sizes.len() == 1 { &["out"] } else { &OUTS };
+        operands.extend(names.iter().zip(&self.sizes).zip(bound.outs).map(|((name, &n), out)| {
+            Operand::new(Param::write(name, self.out, &[row_stride(self.out, n)]), out, rows)
+        }));
+        if self.batch == Batch::Dense {
+            operands.push(Operand::count("rows", Per::Row));
         }
-        match self.sizes.as_slice() {
-            &[n] => params.push(Param::write("out", self.out, &[row_stride(self.out, n)])),
-            sizes => params.extend(
-                OUTS.iter().zip(sizes).map(|(name, &n)| Param::write(name, self.out, &[row_stride(self.out, n)])),
-            ),
-        }
-        if let Batch::Dense(_) = self.batch {
-            params.push(Param::count("rows"));
-        }
-        params
+        operands
     }
 
-    /// Grid, threads and shared memory.
-    pub(crate) fn launch(&self) -> Launch {
-        match self.method {
-            Method::Tiled(rows) => tiled::launch(self, rows),
-            Method::Few => few::launch(self),
+    /// Rows of x and of the results for each row of the step.
+    fn slots_per_row(&self) -> usize {
+        match self.batch {
+            Batch::Dense => 1,
+            Batch::Experts { top_k, .. } => top_k,
         }
     }
 
     /// The weights that are used once, the rows of x and of the results once; two operations for each product of x and weight.
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let (rows, weights) = match self.batch {
-            Batch::Dense(rows) => (rows.count(counts), 1),
-            Batch::Experts { n_experts, top_k, rows } => {
-                let rows = rows.count(counts) * top_k;
-                (rows, rows.min(n_experts))
-            }
-        };
+    fn cost(&self) -> Cost {
         let n: usize = self.sizes.iter().sum();
-        let weight = weight_bytes(self.format, n * self.finish.rows(), self.k);
-        let row = n * self.out.bytes() + self.k * Elem::Bf16.bytes();
+        let rows = self.slots_per_row() as f64;
+        let bytes = weight_bytes(self.format, n * self.finish.rows(), self.k);
+        let row = (n * self.out.bytes() + self.k * Elem::Bf16.bytes()) as f64;
         let products = (n * self.finish.rows() * self.k) as f64;
         // Five for each swiglu.
         let finish = if self.finish == Finish::Swiglu { 5 * n } else { 0 };
-        Cost {
-            bytes: weights as f64 * weight + (rows * row) as f64,
-            flops: rows as f64 * (2.0 * products + finish as f64),
-        }
+        let bytes = match self.batch {
+            Batch::Dense => Amount { constant: bytes, rows: row, ..Amount::default() },
+            Batch::Experts { n_experts, top_k } => Experts { n_experts, top_k, bytes }.with_rows(rows * row),
+        };
+        Cost { bytes, operations: Amount::per_row(rows * (2.0 * products + finish as f64)) }
     }
+}
+
+/// What fills the operands of a product, and what it is called.
+pub(crate) struct Bound {
+    /// The folder of the kernel.
+    pub(crate) op: &'static str,
+    /// The symbol up to what the product adds: activation, result type and method.
+    pub(crate) name: String,
+    /// The packed weight.
+    pub(crate) weight: Weight,
+    /// The node's operand that is the bias.
+    pub(crate) bias: Option<usize>,
+    /// The rows of x.
+    pub(crate) x: Source,
+    /// The node's operand that holds each expert's share of the rows.
+    pub(crate) offsets: Option<usize>,
+    /// The results, one for each of the product's sizes.
+    pub(crate) outs: Vec<Source>,
 }
 
 #[cfg(feature = "emit")]
@@ -257,7 +294,7 @@ impl Product {
     /// Rows of the weight of one expert, or of the only one, those of padding included.
     pub(crate) fn weight_rows(&self) -> usize {
         match (self.batch, self.finish, self.sizes.as_slice()) {
-            (Batch::Dense(_), Finish::Linear { .. }, &[n]) => n,
+            (Batch::Dense, Finish::Linear { .. }, &[n]) => n,
             (_, finish, sizes) => sizes.iter().map(|n| block_rows(n * finish.rows())).sum(),
         }
     }

@@ -1,9 +1,9 @@
 //! What a tensor map says: a matrix in global memory, and the boxes of it that are copied to shared memory.
 
-use jamba_plan::format::TensorElem;
+use jamba_plan::format::{self, Arg, TensorElem};
 
 use super::row_stride;
-use crate::kernel::Elem;
+use crate::elem::Elem;
 
 pub use jamba_plan::format::Swizzle;
 
@@ -31,6 +31,21 @@ impl TensorMap {
             Elem::I32 => TensorElem::I32,
             Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
             Elem::I8 | Elem::I4 => TensorElem::I8,
+        }
+    }
+
+    /// The map of all rows of the matrix at `base`, which is `bytes` long, as the plan states it.
+    pub fn of(&self, base: Arg, bytes: u64) -> format::TensorMap {
+        let row_stride = self.row_bytes() as u64;
+        format::TensorMap {
+            base,
+            elem: self.tensor_elem(),
+            rows: bytes / row_stride,
+            cols: self.cols as u64,
+            row_stride,
+            box_rows: self.box_rows as u32,
+            box_cols: self.box_cols as u32,
+            swizzle: self.swizzle,
         }
     }
 

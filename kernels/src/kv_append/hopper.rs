@@ -17,11 +17,11 @@
 //! 2. find the page and the row in it; store
 //! 3. the last token of a sequence, in a page that the step opened: zeros in the rows after it
 
-use crate::hopper::row_stride;
-use crate::kernel::{Cost, Counts, Elem, Param};
-use jamba_plan::format::{Blocks, Count, Launch};
+use jamba_plan::format::Table;
 
-use super::PAGE_TOKENS;
+use super::{PAGE_TOKENS, Spec};
+use crate::hopper::operand::read;
+use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// Most dimensions of a head, which attention's registers bound.
 pub const MAX_D_HEAD: usize = 256;
@@ -84,50 +84,52 @@ pub fn offset(d_head: usize, side: Side, row: usize, column: usize) -> usize {
     group * group_bytes(d_head) + in_group + block * BLOCK_BYTES + row * ROW_BYTES + 2 * (place * PART + column % PART)
 }
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// KV heads.
-    pub n_kv_heads: usize,
-    /// Dimensions of a head; [`MAX_D_HEAD`] at most.
-    pub d_head: usize,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    check_heads(spec.d_head, spec.format)
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("kv_append_g{}_e{}_sm90", self.n_kv_heads, self.d_head)
+/// Heads and element types that the pages of Hopper hold.
+pub(crate) fn check_heads(d_head: usize, format: Elem) -> Result<(), Unsupported> {
+    if d_head > MAX_D_HEAD {
+        return Err(Unsupported(format!(
+            "found heads of {d_head} dimensions, expected at most {MAX_D_HEAD} on sm_90a"
+        )));
     }
+    if format != Elem::Bf16 {
+        return Err(Unsupported(format!("keys and values are {}, expected bf16 on sm_90a", format.name())));
+    }
+    Ok(())
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::Bf16, self.n_kv_heads * self.d_head)];
-        vec![
-            Param::read("k", Elem::Bf16, row),
-            Param::read("v", Elem::Bf16, row),
-            Param::read_write("cache", Elem::Bf16, &[]),
-            Param::read("sequence_of", Elem::I32, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("past", Elem::I32, &[]),
-            Param::read("pages", Elem::I32, &[]),
-            Param::count("tokens"),
-            Param::scalar("page_stride"),
-            Param::scalar("pages_per_sequence"),
-        ]
-    }
+/// The pages of the cache that is operand `cache` of a node.
+pub(crate) fn pages(access: Access, cache: usize, n_kv_heads: usize, d_head: usize) -> Operand {
+    Operand::pages(access, Elem::Bf16, cache, page_bytes(n_kv_heads, d_head) / Elem::Bf16.bytes())
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * 2 * self.n_kv_heads * self.d_head) as f64;
-        Cost { bytes: elements * 4.0, flops: 0.0 }
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { n_kv_heads, d_head, .. } = spec;
+    let mut operands = vec![
+        read("k", Elem::Bf16, n_kv_heads * d_head, 1),
+        read("v", Elem::Bf16, n_kv_heads * d_head, 2),
+        pages(Access::ReadWrite, 0, n_kv_heads, d_head),
+    ];
+    operands.extend([Table::SequenceOf, Table::Starts, Table::Past, Table::Pages].map(Operand::table));
+    operands.push(Operand::count("tokens", Per::Token));
+    operands.extend(Operand::page_strides(0));
+    let blocks = Blocks::Of { per: Per::Token, factor: parts(spec) as u32, per_block: THREADS };
+    Launch {
+        op: "kv_append",
+        symbol: format!("kv_append_g{n_kv_heads}_e{d_head}_sm90"),
+        operands,
+        cost: Cost { bytes: Amount::per_row((2 * n_kv_heads * d_head) as f64 * 4.0), ..Cost::default() },
+        grid: Some(Grid::along_x(blocks, THREADS, 0)),
+        body: hopper_body!(spec, emit),
     }
+}
 
-    pub(crate) fn launch(&self) -> Launch {
-        let blocks = Blocks::Of { count: Count::Tokens, factor: self.parts() as u32, per_block: THREADS };
-        Launch::along_x(blocks, THREADS, 0)
-    }
-
-    /// Parts of a token: those of its keys, then those of its values.
-    fn parts(&self) -> usize {
-        2 * self.n_kv_heads * blocks(self.d_head) * BLOCK_COLUMNS / PART
-    }
+/// 16-byte parts of a token: those of its keys, then those of its values.
+fn parts(spec: &Spec) -> usize {
+    2 * spec.n_kv_heads * blocks(spec.d_head) * BLOCK_COLUMNS / PART
 }
 
 #[cfg(feature = "emit")]

@@ -7,47 +7,75 @@
 //! values `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
 //! Bound by memory.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::{Table, TargetKind};
+use jambac_graph::Op;
+
+use crate::cpu::operand::read;
+use crate::kernel::{Access, Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body, padded};
+use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
 pub mod hopper;
 
-/// What the kernel computes.
+/// A copy of keys and values into pages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// KV heads.
     pub n_kv_heads: usize,
     /// Dimensions of a head.
     pub d_head: usize,
-    /// Stored type of the cache: f32 or bf16.
+    /// Stored type of the cache: f32 or bf16; bf16 on Hopper.
     pub format: Elem,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let (n_kv_heads, d_head, format) = node.cache(0)?;
+        Ok(Selected::new(Spec { n_kv_heads, d_head, format }, node.tokens(1)?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("kv_append_{}_g{}_e{}", self.format.name(), self.n_kv_heads, self.d_head)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.n_kv_heads * self.d_head)];
-        vec![
-            Param::read("k", Elem::F32, row),
-            Param::read("v", Elem::F32, row),
-            Param::read_write("cache", self.format, &[]),
-            Param::read("sequence_of", Elem::I32, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("past", Elem::I32, &[]),
-            Param::read("pages", Elem::I32, &[]),
-            Param::scalar("tokens"),
-            Param::scalar("page_stride"),
-            Param::scalar("pages_per_sequence"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * 2 * self.n_kv_heads * self.d_head) as f64;
-        Cost { bytes: elements * (4 + self.format.bytes()) as f64, flops: 0.0 }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_kv_heads, d_head, format } = self;
+        let mut operands = vec![
+            read("k", n_kv_heads * d_head, 1),
+            read("v", n_kv_heads * d_head, 2),
+            Operand::pages(Access::ReadWrite, format, 0, page_elements(n_kv_heads, d_head)),
+        ];
+        operands.extend([Table::SequenceOf, Table::Starts, Table::Past, Table::Pages].map(Operand::table));
+        operands.push(Operand::scalar("tokens", Per::Token));
+        operands.extend(Operand::page_strides(0));
+        let elements = (2 * n_kv_heads * d_head) as f64;
+        Launch {
+            op: "kv_append",
+            symbol: format!("kv_append_{}_g{n_kv_heads}_e{d_head}", format.name()),
+            operands,
+            cost: Cost { bytes: Amount::per_row(elements * (4 + format.bytes()) as f64), ..Cost::default() },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }
 

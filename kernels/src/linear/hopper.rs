@@ -4,49 +4,30 @@
 //!
 //! Bound by the weights (n · k elements, once) for few rows, by the tensor cores (2 · rows · n · k operations) for many.
 
-use jambac_graph::Activation;
+use super::Spec;
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::operand::matrix;
+use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
 
-use crate::hopper::matmul::{Batch, Finish, Method, Product, is_product};
-use crate::kernel::{Elem, Rows};
-
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Outputs.
-    pub n: usize,
-    /// Inputs.
-    pub k: usize,
-    /// Stored type of the weights: bf16 or int8.
-    pub format: Elem,
-    /// Type of the results: f32 or bf16.
-    pub out: Elem,
-    /// True when a bias (f32) is added.
-    pub bias: bool,
-    /// Applied to the sum.
-    pub activation: Activation,
-    /// What the rows are.
-    pub rows: Rows,
-    /// How.
-    pub method: Method,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    matmul::supports(spec.format)
 }
 
-impl Spec {
-    fn product(&self) -> Product {
-        Product {
-            sizes: vec![self.n],
-            k: self.k,
-            format: self.format,
-            out: self.out,
-            finish: Finish::Linear { bias: self.bias, activation: self.activation },
-            batch: Batch::Dense(self.rows),
-            method: self.method,
-        }
-    }
-
-    /// The symbol but for what the product says.
-    fn name(&self) -> String {
-        format!("linear_{}_n{}_k{}", self.format.name(), self.n, self.k)
-    }
+pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
+    matmul::configs(step, spec.n, step.rows)
 }
 
-is_product!();
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let &Spec { n, k, format, out, bias, activation } = spec;
+    let finish = Finish::Linear { bias, activation };
+    let product = Product { sizes: vec![n], k, format, out, finish, batch: Batch::Dense, method: config.into() };
+    vec![product.launch(Bound {
+        op: "linear",
+        name: format!("linear_{}_n{n}_k{k}", format.name()),
+        weight: matrix(format, 1, n, k),
+        bias: bias.then_some(2),
+        x: Source::Operand(0),
+        offsets: None,
+        outs: vec![Source::Result(0)],
+    })]
+}

@@ -7,16 +7,22 @@
 //! Weights of integers: [`crate::cpu::integer`].
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
-use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, epilogue, padded};
-use jambac_graph::Activation;
+use jamba_plan::format::TargetKind;
+use jambac_graph::{Activation, Op};
 
-pub mod hopper;
+use crate::cpu::integer;
+use crate::cpu::operand::{matrix, panels, read, vector, write};
+use crate::kernel::{
+    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
+    epilogue,
+};
+use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
+mod hopper;
 
-/// What the kernel computes.
+/// Matrix product with bias and activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Outputs.
@@ -25,34 +31,80 @@ pub struct Spec {
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
-    /// True when a bias (f32, padded to whole vectors) follows the weight.
+    /// Type of the results: f32, or bf16 on Hopper.
+    pub out: Elem,
+    /// True when a bias (f32) is added.
     pub bias: bool,
     /// Applied to the sum.
     pub activation: Activation,
-    /// What the rows are.
-    pub rows: Rows,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::Linear { activation } = node.op() else { return Err(node.other_op()) };
+        let spec = Spec {
+            n: node.result_cols(0)?,
+            k: node.operand_cols(0)?,
+            format: node.format(1, Use::Linear)?,
+            out: node.stored_result(0)?,
+            bias: node.operands.len() > 2,
+            activation,
+        };
+        Ok(Selected::new(spec, node.rows()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let epilogue = epilogue(self.bias, self.activation);
-        format!("linear_{}_n{}_k{}{epilogue}", self.format.name(), self.n, self.k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        if self.bias {
-            params.push(Param::read("bias", Elem::F32, &[]));
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n, k, format, bias, activation, .. } = self;
+        let mut operands = vec![read("x", k, 0)];
+        operands.extend(matrix(format, Weight::of(1, n, panels(1, &[n], k))));
+        operands.extend(bias.then(|| vector("bias", n, 2)));
+        operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
+        Launch {
+            op: "linear",
+            symbol: format!("linear_{}_n{n}_k{k}{}", format.name(), epilogue(bias, activation)),
+            operands,
+            cost: cost(format, 1, n, k),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
         }
-        params.extend([Param::write("out", Elem::F32, &[padded(self.n)]), Param::scalar("rows")]);
-        params
     }
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = self.rows.count(counts) as f64;
-        let (n, k) = (self.n as f64, self.k as f64);
-        let weight = integer::weight_bytes(self.format, self.n, self.k);
-        Cost { bytes: weight + rows * (n + k) * 4.0, flops: 2.0 * rows * n * k }
+/// The cost of `matrices` products with `n` outputs in all, in f32 rows: the weights once, rows of x and of the results once.
+pub(crate) fn cost(format: Elem, matrices: usize, n: usize, k: usize) -> Cost {
+    let weight = integer::weight_bytes(format, matrices * n, k);
+    let products = (matrices * n * k) as f64;
+    Cost {
+        bytes: Amount { constant: weight, rows: (n + k) as f64 * 4.0, ..Amount::default() },
+        operations: Amount::per_row(2.0 * products),
     }
 }

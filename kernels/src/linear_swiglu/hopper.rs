@@ -6,41 +6,30 @@
 //! Bound as two linears: by the weights (2 · n · k elements, once) for few rows, by the tensor cores (4 · rows · n · k
 //! operations) for many.
 
-use crate::hopper::matmul::{Batch, Finish, Method, Product, is_product};
-use crate::kernel::{Elem, Rows};
+use super::Spec;
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::operand::gate_and_up;
+use crate::kernel::{Candidate, Config, Elem, Launch, Source, StepSize, Unsupported};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Outputs, as many as gate and up have rows.
-    pub n: usize,
-    /// Inputs.
-    pub k: usize,
-    /// Stored type of both weights: bf16 or int8.
-    pub format: Elem,
-    /// What the rows are.
-    pub rows: Rows,
-    /// How.
-    pub method: Method,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    matmul::supports(spec.format)
 }
 
-impl Spec {
-    fn product(&self) -> Product {
-        Product {
-            sizes: vec![self.n],
-            k: self.k,
-            format: self.format,
-            out: Elem::Bf16,
-            finish: Finish::Swiglu,
-            batch: Batch::Dense(self.rows),
-            method: self.method,
-        }
-    }
-
-    /// The symbol but for what the product says.
-    fn name(&self) -> String {
-        format!("linear_swiglu_{}_n{}_k{}", self.format.name(), self.n, self.k)
-    }
+pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
+    matmul::configs(step, 2 * spec.n, step.rows)
 }
 
-is_product!();
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let &Spec { n, k, format } = spec;
+    let (finish, batch) = (Finish::Swiglu, Batch::Dense);
+    let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
+    vec![product.launch(Bound {
+        op: "linear_swiglu",
+        name: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
+        weight: gate_and_up(format, 1, 1..3, n, k),
+        bias: None,
+        x: Source::Operand(0),
+        offsets: None,
+        outs: vec![Source::Result(0)],
+    })]
+}

@@ -6,43 +6,81 @@
 //! same time. The sums are those of two linears, bit for bit.
 //! Bound as two linears: by the weights for few rows, by multiply-adds for many.
 
-use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{gate_and_up, matrix, read, write};
+use crate::kernel::{
+    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, cpu_body,
+};
+use crate::linear;
+use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Gate and up of a feed-forward, and their product.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Outputs, as many as gate and up have rows.
+    /// Outputs: rows of gate, and of up.
     pub n: usize,
     /// Inputs.
     pub k: usize,
     /// Stored type of both weights.
     pub format: Elem,
-    /// What the rows are.
-    pub rows: Rows,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let format = node.format(1, Use::Linear)?;
+        Ok(Selected::new(Spec { n: node.result_cols(0)?, k: node.operand_cols(0)?, format }, node.rows()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("linear_swiglu_{}_n{}_k{}", self.format.name(), self.n, self.k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        params.extend([Param::write("out", Elem::F32, &[padded(self.n)]), Param::scalar("rows")]);
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = self.rows.count(counts) as f64;
-        let weights = 2.0 * integer::weight_bytes(self.format, self.n, self.k);
-        let (n, k) = (self.n as f64, self.k as f64);
-        // Five for each swiglu.
-        Cost { bytes: weights + rows * (n + k) * 4.0, flops: rows * n * (4.0 * k + 5.0) }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n, k, format } = self;
+        let mut operands = vec![read("x", k, 0)];
+        operands.extend(matrix(format, gate_and_up(1, 1..3, n, k)));
+        operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
+        let Cost { bytes, operations } = linear::cost(format, 2, n, k);
+        // Five operations for each swiglu.
+        let operations = Amount::per_row(operations.rows + (5 * n) as f64);
+        Launch {
+            op: "linear_swiglu",
+            symbol: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
+            operands,
+            cost: Cost { bytes, operations },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -8,45 +8,30 @@
 //! 1. the addresses of the token's products, and their weights
 //! 2. the first, and the others added in their order
 
-use crate::hopper::{row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::Spec;
+use crate::hopper::operand::{read, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::hopper::row_threads;
+use crate::kernel::{Blocks, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns.
-    pub cols: usize,
-    /// Experts per token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
-}
-
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_combine_d{}_k{}_sm90", self.cols, self.top_k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::F32, self.cols)];
-        vec![
-            Param::read("y", Elem::F32, row),
-            Param::read("weights", Elem::F32, &[row_stride(Elem::F32, self.top_k)]),
-            Param::read("slots", Elem::I32, &[2]),
-            Param::write("out", Elem::F32, row),
-            Param::count("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (self.rows.count(counts) * self.cols) as f64;
-        let top_k = self.top_k as f64;
-        Cost { bytes: elements * 4.0 * (top_k + 1.0), flops: elements * 2.0 * top_k }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(self.rows.blocks(1), row_threads(self.cols), 0)
+/// The sum of rows `y` that are sorted by expert, with each token's weights and the slots that sort them.
+pub(crate) fn launch(spec: &Spec, y: Source, weights: Source, slots: Source) -> Launch {
+    let &Spec { cols, top_k } = spec;
+    let per_slot = Extent::per(Per::Row, top_k);
+    Launch {
+        op: "moe_combine",
+        symbol: format!("moe_combine_d{cols}_k{top_k}_sm90"),
+        operands: vec![
+            Operand { source: y, extent: per_slot, ..read("y", Elem::F32, cols, 0) },
+            Operand { source: weights, ..read("weights", Elem::F32, top_k, 0) },
+            Operand::new(Param::read("slots", Elem::I32, &[2]), slots, per_slot),
+            write("out", Elem::F32, cols, 0),
+            Operand::count("rows", Per::Row),
+        ],
+        cost: spec.cost(),
+        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

@@ -4,13 +4,17 @@
 //!
 //! Bound by memory.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{Amount, Config, Cost, Kernel, Launch, Operand, Per, Source, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+pub(crate) mod hopper;
 
-/// What the kernel computes.
+/// Weighted sum of each token's experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns.
@@ -19,24 +23,50 @@ pub struct Spec {
     pub top_k: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        if node.target() == TargetKind::Sm90a && node.slots_of(node.operands[0]).is_none() {
+            return Err(node.fail_operand(0, "rows of slots that a grouped product made"));
+        }
+        Ok(Selected::new(Spec { cols: node.result_cols(0)?, top_k: node.operand_cols(1)? }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => {
+                vec![hopper::launch(self, Source::Operand(0), Source::Operand(1), Source::SlotsOf(0))]
+            }
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_combine_d{}_k{}", self.cols, self.top_k)
+    fn cost(&self) -> Cost {
+        let (cols, top_k) = (self.cols as f64, self.top_k as f64);
+        Cost { bytes: Amount::per_row(cols * 4.0 * (top_k + 1.0)), operations: Amount::per_row(cols * 2.0 * top_k) }
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.cols)];
-        vec![
-            Param::read("y", Elem::F32, row),
-            Param::read("weights", Elem::F32, &[padded(self.top_k)]),
-            Param::write("out", Elem::F32, row),
-            Param::scalar("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.cols) as f64;
-        let top_k = self.top_k as f64;
-        Cost { bytes: elements * 4.0 * (top_k + 1.0), flops: elements * 2.0 * top_k }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { cols, top_k } = self;
+        Launch {
+            op: "moe_combine",
+            symbol: format!("moe_combine_d{cols}_k{top_k}"),
+            operands: vec![
+                read("y", cols, 0).with_rows(Per::Row, top_k),
+                read("weights", top_k, 1),
+                write("out", cols, 0),
+                Operand::scalar("rows", Per::Row),
+            ],
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -8,43 +8,35 @@
 //! 1. the slot's token
 //! 2. its bytes, 16 a thread
 
+use super::{GATHERED, Spec};
+use crate::hopper::operand::read;
 use crate::hopper::{copy_threads, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
-
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns.
-    pub cols: usize,
-    /// Experts per token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
-}
+use crate::kernel::{Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body};
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_gather_d{}_k{}_sm90", self.cols, self.top_k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::Bf16, self.cols)];
-        vec![
-            Param::read("x", Elem::Bf16, row),
-            Param::read("slots", Elem::I32, &[2]),
-            Param::write("out", Elem::Bf16, row),
-            Param::count("slot_rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (self.rows.count(counts) * self.cols * (1 + self.top_k)) as f64 * 2.0, flops: 0.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let blocks = self.rows.blocks_of(self.top_k as u32, 1);
-        Launch::along_x(blocks, copy_threads(2 * self.cols), 0)
+    /// The launch for rows of x that are operand 0 of a node whose operand `slots` sorts them.
+    pub fn launch(&self, slots: usize) -> Launch {
+        let &Spec { cols, top_k } = self;
+        let per_slot = Extent::per(Per::Row, top_k);
+        let out = Param::write("out", Elem::Bf16, &[row_stride(Elem::Bf16, cols)]);
+        let count = Operand::count("slot_rows", Per::Row);
+        Launch {
+            op: "moe_gather",
+            symbol: format!("moe_gather_d{cols}_k{top_k}_sm90"),
+            operands: vec![
+                read("x", Elem::Bf16, cols, 0),
+                Operand::new(Param::read("slots", Elem::I32, &[2]), Source::Operand(slots), per_slot),
+                Operand::new(out, GATHERED, per_slot),
+                Operand { source: Source::Count(Per::Row, top_k as u32), ..count },
+            ],
+            cost: Cost { bytes: Amount::per_row((cols * (1 + top_k)) as f64 * 2.0), ..Cost::default() },
+            grid: Some(Grid::along_x(
+                Blocks::Of { per: Per::Row, factor: top_k as u32, per_block: 1 },
+                copy_threads(2 * cols),
+                0,
+            )),
+            body: hopper_body!(self, emit),
+        }
     }
 }
 

@@ -7,43 +7,28 @@
 //!
 //! 1. the experts of each token, from memory; then the sort of `crate::hopper::select`
 
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
+use super::{Spec, offsets};
+use crate::kernel::{Elem, Launch, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_route;
-use jamba_plan::format::Launch;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Experts; [`moe_route::hopper::MAX_EXPERTS`] at most.
-    pub n_experts: usize,
-    /// Experts per token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    moe_route::hopper::check_experts(spec.n_experts)
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_permute_e{}_k{}_sm90", self.n_experts, self.top_k)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("experts", Elem::I32, &[self.top_k]),
-            Param::write("slots", Elem::I32, &[2]),
-            Param::write("offsets", Elem::I32, &[]),
-            Param::count("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let slots = (self.rows.count(counts) * self.top_k) as f64;
-        Cost { bytes: (slots * 3.0 + self.n_experts as f64) * 4.0, flops: 0.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let &Spec { n_experts, top_k, rows } = self;
-        moe_route::hopper::Spec { n_experts, top_k, rows }.launch()
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { n_experts, top_k } = spec;
+    Launch {
+        op: "moe_permute",
+        symbol: format!("moe_permute_e{n_experts}_k{top_k}_sm90"),
+        operands: vec![
+            Operand::input(Param::read("experts", Elem::I32, &[top_k]), 0),
+            moe_route::hopper::slots(top_k, 0),
+            offsets(n_experts, 1),
+            Operand::count("rows", Per::Row),
+        ],
+        cost: spec.cost(),
+        grid: Some(moe_route::hopper::grid(n_experts)),
+        body: hopper_body!(spec, emit),
     }
 }
 

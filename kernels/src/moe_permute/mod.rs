@@ -4,13 +4,17 @@
 //!
 //! Bound by latency: tokens · top_k integers.
 
-use crate::kernel::{Cost, Counts, Elem, Param};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Slots sorted by expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Experts.
@@ -19,21 +23,56 @@ pub struct Spec {
     pub top_k: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::MoePermute { n_experts } = node.op() else { return Err(node.other_op()) };
+        // The first result has a row of slots per token.
+        Ok(Selected::new(Spec { n_experts, top_k: node.operand_cols(0)? }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_permute_e{}_k{}", self.n_experts, self.top_k)
+    fn cost(&self) -> Cost {
+        let bytes =
+            Amount { constant: self.n_experts as f64 * 4.0, rows: self.top_k as f64 * 3.0 * 4.0, ..Amount::default() };
+        Cost { bytes, ..Cost::default() }
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("experts", Elem::I32, &[self.top_k]),
-            Param::write("slots", Elem::I32, &[]),
-            Param::write("offsets", Elem::I32, &[]),
-            Param::scalar("rows"),
-        ]
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_experts, top_k } = self;
+        Launch {
+            op: "moe_permute",
+            symbol: format!("moe_permute_e{n_experts}_k{top_k}"),
+            operands: vec![
+                Operand::input(Param::read("experts", Elem::I32, &[top_k]), 0),
+                Operand::output(Param::write("slots", Elem::I32, &[]), 0).with_rows(Per::Row, top_k),
+                offsets(n_experts, 1),
+                Operand::scalar("rows", Per::Row),
+            ],
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.tokens * self.top_k * 3 + self.n_experts) as f64 * 4.0, flops: 0.0 }
-    }
+/// Each expert's share of the slots, a result of a node.
+pub(crate) fn offsets(n_experts: usize, result: usize) -> Operand {
+    Operand::output(Param::write("offsets", Elem::I32, &[]), result).with_fixed_rows(n_experts + 1)
 }

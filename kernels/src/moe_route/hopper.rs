@@ -9,57 +9,65 @@
 //!
 //! 1. for each tile: the largest logits and their probabilities; then the sort of `crate::hopper::select`
 
-use crate::hopper::{WARP, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::{Blocks, Launch};
+use super::{Spec, workspace};
+use crate::hopper::WARP;
+use crate::hopper::operand::{read, write};
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
+use crate::moe_permute::offsets;
 
 /// Experts at most: a thread holds the logits of a token in registers.
-pub const MAX_EXPERTS: usize = 64;
+pub(crate) const MAX_EXPERTS: usize = 64;
 
-/// Experts beyond which a block has half as many threads, of twice as many registers.
+/// Experts beyond which a block has half as many threads, with twice as many registers each.
 const FEW_EXPERTS: usize = 32;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Experts; [`MAX_EXPERTS`] at most.
-    pub n_experts: usize,
-    /// Experts per token.
-    pub top_k: usize,
-    /// What the tokens are.
-    pub rows: Rows,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    check_experts(spec.n_experts)
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_route_e{}_k{}_sm90", self.n_experts, self.top_k)
+pub(crate) fn check_experts(n_experts: usize) -> Result<(), Unsupported> {
+    match n_experts {
+        ..=MAX_EXPERTS => Ok(()),
+        found => Err(Unsupported(format!("found {found} experts, expected at most {MAX_EXPERTS}"))),
     }
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("logits", Elem::F32, &[row_stride(Elem::F32, self.n_experts)]),
-            Param::write("weights", Elem::F32, &[row_stride(Elem::F32, self.top_k)]),
-            Param::write("slots", Elem::I32, &[2]),
-            Param::write("offsets", Elem::I32, &[]),
-            Param::write("experts", Elem::I32, &[self.top_k]),
-            Param::count("rows"),
-        ]
-    }
+/// The slots by place, and the place of each slot: two words for each.
+pub(crate) fn slots(top_k: usize, result: usize) -> Operand {
+    Operand::output(Param::write("slots", Elem::I32, &[2]), result).with_rows(Per::Row, top_k)
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = self.rows.count(counts) as f64;
-        let (n_experts, top_k) = (self.n_experts as f64, self.top_k as f64);
-        Cost { bytes: (rows * (n_experts + 4.0 * top_k) + n_experts) * 4.0, flops: rows * n_experts * (4.0 + top_k) }
-    }
+/// One block: the sort is over all tokens.
+pub(crate) fn grid(n_experts: usize) -> Grid {
+    let shared_words = n_experts as u32 * (1 + threads(n_experts) / WARP);
+    Grid::along_x(Blocks::Fixed(1), threads(n_experts), 4 * shared_words)
+}
 
-    pub(crate) fn launch(&self) -> Launch {
-        let shared_words = self.n_experts as u32 * (1 + self.threads() / WARP);
-        Launch::along_x(Blocks::Fixed(1), self.threads(), 4 * shared_words)
-    }
+/// Threads of the block: tokens of a tile.
+fn threads(n_experts: usize) -> u32 {
+    if n_experts <= FEW_EXPERTS { 512 } else { 256 }
+}
 
-    /// Threads of the block: tokens of a tile.
-    fn threads(&self) -> u32 {
-        if self.n_experts <= FEW_EXPERTS { 512 } else { 256 }
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { n_experts, top_k } = spec;
+    let (experts, chosen) = (n_experts as f64, top_k as f64);
+    Launch {
+        op: "moe_route",
+        symbol: format!("moe_route_e{n_experts}_k{top_k}_sm90"),
+        operands: vec![
+            read("logits", Elem::F32, n_experts, 0),
+            write("weights", Elem::F32, top_k, 0),
+            slots(top_k, 1),
+            offsets(n_experts, 2),
+            workspace(top_k),
+            Operand::count("rows", Per::Row),
+        ],
+        cost: Cost {
+            bytes: Amount { constant: experts * 4.0, rows: (experts + 4.0 * chosen) * 4.0, ..Amount::default() },
+            operations: Amount::per_row(experts * (4.0 + chosen)),
+        },
+        grid: Some(grid(n_experts)),
+        body: hopper_body!(spec, emit),
     }
 }
 

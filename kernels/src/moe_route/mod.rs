@@ -7,13 +7,21 @@
 //! renormalised. `experts` is the kernel's own workspace.
 //! Bound by latency: tokens · n_experts numbers.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{
+    Amount, Config, Cost, Elem, Extent, Kernel, Launch, Operand, Param, Per, Source, Unsupported, cpu_body,
+};
+use crate::moe_permute::offsets;
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+pub(crate) mod hopper;
 
-/// What the kernel computes.
+/// Softmax, the k largest, and slots sorted by expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Experts.
@@ -22,25 +30,56 @@ pub struct Spec {
     pub top_k: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::MoeRoute { k } = node.op() else { return Err(node.other_op()) };
+        Ok(Selected::new(Spec { n_experts: node.operand_cols(0)?, top_k: k }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("moe_route_e{}_k{}", self.n_experts, self.top_k)
+    fn on_cpu(&self) -> Launch {
+        let &Spec { n_experts, top_k } = self;
+        let (experts, chosen) = (n_experts as f64, top_k as f64);
+        Launch {
+            op: "moe_route",
+            symbol: format!("moe_route_e{n_experts}_k{top_k}"),
+            operands: vec![
+                read("logits", n_experts, 0),
+                write("weights", top_k, 0),
+                Operand::output(Param::write("slots", Elem::I32, &[]), 1).with_rows(Per::Row, top_k),
+                offsets(n_experts, 2),
+                workspace(top_k),
+                Operand::scalar("rows", Per::Row),
+            ],
+            cost: Cost {
+                bytes: Amount { constant: experts * 4.0, rows: (experts + 3.0 * chosen) * 4.0, ..Amount::default() },
+                operations: Amount::per_row(experts * (12.0 + chosen)),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("logits", Elem::F32, &[padded(self.n_experts)]),
-            Param::write("weights", Elem::F32, &[padded(self.top_k)]),
-            Param::write("slots", Elem::I32, &[]),
-            Param::write("offsets", Elem::I32, &[]),
-            Param::write("experts", Elem::I32, &[self.top_k]),
-            Param::scalar("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = counts.tokens as f64;
-        let (n_experts, top_k) = (self.n_experts as f64, self.top_k as f64);
-        Cost { bytes: (rows * (n_experts + 3.0 * top_k) + n_experts) * 4.0, flops: rows * n_experts * (12.0 + top_k) }
-    }
+/// The experts of each token, which nothing else reads.
+fn workspace(top_k: usize) -> Operand {
+    let param = Param::write("experts", Elem::I32, &[top_k]);
+    Operand::new(param, Source::Scratch("experts"), Extent::per(Per::Row, 1))
 }

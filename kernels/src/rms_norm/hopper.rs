@@ -9,64 +9,47 @@
 //! 2. the sum of squares: lanes of a vector, vectors, warp, warps, in this order
 //! 3. scale, multiply by the weight, round, store
 
-use crate::hopper::{WARP, row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::Spec;
+use crate::hopper::operand::{read, vector, write};
+use crate::hopper::{WARP, row_threads};
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// Columns that a row may have: sixteen registers of each of 1024 threads.
-pub const MAX_COLS: usize = 16384;
+const MAX_COLS: usize = 16384;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns; [`MAX_COLS`] at most.
-    pub cols: usize,
-    /// Added to the mean of squares.
-    pub eps: f64,
-    /// True of `add_rms_norm`: two inputs are summed, and the sum is a result.
-    pub residual: bool,
-    /// Type of the result: f32 or bf16.
-    pub out: Elem,
-    /// What the rows are.
-    pub rows: Rows,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    match spec.cols {
+        ..=MAX_COLS => Ok(()),
+        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_COLS} on sm_90a"))),
+    }
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let name = if self.residual { "add_rms_norm" } else { "rms_norm" };
-        let out = if self.out == Elem::F32 { "_f32" } else { "" };
-        format!("{name}{out}_d{}_e{:x}_sm90", self.cols, (self.eps as f32).to_bits())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::F32, self.cols)];
-        let mut params = vec![Param::read("a", Elem::F32, row)];
-        if self.residual {
-            params.push(Param::read("b", Elem::F32, row));
-        }
-        params.push(Param::read("weight", Elem::F32, &[]));
-        if self.residual {
-            params.push(Param::write("sum", Elem::F32, row));
-        }
-        params.push(Param::write("out", self.out, &[row_stride(self.out, self.cols)]));
-        params.push(Param::count("rows"));
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let bytes = if self.residual { 12.0 } else { 4.0 } + self.out.bytes() as f64;
-        let elements = (self.rows.count(counts) * self.cols) as f64;
-        Cost { bytes: elements * bytes, flops: elements * if self.residual { 5.0 } else { 4.0 } }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let threads = row_threads(self.cols);
-        Launch::along_x(self.rows.blocks(1), threads, 4 * threads / WARP)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { cols, eps, residual, out } = spec;
+    let summed = usize::from(residual);
+    let mut operands = vec![read("a", Elem::F32, cols, 0)];
+    operands.extend(residual.then(|| read("b", Elem::F32, cols, 1)));
+    operands.push(vector("weight", cols, 1 + summed));
+    operands.extend(residual.then(|| write("sum", Elem::F32, cols, 0)));
+    operands.extend([write("out", out, cols, summed), Operand::count("rows", Per::Row)]);
+    let bytes = if residual { 12.0 } else { 4.0 } + out.bytes() as f64;
+    let of_out = if out == Elem::F32 { "_f32" } else { "" };
+    let threads = row_threads(cols);
+    Launch {
+        op: "rms_norm",
+        symbol: format!("{}{of_out}_d{cols}_e{:x}_sm90", spec.name(), (eps as f32).to_bits()),
+        operands,
+        cost: Cost {
+            bytes: Amount::per_row(cols as f64 * bytes),
+            operations: Amount::per_row(cols as f64 * spec.operations()),
+        },
+        grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 4 * threads / WARP)),
+        body: hopper_body!(spec, emit),
     }
 }
 
 #[cfg(feature = "emit")]
-use crate::hopper::{Builder, rows};
+use crate::hopper::{Builder, row_stride, rows};
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

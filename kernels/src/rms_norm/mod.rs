@@ -5,48 +5,87 @@
 //!
 //! Bound by memory: each row read once and written once.
 
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, vector, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// RMS norm over the columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns.
     pub cols: usize,
     /// Added to the mean of squares.
     pub eps: f64,
-    /// True of `add_rms_norm`: two inputs are summed, and the sum is a result.
+    /// True for `add_rms_norm`: two inputs are summed, and the sum is the first result.
     pub residual: bool,
-    /// What the rows are.
-    pub rows: Rows,
+    /// Type of the normed result: f32, or bf16 on Hopper.
+    pub out: Elem,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let (eps, residual) = match *node.op() {
+            Op::RmsNorm { eps } => (eps, false),
+            Op::AddRmsNorm { eps } => (eps, true),
+            _ => return Err(node.other_op()),
+        };
+        let out = node.stored_result(usize::from(residual))?;
+        Ok(Selected::new(Spec { cols: node.result_cols(0)?, eps, residual, out }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let name = if self.residual { "add_rms_norm" } else { "rms_norm" };
-        format!("{name}_d{}_e{:x}", self.cols, (self.eps as f32).to_bits())
+    fn name(&self) -> &'static str {
+        if self.residual { "add_rms_norm" } else { "rms_norm" }
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.cols)];
-        let mut params = vec![Param::read("a", Elem::F32, row)];
-        if self.residual {
-            params.push(Param::read("b", Elem::F32, row));
-        }
-        params.push(Param::read("weight", Elem::F32, &[]));
-        if self.residual {
-            params.push(Param::write("sum", Elem::F32, row));
-        }
-        params.extend([Param::write("out", Elem::F32, row), Param::scalar("rows")]);
-        params
+    /// Operations for each column.
+    fn operations(&self) -> f64 {
+        if self.residual { 5.0 } else { 4.0 }
     }
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let streams = if self.residual { 4.0 } else { 2.0 };
-        let elements = (self.rows.count(counts) * self.cols) as f64;
-        Cost { bytes: elements * 4.0 * streams, flops: elements * if self.residual { 5.0 } else { 4.0 } }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { cols, eps, residual, .. } = self;
+        let summed = usize::from(residual);
+        let mut operands = vec![read("a", cols, 0)];
+        operands.extend(residual.then(|| read("b", cols, 1)));
+        operands.push(vector("weight", cols, 1 + summed));
+        operands.extend(residual.then(|| write("sum", cols, 0)));
+        operands.extend([write("out", cols, summed), Operand::scalar("rows", Per::Row)]);
+        let streams = if residual { 4.0 } else { 2.0 };
+        Launch {
+            op: "rms_norm",
+            symbol: format!("{}_d{cols}_e{:x}", self.name(), (eps as f32).to_bits()),
+            operands,
+            cost: Cost {
+                bytes: Amount::per_row(cols as f64 * 4.0 * streams),
+                operations: Amount::per_row(cols as f64 * self.operations()),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -7,40 +7,28 @@
 //! 1. the number of the row
 //! 2. its bytes, 16 a thread
 
-use crate::hopper::{copy_threads, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::{Spec, rows};
+use crate::hopper::copy_threads;
+use crate::hopper::operand::{read, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::kernel::{Amount, Blocks, Cost, Grid, Launch, Operand, Per, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns.
-    pub cols: usize,
-    /// Element type: f32 or bf16.
-    pub elem: Elem,
-}
-
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("select_rows_{}_d{}_sm90", self.elem.name(), self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(self.elem, self.cols)];
-        vec![
-            Param::read("x", self.elem, row),
-            Param::read("rows", Elem::I32, &[]),
-            Param::write("out", self.elem, row),
-            Param::count("outputs"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.outputs * self.cols * self.elem.bytes()) as f64 * 2.0, flops: 0.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(Rows::Outputs.blocks(1), copy_threads(self.cols * self.elem.bytes()), 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { cols, elem } = spec;
+    let bytes = cols * elem.bytes();
+    Launch {
+        op: "select_rows",
+        symbol: format!("select_rows_{}_d{cols}_sm90", elem.name()),
+        operands: vec![
+            read("x", elem, cols, 0).with_rows(Per::Token, 1),
+            rows(),
+            write("out", elem, cols, 0),
+            Operand::count("outputs", Per::Output),
+        ],
+        cost: Cost { bytes: Amount::per_row(2.0 * bytes as f64), ..Cost::default() },
+        grid: Some(Grid::along_x(Blocks::of_rows(1), copy_threads(bytes), 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

@@ -19,9 +19,11 @@
 //! 3. the copies of the stretch after the next start; y is stored, 16 bytes a thread
 //! 4. states
 
-use crate::hopper::{WARP, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param};
-use jamba_plan::format::{Blocks, Count, Launch};
+use super::{FIRST, Spec};
+use crate::hopper::WARP;
+use crate::hopper::operand::{read, small, vector, write};
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
+use jamba_plan::format::{Table, Transform};
 
 #[cfg(feature = "emit")]
 mod emit;
@@ -39,22 +41,6 @@ const STAGES: usize = 2;
 
 /// Blocks that fill the device: with fewer, a thread has two states instead of four.
 const MANY_BLOCKS: usize = 240;
-
-/// Bytes of one sequence's state.
-pub fn state_bytes(channels: usize, d_state: usize) -> usize {
-    4 * channels * d_state
-}
-
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Channels: d_inner.
-    pub channels: usize,
-    /// States per channel.
-    pub d_state: usize,
-    /// True when the D skip and the SiLU gate are part of it.
-    pub gated: bool,
-}
 
 /// How channels and states lie over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +94,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     fn of(spec: &Spec) -> Layout {
-        let shape = spec.shape();
+        let shape = shape(spec);
         let state_row = (4 * shape.lanes * shape.states).next_multiple_of(16);
         let f32_rows = 4 * STRETCH * shape.channels();
         let bf16_rows = f32_rows / 2;
@@ -120,62 +106,61 @@ impl Layout {
     }
 }
 
-impl Spec {
-    pub(crate) fn shape(&self) -> Shape {
-        Shape::of(self.channels, self.d_state)
-    }
+pub(super) fn shape(spec: &Spec) -> Shape {
+    Shape::of(spec.channels, spec.d_state)
+}
 
-    pub(crate) fn symbol(&self) -> String {
-        let name = if self.gated { "gated_selective_scan" } else { "selective_scan" };
-        format!("{name}_c{}_n{}_sm90", self.channels, self.d_state)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { channels, d_state, gated, .. } = spec;
+    let mut operands = vec![
+        read("u", Elem::Bf16, channels, 0),
+        small("a", channels, d_state, 1, Transform::DecayRate),
+        read("dt", Elem::F32, channels, FIRST),
+        read("b", Elem::F32, d_state, FIRST + 1),
+        read("c", Elem::F32, d_state, FIRST + 2),
+        Operand::state(Elem::F32, channels * d_state),
+    ];
+    if gated {
+        operands.extend([vector("d", channels, spec.skip()), read("z", Elem::Bf16, channels, spec.skip() + 1)]);
     }
+    operands.extend([
+        Operand::table(Table::Starts),
+        Operand::table(Table::Slots),
+        write("y", Elem::Bf16, channels, 0),
+        Operand::count("sequences", Per::Sequence),
+        Operand::slot_stride(),
+    ]);
+    Launch {
+        op: "selective_scan",
+        symbol: format!("{}_c{channels}_n{d_state}_sm90", spec.name()),
+        operands,
+        cost: cost(spec),
+        grid: Some(grid(spec)),
+        body: hopper_body!(spec, emit),
+    }
+}
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let rows = |name, elem, cols| Param::read(name, elem, &[row_stride(elem, cols)]);
-        let mut params = vec![
-            rows("u", Elem::Bf16, self.channels),
-            Param::read("a", Elem::F32, &[]),
-            rows("dt", Elem::F32, self.channels),
-            rows("b", Elem::F32, self.d_state),
-            rows("c", Elem::F32, self.d_state),
-            Param::read_write("state", Elem::F32, &[]),
-        ];
-        if self.gated {
-            params.extend([Param::read("d", Elem::F32, &[]), rows("z", Elem::Bf16, self.channels)]);
-        }
-        params.extend([
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("slots", Elem::I32, &[]),
-            Param::write("y", Elem::Bf16, &[row_stride(Elem::Bf16, self.channels)]),
-            Param::count("sequences"),
-            Param::scalar("slot_stride"),
-        ]);
-        params
+fn cost(spec: &Spec) -> Cost {
+    let (channels, d_state) = (spec.channels as f64, spec.d_state as f64);
+    let (streams, gate) = if spec.gated { (10.0, 6.0) } else { (8.0, 0.0) };
+    Cost {
+        bytes: Amount {
+            constant: 4.0 * channels * d_state,
+            rows: streams * channels + 8.0 * d_state,
+            sequences: 8.0 * channels * d_state,
+            ..Amount::default()
+        },
+        operations: Amount::per_row(channels * (7.0 * d_state + gate)),
     }
+}
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let (tokens, channels, d_state) = (counts.tokens as f64, self.channels as f64, self.d_state as f64);
-        let (streams, gate) = if self.gated { (10.0, 6.0) } else { (8.0, 0.0) };
-        let state = 8.0 * counts.sequences as f64 * channels * d_state;
-        Cost {
-            bytes: tokens * (streams * channels + 8.0 * d_state) + state + 4.0 * channels * d_state,
-            flops: tokens * channels * (7.0 * d_state + gate),
-        }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let shape = self.shape();
-        let channels = Blocks::Fixed(self.channels.div_ceil(shape.channels()) as u32);
-        let sequences = Blocks::Of { count: Count::Sequences, factor: 1, per_block: 1 };
-        let y_bytes = 2 * STRETCH * shape.channels();
-        let shared_bytes = (STAGES * Layout::of(self).bytes + y_bytes) as u32;
-        Launch { grid: [channels, sequences, Blocks::Fixed(1)], threads: shape.threads, shared_bytes }
-    }
-
-    /// Bytes of one sequence's state.
-    pub fn state_bytes(&self) -> usize {
-        state_bytes(self.channels, self.d_state)
-    }
+fn grid(spec: &Spec) -> Grid {
+    let shape = shape(spec);
+    let channels = Blocks::Fixed(spec.channels.div_ceil(shape.channels()) as u32);
+    let sequences = Blocks::Of { per: Per::Sequence, factor: 1, per_block: 1 };
+    let y_bytes = 2 * STRETCH * shape.channels();
+    let shared_bytes = (STAGES * Layout::of(spec).bytes + y_bytes) as u32;
+    Grid { blocks: [channels, sequences, Blocks::Fixed(1)], threads: shape.threads, shared_bytes }
 }
 
 #[cfg(test)]

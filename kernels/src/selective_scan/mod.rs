@@ -15,7 +15,12 @@
 //! split the channels.
 //! Bound by arithmetic: one exp2 and three multiply-adds per channel, state and token.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::{Table, TargetKind, Transform};
+use jambac_graph::{self as graph, Op};
+
+use crate::cpu::operand::{panels, read, vector, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, Weight, cpu_body, padded};
+use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
@@ -23,7 +28,7 @@ pub mod hopper;
 #[cfg(feature = "emit")]
 mod selection;
 
-/// What the kernel computes.
+/// The Mamba-1 recurrence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Channels: d_inner.
@@ -79,71 +84,147 @@ impl Selection {
         }
     }
 
-    fn params(self, channels: usize, d_state: usize) -> Vec<Param> {
-        let rows = |name, cols| Param::read(name, Elem::F32, &[padded(cols)]);
-        let vector = |name| Param::read(name, Elem::F32, &[]);
-        let mut params = match self {
-            Selection::Given => vec![rows("dt", channels), rows("b", d_state), rows("c", d_state)],
+    /// The operands that Δ, B and C are made from. The node's first is operand [`FIRST`].
+    fn operands(self, channels: usize, d_state: usize) -> Vec<Operand> {
+        let mut operands = match self {
+            Selection::Given => {
+                vec![read("dt", channels, FIRST), read("b", d_state, FIRST + 1), read("c", d_state, FIRST + 2)]
+            }
             Selection::Projected(Projection { dt_rank, .. }) => {
-                vec![rows("dt", dt_rank), rows("b", d_state), rows("c", d_state)]
+                vec![read("dt", dt_rank, FIRST), read("b", d_state, FIRST + 1), read("c", d_state, FIRST + 2)]
             }
-            Selection::Normed { projection: Projection { dt_rank, .. }, .. } => {
-                vec![rows("x", dt_rank + 2 * d_state), vector("dt_norm"), vector("b_norm"), vector("c_norm")]
-            }
+            Selection::Normed { projection: Projection { dt_rank, .. }, .. } => vec![
+                read("x", dt_rank + 2 * d_state, FIRST),
+                vector("dt_norm", dt_rank, FIRST + 1),
+                vector("b_norm", d_state, FIRST + 2),
+                vector("c_norm", d_state, FIRST + 3),
+            ],
         };
-        if let Some(Projection { format, .. }) = self.projection() {
-            params.extend([Param::read("dt_weight", format, &[]), vector("dt_bias")]);
+        if let Some(Projection { dt_rank, format }) = self.projection() {
+            let operand = FIRST + operands.len();
+            let weight = Weight::of(operand, channels, panels(1, &[channels], dt_rank));
+            operands.push(Operand::weight("dt_weight", format, weight));
+            operands.push(vector("dt_bias", channels, operand + 1));
         }
-        params
+        operands
+    }
+
+    /// How many operands of the node these are.
+    fn n_operands(self) -> usize {
+        match self {
+            Selection::Given => 3,
+            Selection::Projected(_) => 5,
+            Selection::Normed { .. } => 6,
+        }
+    }
+}
+
+/// The node's operands are u, a_log, state, then those of the selection, then d and z where gated.
+const FIRST: usize = 3;
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::SelectiveScan { selection, gated } = node.op() else { return Err(node.other_op()) };
+        let projection = || {
+            let weight = selection.operands().end - 2;
+            Ok(Projection { dt_rank: node.operand_cols(weight)?, format: node.format(weight, Use::StepSize)? })
+        };
+        let selection = match selection {
+            graph::Selection::Given => Selection::Given,
+            graph::Selection::Projected => Selection::Projected(projection()?),
+            graph::Selection::Normed { eps } => Selection::Normed { projection: projection()?, eps },
+        };
+        let (channels, d_state) = (node.result_cols(0)?, node.operand_cols(1)?);
+        Ok(Selected::new(Spec { channels, d_state, selection, gated }, node.tokens(0)?))
+    }
+
+    fn reads(op: &Op, operand: usize, n_operands: usize) -> Reads {
+        let is_gate = matches!(op, Op::SelectiveScan { gated: true, .. }) && operand + 1 == n_operands;
+        Reads::As(if operand == 0 || is_gate { Elem::Bf16 } else { Elem::F32 })
+    }
+
+    /// On Hopper the tensor cores project Δ for all tokens at once, before the scan.
+    fn has_body(op: &Op, target: TargetKind) -> bool {
+        let given = matches!(op, Op::SelectiveScan { selection: graph::Selection::Given, .. });
+        target == TargetKind::Cpu || given
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match (target, self.selection) {
+            (TargetKind::Cpu, _) | (TargetKind::Sm90a, Selection::Given) => Ok(()),
+            (TargetKind::Sm90a, _) => {
+                Err(Unsupported("a scan with a projection, expected Δ, B and C on sm_90a".into()))
+            }
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
     }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let name = if self.gated { "gated_selective_scan" } else { "selective_scan" };
-        format!("{name}_c{}_n{}{}", self.channels, self.d_state, self.selection.symbol())
+    fn name(&self) -> &'static str {
+        if self.gated { "gated_selective_scan" } else { "selective_scan" }
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.channels)];
-        let mut params = vec![Param::read("u", Elem::F32, row), Param::read("a", Elem::F32, &[])];
-        params.extend(self.selection.params(self.channels, self.d_state));
-        params.push(Param::read_write("state", Elem::F32, &[]));
-        if self.gated {
-            params.extend([Param::read("d", Elem::F32, &[]), Param::read("z", Elem::F32, row)]);
+    /// The node's operand that is d; z follows.
+    fn skip(&self) -> usize {
+        FIRST + self.selection.n_operands()
+    }
+
+    fn on_cpu(&self) -> Launch {
+        let &Spec { channels, d_state, selection, gated } = self;
+        let rates =
+            Weight { transform: Transform::DecayRate, ..Weight::of(1, channels, panels(1, &[channels], d_state)) };
+        let mut operands = vec![read("u", channels, 0), Operand::weight("a", Elem::F32, rates)];
+        operands.extend(selection.operands(channels, d_state));
+        operands.push(Operand::state(Elem::F32, padded(channels) * d_state));
+        if gated {
+            operands.extend([vector("d", channels, self.skip()), read("z", channels, self.skip() + 1)]);
         }
-        params.extend([
-            Param::read("sequence_of", Elem::I32, &[]),
-            Param::read("slots", Elem::I32, &[]),
-            Param::write("y", Elem::F32, row),
-            Param::scalar("tokens"),
-            Param::scalar("slot_stride"),
+        operands.extend([
+            Operand::table(Table::SequenceOf),
+            Operand::table(Table::Slots),
+            write("y", channels, 0),
+            Operand::scalar("tokens", Per::Token),
+            Operand::slot_stride(),
         ]);
-        params
+        Launch {
+            op: "selective_scan",
+            symbol: format!("{}_c{channels}_n{d_state}{}", self.name(), selection.symbol()),
+            operands,
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let (tokens, channels, d_state) = (counts.tokens as f64, self.channels as f64, self.d_state as f64);
+    fn cost(&self) -> Cost {
+        let (channels, d_state) = (self.channels as f64, self.d_state as f64);
         let gate = if self.gated { 20.0 } else { 1.0 };
-        let rank = self.selection.projection().map_or(0.0, |projection| projection.dt_rank as f64);
         let (rows, weight, projecting) = match self.selection.projection() {
-            None => (tokens * channels, 0.0, 0.0),
+            None => (channels, 0.0, 0.0),
             // A softplus takes as many operations as a gate.
-            Some(Projection { format, .. }) => {
-                (tokens * rank, channels * rank * format.bytes() as f64, 2.0 * rank + 20.0)
+            Some(Projection { format, dt_rank }) => {
+                let rank = dt_rank as f64;
+                (rank, channels * rank * format.bytes() as f64, 2.0 * rank + 20.0)
             }
         };
         let streams = if self.gated { 3.0 } else { 2.0 };
-        let state = 2.0 * counts.sequences as f64 * channels * d_state;
         Cost {
-            bytes: weight
-                + (streams * tokens * channels + rows + 2.0 * tokens * d_state + state + channels * d_state) * 4.0,
-            flops: tokens * channels * (d_state * 14.0 + gate + projecting),
+            bytes: Amount {
+                constant: weight + channels * d_state * 4.0,
+                rows: (streams * channels + rows + 2.0 * d_state) * 4.0,
+                sequences: 2.0 * channels * d_state * 4.0,
+                ..Amount::default()
+            },
+            operations: Amount::per_row(channels * (d_state * 14.0 + gate + projecting)),
         }
-    }
-
-    /// Bytes of one sequence's state.
-    pub fn state_bytes(&self) -> usize {
-        padded(self.channels) * self.d_state * 4
     }
 }

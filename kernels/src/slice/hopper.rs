@@ -7,48 +7,22 @@
 //! 1. load: vectors where the first column is aligned, else single elements
 //! 2. store
 
-use crate::hopper::{row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::Spec;
+use crate::hopper::operand::{read, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::hopper::row_threads;
+use crate::kernel::{Amount, Blocks, Cost, Grid, Launch, Operand, Per, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns of x.
-    pub cols: usize,
-    /// First column taken.
-    pub start: usize,
-    /// Columns taken.
-    pub len: usize,
-    /// Type of x: f32 or bf16.
-    pub x: Elem,
-    /// Type of the result: f32 or bf16.
-    pub out: Elem,
-    /// What the rows are.
-    pub rows: Rows,
-}
-
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let &Spec { cols, start, len, x, out, .. } = self;
-        format!("slice_{}_{}_d{cols}_s{start}_n{len}_sm90", x.name(), out.name())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("x", self.x, &[row_stride(self.x, self.cols)]),
-            Param::write("out", self.out, &[row_stride(self.out, self.len)]),
-            Param::count("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = self.rows.count(counts) * self.len;
-        Cost { bytes: (elements * (self.x.bytes() + self.out.bytes())) as f64, flops: 0.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(self.rows.blocks(1), row_threads(self.len), 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { cols, start, len, x, out } = spec;
+    Launch {
+        op: "slice",
+        symbol: format!("slice_{}_{}_d{cols}_s{start}_n{len}_sm90", x.name(), out.name()),
+        operands: vec![read("x", x, cols, 0), write("out", out, len, 0), Operand::count("rows", Per::Row)],
+        cost: Cost { bytes: Amount::per_row((len * (x.bytes() + out.bytes())) as f64), ..Cost::default() },
+        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(len), 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 
@@ -56,6 +30,8 @@ impl Spec {
 use crate::cpu::builder::{Num, Type};
 #[cfg(feature = "emit")]
 use crate::hopper::{Builder, COLUMNS, rows};
+#[cfg(feature = "emit")]
+use crate::kernel::Elem;
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

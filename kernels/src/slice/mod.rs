@@ -4,13 +4,18 @@
 //!
 //! Bound by memory: the columns read and written once.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// A copy of some columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns of x.
@@ -19,22 +24,47 @@ pub struct Spec {
     pub start: usize,
     /// Columns taken.
     pub len: usize,
+    /// Type of x: f32, or bf16 on Hopper.
+    pub x: Elem,
+    /// Type of the result: f32, or bf16 on Hopper.
+    pub out: Elem,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::Slice { start, len } = node.op() else { return Err(node.other_op()) };
+        let (x, out) = (node.stored_operand(0)?, node.stored_result(0)?);
+        Ok(Selected::new(Spec { cols: node.operand_cols(0)?, start, len, x, out }, node.rows()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::Any
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("slice_d{}_s{}_n{}", self.cols, self.start, self.len)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("x", Elem::F32, &[padded(self.cols)]),
-            Param::write("out", Elem::F32, &[padded(self.len)]),
-            Param::scalar("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost { bytes: (counts.tokens * self.len) as f64 * 8.0, flops: 0.0 }
+    fn on_cpu(&self) -> Launch {
+        let &Spec { cols, start, len, .. } = self;
+        Launch {
+            op: "slice",
+            symbol: format!("slice_d{cols}_s{start}_n{len}"),
+            operands: vec![read("x", cols, 0), write("out", len, 0), Operand::scalar("rows", Per::Row)],
+            cost: Cost { bytes: Amount::per_row(len as f64 * 8.0), ..Cost::default() },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

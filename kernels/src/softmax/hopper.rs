@@ -8,40 +8,36 @@
 //! 2. exponentials, and their sum
 //! 3. scale and store
 
-use crate::hopper::{WARP, row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::Spec;
+use crate::hopper::operand::{read, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::hopper::{WARP, row_threads};
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// Columns that a row may have: sixteen registers of each of 1024 threads.
-pub const MAX_COLS: usize = 16384;
+const MAX_COLS: usize = 16384;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns; [`MAX_COLS`] at most.
-    pub cols: usize,
-    /// What the rows are.
-    pub rows: Rows,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    match spec.cols {
+        ..=MAX_COLS => Ok(()),
+        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_COLS} on sm_90a"))),
+    }
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("softmax_d{}_sm90", self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::F32, self.cols)];
-        vec![Param::read("x", Elem::F32, row), Param::write("out", Elem::F32, row), Param::count("rows")]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (self.rows.count(counts) * self.cols) as f64;
-        Cost { bytes: elements * 8.0, flops: elements * 6.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let threads = row_threads(self.cols);
-        Launch::along_x(self.rows.blocks(1), threads, 8 * threads / WARP)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let (cols, threads) = (spec.cols, row_threads(spec.cols));
+    Launch {
+        op: "softmax",
+        symbol: format!("softmax_d{cols}_sm90"),
+        operands: vec![
+            read("x", Elem::F32, cols, 0),
+            write("out", Elem::F32, cols, 0),
+            Operand::count("rows", Per::Row),
+        ],
+        cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), operations: Amount::per_row(cols as f64 * 6.0) },
+        grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 8 * threads / WARP)),
+        body: hopper_body!(spec, emit),
     }
 }
 

@@ -4,31 +4,55 @@
 //!
 //! Bound by memory.
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{Amount, Config, Cost, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// Softmax over the columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns.
     pub cols: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        Ok(Selected::new(Spec { cols: node.result_cols(0)? }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("softmax_d{}", self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[padded(self.cols)];
-        vec![Param::read("x", Elem::F32, row), Param::write("out", Elem::F32, row), Param::scalar("rows")]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (counts.tokens * self.cols) as f64;
-        Cost { bytes: elements * 8.0, flops: elements * 12.0 }
+    fn on_cpu(&self) -> Launch {
+        let cols = self.cols;
+        Launch {
+            op: "softmax",
+            symbol: format!("softmax_d{cols}"),
+            operands: vec![read("x", cols, 0), write("out", cols, 0), Operand::scalar("rows", Per::Row)],
+            cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), operations: Amount::per_row(cols as f64 * 12.0) },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -5,44 +5,30 @@
 //!
 //! Bound as a linear of all outputs: by the weights for few rows, by the tensor cores for many.
 
-use crate::hopper::matmul::{Batch, Finish, Method, Product, is_product};
-use crate::kernel::{Elem, Rows};
+use super::Spec;
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::operand::stacked;
+use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Outputs of each part, 2 … [`MAX_PARTS`](jambac_graph::op::MAX_PARTS) of them.
-    pub sizes: Vec<usize>,
-    /// Inputs.
-    pub k: usize,
-    /// Stored type of the weights: bf16 or int8.
-    pub format: Elem,
-    /// Type of the results: f32 or bf16.
-    pub out: Elem,
-    /// What the rows are.
-    pub rows: Rows,
-    /// How.
-    pub method: Method,
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    matmul::supports(spec.format)
 }
 
-impl Spec {
-    fn product(&self) -> Product {
-        Product {
-            sizes: self.sizes.clone(),
-            k: self.k,
-            format: self.format,
-            out: self.out,
-            finish: Finish::SUM,
-            batch: Batch::Dense(self.rows),
-            method: self.method,
-        }
-    }
-
-    /// The symbol but for what the product says.
-    fn name(&self) -> String {
-        let sizes: Vec<String> = self.sizes.iter().map(usize::to_string).collect();
-        format!("split_linear_{}_n{}_k{}", self.format.name(), sizes.join("_"), self.k)
-    }
+pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
+    matmul::configs(step, spec.sizes.iter().sum(), step.rows)
 }
 
-is_product!();
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let Spec { sizes, weights, k, format, out } = spec;
+    let (k, format, out, finish, batch) = (*k, *format, *out, Finish::SUM, Batch::Dense);
+    let product = Product { sizes: sizes.clone(), k, format, out, finish, batch, method: config.into() };
+    vec![product.launch(Bound {
+        op: "split_linear",
+        name: spec.name(),
+        weight: stacked(format, 1..1 + weights, sizes, k),
+        bias: None,
+        x: Source::Operand(0),
+        offsets: None,
+        outs: (0..sizes.len()).map(Source::Result).collect(),
+    })]
+}

@@ -6,49 +6,99 @@
 //! panels of all parts are shared out together, and every sum is that of a linear of its part alone, bit for bit.
 //! Bound as a linear of all outputs: by the weights for few rows, by multiply-adds for many.
 
-use crate::cpu::integer;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
-use jambac_graph::op::MAX_PARTS;
+use jamba_plan::format::TargetKind;
+use jambac_graph::{Op, op::MAX_PARTS};
+
+use crate::cpu::operand::{matrix, panels, read, write};
+use crate::kernel::{Candidate, Config, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body};
+use crate::linear;
+use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
 /// The slots of the parts' results.
 pub const OUTS: [&str; MAX_PARTS] = ["out0", "out1", "out2", "out3"];
 
-/// What the kernel computes.
+/// Matrix products of one value, each with its own result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Outputs of each part, 1 … [`MAX_PARTS`] of them.
     pub sizes: Vec<usize>,
+    /// The node's operands that hold the weights: 1 … `weights`; parts do not cross from one into the next.
+    pub weights: usize,
     /// Inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
-    /// What the rows are.
-    pub rows: Rows,
+    /// Type of the results: f32, or bf16 on Hopper.
+    pub out: Elem,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let Op::SplitLinear { sizes } = node.op() else { return Err(node.other_op()) };
+        let spec = Spec {
+            sizes: sizes.clone(),
+            weights: node.operands.len() - 1,
+            k: node.operand_cols(0)?,
+            format: node.format(1, Use::Linear)?,
+            out: node.stored_result(0)?,
+        };
+        Ok(Selected::new(spec, node.rows()?))
+    }
+
+    fn reads(_: &Op, _: usize, _: usize) -> Reads {
+        Reads::As(Elem::Bf16)
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
+            TargetKind::Sm90a => hopper::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => hopper::lower(self, config),
+        }
+    }
 }
 
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
+    /// The symbol's part that is the same on every target.
+    fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes.iter().map(usize::to_string).collect();
         format!("split_linear_{}_n{}_k{}", self.format.name(), sizes.join("_"), self.k)
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.k)]), Param::read("weight", self.format, &[])];
-        params.extend(integer::scales(self.format));
-        params.extend(OUTS.iter().zip(&self.sizes).map(|(name, &n)| Param::write(name, Elem::F32, &[padded(n)])));
-        params.push(Param::scalar("rows"));
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let rows = self.rows.count(counts) as f64;
-        let n = self.sizes.iter().sum();
-        let weight = integer::weight_bytes(self.format, n, self.k);
-        let (n, k) = (n as f64, self.k as f64);
-        Cost { bytes: weight + rows * (n + k) * 4.0, flops: 2.0 * rows * n * k }
+    fn on_cpu(&self) -> Launch {
+        let Spec { sizes, weights, k, format, .. } = self;
+        let mut weight = Weight::of(1, 0, panels(1, sizes, *k));
+        (weight.operands, weight.sizes) = (1..1 + weights, sizes.clone());
+        let mut operands = vec![read("x", *k, 0)];
+        operands.extend(matrix(*format, weight));
+        operands.extend(OUTS.iter().zip(sizes).enumerate().map(|(part, (name, &n))| write(name, n, part)));
+        operands.push(Operand::scalar("rows", Per::Row));
+        Launch {
+            op: "split_linear",
+            symbol: self.name(),
+            operands,
+            cost: linear::cost(*format, 1, sizes.iter().sum(), *k),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

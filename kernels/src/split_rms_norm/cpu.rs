@@ -12,7 +12,7 @@ use crate::rms_norm;
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.parallel_for(b.scalar("rows"), |row| {
         let mut start = 0;
-        for (&(weight, out), &cols) in spec.slots().iter().zip(&spec.parts) {
+        for (&(weight, out), &(cols, _)) in spec.slots().iter().zip(&spec.parts) {
             let part = Part { x: b.buffer("x"), start, cols, eps: spec.eps, weight: b.buffer(weight) };
             part.emit(b, row, Row { buffer: b.buffer(out), row });
             start += cols;

@@ -10,59 +10,31 @@
 //! 1. load; the lanes' sums of squares, and the warp's
 //! 2. scale, multiply by the weight, round, store
 
-use jambac_graph::op::MAX_PARTS;
-
-use crate::hopper::{WARP, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use super::Spec;
+use crate::hopper::WARP;
+use crate::hopper::operand::{read, vector, write};
+#[cfg(feature = "emit")]
+use crate::hopper::row_stride;
+use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 
 /// Rows of a block: warps.
 const ROWS: u32 = 4;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns of each part and the element type of its result, one after another; [`MAX_PARTS`] at most.
-    pub parts: Vec<(usize, Elem)>,
-    /// Added to the means of squares.
-    pub eps: f64,
-    /// What the rows are.
-    pub rows: Rows,
-}
-
-impl Spec {
-    /// The slots of the parts in order: weight and result.
-    pub fn slots(&self) -> &'static [(&'static str, &'static str)] {
-        assert!(self.parts.len() <= MAX_PARTS, "{} parts", self.parts.len());
-        &super::SLOTS[..self.parts.len()]
-    }
-
-    fn cols(&self) -> usize {
-        self.parts.iter().map(|&(cols, _)| cols).sum()
-    }
-
-    pub(crate) fn symbol(&self) -> String {
-        let parts: String = self.parts.iter().map(|(cols, elem)| format!("_{}{cols}", elem.name())).collect();
-        format!("split_rms_norm{parts}_e{:x}_sm90", (self.eps as f32).to_bits())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let slots = || self.slots().iter().zip(&self.parts);
-        let mut params = vec![Param::read("x", Elem::F32, &[row_stride(Elem::F32, self.cols())])];
-        params.extend(slots().map(|(&(weight, _), _)| Param::read(weight, Elem::F32, &[])));
-        params.extend(slots().map(|(&(_, out), &(cols, elem))| Param::write(out, elem, &[row_stride(elem, cols)])));
-        params.push(Param::count("rows"));
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let bytes: usize = self.parts.iter().map(|(cols, elem)| cols * (4 + elem.bytes())).sum();
-        let rows = self.rows.count(counts) as f64;
-        Cost { bytes: rows * bytes as f64, flops: rows * self.cols() as f64 * 4.0 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(self.rows.blocks(ROWS), ROWS * WARP, 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let parts = || spec.slots().iter().zip(&spec.parts).enumerate();
+    let mut operands = vec![read("x", Elem::F32, spec.cols(), 0)];
+    operands.extend(parts().map(|(part, (&(weight, _), &(cols, _)))| vector(weight, cols, 1 + part)));
+    operands.extend(parts().map(|(part, (&(_, out), &(cols, elem)))| write(out, elem, cols, part)));
+    operands.push(Operand::count("rows", Per::Row));
+    let names: String = spec.parts.iter().map(|(cols, elem)| format!("_{}{cols}", elem.name())).collect();
+    let bytes: usize = spec.parts.iter().map(|(cols, elem)| cols * (4 + elem.bytes())).sum();
+    Launch {
+        op: "split_rms_norm",
+        symbol: format!("split_rms_norm{names}_e{:x}_sm90", (spec.eps as f32).to_bits()),
+        operands,
+        cost: Cost { bytes: Amount::per_row(bytes as f64), operations: Amount::per_row(spec.cols() as f64 * 4.0) },
+        grid: Some(Grid::along_x(Blocks::of_rows(ROWS), ROWS * WARP, 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

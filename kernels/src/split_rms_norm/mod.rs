@@ -4,27 +4,53 @@
 //!
 //! Bound by memory: each row read once and written once.
 
-use jambac_graph::op::MAX_PARTS;
+use jamba_plan::format::TargetKind;
+use jambac_graph::{Op, op::MAX_PARTS};
 
-use crate::kernel::{Cost, Counts, Elem, Param, Rows, padded};
+use crate::cpu::operand::{read, vector, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// Names of the slots of each part.
+/// Names of the slots of each part: weight and result.
 const SLOTS: [(&str, &str); MAX_PARTS] =
     [("weight_0", "out_0"), ("weight_1", "out_1"), ("weight_2", "out_2"), ("weight_3", "out_3")];
 
-/// What the kernel computes.
+/// RMS norms of the parts of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns of each part, one after another; [`MAX_PARTS`] at most.
-    pub parts: Vec<usize>,
+    /// Columns of each part and the element type of its result, in order; at most [`MAX_PARTS`].
+    pub parts: Vec<(usize, Elem)>,
     /// Added to the means of squares.
     pub eps: f64,
-    /// What the rows are.
-    pub rows: Rows,
+}
+
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::SplitRmsNorm { eps } = node.op() else { return Err(node.other_op()) };
+        let part = |part: usize| Ok((node.result_cols(part)?, node.stored_result(part)?));
+        let parts = (0..node.operands.len() - 1).map(part).collect::<Result<_, SelectError>>()?;
+        Ok(Selected::new(Spec { parts, eps }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
+        match self.parts.len() {
+            ..=MAX_PARTS => Ok(()),
+            n => Err(Unsupported(format!("found {n} parts, expected at most {MAX_PARTS}"))),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
 }
 
 impl Spec {
@@ -33,31 +59,25 @@ impl Spec {
         &SLOTS[..self.parts.len()]
     }
 
-    /// The number of a part by the name of its weight's slot.
-    pub fn part_of(&self, weight: &str) -> Option<usize> {
-        self.slots().iter().position(|&(name, _)| name == weight)
-    }
-
     fn cols(&self) -> usize {
-        self.parts.iter().sum()
+        self.parts.iter().map(|&(cols, _)| cols).sum()
     }
 
-    pub(crate) fn symbol(&self) -> String {
-        let parts: Vec<String> = self.parts.iter().map(usize::to_string).collect();
-        format!("split_rms_norm_d{}_e{:x}", parts.join("_"), (self.eps as f32).to_bits())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let slots = || self.slots().iter().zip(&self.parts);
-        let mut params = vec![Param::read("x", Elem::F32, &[padded(self.cols())])];
-        params.extend(slots().map(|(&(weight, _), _)| Param::read(weight, Elem::F32, &[])));
-        params.extend(slots().map(|(&(_, out), &cols)| Param::write(out, Elem::F32, &[padded(cols)])));
-        params.push(Param::scalar("rows"));
-        params
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let elements = (self.rows.count(counts) * self.cols()) as f64;
-        Cost { bytes: elements * 8.0, flops: elements * 4.0 }
+    fn on_cpu(&self) -> Launch {
+        let parts = || self.slots().iter().zip(&self.parts).enumerate();
+        let mut operands = vec![read("x", self.cols(), 0)];
+        operands.extend(parts().map(|(part, (&(weight, _), &(cols, _)))| vector(weight, cols, 1 + part)));
+        operands.extend(parts().map(|(part, (&(_, out), &(cols, _)))| write(out, cols, part)));
+        operands.push(Operand::scalar("rows", Per::Row));
+        let names: Vec<String> = self.parts.iter().map(|(cols, _)| cols.to_string()).collect();
+        let cols = self.cols() as f64;
+        Launch {
+            op: "split_rms_norm",
+            symbol: format!("split_rms_norm_d{}_e{:x}", names.join("_"), (self.eps as f32).to_bits()),
+            operands,
+            cost: Cost { bytes: Amount::per_row(cols * 8.0), operations: Amount::per_row(cols * 4.0) },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }
     }
 }

@@ -12,35 +12,22 @@
 //! 2. the draws of 16 bytes; int8 in the order of [`crate::hopper::weight`]
 //! 3. as the format stores them
 
-use crate::kernel::{Cost, Counts, Elem, Param};
-use jamba_plan::format::{Blocks, Launch};
+use super::Spec;
+use crate::kernel::{Blocks, Cost, Extent, Grid, Launch, Operand, Param, Source, hopper_body};
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// What values are stored as: f32, bf16 or int8.
-    pub format: Elem,
-}
-
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("synthetic_weight_{}_sm90", self.format.name())
-    }
-
-    /// Those of [`jamba_plan::synthetic::DrawnRows::args`].
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let numbers =
-            ["key", "scale", "offset", "normal", "first", "n", "cols", "stride", "rows", "run", "run_stride", "unit"];
-        [Param::write("out", self.format, &[])].into_iter().chain(numbers.map(Param::scalar)).collect()
-    }
-
-    /// Of a step: it belongs to none.
-    pub(crate) fn cost(&self, _: Counts) -> Cost {
-        Cost::default()
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(Blocks::PerSm(4), 256, 0)
+/// The slots are those of [`jamba_plan::synthetic::DrawnRows::args`].
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let numbers =
+        ["key", "scale", "offset", "normal", "first", "n", "cols", "stride", "rows", "run", "run_stride", "unit"];
+    let params = [Param::write("out", spec.format, &[])].into_iter().chain(numbers.map(Param::scalar));
+    Launch {
+        op: "synthetic_weight",
+        symbol: format!("synthetic_weight_{}_sm90", spec.format.name()),
+        operands: params.map(|param| Operand::new(param, Source::Caller, Extent::fixed(0))).collect(),
+        // Runs when a plan is opened, in no step.
+        cost: Cost::default(),
+        grid: Some(Grid::along_x(Blocks::PerSm(4), 256, 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 
@@ -53,10 +40,11 @@ mod emit;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Elem;
     use jamba_plan::synthetic::DrawnRows;
 
     #[test]
     fn the_parameters_are_those_of_drawn_rows() {
-        assert_eq!(Spec { format: Elem::Bf16 }.params().len(), DrawnRows::N_ARGS);
+        assert_eq!(launch(&Spec { format: Elem::Bf16 }).operands.len(), DrawnRows::N_ARGS);
     }
 }

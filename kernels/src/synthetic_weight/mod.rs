@@ -7,4 +7,28 @@
 //!
 //! For a GPU only, when a plan is opened: the weights need not travel to it.
 
-pub mod hopper;
+use jamba_plan::format::TargetKind;
+
+use crate::kernel::{Config, Elem, Kernel, Launch, Unsupported};
+
+mod hopper;
+
+/// Draws of the weights of one format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Stored type of the values: f32, bf16 or int8.
+    pub format: Elem,
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Sm90a => Ok(()),
+            TargetKind::Cpu => Err(Unsupported("synthetic weights are drawn by the runtime, expected a GPU".into())),
+        }
+    }
+
+    fn lower(&self, _: TargetKind, _: Config) -> Vec<Launch> {
+        vec![hopper::launch(self)]
+    }
+}

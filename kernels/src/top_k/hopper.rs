@@ -7,49 +7,38 @@
 //! 1. the row, in registers
 //! 2. the largest that is not taken, k times
 
+use super::Spec;
+use crate::hopper::operand::{read, write};
+#[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
+use crate::kernel::{Blocks, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_route::hopper::MAX_EXPERTS;
-use jamba_plan::format::Launch;
-
-/// Columns at most: a thread holds a row in registers.
-pub const MAX_COLS: usize = MAX_EXPERTS;
 
 /// Threads of a block.
 const THREADS: u32 = 128;
 
-/// What the kernel computes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    /// Columns; [`MAX_COLS`] at most.
-    pub cols: usize,
-    /// How many are taken.
-    pub k: usize,
-    /// What the rows are.
-    pub rows: Rows,
+/// A thread holds a row in registers.
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    match spec.cols {
+        ..=MAX_EXPERTS => Ok(()),
+        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_EXPERTS} on sm_90a"))),
+    }
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("top_{}_d{}_sm90", self.k, self.cols)
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("p", Elem::F32, &[row_stride(Elem::F32, self.cols)]),
-            Param::write("weights", Elem::F32, &[row_stride(Elem::F32, self.k)]),
-            Param::write("experts", Elem::I32, &[self.k]),
-            Param::count("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let (rows, cols, k) = (self.rows.count(counts) as f64, self.cols as f64, self.k as f64);
-        Cost { bytes: rows * (cols + 2.0 * k) * 4.0, flops: rows * cols * k }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(self.rows.blocks(THREADS), THREADS, 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { cols, k } = spec;
+    Launch {
+        op: "top_k",
+        symbol: format!("top_{k}_d{cols}_sm90"),
+        operands: vec![
+            read("p", Elem::F32, cols, 0),
+            write("weights", Elem::F32, k, 0),
+            Operand::output(Param::write("experts", Elem::I32, &[k]), 1),
+            Operand::count("rows", Per::Row),
+        ],
+        cost: spec.cost(),
+        grid: Some(Grid::along_x(Blocks::of_rows(THREADS), THREADS, 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 
@@ -62,7 +51,7 @@ use crate::hopper::{
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { cols, k, .. } = spec;
-    assert!(cols <= MAX_COLS && k <= cols, "{k} of {cols} columns");
+    assert!(cols <= MAX_EXPERTS && k <= cols, "{k} of {cols} columns");
     let token = b.block() * THREADS as usize + b.thread();
     b.if_(token.lt(b.count("rows")), || {
         // 1. load

@@ -2,13 +2,18 @@
 //!
 //! Bound by latency: rows are short (the experts of a router).
 
-use crate::kernel::{Cost, Counts, Elem, Param, padded};
+use jamba_plan::format::TargetKind;
+use jambac_graph::Op;
+
+use crate::cpu::operand::{read, write};
+use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body};
+use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-pub mod hopper;
+mod hopper;
 
-/// What the kernel computes.
+/// The k largest of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns.
@@ -17,24 +22,49 @@ pub struct Spec {
     pub k: usize,
 }
 
+impl Select for Spec {
+    fn select(node: &Node) -> Result<Selected, SelectError> {
+        let &Op::TopK { k } = node.op() else { return Err(node.other_op()) };
+        Ok(Selected::new(Spec { cols: node.operand_cols(0)?, k }, node.rows()?))
+    }
+}
+
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Ok(()),
+            TargetKind::Sm90a => hopper::supports(self),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => vec![self.on_cpu()],
+            TargetKind::Sm90a => vec![hopper::launch(self)],
+        }
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("top_{}_d{}", self.k, self.cols)
+    fn cost(&self) -> Cost {
+        let (cols, k) = (self.cols as f64, self.k as f64);
+        Cost { bytes: Amount::per_row((cols + 2.0 * k) * 4.0), operations: Amount::per_row(cols * k) }
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("p", Elem::F32, &[padded(self.cols)]),
-            Param::write("weights", Elem::F32, &[padded(self.k)]),
-            Param::write("experts", Elem::I32, &[self.k]),
-            Param::scalar("rows"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        Cost {
-            bytes: (counts.tokens * (self.cols + 2 * self.k)) as f64 * 4.0,
-            flops: (counts.tokens * self.cols * self.k) as f64,
+    fn on_cpu(&self) -> Launch {
+        let &Spec { cols, k } = self;
+        Launch {
+            op: "top_k",
+            symbol: format!("top_{k}_d{cols}"),
+            operands: vec![
+                read("p", cols, 0),
+                write("weights", k, 0),
+                Operand::output(Param::write("experts", Elem::I32, &[k]), 1),
+                Operand::scalar("rows", Per::Row),
+            ],
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
         }
     }
 }

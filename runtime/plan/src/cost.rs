@@ -20,7 +20,7 @@ pub struct Size {
 ///
 /// ```text
 /// constant + tokens · T + sequences · S + outputs · O + sequence_context · S · C + token_context · T · C
-///          + min(first_token · T, most)
+///          + min(first_token · T + first_output · O, most)
 /// ```
 ///
 /// of T tokens, S sequences, O rows of logits and C tokens of context. The last term is that of experts: the first token
@@ -41,6 +41,8 @@ pub struct Amount {
     pub token_context: f64,
     /// For each token, up to `most`.
     pub first_token: f64,
+    /// For each row of logits, together with `first_token` up to `most`.
+    pub first_output: f64,
     /// Where that ends.
     pub most: f64,
 }
@@ -55,13 +57,13 @@ impl Amount {
             + self.outputs * outputs
             + self.sequence_context * sequences * context
             + self.token_context * tokens * context
-            + (self.first_token * tokens).min(self.most)
+            + (self.first_token * tokens + self.first_output * outputs).min(self.most)
     }
 
     pub(crate) fn is_sound(&self) -> bool {
         let Amount { constant, tokens, sequences, outputs, .. } = *self;
-        let Amount { sequence_context, token_context, first_token, most, .. } = *self;
-        [constant, tokens, sequences, outputs, sequence_context, token_context, first_token, most]
+        let Amount { sequence_context, token_context, first_token, first_output, most, .. } = *self;
+        [constant, tokens, sequences, outputs, sequence_context, token_context, first_token, first_output, most]
             .iter()
             .all(|coefficient| coefficient.is_finite() && *coefficient >= 0.0)
     }
@@ -90,10 +92,11 @@ mod tests {
             sequence_context: 0.5,
             token_context: 0.25,
             first_token: 7.0,
+            first_output: 0.5,
             most: 20.0,
         };
         let size = Size { tokens: 2.0, sequences: 3.0, outputs: 4.0, context: 8.0 };
-        assert_eq!(amount.at(size), 1.0 + 20.0 + 300.0 + 4000.0 + 12.0 + 4.0 + 14.0);
+        assert_eq!(amount.at(size), 1.0 + 20.0 + 300.0 + 4000.0 + 12.0 + 4.0 + (14.0 + 2.0));
         let many = Size { tokens: 5.0, ..Size::default() };
         assert_eq!(amount.at(many), 1.0 + 50.0 + 20.0);
         assert!(amount.is_sound());

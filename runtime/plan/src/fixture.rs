@@ -33,7 +33,6 @@ pub(crate) fn manifest() -> Manifest {
             sm_90a::info(&limits),
         ],
         limits,
-        native_features: Vec::new(),
         synthetic_seed: None,
         provenance: None,
     }
@@ -65,7 +64,9 @@ pub(crate) fn program() -> Program {
                 kernel: 0,
                 barrier: false,
                 args: vec![Arg::Table(Table::Ids), Arg::Weight(0), Arg::Arena(0), Arg::Count(Count::Tokens, 1)],
+                rows: Rows::TOKENS,
                 launch: None,
+                pick: None,
                 source: "model.embed_tokens".to_owned(),
                 cost: Cost { bytes: Amount { tokens: 18.0, ..Amount::default() }, ..Cost::default() },
             },
@@ -73,7 +74,9 @@ pub(crate) fn program() -> Program {
                 kernel: 1,
                 barrier: true,
                 args: vec![Arg::Arena(64), Arg::State(8), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7)],
+                rows: Rows::TOKENS,
                 launch: None,
+                pick: None,
                 source: "layers.0.mamba".to_owned(),
                 cost: Cost {
                     bytes: Amount { constant: 32.0, tokens: 24.0, ..Amount::default() },

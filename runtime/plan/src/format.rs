@@ -9,6 +9,7 @@ mod draw_kernel;
 mod launch;
 mod layout;
 mod picks;
+mod rows;
 mod target;
 mod tensor_map;
 mod weight;
@@ -17,6 +18,7 @@ pub use draw_kernel::DrawKernel;
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
 pub use picks::{NO_TOKEN, Pick, Picks, Setting};
+pub use rows::Rows;
 pub use target::TargetKind;
 pub use tensor_map::{Swizzle, TENSOR_MAP_BYTES, TensorElem, TensorMap};
 pub use weight::{Init, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
@@ -45,9 +47,6 @@ pub struct Manifest {
     pub limits: Limits,
     /// What the plan holds for each kind of target, in the order of [`TargetKind::ALL`].
     pub programs: Vec<ProgramInfo>,
-    /// CPU features that the code of the target `native` needs, by LLVM's names: `avx2`. Empty without that target.
-    #[serde(default)]
-    pub native_features: Vec<String>,
     /// Seed of synthetic weights; the plan then has no weights sections and the runtime draws them.
     pub synthetic_seed: Option<u64>,
     /// What the plan was built from. Absent in plans of compilers that did not say.
@@ -224,7 +223,7 @@ pub struct Entry {
     pub max_outputs: u64,
     /// Where the logits are when all steps are done.
     pub logits: Logits,
-    /// Where the last two steps leave tokens that they pick from the logits. None on CPUs.
+    /// Where the steps that pick tokens leave them. `None` on CPUs.
     pub picks: Option<Picks>,
     /// The steps.
     pub steps: Vec<Step>,
@@ -252,11 +251,15 @@ pub struct Step {
     pub barrier: bool,
     /// The kernel's argument array, in order.
     pub args: Vec<Arg>,
+    /// The rows that it works on.
+    pub rows: Rows,
     /// How a GPU launches it. None on CPUs.
     pub launch: Option<Launch>,
+    /// The pick that this step makes; a run makes one of those or none. `None`: every run makes the step.
+    pub pick: Option<Pick>,
     /// Where in the model it comes from: `layers.3.mamba`.
     pub source: String,
-    /// What it cannot do without.
+    /// What it reads, writes and computes at least.
     pub cost: Cost,
 }
 

@@ -22,13 +22,13 @@ use crate::format::PAGE_BYTES;
 pub const MAGIC: [u8; 8] = *b"\x89JAMBA\r\n";
 
 /// Version of the format that this crate writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Oldest reader that understands what this crate writes.
-pub const OLDEST_READER: u32 = 4;
+pub const OLDEST_READER: u32 = 5;
 
 /// Oldest format version that this crate reads.
-pub const OLDEST_FORMAT: u32 = 4;
+pub const OLDEST_FORMAT: u32 = 5;
 
 /// Length of the header, in bytes: one page.
 pub const HEADER_BYTES: usize = PAGE_BYTES as usize;

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::format::{ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, Setting, TENSOR_MAP_BYTES, Table};
+use crate::format::{
+    ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, Setting, TENSOR_MAP_BYTES, Table, TargetKind,
+};
 
 impl Table {
     /// Every table that any step fills, in the order in which they lie in memory. The settings of draws, which a GPU alone has,
@@ -67,6 +69,14 @@ pub fn pages_per_sequence(limits: &Limits) -> u64 {
 /// Bytes of [`Table::ALL`] together: of a CPU [`crate::format::Memory::tables`].
 pub fn table_bytes(limits: &Limits) -> u64 {
     Table::ALL.iter().fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
+}
+
+/// Bytes of the tables' region of steps with these arguments and `n_maps` tensor maps: [`crate::format::Memory::tables`].
+pub fn region_bytes(kind: TargetKind, limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> u64 {
+    match kind {
+        TargetKind::Cpu => table_bytes(limits),
+        TargetKind::Sm90a => DeviceTables::new(limits, args, n_maps).bytes,
+    }
 }
 
 /// What the tables' region of a GPU holds, and where: words of counts (i64), step tables, settings of draws where a step reads

@@ -59,7 +59,10 @@ impl Toy {
         for entry in &mut self.program.entries {
             let draw = vec![logits, Arg::Table(Table::Settings), Arg::Arena(PICKS.drawn), outputs];
             let argmax = vec![logits, Arg::Arena(PICKS.likeliest), outputs];
-            entry.steps.extend([step(5, argmax, "sampler"), step(6, draw, "sampler")]);
+            entry.steps.extend([
+                Step { pick: Some(Pick::Likeliest), ..step(5, argmax, "sampler") },
+                Step { pick: Some(Pick::Drawn), ..step(6, draw, "sampler") },
+            ]);
             entry.picks = Some(PICKS);
         }
         self.manifest.programs[0].memory.tables = DeviceTables::of(&LIMITS, &self.program).bytes;
@@ -149,7 +152,6 @@ fn manifest(program: &Program) -> Manifest {
             passes: Vec::new(),
             draw_kernels: Vec::new(),
         }],
-        native_features: Vec::new(),
         synthetic_seed: None,
         provenance: None,
     }
@@ -204,7 +206,7 @@ pub(crate) fn step(kernel: u32, args: Vec<Arg>, source: &str) -> Step {
         },
     };
     let (launch, source) = (Some(launch), source.to_owned());
-    Step { kernel, barrier: kernel > 0, args, launch, source, cost: Cost::default() }
+    Step { kernel, barrier: kernel > 0, args, rows: Rows::TOKENS, launch, pick: None, source, cost: Cost::default() }
 }
 
 /// An entry. `head` writes its number to the logits.

@@ -118,5 +118,5 @@ fn fused_ops_have_kernels() {
           9     | linear_swiglu_bf16_n16_k16                 x=b11 weight=w9 out=b12 rows=tokens
           10    | select_rows_d16                            x=b12 rows=rows out=b13 outputs=outputs
           11    | linear_bf16_n7_k16                         x=b13 weight=w0 out=b14 rows=outputs
-    "#]].assert_eq(&text::steps(&schedule, &schedule.entries[0]));
+    "#]].assert_eq(&text::steps(&schedule, &schedule.program.entries[0]));
 }

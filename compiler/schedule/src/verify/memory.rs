@@ -1,20 +1,21 @@
-//! What lies where: weights, states, buffers, logits, pools.
+//! Placement: weights, states, buffers, logits, pools.
 
-use jamba_plan::format::{Arg, ElementOrder, EntryKind, Layout, PartOrder, TargetKind, Transform, WeightFormat};
+use jamba_plan::format::{
+    Arg, Buffer, ElementOrder, Entry, EntryKind, Layout, PartOrder, Step, Transform, Weight, WeightFormat,
+};
 use jamba_plan::tables;
 use jambac_kernels::cpu::integer::GROUP;
-use jambac_kernels::kernel::{Access, Elem, Kernel, LANES, Param, padded};
-use jambac_kernels::kv_append::page_elements;
-use jambac_kernels::selective_scan;
+use jambac_kernels::kernel::{self, Access, Elem, Operand, Param, Source};
+use jambac_kernels::target;
 
-use super::{bound, broken, buffer_place, meet, sm90, step_place};
-use crate::{Buffer, EntrySchedule, PlannedWeight, Pool, Schedule, ScheduleError, Step};
+use super::{bound, broken, buffer_place, meet, step_place};
+use crate::{Pool, Schedule, ScheduleError};
 
 // 3.
 pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     let align = schedule.kind.align_bytes();
     let mut end = 0;
-    for (index, weight) in schedule.weights.iter().enumerate() {
+    for (index, weight) in schedule.program.weights.iter().enumerate() {
         let place = || format!("weight {index} ({})", weight.name());
         if !weight.offset.is_multiple_of(align) || weight.offset < end {
             let message = format!("offset {}, expected a multiple of {align} from {end} on", weight.offset);
@@ -31,15 +32,21 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
         let message = format!("they end at {end}, expected at most {}", schedule.memory.weights);
         return Err(broken(3, "weights".into(), message));
     }
-    for entry in &schedule.entries {
+    for entry in &schedule.program.entries {
         for (index, step) in entry.steps.iter().enumerate() {
-            for (param, arg) in bound(schedule, step) {
-                if let Arg::Weight(weight) = arg {
-                    let checked = match param.name() {
-                        "scales" => check_scales(schedule, step, weight),
-                        _ => check_weight(schedule, &step.spec, &param, weight),
-                    };
-                    checked.map_err(|message| broken(3, step_place(entry, index), message))?;
+            let fail = |message| broken(3, step_place(schedule, entry, index), message);
+            let mut integers = None;
+            for (operand, arg) in bound(schedule, step) {
+                match (&operand.source, arg) {
+                    (Source::Weight(stated), Arg::Weight(found)) => {
+                        check_weight(schedule, operand, stated, found).map_err(fail)?;
+                        integers = schedule.program.weights.get(found as usize);
+                    }
+                    (Source::Scales, Arg::Weight(found)) => check_scales(schedule, integers, found).map_err(fail)?,
+                    (_, Arg::Weight(found)) => {
+                        return Err(fail(format!("slot {} is weight {found}, and takes none", operand.name())));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -48,7 +55,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
 }
 
 /// Bytes by layout and format: integers in panels pad their inputs to groups, rows are as long as they say.
-fn stored_bytes(weight: &PlannedWeight) -> u64 {
+fn stored_bytes(weight: &Weight) -> u64 {
     let Layout { groups, n, k, lanes, order } = weight.layout;
     if let ElementOrder::Rows { stride, multiple } = order {
         return groups * n.div_ceil(multiple) * multiple * stride * weight.format.bits() / 8;
@@ -63,7 +70,7 @@ fn stored_bytes(weight: &PlannedWeight) -> u64 {
 }
 
 /// Rows follow from the parts; interleaved parts are as long as each other.
-fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
+fn check_parts(weight: &Weight) -> Result<(), String> {
     let multiple = weight.layout.multiple();
     let rows: u64 = match &weight.parts[..] {
         [part] => part.rows,
@@ -79,23 +86,10 @@ fn check_parts(weight: &PlannedWeight) -> Result<(), String> {
     Ok(())
 }
 
-/// A kernel of several parts finds the rows that it expects, in its order.
-pub(super) fn check_rows(weight: &PlannedWeight, expected: &[usize], order: PartOrder) -> Result<(), String> {
-    let rows: Vec<u64> = weight.parts.iter().map(|part| part.rows).collect();
-    if weight.order == order && rows.iter().copied().eq(expected.iter().map(|&n| n as u64)) {
-        return Ok(());
-    }
-    Err(format!("weight has parts of {rows:?} rows, {:?}, expected {expected:?}, {order:?}", weight.order))
-}
-
-/// Scales are those of the integers that the step reads: one of each output, or of each 32 inputs of it.
-fn check_scales(schedule: &Schedule, step: &Step, index: u32) -> Result<(), String> {
-    let integers = bound(schedule, step).find_map(|(param, arg)| match arg {
-        Arg::Weight(weight) if matches!(param.name(), "weight" | "weight_map") => schedule.weights.get(weight as usize),
-        _ => None,
-    });
-    let (Some(integers), Some(scales)) = (integers, schedule.weights.get(index as usize)) else {
-        return Err(format!("slot scales is weight {index} and slot weight none of {}", schedule.weights.len()));
+/// Scales are those of the integers that the step reads: one for each output, or for each 32 inputs of it.
+fn check_scales(schedule: &Schedule, integers: Option<&Weight>, index: u32) -> Result<(), String> {
+    let (Some(integers), Some(scales)) = (integers, schedule.program.weights.get(index as usize)) else {
+        return Err(format!("slot scales is weight {index} of {}, without integers", schedule.program.weights.len()));
     };
     let (k, format) = match integers.format {
         WeightFormat::Int8 => (1, WeightFormat::F32),
@@ -117,64 +111,30 @@ fn check_scales(schedule: &Schedule, step: &Step, index: u32) -> Result<(), Stri
     Ok(())
 }
 
-fn check_weight(schedule: &Schedule, kernel: &Kernel, param: &Param, index: u32) -> Result<(), String> {
-    let Some(weight) = schedule.weights.get(index as usize) else {
-        return Err(format!("weight {index}, expected one of {}", schedule.weights.len()));
+/// The weight has the layout, format and parts that the kernel states.
+fn check_weight(schedule: &Schedule, operand: &Operand, stated: &kernel::Weight, index: u32) -> Result<(), String> {
+    let Some(weight) = schedule.program.weights.get(index as usize) else {
+        return Err(format!("weight {index}, expected one of {}", schedule.program.weights.len()));
     };
-    let PlannedWeight { layout, format, transform, .. } = weight;
-    if param.access() != Some(Access::Read) || param.elem() != Some(Elem::from(*format)) {
-        return Err(format!("slot {} takes {param:?}, weight {index} is {}", param.name(), format.name()));
+    let name = operand.name();
+    if operand.param.elem() != Some(Elem::from(weight.format)) {
+        return Err(format!("slot {name} takes {:?}, weight {index} is {}", operand.param, weight.format.name()));
     }
-    let matrix = |groups: usize, n: usize, k: usize| Layout::in_panels(groups as u64, n as u64, k as u64, LANES as u64);
-    // Their parts' rows make n.
-    let parts = |k: usize| Layout::in_panels(1, layout.n, k as u64, LANES as u64);
-    let expected = match (kernel, param.name()) {
-        (Kernel::Sm90(kernel), name) => sm90::layout(kernel, name, weight)?,
-        (Kernel::Linear(spec), "weight") => matrix(1, spec.n, spec.k),
-        (Kernel::SplitLinear(spec), "weight") => {
-            check_rows(weight, &spec.sizes, PartOrder::Stacked)?;
-            parts(spec.k)
-        }
-        (Kernel::LinearSwiglu(spec), "weight") => {
-            check_rows(weight, &[spec.n, spec.n], PartOrder::Interleaved)?;
-            parts(spec.k)
-        }
-        (Kernel::Linear(spec), "bias") => matrix(1, spec.n, 1),
-        (Kernel::GroupedLinear(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
-        (Kernel::GroupedSwiglu(spec), "weight") => {
-            check_rows(weight, &[spec.n, spec.n], PartOrder::Interleaved)?;
-            matrix(spec.n_experts, 2 * padded(spec.n), spec.k)
-        }
-        (Kernel::GroupedCombine(spec), "weight") => matrix(spec.n_experts, spec.n, spec.k),
-        (Kernel::RmsNorm(spec), "weight") => matrix(1, spec.cols, 1),
-        (Kernel::Elementwise(spec), "b") => matrix(1, spec.cols, 1),
-        (Kernel::CausalConv1d(spec), "weight") => matrix(1, spec.channels, spec.taps),
-        (Kernel::CausalConv1d(spec), "bias") => matrix(1, spec.channels, 1),
-        (Kernel::SelectiveScan(spec), "a") => matrix(1, spec.channels, spec.d_state),
-        (Kernel::SelectiveScan(spec), "d" | "dt_bias") => matrix(1, spec.channels, 1),
-        (Kernel::SelectiveScan(spec), "b_norm" | "c_norm") => matrix(1, spec.d_state, 1),
-        (Kernel::SelectiveScan(spec), "dt_norm") => matrix(1, dt_rank(spec), 1),
-        (Kernel::SelectiveScan(spec), "dt_weight") => matrix(1, spec.channels, dt_rank(spec)),
-        (Kernel::SplitRmsNorm(spec), name) if spec.part_of(name).is_some() => {
-            matrix(1, spec.part_of(name).map_or(0, |part| spec.parts[part]), 1)
-        }
-        // Any number of rows: ids are below the vocabulary.
-        (Kernel::Embed(spec), "table") => Layout::in_panels(1, layout.n, spec.d_model as u64, spec.lanes as u64),
-        (_, name) => return Err(format!("slot {name} takes no weight")),
-    };
-    if *layout != expected {
-        return Err(format!("weight {index} lies as {layout:?}, expected {expected:?}"));
+    if weight.layout != stated.layout {
+        return Err(format!("weight {index} is laid out as {:?}, expected {:?}", weight.layout, stated.layout));
     }
-    let is_rates = kernel.op() == "selective_scan" && param.name() == "a";
-    if (*transform == Transform::DecayRate) != is_rates {
-        return Err(format!("weight {index} is transformed by {transform:?}, which slot {} is not for", param.name()));
+    let rows: Vec<u64> = weight.parts.iter().map(|part| part.rows).collect();
+    if weight.order != stated.order || !rows.iter().copied().eq(stated.sizes.iter().map(|&n| n as u64)) {
+        let (found, expected) = (weight.order, stated.order);
+        return Err(format!("weight has parts of {rows:?} rows, {found:?}, expected {:?}, {expected:?}", stated.sizes));
+    }
+    if weight.transform != stated.transform {
+        return Err(format!(
+            "weight {index} is transformed by {:?}, slot {name} takes {:?}",
+            weight.transform, stated.transform
+        ));
     }
     Ok(())
-}
-
-/// Inputs of a scan's projection; it has one where it has a weight for it.
-fn dt_rank(spec: &selective_scan::Spec) -> usize {
-    spec.selection.projection().map_or(0, |projection| projection.dt_rank)
 }
 
 // 4.
@@ -201,53 +161,53 @@ pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
             return Err(broken(4, place(), format!("it shares bytes with state {}", other.name)));
         }
     }
-    for entry in &schedule.entries {
+    for entry in &schedule.program.entries {
         for (index, step) in entry.steps.iter().enumerate() {
-            for (param, arg) in bound(schedule, step) {
-                check_state(schedule, &step.spec, &param, arg)
-                    .map_err(|message| broken(4, step_place(entry, index), message))?;
+            for (operand, arg) in bound(schedule, step) {
+                check_state(schedule, step, operand, arg)
+                    .map_err(|message| broken(4, step_place(schedule, entry, index), message))?;
             }
         }
     }
     Ok(())
 }
 
-fn check_state(schedule: &Schedule, kernel: &Kernel, param: &Param, arg: Arg) -> Result<(), String> {
-    let (bytes, elem) = match kernel {
-        Kernel::Sm90(kernel) => sm90::state(kernel),
-        Kernel::CausalConv1d(spec) => (spec.state_bytes(), Elem::F32),
-        Kernel::SelectiveScan(spec) => (spec.state_bytes(), Elem::F32),
-        Kernel::KvAppend(spec) => (page_elements(spec.n_kv_heads, spec.d_head) * spec.format.bytes(), spec.format),
-        Kernel::Attention(spec) => (page_elements(spec.n_kv_heads, spec.d_head) * spec.format.bytes(), spec.format),
-        _ => (0, Elem::F32),
+/// States are regions of the size that the kernel states, strides are those of the pools.
+fn check_state(schedule: &Schedule, step: &Step, operand: &Operand, arg: Arg) -> Result<(), String> {
+    let name = operand.name();
+    let elem_bytes = || {
+        let is_state = |operand: &&Operand| matches!(operand.source, Source::State | Source::Pages(_));
+        let state = schedule.operands(step).iter().find(is_state).and_then(|operand| operand.param.elem());
+        state.map_or(1, |elem| elem.bytes() as u64)
     };
     let memory = &schedule.memory;
-    let expected = match (param.name(), arg) {
-        ("state", Arg::State(offset)) | ("cache", Arg::Kv(offset)) => {
-            let pool = if param.name() == "state" { Pool::Slots } else { Pool::Pages };
+    let expected = match (&operand.source, arg) {
+        (Source::State, Arg::State(offset)) | (Source::Pages(_), Arg::Kv(offset)) => {
+            let pool = if operand.source == Source::State { Pool::Slots } else { Pool::Pages };
             let found = schedule.states.iter().find(|region| region.pool == pool && region.offset == offset);
+            let bytes = operand.bytes(|_| 1).unwrap_or(u64::MAX);
             return match found {
-                Some(region) if region.bytes == bytes as u64 && region.elem == elem => Ok(()),
+                Some(region) if region.bytes == bytes && Some(region.elem) == operand.param.elem() => Ok(()),
                 Some(region) => Err(format!("state {} has {} bytes, expected {bytes}", region.name, region.bytes)),
                 None => Err(format!("no state is at {arg:?}")),
             };
         }
-        ("slot_stride", arg) => (arg, memory.state_slot / elem.bytes() as u64),
-        ("page_stride", arg) => (arg, memory.kv_page / elem.bytes() as u64),
-        ("pages_per_sequence", arg) => (arg, tables::pages_per_sequence(&schedule.limits)),
-        ("state" | "cache", arg) => return Err(format!("slot {} is {arg:?}, expected a state", param.name())),
+        (Source::State | Source::Pages(_), arg) => return Err(format!("slot {name} is {arg:?}, expected a state")),
+        (Source::SlotStride, arg) => (arg, memory.state_slot / elem_bytes()),
+        (Source::PageStride(_), arg) => (arg, memory.kv_page / elem_bytes()),
+        (Source::PagesPerSequence, arg) => (arg, tables::pages_per_sequence(&schedule.limits)),
         _ => return Ok(()),
     };
     match expected {
         (Arg::Constant(found), constant) if found == constant => Ok(()),
-        (found, constant) => Err(format!("slot {} is {found:?}, expected {constant}", param.name())),
+        (found, constant) => Err(format!("slot {name} is {found:?}, expected {constant}")),
     }
 }
 
 // 5.
-pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
+pub(super) fn buffers(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     for (index, buffer) in entry.buffers.iter().enumerate() {
-        let Buffer { offset, bytes, first, last, .. } = *buffer;
+        let &Buffer { offset, bytes, first, last, .. } = buffer;
         let align = schedule.kind.align_bytes();
         if !offset.is_multiple_of(align) {
             let message = format!("offset {offset}, expected a multiple of {align}");
@@ -258,7 +218,7 @@ pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), 
                 format!("{bytes} bytes at {offset}, expected some inside the arena's {}", schedule.memory.arena);
             return Err(broken(5, buffer_place(entry, index), message));
         }
-        if first > last || last >= entry.steps.len() {
+        if first > last || last as usize >= entry.steps.len() {
             let message = format!("live from step {first} to {last} of {}", entry.steps.len());
             return Err(broken(5, buffer_place(entry, index), message));
         }
@@ -271,7 +231,7 @@ pub(super) fn buffers(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), 
 }
 
 // 7.
-pub(super) fn apart(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), ScheduleError> {
+pub(super) fn disjoint(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     let range = |buffer: &Buffer| (buffer.offset, buffer.offset + buffer.bytes);
     for (index, later) in entry.buffers.iter().enumerate() {
         for (other, earlier) in entry.buffers[..index].iter().enumerate() {
@@ -286,11 +246,11 @@ pub(super) fn apart(schedule: &Schedule, entry: &EntrySchedule) -> Result<(), Sc
 }
 
 /// Whether the step that writes `later` may do so over `earlier`, which it is the last to read.
-fn over(schedule: &Schedule, entry: &EntrySchedule, earlier: &Buffer, later: &Buffer) -> bool {
+fn over(schedule: &Schedule, entry: &Entry, earlier: &Buffer, later: &Buffer) -> bool {
     let same = (earlier.offset, earlier.bytes, earlier.last) == (later.offset, later.bytes, later.first);
     let rows = |wanted: Access| {
-        bound(schedule, &entry.steps[later.first]).find_map(move |(param, arg)| match param {
-            Param::Buffer { access, inner, .. } if access == wanted && arg == Arg::Arena(later.offset) => Some(inner),
+        bound(schedule, &entry.steps[later.first as usize]).find_map(move |(operand, arg)| match &operand.param {
+            Param::Buffer { access, inner, .. } if *access == wanted && arg == Arg::Arena(later.offset) => Some(inner),
             _ => None,
         })
     };
@@ -300,12 +260,14 @@ fn over(schedule: &Schedule, entry: &EntrySchedule, earlier: &Buffer, later: &Bu
 }
 
 // 9.
-pub(super) fn logits(entry: &EntrySchedule) -> Result<(), ScheduleError> {
+pub(super) fn logits(entry: &Entry) -> Result<(), ScheduleError> {
     let logits = entry.logits;
     let place = || format!("{} logits", entry.kind.name());
     let end = logits.offset + entry.max_outputs * logits.row_stride;
     let inside = |buffer: &&Buffer| {
-        buffer.last + 1 == entry.steps.len() && buffer.offset == logits.offset && end <= buffer.offset + buffer.bytes
+        buffer.last as usize + 1 == entry.steps.len()
+            && buffer.offset == logits.offset
+            && end <= buffer.offset + buffer.bytes
     };
     if !entry.buffers.iter().any(|buffer| inside(&buffer)) {
         let message = format!("no buffer that lives to the end holds bytes {} … {end}", logits.offset);
@@ -319,18 +281,19 @@ pub(super) fn logits(entry: &EntrySchedule) -> Result<(), ScheduleError> {
 
 // 10.
 pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
-    let kinds: Vec<EntryKind> = schedule.entries.iter().map(|entry| entry.kind).collect();
-    let several = schedule.kind == TargetKind::Sm90a;
-    let sound = match &kinds[..] {
-        [EntryKind::Prefill, EntryKind::Decode] => true,
-        [EntryKind::Prefill, decode @ ..] if several && !decode.is_empty() => {
-            decode.iter().all(|&kind| kind == EntryKind::Decode)
-                && schedule.entries[1..].is_sorted_by(|a, b| a.max_tokens < b.max_tokens)
+    let entries = &schedule.program.entries;
+    let found: Vec<(EntryKind, u64)> = entries.iter().map(|entry| (entry.kind, entry.max_sequences)).collect();
+    let decode = target::decode_sizes(schedule.kind, schedule.limits.max_sequences);
+    let sound = match &found[..] {
+        [(EntryKind::Prefill, _), rest @ ..] => {
+            rest.iter().copied().eq(decode.iter().map(|&sequences| (EntryKind::Decode, sequences)))
         }
         _ => false,
     };
     if !sound {
-        return Err(broken(10, "entries".into(), format!("{kinds:?}, expected prefill and decode")));
+        let kinds: Vec<EntryKind> = found.into_iter().map(|(kind, _)| kind).collect();
+        let message = format!("{kinds:?}, expected prefill, then decode of {decode:?} sequences");
+        return Err(broken(10, "entries".into(), message));
     }
     let align = schedule.kind.align_bytes();
     let memory = &schedule.memory;
@@ -345,13 +308,9 @@ pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
             return Err(broken(10, name.into(), format!("{bytes} bytes, expected a multiple of {align}")));
         }
     }
-    let tables = match schedule.kind {
-        TargetKind::Cpu => tables::table_bytes(&schedule.limits),
-        TargetKind::Sm90a => {
-            let args = schedule.entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
-            tables::DeviceTables::new(&schedule.limits, args.copied(), schedule.tensor_maps.len() as u64).bytes
-        }
-    };
+    let args = entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| step.args.iter().copied());
+    let n_maps = schedule.program.tensor_maps.len() as u64;
+    let tables = tables::region_bytes(schedule.kind, &schedule.limits, args, n_maps);
     if memory.tables != tables {
         return Err(broken(10, "tables".into(), format!("{} bytes, expected {tables} by the limits", memory.tables)));
     }

@@ -9,9 +9,9 @@
 //! 3. divide, round, store
 
 use super::decode;
-use crate::hopper::row_stride;
-use crate::kernel::{Cost, Counts, Elem, Param};
-use jamba_plan::format::{Blocks, Count, Launch};
+use crate::hopper::operand::write;
+use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
+use jamba_plan::format::Table;
 
 /// Threads of a block, each with every so many columns.
 const THREADS: u32 = 128;
@@ -23,33 +23,28 @@ pub struct Spec {
     pub partials: decode::Spec,
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let decode::Spec { n_heads, n_kv_heads, d_head, .. } = self.partials;
-        format!("attention_combine_h{n_heads}_g{n_kv_heads}_e{d_head}_sm90")
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let decode::Spec { n_heads, d_head, .. } = self.partials;
-        vec![
-            Param::read("partials", Elem::F32, &[self.partials.partial_stride()]),
-            Param::read("past", Elem::I32, &[]),
-            Param::write("out", Elem::Bf16, &[row_stride(Elem::Bf16, n_heads * d_head)]),
-            Param::count("sequences"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let decode::Spec { n_heads, d_head, .. } = self.partials;
-        let rows = (counts.sequences * n_heads) as f64;
-        let partials = rows * self.partials.splits(counts.context).1 as f64;
-        let partial_bytes = (4 * self.partials.partial_stride()) as f64;
-        Cost { bytes: partials * partial_bytes + rows * 2.0 * d_head as f64, flops: partials * 2.0 * d_head as f64 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let n_heads = self.partials.n_heads as u32;
-        Launch::along_x(Blocks::Of { count: Count::Sequences, factor: n_heads, per_block: 1 }, THREADS, 0)
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let decode::Spec { n_heads, n_kv_heads, d_head, .. } = spec.partials;
+    let per_token = spec.partials.partial_bytes();
+    Launch {
+        op: "attention",
+        symbol: format!("attention_combine_h{n_heads}_g{n_kv_heads}_e{d_head}_sm90"),
+        operands: vec![
+            spec.partials.partials(Access::Read),
+            Operand::table(Table::Past),
+            write("out", Elem::Bf16, n_heads * d_head, 0),
+            Operand::count("sequences", Per::Sequence),
+        ],
+        cost: Cost {
+            bytes: Amount {
+                sequences: (n_heads * d_head * Elem::Bf16.bytes()) as f64,
+                sequence_context: per_token,
+                ..Amount::default()
+            },
+            operations: Amount { sequence_context: per_token / 2.0, ..Amount::default() },
+        },
+        grid: Some(Grid::along_x(Blocks::Of { per: Per::Sequence, factor: n_heads as u32, per_block: 1 }, THREADS, 0)),
+        body: hopper_body!(spec, emit),
     }
 }
 

@@ -17,10 +17,14 @@
 //! 4. store the split's sums, maximum and total
 
 use super::split;
-use crate::hopper::{WARP, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param};
-use crate::kv_append::hopper::head_bytes;
-use jamba_plan::format::{Blocks, Launch};
+use crate::hopper::WARP;
+use crate::hopper::operand::read;
+use crate::kernel::{
+    Access, Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body,
+};
+use crate::kv_append::PAGE_TOKENS;
+use crate::kv_append::hopper::{head_bytes, pages};
+use jamba_plan::format::Table;
 
 /// Warps of a block.
 const WARPS: usize = 4;
@@ -47,35 +51,49 @@ pub struct Spec {
     pub scale: f64,
 }
 
+/// The buffer between the splits and their sum.
+pub(super) const PARTIALS: Source = Source::Scratch("partials");
+
+/// The node's operand that is the cache.
+const CACHE: usize = 1;
+
+pub(super) fn launch(spec: &Spec) -> Launch {
+    let &Spec { n_heads, n_kv_heads, d_head, scale } = spec;
+    let mut operands = vec![read("q", Elem::Bf16, n_heads * d_head, 0), pages(Access::Read, CACHE, n_kv_heads, d_head)];
+    operands.extend([Table::Past, Table::Pages].map(Operand::table));
+    operands.push(spec.partials(Access::Write));
+    operands.push(Operand::count("sequences", Per::Sequence));
+    operands.extend(Operand::page_strides(CACHE));
+    let cached = (2 * n_kv_heads * d_head * Elem::Bf16.bytes()) as f64;
+    let heads = n_heads as f64;
+    Launch {
+        op: "attention",
+        symbol: format!("attention_decode_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits()),
+        operands,
+        cost: Cost {
+            bytes: Amount {
+                sequences: 2.0 * heads * d_head as f64,
+                sequence_context: cached + spec.partial_bytes(),
+                ..Amount::default()
+            },
+            operations: Amount { sequence_context: 4.0 * heads * d_head as f64, ..Amount::default() },
+        },
+        grid: Some(Grid::along_x(Blocks::PerSm(PER_SM), WARPS as u32 * WARP, spec.shared().end as u32)),
+        body: hopper_body!(spec, emit),
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let Spec { n_heads, n_kv_heads, d_head, scale } = *self;
-        format!("attention_decode_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits())
+    /// The partial sums: a row for each query head and split.
+    pub(super) fn partials(&self, access: Access) -> Operand {
+        let inner = vec![self.partial_stride()];
+        let param = Param::Buffer { name: "partials", access, elem: Elem::F32, inner };
+        Operand::new(param, PARTIALS, Extent::per(Per::Sequence, self.partial_rows()))
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("q", Elem::Bf16, &[row_stride(Elem::Bf16, self.n_heads * self.d_head)]),
-            Param::read("cache", Elem::Bf16, &[]),
-            Param::read("past", Elem::I32, &[]),
-            Param::read("pages", Elem::I32, &[]),
-            Param::write("partials", Elem::F32, &[self.partial_stride()]),
-            Param::count("sequences"),
-            Param::scalar("page_stride"),
-            Param::scalar("pages_per_sequence"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let cached = (counts.sequences * counts.context * 2 * self.n_kv_heads * self.d_head) as f64;
-        let rows = (counts.sequences * self.n_heads) as f64;
-        let partials = rows * self.splits(counts.context).1 as f64 * (4 * self.partial_stride()) as f64;
-        let flops = 4.0 * rows * (self.d_head * counts.context) as f64;
-        Cost { bytes: 2.0 * cached + 2.0 * rows * self.d_head as f64 + partials, flops }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        Launch::along_x(Blocks::PerSm(PER_SM), WARPS as u32 * WARP, self.shared().end as u32)
+    /// Bytes of partial sums for each token of context: a row for each query head and each split of [`split::MIN_PAGES`] pages.
+    pub(super) fn partial_bytes(&self) -> f64 {
+        (self.n_heads * 4 * self.partial_stride()) as f64 / (split::MIN_PAGES * PAGE_TOKENS) as f64
     }
 
     /// Rows of `partials` for each sequence: query heads by splits.

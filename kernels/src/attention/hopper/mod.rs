@@ -4,10 +4,43 @@
 //! Scores are scaled by log₂(e) too, so that probabilities are exp2; maxima, sums and products are f32, probabilities and
 //! values bf16 where they are multiplied. Query heads that share a KV head are rows of the same products.
 
+use super::Spec;
+use crate::kernel::{Candidate, Config, Launch, StepSize, Unsupported};
+use crate::kv_append;
+use jamba_plan::format::EntryKind;
+
 pub mod combine;
 pub mod decode;
 pub mod prefill;
 pub mod split;
+
+pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
+    kv_append::hopper::check_heads(spec.d_head, spec.format)
+}
+
+pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
+    match step.entry {
+        EntryKind::Prefill => vec![
+            Candidate::accepted(Config::Prefill),
+            Candidate::rejected(Config::Decode, "takes one token of each sequence"),
+        ],
+        EntryKind::Decode => vec![
+            Candidate::accepted(Config::Decode),
+            Candidate::rejected(Config::Prefill, "one token of a sequence does not fill a tile of queries"),
+        ],
+    }
+}
+
+pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
+    let &Spec { n_heads, n_kv_heads, d_head, scale, .. } = spec;
+    match config {
+        Config::Decode => {
+            let partials = decode::Spec { n_heads, n_kv_heads, d_head, scale };
+            vec![decode::launch(&partials), combine::launch(&combine::Spec { partials })]
+        }
+        _ => vec![prefill::launch(&prefill::Spec { n_heads, n_kv_heads, d_head, scale }, spec.cost(2.0))],
+    }
+}
 
 #[cfg(feature = "emit")]
 mod fragment;

@@ -20,11 +20,12 @@
 //!    the tile's part of the softmax; the sums to the new maximum. Tiles that some row does not see whole are masked.
 //! 4. the last tile's values; divide, round, store
 
-use crate::hopper::{WARP, row_stride};
-use crate::kernel::{Cost, Counts, Elem, Param};
+use crate::hopper::WARP;
+use crate::hopper::operand::{read, write};
+use crate::kernel::{Access, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 use crate::kv_append::PAGE_TOKENS;
-use crate::kv_append::hopper::{blocks, head_bytes};
-use jamba_plan::format::{Blocks, Launch};
+use crate::kv_append::hopper::{blocks, head_bytes, pages};
+use jamba_plan::format::Table;
 
 /// Tokens of a tile of keys and values.
 const TILE_TOKENS: usize = 64;
@@ -60,38 +61,28 @@ pub struct Spec {
     pub scale: f64,
 }
 
+/// The node's operand that is the cache.
+const CACHE: usize = 1;
+
+pub(super) fn launch(spec: &Spec, cost: Cost) -> Launch {
+    let &Spec { n_heads, n_kv_heads, d_head, scale } = spec;
+    let mut operands = vec![read("q", Elem::Bf16, n_heads * d_head, 0), pages(Access::Read, CACHE, n_kv_heads, d_head)];
+    operands.extend([Table::Starts, Table::Past, Table::Pages].map(Operand::table));
+    operands.extend([write("out", Elem::Bf16, n_heads * d_head, 0), Operand::count("sequences", Per::Sequence)]);
+    operands.extend(Operand::page_strides(CACHE));
+    let threads = (1 + CONSUMERS) * WARPS * WARP as usize;
+    let shared_bytes = spec.barriers() + 2 * 8 * spec.stages();
+    Launch {
+        op: "attention",
+        symbol: format!("attention_prefill_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits()),
+        operands,
+        cost,
+        grid: Some(Grid::along_x(Blocks::PerSm(1), threads as u32, shared_bytes as u32)),
+        body: hopper_body!(spec, emit),
+    }
+}
+
 impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        let Spec { n_heads, n_kv_heads, d_head, scale } = *self;
-        format!("attention_prefill_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits())
-    }
-
-    pub(crate) fn params(&self) -> Vec<Param> {
-        let row = &[row_stride(Elem::Bf16, self.n_heads * self.d_head)];
-        vec![
-            Param::read("q", Elem::Bf16, row),
-            Param::read("cache", Elem::Bf16, &[]),
-            Param::read("starts", Elem::I32, &[]),
-            Param::read("past", Elem::I32, &[]),
-            Param::read("pages", Elem::I32, &[]),
-            Param::write("out", Elem::Bf16, row),
-            Param::count("sequences"),
-            Param::scalar("page_stride"),
-            Param::scalar("pages_per_sequence"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let cached = (counts.sequences * counts.context * 2 * self.n_kv_heads * self.d_head) as f64;
-        let rows = (counts.tokens * self.n_heads * self.d_head) as f64;
-        Cost { bytes: 2.0 * cached + 4.0 * rows, flops: 4.0 * rows * counts.context as f64 }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let threads = (1 + CONSUMERS) * WARPS * WARP as usize;
-        Launch::along_x(Blocks::PerSm(1), threads as u32, (self.barriers() + 2 * 8 * self.stages()) as u32)
-    }
-
     /// Query heads of a KV head.
     fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads

@@ -1,6 +1,6 @@
 //! The body of the convolution.
 
-use super::{CHANNELS, Spec, THREADS};
+use super::{CHANNELS, Runs, THREADS};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS, row_stride, rows};
 use crate::kernel::Elem;
@@ -9,7 +9,7 @@ use jambac_graph::Activation;
 /// Tokens of a group, whose rows are in flight while the group before it is computed.
 const GROUP: usize = 4;
 
-pub(crate) fn emit(b: &Builder, spec: &Spec) {
+pub(crate) fn emit(b: &Builder, spec: &Runs) {
     assert!(spec.taps > 1, "a convolution of {} taps", spec.taps);
     let channel = (b.block_y() * THREADS as usize + b.thread()) * CHANNELS;
     let first = b.block() * spec.run as usize;
@@ -26,7 +26,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 /// Four channels of a thread.
 struct Walk<'a, 'm> {
     b: &'a Builder<'m>,
-    spec: &'a Spec,
+    spec: &'a Runs,
     channel: Value,
     /// A vector of the four channels for each tap.
     weight: Vec<Value>,
@@ -34,7 +34,7 @@ struct Walk<'a, 'm> {
 }
 
 impl<'a, 'm> Walk<'a, 'm> {
-    fn new(b: &'a Builder<'m>, spec: &'a Spec, channel: Value) -> Self {
+    fn new(b: &'a Builder<'m>, spec: &'a Runs, channel: Value) -> Self {
         // 1. taps and bias: the channels' taps follow each other, then a vector for each tap
         let taps = spec.taps;
         let first = channel * taps;

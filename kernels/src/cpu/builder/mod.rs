@@ -33,7 +33,7 @@ pub use memory::Place;
 pub use types::{Buffer, Num, Range, Type, UNBOUNDED, Value};
 pub use value::{Compare, Operand};
 
-use crate::kernel::{Access, Param};
+use crate::kernel::{Access, Emit, Launch, Param};
 use crate::target::CpuTarget;
 use melior::Context;
 use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
@@ -64,6 +64,13 @@ impl<'m> ModuleBuilder<'m> {
     /// The target of the kernels.
     pub fn target(&self) -> CpuTarget {
         self.target
+    }
+
+    /// Adds a launch of the catalog. Panics for one of another target.
+    #[track_caller]
+    pub fn add(&self, launch: &Launch) {
+        let Emit::Cpu(emit) = &launch.body.emit else { panic!("{} is not a CPU kernel", launch.symbol) };
+        self.kernel(&launch.symbol, &launch.params(), |b| emit(b));
     }
 
     /// Adds the kernel `name`; `emit` writes its body. Names must differ within a module.

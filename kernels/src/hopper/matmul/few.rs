@@ -8,10 +8,8 @@
 //! bf16, or 16 of int8 in the order of [`super::super::weight`]. Which input a lane's elements are does not matter to a
 //! product as long as weights and x agree.
 
-use jamba_plan::format::{Blocks, Launch};
-
 use super::{Batch, Product};
-use crate::kernel::Elem;
+use crate::kernel::{Blocks, Elem, Grid};
 
 #[cfg(feature = "emit")]
 pub(super) mod emit;
@@ -34,11 +32,11 @@ pub(super) const PARTIAL_BYTES: usize = OUTPUTS * ROWS * 4;
 /// Sums of a block: two tiles', so that one barrier a tile is enough.
 pub(super) const PARTIALS_BYTES: usize = 2 * WARPS * PARTIAL_BYTES;
 
-pub(super) fn launch(product: &Product) -> Launch {
+pub(super) fn grid(product: &Product) -> Grid {
     let n_offsets = match product.batch {
-        Batch::Dense(_) => 0,
+        Batch::Dense => 0,
         Batch::Experts { n_experts, .. } => n_experts + 1,
     };
     let bytes = PARTIALS_BYTES + n_offsets * Elem::I32.bytes();
-    Launch::along_x(Blocks::PerSm(BLOCKS), 32 * WARPS as u32, bytes as u32)
+    Grid::along_x(Blocks::PerSm(BLOCKS), 32 * WARPS as u32, bytes as u32)
 }

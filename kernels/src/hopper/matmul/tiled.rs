@@ -7,11 +7,9 @@
 //!
 //! int8 weights are widened in registers, from which wgmma takes them ([`super::integer`]).
 
-use jamba_plan::format::{Blocks, Launch};
-
 use super::{Batch, Product, TileRows, map};
 use crate::hopper::row_stride;
-use crate::kernel::{Elem, Param};
+use crate::kernel::{Blocks, Elem, Grid, Param};
 
 #[cfg(feature = "emit")]
 pub(super) mod emit;
@@ -62,7 +60,7 @@ impl Shared {
         let weight_bytes = OUTPUTS * INPUTS * product.format.bytes();
         let stage_bytes = weight_bytes + rows.number() * INPUTS * Elem::Bf16.bytes();
         let n_offsets = match product.batch {
-            Batch::Dense(_) => 0,
+            Batch::Dense => 0,
             Batch::Experts { n_experts, .. } => n_experts + 1,
         };
         let offset_bytes = n_offsets * Elem::I32.bytes();
@@ -75,8 +73,8 @@ impl Shared {
     }
 }
 
-pub(super) fn launch(product: &Product, rows: TileRows) -> Launch {
-    Launch::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32)
+pub(super) fn grid(product: &Product, rows: TileRows) -> Grid {
+    Grid::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32)
 }
 
 /// The slots of the weights and of x.
@@ -96,14 +94,13 @@ pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
 mod tests {
     use super::*;
     use crate::hopper::matmul::{Finish, Method};
-    use crate::kernel::Rows;
 
     /// At least four stages, in the memory there is, each on the period of the swizzle.
     #[test]
     fn stages_fit() {
         for rows in TileRows::ALL {
             for format in [Elem::Bf16, Elem::I8] {
-                let batch = Batch::Experts { n_experts: 64, top_k: 2, rows: Rows::Tokens };
+                let batch = Batch::Experts { n_experts: 64, top_k: 2 };
                 let product = Product {
                     sizes: vec![64],
                     k: 64,

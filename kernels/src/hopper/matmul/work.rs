@@ -71,7 +71,7 @@ impl Work {
     ) -> Work {
         let weight_rows = product.weight_rows();
         let rows = match product.batch {
-            Batch::Dense(_) => {
+            Batch::Dense => {
                 let n_rows = b.count("rows");
                 RowsOf::Dense { n_rows, n_tiles: tiles_of(b, n_rows, tile_rows) }
             }

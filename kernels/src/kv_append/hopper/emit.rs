@@ -1,6 +1,6 @@
 //! The body of the copy into pages.
 
-use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS};
+use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS, parts};
 use super::{blocks, group_bytes, head_bytes};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, row_stride};
@@ -10,8 +10,8 @@ use crate::kv_append::PAGE_TOKENS;
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
     let thread = b.block() * THREADS as usize + b.thread();
-    let t = thread / spec.parts();
-    b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % spec.parts()));
+    let t = thread / parts(spec);
+    b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % parts(spec)));
 }
 
 /// Part `part` of token t.

@@ -8,9 +8,11 @@
 //! 1. the largest key and its lowest token, of each thread and then of the block
 //! 2. store
 
-use crate::hopper::{WARP, row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use jamba_plan::format::TargetKind;
+
+use crate::hopper::operand::read;
+use crate::hopper::{WARP, row_threads};
+use crate::kernel::{Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// What the kernel computes.
 ///
@@ -22,27 +24,32 @@ pub struct Spec {
     pub vocab: usize,
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("sample_argmax_v{}_sm90", self.vocab)
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        super::on_gpus(target)
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("logits", Elem::F32, &[row_stride(Elem::F32, self.vocab)]),
-            Param::write("tokens", Elem::I32, &[]),
-            Param::count("outputs"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let logits = (counts.outputs * self.vocab) as f64;
-        Cost { bytes: 4.0 * (logits + counts.outputs as f64), flops: logits }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        let threads = row_threads(self.vocab);
-        Launch::along_x(Rows::Outputs.blocks(1), threads, 8 * (threads / WARP))
+    fn lower(&self, _: TargetKind, _: Config) -> Vec<Launch> {
+        let (vocab, threads) = (self.vocab, row_threads(self.vocab));
+        vec![Launch {
+            op: "sample",
+            symbol: format!("sample_argmax_v{vocab}_sm90"),
+            operands: vec![
+                read("logits", Elem::F32, vocab, 0),
+                super::tokens(),
+                Operand::count("outputs", Per::Output),
+            ],
+            cost: Cost {
+                bytes: Amount { outputs: 4.0 * (vocab + 1) as f64, ..Amount::default() },
+                operations: Amount { outputs: vocab as f64, ..Amount::default() },
+            },
+            grid: Some(Grid::along_x(
+                Blocks::Of { per: Per::Output, factor: 1, per_block: 1 },
+                threads,
+                8 * (threads / WARP),
+            )),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -21,9 +21,13 @@
 //! 3. top-p: the same by weight
 //! 4. the sum of the kept weights, and the walk to its share u
 
-use crate::hopper::{WARP, row_stride, row_threads};
-use crate::kernel::{Cost, Counts, Elem, Param, Rows};
-use jamba_plan::format::Launch;
+use jamba_plan::format::{Table, TargetKind};
+
+use crate::hopper::operand::read;
+use crate::hopper::{WARP, row_threads};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Operand, Param, Per, Unsupported, hopper_body,
+};
 
 pub use jamba_plan::format::Setting;
 
@@ -46,28 +50,36 @@ pub struct Spec {
     pub vocab: usize,
 }
 
-impl Spec {
-    pub(crate) fn symbol(&self) -> String {
-        format!("sample_draw_v{}_sm90", self.vocab)
+impl Kernel for Spec {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        super::on_gpus(target)
     }
 
-    pub(crate) fn params(&self) -> Vec<Param> {
-        vec![
-            Param::read("logits", Elem::F32, &[row_stride(Elem::F32, self.vocab)]),
-            Param::read("settings", Elem::I32, &[Setting::WORDS]),
-            Param::write("tokens", Elem::I32, &[]),
-            Param::count("outputs"),
-        ]
-    }
-
-    pub(crate) fn cost(&self, counts: Counts) -> Cost {
-        let logits = (counts.outputs * self.vocab) as f64;
-        Cost { bytes: 4.0 * (logits + (counts.outputs * (Setting::WORDS + 1)) as f64), flops: 20.0 * logits }
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        // Of 1024 threads each would have 64 registers, too few for four exponentials at a time.
-        let threads = row_threads(self.vocab).min(512);
-        Launch::along_x(Rows::Outputs.blocks(1), threads, 8 * (threads / WARP))
+    fn lower(&self, _: TargetKind, _: Config) -> Vec<Launch> {
+        let vocab = self.vocab;
+        // With 1024 threads each would have 64 registers, too few for four exponentials at a time.
+        let threads = row_threads(vocab).min(512);
+        let settings =
+            Operand { param: Param::read("settings", Elem::I32, &[Setting::WORDS]), ..Operand::table(Table::Settings) };
+        vec![Launch {
+            op: "sample",
+            symbol: format!("sample_draw_v{vocab}_sm90"),
+            operands: vec![
+                read("logits", Elem::F32, vocab, 0),
+                settings,
+                super::tokens(),
+                Operand::count("outputs", Per::Output),
+            ],
+            cost: Cost {
+                bytes: Amount { outputs: 4.0 * (vocab + Setting::WORDS + 1) as f64, ..Amount::default() },
+                operations: Amount { outputs: 20.0 * vocab as f64, ..Amount::default() },
+            },
+            grid: Some(Grid::along_x(
+                Blocks::Of { per: Per::Output, factor: 1, per_block: 1 },
+                threads,
+                8 * (threads / WARP),
+            )),
+            body: hopper_body!(self, emit),
+        }]
     }
 }

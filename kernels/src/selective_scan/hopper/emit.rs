@@ -1,7 +1,7 @@
 //! The body of the scan.
 
 use super::stage::Inputs;
-use super::{Layout, STAGES, STRETCH, Shape, Spec};
+use super::{Layout, STAGES, STRETCH, Shape, Spec, shape};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
@@ -9,7 +9,7 @@ use crate::kernel::Elem;
 const F32: Type = Type::scalar(Num::F32);
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
-    let shape = spec.shape();
+    let shape = shape(spec);
     let sequence = b.block_y();
     b.if_(sequence.lt(b.count("sequences")), || {
         let table = |name, index| b.load(b.at(b.pointer(name), index * 4), Type::scalar(Num::I32));
@@ -44,7 +44,7 @@ struct Scan<'a, 'm> {
 
 impl<'a, 'm> Scan<'a, 'm> {
     fn new(inputs: &'a Inputs<'a, 'm>, slot: Value) -> Self {
-        let (b, spec, shape) = (inputs.b, inputs.spec, inputs.spec.shape());
+        let (b, spec, shape) = (inputs.b, inputs.spec, shape(inputs.spec));
         let channel = b.thread() >> shape.lanes.ilog2();
         let lane = b.thread() & (shape.lanes - 1);
         let global = inputs.channel + channel;

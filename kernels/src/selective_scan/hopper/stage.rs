@@ -1,6 +1,6 @@
 //! Copies of a stretch's inputs to shared memory, in pieces of 16 bytes.
 
-use super::{Layout, STAGES, STRETCH, Spec};
+use super::{Layout, STAGES, STRETCH, Spec, shape};
 use crate::cpu::builder::Value;
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
@@ -55,9 +55,9 @@ impl Inputs<'_, '_> {
     }
 
     fn rectangles(&self) -> Vec<Rectangle> {
-        let Spec { channels, d_state, gated } = *self.spec;
+        let Spec { channels, d_state, gated, .. } = *self.spec;
         let Layout { dt, b, c, u, z, state_row, .. } = self.layout;
-        let own = self.spec.shape().channels();
+        let own = shape(self.spec).channels();
         let by_channel = |name, elem: Elem, at| {
             let bytes = elem.bytes() * own;
             Rectangle { name, elem, cols: channels, bytes, pitch: bytes, at, by_channel: true }
@@ -73,12 +73,12 @@ impl Inputs<'_, '_> {
     }
 
     fn copy(&self, rectangle: &Rectangle, stage: Value, first: Value, left: Value) {
-        let (b, threads) = (self.b, self.spec.shape().threads as usize);
+        let (b, threads) = (self.b, shape(self.spec).threads as usize);
         let Rectangle { name, elem, cols, bytes, pitch, at, by_channel } = *rectangle;
         let per_row = bytes / PIECE;
         let stride = elem.bytes() * row_stride(elem, cols);
         // Tokens after the last are zeros up to a whole group of tokens.
-        let group = self.spec.shape().lanes;
+        let group = shape(self.spec).lanes;
         let wanted = left.gt(0).select(left + (group - 1), 0);
         for piece in (0..STRETCH * per_row).step_by(threads) {
             let piece = b.thread() + piece;

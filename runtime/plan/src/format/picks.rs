@@ -4,18 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Step};
 
-/// Where the last two steps of an entry leave the tokens that they pick from its logits: one i32 for each row, [`NO_TOKEN`]
-/// where none of its logits is largest and finite. A run makes one of the two steps, or none where the host picks.
+/// Where the steps of an entry that pick tokens from its logits leave them: one i32 for each row, [`NO_TOKEN`] where none of
+/// its logits is largest and finite. A run makes one of these steps, or none where the host picks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Picks {
-    /// Those of the last step but one, the likeliest; bytes from the start of the arena.
+    /// The likeliest tokens; bytes from the start of the arena.
     pub likeliest: u64,
-    /// Those of the last step, drawn by the table of settings; bytes from the start of the arena.
+    /// Tokens drawn by the table of settings; bytes from the start of the arena.
     pub drawn: u64,
 }
 
 /// How a GPU picks the tokens of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Pick {
     /// The likeliest of each row.
     Likeliest,
@@ -34,12 +34,9 @@ impl Picks {
 }
 
 impl Entry {
-    /// The steps of a run that picks so, with their indices: the entry's all, but for those that pick otherwise.
+    /// The steps of a run with this pick, with their indices: all but those that pick otherwise.
     pub fn steps_of(&self, pick: Option<Pick>) -> impl Iterator<Item = (usize, &Step)> {
-        let (always, picking) = self.steps.split_at(self.steps.len() - if self.picks.is_some() { 2 } else { 0 });
-        let nth = pick.map(|pick| if pick == Pick::Likeliest { 0 } else { 1 });
-        let picking = nth.and_then(|nth| Some((always.len() + nth, picking.get(nth)?)));
-        always.iter().enumerate().chain(picking)
+        self.steps.iter().enumerate().filter(move |(_, step)| step.pick.is_none() || step.pick == pick)
     }
 }
 

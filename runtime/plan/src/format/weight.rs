@@ -24,6 +24,12 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// The parameters that it is made of, as text.
+    pub fn name(&self) -> String {
+        let parts = self.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows));
+        crate::text::parts(parts, self.order)
+    }
+
     /// The part and the first of its rows that a panel holds, by the panel's index in its group. Rows from the part's number of rows
     /// on are padding; a panel may hold nothing else.
     pub fn panel(&self, panel: u64) -> (&Part, u64) {

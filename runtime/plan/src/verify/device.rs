@@ -3,7 +3,9 @@
 
 use super::Against;
 use crate::PlanError;
-use crate::format::{Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Picks, Swizzle, Table, TargetKind, TensorMap};
+use crate::format::{
+    Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Pick, Picks, Rows, Swizzle, Table, TargetKind, TensorMap,
+};
 use crate::tables::DeviceTables;
 
 /// Most threads of a block.
@@ -41,6 +43,15 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
                 None => {}
             }
         }
+        if let Some((index, step)) = entry.steps.iter().enumerate().find(|(_, step)| !rows_fit(step.rows)) {
+            let field = format!("entries[{at}].steps[{index}].rows");
+            return Err(against.complain(field, format!("{:?}", step.rows), "one or more for each token or output"));
+        }
+        let picking = entry.steps.iter().position(|step| step.pick.is_some());
+        if let (None, Some(index)) = (&entry.picks, picking) {
+            let field = format!("entries[{at}].steps[{index}].pick");
+            return Err(against.complain(field, "a step that picks", "none: the entry says nowhere to leave tokens"));
+        }
         if let Some(picks) = &entry.picks {
             let fit = if is_gpu { picks_fit(against, entry, picks) } else { Err("none: the host picks".to_owned()) };
             let complain = |expected| against.complain(format!("entries[{at}].picks"), format!("{picks:?}"), expected);
@@ -63,14 +74,23 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Says what was expected of steps that pick no tokens, or leave them where they cannot lie.
+/// Whether steps have rows: tokens or outputs, at least one for each.
+fn rows_fit(rows: Rows) -> bool {
+    rows.count != Count::Sequences && rows.per > 0
+}
+
+/// The expected property of steps that pick tokens, where they lack it.
 fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), String> {
     const I32_BYTES: u64 = 4;
     const F32_BYTES: u64 = 4;
     let (logits, arena) = (entry.logits, against.info.memory.arena);
-    let [.., likeliest, drawn] = &entry.steps[..] else { return Err("two steps at the end".to_owned()) };
+    let only = |pick: Pick| {
+        let mut steps = entry.steps.iter().filter(|step| step.pick == Some(pick));
+        steps.next().filter(|_| steps.next().is_none()).ok_or_else(|| format!("one step that picks {pick:?}"))
+    };
+    let (likeliest, drawn) = (only(Pick::Likeliest)?, only(Pick::Drawn)?);
     if !drawn.args.contains(&Arg::Table(Table::Settings)) {
-        return Err("a last step that reads the settings".to_owned());
+        return Err("a step that reads the settings to draw".to_owned());
     }
     // Verified to lie inside the arena.
     let end_of_logits = logits.offset + (entry.max_outputs - 1) * logits.row_stride + logits.n * F32_BYTES;
@@ -84,7 +104,7 @@ fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), S
             ));
         }
         if ![logits.offset, tokens].iter().all(|&at| step.args.contains(&Arg::Arena(at))) {
-            return Err("the last two steps to take the addresses of the logits and of the tokens".to_owned());
+            return Err("the steps that pick to take the addresses of the logits and of the tokens".to_owned());
         }
     }
     Ok(())

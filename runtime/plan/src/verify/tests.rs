@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixture;
-use crate::format::{Blocks, Count, DrawKernel, Launch, Picks, WeightFormat};
+use crate::format::{Blocks, Count, DrawKernel, Launch, Pick, Picks, WeightFormat};
 use crate::reader::Plan;
 
 type Spoil = fn(&mut Manifest, &mut Program);
@@ -121,7 +121,11 @@ const SM_90A: &[(&str, Spoil)] = &[
         p.entries[0].steps.truncate(1);
         p.entries[0].buffers.clear();
     }),
-    ("entries[0].picks", |_, p| p.entries[0].steps.swap(2, 3)),
+    ("entries[0].picks", |_, p| p.entries[0].steps[2].pick = Some(Pick::Drawn)),
+    ("entries[0].picks", |_, p| p.entries[0].steps[2].pick = None),
+    ("entries[0].steps[2].pick", |_, p| p.entries[0].picks = None),
+    ("entries[0].steps[0].rows", |_, p| p.entries[0].steps[0].rows.count = Count::Sequences),
+    ("entries[0].steps[1].rows", |_, p| p.entries[0].steps[1].rows.per = 0),
     ("entries[0].picks", |_, p| p.entries[0].steps[2].args[0] = Arg::Arena(260)),
     ("entries[0].picks", |_, p| p.entries[0].steps[3].args[1] = Arg::Table(Table::Pages)),
     ("tensor_maps[0]", |_, p| p.tensor_maps[0].base = Arg::Constant(0)),

@@ -1,0 +1,2 @@
+//! Placeholder.
+pub const N_SMS: usize = 132;
