@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::family::{self, Op};
 use crate::fault::ParseError;
+use crate::isa::{self, Op};
 use crate::parse::{self, Entry, Operand, RegisterKind, Statement, error, number};
-use crate::program::{Class, Guard, Instruction, Program, Special};
+use crate::program::{Guard, Instruction, Program, Special};
 use crate::registers::Slot;
 
 /// Where shared memory begins in its window: a null offset is outside it.
@@ -191,6 +191,10 @@ impl<'a> Decoder<'a> {
     /// A destination; `_` gets a slot that nothing reads.
     pub fn target(&mut self, operand: &Operand, file: RegisterKind) -> Decode<Slot> {
         let Operand::Word(name) = operand else { return self.fail(format!("{operand:?} is no destination")) };
+        self.named_target(name, file)
+    }
+
+    pub fn named_target(&mut self, name: &str, file: RegisterKind) -> Decode<Slot> {
         let index = match file {
             RegisterKind::Double => 1,
             RegisterKind::Predicate => 2,
@@ -260,8 +264,7 @@ impl<'a> Decoder<'a> {
             None => None,
         };
         let call = Call { parts: statement.opcode.split('.').collect(), operands: &statement.operands };
-        let op = family::decode(self, &call)?;
-        let class = Class::of(&op);
+        let (class, op) = isa::decode(self, &call)?;
         let text = text[statement.span.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
         Ok(Instruction {
             op,

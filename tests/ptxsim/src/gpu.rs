@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::decode;
 use crate::exec::{Block, Env};
-use crate::family::approx::Error;
 use crate::fault::{Fault, FaultKind, ParseError};
+use crate::isa::approx::Error;
 use crate::memory::global::{Bad, Global};
 use crate::program::Program;
 use crate::rng::Rng;

@@ -51,9 +51,9 @@
 mod decode;
 pub mod driver;
 mod exec;
-mod family;
 mod fault;
 mod gpu;
+mod isa;
 mod memory;
 pub mod mutate;
 mod parse;

@@ -1,9 +1,10 @@
 //! A decoded kernel.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use crate::family::Op;
+use crate::isa::Op;
 use crate::registers::Slot;
 
 /// A predicate, as it stands or negated.
@@ -14,7 +15,6 @@ pub(crate) struct Guard {
 }
 
 /// One decoded instruction.
-#[derive(Debug)]
 pub(crate) struct Instruction {
     pub op: Op,
     pub guard: Option<Guard>,
@@ -25,6 +25,12 @@ pub(crate) struct Instruction {
     pub class: Class,
     /// Registers of some `wgmma` that this instruction, no `wgmma` itself, names.
     pub touches: Box<[Slot]>,
+}
+
+impl fmt::Debug for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// Kinds of instructions that [`crate::Stats`] counts.
@@ -62,12 +68,6 @@ pub enum Class {
 
 /// Number of [`Class`]es.
 pub(crate) const N_CLASSES: usize = 14;
-
-impl Class {
-    pub(crate) fn of(op: &Op) -> Class {
-        op.class()
-    }
-}
 
 /// `%tid.x` and its kin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

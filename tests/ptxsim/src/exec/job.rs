@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Block, Env};
-use crate::family::access::bad;
 use crate::fault::{FaultKind, Place, Run, Trouble};
+use crate::isa::access::bad;
 use crate::memory::order::Knowledge;
 use crate::memory::shared::Access;
 use crate::memory::{Chunk, byte_bits};

@@ -8,8 +8,8 @@ pub(crate) mod mbarrier;
 pub(crate) mod product;
 pub(crate) mod warp;
 
-use crate::family::approx::Error;
 use crate::fault::FaultKind;
+use crate::isa::approx::Error;
 use crate::memory::Chunk;
 use crate::memory::byte_bits;
 use crate::memory::global::Global;

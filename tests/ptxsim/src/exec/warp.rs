@@ -5,12 +5,12 @@
 
 use super::groups::Groups;
 use super::{Block, Env};
-use crate::family::Op;
-use crate::family::access::Space;
-use crate::family::control::Control;
-use crate::family::sync::Sync;
-use crate::family::wgmma::Tensor;
 use crate::fault::{FaultKind, Run, Trouble};
+use crate::isa::Op;
+use crate::isa::access::Space;
+use crate::isa::control::Control;
+use crate::isa::sync::Sync;
+use crate::isa::wgmma::Tensor;
 use crate::memory::order::Knowledge;
 use crate::program::{LaneMask, Special};
 use crate::registers::{LANES, Registers, map1};
@@ -383,13 +383,8 @@ impl Warp {
             self.tensor.touch(&instruction.touches)?;
         }
         match &instruction.op {
-            Op::Integer(op) => op.run(&mut self.regs, mask),
-            Op::Float(op) => op.run(&mut self.regs, mask),
-            Op::Half(op) => op.run(&mut self.regs, mask),
-            Op::Approx(op) => op.run(&mut self.regs, mask, env.error),
-            Op::Convert(op) => op.run(&mut self.regs, mask),
-            Op::Move(op) => op.run(&mut self.regs, mask),
-            Op::Compare(op) => op.run(&mut self.regs, mask),
+            Op::Lanes(effect) => effect(&mut self.regs, mask),
+            Op::Special(effect) => effect(&mut self.regs, mask, env.error),
             Op::Control(op) => return self.control(op, mask),
             Op::Access(op) => op.run(self, block, env, mask)?,
             Op::Atomic(op) => op.run(self, block, env, mask)?,
@@ -398,7 +393,7 @@ impl Warp {
                 if !self.together(members, mask)? {
                     return Ok(Flow::Next);
                 }
-                op.run(&mut self.regs, mask);
+                (op.effect)(&mut self.regs, mask);
             }
             Op::Sync(op) => return self.sync(op, block, env, mask),
             Op::Mbarrier(op) => {

@@ -2,8 +2,8 @@
 
 use super::{BoxAt, Copy, Far, What};
 use crate::decode::{Call, Decoder};
-use crate::family::access::Address;
 use crate::fault::ParseError;
+use crate::isa::access::Address;
 use crate::parse::Operand;
 
 pub(crate) fn decode(d: &mut Decoder, call: &Call) -> Result<Copy, ParseError> {

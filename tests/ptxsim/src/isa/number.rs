@@ -1,6 +1,8 @@
 //! Element types of matrices, as f32: products of two are exact there.
 
-use half::{bf16, f16};
+use half::f16;
+
+use super::float::{Mode, Real, Scalar};
 
 /// An element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +64,49 @@ pub(crate) fn e4m3(bits: u8) -> f32 {
     if bits & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-/// The nearest bf16, in integers.
-#[inline]
-pub(crate) fn brain(bits: u32) -> u32 {
-    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    if nan { 0x7fff } else { rounded }
+/// f8 with four bits of exponent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct E4m3(pub u8);
+
+/// f8 with five bits of exponent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct E5m2(pub u8);
+
+macro_rules! f8 {
+    ($($t:ident: $wide:expr, $narrow:expr;)*) => {$(
+        impl Scalar for $t {
+            const MODIFIERS: &'static [&'static str] = &[];
+            type Real = f64;
+
+            fn wide(self, _: Mode) -> f64 {
+                ($wide)(self.0)
+            }
+
+            fn narrow(value: f64, mode: Mode) -> $t {
+                $t(($narrow)(value.clamped(mode)))
+            }
+        }
+    )*};
 }
 
-/// A bf16 from an f64, rounded once.
-pub(crate) fn brain64(x: f64) -> u16 {
-    if x.is_nan() { 0x7fff } else { bf16::from_f64(x).to_bits() }
+f8! {
+    E4m3: |bits| f64::from(e4m3(bits)), |x| to_fp8(x, 3, 7, 448.0);
+    E5m2: |bits| f16::from_bits(u16::from(bits) << 8).to_f64(), |x| to_fp8(x, 2, 15, 57344.0);
+}
+
+/// Rounded to nearest even; values beyond `top` become `top`.
+fn to_fp8(x: f64, mantissa_bits: i32, bias: i32, top: f64) -> u8 {
+    if x.is_nan() {
+        return 0x7f;
+    }
+    let sign = u8::from(x.is_sign_negative()) << 7;
+    let magnitude = x.abs().min(top);
+    if magnitude == 0.0 {
+        return sign;
+    }
+    let exponent = (magnitude.log2().floor() as i32).max(1 - bias);
+    let units = (magnitude / 2f64.powi(exponent - mantissa_bits)).round_ties_even() as i32;
+    let one = 1 << mantissa_bits;
+    let bits = if units < one { units } else { ((exponent + bias) << mantissa_bits) + units - one };
+    sign | bits as u8
 }

@@ -4,7 +4,6 @@
 //! register i of A holds row g + 8 (i mod 2), elements from t·e + 4e·(i / 2) on, of e to a register;
 //! register i of B holds column g, elements from t·e + 4e·i; register i of C and D row g + 8 (i / 2), column 2t + i mod 2.
 
-use super::Op;
 use super::access::{Address, at_lane, misplaced};
 use super::number::Number;
 use crate::decode::{Call, Decoder};
@@ -63,7 +62,7 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Mma, ParseError> {
     Ok(op)
 }
 
-pub(super) fn decode_matrix(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
+pub(super) fn decode_matrix(d: &mut Decoder, call: &Call) -> Result<Matrix, ParseError> {
     let store = call.parts[0] == "stmatrix";
     for part in &call.parts[1..] {
         if !["sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16"].contains(part) {
@@ -85,7 +84,7 @@ pub(super) fn decode_matrix(d: &mut Decoder, call: &Call) -> Result<Op, ParseErr
         return d.fail(format!("{} registers for {n} pieces", slots.len()));
     }
     let address = Address::decode(d, &call.operands[address])?;
-    Ok(Op::Matrix(Matrix { store, transposed: call.has("trans"), slots, address }))
+    Ok(Matrix { store, transposed: call.has("trans"), slots, address })
 }
 
 impl Mma {

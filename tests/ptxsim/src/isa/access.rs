@@ -1,6 +1,5 @@
 //! Loads and stores: parameters, global and shared memory, vectors of up to 16 bytes.
 
-use super::Op;
 use crate::decode::{Call, Decoder};
 use crate::exec::{Block, Env, Warp};
 use crate::fault::{FaultKind, ParseError, Run, Trouble};
@@ -117,7 +116,7 @@ impl Pattern {
     }
 }
 
-pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
+pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError> {
     d.count(call, 2..=3)?;
     let store = call.parts[0] == "st";
     let known =
@@ -176,7 +175,7 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
     };
     let strong = ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|part| call.has(part));
     let strong = strong && space != Space::Shared;
-    Ok(Op::Access(Access {
+    Ok(Access {
         store,
         space,
         bytes: bits / 8,
@@ -185,7 +184,7 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Op, ParseError> {
         slots: slots.into(),
         address,
         strong,
-    }))
+    })
 }
 
 /// A global access's fault, at a lane.
