@@ -1,4 +1,4 @@
-//! Statements → a program: names resolved to slots, immediates given slots, opcodes turned into [`Op`]s.
+//! Statements to a program: names and immediates become slots, opcodes become [`Op`]s.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crate::parse::{self, Entry, Operand, RegisterKind, Statement, error, number}
 use crate::program::{Guard, Instruction, Program, Special};
 use crate::registers::Slot;
 
-/// Where shared memory begins in its window: a null offset is outside it.
+/// First offset of shared memory in its window, so that offset 0 is out of bounds.
 pub(crate) const SHARED_BASE: u32 = 1024;
 
-/// One statement on its way to an operation.
+/// One statement to decode.
 pub(crate) struct Call<'a> {
     /// The opcode, split at its dots.
     pub parts: Vec<&'a str>,
@@ -24,7 +24,7 @@ impl Call<'_> {
         self.parts.contains(&part)
     }
 
-    /// The last part: for most instructions their type.
+    /// The last part, which is the type for most instructions.
     pub fn last(&self) -> &str {
         self.parts[self.parts.len() - 1]
     }
@@ -51,7 +51,7 @@ impl<'a> Decoder<'a> {
         Err(error(self.line, format!("{} in `{}`", what.into(), self.opcode)))
     }
 
-    /// The instruction is none that is simulated.
+    /// Error: the instruction is not simulated.
     pub fn unknown<T>(&self) -> Decode<T> {
         Err(error(self.line, format!("`{}` is not simulated", self.opcode)))
     }
@@ -188,7 +188,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A destination; `_` gets a slot that nothing reads.
+    /// A destination. `_` becomes a slot that no instruction reads.
     pub fn target(&mut self, operand: &Operand, file: RegisterKind) -> Decode<Slot> {
         let Operand::Word(name) = operand else { return self.fail(format!("{operand:?} is no destination")) };
         self.named_target(name, file)
@@ -212,7 +212,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A whole number known at decode time.
+    /// An integer immediate.
     pub fn immediate(&self, operand: &Operand) -> Decode<i64> {
         match operand {
             Operand::Word(name) if number(name).is_some() => Ok(number(name).unwrap_or(0) as i64),
@@ -250,7 +250,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A parameter's offset, if the name is one.
+    /// The offset of a kernel parameter.
     pub fn parameter(&self, name: &str) -> Option<u32> {
         self.entry.parameters.iter().find(|(known, ..)| known == name).map(|(_, offset, _)| *offset)
     }
@@ -277,7 +277,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// 32-bit registers that a statement names.
+    /// The 32-bit registers of a statement.
     fn named(&self, statement: &Statement) -> Vec<Slot> {
         let mut slots = Vec::new();
         for operand in &statement.operands {
@@ -356,7 +356,7 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
     })
 }
 
-/// Every other instruction that names a register of some `wgmma` says so, and is watched.
+/// Records the registers that instructions share with a `wgmma`, for the checks of [`crate::isa::wgmma`]. True if there is a `wgmma`.
 fn mark_wgmma_registers(decoder: &Decoder, entry: &Entry, code: &mut [Instruction]) -> bool {
     let mut tensor = vec![false; decoder.n[0] as usize];
     let mut any = false;

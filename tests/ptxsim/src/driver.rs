@@ -1,4 +1,4 @@
-//! The simulator as a device of the runtime: [`Simulated`] is a [`Driver`].
+//! The simulator as a [`Driver`] of the runtime.
 //!
 //! ```text
 //! let device = Simulated::new(&Device { seed: 3, ..Device::default() });
@@ -8,9 +8,9 @@
 //! assert_eq!(counters.read().replays, 63);
 //! ```
 //!
-//! Stricter than hardware where that finds mistakes: a fault is reported by the launch that commits it, and by every call
-//! after it; between [`Driver::begin_capture`] and [`Driver::end_capture`] nothing but launches is taken; bytes that were never
-//! written are not downloaded unless [`Downloads::Anything`] says so.
+//! It is stricter than hardware: the faulting launch reports its fault, and so does every later call; between
+//! [`Driver::begin_capture`] and [`Driver::end_capture`] only launches are valid; a download of unwritten bytes is an error
+//! unless [`Downloads::Anything`] is set.
 
 mod counters;
 
@@ -24,30 +24,29 @@ pub use counters::{Counters, Counts, KernelCounts};
 use crate::gpu::MAX_SHARED;
 use crate::{Element, Fault, FaultKind, Gpu, Launch, Module, Options, Swizzle, TensorMap};
 
-/// How a simulated device behaves.
+/// Configuration of a simulated device.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Decides the order of blocks and warps, when asynchronous work completes, and the error of approximate functions. Launches
-    /// are numbered: each draws anew, replays of a graph too.
+    /// Determines the order of blocks and warps, the completion of asynchronous work, and the error of approximate functions.
+    /// Each launch and each replay makes new choices.
     pub seed: u64,
-    /// Threads of the host that run the blocks of a launch; results, counts and faults do not depend on them.
+    /// Host threads. Results, counts and faults do not depend on them.
     pub threads: usize,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub n_sms: u32,
-    /// Memory of the device, in bytes. What is allocated of it takes nine eighths of that from the host.
+    /// Device memory in bytes. Allocations take 9/8 of their size on the host.
     pub total_bytes: u64,
-    /// Warp instructions that a block may execute before it is stopped.
+    /// Most warp instructions per block.
     pub budget: u64,
-    /// What may be downloaded.
     pub downloads: Downloads,
 }
 
 /// Which bytes the host may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Downloads {
-    /// Bytes that a kernel, an upload or a fill has written; others are a fault.
+    /// Bytes written by a kernel, an upload or a fill. Others are a fault.
     WrittenOnly,
-    /// All bytes: for snapshots of slots whose rows have padding that nobody writes.
+    /// All bytes, for snapshots of rows with unwritten padding.
     Anything,
 }
 
@@ -58,7 +57,7 @@ impl Default for Device {
     }
 }
 
-/// A simulated GPU with its driver.
+/// A simulated GPU and its driver.
 #[derive(Debug)]
 pub struct Simulated {
     info: DeviceInfo,
@@ -68,7 +67,7 @@ pub struct Simulated {
     held_bytes: u64,
     noting: Option<Vec<Noted>>,
     graphs: Vec<Vec<Noted>>,
-    /// A fault, after which nothing is to be had.
+    /// The fault that every later call reports.
     broken: Option<String>,
     counters: Counters,
 }
@@ -76,7 +75,7 @@ pub struct Simulated {
 #[derive(Debug)]
 struct Code {
     module: Module,
-    /// Symbols, by the index that launches name.
+    /// Symbols by kernel index.
     symbols: Vec<String>,
 }
 
@@ -91,7 +90,7 @@ struct Noted {
 type Done<T = ()> = Result<T, DriverError>;
 
 impl Simulated {
-    /// A device without memory taken or code loaded.
+    /// A device without allocations or code.
     pub fn new(device: &Device) -> Simulated {
         let &Device { seed, threads, n_sms, total_bytes, budget, downloads } = device;
         let info = DeviceInfo {
@@ -115,12 +114,12 @@ impl Simulated {
         }
     }
 
-    /// What the device has done so far, and will do: the handle stays good when the driver is moved into an engine.
+    /// A handle to the counts, which remains valid after the driver has moved into an engine.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
     }
 
-    /// Refuses `call` after a fault, and while launches are noted.
+    /// Error after a fault, and during capture.
     fn ready(&self, call: &'static str) -> Done {
         self.unbroken()?;
         match self.noting {
@@ -169,7 +168,7 @@ impl Driver for Simulated {
         &self.info
     }
 
-    /// Reads the PTX; a cubin is left alone. Errors carry the line of the text.
+    /// Parses the PTX and ignores the cubin. Errors have the line of the text.
     fn load(&mut self, code: DeviceCode<'_>, kernels: &[KernelNeeds<'_>]) -> Done {
         self.ready("load")?;
         if self.code.is_some() {
@@ -208,7 +207,7 @@ impl Driver for Simulated {
         }
     }
 
-    /// What was unwritten is unwritten in the copy.
+    /// Unwritten bytes are unwritten in the copy.
     fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Done {
         self.ready("copy")?;
         self.gpu.copy(from, to, bytes).map_err(fault)
@@ -291,7 +290,7 @@ impl Driver for Simulated {
     }
 }
 
-/// The code has a kernel, and it takes what launches will give it.
+/// The code contains the kernel, and its parameters and shared memory fit the launches.
 fn check(module: &Module, needs: &KernelNeeds) -> Done {
     let symbol = needs.symbol;
     let Some(program) = module.program(symbol) else {

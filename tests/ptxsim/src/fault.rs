@@ -1,70 +1,68 @@
-//! What can go wrong: text that is no PTX of ours, and programs that do what they must not.
+//! Errors: text that is not simulated, and faults of programs.
 
-/// Text that the parser or the decoder does not take.
+/// An error of the parser or the decoder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {what}")]
 pub struct ParseError {
     /// Line in the text, counted from one.
     pub line: u32,
-    /// What was found, and what was expected.
+    /// The unexpected text, and what was expected.
     pub what: String,
 }
 
-/// The class of a fault; what tests match on.
+/// The class of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FaultKind {
     /// Outside every allocation, or beyond shared memory.
     OutOfBounds,
-    /// An address that is no multiple of the access's size.
+    /// An address that is not a multiple of the access size.
     Misaligned,
-    /// Two accesses to shared memory of which one writes, and no order between them.
+    /// Two unordered accesses to shared memory, at least one of them a write.
     Race,
-    /// Nothing can go on.
+    /// No warp can continue.
     Deadlock,
-    /// A decision or an address that depends on memory or registers never written.
+    /// A branch, a predicate or an address depends on unwritten memory or registers.
     Poison,
-    /// Registers of a `wgmma` touched before `wgmma.wait_group`.
+    /// An access to registers of a `wgmma` before `wgmma.wait_group`.
     InFlight,
-    /// `wgmma` on registers written since the last `wgmma.fence`.
+    /// `wgmma` on registers accessed since the last `wgmma.fence`.
     MissingFence,
-    /// Shared memory written by ordinary stores, used by the async proxy without `fence.proxy.async`.
+    /// The async proxy uses shared memory written by ordinary stores, without `fence.proxy.async`.
     MissingProxyFence,
-    /// An instruction for the whole warp executed by a part of it.
+    /// Part of a warp executes an instruction for the whole warp.
     Divergence,
-    /// Rules of `bar` or `mbarrier` broken.
+    /// A violated rule of `bar` or `mbarrier`.
     Barrier,
-    /// A launch that the kernel does not allow, or an unknown kernel.
+    /// An unknown kernel, or a launch outside its bounds.
     Launch,
-    /// An operand outside what the instruction takes: a descriptor, a tensor map, a register count.
+    /// An invalid operand, descriptor, tensor map or register count.
     Operand,
-    /// A block ends with copies or `wgmma` that nobody waited for.
+    /// A block ends with copies or `wgmma` without a wait.
     Unfinished,
-    /// The kernel ran `trap`.
+    /// The kernel executed `trap`.
     Trap,
     /// More instructions than `Options::budget`.
     Budget,
 }
 
-/// Why a launch, or an access by the host, was stopped.
+/// An error of a launch or of an access by the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.describe())]
 pub struct Fault {
-    /// Its class.
     pub kind: FaultKind,
-    /// The kernel; empty for an access by the host.
+    /// Name of the kernel; empty for an access by the host.
     pub kernel: String,
-    /// The block.
     pub block: [u32; 3],
-    /// Thread in the block (x fastest), where one is to blame.
+    /// Index of the responsible thread in the block, x fastest.
     pub thread: Option<u32>,
-    /// Line of the PTX text, counted from one; zero where no instruction is to blame.
+    /// Line of the PTX text, counted from one; zero if no instruction is responsible.
     pub line: u32,
-    /// That line's instruction.
+    /// The instruction in that line.
     pub instruction: String,
-    /// File and line that it was compiled from, where the text has `.loc`: `scan.mlir:12`.
+    /// Source file and line from `.loc`: `scan.mlir:12`.
     pub origin: Option<Box<str>>,
-    /// What happened, with addresses and values.
+    /// Description, with addresses and values.
     pub what: String,
 }
 
@@ -96,13 +94,13 @@ impl Fault {
     }
 }
 
-/// A fault before the place is known: the lane, or the warp as a whole.
+/// A fault of a lane or a warp, before its thread and instruction are known.
 #[derive(Debug)]
 pub(crate) struct Trouble {
     pub kind: FaultKind,
     pub lane: Option<u32>,
     pub what: String,
-    /// The thread and instruction that started asynchronous work; else the running one is to blame.
+    /// The thread and instruction that started asynchronous work; by default the current ones.
     pub place: Option<Place>,
 }
 
@@ -130,5 +128,4 @@ impl Trouble {
     }
 }
 
-/// What executing an instruction gives.
 pub(crate) type Run<T = ()> = Result<T, Box<Trouble>>;

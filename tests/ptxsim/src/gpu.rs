@@ -12,17 +12,17 @@ use crate::program::Program;
 use crate::rng::Rng;
 use crate::stats::Stats;
 
-/// Shared memory that a block may have on sm_90.
+/// Bytes of shared memory per block on sm_90.
 pub(crate) const MAX_SHARED: u32 = 227 * 1024;
 
-/// Kernels, read and decoded.
+/// The decoded kernels of a PTX module.
 #[derive(Debug)]
 pub struct Module {
     kernels: BTreeMap<String, Program>,
 }
 
 impl Module {
-    /// Reads PTX text. An instruction that is not simulated is an error, with its line.
+    /// Parses and decodes PTX text. Instructions that are not simulated are errors.
     pub fn parse(text: &str) -> Result<Module, ParseError> {
         Ok(Module { kernels: decode::decode(text)? })
     }
@@ -36,7 +36,7 @@ impl Module {
         self.kernels.get(entry)
     }
 
-    /// The program of an entry that may be launched so.
+    /// The program of an entry, if the launch is valid for it.
     pub(crate) fn launchable(&self, entry: &str, launch: Launch, n_arguments: usize) -> Result<&Program, Fault> {
         let refuse = |what: String| Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) };
         let Some(program) = self.kernels.get(entry) else {
@@ -56,18 +56,18 @@ impl Module {
 /// How the device behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Decides the order of blocks and warps, when asynchronous work completes, and the error of approximate functions.
+    /// Determines the order of blocks and warps, the completion of asynchronous work, and the error of approximate functions.
     pub seed: u64,
-    /// Approximate functions are rounded to nearest instead of being moved inside their error.
+    /// Approximate functions are rounded to nearest, without a random error.
     pub exact_math: bool,
-    /// Threads that run blocks of kernels without global atomics.
+    /// Host threads for kernels without global atomics or strong accesses.
     pub threads: usize,
-    /// Warp instructions that a block may execute before it is stopped.
+    /// Most warp instructions per block; more are a [`FaultKind::Budget`].
     pub budget: u64,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub n_sms: u32,
-    /// Lanes of a warp part at accesses to shared memory and meet again at the next instruction that they have to execute together,
-    /// as hardware may let them. Not for kernels with `cp.async`, whose groups belong to the warp here.
+    /// Lanes of a warp may diverge at accesses to shared memory, and reconverge at the next instruction for the whole warp, as
+    /// the hardware permits. Unsuitable for kernels with `cp.async`, whose groups belong to the warp.
     pub split_lanes: bool,
 }
 
@@ -78,23 +78,22 @@ impl Default for Options {
     }
 }
 
-/// The shape of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
-    /// Blocks.
+    /// Number of blocks.
     pub grid: [u32; 3],
-    /// Threads of a block.
+    /// Threads per block.
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared_bytes: u32,
 }
 
-/// A device: memory, and kernels run on it.
+/// A simulated device: its memory, and launches on it.
 #[derive(Debug)]
 pub struct Gpu {
     options: Options,
     memory: Global,
-    /// Places for blocks, used again and again.
+    /// Reused between launches.
     blocks: Vec<Block>,
     launches: u64,
     total: Stats,
@@ -106,27 +105,26 @@ impl Gpu {
         Gpu { options, memory: Global::new(), blocks: Vec::new(), launches: 0, total: Stats::default() }
     }
 
-    /// How it behaves.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Unwritten memory; the address is a multiple of 256. The name appears in faults.
+    /// Allocates unwritten memory at a multiple of 256. The name appears in faults.
     pub fn alloc(&mut self, name: &str, bytes: u64) -> u64 {
         self.memory.allocate(name, bytes)
     }
 
-    /// Gives an allocation back. Faults if `address` is not one's first.
+    /// Frees an allocation. Its first address is required.
     pub fn free(&mut self, address: u64) -> Result<(), Fault> {
         self.memory.free(address).map_err(host)
     }
 
-    /// Copies to the device.
+    /// Copies from the host.
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
         self.memory.write(address, bytes).map_err(host)
     }
 
-    /// Copies from the device; unwritten bytes are a fault.
+    /// Copies to the host. Unwritten bytes are a fault.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
         let mut first = None;
         self.memory
@@ -145,40 +143,40 @@ impl Gpu {
         }
     }
 
-    /// Copies from the device; unwritten bytes hold anything.
+    /// Copies to the host. Unwritten bytes have arbitrary values.
     pub fn read_unchecked(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
         self.memory.read(address, bytes, |_, _| {}).map_err(host)
     }
 
-    /// Which of `bytes` bytes were written.
+    /// For each of `bytes` bytes, whether it was written.
     pub fn written(&self, address: u64, bytes: usize) -> Result<Vec<bool>, Fault> {
         let (mut data, mut out) = (vec![0; bytes], vec![false; bytes]);
         self.memory.read(address, &mut data, |at, written| out[at] = written).map_err(host)?;
         Ok(out)
     }
 
-    /// Makes bytes unwritten again.
+    /// Marks bytes as unwritten.
     pub fn forget(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
         self.memory.forget(address, bytes).map_err(host)
     }
 
-    /// Copies within the device; the two do not overlap. What was unwritten is unwritten there too.
+    /// Copies within the device, including which bytes are unwritten. The ranges must not overlap.
     pub fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), Fault> {
         self.memory.copy(from, to, bytes).map_err(host)
     }
 
-    /// Counts of all launches so far.
+    /// Sum over all launches.
     pub fn total(&self) -> &Stats {
         &self.total
     }
 
-    /// Runs a kernel to its end. `arguments` are its parameters in order, each cut to its size.
+    /// Runs a kernel. `arguments` are its parameters in order, each truncated to its size.
     pub fn launch(&mut self, module: &Module, entry: &str, launch: Launch, arguments: &[u64]) -> Result<Stats, Fault> {
         let bytes: Vec<Vec<u8>> = arguments.iter().map(|value| value.to_le_bytes().to_vec()).collect();
         self.launch_bytes(module, entry, launch, &bytes)
     }
 
-    /// As [`Gpu::launch`], for parameters of any size.
+    /// As [`Gpu::launch`], with parameters of any size.
     pub fn launch_bytes(
         &mut self,
         module: &Module,
@@ -243,7 +241,7 @@ fn check(program: &Program, launch: Launch, n_arguments: usize) -> Result<(), St
     Ok(())
 }
 
-/// All blocks, in shuffled order.
+/// Runs all blocks in shuffled order.
 fn run(env: &Env, threads: usize, places: &mut Vec<Block>) -> Result<Stats, Fault> {
     let n_blocks: u32 = env.grid.iter().product();
     let mut order: Vec<u32> = (0..n_blocks).collect();
@@ -254,10 +252,10 @@ fn run(env: &Env, threads: usize, places: &mut Vec<Block>) -> Result<Stats, Faul
     in_parallel(env, &order, threads.clamp(1, order.len()), places)
 }
 
-/// What one thread did, and the first of its blocks that faulted.
+/// The block state of a host thread, and its first fault with the position of the block.
 type Worked = (Block, Option<(u64, Fault)>);
 
-/// Blocks share nothing: each thread takes the next. The fault of the earliest block wins, so that it is always the same.
+/// Runs independent blocks on host threads. The fault of the earliest block is reported, for determinism.
 fn in_parallel(env: &Env, order: &[u32], threads: usize, places: &mut Vec<Block>) -> Result<Stats, Fault> {
     let next = AtomicU64::new(0);
     let failed_at = AtomicU64::new(u64::MAX);
@@ -298,7 +296,7 @@ fn in_parallel(env: &Env, order: &[u32], threads: usize, places: &mut Vec<Block>
     first.map_or(Ok(stats), |(_, fault)| Err(fault))
 }
 
-/// Blocks may wait for each other: as many as there are multiprocessors are resident, and take turns.
+/// Runs blocks that may wait for each other. One block per multiprocessor is resident, and resident blocks are interleaved.
 fn interleaved(env: &Env, order: &[u32], places: &mut Vec<Block>) -> Result<Stats, Fault> {
     use crate::exec::block::Round;
     let mut rng = Rng::new(env.seed, u64::MAX - 1);

@@ -1,6 +1,6 @@
-//! A functional simulator of the PTX that the compiler emits for sm_90a.
+//! A functional simulator for the PTX that the compiler emits for sm_90a.
 //!
-//! It executes kernels on the CPU, block by block and warp by warp, and stops at what a GPU would pass over in silence.
+//! It executes kernels on the CPU, block by block and warp by warp, and reports errors that a GPU does not detect.
 //!
 //! ```text
 //! let module = Module::parse(ptx)?;
@@ -11,43 +11,54 @@
 //! gpu.read(x, &mut bytes)?;
 //! ```
 //!
-//! [`driver::Simulated`] is the same device behind the runtime's [`jamba_runtime::gpu::Driver`].
+//! [`driver::Simulated`] is the same device as a [`jamba_runtime::gpu::Driver`] of the runtime.
 //!
-//! # How it runs
+//! # Execution
 //!
-//! Text is decoded once: registers, immediates and special registers become slots of 32 lanes. The lanes of a warp that stand at
-//! the same instruction run together; the group that stands earliest goes first, and instructions for several lanes wait until
-//! all of them are there. Warps take turns in shuffled order. Copies and `wgmma` are done at once, sometime, or when a wait
-//! forces them. All of it is drawn from [`Options::seed`]: the same seed gives the same run, whatever the number of threads.
-//! Blocks of kernels without atomics or strong accesses in global memory run on several threads; others take turns on one.
+//! Text is decoded once. Registers, immediates and special registers become slots of 32 lanes, and an instruction becomes an
+//! operation on slots. Lanes of a warp at the same instruction run together. The group of lanes that is earliest in the text
+//! runs first, and an instruction for several lanes waits until all of them have reached it. Warps run in shuffled order.
+//! Asynchronous copies and `wgmma` complete immediately, at a random time, or when a wait forces them. [`Options::seed`]
+//! determines all of these choices: the same seed gives the same run for any number of threads. Blocks run on several threads
+//! unless the kernel has atomics or strong accesses in global memory; such blocks are interleaved on one thread.
 //!
-//! # What is checked
+//! # Checks
 //!
-//! - **Addresses**: bounds, with guard space between allocations; alignment; what tensor maps and bulk copies ask for.
-//! - **Unwritten memory**: a bit a byte in global and shared memory, a bit for each half of a lane in registers. It is carried through arithmetic,
-//!   copies and products (by row and column); it may be stored, or dropped by `selp`, by `and` with zero, by a decided predicate.
-//!   A branch, a predicate, an address, a descriptor or an atomic that depends on it is a fault, and so is a read by the host.
-//! - **Races in shared memory**, by vector clocks: every two bytes know their last writer and their last reader of each kind
-//!   (warp, `cp.async` of a warp, bulk stores of a warp, `wgmma` of a warpgroup, bulk loads of an mbarrier). An access that no
-//!   barrier, mbarrier or wait orders behind the other is a fault whatever the order in this run.
-//! - **Proxies**: what ordinary stores and `cp.async` wrote needs `fence.proxy.async`, of any thread on the way, before `wgmma` or a
-//!   bulk store reads it and before a bulk load overwrites it. A bulk load needs its mbarrier's initialisation fenced.
-//! - **wgmma**: registers of a product on its way are not touched until `wgmma.wait_group`, and registers touched otherwise have a
-//!   `wgmma.fence` before the next product; all four warps take part.
-//! - **mbarriers**: over-arrival, bytes beyond those announced, use before initialisation, ordinary stores on top.
-//! - **Deadlocks**, with what each warp waits for; copies and products that nobody waited for; launches that break the bounds.
+//! - **Addresses**: bounds, with guard space between allocations; alignment; the rules of tensor maps and bulk copies.
+//! - **Unwritten memory** (poison): one bit per byte of global and shared memory, one bit per half of a lane in registers.
+//!   Arithmetic, copies and products (by row and column) propagate it. Poison may be stored, and it disappears in a `selp` that
+//!   selects the other operand, in an `and` with zero, and in predicate logic that the other operand decides. A branch, a
+//!   predicate, an address, a descriptor or an atomic that depends on poison is a fault, and so is a read by the host.
+//! - **Races in shared memory**, by vector clocks: each two bytes record their last writer, and their last read by each agent.
+//!   Agents are warps, the `cp.async` of a warp, the bulk stores of a warp, the `wgmma` of a warpgroup, and the bulk loads of an
+//!   mbarrier. Two conflicting accesses are a fault unless a barrier, an mbarrier or a wait orders them, even if this run
+//!   executed them in the right order.
+//! - **Proxies**: after ordinary stores and `cp.async`, a `fence.proxy.async` is required before `wgmma` or a bulk store reads the
+//!   data and before a bulk load overwrites it. Any thread between the two may execute it. A bulk load requires that the
+//!   initialisation of its mbarrier was fenced.
+//! - **wgmma**: no access to registers of a product in flight before `wgmma.wait_group`; a `wgmma.fence` between other accesses
+//!   to its registers and the product; all four warps execute it.
+//! - **mbarriers**: too many arrivals, more bytes than announced, use before initialisation, ordinary stores to them.
+//! - **Deadlocks**, with the instruction that each warp waits at; copies and products without a wait; launches that exceed the
+//!   bounds of the kernel.
 //!
-//! # What is not
+//! # Limits
 //!
-//! - Races between the lanes of one warp, which [`Options::split_lanes`] may show by wrong results; between single bytes of a
-//!   pair, in global memory, and among atomics.
-//! - `bulk` stores are done when they have read: `wait_group` and `wait_group.read` are one, and groups of `cp.async` belong to
-//!   the warp, not to each thread.
-//! - Reads by the generic proxy before a bulk load overwrites them need an mbarrier, no proxy fence.
-//! - Cluster of more than one block, local memory, textures, calls, `.rz`, `.rm`, `.rp` arithmetic: errors when the text is read.
-//! - Time, bank conflicts, the register file's size.
+//! - Not detected: races between the lanes of one warp ([`Options::split_lanes`] can expose them as wrong results), between the
+//!   two bytes of a pair, in global memory, and among atomics.
+//! - Bulk stores complete when they have read their source: `wait_group` and `wait_group.read` are the same. Groups of `cp.async`
+//!   belong to the warp, not to each thread.
+//! - If the generic proxy has read data that a bulk load overwrites, an mbarrier between the two suffices; no proxy fence is
+//!   required.
+//! - Clusters of more than one block, local memory, textures, calls, and rounding modes `.rz`, `.rm`, `.rp` in arithmetic are
+//!   errors of [`Module::parse`].
+//! - Time, bank conflicts and the size of the register file are not modelled.
+//! - Sums of `mma` and `wgmma` are in f32, in order of K, then added to the accumulator: close to the hardware, not bit-identical.
 //!
-//! Sums of `mma` and `wgmma` are in f32, in order of K, then added to the accumulator: near the hardware's, not its bits.
+//! # Confidence
+//!
+//! Tests compare instructions with formulas in Rust, and run small kernels with each fence, wait or barrier removed: every
+//! such kernel must fault, or give a wrong result, under some seed. [`mutate`] applies the same to the kernels of the compiler.
 mod decode;
 pub mod driver;
 mod exec;

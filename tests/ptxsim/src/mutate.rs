@@ -1,7 +1,7 @@
-//! Mutations of PTX text: one synchronising instruction dropped, or one number changed.
+//! Mutants of PTX text: one synchronising instruction removed, or one number changed.
 //!
-//! A kernel is well guarded if each of its mutants faults or gives a wrong answer under some seed. [`sites`] lists what can be
-//! mutated, [`Site::apply`] gives the mutant's text; lines keep their numbers.
+//! Every mutant of a kernel should fault or give a wrong result under some seed. [`sites`] lists the possible mutations,
+//! [`Site::apply`] returns the text of the mutant. Line numbers do not change.
 //!
 //! ```text
 //! for site in mutate::sites(ptx)? {
@@ -15,60 +15,58 @@ use std::ops::Range;
 use crate::fault::ParseError;
 use crate::parse::{self, Operand, Statement, number};
 
-/// What a mutation does.
+/// Kind of mutation. "Drop" removes the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Kind {
-    /// `bar.sync`, `barrier.sync` gone.
+    /// `bar.sync`, `barrier.sync`.
     DropBarrier,
-    /// `bar.warp.sync` gone. To be caught where [`Options::split_lanes`](crate::Options::split_lanes) lets lanes of a warp part.
+    /// `bar.warp.sync`. Only [`Options::split_lanes`](crate::Options::split_lanes) can expose it.
     DropWarpBarrier,
-    /// A wait for an mbarrier gone: it passes at once.
+    /// A wait for an mbarrier, which passes immediately.
     DropMbarrierWait,
-    /// `mbarrier.arrive` without bytes gone.
+    /// `mbarrier.arrive` without bytes.
     DropArrive,
-    /// `mbarrier.arrive.expect_tx` announces no bytes.
+    /// `expect_tx` announces 0 bytes.
     DropExpectTx,
     /// `expect_tx` announces 16 bytes more.
     MoreBytes,
     /// `expect_tx` announces 16 bytes less.
     FewerBytes,
-    /// `mbarrier.init` counts one arrival more.
+    /// `mbarrier.init` expects one arrival more.
     MoreArrivals,
-    /// `wgmma.fence` gone.
+    /// `wgmma.fence`.
     DropProductFence,
-    /// `wgmma.commit_group` gone.
+    /// `wgmma.commit_group`.
     DropProductCommit,
-    /// `wgmma.wait_group` gone.
+    /// `wgmma.wait_group`.
     DropProductWait,
-    /// `fence.proxy.async` gone.
+    /// `fence.proxy.async`.
     DropProxyFence,
-    /// `fence.mbarrier_init` gone.
+    /// `fence.mbarrier_init`.
     DropInitFence,
-    /// `cp.async.commit_group` gone.
+    /// `cp.async.commit_group`.
     DropCopyCommit,
-    /// `cp.async.wait_group`, `wait_all` gone.
+    /// `cp.async.wait_group`, `wait_all`.
     DropCopyWait,
-    /// `cp.async.mbarrier.arrive` gone.
+    /// `cp.async.mbarrier.arrive`.
     DropCopyArrive,
-    /// `cp.async.bulk.commit_group` gone.
+    /// `cp.async.bulk.commit_group`.
     DropStoreCommit,
-    /// `cp.async.bulk.wait_group` gone.
+    /// `cp.async.bulk.wait_group`.
     DropStoreWait,
-    /// `shfl.sync` gives each lane its own value.
+    /// `shfl.sync` returns the lane's own value.
     DropShuffle,
 }
 
-/// A place where a mutation can be made.
+/// A possible mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// What it does.
     pub kind: Kind,
-    /// The kernel it is in.
+    /// Name of the kernel.
     pub entry: String,
     /// Line of the instruction, counted from one.
     pub line: u32,
-    /// The instruction.
     pub instruction: String,
     span: Range<usize>,
     replacement: String,
@@ -81,19 +79,19 @@ impl fmt::Display for Site {
 }
 
 impl Site {
-    /// The mutant's text.
+    /// The text of the mutant.
     pub fn apply(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         out.push_str(&text[..self.span.start]);
         out.push_str(&self.replacement);
-        // Line breaks inside the instruction stay, so that later lines keep their numbers.
+        // Keep the line breaks inside the instruction: later lines keep their numbers.
         out.extend(text[self.span.clone()].chars().filter(|c| *c == '\n'));
         out.push_str(&text[self.span.end..]);
         out
     }
 }
 
-/// Everything that can be mutated in a text, in its order.
+/// All possible mutations, in the order of the text.
 pub fn sites(text: &str) -> Result<Vec<Site>, ParseError> {
     let file = parse::parse(text)?;
     let mut sites = Vec::new();
@@ -157,7 +155,7 @@ fn mutations(statement: &Statement, text: &str) -> Vec<(Kind, String)> {
     }
 }
 
-/// The statement with its last operand replaced; what comes before it may compute that operand into a register `m`.
+/// The statement with its last operand replaced. `setup` may compute the operand into a register `m`.
 fn with_last(statement: &Statement, text: &str, setup: &str, last: &str) -> String {
     let source = &text[statement.span.clone()];
     let at = source.rfind(',').map_or(0, |at| at + 1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::isa::Op;
 use crate::registers::Slot;
 
-/// A predicate, as it stands or negated.
+/// A predicate or its negation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard {
     pub slot: Slot,
@@ -19,11 +19,11 @@ pub(crate) struct Instruction {
     pub op: Op,
     pub guard: Option<Guard>,
     pub line: u32,
-    /// File and line of the source, where the text tells.
+    /// File number and line of the source, from `.loc`.
     pub source: Option<(u32, u32)>,
     pub text: String,
     pub class: Class,
-    /// Registers of some `wgmma` that this instruction, no `wgmma` itself, names.
+    /// Registers that this instruction shares with a `wgmma`; empty for `wgmma` itself.
     pub touches: Box<[Slot]>,
 }
 
@@ -33,16 +33,15 @@ impl fmt::Debug for Instruction {
     }
 }
 
-/// Kinds of instructions that [`crate::Stats`] counts.
+/// Instruction classes of [`crate::Stats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Integers, bits and logic.
+    /// Integer arithmetic and logic.
     Integer,
     /// f32, f64, f16 and bf16 arithmetic.
     Float,
-    /// `ex2`, `rcp`, … `.approx`: the special-function unit.
+    /// Special functions: `ex2`, `rcp` and others.
     Special,
-    /// Conversions.
     Convert,
     /// Moves, selections, parameters.
     Move,
@@ -54,9 +53,8 @@ pub enum Class {
     Global,
     /// Loads from and stores to shared memory, `ldmatrix`, `stmatrix`.
     Shared,
-    /// Atomics.
     Atomic,
-    /// Shuffles, votes and the like.
+    /// Shuffles, votes, reductions.
     Warp,
     /// Barriers and fences.
     Barrier,
@@ -66,10 +64,9 @@ pub enum Class {
     Copy,
 }
 
-/// Number of [`Class`]es.
 pub(crate) const N_CLASSES: usize = 14;
 
-/// `%tid.x` and its kin.
+/// A special register, such as `%tid.x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Special {
     Tid(usize),
@@ -79,16 +76,16 @@ pub(crate) enum Special {
     Lane,
     Warp,
     LaneMask(LaneMask),
-    /// Anything that is zero without clusters.
+    /// Cluster registers that are 0 without clusters.
     Zero,
-    /// Anything that is one without clusters.
+    /// Cluster registers that are 1 without clusters.
     One,
     WarpSize,
     SmId,
     NSm,
 }
 
-/// Which lanes a mask register has, seen from each lane.
+/// The `%lanemask_` registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LaneMask {
     Eq,
@@ -128,12 +125,12 @@ impl Special {
 #[derive(Debug)]
 pub(crate) struct Program {
     pub name: String,
-    /// Line of its `.entry`.
+    /// Line of the `.entry`.
     pub line: u32,
     pub code: Vec<Instruction>,
-    /// Files of the source, by number.
+    /// Source files by number.
     pub files: Arc<BTreeMap<u32, String>>,
-    /// Slots: 32 bits, 64 bits, predicates.
+    /// Number of slots: 32 bits, 64 bits, predicates.
     pub n: [usize; 3],
     pub words: Vec<(u32, Slot)>,
     pub doubles: Vec<(u64, Slot)>,
@@ -143,24 +140,24 @@ pub(crate) struct Program {
     pub parameters: Vec<(u32, u32)>,
     pub threads: Option<[u32; 3]>,
     pub max_threads: Option<u32>,
-    /// End of the static shared variables, from address zero of the shared window.
+    /// End of the static shared variables in the shared window.
     pub shared_end: u32,
-    /// Where dynamic shared memory begins.
+    /// Start of dynamic shared memory.
     pub dynamic_shared: u32,
-    /// Blocks may speak to each other through global memory.
+    /// Blocks may communicate through global memory.
     pub shares_global: bool,
-    /// There is a `wgmma`.
+    /// Contains a `wgmma`.
     pub has_products: bool,
 }
 
 impl Program {
-    /// Where an instruction comes from: `scan.mlir:12`.
+    /// Source position of an instruction: `scan.mlir:12`.
     pub fn source(&self, instruction: &Instruction) -> Option<Box<str>> {
         let (file, line) = instruction.source?;
         Some(format!("{}:{line}", self.files.get(&file).map_or("?", String::as_str)).into())
     }
 
-    /// Bytes of shared memory before what a launch adds.
+    /// Bytes of static shared memory, including padding.
     pub fn fixed_shared(&self) -> u32 {
         self.dynamic_shared - crate::decode::SHARED_BASE
     }

@@ -1,17 +1,16 @@
-//! A warp's registers: 32 lanes side by side, with a poison bit for each half of every lane, so that of a pair of 16-bit values
-//! one may be unwritten.
+//! The registers of a warp: 32 lanes each, with one poison bit per half of a lane, since one value of a 16-bit pair may be
+//! unwritten.
 //!
-//! Three files: 32-bit registers (16-bit ones too, zero-extended), 64-bit registers, and predicates, one bit a lane.
-//! Immediates and special registers have slots of their own, so that an operand is always a slot.
+//! There are three register files: 32 bits (also 16 bits, zero-extended), 64 bits, and predicates with one bit per lane.
+//! Immediates and special registers occupy slots, so that every operand is a slot.
 
 /// Lanes of a warp.
 pub(crate) const LANES: usize = 32;
-/// One register of a warp.
 pub(crate) type Lanes<T> = [T; LANES];
 /// Index into a register file.
 pub(crate) type Slot = u32;
 
-/// Poisoned lanes, by halves of the register: what is computed without regard to halves has both or neither.
+/// Poisoned lanes, for each half of the register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Halves {
     pub low: u32,
@@ -19,12 +18,11 @@ pub(crate) struct Halves {
 }
 
 impl Halves {
-    /// Both halves of the lanes.
     pub const fn both(lanes: u32) -> Halves {
         Halves { low: lanes, high: lanes }
     }
 
-    /// Lanes of which some half is poisoned.
+    /// Lanes with a poisoned half.
     #[inline]
     pub fn any(self) -> u32 {
         self.low | self.high
@@ -57,7 +55,7 @@ pub(crate) struct File<T> {
 }
 
 impl<T: Copy + Default> File<T> {
-    /// All registers poisoned.
+    /// `n` registers, all poisoned.
     pub fn reset(&mut self, n: usize) {
         self.values.resize(n, [T::default(); LANES]);
         self.poison.clear();
@@ -79,13 +77,13 @@ impl<T: Copy + Default> File<T> {
         self.poison[slot as usize]
     }
 
-    /// The lanes in `mask` become `values`, poisoned where `poison` has their bit.
+    /// Writes the lanes in `mask`. `poison` has a bit for each poisoned lane.
     #[inline]
     pub fn put(&mut self, slot: Slot, values: &Lanes<T>, poison: u32, mask: u32) {
         self.put_halves(slot, values, Halves::both(poison), mask);
     }
 
-    /// As [`File::put`], where halves differ.
+    /// As [`File::put`], with poison by halves.
     #[inline]
     pub fn put_halves(&mut self, slot: Slot, values: &Lanes<T>, poison: Halves, mask: u32) {
         let held = &mut self.values[slot as usize];
@@ -102,21 +100,19 @@ impl<T: Copy + Default> File<T> {
         *bits = *bits & !mask | poison & mask;
     }
 
-    /// No lane is poisoned any more.
+    /// Clears the poison of all lanes.
     pub fn cure(&mut self, slot: Slot) {
         self.poison[slot as usize] = Halves::default();
     }
 
-    /// Every lane becomes `value`.
     pub fn fill(&mut self, slot: Slot, value: T) {
         self.put(slot, &[value; LANES], 0, u32::MAX);
     }
 }
 
-/// The three files.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Registers {
-    /// 32 bits and less.
+    /// 32 bits or less.
     pub r: File<u32>,
     /// 64 bits.
     pub d: File<u64>,
@@ -131,7 +127,7 @@ impl Registers {
         self.p.resize(n_p, (0, u32::MAX));
     }
 
-    /// A predicate's lanes, and which of them are poisoned.
+    /// The lanes of a predicate, and its poisoned lanes.
     #[inline]
     pub fn predicate(&self, slot: Slot) -> (u32, u32) {
         self.p[slot as usize]

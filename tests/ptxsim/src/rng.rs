@@ -1,10 +1,9 @@
-//! The simulator's dice: SplitMix64, seeded, so that every run can be repeated.
+//! Random numbers: SplitMix64, seeded, for reproducible runs.
 
-/// A stream of numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
 
-/// One round of SplitMix64's mixing.
+/// The mixing function of SplitMix64.
 pub(crate) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -21,12 +20,12 @@ impl Rng {
         mix(self.0)
     }
 
-    /// A number below `n`.
+    /// A number in `0..n`.
     pub fn below(&mut self, n: usize) -> usize {
         (((self.next() >> 32) * n as u64) >> 32) as usize
     }
 
-    /// True once in `n` times.
+    /// True with probability 1 / `n`.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

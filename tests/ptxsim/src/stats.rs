@@ -1,15 +1,15 @@
-//! What a launch did.
+//! Counts of a launch.
 
 use crate::program::{Class, N_CLASSES};
 
 /// Counts of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Instructions executed, one for a warp.
+    /// Executed instructions, counted per warp.
     pub warp_instructions: u64,
-    /// Instructions executed, one for each active lane.
+    /// Executed instructions, counted per active lane.
     pub lane_instructions: u64,
-    /// Bytes that ordinary loads and asynchronous copies read from global memory.
+    /// Bytes loaded from global memory by ordinary loads and asynchronous copies.
     pub global_loaded: u64,
     /// Bytes stored to global memory.
     pub global_stored: u64,
@@ -29,7 +29,7 @@ impl Stats {
         self.classes[class as usize] += 1;
     }
 
-    /// Adds another launch's counts.
+    /// Adds the counts of another launch.
     pub fn add(&mut self, other: &Stats) {
         self.warp_instructions += other.warp_instructions;
         self.lane_instructions += other.lane_instructions;

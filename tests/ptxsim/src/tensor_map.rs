@@ -1,6 +1,6 @@
-//! Tensor maps: the shape of a tensor in global memory and of the boxes copied from it.
+//! Tensor maps: the shape of a tensor in global memory, and of its boxes in shared memory.
 //!
-//! The real `CUtensorMap` is opaque; the simulator has a layout of its own in the same 128 bytes.
+//! `CUtensorMap` is opaque. The simulator uses its own layout in the same 128 bytes.
 
 /// First eight bytes of an encoded map.
 const MAGIC: u64 = 0x7061_4d72_6f73_6e54;
@@ -21,7 +21,6 @@ pub enum Element {
 }
 
 impl Element {
-    /// Size of one.
     pub fn bytes(self) -> usize {
         match self {
             Element::U8 => 1,
@@ -33,10 +32,10 @@ impl Element {
     const ALL: [Element; 5] = [Element::U8, Element::F16, Element::Bf16, Element::F32, Element::I32];
 }
 
-/// How the 16-byte pieces of a box are permuted in shared memory.
+/// Permutation of the 16-byte chunks of a box in shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swizzle {
-    /// Not at all.
+    /// No permutation.
     None,
     /// Within 32 bytes of every 256.
     Bytes32,
@@ -49,7 +48,7 @@ pub enum Swizzle {
 impl Swizzle {
     const ALL: [Swizzle; 4] = [Swizzle::None, Swizzle::Bytes32, Swizzle::Bytes64, Swizzle::Bytes128];
 
-    /// Bytes that a row of the box may have, where that is limited.
+    /// Most bytes per row of the box, if limited.
     pub fn span(self) -> Option<usize> {
         match self {
             Swizzle::None => None,
@@ -59,7 +58,7 @@ impl Swizzle {
         }
     }
 
-    /// Where in shared memory the byte lies that would lie at `address` without swizzle.
+    /// Swizzled address in shared memory of the byte with the linear address `address`.
     #[inline]
     pub fn apply(self, address: usize) -> usize {
         match self {
@@ -74,22 +73,20 @@ impl Swizzle {
 /// A tensor of one to five dimensions, innermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMap {
-    /// Of the first element; a multiple of 16.
+    /// Address of the first element; a multiple of 16.
     pub address: u64,
-    /// Type of the elements.
     pub elem: Element,
-    /// Elements in each dimension.
+    /// Number of elements in each dimension.
     pub dims: Vec<u64>,
-    /// Bytes from one index to the next, of every dimension but the innermost; multiples of 16.
+    /// Stride in bytes of each dimension except the innermost; multiples of 16.
     pub strides: Vec<u64>,
-    /// Elements of the box in each dimension, at most 256.
+    /// Number of elements of the box in each dimension, at most 256.
     pub box_dims: Vec<u32>,
-    /// Permutation in shared memory.
     pub swizzle: Swizzle,
 }
 
 impl TensorMap {
-    /// The 128 bytes that a kernel is given. The rules are checked where the map is used.
+    /// The 128 bytes for a kernel. [`TensorMap::decode`] checks the rules.
     pub fn encode(&self) -> [u8; 128] {
         let mut out = [0; 128];
         let mut at = 0;
@@ -112,7 +109,7 @@ impl TensorMap {
         out
     }
 
-    /// Reads what [`TensorMap::encode`] wrote, and checks the rules of `cuTensorMapEncodeTiled`.
+    /// Inverse of [`TensorMap::encode`]. Checks the rules of `cuTensorMapEncodeTiled`.
     pub fn decode(bytes: &[u8; 128]) -> Result<TensorMap, String> {
         let word = |at: usize, n: usize| (0..n).fold(0u64, |all, i| all | u64::from(bytes[at + i]) << (8 * i));
         if word(0, 8) != MAGIC {

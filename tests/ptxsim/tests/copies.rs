@@ -1,11 +1,11 @@
-//! `cp.async`, mbarriers, bulk and tensor copies; and what happens without their waits.
+//! `cp.async`, mbarriers, bulk and tensor copies, with and without their waits.
 
 mod support;
 
 use ptxsim::{Element, FaultKind, Swizzle, TensorMap};
 use support::{Device, kernel, numbers};
 
-/// Runs under several seeds: all right, or all faults of the given kinds.
+/// Runs under several seeds. All runs must be right, or all must have faults of the given kinds.
 fn each_seed(text: &str, threads: u32, expected: Option<&[FaultKind]>, check: impl Fn(&[u32]) -> bool) {
     for seed in 0..12 {
         let mut device = Device::new(seed);
@@ -26,7 +26,7 @@ fn tripled(words: &[u32]) -> bool {
     (0..32).all(|i| words[i] == 3 * i as u32 + 1)
 }
 
-/// Two warps copy 16 bytes a lane, then read each other's.
+/// Two warps copy 16 bytes per lane, then each reads the data of the other.
 const PIECES: &str = "shl.b32 %r4, %r1, 4;\nadd.u32 %r5, %r3, %r4;\ncvt.u64.u32 %rd4, %r4;\nadd.s64 %rd5, %rd1, %rd4;\n\
     cp.async.cg.shared.global [%r5], [%rd5], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\nbar.sync 0;\n\
     xor.b32 %r6, %r4, 512;\nadd.u32 %r6, %r6, %r3;\nld.shared.u32 %r7, [%r6];\nadd.s64 %rd6, %rd3, %rd4;\n\
@@ -40,7 +40,7 @@ fn pieces_are_there_after_the_wait_and_the_barrier() {
 
 #[test]
 fn pieces_without_wait_commit_or_barrier_race() {
-    // A copy that is not there yet leaves unwritten memory to be carried along, and is missed at the end.
+    // A copy that is still in flight leaves unwritten memory, and is reported at the end of the block.
     let race = Some(&[FaultKind::Race, FaultKind::Unfinished][..]);
     for gone in ["cp.async.wait_group 0;", "cp.async.commit_group;", "bar.sync 0;"] {
         each_seed(&kernel(&PIECES.replace(gone, "")), 64, race, |_| true);
@@ -57,7 +57,7 @@ fn a_short_piece_is_filled_with_zeros() {
     each_seed(&kernel(body), 32, None, |words| (0..32).all(|i| words[i] == 12 * i as u32 + 1));
 }
 
-/// Thread 0 loads 128 bytes in bulk; all wait for the mbarrier, then read.
+/// Thread 0 starts a bulk load of 128 bytes. All threads wait for the mbarrier, then read.
 const BULK: &str = "add.u32 %r4, %r3, 4096;\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra S;\n\
     mbarrier.init.shared::cta.b64 [%r4], 1;\nfence.mbarrier_init.release.cluster;\nS:\nbar.sync 0;\n@%p1 bra L;\n\
     mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r4], 128;\n\
@@ -97,7 +97,7 @@ fn deadlocks_say_what_is_missing() {
     assert!(fault.what.contains("lacks 0 of 1 arrivals and 32 bytes"), "{fault}");
 }
 
-/// One warp hands a buffer to another through mbarriers and ordinary stores, four times.
+/// One warp passes a buffer to another four times, with mbarriers and ordinary stores.
 const HANDOFF: &str = "add.u32 %r4, %r3, 4096;\nadd.u32 %r5, %r3, 4104;\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra S;\n\
     mbarrier.init.shared.b64 [%r4], 32;\nmbarrier.init.shared.b64 [%r5], 32;\nS:\nbar.sync 0;\nmov.u32 %r6, 0;\n\
     mov.u32 %r10, 0;\nshl.b32 %r7, %r2, 2;\nadd.u32 %r8, %r3, %r7;\nsetp.ge.u32 %p2, %r1, 32;\n@%p2 bra C;\n\
@@ -126,7 +126,7 @@ fn a_handoff_without_its_waits_races() {
     }
 }
 
-/// Lanes store to shared memory, lane 0 sends it to global memory in bulk.
+/// Lanes store to shared memory, then lane 0 starts a bulk store to global memory.
 const STORE: &str = "shl.b32 %r4, %r1, 2;\nadd.u32 %r5, %r3, %r4;\nmad.lo.u32 %r6, %r1, 3, 1;\nst.shared.u32 [%r5], %r6;\n\
     fence.proxy.async.shared::cta;\nbar.sync 0;\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra E;\n\
     cp.async.bulk.global.shared::cta.bulk_group [%rd3], [%r3], 256;\ncp.async.bulk.commit_group;\n\
@@ -146,7 +146,7 @@ fn bulk_stores_want_a_proxy_fence_a_barrier_and_a_wait() {
     let reused =
         STORE.replace("cp.async.bulk.wait_group.read 0;", "st.shared.u32 [%r5], 0;\ncp.async.bulk.wait_group.read 0;");
     each_seed(&kernel(&reused), 64, Some(&[FaultKind::Race]), |_| true);
-    // Any thread may issue the fence that all others' stores need, once it knows of them.
+    // Any thread that the stores are ordered before may execute the fence.
     let late = STORE
         .replace("fence.proxy.async.shared::cta;", "")
         .replace("@%p1 bra E;\n", "@%p1 bra E;\nfence.proxy.async;\n");
@@ -191,7 +191,7 @@ fn boxes_are_swizzled_and_filled_with_zeros() {
                  st.global.u32 [%rd5], %r8;\nadd.u32 %r5, %r5, 128;\nsetp.lt.u32 %p2, %r5, {bytes};\n@%p2 bra R;",
                 &body[..copy]
             );
-            // Unaligned starts are no trouble in the tensor, only in shared memory.
+            // Only the address in shared memory must be aligned.
             device.run(&kernel(&body), 1, 32, &[a, b, c]).unwrap_or_else(|fault| panic!("{fault}"));
             let got = device.words(c, bytes / 4).expect("written");
             for row in 0..16 {

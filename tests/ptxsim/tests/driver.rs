@@ -1,11 +1,11 @@
-//! The simulator through the runtime's trait: memory, code, tensor maps, launches, graphs, and what each of them refuses.
+//! The simulator as a driver of the runtime: memory, code, tensor maps, launches, graphs, and their errors.
 
 use jamba_plan::format::{Swizzle, TensorElem};
 use jamba_runtime::gpu::{DeviceCode, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, TensorMapOf};
 use ptxsim::driver::{Device, Downloads, Simulated};
 
-/// `add` sums words of `a` and `b` into `c`; `tile` sums each column of a box of 8 × 32 floats; `early` reads what it copies
-/// before it has come.
+/// `add` adds words of `a` and `b`; `tile` sums each column of a box of 8 × 32 floats; `early` reads the destination of a copy
+/// before the wait.
 const PTX: &str = "\
 .version 8.0
 .target sm_90a
@@ -113,7 +113,7 @@ fn bytes(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
     words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// An allocation that holds words.
+/// An allocation with the given words.
 fn words(driver: &mut Simulated, what: &'static str, words: impl IntoIterator<Item = u32>) -> u64 {
     let bytes = bytes(words);
     let at = driver.allocate(what, bytes.len() as u64).expect("allocates");
@@ -211,7 +211,7 @@ fn a_launch_computes_and_is_counted() {
 fn tensor_maps_are_those_that_kernels_copy_by() {
     for seed in 0..8 {
         let mut driver = loaded(&Device { seed, ..Device::default() });
-        // 6 rows of 32 floats, 160 bytes apart; two rows more are asked for, and come as zeros.
+        // 6 rows of 32 floats with a stride of 160 bytes. The box has two rows more, which are zeros.
         let at = words(&mut driver, "x", (0..6 * 40).map(|i| ((i % 40 + i / 40) as f32).to_bits()));
         let map = TensorMapOf {
             address: at,
@@ -316,7 +316,7 @@ fn threads_change_nothing() {
         let mut driver = loaded(&Device { seed: 4, threads, ..Device::default() });
         let (a, b) = (words(&mut driver, "a", 0..3200), words(&mut driver, "b", 0..3200));
         driver.launch(&launch(ADD, 100, &[a, b, b])).expect("runs");
-        // The last block reaches beyond `a`.
+        // The last block reads beyond `a`.
         let fault = message(driver.launch(&launch(ADD, 102, &[a, b, b])));
         (driver.counters().read().kernels["add"].stats, fault)
     });

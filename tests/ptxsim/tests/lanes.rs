@@ -1,11 +1,11 @@
-//! Lanes of one warp that part and wait for each other; halves of registers that are unwritten; where instructions come from.
+//! Divergent lanes that wait for each other, poison of register halves, source positions.
 
 mod support;
 
 use ptxsim::{Fault, FaultKind, Options};
 use support::{Device, HEAD};
 
-/// A kernel of the pointers `a` and `out` in `%rd1` and `%rd2`, and its thread in `%r1`.
+/// A kernel with the pointers `a` and `out` in `%rd1` and `%rd2`, and the thread in `%r1`.
 fn kernel(body: &str) -> String {
     format!(
         "{HEAD}.visible .entry k(.param .u64 a, .param .u64 out)\n{{\n\
@@ -19,7 +19,7 @@ fn device(seed: u64) -> Device {
     Device::with(Options { seed, budget: 200_000, ..Options::default() })
 }
 
-/// Runs one warp; `a` holds words.
+/// Runs one warp. `a` has the given words.
 fn run(seed: u64, body: &str, a: &[u32]) -> Result<Vec<u32>, Fault> {
     let mut device = device(seed);
     let bytes: Vec<u8> = a.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -28,7 +28,7 @@ fn run(seed: u64, body: &str, a: &[u32]) -> Result<Vec<u32>, Fault> {
     device.words(out, 32)
 }
 
-/// Lane 0 makes an mbarrier for `arrivals`.
+/// Lane 0 initialises an mbarrier for `arrivals`.
 fn barrier(arrivals: u32) -> String {
     format!(
         "setp.ne.u32 %p1, %r1, 0;\n@%p1 bra MADE;\nmbarrier.init.shared::cta.b64 [%r2], {arrivals};\n\
@@ -40,7 +40,7 @@ const WAIT: &str = "W: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2], 0;\n
 
 #[test]
 fn lanes_that_wait_let_those_run_that_they_wait_for() {
-    // Lanes 1 to 31 stand first in the text, and wait for lane 0, which works a while.
+    // Lanes 1 to 31 are first in the text, and wait for lane 0, which runs a loop.
     let body = barrier(1)
         + "setp.eq.u32 %p2, %r1, 0;\n@%p2 bra WORK;\n"
         + WAIT
@@ -51,7 +51,7 @@ fn lanes_that_wait_let_those_run_that_they_wait_for() {
     }
 }
 
-/// Runs one warp whose lanes may part, and gives what it left in `out`.
+/// Runs one warp with `split_lanes`, and returns `out`.
 fn run_parted(seed: u64, body: &str) -> Result<Vec<u32>, Fault> {
     let mut device = Device::with(Options { seed, budget: 200_000, split_lanes: true, ..Options::default() });
     let (a, out) = (device.gpu.alloc("a", 128), device.gpu.alloc("out", 128));
@@ -59,7 +59,7 @@ fn run_parted(seed: u64, body: &str) -> Result<Vec<u32>, Fault> {
     device.words(out, 32)
 }
 
-/// What a lane's neighbour stored is there behind a barrier of the warp, and need not be without one.
+/// A warp barrier makes the store of another lane visible. Without it, the store may be missing.
 #[test]
 fn lanes_that_part_meet_at_what_they_execute_together() {
     let body = |between: &str| {
@@ -74,7 +74,7 @@ fn lanes_that_part_meet_at_what_they_execute_together() {
     assert_eq!(wrong(&body("bar.warp.sync -1;")), 0);
     assert!(wrong(&body("")) > 0);
     assert_eq!(run(1, &body(""), &[0; 32]), Ok(expected.clone()), "together they find it anyway");
-    // Of an instruction for the first lane alone the others need not wait either.
+    // The other lanes do not wait for an instruction of the first lane either.
     let first = "setp.eq.u32 %p1, %r1, 0;\n@%p1 st.shared.u32 [%r2], 7;\n";
     let read = "ld.shared.u32 %r5, [%r2];\nst.global.u32 [%rd2], %r5;";
     let wrong = |body: &str| (0..64).filter(|&seed| run_parted(seed, body) != Ok(vec![7; 32])).count();
@@ -84,7 +84,7 @@ fn lanes_that_part_meet_at_what_they_execute_together() {
 
 #[test]
 fn each_half_of_a_warp_may_wait_for_the_other() {
-    // The upper half arrives at the first barrier only when the lower half has arrived at the second.
+    // The upper half arrives at the first barrier after the lower half has arrived at the second.
     let body = barrier(16)
         + "setp.ge.u32 %p2, %r1, 16;\n@%p2 bra UPPER;\nsetp.ne.u32 %p5, %r1, 0;\n\
            @!%p5 mbarrier.arrive.shared::cta.b64 _, [%r2+8];\n"
@@ -110,7 +110,7 @@ fn a_loop_over_memory_is_no_end_for_the_other_lanes() {
     assert_eq!(run(3, body, &[0; 32]), Ok(vec![7; 32]));
 }
 
-/// `%r4` is a pair of bf16: the low half of `a`'s value, the upper one of what nobody wrote.
+/// `%r4` is a pair of bf16: the low half is from `a`, the upper half is poisoned.
 const PAIR: &str = "ld.global.f32 %f1, [%rd1];\nld.global.f32 %f2, [%rd2];\ncvt.rn.bf16x2.f32 %r4, %f2, %f1;\n";
 
 fn halves(body: &str) -> Vec<u32> {
@@ -144,7 +144,7 @@ fn of_a_pair_one_half_may_be_unwritten() {
 
 #[test]
 fn transposed_matrices_keep_halves_apart() {
-    // Rows of the stored matrix are columns of the fragments: the odd ones are unwritten, the even ones come back.
+    // Rows of the stored matrix are columns of the fragments. Odd rows are unwritten, even rows are not.
     let body = format!(
         "{PAIR}and.b32 %r6, %r1, 7;\nmad.lo.u32 %r6, %r6, 16, %r2;\n\
          stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r6], {{%r4}};\nand.b32 %r7, %r1, 3;\nshl.b32 %r7, %r7, 5;\n\

@@ -1,5 +1,5 @@
-//! A persistent, warp-specialised matrix product, whole: tensor copies through a ring of mbarriers, wgmma, results through
-//! shared memory and a tensor store. It must be right under every seed, and no mutant of it may go unnoticed.
+//! A persistent, warp-specialised matrix product: tensor copies through a ring of mbarriers, wgmma, results through shared memory
+//! and a tensor store. It must be right under every seed, and every mutant must be detected.
 
 mod support;
 

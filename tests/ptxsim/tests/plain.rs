@@ -1,10 +1,10 @@
-//! Arithmetic, memory, branches, barriers, shuffles: small kernels, and what must stop them.
+//! Small kernels: arithmetic, memory, branches, barriers, shuffles, and their faults.
 
 use ptxsim::{Fault, FaultKind, Gpu, Launch, Module, Options};
 
 const HEAD: &str = ".version 8.0\n.target sm_90a\n.address_size 64\n";
 
-/// A kernel of pointers `a`, `b`, `c` in `%rd1..3` and its thread in `%r1`.
+/// A kernel with pointers `a`, `b`, `c` in `%rd1..3` and the thread in `%r1`.
 fn kernel(declarations: &str, body: &str) -> String {
     format!(
         "{HEAD}.visible .entry k(.param .u64 a, .param .u64 b, .param .u64 c)\n{{\n\
@@ -20,7 +20,7 @@ struct Case {
     arguments: [u64; 3],
 }
 
-/// `a` and `b` hold values, `c` is for results; each has `n` words.
+/// `a` and `b` have values, `c` is unwritten; each has `n` words.
 fn case(seed: u64, n: usize) -> Case {
     let mut gpu = Gpu::new(Options { seed, ..Options::default() });
     let arguments = ["a", "b", "c"].map(|name| gpu.alloc(name, 4 * n as u64));
@@ -45,7 +45,7 @@ impl Case {
     }
 }
 
-/// Runs with 64 threads and gives the results.
+/// The results of 64 threads.
 fn words(body: &str) -> Vec<u32> {
     let mut case = case(3, 64);
     case.run(&kernel("", body), 1, 64).expect("runs");
@@ -115,7 +115,7 @@ fn halves() {
 
 #[test]
 fn loops_and_divergence_reconverge() {
-    // Lane i sums i … 1, then the warp adds up all sums by butterflies.
+    // Lane i sums 1 … i, then the warp adds the sums of all lanes.
     let got = words(
         "mov.u32 %r2, 0;\nmov.u32 %r3, %r1;\nL:\nsetp.eq.u32 %p1, %r3, 0;\n@%p1 bra D;\nadd.u32 %r2, %r2, %r3;\n\
          sub.u32 %r3, %r3, 1;\nbra L;\nD:\nshfl.sync.bfly.b32 %r4, %r2, 16, 31, -1;\nadd.u32 %r2, %r2, %r4;\n\
@@ -129,7 +129,7 @@ fn loops_and_divergence_reconverge() {
 
 #[test]
 fn code_moved_behind_its_join_still_meets() {
-    // The odd lanes' code stands after the shuffle that all lanes take part in.
+    // The code of the odd lanes is after the shuffle of all lanes.
     let got = words(
         "and.b32 %r2, %r1, 1;\nsetp.ne.u32 %p1, %r2, 0;\nmov.u32 %r3, 5;\n@%p1 bra COLD;\nJOIN:\n\
          shfl.sync.idx.b32 %r4, %r3, 1, 31, -1;\nst.global.u32 [%rd7], %r4;\nret;\nCOLD:\nmov.u32 %r3, 9;\nbra JOIN;",
@@ -169,7 +169,7 @@ fn a_missing_barrier_is_a_race_whatever_the_order() {
     let text = kernel(".shared .align 4 .b8 s[256];", &EXCHANGE.replace("bar.sync 0;", ""));
     for seed in 0..20 {
         let fault = case(seed, 64).run(&text, 1, 64).expect_err("must fault");
-        // The warp that reads first finds nothing there; the other one races.
+        // The first warp reads unwritten memory, the other one races.
         assert!(matches!(fault.kind, FaultKind::Race | FaultKind::Poison), "{fault}");
     }
 }
@@ -182,7 +182,7 @@ fn a_buffer_used_again_too_early_is_a_race() {
 
 #[test]
 fn unwritten_memory_is_seen() {
-    // Carrying it along is allowed, what it was stored to is unwritten too.
+    // Poison propagates to memory.
     let mut carried = case(1, 64);
     let body = "ld.global.u32 %r2, [%rd7];\nadd.u32 %r2, %r2, 1;\nst.global.u32 [%rd7], %r2;";
     carried.run(&kernel("", body), 1, 64).expect("runs");

@@ -1,4 +1,4 @@
-//! `ldmatrix`, `stmatrix`, `mma.sync`, `wgmma`: against a scalar product, and without their fences and waits.
+//! `ldmatrix`, `stmatrix`, `mma.sync`, `wgmma`: compared with a scalar product, and without their fences and waits.
 
 mod support;
 
@@ -7,7 +7,7 @@ use support::{Device, HEAD, kernel, numbers, product};
 
 #[test]
 fn matrices_go_to_registers_and_back() {
-    // 32 rows of 16 bytes; loaded as four pieces, stored transposed, and so on.
+    // 32 rows of 16 bytes, loaded as four matrices.
     for (load, store, transposed) in
         [("", "", false), (".trans", "", true), ("", ".trans", true), (".trans", ".trans", false)]
     {
@@ -35,7 +35,7 @@ fn matrices_go_to_registers_and_back() {
 
 #[test]
 fn lane_fragments_of_ldmatrix() {
-    // Lane l of piece j has row l / 4, columns 2 (l mod 4) and the next.
+    // Lane l of matrix j has row l / 4, columns 2 (l mod 4) and 2 (l mod 4) + 1.
     let body = "shl.b32 %r4, %r1, 4;\nadd.u32 %r5, %r3, %r4;\nmov.u32 %r6, 0;\nL:\nadd.u32 %r7, %r5, %r6;\n\
         shl.b32 %r8, %r1, 3;\nshr.u32 %r9, %r6, 1;\nadd.u32 %r8, %r8, %r9;\ncvt.u16.u32 %h1, %r8;\n\
         st.shared.u16 [%r7], %h1;\nadd.u32 %r6, %r6, 2;\nsetp.lt.u32 %p1, %r6, 16;\n@%p1 bra L;\n\
@@ -51,7 +51,7 @@ fn lane_fragments_of_ldmatrix() {
     }
 }
 
-/// Each lane's words come from `a`, `b`; four words of results go to `c`.
+/// Runs one `mma`. `a` and `b` have the fragments of each lane, the result has four words per lane.
 fn mma(instruction: &str, n_a: usize, a: &[u32], b: &[u32]) -> Vec<u32> {
     let loads = |base: &str, first: usize, n: usize| {
         (0..n)
@@ -127,24 +127,24 @@ fn integer_mma_is_exact() {
     }
 }
 
-/// How a tile of [rows, 16] bf16 lies in shared memory.
+/// Layout of a tile of [rows, 16] bf16 in shared memory.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
     swizzle: Swizzle,
-    /// Rows, not K, are contiguous.
+    /// Rows are contiguous, not K.
     outer: bool,
 }
 
 impl Tile {
-    /// Byte of an element, with the offsets that the descriptor names.
+    /// Byte offset of an element, for the offsets in the descriptor.
     fn place(self, row: usize, k: usize) -> usize {
         let span = self.swizzle.span().unwrap_or(16);
         match (self.outer, self.swizzle) {
-            // 8 × 8 pieces of 128 bytes, two along K.
+            // 8 × 8 matrices of 128 bytes, two along K.
             (false, Swizzle::None) => row / 8 * 256 + k / 8 * 128 + row % 8 * 16 + k % 8 * 2,
             (false, swizzle) => swizzle.apply(row / 8 * 8 * span + row % 8 * span + k * 2),
             (true, Swizzle::None) => row / 8 * 256 + k / 8 * 128 + k % 8 * 16 + row % 8 * 2,
-            // Patterns of 8 along K by `span` bytes of rows: K's second half after them all.
+            // Patterns of 8 along K by `span` bytes of rows. The second half of K follows after all of them.
             (true, swizzle) => {
                 let (pattern, within) = (row * 2 / span, row * 2 % span);
                 swizzle.apply(pattern * 8 * span + k / 8 * 16384 + k % 8 * span + within)
@@ -152,7 +152,7 @@ impl Tile {
         }
     }
 
-    /// Everything of the descriptor but the address.
+    /// The descriptor without its address.
     fn descriptor(self) -> u64 {
         let span = self.swizzle.span().unwrap_or(16);
         let (leading, stride) = match (self.outer, self.swizzle) {
@@ -170,7 +170,7 @@ impl Tile {
         (leading as u64 >> 4) << 16 | (stride as u64 >> 4) << 32 | mode << 62
     }
 
-    /// The tile as bytes, ready to be copied.
+    /// The tile as bytes.
     fn bytes(self, values: &[f32]) -> Vec<u8> {
         let mut out = vec![0; 32768];
         for (at, value) in values.iter().enumerate() {
@@ -181,7 +181,7 @@ impl Tile {
     }
 }
 
-/// A warpgroup copies A (32 KiB at `dyn`) and B (32 KiB after it) and multiplies once; D as f32 [64, n] to `c`.
+/// A warpgroup copies A (32 KiB at `dyn`) and B (32 KiB after it), multiplies once, and stores D as f32 [64, n] to `c`.
 fn wgmma_text(n: usize, a: Tile, b: Tile, from_registers: bool) -> String {
     let sums: Vec<String> = (0..n / 2).map(|i| format!("%f{i}")).collect();
     let sums = sums.join(", ");
@@ -192,7 +192,7 @@ fn wgmma_text(n: usize, a: Tile, b: Tile, from_registers: bool) -> String {
         add.u32 %r4, %r4, 2048;\nsetp.lt.u32 %p1, %r4, 32768;\n@%p1 bra C;\nfence.proxy.async;\nbar.sync 0;\n";
     let transposed = i32::from(b.outer);
     let (a_operand, flags, fragments) = if from_registers {
-        // K contiguous, no swizzle: each lane reads its four words.
+        // K contiguous, no swizzle. Each lane reads its four words.
         let load = "shr.u32 %r7, %r1, 5;\nshl.b32 %r7, %r7, 9;\nshr.u32 %r8, %r2, 2;\nmad.lo.u32 %r7, %r8, 16, %r7;\n\
             and.b32 %r8, %r2, 3;\nmad.lo.u32 %r7, %r8, 4, %r7;\nadd.u32 %r7, %r7, %r3;\nld.shared.u32 %r20, [%r7];\n\
             ld.shared.u32 %r21, [%r7+256];\nld.shared.u32 %r22, [%r7+128];\nld.shared.u32 %r23, [%r7+384];\n";
@@ -297,7 +297,7 @@ fn unwritten_rows_spoil_their_sums_alone() {
     let tile = Tile { swizzle: Swizzle::Bytes128, outer: false };
     let mut device = Device::new(4);
     let (a, b) = (device.bytes("a", &tile.bytes(&numbers(1024, 1))), device.bytes("b", &tile.bytes(&numbers(1024, 2))));
-    // Row 5 of B lies in bytes 640..768 of its first pattern.
+    // Row 5 of B is bytes 640..768 of its first pattern.
     device.gpu.forget(b + 640, 128).expect("forgets");
     let c = device.gpu.alloc("c", 64 * 256);
     device.run(&wgmma_text(64, tile, tile, false), 1, 128, &[a, b, c]).expect("runs");

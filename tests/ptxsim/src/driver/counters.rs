@@ -1,4 +1,4 @@
-//! What a simulated device has done, for tests to ask.
+//! Counts of a simulated device.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,42 +6,37 @@ use std::time::Duration;
 
 use crate::Stats;
 
-/// A handle on the counts of one device; clones see the same.
+/// A handle to the counts of one device, shared between clones.
 #[derive(Debug, Clone, Default)]
 pub struct Counters(Arc<Mutex<Counts>>);
 
-/// What a device has done.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
-    /// Launches that ran, in replays and outside of them.
+    /// Launches, including those of replays.
     pub launches: u64,
-    /// Graphs captured.
+    /// Captured graphs.
     pub graphs: u64,
-    /// Graphs replayed.
+    /// Replays of graphs.
     pub replays: u64,
     /// Bytes of all allocations.
     pub allocated_bytes: u64,
-    /// Bytes that the host sent.
     pub uploaded_bytes: u64,
-    /// Bytes that the host fetched.
     pub downloaded_bytes: u64,
-    /// Launches by the kernel's symbol.
+    /// Counts by symbol.
     pub kernels: BTreeMap<String, KernelCounts>,
 }
 
-/// All launches of one kernel.
+/// Counts of one kernel.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KernelCounts {
-    /// How many ran to their end.
+    /// Launches without a fault.
     pub launches: u64,
-    /// What they did.
     pub stats: Stats,
-    /// What they took on the host.
+    /// Time on the host.
     pub time: Duration,
 }
 
 impl Counters {
-    /// The counts as they stand.
     pub fn read(&self) -> Counts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -64,7 +59,8 @@ impl Counts {
         }
     }
 
-    /// A line a kernel, the slowest first: launches, warp instructions, instructions of lanes a second, milliseconds a launch.
+    /// A table with one line per kernel, the slowest first: launches, warp instructions, lane instructions per second, milliseconds
+    /// per launch.
     pub fn table(&self) -> String {
         let mut rows: Vec<_> = self.kernels.iter().collect();
         rows.sort_by_key(|(_, kernel)| std::cmp::Reverse(kernel.time));

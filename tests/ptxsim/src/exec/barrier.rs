@@ -3,32 +3,31 @@
 use crate::fault::{FaultKind, Run, Trouble};
 use crate::memory::order::Knowledge;
 
-/// Number of the barrier that stands for the cluster's; programs have 0 to 15.
+/// The barrier of the cluster. Programs use 0 to 15.
 pub(crate) const CLUSTER_BARRIER: u32 = 16;
 
-/// One barrier.
 #[derive(Debug, Default)]
 pub(crate) struct Barrier {
     arrived: u32,
     expected: u32,
-    /// How often it was completed.
+    /// Number of completions.
     pub generation: u64,
     gathering: Knowledge,
-    /// What those it last let go may know.
+    /// Clocks that the released warps acquire.
     pub released: Knowledge,
-    /// The time before which nothing was; the knowledge is worth nothing until somebody arrives.
+    /// Start time of the block. `gathering` is invalid before the first arrival.
     start: u32,
     used: bool,
 }
 
 impl Barrier {
-    /// A barrier at which nobody has arrived.
+    /// Resets to no arrivals.
     pub fn reset(&mut self, time: u32) {
         (self.arrived, self.expected, self.generation) = (0, 0, 0);
         (self.start, self.used) = (time, false);
     }
 
-    /// A warp arrives for `lanes` threads; true if that completed the barrier.
+    /// A warp arrives. True if this completes the barrier.
     pub fn arrive(&mut self, knows: &Knowledge, expected: u32) -> Run<bool> {
         if self.arrived > 0 && self.expected != expected {
             let what = format!("the barrier waits for {} threads, this warp names {expected}", self.expected);
@@ -54,7 +53,7 @@ impl Barrier {
         Ok(true)
     }
 
-    /// Threads that arrived, and how many are expected.
+    /// Arrived and expected threads.
     pub fn progress(&self) -> (u32, u32) {
         (self.arrived, self.expected)
     }

@@ -1,4 +1,4 @@
-//! A block: shared memory, barriers, warps in shuffled order.
+//! A block: shared memory, barriers, and warps in shuffled order.
 
 use std::sync::Arc;
 
@@ -15,10 +15,9 @@ use crate::rng::Rng;
 use crate::stats::Stats;
 use crate::tensor_map::TensorMap;
 
-/// Rounds without progress after which nothing will come.
+/// Rounds without progress that are a deadlock.
 const PATIENCE: u32 = 8;
 
-/// How a round ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Round {
     Finished,
@@ -26,26 +25,26 @@ pub(crate) enum Round {
     Stalled,
 }
 
-/// One block at work.
+/// State of a block. Reused between blocks.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub index: [u32; 3],
     pub shared: Shared,
     pub barriers: Vec<Barrier>,
     pub warps: Vec<Warp>,
-    /// Warps of larger blocks.
+    /// Unused warps of larger blocks.
     spare: Vec<Warp>,
     pub stats: Stats,
     pub mbarriers: Vec<MBarrier>,
-    /// Copies on their way.
+    /// Copies in flight.
     pub pending: Vec<Job>,
     pub haste: Haste,
-    /// Tensor maps met so far, by address.
+    /// Decoded tensor maps by address.
     pub maps: Vec<(u64, Arc<TensorMap>)>,
-    /// What the warpgroups' tensor cores have to do.
+    /// Products in flight of each warpgroup.
     pub tensor: Vec<Warpgroup>,
     pub rng: Rng,
-    /// All times up to this belong to earlier blocks.
+    /// Times up to this one belong to earlier blocks.
     pub time: u32,
     launch: u64,
     executed: u64,
@@ -53,7 +52,6 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// A place for blocks.
     pub fn new() -> Block {
         Block {
             index: [0; 3],
@@ -75,12 +73,12 @@ impl Block {
         }
     }
 
-    /// Starts a block of a launch; tables of the last one are used again.
+    /// Starts block number `linear` of a launch.
     pub fn start(&mut self, env: &Env, linear: u32) {
         let [x, y, _] = env.grid;
         self.index = [linear % x, linear / x % y, linear / (x * y)];
         if self.launch != env.launch {
-            // What maps say may have changed between launches.
+            // The maps may have changed between launches.
             self.maps.clear();
             self.launch = env.launch;
         }
@@ -110,7 +108,7 @@ impl Block {
         self.idle = 0;
     }
 
-    /// Every warp gets a turn, in shuffled order.
+    /// Runs a slice of every warp, in shuffled order.
     pub fn round(&mut self, env: &Env) -> Result<Round, Fault> {
         let mut order: Vec<usize> = (0..self.warps.len()).filter(|w| self.warps[*w].alive != 0).collect();
         if order.is_empty() {
@@ -138,7 +136,7 @@ impl Block {
         Ok(if self.idle > PATIENCE { Round::Stalled } else { Round::Progress })
     }
 
-    /// Asynchronous work goes on: by chance, or because nothing else does.
+    /// Completes asynchronous work, randomly or if there is no other progress.
     fn advance(&mut self, env: &Env, progress: bool) -> Run<bool> {
         let chance = self.haste == Haste::Sometime && self.rng.one_in(2);
         if progress && !chance {
@@ -149,7 +147,7 @@ impl Block {
         Ok(copied || multiplied)
     }
 
-    /// Nothing may be left when a block ends.
+    /// Checks that no asynchronous work is left.
     fn finish(&mut self, env: &Env) -> Result<(), Fault> {
         let left = |what: &str| *Trouble::warp(FaultKind::Unfinished, format!("the block ends before {what}"));
         for warp in &self.warps {
@@ -170,7 +168,6 @@ impl Block {
         Ok(())
     }
 
-    /// The block to its end.
     pub fn run(&mut self, env: &Env) -> Result<(), Fault> {
         loop {
             match self.round(env)? {
@@ -200,7 +197,7 @@ impl Block {
         }
     }
 
-    /// Every warp that is left, and where it stands.
+    /// The deadlock fault, with the position of every live warp.
     pub fn deadlock(&self, env: &Env) -> Fault {
         let mut what = String::from("no warp can go on:");
         let live: Vec<&Warp> = self.warps.iter().filter(|warp| warp.alive != 0).collect();

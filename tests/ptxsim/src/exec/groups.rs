@@ -1,40 +1,38 @@
-//! Groups of asynchronous copies: issued, committed, waited for.
+//! Groups of asynchronous copies: issue, commit, wait.
 
-/// The groups of a warp's `cp.async`, or of a lane's bulk stores. Each has a time of its own, later ones greater.
+/// The `cp.async` groups of a warp, or the bulk store groups of a lane. Each group has a time; times increase.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    /// The time of copies that are issued now; zero before the first.
+    /// Time of copies issued now; 0 before the first.
     now: u32,
-    /// Committed and not waited for.
+    /// Committed groups without a wait.
     committed: Vec<u32>,
-    /// Times up to this are waited for.
+    /// Groups up to this time were waited for.
     waited: u32,
-    /// The time of the last copy.
+    /// Time of the last copy.
     last: Option<u32>,
 }
 
 impl Groups {
-    /// Nothing issued, nothing to wait for.
     pub fn reset(&mut self) {
         self.committed.clear();
         (self.now, self.waited, self.last) = (0, 0, None);
     }
 
-    /// The time for a copy that starts now; `first` is the time before which nothing was.
+    /// The time of a copy issued now. `first` is the first time of the block.
     pub fn issue(&mut self, first: u32) -> u32 {
         self.now = self.now.max(first);
         self.last = Some(self.now);
         self.now
     }
 
-    /// Ends the open group.
     pub fn commit(&mut self, first: u32) {
         self.now = self.now.max(first);
         self.committed.push(self.now);
         self.now += 1;
     }
 
-    /// What `wait_group n` waits for: everything up to a time.
+    /// `wait_group n`: returns the time up to which copies must complete.
     pub fn wait(&mut self, n: usize) -> u32 {
         let done = self.committed.len().saturating_sub(n);
         if let Some(last) = self.committed.drain(..done).next_back() {
@@ -43,14 +41,14 @@ impl Groups {
         self.waited
     }
 
-    /// A time after which later copies count as later; gives the time of all before.
+    /// Returns the time of all copies so far. Later copies get later times.
     pub fn mark(&mut self, first: u32) -> u32 {
         self.now = self.now.max(first);
         self.now += 1;
         self.now - 1
     }
 
-    /// The last copy was not waited for.
+    /// The last copy has no wait.
     pub fn unfinished(&self) -> bool {
         self.last.is_some_and(|last| last > self.waited)
     }

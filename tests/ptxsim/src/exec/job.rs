@@ -1,4 +1,4 @@
-//! Asynchronous copies on their way: they run at once, sometime, or when somebody waits for them, as the dice have it.
+//! Asynchronous copies in flight: they run immediately, at a random time, or when a wait forces them.
 
 use std::sync::Arc;
 
@@ -10,21 +10,20 @@ use crate::memory::shared::Access;
 use crate::memory::{Chunk, byte_bits};
 use crate::tensor_map::{Swizzle, TensorMap};
 
-/// Where a load reports.
+/// The mbarrier of a load, and the phase in which it was issued.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
     pub barrier: usize,
     pub phase: u32,
 }
 
-/// Pieces of 4, 8 or 16 bytes of `cp.async`: to shared, from global, bytes, bytes read (the rest is zero).
+/// `cp.async` of one lane: shared address, global address, bytes, bytes read (the others are zero).
 pub(crate) type Piece = (usize, u64, usize, usize);
 
-/// What a copy does.
 #[derive(Debug)]
 pub(crate) enum What {
     Pieces(Vec<Piece>),
-    /// `cp.async.mbarrier.arrive`: arrivals at barriers, once the warp's earlier pieces are there.
+    /// `cp.async.mbarrier.arrive`: arrivals at barriers after the earlier `cp.async` of the warp.
     Arrive(Vec<usize>),
     Load {
         to: usize,
@@ -56,19 +55,18 @@ pub(crate) enum What {
     },
 }
 
-/// A copy on its way.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub what: What,
-    /// Its number and time in the access tables, and what its issuer knew.
+    /// Agent, time and clocks for the race checks.
     pub agent: u8,
     pub stamp: u32,
     pub knows: Arc<Knowledge>,
-    /// The issuing thread: waits for bulk groups are its own affair.
+    /// The issuing thread. Waits for bulk groups are per thread.
     pub place: Place,
 }
 
-/// How soon asynchronous work is done.
+/// When asynchronous work completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Haste {
     AtOnce,
@@ -76,11 +74,10 @@ pub(crate) enum Haste {
     WhenForced,
 }
 
-/// Bytes of a row of a box, at most, between two looks at the tables.
+/// Bytes per access of a bulk copy.
 const CHUNK: usize = 16;
 
 impl Block {
-    /// A copy starts.
     pub fn issue(&mut self, env: &Env, job: Job) -> Run {
         if self.haste == Haste::AtOnce || self.haste == Haste::Sometime && self.rng.one_in(4) {
             return self.run_job(env, job);
@@ -89,7 +86,7 @@ impl Block {
         Ok(())
     }
 
-    /// One copy of those on their way ends. False if there is none.
+    /// Completes a random copy. False if none is in flight.
     pub fn run_any_job(&mut self, env: &Env) -> Run<bool> {
         if self.pending.is_empty() {
             return Ok(false);
@@ -100,7 +97,7 @@ impl Block {
         Ok(true)
     }
 
-    /// Copies that are waited for end, in any order.
+    /// Completes the selected copies.
     pub fn force(&mut self, env: &Env, waited_for: impl Fn(&Job) -> bool) -> Run {
         while let Some(index) = self.pending.iter().position(&waited_for) {
             let job = self.pending.swap_remove(index);
@@ -190,7 +187,7 @@ impl Block {
         Ok(())
     }
 
-    /// Up to 16 bytes read by the async proxy.
+    /// Reads up to 16 bytes through the async proxy.
     pub fn read_async(&mut self, by: &Access, at: usize, n: usize) -> Run<Chunk> {
         self.shared.span(at, n).map_err(|(kind, what)| Trouble::warp(kind, what))?;
         if self.shared.news(by).writes {
@@ -203,7 +200,7 @@ impl Block {
         Ok(self.shared.load(at, n))
     }
 
-    /// 16 bytes written by the async proxy.
+    /// Writes 16 bytes through the async proxy.
     fn write_async(&mut self, by: &Access, at: usize, chunk: &Chunk) -> Run {
         self.shared.span(at, CHUNK).map_err(|(kind, what)| Trouble::warp(kind, what))?;
         let news = self.shared.news(by);
@@ -250,7 +247,7 @@ impl Block {
     }
 }
 
-/// For each row of a box, the address of its tensor row's first element; none outside the tensor.
+/// For each row of a box, the address of the first element of its tensor row; `None` outside the tensor.
 fn rows(map: &TensorMap, at: &[i32]) -> Vec<Option<u64>> {
     let n_rows: usize = map.box_dims[1..].iter().map(|n| *n as usize).product();
     (0..n_rows)
@@ -271,7 +268,7 @@ fn rows(map: &TensorMap, at: &[i32]) -> Vec<Option<u64>> {
         .collect()
 }
 
-/// 16 bytes of a row from byte `c` of the box; zeros outside the tensor.
+/// 16 bytes of a row at byte `c` of the box; zeros outside the tensor.
 fn read_row(env: &Env, map: &TensorMap, start: u64, x: i32, c: usize) -> Run<Chunk> {
     let first = i64::from(x) * map.elem.bytes() as i64 + c as i64;
     let end = map.dims[0] as i64 * map.elem.bytes() as i64;
@@ -290,9 +287,8 @@ fn read_row(env: &Env, map: &TensorMap, start: u64, x: i32, c: usize) -> Run<Chu
     Ok(Chunk::from_bytes(&bytes, written))
 }
 
-/// What the hardware asks of a box in shared memory.
+/// Alignment of a box in shared memory.
 pub(crate) fn check_box(map: &TensorMap, address: usize) -> Run {
-    // The swizzle is taken from the address, so that its pattern starts where the address' bits say.
     let align = if map.swizzle == Swizzle::None { 16 } else { 128 };
     if !address.is_multiple_of(128.max(align)) {
         let what = format!("a box at shared {address:#x}; a multiple of 128 is expected");

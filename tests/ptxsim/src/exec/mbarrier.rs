@@ -1,34 +1,33 @@
-//! Mbarriers: arrivals and bytes counted in phases.
+//! Mbarriers: arrivals and bytes, counted per phase.
 
 use crate::fault::{FaultKind, Run, Trouble};
 use crate::memory::order::Knowledge;
 
-/// Largest count of arrivals or of bytes outstanding.
+/// Largest count of pending arrivals or bytes.
 const MOST: i64 = (1 << 20) - 1;
 
-/// One mbarrier.
 #[derive(Debug)]
 pub(crate) struct MBarrier {
     pub address: usize,
-    /// Arrivals in each phase.
+    /// Arrivals per phase.
     expected: u32,
-    /// Arrivals still to come in this one.
+    /// Pending arrivals of this phase.
     pending: u32,
-    /// Bytes announced less bytes arrived.
+    /// Announced bytes minus arrived bytes.
     bytes: i64,
-    /// Phases completed.
+    /// Number of completed phases.
     pub phase: u32,
     gathering: Knowledge,
-    /// What those that saw the last phase end may know.
+    /// Clocks that a wait for the last phase acquires.
     pub released: Knowledge,
-    /// Who initialised it, and when.
+    /// Agent and time of the initialisation.
     pub made_by: (u8, u32),
-    /// The async proxy may use it.
+    /// The initialisation was fenced for the async proxy.
     pub published: bool,
-    /// The number of the loads that report to it, and the time of those of phase 0.
+    /// Agent of the loads that report to it, and their time in phase 0.
     loads: Option<u8>,
     first_time: u32,
-    /// Loads on their way.
+    /// Loads in flight.
     outstanding: u32,
 }
 
@@ -54,25 +53,25 @@ impl MBarrier {
         })
     }
 
-    /// A load that reports to the running phase starts; gives its time.
+    /// A load that reports to the current phase starts. Returns its time.
     pub fn start_load(&mut self, agent: u8) -> u32 {
         self.loads = Some(agent);
         self.outstanding += 1;
         self.first_time + self.phase
     }
 
-    /// Whether a phase of this parity is over.
+    /// Whether the phase of this parity has completed.
     pub fn passed(&self, parity: u32) -> bool {
         self.phase & 1 != parity & 1
     }
 
-    /// More bytes to wait for in this phase.
+    /// Announces bytes for this phase.
     pub fn expect(&mut self, bytes: u32) -> Run {
         self.bytes += i64::from(bytes);
         self.in_range()
     }
 
-    /// `count` arrivals; what the arriving warp knows goes to those that wait.
+    /// `count` arrivals. Waiting warps acquire the clocks of the arriving one.
     pub fn arrive(&mut self, count: u32, knows: Option<&Knowledge>) -> Run {
         if count > self.pending {
             let what = format!(
@@ -89,7 +88,7 @@ impl MBarrier {
         Ok(())
     }
 
-    /// One arrival more is to come in this phase.
+    /// Adds a pending arrival to this phase.
     pub fn owe_one(&mut self) -> Run {
         self.pending += 1;
         if i64::from(self.pending) > MOST {
@@ -99,7 +98,7 @@ impl MBarrier {
         Ok(())
     }
 
-    /// Bytes of a copy issued in `phase` have come.
+    /// Bytes of a copy issued in `phase` have arrived.
     pub fn complete(&mut self, bytes: u32, phase: u32) -> Run {
         if phase != self.phase {
             let what = format!(
@@ -128,7 +127,7 @@ impl MBarrier {
         if self.pending > 0 || self.bytes != 0 {
             return;
         }
-        // With loads still on their way the announced bytes were too few: nobody may rely on what came.
+        // If loads are still in flight, the announced bytes were too few, and the wait orders none of them.
         if let Some(agent) = self.loads.filter(|_| self.outstanding == 0) {
             self.gathering.learn(agent, self.first_time + self.phase);
         }
@@ -137,7 +136,6 @@ impl MBarrier {
         self.pending = self.expected;
     }
 
-    /// For messages.
     pub fn describe(&self) -> String {
         format!(
             "mbarrier {:#x} in phase {} lacks {} of {} arrivals and {} bytes",

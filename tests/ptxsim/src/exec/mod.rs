@@ -1,4 +1,4 @@
-//! Execution: a block's warps, one instruction of one warp after another.
+//! Execution of blocks, warp by warp and instruction by instruction.
 
 pub(crate) mod barrier;
 pub(crate) mod block;
@@ -18,7 +18,7 @@ use crate::program::Program;
 pub(crate) use block::Block;
 pub(crate) use warp::Warp;
 
-/// What all blocks of a launch share.
+/// The launch: state shared by all blocks.
 pub(crate) struct Env<'a> {
     pub program: &'a Program,
     pub global: &'a Global,
@@ -29,11 +29,11 @@ pub(crate) struct Env<'a> {
     pub n_sms: u32,
     pub error: Error,
     pub seed: u64,
-    /// The launch's number, from one: no two launches of a device share it.
+    /// Number of the launch on its device, from 1.
     pub launch: u64,
-    /// Warp instructions that a block may execute.
+    /// Most warp instructions per block.
     pub budget: u64,
-    /// Lanes of a warp part at accesses to shared memory.
+    /// Lanes of a warp may diverge at accesses to shared memory.
     pub split_lanes: bool,
 }
 

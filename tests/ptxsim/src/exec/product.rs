@@ -1,7 +1,8 @@
-//! A warpgroup's products: they start when all four warps have come, and run when the dice or a wait have it.
+//! The products of a warpgroup. A product starts when all four warps have reached it, and runs at a random time or when a wait
+//! forces it.
 //!
-//! Operands in shared memory are read when the product runs, by an agent of the warpgroup that knows what all four warps
-//! knew when it started. So are registers: nobody may touch them before the wait.
+//! Operands are read when the product runs: registers, which the warps must not access before the wait, and shared memory, by an
+//! agent of the warpgroup with the clocks that all four warps had in common when the product started.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,10 +22,9 @@ use crate::tensor_map::Swizzle;
 
 /// Warps of a warpgroup.
 const WARPS: usize = 4;
-/// Bytes of K in one product.
+/// Bytes of K per product.
 const K_BYTES: usize = 32;
 
-/// A product that started.
 #[derive(Debug)]
 struct Started {
     number: u32,
@@ -35,14 +35,13 @@ struct Started {
     knows: Arc<Knowledge>,
 }
 
-/// What one warpgroup has to do.
+/// Products in flight of a warpgroup.
 #[derive(Debug, Default)]
 pub(crate) struct Warpgroup {
     queue: VecDeque<Started>,
     issued: u32,
 }
 
-/// The product that an instruction is.
 fn product_at<'a>(env: &Env<'a>, pc: u32) -> Option<&'a Product> {
     match &env.program.code.get(pc as usize)?.op {
         Op::Wgmma(Wgmma::Product(product)) => Some(product),
@@ -51,7 +50,7 @@ fn product_at<'a>(env: &Env<'a>, pc: u32) -> Option<&'a Product> {
 }
 
 impl Block {
-    /// After a warp's turn: does its product start, is its wait over? True if so.
+    /// After a slice of a warp: starts its product or ends its wait. True if there was progress.
     pub fn settle(&mut self, env: &Env, w: usize) -> Run<bool> {
         match self.warps[w].wait {
             Wait::Warpgroup => {
@@ -128,7 +127,7 @@ impl Block {
         Ok(())
     }
 
-    /// A descriptor: the same in all lanes of all four warps.
+    /// A descriptor, which must be the same in all lanes of all four warps.
     fn descriptor(&self, first: usize, slot: u32) -> Run<u64> {
         let value = self.warps[first].regs.d.get(slot)[0];
         for warp in &self.warps[first..first + WARPS] {
@@ -142,7 +141,7 @@ impl Block {
         Ok(value)
     }
 
-    /// The next product of some warpgroup runs. False if there is none.
+    /// Runs the next product of a random warpgroup. False if there is none.
     pub fn run_any_product(&mut self, env: &Env) -> Run<bool> {
         let waiting: Vec<usize> = (0..self.tensor.len()).filter(|g| !self.tensor[*g].queue.is_empty()).collect();
         if waiting.is_empty() {
@@ -209,7 +208,7 @@ impl Block {
         Ok(())
     }
 
-    /// A from registers: the fragments of `mma.sync`, one warp after another.
+    /// A from registers: 16 rows per warp, in the layout of `mma.sync`.
     fn fragments(&self, first: usize, slots: &[u32], product: &Product) -> Operand {
         let number = product.a_type;
         let (k, per_word) = (K_BYTES / number.bytes(), 4 / number.bytes());
@@ -231,7 +230,7 @@ impl Block {
         out
     }
 
-    /// `rows` rows of K from shared memory.
+    /// An operand from shared memory.
     fn operand(
         &mut self,
         by: &Access,
@@ -244,7 +243,7 @@ impl Block {
         let layout = Layout::new(descriptor)?;
         let (k, per_chunk) = (K_BYTES / number.bytes(), 16 / number.bytes());
         let mut out = Operand { values: vec![0.0; rows * k], poison: vec![false; rows] };
-        // A chunk is 16 bytes along K, or along the rows where those are contiguous.
+        // A chunk is 16 bytes along the contiguous dimension.
         let (n_lines, n_chunks) = if outer { (k, rows / per_chunk) } else { (rows, 2) };
         for line in 0..n_lines {
             for c in 0..n_chunks {
@@ -264,13 +263,13 @@ impl Block {
     }
 }
 
-/// A matrix operand, and which of its rows come from unwritten memory.
+/// The values of a matrix operand, and its poisoned rows.
 struct Operand {
     values: Vec<f32>,
     poison: Vec<bool>,
 }
 
-/// A matrix descriptor, read.
+/// A decoded matrix descriptor.
 struct Layout {
     start: usize,
     leading: usize,
@@ -290,7 +289,7 @@ impl Layout {
         Ok(Layout { start: field(0), leading: field(16), stride: field(32), swizzle })
     }
 
-    /// K contiguous: 16 bytes number `c` of a row's 32.
+    /// K contiguous: address of chunk `c` of a row.
     fn inner_chunk(&self, row: usize, c: usize) -> usize {
         let (group, row) = (row / 8 * self.stride, row % 8);
         match self.swizzle.span() {
@@ -299,7 +298,7 @@ impl Layout {
         }
     }
 
-    /// Rows contiguous: 16 bytes number `c` along the rows, at index `k`.
+    /// Rows contiguous: address of chunk `c` along the rows, at index `k`.
     fn outer_chunk(&self, k: usize, c: usize) -> usize {
         match self.swizzle.span() {
             None => self.start + c * self.stride + k / 8 * self.leading + k % 8 * 16,

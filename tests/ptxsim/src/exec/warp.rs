@@ -1,7 +1,7 @@
-//! A warp: registers, the groups its lanes have split into, what it waits for.
+//! A warp: its registers, the groups of its lanes, and its wait.
 //!
-//! Lanes at the same instruction form a group. The group that stands earliest in the text runs; groups that meet become one.
-//! An instruction for several lanes waits until they are all there: its group parks, the others go on.
+//! Lanes at the same instruction form a group. The group that is earliest in the text runs, and groups that meet merge. At an
+//! instruction for several lanes a group parks until all of them have arrived.
 
 use super::groups::Groups;
 use super::{Block, Env};
@@ -15,7 +15,7 @@ use crate::memory::order::Knowledge;
 use crate::program::{LaneMask, Special};
 use crate::registers::{LANES, Registers, map1};
 
-/// Lanes that left the running group.
+/// Lanes outside the running group.
 #[derive(Debug, Clone, Copy)]
 struct Group {
     pc: u32,
@@ -27,53 +27,51 @@ struct Group {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
-    /// At a collective, for the others to come.
+    /// At an instruction that needs more lanes.
     Parked,
-    /// Failed to pass an mbarrier, or had a long turn: others first, until the warp has executed so many instructions.
+    /// After a failed mbarrier wait or a long turn, until the warp has executed this number of instructions.
     Resting(u64),
 }
 
-/// Instructions after which a group lets the other ones run: it may be waiting for them by a loop over memory.
+/// Instructions after which another group runs: the group may wait for it in a loop over memory.
 const LONG_TURN: u64 = 2048;
 
-/// Instructions of a loop around an mbarrier that is not there yet; after more, it is no such loop.
+/// Longest loop, in instructions, that is recognised as a wait for an mbarrier.
 const LONGEST_SPIN: u32 = 24;
 
-/// What a warp waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Wait {
     #[default]
     None,
-    /// A named barrier: its number, and the generation that is not it.
+    /// A named barrier: its number, and its generation at arrival.
     Barrier(u32, u64),
-    /// The other warps of the warpgroup, to start a product.
+    /// The other warps of the warpgroup, before a product.
     Warpgroup,
-    /// The end of products up to a number.
+    /// Products up to a number.
     Products(u32),
 }
 
-/// What an instruction leaves the warp to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Next,
-    /// Stay here until `Wait` is over.
+    /// Wait; see [`Wait`].
     Blocked,
-    /// Let others run, then go on.
+    /// Let others run, then continue.
     Yield,
 }
 
-/// A loop around an mbarrier that is not there yet.
+/// A loop that waits for an mbarrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spin {
     pub pc: u32,
     pub address: u64,
 }
 
-/// 32 lanes. The default is an empty place for one, and takes no memory.
+/// State of a warp. The default has no registers.
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
     pub index: u32,
-    /// Its number in the access tables.
+    /// Its agent in the race checks.
     pub agent: u8,
     pub regs: Registers,
     pub alive: u32,
@@ -81,48 +79,45 @@ pub(crate) struct Warp {
     pub mask: u32,
     others: Vec<Group>,
     pub wait: Wait,
-    /// What the running group waits for.
+    /// The wait of the running group.
     pub spin: Option<Spin>,
-    /// Instructions executed, and how many there were when the running group began to run.
+    /// Executed instructions, now and at the start of the running group's turn.
     executed: u64,
     turn_began: u64,
-    /// The allocation last found.
+    /// Index of the last allocation used.
     pub hint: usize,
     pub knows: Knowledge,
-    /// Its `cp.async`.
+    /// Groups of `cp.async`.
     pub copies: Groups,
-    /// An mbarrier was told of its `cp.async`.
+    /// An mbarrier tracks its `cp.async`.
     pub reports_copies: bool,
-    /// Bulk stores of each lane.
+    /// Groups of bulk stores of each lane.
     pub stores: Vec<Groups>,
     pub tensor: Tensor,
-    /// The launch whose immediates and special registers stand in their slots.
+    /// The launch whose immediates and special registers are in their slots.
     prepared_for: u64,
 }
 
-/// How a slice of instructions ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slice {
-    /// Warp instructions executed.
     pub executed: u64,
-    /// Something happened but turns of a waiting loop.
+    /// There was progress other than iterations of a waiting loop.
     pub progress: bool,
 }
 
 impl Warp {
-    /// The time of its deeds.
+    /// The time of its accesses.
     #[inline]
     pub fn stamp(&self) -> u32 {
         self.knows.happened.get(self.agent)
     }
 
-    /// Deeds from here on are later than those that were just told to others.
+    /// Later accesses get a later time than those that other agents now know of.
     pub fn advance(&mut self) {
         let next = self.stamp() + 1;
         self.knows.happened.raise(self.agent, next);
     }
 
-    /// The start of a kernel.
     pub fn reset(&mut self, index: u32, env: &Env, block: [u32; 3], time: u32) {
         let program = env.program;
         let left = env.n_threads() - 32 * index;
@@ -142,8 +137,8 @@ impl Warp {
         self.prepare(env, block);
     }
 
-    /// Registers without values, immediates and special registers with theirs. The latter are never written, and most are the
-    /// same in all blocks of a launch.
+    /// Poisons all registers, and sets immediates and special registers. No instruction writes the latter, and most have the same
+    /// value in all blocks of a launch.
     fn prepare(&mut self, env: &Env, block: [u32; 3]) {
         let program = env.program;
         self.regs.reset(program.n[0], program.n[1], program.n[2]);
@@ -172,12 +167,11 @@ impl Warp {
         }
     }
 
-    /// The thread in a lane.
     pub fn thread(&self, lane: u32) -> u32 {
         32 * self.index + lane
     }
 
-    /// Where lanes that are left stand.
+    /// Positions of the live lanes.
     pub fn places(&self) -> Vec<u32> {
         let mut places: Vec<u32> = self.others.iter().map(|group| group.pc).collect();
         if self.mask != 0 {
@@ -213,9 +207,9 @@ impl Warp {
         self.turn_began = self.executed;
     }
 
-    /// Another group runs; the running one, if lanes are left in it, becomes `state`. False if there is none.
+    /// Switches to another group; the running one, unless empty, gets `state`. False if no group can run.
     fn switch(&mut self, state: State) -> bool {
-        // The earliest of those that are ready, else the one that has rested longest.
+        // The earliest ready group, else the one that rests until the earliest time.
         let rank = |group: &Group| match group.state {
             State::Ready => Some((0, u64::from(group.pc))),
             State::Resting(until) => Some((1, until)),
@@ -231,8 +225,8 @@ impl Warp {
         true
     }
 
-    /// Some lanes may stay behind until they are waited for, or for a while: any at an access to shared memory, and those for which
-    /// an instruction is that is not for all.
+    /// Randomly leaves lanes behind, for `split_lanes`: any lanes at an access to shared memory, and the active lanes of a
+    /// predicated instruction.
     fn part(&mut self, block: &mut Block, env: &Env) {
         let Some(instruction) = env.program.code.get(self.pc as usize).filter(|_| self.others.is_empty()) else {
             return;
@@ -262,7 +256,7 @@ impl Warp {
         }
     }
 
-    /// Lanes leave for good. Those parked look again whether all that are left have come.
+    /// Lanes exit. Parked groups check again whether all live lanes have arrived.
     fn exit(&mut self, lanes: u32) {
         self.alive &= !lanes;
         self.mask &= !lanes;
@@ -297,7 +291,7 @@ impl Warp {
             slice.executed += 1;
             self.executed += 1;
             since_spin += 1;
-            // Where lanes go different ways, those may be first that stand later in the text.
+            // After divergence, the group that is later in the text may run first.
             if env.split_lanes && self.others.len() > n_others && block.rng.one_in(2) {
                 self.switch(State::Resting(self.executed + LONG_TURN));
             }
@@ -313,7 +307,7 @@ impl Warp {
                 Flow::Yield => {
                     slice.progress |= spun != self.spin;
                     since_spin = 0;
-                    // Others that can go on do so now: the wait may be for them.
+                    // Ready groups run now: the wait may be for them.
                     let others_ready = self.others.iter().any(|group| group.state == State::Ready);
                     self.switch(State::Resting(self.executed));
                     if !others_ready {
@@ -325,7 +319,6 @@ impl Warp {
         Ok(slice)
     }
 
-    /// Groups that have rested are ready again.
     fn wake(&mut self) {
         let executed = self.executed;
         for group in &mut self.others {
@@ -335,12 +328,12 @@ impl Warp {
         }
     }
 
-    /// What its groups of lanes wait for.
+    /// The waits of all groups.
     pub fn spins(&self) -> impl Iterator<Item = Spin> {
         self.others.iter().filter_map(|group| group.spin).chain(self.spin)
     }
 
-    /// Whether the warp can go on.
+    /// Whether the warp can continue.
     fn resume(&mut self, block: &mut Block) -> bool {
         match self.wait {
             Wait::None => true,
@@ -354,12 +347,12 @@ impl Warp {
                 self.pc += 1;
                 true
             }
-            // The block decides.
+            // `Block::settle` ends these.
             Wait::Warpgroup | Wait::Products(_) => false,
         }
     }
 
-    /// One instruction of the running group.
+    /// Executes one instruction of the running group.
     #[inline]
     fn step(&mut self, block: &mut Block, env: &Env) -> Run<Flow> {
         let Some(instruction) = env.program.code.get(self.pc as usize) else {
@@ -411,7 +404,7 @@ impl Warp {
         Ok(Flow::Next)
     }
 
-    /// True if all members that are left are here; else the group parks and another runs.
+    /// True if all live members have arrived. Otherwise the group parks and another one runs.
     pub fn together(&mut self, members: u32, mask: u32) -> Run<bool> {
         let missing = members & self.alive & !mask;
         if missing == 0 {
@@ -438,7 +431,7 @@ impl Warp {
                     let what = format!("index {first} into {} branch targets", targets.len());
                     return Err(Trouble::lane(FaultKind::OutOfBounds, lane, what));
                 };
-                // Lanes with other indices stay, and come here again.
+                // Lanes with other indices execute the branch later.
                 let same = crate::registers::mask_of(|i| indices[i] == first) & mask;
                 let stay = self.pc;
                 if same != self.mask {
@@ -511,7 +504,7 @@ impl Warp {
         Ok(Flow::Next)
     }
 
-    /// A 32-bit operand that is the same in every lane.
+    /// A 32-bit operand that must be the same in all lanes.
     pub fn uniform(&self, slot: u32, mask: u32) -> Run<u32> {
         let (values, lane) = (self.regs.r.get(slot), mask.trailing_zeros() as usize);
         if self.regs.r.poison(slot) & mask != 0 {

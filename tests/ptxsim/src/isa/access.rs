@@ -11,7 +11,6 @@ use crate::parse::RegisterKind::{Double, Word};
 use crate::program::Class;
 use crate::registers::{Halves, LANES, Slot, lanes_of, mask_of};
 
-/// Where an address points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
     Global,
@@ -20,7 +19,19 @@ pub(crate) enum Space {
     Parameter,
 }
 
-/// A base in a register, and an offset.
+impl Space {
+    /// The space that an address is in, and the address there: generic addresses have windows for shared memory and parameters.
+    #[inline]
+    fn resolve(self, address: u64) -> (Space, u64) {
+        match self {
+            Space::Generic if address >= SHARED_WINDOW => (Space::Shared, address - SHARED_WINDOW),
+            Space::Generic if address >= PARAMETER_WINDOW => (Space::Parameter, address - PARAMETER_WINDOW),
+            other => (other, address),
+        }
+    }
+}
+
+/// A register and an offset.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Address {
     slot: Slot,
@@ -33,13 +44,13 @@ pub(crate) struct Address {
 pub(crate) struct Access {
     pub store: bool,
     pub space: Space,
-    /// Of each element.
+    /// Bytes per element.
     bytes: usize,
     signed: bool,
     wide: bool,
     slots: Box<[Slot]>,
     address: Address,
-    /// Volatile, relaxed, acquire or release: other blocks may be meant.
+    /// May communicate with other blocks.
     pub strong: bool,
 }
 
@@ -62,7 +73,7 @@ impl Address {
         Ok(Address { slot: d.d(&base)?, wide: true, offset })
     }
 
-    /// The addresses of the lanes in `mask`, none of them poisoned.
+    /// The addresses of the lanes in `mask`. Poison is a fault.
     #[inline]
     pub fn lanes(&self, warp: &Warp, mask: u32) -> Run<[u64; LANES]> {
         let mut out = [0; LANES];
@@ -83,12 +94,11 @@ impl Address {
     }
 }
 
-/// How the addresses of lanes lie to each other.
+/// Pattern of the addresses of a warp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pattern {
-    /// All the same.
     One(u64),
-    /// Side by side, all 32, from here on.
+    /// All 32 lanes, contiguous from this address.
     Row(u64),
     Scattered,
 }
@@ -116,53 +126,42 @@ impl Pattern {
     }
 }
 
+/// Modifiers that select a state space or the number of elements.
+const SPACES: [&str; 6] = ["global", "shared", "shared::cta", "param", "v2", "v4"];
+/// Accesses with these modifiers may communicate with other blocks.
+const STRONG: [&str; 5] = ["volatile", "relaxed", "acquire", "release", "mmio"];
+/// Modifiers without a meaning here.
+const HINTS: [&str; 13] = ["nc", "gpu", "sys", "cta", "cluster", "weak", "ca", "cg", "cs", "cv", "lu", "wb", "wt"];
+
 pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError> {
     d.count(call, 2..=3)?;
     let store = call.parts[0] == "st";
-    let known =
-        ["global", "shared", "shared::cta", "param", "const", "nc", "v2", "v4", "volatile", "relaxed", "acquire"];
-    let hints = ["release", "gpu", "sys", "cta", "cluster", "weak", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "mmio"];
-    for part in &call.parts[1..call.parts.len() - 1] {
-        if !known.contains(part) && !hints.contains(part) && !part.starts_with("L1::") && !part.starts_with("L2::") {
-            return d.unknown();
-        }
-    }
-    let space = if call.has("global") {
-        Space::Global
-    } else if call.has("shared") || call.has("shared::cta") {
-        Space::Shared
-    } else if call.has("param") {
-        Space::Parameter
-    } else if call.has("const") {
-        return d.unknown();
-    } else {
-        Space::Generic
-    };
     let ty = call.last();
-    let bits: usize = match ty.trim_start_matches(|c: char| !c.is_ascii_digit()).parse() {
-        Ok(bits) if matches!(bits, 8 | 16 | 32 | 64) => bits,
-        _ => return d.unknown(),
+    let known = |part: &str| {
+        let listed = [&SPACES[..], &STRONG, &HINTS].iter().any(|list| list.contains(&part));
+        listed || part.starts_with("L1::") || part.starts_with("L2::")
+    };
+    let bits: usize = ty.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+    if !call.parts[1..call.parts.len() - 1].iter().all(|part| known(part)) || !matches!(bits, 8 | 16 | 32 | 64) {
+        return d.unknown();
+    }
+    let space = match call {
+        _ if call.has("global") => Space::Global,
+        _ if call.has("shared") || call.has("shared::cta") => Space::Shared,
+        _ if call.has("param") => Space::Parameter,
+        _ => Space::Generic,
     };
     let (address, data) = if store { (0, 1) } else { (1, 0) };
-    let data = &call.operands[data];
-    let members = d.members(data);
+    let members = d.members(&call.operands[data]);
     let wide = bits == 64 || members.first().is_some_and(|member| d.kind(member) == Some(Double));
-    let mut slots = Vec::new();
-    for member in &members {
-        slots.push(match (store, wide) {
-            (true, true) => d.d(member)?,
-            (true, false) => d.r(member)?,
-            (false, true) => d.target(member, Double)?,
-            (false, false) => d.target(member, Word)?,
-        });
-    }
-    let vector = if call.has("v2") {
-        2
-    } else if call.has("v4") {
-        4
-    } else {
-        1
+    let slot = |member| match (store, wide) {
+        (true, true) => d.d(member),
+        (true, false) => d.r(member),
+        (false, true) => d.target(member, Double),
+        (false, false) => d.target(member, Word),
     };
+    let slots = members.into_iter().map(slot).collect::<Result<Box<[Slot]>, _>>()?;
+    let vector = if call.has("v4") { 4 } else { 1 + usize::from(call.has("v2")) };
     if slots.len() != vector || vector * bits > 128 {
         return d.fail(format!("{} registers of {bits} bits", slots.len()));
     }
@@ -173,31 +172,21 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError>
         }
         other => Address::decode(d, other)?,
     };
-    let strong = ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|part| call.has(part));
-    let strong = strong && space != Space::Shared;
-    Ok(Access {
-        store,
-        space,
-        bytes: bits / 8,
-        signed: ty.starts_with('s'),
-        wide,
-        slots: slots.into(),
-        address,
-        strong,
-    })
+    let strong = STRONG.iter().any(|part| call.has(part)) && space != Space::Shared;
+    Ok(Access { store, space, bytes: bits / 8, signed: ty.starts_with('s'), wide, slots, address, strong })
 }
 
-/// A global access's fault, at a lane.
+/// The fault of a global access by a lane.
 pub(crate) fn bad(lane: usize) -> impl FnOnce(Bad) -> Box<Trouble> {
     move |bad| Trouble::lane(bad.kind, lane, bad.what)
 }
 
-/// A shared access's fault, at a lane.
+/// The fault of a shared access by a lane.
 pub(crate) fn misplaced(lane: usize) -> impl FnOnce((FaultKind, String)) -> Box<Trouble> {
     move |(kind, what)| Trouble::lane(kind, lane, what)
 }
 
-/// Puts the lane's name to a fault of the access tables.
+/// Adds the lane to a fault.
 pub(crate) fn at_lane(lane: usize) -> impl FnOnce(Box<Trouble>) -> Box<Trouble> {
     move |mut trouble| {
         trouble.lane = Some(lane as u32);
@@ -244,51 +233,30 @@ impl Access {
                 }
             }
         };
-        match self.space {
-            Space::Global => {
-                for lane in lanes_of(mask) {
-                    keep(lane, &env.global.load(&mut warp.hint, addresses[lane], total).map_err(bad(lane))?);
-                }
-                block.stats.global_loaded += u64::from(mask.count_ones()) * total as u64;
-            }
-            Space::Shared => {
-                let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
-                let news = block.shared.news(&by);
-                for lane in lanes_of(mask) {
-                    let at = block.shared.place(addresses[lane], total).map_err(misplaced(lane))?;
+        let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
+        let news = if self.space == Space::Global { News::NONE } else { block.shared.news(&by) };
+        for lane in lanes_of(mask) {
+            let (space, address) = self.space.resolve(addresses[lane]);
+            let chunk = match space {
+                Space::Shared => {
+                    let at = block.shared.place(address, total).map_err(misplaced(lane))?;
                     block.shared.note_read(&by, news, at, total).map_err(at_lane(lane))?;
-                    keep(lane, &block.shared.load(at, total));
+                    block.shared.load(at, total)
                 }
-            }
-            Space::Parameter => {
-                let chunk = env.parameter(addresses[0], total).map_err(misplaced(0))?;
-                lanes_of(mask).for_each(|lane| keep(lane, &chunk));
-            }
-            Space::Generic => {
-                for lane in lanes_of(mask) {
-                    let address = addresses[lane];
-                    let chunk = if address >= SHARED_WINDOW {
-                        let by = By { agent: warp.agent, stamp: warp.stamp(), knows: &warp.knows };
-                        let news = block.shared.news(&by);
-                        let at = block.shared.place(address - SHARED_WINDOW, total).map_err(misplaced(lane))?;
-                        block.shared.note_read(&by, news, at, total).map_err(at_lane(lane))?;
-                        block.shared.load(at, total)
-                    } else if address >= PARAMETER_WINDOW {
-                        env.parameter(address - PARAMETER_WINDOW, total).map_err(misplaced(lane))?
-                    } else {
-                        block.stats.global_loaded += total as u64;
-                        env.global.load(&mut warp.hint, address, total).map_err(bad(lane))?
-                    };
-                    keep(lane, &chunk);
+                Space::Parameter => env.parameter(address, total).map_err(misplaced(lane))?,
+                Space::Global | Space::Generic => {
+                    block.stats.global_loaded += total as u64;
+                    env.global.load(&mut warp.hint, address, total).map_err(bad(lane))?
                 }
-            }
+            };
+            keep(lane, &chunk);
         }
         self.scatter(warp, mask, &words, &poison);
         Ok(())
     }
 
-    /// Loads for all lanes at once where their addresses lie side by side or are one, and nothing is the matter with any of them;
-    /// false leaves everything as it was.
+    /// Fast path: loads all lanes at once if their addresses are contiguous or equal. Returns false, without effects, if that is
+    /// not possible or a byte needs attention.
     fn load_together(
         &self,
         warp: &mut Warp,
@@ -339,7 +307,7 @@ impl Access {
         true
     }
 
-    /// Words of each lane into the registers.
+    /// Writes the words of each lane to the registers.
     fn scatter(&self, warp: &mut Warp, mask: u32, words: &[[u32; LANES]; 4], poison: &[Halves; 4]) {
         for (i, slot) in self.slots.iter().enumerate() {
             let at = i * self.bytes;
@@ -353,7 +321,7 @@ impl Access {
                 });
             }
             if !self.wide {
-                // Elements of less than a word fill one.
+                // Elements below 32 bits fill the register.
                 let poison = if self.bytes < 4 { Halves::both(poison[i].any()) } else { poison[i] };
                 warp.regs.r.put_halves(*slot, &value, poison, mask);
                 continue;
@@ -373,7 +341,7 @@ impl Access {
         }
     }
 
-    /// The bytes that one lane stores.
+    /// The bytes stored by one lane.
     fn gather(&self, warp: &Warp, lane: usize) -> Chunk {
         let mut chunk = Chunk::default();
         for (i, slot) in self.slots.iter().enumerate() {
@@ -402,7 +370,7 @@ impl Access {
         chunk
     }
 
-    /// As [`Access::load_together`], the other way: whole words side by side, none of them unwritten.
+    /// Fast path for stores of contiguous words without poison, as [`Access::load_together`].
     fn store_together(
         &self,
         warp: &mut Warp,
@@ -449,10 +417,9 @@ impl Access {
         let mut hint = warp.hint;
         for lane in lanes_of(mask) {
             let chunk = self.gather(warp, lane);
-            let address = addresses[lane];
-            match self.space {
-                Space::Shared | Space::Generic if self.space == Space::Shared || address >= SHARED_WINDOW => {
-                    let address = if self.space == Space::Shared { address } else { address - SHARED_WINDOW };
+            let (space, address) = self.space.resolve(addresses[lane]);
+            match space {
+                Space::Shared => {
                     let at = block.shared.place(address, total).map_err(misplaced(lane))?;
                     block.shared.note_write(&by, news, at, total).map_err(at_lane(lane))?;
                     block.shared.store(at, total, &chunk);
@@ -460,7 +427,7 @@ impl Access {
                 Space::Parameter => {
                     return Err(Trouble::lane(FaultKind::OutOfBounds, lane, "a store to the parameters"));
                 }
-                _ => {
+                Space::Global | Space::Generic => {
                     env.global.store(&mut hint, address, total, &chunk).map_err(bad(lane))?;
                     block.stats.global_stored += total as u64;
                 }

@@ -1,4 +1,4 @@
-//! The special-function unit: right within the documented error, and no righter.
+//! Special functions, with an error of the documented size.
 //!
 //! | instruction | error (PTX ISA 8.0) |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | tanh | 2⁻¹¹ relative |
 //! | sin, cos | 2⁻²⁰·⁵ absolute |
 //!
-//! Each result is moved inside that error by an amount drawn from the seed and the operand's bits: the same operand gives the
-//! same result throughout a launch, as on the hardware. Zeros, infinities and NaN stay exact.
+//! Each result is moved within that error by an amount that depends on the seed and the bits of the operand: the same operand
+//! always gives the same result, as on the hardware. Zeros, infinities and NaN are exact.
 
 use super::float::flush;
 use super::table::{Decoded, Row, rows};
@@ -30,10 +30,9 @@ pub(super) const ROWS: &[Row<Effect>] = rows! {
     "cos" [f32] special(7, f64::cos, f64::cos, |_| (0.0, SINE));
 };
 
-/// As [`super::table::Effect`], with the error of results.
+/// As [`super::table::Effect`], with the error of the results.
 pub(crate) type Effect = Box<dyn Fn(&mut Registers, u32, Error) + Send + Sync>;
 
-/// How far results are moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Error {
     pub seed: u64,
@@ -84,16 +83,16 @@ const RSQRT: f64 = 1.277_635e-7;
 /// 2⁻²⁰·⁵
 const SINE: f64 = 6.743_495e-7;
 
-/// Half a unit in an f32's last place, of the smallest mantissa.
+/// Half a unit in the last place of an f32, relative to the smallest mantissa.
 const HALF_UNIT: f64 = bits(24);
 
-/// 2ˣ within 2⁻⁴¹, far nearer than the error that is added: a Taylor series around the nearest whole number.
+/// 2ˣ with a relative error below 2⁻⁴¹, much less than the documented error: a Taylor series around the nearest integer.
 #[inline]
 fn exp2(x: f64) -> f64 {
     const LN_2: f64 = std::f64::consts::LN_2;
     let x = if x > 200.0 { 200.0 } else { x };
     let x = if x < -200.0 { -200.0 } else { x };
-    // Adding 1.5 · 2⁵² leaves the nearest whole number in the low bits; NaN stays NaN.
+    // Adding 1.5 · 2⁵² leaves the nearest integer in the low bits. NaN stays NaN.
     let shifted = x + 6_755_399_441_055_744.0;
     let whole = shifted - 6_755_399_441_055_744.0;
     let r = (x - whole) * LN_2;
@@ -104,7 +103,7 @@ fn exp2(x: f64) -> f64 {
     let sum = (sum * r + 1.0) * r + 1.0;
     let scale = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
     let y = sum * scale;
-    // What an f32 cannot hold either way.
+    // Overflow and underflow of f32.
     if x == 200.0 {
         f64::INFINITY
     } else if x == -200.0 {

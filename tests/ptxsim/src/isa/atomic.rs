@@ -1,135 +1,95 @@
 //! `atom` and `red`, in global and shared memory.
 
 use super::access::{Address, Space, at_lane, bad, misplaced};
+use super::table::{Row, rows, source, target};
+use super::value::{Value, Word};
 use crate::decode::{Call, Decoder};
 use crate::exec::{Block, Env, Warp};
 use crate::fault::{FaultKind, ParseError, Run, Trouble};
 use crate::memory::shared::Access as By;
 use crate::memory::{Chunk, byte_bits};
 use crate::parse::Operand;
-use crate::parse::RegisterKind::{Double, Word};
 use crate::registers::{Slot, lanes_of};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Function {
-    Add,
-    AddFloat,
-    And,
-    Or,
-    Xor,
-    Exchange,
-    CompareExchange,
-    MinU,
-    MaxU,
-    MinS,
-    MaxS,
-    Increment,
-    Decrement,
-}
+/// The new value of a word, from the old one and one or two operands.
+type Update = Box<dyn Fn(u64, u64, u64) -> u64 + Send + Sync>;
 
-/// One atomic; `d` gets the old value.
-#[derive(Debug)]
 pub(crate) struct Atomic {
-    f: Function,
+    update: Update,
     space: Space,
     wide: bool,
+    /// Receives the old value.
     d: Option<Slot>,
     address: Address,
-    /// Operands of each element: the value, and what it is exchanged for.
+    /// Operands of each element; for `cas`, the expected and the new value.
     values: Box<[Slot]>,
-    /// Of a vector of f32.
+    /// Elements of a vector of f32.
     n: usize,
+    /// `exch` may replace unwritten memory.
+    exchange: bool,
 }
+
+/// Rows are found under `atom`, for `red` too.
+const ROWS: &[Row<Atomic>] = rows! {
+    optional &["global", "shared", "shared::cta", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "v2", "v4"];
+    "atom.add" [u32, i32, u64, i64] atomic(|old: T, value, _| old.wrapping_add(value));
+    "atom.add" [f32] atomic(|old: T, value, _| old + value);
+    "atom.and" [u32, u64] atomic(|old: T, value, _| old & value);
+    "atom.or" [u32, u64] atomic(|old: T, value, _| old | value);
+    "atom.xor" [u32, u64] atomic(|old: T, value, _| old ^ value);
+    "atom.exch" [u32, u64] atomic(|_: T, value, _| value);
+    "atom.cas" [u32, u64] atomic(|old: T, expected, new| if old == expected { new } else { old });
+    "atom.min" [u32, i32, u64, i64] atomic(|old: T, value, _| old.min(value));
+    "atom.max" [u32, i32, u64, i64] atomic(|old: T, value, _| old.max(value));
+    "atom.inc" [u32] atomic(|old: T, most, _| if old >= most { 0 } else { old + 1 });
+    "atom.dec" [u32] atomic(|old: T, most, _| if old == 0 || old > most { most } else { old - 1 });
+};
 
 pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Atomic, ParseError> {
-    let returns = call.parts[0] == "atom";
-    let ty = call.last();
-    let signed = ty.starts_with('s');
-    let f = match call.parts.iter().find_map(|part| match *part {
-        "add" if ty == "f32" => Some(Function::AddFloat),
-        "add" if !ty.starts_with('f') && !ty.starts_with("bf") => Some(Function::Add),
-        "and" => Some(Function::And),
-        "or" => Some(Function::Or),
-        "xor" => Some(Function::Xor),
-        "exch" => Some(Function::Exchange),
-        "cas" => Some(Function::CompareExchange),
-        "min" => Some(if signed { Function::MinS } else { Function::MinU }),
-        "max" => Some(if signed { Function::MaxS } else { Function::MaxU }),
-        "inc" => Some(Function::Increment),
-        "dec" => Some(Function::Decrement),
-        _ => None,
-    }) {
-        Some(f) => f,
-        None => return d.unknown(),
-    };
-    let space = if call.has("global") {
-        Space::Global
-    } else if call.has("shared") || call.has("shared::cta") {
-        Space::Shared
-    } else {
-        return d.unknown();
-    };
-    let wide = ty.ends_with("64");
-    if !wide && !ty.ends_with("32") {
-        return d.unknown();
+    let mut named = Call { parts: call.parts.clone(), operands: call.operands };
+    named.parts[0] = "atom";
+    match Row::find(ROWS, &named) {
+        Some(row) => (row.decode)(d, call),
+        None => d.unknown(),
     }
-    let mut operands = call.operands.iter();
-    let mut next = |d: &Decoder| match operands.next() {
-        Some(operand) => Ok(operand),
-        None => d.fail("an operand is missing"),
-    };
-    let target = match returns {
-        true => Some(d.target(next(d)?, if wide { Double } else { Word })?),
-        false => None,
-    };
-    let address = Address::decode(d, next(d)?)?;
-    let first = next(d)?;
-    let n = if let Operand::Vector(items) = first { items.len() } else { 1 };
-    let mut values = Vec::new();
-    for member in d.members(first) {
-        values.push(if wide { d.d(member)? } else { d.r(member)? });
-    }
-    if f == Function::CompareExchange {
-        let operand = next(d)?;
-        values.push(if wide { d.d(operand)? } else { d.r(operand)? });
-    }
-    if n > 1 && (returns || f != Function::AddFloat || space != Space::Global) {
-        return d.unknown();
-    }
-    Ok(Atomic { f, space, wide, d: target, address, values: values.into(), n })
 }
 
-impl Function {
-    fn apply(self, wide: bool, old: u64, value: u64, other: u64) -> u64 {
-        let signed = |v: u64| if wide { v as i64 } else { i64::from(v as u32 as i32) };
-        match self {
-            Function::Add => old.wrapping_add(value),
-            Function::AddFloat => u64::from((f32::from_bits(old as u32) + f32::from_bits(value as u32)).to_bits()),
-            Function::And => old & value,
-            Function::Or => old | value,
-            Function::Xor => old ^ value,
-            Function::Exchange => value,
-            Function::CompareExchange if old == value => other,
-            Function::CompareExchange => old,
-            Function::MinU => old.min(value),
-            Function::MaxU => old.max(value),
-            Function::MinS => signed(old).min(signed(value)) as u64,
-            Function::MaxS => signed(old).max(signed(value)) as u64,
-            Function::Increment => {
-                if old >= value {
-                    0
-                } else {
-                    old + 1
-                }
-            }
-            Function::Decrement => {
-                if old == 0 || old > value {
-                    value
-                } else {
-                    old - 1
-                }
-            }
+/// `atom d, [address], value` or `red [address], value`, with a second value for `cas`.
+fn atomic<T: Value>(
+    f: impl Fn(T, T, T) -> T + Send + Sync + 'static,
+) -> impl FnOnce(&mut Decoder, &Call) -> Result<Atomic, ParseError> {
+    move |d, call| {
+        let returns = call.parts[0] == "atom";
+        let (space, first) = match call {
+            _ if call.has("global") => (Space::Global, usize::from(returns)),
+            _ if call.has("shared") || call.has("shared::cta") => (Space::Shared, usize::from(returns)),
+            _ => return d.unknown(),
+        };
+        let to = if returns { Some(target::<T>(d, d.at(call, 0)?)?) } else { None };
+        let address = Address::decode(d, d.at(call, first)?)?;
+        let value = d.at(call, first + 1)?;
+        let mut values = Vec::new();
+        for member in d.members(value) {
+            values.push(source::<T>(d, member)?);
         }
+        let n = values.len();
+        if matches!(value, Operand::Vector(_)) && (returns || call.last() != "f32" || space != Space::Global) {
+            return d.unknown();
+        }
+        if call.has("cas") {
+            values.push(source::<T>(d, d.at(call, first + 2)?)?);
+        }
+        let word = |value: u64| T::of(T::Word::narrow(value));
+        Ok(Atomic {
+            update: Box::new(move |old, value, other| f(word(old), word(value), word(other)).word().widen()),
+            space,
+            wide: size_of::<T::Word>() == 8,
+            d: to,
+            address,
+            values: values.into(),
+            n,
+            exchange: call.has("exch"),
+        })
     }
 }
 
@@ -147,13 +107,13 @@ impl Atomic {
                 let value = self.value(warp, lane, self.values[i])?;
                 let other = self.value(warp, lane, self.values[self.values.len() - 1])?;
                 let address = addresses[lane] + (bytes * i) as u64;
-                let f = |old| self.f.apply(self.wide, old, value, other);
+                let f = |old| (self.update)(old, value, other);
                 let (old, written) = if self.space == Space::Global {
                     env.global.update(&mut warp.hint, address, bytes, f).map_err(bad(lane))?
                 } else {
                     shared(warp, block, lane, address, bytes, f)?
                 };
-                if !written && self.f != Function::Exchange {
+                if !written && !self.exchange {
                     let what = format!("an atomic on unwritten memory, {}", env.global.place(address));
                     return Err(Trouble::lane(FaultKind::Poison, lane, what));
                 }
@@ -185,7 +145,7 @@ impl Atomic {
     }
 }
 
-/// Atomics do not race with each other; they are checked against earlier stores, and leave no stamp.
+/// Atomics do not race with each other. They are checked against earlier stores, and are not recorded as accesses.
 fn shared(
     warp: &Warp,
     block: &mut Block,

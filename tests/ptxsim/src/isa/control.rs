@@ -1,4 +1,4 @@
-//! Branches and exits; the block's loop acts on them.
+//! Branches and exits. [`crate::exec::warp`] executes them.
 
 use crate::decode::{Call, Decoder};
 use crate::fault::ParseError;
@@ -10,7 +10,7 @@ pub(crate) enum Control {
     Branch {
         target: u32,
     },
-    /// Branch by an index into a table.
+    /// A branch to an entry of a table.
     Table {
         index: Slot,
         targets: Box<[u32]>,

@@ -45,6 +45,7 @@ pub(super) struct Mode {
 
 impl Mode {
     pub const PLAIN: Mode = Mode { ftz: false, sat: false, relu: false };
+    const FTZ: Mode = Mode { ftz: true, ..Mode::PLAIN };
 
     pub fn of(call: &Call) -> Mode {
         Mode { ftz: call.has("ftz"), sat: call.has("sat"), relu: call.has("relu") }
@@ -54,6 +55,8 @@ impl Mode {
 /// One floating-point number, and the type that its arithmetic is done in.
 pub(super) trait Scalar: Value {
     const MODIFIERS: &'static [&'static str];
+    /// Has `.ftz`.
+    const FTZ: bool = false;
     type Real: Real;
     fn wide(self, mode: Mode) -> Self::Real;
     fn narrow(value: Self::Real, mode: Mode) -> Self;
@@ -86,6 +89,7 @@ impl Scalar for f64 {
 
 impl Scalar for f32 {
     const MODIFIERS: &'static [&'static str] = &["rn", "ftz", "sat", "full", "approx"];
+    const FTZ: bool = true;
     type Real = f32;
 
     #[inline]
@@ -140,6 +144,7 @@ fn nearest_bf16(x: f32) -> bf16 {
 /// A scalar or a pair of scalars.
 trait Float: Value {
     const MODIFIERS: &'static [&'static str];
+    const FTZ: bool;
     type Real: Real;
     /// A function of up to three values, applied to each scalar.
     fn apply(of: (Self, Self, Self), mode: Mode, f: impl Fn(Self::Real, Self::Real, Self::Real) -> Self::Real) -> Self;
@@ -147,6 +152,7 @@ trait Float: Value {
 
 impl<T: Scalar> Float for T {
     const MODIFIERS: &'static [&'static str] = <T as Scalar>::MODIFIERS;
+    const FTZ: bool = <T as Scalar>::FTZ;
     type Real = <T as Scalar>::Real;
 
     #[inline]
@@ -160,6 +166,7 @@ where
     Pair<T>: Value<Word = u32>,
 {
     const MODIFIERS: &'static [&'static str] = <T as Scalar>::MODIFIERS;
+    const FTZ: bool = <T as Scalar>::FTZ;
     type Real = <T as Scalar>::Real;
 
     #[inline]
@@ -185,8 +192,9 @@ fn binary<T: Float>(
     f: impl Fn(T::Real, T::Real) -> T::Real + Send + Sync + 'static,
 ) -> impl FnOnce(&mut Decoder, &Call) -> Decoded {
     |d, call| match Mode::of(call) {
-        // The loop for the usual mode has no branches.
+        // Usual modes are constants: their loops have no branches.
         Mode::PLAIN => two(move |a: T, b: T| T::apply((a, b, b), Mode::PLAIN, |a, b, _| f(a, b)))(d, call),
+        Mode::FTZ if T::FTZ => two(move |a: T, b: T| T::apply((a, b, b), Mode::FTZ, |a, b, _| f(a, b)))(d, call),
         mode => two(move |a: T, b: T| T::apply((a, b, b), mode, |a, b, _| f(a, b)))(d, call),
     }
 }
@@ -196,6 +204,7 @@ fn ternary<T: Float>(
 ) -> impl FnOnce(&mut Decoder, &Call) -> Decoded {
     |d, call| match Mode::of(call) {
         Mode::PLAIN => three(move |a: T, b: T, c: T| T::apply((a, b, c), Mode::PLAIN, &f))(d, call),
+        Mode::FTZ if T::FTZ => three(move |a: T, b: T, c: T| T::apply((a, b, c), Mode::FTZ, &f))(d, call),
         mode => three(move |a: T, b: T, c: T| T::apply((a, b, c), mode, &f))(d, call),
     }
 }

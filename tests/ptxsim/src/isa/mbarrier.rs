@@ -18,7 +18,7 @@ enum What {
         count: Slot,
     },
     Invalidate,
-    /// `state` gets the phase.
+    /// `state` receives the phase.
     Arrive {
         state: Option<Slot>,
         count: Slot,
@@ -28,7 +28,6 @@ enum What {
     Expect {
         bytes: Slot,
     },
-    /// The phase is a parity, or a state that an arrival gave.
     Wait {
         d: Slot,
         phase: Phase,
@@ -42,7 +41,6 @@ enum Phase {
     State(Slot),
 }
 
-/// One `mbarrier` instruction.
 #[derive(Debug)]
 pub(crate) struct Mbarrier {
     what: What,
@@ -57,7 +55,7 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Mbarrier, ParseErro
         "inval" => (What::Invalidate, 0),
         "expect_tx" => (What::Expect { bytes: d.r(d.at(call, 1)?)? }, 0),
         "arrive" if !call.has("noComplete") => {
-            // Without a state the address comes first.
+            // The state is optional.
             let address = usize::from(!matches!(first, Operand::Address { .. }));
             let state = match first {
                 Operand::Word(name) if name != "_" => Some(d.target(first, Double)?),
@@ -94,7 +92,7 @@ impl Block {
         found.ok_or_else(|| Trouble::warp(FaultKind::Barrier, format!("no mbarrier at shared {address:#x}")))
     }
 
-    /// As [`Block::mbarrier`], for a warp that must know of its initialisation.
+    /// As [`Block::mbarrier`]. Its initialisation must be ordered before the access by the warp.
     pub fn known_mbarrier(&mut self, address: usize, warp: &Warp) -> Run<&mut MBarrier> {
         let barrier = self.mbarrier(address)?;
         let (agent, stamp) = barrier.made_by;
@@ -181,7 +179,7 @@ impl Mbarrier {
         for lane in lanes_of(mask) {
             let at = block.shared.place(place(lane), 8).map_err(misplaced(lane))?;
             if lane > 0 && last == at && passed >> (lane - 1) & 1 == 1 {
-                // The lane before passed the same barrier; only its parity can differ.
+                // The previous lane passed the same barrier. Only the parity can differ.
                 if self.same_phase(warp, phase, lane) {
                     passed |= 1 << lane;
                     continue;
@@ -205,7 +203,7 @@ impl Mbarrier {
         }
         let waits_at = (mask & !passed).trailing_zeros() as usize;
         let spin = Spin { pc: warp.pc, address: place(waits_at) };
-        // A test in straight code is no wait: only when it fails again.
+        // The first failed test is not treated as a wait, a repeated one is.
         let again = warp.spin == Some(spin);
         warp.spin = Some(spin);
         Ok(if suspend || again { Flow::Yield } else { Flow::Next })
@@ -225,7 +223,7 @@ impl Mbarrier {
     }
 }
 
-/// A lane's operand, which must not come from unwritten memory.
+/// The operand of a lane, which must not be poisoned.
 pub(super) fn value(warp: &Warp, slot: Slot, lane: usize) -> Run<u32> {
     if warp.regs.r.poison(slot) >> lane & 1 == 1 {
         return Err(Trouble::lane(FaultKind::Poison, lane, "an operand comes from unwritten memory"));

@@ -1,8 +1,8 @@
-//! `mma.sync` and the matrix loads and stores that feed it.
+//! `mma.sync`, `ldmatrix`, `stmatrix`.
 //!
-//! Lane l is row g = l / 4 and column pair t = l % 4 of each 8 × 8 piece:
-//! register i of A holds row g + 8 (i mod 2), elements from t·e + 4e·(i / 2) on, of e to a register;
-//! register i of B holds column g, elements from t·e + 4e·i; register i of C and D row g + 8 (i / 2), column 2t + i mod 2.
+//! Fragments of lane l, with g = l / 4, t = l mod 4 and e elements per register:
+//! register i of A holds row g + 8 (i mod 2), elements from t·e + 4e·(i / 2); register i of B holds column g, elements from
+//! t·e + 4e·i; register i of C and D holds row g + 8 (i / 2), column 2t + i mod 2.
 
 use super::access::{Address, at_lane, misplaced};
 use super::number::Number;
@@ -24,7 +24,7 @@ pub(crate) struct Mma {
     c: Box<[Slot]>,
 }
 
-/// `ldmatrix` or `stmatrix`: 8 × 8 pieces of 16 bits.
+/// `ldmatrix` or `stmatrix`: 8 × 8 matrices of 16-bit elements.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     store: bool,
@@ -177,7 +177,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// Row and column of the `j`th half of a lane.
+    /// Row and column of half `j` of a lane.
     fn place(&self, lane: usize, j: usize) -> (usize, usize) {
         let (row, column) = (lane / 4, 2 * (lane % 4) + j);
         if self.transposed { (column, row) } else { (row, column) }

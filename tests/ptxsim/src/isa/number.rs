@@ -1,10 +1,9 @@
-//! Element types of matrices, as f32: products of two are exact there.
+//! Element types of matrices. Their products are exact in f32.
 
 use half::f16;
 
 use super::float::{Mode, Real, Scalar};
 
-/// An element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
     Bf16,
@@ -39,7 +38,7 @@ impl Number {
         matches!(self, Number::S8 | Number::U8)
     }
 
-    /// The `i`th element of a word.
+    /// Element `i` of a word.
     #[inline]
     pub fn of_word(self, word: u32, i: usize) -> f32 {
         match self {
@@ -53,7 +52,7 @@ impl Number {
     }
 }
 
-/// Four bits of exponent, three of mantissa, no infinities.
+/// Four bits of exponent, three bits of mantissa, no infinities.
 pub(crate) fn e4m3(bits: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let magnitude = match (exponent, bits & 7) {

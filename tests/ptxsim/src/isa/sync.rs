@@ -1,4 +1,4 @@
-//! Barriers of a block, fences, and what has no meaning here but must be read.
+//! Barriers of a block, fences, hints.
 
 use crate::decode::{Call, Decoder};
 use crate::exec::barrier::CLUSTER_BARRIER;
@@ -8,7 +8,7 @@ use crate::registers::Slot;
 
 #[derive(Debug)]
 pub(crate) enum Sync {
-    /// Arrive at a named barrier and, with `wait`, stay until all have.
+    /// Arrival at a named barrier; with `wait`, also the wait for it.
     Barrier { id: Slot, threads: Option<Slot>, wait: bool },
     /// `bar.warp.sync`
     Warp { members: Slot },
@@ -16,7 +16,7 @@ pub(crate) enum Sync {
     ProxyFence,
     /// `fence.mbarrier_init`
     InitFence,
-    /// A fence that the vector clocks do not need, a hint, `griddepcontrol`.
+    /// No effect: other fences, hints, `griddepcontrol`.
     Nothing,
     /// `setmaxnreg`
     MaxRegisters,

@@ -18,6 +18,8 @@ pub(crate) trait Word:
     fn file(regs: &Registers) -> &File<Self>;
     fn file_mut(regs: &mut Registers) -> &mut File<Self>;
     fn source(d: &mut Decoder, operand: &Operand) -> Result<Slot, ParseError>;
+    fn narrow(value: u64) -> Self;
+    fn widen(self) -> u64;
 }
 
 impl Word for u32 {
@@ -36,6 +38,14 @@ impl Word for u32 {
     fn source(d: &mut Decoder, operand: &Operand) -> Result<Slot, ParseError> {
         d.r(operand)
     }
+
+    fn narrow(value: u64) -> u32 {
+        value as u32
+    }
+
+    fn widen(self) -> u64 {
+        self.into()
+    }
 }
 
 impl Word for u64 {
@@ -53,6 +63,14 @@ impl Word for u64 {
 
     fn source(d: &mut Decoder, operand: &Operand) -> Result<Slot, ParseError> {
         d.d(operand)
+    }
+
+    fn narrow(value: u64) -> u64 {
+        value
+    }
+
+    fn widen(self) -> u64 {
+        self
     }
 }
 

@@ -1,4 +1,4 @@
-//! `wgmma`: products of a warpgroup, as they are read, and what a single warp does about them.
+//! `wgmma`: decoding, and the checks of each warp. [`crate::exec::product`] computes the products.
 
 use super::number::Number;
 use crate::decode::{Call, Decoder};
@@ -9,10 +9,9 @@ use crate::parse::Operand;
 use crate::program::Guard;
 use crate::registers::Slot;
 
-/// Where an operand comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A descriptor of shared memory.
+    /// A shared memory descriptor.
     Shared(Slot),
     Registers(Box<[Slot]>),
 }
@@ -26,11 +25,11 @@ pub(crate) struct Product {
     pub d: Box<[Slot]>,
     pub a: Source,
     pub b: Slot,
-    /// False: D is overwritten.
+    /// If false, D is overwritten.
     pub accumulate: Guard,
     pub negate_a: bool,
     pub negate_b: bool,
-    /// The outer dimension, not K, is contiguous.
+    /// The outer dimension is contiguous, not K.
     pub outer_a: bool,
     pub outer_b: bool,
 }
@@ -43,23 +42,23 @@ pub(crate) enum Wgmma {
     Product(Box<Product>),
 }
 
-/// A register of a product that was used since the last fence.
+/// State of a register: accessed since the last fence.
 const TOUCHED: u8 = 1;
-/// A register that a product on its way accumulates in.
+/// State of a register: accumulator of a product in flight.
 const SUM: u8 = 2;
-/// A register that a product on its way reads.
+/// State of a register: read by a product in flight.
 const FACTOR: u8 = 4;
 
-/// A warp's part in its warpgroup's products.
+/// The state of a warp for the products of its warpgroup.
 #[derive(Debug, Default)]
 pub(crate) struct Tensor {
-    /// Of each 32-bit register.
+    /// For each 32-bit register.
     state: Vec<u8>,
-    /// Products on their way: number and instruction.
+    /// Products in flight: number and instruction.
     pub in_flight: Vec<(u32, u32)>,
     /// Last product of each committed group.
     committed: Vec<u32>,
-    /// Products of the open group.
+    /// Last product of the open group.
     open: Option<u32>,
     fenced: bool,
 }
@@ -138,7 +137,7 @@ impl Wgmma {
                 warp.tensor.state.iter_mut().for_each(|state| *state &= !TOUCHED);
             }
             Wgmma::Commit => {
-                // An empty group is over when the one before it is.
+                // An empty group completes with the group before it.
                 let last = warp.tensor.open.take().or(warp.tensor.committed.last().copied()).unwrap_or(0);
                 warp.tensor.committed.push(last);
             }
@@ -177,7 +176,7 @@ impl Tensor {
         self.state.resize(n_registers, 0);
     }
 
-    /// Another instruction names registers of some product.
+    /// Another instruction accesses registers of products.
     pub fn touch(&mut self, slots: &[Slot]) -> Run {
         for slot in slots {
             let state = &mut self.state[*slot as usize];
@@ -191,7 +190,7 @@ impl Tensor {
         Ok(())
     }
 
-    /// A product may use its registers.
+    /// Checks that a product may use its registers.
     fn check(&self, product: &Product) -> Run {
         if !self.fenced {
             return Err(Trouble::warp(FaultKind::MissingFence, "the first wgmma comes before any wgmma.fence"));
@@ -212,7 +211,6 @@ impl Tensor {
         Ok(())
     }
 
-    /// A product of the warp starts.
     pub fn start(&mut self, number: u32, pc: u32, product: &Product) {
         self.in_flight.push((number, pc));
         self.open = Some(number);
@@ -220,7 +218,7 @@ impl Tensor {
         product.factors().iter().for_each(|slot| self.state[*slot as usize] |= FACTOR);
     }
 
-    /// Products up to a number are over; `still` gives the product of an instruction.
+    /// Products up to a number have completed. `still` returns the product of an instruction.
     pub fn release<'p>(&mut self, number: u32, still: impl Fn(u32) -> Option<&'p Product>) {
         self.in_flight.retain(|(other, _)| *other > number);
         self.state.iter_mut().for_each(|state| *state &= TOUCHED);

@@ -1,18 +1,17 @@
-//! Global memory: allocations with guard space between them, a bit for each byte that says whether it was written.
+//! Global memory: allocations with guard space between them, and a written bit per byte.
 //!
-//! Words are relaxed atomics, so that blocks may run on several threads; programs that race on them get what the hardware
-//! would give: one value or the other.
+//! Words are relaxed atomics, since blocks run on several threads. As on the hardware, a race gives one value or the other.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
 use super::{Chunk, byte_bits};
 use crate::fault::FaultKind;
 
-/// Addresses start here: a 32-bit truncation of one is outside every allocation.
+/// First address. Addresses truncated to 32 bits are outside every allocation.
 const FIRST: u64 = 0x10_0000_0000;
-/// Bytes between allocations, at least.
+/// Least distance between allocations, in bytes.
 const GUARD: u64 = 4096;
-/// Allocations are aligned to this.
+/// Alignment of allocations.
 const ALIGN: u64 = 256;
 
 #[derive(Debug)]
@@ -21,7 +20,7 @@ struct Allocation {
     base: u64,
     bytes: u64,
     words: Vec<AtomicU32>,
-    /// One bit a byte, 16 bytes each.
+    /// One bit per byte; 16 bytes per entry.
     written: Vec<AtomicU16>,
 }
 
@@ -32,7 +31,6 @@ pub(crate) struct Global {
     next: u64,
 }
 
-/// What is wrong with an access.
 #[derive(Debug)]
 pub(crate) struct Bad {
     pub kind: FaultKind,
@@ -58,7 +56,7 @@ impl Global {
         base
     }
 
-    /// Gives an allocation back; its addresses are not used again.
+    /// Frees an allocation. Its addresses are not reused.
     pub fn free(&mut self, base: u64) -> Result<(), Bad> {
         match self.allocations.iter().position(|allocation| allocation.base == base) {
             Some(index) => {
@@ -69,7 +67,7 @@ impl Global {
         }
     }
 
-    /// The allocation that holds `n` bytes from `address`; `hint` remembers the last one.
+    /// The allocation with `n` bytes from `address`, and the offset. `hint` caches the last one.
     #[inline]
     fn find(&self, hint: &mut usize, address: u64, n: u64) -> Result<(&Allocation, usize), Bad> {
         if let Some(allocation) = self.allocations.get(*hint) {
@@ -98,7 +96,7 @@ impl Global {
         Bad { kind: FaultKind::OutOfBounds, what: format!("{n} bytes at {address:#x}: {near}") }
     }
 
-    /// `n` ≤ 16 bytes, `n` a power of two, aligned to it.
+    /// Loads `n` ≤ 16 bytes; `n` is a power of two and the alignment.
     #[inline]
     pub fn load(&self, hint: &mut usize, address: u64, n: usize) -> Result<Chunk, Bad> {
         aligned(address, n)?;
@@ -116,7 +114,7 @@ impl Global {
         Ok(chunk)
     }
 
-    /// As [`Global::load`], the other way; bytes without their bit in `written` become unwritten.
+    /// Stores `n` bytes, as [`Global::load`]. Bytes without a bit in `written` become unwritten.
     #[inline]
     pub fn store(&self, hint: &mut usize, address: u64, n: usize, chunk: &Chunk) -> Result<(), Bad> {
         aligned(address, n)?;
@@ -135,8 +133,8 @@ impl Global {
         Ok(())
     }
 
-    /// The words of up to 512 bytes, written ones all of them; what is less than a word lies in its low bits. False, without a
-    /// change, where a byte is unwritten or outside.
+    /// Fast path: loads up to 512 bytes. Less than a word is in the low bits. Returns false, without effects, if a byte is
+    /// unwritten or out of bounds.
     #[inline]
     pub fn load_row(&self, hint: &mut usize, address: u64, n: usize, words: &mut [u32]) -> bool {
         let Ok((allocation, offset)) = self.find(hint, address, n as u64) else { return false };
@@ -154,7 +152,7 @@ impl Global {
         true
     }
 
-    /// Stores words, on an address that is a multiple of four; false, without a change, where one is outside.
+    /// Fast path: stores words to an aligned address. Returns false, without effects, if one is out of bounds.
     #[inline]
     pub fn store_row(&self, hint: &mut usize, address: u64, words: &[u32]) -> bool {
         let Ok((allocation, offset)) = self.find(hint, address, 4 * words.len() as u64) else { return false };
@@ -171,7 +169,7 @@ impl Global {
         true
     }
 
-    /// Applies `f` to an aligned 4- or 8-byte value as one; gives the old value.
+    /// Applies `f` to an aligned value of 4 or 8 bytes. Returns the old value, and whether it was written.
     pub fn update(&self, hint: &mut usize, address: u64, n: usize, f: impl Fn(u64) -> u64) -> Result<(u64, bool), Bad> {
         aligned(address, n)?;
         let (allocation, offset) = self.find(hint, address, n as u64)?;
@@ -180,7 +178,7 @@ impl Global {
             let word = &allocation.words[offset / 4];
             u64::from(word.fetch_update(Relaxed, Relaxed, |old| Some(f(u64::from(old)) as u32)).unwrap_or(0))
         } else {
-            // Kernels with atomics run on one thread, so that the two halves are one.
+            // Kernels with atomics run on one thread, so the two halves need not be one atomic.
             let words = &allocation.words[offset / 4..offset / 4 + 2];
             let old = u64::from(words[0].load(Relaxed)) | u64::from(words[1].load(Relaxed)) << 32;
             let new = f(old);
@@ -192,7 +190,7 @@ impl Global {
         Ok((old, written == byte_bits(n)))
     }
 
-    /// Any number of bytes, with whether each was written.
+    /// Reads any number of bytes, and reports for each whether it was written.
     pub fn read(&self, address: u64, bytes: &mut [u8], mut written: impl FnMut(usize, bool)) -> Result<(), Bad> {
         if bytes.is_empty() {
             return Ok(());
@@ -217,7 +215,7 @@ impl Global {
         Ok(())
     }
 
-    /// Copies bytes that do not overlap; what was unwritten is unwritten there too.
+    /// Copies bytes that do not overlap, including which are unwritten.
     pub fn copy(&self, from: u64, to: u64, n: u64) -> Result<(), Bad> {
         if n == 0 {
             return Ok(());
@@ -238,7 +236,7 @@ impl Global {
         Ok(())
     }
 
-    /// Any number of bytes, all written from now on.
+    /// Writes any number of bytes.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Bad> {
         if bytes.is_empty() {
             return Ok(());
@@ -265,7 +263,7 @@ impl Global {
         Ok(())
     }
 
-    /// `n` bytes from `address` become unwritten.
+    /// Marks `n` bytes as unwritten.
     pub fn forget(&self, address: u64, n: u64) -> Result<(), Bad> {
         if n == 0 {
             return Ok(());
@@ -277,7 +275,7 @@ impl Global {
         Ok(())
     }
 
-    /// Where an address lies, for messages.
+    /// Allocation and offset of an address, for messages.
     pub fn place(&self, address: u64) -> String {
         match self.find(&mut 0, address, 1) {
             Ok((allocation, offset)) => format!("`{}` + {offset}", allocation.name),
@@ -287,7 +285,7 @@ impl Global {
 }
 
 impl Allocation {
-    /// Whether bytes were all written.
+    /// Whether all bytes were written.
     #[inline]
     fn is_written(&self, offset: usize, n: usize) -> bool {
         let (first, last) = (offset / 16, (offset + n - 1) / 16);
@@ -305,7 +303,7 @@ impl Allocation {
         all == u16::MAX
     }
 
-    /// Sets the written bits of some bytes of one chunk.
+    /// Sets the written bits of bytes in one entry.
     #[inline]
     fn mark(&self, offset: usize, bytes: u16, written: u16) {
         let shift = offset % 16;

@@ -1,15 +1,15 @@
-//! Global memory, shared memory, and who has seen what of it.
+//! Global memory, shared memory, and the order of accesses.
 
 pub(crate) mod global;
 pub(crate) mod order;
 pub(crate) mod shared;
 
-/// Generic addresses from here on are shared memory.
+/// First generic address of shared memory.
 pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
-/// Generic addresses from here on, below shared memory, are the kernel's parameters.
+/// First generic address of the kernel parameters, below shared memory.
 pub(crate) const PARAMETER_WINDOW: u64 = 0x7e00_0000_0000;
 
-/// Up to 16 bytes as little-endian words, and a bit for each byte that was ever written.
+/// Up to 16 bytes as little-endian words, with a bit for each written byte.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub words: [u32; 4],

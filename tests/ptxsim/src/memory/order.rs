@@ -1,15 +1,15 @@
-//! Who knows what of whom: vector clocks over the agents of a block.
+//! Happens-before by vector clocks over the agents of a block.
 //!
-//! An agent is a warp, or something that works for one: the unfinished `cp.async` of a warp, its bulk stores, the `wgmma` of a
-//! warpgroup, the copies that report to one mbarrier. Barriers, mbarriers and waits pass knowledge on.
+//! An agent is a warp, the unfinished `cp.async` of a warp, its bulk stores, the `wgmma` of a warpgroup, or the copies that
+//! report to an mbarrier. Barriers, mbarriers and waits transfer clocks.
 //!
-//! Each keeps two clocks: what happened before it at all, and what of that a proxy fence lies behind, so that the async proxy
-//! may rely on it.
+//! Each agent has two clocks: accesses that happened before, and those of them that a proxy fence has made visible to the async
+//! proxy.
 
-/// Most agents of a block.
+/// Most agents per block.
 pub(crate) const MAX_AGENTS: usize = 128;
 
-/// For each agent, the time up to which its deeds are known. Without agents, of which nothing may be asked, it takes no memory.
+/// For each agent, the time up to which its accesses happened before. The default is empty and must not be read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock(Vec<u32>);
 
@@ -47,7 +47,7 @@ impl Clock {
     }
 }
 
-/// The two clocks of an agent, a barrier, a copy on its way.
+/// The two clocks of an agent, a barrier or a copy in flight.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Knowledge {
     pub happened: Clock,
@@ -55,20 +55,20 @@ pub(crate) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Knows everything up to a time.
+    /// Everything up to a time happened before.
     pub fn new(time: u32) -> Knowledge {
         let mut knows = Knowledge::default();
         knows.reset(time);
         knows
     }
 
-    /// Knows everything up to a time, and no more.
+    /// As [`Knowledge::new`], in place.
     pub fn reset(&mut self, time: u32) {
         self.happened.reset(time);
         self.fenced.reset(time);
     }
 
-    /// Knows what the other knows.
+    /// Copies the clocks without an allocation.
     pub fn become_as(&mut self, other: &Knowledge) {
         self.happened.0.clone_from(&other.happened.0);
         self.fenced.0.clone_from(&other.fenced.0);
@@ -79,7 +79,7 @@ impl Knowledge {
         self.fenced.join(&other.fenced);
     }
 
-    /// Knows only what the other knows too.
+    /// The common part of the clocks.
     pub fn meet(&mut self, other: &Knowledge) {
         self.happened.meet(&other.happened);
         self.fenced.meet(&other.fenced);
@@ -90,7 +90,7 @@ impl Knowledge {
         self.fenced.join(&self.happened);
     }
 
-    /// A deed of the async proxy itself, which needs no fence.
+    /// An access by the async proxy itself, which needs no fence.
     pub fn learn(&mut self, agent: u8, time: u32) {
         self.happened.raise(agent, time);
         self.fenced.raise(agent, time);

@@ -1,13 +1,12 @@
-//! A block's shared memory, with the last accesses to every two bytes of it.
+//! The shared memory of a block, with the last accesses to each two bytes.
 
 use super::order::{Knowledge, MAX_AGENTS};
 use super::{Chunk, byte_bits};
 use crate::fault::{FaultKind, Run, Trouble};
 
-/// Bytes that one entry of the access tables stands for: smaller accesses of several warps to them are not told apart.
+/// Bytes per entry of the access tables. Accesses to single bytes of a granule are not distinguished.
 const GRANULE: usize = 2;
 
-/// Who accesses shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Agent {
     Warp(u32),
@@ -22,7 +21,7 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
-    /// Whether its accesses go through the generic proxy.
+    /// Whether it accesses memory through the generic proxy.
     fn is_generic(self) -> bool {
         matches!(self, Agent::Warp(_) | Agent::Copies(_))
     }
@@ -38,7 +37,7 @@ impl Agent {
     }
 }
 
-/// One accessor: its number, its time, and what it knows.
+/// An access: the agent, its time, and its clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access<'a> {
     pub agent: u8,
@@ -46,29 +45,29 @@ pub(crate) struct Access<'a> {
     pub knows: &'a Knowledge,
 }
 
-/// Bytes, written bits, and access tables of one block.
+/// Contents, written bits and access tables.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     base: usize,
     bytes: usize,
     data: Vec<u8>,
-    /// One bit a byte, 16 bytes each.
+    /// One bit per byte; 16 bytes per entry.
     written: Vec<u16>,
     agents: Vec<Agent>,
-    /// Last writer of each granule: agent and time.
+    /// Agent and time of the last write to each granule.
     writer: Vec<u8>,
     write_time: Vec<u32>,
-    /// Last read of each granule, for each agent that ever reads.
+    /// For each agent, the time of its last read of each granule. Empty for agents without reads.
     read_time: Vec<Vec<u32>>,
     last_write: Vec<u32>,
     last_read: Vec<u32>,
-    /// Addresses of mbarriers, and the range they lie in: ordinary stores must keep out.
+    /// Addresses of mbarriers, and their range. Ordinary stores to them are a fault.
     mbarriers: Vec<usize>,
     mbarrier_range: (usize, usize),
 }
 
 impl Shared {
-    /// Fresh memory of `bytes` from `base`; all times so far lie in the past.
+    /// Unwritten memory in `base..end`. Times recorded so far are in the past.
     pub fn reset(&mut self, base: usize, end: usize, n_warps: u32) {
         self.base = base;
         self.bytes = end;
@@ -101,7 +100,7 @@ impl Shared {
         self.last_write.iter().chain(&self.last_read).max().copied().unwrap_or(0)
     }
 
-    /// The number of an agent, given at its first deed.
+    /// The number of an agent, assigned at its first access.
     pub fn agent(&mut self, agent: Agent) -> Run<u8> {
         if let Some(index) = self.agents.iter().position(|known| *known == agent) {
             return Ok(index as u8);
@@ -114,7 +113,7 @@ impl Shared {
         Ok(self.agents.len() as u8 - 1)
     }
 
-    /// Bounds and alignment.
+    /// Checks bounds and alignment.
     #[inline]
     pub fn place(&self, address: u64, n: usize) -> Result<usize, (FaultKind, String)> {
         let at = address as usize;
@@ -124,7 +123,7 @@ impl Shared {
         self.span(at, n)
     }
 
-    /// Bounds alone.
+    /// Checks bounds.
     pub fn span(&self, at: usize, n: usize) -> Result<usize, (FaultKind, String)> {
         if at < self.base || at.saturating_add(n) > self.bytes {
             let what = format!("{n} bytes at shared {at:#x}, which lies in {:#x}..{:#x}", self.base, self.bytes);
@@ -133,7 +132,6 @@ impl Shared {
         Ok(at)
     }
 
-    /// The mbarriers there are now.
     pub fn set_mbarriers(&mut self, addresses: impl Iterator<Item = usize>) {
         self.mbarriers.clear();
         self.mbarriers.extend(addresses);
@@ -157,8 +155,8 @@ impl Shared {
         *cell = *cell & !bits | (chunk.written << (at % 16)) & bits;
     }
 
-    /// The words of up to 512 bytes, read by the generic proxy, written ones all of them; what is less than a word lies in its low
-    /// bits. False, without a change, where a byte is unwritten, outside, or must not be read now.
+    /// Fast path: reads up to 512 bytes through the generic proxy. Less than a word is in the low bits. Returns false, without
+    /// effects, if a byte is unwritten, out of bounds or in a race.
     #[inline]
     pub fn load_row(&mut self, by: &Access, at: usize, n: usize, words: &mut [u32]) -> bool {
         let whole = self.span(at, n).is_ok() && self.is_written(at, n);
@@ -177,8 +175,8 @@ impl Shared {
         true
     }
 
-    /// Words stored by the generic proxy, on an address that is a multiple of four; false, without a change, where one is outside
-    /// or must not be written now.
+    /// Fast path: writes words through the generic proxy to an aligned address. Returns false, without effects, if a word is out
+    /// of bounds or in a race.
     #[inline]
     pub fn store_row(&mut self, by: &Access, at: usize, words: &[u32]) -> bool {
         let n = 4 * words.len();
@@ -201,7 +199,7 @@ impl Shared {
         true
     }
 
-    /// Whether bytes were all written.
+    /// Whether all bytes were written.
     #[inline]
     fn is_written(&self, at: usize, n: usize) -> bool {
         let (first, last) = (at / 16, (at + n - 1) / 16);
@@ -215,7 +213,7 @@ impl Shared {
         self.written[first + 1..last].iter().fold(ends, |all, chunk| all & chunk) == u16::MAX
     }
 
-    /// Whether any agent wrote something that the accessor does not know of; whether any read so.
+    /// Whether there are writes, and reads, that are not ordered before the access.
     #[inline]
     pub fn news(&self, by: &Access) -> News {
         let n = self.agents.len();
@@ -230,13 +228,13 @@ impl Shared {
         News { writes: beyond(&self.last_write[..n]), reads: beyond(&self.last_read[..n]) }
     }
 
-    /// Whether some ordinary store lies behind no proxy fence for an accessor of the async proxy.
+    /// Whether there are ordinary stores without a proxy fence before the access.
     pub fn unfenced(&self, by: &Access) -> bool {
         let fenced = by.knows.fenced.as_slice();
         self.agents.iter().enumerate().any(|(i, agent)| agent.is_generic() && self.last_write[i] > fenced[i])
     }
 
-    /// A read by the generic proxy.
+    /// Checks and records a read by the generic proxy.
     #[inline]
     pub fn note_read(&mut self, by: &Access, news: News, at: usize, n: usize) -> Run {
         if news.writes {
@@ -257,7 +255,7 @@ impl Shared {
         self.last_read[by.agent as usize] = by.stamp;
     }
 
-    /// A write by the generic proxy.
+    /// Checks and records a write by the generic proxy.
     #[inline]
     pub fn note_write(&mut self, by: &Access, news: News, at: usize, n: usize) -> Run {
         if news.writes {
@@ -283,7 +281,7 @@ impl Shared {
         self.last_write[by.agent as usize] = by.stamp;
     }
 
-    /// Every write to the bytes is known to the accessor.
+    /// Every write to the bytes must be ordered before the access.
     pub fn check_writer(&self, by: &Access, at: usize, n: usize, verb: &str) -> Run {
         let known = &by.knows.happened;
         for granule in at / GRANULE..(at + n).div_ceil(GRANULE) {
@@ -297,7 +295,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Every read of the bytes is known to the accessor.
+    /// Every read of the bytes must be ordered before the access.
     pub fn check_readers(&self, by: &Access, at: usize, n: usize) -> Run {
         let known = &by.knows.happened;
         for (reader, last) in self.last_read[..self.agents.len()].iter().enumerate() {
@@ -314,7 +312,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Ordinary stores to the bytes lie behind a proxy fence.
+    /// Ordinary stores to the bytes must be followed by a proxy fence.
     pub fn check_fence(&self, by: &Access, at: usize, n: usize, verb: &str) -> Run {
         let fenced = &by.knows.fenced;
         for granule in at / GRANULE..(at + n).div_ceil(GRANULE) {
@@ -333,7 +331,7 @@ impl Shared {
     }
 }
 
-/// Whether accesses exist that must be looked at one by one.
+/// Whether there are unordered accesses, so that granules must be checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct News {
     pub writes: bool,
@@ -341,6 +339,5 @@ pub(crate) struct News {
 }
 
 impl News {
-    /// Nothing to look at.
     pub const NONE: News = News { writes: false, reads: false };
 }

@@ -1,4 +1,4 @@
-//! One `.entry`: its parameters, its launch bounds, its scopes of names, its statements.
+//! One `.entry`: parameters, launch bounds, scopes, statements.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,25 +7,24 @@ use super::token::error;
 use super::{Cursor, Statement};
 use crate::fault::ParseError;
 
-/// What a register holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RegisterKind {
     Predicate,
-    /// 16 bits, kept zero-extended in 32.
+    /// 16 bits, zero-extended to 32.
     Half,
     Word,
     Double,
 }
 
-/// Names declared between a pair of braces.
+/// The names declared in a pair of braces.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     pub parent: Option<usize>,
-    /// Register → its kind and its index among registers of its file.
+    /// Kind and slot by name.
     pub registers: HashMap<String, (RegisterKind, u32)>,
-    /// Label → index of the statement after it.
+    /// Index of the next statement by label.
     pub labels: HashMap<String, usize>,
-    /// `.branchtargets`: name → labels.
+    /// `.branchtargets` by name.
     pub targets: HashMap<String, Vec<String>>,
 }
 
@@ -37,7 +36,7 @@ pub(crate) struct Shared {
     pub bytes: u32,
 }
 
-/// A kernel as written.
+/// A parsed kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Entry<'a> {
     pub name: String,
@@ -52,12 +51,12 @@ pub(crate) struct Entry<'a> {
     pub shared: Vec<Shared>,
     pub scopes: Vec<Scope>,
     pub statements: Vec<Statement<'a>>,
-    /// Registers of 32 bits and less, of 64 bits, predicates.
+    /// Number of registers of 32 bits or less, of 64 bits, and of predicates.
     pub n_registers: [u32; 3],
 }
 
 impl Entry<'_> {
-    /// Looks a name up from a scope outwards.
+    /// Looks up a name in a scope and its parents.
     pub fn find<T>(&self, scope: usize, f: impl Fn(&Scope) -> Option<T>) -> Option<T> {
         let mut at = Some(scope);
         while let Some(index) = at {
@@ -116,7 +115,7 @@ fn parameters(cursor: &mut Cursor, entry: &mut Entry) -> Result<(), ParseError> 
     Ok(())
 }
 
-/// `.align 16 .b8 name[64]` and the like: name, alignment, bytes.
+/// Name, alignment and bytes of a variable such as `.align 16 .b8 name[64]`.
 fn variable(cursor: &mut Cursor) -> Result<(String, u32, u32), ParseError> {
     let mut align = None;
     let mut element = None;

@@ -1,4 +1,4 @@
-//! PTX text → entries of statements: declarations resolved, scopes kept, nothing decoded.
+//! PTX text to entries with declarations, scopes and statements. [`crate::decode`] decodes the statements.
 
 mod entry;
 mod operand;
@@ -14,27 +14,27 @@ pub(crate) use token::{error, tokenize};
 use crate::fault::ParseError;
 use token::Token;
 
-/// One instruction as written.
+/// A parsed instruction.
 #[derive(Debug, Clone)]
 pub(crate) struct Statement<'a> {
-    /// Where it stands in the text, semicolon included.
+    /// Position in the text, including the semicolon.
     pub span: Range<usize>,
     /// Counted from one.
     pub line: u32,
-    /// File and line of the source, by the `.loc` before it.
+    /// File number and line of the source, from the last `.loc`.
     pub source: Option<(u32, u32)>,
-    /// The scope it stands in.
+    /// Index of its scope.
     pub scope: usize,
-    /// `@p` or `@!p`: negated, and the predicate's name.
+    /// `@p` or `@!p`: negation and name.
     pub guard: Option<(bool, &'a str)>,
     pub opcode: &'a str,
     pub operands: Vec<Operand>,
 }
 
-/// A module as written.
+/// A parsed module.
 #[derive(Debug, Default)]
 pub(crate) struct File<'a> {
-    /// `.file`: number → name.
+    /// Names of `.file` by number.
     pub names: BTreeMap<u32, String>,
     /// `.extern .shared`: name and alignment.
     pub dynamic_shared: Option<(String, u32)>,
@@ -43,7 +43,6 @@ pub(crate) struct File<'a> {
     pub entries: Vec<Entry<'a>>,
 }
 
-/// A reader of tokens.
 pub(crate) struct Cursor<'a> {
     tokens: Vec<Token<'a>>,
     next: usize,
@@ -82,7 +81,7 @@ impl<'a> Cursor<'a> {
         Ok(token)
     }
 
-    /// A whole number.
+    /// An integer.
     pub fn integer(&mut self) -> Result<u64, ParseError> {
         let token = self.take()?;
         number(token.text)
@@ -90,7 +89,7 @@ impl<'a> Cursor<'a> {
             .ok_or_else(|| error(token.line, format!("found `{}`, expected a number", token.text)))
     }
 
-    /// Everything up to a sign, which is taken and left out.
+    /// The tokens before `sign`, which is consumed as well.
     pub fn until(&mut self, sign: &str) -> Result<&[Token<'a>], ParseError> {
         let first = self.next;
         while self.take()?.text != sign {}
@@ -120,7 +119,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Skips a balanced `{ … }`, the opening brace still to come.
+    /// Skips a balanced `{ … }`.
     fn skip_braces(&mut self) -> Result<(), ParseError> {
         self.expect("{")?;
         let mut depth = 1;
@@ -135,7 +134,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads a module.
 pub(crate) fn parse(text: &str) -> Result<File<'_>, ParseError> {
     let mut cursor = Cursor { tokens: tokenize(text)?, next: 0 };
     let mut file = File::default();

@@ -3,7 +3,7 @@
 use super::token::{Token, error};
 use crate::fault::ParseError;
 
-/// An operand as written.
+/// A parsed operand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Operand {
     /// A register, symbol, label or immediate.
@@ -21,7 +21,7 @@ pub(crate) enum Operand {
 }
 
 impl Operand {
-    /// Every word in it.
+    /// Visits every word.
     pub fn words(&self, f: &mut impl FnMut(&str)) {
         match self {
             Operand::Word(word) | Operand::Not(word) | Operand::Sum(word, _) => f(word),
@@ -38,7 +38,7 @@ impl Operand {
     }
 }
 
-/// A whole number: decimal, `0x…`, `0b…`, an optional `U`, an optional sign.
+/// An integer: decimal, `0x…` or `0b…`, with an optional `U` and an optional sign.
 pub(crate) fn number(text: &str) -> Option<i128> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -55,7 +55,7 @@ pub(crate) fn number(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-/// Splits at commas outside braces and brackets, and reads each part.
+/// Parses operands separated by commas.
 pub(super) fn operands(tokens: &[Token]) -> Result<Vec<Operand>, ParseError> {
     split(tokens).into_iter().map(operand).collect()
 }
@@ -112,7 +112,7 @@ fn address(tokens: &[Token]) -> Option<Operand> {
     Some(Operand::Address { base: (*base).to_owned(), offset: offset(rest)?, coordinates })
 }
 
-/// `+8`, `-8`, `+-8` or nothing.
+/// An optional offset: `+8`, `-8`, `+-8`.
 fn offset(texts: &[&str]) -> Option<i64> {
     match texts {
         [] => Some(0),

@@ -1,8 +1,8 @@
-//! PTX text as tokens, comments dropped.
+//! PTX text to tokens, without comments.
 
 use crate::fault::ParseError;
 
-/// A word, a string in quotes, or one sign.
+/// A word, a quoted string, or one other character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token<'a> {
     pub text: &'a str,
@@ -26,7 +26,7 @@ fn word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'%' | b'.')
 }
 
-/// Splits a text; words hold letters, digits, `_ $ % .` and doubled colons.
+/// Splits a text. Words consist of letters, digits, `_ $ % .` and double colons.
 pub(crate) fn tokenize(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
     let bytes = text.as_bytes();
     let (mut at, mut line) = (0, 1);
@@ -74,7 +74,6 @@ pub(crate) fn tokenize(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
     Ok(tokens)
 }
 
-/// An error at a line.
 pub(crate) fn error(line: u32, what: impl Into<String>) -> ParseError {
     ParseError { line, what: what.into() }
 }

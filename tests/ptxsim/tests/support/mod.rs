@@ -1,4 +1,4 @@
-//! What the tests share: a device with memory in it, numbers that bf16 holds exactly, kernels as text.
+//! Shared by the tests: a device, numbers that are exact in bf16, kernels as text.
 #![allow(dead_code)]
 
 use ptxsim::{Fault, Gpu, Launch, Module, Options, Stats};
@@ -6,7 +6,7 @@ use ptxsim::{Fault, Gpu, Launch, Module, Options, Stats};
 /// Version, target, and dynamic shared memory `dyn`.
 pub const HEAD: &str = ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 dyn[];\n";
 
-/// A kernel of three pointers in `%rd1..3`; its thread is `%r1`, its lane `%r2`, `dyn` `%r3`.
+/// A kernel with three pointers in `%rd1..3`, the thread in `%r1`, the lane in `%r2`, the address of `dyn` in `%r3`.
 pub fn kernel(body: &str) -> String {
     format!(
         "{HEAD}.visible .entry k(.param .u64 a, .param .u64 b, .param .u64 c)\n{{\n\
@@ -16,7 +16,6 @@ pub fn kernel(body: &str) -> String {
     )
 }
 
-/// A device.
 pub struct Device {
     pub gpu: Gpu,
 }
@@ -51,7 +50,7 @@ impl Device {
         Ok(bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes"))).collect())
     }
 
-    /// Runs the only kernel of a text.
+    /// Runs the only kernel of the text.
     pub fn run(&mut self, text: &str, grid: u32, threads: u32, arguments: &[u64]) -> Result<Stats, Fault> {
         let module = Module::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let entry = module.entries().next().expect("an entry").to_owned();
@@ -60,7 +59,7 @@ impl Device {
     }
 }
 
-/// Eighths between −2 and 2: products and short sums of them are exact.
+/// Multiples of 1/8 between −2 and 2. Their products and short sums are exact.
 pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)

@@ -1,4 +1,4 @@
-//! Copies as they are read.
+//! Decoding of copies.
 
 use super::{BoxAt, Copy, Far, What};
 use crate::decode::{Call, Decoder};

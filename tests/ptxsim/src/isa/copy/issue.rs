@@ -1,4 +1,4 @@
-//! Copies as they start, and waits for them.
+//! Issue of copies, and waits for them.
 
 use std::sync::Arc;
 
@@ -114,12 +114,12 @@ impl Copy {
 fn wait_pieces(warp: &mut Warp, block: &mut Block, env: &Env, until: u32) -> Run {
     let agent = block.shared.agent(Agent::Copies(warp.index))?;
     block.force(env, |job| job.agent == agent && job.stamp <= until)?;
-    // Ordinary writes, for which the async proxy needs a fence still.
+    // These are writes by the generic proxy: the async proxy still needs a fence.
     warp.knows.happened.raise(agent, until);
     Ok(())
 }
 
-/// A copy that knows what its warp knows now.
+/// A copy with the current clocks of its warp.
 fn job(warp: &Warp, what: Work, agent: u8, stamp: u32, lane: u32) -> Job {
     let place = Place { warp: warp.index, lane, pc: warp.pc };
     Job { what, agent, stamp, knows: Arc::new(warp.knows.clone()), place }
@@ -139,7 +139,7 @@ fn sixteen(what: &str, value: u64) -> Run {
     Ok(())
 }
 
-/// The coordinates of a lane and the map they belong to.
+/// The tensor map and the coordinates of a lane.
 fn box_at(warp: &Warp, block: &mut Block, env: &Env, lane: usize, at: &BoxAt) -> Run<(Arc<TensorMap>, Vec<i32>)> {
     let address = at.map.lanes(warp, 1 << lane)?[lane];
     let map = block.tensor_map(env, address)?;

@@ -9,14 +9,14 @@ use super::access::Address;
 
 pub(super) use decode::decode;
 
-/// Coordinates and the map they belong to.
+/// Coordinates in a tensor.
 #[derive(Debug)]
 pub(crate) struct BoxAt {
     map: Address,
     at: Box<[Slot]>,
 }
 
-/// One end of a bulk copy in global memory.
+/// The global side of a bulk copy.
 #[derive(Debug)]
 enum Far {
     Plain { address: Address, bytes: Slot },
@@ -25,7 +25,7 @@ enum Far {
 
 #[derive(Debug)]
 enum What {
-    /// `cp.async`: to shared, from global, bytes, bytes read.
+    /// `cp.async`: `read` of `bytes` bytes are copied, the others are zero.
     Piece {
         to: Address,
         from: Address,
@@ -37,7 +37,7 @@ enum What {
         n: usize,
     },
     WaitAllPieces,
-    /// `cp.async.mbarrier.arrive`: `counted` means that the barrier expects these arrivals.
+    /// `cp.async.mbarrier.arrive`; with `.noinc` the arrivals are `counted` by the barrier's initialisation.
     ArriveAfterPieces {
         barrier: Address,
         counted: bool,
@@ -53,13 +53,12 @@ enum What {
         add_floats: bool,
     },
     CommitStores,
-    /// All kinds of waiting for bulk stores are one here: a store is done when it has read.
+    /// With and without `.read`: a store completes when it has read its source.
     WaitStores {
         n: usize,
     },
     Prefetch,
 }
 
-/// One instruction about copies.
 #[derive(Debug)]
 pub(crate) struct Copy(What);
