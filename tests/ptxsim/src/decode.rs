@@ -82,71 +82,62 @@ impl<'a> Decoder<'a> {
     }
 
     pub fn word(&mut self, value: u32) -> Slot {
-        let next = self.n[0];
-        let slot = *self.words.entry(value).or_insert(next);
-        self.n[0] += u32::from(slot == next);
-        slot
+        intern(&mut self.words, &mut self.n[0], value)
     }
 
     pub fn double(&mut self, value: u64) -> Slot {
-        let next = self.n[1];
-        let slot = *self.doubles.entry(value).or_insert(next);
-        self.n[1] += u32::from(slot == next);
-        slot
+        intern(&mut self.doubles, &mut self.n[1], value)
     }
 
-    fn special(&mut self, special: Special) -> Slot {
-        let next = self.n[0];
-        let slot = *self.specials.entry(special).or_insert(next);
-        self.n[0] += u32::from(slot == next);
-        slot
+    /// The slot of a register operand; an error if the register is not of one of the kinds.
+    fn held(&self, operand: &Operand, kinds: &[RegisterKind], expected: &str) -> Decode<Option<Slot>> {
+        let Operand::Word(name) = operand else { return Ok(None) };
+        match self.register(name) {
+            Some((kind, slot)) if kinds.contains(&kind) => Ok(Some(slot)),
+            Some((kind, _)) => self.fail(format!("`{name}` is a {kind:?} register, expected {expected}")),
+            None => Ok(None),
+        }
     }
 
     /// A source of 32 bits or less.
     pub fn r(&mut self, operand: &Operand) -> Decode<Slot> {
-        let Operand::Word(name) = operand else { return self.symbol(operand).map(|value| self.word(value)) };
-        match self.register(name) {
-            Some((RegisterKind::Half | RegisterKind::Word, slot)) => return Ok(slot),
-            Some((kind, _)) => return self.fail(format!("`{name}` is a {kind:?} register, expected 32 bits")),
-            None => {}
+        if let Some(slot) = self.held(operand, &[RegisterKind::Half, RegisterKind::Word], "32 bits")? {
+            return Ok(slot);
         }
-        if let Some(bits) = name.strip_prefix("0f").or(name.strip_prefix("0F"))
-            && let Ok(bits) = u32::from_str_radix(bits, 16)
-        {
-            return Ok(self.word(bits));
+        if let Operand::Word(name) = operand {
+            let bits = name.strip_prefix("0f").or(name.strip_prefix("0F"));
+            if let Some(Ok(bits)) = bits.map(|bits| u32::from_str_radix(bits, 16)) {
+                return Ok(self.word(bits));
+            }
+            if let Some(value) = number(name) {
+                return Ok(self.word(value as u32));
+            }
+            if let Some(special) = Special::named(name) {
+                return Ok(intern(&mut self.specials, &mut self.n[0], special));
+            }
+            if name.contains('.')
+                && !name.starts_with('%')
+                && let Ok(value) = name.parse::<f32>()
+            {
+                return Ok(self.word(value.to_bits()));
+            }
         }
-        if let Some(value) = number(name) {
-            return Ok(self.word(value as u32));
-        }
-        if name.contains('.')
-            && !name.starts_with('%')
-            && let Ok(value) = name.parse::<f32>()
-        {
-            return Ok(self.word(value.to_bits()));
-        }
-        match Special::named(name) {
-            Some(special) => Ok(self.special(special)),
-            None => self.symbol(operand).map(|value| self.word(value)),
-        }
+        self.symbol(operand).map(|value| self.word(value))
     }
 
     /// A source of 64 bits.
     pub fn d(&mut self, operand: &Operand) -> Decode<Slot> {
-        let Operand::Word(name) = operand else {
-            return self.symbol(operand).map(|value| self.double(u64::from(value)));
-        };
-        match self.register(name) {
-            Some((RegisterKind::Double, slot)) => return Ok(slot),
-            Some((kind, _)) => return self.fail(format!("`{name}` is a {kind:?} register, expected 64 bits")),
-            None => {}
+        if let Some(slot) = self.held(operand, &[RegisterKind::Double], "64 bits")? {
+            return Ok(slot);
         }
-        if let Some(bits) = name.strip_prefix("0d").or(name.strip_prefix("0D"))
-            && let Ok(bits) = u64::from_str_radix(bits, 16)
-        {
-            return Ok(self.double(bits));
-        }
-        if let Some(value) = number(name) {
-            return Ok(self.double(value as u64));
+        if let Operand::Word(name) = operand {
+            let bits = name.strip_prefix("0d").or(name.strip_prefix("0D"));
+            if let Some(Ok(bits)) = bits.map(|bits| u64::from_str_radix(bits, 16)) {
+                return Ok(self.double(bits));
+            }
+            if let Some(value) = number(name) {
+                return Ok(self.double(value as u64));
+            }
         }
         self.symbol(operand).map(|value| self.double(u64::from(value)))
     }
@@ -164,19 +155,15 @@ impl<'a> Decoder<'a> {
     }
 
     pub fn p(&mut self, operand: &Operand) -> Decode<Slot> {
-        let Operand::Word(name) = operand else { return self.fail(format!("{operand:?} is no predicate")) };
-        match self.register(name) {
-            Some((RegisterKind::Predicate, slot)) => Ok(slot),
-            Some((kind, _)) => self.fail(format!("`{name}` is a {kind:?} register, expected a predicate")),
-            None => match number(name) {
-                Some(value) => {
-                    let next = self.n[2];
-                    let slot = *self.predicates.entry(value != 0).or_insert(next);
-                    self.n[2] += u32::from(slot == next);
-                    Ok(slot)
-                }
-                None => self.fail(format!("`{name}` is no predicate")),
-            },
+        if let Some(slot) = self.held(operand, &[RegisterKind::Predicate], "a predicate")? {
+            return Ok(slot);
+        }
+        match operand {
+            Operand::Word(name) if number(name).is_some() => {
+                Ok(intern(&mut self.predicates, &mut self.n[2], number(name) != Some(0)))
+            }
+            Operand::Word(name) => self.fail(format!("`{name}` is no predicate")),
+            other => self.fail(format!("{other:?} is no predicate")),
         }
     }
 
@@ -292,6 +279,14 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// The slot of a constant or special register; `n` counts the slots of the file.
+fn intern<K: Ord>(slots: &mut BTreeMap<K, Slot>, n: &mut u32, key: K) -> Slot {
+    *slots.entry(key).or_insert_with(|| {
+        *n += 1;
+        *n - 1
+    })
+}
+
 /// Decodes every entry of a module.
 pub(crate) fn decode(text: &str) -> Result<BTreeMap<String, Program>, ParseError> {
     let file = parse::parse(text)?;
@@ -356,7 +351,8 @@ fn program(file: &parse::File, entry: &Entry, text: &str) -> Decode<Program> {
     })
 }
 
-/// Records the registers that instructions share with a `wgmma`, for the checks of [`crate::isa::wgmma`]. True if there is a `wgmma`.
+/// Records the registers that instructions share with a `wgmma`, for the checks of [`crate::isa::wgmma`].
+/// True if there is a `wgmma`.
 fn mark_wgmma_registers(decoder: &Decoder, entry: &Entry, code: &mut [Instruction]) -> bool {
     let mut tensor = vec![false; decoder.n[0] as usize];
     let mut any = false;

@@ -30,7 +30,7 @@ pub(crate) struct Atomic {
 }
 
 /// Rows are found under `atom`, for `red` too.
-const ROWS: &[Row<Atomic>] = rows! {
+pub(super) const ROWS: &[Row<Atomic>] = rows! {
     optional &["global", "shared", "shared::cta", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "v2", "v4"];
     "atom.add" [u32, i32, u64, i64] atomic(|old: T, value, _| old.wrapping_add(value));
     "atom.add" [f32] atomic(|old: T, value, _| old + value);

@@ -110,3 +110,29 @@ fn row<E>(d: &mut Decoder, call: &Call, rows: &[Row<E>]) -> Result<E, ParseError
         None => d.unknown(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn check<E>(rows: &[Row<E>]) {
+        let mut seen = BTreeSet::new();
+        for row in rows {
+            for ty in row.types {
+                assert!(seen.insert((row.name, ty, row.optional)), "two rows for {}.{ty}", row.name);
+                let call = Call { parts: row.name.split('.').chain([*ty]).collect(), operands: &[] };
+                let found = Row::find(rows, &call).expect("the opcode names a row");
+                assert_eq!((found.name, found.types), (row.name, row.types), "{}.{ty} names another row", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_opcode_names_one_row() {
+        [integer::ROWS, float::ROWS, convert::ROWS, compare::SETP, compare::SELECTIONS].map(check);
+        check(approx::ROWS);
+        check(atomic::ROWS);
+    }
+}
