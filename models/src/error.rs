@@ -1,94 +1,57 @@
-//! What can be wrong with the tensors of a checkpoint.
+//! Errors of the tensors of a checkpoint.
 
 use std::path::PathBuf;
 
-/// Why a checkpoint's tensors are not those of its config, or a miniature could not be written. The `Display` text is
-/// complete: it names the file and the tensor.
+/// The tensors of a checkpoint do not match its config, or a miniature could not be written. The `Display` text is complete: it names
+/// the file and the tensor.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The config asks for a tensor that the checkpoint lacks.
+    /// A tensor of the config that the checkpoint lacks.
     #[error("{}: tensor {tensor}: found nothing, expected shape {expected:?}", path.display())]
     Missing {
         /// The file that lists the tensors.
         path: PathBuf,
-        /// The canonical name.
         tensor: String,
-        /// Its shape.
         expected: Vec<usize>,
     },
-    /// The checkpoint has a tensor that the config does not ask for.
+    /// A tensor of the checkpoint that the config does not have.
     #[error("{}: tensor {tensor}: found shape {found:?}, expected no such tensor for this config", path.display())]
-    Extra {
-        /// The file that the tensor lies in.
-        path: PathBuf,
-        /// Its name in the file.
-        tensor: String,
-        /// Its shape.
-        found: Vec<usize>,
-    },
-    /// A tensor has another shape than the config asks for.
+    Extra { path: PathBuf, tensor: String, found: Vec<usize> },
+    /// A tensor with another shape than in the config.
     #[error("{}: tensor {tensor}: found shape {found:?}, expected {expected:?}", path.display())]
     Shape {
-        /// The file that the tensor lies in.
         path: PathBuf,
-        /// Its name in the file.
         tensor: String,
         /// Its shape in the file.
         found: Vec<usize>,
         /// Its shape by the config.
         expected: Vec<usize>,
     },
-    /// A tensor of 8-bit elements, or one of their scales, is not as the config says.
+    /// A tensor of 8-bit elements, or its scales, that does not match the config.
     #[error("{}: tensor {tensor}: found {found}, expected {expected}", path.display())]
-    Stored {
-        /// The file that the tensor lies in.
-        path: PathBuf,
-        /// Its name in the file.
-        tensor: String,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
+    Stored { path: PathBuf, tensor: String, found: String, expected: String },
     /// Two tensors are one parameter, under an old and a new name.
     #[error("{}: tensor {tensor}: found {other} as well, expected one of the two: they are the same parameter", path.display())]
     Twice {
-        /// The file that the second tensor lies in.
         path: PathBuf,
         /// Name of the second.
         tensor: String,
         /// Name of the first.
         other: String,
     },
-    /// A model whose output projection is its embedding comes with another output projection.
+    /// A tied model whose output projection differs from its embedding.
     #[error(
         "{}: tensor {tensor}: found other values than in {embedding}, expected none or the same: the config has \
          tie_word_embeddings",
         path.display()
     )]
-    Untied {
-        /// The file that the output projection lies in.
-        path: PathBuf,
-        /// The output projection.
-        tensor: String,
-        /// The embedding.
-        embedding: String,
-    },
-    /// A parameter was asked for that the model does not have.
+    Untied { path: PathBuf, tensor: String, embedding: String },
+    /// A parameter that the model does not have.
     #[error("parameter {name}: not one of this model")]
-    UnknownParameter {
-        /// The name asked for.
-        name: String,
-    },
-    /// The checkpoint itself is refused.
+    UnknownParameter { name: String },
     #[error(transparent)]
     Checkpoint(#[from] jambac_checkpoint::Error),
     /// A miniature's file could not be written.
     #[error("{}: {cause}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// What went wrong.
-        cause: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Write { path: PathBuf, cause: Box<dyn std::error::Error + Send + Sync> },
 }

@@ -1,7 +1,9 @@
 //! jambac-models: architecture → graph.
 //!
-//! [`jamba`] is the one architecture: its table of Hugging Face names, and the graph of what Hugging Face computes, op by
-//! op. [`tiny`] writes miniature checkpoints for tests. The folders beside `src` are the models that people build.
+//! [`jamba`] is the only architecture: its table of Hugging Face names, and its graph, op by op as Hugging Face computes it. [`tiny`]
+//! writes miniature checkpoints for tests. The other folders of `models/` are model files for users to build.
+
+#![allow(missing_docs)] // For internal crates the names suffice.
 
 mod error;
 pub mod jamba;

@@ -1,9 +1,8 @@
 //! Seeded miniature Jambas, written as real checkpoints: config.json and safetensors, in one file or in shards.
 //!
-//! The weights are drawn so that everything matters: norms in 0.5 … 1.5, A = −0.5 … −16, D around 1, step sizes from 1e-3
-//! to 0.1, biases that are not zero, a router that is sure of its choice, linear layers that keep the scale of what they
-//! are given. The same miniature and seed give the same bytes on every machine: no function is used whose result differs
-//! between them.
+//! The weights are drawn so that every part has an effect: norms in 0.5 … 1.5, A = −0.5 … −16, D around 1, step sizes from 1e-3 to 0.1,
+//! nonzero biases, a router with clear preferences, linear layers that keep the scale of their input. The same miniature and seed give the
+//! same bytes on every machine: no function is used whose result is platform dependent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +29,7 @@ pub enum Storage {
     Mixed,
 }
 
-/// Which names tensors have in the file.
+/// The names of tensors in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     /// As transformers writes them.
@@ -39,7 +38,7 @@ pub enum Names {
     Original,
 }
 
-/// A miniature: the keys of config.json, and how the checkpoint is written. Start from a preset.
+/// A miniature: the keys of config.json, and the storage of the checkpoint. Start from a preset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tiny {
     /// `hidden_size`.
@@ -82,16 +81,15 @@ pub struct Tiny {
     pub eps: f64,
     /// How parameters are stored.
     pub storage: Storage,
-    /// How weights of linears are stored, where that is in 8 bits.
+    /// The storage of the weights of linears, if they have 8 bits.
     pub quantized: Option<Arrangement>,
-    /// What tensors are called.
     pub names: Names,
-    /// Number of files; 1 is model.safetensors alone, more come with an index.
+    /// Number of files; 1 is model.safetensors alone, several have an index.
     pub shards: usize,
 }
 
 impl Tiny {
-    /// Every kind of layer, sizes that vectors like, F32: 0.8 M parameters.
+    /// Every kind of layer, sizes divisible by vector widths, F32: 0.8 M parameters.
     pub fn base() -> Tiny {
         Tiny {
             hidden: 64,
@@ -167,8 +165,8 @@ impl Tiny {
         }
     }
 
-    /// As people's own trainings are: heads that do not divide hidden, attention last in its period, experts in every
-    /// layer, no bias on the convolution, d_state 64, another eps, stored in a mixture of types.
+    /// Unusual choices: heads that do not divide hidden, attention last in its period, experts in every layer, no bias on the
+    /// convolution, d_state 64, another eps, mixed storage types.
     pub fn community() -> Tiny {
         Tiny {
             hidden: 40,
@@ -249,15 +247,15 @@ impl Tiny {
     /// The config alone.
     ///
     /// # Errors
-    /// Sizes that contradict each other, as config.json's reader says.
+    /// Inconsistent sizes.
     pub fn config(&self) -> Result<JambaConfig, ModelError> {
         Ok(JambaConfig::parse(&self.config_json(), Path::new("config.json"))?)
     }
 
-    /// Writes the checkpoint into `dir`, an empty folder or one that is made here.
+    /// Writes the checkpoint into `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// Sizes that contradict each other; a file that cannot be written.
+    /// Inconsistent sizes; a file that cannot be written.
     pub fn write(&self, dir: &Path, seed: u64) -> Result<(), ModelError> {
         let config = self.config()?;
         fs::create_dir_all(dir).map_err(|cause| write_error(dir, cause))?;
@@ -341,7 +339,7 @@ fn write_error(path: &Path, cause: impl std::error::Error + Send + Sync + 'stati
     ModelError::Write { path: path.into(), cause: Box::new(cause) }
 }
 
-/// A tensor as it lies in a file.
+/// A tensor as stored in a file.
 struct Stored {
     name: String,
     dtype: DType,

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
 
-/// A key, the JSON of the values that it may hold, and what another value would ask for.
+/// A key, the JSON of the accepted values, and the meaning of any other value.
 const FIXED: &[(&str, &[&str], &str)] = &[
     ("hidden_act", &["\"silu\"", "\"swish\""], "Jamba's one activation, under both of its names"),
     ("sliding_window", &["null"], "attention sees the whole text"),
@@ -27,7 +27,7 @@ const FIXED: &[(&str, &[&str], &str)] = &[
 
 const ELSEWHERE: &str = "how tensors are stored is read from quantization_config";
 
-/// Keys whose value cannot matter, with the reason.
+/// Keys whose value has no effect, with the reason.
 const CHANGE_NOTHING: &[(&str, &[&str])] = &[
     (
         "where the file comes from and what wrote it",

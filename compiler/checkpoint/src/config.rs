@@ -1,7 +1,7 @@
 //! config.json; every key that changes the math is read or refused.
 //!
 //! The defaults of absent keys are those of `JambaConfig` in Hugging Face transformers
-//! (`models/jamba/configuration_jamba.py`); the five sizes that tell one model from another must be there.
+//! (`models/jamba/configuration_jamba.py`); the five sizes that distinguish models are required.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::json::{Keys, show};
 use crate::quantization::Quantization;
 
-/// A Jamba model's dimensions and switches. Every field is checked: no dimension is zero, nothing contradicts anything.
+/// Dimensions and switches of a Jamba model. Every field is checked: no dimension is zero, and the values are consistent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JambaConfig {
     /// Width of the residual stream (`hidden_size`).
@@ -37,7 +37,7 @@ pub struct JambaConfig {
     pub expert_layer_offset: usize,
     /// Experts of a mixture; 1 means that every layer is dense (`num_experts`).
     pub n_experts: usize,
-    /// Experts that a token is sent to; at most `n_experts` unless that is 1, when it means nothing
+    /// Experts per token; at most `n_experts` unless that is 1, where it is ignored
     /// (`num_experts_per_tok`).
     pub top_k: usize,
     /// Channels of a Mamba layer, `expand · d_model`.
@@ -60,7 +60,7 @@ pub struct JambaConfig {
     pub tied: bool,
     /// The epsilon of every RMS norm (`rms_norm_eps`).
     pub rms_norm_eps: f64,
-    /// Tokens that the model was trained to read; nothing in the arithmetic depends on it
+    /// Context length of the training; the arithmetic does not depend on it
     /// (`max_position_embeddings`, once `n_ctx`).
     pub max_positions: usize,
     /// The token that begins a text (`bos_token_id`).
@@ -69,7 +69,7 @@ pub struct JambaConfig {
     pub eos: Vec<u32>,
     /// The token that fills a batch (`pad_token_id`).
     pub pad: Option<u32>,
-    /// How weights are stored, where 8 bits hold one (`quantization_config`).
+    /// The storage of 8-bit weights (`quantization_config`).
     pub quantization: Option<Quantization>,
 }
 
@@ -86,9 +86,8 @@ impl JambaConfig {
     /// Reads `text`, the content of a config.json; `path` is only for errors.
     ///
     /// # Errors
-    /// The text is not a JSON object; a size is missing; a value is of the wrong type, out of range or at odds with
-    /// another; the model is not a Jamba, or is quantised in
-    /// a way that is not read; a key is unknown and so could change the arithmetic.
+    /// The text is not a JSON object; a size is missing; a value has the wrong type, is out of range, or contradicts another; the model
+    /// is not a Jamba, or its quantization is not supported; a key is unknown, so it could change the arithmetic.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         Self::from_json(text.as_bytes(), path)
     }
@@ -185,7 +184,7 @@ impl JambaConfig {
         })
     }
 
-    /// Refuses values that are fine alone and not together.
+    /// Refuses combinations of values that contradict each other.
     fn check(&self, keys: &Keys) -> Result<()> {
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return Err(keys.refuse(
@@ -216,7 +215,7 @@ impl JambaConfig {
         Ok(())
     }
 
-    /// `layers_block_type` is derived from the period and the offset; where a config spells it out, it must agree.
+    /// `layers_block_type` follows from period and offset; if a config has it, it must agree.
     fn check_block_types(&self, keys: &Keys, found: &Value) -> Result<()> {
         let expected = |layer| if self.is_attention(layer) { "attention" } else { "mamba" };
         let agrees = found.as_array().is_some_and(|types| {
@@ -236,7 +235,7 @@ impl JambaConfig {
     }
 }
 
-/// The model must say that it is a Jamba with a language-model head.
+/// Checks that the model is a Jamba with a language-model head.
 fn check_architecture(keys: &mut Keys) -> Result<()> {
     let model_type = keys.take("model_type");
     if model_type.as_ref().is_none_or(|name| name != "jamba") {
@@ -251,7 +250,7 @@ fn check_architecture(keys: &mut Keys) -> Result<()> {
     }
 }
 
-/// `num_experts`, which transformers also answers to as `num_local_experts`.
+/// `num_experts`, or its alias in transformers, `num_local_experts`.
 fn n_experts(keys: &mut Keys) -> Result<usize> {
     let (name, alias) = (keys.integer("num_experts", 1)?, keys.integer("num_local_experts", 1)?);
     match (name, alias) {

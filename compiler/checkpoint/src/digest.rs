@@ -1,8 +1,8 @@
-//! What tells one checkpoint from another: a digest of each file that was read.
+//! The identity of a checkpoint: a digest of each file.
 //!
-//! Small files are digested whole. Shards are not, as reading 100 GB takes minutes and the plan holds a digest of every
-//! packed weight anyway: a shard's digest covers its header and the first [`SAMPLE_BYTES`] of every tensor, so that two
-//! checkpoints of the same shapes differ, and says nothing of the bytes after them.
+//! Digests of small files cover all bytes. Those of shards cover the header and the first [`SAMPLE_BYTES`] of every tensor, which
+//! distinguishes checkpoints of the same shapes, but not changes in later bytes: reading 100 GB would take minutes, and the plan has a
+//! digest of every packed weight anyway.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::tokenizer::TokenizerFiles;
 /// Bytes at the beginning of each tensor that a shard's digest covers.
 pub const SAMPLE_BYTES: usize = 4096;
 
-/// What a digest is computed over, after the length of the file (u64, little-endian).
+/// The bytes that a digest covers, after the length of the file (u64, little-endian).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Covers {
     /// All bytes of the file.
@@ -24,7 +24,7 @@ pub enum Covers {
 }
 
 impl Covers {
-    /// For people.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Covers::Everything => "everything",
@@ -36,17 +36,14 @@ impl Covers {
 /// One file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileDigest {
-    /// Its name in the folder.
     pub name: String,
-    /// Its length in bytes.
     pub bytes: u64,
     /// BLAKE3, as hexadecimal digits.
     pub blake3: String,
-    /// What the digest covers.
     pub covers: Covers,
 }
 
-/// The small files of the folder `dir` that a plan depends on, those that are there: config.json, then what `files` holds.
+/// The existing small files of the folder `dir` that a plan depends on: config.json, then `files`.
 ///
 /// # Errors
 /// config.json cannot be read.
@@ -75,7 +72,7 @@ fn whole(name: &str, bytes: &[u8]) -> FileDigest {
     }
 }
 
-/// The digest of a shard with these tensors, which come in the order of their names.
+/// The digest of a shard with these tensors, sorted by name.
 pub(crate) fn shard<'a>(shard: &Shard, tensors: impl Iterator<Item = &'a TensorInfo>) -> FileDigest {
     let n_bytes = shard.len() as u64;
     let mut hasher = blake3::Hasher::new();

@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 use crate::json::{Object, show};
 use crate::safetensors::Shard;
 
-/// The name of an unsharded checkpoint's one file.
+/// The file of a checkpoint without shards.
 const SINGLE: &str = "model.safetensors";
-/// The name of the file that lists the shards of a sharded one.
+/// The file that lists the shards.
 const INDEX: &str = "model.safetensors.index.json";
-/// What PyTorch's own format is called.
+/// The files of PyTorch's format.
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// How an element of a parameter is stored, little-endian.
+/// Stored type of an element, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
     /// IEEE 754 binary32.
@@ -27,19 +27,18 @@ pub enum DType {
     Bf16,
     /// IEEE 754 binary16.
     F16,
-    /// A signed integer of 8 bits, which means something with its scale only.
+    /// A signed 8-bit integer; has a scale.
     I8,
-    /// A sign, 4 bits of exponent and 3 of mantissa, without infinities; means something with its scale only.
+    /// A sign, 4 bits of exponent and 3 of mantissa, without infinities; has a scale.
     F8E4M3,
-    /// The upper half of an F16; means something with its scale only.
+    /// The upper half of an F16; has a scale.
     F8E5M2,
 }
 
 impl DType {
-    /// Every element type that is read.
     pub const ALL: [DType; 6] = [Self::F32, Self::Bf16, Self::F16, Self::I8, Self::F8E4M3, Self::F8E5M2];
 
-    /// The name that safetensors headers use.
+    /// The name in safetensors headers.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -51,7 +50,7 @@ impl DType {
         }
     }
 
-    /// Whether an element has 8 bits, and so stands for a value together with a scale alone.
+    /// Whether an element has 8 bits, and so needs a scale.
     pub fn is_quantized(self) -> bool {
         self.size_bytes() == 1
     }
@@ -72,18 +71,17 @@ impl fmt::Display for DType {
     }
 }
 
-/// Where a parameter lies and what it is. The byte range has been checked against dtype, shape and file.
+/// Location and type of a parameter. The byte range is checked against dtype, shape and file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// The parameter's Hugging Face name.
+    /// Hugging Face name.
     pub name: String,
-    /// Which of the checkpoint's shards holds it.
+    /// Index of the shard that holds it.
     pub shard_idx: usize,
-    /// How its elements are stored.
     pub dtype: DType,
-    /// Its dimensions, outermost first; the last one is contiguous.
+    /// Outermost first; the last dimension is contiguous.
     pub shape: Vec<usize>,
-    /// Its bytes in the shard's file, counted from the beginning of the file. The start is aligned to nothing.
+    /// Byte range in the file of the shard, without alignment.
     pub byte_range: Range<usize>,
 }
 
@@ -94,14 +92,14 @@ impl TensorInfo {
     }
 }
 
-/// Every tensor of a checkpoint, in name order, and the mapped shards that they lie in.
+/// Every tensor of a checkpoint in name order, and the mapped shards.
 #[derive(Debug)]
 pub(crate) struct Index {
     /// Sorted by name.
     pub(crate) tensors: Vec<TensorInfo>,
     /// In the order of their file names.
     pub(crate) shards: Vec<Shard>,
-    /// The file that says which tensors there are.
+    /// The file that lists the tensors.
     pub(crate) path: PathBuf,
 }
 
@@ -119,7 +117,7 @@ impl Index {
         Ok(Self { tensors, shards: vec![shard], path: single })
     }
 
-    /// Opens the shards that the index file at `path` lists, and checks that they hold what it says.
+    /// Opens the shards that the index file at `path` lists, and checks that they hold the listed tensors.
     fn open_sharded(dir: &Path, path: PathBuf) -> Result<Self> {
         let weight_map = read_weight_map(&path)?;
         let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
@@ -148,7 +146,7 @@ impl Index {
                         let expected = format!("only tensors that {INDEX} lists");
                         return Err(Error::tensor(&shard_path, &tensor.name, "it in this shard", expected));
                     }
-                    // The shard that should hold it may hold it too: say so when that one is reached.
+                    // If the listed shard holds it too, the error comes when that shard is reached.
                     Some(_) => holders.insert(tensor.name.clone(), tensor),
                 };
             }
@@ -167,7 +165,6 @@ impl Index {
         Ok(Self { tensors: holders.into_values().collect(), shards, path })
     }
 
-    /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok().map(|at| &self.tensors[at])
     }
@@ -195,7 +192,7 @@ fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     entries.into_iter().map(shard_of).collect()
 }
 
-/// Whether `name` is a plain file name, and so cannot lead out of the folder.
+/// Whether `name` is a plain file name, which cannot lead out of the folder.
 fn is_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)

@@ -1,4 +1,4 @@
-//! A JSON object read key by key, so that at the end it is known which keys nobody read.
+//! A JSON object read key by key, which tracks the keys that are still unread.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Largest count that a key may hold: products of two of them still fit in 64 bits.
 pub(crate) const MAX_COUNT: usize = i32::MAX as usize;
 
-/// A JSON object in key order that refuses to hold a key twice (`serde_json::Map` would keep the last one silently).
+/// A JSON object in key order that refuses duplicate keys (`serde_json::Map` silently keeps the last one).
 #[derive(Debug)]
 pub(crate) struct Object(pub(crate) BTreeMap<String, Value>);
 
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// `value` as an error shows it: its JSON, cut when it is long.
+/// `value` for an error message: its JSON, truncated if it is long.
 pub(crate) fn show(value: &Value) -> String {
     const LONGEST: usize = 80;
     let text = value.to_string();
@@ -52,11 +52,11 @@ pub(crate) fn show(value: &Value) -> String {
     }
 }
 
-/// The keys of one JSON file that have not been read yet.
+/// The unread keys of one JSON file.
 #[derive(Debug)]
 pub(crate) struct Keys<'a> {
     path: &'a Path,
-    /// What errors put before a key: the keys of the objects around this one, each with a dot.
+    /// The prefix of keys in errors: the keys of the enclosing objects, each with a dot.
     prefix: String,
     unread: BTreeMap<String, Value>,
 }
@@ -68,7 +68,7 @@ impl<'a> Keys<'a> {
         Ok(Self { path, prefix: String::new(), unread })
     }
 
-    /// The keys of an object that stands at `key`, for errors: keys with dots between them.
+    /// The keys of an object at `key`; errors join keys by dots.
     pub(crate) fn inside(value: Value, key: &str, path: &'a Path) -> Result<Self> {
         match value {
             Value::Object(entries) => {
@@ -88,14 +88,14 @@ impl<'a> Keys<'a> {
         format!("{}{key}", self.prefix)
     }
 
-    /// Lets go of keys whose values say nothing about the arithmetic.
+    /// Drops keys whose values do not affect the arithmetic.
     pub(crate) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {
             self.unread.remove(*key);
         }
     }
 
-    /// Refuses the first key that nobody has read.
+    /// Refuses the first unread key.
     pub(crate) fn finish(self) -> Result<()> {
         match self.unread.first_key_value() {
             None => Ok(()),
@@ -105,17 +105,17 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The value of `key`, which counts as read from now on.
+    /// Takes the value of `key`.
     pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
         self.unread.remove(key)
     }
 
-    /// As [`Keys::take`], where `null` says the same as no key at all.
+    /// As [`Keys::take`], with `null` as absent.
     pub(crate) fn take_non_null(&mut self, key: &str) -> Option<Value> {
         self.take(key).filter(|value| !value.is_null())
     }
 
-    /// What nobody has read, in key order.
+    /// The unread keys in order.
     pub(crate) fn into_unread(self) -> BTreeMap<String, Value> {
         self.unread
     }
@@ -130,7 +130,7 @@ impl<'a> Keys<'a> {
         self.take(key).map(|value| self.as_integer(key, &value, least)).transpose()
     }
 
-    /// As [`Keys::integer`] from 1 upwards, for a key that must be there.
+    /// As [`Keys::integer`] from 1 upwards, for a required key.
     pub(crate) fn required_count(&mut self, key: &str) -> Result<usize> {
         match self.integer(key, 1)? {
             Some(count) => Ok(count),
@@ -138,7 +138,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// `value`, which stands at `key`, as an integer from `least` to [`MAX_COUNT`].
+    /// `value` of `key` as an integer from `least` to [`MAX_COUNT`].
     pub(crate) fn as_integer(&self, key: &str, value: &Value, least: usize) -> Result<usize> {
         value
             .as_u64()

@@ -3,7 +3,9 @@
 //! [`Checkpoint::open`] reads config.json strictly, maps model.safetensors (or the shards that
 //! model.safetensors.index.json lists) and checks every header, so that afterwards a tensor is a slice of a mapped
 //! file. Parameters are never copied as a whole: a checkpoint may be far larger than memory.
-//! Which tensors a Jamba must have, and of which shapes, is not known here but in jambac-models.
+//! The tensors that a Jamba must have, with their shapes, are in jambac-models.
+
+#![allow(missing_docs)] // For internal crates the names suffice.
 
 mod accepted_keys;
 mod config;
@@ -30,7 +32,7 @@ pub use view::TensorView;
 
 use index::Index;
 
-/// An open checkpoint: its config, its tensors where they are mapped, and the small files beside them.
+/// An open checkpoint: config, mapped tensors, and small files.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
@@ -44,8 +46,8 @@ impl Checkpoint {
     /// Opens the folder `dir`. Reads headers and small files only; tensors are mapped.
     ///
     /// # Errors
-    /// config.json is refused (see [`JambaConfig::parse`]); a shard is missing, truncated, overlapping, or not as the
-    /// index file says; a tensor has a dtype that is not one of [`DType`]; a file cannot be read.
+    /// An invalid config.json (see [`JambaConfig::parse`]); a shard that is missing, truncated, overlapping, or at odds with the index
+    /// file; a tensor whose dtype is not in [`DType`]; a file that cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         if dir.is_file() {
             return Err(Error::file(dir, "a file", "a checkpoint folder"));
@@ -81,7 +83,7 @@ impl Checkpoint {
         self.index.tensors.iter()
     }
 
-    /// The tensor called `name`, where it is mapped.
+    /// The tensor `name`.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.index.get(name).map(|info| self.view(info))
     }

@@ -1,13 +1,13 @@
-//! `quantization_config` of config.json: how the weights of linears are stored, where 8 bits hold one.
+//! `quantization_config` of config.json: the storage of linears with 8-bit weights.
 //!
-//! | `quant_method` | who writes it | weight | its scales, which multiply |
+//! | `quant_method` | written by | weight | scales (factors) |
 //! |---|---|---|---|
 //! | `compressed-tensors` | llm-compressor | I8 or F8_E4M3 | `X.weight_scale`: of the tensor, of a row, or of a block |
 //! | `fp8` | transformers, AutoFP8 | F8_E4M3 or F8_E5M2 | `X.weight_scale_inv` of a block, or `X.weight_scale` |
-//! | `experts_int8` | AI21, for vLLM | as without: vLLM rounds the experts to int8 as it loads them | none |
+//! | `experts_int8` | AI21, for vLLM | unquantized; vLLM rounds the experts to int8 as it loads them | none |
 //!
-//! Which weights are stored so is not read here: each tensor states its own dtype, and `ignore` and `targets` only say again
-//! what the tensors say. Activations are never rounded to 8 bits here, whatever the config asks of other engines.
+//! The set of quantized weights follows from the dtype of each tensor; `ignore` and `targets` only repeat it. Activations are never
+//! rounded to 8 bits, even if the config requests it.
 
 use std::path::Path;
 
@@ -17,14 +17,13 @@ use crate::error::{Error, Result};
 use crate::index::DType;
 use crate::json::{Keys, show};
 
-/// What config.json says of weights of 8 bits.
+/// The storage of 8-bit weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
-    /// Who wrote the weights.
     pub method: Method,
-    /// The ways in which weights may be stored; none where the method rounds as it loads.
+    /// The possible formats of weights; none if the method rounds as it loads.
     pub schemes: Vec<Scheme>,
-    /// Whether the scales of inputs were recorded beside the weights, as tensors that nothing here needs.
+    /// Whether the checkpoint has scales of inputs, which are ignored.
     pub records_inputs: bool,
 }
 
@@ -39,19 +38,18 @@ pub enum Method {
     ExpertsInt8,
 }
 
-/// How the elements of a weight are stored, and which of them share a scale.
+/// The element type of a weight, and the granularity of its scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheme {
-    /// Stored type of an element, one of 8 bits.
+    /// An 8-bit type.
     pub dtype: DType,
-    /// What a scale belongs to.
     pub scales: Scales,
 }
 
-/// What one scale of a weight of \[n, k\] belongs to.
+/// The elements of a weight of \[n, k\] that share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scales {
-    /// All of it. The scale has no dimension, or only dimensions of 1.
+    /// All elements. The scale has no dimension, or only dimensions of 1.
     Tensor,
     /// A row, that is, one output. Scales are \[n, 1\] or \[n\].
     Row,
@@ -95,10 +93,10 @@ impl Quantization {
     }
 }
 
-/// The keys of `fp8`; what it stores, and whether inputs are recorded.
+/// The keys of `fp8`: the format of weights, and whether there are scales of inputs.
 fn fp8(keys: &mut Keys) -> Result<(Vec<Scheme>, bool)> {
     keys.ignore(&["modules_to_not_convert", "ignored_layers", "dequantize"]);
-    // How scales were rounded as they were chosen: they state their own dtype.
+    // The rounding of scales; their dtype is known from the tensors.
     one_of(keys, "scale_fmt", &["float", "ue8m0"])?;
     let dtypes = match one_of(keys, "fmt", &["e4m3", "e5m2"])? {
         Some("e4m3") => vec![DType::F8E4M3],
@@ -114,7 +112,7 @@ fn fp8(keys: &mut Keys) -> Result<(Vec<Scheme>, bool)> {
     Ok((schemes.collect(), records_inputs))
 }
 
-/// The keys of `compressed-tensors`; what it stores, and whether inputs are recorded.
+/// The keys of `compressed-tensors`: the formats of weights, and whether there are scales of inputs.
 fn compressed_tensors(keys: &mut Keys) -> Result<(Vec<Scheme>, bool)> {
     keys.ignore(&["ignore", "global_compression_ratio", "version"]);
     one_of(keys, "quantization_status", &["compressed"])?;
@@ -151,7 +149,7 @@ fn compressed_tensors(keys: &mut Keys) -> Result<(Vec<Scheme>, bool)> {
     Ok((schemes, records_inputs))
 }
 
-/// Formats of compressed-tensors that store an element in a byte of its own.
+/// Formats of compressed-tensors with one byte per element.
 const FORMATS: [&str; 3] = ["int-quantized", "float-quantized", "naive-quantized"];
 
 /// The `weights` of a group.
@@ -185,7 +183,7 @@ fn scheme(mut keys: Keys) -> Result<Scheme> {
     Ok(Scheme { dtype, scales })
 }
 
-/// A pair of sizes, which stands at `key`.
+/// A pair of sizes, the value of `key`.
 fn block(keys: &Keys, key: &str, value: &Value) -> Result<Scales> {
     match value.as_array().map(Vec::as_slice) {
         Some([rows, columns]) => Ok(Scales::Block(keys.as_integer(key, rows, 1)?, keys.as_integer(key, columns, 1)?)),

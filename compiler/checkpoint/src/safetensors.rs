@@ -6,7 +6,7 @@
 //! the rest              the data, which data_offsets count from
 //! ```
 //!
-//! The tensors must cover the data exactly: none overlaps another, nothing lies between two.
+//! The tensors must cover the data exactly, without overlaps or gaps.
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::fs::File;
@@ -21,11 +21,11 @@ use crate::error::{Error, Result};
 use crate::index::{DType, TensorInfo};
 use crate::json::Object;
 
-/// The format's own limit on a header, in bytes.
+/// The format's limit on a header, in bytes.
 const MAX_HEADER_BYTES: usize = 100_000_000;
-/// Bytes of the number at the beginning of the file.
+/// Size of the header's length at the beginning of the file.
 const LENGTH_BYTES: usize = 8;
-/// What a download without Git LFS leaves in the place of a large file.
+/// The beginning of the file that a download without Git LFS leaves in place of a large file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One mapped file.
@@ -33,18 +33,17 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 pub(crate) struct Shard {
     path: PathBuf,
     map: Mmap,
-    /// Where the header ends, in bytes.
+    /// End of the header, in bytes.
     data_start: usize,
 }
 
 impl Shard {
-    /// Maps the file at `path` and reads its header; `shard_idx` goes into the tensors' descriptions, which come back
-    /// in name order.
+    /// Maps the file at `path` and reads its header. Returns the tensors in name order, with `shard_idx` as their shard.
     pub(crate) fn open(path: &Path, shard_idx: usize) -> Result<(Self, Vec<TensorInfo>)> {
         let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
-        // SAFETY: the mapping is private and read-only, and nothing of ours writes to checkpoints. That nobody else
-        // changes or truncates a checkpoint while it is being compiled is a condition of using this crate: the bytes
-        // are only ever read as numbers, so that a change gives other numbers, and a truncation a SIGBUS.
+        // SAFETY: the mapping is private and read-only, and this project never writes to checkpoints. Users of this crate must not change
+        // or truncate a checkpoint while it is compiled. The bytes are only read as numbers: a change gives other numbers, a truncation
+        // a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(path, cause))?;
         let tensors = read_header(&map, path, shard_idx)?;
         let data_start = LENGTH_BYTES + header_bytes(&map, path)?.len();
@@ -114,7 +113,7 @@ fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
 
 /// One tensor's entry; its byte range still counts from the beginning of the data.
 fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Result<TensorInfo> {
-    // Before the crate looks at it, so that dtypes which the crate does not know are refused like those it does.
+    // Before the safetensors crate parses it, so that dtypes unknown to the crate are refused in the same way.
     let named = entry.get("dtype").and_then(Value::as_str);
     let Some(dtype) = DType::ALL.into_iter().find(|dtype| Some(dtype.name()) == named) else {
         let found = named.map_or("no dtype".to_owned(), |other| format!("dtype {other}"));
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(ranges, [("a", 7, start..start + 8), ("b", 7, start + 8..start + 14)]);
     }
 
-    /// A file with this header and so many bytes of data.
+    /// A file with this header and this number of bytes of data.
     fn with_header(header: &str, data_bytes: usize) -> Vec<u8> {
         [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data_bytes]].concat()
     }

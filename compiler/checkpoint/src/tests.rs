@@ -1,4 +1,4 @@
-//! Whole folders: good ones, and every way that shards can be wrong.
+//! Whole folders: valid ones, and every fault of shards.
 
 use std::fs;
 use std::path::Path;
@@ -296,7 +296,7 @@ fn digests_tell_checkpoints_apart() {
     assert_eq!(before[0].bytes, CONFIG.len() as u64);
     assert_eq!(digests(&values, CONFIG), before);
     assert_ne!(digests(&values, &format!("{CONFIG} "))[0], before[0]);
-    // Inside and behind what the digest of a shard covers.
+    // Inside and after the bytes that the digest of a shard covers.
     values[4095] = 1;
     assert_ne!(digests(&values, CONFIG)[1], before[1]);
     values[4095] = 0;

@@ -1,4 +1,4 @@
-//! The small files beside the tensors, as far as they are there: tokenizer, chat template, generation defaults.
+//! The optional small files: tokenizer, chat template, generation defaults.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
 
-/// What a checkpoint says of its text form. The bytes are the files' own; a checkpoint without a tokenizer is fine.
+/// The tokenizer and related files, byte for byte; all are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenizerFiles {
     /// tokenizer.json.
@@ -17,13 +17,13 @@ pub struct TokenizerFiles {
     pub tokenizer_config: Option<Vec<u8>>,
     /// generation_config.json.
     pub generation_config: Option<Vec<u8>>,
-    /// The Jinja source of the chat template: chat_template.jinja, else the `chat_template` of chat_template.json,
-    /// else that of tokenizer_config.json.
+    /// The Jinja source of the chat template: chat_template.jinja, or the `chat_template` of chat_template.json or of
+    /// tokenizer_config.json.
     pub chat_template: Option<String>,
 }
 
 impl TokenizerFiles {
-    /// Reads those of the files that `dir` has.
+    /// Reads the files that `dir` has.
     pub fn read(dir: &Path) -> Result<Self> {
         let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
         Ok(Self {
@@ -35,7 +35,7 @@ impl TokenizerFiles {
     }
 }
 
-/// The `eos_token_id` of generation_config.json, the file at `path`; `None` where it says nothing of it.
+/// The `eos_token_id` of generation_config.json, the file at `path`; `None` if it has none.
 pub(crate) fn generation_eos(files: &TokenizerFiles, path: &Path, vocab: usize) -> Result<Option<Vec<u32>>> {
     let Some(text) = &files.generation_config else { return Ok(None) };
     let eos = Keys::parse(text, path)?.token_ids("eos_token_id", vocab, &[])?;
@@ -70,7 +70,7 @@ fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Option<S
     }
 }
 
-/// The key `chat_template` of a JSON file: a template, or a list of named ones, of which "default" is the one.
+/// The key `chat_template` of a JSON file: a template, or the template "default" of a list of named ones.
 fn template_in(text: &[u8], path: &Path) -> Result<Option<String>> {
     let mut keys = Keys::parse(text, path)?;
     let Some(value) = keys.take_non_null("chat_template") else { return Ok(None) };

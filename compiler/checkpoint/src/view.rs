@@ -1,17 +1,15 @@
-//! A tensor's bytes where they are mapped, and their elements as f32.
+//! The mapped bytes of a tensor, and its elements as f32.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::index::{DType, TensorInfo};
 
-/// A parameter of an open checkpoint: what it is, and its bytes in the mapped file. Elements of 8 bits widen to the numbers
-/// that they are, without their scales.
+/// A parameter of an open checkpoint, with its mapped bytes. Elements of 8 bits are widened without their scales.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
-    /// What and where it is.
     pub info: &'a TensorInfo,
-    /// Its elements, row-major, little-endian, aligned to nothing.
+    /// Row-major, little-endian, without alignment.
     pub bytes: &'a [u8],
 }
 
@@ -21,7 +19,7 @@ impl<'a> TensorView<'a> {
         self.info.shape.first().copied().unwrap_or(1)
     }
 
-    /// Number of elements behind each index of the first dimension.
+    /// Number of elements per index of the first dimension.
     pub fn row_len(&self) -> usize {
         self.info.shape.iter().skip(1).product()
     }
@@ -29,7 +27,7 @@ impl<'a> TensorView<'a> {
     /// The bytes of row `row` of the first dimension, as stored.
     ///
     /// # Panics
-    /// When there is no such row.
+    /// If there is no such row.
     pub fn row_bytes(&self, row: usize) -> &'a [u8] {
         let row_bytes = self.row_len() * self.info.dtype.size_bytes();
         assert!(row < self.n_rows(), "{} has {} rows, not {row}", self.info.name, self.n_rows());
@@ -39,12 +37,12 @@ impl<'a> TensorView<'a> {
     /// Widens row `row` of the first dimension into `out`, which takes [`TensorView::row_len`] elements.
     ///
     /// # Panics
-    /// When there is no such row, or `out` has another length.
+    /// If there is no such row, or `out` has another length.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
         widen(self.info.dtype, self.row_bytes(row), out);
     }
 
-    /// Row `row` of the first dimension, where elements are integers of 8 bits.
+    /// Row `row` of the first dimension, if elements are 8-bit integers.
     pub fn row_i8(&self, row: usize) -> Option<impl ExactSizeIterator<Item = i8> + use<'a>> {
         (self.info.dtype == DType::I8).then(|| self.row_bytes(row).iter().map(|&byte| byte as i8))
     }
@@ -52,7 +50,7 @@ impl<'a> TensorView<'a> {
     /// Widens the elements from `start` (in the flat, row-major order) into all of `out`.
     ///
     /// # Panics
-    /// When there are not that many.
+    /// If there are fewer.
     pub fn range_f32(&self, start: usize, out: &mut [f32]) {
         let size = self.info.dtype.size_bytes();
         widen(self.info.dtype, &self.bytes[start * size..(start + out.len()) * size], out);
@@ -91,7 +89,7 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             elements.iter().zip(out).for_each(|(element, out)| *out = bf16::from_le_bytes(*element).to_f32());
         }
         DType::F16 => {
-            // By blocks, so that half can use the processor's conversion on elements that may be unaligned in the file.
+            // In blocks, so that half can use the processor's conversion; elements may be unaligned in the file.
             const BLOCK: usize = 256;
             let mut block = [f16::ZERO; BLOCK];
             for (bytes, out) in bytes.chunks(2 * BLOCK).zip(out.chunks_mut(BLOCK)) {
@@ -107,7 +105,7 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The number that 8 bits are, without their scale.
+/// The value of an 8-bit element without its scale.
 fn widen_byte(dtype: DType, byte: u8) -> f32 {
     match dtype {
         DType::I8 => f32::from(byte as i8),
@@ -137,7 +135,7 @@ mod tests {
         TensorInfo { name: "t".into(), shard_idx: 0, dtype, shape, byte_range: 0..bytes.len() }
     }
 
-    /// What `half` and the standard library make of each element, as bits, so that NaNs compare.
+    /// Each element by `half` and the standard library, as bits, so that NaNs compare.
     fn one_by_one(dtype: DType, bytes: &[u8]) -> Vec<u32> {
         let widen = |element: &[u8]| match dtype {
             DType::F32 => f32::from_le_bytes(element.try_into().unwrap()),

@@ -35,7 +35,7 @@ struct Generator<'a> {
     b: Builder,
     bytes: &'a [u8],
     n_names: usize,
-    /// What later ops may read.
+    /// Operands for later ops.
     pool: Vec<Rows>,
 }
 
@@ -106,7 +106,7 @@ impl Generator<'_> {
         Rows { value, width }
     }
 
-    /// A value from within a pattern, which now and then gets another reader or becomes an output.
+    /// Now and then gives a value inside a pattern another reader, or makes it an output.
     fn expose(&mut self, value: ValueId, width: usize) {
         match self.choose(8) {
             1 => _ = self.keep(value, width),
@@ -124,7 +124,7 @@ impl Generator<'_> {
         self.pool[self.pool.len() - 1 - back]
     }
 
-    /// A value of this width: one that is there, or a projection of one.
+    /// A value of this width: an existing one, or a projection.
     fn of_width(&mut self, width: usize) -> ValueId {
         let fitting: Vec<ValueId> =
             self.pool.iter().filter(|rows| rows.width == width).map(|rows| rows.value).collect();
@@ -141,7 +141,7 @@ impl Generator<'_> {
         self.b.linear(x.value, weight, bias)
     }
 
-    /// Projections of one value by weights of one type; now and then a stranger among them.
+    /// Projections of one value by weights of one type; now and then one of them is of another value.
     fn project_together<const N: usize>(&mut self, widths: [usize; N]) -> [ValueId; N] {
         let x = self.any();
         let dtype = self.dtype();
@@ -275,7 +275,7 @@ impl Generator<'_> {
         [dt, b, c]
     }
 
-    /// Δ, B and C of values that have nothing in common.
+    /// Δ, B and C of unrelated values.
     fn separate_selection(&mut self, width: usize, d_state: usize) -> [ValueId; 3] {
         let dt = self.project(width);
         let dt = self.b.softplus(dt);
@@ -321,7 +321,7 @@ impl Generator<'_> {
         (self.b.slice(x.value, start, len), len)
     }
 
-    /// A projection into parts that slices read; now and then the whole has another reader, or a column none or two.
+    /// A projection that slices cut into parts; now and then the whole has another reader, or the slices overlap or leave a gap.
     fn split(&mut self, width: usize) -> (ValueId, usize) {
         let rest = WIDTHS[self.choose(WIDTHS.len())];
         let x = self.any();
@@ -350,14 +350,14 @@ impl Generator<'_> {
         self.b.linear(inner, down, None)
     }
 
-    /// A value times a row of its own.
+    /// A value times a new row.
     fn scaled(&mut self, width: usize) -> ValueId {
         let x = self.of_width(width);
         let row = self.parameter(&[width]);
         self.b.mul(x, row)
     }
 
-    /// Any op of the table; its last result. `None` where an operand or an attribute does not fit.
+    /// Any op of the table; its last result. `None` if an operand or an attribute does not fit.
     fn from_table(&mut self) -> Option<Rows> {
         let op = Op::sample(&mut |n| self.choose(n));
         let signature = signature(&op, &[]);
@@ -376,7 +376,7 @@ impl Generator<'_> {
         Some(last)
     }
 
-    /// The value as an activation, where it is one.
+    /// The value as an activation, if it is one.
     fn rows(&self, value: ValueId) -> Option<Rows> {
         let ty = self.b.ty(value);
         let width = ty.cols().filter(|&width| width > 0)?;

@@ -1,22 +1,21 @@
-//! The builder that models use: one method per op, panicking on misuse (a model's code is wrong, not its input).
+//! The builder for models: one method per op. It panics on misuse, which is a bug in the model's code, not in its input.
 
 use crate::graph::{Graph, ValueId};
 use crate::op::{Activation, Op, Selection};
 use crate::tensor::{DType, Dim, Type};
 
-/// Builds a graph node by node; [`Builder::scope`] names where nodes come from.
+/// Builds a graph node by node; [`Builder::scope`] sets the source location of later nodes.
 pub struct Builder {
     graph: Graph,
     scope: String,
 }
 
 impl Builder {
-    /// A builder of an empty graph.
     pub fn new(name: &str) -> Builder {
         Builder { graph: Graph::new(name), scope: String::new() }
     }
 
-    /// Later nodes come from here: `layers.3.mamba`.
+    /// Sets the source of later nodes: `layers.3.mamba`.
     pub fn scope(&mut self, scope: impl Into<String>) {
         self.scope = scope.into();
     }
@@ -26,7 +25,6 @@ impl Builder {
         self.graph.one_token = true;
     }
 
-    /// The finished graph.
     pub fn finish(self) -> Graph {
         self.graph
     }
@@ -64,7 +62,7 @@ impl Builder {
         self.add1(Op::Parameter { name: name.into(), ty: Type::new(dtype, shape.iter().copied()) }, &[])
     }
 
-    /// What a sequence remembers between steps; `dims` follow the sequences.
+    /// A sequence's memory between steps: `[sequences, dims…]`.
     pub fn state(&mut self, name: &str, dtype: DType, dims: &[Dim]) -> ValueId {
         let mut shape = vec![Dim::Symbol(crate::tensor::Symbol::Sequences)];
         shape.extend_from_slice(dims);
@@ -136,7 +134,7 @@ impl Builder {
         self.add2(op, &[u, a_log, state, dt, b, c])
     }
 
-    /// Keys and values join the cache; returns the next cache.
+    /// Appends keys and values to the cache; returns the next cache.
     pub fn kv_append(&mut self, cache: ValueId, k: ValueId, v: ValueId) -> ValueId {
         self.add1(Op::KvAppend, &[cache, k, v])
     }
@@ -156,7 +154,7 @@ impl Builder {
         self.add2(Op::TopK { k }, &[p])
     }
 
-    /// Slots sorted by expert, and where each expert's slots begin.
+    /// Slots sorted by expert, and the offset of each expert's first slot.
     pub fn moe_permute(&mut self, experts: ValueId, n_experts: usize) -> (ValueId, ValueId) {
         self.add2(Op::MoePermute { n_experts }, &[experts])
     }
@@ -171,7 +169,7 @@ impl Builder {
         self.add1(Op::MoeCombine, &[y, weights])
     }
 
-    /// The rows whose logits are wanted.
+    /// Selects the rows whose logits are computed.
     pub fn select_rows(&mut self, x: ValueId, rows: ValueId) -> ValueId {
         self.add1(Op::SelectRows, &[x, rows])
     }

@@ -51,14 +51,14 @@ pub fn dot(graph: &Graph) -> String {
     text + "}\n"
 }
 
-/// A part of a source, ordered by number where it is one.
+/// A part of a source, ordered by number if it is one.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Part {
     number: Option<u64>,
     pub(crate) text: String,
 }
 
-/// A source up to its first number: `layers.3` of `layers.3.mamba`; the first part where there is none.
+/// A source up to its first number: `layers.3` of `layers.3.mamba`; the first part if there is no number.
 pub(crate) fn group(source: &str) -> Vec<Part> {
     let parts = source.split('.').filter(|part| !part.is_empty());
     let parts: Vec<Part> = parts.map(|part| Part { number: part.parse().ok(), text: part.to_string() }).collect();
@@ -66,7 +66,7 @@ pub(crate) fn group(source: &str) -> Vec<Part> {
     parts.into_iter().take(len).collect()
 }
 
-/// The op, its own name, and the parameters it reads.
+/// The op, its name, and the parameters that it reads.
 pub(crate) fn label(graph: &Graph, node: NodeId) -> String {
     let mut label = graph.op(node).name().to_string();
     if let Some(name) = graph.op(node).source_name() {

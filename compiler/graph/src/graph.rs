@@ -1,4 +1,4 @@
-//! The graph itself: petgraph behind [`NodeId`] and [`ValueId`]; edges carry result and operand slots.
+//! The graph: a petgraph whose edges carry result and operand slots, addressed by [`NodeId`] and [`ValueId`].
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,29 +11,25 @@ use crate::infer::{InferError, infer};
 use crate::op::Op;
 use crate::tensor::Type;
 
-/// A node of one graph; stays valid while other nodes come and go.
+/// A node of one graph; stays valid while other nodes are added and removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub(crate) NodeIndex);
 
 /// One result of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ValueId {
-    /// The node that makes the value.
     pub node: NodeId,
-    /// Which of the node's results.
     pub result: usize,
 }
 
 /// An op at a place in the graph.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it computes.
     pub op: Op,
-    /// Types of its results.
     pub results: Vec<Type>,
-    /// Where it comes from, for people: `layers.3.mamba.in_proj`. Kept by rewrites.
+    /// Source location for messages: `layers.3.mamba.in_proj`. Rewrites keep it.
     pub source: String,
-    /// Order among nodes that do not depend on each other: low first. A replacement takes the position of what it replaces.
+    /// Order among independent nodes, low first. A replacement takes the position of the node that it replaces.
     pub(crate) position: u64,
 }
 
@@ -43,12 +39,12 @@ struct Edge {
     result: usize,
 }
 
-/// A dataflow graph with named outputs. Acyclic by construction; [`crate::verify::verify`] has the invariants.
+/// A dataflow graph with named outputs; [`crate::verify::verify`] checks its invariants.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// The entry it computes: `prefill` or `decode`.
     pub name: String,
-    /// True when a step takes exactly one token of each of its sequences, so that token t is that of sequence t.
+    /// True if a step takes exactly one token of each of its sequences, so that token t belongs to sequence t.
     pub one_token: bool,
     nodes: StableDiGraph<Node, Edge>,
     outputs: BTreeMap<String, ValueId>,
@@ -56,7 +52,6 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
     pub fn new(name: impl Into<String>) -> Graph {
         Graph { name: name.into(), ..Graph::default() }
     }
@@ -68,7 +63,7 @@ impl Graph {
         self.add_at(position, op, operands, source.into())
     }
 
-    /// Adds a node at the place of `other`, for rewrites.
+    /// Adds a node at the position of `other`, for rewrites.
     pub fn add_in_place_of(&mut self, other: NodeId, op: Op, operands: &[ValueId]) -> Result<NodeId, InferError> {
         let Node { position, source, .. } = self.node(other).clone();
         self.add_at(position, op, operands, source)
@@ -84,14 +79,14 @@ impl Graph {
         Ok(NodeId(index))
     }
 
-    /// Adds a node as it is written, to be connected and verified later.
+    /// Adds a node without inference, to be connected and verified later.
     pub(crate) fn add_unchecked(&mut self, op: Op, results: Vec<Type>, source: String) -> NodeId {
         let position = self.next_position;
         self.next_position += 1;
         NodeId(self.nodes.add_node(Node { op, results, source, position }))
     }
 
-    /// Makes `value` the operand of `reader` in a slot that is empty.
+    /// Makes `value` the operand of `reader` in an empty slot.
     pub(crate) fn connect(&mut self, value: ValueId, reader: NodeId, operand: usize) {
         self.nodes.add_edge(value.node.0, reader.0, Edge { operand, result: value.result });
     }
@@ -111,25 +106,22 @@ impl Graph {
         ids
     }
 
-    /// False of an id whose node was removed, unless another node has its place by now.
+    /// False if the node was removed and its id is not reused.
     pub fn contains(&self, id: NodeId) -> bool {
         self.nodes.contains_node(id.0)
     }
 
-    /// The node behind an id.
-    ///
     /// # Panics
-    /// When the node was removed: an id must not outlive its node.
+    /// If the node was removed: an id must not outlive its node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
 
-    /// The op behind an id.
     pub fn op(&self, id: NodeId) -> &Op {
         &self.node(id).op
     }
 
-    /// Replaces a node's op where operands and result types stay the same (checked).
+    /// Replaces a node's op; operands stay, results are inferred again.
     pub fn set_op(&mut self, id: NodeId, op: Op) -> Result<(), InferError> {
         let operands = self.operands(id);
         let types: Vec<&Type> = operands.iter().map(|&value| self.ty(value)).collect();
@@ -140,17 +132,14 @@ impl Graph {
         Ok(())
     }
 
-    /// The type of a value.
     pub fn ty(&self, value: ValueId) -> &Type {
         &self.node(value.node).results[value.result]
     }
 
-    /// Number of nodes.
     pub fn len(&self) -> usize {
         self.nodes.node_count()
     }
 
-    /// True of a graph without nodes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -169,7 +158,7 @@ impl Graph {
         edges.into_iter().map(|(edge, source)| ValueId { node: NodeId(source), result: edge.result }).collect()
     }
 
-    /// Who reads a value: (node, operand slot), in order of position. Graph outputs are not in it.
+    /// The readers of a value as (node, operand slot), in order of position, without graph outputs.
     pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
         let mut users: Vec<_> = self
             .nodes
@@ -186,17 +175,15 @@ impl Graph {
         self.outputs.insert(name.into(), value);
     }
 
-    /// The outputs, by name.
     pub fn outputs(&self) -> &BTreeMap<String, ValueId> {
         &self.outputs
     }
 
-    /// True when the value is an output of the graph.
     pub fn is_output(&self, value: ValueId) -> bool {
         self.outputs.values().any(|&output| output == value)
     }
 
-    /// Every reader of `from`, outputs included, reads `to` instead.
+    /// Makes every reader of `from` read `to`, outputs included; only the node of `to` keeps reading `from`.
     pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
         let edges: Vec<_> = self
             .nodes
@@ -213,18 +200,18 @@ impl Graph {
         }
     }
 
-    /// Removes a node nobody reads.
+    /// Removes a node without readers.
     ///
     /// # Panics
-    /// When a result still has a reader.
+    /// If a result has a reader.
     pub fn remove(&mut self, id: NodeId) {
         assert!(self.nodes.edges_directed(id.0, Outgoing).next().is_none(), "removing a node with readers");
         assert!(self.outputs.values().all(|output| output.node != id), "removing a node that is an output");
         self.nodes.remove_node(id.0);
     }
 
-    /// Every node, operands before readers; among the independent, low position first. The same graph gives the same order.
-    /// Nodes on a cycle (a broken graph) are left out.
+    /// Every node in topological order; independent nodes by position, low first. Deterministic. Nodes on a cycle (of an invalid graph)
+    /// are left out.
     pub fn order(&self) -> Vec<NodeId> {
         let mut waiting: BTreeMap<NodeIndex, usize> = self
             .nodes
@@ -275,7 +262,7 @@ mod tests {
         let mut graph = b.finish();
         assert_eq!(ops(&graph), ["input", "silu", "softplus", "add"]);
 
-        // The index of the node that went is taken again; the position is what counts.
+        // The index of the removed node is reused; the position decides.
         let new = graph.add_in_place_of(a.node, Op::Softmax, &[x]).unwrap();
         graph.replace_uses(a, graph.result(new, 0));
         graph.remove(a.node);

@@ -6,15 +6,15 @@
 //!
 //! | op | operands | results | meaning |
 //! |---|---|---|---|
-//! | `input` | | any | a table that the runtime fills in each step |
+//! | `input` | | any | a table that the runtime writes in each step |
 //! | `parameter` | | any, fixed | a tensor of the checkpoint; `*` in its name stacks experts in dimension 0 |
-//! | `state` | | `[S, …]` | what a sequence remembers between steps |
+//! | `state` | | `[S, …]` | a sequence's memory between steps |
 //! | `embed` | ids i32\[T\], table \[V, D\] | \[T, D\] | row of the table per token |
 //! | `rms_norm` | x \[…, D\], weight \[D\] | \[…, D\] | x · rsqrt(mean(x²) + eps) · weight (arXiv 1910.07467) |
 //! | `add_rms_norm` | a, b \[…, D\], weight \[D\] | sum, normed | sum = a + b; normed = rms_norm(sum, weight) |
-//! | `split_rms_norm` | x \[T, ΣLᵢ\], weights \[Lᵢ\]…, 2 to 4 | \[T, Lᵢ\]… | the columns of x in parts, each normed by itself as `rms_norm` does |
+//! | `split_rms_norm` | x \[T, ΣLᵢ\], weights \[Lᵢ\]…, 2 to 4 | \[T, Lᵢ\]… | rms_norm of each part of the columns of x |
 //! | `linear` | x \[R, I\], weight \[N, I\], bias \[N\]? | \[R, N\] | activation(x · weightᵀ + bias) |
-//! | `split_linear` | x \[R, I\], weights \[Nᵢ, I\]… | \[R, size\]… | x · weightᵀ of the weights' rows stacked, cut into sizes; no result crosses from one weight into the next |
+//! | `split_linear` | x \[R, I\], weights \[Nᵢ, I\]… | \[R, size\]… | x · weightᵀ of the stacked weights, cut into sizes; no result spans two weights |
 //! | `linear_swiglu` | x \[R, I\], gate, up \[N, I\] | \[R, N\] | swiglu(x · gateᵀ, x · upᵀ) |
 //! | `slice` | x \[…, C\] | \[…, len\] | columns start … start + len |
 //! | `silu` | x | like x | x / (1 + exp(−x)) |
@@ -23,8 +23,8 @@
 //! | `mul` | a, b | like a | a · b; b is shaped like a or is one row \[C\] |
 //! | `swiglu` | gate, up | like gate | silu(gate) · up (arXiv 2002.05202) |
 //! | `causal_conv1d` | u \[T, C\], weight \[C, 1, K\], bias \[C\]?, state \[S, C, K−1\] | y \[T, C\], state | depthwise convolution over the last K inputs of the sequence, then activation; the state holds the last K−1 inputs, oldest first |
-//! | `selective_scan` | u \[T, C\], a_log \[C, N\], state \[S, C, N\], what its [`Selection`] takes, d \[C\] and z \[T, C\] where gated | y \[T, C\], state | h = exp(Δ · A) · h + Δ · u · B with A = −exp(a_log); y = h · C (arXiv 2312.00752), gated (y + d · u) · silu(z) |
-//! | `kv_append` | cache \[S, context, 2, G, E\], k, v \[T, G·E\] | cache | keys and values of the step's tokens join their sequences' caches |
+//! | `selective_scan` | u \[T, C\], a_log \[C, N\], state \[S, C, N\], operands of its [`Selection`], if gated d \[C\] and z \[T, C\] | y \[T, C\], state | h = exp(Δ · A) · h + Δ · u · B with A = −exp(a_log); y = h · C (arXiv 2312.00752), gated (y + d · u) · silu(z) |
+//! | `kv_append` | cache \[S, context, 2, G, E\], k, v \[T, G·E\] | cache | appends the keys and values of the step's tokens to their sequences' caches |
 //! | `append_attention` | q, k, v, cache | y, cache | attention over kv_append(cache, k, v); one token of each sequence |
 //! | `attention` | q \[T, H·E\], cache | \[T, H·E\] | causal softmax(q · kᵀ · scale) · v; query head h reads KV head h / (H / G); no positions |
 //! | `softmax` | x \[T, E\] | \[T, E\] | over the last dimension |
@@ -35,7 +35,7 @@
 //! | `grouped_swiglu` | x as grouped_linear's, gate, up \[E, N, I\], slots, offsets | \[T, k, N\] | swiglu(grouped_linear(x, gate), grouped_linear(x, up)) |
 //! | `grouped_combine` | h \[T, k, I\], weight \[E, N, I\], weights \[T, k\], slots, offsets | \[T, N\] | moe_combine(grouped_linear(h, weight), weights) |
 //! | `moe_combine` | y \[T, k, D\], weights \[T, k\] | \[T, D\] | Σⱼ weights\[t, j\] · y\[t, j\] |
-//! | `select_rows` | x \[T, D\], rows i32\[O\] | \[O, D\] | the rows whose logits are wanted |
+//! | `select_rows` | x \[T, D\], rows i32\[O\] | \[O, D\] | the rows whose logits are computed |
 //!
 //! # How to add an op
 //!
@@ -55,10 +55,10 @@ mod table;
 pub use attribute::AttributeValue;
 pub(crate) use attribute::{Attribute, Choose, Reader};
 
-/// What a linear or a convolution applies to its sum.
+/// The function that a linear or a convolution applies to its biased sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activation {
-    /// The sum itself.
+    /// The identity.
     None,
     /// x / (1 + exp(−x)).
     Silu,
@@ -67,7 +67,6 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Every activation.
     pub const ALL: [Activation; 3] = [Activation::None, Activation::Silu, Activation::Softplus];
 
     /// The name in the text form.
@@ -86,16 +85,14 @@ pub const MAX_PARTS: usize = 4;
 /// Rows of one of a `split_linear`'s weights that make one result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which of the weights.
+    /// Index of the weight.
     pub weight: usize,
-    /// First row of it.
     pub first_row: usize,
-    /// Number of rows.
     pub rows: usize,
 }
 
-/// The part behind each of the `sizes`, of weights that have so many `rows`; nothing where a part would cross from one weight
-/// into the next, or rows would be left.
+/// The rows of each result of a `split_linear`, for result `sizes` and the `rows` of each weight. `None` if a part would span two
+/// weights, or if rows are left over.
 pub fn parts(sizes: &[usize], rows: &[usize]) -> Option<Vec<Part>> {
     let (mut weight, mut first_row) = (0, 0);
     let mut parts = Vec::with_capacity(sizes.len());
@@ -110,7 +107,7 @@ pub fn parts(sizes: &[usize], rows: &[usize]) -> Option<Vec<Part>> {
     ((weight, first_row) == (rows.len(), 0)).then_some(parts)
 }
 
-/// Where a selective scan has the Δ \[T, C\], B and C \[T, N\] of its tokens from.
+/// The source of Δ \[T, C\], B and C \[T, N\] in a selective scan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Selection {
     /// Operands dt \[T, C\], b, c \[T, N\]: Δ, B and C.
@@ -135,7 +132,7 @@ impl Selection {
         }
     }
 
-    /// Slots of its operands in a scan's.
+    /// Slots of its operands among the scan's.
     pub fn operands(self) -> std::ops::Range<usize> {
         match self {
             Selection::Given => 3..6,
@@ -147,9 +144,9 @@ impl Selection {
 
 ops! {
     sources {
-        /// A table that the runtime fills in each step: `ids`.
+        /// A table that the runtime writes in each step: `ids`.
         input: Input,
-        /// A tensor of the checkpoint by its canonical name; `*` stands for every expert's number, stacked in dimension 0.
+        /// A tensor of the checkpoint by its canonical name; `*` is every expert's number, stacked in dimension 0.
         parameter: Parameter,
         /// A sequence's memory between steps, `f32[sequences, …]`, keys and values also bf16. The output of the same name is its next
         /// value.
@@ -161,7 +158,7 @@ ops! {
         add_rms_norm: AddRmsNorm { eps: f64 },
         /// As many parts as weights.
         split_rms_norm: SplitRmsNorm { eps: f64 },
-        /// With a bias where there is a third operand.
+        /// The third operand, a bias, is optional.
         linear: Linear { activation: Activation },
         /// Columns of each result, at most [`MAX_PARTS`] of them.
         split_linear: SplitLinear { sizes: Vec<usize> },
@@ -172,9 +169,9 @@ ops! {
         add: Add,
         mul: Mul,
         swiglu: Swiglu,
-        /// With a bias as third operand where `bias` is set; the state is always last.
+        /// The third operand is a bias if `bias` is set; the state is always last.
         causal_conv1d: CausalConv1d { bias: bool, activation: Activation },
-        /// With the skip d · u and the gate silu(z) where `gated` is set.
+        /// `gated` adds the skip d · u and the gate silu(z).
         selective_scan: SelectiveScan { selection: Selection, gated: bool },
         kv_append: KvAppend,
         /// `n_heads` query heads, a multiple of the cache's KV heads.
@@ -192,17 +189,15 @@ ops! {
     }
 }
 
-/// Where an op takes the state it updates, and where it returns the next one.
+/// The slots of an op's old and next state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateSlots {
-    /// Operand slot of the old state.
     pub operand: usize,
-    /// Result slot of the next state.
     pub result: usize,
 }
 
 impl Op {
-    /// The state an op updates; `None` of an op without one.
+    /// The slots of the state that an op updates.
     pub fn state(&self) -> Option<StateSlots> {
         match self {
             Op::CausalConv1d { bias, .. } => Some(StateSlots { operand: 2 + usize::from(*bias), result: 1 }),

@@ -1,5 +1,5 @@
-//! The graph as a drawing, for `jambac graph --svg`: a column of boxes in topological order with a frame around those of a
-//! layer. A value goes straight down to the next box where that reads it, and to later ones by a lane on the right.
+//! The graph as a drawing, for `jambac graph --svg`: a column of boxes in topological order, with a frame around each layer. An edge
+//! goes straight down to the next box, or through a lane on the right to a later one.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,6 @@ const BOX_GAP: f64 = 16.0;
 const FRAME_TITLE: f64 = 22.0;
 const FRAME_GAP: f64 = 14.0;
 const LANE_WIDTH: f64 = 11.0;
-/// Of the font.
 const LETTER_WIDTH: f64 = 6.1;
 const TOP: f64 = 40.0;
 
@@ -48,7 +47,7 @@ impl Placed {
     }
 }
 
-/// A value from one box to another, by their places in the column.
+/// A value from one box to another, by their index in the column.
 struct Edge {
     from: usize,
     to: usize,
@@ -105,7 +104,7 @@ fn layer(graph: &Graph, node: NodeId) -> String {
     parts.iter().map(|part| part.text.as_str()).collect::<Vec<_>>().join(".")
 }
 
-/// Puts the boxes below each other; the frames around runs of one layer, and where all ends.
+/// Places the boxes below each other. Returns the frames around layers, and the bottom.
 fn place(boxes: &mut [Placed]) -> (Group, f64) {
     let mut frames = Group::new();
     let mut y = TOP;
@@ -128,13 +127,13 @@ fn place(boxes: &mut [Placed]) -> (Group, f64) {
     (frames, y)
 }
 
-/// The values as lines, the short ones in the lanes near the boxes; how many lanes they take.
+/// The edges, short ones in the lanes near the boxes, and the number of lanes.
 fn lines(boxes: &[Placed], edges: &[Edge]) -> (Group, usize) {
     let mut group = Group::new();
     let mut lanes: Vec<Vec<(f64, f64)>> = Vec::new();
     let mut by_length: Vec<&Edge> = edges.iter().collect();
     by_length.sort_by_key(|edge| (edge.to - edge.from, edge.from));
-    let mut straight = None; // one value goes down the middle, others of the same boxes beside it
+    let mut straight = None; // one edge goes down the middle, others between the same boxes take a lane
     for edge in by_length {
         let (from, to) = (&boxes[edge.from], &boxes[edge.to]);
         let path = if edge.to == edge.from + 1 && straight != Some(edge.from) {

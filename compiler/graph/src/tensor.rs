@@ -11,7 +11,7 @@ pub enum DType {
     Bf16,
     /// IEEE 754 binary16.
     F16,
-    /// 8-bit signed integers with a scale for each row: of matrices that a checkpoint stores so, and of nothing computed.
+    /// 8-bit signed integers with a scale per row: matrices that a checkpoint stores as integers. No op computes them.
     I8,
     /// 32-bit signed integer: token ids, expert indices, row numbers.
     I32,
@@ -48,21 +48,20 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dimension whose size is known when a step runs, not when the graph is built.
+/// A dimension whose size is known only when a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Symbol {
     /// Tokens of this step, all sequences together (a ragged batch, no padding).
     Tokens,
     /// Sequences of this step.
     Sequences,
-    /// Rows of this step whose logits are wanted.
+    /// Rows of this step whose logits are computed.
     Outputs,
     /// Tokens of one sequence that its KV cache holds.
     Context,
 }
 
 impl Symbol {
-    /// Every symbol.
     pub const ALL: [Symbol; 4] = [Symbol::Tokens, Symbol::Sequences, Symbol::Outputs, Symbol::Context];
 
     /// The name in the text form.
@@ -86,7 +85,7 @@ pub enum Dim {
 }
 
 impl Dim {
-    /// The size where it is fixed.
+    /// The size, if it is fixed.
     pub fn fixed(self) -> Option<usize> {
         match self {
             Dim::Fixed(n) => Some(n),
@@ -119,14 +118,12 @@ impl fmt::Display for Dim {
 /// Element type and dimensions of a value, outermost dimension first; printed as `f32[tokens, 128]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Type {
-    /// Element type.
     pub dtype: DType,
     /// Dimensions, outermost first.
     pub shape: Vec<Dim>,
 }
 
 impl Type {
-    /// A type from its parts.
     pub fn new(dtype: DType, shape: impl IntoIterator<Item = impl Into<Dim>>) -> Type {
         Type { dtype, shape: shape.into_iter().map(Into::into).collect() }
     }
@@ -136,12 +133,12 @@ impl Type {
         Type { dtype: DType::F32, shape: vec![rows.into(), Dim::Fixed(cols)] }
     }
 
-    /// The innermost dimension where it is fixed.
+    /// The innermost dimension, if it is fixed.
     pub fn cols(&self) -> Option<usize> {
         self.shape.last().and_then(|dim| dim.fixed())
     }
 
-    /// Number of elements where every dimension is fixed.
+    /// Number of elements, if every dimension is fixed.
     pub fn elements(&self) -> Option<usize> {
         self.shape.iter().map(|dim| dim.fixed()).product()
     }

@@ -10,11 +10,10 @@
 //! }
 //! ```
 //!
-//! `graph @decode one_token {` begins a graph whose steps take one token of each sequence ([`Graph::one_token`]).
-//! A line is results, op, operands, attributes, result types, and where the node comes from. An attribute is a word, or a list of
-//! words in brackets. `//` starts a comment. Values may have
-//! any name and may be read above the line that makes them; [`print()`] numbers them in [`Graph::order`].
-//! [`parse`] takes what is written, sound or not; [`read`] verifies it too.
+//! `graph @decode one_token {` starts a graph whose steps take one token of each sequence ([`Graph::one_token`]).
+//! A line is results, op, operands, attributes, result types, and source location. An attribute is a word, or a list of words in
+//! brackets. `//` starts a comment. Values may have any name and may be read above the line that defines them; [`print()`] numbers
+//! them in [`Graph::order`]. [`parse`] accepts invalid graphs; [`read`] also verifies.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -53,10 +52,10 @@ pub fn read(text: &str) -> Result<Graph, Error> {
     Ok(graph)
 }
 
-/// What each value is called.
+/// Names of values, without the `%`.
 type Names = BTreeMap<ValueId, String>;
 
-/// Every node as it is printed: in order, then what is on a cycle.
+/// Every node in printing order: [`Graph::order`], then nodes on a cycle.
 fn listed(graph: &Graph) -> Vec<NodeId> {
     let mut nodes = graph.order();
     if nodes.len() < graph.len() {
@@ -66,7 +65,6 @@ fn listed(graph: &Graph) -> Vec<NodeId> {
     nodes
 }
 
-/// The results of a node.
 fn results(graph: &Graph, node: NodeId) -> impl Iterator<Item = ValueId> {
     (0..graph.node(node).results.len()).map(move |result| ValueId { node, result })
 }
@@ -98,7 +96,7 @@ fn node_line(graph: &Graph, id: NodeId, names: &Names) -> String {
     line + &tail(graph, id)
 }
 
-/// What follows the operands of a line; nothing in it depends on the names of values.
+/// The part of a line after the operands; it does not depend on the names of values.
 fn tail(graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
     let types: Vec<String> = node.results.iter().map(|ty| ty.to_string()).collect();
@@ -118,12 +116,12 @@ fn tail(graph: &Graph, id: NodeId) -> String {
     tail
 }
 
-/// `%7`; of a result that its node does not have, `%?`.
+/// `%7`; `%?` for a result that its node does not have.
 fn value_name(value: &ValueId, names: &Names) -> String {
     format!("%{}", names.get(value).map_or("?", String::as_str))
 }
 
-/// The name itself where it is one word, quoted otherwise.
+/// The name, quoted unless it is one word.
 fn symbol(name: &str) -> String {
     if !name.is_empty() && name.chars().all(is_word) { name.to_string() } else { quote(name) }
 }

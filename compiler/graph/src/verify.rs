@@ -1,15 +1,15 @@
-//! What is true of every graph that leaves a phase.
+//! The invariants of every graph between phases.
 //!
-//! 1. **operands**: they fill slots 0 … n−1, each once, each with a result that its node has
+//! 1. **operands**: they fill slots 0 … n−1, each once, each with an existing result
 //! 2. **acyclic**: no value depends on itself
-//! 3. **types**: operands are what the op takes and results what [`infer`](fn@crate::infer::infer) gives (counts, dtypes, dims, heads)
+//! 3. **types**: operands match the signature of the op and results match [`infer`](fn@crate::infer::infer) (counts, dtypes, dims, heads)
 //! 4. **attributes**: real numbers (eps, scale) are positive and finite
-//! 5. **names**: inputs, parameters and states have one each, which no other has
+//! 5. **names**: inputs, parameters and states have unique names
 //! 6. **states**: a state has one reader, an op that updates it; such an op updates a state and nothing else
-//! 7. **next states**: what the op returns is the output of the state's name, and nobody reads it except attention its cache
+//! 7. **next states**: the next state is the output of the state's name, and has no reader except attention, of its cache
 //! 8. **caches**: attention reads a cache that `kv_append` returned
-//! 9. **one token**: `append_attention` stands in a graph whose steps take one token of each sequence
-//! 10. **outputs**: there are some, each a result that its node has; `logits` is f32\[outputs, vocab\]
+//! 9. **one token**: `append_attention` only occurs in a graph whose steps take one token of each sequence
+//! 10. **outputs**: at least one, each an existing result; `logits` is f32\[outputs, vocab\]
 //!
 //! A node that no output needs is allowed; eliminate-dead removes it.
 
@@ -20,9 +20,8 @@ use crate::infer::infer;
 use crate::op::{AttributeValue, Op};
 use crate::tensor::{DType, Dim, Symbol, Type};
 
-/// One of the module's list.
+/// One invariant of the module's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // The module's list has their meaning.
 pub enum Invariant {
     Operands = 1,
     Acyclic,
@@ -40,22 +39,19 @@ pub enum Invariant {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("graph {graph}, {place}: {message} (invariant {}, {invariant:?})", *.invariant as u8)]
 pub struct VerifyError {
-    /// Which invariant.
     pub invariant: Invariant,
-    /// Name of the graph.
     pub graph: String,
-    /// The node at fault; none when it is the graph.
+    /// The offending node; `None` if the fault is the graph's.
     pub node: Option<NodeId>,
-    /// The node as people know it: op, name, source.
+    /// The node for messages: op, name, source.
     pub place: String,
-    /// What is wrong.
     pub message: String,
 }
 
 /// Checks the module's invariants in their order.
 ///
 /// # Errors
-/// The first that is broken, at the first node in order that breaks it.
+/// The first violated invariant, at the first node in order that violates it.
 pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     operands(graph)?;
     acyclic(graph)?;
@@ -104,7 +100,7 @@ fn operands(graph: &Graph) -> Result<(), VerifyError> {
 // 2.
 fn acyclic(graph: &Graph) -> Result<(), VerifyError> {
     let ordered: std::collections::BTreeSet<NodeId> = graph.order().into_iter().collect();
-    // What hangs below a cycle is left out of the order too; the culprit depends on itself.
+    // Nodes below a cycle are left out of the order too; a node on the cycle depends on itself.
     match graph.by_position().into_iter().find(|&node| !ordered.contains(&node) && reaches(graph, node, node)) {
         Some(node) => fail(graph, Invariant::Acyclic, node, "it depends on itself".into()),
         None => Ok(()),

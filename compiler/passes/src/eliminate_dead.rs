@@ -1,15 +1,16 @@
-//! eliminate-dead: remove what no output needs.
+//! eliminate-dead: remove nodes that no output depends on.
 //!
-//!     %a = silu %x          ⇒   nothing, where %a has no reader
+//! ```text
+//! %a = silu %x          ⇒   nothing, if %a has no reader
+//! ```
 //!
-//! Inputs and parameters go too. A state never does: its next value is an output.
+//! Inputs and parameters are removed too. States never are: the next value of a state is an output.
 
 use jambac_graph::{Graph, NodeId};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Rewriter, is_dead, rewrite_each};
 
-/// The pass of this file; always on.
 pub struct EliminateDead;
 
 impl Pass for EliminateDead {

@@ -1,29 +1,21 @@
-//! What can go wrong while passes run.
+//! The errors of this crate.
 
 use jambac_graph::verify::VerifyError;
 
-/// Any error of this crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A selection names a fusion that does not exist.
     #[error("fusion {found:?}: expected all, none, or some of {known}")]
-    UnknownFusion {
-        /// The name given.
-        found: String,
-        /// The names there are.
-        known: String,
-    },
-    /// The graph was broken before the first pass.
+    UnknownFusion { found: String, known: String },
+    /// The graph was invalid before the first pass.
     #[error("before the first pass: {0}")]
     Before(#[source] Box<VerifyError>),
-    /// A pass broke the graph, which is left as the pass made it.
+    /// A pass made the graph invalid; it is left as the pass made it.
     #[error("after pass {pass}, last rewrite {last_rewrite}: {error}")]
     After {
-        /// The pass.
         pass: &'static str,
-        /// What it did last.
+        /// `pass: op at source`.
         last_rewrite: String,
-        /// The invariant that no longer holds.
         #[source]
         error: Box<VerifyError>,
     },

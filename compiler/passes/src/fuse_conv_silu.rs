@@ -1,16 +1,17 @@
-//! fuse-conv-silu: the convolution applies its SiLU before it stores.
+//! fuse-conv-silu: fuse the SiLU into the convolution.
 //!
-//!     %y, %s = causal_conv1d …
-//!     %a = silu %y                  ⇒   %a, %s = causal_conv1d … {activation = silu}
+//! ```text
+//! %y, %s = causal_conv1d …
+//! %a = silu %y                  ⇒   %a, %s = causal_conv1d … {activation = silu}
+//! ```
 //!
-//! Not when %y has another reader: it would see the SiLU. Not when the convolution has an activation already.
+//! Not if %y has another reader, which would read the SiLU, or the convolution already has an activation.
 
 use jambac_graph::{Activation, Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseConvSilu;
 
 impl Pass for FuseConvSilu {

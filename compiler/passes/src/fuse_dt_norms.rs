@@ -1,14 +1,16 @@
-//! fuse-dt-norms: norm the parts of one row where the row is read.
+//! fuse-dt-norms: fuse the norms of parts of a row into one op, which reads the row once.
 //!
-//!     %0 = slice %x {start = 0, len = R}
-//!     %1 = slice %x {start = R, len = N}
-//!     %2 = slice %x {start = R + N, len = N}
-//!     %dt = rms_norm %0, %v
-//!     %b = rms_norm %1, %w
-//!     %c = rms_norm %2, %w'         ⇒   %dt, %b, %c = split_rms_norm %x, %v, %w, %w'
+//! ```text
+//! %0 = slice %x {start = 0, len = R}
+//! %1 = slice %x {start = R, len = N}
+//! %2 = slice %x {start = R + N, len = N}
+//! %dt = rms_norm %0, %v
+//! %b = rms_norm %1, %w
+//! %c = rms_norm %2, %w'         ⇒   %dt, %b, %c = split_rms_norm %x, %v, %w, %w'
+//! ```
 //!
-//! Any 2 to 4 parts. Not when %x or a part has another reader, the parts leave out a column or share one, the norms differ in eps,
-//! or a norm's weight is computed: it could depend on another part.
+//! Any 2 to 4 parts. Not if %x or a part has another reader, the parts overlap or leave a gap, the norms differ in eps, or the weight
+//! of a norm is computed: it could depend on another part.
 
 use jambac_graph::op::MAX_PARTS;
 use jambac_graph::{Graph, NodeId, Op, ValueId};
@@ -16,7 +18,6 @@ use jambac_graph::{Graph, NodeId, Op, ValueId};
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, covers, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseDtNorms;
 
 impl Pass for FuseDtNorms {

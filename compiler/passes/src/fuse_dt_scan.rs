@@ -1,17 +1,18 @@
-//! fuse-dt-scan: the scan projects Δ itself, for the tokens and channels it is at.
+//! fuse-dt-scan: fuse the projection of Δ into the scan, which computes it per token and channel.
 //!
-//!     %dt = linear %low, %w, %bias {activation = softplus}
-//!     %y, %s = selective_scan %u, …, %dt, %b, %c {selection = given}
-//!                                   ⇒   %y, %s = selective_scan %u, …, %low, %b, %c, %w, %bias {selection = projected}
+//! ```text
+//! %dt = linear %low, %w, %bias {activation = softplus}
+//! %y, %s = selective_scan %u, …, %dt, %b, %c {selection = given}
+//!                               ⇒   %y, %s = selective_scan %u, …, %low, %b, %c, %w, %bias {selection = projected}
+//! ```
 //!
-//! Not when %dt has another reader, the linear has no bias, or its softplus still stands apart.
+//! Not if %dt has another reader, or the linear has no bias or no softplus.
 
 use jambac_graph::{Activation, Graph, NodeId, Op, Selection};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseDtScan;
 
 impl Pass for FuseDtScan {

@@ -1,16 +1,17 @@
-//! fuse-dt-softplus: the projection of Δ applies its softplus before it stores.
+//! fuse-dt-softplus: fuse the softplus into the projection of Δ.
 //!
-//!     %y = linear %x, %w, %b
-//!     %dt = softplus %y             ⇒   %dt = linear %x, %w, %b {activation = softplus}
+//! ```text
+//! %y = linear %x, %w, %b
+//! %dt = softplus %y             ⇒   %dt = linear %x, %w, %b {activation = softplus}
+//! ```
 //!
-//! Not when %y has another reader: it would see the softplus. Not when the linear has an activation already.
+//! Not if %y has another reader, which would read the softplus, or the linear already has an activation.
 
 use jambac_graph::{Activation, Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseDtSoftplus;
 
 impl Pass for FuseDtSoftplus {

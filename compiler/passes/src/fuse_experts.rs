@@ -1,21 +1,22 @@
-//! fuse-experts: each expert's weights pass once, and what stands between them is never stored.
+//! fuse-experts: fuse the products of experts, so that intermediate values are not stored.
 //!
-//!     %g = grouped_linear %x, %gate, %s, %o
-//!     %u = grouped_linear %x, %up, %s, %o
-//!     %h = swiglu %g, %u                            ⇒   %h = grouped_swiglu %x, %gate, %up, %s, %o
+//! ```text
+//! %g = grouped_linear %x, %gate, %s, %o
+//! %u = grouped_linear %x, %up, %s, %o
+//! %h = swiglu %g, %u                            ⇒   %h = grouped_swiglu %x, %gate, %up, %s, %o
 //!
-//!     %y = grouped_linear %h, %down, %s, %o
-//!     %out = moe_combine %y, %w                     ⇒   %out = grouped_combine %h, %down, %w, %s, %o
+//! %y = grouped_linear %h, %down, %s, %o
+//! %out = moe_combine %y, %w                     ⇒   %out = grouped_combine %h, %down, %w, %s, %o
+//! ```
 //!
-//! Not when a value in between has another reader. The first not when %gate and %up are not parameters of one type, which can be
-//! stored together; the second not when %h is a row per token.
+//! Not if a value in between has another reader. The first only if %gate and %up are parameters of one type, which can be stored
+//! together; the second only if %h has a row per token and expert.
 
 use jambac_graph::{Graph, NodeId, Op, ValueId};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseExperts;
 
 impl Pass for FuseExperts {
@@ -47,7 +48,7 @@ fn find(graph: &Graph, last: NodeId) -> Option<Fused> {
     }
 }
 
-/// The operands of a grouped linear whose result has one reader.
+/// The operands of a grouped linear, if its result has one reader.
 fn grouped(graph: &Graph, y: ValueId) -> Option<[ValueId; 4]> {
     let fits = *graph.op(y.node) == Op::GroupedLinear && has_one_reader(graph, y);
     if fits { graph.operands(y.node).try_into().ok() } else { None }

@@ -1,10 +1,12 @@
-//! fuse-gate-up: the feed-forward reads x once, and stores neither gate nor up.
+//! fuse-gate-up: fuse gate, up and SwiGLU; x is read once, and gate and up are not stored.
 //!
-//!     %g = linear %x, %wg
-//!     %u = linear %x, %wu
-//!     %y = swiglu %g, %u            ⇒   %y = linear_swiglu %x, %wg, %wu
+//! ```text
+//! %g = linear %x, %wg
+//! %u = linear %x, %wu
+//! %y = swiglu %g, %u            ⇒   %y = linear_swiglu %x, %wg, %wu
+//! ```
 //!
-//! Not when %g or %u has another reader or a bias, they are of two values, or the weights differ in type (they are stored
+//! Not if %g or %u has another reader or a bias, they are of two values, or the weights differ in type (they are stored
 //! interleaved), are computed, or have another reader.
 
 use jambac_graph::{Graph, NodeId, Op};
@@ -12,7 +14,6 @@ use jambac_graph::{Graph, NodeId, Op};
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader, plain_linear};
 
-/// The pass of this file.
 pub struct FuseGateUp;
 
 impl Pass for FuseGateUp {

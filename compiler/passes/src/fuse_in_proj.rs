@@ -1,11 +1,13 @@
-//! fuse-in-proj: a projection stores its parts where their readers want them.
+//! fuse-in-proj: a projection stores its parts as separate values, without slices.
 //!
-//!     %y = linear %x, %w
-//!     %u = slice %y {start = 0, len = 32}
-//!     %z = slice %y {start = 32, len = 32}   ⇒   %u, %z = split_linear %x, %w {sizes = [32, 32]}
+//! ```text
+//! %y = linear %x, %w
+//! %u = slice %y {start = 0, len = 32}
+//! %z = slice %y {start = 32, len = 32}   ⇒   %u, %z = split_linear %x, %w {sizes = [32, 32]}
+//! ```
 //!
-//! Any order of the slices. Not when they leave a column out or share one, anything else reads %y, there are more of them than
-//! `split_linear` has results, the linear has a bias, or its weight is computed or has another reader.
+//! Any order of the slices. Not if they overlap or leave a gap, %y has another reader, there are more of them than `split_linear` has
+//! results, the linear has a bias, or its weight is computed or has another reader.
 
 use jambac_graph::op::MAX_PARTS;
 use jambac_graph::{Graph, NodeId, Op};
@@ -13,7 +15,6 @@ use jambac_graph::{Graph, NodeId, Op};
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, covers, fuse_each, plain_linear};
 
-/// The pass of this file.
 pub struct FuseInProj;
 
 impl Pass for FuseInProj {
@@ -107,7 +108,7 @@ mod tests {
         );
     }
 
-    /// Slices (start, len) of an unfused projection, and what is done besides.
+    /// Slices (start, len) of an unfused projection, and further lines.
     fn check_kept(linear: &str, slices: &[(usize, usize)], besides: &str) {
         let slices = slices.iter().enumerate().map(|(n, (start, len))| {
             format!("%s{n} = slice %y {{start = {start}, len = {len}}} : f32[tokens, {len}] output \"s{n}\" = %s{n}\n")

@@ -1,17 +1,18 @@
-//! fuse-kv-append: where each sequence has one token, attention appends that token's key and value itself.
+//! fuse-kv-append: fuse appending to the cache into attention, if each sequence has one token.
 //!
-//!     %c = kv_append %cache, %k, %v
-//!     %y = attention %q, %c         ⇒   %y, %c = append_attention %q, %k, %v, %cache
+//! ```text
+//! %c = kv_append %cache, %k, %v
+//! %y = attention %q, %c         ⇒   %y, %c = append_attention %q, %k, %v, %cache
+//! ```
 //!
-//! Not when a step may take several tokens of a sequence: one would read what another appends. Not when a second attention reads
-//! the cache.
+//! Not if a step may take several tokens of a sequence: one token would read the keys that another appends. Not if a second attention
+//! reads the cache.
 
 use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each};
 
-/// The pass of this file.
 pub struct FuseKvAppend;
 
 impl Pass for FuseKvAppend {

@@ -1,18 +1,19 @@
-//! fuse-norms-scan: the scan norms Δ, B and C itself, for the tokens it is at.
+//! fuse-norms-scan: fuse the norms of Δ, B and C into the scan, which computes them per token.
 //!
-//!     %dt, %b, %c = split_rms_norm %x, %v, %w, %w'
-//!     %y, %s = selective_scan %u, …, %dt, %b, %c, … {selection = projected}
-//!                                   ⇒   %y, %s = selective_scan %u, …, %x, %v, %w, %w', … {selection = normed}
+//! ```text
+//! %dt, %b, %c = split_rms_norm %x, %v, %w, %w'
+//! %y, %s = selective_scan %u, …, %dt, %b, %c, … {selection = projected}
+//!                               ⇒   %y, %s = selective_scan %u, …, %x, %v, %w, %w', … {selection = normed}
+//! ```
 //!
-//! Not when a part has another reader, or stands in another's place. Not when Δ is projected outside: the scan would read it, and
-//! x for two parts of three.
+//! Not if a part has another reader, or the parts are in another order. Not if Δ is projected outside the scan: the scan would read
+//! it, and x for two of three parts.
 
 use jambac_graph::{Graph, NodeId, Op, Selection, ValueId};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseNormsScan;
 
 impl Pass for FuseNormsScan {

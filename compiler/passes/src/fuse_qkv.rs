@@ -1,20 +1,21 @@
-//! fuse-qkv: attention's projections read x once.
+//! fuse-qkv: fuse the projections of attention, which then read x once.
 //!
-//!     %q = linear %x, %wq
-//!     %k = linear %x, %wk
-//!     %v = linear %x, %wv           ⇒   %q, %k, %v = split_linear %x, %wq, %wk, %wv {sizes = […]}
-//!     %c = kv_append %state, %k, %v
-//!     %y = attention %q, %c
+//! ```text
+//! %q = linear %x, %wq
+//! %k = linear %x, %wk
+//! %v = linear %x, %wv           ⇒   %q, %k, %v = split_linear %x, %wq, %wk, %wv {sizes = […]}
+//! %c = kv_append %state, %k, %v
+//! %y = attention %q, %c
+//! ```
 //!
-//! Keys and values may be narrower than queries, and the projections may have more readers. Not when they are of several values,
-//! one of them has a bias, or the weights differ in type (they are stored side by side), are computed, or have another reader.
+//! Keys and values may be narrower than queries, and the projections may have more readers. Not if they are of several values, one of
+//! them has a bias, or the weights differ in type (they are stored together), are computed, or have another reader.
 
 use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, plain_linear};
 
-/// The pass of this file.
 pub struct FuseQkv;
 
 impl Pass for FuseQkv {
@@ -44,7 +45,7 @@ fn find(graph: &Graph, attention: NodeId) -> Option<Fused> {
         plain_linear(graph, projections[2])?,
     ];
     let stored = [wq, wk, wv].map(|weight| graph.ty(weight).dtype);
-    // One projection twice has one weight twice.
+    // The same projection twice has the same weight twice.
     let distinct = wq != wk && wq != wv && wk != wv;
     if xk != x || xv != x || !distinct || stored.iter().any(|&dtype| dtype != stored[0]) {
         return None;

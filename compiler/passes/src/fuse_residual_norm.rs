@@ -1,17 +1,18 @@
-//! fuse-residual-norm: read the residual stream once.
+//! fuse-residual-norm: fuse the residual sum with the norm, which then reads it once.
 //!
-//!     %s = add %a, %b
-//!     %n = rms_norm %s, %w          ⇒   %s, %n = add_rms_norm %a, %b, %w
+//! ```text
+//! %s = add %a, %b
+//! %n = rms_norm %s, %w          ⇒   %s, %n = add_rms_norm %a, %b, %w
+//! ```
 //!
-//! Other readers of %s read the first result. Not when one of them is a second norm: one norm would stay, and read the stream again.
-//! Not when %w is computed: it could depend on %s.
+//! Other readers of %s read the first result. Not if one of them is a second norm, which would read the sum again. Not if %w is
+//! computed: it could depend on %s.
 
 use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each};
 
-/// The pass of this file.
 pub struct FuseResidualNorm;
 
 impl Pass for FuseResidualNorm {

@@ -1,18 +1,18 @@
-//! fuse-router: from a router's logits to the experts' shares in one step, without probabilities or indices between.
+//! fuse-router: fuse softmax, top-k and permutation of a router.
 //!
-//!     %p = softmax %logits
-//!     %w, %e = top_k %p {k}
-//!     %s, %o = moe_permute %e {n_experts}      ⇒   %w, %s, %o = moe_route %logits {k}
+//! ```text
+//! %p = softmax %logits
+//! %w, %e = top_k %p {k}
+//! %s, %o = moe_permute %e {n_experts}      ⇒   %w, %s, %o = moe_route %logits {k}
+//! ```
 //!
-//! Not when another node reads the probabilities or the experts' numbers, or the numbers are permuted among more experts than there
-//! are logits.
+//! Not if the probabilities or the experts' indices have another reader, or there are more experts than logits.
 
 use jambac_graph::{Dim, Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, fuse_each, has_one_reader};
 
-/// The pass of this file.
 pub struct FuseRouter;
 
 impl Pass for FuseRouter {

@@ -1,20 +1,21 @@
-//! fuse-scan-gate: the scan adds its skip and applies its gate before it stores.
+//! fuse-scan-gate: fuse the skip and the gate into the scan.
 //!
-//!     %y, %s = selective_scan %u, … {gated = false}
-//!     %skip = mul %u, %d
-//!     %sum = add %y, %skip
-//!     %gate = silu %z
-//!     %out = mul %sum, %gate        ⇒   %out, %s = selective_scan %u, …, %d, %z {gated = true}
+//! ```text
+//! %y, %s = selective_scan %u, … {gated = false}
+//! %skip = mul %u, %d
+//! %sum = add %y, %skip
+//! %gate = silu %z
+//! %out = mul %sum, %gate        ⇒   %out, %s = selective_scan %u, …, %d, %z {gated = true}
+//! ```
 //!
-//! Either order of `add`, and of the last `mul`. Not when the skip is of another value than the scan's input, or a value in between
-//! has another reader.
+//! Either order of `add` and of the last `mul`. Not if the skip is of another value than the scan's input, or a value in between has
+//! another reader.
 
 use jambac_graph::{Graph, NodeId, Op, ValueId};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, both_ways, fuse_each, has_one_reader, silu_of};
 
-/// The pass of this file.
 pub struct FuseScanGate;
 
 impl Pass for FuseScanGate {

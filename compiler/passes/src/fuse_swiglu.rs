@@ -1,16 +1,17 @@
-//! fuse-swiglu: gate and up are read once.
+//! fuse-swiglu: fuse SiLU and product of gate and up.
 //!
-//!     %s = silu %gate
-//!     %y = mul %s, %up              ⇒   %y = swiglu %gate, %up
+//! ```text
+//! %s = silu %gate
+//! %y = mul %s, %up              ⇒   %y = swiglu %gate, %up
+//! ```
 //!
-//! Either order of `mul`; rows of tokens and of expert slots alike. Not when %s has another reader, or %up is a row for all tokens.
+//! Either order of `mul`, for rows of tokens and of expert slots. Not if %s has another reader, or %up is one row for all tokens.
 
 use jambac_graph::{Graph, NodeId, Op};
 
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Fused, Rewriter, both_ways, fuse_each, silu_of};
 
-/// The pass of this file.
 pub struct FuseSwiglu;
 
 impl Pass for FuseSwiglu {

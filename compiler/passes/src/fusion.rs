@@ -5,15 +5,14 @@ use std::str::FromStr;
 
 use crate::{Error, PIPELINE};
 
-/// The fusions to run. Passes that are no fusions run always.
+/// The fusions to run. Passes that are not fusions always run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Fusion {
-    /// Every fusion.
     #[default]
     All,
-    /// No fusion: the graph as models/ emit it.
+    /// The graph as models/ emits it.
     None,
-    /// These fusions, each a name in [`PIPELINE`].
+    /// Names in [`PIPELINE`].
     Only(Vec<&'static str>),
 }
 
@@ -23,12 +22,11 @@ impl Fusion {
         PIPELINE.iter().map(|planned| planned.pass).filter(|pass| pass.is_fusion()).map(|pass| pass.name())
     }
 
-    /// These fusions but for some.
+    /// These fusions without some.
     pub fn without(&self, names: &[&str]) -> Fusion {
         Fusion::Only(Fusion::names().filter(|name| self.includes(name) && !names.contains(name)).collect())
     }
 
-    /// Whether the fusion of this name runs.
     pub fn includes(&self, name: &str) -> bool {
         match self {
             Fusion::All => true,
@@ -41,7 +39,7 @@ impl Fusion {
 impl FromStr for Fusion {
     type Err = Error;
 
-    /// `all`, `none`, `a,b` or `all,-a,-b`; the names end up in the order in which they run.
+    /// `all`, `none`, `a,b` or `all,-a,-b`; in any order.
     fn from_str(text: &str) -> Result<Fusion, Error> {
         let known = |found: &str| {
             Fusion::names().find(|&name| name == found).ok_or_else(|| Error::UnknownFusion {

@@ -1,12 +1,14 @@
-//! hoist-select-rows: what only wanted rows are taken of is computed for wanted rows only.
+//! hoist-select-rows: push row selection up through row-wise ops, so that they compute the selected rows only.
 //!
-//!     %y = linear %x, %w
-//!     %last = select_rows %y, %rows     ⇒   %s = select_rows %x, %rows
-//!                                           %last = linear %s, %w
+//! ```text
+//! %y = linear %x, %w
+//! %last = select_rows %y, %rows     ⇒   %s = select_rows %x, %rows
+//!                                       %last = linear %s, %w
+//! ```
 //!
-//! So for every op whose row depends on the same row of its operands alone, upwards from the final norm through the last layer, and
-//! for a mixture of experts as a whole, router and all. Two selections of the same rows of a value become one. Not when the value has
-//! another reader, or something else reads what is inside the mixture.
+//! For every op whose result rows depend only on the same rows of its operands, from the final norm up through the last layer, and for a
+//! mixture of experts as a whole, router included. Two selections of the same rows of a value become one. Not if the value has another
+//! reader, or a value inside the mixture has a reader outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +17,6 @@ use jambac_graph::{DType, Dim, Graph, NodeId, Op, ValueId};
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Rewriter, add_in_place_of, has_one_reader, replace, rewrite_each};
 
-/// The pass of this file.
 pub struct HoistSelectRows;
 
 impl Pass for HoistSelectRows {
@@ -29,9 +30,9 @@ impl Pass for HoistSelectRows {
 }
 
 enum Match {
-    /// A selection that is there already.
+    /// A second selection of the same rows.
     Twin { first: ValueId, second: ValueId },
-    /// A selection of what some nodes make row by row, operands before readers.
+    /// A selection of rows that these nodes compute, operands before readers.
     Hoist { selection: NodeId, nodes: Vec<NodeId> },
 }
 
@@ -64,12 +65,12 @@ fn selection_of(graph: &Graph, x: ValueId, rows: ValueId) -> Option<ValueId> {
     graph.users(x).into_iter().find(selects).map(|(reader, _)| graph.result(reader, 0))
 }
 
-/// False of parameters, and of all whose first dimension is fixed.
+/// False if the first dimension is fixed, as in parameters.
 fn has_rows(graph: &Graph, value: ValueId) -> bool {
     matches!(graph.ty(value).shape.first(), Some(Dim::Symbol(_)))
 }
 
-/// True where a row of the result depends on that row of the operands that have rows, and on nothing else that has.
+/// True if a row of the result depends only on the same row of the operands, apart from operands without rows.
 fn is_row_wise(op: &Op) -> bool {
     matches!(
         op,
@@ -84,8 +85,8 @@ fn is_row_wise(op: &Op) -> bool {
     )
 }
 
-/// The nodes of a mixture of experts from its router on; its tables are of all rows together, so it moves as a whole. `None` where
-/// anything else reads or makes a table or a row per slot.
+/// The nodes of a mixture of experts, from its router on. Its tables are over all rows, so it moves as a whole. `None` if a node outside
+/// reads or computes a table or a row per slot.
 fn mixture(graph: &Graph, combine: NodeId) -> Option<Vec<NodeId>> {
     let mut inside = BTreeSet::from([combine]);
     let mut waiting = vec![combine];
@@ -147,7 +148,7 @@ fn apply(graph: &mut Graph, found: Match) {
     }
 }
 
-/// The selection of a value, made before `reader` where there is none.
+/// The selection of a value; a new one before `reader` if there is none.
 fn select(graph: &mut Graph, reader: NodeId, x: ValueId, rows: ValueId) -> ValueId {
     selection_of(graph, x, rows).unwrap_or_else(|| {
         let selection = add_in_place_of(graph, reader, Op::SelectRows, &[x, rows]);

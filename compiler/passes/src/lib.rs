@@ -1,7 +1,30 @@
 //! jambac-passes: graph → graph. [`PIPELINE`] lists the passes; [`PassManager`] runs them.
 //!
-//! A graph leaves models/ as Hugging Face computes it, op by op. Each fusion is a pass in a file of its own, on unless switched off,
-//! and keeps the answer of the interpreter.
+//! A graph leaves models/ op by op, as Hugging Face computes it. Each fusion is a pass in its own file, on by default, and keeps the
+//! result of the interpreter.
+//!
+//! ```
+//! use jambac_graph::text::{print, read};
+//! use jambac_passes::{Fusion, PassManager};
+//!
+//! let mut graph = read(
+//!     "graph @g {
+//!         %gate = input \"gate\" : f32[tokens, 4]
+//!         %up = input \"up\" : f32[tokens, 4]
+//!         %silu = silu %gate : f32[tokens, 4]
+//!         %y = mul %silu, %up : f32[tokens, 4]
+//!         output \"y\" = %y
+//!     }",
+//! )?;
+//! let report = PassManager::new(&Fusion::All).run(&mut graph).unwrap();
+//! assert_eq!(report.last_rewrite.as_deref(), Some("fuse-swiglu: mul"));
+//! assert!(print(&graph).contains("%2 = swiglu %0, %1 : f32[tokens, 4]"));
+//! # Ok::<(), jambac_graph::Error>(())
+//! ```
+//!
+//! To add a pass: a file with a [`Pass`] and its tests, and a line in [`PIPELINE`] with its ordering constraints.
+
+#![allow(missing_docs)] // For internal crates the names suffice.
 
 mod eliminate_dead;
 mod error;

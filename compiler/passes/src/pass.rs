@@ -1,4 +1,4 @@
-//! What a pass is, and the manager that runs the pipeline: it verifies, dumps, times, and can stop at any rewrite.
+//! The pass trait, and the manager that runs the pipeline: it verifies, dumps, times, and can stop at any rewrite.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub trait Pass {
     fn run(&self, rewriter: &mut Rewriter) -> Changed;
 }
 
-/// Called after a pass with its name and the graph it made.
+/// Called after a pass with its name and its result.
 type Dump<'a> = Box<dyn FnMut(&'static str, &Graph) + 'a>;
 
 /// Runs passes on a graph, [`PIPELINE`] or a part of it.
@@ -38,7 +38,7 @@ pub struct PassManager<'a> {
     dump: Option<Dump<'a>>,
 }
 
-/// What the manager did.
+/// The work of the manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The passes that ran, in order.
@@ -54,36 +54,34 @@ impl Report {
     }
 }
 
-/// What one pass did.
+/// The work of one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassReport {
-    /// The pass.
     pub name: &'static str,
-    /// How many rewrites it made.
     pub rewrites: u64,
-    /// How long it took, verification left out.
+    /// Without verification.
     pub time: Duration,
 }
 
 impl<'a> PassManager<'a> {
-    /// A manager of the chosen fusions and of everything that is no fusion.
+    /// A manager of the chosen fusions and of every pass that is not a fusion.
     pub fn new(fusion: &Fusion) -> PassManager<'a> {
         let passes = PIPELINE.iter().map(|planned| planned.pass);
         PassManager::of(passes.filter(|pass| !pass.is_fusion() || fusion.includes(pass.name())).collect())
     }
 
-    /// A manager of these passes and no other.
+    /// A manager of these passes only.
     pub fn of(passes: Vec<&'static dyn Pass>) -> PassManager<'a> {
         PassManager { passes, stop_after: None, dump: None }
     }
 
-    /// Stops after so many rewrites of all passes together, to find the one that goes wrong by bisection.
+    /// Stops after this number of rewrites over all passes, for bisection.
     pub fn stop_after(mut self, rewrites: u64) -> PassManager<'a> {
         self.stop_after = Some(rewrites);
         self
     }
 
-    /// Calls `dump` after each pass with its name and the graph it made.
+    /// Calls `dump` after each pass with its name and its result.
     pub fn dump(mut self, dump: impl FnMut(&'static str, &Graph) + 'a) -> PassManager<'a> {
         self.dump = Some(Box::new(dump));
         self
@@ -92,7 +90,7 @@ impl<'a> PassManager<'a> {
     /// Runs the pipeline, verifying the graph first and after every pass.
     ///
     /// # Errors
-    /// A graph that is broken to begin with, or a pass that breaks it: the graph is then as the pass left it.
+    /// An invalid graph, before the first pass or after one; the graph is left as the pass made it.
     pub fn run(&mut self, graph: &mut Graph) -> Result<Report, Error> {
         verify(graph).map_err(|error| Error::Before(error.into()))?;
         let mut report = Report::default();
@@ -130,7 +128,7 @@ mod tests {
     use crate::rewrite::rewrite_each;
     use crate::{FuseConvSilu, FuseSwiglu};
 
-    /// Two silu · mul, one of them in the last layer, and nothing else to fuse.
+    /// Two silu · mul, one of them in the last layer; nothing else can be fused.
     fn graph() -> Graph {
         read(
             r#"graph @g {
@@ -188,7 +186,7 @@ mod tests {
         assert_eq!(stop(3), (2, Some("fuse-swiglu: mul at layers.1".into())));
     }
 
-    /// Breaks a graph: what it calls logits has a row per token, not per output.
+    /// Breaks a graph: its logits have a row per token, not per output.
     struct Mislabel;
 
     impl Pass for Mislabel {

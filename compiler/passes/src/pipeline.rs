@@ -14,9 +14,9 @@ use crate::{
 pub struct Planned {
     /// The pass.
     pub pass: &'static dyn Pass,
-    /// Where it must be. Between these bounds its place is free.
+    /// Its ordering constraints.
     pub order: &'static [Order],
-    /// Why.
+    /// The reason of the constraints.
     pub reason: &'static str,
 }
 

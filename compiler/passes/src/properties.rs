@@ -1,4 +1,4 @@
-//! What holds for every pass, on any small graph: it stays sound and gives the interpreter's answer.
+//! Properties of every pass on random small graphs: the result is valid, and the interpreter computes the same from it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use crate::rewrite::{Changed, Rewriter, is_dead};
 use crate::{Fusion, Order, PIPELINE, Pass, PassManager, Planned};
 
-/// The same graphs in every run: where two experts are equally good for a token a rounding decides, and no run may fail by that.
+/// A fixed seed: if two experts have equal scores for a token, rounding decides, and that must not fail a run by chance.
 fn config() -> ProptestConfig {
     ProptestConfig {
         cases: 400,
@@ -50,7 +50,7 @@ impl Parameters for Waves {
     }
 }
 
-/// A batch of which every second row is wanted, the last first.
+/// A batch with logits of every second row, the last first.
 fn some_rows(step: &[&[u32]]) -> Batch {
     let batch = Batch::ragged(step);
     Batch { rows: (0..batch.ids.len()).rev().step_by(2).collect(), ..batch }
@@ -76,7 +76,7 @@ fn run(graph: &Graph, parameters: &Waves) -> Vec<(String, Tensor)> {
     found
 }
 
-/// Checks that a rewritten graph is sound and computes what the one before it computes.
+/// Checks that a rewritten graph is valid and computes the same as the original.
 fn check(before: &Graph, after: &Graph) -> Result<(), TestCaseError> {
     let changes = || format!("{}\nin\n{}", diff(before, after), print(before));
     prop_assert_eq!(verify(after), Ok(()), "{}", changes());
@@ -85,7 +85,7 @@ fn check(before: &Graph, after: &Graph) -> Result<(), TestCaseError> {
     prop_assert_eq!(found.len(), expected.len());
     for ((name, found), (_, expected)) in found.iter().zip(&expected) {
         let (Some(found), Some(expected)) = (found.as_f32(), expected.as_f32()) else { continue };
-        // An op rounds once where the ops it stands for round twice; later ops multiply what that makes.
+        // A fused op rounds once, the original ops twice; later ops amplify the difference.
         let largest = expected.iter().map(|x| f64::from(x.abs())).fold(1.0, f64::max);
         let report = compare(found, expected, Tolerance::abs(1e-4 * largest));
         prop_assert!(report.ok(), "{name}: {report}\n{}", changes());
@@ -97,7 +97,7 @@ fn check(before: &Graph, after: &Graph) -> Result<(), TestCaseError> {
 fn every_pass_keeps_the_answer() {
     for Planned { pass, .. } in PIPELINE {
         let rewrites = std::cell::Cell::new(0);
-        // Alone, and on what the passes before it leave.
+        // Alone, and after the passes before it.
         let earlier = || PIPELINE.iter().map(|planned| planned.pass).take_while(|other| other.name() != pass.name());
         let keeps = |(bytes, is_alone): (Vec<u8>, bool)| {
             let mut before = arbitrary::graph(&bytes);
@@ -149,7 +149,7 @@ fn the_pipeline_gives_the_same_bytes_and_then_finds_nothing() {
     TestRunner::new(config()).run(&bytes(), keeps).unwrap();
 }
 
-/// Each constraint is one that the result depends on: some graph is fused differently when it is violated.
+/// Each constraint matters: some graph is fused differently if it is violated.
 #[test]
 fn constraints_matter() {
     let fused = |passes: &[&'static dyn Pass], graph: &Graph| {

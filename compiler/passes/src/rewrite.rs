@@ -1,12 +1,12 @@
-//! Find, apply, repeat: the driver of every pass, and the few edits that passes are made of.
+//! The find-and-apply driver of every pass, and the edits that passes share.
 
 use jambac_graph::{Activation, Graph, NodeId, Op, Type, ValueId};
 
-/// How many rewrites a pass made.
+/// Number of rewrites that a pass made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed(pub u64);
 
-/// A graph, and how often it may be rewritten yet.
+/// A graph with a limit on rewrites.
 pub struct Rewriter<'g> {
     graph: &'g mut Graph,
     left: Option<u64>,
@@ -19,14 +19,14 @@ impl<'g> Rewriter<'g> {
         Rewriter { graph, left: limit, last: None }
     }
 
-    /// The last rewrite: op and source of the node where it was found.
+    /// The last rewrite: op and source of the matched node.
     pub fn last(&self) -> Option<&str> {
         self.last.as_deref()
     }
 }
 
-/// Goes through the nodes in order, again and again until nothing is found: `find` reads only, `apply` cannot fail.
-/// A rewrite must bring its pass closer to the end (fewer nodes, or fewer that match).
+/// Visits the nodes in order, repeatedly, until `find` matches none. `find` only reads; `apply` cannot fail. For termination each
+/// rewrite must leave fewer nodes, or fewer that match.
 pub(crate) fn rewrite_each<M>(
     rewriter: &mut Rewriter,
     find: fn(&Graph, NodeId) -> Option<M>,
@@ -39,7 +39,7 @@ pub(crate) fn rewrite_each<M>(
             if rewriter.left == Some(0) {
                 return changed;
             }
-            // A rewrite may have taken the node away, and even put one of its own in its place: then that one is asked.
+            // A rewrite may delete or replace the node.
             if !rewriter.graph.contains(node) {
                 continue;
             }
@@ -59,7 +59,7 @@ pub(crate) fn rewrite_each<M>(
 
 /// A node that replaces others.
 pub(crate) struct Fused {
-    /// The node whose position in the order it takes.
+    /// The node whose position it takes.
     pub place: NodeId,
     pub op: Op,
     pub operands: Vec<ValueId>,
@@ -101,25 +101,24 @@ pub(crate) fn covers(ranges: impl Iterator<Item = (usize, usize)>, ty: &Type) ->
     ty.cols() == Some(end)
 }
 
-/// True when the value has one reader, which is a node and no output: the value may vanish with it.
+/// True if the value has one reader and is not an output: a fusion with the reader may drop the value.
 pub(crate) fn has_one_reader(graph: &Graph, value: ValueId) -> bool {
     graph.users(value).len() == 1 && !graph.is_output(value)
 }
 
-/// The operands of a node with two, both ways round.
+/// The operands of a binary node in both orders.
 pub(crate) fn both_ways(graph: &Graph, node: NodeId) -> [(ValueId, ValueId); 2] {
     let operands = graph.operands(node);
     let (a, b) = (operands[0], operands[1]);
     [(a, b), (b, a)]
 }
 
-/// The operand of a silu that nobody else reads.
+/// The operand of a silu with one reader.
 pub(crate) fn silu_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
     (*graph.op(value.node) == Op::Silu && has_one_reader(graph, value)).then(|| graph.operands(value.node)[0])
 }
 
-/// x and the weight of a linear without bias and activation, whose weight is a parameter that nothing else reads: it may be
-/// stored in another way.
+/// x and weight of a linear without bias and activation whose weight is a parameter with one reader, so that its storage may change.
 pub(crate) fn plain_linear(graph: &Graph, value: ValueId) -> Option<(ValueId, ValueId)> {
     let (Op::Linear { activation: Activation::None }, &[x, weight]) =
         (graph.op(value.node), graph.operands(value.node).as_slice())
@@ -130,18 +129,18 @@ pub(crate) fn plain_linear(graph: &Graph, value: ValueId) -> Option<(ValueId, Va
     own.then_some((x, weight))
 }
 
-/// Adds a node in the place of `old`, for values whose readers then move to it.
+/// Adds a node at the position of `old`.
 pub(crate) fn add_in_place_of(graph: &mut Graph, old: NodeId, op: Op, operands: &[ValueId]) -> NodeId {
     graph.add_in_place_of(old, op, operands).unwrap_or_else(|error| panic!("a rewrite of a verified graph: {error}"))
 }
 
-/// Readers of `from` read `to`; the node of `from` goes when nobody reads it any more, and what only it has read too.
+/// Makes readers of `from` read `to`, then removes the node of `from` and its operands as far as they have no readers.
 pub(crate) fn replace(graph: &mut Graph, from: ValueId, to: ValueId) {
     graph.replace_uses(from, to);
     erase(graph, from.node);
 }
 
-/// Removes a node that nobody reads, then its operands likewise. Inputs, parameters and states stay.
+/// Removes a node without readers, then its operands likewise. Inputs, parameters and states stay.
 pub(crate) fn erase(graph: &mut Graph, node: NodeId) {
     if !is_dead(graph, node) || graph.op(node).is_source() {
         return;
@@ -155,7 +154,7 @@ pub(crate) fn erase(graph: &mut Graph, node: NodeId) {
     }
 }
 
-/// True when no result of the node is read or an output.
+/// True if no result of the node has a reader or is an output.
 pub(crate) fn is_dead(graph: &Graph, node: NodeId) -> bool {
     (0..graph.node(node).results.len()).all(|result| {
         let value = graph.result(node, result);

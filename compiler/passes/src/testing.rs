@@ -8,12 +8,12 @@ use jambac_graph::verify::verify;
 use crate::pass::Pass;
 use crate::rewrite::{Changed, Rewriter};
 
-/// Checks what a pass changes in a graph of these lines, and that it finds nothing the second time.
+/// Checks the difference that a pass makes in a graph of these lines, and that a second run changes nothing.
 pub(crate) fn check(pass: impl Pass, lines: &str, expected: Expect) {
     check_graph(pass, &of_lines(lines), expected);
 }
 
-/// [`check`] of a graph with its head.
+/// [`check`] for a whole graph.
 pub(crate) fn check_graph(pass: impl Pass, text: &str, expected: Expect) {
     let before = graph(text);
     let mut after = before.clone();
@@ -23,12 +23,12 @@ pub(crate) fn check_graph(pass: impl Pass, text: &str, expected: Expect) {
     assert_eq!(pass.run(&mut Rewriter::new(&mut after, None)), Changed(0), "the second time");
 }
 
-/// Checks that a pass leaves a graph of these lines alone.
+/// Checks that a pass does not change a graph of these lines.
 pub(crate) fn check_unchanged(pass: impl Pass, lines: &str) {
     check_unchanged_graph(pass, &of_lines(lines));
 }
 
-/// [`check_unchanged`] of a graph with its head.
+/// [`check_unchanged`] for a whole graph.
 pub(crate) fn check_unchanged_graph(pass: impl Pass, text: &str) {
     let before = graph(text);
     let mut after = before.clone();

@@ -14,13 +14,13 @@ pub fn silu(x: f32) -> f32 {
     (x / (1.0 + (-x).exp())) as f32
 }
 
-/// log(1 + exp(x)), in the form that neither overflows nor loses small terms.
+/// log(1 + exp(x)), in a form that does not overflow or lose small terms.
 pub fn softplus(x: f32) -> f32 {
     let x = f64::from(x);
     (x.max(0.0) + (-x.abs()).exp().ln_1p()) as f32
 }
 
-/// silu(gate) · up, element by element; silu is rounded before the product, as the two ops apart would.
+/// silu(gate) · up, element by element; silu is rounded before the product, as by separate ops.
 pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
     assert_eq!(gate.len(), up.len());
     gate.iter().zip(up).map(|(&gate, &up)| (f64::from(silu(gate)) * f64::from(up)) as f32).collect()

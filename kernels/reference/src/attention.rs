@@ -1,11 +1,11 @@
 //! Causal attention with grouped queries over a KV cache, without positions (arXiv 2305.13245; Jamba has no rotary embedding).
 //!
 //! ```text
-//! scores[j] = q[t, h] · k[j, g] · scale        g = h / (H / G), j up to and with the token itself
+//! scores[j] = q[t, h] · k[j, g] · scale        g = h / (H / G), j up to and including the token itself
 //! y[t, h]   = Σⱼ softmax(scores)[j] · v[j, g]
 //! ```
 //!
-//! A sequence's cache is `[context, 2, G, E]`: at each token its keys, then its values.
+//! A sequence's cache is `[context, 2, G, E]`: per token the keys, then the values.
 
 use jambac_graph::DType;
 
@@ -13,7 +13,7 @@ use crate::linear::dot;
 use crate::softmax::probabilities;
 use crate::tensor::round_to;
 
-/// Each sequence's cache with the keys and values `[T, row]` of its tokens of this step, rounded to the cache's dtype.
+/// Appends the keys and values `[T, row]` of this step to each sequence's cache, rounded to the cache's dtype.
 pub fn kv_append<C: AsRef<[f32]>>(
     caches: &[C],
     k: &[f32],
@@ -51,7 +51,7 @@ pub struct Heads {
     pub scale: f64,
 }
 
-/// q `[T, H·E]` over caches that hold the tokens of this step already; gives `[T, H·E]`.
+/// q `[T, H·E]` over caches that include the tokens of this step; returns `[T, H·E]`.
 pub fn attention<C: AsRef<[f32]>>(q: &[f32], caches: &[C], lengths: &[usize], heads: Heads) -> Vec<f32> {
     let Heads { n_heads, n_kv_heads, d_head, scale } = heads;
     let (q_row, kv_row) = (n_heads * d_head, n_kv_heads * d_head);
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(caches, [[0.0, 4.0, ln_3, 8.0]]);
         // Token 0 sees itself alone. Token 1: head 0 weighs 1 : 3, so 1 + 6; head 1 (q = 0) weighs evenly.
         assert_eq!(attention(&[1.0, 0.0, 1.0, 0.0], &caches, &[2], HEADS), [4.0, 4.0, 7.0, 6.0]);
-        // The same second token as a step of its own.
+        // The same second token as a separate step.
         assert_eq!(attention(&[1.0, 0.0], &caches, &[1], HEADS), [7.0, 6.0]);
     }
 

@@ -1,11 +1,11 @@
-//! Causal depthwise convolution over a ragged batch, with the state that joins one step to the next.
+//! Causal depthwise convolution over a ragged batch, with the state between steps.
 //!
 //! ```text
 //! y[t, c] = activation(Σₖ weight[c, k] · u[t − (K − 1) + k, c] + bias[c])        k = 0 … K − 1
 //! ```
 //!
-//! Inputs before a sequence's first token of the step come from its state, the last K − 1 inputs, oldest first; a new
-//! sequence has zeros there.
+//! Inputs before a sequence's first token of the step come from its state, the last K − 1 inputs, oldest first; zeros for a new
+//! sequence.
 
 use jambac_graph::Activation;
 

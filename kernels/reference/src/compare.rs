@@ -1,4 +1,4 @@
-//! How far a tensor is from the one it should be.
+//! Comparison of a tensor with the expected one.
 //!
 //! ```text
 //! close(i):  |found[i] − expected[i]| ≤ abs + rel · |expected[i]|
@@ -7,17 +7,17 @@
 
 use std::fmt;
 
-/// What counts as close, element by element.
+/// The tolerance per element.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Allowed difference whatever the value.
+    /// Absolute tolerance.
     pub abs: f64,
-    /// Allowed difference as a part of the expected value's magnitude.
+    /// Tolerance relative to the expected magnitude.
     pub rel: f64,
 }
 
 impl Tolerance {
-    /// Equal, every element (0 and −0 are; NaN is equal to NaN).
+    /// Every element equal (0 equals −0, NaN equals NaN).
     pub const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };
 
     /// An absolute tolerance.
@@ -25,7 +25,7 @@ impl Tolerance {
         Tolerance { abs, rel: 0.0 }
     }
 
-    /// For logits: 1e-4 · max(1, standard deviation), as f32 kernels differ in the order of sums and nothing else.
+    /// For logits: 1e-4 · max(1, standard deviation), as f32 kernels differ only in the order of sums.
     pub fn logits(expected: &[f32]) -> Tolerance {
         Tolerance::abs(1e-4 * standard_deviation(expected).max(1.0))
     }
@@ -46,9 +46,7 @@ pub fn standard_deviation(values: &[f32]) -> f64 {
 pub struct Bad {
     /// Flat, row-major.
     pub index: usize,
-    /// The value that was computed.
     pub found: f32,
-    /// The value that it should be.
     pub expected: f32,
 }
 
@@ -57,22 +55,21 @@ pub struct Bad {
 pub struct Report {
     /// Number of elements.
     pub n_elements: usize,
-    /// Largest difference; infinite when one of the two is not finite and the other is something else.
+    /// Largest difference; infinite unless both values are finite or equal.
     pub max_abs: f64,
     /// The difference that 99 % of the elements do not exceed.
     pub p99_abs: f64,
-    /// Squared error over squared magnitude of what was expected; 0 when all is equal.
+    /// Squared error over the squared expected magnitude; 0 if all are equal.
     pub nmse: f64,
-    /// Part of the elements that is close, 0 to 1; 1 of no elements.
+    /// Fraction of close elements, 0 to 1; 1 for no elements.
     pub close_fraction: f64,
     /// The first element that is not close.
     pub first_bad: Option<Bad>,
-    /// What close meant.
     pub tolerance: Tolerance,
 }
 
 impl Report {
-    /// True when every element is close.
+    /// True if every element is close.
     pub fn ok(&self) -> bool {
         self.first_bad.is_none()
     }
@@ -81,7 +78,7 @@ impl Report {
 /// Compares element by element.
 ///
 /// # Panics
-/// When the two have different lengths: then there is nothing to compare.
+/// If the lengths differ.
 pub fn compare(found: &[f32], expected: &[f32], tolerance: Tolerance) -> Report {
     assert_eq!(found.len(), expected.len(), "elements to compare");
     let mut differences = Vec::with_capacity(found.len());
@@ -113,7 +110,7 @@ pub fn compare(found: &[f32], expected: &[f32], tolerance: Tolerance) -> Report 
     }
 }
 
-/// |found − expected|; 0 of equal infinities and of two NaNs, infinite when only one of them is not finite.
+/// |found − expected|; 0 for equal infinities and for two NaNs, infinite if only one of them is finite.
 fn difference(found: f32, expected: f32) -> f64 {
     if found == expected || (found.is_nan() && expected.is_nan()) {
         return 0.0;

@@ -1,8 +1,8 @@
-//! Element by element over two values.
+//! Elementwise ops.
 //!
 //! ```text
 //! add: y = a + b
-//! mul: y = a · b        b is shaped like a, or is one row that every row of a meets
+//! mul: y = a · b        b is shaped like a, or is one row, repeated for every row of a
 //! ```
 
 /// a + b.
@@ -11,7 +11,7 @@ pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// a · b, where b has as many elements as a, or is the row that is repeated.
+/// a · b, where b has as many elements as a, or is one row.
 pub fn mul(a: &[f32], b: &[f32]) -> Vec<f32> {
     assert!(b.is_empty() == a.is_empty() || a.is_empty(), "a row to repeat has elements");
     assert!(a.is_empty() || a.len().is_multiple_of(b.len()));

@@ -1,4 +1,4 @@
-//! One node: the op's function on the node's operands, results shaped.
+//! Evaluates one node: calls the op's function on the operands. The only file that lists the ops.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::softmax::softmax;
 use crate::tensor::{Tensor, Value};
 use crate::{Data, ReferenceError};
 
-/// The results of a node that is no source, on a ragged batch of sequences with `lengths` tokens.
+/// The results of a node that is not a source, on a ragged batch of sequences with `lengths` tokens.
 pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Result<Vec<Value>, ReferenceError> {
     let x = Operands { node, values: operands };
     let one = |tensor: Tensor| Ok(vec![tensor.into()]);
@@ -126,7 +126,7 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
     }
 }
 
-/// The operands of one node, by slot; each accessor says which slot is wrong and how.
+/// The operands of one node by slot; errors name the slot and the expected kind.
 struct Operands<'a> {
     node: &'a Node,
     values: &'a [Value],
@@ -169,7 +169,7 @@ impl<'a> Operands<'a> {
         Ok(Tensor::f32(self.tensor(slot)?.shape.clone(), data))
     }
 
-    /// The caches in a slot with the second operand's keys and the third's values behind them.
+    /// The caches in a slot, with the second operand's keys and the third's values appended.
     fn append(&self, cache: usize, lengths: &[usize]) -> Result<Vec<Tensor>, ReferenceError> {
         let (caches, row) = (self.ragged(cache)?, self.tensor(1)?.cols());
         let dtype = self.node.op.state().map_or(DType::F32, |state| self.node.results[state.result].dtype);
@@ -206,7 +206,7 @@ impl<'a> Operands<'a> {
         Ok(Tensor::f32([n_tokens, k, n_out], y))
     }
 
-    /// Δ, B and C of a scan: operands, or what its selection makes of them.
+    /// Δ, B and C of a scan: operands, or computed from them as its selection specifies.
     fn selected(&self, selection: Selection) -> Result<[Cow<'a, [f32]>; 3], ReferenceError> {
         let normed = |eps| {
             let weights = [self.f32(4)?, self.f32(5)?, self.f32(6)?];
@@ -248,7 +248,7 @@ impl<'a> Operands<'a> {
         parts.into_iter().map(part).collect()
     }
 
-    /// The rows of a table that the indices in a slot name.
+    /// The rows of a table at the indices in a slot.
     fn gather(&self, table: &Tensor, slot: usize) -> Result<Tensor, ReferenceError> {
         let (rows, cols) = (self.i32(slot)?, table.cols());
         let Data::F32(data) = &table.data else { return Err(self.wrong(slot, "f32")) };

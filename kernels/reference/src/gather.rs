@@ -1,10 +1,13 @@
-//! Rows of a table by number: `embed` (token ids) and `select_rows` (rows whose logits are wanted).
+//! Rows of a table by index: `embed` (token ids) and `select_rows` (rows whose logits are computed).
 //!
 //! ```text
 //! y[i] = table[rows[i]]
 //! ```
 
-/// The rows of a table of `cols` columns, or the first number that is not a row.
+/// The rows of a table of `cols` columns.
+///
+/// # Errors
+/// The first index that is not a row.
 pub fn gather_rows(table: &[f32], cols: usize, rows: &[i32]) -> Result<Vec<f32>, i32> {
     let mut y = Vec::with_capacity(rows.len() * cols);
     for &row in rows {

@@ -13,10 +13,10 @@ use crate::evaluate::evaluate;
 use crate::state::State;
 use crate::tensor::{Tensor, Value};
 
-/// Where the interpreter gets parameters from.
+/// A source of parameters.
 pub trait Parameters {
-    /// The elements of a parameter by its canonical name, widened to f32, row-major; a `*` in the name stands for every
-    /// expert, stacked in order. `None` when there is no such parameter.
+    /// The elements of a parameter by its canonical name, widened to f32, row-major. A `*` in the name is every expert, stacked in
+    /// order. `None` if there is no such parameter.
     fn parameter(&self, name: &str) -> Option<Cow<'_, [f32]>>;
 }
 
@@ -26,14 +26,14 @@ impl Parameters for BTreeMap<String, Vec<f32>> {
     }
 }
 
-/// The tokens of one step: of the first sequence, then of the second, and so on.
+/// The tokens of one step, sequence by sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids of all sequences, one after another.
+    /// Token ids of all sequences, concatenated.
     pub ids: Vec<u32>,
-    /// Tokens of each sequence in this step, 0 for one that rests; their sum is the number of ids.
+    /// Tokens of each sequence in this step, possibly 0; their sum is the number of ids.
     pub lengths: Vec<usize>,
-    /// Indices into `ids` whose logits are wanted, in the order wanted.
+    /// Indices into `ids` of the rows whose logits are computed, in the order of the output.
     pub rows: Vec<usize>,
 }
 
@@ -84,7 +84,7 @@ pub struct Interpreter<'g> {
 }
 
 impl<'g> Interpreter<'g> {
-    /// Fetches every parameter of the graph, which must be verified (`jambac_graph::verify`).
+    /// Fetches every parameter of a verified graph (`jambac_graph::verify`).
     ///
     /// # Errors
     /// A parameter that is missing or of another size.
@@ -106,15 +106,14 @@ impl<'g> Interpreter<'g> {
         Ok(Interpreter { graph, order, parameters: found, n_readers })
     }
 
-    /// One step: the outputs that are not states, by name; the next states are in `state`, which stays as it was when
-    /// the step fails.
+    /// Runs one step. Returns the outputs by name, without states; `state` gets the next states, and is unchanged if the step fails.
     ///
     /// # Errors
-    /// A batch that does not fit itself, the graph, the state or the vocabulary; a state of another graph.
+    /// A batch that is inconsistent or does not match the graph, the state or the vocabulary; a state of another graph.
     pub fn run(&self, batch: &Batch, state: &mut State) -> Result<BTreeMap<String, Tensor>, ReferenceError> {
         let mut waiting = self.n_readers.clone();
         let values = self.step(batch, state, |values, operands| {
-            // A value whose last reader has run is dropped: activations of a long prompt would not fit otherwise.
+            // Drops a value after its last reader: activations of a long prompt would not fit otherwise.
             for operand in operands {
                 let left = waiting.entry(*operand).or_insert(1);
                 *left -= 1;
@@ -126,7 +125,7 @@ impl<'g> Interpreter<'g> {
         Ok(self.finish(&values, state))
     }
 
-    /// As [`Interpreter::run`], with every value of the step.
+    /// As [`Interpreter::run`], but returns every value of the step.
     ///
     /// # Errors
     /// As [`Interpreter::run`].
@@ -163,7 +162,7 @@ impl<'g> Interpreter<'g> {
         Ok(values)
     }
 
-    /// Moves the states on, and gives the other outputs.
+    /// Stores the next states, and returns the other outputs.
     fn finish(&self, values: &BTreeMap<ValueId, Value>, state: &mut State) -> BTreeMap<String, Tensor> {
         let is_state = |name: &str| {
             self.order.iter().any(|&node| matches!(self.graph.op(node), Op::State { name: state, .. } if state == name))
@@ -208,7 +207,7 @@ pub fn interpret_all(
 }
 
 fn input(batch: &Batch, name: &str) -> Result<Tensor, ReferenceError> {
-    // `Batch::check` has seen that both fit in 31 bits.
+    // `Batch::check` checks that both fit in 31 bits.
     let data: Vec<i32> = match name {
         "ids" => batch.ids.iter().map(|&id| id as i32).collect(),
         "rows" => batch.rows.iter().map(|&row| row as i32).collect(),

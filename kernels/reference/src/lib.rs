@@ -1,14 +1,16 @@
 //! jambac-reference: the oracle. Every op of the layer graph as plain scalar Rust, and an interpreter that runs any graph.
 //!
-//! Arithmetic: a value between two ops is f32 (or i32); inside an op everything is f64 and rounded to f32 once, at the
-//! end. A fused op rounds where its parts would, so a fusion that is right keeps the oracle's answer to the bit. The SSM
-//! state is rounded after every token, so a prompt in chunks gives the bits of the same prompt at once.
+//! Arithmetic: values between ops are f32 (or i32); inside an op everything is f64, rounded to f32 once at the end. A fused op rounds
+//! where the original ops would, so a correct fusion keeps the result bit for bit. The SSM state is rounded after every token, so a
+//! prompt in chunks gives the same bits as the whole prompt.
 //!
 //! One file per op or small family: the formula, then the loop. [`interpret`](mod@interpret) runs graphs with them,
-//! [`compare`](mod@compare) says how far two tensors are apart.
+//! [`compare`](mod@compare) measures the difference of two tensors.
 //!
-//! The functions of single ops are for tests of kernels: they take row-major slices, and panic when a length does not fit
-//! its dimensions. The interpreter checks what comes from outside and returns [`ReferenceError`].
+//! The functions of single ops are for tests of kernels: they take row-major slices, and panic if a length does not match the
+//! dimensions. The interpreter checks its inputs and returns [`ReferenceError`].
+
+#![allow(missing_docs)] // For internal crates the names suffice.
 
 pub mod activation;
 pub mod attention;

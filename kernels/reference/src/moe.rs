@@ -1,4 +1,4 @@
-//! Mixture of experts: which expert sees which token, their products, and the weighted sum.
+//! Mixture of experts: routing of tokens, products of experts, and the weighted sum.
 //!
 //! ```text
 //! weights, experts = top_k(p)                           largest first, ties to the lower index
@@ -22,7 +22,9 @@ pub fn top_k(p: &[f32], cols: usize, k: usize) -> (Vec<f32>, Vec<i32>) {
 }
 
 /// Slots `[T, k]` in order of expert (equal experts in order of slot), and the first of each expert `[E + 1]`.
-/// An index that is no expert is returned as the error.
+///
+/// # Errors
+/// The first index that is not an expert.
 pub fn moe_permute(experts: &[i32], n_experts: usize) -> Result<(Vec<i32>, Vec<i32>), i32> {
     let mut offsets = vec![0i32; n_experts + 1];
     for &expert in experts {
@@ -40,7 +42,7 @@ pub fn moe_permute(experts: &[i32], n_experts: usize) -> Result<(Vec<i32>, Vec<i
 /// Operands of [`grouped_linear`].
 #[derive(Clone, Copy, Debug)]
 pub struct GroupedLinear<'a> {
-    /// `[T, I]` (a token's slots share its row) or `[T, k, I]` (a row per slot).
+    /// `[T, I]` (one row for all slots of a token) or `[T, k, I]` (a row per slot).
     pub x: &'a [f32],
     /// `[E, N, I]`.
     pub weight: &'a [f32],

@@ -7,7 +7,7 @@
 use crate::elementwise::{add, slice};
 use crate::linear::dot;
 
-/// Each row of weight.len() columns, normalised.
+/// RMS norm of each row of `weight.len()` columns.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     let cols = weight.len();
     let mut y = Vec::with_capacity(x.len());
@@ -18,7 +18,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     y
 }
 
-/// The columns of x in parts, one per weight and of its length, each RMS normed by itself.
+/// RMS norm of each part of the columns of x; part i has the length of weight i.
 pub fn split_rms_norm(x: &[f32], weights: &[&[f32]], eps: f64) -> Vec<Vec<f32>> {
     let cols = weights.iter().map(|weight| weight.len()).sum();
     let mut start = 0;

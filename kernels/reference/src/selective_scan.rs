@@ -5,7 +5,7 @@
 //! y[t, c] = Σₙ h[c, n] · c[t, n]
 //! ```
 //!
-//! and, gated, (y + d · u) · silu(z). h is rounded to f32 after every token, as the state between steps is.
+//! and, if gated, (y + d · u) · silu(z). h is rounded to f32 after every token, as between steps.
 
 use crate::activation::silu;
 
@@ -59,7 +59,7 @@ pub fn selective_scan(scan: &Scan) -> (Vec<f32>, Vec<f32>) {
     (y, h)
 }
 
-/// (selective_scan + d · u) · silu(z), with d `[C]` and z `[T, C]`; each of the four steps rounds, as the ops apart would.
+/// (selective_scan + d · u) · silu(z), with d `[C]` and z `[T, C]`; each of the four steps rounds, as separate ops would.
 pub fn gated_selective_scan(scan: &Scan, d: &[f32], z: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let (mut y, state) = selective_scan(scan);
     for (i, y) in y.iter_mut().enumerate() {

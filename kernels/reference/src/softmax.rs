@@ -30,7 +30,7 @@ mod tests {
     fn worked_numbers() {
         let ln_3 = 3f32.ln();
         assert_eq!(softmax(&[0.0, ln_3, 5.0, 5.0], 2), [0.25, 0.75, 0.5, 0.5]);
-        // exp(1000) overflows; the maximum is taken off first.
+        // exp(1000) overflows; the maximum is subtracted first.
         assert_eq!(softmax(&[1000.0, -1000.0], 2), [1.0, 0.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! What sequences remember between steps.
+//! The states of sequences.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use jambac_graph::{Dim, Symbol, Type};
 use crate::ReferenceError;
 use crate::tensor::{Tensor, Value};
 
-/// The named states of each sequence. A state that a sequence lacks starts at zero, and a KV cache starts empty.
+/// The named states of each sequence. States start at zero, KV caches empty.
 /// Cloning a `State` snapshots every sequence.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -15,12 +15,12 @@ pub struct State {
 }
 
 impl State {
-    /// So many new sequences.
+    /// This number of new sequences.
     pub fn new(n_sequences: usize) -> State {
         State { sequences: vec![BTreeMap::new(); n_sequences] }
     }
 
-    /// How many sequences there are; a batch has a length for each.
+    /// Number of sequences; a batch has a length for each.
     pub fn n_sequences(&self) -> usize {
         self.sequences.len()
     }
@@ -31,12 +31,12 @@ impl State {
         self.sequences.get(sequence)?.get(name)
     }
 
-    /// All states of a sequence, by name; none for a sequence that is not there.
+    /// All states of a sequence, by name; none for an unknown sequence.
     pub fn sequence(&self, sequence: usize) -> impl Iterator<Item = (&str, &Tensor)> {
         self.sequences.get(sequence).into_iter().flatten().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// The state `name` of all sequences, as the graph sees it.
+    /// The state `name` of all sequences, as a value of the graph.
     pub(crate) fn value(&self, name: &str, ty: &Type) -> Result<Value, ReferenceError> {
         let mut tensors = Vec::with_capacity(self.sequences.len());
         for (index, states) in self.sequences.iter().enumerate() {
@@ -80,19 +80,19 @@ impl State {
     }
 }
 
-/// True of a type whose second dimension is the context: each sequence has its own length of it.
+/// True if the second dimension is the context, which has a length per sequence.
 fn is_ragged(ty: &Type) -> bool {
     ty.shape.get(1) == Some(&Dim::Symbol(Symbol::Context))
 }
 
-/// What a new sequence has: zeros, over no context.
+/// The state of a new sequence: zeros, with an empty context.
 fn initial(ty: &Type) -> Tensor {
     let shape: Vec<usize> = ty.shape.iter().skip(1).map(|dim| dim.fixed().unwrap_or(0)).collect();
     let n_elements = shape.iter().product();
     Tensor::f32(shape, vec![0.0; n_elements])
 }
 
-/// True when the tensor has the type's fixed dimensions and elements of f32.
+/// True if the tensor has the type's fixed dimensions and elements of f32.
 fn fits(tensor: &Tensor, ty: &Type) -> bool {
     let dims = &ty.shape[1..];
     tensor.as_f32().is_some()

@@ -1,4 +1,4 @@
-//! What flows between ops: tensors of f32 or i32, and the ragged KV caches.
+//! Values between ops: tensors of f32 or i32, and ragged KV caches.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use jambac_graph::DType;
 /// Elements of a [`Tensor`], row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
-    /// Floating-point values; f16 and bf16 ones are held widened.
+    /// Floating-point values; f16 and bf16 are widened.
     F32(Vec<f32>),
     /// Token ids, expert indices, row numbers.
     I32(Vec<i32>),
@@ -23,27 +23,23 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of f32.
-    ///
     /// # Panics
-    /// When the shape has another number of elements.
+    /// If the shape has another number of elements.
     pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Tensor {
         let shape = shape.into();
         assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of f32{shape:?}");
         Tensor { shape, data: Data::F32(data) }
     }
 
-    /// A tensor of i32.
-    ///
     /// # Panics
-    /// When the shape has another number of elements.
+    /// If the shape has another number of elements.
     pub fn i32(shape: impl Into<Vec<usize>>, data: Vec<i32>) -> Tensor {
         let shape = shape.into();
         assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of i32{shape:?}");
         Tensor { shape, data: Data::I32(data) }
     }
 
-    /// The elements of a tensor of f32.
+    /// The elements, if they are f32.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             Data::F32(data) => Some(data),
@@ -51,7 +47,7 @@ impl Tensor {
         }
     }
 
-    /// The elements of a tensor of i32.
+    /// The elements, if they are i32.
     pub fn as_i32(&self) -> Option<&[i32]> {
         match &self.data {
             Data::I32(data) => Some(data),
@@ -68,9 +64,9 @@ impl Tensor {
 /// A value of a running graph; cloning shares the elements.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Anything whose dimensions are one number each.
+    /// A dense value.
     Tensor(Arc<Tensor>),
-    /// A state with a `context` dimension: `[context, …]` per sequence, each of its own length.
+    /// A state with a `context` dimension: `[context, …]` per sequence, of different lengths.
     Ragged(Arc<Vec<Tensor>>),
 }
 
@@ -90,11 +86,11 @@ impl From<Tensor> for Value {
     }
 }
 
-/// A value as an element type holds it: rounded to nearest, ties to even. f32 and i32 leave it as it is.
+/// A value rounded to an element type: to nearest, ties to even. The identity for f32 and i32.
 pub fn round_to(dtype: DType, x: f32) -> f32 {
     match dtype {
         DType::F32 | DType::I32 => x,
-        // No value but a parameter is of this type, and a source gives those as the numbers that they stand for.
+        // Only parameters have this type, and sources return them scaled.
         DType::I8 => x,
         DType::Bf16 => round_mantissa(x, 16),
         // Below 2⁻¹⁴ f16 has a fixed step of 2⁻²⁴; adding and taking off 0.5, whose step in f32 is 2⁻²⁴, rounds to it.
@@ -106,7 +102,7 @@ pub fn round_to(dtype: DType, x: f32) -> f32 {
     }
 }
 
-/// x without the lowest `bits` bits of its mantissa.
+/// x rounded to a mantissa without the lowest `bits` bits.
 fn round_mantissa(x: f32, bits: u32) -> f32 {
     if !x.is_finite() {
         return x;

@@ -1,4 +1,4 @@
-//! Attention with grouped queries and no positions: Jamba has no rotary embedding, Mamba tells it where it is.
+//! Grouped-query attention without positional encoding: in Jamba the Mamba layers carry the position.
 
 use jambac_graph::ValueId;
 

@@ -1,4 +1,4 @@
-//! The model, layer by layer: what Hugging Face's `JambaForCausalLM` computes, op by op, before any fusion.
+//! The model layer by layer, op by op as Hugging Face's `JambaForCausalLM` computes it, before any fusion.
 //!
 //! ```text
 //! x = embed(ids)
@@ -20,10 +20,10 @@ use crate::jamba::config::JambaConfig;
 use crate::jamba::parameters::{EMBEDDING, LM_HEAD, table};
 use crate::jamba::{attention, mamba, mlp, moe};
 
-/// What a graph is built with besides its config.
+/// Options of a graph besides its config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Element type of the KV cache: F32, or Bf16, to which keys and values are rounded as they join it.
+    /// Element type of the KV cache: F32 or Bf16; keys and values are rounded to it when appended.
     pub kv_dtype: DType,
 }
 
@@ -33,8 +33,8 @@ impl Default for Options {
     }
 }
 
-/// The graph of a step over any number of tokens of each sequence. `dtypes` gives the element type of each parameter by
-/// its canonical name: [`Parameters::dtype`](crate::jamba::Parameters::dtype) of a checkpoint, or any where there is none.
+/// The graph of a step over any number of tokens of each sequence. `dtypes` maps the canonical name of a parameter to its element type:
+/// [`Parameters::dtype`](crate::jamba::Parameters::dtype) of a checkpoint, or any without one.
 pub fn prefill(config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, options: &Options) -> Graph {
     model(Builder::new("prefill"), config, dtypes, options)
 }
@@ -89,7 +89,7 @@ fn model(b: Builder, config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, optio
     m.b.finish()
 }
 
-/// A model being built: the builder, and where in the table of names it is.
+/// A model being built: the graph builder, and the position in the table of names.
 pub(super) struct Model<'a> {
     pub(super) b: Builder,
     pub(super) config: &'a JambaConfig,
@@ -101,7 +101,7 @@ pub(super) struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// Later nodes come from a part of a layer.
+    /// Sets the source of later nodes, a part of a layer.
     fn enter(&mut self, layer: usize, part: &str) {
         self.place = format!("model.layers.{layer}");
         self.b.scope(format!("layers.{layer}.{part}"));

@@ -22,7 +22,7 @@ pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The output projection of a model that is not tied.
 pub(super) const LM_HEAD: &str = "lm_head.weight";
 
-/// A parameter as the config asks for it.
+/// A parameter that the config requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {
     /// Canonical name, with `*` for the expert.
@@ -32,7 +32,7 @@ pub struct ParameterSpec {
 }
 
 impl ParameterSpec {
-    /// True of the experts of a layer: the name has a `*`, and dimension 0 counts them.
+    /// True if the experts of a layer are stacked: the name has a `*`, and dimension 0 is the expert.
     pub fn is_stacked(&self) -> bool {
         self.name.contains('*')
     }
@@ -56,7 +56,7 @@ impl ParameterSpec {
     }
 }
 
-/// Every parameter that a config asks for, in the order in which a token meets them.
+/// Every parameter that a config requires, in the order of the forward pass.
 pub fn table(config: &JambaConfig) -> Vec<ParameterSpec> {
     let &JambaConfig { d_model, d_ff, d_inner, d_state, d_conv, dt_rank, n_experts, vocab, .. } = config;
     let (q_width, kv_width) = (config.n_heads * config.d_head, config.n_kv_heads * config.d_head);
@@ -138,13 +138,13 @@ fn canonical(config: &JambaConfig, name: &str) -> String {
     }
 }
 
-/// A parameter of the graph where it lies in the checkpoint.
+/// A parameter of the graph with its tensors in the checkpoint.
 #[derive(Clone, Debug)]
 pub struct Parameter<'c> {
     /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
     pub shape: Vec<usize>,
-    /// What it is stored as, unless chosen otherwise: the element type of its tensors; F32 where experts of one layer differ;
-    /// BF16 of floats of 8 bits, whose products with scales it holds to 2⁻⁹; I8 of experts that `experts_int8` rounds.
+    /// Default element type in a plan: that of its tensors; F32 if the experts of a layer differ; BF16 for 8-bit floats, which rounds
+    /// their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds.
     pub dtype: DType,
     /// Its tensors in order: one, or one per expert.
     pub tensors: Vec<StoredTensor<'c>>,
@@ -172,7 +172,7 @@ pub struct Parameters<'c> {
 /// A tied model may come with an `lm_head.weight` (transformers ignores it) when its bytes are those of the embedding.
 ///
 /// # Errors
-/// A tensor that is missing, extra, misshapen or there under two names; elements of 8 bits that config.json does not announce
+/// A tensor that is missing, extra, misshapen or duplicate; elements of 8 bits that config.json does not announce
 /// or whose scales are not as it says; a tied model's other output projection.
 pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
     let config = checkpoint.config();
@@ -215,7 +215,7 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
     Ok(Parameters { checkpoint, bound })
 }
 
-/// The output projection beside a tied embedding has to be the embedding.
+/// Checks that the output projection of a tied model is the embedding.
 fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) -> Result<(), ModelError> {
     let same = |a: TensorView, b: TensorView| {
         (a.info.dtype, &a.info.shape) == (b.info.dtype, &b.info.shape) && a.bytes == b.bytes
@@ -230,7 +230,7 @@ fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) 
     })
 }
 
-/// The element type that holds every tensor, exactly but for floats of 8 bits with scales of more than 4.
+/// The element type that holds the values of every tensor; exact, except for 8-bit floats with scales above 4.
 fn common_dtype(tensors: &[StoredTensor]) -> DType {
     let mut dtypes = tensors.iter().map(|tensor| match tensor.elements.info.dtype {
         jambac_checkpoint::DType::F32 => DType::F32,
@@ -254,7 +254,7 @@ impl<'c> Parameters<'c> {
         self.checkpoint.config()
     }
 
-    /// Every parameter with its canonical name, in order of name.
+    /// Every parameter with its canonical name, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Parameter<'c>)> {
         self.bound.iter().map(|(name, parameter)| (name.as_str(), parameter))
     }
@@ -264,7 +264,7 @@ impl<'c> Parameters<'c> {
         self.bound.get(name)
     }
 
-    /// Element type of a parameter, for [`prefill`](crate::jamba::prefill); F32 of a name that is none.
+    /// Element type of a parameter, for [`prefill`](crate::jamba::prefill); F32 for an unknown name.
     pub fn dtype(&self, name: &str) -> DType {
         self.get(name).map_or(DType::F32, |parameter| parameter.dtype)
     }
@@ -272,7 +272,7 @@ impl<'c> Parameters<'c> {
     /// All elements of a parameter widened to f32, experts one after another.
     ///
     /// # Errors
-    /// A name that is no parameter.
+    /// An unknown name.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let unknown = || ModelError::UnknownParameter { name: name.into() };
         Ok(self.get(name).ok_or_else(unknown)?.to_f32_vec())

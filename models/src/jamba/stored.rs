@@ -1,4 +1,4 @@
-//! A tensor as a checkpoint stores it: elements of 8 bits come with a tensor of scales.
+//! A stored tensor, with its scales if elements have 8 bits.
 //!
 //! ```text
 //! weight[i, j] = scale[i / rows, j / columns] · element[i, j]     in f32, rounded once
@@ -10,19 +10,18 @@ use jambac_checkpoint::{Checkpoint, DType, Scales, Scheme, TensorView};
 
 use crate::ModelError;
 
-/// What the name of a weight's scales adds to the weight's: compressed-tensors' and AutoFP8's, transformers'.
+/// Suffixes of the scales of a weight: of compressed-tensors and AutoFP8, and of transformers.
 const SCALE: [&str; 2] = ["_scale", "_scale_inv"];
-/// Where the name of a weight ends, and what tensors of scales of its inputs end in instead.
+/// The suffix of a weight, and the suffixes of the scales of its inputs.
 const WEIGHT: &str = "weight";
 const INPUTS: [&str; 4] = ["input_scale", "input_zero_point", "activation_scale", "activation_scale_inv"];
 
 /// Tensors of a checkpoint by canonical name.
 pub(super) type Tensors<'c> = BTreeMap<String, TensorView<'c>>;
 
-/// One tensor of a parameter, with its scales where it has any.
+/// One tensor of a parameter, with its scales if it has any.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredTensor<'c> {
-    /// The elements as the file has them.
     pub elements: TensorView<'c>,
     scales: Option<ScalesOf<'c>>,
 }
@@ -47,11 +46,11 @@ impl ScalesOf<'_> {
 }
 
 impl<'c> StoredTensor<'c> {
-    /// The tensor `view`, a parameter's, whose scales are taken out of `others` where it has any.
+    /// The tensor `view` of a parameter; takes its scales, if any, out of `others`.
     ///
     /// # Errors
-    /// Elements of 8 bits that config.json does not announce, or in a parameter that is no linear's weight; scales that are
-    /// missing, there twice, of a wrong shape or type, or not finite.
+    /// Elements of 8 bits that config.json does not announce, or outside the weights of linears; scales that are missing, duplicate, of
+    /// a wrong shape or type, or not finite.
     pub(super) fn bind(
         checkpoint: &'c Checkpoint,
         view: TensorView<'c>,
@@ -123,10 +122,10 @@ impl<'c> StoredTensor<'c> {
         self.elements.info.n_elements()
     }
 
-    /// The elements from `start` (in the flat, row-major order) into all of `out`, as the values that they stand for.
+    /// Fills `out` with elements from `start` on (in row-major order), scaled.
     ///
     /// # Panics
-    /// When there are not that many.
+    /// If there are fewer.
     pub fn range_f32(&self, start: usize, out: &mut [f32]) {
         self.elements.range_f32(start, out);
         let Some(scales) = &self.scales else { return };
@@ -142,18 +141,18 @@ impl<'c> StoredTensor<'c> {
         }
     }
 
-    /// All elements as the values that they stand for.
+    /// All elements, scaled.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.n_elements()];
         self.range_f32(0, &mut out);
         out
     }
 
-    /// Rows from `first_row` on as the checkpoint's own integers with a scale each: as many as `scales` has room for. False
-    /// where it stores no integers, or rows with several scales.
+    /// Fills `q` and `scales` with the stored integers and scales of `scales.len()` rows from `first_row` on. False if the checkpoint
+    /// stores no integers, or several scales per row.
     ///
     /// # Panics
-    /// When there are not that many rows, or `q` has not their length.
+    /// If there are fewer rows, or `q` has another length.
     pub fn read_int8(&self, first_row: usize, q: &mut [i8], scales: &mut [f32]) -> bool {
         let Some(own) = self.scales.filter(|own| own.block.1 == own.k) else { return false };
         assert_eq!(q.len(), scales.len() * own.k, "rows of {} integers", own.k);
@@ -166,12 +165,12 @@ impl<'c> StoredTensor<'c> {
     }
 }
 
-/// Whether a parameter is the weight of a linear, by its canonical name.
+/// Whether the parameter of this canonical name is the weight of a linear.
 fn is_linear(name: &str) -> bool {
     ["_proj.weight", "router.weight", "lm_head.weight"].iter().any(|ending| name.ends_with(ending))
 }
 
-/// Whether scales of a shape are of a kind, for a matrix of (n, k).
+/// Whether scales of this shape match the granularity, for a matrix of (n, k).
 fn fits(scales: Scales, found: &[usize], (n, k): (usize, usize)) -> bool {
     let expected = scales.shape(n, k);
     let shorter = expected.iter().rev().take_while(|&&size| size == 1).count();

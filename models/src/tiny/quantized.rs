@@ -9,7 +9,7 @@ use super::Stored;
 /// Rows and columns of a block, so that no miniature's sizes are multiples of both.
 const BLOCK: (usize, usize) = (32, 48);
 
-/// How the weights of linears are stored; routers, Δ's projections and the output projection stay as they are.
+/// The storage of the weights of linears, except routers, projections of Δ and the output projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
     /// Experts alone: compressed-tensors' int8, a bf16 scale of each row, integers down to −128.
@@ -113,7 +113,7 @@ fn numbers(dtype: DType) -> Vec<f32> {
     TensorView { info: &info, bytes: &bytes }.to_f32_vec()
 }
 
-/// The byte whose number is nearest to a value.
+/// The 8-bit float that is nearest to a value.
 fn nearest(numbers: &[f32], value: f32) -> u8 {
     let mut best = 0;
     for (byte, number) in numbers.iter().enumerate() {

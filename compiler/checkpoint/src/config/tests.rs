@@ -1,4 +1,4 @@
-//! Configs as they are published, and every way that one can be refused.
+//! Published configs, and every reason to refuse one.
 
 use expect_test::{Expect, expect};
 use serde_json::json;
@@ -19,7 +19,7 @@ const JAMBA_V0_1: &str = r#"{
     "transformers_version": "4.40.1", "use_cache": true, "use_mamba_kernels": true, "vocab_size": 65536
 }"#;
 
-/// Only what must be there.
+/// The required keys only.
 fn least() -> Value {
     json!({
         "model_type": "jamba", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,

@@ -1,4 +1,4 @@
-//! What is read of `quantization_config`, and what is refused in which words.
+//! Accepted and refused values of `quantization_config`, with the messages.
 
 use expect_test::{Expect, expect};
 use serde_json::json;

@@ -146,7 +146,7 @@ impl Signature {
         self
     }
 
-    /// One more operand where the condition holds.
+    /// One more operand, if the condition holds.
     pub(crate) fn takes_if<const N: usize>(
         self,
         condition: bool,
@@ -181,7 +181,7 @@ impl Signature {
     }
 }
 
-/// What letters and leading dims stand for.
+/// The values of letters and leading dims.
 #[derive(Default)]
 pub(crate) struct Bindings {
     letters: BTreeMap<&'static str, Dim>,
@@ -204,7 +204,7 @@ impl Bindings {
         }
     }
 
-    /// The value of a term where it is known.
+    /// The value of a term, if it is known.
     pub(crate) fn eval(&self, term: &Term) -> Option<Dim> {
         let number = |a: &Term, b: &Term, f: fn(usize, usize) -> Option<usize>| {
             Some(Dim::Fixed(f(self.fixed(a)?, self.fixed(b)?)?))
@@ -219,7 +219,7 @@ impl Bindings {
         }
     }
 
-    /// The value of a term where it is a known number.
+    /// The value of a term, if it is a known number.
     pub(crate) fn fixed(&self, term: &Term) -> Option<usize> {
         self.eval(term)?.fixed()
     }
@@ -247,7 +247,7 @@ impl Bindings {
             })
     }
 
-    /// The dims that are known; the others as they are written: `tokens, 8, K-1`.
+    /// Known dims as values, the others as terms: `tokens, 8, K-1`.
     pub(crate) fn describe(&self, terms: &[Term]) -> String {
         let mut described = Vec::new();
         for term in terms {

@@ -1,11 +1,11 @@
-//! Inference: result types of every op, and what is refused.
+//! Inference: result types of every op, and the refused operands and attributes.
 
 use expect_test::{Expect, expect};
 
 use super::*;
 use crate::text::parse;
 
-/// Infers each line, `op {attributes} | operand types`, and checks the table of what comes of it.
+/// Infers each line, `op {attributes} | operand types`, and checks the table of results and errors.
 fn check(lines: &str, expected: Expect) {
     let mut table = String::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {

@@ -6,7 +6,6 @@ use super::{Activation, Selection};
 
 /// The value of an attribute, as printed in the text form.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // The types say it.
 pub enum AttributeValue {
     Count(usize),
     Counts(Vec<usize>),
@@ -33,12 +32,12 @@ pub(crate) type Written = Vec<(&'static str, AttributeValue)>;
 /// One of n choices, 0 … n − 1.
 pub(crate) type Choose<'a> = &'a mut dyn FnMut(usize) -> usize;
 
-/// Where the values of attributes are read from.
+/// A source of attribute values.
 pub(crate) trait Reader {
     type Error;
 
-    /// Takes the value of an attribute: `absent` where it is not written, if that is a value. `parse` gives `None` for a value that
-    /// is not as `expected`.
+    /// Takes the value of an attribute, or `absent` if it is not written and has a default. `parse` returns `None` for a value that is
+    /// not as `expected`.
     fn take<T>(
         &mut self,
         name: &'static str,
@@ -53,7 +52,7 @@ pub(crate) trait Attribute: Sized {
     /// The accepted values, in messages.
     const EXPECTED: &'static str;
 
-    /// The value where none is written.
+    /// The default, if the attribute may be left out.
     fn absent() -> Option<Self> {
         None
     }
@@ -135,7 +134,7 @@ impl Attribute for bool {
     }
 }
 
-/// Not written where there is none.
+/// `none` is not written.
 impl Attribute for Activation {
     const EXPECTED: &'static str = "none, silu or softplus";
 
@@ -158,7 +157,7 @@ impl Attribute for Activation {
     }
 }
 
-/// `normed` has an attribute of its own, `eps`.
+/// `normed` has a second attribute, `eps`.
 impl Attribute for Selection {
     const EXPECTED: &'static str = "given, projected or normed";
 

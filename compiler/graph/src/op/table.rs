@@ -1,6 +1,6 @@
 //! The macro that makes [`Op`](super::Op) and all that follows from it out of one table.
 
-/// One line an op: `name: Variant { attribute: Type }`. The name is that of the text form. Sources have a name and a type.
+/// One line per op: `name: Variant { attribute: Type }`, with the name of the text form. Sources have a name and a type.
 macro_rules! ops {
     (
         sources { $( $(#[$source_doc:meta])* $source:ident: $Source:ident, )* }
@@ -8,7 +8,6 @@ macro_rules! ops {
     ) => {
         /// An op and its attributes; the module's table has operands, results and meaning.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(missing_docs)] // The module's table has their meaning.
         pub enum Op {
             $( $(#[$source_doc])* $Source { name: String, ty: Type }, )*
             $( $(#[$doc])* $Op $( { $( $field: $ty ),* } )?, )*
@@ -60,7 +59,7 @@ macro_rules! ops {
                 }
             }
 
-            /// The op of this name with the attributes that the reader has; `None` where there is no such op.
+            /// The op of this name, with attributes from the reader; `None` if there is no such op.
             pub(crate) fn read<R: Reader>(op: &str, reader: &mut R) -> Result<Option<Op>, R::Error> {
                 Ok(Some(match op {
                     $( stringify!($name) => Op::$Op $( { $( $field: Attribute::read(stringify!($field), reader)? ),* } )?, )*
@@ -68,7 +67,7 @@ macro_rules! ops {
                 }))
             }
 
-            /// Any op that is no source, for random graphs.
+            /// Any op that is not a source, for random graphs.
             pub(crate) fn sample(choose: Choose<'_>) -> Op {
                 const OPS: &[fn(Choose<'_>) -> Op] =
                     &[ $( |_choose| Op::$Op $( { $( $field: Attribute::sample(&mut *_choose) ),* } )?, )* ];

@@ -1,15 +1,14 @@
-//! What changed between two graphs, line by line.
+//! The difference of two graphs, line by line.
 //!
-//! Values have the same name in both graphs wherever they play the same role, so a line differs only where its node does: equal nodes
-//! are matched, results of the matched share a name, and a value that takes a deleted value's place in front of a matched reader takes
-//! its name too.
+//! Values with the same role have the same name in both graphs, so a line differs only if its node does. Equal nodes are matched,
+//! and results of matched nodes share a name. A value that replaces a deleted value as the operand of a matched reader takes its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Names, lines, listed, number, results, tail};
 use crate::graph::{Graph, NodeId, ValueId};
 
-/// The lines that `after` lacks (`-`) and has in their place (`+`); empty when the two print alike.
+/// Removed lines (`-`) and added lines (`+`); empty if both graphs print the same.
 pub fn diff(before: &Graph, after: &Graph) -> String {
     let before_names = number(before);
     let old = lines(before, &before_names);
@@ -30,7 +29,7 @@ pub fn diff(before: &Graph, after: &Graph) -> String {
     text
 }
 
-/// Names for the values of `after`: those of `before` where the roles are the same, new numbers elsewhere.
+/// Names for the values of `after`: those of `before` for the same roles, new numbers for the others.
 fn rename(before: &Graph, after: &Graph, before_names: &Names) -> Names {
     let pairs = match_nodes(before, after);
     let mut names = Names::new();
@@ -38,7 +37,7 @@ fn rename(before: &Graph, after: &Graph, before_names: &Names) -> Names {
         names.extend(results(after, new).zip(results(before, old)).map(|(new, old)| (new, before_names[&old].clone())));
     }
 
-    // A value without a name takes the one its matched readers and its outputs used to read, where that has gone.
+    // An unnamed value takes the name of the deleted value that its matched readers and outputs used to read.
     let mut taken: BTreeSet<String> = names.values().cloned().collect();
     let mut inherit = |new: ValueId, old: ValueId| {
         let Some(name) = before_names.get(&old) else { return };
@@ -63,8 +62,8 @@ fn rename(before: &Graph, after: &Graph, before_names: &Names) -> Names {
     names
 }
 
-/// Nodes of `after` and the nodes of `before` they are. First those that are equal down to their operands, then, among the rest, those
-/// that follow each other in the same order with the same op, attributes, types and source.
+/// Nodes of `after` with their counterparts in `before`. First nodes that are equal down to their operands; among the rest, the longest
+/// common subsequence of nodes with the same op, attributes, types and source.
 fn match_nodes(before: &Graph, after: &Graph) -> BTreeMap<NodeId, NodeId> {
     let mut pairs: BTreeMap<NodeId, NodeId> = BTreeMap::new();
     let mut unmatched: BTreeMap<(String, Vec<ValueId>), Vec<NodeId>> = BTreeMap::new();

@@ -16,16 +16,14 @@ pub struct ParseError {
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// What is there.
     pub found: String,
-    /// What should be there.
     pub expected: String,
 }
 
-/// Builds the graph a text describes, with the types as written: [`verify`](fn@crate::verify::verify) says whether they are right.
+/// Builds the graph that a text describes, with the types as written; [`verify`](fn@crate::verify::verify) checks them.
 ///
 /// # Errors
-/// The first place where the text is not of the form, reads a value nobody makes, or names a value or an output twice.
+/// The first syntax error, undefined value, or second definition of a value or an output.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
     let mut parser = Parser { tokens: lex(text)?, next: 0 };
     parser.graph()
@@ -106,7 +104,7 @@ fn lex(text: &str) -> Result<Vec<(Token, Place)>, ParseError> {
     Ok(tokens)
 }
 
-/// A string's value and how many characters it takes, its closing quote included; `None` when it does not close.
+/// A string's value and its length in characters, closing quote included; `None` if it is not closed.
 fn lex_string(chars: &[char]) -> Option<(String, usize)> {
     let mut value = String::new();
     let mut at = 0;
@@ -197,7 +195,7 @@ impl Parser {
         }
     }
 
-    /// One item, then more as long as there is a comma.
+    /// Items separated by commas, at least one.
     fn list<T>(&mut self, item: fn(&mut Self) -> Result<T, ParseError>) -> Result<Vec<T>, ParseError> {
         let mut items = vec![item(self)?];
         while self.accept(&Token::Mark(',')) {
@@ -332,7 +330,7 @@ impl Parser {
     }
 }
 
-/// The attributes written at a node, each to be taken once.
+/// The attributes written at a node; each is taken once.
 struct Attributes {
     op: String,
     place: Place,

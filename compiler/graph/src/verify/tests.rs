@@ -17,7 +17,7 @@ fn check(invariant: Invariant, text: &str) {
 
 #[test]
 fn operands() {
-    // Text cannot say it: a result that is not there, and a gap in the slots.
+    // Not expressible in text: a missing result, and a gap in the slots.
     let text = "graph @g { %0 = input \"x\" : f32[4] %1 = add %0, %0 : f32[4] output \"y\" = %1 }";
     let mut graph = parse(text).unwrap();
     let x = graph.order()[0];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 
-/// The config beside a model file of this crate.
+/// The config of a model file of this crate.
 fn family(model: &str) -> JambaConfig {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(model).join("config.json");
     JambaConfig::read(&path).unwrap()

@@ -1,4 +1,4 @@
-//! The graph's text, its invariants, and what the interpreter makes of miniatures.
+//! The graph's text, its invariants, and the interpreter's results for miniatures.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What is bound, and what is refused in which words.
+//! Bound checkpoints, and refused ones with the messages.
 
 use std::fs;
 use std::path::Path;
