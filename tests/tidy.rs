@@ -152,6 +152,30 @@ fn every_file_has_a_header_and_a_limited_size() {
     }
 }
 
+/// Multiprocessors of a GPU and the shared memory of its blocks, in kernels for Hopper and where they are scheduled.
+#[test]
+fn facts_of_hopper_have_one_home() {
+    const HOME: &str = "kernels/src/hopper/facts.rs";
+    let numbers = ["132", "227", "228", "232448", "232_448"];
+    let is_hopper = |name: &str| name.starts_with("kernels/src/") && name.contains("/hopper");
+    let is_scheduled = |name: &str| name.starts_with("compiler/schedule/");
+    let (home, others): (Vec<_>, Vec<_>) = sources()
+        .into_iter()
+        .filter(|(name, _)| is_hopper(name) || is_scheduled(name))
+        .partition(|(name, _)| name == HOME);
+    let words = |text: &str| {
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        let is_part = |c: char| !c.is_alphanumeric() && c != '_';
+        text.lines().filter(is_code).flat_map(|line| line.split(is_part)).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    assert!(home.iter().any(|(_, text)| words(text).contains("132")), "{HOME} has no facts");
+    assert!(others.len() > 40, "only {} files", others.len());
+    for (name, text) in others {
+        let found: Vec<_> = words(&text).into_iter().filter(|word| numbers.contains(&word.as_str())).collect();
+        assert!(found.is_empty(), "{name} repeats {found:?} of {HOME}");
+    }
+}
+
 #[test]
 fn the_readme_maps_the_tree() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");

@@ -12,6 +12,7 @@ use jambac::build::{fusion, graphs, optimize, schedule};
 use jambac::manifest::{Fusion, ModelFile};
 use jambac_codegen::assemble::assemble;
 use jambac_graph::{Activation, DType};
+use jambac_kernels::hopper::facts;
 use jambac_kernels::hopper::matmul::TileRows;
 use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::target::Target;
@@ -20,9 +21,6 @@ use jambac_models::jamba::JambaConfig;
 
 use super::toolkit::{nvdisasm, ptxas};
 use crate::models::{self, published};
-
-/// Shared memory that a block may have.
-const SHARED_LIMIT: u32 = 227 * 1024;
 
 /// Every kernel of a model's plans, weights in bf16 and in int8; prompts of 2048 tokens a step, few sequences and many.
 fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
@@ -55,7 +53,7 @@ fn assemble_model(name: &str, config: &JambaConfig) {
 
 fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
     for (symbol, kernel) in kernels {
-        assert!(kernel.launch().shared_bytes <= SHARED_LIMIT, "{symbol}: {:?}", kernel.launch());
+        assert!(kernel.launch().shared_bytes <= facts::SHARED_BYTES as u32, "{symbol}: {:?}", kernel.launch());
     }
     let Some(ptxas) = ptxas() else { return };
     let all: Vec<Kernel> = kernels.values().cloned().collect();
@@ -74,7 +72,7 @@ fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
         let most = match launch.threads {
             384 => 168,
             _ if symbol.ends_with("_few_sm90") => 128,
-            threads => 65536 / threads.max(256),
+            threads => facts::REGISTERS / threads.max(256),
         };
         assert!(usage.registers <= most, "{symbol}: {} registers", usage.registers);
     }

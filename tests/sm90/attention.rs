@@ -2,6 +2,7 @@
 //! divided into any steps.
 
 use jambac_graph::DType;
+use jambac_kernels::hopper::facts;
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_kernels::kv_append::hopper::{BLOCK_COLUMNS, Side, blocks};
 use jambac_reference::Tolerance;
@@ -12,6 +13,8 @@ use super::harness::{Kernels, rounded};
 use super::pages::{Device, Heads};
 use crate::kernels::harness::{assert_close, assert_same_bits, random};
 use crate::kernels::steps::{Batch, Division};
+
+const N_SMS: u32 = facts::N_SMS as u32;
 
 pub const TINY: Heads = Heads { n_heads: 4, n_kv_heads: 2, d_head: 32 };
 const MINI: Heads = Heads { n_heads: 32, n_kv_heads: 8, d_head: 128 };
@@ -133,7 +136,7 @@ fn appended_keys_and_values_lie_where_they_should() {
         let kernels = heads.kernels();
         let setup = Setup::new(heads, &[1, 15, 16, 17, 35]);
         for division in Division::ALL {
-            let mut device = Device::new(heads, &kernels, options(1, 132), &setup.batch);
+            let mut device = Device::new(heads, &kernels, options(1, N_SMS), &setup.batch);
             for step in setup.batch.steps(division) {
                 device.append(&step, &setup.k, &setup.v);
             }
@@ -169,7 +172,7 @@ fn prefill_agrees_with_the_reference_however_divided() {
         let setup = Setup::new(heads, &[1, 15, 16, 17, 70]);
         let whole = setup.prefill(&kernels, &options(1, 3), Division::Whole);
         assert_close(&format!("{heads:?}"), &whole, &setup.expected(), CLOSE);
-        for (division, n_sms) in [(Division::Chunks(5), 132), (Division::Chunks(16), 2), (Division::OneByOne, 1)] {
+        for (division, n_sms) in [(Division::Chunks(5), N_SMS), (Division::Chunks(16), 2), (Division::OneByOne, 1)] {
             let found = setup.prefill(&kernels, &options(1, n_sms), division);
             assert_same_bits(&format!("{heads:?}, {division:?}"), &found, &whole);
         }
@@ -184,7 +187,7 @@ fn prefill_of_the_family_agrees() {
         let expected = setup.expected();
         let whole = setup.prefill(&kernels, &options(2, 5), Division::Whole);
         assert_close(&format!("{heads:?}"), &whole, &expected, CLOSE);
-        let found = setup.prefill(&kernels, &options(2, 132), Division::Chunks(77));
+        let found = setup.prefill(&kernels, &options(2, N_SMS), Division::Chunks(77));
         assert_same_bits(&format!("{heads:?} in chunks"), &found, &whole);
     }
 }
@@ -218,7 +221,7 @@ fn decode_has_the_same_bits_alone_and_in_a_batch() {
     let exact = |seed, n_sms| Options { exact_math: true, ..options(seed, n_sms) };
     // Around the sizes of splits: 256 tokens and 512.
     let setup = Setup::new(TINY, &[256, 3, 257, 513, 40]);
-    let found = setup.decode(&kernels, &exact(0, 132), 1);
+    let found = setup.decode(&kernels, &exact(0, N_SMS), 1);
     assert_close("in a batch", &setup.last(1, &found, &setup.expected()), &setup.expected(), CLOSE);
     for seed in 1..4 {
         assert_same_bits(&format!("seed {seed}"), &setup.decode(&kernels, &exact(seed, 1), 1), &found);
@@ -246,7 +249,7 @@ pub const LONG: usize = 2640;
 #[test]
 fn a_long_context_goes_round_the_ring() {
     let setup = Setup::new(TINY, &[2 * PAGE_TOKENS]);
-    assert_eq!(TINY.decode().splits(LONG * 2 * PAGE_TOKENS), (40, 132));
+    assert_eq!(TINY.decode().splits(LONG * 2 * PAGE_TOKENS), (40, N_SMS as usize));
     let found = setup.decode_repeated(&TINY.kernels(), &options(1, 3), LONG);
     let expected = setup.expected();
     assert_close("as once", &found, &expected[expected.len() - TINY.q_cols()..], CLOSE);

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jambac_kernels::attention::{self, hopper::decode};
+use jambac_kernels::hopper::facts::N_SMS;
 use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_reference::compare;
@@ -76,7 +77,7 @@ impl Splits {
 
 #[test]
 fn splits_are_summed_by_their_weight() {
-    for (heads, n_splits) in [(TINY, &[1, 2, 31, 32, 33, 70, 132][..]), (WIDE, &[1, 40, 88])] {
+    for (heads, n_splits) in [(TINY, &[1, 2, 31, 32, 33, 70, N_SMS][..]), (WIDE, &[1, 40, 88])] {
         let splits = Splits::new(heads, n_splits);
         assert!(n_splits.iter().all(|&n| splits.spec.splits(n * SPLIT_TOKENS).1 == n), "{n_splits:?}");
         let kernels = Kernels::compile(&[splits.kernel()]);
@@ -87,7 +88,7 @@ fn splits_are_summed_by_their_weight() {
 /// Without one of the five shuffles some lane does not know the greatest maximum.
 #[test]
 fn mutants_of_combine_are_caught() {
-    let splits = Splits::new(TINY, &[132, 33, 70]);
+    let splits = Splits::new(TINY, &[N_SMS, 33, 70]);
     let ptx = ptx_of(&[splits.kernel()]);
     let is_right =
         |ptx: &str| catch_unwind(AssertUnwindSafe(|| splits.are_summed(&Kernels::of(ptx), 1))).unwrap_or(false);

@@ -4,7 +4,7 @@
 use jambac_graph::Activation;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::hopper::matmul::TileRows;
-use jambac_kernels::hopper::weight;
+use jambac_kernels::hopper::{row_stride, weight};
 use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::{grouped_linear, grouped_swiglu, linear, linear_swiglu, split_linear};
 use jambac_reference::Tolerance;
@@ -104,7 +104,7 @@ impl Problem {
     pub fn operands(&self) -> Operands {
         let (k, experts) = (self.k, self.n_experts.max(1));
         let (at, packed_rows) = self.layout();
-        let row_bytes = weight::row_elements(self.format, k) * self.format.bytes();
+        let row_bytes = row_stride(self.format, k) * self.format.bytes();
         let drawn = random(2, experts * at.len() * k);
         let mut values = Vec::with_capacity(drawn.len());
         let mut packed = vec![0; experts * packed_rows * row_bytes];
@@ -137,7 +137,7 @@ impl Problem {
 /// A row of bf16 with zeros behind it.
 fn padded_with_zeros(row: &[f32]) -> Vec<u8> {
     let mut padded = row.to_vec();
-    padded.resize(weight::row_elements(Elem::Bf16, row.len()), 0.0);
+    padded.resize(row_stride(Elem::Bf16, row.len()), 0.0);
     rows(Elem::Bf16, padded.len(), &padded)
 }
 

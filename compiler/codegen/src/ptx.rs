@@ -35,7 +35,7 @@ pub fn compile_ptx(kernels: &[Launch], dump: Option<Dump>) -> Result<String, Cod
 /// let params = [Param::write("x", Elem::F32, &[])];
 /// let text = emit_ptx(None, |module| {
 ///     module.kernel("clear", &params, 32, |b| {
-///         b.store(b.f32(0.0), b.at(b.pointer("x"), b.scaled(b.thread(), 4)));
+///         b.store(b.f32(0.0), b.at(b.pointer("x"), b.thread() * 4));
 ///     });
 /// })?;
 /// assert!(text.contains(".entry clear("));

@@ -52,11 +52,11 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             };
             // 2. compute
             let y = match spec.function {
-                Function::Silu => rows::map(b, x, |x| b.silu(x)),
-                Function::Softplus => rows::map(b, x, |x| b.softplus(x)),
+                Function::Silu => rows::map(x, |x| b.silu(x)),
+                Function::Softplus => rows::map(x, |x| b.softplus(x)),
                 Function::Add => x + other(),
                 Function::Mul | Function::MulRow => x * other(),
-                Function::Swiglu => rows::map(b, x, |x| b.silu(x)) * other(),
+                Function::Swiglu => rows::map(x, |x| b.silu(x)) * other(),
             };
             // 3. store
             rows::store(b, y, spec.out, row_of("out", spec.out), column);

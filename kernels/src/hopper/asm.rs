@@ -2,8 +2,8 @@
 //!
 //! In the text `$0 … ` are the results, then the operands, in order. Constraints follow from types: i32, i1 (as 0 or 1) and
 //! shared addresses in 32-bit registers, i16 and bf16 in 16-bit ones, i64, indices and global addresses in 64-bit ones, f32
-//! and f64 in float ones. Braces of a vector or of a scope stand as they are; a register that the text declares must lie in a
-//! scope (`{ .reg .pred p; … }`), for the text may be there twice.
+//! and f64 in float ones. Braces of vectors and scopes are written as they are. Registers must be declared inside a
+//! scope (`{ .reg .pred p; … }`), because the optimizer may duplicate the text.
 
 use super::Builder;
 use crate::cpu::builder::{Num, Type, Value};

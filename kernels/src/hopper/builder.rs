@@ -3,17 +3,17 @@
 //!
 //!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::count("n")];
 //!     module.kernel("halve", &params, 128, |b| {
-//!         let i = b.add(b.mul(b.block(), b.i32(128)), b.thread());
-//!         b.if_(b.cmp(Compare::Lt, i, b.count("n")), || {
-//!             let at = b.scaled(i, 4);
-//!             let x = b.load(b.at(b.pointer("x"), at), Type::scalar(Num::F32));
-//!             b.store(b.mul(x, b.f32(0.5)), b.at(b.pointer("y"), at));
+//!         let i = b.block() * 128 + b.thread();
+//!         b.if_(i.lt(b.count("n")), || {
+//!             let x = b.load(b.at(b.pointer("x"), i * 4), Type::scalar(Num::F32));
+//!             b.store(x * 0.5, b.at(b.pointer("y"), i * 4));
 //!         });
 //!     });
 //!
 //! Counts, rows and offsets inside a row are i32; [`Builder::row`] widens before it multiplies. Memory is reached through
 //! pointers ([`super::memory`]), never through the buffers of a CPU's kernel.
 
+use super::facts::{MAX_THREADS, SWIZZLE_BYTES, WARP};
 use crate::cpu::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
 use crate::kernel::{Access, Blocks, Emit, Launch, Param};
 use melior::Context;
@@ -32,9 +32,6 @@ pub const THREADS: &str = "jambac-threads";
 /// The attribute that says how many of its blocks have room on a multiprocessor.
 pub const RESIDENT_BLOCKS: &str = "jambac-resident-blocks";
 
-/// Bytes that dynamic shared memory begins at a multiple of: the period of the 128-byte swizzle.
-pub(super) const SHARED_ALIGNMENT: usize = 1024;
-
 /// Puts kernels into an MLIR module for sm_90a.
 pub struct ModuleBuilder<'m> {
     context: &'m Context,
@@ -50,7 +47,7 @@ impl<'m> ModuleBuilder<'m> {
                 named(context, "global_type", parse_attribute(context, "!llvm.array<0 x i8>")),
                 named(context, "linkage", parse_attribute(context, "#llvm.linkage<external>")),
                 named(context, "addr_space", parse_attribute(context, "3 : i32")),
-                named(context, "alignment", parse_attribute(context, &format!("{SHARED_ALIGNMENT} : i64"))),
+                named(context, "alignment", parse_attribute(context, &format!("{SWIZZLE_BYTES} : i64"))),
             ])
             .add_regions([Region::new()])
             .build()
@@ -88,7 +85,10 @@ impl<'m> ModuleBuilder<'m> {
         (threads, blocks): (u32, u32),
         emit: impl FnOnce(&Builder),
     ) {
-        assert!(threads.is_multiple_of(super::WARP) && (32..=1024).contains(&threads), "a block of {threads} threads");
+        assert!(
+            threads.is_multiple_of(WARP) && (WARP..=MAX_THREADS).contains(&threads),
+            "a block of {threads} threads"
+        );
         let context = self.context;
         let location = caller(context);
         let types: Vec<_> = params.iter().map(|param| argument(param).mlir(context)).collect();

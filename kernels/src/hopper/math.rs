@@ -1,8 +1,8 @@
-//! Arithmetic of a GPU: approximations that are one instruction, and bf16 in pairs. Denormal f32 are zero everywhere.
+//! Arithmetic: approximations of one instruction each, and pairs of bf16. Denormal f32 are flushed to zero.
 
 use super::Builder;
 use super::asm::Effect;
-use crate::cpu::builder::{Compare, Num, Value};
+use crate::cpu::builder::{Num, Value};
 
 /// One instruction each, of f32 scalars; errors as the PTX manual states them.
 impl Builder<'_> {
@@ -54,15 +54,15 @@ impl Builder<'_> {
         const LN_2_LOW: f64 = LN_2 - LN_2_HIGH + 2.319_046_813_846_299_6e-17;
         // 1.5 · 2⁵² leaves the nearest whole number in the low bits.
         let shifter = self.f64(6_755_399_441_055_744.0);
-        let shifted = self.fma(x, self.f64(LOG2_E), shifter);
-        let n = self.sub(shifted, shifter);
-        let r = self.fma(n, self.f64(-LN_2_HIGH), x);
-        let r = self.fma(n, self.f64(-LN_2_LOW), r);
+        let shifted = x.mul_add(self.f64(LOG2_E), shifter);
+        let n = shifted - shifter;
+        let r = n.mul_add(self.f64(-LN_2_HIGH), x);
+        let r = n.mul_add(self.f64(-LN_2_LOW), r);
         let term = |k: u32| self.f64(1.0 / (1..=k).map(f64::from).product::<f64>());
-        let sum = (0..13).rev().fold(term(13), |sum, k| self.fma(sum, r, term(k)));
-        let exponent = self.add(self.shl(self.bitcast(shifted, Num::I64), 52), self.i64(1023 << 52));
-        let y = self.mul(sum, self.bitcast(exponent, Num::F64));
-        self.select(self.cmp(Compare::Ge, x, self.f64(-700.0)), y, self.f64(0.0))
+        let sum = (0..13).rev().fold(term(13), |sum, k| sum.mul_add(r, term(k)));
+        let exponent = (shifted.bitcast(Num::I64) << 52) + (1023_i64 << 52);
+        let y = sum * exponent.bitcast(Num::F64);
+        x.ge(self.f64(-700.0)).select(y, self.f64(0.0))
     }
 }
 
@@ -86,27 +86,27 @@ impl Builder<'_> {
     /// eˣ.
     #[track_caller]
     pub fn exp(&self, x: Value) -> Value {
-        self.exp2(self.mul(x, self.f32(std::f32::consts::LOG2_E)))
+        self.exp2(x * std::f32::consts::LOG2_E)
     }
 
     /// x / (1 + e⁻ˣ). Where e⁻ˣ overflows the quotient is −0, as it should.
     #[track_caller]
     pub fn silu(&self, x: Value) -> Value {
-        let decay = self.exp2(self.mul(x, self.f32(-std::f32::consts::LOG2_E)));
-        self.mul(x, self.reciprocal(self.add(decay, self.f32(1.0))))
+        let decay = self.exp2(x * (-std::f32::consts::LOG2_E));
+        x * self.reciprocal(decay + 1.0)
     }
 
     /// log(1 + eˣ) to 2⁻¹⁹ relative, as max(x, 0) + log(1 + e), e = e^−|x|. The logarithm near 1 is good to an absolute
     /// error only: below 2⁻⁴ the series takes its place.
     #[track_caller]
     pub fn softplus(&self, x: Value) -> Value {
-        let e = self.exp2(self.mul(self.abs(x), self.f32(-std::f32::consts::LOG2_E)));
-        let log = self.mul(self.log2(self.add(e, self.f32(1.0))), self.f32(std::f32::consts::LN_2));
+        let e = self.exp2(self.abs(x) * (-std::f32::consts::LOG2_E));
+        let log = self.log2(e + 1.0) * std::f32::consts::LN_2;
         // 1 − e/2 + e²/3 − e³/4 + e⁴/5.
         let terms = [-1.0 / 4.0, 1.0 / 3.0, -1.0 / 2.0, 1.0].map(|term| self.f32(term));
-        let series = terms.into_iter().fold(self.f32(1.0 / 5.0), |sum, term| self.fma(sum, e, term));
-        let is_small = self.cmp(Compare::Lt, e, self.f32(1.0 / 16.0));
-        self.add(self.greater(x, self.f32(0.0)), self.select(is_small, self.mul(series, e), log))
+        let series = terms.into_iter().fold(self.f32(1.0 / 5.0), |sum, term| sum.mul_add(e, term));
+        let is_small = e.lt(1.0 / 16.0);
+        self.greater(x, self.f32(0.0)) + is_small.select(series * e, log)
     }
 }
 
@@ -121,8 +121,8 @@ impl Builder<'_> {
     /// Two bf16 as f32, exactly.
     #[track_caller]
     pub fn unpack_bf16(&self, pair: Value) -> [Value; 2] {
-        let high = self.and(pair, self.i32(0xffff_0000_u32 as i32));
-        [self.shl(pair, 16), high].map(|bits| self.bitcast(bits, Num::F32))
+        let high = pair & 0xffff_0000_u32 as i32;
+        [pair << 16, high].map(|bits| bits.bitcast(Num::F32))
     }
 
     /// One f32 rounded to bf16, ties to even.

@@ -1,14 +1,14 @@
-//! What the matrix products of Hopper have in common: [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`],
-//! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each name a `Product`, and two templates write it.
+//! Matrix products on Hopper. [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`], [`crate::grouped_linear`] and
+//! [`crate::grouped_swiglu`] each describe a `Product`; two templates emit it.
 //!
 //!     out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
 //!
-//! `tiled` is for many rows: bound by the tensor cores, 2 · rows · n · k operations. `few` is for a handful: bound by the
-//! memory, the weights once. Either sums each output over j alone, in an order that k and the template decide: never the other
-//! rows, nor the tile that a row falls into.
+//! `tiled` is for many rows and bound by the tensor cores: 2 · rows · n · k operations. `few` is for up to 8 rows and bound by
+//! memory: it reads the weights once. The order in which an output is summed over j depends on k and the template only, not
+//! on the other rows or on the tile.
 //!
-//! Weights are the M side of the tensor cores' products, rows of x the N side: outputs come in 64s or 16s, rows of x in 8s.
-//! How weights lie in memory: [`super::weight`].
+//! Weights are the M operand of the tensor cores, rows of x the N operand: outputs come in multiples of 64 or 16, rows of x
+//! in multiples of 8. [`super::weight`] defines the layout of weights in memory.
 
 use jambac_graph::Activation;
 
@@ -33,7 +33,7 @@ mod epilogue;
 #[cfg(feature = "emit")]
 mod integer;
 #[cfg(feature = "emit")]
-mod work;
+mod tiles;
 
 /// A matrix product.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,21 +1,19 @@
-//! Memory of a GPU: pointers and their arithmetic in bytes, loads and stores as wide as their type, atomics.
+//! Pointers with arithmetic in bytes, loads, stores and atomics.
 //!
 //! A load or store of a vector is one access and must lie at a multiple of its size: at most 16 bytes.
 
 use super::Builder;
 use super::asm::Effect;
 use super::builder::DYNAMIC_SHARED;
+use super::facts::VECTOR_BYTES;
 use crate::cpu::builder::{Num, Type, Value};
 use melior::ir::Attribute;
 use melior::ir::attribute::{DenseI32ArrayAttribute, FlatSymbolRefAttribute, IntegerAttribute, TypeAttribute};
 use melior::ir::r#type::IntegerType;
 
-/// Bytes of the widest access.
-const WIDEST: usize = 16;
-
 /// Pointers.
 impl Builder<'_> {
-    /// The beginning of the block's dynamic shared memory, a multiple of 1024.
+    /// The beginning of the block's dynamic shared memory, at a multiple of [`SWIZZLE_BYTES`](super::facts::SWIZZLE_BYTES).
     #[track_caller]
     pub fn shared(&self) -> Value {
         let name = FlatSymbolRefAttribute::new(self.context, DYNAMIC_SHARED).into();
@@ -51,24 +49,13 @@ impl Builder<'_> {
     /// The beginning of row `row` (i32, not negative) of rows of `row_bytes` bytes; the product is 64 bits wide.
     #[track_caller]
     pub fn row(&self, pointer: Value, row: Value, row_bytes: usize) -> Value {
-        self.at(pointer, self.mul(self.to_i64(row), self.i64(row_bytes as i64)))
+        self.at(pointer, row.to_i64() * row_bytes as i64)
     }
 
-    /// An i32 times a constant: an offset in bytes.
+    /// Entry `index` (i32) of the table of i32 that is parameter `name`.
     #[track_caller]
-    pub fn scaled(&self, x: Value, factor: usize) -> Value {
-        self.mul(x, self.i32(i32::try_from(factor).expect("a factor below 2 Gi")))
-    }
-
-    /// An i32 that is not negative as i64.
-    #[track_caller]
-    pub fn to_i64(&self, x: Value) -> Value {
-        match x.ty.num {
-            Num::I64 => x,
-            Num::I32 => self.op1("arith.extui", &[x], x.ty.with(Num::I64), &[]),
-            Num::Index => self.op1("arith.index_cast", &[x], x.ty.with(Num::I64), &[]),
-            _ => panic!("to_i64 of {}", x.ty),
-        }
+    pub fn entry(&self, name: &str, index: Value) -> Value {
+        self.load(self.at(self.pointer(name), index * 4), Type::scalar(Num::I32))
     }
 
     /// A shared address as the number that instructions of inline PTX compute with.
@@ -109,15 +96,14 @@ impl<'m> Builder<'m> {
         self.op("llvm.store", &[value, pointer], &[("alignment", self.alignment(value.ty))]);
     }
 
-    /// Adds an i32 to one in global memory and gives what was there. What this thread wrote before is seen by whoever reads
-    /// the sum so, and the other way round.
+    /// Adds an i32 to one in global memory and returns the old value, with acquire and release semantics at device scope.
     #[track_caller]
     pub fn atomic_add_acq_rel(&self, pointer: Value, x: Value) -> Value {
         assert!(pointer.ty.num == Num::Global && x.ty.num == Num::I32, "atomic add of {} at {}", x.ty, pointer.ty);
         self.asm1(Effect::Memory, "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", &[pointer, x], Num::I32)
     }
 
-    /// Adds an i32 to one in shared memory and gives what was there.
+    /// Adds an i32 to one in shared memory and returns the old value.
     #[track_caller]
     pub fn atomic_add_shared(&self, pointer: Value, x: Value) -> Value {
         assert!(pointer.ty.num == Num::Shared && x.ty.num == Num::I32, "atomic add of {} at {}", x.ty, pointer.ty);
@@ -127,7 +113,7 @@ impl<'m> Builder<'m> {
     #[track_caller]
     fn alignment(&self, ty: Type) -> Attribute<'m> {
         let bytes = ty.num.bytes() * ty.lanes.unwrap_or(1) as usize;
-        assert!(bytes.is_power_of_two() && bytes <= WIDEST, "an access of {bytes} bytes");
+        assert!(bytes.is_power_of_two() && bytes <= VECTOR_BYTES, "an access of {bytes} bytes");
         IntegerAttribute::new(IntegerType::new(self.context, 64).into(), bytes as i64).into()
     }
 }

@@ -15,12 +15,15 @@ pub(crate) mod operand;
 mod tensor_map;
 pub mod weight;
 
+pub use facts::WARP;
 pub use tensor_map::{Swizzle, TensorMap};
 
 #[cfg(feature = "emit")]
 pub mod asm;
 #[cfg(feature = "emit")]
 mod builder;
+#[cfg(feature = "emit")]
+pub(crate) mod fragment;
 #[cfg(feature = "emit")]
 mod math;
 #[cfg(feature = "emit")]
@@ -30,26 +33,25 @@ pub mod nvvm;
 #[cfg(feature = "emit")]
 pub(crate) mod ring;
 #[cfg(feature = "emit")]
+pub(crate) mod roles;
+#[cfg(feature = "emit")]
 pub(crate) mod rows;
 #[cfg(feature = "emit")]
 pub(crate) mod select;
 #[cfg(feature = "emit")]
 mod threads;
+#[cfg(feature = "emit")]
+pub(crate) mod work;
 
 #[cfg(feature = "emit")]
 pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 
 use crate::elem::Elem;
+use facts::{LINE_BYTES, MAX_THREADS, VECTOR_BYTES};
 
-/// Bytes that rows of activations and of weights are a multiple of: a line of the cache, and of shared memory's banks.
-pub const ROW_BYTES: usize = 128;
-
-/// Threads of a warp.
-pub const WARP: u32 = 32;
-
-/// Distance between rows of `cols` elements, in elements: whole lines of [`ROW_BYTES`].
+/// Distance between rows of `cols` elements of an activation or a weight, in elements: whole lines of [`LINE_BYTES`].
 pub fn row_stride(elem: Elem, cols: usize) -> usize {
-    cols.next_multiple_of(ROW_BYTES * 8 / elem.bits())
+    cols.next_multiple_of(LINE_BYTES * 8 / elem.bits())
 }
 
 /// Columns that a thread takes at once of a row that a block works on: 16 bytes of f32.
@@ -57,12 +59,12 @@ pub(crate) const COLUMNS: usize = 4;
 
 /// Threads of a block that works on a row: two vectors of columns each while a block is wide enough.
 pub(crate) fn row_threads(cols: usize) -> u32 {
-    (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, 1024)
+    (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, MAX_THREADS)
 }
 
 /// Threads of a block that copies a row of so many bytes, 16 at a time.
 pub(crate) fn copy_threads(bytes: usize) -> u32 {
-    (bytes.div_ceil(16).next_multiple_of(WARP as usize) as u32).clamp(WARP, 256)
+    (bytes.div_ceil(VECTOR_BYTES).next_multiple_of(WARP as usize) as u32).clamp(WARP, 256)
 }
 
 #[cfg(test)]
@@ -74,6 +76,8 @@ mod tests {
         assert_eq!(row_stride(Elem::F32, 1), 32);
         assert_eq!(row_stride(Elem::Bf16, 64), 64);
         assert_eq!(row_stride(Elem::Bf16, 65), 128);
+        assert_eq!(row_stride(Elem::Bf16, 72), 128);
+        assert_eq!(row_stride(Elem::I8, 128), 128);
         assert_eq!(row_stride(Elem::I8, 129), 256);
     }
 }

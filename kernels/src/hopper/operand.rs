@@ -5,7 +5,7 @@ use std::ops::Range;
 use jamba_plan::format::{Layout, PartOrder, Transform};
 
 use super::row_stride;
-use super::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED, row_elements};
+use super::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED};
 use crate::elem::Elem;
 use crate::operand::{Operand, Param, Weight};
 
@@ -55,6 +55,6 @@ pub(crate) fn gate_and_up(format: Elem, groups: usize, operands: Range<usize>, n
 
 fn rows(format: Elem, groups: usize, sizes: &[usize], k: usize, (lanes, multiple): (usize, usize)) -> Layout {
     let n = Layout::rows_of(sizes.iter().map(|&n| n as u64), multiple as u64).unwrap_or(u64::MAX);
-    let stride = row_elements(format, k) as u64;
+    let stride = row_stride(format, k) as u64;
     Layout::in_rows(groups as u64, n, k as u64, stride, (lanes as u64, multiple as u64))
 }

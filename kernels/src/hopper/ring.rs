@@ -1,85 +1,112 @@
-//! A ring of stages in shared memory: a producer fills them by asynchronous copies, consumers empty them.
+//! A ring of stages in shared memory that asynchronous copies fill and warps empty.
 //!
-//! Each stage has two mbarriers. `full` ends a phase when the producer has arrived and its bytes with it, `empty` when every
-//! consumer has arrived. A [`Slot`] is where a side is in the ring; both sides begin at [`Ring::first`] and take the stages in
-//! turn. The producer waits for the phase before the one that it fills, so that its first round passes at once.
+//! A stage has two mbarriers. A phase of `full` ends when the producer has arrived and the bytes that it expects have landed; a
+//! phase of `empty` ends when every consumer has arrived. A [`Slot`] is a position in the ring. Producer and consumers start at
+//! [`Ring::first`] and take the stages in turn. The producer waits for the phase before the one that it fills, so its first
+//! round does not block.
+//!
+//! A warp that fills its own ring ([`Ring::init_full`]) needs no `empty` barriers: the warp barrier between its lanes' reads of
+//! a stage and the copy that overwrites it is enough.
 
 use super::Builder;
-use crate::cpu::builder::{Compare, Value};
-
-/// Bytes of an mbarrier.
-const BARRIER_BYTES: usize = 8;
+use super::facts::MBARRIER_BYTES;
+use crate::cpu::builder::Value;
 
 /// The barriers of a ring.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring {
-    /// Shared memory of two mbarriers a stage, at a multiple of 8.
+    /// Shared memory at a multiple of [`MBARRIER_BYTES`]: `full` of each stage, then `empty` of each.
     pub(crate) barriers: Value,
-    /// Stages.
     pub(crate) stages: usize,
 }
 
-/// A stage, and the parity of its phase; both i32.
+/// A position in a ring; both i32.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
-    /// Which stage.
     pub(crate) stage: Value,
-    /// 0 in the first round, then 1, 0, …
+    /// Parity of the stage's phase: 0 in the first round, then 1, 0, …
     pub(crate) parity: Value,
 }
 
+impl Slot {
+    /// The first two values that a loop carries.
+    pub(crate) fn of(carried: &[Value]) -> Slot {
+        Slot { stage: carried[0], parity: carried[1] }
+    }
+
+    pub(crate) fn values(self) -> [Value; 2] {
+        [self.stage, self.parity]
+    }
+}
+
 impl Ring {
-    /// Makes the barriers, for one producer and `consumers` arrivals a stage. By one thread; a barrier of the block comes after.
+    /// Initializes the barriers for one producer and `consumers` arrivals a stage. Executed by one thread; a barrier of the
+    /// block must follow.
     #[track_caller]
     pub(crate) fn init(&self, b: &Builder, consumers: u32) {
         for stage in 0..self.stages {
-            b.mbarrier_init(b.at_byte(self.barriers, stage * BARRIER_BYTES), 1);
-            b.mbarrier_init(b.at_byte(self.barriers, (self.stages + stage) * BARRIER_BYTES), consumers);
+            b.mbarrier_init(b.at_byte(self.barriers, stage * MBARRIER_BYTES), 1);
+            b.mbarrier_init(b.at_byte(self.barriers, (self.stages + stage) * MBARRIER_BYTES), consumers);
         }
         b.fence_mbarrier_init();
     }
 
-    /// Where both sides begin.
+    /// Initializes the `full` barriers alone, for a warp that fills its own ring. Executed by one lane; a barrier of the warp
+    /// must follow.
+    #[track_caller]
+    pub(crate) fn init_full(&self, b: &Builder) {
+        for stage in 0..self.stages {
+            b.mbarrier_init(b.at_byte(self.barriers, stage * MBARRIER_BYTES), 1);
+        }
+        b.fence_mbarrier_init();
+    }
+
+    /// The slot at which both sides start.
     #[track_caller]
     pub(crate) fn first(&self, b: &Builder) -> Slot {
         Slot { stage: b.i32(0), parity: b.i32(0) }
     }
 
-    /// The slot after one.
+    /// The slot after `slot`.
     #[track_caller]
-    pub(crate) fn next(&self, b: &Builder, slot: Slot) -> Slot {
-        let stage = b.add(slot.stage, b.i32(1));
-        let wraps = b.cmp(Compare::Eq, stage, b.i32(self.stages as i32));
-        Slot { stage: b.select(wraps, b.i32(0), stage), parity: b.xor(slot.parity, b.to_i32(wraps)) }
+    pub(crate) fn next(&self, slot: Slot) -> Slot {
+        let stage = slot.stage + 1;
+        let wraps = stage.eq(self.stages);
+        Slot { stage: wraps.select(0, stage), parity: slot.parity ^ wraps.to_i32() }
     }
 
-    /// The barrier at which a stage becomes full.
+    /// The `full` barrier of a stage, to which copies report.
     #[track_caller]
     pub(crate) fn full(&self, b: &Builder, slot: Slot) -> Value {
-        b.at(self.barriers, b.scaled(slot.stage, BARRIER_BYTES))
+        b.at(self.barriers, slot.stage * MBARRIER_BYTES)
     }
 
-    /// The producer waits until the stage is empty.
+    /// Producer: waits until the consumers have emptied the stage.
     #[track_caller]
     pub(crate) fn wait_empty(&self, b: &Builder, slot: Slot) {
-        b.mbarrier_wait(self.empty(b, slot.stage), b.xor(slot.parity, b.i32(1)));
+        b.mbarrier_wait(self.empty(b, slot.stage), slot.parity ^ 1);
     }
 
-    /// A consumer waits until the stage is full.
+    /// Consumer: waits until the stage is full.
     #[track_caller]
     pub(crate) fn wait_full(&self, b: &Builder, slot: Slot) {
         b.mbarrier_wait(self.full(b, slot), slot.parity);
     }
 
-    /// A warp has read what it needs of a stage: one arrival, after all its lanes.
+    /// Consumer: one arrival for the warp, which has finished reading the stage.
+    ///
+    /// Lane 0 arrives for all lanes, so the warp synchronizes first: that orders the other lanes' loads from the stage before
+    /// the arrival. A stage that only wgmma has read needs no such order, because `wgmma.wait_group` returns in all lanes once
+    /// the products are complete. The barrier is kept there too, at the cost of one instruction a stage, so that a release is
+    /// right whatever has read the stage.
     #[track_caller]
     pub(crate) fn release(&self, b: &Builder, stage: Value) {
         b.sync_warp();
-        b.mbarrier_arrive_if(self.empty(b, stage), b.cmp(Compare::Eq, b.lane(), b.i32(0)));
+        b.mbarrier_arrive_if(self.empty(b, stage), b.lane().eq(0));
     }
 
     #[track_caller]
     fn empty(&self, b: &Builder, stage: Value) -> Value {
-        b.at(self.barriers, b.add(b.scaled(stage, BARRIER_BYTES), b.i32((self.stages * BARRIER_BYTES) as i32)))
+        b.at(self.barriers, stage * MBARRIER_BYTES + self.stages * MBARRIER_BYTES)
     }
 }

@@ -1,8 +1,8 @@
-//! A row over the threads of a block: each thread takes vectors of four columns, a block's width apart. Blocks are as
-//! wide as [`super::row_threads`] says.
+//! A row distributed over the threads of a block: each thread takes vectors of four columns, one block width apart. Blocks have
+//! [`super::row_threads`] threads.
 
 use super::{Builder, COLUMNS};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
 use crate::kernel::Elem;
 
 /// Calls `body` for each vector of this thread with its first column, an i32, where that is one of `cols` columns. In the
@@ -11,13 +11,13 @@ use crate::kernel::Elem;
 pub(crate) fn for_each_vector(b: &Builder, cols: usize, mut body: impl FnMut(usize, Value)) {
     let threads = b.threads_per_block() as usize;
     let vectors = cols.div_ceil(COLUMNS);
-    let first = b.scaled(b.thread(), COLUMNS);
+    let first = b.thread() * COLUMNS;
     for number in 0..vectors.div_ceil(threads) {
-        let column = b.add(first, b.i32((number * threads * COLUMNS) as i32));
+        let column = first + number * threads * COLUMNS;
         if (number + 1) * threads <= vectors {
             body(number, column);
         } else {
-            b.if_(b.cmp(Compare::Lt, column, b.i32(cols as i32)), || body(number, column));
+            b.if_(column.lt(cols), || body(number, column));
         }
     }
 }
@@ -27,14 +27,14 @@ pub(crate) fn for_each_vector(b: &Builder, cols: usize, mut body: impl FnMut(usi
 pub(crate) fn map_vectors(b: &Builder, cols: usize, mut body: impl FnMut(Value) -> Value) -> Vec<Value> {
     let threads = b.threads_per_block() as usize;
     let vectors = cols.div_ceil(COLUMNS);
-    let first = b.scaled(b.thread(), COLUMNS);
+    let first = b.thread() * COLUMNS;
     (0..vectors.div_ceil(threads))
         .map(|number| {
-            let column = b.add(first, b.i32((number * threads * COLUMNS) as i32));
+            let column = first + number * threads * COLUMNS;
             if (number + 1) * threads <= vectors {
                 return body(column);
             }
-            let inside = b.cmp(Compare::Lt, column, b.i32(cols as i32));
+            let inside = column.lt(cols);
             let [x] = b.if_else(inside, || [body(column)], || [b.splat(0.0, COLUMNS)]);
             x
         })
@@ -47,8 +47,8 @@ pub(crate) fn masked(b: &Builder, cols: usize, column: Value, x: Value) -> Value
     if cols.is_multiple_of(COLUMNS) {
         return x;
     }
-    let columns = b.add(b.broadcast(column, COLUMNS), b.iota(COLUMNS));
-    b.select(b.cmp(Compare::Lt, columns, b.splat_i32(cols as i32, COLUMNS)), x, b.splat(0.0, COLUMNS))
+    let columns = column.broadcast(COLUMNS) + b.iota(COLUMNS);
+    columns.lt(b.splat_i32(cols as i32, COLUMNS)).select(x, b.splat(0.0, COLUMNS))
 }
 
 /// Four elements of a row of f32 or bf16 as f32, from the column on.
@@ -64,33 +64,33 @@ pub(crate) fn load(b: &Builder, elem: Elem, row: Value, column: Value) -> Value 
 /// Four elements of a dense f32 vector of `cols` elements, zero beyond its end, where nothing is read.
 #[track_caller]
 pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value) -> Value {
-    let at = b.at(vector, b.scaled(column, 4));
+    let at = b.at(vector, column * 4);
     if cols.is_multiple_of(COLUMNS) {
         return b.load(at, Type::vector(Num::F32, COLUMNS));
     }
     (0..COLUMNS).fold(b.splat(0.0, COLUMNS), |x, lane| {
-        let inside = b.cmp(Compare::Lt, b.add(column, b.i32(lane as i32)), b.i32(cols as i32));
+        let inside = (column + lane).lt(cols);
         let element = || [b.load(b.at_byte(at, 4 * lane), Type::scalar(Num::F32))];
         let [element] = b.if_else(inside, element, || [b.f32(0.0)]);
-        b.insert(element, x, lane)
+        x.with_lane(lane, element)
     })
 }
 
 /// Four f32 of a row, from the column on.
 #[track_caller]
 pub(crate) fn load_f32(b: &Builder, row: Value, column: Value) -> Value {
-    b.load(b.at(row, b.scaled(column, 4)), Type::vector(Num::F32, COLUMNS))
+    b.load(b.at(row, column * 4), Type::vector(Num::F32, COLUMNS))
 }
 
 /// Four f32 to a row of f32 or bf16, from the column on.
 #[track_caller]
 pub(crate) fn store(b: &Builder, x: Value, elem: Elem, row: Value, column: Value) {
-    let to = b.at(row, b.scaled(column, elem.bytes()));
+    let to = b.at(row, column * elem.bytes());
     match elem {
         Elem::F32 => b.store(x, to),
         Elem::Bf16 => {
-            let [low, high] = [0, 2].map(|lane| b.pack_bf16(b.extract(x, lane), b.extract(x, lane + 1)));
-            let pairs = b.insert(high, b.broadcast(low, 2), 1);
+            let [low, high] = [0, 2].map(|lane| b.pack_bf16(x.lane(lane), x.lane(lane + 1)));
+            let pairs = low.broadcast(2).with_lane(1, high);
             b.store(pairs, to);
         }
         _ => panic!("a row of {}", elem.name()),
@@ -101,25 +101,25 @@ pub(crate) fn store(b: &Builder, x: Value, elem: Elem, row: Value, column: Value
 /// this thread, zero beyond the last column.
 #[track_caller]
 pub(crate) fn inverse_rms(b: &Builder, cols: usize, eps: f64, x: &[Value], scratch: Value) -> Value {
-    let squares = x.iter().fold(b.splat(0.0, COLUMNS), |squares, &x| b.fma(x, x, squares));
-    let sum = b.block_sum(b.reduce_add(squares), scratch);
-    let mean = b.mul(sum, b.f32(1.0 / cols as f32));
-    b.broadcast(b.rsqrt(b.add(mean, b.f32(eps as f32))), COLUMNS)
+    let squares = x.iter().fold(b.splat(0.0, COLUMNS), |squares, &x| x.mul_add(x, squares));
+    let sum = b.block_sum(squares.reduce_add(), scratch);
+    let mean = sum * (1.0 / cols as f32);
+    b.rsqrt(mean + eps as f32).broadcast(COLUMNS)
 }
 
 /// Four bf16 of a row as f32, from the column on.
 #[track_caller]
 pub(crate) fn load_bf16(b: &Builder, row: Value, column: Value) -> Value {
-    let pairs = b.load(b.at(row, b.scaled(column, 2)), Type::vector(Num::I32, COLUMNS / 2));
-    let [x, y] = [0, 1].map(|pair| b.unpack_bf16(b.extract(pairs, pair)));
-    vector(b, &[x, y].concat())
+    let pairs = b.load(b.at(row, column * 2), Type::vector(Num::I32, COLUMNS / 2));
+    let [x, y] = [0, 1].map(|pair| b.unpack_bf16(pairs.lane(pair)));
+    vector(&[x, y].concat())
 }
 
 /// The vector of these scalars.
 #[track_caller]
-pub(crate) fn vector(b: &Builder, lanes: &[Value]) -> Value {
-    let first = b.broadcast(lanes[0], lanes.len());
-    lanes.iter().enumerate().skip(1).fold(first, |x, (lane, &scalar)| b.insert(scalar, x, lane))
+pub(crate) fn vector(lanes: &[Value]) -> Value {
+    let first = lanes[0].broadcast(lanes.len());
+    lanes.iter().enumerate().skip(1).fold(first, |x, (lane, &scalar)| x.with_lane(lane, scalar))
 }
 
 /// Copies the bytes of a row, and what is behind them up to a multiple of 16, by a block of [`super::copy_threads`].
@@ -128,18 +128,18 @@ pub(crate) fn copy(b: &Builder, from: Value, to: Value, bytes: usize) {
     const PIECE: usize = 16;
     let (threads, pieces) = (b.threads_per_block() as usize, bytes.div_ceil(PIECE));
     for first in (0..pieces).step_by(threads) {
-        let piece = b.add(b.thread(), b.i32(first as i32));
-        let at = b.scaled(piece, PIECE);
+        let piece = b.thread() + first;
+        let at = piece * PIECE;
         let copy = || b.store(b.load(b.at(from, at), Type::vector(Num::I32, 4)), b.at(to, at));
         match first + threads <= pieces {
             true => copy(),
-            false => b.if_(b.cmp(Compare::Lt, piece, b.i32(pieces as i32)), copy),
+            false => b.if_(piece.lt(pieces), copy),
         }
     }
 }
 
 /// A function of scalars, lane by lane.
 #[track_caller]
-pub(crate) fn map(b: &Builder, x: Value, function: impl Fn(Value) -> Value) -> Value {
-    vector(b, &(0..x.lanes()).map(|lane| function(b.extract(x, lane))).collect::<Vec<_>>())
+pub(crate) fn map(x: Value, function: impl Fn(Value) -> Value) -> Value {
+    vector(&(0..x.lanes()).map(|lane| function(x.lane(lane))).collect::<Vec<_>>())
 }

@@ -1,4 +1,4 @@
-//! What a tensor map says: a matrix in global memory, and the boxes of it that are copied to shared memory.
+//! Tensor maps: a matrix in global memory and the boxes of it that are copied to shared memory.
 
 use jamba_plan::format::{self, Arg, TensorElem};
 
@@ -24,7 +24,7 @@ pub struct TensorMap {
 }
 
 impl TensorMap {
-    /// The element type by its plan's name; what a byte or half a word holds makes no difference to a copy.
+    /// The element type in a plan. Copies depend on the size only.
     pub fn tensor_elem(&self) -> TensorElem {
         match self.elem {
             Elem::F32 => TensorElem::F32,

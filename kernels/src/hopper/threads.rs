@@ -1,13 +1,13 @@
-//! Threads of a GPU: which one this is, barriers, and what warps and blocks compute together.
+//! Thread indices, barriers, and shuffles and reductions of warps and blocks.
 
 use super::asm::Effect;
 use super::{Builder, WARP};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
 
 /// All lanes of a warp.
 const ALL: i32 = -1;
 
-/// Which thread this is, and of how many; i32.
+/// Indices; i32.
 impl Builder<'_> {
     /// The thread's number in its block.
     #[track_caller]
@@ -18,16 +18,16 @@ impl Builder<'_> {
     /// The thread's number in its warp.
     #[track_caller]
     pub fn lane(&self) -> Value {
-        self.and(self.thread(), self.i32(WARP as i32 - 1))
+        self.thread() & (WARP - 1)
     }
 
     /// The warp's number in its block.
     #[track_caller]
     pub fn warp(&self) -> Value {
-        self.shr(self.thread(), WARP.ilog2())
+        self.thread() >> WARP.ilog2()
     }
 
-    /// The warp's number in its block, which the compiler knows to be the same in all lanes.
+    /// The warp's number in its block, as a value that is uniform over the warp for the compiler.
     #[track_caller]
     pub fn uniform_warp(&self) -> Value {
         self.shuffle_idx(self.warp(), self.i32(0))
@@ -63,7 +63,7 @@ impl Builder<'_> {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.nctaid.y", &[], Num::I32)
     }
 
-    /// Ends the thread where the condition holds. It must not be awaited at a barrier afterwards.
+    /// Ends the thread where the condition holds. No later barrier may wait for it.
     #[track_caller]
     pub fn exit_if(&self, condition: Value) {
         self.asm0("{ .reg .pred p; setp.ne.b32 p, $0, 0; @p exit; }", &[condition]);
@@ -72,7 +72,7 @@ impl Builder<'_> {
 
 /// Barriers of a block.
 impl Builder<'_> {
-    /// Waits for all threads of the block; what they wrote is then seen by all.
+    /// Barrier of the block; orders the memory accesses of its threads.
     #[track_caller]
     pub fn sync(&self) {
         self.intrinsic0("llvm.nvvm.barrier0", &[]);
@@ -84,7 +84,7 @@ impl Builder<'_> {
         self.intrinsic0("llvm.nvvm.barrier", &[id, self.i32(threads as i32)]);
     }
 
-    /// Waits for all lanes of the warp; what they wrote is then seen by all.
+    /// Barrier of the warp; orders the memory accesses of its lanes.
     #[track_caller]
     pub fn sync_warp(&self) {
         self.intrinsic0("llvm.nvvm.bar.warp.sync", &[self.i32(ALL)]);
@@ -123,18 +123,18 @@ impl Builder<'_> {
         self.intrinsic("llvm.nvvm.vote.ballot.sync", &[self.i32(ALL), condition], Num::I32)
     }
 
-    /// Whether this is the one lane that the hardware chose of the warp.
+    /// Whether this is the lane that the hardware elected.
     #[track_caller]
     pub fn elect(&self) -> Value {
         let text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }";
         let chosen = self.asm1(Effect::Memory, text, &[], Num::I32);
-        self.cmp(Compare::Ne, chosen, self.i32(0))
+        chosen.ne(0)
     }
 
     /// The sum over groups of `lanes` lanes, a power of two, in every lane: the same bits, in an order that `lanes` fixes.
     #[track_caller]
     pub fn group_sum(&self, x: Value, lanes: u32) -> Value {
-        self.butterfly(x, lanes, |x, y| self.add(x, y))
+        self.butterfly(x, lanes, |x, y| x + y)
     }
 
     /// The sum over the warp, in every lane.
@@ -149,8 +149,8 @@ impl Builder<'_> {
         self.butterfly(x, WARP, |x, y| self.greater(x, y))
     }
 
-    /// The sum over the block, in every thread, by way of 4 bytes of shared memory for each warp, which no thread may touch
-    /// before the next barrier.
+    /// The sum over the block, in every thread. `scratch` is 4 bytes of shared memory per warp, which no thread may touch before
+    /// the next barrier.
     #[track_caller]
     pub fn block_sum(&self, x: Value, scratch: Value) -> Value {
         let n_warps = self.threads_per_block() / WARP;
@@ -158,15 +158,15 @@ impl Builder<'_> {
         if n_warps == 1 {
             return sum;
         }
-        let is_first = self.cmp(Compare::Eq, self.lane(), self.i32(0));
-        self.if_(is_first, || self.store(sum, self.at(scratch, self.scaled(self.warp(), 4))));
+        let is_first = self.lane().eq(0);
+        self.if_(is_first, || self.store(sum, self.at(scratch, self.warp() * 4)));
         self.sync();
         let sums = (0..n_warps).map(|warp| self.load(self.at_byte(scratch, 4 * warp as usize), Type::scalar(x.ty.num)));
-        sums.reduce(|x, y| self.add(x, y)).expect("a block has warps")
+        sums.reduce(|x, y| x + y).expect("a block has warps")
     }
 
-    /// `combine` over the block, in every thread and in a fixed order, by way of 8 bytes of shared memory for each warp, which all
-    /// threads have left again when this ends.
+    /// `combine` over the block, in every thread and in a fixed order. `scratch` is 8 bytes of shared memory per warp, free again
+    /// on return.
     #[track_caller]
     pub fn block_reduce(&self, x: Value, scratch: Value, combine: impl Fn(Value, Value) -> Value) -> Value {
         let n_warps = self.threads_per_block() / WARP;
@@ -174,8 +174,8 @@ impl Builder<'_> {
         if n_warps == 1 {
             return of_warp;
         }
-        let is_first = self.cmp(Compare::Eq, self.lane(), self.i32(0));
-        self.if_(is_first, || self.store(of_warp, self.at(scratch, self.scaled(self.warp(), 8))));
+        let is_first = self.lane().eq(0);
+        self.if_(is_first, || self.store(of_warp, self.at(scratch, self.warp() * 8)));
         self.sync();
         let all = (0..n_warps).map(|warp| self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(x.ty.num)));
         let all = all.reduce(&combine).expect("a block has warps");
@@ -190,23 +190,23 @@ impl Builder<'_> {
         let zero = self.f64(0.0);
         let up_to_here = (0..WARP.ilog2()).fold(x, |sum, bit| {
             let below = self.shuffle_up(sum, 1 << bit);
-            let has = self.cmp(Compare::Ge, self.lane(), self.i32(1 << bit));
-            self.add(sum, self.select(has, below, zero))
+            let has = self.lane().ge(1 << bit);
+            sum + has.select(below, zero)
         });
-        let is_last = self.cmp(Compare::Eq, self.lane(), self.i32(WARP as i32 - 1));
-        self.if_(is_last, || self.store(up_to_here, self.at(scratch, self.scaled(self.warp(), 8))));
+        let is_last = self.lane().eq(WARP - 1);
+        self.if_(is_last, || self.store(up_to_here, self.at(scratch, self.warp() * 8)));
         self.sync();
         let (mut before, mut total) = (zero, zero);
         for warp in 0..self.threads_per_block() / WARP {
             let sum = self.load(self.at_byte(scratch, 8 * warp as usize), Type::scalar(Num::F64));
-            let is_before = self.cmp(Compare::Lt, self.i32(warp as i32), self.warp());
-            before = self.add(before, self.select(is_before, sum, zero));
-            total = self.add(total, sum);
+            let is_before = self.i32(warp as i32).lt(self.warp());
+            before = before + is_before.select(sum, zero);
+            total = total + sum;
         }
         self.sync();
         let below = self.shuffle_up(up_to_here, 1);
-        let is_above = self.cmp(Compare::Gt, self.lane(), self.i32(0));
-        [self.add(before, self.select(is_above, below, zero)), total]
+        let is_above = self.lane().gt(0);
+        [before + is_above.select(below, zero), total]
     }
 
     /// The number of ones in an i32.
@@ -219,7 +219,7 @@ impl Builder<'_> {
     #[track_caller]
     pub fn lanes_below(&self) -> Value {
         let this = self.op1("arith.shli", &[self.i32(1), self.lane()], Type::scalar(Num::I32), &[]);
-        self.sub(this, self.i32(1))
+        this - 1
     }
 
     #[track_caller]
@@ -233,13 +233,13 @@ impl Builder<'_> {
     fn shuffle_lanes(&self, how: &str, x: Value, lane: Value, clamp: i32) -> Value {
         match x.ty.num {
             Num::F64 => {
-                let bits = self.shuffle_lanes(how, self.bitcast(x, Num::I64), lane, clamp);
-                return self.bitcast(bits, Num::F64);
+                let bits = self.shuffle_lanes(how, x.bitcast(Num::I64), lane, clamp);
+                return bits.bitcast(Num::F64);
             }
             Num::I64 => {
-                let halves = [self.to_i32(x), self.to_i32(self.shr(x, 32))];
-                let [low, high] = halves.map(|half| self.to_i64(self.shuffle_lanes(how, half, lane, clamp)));
-                return self.or(low, self.shl(high, 32));
+                let halves = [x.to_i32(), (x >> 32).to_i32()];
+                let [low, high] = halves.map(|half| self.shuffle_lanes(how, half, lane, clamp).to_i64());
+                return low | (high << 32);
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
-//! How the weights of Hopper's matrix products lie in memory: what packs them and what reads them agree here.
+//! Memory layout of the weights of Hopper's matrix products, shared by the packer and the kernels.
 //!
-//! A weight is rows of outputs, [n, k] row-major, each row padded with zeros to a multiple of [`ROW_BYTES`]. Where several
+//! A weight is rows of outputs, [n, k] row-major, each row padded with zeros to whole lines ([`super::row_stride`]). Where several
 //! matrices share a weight, each is padded with rows of zeros so that [`BLOCK_ROWS`] rows, which one warpgroup multiplies,
 //! never belong to two of them:
 //!
@@ -10,7 +10,7 @@
 //!     experts          one after the other, each a weight of its own padded to whole blocks
 //!
 //! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16 bytes
-//! that a thread needs for four steps of 16 inputs follow each other. Their scales are f32, one per row, in the order of the
+//! that a thread needs for four steps of 16 inputs are contiguous. Their scales are f32, one per row, in the order of the
 //! rows, zero for rows of padding.
 
 use crate::kernel::Elem;
@@ -19,19 +19,11 @@ use jamba_plan::quantize;
 /// Rows that one warpgroup multiplies.
 pub const BLOCK_ROWS: usize = 64;
 
-/// What rows are padded to a multiple of, in bytes.
-pub const ROW_BYTES: usize = 128;
-
 /// Consecutive rows of gate, and of up.
 pub const INTERLEAVED: usize = 8;
 
 /// Rows that gate and up are padded to a multiple of, so that both together are whole blocks.
 pub const GATE_ROWS: usize = BLOCK_ROWS / 2;
-
-/// Elements from one row to the next.
-pub fn row_elements(format: Elem, k: usize) -> usize {
-    (k * format.bytes()).next_multiple_of(ROW_BYTES) / format.bytes()
-}
 
 /// Rows of a matrix that is padded to whole blocks.
 pub fn block_rows(n: usize) -> usize {
@@ -48,7 +40,7 @@ pub fn up_row(i: usize) -> usize {
     gate_row(i) + INTERLEAVED
 }
 
-/// Where input j lies in a row, in elements.
+/// Position of input j in a row, in elements.
 pub fn column(format: Elem, j: usize) -> usize {
     match format {
         Elem::I8 => quantize::column(j),
@@ -85,10 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_padded_to_lines() {
-        assert_eq!(row_elements(Elem::Bf16, 72), 128);
-        assert_eq!(row_elements(Elem::I8, 128), 128);
-        assert_eq!(row_elements(Elem::I8, 129), 256);
+    fn matrices_are_padded_to_blocks() {
         assert_eq!(block_rows(65), 128);
     }
 }

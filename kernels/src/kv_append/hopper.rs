@@ -20,6 +20,7 @@
 use jamba_plan::format::Table;
 
 use super::{PAGE_TOKENS, Spec};
+use crate::hopper::facts::{LINE_BYTES, SWIZZLE_ROWS};
 use crate::hopper::operand::read;
 use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
@@ -27,15 +28,13 @@ use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, P
 pub const MAX_D_HEAD: usize = 256;
 
 /// Tokens of a group: the rows of a period of the swizzle.
-pub const GROUP_TOKENS: usize = 8;
+pub const GROUP_TOKENS: usize = SWIZZLE_ROWS;
 
-/// Columns of a block: bf16 in 128 bytes.
-pub const BLOCK_COLUMNS: usize = 64;
+/// Columns of a block: a line of bf16.
+pub const BLOCK_COLUMNS: usize = LINE_BYTES / 2;
 
 /// Bytes of a block: rows of 128 bytes of [`GROUP_TOKENS`] tokens.
-pub const BLOCK_BYTES: usize = GROUP_TOKENS * ROW_BYTES;
-
-const ROW_BYTES: usize = 2 * BLOCK_COLUMNS;
+pub const BLOCK_BYTES: usize = GROUP_TOKENS * LINE_BYTES;
 
 /// What a thread moves, in elements.
 const PART: usize = 8;
@@ -81,7 +80,7 @@ pub fn offset(d_head: usize, side: Side, row: usize, column: usize) -> usize {
     let (group, row) = (row / GROUP_TOKENS, row % GROUP_TOKENS);
     let (block, column) = (column / BLOCK_COLUMNS, column % BLOCK_COLUMNS);
     let place = (column / PART) ^ row;
-    group * group_bytes(d_head) + in_group + block * BLOCK_BYTES + row * ROW_BYTES + 2 * (place * PART + column % PART)
+    group * group_bytes(d_head) + in_group + block * BLOCK_BYTES + row * LINE_BYTES + 2 * (place * PART + column % PART)
 }
 
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
@@ -135,7 +134,7 @@ fn parts(spec: &Spec) -> usize {
 #[cfg(feature = "emit")]
 mod emit;
 #[cfg(feature = "emit")]
-pub(crate) use emit::emit;
+pub(crate) use emit::{emit, page_offset};
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@
 //! 1. for each tile: the largest logits and their probabilities; then the sort of `crate::hopper::select`
 
 use super::{Spec, workspace};
-use crate::hopper::WARP;
+use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, write};
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_permute::offsets;

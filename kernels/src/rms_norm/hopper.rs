@@ -11,7 +11,8 @@
 
 use super::Spec;
 use crate::hopper::operand::{read, vector, write};
-use crate::hopper::{WARP, row_threads};
+use crate::hopper::facts::WARP;
+use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// Columns that a row may have: sixteen registers of each of 1024 threads.

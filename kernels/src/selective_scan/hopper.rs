@@ -20,7 +20,7 @@
 //! 4. states
 
 use super::{FIRST, Spec};
-use crate::hopper::WARP;
+use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 use jamba_plan::format::{Table, Transform};
@@ -39,7 +39,8 @@ const STRETCH: usize = 32;
 /// Stretches in shared memory: one in use, one under way.
 const STAGES: usize = 2;
 
-/// Blocks that fill the device: with fewer, a thread has two states instead of four.
+/// Blocks of one sequence from which on a thread has four states instead of two: a little fewer than two for each of the
+/// [`N_SMS`](crate::hopper::facts::N_SMS) multiprocessors.
 const MANY_BLOCKS: usize = 240;
 
 /// How channels and states lie over threads.

@@ -50,7 +50,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             };
             let x = match spec.start.is_multiple_of(COLUMNS) {
                 true => rows::load(b, spec.x, from, first),
-                false => rows::vector(b, &(0..COLUMNS).map(element).collect::<Vec<_>>()),
+                false => rows::vector(&(0..COLUMNS).map(element).collect::<Vec<_>>()),
             };
             // 2. store
             rows::store(b, x, spec.out, to, column);

@@ -12,7 +12,8 @@ use super::Spec;
 use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::hopper::{WARP, row_threads};
+use crate::hopper::facts::WARP;
+use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
 /// Columns that a row may have: sixteen registers of each of 1024 threads.
@@ -71,7 +72,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         // 3. scale
         rows::for_each_vector(b, cols, |number, column| {
             let scaled: Vec<_> = powers[COLUMNS * number..][..COLUMNS].iter().map(|&power| power * scale).collect();
-            rows::store(b, rows::vector(b, &scaled), Elem::F32, row_of("out"), column);
+            rows::store(b, rows::vector(&scaled), Elem::F32, row_of("out"), column);
         });
     });
 }

@@ -11,7 +11,7 @@
 //! 2. scale, multiply by the weight, round, store
 
 use super::Spec;
-use crate::hopper::WARP;
+use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, vector, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;

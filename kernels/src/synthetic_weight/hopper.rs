@@ -3,8 +3,8 @@
 //!     out[r, c] = draw first + r · cols + c, where c < cols and r · cols + c < n; else 0
 //!
 //! Bound by integer arithmetic: for each value two products and three shifts of 64 bits, some forty instructions in all, fifty
-//! where int8 divides; 4, 2 or 1 bytes are written for it and none read. 132 multiprocessors of 128 lanes at 1.7 GHz make
-//! some 6 · 10¹¹ values a second, which takes a fifth of memory's rate as int8 and most of it as f32.
+//! where int8 divides; 4, 2 or 1 bytes are written for it and none read. An H100, of 128 lanes a multiprocessor at
+//! 1.7 GHz, makes some 6 · 10¹¹ values a second, which takes a fifth of memory's rate as int8 and most of it as f32.
 //!
 //! The product and the sum are rounded separately, and subnormals kept, so that the bits are the same on every device.
 //!

@@ -6,7 +6,7 @@
 //! A piece of work is a split of a sequence for up to 16 query heads of a KV head: the rows of a product of 16. The splits
 //! follow from the sequence's length alone ([`super::split`]); the blocks take the pieces in turn. [`super::combine`] sums the
 //! splits. Each of four warps takes every fourth page of the split, through a ring of its own that the copy engine fills: a
-//! page of a head is one copy, and lies as ldmatrix reads it. Nothing waits for another warp before the end of the split.
+//! page of a head is one copy, in the layout that ldmatrix reads. Warps are independent until the end of the split.
 //!
 //! Bound by memory: reads the cache once; two blocks on each multiprocessor have 96 KiB or more under way.
 //!
@@ -17,7 +17,7 @@
 //! 4. store the split's sums, maximum and total
 
 use super::split;
-use crate::hopper::WARP;
+use crate::hopper::facts::{MBARRIER_BYTES, WARP, shared_bytes};
 use crate::hopper::operand::read;
 use crate::kernel::{
     Access, Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body,
@@ -30,10 +30,7 @@ use jamba_plan::format::Table;
 const WARPS: usize = 4;
 
 /// Blocks on each multiprocessor.
-const PER_SM: u32 = 2;
-
-/// Shared memory of one of them: half of 228 KiB, of which the system keeps 1 KiB a block.
-const MAX_SHARED: usize = (228 / PER_SM as usize - 1) * 1024;
+pub(super) const PER_SM: u32 = 2;
 
 /// Rows of a product.
 const ROWS: usize = 16;
@@ -145,13 +142,20 @@ impl Spec {
         // Two warps' sums, a register of all lanes after the other; then each warp's maxima and totals.
         let exchange = WARPS / 2 * self.sums() * 4 * WARP as usize + WARPS * ROWS * 8;
         let stage = WARPS * head_bytes(self.d_head);
-        let stages = ((MAX_SHARED - exchange) / (stage + WARPS * 8)).clamp(2, 8);
+        let stages = ((shared_bytes(PER_SM) - exchange) / (stage + WARPS * MBARRIER_BYTES)).clamp(2, 8);
         let (sums, end) = (stages * stage, stages * stage + exchange);
-        Shared { stages, sums, totals: end - WARPS * ROWS * 8, barriers: end, end: end + stages * WARPS * 8 }
+        Shared {
+            stages,
+            sums,
+            totals: end - WARPS * ROWS * 8,
+            barriers: end,
+            end: end + stages * WARPS * MBARRIER_BYTES,
+        }
     }
 }
 
-/// Where things lie in shared memory; the rings, warp after warp, begin it.
+/// Layout of shared memory, offsets in bytes; the rings of the warps come first.
+#[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body reads offsets"))]
 struct Shared {
     /// Pages in the ring of a warp.
     stages: usize,

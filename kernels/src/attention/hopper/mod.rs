@@ -1,7 +1,7 @@
 //! Attention on Hopper, over the pages that [`crate::kv_append::hopper`] fills: [`prefill`] for any number of tokens of each
 //! sequence, [`decode`] and [`combine`] for one token of each.
 //!
-//! Scores are scaled by log₂(e) too, so that probabilities are exp2; maxima, sums and products are f32, probabilities and
+//! Scores are scaled by log₂(e), so that probabilities are exp2; maxima, sums and products are f32, probabilities and
 //! values bf16 where they are multiplied. Query heads that share a KV head are rows of the same products.
 
 use super::Spec;
@@ -43,34 +43,25 @@ pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
 }
 
 #[cfg(feature = "emit")]
-mod fragment;
-#[cfg(feature = "emit")]
-mod work;
+mod softmax;
 
 #[cfg(feature = "emit")]
-use crate::cpu::builder::{Num, Type, Value};
+use crate::cpu::builder::Value;
 #[cfg(feature = "emit")]
 use crate::hopper::Builder;
+#[cfg(feature = "emit")]
+use crate::kv_append;
 
-/// What the probability of a score s is relative to: probabilities are exp2(factor · s − factor · maximum).
+/// Factor of scores: probabilities are exp2(factor · s − factor · maximum).
 #[cfg(feature = "emit")]
 fn factor(scale: f64) -> f32 {
     (scale * std::f64::consts::LOG2_E) as f32
-}
-
-/// An entry of a table of i32.
-#[cfg(feature = "emit")]
-#[track_caller]
-fn entry(b: &Builder, table: &str, at: Value) -> Value {
-    b.load(b.at(b.pointer(table), b.scaled(at, 4)), Type::scalar(Num::I32))
 }
 
 /// The beginning of KV head `head` in page number `nth` of sequence s.
 #[cfg(feature = "emit")]
 #[track_caller]
 fn page(b: &Builder, d_head: usize, s: Value, nth: Value, head: Value) -> Value {
-    let entry = b.add(b.mul(b.to_i64(s), b.to_i64(b.scalar("pages_per_sequence"))), b.to_i64(nth));
-    let page = b.load(b.at(b.pointer("pages"), b.shl(entry, 2)), Type::scalar(Num::I32));
-    let page = b.shl(b.mul(b.to_i64(page), b.to_i64(b.scalar("page_stride"))), 1);
-    b.at(b.at(b.pointer("cache"), page), b.scaled(head, crate::kv_append::hopper::head_bytes(d_head)))
+    let page = b.at(b.pointer("cache"), kv_append::hopper::page_offset(b, s, nth));
+    b.at(page, head * kv_append::hopper::head_bytes(d_head))
 }

@@ -5,11 +5,11 @@
 //! The query heads of a KV head, token after token, are the rows of a sequence's products: any number of heads shares a key
 //! without a gap. A piece of work is 128 rows of a sequence and a KV head, 64 for each of two warpgroups, and the blocks take the
 //! pieces in turn, a sequence's last rows, which see most, first. A producer warp brings keys and values, tiles of 64 tokens
-//! from the first, into a ring: four pages of a head, each one copy, which lie as wgmma reads them (the last page stands in for
-//! those beyond it). Where a head has more than 128 dimensions, a piece gives some columns of the values only.
+//! from the first, into a ring: four pages of a head, one copy each, in the layout that wgmma reads (the last page is
+//! repeated where the tile ends beyond it). Where a head has more than 128 dimensions, a piece gives some columns of the values only.
 //!
 //! A row's bits depend on its position and its sequence alone: tiles begin at multiples of 64 from the sequence's first token,
-//! and a tile that a row sees nothing of changes neither maximum nor sums. A value that is not finite shows in all rows of its
+//! and a tile that a row sees nothing of changes neither maximum nor sums. A value that is not finite affects all rows of its
 //! tile.
 //!
 //! Bound by the tensor cores: 4 · d_head operations for each pair of a query head and a key that it sees.
@@ -20,7 +20,7 @@
 //!    the tile's part of the softmax; the sums to the new maximum. Tiles that some row does not see whole are masked.
 //! 4. the last tile's values; divide, round, store
 
-use crate::hopper::WARP;
+use crate::hopper::facts::{MBARRIER_BYTES, SHARED_BYTES, WARP};
 use crate::hopper::operand::{read, write};
 use crate::kernel::{Access, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 use crate::kv_append::PAGE_TOKENS;
@@ -45,9 +45,6 @@ const WARPS: usize = 4;
 /// Tiles in the ring at most: enough to hide the copies.
 const MAX_STAGES: usize = 6;
 
-/// Shared memory of a block at most.
-const MAX_SHARED: usize = 227 * 1024;
-
 /// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -71,7 +68,7 @@ pub(super) fn launch(spec: &Spec, cost: Cost) -> Launch {
     operands.extend([write("out", Elem::Bf16, n_heads * d_head, 0), Operand::count("sequences", Per::Sequence)]);
     operands.extend(Operand::page_strides(CACHE));
     let threads = (1 + CONSUMERS) * WARPS * WARP as usize;
-    let shared_bytes = spec.barriers() + 2 * 8 * spec.stages();
+    let shared_bytes = spec.barriers() + 2 * MBARRIER_BYTES * spec.stages();
     Launch {
         op: "attention",
         symbol: format!("attention_prefill_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits()),
@@ -100,7 +97,7 @@ impl Spec {
 
     /// Tiles in the ring.
     fn stages(&self) -> usize {
-        (MAX_SHARED / (self.stage_bytes() + 2 * 8)).min(MAX_STAGES)
+        (SHARED_BYTES / (self.stage_bytes() + 2 * MBARRIER_BYTES)).min(MAX_STAGES)
     }
 
     /// Where the ring's barriers lie in shared memory, behind its tiles: `full` of each, then `empty` of each.

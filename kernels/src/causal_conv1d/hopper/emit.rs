@@ -49,7 +49,7 @@ impl<'a, 'm> Walk<'a, 'm> {
         };
         let dense: Vec<Value> = (0..taps).map(load).collect();
         let element = |index: usize| dense[index / COLUMNS].lane(index % COLUMNS);
-        let tap = |k: usize| rows::vector(b, &std::array::from_fn::<_, CHANNELS, _>(|c| element(c * taps + k)));
+        let tap = |k: usize| rows::vector(&std::array::from_fn::<_, CHANNELS, _>(|c| element(c * taps + k)));
         let weight = (0..taps).map(tap).collect();
         let bias = spec.bias.then(|| rows::load_dense(b, b.pointer("bias"), spec.channels, channel));
         Walk { b, spec, channel, weight, bias }
@@ -59,18 +59,13 @@ impl<'a, 'm> Walk<'a, 'm> {
         self.spec.taps - 1
     }
 
-    fn table(&self, name: &str, index: Value) -> Value {
-        let b = self.b;
-        b.load(b.at(b.pointer(name), index * 4), Type::scalar(Num::I32))
-    }
-
     /// The end of a run that would end before token t: after the first tokens of t's sequence, which read its state.
     fn cut(&self, t: Value, tokens: Value) -> Value {
         let b = self.b;
         let moved = || {
-            let sequence = self.table("sequence_of", t);
-            let start = self.table("starts", sequence);
-            let end = self.table("starts", sequence + 1);
+            let sequence = self.b.entry("sequence_of", t);
+            let start = self.b.entry("starts", sequence);
+            let end = self.b.entry("starts", sequence + 1);
             let behind = (start + self.past()).min(end);
             t.eq(start).select(t, t.max(behind))
         };
@@ -80,8 +75,8 @@ impl<'a, 'm> Walk<'a, 'm> {
     /// The outputs of t's sequence from t to before `last`; gives the token after them.
     fn sequence(&self, t: Value, last: Value) -> Value {
         let b = self.b;
-        let sequence = self.table("sequence_of", t);
-        let (start, end) = (self.table("starts", sequence), self.table("starts", sequence + 1));
+        let sequence = self.b.entry("sequence_of", t);
+        let (start, end) = (self.b.entry("starts", sequence), self.b.entry("starts", sequence + 1));
         // 2. inputs before
         let from_state = || self.columns_before(sequence, start, end);
         let from_rows = || (1..=self.past()).rev().map(|back| self.input(t - back)).collect();
@@ -95,7 +90,7 @@ impl<'a, 'm> Walk<'a, 'm> {
     /// The inputs in a sequence's state; the state then gets the last inputs of its tokens from `start` to `end`.
     fn columns_before(&self, sequence: Value, start: Value, end: Value) -> Vec<Value> {
         let b = self.b;
-        let slot = self.table("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
+        let slot = self.b.entry("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
         let state = b.at(b.at(b.pointer("state"), slot * 4), self.channel * 4);
         let row = 4 * self.spec.state_row();
         let vector = Type::vector(Num::F32, CHANNELS);
@@ -168,8 +163,8 @@ impl<'a, 'm> Walk<'a, 'm> {
         }
         let activated = match self.spec.activation {
             Activation::None => sum,
-            Activation::Silu => rows::map(b, sum, |x| b.silu(x)),
-            Activation::Softplus => rows::map(b, sum, |x| b.softplus(x)),
+            Activation::Silu => rows::map(sum, |x| b.silu(x)),
+            Activation::Softplus => rows::map(sum, |x| b.softplus(x)),
         };
         rows::store(b, activated, Elem::Bf16, self.row("y", t), self.channel);
         inputs[1..].to_vec()

@@ -1,5 +1,5 @@
-//! From sums in registers to rows of results: scale, bias and activation where the sums are, then over shared memory, so that
-//! 16 bytes of a row are one store and a line is one warp's.
+//! Epilogue of a tile: scale, bias and activation in registers, then a transpose in shared memory, so that each thread stores
+//! 16 bytes of a row and each line is written by one warp.
 //!
 //! A thread of a consumer holds, for each 8 rows of x, outputs g and g + 8 of rows 2 q and 2 q + 1 (g = lane / 4, q = lane mod 4;
 //! sixteen outputs a warp). Staged rows hold 64 outputs, or the 32 products of gate and up; their 16-byte pieces are permuted
@@ -11,29 +11,28 @@
 
 use jambac_graph::Activation;
 
-use super::work::Tile;
+use super::tiles::Tile;
 use super::{Finish, Product};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use crate::cpu::builder::{Num, Type, Value};
+use crate::hopper::facts::{VECTOR_BYTES, WARPGROUP};
+use crate::hopper::fragment::{self, Addressed, BLOCK, Fragment, half_of};
 use crate::hopper::weight::BLOCK_ROWS;
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 use crate::split_linear::OUTS;
 
-/// Threads of a warpgroup.
-const WARPGROUP: usize = 128;
-
-/// Bytes of one store.
-const PIECE: usize = 16;
+/// Outputs of a warp.
+const WARP_OUTPUTS: usize = 2 * BLOCK;
 
 /// A consumer warpgroup and this thread in it; i32, and a pointer.
 pub(super) struct Consumer {
     /// Which consumer.
     pub(super) number: Value,
-    /// The first of the two outputs of the block that this thread holds; the other is 8 after.
+    /// The first of the two outputs of the block that this thread holds; the other is [`BLOCK`] after.
     pub(super) row: Value,
-    /// Which pair of columns of a fragment.
-    pub(super) column_pair: Value,
-    lane: Value,
+    /// The lane's number among the four that share a row.
+    pub(super) quad: Value,
+    fragment: Fragment,
     warp: Value,
     thread: Value,
     staging: Value,
@@ -43,23 +42,24 @@ impl Consumer {
     /// `staging` is the first consumer's, of `staging_bytes` bytes as every other's.
     #[track_caller]
     pub(super) fn new(b: &Builder, number: Value, staging: Value, staging_bytes: usize) -> Consumer {
-        let (lane, thread) = (b.lane(), b.and(b.thread(), b.i32(WARPGROUP as i32 - 1)));
-        let warp = b.and(b.uniform_warp(), b.i32(3));
+        let fragment = Fragment::of(b);
+        let thread = b.thread() & (WARPGROUP - 1);
+        let warp = b.uniform_warp() & 3;
         Consumer {
             number,
-            row: b.add(b.scaled(warp, 16), b.shr(lane, 2)),
-            column_pair: b.and(lane, b.i32(3)),
-            lane,
+            row: warp * WARP_OUTPUTS + fragment.first_row(),
+            quad: fragment.quad(),
+            fragment,
             warp,
             thread,
-            staging: b.at(staging, b.scaled(number, staging_bytes)),
+            staging: b.at(staging, number * staging_bytes),
         }
     }
 
     /// Waits for the other threads of the consumer.
     fn sync(&self, b: &Builder) {
         // Barrier 0 is the block's.
-        b.sync_threads(b.add(self.number, b.i32(1)), WARPGROUP as u32);
+        b.sync_threads(self.number + 1, WARPGROUP);
     }
 }
 
@@ -90,15 +90,15 @@ impl<'a> Epilogue<'a> {
     /// Loads what the outputs of this thread in a block need.
     #[track_caller]
     pub(super) fn factors(&self, b: &Builder, consumer: &Consumer, tile: &Tile, block: Value) -> Factors {
-        let first = b.add(b.scaled(block, BLOCK_ROWS), consumer.row);
-        let outputs = [first, b.add(first, b.i32(8))];
+        let first = block * BLOCK_ROWS + consumer.row;
+        let outputs = [first, first + BLOCK];
         // A tile may reach beyond the last row.
         let last = b.i32(self.product.weight_rows() as i32 - 1);
-        let outputs = outputs.map(|output| b.min(output, last));
-        let load = |name: &str, i: Value| b.load(b.at(b.pointer(name), b.scaled(i, 4)), Type::scalar(Num::F32));
+        let outputs = outputs.map(|output| output.min(last));
+        let load = |name: &str, i: Value| b.load(b.at(b.pointer(name), i * 4), Type::scalar(Num::F32));
         Factors {
             scales: (self.product.format == Elem::I8)
-                .then(|| outputs.map(|output| load("scales", b.add(tile.weight_row, output)))),
+                .then(|| outputs.map(|output| load("scales", tile.weight_row + output))),
             bias: self.product.finish.has_bias().then(|| outputs.map(|output| load("bias", output))),
         }
     }
@@ -130,66 +130,64 @@ impl<'a> Epilogue<'a> {
         };
         match n_blocks % 2 {
             0 => store(),
-            _ => b.if_(b.cmp(Compare::Lt, block, b.i32(n_blocks as i32)), store),
+            _ => b.if_(block.lt(n_blocks), store),
         }
     }
 
-    /// For each 8 rows of x: output g of rows 2 q and 2 q + 1, then output g + 8, where there is one.
+    /// Results in the order of the sums; of gate and up, in the order of the sums' upper half.
     fn finish(&self, b: &Builder, factors: &Factors, sums: Vec<Value>) -> Vec<Value> {
         let apply = |values: Vec<Value>, factors: Option<[Value; 2]>, with: &dyn Fn(Value, Value) -> Value| {
             let Some(factors) = factors else { return values };
-            values.iter().enumerate().map(|(i, &value)| with(value, factors[i / 2 % 2])).collect()
+            values.iter().enumerate().map(|(i, &value)| with(value, factors[half_of(i)])).collect()
         };
-        let sums = apply(sums, factors.scales, &|sum, scale| b.mul(sum, scale));
-        let sums = apply(sums, factors.bias, &|sum, bias| b.add(sum, bias));
+        let sums = apply(sums, factors.scales, &|sum, scale| sum * scale);
+        let sums = apply(sums, factors.bias, &|sum, bias| sum + bias);
         match self.product.finish {
             Finish::Linear { activation, .. } => sums.into_iter().map(|sum| activate(b, activation, sum)).collect(),
             Finish::Swiglu => {
-                let products = |&[g0, g1, u0, u1]: &[Value; 4]| [(g0, u0), (g1, u1)].map(|(g, u)| b.mul(b.silu(g), u));
+                let products = |&[g0, g1, u0, u1]: &[Value; 4]| [(g0, u0), (g1, u1)].map(|(g, u)| b.silu(g) * u);
                 sums.as_chunks().0.iter().flat_map(products).collect()
             }
         }
     }
 
     /// Byte of a staged row's piece.
-    fn place(&self, b: &Builder, row: Value, piece: Value) -> Value {
+    fn place(&self, row: Value, piece: Value) -> Value {
         let permuted = match self.row_bytes {
-            64 => b.xor(piece, b.and(b.shr(row, 1), b.i32(3))),
-            128 => b.xor(piece, b.and(row, b.i32(7))),
-            _ => b.xor(piece, b.shl(b.and(b.shr(row, 1), b.i32(3)), 1)),
+            64 => piece ^ ((row >> 1) & 3),
+            128 => piece ^ (row & 7),
+            _ => piece ^ (((row >> 1) & 3) << 1),
         };
-        b.add(b.scaled(row, self.row_bytes), b.scaled(permuted, PIECE))
+        row * self.row_bytes + permuted * VECTOR_BYTES
     }
 
-    /// Puts the results of as many rows as there is room for where their rows are.
+    /// Writes results to the staging, as many rows as it has room for.
     fn stage(&self, b: &Builder, consumer: &Consumer, results: &[Value]) {
-        let eights = self.staged_rows / 8;
         match self.product.out {
             Elem::F32 => {
-                let (g, q) = (b.shr(consumer.lane, 2), consumer.column_pair);
-                for (eight, results) in results.chunks_exact(4).take(eights).enumerate() {
-                    for (i, &result) in results.iter().enumerate() {
-                        let row = b.add(b.scaled(q, 2), b.i32((8 * eight + i % 2) as i32));
-                        let output = b.add(b.add(b.scaled(consumer.warp, 16), b.i32(8 * (i as i32 / 2))), g);
-                        let place = self.place(b, row, b.shr(output, 2));
-                        let byte = b.add(place, b.scaled(b.and(output, b.i32(3)), 4));
-                        b.store(result, b.at(consumer.staging, byte));
-                    }
+                for (i, &result) in results.iter().take(self.staged_rows * 4 / BLOCK).enumerate() {
+                    // Weights are the left operand: the sums' rows are outputs, their columns rows of x.
+                    let row = consumer.fragment.column(i);
+                    let half = consumer.warp * WARP_OUTPUTS + BLOCK * half_of(i);
+                    let output = half + consumer.fragment.first_row();
+                    let place = self.place(row, output >> 2);
+                    let byte = place + (output & 3) * 4;
+                    b.store(result, b.at(consumer.staging, byte));
                 }
             }
             _ => {
                 // Matrices of a stmatrix: all of an 8 rows' outputs, of so many 8 rows.
                 let matrices = self.block_matrices();
-                let (matrix, row) = (b.shr(consumer.lane, 3), b.and(consumer.lane, b.i32(7)));
-                let (eight, half) = (b.div(matrix, b.i32(matrices)), b.rem(matrix, b.i32(matrices)));
-                let piece = b.add(b.scaled(consumer.warp, matrices as usize), half);
-                let row = b.add(b.scaled(eight, 8), row);
+                let Addressed { block, row } = consumer.fragment.addressed();
+                let (eight, half) = (block / matrices, block % matrices);
+                let piece = consumer.warp * matrices as usize + half;
+                let row = eight * BLOCK + row;
                 for (number, results) in
-                    results.as_chunks::<8>().0.iter().take(eights * matrices as usize / 4).enumerate()
+                    results.as_chunks::<8>().0.iter().take(self.staged_rows / BLOCK * matrices as usize / 4).enumerate()
                 {
-                    let pairs = [0, 2, 4, 6].map(|i| b.pack_bf16(results[i], results[i + 1]));
-                    let row = b.add(row, b.i32(number as i32 * 32 / matrices));
-                    b.stmatrix_x4_trans(b.at(consumer.staging, self.place(b, row, piece)), pairs);
+                    let pairs = fragment::pack(b, results).try_into().expect("four registers");
+                    let row = row + number as i32 * 32 / matrices;
+                    b.stmatrix_x4_trans(b.at(consumer.staging, self.place(row, piece)), pairs);
                 }
             }
         }
@@ -197,52 +195,51 @@ impl<'a> Epilogue<'a> {
 
     /// 8 × 8 matrices of a warp's outputs, for 8 rows.
     fn block_matrices(&self) -> i32 {
-        (self.product.block_outputs() / 4 / 8) as i32
+        (self.product.block_outputs() / 4 / BLOCK) as i32
     }
 
     /// Stores the staged rows, of which the first is row `first` of the tile.
     fn store_rows(&self, b: &Builder, consumer: &Consumer, tile: &Tile, target: &Target, first: usize) {
-        let pieces = self.row_bytes / PIECE;
-        let abreast = WARPGROUP / pieces;
-        let piece = b.rem(consumer.thread, b.i32(pieces as i32));
-        let row_of_thread = b.div(consumer.thread, b.i32(pieces as i32));
-        let column = b.add(target.column_bytes, b.scaled(piece, PIECE));
-        let column_exists = b.cmp(Compare::Lt, column, target.row_bytes);
+        let pieces = self.row_bytes / VECTOR_BYTES;
+        let abreast = WARPGROUP as usize / pieces;
+        let piece = consumer.thread % pieces;
+        let row_of_thread = consumer.thread / pieces;
+        let column = target.column_bytes + piece * VECTOR_BYTES;
+        let column_exists = column.lt(target.row_bytes);
         b.for_each(b.i32(0), b.i32(self.staged_rows as i32), abreast, |from| {
-            let staged = b.add(from, row_of_thread);
-            let row = b.add(b.add(tile.first_row, staged), b.i32(first as i32));
-            let exists = b.and(column_exists, b.cmp(Compare::Lt, row, tile.end_row));
+            let staged = from + row_of_thread;
+            let row = tile.first_row + staged + first;
+            let exists = column_exists & row.lt(tile.end_row);
             b.if_(exists, || {
-                let from = b.at(consumer.staging, self.place(b, staged, piece));
+                let from = b.at(consumer.staging, self.place(staged, piece));
                 let value = b.load(from, Type::vector(Num::I32, 4));
-                let to = b.at(target.out, b.mul(b.to_i64(row), b.to_i64(target.row_bytes)));
+                let to = b.at(target.out, row.to_i64() * target.row_bytes.to_i64());
                 b.store(value, b.at(to, column));
             });
         });
     }
 
-    /// Where the outputs of a block go.
+    /// The results that a block of outputs belongs to.
     fn target(&self, b: &Builder, block: Value) -> Target {
         let Product { sizes, out, .. } = self.product;
         let block_bytes = self.product.block_outputs() * out.bytes();
         let row_bytes = |n: usize| b.i32((row_stride(*out, n) * out.bytes()) as i32);
         if let &[n] = sizes.as_slice() {
-            let column_bytes = b.scaled(block, block_bytes);
+            let column_bytes = block * block_bytes;
             return Target { out: b.pointer("out"), row_bytes: row_bytes(n), column_bytes };
         }
         let mut first_block = 0;
         let mut target: Option<Target> = None;
         for (name, &n) in OUTS.iter().zip(sizes) {
-            let inside = b.sub(block, b.i32(first_block as i32));
-            let part =
-                Target { out: b.pointer(name), row_bytes: row_bytes(n), column_bytes: b.scaled(inside, block_bytes) };
-            let is_here = b.cmp(Compare::Le, b.i32(first_block as i32), block);
+            let inside = block - first_block;
+            let part = Target { out: b.pointer(name), row_bytes: row_bytes(n), column_bytes: inside * block_bytes };
+            let is_here = b.i32(first_block as i32).le(block);
             target = Some(match target {
                 None => part,
                 Some(before) => Target {
-                    out: b.select(is_here, part.out, before.out),
-                    row_bytes: b.select(is_here, part.row_bytes, before.row_bytes),
-                    column_bytes: b.select(is_here, part.column_bytes, before.column_bytes),
+                    out: is_here.select(part.out, before.out),
+                    row_bytes: is_here.select(part.row_bytes, before.row_bytes),
+                    column_bytes: is_here.select(part.column_bytes, before.column_bytes),
                 },
             });
             first_block += n.div_ceil(BLOCK_ROWS);

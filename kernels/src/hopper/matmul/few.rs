@@ -1,14 +1,15 @@
-//! A product of a handful of rows: the weights stream from global memory into registers, 16 bytes a lane, and are used once.
+//! A product of up to 8 rows: weights are streamed from global memory into registers, 16 bytes per lane, and used once.
 //!
-//! A tile is 16 outputs and 8 rows of x. The eight warps of a block share out the inputs, in turn, and their sums are added
-//! through shared memory in the order of the warps. Blocks stay; while a warp multiplies, its next weights are on their way,
-//! those of the block's next tile too. Bound by memory: n · k weights, once.
+//! A tile is 16 outputs by 8 rows of x. The eight warps of a block take shares of the inputs in turn; their sums are added in
+//! shared memory in warp order. Blocks are persistent. While a warp multiplies, the loads of its next weights are in flight,
+//! across tiles too. Bound by memory: n · k weights, once.
 //!
 //! A lane reads 16 consecutive bytes of row g and of row g + 8 of the weight and the same inputs of row g of x: 8 inputs of
-//! bf16, or 16 of int8 in the order of [`super::super::weight`]. Which input a lane's elements are does not matter to a
-//! product as long as weights and x agree.
+//! bf16, or 16 of int8 in the order of [`super::super::weight`]. Weights and x are permuted
+//! alike, so the order of inputs inside a step does not matter.
 
 use super::{Batch, Product};
+use crate::hopper::facts::WARP;
 use crate::kernel::{Blocks, Elem, Grid};
 
 #[cfg(feature = "emit")]
@@ -38,5 +39,5 @@ pub(super) fn grid(product: &Product) -> Grid {
         Batch::Experts { n_experts, .. } => n_experts + 1,
     };
     let bytes = PARTIALS_BYTES + n_offsets * Elem::I32.bytes();
-    Grid::along_x(Blocks::PerSm(BLOCKS), 32 * WARPS as u32, bytes as u32)
+    Grid::along_x(Blocks::PerSm(BLOCKS), WARPS as u32 * WARP, bytes as u32)
 }

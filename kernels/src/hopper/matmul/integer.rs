@@ -6,23 +6,23 @@
 //! and their sum is q. Two bytes at a time: one permutation, two logical operations, one sum.
 
 use crate::cpu::builder::{Num, Value};
-use crate::hopper::Builder;
 use crate::hopper::asm::Effect;
+use crate::hopper::{Builder, fragment};
 
-/// The four fragments of A that 16 bytes of row g and 16 of row g + 8 hold: a word of each row is a step.
-pub(super) fn fragments(b: &Builder, low: [Value; 4], high: [Value; 4]) -> Vec<[Value; 4]> {
-    let fragment = |step| {
-        let [[l0, l1], [h0, h1]] = [low, high].map(|row| widen(b, row[step]));
-        [l0, h0, l1, h1]
+/// The left operands of four steps of 16 inputs: 16 bytes of the lane's row in each half, a word for each step.
+pub(super) fn fragments(b: &Builder, upper: [Value; 4], lower: [Value; 4]) -> Vec<[Value; 4]> {
+    let operand = |step| {
+        let [upper, lower] = [upper, lower].map(|row| widen(b, row[step]));
+        fragment::left(upper, lower)
     };
-    (0..4).map(fragment).collect()
+    (0..4).map(operand).collect()
 }
 
 /// Four int8 as two pairs of bf16.
 fn widen(b: &Builder, bytes: Value) -> [Value; 2] {
     ["0x4140", "0x4342"].map(|which| {
         let spread = b.asm1(Effect::Pure, &format!("prmt.b32 $0, $1, 0, {which};"), &[bytes], Num::I32);
-        let bits = |mask: u32, exponent: u32| b.or(b.and(spread, b.i32(mask as i32)), b.i32(exponent as i32));
+        let bits = |mask: u32, exponent: u32| (spread & mask as i32) | exponent as i32;
         let (magnitude, offset) = (bits(0x007f_007f, 0x4300_4300), bits(0x0080_0080, 0xc300_c300));
         let one = b.i32(0x3f80_3f80);
         b.asm1(Effect::Pure, "fma.rn.bf16x2 $0, $1, $2, $3;", &[magnitude, one, offset], Num::I32)

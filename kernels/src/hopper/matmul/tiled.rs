@@ -1,13 +1,14 @@
-//! A product of many rows: blocks that stay, one warp that copies, two warpgroups that multiply.
+//! A product of many rows: persistent blocks of one producer warpgroup and two consumer warpgroups.
 //!
 //! A tile is 128 outputs and 64, 128 or 256 rows of x. One thread copies 64 inputs of both into a ring of stages by the copy
-//! engine; each of two consumer warpgroups multiplies 64 outputs, sums in registers. Bound by the tensor cores; the least it
-//! can do is 2 · rows · n · k operations, and each tile reads (128 + rows) · k elements, from the second-level cache where the
-//! order of tiles is kind.
+//! engine; each of two consumer warpgroups multiplies 64 outputs, sums in registers. Bound by the tensor
+//! cores: 2 · rows · n · k operations. Each tile reads (128 + rows) · k elements, from L2 where tiles that run together share
+//! them.
 //!
 //! int8 weights are widened in registers, from which wgmma takes them ([`super::integer`]).
 
 use super::{Batch, Product, TileRows, map};
+use crate::hopper::facts::{LINE_BYTES, MBARRIER_BYTES, SHARED_BYTES, WARPGROUP};
 use crate::hopper::row_stride;
 use crate::kernel::{Blocks, Elem, Grid, Param};
 
@@ -17,27 +18,24 @@ pub(super) mod emit;
 /// Outputs of a tile: a block for each consumer.
 pub(crate) const OUTPUTS: usize = 128;
 
-/// Inputs of a stage: 128 bytes of bf16, the width of the swizzle.
-pub(super) const INPUTS: usize = 64;
+/// Inputs of a stage: a line of bf16, the width of the swizzle.
+pub(super) const INPUTS: usize = LINE_BYTES / 2;
 
 /// Warpgroups: the producer's and two consumers.
-pub(super) const THREADS: u32 = 3 * 128;
+pub(super) const THREADS: u32 = 3 * WARPGROUP;
 
-/// Shared memory that a block may have.
-const SHARED_LIMIT: usize = 227 * 1024;
-
-/// Shared memory in which a consumer turns results over, on their way to rows.
+/// Shared memory in which a consumer transposes its results.
 pub(super) const STAGING_BYTES: usize = 16 * 1024;
 
 /// Bytes of a stage's two mbarriers.
-const BARRIER_BYTES: usize = 16;
+const BARRIER_BYTES: usize = 2 * MBARRIER_BYTES;
 
-/// More stages than these hide no more latency.
+/// More stages hide no more latency.
 const MOST_STAGES: usize = 8;
 
-/// Where what lies in shared memory; offsets in bytes.
+/// Layout of shared memory; offsets in bytes.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body asks where"))]
+#[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body reads offsets"))]
 pub(super) struct Shared {
     /// Stages, from byte 0 on.
     pub(super) stages: usize,
@@ -65,7 +63,7 @@ impl Shared {
         };
         let offset_bytes = n_offsets * Elem::I32.bytes();
         let rest = 2 * STAGING_BYTES + MOST_STAGES * BARRIER_BYTES + offset_bytes;
-        let stages = (SHARED_LIMIT.saturating_sub(rest) / stage_bytes).min(MOST_STAGES);
+        let stages = (SHARED_BYTES.saturating_sub(rest) / stage_bytes).min(MOST_STAGES);
         let staging = stages * stage_bytes;
         let barriers = staging + 2 * STAGING_BYTES;
         let offsets = barriers + stages * BARRIER_BYTES;
@@ -79,7 +77,7 @@ pub(super) fn grid(product: &Product, rows: TileRows) -> Grid {
 
 /// The slots of the weights and of x.
 pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
-    // The inputs of int8 rows are permuted: those of the last group lie anywhere in it.
+    // The inputs of int8 rows are permuted inside each group of 64, so the last group is copied whole.
     let weight_cols = match product.format {
         Elem::I8 => row_stride(Elem::I8, product.k),
         _ => product.k,
@@ -93,6 +91,7 @@ pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hopper::facts::SWIZZLE_BYTES;
     use crate::hopper::matmul::{Finish, Method};
 
     /// At least four stages, in the memory there is, each on the period of the swizzle.
@@ -111,8 +110,10 @@ mod tests {
                     method: Method::Tiled(rows),
                 };
                 let shared = Shared::of(&product, rows);
-                assert!(shared.bytes <= SHARED_LIMIT && (4..=MOST_STAGES).contains(&shared.stages), "{shared:?}");
-                assert!(shared.stage_bytes.is_multiple_of(1024) && shared.weight_bytes.is_multiple_of(1024));
+                assert!(shared.bytes <= SHARED_BYTES && (4..=MOST_STAGES).contains(&shared.stages), "{shared:?}");
+                assert!(
+                    [shared.stage_bytes, shared.weight_bytes].iter().all(|bytes| bytes.is_multiple_of(SWIZZLE_BYTES))
+                );
             }
         }
     }

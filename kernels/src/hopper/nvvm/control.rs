@@ -1,29 +1,29 @@
-//! Registers of a warpgroup, and launches that overlap.
+//! Register reallocation of warpgroups, and programmatic dependent launch.
 
 use crate::hopper::Builder;
 
 impl Builder<'_> {
-    /// Gives registers of this warpgroup back, down to `registers` a thread: a multiple of 8 in 24 … 256.
+    /// Releases registers of this warpgroup, down to `registers` per thread: a multiple of 8 in 24 … 256.
     #[track_caller]
     pub fn setmaxnreg_dec(&self, registers: u32) {
         assert_registers(registers);
         self.asm0(&format!("setmaxnreg.dec.sync.aligned.u32 {registers};"), &[]);
     }
 
-    /// Takes registers for this warpgroup, up to `registers` a thread; waits until they are free.
+    /// Requests registers for this warpgroup, up to `registers` per thread; waits until they are free.
     #[track_caller]
     pub fn setmaxnreg_inc(&self, registers: u32) {
         assert_registers(registers);
         self.asm0(&format!("setmaxnreg.inc.sync.aligned.u32 {registers};"), &[]);
     }
 
-    /// Waits until the launches that this one was allowed to overlap are complete and their writes seen.
+    /// Waits until prerequisite launches are complete and their writes visible.
     #[track_caller]
     pub fn griddepcontrol_wait(&self) {
         self.asm0("griddepcontrol.wait;", &[]);
     }
 
-    /// Lets the next launch begin where it may overlap this one.
+    /// Allows dependent launches to start.
     #[track_caller]
     pub fn griddepcontrol_launch_dependents(&self) {
         self.asm0("griddepcontrol.launch_dependents;", &[]);

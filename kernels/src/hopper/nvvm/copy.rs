@@ -12,7 +12,7 @@ impl Builder<'_> {
         self.asm0("cp.async.cg.shared.global [$0], [$1], 16;", &[to, from]);
     }
 
-    /// Copies the first `bytes` (i32, 0 … 16) of 16 bytes and puts zeros behind them.
+    /// Copies the first `bytes` (i32, 0 … 16) of 16 bytes and fills the rest with zeros.
     #[track_caller]
     pub fn cp_async_16_zfill(&self, to: Value, from: Value, bytes: Value) {
         assert_copy(to, from);
@@ -25,7 +25,7 @@ impl Builder<'_> {
         self.asm0("cp.async.commit_group;", &[]);
     }
 
-    /// Waits until at most `pending` groups of this thread are under way. Others' copies are seen after a barrier.
+    /// Waits until at most `pending` groups of this thread are in flight. Copies of other threads are visible after a barrier.
     #[track_caller]
     pub fn cp_async_wait(&self, pending: u32) {
         self.asm0(&format!("cp.async.wait_group {pending};"), &[]);

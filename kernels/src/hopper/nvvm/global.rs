@@ -1,12 +1,12 @@
-//! Loads from global memory that depend on a condition without a branch: zeros come where it does not hold, and nothing is
-//! touched. What they read does not change while the kernel runs.
+//! Predicated loads from global memory: zeros where the condition does not hold. The memory must not change while the kernel
+//! runs (`ld.global.nc`).
 
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::Builder;
 use crate::hopper::asm::Effect;
 
 impl Builder<'_> {
-    /// 16 bytes at a multiple of 16, of what is read once: they pass the first-level cache by, and 256 bytes come to the second.
+    /// Streaming load of 16 bytes at a multiple of 16: no allocation in L1, prefetch of 256 bytes to L2.
     #[track_caller]
     pub fn load_streamed_or_zero(&self, pointer: Value, condition: Value) -> [Value; 4] {
         self.load_16_or_zero(".L1::no_allocate.L2::256B", pointer, condition)

@@ -57,13 +57,13 @@ impl Builder<'_> {
         self.asm0("wgmma.commit_group.sync.aligned;", &[]);
     }
 
-    /// Waits until at most `pending` groups are under way.
+    /// Waits until at most `pending` groups are in flight.
     #[track_caller]
     pub fn wgmma_wait(&self, pending: u32) {
         self.asm0(&format!("wgmma.wait_group.sync.aligned {pending};"), &[]);
     }
 
-    /// Sums to begin with, of n / 2 registers: zeros that are written here, not where a product that is under way would see it.
+    /// Zeros in n / 2 registers, written here and not between products in flight.
     #[track_caller]
     pub fn wgmma_zeros(&self, n: usize) -> Vec<Value> {
         let zeros: Vec<String> = (0..n / 2).map(|number| format!("mov.f32 ${number}, 0f00000000;")).collect();
@@ -71,11 +71,11 @@ impl Builder<'_> {
     }
 
     /// `a · b + c`, or `a · b` where `keep` (i1 or i32) is 0: a 64 × 16 and b 16 × n of bf16, both K-major in shared memory
-    /// by descriptor (i64); c is n / 2 f32 a thread, in order of columns, in flight until the group is awaited.
+    /// by descriptor (i64); c is n / 2 f32 a thread ([`crate::hopper::fragment`]), in flight until the group is awaited.
     #[track_caller]
     pub fn wgmma_ss(&self, c: &[Value], a: Value, b: Value, keep: Value) -> Vec<Value> {
         let at = 2 * c.len();
-        let text = wgmma(c.len(), &format!("${at}"), at + 1, "1, 1, 0, 0");
+        let text = wgmma_where(at + 2, &wgmma(c.len(), &format!("${at}"), at + 1, "p, 1, 1, 0, 0"));
         self.asm_tied(Effect::Memory, &text, c, &[a, b, keep], &[])
     }
 
@@ -83,18 +83,14 @@ impl Builder<'_> {
     #[track_caller]
     pub fn wgmma_rs(&self, c: &[Value], a: [Value; 4], b: Value, keep: Value) -> Vec<Value> {
         let at = 2 * c.len();
-        let registers = format!("{{${at}, ${}, ${}, ${}}}", at + 1, at + 2, at + 3);
-        let text = wgmma(c.len(), &registers, at + 4, "1, 1, 0");
+        let text = wgmma_where(at + 5, &wgmma(c.len(), &operands(at, 4), at + 4, "p, 1, 1, 0"));
         self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b, keep]].concat(), &[])
     }
-}
 
-/// By warpgroups, left sides from registers, as attention multiplies.
-impl Builder<'_> {
     /// `a · b` in new registers, b as in [`wgmma_rs`](Self::wgmma_rs).
     #[track_caller]
     pub fn wgmma_rs_first(&self, n: usize, a: [Value; 4], b: Value) -> Vec<Value> {
-        let text = wgmma_of(n / 2, &operands(n / 2, 4), n / 2 + 4, "0, 1, 1, 0");
+        let text = wgmma(n / 2, &operands(n / 2, 4), n / 2 + 4, "0, 1, 1, 0");
         self.asm(Effect::Memory, &text, &[&a[..], &[b]].concat(), &vec![Type::scalar(Num::F32); n / 2])
     }
 
@@ -102,7 +98,7 @@ impl Builder<'_> {
     #[track_caller]
     pub fn wgmma_rs_by_rows(&self, c: &[Value], a: [Value; 4], b: Value) -> Vec<Value> {
         let at = 2 * c.len();
-        let text = wgmma_of(c.len(), &operands(at, 4), at + 4, "1, 1, 1, 1");
+        let text = wgmma(c.len(), &operands(at, 4), at + 4, "1, 1, 1, 1");
         self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b]].concat(), &[])
     }
 
@@ -113,14 +109,14 @@ impl Builder<'_> {
     pub fn descriptor(&self, pointer: Value, leading: usize, stride: usize) -> Value {
         let field = |bytes: usize| (bytes / 16) as i64 & 0x3fff;
         let constant = 1 << 62 | field(stride) << 32 | field(leading) << 16;
-        let address = self.and(self.shr(self.address(pointer), 4), self.i32(0x3fff));
-        self.or(self.to_i64(address), self.i64(constant))
+        let address = (self.address(pointer) >> 4) & 0x3fff;
+        address.to_i64() | constant
     }
 
     /// The descriptor of the same matrix `bytes` further on, a multiple of 16.
     #[track_caller]
     pub fn descriptor_at(&self, descriptor: Value, bytes: usize) -> Value {
-        self.add(descriptor, self.i64((bytes / 16) as i64))
+        descriptor + (bytes / 16) as i64
     }
 }
 
@@ -128,25 +124,18 @@ fn ldmatrix(how: &str) -> String {
     format!("ldmatrix.sync.aligned.m8n8.x4{how}.shared.b16 {{$0, $1, $2, $3}}, [$4];")
 }
 
-/// `b` is the number of the operand that describes b; the one after it is `keep`.
-fn wgmma(accumulators: usize, a: &str, b: usize, how: &str) -> String {
-    let n = 2 * accumulators;
-    assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
-    let c: Vec<String> = (0..accumulators).map(|number| format!("${number}")).collect();
-    format!(
-        "{{ .reg .pred p; setp.ne.b32 p, ${}, 0; \
-         wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{}}}, {a}, ${b}, p, {how}; }}",
-        b + 1,
-        c.join(", ")
-    )
-}
-
-/// A product whose `how` says all behind b, the operand number `b`.
-fn wgmma_of(accumulators: usize, a: &str, b: usize, how: &str) -> String {
+/// A product into the first registers of the text. `b` is the number of the operand that describes b; `flags` say whether c is
+/// added, then the signs and the orders of a and b.
+fn wgmma(accumulators: usize, a: &str, b: usize, flags: &str) -> String {
     let n = 2 * accumulators;
     assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
     let c = operands(0, accumulators);
-    format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {c}, {a}, ${b}, {how};")
+    format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {c}, {a}, ${b}, {flags};")
+}
+
+/// A text whose predicate p is whether operand number `keep` is not 0.
+fn wgmma_where(keep: usize, text: &str) -> String {
+    format!("{{ .reg .pred p; setp.ne.b32 p, ${keep}, 0; {text} }}")
 }
 
 /// Operands `first …` as a vector.

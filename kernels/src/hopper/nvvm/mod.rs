@@ -1,5 +1,5 @@
-//! The instructions of Hopper, one function each: its text or intrinsic, the types of its operands, whether the optimizer
-//! may move it. All are in PTX 8.0 for sm_90a; one that needs more says so.
+//! Instructions of sm_90a, one function each: text or intrinsic, operand types, and whether the optimizer may move it. All need
+//! PTX 8.0 only.
 //!
 //! Shared addresses are pointers; byte counts, coordinates and parities are i32.
 
@@ -9,5 +9,5 @@ mod copy;
 mod global;
 mod matrix;
 
-/// The version of PTX that is written: the earliest with all of sm_90a, for the widest range of drivers.
+/// Emitted PTX version: the earliest that has all of sm_90a, for the widest range of drivers.
 pub const PTX_VERSION: u32 = 80;

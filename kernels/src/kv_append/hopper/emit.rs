@@ -1,6 +1,6 @@
 //! The body of the copy into pages.
 
-use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, MAX_D_HEAD, PART, ROW_BYTES, Spec, THREADS, parts};
+use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, LINE_BYTES, MAX_D_HEAD, PART, Spec, THREADS, parts};
 use super::{blocks, group_bytes, head_bytes};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, row_stride};
@@ -12,6 +12,14 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let thread = b.block() * THREADS as usize + b.thread();
     let t = thread / parts(spec);
     b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % parts(spec)));
+}
+
+/// Where page number `nth` of sequence s begins in the cache, in bytes.
+#[track_caller]
+pub(crate) fn page_offset(b: &Builder, s: Value, nth: Value) -> Value {
+    let entry = s.to_i64() * b.scalar("pages_per_sequence").to_i64() + nth.to_i64();
+    let page = b.load(b.at(b.pointer("pages"), entry << 2), Type::scalar(Num::I32));
+    (page.to_i64() * b.scalar("page_stride").to_i64()) << 1
 }
 
 /// Part `part` of token t.
@@ -30,14 +38,11 @@ fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
     let x = load(b, spec, b.at(row, (head * d_head + column) * 2), column);
 
     // 2. store
-    let table = |name, at| b.load(b.at(b.pointer(name), at * 4), Type::scalar(Num::I32));
-    let s = table("sequence_of", t);
-    let past = table("past", s);
-    let position = past + t - table("starts", s);
+    let s = b.entry("sequence_of", t);
+    let past = b.entry("past", s);
+    let position = past + t - b.entry("starts", s);
     let (nth, row) = (position / PAGE_TOKENS, position % PAGE_TOKENS);
-    let entry = s.to_i64() * b.scalar("pages_per_sequence").to_i64() + nth.to_i64();
-    let page = b.load(b.at(b.pointer("pages"), entry << 2), Type::scalar(Num::I32));
-    let page = (page.to_i64() * b.scalar("page_stride").to_i64()) << 1;
+    let page = page_offset(b, s, nth);
     let side = is_value.select(b.i32((blocks(d_head) * BLOCK_BYTES) as i32), 0);
     let in_head = side + column / BLOCK_COLUMNS * BLOCK_BYTES;
     let head = b.at(b.at(b.pointer("cache"), page), head * head_bytes(d_head) + in_head);
@@ -46,12 +51,12 @@ fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
         let in_group = row & (GROUP_TOKENS - 1);
         let group = (row >> GROUP_TOKENS.ilog2()) * group_bytes(d_head);
         let in_row = (place ^ in_group) * (2 * PART);
-        b.store(x, b.at(head, group + (in_group * ROW_BYTES + in_row)));
+        b.store(x, b.at(head, group + (in_group * LINE_BYTES + in_row)));
     };
     put(x, row);
 
     // 3. zeros
-    let is_last = (t + 1).eq(table("starts", s + 1));
+    let is_last = (t + 1).eq(b.entry("starts", s + 1));
     let opens = (position - row).ge(past);
     b.if_(is_last & opens, || b.for_each(row + 1, PAGE_TOKENS, 1, |row| put(b.splat_i32(0, PART / 2), row)));
 }

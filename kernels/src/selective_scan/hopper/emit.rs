@@ -12,13 +12,12 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let shape = shape(spec);
     let sequence = b.block_y();
     b.if_(sequence.lt(b.count("sequences")), || {
-        let table = |name, index| b.load(b.at(b.pointer(name), index * 4), Type::scalar(Num::I32));
-        let tokens = [table("starts", sequence), table("starts", sequence + 1)];
+        let tokens = [b.entry("starts", sequence), b.entry("starts", sequence + 1)];
         let n_tokens = tokens[1] - tokens[0];
         b.if_(n_tokens.gt(0), || {
             let channel = b.block() * shape.channels();
             let inputs = Inputs { b, spec, layout: Layout::of(spec), channel, tokens };
-            let slot = table("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
+            let slot = b.entry("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
             let scan = Scan::new(&inputs, slot);
             scan.run(n_tokens);
         });
@@ -129,7 +128,7 @@ impl<'a, 'm> Scan<'a, 'm> {
                 let to = b.at_byte(own, 4 * first);
                 match width {
                     1 => b.store(h[first], to),
-                    _ => b.store(crate::hopper::rows::vector(b, &h[first..first + width]), to),
+                    _ => b.store(crate::hopper::rows::vector(&h[first..first + width]), to),
                 }
             });
         }

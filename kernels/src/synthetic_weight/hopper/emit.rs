@@ -123,10 +123,10 @@ impl<'a, 'm> Rows<'a, 'm> {
     fn packed(&self, values: &[Value]) -> Value {
         let b = self.b;
         match self.format {
-            Elem::F32 => rows::vector(b, values),
+            Elem::F32 => rows::vector(values),
             Elem::Bf16 => {
                 let pairs: Vec<Value> = values.chunks_exact(2).map(|pair| b.pack_bf16(pair[0], pair[1])).collect();
-                rows::vector(b, &pairs)
+                rows::vector(&pairs)
             }
             Elem::I8 => {
                 let word = |four: &[Value]| {
@@ -136,7 +136,7 @@ impl<'a, 'm> Rows<'a, 'm> {
                     });
                     bytes.reduce(|x, y| x | y).expect("four bytes")
                 };
-                rows::vector(b, &values.chunks_exact(4).map(word).collect::<Vec<_>>())
+                rows::vector(&values.chunks_exact(4).map(word).collect::<Vec<_>>())
             }
             other => panic!("weights of {} are not drawn", other.name()),
         }

@@ -1,111 +1,91 @@
-//! The body: a warp that copies, two warpgroups that multiply; see the steps of [`super`].
+//! The body: a warp that copies, two warpgroups that multiply. Steps as in [`super`].
 
 use super::{CONSUMERS, ROWS, Spec, TILE_PAGES, TILE_TOKENS, WARPS};
-use crate::attention::hopper::{entry, factor, fragment, page, work};
-use crate::cpu::builder::{Compare, Value};
+use crate::attention::hopper::softmax::{self, Update};
+use crate::attention::hopper::{factor, page};
+use crate::cpu::builder::Value;
+use crate::hopper::fragment::{self, BLOCK, Fragment, half_of};
+use crate::hopper::ring::{Ring, Slot};
+use crate::hopper::roles::Role;
+use crate::hopper::work::WorkList;
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{BLOCK_BYTES, BLOCK_COLUMNS, MAX_D_HEAD, blocks, group_bytes, head_bytes};
 
-/// Registers of a thread that copies, and of one that multiplies: 128 · 40 + 256 · 232 of 65536.
-const PRODUCER_REGISTERS: u32 = 40;
-const CONSUMER_REGISTERS: u32 = 232;
+/// Tokens, or columns of a head, of one wgmma.
+const STEP: usize = 2 * BLOCK;
+
+/// Rows of a piece of work.
+const PIECE_ROWS: usize = CONSUMERS * ROWS;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
-    let prefill = Prefill { b, spec };
-    b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || {
-        for stage in (0..spec.stages()).map(|stage| b.i32(stage as i32)) {
-            b.mbarrier_init(prefill.full(stage), 1);
-            b.mbarrier_init(prefill.empty(stage), (CONSUMERS * WARPS) as u32);
-        }
-        b.fence_mbarrier_init();
-    });
+    let ring = Ring { barriers: b.shared_at(spec.barriers()), stages: spec.stages() };
+    let prefill = Prefill { b, spec, ring, fragment: Fragment::of(b) };
+    b.if_(b.thread().eq(0), || ring.init(b, (CONSUMERS * WARPS) as u32));
     b.sync();
     let warp = b.uniform_warp();
-    let is_producer = b.cmp(Compare::Lt, warp, b.i32(WARPS as i32));
-    b.if_else(
-        is_producer,
-        || {
-            b.setmaxnreg_dec(PRODUCER_REGISTERS);
-            b.if_(b.cmp(Compare::Eq, warp, b.i32(0)), || prefill.produce());
-            []
-        },
-        || {
-            b.setmaxnreg_inc(CONSUMER_REGISTERS);
-            prefill.consume(b.sub(warp, b.i32(WARPS as i32)));
-            []
-        },
-    );
+    let produce = || b.if_(warp.eq(0), || prefill.produce());
+    Role::of(b).run(b, produce, |warpgroup| prefill.consume(warpgroup, warp - WARPS));
 }
 
 struct Prefill<'a, 'm> {
     b: &'a Builder<'m>,
     spec: &'a Spec,
+    ring: Ring,
+    fragment: Fragment,
 }
 
-/// 128 rows of a sequence and a KV head; all i32.
+/// Rows of a sequence and a KV head, as many as two warpgroups multiply; all i32.
 struct Piece {
     sequence: Value,
     kv_head: Value,
     /// Which columns of the values.
     part: Value,
-    /// The first of its rows.
-    first: Value,
+    first_row: Value,
     /// Rows of the sequence.
-    rows: Value,
+    n_rows: Value,
     /// The sequence's tokens before this step.
     past: Value,
-    /// Tiles that its last row sees.
-    tiles: Value,
+    /// Position of its last row's token.
+    last: Value,
 }
 
-/// Where in the ring: a place, and the parity of its phase.
-#[derive(Clone, Copy)]
-struct Turn {
-    stage: Value,
-    parity: Value,
-}
-
-/// Of a thread, whose rows of a product are one in the first eight of its warp's 16 and one in the last eight.
+/// A row of a piece.
 struct Row {
-    /// Its number in the sequence.
     number: Value,
-    /// Its position: the last key that it sees.
+    /// Position of its token, i32.
     position: Value,
-    /// Where its queries begin in `q`, and its results in `out`.
+    /// Where it begins in `q` and `out`, in bytes.
     offset: Value,
 }
 
 /// What a thread carries from tile to tile.
 struct State {
-    turn: Turn,
-    /// Greatest score of each of its two rows.
-    maxima: Vec<Value>,
-    /// Sum of the probabilities of its columns.
-    totals: Vec<Value>,
-    /// Weighted sums of values, an accumulator.
+    /// The last tile.
+    slot: Slot,
+    rows: [softmax::Row; 2],
+    /// Weighted sums of values.
     values: Vec<Value>,
-    /// Probabilities of the last tile, fragments of a product's left side, which are not in the sums of values yet.
+    /// Probabilities of the last tile as a left operand; its values are not in the sums yet.
     probabilities: Vec<Value>,
 }
 
 impl State {
     fn all(&self) -> Vec<Value> {
-        let turn = [self.turn.stage, self.turn.parity];
-        [&turn[..], &self.maxima, &self.totals, &self.values, &self.probabilities].concat()
+        let [upper, lower] = self.rows;
+        let rows = [upper.maximum, lower.maximum, upper.total, lower.total];
+        [&self.slot.values()[..], &rows, &self.values, &self.probabilities].concat()
     }
 
     fn of(all: &[Value]) -> State {
-        let (turn, rest) = all.split_at(2);
-        let (maxima, rest) = rest.split_at(2);
-        let (totals, rest) = rest.split_at(2);
+        let (slot, rest) = all.split_at(2);
+        let (rows, rest) = rest.split_at(4);
         let (values, probabilities) = rest.split_at(rest.len() - TILE_TOKENS / 4);
         State {
-            turn: Turn { stage: turn[0], parity: turn[1] },
-            maxima: maxima.to_vec(),
-            totals: totals.to_vec(),
+            slot: Slot::of(slot),
+            rows: [0, 1].map(|half| softmax::Row { maximum: rows[half], total: rows[2 + half] }),
             values: values.to_vec(),
             probabilities: probabilities.to_vec(),
         }
@@ -114,125 +94,105 @@ impl State {
 
 /// The work.
 impl Prefill<'_, '_> {
-    /// Calls `body` for each piece of this block with where the ring is at its beginning; gives where it is at its end.
-    fn pieces(&self, body: impl FnOnce(Piece, Turn) -> Turn) {
-        let &Prefill { b, spec } = self;
-        let zero = b.i32(0);
-        let rows = |s| b.scaled(b.sub(entry(b, "starts", b.add(s, b.i32(1))), entry(b, "starts", s)), spec.group());
-        let per_piece = CONSUMERS * ROWS;
-        let tiles = |s| b.div(b.add(rows(s), b.i32(per_piece as i32 - 1)), b.i32(per_piece as i32));
+    /// Calls `body` for each piece of this block with a slot of the ring, which it takes further.
+    fn for_each_piece(&self, body: impl FnOnce(Piece, Slot) -> Slot) {
+        let &Prefill { b, spec, ring, .. } = self;
+        let n_rows = |s| {
+            let tokens = b.entry("starts", s + 1) - b.entry("starts", s);
+            tokens * spec.group()
+        };
+        let row_tiles = |s| (n_rows(s) + (PIECE_ROWS - 1)) / PIECE_ROWS;
         let parts = blocks(spec.d_head) / spec.value_blocks();
-        let pieces = |s| b.scaled(tiles(s), spec.n_kv_heads * parts);
-        work::deal(b, pieces, &[zero, zero], |s, number, turn| {
-            let (rows, tiles, past) = (rows(s), tiles(s), entry(b, "past", s));
-            let (head, tile) = (b.div(number, tiles), b.rem(number, tiles));
-            let first = b.scaled(b.sub(b.sub(tiles, b.i32(1)), tile), per_piece);
-            let last = b.min(b.add(first, b.i32(per_piece as i32)), rows);
-            let last = b.div(b.sub(last, b.i32(1)), b.i32(spec.group() as i32));
-            let visible = b.add(b.add(past, last), b.i32(TILE_TOKENS as i32));
+        let list = WorkList::of_groups(b.count("sequences"), |s| row_tiles(s) * (spec.n_kv_heads * parts));
+        list.for_each(b, ring.first(b), |at, slot| {
+            let (s, number) = (at.group, at.in_group());
+            let (n_rows, row_tiles, past) = (n_rows(s), row_tiles(s), b.entry("past", s));
+            let (head, tile) = (number / row_tiles, number % row_tiles);
+            let first_row = (row_tiles - 1 - tile) * PIECE_ROWS;
+            let end = (first_row + PIECE_ROWS).min(n_rows);
             let piece = Piece {
                 sequence: s,
-                kv_head: b.div(head, b.i32(parts as i32)),
-                part: b.rem(head, b.i32(parts as i32)),
-                first,
-                rows,
+                kv_head: head / parts,
+                part: head % parts,
+                first_row,
+                n_rows,
                 past,
-                tiles: b.shr(visible, TILE_TOKENS.ilog2()),
+                last: past + (end - 1) / spec.group(),
             };
-            let turn = body(piece, Turn { stage: turn[0], parity: turn[1] });
-            vec![turn.stage, turn.parity]
+            body(piece, slot)
         });
     }
 
-    fn full(&self, stage: Value) -> Value {
-        let barriers = self.b.shared_at(self.spec.barriers());
-        self.b.at(barriers, self.b.scaled(stage, 8))
+    /// Tiles that the piece's last row sees.
+    fn n_tiles(&self, piece: &Piece) -> Value {
+        (piece.last + TILE_TOKENS) >> TILE_TOKENS.ilog2()
     }
 
-    fn empty(&self, stage: Value) -> Value {
-        self.b.at_byte(self.full(stage), 8 * self.spec.stages())
-    }
-
-    fn tile(&self, stage: Value) -> Value {
-        self.b.at(self.b.shared(), self.b.scaled(stage, self.spec.stage_bytes()))
-    }
-
-    fn next(&self, turn: Turn) -> Turn {
-        let b = self.b;
-        let stage = b.add(turn.stage, b.i32(1));
-        let wraps = b.cmp(Compare::Eq, stage, b.i32(self.spec.stages() as i32));
-        Turn {
-            stage: b.select(wraps, b.i32(0), stage),
-            parity: b.select(wraps, b.xor(turn.parity, b.i32(1)), turn.parity),
-        }
+    /// Keys and values of a tile in shared memory.
+    fn tile(&self, slot: Slot) -> Value {
+        self.b.at(self.b.shared(), slot.stage * self.spec.stage_bytes())
     }
 }
 
 /// The warp that copies.
 impl Prefill<'_, '_> {
     fn produce(&self) {
-        let &Prefill { b, spec } = self;
+        let &Prefill { b, spec, ring, .. } = self;
         let (bytes, page_bytes) = (b.i32(spec.stage_bytes() as i32), b.i32(head_bytes(spec.d_head) as i32));
-        self.pieces(|piece, turn| {
-            let last_row = b.sub(b.min(b.add(piece.first, b.i32((CONSUMERS * ROWS) as i32)), piece.rows), b.i32(1));
-            let last = b.add(piece.past, b.div(last_row, b.i32(spec.group() as i32)));
-            let last_page = b.shr(last, PAGE_TOKENS.ilog2());
-            let init = [turn.stage, turn.parity];
-            let [stage, parity] = b.for_range(b.i32(0), piece.tiles, 1, init, |tile, [stage, parity]| {
-                let turn = Turn { stage, parity };
-                b.mbarrier_wait(self.empty(stage), b.xor(parity, b.i32(1)));
-                let is_first = b.cmp(Compare::Eq, b.lane(), b.i32(0));
-                b.if_(is_first, || b.mbarrier_arrive_expect_tx(self.full(stage), bytes));
+        self.for_each_piece(|piece, slot| {
+            let last_page = piece.last >> PAGE_TOKENS.ilog2();
+            let slot = b.for_range(b.i32(0), self.n_tiles(&piece), 1, slot.values(), |tile, slot| {
+                let slot = Slot::of(&slot);
+                ring.wait_empty(b, slot);
+                let full = ring.full(b, slot);
+                let is_first = b.lane().eq(0);
+                b.if_(is_first, || b.mbarrier_arrive_expect_tx(full, bytes));
                 b.sync_warp();
-                b.if_(b.cmp(Compare::Lt, b.lane(), b.i32(TILE_PAGES as i32)), || {
-                    let nth = b.min(b.add(b.scaled(tile, TILE_PAGES), b.lane()), last_page);
+                b.if_(b.lane().lt(TILE_PAGES), || {
+                    let nth = (tile * TILE_PAGES + b.lane()).min(last_page);
                     let from = page(b, spec.d_head, piece.sequence, nth, piece.kv_head);
-                    let to = b.at(self.tile(stage), b.scaled(b.lane(), head_bytes(spec.d_head)));
-                    b.cp_async_bulk(to, from, page_bytes, self.full(stage));
+                    let to = b.at(self.tile(slot), b.lane() * head_bytes(spec.d_head));
+                    b.cp_async_bulk(to, from, page_bytes, full);
                 });
-                let next = self.next(turn);
-                [next.stage, next.parity]
+                ring.next(slot).values()
             });
-            Turn { stage, parity }
+            Slot::of(&slot)
         });
     }
 }
 
 /// The warpgroups that multiply.
 impl Prefill<'_, '_> {
-    /// By warp `warp` of them.
-    fn consume(&self, warp: Value) {
-        let &Prefill { b, spec } = self;
-        let warpgroup = b.shr(warp, WARPS.ilog2());
-        self.pieces(|piece, turn| {
+    /// By warpgroup `warpgroup` of them, warp `warp` of theirs.
+    fn consume(&self, warpgroup: Value, warp: Value) {
+        let &Prefill { b, spec, ring, fragment } = self;
+        self.for_each_piece(|piece, slot| {
             // 1. queries; the last row stands in for those beyond
-            let rows = [0, 8].map(|eight| {
-                let in_warp = b.add(b.shr(b.lane(), 2), b.i32(eight));
-                let number = b.add(piece.first, b.add(b.scaled(warp, 16), in_warp));
-                self.row(&piece, number)
+            let rows = [0, 1].map(|half| {
+                let in_piece = warp * (2 * BLOCK) + fragment.row_in(half);
+                self.row(&piece, piece.first_row + in_piece)
             });
             let starts = rows.each_ref().map(|row| b.at(b.pointer("q"), row.offset));
             let queries = fragment::load(b, spec.d_head, &starts);
-            let first = b.add(piece.first, b.scaled(warpgroup, ROWS));
-            let first = b.div(b.min(first, b.sub(piece.rows, b.i32(1))), b.i32(spec.group() as i32));
+            let first = piece.first_row + warpgroup * ROWS;
+            let first = first.min(piece.n_rows - 1) / spec.group();
             // Tiles that all rows see whole.
-            let whole = b.shr(b.add(b.add(piece.past, first), b.i32(1)), TILE_TOKENS.ilog2());
+            let whole = (piece.past + first + 1) >> TILE_TOKENS.ilog2();
 
             // 2. the first tile
-            b.mbarrier_wait(self.full(turn.stage), turn.parity);
+            ring.wait_full(b, slot);
             b.wgmma_fence();
-            let scores = self.scores(&queries, turn);
+            let scores = self.scores(&queries, slot);
             b.wgmma_commit();
             b.wgmma_wait(0);
-            let masked = self.mask(&scores, &rows, b.i32(0));
-            let none = (vec![b.f32(f32::NEG_INFINITY); 2], vec![b.f32(0.0); 2]);
-            let (probabilities, maxima, totals, _) = self.softmax(&masked, &none.0, &none.1);
+            let scores = self.mask(&scores, &rows, b.i32(0));
+            let updates = self.softmax(&scores, [softmax::Row::empty(b); 2]);
+            let probabilities = self.left_operand(&updates);
             let state = State {
-                turn,
-                maxima,
-                totals,
+                slot,
+                rows: updates.map(|update| update.row),
                 values: vec![b.f32(0.0); spec.value_blocks() * BLOCK_COLUMNS / 2],
-                probabilities: self.pack(&probabilities),
+                probabilities,
             };
 
             // 3. further tiles
@@ -240,7 +200,7 @@ impl Prefill<'_, '_> {
             let state = b.for_range_vec(one, whole, 1, &state.all(), |_, state| {
                 self.step(&piece, &queries, State::of(state), |scores| scores).all()
             });
-            let state = b.for_range_vec(b.max(one, whole), piece.tiles, 1, &state, |tile, state| {
+            let state = b.for_range_vec(one.max(whole), self.n_tiles(&piece), 1, &state, |tile, state| {
                 self.step(&piece, &queries, State::of(state), |scores| self.mask(&scores, &rows, tile)).all()
             });
 
@@ -250,26 +210,26 @@ impl Prefill<'_, '_> {
             let values = self.add_values(&piece, &state);
             b.wgmma_commit();
             b.wgmma_wait(0);
-            self.release(state.turn);
+            ring.release(b, state.slot.stage);
             for (half, row) in rows.iter().enumerate() {
-                let total = b.group_sum(state.totals[half], 4);
-                self.store(&piece, row, half, b.reciprocal(total), &values);
+                let total = fragment::quad_sum(b, state.rows[half].total);
+                self.store(&piece, (row, half), b.reciprocal(total), &values);
             }
-            self.next(state.turn)
+            ring.next(state.slot)
         });
     }
 
     /// Row `number`, which may lie beyond the last.
     fn row(&self, piece: &Piece, number: Value) -> Row {
-        let &Prefill { b, spec } = self;
+        let &Prefill { b, spec, .. } = self;
         let group = b.i32(spec.group() as i32);
-        let existing = b.min(number, b.sub(piece.rows, b.i32(1)));
-        let (token, head) = (b.div(existing, group), b.rem(existing, group));
-        let head = b.add(b.scaled(piece.kv_head, spec.group()), head);
-        let t = b.add(entry(b, "starts", piece.sequence), token);
+        let existing = number.min(piece.n_rows - 1);
+        let (token, head) = (existing / group, existing % group);
+        let head = piece.kv_head * spec.group() + head;
+        let t = b.entry("starts", piece.sequence) + token;
         let stride = b.i64(2 * row_stride(Elem::Bf16, spec.n_heads * spec.d_head) as i64);
-        let offset = b.add(b.mul(b.to_i64(t), stride), b.to_i64(b.scaled(head, 2 * spec.d_head)));
-        Row { number, position: b.add(piece.past, token), offset }
+        let offset = t.to_i64() * stride + (head * (2 * spec.d_head)).to_i64();
+        Row { number, position: piece.past + token, offset }
     }
 
     /// One further tile: its part of the softmax, and the values of the tile before.
@@ -280,31 +240,35 @@ impl Prefill<'_, '_> {
         state: State,
         mask: impl FnOnce(Vec<Value>) -> Vec<Value>,
     ) -> State {
-        let b = self.b;
-        let turn = self.next(state.turn);
-        b.mbarrier_wait(self.full(turn.stage), turn.parity);
+        let &Prefill { b, ring, .. } = self;
+        let slot = ring.next(state.slot);
+        ring.wait_full(b, slot);
         b.wgmma_fence();
-        let scores = self.scores(queries, turn);
+        let scores = self.scores(queries, slot);
         b.wgmma_commit();
         let values = self.add_values(piece, &state);
         b.wgmma_commit();
         b.wgmma_wait(1);
-        let scores = mask(scores);
-        let (probabilities, maxima, totals, rescale) = self.softmax(&scores, &state.maxima, &state.totals);
+        let updates = self.softmax(&mask(scores), state.rows);
         b.wgmma_wait(0);
-        self.release(state.turn);
-        let values = values.iter().enumerate().map(|(at, &x)| b.mul(x, rescale[at % 4 / 2])).collect();
-        State { turn, maxima, totals, values, probabilities: self.pack(&probabilities) }
+        // Not before: the products read the registers of the older probabilities.
+        let probabilities = self.left_operand(&updates);
+        ring.release(b, state.slot.stage);
+        let values = values.iter().enumerate().map(|(i, &x)| x * updates[half_of(i)].rescale).collect();
+        State { slot, rows: updates.map(|update| update.row), values, probabilities }
     }
 
     /// Scores of a tile, in flight.
-    fn scores(&self, queries: &[[Value; 4]], turn: Turn) -> Vec<Value> {
-        let &Prefill { b, spec } = self;
-        let keys = b.descriptor(self.tile(turn.stage), BLOCK_BYTES, group_bytes(spec.d_head));
+    fn scores(&self, queries: &[[Value; 4]], slot: Slot) -> Vec<Value> {
+        let &Prefill { b, spec, .. } = self;
+        let keys = b.descriptor(self.tile(slot), BLOCK_BYTES, group_bytes(spec.d_head));
         let mut scores = Vec::new();
         for (step, &query) in queries.iter().enumerate() {
-            let bytes = step / 4 * BLOCK_BYTES + step % 4 * 32;
-            let keys = b.descriptor_at(keys, bytes);
+            let column = STEP * step;
+            let keys = b.descriptor_at(
+                keys,
+                column / BLOCK_COLUMNS * BLOCK_BYTES + column % BLOCK_COLUMNS * Elem::Bf16.bytes(),
+            );
             scores = match step {
                 0 => b.wgmma_rs_first(TILE_TOKENS, query, keys),
                 _ => b.wgmma_rs(&scores, query, keys, b.i32(1)),
@@ -315,96 +279,60 @@ impl Prefill<'_, '_> {
 
     /// The sums with the values of the state's tile, in flight.
     fn add_values(&self, piece: &Piece, state: &State) -> Vec<Value> {
-        let &Prefill { b, spec } = self;
+        let &Prefill { b, spec, .. } = self;
         let group = group_bytes(spec.d_head);
-        let part = b.scaled(piece.part, spec.value_blocks() * BLOCK_BYTES);
-        let values = b.at(b.at_byte(self.tile(state.turn.stage), blocks(spec.d_head) * BLOCK_BYTES), part);
+        let part = piece.part * (spec.value_blocks() * BLOCK_BYTES);
+        let values = b.at(b.at_byte(self.tile(state.slot), blocks(spec.d_head) * BLOCK_BYTES), part);
         let values = b.descriptor(values, BLOCK_BYTES, group);
         let mut sums = state.values.clone();
-        for (step, p) in state.probabilities.chunks(4).enumerate() {
-            let p = [p[0], p[1], p[2], p[3]];
-            sums = b.wgmma_rs_by_rows(&sums, p, b.descriptor_at(values, 2 * step * group));
+        for (step, &p) in state.probabilities.as_chunks::<4>().0.iter().enumerate() {
+            sums = b.wgmma_rs_by_rows(&sums, p, b.descriptor_at(values, STEP / BLOCK * step * group));
         }
         sums
     }
 
     /// Scores with −∞ for keys behind their row's position.
     fn mask(&self, scores: &[Value], rows: &[Row; 2], tile: Value) -> Vec<Value> {
-        let b = self.b;
-        let quad = b.scaled(b.and(b.thread(), b.i32(3)), 2);
-        let first = b.add(b.scaled(tile, TILE_TOKENS), quad);
-        let visible = rows.each_ref().map(|row| b.sub(row.position, first));
-        let mask = |(at, &score): (usize, &Value)| {
-            let column = b.i32((at / 4 * 8 + at % 2) as i32);
-            b.select(b.cmp(Compare::Le, column, visible[at % 4 / 2]), score, b.f32(f32::NEG_INFINITY))
+        let &Prefill { b, fragment, .. } = self;
+        let first = tile * TILE_TOKENS + fragment.first_column();
+        let visible = rows.each_ref().map(|row| row.position - first);
+        let mask = |(i, &score): (usize, &Value)| {
+            let column = b.i32(fragment::column_of(i) as i32);
+            column.le(visible[half_of(i)]).select(score, f32::NEG_INFINITY)
         };
         scores.iter().enumerate().map(mask).collect()
     }
 
-    /// Probabilities relative to the new maxima; the maxima; the totals; what to multiply older sums by.
-    fn softmax(
-        &self,
-        scores: &[Value],
-        maxima: &[Value],
-        totals: &[Value],
-    ) -> (Vec<Value>, Vec<Value>, Vec<Value>, Vec<Value>) {
-        let b = self.b;
-        let c = b.f32(factor(self.spec.scale));
-        let mut probabilities = scores.to_vec();
-        let (mut new_maxima, mut new_totals, mut rescale) = (Vec::new(), Vec::new(), Vec::new());
-        for half in 0..2 {
-            let places: Vec<usize> = (0..scores.len()).filter(|at| at % 4 / 2 == half).collect();
-            let of_row: Vec<Value> = places.iter().map(|&at| scores[at]).collect();
-            let greatest = pairwise(of_row, |x, y| b.greater(x, y));
-            let greatest = [1, 2].into_iter().fold(greatest, |x, mask| b.greater(x, b.shuffle_xor(x, mask)));
-            let max = b.greater(maxima[half], greatest);
-            let below = b.neg(b.mul(max, c));
-            let older = b.exp2(b.fma(maxima[half], c, below));
-            for &at in &places {
-                probabilities[at] = b.exp2(b.fma(scores[at], c, below));
-            }
-            let total = pairwise(places.iter().map(|&at| probabilities[at]).collect(), |x, y| b.add(x, y));
-            new_maxima.push(max);
-            new_totals.push(b.fma(totals[half], older, total));
-            rescale.push(older);
-        }
-        (probabilities, new_maxima, new_totals, rescale)
+    /// Takes the scores of a tile into both rows.
+    fn softmax(&self, scores: &[Value], rows: [softmax::Row; 2]) -> [Update; 2] {
+        [0, 1].map(|half| {
+            let of_row: Vec<Value> = (0..scores.len()).filter(|&i| half_of(i) == half).map(|i| scores[i]).collect();
+            rows[half].update(self.b, factor(self.spec.scale), &of_row)
+        })
     }
 
-    /// An accumulator, rounded to bf16, as fragments of the left side of a product over its columns.
-    fn pack(&self, x: &[Value]) -> Vec<Value> {
-        x.chunks(2).map(|pair| self.b.pack_bf16(pair[0], pair[1])).collect()
+    /// The probabilities of a tile as a left operand.
+    fn left_operand(&self, updates: &[Update; 2]) -> Vec<Value> {
+        let [upper, lower] = updates.each_ref().map(|update| update.probabilities.as_chunks::<2>().0);
+        let probabilities: Vec<Value> = upper.iter().zip(lower).flat_map(|(x, y)| [*x, *y]).flatten().collect();
+        fragment::pack(self.b, &probabilities)
     }
 
-    /// The warp is done with a tile.
-    fn release(&self, turn: Turn) {
-        let b = self.b;
-        b.mbarrier_arrive_if(self.empty(turn.stage), b.cmp(Compare::Eq, b.lane(), b.i32(0)));
-    }
-
-    /// A row's results, where it exists.
-    fn store(&self, piece: &Piece, row: &Row, half: usize, scale: Value, values: &[Value]) {
-        let &Prefill { b, spec } = self;
-        let quad = b.scaled(b.and(b.thread(), b.i32(3)), 2);
-        b.if_(b.cmp(Compare::Lt, row.number, piece.rows), || {
+    /// Results of the lane's row of a half, where it exists.
+    fn store(&self, piece: &Piece, (row, half): (&Row, usize), scale: Value, values: &[Value]) {
+        let &Prefill { b, spec, fragment, .. } = self;
+        b.if_(row.number.lt(piece.n_rows), || {
             let out = b.at(b.pointer("out"), row.offset);
             let width = spec.value_blocks() * BLOCK_COLUMNS;
             for part in 0..blocks(spec.d_head) / spec.value_blocks() {
-                b.if_(b.cmp(Compare::Eq, piece.part, b.i32(part as i32)), || {
-                    for (nth, four) in values.chunks(4).enumerate() {
-                        let pair = [0, 1].map(|e| b.mul(four[2 * half + e], scale));
-                        fragment::store_pair(b, spec.d_head, out, quad, part * width + 8 * nth, pair);
+                b.if_(piece.part.eq(part), || {
+                    for i in (0..values.len()).step_by(2).filter(|&i| half_of(i) == half) {
+                        let pair = [values[i], values[i + 1]].map(|x| x * scale);
+                        let first = part * width + fragment::column_of(i);
+                        fragment::store_pair(b, spec.d_head, out, fragment.first_column(), first, pair);
                     }
                 });
             }
         });
     }
-}
-
-/// Two by two, then the results two by two: as many as a power of two.
-fn pairwise(mut values: Vec<Value>, combine: impl Fn(Value, Value) -> Value) -> Value {
-    while values.len() > 1 {
-        values = values.chunks(2).map(|pair| combine(pair[0], pair[1])).collect();
-    }
-    values[0]
 }

@@ -8,19 +8,18 @@
 //! is released then. int8 weights go through registers: while a stage's products run, the next stage's weights are loaded;
 //! the registers are not written before the products that read them are complete.
 
-use super::{INPUTS, OUTPUTS, STAGING_BYTES, Shared, THREADS};
-use crate::cpu::builder::{Compare, Num, Type, Value};
+use super::{INPUTS, OUTPUTS, STAGING_BYTES, Shared};
+use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::Builder;
+use crate::hopper::facts::{SWIZZLE_BYTES, VECTOR_BYTES};
+use crate::hopper::fragment::BLOCK;
 use crate::hopper::matmul::epilogue::{Consumer, Epilogue};
-use crate::hopper::matmul::work::Work;
+use crate::hopper::matmul::tiles::Tiles;
 use crate::hopper::matmul::{Product, TileRows, integer};
 use crate::hopper::ring::{Ring, Slot};
+use crate::hopper::roles::Role;
 use crate::hopper::weight::BLOCK_ROWS;
 use crate::kernel::Elem;
-
-/// Registers of a thread, by role: 128 · 40 + 256 · 232 is a multiprocessor's all.
-const PRODUCER_REGISTERS: u32 = 40;
-const CONSUMER_REGISTERS: u32 = 232;
 
 /// Warps that release a stage.
 const CONSUMER_WARPS: u32 = 8;
@@ -28,38 +27,31 @@ const CONSUMER_WARPS: u32 = 8;
 /// Inputs of one wgmma.
 const STEP: usize = 16;
 
-/// What both roles know.
+/// Bytes of these in a row of bf16. Descriptors advance inside the swizzled rows as if they were not swizzled.
+const STEP_BYTES: usize = 2 * STEP;
+
+/// What both roles share.
 struct Kernel<'a, 'm> {
     b: &'a Builder<'m>,
     product: &'a Product,
     rows: TileRows,
     shared: Shared,
     ring: Ring,
-    work: Work,
+    tiles: Tiles<'a, 'm>,
 }
 
 pub(crate) fn emit(b: &Builder, product: &Product, rows: TileRows) {
     let shared = Shared::of(product, rows);
     let ring = Ring { barriers: b.shared_at(shared.barriers), stages: shared.stages };
-    let warpgroup = b.shr(b.uniform_warp(), 2);
+    let role = Role::of(b);
     // 1. barriers, offsets
-    b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || ring.init(b, CONSUMER_WARPS));
-    let work = Work::new(b, product, OUTPUTS, rows.number(), b.shared_at(shared.offsets));
+    b.if_(b.thread().eq(0), || ring.init(b, CONSUMER_WARPS));
+    let tiles = Tiles::new(b, product, [OUTPUTS, rows.number()], b.shared_at(shared.offsets));
     b.sync();
 
-    let kernel = Kernel { b, product, rows, shared, ring, work };
-    let produce = || {
-        b.setmaxnreg_dec(PRODUCER_REGISTERS);
-        b.if_(b.cmp(Compare::Eq, b.thread(), b.i32(0)), || kernel.produce());
-        []
-    };
-    let consume = || {
-        b.setmaxnreg_inc(CONSUMER_REGISTERS);
-        kernel.consume(b.sub(warpgroup, b.i32(1)));
-        []
-    };
-    b.if_else(b.cmp(Compare::Eq, warpgroup, b.i32(0)), produce, consume);
-    const { assert!(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 256 <= 65536 && THREADS == 384) };
+    let kernel = Kernel { b, product, rows, shared, ring, tiles };
+    let produce = || b.if_(b.thread().eq(0), || kernel.produce());
+    role.run(b, produce, |consumer| kernel.consume(consumer));
 }
 
 impl Kernel<'_, '_> {
@@ -69,7 +61,7 @@ impl Kernel<'_, '_> {
     }
 
     fn stage(&self, slot: Slot) -> Value {
-        self.b.at(self.b.shared(), self.b.scaled(slot.stage, self.shared.stage_bytes))
+        self.b.at(self.b.shared(), slot.stage * self.shared.stage_bytes)
     }
 
     /// 2. One thread's part: the copies.
@@ -78,21 +70,21 @@ impl Kernel<'_, '_> {
         let (weight_map, x_map) = (b.pointer("weight_map"), b.pointer("x_map"));
         b.prefetch_tensor_map(weight_map);
         b.prefetch_tensor_map(x_map);
-        self.work.for_each_tile(b, ring.first(b), |tile, slot| {
-            let weight_row = b.add(tile.weight_row, b.scaled(tile.outputs, OUTPUTS));
+        self.tiles.list.for_each(b, ring.first(b), |at, slot| {
+            let tile = self.tiles.tile(at);
+            let weight_row = tile.weight_row + tile.outputs * OUTPUTS;
             let n_steps = b.i32(self.n_steps() as i32);
-            let copied = b.for_range(b.i32(0), n_steps, 1, [slot.stage, slot.parity], |step, [stage, parity]| {
-                let slot = Slot { stage, parity };
+            let copied = b.for_range(b.i32(0), n_steps, 1, slot.values(), |step, slot| {
+                let slot = Slot::of(&slot);
                 ring.wait_empty(b, slot);
-                let (full, to, col) = (ring.full(b, slot), self.stage(slot), b.scaled(step, INPUTS));
+                let (full, to, col) = (ring.full(b, slot), self.stage(slot), step * INPUTS);
                 b.mbarrier_arrive_expect_tx(full, b.i32(self.shared.stage_bytes as i32));
                 b.cp_async_bulk_tensor_2d(to, weight_map, [weight_row, col], full);
                 let x = b.at_byte(to, self.shared.weight_bytes);
                 b.cp_async_bulk_tensor_2d(x, x_map, [tile.first_row, col], full);
-                let next = ring.next(b, slot);
-                [next.stage, next.parity]
+                ring.next(slot).values()
             });
-            Slot { stage: copied[0], parity: copied[1] }
+            Slot::of(&copied)
         });
     }
 
@@ -101,9 +93,10 @@ impl Kernel<'_, '_> {
         let b = self.b;
         let consumer = Consumer::new(b, consumer, b.shared_at(self.shared.staging), STAGING_BYTES);
         let epilogue = Epilogue::new(self.product, self.rows.number(), STAGING_BYTES);
-        self.work.for_each_tile(b, self.ring.first(b), |tile, slot| {
-            let block = b.add(b.scaled(tile.outputs, OUTPUTS / BLOCK_ROWS), consumer.number);
-            // Read before the products, so that they are there after.
+        self.tiles.list.for_each(b, self.ring.first(b), |at, slot| {
+            let tile = self.tiles.tile(at);
+            let block = tile.outputs * (OUTPUTS / BLOCK_ROWS) + consumer.number;
+            // Loaded before the products, to hide the latency.
             let factors = epilogue.factors(b, &consumer, &tile, block);
             let (slot, sums) = match self.product.format {
                 Elem::I8 => self.multiply_integers(&consumer, slot),
@@ -119,48 +112,54 @@ impl Kernel<'_, '_> {
         self.b.wgmma_zeros(self.rows.number())
     }
 
-    /// Rows of x of a stage, as wgmma takes them: from input 16 · `step` on.
+    /// Rows of a stage from `rows` on, a multiple of [`SWIZZLE_BYTES`], as wgmma takes them.
+    fn descriptor(&self, rows: Value) -> Value {
+        // Rows as long as the swizzle is wide: no second block of columns follows.
+        self.b.descriptor(rows, 0, SWIZZLE_BYTES)
+    }
+
+    /// Rows of x of a stage, as wgmma takes them.
     fn x_descriptor(&self, slot: Slot) -> Value {
-        descriptor(self.b, self.b.at_byte(self.stage(slot), self.shared.weight_bytes))
+        self.descriptor(self.b.at_byte(self.stage(slot), self.shared.weight_bytes))
     }
 
     /// Weights from shared memory.
     fn multiply(&self, consumer: &Consumer, slot: Slot) -> (Slot, Vec<Value>) {
         let (b, ring) = (self.b, &self.ring);
-        let init = [&[slot.stage, slot.parity, slot.stage][..], &self.zeros()].concat();
-        let block = b.scaled(consumer.number, BLOCK_ROWS * INPUTS * Elem::Bf16.bytes());
+        let init = [&slot.values()[..], &[slot.stage], &self.zeros()].concat();
+        let block = consumer.number * (BLOCK_ROWS * INPUTS * Elem::Bf16.bytes());
         let sums = b.for_range_vec(b.i32(0), b.i32(self.n_steps() as i32), 1, &init, |step, carried| {
-            let (slot, before) = (Slot { stage: carried[0], parity: carried[1] }, carried[2]);
+            let (slot, before) = (Slot::of(carried), carried[2]);
             ring.wait_full(b, slot);
-            let weights = descriptor(b, b.at(self.stage(slot), block));
+            let weights = self.descriptor(b.at(self.stage(slot), block));
             let x = self.x_descriptor(slot);
             b.wgmma_fence();
             let mut sums = carried[3..].to_vec();
             for step in 0..INPUTS / STEP {
-                sums = b.wgmma_ss(&sums, advance(b, weights, step), advance(b, x, step), b.i32(1));
+                let advance = |descriptor| b.descriptor_at(descriptor, step * STEP_BYTES);
+                sums = b.wgmma_ss(&sums, advance(weights), advance(x), b.i32(1));
             }
             b.wgmma_commit();
             b.wgmma_wait(1);
-            b.if_(b.cmp(Compare::Ne, step, b.i32(0)), || ring.release(b, before));
-            let next = ring.next(b, slot);
-            [&[next.stage, next.parity, slot.stage][..], &sums].concat()
+            b.if_(step.ne(0), || ring.release(b, before));
+            [&ring.next(slot).values()[..], &[slot.stage], &sums].concat()
         });
         b.wgmma_wait(0);
         ring.release(b, sums[2]);
-        (Slot { stage: sums[0], parity: sums[1] }, sums[3..].to_vec())
+        (Slot::of(&sums), sums[3..].to_vec())
     }
 
     /// Weights of a stage as fragments of its four steps.
     fn fragments(&self, consumer: &Consumer, slot: Slot) -> Vec<Value> {
         let b = self.b;
-        let row = b.add(b.scaled(consumer.number, BLOCK_ROWS), consumer.row);
-        let bytes = b.add(b.scaled(row, INPUTS), b.scaled(consumer.column_pair, 16));
-        let low = b.at(self.stage(slot), bytes);
+        let row = consumer.number * BLOCK_ROWS + consumer.row;
+        let bytes = row * INPUTS + consumer.quad * VECTOR_BYTES;
+        let upper = b.at(self.stage(slot), bytes);
         let words = |at: Value| {
             let row = b.load(at, Type::vector(Num::I32, 4));
-            [0, 1, 2, 3].map(|word| b.extract(row, word))
+            [0, 1, 2, 3].map(|word| row.lane(word))
         };
-        integer::fragments(b, words(low), words(b.at_byte(low, 8 * INPUTS))).concat()
+        integer::fragments(b, words(upper), words(b.at_byte(upper, BLOCK * INPUTS))).concat()
     }
 
     fn multiply_fragments(&self, slot: Slot, fragments: &[Value], sums: &[Value]) -> Vec<Value> {
@@ -169,16 +168,16 @@ impl Kernel<'_, '_> {
         b.wgmma_fence();
         let mut sums = sums.to_vec();
         for (step, fragment) in fragments.as_chunks::<4>().0.iter().enumerate() {
-            sums = b.wgmma_rs(&sums, *fragment, advance(b, x, step), b.i32(1));
+            sums = b.wgmma_rs(&sums, *fragment, b.descriptor_at(x, step * STEP_BYTES), b.i32(1));
         }
         b.wgmma_commit();
         sums
     }
 
-    /// Products read their fragments until they are awaited: the registers are kept until then.
+    /// Waits for the products in flight, which read the registers of their fragments, then releases the stage.
     fn await_products(&self, fragments: &[Value], stage: Value) {
         self.b.wgmma_wait(0);
-        // No instruction: what it names is alive until here.
+        // Emits no instruction; keeps its operands alive until here.
         self.b.asm0("", fragments);
         self.ring.release(self.b, stage);
     }
@@ -189,36 +188,21 @@ impl Kernel<'_, '_> {
         ring.wait_full(b, slot);
         let fragments = self.fragments(consumer, slot);
         let n_fragments = fragments.len();
-        let init = [&[slot.stage, slot.parity][..], &fragments, &self.zeros()].concat();
+        let init = [&slot.values()[..], &fragments, &self.zeros()].concat();
         let carried = b.for_range_vec(b.i32(1), b.i32(self.n_steps() as i32), 1, &init, |_, carried| {
-            let slot = Slot { stage: carried[0], parity: carried[1] };
+            let slot = Slot::of(carried);
             let (fragments, sums) = carried[2..].split_at(n_fragments);
             let sums = self.multiply_fragments(slot, fragments, sums);
-            let next = ring.next(b, slot);
+            let next = ring.next(slot);
             ring.wait_full(b, next);
             let following = self.fragments(consumer, next);
             self.await_products(fragments, slot.stage);
-            [&[next.stage, next.parity][..], &following, &sums].concat()
+            [&next.values()[..], &following, &sums].concat()
         });
-        let slot = Slot { stage: carried[0], parity: carried[1] };
+        let slot = Slot::of(&carried);
         let (fragments, sums) = carried[2..].split_at(n_fragments);
         let sums = self.multiply_fragments(slot, fragments, sums);
         self.await_products(fragments, slot.stage);
-        (ring.next(b, slot), sums)
+        (ring.next(slot), sums)
     }
-}
-
-/// wgmma's description of rows of 128 bytes, swizzled, from a multiple of 1024 bytes on: eight rows follow eight rows.
-fn descriptor(b: &Builder, address: Value) -> Value {
-    /// Bytes from eight rows to the next eight, in sixteens.
-    const EIGHT_ROWS: i64 = (8 * 128) >> 4;
-    /// The 128-byte swizzle.
-    const SWIZZLE: i64 = 1;
-    let address = b.and(b.shr(b.address(address), 4), b.i32(0x3fff));
-    b.or(b.to_i64(address), b.i64((EIGHT_ROWS << 32) | (SWIZZLE << 62)))
-}
-
-/// A descriptor from input 16 · `step` on: inside the swizzled 128 bytes, addresses advance as if they were not.
-fn advance(b: &Builder, descriptor: Value, step: usize) -> Value {
-    b.add(descriptor, b.i64((step * STEP * Elem::Bf16.bytes() / 16) as i64))
 }
