@@ -14,7 +14,6 @@ macro_rules! catalog {
     ) => {
         /// The spec of any kernel.
         #[derive(Clone, Debug, PartialEq)]
-        #[expect(missing_docs, reason = "each variant is a folder, which documents itself")]
         pub enum AnySpec {
             $($variant(crate::$folder::Spec),)*
             $($other(crate::$($path)::+::Spec),)*

@@ -28,6 +28,8 @@
 //!
 //! The crate emits `tracing` spans: phases of [`Engine::open`] at level debug, every step at level trace.
 
+#![warn(missing_docs)]
+
 mod batch;
 mod cancel;
 mod check;

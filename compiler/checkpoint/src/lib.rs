@@ -5,8 +5,6 @@
 //! file. Parameters are never copied as a whole: a checkpoint may be far larger than memory.
 //! The tensors that a Jamba must have, with their shapes, are in jambac-models.
 
-#![allow(missing_docs)] // For internal crates the names suffice.
-
 mod accepted_keys;
 mod config;
 pub mod digest;

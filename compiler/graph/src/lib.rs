@@ -17,8 +17,6 @@
 //! assert!(text::print(&graph).contains("%1 = silu %0 : f32[tokens, 4]"));
 //! ```
 
-#![allow(missing_docs)] // For internal crates the names suffice.
-
 pub mod arbitrary;
 pub mod build;
 pub mod dot;

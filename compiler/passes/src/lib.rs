@@ -24,8 +24,6 @@
 //!
 //! To add a pass: a file with a [`Pass`] and its tests, and a line in [`PIPELINE`] with its ordering constraints.
 
-#![allow(missing_docs)] // For internal crates the names suffice.
-
 mod eliminate_dead;
 mod error;
 mod fuse_conv_silu;

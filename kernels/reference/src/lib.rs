@@ -10,8 +10,6 @@
 //! The functions of single ops are for tests of kernels: they take row-major slices, and panic if a length does not match the
 //! dimensions. The interpreter checks its inputs and returns [`ReferenceError`].
 
-#![allow(missing_docs)] // For internal crates the names suffice.
-
 pub mod activation;
 pub mod attention;
 pub mod causal_conv1d;

@@ -10,8 +10,8 @@
 //! 3. scale, multiply by the weight, round, store
 
 use super::Spec;
-use crate::hopper::operand::{read, vector, write};
 use crate::hopper::facts::WARP;
+use crate::hopper::operand::{read, vector, write};
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 

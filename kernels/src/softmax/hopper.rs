@@ -9,10 +9,10 @@
 //! 3. scale and store
 
 use super::Spec;
+use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::hopper::facts::WARP;
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 

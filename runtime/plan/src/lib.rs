@@ -4,6 +4,8 @@
 //! sections on page boundaries, each with its BLAKE3 digest. [`reader`] checks all of it once, up front, and hands out
 //! views; [`verify`] checks every offset, count and index of the program; after that nothing is checked again.
 
+#![warn(missing_docs)]
+
 pub mod cost;
 mod error;
 #[cfg(test)]

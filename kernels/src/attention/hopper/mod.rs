@@ -49,8 +49,6 @@ mod softmax;
 use crate::cpu::builder::Value;
 #[cfg(feature = "emit")]
 use crate::hopper::Builder;
-#[cfg(feature = "emit")]
-use crate::kv_append;
 
 /// Factor of scores: probabilities are exp2(factor · s − factor · maximum).
 #[cfg(feature = "emit")]

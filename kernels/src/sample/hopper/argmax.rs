@@ -10,8 +10,8 @@
 
 use jamba_plan::format::TargetKind;
 
-use crate::hopper::operand::read;
 use crate::hopper::facts::WARP;
+use crate::hopper::operand::read;
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Operand, Per, Unsupported, hopper_body};
 

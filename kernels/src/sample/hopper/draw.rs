@@ -23,8 +23,8 @@
 
 use jamba_plan::format::{Table, TargetKind};
 
-use crate::hopper::operand::read;
 use crate::hopper::facts::WARP;
+use crate::hopper::operand::read;
 use crate::hopper::row_threads;
 use crate::kernel::{
     Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Operand, Param, Per, Unsupported, hopper_body,
