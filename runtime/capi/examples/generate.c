@@ -1,4 +1,4 @@
-/* Text from a prompt, as it comes. C99 and C++.
+/* Streams text from a prompt. C99 and C++.
  *
  *     cc generate.c $(pkg-config --cflags --libs jamba) -o generate && ./generate jamba.plan "Once upon a time."
  */
@@ -16,7 +16,7 @@ static int print(void *user, const jamba_token *token) {
     *n_calls += 1;
     fwrite(token->text, 1, token->text_length, stdout);
     fflush(stdout);
-    return 0; /* go on */
+    return 0; /* continue */
 }
 
 int main(int argc, char **argv) {

@@ -1,4 +1,4 @@
-/* Two sequences in one batch, step by step: logits in, tokens out, and state that is saved and loaded. C99 and C++.
+/* Decodes two sequences in one batch step by step, and saves and loads a state. C99 and C++.
  *
  *     cc steps.c $(pkg-config --cflags --libs jamba) -o steps && ./steps jamba.plan steps.state
  */
@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     CHECK(jamba_text_stream_finish(stream, &text, &length));
     printf("%s\n", text);
 
-    /* What the first one remembers, on disk and back: it goes on with the same bits. */
+    /* Save and load the first sequence: it continues bit-identically. */
     CHECK(jamba_snapshot_save(engine, sequences[0], argv[2]));
     CHECK(jamba_snapshot_load(engine, argv[2], &restored));
     CHECK(jamba_sequence_length(engine, restored, &length));

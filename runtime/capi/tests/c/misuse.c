@@ -1,5 +1,5 @@
-/* Bad input: null, freed and foreign handles, text that is not UTF-8, memory that is no plan, small buffers, old and new
- * structs. Every refusal has its status and a message. C99 and C++. */
+/* Invalid input: null, closed and foreign handles, text that is not UTF-8, invalid plans in memory, small buffers, old and new
+ * structs. Every error has its status and a message. C99 and C++. */
 #include <jamba.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -61,9 +61,9 @@ int main(int argc, char **argv) {
     open_options.size = sizeof open_options;
     open_options.device = "tpu";
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first));
-    open_options.device = "cuda:0"; /* no driver; or one, and no code for it in the plan */
+    open_options.device = "cuda:0"; /* there is no driver, or the plan has no code for it */
     EXPECT(JAMBA_UNSUPPORTED, jamba_open(argv[1], &open_options, &first));
-    open_options.size = offsetof(jamba_open_options, device); /* a program from before there was a choice */
+    open_options.size = offsetof(jamba_open_options, device); /* compiled before `device` existed */
     EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &first));
     EXPECT(JAMBA_OK, jamba_close(first));
     open_options.size = sizeof open_options;
@@ -75,7 +75,7 @@ int main(int argc, char **argv) {
     EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &first));
     EXPECT(JAMBA_OK, jamba_open(argv[1], &open_options, &second));
 
-    /* Handles that are none. */
+    /* Invalid handles. */
     EXPECT(JAMBA_INVALID_HANDLE, jamba_close(null_engine));
     EXPECT(JAMBA_INVALID_HANDLE, jamba_close(never));
     EXPECT(JAMBA_INVALID_HANDLE, jamba_cancel(never));
@@ -125,7 +125,7 @@ int main(int argc, char **argv) {
     if (n != length) return 1;
     EXPECT(JAMBA_OK, jamba_decode(first, tokens, n, buffer, sizeof buffer, &length));
     if (length != 11 || strcmp(buffer, "a long text") != 0) return 1;
-    EXPECT(JAMBA_TOO_SMALL, jamba_decode(first, tokens, n, buffer, 11, &length)); /* no room for the zero */
+    EXPECT(JAMBA_TOO_SMALL, jamba_decode(first, tokens, n, buffer, 11, &length)); /* no room for the terminating zero */
     if (length != 11) return 1;
     EXPECT(JAMBA_OK, jamba_encode(first, NULL, 0, tokens, 64, &n));
     EXPECT(JAMBA_OK, jamba_text_stream_open(first, &stream));
@@ -160,10 +160,10 @@ int main(int argc, char **argv) {
     EXPECT(JAMBA_OK, jamba_generate_options_init(&newer.known, sizeof newer));
     newer.known.max_new = 5;
     EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, &newer.known, NULL, NULL, NULL));
-    newer.more[3] = 1; /* an option that this version does not know */
+    newer.more[3] = 1; /* an option that this version does not support */
     EXPECT(JAMBA_UNSUPPORTED, jamba_generate(second, none, prompt, 3, &newer.known, NULL, NULL, NULL));
 
-    /* The callback stops, and may not use the engine. */
+    /* The callback stops the generation and cannot use the engine. */
     the_engine = second;
     EXPECT(JAMBA_OK, jamba_generate(second, none, prompt, 3, NULL, reenter, NULL, &generated));
     if (from_callback != JAMBA_BUSY || generated.n_tokens != 1 || generated.finish != JAMBA_FINISH_STOPPED) return 1;

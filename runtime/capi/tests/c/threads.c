@@ -1,5 +1,5 @@
-/* Two threads on one engine: one works, the other is told that it is busy, and can cancel. Two threads on two engines: both
- * work. */
+/* Two threads on one engine: one generates, the other gets JAMBA_BUSY and can cancel. Two threads on two engines run
+ * concurrently. */
 #include <jamba.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -11,8 +11,8 @@ static const uint32_t prompt[3] = {1, 20, 30};
 struct shared {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    int told;    /* the first token came */
-    int go_on;   /* the other thread has looked */
+    int told;    /* the first token has arrived */
+    int go_on;   /* the other thread has checked */
 };
 
 static struct shared shared = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};

@@ -40,10 +40,10 @@ impl Run<'_> {
             return self.driver.replay(graph).map_err(|error| self.fault(error));
         }
         if !graphs.take_more() {
-            return self.launch(false, None).map(|_| ());
+            return self.launch(Pace::Queued, None).map(|_| ());
         }
         self.driver.begin_capture().map_err(|error| self.fault(error))?;
-        let launched = self.launch(false, None);
+        let launched = self.launch(Pace::Queued, None);
         let graph = self.driver.end_capture();
         launched?;
         match graph {
@@ -53,7 +53,7 @@ impl Run<'_> {
             }
             Err(DriverError::OutOfMemory { .. }) => {
                 graphs.stop();
-                self.launch(false, None).map(|_| ())
+                self.launch(Pace::Queued, None).map(|_| ())
             }
             Err(error) => Err(self.fault(error)),
         }
@@ -62,17 +62,17 @@ impl Run<'_> {
     /// Runs the steps one by one, synchronizes after each, and checks the guards if there are any.
     pub(super) fn one_by_one(&mut self, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
         self.driver.synchronize().map_err(|error| Fault::of_call("copying the step tables", error))?;
-        self.launch(true, trace)
+        self.launch(Pace::Synchronized, trace)
     }
 
-    fn launch(&mut self, alone: bool, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
+    fn launch(&mut self, pace: Pace, trace: Option<&mut Trace>) -> Result<Option<Broken>, Fault> {
         let mut stream = Stream {
             driver: &mut *self.driver,
             n_sms: self.n_sms,
             bucket: self.bucket,
             arguments: self.arguments,
-            alone,
-            guards: self.guards.filter(|_| alone),
+            pace,
+            guards: self.guards.filter(|_| pace == Pace::Synchronized),
             broken: None,
             failed: None,
         };
@@ -92,14 +92,22 @@ impl Run<'_> {
     }
 }
 
+/// Whether the host waits for each step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Launches are queued on the stream or recorded.
+    Queued,
+    /// The host synchronizes after every step.
+    Synchronized,
+}
+
 /// The only lane of a GPU: launches execute in order on one stream.
 struct Stream<'a> {
     driver: &'a mut dyn Driver,
     n_sms: u32,
     bucket: Bucket,
     arguments: &'a Arguments,
-    /// Synchronize after every step.
-    alone: bool,
+    pace: Pace,
     guards: Option<&'a Guards>,
     /// The first broken guard.
     broken: Option<Broken>,
@@ -119,7 +127,7 @@ impl Stream<'_> {
             shared_bytes: launch.shared_bytes,
             args,
         })?;
-        if self.alone {
+        if self.pace == Pace::Synchronized {
             self.driver.synchronize()?;
         }
         if let Some(guards) = self.guards.filter(|_| self.broken.is_none()) {
