@@ -311,7 +311,7 @@ mod tests {
         let refused = |chat: &Chat| template.render_chat(chat).unwrap_err().to_string();
         assert!(refused(&Chat::default()).contains("at least one message"));
         let chat = Chat { messages: vec![json!("Hi")], ..Chat::default() };
-        assert!(refused(&chat).contains("a message is an object"));
+        assert!(refused(&chat).contains("expected an object with role and content"));
         let chat = Chat { template: Some("rag".to_owned()), ..Chat::new(&ask("Hi")) };
         assert!(refused(&chat).contains("no template named \"rag\""));
     }
