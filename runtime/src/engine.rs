@@ -18,7 +18,7 @@ use crate::sequence::snapshot::Checkpoints;
 #[cfg(feature = "tokenizer")]
 use crate::text::sections::Texts;
 use crate::trace::Trace;
-use crate::{Cancel, DeviceId, RuntimeError, Sampler, sample};
+use crate::{Cancel, DeviceId, RuntimeError, Sampler, StepObserver, sample};
 
 /// An open plan. Memory is allocated and code is loaded when it is opened; after that only snapshots and checkpoints
 /// allocate.
@@ -210,6 +210,28 @@ impl Engine {
     /// Validates all feeds before changing any state. After a device fault the engine is unusable.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Logits<'_>, RuntimeError> {
         let admitted = self.run(feeds.iter().copied(), Origin::Any, &[])?;
+        Ok(self.logits(admitted))
+    }
+
+    /// Like [`Engine::step`] on the calling thread, with an observer of every step: for finding the step that goes wrong. The results
+    /// are the same bits.
+    ///
+    /// # Errors
+    /// As [`Engine::step`]; also [`RuntimeError::Option`] on a GPU.
+    pub fn step_observed(
+        &mut self,
+        feeds: &[Feed<'_>],
+        observer: &mut dyn StepObserver,
+    ) -> Result<Logits<'_>, RuntimeError> {
+        if self.device.as_cpu().is_none() {
+            return Err(RuntimeError::Option { name: "device", found: self.opened.device.clone(), expected: "cpu" });
+        }
+        self.device.health()?;
+        let admitted = self.sequences.admit(feeds.iter().copied(), Origin::Any)?;
+        self.sequences.advance(feeds.iter().copied(), &mut *self.device);
+        if let Some(cpu) = self.device.as_cpu() {
+            cpu.run_observed(admitted.entry, admitted.counts, observer);
+        }
         Ok(self.logits(admitted))
     }
 

@@ -135,6 +135,11 @@ pub(crate) trait Device: Send {
         None
     }
 
+    /// The CPU, which can show its arena between steps.
+    fn as_cpu(&mut self) -> Option<&mut cpu::Cpu> {
+        None
+    }
+
     /// Reports faults of earlier calls, including those that return nothing.
     ///
     /// # Errors

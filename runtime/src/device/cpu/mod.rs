@@ -4,6 +4,7 @@
 mod code;
 mod isa;
 mod memory;
+mod observe;
 pub(crate) mod peaks;
 mod threads;
 mod weights;
@@ -126,6 +127,14 @@ impl Cpu {
         arguments
     }
 
+    /// Fills in the counts of a run.
+    fn set_counts(&mut self, entry: usize, counts: Counts) {
+        let arguments = &mut self.entries[entry];
+        for &(slot, count, factor) in &arguments.counts {
+            arguments.slots[slot] = counts.of(count) * u64::from(factor);
+        }
+    }
+
     /// Byte range of a piece in its pool.
     fn range(&self, piece: Piece) -> Range<usize> {
         let (index, bytes) = match piece {
@@ -153,6 +162,10 @@ impl Cpu {
 const MAX_THREADS: usize = 1024;
 
 impl Device for Cpu {
+    fn as_cpu(&mut self) -> Option<&mut Cpu> {
+        Some(self)
+    }
+
     fn table(&mut self, table: Table) -> &mut [i32] {
         let begin = table.offset(&self.limits) as usize;
         let bytes = table.capacity(&self.limits) as usize * size_of::<i32>();
@@ -194,10 +207,7 @@ impl Device for Cpu {
         _settings: Settings<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<(), RuntimeError> {
-        let arguments = &mut self.entries[index];
-        for &(slot, count, factor) in &arguments.counts {
-            arguments.slots[slot] = counts.of(count) * u64::from(factor);
-        }
+        self.set_counts(index, counts);
         let (arguments, steps) = (&self.entries[index], &self.program.entries[index].steps[..]);
         let (kernels, n_threads, checked) = (&self.code.kernels[..], self.team.n_threads() as u64, self.checked);
         let job = Job { n_threads, kernels, arguments };
@@ -272,13 +282,20 @@ impl Lane for Thread<'_> {
     }
 
     fn launch(&mut self, index: usize, step: &Step) {
-        let Job { n_threads, kernels, arguments } = *self.job;
+        self.job.launch(index, step, self.thread);
+    }
+}
+
+impl Job<'_> {
+    /// One thread's share of a step.
+    fn launch(&self, index: usize, step: &Step, thread: u64) {
+        let Job { n_threads, kernels, arguments } = *self;
         let kernel = kernels[step.kernel as usize];
         let slots = &arguments.slots[arguments.begins[index]..];
         // SAFETY: the array has as many slots as the kernel reads, and every address points into its region
         // (`jamba_plan::verify` and the engine checked both). The kernel stays within its buffers (the schedule's verifier
         // checked their sizes). No Rust reference to the regions is alive: the engine runs steps through `&mut self`, and
         // all threads are inside this job.
-        unsafe { kernel(slots.as_ptr(), self.thread, n_threads) };
+        unsafe { kernel(slots.as_ptr(), thread, n_threads) };
     }
 }
