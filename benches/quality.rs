@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use jamba_runtime::{Engine, Feed, GenerateOptions, OpenOptions, Outputs};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, weight_format};
 use serde::Deserialize;
 
 /// Token limit of an answer; the longest correct answer has 14.
@@ -72,16 +72,16 @@ pub struct Opened {
 /// The build fails, or the plan cannot be opened.
 pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, Box<dyn Error>> {
     let mut model = ModelFile::open(checkpoint)?;
-    model.weights.default = format.linears.map(String::from);
-    model.weights.experts = format.experts.map(String::from);
+    model.weights.default = format.linears.map(|name| weight_format("weights.default", name)).transpose()?;
+    model.weights.experts = format.experts.map(|name| weight_format("weights.experts", name)).transpose()?;
     model.limits.max_context = CONTEXT;
     model.limits.max_sequences = 1;
     model.limits.kv_tokens = None;
     model.limits.prefill_chunk = CHUNK;
     model.limits.max_outputs = CHUNK;
     let output = folder.join("quality.plan");
-    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
-    let bytes = build(&request, &Progress::hidden())?.bytes;
+    let request = Request::new(model, output.clone());
+    let bytes = build(&request, &Progress::hidden())?.summary.bytes;
     Ok(Opened { engine: Engine::open(&output, OpenOptions::default())?, bytes })
 }
 

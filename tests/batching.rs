@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use jamba_runtime::{Batch, Finish, GenerateOptions, Request, RequestId, SamplerOptions};
-use jambac::build::{Progress, build};
+use jambac::compile::{Progress, build};
 use jambac::manifest::ModelFile;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
@@ -68,11 +68,7 @@ fn two_hundred_requests_get_what_they_get_alone() {
     model.limits.max_sequences = 8;
     model.limits.kv_tokens = Some(2048); // hardly more than the longest: many have to wait, some to give way
     let output = folder.path().join("tiny.plan");
-    build(
-        &jambac::build::Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None },
-        &Progress::hidden(),
-    )
-    .unwrap();
+    build(&jambac::compile::Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     let mut engine = open(&output, 2);
     let mut draws = Draws::new(7);
     let vocab = engine.manifest().model.vocab;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use jamba_runtime::{Constraint, Finish, GenerateOptions, SamplerOptions};
-use jambac::build::{Progress, Request, build};
+use jambac::compile::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use serde_json::{Value, json};
 
@@ -15,8 +15,7 @@ fn fifty_stories_of_the_tiny_model_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("tiny.plan");
     let model = ModelFile::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny")).unwrap();
-    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
-        .unwrap();
+    build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     let mut engine = open(&output, 1);
     let prompt = engine.tokenizer().unwrap().encode("Once upon a time there was").unwrap();
     let mut answer = |constraint: &Constraint, seed| {

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use jamba_plan::format::{TargetKind, WeightFormat};
-use jambac::build::{fusion, graphs, optimize, schedule};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{fusion, graphs, optimize, schedule};
+use jambac::manifest::{ModelFile, weight_format};
 use jambac_codegen::compile::compile_object;
 use jambac_codegen::compile_ptx;
 use jambac_graph::DType;
@@ -85,9 +85,10 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
     (model.limits.max_context, model.limits.kv_tokens) = (4096, None);
     let mut kernels = BTreeMap::new();
     for variant in variants(target.kind()) {
-        model.build.fusion = Fusion::Word(variant.fusions.into());
-        model.weights.default = variant.weights.map(str::to_owned);
-        model.limits.kv_dtype = Some(variant.kv_dtype.to_string());
+        model.build.fusion = variant.fusions.parse().expect("fusions");
+        model.weights.default =
+            variant.weights.map(|format| weight_format("weights.default", format).expect("a format"));
+        model.limits.kv_dtype = Some(variant.kv_dtype);
         for (max_sequences, prefill_chunk) in [(1, 256), (16, 2048)] {
             (model.limits.max_sequences, model.limits.prefill_chunk) = (max_sequences, prefill_chunk);
             kernels.extend(kernels_of_a_plan(&model, &variant, target));
@@ -108,7 +109,7 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
 fn kernels_of_a_plan(model: &ModelFile, variant: &Variant, target: Target) -> impl Iterator<Item = (String, Launch)> {
     let kind = target.kind();
     let mut entries = graphs(model, &variant.config, &|_| variant.stored, kind).expect("graphs");
-    optimize(&mut entries, &fusion(model, kind).expect("fusions")).expect("optimized graphs");
+    optimize(&mut entries, &fusion(model, kind)).expect("optimized graphs");
     let schedule = schedule(model, &entries, &[target], kind).expect("a schedule");
     schedule.kernels.into_iter().map(|kernel| (kernel.symbol.clone(), kernel))
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use jamba_plan::Plan;
-use jambac::build::{Progress, Request, build};
+use jambac::compile::{Progress, Request, build};
 use jambac::inspect::{drawing, memory, work};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::manifest::ModelFile;
 use jambac_models::tiny::Tiny;
 
 /// A plan, in bytes, of a miniature model with every kind of layer.
@@ -13,11 +13,11 @@ fn plan(folder: &Path, fusion: &str) -> Vec<u8> {
     let checkpoint = folder.join("miniature");
     Tiny::base().write(&checkpoint, 1).unwrap();
     let mut model = ModelFile::open(&checkpoint).unwrap();
-    model.build.fusion = Fusion::Word(fusion.to_owned());
+    model.build.fusion = fusion.parse().unwrap();
     model.limits.max_context = 64;
     model.limits.prefill_chunk = 8;
     let output = folder.join(format!("{fusion}.plan"));
-    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+    let request = Request::new(model, output.clone());
     build(&request, &Progress::hidden()).unwrap();
     std::fs::read(output).unwrap()
 }

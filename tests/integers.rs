@@ -8,8 +8,8 @@ use std::path::Path;
 use jamba_plan::format::WeightFormat;
 use jamba_plan::quantize;
 use jamba_runtime::Engine;
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::ModelFile;
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
 use jambac_graph::DType;
@@ -62,12 +62,12 @@ impl Parameters for Rounded<'_, '_> {
 
 fn plan(checkpoint: &Path, folder: &Path, fusion: &str, format: WeightFormat) -> Engine {
     let mut model = ModelFile::open(checkpoint).unwrap();
-    model.build.fusion = Fusion::Word(fusion.into());
-    model.weights.default = Some(format.name().into());
+    model.build.fusion = fusion.parse().unwrap();
+    model.weights.default = Some(format);
     model.limits.max_context = 64;
     model.limits.max_outputs = LENGTH as u64;
     let output = folder.join("integers.plan");
-    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+    let request = Request::new(model, output.clone());
     build(&request, &Progress::hidden()).unwrap();
     open(&output, 2)
 }

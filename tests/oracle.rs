@@ -4,24 +4,23 @@
 use std::path::{Path, PathBuf};
 
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, targets};
 
 use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference};
 
 /// Builds the plan of a fixture, with limits that fit its prompts in one chunk and allow all rows of logits.
 pub fn plan(checkpoint: &Path, folder: &Path, fusion: &str, target: &str) -> PathBuf {
     let mut model = ModelFile::open(checkpoint).unwrap();
-    model.build.targets = vec![target.into()];
-    model.build.fusion = Fusion::Word(fusion.into());
+    model.build.targets = targets(&[target]).unwrap();
+    model.build.fusion = fusion.parse().unwrap();
     model.limits.max_context = 512;
     model.limits.max_sequences = 3;
     model.limits.kv_tokens = None;
     model.limits.prefill_chunk = 300;
     model.limits.max_outputs = 300;
     let output = folder.join(format!("{fusion}.{target}.plan"));
-    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
-        .unwrap();
+    build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     output
 }
 
@@ -207,9 +206,9 @@ fn one_plan_serves_several_levels() {
     let fixture = Fixture::open("dense_tied");
     let folder = tempfile::tempdir().unwrap();
     let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
-    model.build.targets = ["x86-64-v2", "x86-64-v4", "x86-64-v3"].map(String::from).to_vec();
+    model.build.targets = targets(&["x86-64-v2", "x86-64-v4", "x86-64-v3"]).unwrap();
     let path = folder.path().join("levels.plan");
-    build(&Request { model, output: path.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden()).unwrap();
+    build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
 
     let prompt = fixture.prompt(17);
     let best = jambac_kernels::target::CpuTarget::native().unwrap();

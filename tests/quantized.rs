@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use jamba_plan::format::{Transform, Weight, WeightFormat};
 use jamba_plan::{Plan, quantize};
-use jambac::build::{Progress, Request, build, build_then};
+use jambac::compile::{Progress, Request, build};
 use jambac::losses;
-use jambac::manifest::ModelFile;
+use jambac::manifest::{ModelFile, weight_format};
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
 use jambac_graph::DType;
@@ -31,11 +31,10 @@ fn checkpoint(arrangement: Arrangement, folder: &Path) -> PathBuf {
 
 fn plan(checkpoint: &Path, format: Option<&str>) -> PathBuf {
     let mut model = ModelFile::open(checkpoint).unwrap();
-    model.weights.default = format.map(str::to_owned);
+    model.weights.default = format.map(|format| weight_format("weights.default", format).unwrap());
     model.limits.max_context = 64;
     let output = checkpoint.join("8bits.plan");
-    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
-        .unwrap();
+    build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     output
 }
 
@@ -210,14 +209,12 @@ fn losses_are_those_of_the_plans_bytes() {
     let mut of_formats: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (default, experts) in [("int8", "int4"), ("bf16", "int8"), ("f32", "f32")] {
         let mut model = ModelFile::open(&dir).unwrap();
-        model.weights.default = Some(default.into());
-        model.weights.experts = Some(experts.into());
+        model.weights.default = Some(weight_format("weights.default", default).unwrap());
+        model.weights.experts = Some(weight_format("weights.experts", experts).unwrap());
         let (output, report) = (folder.path().join("x.plan"), folder.path().join("losses.json"));
-        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
-        build_then(&request, &Progress::hidden(), |source, programs| {
-            losses::write(source.expect("a checkpoint"), programs, &report)
-        })
-        .unwrap();
+        let request = Request::new(model, output.clone());
+        let built = build(&request, &Progress::hidden()).unwrap();
+        losses::write(built.checkpoint.as_ref().expect("a checkpoint"), &built.programs, &report).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
         let mut reported = report["losses"].as_array().unwrap().iter();
 

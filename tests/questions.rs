@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use jamba_runtime::GenerateOptions;
-use jambac::build::{Progress, Request, build};
+use jambac::compile::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use serde_json::Value;
 
@@ -24,8 +24,7 @@ fn answers_are_those_of_transformers() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("tiny.plan");
     let model = ModelFile::open(&checkpoint).unwrap();
-    build(&Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden())
-        .unwrap();
+    build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     let mut engine = open(&output, 2);
     let tokenizer = engine.tokenizer().unwrap().clone();
 

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, SequenceId};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, kv_dtype, targets, weight_format};
 
 use crate::batching::Draws;
 use crate::fixtures::Fixture;
@@ -30,17 +30,17 @@ struct Recipe {
 impl Recipe {
     fn build(&self, folder: &std::path::Path) -> PathBuf {
         let mut model = ModelFile::open(&Fixture::open(self.checkpoint).checkpoint).unwrap();
-        model.build.targets = vec!["x86-64-v3".into()];
-        model.build.fusion = Fusion::Word(self.fusion.into());
-        model.weights.default = self.weights.map(String::from);
-        model.limits.kv_dtype = Some(self.kv.into());
+        model.build.targets = targets(&["x86-64-v3"]).unwrap();
+        model.build.fusion = self.fusion.parse().unwrap();
+        model.weights.default = self.weights.map(|format| weight_format("weights.default", format).unwrap());
+        model.limits.kv_dtype = Some(kv_dtype(self.kv).unwrap());
         model.limits.max_context = LONG as u64;
         model.limits.max_sequences = SLOTS as u64;
         model.limits.kv_tokens = None;
         model.limits.prefill_chunk = LONG as u64;
         model.limits.max_outputs = LONG as u64;
         let output = folder.join("same.plan");
-        let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+        let request = Request::new(model, output.clone());
         build(&request, &Progress::hidden()).unwrap();
         output
     }

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use jamba_runtime::{DebugOptions, Engine, Feed, OpenOptions, Outputs, PrefixCache, SequenceId, Snapshot};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, targets};
 
 use crate::fixtures::{Fixture, max_difference};
 use crate::oracle::{logits, open, plan};
@@ -133,11 +133,11 @@ fn state_moves_between_levels_of_one_plan() {
     let fixture = Fixture::open("dense_tied");
     let folder = tempfile::tempdir().unwrap();
     let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
-    model.build.targets = ["x86-64-v2", "x86-64-v3"].map(String::from).to_vec();
+    model.build.targets = targets(&["x86-64-v2", "x86-64-v3"]).unwrap();
     model.limits.max_context = 256;
     model.limits.max_outputs = 128;
     let path = folder.path().join("levels.plan");
-    build(&Request { model, output: path.clone(), synthetic_seed: None, dump_dir: None }, &Progress::hidden()).unwrap();
+    build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
     let prompt = fixture.prompt(128);
     let with = |isa: &str| {
         let options = OpenOptions { isa: Some(isa.to_owned()), threads: Some(1), ..OpenOptions::default() };

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use jamba_plan::format::{Init, Transform};
 use jamba_plan::synthetic::{Draw, init_for, parameter_hash};
 use jamba_runtime::{Engine, OpenOptions};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, weight_format};
 use jambac_graph::DType;
 use jambac_models::jamba;
 use jambac_models::tiny::{Storage, Tiny};
@@ -58,7 +58,7 @@ fn a_seeded_plan_computes_what_the_interpreter_computes() {
         let mut model = ModelFile::open(folder.path()).unwrap();
         model.limits.max_context = 64;
         let output = folder.path().join("seeded.plan");
-        let request = Request { model, output: output.clone(), synthetic_seed: Some(SEED), dump_dir: None };
+        let request = Request { synthetic_seed: Some(SEED), ..Request::new(model, output.clone()) };
         build(&request, &Progress::hidden()).unwrap();
         let config = tiny.config().unwrap();
         let packed = jamba::n_parameters(&config) as u64 * 2;
@@ -91,12 +91,12 @@ fn fused_linears_give_the_bits_of_their_parts() {
         std::fs::write(folder.path().join("config.json"), tiny.config_json()).unwrap();
         let logits_of = |fusion: &str| {
             let mut model = ModelFile::open(folder.path()).unwrap();
-            model.weights.default = Some(format.into());
+            model.weights.default = Some(weight_format("weights.default", format).unwrap());
             model.limits.max_context = 64;
-            model.build.fusion = Fusion::Word(fusion.into());
+            model.build.fusion = fusion.parse().unwrap();
             let output = folder.path().join(format!("{fusion}.plan"));
-            let request = Request { model, output: output.clone(), synthetic_seed: Some(SEED), dump_dir: None };
-            let n_steps = build(&request, &Progress::hidden()).unwrap().n_steps;
+            let request = Request { synthetic_seed: Some(SEED), ..Request::new(model, output.clone()) };
+            let n_steps = build(&request, &Progress::hidden()).unwrap().summary.n_steps;
             let mut engine = Engine::open(&output, OpenOptions::default()).unwrap();
             let ids: Vec<u32> = (0..16).map(|i| (i * 37 + 5) % tiny.config().unwrap().vocab as u32).collect();
             // Whole, then token by token.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use expect_test::expect_file;
 use jamba_plan::format::TargetKind;
-use jambac::build::{Progress, Request, build};
+use jambac::compile::{Progress, Request, build};
 use jambac::manifest::ModelFile;
 use jambac_codegen::compile::Phase;
 use jambac_kernels::kernel::{Config, Elem, Kernel};
@@ -36,7 +36,7 @@ fn request(folder: &Path) -> Request {
     model.limits.max_context = 64;
     model.limits.max_sequences = 2;
     model.limits.prefill_chunk = 8;
-    Request { model, output: folder.join("miniature.plan"), synthetic_seed: None, dump_dir: Some(folder.join("dump")) }
+    Request { dump_dir: Some(folder.join("dump")), ..Request::new(model, folder.join("miniature.plan")) }
 }
 
 #[test]
@@ -44,7 +44,15 @@ fn every_phase_of_a_miniature() {
     let folder = tempfile::tempdir().unwrap();
     let request = request(folder.path());
     build(&request, &Progress::hidden()).unwrap();
-    for name in ["01.checkpoint.txt", "02.graph", "03.optimized.graph", "04.schedule.txt", "08.plan.txt"] {
+    for name in [
+        "01.checkpoint.txt",
+        "02.prefill.graph",
+        "02.decode.graph",
+        "03.prefill.optimized.graph",
+        "03.decode.optimized.graph",
+        "04.schedule.txt",
+        "08.plan.txt",
+    ] {
         let text = std::fs::read_to_string(folder.path().join("dump").join(name)).unwrap();
         let text = without_sections(&text);
         expect_file![Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tour").join(name)].assert_eq(&text);

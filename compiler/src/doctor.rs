@@ -1,10 +1,11 @@
-//! `jambac doctor`: what building plans and running them needs, what of it is here, and the command that mends the rest.
+//! `jambac doctor`: checks what building and running plans needs on this machine, and says how to install or fix the rest.
 
 mod machine;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use jamba_plan::format::{Manifest, TargetKind};
 use jambac_kernels::target::CpuTarget;
 use serde::Serialize;
@@ -12,25 +13,34 @@ use serde::Serialize;
 use crate::report::{Ours, print};
 use machine::Machine;
 
-/// How something is.
+/// The options of `jambac doctor`.
+#[derive(Args)]
+pub struct Doctor {
+    /// A plan that this machine should run.
+    plan: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
-    /// As it should be.
     Ok,
-    /// Works, but not for everything or not as well as it could.
+    /// Works with limits, or slower.
     Warn,
-    /// Something asked for does not work without it.
+    /// Something that was requested does not work.
     Missing,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
     state: State,
     found: String,
-    /// What to do, most often a command; None where all is well.
+    /// How to fix it, usually a command; `None` when the state is ok.
     mend: Option<String>,
 }
 
@@ -58,10 +68,10 @@ impl Check {
     }
 }
 
-/// What a plan asks of the machine that runs it.
+/// Requirements of a plan.
 struct Needs {
     targets: Vec<String>,
-    /// Bytes that are held when it is open on a CPU.
+    /// Bytes of an open plan on a CPU.
     memory: u64,
 }
 
@@ -79,9 +89,12 @@ impl Needs {
     }
 }
 
-/// Prints a line for each thing, or a document; an error when something that is needed is missing.
-pub fn run(plan: Option<&Path>, as_json: bool) -> Result<()> {
-    let needs = match plan {
+/// Prints one line for each check, or a JSON document.
+///
+/// # Errors
+/// Something that is needed is missing.
+pub fn run(options: &Doctor) -> Result<()> {
+    let needs = match &options.plan {
         Some(path) => {
             let manifest = jamba_plan::peek::manifest(path).with_context(|| path.display().to_string())?;
             Some(Needs::new(&manifest))
@@ -93,7 +106,7 @@ pub fn run(plan: Option<&Path>, as_json: bool) -> Result<()> {
     let checks = checks(&machine, needs.as_ref());
     let missing: Vec<&str> =
         checks.iter().filter(|check| check.state == State::Missing).map(|check| check.name).collect();
-    if as_json {
+    if options.json {
         let document = serde_json::json!({ "ok": missing.is_empty(), "checks": checks });
         print(&(serde_json::to_string_pretty(&document).ours("doctor")? + "\n"))?;
     } else {
@@ -134,7 +147,7 @@ fn checks(machine: &Machine, needs: Option<&Needs>) -> Vec<Check> {
     checks
 }
 
-/// The shared libraries of LLVM that this program runs with.
+/// The shared libraries of LLVM and its dependencies that are loaded.
 fn libraries(machine: &Machine) -> Check {
     let found: Vec<String> = machine.libraries.iter().map(|path| path.display().to_string()).collect();
     match found.is_empty() {
@@ -198,7 +211,7 @@ fn huge_pages(machine: &Machine) -> Check {
     }
 }
 
-/// Free bytes where plans are written: little is left below a gigabyte.
+/// Free bytes in the current folder; a warning below 1 GB.
 fn disk(machine: &Machine) -> Check {
     let found = format!("{} free in {}", size(machine.disk_free), machine.folder.display());
     match machine.disk_free {
@@ -225,8 +238,6 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::machine::Memory;
     use super::*;
 

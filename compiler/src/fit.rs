@@ -1,30 +1,52 @@
-//! `jambac fit`: how many tokens and sequences fit a memory, from the same numbers as a plan; weights are not needed.
+//! `jambac fit`: which contexts and numbers of sequences fit a memory size. Sizes are those of the schedule; weights are not needed.
 //!
-//! A table says, for numbers of sequences, the longest context that all of them can have at once. The limits that the model
-//! asks for are measured too: where they do not fit, the command fails and says by how many bytes, and which limit alone,
-//! lowered to what, would make them fit.
+//! The table lists, for several numbers of sequences, the longest context that all of them can have at the same time. If the
+//! model's own limits do not fit, the command fails with the number of missing bytes and with every limit that alone could be
+//! lowered to make them fit.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Memory, SLACK_BYTES, TargetKind};
 use jambac_checkpoint::JambaConfig;
-use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use serde_json::{Value, json};
 
-use crate::build::{Entries, fusion, graphs, optimize, schedule, targets};
-use crate::manifest::ModelFile;
+use crate::compile::{Entries, fusion, memory, optimize, plan_limits, stored_graphs};
+use crate::manifest::{ModelFile, by_preference};
+use crate::model::ModelArgs;
 use crate::report::print;
 
-/// What a model with other limits would take.
+/// The options of `jambac fit`.
+#[derive(Args)]
+pub struct Fit {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The memory size: bytes, or a number with a unit (80GB, 24GiB).
+    #[arg(long, value_name = "SIZE")]
+    memory: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sizes of a model's plan for any limits.
 struct Fitter {
     model: ModelFile,
     entries: Entries,
     targets: Vec<Target>,
     kind: TargetKind,
     max_positions: u64,
+    /// The sizes of pools that were computed so far, by the limits that they depend on.
+    known: RefCell<BTreeMap<Key, Memory>>,
 }
+
+/// The limits that the sizes of an arena, a state slot, a KV page, the weights and the tables depend on: `max_sequences`,
+/// `max_context`.
+type Key = (u64, u64);
 
 /// The memory of a plan with certain limits, in bytes.
 struct Need {
@@ -52,7 +74,7 @@ impl Need {
     }
 }
 
-/// A limit that alone, lowered so far, makes a model fit.
+/// The largest value of one limit, the others unchanged, with which a model fits.
 struct Lower {
     key: &'static str,
     to: u64,
@@ -61,22 +83,29 @@ struct Lower {
 impl Fitter {
     fn new(model: &ModelFile) -> Result<Fitter> {
         let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
-        let targets = targets(&model.build.targets)?;
-        // Of a plan for both, the GPU's memory is the one to ask about.
+        let targets = by_preference(&model.build.targets);
+        // With targets of both kinds, the GPU's memory is the scarce one.
         let kind = targets.last().map_or(TargetKind::Cpu, Target::kind);
-        let mut entries = graphs(model, &config, &|_| DType::Bf16, kind)?;
-        optimize(&mut entries, &fusion(model, kind)?)?;
-        Ok(Fitter { model: model.clone(), entries, targets, kind, max_positions: config.max_positions as u64 })
+        let mut entries = stored_graphs(model, &config, kind)?;
+        optimize(&mut entries, &fusion(model, kind))?;
+        let max_positions = config.max_positions as u64;
+        Ok(Fitter { model: model.clone(), entries, targets, kind, max_positions, known: RefCell::default() })
     }
 
     fn need(&self, change: impl FnOnce(&mut ModelFile)) -> Result<Need> {
         let mut model = self.model.clone();
         change(&mut model);
-        let schedule = schedule(&model, &self.entries, &self.targets, self.kind)?;
-        Ok(Need { memory: schedule.memory, limits: schedule.limits })
+        let limits = plan_limits(&model);
+        let key = (limits.max_sequences, limits.max_context);
+        if let Some(memory) = self.known.borrow().get(&key) {
+            return Ok(Need { memory: memory.clone(), limits });
+        }
+        let memory = memory(&model, &self.entries, &self.targets, self.kind)?;
+        self.known.borrow_mut().insert(key, memory.clone());
+        Ok(Need { memory, limits })
     }
 
-    /// The need of so many sequences that all have so many tokens at once.
+    /// The memory for `sequences` sequences of `context` tokens each.
     fn need_of(&self, sequences: u64, context: u64) -> Result<Need> {
         self.need(|model| {
             model.limits.max_sequences = sequences;
@@ -85,14 +114,15 @@ impl Fitter {
         })
     }
 
-    /// The longest context of so many sequences within a budget, and what it takes; of a page where none fits.
+    /// The longest context that `sequences` sequences can have within a budget, and its memory; 0 and the memory of one page where
+    /// none fits.
     fn longest(&self, sequences: u64, budget: u64) -> Result<(u64, Need)> {
         let fits = |pages: u64| Ok(self.need_of(sequences, pages * KV_PAGE_TOKENS)?.total() <= budget);
         let pages = most(self.max_positions / KV_PAGE_TOKENS, fits)?;
         Ok((pages * KV_PAGE_TOKENS, self.need_of(sequences, pages.max(1) * KV_PAGE_TOKENS)?))
     }
 
-    /// Each limit that alone makes the model fit when it is lowered, and the most that it can be.
+    /// Every limit that makes the model fit when it alone is lowered.
     fn lower(&self, budget: u64) -> Result<Vec<Lower>> {
         let limits = &self.model.limits;
         let kv_tokens = self.model.kv_tokens();
@@ -129,7 +159,7 @@ impl Fitter {
     }
 }
 
-/// The largest number up to `end` for which `fits` holds, as it does for all smaller ones; 0 where it does for none.
+/// The largest number up to `end` for which `fits` holds, which must be monotonic; 0 where it holds for none.
 fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
     let (mut good, mut bad) = (0, end + 1);
     while bad - good > 1 {
@@ -139,19 +169,22 @@ fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
     Ok(good)
 }
 
-/// Prints, for numbers of sequences, the longest context that all of them can have at once within `memory`; fails where the
-/// model's own limits do not fit.
-pub fn run(model: &ModelFile, memory: &str, as_json: bool) -> Result<()> {
-    let budget = bytes(memory)?;
-    let fitter = Fitter::new(model)?;
+/// Runs the subcommand.
+///
+/// # Errors
+/// The model's own limits do not fit.
+pub fn run(options: Fit) -> Result<()> {
+    let model = options.model.open()?;
+    let budget = bytes(&options.memory)?;
+    let fitter = Fitter::new(&model)?;
     let rows = [1, 2, 4, 8, 16, 32, 64].map(|sequences| Ok((sequences, fitter.longest(sequences, budget)?)));
     let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
     let asked = fitter.need(|_| ())?;
-    print(&if as_json { document(budget, &asked, &rows) } else { table(model, budget, &rows) })?;
+    print(&if options.json { document(budget, &asked, &rows) } else { table(&model, budget, &rows) })?;
     if asked.total() <= budget { Ok(()) } else { bail!("{}", shortage(&fitter, &asked, budget)?) }
 }
 
-/// By how much the limits that were asked for do not fit, and what would help.
+/// The message for limits that do not fit: the missing bytes, and how to make them fit.
 fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
     let (limits, weights) = (&asked.limits, asked.memory.weights + SLACK_BYTES);
     let mut text = format!(
@@ -200,7 +233,7 @@ fn table(model: &ModelFile, budget: u64, rows: &[(u64, (u64, Need))]) -> String 
     text
 }
 
-/// `80GB`, `24GiB`, `1000000`.
+/// Parses `80GB`, `24GiB`, `1000000`.
 fn bytes(text: &str) -> Result<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -225,6 +258,9 @@ fn bytes(text: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use jamba_plan::format::WeightFormat;
+    use jambac_graph::DType;
+
     use super::*;
 
     #[test]
@@ -246,7 +282,7 @@ mod tests {
     #[test]
     fn keys_and_values_of_256k_tokens_are_4_gib() {
         let model = model("jamba-mini");
-        assert_eq!((model.limits.kv_dtype.as_deref(), model.limits.max_context), (Some("bf16"), 1 << 18));
+        assert_eq!((model.limits.kv_dtype, model.limits.max_context), (Some(DType::Bf16), 1 << 18));
         let need = Fitter::new(&model).unwrap().need_of(1, 1 << 18).unwrap();
         assert_eq!(need.memory.kv_pool(&need.limits), 4 << 30);
         assert_eq!(need.memory.kv_page, 16 * 4 * 2 * 8 * 128 * 2);
@@ -255,7 +291,7 @@ mod tests {
     #[test]
     fn mini_with_int8_experts_holds_four_long_sequences_on_80_gb() {
         let mut model = model("jamba-mini");
-        model.weights.experts = Some("int8".to_owned());
+        model.weights.experts = Some(WeightFormat::Int8);
         let fitter = Fitter::new(&model).unwrap();
         let (context, need) = fitter.longest(4, 80_000_000_000).unwrap();
         assert_eq!(context, 1 << 18, "{} bytes", need.total());
@@ -271,7 +307,7 @@ mod tests {
     #[test]
     fn a_small_card_says_by_how_much_and_what_to_lower() {
         let mut model = model("jamba-3b");
-        model.weights.default = Some("int4".to_owned());
+        model.weights.default = Some(WeightFormat::Int4);
         let fitter = Fitter::new(&model).unwrap();
         let asked = fitter.need(|_| ()).unwrap();
         let budget = asked.total() - 1000;

@@ -1,47 +1,45 @@
-//! `jambac graph`: the layer graph of a model, as text, as a drawing, or for Graphviz. Weights are not needed.
+//! `jambac graph`: the layer graph of a model as text, as a drawing or for Graphviz. Needs config.json only.
 
 use anyhow::Result;
+use clap::Args;
 use jamba_plan::format::TargetKind;
 use jambac_checkpoint::JambaConfig;
-use jambac_graph::DType;
 use jambac_kernels::target::Target;
 
-use crate::build::{fusion, graphs, optimize, targets};
-use crate::manifest::ModelFile;
+use crate::compile::{fusion, optimize, stored_graphs};
+use crate::manifest::by_preference;
+use crate::model::ModelArgs;
 use crate::report::print;
 
-/// How the graph is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// The text form, which can be read back.
-    Text,
-    /// Graphviz.
-    Dot,
-    /// A drawing.
-    Svg,
+/// The options of `jambac graph`.
+#[derive(Args)]
+pub struct PrintGraph {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print Graphviz instead of the text form.
+    #[arg(long, conflicts_with = "svg")]
+    dot: bool,
+    /// Print an SVG drawing instead of the text form.
+    #[arg(long)]
+    svg: bool,
+    /// Print the graph before any pass.
+    #[arg(long)]
+    unfused: bool,
 }
 
-/// Which graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// As Hugging Face computes it, op by op.
-    Unfused,
-    /// After the passes.
-    Optimized,
-}
-
-/// Prints the prefill graph. Parameters are shown as bf16, as config.json does not say.
-pub fn run(model: &ModelFile, form: Form, stage: Stage) -> Result<()> {
+/// Prints the prefill graph.
+pub fn run(options: PrintGraph) -> Result<()> {
+    let model = options.model.open()?;
     let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
-    let kind = targets(&model.build.targets)?.first().map_or(TargetKind::Cpu, Target::kind);
-    let mut entries = graphs(model, &config, &|_| DType::Bf16, kind)?;
-    if stage == Stage::Optimized {
-        optimize(&mut entries, &fusion(model, kind)?)?;
+    let kind = by_preference(&model.build.targets).first().map_or(TargetKind::Cpu, Target::kind);
+    let mut entries = stored_graphs(&model, &config, kind)?;
+    if !options.unfused {
+        optimize(&mut entries, &fusion(&model, kind))?;
     }
     let graph = &entries.prefill;
-    print(&match form {
-        Form::Text => jambac_graph::text::print(graph),
-        Form::Dot => jambac_graph::dot::dot(graph),
-        Form::Svg => jambac_graph::svg::svg(graph),
+    print(&match options {
+        PrintGraph { dot: true, .. } => jambac_graph::dot::dot(graph),
+        PrintGraph { svg: true, .. } => jambac_graph::svg::svg(graph),
+        _ => jambac_graph::text::print(graph),
     })
 }

@@ -1,4 +1,4 @@
-//! `jambac inspect`: what a plan holds, in whole or in part, and how it differs from another.
+//! `jambac inspect`: the contents of a plan, and a comparison of its work with another plan's.
 
 pub mod document;
 pub mod drawing;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use jamba_plan::Plan;
 use jamba_plan::format::{Pick, Program, ProgramInfo, Step, TargetKind};
 use jamba_runtime::{PlanFile, Verify};
@@ -19,98 +20,149 @@ use jamba_runtime::{PlanFile, Verify};
 use crate::report::{Ours, print};
 use document::{Document, calls};
 
-/// Which parts to print; none of them means a summary.
-#[derive(Clone, Default)]
-pub struct What {
-    /// One JSON document.
-    pub json: bool,
-    /// The memory of an open plan, and the map of its arena.
-    pub memory: bool,
-    /// Where the map of the arena is drawn.
-    pub svg: Option<PathBuf>,
-    /// Where the page that shows everything is written.
-    pub html: Option<PathBuf>,
-    /// Operations that a machine does in the time of a byte; a CPU's, unless given.
-    pub balance: Option<f64>,
-    /// The steps.
-    pub steps: bool,
-    /// The kernels.
-    pub kernels: bool,
-    /// Disassembly of this kernel, or its PTX.
-    pub asm: Option<String>,
-    /// The kind of target to look at; the plan's first, unless given.
-    pub kind: Option<String>,
-    /// The plan to compare this one with.
-    pub against: Option<PathBuf>,
+/// The options of `jambac inspect`. Without any, it prints a summary.
+#[derive(Args)]
+pub struct Inspect {
+    /// The plan.
+    plan: PathBuf,
+    #[command(flatten)]
+    parts: Parts,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// Draw the map of the arena into this file: steps to the right, bytes upwards.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write one page with pools, weights, layers, arena and steps into this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Disassemble one kernel; of a GPU's kernel, print the PTX.
+    #[arg(long, value_name = "KERNEL")]
+    asm: Option<String>,
+    /// The kind of target, where the plan has several: `cpu`, `sm_90a`. Default: the plan's first.
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Print steps, barriers, bytes and operations of another plan next to those of this one.
+    #[arg(long, value_name = "OTHER.plan")]
+    against: Option<PathBuf>,
 }
 
-/// Prints the parts asked for.
-pub fn run(path: &Path, what: &What) -> Result<()> {
-    let file = PlanFile::open(path)?;
+/// The parts of a plan to print.
+#[derive(Args, Clone, Copy, Default)]
+pub struct Parts {
+    /// The memory of an open plan, and the map of its arena.
+    #[arg(long)]
+    pub memory: bool,
+    /// The steps of each entry.
+    #[arg(long)]
+    pub steps: bool,
+    /// The kernels and how often each is called.
+    #[arg(long)]
+    pub kernels: bool,
+    /// Operations per byte of the machine, above which operations bound a step instead of bytes. Default: 10 for CPUs, 295 (an
+    /// H100's) for sm_90a.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub balance: Option<f64>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+/// What a plan holds for one kind of target.
+#[derive(Clone, Copy)]
+pub struct OfKind<'a> {
+    pub plan: &'a Plan<'a>,
+    pub info: &'a ProgramInfo,
+    pub program: &'a Program,
+}
+
+impl<'a> OfKind<'a> {
+    /// Of a kind of target by name, or of the plan's first.
+    fn of(plan: &'a Plan<'a>, kind: Option<&str>) -> Result<OfKind<'a>> {
+        let found = match kind {
+            None => Some(plan.first()),
+            Some(kind) => plan.programs().find(|(info, _)| info.kind.name() == kind),
+        };
+        let (info, program) = found.with_context(|| {
+            let kinds: Vec<&str> = plan.programs().map(|(info, _)| info.kind.name()).collect();
+            format!("--kind: found {}, expected one that the plan has: {}", kind.unwrap_or_default(), kinds.join(", "))
+        })?;
+        Ok(OfKind { plan, info, program })
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(options: &Inspect) -> Result<()> {
+    let file = PlanFile::open(&options.plan)?;
     let plan = checked(&file)?;
-    let of_kind = of_kind(&plan, what.kind.as_deref())?;
-    let (manifest, program) = (plan.manifest(), of_kind.1);
-    if let Some(symbol) = &what.asm {
-        return print(&disassemble(&plan, of_kind, symbol)?);
+    let of_kind = OfKind::of(&plan, options.kind.as_deref())?;
+    if let Some(symbol) = &options.asm {
+        return print(&disassemble(of_kind, symbol)?);
     }
-    if let Some(drawing) = &what.svg {
-        std::fs::write(drawing, drawing::program(program)).with_context(|| format!("writing {}", drawing.display()))?;
+    if let Some(path) = &options.svg {
+        write(path, &drawing::program(of_kind.program))?;
     }
-    if let Some(page) = &what.html {
-        std::fs::write(page, page::page(&plan, of_kind, what)?)
-            .with_context(|| format!("writing {}", page.display()))?;
+    if let Some(path) = &options.html {
+        write(path, &page::page(of_kind, options.parts.balance)?)?;
     }
-    if let Some(other) = &what.against {
+    if let Some(other) = &options.against {
         let file = PlanFile::open(other)?;
         let before = checked(&file)?;
-        let before = self::of_kind(&before, Some(of_kind.0.kind.name()))?;
-        return print(&work::compare(before.1, program));
+        let before = OfKind::of(&before, Some(of_kind.info.kind.name()))?;
+        return print(&work::compare(before.program, of_kind.program));
     }
-    if what.json {
-        let document = Document::new(&plan, of_kind, what);
+    if options.json {
+        let document = Document::new(of_kind, options.parts);
         return print(&(serde_json::to_string_pretty(&document).ours("inspect")? + "\n"));
     }
+    let tables = tables(of_kind, options.parts);
+    let wrote_file = options.svg.is_some() || options.html.is_some();
+    print(&if tables.is_empty() && !wrote_file { summary(&plan) } else { tables })
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn tables(of_kind: OfKind<'_>, parts: Parts) -> String {
     let mut text = String::new();
-    if what.memory {
-        text += &jamba_plan::text::memory(manifest);
-        text += &memory::table(program);
+    if parts.memory {
+        text += &jamba_plan::text::memory(of_kind.plan.manifest());
+        text += &memory::table(of_kind.program);
     }
-    if what.kernels {
+    if parts.kernels {
         text += &kernel_table(of_kind);
     }
-    if what.steps {
-        text += &step_table(program);
+    if parts.steps {
+        text += &step_table(of_kind.program);
     }
-    if text.is_empty() && what.svg.is_none() && what.html.is_none() {
-        text = [
-            jamba_plan::text::manifest(manifest),
-            jamba_plan::text::memory(manifest),
-            jamba_plan::text::sections(&plan),
-            plan.programs().map(|(info, program)| step_counts(info, program)).collect(),
-        ]
-        .join("\n");
-    }
-    print(&text)
+    text
 }
 
-/// A mapped plan, checked in all but its weights: they may be larger than the machine's memory, and nothing here reads them.
+fn summary(plan: &Plan<'_>) -> String {
+    [
+        jamba_plan::text::manifest(plan.manifest()),
+        jamba_plan::text::memory(plan.manifest()),
+        jamba_plan::text::sections(plan),
+        plan.programs().map(|(info, program)| step_counts(info, program)).collect(),
+    ]
+    .join("\n")
+}
+
+/// A mapped plan. The weights' digest is not checked: they may be larger than memory, and nothing here reads them.
 fn checked(file: &PlanFile) -> Result<Plan<'_>> {
     file.plan(Verify::AllButWeights, &mut |_, _| ()).with_context(|| format!("{} is refused", file.path().display()))
-}
-
-/// The program of a kind of target, or the plan's first.
-fn of_kind<'a>(plan: &'a Plan<'_>, kind: Option<&str>) -> Result<(&'a ProgramInfo, &'a Program)> {
-    let Some(kind) = kind else { return Ok(plan.first()) };
-    plan.programs().find(|(info, _)| info.kind.name() == kind).with_context(|| {
-        let kinds: Vec<&str> = plan.programs().map(|(info, _)| info.kind.name()).collect();
-        format!("--kind: found {kind}, expected one that the plan has: {}", kinds.join(", "))
-    })
 }
 
 fn step_counts(info: &ProgramInfo, program: &Program) -> String {
     let mut text = String::new();
     for entry in &program.entries {
-        let steps = entry.steps_of(entry.picks.map(|_| Pick::Likeliest)).count(); // one of those that pick, where there are some
+        // Of the alternative steps that pick tokens, a run executes one.
+        let steps = entry.steps_of(entry.picks.map(|_| Pick::Likeliest)).count();
         let (kind, entry_kind) = (info.kind.name(), entry.kind.name());
         let _ = match info.kind {
             TargetKind::Cpu => {
@@ -125,7 +177,7 @@ fn step_counts(info: &ProgramInfo, program: &Program) -> String {
     text
 }
 
-/// The steps of each entry with their work; `|` begins one that waits for all before it.
+/// The steps of each entry with their work; `|` marks steps behind a barrier.
 fn step_table(program: &Program) -> String {
     let mut text = String::new();
     for entry in &program.entries {
@@ -148,12 +200,12 @@ fn step_table(program: &Program) -> String {
     text
 }
 
-/// How a GPU launches a step, behind its arguments.
+/// The launch of a GPU step, printed after its arguments.
 fn launch_text(step: &Step) -> String {
     step.launch.map_or(String::new(), |launch| format!(" <{}>", jamba_plan::text::launch(&launch)))
 }
 
-fn kernel_table((info, program): (&ProgramInfo, &Program)) -> String {
+fn kernel_table(OfKind { info, program, .. }: OfKind<'_>) -> String {
     let names: Vec<String> =
         (0..program.entries.len()).map(|entry| jamba_plan::text::entry_name(&program.entries, entry)).collect();
     let mut text = format!("kernels: calls in {}, symbol\n", names.join(", "));
@@ -170,7 +222,7 @@ fn kernel_table((info, program): (&ProgramInfo, &Program)) -> String {
     text
 }
 
-fn disassemble(plan: &Plan<'_>, (info, program): (&ProgramInfo, &Program), symbol: &str) -> Result<String> {
+fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Result<String> {
     let draws = info.draw_kernels.iter().map(|kernel| &kernel.symbol);
     if !program.kernels.iter().map(|kernel| &kernel.symbol).chain(draws).any(|known| known == symbol) {
         bail!("--asm: found {symbol}, expected a kernel of the plan (inspect --kernels lists them)");
@@ -192,13 +244,13 @@ fn disassemble(plan: &Plan<'_>, (info, program): (&ProgramInfo, &Program), symbo
     if !output.status.success() {
         bail!("{tool} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    // The tool's own heading names the temporary file.
+    // The heading names the temporary file.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let listing = text.split_once("Disassembly of section .text:").map_or(text.as_str(), |(_, listing)| listing);
     Ok(format!("; {target}{listing}"))
 }
 
-/// The entry of a kernel in PTX: from its heading to the brace that closes it.
+/// The entry of a kernel in PTX, from its heading to its closing brace.
 fn ptx_of(ptx: &str, symbol: &str) -> Option<String> {
     let heading =
         |line: &&str| line.contains(&format!(".entry {symbol}(")) || line.ends_with(&format!(".entry {symbol}"));

@@ -1,6 +1,11 @@
-//! jambac, the compiler: subcommands as functions, and [`build`](mod@build), the pipeline they share.
+//! jambac, the compiler: one module per subcommand, and [`mod@compile`], the pipeline they share.
 
+#![allow(missing_docs)] // only the binary and the tests use this library
+
+pub mod bisect;
 pub mod build;
+pub mod compare;
+pub mod compile;
 pub mod doctor;
 pub mod fit;
 pub mod graph;
@@ -8,6 +13,8 @@ pub mod inspect;
 pub mod losses;
 pub mod manifest;
 pub mod manual;
+pub mod model;
 pub mod opt;
+pub mod reduce;
 pub mod report;
 pub mod source;

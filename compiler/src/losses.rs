@@ -1,21 +1,25 @@
-//! `jambac build --report-quantization`: what each parameter lost as it was packed, as a table or as JSON.
+//! `jambac build --report-quantization`: the quantization error of each parameter, as a table or as JSON.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use jambac_checkpoint::Checkpoint;
 use jambac_codegen::link::KindParts;
 use jambac_codegen::loss::{Loss, losses};
+use jambac_models::jamba;
 use serde_json::json;
 
 use crate::report::print;
 use crate::source::Source;
 
-/// Measures every parameter of the programs and writes what was lost to the file `to`: JSON where its name ends in `.json`, else
-/// a table; on stdout where it is `-`.
-pub fn write(source: &Source<'_, '_>, programs: &[KindParts], to: &Path) -> Result<()> {
+/// Measures every parameter of the programs and writes the errors to the file `to`: JSON where the name ends in `.json`, a table
+/// otherwise; `-` is stdout.
+pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: &Path) -> Result<()> {
+    let parameters = jamba::bind(checkpoint)?;
+    let source = Source(&parameters);
     let mut of_kinds = Vec::new();
     for of_kind in programs {
-        let lost = losses(source, &of_kind.schedule.program.weights)?;
+        let lost = losses(&source, &of_kind.schedule.program.weights)?;
         of_kinds.extend(lost.into_iter().map(|loss| (of_kind.schedule.kind.name(), loss)));
     }
     if to == Path::new("-") {
@@ -28,7 +32,7 @@ pub fn write(source: &Source<'_, '_>, programs: &[KindParts], to: &Path) -> Resu
     std::fs::write(to, text).with_context(|| format!("writing {}", to.display()))
 }
 
-/// A line for each parameter that lost something.
+/// One line for each parameter with an error.
 fn table(losses: &[(&str, Loss)]) -> String {
     let head = ["kind", "format", "values", "max |w|", "max |w − q|", "‖w − q‖ / ‖w‖", "parameter"].map(str::to_owned);
     let line = |(kind, loss): &(&str, Loss)| {
@@ -46,7 +50,7 @@ fn table(losses: &[(&str, Loss)]) -> String {
     jamba_plan::text::table(rows, |column| matches!(column, 0 | 1 | 6))
 }
 
-/// The parameter, with its rows where it does not begin at its first.
+/// The parameter, with its range of rows unless that starts at row 0.
 fn name(loss: &Loss) -> String {
     match loss.rows {
         (0, _) => loss.parameter.clone(),

@@ -1,25 +1,29 @@
-//! model.toml: which checkpoint, for which targets, in which formats, within which limits.
+//! model.toml: the checkpoint, the targets, the weight formats and the limits of a plan.
 //!
-//! `jambac build` also takes the checkpoint's folder itself; every key has a default then.
+//! `jambac build` also takes the checkpoint's folder; every key then has its default. Values are parsed into their types as the file
+//! is read, so an error names the file, the line, the key, what was found and what was expected.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
-use jamba_plan::format::KV_PAGE_TOKENS;
-use serde::Deserialize;
+use anyhow::{Context, Result, ensure};
+use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
+use jambac_graph::DType;
+use jambac_kernels::target::Target;
+use jambac_passes::Fusion;
+use serde::{Deserialize, Deserializer, de};
 
-/// A model file with its defaults filled in, paths resolved against the file's own folder.
+/// A model file with its defaults filled in and its paths resolved against its own folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFile {
-    /// The model's name: of the model file's folder.
+    /// The name of the folder that holds the model file.
     pub name: String,
     /// The Hugging Face folder.
     pub checkpoint: PathBuf,
-    /// `[build]`.
     pub build: Build,
-    /// `[weights]`.
     pub weights: Weights,
-    /// `[limits]`.
     pub limits: Limits,
 }
 
@@ -27,64 +31,94 @@ pub struct ModelFile {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
-    /// `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `x86-64-v4-vnni`, `native`, `sm_90a`.
-    pub targets: Vec<String>,
-    /// `all`, `none`, or names of passes.
-    pub fusion: Fusion,
+    /// At least one. [`targets`] parses the names, [`by_preference`] sorts.
+    #[serde(deserialize_with = "read_targets")]
+    pub targets: Vec<Target>,
+    pub fusion: FusionChoice,
 }
 
 impl Default for Build {
     fn default() -> Build {
-        Build { targets: vec!["x86-64-v3".into()], fusion: Fusion::Word("all".into()) }
-    }
-}
-
-/// `"all"`, `"none"`, `"a,b"` or `["a", "b"]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum Fusion {
-    /// One word, or names with commas.
-    Word(String),
-    /// A list of names.
-    List(Vec<String>),
-}
-
-impl Fusion {
-    /// The form that the command line takes.
-    pub fn as_text(&self) -> String {
-        match self {
-            Fusion::Word(word) => word.clone(),
-            Fusion::List(names) if names.is_empty() => "none".into(),
-            Fusion::List(names) => names.join(","),
+        Build {
+            targets: targets(&["x86-64-v3"]).expect("the name of a target"),
+            fusion: FusionChoice { text: "all".into(), fusion: Fusion::All },
         }
     }
 }
 
-/// Weight formats; absent means as the checkpoint stores them.
+/// The fusions to run. The text is kept because the plan's provenance quotes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FusionChoice {
+    text: String,
+    fusion: Fusion,
+}
+
+impl FusionChoice {
+    pub fn fusion(&self) -> &Fusion {
+        &self.fusion
+    }
+}
+
+impl fmt::Display for FusionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for FusionChoice {
+    type Err = jambac_passes::Error;
+
+    fn from_str(text: &str) -> Result<FusionChoice, jambac_passes::Error> {
+        Ok(FusionChoice { text: text.to_owned(), fusion: text.parse()? })
+    }
+}
+
+impl<'de> Deserialize<'de> for FusionChoice {
+    /// `"all"`, `"none"`, `"a,b"`, `"all,-a"` or `["a", "b"]`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FusionChoice, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "build.fusion: expected a string, or a list of names of passes")]
+        enum Written {
+            Text(String),
+            Names(Vec<String>),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Text(text) => text,
+            Written::Names(names) if names.is_empty() => "none".into(),
+            Written::Names(names) => names.join(","),
+        };
+        text.parse().map_err(|error| de::Error::custom(format!("build.fusion: {error}")))
+    }
+}
+
+/// Weight formats; `None` keeps the format that the checkpoint stores.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Weights {
     /// All linear layers.
-    pub default: Option<String>,
+    #[serde(deserialize_with = "read_default_format")]
+    pub default: Option<WeightFormat>,
     /// The experts alone.
-    pub experts: Option<String>,
+    #[serde(deserialize_with = "read_experts_format")]
+    pub experts: Option<WeightFormat>,
 }
 
-/// What the plan is built to serve.
+/// The load that the plan is built for.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Tokens of one sequence.
     pub max_context: u64,
-    /// Sequences at once.
+    /// Concurrent sequences.
     pub max_sequences: u64,
-    /// Tokens of KV cache, all sequences together; absent: every sequence at its longest.
+    /// Tokens of KV cache over all sequences. `None`: enough for every sequence at `max_context`.
     pub kv_tokens: Option<u64>,
-    /// Stored type of keys and values.
-    pub kv_dtype: Option<String>,
+    /// Stored type of keys and values: f32 or bf16. `None`: f32 on CPUs, bf16 on GPUs.
+    #[serde(deserialize_with = "read_kv_dtype")]
+    pub kv_dtype: Option<DType>,
     /// Tokens of one prefill step.
     pub prefill_chunk: u64,
-    /// Rows of logits that one prefill step can return; each takes a row of the vocabulary in the arena.
+    /// Rows of logits that one prefill step can return; each takes one row of the vocabulary in the arena.
     pub max_outputs: u64,
 }
 
@@ -99,6 +133,66 @@ impl Default for Limits {
             max_outputs: 16,
         }
     }
+}
+
+/// Parses the names of targets. `native` becomes the highest x86-64 level of this machine.
+///
+/// # Errors
+/// An empty list, an unknown name, a name given twice, or `native` on a CPU below x86-64-v2.
+pub fn targets(names: &[impl AsRef<str>]) -> Result<Vec<Target>> {
+    ensure!(!names.is_empty(), "build.targets: found an empty list, expected at least one target");
+    let mut seen = BTreeSet::new();
+    let mut targets = Vec::new();
+    for name in names.iter().map(AsRef::as_ref) {
+        ensure!(seen.insert(name), "build.targets: found {name} twice");
+        targets.push(name.parse().context("build.targets")?);
+    }
+    Ok(by_preference(&targets))
+}
+
+/// The targets in the order in which a runtime tries them (CPUs from the highest level down, then GPUs), without duplicates.
+pub fn by_preference(targets: &[Target]) -> Vec<Target> {
+    let mut targets = targets.to_vec();
+    targets.sort_by_key(|target| match target {
+        Target::Cpu(target) => (TargetKind::Cpu, std::cmp::Reverse(Some(target.level()))),
+        Target::Sm90a => (TargetKind::Sm90a, std::cmp::Reverse(None)),
+    });
+    targets.dedup();
+    targets
+}
+
+/// Parses the weight format of the key `key`.
+pub fn weight_format(key: &str, found: &str) -> Result<WeightFormat> {
+    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
+    let format = formats.into_iter().find(|format| format.name() == found);
+    format.with_context(|| format!("{key}: found {found}, expected f32, bf16, int8 or int4"))
+}
+
+/// Parses `limits.kv_dtype`.
+pub fn kv_dtype(found: &str) -> Result<DType> {
+    let dtype = [DType::F32, DType::Bf16].into_iter().find(|dtype| dtype.name() == found);
+    dtype.with_context(|| format!("limits.kv_dtype: found {found}, expected f32 or bf16"))
+}
+
+fn read_targets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Target>, D::Error> {
+    parsed(targets(&Vec::<String>::deserialize(deserializer)?))
+}
+
+fn read_default_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WeightFormat>, D::Error> {
+    parsed(weight_format("weights.default", &String::deserialize(deserializer)?).map(Some))
+}
+
+fn read_experts_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WeightFormat>, D::Error> {
+    parsed(weight_format("weights.experts", &String::deserialize(deserializer)?).map(Some))
+}
+
+fn read_kv_dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DType>, D::Error> {
+    parsed(kv_dtype(&String::deserialize(deserializer)?).map(Some))
+}
+
+/// An error of a value as an error of the file, which adds the line.
+fn parsed<T, E: de::Error>(value: Result<T>) -> Result<T, E> {
+    value.map_err(|error| E::custom(format!("{error:#}")))
 }
 
 #[derive(Deserialize)]
@@ -120,7 +214,7 @@ struct Model {
 }
 
 impl ModelFile {
-    /// Reads a model file, or takes a checkpoint's folder with defaults (its model.toml, where it has one, is read).
+    /// Reads a model file. Of a checkpoint's folder, reads its model.toml where it has one, and takes defaults otherwise.
     pub fn open(path: &Path) -> Result<ModelFile> {
         if path.is_dir() {
             let beside = path.join("model.toml");
@@ -144,7 +238,10 @@ impl ModelFile {
         Ok(ModelFile { name: folder_name(folder), checkpoint: folder.join(model.checkpoint), build, weights, limits })
     }
 
-    /// Refuses limits that contradict each other, naming the key.
+    /// Checks the limits against each other.
+    ///
+    /// # Errors
+    /// Names the key, its value and what was expected.
     pub fn check(&self) -> Result<()> {
         let Limits { max_context, max_sequences, prefill_chunk, max_outputs, .. } = self.limits;
         for (key, value) in [
@@ -161,15 +258,10 @@ impl ModelFile {
             self.kv_tokens()
         );
         ensure!(!self.build.targets.is_empty(), "build.targets: found an empty list, expected at least one target");
-        for (i, target) in self.build.targets.iter().enumerate() {
-            if self.build.targets[..i].contains(target) {
-                bail!("build.targets: found {target} twice");
-            }
-        }
         Ok(())
     }
 
-    /// Tokens of KV cache in whole pages.
+    /// Tokens of KV cache, rounded up to whole pages.
     pub fn kv_tokens(&self) -> u64 {
         let each = self.limits.max_context.next_multiple_of(KV_PAGE_TOKENS);
         self.limits.kv_tokens.unwrap_or(each * self.limits.max_sequences).next_multiple_of(KV_PAGE_TOKENS)
@@ -194,7 +286,7 @@ mod tests {
         let model = ModelFile::open(&path).unwrap();
         assert_eq!(model.checkpoint, folder.path().join("weights"));
         assert_eq!(model.kv_tokens(), 112 * 3);
-        assert_eq!(model.build.targets, ["x86-64-v3"]);
+        assert_eq!(model.build.targets, targets(&["x86-64-v3"]).unwrap());
         model.check().unwrap();
     }
 
@@ -214,5 +306,47 @@ mod tests {
         model.limits.kv_tokens = Some(64);
         let error = format!("{:#}", model.check().unwrap_err());
         assert!(error.starts_with("limits.kv_tokens: found 64"), "{error}");
+    }
+
+    /// The error of reading a model file with these lines after `[model]`.
+    fn refused(lines: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.toml");
+        std::fs::write(&path, format!("[model]\ncheckpoint = \".\"\n{lines}\n")).unwrap();
+        format!("{:#}", ModelFile::open(&path).unwrap_err())
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_file_line_key_and_what_was_expected() {
+        for (lines, parts) in [
+            ("[build]\ntargets = []", ["build.targets: found an empty list", "at least one target"]),
+            ("[build]\ntargets = [\"x86-64-v9\"]", ["build.targets: unknown target 'x86-64-v9'", "x86-64-v3"]),
+            ("[build]\ntargets = [\"sm_90a\", \"sm_90a\"]", ["build.targets: found sm_90a twice", "line 4"]),
+            ("[build]\nfusion = \"fuse-all\"", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
+            ("[build]\nfusion = [\"fuse-all\"]", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
+            ("[build]\nfusion = 3", ["build.fusion: expected a string", "list of names"]),
+            ("[weights]\ndefault = \"int7\"", ["weights.default: found int7", "expected f32, bf16, int8 or int4"]),
+            ("[weights]\nexperts = \"f8\"", ["weights.experts: found f8", "expected f32, bf16, int8 or int4"]),
+            ("[limits]\nkv_dtype = \"int8\"", ["limits.kv_dtype: found int8", "expected f32 or bf16"]),
+            ("[limits]\nmax_context = \"many\"", ["max_context", "expected u64"]),
+        ] {
+            let error = refused(lines);
+            let named = ["model.toml", "line 4"].iter().chain(&parts).all(|part| error.contains(part));
+            assert!(named, "{lines}: {error}");
+        }
+    }
+
+    #[test]
+    fn fusions_keep_their_text() {
+        let choice: FusionChoice = "all,-fuse-swiglu".parse().unwrap();
+        assert_eq!(choice.to_string(), "all,-fuse-swiglu");
+        assert!(choice.fusion().includes("fuse-qkv") && !choice.fusion().includes("fuse-swiglu"));
+    }
+
+    #[test]
+    fn targets_are_sorted_and_unique() {
+        let names = |names: &[&str]| targets(names).unwrap().iter().map(Target::name).collect::<Vec<_>>();
+        assert_eq!(names(&["x86-64-v2", "sm_90a", "x86-64-v4"]), ["x86-64-v4", "x86-64-v2", "sm_90a"]);
+        assert_eq!(by_preference(&[Target::Sm90a, Target::Sm90a]), [Target::Sm90a]);
     }
 }

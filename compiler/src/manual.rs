@@ -1,14 +1,32 @@
-//! `jambac completions` and `jambac man`: what shells and `man` know of the command line, from its one definition.
+//! `jambac completions` and `jambac man`: completion scripts and manual pages, generated from the definition of the command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Command;
+use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::report::{Ours, print};
 
-/// Prints the script that completes command lines in a shell.
+/// The options of `jambac man`.
+#[derive(Args)]
+pub struct Man {
+    /// The subcommand.
+    subcommand: Option<String>,
+    /// Write all pages into this folder.
+    #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints or writes manual pages.
+pub fn run(command: Command, options: &Man) -> Result<()> {
+    match &options.dir {
+        Some(folder) => write_pages(command, folder),
+        None => page(command, options.subcommand.as_deref()),
+    }
+}
+
+/// Prints the completion script of a shell.
 pub fn completions(mut command: Command, shell: Shell) -> Result<()> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
@@ -16,8 +34,8 @@ pub fn completions(mut command: Command, shell: Shell) -> Result<()> {
     print(&String::from_utf8(script).ours("completions")?)
 }
 
-/// Prints the page of the program, or of one of its subcommands.
-pub fn page(command: Command, subcommand: Option<&str>) -> Result<()> {
+/// Prints the page of the program or of a subcommand.
+fn page(command: Command, subcommand: Option<&str>) -> Result<()> {
     let all = pages(command)?;
     let found = match subcommand {
         None => all.first(),
@@ -32,7 +50,7 @@ pub fn page(command: Command, subcommand: Option<&str>) -> Result<()> {
 }
 
 /// Writes every page into a folder: `jambac.1`, `jambac-build.1`, ….
-pub fn write_pages(command: Command, folder: &Path) -> Result<()> {
+fn write_pages(command: Command, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     for (name, text) in pages(command)? {
         let path = folder.join(format!("{name}.1"));
@@ -41,7 +59,7 @@ pub fn write_pages(command: Command, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every page by name, the program's own first.
+/// Every page by name, the page of the program first.
 fn pages(mut command: Command) -> Result<Vec<(String, String)>> {
     command.build(); // names the subcommands: jambac-build
     let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";

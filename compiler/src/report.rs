@@ -1,7 +1,5 @@
-//! How a run ends: exit codes, and whose fault an error is.
-//!
-//! 0 done; 1 the input is at fault (the message says file, key or tensor, found, expected); 2 usage (clap's); 3 our fault:
-//! the message names the phase and asks for a report.
+//! Error reports and exit codes: 0 success; 1 error in the input, with file, key or tensor, what was found and what was expected;
+//! 2 usage error, reported by clap; 3 internal error, with the phase.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-/// An error that no input should be able to cause, with the phase it came from.
+/// An internal error: one that no input should cause. Names the phase.
 #[derive(Debug)]
 pub struct OurFault {
     phase: &'static str,
@@ -25,9 +23,9 @@ impl fmt::Display for OurFault {
 
 impl std::error::Error for OurFault {}
 
-/// Marks errors of a phase as ours.
+/// Marks errors as internal.
 pub trait Ours<T> {
-    /// The phase is named in the message.
+    /// Wraps an error in [`OurFault`] with this phase.
     fn ours(self, phase: &'static str) -> Result<T>;
 }
 
@@ -37,7 +35,7 @@ impl<T, E: Into<anyhow::Error>> Ours<T> for Result<T, E> {
     }
 }
 
-/// Runs a command, reports what went wrong on stderr, and gives the exit code.
+/// Runs a command, prints its error on stderr and returns the exit code.
 pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     let outcome = panic::catch_unwind(AssertUnwindSafe(command)); // the panic hook has printed message and line
     match outcome {
@@ -61,7 +59,7 @@ pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     }
 }
 
-/// All that led to an error, each once: many messages hold their cause's.
+/// The chain of an error on one line. Causes that an earlier message already contains are left out.
 fn causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -73,7 +71,7 @@ fn causes(error: &anyhow::Error) -> String {
     text
 }
 
-/// The command that helps, where one does and the message does not name it.
+/// A command that fixes the error, if there is one and the message does not name it.
 fn help(error: &anyhow::Error) -> Option<&'static str> {
     use jamba_plan::PlanError as Error;
     match error.chain().find_map(|cause| cause.downcast_ref::<Error>())? {
@@ -86,10 +84,9 @@ fn help(error: &anyhow::Error) -> Option<&'static str> {
     }
 }
 
-const PLEA: &str =
-    "This is a fault of jambac's, not of your input. Please report it with the command line and the messages above.";
+const PLEA: &str = "This is a bug in jambac, not an error in your input. Please report it with the command line and the messages above.";
 
-/// Prints to stdout; a reader that has gone away (`| head`) is no error.
+/// Prints to stdout. A closed pipe (`| head`) is not an error.
 pub fn print(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -1,4 +1,4 @@
-//! A bound checkpoint as the packer and the interpreter see it.
+//! Adapters from the parameters of a checkpoint to the traits of the weight packer and the interpreter.
 
 use std::borrow::Cow;
 use std::io;

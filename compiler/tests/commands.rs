@@ -29,7 +29,8 @@ fn models(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().to_owned()
 }
 
-const SUBCOMMANDS: [&str; 8] = ["build", "inspect", "fit", "graph", "opt", "doctor", "completions", "man"];
+const SUBCOMMANDS: [&str; 10] =
+    ["build", "inspect", "fit", "graph", "opt", "compare", "reduce", "doctor", "completions", "man"];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jamba_plan::format::TargetKind;
-use jambac::build;
-use jambac::manifest::ModelFile;
+use jambac::compile as driver;
+use jambac::manifest::{ModelFile, targets, weight_format};
 use jambac_codegen::compile;
 use jambac_codegen::compile::Phase;
 use jambac_graph::DType;
@@ -38,16 +38,15 @@ fn kernels_of_plans() -> BTreeMap<String, Launch> {
     tiny.write(folder.path(), 1).unwrap();
     let config = tiny.config().unwrap();
     let mut model = ModelFile::open(folder.path()).unwrap();
-    model.build.targets = vec!["x86-64-v4".into()];
-    let targets = build::targets(&model.build.targets).unwrap();
+    model.build.targets = targets(&["x86-64-v4"]).unwrap();
     let mut kernels = BTreeMap::new();
     for fusion in ["none", "all"] {
-        model.build.fusion = jambac::manifest::Fusion::Word(fusion.into());
+        model.build.fusion = fusion.parse().unwrap();
         for format in ["f32", "bf16", "int8", "int4"] {
-            model.weights.default = Some(format.into());
-            let mut entries = build::graphs(&model, &config, &|_| DType::Bf16, TargetKind::Cpu).unwrap();
-            build::optimize(&mut entries, &build::fusion(&model, TargetKind::Cpu).unwrap()).unwrap();
-            let schedule = build::schedule(&model, &entries, &targets, TargetKind::Cpu).unwrap();
+            model.weights.default = Some(weight_format("weights.default", format).unwrap());
+            let mut entries = driver::graphs(&model, &config, &|_| DType::Bf16, TargetKind::Cpu).unwrap();
+            driver::optimize(&mut entries, &driver::fusion(&model, TargetKind::Cpu)).unwrap();
+            let schedule = driver::schedule(&model, &entries, &model.build.targets, TargetKind::Cpu).unwrap();
             kernels.extend(schedule.kernels.into_iter().map(|kernel| (kernel.symbol.clone(), kernel)));
         }
     }

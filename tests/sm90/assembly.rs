@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use super::harness::{Kernel, ptx_of};
-use jamba_plan::format::TargetKind;
-use jambac::build::{fusion, graphs, optimize, schedule};
-use jambac::manifest::{Fusion, ModelFile};
+use jamba_plan::format::{TargetKind, WeightFormat};
+use jambac::compile::{fusion, graphs, optimize, schedule};
+use jambac::manifest::ModelFile;
 use jambac_codegen::assemble::assemble;
 use jambac_graph::{Activation, DType};
 use jambac_kernels::hopper::facts;
@@ -27,13 +27,13 @@ fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
     (model.limits.max_sequences, model.limits.prefill_chunk) = (16, 2048);
-    model.build.fusion = Fusion::Word(fusions.into());
+    model.build.fusion = fusions.parse().unwrap();
     let kind = TargetKind::Sm90a;
     let mut kernels = BTreeMap::new();
-    for format in [None, Some("int8".to_owned())] {
+    for format in [None, Some(WeightFormat::Int8)] {
         model.weights.default = format;
         let mut entries = graphs(&model, config, &|_| DType::Bf16, kind).expect("graphs");
-        optimize(&mut entries, &fusion(&model, kind).expect("fusions")).expect("optimized graphs");
+        optimize(&mut entries, &fusion(&model, kind)).expect("optimized graphs");
         let schedule = schedule(&model, &entries, &[Target::Sm90a], kind).expect("a schedule");
         for step in schedule.program.entries.iter().flat_map(|entry| &entry.steps) {
             let code = schedule.kernels[step.kernel as usize].clone();

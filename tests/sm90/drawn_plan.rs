@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use gpu_bench::checks::logits;
 use gpu_bench::draws::draw;
 use jamba_runtime::{DebugOptions, Engine, OpenOptions, Progress as Told};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, targets, weight_format};
 use jambac_models::tiny::Tiny;
 use ptxsim::driver::{Counts, Device, Simulated};
 
@@ -14,11 +14,11 @@ use ptxsim::driver::{Counts, Device, Simulated};
 fn plan(folder: &Path, tiny: &Tiny, format: Option<&str>) -> PathBuf {
     std::fs::write(folder.join("config.json"), tiny.config_json()).unwrap();
     let mut model = ModelFile::open(folder).unwrap();
-    model.build.targets = vec!["sm_90a".into()];
-    model.weights.default = format.map(str::to_owned);
+    model.build.targets = targets(&["sm_90a"]).unwrap();
+    model.weights.default = format.map(|format| weight_format("weights.default", format).unwrap());
     (model.limits.max_context, model.limits.max_sequences, model.limits.prefill_chunk) = (64, 2, 16);
     let output = folder.join("drawn.plan");
-    let request = Request { model, output: output.clone(), synthetic_seed: Some(11), dump_dir: None };
+    let request = Request { synthetic_seed: Some(11), ..Request::new(model, output.clone()) };
     build(&request, &Progress::hidden()).unwrap();
     output
 }

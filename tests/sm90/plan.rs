@@ -8,8 +8,8 @@ use gpu_bench::checks::{self, Check, FEW, Subject, Tolerance};
 use gpu_bench::times;
 use jamba_plan::format::Pick;
 use jamba_runtime::{DebugOptions, Engine, OpenOptions};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::{Fusion, ModelFile};
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, targets};
 use ptxsim::driver::{Counters, Device, Downloads, Simulated};
 
 use crate::fixtures::Fixture;
@@ -31,15 +31,15 @@ pub(super) fn plan() -> &'static Path {
 /// Builds a plan of the tiny model for both kinds of target, with some fusions.
 pub fn tiny(folder: &Path, fusion: &str) -> PathBuf {
     let mut model = ModelFile::open(&Fixture::open("tiny").checkpoint).unwrap();
-    model.build.targets = vec!["x86-64-v3".into(), "sm_90a".into()];
-    model.build.fusion = Fusion::Word(fusion.into());
+    model.build.targets = targets(&["x86-64-v3", "sm_90a"]).unwrap();
+    model.build.fusion = fusion.parse().unwrap();
     model.limits.max_context = 512;
     model.limits.max_sequences = FEW as u64 + 2;
     model.limits.kv_tokens = None;
     model.limits.prefill_chunk = 150;
     model.limits.max_outputs = 150;
     let output = folder.join("tiny.plan");
-    let request = Request { model, output: output.clone(), synthetic_seed: None, dump_dir: None };
+    let request = Request::new(model, output.clone());
     build(&request, &Progress::hidden()).unwrap();
     output
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use gpu_bench::checks::{self, Check, Subject, Tolerance as Logits};
 use jamba_runtime::{Engine, OpenOptions};
-use jambac::build::{Progress, Request, build};
-use jambac::manifest::ModelFile;
+use jambac::compile::{Progress, Request, build};
+use jambac::manifest::{ModelFile, targets};
 use jambac_kernels::elementwise::{Function, Spec as Elementwise};
 use jambac_kernels::kernel::Elem;
 use jambac_kernels::moe_permute::Spec as Permute;
@@ -198,11 +198,11 @@ fn a_model_with_biases() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), Tiny::with_biases().config_json()).unwrap();
     let mut model = ModelFile::open(folder.path()).unwrap();
-    model.build.targets = vec!["x86-64-v3".into(), "sm_90a".into()];
+    model.build.targets = targets(&["x86-64-v3", "sm_90a"]).unwrap();
     (model.limits.max_context, model.limits.max_sequences, model.limits.prefill_chunk) = (64, 2, 32);
     model.limits.max_outputs = 32;
     let output: PathBuf = folder.path().join("biases.plan");
-    let request = Request { model, output: output.clone(), synthetic_seed: Some(5), dump_dir: None };
+    let request = Request { synthetic_seed: Some(5), ..Request::new(model, output.clone()) };
     build(&request, &Progress::hidden()).unwrap();
     let mut cpu = Engine::open(&output, OpenOptions::default()).unwrap();
     let mut gpu = open(&output, OpenOptions::default());

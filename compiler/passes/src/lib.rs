@@ -66,7 +66,7 @@ pub use fusion::Fusion;
 pub use hoist_select_rows::HoistSelectRows;
 pub use pass::{Pass, PassManager, PassReport, Report};
 pub use pipeline::{Order, PIPELINE, Planned, check_order, fused_ops};
-pub use rewrite::{Changed, Rewriter};
+pub use rewrite::{Changed, Rewriter, rewrite_each};
 
 #[cfg(test)]
 mod properties;

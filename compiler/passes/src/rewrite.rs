@@ -27,7 +27,7 @@ impl<'g> Rewriter<'g> {
 
 /// Visits the nodes in order, repeatedly, until `find` matches none. `find` only reads; `apply` cannot fail. For termination each
 /// rewrite must leave fewer nodes, or fewer that match.
-pub(crate) fn rewrite_each<M>(
+pub fn rewrite_each<M>(
     rewriter: &mut Rewriter,
     find: fn(&Graph, NodeId) -> Option<M>,
     apply: fn(&mut Graph, M),

@@ -1,49 +1,48 @@
-//! What this machine has, as far as the system tells without being asked for rights.
+//! Facts about this machine that need no privileges.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Where Linux says how it hands out huge pages.
+/// Linux's setting for transparent huge pages.
 pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// Libraries of this program that compiling goes through.
+/// Prefixes of the libraries that the compiler uses.
 const LIBRARIES: [&str; 4] = ["libLLVM", "libzstd", "libz.", "libxml2"];
 
-/// What `jambac doctor` looks at.
+/// The facts that `jambac doctor` checks.
 pub struct Machine {
-    /// None where the system does not tell.
+    /// `None` without /proc/meminfo.
     pub memory: Option<Memory>,
     /// `always`, `madvise` or `never`.
     pub huge_pages: Option<String>,
-    /// Where plans would be written.
+    /// The current folder.
     pub folder: PathBuf,
-    /// Bytes that may be written there.
+    /// Free bytes on its disk.
     pub disk_free: u64,
-    /// Version of the NVIDIA driver, and its GPUs.
+    /// Version of the NVIDIA driver, and the GPUs.
     pub driver: Option<String>,
     /// The PTX assembler.
     pub ptxas: Option<PathBuf>,
     /// LLVM's disassembler.
     pub objdump: Option<PathBuf>,
-    /// The shared libraries of LLVM and what it needs, as they are loaded.
+    /// Paths of the loaded libraries of [`LIBRARIES`].
     pub libraries: Vec<PathBuf>,
 }
 
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// All of it.
     pub total: u64,
-    /// What programs can still take.
+    /// Bytes that programs can still allocate.
     pub available: u64,
-    /// The most that this group of processes may take: a container's limit.
+    /// The limit of this control group: of a container.
     pub limit: Option<u64>,
 }
 
 impl Machine {
-    /// Looks around.
+    /// Reads the facts; `folder` is where plans are written.
     pub fn read(folder: &Path) -> Result<Machine> {
         let disk =
             rustix::fs::statvfs(folder).with_context(|| format!("{}: cannot tell its disk", folder.display()))?;
@@ -62,7 +61,7 @@ impl Machine {
     }
 }
 
-/// Of /proc/meminfo, whose numbers are KiB.
+/// Parses /proc/meminfo, whose numbers are KiB.
 fn memory(text: &str, limit: Option<u64>) -> Option<Memory> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -76,7 +75,7 @@ fn chosen(text: &str) -> Option<String> {
     Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
 
-/// Of /proc/driver/nvidia/version: the first number with dots; and how many GPUs there are.
+/// The first dotted number of /proc/driver/nvidia/version, and the models of the GPUs.
 fn driver(text: &str) -> String {
     let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     let version = text.split_whitespace().find(is_version).unwrap_or("of unknown version");
@@ -89,7 +88,7 @@ fn driver(text: &str) -> String {
     if models.is_empty() { version.to_owned() } else { format!("{version}, {}", models.join(", ")) }
 }
 
-/// The file of this name in the folders that programs are looked for in, then in others.
+/// The first file of this name in the folders of PATH, then in `others`.
 fn in_path(name: &str, others: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(others.iter().map(PathBuf::from));

@@ -1,23 +1,22 @@
-//! What `jambac inspect` knows of a plan, as data: `--json` prints it, the page of `--html` holds it.
+//! The data of `jambac inspect`: `--json` prints it, and the page of `--html` embeds it.
 
 use std::collections::BTreeMap;
 
-use jamba_plan::Plan;
-use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, ProgramInfo, TargetKind, Transform, Weight};
+use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, TargetKind, Transform, Weight};
 use serde::Serialize;
 
 use super::layers::{self, Edge, Layer};
 use super::work::{self, Work};
-use super::{What, memory};
+use super::{OfKind, Parts, memory};
 
-/// Operations that a machine does in the time of a byte, unless told otherwise: a CPU core with two 8-lane multiply-adds a
-/// cycle at 3 GHz does 96 GFLOP/s beside some 10 GB/s of memory.
+/// Default operations per byte of CPUs: a core with two 8-lane FMA units at 3 GHz reaches 96 GFLOP/s, at some 10 GB/s of memory
+/// bandwidth.
 pub const CPU_BALANCE: f64 = 10.0;
 
-/// The same of an H100: 989 TFLOP/s of bf16 products beside 3.35 TB/s of memory.
+/// Operations per byte of an H100: 989 TFLOP/s in bf16 at 3.35 TB/s.
 pub const H100_BALANCE: f64 = 295.0;
 
-/// A plan, or the parts of it that were asked for.
+/// A plan, or parts of it.
 #[derive(Serialize)]
 pub struct Document<'a> {
     /// BLAKE3 of the plan, as hexadecimal digits.
@@ -26,13 +25,13 @@ pub struct Document<'a> {
     pub file_bytes: u64,
     /// The manifest.
     pub manifest: &'a Manifest,
-    /// The kind of target that the rest is of.
+    /// The kind of target that the following fields describe.
     pub kind: TargetKind,
-    /// What a plan opened on such a target holds.
+    /// Memory of the open plan.
     pub memory: Pools,
     /// Work of each entry, by kind of kernel.
     pub work: Vec<EntryWork>,
-    /// Packed weights by format and by what they are.
+    /// Packed weights by format and parameters.
     pub weights: Vec<WeightTotal>,
     /// The map of the arena, with `--memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,16 +69,16 @@ pub struct EntryWork {
     kinds: BTreeMap<String, Work>,
 }
 
-/// Packed weights that are alike.
+/// Packed weights of one format and one set of parameters.
 #[derive(Serialize)]
 pub struct WeightTotal {
     /// `bf16`, or `int8 scales`.
     format: String,
-    /// The parameters they are made of, numbers replaced by `*`.
+    /// Names of the parameters, with numbers replaced by `*`.
     parameters: String,
-    /// How many.
+    /// The number of weights.
     weights: u64,
-    /// Their length together.
+    /// Their total length.
     bytes: u64,
 }
 
@@ -97,7 +96,7 @@ pub struct Arena<'a> {
 pub struct EntrySteps<'a> {
     entry: String,
     tokens: f64,
-    /// Operations that a machine does in the time of a byte: where a step's bound changes.
+    /// Operations per byte above which operations bound a step.
     balance: f64,
     steps: Vec<StepWork<'a>>,
     layers: Vec<Layer>,
@@ -113,9 +112,9 @@ struct StepWork<'a> {
     barrier: bool,
     bytes: f64,
     operations: f64,
-    /// Bytes of packed weights that it names.
+    /// Bytes of the packed weights among its arguments.
     weight_bytes: u64,
-    /// `bytes` or `operations`: which of them takes longer on a machine of the balance.
+    /// `bytes` or `operations`, whichever takes longer at this balance.
     bound: &'static str,
     args: Vec<String>,
 }
@@ -128,13 +127,13 @@ pub struct Calls<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// The parts of a plan that `what` asks for.
-    pub fn new(plan: &'a Plan<'_>, (info, program): (&'a ProgramInfo, &'a Program), what: &What) -> Document<'a> {
+    /// The chosen parts of a plan.
+    pub fn new(OfKind { plan, info, program }: OfKind<'a>, parts: Parts) -> Document<'a> {
         let manifest = plan.manifest();
         let (memory, limits) = (&info.memory, &manifest.limits);
         let entries = &program.entries;
         let indices = || 0..entries.len();
-        let balance = what.balance.unwrap_or(match info.kind {
+        let balance = parts.balance.unwrap_or(match info.kind {
             TargetKind::Cpu => CPU_BALANCE,
             TargetKind::Sm90a => H100_BALANCE,
         });
@@ -155,10 +154,10 @@ impl<'a> Document<'a> {
             },
             work: indices().map(|entry| EntryWork::new(program, entry)).collect(),
             weights: weight_totals(&program.weights),
-            arena: what.memory.then(|| indices().map(|entry| Arena::new(entries, entry)).collect()),
-            steps: what.steps.then(|| indices().map(|entry| EntrySteps::new(program, entry, balance)).collect()),
-            entries: what.steps.then_some(entries),
-            kernels: what.kernels.then(|| {
+            arena: parts.memory.then(|| indices().map(|entry| Arena::new(entries, entry)).collect()),
+            steps: parts.steps.then(|| indices().map(|entry| EntrySteps::new(program, entry, balance)).collect()),
+            entries: parts.steps.then_some(entries),
+            kernels: parts.kernels.then(|| {
                 let symbol = |kernel: u32| program.kernels[kernel as usize].symbol.as_str();
                 calls(program).into_iter().map(|(kernel, calls)| Calls { symbol: symbol(kernel), calls }).collect()
             }),

@@ -1,5 +1,4 @@
-//! The memory map of the arena as a drawing of each entry: steps to the right, bytes upwards, a box for every buffer, and the
-//! bytes that are live as a line.
+//! A drawing of each entry's arena: steps to the right, bytes upwards, a box for every buffer, and a line for the live bytes.
 
 use std::fmt::Write;
 
@@ -14,17 +13,17 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 40.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 54.0;
-/// The drawing of few steps is this wide, that of many has room for each.
+/// The minimum width; entries with many steps get `STEP_WIDTH` for each.
 const LEAST_WIDTH: f64 = 1200.0;
 const STEP_WIDTH: f64 = 8.0;
-/// Narrower boxes have no room for their name; a tooltip has it.
+/// Narrower boxes show their name in a tooltip only.
 const LABEL_WIDTH: f64 = 90.0;
 const LABEL_HEIGHT: f64 = 12.0;
-/// Of the font.
+/// Width of a character of the font.
 const LETTER_WIDTH: f64 = 6.8;
 const LEGEND_LINE: f64 = 20.0;
 
-/// All of it inside `.arena`, as a page may hold a drawing.
+/// Every rule is scoped to `.arena`, because a page may embed the drawing.
 const STYLE: &str = "
     .arena { background: #fff; font: 11px ui-monospace, monospace; }
     .arena text { fill: #222; } .arena .axis { stroke: #888; fill: none; }
@@ -37,13 +36,13 @@ const STYLE: &str = "
     }
 ";
 
-/// The drawings of all entries, one below the other.
+/// All entries, one below the other.
 pub fn program(program: &Program) -> String {
     let entries: Vec<&Entry> = program.entries.iter().collect();
     draw(program, &entries)
 }
 
-/// The drawing of one entry. Each box has the index of its buffer as `data-buffer`.
+/// One entry. Each box has the index of its buffer as `data-buffer`.
 pub fn entry(program: &Program, entry: &Entry) -> String {
     draw(program, &[entry])
 }
@@ -66,7 +65,7 @@ fn draw(program: &Program, entries: &[&Entry]) -> String {
     document.add(legend).to_string()
 }
 
-/// From steps and bytes to points of the drawing.
+/// Converts steps and bytes to coordinates.
 struct Scale {
     top: f64,
     width: f64,
@@ -154,7 +153,7 @@ fn live_line(scale: &Scale, entry: &Entry) -> String {
     line
 }
 
-/// Four marks on the axis of bytes, and on that of steps one every 300 points.
+/// Four marks on the byte axis, and one mark every 300 points on the step axis.
 fn axes(mut group: Group, scale: &Scale) -> Group {
     let (top, bottom, right) = (scale.top, scale.top + HEIGHT, LEFT + scale.width);
     group = group.add(Path::new().set("d", format!("M{LEFT} {top}V{bottom}H{right}")).set("class", "axis"));
@@ -172,12 +171,12 @@ fn axes(mut group: Group, scale: &Scale) -> Group {
     group
 }
 
-/// `arena` bytes in the unit that suits it.
+/// `12.3 kB`, `4.56 MB`.
 fn size(bytes: f64) -> String {
     if bytes < 1e6 { format!("{:.1} kB", bytes / 1e3) } else { format!("{:.2} MB", bytes / 1e6) }
 }
 
-/// What each colour is the result of, in lines that are no wider than the drawing, and their height.
+/// The legend, which maps colours to ops, in lines no wider than the drawing; and its height.
 fn legend(ops: &[&str], top: f64, width: f64) -> (Group, f64) {
     let mut group = Group::new();
     let (mut left, mut line) = (LEFT, 0.0);
@@ -205,13 +204,13 @@ fn ops(program: &Program) -> Vec<&str> {
     ops
 }
 
-/// Light enough for dark names to be read on.
+/// Light enough for dark labels.
 const COLOURS: [&str; 16] = [
     "#8dd3c7", "#fdb462", "#bebada", "#80b1d3", "#b3de69", "#fccde5", "#ffed6f", "#d9d9d9", "#fb9a99", "#a6cee3",
     "#cab2d6", "#b2df8a", "#fdbf6f", "#e5c494", "#66c2a5", "#e78ac3",
 ];
 
-/// One colour for each op, as far as they go.
+/// The colour of an op; colours repeat after the last.
 fn colour(ops: &[&str], op: &str) -> &'static str {
     COLOURS[ops.iter().position(|other| *other == op).unwrap_or(0) % COLOURS.len()]
 }

@@ -1,11 +1,11 @@
-//! The layers that the steps of an entry come from, and which step reads what another wrote.
+//! The layers of an entry's steps, and the data flow between steps.
 
 use jamba_plan::format::{Arg, Entry};
 use serde::Serialize;
 
 use super::work::Work;
 
-/// The steps of one layer, or of a part of the model outside the layers.
+/// The steps of one layer, or of a part of the model outside the layers (embedding, final norm, head).
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Layer {
     /// `layers.3`, `lm_head`.
@@ -20,7 +20,7 @@ pub struct Layer {
     pub operations: f64,
 }
 
-/// A buffer from the step that writes it to one that reads it.
+/// A buffer, with the step that writes it and a step that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Edge {
     /// Index of the writing step.
@@ -52,7 +52,7 @@ pub fn layers(entry: &Entry, works: &[Work]) -> Vec<Layer> {
     layers
 }
 
-/// A source up to its first number, and what follows: `layers.3` and `mamba`.
+/// Splits a source after its first number: `layers.3` and `mamba`.
 fn split(source: &str) -> (String, String) {
     let parts: Vec<&str> = source.split('.').filter(|part| !part.is_empty()).collect();
     let number = parts.iter().position(|part| part.parse::<u64>().is_ok());
@@ -60,7 +60,7 @@ fn split(source: &str) -> (String, String) {
     (name.join("."), part.join("."))
 }
 
-/// Every read of a buffer: its address is among the arguments of the step, and the step is not the one that writes it.
+/// Every read of a buffer: a step other than the writer has its address among the arguments.
 pub fn edges(entry: &Entry) -> Vec<Edge> {
     let mut edges = Vec::new();
     for (index, buffer) in entry.buffers.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The memory map of the arena: which bytes hold what, and while which steps run.
+//! The memory map of the arena: the bytes and the live range of every buffer.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use jamba_plan::format::{Buffer, Entry, Program};
 
 use super::work::columns;
 
-/// The most bytes that are live in any step: no arena can be smaller. A buffer that overwrites another is counted once.
+/// The peak of live bytes, a lower bound on the size of the arena. A buffer written in place is counted once.
 pub fn peak_live_bytes(entry: &Entry) -> u64 {
     live_bytes(entry).into_iter().max().unwrap_or(0)
 }
@@ -26,7 +26,7 @@ pub fn arena_bytes(entry: &Entry) -> u64 {
     entry.buffers.iter().map(|buffer| buffer.offset + buffer.bytes).max().unwrap_or(0)
 }
 
-/// What a buffer holds: the result of a step.
+/// The content of a buffer: `out of layers.3.mamba`.
 pub fn holds(entry: &Entry, buffer: &Buffer) -> String {
     format!("{} of {}", buffer.holds, entry.steps[buffer.first as usize].source)
 }

@@ -1,15 +1,12 @@
-//! `jambac inspect --html`: one page that shows everything and asks nothing of the network. It holds the document that
-//! `--json` prints, drawings of the arena, and the script that lays out the rest.
-
-use anyhow::Result;
-use jamba_plan::Plan;
-use jamba_plan::format::{Program, ProgramInfo};
+//! `jambac inspect --html`: one self-contained page. It embeds the document of `--json`, drawings of the arena, and the script
+//! that lays out the rest.
 
 use super::document::Document;
-use super::{What, drawing};
+use super::{OfKind, Parts, drawing};
 use crate::report::Ours;
+use anyhow::Result;
 
-/// Nothing is loaded, sent or framed: the page is all there is.
+/// The page may load, send and frame nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                       base-uri 'none'; form-action 'none'";
 const STYLE: &str = include_str!("page/page.css");
@@ -24,10 +21,10 @@ const SCRIPTS: [&str; 5] = [
 ];
 
 /// The page of a plan.
-pub fn page(plan: &Plan<'_>, of_kind: (&ProgramInfo, &Program), what: &What) -> Result<String> {
-    let program = of_kind.1;
-    let everything = What { memory: true, steps: true, kernels: true, ..what.clone() };
-    let document = Document { entries: None, ..Document::new(plan, of_kind, &everything) };
+pub fn page(of_kind: OfKind<'_>, balance: Option<f64>) -> Result<String> {
+    let OfKind { plan, program, .. } = of_kind;
+    let everything = Parts { memory: true, steps: true, kernels: true, balance };
+    let document = Document { entries: None, ..Document::new(of_kind, everything) };
     let data = serde_json::to_string(&document).ours("inspect")?;
     let drawings: String = program
         .entries
@@ -49,7 +46,7 @@ pub fn page(plan: &Plan<'_>, of_kind: (&ProgramInfo, &Program), what: &What) -> 
         before,
         &drawings,
         after,
-        // A less-than sign inside JSON stands in strings only, and could end the element.
+        // In JSON, a less-than sign occurs in strings only; unescaped it could end the element.
         &format!("<script type=\"application/json\" id=\"plan\">{}</script>\n", data.replace('<', "\\u003c")),
         &format!("<script>\n\"use strict\";\n{}</script>\n</body>\n</html>\n", SCRIPTS.concat()),
     ]

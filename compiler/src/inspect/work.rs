@@ -1,8 +1,7 @@
-//! What the steps of an entry do: launches, barriers, bytes and operations, by kind of kernel, beside another plan's.
+//! The work of an entry's steps by kind of kernel (launches, barriers, bytes, operations), and a comparison with another plan's.
 //!
-//! Bytes and operations are the least that the steps can do, for one sequence: a prefill of a whole chunk from nothing, of which
-//! the last token's logits are wanted; a decode of one token with nothing cached. Of a GPU's two steps that pick tokens a run makes
-//! one, and both are counted.
+//! Bytes and operations are lower bounds, for one sequence: prefill of one full chunk with an empty cache and one row of logits, or
+//! decode of one token with an empty cache. A GPU's entry ends with two alternative steps that pick tokens; both are counted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,7 +15,7 @@ use serde::Serialize;
 pub struct Work {
     /// Steps.
     pub steps: usize,
-    /// Steps that wait for all earlier ones.
+    /// Steps behind a barrier.
     pub barriers: usize,
     /// Bytes.
     pub bytes: f64,
@@ -33,7 +32,7 @@ impl Work {
     }
 }
 
-/// The step that [`Work`] is of.
+/// The step size that [`Work`] is computed for.
 pub fn size(entry: &Entry) -> Size {
     match entry.kind {
         EntryKind::Prefill => {
@@ -56,7 +55,7 @@ pub fn of_steps(entry: &Entry) -> Vec<Work> {
     entry.steps.iter().map(work).collect()
 }
 
-/// Work by kind of kernel, in the order of the alphabet.
+/// Work by kind of kernel, sorted by name.
 pub fn by_kind(program: &Program, entry: &Entry) -> BTreeMap<String, Work> {
     let mut kinds: BTreeMap<String, Work> = BTreeMap::new();
     for (step, work) in entry.steps.iter().zip(of_steps(entry)) {
@@ -65,7 +64,7 @@ pub fn by_kind(program: &Program, entry: &Entry) -> BTreeMap<String, Work> {
     kinds
 }
 
-/// All of an entry's work.
+/// Total work of an entry.
 pub fn total(entry: &Entry) -> Work {
     let mut total = Work::default();
     of_steps(entry).into_iter().for_each(|work| total.add(work));
@@ -107,7 +106,7 @@ fn cells(kind: &str, old: Work, new: Work) -> [String; 9] {
     ]
 }
 
-/// Rows of cells as lines, the first column to the left, the others to the right.
+/// A table with the first column aligned left and the others right.
 pub fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
     jamba_plan::text::table(rows, |column| column == 0)
 }

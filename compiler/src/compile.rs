@@ -1,0 +1,262 @@
+//! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jamba_plan::format::{Manifest, TargetKind};
+use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
+use jambac_codegen::link::{KindParts, Parts, link};
+use jambac_graph::DType;
+use jambac_kernels::target::Target;
+use jambac_models::jamba;
+
+use crate::manifest::{self, ModelFile};
+use crate::report::Ours;
+use crate::source::Source;
+
+mod describe;
+mod phase;
+mod program;
+mod resume;
+mod run;
+
+use program::{Compiled, Compiler};
+use run::Run;
+
+pub use phase::{Phase, names};
+pub use program::{Entries, fusion, graphs, memory, optimize, plan_limits, schedule, stored_graphs};
+pub use resume::Resume;
+pub use run::{Progress, Spent};
+
+/// What to build.
+#[derive(Clone)]
+pub struct Request {
+    pub model: ModelFile,
+    /// The plan to write.
+    pub output: PathBuf,
+    /// Draws the weights from this seed. Of the checkpoint, config.json is enough then.
+    pub synthetic_seed: Option<u64>,
+    /// The folder for the text form of every phase.
+    pub dump_dir: Option<PathBuf>,
+    /// Start from the text form of a phase.
+    pub from: Option<Resume>,
+    /// Stop after this phase and return its text form.
+    pub emit: Option<Phase>,
+}
+
+impl Request {
+    /// A plan of the model's checkpoint, all phases.
+    pub fn new(model: ModelFile, output: PathBuf) -> Request {
+        Request { model, output, synthetic_seed: None, dump_dir: None, from: None, emit: None }
+    }
+}
+
+/// The result of a request: the text form where it stops at a phase, the plan otherwise.
+pub enum Outcome {
+    Text(String),
+    Built(Box<Built>),
+}
+
+/// A plan that was written, and what it was made of.
+pub struct Built {
+    pub summary: Summary,
+    /// `None` where weights are synthetic.
+    pub checkpoint: Option<Checkpoint>,
+    /// One for each kind of target.
+    pub programs: Vec<KindParts>,
+}
+
+/// Counts and sizes of a plan.
+#[derive(Debug)]
+pub struct Summary {
+    /// The plan.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Bytes that an open plan takes; of several kinds of target, the most.
+    pub memory: u64,
+    /// Kernels of all kinds of targets.
+    pub n_kernels: usize,
+    /// Steps of all entries.
+    pub n_steps: usize,
+    pub elapsed: Duration,
+    /// Time and memory of every phase, in order.
+    pub spent: Vec<Spent>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {:.1} MB, {} kernels, {} steps, {:.1} MB when open, built in {:.1} s",
+            self.path.display(),
+            self.bytes as f64 / 1e6,
+            self.n_kernels,
+            self.n_steps,
+            self.memory as f64 / 1e6,
+            self.elapsed.as_secs_f64()
+        )
+    }
+}
+
+/// Compiles a model into a plan.
+///
+/// # Errors
+/// As [`run()`]; also a request that stops before the plan.
+pub fn build(request: &Request, progress: &Progress) -> Result<Built> {
+    match run(request, progress)? {
+        Outcome::Built(built) => Ok(*built),
+        Outcome::Text(_) => bail!("the request stops before the plan"),
+    }
+}
+
+/// Runs the phases of a request.
+///
+/// # Errors
+/// The checkpoint, the model file or a text form is at fault, or an [`OurFault`](crate::report::OurFault) with its phase.
+pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
+    let began = Instant::now();
+    let mut run = Run::new(request, progress)?;
+    let input = run.work("checkpoint", || Input::read(request))?;
+    let parameters = input.checkpoint.as_ref().map(jamba::bind).transpose()?;
+    if let Some(parameters) = &parameters {
+        run.text(Phase::Checkpoint, &Phase::Checkpoint.file_name(), || describe::checkpoint(parameters))?;
+    }
+    if run.stops_at(Phase::Checkpoint) {
+        return Ok(Outcome::Text(run.emitted()));
+    }
+
+    let dtype = |name: &str| stored_dtype(parameters.as_ref(), name);
+    let mut programs = Vec::new();
+    for &kind in &input.kinds {
+        let compiler = Compiler { request, kind, targets: &input.targets };
+        programs.extend(compiler.compile(&mut run, &input.config, &dtype)?);
+    }
+    if programs.len() < input.kinds.len() {
+        return Ok(Outcome::Text(run.emitted()));
+    }
+
+    let source = parameters.as_ref().map(Source);
+    let (manifest, programs, bytes) = write_plan(&mut run, request, &input, source.as_ref(), programs)?;
+    if run.wants_text(Phase::Plan) {
+        let written =
+            std::fs::read(&request.output).with_context(|| format!("reading {} back", request.output.display()))?;
+        let plan = jamba_plan::Plan::parse(&written).ours("reading the plan back")?;
+        run.text(Phase::Plan, &Phase::Plan.file_name(), || jamba_plan::text::plan(&plan))?;
+    }
+    if run.stops_at(Phase::Plan) {
+        return Ok(Outcome::Text(run.emitted()));
+    }
+    let summary = Summary {
+        path: request.output.clone(),
+        bytes,
+        memory: manifest.programs.iter().map(|info| info.memory.total(&manifest.limits)).max().unwrap_or(0),
+        n_kernels: programs.iter().map(|parts| parts.schedule.kernels.len()).sum(),
+        n_steps: programs.iter().flat_map(|parts| &parts.schedule.program.entries).map(|entry| entry.steps.len()).sum(),
+        elapsed: began.elapsed(),
+        spent: run.spent,
+    };
+    Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.checkpoint, programs })))
+}
+
+/// What a build reads besides the parameters.
+struct Input {
+    /// `None` where weights are synthetic.
+    checkpoint: Option<Checkpoint>,
+    config: JambaConfig,
+    /// The best first.
+    targets: Vec<Target>,
+    kinds: Vec<TargetKind>,
+}
+
+impl Input {
+    fn read(request: &Request) -> Result<Input> {
+        let model = &request.model;
+        let checkpoint = match request.synthetic_seed {
+            Some(_) => None,
+            None => Some(Checkpoint::open(&model.checkpoint)?),
+        };
+        let config = match &checkpoint {
+            Some(checkpoint) => checkpoint.config().clone(),
+            None => JambaConfig::read(&model.checkpoint.join("config.json"))?,
+        };
+        if model.limits.max_context > config.max_positions as u64 {
+            bail!(
+                "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
+                model.limits.max_context,
+                config.max_positions,
+                model.checkpoint.join("config.json").display()
+            );
+        }
+        let targets = manifest::by_preference(&model.build.targets);
+        let has = |kind: &TargetKind| targets.iter().any(|target| target.kind() == *kind);
+        let kinds: Vec<TargetKind> = TargetKind::ALL.into_iter().filter(has).collect();
+        if let (Some(from), [first, second, ..]) = (&request.from, &kinds[..]) {
+            bail!("--from {}: found targets for {} and {}, expected one kind", from.phase, first.name(), second.name());
+        }
+        Ok(Input { checkpoint, config, targets, kinds })
+    }
+
+    /// The tokenizer's files, and digests of all files that were read.
+    fn files(&self, model: &ModelFile) -> Result<(Cow<'_, TokenizerFiles>, Vec<FileDigest>)> {
+        let Some(checkpoint) = &self.checkpoint else {
+            let files = TokenizerFiles::read(&model.checkpoint)?;
+            let digests = jambac_checkpoint::digest::small_files(&model.checkpoint, &files)?;
+            return Ok((Cow::Owned(files), digests));
+        };
+        Ok((Cow::Borrowed(checkpoint.tokenizer()), checkpoint.digests()?))
+    }
+}
+
+/// Packs the weights and writes the plan. Returns its manifest, its parts and its length in bytes.
+fn write_plan(
+    run: &mut Run<'_>,
+    request: &Request,
+    input: &Input,
+    source: Option<&Source<'_, '_>>,
+    programs: Vec<Compiled>,
+) -> Result<(Manifest, Vec<KindParts>, u64)> {
+    let (files, digests) = input.files(&request.model)?;
+    let manifest = describe::manifest(request, &input.config, input.checkpoint.as_ref(), &programs, digests);
+    let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
+    let parts = Parts {
+        manifest: &manifest,
+        programs: &programs,
+        parameters: source.map(|source| source as _),
+        tokenizer: files.tokenizer.as_deref(),
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        chat_template: files.chat_template.as_deref().map(str::as_bytes),
+    };
+    if request.synthetic_seed.is_none() {
+        check_disk(&request.output, manifest.programs.iter().map(|program| program.memory.weights).sum())?;
+    }
+    let progress = run.progress;
+    let bytes = run.work("weights and plan", || {
+        link(&request.output, &parts, |done, total| progress.weights(done, total))
+            .with_context(|| format!("writing {}", request.output.display()))
+    })?;
+    progress.clear();
+    Ok((manifest, programs, bytes))
+}
+
+/// Checks that the disk has room for the plan. An old plan of that name stays until the new one is complete.
+fn check_disk(output: &Path, weights: u64) -> Result<()> {
+    let folder = output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let disk = rustix::fs::statvfs(folder).with_context(|| format!("{}: the folder of the plan", folder.display()))?;
+    let free = disk.f_bavail * disk.f_frsize;
+    if free < weights {
+        bail!(
+            "{}: found {free} bytes free on its disk, expected at least {weights} for the weights: make room, write elsewhere \
+             with -o, or choose a smaller format (--weights int8, --experts int4)",
+            output.display()
+        );
+    }
+    Ok(())
+}
+
+fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType {
+    parameters.map_or(DType::Bf16, |parameters| parameters.dtype(name))
+}

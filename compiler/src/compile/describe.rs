@@ -1,0 +1,79 @@
+//! What a plan says about itself, for people: the model, the options and files it was built from.
+
+use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, WeightFormat, Weight};
+use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig};
+use jambac_models::jamba;
+use jambac_schedule::Schedule;
+
+use super::{Compiled, Request};
+use crate::manifest::ModelFile;
+
+pub(super) fn manifest(
+    request: &Request,
+    config: &JambaConfig,
+    checkpoint: Option<&Checkpoint>,
+    programs: &[Compiled],
+    digests: Vec<FileDigest>,
+) -> Manifest {
+    let first = &programs[0].parts.schedule;
+    Manifest {
+        compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
+        model: model(&request.model, config, checkpoint, first),
+        limits: first.limits.clone(),
+        programs: programs.iter().map(|program| program.info.clone()).collect(),
+        synthetic_seed: request.synthetic_seed,
+        provenance: Some(provenance(&request.model, programs, digests)),
+    }
+}
+
+fn model(file: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>, schedule: &Schedule) -> Model {
+    let mut formats: Vec<(String, String)> = Vec::new();
+    for (group, experts) in [("linear", false), ("experts", true)] {
+        let big = |weight: &&Weight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
+        let largest = schedule.program.weights.iter().filter(big).max_by_key(|weight| weight.bytes);
+        formats.extend(largest.map(|weight| (group.to_owned(), weight.format.name().to_owned())));
+    }
+    Model {
+        name: file.name.clone(),
+        n_parameters: jamba::n_parameters(config) as u64,
+        n_layers: config.n_layers as u64,
+        d_model: config.d_model as u64,
+        vocab: config.vocab as u64,
+        bos: config.bos,
+        eos: checkpoint.map_or(config.eos.as_slice(), Checkpoint::eos).to_vec(),
+        formats,
+    }
+}
+
+/// The options under their keys in model.toml, and the files.
+fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>) -> Provenance {
+    let name = |format: Option<WeightFormat>| format.map_or("as stored", |format| format.name()).to_owned();
+    let mut kv_dtypes: Vec<String> = programs.iter().map(|program| program.kv_dtype.to_string()).collect();
+    kv_dtypes.dedup();
+    let options = [
+        ("build.fusion", model.build.fusion.to_string()),
+        ("weights.default", name(model.weights.default)),
+        ("weights.experts", name(model.weights.experts.or(model.weights.default))),
+        ("limits.kv_dtype", kv_dtypes.join(", ")),
+    ];
+    let file = |digest: FileDigest| SourceFile {
+        name: digest.name,
+        bytes: digest.bytes,
+        blake3: digest.blake3,
+        covers: digest.covers.name().to_owned(),
+    };
+    Provenance {
+        llvm: jambac_codegen::toolchain::llvm_version(),
+        options: options.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+        files: digests.into_iter().map(file).collect(),
+    }
+}
+
+/// The text form of a checkpoint: its config, and the dtype and shape of every parameter.
+pub(super) fn checkpoint(parameters: &jamba::Parameters<'_>) -> String {
+    let mut text = format!("{:#?}\n", parameters.config());
+    for (name, parameter) in parameters.iter() {
+        text += &format!("{name} : {}{:?}\n", parameter.dtype, parameter.shape);
+    }
+    text
+}

@@ -1,0 +1,273 @@
+//! The program of one kind of target: graphs, optimized, scheduled and compiled.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, WeightFormat};
+use jambac_checkpoint::{Checkpoint, JambaConfig};
+use jambac_codegen::CodegenError;
+use jambac_codegen::assemble::{assemble, find_ptxas};
+use jambac_codegen::compile::Dump;
+use jambac_codegen::link::KindParts;
+use jambac_graph::{DType, Graph};
+use jambac_kernels::kernel::{Launch, Rows};
+use jambac_kernels::target::Target;
+use jambac_kernels::{catalog, target};
+use jambac_models::jamba;
+use jambac_passes::{Fusion, PassManager};
+use jambac_schedule::{Formats, Schedule, ScheduleError};
+
+use super::{Phase, Request, Run};
+use crate::manifest::ModelFile;
+use crate::report::Ours;
+
+/// The graphs of both entries.
+#[derive(Clone)]
+pub struct Entries {
+    /// Any number of tokens per sequence.
+    pub prefill: Graph,
+    /// One token per sequence.
+    pub decode: Graph,
+    /// Stored type of keys and values.
+    pub kv_dtype: DType,
+}
+
+impl Entries {
+    /// Prefill, then decode.
+    pub fn graphs(&self) -> [&Graph; 2] {
+        [&self.prefill, &self.decode]
+    }
+}
+
+/// A program and its code.
+pub(super) struct Compiled {
+    pub(super) info: ProgramInfo,
+    pub(super) parts: KindParts,
+    pub(super) kv_dtype: DType,
+}
+
+/// Compiles the program of one kind of target.
+pub(super) struct Compiler<'a> {
+    pub(super) request: &'a Request,
+    pub(super) kind: TargetKind,
+    /// Of every kind, the best first.
+    pub(super) targets: &'a [Target],
+}
+
+impl Compiler<'_> {
+    /// `None` where the request stops at one of these phases.
+    pub(super) fn compile(
+        &self,
+        run: &mut Run<'_>,
+        config: &JambaConfig,
+        dtype: &dyn Fn(&str) -> DType,
+    ) -> Result<Option<Compiled>> {
+        let Some((entries, passes)) = self.optimized(run, config, dtype)? else { return Ok(None) };
+        let schedule = run.work("schedule", || schedule(&self.request.model, &entries, self.targets, self.kind))?;
+        run.text(Phase::Schedule, &Phase::Schedule.file_of_kind(self.kind), || {
+            jambac_schedule::text::print(&schedule)
+        })?;
+        if run.stops_at(Phase::Schedule) {
+            return Ok(None);
+        }
+
+        let formats: BTreeSet<WeightFormat> = schedule.program.weights.iter().map(|weight| weight.format).collect();
+        let formats = formats.into_iter().filter(|_| self.request.synthetic_seed.is_some());
+        let draws = target::draws(self.kind, formats);
+        let kernels: Vec<Launch> =
+            schedule.kernels.iter().chain(draws.iter().map(|(_, launch)| launch)).cloned().collect();
+        let mut code = Vec::new();
+        for target in self.targets.iter().filter(|target| target.kind() == self.kind) {
+            code.push((target.name().to_owned(), self.code(run, *target, &kernels)?));
+        }
+        if run.stops_in_codegen() {
+            return Ok(None);
+        }
+        let cubin = match (self.kind, find_ptxas(None)) {
+            (TargetKind::Sm90a, Some(ptxas)) => {
+                let ptx = code.first().map(|(_, ptx)| String::from_utf8_lossy(ptx)).unwrap_or_default();
+                Some(run.work("cubin", || Ok(assemble(&ptxas, &ptx)?.cubin))?)
+            }
+            _ => None,
+        };
+        let info = ProgramInfo {
+            kind: self.kind,
+            targets: code.iter().map(|(name, _)| name.clone()).collect(),
+            memory: Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() },
+            passes,
+            draw_kernels: draws.into_iter().filter_map(|(format, launch)| record(format, launch)).collect(),
+        };
+        Ok(Some(Compiled { info, parts: KindParts { schedule, code, cubin }, kv_dtype: entries.kv_dtype }))
+    }
+
+    /// The optimized graphs and the names of the passes that ran; `None` where the request stops at the graphs.
+    fn optimized(
+        &self,
+        run: &mut Run<'_>,
+        config: &JambaConfig,
+        dtype: &dyn Fn(&str) -> DType,
+    ) -> Result<Option<(Entries, Vec<String>)>> {
+        let Request { model, from, .. } = self.request;
+        let resumed = from.as_ref().map(|from| from.phase);
+        let mut entries = run.work("graph", || match from {
+            Some(from) => Ok(from.entries.clone()),
+            None => graphs(model, config, dtype, self.kind),
+        })?;
+        if resumed != Some(Phase::Optimized) {
+            self.text(run, Phase::Graph, &entries)?;
+        }
+        if run.stops_at(Phase::Graph) {
+            return Ok(None);
+        }
+        let passes = match resumed {
+            Some(Phase::Optimized) => Vec::new(),
+            _ => run.work("passes", || optimize(&mut entries, &fusion(model, self.kind)))?,
+        };
+        self.text(run, Phase::Optimized, &entries)?;
+        Ok((!run.stops_at(Phase::Optimized)).then_some((entries, passes)))
+    }
+
+    fn text(&self, run: &mut Run<'_>, phase: Phase, entries: &Entries) -> Result<()> {
+        entries.graphs().into_iter().try_for_each(|graph| {
+            run.text(phase, &phase.file_of_entry(self.kind, &graph.name), || jambac_graph::text::print(graph))
+        })
+    }
+
+    fn code(&self, run: &mut Run<'_>, target: Target, kernels: &[Launch]) -> Result<Vec<u8>> {
+        let mut texts: Vec<(Phase, String)> = Vec::new();
+        let wants_text = Phase::ALL.into_iter().any(|phase| phase >= Phase::Mlir && run.wants_text(phase));
+        let code = run.work(format!("code for {}", target.name()), || {
+            let mut keep =
+                |phase: jambac_codegen::compile::Phase, text: &str| texts.push((phase.into(), text.to_owned()));
+            let dump: Option<Dump> = if wants_text { Some(&mut keep) } else { None };
+            toolchain_or_ours(jambac_codegen::compile_kernels(target, kernels, dump))
+        });
+        // A phase that fails leaves the text of those before it.
+        for (phase, text) in texts {
+            run.text(phase, &phase.file_of_target(&target), || text)?;
+        }
+        code
+    }
+}
+
+/// The plan's record of a kernel that draws weights.
+fn record(format: WeightFormat, launch: Launch) -> Option<DrawKernel> {
+    let grid = launch.grid?.at(Rows::TOKENS);
+    Some(DrawKernel { symbol: launch.symbol, format, launch: grid })
+}
+
+/// The stored type of keys and values for a kind of target.
+fn kv_dtype(model: &ModelFile, kind: TargetKind) -> Result<DType> {
+    match (model.limits.kv_dtype, kind) {
+        (None, TargetKind::Cpu) => Ok(DType::F32),
+        (None, TargetKind::Sm90a) => Ok(DType::Bf16),
+        (Some(DType::F32), TargetKind::Sm90a) => {
+            bail!("limits.kv_dtype: found f32, expected bf16, the only type of keys and values on sm_90a")
+        }
+        (Some(dtype), _) => Ok(dtype),
+    }
+}
+
+/// The unfused graphs of both entries. `dtype` gives the stored type of a parameter.
+pub fn graphs(
+    model: &ModelFile,
+    config: &JambaConfig,
+    dtype: &dyn Fn(&str) -> DType,
+    kind: TargetKind,
+) -> Result<Entries> {
+    let kv_dtype = kv_dtype(model, kind)?;
+    let options = jamba::Options { kv_dtype };
+    Ok(Entries {
+        prefill: jamba::prefill(config, dtype, &options),
+        decode: jamba::decode(config, dtype, &options),
+        kv_dtype,
+    })
+}
+
+/// Runs the passes on both entries and returns the names of those that ran.
+pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
+    let mut manager = PassManager::new(fusion);
+    let report = manager.run(&mut entries.prefill).ours("passes")?;
+    manager.run(&mut entries.decode).ours("passes")?;
+    Ok(report.passes.iter().map(|pass| pass.name.to_owned()).collect())
+}
+
+/// The unfused graphs of both entries without a checkpoint at hand: stored types are those of the checkpoint where its weights are
+/// there, otherwise f32 where the model file says so and bf16 elsewhere.
+pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) -> Result<Entries> {
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| model.checkpoint.join(name).is_file()) {
+        let checkpoint = Checkpoint::open(&model.checkpoint)?;
+        let parameters = jamba::bind(&checkpoint)?;
+        return graphs(model, config, &|name| parameters.dtype(name), kind);
+    }
+    let dtype = match model.weights.default {
+        Some(WeightFormat::F32) => DType::F32,
+        _ => DType::Bf16,
+    };
+    graphs(model, config, &|_| dtype, kind)
+}
+
+/// The limits of a plan.
+pub fn plan_limits(model: &ModelFile) -> Limits {
+    let prefill_chunk = model.limits.prefill_chunk;
+    Limits {
+        max_context: model.limits.max_context,
+        max_sequences: model.limits.max_sequences,
+        kv_tokens: model.kv_tokens(),
+        prefill_chunk,
+        max_outputs: model.limits.max_outputs.min(prefill_chunk).max(model.limits.max_sequences),
+    }
+}
+
+fn schedule_options(model: &ModelFile, targets: &[Target], kind: TargetKind) -> jambac_schedule::Options {
+    let reads_f16 = |target: &Target| matches!(target, Target::Cpu(target) if target.has_f16c());
+    let f16_native = targets.iter().filter(|target| target.kind() == kind).all(reads_f16);
+    let linear = model.weights.default;
+    let formats = Formats { linear, experts: model.weights.experts.or(linear), embedding: None, f16_native };
+    jambac_schedule::Options { kind, limits: plan_limits(model), formats }
+}
+
+/// The steps and the memory of the graphs.
+///
+/// # Errors
+/// Limits, formats, sizes or graphs of the user that the scheduler refuses; other errors are ours.
+pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[Target], kind: TargetKind) -> Result<Schedule> {
+    let options = schedule_options(model, targets, kind);
+    refused_or_ours(jambac_schedule::schedule(&entries.prefill, &entries.decode, &options))
+}
+
+/// The memory of the graphs' plan, without its steps.
+///
+/// # Errors
+/// As [`schedule()`].
+pub fn memory(model: &ModelFile, entries: &Entries, targets: &[Target], kind: TargetKind) -> Result<Memory> {
+    let options = schedule_options(model, targets, kind);
+    refused_or_ours(jambac_schedule::memory(&entries.prefill, &entries.decode, &options))
+}
+
+fn refused_or_ours<T>(result: Result<T, ScheduleError>) -> Result<T> {
+    use ScheduleError as Error;
+    match result {
+        Err(
+            error @ (Error::Limit { .. } | Error::Format { .. } | Error::TooLarge { .. } | Error::Unsupported { .. }),
+        ) => Err(error.into()),
+        other => other.ours("schedule"),
+    }
+}
+
+/// The chosen fusions, without those whose results the kind of target has no kernels for.
+pub fn fusion(model: &ModelFile, kind: TargetKind) -> Fusion {
+    let left_out: Vec<&str> = jambac_passes::fused_ops()
+        .filter(|(_, op)| !catalog::has_body(op, kind))
+        .map(|(pass, _)| pass)
+        .collect();
+    model.build.fusion.fusion().without(&left_out)
+}
+
+/// Errors of codegen are ours, except those of the machine: a missing linker, files.
+fn toolchain_or_ours(code: Result<Vec<u8>, CodegenError>) -> Result<Vec<u8>> {
+    match code {
+        Err(error @ (CodegenError::NoLinker { .. } | CodegenError::Io { .. })) => Err(error.into()),
+        other => other.ours("codegen"),
+    }
+}

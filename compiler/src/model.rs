@@ -1,0 +1,77 @@
+//! The model on a command line: a model.toml or a checkpoint's folder, and options that replace keys of model.toml.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::manifest::{self, ModelFile};
+
+/// The model and its options.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A model.toml, or a checkpoint's folder.
+    path: PathBuf,
+    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, or sm_90a for H100 and H200. May be repeated.
+    #[arg(long = "target", value_name = "T")]
+    targets: Vec<String>,
+    /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.
+    #[arg(long, value_name = "all|none|LIST")]
+    fusion: Option<String>,
+    /// Weight format of all linear layers: f32, bf16, int8 or int4. Default: as the checkpoint stores them. Routers and the
+    /// embedding table never become integers.
+    #[arg(long, value_name = "FORMAT")]
+    weights: Option<String>,
+    /// Weight format of the experts alone.
+    #[arg(long, value_name = "FORMAT")]
+    experts: Option<String>,
+    /// Stored type of keys and values: f32 or bf16.
+    #[arg(long, value_name = "f32|bf16")]
+    kv: Option<String>,
+    /// Tokens of one sequence.
+    #[arg(long, value_name = "N")]
+    max_context: Option<u64>,
+    /// Concurrent sequences.
+    #[arg(long, value_name = "N")]
+    max_sequences: Option<u64>,
+    /// Tokens of KV cache, all sequences together.
+    #[arg(long, value_name = "N")]
+    kv_tokens: Option<u64>,
+    /// Tokens of one prefill step.
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<u64>,
+    /// Rows of logits that one prefill step can return.
+    #[arg(long, value_name = "N")]
+    max_outputs: Option<u64>,
+}
+
+impl ModelArgs {
+    /// Reads the model file, replaces its keys by the options, and checks the result.
+    ///
+    /// # Errors
+    /// Names the key of model.toml that an option stands for.
+    pub fn open(self) -> Result<ModelFile> {
+        let mut model = ModelFile::open(&self.path)?;
+        if !self.targets.is_empty() {
+            model.build.targets = manifest::targets(&self.targets)?;
+        }
+        if let Some(fusion) = self.fusion {
+            model.build.fusion = fusion.parse().context("build.fusion")?;
+        }
+        let format = |key, name: Option<String>| name.map(|name| manifest::weight_format(key, &name)).transpose();
+        model.weights.default = format("weights.default", self.weights)?.or(model.weights.default);
+        model.weights.experts = format("weights.experts", self.experts)?.or(model.weights.experts);
+        let limits = &mut model.limits;
+        limits.kv_dtype = self.kv.map(|name| manifest::kv_dtype(&name)).transpose()?.or(limits.kv_dtype);
+        limits.max_context = self.max_context.unwrap_or(limits.max_context);
+        limits.max_sequences = self.max_sequences.unwrap_or(limits.max_sequences);
+        // The file's kv_tokens was chosen for the file's limits.
+        if self.kv_tokens.is_some() || self.max_context.is_some() || self.max_sequences.is_some() {
+            limits.kv_tokens = self.kv_tokens;
+        }
+        limits.prefill_chunk = self.prefill_chunk.unwrap_or(limits.prefill_chunk);
+        limits.max_outputs = self.max_outputs.unwrap_or(limits.max_outputs);
+        model.check()?;
+        Ok(model)
+    }
+}
