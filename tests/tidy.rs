@@ -176,6 +176,54 @@ fn facts_of_hopper_have_one_home() {
     }
 }
 
+/// The code of a file, without comments and without its tests.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or("");
+    code.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+fn is_test_file(name: &str) -> bool {
+    ["/tests.rs", "/testing.rs", "/properties.rs"].iter().any(|end| name.ends_with(end)) || name.contains("/tests/")
+}
+
+/// Kernels and `jambac_kernels::target` answer what depends on a target.
+#[test]
+fn the_schedule_and_the_passes_name_no_target() {
+    let targets = ["Sm90", "sm_90", "sm90", "hopper", "Hopper", "TargetKind::Cpu", "X86", "x86", "cuda"];
+    let is_neutral =
+        |name: &str| name.starts_with("compiler/schedule/src/") || name.starts_with("compiler/passes/src/");
+    let files: Vec<_> = sources().into_iter().filter(|(name, _)| is_neutral(name) && !is_test_file(name)).collect();
+    assert!(files.len() > 25, "only {} files", files.len());
+    for (name, text) in files {
+        for line in code(&text) {
+            let named = targets.iter().find(|target| line.contains(**target));
+            assert_eq!(named, None, "{name} names a target: {line}");
+        }
+    }
+}
+
+/// An op that is added to the catalog needs no other list.
+#[test]
+fn the_catalog_alone_names_all_operations() {
+    let sources = sources();
+    let catalog = sources.iter().find(|(name, _)| name == "kernels/src/catalog.rs").expect("the catalog");
+    let folders: Vec<&str> = code(&catalog.1)
+        .filter_map(|line| line.trim().split_once("): \"")?.0.split_once('('))
+        .map(|(_, folder)| folder)
+        .collect();
+    assert!(folders.len() > 15, "{folders:?}");
+    let lists = ["kernels/src/catalog.rs", "kernels/src/lib.rs", "kernels/src/cases.rs"];
+    for (name, text) in &sources {
+        let is_product = ["compiler/", "kernels/src/", "runtime/"].iter().any(|part| name.starts_with(part));
+        if !is_product || is_test_file(name) || lists.contains(&&**name) || name.starts_with("compiler/graph/") {
+            continue;
+        }
+        let code: String = code(text).map(|line| line.to_owned() + "\n").collect();
+        let named = folders.iter().filter(|folder| code.contains(&format!("{folder}::"))).count();
+        assert!(named < folders.len() / 2, "{name} names {named} of the {} kernels", folders.len());
+    }
+}
+
 #[test]
 fn the_readme_maps_the_tree() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
@@ -195,7 +243,7 @@ fn the_readme_maps_the_tree() {
 }
 
 /// Folders whose README says how to work in them.
-const README_FOLDERS: &[&str] = &["runtime", "runtime/plan", "tests", "benches"];
+const README_FOLDERS: &[&str] = &["compiler", "kernels", "runtime", "runtime/plan", "tests", "benches"];
 
 #[test]
 fn folders_have_a_readme() {

@@ -1,6 +1,7 @@
-//! Which parameters become packed weights, in which layout and format, and where they lie.
+//! Packed weights: format, parts and placement of the parameters that kernels read.
 //!
-//! One weight per (parts, order, layout, format, transform), however many steps of however many entries read it:
+//! A kernel states the layout and the parts of each weight. One weight is stored per (parts, order, layout, format, transform),
+//! however many steps read it. On CPUs:
 //!
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
@@ -13,13 +14,12 @@
 //! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
-//! A GPU's matrices, embedding tables too, lie row after row as [`jambac_kernels::hopper::weight`] says, in bf16 or int8; its
-//! vectors, convolutions and decay rates row after row without padding, in f32.
+//! Layouts of GPUs: [`jambac_kernels::hopper::weight`].
 //!
-//! Tokens are looked up in floating-point numbers. A tied table whose linear multiplies integers is therefore stored twice: a
-//! step looks up a row a token, but multiplies by the whole, which is the larger part of what a small model reads.
+//! Embedding lookup needs a floating-point table. A tied table whose linear multiplies integers is therefore stored twice: the
+//! lookup reads one row per token, the product reads the whole table, which dominates the traffic of small models.
 //!
-//! A weight of integers comes right behind another one of the same parts: its scales.
+//! An integer weight is stored right after its scales, which have the same parts.
 
 use std::collections::BTreeSet;
 

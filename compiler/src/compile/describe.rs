@@ -1,6 +1,6 @@
 //! What a plan says about itself, for people: the model, the options and files it was built from.
 
-use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, WeightFormat, Weight};
+use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, Weight, WeightFormat};
 use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig};
 use jambac_models::jamba;
 use jambac_schedule::Schedule;

@@ -257,10 +257,8 @@ fn refused_or_ours<T>(result: Result<T, ScheduleError>) -> Result<T> {
 
 /// The chosen fusions, without those whose results the kind of target has no kernels for.
 pub fn fusion(model: &ModelFile, kind: TargetKind) -> Fusion {
-    let left_out: Vec<&str> = jambac_passes::fused_ops()
-        .filter(|(_, op)| !catalog::has_body(op, kind))
-        .map(|(pass, _)| pass)
-        .collect();
+    let left_out: Vec<&str> =
+        jambac_passes::fused_ops().filter(|(_, op)| !catalog::has_body(op, kind)).map(|(pass, _)| pass).collect();
     model.build.fusion.fusion().without(&left_out)
 }
 
