@@ -1,54 +1,54 @@
-//! What a step cannot do without, as a function of how large the step is: bytes and operations, for benchmarks and for
-//! `jambac inspect`. Nothing of it is executed.
+//! Lower bounds on the work of a step (bytes moved, arithmetic operations) as functions of the step's size. Benchmarks and
+//! `jambac inspect` use them; the runtime does not.
 
 use serde::{Deserialize, Serialize};
 
-/// How large a step is.
+/// The size of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Size {
-    /// Tokens, all sequences together.
+    /// Number of tokens over all sequences.
     pub tokens: f64,
-    /// Sequences.
+    /// Number of sequences.
     pub sequences: f64,
-    /// Rows of logits.
+    /// Number of rows of logits.
     pub outputs: f64,
-    /// Tokens that one token attends to, on average.
+    /// Mean number of tokens that one token attends to.
     pub context: f64,
 }
 
-/// A number of bytes or of operations:
+/// A number of bytes or operations:
 ///
 /// ```text
 /// constant + tokens · T + sequences · S + outputs · O + sequence_context · S · C + token_context · T · C
 ///          + min(first_token · T + first_output · O, most)
 /// ```
 ///
-/// of T tokens, S sequences, O rows of logits and C tokens of context. The last term is that of experts: the first token
-/// reads the weights of those it is routed to, many tokens read all of them.
+/// for T tokens, S sequences, O rows of logits and C tokens of context. The last term models experts: one token reads the
+/// weights of the experts that it is routed to; many tokens read the weights of all experts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amount {
-    /// Whatever the size: weights.
+    /// Independent of the size; for bytes, mostly weights.
     pub constant: f64,
-    /// For each token.
+    /// Per token.
     pub tokens: f64,
-    /// For each sequence.
+    /// Per sequence.
     pub sequences: f64,
-    /// For each row of logits.
+    /// Per row of logits.
     pub outputs: f64,
-    /// For each sequence and token of context.
+    /// Per sequence and token of context.
     pub sequence_context: f64,
-    /// For each token and token of context.
+    /// Per token and token of context.
     pub token_context: f64,
-    /// For each token, up to `most`.
+    /// Per token, until the last term reaches `most`.
     pub first_token: f64,
-    /// For each row of logits, together with `first_token` up to `most`.
+    /// Per row of logits, until the last term reaches `most`.
     pub first_output: f64,
-    /// Where that ends.
+    /// Upper bound of the last term.
     pub most: f64,
 }
 
 impl Amount {
-    /// The amount of a step of this size.
+    /// Evaluates the formula for one size.
     pub fn at(&self, size: Size) -> f64 {
         let Size { tokens, sequences, outputs, context } = size;
         self.constant
@@ -69,12 +69,12 @@ impl Amount {
     }
 }
 
-/// What a step reads, writes and computes at least.
+/// Lower bounds on the bytes that a step moves and the operations that it computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Bytes read and written once each.
+    /// Bytes read and written, each counted once.
     pub bytes: Amount,
-    /// Arithmetic operations, a multiply-add counting two.
+    /// Arithmetic operations; a multiply-add counts as two.
     pub operations: Amount,
 }
 

@@ -1,86 +1,86 @@
-//! Why a plan was refused. Every message names the section, what was found and what was expected.
+//! Errors of reading and writing plans. Every message names the section, the value found and the value expected.
 
 use std::path::PathBuf;
 
-/// Why a plan was refused, or could not be written.
+/// The reason for which a plan was rejected or could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The file does not begin as a plan does.
+    /// The file does not start with the magic bytes of a plan.
     #[error("not a plan: the file begins with {found:02x?}, a plan with {expected:02x?}", expected = crate::header::MAGIC)]
     NotAPlan {
-        /// The first bytes, at most eight.
+        /// The first bytes of the file, at most eight.
         found: Vec<u8>,
     },
-    /// A newer compiler wrote the plan, and says that this reader does not understand it.
+    /// The plan is too new: its header requires a newer reader.
     #[error(
         "header: the plan has format version {version}, which needs a reader of version {oldest_reader} or newer; this one has version {ours}"
     )]
     NewerFormat {
         /// Format version of the plan.
         version: u32,
-        /// Oldest reader that understands it.
+        /// Oldest reader version that understands the plan, from its header.
         oldest_reader: u32,
         /// Version of this reader.
         ours: u32,
     },
-    /// An older compiler wrote the plan, and this reader no longer understands it.
+    /// The plan is too old: this reader no longer supports its format version.
     #[error(
         "header: the plan has format version {version}; this reader understands {oldest} to {ours}: build the plan again"
     )]
     OlderFormat {
         /// Format version of the plan.
         version: u32,
-        /// Oldest version that this reader understands.
+        /// Oldest format version that this reader supports.
         oldest: u32,
         /// Version of this reader.
         ours: u32,
     },
-    /// The file ends too early.
+    /// The file is truncated.
     #[error("{section}: the file is cut short: it has {found} bytes, {expected} were expected")]
     Truncated {
-        /// The section that the end of the file cuts.
+        /// The section that is incomplete.
         section: String,
         /// Length of the file, in bytes.
         found: u64,
-        /// Length that was expected, in bytes: of the file, where the header tells, else of what must be there.
+        /// Expected length in bytes: the length of the file if the header is readable, else of the part that is missing.
         expected: u64,
     },
-    /// A section's bytes are not those that were written.
+    /// The digest of a section does not match its bytes.
     #[error("{section}: damaged: its digest is {found}, {expected} was written")]
     Digest {
         /// Name of the section.
         section: String,
-        /// BLAKE3 of the bytes found.
+        /// BLAKE3 digest of the bytes found.
         found: blake3::Hash,
-        /// BLAKE3 that the plan states.
+        /// BLAKE3 digest in the plan.
         expected: blake3::Hash,
     },
-    /// Bytes between sections are not zero.
+    /// Padding between sections is not zero.
     #[error("padding after {section}: damaged: byte {offset} of the file is {found:#04x}, 0 was written")]
     Padding {
-        /// Name of the section before the padding.
+        /// The section before the padding.
         section: String,
         /// Offset in the file, in bytes.
         offset: u64,
         /// The byte found.
         found: u8,
     },
-    /// A record has the right digest and yet makes no sense: a fault of the compiler that wrote the plan.
+    /// A record is invalid although its digest matches: a bug in the compiler that wrote the plan.
     #[error("{section}: {field}: found {found}, expected {expected}")]
     Record {
         /// Name of the section.
         section: String,
-        /// The field: `entries[1].steps[7].args[0]`.
+        /// Path of the invalid field: `entries[1].steps[7].args[0]`.
         field: String,
-        /// What was found.
+        /// The value found.
         found: String,
-        /// What was expected.
+        /// The value expected.
         expected: String,
     },
-    /// A section that every plan has, or that this one needs, is absent.
+    /// A required section is missing.
     #[error("section table: the plan has no section \"{section}\"")]
     MissingSection {
-        /// Name of the section.
+        /// Name of the missing section.
         section: String,
     },
     /// The manifest or the program could not be decoded.
@@ -88,23 +88,23 @@ pub enum PlanError {
     Decode {
         /// Name of the section.
         section: String,
-        /// The decoder's message.
+        /// The decoder's error message.
         reason: String,
     },
-    /// The file system refused.
+    /// An operation on a file failed.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What was being done to it.
+        /// The operation, as an infinitive for the message: `read`.
         action: &'static str,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl PlanError {
-    /// A record that makes no sense.
+    /// Builds the error for an invalid record.
     pub(crate) fn record(
         section: &str,
         field: impl Into<String>,
@@ -119,7 +119,7 @@ impl PlanError {
         }
     }
 
-    /// The section that the complaint is about, where it is about one.
+    /// The section in which the error was found; `None` if the error is about the file as a whole.
     pub fn section(&self) -> Option<&str> {
         match self {
             PlanError::NotAPlan { .. } | PlanError::NewerFormat { .. } | PlanError::OlderFormat { .. } => {

@@ -1,4 +1,4 @@
-//! A small plan that has one of everything, for tests.
+//! A small plan for tests that contains every kind of record.
 
 use crate::PlanWriter;
 use crate::cost::{Amount, Cost};
@@ -105,7 +105,7 @@ pub(crate) fn program() -> Program {
     }
 }
 
-/// The bytes of a plan of these parts, as far as the manifest has their kinds.
+/// Serializes a plan from these parts; writes only the programs whose kinds are in the manifest.
 pub(crate) fn write(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fixture.plan");
@@ -131,7 +131,7 @@ pub(crate) fn write(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec
     std::fs::read(path).unwrap()
 }
 
-/// The fixture as bytes.
+/// The fixture, serialized.
 pub(crate) fn plan() -> Vec<u8> {
     write(&manifest(), &program(), &sm_90a::program())
 }

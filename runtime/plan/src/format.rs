@@ -1,5 +1,6 @@
-//! What a plan holds: the manifest (for people and for opening), the program (for executing), the layout of weights.
-//! Every field has its unit. Offsets are relative to what the field's documentation names, never to memory.
+//! The records of a plan: the manifest (for people and for opening the plan), the program (for execution), the layout of
+//! weights. The documentation of each field gives its unit. Offsets are relative to the origin that the field names; they are
+//! never memory addresses.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,185 +24,185 @@ pub use target::TargetKind;
 pub use tensor_map::{Swizzle, TENSOR_MAP_BYTES, TensorElem, TensorMap};
 pub use weight::{Init, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
 
-/// Bytes that every section, buffer pool and weight region starts on.
+/// Page size in bytes: the alignment of every section, buffer pool and weight region.
 pub const PAGE_BYTES: u64 = 4096;
 
-/// Alignment, in bytes, of every buffer in the arena and every weight in its section; GPUs need more
+/// Alignment in bytes of every buffer in the arena and of every weight in its section on CPUs. GPUs need more
 /// ([`TargetKind::align_bytes`]).
 pub const ALIGN_BYTES: u64 = 64;
 
-/// Readable bytes that follow every pool and the weights, so that a vector load of a row's tail stays inside.
+/// Readable bytes after every pool and after the weights, so that a vector load at the end of a row stays in bounds.
 pub const SLACK_BYTES: u64 = 256;
 
-/// Tokens in one page of keys and values.
+/// Number of tokens in one KV page.
 pub const KV_PAGE_TOKENS: u64 = 16;
 
-/// What the plan is, for people, for `jamba info` and for opening it. Stored as JSON.
+/// Description of a plan, stored as JSON; read by people, by `jamba info` and when the plan is opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the compiler that wrote the plan.
     pub compiler: String,
-    /// The model.
+    /// The model that was compiled.
     pub model: Model,
-    /// What the plan was built to serve.
+    /// The sizes for which the plan was built.
     pub limits: Limits,
-    /// What the plan holds for each kind of target, in the order of [`TargetKind::ALL`].
+    /// One record per kind of target, in the order of [`TargetKind::ALL`].
     pub programs: Vec<ProgramInfo>,
-    /// Seed of synthetic weights; the plan then has no weights sections and the runtime draws them.
+    /// Seed of synthetic weights. If present, the plan has no weights sections and the runtime draws the weights.
     pub synthetic_seed: Option<u64>,
-    /// What the plan was built from. Absent in plans of compilers that did not say.
+    /// Inputs of the build. Absent in plans of older compilers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
 }
 
-/// What a plan holds for one kind of target.
+/// The contents of a plan for one kind of target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProgramInfo {
-    /// The kind.
+    /// The kind of target.
     pub kind: TargetKind,
-    /// Targets of this kind with code in the plan, best first: `x86-64-v4`, `x86-64-v3`.
+    /// Targets of this kind for which the plan has code, best first: `x86-64-v4`, `x86-64-v3`.
     pub targets: Vec<String>,
-    /// Every byte that a plan opened on such a target holds beside its code.
+    /// Memory that an open plan uses on these targets, excluding code.
     pub memory: Memory,
-    /// Names of the passes that ran.
+    /// Names of the passes that ran, in order.
     pub passes: Vec<String>,
-    /// Kernels that draw synthetic weights where they lie, one for each format that the program's weights have. Where there are
-    /// none, as on CPUs, the runtime draws them.
+    /// Kernels that draw synthetic weights in device memory, one per weight format of the program. If empty, as on CPUs, the
+    /// runtime draws the weights on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draw_kernels: Vec<DrawKernel>,
 }
 
 impl Manifest {
-    /// What the plan holds for a kind of target.
+    /// The record of one kind of target; `None` if the plan does not support it.
     pub fn of(&self, kind: TargetKind) -> Option<&ProgramInfo> {
         self.programs.iter().find(|info| info.kind == kind)
     }
 
-    /// Every target with code in the plan.
+    /// All targets for which the plan has code.
     pub fn targets(&self) -> impl Iterator<Item = &str> {
         self.programs.iter().flat_map(|info| &info.targets).map(String::as_str)
     }
 }
 
-/// What a plan was built from, for people; nothing of it is executed.
+/// Inputs of the build, for people; the runtime does not read them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Version of LLVM that made the code.
+    /// Version of the LLVM that generated the code.
     pub llvm: String,
-    /// The options that say what the plan computes, as key and value: `weights.experts`, `int8`. Limits are not among them.
+    /// Build options that affect the computed results, as key and value: `weights.experts`, `int8`. Limits are not included.
     pub options: Vec<(String, String)>,
-    /// Files of the checkpoint that were read.
+    /// Checkpoint files that the compiler read.
     pub files: Vec<SourceFile>,
 }
 
-/// One file of a checkpoint.
+/// A checkpoint file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceFile {
-    /// Its name in the checkpoint's folder.
+    /// File name in the checkpoint's folder.
     pub name: String,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub bytes: u64,
-    /// BLAKE3 of its length (u64, little-endian) and of what `covers` says, as hexadecimal digits.
+    /// BLAKE3 digest, in hexadecimal, of the length (u64, little-endian) followed by the bytes that `covers` names.
     pub blake3: String,
-    /// `everything`, or which part of the file the digest says something about.
+    /// `everything`, or the part of the file that the digest covers.
     pub covers: String,
 }
 
-/// The model as far as running it needs to know.
+/// The properties of the model that the runtime needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Name of the checkpoint's folder or of the model file.
     pub name: String,
-    /// Number of parameters of the checkpoint.
+    /// Number of parameters in the checkpoint.
     pub n_parameters: u64,
-    /// Layers.
+    /// Number of layers.
     pub n_layers: u64,
-    /// Width of the residual stream.
+    /// Width of the residual stream, in elements.
     pub d_model: u64,
-    /// Size of the vocabulary: logits of one position.
+    /// Vocabulary size: number of logits per position.
     pub vocab: u64,
-    /// Token that begins a text, where the model has one.
+    /// Beginning-of-text token; `None` if the model has none.
     pub bos: Option<u32>,
-    /// Tokens that end a text.
+    /// End-of-text tokens.
     pub eos: Vec<u32>,
-    /// Weight formats by group (`linear`, `experts`, `embedding`), for people.
+    /// Weight format of each group (`linear`, `experts`, `embedding`), for people.
     pub formats: Vec<(String, String)>,
 }
 
-/// What the plan was built to serve.
+/// The largest sizes that the plan supports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Tokens of one sequence, prompt and answer together.
+    /// Maximum length of a sequence in tokens, prompt and answer together.
     pub max_context: u64,
-    /// Sequences at once: slots of conv and SSM state.
+    /// Maximum number of concurrent sequences: the number of slots for conv and SSM state.
     pub max_sequences: u64,
-    /// Tokens of KV cache, all sequences together; a multiple of [`KV_PAGE_TOKENS`].
+    /// Capacity of the KV cache in tokens, over all sequences; a multiple of [`KV_PAGE_TOKENS`].
     pub kv_tokens: u64,
-    /// Tokens of one prefill step.
+    /// Maximum number of tokens in one prefill step.
     pub prefill_chunk: u64,
-    /// Rows of logits that one step can return.
+    /// Maximum number of rows of logits per step.
     pub max_outputs: u64,
 }
 
-/// Every byte that an open plan holds beside its code. All in bytes.
+/// Memory that an open plan uses, excluding code. All fields are in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Activations and workspace; one arena serves all entries.
+    /// Activations and workspace. All entries share one arena.
     pub arena: u64,
     /// Conv and SSM state of one sequence; a multiple of [`TargetKind::align_bytes`].
     pub state_slot: u64,
-    /// One page of keys and values of [`KV_PAGE_TOKENS`] tokens in every attention layer; a multiple of
+    /// One KV page: keys and values of [`KV_PAGE_TOKENS`] tokens in all attention layers; a multiple of
     /// [`TargetKind::align_bytes`].
     pub kv_page: u64,
-    /// Packed weights (mapped or copied from the plan, or drawn when they are synthetic), with [`SLACK_BYTES`] behind the last.
+    /// Packed weights (mapped or copied from the plan, or drawn if synthetic), including [`SLACK_BYTES`] after the last weight.
     pub weights: u64,
-    /// Step tables (ids, rows, sequence starts, page tables); on a GPU also the words of counts, the settings of draws and the
-    /// tensor maps, as [`crate::tables::DeviceTables`] places them.
+    /// Step tables (ids, rows, sequence starts, page tables). On a GPU also the count words, sampler settings and tensor maps;
+    /// [`crate::tables::DeviceTables`] gives the layout.
     pub tables: u64,
 }
 
 impl Memory {
-    /// State of all sequences, in bytes.
+    /// Size in bytes of the pool of state slots.
     pub fn state_pool(&self, limits: &Limits) -> u64 {
         self.state_slot * limits.max_sequences
     }
 
-    /// KV pages of all sequences, in bytes.
+    /// Size in bytes of the pool of KV pages.
     pub fn kv_pool(&self, limits: &Limits) -> u64 {
         self.kv_page * (limits.kv_tokens / KV_PAGE_TOKENS)
     }
 
-    /// Everything together, in bytes.
+    /// Sum of all regions in bytes.
     pub fn total(&self, limits: &Limits) -> u64 {
         self.arena + self.state_pool(limits) + self.kv_pool(limits) + self.weights + self.tables
     }
 }
 
-/// What the runtime executes. Stored in postcard's encoding.
+/// The part of a plan that the runtime executes, for one kind of target. Encoded with postcard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// Exported symbols of the code section, by kernel index.
     pub kernels: Vec<KernelRecord>,
-    /// Packed weights, in order of offset.
+    /// Packed weights, ordered by offset.
     pub weights: Vec<Weight>,
-    /// Matrices of tensor copies, by index. None on CPUs.
+    /// Matrices for tensor copies, by index. Empty on CPUs.
     pub tensor_maps: Vec<TensorMap>,
-    /// `prefill`, then `decode`; a GPU may have several of the latter, the smaller first.
+    /// One `prefill` entry, then the `decode` entries. A GPU may have several decode entries, in increasing order of size.
     pub entries: Vec<Entry>,
 }
 
-/// One kernel of the code section.
+/// A kernel in the code section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelRecord {
     /// Exported symbol: `linear_bf16_n512_k128`.
     pub symbol: String,
-    /// What it computes, as the catalog of kernels calls it: `linear`.
+    /// Name of the op in the kernel catalog: `linear`.
     pub op: String,
-    /// Number of slots in its argument array.
+    /// Number of slots in the argument array.
     pub n_args: u32,
 }
 
-/// Which entry a step list is for.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EntryKind {
     /// Any number of tokens per sequence.
@@ -210,127 +211,129 @@ pub enum EntryKind {
     Decode,
 }
 
-/// Steps in order, and the largest batch that they take.
+/// A list of steps with the largest batch that it accepts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Prefill or decode.
     pub kind: EntryKind,
-    /// Largest number of tokens in one step.
+    /// Maximum number of tokens in one step.
     pub max_tokens: u64,
-    /// Largest number of sequences in one step.
+    /// Maximum number of sequences in one step.
     pub max_sequences: u64,
-    /// Largest number of rows of logits.
+    /// Maximum number of rows of logits in one step.
     pub max_outputs: u64,
-    /// Where the logits are when all steps are done.
+    /// Location of the logits after the last step.
     pub logits: Logits,
-    /// Where the steps that pick tokens leave them. `None` on CPUs.
+    /// Locations of the tokens that GPU steps pick. `None` on CPUs.
     pub picks: Option<Picks>,
-    /// The steps.
+    /// The steps in execution order.
     pub steps: Vec<Step>,
-    /// The memory map of the arena, in order of first use.
+    /// The buffers of the arena, ordered by first use.
     pub buffers: Vec<Buffer>,
 }
 
-/// Where an entry leaves its logits: f32 rows in the arena.
+/// Location of an entry's logits: f32 rows in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logits {
     /// Bytes from the start of the arena.
     pub offset: u64,
-    /// Bytes from one row to the next.
+    /// Distance between rows in bytes.
     pub row_stride: u64,
-    /// Logits in one row: the vocabulary.
+    /// Number of logits in one row: the vocabulary size.
     pub n: u64,
 }
 
-/// One kernel call: by all threads, or by all blocks of a launch.
+/// One kernel call: executed by all threads on a CPU, by all blocks of a launch on a GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Index into [`Program::kernels`].
     pub kernel: u32,
-    /// True when all threads must have finished every earlier step before this one begins.
+    /// True if all threads must finish all earlier steps before this step starts.
     pub barrier: bool,
-    /// The kernel's argument array, in order.
+    /// The kernel's arguments, in order.
     pub args: Vec<Arg>,
-    /// The rows that it works on.
+    /// The rows that the step processes.
     pub rows: Rows,
-    /// How a GPU launches it. None on CPUs.
+    /// The launch configuration on a GPU. `None` on CPUs.
     pub launch: Option<Launch>,
-    /// The pick that this step makes; a run makes one of those or none. `None`: every run makes the step.
+    /// The pick that this step makes; a run makes at most one of the picks. `None` for a step that every run executes.
     pub pick: Option<Pick>,
-    /// Where in the model it comes from: `layers.3.mamba`.
+    /// Location in the model: `layers.3.mamba`.
     pub source: String,
-    /// What it reads, writes and computes at least.
+    /// Lower bounds on bytes moved and operations.
     pub cost: Cost,
 }
 
-/// A part of the arena that holds one value while steps need it, for the largest step. For people: what a step reads and
-/// writes is in its arguments.
+/// A range of the arena that holds one value of the largest step while steps need it. For people: the arguments of the steps
+/// define the actual accesses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
     /// Bytes from the start of the arena.
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// Index of the step that writes it.
+    /// Index of the step that writes the buffer.
     pub first: u32,
-    /// Index of the last step that reads it.
+    /// Index of the last step that reads the buffer.
     pub last: u32,
-    /// The slot of the writing step's kernel: `out`.
+    /// Name of the kernel parameter that writes the buffer: `out`.
     pub holds: String,
-    /// The buffer that it overwrites element by element in its first step, which is that one's last; an index.
+    /// Index of the buffer that this one overwrites element by element. This buffer's first step is the last step of the
+    /// overwritten buffer.
     pub in_place_of: Option<u32>,
 }
 
-/// One slot of a kernel's argument array: an address or an integer.
+/// One argument of a kernel: an address or an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Arg {
-    /// Address in the arena; bytes from its start.
+    /// Address in the arena: offset in bytes from its start.
     Arena(u64),
     /// Address of a packed weight: index into [`Program::weights`].
     Weight(u32),
-    /// Address in the state pool; bytes from the start of slot 0.
+    /// Address in the state pool: offset in bytes from the start of slot 0.
     State(u64),
-    /// Address in the KV pool; bytes from the start of page 0.
+    /// Address in the KV pool: offset in bytes from the start of page 0.
     Kv(u64),
     /// Address of a step table.
     Table(Table),
-    /// A count of this step, times a constant (experts per token, for rows that are slots). On a GPU the address of a word
-    /// that holds it.
+    /// A count of the step times a constant (for example experts per token). On a GPU the argument is the address of a word
+    /// that holds the product.
     Count(Count, u32),
-    /// A number the compiler knew.
+    /// An integer known at compile time.
     Constant(u64),
     /// Address of a tensor map: index into [`Program::tensor_maps`].
     TensorMap(u32),
 }
 
-/// Tables that the runtime fills in before each step; all elements are i32.
+/// Tables that the runtime fills before each step. All elements are i32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Table {
     /// Token ids, \[tokens\].
     Ids,
-    /// Rows whose logits are wanted, \[outputs\].
+    /// Indices of the rows whose logits are requested, \[outputs\].
     Rows,
-    /// First token of each sequence in this step, and the end, \[sequences + 1\].
+    /// Index of each sequence's first token in this step, then the number of tokens, \[sequences + 1\].
     Starts,
-    /// Tokens each sequence had before this step, \[sequences\].
+    /// Number of tokens of each sequence before this step, \[sequences\].
     Past,
     /// State slot of each sequence, \[sequences\].
     Slots,
-    /// Sequence of each token, \[tokens\].
+    /// Index of each token's sequence, \[tokens\].
     SequenceOf,
     /// KV pages of each sequence, \[sequences, ceil(max_context / KV_PAGE_TOKENS)\].
     Pages,
-    /// How a GPU draws the token of each row of logits, \[outputs, [`Setting::WORDS`]\]; filled before a run that draws.
+    /// Sampler settings for each row of logits on a GPU, \[outputs, [`Setting::WORDS`]\]. Filled before each run that draws
+    /// tokens.
     Settings,
 }
 
-/// Counts of a step.
+/// The counts that vary from step to step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Count {
-    /// Tokens, all sequences together.
+    /// Number of tokens over all sequences.
     Tokens,
-    /// Sequences.
+    /// Number of sequences.
     Sequences,
-    /// Rows of logits.
+    /// Number of rows of logits.
     Outputs,
 }

@@ -1,8 +1,9 @@
-//! The header page: what every version of the format keeps, so that every version can refuse every other one by name.
+//! The header page. Its layout is the same in every version of the format, so every version can reject all others with a
+//! precise message.
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 … 8 | magic: 0x89 `JAMBA` CR LF, so that a transfer in text mode shows |
+//! | 0 … 8 | magic: 0x89 `JAMBA` CR LF, which reveals a text-mode transfer |
 //! | 8 … 12 | format version |
 //! | 12 … 16 | oldest reader version that understands the plan |
 //! | 16 … 24 | length of the file, in bytes |
@@ -12,46 +13,46 @@
 //! | 64 … 4064 | zero |
 //! | 4064 … 4096 | BLAKE3 of bytes 0 … 4064 |
 //!
-//! Integers are little-endian. The header's digest covers the table's, and the table's those of all sections: it
-//! identifies the plan.
+//! Integers are little-endian. The header's digest covers the digest of the table, and the table contains the digests of all
+//! sections. The header's digest therefore identifies the plan.
 
 use crate::PlanError;
 use crate::format::PAGE_BYTES;
 
-/// The first bytes of every plan.
+/// Magic bytes at the start of every plan.
 pub const MAGIC: [u8; 8] = *b"\x89JAMBA\r\n";
 
-/// Version of the format that this crate writes and reads.
+/// Format version that this crate reads and writes.
 pub const VERSION: u32 = 5;
 
-/// Oldest reader that understands what this crate writes.
+/// Oldest reader version that understands the plans this crate writes.
 pub const OLDEST_READER: u32 = 5;
 
 /// Oldest format version that this crate reads.
 pub const OLDEST_FORMAT: u32 = 5;
 
-/// Length of the header, in bytes: one page.
+/// Length of the header in bytes: one page.
 pub const HEADER_BYTES: usize = PAGE_BYTES as usize;
 
 const DIGEST_AT: usize = HEADER_BYTES - blake3::OUT_LEN;
 
-/// The header of one plan.
+/// The header of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Format version.
     pub version: u32,
-    /// Oldest reader that understands the plan.
+    /// Oldest reader version that understands the plan.
     pub oldest_reader: u32,
     /// Length of the file, in bytes.
     pub file_bytes: u64,
     /// Number of sections.
     pub n_sections: u32,
-    /// BLAKE3 of the section table's page.
+    /// BLAKE3 digest of the section table's page.
     pub table_digest: [u8; 32],
 }
 
 impl Header {
-    /// The header as a page.
+    /// Encodes the header as a page.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut page = [0; HEADER_BYTES];
         page[0..8].copy_from_slice(&MAGIC);
@@ -65,7 +66,7 @@ impl Header {
         page
     }
 
-    /// Reads and checks the header of a file; says whether this reader understands what follows.
+    /// Decodes the header of a file. Fails if the file is not a plan, is damaged, or needs another reader version.
     pub fn decode(file: &[u8]) -> Result<Header, PlanError> {
         let begin = &file[..file.len().min(MAGIC.len())];
         if begin.is_empty() || *begin != MAGIC[..begin.len()] {
@@ -102,12 +103,12 @@ impl Header {
     }
 }
 
-/// The digest that ends a header page, computed from the rest of it.
+/// The digest stored at the end of a header page, computed from the rest of the page.
 pub(crate) fn digest_of(page: &[u8; HEADER_BYTES]) -> blake3::Hash {
     blake3::hash(&page[..DIGEST_AT])
 }
 
-/// N bytes of a page as an array; the page is always long enough.
+/// Copies N bytes of a page into an array; the page is always long enough.
 pub(crate) fn array<const N: usize>(page: &[u8], at: usize) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&page[at..at + N]);

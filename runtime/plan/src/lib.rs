@@ -1,8 +1,9 @@
-//! jamba-plan: the plan, one file that holds everything a model needs to run. The one crate that compiler and runtime share.
+//! jamba-plan: the file format of plans. A plan is one file with everything that is needed to run a model. The compiler and the
+//! runtime share only this crate.
 //!
-//! [`format`](mod@format) is what a plan says. The file's frame is a [`header`] page, a table of [`sections`], and the
-//! sections on page boundaries, each with its BLAKE3 digest. [`reader`] checks all of it once, up front, and hands out
-//! views; [`verify`] checks every offset, count and index of the program; after that nothing is checked again.
+//! [`format`](mod@format) defines the records. A file consists of a [`header`] page, a table of [`sections`], and the
+//! page-aligned sections, each with a BLAKE3 digest. [`reader`] verifies the whole plan once and returns views. [`verify`]
+//! checks every offset, count and index of the program, so that execution needs no further checks.
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! What a plan is, without reading it whole: a plan can be larger than memory.
+//! Reads a plan's manifest without reading the whole file, which can be larger than memory.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,8 +10,8 @@ use crate::header::Header;
 use crate::reader::{check_digest, decode_manifest, read_table};
 use crate::sections::{FIRST_SECTION, SectionKind};
 
-/// The manifest of the plan in a file. Compares header, section table and manifest with their digests, and nothing else:
-/// it is for people, and no reason to run what the plan holds.
+/// Reads the manifest of a plan file. Verifies the digests of the header, section table and manifest only. The result is for
+/// display; it does not make the plan safe to run.
 pub fn manifest(path: &Path) -> Result<Manifest, PlanError> {
     let io = |action: &'static str| move |source| PlanError::Io { path: path.to_owned(), action, source };
     let mut file = File::open(path).map_err(io("open it"))?;

@@ -1,67 +1,67 @@
-//! Integer weights: how a row becomes integers and scales, and where an integer lies in its panel.
+//! Integer weights: quantization of a row into integers and scales, and the position of each integer in its panel.
 //!
 //! ```text
 //! int8:  w ≈ scale · q   scale = max |w| / 127 of the row (f32)                          q = round(w / scale) in −127 … 127
 //! int4:  w ≈ scale · q   scale = m / −8 of 32 inputs, m the largest in magnitude (bf16)  q = round(w / scale) in −8 … 7
 //! ```
 //!
-//! Rounding is to the nearest, ties to even; a scale of 0 goes with integers of 0. m / −8 gives the largest value an integer
-//! of its own, whichever its sign. A panel of `lanes` outputs holds
+//! Rounding is to nearest, ties to even. If a scale is 0, its integers are 0. With m / −8, the value of largest magnitude maps
+//! to −8 exactly, whatever its sign. A panel of `lanes` outputs contains
 //!
 //! ```text
-//! int8:  [K / 2][lanes][2] bytes: the inputs 2p and 2p + 1 of an output side by side
+//! int8:  [K / 2][lanes][2] bytes: the inputs 2p and 2p + 1 of an output are adjacent
 //! int4:  [K / 4][lanes][2] bytes: byte (p, i, s) has input 4p + s in its low half, 4p + 2 + s in its high half
 //! ```
 //!
-//! where K is the number of inputs rounded up to whole groups of 32, the rest zeros. Where a layout is of rows, int8 lies row
-//! after row, the inputs of a row permuted inside each 64 ([`column()`]).
+//! where K is the number of inputs rounded up to whole groups of 32, padded with zeros. In layouts of rows, int8 is stored row
+//! by row, with the inputs permuted in each block of 64 ([`column()`]).
 
 use crate::format::{ElementOrder, Layout, WeightFormat};
 
-/// Inputs that share a scale of int4, and what rows of integers are padded to.
+/// Inputs per int4 scale; rows of integers are padded to a multiple of it.
 pub const GROUP: usize = 32;
 
-/// Inputs of a row of int8 that are permuted among themselves.
+/// Block size of the permutation of an int8 row's inputs.
 pub const COLUMN_GROUP: usize = 64;
 
-/// Where input j of a row of int8 lies in the row: the 16 bytes that a thread of a GPU multiplies in four steps of 16 inputs
-/// follow each other. Input 16 s + 8 h + 2 q + b of a group is byte 16 q + 4 s + 2 h + b.
+/// Position of input j in a row of int8. The permutation makes the 16 bytes contiguous that a GPU thread multiplies in four
+/// steps of 16 inputs: input 16 s + 8 h + 2 q + b of a block is at byte 16 q + 4 s + 2 h + b.
 pub fn column(j: usize) -> usize {
     let (group, s, h, q, b) = (j / COLUMN_GROUP, j % COLUMN_GROUP / 16, j % 16 / 8, j % 8 / 2, j % 2);
     group * COLUMN_GROUP + 16 * q + 4 * s + 2 * h + b
 }
 
-/// Largest integer of int8.
+/// Largest int8 value.
 const INT8_MOST: f32 = 127.0;
 
-/// Smallest integer of int4, which the largest value of a group becomes.
+/// Smallest int4 value; the value of largest magnitude in a group maps to it.
 const INT4_LEAST: f32 = -8.0;
 
-/// Largest integer of int4.
+/// Largest int4 value.
 const INT4_MOST: f32 = 7.0;
 
-/// The scale of a row of int8.
+/// The int8 scale of a row.
 pub fn int8_scale(row: &[f32]) -> f32 {
     row.iter().fold(0.0, |most: f32, value| most.max(value.abs())) / INT8_MOST
 }
 
-/// The scale of at most [`GROUP`] inputs of int4, a bf16.
+/// The int4 scale of at most [`GROUP`] inputs, rounded to bf16.
 pub fn int4_scale(group: &[f32]) -> f32 {
     let largest = group.iter().fold(0.0, |most: f32, &value| if value.abs() > most.abs() { value } else { most });
     half::bf16::from_f32(largest / INT4_LEAST).to_f32()
 }
 
-/// The integer that stands for a value.
+/// Quantizes a value to int8.
 pub fn int8(value: f32, scale: f32) -> i8 {
     if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(-INT8_MOST, INT8_MOST) as i8 }
 }
 
-/// The integer that stands for a value.
+/// Quantizes a value to int4.
 pub fn int4(value: f32, scale: f32) -> i8 {
     if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(INT4_LEAST, INT4_MOST) as i8 }
 }
 
-/// The scales of a row, one or one per group.
+/// The scales of a row: one for int8, one per group for int4.
 pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
     match format {
         WeightFormat::Int4 => row.chunks(GROUP).map(int4_scale).collect(),
@@ -69,7 +69,7 @@ pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
     }
 }
 
-/// A row as integers, given its scales.
+/// Quantizes a row with the given scales.
 pub fn row(format: WeightFormat, row: &[f32], scales: &[f32], out: &mut [i8]) {
     match format {
         WeightFormat::Int4 => {
@@ -81,7 +81,7 @@ pub fn row(format: WeightFormat, row: &[f32], scales: &[f32], out: &mut [i8]) {
     }
 }
 
-/// Puts the integers of one output into a panel of zeros.
+/// Stores the integers of one output in a panel that is initialized with zeros.
 pub fn place(format: WeightFormat, q: &[i8], lane: usize, lanes: usize, panel: &mut [u8]) {
     for (j, &q) in q.iter().enumerate() {
         match format {
@@ -94,7 +94,7 @@ pub fn place(format: WeightFormat, q: &[i8], lane: usize, lanes: usize, panel: &
     }
 }
 
-/// Puts the integers of one output into a panel of zeros, in the order of a layout.
+/// Stores the integers of one output in a panel that is initialized with zeros, in the order of a layout.
 pub fn place_in(layout: &Layout, format: WeightFormat, q: &[i8], lane: usize, panel: &mut [u8]) {
     match layout.order {
         ElementOrder::Panels => place(format, q, lane, layout.lanes as usize, panel),
@@ -105,7 +105,7 @@ pub fn place_in(layout: &Layout, format: WeightFormat, q: &[i8], lane: usize, pa
     }
 }
 
-/// The integer of one output and input in a panel: what [`place`] put there.
+/// The integer of one output and input in a panel; the inverse of [`place`].
 pub fn integer_at(format: WeightFormat, panel: &[u8], lane: usize, lanes: usize, j: usize) -> i8 {
     match format {
         WeightFormat::Int4 => {
@@ -148,7 +148,7 @@ mod tests {
             row(format, &values, &scales, &mut q);
             for (j, (&value, &q)) in values.iter().zip(&q).enumerate() {
                 let scale = scales[if scales.len() > 1 { j / GROUP } else { 0 }];
-                // The one value that has no integer of its own is +8 beside −8.
+                // +8 cannot be represented: it is clamped to 7.
                 let clamped = format == WeightFormat::Int4 && value / scale > 7.5;
                 let most = scale.abs() * if clamped { 1.05 } else { 0.501 };
                 assert!((value - scale * f32::from(q)).abs() <= most, "{format:?} {j}: {value} as {q} · {scale}");
@@ -172,7 +172,7 @@ mod tests {
                     assert_eq!(integer_at(format, &panel, lane, lanes, j), value(lane, j), "{format:?} {lane} {j}");
                 }
             }
-            // Worked out: output 3, input 6 of int8 is in pair 3; of int4 in quad 1, high half of the first byte.
+            // By hand: output 3, input 6 is in pair 3 for int8; for int4 it is in quad 1, high half of the first byte.
             match format {
                 WeightFormat::Int4 => assert_eq!((panel[(16 + 3) * 2] >> 4) as i8, value(3, 6) & 0xf),
                 _ => assert_eq!(panel[(3 * 16 + 3) * 2] as i8, value(3, 6)),

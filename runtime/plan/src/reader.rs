@@ -1,4 +1,4 @@
-//! Zero-copy views over the bytes of a plan, given out only after everything was checked.
+//! Zero-copy views of a plan's bytes, available only after verification.
 
 use crate::PlanError;
 use crate::format::{Manifest, Program, ProgramInfo, TargetKind};
@@ -6,20 +6,20 @@ use crate::header::{HEADER_BYTES, Header};
 use crate::sections::{self, CUBIN, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
 use crate::verify;
 
-/// Bytes that are hashed between two reports of progress.
+/// Bytes hashed between two progress reports.
 const CHUNK_BYTES: usize = 1 << 26;
 
-/// How much of a plan is compared with its digests. Everything else is always checked.
+/// The sections whose digests are verified. All other checks always run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// Every section.
+    /// All sections.
     #[default]
     Everything,
-    /// Every section but the weights, which can take long to read.
+    /// All sections except the weights, which can take long to read.
     AllButWeights,
 }
 
-/// A plan whose bytes were checked.
+/// A verified plan.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     bytes: &'a [u8],
@@ -31,18 +31,18 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks a whole plan, as [`Plan::parse_with`] does with [`Verify::Everything`].
+    /// Verifies a whole plan: [`Plan::parse_with`] with [`Verify::Everything`].
     pub fn parse(bytes: &'a [u8]) -> Result<Plan<'a>, PlanError> {
         Plan::parse_with(bytes, Verify::Everything)
     }
 
-    /// Checks a plan: the frame (header, table, bounds, padding), the digests, then the manifest and the program down to
-    /// every offset, count and index.
+    /// Verifies a plan: the frame (header, table, bounds, padding), the digests, then the manifest and every offset, count and
+    /// index of the programs.
     pub fn parse_with(bytes: &'a [u8], verify: Verify) -> Result<Plan<'a>, PlanError> {
         Plan::parse_telling(bytes, verify, &mut |_, _| ())
     }
 
-    /// As [`Plan::parse_with`]; tells how many bytes of how many in all were compared with their digests.
+    /// Like [`Plan::parse_with`], but reports progress: the number of bytes whose digests were verified, and the total.
     pub fn parse_telling(
         bytes: &'a [u8],
         verify: Verify,
@@ -83,37 +83,37 @@ impl<'a> Plan<'a> {
         Ok(Plan { bytes, header, sections, manifest, programs })
     }
 
-    /// The manifest.
+    /// The decoded manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The program of a kind of target, where the plan has one.
+    /// The program of one kind of target; `None` if the plan does not support it.
     pub fn program(&self, kind: TargetKind) -> Option<&Program> {
         self.programs().find_map(|(info, program)| (info.kind == kind).then_some(program))
     }
 
-    /// The program of the plan's first kind of target: of the CPU, where the plan has one.
+    /// The program of the plan's first kind of target; this is the CPU if the plan supports it.
     pub fn first(&self) -> (&ProgramInfo, &Program) {
         (&self.manifest.programs[0], &self.programs[0])
     }
 
-    /// Every program with what the manifest says of it.
+    /// Every program with its manifest record.
     pub fn programs(&self) -> impl Iterator<Item = (&ProgramInfo, &Program)> {
         self.manifest.programs.iter().zip(&self.programs)
     }
 
-    /// The header.
+    /// The decoded header.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The records of all sections, in the order of the file.
+    /// The records of all sections, in file order.
     pub fn sections(&self) -> &[Section] {
         &self.sections
     }
 
-    /// BLAKE3 of the header, which covers every other digest: two plans with the same one are the same.
+    /// BLAKE3 digest of the header. It covers all other digests, so equal digests mean equal plans.
     pub fn digest(&self) -> blake3::Hash {
         crate::header::digest_of(&self.header.encode())
     }
@@ -123,26 +123,26 @@ impl<'a> Plan<'a> {
         self.sections.iter().find(|section| section.kind == kind.code()).map(|section| view(self.bytes, section))
     }
 
-    /// Where the weights of a kind of target begin in the file and how many bytes they are; None when they are synthetic.
+    /// Byte range of a target kind's weights in the file; `None` for synthetic weights.
     pub fn weights_range(&self, kind: TargetKind) -> Option<std::ops::Range<usize>> {
         let name = kind.section(SectionKind::Weights.name());
         let section = self.sections.iter().find(|section| section.name == name)?;
         Some(section.offset as usize..(section.offset + section.bytes) as usize)
     }
 
-    /// The code for a target, assembled, where the plan has it.
+    /// The assembled code (cubin) of a target, if present.
     pub fn cubin(&self, target: &str) -> Option<&'a [u8]> {
         self.code(&format!("{target}{CUBIN}"))
     }
 
-    /// The code for a target: an ELF shared object, or PTX.
+    /// The code of a target: an ELF shared object, or PTX.
     pub fn code(&self, target: &str) -> Option<&'a [u8]> {
         let named = |section: &&Section| section.name.strip_prefix("code/") == Some(target);
         self.sections.iter().find(named).map(|section| view(self.bytes, section))
     }
 }
 
-/// The bytes of a section whose bounds were checked.
+/// The bytes of a section whose bounds were verified.
 fn view<'a>(bytes: &'a [u8], section: &Section) -> &'a [u8] {
     &bytes[section.offset as usize..(section.offset + section.bytes) as usize]
 }
@@ -226,7 +226,7 @@ mod tests {
     use crate::format::{PAGE_BYTES, SLACK_BYTES};
     use crate::header::VERSION;
 
-    /// What a fault at `offset` should name.
+    /// Name of the section that contains `offset`, for error messages.
     fn section_at(plan: &Plan<'_>, offset: u64) -> String {
         match offset {
             _ if offset < PAGE_BYTES => "header".to_owned(),
@@ -310,7 +310,7 @@ mod tests {
         assert!(matches!(refusal(&bytes), PlanError::NewerFormat { version: 9, oldest_reader: 7, ours: VERSION }));
     }
 
-    /// Records that make no sense although their digests are right.
+    /// Invalid records with matching digests.
     #[test]
     fn bad_records_of_the_table_are_refused() {
         type Spoil = fn(&mut Header, &mut Vec<Section>);

@@ -1,44 +1,44 @@
-//! The section table: one page of fixed-size records, in the order of the sections in the file.
+//! The section table: one page of fixed-size records, in file order.
 //!
-//! A record: kind (u32), zero (u32), offset (u64), length (u64), BLAKE3 (32 bytes), name (64 bytes, zero after its end),
-//! zero (8 bytes); little-endian. The first section begins on the page after the table. Every section begins on a page
-//! and is followed by at least [`SLACK_BYTES`] zero bytes, up to the next page; nothing else is in the file.
+//! A record consists of kind (u32), zero (u32), offset (u64), length (u64), BLAKE3 (32 bytes), name (64 bytes, zero-padded) and
+//! zero (8 bytes); integers are little-endian. The first section begins on the page after the table. Every section begins on a
+//! page boundary and is followed by at least [`SLACK_BYTES`] zero bytes, up to the next page. The file contains nothing else.
 
 use crate::PlanError;
 use crate::format::{PAGE_BYTES, SLACK_BYTES, TargetKind};
 use crate::header::array;
 
-/// Length of the table, in bytes.
+/// Length of the table in bytes.
 pub const TABLE_BYTES: usize = PAGE_BYTES as usize;
 
-/// Length of one record, in bytes.
+/// Length of a record in bytes.
 pub const RECORD_BYTES: usize = 128;
 
-/// Most sections that a plan can have.
+/// Maximum number of sections in a plan.
 pub const MAX_SECTIONS: usize = TABLE_BYTES / RECORD_BYTES;
 
-/// Where the first section begins, in bytes from the start of the file.
+/// Offset in bytes of the first section in the file.
 pub const FIRST_SECTION: u64 = 2 * PAGE_BYTES;
 
 const NAME_AT: usize = 56;
 const NAME_BYTES: usize = 64;
 
-/// What a section holds.
+/// Content type of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SectionKind {
     /// [`crate::format::Manifest`] as JSON.
     Manifest,
-    /// [`crate::format::Program`] in postcard's encoding, one for each kind of target.
+    /// [`crate::format::Program`] in postcard encoding, one per kind of target.
     Program,
-    /// Code for one target: an ELF shared object for a CPU; PTX for a GPU, and the same assembled ([`CUBIN`]).
+    /// Code of one target: an ELF shared object for a CPU; PTX for a GPU, and the assembled PTX ([`CUBIN`]).
     Code,
-    /// Packed weights, laid out as [`crate::format::Program::weights`] says, one section for each kind of target.
+    /// Packed weights in the layout of [`crate::format::Program::weights`], one section per kind of target.
     Weights,
     /// The checkpoint's `tokenizer.json`.
     Tokenizer,
     /// The checkpoint's `tokenizer_config.json`.
     TokenizerConfig,
-    /// The checkpoint's chat template, a Jinja text.
+    /// The checkpoint's chat template (Jinja).
     ChatTemplate,
 }
 
@@ -53,7 +53,7 @@ impl SectionKind {
         SectionKind::ChatTemplate,
     ];
 
-    /// The number in the record.
+    /// The number that a record stores for this kind.
     pub fn code(self) -> u32 {
         match self {
             SectionKind::Manifest => 1,
@@ -66,13 +66,13 @@ impl SectionKind {
         }
     }
 
-    /// The kind of a number; newer writers may add kinds that we skip.
+    /// The kind with this number; `None` for kinds of newer writers, which readers skip.
     pub fn from_code(code: u32) -> Option<SectionKind> {
         SectionKind::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// Name of a section of this kind; code sections append their target: `code/x86-64-v3`, programs and weights their
-    /// kind of target where it is not the CPU: `program/sm_90a`.
+    /// Base name of sections of this kind. Code sections append their target: `code/x86-64-v3`. Program and weights sections
+    /// append their kind of target unless it is the CPU: `program/sm_90a`.
     pub fn name(self) -> &'static str {
         match self {
             SectionKind::Manifest => "manifest",
@@ -85,7 +85,7 @@ impl SectionKind {
         }
     }
 
-    /// True when a section of this kind may have that name.
+    /// Whether a section of this kind may have this name.
     pub fn accepts(self, name: &str) -> bool {
         match self {
             SectionKind::Code => name.strip_prefix("code/").is_some_and(|target| !target.is_empty()),
@@ -97,13 +97,13 @@ impl SectionKind {
     }
 }
 
-/// What follows a target's name in that of the section with its code assembled: `code/sm_90a.cubin`.
+/// Suffix of sections with assembled code: `code/sm_90a.cubin`.
 pub const CUBIN: &str = ".cubin";
 
-/// One record of the table.
+/// A record of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Kind; see [`SectionKind::from_code`].
+    /// Number of the kind; see [`SectionKind::from_code`].
     pub kind: u32,
     /// Name: `program`, `code/x86-64-v3`.
     pub name: String,
@@ -111,17 +111,17 @@ pub struct Section {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// BLAKE3 of the section.
+    /// BLAKE3 digest of the section.
     pub digest: blake3::Hash,
 }
 
 impl Section {
-    /// Where the next section begins: past the slack, on a page. None where the record overflows.
+    /// Offset of the next section: after the slack, rounded up to a page. `None` on overflow.
     pub fn next_offset(&self) -> Option<u64> {
         self.offset.checked_add(self.bytes)?.checked_add(SLACK_BYTES)?.checked_next_multiple_of(PAGE_BYTES)
     }
 
-    /// Writes the record; the name must fit, as [`name_fits`] says.
+    /// Encodes the record; [`name_fits`] must hold for the name.
     pub(crate) fn encode(&self, record: &mut [u8]) {
         record.fill(0);
         record[0..4].copy_from_slice(&self.kind.to_le_bytes());
@@ -153,15 +153,15 @@ impl Section {
     }
 }
 
-/// Name of the table in messages.
+/// Name of the table in error messages.
 pub const TABLE: &str = "section table";
 
-/// True when a name fits a record and can be read back.
+/// Whether a name fits into a record and can be read back.
 pub fn name_fits(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES && !name.contains('\0')
 }
 
-/// The table as a page.
+/// Encodes the table as a page.
 pub fn encode(sections: &[Section]) -> [u8; TABLE_BYTES] {
     let mut page = [0; TABLE_BYTES];
     for (section, record) in sections.iter().zip(page.chunks_exact_mut(RECORD_BYTES)) {
@@ -170,8 +170,8 @@ pub fn encode(sections: &[Section]) -> [u8; TABLE_BYTES] {
     page
 }
 
-/// Reads the records and checks that they cover the file in order: every name fits its kind and occurs once, every
-/// section begins where the one before it lets it, and the last one ends the file.
+/// Decodes the records and checks that they cover the file in order: every name is valid for its kind and unique, every section
+/// begins at the offset that the previous one determines, and the last section ends the file.
 pub fn decode(page: &[u8; TABLE_BYTES], n_sections: u32, file_bytes: u64) -> Result<Vec<Section>, PlanError> {
     let count = usize::try_from(n_sections).ok().filter(|&count| count <= MAX_SECTIONS).ok_or_else(|| {
         PlanError::record("header", "number of sections", n_sections, format!("at most {MAX_SECTIONS}"))

@@ -1,9 +1,9 @@
-//! Synthetic weights: every value is a function of the seed, the parameter's name and the element's logical place, so
-//! that any device draws the same bits in any order, whole or in parts.
+//! Synthetic weights. Every value is a function of the seed, the parameter's name and the element's logical index. Any device
+//! therefore draws the same bits in any order, in whole or in part.
 //!
-//! A draw is one 64-bit number: SplitMix64's mix (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
-//! Generators", 2014) of a key and a counter. From there on only operations that IEEE 754 rounds exactly are used: a
-//! conversion of an integer below 2²⁴ to f32 (exact), one f32 product and one f32 sum, never fused.
+//! A draw is a 64-bit number: SplitMix64's mix (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014)
+//! of a key and a counter. The conversion to a value uses only operations that IEEE 754 rounds exactly: a conversion of an
+//! integer below 2²⁴ to f32 (exact), one f32 multiplication and one f32 addition, never fused.
 
 use crate::format::{ElementOrder, Init, Layout, Transform, Weight, WeightFormat};
 use crate::quantize;
@@ -12,23 +12,23 @@ mod drawn;
 
 pub use drawn::{DrawnRows, STORE_BYTES};
 
-/// Normal draws add four integers of 16 bits (Irwin–Hall): the sum's mean is this, twice 65535.
+/// Normal draws add four 16-bit integers (Irwin–Hall). This is the mean of the sum, 2 · 65535.
 pub const SUM_MEAN: i32 = 2 * 65_535;
 
-/// One over the standard deviation of that sum, √(4 · (65536² − 1) / 12) = 37837.2.
-/// Draws have mean 0 and variance 1, reach 3.46 and have an excess kurtosis of −0.3.
+/// Reciprocal of the standard deviation of that sum, √(4 · (65536² − 1) / 12) = 37837.2. Draws have mean 0 and variance 1, a
+/// maximum of 3.46 and an excess kurtosis of −0.3.
 const SUM_SCALE: f32 = 2.642_899_7e-5;
 
-/// What the counter of a draw grows by with each element: 2⁶⁴ over the golden ratio, odd.
+/// Increment of a draw's counter per element: 2⁶⁴ over the golden ratio, odd.
 pub const INDEX_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Shifts of SplitMix64's finalizer.
 pub const MIX_SHIFTS: [u32; 3] = [30, 27, 31];
 
-/// Factors of SplitMix64's finalizer.
+/// Multipliers of SplitMix64's finalizer.
 pub const MIX_FACTORS: [u64; 2] = [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
 
-/// 64 bits that depend on every bit of `x`; SplitMix64's finalizer.
+/// SplitMix64's finalizer: every bit of the result depends on every bit of `x`.
 fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> MIX_SHIFTS[0])).wrapping_mul(MIX_FACTORS[0]);
     let x = (x ^ (x >> MIX_SHIFTS[1])).wrapping_mul(MIX_FACTORS[1]);
@@ -50,7 +50,7 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// Draws from `init` for the parameter whose name hashes to `parameter_hash`.
+    /// Draws from `init` for the parameter with this name hash.
     pub fn new(seed: u64, parameter_hash: u64, init: Init) -> Draw {
         let key = mix(seed ^ mix(parameter_hash));
         match init {
@@ -61,12 +61,12 @@ impl Draw {
         }
     }
 
-    /// Draws that are all the same.
+    /// A constant in place of draws.
     fn constant(value: f32) -> Draw {
         Draw { key: 0, offset: value, scale: 0.0, normal: false }
     }
 
-    /// The value of element `index`, counted in the logical order \[groups, n, k\].
+    /// The value of element `index` in the logical order \[groups, n, k\].
     pub fn value(&self, index: u64) -> f32 {
         let bits = mix(self.key.wrapping_add(index.wrapping_mul(INDEX_FACTOR)));
         let integer = if self.normal {
@@ -80,18 +80,18 @@ impl Draw {
     }
 }
 
-/// The value of one element: [`Draw::value`] for a single draw.
+/// The value of one element, like [`Draw::value`].
 pub fn value(seed: u64, parameter_hash: u64, index: u64, init: Init) -> f32 {
     Draw::new(seed, parameter_hash, init).value(index)
 }
 
-/// Fills a whole packed weight; `out` has [`Weight::bytes`] bytes. Padding lanes become zero.
+/// Fills a whole packed weight; `out` has [`Weight::bytes`] bytes. Padding is set to zero.
 pub fn fill(weight: &Weight, seed: u64, out: &mut [u8]) {
     fill_panels(weight, seed, 0, out);
 }
 
-/// Fills the part of a packed weight that begins at panel `first`, counted over all groups; `out` holds whole panels
-/// ([`Layout::panel_bytes`]): they can be drawn by different threads.
+/// Fills panels of a packed weight from panel `first` on, counted over all groups. `out` must hold whole panels
+/// ([`Layout::panel_bytes`]). Threads can fill different panels in parallel.
 pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
     let panels = weight.layout.panels();
     for (panel, out) in (first..).zip(out.chunks_exact_mut(weight.layout.panel_bytes(weight.format))) {
@@ -115,9 +115,9 @@ pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
     }
 }
 
-/// The scale of all synthetic integers of a parameter: a function of its distribution alone, so that a value's integer
-/// depends on no other value. The integers are the same draws as floats have, rounded to multiples of the scale; those
-/// of int4 beyond 7 (0.1 % of a normal distribution) become 7.
+/// The common scale of a parameter's synthetic integers. It depends only on the distribution, so an integer does not depend on
+/// other values. The integers are the draws of the floating-point formats, rounded to multiples of the scale; int4 values
+/// beyond 7 (0.1 % of a normal distribution) become 7.
 pub fn scale(format: WeightFormat, init: Init) -> f32 {
     let most = match init {
         Init::Normal { mean, std } => mean.abs() + std * (SUM_MEAN as f32 * SUM_SCALE),
@@ -132,13 +132,13 @@ pub fn scale(format: WeightFormat, init: Init) -> f32 {
 /// The rows of one panel.
 struct Rows {
     draw: Draw,
-    /// The first, among the parameter's rows of all experts.
+    /// First row, counted over the parameter's rows of all experts.
     first: u64,
-    /// How many there are from it on; more lanes than that are padding.
+    /// Number of rows from `first` on; further lanes are padding.
     left: u64,
 }
 
-/// One panel of floats.
+/// Fills a panel in a floating-point format.
 fn fill_each(rows: &Rows, layout: Layout, out: &mut [u8], format: WeightFormat, value: impl Fn(u64) -> f32) {
     match format {
         WeightFormat::Bf16 => fill_panel(rows, layout, out, value, |x| half::bf16::from_f32(x).to_le_bytes()),
@@ -175,7 +175,7 @@ fn fill_panel<const BYTES: usize>(
     }
 }
 
-/// One panel of integers.
+/// Fills a panel in an integer format.
 fn fill_integers(rows: &Rows, layout: Layout, format: WeightFormat, scale: f32, out: &mut [u8]) {
     out.fill(0);
     let mut q = vec![0; layout.k as usize];
@@ -188,8 +188,9 @@ fn fill_integers(rows: &Rows, layout: Layout, format: WeightFormat, scale: f32, 
     }
 }
 
-/// How a synthetic plan draws a parameter, by its canonical name and its shape in the checkpoint: scales of a trained
-/// model, so that norms, biases, decay rates and routers all matter and activations neither vanish nor explode.
+/// Transformation and distribution of a synthetic parameter, by its canonical name and its shape in the checkpoint. Magnitudes
+/// follow a trained model: norms, biases, decay rates and routers all affect the result, and activations neither vanish nor
+/// explode.
 pub fn init_for(parameter: &str, shape: &[u64]) -> (Transform, Init) {
     let inputs = shape.last().copied().unwrap_or(1).max(1) as f32;
     let normal = |std: f32| Init::Normal { mean: 0.0, std };
@@ -198,7 +199,7 @@ pub fn init_for(parameter: &str, shape: &[u64]) -> (Transform, Init) {
         name if name.ends_with("layernorm.weight") => uniform(0.5, 1.5),
         name if name.ends_with("conv1d.weight") || name.ends_with("conv1d.bias") => uniform(-0.5, 0.5),
         name if name.ends_with("A_log") => {
-            // A = −(0.5 … 16), in units of log₂ e as the transform leaves it
+            // A = −(0.5 … 16), in units of log₂ e because of the transformation.
             const LOG2_E: f32 = std::f32::consts::LOG2_E;
             return (Transform::DecayRate, uniform(-16.0 * LOG2_E, -0.5 * LOG2_E));
         }

@@ -1,6 +1,6 @@
-//! Where each step table lies in the one region that holds them all: a function of the plan's limits alone, so that the
-//! compiler can state the bytes and the runtime can rely on them. A GPU's region holds words of counts before the tables, and
-//! behind them the settings of draws and tensor maps: [`DeviceTables`].
+//! Offsets of the step tables in their common region. They depend only on the plan's limits, so the compiler can compute the
+//! size and the runtime uses the same offsets. On a GPU the region also holds count words before the tables, and sampler
+//! settings and tensor maps after them: [`DeviceTables`].
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,11 @@ use crate::format::{
 };
 
 impl Table {
-    /// Every table that any step fills, in the order in which they lie in memory. The settings of draws, which a GPU alone has,
-    /// follow them.
+    /// The tables of every target in memory order. The table of sampler settings, which only GPUs have, follows them.
     pub const ALL: [Table; 7] =
         [Table::Ids, Table::Rows, Table::Starts, Table::Past, Table::Slots, Table::SequenceOf, Table::Pages];
 
-    /// The name people use.
+    /// The name in listings.
     pub fn name(self) -> &'static str {
         match self {
             Table::Ids => "ids",
@@ -28,7 +27,7 @@ impl Table {
         }
     }
 
-    /// Most elements that the table holds in any step of a plan with these limits. Saturates where they overflow.
+    /// Maximum number of elements in any step of a plan with these limits. Saturates on overflow.
     pub fn capacity(self, limits: &Limits) -> u64 {
         match self {
             Table::Ids | Table::SequenceOf => max_tokens(limits),
@@ -40,7 +39,7 @@ impl Table {
         }
     }
 
-    /// Bytes from the start of the tables' region; a multiple of [`ALIGN_BYTES`].
+    /// Offset in bytes from the start of the tables' region; a multiple of [`ALIGN_BYTES`].
     pub fn offset(self, limits: &Limits) -> u64 {
         Table::ALL
             .iter()
@@ -48,7 +47,7 @@ impl Table {
             .fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
     }
 
-    /// Bytes that the table takes, padding included.
+    /// Size in bytes, including padding.
     fn bytes(self, limits: &Limits) -> u64 {
         const I32_BYTES: u64 = 4;
         let bytes = self.capacity(limits).saturating_mul(I32_BYTES);
@@ -56,22 +55,23 @@ impl Table {
     }
 }
 
-/// Tokens of the largest step that any entry may take.
+/// Maximum number of tokens in a step of any entry.
 pub fn max_tokens(limits: &Limits) -> u64 {
     limits.prefill_chunk.max(limits.max_sequences)
 }
 
-/// Pages of the longest sequence: one row of [`Table::Pages`].
+/// Maximum number of pages per sequence: the length of a row of [`Table::Pages`].
 pub fn pages_per_sequence(limits: &Limits) -> u64 {
     limits.max_context.div_ceil(KV_PAGE_TOKENS)
 }
 
-/// Bytes of [`Table::ALL`] together: of a CPU [`crate::format::Memory::tables`].
+/// Total size in bytes of [`Table::ALL`]: [`crate::format::Memory::tables`] on CPU targets.
 pub fn table_bytes(limits: &Limits) -> u64 {
     Table::ALL.iter().fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
 }
 
-/// Bytes of the tables' region of steps with these arguments and `n_maps` tensor maps: [`crate::format::Memory::tables`].
+/// Size in bytes of the tables' region for steps with these arguments and `n_maps` tensor maps:
+/// [`crate::format::Memory::tables`].
 pub fn region_bytes(kind: TargetKind, limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> u64 {
     match kind {
         TargetKind::Cpu => table_bytes(limits),
@@ -79,32 +79,31 @@ pub fn region_bytes(kind: TargetKind, limits: &Limits, args: impl Iterator<Item 
     }
 }
 
-/// What the tables' region of a GPU holds, and where: words of counts (i64), step tables, settings of draws where a step reads
-/// them, tensor maps. What changes with every step comes first, the longest table last, so that one short copy brings a step's
-/// share.
+/// Layout of the tables' region on a GPU: count words (i64), step tables, sampler settings if a step reads them, tensor maps.
+/// Data that changes every step comes first and the longest table last, so one short copy updates a step's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceTables {
     /// Count and factor of each word, in order.
     pub counts: Vec<(Count, u32)>,
-    /// Where the step tables begin, in bytes.
+    /// Offset in bytes of the step tables.
     pub tables_at: u64,
-    /// Where the tensor maps begin, in bytes; a multiple of [`TENSOR_MAP_BYTES`].
+    /// Offset in bytes of the tensor maps; a multiple of [`TENSOR_MAP_BYTES`].
     pub maps_at: u64,
-    /// Bytes of the region: [`crate::format::Memory::tables`].
+    /// Size of the region in bytes: [`crate::format::Memory::tables`].
     pub bytes: u64,
 }
 
-/// Bytes of the word of a count.
+/// Size in bytes of a count word.
 pub const COUNT_BYTES: u64 = 8;
 
 impl DeviceTables {
-    /// The region of a program.
+    /// The layout for a program.
     pub fn of(limits: &Limits, program: &Program) -> DeviceTables {
         let args = program.entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
         DeviceTables::new(limits, args.copied(), program.tensor_maps.len() as u64)
     }
 
-    /// The region of steps with these arguments and so many maps. Saturates where lengths overflow.
+    /// The layout for steps with these arguments and `n_maps` tensor maps. Saturates on overflow.
     pub fn new(limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> DeviceTables {
         let (mut counts, mut settings) = (BTreeSet::new(), 0);
         for arg in args {
@@ -122,12 +121,12 @@ impl DeviceTables {
         DeviceTables { counts: counts.into_iter().collect(), tables_at, maps_at, bytes }
     }
 
-    /// Where the word of a count lies, in bytes; None where no step asks for it.
+    /// Offset in bytes of a count's word; `None` if no step uses it.
     pub fn count(&self, count: Count, factor: u32) -> Option<u64> {
         self.counts.iter().position(|&word| word == (count, factor)).map(|index| index as u64 * COUNT_BYTES)
     }
 
-    /// Where a tensor map lies, in bytes.
+    /// Offset in bytes of a tensor map.
     pub fn map(&self, index: u32) -> u64 {
         self.maps_at.saturating_add(u64::from(index) * TENSOR_MAP_BYTES)
     }
@@ -141,8 +140,8 @@ mod tests {
     fn tables_follow_each_other_on_lines() {
         let limits = Limits { max_context: 100, max_sequences: 3, kv_tokens: 320, prefill_chunk: 40, max_outputs: 5 };
         let at: Vec<u64> = Table::ALL.iter().map(|table| table.offset(&limits)).collect();
-        // ids 40 · 4 → 192; rows 5 · 4 → 64; starts 4 · 4, past 3 · 4, slots 3 · 4 → 64 each; sequence_of like ids;
-        // pages 3 · 7 · 4 = 84 → 128.
+        // ids 40 · 4 → 192; rows 5 · 4 → 64; starts 4 · 4, past 3 · 4, slots 3 · 4 → 64 each; sequence_of like ids; pages 3 · 7
+        // · 4 = 84 → 128.
         assert_eq!(at, [0, 192, 256, 320, 384, 448, 640]);
         assert_eq!(table_bytes(&limits), 768);
     }
@@ -162,7 +161,7 @@ mod tests {
         assert_eq!((tables.tables_at, tables.maps_at, tables.bytes), (128, 896, 896 + 3 * 128));
         assert_eq!((tables.count(Count::Outputs, 1), tables.count(Count::Sequences, 1)), (Some(16), None));
         assert_eq!(tables.map(2), 896 + 256);
-        // 5 rows of 32 bytes behind the tables, in whole lines of 128.
+        // 5 rows of 32 bytes after the tables, padded to whole lines of 128.
         let settings = DeviceTables::new(&limits, args.into_iter().chain([Arg::Table(Table::Settings)]), 3);
         assert_eq!((settings.tables_at + Table::Settings.offset(&limits), settings.maps_at), (896, 896 + 256));
     }

@@ -1,4 +1,4 @@
-//! A plan as text, for `jambac inspect`, `jamba info` and golden files. The same plan gives the same text.
+//! Plans as text, for `jambac inspect`, `jamba info` and golden files. Equal plans give equal text.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::format::{
     TensorMap, Transform, Weight,
 };
 
-/// Everything: manifest, memory, sections, kernels, weights, steps.
+/// The complete listing: manifest, memory, sections, kernels, weights, steps.
 pub fn plan(plan: &Plan<'_>) -> String {
     let model = plan.manifest();
     let mut parts = vec![manifest(model), memory(model), sections(plan)];
@@ -23,7 +23,7 @@ pub fn plan(plan: &Plan<'_>) -> String {
     parts.join("\n")
 }
 
-/// The name of an entry: its kind, and the most tokens that it takes where others have that kind too.
+/// Name of an entry: its kind, with its maximum number of tokens if several entries have that kind.
 pub fn entry_name(entries: &[Entry], index: usize) -> String {
     let Entry { kind, max_tokens, .. } = &entries[index];
     match entries.iter().filter(|entry| entry.kind == *kind).count() {
@@ -32,7 +32,7 @@ pub fn entry_name(entries: &[Entry], index: usize) -> String {
     }
 }
 
-/// What the plan is.
+/// The manifest as text.
 pub fn manifest(manifest: &Manifest) -> String {
     let model = &manifest.model;
     let limits = &manifest.limits;
@@ -79,7 +79,7 @@ pub fn manifest(manifest: &Manifest) -> String {
     out
 }
 
-/// Every byte that the open plan holds, on each kind of target.
+/// Memory use of an open plan on each kind of target.
 pub fn memory(manifest: &Manifest) -> String {
     manifest.programs.iter().map(|info| memory_of(info, &manifest.limits)).collect::<Vec<_>>().join("\n")
 }
@@ -101,7 +101,7 @@ fn memory_of(info: &ProgramInfo, limits: &Limits) -> String {
     out
 }
 
-/// The sections of the file.
+/// The section table as text.
 pub fn sections(plan: &Plan<'_>) -> String {
     let mut out = "sections: offset, bytes, name, BLAKE3\n".to_owned();
     for section in plan.sections() {
@@ -164,8 +164,8 @@ fn init(init: Init) -> String {
     }
 }
 
-/// What a packed weight is made of, from the parameter, first row and number of rows of each part: `q`, or
-/// `q[0..72] + k[0..24]` for stacked parts, `gate[0..100] | up[0..100]` for interleaved ones.
+/// The parts of a packed weight, given parameter, first row and number of rows of each: `q`, or `q[0..72] + k[0..24]` for
+/// stacked parts, `gate[0..100] | up[0..100]` for interleaved parts.
 pub fn parts<'a>(parts: impl IntoIterator<Item = (&'a str, u64, u64)>, order: PartOrder) -> String {
     let parts: Vec<(&str, u64, u64)> = parts.into_iter().collect();
     if let [(parameter, 0, _)] = parts[..] {
@@ -179,7 +179,7 @@ pub fn parts<'a>(parts: impl IntoIterator<Item = (&'a str, u64, u64)>, order: Pa
     parts.iter().map(part).collect::<Vec<_>>().join(separator)
 }
 
-/// The steps of each entry; `|` begins a step that waits for all before it.
+/// The steps of each entry; `|` marks a step that waits for all earlier ones.
 pub fn steps(program: &Program) -> String {
     program.entries.iter().map(|entry| entry_steps(program, entry)).collect::<Vec<_>>().join("\n")
 }
@@ -210,7 +210,8 @@ fn entry_steps(program: &Program, entry: &Entry) -> String {
     out
 }
 
-/// How a GPU launches a step: blocks along x, y and z as far as they are more than one, threads, bytes of shared memory.
+/// Launch configuration of a step: blocks along x, y and z (trailing axes with one block omitted), threads, bytes of shared
+/// memory.
 pub fn launch(launch: &Launch) -> String {
     let axis = |blocks: &Blocks| match *blocks {
         Blocks::Fixed(n) => n.to_string(),
@@ -241,7 +242,7 @@ pub fn tensor_maps(program: &Program) -> String {
     out
 }
 
-/// One argument: `arena+64`, `w3`, `state+0`, `kv+128`, `table ids`, `n_tokens`, `7`, `m2`.
+/// An argument as text: `arena+64`, `w3`, `state+0`, `kv+128`, `table ids`, `n_tokens`, `7`, `m2`.
 pub fn argument(arg: Arg) -> String {
     match arg {
         Arg::Arena(offset) => format!("arena+{offset}"),
@@ -262,8 +263,8 @@ pub fn argument(arg: Arg) -> String {
     }
 }
 
-/// Rows of cells as lines: every column as wide as its widest cell, two spaces before it; to the left in the columns that
-/// `left` says, else to the right.
+/// Formats rows of cells as lines. Each column is as wide as its widest cell and is preceded by two spaces. Columns for which
+/// `left` returns true are left-aligned; the others are right-aligned.
 pub fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, left: fn(usize) -> bool) -> String {
     let rows: Vec<[String; N]> = rows.into_iter().collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

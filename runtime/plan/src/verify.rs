@@ -1,18 +1,17 @@
-//! Every offset, count and index of a plan, checked once. A plan that passes is executed without another check.
+//! Checks every offset, count and index of a plan once. A plan that passes is executed without further checks.
 //!
-//! 1. sections: one manifest; a program for each kind of target; weights unless they are synthetic; code for each target and
-//!    no other
-//! 2. manifest: limits are counts that step tables (i32) can hold; each kind of target once, with targets of that kind;
-//!    memory follows from the limits
+//! 1. sections: one manifest; a program for each kind of target; weights unless they are synthetic; code for exactly the
+//!    manifest's targets
+//! 2. manifest: limits are counts that fit step tables (i32); each kind of target occurs once, with targets of that kind;
+//!    memory sizes follow from the limits
 //! 3. kernels: symbols are distinct C names
-//! 4. weights: in order, apart, aligned, inside the weights' bytes; length follows from layout and format, rows from parts;
-//!    integers come right behind their scales
-//! 5. entries: prefill, then decode (of a GPU several, the smaller first), within the limits; logits inside the arena
-//! 6. steps: kernel index; number of arguments; each argument inside what it points into; costs that are numbers
-//! 7. buffers: inside the arena and the steps
-//! 8. a GPU's launches, tensor maps and steps that pick tokens: in the limits of the device, inside what they point into
-//!    (`device`)
-//! 9. kernels that draw weights: only where those are synthetic and on a GPU, and then one for every weight (`drawing`)
+//! 4. weights: in order, disjoint, aligned, inside the weights' bytes; the length follows from layout and format, the rows from
+//!    the parts; integers directly follow their scales
+//! 5. entries: prefill, then decode (on a GPU several, in increasing order of size), within the limits; logits inside the arena
+//! 6. steps: kernel index; number of arguments; each argument inside its region; finite costs
+//! 7. buffers: inside the arena, with valid step indices
+//! 8. GPU launches, tensor maps and steps that pick tokens: within the device's limits, inside their regions (`device`)
+//! 9. kernels that draw weights: only for synthetic weights on a GPU, and then one for every weight (`drawing`)
 
 mod device;
 mod drawing;
@@ -28,16 +27,16 @@ use crate::format::{
 use crate::sections::{CUBIN, Section, SectionKind, TABLE};
 use crate::tables;
 
-/// Step tables hold i32: no count, id or row may be larger.
+/// Step tables contain i32: upper bound of counts, ids and rows.
 const MAX_COUNT: u64 = i32::MAX as u64;
 
-/// Most argument slots of a kernel.
+/// Maximum number of arguments of a kernel.
 const MAX_ARGS: u32 = 1024;
 
-/// Bytes of the smallest element that an address in the arena or a state may point to.
+/// Size in bytes of the smallest element in the arena or in a state.
 const ELEMENT_BYTES: u64 = 2;
 
-/// 1. Which sections there are, against what the manifest says.
+/// 1. Compares the sections with the manifest.
 pub fn sections(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
     for kind in TargetKind::ALL {
         let (program, weights) = (kind.section(SectionKind::Program.name()), kind.section(SectionKind::Weights.name()));
@@ -69,7 +68,7 @@ pub fn sections(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanErr
     code(manifest, sections)
 }
 
-/// Code for each target of the manifest, and for no other.
+/// Checks that the plan has code for exactly the manifest's targets.
 fn code(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
     let mut with_code: BTreeSet<&str> =
         sections.iter().filter_map(|section| section.name.strip_prefix("code/")).collect();
@@ -90,7 +89,7 @@ fn code(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
     }
 }
 
-/// 2. Limits and memory.
+/// 2. Checks limits and memory.
 pub fn manifest(manifest: &Manifest) -> Result<(), PlanError> {
     let complain =
         |field: &str, found: u64, expected: String| Err(PlanError::record("manifest", field, found, expected));
@@ -148,7 +147,7 @@ fn targets(info: &ProgramInfo) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The memory of one kind of target.
+/// Checks the memory of one kind of target.
 fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
     let (memory, kind) = (&info.memory, info.kind.name());
     let complain = |field: &str, found: u64, expected: String| {
@@ -162,7 +161,7 @@ fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
             return complain(field, found, format!("a multiple of {align}"));
         }
     }
-    // What else a GPU's tables hold follows from its program.
+    // The rest of a GPU's tables depends on the program and is checked with it.
     let tables = tables::table_bytes(limits);
     if memory.tables < tables || (info.kind == TargetKind::Cpu && memory.tables != tables) {
         return complain("memory.tables", memory.tables, format!("{tables}, from the limits"));
@@ -178,7 +177,7 @@ fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Everything together, in bytes; None where no address space holds it.
+/// Total memory in bytes; `None` if it exceeds the address space.
 fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
     let state = memory.state_slot.checked_mul(limits.max_sequences)?;
     let kv = memory.kv_page.checked_mul(limits.kv_tokens / KV_PAGE_TOKENS)?;
@@ -188,7 +187,7 @@ fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
         .filter(|&total| total <= isize::MAX as u64)
 }
 
-/// What the program of one kind of target is checked against.
+/// The context of a program's checks.
 #[derive(Clone, Copy)]
 struct Against<'a> {
     vocab: u64,
@@ -200,7 +199,7 @@ struct Against<'a> {
 }
 
 impl Against<'_> {
-    /// A record that makes no sense.
+    /// Builds the error for an invalid record.
     fn complain(
         &self,
         field: impl Into<String>,
@@ -211,7 +210,7 @@ impl Against<'_> {
     }
 }
 
-/// 3 … 9. A program, against the manifest.
+/// 3 … 9. Checks a program against the manifest.
 pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Result<(), PlanError> {
     let section = info.kind.section(SectionKind::Program.name());
     let against = Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: &section };
@@ -225,7 +224,7 @@ pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Re
     drawing::drawing(against, manifest.synthetic_seed)
 }
 
-/// 5. Which entries there are.
+/// 5. Checks the kinds and the order of the entries.
 fn entries(against: Against<'_>) -> Result<(), PlanError> {
     let entries = &against.program.entries;
     for kind in [EntryKind::Prefill, EntryKind::Decode] {
@@ -259,7 +258,7 @@ fn kernels(against: Against<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Whether a linker takes it as the name of a kernel.
+/// Whether a linker accepts the symbol as a C name.
 fn is_c_name(symbol: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
     !symbol.is_empty() && symbol.bytes().all(fits)
@@ -300,7 +299,7 @@ fn weights(against: Against<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Integers against the scales before them, and scales against the integers behind them.
+/// Checks that integers follow their scales and scales precede their integers.
 fn scales(weight: &Weight, before: Option<&Weight>, behind: Option<&Weight>) -> Result<(), (String, String, String)> {
     let describe = |weight: Option<&Weight>| {
         weight.map_or("none".to_owned(), |w| format!("{:?} {} {:?}", w.transform, w.format.name(), w.layout))
@@ -333,7 +332,7 @@ fn scales(weight: &Weight, before: Option<&Weight>, behind: Option<&Weight>) -> 
     }
 }
 
-/// The parts of a weight against its layout; else the field, what was found and what was expected.
+/// Checks the parts of a weight against its layout. The error is the field, the value found and the value expected.
 fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
     let layout = weight.layout;
     for (index, part) in weight.parts.iter().enumerate() {
@@ -401,7 +400,7 @@ fn entry(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError>
     buffers(against, entry, at)
 }
 
-/// 6. The steps.
+/// 6. Checks the steps.
 fn steps(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
     let kernels = &against.program.kernels;
     for (index, step) in entry.steps.iter().enumerate() {
@@ -425,7 +424,7 @@ fn steps(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError>
     Ok(())
 }
 
-/// 7. The memory map.
+/// 7. Checks the buffers.
 fn buffers(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
     let (arena, n_steps) = (against.info.memory.arena, entry.steps.len() as u32);
     for (index, buffer) in entry.buffers.iter().enumerate() {
@@ -440,7 +439,7 @@ fn buffers(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanErro
     Ok(())
 }
 
-/// Says what was expected of an argument that makes no sense.
+/// Checks an argument. The error is the expected property.
 fn argument(against: Against<'_>, arg: Arg) -> Result<(), String> {
     let inside = |offset: u64, bytes: u64, what: &str| {
         if offset < bytes && offset.is_multiple_of(ELEMENT_BYTES) {
@@ -465,7 +464,7 @@ fn argument(against: Against<'_>, arg: Arg) -> Result<(), String> {
 }
 
 impl EntryKind {
-    /// The name people use.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             EntryKind::Prefill => "prefill",

@@ -1,7 +1,7 @@
-//! Writes a plan, one section after another, hashing on the way: weights of any size stream through.
+//! Writes a plan section by section and hashes while writing, so weights of any size can be streamed.
 //!
-//! The bytes go to a temporary file beside the target, which takes the target's name only when the plan is whole: a
-//! build that fails loses nothing. The same sections give the same bytes.
+//! The writer uses a temporary file next to the target and renames it when the plan is complete; a failed build leaves an
+//! existing plan unchanged. Equal sections give equal bytes.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,10 +13,10 @@ use crate::format::{Manifest, Program, TargetKind};
 use crate::header::{HEADER_BYTES, Header, OLDEST_READER, VERSION};
 use crate::sections::{self, FIRST_SECTION, MAX_SECTIONS, Section, SectionKind, TABLE};
 
-/// Bytes that are hashed and written at once.
+/// Bytes hashed and written per chunk.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A plan being written. Dropping it before [`PlanWriter::finish`] removes the temporary file.
+/// A plan that is being written. Dropping it before [`PlanWriter::finish`] removes the temporary file.
 #[derive(Debug)]
 pub struct PlanWriter {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub struct PlanWriter {
 }
 
 impl PlanWriter {
-    /// Begins a plan that will be at `path`.
+    /// Starts a plan that will be stored at `path`.
     pub fn create(path: impl Into<PathBuf>) -> Result<PlanWriter, PlanError> {
         let path = path.into();
         let folder = match path.parent() {
@@ -35,7 +35,7 @@ impl PlanWriter {
         };
         let created = tempfile::Builder::new()
             .prefix(".jamba-plan-")
-            .permissions(Permissions::from_mode(0o666)) // less the umask
+            .permissions(Permissions::from_mode(0o666)) // minus the umask
             .tempfile_in(folder);
         match created {
             Ok(file) => Ok(PlanWriter { path, file, sections: Vec::new(), next: FIRST_SECTION }),
@@ -60,13 +60,13 @@ impl PlanWriter {
         self.section(kind, &name, &bytes)
     }
 
-    /// Adds the code for one target: an ELF shared object, or PTX. Behind `sm_90a` and [`crate::sections::CUBIN`] comes the
-    /// same code assembled.
+    /// Adds the code for one target: an ELF shared object, or PTX. The assembled PTX has the target's name with the suffix
+    /// [`crate::sections::CUBIN`].
     pub fn code(&mut self, target: &str, code: &[u8]) -> Result<(), PlanError> {
         self.section(SectionKind::Code, &format!("code/{target}"), code)
     }
 
-    /// Adds a section whose bytes are at hand.
+    /// Adds a section from bytes in memory.
     pub fn section(&mut self, kind: SectionKind, name: &str, bytes: &[u8]) -> Result<(), PlanError> {
         self.stream_section(kind, name, |out| {
             out.write_all(bytes).map_err(|source| PlanError::Io {
@@ -78,7 +78,7 @@ impl PlanWriter {
         .map(|_| ())
     }
 
-    /// Adds a section that `fill` writes; returns its length in bytes. What `fill` refuses with is returned as it is.
+    /// Adds a section that `fill` writes and returns its length in bytes. Errors of `fill` are returned unchanged.
     pub fn stream_section<E: From<PlanError>>(
         &mut self,
         kind: SectionKind,
@@ -108,7 +108,7 @@ impl PlanWriter {
         Ok(out.bytes)
     }
 
-    /// Writes header and table, and gives the file its name. Returns its length in bytes.
+    /// Writes the header and the table, and renames the file to its final name. Returns its length in bytes.
     pub fn finish(mut self) -> Result<u64, PlanError> {
         let table = sections::encode(&self.sections);
         let header = Header {
@@ -119,7 +119,7 @@ impl PlanWriter {
             table_digest: *blake3::hash(&table).as_bytes(),
         };
         let write = |file: &mut File| {
-            file.set_len(header.file_bytes)?; // the gaps that seeking left are zero
+            file.set_len(header.file_bytes)?; // the gaps left by seeking are zero
             file.seek(SeekFrom::Start(0))?;
             file.write_all(&header.encode())?;
             debug_assert_eq!(file.stream_position()?, HEADER_BYTES as u64);
@@ -151,7 +151,7 @@ impl PlanWriter {
     }
 }
 
-/// Hashes what it writes, in chunks that are large enough for several threads.
+/// Hashes the bytes that it writes, in chunks large enough for multithreaded hashing.
 struct Hashing<'a> {
     file: &'a mut File,
     hasher: blake3::Hasher,

@@ -1,40 +1,41 @@
-//! How a kernel of a GPU is launched: blocks from the counts of a step, threads and shared memory known at build time.
+//! Launch configuration of GPU kernels: the grid depends on the counts of a step; threads and shared memory are known at build
+//! time.
 
 use super::Count;
 use serde::{Deserialize, Serialize};
 
-/// Grid, block and dynamic shared memory of a kernel.
+/// Grid, block size and dynamic shared memory of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// Blocks along x, y and z.
+    /// Number of blocks along x, y and z.
     pub grid: [Blocks; 3],
-    /// Threads of a block, along x; a multiple of 32.
+    /// Threads per block, along x; a multiple of 32.
     pub threads: u32,
-    /// Dynamic shared memory of a block, in bytes.
+    /// Dynamic shared memory per block, in bytes.
     pub shared_bytes: u32,
 }
 
-/// Number of blocks along one axis of a grid. Blocks that the step's actual counts leave without work return at once, so a
-/// grid may be sized by the largest counts that a captured graph is replayed with.
+/// Number of blocks along one axis of a grid. Blocks without work return immediately, so a grid may be sized for the largest
+/// counts with which a captured graph is replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Blocks {
-    /// As many whatever the device and the step.
+    /// A constant, independent of the device and of the step.
     Fixed(u32),
-    /// As many on each multiprocessor: persistent kernels.
+    /// A constant per multiprocessor, for persistent kernels.
     PerSm(u32),
-    /// `ceil(count · factor / per_block)`, 1 at least.
+    /// `ceil(count · factor / per_block)`, at least 1.
     Of {
-        /// What the work is counted in.
+        /// The count that determines the amount of work.
         count: Count,
-        /// Pieces of work in one of the count.
+        /// Work items per unit of the count.
         factor: u32,
-        /// Pieces of work that one block does.
+        /// Work items per block.
         per_block: u32,
     },
 }
 
 impl Blocks {
-    /// The number on a device of `n_sms` multiprocessors, where `of` gives a step's counts.
+    /// Number of blocks on a device with `n_sms` multiprocessors; `of` returns the counts of the step.
     pub fn number(self, n_sms: u32, of: impl FnOnce(Count) -> u64) -> u64 {
         match self {
             Blocks::Fixed(blocks) => u64::from(blocks),
@@ -47,12 +48,12 @@ impl Blocks {
 }
 
 impl Launch {
-    /// A grid of one axis.
+    /// A one-dimensional grid.
     pub fn along_x(blocks: Blocks, threads: u32, shared_bytes: u32) -> Launch {
         Launch { grid: [blocks, Blocks::Fixed(1), Blocks::Fixed(1)], threads, shared_bytes }
     }
 
-    /// Blocks along x, y and z on a device of `n_sms` multiprocessors, where `of` gives a step's counts.
+    /// Number of blocks along x, y and z on a device with `n_sms` multiprocessors; `of` returns the counts of the step.
     pub fn blocks(&self, n_sms: u32, of: impl Fn(Count) -> u64) -> [u64; 3] {
         self.grid.map(|axis| axis.number(n_sms, &of))
     }

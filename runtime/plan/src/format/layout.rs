@@ -1,55 +1,56 @@
-//! The order of a packed weight's elements.
+//! Element order of packed weights.
 
 use serde::{Deserialize, Serialize};
 
 use super::WeightFormat;
 use crate::quantize::COLUMN_GROUP;
 
-/// Order of a packed weight's elements: a logical tensor \[groups, n, k\] whose outputs `n` lie in panels of `lanes`.
+/// Element order of a packed weight: a logical tensor \[groups, n, k\] whose `n` outputs are stored in panels of `lanes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Layout {
-    /// Stacked matrices: experts, or 1.
+    /// Number of stacked matrices: the number of experts, or 1.
     pub groups: u64,
-    /// Outputs: the rows of the one part, or of several parts the sum of their rows, each rounded up to
+    /// Number of outputs: the rows of the single part, or the sum over several parts with each part's rows rounded up to
     /// [`Layout::multiple`].
     pub n: u64,
-    /// Inputs that are summed over.
+    /// Number of inputs (the reduction dimension).
     pub k: u64,
-    /// Outputs side by side in one panel.
+    /// Outputs per panel.
     pub lanes: u64,
-    /// The order of the elements of a panel.
+    /// Order of the elements in a panel.
     pub order: ElementOrder,
 }
 
-/// The order of the elements of a panel.
+/// Order of the elements in a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ElementOrder {
-    /// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n hold zero. One
-    /// lane is row-major order; k = 1 is a vector padded to whole lanes. Panels of integers pad k with zeros and order their
-    /// elements as [`crate::quantize`] says.
+    /// Element (g, i, j) is at `((g · ceil(n / lanes) + i / lanes) · k + j) · lanes + i % lanes`; lanes beyond n are zero. One
+    /// lane gives row-major order; k = 1 gives a vector padded to whole lanes. Panels of integers pad k with zeros;
+    /// [`crate::quantize`] defines the order of their elements.
     Panels,
-    /// Row after row: element (g, i, j) is at `(g · rows + i) · stride + j`, rows being n rounded up to `multiple`. What is
-    /// beyond n and k is zero. Rows of int8 order their inputs as [`crate::quantize::column`] says.
+    /// Row-major: element (g, i, j) is at `(g · rows + i) · stride + j`, where rows is n rounded up to `multiple`. Elements
+    /// beyond n and k are zero. int8 rows permute their inputs as [`crate::quantize::column`] defines.
     Rows {
-        /// Elements from one row to the next.
+        /// Distance between rows in elements.
         stride: u64,
-        /// Rows of each part are rounded up to a multiple of this many, which is one of `lanes`.
+        /// The rows of each part are rounded up to a multiple of this number, which is itself a multiple of `lanes`.
         multiple: u64,
     },
 }
 
 impl Layout {
-    /// Panels whose outputs lie side by side.
+    /// A layout in panels.
     pub fn in_panels(groups: u64, n: u64, k: u64, lanes: u64) -> Layout {
         Layout { groups, n, k, lanes, order: ElementOrder::Panels }
     }
 
-    /// Rows of `stride` elements; parts are interleaved by `lanes` rows where they are, and have a multiple of `multiple`.
+    /// A row-major layout with `stride` elements per row. Interleaved parts alternate every `lanes` rows; the rows of each part
+    /// are rounded up to `multiple`.
     pub fn in_rows(groups: u64, n: u64, k: u64, stride: u64, (lanes, multiple): (u64, u64)) -> Layout {
         Layout { groups, n, k, lanes, order: ElementOrder::Rows { stride, multiple } }
     }
 
-    /// What the rows of each part are rounded up to.
+    /// The rows of each part are rounded up to a multiple of this number.
     pub fn multiple(&self) -> u64 {
         match self.order {
             ElementOrder::Panels => self.lanes,
@@ -57,17 +58,17 @@ impl Layout {
         }
     }
 
-    /// Stored rows of one group, padding included.
+    /// Stored rows per group, including padding.
     pub fn rows(&self) -> u64 {
         self.n.next_multiple_of(self.multiple())
     }
 
-    /// Panels of one group.
+    /// Panels per group.
     pub fn panels(&self) -> u64 {
         self.rows() / self.lanes
     }
 
-    /// Number of stored elements of a floating-point format, padding included.
+    /// Number of stored elements for floating-point formats, including padding.
     pub fn elements(&self) -> u64 {
         let inputs = match self.order {
             ElementOrder::Panels => self.k,
@@ -76,7 +77,7 @@ impl Layout {
         self.groups * self.rows() * inputs
     }
 
-    /// Where element (group, i, j) is stored, in elements.
+    /// Storage index of element (group, i, j), in elements.
     pub fn index(&self, group: u64, i: u64, j: u64) -> u64 {
         match self.order {
             ElementOrder::Panels => {
@@ -86,7 +87,7 @@ impl Layout {
         }
     }
 
-    /// Stored inputs of a row; None where they overflow.
+    /// Stored inputs per row; `None` on overflow.
     pub fn stored_inputs(&self, format: WeightFormat) -> Option<u64> {
         match self.order {
             ElementOrder::Panels => format.inputs(self.k),
@@ -94,7 +95,7 @@ impl Layout {
         }
     }
 
-    /// Stored length in bytes; None where a size is 0, a row does not hold its inputs, or the product overflows.
+    /// Stored length in bytes; `None` if a size is 0, if a row is shorter than its inputs, or on overflow.
     pub fn bytes(&self, format: WeightFormat) -> Option<u64> {
         if [self.groups, self.n, self.k, self.lanes].contains(&0) {
             return None;
@@ -110,10 +111,10 @@ impl Layout {
         }
         let rows = self.n.checked_next_multiple_of(self.multiple())?;
         let elements = self.groups.checked_mul(rows)?.checked_mul(self.stored_inputs(format)?)?;
-        Some(elements.checked_mul(format.bits())? / 8) // both lanes of a half byte are stored: k is even
+        Some(elements.checked_mul(format.bits())? / 8) // both nibbles of a byte are stored: k is even
     }
 
-    /// Bytes of one panel, of a layout whose length is known to be a number.
+    /// Bytes per panel, for a layout whose total length does not overflow.
     pub fn panel_bytes(&self, format: WeightFormat) -> usize {
         let order = match self.order {
             ElementOrder::Panels => ElementOrder::Panels,
@@ -123,7 +124,7 @@ impl Layout {
         panel.bytes(format).unwrap_or(0) as usize
     }
 
-    /// The layout of the scales of a weight that lies so and is stored in an integer format.
+    /// Layout and format of the scales for a weight with this layout in an integer format; `None` for floating-point formats.
     pub fn scales(&self, format: WeightFormat) -> Option<(Layout, WeightFormat)> {
         let scales = format.scales()?;
         let k = scales.inputs.map_or(1, |inputs| self.k.div_ceil(inputs));
@@ -134,7 +135,7 @@ impl Layout {
         Some((Layout { k, order, ..*self }, scales.format))
     }
 
-    /// What `n` is for parts of so many rows; None where the sum overflows.
+    /// The value of `n` for parts with these numbers of rows; `None` on overflow.
     pub fn rows_of(parts: impl IntoIterator<Item = u64>, multiple: u64) -> Option<u64> {
         let parts: Vec<u64> = parts.into_iter().collect();
         match parts[..] {
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn integers_are_padded_to_groups_and_have_scales() {
         let layout = Layout::in_panels(3, 21, 70, 16);
-        // 2 panels of 16 rows; 70 inputs take 96.
+        // 70 inputs are padded to 96; 32 rows are 2 panels of 16.
         assert_eq!(layout.bytes(WeightFormat::Int8), Some(3 * 32 * 96));
         assert_eq!(layout.bytes(WeightFormat::Int4), Some(3 * 32 * 48));
         assert_eq!(layout.panel_bytes(WeightFormat::Int4), 16 * 48);

@@ -1,30 +1,30 @@
-//! Tokens that a GPU picks, so that rows of logits need not travel to the host.
+//! Tokens picked on the GPU, which avoids copying logits to the host.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Step};
 
-/// Where the steps of an entry that pick tokens from its logits leave them: one i32 for each row, [`NO_TOKEN`] where none of
-/// its logits is largest and finite. A run makes one of these steps, or none where the host picks.
+/// Locations of the picked tokens: one i32 per row of logits, [`NO_TOKEN`] if a row has no finite maximum. A run executes one
+/// of these steps, or none if the host picks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Picks {
-    /// The likeliest tokens; bytes from the start of the arena.
+    /// The most likely tokens: offset in bytes from the start of the arena.
     pub likeliest: u64,
-    /// Tokens drawn by the table of settings; bytes from the start of the arena.
+    /// The tokens drawn according to [`Table::Settings`](super::Table::Settings): offset in bytes from the start of the arena.
     pub drawn: u64,
 }
 
-/// How a GPU picks the tokens of a run.
+/// The way a GPU picks the tokens of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Pick {
-    /// The likeliest of each row.
+    /// The most likely token of each row.
     Likeliest,
-    /// As the [`Setting`] of each row says.
+    /// A token drawn according to the [`Setting`] of each row.
     Drawn,
 }
 
 impl Picks {
-    /// Where a pick leaves its tokens; bytes from the start of the arena.
+    /// Location of the tokens of a pick: offset in bytes from the start of the arena.
     pub fn tokens(self, pick: Pick) -> u64 {
         match pick {
             Pick::Likeliest => self.likeliest,
@@ -34,53 +34,53 @@ impl Picks {
 }
 
 impl Entry {
-    /// The steps of a run with this pick, with their indices: all but those that pick otherwise.
+    /// The steps that a run with this pick executes, with their indices: the steps of every run and those that make this pick.
     pub fn steps_of(&self, pick: Option<Pick>) -> impl Iterator<Item = (usize, &Step)> {
         self.steps.iter().enumerate().filter(move |(_, step)| step.pick.is_none() || step.pick == pick)
     }
 }
 
-/// The token of a row that has no finite largest logit; the host's sampler refuses such a row.
+/// Token of a row without a finite maximum. The host's sampler rejects such a row.
 pub const NO_TOKEN: i32 = -1;
 
-/// How the token of one row is drawn.
+/// Sampler settings of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setting {
-    /// 0 takes the likeliest.
+    /// Temperature; 0 selects the most likely token.
     pub temperature: f32,
-    /// Tokens that may be drawn at most; 0 is all.
+    /// Number of candidates that top-k keeps; 0 keeps all.
     pub top_k: u32,
-    /// Share of the weight that the likeliest together reach; 1 is all.
+    /// Cumulative probability that top-p keeps; 1 keeps all.
     pub top_p: f32,
-    /// Weight at least, relative to the likeliest token's; 0 is all.
+    /// Minimum probability relative to the most likely token; 0 keeps all.
     pub min_p: f32,
-    /// 64 random bits, of which the upper 53 count.
+    /// 64 random bits; the draw uses the upper 53.
     pub draw: u64,
 }
 
 impl Setting {
-    /// Takes the likeliest token.
+    /// Selects the most likely token.
     pub const LIKELIEST: Setting = Setting { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, draw: 0 };
 
-    /// i32 of a setting in the table; those without a name below are 0.
+    /// Number of i32 words per setting in the table; words without a name below are 0.
     pub const WORDS: usize = 8;
 
-    /// The word of the temperature, f32.
+    /// Index of the word with the temperature (f32).
     pub const TEMPERATURE: usize = 0;
 
-    /// The word of top-k, i32.
+    /// Index of the word with top-k (i32).
     pub const TOP_K: usize = 1;
 
-    /// The word of top-p, f32.
+    /// Index of the word with top-p (f32).
     pub const TOP_P: usize = 2;
 
-    /// The word of min-p, f32.
+    /// Index of the word with min-p (f32).
     pub const MIN_P: usize = 3;
 
-    /// The words of the draw's low and high half.
+    /// Indices of the words with the low and the high half of the draw.
     pub const DRAW: [usize; 2] = [4, 5];
 
-    /// A row of the table.
+    /// The setting encoded as a row of the table.
     pub fn words(&self) -> [i32; Setting::WORDS] {
         let mut words = [0; Setting::WORDS];
         words[Setting::TEMPERATURE] = self.temperature.to_bits() as i32;

@@ -1,16 +1,16 @@
-//! What a step works on.
+//! The rows that a step processes.
 
 use serde::{Deserialize, Serialize};
 
 use super::Count;
 
-/// The rows that a step works on: `per` for each token, or for each row of logits. For people and for the compiler's checks;
-/// kernels take their counts as arguments.
+/// The rows that a step processes: `per` rows for each token or each row of logits. Used for listings and for the compiler's
+/// checks; kernels receive their counts as arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
     /// Tokens or outputs.
     pub count: Count,
-    /// Rows for each.
+    /// Rows per unit of the count.
     pub per: u32,
 }
 

@@ -1,23 +1,23 @@
-//! Kinds of targets: what shares one program and one packing of weights.
+//! Kinds of targets. Targets of one kind share a program and packed weights.
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of target. Targets of one kind share a program and packed weights; each has code of its own.
+/// A kind of target. Targets of one kind share a program and packed weights; each target has its own code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TargetKind {
-    /// CPUs: kernels run by threads that meet at barriers.
+    /// CPUs: threads execute the kernels and synchronize at barriers.
     #[serde(rename = "cpu")]
     Cpu,
-    /// NVIDIA GPUs of compute capability 9.0: kernels launched one after another.
+    /// NVIDIA GPUs with compute capability 9.0: kernels are launched one after another.
     #[serde(rename = "sm_90a")]
     Sm90a,
 }
 
 impl TargetKind {
-    /// Every kind, in the order of a plan.
+    /// All kinds, in the order in which a plan stores them.
     pub const ALL: [TargetKind; 2] = [TargetKind::Cpu, TargetKind::Sm90a];
 
-    /// The name people use.
+    /// The name in listings and messages.
     pub fn name(self) -> &'static str {
         match self {
             TargetKind::Cpu => "cpu",
@@ -25,12 +25,12 @@ impl TargetKind {
         }
     }
 
-    /// The kind of a target by its name.
+    /// The kind of the target with this name.
     pub fn of_target(target: &str) -> TargetKind {
         if target == TargetKind::Sm90a.name() { TargetKind::Sm90a } else { TargetKind::Cpu }
     }
 
-    /// The section of this kind: `program`, or `program/sm_90a`.
+    /// Name of this kind's section: `program`, or `program/sm_90a`.
     pub fn section(self, what: &str) -> String {
         match self {
             TargetKind::Cpu => what.to_owned(),
@@ -38,7 +38,7 @@ impl TargetKind {
         }
     }
 
-    /// Alignment, in bytes, of every buffer in the arena, every weight, every region of a state slot or KV page.
+    /// Alignment in bytes of every buffer in the arena, every weight, and every region of a state slot or KV page.
     pub fn align_bytes(self) -> u64 {
         match self {
             TargetKind::Cpu => super::ALIGN_BYTES,

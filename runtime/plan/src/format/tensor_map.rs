@@ -1,37 +1,37 @@
-//! Matrices that a GPU's tensor copies move boxes of.
+//! Matrices for the GPU's tensor copies.
 
 use serde::{Deserialize, Serialize};
 
 use super::Arg;
 
-/// Bytes of an encoded map in memory.
+/// Size in bytes of an encoded map.
 pub const TENSOR_MAP_BYTES: u64 = 128;
 
-/// A matrix of rows, and the boxes of it that a kernel copies into shared memory; what is outside of it reads as zero.
+/// A row-major matrix, and the box of it that one copy transfers to shared memory. Elements outside the matrix read as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
-    /// Where it begins: an address in the arena or in the KV pool, or a weight.
+    /// Start of the matrix: an address in the arena or in the KV pool, or a weight.
     pub base: Arg,
     /// Element type.
     pub elem: TensorElem,
-    /// Rows.
+    /// Number of rows of the matrix.
     pub rows: u64,
-    /// Columns.
+    /// Number of columns of the matrix.
     pub cols: u64,
-    /// Bytes from one row to the next; a multiple of 16.
+    /// Distance between rows in bytes; a multiple of 16.
     pub row_stride: u64,
     /// Rows of a box, at most 256.
     pub box_rows: u32,
     /// Columns of a box, at most 256.
     pub box_cols: u32,
-    /// How a box lies in shared memory.
+    /// Layout of a box in shared memory.
     pub swizzle: Swizzle,
 }
 
 /// Element type of a tensor copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TensorElem {
-    /// binary32.
+    /// IEEE 754 binary32.
     F32,
     /// bfloat16.
     Bf16,
@@ -42,7 +42,7 @@ pub enum TensorElem {
 }
 
 impl TensorElem {
-    /// Size in bytes.
+    /// Size of an element in bytes.
     pub fn bytes(self) -> u64 {
         match self {
             TensorElem::F32 | TensorElem::I32 => 4,
@@ -51,7 +51,7 @@ impl TensorElem {
         }
     }
 
-    /// The name people use.
+    /// The name in listings.
     pub fn name(self) -> &'static str {
         match self {
             TensorElem::F32 => "f32",
@@ -62,11 +62,12 @@ impl TensorElem {
     }
 }
 
-/// How a box lies in shared memory.
+/// Layout of a box in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Swizzle {
-    /// Row after row.
+    /// Row-major, unswizzled.
     None,
-    /// 16-byte parts of a row of at most 128 bytes exchanged by its number: address bits 4 … 6 ^ bits 7 … 9.
+    /// 128-byte swizzle: in rows of at most 128 bytes, address bits 4 … 6 are XORed with bits 7 … 9, which permutes the 16-byte
+    /// chunks.
     B128,
 }

@@ -1,15 +1,15 @@
-//! Packed weights: what they are made of, the order of their elements, and how they are stored.
+//! Packed weights: their parts, element order and storage format.
 
 use serde::{Deserialize, Serialize};
 
 use super::Layout;
 
-/// One packed weight: rows of one parameter, or of several that a kernel reads together.
+/// A packed weight: rows of one parameter, or of several that a kernel reads together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weight {
-    /// What it is made of, at least one part; every part is padded as the layout says.
+    /// The parts, at least one. Each part is padded according to the layout.
     pub parts: Vec<Part>,
-    /// Order of the parts' panels.
+    /// Order of the panels of different parts.
     pub order: PartOrder,
     /// Bytes from the start of the weights section; a multiple of [`super::ALIGN_BYTES`].
     pub offset: u64,
@@ -19,25 +19,25 @@ pub struct Weight {
     pub layout: Layout,
     /// Stored element type.
     pub format: WeightFormat,
-    /// What was done to the checkpoint's values before rounding to `format`.
+    /// Transformation of the checkpoint's values before rounding to `format`.
     pub transform: Transform,
 }
 
 impl Weight {
-    /// The parameters that it is made of, as text.
+    /// The names of the parameters, as text.
     pub fn name(&self) -> String {
         let parts = self.parts.iter().map(|part| (&*part.parameter, part.first_row, part.rows));
         crate::text::parts(parts, self.order)
     }
 
-    /// The part and the first of its rows that a panel holds, by the panel's index in its group. Rows from the part's number of rows
-    /// on are padding; a panel may hold nothing else.
+    /// The part that owns a panel and the first row of the panel, by the panel's index in its group. Rows at or beyond the
+    /// part's number of rows are padding; a panel may consist of padding only.
     pub fn panel(&self, panel: u64) -> (&Part, u64) {
         let (part, first_row) = self.part_of_panel(panel);
         (&self.parts[part], first_row)
     }
 
-    /// As [`Weight::panel`], with the index of the part.
+    /// Like [`Weight::panel`], but returns the index of the part.
     ///
     /// # Panics
     /// If the layout has no such panel.
@@ -66,22 +66,22 @@ impl Weight {
 /// Rows of one parameter inside a packed weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
-    /// Parameter of the checkpoint, canonical name; `*` stacks experts.
+    /// Canonical name of the checkpoint's parameter; `*` stands for the stacked experts.
     pub parameter: String,
-    /// The first row taken; 0 where experts are stacked, which are taken whole.
+    /// First row used; 0 for stacked experts, which are used whole.
     pub first_row: u64,
-    /// How many rows are taken, of each expert where they are stacked.
+    /// Number of rows used, per expert if experts are stacked.
     pub rows: u64,
-    /// How a synthetic plan draws the values (after the weight's transform).
+    /// Distribution of synthetic values, after the weight's transformation.
     pub init: Init,
 }
 
-/// Order of the panels of a weight's parts; with experts it repeats inside each.
+/// Order of the panels of a weight's parts; with experts the order repeats in each expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PartOrder {
-    /// All panels of the first part, then all of the second, ….
+    /// All panels of the first part, then all of the second, and so on.
     Stacked,
-    /// The first panel of every part, then the second of every part, …; all parts have the same number of rows.
+    /// The first panel of every part, then the second of every part, and so on; all parts have the same number of rows.
     Interleaved,
 }
 
@@ -94,27 +94,27 @@ pub enum WeightFormat {
     Bf16,
     /// IEEE 754 binary16.
     F16,
-    /// Integers of −127 … 127, a checkpoint's own from −128 on, each output with an f32 scale.
+    /// Integers in −127 … 127 (integers from a checkpoint: −128 … 127), with one f32 scale per output.
     Int8,
-    /// Integers of −8 … 7, every 32 inputs of an output with a bf16 scale.
+    /// Integers in −8 … 7, with one bf16 scale per 32 inputs of an output.
     Int4,
 }
 
 /// The scales of an integer format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scales {
-    /// Inputs that share a scale; None is all of an output's.
+    /// Inputs per scale; `None` means all inputs of an output.
     pub inputs: Option<u64>,
-    /// What they are stored as.
+    /// Storage format of the scales.
     pub format: WeightFormat,
 }
 
 impl WeightFormat {
-    /// Every format.
+    /// All formats.
     pub const ALL: [WeightFormat; 5] =
         [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16, WeightFormat::Int8, WeightFormat::Int4];
 
-    /// Bits of one element.
+    /// Bits per element.
     pub fn bits(self) -> u64 {
         match self {
             WeightFormat::F32 => 32,
@@ -124,12 +124,13 @@ impl WeightFormat {
         }
     }
 
-    /// Stored inputs of a row of `k`: integer formats pad them with zeros to whole groups. None where they overflow.
+    /// Stored inputs of a row of `k`: integer formats pad with zeros to whole groups. `None` on overflow.
     pub fn inputs(self, k: u64) -> Option<u64> {
         if self.scales().is_some() { k.checked_next_multiple_of(crate::quantize::GROUP as u64) } else { Some(k) }
     }
 
-    /// The scales of an integer format; they are a weight of their own right before the integers.
+    /// The scales of an integer format; `None` for floating-point formats. Scales are a separate weight, stored directly before
+    /// the integers.
     pub fn scales(self) -> Option<Scales> {
         match self {
             WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => None,
@@ -140,7 +141,7 @@ impl WeightFormat {
         }
     }
 
-    /// The name people use.
+    /// The name in listings and options.
     pub fn name(self) -> &'static str {
         match self {
             WeightFormat::F32 => "f32",
@@ -152,18 +153,18 @@ impl WeightFormat {
     }
 }
 
-/// What was done to a parameter before it was packed.
+/// Transformation of a parameter before packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transform {
-    /// Nothing.
+    /// The values are unchanged.
     None,
-    /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is one exp2.
+    /// −exp(x) · log₂(e): Mamba's decay rates A from `A_log`, scaled so that exp(Δ · A) is a single exp2.
     DecayRate,
-    /// The scales that the next weight's integers of this format are multiplied with, not the values themselves.
+    /// The scales of the next weight's integers in this format, instead of the values themselves.
     Scale(WeightFormat),
 }
 
-/// Distribution of a synthetic weight, over the transformed values.
+/// Distribution of a synthetic weight after the transformation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Init {
     /// Approximately normal (see [`crate::synthetic`]).
@@ -205,7 +206,7 @@ mod tests {
             };
             (0..layout.panels()).map(place).collect::<Vec<_>>().join(" ")
         };
-        // 5 rows take two panels of 4, 3 and 4 rows one.
+        // 5 rows need two panels of 4; 3 and 4 rows need one.
         assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 5), part("b", 7, 3), part("c", 0, 4)]), "a0 a4 b0 c0");
         assert_eq!(places(PartOrder::Interleaved, vec![part("a", 0, 5), part("b", 0, 5)]), "a0 b0 a4 b4");
         assert_eq!(places(PartOrder::Stacked, vec![part("a", 0, 9)]), "a0 a4 a8");
@@ -231,7 +232,7 @@ mod tests {
             (0..layout.panels()).map(place).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(places(PartOrder::Stacked, 8, 8, vec![part(9), part(8)]), "9:0 9:8 8:0");
-        // Ten rows of each take 16: the second panel of each has two rows, and the rest is padding.
+        // Each part's 10 rows are padded to 16: the second panel of each has two rows and padding.
         assert_eq!(
             places(PartOrder::Interleaved, 4, 16, vec![part(10); 2]),
             "10:0 10:0 10:4 10:4 10:8 10:8 10:12 10:12"

@@ -1,45 +1,46 @@
-//! A weight as launches of a GPU draw it: the rows of one part in one group at once. What each value is drawn from is decided
-//! here, for [`super::fill`] and a [`crate::format::DrawKernel`] alike.
+//! A weight as a sequence of GPU launches: each draws the rows of one part in one group. [`super::fill`] and
+//! [`crate::format::DrawKernel`] both take the draw of each value from here.
 
 use super::{Draw, parameter_hash, scale};
 use crate::format::{ElementOrder, PartOrder, Transform, Weight, WeightFormat};
 
-/// Bytes that a kernel stores at once: rows of several begin at multiples of it, and what is stored behind a weight ends at one.
+/// Bytes per store of the kernel. If a launch has several rows, each begins at a multiple of it; the padding after a weight
+/// ends at one.
 pub const STORE_BYTES: u64 = 16;
 
-/// Rows of elements that one launch draws, padding included.
+/// The rows that one launch draws, including padding.
 ///
-/// Element (r, c) is draw `first + r · cols + c` of the parameter, where c < cols and r · cols + c < n; it is 0 elsewhere. Row r
-/// lies `(r / run · run_stride + r mod run) · stride` elements behind the first.
+/// Element (r, c) is draw `first + r · cols + c` of the parameter if c < cols and r · cols + c < n; otherwise it is 0. Row r
+/// begins `(r / run · run_stride + r mod run) · stride` elements after the first row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DrawnRows {
-    /// Where the first row lies, in bytes from the start of the weights.
+    /// Offset in bytes of the first row from the start of the weights.
     pub offset: u64,
     draw: Draw,
-    /// Draws of the parameter before the first.
+    /// Index of the parameter's first draw.
     first: u64,
-    /// Draws in all.
+    /// Total number of draws.
     n: u64,
-    /// Draws of a row.
+    /// Draws per row.
     cols: u64,
-    /// Elements from one row to the next.
+    /// Distance between rows in elements.
     stride: u64,
-    /// Rows.
+    /// Number of rows.
     rows: u64,
-    /// Rows that follow each other.
+    /// Rows per contiguous run.
     run: u64,
-    /// Rows from the first of a run to the first of the next one.
+    /// Distance in rows between the starts of two runs.
     run_stride: u64,
-    /// What integers are multiples of.
+    /// Quantization step of integer formats.
     unit: f32,
 }
 
 impl DrawnRows {
-    /// Parameters of the kernel.
+    /// Number of kernel parameters.
     pub const N_ARGS: usize = 13;
 
-    /// The parameters of the kernel that draws them, for weights that begin at address `weights`: where they lie; the draw's key,
-    /// scale, offset (bits of f32) and whether it is normal; first, n, cols, stride, rows, run, run_stride; the unit (bits of f32).
+    /// The kernel's parameters, for weights that begin at address `weights`: address of the first row; the draw's key, scale,
+    /// offset (bits of f32) and whether it is normal; first, n, cols, stride, rows, run, run_stride; the unit (bits of f32).
     pub fn args(&self, weights: u64) -> [u64; DrawnRows::N_ARGS] {
         let &DrawnRows { offset, draw, first, n, cols, stride, rows, run, run_stride, unit } = self;
         let [scale, mean, unit] = [draw.scale, draw.offset, unit].map(|x| u64::from(x.to_bits()));
@@ -47,10 +48,10 @@ impl DrawnRows {
         [place, draw.key, scale, mean, normal, first, n, cols, stride, rows, run, run_stride, unit]
     }
 
-    /// The rows of a weight that was verified, whose draws are those of [`super::fill`].
+    /// The rows of a verified weight, with the same draws as [`super::fill`].
     ///
     /// # Errors
-    /// What kernels cannot draw, in words.
+    /// A description of the property that kernels do not support.
     pub fn of(weight: &Weight, seed: u64) -> Result<Vec<DrawnRows>, String> {
         let layout = weight.layout;
         if matches!(weight.format, WeightFormat::F16 | WeightFormat::Int4) {
@@ -86,7 +87,7 @@ impl DrawnRows {
                     rows: padded,
                     run,
                     run_stride,
-                    // All quotients are 0 then, as all integers of a scale of 0 are.
+                    // Then all quotients are 0, like all integers with a scale of 0.
                     unit: if unit == 0.0 { f32::INFINITY } else { unit },
                 };
                 let is_last = offset_behind(&rows, element_bytes) == weight.offset + weight.bytes;
@@ -97,8 +98,8 @@ impl DrawnRows {
         Ok(drawn)
     }
 
-    /// Rows that stores neither straddle nor leave: a run is one row where its own are shorter. Behind the last row of a weight is
-    /// room for the rest of a store.
+    /// Makes the length of each row a multiple of [`STORE_BYTES`], so that no store crosses a row: dense rows of a run are
+    /// merged into one row. The last row of a weight may be shorter, because a full store fits after it.
     fn whole_stores(self, element_bytes: u64, is_last: bool) -> Result<DrawnRows, String> {
         let is_whole = |rows: &DrawnRows| (rows.stride * element_bytes).is_multiple_of(STORE_BYTES);
         let rows = match self {
@@ -124,7 +125,7 @@ impl DrawnRows {
     }
 }
 
-/// Where the last of the rows ends, in bytes from the start of the weights.
+/// End of the last row, in bytes from the start of the weights.
 fn offset_behind(rows: &DrawnRows, element_bytes: u64) -> u64 {
     let last = rows.rows - 1;
     let place = last / rows.run * rows.run_stride + last % rows.run;

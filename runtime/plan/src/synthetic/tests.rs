@@ -1,4 +1,4 @@
-//! Draws: moments, places, and what parts and integers share with the whole and with floats.
+//! Draws: moments, positions, and equality of parts with the whole and of integers with floats.
 
 use super::*;
 use crate::format::{Part, PartOrder};
@@ -14,7 +14,7 @@ fn moments(init: Init) -> (f64, f64) {
 
 #[test]
 fn moments_are_those_asked_for() {
-    // Standard errors: of the mean std/√N = 0.0045 for std 2, of the variance below 0.0025 of it.
+    // Standard errors for std 2: std/√N = 0.0045 for the mean, below 0.25 % for the variance.
     let (mean, variance) = moments(Init::Normal { mean: 0.5, std: 2.0 });
     assert!((mean - 0.5).abs() < 0.02 && (variance - 4.0).abs() < 0.05, "{mean} {variance}");
     let (mean, variance) = moments(Init::Uniform { low: -1.0, high: 3.0 });
@@ -27,7 +27,7 @@ fn the_scale_is_one_over_the_sums_deviation() {
     assert_eq!(SUM_SCALE, (1.0 / variance.sqrt()) as f32);
 }
 
-/// Recorded once: the values are part of the format, a device that draws others is wrong.
+/// Recorded values. They are part of the format: a device that draws other values is wrong.
 #[test]
 fn values_never_change() {
     let normal = Init::Normal { mean: 0.0, std: 1.0 };
@@ -75,7 +75,7 @@ fn elements_lie_where_the_layout_says_and_padding_is_zero() {
     assert_eq!(drawn(&weight), expected);
 }
 
-/// Each part holds the values that it holds alone, in panels where the order says.
+/// Each part has the same values as when packed alone, in the panels that the order defines.
 #[test]
 fn parts_draw_what_they_draw_alone() {
     let f32s = WeightFormat::F32;
@@ -178,12 +178,12 @@ fn integers_are_the_floats_in_multiples_of_one_scale() {
                 }
             }
         }
-        // The largest draw possible just fits.
+        // The largest possible draw just fits.
         assert!((3.46..3.47).contains(&(scale * if format == WeightFormat::Int4 { 8.0 } else { 127.0 })), "{scale}");
     }
 }
 
-/// The same parameters drawn into panels and into rows: the same values, at the places that each layout names.
+/// The same parameters drawn into panels and into rows have the same values at the positions that each layout defines.
 #[test]
 fn rows_hold_what_panels_hold() {
     for (order, lanes, multiple) in [(PartOrder::Stacked, 8, 8), (PartOrder::Interleaved, 4, 16)] {

@@ -1,5 +1,5 @@
-//! What only a GPU's program has: launches, steps that pick tokens, tensor maps, and tables that hold their addresses. A CPU's
-//! has none of it.
+//! Checks that apply to GPU programs only: launches, steps that pick tokens, tensor maps, and the tables that hold their
+//! addresses. CPU programs must have none of these.
 
 use super::Against;
 use crate::PlanError;
@@ -8,25 +8,25 @@ use crate::format::{
 };
 use crate::tables::DeviceTables;
 
-/// Most threads of a block.
+/// Maximum number of threads per block.
 const MAX_THREADS: u32 = 1024;
 
-/// Most shared memory of a block on compute capability 9.0, in bytes.
+/// Maximum shared memory per block on compute capability 9.0, in bytes.
 const MAX_SHARED_BYTES: u32 = 232_448;
 
-/// Most blocks along x, y and z.
+/// Maximum number of blocks along x, y and z.
 const MAX_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
-/// More multiprocessors than any device has.
+/// Upper bound of the number of multiprocessors.
 const MOST_SMS: u32 = 1024;
 
-/// What addresses and strides of tensor maps are multiples of, in bytes.
+/// Alignment in bytes of addresses and strides of tensor maps.
 const MAP_ALIGN: u64 = 16;
 
-/// Bytes of a row that can be swizzled.
+/// Longest box row in bytes for the 128-byte swizzle.
 const SWIZZLED_BYTES: u64 = 128;
 
-/// 8. Launches, picks and tensor maps.
+/// 8. Checks launches, picks and tensor maps.
 pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     let Against { limits, info, program, .. } = against;
     let is_gpu = info.kind != TargetKind::Cpu;
@@ -74,12 +74,12 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Whether steps have rows: tokens or outputs, at least one for each.
+/// Whether the rows of a step count tokens or outputs, with at least one row for each.
 fn rows_fit(rows: Rows) -> bool {
     rows.count != Count::Sequences && rows.per > 0
 }
 
-/// The expected property of steps that pick tokens, where they lack it.
+/// Checks the steps that pick tokens. The error is the expected property.
 fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), String> {
     const I32_BYTES: u64 = 4;
     const F32_BYTES: u64 = 4;
@@ -92,7 +92,7 @@ fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), S
     if !drawn.args.contains(&Arg::Table(Table::Settings)) {
         return Err("a step that reads the settings to draw".to_owned());
     }
-    // Verified to lie inside the arena.
+    // Verified to be inside the arena.
     let end_of_logits = logits.offset + (entry.max_outputs - 1) * logits.row_stride + logits.n * F32_BYTES;
     for (step, tokens) in [(likeliest, picks.likeliest), (drawn, picks.drawn)] {
         let end = tokens.checked_add(entry.max_outputs * I32_BYTES).filter(|&end| end <= arena);
@@ -110,7 +110,7 @@ fn picks_fit(against: Against<'_>, entry: &Entry, picks: &Picks) -> Result<(), S
     Ok(())
 }
 
-/// The counts of the largest step.
+/// The counts of an entry's largest step.
 fn most(entry: &Entry) -> impl Fn(Count) -> u64 {
     |count| match count {
         Count::Tokens => entry.max_tokens,
@@ -119,7 +119,8 @@ fn most(entry: &Entry) -> impl Fn(Count) -> u64 {
     }
 }
 
-/// Says what was expected of a launch that no device takes; `most` gives the counts of the largest step.
+/// Checks a launch against the device's limits; `most` gives the counts of the largest step. The error is the expected
+/// property.
 pub(super) fn launch_fits(launch: &Launch, most: impl Fn(Count) -> u64) -> Result<(), String> {
     if launch.threads == 0 || launch.threads > MAX_THREADS || !launch.threads.is_multiple_of(32) {
         return Err(format!("threads in whole warps, at most {MAX_THREADS}"));
@@ -136,7 +137,7 @@ pub(super) fn launch_fits(launch: &Launch, most: impl Fn(Count) -> u64) -> Resul
     if fits { Ok(()) } else { Err(format!("1 … {MAX_BLOCKS:?} blocks along x, y and z in the largest step")) }
 }
 
-/// Says what was expected of a map that cannot be encoded, or reaches outside of what it lies in.
+/// Checks that a map can be encoded and stays inside its region. The error is the expected property.
 fn check_map(against: Against<'_>, map: &TensorMap) -> Result<(), String> {
     let memory = &against.info.memory;
     let (begin, end, what) = match map.base {

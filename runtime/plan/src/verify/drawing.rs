@@ -6,7 +6,7 @@ use crate::PlanError;
 use crate::format::{TargetKind, Weight};
 use crate::synthetic::{DrawnRows, STORE_BYTES};
 
-/// 9. Kernels that draw weights, and whether they can draw all of them.
+/// 9. Checks the kernels that draw weights, and that they cover every weight.
 pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), PlanError> {
     let Against { info, program, .. } = against;
     let (kernels, kind) = (&info.draw_kernels, info.kind.name());
@@ -39,7 +39,7 @@ pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), Pla
         if others.clone().any(|other| other.format == kernel.format) {
             return complain(field("format"), kernel.format.name().to_owned(), "each format once".to_owned());
         }
-        // Its rows are no step's: what a step counts is 1 here.
+        // These rows do not depend on a step: all counts are 1.
         launch_fits(&kernel.launch, |_| 1)
             .or_else(|expected| complain(field("launch"), format!("{:?}", kernel.launch), expected))?;
     }
@@ -53,7 +53,7 @@ pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), Pla
     Ok(())
 }
 
-/// Says what was expected of a weight that none of the kernels draws, or not without leaving the weights.
+/// Checks that some kernel can draw the weight without writing outside the weights. The error is the expected property.
 fn has_kernel(against: Against<'_>, weight: &Weight) -> Result<(), String> {
     let Against { info, .. } = against;
     if !info.draw_kernels.iter().any(|kernel| kernel.format == weight.format) {

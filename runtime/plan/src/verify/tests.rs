@@ -1,4 +1,4 @@
-//! Every rule, broken once.
+//! Violates every rule once.
 
 use super::*;
 use crate::fixture;
@@ -7,7 +7,7 @@ use crate::reader::Plan;
 
 type Spoil = fn(&mut Manifest, &mut Program);
 
-/// Every rule of this file, broken once; `entries[1].steps[0]` and the like say which.
+/// One violation per rule of this file; a key such as `entries[1].steps[0]` names the invalid field.
 const CASES: &[(&str, Spoil)] = &[
     ("model.vocab", |m, _| m.model.vocab = 0),
     ("model.bos", |m, _| m.model.bos = Some(5)),
@@ -82,7 +82,7 @@ const CASES: &[(&str, Spoil)] = &[
     ("entries[1].picks", |_, p| p.entries[1].picks = fixture::sm_90a::program().entries[1].picks),
 ];
 
-/// Rules of a GPU's program.
+/// Rules for GPU programs.
 const SM_90A: &[(&str, Spoil)] = &[
     ("sm_90a.memory.arena", |m, _| m.programs[1].memory.arena = 320),
     ("sm_90a.memory.tables", |m, _| m.programs[1].memory.tables -= 128),
@@ -141,7 +141,7 @@ const SM_90A: &[(&str, Spoil)] = &[
     ("tensor_maps[1]", |_, p| p.tensor_maps[1].rows = 1 << 20),
 ];
 
-/// Rules of kernels that draw weights.
+/// Rules for kernels that draw weights.
 const DRAWN: &[(&str, Spoil)] = &[
     ("sm_90a.draw_kernels", |m, _| m.synthetic_seed = None),
     ("cpu.draw_kernels", |m, _| m.programs[0].draw_kernels = m.programs[1].draw_kernels.clone()),
@@ -161,7 +161,7 @@ const DRAWN: &[(&str, Spoil)] = &[
     }),
 ];
 
-/// The fixture for a GPU alone, with synthetic weights that kernels draw.
+/// The fixture for a GPU only, with synthetic weights that kernels draw.
 fn drawn() -> (Manifest, Program) {
     let (mut manifest, program) = (fixture::manifest(), fixture::sm_90a::program());
     manifest.synthetic_seed = Some(7);
@@ -270,7 +270,7 @@ fn a_plan_may_hold_one_kind_of_target_alone() {
     assert!(sections(&fixture::manifest(), other.sections()).is_err());
 }
 
-/// A weight of integers, its scales before it, each spoilt once.
+/// An integer weight with its scales, each corrupted once.
 #[test]
 fn integers_have_their_scales() {
     for format in [WeightFormat::Int8, WeightFormat::Int4] {
@@ -313,7 +313,7 @@ fn against<'a>(manifest: &'a Manifest, info: &'a ProgramInfo, program: &'a Progr
     Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: "program" }
 }
 
-/// The field at fault, if any is.
+/// The invalid field, if any.
 fn refusal_of(found: Result<(), PlanError>) -> Option<String> {
     match found {
         Err(PlanError::Record { field, .. }) => Some(field),
