@@ -1,29 +1,25 @@
-//! The memory plan: blocks with live ranges → offsets in one arena.
+//! Memory planning: assigns blocks with live ranges to offsets in one arena.
 //!
-//! Placing blocks that live at fixed times into the least memory is NP-complete (dynamic storage allocation, Garey and
-//! Johnson SR2); greedy placement in a good order comes close (arXiv 2001.03288). Here: place blocks one after the other,
-//! each into a gap between those that live at the same time; try a few orders, both ways of choosing the gap, and then the
-//! best order with the blocks that end highest moved to the front, again and again. The smallest arena wins, the earlier
-//! one among equals, so that the same blocks always give the same plan. A plan that reaches the peak of live bytes ends the
-//! search: no arena is smaller.
+//! Minimizing the arena is NP-complete (dynamic storage allocation, Garey and Johnson SR2); greedy placement in a good order
+//! comes close to the optimum (arXiv 2001.03288). The planner places blocks one by one, each into a gap between blocks that are
+//! live at the same time. It tries several orders and both gap choices. Then it repeatedly moves the blocks with the highest
+//! ends to the front of the best order. The smallest arena wins; ties go to the earlier plan, so the result is deterministic.
+//! The search stops when a plan reaches the peak of live bytes, which is a lower bound.
 
 use std::cmp::Reverse;
 
 use jamba_plan::format::ALIGN_BYTES;
 
-/// Memory that is needed from one point in time to another, both included.
+/// Memory that is live from one point in time to another, both inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Length in bytes.
     pub(crate) bytes: u64,
-    /// First point in time.
     pub(crate) first: usize,
-    /// Last point in time.
     pub(crate) last: usize,
 }
 
 impl Block {
-    /// Bytes with the padding up to where the next block may begin.
+    /// Length including padding to the next valid block offset.
     fn padded_bytes(&self) -> u64 {
         self.bytes.next_multiple_of(ALIGN_BYTES)
     }
@@ -37,22 +33,21 @@ impl Block {
     }
 }
 
-/// Where each block lies.
+/// Offsets of all blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Bytes from the start of the arena, by block; multiples of [`ALIGN_BYTES`].
+    /// Offset in bytes from the start of the arena, by block; multiples of [`ALIGN_BYTES`].
     pub(crate) offsets: Vec<u64>,
-    /// Bytes of the arena.
+    /// Size of the arena in bytes.
     pub(crate) bytes: u64,
 }
 
-/// Times that the search moves what ends highest to the front.
+/// Number of times the search moves the blocks with the highest ends to the front.
 const PROMOTIONS: usize = 64;
 
-/// Places the blocks.
 pub(crate) fn plan(blocks: &[Block]) -> Plan {
     let bound = live_bytes(blocks).into_iter().max().unwrap_or(0);
-    // Largest first; largest over time first; longest first; as they come.
+    // Largest first; largest area (bytes × time) first; longest first; input order.
     let orders: [fn(&Block) -> u64; 4] = [
         |block| block.padded_bytes(),
         |block| block.padded_bytes().saturating_mul(block.duration()),
@@ -79,7 +74,7 @@ pub(crate) fn plan(blocks: &[Block]) -> Plan {
     let mut plan = best.clone();
     for _ in 0..PROMOTIONS {
         let end = |index: usize| plan.offsets[index] + blocks[index].padded_bytes();
-        order.sort_by_key(|&index| end(index) != plan.bytes); // stable
+        order.sort_by_key(|&index| end(index) != plan.bytes); // stable sort
         plan = place(blocks, &order, gap);
         if plan.bytes < best.bytes {
             best = plan.clone();
@@ -91,7 +86,7 @@ pub(crate) fn plan(blocks: &[Block]) -> Plan {
     best
 }
 
-/// Bytes that live at each time, padding included; no arena can be smaller than the most of them.
+/// Live bytes at each point in time, including padding. Their maximum is a lower bound of the arena size.
 pub(crate) fn live_bytes(blocks: &[Block]) -> Vec<u64> {
     let end = blocks.iter().map(|block| block.last + 1).max().unwrap_or(0);
     let mut bytes = vec![0; end];
@@ -101,24 +96,22 @@ pub(crate) fn live_bytes(blocks: &[Block]) -> Vec<u64> {
     bytes
 }
 
-/// Which gap a block goes into.
+/// The choice among gaps that are large enough.
 #[derive(Clone, Copy, Debug)]
 enum Gap {
-    /// The lowest that is large enough.
     Lowest,
-    /// The smallest that is large enough.
     Tightest,
 }
 
-/// Places blocks in the given order.
+/// Places the blocks in the given order.
 fn place(blocks: &[Block], order: &[usize], gap: Gap) -> Plan {
     let mut offsets: Vec<u64> = vec![0; blocks.len()];
-    let mut placed: Vec<usize> = Vec::with_capacity(order.len()); // in order of offset
+    let mut placed: Vec<usize> = Vec::with_capacity(order.len()); // ordered by offset
     let mut bytes = 0;
     for &index in order {
         let wanted = blocks[index].padded_bytes();
-        let mut at = None; // (gap's length, its offset)
-        let mut end = 0; // of what lies below and lives at the same time
+        let mut at = None; // (length of the gap, its offset)
+        let mut end = 0; // end of the blocks below that are live at the same time
         for &other in placed.iter().filter(|&&other| blocks[index].overlaps(&blocks[other])) {
             let length = offsets[other].saturating_sub(end);
             let better = match (gap, at) {
@@ -151,10 +144,10 @@ mod tests {
 
     #[test]
     fn fills_the_gap_that_a_dead_block_leaves() {
-        // Three at once, then a small one where the first was, beside what lives on.
+        // Three blocks live at once, then a small one reuses the first one's bytes while another stays live.
         let blocks = [block(128, 0, 1), block(256, 0, 3), block(64, 1, 3), block(100, 2, 3)];
         let plan = plan(&blocks);
-        // 256 first: 0. 128: 256. 100 takes 128 with its padding: 256, where the 128 is dead. 64: 256 + 128.
+        // 256 first: offset 0. 128: offset 256. 100 takes 128 with padding: offset 256, where the 128 is dead. 64: 256 + 128.
         assert_eq!(plan, Plan { offsets: vec![256, 0, 384, 256], bytes: 256 + 128 + 64 });
         assert_eq!(live_bytes(&blocks), [384, 448, 448, 448]);
     }

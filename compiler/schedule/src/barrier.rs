@@ -1,11 +1,12 @@
-//! Before which steps all threads must meet.
+//! Barrier placement: the steps before which all threads synchronize.
 //!
-//! Threads walk the steps on their own. A step that touches what an earlier one writes, or writes what an earlier one
-//! reads, has to wait for all threads to be done with it. A barrier stands as late as it can: before the first step that
-//! has such a hazard with any step since the last barrier; fewer cannot do for this order of steps.
+//! Threads execute the steps independently. A step that accesses data which an earlier step writes, or writes data which an
+//! earlier step reads, must wait until all threads have finished the earlier step. Each barrier is placed as late as possible:
+//! before the first step with such a hazard against any step since the last barrier. This is the minimum number of barriers for
+//! the given order.
 //!
-//! Hazards are between values here, not addresses: values that live in the same run, the steps between two barriers, never
-//! share bytes. Sharing memory costs a barrier only where a run would need more than the arena must have anyway
+//! Hazards are between values, not addresses: values that are live in the same run (the steps between two barriers) never share
+//! bytes. Sharing memory adds a barrier only if a run would otherwise need more memory than the arena must have in any case
 //! ([`crate::liveness::split_runs`]).
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use jambac_kernels::kernel::Access;
 
 use crate::select::{DraftStep, Slot};
 
-/// True for each step that needs a barrier before it.
+/// Whether each step needs a barrier before it.
 pub(crate) fn place(steps: &[DraftStep]) -> Vec<bool> {
     let mut read = BTreeSet::new();
     let mut written = BTreeSet::new();
@@ -35,17 +36,17 @@ pub(crate) fn place(steps: &[DraftStep]) -> Vec<bool> {
     barriers
 }
 
-/// What steps can run into each other on.
+/// A location on which steps can conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Buffer(usize),
-    /// A state by its offset in every slot.
+    /// A state, by its offset in the slot.
     State(u64),
-    /// Keys and values by their offset in every page.
+    /// Keys or values, by their offset in the page.
     Kv(u64),
 }
 
-/// What a step reads and what it writes, of what is ever written.
+/// The locations that a step reads and those that it writes. Read-only data is omitted.
 fn touched(step: &DraftStep) -> (Vec<Place>, Vec<Place>) {
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
     for (access, slot) in step.accesses() {

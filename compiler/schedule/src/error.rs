@@ -1,77 +1,70 @@
-//! What keeps a graph from becoming a schedule.
+//! Errors of scheduling.
 
 use jambac_graph::verify::VerifyError;
 use jambac_graph::{Graph, NodeId};
 use jambac_kernels::node::SelectError;
 
-/// A graph, options or schedule at fault.
+/// An error in the graph, the options or the schedule.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleError {
-    /// The graph breaks an invariant of its own.
+    /// The graph violates one of its invariants.
     #[error(transparent)]
     Graph(#[from] VerifyError),
-    /// A node that no kernel takes.
+    /// No kernel supports the node.
     #[error("{place}: {op}: {reason}")]
     Unsupported {
-        /// Where in the model it comes from.
+        /// Location in the model.
         place: String,
-        /// Name of the op.
         op: &'static str,
-        /// What is wrong: what was found and what was expected.
+        /// The problem, with the value found and the value expected.
         reason: String,
     },
-    /// A limit out of range.
     #[error("limit {name} is {found}, expected {expected}")]
     Limit {
-        /// The limit.
         name: &'static str,
-        /// Its value.
         found: u64,
-        /// What it has to be.
+        /// The valid range.
         expected: String,
     },
-    /// A format that a parameter cannot be stored in.
+    /// A parameter cannot be stored in the requested format.
     #[error("parameter {parameter}: format {found}, expected {expected}")]
     Format {
-        /// The parameter's canonical name.
+        /// Canonical name.
         parameter: String,
-        /// The format asked for.
+        /// The requested format.
         found: &'static str,
-        /// What it has to be.
+        /// The supported formats.
         expected: String,
     },
-    /// Entries that do not agree on what a sequence remembers, or graphs whose outputs cannot be returned.
+    /// Entries have different states, or the outputs of a graph cannot be returned.
     #[error("entry {entry}: {what} is {found}, expected {expected}")]
     Entry {
-        /// The entry.
         entry: String,
-        /// A state or an output, by name.
+        /// Name of a state or an output.
         what: String,
-        /// What it is.
         found: String,
-        /// What it has to be.
         expected: String,
     },
-    /// More bytes than an address space holds.
+    /// A size exceeds the address space.
     #[error("{what}: more bytes than an address space holds")]
     TooLarge {
-        /// What is too large.
+        /// The object that is too large.
         what: String,
     },
-    /// A schedule that breaks an invariant of [`crate::verify`]: a fault of the planner.
+    /// The schedule violates an invariant of [`crate::verify`]: a bug in the planner.
     #[error("schedule, {place}: {message} (invariant {invariant})")]
     Broken {
         /// Number of the invariant in the list of [`crate::verify`].
         invariant: u8,
-        /// The entry and the step, buffer, state or weight.
+        /// The entry with the step, buffer, state or weight.
         place: String,
-        /// What was found and what was expected.
+        /// The value found and the value expected.
         message: String,
     },
 }
 
 impl ScheduleError {
-    /// The error of a node that has no kernel.
+    /// The error for a node without a kernel.
     pub(crate) fn of_node(graph: &Graph, node: NodeId, error: SelectError) -> ScheduleError {
         match error {
             SelectError::Unsupported(reason) => {

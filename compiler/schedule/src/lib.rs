@@ -1,14 +1,15 @@
-//! jambac-schedule: graph → steps and memory. Every size in a plan is final here.
+//! jambac-schedule: graph → steps and memory. All sizes in a plan are final after this phase.
 //!
 //! [`schedule()`] takes the graphs of both entries and
-//! 1. selects a kernel for each node, and asks it for its launches, operands and cost (`select`),
-//! 2. lays out what a sequence remembers: state slots and KV pages ([`states`]), and the packed weights ([`weights`]),
-//! 3. orders the steps (`order`) and puts a barrier before every step that depends on one since the last (`barrier`),
-//! 4. finds when each buffer is live (`liveness`) and places all of them in one arena (`arena`),
-//! 5. verifies the result with a checker that shares no code with the above ([`verify`]).
+//! 1. selects a kernel for each node, which supplies launches, operands and cost (`select`),
+//! 2. lays out the states of a sequence (state slots and KV pages, [`states`]) and the packed weights ([`weights`]),
+//! 3. orders the steps (`order`) and places a barrier before every step that depends on a step since the last barrier
+//!    (`barrier`),
+//! 4. computes the live range of each buffer (`liveness`) and places all buffers in one arena (`arena`),
+//! 5. verifies the result with a checker that shares no code with the planner ([`verify`]).
 //!
-//! No target is named here: kernels and [`jambac_kernels::target`] answer what depends on it. The result is the plan's own
-//! records. [`text`] prints them.
+//! This crate does not branch on targets: kernels and [`jambac_kernels::target`] provide all target-dependent properties. The
+//! result consists of the plan's own records. [`text`] prints them.
 
 mod arena;
 mod barrier;
@@ -42,10 +43,10 @@ pub use error::ScheduleError;
 pub use schedule::{Formats, Options, Schedule};
 pub use states::{Pool, StateRegion};
 
-/// The bytes that an open plan holds for the graphs of both entries.
+/// The memory that an open plan needs for the graphs of both entries.
 ///
 /// # Errors
-/// As [`schedule()`].
+/// See [`schedule()`].
 pub fn memory(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Memory, ScheduleError> {
     plan(prefill, decode, options).map(|schedule| schedule.memory)
 }
@@ -53,8 +54,8 @@ pub fn memory(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Memo
 /// Schedules both entries of a model.
 ///
 /// # Errors
-/// A graph that breaks its invariants; a node without kernel; limits out of range; a format that a parameter cannot have;
-/// entries that remember different states; sizes beyond any address space. [`ScheduleError::Broken`] is a compiler bug.
+/// A graph that violates its invariants; a node without a kernel; limits out of range; an unsupported format for a parameter;
+/// entries with different states; sizes beyond the address space. [`ScheduleError::Broken`] is a compiler bug.
 pub fn schedule(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, ScheduleError> {
     let schedule = plan(prefill, decode, options)?;
     verify::verify(&schedule)?;
@@ -92,7 +93,7 @@ fn plan(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, 
         let mut context = Context { rules: &rules, entry, extents, limits, states: &states, weights: &mut weights };
         drafts.push((entry, extents, select::select(graph, &order::steps(graph), &mut context)?));
     }
-    // One arena serves all entries, and cannot be smaller than any needs.
+    // All entries share one arena. It is at least as large as the minimum of every entry.
     let budget = drafts.iter().map(|(.., draft)| liveness::least_bytes(draft, kind)).max().unwrap_or(0);
     let weight_bytes = weights.bytes();
     let mut shared = Shared { kind, kernels: Kernels::default(), weights: weights.planned, maps: Vec::new() };
@@ -124,7 +125,7 @@ fn plan(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, 
     Ok(Schedule { kind, limits: limits.clone(), kernels, program, states: states.regions, memory })
 }
 
-/// Step tables hold i32: no limit may be larger, and none but `kv_tokens` may be 0.
+/// Checks that limits fit into step tables (i32) and that all except `kv_tokens` are positive.
 fn check_limits(limits: &Limits) -> Result<(), ScheduleError> {
     const MOST: u64 = i32::MAX as u64;
     let counts = [
@@ -144,7 +145,7 @@ fn check_limits(limits: &Limits) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// Values with more elements are refused, so that padding and element sizes can be multiplied in without overflow.
+/// Maximum number of elements of a value. It leaves room to multiply by padding and element sizes without overflow.
 const MAX_ELEMENTS: usize = 1 << 48;
 
 fn check_sizes(graph: &Graph) -> Result<(), ScheduleError> {
@@ -161,8 +162,8 @@ fn check_sizes(graph: &Graph) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// The entries and the largest step of each. Decode takes one token of every sequence; a target may have a decode entry for
-/// few sequences before the one for all.
+/// The entries with the largest step of each. A decode step takes one token of every sequence. A target may have a decode entry
+/// for few sequences before the one for all sequences.
 fn entries_of(kind: TargetKind, limits: &Limits) -> Vec<(EntryKind, Extents)> {
     let most = |tokens: u64| Extents {
         tokens,
@@ -174,7 +175,7 @@ fn entries_of(kind: TargetKind, limits: &Limits) -> Vec<(EntryKind, Extents)> {
     prefill.into_iter().chain(decode.into_iter().map(|sequences| (EntryKind::Decode, most(sequences)))).collect()
 }
 
-/// What the entries share.
+/// Data shared by the entries.
 struct Shared {
     kind: TargetKind,
     kernels: Kernels,
@@ -205,7 +206,7 @@ fn finish(kind: EntryKind, extents: Extents, draft: Draft, budget: u64, shared: 
             in_place_of: life.in_place_of.map(|id| id.0 as u32),
         })
         .collect();
-    // Scratch between two launches of a node is written before the node's results; no result is written over it.
+    // Scratch between two launches of a node is written before the node's results, so no result may overwrite it.
     buffers.sort_by_key(|buffer| buffer.first);
     let mut steps = Vec::with_capacity(draft.steps.len());
     for (step, barrier) in draft.steps.into_iter().zip(barriers) {
@@ -247,7 +248,7 @@ fn finish(kind: EntryKind, extents: Extents, draft: Draft, budget: u64, shared: 
     }
 }
 
-/// The argument of a tensor map, new or shared.
+/// Adds a tensor map, or reuses an equal one, and returns its argument.
 fn add_map(maps: &mut Vec<TensorMap>, map: TensorMap) -> Arg {
     let index = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
         maps.push(map);
@@ -256,7 +257,7 @@ fn add_map(maps: &mut Vec<TensorMap>, map: TensorMap) -> Arg {
     Arg::TensorMap(index as u32)
 }
 
-/// Kernels, each symbol once, in order of first use.
+/// Kernels with unique symbols, in order of first use.
 #[derive(Default)]
 struct Kernels {
     launches: Vec<Launch>,
@@ -264,7 +265,7 @@ struct Kernels {
 }
 
 impl Kernels {
-    /// The index of the kernel with this one's symbol.
+    /// The index of the kernel with this launch's symbol; adds the kernel if it is new.
     fn add(&mut self, launch: Launch) -> u32 {
         *self.by_symbol.entry(launch.symbol.clone()).or_insert_with(|| {
             self.launches.push(launch);

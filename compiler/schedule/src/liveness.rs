@@ -1,10 +1,11 @@
-//! When each buffer holds something: from the step that writes it to the last one that reads it.
+//! Live ranges of buffers: from the step that writes a buffer to the last step that reads it.
 //!
-//! The arena sees time in runs: steps without a barrier between them. Threads may be anywhere in a run, so a buffer occupies
-//! its bytes from the run of its first step to the run of its last.
+//! The arena measures time in runs, which are sequences of steps without a barrier between them. Threads may be anywhere in a
+//! run, so a buffer occupies its bytes from the run of its first step to the run of its last step.
 //!
-//! Where a kernel can write a result over an operand ([`Access::WriteOver`]), the result takes the operand's place if nobody
-//! reads that one again, it is of the same size, and no other step of the run touches it (another thread may still be there).
+//! If a kernel can write a result over an operand ([`Access::WriteOver`]), the result reuses the operand's bytes, provided that
+//! no later step reads the operand, both have the same size, and no other step of the run accesses the operand (another thread
+//! may still execute that step).
 
 use jamba_plan::format::TargetKind;
 use jambac_kernels::kernel::Access;
@@ -12,36 +13,36 @@ use jambac_kernels::kernel::Access;
 use crate::arena::{Block, live_bytes};
 use crate::select::{BufferId, Draft, Slot};
 
-/// When buffers live, and what the arena has to place.
+/// Live ranges, and the blocks that the arena places.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     /// By buffer.
     pub(crate) lives: Vec<Live>,
-    /// Buffers that take each other's place are one block; time is in runs.
+    /// Buffers that overwrite each other form one block. Time is in runs.
     pub(crate) blocks: Vec<Block>,
     /// The block of each buffer.
     pub(crate) block_of: Vec<usize>,
 }
 
-/// When a buffer lives, and what it overwrites.
+/// Live range of a buffer, and the buffer that it overwrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
-    /// The step that writes it.
+    /// The step that writes the buffer.
     pub(crate) first: usize,
-    /// The last step that reads it.
+    /// The last step that reads the buffer.
     pub(crate) last: usize,
-    /// The operand of its first step whose place it takes.
+    /// The operand of the first step whose bytes the buffer reuses.
     pub(crate) in_place_of: Option<BufferId>,
 }
 
-/// When the buffers live, given where barriers stand.
+/// Computes the live ranges for the given barriers.
 pub(crate) fn liveness(draft: &Draft, kind: TargetKind, barriers: &[bool]) -> Liveness {
     let runs = runs(barriers);
     let lives = lives(draft, &runs);
     let mut blocks: Vec<Block> = Vec::new();
     let mut block_of = Vec::with_capacity(lives.len());
     for (buffer, live) in draft.buffers.iter().zip(&lives) {
-        // Buffers are in order of the steps that write them: what is overwritten came earlier.
+        // Buffers are ordered by the steps that write them, so an overwritten buffer precedes the one that overwrites it.
         let block = live.in_place_of.map_or(blocks.len(), |operand| block_of[operand.0]);
         if block == blocks.len() {
             let bytes = buffer.bytes.next_multiple_of(kind.align_bytes());
@@ -83,7 +84,7 @@ fn lives(draft: &Draft, runs: &[usize]) -> Vec<Live> {
     lives
 }
 
-/// The number of the run that each step is in.
+/// The run of each step, by index.
 fn runs(barriers: &[bool]) -> Vec<usize> {
     let mut run = 0;
     let count = |&barrier: &bool| {
@@ -93,14 +94,14 @@ fn runs(barriers: &[bool]) -> Vec<usize> {
     barriers.iter().map(count).collect()
 }
 
-/// The least arena that the steps could do with, in this order: a barrier before each.
+/// The minimum arena size for this order of steps: the size with a barrier before each step.
 pub(crate) fn least_bytes(draft: &Draft, kind: TargetKind) -> u64 {
     let apart = liveness(draft, kind, &vec![true; draft.steps.len()]);
     live_bytes(&apart.blocks).into_iter().max().unwrap_or(0)
 }
 
-/// Adds a barrier before every step of the runs whose buffers together need more than `budget` bytes, so that what is dead
-/// in the middle of such a run gives its place to what is not there yet.
+/// Adds a barrier before every step of the runs whose buffers together need more than `budget` bytes. Then buffers that die
+/// inside such a run can share memory with buffers that are written later in it.
 pub(crate) fn split_runs(draft: &Draft, kind: TargetKind, barriers: &mut [bool], budget: u64) {
     let runs = runs(barriers);
     let bytes = live_bytes(&liveness(draft, kind, barriers).blocks);

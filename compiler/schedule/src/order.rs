@@ -1,7 +1,7 @@
-//! One total order of steps per entry.
+//! A total order of the steps of an entry.
 //!
-//! Operands before readers; among the independent, in the order in which the model was written, which keeps a value's
-//! readers close to it. Sources compute nothing and make no steps.
+//! Operands precede their readers. Independent nodes keep the order in which the model was written, so the readers of a value
+//! stay close to it. Sources compute nothing and produce no steps.
 
 use jambac_graph::{Graph, NodeId};
 

@@ -1,7 +1,7 @@
-//! Node → launches, and what fills each of their operands.
+//! Kernel selection: node → launches with arguments.
 //!
-//! A kernel states where its operands come from ([`Source`]); here each source becomes a buffer, a weight or an argument.
-//! Later phases see steps and buffers only.
+//! A kernel declares the source of each operand ([`Source`]). This module turns each source into a buffer, a weight or an
+//! argument. Later phases handle steps and buffers only.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +16,20 @@ use crate::ScheduleError;
 use crate::states::{StateLayout, StateRegion};
 use crate::weights::{FormatRules, Weights};
 
-/// Index of a buffer of one entry.
+/// Index of a buffer in its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BufferId(pub(crate) usize);
 
-/// An argument before the arena is planned.
+/// An argument before memory planning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// The address of a buffer.
     Buffer(BufferId),
-    /// Anything else, which is final.
+    /// Any other argument; it does not change.
     Final(Arg),
 }
 
-/// A step before the arena is planned.
+/// A step before memory planning.
 #[derive(Debug)]
 pub(crate) struct DraftStep {
     pub(crate) launch: Launch,
@@ -40,12 +40,12 @@ pub(crate) struct DraftStep {
 }
 
 impl DraftStep {
-    /// Slots with how the launch uses them.
+    /// The slots with the access of the launch to each.
     pub(crate) fn accesses(&self) -> impl Iterator<Item = (Option<Access>, Slot)> {
         self.launch.operands.iter().map(|operand| operand.param.access()).zip(self.slots.iter().copied())
     }
 
-    /// The buffers that the launch accesses in one way.
+    /// The buffers that the launch accesses in this way.
     pub(crate) fn buffers(&self, access: Access) -> impl Iterator<Item = BufferId> {
         self.accesses().filter_map(move |(found, slot)| match slot {
             Slot::Buffer(id) if found == Some(access) => Some(id),
@@ -54,25 +54,25 @@ impl DraftStep {
     }
 }
 
-/// A buffer before it has a place.
+/// A buffer before memory planning.
 #[derive(Debug)]
 pub(crate) struct DraftBuffer {
     pub(crate) bytes: u64,
     pub(crate) elem: Elem,
-    /// Bytes from one row to the next.
+    /// Distance between rows in bytes.
     pub(crate) row_bytes: u64,
-    /// The slot of the launch that writes it.
+    /// Name of the operand that writes the buffer.
     pub(crate) holds: &'static str,
 }
 
-/// The steps of one entry before the arena is planned.
+/// The steps of an entry before memory planning.
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) steps: Vec<DraftStep>,
     pub(crate) buffers: Vec<DraftBuffer>,
-    /// The buffer that holds the logits, and the number of logits of a row.
+    /// The buffer of the logits, and the number of logits per row.
     pub(crate) logits: (BufferId, usize),
-    /// The buffers of the likeliest and of the drawn tokens, on targets that pick them.
+    /// The buffers of the most likely and of the drawn tokens, on targets that pick tokens.
     pub(crate) picks: Option<[BufferId; 2]>,
 }
 
@@ -85,14 +85,14 @@ pub(crate) struct Extents {
 }
 
 impl Extents {
-    /// The size of a dimension where the step works on `rows`.
+    /// The size of a dimension in a step that processes `rows`.
     pub(crate) fn size(&self, per: Per, rows: Rows) -> u64 {
         let (count, factor) = count_of(per, 1, rows);
         target::count(count, [self.tokens, self.sequences, self.outputs]) * u64::from(factor)
     }
 }
 
-/// What selection reads and fills besides the graph.
+/// Inputs and accumulated results of selection besides the graph.
 pub(crate) struct Context<'a> {
     pub(crate) rules: &'a FormatRules,
     pub(crate) entry: EntryKind,
@@ -102,7 +102,7 @@ pub(crate) struct Context<'a> {
     pub(crate) weights: &'a mut Weights,
 }
 
-/// The launches of a node, for a step of this size.
+/// The launches of a node in a step of this size.
 pub(crate) fn launches(node: &Node, entry: EntryKind, extents: Extents) -> Result<(Vec<Launch>, Rows), SelectError> {
     let kind = node.target();
     let selected = catalog::select(node)?;
@@ -132,7 +132,7 @@ pub(crate) fn select(graph: &Graph, order: &[NodeId], context: &mut Context) -> 
     Ok(Draft { steps: builder.steps, buffers: builder.buffers, logits: (buffer, n), picks })
 }
 
-/// Steps and buffers of an entry as they are added.
+/// Accumulates the steps and buffers of an entry.
 struct Builder<'a, 'c> {
     graph: &'a Graph,
     context: &'a mut Context<'c>,
@@ -148,7 +148,7 @@ impl Builder<'_, '_> {
         let refuse = |error: SelectError| ScheduleError::of_node(self.graph, id, error);
         let (launches, rows) = launches(&node, self.context.entry, self.context.extents).map_err(refuse)?;
         for result in 0..self.graph.node(id).results.len() {
-            // The next state overwrites the old one.
+            // The new state overwrites the old one.
             if self.graph.op(id).state().is_none_or(|state| state.result != result) {
                 let written = written_by(&launches, &Source::Result(result));
                 let operand = written.ok_or_else(|| refuse(node.fail(format!("no launch writes result {result}"))))?;
@@ -165,7 +165,7 @@ impl Builder<'_, '_> {
                     scratch.insert(*name, buffer);
                 }
                 let slot = match operand.source {
-                    // Packed right before the integers that they scale.
+                    // Scales are packed directly before their integers.
                     Source::Scales => scales(&launch.operands[..at], &slots),
                     _ => self.slot(&node, operand, rows, &scratch)?,
                 };
@@ -179,7 +179,7 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    /// What fills an operand of a node's launch.
+    /// The slot for an operand of a node's launch.
     fn slot(
         &mut self,
         node: &Node,
@@ -234,7 +234,7 @@ impl Builder<'_, '_> {
         self.region(node, state.ok_or_else(refuse)?)
     }
 
-    /// The region of a state: the state operand, or the state before this entry's update of it.
+    /// The region of a state operand. An updated state has the region of the state before the update.
     fn region(&self, node: &Node, operand: usize) -> Result<&StateRegion, ScheduleError> {
         let mut value = node.operands[operand];
         if let Some(state) = node.graph.op(value.node).state() {
@@ -245,7 +245,7 @@ impl Builder<'_, '_> {
         region.ok_or_else(|| ScheduleError::of_node(node.graph, node.id, node.fail_operand(operand, "a state")))
     }
 
-    /// A buffer for what a launch writes, large enough for the largest step.
+    /// Adds a buffer for an operand that a launch writes, sized for the largest step.
     fn buffer(&mut self, operand: &Operand, rows: Rows) -> Result<BufferId, String> {
         let elem = operand.param.elem().ok_or_else(|| format!("slot {} is no buffer", operand.name()))?;
         let bytes = operand.bytes(|per| self.context.extents.size(per, rows));
@@ -256,7 +256,7 @@ impl Builder<'_, '_> {
         Ok(BufferId(self.buffers.len() - 1))
     }
 
-    /// A value is stored as its readers take it.
+    /// Checks that a value is read with the element type with which it was stored.
     fn check_elem(&self, operand: &Operand, slot: Slot) -> Result<(), String> {
         match (slot, operand.param.elem()) {
             (Slot::Buffer(id), Some(takes)) if takes != self.buffers[id.0].elem => {
@@ -267,7 +267,7 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// Adds the steps that pick a token of each row of logits, on targets that have them.
+    /// Adds the steps that pick a token for each row of logits, on targets that have them.
     fn add_picks(&mut self, logits: BufferId, vocab: usize) -> Result<Option<[BufferId; 2]>, ScheduleError> {
         const SOURCE: &str = "sampler";
         let mut tokens = Vec::new();
@@ -295,7 +295,7 @@ impl Builder<'_, '_> {
     }
 }
 
-/// The operand of the launches that writes a result.
+/// The operand with which the launches write a result.
 fn written_by<'a>(launches: &'a [Launch], source: &Source) -> Option<&'a Operand> {
     let writes = |operand: &&Operand| {
         &operand.source == source && matches!(operand.param.access(), Some(Access::Write | Access::WriteOver))
@@ -311,7 +311,7 @@ fn scales(operands: &[Operand], slots: &[Slot]) -> Option<Slot> {
     })
 }
 
-/// Larger buffers are refused, so that sums of all of them do not overflow.
+/// Maximum size of a buffer in bytes. It keeps the sum over all buffers from overflowing.
 const MAX_BUFFER_BYTES: u64 = 1 << 50;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What a sequence remembers between steps, and where.
+//! Layout of the states that a sequence keeps between steps.
 //!
-//! Conv and SSM state of one sequence lie in its slot, a region per layer; keys and values lie in pages of
-//! [`jamba_plan::format::KV_PAGE_TOKENS`] tokens, a region per attention layer in each page. Both in the order of the model.
-//! Slots and pages follow each other at a distance of [`jamba_plan::format::Memory::state_slot`] and
-//! [`jamba_plan::format::Memory::kv_page`].
+//! The conv and SSM state of a sequence is in its slot, with one region per layer. Keys and values are in pages of
+//! [`jamba_plan::format::KV_PAGE_TOKENS`] tokens, with one region per attention layer in each page. Regions are in the order of
+//! the model. [`jamba_plan::format::Memory::state_slot`] and [`jamba_plan::format::Memory::kv_page`] are the distances between
+//! slots and pages.
 
 use std::collections::BTreeMap;
 
@@ -16,42 +16,39 @@ use crate::ScheduleError;
 use crate::select::{Extents, launches};
 use crate::weights::FormatRules;
 
-/// Which pool a state lies in.
+/// The pool that contains a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pool {
-    /// A slot per sequence.
+    /// One slot per sequence.
     Slots,
     /// Pages of keys and values.
     Pages,
 }
 
-/// One state's part of every slot or page.
+/// The region of one state in every slot or page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateRegion {
     /// Name of the state in the graph.
     pub name: String,
-    /// Slot or page.
     pub pool: Pool,
-    /// Bytes from the start of the slot or page.
+    /// Offset in bytes from the start of the slot or page.
     pub offset: u64,
-    /// Length in bytes.
     pub bytes: u64,
-    /// Element type.
     pub elem: Elem,
 }
 
-/// Where every state of a graph lies.
+/// The regions of all states of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateLayout {
     pub(crate) regions: Vec<StateRegion>,
-    /// Bytes from one sequence's slot to the next.
+    /// Distance between slots in bytes.
     pub(crate) slot_bytes: u64,
-    /// Bytes from one page to the next.
+    /// Distance between pages in bytes.
     pub(crate) page_bytes: u64,
 }
 
 impl StateLayout {
-    /// Lays out the states of a verified graph, as large as the kernels that update them state.
+    /// Lays out the states of a verified graph. The kernels that update the states determine their sizes.
     pub(crate) fn of(graph: &Graph, rules: &FormatRules) -> Result<StateLayout, ScheduleError> {
         let align = rules.kind.align_bytes();
         let mut layout = StateLayout { regions: Vec::new(), slot_bytes: 0, page_bytes: 0 };
@@ -78,18 +75,18 @@ impl StateLayout {
                 Pool::Pages => &mut layout.page_bytes,
             };
             layout.regions.push(StateRegion { name: name.clone(), pool, offset: *end, bytes, elem });
-            // An empty state (a convolution of one tap) has an address too.
+            // An empty state (a convolution with one tap) also needs an address.
             *end = end.checked_add(bytes.max(1).next_multiple_of(align)).ok_or_else(too_large)?;
         }
         Ok(layout)
     }
 
-    /// The region of a state by name.
+    /// The region of a state, by name.
     pub(crate) fn region(&self, name: &str) -> Option<&StateRegion> {
         self.regions.iter().find(|region| region.name == name)
     }
 
-    /// Complains of the first state that two entries remember differently.
+    /// Returns an error for the first state that differs between two entries.
     pub(crate) fn check_same(&self, other: &StateLayout, entry: &str) -> Result<(), ScheduleError> {
         let by_name = |layout: &StateLayout| -> BTreeMap<String, StateRegion> {
             layout.regions.iter().map(|region| (region.name.clone(), region.clone())).collect()

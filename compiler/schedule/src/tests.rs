@@ -1,4 +1,4 @@
-//! Whole schedules: of the family, of random graphs, and of one small enough to work out by hand.
+//! Complete schedules: models of the family, random graphs, and a graph small enough to schedule by hand.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(crate) fn limits(prefill_chunk: u64, max_sequences: u64, max_outputs: u64) -
     Limits { max_context: 100, max_sequences, kv_tokens: 320, prefill_chunk, max_outputs }
 }
 
-/// A schedule of the model as it is before any pass, with every parameter stored as `dtype`.
+/// The schedule of a model without passes, with every parameter stored as `dtype`.
 pub(crate) fn of_model(
     config: &JambaConfig,
     dtype: DType,
@@ -35,7 +35,7 @@ pub(crate) fn entries(config: &JambaConfig, dtype: DType) -> (Graph, Graph) {
     (jamba::prefill(config, &|_| dtype, &kv), jamba::decode(config, &|_| dtype, &kv))
 }
 
-/// A gated MLP with its norm and residual: d_model 20, d_ff 40, 10 tokens in the vocabulary.
+/// A gated MLP with norm and residual: d_model 20, d_ff 40, a vocabulary of 10.
 fn mlp(name: &str) -> Graph {
     let text = r#"
 graph @NAME {
@@ -93,7 +93,7 @@ fn memory_plan_worked_out() {
     let buffers = &schedule.program.entries[0].buffers;
     let plan: Vec<_> = buffers.iter().map(|buffer| (buffer.offset, buffer.bytes, buffer.in_place_of)).collect();
     // 3 tokens, 2 outputs. Rows of 20 take 32 · 4 = 128 bytes, rows of 40 take 48 · 4 = 192, rows of 10 take 16 · 4 = 64.
-    // The peak is the run of gate and up: 384 + 384 + 576 + 576 = 1920. The largest are placed first.
+    // The peak is the run of gate and up: 384 + 384 + 576 + 576 = 1920. The largest buffers are placed first.
     let worked_out = [
         (1152, 384, None),    // b0 x: 3 · 128, above gate and up: 576 + 576
         (1536, 384, None),    // b1 normed: above x: 1152 + 384
@@ -101,9 +101,9 @@ fn memory_plan_worked_out() {
         (576, 576, None),     // b3 up: above gate
         (0, 576, Some(2)),    // b4 silu: over gate
         (0, 576, Some(4)),    // b5 gated: over silu
-        (576, 384, None),     // b6 down: above gated, where up is dead
+        (576, 384, None),     // b6 down: above gated; up is dead there
         (1152, 384, Some(0)), // b7 the sum: over x
-        (0, 256, None),       // b8 selected: 2 · 128, where all but the sum is dead
+        (0, 256, None),       // b8 selected: 2 · 128; only the sum is live
         (256, 128, None),     // b9 logits: 2 · 64, above selected
     ];
     assert_eq!(plan, worked_out);
@@ -200,7 +200,7 @@ fn limits_are_counts() {
         .assert_eq(&of(Limits { kv_tokens: 17, ..limits(1, 1, 1) }));
 }
 
-/// The passes of Hopper's kernels.
+/// The passes for Hopper kernels.
 const SM_90A: &str = "all,-fuse-dt-scan,-fuse-norms-scan,-fuse-kv-append";
 
 pub(crate) fn on_hopper(config: &JambaConfig, limits: Limits, formats: Formats) -> Result<Schedule, ScheduleError> {
@@ -352,7 +352,7 @@ fn prefill_takes_more_than_one_token() {
     expect!["entry decode: a step is one token of each sequence, expected any number"].assert_eq(&error.to_string());
 }
 
-/// A graph of `ops` on rows of one size; each op reads what the two numbers pick among all before it.
+/// A graph of `ops` on rows of equal size. Each op reads the two earlier values that its numbers select.
 fn random_graph(name: &str, ops: &[(u8, usize, usize)]) -> Graph {
     const COLS: usize = 24;
     let mut b = Builder::new(name);
@@ -386,7 +386,7 @@ fn random_graph(name: &str, ops: &[(u8, usize, usize)]) -> Graph {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The checker, which schedule() ends with, finds nothing; the arena is never below the peak.
+    /// The checker, which schedule() runs last, finds no error; the arena is never smaller than the peak.
     #[test]
     fn random_graphs_have_sound_schedules(
         ops in proptest::collection::vec((0_u8..6, any::<usize>(), any::<usize>()), 1..40),

@@ -1,8 +1,8 @@
-//! The schedule as tables: limits, kernels, weights, states, and for each entry its steps and its memory plan.
+//! The schedule as tables: limits, kernels, weights, states, and the steps and memory plan of each entry.
 //!
-//! A step with `|` before its kernel waits for all threads. Arguments are `slot=value`: `b3` is a buffer, `w3` a weight, a
-//! state or a step table goes by its name, `tokens*2` is twice the number of tokens. `b7=b4` in the memory plan is written
-//! over b4. Nothing reads this form back: it is for people and for tests.
+//! A step with `|` before its kernel waits for all threads. Arguments are `slot=value`: `b3` is a buffer, `w3` a weight, states
+//! and step tables appear by name, `tokens*2` is twice the number of tokens. In the memory plan, `b7=b4` means that b7
+//! overwrites b4. The format is for people and tests and has no parser.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use jambac_kernels::kernel::{Access, Operand};
 use crate::verify::buffer_at;
 use crate::{Pool, Schedule};
 
-/// Everything.
+/// The complete listing.
 pub fn print(schedule: &Schedule) -> String {
     let limits = &schedule.limits;
     let mut text = format!(
@@ -35,7 +35,7 @@ pub fn print(schedule: &Schedule) -> String {
     text
 }
 
-/// The packed weights and where they lie.
+/// The packed weights with their offsets.
 pub fn weights(schedule: &Schedule) -> String {
     let rows = schedule.program.weights.iter().enumerate().map(|(index, weight)| {
         let layout = weight.layout;
@@ -56,7 +56,7 @@ pub fn weights(schedule: &Schedule) -> String {
     format!("weights: {} bytes\n{}", schedule.memory.weights, table([header].into_iter().chain(rows)))
 }
 
-/// What a sequence remembers.
+/// The states of a sequence.
 pub fn states(schedule: &Schedule) -> String {
     let rows = schedule.states.iter().map(|state| {
         let pool = match state.pool {
@@ -121,7 +121,7 @@ pub fn memory(schedule: &Schedule, entry: &Entry) -> String {
     head + &table([header].into_iter().chain(rows))
 }
 
-/// The element type of a buffer, as its first step writes it.
+/// The element type with which a buffer's first step writes it.
 fn elem(schedule: &Schedule, entry: &Entry, buffer: usize) -> &'static str {
     let (first, offset) = (entry.buffers[buffer].first as usize, entry.buffers[buffer].offset);
     let step = &entry.steps[first];
@@ -155,7 +155,7 @@ fn value(schedule: &Schedule, entry: &Entry, step: usize, operand: &Operand, arg
             if factor == 1 { count.to_string() } else { format!("{count}*{factor}") }
         }
         Arg::Constant(constant) => constant.to_string(),
-        // Of a matrix that has a name.
+        // Listed by the name of its matrix.
         Arg::TensorMap(index) => schedule
             .program
             .tensor_maps
@@ -164,7 +164,7 @@ fn value(schedule: &Schedule, entry: &Entry, step: usize, operand: &Operand, arg
     }
 }
 
-/// Rows of cells as lines, all columns to the left.
+/// Formats rows of cells as lines, all columns left-aligned.
 fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
     jamba_plan::text::table(rows, |_| true)
 }

@@ -1,23 +1,24 @@
-//! Verification of a schedule by a checker that shares no code with the planner: it looks at the finished records and at what
-//! each kernel states of its operands.
+//! Verification of a schedule. The checker shares no code with the planner: it compares the finished records with the operands
+//! that each kernel declares.
 //!
-//! 1. **kernels**: each symbol once; the records name the kernels; a step's kernel exists
-//! 2. **arguments**: one per operand; addresses and integers where the kernel takes them; step tables and counts by name
-//! 3. **weights**: in order, disjoint, aligned, inside the weights; an operand's weight has the layout, format and parts that
-//!    its kernel states, and its scales are those of the integers that the step reads
-//! 4. **states**: regions disjoint, aligned, inside slot or page; an operand's state is a region of its size; strides are the
-//!    pools'
-//! 5. **buffers**: aligned, inside the arena, live for some of the steps, in order of their first
-//! 6. **dataflow**: an address in the arena is a live buffer's; its first step writes it, later ones read it, none after its
-//!    last; element type and row stride stay the same; the rows that an operand has in the largest step fit into the buffer
-//! 7. **disjoint**: no two buffers that are live in the same step share bytes, except a result over an operand where the
-//!    kernel allows it
-//! 8. **barriers**: of two steps with no barrier in between, none writes bytes that the other one touches
-//! 9. **logits**: rows of logits are left in a buffer that lives to the end; steps that pick tokens read them, and write each
-//!    to its own buffer
-//! 10. **memory**: the entries are prefill, then decode from the fewest sequences to the most; pools hold their contents; sizes
-//!     are aligned
-//! 11. **tensor maps**: the matrix of each is a weight or a live buffer, all of it, in the boxes that the kernel copies
+//! 1. **kernels**: symbols are unique; the records name the kernels; a step's kernel exists
+//! 2. **arguments**: one per operand; addresses and integers match the kernel's parameters; step tables and counts match by
+//!    name
+//! 3. **weights**: ordered, disjoint, aligned, inside the weights; an operand's weight has the layout, format and parts that
+//!    its kernel declares, and its scales belong to the integers that the step reads
+//! 4. **states**: regions are disjoint, aligned, inside the slot or page; an operand's state is a region of its size; strides
+//!    equal those of the pools
+//! 5. **buffers**: aligned, inside the arena, live for at least one step, ordered by first step
+//! 6. **dataflow**: an address in the arena belongs to a live buffer; its first step writes it, later steps read it, none after
+//!    its last step; element type and row stride are constant; the rows of an operand in the largest step fit into the buffer
+//! 7. **disjoint**: no two buffers that are live in the same step share bytes, except a result over an operand if the kernel
+//!    allows it
+//! 8. **barriers**: of two steps without a barrier in between, neither writes bytes that the other accesses
+//! 9. **logits**: rows of logits are in a buffer that is live to the end; steps that pick tokens read them, and each writes its
+//!    own buffer
+//! 10. **memory**: the entries are prefill, then decode in increasing order of sequences; pools are large enough; sizes are
+//!     aligned
+//! 11. **tensor maps**: each matrix is a whole weight or a whole live buffer, with the boxes that the kernel copies
 
 mod memory;
 mod picks;
@@ -32,7 +33,7 @@ use crate::{Schedule, ScheduleError};
 /// Checks the module's invariants.
 ///
 /// # Errors
-/// [`ScheduleError::Broken`]: the first invariant found broken, where, and how.
+/// [`ScheduleError::Broken`]: the first violated invariant, with its location and a description.
 pub fn verify(schedule: &Schedule) -> Result<(), ScheduleError> {
     steps::kernels(schedule)?;
     let entries = &schedule.program.entries;
@@ -57,7 +58,7 @@ fn broken(invariant: u8, place: String, message: impl Into<String>) -> ScheduleE
     ScheduleError::Broken { invariant, place, message: message.into() }
 }
 
-/// A step for people: entry, index, kernel, source.
+/// The location of a step for error messages: entry, index, kernel, source.
 fn step_place(schedule: &Schedule, entry: &Entry, index: usize) -> String {
     let step = &entry.steps[index];
     let symbol = schedule.kernels.get(step.kernel as usize).map_or("no kernel", |kernel| &kernel.symbol);
@@ -68,8 +69,8 @@ fn buffer_place(entry: &Entry, index: usize) -> String {
     format!("{} buffer b{index}", entry.kind.name())
 }
 
-/// The operands of a step with their arguments; a tensor map stands for its matrix. Invariant 2 holds: there are as many of
-/// both.
+/// The operands of a step with their arguments; a tensor map is replaced by its matrix. Requires invariant 2: the numbers of
+/// operands and arguments are equal.
 fn bound<'a>(schedule: &'a Schedule, step: &'a Step) -> impl Iterator<Item = (&'a Operand, Arg)> {
     let base = |&arg: &Arg| match arg {
         Arg::TensorMap(index) => schedule.program.tensor_maps.get(index as usize).map_or(arg, |map| map.base),
@@ -78,24 +79,24 @@ fn bound<'a>(schedule: &'a Schedule, step: &'a Step) -> impl Iterator<Item = (&'
     schedule.operands(step).iter().zip(step.args.iter().map(base))
 }
 
-/// The one buffer that is at an address in a step. Of a result over an operand, the access tells which is meant.
+/// The buffer at an address in a step. If a result overwrites an operand, the access selects between the two.
 pub(crate) fn buffer_at(entry: &Entry, step: usize, offset: u64, access: Access) -> Option<usize> {
     let (step, writes) = (step as u32, access != Access::Read);
-    // Buffers are in order of their first steps, and most are read soon.
+    // Buffers are ordered by their first steps, and most have short live ranges.
     let written = entry.buffers.partition_point(|buffer| buffer.first <= step);
     entry.buffers[..written]
         .iter()
         .rposition(|buffer| buffer.offset == offset && step <= buffer.last && (buffer.first == step) == writes)
 }
 
-/// Bytes from … to, the end not included.
+/// Start and end in bytes, end exclusive.
 type Range = (u64, u64);
 
 fn meet(a: Range, b: Range) -> bool {
     a.0 < b.1 && b.0 < a.1
 }
 
-/// Bytes that an operand has in the largest step of the entry.
+/// Size in bytes of an operand in the entry's largest step.
 fn largest(entry: &Entry, step: &Step, operand: &Operand) -> Option<u64> {
     let sizes = [entry.max_tokens, entry.max_sequences, entry.max_outputs];
     operand.bytes(|per| {

@@ -1,25 +1,25 @@
 //! Packed weights: format, parts and placement of the parameters that kernels read.
 //!
-//! A kernel states the layout and the parts of each weight. One weight is stored per (parts, order, layout, format, transform),
-//! however many steps read it. On CPUs:
+//! A kernel declares the layout and the parts of each weight. One weight is stored per (parts, order, layout, format,
+//! transform), shared by all steps that read it. On CPUs:
 //!
 //! | use | layout (groups, n, k, lanes) | format |
 //! |---|---|---|
-//! | weight of a linear \[N, I\], inside a scan too | 1, N, I, 16 | linear |
-//! | the same of a router, of Δ, where linears are integers | 1, N, I, 16 | as stored, or f32 |
+//! | weight of a linear \[N, I\], also inside a scan | 1, N, I, 16 | linear |
+//! | router or Δ weight if linears are integers | 1, N, I, 16 | as stored, or f32 |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
-//! | the same, where it is a linear's weight too (tied), unless linears are integers | as that linear's | linear |
-//! | weight of a norm, bias, D \[C\] | 1, C, 1, 16 | f32 |
-//! | weight of a convolution \[C, 1, K\] | 1, C, K, 16 | f32 |
+//! | embedding table that is also a linear's weight (tied), unless linears are integers | as that linear's | linear |
+//! | norm weight, bias, D \[C\] | 1, C, 1, 16 | f32 |
+//! | convolution weight \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
-//! Layouts of GPUs: [`jambac_kernels::hopper::weight`].
+//! For GPU layouts see [`jambac_kernels::hopper::weight`].
 //!
 //! Embedding lookup needs a floating-point table. A tied table whose linear multiplies integers is therefore stored twice: the
-//! lookup reads one row per token, the product reads the whole table, which dominates the traffic of small models.
+//! lookup reads one row per token, and the product reads the whole table, which dominates the memory traffic of small models.
 //!
-//! An integer weight is stored right after its scales, which have the same parts.
+//! An integer weight is stored directly after its scales, which have the same parts.
 
 use std::collections::BTreeSet;
 
@@ -33,14 +33,13 @@ use jambac_kernels::target;
 
 use crate::{Formats, ScheduleError};
 
-/// What decides the stored formats of parameters and values.
+/// The rules that determine the storage formats of parameters and values.
 pub(crate) struct FormatRules {
-    /// The kind of target.
     pub(crate) kind: TargetKind,
     formats: Formats,
-    /// Parameters that some linear reads.
+    /// Parameters that a linear reads.
     of_linears: BTreeSet<String>,
-    /// Parameters of linears that are never stored in integers: of routers and of Δ.
+    /// Linear weights that are never stored as integers: those of routers and of Δ.
     never_integers: BTreeSet<String>,
 }
 
@@ -63,7 +62,7 @@ impl FormatRules {
         FormatRules { kind, formats, of_linears, never_integers }
     }
 
-    /// The type that all readers of a value take; f32 for outputs of the graph.
+    /// The element type that all readers of a value accept; f32 for outputs of the graph.
     fn agreed(&self, graph: &Graph, value: ValueId) -> Result<Elem, SelectError> {
         let mut agreed: Option<(NodeId, Elem)> = None;
         let users = graph.users(value);
@@ -86,7 +85,7 @@ impl FormatRules {
         if let Some((_, elem)) = agreed {
             return Ok(elem);
         }
-        // Readers that take any type: what they are read as decides.
+        // The readers accept any type: the types of their results decide.
         for &(reader, _) in &users {
             if self.agreed(graph, graph.result(reader, 0))? == Elem::F32 {
                 return Ok(Elem::F32);
@@ -153,12 +152,11 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// No weights yet.
     pub(crate) fn new(kind: TargetKind) -> Weights {
         Weights { kind, planned: Vec::new() }
     }
 
-    /// The index of a node's weight, stored as `elem`; new or shared.
+    /// The index of a node's weight, stored as `elem`; adds the weight if it is new.
     pub(crate) fn add(&mut self, node: &Node, weight: &kernel::Weight, elem: Elem) -> Result<usize, ScheduleError> {
         let refuse = |error: SelectError| ScheduleError::of_node(node.graph, node.id, error);
         let parameters: Vec<(&str, &Type)> =
@@ -194,7 +192,7 @@ impl Weights {
         self.place(record).ok_or_else(too_large)
     }
 
-    /// Puts a weight behind the others and returns its index; `None` where no address space holds it.
+    /// Appends a weight and returns its index; `None` if the size exceeds the address space.
     fn place(&mut self, weight: Weight) -> Option<usize> {
         let bytes = weight.layout.bytes(weight.format)?;
         let offset = self.bytes();
@@ -203,14 +201,14 @@ impl Weights {
         Some(self.planned.len() - 1)
     }
 
-    /// Bytes of all weights, up to where the next one would begin.
+    /// Size of all weights in bytes, rounded up to the next weight's offset.
     pub(crate) fn bytes(&self) -> u64 {
         let align = self.kind.align_bytes();
         self.planned.last().map_or(0, |last| (last.offset + last.bytes).next_multiple_of(align))
     }
 }
 
-/// Rows of a parameter in each group, where a row of all groups together has `per_row` elements.
+/// Rows of a parameter per group, where `per_row` is the number of elements of a row over all groups.
 fn rows(ty: &Type, per_row: u64) -> usize {
     let elements: u64 = ty.shape.iter().filter_map(|dim| dim.fixed()).map(|dim| dim as u64).product();
     (elements / per_row.max(1)) as usize
@@ -222,8 +220,8 @@ fn planned(parameter: &str, part: &op::Part, inputs: u64) -> Part {
     Part { parameter: parameter.to_owned(), first_row, rows, init }
 }
 
-/// True when a linear computes routing probabilities or step sizes. Rounding them to integers would send tokens to other
-/// experts, and Δ is an exponent. Both weights are small.
+/// True if a linear computes routing probabilities or step sizes. Integer rounding would route tokens to other experts, and Δ
+/// is an exponent. Both weights are small.
 fn is_sensitive(graph: &Graph, linear: NodeId) -> bool {
     if matches!(graph.op(linear), Op::Linear { activation: Activation::Softplus }) {
         return true;

@@ -1,4 +1,4 @@
-//! Nodes that no kernel takes are named, with what was found and expected.
+//! Errors for nodes that no kernel supports name the node, the value found and the value expected.
 
 use expect_test::{Expect, expect};
 use jamba_plan::format::TargetKind;
@@ -7,7 +7,7 @@ use jambac_graph::text::read;
 use crate::tests::limits;
 use crate::{Formats, Options, schedule, text};
 
-/// Schedules a graph that ends in logits and whose node of interest comes from "here"; the complaint is as expected.
+/// Schedules a graph that ends in logits and whose tested node has the location "here", and compares the error message.
 fn check(body: &str, complaint: Expect) {
     let source = |name: &str| {
         format!(

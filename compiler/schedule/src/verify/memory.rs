@@ -1,4 +1,4 @@
-//! Placement: weights, states, buffers, logits, pools.
+//! Checks placement: weights, states, buffers, logits, pools.
 
 use jamba_plan::format::{
     Arg, Buffer, ElementOrder, Entry, EntryKind, Layout, PartOrder, Step, Transform, Weight, WeightFormat,
@@ -11,7 +11,7 @@ use jambac_kernels::target;
 use super::{bound, broken, buffer_place, meet, step_place};
 use crate::{Pool, Schedule, ScheduleError};
 
-// 3.
+// Invariant 3.
 pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     let align = schedule.kind.align_bytes();
     let mut end = 0;
@@ -54,7 +54,7 @@ pub(super) fn weights(schedule: &Schedule) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// Bytes by layout and format: integers in panels pad their inputs to groups, rows are as long as they say.
+/// Stored size by layout and format: integers in panels pad their inputs to groups; rows have their stored length.
 fn stored_bytes(weight: &Weight) -> u64 {
     let Layout { groups, n, k, lanes, order } = weight.layout;
     if let ElementOrder::Rows { stride, multiple } = order {
@@ -69,7 +69,7 @@ fn stored_bytes(weight: &Weight) -> u64 {
     }
 }
 
-/// Rows follow from the parts; interleaved parts are as long as each other.
+/// Checks that rows follow from the parts, and that interleaved parts have equal lengths.
 fn check_parts(weight: &Weight) -> Result<(), String> {
     let multiple = weight.layout.multiple();
     let rows: u64 = match &weight.parts[..] {
@@ -86,7 +86,7 @@ fn check_parts(weight: &Weight) -> Result<(), String> {
     Ok(())
 }
 
-/// Scales are those of the integers that the step reads: one for each output, or for each 32 inputs of it.
+/// Checks that the scales belong to the integers that the step reads: one per output, or one per 32 inputs of an output.
 fn check_scales(schedule: &Schedule, integers: Option<&Weight>, index: u32) -> Result<(), String> {
     let (Some(integers), Some(scales)) = (integers, schedule.program.weights.get(index as usize)) else {
         return Err(format!("slot scales is weight {index} of {}, without integers", schedule.program.weights.len()));
@@ -111,7 +111,7 @@ fn check_scales(schedule: &Schedule, integers: Option<&Weight>, index: u32) -> R
     Ok(())
 }
 
-/// The weight has the layout, format and parts that the kernel states.
+/// Checks that the weight has the layout, format and parts that the kernel declares.
 fn check_weight(schedule: &Schedule, operand: &Operand, stated: &kernel::Weight, index: u32) -> Result<(), String> {
     let Some(weight) = schedule.program.weights.get(index as usize) else {
         return Err(format!("weight {index}, expected one of {}", schedule.program.weights.len()));
@@ -137,7 +137,7 @@ fn check_weight(schedule: &Schedule, operand: &Operand, stated: &kernel::Weight,
     Ok(())
 }
 
-// 4.
+// Invariant 4.
 pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
     let align = schedule.kind.align_bytes();
     for (index, region) in schedule.states.iter().enumerate() {
@@ -172,7 +172,7 @@ pub(super) fn states(schedule: &Schedule) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-/// States are regions of the size that the kernel states, strides are those of the pools.
+/// Checks that states are regions of the size that the kernel declares, and that strides equal those of the pools.
 fn check_state(schedule: &Schedule, step: &Step, operand: &Operand, arg: Arg) -> Result<(), String> {
     let name = operand.name();
     let elem_bytes = || {
@@ -204,7 +204,7 @@ fn check_state(schedule: &Schedule, step: &Step, operand: &Operand, arg: Arg) ->
     }
 }
 
-// 5.
+// Invariant 5.
 pub(super) fn buffers(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     for (index, buffer) in entry.buffers.iter().enumerate() {
         let &Buffer { offset, bytes, first, last, .. } = buffer;
@@ -230,7 +230,7 @@ pub(super) fn buffers(schedule: &Schedule, entry: &Entry) -> Result<(), Schedule
     Ok(())
 }
 
-// 7.
+// Invariant 7.
 pub(super) fn disjoint(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     let range = |buffer: &Buffer| (buffer.offset, buffer.offset + buffer.bytes);
     for (index, later) in entry.buffers.iter().enumerate() {
@@ -245,7 +245,7 @@ pub(super) fn disjoint(schedule: &Schedule, entry: &Entry) -> Result<(), Schedul
     Ok(())
 }
 
-/// Whether the step that writes `later` may do so over `earlier`, which it is the last to read.
+/// Whether the step that writes `later` may overwrite `earlier`, of which it is the last reader.
 fn over(schedule: &Schedule, entry: &Entry, earlier: &Buffer, later: &Buffer) -> bool {
     let same = (earlier.offset, earlier.bytes, earlier.last) == (later.offset, later.bytes, later.first);
     let rows = |wanted: Access| {
@@ -259,7 +259,7 @@ fn over(schedule: &Schedule, entry: &Entry, earlier: &Buffer, later: &Buffer) ->
         && rows(Access::Read) == rows(Access::WriteOver)
 }
 
-// 9.
+// Invariant 9.
 pub(super) fn logits(entry: &Entry) -> Result<(), ScheduleError> {
     let logits = entry.logits;
     let place = || format!("{} logits", entry.kind.name());
@@ -279,7 +279,7 @@ pub(super) fn logits(entry: &Entry) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-// 10.
+// Invariant 10.
 pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
     let entries = &schedule.program.entries;
     let found: Vec<(EntryKind, u64)> = entries.iter().map(|entry| (entry.kind, entry.max_sequences)).collect();

@@ -1,4 +1,4 @@
-//! Steps that pick tokens, and tensor maps.
+//! Checks steps that pick tokens, and tensor maps.
 
 use jamba_plan::format::{Arg, Entry, Pick, TensorMap};
 use jambac_kernels::kernel::{Access, Elem, Operand, Param, Source};
@@ -7,7 +7,7 @@ use jambac_kernels::target;
 use super::{broken, buffer_at, step_place};
 use crate::{Schedule, ScheduleError};
 
-// 9.
+// Invariant 9.
 pub(super) fn picks(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     let fail = |message: String| Err(broken(9, format!("{} picks", entry.kind.name()), message));
     let steps: Vec<_> = entry.steps.iter().enumerate().filter_map(|(index, step)| Some((index, step.pick?))).collect();
@@ -47,7 +47,7 @@ pub(super) fn picks(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleEr
     Ok(())
 }
 
-// 11.
+// Invariant 11.
 pub(super) fn maps(schedule: &Schedule) -> Result<(), ScheduleError> {
     for entry in &schedule.program.entries {
         for (index, step) in entry.steps.iter().enumerate() {

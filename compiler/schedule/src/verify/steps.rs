@@ -1,4 +1,4 @@
-//! Steps: kernels, arguments, the flow of data through buffers, barriers.
+//! Checks steps: kernels, arguments, data flow through buffers, barriers.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use jambac_kernels::kernel::{Access, Elem, Operand, Param, Source, count_of};
 use super::{Range, bound, broken, buffer_at, buffer_place, largest, meet, step_place};
 use crate::{Pool, Schedule, ScheduleError};
 
-// 1.
+// Invariant 1.
 pub(super) fn kernels(schedule: &Schedule) -> Result<(), ScheduleError> {
     let mut symbols = BTreeSet::new();
     let records = &schedule.program.kernels;
@@ -35,7 +35,7 @@ pub(super) fn kernels(schedule: &Schedule) -> Result<(), ScheduleError> {
     Ok(())
 }
 
-// 2.
+// Invariant 2.
 pub(super) fn arguments(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     for (index, step) in entry.steps.iter().enumerate() {
         let operands = schedule.operands(step);
@@ -54,7 +54,7 @@ pub(super) fn arguments(schedule: &Schedule, entry: &Entry) -> Result<(), Schedu
     Ok(())
 }
 
-/// Whether an operand takes such an argument; 3, 4 and 6 look at what is behind addresses.
+/// Whether an operand accepts an argument of this kind; invariants 3, 4 and 6 check the targets of addresses.
 fn fits(schedule: &Schedule, step: &Step, operand: &Operand, arg: Arg) -> bool {
     match (&operand.param, arg) {
         (Param::Buffer { access: Access::Read, elem: Elem::I32, .. }, Arg::Table(table)) => {
@@ -76,9 +76,9 @@ fn fits(schedule: &Schedule, step: &Step, operand: &Operand, arg: Arg) -> bool {
     }
 }
 
-// 6.
+// Invariant 6.
 pub(super) fn dataflow(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
-    // Element type and row stride of each buffer, as its first step writes it.
+    // Element type and row stride with which each buffer's first step writes it.
     let mut written: Vec<Option<(Elem, u64)>> = vec![None; entry.buffers.len()];
     for (index, step) in entry.steps.iter().enumerate() {
         for (operand, arg) in bound(schedule, step) {
@@ -108,7 +108,7 @@ pub(super) fn dataflow(schedule: &Schedule, entry: &Entry) -> Result<(), Schedul
                 Some((found, _)) if found != elem => {
                     return fail(format!("slot {name} is {}, b{id} is {}", elem.name(), found.name()));
                 }
-                // One element is no row: the kernel finds its rows by itself.
+                // A single element does not define a row: the kernel computes the row addresses itself.
                 Some((_, stride)) if row_bytes != stride && row_bytes != elem.bytes() as u64 => {
                     return fail(format!("b{id} is read by rows of {row_bytes} bytes, and was written by {stride}"));
                 }
@@ -125,7 +125,7 @@ pub(super) fn dataflow(schedule: &Schedule, entry: &Entry) -> Result<(), Schedul
     }
 }
 
-// 8.
+// Invariant 8.
 pub(super) fn barriers(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleError> {
     let touched: Vec<Vec<Touch>> = (0..entry.steps.len()).map(|step| touched(schedule, entry, step)).collect();
     for later in 0..entry.steps.len() {
@@ -144,7 +144,7 @@ pub(super) fn barriers(schedule: &Schedule, entry: &Entry) -> Result<(), Schedul
     Ok(())
 }
 
-/// Bytes that a step touches, in the arena or in every slot or page.
+/// Bytes that a step accesses, in the arena or in every slot or page.
 struct Touch {
     pool: Option<Pool>,
     range: Range,

@@ -1,4 +1,4 @@
-//! A sound schedule, broken in one place at a time: every invariant catches its own.
+//! A valid schedule, corrupted in one place at a time. Each corruption violates the expected invariant.
 
 use jambac_graph::DType;
 use jambac_models::tiny::Tiny;
@@ -17,7 +17,7 @@ fn sound() -> Schedule {
     of_model(&config, DType::Bf16, limits(8, 3, 2), Formats::default()).expect("a schedule")
 }
 
-/// Breaks the schedule; the checker finds this invariant broken and says so.
+/// Corrupts the schedule and checks the invariant and the message that the checker reports.
 fn check(expected: u8, complaint: &str, change: impl FnOnce(&mut Schedule)) {
     let mut schedule = sound();
     verify(&schedule).expect("the schedule is sound before it is broken");
@@ -55,7 +55,7 @@ fn slot<'a>(schedule: &'a mut Schedule, op: &str, name: &str) -> &'a mut Arg {
     slot_at(schedule, index, name)
 }
 
-/// Moves a prefill buffer, in what names it and in what it is.
+/// Moves a prefill buffer: its record and all arguments that address it.
 fn move_buffer(schedule: &mut Schedule, id: usize, to: u64) {
     let Buffer { offset, first, last, .. } = schedule.program.entries[0].buffers[id];
     for index in first as usize..=last as usize {
@@ -77,7 +77,7 @@ fn kernels() {
     check(1, "embed_bf16_d64_l1 comes twice", |schedule| schedule.kernels.push(schedule.kernels[0].clone()));
     check(1, "kernel 1000 of 35", |schedule| step(schedule, "linear").kernel = 1000);
     check(1, "the record of embed_bf16_d64_l1 is None", |schedule| schedule.program.kernels.clear());
-    // The kernel of another step: its operands are not those of the arguments.
+    // The kernel of another step, whose operands do not match the arguments.
     check(2, "4 arguments, expected 9", |schedule| step(schedule, "linear").kernel = 5);
 }
 
@@ -152,7 +152,7 @@ fn weights_of_parts() {
         let error = verify(&schedule).expect_err(complaint).to_string();
         assert!(error.contains(complaint), "{error}");
     };
-    // As many panels, but not of the kernel's outputs.
+    // The number of panels matches, but the parts are not the kernel's outputs.
     check("parts of [121, 128] rows, Stacked, expected [128, 128], Stacked", "split_linear", |weight| {
         weight.parts[0].rows = 121
     });
@@ -213,19 +213,19 @@ fn buffers() {
 
 #[test]
 fn dataflow() {
-    // A place where nothing lives.
+    // An address without a live buffer.
     check(6, "slot x: no buffer at 1048576 lives now and was written before", |schedule| {
         *slot(schedule, "softmax", "x") = Arg::Arena(1 << 20)
     });
-    // Read after its last step.
+    // A read after the buffer's last step.
     check(6, "slot x: no buffer at 8192 lives now and was written before", |schedule| {
         schedule.program.entries[0].buffers[1].last -= 1
     });
-    // Rows of another length.
+    // Rows of a different length.
     check(6, "b0 has 1984 bytes, which rows of 256 do not divide", |schedule| {
         schedule.program.entries[0].buffers[0].bytes -= 64
     });
-    // Nobody writes it.
+    // A buffer that no step writes.
     check(6, "no step writes it", |schedule| {
         let buffers = &mut schedule.program.entries[0].buffers;
         let last = buffers.last().cloned().expect("buffers");
@@ -235,11 +235,11 @@ fn dataflow() {
 
 #[test]
 fn apart() {
-    // The normed rows onto the residual stream.
+    // The normed rows overlap the residual stream.
     check(7, "it shares bytes with b0, which is live at the same time", |schedule| {
         move_buffer(schedule, 1, schedule.program.entries[0].buffers[0].offset)
     });
-    // The first result that overwrites an operand, when that operand is needed once more.
+    // The first result that overwrites an operand, with an additional later read of that operand.
     check(7, "it shares bytes with b5, which is live at the same time", |schedule| {
         let buffers = &mut schedule.program.entries[0].buffers;
         let operand = buffers.iter().find_map(|buffer| buffer.in_place_of).expect("a result in place");
@@ -249,7 +249,7 @@ fn apart() {
 
 #[test]
 fn every_barrier_is_needed() {
-    // In decode: the arena that prefill needs is large enough without barriers for memory's sake.
+    // In decode, the arena size that prefill needs suffices without barriers that save memory.
     let n_steps = sound().program.entries[1].steps.len();
     for index in 0..n_steps {
         let mut schedule = sound();
@@ -263,7 +263,7 @@ fn every_barrier_is_needed() {
 
 #[test]
 fn memory_that_is_used_again_waits() {
-    // Two buffers of one run that share bytes although neither is read by the other's step.
+    // Two buffers of a run share bytes although neither is read by the other's step.
     check(8, "no barrier between it and step 32, and one writes what the other touches", |schedule| {
         let append = step_of(schedule, "kv_append");
         let v_proj = append - 1;
@@ -272,7 +272,7 @@ fn memory_that_is_used_again_waits() {
             |step: usize| buffers.iter().position(|buffer| buffer.first as usize == step).expect("a result");
         let (k, v) = (written_by(v_proj - 1), written_by(v_proj));
         let to = buffers[k].offset;
-        // As if keys were never read again, so that their bytes look free.
+        // As if no step read the keys again, so that their bytes appear free.
         *slot_at(schedule, append, "k") = *slot_at(schedule, append, "v");
         schedule.program.entries[0].buffers[k].last = v_proj as u32 - 1;
         move_buffer(schedule, v, to);
