@@ -1,4 +1,4 @@
-//! PTX to machine code by NVIDIA's assembler, where it is at hand: what it says of registers, spills and pipelines.
+//! Assembles PTX with NVIDIA's ptxas, if it is installed, and parses its report of registers, spills and pipelines.
 
 use crate::error::CodegenError;
 use crate::ptx::ARCHITECTURE;
@@ -7,34 +7,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What ptxas made of a module.
+/// The result of assembling a module.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assembled {
-    /// The machine code.
     pub cubin: Vec<u8>,
-    /// What each kernel takes, by symbol.
+    /// Resource usage of each kernel, by symbol.
     pub kernels: BTreeMap<String, Usage>,
-    /// Messages that say that an instruction is slower than it was written to be: wgmma one after the other, a register
-    /// count ignored. None in a good kernel.
+    /// Warnings that an instruction is slower than written: serialized wgmma, an ignored register count. Empty for a good
+    /// kernel.
     pub warnings: Vec<String>,
 }
 
-/// What one kernel takes of a multiprocessor.
+/// Resource usage of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of a thread's stack.
+    /// Stack bytes per thread.
     pub stack_bytes: u32,
-    /// Bytes of registers written to memory for lack of registers.
+    /// Bytes of registers spilled to memory.
     pub spill_store_bytes: u32,
-    /// Bytes of registers read back.
+    /// Bytes of spilled registers read back.
     pub spill_load_bytes: u32,
-    /// Bytes of static shared memory.
     pub shared_bytes: u32,
 }
 
-/// Finds ptxas: `given`, else in `CUDA_HOME`, else in `PATH`.
+/// Finds ptxas: `given`, then `CUDA_HOME`, then `PATH`.
 pub fn find_ptxas(given: Option<&Path>) -> Option<PathBuf> {
     let home = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
     let folders = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
@@ -42,7 +40,6 @@ pub fn find_ptxas(given: Option<&Path>) -> Option<PathBuf> {
     given.map(Path::to_owned).into_iter().chain(found).find(|path| path.is_file())
 }
 
-/// Assembles a module.
 pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
     let failed = |message: String| CodegenError::Assemble { assembler: ptxas.to_owned(), message };
     let io = |path: &Path| {
@@ -65,7 +62,7 @@ pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
     Ok(Assembled { cubin: fs::read(&output).map_err(io(&output))?, kernels, warnings })
 }
 
-/// What `ptxas -v` says.
+/// Parses the output of `ptxas -v`.
 fn report(said: &str) -> (BTreeMap<String, Usage>, Vec<String>) {
     let mut kernels = BTreeMap::<String, Usage>::new();
     let mut warnings = Vec::new();

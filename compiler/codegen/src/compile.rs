@@ -1,4 +1,4 @@
-//! Kernels to code: the whole way from MLIR to a shared object.
+//! Compiles kernels from MLIR to a shared object.
 
 use crate::error::CodegenError;
 use crate::llvm::Machine;
@@ -9,21 +9,20 @@ use jambac_kernels::kernel::Launch;
 use jambac_kernels::target::{CpuTarget, Target};
 use melior::ir::{Location, Module};
 
-/// What the compiler holds between two phases, in text, for dumps.
+/// The intermediate forms that can be dumped as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// MLIR as the kernels wrote it.
+    /// MLIR as emitted by the kernels.
     Mlir,
     /// The LLVM dialect of MLIR.
     LlvmDialect,
-    /// LLVM IR, optimized.
+    /// Optimized LLVM IR.
     LlvmIr,
-    /// Assembly.
     Assembly,
 }
 
 impl Phase {
-    /// The phase in file names.
+    /// Name of the phase in file names.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Mlir => "mlir",
@@ -34,11 +33,11 @@ impl Phase {
     }
 }
 
-/// Takes the text of each phase; for `--dump-dir`.
+/// Receives the text of each phase, for `--dump-dir`.
 pub type Dump<'a> = &'a mut dyn FnMut(Phase, &str);
 
-/// Compiles the kernels that `emit` adds into one shared object for `target`, which exports each by its name and needs no
-/// library. The same kernels give the same bytes.
+/// Compiles the kernels that `emit` adds into one shared object for `target`. It exports each kernel by its name and depends on
+/// no library. Equal kernels give equal bytes.
 ///
 /// ```
 /// # use jambac_codegen::compile::compile;
@@ -60,7 +59,7 @@ pub fn compile(
     object::link(&[compile_object(target, dump, emit)?])
 }
 
-/// Compiles kernels of the catalog for a target: to a shared object for a CPU, to PTX for a GPU.
+/// Compiles kernels of the catalog: to a shared object for a CPU, to PTX for a GPU.
 pub fn compile_kernels(target: Target, kernels: &[Launch], dump: Option<Dump>) -> Result<Vec<u8>, CodegenError> {
     match target {
         Target::Cpu(target) => compile(target, dump, |module| kernels.iter().for_each(|kernel| module.add(kernel))),
@@ -68,7 +67,7 @@ pub fn compile_kernels(target: Target, kernels: &[Launch], dump: Option<Dump>) -
     }
 }
 
-/// Compiles to an ELF object, not yet linked; objects of several calls, also from several threads, link together.
+/// Compiles to an unlinked ELF object. Objects of several calls, also from several threads, can be linked together.
 pub fn compile_object(
     target: CpuTarget,
     mut dump: Option<Dump>,

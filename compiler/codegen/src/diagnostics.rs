@@ -1,11 +1,12 @@
-//! MLIR's messages, caught and attached to our errors. Without this they go to stderr and the error says nothing.
+//! Captures MLIR's messages and attaches them to our errors. Otherwise MLIR prints them to stderr and the errors lack the
+//! cause.
 
 use melior::Context;
 use melior::diagnostic::{Diagnostic, DiagnosticHandlerId, DiagnosticSeverity};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Catches the messages of a context while it lives.
+/// Captures the messages of a context until it is dropped.
 pub struct Diagnostics<'c> {
     context: &'c Context,
     handler: Option<DiagnosticHandlerId>,
@@ -13,7 +14,7 @@ pub struct Diagnostics<'c> {
 }
 
 impl<'c> Diagnostics<'c> {
-    /// Starts to catch.
+    /// Starts capturing.
     pub fn catch(context: &'c Context) -> Self {
         let messages = Rc::new(RefCell::new(Vec::new()));
         let caught = Rc::clone(&messages);
@@ -24,7 +25,7 @@ impl<'c> Diagnostics<'c> {
         Diagnostics { context, handler: Some(handler), messages }
     }
 
-    /// The messages so far, each on a line of its own that starts with a line break; removes them.
+    /// Returns and removes the messages so far, each preceded by a line break.
     pub fn take(&self) -> String {
         self.messages.borrow_mut().drain(..).map(|message| format!("\n  {message}")).collect()
     }
@@ -38,7 +39,7 @@ impl Drop for Diagnostics<'_> {
     }
 }
 
-/// `file:line:column: severity: message`, and its notes below it.
+/// Formats `file:line:column: severity: message`, followed by the notes.
 fn render(diagnostic: &Diagnostic) -> String {
     let severity = match diagnostic.severity() {
         DiagnosticSeverity::Error => "error",

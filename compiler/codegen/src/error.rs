@@ -1,82 +1,63 @@
-//! What can go wrong in code generation, each error naming its phase.
+//! Errors of code generation; each names its phase.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why code generation failed. Apart from a missing linker, every one of these is a fault of the compiler or of a kernel,
-/// not of the model.
+/// An error of code generation. Except for a missing linker, each indicates a bug in the compiler or in a kernel, not a problem
+/// with the model.
 #[derive(Debug, thiserror::Error)]
 pub enum CodegenError {
-    /// MLIR's verifier refuses the kernels as they were emitted.
+    /// MLIR's verifier rejects the emitted kernels.
     #[error("emit: MLIR refuses the module{messages}")]
     Emit {
-        /// MLIR's messages, one a line, with the line of the kernel that made the operation.
+        /// MLIR's messages, one per line, with the source line of the kernel that created the operation.
         messages: String,
     },
-    /// A lowering pass failed, or left a module that does not verify.
+    /// A lowering pass failed or produced an invalid module.
     #[error("lower: MLIR's passes failed{messages}")]
     Lower {
-        /// MLIR's messages, one a line.
+        /// MLIR's messages, one per line.
         messages: String,
     },
-    /// The LLVM dialect did not become LLVM IR.
+    /// The translation from the LLVM dialect to LLVM IR failed.
     #[error("translate: no LLVM IR from the LLVM dialect: {message}")]
-    Translate {
-        /// MLIR's or LLVM's message.
-        message: String,
-    },
-    /// LLVM's optimizer or its set-up failed.
+    Translate { message: String },
+    /// LLVM's optimizer or its setup failed.
     #[error("optimize: {message}")]
-    Optimize {
-        /// LLVM's message.
-        message: String,
-    },
-    /// LLVM did not write machine code.
+    Optimize { message: String },
+    /// LLVM failed to emit machine code.
     #[error("emit object: {message}")]
-    EmitObject {
-        /// LLVM's message.
-        message: String,
-    },
-    /// ptxas refused the PTX, or could not be run.
+    EmitObject { message: String },
+    /// ptxas rejected the PTX or could not be started.
     #[error("assemble: {assembler} failed: {message}")]
     Assemble {
-        /// The assembler that ran.
+        /// Path of the assembler.
         assembler: PathBuf,
-        /// What it wrote.
+        /// Its output.
         message: String,
     },
-    /// There is no linker.
+    /// No linker was found.
     #[error("link: no linker; looked for {looked_for}; {install}")]
     NoLinker {
-        /// The names and paths tried.
+        /// The names and paths that were tried.
         looked_for: String,
-        /// What installs it.
+        /// How to install a linker.
         install: String,
     },
-    /// The linker refused the object.
+    /// The linker rejected the object.
     #[error("link: {linker} failed: {message}")]
     Link {
-        /// The linker that ran.
+        /// Path of the linker.
         linker: PathBuf,
-        /// What it wrote.
+        /// Its output.
         message: String,
     },
     /// A file of the link step could not be written or read.
     #[error("link: {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A parameter could not be read or its packed bytes not written.
+    Io { path: PathBuf, source: io::Error },
+    /// A parameter could not be read, or its packed bytes could not be written.
     #[error("pack: {parameter}: {source}")]
-    Pack {
-        /// The parameter.
-        parameter: String,
-        /// Why.
-        source: io::Error,
-    },
+    Pack { parameter: String, source: io::Error },
     /// The plan could not be written.
     #[error("link: {0}")]
     Plan(#[from] jamba_plan::PlanError),

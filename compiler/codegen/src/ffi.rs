@@ -1,4 +1,4 @@
-//! Every raw call that melior and inkwell lack, each wrapped once. All `unsafe` of this crate is here.
+//! Wrappers for the raw calls that melior and inkwell lack. All `unsafe` code of this crate is here.
 
 use inkwell::context::AsContextRef;
 use inkwell::llvm_sys::core::{LLVMGetCalledValue, LLVMGetInlineAsmHasSideEffects, LLVMIsAInlineAsm};
@@ -6,13 +6,13 @@ use inkwell::llvm_sys::support::LLVMParseCommandLineOptions;
 use inkwell::values::{AsValueRef, InstructionOpcode, InstructionValue};
 use std::sync::Once;
 
-/// The LLVM IR of a module in the LLVM dialect; nothing if MLIR cannot translate it (it has said why by then).
+/// Translates a module in the LLVM dialect to LLVM IR. Returns `None` on failure, which MLIR reports as a diagnostic.
 pub fn translate<'ctx>(
     module: &melior::ir::Module,
     context: &'ctx inkwell::context::Context,
 ) -> Option<inkwell::module::Module<'ctx>> {
-    // SAFETY: the operation is a live module, the context outlives the call, and MLIR only reads the one and creates in
-    // the other. The module that comes back is owned by the caller, belongs to `context`, and its lifetime says so.
+    // SAFETY: the operation is a live module and the context outlives the call. MLIR only reads the module and creates objects
+    // in the context. The caller owns the returned module, which belongs to `context` and carries its lifetime.
     unsafe {
         let operation = mlir_sys::mlirModuleGetOperation(module.to_raw());
         let raw = mlir_sys::mlirTranslateModuleToLLVMIR(operation, context.as_ctx_ref().cast());
@@ -20,25 +20,25 @@ pub fn translate<'ctx>(
     }
 }
 
-/// Whether an instruction is a call of inline assembly that has effects.
+/// Whether an instruction is a call of inline assembly with side effects.
 pub fn is_asm_with_effects(instruction: InstructionValue) -> bool {
     if instruction.get_opcode() != InstructionOpcode::Call {
         return false;
     }
-    // SAFETY: the instruction is a live call; LLVM reads what it calls and gives that back, or null where it is no inline
-    // assembly.
+    // SAFETY: the instruction is a live call. LLVM returns the called value, or null if it is not inline assembly.
     unsafe {
         let called = LLVMGetCalledValue(instruction.as_value_ref());
         !LLVMIsAInlineAsm(called).is_null() && LLVMGetInlineAsmHasSideEffects(called) != 0
     }
 }
 
-/// Makes addresses of shared memory 32 bits wide in the NVPTX target, for the process. No other target looks at this.
+/// Makes shared-memory addresses 32 bits wide in the NVPTX target, for the whole process. Other targets ignore the option.
 pub fn shorten_nvptx_pointers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let arguments = [c"jambac".as_ptr(), c"--nvptx-short-ptr".as_ptr()];
-        // SAFETY: two strings that end in zero, which LLVM reads and does not keep; once, so by no two threads at a time.
+        // SAFETY: the arguments are two zero-terminated strings that LLVM reads and does not keep. The call happens once, so no
+        // two threads make it concurrently.
         unsafe { LLVMParseCommandLineOptions(arguments.len() as i32, arguments.as_ptr(), std::ptr::null()) }
     });
 }

@@ -1,10 +1,9 @@
-//! jambac-codegen: kernels to machine code, parameters to packed weights, both to a plan. The only crate that links MLIR
-//! and LLVM.
+//! jambac-codegen: compiles kernels to machine code, packs weights, and writes plans. The only crate that links MLIR and LLVM.
 //!
-//! [`compile`](mod@compile) is the way of the code: MLIR that kernels emit, lowered by the passes of [`lower`], through
-//! [`llvm`] to an object, linked by [`object`]; for a GPU, by [`ptx`](mod@ptx) to PTX, which [`assemble`](mod@assemble) can
-//! check where ptxas is at hand. [`pack`](mod@pack) packs weights, and [`loss`] says what that cost; [`link`](mod@link) writes the
-//! plan.
+//! [`compile`](mod@compile) is the code path: the passes of [`lower`] lower the MLIR that kernels emit, [`llvm`] turns it into
+//! an object, and [`object`] links it. For a GPU, [`ptx`](mod@ptx) produces PTX, which [`assemble`](mod@assemble) can check if
+//! ptxas is installed. [`pack`](mod@pack) packs weights, [`loss`] measures their rounding error, and [`link`](mod@link) writes
+//! the plan.
 
 pub mod assemble;
 pub mod compile;

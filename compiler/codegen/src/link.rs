@@ -1,4 +1,4 @@
-//! Steps, code and weights → the plan.
+//! Writes steps, code and weights to a plan.
 
 use std::path::Path;
 
@@ -11,13 +11,12 @@ use crate::error::CodegenError;
 use crate::loss::Loss;
 use crate::pack::{Measure, ParameterSource, pack_all, write_zeros};
 
-/// Everything that goes into a plan.
+/// The contents of a plan.
 pub struct Parts<'a> {
-    /// What the plan is.
     pub manifest: &'a Manifest,
-    /// What the plan holds for each kind of target, in the manifest's order.
+    /// One record per kind of target, in the manifest's order.
     pub programs: &'a [KindParts],
-    /// Where parameters come from; nothing when the manifest has a seed for them.
+    /// Source of the parameters; `None` if the manifest has a seed for synthetic weights.
     pub parameters: Option<&'a dyn ParameterSource>,
     /// The checkpoint's `tokenizer.json`.
     pub tokenizer: Option<&'a [u8]>,
@@ -27,28 +26,28 @@ pub struct Parts<'a> {
     pub chat_template: Option<&'a [u8]>,
 }
 
-/// What a plan holds for one kind of target.
+/// The contents of a plan for one kind of target.
 pub struct KindParts {
-    /// Steps and memory.
     pub schedule: Schedule,
     /// Code by target: a shared object, or PTX.
     pub code: Vec<(String, Vec<u8>)>,
-    /// PTX assembled, where that is part of the plan.
+    /// The assembled PTX, if the plan includes it.
     pub cubin: Option<Vec<u8>>,
 }
 
-/// Writes the plan and returns its length in bytes. `progress` is called with (bytes packed, bytes in all) after each weight.
+/// Writes the plan and returns its length in bytes. Calls `progress` with (bytes packed, total bytes) after each weight.
 ///
 /// # Errors
-/// A parameter that cannot be packed, or a plan that cannot be written.
+/// A parameter cannot be packed, or the plan cannot be written.
 pub fn link(path: &Path, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
     write(path, parts, Measure::Nothing, progress).map(|(bytes, _)| bytes)
 }
 
-/// As [`link`]; also returns the losses of the parameters that lose something, with the kind of target they are packed for.
+/// Like [`link`], but also returns the rounding losses: each parameter with a loss, and the kind of target for which it was
+/// packed.
 ///
 /// # Errors
-/// As [`link`].
+/// See [`link`].
 pub fn link_measured(
     path: &Path,
     parts: &Parts<'_>,

@@ -1,4 +1,4 @@
-//! LLVM IR to machine code: the kernels' entry points, the optimizer, the object file.
+//! LLVM IR to machine code: entry points of the kernels, optimizer, object file.
 
 use crate::diagnostics::Diagnostics;
 use crate::error::CodegenError;
@@ -18,7 +18,8 @@ use inkwell::values::{BasicMetadataValueEnum, FunctionValue};
 use jambac_kernels::cpu::builder::BODY_SUFFIX;
 use jambac_kernels::target::CpuTarget;
 
-/// Kernels use neither the operating system nor a C library; the triple fixes object format and calling convention.
+/// Kernels use neither the operating system nor a C library; the triple determines the object format and the calling
+/// convention.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// LLVM's code generator for one target.
@@ -28,7 +29,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Sets it up.
     pub fn new(target: CpuTarget) -> Result<Self, CodegenError> {
         let failed = |message: String| CodegenError::Optimize { message };
         Target::initialize_x86(&InitializationConfig::default());
@@ -46,7 +46,7 @@ impl Machine {
         Ok(Machine { target, machine })
     }
 
-    /// The LLVM IR of a module in the LLVM dialect, each kernel with its exported entry point.
+    /// Translates a module in the LLVM dialect to LLVM IR and adds an exported entry point for each kernel.
     pub fn translate<'ctx>(
         &self,
         mlir_context: &melior::Context,
@@ -65,7 +65,7 @@ impl Machine {
             let name = body.get_name().to_string_lossy().into_owned();
             let name = name.strip_suffix(BODY_SUFFIX).ok_or_else(|| failed(format!("'{name}' is not a kernel")))?;
             let entry = export(context, &module, name, body).map_err(|error| failed(format!("{name}: {error}")))?;
-            // The entry point becomes the whole kernel: one symbol, one piece of code.
+            // The body is inlined into the entry point, so each kernel is one symbol.
             body.set_linkage(Linkage::Internal);
             body.add_attribute(AttributeLoc::Function, enum_attribute(context, "alwaysinline"));
             for attribute in self.attributes(context) {
@@ -77,10 +77,10 @@ impl Machine {
         Ok(module)
     }
 
-    /// Optimizes. Arithmetic keeps the order and the rounding it was written with.
+    /// Runs the optimizer. It preserves the order and the rounding of arithmetic.
     pub fn optimize(&self, module: &Module) -> Result<(), CodegenError> {
         let options = PassBuilderOptions::create();
-        // Kernels are written in vectors; what is scalar in them is bookkeeping that vectorizing would only bloat.
+        // Kernels are written with vector types; their scalar code is bookkeeping, which grows without benefit if vectorized.
         options.set_loop_vectorization(false);
         options.set_loop_slp_vectorization(false);
         options.set_loop_interleaving(false);
@@ -89,12 +89,12 @@ impl Machine {
             .map_err(|error| CodegenError::Optimize { message: error.to_string() })
     }
 
-    /// The module as an ELF object.
+    /// Emits the module as an ELF object.
     pub fn object(&self, module: &Module) -> Result<Vec<u8>, CodegenError> {
         Ok(self.emit(module, FileType::Object)?.as_slice().to_vec())
     }
 
-    /// The module as assembly text.
+    /// Emits the module as assembly text.
     pub fn assembly(&self, module: &Module) -> Result<String, CodegenError> {
         Ok(String::from_utf8_lossy(self.emit(module, FileType::Assembly)?.as_slice()).into_owned())
     }
@@ -109,7 +109,7 @@ impl Machine {
         let (cpu, features) = self.target.llvm();
         let mut attributes = vec![
             context.create_string_attribute("target-cpu", cpu),
-            // No loop may become a call of memset or memcpy: there is no library to call.
+            // Loops must not become calls of memset or memcpy: no library provides them.
             context.create_string_attribute("no-builtins", ""),
             enum_attribute(context, "nounwind"),
         ];
@@ -124,7 +124,7 @@ fn enum_attribute(context: &Context, name: &str) -> Attribute {
     context.create_enum_attribute(Attribute::get_named_enum_kind_id(name), 0)
 }
 
-/// The entry point `void name(const u64 *args, u64 thread, u64 n_threads)`: it calls the body with the slots of `args`.
+/// Adds the entry point `void name(const u64 *args, u64 thread, u64 n_threads)`, which calls the body with the slots of `args`.
 fn export<'ctx>(
     context: &'ctx Context,
     module: &Module<'ctx>,
@@ -138,7 +138,7 @@ fn export<'ctx>(
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
 
-    // Pointers and integers are 8 bytes alike, so the slots are the fields of a struct.
+    // Pointers and integers both have 8 bytes, so the slots are the fields of a struct.
     let types: Vec<BasicTypeEnum> = body.get_param_iter().map(|param| param.get_type()).collect();
     let slots = context.struct_type(&types[..types.len() - 2], false);
     let parameters: Vec<_> = entry.get_param_iter().collect();

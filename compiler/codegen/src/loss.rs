@@ -1,4 +1,4 @@
-//! The rounding error of packed weights: the values of parameters against the values that their packed weights represent.
+//! Rounding error of packed weights: parameter values compared with the values that the packed weights represent.
 
 use std::io;
 
@@ -10,47 +10,46 @@ use crate::pack::{Measure, ParameterSource, pack_all};
 /// The loss of the rows of one parameter in one packed weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loss {
-    /// Canonical name; `*` stacks experts.
+    /// Canonical name; `*` stands for the stacked experts.
     pub parameter: String,
-    /// The first row and the number of rows, of each expert where they are stacked.
+    /// First row and number of rows, per expert if experts are stacked.
     pub rows: (u64, u64),
-    /// The packed format.
     pub format: WeightFormat,
-    /// Number of values, all experts together.
+    /// Number of values over all experts.
     pub n_values: u64,
     /// max |w|.
     pub largest: f32,
     /// max |w − q|, where q is the packed value of w.
     pub max_error: f32,
-    /// ‖w − q‖ / ‖w‖; 0 where all values are 0.
+    /// ‖w − q‖ / ‖w‖; 0 if all values are 0.
     pub relative_rms: f64,
 }
 
-/// The losses of weights in their order, without parameters that lose nothing. Packs the weights and drops the bytes;
-/// [`link_measured`](crate::link::link_measured) measures as it writes a plan.
+/// The losses of weights in order, without lossless parameters. Packs the weights and discards the bytes;
+/// [`link_measured`](crate::link::link_measured) measures while it writes a plan.
 ///
 /// # Errors
-/// A parameter that cannot be read, or a value that is not finite where integers are packed.
+/// A parameter cannot be read, or a value to be quantized is not finite.
 pub fn losses(source: &dyn ParameterSource, weights: &[Weight]) -> Result<Vec<Loss>, CodegenError> {
     let (_, losses) = pack_all(source, weights, &mut io::sink(), Measure::Loss, |_| ())?;
     Ok(losses)
 }
 
-/// Sums up the losses of the parts of one weight.
+/// Accumulates the losses of the parts of one weight.
 pub(crate) struct PartLosses<'a> {
     weight: &'a Weight,
     sums: Vec<Sums>,
 }
 
 impl<'a> PartLosses<'a> {
-    /// Nothing where losses are not measured, or the weight is packed without rounding.
+    /// `None` if losses are not measured or the weight is packed without rounding.
     pub(crate) fn of(weight: &'a Weight, measure: Measure) -> Option<PartLosses<'a>> {
         let is_rounded = weight.transform == Transform::None && weight.format != WeightFormat::F32;
         (measure == Measure::Loss && is_rounded)
             .then(|| PartLosses { weight, sums: vec![Sums::default(); weight.parts.len()] })
     }
 
-    /// Counts a value w of a part, packed as q.
+    /// Adds a value w of a part, packed as q.
     pub(crate) fn add(&mut self, part: usize, w: f32, q: f32) {
         let sums = &mut self.sums[part];
         sums.largest = sums.largest.max(w.abs());
@@ -62,7 +61,7 @@ impl<'a> PartLosses<'a> {
         }
     }
 
-    /// The losses of the parts that lose something.
+    /// The losses of the parts with a nonzero loss.
     pub(crate) fn finish(self) -> Vec<Loss> {
         let Weight { parts, format, layout, .. } = self.weight;
         let lossy = parts.iter().zip(self.sums).filter(|(_, sums)| sums.max_error > 0.0);

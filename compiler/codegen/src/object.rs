@@ -1,32 +1,32 @@
-//! ELF objects to one shared object, by lld.
+//! Links ELF objects into one shared object with lld.
 
 use crate::error::CodegenError;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The LLVM version this is built with, which lld shares so that the same input gives the same bytes.
+/// Version of the linked LLVM. lld must have the same version so that equal input gives equal bytes.
 const LLVM_VERSION: &str = env!("JAMBAC_LLVM_VERSION");
 
-/// Flags of every link.
+/// Flags for every link.
 const FLAGS: &[&str] = &[
     "-shared",
-    // Kernels call nothing: what is not defined here is a mistake.
+    // Kernels call nothing: an undefined symbol is an error.
     "--no-undefined",
     "-nostdlib",
-    // Kernels that nothing exports, and symbols that the loader does not need.
+    // Remove kernels that are not exported, and symbols that the loader does not need.
     "--gc-sections",
     "--strip-all",
-    // The same input gives the same bytes: nothing in the file depends on when or where it was linked.
+    // Reproducible output: the file does not depend on the time or place of linking.
     "--build-id=none",
     "--hash-style=gnu",
-    // Mapped without writable code, and fully resolved when it is opened.
+    // No writable code mappings; all symbols are resolved when the object is opened.
     "-znow",
     "-zrelro",
     "-znoexecstack",
 ];
 
-/// Links objects into a shared object that needs no library and exports the kernels.
+/// Links objects into a shared object that depends on no library and exports the kernels.
 pub fn link(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
     let linker = find_linker()?;
     let io = |path: &Path| {
@@ -50,7 +50,7 @@ pub fn link(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
     fs::read(&output).map_err(io(&output))
 }
 
-/// The linker: lld of our LLVM where it is installed, else any lld.
+/// Finds the linker: lld of the linked LLVM's version if installed, else any lld.
 pub fn find_linker() -> Result<PathBuf, CodegenError> {
     let candidates =
         [format!("{}/bin/ld.lld", env!("LLVM_SYS_191_PREFIX")), format!("ld.lld-{LLVM_VERSION}"), "ld.lld".to_owned()];
@@ -66,7 +66,7 @@ pub fn find_linker() -> Result<PathBuf, CodegenError> {
         .ok_or_else(|| CodegenError::NoLinker { looked_for: candidates.join(", "), install: install_linker() })
 }
 
-/// What installs the linker.
+/// Instructions to install the linker.
 pub(crate) fn install_linker() -> String {
     format!("install it with: apt-get install lld-{LLVM_VERSION} (compiler/setup does)")
 }
@@ -122,7 +122,7 @@ mod tests {
         assert!(error.starts_with("link: ") && error.contains("undefined symbol: memset"), "{error}");
     }
 
-    /// As much of an ELF64 file as the tests look at.
+    /// The parts of an ELF64 file that the tests read.
     struct Elf(Vec<u8>);
 
     impl Elf {
@@ -138,7 +138,7 @@ mod tests {
             u16::from_le_bytes(self.0[at..at + 2].try_into().unwrap()) as usize
         }
 
-        /// Offset, length and linked section of the section of a type.
+        /// Offset, length and linked section of the section with a type.
         fn section(&self, kind: usize) -> (usize, usize, usize) {
             let (headers, size, count) = (self.u64(0x28), self.u16(0x3a), self.u16(0x3c));
             let header = (0..count).map(|i| headers + i * size).find(|&header| self.u32(header + 4) == kind).unwrap();
@@ -162,7 +162,7 @@ mod tests {
             symbols
         }
 
-        /// How many libraries it asks for.
+        /// Number of required libraries (DT_NEEDED).
         fn n_needed(&self) -> usize {
             const SHT_DYNAMIC: usize = 6;
             const DT_NEEDED: usize = 1;

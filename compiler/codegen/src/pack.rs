@@ -1,8 +1,8 @@
-//! Parameters → packed weight bytes.
+//! Packs parameters into the bytes of weights.
 //!
-//! A weight is packed once, at build time, into the [`Layout`] that its kernels read, and each parameter is read once.
-//! Floating-point weights are written a few panels at a time. A weight of integers is [`Quantized`] as a whole: in a plan its
-//! scales come first, so its integers wait in memory until the scales are written.
+//! A weight is packed once, at build time, into the [`Layout`] that its kernels read; each parameter is read once.
+//! Floating-point weights are written a few panels at a time. An integer weight is [`Quantized`] as a whole: its scales come
+//! first in the plan, so the integers stay in memory until the scales are written.
 
 use std::io::{self, Write};
 
@@ -16,15 +16,16 @@ mod quantized;
 
 pub use quantized::Quantized;
 
-/// A bound checkpoint, as the source of parameters.
+/// A source of parameters: a bound checkpoint.
 pub trait ParameterSource {
-    /// Widens rows `first_row … first_row + n_rows` of matrix `group` of a parameter to f32, row after row.
+    /// Reads rows `first_row … first_row + n_rows` of matrix `group` of a parameter, widened to f32, in row-major order.
     ///
-    /// A parameter is seen as \[groups, n, k\]: stacked experts, outputs, inputs; a vector has k = 1. `out` holds n_rows · k elements.
+    /// A parameter has the shape \[groups, n, k\]: stacked experts, outputs, inputs; a vector has k = 1. `out` holds n_rows · k
+    /// elements.
     fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()>;
 
-    /// The integers that the checkpoint stores, with a scale per row: rows of `q.len() / scales.len()` elements from `first_row` on.
-    /// False where it stores none.
+    /// Reads integers stored in the checkpoint, with one scale per row: rows of `q.len() / scales.len()` elements from
+    /// `first_row` on. Returns false if the checkpoint does not store this parameter as integers.
     fn read_int8(&self, _parameter: &str, _group: u64, _first_row: u64, _q: &mut [i8], _scales: &mut [f32]) -> bool {
         false
     }
@@ -33,17 +34,15 @@ pub trait ParameterSource {
 /// Whether packing measures the rounding error of each parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// No.
     Nothing,
-    /// Yes.
     Loss,
 }
 
-/// Writes packed weights in order, each at its offset, with zeros between them. `progress` is called with the number of bytes written
-/// after each weight. Returns that number, and the losses of the parameters that lose something.
+/// Writes packed weights in order, each at its offset, with zeros in between. Calls `progress` with the number of bytes written
+/// after each weight. Returns that number and the losses of the parameters with a nonzero loss.
 ///
 /// # Errors
-/// A parameter that cannot be read, a value that is not finite where integers are packed, or a failed write.
+/// A parameter cannot be read, a value to be quantized is not finite, or a write fails.
 pub fn pack_all(
     source: &dyn ParameterSource,
     weights: &[Weight],
@@ -53,7 +52,7 @@ pub fn pack_all(
 ) -> Result<(u64, Vec<Loss>), CodegenError> {
     let mut at = 0;
     let mut losses = Vec::new();
-    // Integers whose scales were written last.
+    // Integers whose scales were just written.
     let mut integers = None;
     for (index, weight) in weights.iter().enumerate() {
         write_zeros(out, weight.offset - at)?;
@@ -84,7 +83,7 @@ pub fn pack_all(
     Ok((at, losses))
 }
 
-/// Writes zeros, the padding between and after weights.
+/// Writes zeros as padding between and after weights.
 pub(crate) fn write_zeros(out: &mut dyn Write, bytes: u64) -> Result<(), CodegenError> {
     io::copy(&mut io::Read::take(io::repeat(0), bytes), out)
         .map(|_| ())
@@ -97,10 +96,10 @@ fn write(weight: &Weight, out: &mut dyn Write, bytes: &[u8]) -> Result<u64, Code
     Ok(bytes.len() as u64)
 }
 
-/// Writes a packed weight of floating-point numbers, padding included, and returns its length in bytes.
+/// Writes a packed floating-point weight including padding, and returns its length in bytes.
 ///
 /// # Errors
-/// A parameter that cannot be read, or a failed write.
+/// A parameter cannot be read, or a write fails.
 pub fn pack(source: &dyn ParameterSource, weight: &Weight, out: &mut dyn Write) -> Result<u64, CodegenError> {
     pack_floats(source, weight, out, None)
 }
@@ -113,7 +112,7 @@ fn pack_floats(
 ) -> Result<u64, CodegenError> {
     let Layout { k, lanes, order, .. } = weight.layout;
     let row = k as usize;
-    // Row-major layouts and vectors have tiny panels: take many at a time where they follow each other.
+    // Row-major layouts and vectors have tiny panels: process many at a time if they are adjacent.
     let panels_at_once = match weight.order {
         PartOrder::Stacked => (16384 / (k * lanes)).max(1),
         PartOrder::Interleaved => 1,
@@ -150,16 +149,15 @@ fn pack_floats(
 pub(crate) struct Run<'a> {
     /// Index of the part.
     pub part: usize,
-    /// Its parameter.
     pub parameter: &'a str,
     pub group: u64,
-    /// Of the parameter.
+    /// First row in the parameter.
     pub first_row: u64,
     /// 0 for a panel of padding.
     pub n_rows: u64,
 }
 
-/// Calls `pack` for runs of at most `panels_at_once` panels, in the order in which they are stored, and sums up the bytes that it
+/// Calls `pack` for runs of at most `panels_at_once` panels, in storage order, and returns the sum of the byte counts that it
 /// returns.
 pub(crate) fn each_run(
     weight: &Weight,
@@ -183,7 +181,7 @@ pub(crate) fn each_run(
     Ok(written)
 }
 
-/// A value as a packed weight represents it.
+/// Rounds a value to a format.
 fn round(format: WeightFormat, value: f32) -> f32 {
     match format {
         WeightFormat::Bf16 => bf16::from_f32(value).to_f32(),
@@ -203,7 +201,7 @@ fn apply(transform: Transform, values: &mut [f32]) {
     }
 }
 
-/// Rows of k elements → panels `[k][lanes]` of `lanes` rows each, padded with zeros.
+/// Rows of k elements → panels `[k][lanes]` of `lanes` rows each, zero-padded.
 fn transpose_panels(rows: &[f32], panels: &mut [f32], k: usize, lanes: usize) {
     if lanes == 1 {
         panels.copy_from_slice(rows);
@@ -219,7 +217,7 @@ fn transpose_panels(rows: &[f32], panels: &mut [f32], k: usize, lanes: usize) {
     }
 }
 
-/// Rows of k elements → rows of `stride` elements, padded with zeros.
+/// Rows of k elements → rows of `stride` elements, zero-padded.
 fn pad_rows(rows: &[f32], stored: &mut [f32], k: usize, stride: usize) {
     stored.fill(0.0);
     for (stored, row) in stored.chunks_exact_mut(stride).zip(rows.chunks_exact(k)) {

@@ -1,4 +1,4 @@
-//! Kernels for sm_90a to PTX: one module, an entry for each kernel.
+//! Compiles kernels for sm_90a to PTX: one module with an entry per kernel.
 
 use crate::compile::{Dump, Phase};
 use crate::diagnostics::Diagnostics;
@@ -17,12 +17,12 @@ use jambac_kernels::hopper::{ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 use jambac_kernels::kernel::Launch;
 use melior::ir::Location;
 
-/// The name of the target, in LLVM and in plans' headers of code.
+/// Name of the target in LLVM and in the names of code sections.
 pub const ARCHITECTURE: &str = "sm_90a";
 
 const TRIPLE: &str = "nvptx64-nvidia-cuda";
 
-/// The PTX of kernels of the catalog, each once. The same kernels in the same order give the same text.
+/// The PTX of catalog kernels, without duplicates. Equal kernels in equal order give equal text.
 pub fn compile_ptx(kernels: &[Launch], dump: Option<Dump>) -> Result<String, CodegenError> {
     emit_ptx(dump, |module| kernels.iter().for_each(|kernel| module.add(kernel)))
 }
@@ -62,7 +62,7 @@ pub fn emit_ptx(mut dump: Option<Dump>, emit: impl FnOnce(&ModuleBuilder)) -> Re
     options.set_loop_vectorization(false);
     options.set_loop_slp_vectorization(false);
     options.set_loop_interleaving(false);
-    // Kernels are written unrolled as far as they should be; peeled, a loop of a producer is there three times.
+    // Kernels are already unrolled as far as intended. Peeling would triple a producer's loop.
     options.set_loop_unrolling(false);
     module
         .run_passes("default<O3>", &machine, options)
@@ -71,7 +71,7 @@ pub fn emit_ptx(mut dump: Option<Dump>, emit: impl FnOnce(&ModuleBuilder)) -> Re
     let text = machine
         .write_to_memory_buffer(&module, FileType::Assembly)
         .map_err(|error| CodegenError::EmitObject { message: error.to_string() })?;
-    // The buffer ends in a zero byte, which is no part of the text.
+    // The buffer ends in a zero byte, which is not part of the text.
     let text = String::from_utf8_lossy(text.as_slice()).trim_end_matches('\0').to_owned();
     show(Phase::Assembly, &|| text.clone());
     Ok(text)
@@ -92,7 +92,7 @@ fn machine() -> Result<TargetMachine, CodegenError> {
         .ok_or_else(|| failed(format!("LLVM has no code generator for {ARCHITECTURE}")))
 }
 
-/// The LLVM IR of a module in the LLVM dialect.
+/// Translates a module in the LLVM dialect to LLVM IR.
 fn translate<'ctx>(
     mlir_context: &melior::Context,
     mlir: &melior::ir::Module,
@@ -115,7 +115,7 @@ fn translate<'ctx>(
         mark_kernel(context, &module, kernel).map_err(failed)?;
         kernel.add_attribute(AttributeLoc::Function, flush);
         kernel.add_attribute(AttributeLoc::Function, enum_attribute("nounwind"));
-        // MLIR's inline assembly is not convergent: the optimizer would move it into branches and copy it.
+        // MLIR does not mark inline assembly as convergent: the optimizer would move it into branches and duplicate it.
         for instruction in kernel.get_basic_block_iter().flat_map(|block| block.get_instructions()) {
             if ffi::is_asm_with_effects(instruction) {
                 let call = CallSiteValue::try_from(instruction).map_err(|()| failed("a call is no call".into()))?;
@@ -127,8 +127,8 @@ fn translate<'ctx>(
     Ok(module)
 }
 
-/// The module with lines for a profiler and no other debug information, which would make ptxas optimize less. MLIR has no
-/// name for that kind of compile unit, and LLVM no function that changes it.
+/// Keeps line tables for profilers and removes all other debug information, which would make ptxas optimize less. MLIR has no
+/// name for this kind of compile unit, and LLVM no function to change it.
 fn lines_only<'ctx>(context: &'ctx Context, module: &Module) -> Result<Module<'ctx>, String> {
     let text = module.print_to_string().to_string();
     let text = text.replace("emissionKind: LineTablesOnly", "emissionKind: DebugDirectivesOnly");
@@ -136,7 +136,7 @@ fn lines_only<'ctx>(context: &'ctx Context, module: &Module) -> Result<Module<'c
     context.create_module_from_ir(buffer).map_err(|error| error.to_string())
 }
 
-/// Makes a function an entry, of blocks of exactly the threads that its attribute says, so many of them on a multiprocessor.
+/// Makes a function a kernel entry with the exact block size and the number of blocks per multiprocessor from its attributes.
 fn mark_kernel<'ctx>(context: &'ctx Context, module: &Module<'ctx>, kernel: FunctionValue<'ctx>) -> Result<(), String> {
     let number = |attribute: &str| {
         let name = || kernel.get_name().to_string_lossy().into_owned();
@@ -147,7 +147,7 @@ fn mark_kernel<'ctx>(context: &'ctx Context, module: &Module<'ctx>, kernel: Func
         value.map_err(|error| format!("{}: {attribute}: {error}", name()))
     };
     let (threads, resident): (u64, u64) = (number(THREADS)?, number(RESIDENT_BLOCKS)?);
-    // From threads and blocks ptxas knows the registers that setmaxnreg begins from.
+    // ptxas derives the register count before setmaxnreg from the numbers of threads and blocks.
     let facts = [("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1), ("minctasm", resident)];
     for (what, value) in facts {
         let value = context.i32_type().const_int(value, false).into();

@@ -1,16 +1,16 @@
-//! What building plans needs, and what of it is here: for `jambac doctor`.
+//! Lists the tools needed to build plans and whether they are installed, for `jambac doctor`.
 
 use crate::llvm::Machine;
 use crate::object::find_linker;
 use jambac_kernels::target::CpuTarget;
 
-/// Version of LLVM that is linked: `19.1.7`.
+/// Version of the linked LLVM: `19.1.7`.
 pub fn llvm_version() -> String {
     let (major, minor, patch) = inkwell::support::get_llvm_version();
     format!("{major}.{minor}.{patch}")
 }
 
-/// Each tool by name, with what was found, or what to do where nothing was.
+/// Each tool by name, with the version or path found, or instructions to install it.
 pub fn toolchain() -> Vec<(&'static str, Result<String, String>)> {
     let linker = find_linker().map(|path| path.display().to_string()).map_err(|error| error.to_string());
     let native = CpuTarget::native();

@@ -1,4 +1,4 @@
-//! Kernels through the whole chain: MLIR, LLVM, lld, and run here.
+//! Kernels through the whole toolchain (MLIR, LLVM, lld), executed on the host.
 
 use half::bf16;
 use jambac_codegen::compile;
@@ -8,7 +8,7 @@ use jambac_kernels::cpu::builder::{Builder, ModuleBuilder, Num, UNBOUNDED};
 use jambac_kernels::kernel::{Elem, Param};
 use jambac_kernels::target::{CpuTarget, X86Level};
 
-/// Targets that run on this machine.
+/// Targets that the host can run.
 fn targets() -> Vec<CpuTarget> {
     [X86Level::V2, X86Level::V3, X86Level::V4].map(CpuTarget::new).into_iter().filter(CpuTarget::runs_here).collect()
 }
@@ -66,7 +66,7 @@ fn sums_rows_in_a_fixed_order() {
     let params = [Param::read("x", Elem::F32, &[48]), Param::write("sums", Elem::F32, &[]), Param::scalar("cols")];
     let x: Vec<f32> = (0..48).map(|i| 1.0 / (i as f32 + 1.0)).collect();
     let cols = 41;
-    // Lane j sums the columns j, j + 16, …; then the lanes are halved.
+    // Lane j sums the columns j, j + 16, …; then the lanes are reduced pairwise.
     let mut lanes = [0.0f32; 16];
     for (i, x) in x[..cols].iter().enumerate() {
         lanes[i % 16] += x;
@@ -91,7 +91,7 @@ fn sums_rows_in_a_fixed_order() {
     }
 }
 
-/// out[6][16] = a[6][k] · b[k][16]: the weights packed in panels of 16 outputs.
+/// out[6][16] = a[6][k] · b[k][16], with the weights packed in panels of 16 outputs.
 fn matmul(module: &ModuleBuilder, k: usize, elem: Elem) {
     let params =
         [Param::read("a", Elem::F32, &[k]), Param::read("b", elem, &[16]), Param::write("out", Elem::F32, &[16])];
@@ -144,7 +144,7 @@ fn the_inner_loop_of_a_matmul_stays_in_registers() {
     }
 }
 
-/// The lines between the last label before the only backward jump, and the jump.
+/// The lines from the last label before the only backward jump to the jump.
 fn innermost_loop(assembly: &str) -> &str {
     let mut labels = std::collections::BTreeMap::new();
     let mut at = 0;
@@ -260,7 +260,7 @@ fn integers_convert_shift_and_compare() {
 
 #[test]
 fn views_stacks_and_shuffles_find_their_elements() {
-    // Transposes a 4 × 4 block that starts at element `offset`, by way of the stack.
+    // Transposes a 4 × 4 block that starts at element `offset`, through the stack.
     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("offset")];
     let x: Vec<f32> = (0..40).map(|i| i as f32).collect();
     for target in targets() {
@@ -276,7 +276,7 @@ fn views_stacks_and_shuffles_find_their_elements() {
                 let pair_at = pair * index(8);
                 b.store(b.load_vector(columns, (pair, index(0)), 8), b.buffer("y"), pair_at);
             });
-            // Lane 5 comes and goes.
+            // Lane 5 is extracted and inserted.
             let y = b.load_vector(b.buffer("y"), index(0), 8);
             let y = y.with_lane(5, y.lane(5) + 0.5);
             b.store(y, b.buffer("y"), index(0));

@@ -1,4 +1,4 @@
-//! Kernels through the whole chain, in one binary.
+//! Kernels through the whole toolchain, in one test binary.
 
 mod kernels;
 mod math;

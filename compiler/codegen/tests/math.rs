@@ -1,4 +1,4 @@
-//! The elementary functions against f64, through the whole chain, on every target that runs here.
+//! The elementary functions compared with f64, through the whole toolchain, on every target that the host can run.
 
 use jambac_codegen::compile;
 use jambac_harness::{LoadedKernels, Slot};
@@ -28,7 +28,7 @@ fn apply(target: CpuTarget, function: Function, x: &[f32]) -> Vec<f32> {
     y
 }
 
-/// Floats of both signs from `least` to `greatest`, evenly spread over the bit patterns, and evenly over the numbers.
+/// Floats of both signs from `least` to `greatest`: evenly spaced bit patterns, then evenly spaced values.
 fn sweep(least: f32, greatest: f32) -> Vec<f32> {
     let patterns = (0..=u32::MAX / 16_001).map(|i| f32::from_bits(i * 16_001));
     let steps = (0..150_000).map(|i| least + (greatest - least) * i as f32 / 150_000.0);
@@ -37,7 +37,7 @@ fn sweep(least: f32, greatest: f32) -> Vec<f32> {
     x
 }
 
-/// Distance of a float from the exact value, in units of the last place that the float nearest to it has.
+/// Distance of a float from the exact value, in units in the last place of the float nearest to the exact value.
 fn ulps(found: f32, exact: f64) -> f64 {
     let nearest = (exact as f32).abs().max(f32::MIN_POSITIVE);
     let unit = f64::from(f32::from_bits(nearest.to_bits() + 1)) - f64::from(nearest);
@@ -59,7 +59,7 @@ fn check(function: Function, exact: fn(f64) -> f64, least: f32, greatest: f32, b
     }
 }
 
-/// Where functions of `targets` end up beyond the range of `check`.
+/// Checks limits and special values, outside the range of `check`.
 fn check_ends(function: Function, cases: &[(f32, f32)]) {
     let mut x: Vec<f32> = cases.iter().map(|case| case.0).collect();
     x.resize(x.len().next_multiple_of(16), 0.0);

@@ -1,4 +1,4 @@
-//! Kernels for sm_90a to PTX, and through ptxas where it is at hand.
+//! Kernels for sm_90a compiled to PTX and, if ptxas is installed, assembled.
 
 use jamba_plan::format::TargetKind;
 use jambac_codegen::assemble::{assemble, find_ptxas};
@@ -9,7 +9,7 @@ use jambac_kernels::hopper::{Builder, Swizzle, TensorMap};
 use jambac_kernels::kernel::{Config, Elem, Kernel, Param};
 use jambac_kernels::rms_norm::Spec as RmsNorm;
 
-/// Panics where ptxas refuses the text or finds fault with it; says loudly when there is no ptxas.
+/// Panics if ptxas rejects the text or reports a problem; prints a notice if ptxas is missing.
 fn check(ptx: &str) {
     let Some(ptxas) = find_ptxas(None) else {
         eprintln!("SKIPPED: no ptxas in CUDA_HOME or PATH");
@@ -83,7 +83,7 @@ fn instructions_assemble() {
         b.mbarrier_arrive_if(barrier, first);
         b.fence_async_shared();
 
-        // Products of both kinds, of the fragments of one matrix.
+        // Products of both kinds, on fragments of one matrix.
         let row = b.at(tile, thread * 16);
         let fragment = b.ldmatrix_x4(row);
         let turned = b.ldmatrix_x4_trans(row);
@@ -149,7 +149,7 @@ fn setmaxnreg_is_taken() {
 
 #[test]
 fn loops_with_effects_are_not_copied() {
-    // A loop that the optimizer peels of what is not convergent.
+    // A loop that the optimizer would peel if its body were not convergent.
     let ptx = kernel(&[Param::read("x", Elem::F32, &[]), Param::count("n")], 128, |b| {
         let first = b.thread().eq(0);
         b.for_range(0, b.count("n"), 1, [b.i32(0)], |i, [parity]| {

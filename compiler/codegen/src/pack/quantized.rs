@@ -1,4 +1,4 @@
-//! Parameters → packed integers and scales, from one read.
+//! Packs integers and scales from a single read of the parameters.
 
 use std::io;
 
@@ -9,21 +9,21 @@ use super::{Measure, ParameterSource, Run, each_run, encode, pad_rows, transpose
 use crate::error::CodegenError;
 use crate::loss::{Loss, PartLosses};
 
-/// A weight of integers.
+/// A packed integer weight.
 pub struct Quantized {
-    /// Packed integers, padding included.
+    /// Packed integers, including padding.
     pub values: Vec<u8>,
-    /// Packed scales, padding included.
+    /// Packed scales, including padding.
     pub scales: Vec<u8>,
-    /// The loss of each part of the weight that loses something; empty where nothing is measured.
+    /// The losses of the parts with a nonzero loss; empty if losses are not measured.
     pub loss: Vec<Loss>,
 }
 
 impl Quantized {
-    /// Reads and quantizes the parameters of a weight of integers. The whole weight is in memory afterwards.
+    /// Reads and quantizes the parameters of an integer weight. Holds the whole weight in memory.
     ///
     /// # Errors
-    /// A parameter that cannot be read, or a value that is not finite.
+    /// A parameter cannot be read, or a value is not finite.
     pub fn read(source: &dyn ParameterSource, weight: &Weight, measure: Measure) -> Result<Quantized, CodegenError> {
         let layout = weight.layout;
         let (values, scales) = (Vec::with_capacity(weight.bytes as usize), Vec::new());
@@ -62,7 +62,7 @@ impl Quantized {
 /// Rows of a parameter as integers and scales.
 #[derive(Default)]
 struct Rows {
-    /// The rows as they were read; empty where the checkpoint stores integers.
+    /// The values before quantization; empty if the checkpoint stores integers.
     values: Vec<f32>,
     q: Vec<i8>,
     /// The scales of each row: one, or one per group of inputs.
@@ -70,7 +70,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// Reads the rows of a run: the checkpoint's own integers where the weight is of int8 and it stores them, else quantized.
+    /// Reads the rows of a run. Uses the checkpoint's integers if it stores them and the format is int8; otherwise quantizes.
     fn read(&mut self, source: &dyn ParameterSource, weight: &Weight, run: &Run<'_>) -> io::Result<()> {
         let (k, n_rows) = (weight.layout.k as usize, run.n_rows as usize);
         self.values.clear();
@@ -102,7 +102,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Integers of the checkpoint lose nothing; all others are compared with the values.
+    /// The checkpoint's integers are lossless; all others are compared with the values.
     fn measure(&self, losses: &mut PartLosses<'_>, weight: &Weight, part: usize) {
         let k = weight.layout.k as usize;
         let per_row = self.scales.len() * k / self.q.len().max(1);

@@ -1,4 +1,4 @@
-//! Packed bytes: every element in its place, parts in their order, integers with their scales.
+//! Packed bytes: position of every element, order of parts, integers with their scales.
 
 use std::cell::Cell;
 
@@ -28,7 +28,7 @@ impl ParameterSource for Numbered {
     }
 }
 
-/// A weight of (parameter, first row, rows), its elements as they are packed.
+/// The packed elements of a weight with parts (parameter, first row, rows).
 fn packed(parts: &[(&str, u64, u64)], order: PartOrder, groups: u64, k: u64, lanes: u64) -> (Layout, Vec<f32>) {
     let weight = weight(parts, order, groups, k, lanes, WeightFormat::F32);
     let mut out = Vec::new();
@@ -69,7 +69,7 @@ fn every_element_is_where_the_layout_says_and_padding_is_zero() {
     }
 }
 
-/// Each row of the layout is the row of a part that the order says, or zeros.
+/// Each row of the layout is the part's row that the order defines, or zeros.
 #[test]
 fn parts_lie_in_whole_panels_in_their_order() {
     const LANES: u64 = 16;
@@ -82,7 +82,7 @@ fn parts_lie_in_whole_panels_in_their_order() {
         (&interleaved[..2], PartOrder::Interleaved, 3),
     ] {
         let (layout, found) = packed(parts, order, groups, 3, LANES);
-        // Rows of the layout: (parameter, row of it), or nothing.
+        // Rows of the layout: (parameter, row of the parameter), or `None` for padding.
         let padded = |&(name, first, rows): &(&'static str, u64, u64)| {
             (0..rows.next_multiple_of(LANES)).map(move |row| (row < rows).then_some((name, first + row)))
         };
@@ -115,7 +115,7 @@ fn decay_rates_are_scaled_for_exp2() {
     assert_eq!(values, [-std::f32::consts::LOG2_E, -2.0 * std::f32::consts::LOG2_E]);
 }
 
-/// Rows of both signs; row 3 of every expert is zeros.
+/// Rows with values of both signs; row 3 of every expert is zero.
 struct Wavy {
     k: u64,
 }
@@ -138,7 +138,7 @@ impl ParameterSource for Wavy {
     }
 }
 
-/// Integers times scales, read back from panels, are the parameter to half a scale; padding is zero.
+/// Integers times scales, read back from panels, differ from the parameter by at most half a scale; padding is zero.
 #[test]
 fn integers_and_scales_lie_where_kernels_read_them() {
     const LANES: usize = 16;
@@ -169,7 +169,7 @@ fn integers_and_scales_lie_where_kernels_read_them() {
                         continue;
                     }
                     let (value, scale) = (source.value(&part.parameter, group, i, j as u64), scale(panel, lane, j));
-                    // Beside −8 there is no 8: such a value misses by a whole scale.
+                    // +8 cannot be represented and is clamped to 7: such a value is off by a whole scale.
                     let most = if q == 7.0 { 1.05 } else { 0.501 } * scale.abs();
                     assert!((value - q * scale).abs() <= most, "{format:?} {i} {j}: {value} as {q} · {scale}");
                 }
@@ -195,7 +195,7 @@ fn what_is_no_number_becomes_no_integer() {
     assert_eq!(error, "pack: a.weight: row 2, column 1 is NaN, expected a finite number");
 }
 
-/// A checkpoint of integers: q = −128 … and a scale per row.
+/// A checkpoint with integers, q = −128 …, and a scale per row.
 struct Stored;
 
 impl ParameterSource for Stored {
@@ -222,7 +222,7 @@ fn integers_of_the_checkpoint_stay_as_they_are() {
     assert_eq!(f32::from_le_bytes(scales.as_chunks().0[17]), 17.01);
 }
 
-/// [`Wavy`], counting the rows that are read.
+/// [`Wavy`] that counts the rows read.
 struct Counted {
     wavy: Wavy,
     n_rows: Cell<u64>,
@@ -256,6 +256,6 @@ fn scales_integers_and_losses_come_from_one_read() {
     assert_eq!(packed[weights[1].offset as usize..], alone.values);
     let found: Vec<_> = losses.iter().map(|loss| (loss.parameter.as_str(), loss.rows, loss.n_values)).collect();
     assert_eq!(found, [("a", (0, 21), 3 * 21 * 70), ("bb", (4, 9), 3 * 9 * 70)]);
-    // Values reach 3.25, so that scales are at most 3.25 / 127 and errors half of that.
+    // Values reach 3.25, so scales are at most 3.25 / 127 and errors half of that.
     assert!(losses.iter().all(|loss| loss.max_error <= 0.51 * 3.25 / 127.0 && loss.relative_rms < 0.01), "{losses:?}");
 }
