@@ -1,10 +1,11 @@
-//! Kernels at the sizes of real models: time, operations and bytes a second, share of the machine's roofline; one thread.
+//! Kernel benchmarks at the sizes of real models: time, operations and bytes per second, and fraction of the machine's
+//! roofline, for one thread.
 //!
 //!     cargo bench -p jambac-benches [-- SYMBOL]
 //!
-//! The sizes are those of `jambac_kernels::cases` that a scalar reference would take long for. The peak of bytes is that of
-//! memory: arrays that stay in the last-level cache between runs are read faster, and show more than 100 %. The peak of
-//! operations is that of f32 multiply-adds, for integers twice that.
+//! The sizes are the cases of `jambac_kernels::cases` that are too large for the scalar reference. The bandwidth peak is that
+//! of main memory: arrays that stay in the last-level cache between runs are read faster and can exceed 100 %. The compute peak
+//! is that of f32 multiply-adds, doubled for integers.
 
 use jambac_benches::roofline::{Cost, Roofline, seconds};
 use jambac_codegen::compile;
@@ -14,10 +15,10 @@ use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::kernel::{Access, Elem, LANES, Operand, Param, Per, Source};
 use jambac_kernels::target::CpuTarget;
 
-/// Below this a call is over before it can be timed.
+/// Smaller calls are too short to time.
 const LEAST_OPERATIONS: f64 = 1e6;
 
-/// Multiplications that start together where one f32 multiply-add would: pairs of 16-bit integers are twice as many.
+/// Multiplications per f32 multiply-add slot: pairs of 16-bit integers count twice.
 fn multiply_rate(kernel: &AnySpec) -> f64 {
     match kernel {
         AnySpec::Linear(spec) if matches!(spec.format, Elem::I8 | Elem::I4) => 2.0,
@@ -46,7 +47,7 @@ fn words(numbers: impl IntoIterator<Item = usize>) -> Filled {
     Filled::Array(numbers.into_iter().flat_map(|n| (n as i32).to_le_bytes()).collect())
 }
 
-/// Slots by expert, or where each expert's begin: slot s goes to expert s modulo their number.
+/// Slots sorted by expert, or the offset of each expert; slot s belongs to expert s modulo the number of experts.
 fn routing(operand: &Operand, n_experts: usize, n_slots: usize) -> Filled {
     let of_expert = |expert| (expert..n_slots).step_by(n_experts);
     match operand.name() {
@@ -55,7 +56,7 @@ fn routing(operand: &Operand, n_experts: usize, n_slots: usize) -> Filled {
     }
 }
 
-/// The value of an operand; `None` for kernels that read tables of pages, which have no benchmark yet.
+/// The value of an operand; `None` for kernels that read page tables, which have no benchmark yet.
 fn fill(case: &Case, operands: &[Operand], operand: &Operand) -> Option<Filled> {
     let n_experts = operands.iter().find(|operand| operand.name() == "offsets").map(|found| found.extent.fixed - 1);
     if let (Some(n_experts), "slots" | "offsets", Source::Operand(_)) = (n_experts, operand.name(), &operand.source) {
@@ -89,10 +90,10 @@ fn fill(case: &Case, operands: &[Operand], operand: &Operand) -> Option<Filled> 
             return None;
         }
     };
-    // Vectors are loaded whole: there is slack behind every pool.
+    // Whole vectors are loaded, so there is slack after the buffer, as after every pool.
     let n = bytes as usize + 4 * LANES;
     let elem = operand.param.elem()?;
-    // Small values of both signs; step sizes and decay rates may be anything.
+    // Small values of both signs; step sizes and decay rates may be arbitrary.
     let value = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
     let values = (0..).flat_map(|i| {
         let bytes = value(i).to_le_bytes();

@@ -1,4 +1,4 @@
-//! The peaks of one thread of this machine, measured by kernels built as all others are, and in the same run.
+//! The peaks of one thread on this machine, measured in the same run with kernels from the same compiler.
 
 use std::error::Error;
 use std::time::Instant;
@@ -8,29 +8,28 @@ use jambac_harness::{LoadedKernels, Slot};
 use jambac_kernels::kernel::{Elem, LANES, Param};
 use jambac_kernels::target::CpuTarget;
 
-/// Elements of each of the four parts that are read side by side: one stream alone is slower.
+/// Elements in each of the four arrays that are read in parallel: a single stream is slower.
 const STREAM: usize = 16 << 20;
 
 /// Work of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Arithmetic operations, a multiply-add counting two.
+    /// Arithmetic operations; a multiply-add counts as two.
     pub operations: f64,
-    /// Bytes read and written once each.
+    /// Bytes read and written, each counted once.
     pub bytes: f64,
 }
 
-/// What one thread can do at best.
+/// Peak performance of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Roofline {
-    /// Floating-point operations a second, a fused multiply-add counting two.
+    /// Floating-point operations per second; a fused multiply-add counts as two.
     pub flops: f64,
-    /// Bytes a second, read from memory.
+    /// Bytes per second, read from memory.
     pub bytes: f64,
 }
 
 impl Roofline {
-    /// Measures both peaks.
     pub fn measure(target: CpuTarget) -> Result<Roofline, Box<dyn Error>> {
         let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("n")];
         let code = compile(target, None, |module| {
@@ -70,13 +69,13 @@ impl Roofline {
         Ok(Roofline { flops, bytes })
     }
 
-    /// The least time for so much work, in seconds.
+    /// Lower bound of the time for this work, in seconds.
     pub fn seconds(&self, cost: Cost) -> f64 {
         (cost.operations / self.flops).max(cost.bytes / self.bytes)
     }
 }
 
-/// The shortest of several runs, in seconds: the machine is shared, and what disturbs a run only lengthens it.
+/// Minimum over several runs, in seconds: other load on the machine can only lengthen a run.
 pub fn seconds(mut run: impl FnMut()) -> f64 {
     run();
     let mut best = f64::INFINITY;

@@ -1,4 +1,4 @@
-//! The tour: a miniature Jamba after each phase of the compiler, kept as text in tests/golden/tour. Read in order, the files
+//! The tour: a miniature Jamba after each compiler phase, stored as text in tests/golden/tour. The files, read in order,
 //! explain the compiler. `UPDATE_EXPECT=1 cargo test` rewrites them.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use jambac_kernels::rms_norm;
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_models::tiny::Tiny;
 
-/// Two layers that show everything: Mamba with a dense MLP, attention with experts.
+/// Two layers that cover all features: Mamba with a dense MLP, attention with experts.
 fn miniature() -> Tiny {
     Tiny {
         hidden: 16,
@@ -59,7 +59,7 @@ fn every_phase_of_a_miniature() {
     }
 }
 
-/// A plan's listing less the offsets and digests of its sections, which change with every instruction of every kernel.
+/// A plan's listing without the offsets and digests of its sections, which change with every instruction of every kernel.
 fn without_sections(text: &str) -> String {
     match text.split_once("sections: ") {
         Some((before, after)) => before.to_owned() + after.split_once("\n\n").map_or("", |(_, rest)| rest),
@@ -67,7 +67,7 @@ fn without_sections(text: &str) -> String {
     }
 }
 
-/// One kernel on its way from MLIR to assembly; all of them together would be a book.
+/// One kernel from MLIR to assembly; all kernels would be too long.
 #[test]
 fn one_kernel_from_mlir_to_assembly() {
     let spec = rms_norm::Spec { cols: 24, eps: 1e-6, residual: false, out: Elem::F32 };

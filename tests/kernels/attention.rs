@@ -1,4 +1,4 @@
-//! kv_append and attention: pages in any order, contexts around the size of a page, tokens divided into any steps.
+//! kv_append and attention: pages in any order, contexts around the page size, tokens divided into any steps.
 
 use jamba_plan::cost::Size;
 use jambac_graph::DType;
@@ -13,10 +13,10 @@ use jambac_reference::{Tolerance, round_to};
 use super::harness::{Arg, Array, Kernels, V3, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
 
-/// Places in the table of each sequence.
+/// Columns of the page table.
 const PAGES_PER_SEQUENCE: usize = 20;
 
-/// A cache with its table of pages; every element that nobody wrote is NaN.
+/// A cache with its page table; elements that were never written are NaN.
 struct Cache {
     array: Array,
     pages: Vec<i32>,
@@ -28,7 +28,7 @@ impl Cache {
         let n_pages: Vec<usize> = batch.lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).collect();
         let total: usize = n_pages.iter().sum();
         let stride = page_elements(spec.n_kv_heads, spec.d_head) + 32;
-        // The pages of a sequence lie apart and backwards; entries beyond the last lead nowhere.
+        // The pages of a sequence are scattered and in reverse order; entries beyond the last page are invalid.
         let mut pages = vec![i32::MAX; batch.lengths.len() * PAGES_PER_SEQUENCE];
         let mut free = (0..total as i32).rev().step_by(2).chain((0..total as i32 - 1).rev().step_by(2));
         for (s, &n_pages) in n_pages.iter().enumerate() {
@@ -42,7 +42,7 @@ impl Cache {
         Cache { array, pages, stride }
     }
 
-    /// Elements of all pages.
+    /// Number of elements in all pages.
     fn len(&self) -> usize {
         self.pages.iter().filter(|page| **page != i32::MAX).count() * self.stride
     }
@@ -57,7 +57,7 @@ impl Cache {
         }
     }
 
-    /// Arguments from `sequence_of` to `pages`.
+    /// The arguments from `sequence_of` to `pages`.
     fn tables(&self, step: &Step) -> [Arg; 4] {
         let past: Vec<i32> = step.past.iter().map(|&past| past as i32).collect();
         let pages = |&s: &usize| &self.pages[s * PAGES_PER_SEQUENCE..][..PAGES_PER_SEQUENCE];
@@ -70,7 +70,7 @@ impl Cache {
     }
 }
 
-/// A model's heads and what its sequences ask.
+/// A model's heads with the queries, keys and values of a batch.
 struct Setup {
     spec: attention::Spec,
     append: AnySpec,
@@ -91,7 +91,7 @@ impl Setup {
             spec: spec.clone(),
             append: kv_append::Spec { n_kv_heads, d_head, format }.into(),
             attend: spec.clone().into(),
-            // Large enough that a few keys outweigh the others.
+            // Scaled so that a few keys dominate.
             q: random(1, n_tokens * q_row).iter().map(|q| 8.0 * q).collect(),
             k: random(2, n_tokens * kv_row),
             v: random(3, n_tokens * kv_row),
@@ -99,7 +99,7 @@ impl Setup {
         }
     }
 
-    /// What attention gives, token by token, and the cache after it.
+    /// The attention results in token order, and the cache afterwards.
     fn run(&self, kernels: &Kernels, division: Division) -> (Vec<f32>, Cache) {
         let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
         let mut cache = Cache::new(&self.batch, &self.spec);
@@ -120,7 +120,7 @@ impl Setup {
         (out, cache)
     }
 
-    /// As [`Setup::run`] token by token, by the kernel that appends and attends.
+    /// Like [`Setup::run`], token by token, with the kernel that appends and attends.
     fn run_appending(&self, kernels: &Kernels) -> (Vec<f32>, Cache) {
         let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
         let kernel = AnySpec::from(appending(&self.spec));
@@ -148,7 +148,7 @@ impl Setup {
     }
 }
 
-/// The same attention, which appends too.
+/// The same attention, fused with the append.
 fn appending(spec: &attention::Spec) -> attention::Spec {
     attention::Spec { appends: true, ..spec.clone() }
 }
@@ -157,14 +157,14 @@ fn dtype(elem: Elem) -> DType {
     if elem == Elem::Bf16 { DType::Bf16 } else { DType::F32 }
 }
 
-/// The kernels of some cases of attention, and of appending to their caches.
+/// Compiles attention cases and the appends to their caches.
 fn compile(level: X86Level, specs: &[attention::Spec]) -> Option<Kernels> {
     let kernels: Vec<AnySpec> =
         specs.iter().map(|spec| Setup::new(spec, &[1])).flat_map(|s| [s.append, s.attend]).collect();
     Kernels::compile(level, &kernels)
 }
 
-/// Specs of the cases, but of those too large for the reference.
+/// Specs of the cases, without those too large for the reference.
 fn specs() -> Vec<attention::Spec> {
     let small = cases::attention().into_iter().filter(|case| case.bytes() < 2.5e5);
     let spec = |case: cases::Case| match case.kernel {
@@ -182,8 +182,8 @@ fn agrees_with_the_reference_however_divided() {
         let setup = Setup::new(spec, &[1, 15, 16, 17, 35]);
         let symbol = on_cpu(&setup.attend).symbol;
         let (whole, _) = setup.run(&kernels, Division::Whole);
-        // A score of up to 30 is off by some 10 of its roundings, 2·10⁻⁵, and its probability by as much of itself; the values are
-        // below 1 and most of this cancels.
+        // A score of up to 30 has an error of about 10 of its roundings, 2·10⁻⁵, which is also the relative error of its
+        // probability; values are below 1 and most errors cancel.
         assert_close(&symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
         for division in &Division::ALL[1..] {
             assert_same_bits(&format!("{symbol}, {division:?}"), &setup.run(&kernels, *division).0, &whole);
@@ -232,7 +232,7 @@ fn a_token_has_the_same_bits_alone_and_in_a_block() {
     ];
     let Some(kernels) = compile(V3, &specs) else { return };
     for spec in &specs {
-        // Blocks cut short by the next sequence, pages by the end of a group, and of one to sixteen tokens.
+        // Blocks truncated by the next sequence, pages truncated by the end of a group, and blocks of one to sixteen tokens.
         let setup = Setup::new(spec, &[150, 5, 37, 1, 16, 80]);
         let symbol = on_cpu(&setup.attend).symbol;
         let (alone, _) = setup.run(&kernels, Division::Chunks(1));
@@ -291,7 +291,7 @@ fn kv_append_rounds_and_writes_nothing_else() {
 
 #[test]
 fn an_even_context_is_a_mean() {
-    // Queries of zero weigh all keys alike: the mean of values 1 … n is (n + 1) / 2.
+    // Zero queries weight all keys equally: the mean of the values 1 … n is (n + 1) / 2.
     let spec =
         attention::Spec { n_heads: 2, n_kv_heads: 1, d_head: 16, scale: 0.25, format: Elem::F32, appends: false };
     let Some(kernels) = compile(V3, std::slice::from_ref(&spec)) else { return };

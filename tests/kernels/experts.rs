@@ -1,4 +1,4 @@
-//! grouped_swiglu and grouped_combine: the sums of grouped_linear, however many tokens, experts and rests there are.
+//! grouped_swiglu and grouped_combine: the sums of grouped_linear for any number of tokens, experts and remainders.
 
 use jamba_plan::format::{Layout, PartOrder};
 use jambac_kernels::cases::{self, Case};
@@ -11,7 +11,7 @@ use jambac_reference::{Tolerance, activation, moe};
 
 use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random, random_indices};
 
-/// Slots by expert, and the experts' weights.
+/// Slots sorted by expert, with the offset of each expert.
 struct Experts {
     slots: Vec<i32>,
     offsets: Vec<i32>,
@@ -20,7 +20,7 @@ struct Experts {
 }
 
 impl Experts {
-    /// Each token's experts, all different, as a router gives them.
+    /// Distinct experts per token, as a router returns them.
     fn new(n_experts: usize, top_k: usize, n_tokens: usize) -> Experts {
         let first = random_indices(3, n_tokens, n_experts);
         let choice = |(first, j): (i32, usize)| (first + j as i32) % n_experts as i32;
@@ -30,7 +30,7 @@ impl Experts {
         Experts { slots, offsets, n_tokens, top_k }
     }
 
-    /// The scalar products of rows with some matrices.
+    /// Dot products of rows with the rows of some matrices.
     fn products(&self, x: &[f32], weight: &[f32], n: usize, k: usize) -> Vec<f32> {
         let (slots, offsets) = (&self.slots, &self.offsets);
         moe::grouped_linear(&moe::GroupedLinear { x, weight, slots, offsets, n_in: k, n_out: n })
@@ -41,12 +41,12 @@ fn layout(n_experts: usize, n: usize, k: usize) -> Layout {
     Layout::in_panels(n_experts as u64, n as u64, k as u64, LANES as u64)
 }
 
-/// Those that a scalar reference answers in a moment.
+/// The cases that are fast enough for the scalar reference.
 fn small(cases: Vec<Case>) -> Vec<Case> {
     cases.into_iter().filter(|case| case.operations() < 5e7).collect()
 }
 
-/// Gate, up and rows of a grouped_swiglu.
+/// Gate, up and input rows of a grouped_swiglu.
 struct Swiglu {
     spec: grouped_swiglu::Spec,
     experts: Experts,
@@ -135,7 +135,7 @@ fn swiglu_gives_the_bits_of_three_kernels() {
     }
 }
 
-/// Weights and rows of a grouped_combine.
+/// Weights and input rows of a grouped_combine.
 struct Combine {
     spec: grouped_combine::Spec,
     experts: Experts,
@@ -169,7 +169,7 @@ impl Combine {
         kernels.run(&self.spec.clone().into(), &args)[0].f32()
     }
 
-    /// One token of several.
+    /// The same problem for a single token.
     fn token(&self, t: usize) -> Combine {
         let (k, top_k) = (self.spec.k, self.spec.top_k);
         let of = |slot: usize| (0..self.spec.n_experts).find(|&e| self.slots_of(e).contains(&(slot as i32)));
@@ -199,7 +199,7 @@ fn check_combine(level: X86Level, cases: &[Case]) {
         let products = operands.experts.products(&operands.x, &operands.weight.values, spec.n, spec.k);
         let expected = moe::moe_combine(&products, &operands.weights, operands.experts.top_k, spec.n);
         let what = format!("{} of {} tokens", case.symbol(), case.counts.tokens);
-        // As in grouped_linear, of each expert, and a rounding of the sum of all for each.
+        // Per expert the error of grouped_linear, plus one rounding of the total sum.
         let tolerance = Tolerance::abs((3 * spec.k * spec.top_k) as f64 * 2f64.powi(-24));
         assert_close(&what, &operands.run(&kernels), &expected, tolerance);
     }

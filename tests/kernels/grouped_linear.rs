@@ -1,4 +1,4 @@
-//! grouped_linear: each slot with its own expert, experts without slots, rows shared by slots or not.
+//! grouped_linear: one expert per slot, experts without slots, rows shared or not shared by slots.
 
 use jamba_plan::format::Layout;
 use jambac_kernels::cases;

@@ -1,5 +1,5 @@
-//! Runs compiled kernels on small arrays, with everything around the arrays that a careless kernel would trip over: guard
-//! bytes (`LoadedKernels` lays them), NaN in the padding of rows, NaN where results go, and threads in any order.
+//! Runs compiled kernels on small arrays whose surroundings expose careless kernels: guard bytes (from `LoadedKernels`), NaN in
+//! row padding, NaN in unwritten results, and threads in any order.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,7 +13,7 @@ use jambac_kernels::kernel::{Access, Config, Elem, Kernel as _, LANES, Launch, P
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_reference::{Tolerance, compare};
 
-/// What most tests compile for.
+/// The level for which most tests compile.
 pub const V3: X86Level = X86Level::V3;
 
 /// The launch of a kernel on CPUs.
@@ -21,13 +21,13 @@ pub fn on_cpu(kernel: &AnySpec) -> Launch {
     kernel.lower(TargetKind::Cpu, Config::Only).swap_remove(0)
 }
 
-/// Kernels compiled into one shared object, loaded.
+/// Kernels compiled into one shared object and loaded.
 pub struct Kernels {
     loaded: LoadedKernels,
 }
 
 impl Kernels {
-    /// Compiles each kernel once for a level; `None`, loudly, when this machine is below it.
+    /// Compiles each kernel once for a level; returns `None`, with a notice, if the host does not support the level.
     pub fn compile<'k>(level: X86Level, kernels: impl IntoIterator<Item = &'k AnySpec>) -> Option<Kernels> {
         let target = CpuTarget::new(level);
         let launches = kernels.into_iter().map(on_cpu).map(|launch| (launch.symbol.clone(), launch));
@@ -41,8 +41,8 @@ impl Kernels {
         Some(Kernels { loaded: LoadedKernels::load(&shared_object).unwrap_or_else(|error| panic!("{error}")) })
     }
 
-    /// The results of a call with these arguments, one per parameter that is written, in their order. Called with 1, 2, 3
-    /// and 7 threads, one thread after the other, last first, and all at once: same bits each time.
+    /// The results of a call, one per written parameter, in order. The kernel runs with 1, 2, 3 and 7 threads: sequentially, in
+    /// reverse order, and concurrently. All runs must give equal bits.
     pub fn run(&self, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         let expected = self.run_once(kernel, args, 1, Order::Ascending);
         for n_threads in [2, 3, 7] {
@@ -59,7 +59,7 @@ impl Kernels {
         expected
     }
 
-    /// The results of a call with so many threads, one after the other.
+    /// The results of a call with `n_threads` threads, executed sequentially.
     pub fn run_on(&self, n_threads: u64, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         self.run_once(kernel, args, n_threads, Order::Ascending)
     }
@@ -95,7 +95,7 @@ impl Kernels {
     }
 }
 
-/// In which order threads run.
+/// The order in which threads run.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     Ascending,
@@ -103,12 +103,11 @@ enum Order {
     Together,
 }
 
-/// An argument of a kernel.
 #[derive(Clone, Debug)]
 pub enum Arg {
-    /// For a buffer; what it holds before the call.
+    /// A buffer with its content before the call.
     Array(Array),
-    /// For an integer.
+    /// An integer.
     Scalar(usize),
 }
 
@@ -118,12 +117,12 @@ impl Arg {
         Arg::Array(Array::Rows { cols, data: pad(cols, values) })
     }
 
-    /// `n` rows that are to be written: NaN until then.
+    /// `n` result rows, initialized with NaN.
     pub fn unwritten(cols: usize, n: usize) -> Arg {
         Arg::rows(cols, &vec![f32::NAN; cols * n])
     }
 
-    /// A vector as weights are packed: padded with zeros.
+    /// A packed vector, padded with zeros.
     pub fn vector(values: &[f32]) -> Arg {
         let mut data = values.to_vec();
         data.resize(padded(values.len()), 0.0);
@@ -140,7 +139,6 @@ impl Arg {
         Arg::Array(Array::I32(values.to_vec()))
     }
 
-    /// Packed weights.
     pub fn weight(weight: &Weight) -> Arg {
         Arg::Array(Array::Packed { elem: weight.elem, bytes: weight.bytes.clone() })
     }
@@ -153,14 +151,14 @@ impl Arg {
     }
 }
 
-/// What a buffer holds.
+/// Contents of a buffer.
 #[derive(Clone, Debug)]
 pub enum Array {
     /// Padded rows of f32.
     Rows {
-        /// Columns of a row, without padding.
+        /// Columns per row, excluding padding.
         cols: usize,
-        /// All elements, padding included.
+        /// All elements, including padding.
         data: Vec<f32>,
     },
     /// A dense array of f32.
@@ -168,16 +166,11 @@ pub enum Array {
     /// A table of i32.
     I32(Vec<i32>),
     /// Elements of any type, as bytes.
-    Packed {
-        /// The type.
-        elem: Elem,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
+    Packed { elem: Elem, bytes: Vec<u8> },
 }
 
 impl Array {
-    /// The f32 elements without padding.
+    /// The f32 elements, excluding padding.
     pub fn f32(&self) -> Vec<f32> {
         match self {
             Array::Rows { cols, data } => {
@@ -188,7 +181,6 @@ impl Array {
         }
     }
 
-    /// The elements of a table.
     pub fn i32(&self) -> &[i32] {
         match self {
             Array::I32(data) => data,
@@ -196,7 +188,7 @@ impl Array {
         }
     }
 
-    /// What must be the same for any number of threads: everything but padding.
+    /// The bits that must not depend on the number of threads: everything except padding.
     fn bits(&self) -> Vec<u32> {
         match self {
             Array::Rows { .. } | Array::F32(_) => self.f32().iter().map(|x| x.to_bits()).collect(),
@@ -229,7 +221,7 @@ impl Array {
     }
 }
 
-/// Rows of f32 with NaN as their padding.
+/// Rows of f32 padded with NaN.
 fn pad(cols: usize, values: &[f32]) -> Vec<f32> {
     let mut data = Vec::new();
     for row in values.chunks_exact(cols) {
@@ -239,10 +231,10 @@ fn pad(cols: usize, values: &[f32]) -> Vec<f32> {
     data
 }
 
-/// A stack of matrices, as the reference sees it and packed.
+/// A stack of matrices, unpacked for the reference and packed.
 #[derive(Clone)]
 pub struct Weight {
-    /// Elements `[groups, n, k]` of each part after the other, rounded to the stored type.
+    /// Elements `[groups, n, k]`, part after part, rounded to the stored type.
     pub values: Vec<f32>,
     elem: Elem,
     bytes: Vec<u8>,
@@ -254,8 +246,8 @@ impl Weight {
         Weight::pack_parts(&[values], PartOrder::Stacked, layout, elem)
     }
 
-    /// Rounds parameters `[groups, rows, k]` to a stored type and packs them into one weight; the layout's n follows from
-    /// how many rows each has.
+    /// Rounds parameters `[groups, rows, k]` to a stored type and packs them into one weight; the numbers of rows determine the
+    /// layout's n.
     pub fn pack_parts(parts: &[&[f32]], order: PartOrder, layout: Layout, elem: Elem) -> Weight {
         let (format, dtype) = match elem {
             Elem::F32 => (WeightFormat::F32, jambac_graph::DType::F32),
@@ -304,7 +296,7 @@ impl ParameterSource for Matrices {
     }
 }
 
-/// Numbers between −1 and 1, always the same for a seed (xorshift64*, arXiv 1402.6246).
+/// Numbers between −1 and 1, deterministic for a seed (xorshift64*, arXiv 1402.6246).
 pub fn random(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -316,12 +308,12 @@ pub fn random(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Numbers from 0 to below `end`.
+/// Integers in 0 … `end`, end exclusive.
 pub fn random_indices(seed: u64, n: usize, end: usize) -> Vec<i32> {
     random(seed, n).iter().map(|x| (((x + 1.0) / 2.0 * end as f32) as usize).min(end - 1) as i32).collect()
 }
 
-/// Panics with the differences when found is not close to expected.
+/// Panics and prints the differences if found is not close to expected.
 #[track_caller]
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: Tolerance) {
     let report = compare(found, expected, tolerance);
@@ -329,7 +321,7 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: Tole
     assert!(report.ok(), "{what}: {report}");
 }
 
-/// Panics when the bits differ.
+/// Panics if the bits differ.
 #[track_caller]
 pub fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: elements");

@@ -1,5 +1,5 @@
-//! linear and grouped_linear with weights of integers: the bits of the same arithmetic in plain Rust, and no further from
-//! the exact product than the rounding of x explains.
+//! linear and grouped_linear with integer weights: bit-identical to the same arithmetic in plain Rust, and as close to the
+//! exact product as the rounding of x allows.
 
 use half::bf16;
 use jambac_graph::Activation;
@@ -15,7 +15,7 @@ use jambac_reference::{linear, moe};
 
 use super::harness::{Arg, Array, Kernels, V3, assert_same_bits, random, random_indices};
 
-/// Inputs that share a scale of int4 weights.
+/// Inputs per int4 scale.
 const GROUP: usize = 32;
 
 /// A matrix `[n, k]` of integers, k padded with zeros.
@@ -26,7 +26,7 @@ struct Matrix {
     k: usize,
     /// `[n][K]`.
     integers: Vec<i8>,
-    /// One of each output and group: `[n][1]` for int8, `[n][K / 32]` for int4.
+    /// One per output and group: `[n][1]` for int8, `[n][K / 32]` for int4.
     scales: Vec<f32>,
 }
 
@@ -51,12 +51,12 @@ impl Matrix {
         matrix
     }
 
-    /// Inputs of a scale.
+    /// Inputs per scale.
     fn group(&self) -> usize {
         if self.format == Elem::I8 { padded_inputs(self.k) } else { GROUP }
     }
 
-    /// The weights as they are, without padding: `[n, k]`.
+    /// The dequantized weights without padding: `[n, k]`.
     fn values(&self) -> Vec<f32> {
         let (stride, group) = (padded_inputs(self.k), self.group());
         let value = |i: usize, j: usize| {
@@ -65,7 +65,7 @@ impl Matrix {
         (0..self.n * self.k).map(|at| value(at / self.k, at % self.k)).collect()
     }
 
-    /// The panels, and their scales.
+    /// The panels and their scales.
     fn pack(&self) -> (Vec<u8>, Vec<f32>) {
         let (stride, n_groups) = (padded_inputs(self.k), padded_inputs(self.k) / self.group());
         let (mut bytes, mut scales) = (Vec::new(), Vec::new());
@@ -107,7 +107,7 @@ impl Matrix {
         [Arg::Array(Array::Packed { elem: format, bytes: bytes.concat() }), scales]
     }
 
-    /// x `[rows, k]` times the matrix: what kernels compute, operation by operation.
+    /// x `[rows, k]` times the matrix, operation by operation as the kernels compute it.
     fn product(&self, x: &[f32], fma: impl Fn(f32, f32, f32) -> f32) -> Vec<f32> {
         let (stride, group) = (padded_inputs(self.k), activation_group(self.format));
         let mut sums = Vec::new();
@@ -132,12 +132,12 @@ impl Matrix {
     }
 }
 
-/// Inputs that share a scale of x.
+/// Inputs per scale of x.
 fn activation_group(format: Elem) -> usize {
     if format == Elem::I8 { 128 } else { GROUP }
 }
 
-/// A group of x as integers, and its scale.
+/// Quantizes a group of x: integers and their scale.
 fn quantize_activations(x: &[f32]) -> (Vec<i16>, f32) {
     let max = x.iter().fold(0f32, |max, x| if x.is_nan() || max.is_nan() { f32::NAN } else { max.max(x.abs()) });
     if max < 2f32.powi(-110) {
@@ -150,7 +150,7 @@ fn quantize_activations(x: &[f32]) -> (Vec<i16>, f32) {
     (x.iter().map(|x| (x * inverse).round_ties_even() as i16).collect(), max / 32767.0)
 }
 
-/// Rows that try the groups: a row of zeros, one with an outlier, one too small to count, one barely not.
+/// Rows that test the groups' scales: zeros, an outlier, values too small to count, values just large enough.
 fn rows(n_rows: usize, k: usize) -> Vec<f32> {
     let mut x = random(1, n_rows * k);
     for (r, row) in x.chunks_exact_mut(k).enumerate().skip(1) {
@@ -165,7 +165,7 @@ fn rows(n_rows: usize, k: usize) -> Vec<f32> {
     x
 }
 
-/// A spec's matrix and bias, and the rows of a call.
+/// Matrix and bias of a spec, and the input rows.
 struct Operands {
     spec: Spec,
     x: Vec<f32>,
@@ -196,17 +196,17 @@ impl Operands {
         kernels.run(&self.spec.clone().into(), &args)[0].f32()
     }
 
-    /// The exact product of x and the weights as they are, through bias and activation.
+    /// The exact product of x and the dequantized weights, with bias and activation.
     fn exact(&self) -> Vec<f32> {
         let Spec { n, k, activation, .. } = self.spec;
         let bias = self.spec.bias.then_some(self.bias.as_slice());
         linear::linear(&self.x, &self.matrix.values(), bias, linear::Linear { n_in: k, n_out: n, activation })
     }
 
-    /// How far a result may be from the exact one, before bias and activation:
+    /// Bound of the error against the exact result, before bias and activation:
     ///
-    ///     Σ over groups of (½ + 2⁻⁷) · max|x| / 32767 · Σ|w|      x rounded to steps (their own rounding: 2⁻⁷ of one)
-    ///     + 2⁻¹¹⁰ · Σ|w|                                          groups that count as zeros
+    ///     Σ over groups of (½ + 2⁻⁷) · max|x| / 32767 · Σ|w|      rounding of x to steps (rounding of the steps: 2⁻⁷ of one)
+    ///     + 2⁻¹¹⁰ · Σ|w|                                          groups that are rounded to zero
     ///     + (groups + 8) · 2⁻²³ · Σ|x · w|                        f32 roundings: one for each group, a few of scales
     fn bound(&self, row: usize, output: usize, values: &[f32]) -> f64 {
         let (x, w) = (&self.x[row * self.spec.k..][..self.spec.k], &values[output * self.spec.k..][..self.spec.k]);
@@ -241,7 +241,7 @@ fn check(level: X86Level) {
         }
         let values = operands.matrix.values();
         for (at, (&found, exact)) in found.iter().zip(operands.exact()).enumerate() {
-            // SiLU does not enlarge a difference by more than 1.1; bias and activation round.
+            // SiLU amplifies a difference by at most 1.1; bias and activation round.
             let rounding = 8.0 * 2f64.powi(-24) * f64::from(exact.abs()).max(1e-3);
             let bound = 1.1 * operands.bound(at / spec.n, at % spec.n, &values) + rounding;
             let difference = (f64::from(found) - f64::from(exact)).abs();
@@ -273,7 +273,7 @@ fn spec(n: usize, k: usize, format: Elem) -> Spec {
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     for format in [Elem::I8, Elem::I4] {
-        // For each of three threads a group of panels that stream abreast, and some that are left.
+        // For each of three threads: a group of panels that are streamed together, and a remainder.
         let spec = spec(500, 300, format);
         let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
         let operands = Operands::new(&spec, 150);
@@ -331,7 +331,7 @@ fn the_error_is_that_of_the_weights() {
         let before = linear::linear(&operands.x, &values, None, shape);
         let of_weights = relative_rms(&operands.exact(), &before);
         let of_activations = relative_rms(&operands.run(&kernels, &operands.x), &operands.exact());
-        // Weights of b bits have steps of 2^(1 − b) of the largest, x steps of 2⁻¹⁵: 2⁷ and 2¹¹ times finer.
+        // b-bit weights have steps of 2^(1 − b) of the largest weight, x has steps of 2⁻¹⁵: 2⁷ and 2¹¹ times finer.
         assert!(of_activations < of_weights / 100.0, "{format:?}: {of_activations:e} of x, {of_weights:e} of weights");
     }
 }
@@ -370,7 +370,7 @@ fn panels_finished_together_have_the_bits_of_each() {
         let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
         let Some(kernels) = Kernels::compile(V3, [&fused, &swiglu]) else { return };
         let matrices = [2, 3].map(|seed| random(seed, n * k));
-        // A panel of gate, a panel of up, and so on: a stack of matrices of a panel each.
+        // A panel of gate, a panel of up, and so on: a stack of matrices with one panel each.
         let panel = |first: usize, values: &[f32]| {
             let n = LANES.min(n - first);
             Matrix::quantize(&values[first * k..][..n * k], n, k, format)

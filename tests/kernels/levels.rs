@@ -1,4 +1,4 @@
-//! The code of levels that this machine may lack: what the instructions of kernels are, read from their assembly.
+//! Code for levels that the host may not support: checks the kernels' instructions in their assembly.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use jambac_kernels::kernel::Launch;
 use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_models::tiny::Tiny;
 
-/// Kernels whose time is in matrix products.
+/// Kernels dominated by matrix products.
 const MATRIX: [&str; 6] =
     ["linear", "split_linear", "linear_swiglu", "grouped_linear", "grouped_swiglu", "grouped_combine"];
 
@@ -31,7 +31,7 @@ fn assembly(level: X86Level, kernel: &Launch) -> String {
     assembly
 }
 
-/// Every kernel of a miniature's plans, unfused and fused, in every format of weights.
+/// All kernels of a miniature's plans, unfused and fused, in every weight format.
 fn kernels_of_plans() -> BTreeMap<String, Launch> {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny { layers: 2, attention: (2, 1), ..Tiny::base() };
@@ -69,8 +69,8 @@ fn products_of_matrices_use_the_whole_registers_of_avx512() {
     assert_eq!(n_matrix.len(), MATRIX.len(), "{n_matrix:?}");
 }
 
-/// Pairs of 16-bit integers are multiplied and added in one instruction where there is one, and where LLVM does not split it
-/// again to shorten a chain of sums; in two elsewhere.
+/// Pairs of 16-bit integers are multiplied and added in one instruction if the level has one and LLVM does not split it to
+/// shorten a chain of sums; in two instructions otherwise.
 #[test]
 fn integer_products_are_one_instruction_with_vnni() {
     let kernels: BTreeMap<String, Launch> =

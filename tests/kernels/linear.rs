@@ -1,4 +1,4 @@
-//! linear: rows, panels and inputs of every rest; the same sums for one row and for many.
+//! linear: all remainders of rows, panels and inputs; equal sums for one row and for many.
 
 use jamba_plan::format::Layout;
 use jambac_graph::Activation;
@@ -11,7 +11,7 @@ use jambac_reference::{Tolerance, linear};
 
 use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random};
 
-/// A spec's weights and bias, and the rows of a call.
+/// Weights and bias of a spec, and the input rows.
 struct Operands {
     spec: Spec,
     x: Vec<f32>,
@@ -45,14 +45,14 @@ impl Operands {
         linear::linear(&self.x, &self.weight.values, bias, linear::Linear { n_in: k, n_out: n, activation })
     }
 
-    /// k roundings, each of 2⁻²⁴ of a partial sum: about √k of |x · w| ≤ 1; they go both ways, so that √k of them remain.
-    /// The activations add a few roundings of their result, and do not enlarge an error by more than 1.1.
+    /// k roundings, each 2⁻²⁴ of a partial sum of about √k terms |x · w| ≤ 1. They have random signs, so √k of them remain. The
+    /// activations add a few roundings of their result and amplify an error by at most 1.1.
     fn tolerance(&self) -> Tolerance {
         Tolerance { abs: 2.0 * (self.spec.k as f64 + 1.0) * 2f64.powi(-24), rel: 4.0 * 2f64.powi(-24) }
     }
 }
 
-/// Those that a scalar reference answers in a moment.
+/// The cases that are fast enough for the scalar reference.
 fn small_cases() -> impl Iterator<Item = (Spec, Case)> {
     cases::linear().into_iter().filter(|case| case.operations() < 2e7).map(|case| {
         let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
@@ -77,7 +77,7 @@ fn agrees_with_the_reference() {
 
 #[test]
 fn agrees_without_fma() {
-    // The tiles differ; half precision needs F16C.
+    // The tiles differ between levels; half precision needs F16C.
     let cases = small_cases().filter(|(spec, _)| spec.format != Elem::F16);
     check(X86Level::V2, &cases.collect::<Vec<_>>());
 }
@@ -89,7 +89,7 @@ fn agrees_with_avx512() {
 
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_any_batch() {
-    // Tiles of every height, and two blocks of rows when inputs are many.
+    // Tiles of every height, and two row blocks if there are many inputs.
     let (base, _) = small_cases().next().expect("a base case");
     let specs = [base.clone(), Spec { k: 8195, bias: true, activation: Activation::Softplus, ..base }];
     let Some(kernels) = Kernels::compile(V3, &specs.clone().map(AnySpec::from)) else { return };

@@ -1,4 +1,4 @@
-//! linear_swiglu: the bits of two linears and a swiglu, for every rest of rows, panels and inputs.
+//! linear_swiglu: bit-identical to two linears and a swiglu, for all remainders of rows, panels and inputs.
 
 use jamba_plan::format::{Layout, PartOrder};
 use jambac_graph::Activation;
@@ -13,7 +13,7 @@ use jambac_reference::{Tolerance, activation, linear};
 
 use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random};
 
-/// A spec's weights and the rows of a call.
+/// Weights of a spec and the input rows.
 struct Operands {
     spec: Spec,
     x: Vec<f32>,
@@ -41,13 +41,13 @@ impl Operands {
     }
 }
 
-/// Panels of the parts in turn; the rows of a part follow from its length.
+/// Interleaves the panels of the parts; the length of a part determines its rows.
 fn pack(parts: &[&[f32]], spec: &Spec) -> Weight {
     let layout = Layout::in_panels(1, 0, spec.k as u64, LANES as u64);
     Weight::pack_parts(parts, PartOrder::Interleaved, layout, spec.format)
 }
 
-/// Those that a scalar reference answers in a moment.
+/// The cases that are fast enough for the scalar reference.
 fn small_cases() -> impl Iterator<Item = (Spec, Case)> {
     cases::linear_swiglu().into_iter().filter(|case| case.operations() < 2e7).map(|case| {
         let AnySpec::LinearSwiglu(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
@@ -62,7 +62,7 @@ fn check(level: X86Level, cases: &[(Spec, Case)]) {
         let found = operands.run(&kernels, &operands.x);
         let shape = linear::Linear { n_in: spec.k, n_out: spec.n, activation: Activation::None };
         let [gate, up] = operands.weights().map(|weight| linear::linear(&operands.x, weight, None, shape));
-        // Each sum is off by as much as a linear's; silu enlarges that by no more than 1.1, the product by its other factor.
+        // Each sum has a linear's error; silu amplifies it by at most 1.1, the product by the other factor.
         let largest = |sums: &[f32]| sums.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
         let sum = 2.0 * (spec.k as f64 + 1.0) * 2f64.powi(-24);
         let tolerance = Tolerance { abs: sum * (1.1 * largest(&up) + largest(&gate) + 1.0), rel: 8.0 * 2f64.powi(-24) };

@@ -1,4 +1,4 @@
-//! Every kernel against the scalar reference, on all its odd shapes.
+//! Every kernel compared with the scalar reference, for all cases with odd shapes.
 
 mod attention;
 mod experts;

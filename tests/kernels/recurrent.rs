@@ -1,4 +1,4 @@
-//! causal_conv1d and selective_scan: what they compute, and that their states join one step to the next.
+//! causal_conv1d and selective_scan: results, and states carried from one step to the next.
 
 use jamba_plan::format::Layout;
 use jambac_graph::Activation;
@@ -13,14 +13,14 @@ use jambac_reference::{Tolerance, causal_conv1d as conv, rms_norm, selective_sca
 use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
 
-/// A rounding of f32, relative.
+/// Relative error of an f32 rounding.
 const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 
 /// Slot of each sequence, in a pool of [`N_SLOTS`].
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
 const N_SLOTS: usize = 6;
 
-/// Ragged: one sequence longer than a kernel's run of tokens, one token, none, some shorter than the convolution.
+/// Ragged: one sequence longer than a kernel's run of tokens, one with one token, one empty, some shorter than the convolution.
 fn batch() -> Batch {
     Batch { lengths: vec![37, 1, 0, 2, 5] }
 }
@@ -35,12 +35,12 @@ fn panels(values: &[f32], n: usize, padding: f32) -> Vec<f32> {
     packed
 }
 
-/// The other way round.
+/// The inverse of [`panels`].
 fn from_panels(packed: &[f32], channels: usize, n: usize) -> Vec<f32> {
     (0..channels * n).map(|i| packed[(i / n / LANES * n + i % n) * LANES + i / n % LANES]).collect()
 }
 
-/// Slots of state, `[channels, n]` of each sequence; what lies between and in the other slots is NaN and must stay it.
+/// Slots of state, `[channels, n]` per sequence. Gaps and unused slots are NaN and must stay NaN.
 struct Pool {
     data: Vec<f32>,
     channels: usize,
@@ -76,7 +76,7 @@ impl Pool {
     }
 }
 
-/// Runs a batch in steps; `args` gives a step's arguments before `state` and after it. Gives y and the states.
+/// Runs a batch in steps; `args` returns a step's arguments before and after `state`. Returns y and the states.
 fn run(
     kernels: &Kernels,
     kernel: &AnySpec,
@@ -112,7 +112,7 @@ fn run(
     (y, states)
 }
 
-/// Whole against the reference's y and states; divided, against the bits of the whole.
+/// Compares the undivided batch with the reference's y and states, and divided batches bit for bit with the undivided one.
 fn check(
     symbol: &str,
     run: impl Fn(Division) -> (Vec<f32>, Vec<f32>),
@@ -149,13 +149,14 @@ fn check_conv(kernels: &Kernels, spec: &causal_conv1d::Spec) {
         channels,
         activation,
     });
-    // Products, sums and bias round at magnitudes below taps + 1; silu and softplus add a few units and are hardly steeper than 1.
+    // Products, sums and bias round at magnitudes below taps + 1; silu and softplus add a few units and have slopes of about 1
+    // at most.
     let tolerance = Tolerance { abs: ((taps + 1) * (taps + 1)) as f64 * ROUNDING, rel: 6.0 * ROUNDING };
     let run = |division| run(kernels, &kernel, Pool::new(&state, channels, past), division, args);
     check(&on_cpu(&kernel).symbol, run, expected, [tolerance, Tolerance::EXACT]);
 }
 
-/// What a selection is made from, for all tokens, and what the reference makes of it.
+/// The inputs of a selection for all tokens, and the reference's outputs.
 struct Selected {
     spec: selective_scan::Spec,
     /// Rows of slot `x`, or of `dt`, `b` and `c`.
@@ -196,7 +197,8 @@ impl Selected {
         } else {
             made.rows = vec![(dt_rank, low.clone()), (d_state, made.b.clone()), (d_state, made.c.clone())];
         }
-        // Rows of dt_rank values of mean square 1 at most, times as many below 1 / dt_rank: sums from −3 to 1, Δ from 0.05 to 1.3.
+        // Rows of dt_rank values with mean square at most 1, times as many weights below 1 / dt_rank: sums from −3 to 1, Δ from
+        // 0.05 to 1.3.
         let layout = Layout::in_panels(1, channels as u64, dt_rank as u64, LANES as u64);
         let weight: Vec<f32> = random(12, channels * dt_rank).iter().map(|x| x / dt_rank as f32).collect();
         let weight = Weight::pack(&weight, layout, format);
@@ -218,8 +220,8 @@ impl Selected {
         args
     }
 
-    /// Roundings of Δ, B and C, by which a state takes in more or less: sums of dt_rank products below 1 / dt_rank, the softplus,
-    /// and the norms of 8 roundings.
+    /// Roundings of Δ, B and C, which scale the input of a state: sums of dt_rank products below 1 / dt_rank, the softplus, and
+    /// the norms with 8 roundings.
     fn roundings(&self) -> f64 {
         let sums = self.spec.selection.projection().map_or(0.0, |projection| 4.0 + (projection.dt_rank as f64).sqrt());
         sums + if self.norms.is_empty() { 0.0 } else { 3.0 * 8.0 }
@@ -231,7 +233,7 @@ fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
     let (batch, kernel) = (batch(), spec.clone().into());
     let n_tokens = batch.n_tokens();
     let selected = Selected::new(spec, n_tokens);
-    // A from −e² to −e⁻²: from decays that keep all but a part in ten thousand to ones that forget in a token.
+    // A from −e² to −e⁻²: from decays that lose one part in ten thousand to decays that lose all state in a token.
     let a_log: Vec<f32> = random(2, channels * d_state).iter().map(|x| 2.0 * x).collect();
     let u = random(3, n_tokens * channels);
     let (d, z) = (random(6, channels), random(7, n_tokens * channels));
@@ -255,8 +257,9 @@ fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
         d_state,
     };
     let expected = if gated { scan::gated_selective_scan(&operands, &d, &z) } else { scan::selective_scan(&operands) };
-    // A state of magnitude up to 4 takes in every token: dt · a of up to 7 · log₂(e), rounded and its rate rounded before, moves the
-    // decay by 10 roundings where it is e⁻⁷, by less where it is more; exp2 by 4, the sums by 2. y sums d_state of them.
+    // A state of magnitude up to 4 is updated with every token. dt · a is up to 7 · log₂(e); its rounding and that of its rate
+    // change the decay by 10 roundings at e⁻⁷, by less for larger decays. exp2 adds 4 roundings and the sums add 2. y sums
+    // d_state states.
     let roundings = 8.0 + selected.roundings();
     let states = Tolerance::abs(4.0 * roundings * ROUNDING);
     let sums = Tolerance { abs: 4.0 * roundings * (d_state as f64).sqrt() * ROUNDING, rel: 8.0 * ROUNDING };
@@ -326,9 +329,9 @@ fn scan_keeps_and_forgets_entirely() {
     let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
     let h = random(1, 16);
     let rate = vec![-1.5; 16];
-    // A step of zero keeps every bit; one too long for any exponent forgets all of h.
+    // A step size of zero keeps every bit; one beyond the exponent range clears h.
     assert_same_bits("dt = 0", &one_step(&kernels, &kernel, &[0.0; 16], &rate, &h), &h);
     assert_same_bits("dt = 10⁴", &one_step(&kernels, &kernel, &[1e4; 16], &rate, &h), &[1e4; 16]);
-    // What is broken shows.
+    // NaN propagates.
     assert!(one_step(&kernels, &kernel, &[f32::NAN; 16], &rate, &h).iter().all(|x| x.is_nan()));
 }

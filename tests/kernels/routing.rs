@@ -1,4 +1,4 @@
-//! softmax, top_k, moe_permute, moe_route, moe_combine: from a router's logits to the sum of its experts.
+//! softmax, top_k, moe_permute, moe_route, moe_combine: from a router's logits to the weighted sum of its experts.
 
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::{cases, moe_combine, moe_permute, moe_route, softmax, top_k};
@@ -6,10 +6,10 @@ use jambac_reference::{Tolerance, moe, softmax as scalar};
 
 use super::harness::{Arg, Kernels, V3, assert_close, assert_same_bits, on_cpu, random, random_indices};
 
-/// A rounding of f32, relative.
+/// Relative error of an f32 rounding.
 const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 
-/// The small cases of a list, their kernels compiled, each given to `check` with its number of tokens.
+/// Compiles the small cases of a list and calls `check` for each with its number of tokens.
 fn each(cases: Vec<cases::Case>, check: impl Fn(&Kernels, &AnySpec, usize)) {
     let small: Vec<_> = cases.into_iter().filter(|case| case.bytes() < 1e6).collect();
     let Some(kernels) = Kernels::compile(V3, small.iter().map(|case| &case.kernel)) else { return };
@@ -31,8 +31,8 @@ fn softmax_agrees_with_the_reference() {
         let x: Vec<f32> = random(1, n_rows * cols).iter().map(|x| 30.0 * x).collect();
         let what = format!("{} of {n_rows} rows", on_cpu(kernel).symbol);
         let found = run_softmax(kernels, kernel, cols, &x);
-        // Differences round at 64, and exp makes as much of its value of it; exp itself, within 4 roundings; a sum of cols / 16 a
-        // lane and 4 more of the lanes; the quotient.
+        // Differences round at 64, which exp turns into a relative error of the same size; exp itself adds 4 roundings; the sum
+        // adds cols / 16 per lane and 4 for the lanes; then the quotient.
         let tolerance = Tolerance { abs: 1e-37, rel: (64.0 + 9.0 + cols as f64 / 16.0) * ROUNDING };
         assert_close(&what, &found, &scalar::softmax(&x, cols), tolerance);
         for (row, x) in x.chunks_exact(cols).enumerate() {
@@ -59,7 +59,7 @@ fn top_k_agrees_with_the_reference() {
         let AnySpec::TopK(spec) = kernel else { panic!("{kernel:?}") };
         let what = format!("{} of {n_rows} rows", on_cpu(kernel).symbol);
         let any = random(1, n_rows * spec.cols);
-        // Three values only: ties everywhere.
+        // Only three values, which gives many ties.
         let tied: Vec<f32> = random_indices(2, n_rows * spec.cols, 3).iter().map(|&x| x as f32 / 4.0).collect();
         for p in [any, tied] {
             let (weights, experts) = run_top_k(kernels, spec, &p);
@@ -87,7 +87,7 @@ fn moe_permute_agrees_with_the_reference() {
         let AnySpec::MoePermute(moe_permute::Spec { n_experts, top_k }) = *kernel else { panic!("{kernel:?}") };
         let what = format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol);
         let n_slots = n_tokens * top_k;
-        // All over the experts, and all at the last one.
+        // Slots spread over all experts, and all slots at the last expert.
         for experts in [random_indices(1, n_slots, n_experts), vec![n_experts as i32 - 1; n_slots]] {
             let args = [
                 Arg::i32(&experts),
@@ -126,7 +126,7 @@ fn moe_route_agrees_with_the_reference() {
         let logits: Vec<f32> = random(1, n_tokens * spec.n_experts).iter().map(|x| 4.0 * x).collect();
         let (weights, slots, offsets) = run_moe_route(kernels, spec, &logits);
         let (expected, experts) = moe::top_k(&scalar::softmax(&logits, spec.n_experts), spec.n_experts, spec.top_k);
-        // As in softmax, differences below 8.
+        // As in softmax, with differences below 8.
         assert_close(&what, &weights, &expected, Tolerance { abs: 1e-37, rel: 40.0 * ROUNDING });
         let sorted = moe::moe_permute(&experts, spec.n_experts).expect("indices of experts");
         assert_eq!((slots, offsets), sorted, "{what}");
@@ -139,7 +139,7 @@ fn moe_route_gives_the_bits_of_three_kernels() {
     let largest = top_k::Spec { cols: 17, k: 3 };
     let kernels = [AnySpec::from(softmax::Spec { cols: 17 }), largest.clone().into(), spec.clone().into()];
     let Some(compiled) = Kernels::compile(V3, &kernels) else { return };
-    // Three logits only: ties everywhere.
+    // Only three logits, which gives many ties.
     let tied: Vec<f32> = random_indices(2, 40 * 17, 3).iter().map(|&x| x as f32 * 1.7).collect();
     let (weights, slots, offsets) = run_moe_route(&compiled, &spec, &tied);
     let probabilities = run_softmax(&compiled, &kernels[0], 17, &tied);
@@ -156,7 +156,7 @@ fn moe_combine_agrees_with_the_reference() {
         let args =
             [Arg::rows(cols, &y), Arg::rows(top_k, &weights), Arg::unwritten(cols, n_tokens), Arg::Scalar(n_tokens)];
         let found = kernels.run(kernel, &args)[0].f32();
-        // A product and top_k − 1 multiply-adds, of magnitudes below top_k.
+        // One product and top_k − 1 multiply-adds, of magnitudes below top_k.
         let tolerance = Tolerance::abs((top_k * top_k) as f64 * ROUNDING);
         let what = format!("{} of {n_tokens} tokens", on_cpu(kernel).symbol);
         assert_close(&what, &found, &moe::moe_combine(&y, &weights, top_k, cols), tolerance);

@@ -1,4 +1,4 @@
-//! embed, rms_norm, elementwise, slice, select_rows: kernels that work on one row, or one element, at a time.
+//! embed, rms_norm, elementwise, slice, select_rows: kernels that process one row or one element at a time.
 
 use jamba_plan::format::Layout;
 use jambac_kernels::cases;
@@ -11,10 +11,10 @@ use jambac_reference::{Tolerance, activation, elementwise as scalar, gather, rms
 
 use super::harness::{Arg, Array, Kernels, V3, Weight, assert_close, assert_same_bits, on_cpu, random, random_indices};
 
-/// A rounding of f32.
+/// Relative error of an f32 rounding.
 const ROUNDING: f64 = 5.960_464_477_539_063e-8;
 
-/// The small cases of a list, their kernels compiled, each given to `check` with its number of tokens.
+/// Compiles the small cases of a list and calls `check` for each with its number of tokens.
 fn each(level: X86Level, cases: Vec<cases::Case>, check: impl Fn(&Kernels, &AnySpec, usize)) {
     let small: Vec<_> = cases.into_iter().filter(|case| case.bytes() < 1e6).collect();
     let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
@@ -31,7 +31,7 @@ fn embed_widens_rows_exactly() {
         let layout = Layout::in_panels(1, vocab as u64, d_model as u64, lanes as u64);
         let table = Weight::pack(&random(1, vocab * d_model), layout, format);
         let mut ids = random_indices(2, n_tokens, vocab);
-        // The last row: its last vector reaches beyond the table.
+        // The last row: its last vector extends beyond the table.
         ids.iter_mut().take(1).for_each(|id| *id = vocab as i32 - 1);
         let args = [Arg::i32(&ids), Arg::weight(&table), Arg::unwritten(d_model, n_tokens), Arg::Scalar(n_tokens)];
         let found = kernels.run(kernel, &args)[0].f32();
@@ -55,8 +55,8 @@ fn check_rms_norm(kernels: &Kernels, kernel: &AnySpec, n_rows: usize) {
     if residual {
         assert_same_bits(&what, &found[0].f32(), &sum);
     }
-    // A sum of cols/16 squares a lane, all positive: its roundings are below cols/16, most of which cancel, and the root halves
-    // them; then division, root and two products.
+    // Each lane sums cols/16 positive squares: fewer than cols/16 roundings, most of which cancel, and the root halves them;
+    // then division, root and two products.
     let tolerance = Tolerance { abs: 0.0, rel: (4.0 + cols as f64 / 32.0) * ROUNDING };
     assert_close(&what, &found.last().map_or(Vec::new(), Array::f32), &normed, tolerance);
 }
@@ -113,7 +113,7 @@ fn a_row_is_normed_alike_alone_and_in_a_batch() {
 
 #[test]
 fn rms_norm_takes_the_activations_of_jamba() {
-    // Up to 10⁶ (and the square root of the largest f32 is far above), and rows of zeros.
+    // Values up to 10⁶ (far below the square root of the largest f32), and rows of zeros.
     let spec = rms_norm::Spec { cols: 72, eps: 1e-6, residual: false, out: Elem::F32 };
     let kernel = AnySpec::from(spec);
     let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
@@ -127,13 +127,13 @@ fn rms_norm_takes_the_activations_of_jamba() {
 
 fn check_elementwise(kernels: &Kernels, kernel: &AnySpec, n_rows: usize) {
     let AnySpec::Elementwise(elementwise::Spec { function, cols, .. }) = *kernel else { panic!("{kernel:?}") };
-    // Wide enough that exp under- and overflows at the ends.
+    // Wide enough that exp underflows and overflows at the ends.
     let spread = |seed, n| random(seed, n).iter().map(|x| x * x * x * 120.0).collect::<Vec<f32>>();
     let (a, b, row) = (spread(1, n_rows * cols), spread(2, n_rows * cols), spread(3, cols));
     let mut args = vec![Arg::rows(cols, &a)];
     let map = |f: fn(f32) -> f32| a.iter().map(|&x| f(x)).collect::<Vec<f32>>();
-    // Few roundings; a result is never a small difference of large terms. An exponential below the normal numbers, 2⁻¹²⁶, is 0:
-    // silu(x) may be off by |x| ≤ 120 times as much, and its product with b by another 120.
+    // Few roundings, and no result is a small difference of large terms. An exponential below the normal range, 2⁻¹²⁶, becomes
+    // 0: silu(x) may then be off by |x| ≤ 120 times as much, and its product with b by another 120.
     let few = Tolerance { abs: 120.0 * 120.0 * f64::from(f32::MIN_POSITIVE), rel: 6.0 * ROUNDING };
     let (expected, tolerance) = match function {
         Function::Silu => (map(activation::silu), few),

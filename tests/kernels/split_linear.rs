@@ -1,4 +1,4 @@
-//! split_linear: the sums of a linear of each part alone, whatever the parts' sizes.
+//! split_linear: the same sums as a linear per part, for any part sizes.
 
 use jamba_plan::format::{Layout, PartOrder};
 use jambac_graph::Activation;
@@ -12,7 +12,7 @@ use jambac_reference::{Tolerance, linear};
 
 use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random};
 
-/// A spec's weights and the rows of a call.
+/// Weights of a spec and the input rows.
 struct Operands {
     spec: Spec,
     x: Vec<f32>,
@@ -26,7 +26,7 @@ impl Operands {
         Operands { spec: spec.clone(), x: random(1, n_rows * spec.k), weight: pack(&parts, spec) }
     }
 
-    /// One result for each part.
+    /// One result per part.
     fn run(&self, kernels: &Kernels, x: &[f32]) -> Vec<Vec<f32>> {
         let n_rows = x.len() / self.spec.k;
         let mut args = vec![Arg::rows(self.spec.k, x), Arg::weight(&self.weight)];
@@ -45,19 +45,19 @@ impl Operands {
         })
     }
 
-    /// As of a linear: k roundings of sums that go both ways.
+    /// As in linear: k roundings of sums with random signs.
     fn tolerance(&self) -> Tolerance {
         Tolerance { abs: 2.0 * (self.spec.k as f64 + 1.0) * 2f64.powi(-24), rel: 4.0 * 2f64.powi(-24) }
     }
 }
 
-/// Parts one after the other; their rows follow from their lengths.
+/// Concatenates the parts; the length of a part determines its rows.
 fn pack(parts: &[&[f32]], spec: &Spec) -> Weight {
     let layout = Layout::in_panels(1, 0, spec.k as u64, LANES as u64);
     Weight::pack_parts(parts, PartOrder::Stacked, layout, spec.format)
 }
 
-/// Those that a scalar reference answers in a moment.
+/// The cases that are fast enough for the scalar reference.
 fn small_cases() -> impl Iterator<Item = (Spec, Case)> {
     cases::split_linear().into_iter().filter(|case| case.operations() < 2e7).map(|case| {
         let AnySpec::SplitLinear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };

@@ -1,33 +1,33 @@
-//! Sequences fed in steps. However they are divided, each token must come out with the same bits.
+//! Sequences divided into steps. The bits of each token's result must not depend on the division.
 
 use jambac_kernels::catalog::AnySpec;
 
 use super::harness::{Arg, Array, Kernels};
 
-/// Tokens of a few sequences. Operands and results are rows, one per token, sequence after sequence.
+/// Tokens of a few sequences. Operands and results have one row per token, sequence after sequence.
 pub struct Batch {
     /// Tokens of each sequence.
     pub lengths: Vec<usize>,
 }
 
-/// How a batch is divided into steps.
+/// The division of a batch into steps.
 #[derive(Clone, Copy, Debug)]
 pub enum Division {
     /// All in one step.
     Whole,
-    /// So many tokens of each sequence that has any left.
+    /// At most this many tokens of each unfinished sequence per step.
     Chunks(usize),
-    /// One sequence after the other, each in one step of its own.
+    /// One sequence after the other, each in one step.
     OneByOne,
 }
 
 impl Division {
-    /// Every kind, the undivided one first.
+    /// All divisions, the undivided one first.
     pub const ALL: [Division; 5] =
         [Division::Whole, Division::Chunks(1), Division::Chunks(5), Division::Chunks(16), Division::OneByOne];
 
-    /// The results of a call within a step: with any number of threads where the batch is whole, and with two where it is
-    /// divided, which is compared with the whole.
+    /// The results of a call within a step. The undivided batch runs with several numbers of threads; a divided one runs with
+    /// two threads and is compared with the undivided one.
     pub fn run(self, kernels: &Kernels, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
         match self {
             Division::Whole => kernels.run(kernel, args),
@@ -36,13 +36,13 @@ impl Division {
     }
 }
 
-/// One step: what it takes of each sequence that takes part.
+/// One step, by sequences that take part.
 pub struct Step {
-    /// Numbers of the sequences.
+    /// Indices of the sequences.
     pub sequences: Vec<usize>,
-    /// Tokens that each had before.
+    /// Tokens of each sequence before the step.
     pub past: Vec<usize>,
-    /// Tokens of each now.
+    /// Tokens of each sequence in the step.
     pub lengths: Vec<usize>,
     /// Row in the batch of each token.
     rows: Vec<usize>,
@@ -71,7 +71,7 @@ impl Batch {
         }
     }
 
-    /// A step of some sequences: what each had before, and takes now.
+    /// A step of some sequences, with their previous and current numbers of tokens.
     pub fn step(&self, sequences: Vec<usize>, past: Vec<usize>, lengths: Vec<usize>) -> Step {
         let first = |s: usize| self.lengths[..s].iter().sum::<usize>();
         let places = sequences.iter().zip(&past).zip(&lengths);
@@ -105,7 +105,7 @@ impl Step {
         self.rows.iter().flat_map(|row| &operand[row * cols..][..cols]).copied().collect()
     }
 
-    /// Puts the step's rows of a result where they belong.
+    /// Stores the step's result rows at their rows of the batch.
     pub fn scatter(&self, cols: usize, found: &[f32], result: &mut [f32]) {
         for (row, found) in self.rows.iter().zip(found.chunks_exact(cols)) {
             result[row * cols..][..cols].copy_from_slice(found);

@@ -1,5 +1,5 @@
-//! What NVIDIA's assembler makes of every kernel of real models: registers, no spills, no serialised products; and what the loop
-//! of the large product looks like as machine code.
+//! Assembly of every kernel of real models: registers, no spills, no serialized products; and the machine code of the large
+//! product's main loop.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ use jambac_models::jamba::JambaConfig;
 use super::toolkit::{nvdisasm, ptxas};
 use crate::models::{self, published};
 
-/// Every kernel of a model's plans, weights in bf16 and in int8; prompts of 2048 tokens a step, few sequences and many.
+/// Every kernel of a model's plans, with weights in bf16 and in int8, steps of 2048 prompt tokens, few sequences and many.
 fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
@@ -40,13 +40,13 @@ fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
             kernels.insert(code.symbol.clone(), Kernel { code, rows: step.rows });
         }
     }
-    // Those that draw the weights of such plans where they are synthetic.
+    // The kernels that draw synthetic weights for such plans.
     let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::Spec { format }));
     kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
     kernels
 }
 
-/// Assembles all of them, and says what each takes.
+/// Assembles all of them and prints their resource usage.
 fn assemble_model(name: &str, config: &JambaConfig) {
     assemble_kernels(name, &kernels(config, "all"));
 }
@@ -68,7 +68,7 @@ fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
             launch.threads, usage.registers
         );
         assert_eq!((usage.spill_store_bytes, usage.spill_load_bytes, usage.stack_bytes), (0, 0, 0), "{symbol}");
-        // Three warpgroups share out all registers; products of few rows have room for two blocks.
+        // Three warpgroups share all registers; products of few rows leave registers for two blocks.
         let most = match launch.threads {
             384 => 168,
             _ if symbol.ends_with("_few_sm90") => 128,
@@ -83,7 +83,7 @@ fn all_of_tiny_assembles() {
     assemble_model("tiny", &published("tiny"));
 }
 
-/// Kernels that are there without fusions alone.
+/// Kernels that occur only without fusions.
 #[test]
 fn all_without_fusions_assembles() {
     for name in ["tiny", "jamba-mini", "jamba-large"] {
@@ -115,7 +115,7 @@ fn all_of_jamba_large_assembles() {
     assemble_model("Large", &published("jamba-large"));
 }
 
-/// Machine code of one kernel, an instruction or a label a line.
+/// Machine code of a kernel, one instruction or label per line.
 fn disassemble(kernel: Kernel) -> Option<Vec<String>> {
     let (ptxas, nvdisasm) = (ptxas()?, nvdisasm()?);
     let ptx = ptx_of(&[kernel]);
@@ -139,7 +139,7 @@ fn disassemble(kernel: Kernel) -> Option<Vec<String>> {
     Some(text.lines().filter_map(code).collect())
 }
 
-/// Whether the instruction at `at` stands in a loop: a later branch goes back to a label before it.
+/// Whether the instruction at `at` is in a loop: a later branch jumps back to a label before it.
 fn is_in_loop(code: &[String], at: usize) -> bool {
     code.iter().enumerate().skip(at).filter(|(_, line)| line.contains("BRA")).any(|(branch, line)| {
         let target = line.split('`').nth(1).map(|target| target.trim_matches(['(', ')', ' ']));
@@ -148,8 +148,8 @@ fn is_in_loop(code: &[String], at: usize) -> bool {
     })
 }
 
-/// The loop multiplies four times in a row, 64 outputs by the rows of the tile by 16 inputs each, with nothing in between but
-/// the arithmetic of descriptors, and the copies of both operands stand in a loop of their own.
+/// The loop issues four products in a row, each of 64 outputs by the tile's rows by 16 inputs, with only descriptor arithmetic
+/// in between. The copies of both operands are in a separate loop.
 #[test]
 fn the_loop_of_a_large_product_is_products_back_to_back() {
     for (rows, format) in

@@ -1,5 +1,5 @@
-//! kv_append and attention for sm_90a: pages in any order, contexts around the sizes of pages, tiles and splits, tokens
-//! divided into any steps.
+//! kv_append and attention for sm_90a: pages in any order, contexts around the sizes of pages, tiles and splits, tokens divided
+//! into any steps.
 
 use jambac_graph::DType;
 use jambac_kernels::hopper::facts;
@@ -20,7 +20,8 @@ pub const TINY: Heads = Heads { n_heads: 4, n_kv_heads: 2, d_head: 32 };
 const MINI: Heads = Heads { n_heads: 32, n_kv_heads: 8, d_head: 128 };
 const REASONING_3B: Heads = Heads { n_heads: 20, n_kv_heads: 1, d_head: 128 };
 
-/// Head sizes that no vector divides, odd ones, several blocks of columns, and those with more than one part of the values.
+/// Head sizes that are not multiples of the vector size, odd ones, several column blocks, and sizes with more than one part of
+/// the values.
 const ODD: [Heads; 7] = [
     Heads { n_heads: 6, n_kv_heads: 2, d_head: 12 },
     Heads { n_heads: 6, n_kv_heads: 3, d_head: 10 },
@@ -31,10 +32,10 @@ const ODD: [Heads; 7] = [
     Heads { n_heads: 17, n_kv_heads: 1, d_head: 16 },
 ];
 
-/// Probabilities and results are rounded to bf16, by up to 2⁻⁹ of themselves each; values are below 1.
+/// Probabilities and results are rounded to bf16, with a relative error of up to 2⁻⁹ each; values are below 1.
 pub const CLOSE: Tolerance = Tolerance { abs: 1.05 / 256.0, rel: 0.0 };
 
-/// What the sequences of a batch ask.
+/// Queries, keys and values of a batch.
 pub struct Setup {
     heads: Heads,
     batch: Batch,
@@ -50,7 +51,7 @@ impl Setup {
         let rounded = |seed: u64, cols: usize| rounded(&random(seed, n * cols));
         Setup {
             heads,
-            // Large enough that a few keys outweigh the others.
+            // Scaled so that a few keys dominate.
             q: rounded(1, heads.q_cols()).iter().map(|q| 8.0 * q).collect(),
             k: rounded(2, heads.kv_cols()),
             v: rounded(3, heads.kv_cols()),
@@ -58,7 +59,7 @@ impl Setup {
         }
     }
 
-    /// Attention token by token, by the kernel for any number of tokens.
+    /// Attention in token order, with the prefill kernel.
     pub fn prefill(&self, kernels: &Kernels, options: &Options, division: Division) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
@@ -69,7 +70,7 @@ impl Setup {
         out
     }
 
-    /// Attention of the last tokens of each sequence, `n` of them one after the other, by the kernels for one token.
+    /// Attention of the last `n` tokens of each sequence, one after the other, with the decode kernels.
     pub fn decode(&self, kernels: &Kernels, options: &Options, n: usize) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
@@ -91,7 +92,8 @@ impl Setup {
         out
     }
 
-    /// Attention of the last token of the only sequence over its pages so many times over, which weighs as once.
+    /// Attention of the last token of a single sequence whose pages occur `times` times in the page table, which gives the same
+    /// result as once.
     pub fn decode_repeated(&self, kernels: &Kernels, options: &Options, times: usize) -> Vec<f32> {
         let length = self.batch.lengths[0];
         assert!(self.batch.lengths.len() == 1 && length.is_multiple_of(PAGE_TOKENS), "one sequence of whole pages");
@@ -111,7 +113,7 @@ impl Setup {
         reference(&self.q, &caches, &self.batch.lengths, heads)
     }
 
-    /// Of a result of every token, that of the last `n` of each sequence, and of the others as in `other`.
+    /// Combines two results: rows of the last `n` tokens of each sequence from `result`, the others from `other`.
     pub fn last(&self, n: usize, result: &[f32], other: &[f32]) -> Vec<f32> {
         let cols = self.heads.q_cols();
         let is_last = self.batch.lengths.iter().flat_map(|&length| (0..length).map(move |t| t + n >= length));
@@ -125,7 +127,7 @@ impl Setup {
     }
 }
 
-/// A device of few multiprocessors: blocks do several pieces of work.
+/// A device with few multiprocessors: blocks process several pieces of work.
 fn options(seed: u64, n_sms: u32) -> Options {
     Options { seed, n_sms, ..Options::default() }
 }
@@ -196,7 +198,7 @@ fn prefill_of_the_family_agrees() {
 fn any_order_of_warps_and_copies_gives_the_same_prefill() {
     let kernels = TINY.kernels();
     let setup = Setup::new(TINY, &[200, 7]);
-    // Approximate functions differ by seed.
+    // Approximate functions depend on the seed.
     let exact = |seed| Options { exact_math: true, ..options(seed, 2) };
     let first = setup.prefill(&kernels, &exact(0), Division::Whole);
     for seed in 1..6 {
@@ -219,7 +221,7 @@ fn decode_agrees_with_the_reference() {
 fn decode_has_the_same_bits_alone_and_in_a_batch() {
     let kernels = TINY.kernels();
     let exact = |seed, n_sms| Options { exact_math: true, ..options(seed, n_sms) };
-    // Around the sizes of splits: 256 tokens and 512.
+    // Around the split sizes, 256 and 512 tokens.
     let setup = Setup::new(TINY, &[256, 3, 257, 513, 40]);
     let found = setup.decode(&kernels, &exact(0, N_SMS), 1);
     assert_close("in a batch", &setup.last(1, &found, &setup.expected()), &setup.expected(), CLOSE);
@@ -243,7 +245,7 @@ fn decode_has_the_same_bits_alone_and_in_a_batch() {
     }
 }
 
-/// Ten pages a warp in each split: its ring of eight goes round.
+/// Ten pages per warp in each split, so that its ring of eight wraps around.
 pub const LONG: usize = 2640;
 
 #[test]
@@ -257,7 +259,7 @@ fn a_long_context_goes_round_the_ring() {
 
 #[test]
 fn an_even_context_is_a_mean() {
-    // Queries of zero weigh all keys alike: the mean of values 1 … n is (n + 1) / 2.
+    // Zero queries weight all keys equally: the mean of the values 1 … n is (n + 1) / 2.
     let heads = Heads { n_heads: 2, n_kv_heads: 1, d_head: 16 };
     let kernels = heads.kernels();
     let mut setup = Setup::new(heads, &[40]);

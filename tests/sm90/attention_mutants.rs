@@ -1,5 +1,5 @@
-//! Attention with one synchronising instruction dropped, or one number changed: each mutant must fault on the simulator or give
-//! a wrong answer. Those that cannot are listed, with the reason.
+//! Attention with one synchronization instruction removed or one number changed. Each mutant must fault on the simulator or
+//! give a wrong result. Mutants that cannot be caught are listed with the reason.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,13 +11,13 @@ use super::attention::{CLOSE, LONG, Setup, TINY};
 use super::harness::{Kernels, ptx_of};
 use crate::kernels::steps::Division;
 
-/// Seeds under which a mutant may be caught.
+/// Seeds that are tried for each mutant.
 const SEEDS: [u64; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
-/// Warp instructions of a block that is not stuck, with much room.
+/// Generous limit of warp instructions per block, to detect hangs.
 const BUDGET: u64 = 2_000_000;
 
-/// Lanes of a warp part where that is what a mutant leaves to chance.
+/// With `split_lanes`, the lanes of a warp diverge where the mutant does not synchronize them.
 fn options(seed: u64, split_lanes: bool) -> Options {
     Options { seed, n_sms: 2, budget: BUDGET, split_lanes, ..Options::default() }
 }
@@ -26,13 +26,13 @@ fn is_close(found: &[f32], expected: &[f32]) -> bool {
     compare(found, expected, CLOSE).ok()
 }
 
-/// Contexts of several tiles of keys, so that the ring of pages goes round, and several pieces of work for each block.
+/// Contexts of several key tiles, so that the ring of pages wraps around, and several pieces of work per block.
 fn prefill_is_right(kernels: &Kernels, options: &Options) -> bool {
     let setup = Setup::new(TINY, &[230, 3, 70]);
     is_close(&setup.prefill(kernels, options, Division::Whole), &setup.expected())
 }
 
-/// Splits of few pages, and of so many that a warp's ring goes round.
+/// Splits of few pages, and of enough pages that a warp's ring wraps around.
 fn decode_is_right(kernels: &Kernels, options: &Options) -> bool {
     let short = Setup::new(TINY, &[300, 3, 70]);
     let expected = short.expected();
@@ -43,14 +43,15 @@ fn decode_is_right(kernels: &Kernels, options: &Options) -> bool {
     }
 }
 
-/// Whether kernels of a text give the right answer, without a fault.
+/// Whether the kernels of a PTX text give the right result without a fault.
 fn is_right(ptx: &str, run: Run, options: &Options) -> bool {
     catch_unwind(AssertUnwindSafe(|| run(&Kernels::of(ptx), options))).unwrap_or(false)
 }
 
 type Run = fn(&Kernels, &Options) -> bool;
 
-/// Runs every mutant of the entry whose name begins so; gives the number of mutants. All are caught but those that `harmless` says.
+/// Runs every mutant of the entries with this name prefix and returns the number of mutants. All must be caught except those
+/// for which `harmless` is true.
 #[track_caller]
 fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
     let ptx = ptx_of(&TINY.catalog());
@@ -58,7 +59,7 @@ fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
         assert!(SEEDS.iter().all(|&seed| is_right(&ptx, run, &options(seed, split_lanes))), "{entry} itself is wrong");
     }
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
-    // Shuffles are arithmetic, which tests of results look at.
+    // Shuffles are arithmetic, which tests of results cover.
     let counts = |site: &Site| site.entry.starts_with(entry) && site.kind != Kind::DropShuffle;
     let sites: Vec<Site> = sites.into_iter().filter(counts).collect();
     let mut wrong = Vec::new();
@@ -75,8 +76,8 @@ fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
     sites.len()
 }
 
-/// Between what a barrier of a warp orders stands something else that the warp executes together: a product, ldmatrix, another
-/// such barrier. That lanes part is then of no consequence on the simulator.
+/// Between the accesses that a warp barrier orders, the warp executes another convergent instruction: a product, ldmatrix or
+/// another warp barrier. Diverging lanes then have no effect on the simulator.
 fn in_company(site: &Site) -> bool {
     site.kind == Kind::DropWarpBarrier
 }

@@ -1,5 +1,5 @@
-//! The sum of attention's splits, from partial sums made by hand: maxima so far apart that a warp has to know the greatest of all,
-//! more splits than lanes, and nothing behind the last split.
+//! The combination of attention's splits, with hand-made partial sums: maxima so far apart that every lane needs the global
+//! maximum, more splits than lanes, and no data after the last split.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,10 +17,10 @@ use crate::kernels::harness::random;
 
 const WIDE: Heads = Heads { n_heads: 3, n_kv_heads: 3, d_head: 136 };
 
-/// A split's pages at least.
+/// Smallest number of tokens in the pages of a split.
 const SPLIT_TOKENS: usize = 16 * PAGE_TOKENS;
 
-/// What the splits of each sequence left, and the attention that they make.
+/// Partial results of each sequence's splits, and the expected attention.
 struct Splits {
     spec: decode::Spec,
     /// Tokens of each sequence.
@@ -30,7 +30,8 @@ struct Splits {
 }
 
 impl Splits {
-    /// Of sequences of so many splits; where one is the greatest by far, a lane that does not know it divides infinities.
+    /// Sequences with these numbers of splits. If one maximum is far larger than the others, a lane that does not know it
+    /// divides infinities.
     fn new(heads: Heads, n_splits: &[usize]) -> Splits {
         let spec = heads.decode();
         let (stride, rows) = (spec.partial_stride(), spec.max_splits());
@@ -42,7 +43,7 @@ impl Splits {
             let (mut sums, mut total) = (vec![0.0_f64; heads.d_head], 0.0_f64);
             let numbers = random(row as u64 + 1, n * (heads.d_head + 2));
             for (i, numbers) in numbers.chunks_exact(heads.d_head + 2).enumerate() {
-                // Of each row whose number is odd the maxima are alike, so that every split weighs.
+                // In odd rows the maxima are similar, so every split has weight.
                 let far = if row % 2 == 0 && i == greatest { 200.0 } else { 0.0 };
                 let (maximum, of_split) = (far + 3.0 * numbers[0], 1.5 + numbers[1]);
                 let at = (row * rows + i) * stride;
@@ -64,7 +65,7 @@ impl Splits {
         Kernel::of(attention, Config::Decode)
     }
 
-    /// Whether the kernel gives the attention.
+    /// Whether the kernel computes the expected attention.
     fn are_summed(&self, kernels: &Kernels, seed: u64) -> bool {
         let n = self.lengths.len();
         let past = self.lengths.iter().map(|&length| length as i32 - 1).collect();
@@ -85,7 +86,7 @@ fn splits_are_summed_by_their_weight() {
     }
 }
 
-/// Without one of the five shuffles some lane does not know the greatest maximum.
+/// If one of the five shuffles is missing, some lane does not know the global maximum.
 #[test]
 fn mutants_of_combine_are_caught() {
     let splits = Splits::new(TINY, &[N_SMS, 33, 70]);

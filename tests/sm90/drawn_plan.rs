@@ -1,4 +1,4 @@
-//! Plans with synthetic weights on the simulator: what the device draws is what the host draws, and none of it is uploaded.
+//! Plans with synthetic weights on the simulator: the device draws the same values as the host and uploads no weights.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use jambac::manifest::{ModelFile, targets, weight_format};
 use jambac_models::tiny::Tiny;
 use ptxsim::driver::{Counts, Device, Simulated};
 
-/// Builds a plan for sm_90a alone whose weights are drawn.
+/// Builds a plan with synthetic weights for sm_90a only.
 fn plan(folder: &Path, tiny: &Tiny, format: Option<&str>) -> PathBuf {
     std::fs::write(folder.join("config.json"), tiny.config_json()).unwrap();
     let mut model = ModelFile::open(folder).unwrap();
@@ -27,7 +27,7 @@ fn device() -> Simulated {
     Simulated::new(&Device { seed: 9, n_sms: 3, ..Device::default() })
 }
 
-/// Logits of a few tokens, and what the device did for them.
+/// Logits of a few tokens, and the device's operation counts.
 fn run(plan: &Path, options: OpenOptions<'_>) -> (Vec<Vec<f32>>, Counts) {
     let device = device();
     let counters = device.counters();
@@ -50,7 +50,7 @@ fn weights_drawn_on_the_device_are_those_of_the_host() {
         let (found, device) = run(&plan, OpenOptions::default());
         assert_eq!(found, expected, "the bits of logits");
         assert!(expected.iter().flatten().any(|&logit| logit != expected[0][0]), "logits say something");
-        // All that was not sent is the weights.
+        // The difference in uploaded bytes is the size of the weights.
         assert_eq!(host.uploaded_bytes - device.uploaded_bytes, drawn.bytes);
         let draws = |counts: &Counts| -> u64 {
             let kernels = counts.kernels.iter().filter(|(symbol, _)| symbol.starts_with("synthetic_weight_"));

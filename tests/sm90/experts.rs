@@ -1,4 +1,4 @@
-//! From a router's logits to the sum of its experts.
+//! Kernels from a router's logits to the weighted sum of its experts.
 
 use jambac_kernels::kernel::{Elem, Rows};
 use jambac_kernels::moe_combine::Spec as Combine;
@@ -9,7 +9,7 @@ use jambac_reference::{Tolerance, moe, softmax};
 use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random, random_indices};
 
-/// Weights, slots in their order, places of slots, offsets.
+/// Weights, sorted slots, positions of slots, offsets.
 type Routed = (Vec<f32>, Vec<i32>, Vec<i32>, Vec<i32>);
 
 fn route(compiled: &Kernels, seed: u64, spec: &Route, logits: &[f32]) -> Routed {
@@ -36,7 +36,7 @@ fn routes_agree_with_the_reference() {
         let compiled = Kernels::compile([&spec.clone().into()]);
         for rows in [1, 3, 33, 512, 1100] {
             let any: Vec<f32> = random(1, rows * n_experts).iter().map(|x| 8.0 * x).collect();
-            // Three values only: ties everywhere.
+            // Only three values, which gives many ties.
             let tied: Vec<f32> = random_indices(2, rows * n_experts, 3).iter().map(|&x| x as f32).collect();
             for (logits, seed) in [(any, 1), (tied, 2)] {
                 let what = format!("{spec:?}, {rows} rows, seed {seed}");
@@ -99,7 +99,7 @@ fn rows_go_to_their_experts_and_back() {
                 slots.iter().flat_map(|&slot| &x[slot as usize / top_k * cols..][..cols]).copied().collect();
             assert_same_bits(&what, found[0].f32(), &expected);
 
-            // y in sorted order; the reference takes it in order of slots.
+            // y is sorted by expert; the reference expects slot order.
             let sorted: Vec<f32> = slots.iter().flat_map(|&slot| &y[slot as usize * cols..][..cols]).copied().collect();
             let args = [
                 Arg::f32_rows(cols, &sorted),

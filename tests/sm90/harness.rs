@@ -1,5 +1,5 @@
-//! Runs one kernel of sm_90a on the simulator: what it must not read is unwritten or NaN, what it must not touch is guarded,
-//! blocks and warps run in an order of the seed, approximate functions err by the seed.
+//! Runs one sm_90a kernel on the simulator. Memory that it must not read is unwritten or NaN, memory that it must not write is
+//! guarded. The seed determines the order of blocks and warps and the errors of approximate functions.
 
 use half::bf16;
 use jamba_plan::format::{Count, EntryKind, TargetKind};
@@ -15,15 +15,15 @@ use std::collections::BTreeMap;
 use super::record::Recorder;
 use super::toolkit;
 
-/// Seeds that tests run under. With an odd seed padding is unwritten, with an even one it is NaN.
+/// Seeds for tests. Padding is unwritten for odd seeds and NaN for even ones.
 pub const SEEDS: [u64; 3] = [1, 2, 3];
 
-/// Tables and counts of a step are small: all a test's counts together.
+/// The counts of a step, from small integers.
 pub fn counts(tokens: usize, sequences: usize, outputs: usize) -> Counts {
     Counts { tokens, sequences, outputs, context: 0 }
 }
 
-/// A launch and the rows that it works on.
+/// A launch and the rows that it processes.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     pub code: kernel::Launch,
@@ -31,13 +31,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The launches of a spec, one row per token.
+    /// The launches of a spec, with one row per token.
     pub fn all(spec: impl Into<AnySpec>, config: Config) -> Vec<Kernel> {
         let launches = spec.into().lower(TargetKind::Sm90a, config);
         launches.into_iter().map(|code| Kernel { code, rows: Rows::TOKENS }).collect()
     }
 
-    /// The last launch of a spec: the one that computes its result.
+    /// The last launch of a spec, which computes its result.
     pub fn of(spec: impl Into<AnySpec>, config: Config) -> Kernel {
         Kernel::all(spec, config).pop().expect("a kernel has launches")
     }
@@ -56,7 +56,7 @@ impl Kernel {
     }
 }
 
-/// In the config that a prompt takes.
+/// With the config for prompts.
 impl<S: Into<AnySpec>> From<S> for Kernel {
     fn from(spec: S) -> Kernel {
         let spec = spec.into();
@@ -72,7 +72,7 @@ pub fn ptx_of<'k>(kernels: impl IntoIterator<Item = &'k Kernel>) -> String {
     compile_ptx(&launches, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Kernels as PTX, read by the simulator and, where it is at hand, accepted by ptxas without spills or warnings.
+/// Kernels as PTX, parsed by the simulator. If ptxas is installed, it must accept them without spills or warnings.
 pub struct Kernels {
     module: Module,
     recorder: Option<Recorder>,
@@ -93,24 +93,24 @@ impl Kernels {
         Kernels { module, recorder: Recorder::of(&ptx) }
     }
 
-    /// Kernels of a text that is not the compiler's own: of a mutant.
+    /// Loads kernels from modified PTX, for mutants.
     #[track_caller]
     pub fn of(ptx: &str) -> Kernels {
         Kernels { module: Module::parse(ptx).unwrap_or_else(|error| panic!("{error}")), recorder: None }
     }
 
-    /// Leaves launches with a recorder.
+    /// Sends launches to a recorder.
     pub fn recorded_by(self, recorder: Recorder) -> Kernels {
         Kernels { recorder: Some(recorder), ..self }
     }
 
-    /// The results of a launch for a step of these counts, one per parameter that is written, in their order.
+    /// The results of a launch in a step with these counts, one per written parameter, in order.
     #[track_caller]
     pub fn run(&self, seed: u64, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
         self.run_on(Options { seed, ..Options::default() }, kernel, counts, args)
     }
 
-    /// As [`run`](Self::run), on a device of these options.
+    /// Like [`run`](Self::run), on a device with these options.
     #[track_caller]
     pub fn run_on(&self, options: Options, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
         let seed = options.seed;
@@ -125,7 +125,7 @@ impl Kernels {
         results.map(|((param, arg), &address)| read(&gpu, kernel, &param, arg, address)).collect()
     }
 
-    /// One launch of arguments that stand on the device.
+    /// One launch with arguments in device memory.
     #[track_caller]
     pub fn launch(&self, gpu: &mut Gpu, kernel: &Kernel, counts: Counts, args: &[u64]) {
         let launch = kernel.launch();
@@ -142,7 +142,7 @@ impl Kernels {
     }
 }
 
-/// Panics where ptxas refuses the text, spills or warns; says loudly when there is no ptxas.
+/// Panics if ptxas rejects the text, spills or warns; prints a notice if ptxas is missing.
 fn check_assembly(kernels: &[Kernel], ptx: &str) {
     let Some(ptxas) = toolkit::ptxas() else { return };
     let assembled = assemble(ptxas, ptx).unwrap_or_else(|error| panic!("{error}"));
@@ -154,40 +154,30 @@ fn check_assembly(kernels: &[Kernel], ptx: &str) {
     }
 }
 
-/// An argument of a kernel, by what the buffer holds before the launch.
+/// An argument of a kernel, with the content of its buffer before the launch.
 #[derive(Clone, Debug)]
 pub enum Arg {
-    /// Rows of `cols` columns, as long as `row_stride` says; f32 or bf16. Values are rounded.
+    /// Rows of `cols` columns with the stride that `row_stride` returns; f32 or bf16. Values are rounded.
     Rows {
-        /// Element type.
         elem: Elem,
-        /// Columns.
         cols: usize,
-        /// The elements without padding.
+        /// The elements, excluding padding.
         values: Vec<f32>,
     },
-    /// So many rows that nobody has written.
-    Unwritten {
-        /// Element type.
-        elem: Elem,
-        /// Columns.
-        cols: usize,
-        /// Rows.
-        n: usize,
-    },
+    /// `n` unwritten rows.
+    Unwritten { elem: Elem, cols: usize, n: usize },
     /// A dense array of f32.
     F32(Vec<f32>),
     /// A table.
     I32(Vec<i32>),
-    /// So many elements of a dense array that nobody has written.
+    /// A dense array with this many unwritten elements.
     UnwrittenDense(usize),
-    /// Bytes of any element.
+    /// Bytes of any element type.
     Bytes(Vec<u8>),
-    /// A matrix of rows by way of a tensor map: its rows, padding included.
+    /// A matrix accessed through a tensor map: its rows, including padding.
     Matrix {
-        /// Rows.
+        /// Number of rows.
         n: usize,
-        /// The matrix.
         bytes: Vec<u8>,
     },
     /// A count in memory.
@@ -207,14 +197,14 @@ impl Arg {
         Arg::Rows { elem: Elem::Bf16, cols, values: values.to_vec() }
     }
 
-    /// Rows of bf16 by way of a tensor map; padding is NaN, which the map must keep out.
+    /// Rows of bf16 accessed through a tensor map; padding is NaN, which the map must exclude.
     pub fn bf16_matrix(cols: usize, values: &[f32]) -> Arg {
         let n = values.len() / cols;
         Arg::Matrix { n, bytes: rows(Elem::Bf16, cols, values) }
     }
 }
 
-/// What a buffer holds after the launch, without padding.
+/// Contents of a buffer after the launch, excluding padding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Array {
     /// f32 or bf16.
@@ -224,7 +214,6 @@ pub enum Array {
 }
 
 impl Array {
-    /// The f32 elements.
     #[track_caller]
     pub fn f32(&self) -> &[f32] {
         match self {
@@ -233,7 +222,6 @@ impl Array {
         }
     }
 
-    /// The elements of a table.
     #[track_caller]
     pub fn i32(&self) -> &[i32] {
         match self {
@@ -243,12 +231,12 @@ impl Array {
     }
 }
 
-/// The nearest bf16.
+/// The nearest bf16 values.
 pub fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
 }
 
-/// Rows in memory, NaN in their padding.
+/// Rows in memory, padded with NaN.
 pub fn rows(elem: Elem, cols: usize, values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for row in values.chunks_exact(cols) {
@@ -263,7 +251,7 @@ pub fn rows(elem: Elem, cols: usize, values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Puts arguments on the device and gives the kernel's parameters.
+/// Copies arguments to the device and returns the kernel's parameters.
 #[track_caller]
 pub fn place(gpu: &mut Gpu, seed: u64, kernel: &Kernel, args: &[Arg]) -> Vec<u64> {
     let params = kernel.params();
@@ -317,7 +305,7 @@ fn place_one(gpu: &mut Gpu, seed: u64, param: &Param, arg: &Arg) -> u64 {
     }
 }
 
-/// The map of a matrix of `n` rows.
+/// The encoded map of a matrix with `n` rows.
 pub fn encoded(map: &TensorMap, address: u64, n: usize) -> [u8; 128] {
     let elem = match map.elem {
         Elem::Bf16 => ptxsim::Element::Bf16,
@@ -341,7 +329,7 @@ pub fn encoded(map: &TensorMap, address: u64, n: usize) -> [u8; 128] {
     .encode()
 }
 
-/// What a launch left in an argument's buffer.
+/// Reads the content of an argument's buffer after a launch.
 #[track_caller]
 fn read(gpu: &Gpu, kernel: &Kernel, param: &Param, arg: &Arg, address: u64) -> Array {
     let (symbol, name) = (kernel.symbol(), param.name());

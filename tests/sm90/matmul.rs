@@ -1,5 +1,5 @@
-//! Matrix products: every op, method, type of weights and epilogue, rests of every size, experts with and without rows; and the
-//! bits of a row, which neither its batch nor its tile may change.
+//! Matrix products: every op, method, weight type and epilogue, all sizes of remainders, experts with and without rows. The
+//! bits of a row must depend neither on its batch nor on its tile.
 
 use jambac_graph::Activation;
 use jambac_kernels::catalog::AnySpec;
@@ -17,13 +17,12 @@ use crate::kernels::harness::{assert_close, assert_same_bits, random};
 /// Half a unit in the last place of bf16, relative.
 const BF16: f64 = 1.0 / 256.0;
 
-/// What f32 sums and approximate functions err by, relative.
+/// Relative error of f32 sums and approximate functions.
 const F32: f64 = 2e-6;
 
 const TILED: [Config; 3] =
     [Config::Tiled(TileRows::Rows64), Config::Tiled(TileRows::Rows128), Config::Tiled(TileRows::Rows256)];
 
-/// Which op.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
     Linear { bias: bool, activation: Activation },
@@ -40,7 +39,7 @@ pub struct Problem {
     pub k: usize,
     pub format: Elem,
     pub out: Elem,
-    /// 0 where there are none.
+    /// 0 if there are no experts.
     pub n_experts: usize,
     pub method: Config,
 }
@@ -54,7 +53,7 @@ pub fn base(method: Config) -> Problem {
 /// A problem with its weights.
 pub struct Operands {
     problem: Problem,
-    /// [experts, rows of all parts, k], as the kernel multiplies them.
+    /// [experts, rows of all parts, k], in the form that the kernel multiplies.
     values: Vec<f32>,
     packed: Vec<u8>,
     packed_rows: usize,
@@ -81,12 +80,12 @@ impl Problem {
         Kernel::of(spec, method)
     }
 
-    /// Type of the results.
+    /// Element type of the results.
     fn out(&self) -> Elem {
         if self.op == Op::Swiglu { Elem::Bf16 } else { self.out }
     }
 
-    /// Where each row of the weights of an expert goes, and how many rows there are with padding.
+    /// Row index of each weight row of an expert, and the number of rows including padding.
     fn layout(&self) -> (Vec<usize>, usize) {
         let mut at = Vec::new();
         let mut first = 0;
@@ -134,7 +133,7 @@ impl Problem {
     }
 }
 
-/// A row of bf16 with zeros behind it.
+/// A row of bf16, padded with zeros.
 fn padded_with_zeros(row: &[f32]) -> Vec<u8> {
     let mut padded = row.to_vec();
     padded.resize(row_stride(Elem::Bf16, row.len()), 0.0);
@@ -142,7 +141,7 @@ fn padded_with_zeros(row: &[f32]) -> Vec<u8> {
 }
 
 impl Operands {
-    /// Results of each part, for rows x; `offsets` are those of the experts, where there are any.
+    /// Results of each part for rows x; `offsets` are those of the experts, if any.
     pub fn run(&self, kernels: &Kernels, options: Options, x: &[f32], offsets: &[usize]) -> Vec<Vec<f32>> {
         let Problem { k, sizes, method, n_experts, format, .. } = &self.problem;
         let kernel = self.problem.kernel();
@@ -198,7 +197,7 @@ impl Operands {
         parts
     }
 
-    /// Sums of k products of |x| ≤ 1 and |weight| ≤ 1.3 err by less than √k units of 2⁻²²; those of swiglu are multiplied
+    /// Sums of k products of |x| ≤ 1 and |weight| ≤ 1.3 have an error below √k units of 2⁻²²; those of swiglu are multiplied
     /// with each other.
     pub fn tolerance(&self) -> Tolerance {
         let sum = (self.problem.k as f64).sqrt() * 2f64.powi(-22);
@@ -221,17 +220,17 @@ impl Operands {
     }
 }
 
-/// Compares products of their numbers of rows, or offsets of experts, with the reference.
+/// Compares products with the reference, for the given numbers of rows or offsets of experts.
 fn check(cases: &[(Problem, &[usize])]) {
     let all: Vec<Kernel> = cases.iter().map(|(problem, _)| problem.kernel()).collect();
     let kernels = Kernels::compile(&all);
     for (problem, offsets) in cases {
-        // Three multiprocessors: blocks have several tiles, and several rounds of the ring.
+        // Three multiprocessors: blocks process several tiles, and the ring wraps around several times.
         problem.operands().check(&kernels, 3, offsets);
     }
 }
 
-/// Each change of the base alone.
+/// Changes one property of the base at a time.
 fn dense(method: Config, format: Elem) -> Vec<Problem> {
     let base = Problem { format, ..base(method) };
     let with = |n: usize, k: usize| Problem { sizes: vec![n], k, ..base.clone() };
@@ -239,7 +238,7 @@ fn dense(method: Config, format: Elem) -> Vec<Problem> {
     vec![
         base.clone(),
         Problem { out: Elem::Bf16, ..base.clone() },
-        // Rests of inputs and outputs; one step, several rounds of the ring.
+        // Remainders of inputs and outputs; one step, several rounds of the ring.
         with(40, 24),
         with(7, 5),
         with(129, 64),
@@ -307,13 +306,13 @@ fn wide_tiles_agree_with_the_reference() {
 
 #[test]
 fn experts_agree_with_the_reference() {
-    // Experts without rows in every place, of one row, of more than a tile.
+    // Experts without rows in every position, with one row, with more than a tile.
     let ragged: &[usize] = &[0, 0, 70, 71, 71, 150, 150];
     let few: &[usize] = &[0, 0, 3, 4, 4, 15, 15];
     let mut cases = Vec::new();
     for format in [Elem::Bf16, Elem::I8] {
         for (method, offsets) in [(TILED[0], ragged), (TILED[1], ragged), (Config::Few, few)] {
-            // An odd number of blocks: the last tile of an expert reaches into the next one's weights.
+            // An odd number of blocks: the last tile of an expert extends into the next expert's weights.
             let base = Problem { n_experts: 6, format, sizes: vec![40], k: 101, ..base(method) };
             cases.extend([
                 (base.clone(), offsets),
@@ -327,7 +326,7 @@ fn experts_agree_with_the_reference() {
     check(&cases);
 }
 
-/// The bits of a row are the same alone and among others, at any place of a tile, in tiles of any size, with any number of
+/// The bits of a row are the same alone and in a batch, at any position of a tile, in tiles of any size, with any number of
 /// multiprocessors, in any order of blocks and warps.
 #[test]
 fn bits_depend_on_the_row_alone() {
@@ -349,7 +348,7 @@ fn bits_depend_on_the_row_alone() {
                 assert_same_bits(&what, &among[0][row * n..][..n], &alone[0]);
                 let shifted = operands.run(&kernels, exact(3, 2), &x[50 * 200..], &[0, 100]);
                 assert_same_bits(&what, &shifted[0][(row - 50) * n..][..n], &alone[0]);
-                // A handful of rows is summed in another order.
+                // The method for few rows sums in another order.
                 if method != Config::Few {
                     assert_same_bits(&what, &alone[0], tiled.get_or_insert_with(|| alone[0].clone()));
                 }

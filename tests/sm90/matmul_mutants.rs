@@ -1,5 +1,5 @@
-//! Matrix products with one synchronising instruction dropped, or one number changed: each mutant must fault on the simulator or
-//! give a wrong answer.
+//! Matrix products with one synchronization instruction removed or one number changed. Each mutant must fault on the simulator
+//! or give a wrong result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,13 +13,13 @@ use super::harness::{Kernels, ptx_of, rounded};
 use super::matmul::{Problem, base};
 use crate::kernels::harness::random;
 
-/// Seeds under which a mutant may be caught.
+/// Seeds that are tried for each mutant.
 const SEEDS: [u64; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
-/// Warp instructions of a block that is not stuck, with much room.
+/// Generous limit of warp instructions per block, to detect hangs.
 const BUDGET: u64 = 2_000_000;
 
-/// Whether a kernel's text gives the right answer.
+/// Whether a kernel's PTX gives the right result.
 fn is_right(ptx: &str, problem: &Problem, offsets: &[usize], (seed, split_lanes): (u64, bool)) -> bool {
     let operands = problem.operands();
     let x = rounded(&random(1, offsets[offsets.len() - 1] * problem.k));
@@ -30,17 +30,17 @@ fn is_right(ptx: &str, problem: &Problem, offsets: &[usize], (seed, split_lanes)
     found.iter().zip(&expected).all(|(found, expected)| compare(found, expected, operands.tolerance()).ok())
 }
 
-/// Every mutant of a problem's kernel is caught.
+/// Checks that every mutant of a problem's kernel is caught.
 fn check(problem: &Problem, offsets: &[usize], least: usize) {
     let ptx = ptx_of(&[problem.kernel()]);
     let all_right = |split_lanes: bool| SEEDS.iter().all(|&seed| is_right(&ptx, problem, offsets, (seed, split_lanes)));
     assert!(all_right(false) && all_right(true), "the kernel itself is wrong: {problem:?}");
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
-    // Shuffles are arithmetic, which tests of results look at.
+    // Shuffles are arithmetic, which tests of results cover.
     let sites: Vec<_> = sites.into_iter().filter(|site| site.kind != Kind::DropShuffle).collect();
     assert!(sites.len() >= least, "{} mutants of {problem:?}", sites.len());
-    // Between what a barrier of a warp orders stands something else that the warp executes together: lanes may part there, and
-    // nothing comes of it.
+    // Between the accesses that a warp barrier orders, the warp executes another convergent instruction, so diverging lanes
+    // have no effect.
     let is_wrong = |site: &&Site| {
         let (mutant, in_company) = (site.apply(&ptx), site.kind == Kind::DropWarpBarrier);
         SEEDS.iter().all(|&seed| is_right(&mutant, problem, offsets, (seed, in_company))) != in_company
@@ -50,8 +50,8 @@ fn check(problem: &Problem, offsets: &[usize], least: usize) {
     assert!(wrong.is_empty(), "not caught, or caught and said to be harmless:\n{}", wrong.join("\n"));
 }
 
-/// Three steps of inputs, fewer than stages: nothing but barriers keeps the warps of a consumer to one tile. A block has several
-/// tiles, so that the ring goes round.
+/// Three steps of inputs, fewer than stages: only barriers keep the warps of a consumer on the same tile. A block has several
+/// tiles, so the ring wraps around.
 fn large(format: Elem) -> Problem {
     Problem { sizes: vec![200], k: 3 * 64, format, ..base(Config::Tiled(TileRows::Rows64)) }
 }

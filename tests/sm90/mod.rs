@@ -1,4 +1,4 @@
-//! Kernels of sm_90a against the scalar reference, on a simulated GPU, and through ptxas where that is at hand.
+//! Kernels for sm_90a compared with the scalar reference on a simulated GPU, and assembled by ptxas if it is installed.
 
 mod assembly;
 mod attention;

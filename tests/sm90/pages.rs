@@ -1,5 +1,5 @@
-//! A cache of pages on the simulated GPU, what kv_append and attention are called with, and their calls. What nobody wrote is
-//! unwritten there: padding of rows, pages that no token opened, entries of tables beyond their ends.
+//! A KV cache on the simulated GPU, with the arguments and calls of kv_append and attention. Memory that was never written is
+//! marked unwritten: row padding, unused pages, table entries beyond the end.
 
 use half::bf16;
 use jambac_kernels::attention::{self, hopper::decode};
@@ -47,7 +47,7 @@ impl Heads {
         attention::Spec { n_heads, n_kv_heads, d_head, scale: self.scale(), format: Elem::Bf16, appends: false }
     }
 
-    /// Splits, and their sum.
+    /// The kernel for splits, and their combination.
     pub fn decode_kernels(self) -> [Kernel; 2] {
         Kernel::all(self.attention(), Config::Decode).try_into().expect("splits and their sum")
     }
@@ -57,7 +57,7 @@ impl Heads {
         decode::Spec { n_heads, n_kv_heads, d_head, scale: self.scale() }
     }
 
-    /// All kernels of these heads.
+    /// All kernels for these heads.
     pub fn kernels(self) -> Kernels {
         Kernels::compile(&self.catalog())
     }
@@ -80,11 +80,11 @@ pub struct Device<'a> {
     pages_per_sequence: usize,
 }
 
-/// Entries of a row of the table of pages: more than any test's sequence has, repeated ones aside.
+/// Columns of the page table: more than any sequence of the tests has, except repeated ones.
 const PAGES_PER_SEQUENCE: usize = 80;
 
 impl<'a> Device<'a> {
-    /// With a cache for the sequences of a batch; their pages lie apart and backwards.
+    /// A device with a cache for the sequences of a batch, whose pages are scattered and in reverse order.
     pub fn new(heads: Heads, kernels: &'a Kernels, options: Options, batch: &Batch) -> Device<'a> {
         let mut gpu = Gpu::new(options);
         let n_pages: Vec<usize> = batch.lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).collect();
@@ -95,7 +95,7 @@ impl<'a> Device<'a> {
         Device { heads, kernels, gpu, cache, pages, pages_per_sequence: PAGES_PER_SEQUENCE }
     }
 
-    /// From here on a sequence has its pages so many times over.
+    /// From now on, the sequence's pages occur `times` times in its page table.
     pub fn repeat(&mut self, s: usize, times: usize) {
         self.pages[s] = self.pages[s].repeat(times);
         self.pages_per_sequence = self.pages_per_sequence.max(self.pages[s].len() + 1);
@@ -129,7 +129,7 @@ impl<'a> Device<'a> {
         self.read(out, cols, step.n_tokens())
     }
 
-    /// Attention of a step of one token of each sequence.
+    /// Attention of a step with one token per sequence.
     pub fn decode(&mut self, step: &Step, q: &[f32]) -> Vec<f32> {
         let (cols, n) = (self.heads.q_cols(), step.sequences.len());
         let decode = self.heads.decode();
@@ -147,7 +147,7 @@ impl<'a> Device<'a> {
         self.read(out, cols, n)
     }
 
-    /// An element of the cache: its bits, or nothing where nobody wrote it.
+    /// The bits of an element of the cache; `None` if it was never written.
     pub fn cached(&self, [s, position]: [usize; 2], head: usize, side: Side, column: usize) -> Option<f32> {
         let page = self.pages[s][position / PAGE_TOKENS] as usize * 2 * stride(self.heads);
         let d_head = self.heads.d_head;
@@ -191,7 +191,7 @@ impl<'a> Device<'a> {
         address
     }
 
-    /// A row of pages for each sequence of the step; entries beyond its last page are unwritten.
+    /// A row of pages per sequence of the step; entries beyond the last page are unwritten.
     fn page_table(&mut self, step: &Step) -> u64 {
         let address = self.gpu.alloc("pages", (step.sequences.len() * self.pages_per_sequence * 4) as u64);
         for (number, &s) in step.sequences.iter().enumerate() {
@@ -212,7 +212,7 @@ impl<'a> Device<'a> {
     }
 }
 
-/// Elements from page to page: a layer's and some of others.
+/// Distance between pages in elements: one layer plus space for others.
 fn stride(heads: Heads) -> usize {
     page_bytes(heads.n_kv_heads, heads.d_head) / 2 + 32
 }

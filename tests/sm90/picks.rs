@@ -1,4 +1,4 @@
-//! Tokens that a plan picks on the simulated device: those of the host, four bytes each.
+//! Tokens picked by a plan on the simulated device: equal to the host's picks, four bytes each.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ fn tokens_are_those_that_the_host_picks() {
     });
 }
 
-/// What a step brings back: a token of each row, and the rows that the host has to see.
+/// A step returns a token per row, and the rows that the host needs.
 #[test]
 fn logits_stay_on_the_device() {
     let ids = Fixture::open("tiny").prompt(17).ids;

@@ -1,5 +1,5 @@
-//! A whole plan on the simulator: the tiny model's sm_90a program, through the runtime, against its CPU program and against
-//! Hugging Face transformers. The checks are those that `gpu-bench` runs on a device.
+//! A whole plan on the simulator: the tiny model's sm_90a program, run by the runtime, compared with its CPU program and with
+//! Hugging Face transformers. `gpu-bench` runs the same checks on a device.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use ptxsim::driver::{Counters, Device, Downloads, Simulated};
 
 use crate::fixtures::Fixture;
 
-/// Of logits, whose standard deviation is about 3: activations and weights are bf16 on the way through eight layers.
+/// For logits with a standard deviation of about 3: activations and weights are bf16 through eight layers.
 pub const TOLERANCE: Tolerance = Tolerance { of_a_row: 0.15, rows_beyond: 0.02 };
 
 /// The plan for both kinds of target.
@@ -28,7 +28,7 @@ pub(super) fn plan() -> &'static Path {
     path
 }
 
-/// Builds a plan of the tiny model for both kinds of target, with some fusions.
+/// Builds a plan of the tiny model for both kinds of target, with the given fusions.
 pub fn tiny(folder: &Path, fusion: &str) -> PathBuf {
     let mut model = ModelFile::open(&Fixture::open("tiny").checkpoint).unwrap();
     model.build.targets = targets(&["x86-64-v3", "sm_90a"]).unwrap();
@@ -44,7 +44,7 @@ pub fn tiny(folder: &Path, fusion: &str) -> PathBuf {
     output
 }
 
-/// A simulated device of few multiprocessors: a grid's size changes no bit, and idle blocks take time.
+/// A simulated device with few multiprocessors: the grid size does not affect the bits, and idle blocks take time.
 pub(super) fn open(seed: u64, options: OpenOptions<'_>) -> (Engine, Counters) {
     let device = Simulated::new(&Device { seed, n_sms: 3, downloads: Downloads::Anything, ..Device::default() });
     let counters = device.counters();
@@ -97,7 +97,7 @@ fn prompts_have_the_logits_of_transformers() {
     }
 }
 
-/// Graphs are captured once for each size of step, and change neither bits nor what is launched.
+/// Graphs are captured once per step size and change neither the bits nor the launches.
 #[test]
 fn graphs_are_captured_once() {
     check(7, checks::graphs);
@@ -114,12 +114,12 @@ fn graphs_are_captured_once() {
     };
     let (graphs, each) = (run(false), run(true));
     assert_eq!((graphs.launches, each.graphs, each.replays), (each.launches, 0, 0));
-    // One of prompts of 3 or 4 tokens and as many rows of logits, one of a token.
+    // One graph for prompts of 3 or 4 tokens with as many rows of logits, one for a single token.
     assert_eq!((graphs.graphs, graphs.replays), (2, 6));
     println!("{}", graphs.table());
 }
 
-/// Whole steps are timed, and every kernel of them.
+/// Whole steps are timed, and each of their kernels.
 #[test]
 fn steps_and_kernels_are_timed() {
     let (mut engine, _) = open(8, OpenOptions::default());
@@ -128,7 +128,7 @@ fn steps_and_kernels_are_timed() {
     let launches = |entry: &str| -> usize {
         times.kernels.iter().filter(|kernel| kernel.entry == entry).map(|kernel| kernel.launches).sum()
     };
-    // Tokens are picked after decoding; the prompt's last logits are asked for.
+    // Tokens are picked after decoding; the prompt's last logits are requested.
     let entries = &engine.program().entries;
     let steps = [entries[0].steps_of(None).count(), entries[1].steps_of(Some(Pick::Likeliest)).count()];
     assert_eq!([launches("prefill"), launches("decode")], steps);

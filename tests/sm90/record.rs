@@ -1,5 +1,6 @@
-//! Launches of tests as cases for a device: with `JAMBA_KERNEL_CASES=FOLDER`, each module of kernels that a test compiles leaves
-//! a file there with every launch, its arguments and its results (`tests/gpu` carries them to a GPU and runs them).
+//! Records the launches of tests as cases for a device. With `JAMBA_KERNEL_CASES=FOLDER`, each kernel module that a test
+//! compiles writes a file to the folder with every launch, its arguments and its results (`tests/gpu` copies them to a GPU and
+//! runs them).
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -14,14 +15,14 @@ use ptxsim::driver::{Device, Simulated};
 
 use super::harness::{Arg, Kernel, Kernels, counts, ptx_of, rows};
 
-/// Launches of one module, written when the test is done with it.
+/// Launches of one module, written when the recorder is dropped.
 pub struct Recorder {
     path: PathBuf,
     cases: Mutex<Cases>,
 }
 
 impl Recorder {
-    /// A recorder, where one is asked for.
+    /// A recorder, if the environment variable is set.
     pub fn of(ptx: &str) -> Option<Recorder> {
         let folder = PathBuf::from(std::env::var_os("JAMBA_KERNEL_CASES")?);
         let name = std::thread::current().name().unwrap_or("kernels").replace("::", ".");
@@ -34,7 +35,7 @@ impl Recorder {
         Recorder { path, cases: Mutex::new(Cases { ptx: ptx.to_owned(), cases: Vec::new() }) }
     }
 
-    /// Notes a launch that has run; one of each kernel and counts.
+    /// Records a launch after it ran; one per kernel and counts.
     pub fn note(&self, gpu: &Gpu, kernel: &Kernel, counts: Counts, args: &[Arg], placed: &[u64]) {
         let counts = [counts.tokens, counts.sequences, counts.outputs].map(|count| count as u64);
         let mut cases = self.cases.lock().expect("no test panics while it records");
@@ -50,7 +51,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         let cases = self.cases.get_mut().expect("no test panics while it records");
-        // A test whose launches are all looked at by itself leaves none.
+        // Remove the file if no launch was recorded: such a test checks its launches itself.
         let written = if cases.cases.is_empty() {
             std::fs::remove_file(&self.path).map_err(Into::into)
         } else {
@@ -118,7 +119,7 @@ fn matrix(map: &TensorMap, n: usize) -> Matrix {
     }
 }
 
-/// A recorded launch runs on another device, and a wrong result is found there.
+/// A recorded launch runs on another device, and a wrong result is detected there.
 #[test]
 fn recorded_launches_run_again() {
     let kernel = Kernel::from(rms_norm::Spec { cols: 40, eps: 1e-6, residual: false, out: Elem::Bf16 });

@@ -1,4 +1,4 @@
-//! causal_conv1d and selective_scan: what they compute, and that their states join one step to the next.
+//! causal_conv1d and selective_scan: results, and states carried from one step to the next.
 
 use jambac_graph::Activation;
 use jambac_kernels::causal_conv1d::Spec as Conv;
@@ -12,29 +12,30 @@ use super::harness::{Arg, Kernel, Kernels, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random};
 use crate::kernels::steps::{Batch, Division, Step};
 
-/// Half a unit in the last place of bf16, at most, relative.
+/// Relative error bound of a bf16 rounding: half a unit in the last place.
 const BF16: f64 = 1.0 / 256.0;
 
 /// Slot of each sequence, in a pool of [`N_SLOTS`].
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
 const N_SLOTS: usize = 6;
 
-/// Elements of a slot behind a state.
+/// Elements of a slot after the state.
 const BEHIND: usize = 20;
 
-/// Ragged: one sequence longer than a run or a stretch of tokens, one token, none, some shorter than the convolution.
+/// Ragged: one sequence longer than a run or a stretch of tokens, one with one token, one empty, some shorter than the
+/// convolution.
 fn batch() -> Batch {
     Batch { lengths: vec![75, 1, 0, 2, 5] }
 }
 
-/// A pool of states. What lies between and in the other slots is NaN and must stay it.
+/// A pool of states. Gaps and unused slots are NaN and must stay NaN.
 struct Pool {
     data: Vec<f32>,
     size: usize,
 }
 
 impl Pool {
-    /// `initial` has the states of the sequences, each as it lies in its slot.
+    /// `initial` holds the states of the sequences in the layout of a slot.
     fn new(initial: &[Vec<f32>]) -> Pool {
         let size = initial[0].len();
         let mut pool = Pool { data: vec![f32::NAN; N_SLOTS * (size + BEHIND)], size };
@@ -60,7 +61,7 @@ impl Pool {
     }
 }
 
-/// Runs a batch in steps; `args` gives a step's arguments, with the pool's data where the state goes. Gives y and the pool.
+/// Runs a batch in steps; `args` returns a step's arguments, with the pool's data as the state. Returns y and the pool.
 fn run(
     (compiled, seed): (&Kernels, u64),
     kernel: &Kernel,
@@ -88,7 +89,7 @@ fn slots(step: &Step) -> Arg {
     Arg::I32(step.sequences.iter().map(|&s| SLOTS[s]).collect())
 }
 
-/// Runs of tokens that plans use.
+/// Tokens per run in plans.
 const RUN_PREFILL: u32 = 32;
 const RUN_DECODE: u32 = 1;
 
@@ -161,7 +162,7 @@ fn convolutions_agree_with_the_reference() {
                 assert_same_bits(&what(division), &divided.0, &whole.0);
             }
             if seed == 1 && (channels, bias) == (base.channels, true) {
-                // Runs of any length: the same bits.
+                // The bits do not depend on the length of runs.
                 let first = whole_of_base.get_or_insert_with(|| whole.0.clone());
                 assert_same_bits(&what(Division::Whole), &whole.0, first);
             }
@@ -172,7 +173,7 @@ fn convolutions_agree_with_the_reference() {
 #[test]
 fn scans_agree_with_the_reference() {
     let spec = |channels, d_state, gated| Scan { channels, d_state, selection: Selection::Given, gated };
-    // The first has four states a lane; the last few have odd numbers of channels or states.
+    // The first has four states per lane; the last few have odd numbers of channels or states.
     let specs = [
         spec(7700, 16, true),
         spec(160, 16, true),
@@ -241,7 +242,8 @@ fn scans_agree_with_the_reference() {
             let what = |division: Division| format!("{}, {division:?}, seed {seed}", kernel.symbol());
             let run = |division| run((&compiled, seed), kernel, Pool::new(&initial), channels, division, args);
             let whole = run(Division::Whole);
-            // Products below d_state; a decay errs by 2⁻²² and what it decays lives some 1 / (Δ · |A|) tokens.
+            // The products sum to less than d_state; a decay has an error of 2⁻²², and a decaying value lasts some 1 / (Δ ·
+            // |A|) tokens.
             let abs = 4e-6 * d_state as f64;
             assert_close(&what(Division::Whole), &whole.0, &expected.0, Tolerance { abs, rel: BF16 + 1e-6 });
             let states = whole.1.states().concat();

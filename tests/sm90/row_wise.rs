@@ -1,4 +1,4 @@
-//! Kernels that work on rows by themselves: norms, embedding, chosen rows.
+//! Kernels that process rows independently: norms, embedding, row selection.
 
 use jambac_kernels::embed::Spec as Embed;
 use jambac_kernels::kernel::Elem;
@@ -10,10 +10,10 @@ use jambac_reference::{Tolerance, gather, rms_norm};
 use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, rounded};
 use crate::kernels::harness::{assert_close, assert_same_bits, random, random_indices};
 
-/// Half a unit in the last place of bf16, at most, relative.
+/// Relative error bound of a bf16 rounding: half a unit in the last place.
 pub const BF16: f64 = 1.0 / 256.0;
 
-/// Rounding of f32 sums.
+/// Relative error of f32 sums.
 pub const F32: f64 = 1e-6;
 
 fn norm(kernels: &Kernels, seed: u64, spec: &RmsNorm, operands: &[&[f32]], weight: &[f32]) -> Vec<Vec<f32>> {
@@ -25,7 +25,7 @@ fn norm(kernels: &Kernels, seed: u64, spec: &RmsNorm, operands: &[&[f32]], weigh
     }
     args.push(Arg::Unwritten { elem: spec.out, cols: spec.cols, n });
     args.push(Arg::Count(n));
-    // More blocks than rows: the last find nothing to do.
+    // More blocks than rows: the last blocks have no work.
     let found = kernels.run(seed, &spec.clone().into(), counts(n + 2, 1, 1), &args);
     found.iter().map(|array| array.f32().to_vec()).collect()
 }
@@ -57,7 +57,7 @@ fn norms_agree_with_the_reference() {
             let rel = if spec.out == Elem::Bf16 { BF16 + 3.0 * F32 } else { 3.0 * F32 };
             assert_close(&what, last, &expected, Tolerance { abs: 1e-30, rel });
             assert!(spec.out == Elem::F32 || rounded(last) == *last, "{what}");
-            // A row alone has the bits that it has among others.
+            // A row has the same bits alone and in a batch.
             let second: Vec<&[f32]> = operands.iter().map(|x| &x[cols..2 * cols]).collect();
             let alone = norm(&kernels, seed, spec, &second, &weight);
             assert_same_bits(&what, alone.last().expect("a norm has a result"), &last[cols..2 * cols]);

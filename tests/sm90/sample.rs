@@ -1,4 +1,4 @@
-//! Sampling on the device against the runtime's sampler on the host: the same token for the same logits, options and draws.
+//! Sampling on the device compared with the runtime's sampler on the host: equal tokens for equal logits, options and draws.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use crate::kernels::harness::random;
 
 const VOCABS: [usize; 5] = [1, 7, 130, 512, 5001];
 
-/// Rows of a vocabulary: few tokens outweigh the others.
+/// Rows of a vocabulary in which few tokens dominate.
 fn rows(vocab: usize, n: usize) -> Vec<f32> {
     random(1, vocab * n).iter().map(|x| 6.0 * x.powi(3) + 2.0 * x).collect()
 }
@@ -25,7 +25,7 @@ fn run(kernels: &Kernels, seed: u64, kernel: &Kernel, vocab: usize, logits: &[f3
     let mut args = vec![Arg::f32_rows(vocab, logits)];
     args.extend_from_slice(more);
     args.extend([Arg::UnwrittenDense(n), Arg::Count(n)]);
-    // More blocks than rows: the last find nothing to do.
+    // More blocks than rows: the last blocks have no work.
     kernels.run(seed, kernel, counts(1, 1, n + 2), &args)[0].i32().to_vec()
 }
 
@@ -41,7 +41,7 @@ fn settings(settings: &[Setting]) -> Arg {
     Arg::I32(settings.iter().flat_map(Setting::words).collect())
 }
 
-/// What the host picks of each row, one after the other, and what a device needs to do the same.
+/// The host's picks for the rows in order, and the settings that a device needs to reproduce them.
 fn on_host(options: &SamplerOptions, vocab: usize, logits: &[f32]) -> (Vec<i32>, Vec<Setting>) {
     let mut sampler = Sampler::new(options.clone(), vocab).expect("options in range");
     let mut random = Pcg64::seed_from_u64(options.seed);
@@ -64,7 +64,7 @@ fn the_likeliest_is_the_hosts() {
             let mut logits = rows(vocab, 6);
             if vocab > 100 {
                 let at = |row: usize, token: usize| row * vocab + token;
-                // Of equals the lowest, wherever its thread; −0 equals 0; NaN is none.
+                // Ties are broken by lowest index, in whichever thread; −0 equals 0; NaN is never picked.
                 [90, 17, 120].iter().for_each(|&token| logits[at(0, token)] = 50.0);
                 logits[at(1, 3)] = f32::NAN;
                 logits[at(2, 0)] = -f32::NAN;
@@ -91,12 +91,12 @@ fn a_row_without_a_finite_largest_gives_no_token() {
     let last = greedy(&logits[3 * vocab..]).expect("finite") as i32;
     let expected = [NO_TOKEN, NO_TOKEN, NO_TOKEN, last];
     assert_eq!(run(&compiled, 1, &argmax(vocab), vocab, &logits, &[]), expected);
-    // The greatest of all draws still lies below the sum.
+    // The largest draw is still below the sum.
     let setting = Setting { temperature: 0.001, top_k: 0, top_p: 1.0, min_p: 0.0, draw: u64::MAX };
     assert_eq!(run(&compiled, 1, &draw(vocab), vocab, &logits, &[settings(&[setting; 4])]), expected);
 }
 
-/// Each option by itself, and together, also at their ends.
+/// Each option alone and in combination, also at the limits of its range.
 fn all_options() -> Vec<SamplerOptions> {
     let warm = SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::GREEDY };
     let with = |change: &dyn Fn(&mut SamplerOptions)| {
@@ -143,7 +143,7 @@ fn draws_are_the_hosts() {
     }
 }
 
-/// Logits of few values: the edges of top-k and top-p fall among tokens that are alike, and the lower ones stay.
+/// Logits with few distinct values: the cutoffs of top-k and top-p fall among ties, and lower indices are kept.
 #[test]
 fn of_tokens_alike_the_lower_are_kept() {
     let vocab = 512;
@@ -194,7 +194,7 @@ fn a_large_vocabulary_draws_as_the_host() {
     }
 }
 
-/// Every barrier is needed: without one the draw faults or is another.
+/// Every barrier is necessary: without it the draw faults or differs.
 #[test]
 fn mutants_of_the_draw_are_caught() {
     let (vocab, n) = (512, 8);
@@ -208,7 +208,7 @@ fn mutants_of_the_draw_are_caught() {
     };
     assert!(is_right(&ptx, 1), "the kernel itself is wrong");
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
-    // Shuffles are arithmetic, which the tests above look at.
+    // Shuffles are arithmetic, which the tests above cover.
     let sites: Vec<Site> = sites.into_iter().filter(|site| site.kind != Kind::DropShuffle).collect();
     assert!(sites.len() >= 20, "{} mutants", sites.len());
     let caught = |site: &Site| (1..4).any(|seed| !is_right(&site.apply(&ptx), seed));

@@ -1,4 +1,4 @@
-//! Synthetic weights that a kernel draws, against those that the host draws: the same bytes, padding included.
+//! Synthetic weights drawn by a kernel compared with those drawn by the host: equal bytes, including padding.
 
 use half::bf16;
 use jamba_plan::format::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
@@ -11,7 +11,7 @@ use super::harness::{Kernel, Kernels, SEEDS, counts};
 /// Seed of the weights.
 const SEED: u64 = 0x1234_5678_9abc_def0;
 
-/// Where a weight lies, among others.
+/// Offset of the tested weight among the weights.
 const OFFSET: u64 = 384;
 
 const NORMAL: Init = Init::Normal { mean: 0.01, std: 0.05 };
@@ -25,7 +25,7 @@ fn kernels() -> Kernels {
     Kernels::compile(&[WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel))
 }
 
-/// What a weight is made of: parts of so many rows, from a row of their parameters on.
+/// The shape of a weight: parts with their first row in the parameter and number of rows.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     order: PartOrder,
@@ -38,19 +38,19 @@ const fn stacked(groups: u64, k: u64, parts: &'static [(u64, u64)]) -> Shape {
     Shape { order: PartOrder::Stacked, groups, k, parts }
 }
 
-/// Matrices in rows, as plans for sm_90a have them.
+/// Row-major matrices, as in plans for sm_90a.
 const MATRICES: [Shape; 6] = [
     stacked(1, 40, &[(0, 3)]),
     stacked(1, 200, &[(7, 10)]),
-    // Parts side by side, whose rows begin inside their parameters, beyond 2³² elements too.
+    // Adjacent parts whose rows begin inside their parameters, also beyond 2³² elements.
     stacked(1, 137, &[(0, 65), (65, 3), (1 << 30, 64)]),
     stacked(3, 65, &[(0, 66)]),
-    // Gate and up, the last panel of 8 rows half full; then experts of such.
+    // Gate and up, with the last panel of 8 rows half full; then the same with experts.
     Shape { order: PartOrder::Interleaved, groups: 1, k: 72, parts: &[(0, 36), (1 << 40, 36)] },
     Shape { order: PartOrder::Interleaved, groups: 2, k: 64, parts: &[(0, 20), (0, 20)] },
 ];
 
-/// The layout that the scheduler gives such a matrix.
+/// The layout that the scheduler assigns to such a matrix.
 fn in_rows(shape: &Shape, format: WeightFormat) -> Layout {
     let (lanes, multiple) = match shape.order {
         PartOrder::Interleaved => (8, 32),
@@ -80,12 +80,12 @@ fn weight(shape: &Shape, layout: Layout, format: WeightFormat, init: Init) -> We
     }
 }
 
-/// Draws on a simulated device of few multiprocessors, and compares.
+/// Draws on a simulated device with few multiprocessors, and compares.
 #[track_caller]
 fn check(kernels: &Kernels, seed: u64, weight: &Weight) {
     let kernel = kernel(weight.format);
     let mut gpu = Gpu::new(Options { seed, n_sms: 2, ..Options::default() });
-    // What lies before the weight is guarded as what lies behind it is.
+    // Memory before and after the weight is guarded.
     let end = weight.bytes.next_multiple_of(STORE_BYTES);
     let weights = gpu.alloc("weights", end) - OFFSET;
     for rows in DrawnRows::of(weight, SEED).expect("rows that the kernel draws") {
@@ -125,7 +125,7 @@ fn scales_have_the_bits_of_the_host() {
     }
 }
 
-/// Vectors, taps and decay rates: dense rows, which may end within 16 bytes.
+/// Vectors, taps and decay rates: dense rows, which may end inside a 16-byte store.
 #[test]
 fn dense_rows_have_the_bits_of_the_host() {
     let kernels = kernels();
@@ -143,7 +143,7 @@ fn dense_rows_have_the_bits_of_the_host() {
     }
 }
 
-/// Products and sums that are subnormal, or rounded in the last bit, and integers of a scale of 0.
+/// Products and sums that are subnormal or rounded in the last bit, and integers with a scale of 0.
 #[test]
 fn extreme_distributions_have_the_bits_of_the_host() {
     let kernels = kernels();
@@ -166,6 +166,6 @@ fn extreme_distributions_have_the_bits_of_the_host() {
             check(&kernels, 1, &weight);
         }
     }
-    // The host's rounding is that of the crate half: what the subnormals among the above were rounded by.
+    // The host rounds with the crate half, including the subnormals above.
     assert_eq!(bf16::from_f32(1e-40).to_bits(), 1);
 }

@@ -1,5 +1,5 @@
-//! Where a plan's GPU and CPU programs part: at tokens for which a router finds two experts about as good. bf16 then picks another
-//! one than f32, and the logits of that token differ by what the two experts differ by.
+//! Differences between a plan's GPU and CPU programs: they occur for tokens for which a router rates two experts almost
+//! equally. bf16 then selects another expert than f32, and the logits of that token differ accordingly.
 
 use jamba_runtime::{Engine, OpenOptions};
 use jambac::source::Source;
@@ -13,8 +13,7 @@ use super::unfused;
 use crate::fixtures::{Fixture, max_difference};
 use gpu_bench::checks::logits;
 
-/// How much likelier the last expert taken is than the first one left, as a logarithm, in the layer where that is least; for
-/// every token.
+/// Log ratio of the probabilities of the last selected and the first rejected expert; the minimum over all layers, per token.
 fn gaps(fixture: &Fixture, ids: &[u32]) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&fixture.checkpoint).unwrap();
     let parameters = jamba::bind(&checkpoint).unwrap();
@@ -35,7 +34,7 @@ fn gaps(fixture: &Fixture, ids: &[u32]) -> Vec<f32> {
     least
 }
 
-/// Rows of a GPU that are off by more than `far`, each checked to be of a token whose experts are apart by less than `tie`.
+/// Counts the GPU's rows with an error above `far` and checks that each has an expert gap below `tie`.
 fn explain(gpu: &mut Engine, n_tokens: usize, (far, tie): (f32, f32)) -> usize {
     let fixture = Fixture::open("tiny");
     let ids = &fixture.prompt(300).ids[..n_tokens];
@@ -61,7 +60,7 @@ fn rows_that_differ_are_those_whose_experts_tie() {
     assert!(beyond > 0, "no row differs: this test has nothing to explain any more");
 }
 
-/// More values are rounded to bf16, so that rows without a tie are off by somewhat more, and wider gaps are ties.
+/// More values are rounded to bf16, so rows without a tie have larger errors, and wider gaps count as ties.
 #[test]
 fn rows_that_differ_without_fusions_are_ties_too() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! NVIDIA's assembler and disassembler for tests: those of a CUDA toolkit where there is one, else fetched once by pip into the
-//! target folder. Their licence keeps them there: they are neither committed nor shipped.
+//! NVIDIA's assembler and disassembler for tests: from a CUDA toolkit if installed, else downloaded once by pip into the target
+//! folder. Because of their licence they stay there: they are neither committed nor shipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::sync::OnceLock;
 
 use jambac_codegen::assemble::find_ptxas;
 
-/// A program in a package of PyPI.
+/// A program in a PyPI package.
 struct Wheel {
     program: &'static str,
     package: &'static str,
     version: &'static str,
-    /// Where the program lies in the wheel.
+    /// Path of the program in the wheel.
     path: &'static str,
 }
 
@@ -31,13 +31,13 @@ const NVDISASM: Wheel = Wheel {
     path: "nvidia/cu13/bin/nvdisasm",
 };
 
-/// The assembler; nothing, loudly, where there is none and none can be fetched.
+/// The assembler; `None`, with a notice, if it is neither installed nor downloadable.
 pub fn ptxas() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND.get_or_init(|| find_ptxas(None).or_else(|| PTXAS.fetch())).as_deref()
 }
 
-/// The disassembler; nothing, loudly, where there is none and none can be fetched.
+/// The disassembler; `None`, with a notice, if it is neither installed nor downloadable.
 pub fn nvdisasm() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let beside = || Some(find_ptxas(None)?.with_file_name(NVDISASM.program)).filter(|path| path.is_file());
@@ -45,7 +45,7 @@ pub fn nvdisasm() -> Option<&'static Path> {
 }
 
 impl Wheel {
-    /// The program in the target folder, fetched if it is not there yet.
+    /// The program in the target folder; downloads it if it is missing.
     fn fetch(&self) -> Option<PathBuf> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
         let program = folder.join(format!("{}-{}", self.program, self.version));
@@ -77,7 +77,7 @@ impl Wheel {
         run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(unpacked.path()))?;
         let from = unpacked.path().join(self.path);
         run(Command::new("chmod").arg("+x").arg(&from))?;
-        // Whole or not at all: several tests may do this at a time.
+        // Atomic: several tests may do this concurrently.
         fs::rename(from, program).map_err(io)
     }
 }

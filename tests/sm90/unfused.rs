@@ -1,4 +1,4 @@
-//! What fusions make part of other kernels, each by itself: kernels against the scalar reference, and whole plans without
+//! Operations that fusions merge into other kernels: each kernel compared with the scalar reference, and whole plans without
 //! fusions.
 
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::kernels::harness::{assert_close, assert_same_bits, random, random_ind
 
 const TYPES: [Elem; 2] = [Elem::F32, Elem::Bf16];
 
-/// Rows of a type, and the values that they stand for.
+/// Rows of an element type, and their values after rounding.
 fn rows(elem: Elem, cols: usize, values: &[f32]) -> (Arg, Vec<f32>) {
     let stored = if elem == Elem::Bf16 { rounded(values) } else { values.to_vec() };
     (Arg::Rows { elem, cols, values: stored.clone() }, stored)
@@ -33,7 +33,7 @@ fn rows(elem: Elem, cols: usize, values: &[f32]) -> (Arg, Vec<f32>) {
 
 #[test]
 fn slices_agree_with_the_reference() {
-    // Of whole vectors and not, up to the last column and not, within a row of 16 columns that has no padding.
+    // With and without partial vectors, up to the last column or not, inside a 16-column row without padding.
     let shapes = [(40, 8, 16), (41, 24, 17), (17, 7, 5), (512, 256, 256), (32, 0, 32), (32, 29, 3), (9, 8, 1)];
     for (cols, start, len) in shapes {
         let specs: Vec<Slice> =
@@ -93,7 +93,7 @@ fn functions_agree_with_the_reference() {
                 (_, None) => Vec::new(),
             };
             args.extend([Arg::Unwritten { elem: spec.out, cols, n: N }, Arg::Count(N)]);
-            // Two rows of each of two tokens, and of three more that the step does not have.
+            // Two rows for each of two tokens; the launch's count also covers three tokens that the step does not have.
             let found = compiled.run(seed, &spec.clone().into(), counts(5, 1, 1), &args);
             let expected = match spec.function {
                 Function::Silu => x.iter().map(|&x| activation::silu(x)).collect(),
@@ -124,7 +124,7 @@ fn softmax_agrees_with_the_reference() {
     }
 }
 
-/// The largest, and the slots sorted by them: together what `moe_route` does.
+/// The largest experts, and the slots sorted by expert: together the result of `moe_route`.
 #[test]
 fn experts_are_chosen_and_sorted() {
     for (n_experts, top_k) in [(16, 2), (4, 2), (1, 1), (7, 3), (64, 6)] {
@@ -133,7 +133,7 @@ fn experts_are_chosen_and_sorted() {
         let kernels: [Kernel; 2] = [choose.into(), permute.into()];
         let compiled = Kernels::compile(&kernels);
         for (rows, seed) in [(1, 1), (33, 2), (1100, 3)] {
-            // Few values: ties everywhere.
+            // Few distinct values, which gives many ties.
             let p: Vec<f32> = random_indices(2, rows * n_experts, 5).iter().map(|&x| x as f32 / 4.0).collect();
             let what = format!("{top_k} of {n_experts}, {rows} rows");
             let args = [
@@ -169,7 +169,7 @@ pub(super) fn open(plan: &std::path::Path, options: OpenOptions<'_>) -> Engine {
     Engine::open(plan, OpenOptions { driver: Some(Box::new(device)), ..options }).unwrap()
 }
 
-/// Without fusions a plan computes what it computes with them, and keeps its promises.
+/// A plan without fusions computes the same results and keeps the same guarantees.
 #[test]
 fn a_plan_without_fusions() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -192,7 +192,7 @@ fn a_plan_without_fusions() {
     assert!(steps > 2 * fewer, "{steps} steps without fusions, {fewer} with them");
 }
 
-/// Projections with biases are not split, so that slices stay with all fusions on.
+/// Projections with biases are not split, so slices remain even with all fusions.
 #[test]
 fn a_model_with_biases() {
     let folder = tempfile::tempdir().unwrap();
