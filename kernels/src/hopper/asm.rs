@@ -121,7 +121,7 @@ impl<'m> Builder<'m> {
         assert_eq!(value.ty.lanes, None, "inline PTX takes scalars, not {}", value.ty);
         match value.ty.num {
             Num::Index => self.op1("arith.index_cast", &[value], Type::scalar(Num::I64), &[]),
-            Num::I1 => self.to_i32(value),
+            Num::I1 => value.to_i32(),
             _ => value,
         }
     }

@@ -159,7 +159,7 @@ impl Builder<'_> {
     pub fn count(&self, name: &str) -> Value {
         let is_count = |param: &Param| matches!(param, Param::Count { .. });
         let address = self.slot(name, is_count).unwrap_or_else(|| panic!("the kernel has no count '{name}'"));
-        self.to_i32(self.load(address, Type::scalar(Num::I64)))
+        self.load(address, Type::scalar(Num::I64)).to_i32()
     }
 
     fn slot(&self, name: &str, wanted: impl Fn(&Param) -> bool) -> Option<Value> {

@@ -100,7 +100,7 @@ impl Builder<'_> {
     /// error only: below 2⁻⁴ the series takes its place.
     #[track_caller]
     pub fn softplus(&self, x: Value) -> Value {
-        let e = self.exp2(self.abs(x) * (-std::f32::consts::LOG2_E));
+        let e = self.exp2(x.abs() * (-std::f32::consts::LOG2_E));
         let log = self.log2(e + 1.0) * std::f32::consts::LN_2;
         // 1 − e/2 + e²/3 − e³/4 + e⁴/5.
         let terms = [-1.0 / 4.0, 1.0 / 3.0, -1.0 / 2.0, 1.0].map(|term| self.f32(term));

@@ -92,7 +92,7 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// [`for_range`](Self::for_range) of a vector of values.
+    /// [`for_range`](Self::for_range) of a vector of values, which the body takes as a slice.
     #[track_caller]
     pub fn for_range_vec(
         &self,
@@ -140,17 +140,6 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// [`if_else`](Self::if_else) of vectors of values.
-    #[track_caller]
-    pub fn if_else_vec(
-        &self,
-        condition: Value,
-        then: impl FnOnce() -> Vec<Value>,
-        otherwise: impl FnOnce() -> Vec<Value>,
-    ) -> Vec<Value> {
-        self.if_else(condition, then, otherwise)
-    }
-
     /// `while condition(carried) { carried = body(carried) }`: `condition` gives an i1.
     #[track_caller]
     pub fn while_<C: Carried>(&self, init: C, condition: impl FnOnce(C) -> Value, body: impl FnOnce(C) -> C) -> C {
@@ -179,7 +168,7 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// [`while_`](Self::while_) of a vector of values.
+    /// [`while_`](Self::while_) of a vector of values, which the bodies take as a slice.
     #[track_caller]
     pub fn while_vec(
         &self,

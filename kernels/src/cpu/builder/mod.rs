@@ -17,7 +17,6 @@
 //! [`Param`], in order: an address, or an integer. The builder writes the function that this one calls, with an argument per
 //! slot. Buffers that a kernel writes must not overlap its other buffers.
 
-mod by_name;
 mod constants;
 mod convert;
 mod flow;
@@ -31,7 +30,7 @@ mod x86;
 pub use flow::Carried;
 pub use memory::Place;
 pub use types::{Buffer, Num, Range, Type, UNBOUNDED, Value};
-pub use value::{Compare, Operand};
+pub use value::Operand;
 
 use crate::kernel::{Access, Emit, Launch, Param};
 use crate::target::CpuTarget;

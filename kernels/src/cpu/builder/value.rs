@@ -189,58 +189,27 @@ impl Value {
     }
 }
 
-/// How two values are compared: integers as signed numbers; floats as ordered ones, false where either is NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compare {
-    /// Equal.
-    Eq,
-    /// Not equal; of floats, ordered and not equal.
-    Ne,
-    /// Less.
-    Lt,
-    /// Less or equal.
-    Le,
-    /// Greater.
-    Gt,
-    /// Greater or equal.
-    Ge,
-}
-
 macro_rules! comparisons {
-    ($($method:ident $how:ident $sign:literal;)*) => {$(
+    ($($method:ident $sign:literal $float:literal $integer:literal;)*) => {$(
         #[doc = concat!("`self ", $sign, " y`.")]
         #[track_caller]
         pub fn $method(self, y: impl Operand) -> Value {
-            self.cmp(Compare::$how, y)
+            compare($sign, self, y.value(self.ty), [$float, $integer])
         }
     )*};
 }
 
-/// Comparison to an i1, and selection, lane by lane.
+/// Comparison to an i1, and selection, lane by lane. Integers compare as signed numbers; floats as ordered ones: false where
+/// either is NaN, also for `ne`.
 impl Value {
+    // The numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
     comparisons! {
-        eq Eq "=";
-        ne Ne "≠";
-        lt Lt "<";
-        le Le "≤";
-        gt Gt ">";
-        ge Ge "≥";
-    }
-
-    /// Whether `self how y`.
-    #[track_caller]
-    pub fn cmp(self, how: Compare, y: impl Operand) -> Value {
-        let (ty, y) = (self.ty, y.value(self.ty));
-        assert!(ty == y.ty && ty.num.is_number(), "{how:?} of {ty} and {}", y.ty);
-        // Numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
-        let (name, predicates) = match ty.num.is_float() {
-            true => ("arith.cmpf", [1, 6, 4, 5, 2, 3]),
-            false => ("arith.cmpi", [0, 1, 2, 3, 4, 5]),
-        };
-        let predicate = predicates[how as usize];
-        op_with(name, &[self, y], ty.with(Num::I1), "predicate", |context| {
-            IntegerAttribute::new(IntegerType::new(context, 64).into(), predicate).into()
-        })
+        eq "=" 1 0;
+        ne "≠" 6 1;
+        lt "<" 4 2;
+        le "≤" 5 3;
+        gt ">" 2 4;
+        ge "≥" 3 5;
     }
 
     /// x where this condition holds, else y; both are computed. The condition is one i1, or one per lane; x or y is a value.
@@ -252,6 +221,15 @@ impl Value {
         assert!(fits && x.ty == y.ty, "select by {} of {} and {}", self.ty, x.ty, y.ty);
         op("arith.select", &[self, x, y], ty)
     }
+}
+
+#[track_caller]
+fn compare(sign: &str, x: Value, y: Value, [float, integer]: [i64; 2]) -> Value {
+    assert!(x.ty == y.ty && x.ty.num.is_number(), "{} {sign} {}", x.ty, y.ty);
+    let (name, predicate) = if x.ty.num.is_float() { ("arith.cmpf", float) } else { ("arith.cmpi", integer) };
+    op_with(name, &[x, y], x.ty.with(Num::I1), "predicate", |context| {
+        IntegerAttribute::new(IntegerType::new(context, 64).into(), predicate).into()
+    })
 }
 
 /// An operation on two values of one type: the float's, the integer's or the index's. Floats have none where the name is empty.
