@@ -1,5 +1,4 @@
-//! Parts that CPU kernels share: the builder of their bodies, elementary functions, and matrix products over panels of
-//! packed weights.
+//! Shared parts of CPU kernels: the body builder, elementary functions, and matrix products over panels of packed weights.
 
 pub mod integer;
 pub(crate) mod operand;

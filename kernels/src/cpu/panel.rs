@@ -1,17 +1,16 @@
-//! Rows times panels of floats on a CPU.
+//! Rows times float panels on CPUs.
 //!
 //!     sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
 //!
-//! Every sum runs over j from 0 on in f32, alone in its lane: the cut of rows and panels into tiles decides which sums run
-//! side by side, never the terms of one.
+//! Each sum runs over j from 0 in f32, in its own lane. Tiling of rows and panels decides which sums run side by side,
+//! never the terms or order of a sum.
 //!
-//! Few rows: tiles of all rows and enough panels that multiply-adds hide each other's latency; the weights stream past
-//! once. Many rows: blocks of x that stay in the cache; every panel passes over a block, and stays in the second-level cache
-//! while the block's tiles take their turn. (Cutting the inputs too, to keep a piece of a panel in the first level, was
-//! slower for every k from 2560 to 14336.)
+//! Few rows: tiles of all rows and enough panels to hide multiply-add latency; weights are streamed once. Many rows: blocks
+//! of x that stay in cache; each panel is applied to a whole block and stays in L2 while the block's tiles are summed.
+//! (Splitting the inputs too, to keep a piece of a panel in L1, was slower for every k from 2560 to 14336.)
 //!
 //! 1. for each block of rows and each group of units
-//! 2. for each tile of the block's rows: sum in registers, then to the stack
+//! 2. for each tile of the block's rows: sum in registers, then write to the stack
 //! 3. `store`
 
 use super::builder::{Buffer, Builder, Num, Range, Value};
@@ -19,11 +18,11 @@ use super::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::LANES;
 use crate::target::CpuTarget;
 
-/// Bytes of a block of x: a core's share of the last-level cache. Of 0.1 to 12 MB the fastest for every k.
+/// Bytes of a block of x: a core's share of the last-level cache. Fastest of 0.1 to 12 MB for every k.
 const BLOCK_BYTES: usize = 3 << 19;
 
-/// How far ahead of its use a weight is fetched, in elements. The hardware's prefetcher stops at each page of 4 KiB, which
-/// costs a single stream a third of the bandwidth; several streams cover for one another.
+/// Prefetch distance of weights, in elements. The hardware prefetcher stops at each 4 KiB page, which costs a single stream
+/// a third of the bandwidth; several streams hide each other's stalls.
 const AHEAD: usize = 1024;
 
 /// Sums and stores a range of rows and a range of units.
@@ -58,7 +57,7 @@ struct Panels<'a, 'm> {
     scratch: Buffer,
 }
 
-/// Sums that stay in registers while j runs: rows and panels from a first one on.
+/// Sums that stay in registers during the loop over j: rows and panels, starting at a first one.
 struct Tile {
     row: Value,
     n_rows: usize,
@@ -67,7 +66,7 @@ struct Tile {
 }
 
 impl Panels<'_, '_> {
-    /// Sums a tile: all its panels abreast where their number is that of full registers, else one after the other.
+    /// Sums a tile: all panels side by side if they fill the registers, else one by one.
     fn sum(&self, tile: &Region) {
         let &Panels { b, product: &Product { unit, .. }, .. } = self;
         let panel = tile.unit * unit;
@@ -94,7 +93,7 @@ impl Panels<'_, '_> {
         }
     }
 
-    /// Sums all inputs of a tile into the panels of the scratch from number `to` on.
+    /// Sums all inputs of a tile into the scratch panels from number `to` on.
     fn sum_in_registers(&self, tile: &Tile, to: Value) {
         let &Panels { b, product, weight, scratch } = self;
         let &Tile { n_rows, n_panels, .. } = tile;
@@ -113,7 +112,7 @@ impl Panels<'_, '_> {
             }
             next
         };
-        // Two inputs at a time: a cache line of 2-byte weights, fetched once.
+        // Two inputs at a time: one prefetch per cache line of 2-byte weights.
         let paired = product.k - product.k % 2;
         let zeros = vec![b.splat(0.0, LANES); n_rows * n_panels];
         let mut sums = b.for_range(0, paired, 2, zeros, |j, sums| {
@@ -135,13 +134,13 @@ impl Panels<'_, '_> {
     }
 }
 
-/// Vector registers that the sums of one row and one panel take.
+/// Vector registers for the sums of one row and one panel.
 fn registers(target: CpuTarget) -> usize {
     LANES * 4 / target.vector_bytes()
 }
 
-/// Rows of a tile of one panel. With 16 registers: the sums, the panel's weights and a spare or two fill them. With 32: as
-/// many sums as hide the latency.
+/// Rows of a one-panel tile. With 16 registers, the sums, the panel's weights and one or two temporaries fill them. With 32
+/// registers, enough sums to hide the latency.
 fn rows_in_tile(target: CpuTarget) -> usize {
     match target.vector_bytes() {
         16 => 2,
@@ -150,7 +149,7 @@ fn rows_in_tile(target: CpuTarget) -> usize {
     }
 }
 
-/// Units abreast for a number of rows: eight sums keep two multiply-add units of four cycles' latency busy.
+/// Units side by side for a number of rows: eight sums keep two multiply-add units with a latency of four cycles busy.
 fn units_in_tile(target: CpuTarget, rows: usize, unit: usize) -> usize {
     (8 / (rows * registers(target) * unit)).max(1)
 }

@@ -1,8 +1,8 @@
-//! Rows times panels of packed weights: the frame of [`crate::linear`], its fusions and [`crate::grouped_linear`], around
-//! [`panel`] for floats and [`integer::product`] for integers.
+//! Rows times panels of packed weights: the shared loop of [`crate::linear`], its fusions and [`crate::grouped_linear`],
+//! which calls [`panel`] for floats and [`integer::product`] for integers.
 //!
-//! Rows come in blocks, units of panels in groups; finished sums go to `store`, which is one piece of code however many
-//! kinds of tiles there are.
+//! Rows are processed in blocks, units of panels in groups. Finished sums go to `store`, which is emitted once for all
+//! kinds of tiles.
 
 use super::builder::{Buffer, Builder, Range, Value};
 use super::integer::{self, weights::Integers};
@@ -11,19 +11,19 @@ use crate::kernel::{Elem, LANES, padded};
 
 /// A product of rows and panels.
 pub(crate) struct Product<'a> {
-    /// Inputs.
+    /// Number of inputs.
     pub(crate) k: usize,
     /// Rows of x.
     pub(crate) x: Buffer,
     pub(crate) weights: Weights,
-    /// Number of the matrix's first panel among all panels of `weights`.
+    /// Index of the matrix's first panel in `weights`.
     pub(crate) first_panel: Value,
-    /// Panels that are finished together: 1, or 2 where two matrices are interleaved. Panels number `unit · u` and those
-    /// after it are unit u.
+    /// Panels that are finished together: 1, or 2 for two interleaved matrices. Unit u consists of the panels `unit · u`
+    /// and following.
     pub(crate) unit: usize,
-    /// The row of x that row number r reads.
+    /// Maps a row number to the row of x that it reads.
     pub(crate) x_row: &'a dyn Fn(Value) -> Value,
-    /// Takes the finished sums of a row and a unit, a vector for each panel of the unit.
+    /// Stores the finished sums of a row and a unit, one vector per panel of the unit.
     pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
 }
 
@@ -36,18 +36,16 @@ pub(crate) enum Weights {
 }
 
 impl Weights {
-    /// The kernel's slot `weight`, with the slot `scales` where the format is one of integers.
+    /// The slot `weight`, and for integer formats the slot `scales`.
     pub(crate) fn of(b: &Builder, format: Elem, k: usize) -> Weights {
         Integers::of(b, format, k).map_or_else(|| Weights::Floats(b.buffer("weight")), Weights::Integers)
     }
 }
 
-/// Some rows and units of a product.
+/// A range of rows and units of a product.
 pub(super) struct Region {
-    /// The first row.
     pub(super) row: Value,
     pub(super) n_rows: Value,
-    /// The first unit.
     pub(super) unit: Value,
     pub(super) n_units: Value,
 }
@@ -61,7 +59,7 @@ impl Product<'_> {
         }
     }
 
-    /// Calls `store` for a region; `load` gives the sums of a panel and a row, both counted from the region's first.
+    /// Calls `store` for a region; `load` returns the sums of a panel and a row, both relative to the region's first.
     pub(super) fn store_region(&self, b: &Builder, region: &Region, load: impl Fn(Value, Value) -> Value) {
         b.for_each(0, region.n_units, 1, |u| {
             b.for_each(0, region.n_rows, 1, |r| {
@@ -72,7 +70,8 @@ impl Product<'_> {
     }
 }
 
-/// Calls `body` for groups of `abreast` units, the last one smaller, with the group's first unit and their number.
+/// Calls `body` with the first unit and the number of units of each group; groups have `abreast` units, the last may have
+/// fewer.
 pub(super) fn for_each_group(b: &Builder, units: Range, abreast: Value, body: impl FnOnce(Value, Value)) {
     b.for_each(0, units.count().div_ceil(abreast), 1, |group| {
         let unit = units.start + group * abreast;
@@ -80,7 +79,7 @@ pub(super) fn for_each_group(b: &Builder, units: Range, abreast: Value, body: im
     });
 }
 
-/// Units side by side: `units(n)` where there are n of the `listed` numbers of rows, else 1.
+/// Units side by side: `units(n)` if the number of rows is a `listed` n, else 1.
 pub(super) fn abreast(
     b: &Builder,
     n_rows: Value,
@@ -90,7 +89,7 @@ pub(super) fn abreast(
     listed.fold(b.index(1), |abreast, n| n_rows.eq(n).select(units(n), abreast))
 }
 
-/// Panels of a matrix of n outputs.
+/// Panels of a matrix with n outputs.
 pub(crate) fn n_panels(n: usize) -> usize {
     padded(n) / LANES
 }

@@ -1,4 +1,4 @@
-//! Rows of buffers: one row in vectors, and the vectors of many rows shared out over threads.
+//! Access to rows of buffers: vectors of one row, and the vectors of many rows distributed over threads.
 
 use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::kernel::{LANES, padded};
@@ -11,27 +11,26 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The element in a column.
     #[track_caller]
     pub(crate) fn element(self, b: &Builder, column: Value) -> Value {
         b.load(self.buffer, (self.row, column))
     }
 
-    /// The vector that begins at a column.
+    /// The vector that starts at a column.
     #[track_caller]
     pub(crate) fn vector(self, b: &Builder, column: Value) -> Value {
         b.load_vector(self.buffer, (self.row, column), LANES)
     }
 
-    /// Stores a vector from a column on.
+    /// Stores a vector, starting at a column.
     #[track_caller]
     pub(crate) fn store(self, b: &Builder, x: Value, column: Value) {
         b.store(x, self.buffer, (self.row, column));
     }
 }
 
-/// Runs `body(row, column)` for this thread's share of the vectors of `rows` rows of `cols` columns; one long row is shared
-/// too. A vector starts at `column`; the last one of a row may reach into its padding.
+/// Runs `body(row, column)` for this thread's share of the vectors of `rows` rows with `cols` columns; a single long row is
+/// distributed too. A vector starts at `column`; the last vector of a row may extend into its padding.
 #[track_caller]
 pub(crate) fn for_each_vector(b: &Builder, rows: Value, cols: usize, body: impl FnOnce(Value, Value)) {
     let per_row = padded(cols) / LANES;

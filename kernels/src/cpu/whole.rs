@@ -1,17 +1,17 @@
-//! Every row with every panel, shared out among threads: [`crate::linear`] and its fusions.
+//! All rows times all panels, distributed over threads: [`crate::linear`] and its fusions.
 //!
-//! 1. share out units of panels, or rows where there are many of them and units are scarce
+//! 1. distribute units of panels, or rows if there are many rows and few units
 //! 2. sum ([`super::product`])
 //!
-//! Reads the slots `x`, `weight`, `rows`, and `scales` where the format has them.
+//! Reads the slots `x`, `weight`, `rows`, and `scales` for formats that have them.
 
 use super::builder::{Builder, Range, Value};
 use super::product::{self, Weights};
 use crate::kernel::Elem;
 
-/// A product of all rows and all panels.
+/// A product of all rows with all panels.
 pub(crate) struct Product<'a> {
-    /// Inputs.
+    /// Number of inputs.
     pub(crate) k: usize,
     /// Stored type of the weights.
     pub(crate) format: Elem,
@@ -19,14 +19,14 @@ pub(crate) struct Product<'a> {
     pub(crate) unit: usize,
     /// Number of units.
     pub(crate) n_units: usize,
-    /// Takes the sums of a row and a unit: a vector for each panel of the unit.
+    /// Stores the sums of a row and a unit: one vector per panel of the unit.
     pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
 }
 
 /// Sums and stores this thread's share.
 pub(crate) fn emit(b: &Builder, product: &Product) {
     let &Product { k, format, unit, n_units, store } = product;
-    // 1. share out
+    // 1. distribute
     let [rows, units] = share(b, n_units);
     // 2. sum
     let weights = Weights::of(b, format, k);

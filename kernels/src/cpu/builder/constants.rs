@@ -36,13 +36,13 @@ impl<'m> Builder<'m> {
         self.float(Location::caller(), value, Type::scalar(Num::F64))
     }
 
-    /// The same f32 in every lane.
+    /// An f32 constant broadcast to every lane.
     #[track_caller]
     pub fn splat(&self, value: f32, lanes: usize) -> Value {
         self.float(Location::caller(), value.into(), Type::vector(Num::F32, lanes))
     }
 
-    /// The same i32 in every lane.
+    /// An i32 constant broadcast to every lane.
     #[track_caller]
     pub fn splat_i32(&self, value: i32, lanes: usize) -> Value {
         self.integer(Location::caller(), value.into(), Type::vector(Num::I32, lanes))
@@ -59,12 +59,12 @@ impl<'m> Builder<'m> {
         self.op1("arith.constant", &[], ty, &[("value", values.into())])
     }
 
-    /// A constant of an integer type, in every lane.
+    /// An integer constant of type `ty`, in every lane.
     pub(super) fn integer(&self, caller: &'static Location, value: i64, ty: Type) -> Value {
         self.constant(caller, IntegerAttribute::new(ty.num.mlir(self.context), value).into(), ty)
     }
 
-    /// A constant of f32 or f64, in every lane; an f32 is the nearest to `value`.
+    /// An f32 or f64 constant of type `ty`, in every lane; f32 is rounded to nearest.
     pub(super) fn float(&self, caller: &'static Location, value: f64, ty: Type) -> Value {
         self.constant(caller, FloatAttribute::new(self.context, ty.num.mlir(self.context), value).into(), ty)
     }

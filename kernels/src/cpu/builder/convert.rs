@@ -1,11 +1,11 @@
-//! Conversion between types of numbers, lane by lane.
+//! Lane-wise conversions between number types.
 
 use super::scope::current;
 use super::types::{Num, Value};
 use super::value::op;
 
 impl Value {
-    /// As f32: exact from bf16, f16, i8 and i16; from i32 and index rounded to nearest.
+    /// To f32: exact from bf16, f16, i8 and i16; rounded to nearest from i32 and index.
     #[track_caller]
     pub fn to_f32(self) -> Value {
         let ty = self.ty.with(Num::F32);
@@ -22,7 +22,7 @@ impl Value {
         }
     }
 
-    /// As f64, exactly: f32, and i32 without its sign.
+    /// To f64, exact: from f32, and from i32 as unsigned.
     #[track_caller]
     pub fn to_f64(self) -> Value {
         let ty = self.ty.with(Num::F64);
@@ -40,13 +40,13 @@ impl Value {
         let bits = self.bitcast(Num::I32);
         let odd = (bits >> 16) & 1;
         let rounded = bits + (odd + 0x7fff);
-        // A NaN may round up to infinity: make it quiet instead.
+        // Rounding can turn a NaN into infinity, so NaNs are made quiet instead.
         let quiet = bits | 0x0040_0000;
         let high = self.eq(self).select(rounded, quiet) >> 16;
         op("arith.trunci", &[high], self.ty.with(Num::Bf16))
     }
 
-    /// f32 to f16, ties to even; needs a target with F16C.
+    /// f32 to f16, ties to even; requires F16C.
     #[track_caller]
     pub fn to_f16(self) -> Value {
         assert_eq!(self.ty.num, Num::F32, "to_f16");
@@ -54,8 +54,8 @@ impl Value {
         op("arith.truncf", &[self], self.ty.with(Num::F16))
     }
 
-    /// As i32: f32 and f64 towards zero (undefined outside i32's range), i8 and i16 with their sign, i1 as 0 or 1, i64 and index
-    /// by their low bits.
+    /// To i32: f32 and f64 truncate towards zero (undefined outside i32's range), i8 and i16 are sign-extended, i1 becomes
+    /// 0 or 1, i64 and index are truncated to the low 32 bits.
     #[track_caller]
     pub fn to_i32(self) -> Value {
         let ty = self.ty.with(Num::I32);
@@ -71,7 +71,7 @@ impl Value {
         }
     }
 
-    /// An i8 with its sign as i16; an i32 as the nearest i16.
+    /// To i16: i8 is sign-extended, i32 saturates to the nearest i16.
     #[track_caller]
     pub fn to_i16(self) -> Value {
         let ty = self.ty.with(Num::I16);
@@ -90,7 +90,7 @@ impl Value {
         op("arith.trunci", &[self], self.ty.with(Num::I8))
     }
 
-    /// As i64: i32 and index, neither of them negative.
+    /// To i64: from i32 and index, both non-negative.
     #[track_caller]
     pub fn to_i64(self) -> Value {
         let ty = self.ty.with(Num::I64);
@@ -102,7 +102,7 @@ impl Value {
         }
     }
 
-    /// An i32 that is not negative as an index.
+    /// To index, from a non-negative i32.
     #[track_caller]
     pub fn to_index(self) -> Value {
         match self.ty.num {
@@ -112,7 +112,7 @@ impl Value {
         }
     }
 
-    /// The same bits as another type of the same width; a vector keeps its lanes.
+    /// Bitcast to another type of the same width; a vector keeps its number of lanes.
     #[track_caller]
     pub fn bitcast(self, num: Num) -> Value {
         assert!(self.ty.num.bytes() == num.bytes(), "bitcast of {} to {num}", self.ty);

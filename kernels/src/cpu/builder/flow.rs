@@ -1,14 +1,14 @@
-//! Loops and branches. The values that they carry or give are a [`Carried`]: nothing, a value, an array or a vector of values.
+//! Loops and branches. Loop-carried values and branch results are a [`Carried`]: nothing, a value, an array or a vector of
+//! values.
 
 use super::{Builder, Num, Operand, Type, Value, argument_value, assert_types};
 use melior::ir::{Block, Region};
 
-/// Values that a loop carries, or that the sides of a branch give.
+/// Loop-carried values, or the results of a branch.
 pub trait Carried {
-    /// All of them.
     fn values(self) -> Vec<Value>;
 
-    /// As many others.
+    /// Rebuilds `Self` from the same number of values.
     fn of(values: &[Value]) -> Self;
 }
 
@@ -51,14 +51,14 @@ impl Carried for Vec<Value> {
 }
 
 impl Builder<'_> {
-    /// `for i in (start..end).step_by(step)`, carrying nothing. The bounds are indices, or i32 (of two numbers: indices on a
-    /// CPU, i32 on a GPU).
+    /// `for i in (start..end).step_by(step)` without carried values. Bounds are indices or i32; two number literals become
+    /// indices on CPUs and i32 on GPUs.
     #[track_caller]
     pub fn for_each(&self, start: impl Operand, end: impl Operand, step: usize, body: impl FnOnce(Value)) {
         self.for_range(start, end, step, (), |i, ()| body(i));
     }
 
-    /// `for i in (start..end).step_by(step)`, carrying values: the body takes them and returns the next ones.
+    /// `for i in (start..end).step_by(step)` with carried values: the body receives them and returns the next ones.
     #[track_caller]
     pub fn for_range<C: Carried>(
         &self,
@@ -92,7 +92,7 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// [`for_range`](Self::for_range) of a vector of values, which the body takes as a slice.
+    /// [`for_range`](Self::for_range) with a vector of carried values, which the body receives as a slice.
     #[track_caller]
     pub fn for_range_vec(
         &self,
@@ -105,7 +105,7 @@ impl Builder<'_> {
         self.for_range(start, end, step, init.to_vec(), |i, carried| body(i, &carried))
     }
 
-    /// Runs `then` where `condition` holds.
+    /// Runs `then` if `condition` is true.
     #[track_caller]
     pub fn if_(&self, condition: Value, then: impl FnOnce()) {
         let location = self.here();
@@ -118,7 +118,7 @@ impl Builder<'_> {
         self.op_with_regions("scf.if", &[condition], &[], vec![region, Region::new()], location);
     }
 
-    /// Runs one of two bodies, which give values of the same types.
+    /// Runs one of two bodies, whose results have the same types.
     #[track_caller]
     pub fn if_else<C: Carried>(&self, condition: Value, then: impl FnOnce() -> C, otherwise: impl FnOnce() -> C) -> C {
         let location = self.here();
@@ -140,7 +140,7 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// `while condition(carried) { carried = body(carried) }`: `condition` gives an i1.
+    /// `while condition(carried) { carried = body(carried) }`; `condition` returns an i1.
     #[track_caller]
     pub fn while_<C: Carried>(&self, init: C, condition: impl FnOnce(C) -> Value, body: impl FnOnce(C) -> C) -> C {
         let location = super::caller(self.context);
@@ -168,7 +168,7 @@ impl Builder<'_> {
         C::of(&self.results(operation, &types))
     }
 
-    /// [`while_`](Self::while_) of a vector of values, which the bodies take as a slice.
+    /// [`while_`](Self::while_) with a vector of carried values, which the bodies receive as a slice.
     #[track_caller]
     pub fn while_vec(
         &self,

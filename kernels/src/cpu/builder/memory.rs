@@ -1,4 +1,4 @@
-//! Reading and writing buffers.
+//! Loads, stores and views of buffers.
 
 use super::{Buffer, Builder, Num, Operand, Type, Value, memref, named, parse_attribute};
 use melior::ir::attribute::{BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute};
@@ -6,12 +6,11 @@ use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::{IntegerType, MemRefType};
 use melior::ir::{BlockLike, Location};
 
-/// Alignment of arrays on the stack in bytes: a cache line, so that no vector crosses two.
+/// Alignment of stack arrays in bytes: a cache line, so that no vector crosses a line.
 const STACK_ALIGNMENT: i64 = 64;
 
-/// A place in a buffer, an index per dimension: `i` or `(row, column)`, of values and numbers.
+/// A position in a buffer, one index per dimension: `i` or `(row, column)`, as values or numbers.
 pub trait Place {
-    /// The indices.
     #[track_caller]
     fn indices(self) -> Vec<Value>;
 }
@@ -49,20 +48,20 @@ impl<const N: usize> Place for [Value; N] {
 }
 
 impl Builder<'_> {
-    /// One element, at an index per dimension.
+    /// Loads one element.
     #[track_caller]
     pub fn load(&self, buffer: Buffer, at: impl Place) -> Value {
         self.op1("memref.load", &self.place(buffer, at), Type::scalar(buffer.num), &[])
     }
 
-    /// `lanes` consecutive elements from `at`, of any alignment.
+    /// Loads `lanes` consecutive elements from `at`, with no alignment requirement.
     #[track_caller]
     pub fn load_vector(&self, buffer: Buffer, at: impl Place, lanes: usize) -> Value {
         self.op1("vector.load", &self.place(buffer, at), Type::vector(buffer.num, lanes), &[])
     }
 
-    /// The first `count` of the `lanes` elements from `at`, zero (all bits) in the other lanes, whose memory is not
-    /// touched. `count` is an index and may exceed `lanes`.
+    /// Masked load of the first `count` of `lanes` elements from `at`. The other lanes are zero (all bits) and their memory
+    /// is not accessed. `count` is an index and may exceed `lanes`.
     #[track_caller]
     pub fn load_partial(&self, buffer: Buffer, at: impl Place, lanes: usize, count: impl Operand) -> Value {
         let ty = Type::vector(buffer.num, lanes);
@@ -70,7 +69,7 @@ impl Builder<'_> {
         self.op1("vector.maskedload", &operands, ty, &[])
     }
 
-    /// Writes a scalar, or a vector to consecutive elements, at `at`.
+    /// Stores a scalar, or a vector to consecutive elements, at `at`.
     #[track_caller]
     pub fn store(&self, value: impl Operand, buffer: Buffer, at: impl Place) {
         let value = value.value(Type::scalar(buffer.num));
@@ -82,7 +81,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Writes the first `count` lanes, and touches no memory of the others.
+    /// Masked store of the first `count` lanes; the memory of the others is not accessed.
     #[track_caller]
     pub fn store_partial(&self, value: Value, buffer: Buffer, at: impl Place, count: impl Operand) {
         assert_eq!(value.ty.num, buffer.num, "store to a buffer of another element");
@@ -90,7 +89,7 @@ impl Builder<'_> {
         self.op("vector.maskedstore", &operands, &[]);
     }
 
-    /// Prefetches the cache line at `at`; any place is allowed, even beyond the buffer.
+    /// Prefetches the cache line at `at`; any position is allowed, even beyond the buffer.
     #[track_caller]
     pub fn prefetch(&self, buffer: Buffer, at: impl Place) {
         let locality = IntegerAttribute::new(Num::I32.mlir(self.context), 3);
@@ -105,11 +104,11 @@ impl Builder<'_> {
         );
     }
 
-    /// A small array on the stack, of undefined content.
+    /// A small uninitialized array on the stack.
     #[track_caller]
     pub fn stack(&self, num: Num, shape: &[usize]) -> Buffer {
         let alignment = IntegerAttribute::new(IntegerType::new(self.context, 64).into(), STACK_ALIGNMENT);
-        // In the entry block: an array in a loop would take new stack each time round.
+        // In the entry block: an alloca in a loop would allocate again in each iteration.
         let array = OperationBuilder::new("memref.alloca", Location::unknown(self.context))
             .add_results(&[memref(self.context, num, shape)])
             .add_attributes(&[
@@ -123,8 +122,8 @@ impl Builder<'_> {
         Buffer { id: handle.id, num, rank: shape.len() as u32 }
     }
 
-    /// The elements from number `offset` of a buffer of rank 1 on, as an array of `shape`. Like the extents of arguments,
-    /// the first may be [`UNBOUNDED`](super::UNBOUNDED); the others are the strides.
+    /// View of a buffer of rank 1 from element `offset` on, with shape `shape`. As for arguments, the first extent may be
+    /// [`UNBOUNDED`](super::UNBOUNDED); the others are the strides.
     #[track_caller]
     pub fn view(&self, buffer: Buffer, offset: Value, shape: &[usize]) -> Buffer {
         assert!(buffer.rank == 1 && offset.ty == Type::scalar(Num::Index), "view of rank {}", buffer.rank);
@@ -149,7 +148,7 @@ impl Builder<'_> {
         Buffer { id: handle.id, num: buffer.num, rank: shape.len() as u32 }
     }
 
-    /// i1 lanes: true in the first `count`.
+    /// i1 lanes, true in the first `count`.
     #[track_caller]
     fn mask(&self, lanes: usize, count: impl Operand) -> Value {
         let count = index(count);

@@ -1,4 +1,4 @@
-//! MLIR with arithmetic: a kernel's body reads like its formula.
+//! A builder for MLIR with arithmetic operators, so that a kernel's body reads like its formula.
 //!
 //!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("blocks")];
 //!     module.kernel("halve", &params, |b| {
@@ -8,14 +8,14 @@
 //!         });
 //!     });
 //!
-//! A [`Value`] is a small copyable handle with operators, which append to the kernel under construction on this thread.
-//! Operations are chosen by the types of their operands: `+` adds indices, integers, floats, and vectors of these; a number
-//! takes the type of the value that it meets. Mixing types is a mistake in the kernel and panics at the kernel's line. Errors
-//! of MLIR's verifier name that line too.
+//! A [`Value`] is a small copyable handle with operators that append to the kernel under construction on this thread.
+//! Operand types select the operation: `+` adds indices, integers, floats, and vectors of these; a number takes the type of
+//! the other operand. Mixed types are a bug in the kernel and panic with the kernel's source line. Errors of MLIR's
+//! verifier name that line too.
 //!
-//! A kernel is called as `extern "C" fn(args: *const u64, thread: u64, n_threads: u64)`; `args` has one slot per
-//! [`Param`], in order: an address, or an integer. The builder writes the function that this one calls, with an argument per
-//! slot. Buffers that a kernel writes must not overlap its other buffers.
+//! A kernel has the signature `extern "C" fn(args: *const u64, thread: u64, n_threads: u64)`; `args` has one slot per
+//! [`Param`], in order: an address or an integer. This exported function calls a body function with one argument per slot,
+//! which the builder writes. Buffers that a kernel writes must not overlap its other buffers.
 
 mod constants;
 mod convert;
@@ -41,13 +41,13 @@ use melior::ir::r#type::{FunctionType, MemRefType};
 use melior::ir::{Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Region, RegionLike};
 use std::cell::{Cell, RefCell};
 
-/// Suffix of the function that the exported kernel `NAME` calls.
+/// Suffix of the body function that the exported kernel `NAME` calls.
 pub const BODY_SUFFIX: &str = ".body";
 
-/// Folders whose lines are not those of a GPU kernel.
+/// Source folders that never count as a line of a GPU kernel.
 const HELPERS: [&str; 2] = ["kernels/src/cpu/builder", "kernels/src/hopper/"];
 
-/// Puts kernels into an MLIR module, all for one target.
+/// Adds kernels to an MLIR module, all for one target.
 pub struct ModuleBuilder<'m> {
     context: &'m Context,
     body: BlockRef<'m, 'm>,
@@ -60,19 +60,18 @@ impl<'m> ModuleBuilder<'m> {
         ModuleBuilder { context, body: module.body(), target }
     }
 
-    /// The target of the kernels.
     pub fn target(&self) -> CpuTarget {
         self.target
     }
 
-    /// Adds a launch of the catalog. Panics for one of another target.
+    /// Adds a launch of the catalog. Panics if it is for another target.
     #[track_caller]
     pub fn add(&self, launch: &Launch) {
         let Emit::Cpu(emit) = &launch.body.emit else { panic!("{} is not a CPU kernel", launch.symbol) };
         self.kernel(&launch.symbol, &launch.params(), |b| emit(b));
     }
 
-    /// Adds the kernel `name`; `emit` writes its body. Names must differ within a module.
+    /// Adds the kernel `name`; `emit` writes its body. Names must be unique within a module.
     #[track_caller]
     pub fn kernel(&self, name: &str, params: &[Param], emit: impl FnOnce(&Builder)) {
         let context = self.context;
@@ -110,7 +109,6 @@ impl<'m> ModuleBuilder<'m> {
 /// The target of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Machine {
-    /// A CPU.
     Cpu(CpuTarget),
     /// A GPU of compute capability 9.0.
     Sm90,
@@ -124,7 +122,7 @@ impl Machine {
         }
     }
 
-    /// The type that counts.
+    /// The type of counts.
     fn count(self) -> Type {
         Type::scalar(match self {
             Machine::Cpu(_) => Num::Index,
@@ -133,24 +131,24 @@ impl Machine {
     }
 }
 
-/// Writes the body of one kernel, operation after operation.
+/// Writes the body of one kernel, one operation at a time.
 pub struct Builder<'m> {
     pub(crate) context: &'m Context,
     target: Machine,
     entry: BlockRef<'m, 'm>,
-    /// Where the next operation goes.
+    /// Insertion point.
     block: Cell<BlockRef<'m, 'm>>,
-    /// MLIR's values by handle.
+    /// MLIR values, indexed by handle.
     values: RefCell<Vec<melior::ir::Value<'m, 'm>>>,
     pub(crate) params: Vec<Param>,
-    /// The last line in the kernel's own file, which is that of the first.
+    /// The last line in the kernel's own file: the file of the first line.
     line: Cell<Option<&'static std::panic::Location<'static>>>,
 }
 
 impl<'m> Builder<'m> {
-    /// `entry` is the first block of the kernel, with an argument for each slot.
+    /// `entry` is the kernel's entry block, with one argument per slot.
     pub(crate) fn new(context: &'m Context, target: Machine, entry: BlockRef<'m, 'm>, params: &[Param]) -> Self {
-        // The first handles are the arguments: a slot's number is its handle.
+        // The first handles are the arguments: slot number = handle.
         let values = (0..entry.argument_count()).map(|slot| argument_value(entry, slot)).collect();
         Builder {
             context,
@@ -163,7 +161,7 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// Runs `body`, whose operators on values append to this kernel.
+    /// Runs `body`; its operators on values append to this kernel.
     pub(crate) fn write(&self, body: impl FnOnce()) {
         scope::enter(self, body);
     }
@@ -172,7 +170,7 @@ impl<'m> Builder<'m> {
         self.target
     }
 
-    /// The CPU that the kernel is built for; panics in a kernel of a GPU.
+    /// The kernel's CPU target; panics in a GPU kernel.
     #[track_caller]
     pub fn target(&self) -> CpuTarget {
         match self.target {
@@ -181,7 +179,7 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// The buffer that is parameter `name`: its first extent is unbounded, the others are the parameter's.
+    /// The buffer of parameter `name`: the first extent is unbounded, the others are the parameter's.
     #[track_caller]
     pub fn buffer(&self, name: &str) -> Buffer {
         let buffer = self.params.iter().enumerate().find_map(|(slot, param)| match param {
@@ -193,7 +191,7 @@ impl<'m> Builder<'m> {
         buffer.unwrap_or_else(|| panic!("the kernel has no buffer '{name}'"))
     }
 
-    /// The integer that is parameter `name`, as an index.
+    /// The integer parameter `name`, as an index.
     #[track_caller]
     pub fn scalar(&self, name: &str) -> Value {
         let slot =
@@ -202,17 +200,17 @@ impl<'m> Builder<'m> {
         Value { id: slot as u32, ty: Type::scalar(Num::Index) }
     }
 
-    /// Which of the threads this is, from 0.
+    /// This thread's number, from 0.
     pub fn thread(&self) -> Value {
         Value { id: self.params.len() as u32, ty: Type::scalar(Num::Index) }
     }
 
-    /// How many threads run the kernel.
+    /// Number of threads that run the kernel.
     pub fn n_threads(&self) -> Value {
         Value { id: self.params.len() as u32 + 1, ty: Type::scalar(Num::Index) }
     }
 
-    /// This thread's contiguous share of `0..n`. Shares differ by one at most at the end, cover the range and do not overlap.
+    /// This thread's contiguous share of `0..n`: ⌈n / n_threads⌉ numbers; the last shares may be shorter or empty.
     #[track_caller]
     pub fn thread_range(&self, n: impl Operand) -> Range {
         let n = n.value(Type::scalar(Num::Index));
@@ -221,19 +219,20 @@ impl<'m> Builder<'m> {
         Range { start, end: (start + share).min(n) }
     }
 
-    /// `for i in 0..n`, shared out over the threads.
+    /// `for i in 0..n`, distributed over the threads.
     #[track_caller]
     pub fn parallel_for(&self, n: impl Operand, body: impl FnOnce(Value)) {
         self.for_each_in(self.thread_range(n), body);
     }
 
-    /// `for i in range`, carrying nothing.
+    /// `for i in range`, without carried values.
     #[track_caller]
     pub fn for_each_in(&self, range: Range, body: impl FnOnce(Value)) {
         self.for_each(range.start, range.end, 1, body);
     }
 
-    /// A region of one block, which outlives its handle: it ends up in an operation of the module.
+    /// A region with one block, and a handle to the block. The handle stays valid because the region ends up in an operation
+    /// of the module.
     fn region(&self, block: Block<'m>) -> (Region<'m>, BlockRef<'m, 'm>) {
         let region = Region::new();
         let block = region.append_block(block);
@@ -246,7 +245,7 @@ impl<'m> Builder<'m> {
         self.block.set(outer);
     }
 
-    /// Appends an operation with one result for the line `caller`.
+    /// Appends an operation with one result, at source location `caller`.
     fn append_one(
         &self,
         caller: &'static std::panic::Location,
@@ -325,8 +324,8 @@ impl<'m> Builder<'m> {
         self.block.get().append_operation(operation)
     }
 
-    /// The line of the kernel that called into the builder. On a GPU, where a function has lines of one file only, what
-    /// helpers emit from another file counts to the line of the kernel before it.
+    /// The kernel's source line that called into the builder. A GPU function has lines of one file only, so operations
+    /// emitted by a helper in another file get the kernel's preceding line.
     #[track_caller]
     pub(crate) fn here(&self) -> Location<'m> {
         self.line_of(std::panic::Location::caller())
@@ -364,7 +363,7 @@ impl<'m> Builder<'m> {
     }
 }
 
-/// The line of the kernel that called into the builder.
+/// The kernel's source line that called into the builder.
 #[track_caller]
 pub(crate) fn caller(context: &Context) -> Location<'_> {
     location(context, std::panic::Location::caller())
@@ -394,13 +393,13 @@ fn argument_type<'m>(context: &'m Context, param: &Param) -> melior::ir::Type<'m
     }
 }
 
-/// A memref of static shape: as an argument it becomes a bare pointer.
+/// A memref of static shape; as an argument it becomes a bare pointer.
 fn memref<'m>(context: &'m Context, num: Num, shape: &[usize]) -> melior::ir::Type<'m> {
     let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
     MemRefType::new(num.mlir(context), &shape, None, None).into()
 }
 
-/// `apart` tells that no result of the kernel overlaps an operand.
+/// `apart`: no result of the kernel overlaps an operand.
 pub(crate) fn argument_attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
     let attributes = match param.access() {
         Some(Access::Read) if apart => "{llvm.noalias, llvm.readonly, llvm.noundef}",

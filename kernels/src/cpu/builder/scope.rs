@@ -1,5 +1,5 @@
-//! The kernel under construction on this thread: operators on a [`Value`](super::Value) have no builder among their operands
-//! and append to this one.
+//! The kernel under construction on this thread. Operators on a [`Value`](super::Value) take no builder; they append to
+//! this kernel.
 
 use super::Builder;
 use std::cell::Cell;
@@ -9,7 +9,7 @@ thread_local! {
     static CURRENT: Cell<Option<NonNull<Builder<'static>>>> = const { Cell::new(None) };
 }
 
-/// Restores the outer kernel, also when a body panics.
+/// Restores the outer kernel, also if a body panics.
 struct Restore(Option<NonNull<Builder<'static>>>);
 
 impl Drop for Restore {
@@ -28,7 +28,7 @@ pub(super) fn enter<R>(builder: &Builder<'_>, body: impl FnOnce() -> R) -> R {
 pub(super) fn current<R>(append: impl for<'b, 'm> FnOnce(&'b Builder<'m>) -> R) -> R {
     let builder = CURRENT.get().expect("values are computed while a kernel is under construction");
     // SAFETY: the pointer comes from the reference that `enter` holds until it restores the outer kernel, on this thread.
-    // `append` is generic over both lifetimes, so nothing outlives the call, and 'static, which replaced the module's
-    // lifetime, is never visible.
+    // `append` is generic over both lifetimes, so nothing outlives the call, and the 'static that replaces the module's
+    // lifetime is never visible.
     append(unsafe { builder.as_ref() })
 }

@@ -1,4 +1,4 @@
-//! The types of a kernel: numbers, scalars and vectors of them, buffers in memory.
+//! Types in a kernel: numbers, scalars, vectors and buffers.
 
 use crate::kernel::Elem;
 use melior::Context;
@@ -6,12 +6,12 @@ use melior::dialect::llvm;
 use melior::ir::r#type::IntegerType;
 use std::fmt;
 
-/// The type of one number in a kernel: those of [`Elem`] and those that only live in registers.
+/// The type of one number in a kernel: the types of [`Elem`] and types that exist only in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Num {
-    /// A position or a count: 64 bits, never negative where it divides or is divided.
+    /// A position or a count: 64 bits; dividends and divisors are never negative.
     Index,
-    /// A truth value; not in memory.
+    /// A boolean; not in memory.
     I1,
     /// 8-bit signed integer.
     I8,
@@ -21,18 +21,19 @@ pub enum Num {
     I32,
     /// 64-bit signed integer.
     I64,
-    /// bfloat16, in memory and on its way to f32; no arithmetic. It travels as its 16 bits: LLVM would call a library to
-    /// round to it, and AVX-512 BF16 rounds differently, so kernels round by integer arithmetic, alike everywhere.
+    /// bfloat16, for loads, stores and conversion to f32; no arithmetic. Values are held as their 16 bits: LLVM would call
+    /// a library to round to bf16, and AVX-512 BF16 rounds differently, so kernels round with integer arithmetic,
+    /// identically on all targets.
     Bf16,
-    /// IEEE half precision, in memory and on its way to f32; no arithmetic; needs a target with F16C.
+    /// IEEE half precision, for loads, stores and conversion to f32; no arithmetic; requires F16C.
     F16,
     /// IEEE single precision.
     F32,
-    /// IEEE double precision: arithmetic of a GPU's kernels, in registers and shared memory.
+    /// IEEE double precision, for arithmetic in GPU kernels, in registers and shared memory.
     F64,
-    /// An address in a GPU's global memory.
+    /// An address in GPU global memory.
     Global,
-    /// An address in the shared memory of a block of a GPU.
+    /// An address in a GPU block's shared memory.
     Shared,
 }
 
@@ -51,7 +52,7 @@ impl Num {
         matches!(self, Num::Index | Num::I1 | Num::I8 | Num::I16 | Num::I32 | Num::I64)
     }
 
-    /// Whether arithmetic computes with it as a float.
+    /// Whether arithmetic on it is floating-point.
     pub(super) fn is_float(self) -> bool {
         matches!(self, Num::F32 | Num::F64)
     }
@@ -71,7 +72,7 @@ impl Num {
             Num::F16 => melior::ir::Type::float16(context),
             Num::F32 => melior::ir::Type::float32(context),
             Num::F64 => melior::ir::Type::float64(context),
-            // The numbers of NVPTX's address spaces.
+            // Numbers of NVPTX's address spaces.
             Num::Global => llvm::r#type::pointer(context, 1),
             Num::Shared => llvm::r#type::pointer(context, 3),
         }
@@ -85,7 +86,7 @@ impl From<Elem> for Num {
             Elem::Bf16 => Num::Bf16,
             Elem::F16 => Num::F16,
             Elem::I32 => Num::I32,
-            // Nibbles are read by the byte.
+            // Nibbles are read as bytes.
             Elem::I8 | Elem::I4 => Num::I8,
         }
     }
@@ -113,24 +114,23 @@ impl fmt::Display for Num {
 /// The type of a value: a scalar, or a vector of lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Type {
-    /// The type of a lane.
+    /// Type of a lane.
     pub num: Num,
-    /// Number of lanes of a vector; none for a scalar.
+    /// Lanes of a vector; `None` for a scalar.
     pub lanes: Option<u32>,
 }
 
 impl Type {
-    /// A scalar.
     pub const fn scalar(num: Num) -> Self {
         Type { num, lanes: None }
     }
 
-    /// A vector. Any number of lanes is legal; LLVM splits it into the registers of the target.
+    /// A vector. Any number of lanes is legal; LLVM splits it into target registers.
     pub const fn vector(num: Num, lanes: usize) -> Self {
         Type { num, lanes: Some(lanes as u32) }
     }
 
-    /// The same shape of other numbers.
+    /// The same shape with another number type.
     pub const fn with(self, num: Num) -> Self {
         Type { num, lanes: self.lanes }
     }
@@ -152,7 +152,7 @@ impl fmt::Display for Type {
     }
 }
 
-/// A value in a kernel under construction: a handle, good only in the [`Builder`](super::Builder) that made it.
+/// A value in a kernel under construction: a handle, valid only in the [`Builder`](super::Builder) that made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Value {
     pub(crate) id: u32,
@@ -160,35 +160,33 @@ pub struct Value {
 }
 
 impl Value {
-    /// Its type.
     pub fn ty(self) -> Type {
         self.ty
     }
 
-    /// Its lanes; 1 for a scalar.
+    /// Number of lanes; 1 for a scalar.
     pub fn lanes(self) -> usize {
         self.ty.lanes.unwrap_or(1) as usize
     }
 }
 
-/// A range of indices or i32.
+/// A half-open range of indices or i32.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
-    /// The first.
     pub start: Value,
-    /// The one after the last.
+    /// Exclusive.
     pub end: Value,
 }
 
 impl Range {
-    /// How many.
+    /// `end - start`.
     #[track_caller]
     pub fn count(self) -> Value {
         self.end - self.start
     }
 }
 
-/// An array in memory, row-major: a handle, good only in the [`Builder`](super::Builder) that made it.
+/// A row-major array in memory: a handle, valid only in the [`Builder`](super::Builder) that made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer {
     pub(super) id: u32,
@@ -197,12 +195,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The type of its elements.
+    /// Element type.
     pub fn num(self) -> Num {
         self.num
     }
 }
 
-/// Leading extent of a view whose length is only known when the kernel runs. The value never reaches the code, which
-/// depends on the inner extents alone: they are the strides.
+/// Leading extent of a view whose length is known only at run time. The value never reaches the code, which depends only on
+/// the inner extents: they are the strides.
 pub const UNBOUNDED: usize = 1 << 30;

@@ -1,7 +1,7 @@
-//! Arithmetic, comparison and selection of values, lane by lane: `(thread & 3) * 2 + column`.
+//! Lane-wise arithmetic, comparison and selection: `(thread & 3) * 2 + column`.
 //!
-//! Operators append to the kernel under construction. Both sides have the same type, which is the type of the result; a
-//! number on either side is a constant of the other side's type.
+//! Operators append to the kernel under construction. Both operands and the result have the same type; a number on either
+//! side becomes a constant of the other operand's type.
 
 use super::scope::current;
 use super::types::{Num, Type, Value};
@@ -12,15 +12,15 @@ use melior::ir::r#type::IntegerType;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Rem, Shl, Shr, Sub};
 use std::panic::Location;
 
-/// The other side of an operator: a value, an integer, or a float. A number takes the type of the value that it meets, in
-/// every lane of a vector; an integer meets integers only, a float floats only.
+/// The other operand of an operator: a value, an integer or a float. A number takes the type of the value, in every lane of
+/// a vector; integers combine only with integers, floats only with floats.
 pub trait Operand: Copy {
-    /// The type of a value; none of a number.
+    /// The type of a value; `None` for a number.
     fn known(self) -> Option<Type> {
         None
     }
 
-    /// The value, or the constant of type `like`.
+    /// The value, or a constant of type `like`.
     #[track_caller]
     fn value(self, like: Type) -> Value;
 }
@@ -74,7 +74,7 @@ fn float(x: f64, ty: Type) -> Value {
     current(|b| b.float(caller, x, ty))
 }
 
-/// `value op operand`, and `number op value` for the numbers that lead: sizes and f32.
+/// `value op operand`, and `number op value` for the number types that may come first: sizes and f32.
 macro_rules! operators {
     ($($operator:ident $method:ident, $float:literal $signed:literal $index:literal;)*) => {$(
         impl<T: Operand> $operator<T> for Value {
@@ -106,7 +106,7 @@ macro_rules! operators {
     )*};
 }
 
-// Indices divide as unsigned numbers, other integers as signed ones, towards zero. `>>` shifts zeros in.
+// Index division is unsigned; other integer division is signed and truncates towards zero. `>>` is logical.
 operators! {
     Add add, "arith.addf" "arith.addi" "arith.addi";
     Sub sub, "arith.subf" "arith.subi" "arith.subi";
@@ -131,13 +131,13 @@ impl Neg for Value {
 
 /// Arithmetic.
 impl Value {
-    /// `self` shifted right, the sign coming in.
+    /// Arithmetic right shift.
     #[track_caller]
     pub fn shr_signed(self, bits: impl Operand) -> Value {
         binary("shr_signed", self, bits.value(self.ty), ["", "arith.shrsi", "arith.shrsi"])
     }
 
-    /// ⌈self / y⌉ of indices.
+    /// ⌈self / y⌉ for indices.
     #[track_caller]
     pub fn div_ceil(self, y: impl Operand) -> Value {
         assert_eq!(self.ty.num, Num::Index, "div_ceil");
@@ -145,28 +145,28 @@ impl Value {
         (self + y - 1) / y
     }
 
-    /// |self|, of f32.
+    /// |self|, for f32.
     #[track_caller]
     pub fn abs(self) -> Value {
         assert_eq!(self.ty.num, Num::F32, "abs");
         (self.bitcast(Num::I32) & i32::MAX).bitcast(Num::F32)
     }
 
-    /// The greater; `y` where an f32 is NaN.
+    /// The maximum; `y` if an f32 is NaN.
     #[track_caller]
     pub fn max(self, y: impl Operand) -> Value {
         let y = y.value(self.ty);
         self.gt(y).select(self, y)
     }
 
-    /// The lesser; `y` where an f32 is NaN.
+    /// The minimum; `y` if an f32 is NaN.
     #[track_caller]
     pub fn min(self, y: impl Operand) -> Value {
         let y = y.value(self.ty);
         self.lt(y).select(self, y)
     }
 
-    /// `self · y + z` in f32 or f64: rounded once where the target has FMA, twice where it has not.
+    /// `self · y + z` in f32 or f64: rounded once on targets with FMA, otherwise twice.
     #[track_caller]
     pub fn mul_add(self, y: impl Operand, z: impl Operand) -> Value {
         let (y, z) = (y.value(self.ty), z.value(self.ty));
@@ -174,14 +174,14 @@ impl Value {
         if current(|b| b.machine().has_fma()) { op("math.fma", &[self, y, z], self.ty) } else { self * y + z }
     }
 
-    /// √self of f32, correctly rounded.
+    /// √self for f32, correctly rounded.
     #[track_caller]
     pub fn sqrt(self) -> Value {
         assert_eq!(self.ty.num, Num::F32, "sqrt");
         op("math.sqrt", &[self], self.ty)
     }
 
-    /// The nearest whole number of an f32, ties to even.
+    /// An f32 rounded to the nearest integer, ties to even.
     #[track_caller]
     pub fn round_ties_even(self) -> Value {
         assert_eq!(self.ty.num, Num::F32, "round_ties_even");
@@ -199,10 +199,10 @@ macro_rules! comparisons {
     )*};
 }
 
-/// Comparison to an i1, and selection, lane by lane. Integers compare as signed numbers; floats as ordered ones: false where
-/// either is NaN, also for `ne`.
+/// Lane-wise comparison to i1, and selection. Comparisons are signed for integers and ordered for floats: false if either is
+/// NaN, also for `ne`.
 impl Value {
-    // The numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
+    // Numbers of arith's predicates: cmpf oeq, one, olt, ole, ogt, oge; cmpi eq, ne, slt, sle, sgt, sge.
     comparisons! {
         eq "=" 1 0;
         ne "≠" 6 1;
@@ -212,7 +212,8 @@ impl Value {
         ge "≥" 3 5;
     }
 
-    /// x where this condition holds, else y; both are computed. The condition is one i1, or one per lane; x or y is a value.
+    /// x if this condition is true, else y; both are computed. The condition is one i1, or one per lane; x or y must be a
+    /// value.
     #[track_caller]
     pub fn select(self, x: impl Operand, y: impl Operand) -> Value {
         let ty = x.known().or(y.known()).expect("select has a value to take its type from");
@@ -232,7 +233,7 @@ fn compare(sign: &str, x: Value, y: Value, [float, integer]: [i64; 2]) -> Value 
     })
 }
 
-/// An operation on two values of one type: the float's, the integer's or the index's. Floats have none where the name is empty.
+/// A binary operation on one type: the float, integer or index variant. An empty name means that floats have none.
 #[track_caller]
 fn binary(what: &str, x: Value, y: Value, [float, integer, index]: [&str; 3]) -> Value {
     assert!(x.ty == y.ty, "{what} of {} and {}", x.ty, y.ty);

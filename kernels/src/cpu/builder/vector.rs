@@ -1,4 +1,4 @@
-//! Between lanes: broadcast, one lane, shuffle, reduce.
+//! Operations across lanes: broadcast, extract, insert, shuffle, reduce.
 
 use super::types::{Num, Type, Value};
 use super::value::{op, op_with};
@@ -7,7 +7,7 @@ use melior::ir::attribute::{ArrayAttribute, DenseI64ArrayAttribute, IntegerAttri
 use melior::ir::{Attribute, r#type::IntegerType};
 
 impl Value {
-    /// A scalar in every lane.
+    /// Broadcasts a scalar to every lane.
     #[track_caller]
     pub fn broadcast(self, lanes: usize) -> Value {
         assert_eq!(self.ty.lanes, None, "broadcast of a vector");
@@ -30,7 +30,7 @@ impl Value {
         op_with("vector.insert", &[scalar, self], self.ty, "static_position", |context| position(context, lane))
     }
 
-    /// A vector of the lanes that `lanes` names: 0 and up from `self`, `self.lanes()` and up from `y`.
+    /// The lanes selected by `lanes`: 0 and up from `self`, `self.lanes()` and up from `y`.
     #[track_caller]
     pub fn shuffle(self, y: Value, lanes: &[usize]) -> Value {
         assert!(self.ty == y.ty && self.ty.lanes.is_some(), "shuffle of {} and {}", self.ty, y.ty);
@@ -42,13 +42,13 @@ impl Value {
         })
     }
 
-    /// `count` lanes from `first` on.
+    /// `count` lanes, starting at `first`.
     #[track_caller]
     pub fn slice(self, first: usize, count: usize) -> Value {
         self.shuffle(self, &(first..first + count).collect::<Vec<_>>())
     }
 
-    /// The lanes of vectors of one type, one vector after the other; their number is a power of two.
+    /// Concatenates vectors of one type; their number is a power of two.
     #[track_caller]
     pub fn concat(parts: &[Value]) -> Value {
         match parts {
@@ -61,7 +61,7 @@ impl Value {
         }
     }
 
-    /// The bits of a vector as lanes of another width.
+    /// Reinterprets the bits of a vector as lanes of another width.
     #[track_caller]
     pub fn reinterpret(self, num: Num) -> Value {
         let bytes = self.lanes() * self.ty.num.bytes();
@@ -76,22 +76,22 @@ impl Value {
         self.shuffle(y, &lanes)
     }
 
-    /// The sum of all lanes, in a fixed order: the upper half is added to the lower until one lane is left, so that
-    /// the rounding depends on the number of lanes alone, never on the target.
+    /// The sum of all lanes, in a fixed order: the upper half is added to the lower half until one lane is left. Rounding
+    /// therefore depends only on the number of lanes, never on the target.
     #[track_caller]
     pub fn reduce_add(self) -> Value {
         let lanes = self.assert_reducible();
         lanes.fold(self, |x, half| x.slice(0, half) + x.slice(half, half)).lane(0)
     }
 
-    /// The greatest lane, in the order of [`reduce_add`](Self::reduce_add).
+    /// The maximum of all lanes, in the order of [`reduce_add`](Self::reduce_add).
     #[track_caller]
     pub fn reduce_max(self) -> Value {
         let lanes = self.assert_reducible();
         lanes.fold(self, |x, half| x.slice(0, half).max(x.slice(half, half))).lane(0)
     }
 
-    /// Half the lanes, a quarter of them, … 1.
+    /// The lane counts of the reduction steps: a half, a quarter, … 1.
     #[track_caller]
     fn assert_reducible(self) -> impl Iterator<Item = usize> {
         assert!(self.lanes().is_power_of_two() && self.ty.lanes.is_some(), "reduce {}: not a power of two", self.ty);

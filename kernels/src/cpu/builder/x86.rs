@@ -1,13 +1,13 @@
-//! Instructions of x86, chosen by name.
+//! x86 instructions by name.
 
 use super::{Builder, Num, Type, Value};
 use crate::target::X86Level;
 use melior::ir::attribute::StringAttribute;
 
 impl Builder<'_> {
-    /// `x₀ · y₀ + x₁ · y₁, x₂ · y₂ + x₃ · y₃, …`: half as many i32 lanes as x and y have of i16. x and y fill a vector
-    /// register; the sums are exact unless all four numbers are −2¹⁵. An addition of the result is part of the same
-    /// instruction on targets that have one.
+    /// `x₀ · y₀ + x₁ · y₁, x₂ · y₂ + x₃ · y₃, …`: i16 lanes to half as many i32 lanes. x and y fill a vector register; sums
+    /// are exact unless all four numbers are −2¹⁵. On targets that support it, adding the result is part of the same
+    /// instruction.
     #[track_caller]
     pub fn madd_pairs(&self, x: Value, y: Value) -> Value {
         let target = self.target();

@@ -1,14 +1,14 @@
-//! Products with weights of 8-bit and 4-bit integers.
+//! Matrix products with 8-bit and 4-bit integer weights.
 //!
 //!     int8:  weight[i, j] = scale[i] · q[i, j]             −127 ≤ q ≤ 127, scale f32
 //!     int4:  weight[i, j] = scale[i, j / 32] · q[i, j]     −8 ≤ q ≤ 7, scale bf16
 //!
-//! The inputs are padded with zeros to K, the next multiple of 32. A panel of 16 outputs holds
+//! Inputs are zero-padded to K, the next multiple of 32. A panel of 16 outputs holds
 //!
-//!     int8:  [K / 2][16][2] bytes: the inputs 2p and 2p + 1 of each output side by side
-//!     int4:  [K / 4][16][2] bytes: byte (p, i, s) has input 4p + s in its low half, 4p + 2 + s in its high half
+//!     int8:  [K / 2][16][2] bytes: inputs 2p and 2p + 1 of each output, adjacent
+//!     int4:  [K / 4][16][2] bytes: byte (p, i, s) has input 4p + s in its low nibble, 4p + 2 + s in its high nibble
 //!
-//! and its scales are, in the slot after the weight, `[16]` for int8 and `[K / 32][16]` for int4, panel after panel.
+//! Scales are in the slot after the weight: `[16]` for int8 and `[K / 32][16]` for int4, panel after panel.
 
 use crate::kernel::{Elem, Param, padded};
 
@@ -19,15 +19,15 @@ mod quantize;
 #[cfg(feature = "emit")]
 pub(super) mod weights;
 
-/// Inputs that one scale of int4 weights belongs to, and what the inputs of an integer panel are padded to.
+/// Inputs per scale of int4 weights; integer panels pad their inputs to a multiple of this.
 pub const GROUP: usize = 32;
 
-/// Inputs with their padding.
+/// Number of inputs including padding.
 pub fn padded_inputs(k: usize) -> usize {
     k.next_multiple_of(GROUP)
 }
 
-/// The slot of the weights' scales, for formats that have any.
+/// The slot of the weights' scales; `None` for formats without scales.
 pub fn scales(format: Elem) -> Option<Param> {
     match format {
         Elem::I8 => Some(Param::read("scales", Elem::F32, &[])),
@@ -36,7 +36,7 @@ pub fn scales(format: Elem) -> Option<Param> {
     }
 }
 
-/// Scales of a matrix, those of padding included; 0 for formats without.
+/// Number of scales of a matrix, including padding; 0 for formats without scales.
 pub fn n_scales(format: Elem, n: usize, k: usize) -> usize {
     match format {
         Elem::I8 => padded(n),
@@ -45,7 +45,7 @@ pub fn n_scales(format: Elem, n: usize, k: usize) -> usize {
     }
 }
 
-/// Bytes of a matrix in any format, with its scales and without padding.
+/// Bytes of a matrix in any format, including scales and excluding padding.
 pub(crate) fn weight_bytes(format: Elem, n: usize, k: usize) -> f64 {
     let scales = match format {
         Elem::I8 => n * Elem::F32.bytes(),
@@ -55,7 +55,7 @@ pub(crate) fn weight_bytes(format: Elem, n: usize, k: usize) -> f64 {
     (n * k * format.bits()) as f64 / 8.0 + scales as f64
 }
 
-/// Inputs that share a scale when x is quantized: their products with weights of full magnitude sum to less than 2³¹.
+/// Inputs per scale when x is quantized: their products with weights of maximum magnitude sum to less than 2³¹.
 #[cfg(feature = "emit")]
 fn activation_group(format: Elem) -> usize {
     match format {

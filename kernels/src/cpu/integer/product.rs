@@ -1,15 +1,15 @@
-//! Rows times panels of integers on a CPU.
+//! Rows times integer panels on CPUs.
 //!
-//! 1. a block of rows of x is quantized ([`super::quantize`]), by every thread for itself
-//! 2. sum: integers within a group of inputs, exactly; the groups in f32, in their order
+//! 1. quantize a block of rows of x ([`super::quantize`]), in every thread separately
+//! 2. sum: exact integer sums within a group of inputs; f32 sums over the groups, in order
 //! 3. scale and store
 //!
-//! Few rows: the weights of several panels stream past side by side. Many rows: a group of a panel is unpacked to i16, and
-//! the block's tiles of rows pass over it; the f32 sums wait in an array, all of it in the first-level cache.
+//! Few rows: the weights of several panels are streamed side by side. Many rows: a group of a panel is unpacked to i16 and
+//! used by all row tiles of the block; the f32 sums are kept in an array that fits in the L1 cache.
 //!
-//! Bound by memory for few rows. For many by the multiplications of pairs, of which a core starts as many registers as of
-//! f32 multiply-adds, and by their additions, which take turns with them: the innermost loop alone, with all it reads in
-//! the first-level cache, runs at 1.6 times the f32 peak on Zen 4.
+//! Bound by memory for few rows. For many rows, bound by pair multiplications, which a core issues at the rate of f32
+//! multiply-adds (in registers), and by their additions, which compete with them: the innermost loop alone, with all its
+//! operands in L1, runs at 1.6 times the f32 peak on Zen 4.
 
 use super::activation_group;
 use super::quantize::Rows;
@@ -19,8 +19,8 @@ use crate::cpu::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
-/// How far ahead of its use a weight is fetched, in bytes: the hardware's prefetcher stops at each page of 4 KiB. Only where
-/// streams are one or two: more cover for one another, and prefetches slow them down.
+/// Prefetch distance of weights, in bytes: the hardware prefetcher stops at each 4 KiB page. Used only for one or two
+/// streams: more streams hide the latency themselves, and prefetches slow them down.
 const AHEAD: usize = 2048;
 
 /// Sums and stores a range of rows and a range of units.
@@ -53,14 +53,14 @@ pub(in crate::cpu) fn emit(b: &Builder, product: &Product, weights: &Integers, r
     });
 }
 
-/// A group of panels, the quantized rows, and arrays on the stack.
+/// A group of panels, the quantized rows, and stack arrays.
 struct Panels<'a, 'm> {
     b: &'a Builder<'m>,
     weights: &'a Integers,
     quantized: &'a Rows,
-    /// Number of the first panel; the others are counted from it.
+    /// Number of the first panel; the others are relative to it.
     first: Value,
-    /// Panels of a unit.
+    /// Panels per unit.
     unit: usize,
     n_rows: Value,
     /// `[panels][rows][16]`.
@@ -69,7 +69,7 @@ struct Panels<'a, 'm> {
     unpacked: Buffer,
 }
 
-/// Rows and panels that are summed side by side, from a first one on.
+/// Rows and panels that are summed side by side, starting at a first one.
 struct Tile {
     row: Value,
     n_rows: usize,
@@ -78,17 +78,17 @@ struct Tile {
 }
 
 impl Panels<'_, '_> {
-    /// i32 lanes of a register.
+    /// i32 lanes per register.
     fn lanes(&self) -> usize {
         lanes(self.b.target())
     }
 
-    /// Registers of a panel's lanes.
+    /// Registers per panel.
     fn registers(&self) -> usize {
         LANES / self.lanes()
     }
 
-    /// Sums `n_panels` panels: abreast, one by one, or by passes over unpacked weights.
+    /// Sums `n_panels` panels: side by side, one by one, or in passes over unpacked weights.
     fn sum(&self, n_panels: Value) {
         let &Panels { b, unit, n_rows, .. } = self;
         let in_stream = rows_in_stream(b.target());
@@ -125,7 +125,7 @@ impl Panels<'_, '_> {
         b.if_else(are_abreast, abreast, one_by_one);
     }
 
-    /// A tile of few rows: the weights stream past.
+    /// Sums a tile of few rows while streaming the weights.
     fn stream(&self, tile: &Tile) {
         let (b, lanes) = (self.b, self.lanes());
         let rows: Vec<Value> = (0..tile.n_rows).map(|r| tile.row + r).collect();
@@ -148,7 +148,7 @@ impl Panels<'_, '_> {
         }
     }
 
-    /// The integer sums of a group, straight from the packed weights: for each row, each panel, each register of lanes.
+    /// Integer sums of a group from the packed weights, indexed by row, panel and register of lanes.
     fn stream_group(&self, rows: &[Value], panels: &[Value], group: Value) -> Vec<Value> {
         let (b, weights, registers) = (self.b, self.weights, self.registers());
         let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(self.first + panel)).collect();
@@ -177,7 +177,7 @@ impl Panels<'_, '_> {
         })
     }
 
-    /// A panel and many rows: for each group of the inputs, unpacked once, for each tile of rows.
+    /// Sums one panel for many rows: unpacks each group of inputs once and applies it to each row tile.
     fn pass(&self, panel: Value) {
         let (b, lanes) = (self.b, self.lanes());
         let number = self.first + panel;
@@ -200,7 +200,7 @@ impl Panels<'_, '_> {
         });
     }
 
-    /// Unpacks a group of a panel; gives the number of its pairs.
+    /// Unpacks a group of a panel; returns its number of pairs.
     fn unpack(&self, panel: Value, group: Value) -> Value {
         let (b, weights) = (self.b, self.weights);
         let lines = weights.group_lines(group);
@@ -218,7 +218,7 @@ impl Panels<'_, '_> {
         lines.count() * weights.line_pairs()
     }
 
-    /// The integer sums of a group from the unpacked weights: for each row, for each register of lanes.
+    /// Integer sums of a group from the unpacked weights, indexed by row and register of lanes.
     fn pass_group(&self, rows: &[Value], group: Value, n_pairs: Value) -> Vec<Value> {
         let (b, lanes, registers) = (self.b, self.lanes(), self.registers());
         let zeros = vec![b.splat_i32(0, lanes); rows.len() * registers];
@@ -237,12 +237,12 @@ impl Panels<'_, '_> {
         })
     }
 
-    /// A pair of a row's inputs, at `[group, row, pair]`, in every lane.
+    /// One pair of a row's inputs, at `[group, row, pair]`, broadcast to every lane.
     fn load_pair(&self, at: [Value; 3]) -> Value {
         self.b.load(self.quantized.pairs, at).broadcast(self.lanes()).reinterpret(Num::I16)
     }
 
-    /// The factors of the integer sums of a group of a row, at `[group, row]`, for each register.
+    /// Factors of a row's integer sums of a group, at `[group, row]`, per register.
     fn scales(&self, at: [Value; 2], weights: Option<&[Value]>) -> Vec<Value> {
         let x = self.b.load(self.quantized.scales, at).broadcast(self.lanes());
         match weights {
@@ -252,14 +252,14 @@ impl Panels<'_, '_> {
     }
 }
 
-/// Adds the products of a pair of inputs with the weights of each register.
+/// Adds the products of a pair of inputs with the weights in each register.
 fn madd(b: &Builder, x: Value, weights: &[Value], sums: &mut [Value]) {
     for (sum, &weights) in sums.iter_mut().zip(weights) {
         *sum = *sum + b.madd_pairs(weights, x);
     }
 }
 
-/// Runs `tile(row, n)` for tiles of `in_tile` rows, and for a last tile of the rest.
+/// Runs `tile(row, n)` for tiles of `in_tile` rows, and once for the remainder.
 fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value, usize)) {
     let rest = n_rows % in_tile;
     let whole = n_rows - rest;
@@ -269,7 +269,7 @@ fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value
     }
 }
 
-/// Rows of a tile of one panel: their sums and the panel's weights fill the registers.
+/// Rows per one-panel tile: their sums and the panel's weights fill the registers.
 fn rows_in_tile(target: CpuTarget) -> usize {
     match target.vector_bytes() {
         16 => 2,
@@ -278,7 +278,7 @@ fn rows_in_tile(target: CpuTarget) -> usize {
     }
 }
 
-/// Rows of a tile while the weights stream past: registers are left to unpack them. Two such tiles are few rows.
+/// Rows per tile when weights are streamed, with registers left to unpack them. Up to two such tiles count as few rows.
 fn rows_in_stream(target: CpuTarget) -> usize {
     match target.vector_bytes() {
         16 => 2,
@@ -287,12 +287,12 @@ fn rows_in_stream(target: CpuTarget) -> usize {
     }
 }
 
-/// Streams of int8 weights that a thread reads at a time, at best. Of 1 to 12 the fastest for one row: 1.1 times the speed of
-/// a single stream with prefetches, though with 16 registers half of the integer sums wait on the stack.
+/// Maximum number of int8 weight streams that a thread reads at a time. Fastest of 1 to 12 for one row: 1.1 times the speed
+/// of a single stream with prefetches, although with 16 registers half of the integer sums spill to the stack.
 const STREAMS: usize = 8;
 
-/// Units abreast for a number of rows of a stream. Unpacking int4 keeps a core busy enough: two streams abreast, whose sums leave
-/// the registers, were 0.85 times as fast as one.
+/// Units side by side for a number of streamed rows. Unpacking int4 already saturates a core: two streams side by side,
+/// whose sums spill, ran at 0.85 times the speed of one.
 fn units_in_stream(target: CpuTarget, format: Elem, rows: usize, unit: usize) -> usize {
     let streams = if format == Elem::I8 { STREAMS.min(2 * rows_in_stream(target)) } else { 1 };
     (streams / (rows * unit)).max(1)

@@ -1,11 +1,11 @@
-//! Rows of x as 16-bit integers, in arrays on the stack, for one thread's products.
+//! Quantizes rows of x to 16-bit integers, in stack arrays private to a thread.
 //!
 //!     scale = max|x| / 32767,  q = round(x · (32767 / max|x|))      for each row and group of inputs, ties to even
 //!
-//! A group whose largest magnitude is below 2⁻¹¹⁰ counts as zeros, of scale 0: the quotient would leave the range of f32. A
-//! group with an infinity or a NaN has the scale NaN, and so have all sums of its row.
+//! A group whose maximum magnitude is below 2⁻¹¹⁰ is quantized to zeros with scale 0, because the quotient would exceed the
+//! range of f32. A group with an infinity or a NaN has scale NaN, and so have all sums of its row.
 //!
-//! 1. largest magnitude: without its sign an f32 compares like an integer, NaN above infinity
+//! 1. maximum magnitude: absolute values compared as integers, with NaN above infinity
 //! 2. scale and its inverse
 //! 3. multiply, round, store
 
@@ -13,26 +13,26 @@ use super::{activation_group, padded_inputs};
 use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{Elem, LANES};
 
-/// Most bytes on the stack, where a row alone does not take more: a quarter of a thread's.
+/// Stack limit in bytes unless a single row takes more: a quarter of a thread's stack.
 const BYTES: usize = 512 << 10;
 
-/// Most rows: those of one group, with their sums and a panel's weights, stay in the first-level cache.
+/// Maximum number of rows: the rows of one group, their sums and a panel's weights fit in the L1 cache.
 const ROWS: usize = 72;
 
 /// Quantized rows.
 pub(super) struct Rows {
-    /// Two inputs each: `[groups][capacity][group / 2]`.
+    /// Pairs of inputs: `[groups][capacity][group / 2]`.
     pub(super) pairs: Buffer,
     /// `[groups][capacity]`.
     pub(super) scales: Buffer,
-    /// How many fit.
+    /// Maximum number of rows.
     pub(super) capacity: usize,
     k: usize,
     group: usize,
 }
 
 impl Rows {
-    /// Room for as many rows of `k` inputs as fit, a multiple of `multiple` or less than it, one at least.
+    /// Allocates for as many rows of `k` inputs as fit: a multiple of `multiple` or less than it, at least one.
     pub(super) fn new(b: &Builder, k: usize, format: Elem, multiple: usize) -> Rows {
         let group = activation_group(format);
         let groups = padded_inputs(k).div_ceil(group);
@@ -56,7 +56,7 @@ impl Rows {
             self.fill_group(b, group, to, self.group, &load);
         });
         if rest > 0 {
-            // Lanes beyond the last column hold anything.
+            // Lanes beyond the last column are unspecified.
             let (column, zero) = (n_groups * self.group, b.splat(0.0, LANES));
             let load = |at: usize| {
                 if at >= rest {
@@ -69,11 +69,11 @@ impl Rows {
         }
     }
 
-    /// Quantizes `n_inputs` of a group; `load` gives the vector that begins at an input of it.
+    /// Quantizes `n_inputs` of a group; `load` returns the vector that starts at an input of the group.
     fn fill_group(&self, b: &Builder, group: Value, row: Value, n_inputs: usize, load: &dyn Fn(usize) -> Value) {
         let vectors = (0..n_inputs).step_by(LANES);
 
-        // 1. largest magnitude
+        // 1. maximum magnitude
         let magnitudes = vectors.clone().map(|at| load(at).abs().bitcast(Num::I32));
         let largest = magnitudes.reduce(|x, y| x.max(y)).expect("a group has inputs").reduce_max();
 

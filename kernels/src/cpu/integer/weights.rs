@@ -1,17 +1,17 @@
-//! Packed integers as a CPU reads them: a vector register of i16, two inputs of each of its outputs.
+//! Loads of packed integer weights on CPUs: a vector register of i16 holds two inputs of each of its outputs.
 
 use super::{GROUP, activation_group, padded_inputs, scales};
 use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
-/// Bytes of a cache line, which holds whole pairs of inputs of a panel in either format.
+/// Bytes of a cache line, which holds whole pairs of inputs of a panel in both formats.
 pub(super) const LINE: usize = 64;
 
-/// Halves of a line: in each a byte of each of a panel's outputs twice.
+/// Halves of a line: each has one byte of each of a panel's outputs, twice.
 pub(super) const HALVES: usize = LINE / (2 * LANES);
 
-/// Packed weights and their scales.
+/// Packed weights with their scales.
 #[derive(Clone, Copy)]
 pub(crate) struct Integers {
     /// Inputs.
@@ -24,17 +24,17 @@ pub(crate) struct Integers {
 }
 
 impl Integers {
-    /// A kernel's slots `weight` and `scales`, where the format is one of integers.
+    /// The slots `weight` and `scales` of a kernel, if the format is an integer format.
     pub(in crate::cpu) fn of(b: &Builder, format: Elem, k: usize) -> Option<Integers> {
         scales(format).map(|_| Integers { k, format, panels: b.buffer("weight"), scales: b.buffer("scales") })
     }
 
-    /// Groups of inputs that x is quantized by.
+    /// Number of input groups for the quantization of x.
     pub(super) fn n_groups(&self) -> usize {
         padded_inputs(self.k).div_ceil(activation_group(self.format))
     }
 
-    /// The lines of a group in its panel; the last group may be shorter.
+    /// Lines of a group within its panel; the last group may be shorter.
     pub(super) fn group_lines(&self, group: Value) -> Range {
         let (lines, in_group) = (self.panel_bytes() / LINE, activation_group(self.format) / self.line_inputs());
         let start = group * in_group;
@@ -42,17 +42,17 @@ impl Integers {
         Range { start, end: if lines.is_multiple_of(in_group) { end } else { end.min(lines) } }
     }
 
-    /// Pairs of inputs in a line.
+    /// Pairs of inputs per line.
     pub(super) fn line_pairs(&self) -> usize {
         self.line_inputs() / 2
     }
 
-    /// Where a panel begins, in bytes.
+    /// Byte offset of a panel.
     pub(super) fn panel(&self, panel: Value) -> Value {
         panel * self.panel_bytes()
     }
 
-    /// For each pair of inputs of the line that begins at a byte, for each register of the outputs' lanes: the weights.
+    /// The weights of the line at byte `line`, indexed by pair of inputs and register of outputs.
     pub(super) fn load_line(&self, b: &Builder, line: Value) -> Vec<Vec<Value>> {
         (0..HALVES).flat_map(|half| self.load_half(b, line, half)).collect()
     }
@@ -72,7 +72,7 @@ impl Integers {
         vec![low, high]
     }
 
-    /// The factors of the integer sums of a group, for each register of a panel's lanes; `None` for 1.
+    /// Factors of a group's integer sums, per register of a panel's lanes; `None` means 1.
     pub(super) fn group_scales(&self, b: &Builder, panel: Value, group: Value) -> Option<Vec<Value>> {
         (self.format == Elem::I4).then(|| {
             let first = (panel * (padded_inputs(self.k) / GROUP) + group) * LANES;
@@ -81,7 +81,7 @@ impl Integers {
         })
     }
 
-    /// A panel's results from the sums of all groups.
+    /// A panel's results from its sums over all groups.
     pub(super) fn scale_channels(&self, b: &Builder, panel: Value, sums: Value) -> Value {
         match self.format {
             Elem::I8 => sums * b.load_vector(self.scales, panel * LANES, LANES),
@@ -98,7 +98,7 @@ impl Integers {
     }
 }
 
-/// i32 lanes of a vector register.
+/// i32 lanes per vector register.
 pub(super) fn lanes(target: CpuTarget) -> usize {
     target.vector_bytes() / Num::I32.bytes()
 }
