@@ -1,9 +1,10 @@
-//! Inline PTX: operands and results by type, so that an instruction is one line of text and its operands.
+//! Inline PTX. Operand and result types determine constraints, so that an instruction is one line of text plus its
+//! operands.
 //!
-//! In the text `$0 … ` are the results, then the operands, in order. Constraints follow from types: i32, i1 (as 0 or 1) and
-//! shared addresses in 32-bit registers, i16 and bf16 in 16-bit ones, i64, indices and global addresses in 64-bit ones, f32
-//! and f64 in float ones. Braces of vectors and scopes are written as they are. Registers must be declared inside a
-//! scope (`{ .reg .pred p; … }`), because the optimizer may duplicate the text.
+//! In the text, `$0 … ` are the results followed by the operands. Constraints follow from types: i32, i1 (as 0 or 1) and
+//! shared addresses use 32-bit registers, i16 and bf16 16-bit ones, i64, indices and global addresses 64-bit ones, f32 and
+//! f64 float ones. Braces of vectors and scopes are written as in PTX. Registers must be declared inside a scope (`{ .reg
+//! .pred p; … }`), because the optimizer may duplicate the text.
 
 use super::Builder;
 use crate::cpu::builder::{Num, Type, Value};
@@ -11,12 +12,12 @@ use melior::dialect::llvm;
 use melior::ir::attribute::{DenseI64ArrayAttribute, StringAttribute};
 use melior::ir::{Attribute, operation::OperationRef};
 
-/// What the optimizer may do with the instruction.
+/// Optimizations that are allowed for the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Its results depend on its operands alone: it may be dropped, moved, and made once for twice.
+    /// Results depend only on operands: the instruction may be removed, moved and deduplicated.
     Pure,
-    /// It stays where it is, executed by the threads it was written for: convergent, and no load or store moves across.
+    /// The instruction is convergent, and no load or store moves across it.
     Memory,
 }
 
@@ -39,8 +40,9 @@ impl<'m> Builder<'m> {
         self.asm(Effect::Memory, text, operands, &[]);
     }
 
-    /// An instruction that updates registers in place: the first results are `tied` after it, and `results` follow. In the
-    /// text the tied registers are `$0 …`, then `results`, and the operands begin at twice the tied and the results.
+    /// An instruction that updates registers in place. Its results are the updated `tied` registers, then `results`. In the
+    /// text, `$0 …` are the tied registers, then `results`; operand numbers start at twice the number of tied registers
+    /// plus that of results.
     #[track_caller]
     pub fn asm_tied(
         &self,
@@ -75,14 +77,14 @@ impl<'m> Builder<'m> {
         self.fields(operation, &types)
     }
 
-    /// An intrinsic of LLVM with one result.
+    /// An LLVM intrinsic with one result.
     #[track_caller]
     pub fn intrinsic(&self, name: &str, operands: &[Value], result: Num) -> Value {
         let name = StringAttribute::new(self.context, name).into();
         self.op1("llvm.call_intrinsic", operands, Type::scalar(result), &[("intrin", name)])
     }
 
-    /// An intrinsic of LLVM with several results.
+    /// An LLVM intrinsic with several results.
     #[track_caller]
     pub fn intrinsic_all(&self, name: &str, operands: &[Value], results: &[Type]) -> Vec<Value> {
         let name = StringAttribute::new(self.context, name).into();
@@ -92,14 +94,14 @@ impl<'m> Builder<'m> {
         self.fields(operation, results)
     }
 
-    /// An intrinsic of LLVM without results.
+    /// An LLVM intrinsic without results.
     #[track_caller]
     pub fn intrinsic0(&self, name: &str, operands: &[Value]) {
         let name = StringAttribute::new(self.context, name).into();
         self.op("llvm.call_intrinsic", operands, &[("intrin", name)]);
     }
 
-    /// The results of an operation that gives a struct where there is more than one.
+    /// The results of an operation, unpacked from a struct if there are several.
     fn fields(&self, operation: OperationRef<'m, 'm>, types: &[Type]) -> Vec<Value> {
         match types {
             [] => vec![],
@@ -115,7 +117,7 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// A value as the register that holds it.
+    /// A value in the type of the register that holds it.
     #[track_caller]
     fn register(&self, value: Value) -> Value {
         assert_eq!(value.ty.lanes, None, "inline PTX takes scalars, not {}", value.ty);

@@ -1,5 +1,5 @@
-//! The module and the builder of kernels for sm_90a: [`crate::cpu::builder`]'s arithmetic and control flow, and what a GPU has
-//! beside them.
+//! The module and kernel builder for sm_90a: the arithmetic and control flow of [`crate::cpu::builder`], plus GPU-specific
+//! operations.
 //!
 //!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::count("n")];
 //!     module.kernel("halve", &params, 128, |b| {
@@ -10,8 +10,8 @@
 //!         });
 //!     });
 //!
-//! Counts, rows and offsets inside a row are i32; [`Builder::row`] widens before it multiplies. Memory is reached through
-//! pointers ([`super::memory`]), never through the buffers of a CPU's kernel.
+//! Counts, rows and offsets inside a row are i32; [`Builder::row`] widens before it multiplies. Memory is accessed through
+//! pointers ([`super::memory`]), never through CPU kernel buffers.
 
 use super::facts::{MAX_THREADS, SWIZZLE_BYTES, WARP};
 use crate::cpu::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
@@ -23,16 +23,16 @@ use melior::ir::r#type::FunctionType;
 use melior::ir::{Attribute, Block, BlockLike, BlockRef, Location, Module, Region, RegionLike};
 use std::ops::Deref;
 
-/// The symbol of the dynamic shared memory, which all kernels of a module share.
+/// Symbol of the dynamic shared memory, shared by all kernels of a module.
 pub const DYNAMIC_SHARED: &str = "dynamic_shared";
 
-/// The attribute of a kernel's function that says how many threads its blocks have.
+/// Attribute of a kernel function: threads per block.
 pub const THREADS: &str = "jambac-threads";
 
-/// The attribute that says how many of its blocks have room on a multiprocessor.
+/// Attribute of a kernel function: resident blocks per SM.
 pub const RESIDENT_BLOCKS: &str = "jambac-resident-blocks";
 
-/// Puts kernels into an MLIR module for sm_90a.
+/// Adds kernels to an MLIR module for sm_90a.
 pub struct ModuleBuilder<'m> {
     context: &'m Context,
     body: BlockRef<'m, 'm>,
@@ -56,7 +56,7 @@ impl<'m> ModuleBuilder<'m> {
         ModuleBuilder { context, body: module.body() }
     }
 
-    /// Adds a launch of the catalog. Panics for one of another target.
+    /// Adds a launch of the catalog. Panics if it is for another target.
     #[track_caller]
     pub fn add(&self, launch: &Launch) {
         let (Emit::Hopper(emit), Some(grid)) = (&launch.body.emit, &launch.grid) else {
@@ -69,14 +69,15 @@ impl<'m> ModuleBuilder<'m> {
         self.resident_kernel(&launch.symbol, &launch.params(), (grid.threads, resident), |b| emit(b));
     }
 
-    /// Adds the kernel `name` of blocks of `threads` threads; `emit` writes its body. Names must differ within a module.
+    /// Adds the kernel `name` with `threads` threads per block; `emit` writes its body. Names must be unique within a
+    /// module.
     #[track_caller]
     pub fn kernel(&self, name: &str, params: &[Param], threads: u32, emit: impl FnOnce(&Builder)) {
         self.resident_kernel(name, params, (threads, 1), emit);
     }
 
-    /// Adds a kernel of blocks of so many threads, of which so many have room on a multiprocessor: a thread's registers are
-    /// limited to its share.
+    /// Adds a kernel with the given threads per block and resident blocks per SM. The latter limits the registers of a
+    /// thread to its share.
     #[track_caller]
     fn resident_kernel(
         &self,
@@ -121,13 +122,13 @@ impl<'m> ModuleBuilder<'m> {
     }
 }
 
-/// Attributes that LLVM sees.
+/// Function attributes passed through to LLVM.
 fn passthrough<'m>(context: &'m Context, attributes: &[(&str, u32)]) -> Attribute<'m> {
     let pairs: Vec<String> = attributes.iter().map(|(name, value)| format!("[\"{name}\", \"{value}\"]")).collect();
     parse_attribute(context, &format!("[{}]", pairs.join(", ")))
 }
 
-/// Writes the body of one kernel for sm_90a, operation after operation.
+/// Writes the body of one sm_90a kernel, one operation at a time.
 pub struct Builder<'m> {
     inner: crate::cpu::builder::Builder<'m>,
     threads: u32,
@@ -142,19 +143,18 @@ impl<'m> Deref for Builder<'m> {
 }
 
 impl Builder<'_> {
-    /// Threads of a block.
     pub fn threads_per_block(&self) -> u32 {
         self.threads
     }
 
-    /// The address that is parameter `name`: of a buffer or of a tensor map.
+    /// The address parameter `name`: of a buffer or a tensor map.
     #[track_caller]
     pub fn pointer(&self, name: &str) -> Value {
         let is_pointer = |param: &Param| matches!(param, Param::Buffer { .. } | Param::TensorMap { .. });
         self.slot(name, is_pointer).unwrap_or_else(|| panic!("the kernel has no buffer or tensor map '{name}'"))
     }
 
-    /// The count that is parameter `name`, as an i32.
+    /// The count parameter `name`, as an i32.
     #[track_caller]
     pub fn count(&self, name: &str) -> Value {
         let is_count = |param: &Param| matches!(param, Param::Count { .. });
@@ -175,7 +175,7 @@ fn argument(param: &Param) -> Type {
     })
 }
 
-/// `apart` says that no result of the kernel lies over an operand.
+/// `apart`: no result of the kernel overlaps an operand.
 fn attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute<'m> {
     let aligned = |to: usize| format!("llvm.noundef, llvm.align = {to} : i64");
     parse_attribute(

@@ -1,10 +1,10 @@
-//! Arithmetic: approximations of one instruction each, and pairs of bf16. Denormal f32 are flushed to zero.
+//! Arithmetic: single-instruction approximations, f64, and bf16 pairs. Denormal f32 are flushed to zero.
 
 use super::Builder;
 use super::asm::Effect;
 use crate::cpu::builder::{Num, Value};
 
-/// One instruction each, of f32 scalars; errors as the PTX manual states them.
+/// Single instructions on f32 scalars; errors are taken from the PTX manual.
 impl Builder<'_> {
     /// 2ˣ to 2 ulp: 2⁻²² relative.
     #[track_caller]
@@ -30,13 +30,13 @@ impl Builder<'_> {
         self.intrinsic("llvm.nvvm.rsqrt.approx.ftz.f", &[x], Num::F32)
     }
 
-    /// The greater of two f32; the other where one is NaN.
+    /// The maximum of two f32; the other one if one is NaN.
     #[track_caller]
     pub fn greater(&self, x: Value, y: Value) -> Value {
         self.intrinsic("llvm.nvvm.fmax.ftz.f", &[x, y], Num::F32)
     }
 
-    /// The lesser of two f32; the other where one is NaN.
+    /// The minimum of two f32; the other one if one is NaN.
     #[track_caller]
     pub fn lesser(&self, x: Value, y: Value) -> Value {
         self.intrinsic("llvm.nvvm.fmin.ftz.f", &[x, y], Num::F32)
@@ -45,14 +45,14 @@ impl Builder<'_> {
 
 /// f64.
 impl Builder<'_> {
-    /// eˣ to 2⁻⁵¹ relative, for x ≤ 0; 0 below −700, where the result is less than 10⁻³⁰⁴.
+    /// eˣ to 2⁻⁵¹ relative, for x ≤ 0; 0 below −700, where the result is below 10⁻³⁰⁴.
     #[track_caller]
     pub fn exp_f64(&self, x: Value) -> Value {
         use std::f64::consts::{LN_2, LOG2_E};
-        // ln 2 in two parts, of which the first has zeros in its last 21 bits: n · LN_2_HIGH is exact.
+        // ln 2 in two parts. The last 21 bits of the first are zero, so n · LN_2_HIGH is exact.
         const LN_2_HIGH: f64 = f64::from_bits(LN_2.to_bits() >> 21 << 21);
         const LN_2_LOW: f64 = LN_2 - LN_2_HIGH + 2.319_046_813_846_299_6e-17;
-        // 1.5 · 2⁵² leaves the nearest whole number in the low bits.
+        // Adding 1.5 · 2⁵² leaves the nearest integer in the low bits.
         let shifter = self.f64(6_755_399_441_055_744.0);
         let shifted = x.mul_add(self.f64(LOG2_E), shifter);
         let n = shifted - shifter;
@@ -66,7 +66,7 @@ impl Builder<'_> {
     }
 }
 
-/// Division of i32 that are not negative.
+/// Division of non-negative i32.
 impl Builder<'_> {
     /// ⌊x / y⌋.
     #[track_caller]
@@ -81,7 +81,7 @@ impl Builder<'_> {
     }
 }
 
-/// Made of these.
+/// Composed functions.
 impl Builder<'_> {
     /// eˣ.
     #[track_caller]
@@ -89,15 +89,15 @@ impl Builder<'_> {
         self.exp2(x * std::f32::consts::LOG2_E)
     }
 
-    /// x / (1 + e⁻ˣ). Where e⁻ˣ overflows the quotient is −0, as it should.
+    /// x / (1 + e⁻ˣ). If e⁻ˣ overflows, the quotient is −0, which is the correct limit.
     #[track_caller]
     pub fn silu(&self, x: Value) -> Value {
         let decay = self.exp2(x * (-std::f32::consts::LOG2_E));
         x * self.reciprocal(decay + 1.0)
     }
 
-    /// log(1 + eˣ) to 2⁻¹⁹ relative, as max(x, 0) + log(1 + e), e = e^−|x|. The logarithm near 1 is good to an absolute
-    /// error only: below 2⁻⁴ the series takes its place.
+    /// log(1 + eˣ) to 2⁻¹⁹ relative, as max(x, 0) + log(1 + e), e = e^−|x|. The log instruction has only an absolute error
+    /// bound near 1, so a series is used below e = 2⁻⁴.
     #[track_caller]
     pub fn softplus(&self, x: Value) -> Value {
         let e = self.exp2(x.abs() * (-std::f32::consts::LOG2_E));
@@ -110,7 +110,7 @@ impl Builder<'_> {
     }
 }
 
-/// bf16, two in an i32: the first in the low half.
+/// bf16 pairs, packed in an i32 with the first in the low half.
 impl Builder<'_> {
     /// Two f32 rounded to bf16, ties to even.
     #[track_caller]

@@ -1,14 +1,14 @@
-//! Matrix products on Hopper. [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`], [`crate::grouped_linear`] and
-//! [`crate::grouped_swiglu`] each describe a `Product`; two templates emit it.
+//! Matrix products on Hopper. [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`],
+//! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each describe a `Product`; two templates emit it.
 //!
 //!     out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
 //!
-//! `tiled` is for many rows and bound by the tensor cores: 2 · rows · n · k operations. `few` is for up to 8 rows and bound by
-//! memory: it reads the weights once. The order in which an output is summed over j depends on k and the template only, not
-//! on the other rows or on the tile.
+//! `tiled` is for many rows and bound by the tensor cores: 2 · rows · n · k operations. `few` is for up to 8 rows and bound
+//! by memory: it reads the weights once. The summation order over j depends only on k and the template, not on the other
+//! rows or the tile.
 //!
-//! Weights are the M operand of the tensor cores, rows of x the N operand: outputs come in multiples of 64 or 16, rows of x
-//! in multiples of 8. [`super::weight`] defines the layout of weights in memory.
+//! Weights are the M operand of the tensor cores, rows of x the N operand: outputs are processed in multiples of 64 or 16,
+//! rows of x in multiples of 8. [`super::weight`] defines the memory layout of weights.
 
 use jambac_graph::Activation;
 
@@ -35,31 +35,28 @@ mod integer;
 #[cfg(feature = "emit")]
 mod tiles;
 
-/// A matrix product.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Product {
-    /// Outputs of each matrix that shares the rows of x; all but a split product have one.
+    /// Outputs of each matrix that shares the rows of x; one matrix except in a split product.
     pub(crate) sizes: Vec<usize>,
-    /// Inputs.
+    /// Number of inputs.
     pub(crate) k: usize,
     /// Stored type of the weights, bf16 or int8.
     pub(crate) format: Elem,
     /// Type of the results: f32 or bf16.
     pub(crate) out: Elem,
-    /// What becomes of a sum.
+    /// Epilogue of a sum.
     pub(crate) finish: Finish,
-    /// Which rows meet which weights.
+    /// Assignment of rows to weights.
     pub(crate) batch: Batch,
-    /// How.
     pub(crate) method: Method,
 }
 
-/// What becomes of a sum.
+/// Epilogue of a sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
-    /// An output of its own.
+    /// The sum is an output.
     Linear {
-        /// True when a bias is added.
         bias: bool,
         /// Applied last.
         activation: Activation,
@@ -69,10 +66,10 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
-    /// The sum alone.
+    /// The sum without bias and activation.
     pub(crate) const SUM: Finish = Finish::Linear { bias: false, activation: Activation::None };
 
-    /// Rows of the weight that an output has.
+    /// Rows of the weight per output.
     fn rows(self) -> usize {
         match self {
             Finish::Linear { .. } => 1,
@@ -80,33 +77,31 @@ impl Finish {
         }
     }
 
-    /// True when a bias is added.
     fn has_bias(self) -> bool {
         matches!(self, Finish::Linear { bias: true, .. })
     }
 }
 
-/// Which rows of x meet which weights.
+/// Assignment of rows of x to weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Batch {
     /// All rows, one weight.
     Dense,
-    /// Rows sorted by expert, each with its expert's weight: expert e has rows `offsets[e] … offsets[e + 1]`.
+    /// Rows sorted by expert, each multiplied by its expert's weight: expert e has rows `offsets[e] … offsets[e + 1]`.
     Experts {
-        /// Experts.
         n_experts: usize,
         /// Rows per token.
         top_k: usize,
     },
 }
 
-/// How a product is computed.
+/// The algorithm of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// On the tensor cores of whole warpgroups, 128 outputs and this many rows of x at a time: for many rows.
+    /// Whole warpgroups on the tensor cores, with tiles of 128 outputs and this many rows of x: for many rows.
     Tiled(TileRows),
-    /// With the weights straight from global memory, for up to 8 rows of x. Correct for any number, but it reads the weights
-    /// once for each 8.
+    /// Streams the weights from global memory, for up to 8 rows of x. Correct for any number of rows, but reads the weights
+    /// once per 8 rows.
     Few,
 }
 
@@ -119,22 +114,19 @@ impl From<Config> for Method {
     }
 }
 
-/// Rows of x in a tile.
+/// Rows of x per tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TileRows {
-    /// 64.
     Rows64,
-    /// 128.
     Rows128,
-    /// 256.
     Rows256,
 }
 
 impl TileRows {
-    /// All of them, the smallest first.
+    /// All variants, smallest first.
     pub const ALL: [TileRows; 3] = [TileRows::Rows64, TileRows::Rows128, TileRows::Rows256];
 
-    /// The number.
+    /// Number of rows.
     pub const fn number(self) -> usize {
         match self {
             TileRows::Rows64 => 64,
@@ -143,15 +135,15 @@ impl TileRows {
         }
     }
 
-    /// Time of a product of `rows` rows of x and `n` rows of weights, in units of a tile row: the rounds that the
-    /// multiprocessors make, times the bytes of weights and x that a tile moves in a round.
+    /// Estimated time of a product of `rows` rows of x and `n` rows of weights, in units of a tile row: the number of waves
+    /// over the SMs, times the bytes of weights and x that a tile moves per wave.
     fn time(self, n: usize, rows: usize) -> usize {
         let tiles = n.div_ceil(tiled::OUTPUTS) * rows.div_ceil(self.number());
         tiles.div_ceil(facts::N_SMS) * (self.number() + tiled::OUTPUTS)
     }
 }
 
-/// Weights that the products can read.
+/// Checks that the products can read weights of this format.
 pub(crate) fn supports(format: Elem) -> Result<(), Unsupported> {
     match format {
         Elem::Bf16 | Elem::I8 => Ok(()),
@@ -161,13 +153,13 @@ pub(crate) fn supports(format: Elem) -> Result<(), Unsupported> {
     }
 }
 
-/// Sequences that the entry for few sequences decodes together: the rows of a tile of the streaming product.
+/// Maximum number of sequences of the decode entry for few sequences: the rows per tile of the streaming product.
 pub(crate) const FEW_SEQUENCES: u64 = few::ROWS as u64;
 
-/// The ways to multiply `n` rows of weights by up to `rows` rows of x, the fastest first.
+/// The configs that multiply `n` rows of weights by up to `rows` rows of x, fastest first.
 ///
-/// The entry for few sequences streams the weights. All others use tiles, so that the bits of a prompt do not depend on how it
-/// is cut into steps.
+/// The entry for few sequences streams the weights. All others use tiles, so that the bits of a prompt do not depend on how
+/// it is divided into steps.
 pub(crate) fn configs(step: &StepSize, n: usize, rows: u64) -> Vec<Candidate> {
     let is_few = step.entry == EntryKind::Decode && step.sequences <= FEW_SEQUENCES;
     let mut tiles = TileRows::ALL;
@@ -193,7 +185,7 @@ impl Method {
 }
 
 impl Product {
-    /// The part of the symbol that says what is not the op's own: activation and method.
+    /// The symbol suffix that the op does not determine: activation, result type and method.
     pub(crate) fn suffix(&self) -> String {
         let finish = match self.finish {
             Finish::Linear { bias, activation } => kernel::epilogue(bias, activation),
@@ -202,7 +194,6 @@ impl Product {
         format!("{finish}_{}_{}_sm90", self.out.name(), self.method.name())
     }
 
-    /// The launch that computes it.
     pub(crate) fn launch(&self, bound: Bound) -> Launch {
         Launch {
             op: bound.op,
@@ -246,7 +237,7 @@ impl Product {
         operands
     }
 
-    /// Rows of x and of the results for each row of the step.
+    /// Rows of x and of the results per row of the step.
     fn slots_per_row(&self) -> usize {
         match self.batch {
             Batch::Dense => 1,
@@ -254,14 +245,14 @@ impl Product {
         }
     }
 
-    /// The weights that are used once, the rows of x and of the results once; two operations for each product of x and weight.
+    /// Reads each used weight and each row of x once, writes each result once; two operations per product of x and weight.
     fn cost(&self) -> Cost {
         let n: usize = self.sizes.iter().sum();
         let rows = self.slots_per_row() as f64;
         let bytes = weight_bytes(self.format, n * self.finish.rows(), self.k);
         let row = (n * self.out.bytes() + self.k * Elem::Bf16.bytes()) as f64;
         let products = (n * self.finish.rows() * self.k) as f64;
-        // Five for each swiglu.
+        // Five operations per swiglu.
         let finish = if self.finish == Finish::Swiglu { 5 * n } else { 0 };
         let bytes = match self.batch {
             Batch::Dense => Amount { constant: bytes, rows: row, ..Amount::default() },
@@ -271,27 +262,26 @@ impl Product {
     }
 }
 
-/// What fills the operands of a product, and what it is called.
+/// The operands of a product, and its name.
 pub(crate) struct Bound {
-    /// The folder of the kernel.
     pub(crate) op: &'static str,
-    /// The symbol up to what the product adds: activation, result type and method.
+    /// The symbol without the product's suffix: activation, result type and method.
     pub(crate) name: String,
     /// The packed weight.
     pub(crate) weight: Weight,
-    /// The node's operand that is the bias.
+    /// The node's operand for the bias.
     pub(crate) bias: Option<usize>,
     /// The rows of x.
     pub(crate) x: Source,
-    /// The node's operand that holds each expert's share of the rows.
+    /// The node's operand for the experts' row offsets.
     pub(crate) offsets: Option<usize>,
-    /// The results, one for each of the product's sizes.
+    /// The results, one per size of the product.
     pub(crate) outs: Vec<Source>,
 }
 
 #[cfg(feature = "emit")]
 impl Product {
-    /// Rows of the weight of one expert, or of the only one, those of padding included.
+    /// Rows of the weight of one expert, or of the only weight, including padding.
     pub(crate) fn weight_rows(&self) -> usize {
         match (self.batch, self.finish, self.sizes.as_slice()) {
             (Batch::Dense, Finish::Linear { .. }, &[n]) => n,
@@ -299,18 +289,18 @@ impl Product {
         }
     }
 
-    /// Blocks of 64 of these rows.
+    /// Number of 64-row blocks in these rows.
     pub(crate) fn blocks(&self) -> usize {
         self.weight_rows().div_ceil(BLOCK_ROWS)
     }
 
-    /// Outputs of a block.
+    /// Outputs per block.
     pub(crate) fn block_outputs(&self) -> usize {
         BLOCK_ROWS / self.finish.rows()
     }
 }
 
-/// The map of a matrix of which boxes of `box_rows` rows and 64 columns are copied.
+/// The tensor map of a matrix that is copied in boxes of `box_rows` rows and 64 columns.
 fn map(elem: Elem, cols: usize, box_rows: usize) -> TensorMap {
     let swizzle = match elem {
         Elem::I8 => Swizzle::None,

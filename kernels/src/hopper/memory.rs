@@ -1,6 +1,6 @@
-//! Pointers with arithmetic in bytes, loads, stores and atomics.
+//! Pointers with byte arithmetic, loads, stores and atomics.
 //!
-//! A load or store of a vector is one access and must lie at a multiple of its size: at most 16 bytes.
+//! A vector load or store is one access of at most 16 bytes, aligned to its size.
 
 use super::Builder;
 use super::asm::Effect;
@@ -13,14 +13,14 @@ use melior::ir::r#type::IntegerType;
 
 /// Pointers.
 impl Builder<'_> {
-    /// The beginning of the block's dynamic shared memory, at a multiple of [`SWIZZLE_BYTES`](super::facts::SWIZZLE_BYTES).
+    /// The start of the block's dynamic shared memory, aligned to [`SWIZZLE_BYTES`](super::facts::SWIZZLE_BYTES).
     #[track_caller]
     pub fn shared(&self) -> Value {
         let name = FlatSymbolRefAttribute::new(self.context, DYNAMIC_SHARED).into();
         self.op1("llvm.mlir.addressof", &[], Type::scalar(Num::Shared), &[("global_name", name)])
     }
 
-    /// The shared memory from byte `offset` on.
+    /// Shared memory from byte `offset` on.
     #[track_caller]
     pub fn shared_at(&self, offset: usize) -> Value {
         self.at_byte(self.shared(), offset)
@@ -46,19 +46,19 @@ impl Builder<'_> {
         self.element_pointer(pointer, None, bytes.expect("a constant offset below 2 GiB"))
     }
 
-    /// The beginning of row `row` (i32, not negative) of rows of `row_bytes` bytes; the product is 64 bits wide.
+    /// The start of row `row` (i32, not negative) for rows of `row_bytes` bytes; the product is 64 bits wide.
     #[track_caller]
     pub fn row(&self, pointer: Value, row: Value, row_bytes: usize) -> Value {
         self.at(pointer, row.to_i64() * row_bytes as i64)
     }
 
-    /// Entry `index` (i32) of the table of i32 that is parameter `name`.
+    /// Entry `index` (i32) of the i32 table in parameter `name`.
     #[track_caller]
     pub fn entry(&self, name: &str, index: Value) -> Value {
         self.load(self.at(self.pointer(name), index * 4), Type::scalar(Num::I32))
     }
 
-    /// A shared address as the number that instructions of inline PTX compute with.
+    /// A pointer as an integer for inline PTX: i32 for shared, i64 for global addresses.
     #[track_caller]
     pub fn address(&self, pointer: Value) -> Value {
         let num = match pointer.ty.num {
@@ -70,7 +70,7 @@ impl Builder<'_> {
     }
 
     fn element_pointer(&self, pointer: Value, bytes: Option<Value>, constant: i32) -> Value {
-        // The number that stands for an operand among the constant indices is the least.
+        // i32::MIN marks a dynamic operand among the constant indices.
         let indices = DenseI32ArrayAttribute::new(self.context, &[constant]).into();
         let byte = TypeAttribute::new(IntegerType::new(self.context, 8).into()).into();
         let operands: Vec<Value> = [pointer].into_iter().chain(bytes).collect();
@@ -82,28 +82,28 @@ impl Builder<'_> {
 
 /// Loads and stores.
 impl<'m> Builder<'m> {
-    /// A scalar or vector at a pointer.
+    /// Loads a scalar or vector.
     #[track_caller]
     pub fn load(&self, pointer: Value, ty: Type) -> Value {
         assert_pointer(pointer);
         self.op1("llvm.load", &[pointer], ty, &[("alignment", self.alignment(ty))])
     }
 
-    /// A scalar or vector to a pointer.
+    /// Stores a scalar or vector.
     #[track_caller]
     pub fn store(&self, value: Value, pointer: Value) {
         assert_pointer(pointer);
         self.op("llvm.store", &[value, pointer], &[("alignment", self.alignment(value.ty))]);
     }
 
-    /// Adds an i32 to one in global memory and returns the old value, with acquire and release semantics at device scope.
+    /// Adds to an i32 in global memory and returns the old value, with acquire-release semantics at device scope.
     #[track_caller]
     pub fn atomic_add_acq_rel(&self, pointer: Value, x: Value) -> Value {
         assert!(pointer.ty.num == Num::Global && x.ty.num == Num::I32, "atomic add of {} at {}", x.ty, pointer.ty);
         self.asm1(Effect::Memory, "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", &[pointer, x], Num::I32)
     }
 
-    /// Adds an i32 to one in shared memory and returns the old value.
+    /// Adds to an i32 in shared memory and returns the old value.
     #[track_caller]
     pub fn atomic_add_shared(&self, pointer: Value, x: Value) -> Value {
         assert!(pointer.ty.num == Num::Shared && x.ty.num == Num::I32, "atomic add of {} at {}", x.ty, pointer.ty);

@@ -1,13 +1,13 @@
-//! Kernels for sm_90a (Hopper): their catalog, the layout of what they share, and the builder of their bodies.
+//! Kernels for sm_90a (Hopper): the code and memory layouts that they share, and the builder of their bodies.
 //!
-//! Rules that all of them share:
-//! - activations are rows of [`row_stride`] elements; lanes beyond the last column hold anything, NaN too, and never reach a
-//!   result. i32 tables are dense. Every buffer begins at a multiple of 128 bytes;
-//! - a kernel is an entry of PTX named by its symbol, with a `.u64` parameter for each slot: the address of a buffer, an
-//!   integer, the address of a count (i64) or of a tensor map;
-//! - blocks that the counts leave without work return at once;
-//! - what one output is summed from, in which order, depends neither on the number of rows nor on their position: same bits
-//!   for any batch.
+//! Rules for all Hopper kernels:
+//! - activations are rows of [`row_stride`] elements; lanes beyond the last column are unspecified, may be NaN, and never
+//!   reach a result. i32 tables are dense. Every buffer is 128-byte aligned;
+//! - a kernel is a PTX entry named by its symbol, with one `.u64` parameter per slot: the address of a buffer, an integer,
+//!   or the address of a count (i64) or a tensor map;
+//! - blocks without work return immediately;
+//! - the terms and the order of each sum depend neither on the number of rows nor on their position, so results are
+//!   bit-identical for any batch.
 
 pub mod facts;
 pub mod matmul;
@@ -49,20 +49,20 @@ pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, RESIDENT_BLOCKS, THREA
 use crate::elem::Elem;
 use facts::{LINE_BYTES, MAX_THREADS, VECTOR_BYTES};
 
-/// Distance between rows of `cols` elements of an activation or a weight, in elements: whole lines of [`LINE_BYTES`].
+/// Stride of rows with `cols` elements of an activation or a weight, in elements: whole lines of [`LINE_BYTES`].
 pub fn row_stride(elem: Elem, cols: usize) -> usize {
     cols.next_multiple_of(LINE_BYTES * 8 / elem.bits())
 }
 
-/// Columns that a thread takes at once of a row that a block works on: 16 bytes of f32.
+/// Columns that a thread processes at once in row-wise kernels: 16 bytes of f32.
 pub(crate) const COLUMNS: usize = 4;
 
-/// Threads of a block that works on a row: two vectors of columns each while a block is wide enough.
+/// Threads of a block that processes one row: two vectors of columns per thread, up to the maximum block size.
 pub(crate) fn row_threads(cols: usize) -> u32 {
     (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, MAX_THREADS)
 }
 
-/// Threads of a block that copies a row of so many bytes, 16 at a time.
+/// Threads per block to copy a `bytes`-long row in 16-byte chunks.
 pub(crate) fn copy_threads(bytes: usize) -> u32 {
     (bytes.div_ceil(VECTOR_BYTES).next_multiple_of(WARP as usize) as u32).clamp(WARP, 256)
 }

@@ -1,4 +1,5 @@
-//! Operands of Hopper kernels: rows padded to whole lines, in f32 or bf16; parameters in rows ([`super::weight`]).
+//! Operands of Hopper kernels: rows padded to whole lines, in f32 or bf16, and parameters stored in rows
+//! ([`super::weight`]).
 
 use std::ops::Range;
 
@@ -9,44 +10,44 @@ use super::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED};
 use crate::elem::Elem;
 use crate::operand::{Operand, Param, Weight};
 
-/// Rows that are read.
+/// Rows that the kernel reads.
 pub(crate) fn read(name: &'static str, elem: Elem, cols: usize, operand: usize) -> Operand {
     Operand::input(Param::read(name, elem, &[row_stride(elem, cols)]), operand)
 }
 
-/// Rows that are written.
+/// Rows that the kernel writes.
 pub(crate) fn write(name: &'static str, elem: Elem, cols: usize, result: usize) -> Operand {
     Operand::output(Param::write(name, elem, &[row_stride(elem, cols)]), result)
 }
 
-/// A vector of f32: the weight of a norm, a bias.
+/// An f32 vector, such as a norm's weight or a bias.
 pub(crate) fn vector(name: &'static str, n: usize, operand: usize) -> Operand {
     small(name, n, 1, operand, Transform::None)
 }
 
-/// A small matrix of f32, row-major without padding: convolution taps, decay rates.
+/// A small f32 matrix, row-major without padding: convolution taps, decay rates.
 pub(crate) fn small(name: &'static str, n: usize, k: usize, operand: usize, transform: Transform) -> Operand {
     let layout = Layout::in_panels(1, n as u64, k as u64, 1);
     Operand::weight(name, Elem::F32, Weight { transform, ..Weight::of(operand, n, layout) })
 }
 
-/// One matrix, its rows in order: a linear's weight, an embedding table.
+/// One matrix with its rows in order: a linear's weight, an embedding table.
 pub(crate) fn matrix(format: Elem, operand: usize, n: usize, k: usize) -> Weight {
     Weight::of(operand, n, rows(format, 1, &[n], k, (1, 1)))
 }
 
-/// Several matrices one after the other, each padded to whole blocks of rows.
+/// Several consecutive matrices, each padded to whole blocks of rows.
 pub(crate) fn stacked(format: Elem, operands: Range<usize>, sizes: &[usize], k: usize) -> Weight {
     let layout = rows(format, 1, sizes, k, (BLOCK_ROWS, BLOCK_ROWS));
     Weight { operands, sizes: sizes.to_vec(), order: PartOrder::Stacked, layout, transform: Transform::None }
 }
 
-/// One matrix of each expert, each padded to whole blocks of rows.
+/// One matrix per expert, each padded to whole blocks of rows.
 pub(crate) fn experts(format: Elem, operand: usize, n_experts: usize, n: usize, k: usize) -> Weight {
     Weight::of(operand, n, rows(format, n_experts, &[n], k, (BLOCK_ROWS, BLOCK_ROWS)))
 }
 
-/// Gate and up, 8 rows of gate before 8 rows of up, of `groups` experts or of one feed-forward.
+/// Gate and up, interleaved by 8 rows with gate first, for `groups` experts or one feed-forward.
 pub(crate) fn gate_and_up(format: Elem, groups: usize, operands: Range<usize>, n: usize, k: usize) -> Weight {
     let sizes = vec![n, n];
     let layout = rows(format, groups, &sizes, k, (INTERLEAVED, GATE_ROWS));

@@ -1,12 +1,12 @@
-//! A ring of stages in shared memory that asynchronous copies fill and warps empty.
+//! A ring of stages in shared memory, filled by asynchronous copies and emptied by warps.
 //!
-//! A stage has two mbarriers. A phase of `full` ends when the producer has arrived and the bytes that it expects have landed; a
-//! phase of `empty` ends when every consumer has arrived. A [`Slot`] is a position in the ring. Producer and consumers start at
-//! [`Ring::first`] and take the stages in turn. The producer waits for the phase before the one that it fills, so its first
-//! round does not block.
+//! A stage has two mbarriers. A phase of `full` ends when the producer has arrived and the expected bytes have been copied;
+//! a phase of `empty` ends when every consumer has arrived. A [`Slot`] is a position in the ring. Producer and consumers
+//! start at [`Ring::first`] and take the stages in turn. The producer waits for the phase before the one that it fills, so
+//! its first round does not block.
 //!
-//! A warp that fills its own ring ([`Ring::init_full`]) needs no `empty` barriers: the warp barrier between its lanes' reads of
-//! a stage and the copy that overwrites it is enough.
+//! A warp that fills its own ring ([`Ring::init_full`]) needs no `empty` barriers: a warp barrier between its lanes' reads
+//! of a stage and the copy that overwrites it is sufficient.
 
 use super::Builder;
 use super::facts::MBARRIER_BYTES;
@@ -15,7 +15,7 @@ use crate::cpu::builder::Value;
 /// The barriers of a ring.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring {
-    /// Shared memory at a multiple of [`MBARRIER_BYTES`]: `full` of each stage, then `empty` of each.
+    /// Shared memory aligned to [`MBARRIER_BYTES`]: `full` of each stage, then `empty` of each stage.
     pub(crate) barriers: Value,
     pub(crate) stages: usize,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The first two values that a loop carries.
+    /// Rebuilds a slot from the first two loop-carried values.
     pub(crate) fn of(carried: &[Value]) -> Slot {
         Slot { stage: carried[0], parity: carried[1] }
     }
@@ -40,8 +40,8 @@ impl Slot {
 }
 
 impl Ring {
-    /// Initializes the barriers for one producer and `consumers` arrivals a stage. Executed by one thread; a barrier of the
-    /// block must follow.
+    /// Initializes the barriers for one producer and `consumers` arrivals per stage. Executed by one thread; a block
+    /// barrier must follow.
     #[track_caller]
     pub(crate) fn init(&self, b: &Builder, consumers: u32) {
         for stage in 0..self.stages {
@@ -51,8 +51,8 @@ impl Ring {
         b.fence_mbarrier_init();
     }
 
-    /// Initializes the `full` barriers alone, for a warp that fills its own ring. Executed by one lane; a barrier of the warp
-    /// must follow.
+    /// Initializes only the `full` barriers, for a warp that fills its own ring. Executed by one lane; a warp barrier must
+    /// follow.
     #[track_caller]
     pub(crate) fn init_full(&self, b: &Builder) {
         for stage in 0..self.stages {
@@ -75,7 +75,7 @@ impl Ring {
         Slot { stage: wraps.select(0, stage), parity: slot.parity ^ wraps.to_i32() }
     }
 
-    /// The `full` barrier of a stage, to which copies report.
+    /// The `full` barrier of a stage, which copies signal.
     #[track_caller]
     pub(crate) fn full(&self, b: &Builder, slot: Slot) -> Value {
         b.at(self.barriers, slot.stage * MBARRIER_BYTES)
@@ -95,10 +95,10 @@ impl Ring {
 
     /// Consumer: one arrival for the warp, which has finished reading the stage.
     ///
-    /// Lane 0 arrives for all lanes, so the warp synchronizes first: that orders the other lanes' loads from the stage before
-    /// the arrival. A stage that only wgmma has read needs no such order, because `wgmma.wait_group` returns in all lanes once
-    /// the products are complete. The barrier is kept there too, at the cost of one instruction a stage, so that a release is
-    /// right whatever has read the stage.
+    /// Lane 0 arrives for all lanes, so the warp synchronizes first: that orders the other lanes' loads from the stage
+    /// before the arrival. A stage that only wgmma has read needs no such order, because `wgmma.wait_group` returns in all
+    /// lanes once the products are complete. The barrier is kept for that case too, at the cost of one instruction per
+    /// stage, so that a release is correct for all kinds of reads.
     #[track_caller]
     pub(crate) fn release(&self, b: &Builder, stage: Value) {
         b.sync_warp();

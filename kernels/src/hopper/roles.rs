@@ -1,4 +1,4 @@
-//! Blocks with warp roles: the first warpgroup copies, the others multiply. Each side takes its share of the registers.
+//! Blocks with warp roles: the first warpgroup copies, the others multiply. Each role reallocates its registers.
 
 use super::Builder;
 use super::facts::{CONSUMER_REGISTERS, PRODUCER_REGISTERS, WARP, WARPGROUP};
@@ -16,7 +16,7 @@ impl Role {
         Role { warpgroup: b.uniform_warp() >> (WARPGROUP / WARP).ilog2() }
     }
 
-    /// Runs `produce` in the first warpgroup and `consume` in the others, which it gives their number from 0 on.
+    /// Runs `produce` in the first warpgroup and `consume` in the others; `consume` receives their number, from 0.
     #[track_caller]
     pub(crate) fn run(self, b: &Builder, produce: impl FnOnce(), consume: impl FnOnce(Value)) {
         let produce = || {

@@ -1,12 +1,12 @@
-//! A row distributed over the threads of a block: each thread takes vectors of four columns, one block width apart. Blocks have
-//! [`super::row_threads`] threads.
+//! A row distributed over the threads of a block: each thread processes vectors of four columns at a distance of one block
+//! width. Blocks have [`super::row_threads`] threads.
 
 use super::{Builder, COLUMNS};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::kernel::Elem;
 
-/// Calls `body` for each vector of this thread with its first column, an i32, where that is one of `cols` columns. In the
-/// last vector some columns may lie beyond; their memory is the row's padding.
+/// Calls `body` for each vector of this thread with its first column, an i32, if that is one of `cols` columns. The last
+/// vector may extend beyond the last column, into the row's padding.
 #[track_caller]
 pub(crate) fn for_each_vector(b: &Builder, cols: usize, mut body: impl FnMut(usize, Value)) {
     let threads = b.threads_per_block() as usize;
@@ -22,7 +22,7 @@ pub(crate) fn for_each_vector(b: &Builder, cols: usize, mut body: impl FnMut(usi
     }
 }
 
-/// As [`for_each_vector`], giving what the bodies give, f32 vectors; zeros where there is no column.
+/// Like [`for_each_vector`], and returns the results of the bodies, which are f32 vectors; zeros if there is no column.
 #[track_caller]
 pub(crate) fn map_vectors(b: &Builder, cols: usize, mut body: impl FnMut(Value) -> Value) -> Vec<Value> {
     let threads = b.threads_per_block() as usize;
@@ -41,7 +41,7 @@ pub(crate) fn map_vectors(b: &Builder, cols: usize, mut body: impl FnMut(Value) 
         .collect()
 }
 
-/// Zero in the lanes beyond the last column.
+/// `x` with zeros in the lanes beyond the last column.
 #[track_caller]
 pub(crate) fn masked(b: &Builder, cols: usize, column: Value, x: Value) -> Value {
     if cols.is_multiple_of(COLUMNS) {
@@ -51,7 +51,7 @@ pub(crate) fn masked(b: &Builder, cols: usize, column: Value, x: Value) -> Value
     columns.lt(b.splat_i32(cols as i32, COLUMNS)).select(x, b.splat(0.0, COLUMNS))
 }
 
-/// Four elements of a row of f32 or bf16 as f32, from the column on.
+/// Loads four elements of an f32 or bf16 row as f32, from `column` on.
 #[track_caller]
 pub(crate) fn load(b: &Builder, elem: Elem, row: Value, column: Value) -> Value {
     match elem {
@@ -61,7 +61,7 @@ pub(crate) fn load(b: &Builder, elem: Elem, row: Value, column: Value) -> Value 
     }
 }
 
-/// Four elements of a dense f32 vector of `cols` elements, zero beyond its end, where nothing is read.
+/// Loads four elements of a dense f32 vector with `cols` elements; zeros beyond its end, where nothing is read.
 #[track_caller]
 pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value) -> Value {
     let at = b.at(vector, column * 4);
@@ -76,13 +76,13 @@ pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value)
     })
 }
 
-/// Four f32 of a row, from the column on.
+/// Loads four f32 of a row, from `column` on.
 #[track_caller]
 pub(crate) fn load_f32(b: &Builder, row: Value, column: Value) -> Value {
     b.load(b.at(row, column * 4), Type::vector(Num::F32, COLUMNS))
 }
 
-/// Four f32 to a row of f32 or bf16, from the column on.
+/// Stores four f32 to an f32 or bf16 row, from `column` on.
 #[track_caller]
 pub(crate) fn store(b: &Builder, x: Value, elem: Elem, row: Value, column: Value) {
     let to = b.at(row, column * elem.bytes());
@@ -97,8 +97,8 @@ pub(crate) fn store(b: &Builder, x: Value, elem: Elem, row: Value, column: Value
     }
 }
 
-/// One over the root of the mean square of a row's columns plus eps, in every lane of a vector; `x` are the row's vectors of
-/// this thread, zero beyond the last column.
+/// 1 / sqrt(mean square of a row's columns + eps), in every lane of a vector. `x` are this thread's vectors of the row,
+/// zero beyond the last column.
 #[track_caller]
 pub(crate) fn inverse_rms(b: &Builder, cols: usize, eps: f64, x: &[Value], scratch: Value) -> Value {
     let squares = x.iter().fold(b.splat(0.0, COLUMNS), |squares, &x| x.mul_add(x, squares));
@@ -107,7 +107,7 @@ pub(crate) fn inverse_rms(b: &Builder, cols: usize, eps: f64, x: &[Value], scrat
     b.rsqrt(mean + eps as f32).broadcast(COLUMNS)
 }
 
-/// Four bf16 of a row as f32, from the column on.
+/// Loads four bf16 of a row as f32, from `column` on.
 #[track_caller]
 pub(crate) fn load_bf16(b: &Builder, row: Value, column: Value) -> Value {
     let pairs = b.load(b.at(row, column * 2), Type::vector(Num::I32, COLUMNS / 2));
@@ -115,14 +115,14 @@ pub(crate) fn load_bf16(b: &Builder, row: Value, column: Value) -> Value {
     vector(&[x, y].concat())
 }
 
-/// The vector of these scalars.
+/// Builds a vector from scalars.
 #[track_caller]
 pub(crate) fn vector(lanes: &[Value]) -> Value {
     let first = lanes[0].broadcast(lanes.len());
     lanes.iter().enumerate().skip(1).fold(first, |x, (lane, &scalar)| x.with_lane(lane, scalar))
 }
 
-/// Copies the bytes of a row, and what is behind them up to a multiple of 16, by a block of [`super::copy_threads`].
+/// Copies the bytes of a row, rounded up to a multiple of 16, with a block of [`super::copy_threads`] threads.
 #[track_caller]
 pub(crate) fn copy(b: &Builder, from: Value, to: Value, bytes: usize) {
     const PIECE: usize = 16;
@@ -138,7 +138,7 @@ pub(crate) fn copy(b: &Builder, from: Value, to: Value, bytes: usize) {
     }
 }
 
-/// A function of scalars, lane by lane.
+/// Applies a scalar function lane by lane.
 #[track_caller]
 pub(crate) fn map(x: Value, function: impl Fn(Value) -> Value) -> Value {
     vector(&(0..x.lanes()).map(|lane| function(x.lane(lane))).collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! Selection in registers and sorting by expert: routers, and the kernels that they are made of where unfused.
+//! Selection in registers and sorting by expert, for fused routers and for the unfused kernels.
 
 use super::{Builder, COLUMNS, WARP, row_stride};
 use crate::cpu::builder::{Num, Type, Value};
@@ -7,14 +7,14 @@ use crate::moe_route::hopper::MAX_EXPERTS;
 
 const I32: Type = Type::scalar(Num::I32);
 
-/// Sorts the slots of all tokens by expert, into `slots` and `offsets`, by one block. `chosen` gives a token's experts once,
-/// and leaves them in `experts`.
+/// Sorts the slots of all tokens by expert into `slots` and `offsets`, in one block. `chosen` is called once per token,
+/// returns its experts, and leaves them in `experts`.
 ///
-/// 1. for each tile: the slots of each expert are counted
-/// 2. running sums: each expert's first slot
-/// 3. for each tile: slots of each warp and expert, their running sums, each slot to its place
+/// 1. for each tile: count the slots of each expert
+/// 2. prefix sums: each expert's first slot
+/// 3. for each tile: count the slots per warp and expert, compute their prefix sums, place each slot
 ///
-/// Counts of a warp are ballots: no order of threads reaches a result.
+/// Counts within a warp are ballots, so the order of threads does not affect the result.
 pub(crate) fn sort_by_expert(b: &Builder, n_experts: usize, top_k: usize, chosen: impl FnOnce(Value) -> Vec<Value>) {
     assert!(n_experts <= MAX_EXPERTS && top_k <= n_experts, "{top_k} of {n_experts} experts");
     let sort = Sort {
@@ -33,7 +33,7 @@ pub(crate) fn sort_by_expert(b: &Builder, n_experts: usize, top_k: usize, chosen
     b.sync();
     sort.count(chosen);
     b.sync();
-    // 2. running sums
+    // 2. prefix sums
     b.if_(b.thread().eq(0), || sort.offsets());
     b.sync();
     // 3. places
@@ -44,15 +44,15 @@ struct Sort<'a, 'm> {
     b: &'a Builder<'m>,
     n_experts: usize,
     top_k: usize,
-    /// Tokens.
+    /// Number of tokens.
     rows: Value,
-    /// Whether this thread has an expert, the one of its number.
+    /// Whether this thread's number is an expert's.
     is_expert: Value,
-    /// Offset of its expert in a row of experts.
+    /// Offset of this thread's expert in a row of experts.
     own: Value,
-    /// In shared memory: the next free place of each expert.
+    /// In shared memory: the next free position of each expert.
     next: Value,
-    /// In shared memory: the same for each warp, a row of experts each.
+    /// In shared memory: the same for each warp, one row of experts per warp.
     of_warp: Value,
 }
 
@@ -71,7 +71,7 @@ impl Sort<'_, '_> {
         });
     }
 
-    /// Running sums of `next`, also to `offsets`, by one thread.
+    /// Prefix sums of `next`, also written to `offsets`; by one thread.
     fn offsets(&self) {
         let b = self.b;
         let offsets = b.pointer("offsets");
@@ -85,7 +85,7 @@ impl Sort<'_, '_> {
         b.store(end, b.at_byte(offsets, 4 * self.n_experts));
     }
 
-    /// Puts each slot in its place; `warp_row` is the warp's row of `of_warp`.
+    /// Places each slot; `warp_row` is the warp's row of `of_warp`.
     fn place(&self, warp_row: Value) {
         let &Sort { b, n_experts, top_k, .. } = self;
         self.for_each_tile(|token, is_token| {
@@ -116,7 +116,7 @@ impl Sort<'_, '_> {
         });
     }
 
-    /// Running sums over the warps' counts of this thread's expert, from its next free place on.
+    /// Prefix sums over the warps' counts of this thread's expert, starting at its next free position.
     fn advance(&self) {
         let b = self.b;
         let first = b.load(b.at(self.next, self.own), I32);
@@ -130,7 +130,7 @@ impl Sort<'_, '_> {
         b.store(end, b.at(self.next, self.own));
     }
 
-    /// Calls `body` for each tile with this thread's token, and whether there is one; all threads take part.
+    /// Calls `body` for each tile with this thread's token and whether it exists; all threads participate.
     fn for_each_tile(&self, body: impl FnOnce(Value, Value)) {
         let b = self.b;
         b.for_each(0, self.rows, b.threads_per_block() as usize, |first| {
@@ -140,13 +140,13 @@ impl Sort<'_, '_> {
     }
 }
 
-/// The experts of a token, from memory.
+/// Loads the experts of a token.
 pub(crate) fn experts_of(b: &Builder, top_k: usize, token: Value) -> Vec<Value> {
     let experts = b.row(b.pointer("experts"), token, 4 * top_k);
     (0..top_k).map(|j| b.load(b.at_byte(experts, 4 * j), I32)).collect()
 }
 
-/// A row of f32 in registers.
+/// Loads an f32 row into registers.
 pub(crate) fn short_row(b: &Builder, rows: Value, row: Value, cols: usize) -> Vec<Value> {
     let row = b.row(rows, row, 4 * row_stride(Elem::F32, cols));
     let vector = |number: usize| {
@@ -161,7 +161,7 @@ fn any_is(chosen: &[Value], expert: usize) -> Value {
     chosen.iter().map(|&chosen| chosen.eq(expert)).reduce(|x, y| x | y).expect("an expert at least")
 }
 
-/// The largest of some numbers, one after the other, each taken once.
+/// Selection of the largest numbers, in descending order, each taken once.
 pub(crate) struct Largest<'a, 'm> {
     b: &'a Builder<'m>,
     x: Vec<Value>,
@@ -174,7 +174,7 @@ impl<'a, 'm> Largest<'a, 'm> {
         Largest { b, x, taken }
     }
 
-    /// The largest that was not taken, and its index. Ties are broken by lowest index.
+    /// Takes the largest remaining number and its index. Ties are broken by lowest index.
     pub(crate) fn take(&mut self) -> (Value, Value) {
         let b = self.b;
         let no = b.i32(0).ne(0);

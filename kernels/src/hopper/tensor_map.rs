@@ -1,4 +1,4 @@
-//! Tensor maps: a matrix in global memory and the boxes of it that are copied to shared memory.
+//! Tensor maps: a matrix in global memory and the shape of the boxes that are copied to shared memory.
 
 use jamba_plan::format::{self, Arg, TensorElem};
 
@@ -7,24 +7,24 @@ use crate::elem::Elem;
 
 pub use jamba_plan::format::Swizzle;
 
-/// A matrix of rows as the copy engine sees it. Elements beyond the last row or column read as zero. The number of rows and
-/// the address are those of the buffer or weight that the slot is bound to.
+/// A row-major matrix for the copy engine. Elements beyond the last row or column read as zero. The number of rows and the
+/// address come from the buffer or weight that is bound to the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     /// Element type; i8 is copied as bytes.
     pub elem: Elem,
-    /// Columns that exist.
+    /// Number of columns.
     pub cols: usize,
-    /// Rows of a box; 256 at most.
+    /// Rows of a box; at most 256.
     pub box_rows: usize,
-    /// Columns of a box; 256 at most, and 128 bytes at most where the box is swizzled.
+    /// Columns of a box; at most 256, and at most 128 bytes if the box is swizzled.
     pub box_cols: usize,
-    /// Order of a box in shared memory.
+    /// Layout of a box in shared memory.
     pub swizzle: Swizzle,
 }
 
 impl TensorMap {
-    /// The element type in a plan. Copies depend on the size only.
+    /// The element type in a plan. Copies depend only on its size.
     pub fn tensor_elem(&self) -> TensorElem {
         match self.elem {
             Elem::F32 => TensorElem::F32,
@@ -34,7 +34,7 @@ impl TensorMap {
         }
     }
 
-    /// The map of all rows of the matrix at `base`, which is `bytes` long, as the plan states it.
+    /// The plan's tensor map of all rows of the matrix at `base`, `bytes` long.
     pub fn of(&self, base: Arg, bytes: u64) -> format::TensorMap {
         let row_stride = self.row_bytes() as u64;
         format::TensorMap {
@@ -49,12 +49,12 @@ impl TensorMap {
         }
     }
 
-    /// Distance between rows, in bytes.
+    /// Row stride in bytes.
     pub fn row_bytes(&self) -> usize {
         row_stride(self.elem, self.cols) * self.elem.bits() / 8
     }
 
-    /// Bytes that the copy of a box puts into shared memory, zeros included.
+    /// Bytes written to shared memory per box, including zeros.
     pub fn box_bytes(&self) -> usize {
         self.box_rows * self.box_cols * self.elem.bits() / 8
     }

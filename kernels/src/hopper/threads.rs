@@ -1,78 +1,78 @@
-//! Thread indices, barriers, and shuffles and reductions of warps and blocks.
+//! Thread indices, barriers, and warp and block shuffles and reductions.
 
 use super::asm::Effect;
 use super::{Builder, WARP};
 use crate::cpu::builder::{Num, Type, Value};
 
-/// All lanes of a warp.
+/// Mask of all lanes of a warp.
 const ALL: i32 = -1;
 
 /// Indices; i32.
 impl Builder<'_> {
-    /// The thread's number in its block.
+    /// Thread index in the block.
     #[track_caller]
     pub fn thread(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.tid.x", &[], Num::I32)
     }
 
-    /// The thread's number in its warp.
+    /// Lane index in the warp.
     #[track_caller]
     pub fn lane(&self) -> Value {
         self.thread() & (WARP - 1)
     }
 
-    /// The warp's number in its block.
+    /// Warp index in the block.
     #[track_caller]
     pub fn warp(&self) -> Value {
         self.thread() >> WARP.ilog2()
     }
 
-    /// The warp's number in its block, as a value that is uniform over the warp for the compiler.
+    /// Warp index in the block, as a warp-uniform value for the compiler.
     #[track_caller]
     pub fn uniform_warp(&self) -> Value {
         self.shuffle_idx(self.warp(), self.i32(0))
     }
 
-    /// The block's number along x.
+    /// Block index along x.
     #[track_caller]
     pub fn block(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.x", &[], Num::I32)
     }
 
-    /// The block's number along y.
+    /// Block index along y.
     #[track_caller]
     pub fn block_y(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.y", &[], Num::I32)
     }
 
-    /// The block's number along z.
+    /// Block index along z.
     #[track_caller]
     pub fn block_z(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.ctaid.z", &[], Num::I32)
     }
 
-    /// Blocks along x.
+    /// Number of blocks along x.
     #[track_caller]
     pub fn n_blocks(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.nctaid.x", &[], Num::I32)
     }
 
-    /// Blocks along y.
+    /// Number of blocks along y.
     #[track_caller]
     pub fn n_blocks_y(&self) -> Value {
         self.intrinsic("llvm.nvvm.read.ptx.sreg.nctaid.y", &[], Num::I32)
     }
 
-    /// Ends the thread where the condition holds. No later barrier may wait for it.
+    /// Exits the thread if the condition is true. No later barrier may wait for it.
     #[track_caller]
     pub fn exit_if(&self, condition: Value) {
         self.asm0("{ .reg .pred p; setp.ne.b32 p, $0, 0; @p exit; }", &[condition]);
     }
 }
 
-/// Barriers of a block.
+/// Block barriers.
 impl Builder<'_> {
-    /// Barrier of the block; orders the memory accesses of its threads.
+    /// Block barrier; orders the memory accesses of its threads.
     #[track_caller]
     pub fn sync(&self) {
         self.intrinsic0("llvm.nvvm.barrier0", &[]);
@@ -84,14 +84,14 @@ impl Builder<'_> {
         self.intrinsic0("llvm.nvvm.barrier", &[id, self.i32(threads as i32)]);
     }
 
-    /// Barrier of the warp; orders the memory accesses of its lanes.
+    /// Warp barrier; orders the memory accesses of its lanes.
     #[track_caller]
     pub fn sync_warp(&self) {
         self.intrinsic0("llvm.nvvm.bar.warp.sync", &[self.i32(ALL)]);
     }
 }
 
-/// Between the lanes of a warp, all of which must take part; of i32, i64, f32 or f64.
+/// Warp-level exchange, in which all lanes must participate; of i32, i64, f32 or f64.
 impl Builder<'_> {
     /// The value of lane `lane ^ mask`.
     #[track_caller]
@@ -105,25 +105,25 @@ impl Builder<'_> {
         self.shuffle_lanes("idx", x, lane, WARP as i32 - 1)
     }
 
-    /// The value of the lane `delta` above; the lane's own at the end of the warp.
+    /// The value of the lane `delta` above; the lane's own value at the end of the warp.
     #[track_caller]
     pub fn shuffle_down(&self, x: Value, delta: u32) -> Value {
         self.shuffle_lanes("down", x, self.i32(delta as i32), WARP as i32 - 1)
     }
 
-    /// The value of the lane `delta` below; the lane's own at the beginning of the warp.
+    /// The value of the lane `delta` below; the lane's own value at the beginning of the warp.
     #[track_caller]
     pub fn shuffle_up(&self, x: Value, delta: u32) -> Value {
         self.shuffle_lanes("up", x, self.i32(delta as i32), 0)
     }
 
-    /// One bit per lane: whether the condition holds there.
+    /// One bit per lane: the lane's condition.
     #[track_caller]
     pub fn ballot(&self, condition: Value) -> Value {
         self.intrinsic("llvm.nvvm.vote.ballot.sync", &[self.i32(ALL), condition], Num::I32)
     }
 
-    /// Whether this is the lane that the hardware elected.
+    /// Whether the hardware elected this lane.
     #[track_caller]
     pub fn elect(&self) -> Value {
         let text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }";
@@ -131,7 +131,8 @@ impl Builder<'_> {
         chosen.ne(0)
     }
 
-    /// The sum over groups of `lanes` lanes, a power of two, in every lane: the same bits, in an order that `lanes` fixes.
+    /// The sum over groups of `lanes` lanes, a power of two, in every lane. `lanes` determines the order, so all lanes get
+    /// the same bits.
     #[track_caller]
     pub fn group_sum(&self, x: Value, lanes: u32) -> Value {
         self.butterfly(x, lanes, |x, y| x + y)
@@ -143,14 +144,14 @@ impl Builder<'_> {
         self.group_sum(x, WARP)
     }
 
-    /// The greatest over the warp, in every lane.
+    /// The maximum over the warp, in every lane.
     #[track_caller]
     pub fn warp_max(&self, x: Value) -> Value {
         self.butterfly(x, WARP, |x, y| self.greater(x, y))
     }
 
-    /// The sum over the block, in every thread. `scratch` is 4 bytes of shared memory per warp, which no thread may touch before
-    /// the next barrier.
+    /// The sum over the block, in every thread. `scratch` is 4 bytes of shared memory per warp, which no thread may access
+    /// before the next barrier.
     #[track_caller]
     pub fn block_sum(&self, x: Value, scratch: Value) -> Value {
         let n_warps = self.threads_per_block() / WARP;
@@ -165,8 +166,8 @@ impl Builder<'_> {
         sums.reduce(|x, y| x + y).expect("a block has warps")
     }
 
-    /// `combine` over the block, in every thread and in a fixed order. `scratch` is 8 bytes of shared memory per warp, free again
-    /// on return.
+    /// Reduction with `combine` over the block, in every thread and in a fixed order. `scratch` is 8 bytes of shared memory
+    /// per warp, free again on return.
     #[track_caller]
     pub fn block_reduce(&self, x: Value, scratch: Value, combine: impl Fn(Value, Value) -> Value) -> Value {
         let n_warps = self.threads_per_block() / WARP;
@@ -183,7 +184,7 @@ impl Builder<'_> {
         all
     }
 
-    /// The sums over the threads before this one and over the block, of f64, in a fixed order; `scratch` as for
+    /// f64 exclusive prefix sum over threads, and the sum over the block, in a fixed order; `scratch` as for
     /// [`block_reduce`](Self::block_reduce).
     #[track_caller]
     pub fn block_scan(&self, x: Value, scratch: Value) -> [Value; 2] {
@@ -209,13 +210,13 @@ impl Builder<'_> {
         [before + is_above.select(below, zero), total]
     }
 
-    /// The number of ones in an i32.
+    /// Population count of an i32.
     #[track_caller]
     pub fn count_ones(&self, x: Value) -> Value {
         self.op1("math.ctpop", &[x], x.ty, &[])
     }
 
-    /// One bit for each lane below this one.
+    /// Bit mask of the lanes below this one.
     #[track_caller]
     pub fn lanes_below(&self) -> Value {
         let this = self.op1("arith.shli", &[self.i32(1), self.lane()], Type::scalar(Num::I32), &[]);

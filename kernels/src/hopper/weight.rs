@@ -1,41 +1,41 @@
-//! Memory layout of the weights of Hopper's matrix products, shared by the packer and the kernels.
+//! Memory layout of Hopper matrix product weights, shared by the packer and the kernels.
 //!
-//! A weight is rows of outputs, [n, k] row-major, each row padded with zeros to whole lines ([`super::row_stride`]). Where several
-//! matrices share a weight, each is padded with rows of zeros so that [`BLOCK_ROWS`] rows, which one warpgroup multiplies,
-//! never belong to two of them:
+//! A weight has one row per output, [n, k] row-major, each row zero-padded to whole lines ([`super::row_stride`]). If
+//! several matrices share a weight, each is padded with zero rows so that the [`BLOCK_ROWS`] rows multiplied by one
+//! warpgroup never belong to two matrices:
 //!
-//!     linear           rows 0 … n − 1, no more
+//!     linear           rows 0 … n − 1, without padding
 //!     split_linear     part after part, each padded to whole blocks
-//!     linear_swiglu    8 rows of gate, 8 rows of up, and so on: a thread of a matrix product has row g and row g + 8
-//!     experts          one after the other, each a weight of its own padded to whole blocks
+//!     linear_swiglu    alternating 8 rows of gate and 8 rows of up: a thread of a matrix product has row g and row g + 8
+//!     experts          consecutive, each a separate weight padded to whole blocks
 //!
-//! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16 bytes
-//! that a thread needs for four steps of 16 inputs are contiguous. Their scales are f32, one per row, in the order of the
-//! rows, zero for rows of padding.
+//! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16
+//! bytes that a thread needs for four steps of 16 inputs are contiguous. Their scales are f32, one per row, in row order,
+//! and zero for padding rows.
 
 use crate::kernel::Elem;
 use jamba_plan::quantize;
 
-/// Rows that one warpgroup multiplies.
+/// Rows multiplied by one warpgroup.
 pub const BLOCK_ROWS: usize = 64;
 
 /// Consecutive rows of gate, and of up.
 pub const INTERLEAVED: usize = 8;
 
-/// Rows that gate and up are padded to a multiple of, so that both together are whole blocks.
+/// Row multiple that gate and up are each padded to, so that together they form whole blocks.
 pub const GATE_ROWS: usize = BLOCK_ROWS / 2;
 
-/// Rows of a matrix that is padded to whole blocks.
+/// Rows of a matrix padded to whole blocks.
 pub fn block_rows(n: usize) -> usize {
     n.next_multiple_of(BLOCK_ROWS)
 }
 
-/// The row of gate's output i among the interleaved rows of gate and up.
+/// Interleaved row of gate's output i.
 pub fn gate_row(i: usize) -> usize {
     i / INTERLEAVED * 2 * INTERLEAVED + i % INTERLEAVED
 }
 
-/// The row of up's output i among the interleaved rows of gate and up.
+/// Interleaved row of up's output i.
 pub fn up_row(i: usize) -> usize {
     gate_row(i) + INTERLEAVED
 }
@@ -52,7 +52,7 @@ pub fn column(format: Elem, j: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Each row of the packed weight, and each byte of it, has one owner.
+    /// Each row of the packed weight, and each byte in it, has one owner.
     #[test]
     fn rows_and_columns_are_permuted() {
         let mut rows: Vec<usize> = (0..64).flat_map(|i| [gate_row(i), up_row(i)]).collect();
@@ -66,7 +66,7 @@ mod tests {
         }
     }
 
-    /// The bytes of a thread are its fragments: row by row, a word for each step of 16 inputs.
+    /// A thread's bytes are its fragments: row by row, one word per step of 16 inputs.
     #[test]
     fn the_fragments_of_a_thread_are_sixteen_bytes() {
         for q in 0..4 {

@@ -1,17 +1,17 @@
-//! A list of work, the same in all blocks: pieces in groups, group after group. Block i takes pieces i, i + grid, and so on.
+//! A work list that is the same in all blocks: groups of pieces, in order. Block i takes pieces i, i + grid, and so on.
 //!
-//! The number of pieces of a group is found on the device, from the length of a sequence or the rows of an expert. A group may
-//! have none.
+//! The number of pieces in a group is computed on the device, from the length of a sequence or the rows of an expert. A
+//! group may be empty.
 
 use super::Builder;
 use super::ring::Slot;
 use crate::cpu::builder::Value;
 
-/// Pieces of a group by its number; all i32.
+/// Number of pieces in a group, by group number; all i32.
 type Pieces<'a> = Box<dyn Fn(Value) -> Value + 'a>;
 
 pub(crate) struct WorkList<'a> {
-    /// Groups; none where there is only group 0.
+    /// Number of groups; `None` if there is only group 0.
     n_groups: Option<Value>,
     pieces: Pieces<'a>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The first three values that a loop carries.
+    /// Rebuilds a position from the first three loop-carried values.
     pub(crate) fn of(carried: &[Value]) -> At {
         At { number: carried[0], group: carried[1], first: carried[2] }
     }
@@ -44,17 +44,17 @@ impl At {
 }
 
 impl<'a> WorkList<'a> {
-    /// One group.
+    /// A list with one group.
     pub(crate) fn of_one(pieces: impl Fn() -> Value + 'a) -> Self {
         WorkList { n_groups: None, pieces: Box::new(move |_| pieces()) }
     }
 
-    /// Several groups, of which `pieces` gives the size.
+    /// A list with several groups; `pieces` returns the size of each.
     pub(crate) fn of_groups(n_groups: Value, pieces: impl Fn(Value) -> Value + 'a) -> Self {
         WorkList { n_groups: Some(n_groups), pieces: Box::new(pieces) }
     }
 
-    /// Runs `body(at, slot)` for each piece of this block, carrying a slot of a ring.
+    /// Runs `body(at, slot)` for each piece of this block, carrying a ring slot.
     #[track_caller]
     pub(crate) fn for_each(&self, b: &Builder, slot: Slot, body: impl FnOnce(At, Slot) -> Slot) {
         let run = || {
@@ -75,7 +75,7 @@ impl<'a> WorkList<'a> {
         }
     }
 
-    /// This block's first piece, which may not exist. There must be a group.
+    /// This block's first piece, which may not exist. There must be at least one group.
     #[track_caller]
     pub(crate) fn first(&self, b: &Builder) -> At {
         self.settle(b, At { number: b.block(), group: b.i32(0), first: b.i32(0) })
@@ -95,7 +95,7 @@ impl<'a> WorkList<'a> {
         }
     }
 
-    /// `at` where that piece exists, else `other`.
+    /// `at` if that piece exists, else `other`.
     #[track_caller]
     pub(crate) fn or(&self, at: At, other: At) -> At {
         let exists = self.exists(at);
@@ -103,7 +103,7 @@ impl<'a> WorkList<'a> {
         At::of(&[0, 1, 2].map(|i| exists.select(at[i], other[i])))
     }
 
-    /// Moves on to the group of piece `at.number`, or behind the last group.
+    /// Advances to the group of piece `at.number`, or past the last group.
     #[track_caller]
     fn settle(&self, b: &Builder, at: At) -> At {
         let Some(n_groups) = self.n_groups else { return at };

@@ -1,13 +1,13 @@
-//! Epilogue of a tile: scale, bias and activation in registers, then a transpose in shared memory, so that each thread stores
-//! 16 bytes of a row and each line is written by one warp.
+//! Epilogue of a tile: scale, bias and activation in registers, then a transpose in shared memory, so that each thread
+//! stores 16 bytes of a row and each line is written by one warp.
 //!
-//! A thread of a consumer holds, for each 8 rows of x, outputs g and g + 8 of rows 2 q and 2 q + 1 (g = lane / 4, q = lane mod 4;
-//! sixteen outputs a warp). Staged rows hold 64 outputs, or the 32 products of gate and up; their 16-byte pieces are permuted
-//! by the number of the row, so that neither side meets a bank twice.
+//! A consumer thread holds, for each 8 rows of x, outputs g and g + 8 of rows 2 q and 2 q + 1 (g = lane / 4, q = lane mod
+//! 4; sixteen outputs per warp). A staged row holds 64 outputs, or the 32 products of gate and up. Its 16-byte pieces are
+//! permuted by the row number, so that neither reads nor writes have bank conflicts.
 //!
 //! 1. scale, bias, activation
-//! 2. for as many rows at a time as the staging holds: bf16 by stmatrix, which transposes, f32 one by one
-//! 3. 16 bytes a thread to global memory, rows and columns that exist only
+//! 2. stage as many rows at a time as fit: bf16 by stmatrix, which transposes, f32 one by one
+//! 3. store 16 bytes per thread to global memory, only rows and columns that exist
 
 use jambac_graph::Activation;
 
@@ -21,16 +21,16 @@ use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 use crate::split_linear::OUTS;
 
-/// Outputs of a warp.
+/// Outputs per warp.
 const WARP_OUTPUTS: usize = 2 * BLOCK;
 
-/// A consumer warpgroup and this thread in it; i32, and a pointer.
+/// A consumer warpgroup, and this thread in it; i32 values and a pointer.
 pub(super) struct Consumer {
-    /// Which consumer.
+    /// Number of the consumer.
     pub(super) number: Value,
-    /// The first of the two outputs of the block that this thread holds; the other is [`BLOCK`] after.
+    /// The first of this thread's two outputs in the block; the second is [`BLOCK`] later.
     pub(super) row: Value,
-    /// The lane's number among the four that share a row.
+    /// The lane's number within the four that share a row.
     pub(super) quad: Value,
     fragment: Fragment,
     warp: Value,
@@ -39,7 +39,7 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// `staging` is the first consumer's, of `staging_bytes` bytes as every other's.
+    /// `staging` is the first consumer's staging buffer; each consumer has `staging_bytes` bytes.
     #[track_caller]
     pub(super) fn new(b: &Builder, number: Value, staging: Value, staging_bytes: usize) -> Consumer {
         let fragment = Fragment::of(b);
@@ -58,23 +58,23 @@ impl Consumer {
 
     /// Waits for the other threads of the consumer.
     fn sync(&self, b: &Builder) {
-        // Barrier 0 is the block's.
+        // Barrier 0 is the block's barrier.
         b.sync_threads(self.number + 1, WARPGROUP);
     }
 }
 
-/// What the sums of a thread's two outputs are multiplied with, and what is added.
+/// Scales and biases of a thread's two outputs.
 pub(super) struct Factors {
     scales: Option<[Value; 2]>,
     bias: Option<[Value; 2]>,
 }
 
-/// What becomes of a tile's sums.
+/// Epilogue of a tile's sums.
 pub(super) struct Epilogue<'a> {
     product: &'a Product,
-    /// Rows of x in a tile.
+    /// Rows of x per tile.
     tile_rows: usize,
-    /// Bytes of a staged row.
+    /// Bytes per staged row.
     row_bytes: usize,
     /// Rows that are staged at a time.
     staged_rows: usize,
@@ -87,12 +87,12 @@ impl<'a> Epilogue<'a> {
         Epilogue { product, tile_rows, row_bytes, staged_rows: tile_rows.min(staging_bytes / row_bytes) }
     }
 
-    /// Loads what the outputs of this thread in a block need.
+    /// Loads the factors of this thread's outputs in a block.
     #[track_caller]
     pub(super) fn factors(&self, b: &Builder, consumer: &Consumer, tile: &Tile, block: Value) -> Factors {
         let first = block * BLOCK_ROWS + consumer.row;
         let outputs = [first, first + BLOCK];
-        // A tile may reach beyond the last row.
+        // A tile may extend beyond the last row.
         let last = b.i32(self.product.weight_rows() as i32 - 1);
         let outputs = outputs.map(|output| output.min(last));
         let load = |name: &str, i: Value| b.load(b.at(b.pointer(name), i * 4), Type::scalar(Num::F32));
@@ -134,7 +134,7 @@ impl<'a> Epilogue<'a> {
         }
     }
 
-    /// Results in the order of the sums; of gate and up, in the order of the sums' upper half.
+    /// Results in the order of the sums; for gate and up, in the order of the upper half's sums.
     fn finish(&self, b: &Builder, factors: &Factors, sums: Vec<Value>) -> Vec<Value> {
         let apply = |values: Vec<Value>, factors: Option<[Value; 2]>, with: &dyn Fn(Value, Value) -> Value| {
             let Some(factors) = factors else { return values };
@@ -151,7 +151,7 @@ impl<'a> Epilogue<'a> {
         }
     }
 
-    /// Byte of a staged row's piece.
+    /// Byte offset of a piece of a staged row.
     fn place(&self, row: Value, piece: Value) -> Value {
         let permuted = match self.row_bytes {
             64 => piece ^ ((row >> 1) & 3),
@@ -161,12 +161,12 @@ impl<'a> Epilogue<'a> {
         row * self.row_bytes + permuted * VECTOR_BYTES
     }
 
-    /// Writes results to the staging, as many rows as it has room for.
+    /// Writes as many rows of results as fit to the staging buffer.
     fn stage(&self, b: &Builder, consumer: &Consumer, results: &[Value]) {
         match self.product.out {
             Elem::F32 => {
                 for (i, &result) in results.iter().take(self.staged_rows * 4 / BLOCK).enumerate() {
-                    // Weights are the left operand: the sums' rows are outputs, their columns rows of x.
+                    // Weights are the left operand, so rows of the accumulator are outputs and its columns are rows of x.
                     let row = consumer.fragment.column(i);
                     let half = consumer.warp * WARP_OUTPUTS + BLOCK * half_of(i);
                     let output = half + consumer.fragment.first_row();
@@ -176,7 +176,7 @@ impl<'a> Epilogue<'a> {
                 }
             }
             _ => {
-                // Matrices of a stmatrix: all of an 8 rows' outputs, of so many 8 rows.
+                // Matrices per stmatrix: all outputs of 8 rows, for as many groups of 8 rows as fit.
                 let matrices = self.block_matrices();
                 let Addressed { block, row } = consumer.fragment.addressed();
                 let (eight, half) = (block / matrices, block % matrices);
@@ -193,12 +193,12 @@ impl<'a> Epilogue<'a> {
         }
     }
 
-    /// 8 × 8 matrices of a warp's outputs, for 8 rows.
+    /// 8 × 8 matrices of a warp's outputs per 8 rows.
     fn block_matrices(&self) -> i32 {
         (self.product.block_outputs() / 4 / BLOCK) as i32
     }
 
-    /// Stores the staged rows, of which the first is row `first` of the tile.
+    /// Stores the staged rows; the first is row `first` of the tile.
     fn store_rows(&self, b: &Builder, consumer: &Consumer, tile: &Tile, target: &Target, first: usize) {
         let pieces = self.row_bytes / VECTOR_BYTES;
         let abreast = WARPGROUP as usize / pieces;
@@ -219,7 +219,7 @@ impl<'a> Epilogue<'a> {
         });
     }
 
-    /// The results that a block of outputs belongs to.
+    /// The result buffer that a block of outputs belongs to.
     fn target(&self, b: &Builder, block: Value) -> Target {
         let Product { sizes, out, .. } = self.product;
         let block_bytes = self.product.block_outputs() * out.bytes();
@@ -248,14 +248,14 @@ impl<'a> Epilogue<'a> {
     }
 }
 
-/// Rows of results, and the column of a block's first output.
+/// Result rows, and the column of a block's first output.
 struct Target {
     out: Value,
     row_bytes: Value,
     column_bytes: Value,
 }
 
-/// The activation of a result.
+/// Applies the activation to a result.
 #[track_caller]
 pub(super) fn activate(b: &Builder, activation: Activation, x: Value) -> Value {
     match activation {

@@ -1,12 +1,12 @@
-//! A product of up to 8 rows: weights are streamed from global memory into registers, 16 bytes per lane, and used once.
+//! A product of up to 8 rows. Weights are streamed from global memory into registers, 16 bytes per lane, and used once.
 //!
-//! A tile is 16 outputs by 8 rows of x. The eight warps of a block take shares of the inputs in turn; their sums are added in
-//! shared memory in warp order. Blocks are persistent. While a warp multiplies, the loads of its next weights are in flight,
-//! across tiles too. Bound by memory: n · k weights, once.
+//! A tile is 16 outputs by 8 rows of x. The eight warps of a block take shares of the inputs in turn; their sums are added
+//! in shared memory in warp order. Blocks are persistent. While a warp multiplies, the loads of its next weights are in
+//! flight, also across tiles. Bound by memory: n · k weights, once.
 //!
-//! A lane reads 16 consecutive bytes of row g and of row g + 8 of the weight and the same inputs of row g of x: 8 inputs of
-//! bf16, or 16 of int8 in the order of [`super::super::weight`]. Weights and x are permuted
-//! alike, so the order of inputs inside a step does not matter.
+//! A lane reads 16 consecutive bytes of rows g and g + 8 of the weight, and the same inputs of row g of x: 8 bf16 inputs,
+//! or 16 int8 inputs in the order of [`super::super::weight`]. Weights and x are permuted identically, so the order of
+//! inputs inside a step does not matter.
 
 use super::{Batch, Product};
 use crate::hopper::facts::WARP;
@@ -15,22 +15,22 @@ use crate::kernel::{Blocks, Elem, Grid};
 #[cfg(feature = "emit")]
 pub(super) mod emit;
 
-/// Outputs of a tile.
+/// Outputs per tile.
 pub(super) const OUTPUTS: usize = 16;
 
-/// Rows of x in a tile.
+/// Rows of x per tile.
 pub(super) const ROWS: usize = 8;
 
-/// Warps of a block.
+/// Warps per block.
 pub(super) const WARPS: usize = 8;
 
-/// Blocks on a multiprocessor, which the registers allow.
+/// Blocks per SM; registers allow for this many.
 const BLOCKS: u32 = 2;
 
-/// Sums of a warp in shared memory.
+/// Bytes of a warp's sums in shared memory.
 pub(super) const PARTIAL_BYTES: usize = OUTPUTS * ROWS * 4;
 
-/// Sums of a block: two tiles', so that one barrier a tile is enough.
+/// Bytes of a block's sums: double-buffered, so that one barrier per tile is sufficient.
 pub(super) const PARTIALS_BYTES: usize = 2 * WARPS * PARTIAL_BYTES;
 
 pub(super) fn grid(product: &Product) -> Grid {

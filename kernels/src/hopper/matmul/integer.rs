@@ -1,15 +1,15 @@
-//! int8 weights as fragments of bf16, exactly: |q| ≤ 128 has seven bits beside its sign.
+//! Exact conversion of int8 weights to bf16 fragments: |q| ≤ 128 has seven bits besides the sign.
 //!
 //!     0x4300 | (q & 0x7f)             128 + the low seven bits
-//!     0xc300 | (q & 0x80)             −128, or −256 where the sign is set
+//!     0xc300 | (q & 0x80)             −128, or −256 if the sign is set
 //!
-//! and their sum is q. Two bytes at a time: one permutation, two logical operations, one sum.
+//! Their sum is q. Each pair of bytes takes one permutation, two logical operations and one addition.
 
 use crate::cpu::builder::{Num, Value};
 use crate::hopper::asm::Effect;
 use crate::hopper::{Builder, fragment};
 
-/// The left operands of four steps of 16 inputs: 16 bytes of the lane's row in each half, a word for each step.
+/// The left operands of four steps of 16 inputs: 16 bytes of the lane's row in each half, one word per step.
 pub(super) fn fragments(b: &Builder, upper: [Value; 4], lower: [Value; 4]) -> Vec<[Value; 4]> {
     let operand = |step| {
         let [upper, lower] = [upper, lower].map(|row| widen(b, row[step]));

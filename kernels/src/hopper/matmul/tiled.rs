@@ -1,11 +1,11 @@
-//! A product of many rows: persistent blocks of one producer warpgroup and two consumer warpgroups.
+//! A product of many rows, with persistent blocks of one producer warpgroup and two consumer warpgroups.
 //!
-//! A tile is 128 outputs and 64, 128 or 256 rows of x. One thread copies 64 inputs of both into a ring of stages by the copy
-//! engine; each of two consumer warpgroups multiplies 64 outputs, sums in registers. Bound by the tensor
-//! cores: 2 · rows · n · k operations. Each tile reads (128 + rows) · k elements, from L2 where tiles that run together share
+//! A tile is 128 outputs and 64, 128 or 256 rows of x. One thread starts copies of 64 inputs of both into a ring of stages
+//! by the copy engine; each of the two consumer warpgroups multiplies 64 outputs, with sums in registers. Bound by the
+//! tensor cores: 2 · rows · n · k operations. Each tile reads (128 + rows) · k elements, from L2 if concurrent tiles share
 //! them.
 //!
-//! int8 weights are widened in registers, from which wgmma takes them ([`super::integer`]).
+//! int8 weights are widened in registers, and wgmma reads them from registers ([`super::integer`]).
 
 use super::{Batch, Product, TileRows, map};
 use crate::hopper::facts::{LINE_BYTES, MBARRIER_BYTES, SHARED_BYTES, WARPGROUP};
@@ -15,41 +15,38 @@ use crate::kernel::{Blocks, Elem, Grid, Param};
 #[cfg(feature = "emit")]
 pub(super) mod emit;
 
-/// Outputs of a tile: a block for each consumer.
+/// Outputs per tile: one block for each consumer.
 pub(crate) const OUTPUTS: usize = 128;
 
-/// Inputs of a stage: a line of bf16, the width of the swizzle.
+/// Inputs per stage: a line of bf16, the width of the swizzle.
 pub(super) const INPUTS: usize = LINE_BYTES / 2;
 
-/// Warpgroups: the producer's and two consumers.
+/// Three warpgroups: the producer and two consumers.
 pub(super) const THREADS: u32 = 3 * WARPGROUP;
 
-/// Shared memory in which a consumer transposes its results.
+/// Bytes of shared memory in which a consumer transposes its results.
 pub(super) const STAGING_BYTES: usize = 16 * 1024;
 
-/// Bytes of a stage's two mbarriers.
+/// Bytes of the two mbarriers of a stage.
 const BARRIER_BYTES: usize = 2 * MBARRIER_BYTES;
 
-/// More stages hide no more latency.
+/// More stages do not hide more latency.
 const MOST_STAGES: usize = 8;
 
 /// Layout of shared memory; offsets in bytes.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body reads offsets"))]
 pub(super) struct Shared {
-    /// Stages, from byte 0 on.
+    /// Number of stages; they start at byte 0.
     pub(super) stages: usize,
-    /// Bytes of a stage's weights; its rows of x follow.
+    /// Bytes of weights per stage; the rows of x follow.
     pub(super) weight_bytes: usize,
-    /// Bytes of a stage.
     pub(super) stage_bytes: usize,
-    /// The consumers' staging.
+    /// Staging buffers of the consumers.
     pub(super) staging: usize,
-    /// The ring's barriers.
     pub(super) barriers: usize,
-    /// The experts' offsets.
     pub(super) offsets: usize,
-    /// All.
+    /// Total size.
     pub(super) bytes: usize,
 }
 
@@ -75,9 +72,9 @@ pub(super) fn grid(product: &Product, rows: TileRows) -> Grid {
     Grid::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32)
 }
 
-/// The slots of the weights and of x.
+/// The tensor maps of the weights and of x.
 pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
-    // The inputs of int8 rows are permuted inside each group of 64, so the last group is copied whole.
+    // int8 inputs are permuted inside each group of 64, so the last group is copied whole.
     let weight_cols = match product.format {
         Elem::I8 => row_stride(Elem::I8, product.k),
         _ => product.k,
@@ -94,7 +91,7 @@ mod tests {
     use crate::hopper::facts::SWIZZLE_BYTES;
     use crate::hopper::matmul::{Finish, Method};
 
-    /// At least four stages, in the memory there is, each on the period of the swizzle.
+    /// At least four stages fit, each aligned to the period of the swizzle.
     #[test]
     fn stages_fit() {
         for rows in TileRows::ALL {

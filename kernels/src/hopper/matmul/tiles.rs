@@ -1,34 +1,34 @@
-//! The tiles of a product as a list of work.
+//! The tiles of a product as a work list.
 //!
-//! Dense products go through up to [`RASTER`] tiles of rows before the next outputs, so that tiles that run at the same time
-//! share weights and rows in L2. Of experts each is a group of tiles, whose number follows from the offsets, which are copied
-//! to shared memory.
+//! Dense products process up to [`RASTER`] tiles of rows before the next tile of outputs, so that concurrent tiles share
+//! weights and rows in L2. With experts, each expert is a group of tiles. Their number follows from the offsets, which are
+//! copied to shared memory.
 
 use super::{Batch, Product};
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::Builder;
 use crate::hopper::work::{At, WorkList};
 
-/// Tiles of rows that are gone through before the next outputs.
+/// Row tiles that are processed before the next tile of outputs.
 const RASTER: usize = 16;
 
-/// How a product is cut into tiles.
+/// Division of a product into tiles.
 pub(super) struct Tiles<'a, 'm> {
     b: &'a Builder<'m>,
     pub(super) list: WorkList<'a>,
-    /// Tiles of outputs.
+    /// Number of output tiles.
     n_outputs: usize,
-    /// Rows of x in a tile.
+    /// Rows of x per tile.
     tile_rows: usize,
-    /// Rows of the weight of an expert.
+    /// Weight rows per expert.
     weight_rows: usize,
     rows: RowsOf,
 }
 
-/// The rows of x; i32 and a pointer.
+/// The rows of x; i32 values and a pointer.
 #[derive(Clone, Copy)]
 enum RowsOf {
-    /// Rows that meet the only weight, and tiles of them.
+    /// Number of rows for the single weight, and of tiles of them.
     Dense { n_rows: Value, n_tiles: Value },
     /// The experts' offsets in shared memory.
     Experts { offsets: Value },
@@ -41,14 +41,14 @@ pub(super) struct Tile {
     pub(super) outputs: Value,
     /// First row of x.
     pub(super) first_row: Value,
-    /// End of the rows that belong to the weight, inside the tile or beyond it.
+    /// End of the rows that belong to the weight; may be beyond the tile.
     pub(super) end_row: Value,
     /// First row of the expert's weight.
     pub(super) weight_row: Value,
 }
 
 impl<'a, 'm> Tiles<'a, 'm> {
-    /// Copies the experts' offsets to `shared_offsets`; a barrier of the block must come before the list is used.
+    /// Copies the experts' offsets to `shared_offsets`; a block barrier must precede any use of the list.
     #[track_caller]
     pub(super) fn new(
         b: &'a Builder<'m>,
@@ -81,7 +81,7 @@ impl<'a, 'm> Tiles<'a, 'm> {
         Tiles { b, list, n_outputs, tile_rows, weight_rows, rows }
     }
 
-    /// The tile at a position of the list.
+    /// The tile at a position in the list.
     #[track_caller]
     pub(super) fn tile(&self, at: At) -> Tile {
         let b = self.b;
@@ -127,7 +127,7 @@ fn expert(b: &Builder, offsets: Value, number: Value, tile_rows: usize) -> Exper
     Expert { start, end, n_tiles: tiles_of(end - start, tile_rows) }
 }
 
-/// Tiles of `n_rows` rows.
+/// Number of tiles for `n_rows` rows.
 #[track_caller]
 fn tiles_of(n_rows: Value, tile_rows: usize) -> Value {
     (n_rows + (tile_rows - 1)) / tile_rows

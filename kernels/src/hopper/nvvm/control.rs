@@ -17,7 +17,7 @@ impl Builder<'_> {
         self.asm0(&format!("setmaxnreg.inc.sync.aligned.u32 {registers};"), &[]);
     }
 
-    /// Waits until prerequisite launches are complete and their writes visible.
+    /// Waits until prerequisite launches are complete and their writes are visible.
     #[track_caller]
     pub fn griddepcontrol_wait(&self) {
         self.asm0("griddepcontrol.wait;", &[]);

@@ -3,16 +3,16 @@
 use crate::cpu::builder::{Num, Value};
 use crate::hopper::Builder;
 
-/// cp.async: 16 bytes a thread, awaited in groups.
+/// cp.async: 16 bytes per thread, awaited in groups.
 impl Builder<'_> {
-    /// Copies 16 bytes; both addresses are multiples of 16.
+    /// Copies 16 bytes; both addresses are 16-byte aligned.
     #[track_caller]
     pub fn cp_async_16(&self, to: Value, from: Value) {
         assert_copy(to, from);
         self.asm0("cp.async.cg.shared.global [$0], [$1], 16;", &[to, from]);
     }
 
-    /// Copies the first `bytes` (i32, 0 … 16) of 16 bytes and fills the rest with zeros.
+    /// Copies the first `bytes` (i32, 0 … 16) of 16 bytes and zero-fills the remainder.
     #[track_caller]
     pub fn cp_async_16_zfill(&self, to: Value, from: Value, bytes: Value) {
         assert_copy(to, from);
@@ -32,9 +32,9 @@ impl Builder<'_> {
     }
 }
 
-/// The copy engine: one thread starts a copy, whose bytes arrive at an mbarrier.
+/// The copy engine: one thread starts a copy, which signals its bytes to an mbarrier.
 impl Builder<'_> {
-    /// Copies `bytes` (i32, a multiple of 16) between addresses that are multiples of 16.
+    /// Copies `bytes` (i32, a multiple of 16) between 16-byte-aligned addresses.
     #[track_caller]
     pub fn cp_async_bulk(&self, to: Value, from: Value, bytes: Value, barrier: Value) {
         assert_copy(to, from);
@@ -42,8 +42,8 @@ impl Builder<'_> {
         self.asm0(text, &[to, from, bytes, barrier]);
     }
 
-    /// Copies the box of a tensor map whose first element is (row, col), which may lie outside the matrix: always the whole
-    /// box's bytes.
+    /// Copies the box of a tensor map whose first element is (row, col). The box may extend outside the matrix; the byte
+    /// count is always that of a whole box.
     #[track_caller]
     pub fn cp_async_bulk_tensor_2d(&self, to: Value, map: Value, [row, col]: [Value; 2], barrier: Value) {
         assert_copy(to, map);
@@ -52,7 +52,7 @@ impl Builder<'_> {
         self.asm0(text, &[to, map, col, row, barrier]);
     }
 
-    /// Fetches a tensor map into the descriptor cache.
+    /// Prefetches a tensor map into the descriptor cache.
     #[track_caller]
     pub fn prefetch_tensor_map(&self, map: Value) {
         self.asm0("prefetch.tensormap [$0];", &[map]);

@@ -1,41 +1,42 @@
 //! Matrix fragments and products: ldmatrix, stmatrix, mma.sync by warps, wgmma by warpgroups.
 //!
-//! A fragment register holds two bf16 (i32) or one f32. Lane l of a warp is row l / 4 and column pair l mod 4 of each 8 × 8
-//! matrix.
+//! A fragment register holds two bf16 (i32) or one f32. Lane l of a warp holds row l / 4 and column pair l mod 4 of each 8
+//! × 8 matrix.
 
 use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::Builder;
 use crate::hopper::asm::Effect;
 
-/// By warps.
+/// Warp-level instructions.
 impl Builder<'_> {
-    /// Four 8 × 8 matrices of 16-bit elements: lane l gives the address (a multiple of 16) of row l mod 8 of matrix l / 8.
+    /// Loads four 8 × 8 matrices of 16-bit elements: lane l provides the 16-byte-aligned address of row l mod 8 of matrix l
+    /// / 8.
     #[track_caller]
     pub fn ldmatrix_x4(&self, row: Value) -> [Value; 4] {
         four(self.asm(Effect::Memory, &ldmatrix(""), &[row], &[Type::scalar(Num::I32); 4]))
     }
 
-    /// As [`ldmatrix_x4`](Self::ldmatrix_x4), each matrix transposed.
+    /// Like [`ldmatrix_x4`](Self::ldmatrix_x4), with each matrix transposed.
     #[track_caller]
     pub fn ldmatrix_x4_trans(&self, row: Value) -> [Value; 4] {
         four(self.asm(Effect::Memory, &ldmatrix(".trans"), &[row], &[Type::scalar(Num::I32); 4]))
     }
 
-    /// Writes four 8 × 8 matrices of 16-bit elements, addressed as [`ldmatrix_x4`](Self::ldmatrix_x4) reads them.
+    /// Stores four 8 × 8 matrices of 16-bit elements, with the addressing of [`ldmatrix_x4`](Self::ldmatrix_x4).
     #[track_caller]
     pub fn stmatrix_x4(&self, row: Value, [a, b, c, d]: [Value; 4]) {
         let text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};";
         self.asm0(text, &[row, a, b, c, d]);
     }
 
-    /// As [`stmatrix_x4`](Self::stmatrix_x4), each matrix transposed.
+    /// Like [`stmatrix_x4`](Self::stmatrix_x4), with each matrix transposed.
     #[track_caller]
     pub fn stmatrix_x4_trans(&self, row: Value, [a, b, c, d]: [Value; 4]) {
         let text = "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [$0], {$1, $2, $3, $4};";
         self.asm0(text, &[row, a, b, c, d]);
     }
 
-    /// `c + a · b`: a 16 × 16 by rows, b 16 × 8 by columns, both bf16; c 16 × 8 f32.
+    /// `c + a · b`: a 16 × 16 row-major, b 16 × 8 column-major, both bf16; c 16 × 8 f32.
     #[track_caller]
     pub fn mma_m16n8k16(&self, a: [Value; 4], b: [Value; 2], c: [Value; 4]) -> [Value; 4] {
         let operands = [a.as_slice(), &b, &c].concat();
@@ -43,9 +44,9 @@ impl Builder<'_> {
     }
 }
 
-/// By warpgroups: four warps, of which the first's number is a multiple of four.
+/// Warpgroup-level instructions, by four warps; the number of the first is a multiple of four.
 impl Builder<'_> {
-    /// Orders accesses to registers of accumulators and of A before the products that follow.
+    /// Orders register accesses to accumulators and A before the following products.
     #[track_caller]
     pub fn wgmma_fence(&self) {
         self.asm0("wgmma.fence.sync.aligned;", &[]);
@@ -63,15 +64,16 @@ impl Builder<'_> {
         self.asm0(&format!("wgmma.wait_group.sync.aligned {pending};"), &[]);
     }
 
-    /// Zeros in n / 2 registers, written here and not between products in flight.
+    /// Zeros in n / 2 registers, which are written here and not between products in flight.
     #[track_caller]
     pub fn wgmma_zeros(&self, n: usize) -> Vec<Value> {
         let zeros: Vec<String> = (0..n / 2).map(|number| format!("mov.f32 ${number}, 0f00000000;")).collect();
         self.asm(Effect::Memory, &zeros.join(" "), &[], &vec![Type::scalar(Num::F32); n / 2])
     }
 
-    /// `a · b + c`, or `a · b` where `keep` (i1 or i32) is 0: a 64 × 16 and b 16 × n of bf16, both K-major in shared memory
-    /// by descriptor (i64); c is n / 2 f32 a thread ([`crate::hopper::fragment`]), in flight until the group is awaited.
+    /// `a · b + c`, or `a · b` if `keep` (i1 or i32) is 0. a is 64 × 16 and b 16 × n, both bf16, K-major in shared memory,
+    /// given by descriptors (i64). c is n / 2 f32 per thread ([`crate::hopper::fragment`]), in flight until the group is
+    /// awaited.
     #[track_caller]
     pub fn wgmma_ss(&self, c: &[Value], a: Value, b: Value, keep: Value) -> Vec<Value> {
         let at = 2 * c.len();
@@ -79,7 +81,7 @@ impl Builder<'_> {
         self.asm_tied(Effect::Memory, &text, c, &[a, b, keep], &[])
     }
 
-    /// As [`wgmma_ss`](Self::wgmma_ss) with a from registers, which must not change until the group is awaited.
+    /// Like [`wgmma_ss`](Self::wgmma_ss) with a in registers, which must not change until the group is awaited.
     #[track_caller]
     pub fn wgmma_rs(&self, c: &[Value], a: [Value; 4], b: Value, keep: Value) -> Vec<Value> {
         let at = 2 * c.len();
@@ -87,14 +89,14 @@ impl Builder<'_> {
         self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b, keep]].concat(), &[])
     }
 
-    /// `a · b` in new registers, b as in [`wgmma_rs`](Self::wgmma_rs).
+    /// `a · b` into new registers, with b as in [`wgmma_rs`](Self::wgmma_rs).
     #[track_caller]
     pub fn wgmma_rs_first(&self, n: usize, a: [Value; 4], b: Value) -> Vec<Value> {
         let text = wgmma(n / 2, &operands(n / 2, 4), n / 2 + 4, "0, 1, 1, 0");
         self.asm(Effect::Memory, &text, &[&a[..], &[b]].concat(), &vec![Type::scalar(Num::F32); n / 2])
     }
 
-    /// `a · b + c` with the 16 rows of b, n elements each, one after the other (MN-major) in shared memory.
+    /// `a · b + c` with b stored as 16 consecutive rows of n elements (MN-major) in shared memory.
     #[track_caller]
     pub fn wgmma_rs_by_rows(&self, c: &[Value], a: [Value; 4], b: Value) -> Vec<Value> {
         let at = 2 * c.len();
@@ -102,9 +104,9 @@ impl Builder<'_> {
         self.asm_tied(Effect::Memory, &text, c, &[&a[..], &[b]].concat(), &[])
     }
 
-    /// The descriptor (i64) of a matrix in shared memory with the 128-byte swizzle: blocks of 8 rows of 128 bytes, at a
-    /// multiple of 1024, `stride` bytes apart along the 8 rows. Along the 128 bytes blocks are `leading` bytes apart, which
-    /// counts where the matrix is read by rows.
+    /// The descriptor (i64) of a matrix in shared memory with the 128-byte swizzle: blocks of 8 rows of 128 bytes, aligned
+    /// to 1024 bytes. `stride` is the distance in bytes between blocks along the rows, `leading` the distance along the 128
+    /// bytes, which is used only if the matrix is read by rows.
     #[track_caller]
     pub fn descriptor(&self, pointer: Value, leading: usize, stride: usize) -> Value {
         let field = |bytes: usize| (bytes / 16) as i64 & 0x3fff;
@@ -113,7 +115,7 @@ impl Builder<'_> {
         address.to_i64() | constant
     }
 
-    /// The descriptor of the same matrix `bytes` further on, a multiple of 16.
+    /// The descriptor of the same matrix, advanced by `bytes`, a multiple of 16.
     #[track_caller]
     pub fn descriptor_at(&self, descriptor: Value, bytes: usize) -> Value {
         descriptor + (bytes / 16) as i64
@@ -124,8 +126,8 @@ fn ldmatrix(how: &str) -> String {
     format!("ldmatrix.sync.aligned.m8n8.x4{how}.shared.b16 {{$0, $1, $2, $3}}, [$4];")
 }
 
-/// A product into the first registers of the text. `b` is the number of the operand that describes b; `flags` say whether c is
-/// added, then the signs and the orders of a and b.
+/// PTX of a product into the first registers of the text. `b` is the operand number of b; `flags` are the scale of c
+/// (whether it is added), then the signs and the orders of a and b.
 fn wgmma(accumulators: usize, a: &str, b: usize, flags: &str) -> String {
     let n = 2 * accumulators;
     assert!(n.is_multiple_of(8) && (8..=256).contains(&n), "wgmma of {n} columns");
@@ -133,7 +135,7 @@ fn wgmma(accumulators: usize, a: &str, b: usize, flags: &str) -> String {
     format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {c}, {a}, ${b}, {flags};")
 }
 
-/// A text whose predicate p is whether operand number `keep` is not 0.
+/// Wraps a text in a scope whose predicate p is true if operand number `keep` is not 0.
 fn wgmma_where(keep: usize, text: &str) -> String {
     format!("{{ .reg .pred p; setp.ne.b32 p, ${keep}, 0; {text} }}")
 }

@@ -1,5 +1,5 @@
-//! Instructions of sm_90a, one function each: text or intrinsic, operand types, and whether the optimizer may move it. All need
-//! PTX 8.0 only.
+//! sm_90a instructions, one function each: text or intrinsic, operand types, and whether the optimizer may move it. All
+//! require only PTX 8.0.
 //!
 //! Shared addresses are pointers; byte counts, coordinates and parities are i32.
 
@@ -9,5 +9,5 @@ mod copy;
 mod global;
 mod matrix;
 
-/// Emitted PTX version: the earliest that has all of sm_90a, for the widest range of drivers.
+/// Emitted PTX version: the earliest with all of sm_90a, to support the widest range of drivers.
 pub const PTX_VERSION: u32 = 80;

@@ -1,7 +1,7 @@
-//! The body of a product of a handful of rows.
+//! The kernel body of a product of few rows.
 //!
-//! 1. offsets of the experts; the first tile's first weights
-//! 2. for each of the block's tiles: for each share of the inputs, load x, start to load the next weights, and multiply
+//! 1. load the experts' offsets and the first tile's first weights
+//! 2. for each tile of the block, for each share of the inputs: load x, start to load the next weights, multiply
 //! 3. add the warps' sums, finish, store
 
 use super::{OUTPUTS, PARTIAL_BYTES, PARTIALS_BYTES, ROWS, WARPS};
@@ -17,25 +17,26 @@ use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 use crate::split_linear::OUTS;
 
-/// Bytes of a row of the weight that the four lanes of a row load at a time.
+/// Bytes of a weight row that its four lanes load at a time.
 const LOAD_BYTES: usize = 64;
 
-/// What a kernel's loads are.
+/// State of the kernel.
 struct Few<'a, 'm> {
     b: &'a Builder<'m>,
     product: &'a Product,
     tiles: Tiles<'a, 'm>,
     fragment: Fragment,
-    /// The lane's row in the upper half, and its number among the four that share a row.
+    /// The lane's row in the upper half, and its number within the four that share a row.
     row: Value,
     quad: Value,
     warp: Value,
 }
 
-/// The weights of one share: for each load four registers of the lane's row in the upper half, then four of the lower.
+/// The weights of one share. For each load, four registers of the lane's row in the upper half, then four of the lower
+/// half.
 type Registers = Vec<Value>;
 
-/// Where a share begins: pointers to the lane's row of the weight in each half and to its row of x, the number of the first
+/// Start of a share: pointers to the lane's row of the weight in each half and to its row of x, the number of the first
 /// load, and whether the row of x exists.
 #[derive(Clone, Copy)]
 struct Share {
@@ -47,12 +48,12 @@ struct Share {
 }
 
 impl Share {
-    /// What a loop carries: all but the row's existence.
+    /// Loop-carried values: all fields except the row's existence.
     fn values(self) -> [Value; 4] {
         [self.upper, self.lower, self.x, self.load]
     }
 
-    /// The share of the first four values that a loop carries.
+    /// Rebuilds the share from the first four loop-carried values.
     fn with(self, carried: &[Value]) -> Share {
         Share { upper: carried[0], lower: carried[1], x: carried[2], load: carried[3], ..self }
     }
@@ -71,12 +72,12 @@ pub(crate) fn emit(b: &Builder, product: &Product) {
 }
 
 impl Few<'_, '_> {
-    /// Loads of a share: as many as the registers hold, twice and with x. int8 takes twice the registers of x.
+    /// Loads per share: as many as fit in registers twice, together with x. int8 needs twice the registers for x.
     fn loads(&self) -> usize {
         if self.product.format == Elem::I8 { 2 } else { 4 }
     }
 
-    /// Inputs of one load of the four lanes of a row.
+    /// Inputs per load by the four lanes of a row.
     fn load_inputs(&self) -> usize {
         LOAD_BYTES / self.product.format.bytes()
     }
@@ -85,12 +86,12 @@ impl Few<'_, '_> {
         row_stride(self.product.format, self.product.k) * self.product.format.bytes()
     }
 
-    /// Loads of a row.
+    /// Loads per row.
     fn row_loads(&self) -> usize {
         self.row_bytes() / LOAD_BYTES
     }
 
-    /// 2. From tile to tile, with the registers of the next share.
+    /// 2. The loop over tiles, with the registers of the next share.
     fn run(&self, first: At) {
         let b = self.b;
         let share = self.share(&self.tiles.tile(first));
@@ -103,7 +104,7 @@ impl Few<'_, '_> {
                 let (at, parity, registers) = (At::of(carried), carried[3], &carried[4..]);
                 let tile = self.tiles.tile(at);
                 let next = self.tiles.list.next(b, at);
-                // Behind the last tile the loads are of one that exists, and not used.
+                // After the last tile, the loads read an existing tile and are not used.
                 let following = self.tiles.tile(self.tiles.list.or(next, at));
                 let (sums, registers) = self.multiply(&tile, &following, registers);
                 self.finish(&tile, parity, sums);
@@ -112,7 +113,7 @@ impl Few<'_, '_> {
         );
     }
 
-    /// The first share of this warp in a tile.
+    /// This warp's first share of a tile.
     fn share(&self, tile: &Tile) -> Share {
         let b = self.b;
         let skipped = self.warp * self.loads();
@@ -125,7 +126,7 @@ impl Few<'_, '_> {
         };
         let (upper, lower) = match weight_rows % OUTPUTS {
             0 => (weight(row), b.at_byte(weight(row), BLOCK * self.row_bytes())),
-            // Outputs beyond the last are computed from its weights, and not stored.
+            // Outputs beyond the last are computed from the last output's weights and not stored.
             _ => {
                 let last = b.i32(weight_rows as i32 - 1);
                 (weight(row.min(last)), weight((row + BLOCK).min(last)))
@@ -139,7 +140,7 @@ impl Few<'_, '_> {
         Share { upper, lower, x: b.at(x, x_bytes), load: skipped, row_exists }
     }
 
-    /// The share after one in the same tile: behind those of the other warps.
+    /// This warp's next share in the same tile, after those of the other warps.
     fn after(&self, share: Share) -> Share {
         let (b, loads) = (self.b, WARPS * self.loads());
         Share {
@@ -151,7 +152,7 @@ impl Few<'_, '_> {
         }
     }
 
-    /// Starts the loads of a share's weights; zeros come where the row has ended.
+    /// Starts the loads of a share's weights; zeros beyond the end of the row.
     fn load(&self, share: Share) -> Registers {
         let b = self.b;
         let mut registers = Vec::new();
@@ -165,7 +166,7 @@ impl Few<'_, '_> {
         registers
     }
 
-    /// The inputs of a share.
+    /// Loads the inputs of a share.
     fn load_inputs_of(&self, share: Share) -> Registers {
         let b = self.b;
         let load = |load: usize| {
@@ -175,12 +176,12 @@ impl Few<'_, '_> {
         (0..self.loads()).flat_map(load).collect()
     }
 
-    /// The inputs of one load that this lane multiplies, zero beyond the last: what lies there may be NaN.
+    /// The inputs that this lane multiplies in one load; zero beyond the last input, where memory may hold NaN.
     fn load_x(&self, at: Value, load: Value, row_exists: Value) -> Vec<Value> {
         let (b, k) = (self.b, self.product.k);
         let first = load * self.load_inputs();
         let exists = |input: Value| row_exists & input.lt(k);
-        // Two inputs from `first` + `offset` on.
+        // Two inputs, from `first` + `offset` on.
         let pair = |first: Value, offset: usize| {
             let (input, at) = (first + offset, b.at_byte(at, 2 * offset));
             match k % 2 {
@@ -189,7 +190,7 @@ impl Few<'_, '_> {
             }
         };
         if self.product.format == Elem::I8 {
-            // Both blocks of columns of four steps.
+            // Both column blocks of four steps.
             let first = first + self.fragment.first_column();
             return (0..8).map(|block| pair(first, BLOCK * block)).collect();
         }
@@ -200,13 +201,13 @@ impl Few<'_, '_> {
         }
     }
 
-    /// Sums of a tile's share of the inputs that is this warp's, and the registers of the tile that follows.
+    /// Sums of this warp's shares of a tile, and the registers for the next tile.
     fn multiply(&self, tile: &Tile, following: &Tile, registers: &[Value]) -> ([Value; 4], Registers) {
         let b = self.b;
         let n_shares = self.row_loads().div_ceil(self.loads() * WARPS);
         let share = self.share(tile);
         let init = [&share.values()[..], &[b.f32(0.0); 4], registers].concat();
-        // In the loop the share that follows is of the same tile.
+        // Inside the loop, the next share is in the same tile.
         let carried = b.for_range_vec(b.i32(1), b.i32(n_shares as i32), 1, &init, |_, carried| {
             let share = share.with(carried);
             let (sums, registers) = carried[4..].split_first_chunk::<4>().expect("four sums");
@@ -241,7 +242,7 @@ impl Few<'_, '_> {
         sums
     }
 
-    /// 3. Adds the sums of the warps and stores the results.
+    /// 3. Adds the warps' sums and stores the results.
     fn finish(&self, tile: &Tile, parity: Value, sums: [Value; 4]) {
         let b = self.b;
         let partials = b.at(b.shared(), parity * (WARPS * PARTIAL_BYTES));
@@ -249,7 +250,7 @@ impl Few<'_, '_> {
         // A warp's sums: 8 rows of 16 outputs.
         let byte = |row: Value, output: Value| (row * OUTPUTS + output) * 4;
         for (i, sum) in sums.into_iter().enumerate() {
-            // Weights are the left operand: the sums' rows are outputs, their columns rows of x.
+            // Weights are the left operand, so rows of the accumulator are outputs and its columns are rows of x.
             let (row, output) = (self.fragment.column(i), self.fragment.row(i));
             b.store(sum, b.at(mine, byte(row, output)));
         }
@@ -283,7 +284,7 @@ impl Few<'_, '_> {
         b.sync_warp();
     }
 
-    /// A sum times the scale of its row of the weight.
+    /// A sum times the scale of its weight row.
     fn scaled(&self, tile: &Tile, row: Value, sum: Value) -> Value {
         let b = self.b;
         if self.product.format != Elem::I8 {
@@ -294,7 +295,7 @@ impl Few<'_, '_> {
         sum * b.load(b.at(b.pointer("scales"), row * 4), Type::scalar(Num::F32))
     }
 
-    /// Stores a result where its output exists; `column` counts the outputs of all parts, with their padding.
+    /// Stores a result if its output exists; `column` counts the outputs of all parts, including padding.
     fn store(&self, result: Value, row: Value, column: Value) {
         let (b, Product { sizes, out, .. }) = (self.b, self.product);
         let names: Vec<&str> = if sizes.len() == 1 { vec!["out"] } else { OUTS.to_vec() };

@@ -1,12 +1,12 @@
-//! The body of a product of many rows.
+//! The kernel body of a product of many rows.
 //!
-//! 1. barriers of the ring, offsets of the experts
-//! 2. producer: for each of the block's tiles and each 64 inputs, wait for an empty stage, copy weights and rows of x
+//! 1. initialize the ring's barriers, load the experts' offsets
+//! 2. producer: for each tile of the block and each 64 inputs, wait for an empty stage, copy weights and rows of x
 //! 3. consumers: for each tile, wait for full stages and multiply; then finish and store ([`super::super::epilogue`])
 //!
-//! Weights are read from shared memory where they are bf16: products of a stage are awaited one stage later, and the stage before
-//! is released then. int8 weights go through registers: while a stage's products run, the next stage's weights are loaded;
-//! the registers are not written before the products that read them are complete.
+//! bf16 weights are read from shared memory: the products of a stage are awaited one stage later, and then the stage is
+//! released. int8 weights go through registers: while the products of a stage run, the weights of the next stage are
+//! loaded. The registers are not overwritten before the products that read them are complete.
 
 use super::{INPUTS, OUTPUTS, STAGING_BYTES, Shared};
 use crate::cpu::builder::{Num, Type, Value};
@@ -21,16 +21,16 @@ use crate::hopper::roles::Role;
 use crate::hopper::weight::BLOCK_ROWS;
 use crate::kernel::Elem;
 
-/// Warps that release a stage.
+/// Warps that arrive when a stage is released.
 const CONSUMER_WARPS: u32 = 8;
 
-/// Inputs of one wgmma.
+/// Inputs per wgmma.
 const STEP: usize = 16;
 
-/// Bytes of these in a row of bf16. Descriptors advance inside the swizzled rows as if they were not swizzled.
+/// Bytes of these inputs in a bf16 row. Descriptors advance inside swizzled rows as if they were not swizzled.
 const STEP_BYTES: usize = 2 * STEP;
 
-/// What both roles share.
+/// State shared by both roles.
 struct Kernel<'a, 'm> {
     b: &'a Builder<'m>,
     product: &'a Product,
@@ -55,7 +55,7 @@ pub(crate) fn emit(b: &Builder, product: &Product, rows: TileRows) {
 }
 
 impl Kernel<'_, '_> {
-    /// Sums of 64 inputs.
+    /// Number of steps of 64 inputs.
     fn n_steps(&self) -> usize {
         self.product.k.div_ceil(INPUTS)
     }
@@ -64,7 +64,7 @@ impl Kernel<'_, '_> {
         self.b.at(self.b.shared(), slot.stage * self.shared.stage_bytes)
     }
 
-    /// 2. One thread's part: the copies.
+    /// 2. Producer: one thread starts the copies.
     fn produce(&self) {
         let (b, ring) = (self.b, &self.ring);
         let (weight_map, x_map) = (b.pointer("weight_map"), b.pointer("x_map"));
@@ -88,7 +88,7 @@ impl Kernel<'_, '_> {
         });
     }
 
-    /// 3. A consumer's part.
+    /// 3. Consumer.
     fn consume(&self, consumer: Value) {
         let b = self.b;
         let consumer = Consumer::new(b, consumer, b.shared_at(self.shared.staging), STAGING_BYTES);
@@ -96,7 +96,7 @@ impl Kernel<'_, '_> {
         self.tiles.list.for_each(b, self.ring.first(b), |at, slot| {
             let tile = self.tiles.tile(at);
             let block = tile.outputs * (OUTPUTS / BLOCK_ROWS) + consumer.number;
-            // Loaded before the products, to hide the latency.
+            // Loaded before the products to hide the latency.
             let factors = epilogue.factors(b, &consumer, &tile, block);
             let (slot, sums) = match self.product.format {
                 Elem::I8 => self.multiply_integers(&consumer, slot),
@@ -107,23 +107,23 @@ impl Kernel<'_, '_> {
         });
     }
 
-    /// Sums before the first product.
+    /// Zero accumulators.
     fn zeros(&self) -> Vec<Value> {
         self.b.wgmma_zeros(self.rows.number())
     }
 
-    /// Rows of a stage from `rows` on, a multiple of [`SWIZZLE_BYTES`], as wgmma takes them.
+    /// wgmma descriptor of the rows of a stage from `rows` on, aligned to [`SWIZZLE_BYTES`].
     fn descriptor(&self, rows: Value) -> Value {
-        // Rows as long as the swizzle is wide: no second block of columns follows.
+        // Rows are exactly as wide as the swizzle: there is no second block of columns.
         self.b.descriptor(rows, 0, SWIZZLE_BYTES)
     }
 
-    /// Rows of x of a stage, as wgmma takes them.
+    /// wgmma descriptor of a stage's rows of x.
     fn x_descriptor(&self, slot: Slot) -> Value {
         self.descriptor(self.b.at_byte(self.stage(slot), self.shared.weight_bytes))
     }
 
-    /// Weights from shared memory.
+    /// Multiplies with weights from shared memory.
     fn multiply(&self, consumer: &Consumer, slot: Slot) -> (Slot, Vec<Value>) {
         let (b, ring) = (self.b, &self.ring);
         let init = [&slot.values()[..], &[slot.stage], &self.zeros()].concat();
@@ -149,7 +149,7 @@ impl Kernel<'_, '_> {
         (Slot::of(&sums), sums[3..].to_vec())
     }
 
-    /// Weights of a stage as fragments of its four steps.
+    /// The weights of a stage as fragments for its four steps.
     fn fragments(&self, consumer: &Consumer, slot: Slot) -> Vec<Value> {
         let b = self.b;
         let row = consumer.number * BLOCK_ROWS + consumer.row;
@@ -174,15 +174,15 @@ impl Kernel<'_, '_> {
         sums
     }
 
-    /// Waits for the products in flight, which read the registers of their fragments, then releases the stage.
+    /// Waits for the products in flight, which read the registers of `fragments`, then releases the stage.
     fn await_products(&self, fragments: &[Value], stage: Value) {
         self.b.wgmma_wait(0);
-        // Emits no instruction; keeps its operands alive until here.
+        // Emits no instruction; keeps its operands alive up to here.
         self.b.asm0("", fragments);
         self.ring.release(self.b, stage);
     }
 
-    /// Weights from registers.
+    /// Multiplies with int8 weights from registers.
     fn multiply_integers(&self, consumer: &Consumer, slot: Slot) -> (Slot, Vec<Value>) {
         let (b, ring) = (self.b, &self.ring);
         ring.wait_full(b, slot);
