@@ -1,21 +1,22 @@
-//! Attention on a CPU: the query heads of a token that share a KV head form tiles of up to six, so that a page is read and
-//! widened once for a tile. Up to 16 consecutive tokens of a sequence form a block: all of them read a few pages before the
-//! next few, so that a page comes from memory once for the block. The tiles of a block are dealt to the threads in turn,
-//! block after block; later blocks have more work. The arithmetic of a head at a token depends on neither tile nor block.
+//! Attention on CPUs. The query heads of a token that share a KV head form tiles of up to six, so that a page is read and
+//! widened once per tile. Up to 16 consecutive tokens of a sequence form a block: all tokens read a few pages before the
+//! next few, so that a page is fetched from memory once per block. The tiles of a block are assigned to the threads in
+//! turn, block after block; later blocks have more work. The arithmetic of a head at a token depends on neither tile nor
+//! block.
 //!
 //! 1. find the step's blocks: each starts at a multiple of their length, or at a sequence's start; clear the sums
-//! 2. for each few pages, for each token of the block: 3. and 4., maxima and sums on the stack between
-//! 3. for each page, the token's last one masked: scores of its 16 keys; their maximum; probabilities
-//! 4. values, weighted by probability, into the sums
+//! 2. for each few pages, for each token of the block: steps 3 and 4, with maxima and sums kept on the stack in between
+//! 3. for each page (the token's last page is masked): scores of its 16 keys, their maximum, probabilities
+//! 4. add the values, weighted by probability, to the sums
 //! 5. divide and store
 //!
-//! Where it appends, the first tile of a KV head writes the token's key and value to the cache, and every tile takes them from
-//! `k` and `v`, in the lane and in the order of their page: no thread reads what another writes.
+//! If the kernel appends, the first tile of a KV head writes the token's key and value to the cache, and every tile reads
+//! them from `k` and `v`, in the lane and order of their page. No thread reads data that another one writes.
 //!
-//! Scores are scaled by log₂(e) too, so that probabilities are exp2.
+//! The scale of the scores includes log₂(e), so that probabilities are computed by exp2.
 //!
-//! On a Zen 3 core of a busy machine: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30, prefilling
-//! 256 tokens does 50 to 58 GFLOP/s of 109.
+//! Measured on a Zen 3 core of a busy machine: decoding over 4096 tokens of 8 KV heads by 128 reads 12 to 16 GB/s of 30;
+//! prefilling 256 tokens runs at 50 to 58 GFLOP/s of 109.
 
 use super::Spec;
 use crate::cpu::builder::{Buffer, Builder, Num, Value};
@@ -24,19 +25,20 @@ use crate::kernel::{Elem, LANES, padded};
 use crate::kv_append::{self, PAGE_TOKENS, head_elements};
 use std::f64::consts::LOG2_E;
 
-/// Most query heads of a tile: six by two registers of scores leave room for a key and a query in sixteen.
+/// Maximum query heads per tile: six heads with two registers of scores each leave room for a key and a query in sixteen
+/// registers.
 const MAX_ROWS: usize = 6;
 
-/// Least vectors of sums side by side, where there are as many: fewer leave multiply-adds waiting for each other.
+/// Minimum number of vectors of sums side by side, if there are as many: with fewer, multiply-adds stall on each other.
 const MIN_SUMS: usize = 4;
 
-/// Most tokens of a block: each page comes from memory once for all of them.
+/// Maximum tokens per block: each page is fetched from memory once for all of them.
 const BLOCK_TOKENS: usize = 16;
 
-/// Pages that all tokens of a block read before the next ones: few enough to stay in the first caches.
+/// Pages that all tokens of a block read before the next ones: few enough to stay in the first cache levels.
 const GROUP_PAGES: usize = 4;
 
-/// Least shares of a step for each thread, below which blocks become smaller: later tokens have more work.
+/// Minimum shares of a step per thread, below which blocks become smaller: later tokens have more work.
 const MIN_SHARES: usize = 4;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -53,7 +55,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         probabilities: b.stack(Num::F32, &[rows, LANES]),
     };
     let tiles = b.index(spec.n_heads / rows);
-    // As many neighbouring tiles at a time as spread one block's over all threads.
+    // Process as many neighbouring tiles at a time as distribute one block's tiles over all threads.
     let share = tiles.div_ceil(b.n_threads());
     let shares = tiles.div_ceil(share);
     let even = b.scalar("tokens") * shares / (b.n_threads() * MIN_SHARES);
@@ -78,11 +80,11 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 struct Attention<'a, 'm> {
     b: &'a Builder<'m>,
     spec: &'a Spec,
-    /// Query heads of a tile.
+    /// Query heads per tile.
     rows: usize,
     /// Weighted sums of values, `[tokens of a block, rows, padded(d_head)]`.
     sums: Buffer,
-    /// Maxima of the scores so far, `[tokens of a block, rows]`.
+    /// Running maxima of the scores, `[tokens of a block, rows]`.
     maxima: Buffer,
     /// Sums of probabilities, `[tokens of a block, rows, 16]`.
     totals: Buffer,
@@ -92,23 +94,20 @@ struct Attention<'a, 'm> {
 
 /// Consecutive tokens of one sequence, and a tile of heads.
 struct Block {
-    /// The first token.
     first: Value,
-    /// Keys that the first token sees.
+    /// Number of keys that the first token sees.
     visible: Value,
-    /// Place of the sequence's first page in the table.
+    /// Index of the sequence's first page in the table.
     pages: Value,
-    /// Pages that the last token sees.
+    /// Number of pages that the last token sees.
     n_pages: Value,
-    /// First query head.
     head: Value,
-    /// The KV head.
     kv_head: Value,
 }
 
 /// A token of a block.
 struct Token {
-    /// Its place in the block.
+    /// Its index in the block.
     place: Value,
     /// Its row in the step.
     t: Value,
@@ -116,16 +115,16 @@ struct Token {
     column: Value,
 }
 
-/// The key and value of the token itself, which joins the cache in this step.
+/// The key and value of the token itself, which are appended to the cache in this step.
 struct Own {
     /// First column of its KV head.
     column: Value,
-    /// True in the lane of its key.
+    /// A mask that is true in the lane of its key.
     lane: Value,
 }
 
 impl Attention<'_, '_> {
-    /// The query heads from `head` on, at `count` tokens of sequence s from `first` on.
+    /// Computes the query heads from `head` on, for `count` tokens of sequence s from `first` on.
     fn block(&self, s: Value, first: Value, count: Value, head: Value) {
         let &Attention { b, spec, .. } = self;
         let visible = self.table("past", s) + first - self.table("starts", s) + 1;
@@ -142,7 +141,7 @@ impl Attention<'_, '_> {
             self.append(&block);
         }
 
-        // 2. a token alone has nothing to share
+        // 2. a single token has nothing to share
         let group = count.eq(1).select(block.n_pages, GROUP_PAGES);
         b.for_each(0, block.n_pages.div_ceil(group), 1, |nth| {
             let from = nth * group;
@@ -158,7 +157,7 @@ impl Attention<'_, '_> {
         Token { place, t: block.first + place, column: block.head * self.spec.d_head }
     }
 
-    /// Nothing seen yet.
+    /// Resets the maxima and sums of a token.
     fn clear(&self, place: Value) {
         let &Attention { b, spec, rows, .. } = self;
         let zero = b.splat(0.0, LANES);
@@ -169,7 +168,7 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// Steps 3 and 4 of one token, over the pages in `from..to` that it sees.
+    /// Steps 3 and 4 for one token, over the pages in `from..to` that it sees.
     fn pages(&self, block: &Block, token: &Token, from: Value, to: Value) {
         let &Attention { b, spec, rows, maxima, totals, .. } = self;
         let visible = block.visible + token.place;
@@ -189,7 +188,7 @@ impl Attention<'_, '_> {
         };
         let older = |row| [b.load(maxima, (token.place, row)), b.load_vector(totals, (token.place, row, 0), LANES)];
         let softmax: Vec<Value> = (0..rows).flat_map(older).collect();
-        // The token's own key is in the last page, which is masked then even where it is full.
+        // The token's own key is in the last page, which is therefore masked even if it is full.
         let whole = (if spec.appends { visible - 1 } else { visible }) / PAGE_TOKENS;
         let softmax = b.for_range(from, to.min(whole), 1, softmax, |nth, softmax| page(nth, None, softmax));
         let rest = visible - whole * PAGE_TOKENS;
@@ -202,7 +201,7 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// Sums of values over sums of probabilities.
+    /// Stores the sums of values divided by the sums of probabilities.
     fn store(&self, token: &Token) {
         let &Attention { b, spec, rows, .. } = self;
         for row in 0..rows {
@@ -214,13 +213,13 @@ impl Attention<'_, '_> {
             b.for_each(0, whole, LANES, |e| b.store(divided(e), b.buffer("out"), (token.t, column + e)));
             if whole < spec.d_head {
                 let (e, rest) = (b.index(whole), b.index(spec.d_head - whole));
-                // The next columns are another head's.
+                // The next columns belong to another head.
                 b.store_partial(divided(e), b.buffer("out"), (token.t, column + e), rest);
             }
         }
     }
 
-    /// Writes the key and value of the block's only token to the cache, for the first tile of the KV head.
+    /// Writes the key and value of the block's only token to the cache, in the first tile of the KV head.
     fn append(&self, block: &Block) {
         let &Attention { b, spec, .. } = self;
         let &Spec { n_heads, n_kv_heads, d_head, format, .. } = spec;
@@ -231,7 +230,7 @@ impl Attention<'_, '_> {
         });
     }
 
-    /// The block's only token's own key and value: the last that it sees.
+    /// The key and value of the block's only token itself: the last ones that it sees.
     fn own(&self, block: &Block) -> Own {
         let b = self.b;
         let in_page = (block.visible - 1) % PAGE_TOKENS;
@@ -239,11 +238,11 @@ impl Attention<'_, '_> {
         Own { column: block.kv_head * self.spec.d_head, lane }
     }
 
-    /// q · k of each row with a page's 16 keys, one vector a row; the token's own key is not in the cache. Prefetches
-    /// from `ahead` on.
+    /// q · k of each row with a page's 16 keys, one vector per row; the token's own key is not read from the cache.
+    /// Prefetches from `ahead` on.
     fn scores(&self, token: &Token, keys: Value, ahead: Value, own: Option<&Own>) -> Vec<Value> {
         let &Attention { b, spec, rows, .. } = self;
-        // Dimensions e, e + 1, … of one head go to sums of their own where the tile alone has too few.
+        // If the tile alone has too few sums, dimensions e, e + 1, … of a head go to separate sums.
         let per_row = MIN_SUMS.div_ceil(rows);
         let queries: Vec<Value> = (0..rows).map(|row| token.column + row * spec.d_head).collect();
         let add_products = |e: Value, count: usize, mut sums: Vec<Value>| {
@@ -274,12 +273,13 @@ impl Attention<'_, '_> {
             .collect()
     }
 
-    /// One page's part of the softmax of each row: stores the probabilities relative to the maximum so far. `softmax` is
-    /// that maximum and 16 sums of probabilities for each row; gives the next, and the factors of older sums.
+    /// One page's part of the softmax of each row: stores the probabilities relative to the running maximum. `softmax`
+    /// holds that maximum and 16 sums of probabilities for each row. Returns its next value, and the factors that rescale
+    /// older sums.
     fn probabilities(&self, scores: &[Value], in_use: Option<Value>, softmax: &[Value]) -> (Vec<Value>, Vec<Value>) {
         let b = self.b;
         let is_key = in_use.map(|count| b.iota(LANES).lt(count.to_i32().broadcast(LANES)));
-        // Places without a key hold anything, NaN too.
+        // Lanes without a key are unspecified and may be NaN.
         let mask = |x: Value, other: f32| is_key.map_or(x, |is_key| is_key.select(x, other));
         let (mut next, mut rescale) = (Vec::new(), Vec::new());
         for (row, (&scores, softmax)) in scores.iter().zip(softmax.chunks(2)).enumerate() {
@@ -294,8 +294,8 @@ impl Attention<'_, '_> {
         (next, rescale)
     }
 
-    /// sums = sums · rescale + Σⱼ pⱼ · value[j], j below `count`, of each row; the token's own value, the last, is not in the
-    /// cache. Prefetches from `ahead` on.
+    /// sums = sums · rescale + Σⱼ pⱼ · value[j] for j below `count`, for each row; the token's own value, the last one, is
+    /// not read from the cache. Prefetches from `ahead` on.
     fn add_values(
         &self,
         token: &Token,
@@ -326,7 +326,7 @@ impl Attention<'_, '_> {
             let cached = if own.is_some() { count - 1 } else { count };
             let mut newer = b.for_range(0, cached, 1, older, |j, sums| {
                 add(j, &sums, &|k| {
-                    // One vector after the other, which is not the order of the values.
+                    // Prefetches go vector by vector, which is not the order of the values.
                     let ahead = ahead + (column(k) + j) * LANES;
                     b.prefetch(b.buffer("cache"), ahead);
                     self.load_cache(values + (j * stride + column(k)))
@@ -348,17 +348,17 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// An entry of a table.
+    /// Loads an entry of a table.
     fn table(&self, name: &str, at: Value) -> Value {
         self.b.load(self.b.buffer(name), at).to_index()
     }
 
-    /// An f32 rounded as the cache stores it.
+    /// Rounds an f32 to the cache's stored type.
     fn round(&self, x: Value) -> Value {
         if self.spec.format == Elem::Bf16 { x.to_bf16().to_f32() } else { x }
     }
 
-    /// 16 elements of the cache, as f32.
+    /// Loads 16 elements of the cache as f32.
     fn load_cache(&self, at: Value) -> Value {
         self.b.load_vector(self.b.buffer("cache"), at, LANES).to_f32()
     }

@@ -1,13 +1,13 @@
-//! Causal attention over paged keys and values, softmax online (arXiv 2205.14135), no positions.
+//! Causal attention over paged keys and values, with online softmax (arXiv 2205.14135), without positional encoding.
 //!
 //!     out[t, h, :] = Σⱼ softmaxⱼ(scale · q[t, h, :] · key[j]) · value[j]       j from 0 to the token's own position
 //!
-//! On a CPU one page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then
-//! values `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
-//! Query head h reads KV head h / (n_heads / n_kv_heads). One page after the other, from the first: the order of the
-//! sums depends on the token's position alone. Threads split (block of tokens, head).
-//! Where it appends, each sequence has one token: its key and value (`k`, `v`) join the cache, rounded to the stored type, as
-//! [`crate::kv_append`] has it, and it sees them; the sums are those of appending first.
+//! On CPUs, a page holds 16 tokens of one layer and one KV head: keys transposed, `[d_head][16]` (lanes are tokens), then
+//! values `[16][padded(d_head)]` (lanes are dimensions). The KV heads of a layer follow each other. page_stride is in
+//! elements. Query head h reads KV head h / (n_heads / n_kv_heads). Pages are processed in order from the first, so the
+//! summation order depends only on the token's position. Threads split (block of tokens, head). If the kernel appends, each
+//! sequence has one token: its key and value (`k`, `v`) are appended to the cache, rounded to the stored type, as in
+//! [`crate::kv_append`], and the token sees them; the sums are the same as after appending first.
 //! Bound by memory when decoding (the cache once), by multiply-adds when prefilling.
 
 use jamba_plan::format::{Table, TargetKind};
@@ -24,20 +24,19 @@ use crate::node::{Node, Reads, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub mod hopper;
 
-/// Causal attention over paged keys and values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// KV heads; divides the query heads.
+    /// Number of KV heads; divides the number of query heads.
     pub n_kv_heads: usize,
-    /// Dimensions of a head.
+    /// Dimensions per head.
     pub d_head: usize,
     /// Multiplies the scores.
     pub scale: f64,
     /// Stored type of the cache: f32 or bf16; bf16 on Hopper.
     pub format: Elem,
-    /// True when the keys and values of the step's tokens, one per sequence, are appended to the cache first.
+    /// Whether the keys and values of the step's tokens, one per sequence, are appended to the cache first.
     pub appends: bool,
 }
 
@@ -56,13 +55,13 @@ impl Select for Spec {
         Reads::As(Elem::Bf16)
     }
 
-    /// On Hopper keys and values are appended by a launch of their own.
+    /// On Hopper, a separate launch appends keys and values.
     fn has_body(op: &Op, target: TargetKind) -> bool {
         target == TargetKind::Cpu || matches!(op, Op::Attention { .. })
     }
 }
 
-/// The node's operand that is the cache: after q, or after q, k and v.
+/// The node's operand for the cache: after q, or after q, k and v.
 fn cache(appends: bool) -> usize {
     if appends { 3 } else { 1 }
 }
@@ -113,7 +112,7 @@ impl Spec {
         }
     }
 
-    /// The cache once, rows of q and of the result in types of this size; two multiply-adds for each key and dimension.
+    /// The cache once, and rows of q and of the result with elements of this size; two multiply-adds per key and dimension.
     fn cost(&self, activation_bytes: f64) -> Cost {
         let cached = (2 * self.n_kv_heads * self.d_head * self.format.bytes()) as f64;
         let cols = (self.n_heads * self.d_head) as f64;

@@ -1,11 +1,11 @@
-//! The last step of decoding attention on Hopper: a block for each query head of each sequence.
+//! The last step of decode attention on Hopper: one block per query head and sequence.
 //!
 //!     out[s, h, :] = Σᵢ wᵢ · partial[s, h, i, :] / Σᵢ wᵢ · totalᵢ,   wᵢ = exp2(maximumᵢ − max over the splits)
 //!
-//! Splits are summed in their order. Bound by latency: a few hundred bytes of each split of 256 tokens or more.
+//! Splits are summed in order. Bound by latency: a few hundred bytes for each split of 256 tokens or more.
 //!
-//! 1. the greatest maximum of the splits
-//! 2. weighted sums over the splits, a thread for each column
+//! 1. the maximum over the splits
+//! 2. weighted sums over the splits, one thread per column
 //! 3. divide, round, store
 
 use super::decode;
@@ -13,13 +13,12 @@ use crate::hopper::operand::write;
 use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 use jamba_plan::format::Table;
 
-/// Threads of a block, each with every so many columns.
+/// Threads per block; thread i handles the columns i, i + 128, …
 const THREADS: u32 = 128;
 
-/// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// What left the partial sums.
+    /// The kernel that produces the partial sums.
     pub partials: decode::Spec,
 }
 

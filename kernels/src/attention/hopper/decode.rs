@@ -1,19 +1,19 @@
-//! Attention of one token of each sequence on Hopper, split over the cache.
+//! Attention of one token per sequence on Hopper, split over the cache.
 //!
 //!     partial[s, h, i, :] = Σⱼ exp2(cⱼ − maximum) · value[j]       cⱼ = scale · log₂(e) · q[s, h, :] · key[j], j in split i
-//!     total = Σⱼ exp2(cⱼ − maximum),  maximum = maxⱼ cⱼ            behind the columns: maximum, total
+//!     total = Σⱼ exp2(cⱼ − maximum),  maximum = maxⱼ cⱼ            stored after the columns: maximum, total
 //!
-//! A piece of work is a split of a sequence for up to 16 query heads of a KV head: the rows of a product of 16. The splits
-//! follow from the sequence's length alone ([`super::split`]); the blocks take the pieces in turn. [`super::combine`] sums the
-//! splits. Each of four warps takes every fourth page of the split, through a ring of its own that the copy engine fills: a
-//! page of a head is one copy, in the layout that ldmatrix reads. Warps are independent until the end of the split.
+//! A piece of work is a split of a sequence for up to 16 query heads of a KV head: the rows of a 16-row product. The
+//! sequence's length alone determines the splits ([`super::split`]); the blocks take the pieces in turn. [`super::combine`]
+//! sums the splits. Each of the four warps takes every fourth page of the split through a private ring that the copy engine
+//! fills: a head's page is one copy, in the layout that ldmatrix reads. Warps are independent until the end of the split.
 //!
-//! Bound by memory: reads the cache once; two blocks on each multiprocessor have 96 KiB or more under way.
+//! Bound by memory: reads the cache once; two blocks per SM keep at least 96 KiB in flight.
 //!
-//! 1. the queries as fragments; the first pages of each warp
-//! 2. for each page of the warp: wait; scores of its 16 keys; the page's part of the softmax; values by probability; the next
-//!    page into the same place
-//! 3. the four warps' sums: to one maximum, then added pairwise
+//! 1. load the queries as fragments; start the copies of each warp's first pages
+//! 2. for each page of the warp: wait; compute the scores of its 16 keys, the page's part of the softmax, and the values
+//!    weighted by probability; start the copy of the next page into the same stage
+//! 3. join the four warps' sums: rescale to one maximum, then add pairwise
 //! 4. store the split's sums, maximum and total
 
 use super::split;
@@ -26,32 +26,31 @@ use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{head_bytes, pages};
 use jamba_plan::format::Table;
 
-/// Warps of a block.
+/// Warps per block.
 const WARPS: usize = 4;
 
-/// Blocks on each multiprocessor.
+/// Blocks per SM.
 pub(super) const PER_SM: u32 = 2;
 
-/// Rows of a product.
+/// Rows per product.
 const ROWS: usize = 16;
 
-/// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// KV heads; divides the query heads.
+    /// Number of KV heads; divides the number of query heads.
     pub n_kv_heads: usize,
-    /// Dimensions of a head; [`crate::kv_append::hopper::MAX_D_HEAD`] at most.
+    /// Dimensions per head; at most [`crate::kv_append::hopper::MAX_D_HEAD`].
     pub d_head: usize,
     /// Multiplies the scores.
     pub scale: f64,
 }
 
-/// The buffer between the splits and their sum.
+/// The scratch buffer that holds the splits' partial sums.
 pub(super) const PARTIALS: Source = Source::Scratch("partials");
 
-/// The node's operand that is the cache.
+/// The node's operand for the cache.
 const CACHE: usize = 1;
 
 pub(super) fn launch(spec: &Spec) -> Launch {
@@ -81,65 +80,65 @@ pub(super) fn launch(spec: &Spec) -> Launch {
 }
 
 impl Spec {
-    /// The partial sums: a row for each query head and split.
+    /// The operand for the partial sums: one row per query head and split.
     pub(super) fn partials(&self, access: Access) -> Operand {
         let inner = vec![self.partial_stride()];
         let param = Param::Buffer { name: "partials", access, elem: Elem::F32, inner };
         Operand::new(param, PARTIALS, Extent::per(Per::Sequence, self.partial_rows()))
     }
 
-    /// Bytes of partial sums for each token of context: a row for each query head and each split of [`split::MIN_PAGES`] pages.
+    /// Bytes of partial sums per token of context: one row per query head and split of [`split::MIN_PAGES`] pages.
     pub(super) fn partial_bytes(&self) -> f64 {
         (self.n_heads * 4 * self.partial_stride()) as f64 / (split::MIN_PAGES * PAGE_TOKENS) as f64
     }
 
-    /// Rows of `partials` for each sequence: query heads by splits.
+    /// Rows of `partials` per sequence: query heads times splits.
     pub fn partial_rows(&self) -> usize {
         self.n_heads * self.max_splits()
     }
 
-    /// f32 from one row of `partials` to the next: the columns, then the maximum and the total.
+    /// Row stride of `partials` in f32: the columns, the maximum and the total.
     pub fn partial_stride(&self) -> usize {
         self.partial_columns() + 4
     }
 
-    /// Columns of a row of `partials`.
+    /// Columns per row of `partials`.
     pub(super) fn partial_columns(&self) -> usize {
         self.d_head.next_multiple_of(8)
     }
 
-    /// Splits of a sequence at most.
+    /// Maximum number of splits of a sequence.
     pub fn max_splits(&self) -> usize {
         split::max_splits(self.n_kv_heads * self.tiles())
     }
 
-    /// Pages of each split, and splits, of a sequence of `length` tokens.
+    /// Pages per split and number of splits of a sequence of `length` tokens.
     pub fn splits(&self, length: usize) -> (usize, usize) {
         split::splits(self.max_splits(), length)
     }
 
-    /// Pieces that the query heads of a KV head are in.
+    /// Pieces per KV head: its query heads divided into tiles.
     fn tiles(&self) -> usize {
         (self.n_heads / self.n_kv_heads).div_ceil(ROWS)
     }
 
-    /// Query heads of such a piece, but the last.
+    /// Query heads per tile, except the last.
     fn tile_heads(&self) -> usize {
         (self.n_heads / self.n_kv_heads).div_ceil(self.tiles())
     }
 
-    /// Registers of a thread for the sums: columns by 8, then rows from 0 and from 8 on, if any, then two neighbours.
+    /// Registers per thread for the sums, `[columns / 8][halves in use][2 adjacent columns]`.
     fn sums(&self) -> usize {
         self.partial_columns() / 8 * self.halves() * 2
     }
 
-    /// Halves of a product's rows that are query heads.
+    /// Halves of a product's rows that contain query heads.
     fn halves(&self) -> usize {
         self.tile_heads().div_ceil(ROWS / 2)
     }
 
     fn shared(&self) -> Shared {
-        // Two warps' sums, a register of all lanes after the other; then each warp's maxima and totals.
+        // Two warps' sums, register by register for all lanes; then each warp's maxima and totals.
         let exchange = WARPS / 2 * self.sums() * 4 * WARP as usize + WARPS * ROWS * 8;
         let stage = WARPS * head_bytes(self.d_head);
         let stages = ((shared_bytes(PER_SM) - exchange) / (stage + WARPS * MBARRIER_BYTES)).clamp(2, 8);
@@ -154,7 +153,7 @@ impl Spec {
     }
 }
 
-/// Layout of shared memory, offsets in bytes; the rings of the warps come first.
+/// Layout of shared memory, offsets in bytes; the warps' rings are at byte 0.
 #[cfg_attr(not(feature = "emit"), allow(dead_code, reason = "only the body reads offsets"))]
 struct Shared {
     /// Pages in the ring of a warp.
@@ -163,9 +162,9 @@ struct Shared {
     sums: usize,
     /// Maxima and totals of each warp's rows.
     totals: usize,
-    /// A barrier for each place of each ring.
+    /// One barrier per stage of each ring.
     barriers: usize,
-    /// Bytes of all.
+    /// Total size.
     end: usize,
 }
 

@@ -1,8 +1,8 @@
-//! Attention on Hopper, over the pages that [`crate::kv_append::hopper`] fills: [`prefill`] for any number of tokens of each
-//! sequence, [`decode`] and [`combine`] for one token of each.
+//! Attention on Hopper, over the pages that [`crate::kv_append::hopper`] writes: [`prefill`] for any number of tokens per
+//! sequence, [`decode`] and [`combine`] for one token per sequence.
 //!
-//! Scores are scaled by log₂(e), so that probabilities are exp2; maxima, sums and products are f32, probabilities and
-//! values bf16 where they are multiplied. Query heads that share a KV head are rows of the same products.
+//! The scale of the scores includes log₂(e), so that probabilities are computed by exp2. Maxima, sums and products are f32;
+//! probabilities and values are bf16 in products. Query heads that share a KV head are rows of the same product.
 
 use super::Spec;
 use crate::kernel::{Candidate, Config, Launch, StepSize, Unsupported};
@@ -50,13 +50,13 @@ use crate::cpu::builder::Value;
 #[cfg(feature = "emit")]
 use crate::hopper::Builder;
 
-/// Factor of scores: probabilities are exp2(factor · s − factor · maximum).
+/// Factor of the scores: probabilities are exp2(factor · s − factor · maximum).
 #[cfg(feature = "emit")]
 fn factor(scale: f64) -> f32 {
     (scale * std::f64::consts::LOG2_E) as f32
 }
 
-/// The beginning of KV head `head` in page number `nth` of sequence s.
+/// The start of KV head `head` in page `nth` of sequence s.
 #[cfg(feature = "emit")]
 #[track_caller]
 fn page(b: &Builder, d_head: usize, s: Value, nth: Value, head: Value) -> Value {

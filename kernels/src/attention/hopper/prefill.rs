@@ -1,23 +1,25 @@
-//! Attention of any number of tokens of each sequence on Hopper: tensor cores, softmax online (arXiv 2205.14135, 2407.08608).
+//! Attention of any number of tokens per sequence on Hopper: tensor cores, online softmax (arXiv 2205.14135, 2407.08608).
 //!
 //!     out[t, h, :] = Σⱼ pⱼ · value[j] / Σⱼ pⱼ,   pⱼ = exp2(cⱼ − maxⱼ cⱼ),   cⱼ = scale · log₂(e) · q[t, h, :] · key[j]
 //!
-//! The query heads of a KV head, token after token, are the rows of a sequence's products: any number of heads shares a key
-//! without a gap. A piece of work is 128 rows of a sequence and a KV head, 64 for each of two warpgroups, and the blocks take the
-//! pieces in turn, a sequence's last rows, which see most, first. A producer warp brings keys and values, tiles of 64 tokens
-//! from the first, into a ring: four pages of a head, one copy each, in the layout that wgmma reads (the last page is
-//! repeated where the tile ends beyond it). Where a head has more than 128 dimensions, a piece gives some columns of the values only.
+//! The query heads of a KV head, token after token, are the rows of a sequence's products: any number of heads can share a
+//! key without padding. A piece of work is 128 rows of a sequence and a KV head, 64 for each of two warpgroups. The blocks
+//! take the pieces in turn, a sequence's last rows first because they see the most keys. A producer warp copies keys and
+//! values into a ring, in tiles of 64 tokens from the first: four pages of a head, one copy each, in the layout that wgmma
+//! reads (the last page is repeated if the tile extends beyond it). If a head has more than 128 dimensions, a piece
+//! computes only some columns of the values.
 //!
-//! A row's bits depend on its position and its sequence alone: tiles begin at multiples of 64 from the sequence's first token,
-//! and a tile that a row sees nothing of changes neither maximum nor sums. A value that is not finite affects all rows of its
-//! tile.
+//! A row's bits depend only on its position and its sequence: tiles start at multiples of 64 from the sequence's first
+//! token, and a tile without any key visible to a row changes neither its maximum nor its sums. A non-finite value affects
+//! all rows of its tile.
 //!
-//! Bound by the tensor cores: 4 · d_head operations for each pair of a query head and a key that it sees.
+//! Bound by the tensor cores: 4 · d_head operations per pair of a query head and a visible key.
 //!
-//! 1. the queries as fragments, which stay in registers
+//! 1. load the queries as fragments, which stay in registers
 //! 2. the first tile: scores, its part of the softmax
-//! 3. for each further tile: its scores and, in flight beside them, the values of the tile before by their probabilities;
-//!    the tile's part of the softmax; the sums to the new maximum. Tiles that some row does not see whole are masked.
+//! 3. for each further tile: compute its scores and, concurrently in flight, the previous tile's values weighted by their
+//!    probabilities; then the tile's part of the softmax; rescale the sums to the new maximum. Tiles that some row sees
+//!    only in part are masked.
 //! 4. the last tile's values; divide, round, store
 
 use crate::hopper::facts::{MBARRIER_BYTES, SHARED_BYTES, WARP};
@@ -27,38 +29,37 @@ use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{blocks, head_bytes, pages};
 use jamba_plan::format::Table;
 
-/// Tokens of a tile of keys and values.
+/// Tokens per tile of keys and values.
 const TILE_TOKENS: usize = 64;
 
-/// Pages of a tile.
+/// Pages per tile.
 const TILE_PAGES: usize = TILE_TOKENS / PAGE_TOKENS;
 
-/// Rows of a product, of one warpgroup.
+/// Rows per product, of one warpgroup.
 const ROWS: usize = 64;
 
-/// Warpgroups that multiply; one more produces.
+/// Number of consumer warpgroups; one more warpgroup produces.
 const CONSUMERS: usize = 2;
 
-/// Warps of a warpgroup.
+/// Warps per warpgroup.
 const WARPS: usize = 4;
 
-/// Tiles in the ring at most: enough to hide the copies.
+/// Maximum number of tiles in the ring: enough to hide the copies.
 const MAX_STAGES: usize = 6;
 
-/// What the kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// KV heads; divides the query heads.
+    /// Number of KV heads; divides the number of query heads.
     pub n_kv_heads: usize,
-    /// Dimensions of a head; [`crate::kv_append::hopper::MAX_D_HEAD`] at most.
+    /// Dimensions per head; at most [`crate::kv_append::hopper::MAX_D_HEAD`].
     pub d_head: usize,
     /// Multiplies the scores.
     pub scale: f64,
 }
 
-/// The node's operand that is the cache.
+/// The node's operand for the cache.
 const CACHE: usize = 1;
 
 pub(super) fn launch(spec: &Spec, cost: Cost) -> Launch {
@@ -80,27 +81,28 @@ pub(super) fn launch(spec: &Spec, cost: Cost) -> Launch {
 }
 
 impl Spec {
-    /// Query heads of a KV head.
+    /// Query heads per KV head.
     fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads
     }
 
-    /// Blocks of columns of the values that a piece of work gives.
+    /// Blocks of value columns that a piece of work computes.
     fn value_blocks(&self) -> usize {
         if blocks(self.d_head).is_multiple_of(2) { 2 } else { 1 }
     }
 
-    /// Bytes of a tile.
+    /// Bytes per tile.
     fn stage_bytes(&self) -> usize {
         TILE_PAGES * head_bytes(self.d_head)
     }
 
-    /// Tiles in the ring.
+    /// Number of tiles in the ring.
     fn stages(&self) -> usize {
         (SHARED_BYTES / (self.stage_bytes() + 2 * MBARRIER_BYTES)).min(MAX_STAGES)
     }
 
-    /// Where the ring's barriers lie in shared memory, behind its tiles: `full` of each, then `empty` of each.
+    /// Byte offset of the ring's barriers in shared memory, after the tiles: `full` of each stage, then `empty` of each
+    /// stage.
     fn barriers(&self) -> usize {
         self.stages() * self.stage_bytes()
     }

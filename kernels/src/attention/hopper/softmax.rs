@@ -1,38 +1,38 @@
-//! Softmax over the scores of a row that arrive tile by tile ("online softmax", arXiv 1805.02867, as in arXiv 2205.14135).
+//! Softmax over row scores that arrive tile by tile ("online softmax", arXiv 1805.02867, as in arXiv 2205.14135).
 //!
 //!     m' = max(m, maxⱼ sⱼ)      pⱼ = exp2(c · sⱼ − c · m')      total' = total · exp2(c · m − c · m') + Σⱼ pⱼ
 //!
-//! The four lanes that share a row hold its scores. The maximum is the whole row's; the total is the lane's own part.
+//! Four lanes share a row and hold its scores. The maximum covers the whole row; the total covers only the lane's own
+//! scores.
 
 use crate::cpu::builder::Value;
 use crate::hopper::{Builder, fragment};
 
-/// What is known of a row; f32.
+/// Softmax state of a row; f32.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
-    /// Greatest score.
     pub(super) maximum: Value,
     /// Sum of the probabilities of this lane's columns.
     pub(super) total: Value,
 }
 
-/// A row after one more tile.
+/// A row's state after one more tile.
 pub(super) struct Update {
     pub(super) row: Row,
-    /// Factor for sums that are relative to the older maximum.
+    /// Factor that rescales sums relative to the previous maximum.
     pub(super) rescale: Value,
     /// Probabilities of the tile, relative to the new maximum.
     pub(super) probabilities: Vec<Value>,
 }
 
 impl Row {
-    /// A row without scores.
+    /// The state of a row without scores.
     #[track_caller]
     pub(super) fn empty(b: &Builder) -> Row {
         Row { maximum: b.f32(f32::NEG_INFINITY), total: b.f32(0.0) }
     }
 
-    /// Takes in the lane's scores of a tile, of which there are a power of two.
+    /// Adds the lane's scores of a tile; their number is a power of two.
     #[track_caller]
     pub(super) fn update(self, b: &Builder, c: f32, scores: &[Value]) -> Update {
         let c = b.f32(c);

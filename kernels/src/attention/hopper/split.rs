@@ -1,5 +1,5 @@
-//! How the tokens of a sequence are split over the blocks of a decoding step: by the sequence's length alone, so that its
-//! bits depend on no other sequence.
+//! The split of a sequence's tokens over the blocks of a decode step. It depends only on the sequence's length, so that the
+//! sequence's bits do not depend on other sequences.
 
 use super::decode::PER_SM;
 #[cfg(feature = "emit")]
@@ -7,35 +7,35 @@ use crate::cpu::builder::Value;
 use crate::hopper::facts::N_SMS;
 use crate::kv_append::PAGE_TOKENS;
 
-/// Least pages of a split, if the sequence has that many: shorter splits do not hide the latency of their copies.
+/// Minimum pages per split, if the sequence has that many: shorter splits do not hide the latency of their copies.
 pub const MIN_PAGES: usize = 16;
 
-/// Blocks that run at once.
+/// Number of blocks that run at once.
 const BLOCKS: usize = PER_SM as usize * N_SMS;
 
-/// Splits that a long sequence may have however many pieces each of them is.
+/// Number of splits that is always allowed for a long sequence, however many pieces each split has.
 const MIN_MAX_SPLITS: usize = 32;
 
-/// Splits of a sequence at most, where each split is `tiles` pieces of work: one sequence fills the GPU.
+/// Maximum number of splits of a sequence whose splits have `tiles` pieces of work each: one sequence fills the GPU.
 pub fn max_splits(tiles: usize) -> usize {
     (BLOCKS / tiles).clamp(MIN_MAX_SPLITS, N_SMS)
 }
 
-/// Pages of each split, but the last, of `length` tokens, and the number of splits.
+/// Pages per split (except the last) and the number of splits of `length` tokens.
 pub fn splits(max_splits: usize, length: usize) -> (usize, usize) {
     let pages = length.div_ceil(PAGE_TOKENS);
     let per_split = pages.div_ceil(max_splits).max(MIN_PAGES);
     (per_split, pages.div_ceil(per_split))
 }
 
-/// [`splits`] in a kernel; i32.
+/// [`splits`] computed in a kernel; i32.
 #[cfg(feature = "emit")]
 pub(super) struct Splits {
     /// Pages of the sequence.
     pub(super) pages: Value,
-    /// Pages of each split but the last.
+    /// Pages per split, except the last.
     pub(super) per_split: Value,
-    /// Splits.
+    /// Number of splits.
     pub(super) count: Value,
 }
 

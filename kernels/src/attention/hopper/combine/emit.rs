@@ -1,4 +1,4 @@
-//! The body: steps as in [`super`].
+//! The kernel body; steps as in [`super`].
 
 use super::{Spec, THREADS, decode};
 use crate::attention::hopper::split::Splits;
@@ -17,7 +17,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         let pair = Type::vector(Num::F32, 2);
         let totals = |i| b.load(b.at_byte(partial(i), 4 * spec.partials.partial_columns()), pair);
 
-        // 1. the greatest
+        // 1. the maximum
         let least = [b.f32(f32::NEG_INFINITY)];
         let [max] = b.for_range(b.lane(), count, WARP as usize, least, |i, [max]| [b.greater(max, totals(i).lane(0))]);
         let max = b.warp_max(max);

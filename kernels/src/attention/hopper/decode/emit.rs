@@ -1,4 +1,4 @@
-//! The body: steps as in [`super`].
+//! The kernel body; steps as in [`super`].
 
 use super::{ROWS, Shared, Spec, WARPS};
 use crate::attention::hopper::softmax::{Row, Update};
@@ -17,7 +17,7 @@ use crate::kv_append::hopper::{BLOCK_BYTES, MAX_D_HEAD, blocks, group_bytes, hea
 /// Bytes of a row of a block of keys or values.
 const ROW_BYTES: usize = BLOCK_BYTES / BLOCK;
 
-/// Bytes of a row of an 8 × 8 matrix of ldmatrix.
+/// Bytes of a row of an 8 × 8 ldmatrix matrix.
 const PART_BYTES: usize = 16;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -52,7 +52,7 @@ struct Decode<'a, 'm> {
     spec: &'a Spec,
     shared: Shared,
     warp: Value,
-    /// The warp's own ring of pages, and where its stages begin.
+    /// The warp's private ring of pages, and the start of its stages.
     ring: Ring,
     stages: Value,
     is_first_lane: Value,
@@ -64,9 +64,9 @@ struct Piece {
     sequence: Value,
     /// Tokens of the sequence.
     length: Value,
-    /// Number of the split.
+    /// Index of the split.
     nth: Value,
-    /// Number of the tile among those of all KV heads.
+    /// Index of the tile among those of all KV heads.
     tile: Value,
 }
 
@@ -74,7 +74,7 @@ struct Piece {
 struct Pages {
     sequence: Value,
     kv_head: Value,
-    /// The first; the other warps' follow, then the next.
+    /// The warp's first page; it takes every fourth page from there.
     first: Value,
     count: Value,
 }
@@ -82,13 +82,13 @@ struct Pages {
 /// The query heads of a tile; i32.
 struct Heads {
     kv_head: Value,
-    /// The first, among those of the KV head.
+    /// The first query head, relative to the KV head.
     first: Value,
 }
 
-/// What a thread has summed so far.
+/// A thread's running sums.
 struct Sums {
-    /// Those of its rows that are query heads.
+    /// Softmax state of the thread's rows that are query heads.
     rows: Vec<Row>,
     /// Weighted sums of values, [columns by 8][rows][2].
     values: Vec<Value>,
@@ -108,7 +108,7 @@ impl Sums {
 }
 
 impl Decode<'_, '_> {
-    /// One piece; gives the slot after the last of its pages.
+    /// Processes one piece; returns the slot after its last page.
     fn split(&self, piece: &Piece, slot: Slot) -> Slot {
         let &Decode { b, spec, ring, .. } = self;
         let splits = Splits::of(spec.max_splits(), piece.length);
@@ -131,7 +131,7 @@ impl Decode<'_, '_> {
             self.copy(&pages, b.i32(nth as i32), filled);
             filled = ring.next(filled);
         }
-        // No lane waits for a page before the first lane has started its copy.
+        // No lane may wait for a page before the first lane has started its copy.
         b.sync_warp();
 
         // 2. pages
@@ -156,7 +156,7 @@ impl Decode<'_, '_> {
         Slot::of(&carried)
     }
 
-    /// The lane's rows of the queries; the last head stands in for those beyond.
+    /// Loads the lane's rows of the queries; rows beyond the last head repeat the last head.
     fn queries(&self, sequence: Value, heads: &Heads) -> Vec<[Value; 4]> {
         let &Decode { b, spec, .. } = self;
         let q = b.row(b.pointer("q"), sequence, 2 * row_stride(Elem::Bf16, spec.n_heads * spec.d_head));
@@ -174,7 +174,7 @@ impl Decode<'_, '_> {
         self.spec.n_heads / self.spec.n_kv_heads
     }
 
-    /// The query head, of those of the KV head, that is the lane's row in a half; it may lie beyond the last.
+    /// The query head, relative to the KV head, of the lane's row in a half; may be beyond the last.
     fn head(&self, heads: &Heads, half: usize) -> Value {
         heads.first + self.fragment.row_in(half)
     }
@@ -183,7 +183,7 @@ impl Decode<'_, '_> {
         self.b.at(self.stages, slot.stage * head_bytes(self.spec.d_head))
     }
 
-    /// Starts the copy of page `nth` of the warp, if there is one.
+    /// Starts the copy of the warp's page `nth`, if it exists.
     fn copy(&self, pages: &Pages, nth: Value, slot: Slot) {
         let &Decode { b, spec, ring, .. } = self;
         b.if_(self.is_first_lane & nth.lt(pages.count), || {
@@ -196,7 +196,7 @@ impl Decode<'_, '_> {
         });
     }
 
-    /// Takes in the page at `stage` (an address), whose first `visible` tokens the token sees.
+    /// Processes the page at `stage` (an address); the token sees its first `visible` tokens.
     fn page(&self, queries: &[[Value; 4]], stage: Value, visible: Value, sums: Sums) -> Sums {
         let &Decode { b, spec, fragment, .. } = self;
         let scores = self.scores(queries, stage).concat();
@@ -212,7 +212,7 @@ impl Decode<'_, '_> {
         let (rows, factors): (Vec<_>, Vec<_>) = sums.rows.into_iter().enumerate().map(update).unzip();
         let (rescale, pairs): (Vec<_>, Vec<_>) = factors.into_iter().unzip();
         let zero = b.i32(0);
-        // A half without query heads is zeros.
+        // A half without query heads is zero.
         let p = |register: usize| {
             pairs.get(half_of(2 * register)).map_or(zero, |pairs| pairs[column_of(2 * register) / BLOCK])
         };
@@ -240,7 +240,7 @@ impl Decode<'_, '_> {
         })
     }
 
-    /// Byte of part `part` of row `row` of a block; parts lie permuted by the row.
+    /// Byte offset of part `part` of row `row` in a block; parts are permuted by the row.
     fn place(&self, row: Value, part: Value) -> Value {
         row * ROW_BYTES + (part ^ row) * PART_BYTES
     }
@@ -249,7 +249,7 @@ impl Decode<'_, '_> {
     fn add_values(&self, p: [Value; 4], stage: Value, rescale: &[Value], values: &[Value]) -> Vec<Value> {
         let &Decode { b, spec, .. } = self;
         let halves = spec.halves();
-        // Two parts of a row, of each two groups of tokens.
+        // Two parts of a row, each for two groups of tokens.
         let Addressed { block, row } = self.fragment.addressed();
         let (group, part) = (block & 1, block >> 1);
         let at = stage + (group * group_bytes(spec.d_head) + self.place(row, part));
@@ -271,7 +271,8 @@ impl Decode<'_, '_> {
         next
     }
 
-    /// 3. The four warps' sums, in warp 0: to one maximum, in units of exp2, and then those of warps 0 and 2 and of 1 and 3.
+    /// 3. Joins the four warps' sums in warp 0: rescales them to one maximum (in units of exp2), then adds those of warps 0
+    ///    and 2 and of 1 and 3, and then these two.
     fn join(&self, sums: Sums) -> Sums {
         let &Decode { b, spec, fragment, .. } = self;
         let totals = b.shared_at(self.shared.totals);
@@ -307,8 +308,8 @@ impl Decode<'_, '_> {
         Sums { rows, values }
     }
 
-    /// Warps from `lower` up to twice as many hand their sums to those below, which add them, through places from `first` on;
-    /// the other warps' results are meaningless.
+    /// Warps `lower` to `2 · lower − 1` pass their sums through shared memory, from place `first` on, to warps 0 to `lower
+    /// − 1`, which add them. The results of the other warps are meaningless.
     fn exchange(&self, values: &[Value], lower: usize, first: usize) -> Vec<Value> {
         let &Decode { b, .. } = self;
         let place_bytes = values.len() * 4 * WARP as usize;
@@ -327,7 +328,7 @@ impl Decode<'_, '_> {
         values.iter().enumerate().map(add).collect()
     }
 
-    /// The piece's rows of partial sums: of those of the lane's rows that are query heads.
+    /// Stores the piece's rows of partial sums: the lane's rows that are query heads.
     fn store(&self, piece: &Piece, heads: &Heads, sums: &Sums) {
         let &Decode { b, spec, fragment, .. } = self;
         for half in 0..spec.halves() {
@@ -343,7 +344,7 @@ impl Decode<'_, '_> {
         }
     }
 
-    /// The sums of the lane's row of a half, then their maximum and total.
+    /// Stores the sums of the lane's row in a half, followed by their maximum and total.
     fn store_row(&self, sums: &Sums, half: usize, to: Value) {
         let &Decode { b, spec, fragment, .. } = self;
         let column = b.at(to, fragment.first_column() * 4);

@@ -1,4 +1,4 @@
-//! The body: a warp that copies, two warpgroups that multiply. Steps as in [`super`].
+//! The kernel body: one warp copies, two warpgroups multiply. Steps as in [`super`].
 
 use super::{CONSUMERS, ROWS, Spec, TILE_PAGES, TILE_TOKENS, WARPS};
 use crate::attention::hopper::softmax::{self, Update};
@@ -13,10 +13,10 @@ use crate::kernel::Elem;
 use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{BLOCK_BYTES, BLOCK_COLUMNS, MAX_D_HEAD, blocks, group_bytes, head_bytes};
 
-/// Tokens, or columns of a head, of one wgmma.
+/// Tokens, or columns of a head, per wgmma.
 const STEP: usize = 2 * BLOCK;
 
-/// Rows of a piece of work.
+/// Rows per piece of work.
 const PIECE_ROWS: usize = CONSUMERS * ROWS;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -41,14 +41,14 @@ struct Prefill<'a, 'm> {
 struct Piece {
     sequence: Value,
     kv_head: Value,
-    /// Which columns of the values.
+    /// Index of the part of the value columns.
     part: Value,
     first_row: Value,
-    /// Rows of the sequence.
+    /// Number of rows of the sequence.
     n_rows: Value,
-    /// The sequence's tokens before this step.
+    /// Number of the sequence's tokens before this step.
     past: Value,
-    /// Position of its last row's token.
+    /// Position of the token of its last row.
     last: Value,
 }
 
@@ -57,11 +57,11 @@ struct Row {
     number: Value,
     /// Position of its token, i32.
     position: Value,
-    /// Where it begins in `q` and `out`, in bytes.
+    /// Its byte offset in `q` and `out`.
     offset: Value,
 }
 
-/// What a thread carries from tile to tile.
+/// Values that a thread carries from tile to tile.
 struct State {
     /// The last tile.
     slot: Slot,
@@ -92,9 +92,9 @@ impl State {
     }
 }
 
-/// The work.
+/// Work distribution.
 impl Prefill<'_, '_> {
-    /// Calls `body` for each piece of this block with a slot of the ring, which it takes further.
+    /// Calls `body` for each piece of this block with a ring slot; `body` returns the next slot.
     fn for_each_piece(&self, body: impl FnOnce(Piece, Slot) -> Slot) {
         let &Prefill { b, spec, ring, .. } = self;
         let n_rows = |s| {
@@ -123,7 +123,7 @@ impl Prefill<'_, '_> {
         });
     }
 
-    /// Tiles that the piece's last row sees.
+    /// Number of tiles that the piece's last row sees.
     fn n_tiles(&self, piece: &Piece) -> Value {
         (piece.last + TILE_TOKENS) >> TILE_TOKENS.ilog2()
     }
@@ -134,7 +134,7 @@ impl Prefill<'_, '_> {
     }
 }
 
-/// The warp that copies.
+/// Producer warp.
 impl Prefill<'_, '_> {
     fn produce(&self) {
         let &Prefill { b, spec, ring, .. } = self;
@@ -161,13 +161,13 @@ impl Prefill<'_, '_> {
     }
 }
 
-/// The warpgroups that multiply.
+/// Consumer warpgroups.
 impl Prefill<'_, '_> {
-    /// By warpgroup `warpgroup` of them, warp `warp` of theirs.
+    /// `warpgroup` and `warp` count the consumers' warpgroups and warps.
     fn consume(&self, warpgroup: Value, warp: Value) {
         let &Prefill { b, spec, ring, fragment } = self;
         self.for_each_piece(|piece, slot| {
-            // 1. queries; the last row stands in for those beyond
+            // 1. queries; rows beyond the last repeat the last row
             let rows = [0, 1].map(|half| {
                 let in_piece = warp * (2 * BLOCK) + fragment.row_in(half);
                 self.row(&piece, piece.first_row + in_piece)
@@ -176,7 +176,7 @@ impl Prefill<'_, '_> {
             let queries = fragment::load(b, spec.d_head, &starts);
             let first = piece.first_row + warpgroup * ROWS;
             let first = first.min(piece.n_rows - 1) / spec.group();
-            // Tiles that all rows see whole.
+            // Number of tiles that all rows see completely.
             let whole = (piece.past + first + 1) >> TILE_TOKENS.ilog2();
 
             // 2. the first tile
@@ -219,7 +219,7 @@ impl Prefill<'_, '_> {
         });
     }
 
-    /// Row `number`, which may lie beyond the last.
+    /// Row `number`, which may be beyond the last.
     fn row(&self, piece: &Piece, number: Value) -> Row {
         let &Prefill { b, spec, .. } = self;
         let group = b.i32(spec.group() as i32);
@@ -232,7 +232,7 @@ impl Prefill<'_, '_> {
         Row { number, position: piece.past + token, offset }
     }
 
-    /// One further tile: its part of the softmax, and the values of the tile before.
+    /// Processes one further tile: its part of the softmax, and the values of the previous tile.
     fn step(
         &self,
         piece: &Piece,
@@ -251,14 +251,14 @@ impl Prefill<'_, '_> {
         b.wgmma_wait(1);
         let updates = self.softmax(&mask(scores), state.rows);
         b.wgmma_wait(0);
-        // Not before: the products read the registers of the older probabilities.
+        // Not earlier: the products read the registers of the older probabilities.
         let probabilities = self.left_operand(&updates);
         ring.release(b, state.slot.stage);
         let values = values.iter().enumerate().map(|(i, &x)| x * updates[half_of(i)].rescale).collect();
         State { slot, rows: updates.map(|update| update.row), values, probabilities }
     }
 
-    /// Scores of a tile, in flight.
+    /// Starts the scores of a tile.
     fn scores(&self, queries: &[[Value; 4]], slot: Slot) -> Vec<Value> {
         let &Prefill { b, spec, .. } = self;
         let keys = b.descriptor(self.tile(slot), BLOCK_BYTES, group_bytes(spec.d_head));
@@ -277,7 +277,7 @@ impl Prefill<'_, '_> {
         scores
     }
 
-    /// The sums with the values of the state's tile, in flight.
+    /// Starts adding the values of the state's tile to the sums.
     fn add_values(&self, piece: &Piece, state: &State) -> Vec<Value> {
         let &Prefill { b, spec, .. } = self;
         let group = group_bytes(spec.d_head);
@@ -291,7 +291,7 @@ impl Prefill<'_, '_> {
         sums
     }
 
-    /// Scores with −∞ for keys behind their row's position.
+    /// Sets the scores of keys after their row's position to −∞.
     fn mask(&self, scores: &[Value], rows: &[Row; 2], tile: Value) -> Vec<Value> {
         let &Prefill { b, fragment, .. } = self;
         let first = tile * TILE_TOKENS + fragment.first_column();
@@ -303,7 +303,7 @@ impl Prefill<'_, '_> {
         scores.iter().enumerate().map(mask).collect()
     }
 
-    /// Takes the scores of a tile into both rows.
+    /// Updates both rows with the scores of a tile.
     fn softmax(&self, scores: &[Value], rows: [softmax::Row; 2]) -> [Update; 2] {
         [0, 1].map(|half| {
             let of_row: Vec<Value> = (0..scores.len()).filter(|&i| half_of(i) == half).map(|i| scores[i]).collect();
@@ -318,7 +318,7 @@ impl Prefill<'_, '_> {
         fragment::pack(self.b, &probabilities)
     }
 
-    /// Results of the lane's row of a half, where it exists.
+    /// Stores the results of the lane's row in a half, if it exists.
     fn store(&self, piece: &Piece, (row, half): (&Row, usize), scale: Value, values: &[Value]) {
         let &Prefill { b, spec, fragment, .. } = self;
         b.if_(row.number.lt(piece.n_rows), || {
