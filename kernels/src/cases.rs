@@ -1,6 +1,6 @@
-//! The shapes we care about: tests and benchmarks share them. In each list the first row is the base, every other row changes
-//! one thing of it: sizes that no vector divides, numbers of rows that fill tiles and that leave rests, and at the end the
-//! sizes of real models, whose cost says how long a scalar reference would take.
+//! Kernel shapes shared by tests and benchmarks. The first row of each list is the base; every other row changes one
+//! property: sizes with vector tails; row counts with and without a partial tile; and at the end the sizes of real models.
+//! Their cost allows estimating the run time of a scalar reference.
 
 use crate::catalog::AnySpec;
 use crate::elementwise::Function;
@@ -15,52 +15,47 @@ use jamba_plan::cost::Size;
 use jamba_plan::format::TargetKind;
 use jambac_graph::Activation;
 
-/// Sizes of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
-    /// Tokens of all sequences.
+    /// Tokens of all sequences together.
     pub tokens: usize,
-    /// Sequences.
     pub sequences: usize,
     /// Rows of logits.
     pub outputs: usize,
-    /// Tokens in the KV cache of each sequence.
+    /// Tokens in the KV cache per sequence.
     pub context: usize,
 }
 
 /// A kernel and the sizes of one call.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is computed.
     pub kernel: AnySpec,
-    /// Sizes of the step.
     pub counts: Counts,
-    /// Rows that the step works on.
+    /// Rows that the step processes.
     pub rows: Rows,
 }
 
 impl Case {
-    /// Its launch on CPUs.
     pub fn on_cpu(&self) -> Launch {
         self.kernel.lower(TargetKind::Cpu, Config::Only).swap_remove(0)
     }
 
-    /// The symbol of its launch on CPUs.
+    /// The symbol of the CPU launch.
     pub fn symbol(&self) -> String {
         self.on_cpu().symbol
     }
 
-    /// Bytes that its launch on CPUs reads and writes at least.
+    /// Minimum bytes that the CPU launch reads and writes.
     pub fn bytes(&self) -> f64 {
         self.on_cpu().cost.of(self.rows).bytes.at(self.size())
     }
 
-    /// Arithmetic operations of its launch on CPUs.
+    /// Arithmetic operations of the CPU launch.
     pub fn operations(&self) -> f64 {
         self.on_cpu().cost.of(self.rows).operations.at(self.size())
     }
 
-    /// The sizes, as costs take them.
+    /// The sizes in the form that costs expect.
     pub fn size(&self) -> Size {
         let [tokens, sequences, outputs, context] =
             [self.counts.tokens, self.counts.sequences, self.counts.outputs, self.counts.context].map(|n| n as f64);
@@ -68,7 +63,7 @@ impl Case {
     }
 }
 
-/// So many tokens of one sequence, logits of each.
+/// `tokens` tokens of one sequence, with logits for each.
 fn tokens(tokens: usize) -> Counts {
     Counts { tokens, sequences: 1, outputs: tokens, context: tokens }
 }
@@ -77,7 +72,7 @@ fn case(kernel: impl Into<AnySpec>, n_tokens: usize) -> Case {
     Case { kernel: kernel.into(), counts: tokens(n_tokens), rows: Rows::TOKENS }
 }
 
-/// Every list.
+/// The cases of all kernels.
 pub fn all() -> Vec<Case> {
     let linears =
         [linear(), split_linear(), linear_swiglu(), grouped_linear(), grouped_swiglu(), grouped_combine()].concat();
@@ -96,13 +91,13 @@ pub fn linear() -> Vec<Case> {
     let with = |n, k| linear::Spec { n, k, ..base.clone() };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
-    // Rests of panels, of groups of panels, fewer panels than threads.
+    // Partial panels, partial groups of panels, fewer panels than threads.
     cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
     cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
-    // Rows shared out in place of panels.
+    // Rows distributed over threads instead of panels.
     cases.push(case(with(5, base.k), 64));
     cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
-    // Several blocks of rows, the last one shorter.
+    // Several blocks of rows, the last one partial.
     cases.push(case(with(16, 8195), 61));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(linear::Spec { format, ..base.clone() }, 13)));
     cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
@@ -110,9 +105,9 @@ pub fn linear() -> Vec<Case> {
     let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
     cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
     cases.push(case(linear::Spec { n: 16, k: 8195, ..softplus.clone() }, 61));
-    // dt_proj of Mini.
+    // dt_proj of Jamba Mini.
     cases.extend([1, 512].map(|n_rows| case(linear::Spec { n: 8192, k: 256, ..softplus.clone() }, n_rows)));
-    // Gate of Jamba 3B, in_proj of Mini, router of Mini.
+    // Gate of Jamba 3B, in_proj of Jamba Mini, router of Jamba Mini.
     cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
     cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
     cases.extend([1, 512].map(|n_rows| case(with(16, 4096), n_rows)));
@@ -125,16 +120,16 @@ pub fn split_linear() -> Vec<Case> {
     let with = |sizes: &[usize]| split_linear::Spec { sizes: sizes.to_vec(), weights: sizes.len(), ..base.clone() };
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
-    // One result to four, parts of less than a panel, of whole panels, of a panel and a rest.
+    // One to four results; parts of less than a panel, of whole panels, of a panel and a remainder.
     let several: [&[usize]; 6] = [&[40], &[48, 48], &[1, 5, 5], &[173, 16], &[17, 1, 33, 16], &[5, 72]];
     cases.extend(several.map(|sizes| case(with(sizes), 13)));
     cases.extend(several.map(|sizes| case(with(sizes), 1)));
-    // Rows shared out in place of panels.
+    // Rows distributed over threads instead of panels.
     cases.push(case(with(&[5, 16]), 64));
     cases.extend([1, 7, 100].map(|k| case(split_linear::Spec { k, ..base.clone() }, 13)));
     cases.push(case(split_linear::Spec { k: 8195, ..with(&[5, 16]) }, 61));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(split_linear::Spec { format, ..base.clone() }, 13)));
-    // in_proj and attention of Mini.
+    // in_proj and attention of Jamba Mini.
     let mini = |sizes: &[usize]| split_linear::Spec { k: 4096, ..with(sizes) };
     cases.extend([1, 512].map(|n_rows| case(mini(&[8192, 8192]), n_rows)));
     cases.extend([1, 512].map(|n_rows| case(mini(&[4096, 1024, 1024]), n_rows)));
@@ -149,12 +144,12 @@ pub fn linear_swiglu() -> Vec<Case> {
     cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
     cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
-    // Rows shared out in place of panels.
+    // Rows distributed over threads instead of panels.
     cases.push(case(with(5, base.k), 64));
     cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
     cases.push(case(with(16, 8195), 61));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(linear_swiglu::Spec { format, ..base.clone() }, 13)));
-    // Jamba 3B, Mini.
+    // Jamba 3B, Jamba Mini.
     cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
     cases.extend([1, 512].map(|n_rows| case(with(14336, 4096), n_rows)));
     cases
@@ -172,7 +167,7 @@ pub fn grouped_linear() -> Vec<Case> {
         top_k: 2,
     };
     let mut cases = vec![case(base.clone(), 13)];
-    // One token leaves experts without slots.
+    // A single token leaves experts without slots.
     cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
     cases.push(case(grouped_linear::Spec { slots_per_row: 1, top_k: 1, ..base.clone() }, 13));
@@ -180,13 +175,13 @@ pub fn grouped_linear() -> Vec<Case> {
     cases.extend([5, 100].map(|n| case(grouped_linear::Spec { n, ..base.clone() }, 13)));
     cases.push(case(grouped_linear::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_linear::Spec { format, ..base.clone() }, 13)));
-    // Gate of half of the experts of Mini.
+    // Gate of half of Jamba Mini's experts.
     let mini = grouped_linear::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
     cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
     cases
 }
 
-/// Cases of [`crate::linear`] with weights of integers.
+/// Cases of [`crate::linear`] with integer weights.
 pub fn integer_linear() -> Vec<Case> {
     let of_format = |format: Elem| {
         let base = linear::Spec { n: 96, k: 72, format, out: Elem::F32, bias: false, activation: Activation::None };
@@ -194,12 +189,12 @@ pub fn integer_linear() -> Vec<Case> {
         let mut cases = vec![case(base.clone(), 13)];
         cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64, 150].map(|n_rows| case(base.clone(), n_rows)));
         cases.extend([1, 16, 173].map(|n| case(with(n, base.k), 13)));
-        // Rows shared out in place of panels.
+        // Rows distributed over threads instead of panels.
         cases.push(case(with(5, base.k), 64));
-        // Less than a group of inputs, whole groups, a last one that is shorter, in whole and in part.
+        // Less than a group of inputs, whole groups, and a partial last group, with and without padding.
         cases.extend([1, 31, 32, 128, 160, 256, 300].map(|k| case(with(base.n, k), 13)));
         cases.extend([1, 300].map(|k| case(with(base.n, k), 3)));
-        // Several blocks of rows, the last one shorter.
+        // Several blocks of rows, the last one partial.
         cases.push(case(with(16, 8195), 61));
         cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
         let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
@@ -215,7 +210,7 @@ pub fn integer_linear() -> Vec<Case> {
     [Elem::I8, Elem::I4].map(of_format).concat()
 }
 
-/// Cases of [`crate::grouped_linear`] with weights of integers.
+/// Cases of [`crate::grouped_linear`] with integer weights.
 pub fn integer_grouped_linear() -> Vec<Case> {
     let of_format = |format: Elem| {
         let base =
@@ -233,7 +228,7 @@ pub fn integer_grouped_linear() -> Vec<Case> {
 pub fn grouped_swiglu() -> Vec<Case> {
     let base = grouped_swiglu::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
     let mut cases = vec![case(base.clone(), 13)];
-    // One token leaves experts without slots.
+    // A single token leaves experts without slots.
     cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.push(case(grouped_swiglu::Spec { slots_per_row: 1, ..base.clone() }, 13));
     cases.push(case(grouped_swiglu::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
@@ -241,7 +236,7 @@ pub fn grouped_swiglu() -> Vec<Case> {
     cases.extend([1, 7].map(|k| case(grouped_swiglu::Spec { k, ..base.clone() }, 13)));
     cases.push(case(grouped_swiglu::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_swiglu::Spec { format, ..base.clone() }, 13)));
-    // Half of the experts of Mini.
+    // Half of Jamba Mini's experts.
     let mini = grouped_swiglu::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
     cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
     cases
@@ -258,7 +253,7 @@ pub fn grouped_combine() -> Vec<Case> {
     cases.extend([1, 7].map(|k| case(grouped_combine::Spec { k, ..base.clone() }, 13)));
     cases.push(case(grouped_combine::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_combine::Spec { format, ..base.clone() }, 13)));
-    // Half of the experts of Mini.
+    // Half of Jamba Mini's experts.
     let mini = grouped_combine::Spec { n_experts: 8, n: 4096, k: 14336, ..base };
     cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
     cases
@@ -404,7 +399,7 @@ pub fn attention() -> Vec<Case> {
     let heads = |n_heads, n_kv_heads| attention::Spec { n_heads, n_kv_heads, ..base.clone() };
     let mut cases = vec![case(base.clone(), 17)];
     cases.push(case(attention::Spec { format: Elem::Bf16, ..base.clone() }, 17));
-    // Query heads of a KV head: 1, 2, 4, 5, 7, 20.
+    // Query heads per KV head: 1, 2, 4, 5, 7, 20.
     cases.extend([(4, 4), (4, 2), (4, 1), (5, 1), (7, 1), (20, 1)].map(|(h, g)| case(heads(h, g), 17)));
     cases.extend([1, 16, 32, 72, 128].map(|d_head| case(attention::Spec { d_head, ..base.clone() }, 17)));
     cases.push(case(attention::Spec { d_head: 128, ..heads(2, 2) }, 17));
@@ -477,7 +472,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// Specs that share a symbol have the same code: they differ in what costs and extents depend on at most.
+    /// Specs with the same symbol have the same code: they may differ only in values that costs and extents depend on.
     #[test]
     fn symbols_tell_kernels_apart() {
         let mut specs: BTreeMap<String, AnySpec> = BTreeMap::new();

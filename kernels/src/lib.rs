@@ -1,8 +1,8 @@
-//! jambac-kernels: the catalog of kernels. What each computes, its operands and its least cost are always here; the MLIR
-//! bodies need the feature `emit`.
+//! jambac-kernels: the kernel catalog. Specs, operands and minimum costs are always compiled; MLIR bodies require the
+//! feature `emit`.
 //!
-//! [`catalog`] lists them, one line each. A kernel is one folder: `mod.rs` holds its spec, how it is made of a node of the
-//! graph, and its operands and cost; `cpu.rs` and `hopper.rs` hold what is special to a target, and the bodies.
+//! [`catalog`] lists the kernels, one per line. Each kernel has one folder: `mod.rs` holds its spec, the lowering from a
+//! graph node, operands and cost; `cpu.rs` and `hopper.rs` hold target-specific parts and the bodies.
 
 #![cfg_attr(not(feature = "emit"), allow(dead_code, reason = "bodies use what the catalog alone does not"))]
 

@@ -1,5 +1,5 @@
-//! Facts about what kernels are built for. Compile-time facts only: nothing here looks at a live device except
-//! [`CpuTarget::native`].
+//! Compilation targets. Compile-time facts only: except [`CpuTarget::native`] and [`CpuTarget::runs_here`], nothing here
+//! inspects a live device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ mod kind;
 
 pub use kind::{count, decode_sizes, draws, picks, refuses, steps_overlap, stored_format};
 
-/// A microarchitecture level of the x86-64 psABI: the set of instructions a kernel may use.
+/// A microarchitecture level of the x86-64 psABI: the instruction set that a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum X86Level {
     /// SSE4.2, POPCNT: 16 vector registers of 16 bytes; no FMA, no F16C.
@@ -19,11 +19,11 @@ pub enum X86Level {
     V3,
     /// AVX-512 F, BW, CD, DQ, VL: 32 vector registers of 64 bytes.
     V4,
-    /// V4 and AVX512-VNNI: products of pairs of 16-bit integers are added in the same instruction. No level of the psABI.
+    /// V4 and AVX512-VNNI: multiply-add of 16-bit integer pairs into an accumulator in one instruction. Not a psABI level.
     V4Vnni,
 }
 
-/// What code is built for.
+/// A compilation target.
 ///
 /// ```
 /// # use jambac_kernels::target::Target;
@@ -33,7 +33,7 @@ pub enum X86Level {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// CPUs of a level.
+    /// CPUs with an x86-64 level.
     Cpu(CpuTarget),
     /// NVIDIA GPUs of compute capability 9.0: H100, H200, GH200.
     Sm90a,
@@ -43,7 +43,6 @@ impl Target {
     /// Every name that parses.
     pub const NAMES: [&str; 6] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native", "sm_90a"];
 
-    /// The name.
     pub fn name(&self) -> &'static str {
         match self {
             Target::Cpu(target) => target.name(),
@@ -51,7 +50,7 @@ impl Target {
         }
     }
 
-    /// The kind, which shares a program.
+    /// The target's kind; targets of a kind share a program.
     pub fn kind(&self) -> TargetKind {
         match self {
             Target::Cpu(_) => TargetKind::Cpu,
@@ -68,7 +67,7 @@ impl FromStr for Target {
     }
 }
 
-/// A CPU that kernels are built for: an x86-64 level, by name.
+/// A CPU target: an x86-64 level, parsed from its name.
 ///
 /// ```
 /// # use jambac_kernels::target::CpuTarget;
@@ -82,31 +81,27 @@ pub struct CpuTarget {
     level: X86Level,
 }
 
-/// Why a name is not a target that can be built for.
+/// Errors of parsing or detecting a target.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// No target of this name.
+    /// The name is not a known target.
     #[error("unknown target '{found}'; known targets: {known}", known = Target::NAMES.join(", "))]
-    Unknown {
-        /// The name as given.
-        found: String,
-    },
+    Unknown { found: String },
     /// `native` on a machine below the lowest level.
     #[error("target 'native': this machine's CPU lacks SSE4.2, which the lowest target, x86-64-v2, needs")]
     HostTooOld,
 }
 
 impl CpuTarget {
-    /// Every name that parses, lowest level first; `native` stands for the highest level this machine has.
+    /// Every name that parses, lowest level first; `native` means the highest level of this machine.
     pub const NAMES: [&str; 5] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native"];
 
-    /// The target of a level.
     pub fn new(level: X86Level) -> Self {
         CpuTarget { level }
     }
 
-    /// The highest level of the psABI that the CPU this runs on has; what lies beyond is asked for by name. A level, not the
-    /// CPU's own model: a plan then says exactly what it needs, and is the same on every machine of the level.
+    /// The highest psABI level of the host CPU; extensions beyond psABI levels must be requested by name. The result is a
+    /// level, not a CPU model: a plan then states its exact requirements, and is identical on all machines of the level.
     pub fn native() -> Result<Self, TargetError> {
         [X86Level::V4, X86Level::V3, X86Level::V2]
             .into_iter()
@@ -115,17 +110,16 @@ impl CpuTarget {
             .ok_or(TargetError::HostTooOld)
     }
 
-    /// Whether the CPU this runs on has every instruction of the level.
+    /// Whether the host CPU has every instruction of the level.
     pub fn runs_here(&self) -> bool {
         host_has(self.level)
     }
 
-    /// The level.
     pub fn level(&self) -> X86Level {
         self.level
     }
 
-    /// The name, as in the psABI, with what the level has beyond it.
+    /// The psABI name of the level, plus any extension.
     pub fn name(&self) -> &'static str {
         match self.level {
             X86Level::V2 => "x86-64-v2",
@@ -135,7 +129,7 @@ impl CpuTarget {
         }
     }
 
-    /// LLVM's name of the CPU, and its features beyond that.
+    /// LLVM's CPU name, and additional features.
     pub fn llvm(&self) -> (&'static str, &'static str) {
         match self.level {
             X86Level::V4Vnni => (CpuTarget::new(X86Level::V4).name(), "+avx512vnni"),
@@ -143,17 +137,17 @@ impl CpuTarget {
         }
     }
 
-    /// Whether a·b + c is one instruction, rounded once.
+    /// Whether a·b + c is a single instruction with one rounding.
     pub fn has_fma(&self) -> bool {
         self.level >= X86Level::V3
     }
 
-    /// Whether half-precision converts in hardware.
+    /// Whether the hardware converts half precision.
     pub fn has_f16c(&self) -> bool {
         self.level >= X86Level::V3
     }
 
-    /// Bytes of one vector register.
+    /// Bytes per vector register.
     pub fn vector_bytes(&self) -> usize {
         match self.level {
             X86Level::V2 => 16,
@@ -162,7 +156,6 @@ impl CpuTarget {
         }
     }
 
-    /// Number of vector registers.
     pub fn n_vector_registers(&self) -> usize {
         match self.level {
             X86Level::V2 | X86Level::V3 => 16,

@@ -1,4 +1,4 @@
-//! What a schedule depends on, by kind of target.
+//! Properties of a target kind that a schedule depends on.
 
 use jamba_plan::format::{Count, Pick, TargetKind, WeightFormat};
 use jambac_graph::DType;
@@ -10,7 +10,7 @@ use crate::kernel::{Config, Kernel, Launch};
 use crate::sample::hopper::{argmax, draw};
 use crate::synthetic_weight;
 
-/// Sequences of each decode entry, the smaller first: a target may decode few sequences with other configs than many.
+/// Sequences per decode entry, smallest first: a target may use different configs for few and for many sequences.
 pub fn decode_sizes(kind: TargetKind, max_sequences: u64) -> Vec<u64> {
     let few = match kind {
         TargetKind::Cpu => None,
@@ -19,13 +19,13 @@ pub fn decode_sizes(kind: TargetKind, max_sequences: u64) -> Vec<u64> {
     few.into_iter().chain([max_sequences]).collect()
 }
 
-/// True when threads walk the steps on their own, so that steps that depend on each other need a barrier. False when a launch
-/// begins after the one before it has ended.
+/// Whether steps can overlap, so that dependent steps need a barrier. True if each thread walks the steps independently;
+/// false if a launch starts after the previous one has ended.
 pub fn steps_overlap(kind: TargetKind) -> bool {
     kind == TargetKind::Cpu
 }
 
-/// The launches that pick a token of each row of logits; none where the host picks.
+/// The launches that pick a token for each row of logits; empty if the host picks.
 pub fn picks(kind: TargetKind, vocab: usize) -> Vec<(Pick, Launch)> {
     let picks =
         [(Pick::Likeliest, AnySpec::from(argmax::Spec { vocab })), (Pick::Drawn, AnySpec::from(draw::Spec { vocab }))];
@@ -35,7 +35,7 @@ pub fn picks(kind: TargetKind, vocab: usize) -> Vec<(Pick, Launch)> {
         .collect()
 }
 
-/// The launches that draw synthetic weights of these formats; none where the runtime draws them.
+/// The launches that draw synthetic weights of these formats; empty if the runtime draws them.
 pub fn draws(kind: TargetKind, formats: impl IntoIterator<Item = WeightFormat>) -> Vec<(WeightFormat, Launch)> {
     let spec = |format: WeightFormat| synthetic_weight::Spec { format: Elem::from(format) };
     let supported = formats.into_iter().filter(|&format| spec(format).supports(kind).is_ok());
@@ -44,10 +44,10 @@ pub fn draws(kind: TargetKind, formats: impl IntoIterator<Item = WeightFormat>) 
         .collect()
 }
 
-/// The format in which a parameter of the checkpoint is stored unless another is chosen.
+/// The default format of a checkpoint's parameter.
 pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
     match (kind, dtype) {
-        // The tensor cores multiply bf16, whatever the checkpoint stores.
+        // The tensor cores multiply bf16, whatever the checkpoint's type.
         (TargetKind::Sm90a, _) => WeightFormat::Bf16,
         (TargetKind::Cpu, DType::F32 | DType::I32) => WeightFormat::F32,
         (TargetKind::Cpu, DType::Bf16) => WeightFormat::Bf16,
@@ -56,7 +56,7 @@ pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
     }
 }
 
-/// The formats expected instead, where the target cannot multiply weights of this one.
+/// The supported formats, as text, if the target cannot multiply weights of `format`.
 pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
     match (kind, format) {
         (TargetKind::Cpu, _) | (TargetKind::Sm90a, WeightFormat::Bf16 | WeightFormat::Int8) => None,
@@ -64,7 +64,7 @@ pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
     }
 }
 
-/// The size of a count, where `sizes` are tokens, sequences and outputs.
+/// The value of a count; `sizes` are tokens, sequences and outputs.
 pub fn count(count: Count, sizes: [u64; 3]) -> u64 {
     match count {
         Count::Tokens => sizes[0],
