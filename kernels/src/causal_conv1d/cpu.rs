@@ -1,11 +1,11 @@
-//! Causal convolution on a CPU: each thread takes a range of channel vectors and walks each along a few tokens, the vector's
-//! taps and its last inputs in registers, before it takes the next.
+//! Causal convolution on CPUs. Each thread has a range of channel vectors; it processes one vector along a run of tokens,
+//! with the vector's taps and last inputs in registers, before the next vector.
 //!
-//! 1. for each sequence, run of tokens and vector: the last inputs, from the sequence's state
-//! 2. along time: the taps in order, the oldest input first, then the bias and the activation
-//! 3. the last inputs, to the state
+//! 1. for each sequence, run of tokens and vector: load the last inputs from the sequence's state
+//! 2. along time: add the taps in order, oldest input first, then the bias and the activation
+//! 3. store the last inputs to the state
 //!
-//! On a Zen 3 core of a busy machine, with SiLU: 10 GB/s of some 30 where the rows come from the cache.
+//! Measured on a Zen 3 core of a busy machine, with SiLU: 10 GB/s of about 30 if the rows come from the cache.
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
@@ -13,10 +13,10 @@ use crate::cpu::math;
 use crate::kernel::{LANES, padded};
 use jambac_graph::Activation;
 
-/// Tokens of a run: their rows are on as many pages of memory, which the next vector finds in the TLB.
+/// Tokens per run: their rows are on as many memory pages, which stay in the TLB for the next vector.
 const RUN: usize = 32;
 
-/// Distance of prefetches, in tokens: the next row is further away than hardware prefetchers look.
+/// Prefetch distance in tokens: the next row is beyond the range of hardware prefetchers.
 const AHEAD: usize = 8;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {

@@ -1,19 +1,20 @@
-//! Causal convolution on Hopper: blocks split channels and runs of tokens; a thread walks four channels along a run, their
-//! taps and last inputs in registers.
+//! Causal convolution on Hopper: blocks split channels and runs of tokens; a thread processes four channels along a run,
+//! with their taps and last inputs in registers.
 //!
 //!     y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])      u, y bf16; sums in f32
 //!
-//! Inputs before the step come from the sequence's state, `[taps − 1][row_stride(f32, channels)]` f32 in its slot, oldest first;
-//! the state is left holding the last taps − 1 inputs; slot_stride is in elements. Weights are dense, `[channel][tap]` f32.
-//! Bound by memory: 2 bytes of u read and 2 of y written for each element, u once more for the taps − 1 tokens before a run.
+//! Inputs before the step come from the sequence's state, `[taps − 1][row_stride(f32, channels)]` f32 in its slot, oldest
+//! first. The kernel leaves the last taps − 1 inputs in the state; slot_stride is in elements. Weights are dense,
+//! `[channel][tap]` f32.
+//! Bound by memory: 2 bytes of u read and 2 of y written per element, plus u of the taps − 1 tokens before a run.
 //!
-//! A run never ends inside a sequence's first taps − 1 tokens: only the thread that begins a sequence reads its state, and it
-//! writes the next one.
+//! A run never ends inside a sequence's first taps − 1 tokens: only the thread that starts a sequence reads its state, and
+//! it writes the next state.
 //!
-//! 1. taps and bias of the channels
-//! 2. for each sequence in the run: the inputs before it, from the state (then also the next state) or from u
-//! 3. along time: the taps in order, the oldest input first, then the bias and the activation; in groups, with the next
-//!    group's rows in flight, and the rest by single tokens
+//! 1. load taps and bias of the channels
+//! 2. for each sequence in the run: load the previous inputs, from the state (then the next state is written too) or from u
+//! 3. along time: add the taps in order, oldest input first, then the bias and the activation; in groups, with the next
+//!    group's rows in flight, and the remainder token by token
 
 use std::ops::Deref;
 
@@ -25,16 +26,16 @@ use crate::kernel::{
 };
 use jamba_plan::format::{EntryKind, Table, Transform};
 
-/// Channels of a thread: 8 bytes of bf16.
+/// Channels per thread: 8 bytes of bf16.
 const CHANNELS: usize = 4;
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 128;
 
-/// Tokens of a run where sequences are long.
+/// Tokens per run if sequences are long.
 const RUN_PREFILL: u32 = 32;
 
-/// Tokens of a run where each is of another sequence.
+/// Tokens per run if each token belongs to another sequence.
 const RUN_DECODE: u32 = 1;
 
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
@@ -44,7 +45,7 @@ pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
     }
 }
 
-/// The results do not depend on the run.
+/// The results do not depend on the run length.
 pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
     match step.entry {
         EntryKind::Prefill => vec![
@@ -58,7 +59,7 @@ pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
     }
 }
 
-/// A convolution whose blocks walk runs of `run` tokens.
+/// A convolution whose blocks process runs of `run` tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Runs {
     spec: Spec,

@@ -3,9 +3,9 @@
 //!     y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])
 //!
 //! Inputs before the step come from the sequence's state, `[ceil(channels / 16)][taps − 1][16]` f32 in its slot, oldest
-//! first; the state is left holding the last taps − 1 inputs; slot_stride is in elements. Weights lie in panels
-//! `[ceil(channels / 16)][taps][16]`, f32.
-//! Threads split the channels; each walks along time with the last inputs in registers.
+//! first. The kernel leaves the last taps − 1 inputs in the state; slot_stride is in elements. Weights are laid out in
+//! panels `[ceil(channels / 16)][taps][16]`, f32. Threads split the channels; each processes its channels along time with
+//! the last inputs in registers.
 //! Bound by memory: u read once, y written once.
 
 use jamba_plan::format::{Table, TargetKind};
@@ -25,11 +25,11 @@ mod hopper;
 /// Depthwise causal convolution along each sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Channels: d_inner.
+    /// Number of channels: d_inner.
     pub channels: usize,
-    /// Inputs that one output sees: d_conv.
+    /// Inputs per output: d_conv.
     pub taps: usize,
-    /// True when a bias is added.
+    /// Whether a bias is added.
     pub bias: bool,
     /// Applied to the sum.
     pub activation: Activation,
@@ -71,7 +71,7 @@ impl Kernel for Spec {
 }
 
 impl Spec {
-    /// Bytes of u, y and state in types of these sizes, and the operations.
+    /// Bytes of u, y and state for these element sizes, and the operations.
     fn cost(&self, activation_bytes: f64) -> Cost {
         let channels = self.channels as f64;
         Cost {

@@ -1,4 +1,4 @@
-//! The body of the convolution.
+//! The kernel body of the convolution.
 
 use super::{CHANNELS, Runs, THREADS};
 use crate::cpu::builder::{Num, Type, Value};
@@ -6,7 +6,7 @@ use crate::hopper::{Builder, COLUMNS, row_stride, rows};
 use crate::kernel::Elem;
 use jambac_graph::Activation;
 
-/// Tokens of a group, whose rows are in flight while the group before it is computed.
+/// Tokens per group; the rows of a group are in flight while the previous group is computed.
 const GROUP: usize = 4;
 
 pub(crate) fn emit(b: &Builder, spec: &Runs) {
@@ -23,19 +23,19 @@ pub(crate) fn emit(b: &Builder, spec: &Runs) {
     });
 }
 
-/// Four channels of a thread.
+/// A thread's four channels.
 struct Walk<'a, 'm> {
     b: &'a Builder<'m>,
     spec: &'a Runs,
     channel: Value,
-    /// A vector of the four channels for each tap.
+    /// One vector of the four channels per tap.
     weight: Vec<Value>,
     bias: Option<Value>,
 }
 
 impl<'a, 'm> Walk<'a, 'm> {
     fn new(b: &'a Builder<'m>, spec: &'a Runs, channel: Value) -> Self {
-        // 1. taps and bias: the channels' taps follow each other, then a vector for each tap
+        // 1. taps and bias: the taps of a channel are contiguous in memory; transpose to one vector per tap
         let taps = spec.taps;
         let first = channel * taps;
         let n = spec.channels * taps;
@@ -59,7 +59,7 @@ impl<'a, 'm> Walk<'a, 'm> {
         self.spec.taps - 1
     }
 
-    /// The end of a run that would end before token t: after the first tokens of t's sequence, which read its state.
+    /// Moves the end of a run from token t to after the first tokens of t's sequence, which read its state.
     fn cut(&self, t: Value, tokens: Value) -> Value {
         let b = self.b;
         let moved = || {
@@ -72,12 +72,12 @@ impl<'a, 'm> Walk<'a, 'm> {
         b.if_else(t.lt(tokens), moved, || tokens)
     }
 
-    /// The outputs of t's sequence from t to before `last`; gives the token after them.
+    /// Computes the outputs of t's sequence from t to before `last`; returns the token after them.
     fn sequence(&self, t: Value, last: Value) -> Value {
         let b = self.b;
         let sequence = self.b.entry("sequence_of", t);
         let (start, end) = (self.b.entry("starts", sequence), self.b.entry("starts", sequence + 1));
-        // 2. inputs before
+        // 2. previous inputs
         let from_state = || self.columns_before(sequence, start, end);
         let from_rows = || (1..=self.past()).rev().map(|back| self.input(t - back)).collect();
         let window = b.if_else(t.eq(start), from_state, from_rows);
@@ -87,7 +87,7 @@ impl<'a, 'm> Walk<'a, 'm> {
         end
     }
 
-    /// The inputs in a sequence's state; the state then gets the last inputs of its tokens from `start` to `end`.
+    /// Loads the inputs in a sequence's state, then stores the last inputs of its tokens from `start` to `end` there.
     fn columns_before(&self, sequence: Value, start: Value, end: Value) -> Vec<Value> {
         let b = self.b;
         let slot = self.b.entry("slots", sequence).to_i64() * b.scalar("slot_stride").to_i64();
@@ -103,7 +103,7 @@ impl<'a, 'm> Walk<'a, 'm> {
                 let length = end - start;
                 let older = || b.load(b.at(state, (length + k) * row), vector);
                 let input = b.if_else(is_new, || self.input(t), older);
-                // Snapshots of a state hold no stray numbers.
+                // Padding is zeroed so that state snapshots contain no stray numbers.
                 rows::masked(b, self.spec.channels, self.channel, input)
             })
             .collect();
@@ -118,12 +118,12 @@ impl<'a, 'm> Walk<'a, 'm> {
         b.row(b.pointer(name), t, 2 * row_stride(Elem::Bf16, self.spec.channels))
     }
 
-    /// The inputs of token t.
+    /// Loads the inputs of token t.
     fn input(&self, t: Value) -> Value {
         rows::load_bf16(self.b, self.row("u", t), self.channel)
     }
 
-    /// The outputs of the tokens from t to before `end`.
+    /// Computes the outputs of the tokens from t to before `end`.
     fn along(&self, t: Value, end: Value, window: Vec<Value>) {
         let b = self.b;
         let n = end - t;
@@ -150,7 +150,7 @@ impl<'a, 'm> Walk<'a, 'm> {
         b.for_range(rest, end, 1, window, |t, window| self.step(t, window, self.input(t)));
     }
 
-    /// The output of token t; the window moves on.
+    /// Computes the output of token t and advances the window.
     fn step(&self, t: Value, mut inputs: Vec<Value>, input: Value) -> Vec<Value> {
         let b = self.b;
         inputs.push(input);
