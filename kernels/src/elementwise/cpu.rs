@@ -1,4 +1,4 @@
-//! Element by element on a CPU: each thread takes a range of vectors.
+//! Elementwise arithmetic on CPUs: each thread processes a range of vectors.
 //!
 //! 1. for each vector: load the operands
 //! 2. compute

@@ -1,8 +1,8 @@
-//! Element by element on Hopper: a block for each row. Operands and result are f32 or bf16 each, the arithmetic is f32.
+//! Elementwise arithmetic on Hopper: one block per row. Operands and result are each f32 or bf16; the arithmetic is f32.
 //!
 //! Bound by memory: each operand read once, the result written once.
 //!
-//! 1. load the operands, four columns a thread and vector
+//! 1. load the operands, four columns per thread and vector
 //! 2. compute
 //! 3. round and store
 

@@ -1,4 +1,4 @@
-//! Arithmetic on whole rows, element by element.
+//! Elementwise arithmetic on whole rows.
 //!
 //! Bound by memory: each operand read once, the result written once.
 
@@ -13,7 +13,7 @@ use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// What is computed from a (and b).
+/// The function of a (and b).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
     /// a / (1 + exp(−a)).
@@ -24,7 +24,7 @@ pub enum Function {
     Add,
     /// a · b.
     Mul,
-    /// a · b, where b is one row for all.
+    /// a · b, where b is one row shared by all rows of a.
     MulRow,
     /// silu(a) · b.
     Swiglu,
@@ -44,16 +44,13 @@ impl Function {
     }
 }
 
-/// One arithmetic function of whole rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// The formula.
     pub function: Function,
-    /// Columns.
     pub cols: usize,
     /// Type of the first operand: f32, or bf16 on Hopper.
     pub a: Elem,
-    /// Type of the second operand, where there is one; f32 for a single row.
+    /// Type of the second operand, if any; f32 for a single row.
     pub b: Option<Elem>,
     /// Type of the result: f32, or bf16 on Hopper.
     pub out: Elem,
@@ -103,7 +100,7 @@ impl Kernel for Spec {
 }
 
 impl Spec {
-    /// The spec of a function in f32 throughout.
+    /// The spec of a function with all types f32.
     pub fn in_f32(function: Function, cols: usize) -> Spec {
         let b = match function {
             Function::Silu | Function::Softplus => None,
@@ -112,7 +109,7 @@ impl Spec {
         Spec { function, cols, a: Elem::F32, b, out: Elem::F32 }
     }
 
-    /// Operations for each column.
+    /// Operations per column.
     fn operations(&self) -> f64 {
         match self.function {
             Function::Silu => 4.0,
@@ -122,7 +119,7 @@ impl Spec {
         }
     }
 
-    /// Bytes for each column: the operands that have a row of their own, and the result.
+    /// Bytes per column: the operands that have one row per row of the result, and the result.
     fn bytes(&self) -> f64 {
         let second = self.b.filter(|_| self.function != Function::MulRow);
         [Some(self.a), second, Some(self.out)].into_iter().flatten().map(Elem::bytes).sum::<usize>() as f64
