@@ -1,4 +1,4 @@
-//! Rows of the embedding table on a CPU: each thread takes a range of tokens.
+//! Embedding lookup on CPUs: each thread processes a range of tokens.
 //!
 //! 1. for each token: find its row
 //! 2. widen and store: vectors from a row-major table, single elements from panels, whose rows are strided

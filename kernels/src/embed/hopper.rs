@@ -1,11 +1,11 @@
-//! Rows of the embedding table on Hopper: a block for each token.
+//! Embedding lookup on Hopper: one block per token.
 //!
-//!     out[t, :] = table[ids[t], :]            bf16 to f32, exactly; the table's rows are `row_stride` apart
+//!     out[t, :] = table[ids[t], :]            bf16 to f32, exact; the table's row stride is `row_stride`
 //!
-//! Bound by memory: 2 bytes read and 4 written for each element.
+//! Bound by memory: 2 bytes read and 4 written per element.
 //!
-//! 1. the token's row of the table, 8 bytes a thread and vector
-//! 2. to f32, 16 bytes a thread and vector
+//! 1. load the token's row of the table, 8 bytes per thread and vector
+//! 2. store as f32, 16 bytes per thread and vector
 
 use super::Spec;
 use crate::hopper::operand::{matrix, write};

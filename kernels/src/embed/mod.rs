@@ -1,9 +1,9 @@
-//! Row of the embedding table per token.
+//! Embedding lookup.
 //!
 //!     out[t, :] = table[ids[t], :]
 //!
-//! Bound by memory: tokens · d_model elements of the table read, as many f32 written.
-//! A tied table lies in the panels of the output projection (16 rows side by side) and is read from there.
+//! Bound by memory: reads tokens · d_model elements of the table, writes as many f32. A tied table has the panel layout of
+//! the output projection (16 rows interleaved) and is read from there.
 
 use jamba_plan::format::{Layout, TargetKind};
 
@@ -15,16 +15,14 @@ use crate::node::{Node, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Row lookup in an embedding table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Rows of the table.
     pub vocab: usize,
-    /// Columns.
     pub d_model: usize,
     /// Stored type of the table.
     pub format: Elem,
-    /// Rows side by side in the table's layout on CPUs: 1 (row-major), or [`LANES`] for a tied table.
+    /// Rows interleaved in the table's CPU layout: 1 (row-major), or [`LANES`] for a tied table.
     pub lanes: usize,
 }
 
