@@ -1,9 +1,9 @@
-//! Experts' weighted sums on a CPU: each thread takes a range of panels of all experts, which are columns of the result that
-//! no other thread touches.
+//! Weighted sums of experts on CPUs: each thread processes a range of panels of all experts. No other thread writes these
+//! columns of the result.
 //!
-//! 1. share out panels
+//! 1. distribute panels over threads
 //! 2. clear their columns
-//! 3. expert after expert, in order: sum over the inputs ([`crate::grouped_linear::experts`])
+//! 3. expert by expert, in order: sum over the inputs ([`crate::grouped_linear::experts`])
 //! 4. add to the slot's token, weighted
 
 use super::Spec;
@@ -15,7 +15,7 @@ use crate::kernel::LANES;
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
     let (weights, out) = (b.buffer("weights"), b.buffer("out"));
-    // 1. share out
+    // 1. distribute
     let n_units = n_panels(spec.n);
     let panels = b.thread_range(n_units);
     let column = |panel: Value| panel * LANES;

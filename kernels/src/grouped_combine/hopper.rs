@@ -1,5 +1,5 @@
-//! Weighted sum of each token's experts on Hopper, in two launches: the products of [`crate::grouped_linear`] in f32, then the
-//! sum of [`crate::moe_combine`].
+//! Weighted sum of each token's experts on Hopper, in two launches: the products of [`crate::grouped_linear`] in f32,
+//! followed by the sum of [`crate::moe_combine`].
 
 use super::Spec;
 use crate::grouped_linear;

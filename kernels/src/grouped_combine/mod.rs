@@ -1,9 +1,9 @@
-//! Weighted sum of each token's experts, straight from their products.
+//! Weighted sum of each token's experts, fused with their products.
 //!
 //!     out[t, i] = Σ weights[t, j] · (Σₗ x[t · top_k + j, l] · weight[e, i, l])         e the expert of slot t · top_k + j
 //!
-//! The outer sum runs in the order of the experts' numbers, whatever the order of the token's choices, from 0 on, by
-//! multiply-adds in f32: the same for a token alone and in any batch. The products are never stored.
+//! The outer sum runs in ascending order of experts, independent of the order of the token's choices, starting at 0, by f32
+//! multiply-adds: it is the same for a single token and in any batch. The products are never stored.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
 use jamba_plan::format::TargetKind;
@@ -21,14 +21,13 @@ use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Weighted sum of each token's experts, from their products.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Experts.
+    /// Number of experts.
     pub n_experts: usize,
-    /// Outputs.
+    /// Number of outputs.
     pub n: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
