@@ -1,7 +1,7 @@
-//! Grouped matrix product on a CPU: each thread takes a range of panels of every expert.
+//! Grouped matrix product on CPUs: each thread processes a range of panels of every expert.
 //!
-//! 1. share out panels
-//! 2. for each expert that has slots: sum over the inputs ([`super::experts`])
+//! 1. distribute panels over threads
+//! 2. for each expert with slots: sum over the inputs ([`super::experts`])
 //! 3. store
 
 use super::Spec;
@@ -12,7 +12,7 @@ use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
-    // 1. share out
+    // 1. distribute
     let n_units = n_panels(spec.n);
     let panels = b.thread_range(n_units);
 

@@ -1,27 +1,27 @@
-//! The products of every expert with the rows of its slots, of any stored type.
+//! The products of each expert with the rows of its slots, for any stored type.
 //!
-//! Each thread takes a range of units of panels of every expert, so that it reads those weights alone. Experts go in order;
-//! those without slots are skipped.
+//! Each thread processes a range of panel units of every expert, so that only this thread reads those weights. Experts are
+//! processed in order; experts without slots are skipped.
 
 use crate::cpu::builder::{Builder, Range, Value};
 use crate::cpu::product::{Product, Weights};
 use crate::kernel::Elem;
 
-/// A product with each expert's weights.
+/// Products with the weights of all experts.
 pub(crate) struct Products<'a> {
-    /// Experts.
+    /// Number of experts.
     pub(crate) n_experts: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub(crate) k: usize,
     /// Stored type of the weights.
     pub(crate) format: Elem,
-    /// Panels that are finished together: 1, or 2 where two matrices are interleaved.
+    /// Panels that are finished together: 1, or 2 for two interleaved matrices.
     pub(crate) unit: usize,
-    /// Units of an expert.
+    /// Units per expert.
     pub(crate) n_units: usize,
-    /// The row of x that a slot reads.
+    /// Maps a slot to the row of x that it reads.
     pub(crate) x_row: &'a dyn Fn(Value) -> Value,
-    /// Takes the finished sums of a slot and a unit, a vector for each panel of the unit.
+    /// Stores the finished sums of a slot and a unit, one vector per panel of the unit.
     pub(crate) store: &'a dyn Fn(Value, Value, &[Value]),
 }
 

@@ -1,10 +1,10 @@
-//! Matrix product of each slot with the weight of its expert, on Hopper: [`crate::hopper::matmul`] with rows sorted by expert.
+//! Matrix product of each slot with its expert's weight on Hopper: [`crate::hopper::matmul`] with rows sorted by expert.
 //!
 //!     for every expert e and every row r of offsets[e] … offsets[e + 1]:
 //!         out[r, i] = Σⱼ x[r, j] · weight[e, i, j]                           x bf16, sums f32, out f32 or bf16
 //!
-//! x and out have a row for each slot, in the order of the experts. Bound by the weights of the experts in use, once each, for
-//! few tokens, by the tensor cores (2 · slots · n · k operations) for many.
+//! x and out have one row per slot, in the order of the experts. Bound by the weights of the experts in use, read once
+//! each, for few tokens; by the tensor cores (2 · slots · n · k operations) for many.
 
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
@@ -26,12 +26,12 @@ pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
     if slots_per_row == 1 {
         return vec![product(spec, config, 3, Source::Operand(0), Source::Result(0))];
     }
-    // Rows of tokens are sorted by expert first.
+    // Rows in token order are sorted by expert first.
     let gather = moe_gather::Spec { cols: k, top_k };
     vec![gather.launch(2), product(spec, config, 3, moe_gather::GATHERED, Source::Result(0))]
 }
 
-/// The product of rows that are sorted by expert; `offsets` is the operand that holds each expert's share of them.
+/// The product of rows that are sorted by expert; `offsets` is the operand with the experts' row offsets.
 pub(crate) fn product(spec: &Spec, config: Config, offsets: usize, x: Source, out: Source) -> Launch {
     let &Spec { n_experts, n, k, format, out: elem, top_k, .. } = spec;
     let (finish, batch) = (Finish::SUM, Batch::Experts { n_experts, top_k });

@@ -1,10 +1,10 @@
-//! Matrix product of each slot with the weight of the slot's expert.
+//! Matrix product of each slot with its expert's weight.
 //!
 //!     for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]]:
 //!         out[s, i] = Σⱼ x[s / slots_per_row, j] · weight[e, i, j]
 //!
-//! A slot is token · top_k + choice. The panels of [`crate::linear`], one stack per expert; each expert's weights are read once
-//! per step and only when it has slots.
+//! A slot is token · top_k + choice. Weights have the panels of [`crate::linear`], one stack per expert; an expert's
+//! weights are read once per step, and only if it has slots.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
 use jamba_plan::format::TargetKind;
@@ -23,20 +23,19 @@ pub(crate) mod cpu;
 pub(crate) mod experts;
 pub(crate) mod hopper;
 
-/// Matrix product of each slot with its expert's weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Experts.
+    /// Number of experts.
     pub n_experts: usize,
-    /// Outputs.
+    /// Number of outputs.
     pub n: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
     /// Type of the results: f32, or bf16 on Hopper.
     pub out: Elem,
-    /// Slots that share a row of x: top_k when x has a row per token, 1 when it has a row per slot.
+    /// Slots that share a row of x: top_k if x has one row per token, 1 if it has one row per slot.
     pub slots_per_row: usize,
     /// Experts per token.
     pub top_k: usize,
@@ -114,7 +113,7 @@ impl Spec {
     }
 }
 
-/// The slots and each expert's share of them, which are operands `slots` and `slots + 1` of a node.
+/// The sorted slots and the experts' offsets: operands `slots` and `slots + 1` of a node.
 pub(crate) fn slots_and_offsets(n_experts: usize, top_k: usize, slots: usize) -> [Operand; 2] {
     [
         Operand::input(Param::read("slots", Elem::I32, &[]), slots).with_rows(Per::Row, top_k),
@@ -122,21 +121,22 @@ pub(crate) fn slots_and_offsets(n_experts: usize, top_k: usize, slots: usize) ->
     ]
 }
 
-/// Each expert's share of the slots, which is an operand of a node.
+/// The experts' offsets in the sorted slots, as an operand of a node.
 pub(crate) fn offsets(n_experts: usize, operand: usize) -> Operand {
     Operand::input(Param::read("offsets", Elem::I32, &[]), operand).with_fixed_rows(n_experts + 1)
 }
 
-/// The weights that a step's experts read.
+/// The expert weights that a step reads.
 pub(crate) struct Experts {
     pub(crate) n_experts: usize,
     pub(crate) top_k: usize,
-    /// Bytes of one expert.
+    /// Bytes per expert.
     pub(crate) bytes: f64,
 }
 
 impl Experts {
-    /// The weights of the experts in use, and `rows` bytes for each row. A row uses `top_k` experts; many use all.
+    /// Bytes of the weights of the experts in use, plus `rows` bytes per row. One row uses `top_k` experts; many rows use
+    /// all.
     pub(crate) fn with_rows(&self, rows: f64) -> Amount {
         let (first_row, most) = (self.top_k as f64 * self.bytes, self.n_experts as f64 * self.bytes);
         Amount { rows, first_row, most, ..Amount::default() }
