@@ -1,7 +1,7 @@
-//! Experts' gate and up on a CPU: each thread takes a range of pairs of panels of every expert.
+//! Gate and up of the experts on CPUs: each thread processes a range of panel pairs of every expert.
 //!
-//! 1. share out pairs of panels
-//! 2. for each expert that has slots: sum over the inputs, gate and up interleaved ([`crate::grouped_linear::experts`])
+//! 1. distribute pairs of panels over threads
+//! 2. for each expert with slots: sum over the inputs, gate and up interleaved ([`crate::grouped_linear::experts`])
 //! 3. multiply, store
 
 use super::Spec;
@@ -13,7 +13,7 @@ use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let &Spec { n_experts, k, format, .. } = spec;
-    // 1. share out
+    // 1. distribute
     let n_units = n_panels(spec.n);
     let pairs = b.thread_range(n_units);
 

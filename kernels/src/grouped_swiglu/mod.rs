@@ -1,10 +1,10 @@
-//! Gate, up and their product, of each slot with the weights of the slot's expert.
+//! Swiglu of each slot with its expert's gate and up.
 //!
 //!     for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]], with r = s / slots_per_row:
 //!         out[s, i] = silu(Σⱼ x[r, j] · gate[e, i, j]) · Σⱼ x[r, j] · up[e, i, j]
 //!
-//! The weight holds gate and up of each expert, a panel of gate before its panel of up; neither product is stored. The bits
-//! are those of [`crate::grouped_linear`] twice and of a swiglu.
+//! The weight holds gate and up of each expert with interleaved panels, gate first; neither product is stored. The result
+//! is bit-identical to [`crate::grouped_linear`] twice followed by swiglu.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
 use jamba_plan::format::TargetKind;
@@ -20,18 +20,17 @@ use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Gate, up and their product of each slot, with its expert's weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Experts.
+    /// Number of experts.
     pub n_experts: usize,
-    /// Outputs.
+    /// Number of outputs.
     pub n: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
-    /// Slots that share a row of x: top_k when x has a row per token, 1 when it has a row per slot.
+    /// Slots that share a row of x: top_k if x has one row per token, 1 if it has one row per slot.
     pub slots_per_row: usize,
     /// Experts per token.
     pub top_k: usize,
