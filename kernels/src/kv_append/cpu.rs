@@ -1,8 +1,8 @@
-//! Keys and values into pages on a CPU: each thread takes a range of (token, KV head).
+//! Writes keys and values into pages on CPUs: each thread processes a range of (token, KV head).
 //!
-//! 1. for each token and head: find its page and its place there
-//! 2. keys: one element after the other, each into the row of its dimension
-//! 3. values: whole vectors into the token's row; the last one no further than the head
+//! 1. for each token and head: find its page and its place in the page
+//! 2. keys: element by element, each into the row of its dimension
+//! 3. values: whole vectors into the token's row; the last store ends at the head's last column
 
 use super::{PAGE_TOKENS, Spec, head_elements};
 use crate::cpu::builder::{Builder, Value};
@@ -13,7 +13,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.parallel_for(b.scalar("tokens") * heads, |unit| append(b, spec, unit / heads, unit % heads));
 }
 
-/// The key and value of one KV head of token t.
+/// Appends the key and value of one KV head of token t.
 pub(crate) fn append(b: &Builder, spec: &Spec, t: Value, head: Value) {
     let (k, v, cache) = (b.buffer("k"), b.buffer("v"), b.buffer("cache"));
     let round = |x: Value| if spec.format == Elem::Bf16 { x.to_bf16() } else { x };

@@ -1,21 +1,21 @@
-//! Keys and values into pages on Hopper: a thread for each 16 bytes of a token's keys and values.
+//! Writes keys and values into pages on Hopper: one thread per 16 bytes of a token's keys and values.
 //!
 //!     position = past[s] + t − starts[s], page = pages[s, position / 16], row = position % 16     s = sequence_of[t]
 //!     keys[page, g, row, e] = k[t, g · d_head + e];  values[page, g, row, e] = v[t, g · d_head + e]
 //!
-//! A page of a layer holds, KV head after KV head, two groups of 8 tokens; of a group first the keys, then the values, each in
-//! blocks of 64 columns of bf16; a block is 8 rows of 128 bytes, token after token. Part p (16 bytes) of row r is at place
-//! p ^ r of its row: the order in which wgmma and ldmatrix read shared memory without conflicts, so that attention copies the
-//! page of a head as it is, in one piece. Columns beyond d_head are zeros.
+//! A page of a layer holds, per KV head, two groups of 8 tokens. A group holds first the keys, then the values, each in
+//! blocks of 64 bf16 columns. A block is 8 rows of 128 bytes, one per token. Part p (16 bytes) of row r is at place p ^ r
+//! of its row. With this order, wgmma and ldmatrix read shared memory without bank conflicts, so attention copies a head's
+//! page unchanged, in one piece. Columns beyond d_head are zero.
 //!
-//! All of a page that holds a token is written: where a step opens a page, the last token of its sequence zeroes the rows
-//! after itself. Masked probabilities are zero, and zero times a finite value is zero.
+//! Every row of a page that contains a token is initialized: if a step opens a page, the thread of the sequence's last
+//! token zeroes the rows after that token. Masked probabilities are zero, and zero times a finite value is zero.
 //!
-//! Bound by memory: reads each key and value once and writes it once.
+//! Bound by memory: reads and writes each key and value once.
 //!
-//! 1. load 16 bytes of the row, zeros beyond the head
+//! 1. load 16 bytes of the row; zeros beyond the head
 //! 2. find the page and the row in it; store
-//! 3. the last token of a sequence, in a page that the step opened: zeros in the rows after it
+//! 3. for the last token of a sequence, in a page that the step opened: zero the rows after it
 
 use jamba_plan::format::Table;
 
@@ -24,34 +24,32 @@ use crate::hopper::facts::{LINE_BYTES, SWIZZLE_ROWS};
 use crate::hopper::operand::read;
 use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
-/// Most dimensions of a head, which attention's registers bound.
+/// Maximum dimensions per head, limited by attention's registers.
 pub const MAX_D_HEAD: usize = 256;
 
-/// Tokens of a group: the rows of a period of the swizzle.
+/// Tokens per group: the rows of one swizzle period.
 pub const GROUP_TOKENS: usize = SWIZZLE_ROWS;
 
-/// Columns of a block: a line of bf16.
+/// Columns per block: a line of bf16.
 pub const BLOCK_COLUMNS: usize = LINE_BYTES / 2;
 
-/// Bytes of a block: rows of 128 bytes of [`GROUP_TOKENS`] tokens.
+/// Bytes per block: rows of 128 bytes for [`GROUP_TOKENS`] tokens.
 pub const BLOCK_BYTES: usize = GROUP_TOKENS * LINE_BYTES;
 
-/// What a thread moves, in elements.
+/// Elements that a thread copies.
 const PART: usize = 8;
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 256;
 
 /// Keys or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The key.
     Key,
-    /// The value.
     Value,
 }
 
-/// Blocks of columns of a head.
+/// Blocks of columns per head.
 pub fn blocks(d_head: usize) -> usize {
     d_head.div_ceil(BLOCK_COLUMNS)
 }
@@ -71,7 +69,7 @@ pub fn page_bytes(n_kv_heads: usize, d_head: usize) -> usize {
     n_kv_heads * head_bytes(d_head)
 }
 
-/// Where column `column` of row `row` of a head lies in the head's part of a page, in bytes.
+/// Byte offset of column `column` of row `row` of a head, in the head's part of a page.
 pub fn offset(d_head: usize, side: Side, row: usize, column: usize) -> usize {
     let in_group = match side {
         Side::Key => 0,
@@ -87,7 +85,7 @@ pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
     check_heads(spec.d_head, spec.format)
 }
 
-/// Heads and element types that the pages of Hopper hold.
+/// Checks that Hopper pages support this head size and element type.
 pub(crate) fn check_heads(d_head: usize, format: Elem) -> Result<(), Unsupported> {
     if d_head > MAX_D_HEAD {
         return Err(Unsupported(format!(
@@ -100,7 +98,7 @@ pub(crate) fn check_heads(d_head: usize, format: Elem) -> Result<(), Unsupported
     Ok(())
 }
 
-/// The pages of the cache that is operand `cache` of a node.
+/// The operand for the cache pages; the cache is operand `cache` of a node.
 pub(crate) fn pages(access: Access, cache: usize, n_kv_heads: usize, d_head: usize) -> Operand {
     Operand::pages(access, Elem::Bf16, cache, page_bytes(n_kv_heads, d_head) / Elem::Bf16.bytes())
 }
@@ -126,7 +124,7 @@ pub(super) fn launch(spec: &Spec) -> Launch {
     }
 }
 
-/// 16-byte parts of a token: those of its keys, then those of its values.
+/// 16-byte parts per token: those of its keys, then those of its values.
 fn parts(spec: &Spec) -> usize {
     2 * spec.n_kv_heads * blocks(spec.d_head) * BLOCK_COLUMNS / PART
 }
@@ -140,7 +138,7 @@ pub(crate) use emit::{emit, page_offset};
 mod tests {
     use super::*;
 
-    /// Rows and columns of both sides, padding included, fill the head's part of a page.
+    /// Rows and columns of keys and values, including padding, fill the head's part of a page.
     #[test]
     fn every_byte_has_one_element() {
         for d_head in [16, 64, 100, 128, 256] {
@@ -158,7 +156,7 @@ mod tests {
     fn pages_worked_out() {
         // 16 tokens of 8 KV heads by 128, keys and values of two bytes.
         assert_eq!(page_bytes(8, 128), 16 * 8 * 128 * 2 * 2);
-        // Heads of 32 take the place of 64.
+        // Heads of 32 use the space of 64.
         assert_eq!(page_bytes(2, 32), page_bytes(2, 64));
         // Row 9 is row 1 of the second group; column 70 is element 6 of part 0 of the second block, at place 0 ^ 1.
         assert_eq!(offset(128, Side::Value, 9, 70), 4096 + 2048 + 1024 + 128 + 16 + 12);

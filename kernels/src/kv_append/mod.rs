@@ -1,10 +1,11 @@
-//! Keys and values of the step's tokens into the pages of their sequences.
+//! Writes keys and values of the step's tokens into the pages of their sequences.
 //!
 //!     position = past[s] + t − starts[s], page = pages[s, position / 16], place = position % 16     s = sequence_of[t]
 //!     keys[page, g, e, place] = k[t, g · d_head + e];  values[page, g, place, e] = v[t, g · d_head + e]
 //!
-//! On a CPU one page holds 16 tokens of one layer and one KV head as keys transposed, `[d_head][16]` (lanes are tokens), then
-//! values `[16][padded(d_head)]` (lanes are dimensions); the KV heads of a layer follow each other. page_stride is in elements.
+//! On CPUs, a page holds 16 tokens of one layer and one KV head: keys transposed, `[d_head][16]` (lanes are tokens), then
+//! values `[16][padded(d_head)]` (lanes are dimensions). The KV heads of a layer follow each other. page_stride is in
+//! elements.
 //! Bound by memory.
 
 use jamba_plan::format::{Table, TargetKind};
@@ -21,9 +22,9 @@ pub mod hopper;
 /// A copy of keys and values into pages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// KV heads.
+    /// Number of KV heads.
     pub n_kv_heads: usize,
-    /// Dimensions of a head.
+    /// Dimensions per head.
     pub d_head: usize,
     /// Stored type of the cache: f32 or bf16; bf16 on Hopper.
     pub format: Elem,
@@ -89,5 +90,5 @@ pub fn head_elements(d_head: usize) -> usize {
     PAGE_TOKENS * (d_head + padded(d_head))
 }
 
-/// Tokens of a page.
+/// Tokens per page.
 pub const PAGE_TOKENS: usize = jamba_plan::format::KV_PAGE_TOKENS as usize;

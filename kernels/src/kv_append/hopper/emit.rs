@@ -1,4 +1,4 @@
-//! The body of the copy into pages.
+//! The kernel body of the copy into pages.
 
 use super::{BLOCK_BYTES, BLOCK_COLUMNS, GROUP_TOKENS, LINE_BYTES, MAX_D_HEAD, PART, Spec, THREADS, parts};
 use super::{blocks, group_bytes, head_bytes};
@@ -14,7 +14,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.if_(t.lt(b.count("tokens")), || append(b, spec, t, thread % parts(spec)));
 }
 
-/// Where page number `nth` of sequence s begins in the cache, in bytes.
+/// Byte offset of page `nth` of sequence s in the cache.
 #[track_caller]
 pub(crate) fn page_offset(b: &Builder, s: Value, nth: Value) -> Value {
     let entry = s.to_i64() * b.scalar("pages_per_sequence").to_i64() + nth.to_i64();
@@ -22,7 +22,7 @@ pub(crate) fn page_offset(b: &Builder, s: Value, nth: Value) -> Value {
     (page.to_i64() * b.scalar("page_stride").to_i64()) << 1
 }
 
-/// Part `part` of token t.
+/// Appends part `part` of token t.
 fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
     let d_head = spec.d_head;
     let per_head = blocks(d_head) * BLOCK_COLUMNS / PART;
@@ -61,7 +61,7 @@ fn append(b: &Builder, spec: &Spec, t: Value, part: Value) {
     b.if_(is_last & opens, || b.for_each(row + 1, PAGE_TOKENS, 1, |row| put(b.splat_i32(0, PART / 2), row)));
 }
 
-/// Sixteen bytes of a head from column `column` on, at `from`.
+/// Loads 16 bytes of a head from column `column` on, at `from`.
 fn load(b: &Builder, spec: &Spec, from: Value, column: Value) -> Value {
     let (d_head, quad) = (spec.d_head, Type::vector(Num::I32, PART / 2));
     if d_head.is_multiple_of(BLOCK_COLUMNS) {
@@ -71,7 +71,7 @@ fn load(b: &Builder, spec: &Spec, from: Value, column: Value) -> Value {
     if d_head.is_multiple_of(PART) {
         return b.if_else(inside(0), || b.load(from, quad), || b.splat_i32(0, PART / 2));
     }
-    // Heads do not begin at multiples of 16 bytes.
+    // Heads are not 16-byte aligned.
     let element = |e: usize| {
         let load = || b.load(b.at_byte(from, 2 * e), Type::scalar(Num::I16)).to_i32();
         b.if_else(inside(e), load, || b.i32(0)) & 0xffff
