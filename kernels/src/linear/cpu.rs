@@ -1,4 +1,4 @@
-//! Matrix product on a CPU: every row with every panel ([`crate::cpu::whole`]).
+//! Matrix product on CPUs: all rows with all panels ([`crate::cpu::whole`]).
 //!
 //! 1. sum
 //! 2. add the bias, apply the activation, store

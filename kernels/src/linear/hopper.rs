@@ -2,7 +2,8 @@
 //!
 //!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])         x bf16, sums f32, out f32 or bf16
 //!
-//! Bound by the weights (n · k elements, once) for few rows, by the tensor cores (2 · rows · n · k operations) for many.
+//! Bound by the weights (n · k elements, read once) for few rows; by the tensor cores (2 · rows · n · k operations) for
+//! many.
 
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};

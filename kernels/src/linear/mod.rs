@@ -1,10 +1,9 @@
-//! Matrix product with packed weights: the same kernel, the same weights and the same sums for one row and for many.
+//! Matrix product with packed weights. One row and many rows use the same kernel, the same weights and the same sums.
 //!
 //!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])
 //!
-//! Weights lie in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, the sum over j runs from 0 to
-//! k − 1 in f32 for each of them, bias and activation follow.
-//! Weights of integers: [`crate::cpu::integer`].
+//! Weights are laid out in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, each sum over j runs
+//! from 0 to k − 1 in f32, followed by bias and activation. Integer weights: [`crate::cpu::integer`].
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
 use jamba_plan::format::TargetKind;
@@ -22,18 +21,17 @@ use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Matrix product with bias and activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Outputs.
+    /// Number of outputs.
     pub n: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
     /// Type of the results: f32, or bf16 on Hopper.
     pub out: Elem,
-    /// True when a bias (f32) is added.
+    /// Whether an f32 bias is added.
     pub bias: bool,
     /// Applied to the sum.
     pub activation: Activation,
@@ -99,7 +97,8 @@ impl Spec {
     }
 }
 
-/// The cost of `matrices` products with `n` outputs in all, in f32 rows: the weights once, rows of x and of the results once.
+/// Cost of `matrices` products with `n` outputs in total and f32 rows: reads the weights and the rows of x once, writes the
+/// results once.
 pub(crate) fn cost(format: Elem, matrices: usize, n: usize, k: usize) -> Cost {
     let weight = integer::weight_bytes(format, matrices * n, k);
     let products = (matrices * n * k) as f64;
