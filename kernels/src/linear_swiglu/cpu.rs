@@ -1,4 +1,4 @@
-//! Gate, up and their product on a CPU: every row with every panel of gate and its panel of up ([`crate::cpu::whole`]).
+//! Swiglu on CPUs: all rows with all panels of gate and the matching panels of up ([`crate::cpu::whole`]).
 //!
 //! 1. sum
 //! 2. multiply, store

@@ -1,10 +1,10 @@
-//! Gate and up of a feed-forward, and their product: neither is stored.
+//! Gate and up of a feed-forward, fused with their product; gate and up are not stored.
 //!
 //!     out[r, i] = silu(Σⱼ x[r, j] · gate[i, j]) · Σⱼ x[r, j] · up[i, j]
 //!
-//! The panels of [`crate::linear`], a panel of gate before each panel of up, so that one thread has both sums in registers at the
-//! same time. The sums are those of two linears, bit for bit.
-//! Bound as two linears: by the weights for few rows, by multiply-adds for many.
+//! Weights have the panels of [`crate::linear`], with each panel of gate before its panel of up, so that one thread has
+//! both sums in registers at the same time. The sums are bit-identical to those of two linears.
+//! Bound like two linears: by the weights for few rows, by multiply-adds for many.
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
@@ -20,12 +20,11 @@ use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Gate and up of a feed-forward, and their product.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Outputs: rows of gate, and of up.
+    /// Number of outputs: rows of gate, and of up.
     pub n: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of both weights.
     pub format: Elem,
@@ -72,7 +71,7 @@ impl Spec {
         operands.extend(matrix(format, gate_and_up(1, 1..3, n, k)));
         operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
         let Cost { bytes, operations } = linear::cost(format, 2, n, k);
-        // Five operations for each swiglu.
+        // Five operations per swiglu.
         let operations = Amount::per_row(operations.rows + (5 * n) as f64);
         Launch {
             op: "linear_swiglu",
