@@ -1,7 +1,7 @@
-//! Weighted sums on a CPU: each thread takes a range of vectors.
+//! Weighted sums on CPUs: each thread processes a range of vectors.
 //!
 //! 1. the first expert's product
-//! 2. the others added in their order
+//! 2. add the other experts' products in order
 
 use super::Spec;
 use crate::cpu::builder::Builder;

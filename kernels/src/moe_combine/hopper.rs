@@ -1,12 +1,12 @@
-//! Weighted sum of each token's experts on Hopper: a block for each token.
+//! Weighted sum of each token's experts on Hopper: one block per token.
 //!
 //!     out[t, i] = Σⱼ weights[t, j] · y[p, i]       p = sorted position of slot t · top_k + j, j from 0 to top_k − 1
 //!
-//! y is in the order of [`crate::moe_gather::hopper`]; `slots` are those of [`crate::moe_route::hopper`].
-//! Bound by memory: top_k rows of f32 read and one written for each token.
+//! y is in the order of [`crate::moe_gather::hopper`]; `slots` are the output of [`crate::moe_route::hopper`].
+//! Bound by memory: reads top_k rows of f32 and writes one per token.
 //!
-//! 1. the addresses of the token's products, and their weights
-//! 2. the first, and the others added in their order
+//! 1. load the addresses of the token's products, and their weights
+//! 2. sum: the first product, then the others in order
 
 use super::Spec;
 use crate::hopper::operand::{read, write};
@@ -15,7 +15,7 @@ use crate::hopper::row_stride;
 use crate::hopper::row_threads;
 use crate::kernel::{Blocks, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body};
 
-/// The sum of rows `y` that are sorted by expert, with each token's weights and the slots that sort them.
+/// Sums the rows of `y`, which are sorted by expert, with each token's weights; `slots` is the sort order.
 pub(crate) fn launch(spec: &Spec, y: Source, weights: Source, slots: Source) -> Launch {
     let &Spec { cols, top_k } = spec;
     let per_slot = Extent::per(Per::Row, top_k);

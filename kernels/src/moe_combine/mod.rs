@@ -14,10 +14,8 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub(crate) mod hopper;
 
-/// Weighted sum of each token's experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
     /// Experts per token.
     pub top_k: usize,
