@@ -1,12 +1,12 @@
-//! Rows of slots on Hopper: a block for each slot in sorted order.
+//! Gathers the rows of slots on Hopper: one block per slot, in sorted order.
 //!
 //!     out[p, :] = x[slots[p] / top_k, :]           bf16
 //!
-//! `slots` are those of [`crate::moe_route::hopper`].
-//! Bound by memory: each row of x read once from memory and from the cache after that, top_k rows written.
+//! `slots` are the output of [`crate::moe_route::hopper`].
+//! Bound by memory: reads each row of x once from memory and then from the cache, writes top_k rows for it.
 //!
-//! 1. the slot's token
-//! 2. its bytes, 16 a thread
+//! 1. find the slot's token
+//! 2. copy its row, 16 bytes per thread
 
 use super::{GATHERED, Spec};
 use crate::hopper::operand::read;
@@ -14,7 +14,7 @@ use crate::hopper::{copy_threads, row_stride};
 use crate::kernel::{Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body};
 
 impl Spec {
-    /// The launch for rows of x that are operand 0 of a node whose operand `slots` sorts them.
+    /// The launch for rows of x in operand 0 of a node; its operand `slots` defines the sort order.
     pub fn launch(&self, slots: usize) -> Launch {
         let &Spec { cols, top_k } = self;
         let per_slot = Extent::per(Per::Row, top_k);

@@ -1,4 +1,4 @@
-//! Rows of slots, sorted by expert: what a grouped product reads as contiguous rows.
+//! Rows gathered by slot and sorted by expert: the contiguous rows that a grouped product reads.
 //!
 //!     out[p, :] = x[slots[p] / top_k, :]
 
@@ -6,13 +6,12 @@ pub(crate) mod hopper;
 
 use crate::kernel::Source;
 
-/// The buffer that holds the sorted rows.
+/// The scratch buffer for the sorted rows.
 pub(crate) const GATHERED: Source = Source::Scratch("gathered");
 
-/// Rows of slots, sorted by expert. A launch of the grouped products on Hopper.
+/// A row gather by slot, sorted by expert. A launch of the grouped products on Hopper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
     /// Experts per token.
     pub top_k: usize,
