@@ -1,8 +1,8 @@
-//! A stable counting sort on a CPU, by the first thread; the others return.
+//! A stable counting sort on CPUs, on the first thread; the other threads return.
 //!
-//! 1. count the slots of each expert, one place to the right
-//! 2. running sums: where each expert begins
-//! 3. each slot to the next free place of its expert
+//! 1. count the slots of each expert, stored one position later
+//! 2. prefix sums: the start of each expert
+//! 3. place each slot at the next free position of its expert
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Num, Value};
@@ -33,7 +33,7 @@ pub(crate) fn sort(b: &Builder, spec: &Spec, rows: Value) {
     for_each_slot(&|_, expert| {
         increment(offsets, expert + 1);
     });
-    // 2. running sums
+    // 2. prefix sums
     b.for_range(0, spec.n_experts, 1, b.i32(0), |e, begin| {
         b.store(begin, free, e);
         let end = begin + b.load(offsets, e + 1);

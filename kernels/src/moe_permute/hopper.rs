@@ -1,11 +1,11 @@
-//! Slots sorted by expert on Hopper, by one block: [`crate::moe_route::hopper`] without the choice of experts.
+//! Sorts slots by expert on Hopper, in one block: [`crate::moe_route::hopper`] without the choice of experts.
 //!
-//!     the slots t · top_k + j, sorted by experts[t, j], equals ascending:
-//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number with an expert below e
+//!     the slots t · top_k + j, sorted by experts[t, j], ties ascending:
+//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
 //!
-//! Bound by latency: tokens · top_k integers, read by one multiprocessor.
+//! Bound by latency: one SM reads tokens · top_k integers.
 //!
-//! 1. the experts of each token, from memory; then the sort of `crate::hopper::select`
+//! 1. load the experts of each token, then sort with `crate::hopper::select`
 
 use super::{Spec, offsets};
 use crate::kernel::{Elem, Launch, Operand, Param, Per, Unsupported, hopper_body};

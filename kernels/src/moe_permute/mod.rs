@@ -1,4 +1,4 @@
-//! Slots sorted by expert: a counting sort by the first thread, stable.
+//! Sorts slots by expert: a stable counting sort on the first thread.
 //!
 //!     slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
 //!
@@ -14,10 +14,10 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Slots sorted by expert.
+/// A stable sort of slots by expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Experts.
+    /// Number of experts.
     pub n_experts: usize,
     /// Experts per token.
     pub top_k: usize,
@@ -26,7 +26,7 @@ pub struct Spec {
 impl Select for Spec {
     fn select(node: &Node) -> Result<Selected, SelectError> {
         let &Op::MoePermute { n_experts } = node.op() else { return Err(node.other_op()) };
-        // The first result has a row of slots per token.
+        // The first result has one row of slots per token.
         Ok(Selected::new(Spec { n_experts, top_k: node.operand_cols(0)? }, node.rows()?))
     }
 }
@@ -72,7 +72,7 @@ impl Spec {
     }
 }
 
-/// Each expert's share of the slots, a result of a node.
+/// The experts' offsets in the sorted slots, as a result of a node.
 pub(crate) fn offsets(n_experts: usize, result: usize) -> Operand {
     Operand::output(Param::write("offsets", Elem::I32, &[]), result).with_fixed_rows(n_experts + 1)
 }
