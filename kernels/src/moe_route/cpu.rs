@@ -1,9 +1,9 @@
-//! Routing on a CPU, by the first thread; the others return. Sorting needs every row's experts, and a barrier before it would
-//! take longer than the rows do.
+//! Routing on CPUs, on the first thread; the other threads return. Sorting needs the experts of every row, and a barrier
+//! before it would take longer than processing the rows.
 //!
 //! 1. for each row: probabilities, on the stack ([`crate::softmax`])
-//! 2. the largest and their indices ([`crate::top_k`])
-//! 3. slots sorted by expert ([`crate::moe_permute`])
+//! 2. the largest probabilities and their indices ([`crate::top_k`])
+//! 3. sort slots by expert ([`crate::moe_permute`])
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Num};

@@ -1,13 +1,13 @@
-//! Routing on Hopper, by one block: a thread for each token, tiles of tokens one after the other.
+//! Routing on Hopper, in one block: one thread per token, tile by tile.
 //!
-//!     p = softmax(logits[t, :]);  weights[t, j] = the p of the j-th largest logit, ties to the lowest e;  experts[t, j] = that e
-//!     the slots t · top_k + j, sorted by experts[t, j], equals ascending:
-//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number with an expert below e
+//!     p = softmax(logits[t, :]);  weights[t, j] = p of the j-th largest logit, ties to the lowest e;  experts[t, j] = that e
+//!     the slots t · top_k + j, sorted by experts[t, j], ties ascending:
+//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
 //!
-//! Weights are not renormalised. `experts` is the kernel's own workspace.
-//! Bound by latency: tokens · n_experts numbers, read by one multiprocessor: some 10 µs for 8192 tokens.
+//! Weights are not renormalised. `experts` is a private workspace of the kernel.
+//! Bound by latency: one SM reads tokens · n_experts numbers, about 10 µs for 8192 tokens.
 //!
-//! 1. for each tile: the largest logits and their probabilities; then the sort of `crate::hopper::select`
+//! 1. for each tile: the largest logits and their probabilities; then the sort in `crate::hopper::select`
 
 use super::{Spec, workspace};
 use crate::hopper::facts::WARP;
@@ -15,10 +15,10 @@ use crate::hopper::operand::{read, write};
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_permute::offsets;
 
-/// Experts at most: a thread holds the logits of a token in registers.
+/// Maximum number of experts: a thread holds a token's logits in registers.
 pub(crate) const MAX_EXPERTS: usize = 64;
 
-/// Experts beyond which a block has half as many threads, with twice as many registers each.
+/// Above this number of experts, a block has half as many threads with twice as many registers each.
 const FEW_EXPERTS: usize = 32;
 
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
@@ -32,18 +32,18 @@ pub(crate) fn check_experts(n_experts: usize) -> Result<(), Unsupported> {
     }
 }
 
-/// The slots by place, and the place of each slot: two words for each.
+/// The slots by place, and the place of each slot: two words per slot.
 pub(crate) fn slots(top_k: usize, result: usize) -> Operand {
     Operand::output(Param::write("slots", Elem::I32, &[2]), result).with_rows(Per::Row, top_k)
 }
 
-/// One block: the sort is over all tokens.
+/// One block, because the sort covers all tokens.
 pub(crate) fn grid(n_experts: usize) -> Grid {
     let shared_words = n_experts as u32 * (1 + threads(n_experts) / WARP);
     Grid::along_x(Blocks::Fixed(1), threads(n_experts), 4 * shared_words)
 }
 
-/// Threads of the block: tokens of a tile.
+/// Threads of the block: tokens per tile.
 fn threads(n_experts: usize) -> u32 {
     if n_experts <= FEW_EXPERTS { 512 } else { 256 }
 }

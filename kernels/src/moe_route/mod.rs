@@ -1,10 +1,10 @@
-//! From a router's logits to the experts' shares of the step: softmax, the k largest, slots sorted by expert.
+//! Routing: softmax of the router's logits, the k largest, and slots sorted by expert.
 //!
-//!     p = softmax(logits[t, :]);  weights[t, j] = the j-th largest p[e], of equals the lowest e;  experts[t, j] = that e
+//!     p = softmax(logits[t, :]);  weights[t, j] = the j-th largest p[e], ties to the lowest e;  experts[t, j] = that e
 //!     slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
 //!
-//! The same bits as [`crate::softmax`], [`crate::top_k`] and [`crate::moe_permute`] one after the other. Weights are not
-//! renormalised. `experts` is the kernel's own workspace.
+//! Bit-identical to [`crate::softmax`], [`crate::top_k`] and [`crate::moe_permute`] in sequence. Weights are not
+//! renormalised. `experts` is a private workspace of the kernel.
 //! Bound by latency: tokens · n_experts numbers.
 
 use jamba_plan::format::TargetKind;
@@ -21,10 +21,9 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub(crate) mod hopper;
 
-/// Softmax, the k largest, and slots sorted by expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Experts.
+    /// Number of experts.
     pub n_experts: usize,
     /// Experts per token.
     pub top_k: usize,
@@ -78,7 +77,7 @@ impl Spec {
     }
 }
 
-/// The experts of each token, which nothing else reads.
+/// The workspace for the experts of each token; no other kernel reads it.
 fn workspace(top_k: usize) -> Operand {
     let param = Param::write("experts", Elem::I32, &[top_k]);
     Operand::new(param, Source::Scratch("experts"), Extent::per(Per::Row, 1))

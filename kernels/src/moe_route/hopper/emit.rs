@@ -1,4 +1,4 @@
-//! The body of routing.
+//! The kernel body of routing.
 
 use super::Spec;
 use crate::cpu::builder::Value;
@@ -11,7 +11,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     sort_by_expert(b, spec.n_experts, spec.top_k, |token| largest(b, spec, token));
 }
 
-/// Stores the experts of a token's largest logits, each expert once, and their weights; gives the experts.
+/// Stores the experts of a token's largest logits, each expert once, and their weights; returns the experts.
 fn largest(b: &Builder, spec: &Spec, token: Value) -> Vec<Value> {
     let &Spec { n_experts, top_k, .. } = spec;
     let x = short_row(b, b.pointer("logits"), token, n_experts);
