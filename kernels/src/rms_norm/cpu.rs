@@ -1,7 +1,7 @@
-//! RMS norm on a CPU: each thread takes a range of rows; a row stays in the first-level cache between its two passes.
+//! RMS norm on CPUs: each thread processes a range of rows; a row stays in L1 between its two passes.
 //!
-//! 1. first pass: add the residual where fused, and square; 16 sums, column c in sum c mod 16
-//! 2. one over the root of the mean, in f32, each operation correctly rounded
+//! 1. first pass: add the residual if fused, and square; 16 sums, column c in sum c mod 16
+//! 2. 1 / sqrt(mean + eps), in f32, each operation correctly rounded
 //! 3. second pass: scale, multiply by the weight, store
 
 use super::Spec;
@@ -11,7 +11,7 @@ use crate::kernel::{LANES, padded};
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (a, weight, out) = (b.buffer("a"), b.buffer("weight"), b.buffer("out"));
     b.parallel_for(b.scalar("rows"), |row| {
-        // 1. add and square, 2. one over the root
+        // 1. add and square, 2. 1 / sqrt
         let scale = scale(b, spec.cols, spec.eps, |column| {
             let x = b.load_vector(a, (row, column), LANES);
             if !spec.residual {
@@ -31,7 +31,8 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// 1 / sqrt(mean(x²) + eps) of a row, in every lane; `load` gives the vector that begins at a column, once each.
+/// 1 / sqrt(mean(x²) + eps) of a row, in every lane; `load` returns the vector that starts at a column and is called once
+/// per column vector.
 pub(crate) fn scale(b: &Builder, cols: usize, eps: f64, load: impl Fn(Value) -> Value) -> Value {
     let whole = cols - cols % LANES;
     let zero = b.splat(0.0, LANES);
@@ -40,7 +41,7 @@ pub(crate) fn scale(b: &Builder, cols: usize, eps: f64, load: impl Fn(Value) -> 
         x.mul_add(x, squares)
     });
     if whole < cols {
-        // Lanes beyond the last column hold anything, NaN too.
+        // Lanes beyond the last column are unspecified and may be NaN.
         let is_column = b.iota(LANES).lt(cols - whole);
         let x = is_column.select(load(b.index(whole)), zero);
         squares = x.mul_add(x, squares);

@@ -1,12 +1,12 @@
-//! RMS norm on Hopper: a block for each row, the row in registers.
+//! RMS norm on Hopper: one block per row, with the row in registers.
 //!
 //!     s = a + b                       (fused form only; s is written too, f32)
 //!     out[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)          sums in f32, out f32 or rounded to bf16
 //!
-//! Bound by memory: each f32 read once, the sum and the result written once.
+//! Bound by memory: each f32 read once; the sum and the result written once.
 //!
-//! 1. load the row, 16 bytes a thread and vector; add the residual where fused, and store the sum
-//! 2. the sum of squares: lanes of a vector, vectors, warp, warps, in this order
+//! 1. load the row, 16 bytes per thread and vector; if fused, add the residual and store the sum
+//! 2. the sum of squares: over the lanes of a vector, vectors, lanes of a warp, warps, in this order
 //! 3. scale, multiply by the weight, round, store
 
 use super::Spec;
@@ -15,7 +15,7 @@ use crate::hopper::operand::{read, vector, write};
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
-/// Columns that a row may have: sixteen registers of each of 1024 threads.
+/// Maximum columns per row: sixteen registers in each of 1024 threads.
 const MAX_COLS: usize = 16384;
 
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {

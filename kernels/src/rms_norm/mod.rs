@@ -1,4 +1,4 @@
-//! RMS norm (arXiv 1910.07467), with the residual sum before it where fused.
+//! RMS norm (arXiv 1910.07467), optionally fused with the preceding residual sum.
 //!
 //!     s = a + b                       (fused form only; s is written too)
 //!     y[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)
@@ -19,13 +19,12 @@ mod hopper;
 /// RMS norm over the columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
     /// Added to the mean of squares.
     pub eps: f64,
-    /// True for `add_rms_norm`: two inputs are summed, and the sum is the first result.
+    /// Whether the kernel is `add_rms_norm`: two inputs are summed, and the sum is the first result.
     pub residual: bool,
-    /// Type of the normed result: f32, or bf16 on Hopper.
+    /// Type of the normalized result: f32, or bf16 on Hopper.
     pub out: Elem,
 }
 
@@ -62,7 +61,7 @@ impl Spec {
         if self.residual { "add_rms_norm" } else { "rms_norm" }
     }
 
-    /// Operations for each column.
+    /// Operations per column.
     fn operations(&self) -> f64 {
         if self.residual { 5.0 } else { 4.0 }
     }
