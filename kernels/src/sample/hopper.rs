@@ -1,4 +1,4 @@
-//! Sampling on Hopper: a block for each row, which reads it over and over from the second-level cache.
+//! Sampling on Hopper: one block per row, which reads the row repeatedly from L2.
 
 pub mod argmax;
 pub mod draw;
@@ -10,12 +10,12 @@ pub use jamba_plan::format::NO_TOKEN;
 use crate::kernel::{Elem, Operand, Param, Unsupported};
 use jamba_plan::format::TargetKind;
 
-/// A token for each row.
+/// The operand with one token per row.
 fn tokens() -> Operand {
     Operand::output(Param::write("tokens", Elem::I32, &[]), 0)
 }
 
-/// A CPU's rows of logits are on the host, where the runtime picks.
+/// On CPUs, the runtime picks on the host, which holds the logits.
 fn on_gpus(target: TargetKind) -> Result<(), Unsupported> {
     match target {
         TargetKind::Sm90a => Ok(()),

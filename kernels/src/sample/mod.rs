@@ -1,8 +1,8 @@
-//! From rows of logits to tokens: the likeliest, or a draw from the likely ones, as the runtime's sampler on the host makes it.
+//! Sampling: maps rows of logits to tokens, greedily or at random, as the runtime's sampler on the host does.
 //!
 //!     tokens[i] = argmax logits[i, :]
-//!     tokens[i] = the token at which the running sum of weights passes the row's uniform number
+//!     tokens[i] = the token at which the running sum of weights exceeds the row's uniform number
 //!
-//! For a GPU only: there the row need not travel to the host.
+//! Only for GPUs, where it avoids copying the row to the host.
 
 pub mod hopper;

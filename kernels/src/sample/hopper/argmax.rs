@@ -1,11 +1,11 @@
-//! The likeliest token of each row.
+//! The most likely token of each row.
 //!
 //!     tokens[i] = the v of the largest logits[i, v], ties to the lowest; NaN is never largest, −0 equals 0
 //!     −1 where no logit of the row is largest and finite
 //!
-//! The host's `greedy`, exactly. Bound by memory: reads each row once, some microseconds by one multiprocessor.
+//! Identical to the host's `greedy`. Bound by memory: one SM reads a row once, which takes some microseconds.
 //!
-//! 1. the largest key and its lowest token, of each thread and then of the block
+//! 1. the largest key and its lowest token, per thread and then over the block
 //! 2. store
 
 use jamba_plan::format::TargetKind;
@@ -15,13 +15,13 @@ use crate::hopper::operand::read;
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Operand, Per, Unsupported, hopper_body};
 
-/// What the kernel computes.
+/// Greedy sampling.
 ///
-/// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena, `tokens` a buffer that the host
-/// reads. Rows beyond the count keep their tokens.
+/// A plan runs it as the last step of an entry: `logits` are the entry's logits in the arena, `tokens` is a buffer that the
+/// host reads. The kernel does not write the tokens of rows beyond the count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Logits in a row.
+    /// Logits per row.
     pub vocab: usize,
 }
 

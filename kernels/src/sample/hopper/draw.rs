@@ -1,25 +1,26 @@
-//! A token of each row, drawn from its likely ones: temperature, top-k, top-p and min-p as the host's sampler applies them.
+//! Random sampling of one token per row, with the temperature, top-k, top-p and min-p of the host's sampler.
 //!
-//!     w[v] = exp((logits[v] − largest) / temperature), NaN left out
-//!     of the tokens, the likelier first, of equals the lower: the top_k first; of these as many as together reach
+//!     w[v] = exp((logits[v] − largest) / temperature), NaN excluded
+//!     of the tokens in descending order of likelihood, ties ascending: the first top_k; of these the fewest whose sum reaches
 //!     top_p · their sum; of these those with w ≥ min_p
-//!     tokens[i] = the first of them, in the order of tokens, with u · sum < the sum up to it;  u = ⌊draw / 2¹¹⌋ / 2⁵³
+//!     tokens[i] = the first of them, in token order, with u · sum < the sum up to it;  u = ⌊draw / 2¹¹⌋ / 2⁵³
 //!
-//! A temperature of 0 takes the likeliest, as [`argmax`](super::argmax) does; −1 where no logit is largest and finite.
+//! A temperature of 0 selects the most likely token, as [`argmax`](super::argmax) does; −1 if no logit is largest and
+//! finite.
 //!
-//! The token is the host's for the same draw, unless `u · sum` is within rounding of a boundary between two tokens, or
-//! `top_p · sum` of one between two prefixes. Weights and sums are f64 on both sides. They differ in two things: the exponential
-//! is good to 2⁻⁵¹, the host's to 2⁻⁵³, and is 0 below e⁻⁷⁰⁰; and sums run over 4 tokens of a thread, then over threads, the
-//! host's over tokens one by one. Both move a boundary by some 10⁻¹⁴ of the sum.
+//! The token equals the host's for the same draw, unless `u · sum` is within rounding of a boundary between two tokens, or
+//! `top_p · sum` of a boundary between two prefixes. Weights and sums are f64 on both sides. There are two differences: the
+//! exponential has a relative error of 2⁻⁵¹, on the host 2⁻⁵³, and is 0 below e⁻⁷⁰⁰; and sums run over 4 tokens of a
+//! thread, then over threads, on the host over tokens one by one. Both move a boundary by about 10⁻¹⁴ of the sum.
 //!
-//! A bisection of the keys finds the tokens to keep: no order of threads reaches a result.
-//! Bound by latency: a draw with top-k and top-p reads its row some sixty times from the second-level cache, by one
-//! multiprocessor; exponentials are taken of the likelier half only.
+//! A bisection of the keys finds the tokens to keep, so the order of threads does not affect the result.
+//! Bound by latency: for a draw with top-k and top-p, one SM reads the row about sixty times from L2; exponentials are
+//! computed only for the likelier half.
 //!
-//! 1. the largest
-//! 2. top-k: the k-th largest key, and the last token that is kept of those that have it exactly
+//! 1. the largest logit
+//! 2. top-k: the k-th largest key, and the last token to keep among those with exactly this key
 //! 3. top-p: the same by weight
-//! 4. the sum of the kept weights, and the walk to its share u
+//! 4. the sum of the kept weights, and the walk to the fraction u of it
 
 use jamba_plan::format::{Table, TargetKind};
 
@@ -38,16 +39,16 @@ pub(crate) use emit::emit;
 #[cfg(feature = "emit")]
 mod emit;
 
-/// What the kernel computes.
+/// Random sampling.
 ///
-/// A plan runs it as the last step of an entry: `logits` is the entry's logits in the arena; `settings` a table of
-/// [`Setting::WORDS`] i32 for each row, which the host fills before a step with [`Setting::words`]; `tokens` a buffer that the
-/// host reads. The generator stays on the host: one `next_u64` of the sequence's own for each
-/// token, as for a draw there, so that a sequence may change between host and device from token to token. Penalties, biases and
-/// constraints are the host's alone.
+/// A plan runs it as the last step of an entry: `logits` are the entry's logits in the arena; `settings` is a table of
+/// [`Setting::WORDS`] i32 per row, which the host fills before a step with [`Setting::words`]; `tokens` is a buffer that
+/// the host reads. The generator stays on the host: one `next_u64` of the sequence's generator per token, as for a draw on
+/// the host, so that a sequence may switch between host and device at any token. Penalties, biases and constraints are
+/// applied only on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Logits in a row.
+    /// Logits per row.
     pub vocab: usize,
 }
 
@@ -58,7 +59,7 @@ impl Kernel for Spec {
 
     fn lower(&self, _: TargetKind, _: Config) -> Vec<Launch> {
         let vocab = self.vocab;
-        // With 1024 threads each would have 64 registers, too few for four exponentials at a time.
+        // With 1024 threads, each would have 64 registers, too few for four exponentials at a time.
         let threads = row_threads(vocab).min(512);
         let settings =
             Operand { param: Param::read("settings", Elem::I32, &[Setting::WORDS]), ..Operand::table(Table::Settings) };

@@ -1,14 +1,13 @@
-//! A row of logits over the threads of a block, four at a time, and its largest.
+//! A row of logits distributed over the threads of a block, four at a time, and its largest logit.
 
 use super::NO_TOKEN;
 use crate::cpu::builder::{Carried, Num, Type, Value};
 use crate::hopper::{Builder, COLUMNS, row_stride};
 use crate::kernel::Elem;
 
-/// The key of logits that take no part: NaN, and those beyond the row.
+/// The key of excluded logits: NaN, and those beyond the row.
 pub(super) const NO_KEY: i32 = i32::MIN;
 
-/// One row.
 pub(super) struct Row<'a, 'm> {
     pub b: &'a Builder<'m>,
     pub vocab: usize,
@@ -21,7 +20,7 @@ pub(super) struct Row<'a, 'm> {
 #[derive(Clone, Copy)]
 pub(super) struct Logit {
     pub value: Value,
-    /// i32, ordered as the logits are, −0 below 0; [`NO_KEY`] for those that take no part.
+    /// i32 with the order of the logits, −0 below 0; [`NO_KEY`] for excluded logits.
     pub key: Value,
     pub token: Value,
 }
@@ -29,23 +28,23 @@ pub(super) struct Logit {
 /// The largest logit of a row.
 pub(super) struct Largest {
     pub value: Value,
-    /// The lowest token that has it; [`NO_TOKEN`] where it is not finite.
+    /// The lowest token with this logit; [`NO_TOKEN`] if it is not finite.
     pub token: Value,
 }
 
 impl<'a, 'm> Row<'a, 'm> {
-    /// Row `number`; the shared memory begins with the scratch.
+    /// Row `number`; the shared memory starts with the scratch area.
     pub fn new(b: &'a Builder<'m>, vocab: usize, number: Value) -> Self {
         let logits = b.row(b.pointer("logits"), number, 4 * row_stride(Elem::F32, vocab));
         Row { b, vocab, logits, scratch: b.shared() }
     }
 
-    /// Columns that the block takes at once.
+    /// Columns that the block processes at once.
     pub fn tile(&self) -> usize {
         COLUMNS * self.b.threads_per_block() as usize
     }
 
-    /// The logits of this thread from column `first` on.
+    /// Loads the logits of this thread from column `first` on.
     pub fn logits(&self, first: Value) -> Vec<Logit> {
         let (b, vocab) = (self.b, self.vocab);
         let x = b.load(b.at(self.logits, first * 4), Type::vector(Num::F32, COLUMNS));
@@ -58,7 +57,7 @@ impl<'a, 'm> Row<'a, 'm> {
         (0..COLUMNS).map(logit).collect()
     }
 
-    /// Goes through the logits of this thread, lowest token first, carrying values.
+    /// Folds over the logits of this thread, lowest token first, with carried values.
     pub fn fold<C: Carried>(&self, init: C, body: impl Fn(C, Logit) -> C) -> C {
         let first = self.b.thread() * COLUMNS;
         self.b.for_range(first, self.vocab, self.tile(), init, |column, carried| {
@@ -66,7 +65,7 @@ impl<'a, 'm> Row<'a, 'm> {
         })
     }
 
-    /// The largest logit, as the host's `greedy` finds it: −0 and 0 are alike.
+    /// The largest logit, as in the host's `greedy`: −0 and 0 are equal.
     pub fn largest(&self) -> Largest {
         let b = self.b;
         let none = b.i32(i32::MAX);
@@ -85,7 +84,7 @@ impl<'a, 'm> Row<'a, 'm> {
     }
 }
 
-/// The bits of an f32 as an i32 that is ordered as the f32 are, and back.
+/// Maps the bits of an f32 to an i32 with the same order, and back.
 pub(super) fn ordered(bits: Value) -> Value {
     bits ^ (bits.shr_signed(31) & i32::MAX)
 }
@@ -97,7 +96,7 @@ fn key(value: Value) -> Value {
     magnitude.le(f32::INFINITY.to_bits()).select(ordered, NO_KEY)
 }
 
-/// The key of a number.
+/// The key of a constant.
 fn key_of(x: f32) -> i32 {
     let bits = x.to_bits() as i32;
     bits ^ (bits >> 31 & i32::MAX)

@@ -1,4 +1,4 @@
-//! The body of the draw.
+//! The kernel body of the draw.
 
 use super::{Setting, Spec};
 use crate::cpu::builder::{Carried, Num, Type, Value};
@@ -31,7 +31,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// One row, of which a token is drawn.
+/// One row from which a token is drawn.
 struct Draw<'a, 'm> {
     b: &'a Builder<'m>,
     row: Row<'a, 'm>,
@@ -40,16 +40,17 @@ struct Draw<'a, 'm> {
     temperature: Value,
 }
 
-/// The tokens still in the draw: those with a key above `key`, and those with it up to token `last`.
+/// The remaining tokens: those with a key above `key`, and those with this key up to token `last`.
 #[derive(Clone, Copy)]
 struct Kept {
     key: Value,
     last: Value,
-    /// How many, i32.
+    /// Number of tokens, i32.
     count: Value,
 }
 
-/// The end of a halving: the greatest key that is enough, how many tokens have it or a greater one, how many a greater one.
+/// Result of the bisection: the greatest sufficient key, how many tokens have it or a greater one, and how many have a
+/// greater one.
 struct Edge {
     key: Value,
     reach: Value,
@@ -57,7 +58,7 @@ struct Edge {
 }
 
 impl<'m> Draw<'_, 'm> {
-    /// 2. The `k` likeliest, where k is not 0.
+    /// 2. Keeps the `k` most likely tokens, unless k is 0.
     fn top_k(&self, k: Value) -> Kept {
         let b = self.b;
         let any = b.i32(NO_KEY + 1);
@@ -75,7 +76,8 @@ impl<'m> Draw<'_, 'm> {
         b.if_else(is_limited, limit, || all)
     }
 
-    /// 3. Of the kept tokens the likeliest that together reach the share `p` of the weight, where p is below 1.
+    /// 3. Of the kept tokens, keeps the most likely ones that together reach the fraction `p` of the weight, if p is below
+    ///    1.
     fn top_p(&self, kept: Kept, p: Value) -> Kept {
         let b = self.b;
         let limit = || {
@@ -86,7 +88,7 @@ impl<'m> Draw<'_, 'm> {
                 let [sum, count] = own.map(|x| self.total(x));
                 (sum.ge(wanted), count)
             });
-            // Of the tokens at the edge as many as reach the share that those above leave.
+            // Keep as many tokens at the edge as are needed to reach the fraction that those above leave open.
             let above = self.weigh(kept, |logit| Some(logit.key.gt(edge.key)));
             let alike = edge.reach - edge.above;
             let bits = ordered(edge.key);
@@ -96,7 +98,7 @@ impl<'m> Draw<'_, 'm> {
             let whole = share.to_i32();
             let is_whole = whole.to_f64().ge(share);
             let needed = is_whole.select(whole, whole + 1).max(1);
-            // Above the edge of top-k all tokens with the key are kept.
+            // Above the edge of top-k, all tokens with the key are kept.
             let is_same = edge.key.eq(kept.key);
             let last = self.last_of(&edge, needed, is_same.select(kept.last, i32::MAX));
             Kept { key: edge.key, last, count: edge.above + needed }
@@ -104,7 +106,7 @@ impl<'m> Draw<'_, 'm> {
         b.if_else(p.lt(1.0), limit, || kept)
     }
 
-    /// 4. The first token, in their order, up to which the weights sum to more than the share `uniform`.
+    /// 4. The first token, in token order, at which the running sum of weights exceeds the fraction `uniform`.
     fn walk(&self, kept: Kept, min_p: Value, uniform: Value) -> Value {
         let (b, row) = (self.b, &self.row);
         let zero = b.f64(0.0);
@@ -137,7 +139,7 @@ impl<'m> Draw<'_, 'm> {
             [first + row.tile(), passed + total, found]
         };
         let [_, _, found] = b.while_([b.i32(0), zero, none], is_open, tile);
-        // The last bit of rounding may leave none.
+        // Rounding in the last bit may leave no token.
         found.eq(none).select(self.largest.token, found)
     }
 
@@ -147,14 +149,14 @@ impl<'m> Draw<'_, 'm> {
         b.exp_f64(below / self.temperature)
     }
 
-    /// How many logits of the row satisfy a condition.
+    /// Number of logits of the row that satisfy a condition.
     fn count(&self, condition: impl Fn(Logit) -> Value) -> Value {
         let b = self.b;
         let own = self.row.fold(b.i32(0), |n, logit| n + condition(logit).to_i32());
         self.total(own)
     }
 
-    /// The weight of the kept tokens that satisfy a condition, of all of them where there is none.
+    /// The weight of the kept tokens that satisfy a condition; of all kept tokens if the condition is `None`.
     fn weigh(&self, kept: Kept, condition: impl Fn(Logit) -> Option<Value>) -> Value {
         let [own, _] = self.own_weight(kept, condition);
         self.total(own)
@@ -176,11 +178,11 @@ impl<'m> Draw<'_, 'm> {
         })
     }
 
-    /// The greatest key from `least` on that is enough. `least` is, and `reach` tokens have it or a greater one; `enough` tells
-    /// whether a key is, and how many tokens have it or a greater one.
+    /// Finds the greatest sufficient key, starting at `least`, which is sufficient; `reach` tokens have `least` or a
+    /// greater key. `enough` returns whether a key is sufficient, and how many tokens have it or a greater one.
     fn halve(&self, least: Value, reach: Value, enough: impl FnOnce(Value) -> (Value, Value)) -> Edge {
         let b = self.b;
-        // With one token between the two every key of the interval names the same tokens.
+        // If only one token is between the two bounds, every key of the interval selects the same tokens.
         let is_open = |[least, most, reach, above]: [Value; 4]| least.lt(most) & (reach - above).gt(1);
         let step = |[least, most, reach, above]: [Value; 4]| {
             let span = most - least;
@@ -198,7 +200,7 @@ impl<'m> Draw<'_, 'm> {
         Edge { key, reach, above }
     }
 
-    /// The token up to which `needed` tokens have the edge's key; `all` where no more have it.
+    /// The token up to which `needed` tokens have the edge's key; `all` if no more tokens have it.
     fn last_of(&self, edge: &Edge, needed: Value, all: Value) -> Value {
         let b = self.b;
         let search = || {
