@@ -1,6 +1,6 @@
-//! Rows by number on a CPU: each thread takes a range of vectors.
+//! Row selection on CPUs: each thread processes a range of vectors.
 //!
-//! 1. for each vector: load from the row that is wanted
+//! 1. for each vector: load from the selected row
 //! 2. store
 
 use super::Spec;

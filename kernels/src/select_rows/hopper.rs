@@ -1,11 +1,11 @@
-//! Rows by number on Hopper: a block for each selected row.
+//! Row selection on Hopper: one block per selected row.
 //!
 //!     out[i, :] = x[rows[i], :]
 //!
 //! Bound by latency: few rows.
 //!
-//! 1. the number of the row
-//! 2. its bytes, 16 a thread
+//! 1. load the row number
+//! 2. copy the row, 16 bytes per thread
 
 use super::{Spec, rows};
 use crate::hopper::copy_threads;

@@ -1,4 +1,4 @@
-//! The rows whose logits are wanted.
+//! Selects the rows that need logits.
 //!
 //!     out[i, :] = x[rows[i], :]
 //!
@@ -15,10 +15,9 @@ use crate::node::{Node, Reads, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// A copy of the rows whose logits are wanted.
+/// A copy of the rows that need logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
     /// Element type: f32, or bf16 on Hopper.
     pub elem: Elem,
@@ -51,7 +50,7 @@ impl Kernel for Spec {
     }
 }
 
-/// The wanted rows: the graph input `rows`, which is operand 1 of the node.
+/// The selected rows: the graph input `rows`, which is operand 1 of the node.
 fn rows() -> Operand {
     Operand { source: Source::Input(1, Table::Rows), ..Operand::table(Table::Rows) }
 }
