@@ -1,15 +1,15 @@
-//! The Mamba-1 recurrence on a CPU: each thread takes a range of channel vectors and walks a group of them along a run of
-//! tokens, their decay rates and states in the first-level cache, before it takes the next group.
+//! The Mamba-1 recurrence on CPUs. Each thread has a range of channel vectors; it processes a group of them along a run of
+//! tokens, with their decay rates and states in L1, before the next group.
 //!
-//! 1. for each run, of one sequence or of many: the norms of dt, B and C, where fused
-//! 2. for each group: the projection of Δ, where fused
-//! 3. for each token, vector and two states at a time: decay them, add to them, add h · C to the output
-//! 4. the D skip and the gate, where fused
+//! 1. for each run, of one or many sequences: the norms of dt, B and C, if fused
+//! 2. for each group: the projection of Δ, if fused
+//! 3. for each token, vector and two states at a time: decay, add the input, add h · C to the output
+//! 4. the D skip and the gate, if fused
 //!
-//! A run crosses sequence boundaries: one token of each of many sequences share a projection's weights like many tokens of one
-//! sequence.
-//! Bound by arithmetic: ten multiplying operations, two a cycle, for eight states: 5 G states/s of a core, for one token
-//! as for many.
+//! A run crosses sequence boundaries: one token from each of many sequences shares a projection's weights in the same way
+//! as many tokens of one sequence.
+//! Bound by arithmetic: ten multiply operations, two per cycle, for eight states: 5 G states/s per core, for one token as
+//! for many.
 
 use super::Spec;
 use super::selection::Selected;
@@ -18,17 +18,17 @@ use crate::cpu::math;
 use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 
-/// Most states of a group: 8 KiB, and 8 KiB of decay rates, in 32 KiB of first-level cache.
+/// Maximum states per group: 8 KiB, and 8 KiB of decay rates, in 32 KiB of L1.
 const GROUP_STATES: usize = 2048;
 
-/// Most channel vectors of a group: the panels that a projection of one token sums side by side.
+/// Maximum channel vectors per group: the panels that a projection of one token sums side by side.
 const GROUP_VECTORS: usize = 4;
 
-/// Tokens of a run: their rows are on as many pages of memory, which the next group finds in the TLB.
+/// Tokens per run: their rows are on as many memory pages, which stay in the TLB for the next group.
 const RUN: usize = 32;
 
-/// Distance of prefetches, in tokens: the next row is further away than hardware prefetchers look, and a vector's states are
-/// more work than the processor looks ahead.
+/// Prefetch distance in tokens: the next row is beyond the range of hardware prefetchers, and a vector's states are more
+/// work than the out-of-order window covers.
 pub(super) const AHEAD: usize = 2;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -51,14 +51,13 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// One token of a run.
 pub(super) struct Token<'a, 'm> {
     b: &'a Builder<'m>,
     spec: &'a Spec,
     selected: &'a Selected<'a>,
     /// The first of its sequence's states.
     slot: Value,
-    /// Its number in the run.
+    /// Its index in the run.
     pub(super) i: Value,
     /// Its row in the step.
     pub(super) t: Value,
@@ -68,9 +67,8 @@ pub(super) struct Token<'a, 'm> {
     output: Row,
 }
 
-/// Sixteen channels.
 pub(super) struct ChannelVector {
-    /// Its number in the group.
+    /// Its index in the group.
     pub(super) in_group: Value,
     /// Its first channel.
     pub(super) column: Value,
@@ -85,7 +83,7 @@ impl<'a, 'm> Token<'a, 'm> {
         Token { b, spec, selected, slot, i, t, input, output }
     }
 
-    /// The token's step of channel vector `vector`, number `in_group` of its group.
+    /// Processes one token for channel vector `vector`, number `in_group` of its group.
     fn walk(&self, vector: Value, in_group: Value) {
         let (b, column) = (self.b, vector * LANES);
         let row = |name| b.load_vector(b.buffer(name), (self.t, column), LANES);
@@ -104,10 +102,10 @@ impl<'a, 'm> Token<'a, 'm> {
         b.store(sum, b.buffer("y"), (self.t, column));
     }
 
-    /// Updates the states of a panel and gives Σₙ h · C, from state 0 on.
+    /// Updates the states of a panel and returns Σₙ h · C, from state 0 on.
     fn states(&self, panel: Value, dt: Value, dt_u: Value) -> Value {
         let &Token { b, input, output, .. } = self;
-        // Two at a time: more unrolled, the exponentials' constants no longer fit 16 registers.
+        // Two at a time: with more unrolling, the constants of the exponentials no longer fit in 16 registers.
         let n_pairs = self.spec.d_state / 2;
         let [dts, dts_u] = [dt, dt_u].map(|x| Value::concat(&[x, x]));
         let of_state = |row: Row, n: Value| row.element(b, n).broadcast(LANES);
@@ -126,13 +124,13 @@ impl<'a, 'm> Token<'a, 'm> {
         h.mul_add(of_state(output, n), sum)
     }
 
-    /// Decays the states of a panel from number n on, as many as `dt` has lanes for, and adds `taken` to them.
+    /// Decays the states of a panel from state n on, as many as `dt` has lanes for, and adds `taken` to them.
     fn update(&self, panel: Value, n: Value, dt: Value, taken: Value) -> Value {
         let (b, at) = (self.b, panel + n * LANES);
         let place = self.slot + at;
         let rate = b.load_vector(b.buffer("a"), at, dt.lanes());
         let h = b.load_vector(b.buffer("state"), place, dt.lanes());
-        // Δ is not negative and the rate not positive.
+        // Δ is non-negative and the rate non-positive.
         let decay = math::exp2_nonpositive(dt * rate);
         let h = decay.mul_add(h, taken);
         b.store(h, b.buffer("state"), place);

@@ -1,23 +1,24 @@
-//! The Mamba-1 recurrence on Hopper: blocks split sequences and channels; time is sequential, the state in registers, the
-//! inputs of a stretch of time in shared memory while the next one's are in flight.
+//! The Mamba-1 recurrence on Hopper. Blocks split sequences and channels; time is sequential, with the state in registers
+//! and the inputs of a stretch of time in shared memory, while the next stretch's inputs are in flight.
 //!
 //!     h[c, n] = exp2(Δ[t, c] · a[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]       a = −exp(A_log) · log₂(e)
 //!     y[t, c] = Σₙ h[c, n] · C[t, n]                                                n from 0 to d_state − 1
 //!     y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])                          (gated form)
 //!
-//! u, z and y bf16, all else f32; a and the states dense, `[channel][state]`; slot_stride is in elements.
-//! Bound by the special-function unit (one exp2 per channel, state and token, 16 a cycle and multiprocessor) and about as
-//! much by issue: some 30 instructions of a warp for 32 lanes' states of one token. 0.3 ms for 8192 tokens of 8192 channels
-//! of 16 states.
+//! u, z and y are bf16, everything else is f32; a and the states are dense, `[channel][state]`; slot_stride is in elements.
+//! Bound by the special-function unit (one exp2 per channel, state and token, 16 per cycle and SM) and about equally by
+//! issue: about 30 warp instructions for 32 lanes' states of one token. 0.3 ms for 8192 tokens of 8192 channels with 16
+//! states.
 //!
-//! A channel is a group of lanes of a warp, each with a few states (`Shape`). As many tokens as a group has lanes are taken
-//! together: each lane sums its states' part of y for all of them, then the lanes exchange, so that each has the whole y of
-//! one token, and gates it.
+//! A channel is a group of lanes of a warp, each with a few states (`Shape`). Tokens are processed in groups of as many
+//! tokens as a channel has lanes: each lane sums its states' part of y for all of them, then the lanes exchange, so that
+//! each has the complete y of one token, and gates it.
 //!
-//! 1. decay rates and states of the thread
-//! 2. for each stretch: wait for its inputs; for each group of tokens: states, sums over the lanes, gate, y to shared memory
-//! 3. the copies of the stretch after the next start; y is stored, 16 bytes a thread
-//! 4. states
+//! 1. load decay rates and states of the thread
+//! 2. for each stretch: wait for its inputs; for each group of tokens: states, sums over the lanes, gate, y to shared
+//!    memory
+//! 3. start the copies of the stretch after the next; store y, 16 bytes per thread
+//! 4. store states
 
 use super::{FIRST, Spec};
 use crate::hopper::facts::WARP;
@@ -33,34 +34,34 @@ mod stage;
 #[cfg(feature = "emit")]
 pub(crate) use emit::emit;
 
-/// Tokens of a stretch.
+/// Tokens per stretch.
 const STRETCH: usize = 32;
 
-/// Stretches in shared memory: one in use, one under way.
+/// Stretches in shared memory: one in use, one in flight.
 const STAGES: usize = 2;
 
-/// Blocks of one sequence from which on a thread has four states instead of two: a little fewer than two for each of the
-/// [`N_SMS`](crate::hopper::facts::N_SMS) multiprocessors.
+/// Number of blocks per sequence from which on a thread has four states instead of two: slightly fewer than two blocks for
+/// each of the [`N_SMS`](crate::hopper::facts::N_SMS) SMs.
 const MANY_BLOCKS: usize = 240;
 
-/// How channels and states lie over threads.
+/// Distribution of channels and states over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Lanes of a channel: a power of two, 32 at most.
+    /// Lanes per channel: a power of two, at most 32.
     lanes: usize,
-    /// States of a lane, which follow each other.
+    /// Consecutive states per lane.
     states: usize,
-    /// Threads of a block.
+    /// Threads per block.
     threads: u32,
 }
 
 impl Shape {
-    /// With four states a lane, or two where the channels are few; where d_state does not divide so, the last lanes have
-    /// fewer states or none.
+    /// Four states per lane, or two if there are few channels. If this does not divide d_state, the last lanes have fewer
+    /// states or none.
     pub(crate) fn of(channels: usize, d_state: usize) -> Shape {
         let with = |states: usize| {
             let lanes = d_state.div_ceil(states).next_power_of_two().min(WARP as usize);
-            // The 8 channels that 16 bytes of bf16 hold, at least.
+            // At least the 8 channels in 16 bytes of bf16.
             let threads = (8 * lanes).max(128) as u32;
             Shape { lanes, states: d_state.div_ceil(lanes), threads }
         };
@@ -68,18 +69,18 @@ impl Shape {
         if channels.div_ceil(four.channels()) >= MANY_BLOCKS { four } else { with(2) }
     }
 
-    /// Channels of a block.
+    /// Channels per block.
     pub(crate) fn channels(self) -> usize {
         self.threads as usize / self.lanes
     }
 
-    /// Whether each lane has as many states as any.
+    /// Whether all lanes have the same number of states.
     pub(crate) fn is_whole(self, d_state: usize) -> bool {
         self.lanes * self.states == d_state
     }
 }
 
-/// Bytes of one stage in shared memory, by what is read: rows of the block's channels, or of all states.
+/// Bytes per stage in shared memory, by operand: rows of the block's channels, or of all states.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     dt: usize,
@@ -87,9 +88,9 @@ pub(crate) struct Layout {
     c: usize,
     u: usize,
     z: usize,
-    /// Of all of it.
+    /// Total size.
     bytes: usize,
-    /// From a row of B or C to the next, in bytes: lanes beyond the last state read zeros or anything that is finite.
+    /// Row stride of B and C in bytes: lanes beyond the last state read zeros or finite numbers.
     state_row: usize,
 }
 

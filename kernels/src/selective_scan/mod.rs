@@ -1,18 +1,18 @@
-//! The Mamba-1 recurrence (arXiv 2312.00752), sequential in time, with what stands before it and behind it where fused.
+//! The Mamba-1 recurrence (arXiv 2312.00752), sequential in time, with optionally fused preceding and following operations.
 //!
 //!     h[c, n] = exp(Δ[t, c] · A[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]
 //!     y[t, c] = Σₙ h[c, n] · C[t, n]                                   n from 0 to d_state − 1
 //!     y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])             (gated form)
 //!
-//! Δ, B and C are given, or made from less ([`Selection`]):
+//! Δ, B and C are given, or computed by the kernel ([`Selection`]):
 //!
 //!     Δ[t, c] = softplus(Σⱼ dt[t, j] · dt_weight[c, j] + dt_bias[c])   j from 0 to dt_rank − 1   (projected, normed)
 //!     dt, B, C = rms_norm of the parts of x[t, :]                                                (normed)
 //!
-//! A comes packed as −exp(A_log) · log₂(e), so that exp(Δ · A) = exp2(Δ · a). Lanes are channels; A and the state lie in
-//! panels `[ceil(channels / 16)][d_state][16]`, f32, dt_weight in those of [`crate::linear`]; slot_stride is in elements.
-//! Token t belongs to sequence sequence_of\[t\], whose tokens follow each other and whose state is slot slots\[sequence\]. Threads
-//! split the channels.
+//! A is packed as −exp(A_log) · log₂(e), so that exp(Δ · A) = exp2(Δ · a). Lanes are channels; A and the state are laid out
+//! in panels `[ceil(channels / 16)][d_state][16]`, f32, dt_weight in those of [`crate::linear`]; slot_stride is in
+//! elements. Token t belongs to sequence sequence_of\[t\], whose tokens are consecutive and whose state is in slot
+//! slots\[sequence\]. Threads split the channels.
 //! Bound by arithmetic: one exp2 and three multiply-adds per channel, state and token.
 
 use jamba_plan::format::{Table, TargetKind, Transform};
@@ -31,17 +31,17 @@ mod selection;
 /// The Mamba-1 recurrence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Channels: d_inner.
+    /// Number of channels: d_inner.
     pub channels: usize,
     /// States per channel.
     pub d_state: usize,
-    /// Where Δ, B and C come from.
+    /// Source of Δ, B and C.
     pub selection: Selection,
-    /// True when the D skip and the SiLU gate are part of it.
+    /// Whether the D skip and the SiLU gate are fused.
     pub gated: bool,
 }
 
-/// Where Δ, B and C come from.
+/// Source of Δ, B and C.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Selection {
     /// Slots `dt`, `b` and `c`.
@@ -50,24 +50,24 @@ pub enum Selection {
     Projected(Projection),
     /// All three from the parts of slot `x`: dt_rank, d_state and d_state columns.
     Normed {
-        /// Of the first part, to Δ.
+        /// Projects the first part to Δ.
         projection: Projection,
         /// Added to the means of squares.
         eps: f64,
     },
 }
 
-/// The linear that makes Δ.
+/// The linear that computes Δ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Projection {
-    /// Its inputs.
+    /// Number of inputs.
     pub dt_rank: usize,
     /// Stored type of its weight.
     pub format: Elem,
 }
 
 impl Selection {
-    /// The linear, where Δ is not given.
+    /// The linear, unless Δ is given.
     pub fn projection(self) -> Option<Projection> {
         match self {
             Selection::Given => None,
@@ -84,7 +84,7 @@ impl Selection {
         }
     }
 
-    /// The operands that Δ, B and C are made from. The node's first is operand [`FIRST`].
+    /// The operands for Δ, B and C. The first one is operand [`FIRST`] of the node.
     fn operands(self, channels: usize, d_state: usize) -> Vec<Operand> {
         let mut operands = match self {
             Selection::Given => {
@@ -109,7 +109,7 @@ impl Selection {
         operands
     }
 
-    /// How many operands of the node these are.
+    /// Number of these operands of the node.
     fn n_operands(self) -> usize {
         match self {
             Selection::Given => 3,
@@ -119,7 +119,7 @@ impl Selection {
     }
 }
 
-/// The node's operands are u, a_log, state, then those of the selection, then d and z where gated.
+/// The node's operands are u, a_log, state, then those of the selection, then d and z if gated.
 const FIRST: usize = 3;
 
 impl Select for Spec {
@@ -143,7 +143,7 @@ impl Select for Spec {
         Reads::As(if operand == 0 || is_gate { Elem::Bf16 } else { Elem::F32 })
     }
 
-    /// On Hopper the tensor cores project Δ for all tokens at once, before the scan.
+    /// On Hopper, the tensor cores project Δ for all tokens at once, before the scan.
     fn has_body(op: &Op, target: TargetKind) -> bool {
         let given = matches!(op, Op::SelectiveScan { selection: graph::Selection::Given, .. });
         target == TargetKind::Cpu || given
@@ -173,7 +173,7 @@ impl Spec {
         if self.gated { "gated_selective_scan" } else { "selective_scan" }
     }
 
-    /// The node's operand that is d; z follows.
+    /// The node's operand for d; z follows.
     fn skip(&self) -> usize {
         FIRST + self.selection.n_operands()
     }
@@ -210,7 +210,7 @@ impl Spec {
         let gate = if self.gated { 20.0 } else { 1.0 };
         let (rows, weight, projecting) = match self.selection.projection() {
             None => (channels, 0.0, 0.0),
-            // A softplus takes as many operations as a gate.
+            // A softplus has as many operations as a gate.
             Some(Projection { format, dt_rank }) => {
                 let rank = dt_rank as f64;
                 (rank, channels * rank * format.bytes() as f64, 2.0 * rank + 20.0)

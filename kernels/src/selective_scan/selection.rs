@@ -1,8 +1,8 @@
 //! Δ, B and C of a run of tokens: given rows, or rows that each thread computes for the run.
 //!
-//! 1. once a run, where normed: the parts of x, by each thread for itself (dt_rank + 2 · d_state columns, far less work than
-//!    its channels)
-//! 2. once a run and group of channel vectors, where projected: Δ
+//! 1. once per run, if normed: the parts of x, in every thread separately (dt_rank + 2 · d_state columns, far less work
+//!    than its channels)
+//! 2. once per run and group of channel vectors, if projected: Δ
 
 use super::cpu::{AHEAD, ChannelVector, Token};
 use super::{Projection, Selection, Spec};
@@ -16,14 +16,14 @@ use crate::split_rms_norm::cpu::Part;
 /// Rows of a run's tokens.
 #[derive(Clone, Copy)]
 pub(super) enum Rows {
-    /// One per token of the step.
+    /// One row per token of the step.
     Step(Buffer),
-    /// One per token of the run.
+    /// One row per token of the run.
     Run(Buffer),
 }
 
 impl Rows {
-    /// The row of the run's token number `i`.
+    /// The row of token `i` of the run.
     pub(super) fn row(self, first_token: Value, i: Value) -> Row {
         match self {
             Rows::Step(buffer) => Row { buffer, row: first_token + i },
@@ -32,19 +32,19 @@ impl Rows {
     }
 }
 
-/// The rows of Δ, B and C that the states' update reads.
+/// The rows of Δ, B and C for the state update.
 pub(super) struct Selected<'s> {
     spec: &'s Spec,
-    /// The low-rank rows, where Δ is projected.
+    /// The low-rank rows, if Δ is projected.
     low: Rows,
-    /// Columns of the group where projected, of the step's rows where given.
+    /// Columns of the group if projected, of the step's rows if given.
     dt: Rows,
     pub(super) b: Rows,
     pub(super) c: Rows,
 }
 
 impl<'s> Selected<'s> {
-    /// With the stack for runs of `run` tokens and groups of `group` channel vectors.
+    /// Allocates stack buffers for runs of `run` tokens and groups of `group` channel vectors.
     pub(super) fn new(b: &Builder, spec: &'s Spec, run: usize, group: usize) -> Selected<'s> {
         let given = |name| Rows::Step(b.buffer(name));
         let own = |cols| Rows::Run(b.stack(Num::F32, &[run, padded(cols)]));
@@ -60,7 +60,7 @@ impl<'s> Selected<'s> {
         }
     }
 
-    /// 1. norms the parts of x, of `n_tokens` tokens.
+    /// 1. Norms the parts of x of `n_tokens` tokens.
     pub(super) fn norm(&self, b: &Builder, first_token: Value, n_tokens: Value) {
         let Selection::Normed { projection: Projection { dt_rank, .. }, eps } = self.spec.selection else { return };
         let d_state = self.spec.d_state;
@@ -76,7 +76,7 @@ impl<'s> Selected<'s> {
         });
     }
 
-    /// 2. projects Δ for a range of channel vectors.
+    /// 2. Projects Δ for a range of channel vectors.
     pub(super) fn project(&self, b: &Builder, first_token: Value, n_tokens: Value, vectors: Range) {
         let Some(Projection { dt_rank, .. }) = self.spec.selection.projection() else { return };
         let (Rows::Step(x) | Rows::Run(x), Rows::Step(out) | Rows::Run(out)) = (self.low, self.dt);

@@ -1,4 +1,4 @@
-//! The body of the scan.
+//! The kernel body of the scan.
 
 use super::stage::Inputs;
 use super::{Layout, STAGES, STRETCH, Shape, Spec, shape};
@@ -24,18 +24,18 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// One thread's part: the states of a lane of a channel.
+/// One thread: the states of one lane of a channel.
 struct Scan<'a, 'm> {
     b: &'a Builder<'m>,
     spec: &'a Spec,
     shape: Shape,
     inputs: &'a Inputs<'a, 'm>,
-    /// The channel's number in the block, and the lane's in the channel.
+    /// Index of the channel in the block, and of the lane in the channel.
     channel: Value,
     lane: Value,
     /// Whether the channel exists.
     exists: Value,
-    /// Offset of its rates and states in bytes.
+    /// Byte offset of its rates and states.
     at: Value,
     /// The states of the sequence.
     state: Value,
@@ -83,7 +83,7 @@ impl<'a, 'm> Scan<'a, 'm> {
             let n = left.min(STRETCH);
             let h = b.for_range(0, n, self.shape.lanes, h, |t, h| self.group(stage, t, &rates, h, skip));
             b.sync();
-            // 3. the next, and y
+            // 3. the stretch after the next, and y
             self.inputs.fetch(stretch + STAGES);
             self.store_y(self.inputs.tokens[0] + stretch * STRETCH, n);
             h
@@ -92,7 +92,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.store_state(&h);
     }
 
-    /// Runs of states that one access takes: the first state, and how many.
+    /// Groups of states that are accessed together: the first state, and their number.
     fn accesses(&self) -> Vec<(usize, usize)> {
         let whole = self.shape.is_whole(self.spec.d_state);
         let width = if whole && self.shape.states.is_multiple_of(4) { 4 } else { 1 + usize::from(whole) };
@@ -109,7 +109,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.exists & number.lt(self.spec.d_state)
     }
 
-    /// The lane's elements of an array `[channel][state]`, zero where there is none.
+    /// Loads the lane's elements of an array `[channel][state]`; zero beyond the last.
     fn load(&self, array: Value) -> Vec<Value> {
         let b = self.b;
         let own = b.at(array, self.at);
@@ -134,7 +134,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         }
     }
 
-    /// The steps of as many tokens as the channel has lanes, from number t of the stretch on.
+    /// Processes as many tokens as the channel has lanes, from token t of the stretch on.
     fn group(&self, stage: Value, t: Value, rates: &[Value], mut h: Vec<Value>, skip: Option<Value>) -> Vec<Value> {
         let (b, layout, n) = (self.b, self.inputs.layout, self.shape.lanes);
         let own = self.shape.channels();
@@ -162,7 +162,7 @@ impl<'a, 'm> Scan<'a, 'm> {
             }
             sums.push(sum.expect("a state at least"));
         }
-        // Lane l of the channel is left with token t + l.
+        // Lane l of the channel keeps token t + l.
         let y = self.exchange(sums);
         let row = |at: usize| b.at(channel_at(at, Elem::Bf16), self.lane * (2 * own));
         let y = match skip {
@@ -175,7 +175,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         h
     }
 
-    /// The lane's elements of a row of B or C, zero beyond the last state.
+    /// Loads the lane's elements of a row of B or C; zero beyond the last state.
     fn state_row(&self, row: Value) -> Vec<Value> {
         let b = self.b;
         if self.shape.is_whole(self.spec.d_state) {
@@ -190,7 +190,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         b.load(from, Type::scalar(Num::Bf16)).to_f32()
     }
 
-    /// The sums over the lanes of a channel of one number per token: lane l gets that of token l. Halves are exchanged, then
+    /// Sums of one number per token over the lanes of a channel; lane l gets the sum of token l. Halves are exchanged, then
     /// halves of these, so that every sum has the same order.
     fn exchange(&self, mut sums: Vec<Value>) -> Value {
         let b = self.b;
@@ -213,7 +213,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.b.shared_at(STAGES * self.inputs.layout.bytes)
     }
 
-    /// Stores y of the stretch's `n` tokens from the step's token `first` on.
+    /// Stores y of the stretch's `n` tokens; the stretch starts at the step's token `first`.
     fn store_y(&self, first: Value, n: Value) {
         const PIECE: usize = 16;
         let (b, row_bytes) = (self.b, 2 * self.shape.channels());
@@ -232,7 +232,7 @@ impl<'a, 'm> Scan<'a, 'm> {
     }
 }
 
-/// `width` f32 that follow each other.
+/// Loads `width` consecutive f32.
 fn lanes(b: &Builder, from: Value, width: usize) -> Vec<Value> {
     match width {
         1 => vec![b.load(from, F32)],

@@ -16,33 +16,33 @@ pub(super) struct Inputs<'a, 'm> {
     pub(super) tokens: [Value; 2],
 }
 
-/// A rectangle of an operand to copy: some bytes of each token's row.
+/// A rectangle of an operand to copy: a byte range of each token's row.
 struct Rectangle {
     name: &'static str,
     elem: Elem,
     cols: usize,
-    /// Bytes of a row that are copied: whole pieces.
+    /// Bytes per row that are copied: whole pieces.
     bytes: usize,
-    /// Bytes from a row to the next in shared memory.
+    /// Row stride in shared memory, in bytes.
     pitch: usize,
     /// Its offset in a stage.
     at: usize,
-    /// True where the row begins at the block's channels.
+    /// Whether the row starts at the block's channels.
     by_channel: bool,
 }
 
-/// Bytes of a piece.
+/// Bytes per piece.
 const PIECE: usize = 16;
 
 impl Inputs<'_, '_> {
-    /// The beginning of stage `number` (i32).
+    /// The start of stage `number` (i32).
     pub(super) fn stage(&self, number: Value) -> Value {
         let b = self.b;
         b.at(b.shared(), b.rem_unsigned(number, STAGES as u32) * self.layout.bytes)
     }
 
-    /// Starts the copies of a stretch's inputs, as one group; rows after the sequence's last token, up to a group of tokens,
-    /// become zero.
+    /// Starts the copies of a stretch's inputs, as one group. Rows after the sequence's last token are zeroed up to a whole
+    /// group of tokens.
     pub(super) fn fetch(&self, stretch: Value) {
         let b = self.b;
         let first = self.tokens[0] + stretch * STRETCH;
@@ -77,7 +77,7 @@ impl Inputs<'_, '_> {
         let Rectangle { name, elem, cols, bytes, pitch, at, by_channel } = *rectangle;
         let per_row = bytes / PIECE;
         let stride = elem.bytes() * row_stride(elem, cols);
-        // Tokens after the last are zeros up to a whole group of tokens.
+        // Tokens after the last are zero up to a whole group of tokens.
         let group = shape(self.spec).lanes;
         let wanted = left.gt(0).select(left + (group - 1), 0);
         for piece in (0..STRETCH * per_row).step_by(threads) {
