@@ -1,6 +1,6 @@
-//! Columns of a row on a CPU: each thread takes a range of vectors.
+//! Column slices on CPUs: each thread processes a range of vectors.
 //!
-//! 1. for each vector: load from the columns taken, aligned or not (the last load may reach beyond them)
+//! 1. for each vector: load from the slice, aligned or not (the last load may extend beyond it)
 //! 2. store
 
 use super::Spec;

@@ -1,10 +1,10 @@
-//! Columns of a row on Hopper: a block for each row.
+//! Column slices on Hopper: one block per row.
 //!
-//!     out[r, i] = x[r, start + i]                   f32 or bf16 each, rounded to bf16 where the result is
+//!     out[r, i] = x[r, start + i]                   f32 or bf16 each, rounded to bf16 if the result is bf16
 //!
-//! Bound by memory: the columns read and written once.
+//! Bound by memory: the slice is read and written once.
 //!
-//! 1. load: vectors where the first column is aligned, else single elements
+//! 1. load: vectors if the first column is aligned, else single elements
 //! 2. store
 
 use super::Spec;
@@ -43,7 +43,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             // 1. load
             let first = column + spec.start;
             let element = |lane: usize| {
-                // Nothing is read beyond the last column; padding gets anything.
+                // Nothing is read beyond the last column; padding is unspecified.
                 let at = (first + lane).min(spec.cols - 1);
                 let num = if spec.x == Elem::F32 { Num::F32 } else { Num::Bf16 };
                 b.load(b.at(from, at * spec.x.bytes()), Type::scalar(num)).to_f32()

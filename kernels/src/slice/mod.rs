@@ -1,8 +1,8 @@
-//! Columns of a row, as rows of their own.
+//! A slice of the columns of each row, as separate rows.
 //!
 //!     out[r, i] = x[r, start + i]
 //!
-//! Bound by memory: the columns read and written once.
+//! Bound by memory: the slice is read and written once.
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
@@ -15,14 +15,13 @@ use crate::node::{Node, Reads, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// A copy of some columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns of x.
     pub cols: usize,
-    /// First column taken.
+    /// First column of the slice.
     pub start: usize,
-    /// Columns taken.
+    /// Columns of the slice.
     pub len: usize,
     /// Type of x: f32, or bf16 on Hopper.
     pub x: Elem,
