@@ -1,4 +1,4 @@
-//! Softmax on a CPU: each thread takes a range of rows.
+//! Softmax on CPUs: each thread processes a range of rows.
 //!
 //! 1. the row's maximum
 //! 2. exponentials, stored, and their sum: 16 sums, column c in sum c mod 16
@@ -18,7 +18,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 /// One row of `cols` columns.
 pub(crate) fn row(b: &Builder, cols: usize, x: Row, out: Row) {
     let (zero, lowest) = (b.splat(0.0, LANES), b.splat(f32::NEG_INFINITY, LANES));
-    // Lanes beyond the last column hold anything, NaN too.
+    // Lanes beyond the last column are unspecified and may be NaN.
     let mask = |column: Value, x: Value, padding: Value| {
         let n_columns = (cols - column).to_i32().broadcast(LANES);
         b.iota(LANES).lt(n_columns).select(x, padding)

@@ -1,11 +1,11 @@
-//! Softmax over a row on Hopper: a block for each row, the row in registers.
+//! Softmax over a row on Hopper: one block per row, with the row in registers.
 //!
 //!     out[r, i] = exp(x[r, i] − max x[r, :]) / Σⱼ exp(x[r, j] − max x[r, :])          f32
 //!
-//! Bound by memory: each element read and written once.
+//! Bound by memory: each element is read and written once.
 //!
-//! 1. load the row, and its largest
-//! 2. exponentials, and their sum
+//! 1. load the row, and find its maximum
+//! 2. exponentials and their sum
 //! 3. scale and store
 
 use super::Spec;
@@ -16,7 +16,7 @@ use crate::hopper::row_stride;
 use crate::hopper::row_threads;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
 
-/// Columns that a row may have: sixteen registers of each of 1024 threads.
+/// Maximum columns per row: sixteen registers in each of 1024 threads.
 const MAX_COLS: usize = 16384;
 
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {

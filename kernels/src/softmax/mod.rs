@@ -14,10 +14,8 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Softmax over the columns of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
 }
 
