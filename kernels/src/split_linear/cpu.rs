@@ -1,14 +1,14 @@
-//! Matrix products of one value on a CPU: every row with every panel of every part ([`crate::cpu::whole`]).
+//! Several matrix products with one input on CPUs: all rows with all panels of all parts ([`crate::cpu::whole`]).
 //!
 //! 1. sum
-//! 2. store in the result of the part that the panel belongs to
+//! 2. store in the result of the panel's part
 
 use super::{OUTS, Spec};
 use crate::cpu::builder::{Buffer, Builder, Value};
 use crate::cpu::{product::n_panels, whole};
 use crate::kernel::LANES;
 
-/// The result of a part, and its first panel among all parts'.
+/// The result of a part, and its first panel among the panels of all parts.
 struct Part {
     out: Buffer,
     first_panel: usize,

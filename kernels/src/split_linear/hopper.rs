@@ -1,9 +1,9 @@
-//! Matrix products of one value on Hopper: [`crate::hopper::matmul`] with the matrices one after the other, each padded to whole
-//! blocks of 64 rows, so that a warpgroup's outputs go to one place.
+//! Several matrix products with one input on Hopper: [`crate::hopper::matmul`] with consecutive matrices, each padded to
+//! whole blocks of 64 rows, so that a warpgroup's outputs go to one result.
 //!
 //!     outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p; x and out bf16, sums f32
 //!
-//! Bound as a linear of all outputs: by the weights for few rows, by the tensor cores for many.
+//! Bound like one linear with all outputs: by the weights for few rows, by the tensor cores for many.
 
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};

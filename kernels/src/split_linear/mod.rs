@@ -1,10 +1,11 @@
-//! Matrix products of one value whose results go to several places: in_proj's two halves, queries, keys and values.
+//! Several matrix products with one input and separate results: the two halves of in_proj; queries, keys and values.
 //!
 //!     outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p
 //!
-//! The panels of [`crate::linear`], part after part, each part padded to whole panels: no panel holds outputs of two parts. The
-//! panels of all parts are shared out together, and every sum is that of a linear of its part alone, bit for bit.
-//! Bound as a linear of all outputs: by the weights for few rows, by multiply-adds for many.
+//! Weights have the panels of [`crate::linear`], part after part, each part padded to whole panels: no panel holds outputs
+//! of two parts. The panels of all parts are distributed together, and every sum is bit-identical to that of a linear of
+//! its part alone.
+//! Bound like one linear with all outputs: by the weights for few rows, by multiply-adds for many.
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::{Op, op::MAX_PARTS};
@@ -21,14 +22,13 @@ mod hopper;
 /// The slots of the parts' results.
 pub const OUTS: [&str; MAX_PARTS] = ["out0", "out1", "out2", "out3"];
 
-/// Matrix products of one value, each with its own result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Outputs of each part, 1 … [`MAX_PARTS`] of them.
+    /// Outputs of each part; 1 … [`MAX_PARTS`] parts.
     pub sizes: Vec<usize>,
-    /// The node's operands that hold the weights: 1 … `weights`; parts do not cross from one into the next.
+    /// The node's weight operands are 1 … `weights`; no part spans two of them.
     pub weights: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub k: usize,
     /// Stored type of the weights.
     pub format: Elem,
@@ -78,7 +78,7 @@ impl Kernel for Spec {
 }
 
 impl Spec {
-    /// The symbol's part that is the same on every target.
+    /// The target-independent part of the symbol.
     fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes.iter().map(usize::to_string).collect();
         format!("split_linear_{}_n{}_k{}", self.format.name(), sizes.join("_"), self.k)
