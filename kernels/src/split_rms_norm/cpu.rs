@@ -1,6 +1,6 @@
-//! RMS norms of the parts of a row on a CPU: each thread takes a range of rows.
+//! RMS norms of the parts of a row on CPUs: each thread processes a range of rows.
 //!
-//! 1. for each part: one over the root of the mean of its squares ([`crate::rms_norm`])
+//! 1. for each part: 1 / sqrt(mean square + eps) ([`crate::rms_norm`])
 //! 2. scale, multiply by the weight, store
 
 use super::Spec;
@@ -20,7 +20,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// Some columns of rows, and their norm.
+/// A range of columns, and its norm.
 pub(crate) struct Part {
     pub(crate) x: Buffer,
     /// The part's first column.
@@ -28,15 +28,15 @@ pub(crate) struct Part {
     pub(crate) cols: usize,
     /// Added to the mean of squares.
     pub(crate) eps: f64,
-    /// Multiplies each column, padded to whole vectors.
+    /// Multiplies each column; padded to whole vectors.
     pub(crate) weight: Buffer,
 }
 
 impl Part {
-    /// Norms the part of `row`; lanes of `out` beyond the last column get anything.
+    /// Norms the part of `row`; lanes of `out` beyond the last column are unspecified.
     pub(crate) fn emit(&self, b: &Builder, row: Value, out: Row) {
         let load = |column: Value| b.load_vector(self.x, (row, column + self.start), LANES);
-        // 1. one over the root
+        // 1. 1 / sqrt
         let scale = rms_norm::cpu::scale(b, self.cols, self.eps, load);
         // 2. scale
         b.for_each(0, padded(self.cols), LANES, |column| {

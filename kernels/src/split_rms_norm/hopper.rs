@@ -1,13 +1,13 @@
-//! RMS norms of the parts of a row on Hopper: a warp for each row.
+//! RMS norms of the parts of a row on Hopper: one warp per row.
 //!
 //!     out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
 //!
-//! x f32, sums in f32, each result f32 or rounded to bf16.
-//! Bound by memory: each row read once and written once. Parts begin at any column, so accesses are of single elements, coalesced
-//! over the lanes of a warp.
+//! x is f32, sums are in f32, each result is f32 or rounded to bf16.
+//! Bound by memory: each row is read and written once. Parts start at arbitrary columns, so accesses are single elements,
+//! coalesced over the lanes of a warp.
 //!
 //! For each part:
-//! 1. load; the lanes' sums of squares, and the warp's
+//! 1. load; sums of squares per lane, then over the warp
 //! 2. scale, multiply by the weight, round, store
 
 use super::Spec;
@@ -17,7 +17,7 @@ use crate::hopper::operand::{read, vector, write};
 use crate::hopper::row_stride;
 use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
 
-/// Rows of a block: warps.
+/// Rows (warps) per block.
 const ROWS: u32 = 4;
 
 pub(super) fn launch(spec: &Spec) -> Launch {

@@ -1,4 +1,4 @@
-//! RMS norm (arXiv 1910.07467) of the parts of a row, each by itself.
+//! Separate RMS norms (arXiv 1910.07467) of the parts of a row.
 //!
 //!     out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
 //!
@@ -15,11 +15,10 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// Names of the slots of each part: weight and result.
+/// Slot names per part: weight and result.
 const SLOTS: [(&str, &str); MAX_PARTS] =
     [("weight_0", "out_0"), ("weight_1", "out_1"), ("weight_2", "out_2"), ("weight_3", "out_3")];
 
-/// RMS norms of the parts of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Columns of each part and the element type of its result, in order; at most [`MAX_PARTS`].
