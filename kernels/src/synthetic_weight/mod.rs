@@ -1,11 +1,11 @@
-//! Rows of a synthetic weight, with the bits of [`jamba_plan::synthetic::fill`].
+//! Rows of a synthetic weight, bit-identical to [`jamba_plan::synthetic::fill`].
 //!
-//!     bits = mix(key + i · 0x9e3779b97f4a7c15)               SplitMix64's mix of a counter; i as jamba_plan::synthetic::DrawnRows says
-//!     x    = (the sum of its four quarters − 131070) · scale + offset     of a normal distribution
-//!     x    = (its upper 24 bits) · scale + offset                         of a uniform one
+//!     bits = mix(key + i · 0x9e3779b97f4a7c15)        SplitMix64's mix of a counter; i as in jamba_plan::synthetic::DrawnRows
+//!     x    = (the sum of its four quarters − 131070) · scale + offset     for a normal distribution
+//!     x    = (its upper 24 bits) · scale + offset                         for a uniform distribution
 //!     out  = x as f32, rounded to bf16, or round(x / unit) as int8
 //!
-//! For a GPU only, when a plan is opened: the weights need not travel to it.
+//! Only for GPUs, when a plan is opened: the weights need not be copied to the GPU.
 
 use jamba_plan::format::TargetKind;
 
@@ -13,7 +13,7 @@ use crate::kernel::{Config, Elem, Kernel, Launch, Unsupported};
 
 mod hopper;
 
-/// Draws of the weights of one format.
+/// Draws weights of one format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Stored type of the values: f32, bf16 or int8.

@@ -8,7 +8,7 @@ use crate::kernel::Elem;
 use jamba_plan::quantize::{COLUMN_GROUP, column};
 use jamba_plan::synthetic::{INDEX_FACTOR, MIX_FACTORS, MIX_SHIFTS, STORE_BYTES, SUM_MEAN};
 
-/// The distributions that values are drawn from.
+/// The distribution of the values.
 #[derive(Clone, Copy)]
 enum Distribution {
     Normal,
@@ -49,7 +49,7 @@ impl<'a, 'm> Rows<'a, 'm> {
             b.block(),
             |row| row.lt(rows),
             |row| {
-                // 1. where
+                // 1. find the row
                 let place = row / run * run_stride + row % run;
                 let row_bytes = stride.to_i64() * self.format.bytes();
                 let to = b.at(b.pointer("out"), place.to_i64() * row_bytes);
@@ -76,12 +76,12 @@ impl<'a, 'm> Rows<'a, 'm> {
         );
     }
 
-    /// The first column of those stored from element `at` on, and their offsets from it.
+    /// The first column of the values stored from element `at` on, and the column offsets of all of them.
     fn columns(&self, at: Value) -> (Value, Vec<usize>) {
         if self.format != Elem::I8 {
             return (at, (0..self.lanes()).collect());
         }
-        // The columns of the first 16 bytes of a group; of the next 16 they are each two further.
+        // The columns of the first 16 bytes of a group; each further 16 bytes hold the same columns plus two.
         let stored: Vec<usize> = (0..COLUMN_GROUP).filter(|&j| column(j) < self.lanes()).collect();
         let mut offsets = stored.clone();
         offsets.sort_by_key(|&j| column(j));
@@ -90,7 +90,7 @@ impl<'a, 'm> Rows<'a, 'm> {
         (group + two_each, offsets)
     }
 
-    /// The counter `steps` draws after another.
+    /// The counter `steps` draws after `counter`.
     fn counter(&self, counter: Value, steps: Value) -> Value {
         counter + steps * INDEX_FACTOR as i64
     }
@@ -114,12 +114,12 @@ impl<'a, 'm> Rows<'a, 'm> {
         self.rounded("add", scaled, self.offset)
     }
 
-    /// An operation rounded by itself, to subnormals too.
+    /// An operation with its own rounding that keeps subnormals.
     fn rounded(&self, operation: &str, x: Value, y: Value) -> Value {
         self.b.asm1(Effect::Pure, &format!("{operation}.rn.f32 $0, $1, $2;"), &[x, y], Num::F32)
     }
 
-    /// Values as 16 bytes.
+    /// Packs values into 16 bytes.
     fn packed(&self, values: &[Value]) -> Value {
         let b = self.b;
         match self.format {
@@ -142,7 +142,7 @@ impl<'a, 'm> Rows<'a, 'm> {
         }
     }
 
-    /// The int8 of a value, as an i32.
+    /// Quantizes a value to int8, as an i32.
     fn integer(&self, x: Value) -> Value {
         let b = self.b;
         let quotient = self.rounded("div", x, self.unit);
@@ -155,7 +155,7 @@ impl<'a, 'm> Rows<'a, 'm> {
 mod tests {
     use super::*;
 
-    /// What [`Rows::columns`] makes of the order of int8: 16 bytes further, the same columns two further.
+    /// The assumption of [`Rows::columns`] about the int8 order: 16 bytes later, the same columns plus two.
     #[test]
     fn sixteen_bytes_hold_the_columns_of_the_first_two_further() {
         for j in (0..3 * COLUMN_GROUP).filter(|j| j % 8 < 6) {
