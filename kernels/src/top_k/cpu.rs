@@ -1,10 +1,10 @@
-//! The k largest on a CPU: each thread takes a range of rows, and walks a row once for each of the k.
+//! The k largest on CPUs: each thread processes a range of rows, with k passes over each row.
 //!
-//! 1. the first of the greatest elements that come after the last one taken: less, or equal and to its right
+//! 1. find the first of the greatest elements after the last one taken: less than it, or equal and to its right
 //! 2. store it and its index
 //!
-//! NaN is never greater than anything. A row with fewer than k elements above −∞ gives its j-th column as the j-th of
-//! those missing: an index that exists, and its weight.
+//! NaN is never greater than anything. If a row has fewer than k elements above −∞, column j replaces a missing j-th
+//! element: a valid index, and its weight.
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
@@ -21,7 +21,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     });
 }
 
-/// Calls `store` with the number, the element and the index of each of the k largest of a row.
+/// Calls `store` with the rank, the element and the index of each of the k largest elements of a row.
 pub(crate) fn row(b: &Builder, spec: &Spec, p: Row, store: impl FnOnce(Value, Value, Value)) {
     let (lowest, none) = (b.f32(f32::NEG_INFINITY), b.index(spec.cols));
     let before_all = [b.f32(f32::INFINITY), b.index(0)];

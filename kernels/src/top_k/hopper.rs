@@ -1,11 +1,11 @@
-//! The k largest of each row on Hopper: a thread for each row.
+//! The k largest of each row on Hopper: one thread per row.
 //!
 //!     weights[t, j] = the j-th largest p[t, :], ties to the lowest e;  experts[t, j] = that e
 //!
 //! Bound by latency: rows are short (the experts of a router).
 //!
-//! 1. the row, in registers
-//! 2. the largest that is not taken, k times
+//! 1. load the row into registers
+//! 2. choose the largest remaining element, k times
 
 use super::Spec;
 use crate::hopper::operand::{read, write};
@@ -14,10 +14,10 @@ use crate::hopper::row_stride;
 use crate::kernel::{Blocks, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_route::hopper::MAX_EXPERTS;
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 128;
 
-/// A thread holds a row in registers.
+/// A row must fit in a thread's registers.
 pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
     match spec.cols {
         ..=MAX_EXPERTS => Ok(()),

@@ -1,4 +1,4 @@
-//! The k largest of each row, largest first; ties go to the lower index. Not renormalised.
+//! The k largest elements of each row, largest first; ties are broken by lowest index. Not renormalised.
 //!
 //! Bound by latency: rows are short (the experts of a router).
 
@@ -13,12 +13,10 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-/// The k largest of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Columns.
     pub cols: usize,
-    /// How many are taken.
+    /// Number of elements taken.
     pub k: usize,
 }
 
