@@ -107,7 +107,7 @@ fn run(
         pool.data = found[0].f32();
         step.scatter(channels, &found[1].f32(), &mut y);
     }
-    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", on_cpu(&kernel).symbol));
+    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", on_cpu(kernel).symbol));
     let states = pool.states();
     (y, states)
 }

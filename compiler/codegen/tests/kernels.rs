@@ -399,5 +399,5 @@ fn writing_outside_an_array_is_found() {
     });
     let mut x = [1.0f32; 15];
     let error = kernels.call("clear", 1, vec![Slot::write(&mut x)]).unwrap_err();
-    assert_eq!(error.to_string(), "load: clear wrote outside the array in slot 0");
+    assert_eq!(error.to_string(), "clear wrote outside the array in slot 0");
 }

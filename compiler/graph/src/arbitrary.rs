@@ -183,7 +183,7 @@ impl Generator<'_> {
             7 => self.slice(),
             8 => self.split(width),
             9 => (self.mlp(width), width),
-            10 | 11 => match self.from_table() {
+            10 | 11 => match self.read_table() {
                 Some(Rows { value, width }) => (value, width),
                 None => (self.project(width), width),
             },
@@ -358,7 +358,7 @@ impl Generator<'_> {
     }
 
     /// Any op of the table; its last result. `None` if an operand or an attribute does not fit.
-    fn from_table(&mut self) -> Option<Rows> {
+    fn read_table(&mut self) -> Option<Rows> {
         let op = Op::sample(&mut |n| self.choose(n));
         let signature = signature(&op, &[]);
         let mut bound = Bindings::of(&signature.letters);

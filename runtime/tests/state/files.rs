@@ -28,7 +28,7 @@ fn what_was_saved_goes_on_in_another_engine() {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), snapshot.bytes() + HEADER as u64);
         drop(engine);
         let options = OpenOptions { threads: Some(3), ..OpenOptions::default() };
-        let mut engine = Engine::open(&folder.path().join("toy.plan"), options).unwrap();
+        let mut engine = Engine::open(folder.path().join("toy.plan"), options).unwrap();
         let other = begin(&mut engine, &text(33, 2)); // slot and pages are other ones than they were
         let id = engine.restore(&Snapshot::load(&path, &engine).unwrap()).unwrap();
         assert_eq!(engine.tokens(id).unwrap(), tokens);
@@ -133,7 +133,7 @@ fn files_of_other_plans_and_no_files_are_refused() {
     let (folder, engine, path) = saved(&text(20, 1));
     let mut other = Toy::new();
     other.manifest.model.name = "another".to_owned();
-    let other = Engine::open(&other.write(folder.path(), "another.plan"), OpenOptions::default()).unwrap();
+    let other = Engine::open(other.write(folder.path(), "another.plan"), OpenOptions::default()).unwrap();
     let refused = Snapshot::load(&path, &other).unwrap_err().to_string();
     let digests = [engine.plan_digest(), other.plan_digest()].map(|digest| digest.to_string());
     assert!(refused.contains("plan: found") && digests.iter().all(|digest| refused.contains(digest)), "{refused}");

@@ -75,7 +75,7 @@ fn a_snapshot_comes_back_in_any_engine_of_the_plan() {
         go_on(&mut engine, others, &text(5, 5));
 
         let options = OpenOptions { threads: Some(2), ..OpenOptions::default() };
-        let mut other = Engine::open(&folder.path().join("toy.plan"), options).unwrap();
+        let mut other = Engine::open(folder.path().join("toy.plan"), options).unwrap();
         begin(&mut other, &text(40, 6));
         let elsewhere = other.restore(&snapshot).unwrap();
         go_on(&mut other, elsewhere, &text(20, 2));

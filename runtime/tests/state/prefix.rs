@@ -113,7 +113,7 @@ fn what_one_target_computed_is_not_given_to_another() {
     let mut cache = PrefixCache::new(1 << 20);
     ask(&mut engine, &mut cache, &text(20, 1));
     let options = OpenOptions { isa: Some("x86-64".to_owned()), ..OpenOptions::default() };
-    let mut baseline = Engine::open(&folder.path().join("toy.plan"), options).unwrap();
+    let mut baseline = Engine::open(folder.path().join("toy.plan"), options).unwrap();
     let error = baseline.prefill_cached(&mut cache, &text(20, 1), None, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, RuntimeError::OtherTarget { .. }) && error.to_string().contains("x86-64-v"), "{error}");
     // Snapshots can be moved between targets.

@@ -9,6 +9,8 @@ use super::value::{Pair, Value};
 use crate::decode::{Call, Decoder};
 use crate::registers::Halves;
 
+// A row's cast is from each of its types, one of which is the target.
+#[allow(clippy::unnecessary_cast)]
 pub(super) const ROWS: &[Row] = rows! {
     optional &[];
     // Integers are truncated to, or extended from, their low bits.
@@ -56,9 +58,16 @@ pub(super) const ROWS: &[Row] = rows! {
 
 /// The function that `.rni`, `.rzi`, `.rmi` or `.rpi` names.
 fn rounding(call: &Call) -> Option<fn(f64) -> f64> {
-    let roundings: [(&str, fn(f64) -> f64); 4] =
-        [("rni", f64::round_ties_even), ("rzi", f64::trunc), ("rmi", f64::floor), ("rpi", f64::ceil)];
-    roundings.iter().find(|(name, _)| call.has(name)).map(|(_, round)| *round)
+    if call.has("rni") {
+        return Some(f64::round_ties_even);
+    }
+    if call.has("rzi") {
+        return Some(f64::trunc);
+    }
+    if call.has("rmi") {
+        return Some(f64::floor);
+    }
+    call.has("rpi").then_some(f64::ceil)
 }
 
 /// To an integer, clamped to its range; NaN becomes 0.
