@@ -1,7 +1,7 @@
 //! Types of an op's results from the types of its operands.
 //!
 //! Each op has a signature: a name, the accepted element types and the dims of every operand, and the type of every result.
-//! A letter in the dims is one dimension, the same wherever it appears; [`LEADING`] is any number of leading dims.
+//! A letter in the dims is one dimension, the same wherever it appears; `LEADING` is any number of leading dims.
 //! Expressions (`K - 1`, `H * E`) are checked once their letters are known. An op with a state takes `TOKENS` and
 //! `SEQUENCES`, the others any rows. Dims are equal when they are the same number or the same symbol.
 

@@ -72,7 +72,7 @@ impl Builder<'_> {
     }
 
     /// `a · b + c`, or `a · b` if `keep` (i1 or i32) is 0. a is 64 × 16 and b 16 × n, both bf16, K-major in shared memory,
-    /// given by descriptors (i64). c is n / 2 f32 per thread ([`crate::hopper::fragment`]), in flight until the group is
+    /// given by descriptors (i64). c is n / 2 f32 per thread (see `hopper::fragment`), in flight until the group is
     /// awaited.
     #[track_caller]
     pub fn wgmma_ss(&self, c: &[Value], a: Value, b: Value, keep: Value) -> Vec<Value> {
