@@ -325,9 +325,9 @@ mod tests {
               total                     10892
 
             sections: offset, bytes, name, BLAKE3
-                      8192           1053  manifest             3394415c5b44e043
-                     12288            822  program              1379c694066948ac
-                     16384           2234  program/sm_90a       5c2aa4e4687d733b
+                      8192           1028  manifest             a1ee35f4c6ce5807
+                     12288            898  program              73c071188ccc34de
+                     16384           2468  program/sm_90a       01817735e29d1777
                      20480             15  code/sm_90a          f7517404b2b787e5
                      24576             18  code/x86-64-v2       dc796423677bb315
                      28672             18  code/x86-64-v3       a693e509c358a661
