@@ -43,11 +43,11 @@ module {
       %26 = vector.extract %25[0] : f32 from vector<1xf32>
       %cst_5 = arith.constant 2.400000e+01 : f32
       %27 = arith.divf %26, %cst_5 : f32
-      %cst_6 = arith.constant 1.000000e+00 : f32
-      %cst_7 = arith.constant 9.99999997E-7 : f32
-      %28 = arith.addf %27, %cst_7 : f32
+      %cst_6 = arith.constant 9.99999997E-7 : f32
+      %28 = arith.addf %27, %cst_6 : f32
       %29 = math.sqrt %28 : f32
-      %30 = arith.divf %cst_6, %29 : f32
+      %cst_7 = arith.constant 1.000000e+00 : f32
+      %30 = arith.divf %cst_7, %29 : f32
       %31 = vector.broadcast %30 : f32 to vector<16xf32>
       %c0_8 = arith.constant 0 : index
       %c32 = arith.constant 32 : index

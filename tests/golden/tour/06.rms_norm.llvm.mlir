@@ -6,8 +6,8 @@ module {
     %3 = llvm.mlir.constant(dense<0.000000e+00> : vector<16xf32>) : vector<16xf32>
     %4 = llvm.mlir.constant(16 : index) : i64
     %5 = llvm.mlir.constant(2.400000e+01 : f32) : f32
-    %6 = llvm.mlir.constant(1.000000e+00 : f32) : f32
-    %7 = llvm.mlir.constant(9.99999997E-7 : f32) : f32
+    %6 = llvm.mlir.constant(9.99999997E-7 : f32) : f32
+    %7 = llvm.mlir.constant(1.000000e+00 : f32) : f32
     %8 = llvm.mlir.constant(dense<[true, true, true, true, true, true, true, true, false, false, false, false, false, false, false, false]> : vector<16xi1>) : vector<16xi1>
     %9 = llvm.mlir.constant(1 : index) : i64
     %10 = llvm.mlir.constant(32 : index) : i64
@@ -59,9 +59,9 @@ module {
     %49 = llvm.fadd %47, %48  : vector<1xf32>
     %50 = llvm.extractelement %49[%2 : i64] : vector<1xf32>
     %51 = llvm.fdiv %50, %5  : f32
-    %52 = llvm.fadd %51, %7  : f32
+    %52 = llvm.fadd %51, %6  : f32
     %53 = llvm.intr.sqrt(%52)  : (f32) -> f32
-    %54 = llvm.fdiv %6, %53  : f32
+    %54 = llvm.fdiv %7, %53  : f32
     %55 = llvm.insertelement %54, %1[%0 : i32] : vector<16xf32>
     %56 = llvm.shufflevector %55, %1 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] : vector<16xf32> 
     llvm.br ^bb6(%11 : i64)
