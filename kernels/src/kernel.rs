@@ -29,7 +29,7 @@ pub fn padded(cols: usize) -> usize {
     cols.next_multiple_of(LANES)
 }
 
-/// What a kernel owes the compiler. One implementation per folder, listed in [`crate::catalog`].
+/// What the compiler asks of a kernel. Kernels for all targets implement [`Lowering`] once per target instead.
 pub trait Kernel: fmt::Debug {
     /// Why the target cannot run it.
     fn supports(&self, target: TargetKind) -> Result<(), Unsupported>;
@@ -41,6 +41,53 @@ pub trait Kernel: fmt::Debug {
 
     /// The launches that compute it, in order. `config` is one of [`Kernel::configs`], and the target is supported.
     fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch>;
+}
+
+/// A kernel on one target `T`, implemented beside the target's operands: in `mod.rs` for CPUs, in `hopper.rs` for sm_90a.
+pub trait Lowering<T> {
+    /// Why the target cannot run it.
+    fn supports(&self) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    /// As [`Kernel::configs`].
+    fn configs(&self, _step: &StepSize) -> Vec<Candidate> {
+        vec![Candidate::accepted(Config::Only)]
+    }
+
+    /// As [`Kernel::lower`].
+    fn lower(&self, config: Config) -> Vec<Launch>;
+}
+
+/// CPUs, as the target of a [`Lowering`].
+#[derive(Debug)]
+pub enum Cpu {}
+
+/// sm_90a, as the target of a [`Lowering`].
+#[derive(Debug)]
+pub enum Hopper {}
+
+impl<K: fmt::Debug + Lowering<Cpu> + Lowering<Hopper>> Kernel for K {
+    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
+        match target {
+            TargetKind::Cpu => Lowering::<Cpu>::supports(self),
+            TargetKind::Sm90a => Lowering::<Hopper>::supports(self),
+        }
+    }
+
+    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
+        match target {
+            TargetKind::Cpu => Lowering::<Cpu>::configs(self, step),
+            TargetKind::Sm90a => Lowering::<Hopper>::configs(self, step),
+        }
+    }
+
+    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
+        match target {
+            TargetKind::Cpu => Lowering::<Cpu>::lower(self, config),
+            TargetKind::Sm90a => Lowering::<Hopper>::lower(self, config),
+        }
+    }
 }
 
 /// The config of the first accepted candidate.

@@ -14,9 +14,7 @@ use jamba_plan::format::{Table, TargetKind};
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{
-    Access, Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, cpu_body,
-};
+use crate::kernel::{Access, Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::kv_append::page_elements;
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
@@ -66,31 +64,8 @@ fn cache(appends: bool) -> usize {
     if appends { 3 } else { 1 }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_heads, n_kv_heads, d_head, scale, format, appends } = self;
         let kv_cols = n_kv_heads * d_head;
         let mut operands = vec![read("q", n_heads * d_head, 0)];
@@ -102,16 +77,18 @@ impl Spec {
         operands.extend(Operand::page_strides(cache(appends)));
         let name = if appends { "append_attention" } else { "attention" };
         let scale = (scale as f32).to_bits();
-        Launch {
+        vec![Launch {
             op: "attention",
             symbol: format!("{name}_{}_h{n_heads}_g{n_kv_heads}_e{d_head}_s{scale:x}", format.name()),
             operands,
             cost: self.cost(4.0),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
+}
 
+impl Spec {
     /// The cache once, and rows of q and of the result with elements of this size; two multiply-adds per key and dimension.
     fn cost(&self, activation_bytes: f64) -> Cost {
         let cached = (2 * self.n_kv_heads * self.d_head * self.format.bytes()) as f64;

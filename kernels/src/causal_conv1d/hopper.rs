@@ -22,7 +22,8 @@ use super::Spec;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::hopper::row_stride;
 use crate::kernel::{
-    Blocks, Candidate, Config, Elem, Grid, Launch, Operand, Per, StepSize, Unsupported, epilogue, hopper_body,
+    Blocks, Candidate, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, StepSize, Unsupported, epilogue,
+    hopper_body,
 };
 use jamba_plan::format::{EntryKind, Table, Transform};
 
@@ -37,27 +38,6 @@ const RUN_PREFILL: u32 = 32;
 
 /// Tokens per run if each token belongs to another sequence.
 const RUN_DECODE: u32 = 1;
-
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    match spec.taps {
-        2.. => Ok(()),
-        taps => Err(Unsupported(format!("found {taps} taps, expected 2 or more on sm_90a"))),
-    }
-}
-
-/// The results do not depend on the run length.
-pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
-    match step.entry {
-        EntryKind::Prefill => vec![
-            Candidate::accepted(Config::Run(RUN_PREFILL)),
-            Candidate::rejected(Config::Run(RUN_DECODE), "loads the last inputs of a sequence once per token"),
-        ],
-        EntryKind::Decode => vec![
-            Candidate::accepted(Config::Run(RUN_DECODE)),
-            Candidate::rejected(Config::Run(RUN_PREFILL), "a run would span several sequences"),
-        ],
-    }
-}
 
 /// A convolution whose blocks process runs of `run` tokens.
 #[derive(Clone, Debug)]
@@ -74,34 +54,58 @@ impl Deref for Runs {
     }
 }
 
-pub(super) fn launch(spec: &Spec, config: Config) -> Launch {
-    let run = if let Config::Run(run) = config { run } else { RUN_DECODE };
-    let &Spec { channels, taps, bias, activation } = spec;
-    let mut operands = vec![read("u", Elem::Bf16, channels, 0), small("weight", channels, taps, 1, Transform::None)];
-    operands.extend(bias.then(|| vector("bias", channels, 2)));
-    operands.extend([
-        Operand::state(Elem::F32, row_stride(Elem::F32, channels) * (taps - 1)),
-        Operand::table(Table::SequenceOf),
-        Operand::table(Table::Starts),
-        Operand::table(Table::Slots),
-        write("y", Elem::Bf16, channels, 0),
-        Operand::count("tokens", Per::Token),
-        Operand::slot_stride(),
-    ]);
-    let along_time = Blocks::Of { per: Per::Token, factor: 1, per_block: run };
-    let blocks = channels.div_ceil(CHANNELS * THREADS as usize) as u32;
-    let runs = Runs { spec: spec.clone(), run };
-    Launch {
-        op: "causal_conv1d",
-        symbol: format!("causal_conv1d_c{channels}_k{taps}{}_run{run}_sm90", epilogue(bias, activation)),
-        operands,
-        cost: spec.cost(2.0),
-        grid: Some(Grid {
-            blocks: [along_time, Blocks::Fixed(blocks), Blocks::Fixed(1)],
-            threads: THREADS,
-            shared_bytes: 0,
-        }),
-        body: hopper_body!(runs, emit),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        match self.taps {
+            2.. => Ok(()),
+            taps => Err(Unsupported(format!("found {taps} taps, expected 2 or more on sm_90a"))),
+        }
+    }
+
+    /// The results do not depend on the run length.
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        match step.entry {
+            EntryKind::Prefill => vec![
+                Candidate::accepted(Config::Run(RUN_PREFILL)),
+                Candidate::rejected(Config::Run(RUN_DECODE), "loads the last inputs of a sequence once per token"),
+            ],
+            EntryKind::Decode => vec![
+                Candidate::accepted(Config::Run(RUN_DECODE)),
+                Candidate::rejected(Config::Run(RUN_PREFILL), "a run would span several sequences"),
+            ],
+        }
+    }
+
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let run = if let Config::Run(run) = config { run } else { RUN_DECODE };
+        let &Spec { channels, taps, bias, activation } = self;
+        let mut operands =
+            vec![read("u", Elem::Bf16, channels, 0), small("weight", channels, taps, 1, Transform::None)];
+        operands.extend(bias.then(|| vector("bias", channels, 2)));
+        operands.extend([
+            Operand::state(Elem::F32, row_stride(Elem::F32, channels) * (taps - 1)),
+            Operand::table(Table::SequenceOf),
+            Operand::table(Table::Starts),
+            Operand::table(Table::Slots),
+            write("y", Elem::Bf16, channels, 0),
+            Operand::count("tokens", Per::Token),
+            Operand::slot_stride(),
+        ]);
+        let along_time = Blocks::Of { per: Per::Token, factor: 1, per_block: run };
+        let blocks = channels.div_ceil(CHANNELS * THREADS as usize) as u32;
+        let runs = Runs { spec: self.clone(), run };
+        vec![Launch {
+            op: "causal_conv1d",
+            symbol: format!("causal_conv1d_c{channels}_k{taps}{}_run{run}_sm90", epilogue(bias, activation)),
+            operands,
+            cost: self.cost(2.0),
+            grid: Some(Grid {
+                blocks: [along_time, Blocks::Fixed(blocks), Blocks::Fixed(1)],
+                threads: THREADS,
+                shared_bytes: 0,
+            }),
+            body: hopper_body!(runs, emit),
+        }]
     }
 }
 

@@ -8,13 +8,12 @@
 //! the last inputs in registers.
 //! Bound by memory: u read once, y written once.
 
-use jamba_plan::format::{Table, TargetKind};
+use jamba_plan::format::Table;
 use jambac_graph::{Activation, Op};
 
 use crate::cpu::operand::{panels, read, vector, write};
 use crate::kernel::{
-    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
-    epilogue, padded,
+    Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, epilogue, padded,
 };
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
@@ -47,26 +46,28 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self, config)],
-        }
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { channels, taps, bias, activation } = self;
+        let weight = Weight::of(1, channels, panels(1, &[channels], taps));
+        let mut operands = vec![read("u", channels, 0), Operand::weight("weight", Elem::F32, weight)];
+        operands.extend(bias.then(|| vector("bias", channels, 2)));
+        operands.extend([
+            Operand::state(Elem::F32, padded(channels) * (taps - 1)),
+            Operand::table(Table::Starts),
+            Operand::table(Table::Slots),
+            write("y", channels, 0),
+            Operand::scalar("sequences", Per::Sequence),
+            Operand::slot_stride(),
+        ]);
+        vec![Launch {
+            op: "causal_conv1d",
+            symbol: format!("causal_conv1d_c{channels}_k{taps}{}", epilogue(bias, activation)),
+            operands,
+            cost: self.cost(4.0),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }]
     }
 }
 
@@ -81,29 +82,6 @@ impl Spec {
                 ..Amount::default()
             },
             operations: Amount::per_row(channels * 2.0 * self.taps as f64),
-        }
-    }
-
-    fn on_cpu(&self) -> Launch {
-        let &Spec { channels, taps, bias, activation } = self;
-        let weight = Weight::of(1, channels, panels(1, &[channels], taps));
-        let mut operands = vec![read("u", channels, 0), Operand::weight("weight", Elem::F32, weight)];
-        operands.extend(bias.then(|| vector("bias", channels, 2)));
-        operands.extend([
-            Operand::state(Elem::F32, padded(channels) * (taps - 1)),
-            Operand::table(Table::Starts),
-            Operand::table(Table::Slots),
-            write("y", channels, 0),
-            Operand::scalar("sequences", Per::Sequence),
-            Operand::slot_stride(),
-        ]);
-        Launch {
-            op: "causal_conv1d",
-            symbol: format!("causal_conv1d_c{channels}_k{taps}{}", epilogue(bias, activation)),
-            operands,
-            cost: self.cost(4.0),
-            grid: None,
-            body: cpu_body!(self, cpu::emit),
         }
     }
 }

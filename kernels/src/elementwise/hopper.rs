@@ -11,24 +11,26 @@ use crate::hopper::operand::{read, vector, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
 use crate::hopper::row_threads;
-use crate::kernel::{Blocks, Elem, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{Blocks, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, hopper_body};
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { function, cols, a, b, out } = spec;
-    let types: Vec<&str> = [Some(a), b, Some(out)].into_iter().flatten().map(Elem::name).collect();
-    let mut operands = vec![read("a", a, cols, 0)];
-    operands.extend(b.map(|elem| match function {
-        Function::MulRow => vector("b", cols, 1),
-        _ => read("b", elem, cols, 1),
-    }));
-    operands.extend([write("out", out, cols, 0), Operand::count("rows", Per::Row)]);
-    Launch {
-        op: "elementwise",
-        symbol: format!("{}_{}_d{cols}_sm90", function.name(), types.join("_")),
-        operands,
-        cost: spec.cost(),
-        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { function, cols, a, b, out } = self;
+        let types: Vec<&str> = [Some(a), b, Some(out)].into_iter().flatten().map(Elem::name).collect();
+        let mut operands = vec![read("a", a, cols, 0)];
+        operands.extend(b.map(|elem| match function {
+            Function::MulRow => vector("b", cols, 1),
+            _ => read("b", elem, cols, 1),
+        }));
+        operands.extend([write("out", out, cols, 0), Operand::count("rows", Per::Row)]);
+        vec![Launch {
+            op: "elementwise",
+            symbol: format!("{}_{}_d{cols}_sm90", function.name(), types.join("_")),
+            operands,
+            cost: self.cost(),
+            grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

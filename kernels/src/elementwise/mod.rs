@@ -6,7 +6,7 @@ use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, vector};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body, padded};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body, padded};
 use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -86,16 +86,24 @@ impl Select for Spec {
     const ROWS_ORDER: RowsOrder = RowsOrder::LikeOperand(0);
 }
 
-impl Kernel for Spec {
-    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { function, cols, b, .. } = self;
+        let mut operands = vec![read("a", cols, 0)];
+        operands.extend(b.map(|_| match function {
+            Function::MulRow => vector("b", cols, 1),
+            _ => read("b", cols, 1),
+        }));
+        let out = Param::write_over("out", Elem::F32, &[padded(cols)]);
+        operands.extend([Operand::output(out, 0), Operand::scalar("rows", Per::Row)]);
+        vec![Launch {
+            op: "elementwise",
+            symbol: format!("{}_d{cols}", function.name()),
+            operands,
+            cost: self.cost(),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }]
     }
 }
 
@@ -128,24 +136,5 @@ impl Spec {
     fn cost(&self) -> Cost {
         let cols = self.cols as f64;
         Cost { bytes: Amount::per_row(cols * self.bytes()), operations: Amount::per_row(cols * self.operations()) }
-    }
-
-    fn on_cpu(&self) -> Launch {
-        let &Spec { function, cols, b, .. } = self;
-        let mut operands = vec![read("a", cols, 0)];
-        operands.extend(b.map(|_| match function {
-            Function::MulRow => vector("b", cols, 1),
-            _ => read("b", cols, 1),
-        }));
-        let out = Param::write_over("out", Elem::F32, &[padded(cols)]);
-        operands.extend([Operand::output(out, 0), Operand::scalar("rows", Per::Row)]);
-        Launch {
-            op: "elementwise",
-            symbol: format!("{}_d{cols}", function.name()),
-            operands,
-            cost: self.cost(),
-            grid: None,
-            body: cpu_body!(self, cpu::emit),
-        }
     }
 }

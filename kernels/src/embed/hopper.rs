@@ -10,31 +10,35 @@
 use super::Spec;
 use crate::hopper::operand::{matrix, write};
 use crate::hopper::{row_stride, row_threads};
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Param, Per, Unsupported, hopper_body,
+};
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    match spec.format {
-        Elem::Bf16 => Ok(()),
-        found => Err(Unsupported(format!("the table is {}, expected bf16 on sm_90a", found.name()))),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        match self.format {
+            Elem::Bf16 => Ok(()),
+            found => Err(Unsupported(format!("the table is {}, expected bf16 on sm_90a", found.name()))),
+        }
     }
-}
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { vocab, d_model, .. } = spec;
-    let mut table = Operand::weight("table", Elem::Bf16, matrix(Elem::Bf16, 1, vocab, d_model));
-    table.param = Param::read("table", Elem::Bf16, &[row_stride(Elem::Bf16, d_model)]);
-    Launch {
-        op: "embed",
-        symbol: format!("embed_bf16_d{d_model}_sm90"),
-        operands: vec![
-            Operand::ids(0),
-            table,
-            write("out", Elem::F32, d_model, 0),
-            Operand::count("tokens", Per::Token),
-        ],
-        cost: Cost { bytes: Amount::per_row(d_model as f64 * 6.0), ..Cost::default() },
-        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(d_model), 0)),
-        body: hopper_body!(spec, emit),
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { vocab, d_model, .. } = self;
+        let mut table = Operand::weight("table", Elem::Bf16, matrix(Elem::Bf16, 1, vocab, d_model));
+        table.param = Param::read("table", Elem::Bf16, &[row_stride(Elem::Bf16, d_model)]);
+        vec![Launch {
+            op: "embed",
+            symbol: format!("embed_bf16_d{d_model}_sm90"),
+            operands: vec![
+                Operand::ids(0),
+                table,
+                write("out", Elem::F32, d_model, 0),
+                Operand::count("tokens", Per::Token),
+            ],
+            cost: Cost { bytes: Amount::per_row(d_model as f64 * 6.0), ..Cost::default() },
+            grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(d_model), 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -5,10 +5,10 @@
 //! Bound by memory: reads tokens · d_model elements of the table, writes as many f32. A tied table has the panel layout of
 //! the output projection (16 rows interleaved) and is read from there.
 
-use jamba_plan::format::{Layout, TargetKind};
+use jamba_plan::format::Layout;
 
 use crate::cpu::operand::{panels, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, LANES, Launch, Operand, Per, Unsupported, Weight, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, LANES, Launch, Lowering, Operand, Per, Weight, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -36,24 +36,8 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { vocab, d_model, format, lanes } = self;
         let layout = match lanes {
             1 => Layout::in_panels(1, vocab as u64, d_model as u64, 1),
@@ -66,13 +50,13 @@ impl Spec {
             Operand::scalar("tokens", Per::Token),
         ];
         let bytes = Amount::per_row((d_model * (format.bytes() + 4)) as f64);
-        Launch {
+        vec![Launch {
             op: "embed",
             symbol: format!("embed_{}_d{d_model}_l{lanes}", format.name()),
             operands,
             cost: Cost { bytes, ..Cost::default() },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

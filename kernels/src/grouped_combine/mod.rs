@@ -6,15 +6,12 @@
 //! multiply-adds: it is the same for a single token and in any batch. The products are never stored.
 //! Bound by the weights of the experts in use for few tokens, by multiply-adds for many.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::integer;
 use crate::cpu::operand::{matrix, panels, read, write};
 use crate::grouped_linear::{Experts, slots_and_offsets};
-use crate::kernel::{
-    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
-};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -52,31 +49,8 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_experts, n, k, format, top_k } = self;
         let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k)];
         operands.extend(matrix(format, Weight::of(1, n, panels(n_experts, &[n], k))));
@@ -84,7 +58,7 @@ impl Spec {
         operands.extend(slots_and_offsets(n_experts, top_k, 3));
         operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
         let weights = Experts { n_experts, top_k, bytes: integer::weight_bytes(format, n, k) };
-        Launch {
+        vec![Launch {
             op: "grouped_combine",
             symbol: format!("grouped_combine_{}_e{n_experts}_n{n}_k{k}_t{top_k}", format.name()),
             operands,
@@ -94,6 +68,6 @@ impl Spec {
             },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

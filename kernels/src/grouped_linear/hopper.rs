@@ -9,26 +9,28 @@
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
 use crate::hopper::operand::experts;
-use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 use crate::moe_gather;
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    matmul::supports(spec.format)
-}
-
-pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
-    let &Spec { n_experts, n, top_k, .. } = spec;
-    matmul::configs(step, n_experts * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
-}
-
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let &Spec { k, slots_per_row, top_k, .. } = spec;
-    if slots_per_row == 1 {
-        return vec![product(spec, config, 3, Source::Operand(0), Source::Result(0))];
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        matmul::supports(self.format)
     }
-    // Rows in token order are sorted by expert first.
-    let gather = moe_gather::Spec { cols: k, top_k };
-    vec![gather.launch(2), product(spec, config, 3, moe_gather::GATHERED, Source::Result(0))]
+
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        let &Spec { n_experts, n, top_k, .. } = self;
+        matmul::configs(step, n_experts * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
+    }
+
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let &Spec { k, slots_per_row, top_k, .. } = self;
+        if slots_per_row == 1 {
+            return vec![product(self, config, 3, Source::Operand(0), Source::Result(0))];
+        }
+        // Rows in token order are sorted by expert first.
+        let gather = moe_gather::Spec { cols: k, top_k };
+        vec![gather.launch(2), product(self, config, 3, moe_gather::GATHERED, Source::Result(0))]
+    }
 }
 
 /// The product of rows that are sorted by expert; `offsets` is the operand with the experts' row offsets.

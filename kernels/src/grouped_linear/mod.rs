@@ -12,9 +12,7 @@ use jambac_graph::Op;
 
 use crate::cpu::integer;
 use crate::cpu::operand::{matrix, panels, read, write};
-use crate::kernel::{
-    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, StepSize, Unsupported, Weight, cpu_body,
-};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, Weight, cpu_body};
 use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -67,31 +65,8 @@ impl Select for Spec {
     const ROWS_ORDER: RowsOrder = RowsOrder::SortedBy(2);
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_experts, n, k, format, slots_per_row, top_k, .. } = self;
         let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k / slots_per_row)];
         operands.extend(matrix(format, Weight::of(1, n, panels(n_experts, &[n], k))));
@@ -99,7 +74,7 @@ impl Spec {
         operands.push(write("out", n, 0).with_rows(Per::Row, top_k));
         let weight = Experts { n_experts, top_k, bytes: integer::weight_bytes(format, n, k) };
         let inputs = (top_k / slots_per_row * k) as f64;
-        Launch {
+        vec![Launch {
             op: "grouped_linear",
             symbol: format!("grouped_linear_{}_e{n_experts}_n{n}_k{k}_s{slots_per_row}", format.name()),
             operands,
@@ -109,7 +84,7 @@ impl Spec {
             },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }
 

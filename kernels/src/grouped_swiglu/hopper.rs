@@ -10,30 +10,32 @@
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
 use crate::hopper::operand::gate_and_up;
-use crate::kernel::{Candidate, Config, Elem, Launch, Source, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Elem, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 use crate::moe_gather;
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    matmul::supports(spec.format)
-}
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        matmul::supports(self.format)
+    }
 
-pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
-    let &Spec { n_experts, n, top_k, .. } = spec;
-    matmul::configs(step, n_experts * 2 * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
-}
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        let &Spec { n_experts, n, top_k, .. } = self;
+        matmul::configs(step, n_experts * 2 * n, (step.rows * top_k as u64).div_ceil(n_experts as u64))
+    }
 
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let &Spec { n_experts, n, k, format, top_k, .. } = spec;
-    let (finish, batch) = (Finish::Swiglu, Batch::Experts { n_experts, top_k });
-    let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
-    let product = product.launch(Bound {
-        op: "grouped_swiglu",
-        name: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}", format.name()),
-        weight: gate_and_up(format, n_experts, 1..3, n, k),
-        bias: None,
-        x: moe_gather::GATHERED,
-        offsets: Some(4),
-        outs: vec![Source::Result(0)],
-    });
-    vec![moe_gather::Spec { cols: k, top_k }.launch(3), product]
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let &Spec { n_experts, n, k, format, top_k, .. } = self;
+        let (finish, batch) = (Finish::Swiglu, Batch::Experts { n_experts, top_k });
+        let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
+        let product = product.launch(Bound {
+            op: "grouped_swiglu",
+            name: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}", format.name()),
+            weight: gate_and_up(format, n_experts, 1..3, n, k),
+            bias: None,
+            x: moe_gather::GATHERED,
+            offsets: Some(4),
+            outs: vec![Source::Result(0)],
+        });
+        vec![moe_gather::Spec { cols: k, top_k }.launch(3), product]
+    }
 }

@@ -13,7 +13,7 @@ use jambac_graph::Op;
 use crate::cpu::integer;
 use crate::cpu::operand::{gate_and_up, matrix, read, write};
 use crate::grouped_linear::{Experts, slots_and_offsets};
-use crate::kernel::{Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Per, StepSize, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Per, cpu_body};
 use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -61,31 +61,8 @@ impl Select for Spec {
     const ROWS_ORDER: RowsOrder = RowsOrder::SortedBy(3);
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_experts, n, k, format, slots_per_row, top_k } = self;
         let mut operands = vec![read("x", k, 0).with_rows(Per::Row, top_k / slots_per_row)];
         operands.extend(matrix(format, gate_and_up(n_experts, 1..3, n, k)));
@@ -93,7 +70,7 @@ impl Spec {
         operands.push(write("out", n, 0).with_rows(Per::Row, top_k));
         let weights = Experts { n_experts, top_k, bytes: 2.0 * integer::weight_bytes(format, n, k) };
         let inputs = (top_k / slots_per_row * k) as f64;
-        Launch {
+        vec![Launch {
             op: "grouped_swiglu",
             symbol: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}_s{slots_per_row}", format.name()),
             operands,
@@ -103,6 +80,6 @@ impl Spec {
             },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

@@ -47,6 +47,7 @@ pub(crate) mod work;
 pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 
 use crate::elem::Elem;
+use crate::kernel::Unsupported;
 use facts::{LINE_BYTES, MAX_THREADS, VECTOR_BYTES};
 
 /// Stride of rows with `cols` elements of an activation or a weight, in elements: whole lines of [`LINE_BYTES`].
@@ -60,6 +61,17 @@ pub(crate) const COLUMNS: usize = 4;
 /// Threads of a block that processes one row: two vectors of columns per thread, up to the maximum block size.
 pub(crate) fn row_threads(cols: usize) -> u32 {
     (cols.div_ceil(2 * COLUMNS).next_multiple_of(WARP as usize) as u32).clamp(WARP, MAX_THREADS)
+}
+
+/// Maximum columns of a row that a block holds in registers: 16 in each of 1024 threads.
+pub(crate) const MAX_ROW_COLUMNS: usize = 16 * MAX_THREADS as usize;
+
+/// Whether a block can hold a row in registers.
+pub(crate) fn check_row(cols: usize) -> Result<(), Unsupported> {
+    match cols {
+        ..=MAX_ROW_COLUMNS => Ok(()),
+        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_ROW_COLUMNS} on sm_90a"))),
+    }
 }
 
 /// Threads per block to copy a `bytes`-long row in 16-byte chunks.

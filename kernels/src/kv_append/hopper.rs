@@ -22,7 +22,9 @@ use jamba_plan::format::Table;
 use super::{PAGE_TOKENS, Spec};
 use crate::hopper::facts::{LINE_BYTES, SWIZZLE_ROWS};
 use crate::hopper::operand::read;
-use crate::kernel::{Access, Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
+use crate::kernel::{
+    Access, Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+};
 
 /// Maximum dimensions per head, limited by attention's registers.
 pub const MAX_D_HEAD: usize = 256;
@@ -81,10 +83,6 @@ pub fn offset(d_head: usize, side: Side, row: usize, column: usize) -> usize {
     group * group_bytes(d_head) + in_group + block * BLOCK_BYTES + row * LINE_BYTES + 2 * (place * PART + column % PART)
 }
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    check_heads(spec.d_head, spec.format)
-}
-
 /// Checks that Hopper pages support this head size and element type.
 pub(crate) fn check_heads(d_head: usize, format: Elem) -> Result<(), Unsupported> {
     if d_head > MAX_D_HEAD {
@@ -103,24 +101,30 @@ pub(crate) fn pages(access: Access, cache: usize, n_kv_heads: usize, d_head: usi
     Operand::pages(access, Elem::Bf16, cache, page_bytes(n_kv_heads, d_head) / Elem::Bf16.bytes())
 }
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { n_kv_heads, d_head, .. } = spec;
-    let mut operands = vec![
-        read("k", Elem::Bf16, n_kv_heads * d_head, 1),
-        read("v", Elem::Bf16, n_kv_heads * d_head, 2),
-        pages(Access::ReadWrite, 0, n_kv_heads, d_head),
-    ];
-    operands.extend([Table::SequenceOf, Table::Starts, Table::Past, Table::Pages].map(Operand::table));
-    operands.push(Operand::count("tokens", Per::Token));
-    operands.extend(Operand::page_strides(0));
-    let blocks = Blocks::Of { per: Per::Token, factor: parts(spec) as u32, per_block: THREADS };
-    Launch {
-        op: "kv_append",
-        symbol: format!("kv_append_g{n_kv_heads}_e{d_head}_sm90"),
-        operands,
-        cost: Cost { bytes: Amount::per_row((2 * n_kv_heads * d_head) as f64 * 4.0), ..Cost::default() },
-        grid: Some(Grid::along_x(blocks, THREADS, 0)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        check_heads(self.d_head, self.format)
+    }
+
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { n_kv_heads, d_head, .. } = self;
+        let mut operands = vec![
+            read("k", Elem::Bf16, n_kv_heads * d_head, 1),
+            read("v", Elem::Bf16, n_kv_heads * d_head, 2),
+            pages(Access::ReadWrite, 0, n_kv_heads, d_head),
+        ];
+        operands.extend([Table::SequenceOf, Table::Starts, Table::Past, Table::Pages].map(Operand::table));
+        operands.push(Operand::count("tokens", Per::Token));
+        operands.extend(Operand::page_strides(0));
+        let blocks = Blocks::Of { per: Per::Token, factor: parts(self) as u32, per_block: THREADS };
+        vec![Launch {
+            op: "kv_append",
+            symbol: format!("kv_append_g{n_kv_heads}_e{d_head}_sm90"),
+            operands,
+            cost: Cost { bytes: Amount::per_row((2 * n_kv_heads * d_head) as f64 * 4.0), ..Cost::default() },
+            grid: Some(Grid::along_x(blocks, THREADS, 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

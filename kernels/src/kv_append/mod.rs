@@ -8,11 +8,11 @@
 //! elements.
 //! Bound by memory.
 
-use jamba_plan::format::{Table, TargetKind};
+use jamba_plan::format::Table;
 use jambac_graph::Op;
 
 use crate::cpu::operand::read;
-use crate::kernel::{Access, Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body, padded};
+use crate::kernel::{Access, Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body, padded};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -41,24 +41,8 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_kv_heads, d_head, format } = self;
         let mut operands = vec![
             read("k", n_kv_heads * d_head, 1),
@@ -69,14 +53,14 @@ impl Spec {
         operands.push(Operand::scalar("tokens", Per::Token));
         operands.extend(Operand::page_strides(0));
         let elements = (2 * n_kv_heads * d_head) as f64;
-        Launch {
+        vec![Launch {
             op: "kv_append",
             symbol: format!("kv_append_{}_g{n_kv_heads}_e{d_head}", format.name()),
             operands,
             cost: Cost { bytes: Amount::per_row(elements * (4 + format.bytes()) as f64), ..Cost::default() },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }
 

@@ -8,27 +8,29 @@
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
 use crate::hopper::operand::matrix;
-use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    matmul::supports(spec.format)
-}
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        matmul::supports(self.format)
+    }
 
-pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
-    matmul::configs(step, spec.n, step.rows)
-}
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        matmul::configs(step, self.n, step.rows)
+    }
 
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let &Spec { n, k, format, out, bias, activation } = spec;
-    let finish = Finish::Linear { bias, activation };
-    let product = Product { sizes: vec![n], k, format, out, finish, batch: Batch::Dense, method: config.into() };
-    vec![product.launch(Bound {
-        op: "linear",
-        name: format!("linear_{}_n{n}_k{k}", format.name()),
-        weight: matrix(format, 1, n, k),
-        bias: bias.then_some(2),
-        x: Source::Operand(0),
-        offsets: None,
-        outs: vec![Source::Result(0)],
-    })]
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let &Spec { n, k, format, out, bias, activation } = self;
+        let finish = Finish::Linear { bias, activation };
+        let product = Product { sizes: vec![n], k, format, out, finish, batch: Batch::Dense, method: config.into() };
+        vec![product.launch(Bound {
+            op: "linear",
+            name: format!("linear_{}_n{n}_k{k}", format.name()),
+            weight: matrix(format, 1, n, k),
+            bias: bias.then_some(2),
+            x: Source::Operand(0),
+            offsets: None,
+            outs: vec![Source::Result(0)],
+        })]
+    }
 }

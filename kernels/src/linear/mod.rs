@@ -6,15 +6,11 @@
 //! from 0 to k − 1 in f32, followed by bias and activation. Integer weights: [`crate::cpu::integer`].
 //! Bound by memory (the weights once) for few rows, by multiply-adds (2 · rows · n · k) for many.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::{Activation, Op};
 
 use crate::cpu::integer;
 use crate::cpu::operand::{matrix, panels, read, vector, write};
-use crate::kernel::{
-    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body,
-    epilogue,
-};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, epilogue};
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -56,44 +52,21 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n, k, format, bias, activation, .. } = self;
         let mut operands = vec![read("x", k, 0)];
         operands.extend(matrix(format, Weight::of(1, n, panels(1, &[n], k))));
         operands.extend(bias.then(|| vector("bias", n, 2)));
         operands.extend([write("out", n, 0), Operand::scalar("rows", Per::Row)]);
-        Launch {
+        vec![Launch {
             op: "linear",
             symbol: format!("linear_{}_n{n}_k{k}{}", format.name(), epilogue(bias, activation)),
             operands,
             cost: cost(format, 1, n, k),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }
 

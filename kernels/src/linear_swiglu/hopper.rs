@@ -9,27 +9,29 @@
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
 use crate::hopper::operand::gate_and_up;
-use crate::kernel::{Candidate, Config, Elem, Launch, Source, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Elem, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    matmul::supports(spec.format)
-}
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        matmul::supports(self.format)
+    }
 
-pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
-    matmul::configs(step, 2 * spec.n, step.rows)
-}
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        matmul::configs(step, 2 * self.n, step.rows)
+    }
 
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let &Spec { n, k, format } = spec;
-    let (finish, batch) = (Finish::Swiglu, Batch::Dense);
-    let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
-    vec![product.launch(Bound {
-        op: "linear_swiglu",
-        name: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
-        weight: gate_and_up(format, 1, 1..3, n, k),
-        bias: None,
-        x: Source::Operand(0),
-        offsets: None,
-        outs: vec![Source::Result(0)],
-    })]
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let &Spec { n, k, format } = self;
+        let (finish, batch) = (Finish::Swiglu, Batch::Dense);
+        let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
+        vec![product.launch(Bound {
+            op: "linear_swiglu",
+            name: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
+            weight: gate_and_up(format, 1, 1..3, n, k),
+            bias: None,
+            x: Source::Operand(0),
+            offsets: None,
+            outs: vec![Source::Result(0)],
+        })]
+    }
 }

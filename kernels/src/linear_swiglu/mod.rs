@@ -6,13 +6,10 @@
 //! both sums in registers at the same time. The sums are bit-identical to those of two linears.
 //! Bound like two linears: by the weights for few rows, by multiply-adds for many.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{gate_and_up, matrix, read, write};
-use crate::kernel::{
-    Amount, Candidate, Config, Cost, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, cpu_body,
-};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::linear;
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
@@ -41,31 +38,8 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n, k, format } = self;
         let mut operands = vec![read("x", k, 0)];
         operands.extend(matrix(format, gate_and_up(1, 1..3, n, k)));
@@ -73,13 +47,13 @@ impl Spec {
         let Cost { bytes, operations } = linear::cost(format, 2, n, k);
         // Five operations per swiglu.
         let operations = Amount::per_row(operations.rows + (5 * n) as f64);
-        Launch {
+        vec![Launch {
             op: "linear_swiglu",
             symbol: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
             operands,
             cost: Cost { bytes, operations },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

@@ -13,7 +13,15 @@ use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
 use crate::hopper::row_threads;
-use crate::kernel::{Blocks, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body};
+use crate::kernel::{
+    Blocks, Config, Elem, Extent, Grid, Hopper, Launch, Lowering, Operand, Param, Per, Source, hopper_body,
+};
+
+impl Lowering<Hopper> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        vec![launch(self, Source::Operand(0), Source::Operand(1), Source::SlotsOf(0))]
+    }
+}
 
 /// Sums the rows of `y`, which are sorted by expert, with each token's weights; `slots` is the sort order.
 pub(crate) fn launch(spec: &Spec, y: Source, weights: Source, slots: Source) -> Launch {

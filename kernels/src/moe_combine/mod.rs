@@ -7,7 +7,7 @@
 use jamba_plan::format::TargetKind;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Kernel, Launch, Operand, Per, Source, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -30,30 +30,10 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => {
-                vec![hopper::launch(self, Source::Operand(0), Source::Operand(1), Source::SlotsOf(0))]
-            }
-        }
-    }
-}
-
-impl Spec {
-    fn cost(&self) -> Cost {
-        let (cols, top_k) = (self.cols as f64, self.top_k as f64);
-        Cost { bytes: Amount::per_row(cols * 4.0 * (top_k + 1.0)), operations: Amount::per_row(cols * 2.0 * top_k) }
-    }
-
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { cols, top_k } = self;
-        Launch {
+        vec![Launch {
             op: "moe_combine",
             symbol: format!("moe_combine_d{cols}_k{top_k}"),
             operands: vec![
@@ -65,6 +45,13 @@ impl Spec {
             cost: self.cost(),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
+    }
+}
+
+impl Spec {
+    fn cost(&self) -> Cost {
+        let (cols, top_k) = (self.cols as f64, self.top_k as f64);
+        Cost { bytes: Amount::per_row(cols * 4.0 * (top_k + 1.0)), operations: Amount::per_row(cols * 2.0 * top_k) }
     }
 }

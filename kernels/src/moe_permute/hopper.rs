@@ -8,27 +8,29 @@
 //! 1. load the experts of each token, then sort with `crate::hopper::select`
 
 use super::{Spec, offsets};
-use crate::kernel::{Elem, Launch, Operand, Param, Per, Unsupported, hopper_body};
+use crate::kernel::{Config, Elem, Hopper, Launch, Lowering, Operand, Param, Per, Unsupported, hopper_body};
 use crate::moe_route;
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    moe_route::hopper::check_experts(spec.n_experts)
-}
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        moe_route::hopper::check_experts(self.n_experts)
+    }
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { n_experts, top_k } = spec;
-    Launch {
-        op: "moe_permute",
-        symbol: format!("moe_permute_e{n_experts}_k{top_k}_sm90"),
-        operands: vec![
-            Operand::input(Param::read("experts", Elem::I32, &[top_k]), 0),
-            moe_route::hopper::slots(top_k, 0),
-            offsets(n_experts, 1),
-            Operand::count("rows", Per::Row),
-        ],
-        cost: spec.cost(),
-        grid: Some(moe_route::hopper::grid(n_experts)),
-        body: hopper_body!(spec, emit),
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { n_experts, top_k } = self;
+        vec![Launch {
+            op: "moe_permute",
+            symbol: format!("moe_permute_e{n_experts}_k{top_k}_sm90"),
+            operands: vec![
+                Operand::input(Param::read("experts", Elem::I32, &[top_k]), 0),
+                moe_route::hopper::slots(top_k, 0),
+                offsets(n_experts, 1),
+                Operand::count("rows", Per::Row),
+            ],
+            cost: self.cost(),
+            grid: Some(moe_route::hopper::grid(n_experts)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -4,10 +4,9 @@
 //!
 //! Bound by latency: tokens · top_k integers.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -31,32 +30,10 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn cost(&self) -> Cost {
-        let bytes =
-            Amount { constant: self.n_experts as f64 * 4.0, rows: self.top_k as f64 * 3.0 * 4.0, ..Amount::default() };
-        Cost { bytes, ..Cost::default() }
-    }
-
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_experts, top_k } = self;
-        Launch {
+        vec![Launch {
             op: "moe_permute",
             symbol: format!("moe_permute_e{n_experts}_k{top_k}"),
             operands: vec![
@@ -68,7 +45,15 @@ impl Spec {
             cost: self.cost(),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
+    }
+}
+
+impl Spec {
+    fn cost(&self) -> Cost {
+        let bytes =
+            Amount { constant: self.n_experts as f64 * 4.0, rows: self.top_k as f64 * 3.0 * 4.0, ..Amount::default() };
+        Cost { bytes, ..Cost::default() }
     }
 }
 

@@ -12,7 +12,9 @@
 use super::{Spec, workspace};
 use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, write};
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Param, Per, Unsupported, hopper_body,
+};
 use crate::moe_permute::offsets;
 
 /// Maximum number of experts: a thread holds a token's logits in registers.
@@ -20,10 +22,6 @@ pub(crate) const MAX_EXPERTS: usize = 64;
 
 /// Above this number of experts, a block has half as many threads with twice as many registers each.
 const FEW_EXPERTS: usize = 32;
-
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    check_experts(spec.n_experts)
-}
 
 pub(crate) fn check_experts(n_experts: usize) -> Result<(), Unsupported> {
     match n_experts {
@@ -48,26 +46,32 @@ fn threads(n_experts: usize) -> u32 {
     if n_experts <= FEW_EXPERTS { 512 } else { 256 }
 }
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { n_experts, top_k } = spec;
-    let (experts, chosen) = (n_experts as f64, top_k as f64);
-    Launch {
-        op: "moe_route",
-        symbol: format!("moe_route_e{n_experts}_k{top_k}_sm90"),
-        operands: vec![
-            read("logits", Elem::F32, n_experts, 0),
-            write("weights", Elem::F32, top_k, 0),
-            slots(top_k, 1),
-            offsets(n_experts, 2),
-            workspace(top_k),
-            Operand::count("rows", Per::Row),
-        ],
-        cost: Cost {
-            bytes: Amount { constant: experts * 4.0, rows: (experts + 4.0 * chosen) * 4.0, ..Amount::default() },
-            operations: Amount::per_row(experts * (4.0 + chosen)),
-        },
-        grid: Some(grid(n_experts)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        check_experts(self.n_experts)
+    }
+
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { n_experts, top_k } = self;
+        let (experts, chosen) = (n_experts as f64, top_k as f64);
+        vec![Launch {
+            op: "moe_route",
+            symbol: format!("moe_route_e{n_experts}_k{top_k}_sm90"),
+            operands: vec![
+                read("logits", Elem::F32, n_experts, 0),
+                write("weights", Elem::F32, top_k, 0),
+                slots(top_k, 1),
+                offsets(n_experts, 2),
+                workspace(top_k),
+                Operand::count("rows", Per::Row),
+            ],
+            cost: Cost {
+                bytes: Amount { constant: experts * 4.0, rows: (experts + 4.0 * chosen) * 4.0, ..Amount::default() },
+                operations: Amount::per_row(experts * (4.0 + chosen)),
+            },
+            grid: Some(grid(n_experts)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -7,13 +7,10 @@
 //! renormalised. `experts` is a private workspace of the kernel.
 //! Bound by latency: tokens · n_experts numbers.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{
-    Amount, Config, Cost, Elem, Extent, Kernel, Launch, Operand, Param, Per, Source, Unsupported, cpu_body,
-};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Extent, Launch, Lowering, Operand, Param, Per, Source, cpu_body};
 use crate::moe_permute::offsets;
 use crate::node::{Node, Select, SelectError, Selected};
 
@@ -36,27 +33,11 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { n_experts, top_k } = self;
         let (experts, chosen) = (n_experts as f64, top_k as f64);
-        Launch {
+        vec![Launch {
             op: "moe_route",
             symbol: format!("moe_route_e{n_experts}_k{top_k}"),
             operands: vec![
@@ -73,7 +54,7 @@ impl Spec {
             },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }
 

@@ -12,50 +12,48 @@
 use super::Spec;
 use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, vector, write};
-use crate::hopper::row_threads;
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
+use crate::hopper::{check_row, row_threads};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+};
 
-/// Maximum columns per row: sixteen registers in each of 1024 threads.
-const MAX_COLS: usize = 16384;
-
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    match spec.cols {
-        ..=MAX_COLS => Ok(()),
-        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_COLS} on sm_90a"))),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        check_row(self.cols)
     }
-}
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { cols, eps, residual, out } = spec;
-    let summed = usize::from(residual);
-    let mut operands = vec![read("a", Elem::F32, cols, 0)];
-    operands.extend(residual.then(|| read("b", Elem::F32, cols, 1)));
-    operands.push(vector("weight", cols, 1 + summed));
-    operands.extend(residual.then(|| write("sum", Elem::F32, cols, 0)));
-    operands.extend([write("out", out, cols, summed), Operand::count("rows", Per::Row)]);
-    let bytes = if residual { 12.0 } else { 4.0 } + out.bytes() as f64;
-    let of_out = if out == Elem::F32 { "_f32" } else { "" };
-    let threads = row_threads(cols);
-    Launch {
-        op: "rms_norm",
-        symbol: format!("{}{of_out}_d{cols}_e{:x}_sm90", spec.name(), (eps as f32).to_bits()),
-        operands,
-        cost: Cost {
-            bytes: Amount::per_row(cols as f64 * bytes),
-            operations: Amount::per_row(cols as f64 * spec.operations()),
-        },
-        grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 4 * threads / WARP)),
-        body: hopper_body!(spec, emit),
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { cols, eps, residual, out } = self;
+        let summed = usize::from(residual);
+        let mut operands = vec![read("a", Elem::F32, cols, 0)];
+        operands.extend(residual.then(|| read("b", Elem::F32, cols, 1)));
+        operands.push(vector("weight", cols, 1 + summed));
+        operands.extend(residual.then(|| write("sum", Elem::F32, cols, 0)));
+        operands.extend([write("out", out, cols, summed), Operand::count("rows", Per::Row)]);
+        let bytes = if residual { 12.0 } else { 4.0 } + out.bytes() as f64;
+        let of_out = if out == Elem::F32 { "_f32" } else { "" };
+        let threads = row_threads(cols);
+        vec![Launch {
+            op: "rms_norm",
+            symbol: format!("{}{of_out}_d{cols}_e{:x}_sm90", self.name(), (eps as f32).to_bits()),
+            operands,
+            cost: Cost {
+                bytes: Amount::per_row(cols as f64 * bytes),
+                operations: Amount::per_row(cols as f64 * self.operations()),
+            },
+            grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 4 * threads / WARP)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 
 #[cfg(feature = "emit")]
-use crate::hopper::{Builder, row_stride, rows};
+use crate::hopper::{Builder, MAX_ROW_COLUMNS, row_stride, rows};
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let cols = spec.cols;
-    assert!(cols <= MAX_COLS, "rows of {cols} columns");
+    assert!(cols <= MAX_ROW_COLUMNS, "rows of {cols} columns");
     let row = b.block();
     let f32_row = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
     b.if_(row.lt(b.count("rows")), || {

@@ -5,11 +5,10 @@
 //!
 //! Bound by memory: each row read once and written once.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, vector, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -40,19 +39,27 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { cols, eps, residual, .. } = self;
+        let summed = usize::from(residual);
+        let mut operands = vec![read("a", cols, 0)];
+        operands.extend(residual.then(|| read("b", cols, 1)));
+        operands.push(vector("weight", cols, 1 + summed));
+        operands.extend(residual.then(|| write("sum", cols, 0)));
+        operands.extend([write("out", cols, summed), Operand::scalar("rows", Per::Row)]);
+        let streams = if residual { 4.0 } else { 2.0 };
+        vec![Launch {
+            op: "rms_norm",
+            symbol: format!("{}_d{cols}_e{:x}", self.name(), (eps as f32).to_bits()),
+            operands,
+            cost: Cost {
+                bytes: Amount::per_row(cols as f64 * 4.0 * streams),
+                operations: Amount::per_row(cols as f64 * self.operations()),
+            },
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }]
     }
 }
 
@@ -64,27 +71,5 @@ impl Spec {
     /// Operations per column.
     fn operations(&self) -> f64 {
         if self.residual { 5.0 } else { 4.0 }
-    }
-
-    fn on_cpu(&self) -> Launch {
-        let &Spec { cols, eps, residual, .. } = self;
-        let summed = usize::from(residual);
-        let mut operands = vec![read("a", cols, 0)];
-        operands.extend(residual.then(|| read("b", cols, 1)));
-        operands.push(vector("weight", cols, 1 + summed));
-        operands.extend(residual.then(|| write("sum", cols, 0)));
-        operands.extend([write("out", cols, summed), Operand::scalar("rows", Per::Row)]);
-        let streams = if residual { 4.0 } else { 2.0 };
-        Launch {
-            op: "rms_norm",
-            symbol: format!("{}_d{cols}_e{:x}", self.name(), (eps as f32).to_bits()),
-            operands,
-            cost: Cost {
-                bytes: Amount::per_row(cols as f64 * 4.0 * streams),
-                operations: Amount::per_row(cols as f64 * self.operations()),
-            },
-            grid: None,
-            body: cpu_body!(self, cpu::emit),
-        }
     }
 }

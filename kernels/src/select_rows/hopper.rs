@@ -12,23 +12,25 @@ use crate::hopper::copy_threads;
 use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::kernel::{Amount, Blocks, Cost, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{Amount, Blocks, Config, Cost, Grid, Hopper, Launch, Lowering, Operand, Per, hopper_body};
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { cols, elem } = spec;
-    let bytes = cols * elem.bytes();
-    Launch {
-        op: "select_rows",
-        symbol: format!("select_rows_{}_d{cols}_sm90", elem.name()),
-        operands: vec![
-            read("x", elem, cols, 0).with_rows(Per::Token, 1),
-            rows(),
-            write("out", elem, cols, 0),
-            Operand::count("outputs", Per::Output),
-        ],
-        cost: Cost { bytes: Amount::per_row(2.0 * bytes as f64), ..Cost::default() },
-        grid: Some(Grid::along_x(Blocks::of_rows(1), copy_threads(bytes), 0)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { cols, elem } = self;
+        let bytes = cols * elem.bytes();
+        vec![Launch {
+            op: "select_rows",
+            symbol: format!("select_rows_{}_d{cols}_sm90", elem.name()),
+            operands: vec![
+                read("x", elem, cols, 0).with_rows(Per::Token, 1),
+                rows(),
+                write("out", elem, cols, 0),
+                Operand::count("outputs", Per::Output),
+            ],
+            cost: Cost { bytes: Amount::per_row(2.0 * bytes as f64), ..Cost::default() },
+            grid: Some(Grid::along_x(Blocks::of_rows(1), copy_threads(bytes), 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -4,11 +4,11 @@
 //!
 //! Bound by memory.
 
-use jamba_plan::format::{Count, Table, TargetKind};
+use jamba_plan::format::{Count, Table};
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Source, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Source, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -37,28 +37,10 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-/// The selected rows: the graph input `rows`, which is operand 1 of the node.
-fn rows() -> Operand {
-    Operand { source: Source::Input(1, Table::Rows), ..Operand::table(Table::Rows) }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let cols = self.cols;
-        Launch {
+        vec![Launch {
             op: "select_rows",
             symbol: format!("select_rows_d{cols}"),
             operands: vec![
@@ -70,6 +52,11 @@ impl Spec {
             cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), ..Cost::default() },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
+}
+
+/// The selected rows: the graph input `rows`, which is operand 1 of the node.
+fn rows() -> Operand {
+    Operand { source: Source::Input(1, Table::Rows), ..Operand::table(Table::Rows) }
 }

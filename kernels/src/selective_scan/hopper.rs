@@ -20,10 +20,12 @@
 //! 3. start the copies of the stretch after the next; store y, 16 bytes per thread
 //! 4. store states
 
-use super::{FIRST, Spec};
+use super::{FIRST, Selection, Spec};
 use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, small, vector, write};
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+};
 use jamba_plan::format::{Table, Transform};
 
 #[cfg(feature = "emit")]
@@ -112,33 +114,42 @@ pub(super) fn shape(spec: &Spec) -> Shape {
     Shape::of(spec.channels, spec.d_state)
 }
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { channels, d_state, gated, .. } = spec;
-    let mut operands = vec![
-        read("u", Elem::Bf16, channels, 0),
-        small("a", channels, d_state, 1, Transform::DecayRate),
-        read("dt", Elem::F32, channels, FIRST),
-        read("b", Elem::F32, d_state, FIRST + 1),
-        read("c", Elem::F32, d_state, FIRST + 2),
-        Operand::state(Elem::F32, channels * d_state),
-    ];
-    if gated {
-        operands.extend([vector("d", channels, spec.skip()), read("z", Elem::Bf16, channels, spec.skip() + 1)]);
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        match self.selection {
+            Selection::Given => Ok(()),
+            _ => Err(Unsupported("a scan with a projection, expected Δ, B and C on sm_90a".into())),
+        }
     }
-    operands.extend([
-        Operand::table(Table::Starts),
-        Operand::table(Table::Slots),
-        write("y", Elem::Bf16, channels, 0),
-        Operand::count("sequences", Per::Sequence),
-        Operand::slot_stride(),
-    ]);
-    Launch {
-        op: "selective_scan",
-        symbol: format!("{}_c{channels}_n{d_state}_sm90", spec.name()),
-        operands,
-        cost: cost(spec),
-        grid: Some(grid(spec)),
-        body: hopper_body!(spec, emit),
+
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { channels, d_state, gated, .. } = self;
+        let mut operands = vec![
+            read("u", Elem::Bf16, channels, 0),
+            small("a", channels, d_state, 1, Transform::DecayRate),
+            read("dt", Elem::F32, channels, FIRST),
+            read("b", Elem::F32, d_state, FIRST + 1),
+            read("c", Elem::F32, d_state, FIRST + 2),
+            Operand::state(Elem::F32, channels * d_state),
+        ];
+        if gated {
+            operands.extend([vector("d", channels, self.skip()), read("z", Elem::Bf16, channels, self.skip() + 1)]);
+        }
+        operands.extend([
+            Operand::table(Table::Starts),
+            Operand::table(Table::Slots),
+            write("y", Elem::Bf16, channels, 0),
+            Operand::count("sequences", Per::Sequence),
+            Operand::slot_stride(),
+        ]);
+        vec![Launch {
+            op: "selective_scan",
+            symbol: format!("{}_c{channels}_n{d_state}_sm90", self.name()),
+            operands,
+            cost: cost(self),
+            grid: Some(grid(self)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

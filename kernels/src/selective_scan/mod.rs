@@ -19,7 +19,7 @@ use jamba_plan::format::{Table, TargetKind, Transform};
 use jambac_graph::{self as graph, Op};
 
 use crate::cpu::operand::{panels, read, vector, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, Weight, cpu_body, padded};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, padded};
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
 #[cfg(feature = "emit")]
@@ -150,35 +150,8 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match (target, self.selection) {
-            (TargetKind::Cpu, _) | (TargetKind::Sm90a, Selection::Given) => Ok(()),
-            (TargetKind::Sm90a, _) => {
-                Err(Unsupported("a scan with a projection, expected Δ, B and C on sm_90a".into()))
-            }
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn name(&self) -> &'static str {
-        if self.gated { "gated_selective_scan" } else { "selective_scan" }
-    }
-
-    /// The node's operand for d; z follows.
-    fn skip(&self) -> usize {
-        FIRST + self.selection.n_operands()
-    }
-
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { channels, d_state, selection, gated } = self;
         let rates =
             Weight { transform: Transform::DecayRate, ..Weight::of(1, channels, panels(1, &[channels], d_state)) };
@@ -195,14 +168,25 @@ impl Spec {
             Operand::scalar("tokens", Per::Token),
             Operand::slot_stride(),
         ]);
-        Launch {
+        vec![Launch {
             op: "selective_scan",
             symbol: format!("{}_c{channels}_n{d_state}{}", self.name(), selection.symbol()),
             operands,
             cost: self.cost(),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
+    }
+}
+
+impl Spec {
+    fn name(&self) -> &'static str {
+        if self.gated { "gated_selective_scan" } else { "selective_scan" }
+    }
+
+    /// The node's operand for d; z follows.
+    fn skip(&self) -> usize {
+        FIRST + self.selection.n_operands()
     }
 
     fn cost(&self) -> Cost {

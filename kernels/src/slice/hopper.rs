@@ -12,17 +12,19 @@ use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
 use crate::hopper::row_threads;
-use crate::kernel::{Amount, Blocks, Cost, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{Amount, Blocks, Config, Cost, Grid, Hopper, Launch, Lowering, Operand, Per, hopper_body};
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { cols, start, len, x, out } = spec;
-    Launch {
-        op: "slice",
-        symbol: format!("slice_{}_{}_d{cols}_s{start}_n{len}_sm90", x.name(), out.name()),
-        operands: vec![read("x", x, cols, 0), write("out", out, len, 0), Operand::count("rows", Per::Row)],
-        cost: Cost { bytes: Amount::per_row((len * (x.bytes() + out.bytes())) as f64), ..Cost::default() },
-        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(len), 0)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { cols, start, len, x, out } = self;
+        vec![Launch {
+            op: "slice",
+            symbol: format!("slice_{}_{}_d{cols}_s{start}_n{len}_sm90", x.name(), out.name()),
+            operands: vec![read("x", x, cols, 0), write("out", out, len, 0), Operand::count("rows", Per::Row)],
+            cost: Cost { bytes: Amount::per_row((len * (x.bytes() + out.bytes())) as f64), ..Cost::default() },
+            grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(len), 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -4,11 +4,10 @@
 //!
 //! Bound by memory: the slice is read and written once.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -41,29 +40,16 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { cols, start, len, .. } = self;
-        Launch {
+        vec![Launch {
             op: "slice",
             symbol: format!("slice_d{cols}_s{start}_n{len}"),
             operands: vec![read("x", cols, 0), write("out", len, 0), Operand::scalar("rows", Per::Row)],
             cost: Cost { bytes: Amount::per_row(len as f64 * 8.0), ..Cost::default() },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

@@ -13,44 +13,42 @@ use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::hopper::row_threads;
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unsupported, hopper_body};
+use crate::hopper::{check_row, row_threads};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+};
 
-/// Maximum columns per row: sixteen registers in each of 1024 threads.
-const MAX_COLS: usize = 16384;
-
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    match spec.cols {
-        ..=MAX_COLS => Ok(()),
-        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_COLS} on sm_90a"))),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        check_row(self.cols)
     }
-}
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let (cols, threads) = (spec.cols, row_threads(spec.cols));
-    Launch {
-        op: "softmax",
-        symbol: format!("softmax_d{cols}_sm90"),
-        operands: vec![
-            read("x", Elem::F32, cols, 0),
-            write("out", Elem::F32, cols, 0),
-            Operand::count("rows", Per::Row),
-        ],
-        cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), operations: Amount::per_row(cols as f64 * 6.0) },
-        grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 8 * threads / WARP)),
-        body: hopper_body!(spec, emit),
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let (cols, threads) = (self.cols, row_threads(self.cols));
+        vec![Launch {
+            op: "softmax",
+            symbol: format!("softmax_d{cols}_sm90"),
+            operands: vec![
+                read("x", Elem::F32, cols, 0),
+                write("out", Elem::F32, cols, 0),
+                Operand::count("rows", Per::Row),
+            ],
+            cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), operations: Amount::per_row(cols as f64 * 6.0) },
+            grid: Some(Grid::along_x(Blocks::of_rows(1), threads, 8 * threads / WARP)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 
 #[cfg(feature = "emit")]
-use crate::hopper::{Builder, COLUMNS, rows};
+use crate::hopper::{Builder, COLUMNS, MAX_ROW_COLUMNS, rows};
 #[cfg(feature = "emit")]
 use std::f32::consts::LOG2_E;
 
 #[cfg(feature = "emit")]
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let (cols, row) = (spec.cols, b.block());
-    assert!(cols <= MAX_COLS, "rows of {cols} columns");
+    assert!(cols <= MAX_ROW_COLUMNS, "rows of {cols} columns");
     b.if_(row.lt(b.count("rows")), || {
         let row_of = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
         let (lowest, scratch) = (f32::NEG_INFINITY, b.shared());

@@ -4,10 +4,8 @@
 //!
 //! Bound by memory.
 
-use jamba_plan::format::TargetKind;
-
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -25,32 +23,16 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let cols = self.cols;
-        Launch {
+        vec![Launch {
             op: "softmax",
             symbol: format!("softmax_d{cols}"),
             operands: vec![read("x", cols, 0), write("out", cols, 0), Operand::scalar("rows", Per::Row)],
             cost: Cost { bytes: Amount::per_row(cols as f64 * 8.0), operations: Amount::per_row(cols as f64 * 12.0) },
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
     }
 }

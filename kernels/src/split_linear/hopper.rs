@@ -8,27 +8,29 @@
 use super::Spec;
 use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
 use crate::hopper::operand::stacked;
-use crate::kernel::{Candidate, Config, Launch, Source, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    matmul::supports(spec.format)
-}
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        matmul::supports(self.format)
+    }
 
-pub(super) fn configs(spec: &Spec, step: &StepSize) -> Vec<Candidate> {
-    matmul::configs(step, spec.sizes.iter().sum(), step.rows)
-}
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        matmul::configs(step, self.sizes.iter().sum(), step.rows)
+    }
 
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let Spec { sizes, weights, k, format, out } = spec;
-    let (k, format, out, finish, batch) = (*k, *format, *out, Finish::SUM, Batch::Dense);
-    let product = Product { sizes: sizes.clone(), k, format, out, finish, batch, method: config.into() };
-    vec![product.launch(Bound {
-        op: "split_linear",
-        name: spec.name(),
-        weight: stacked(format, 1..1 + weights, sizes, k),
-        bias: None,
-        x: Source::Operand(0),
-        offsets: None,
-        outs: (0..sizes.len()).map(Source::Result).collect(),
-    })]
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let Spec { sizes, weights, k, format, out } = self;
+        let (k, format, out, finish, batch) = (*k, *format, *out, Finish::SUM, Batch::Dense);
+        let product = Product { sizes: sizes.clone(), k, format, out, finish, batch, method: config.into() };
+        vec![product.launch(Bound {
+            op: "split_linear",
+            name: self.name(),
+            weight: stacked(format, 1..1 + weights, sizes, k),
+            bias: None,
+            x: Source::Operand(0),
+            offsets: None,
+            outs: (0..sizes.len()).map(Source::Result).collect(),
+        })]
+    }
 }

@@ -7,11 +7,10 @@
 //! its part alone.
 //! Bound like one linear with all outputs: by the weights for few rows, by multiply-adds for many.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::{Op, op::MAX_PARTS};
 
 use crate::cpu::operand::{matrix, panels, read, write};
-use crate::kernel::{Candidate, Config, Elem, Kernel, Launch, Operand, Per, StepSize, Unsupported, Weight, cpu_body};
+use crate::kernel::{Config, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body};
 use crate::linear;
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 
@@ -54,26 +53,23 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn configs(&self, target: TargetKind, step: &StepSize) -> Vec<Candidate> {
-        match target {
-            TargetKind::Cpu => vec![Candidate::accepted(Config::Only)],
-            TargetKind::Sm90a => hopper::configs(self, step),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, config: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => hopper::lower(self, config),
-        }
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let Spec { sizes, weights, k, format, .. } = self;
+        let mut weight = Weight::of(1, 0, panels(1, sizes, *k));
+        (weight.operands, weight.sizes) = (1..1 + weights, sizes.clone());
+        let mut operands = vec![read("x", *k, 0)];
+        operands.extend(matrix(*format, weight));
+        operands.extend(OUTS.iter().zip(sizes).enumerate().map(|(part, (name, &n))| write(name, n, part)));
+        operands.push(Operand::scalar("rows", Per::Row));
+        vec![Launch {
+            op: "split_linear",
+            symbol: self.name(),
+            operands,
+            cost: linear::cost(*format, 1, sizes.iter().sum(), *k),
+            grid: None,
+            body: cpu_body!(self, cpu::emit),
+        }]
     }
 }
 
@@ -82,23 +78,5 @@ impl Spec {
     fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes.iter().map(usize::to_string).collect();
         format!("split_linear_{}_n{}_k{}", self.format.name(), sizes.join("_"), self.k)
-    }
-
-    fn on_cpu(&self) -> Launch {
-        let Spec { sizes, weights, k, format, .. } = self;
-        let mut weight = Weight::of(1, 0, panels(1, sizes, *k));
-        (weight.operands, weight.sizes) = (1..1 + weights, sizes.clone());
-        let mut operands = vec![read("x", *k, 0)];
-        operands.extend(matrix(*format, weight));
-        operands.extend(OUTS.iter().zip(sizes).enumerate().map(|(part, (name, &n))| write(name, n, part)));
-        operands.push(Operand::scalar("rows", Per::Row));
-        Launch {
-            op: "split_linear",
-            symbol: self.name(),
-            operands,
-            cost: linear::cost(*format, 1, sizes.iter().sum(), *k),
-            grid: None,
-            body: cpu_body!(self, cpu::emit),
-        }
     }
 }

@@ -15,26 +15,34 @@ use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, vector, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::kernel::{Amount, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+};
 
 /// Rows (warps) per block.
 const ROWS: u32 = 4;
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let parts = || spec.slots().iter().zip(&spec.parts).enumerate();
-    let mut operands = vec![read("x", Elem::F32, spec.cols(), 0)];
-    operands.extend(parts().map(|(part, (&(weight, _), &(cols, _)))| vector(weight, cols, 1 + part)));
-    operands.extend(parts().map(|(part, (&(_, out), &(cols, elem)))| write(out, elem, cols, part)));
-    operands.push(Operand::count("rows", Per::Row));
-    let names: String = spec.parts.iter().map(|(cols, elem)| format!("_{}{cols}", elem.name())).collect();
-    let bytes: usize = spec.parts.iter().map(|(cols, elem)| cols * (4 + elem.bytes())).sum();
-    Launch {
-        op: "split_rms_norm",
-        symbol: format!("split_rms_norm{names}_e{:x}_sm90", (spec.eps as f32).to_bits()),
-        operands,
-        cost: Cost { bytes: Amount::per_row(bytes as f64), operations: Amount::per_row(spec.cols() as f64 * 4.0) },
-        grid: Some(Grid::along_x(Blocks::of_rows(ROWS), ROWS * WARP, 0)),
-        body: hopper_body!(spec, emit),
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        self.check_parts()
+    }
+
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let parts = || self.slots().iter().zip(&self.parts).enumerate();
+        let mut operands = vec![read("x", Elem::F32, self.cols(), 0)];
+        operands.extend(parts().map(|(part, (&(weight, _), &(cols, _)))| vector(weight, cols, 1 + part)));
+        operands.extend(parts().map(|(part, (&(_, out), &(cols, elem)))| write(out, elem, cols, part)));
+        operands.push(Operand::count("rows", Per::Row));
+        let names: String = self.parts.iter().map(|(cols, elem)| format!("_{}{cols}", elem.name())).collect();
+        let bytes: usize = self.parts.iter().map(|(cols, elem)| cols * (4 + elem.bytes())).sum();
+        vec![Launch {
+            op: "split_rms_norm",
+            symbol: format!("split_rms_norm{names}_e{:x}_sm90", (self.eps as f32).to_bits()),
+            operands,
+            cost: Cost { bytes: Amount::per_row(bytes as f64), operations: Amount::per_row(self.cols() as f64 * 4.0) },
+            grid: Some(Grid::along_x(Blocks::of_rows(ROWS), ROWS * WARP, 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -4,11 +4,10 @@
 //!
 //! Bound by memory: each row read once and written once.
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::{Op, op::MAX_PARTS};
 
 use crate::cpu::operand::{read, vector, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Unsupported, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -36,33 +35,12 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, _: TargetKind) -> Result<(), Unsupported> {
-        match self.parts.len() {
-            ..=MAX_PARTS => Ok(()),
-            n => Err(Unsupported(format!("found {n} parts, expected at most {MAX_PARTS}"))),
-        }
+impl Lowering<Cpu> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        self.check_parts()
     }
 
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    /// The slots of the parts in order: weight and result.
-    pub fn slots(&self) -> &'static [(&'static str, &'static str)] {
-        &SLOTS[..self.parts.len()]
-    }
-
-    fn cols(&self) -> usize {
-        self.parts.iter().map(|&(cols, _)| cols).sum()
-    }
-
-    fn on_cpu(&self) -> Launch {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let parts = || self.slots().iter().zip(&self.parts).enumerate();
         let mut operands = vec![read("x", self.cols(), 0)];
         operands.extend(parts().map(|(part, (&(weight, _), &(cols, _)))| vector(weight, cols, 1 + part)));
@@ -70,13 +48,31 @@ impl Spec {
         operands.push(Operand::scalar("rows", Per::Row));
         let names: Vec<String> = self.parts.iter().map(|(cols, _)| cols.to_string()).collect();
         let cols = self.cols() as f64;
-        Launch {
+        vec![Launch {
             op: "split_rms_norm",
             symbol: format!("split_rms_norm_d{}_e{:x}", names.join("_"), (self.eps as f32).to_bits()),
             operands,
             cost: Cost { bytes: Amount::per_row(cols * 8.0), operations: Amount::per_row(cols * 4.0) },
             grid: None,
             body: cpu_body!(self, cpu::emit),
+        }]
+    }
+}
+
+impl Spec {
+    fn check_parts(&self) -> Result<(), Unsupported> {
+        match self.parts.len() {
+            ..=MAX_PARTS => Ok(()),
+            n => Err(Unsupported(format!("found {n} parts, expected at most {MAX_PARTS}"))),
         }
+    }
+
+    /// The slots of the parts in order: weight and result.
+    pub fn slots(&self) -> &'static [(&'static str, &'static str)] {
+        &SLOTS[..self.parts.len()]
+    }
+
+    fn cols(&self) -> usize {
+        self.parts.iter().map(|&(cols, _)| cols).sum()
     }
 }

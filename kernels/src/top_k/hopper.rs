@@ -11,34 +11,38 @@ use super::Spec;
 use crate::hopper::operand::{read, write};
 #[cfg(feature = "emit")]
 use crate::hopper::row_stride;
-use crate::kernel::{Blocks, Elem, Grid, Launch, Operand, Param, Per, Unsupported, hopper_body};
+use crate::kernel::{
+    Blocks, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Param, Per, Unsupported, hopper_body,
+};
 use crate::moe_route::hopper::MAX_EXPERTS;
 
 /// Threads per block.
 const THREADS: u32 = 128;
 
-/// A row must fit in a thread's registers.
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    match spec.cols {
-        ..=MAX_EXPERTS => Ok(()),
-        cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_EXPERTS} on sm_90a"))),
+impl Lowering<Hopper> for Spec {
+    /// A row must fit in a thread's registers.
+    fn supports(&self) -> Result<(), Unsupported> {
+        match self.cols {
+            ..=MAX_EXPERTS => Ok(()),
+            cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_EXPERTS} on sm_90a"))),
+        }
     }
-}
 
-pub(super) fn launch(spec: &Spec) -> Launch {
-    let &Spec { cols, k } = spec;
-    Launch {
-        op: "top_k",
-        symbol: format!("top_{k}_d{cols}_sm90"),
-        operands: vec![
-            read("p", Elem::F32, cols, 0),
-            write("weights", Elem::F32, k, 0),
-            Operand::output(Param::write("experts", Elem::I32, &[k]), 1),
-            Operand::count("rows", Per::Row),
-        ],
-        cost: spec.cost(),
-        grid: Some(Grid::along_x(Blocks::of_rows(THREADS), THREADS, 0)),
-        body: hopper_body!(spec, emit),
+    fn lower(&self, _: Config) -> Vec<Launch> {
+        let &Spec { cols, k } = self;
+        vec![Launch {
+            op: "top_k",
+            symbol: format!("top_{k}_d{cols}_sm90"),
+            operands: vec![
+                read("p", Elem::F32, cols, 0),
+                write("weights", Elem::F32, k, 0),
+                Operand::output(Param::write("experts", Elem::I32, &[k]), 1),
+                Operand::count("rows", Per::Row),
+            ],
+            cost: self.cost(),
+            grid: Some(Grid::along_x(Blocks::of_rows(THREADS), THREADS, 0)),
+            body: hopper_body!(self, emit),
+        }]
     }
 }
 

@@ -2,11 +2,10 @@
 //!
 //! Bound by latency: rows are short (the experts of a router).
 
-use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Elem, Kernel, Launch, Operand, Param, Per, Unsupported, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -27,31 +26,10 @@ impl Select for Spec {
     }
 }
 
-impl Kernel for Spec {
-    fn supports(&self, target: TargetKind) -> Result<(), Unsupported> {
-        match target {
-            TargetKind::Cpu => Ok(()),
-            TargetKind::Sm90a => hopper::supports(self),
-        }
-    }
-
-    fn lower(&self, target: TargetKind, _: Config) -> Vec<Launch> {
-        match target {
-            TargetKind::Cpu => vec![self.on_cpu()],
-            TargetKind::Sm90a => vec![hopper::launch(self)],
-        }
-    }
-}
-
-impl Spec {
-    fn cost(&self) -> Cost {
-        let (cols, k) = (self.cols as f64, self.k as f64);
-        Cost { bytes: Amount::per_row((cols + 2.0 * k) * 4.0), operations: Amount::per_row(cols * k) }
-    }
-
-    fn on_cpu(&self) -> Launch {
+impl Lowering<Cpu> for Spec {
+    fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { cols, k } = self;
-        Launch {
+        vec![Launch {
             op: "top_k",
             symbol: format!("top_{k}_d{cols}"),
             operands: vec![
@@ -63,6 +41,13 @@ impl Spec {
             cost: self.cost(),
             grid: None,
             body: cpu_body!(self, cpu::emit),
-        }
+        }]
+    }
+}
+
+impl Spec {
+    fn cost(&self) -> Cost {
+        let (cols, k) = (self.cols as f64, self.k as f64);
+        Cost { bytes: Amount::per_row((cols + 2.0 * k) * 4.0), operations: Amount::per_row(cols * k) }
     }
 }

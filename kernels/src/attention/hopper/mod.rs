@@ -5,7 +5,7 @@
 //! probabilities and values are bf16 in products. Query heads that share a KV head are rows of the same product.
 
 use super::Spec;
-use crate::kernel::{Candidate, Config, Launch, StepSize, Unsupported};
+use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, StepSize, Unsupported};
 use crate::kv_append;
 use jamba_plan::format::EntryKind;
 
@@ -14,31 +14,33 @@ pub mod decode;
 pub mod prefill;
 pub mod split;
 
-pub(super) fn supports(spec: &Spec) -> Result<(), Unsupported> {
-    kv_append::hopper::check_heads(spec.d_head, spec.format)
-}
-
-pub(super) fn configs(step: &StepSize) -> Vec<Candidate> {
-    match step.entry {
-        EntryKind::Prefill => vec![
-            Candidate::accepted(Config::Prefill),
-            Candidate::rejected(Config::Decode, "takes one token of each sequence"),
-        ],
-        EntryKind::Decode => vec![
-            Candidate::accepted(Config::Decode),
-            Candidate::rejected(Config::Prefill, "one token of a sequence does not fill a tile of queries"),
-        ],
+impl Lowering<Hopper> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        kv_append::hopper::check_heads(self.d_head, self.format)
     }
-}
 
-pub(super) fn lower(spec: &Spec, config: Config) -> Vec<Launch> {
-    let &Spec { n_heads, n_kv_heads, d_head, scale, .. } = spec;
-    match config {
-        Config::Decode => {
-            let partials = decode::Spec { n_heads, n_kv_heads, d_head, scale };
-            vec![decode::launch(&partials), combine::launch(&combine::Spec { partials })]
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        match step.entry {
+            EntryKind::Prefill => vec![
+                Candidate::accepted(Config::Prefill),
+                Candidate::rejected(Config::Decode, "takes one token of each sequence"),
+            ],
+            EntryKind::Decode => vec![
+                Candidate::accepted(Config::Decode),
+                Candidate::rejected(Config::Prefill, "one token of a sequence does not fill a tile of queries"),
+            ],
         }
-        _ => vec![prefill::launch(&prefill::Spec { n_heads, n_kv_heads, d_head, scale }, spec.cost(2.0))],
+    }
+
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        let &Spec { n_heads, n_kv_heads, d_head, scale, .. } = self;
+        match config {
+            Config::Decode => {
+                let partials = decode::Spec { n_heads, n_kv_heads, d_head, scale };
+                vec![decode::launch(&partials), combine::launch(&combine::Spec { partials })]
+            }
+            _ => vec![prefill::launch(&prefill::Spec { n_heads, n_kv_heads, d_head, scale }, self.cost(2.0))],
+        }
     }
 }
 
