@@ -213,8 +213,7 @@ impl Engine {
         Ok(self.logits(admitted))
     }
 
-    /// Like [`Engine::step`] on the calling thread, with an observer of every step: for finding the step that goes wrong. The results
-    /// are the same bits.
+    /// Like [`Engine::step`], on the calling thread and with an observer of every step. The results are the same bits.
     ///
     /// # Errors
     /// As [`Engine::step`]; also [`RuntimeError::Option`] on a GPU.
@@ -226,12 +225,12 @@ impl Engine {
         if self.device.as_cpu().is_none() {
             return Err(RuntimeError::Option { name: "device", found: self.opened.device.clone(), expected: "cpu" });
         }
-        self.device.health()?;
-        let admitted = self.sequences.admit(feeds.iter().copied(), Origin::Any)?;
-        self.sequences.advance(feeds.iter().copied(), &mut *self.device);
-        if let Some(cpu) = self.device.as_cpu() {
-            cpu.run_observed(admitted.entry, admitted.counts, observer);
-        }
+        let admitted = self.run_with(feeds.iter().copied(), Origin::Any, |device, admitted, trace| {
+            if let Some(cpu) = device.as_cpu() {
+                cpu.run_observed(admitted.entry, admitted.counts, observer, trace);
+            }
+            Ok(())
+        })?;
         Ok(self.logits(admitted))
     }
 
@@ -269,6 +268,18 @@ impl Engine {
         origin: Origin,
         settings: Settings<'_>,
     ) -> Result<Admitted, RuntimeError> {
+        self.run_with(feeds, origin, |device, admitted, trace| {
+            device.run(admitted.entry, admitted.counts, settings, trace)
+        })
+    }
+
+    /// Admits the feeds, executes the step with `execute`, and checks its results if asked to.
+    fn run_with<'f>(
+        &mut self,
+        feeds: impl Iterator<Item = Feed<'f>> + Clone,
+        origin: Origin,
+        execute: impl FnOnce(&mut dyn Device, Admitted, Option<&mut Trace>) -> Result<(), RuntimeError>,
+    ) -> Result<Admitted, RuntimeError> {
         self.device.health()?;
         let admitted = self.sequences.admit(feeds.clone(), origin)?;
         if let Some(trace) = &mut self.trace {
@@ -281,7 +292,7 @@ impl Engine {
         }
         .entered();
         self.sequences.advance(feeds, &mut *self.device);
-        self.device.run(admitted.entry, admitted.counts, settings, self.trace.as_mut())?;
+        execute(&mut *self.device, admitted, self.trace.as_mut())?;
         if let Some(trace) = &mut self.trace {
             trace.end_run();
         }

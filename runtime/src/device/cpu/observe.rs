@@ -7,14 +7,25 @@ use super::{Cpu, Job};
 use crate::StepObserver;
 use crate::device::Counts;
 use crate::execute::{Lane, execute};
+use crate::trace::{Trace, Traced};
 
 impl Cpu {
     /// Runs the steps of an entry on the calling thread and shows the arena around each.
-    pub(crate) fn run_observed(&mut self, entry: usize, counts: Counts, observer: &mut dyn StepObserver) {
+    pub(crate) fn run_observed(
+        &mut self,
+        entry: usize,
+        counts: Counts,
+        observer: &mut dyn StepObserver,
+        trace: Option<&mut Trace>,
+    ) {
         self.set_counts(entry, counts);
         let job = Job { n_threads: 1, kernels: &self.code.kernels, arguments: &self.entries[entry] };
         let mut lane = Observed { job, entry, arena: &mut self.arena, observer };
-        execute(self.program.entries[entry].steps.iter().enumerate(), &mut lane);
+        let steps = self.program.entries[entry].steps.iter().enumerate();
+        match trace {
+            Some(trace) => execute(steps, &mut Traced { lane: &mut lane, trace }),
+            None => execute(steps, &mut lane),
+        }
     }
 }
 
