@@ -49,7 +49,7 @@ impl ModelArgs {
     /// Reads the model file, replaces its keys by the options, and checks the result.
     ///
     /// # Errors
-    /// Names the key of model.toml that an option stands for.
+    /// The message names the key of model.toml, also if the value comes from an option.
     pub fn open(self) -> Result<ModelFile> {
         let mut model = ModelFile::open(&self.path)?;
         if !self.targets.is_empty() {

@@ -23,7 +23,8 @@ use edit::Edit;
 pub struct Reduce {
     /// A graph in its text form.
     graph: PathBuf,
-    /// A shell command that fails on the graph; {} stands for the file of a candidate. It fails when its exit status is not 0.
+    /// A shell command that fails on the graph. {} is replaced by the path of a smaller graph. A non-zero exit status is a
+    /// failure.
     #[arg(long = "while", value_name = "COMMAND")]
     command: String,
     /// The command fails when its output matches this regular expression, whatever the exit status.

@@ -10,7 +10,7 @@ use crate::pack::{Measure, ParameterSource, pack_all};
 /// The loss of the rows of one parameter in one packed weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loss {
-    /// Canonical name; `*` stands for the stacked experts.
+    /// Canonical name; the expert's index is `*` if experts are stacked.
     pub parameter: String,
     /// First row and number of rows, per expert if experts are stacked.
     pub rows: (u64, u64),

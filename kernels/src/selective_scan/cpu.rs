@@ -124,7 +124,7 @@ impl<'a, 'm> Token<'a, 'm> {
         h.mul_add(of_state(output, n), sum)
     }
 
-    /// Decays the states of a panel from state n on, as many as `dt` has lanes for, and adds `taken` to them.
+    /// Updates `dt.lanes()` states of a panel, starting at state n: h = exp(Δ · a) · h + `taken`. Returns h.
     fn update(&self, panel: Value, n: Value, dt: Value, taken: Value) -> Value {
         let (b, at) = (self.b, panel + n * LANES);
         let place = self.slot + at;

@@ -34,7 +34,7 @@ enum Bytes {
     Memory(&'static [u8]),
 }
 
-/// Stands for the path of a plan in memory.
+/// Path reported for a plan that was opened from memory.
 const IN_MEMORY: &str = "plan in memory";
 
 impl PlanFile {

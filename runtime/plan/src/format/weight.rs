@@ -66,7 +66,7 @@ impl Weight {
 /// Rows of one parameter inside a packed weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
-    /// Canonical name of the checkpoint's parameter; `*` stands for the stacked experts.
+    /// Canonical name of the checkpoint's parameter; the expert's index is `*` if experts are stacked.
     pub parameter: String,
     /// First row used; 0 for stacked experts, which are used whole.
     pub first_row: u64,

@@ -37,7 +37,7 @@ struct Prefill<'a, 'm> {
     fragment: Fragment,
 }
 
-/// Rows of a sequence and a KV head, as many as two warpgroups multiply; all i32.
+/// The rows of one work item: one sequence, one KV head, at most the rows of two warpgroups. All values are i32.
 struct Piece {
     sequence: Value,
     kv_head: Value,

@@ -72,7 +72,8 @@ pub(crate) fn emit(b: &Builder, product: &Product) {
 }
 
 impl Few<'_, '_> {
-    /// Loads per share: as many as fit in registers twice, together with x. int8 needs twice the registers for x.
+    /// Loads per share, limited by registers: two shares and x are in registers at the same time. For int8, x needs twice the
+    /// registers.
     fn loads(&self) -> usize {
         if self.product.format == Elem::I8 { 2 } else { 4 }
     }
