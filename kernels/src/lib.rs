@@ -3,6 +3,19 @@
 //!
 //! [`catalog`] lists the kernels, one per line. Each kernel has one folder: `mod.rs` holds its spec, the lowering from a
 //! graph node, operands and cost; `cpu.rs` and `hopper.rs` hold target-specific parts and the bodies.
+//!
+//! ```
+//! use jamba_plan::format::TargetKind;
+//! use jambac_kernels::kernel::{Config, Elem, Kernel};
+//! use jambac_kernels::rms_norm;
+//!
+//! let norm = rms_norm::Spec { cols: 64, eps: 1e-6, residual: false, out: Elem::F32 };
+//! norm.supports(TargetKind::Sm90a)?;
+//! let launches = norm.lower(TargetKind::Sm90a, Config::Only);
+//! assert_eq!(launches[0].symbol, "rms_norm_f32_d64_e358637bd_sm90");
+//! assert_eq!(launches[0].operands.len(), 4); // a, weight, out, rows
+//! # Ok::<(), jambac_kernels::kernel::Unsupported>(())
+//! ```
 
 #![cfg_attr(not(feature = "emit"), allow(dead_code, reason = "bodies use what the catalog alone does not"))]
 

@@ -1,7 +1,9 @@
 //! The main loop of a server: clients join and leave between steps and share each step's tokens. The answer of a client
 //! does not depend on the others.
 //!
-//!     cargo run --release --example batch_server -- jamba.plan
+//! ```text
+//! cargo run --release --example batch_server -- jamba.plan
+//! ```
 
 use std::collections::HashMap;
 use std::error::Error;

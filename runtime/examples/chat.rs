@@ -1,6 +1,8 @@
 //! A conversation on standard input and output. The sequence keeps its state: each turn prefills only new tokens.
 //!
-//!     cargo run --release --example chat -- jamba.plan
+//! ```text
+//! cargo run --release --example chat -- jamba.plan
+//! ```
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};

@@ -1,6 +1,8 @@
 //! A program with an embedded plan, which runs without files.
 //!
-//!     cargo run --release --example embedded -- "Once upon a time"
+//! ```text
+//! cargo run --release --example embedded -- "Once upon a time"
+//! ```
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -1,6 +1,8 @@
 //! Streams text from a prompt.
 //!
-//!     cargo run --release --example generate -- jamba.plan "Once upon a time."
+//! ```text
+//! cargo run --release --example generate -- jamba.plan "Once upon a time."
+//! ```
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -1,6 +1,8 @@
 //! Causal attention over paged keys and values, with online softmax (arXiv 2205.14135), without positional encoding.
 //!
-//!     out[t, h, :] = Σⱼ softmaxⱼ(scale · q[t, h, :] · key[j]) · value[j]       j from 0 to the token's own position
+//! ```text
+//! out[t, h, :] = Σⱼ softmaxⱼ(scale · q[t, h, :] · key[j]) · value[j]       j from 0 to the token's own position
+//! ```
 //!
 //! On CPUs, a page holds 16 tokens of one layer and one KV head: keys transposed, `[d_head][16]` (lanes are tokens), then
 //! values `[16][padded(d_head)]` (lanes are dimensions). The KV heads of a layer follow each other. page_stride is in

@@ -1,7 +1,9 @@
 //! Causal convolution on Hopper: blocks split channels and runs of tokens; a thread processes four channels along a run,
 //! with their taps and last inputs in registers.
 //!
-//!     y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])      u, y bf16; sums in f32
+//! ```text
+//! y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])      u, y bf16; sums in f32
+//! ```
 //!
 //! Inputs before the step come from the sequence's state, `[taps − 1][row_stride(f32, channels)]` f32 in its slot, oldest
 //! first. The kernel leaves the last taps − 1 inputs in the state; slot_stride is in elements. Weights are dense,

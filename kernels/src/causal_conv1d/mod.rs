@@ -1,6 +1,8 @@
 //! Depthwise causal convolution over the last `taps` inputs of each sequence, then activation.
 //!
-//!     y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])
+//! ```text
+//! y[t, c] = activation(Σₖ u[t − taps + 1 + k, c] · weight[c, k] + bias[c])
+//! ```
 //!
 //! Inputs before the step come from the sequence's state, `[ceil(channels / 16)][taps − 1][16]` f32 in its slot, oldest
 //! first. The kernel leaves the last taps − 1 inputs in the state; slot_stride is in elements. Weights are laid out in

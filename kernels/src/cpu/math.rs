@@ -62,8 +62,10 @@ pub fn swiglu(gate: Value, up: Value) -> Value {
 
 /// ln(1 + eˣ) within 4 ulp, including small results; equals x from about 17 on, 0 below −87.336.
 ///
-///     ln(1 + eˣ) = max(x, 0) + ln(1 + t),  t = e^−|x|
-///     ln(1 + t)  = 2 · atanh(s),           s = t / (2 + t) ≤ ⅓
+/// ```text
+/// ln(1 + eˣ) = max(x, 0) + ln(1 + t),  t = e^−|x|
+/// ln(1 + t)  = 2 · atanh(s),           s = t / (2 + t) ≤ ⅓
+/// ```
 #[track_caller]
 pub fn softplus(x: Value) -> Value {
     let t = exp(-x.abs());

@@ -1,6 +1,8 @@
 //! Rows times float panels on CPUs.
 //!
-//!     sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
+//! ```text
+//! sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
+//! ```
 //!
 //! Each sum runs over j from 0 in f32, in its own lane. Tiling of rows and panels decides which sums run side by side,
 //! never the terms or order of a sum.

@@ -1,6 +1,8 @@
 //! Embedding lookup on Hopper: one block per token.
 //!
-//!     out[t, :] = table[ids[t], :]            bf16 to f32, exact; the table's row stride is `row_stride`
+//! ```text
+//! out[t, :] = table[ids[t], :]            bf16 to f32, exact; the table's row stride is `row_stride`
+//! ```
 //!
 //! Bound by memory: 2 bytes read and 4 written per element.
 //!

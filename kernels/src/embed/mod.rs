@@ -1,6 +1,8 @@
 //! Embedding lookup.
 //!
-//!     out[t, :] = table[ids[t], :]
+//! ```text
+//! out[t, :] = table[ids[t], :]
+//! ```
 //!
 //! Bound by memory: reads tokens · d_model elements of the table, writes as many f32. A tied table has the panel layout of
 //! the output projection (16 rows interleaved) and is read from there.

@@ -1,6 +1,8 @@
 //! Weighted sum of each token's experts, fused with their products.
 //!
-//!     out[t, i] = Σ weights[t, j] · (Σₗ x[t · top_k + j, l] · weight[e, i, l])         e the expert of slot t · top_k + j
+//! ```text
+//! out[t, i] = Σ weights[t, j] · (Σₗ x[t · top_k + j, l] · weight[e, i, l])         e the expert of slot t · top_k + j
+//! ```
 //!
 //! The outer sum runs in ascending order of experts, independent of the order of the token's choices, starting at 0, by f32
 //! multiply-adds: it is the same for a single token and in any batch. The products are never stored.

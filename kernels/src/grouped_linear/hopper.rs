@@ -1,7 +1,9 @@
 //! Matrix product of each slot with its expert's weight on Hopper: [`crate::hopper::matmul`] with rows sorted by expert.
 //!
-//!     for every expert e and every row r of offsets[e] … offsets[e + 1]:
-//!         out[r, i] = Σⱼ x[r, j] · weight[e, i, j]                           x bf16, sums f32, out f32 or bf16
+//! ```text
+//! for every expert e and every row r of offsets[e] … offsets[e + 1]:
+//!     out[r, i] = Σⱼ x[r, j] · weight[e, i, j]                           x bf16, sums f32, out f32 or bf16
+//! ```
 //!
 //! x and out have one row per slot, in the order of the experts. Bound by the weights of the experts in use, read once
 //! each, for few tokens; by the tensor cores (2 · slots · n · k operations) for many.

@@ -1,7 +1,9 @@
 //! Matrix product of each slot with its expert's weight.
 //!
-//!     for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]]:
-//!         out[s, i] = Σⱼ x[s / slots_per_row, j] · weight[e, i, j]
+//! ```text
+//! for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]]:
+//!     out[s, i] = Σⱼ x[s / slots_per_row, j] · weight[e, i, j]
+//! ```
 //!
 //! A slot is token · top_k + choice. Weights have the panels of [`crate::linear`], one stack per expert; an expert's
 //! weights are read once per step, and only if it has slots.

@@ -1,8 +1,10 @@
 //! Swiglu of each slot with its expert's gate and up on Hopper: [`crate::hopper::matmul`] with rows sorted by expert, and
 //! gate and up of an expert interleaved.
 //!
-//!     for every expert e and every row r of offsets[e] … offsets[e + 1]:
-//!         out[r, i] = silu(Σⱼ x[r, j] · gate[e, i, j]) · Σⱼ x[r, j] · up[e, i, j]       x and out bf16, sums f32
+//! ```text
+//! for every expert e and every row r of offsets[e] … offsets[e + 1]:
+//!     out[r, i] = silu(Σⱼ x[r, j] · gate[e, i, j]) · Σⱼ x[r, j] · up[e, i, j]       x and out bf16, sums f32
+//! ```
 //!
 //! x and out have one row per slot, in the order of the experts. Bound by the weights of the experts in use, read once
 //! each, for few tokens; by the tensor cores (4 · slots · n · k operations) for many.

@@ -1,7 +1,9 @@
 //! Swiglu of each slot with its expert's gate and up.
 //!
-//!     for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]], with r = s / slots_per_row:
-//!         out[s, i] = silu(Σⱼ x[r, j] · gate[e, i, j]) · Σⱼ x[r, j] · up[e, i, j]
+//! ```text
+//! for every expert e and every slot s of slots[offsets[e] … offsets[e + 1]], with r = s / slots_per_row:
+//!     out[s, i] = silu(Σⱼ x[r, j] · gate[e, i, j]) · Σⱼ x[r, j] · up[e, i, j]
+//! ```
 //!
 //! The weight holds gate and up of each expert with interleaved panels, gate first; neither product is stored. The result
 //! is bit-identical to [`crate::grouped_linear`] twice followed by swiglu.

@@ -1,14 +1,16 @@
 //! The module and kernel builder for sm_90a: the arithmetic and control flow of [`crate::cpu::builder`], plus GPU-specific
 //! operations.
 //!
-//!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::count("n")];
-//!     module.kernel("halve", &params, 128, |b| {
-//!         let i = b.block() * 128 + b.thread();
-//!         b.if_(i.lt(b.count("n")), || {
-//!             let x = b.load(b.at(b.pointer("x"), i * 4), Type::scalar(Num::F32));
-//!             b.store(x * 0.5, b.at(b.pointer("y"), i * 4));
-//!         });
+//! ```text
+//! let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::count("n")];
+//! module.kernel("halve", &params, 128, |b| {
+//!     let i = b.block() * 128 + b.thread();
+//!     b.if_(i.lt(b.count("n")), || {
+//!         let x = b.load(b.at(b.pointer("x"), i * 4), Type::scalar(Num::F32));
+//!         b.store(x * 0.5, b.at(b.pointer("y"), i * 4));
 //!     });
+//! });
+//! ```
 //!
 //! Counts, rows and offsets inside a row are i32; [`Builder::row`] widens before it multiplies. Memory is accessed through
 //! pointers ([`super::memory`]), never through CPU kernel buffers.

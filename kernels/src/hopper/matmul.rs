@@ -1,7 +1,9 @@
 //! Matrix products on Hopper. [`crate::linear`], [`crate::split_linear`], [`crate::linear_swiglu`],
 //! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each describe a `Product`; two templates emit it.
 //!
-//!     out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
+//! ```text
+//! out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
+//! ```
 //!
 //! `tiled` is for many rows and bound by the tensor cores: 2 · rows · n · k operations. `few` is for up to 8 rows and bound
 //! by memory: it reads the weights once. The summation order over j depends only on k and the template, not on the other

@@ -4,10 +4,12 @@
 //! several matrices share a weight, each is padded with zero rows so that the [`BLOCK_ROWS`] rows multiplied by one
 //! warpgroup never belong to two matrices:
 //!
-//!     linear           rows 0 … n − 1, without padding
-//!     split_linear     part after part, each padded to whole blocks
-//!     linear_swiglu    alternating 8 rows of gate and 8 rows of up: a thread of a matrix product has row g and row g + 8
-//!     experts          consecutive, each a separate weight padded to whole blocks
+//! ```text
+//! linear           rows 0 … n − 1, without padding
+//! split_linear     part after part, each padded to whole blocks
+//! linear_swiglu    alternating 8 rows of gate and 8 rows of up: a thread of a matrix product has row g and row g + 8
+//! experts          consecutive, each a separate weight padded to whole blocks
+//! ```
 //!
 //! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16
 //! bytes that a thread needs for four steps of 16 inputs are contiguous. Their scales are f32, one per row, in row order,

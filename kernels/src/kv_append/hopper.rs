@@ -1,7 +1,9 @@
 //! Writes keys and values into pages on Hopper: one thread per 16 bytes of a token's keys and values.
 //!
-//!     position = past[s] + t − starts[s], page = pages[s, position / 16], row = position % 16     s = sequence_of[t]
-//!     keys[page, g, row, e] = k[t, g · d_head + e];  values[page, g, row, e] = v[t, g · d_head + e]
+//! ```text
+//! position = past[s] + t − starts[s], page = pages[s, position / 16], row = position % 16     s = sequence_of[t]
+//! keys[page, g, row, e] = k[t, g · d_head + e];  values[page, g, row, e] = v[t, g · d_head + e]
+//! ```
 //!
 //! A page of a layer holds, per KV head, two groups of 8 tokens. A group holds first the keys, then the values, each in
 //! blocks of 64 bf16 columns. A block is 8 rows of 128 bytes, one per token. Part p (16 bytes) of row r is at place p ^ r

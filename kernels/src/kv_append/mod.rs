@@ -1,7 +1,9 @@
 //! Writes keys and values of the step's tokens into the pages of their sequences.
 //!
-//!     position = past[s] + t − starts[s], page = pages[s, position / 16], place = position % 16     s = sequence_of[t]
-//!     keys[page, g, e, place] = k[t, g · d_head + e];  values[page, g, place, e] = v[t, g · d_head + e]
+//! ```text
+//! position = past[s] + t − starts[s], page = pages[s, position / 16], place = position % 16     s = sequence_of[t]
+//! keys[page, g, e, place] = k[t, g · d_head + e];  values[page, g, place, e] = v[t, g · d_head + e]
+//! ```
 //!
 //! On CPUs, a page holds 16 tokens of one layer and one KV head: keys transposed, `[d_head][16]` (lanes are tokens), then
 //! values `[16][padded(d_head)]` (lanes are dimensions). The KV heads of a layer follow each other. page_stride is in

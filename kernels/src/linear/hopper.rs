@@ -1,6 +1,8 @@
 //! Matrix product on Hopper: [`crate::hopper::matmul`] with one matrix and all rows.
 //!
-//!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])         x bf16, sums f32, out f32 or bf16
+//! ```text
+//! out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])         x bf16, sums f32, out f32 or bf16
+//! ```
 //!
 //! Bound by the weights (n · k elements, read once) for few rows; by the tensor cores (2 · rows · n · k operations) for
 //! many.

@@ -1,6 +1,8 @@
 //! Matrix product with packed weights. One row and many rows use the same kernel, the same weights and the same sums.
 //!
-//!     out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])
+//! ```text
+//! out[r, i] = activation(Σⱼ x[r, j] · weight[i, j] + bias[i])
+//! ```
 //!
 //! Weights are laid out in panels of 16 outputs (`[ceil(n / 16)][k][16]`): vector lanes are outputs, each sum over j runs
 //! from 0 to k − 1 in f32, followed by bias and activation. Integer weights: [`crate::cpu::integer`].

@@ -1,7 +1,9 @@
 //! Gate and up of a feed-forward fused with their product on Hopper: [`crate::hopper::matmul`] with interleaved rows of
 //! gate and up, so that one thread has both sums.
 //!
-//!     out[r, i] = silu(Σⱼ x[r, j] · gate[i, j]) · Σⱼ x[r, j] · up[i, j]      x and out bf16, sums f32
+//! ```text
+//! out[r, i] = silu(Σⱼ x[r, j] · gate[i, j]) · Σⱼ x[r, j] · up[i, j]      x and out bf16, sums f32
+//! ```
 //!
 //! Bound like two linears: by the weights (2 · n · k elements, read once) for few rows; by the tensor cores (4 · rows · n ·
 //! k operations) for many.

@@ -1,6 +1,8 @@
 //! Gate and up of a feed-forward, fused with their product; gate and up are not stored.
 //!
-//!     out[r, i] = silu(Σⱼ x[r, j] · gate[i, j]) · Σⱼ x[r, j] · up[i, j]
+//! ```text
+//! out[r, i] = silu(Σⱼ x[r, j] · gate[i, j]) · Σⱼ x[r, j] · up[i, j]
+//! ```
 //!
 //! Weights have the panels of [`crate::linear`], with each panel of gate before its panel of up, so that one thread has
 //! both sums in registers at the same time. The sums are bit-identical to those of two linears.

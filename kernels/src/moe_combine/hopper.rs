@@ -1,6 +1,8 @@
 //! Weighted sum of each token's experts on Hopper: one block per token.
 //!
-//!     out[t, i] = Σⱼ weights[t, j] · y[p, i]       p = sorted position of slot t · top_k + j, j from 0 to top_k − 1
+//! ```text
+//! out[t, i] = Σⱼ weights[t, j] · y[p, i]       p = sorted position of slot t · top_k + j, j from 0 to top_k − 1
+//! ```
 //!
 //! y is in the order of [`crate::moe_gather::hopper`]; `slots` are the output of [`crate::moe_route::hopper`].
 //! Bound by memory: reads top_k rows of f32 and writes one per token.

@@ -1,6 +1,8 @@
 //! Weighted sum of each token's experts.
 //!
-//!     out[t, i] = Σⱼ weights[t, j] · y[t · top_k + j, i]         j from 0 to top_k − 1
+//! ```text
+//! out[t, i] = Σⱼ weights[t, j] · y[t · top_k + j, i]         j from 0 to top_k − 1
+//! ```
 //!
 //! Bound by memory.
 

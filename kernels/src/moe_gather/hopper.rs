@@ -1,6 +1,8 @@
 //! Gathers the rows of slots on Hopper: one block per slot, in sorted order.
 //!
-//!     out[p, :] = x[slots[p] / top_k, :]           bf16
+//! ```text
+//! out[p, :] = x[slots[p] / top_k, :]           bf16
+//! ```
 //!
 //! `slots` are the output of [`crate::moe_route::hopper`].
 //! Bound by memory: reads each row of x once from memory and then from the cache, writes top_k rows for it.

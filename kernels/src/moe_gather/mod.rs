@@ -1,6 +1,8 @@
 //! Rows gathered by slot and sorted by expert: the contiguous rows that a grouped product reads.
 //!
-//!     out[p, :] = x[slots[p] / top_k, :]
+//! ```text
+//! out[p, :] = x[slots[p] / top_k, :]
+//! ```
 
 pub(crate) mod hopper;
 

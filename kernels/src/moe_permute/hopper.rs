@@ -1,7 +1,9 @@
 //! Sorts slots by expert on Hopper, in one block: [`crate::moe_route::hopper`] without the choice of experts.
 //!
-//!     the slots t · top_k + j, sorted by experts[t, j], ties ascending:
-//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
+//! ```text
+//! the slots t · top_k + j, sorted by experts[t, j], ties ascending:
+//! slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
+//! ```
 //!
 //! Bound by latency: one SM reads tokens · top_k integers.
 //!

@@ -1,6 +1,8 @@
 //! Sorts slots by expert: a stable counting sort on the first thread.
 //!
-//!     slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
+//! ```text
+//! slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
+//! ```
 //!
 //! Bound by latency: tokens · top_k integers.
 

@@ -1,8 +1,10 @@
 //! Routing on Hopper, in one block: one thread per token, tile by tile.
 //!
-//!     p = softmax(logits[t, :]);  weights[t, j] = p of the j-th largest logit, ties to the lowest e;  experts[t, j] = that e
-//!     the slots t · top_k + j, sorted by experts[t, j], ties ascending:
-//!     slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
+//! ```text
+//! p = softmax(logits[t, :]);  weights[t, j] = p of the j-th largest logit, ties to the lowest e;  experts[t, j] = that e
+//! the slots t · top_k + j, sorted by experts[t, j], ties ascending:
+//! slots[i][0] = the i-th of them;  slots[slots[i][0]][1] = i;  offsets[e] = the number of slots with an expert below e
+//! ```
 //!
 //! Weights are not renormalised. `experts` is a private workspace of the kernel.
 //! Bound by latency: one SM reads tokens · n_experts numbers, about 10 µs for 8192 tokens.

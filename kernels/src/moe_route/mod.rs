@@ -1,7 +1,9 @@
 //! Routing: softmax of the router's logits, the k largest, and slots sorted by expert.
 //!
-//!     p = softmax(logits[t, :]);  weights[t, j] = the j-th largest p[e], ties to the lowest e;  experts[t, j] = that e
-//!     slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
+//! ```text
+//! p = softmax(logits[t, :]);  weights[t, j] = the j-th largest p[e], ties to the lowest e;  experts[t, j] = that e
+//! slots[offsets[e] … offsets[e + 1]] = the slots t · top_k + j with experts[t, j] = e, ascending
+//! ```
 //!
 //! Bit-identical to [`crate::softmax`], [`crate::top_k`] and [`crate::moe_permute`] in sequence. Weights are not
 //! renormalised. `experts` is a private workspace of the kernel.

@@ -1,7 +1,9 @@
 //! RMS norm on Hopper: one block per row, with the row in registers.
 //!
-//!     s = a + b                       (fused form only; s is written too, f32)
-//!     out[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)          sums in f32, out f32 or rounded to bf16
+//! ```text
+//! s = a + b                       (fused form only; s is written too, f32)
+//! out[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)          sums in f32, out f32 or rounded to bf16
+//! ```
 //!
 //! Bound by memory: each f32 read once; the sum and the result written once.
 //!

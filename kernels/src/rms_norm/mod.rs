@@ -1,7 +1,9 @@
 //! RMS norm (arXiv 1910.07467), optionally fused with the preceding residual sum.
 //!
-//!     s = a + b                       (fused form only; s is written too)
-//!     y[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)
+//! ```text
+//! s = a + b                       (fused form only; s is written too)
+//! y[r, i] = s[r, i] · weight[i] / sqrt(mean(s[r, :]²) + eps)
+//! ```
 //!
 //! Bound by memory: each row read once and written once.
 

@@ -1,6 +1,8 @@
 //! Row selection on Hopper: one block per selected row.
 //!
-//!     out[i, :] = x[rows[i], :]
+//! ```text
+//! out[i, :] = x[rows[i], :]
+//! ```
 //!
 //! Bound by latency: few rows.
 //!

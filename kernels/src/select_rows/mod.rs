@@ -1,6 +1,8 @@
 //! Selects the rows that need logits.
 //!
-//!     out[i, :] = x[rows[i], :]
+//! ```text
+//! out[i, :] = x[rows[i], :]
+//! ```
 //!
 //! Bound by memory.
 

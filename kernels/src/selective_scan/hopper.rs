@@ -1,9 +1,11 @@
 //! The Mamba-1 recurrence on Hopper. Blocks split sequences and channels; time is sequential, with the state in registers
 //! and the inputs of a stretch of time in shared memory, while the next stretch's inputs are in flight.
 //!
-//!     h[c, n] = exp2(Δ[t, c] · a[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]       a = −exp(A_log) · log₂(e)
-//!     y[t, c] = Σₙ h[c, n] · C[t, n]                                                n from 0 to d_state − 1
-//!     y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])                          (gated form)
+//! ```text
+//! h[c, n] = exp2(Δ[t, c] · a[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]       a = −exp(A_log) · log₂(e)
+//! y[t, c] = Σₙ h[c, n] · C[t, n]                                                n from 0 to d_state − 1
+//! y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])                          (gated form)
+//! ```
 //!
 //! u, z and y are bf16, everything else is f32; a and the states are dense, `[channel][state]`; slot_stride is in elements.
 //! Bound by the special-function unit (one exp2 per channel, state and token, 16 per cycle and SM) and about equally by

@@ -1,13 +1,17 @@
 //! The Mamba-1 recurrence (arXiv 2312.00752), sequential in time, with optionally fused preceding and following operations.
 //!
-//!     h[c, n] = exp(Δ[t, c] · A[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]
-//!     y[t, c] = Σₙ h[c, n] · C[t, n]                                   n from 0 to d_state − 1
-//!     y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])             (gated form)
+//! ```text
+//! h[c, n] = exp(Δ[t, c] · A[c, n]) · h[c, n] + Δ[t, c] · u[t, c] · B[t, n]
+//! y[t, c] = Σₙ h[c, n] · C[t, n]                                   n from 0 to d_state − 1
+//! y[t, c] = (y[t, c] + d[c] · u[t, c]) · silu(z[t, c])             (gated form)
+//! ```
 //!
 //! Δ, B and C are given, or computed by the kernel ([`Selection`]):
 //!
-//!     Δ[t, c] = softplus(Σⱼ dt[t, j] · dt_weight[c, j] + dt_bias[c])   j from 0 to dt_rank − 1   (projected, normed)
-//!     dt, B, C = rms_norm of the parts of x[t, :]                                                (normed)
+//! ```text
+//! Δ[t, c] = softplus(Σⱼ dt[t, j] · dt_weight[c, j] + dt_bias[c])   j from 0 to dt_rank − 1   (projected, normed)
+//! dt, B, C = rms_norm of the parts of x[t, :]                                                (normed)
+//! ```
 //!
 //! A is packed as −exp(A_log) · log₂(e), so that exp(Δ · A) = exp2(Δ · a). Lanes are channels; A and the state are laid out
 //! in panels `[ceil(channels / 16)][d_state][16]`, f32, dt_weight in those of [`crate::linear`]; slot_stride is in

@@ -1,6 +1,8 @@
 //! Column slices on Hopper: one block per row.
 //!
-//!     out[r, i] = x[r, start + i]                   f32 or bf16 each, rounded to bf16 if the result is bf16
+//! ```text
+//! out[r, i] = x[r, start + i]                   f32 or bf16 each, rounded to bf16 if the result is bf16
+//! ```
 //!
 //! Bound by memory: the slice is read and written once.
 //!

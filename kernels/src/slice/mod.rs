@@ -1,6 +1,8 @@
 //! A slice of the columns of each row, as separate rows.
 //!
-//!     out[r, i] = x[r, start + i]
+//! ```text
+//! out[r, i] = x[r, start + i]
+//! ```
 //!
 //! Bound by memory: the slice is read and written once.
 

@@ -1,6 +1,8 @@
 //! Softmax over a row on Hopper: one block per row, with the row in registers.
 //!
-//!     out[r, i] = exp(x[r, i] − max x[r, :]) / Σⱼ exp(x[r, j] − max x[r, :])          f32
+//! ```text
+//! out[r, i] = exp(x[r, i] − max x[r, :]) / Σⱼ exp(x[r, j] − max x[r, :])          f32
+//! ```
 //!
 //! Bound by memory: each element is read and written once.
 //!

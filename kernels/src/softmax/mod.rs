@@ -1,6 +1,8 @@
 //! Softmax over a row.
 //!
-//!     out[r, i] = exp(x[r, i] − max x[r, :]) / Σⱼ exp(x[r, j] − max x[r, :])
+//! ```text
+//! out[r, i] = exp(x[r, i] − max x[r, :]) / Σⱼ exp(x[r, j] − max x[r, :])
+//! ```
 //!
 //! Bound by memory.
 

@@ -1,7 +1,9 @@
 //! Several matrix products with one input on Hopper: [`crate::hopper::matmul`] with consecutive matrices, each padded to
 //! whole blocks of 64 rows, so that a warpgroup's outputs go to one result.
 //!
-//!     outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p; x and out bf16, sums f32
+//! ```text
+//! outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p; x and out bf16, sums f32
+//! ```
 //!
 //! Bound like one linear with all outputs: by the weights for few rows, by the tensor cores for many.
 

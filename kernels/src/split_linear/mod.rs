@@ -1,6 +1,8 @@
 //! Several matrix products with one input and separate results: the two halves of in_proj; queries, keys and values.
 //!
-//!     outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p
+//! ```text
+//! outₚ[r, i] = Σⱼ x[r, j] · weightₚ[i, j]      for every part p
+//! ```
 //!
 //! Weights have the panels of [`crate::linear`], part after part, each part padded to whole panels: no panel holds outputs
 //! of two parts. The panels of all parts are distributed together, and every sum is bit-identical to that of a linear of

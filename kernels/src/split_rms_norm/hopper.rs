@@ -1,6 +1,8 @@
 //! RMS norms of the parts of a row on Hopper: one warp per row.
 //!
-//!     out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
+//! ```text
+//! out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
+//! ```
 //!
 //! x is f32, sums are in f32, each result is f32 or rounded to bf16.
 //! Bound by memory: each row is read and written once. Parts start at arbitrary columns, so accesses are single elements,

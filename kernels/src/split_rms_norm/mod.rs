@@ -1,6 +1,8 @@
 //! Separate RMS norms (arXiv 1910.07467) of the parts of a row.
 //!
-//!     out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
+//! ```text
+//! out_p[r, i] = x[r, start_p + i] · weight_p[i] / sqrt(mean(part²) + eps)       part = x[r, start_p … start_p + cols_p]
+//! ```
 //!
 //! Bound by memory: each row read once and written once.
 

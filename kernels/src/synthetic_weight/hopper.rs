@@ -1,6 +1,8 @@
 //! Draws rows of a synthetic weight on Hopper: blocks take the rows in turn, threads 16 bytes of a row at a time.
 //!
-//!     out[r, c] = draw first + r · cols + c, if c < cols and r · cols + c < n; else 0
+//! ```text
+//! out[r, c] = draw first + r · cols + c, if c < cols and r · cols + c < n; else 0
+//! ```
 //!
 //! Bound by integer arithmetic: two products and three shifts of 64 bits per value, about forty instructions in total,
 //! fifty with the division for int8; 4, 2 or 1 bytes are written per value and none read. An H100, with 128 lanes per SM at

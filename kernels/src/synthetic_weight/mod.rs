@@ -1,9 +1,11 @@
 //! Rows of a synthetic weight, bit-identical to [`jamba_plan::synthetic::fill`].
 //!
-//!     bits = mix(key + i · 0x9e3779b97f4a7c15)        SplitMix64's mix of a counter; i as in jamba_plan::synthetic::DrawnRows
-//!     x    = (the sum of its four quarters − 131070) · scale + offset     for a normal distribution
-//!     x    = (its upper 24 bits) · scale + offset                         for a uniform distribution
-//!     out  = x as f32, rounded to bf16, or round(x / unit) as int8
+//! ```text
+//! bits = mix(key + i · 0x9e3779b97f4a7c15)        SplitMix64's mix of a counter; i as in jamba_plan::synthetic::DrawnRows
+//! x    = (the sum of its four quarters − 131070) · scale + offset     for a normal distribution
+//! x    = (its upper 24 bits) · scale + offset                         for a uniform distribution
+//! out  = x as f32, rounded to bf16, or round(x / unit) as int8
+//! ```
 //!
 //! Only for GPUs, when a plan is opened: the weights need not be copied to the GPU.
 

@@ -1,6 +1,8 @@
 //! The k largest of each row on Hopper: one thread per row.
 //!
-//!     weights[t, j] = the j-th largest p[t, :], ties to the lowest e;  experts[t, j] = that e
+//! ```text
+//! weights[t, j] = the j-th largest p[t, :], ties to the lowest e;  experts[t, j] = that e
+//! ```
 //!
 //! Bound by latency: rows are short (the experts of a router).
 //!

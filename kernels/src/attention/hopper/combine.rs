@@ -1,6 +1,8 @@
 //! The last step of decode attention on Hopper: one block per query head and sequence.
 //!
-//!     out[s, h, :] = Σᵢ wᵢ · partial[s, h, i, :] / Σᵢ wᵢ · totalᵢ,   wᵢ = exp2(maximumᵢ − max over the splits)
+//! ```text
+//! out[s, h, :] = Σᵢ wᵢ · partial[s, h, i, :] / Σᵢ wᵢ · totalᵢ,   wᵢ = exp2(maximumᵢ − max over the splits)
+//! ```
 //!
 //! Splits are summed in order. Bound by latency: a few hundred bytes for each split of 256 tokens or more.
 //!

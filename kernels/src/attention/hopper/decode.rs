@@ -1,7 +1,9 @@
 //! Attention of one token per sequence on Hopper, split over the cache.
 //!
-//!     partial[s, h, i, :] = Σⱼ exp2(cⱼ − maximum) · value[j]       cⱼ = scale · log₂(e) · q[s, h, :] · key[j], j in split i
-//!     total = Σⱼ exp2(cⱼ − maximum),  maximum = maxⱼ cⱼ            stored after the columns: maximum, total
+//! ```text
+//! partial[s, h, i, :] = Σⱼ exp2(cⱼ − maximum) · value[j]       cⱼ = scale · log₂(e) · q[s, h, :] · key[j], j in split i
+//! total = Σⱼ exp2(cⱼ − maximum),  maximum = maxⱼ cⱼ            stored after the columns: maximum, total
+//! ```
 //!
 //! A piece of work is a split of a sequence for up to 16 query heads of a KV head: the rows of a 16-row product. The
 //! sequence's length alone determines the splits ([`super::split`]); the blocks take the pieces in turn. [`super::combine`]

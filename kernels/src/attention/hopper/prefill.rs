@@ -1,6 +1,8 @@
 //! Attention of any number of tokens per sequence on Hopper: tensor cores, online softmax (arXiv 2205.14135, 2407.08608).
 //!
-//!     out[t, h, :] = Σⱼ pⱼ · value[j] / Σⱼ pⱼ,   pⱼ = exp2(cⱼ − maxⱼ cⱼ),   cⱼ = scale · log₂(e) · q[t, h, :] · key[j]
+//! ```text
+//! out[t, h, :] = Σⱼ pⱼ · value[j] / Σⱼ pⱼ,   pⱼ = exp2(cⱼ − maxⱼ cⱼ),   cⱼ = scale · log₂(e) · q[t, h, :] · key[j]
+//! ```
 //!
 //! The query heads of a KV head, token after token, are the rows of a sequence's products: any number of heads can share a
 //! key without padding. A piece of work is 128 rows of a sequence and a KV head, 64 for each of two warpgroups. The blocks

@@ -1,6 +1,8 @@
 //! Softmax over row scores that arrive tile by tile ("online softmax", arXiv 1805.02867, as in arXiv 2205.14135).
 //!
-//!     m' = max(m, maxⱼ sⱼ)      pⱼ = exp2(c · sⱼ − c · m')      total' = total · exp2(c · m − c · m') + Σⱼ pⱼ
+//! ```text
+//! m' = max(m, maxⱼ sⱼ)      pⱼ = exp2(c · sⱼ − c · m')      total' = total · exp2(c · m − c · m') + Σⱼ pⱼ
+//! ```
 //!
 //! Four lanes share a row and hold its scores. The maximum covers the whole row; the total covers only the lane's own
 //! scores.

@@ -1,12 +1,14 @@
 //! A builder for MLIR with arithmetic operators, so that a kernel's body reads like its formula.
 //!
-//!     let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("blocks")];
-//!     module.kernel("halve", &params, |b| {
-//!         b.parallel_for(b.scalar("blocks"), |block| {
-//!             let i = block * 16;
-//!             b.store(b.load_vector(b.buffer("x"), &[i], 16) * 0.5, b.buffer("y"), &[i]);
-//!         });
+//! ```text
+//! let params = [Param::read("x", Elem::F32, &[]), Param::write("y", Elem::F32, &[]), Param::scalar("blocks")];
+//! module.kernel("halve", &params, |b| {
+//!     b.parallel_for(b.scalar("blocks"), |block| {
+//!         let i = block * 16;
+//!         b.store(b.load_vector(b.buffer("x"), &[i], 16) * 0.5, b.buffer("y"), &[i]);
 //!     });
+//! });
+//! ```
 //!
 //! A [`Value`] is a small copyable handle with operators that append to the kernel under construction on this thread.
 //! Operand types select the operation: `+` adds indices, integers, floats, and vectors of these; a number takes the type of

@@ -1,12 +1,16 @@
 //! Matrix products with 8-bit and 4-bit integer weights.
 //!
-//!     int8:  weight[i, j] = scale[i] · q[i, j]             −127 ≤ q ≤ 127, scale f32
-//!     int4:  weight[i, j] = scale[i, j / 32] · q[i, j]     −8 ≤ q ≤ 7, scale bf16
+//! ```text
+//! int8:  weight[i, j] = scale[i] · q[i, j]             −127 ≤ q ≤ 127, scale f32
+//! int4:  weight[i, j] = scale[i, j / 32] · q[i, j]     −8 ≤ q ≤ 7, scale bf16
+//! ```
 //!
 //! Inputs are zero-padded to K, the next multiple of 32. A panel of 16 outputs holds
 //!
-//!     int8:  [K / 2][16][2] bytes: inputs 2p and 2p + 1 of each output, adjacent
-//!     int4:  [K / 4][16][2] bytes: byte (p, i, s) has input 4p + s in its low nibble, 4p + 2 + s in its high nibble
+//! ```text
+//! int8:  [K / 2][16][2] bytes: inputs 2p and 2p + 1 of each output, adjacent
+//! int4:  [K / 4][16][2] bytes: byte (p, i, s) has input 4p + s in its low nibble, 4p + 2 + s in its high nibble
+//! ```
 //!
 //! Scales are in the slot after the weight: `[16]` for int8 and `[K / 32][16]` for int4, panel after panel.
 

@@ -1,6 +1,8 @@
 //! Quantizes rows of x to 16-bit integers, in stack arrays private to a thread.
 //!
-//!     scale = max|x| / 32767,  q = round(x · (32767 / max|x|))      for each row and group of inputs, ties to even
+//! ```text
+//! scale = max|x| / 32767,  q = round(x · (32767 / max|x|))      for each row and group of inputs, ties to even
+//! ```
 //!
 //! A group whose maximum magnitude is below 2⁻¹¹⁰ is quantized to zeros with scale 0, because the quotient would exceed the
 //! range of f32. A group with an infinity or a NaN has scale NaN, and so have all sums of its row.

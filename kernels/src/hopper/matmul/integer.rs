@@ -1,7 +1,9 @@
 //! Exact conversion of int8 weights to bf16 fragments: |q| ≤ 128 has seven bits besides the sign.
 //!
-//!     0x4300 | (q & 0x7f)             128 + the low seven bits
-//!     0xc300 | (q & 0x80)             −128, or −256 if the sign is set
+//! ```text
+//! 0x4300 | (q & 0x7f)             128 + the low seven bits
+//! 0xc300 | (q & 0x80)             −128, or −256 if the sign is set
+//! ```
 //!
 //! Their sum is q. Each pair of bytes takes one permutation, two logical operations and one addition.
 

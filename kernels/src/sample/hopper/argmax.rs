@@ -1,7 +1,9 @@
 //! The most likely token of each row.
 //!
-//!     tokens[i] = the v of the largest logits[i, v], ties to the lowest; NaN is never largest, −0 equals 0
-//!     −1 where no logit of the row is largest and finite
+//! ```text
+//! tokens[i] = the v of the largest logits[i, v], ties to the lowest; NaN is never largest, −0 equals 0
+//! −1 where no logit of the row is largest and finite
+//! ```
 //!
 //! Identical to the host's `greedy`. Bound by memory: one SM reads a row once, which takes some microseconds.
 //!

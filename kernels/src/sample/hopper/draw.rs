@@ -1,9 +1,11 @@
 //! Random sampling of one token per row, with the temperature, top-k, top-p and min-p of the host's sampler.
 //!
-//!     w[v] = exp((logits[v] − largest) / temperature), NaN excluded
-//!     of the tokens in descending order of likelihood, ties ascending: the first top_k; of these the fewest whose sum reaches
-//!     top_p · their sum; of these those with w ≥ min_p
-//!     tokens[i] = the first of them, in token order, with u · sum < the sum up to it;  u = ⌊draw / 2¹¹⌋ / 2⁵³
+//! ```text
+//! w[v] = exp((logits[v] − largest) / temperature), NaN excluded
+//! of the tokens in descending order of likelihood, ties ascending: the first top_k; of these the fewest whose sum reaches
+//! top_p · their sum; of these those with w ≥ min_p
+//! tokens[i] = the first of them, in token order, with u · sum < the sum up to it;  u = ⌊draw / 2¹¹⌋ / 2⁵³
+//! ```
 //!
 //! A temperature of 0 selects the most likely token, as [`argmax`](super::argmax) does; −1 if no logit is largest and
 //! finite.
