@@ -97,8 +97,8 @@ fn opens_the_tiny_model() {
     let embedding = checkpoint.tensor("model.embed_tokens.weight").unwrap();
     assert_eq!(embedding.info.shape, [512, 128]);
     assert!(embedding.iter_f32().all(f32::is_finite));
-    assert!(checkpoint.tokenizer().tokenizer.is_some());
-    assert_eq!(checkpoint.eos(), [2]);
+    assert!(checkpoint.tokenizer().tokenizer.is_some() && checkpoint.tokenizer().chat_template.is_some());
+    assert_eq!(checkpoint.eos(), [2, 201]); // the end of a document, and the line break after an answer
 }
 
 #[test]

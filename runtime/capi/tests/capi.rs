@@ -120,6 +120,17 @@ fn python_drives_the_library() {
     let library = installed().join("lib/libjamba.so.1");
     let text = run(Command::new("python3").arg(format!("{HERE}/tests/drive.py")).arg(&library).arg(PLAN));
     assert!(text.starts_with(env!("CARGO_PKG_VERSION")), "{text}");
+
+    let script = format!("{HERE}/examples/generate.py");
+    let example = |plan: &str| {
+        Command::new("python3").env("LIBJAMBA", &library).args([&script, plan, "Once upon a time."]).output().unwrap()
+    };
+    let output = example(PLAN);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.len() > 1, "an answer");
+    let refused = example("absent.plan");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("absent.plan: cannot open it"));
 }
 
 #[test]

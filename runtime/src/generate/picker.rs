@@ -47,8 +47,11 @@ impl Picker {
             Some(constraint) => Some(Matching::new(engine, constraint)?),
             None => None,
         };
+        let eos = model.eos.as_slice();
+        #[cfg(feature = "constrain")]
+        let eos = matching.as_ref().map_or(eos, Matching::eos);
         Ok(Picker {
-            eos: if options.ignore_eos { Vec::new() } else { model.eos.clone() },
+            eos: if options.ignore_eos { Vec::new() } else { eos.to_vec() },
             stop_tokens: options.stop_tokens.clone(),
             logprobs: options.logprobs,
             #[cfg(feature = "tokenizer")]

@@ -136,9 +136,13 @@ impl Matching {
     /// The state before the first token. Fails if the constraint is invalid or matches no text.
     pub(crate) fn new(engine: &Engine, constraint: &Constraint) -> Result<Matching, RuntimeError> {
         let kind = constraint.kind();
+        let texts = engine.tokenizer()?;
+        // An end token of white space, such as a line break, is text where the constraint allows it.
+        let is_text = |&eos: &u32| texts.decode(&[eos]).is_ok_and(|text| !text.is_empty() && text.trim().is_empty());
         let mut eos = engine.manifest().model.eos.clone();
+        eos.retain(|eos| !is_text(eos));
         if eos.is_empty() {
-            eos.extend(engine.tokenizer()?.eos());
+            eos.extend(texts.eos());
         }
         let grammar = constraint.grammar()?;
         let (tokenizer, vocabulary) = engine.vocabulary()?;
@@ -148,6 +152,11 @@ impl Matching {
             Some(reason) => Err(refused(kind, reason)),
             None => Ok(Matching { kind, matcher, eos }),
         }
+    }
+
+    /// The tokens that end the text.
+    pub(crate) fn eos(&self) -> &[u32] {
+        &self.eos
     }
 
     /// The allowed next tokens. End tokens are included only if `may_end` and the text may end here.
