@@ -263,10 +263,18 @@ pub enum RuntimeError {
         /// Length at the checkpoint, if there is one.
         checkpoint: Option<u64>,
     },
-    /// A snapshot, or a prefix cache, belongs to another plan.
+    /// A sequence cannot return to a save point because it does not start with its tokens.
+    #[error("the save point is after {n_tokens} tokens; the sequence of {len} tokens does not start with them")]
+    OtherTokens {
+        /// Number of tokens at the save point.
+        n_tokens: u64,
+        /// Length of the sequence.
+        len: u64,
+    },
+    /// A snapshot, a save point or a prefix cache belongs to another plan.
     #[error("the {what} belongs to another plan: found {found}, expected {expected}")]
     OtherPlan {
-        /// `snapshot` or `prefix cache`.
+        /// `snapshot`, `save point` or `prefix cache`.
         what: &'static str,
         /// Digest of its plan.
         found: blake3::Hash,

@@ -2,6 +2,8 @@
 //! has no notion of layers or graphs and links no compiler.
 //!
 //! ```
+//! use std::io::Write;
+//!
 //! use jamba_runtime::{Engine, GenerateOptions, OpenOptions, StreamEvent};
 //!
 //! let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
@@ -12,8 +14,9 @@
 //!         StreamEvent::Token(token) => print!("{}", token.text),
 //!         StreamEvent::Done(generated) => println!("{} [{}]", generated.rest, generated.finish.name()),
 //!     }
+//!     std::io::stdout().flush()?;
 //! }
-//! # Ok::<(), jamba_runtime::RuntimeError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! From low to high level: [`Engine::step`] appends tokens to sequences and returns logits, f32 \[rows, vocab\];
@@ -61,6 +64,7 @@ pub use observe::StepObserver;
 pub use options::{DebugOptions, OpenOptions, Progress, Unit};
 pub use sample::{Sampler, SamplerOptions};
 pub use sequence::prefix::{PrefixCache, PrefixCounters};
+pub use sequence::save_point::SavePoint;
 pub use sequence::session::{Feed, Outputs, SequenceId};
 pub use sequence::snapshot::Snapshot;
 #[cfg(feature = "tokenizer")]
@@ -69,7 +73,7 @@ pub use text::chat::{Chat, ChatTemplate, Message};
 pub use text::constrain::Constraint;
 #[cfg(feature = "tokenizer")]
 pub use text::{stop::StopStrings, stream::TextStream, tokenizer::Tokenizer};
-pub use trace::{KindTotal, Trace, TraceRun, TraceStep};
+pub use trace::{KindTotal, Trace, TraceRun, TraceSpan, TraceStep, TraceWork};
 
 /// Types that are `Send`, and types that are also `Sync`.
 const _: () = {

@@ -5,17 +5,18 @@ mod conversation;
 mod input;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use jamba_runtime::{Cancel, Engine, Finish, GenerateOptions};
+use jamba_runtime::{Cancel, Engine, GenerateOptions, Generated, RuntimeError};
 use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::generate::{GenerateArgs, read_text};
 use crate::open::{OpenArgs, PlanArg};
-use crate::printer::Printer;
+use crate::printer::{Cut, Printer};
 use crate::{interrupt, style};
 use commands::{ChatCommand, Stats};
-use conversation::Conversation;
+use conversation::{Conversation, capacity};
 use input::Input;
 
 /// Arguments of `jamba chat`.
@@ -59,8 +60,8 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let mut chatting = Chatting { engine, conversation, options, cancel, stats: Stats::default() };
     let mut input = Input::new()?;
     if input.is_interactive() {
-        let hint = "/help lists commands; Ctrl-C stops an answer, Ctrl-D ends the chat";
-        eprintln!("{}", style::on_stderr(style::Kind::Quiet, hint));
+        note(&headline(&chatting.engine));
+        note("/help lists commands; Ctrl-C stops an answer, Ctrl-D ends the chat");
     }
     while let Some(text) = input.next()? {
         let done = match ChatCommand::parse(&text) {
@@ -88,65 +89,161 @@ impl Chatting {
         if text.trim().is_empty() {
             return Ok(());
         }
+        let before = self.conversation.messages().to_vec();
         self.conversation.push("user", text);
-        self.answer()
+        self.answer_or(before)
     }
 
-    /// Answers the last message. Removes the message if there is no answer.
-    fn answer(&mut self) -> Result<(), Failure> {
-        let answered = self.try_to_answer();
+    /// Answers the last message. Without an answer, the messages become `before` again.
+    fn answer_or(&mut self, before: Vec<Value>) -> Result<(), Failure> {
+        let answered = self.answer();
         if !matches!(answered, Ok(true)) {
-            self.conversation.pop("user");
+            self.conversation.set_messages(before);
         }
         answered.map(|_| ())
     }
 
     /// Generates an answer. Returns false if it has no tokens.
-    fn try_to_answer(&mut self) -> Result<bool, Failure> {
+    fn answer(&mut self) -> Result<bool, Failure> {
         self.cancel.reset();
-        let tokens = self.conversation.unread(&mut self.engine)?;
-        let mut printer = Printer::new(true);
+        let began = Instant::now();
+        let n_reserved = (self.options.max_new as u64).min(capacity(&self.engine) / 4).max(1);
+        let unread = self.conversation.unread(&mut self.engine, n_reserved)?;
+        if unread.n_removed > 0 {
+            let context = capacity(&self.engine);
+            note(&format!(
+                "[the context of {context} tokens is full: the oldest {} messages give way]",
+                unread.n_removed
+            ));
+        }
+        let Some((last, before)) = unread.tokens.split_last() else { return Ok(false) };
+        if !self.read(before)? {
+            return Ok(false);
+        }
+        let mut printer = Printer::for_message();
         let sequence = self.conversation.sequence();
-        let generated = self.engine.generate_in(sequence, &tokens, &self.options, |token| printer.push(&token))?;
+        let generated = self.engine.generate_in(sequence, &[*last], &self.options, |token| printer.push(&token))?;
+        let prefill = began.elapsed().saturating_sub(generated.decode);
         printer.finish(&generated)?;
         self.cancel.reset();
-        self.stats.add(tokens.len(), &generated);
-        let said = !generated.tokens.is_empty();
-        if said {
-            self.conversation.push("assistant", generated.text);
+        self.stats.add((unread.tokens.len(), prefill), &generated);
+        if let Some(cut) = Cut::of(&generated, &self.engine) {
+            cut.show("; the oldest messages give way to the next one");
         }
-        match generated.finish {
-            Finish::NoRoom => Err(Failure::Input(
-                "the context or the KV pool of the plan is full: /reset starts a new conversation".to_owned(),
-            )),
-            _ => Ok(said),
+        let Generated { tokens, text, .. } = generated;
+        if !tokens.is_empty() {
+            self.conversation.push("assistant", text);
         }
+        Ok(!tokens.is_empty())
+    }
+
+    /// Reads all tokens of a prompt but the last, with places to return to before and after them. Returns false if Ctrl-C
+    /// stopped it.
+    fn read(&mut self, tokens: &[u32]) -> Result<bool, Failure> {
+        let Chatting { engine, conversation, options, cancel, .. } = self;
+        let n_messages = conversation.messages().len();
+        conversation.mark(engine, n_messages - 1)?;
+        if tokens.is_empty() {
+            return Ok(true);
+        }
+        match engine.prefill(conversation.sequence(), tokens, options.chunk, Some(cancel)) {
+            Ok(_) => {}
+            Err(RuntimeError::Cancelled) => {
+                cancel.reset();
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        conversation.mark(engine, n_messages)?;
+        Ok(true)
     }
 
     fn run(&mut self, command: ChatCommand) -> Result<(), Failure> {
         let Chatting { engine, conversation, .. } = self;
-        match command {
-            ChatCommand::Help => crate::failure::print(commands::HELP),
-            ChatCommand::Save(path) => conversation.save(engine, &path),
-            ChatCommand::Load(path) => conversation.load(engine, &path),
-            ChatCommand::Reset => conversation.reset(engine),
-            ChatCommand::System(text) => {
-                conversation.set_system(Some(&text).filter(|text| !text.is_empty()).map(String::as_str));
-                Ok(())
-            }
-            ChatCommand::Regenerate => {
-                if !conversation.pop("assistant") {
-                    return Err(Failure::Input("/regenerate: there is no answer yet".to_owned()));
-                }
-                self.options.sampler.seed += 1; // draws another answer
-                self.answer()
-            }
+        let done = match command {
+            ChatCommand::Help => return crate::failure::print(commands::HELP),
+            ChatCommand::Regenerate => return self.regenerate(),
             ChatCommand::Stats => {
                 let read = engine.len(conversation.sequence())?;
-                crate::failure::print(&self.stats.report(engine, read))
+                return crate::failure::print(&self.stats.report(engine, read));
             }
-            ChatCommand::Exit => Ok(()),
+            ChatCommand::Exit => return Ok(()),
+            ChatCommand::Save(path) => {
+                conversation.save(engine, &path)?;
+                format!("saved {} to {}", contents(engine, conversation)?, path.display())
+            }
+            ChatCommand::Load(path) => {
+                conversation.load(engine, &path)?;
+                format!("loaded {} from {}", contents(engine, conversation)?, path.display())
+            }
+            ChatCommand::Reset => {
+                conversation.reset(engine)?;
+                let system = if conversation.has_system() { "; the system message stays" } else { "" };
+                format!("new conversation{system}")
+            }
+            ChatCommand::Undo => match conversation.undo(engine)? {
+                Some(text) => format!("removed the last message, {:?}, and its answer", beginning(&text)),
+                None => return Err(Failure::Input("/undo: there is no message yet".to_owned())),
+            },
+            ChatCommand::System(text) => {
+                let had = conversation.has_system();
+                conversation.set_system(Some(&text).filter(|text| !text.is_empty()).map(String::as_str));
+                match (text.is_empty(), had) {
+                    (false, _) => "the system message is set".to_owned(),
+                    (true, true) => "the system message is removed".to_owned(),
+                    (true, false) => "there is no system message: /system TEXT sets one".to_owned(),
+                }
+            }
+        };
+        crate::failure::print(&format!("{done}\n"))
+    }
+
+    fn regenerate(&mut self) -> Result<(), Failure> {
+        let before = self.conversation.messages().to_vec();
+        if !self.conversation.pop("assistant") {
+            return Err(Failure::Input("/regenerate: there is no answer yet".to_owned()));
         }
+        if self.options.sampler.temperature == 0.0 {
+            note("[sampling is greedy, so the answer is the same: --temperature T draws others]");
+        }
+        self.options.sampler.seed += 1; // draws another answer
+        self.answer_or(before)
+    }
+}
+
+/// Prints a line of the program, not of the model.
+fn note(text: &str) {
+    eprintln!("{}", style::on_stderr(style::Kind::Quiet, text));
+}
+
+/// The model, its limits and where it runs.
+fn headline(engine: &Engine) -> String {
+    let model = &engine.manifest().model;
+    let place = match (engine.device(), engine.threads()) {
+        ("cpu", 1) => "1 thread".to_owned(),
+        ("cpu", n) => format!("{n} threads"),
+        (device, _) => device.to_owned(),
+    };
+    let size = match model.n_parameters as f64 {
+        n if n >= 1e9 => format!("{:.1} B", n / 1e9),
+        n => format!("{:.1} M", n / 1e6),
+    };
+    let (name, context, target) = (&model.name, capacity(engine), engine.target());
+    format!("{name}: {size} parameters, context of {context} tokens, {target}, {place}")
+}
+
+/// The size of a conversation: `4 messages, 97 tokens`.
+fn contents(engine: &Engine, conversation: &Conversation) -> Result<String, Failure> {
+    let (messages, tokens) = (conversation.messages().len(), engine.len(conversation.sequence())?);
+    let s = if messages == 1 { "" } else { "s" };
+    Ok(format!("{messages} message{s}, {tokens} tokens"))
+}
+
+/// The beginning of a text, at most 40 characters.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -2,20 +2,30 @@
 
 use std::ops::ControlFlow;
 
-use jamba_runtime::{Generated, NewToken};
+use std::io::IsTerminal;
+
+use jamba_runtime::{Engine, Finish, Generated, NewToken};
 
 use crate::failure::{Failure, print};
+use crate::style;
 
 /// Prints text, or token ids without a tokenizer. A failure stops the generation and is returned by [`Printer::finish`].
 pub(crate) struct Printer {
     has_text: bool,
+    /// Drops white space until the first other character.
+    trims: bool,
     n_tokens: usize,
     failed: Option<Failure>,
 }
 
 impl Printer {
     pub(crate) fn new(has_text: bool) -> Printer {
-        Printer { has_text, n_tokens: 0, failed: None }
+        Printer { has_text, trims: false, n_tokens: 0, failed: None }
+    }
+
+    /// For a message of a chat, whose leading white space only separates it from the prompt.
+    pub(crate) fn for_message() -> Printer {
+        Printer { trims: true, ..Printer::new(true) }
     }
 
     /// Prints a token.
@@ -36,7 +46,7 @@ impl Printer {
     }
 
     /// Prints the rest of the text and a line break.
-    pub(crate) fn finish(self, generated: &Generated) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self, generated: &Generated) -> Result<(), Failure> {
         if let Some(failure) = self.failed {
             return Err(failure);
         }
@@ -44,7 +54,44 @@ impl Printer {
         print("\n")
     }
 
-    fn print(&self, text: &str) -> Result<(), Failure> {
-        if text.is_empty() { Ok(()) } else { print(text) }
+    fn print(&mut self, text: &str) -> Result<(), Failure> {
+        let text = if self.trims { text.trim_start() } else { text };
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.trims = false;
+        print(text)
+    }
+}
+
+/// Why an answer was cut before the model ended it.
+pub(crate) enum Cut {
+    /// After the maximum number of tokens.
+    Length { n_tokens: usize },
+    /// After this many tokens, because the context or the KV pool is full.
+    NoRoom { n_tokens: usize, context: u64 },
+}
+
+impl Cut {
+    /// None if the answer is whole, or was stopped.
+    pub(crate) fn of(generated: &Generated, engine: &Engine) -> Option<Cut> {
+        let (n_tokens, limits) = (generated.tokens.len(), &engine.manifest().limits);
+        match generated.finish {
+            Finish::Length if n_tokens > 0 => Some(Cut::Length { n_tokens }),
+            Finish::NoRoom => Some(Cut::NoRoom { n_tokens, context: limits.max_context.min(limits.kv_tokens) }),
+            _ => None,
+        }
+    }
+
+    /// Marks the cut on a terminal; a full context also where stderr is none. `advice` says what to do about a full context.
+    pub(crate) fn show(&self, advice: &str) {
+        let text = match self {
+            Cut::Length { .. } if !std::io::stderr().is_terminal() => return,
+            Cut::Length { n_tokens } => format!("[cut after {n_tokens} tokens: -n N allows more]"),
+            Cut::NoRoom { n_tokens, context } => {
+                format!("[cut after {n_tokens} tokens: the context of {context} tokens is full{advice}]")
+            }
+        };
+        eprintln!("{}", style::on_stderr(style::Kind::Quiet, &text));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct PromptArgs {
     /// Prompt text [default: standard input, if it is a pipe]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// File with the prompt; `-` is standard input
+    /// File with the prompt; `-` is standard input. One line break at its end is dropped, as from a pipe
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// Prompt as token ids: `1,2,3`; needs no tokenizer
@@ -37,7 +37,7 @@ impl PromptArgs {
             (Some(tokens), ..) => Ok(Prompt::Tokens(tokens)),
             (None, Some(text), _) => Ok(Prompt::Text(text)),
             (None, None, Some(path)) if path == Path::new("-") => standard_input().map(Prompt::Text),
-            (None, None, Some(path)) => read_text(&path).map(Prompt::Text),
+            (None, None, Some(path)) => read_text(&path).map(without_line_break).map(Prompt::Text),
             (None, None, None) => {
                 let text = if io::stdin().is_terminal() { String::new() } else { standard_input()? };
                 match text.is_empty() {
@@ -56,7 +56,18 @@ fn standard_input() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut bytes);
     read.map_err(|error| Failure::Input(format!("cannot read standard input: {error}")))?;
-    as_text(bytes, "standard input")
+    as_text(bytes, "standard input").map(without_line_break)
+}
+
+/// The text without one line break at its end, which `echo` and editors add.
+fn without_line_break(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
 }
 
 impl Prompt {
@@ -85,5 +96,17 @@ impl Prompt {
         let messages = system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();
         let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
         Ok(engine.tokenizer()?.encode_plain(&engine.chat_template()?.render_chat(&chat)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_line_break;
+
+    #[test]
+    fn one_line_break_is_dropped() {
+        let cut = |text: &str| without_line_break(text.to_owned());
+        assert_eq!([cut("a\n"), cut("a\r\n"), cut("a"), cut("\n")], ["a", "a", "a", ""]);
+        assert_eq!([cut("a\n\n"), cut("a\r"), cut(" a ")], ["a\n", "a\r", " a "]);
     }
 }

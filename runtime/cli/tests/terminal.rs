@@ -101,6 +101,8 @@ fn a_chat_on_a_terminal() {
     // Without the end token (2) only Ctrl-C ends an answer.
     let args = ["chat", &plan, "-n", &n, "--logit-bias", "2=-inf", "--system", "Be brief"];
     let mut chat = on_terminal(folder.path(), &args, &[]);
+    chat.exp_string("toy: ").unwrap();
+    chat.exp_string(&format!("context of {ENDLESS} tokens, x86-64")).unwrap();
     chat.exp_string("/help lists").unwrap();
     prompt(&mut chat);
 
@@ -141,8 +143,16 @@ fn a_chat_on_a_terminal() {
     chat.exp_string("answers  2, ").unwrap();
     prompt(&mut chat);
     chat.send_line("/system Be long").unwrap();
+    chat.exp_string("the system message is set").unwrap();
+    prompt(&mut chat);
+    chat.send_line("/undo").unwrap();
+    chat.exp_string("removed the last message, \"Hi\"").unwrap();
+    prompt(&mut chat);
+    chat.send_line("/undo").unwrap();
+    chat.exp_string("there is no message yet").unwrap();
     prompt(&mut chat);
     chat.send_line("/reset").unwrap();
+    chat.exp_string("new conversation; the system message stays").unwrap();
     prompt(&mut chat);
     chat.send_line("/stats").unwrap();
     chat.exp_string(&format!("context  0 of {ENDLESS}")).unwrap();
@@ -151,4 +161,37 @@ fn a_chat_on_a_terminal() {
     ended(chat, 0);
     let history = std::fs::read_to_string(folder.path().join("jamba/history")).unwrap();
     assert!(history.contains("/regenerate") && !history.contains("half a line"), "{history}");
+}
+
+#[test]
+fn lines_that_are_typed_ahead_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = toy(folder.path(), Toy::with_text());
+    let mut chat = on_terminal(folder.path(), &["chat", &plan, "-n", "3", "--logit-bias", "2=-inf"], &[]);
+    prompt(&mut chat);
+    // All lines at once: the first read returns the later ones too.
+    chat.send("Hi\r/system Be brief\r/stats\r/exit\r").unwrap();
+    chat.flush().unwrap();
+    chat.exp_string("[cut after 3 tokens: -n").unwrap();
+    chat.exp_string("the system message is set").unwrap();
+    chat.exp_string("answers  1, 3 tokens").unwrap();
+    ended(chat, 0);
+}
+
+#[test]
+fn a_full_context_drops_the_oldest_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = toy(folder.path(), Toy::with_text());
+    let mut chat = on_terminal(folder.path(), &["chat", &plan, "--logit-bias", "2=-inf"], &[]);
+    prompt(&mut chat);
+    // Without an end token, the answer fills the context; the next message has room again.
+    chat.send_line("Hi").unwrap();
+    chat.exp_regex("cut after [0-9]+ tokens: the context of 100 tokens is full; the oldest").unwrap();
+    prompt(&mut chat);
+    chat.send_line("You").unwrap();
+    chat.exp_string("[the context of 100 tokens is full: the oldest 2 messages give way]").unwrap();
+    chat.exp_regex("cut after [0-9]+ tokens").unwrap();
+    prompt(&mut chat);
+    chat.send_line("/exit").unwrap();
+    ended(chat, 0);
 }

@@ -16,6 +16,7 @@ In a chat:
   /load FILE     load a saved conversation
   /reset         start a new conversation
   /regenerate    replace the last answer
+  /undo          remove the last message and its answer
   /system TEXT   set the system message; remove it without TEXT
   /stats         show tokens, rates and memory
   /exit          end the chat
@@ -31,6 +32,7 @@ pub(crate) enum ChatCommand {
     Load(PathBuf),
     Reset,
     Regenerate,
+    Undo,
     System(String),
     Stats,
     Exit,
@@ -54,6 +56,7 @@ impl ChatCommand {
             "/load" => ChatCommand::Load(file()?),
             "/reset" => ChatCommand::Reset,
             "/regenerate" => ChatCommand::Regenerate,
+            "/undo" => ChatCommand::Undo,
             "/system" => ChatCommand::System(rest.to_owned()),
             "/stats" => ChatCommand::Stats,
             "/exit" | "/quit" | "/bye" => ChatCommand::Exit,
@@ -78,11 +81,11 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Adds an answer to a message of `n_prompt` tokens.
-    pub(crate) fn add(&mut self, n_prompt: usize, generated: &Generated) {
+    /// Adds an answer to a prompt of `n_prompt` tokens that took `prefill`.
+    pub(crate) fn add(&mut self, (n_prompt, prefill): (usize, Duration), generated: &Generated) {
         self.answers += 1;
         self.prompt_tokens += n_prompt;
-        self.prefill += generated.prefill;
+        self.prefill += prefill;
         self.new_tokens += generated.tokens.len();
         self.decode_steps += generated.decode_steps;
         self.decode += generated.decode;

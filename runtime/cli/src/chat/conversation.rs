@@ -3,10 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jamba_runtime::{Chat, ChatTemplate, Engine, SequenceId, Snapshot, Tokenizer};
+use jamba_runtime::{Chat, ChatTemplate, Engine, SavePoint, SequenceId, Snapshot, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+
+/// Save points to keep, each a slot of conv and SSM state in host memory. Two per turn: before the message and before its
+/// last token.
+const MAX_POINTS: usize = 32;
 
 /// A conversation.
 pub(crate) struct Conversation {
@@ -16,6 +20,23 @@ pub(crate) struct Conversation {
     documents: Option<Vec<Value>>,
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    /// Places in the sequence, in order.
+    points: Vec<Point>,
+}
+
+/// A place in the sequence.
+struct Point {
+    /// Number of messages that the sequence has read there.
+    n_messages: usize,
+    state: SavePoint,
+}
+
+/// What the model has to read before it answers.
+pub(crate) struct Unread {
+    /// At least one token.
+    pub(crate) tokens: Vec<u32>,
+    /// Number of old messages that were removed because the context is full.
+    pub(crate) n_removed: usize,
 }
 
 impl Conversation {
@@ -26,11 +47,21 @@ impl Conversation {
     ) -> Result<Conversation, Failure> {
         let (tokenizer, template) = (engine.tokenizer()?, engine.chat_template()?);
         let sequence = engine.add_sequence()?;
-        Ok(Conversation { sequence, messages: Vec::new(), tools, documents, tokenizer, template })
+        Ok(Conversation { sequence, messages: Vec::new(), tools, documents, tokenizer, template, points: Vec::new() })
     }
 
     pub(crate) fn sequence(&self) -> SequenceId {
         self.sequence
+    }
+
+    /// The messages, the system message first.
+    pub(crate) fn messages(&self) -> &[Value] {
+        &self.messages
+    }
+
+    /// Replaces all messages. The next prompt continues as much of the sequence as they have in common.
+    pub(crate) fn set_messages(&mut self, messages: Vec<Value>) {
+        self.messages = messages;
     }
 
     /// Adds a message.
@@ -45,9 +76,14 @@ impl Conversation {
         self.messages.pop_if(|message| message["role"] == role).is_some()
     }
 
+    /// True if there is a system message.
+    pub(crate) fn has_system(&self) -> bool {
+        self.messages.first().is_some_and(is_system)
+    }
+
     /// Sets or removes the system message.
     pub(crate) fn set_system(&mut self, text: Option<&str>) {
-        if self.messages.first().is_some_and(|message| message["role"] == "system") {
+        if self.has_system() {
             self.messages.remove(0);
         }
         if let Some(text) = text {
@@ -57,32 +93,96 @@ impl Conversation {
 
     /// Removes all messages except the system message.
     pub(crate) fn reset(&mut self, engine: &mut Engine) -> Result<(), Failure> {
-        self.messages.retain(|message| message["role"] == "system");
+        self.messages.retain(is_system);
         self.begin_again(engine)
     }
 
-    /// The tokens of the conversation that are not in the sequence yet. Starts a new sequence if the conversation no longer
-    /// starts with the tokens of the old one.
-    pub(crate) fn unread(&mut self, engine: &mut Engine) -> Result<Vec<u32>, Failure> {
+    /// Removes the last user message and everything after it, and returns the sequence to the place before it. Returns the
+    /// text of the message; None if there is none.
+    pub(crate) fn undo(&mut self, engine: &mut Engine) -> Result<Option<String>, Failure> {
+        let Some(last) = self.messages.iter().rposition(|message| message["role"] == "user") else { return Ok(None) };
+        let text = self.messages[last]["content"].as_str().unwrap_or_default().to_owned();
+        self.messages.truncate(last);
+        match self.points.iter().rposition(|point| point.n_messages <= last) {
+            Some(place) => self.rewind(engine, place)?,
+            None => self.begin_again(engine)?,
+        }
+        Ok(Some(text))
+    }
+
+    /// The tokens of the conversation that are not in the sequence yet. If the conversation no longer starts with the tokens
+    /// of the sequence, the sequence returns to its last save point in common, or starts again. If the context has no room
+    /// for the conversation and `n_reserved` new tokens, the oldest turns are removed.
+    ///
+    /// # Errors
+    /// The messages are unchanged.
+    pub(crate) fn unread(&mut self, engine: &mut Engine, n_reserved: u64) -> Result<Unread, Failure> {
+        let capacity = capacity(engine);
+        let mut messages = self.messages.clone();
+        let mut tokens = self.render(&messages)?;
+        if tokens.len() as u64 + n_reserved > capacity {
+            // The rest is read again, so half of the context becomes free at once.
+            while tokens.len() as u64 > capacity / 2 && remove_oldest(&mut messages) {
+                tokens = self.render(&messages)?;
+            }
+        }
+        if tokens.len() as u64 >= capacity {
+            return Err(Failure::Input(format!(
+                "the message has {} tokens, and the context of the plan has {capacity}: shorten the message, or build a \
+                 plan with a longer context: jambac build MODEL -o OUT.plan --max-context N",
+                tokens.len()
+            )));
+        }
+        let n_removed = self.messages.len() - messages.len();
+        self.messages = messages;
+        let read = engine.tokens(self.sequence)?;
+        let common = tokens.iter().zip(read).take_while(|(new, old)| new == old).count();
+        if common < read.len() || common == tokens.len() {
+            let is_before =
+                |point: &Point| point.state.n_tokens() <= common as u64 && point.state.n_tokens() < tokens.len() as u64;
+            match self.points.iter().rposition(is_before) {
+                Some(place) => self.rewind(engine, place)?,
+                None => self.begin_again(engine)?,
+            }
+        }
+        let n_read = engine.len(self.sequence)? as usize;
+        Ok(Unread { tokens: tokens.split_off(n_read), n_removed })
+    }
+
+    /// Makes the current end of the sequence a place to return to; the sequence has read `n_messages` messages.
+    pub(crate) fn mark(&mut self, engine: &Engine, n_messages: usize) -> Result<(), Failure> {
+        let n_tokens = engine.len(self.sequence)?;
+        if n_tokens == 0 || self.points.last().is_some_and(|point| point.state.n_tokens() == n_tokens) {
+            return Ok(());
+        }
+        if self.points.len() == MAX_POINTS {
+            self.points.remove(0);
+        }
+        self.points.push(Point { n_messages, state: engine.save_point(self.sequence)? });
+        Ok(())
+    }
+
+    fn render(&self, messages: &[Value]) -> Result<Vec<u32>, Failure> {
         let chat = Chat {
-            messages: self.messages.clone(),
+            messages: messages.to_vec(),
             tools: self.tools.clone(),
             documents: self.documents.clone(),
             add_generation_prompt: true,
             ..Chat::default()
         };
-        let tokens = self.tokenizer.encode_plain(&self.template.render_chat(&chat)?)?;
-        let read = engine.tokens(self.sequence)?;
-        if tokens.len() > read.len() && tokens.starts_with(read) {
-            return Ok(tokens[read.len()..].to_vec());
-        }
-        self.begin_again(engine)?;
-        Ok(tokens)
+        Ok(self.tokenizer.encode_plain(&self.template.render_chat(&chat)?)?)
+    }
+
+    fn rewind(&mut self, engine: &mut Engine, place: usize) -> Result<(), Failure> {
+        engine.rewind(self.sequence, &self.points[place].state)?;
+        self.points.truncate(place + 1);
+        Ok(())
     }
 
     fn begin_again(&mut self, engine: &mut Engine) -> Result<(), Failure> {
         engine.remove_sequence(self.sequence)?;
         self.sequence = engine.add_sequence()?;
+        self.points.clear();
         Ok(())
     }
 
@@ -100,8 +200,29 @@ impl Conversation {
         engine.remove_sequence(self.sequence)?;
         self.sequence = engine.restore(&snapshot)?;
         self.messages = messages;
+        self.points.clear();
         Ok(())
     }
+}
+
+/// Tokens that one sequence can have.
+pub(crate) fn capacity(engine: &Engine) -> u64 {
+    let limits = &engine.manifest().limits;
+    limits.max_context.min(limits.kv_tokens)
+}
+
+fn is_system(message: &Value) -> bool {
+    message["role"] == "system"
+}
+
+/// Removes the oldest turn: the first message that is not the system message, and all up to the next user message. Returns
+/// false if that would leave no user message.
+fn remove_oldest(messages: &mut Vec<Value>) -> bool {
+    let begin = messages.iter().take_while(|message| is_system(message)).count();
+    let mut later = messages.iter().enumerate().skip(begin + 1);
+    let Some((end, _)) = later.find(|(_, message)| message["role"] == "user") else { return false };
+    messages.drain(begin..end);
+    true
 }
 
 #[cfg(test)]
@@ -110,42 +231,5 @@ impl Conversation {
 mod fixture;
 
 #[cfg(test)]
-mod tests {
-    use jamba_runtime::OpenOptions;
-
-    use super::*;
-
-    #[test]
-    fn a_conversation_is_saved_with_its_state() {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = fixture::Toy::with_text().write(folder.path(), "toy.plan");
-        let mut engine = Engine::open(&plan, OpenOptions::default()).unwrap();
-        let mut conversation = Conversation::new(&mut engine, None, None).unwrap();
-        conversation.push("user", "Hi".to_owned());
-        let all = conversation.unread(&mut engine).unwrap();
-        engine.prefill(conversation.sequence, &all, None, None).unwrap();
-        let path = folder.path().join("a chat.state");
-        conversation.save(&engine, &path).unwrap();
-        let saved = conversation.messages.clone();
-
-        // A changed system message starts a new sequence; a loaded conversation continues its state.
-        conversation.set_system(Some("No"));
-        let other = conversation.unread(&mut engine).unwrap();
-        assert!(other.len() > all.len() && engine.len(conversation.sequence).unwrap() == 0);
-        conversation.load(&mut engine, &path).unwrap();
-        assert_eq!((&conversation.messages, engine.tokens(conversation.sequence).unwrap()), (&saved, &all[..]));
-        conversation.push("assistant", "Hello".to_owned());
-        conversation.push("user", "//a".to_owned());
-        assert_eq!(conversation.messages[2]["content"], "/a");
-        let new = conversation.unread(&mut engine).unwrap();
-        assert!(!new.is_empty() && engine.tokens(conversation.sequence).unwrap() == all);
-        assert_eq!(engine.free().0, 2);
-
-        // A state without a conversation changes nothing.
-        engine.snapshot(conversation.sequence).unwrap().save(&path).unwrap();
-        let refused = conversation.load(&mut engine, &path);
-        assert!(matches!(refused, Err(Failure::Input(text)) if text.contains("a chat.state: note")));
-        conversation.reset(&mut engine).unwrap();
-        assert_eq!((conversation.messages.len(), engine.len(conversation.sequence).unwrap()), (0, 0));
-    }
-}
+#[path = "conversation/tests.rs"]
+mod tests;

@@ -100,4 +100,19 @@ impl Sequences {
         replay.extend_from_slice(&tokens[way.checkpoint as usize..way.end as usize]);
         self.cut(way.slot, way.checkpoint, device);
     }
+
+    /// Truncates a sequence to its first `n_tokens` tokens and returns its slot. The caller restores the state. A later
+    /// checkpoint is dropped.
+    pub(crate) fn rewind(
+        &mut self,
+        id: SequenceId,
+        n_tokens: u64,
+        device: &mut dyn Device,
+    ) -> Result<u32, RuntimeError> {
+        self.get(id)?;
+        self.cut(id.slot, n_tokens, device);
+        let slot = &mut self.slots[id.slot as usize];
+        slot.checkpoint = slot.checkpoint.filter(|&checkpoint| checkpoint <= n_tokens);
+        Ok(id.slot)
+    }
 }
