@@ -1,4 +1,4 @@
-//! Optional timing of every step on the first thread, and totals per kernel.
+//! Optional timing of every step on every thread, and totals per kernel.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ pub struct TraceRun {
     pub size: Size,
     /// Index of the run's first step in [`Trace::steps`].
     pub begin: usize,
+    /// Start of the run, relative to the start of the trace.
+    pub start: Duration,
     /// End of the run, relative to the start of the trace.
     pub end: Duration,
 }
@@ -35,12 +37,35 @@ pub struct TraceStep {
     pub share: Duration,
 }
 
+/// What one thread did in a span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceWork {
+    /// Its share of the step with this index in the entry.
+    Step(usize),
+    /// It waited for the other threads.
+    Wait,
+}
+
+/// A span of time on one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceSpan {
+    /// Index of the run in [`Trace::runs`].
+    pub run: usize,
+    /// The work.
+    pub work: TraceWork,
+    /// Start, relative to the start of the trace.
+    pub begin: Duration,
+    /// Duration.
+    pub duration: Duration,
+}
+
 /// Times of all steps since [`Engine::set_trace`](crate::Engine::set_trace).
 #[derive(Debug)]
 pub struct Trace {
     began: Instant,
     runs: Vec<TraceRun>,
     steps: Vec<TraceStep>,
+    threads: Vec<Vec<TraceSpan>>,
 }
 
 /// Totals over all steps of one op, or of one kernel, in one entry.
@@ -62,7 +87,7 @@ pub struct KindTotal {
 
 impl Trace {
     pub(crate) fn new() -> Trace {
-        Trace { began: Instant::now(), runs: Vec::new(), steps: Vec::new() }
+        Trace { began: Instant::now(), runs: Vec::new(), steps: Vec::new(), threads: Vec::new() }
     }
 
     /// All runs, in order.
@@ -75,8 +100,37 @@ impl Trace {
         &self.steps
     }
 
+    /// The spans of every thread, in order; one thread for a GPU.
+    pub fn threads(&self) -> &[Vec<TraceSpan>] {
+        &self.threads
+    }
+
     pub(crate) fn begin_run(&mut self, index: usize, entry: EntryKind, size: Size) {
-        self.runs.push(TraceRun { index, entry, size, begin: self.steps.len(), end: Duration::ZERO });
+        let start = self.began.elapsed();
+        self.runs.push(TraceRun { index, entry, size, begin: self.steps.len(), start, end: Duration::ZERO });
+    }
+
+    /// The clock of the current run's recorders.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock { began: self.began, run: self.runs.len().saturating_sub(1) }
+    }
+
+    /// Adds the spans of the current run, one list per thread. The first thread's shares are the steps.
+    pub(crate) fn record(&mut self, threads: impl IntoIterator<Item = Vec<TraceSpan>>) {
+        let entry = self.runs.last().map_or(0, |run| run.index);
+        for (thread, spans) in threads.into_iter().enumerate() {
+            if thread == 0 {
+                let steps = spans.iter().filter_map(|&TraceSpan { work, begin, duration, .. }| match work {
+                    TraceWork::Step(step) => Some(TraceStep { entry, step, begin, share: duration }),
+                    TraceWork::Wait => None,
+                });
+                self.steps.extend(steps);
+            }
+            if self.threads.len() == thread {
+                self.threads.push(Vec::new());
+            }
+            self.threads[thread].extend(spans);
+        }
     }
 
     pub(crate) fn end_run(&mut self) {
@@ -141,23 +195,36 @@ fn does_something(step: &Step, size: Size) -> bool {
     })
 }
 
-/// A lane that records the start and duration of its steps.
+/// The start of the trace, and the current run.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    began: Instant,
+    run: usize,
+}
+
+/// A lane that records the start and duration of its steps and waits.
 pub(crate) struct Traced<'a> {
     pub(crate) lane: &'a mut dyn Lane,
-    pub(crate) trace: &'a mut Trace,
+    pub(crate) clock: Clock,
+    pub(crate) spans: &'a mut Vec<TraceSpan>,
+}
+
+impl Traced<'_> {
+    fn record(&mut self, work: TraceWork, run: impl FnOnce(&mut dyn Lane)) {
+        let begin = self.clock.began.elapsed();
+        run(self.lane);
+        let duration = self.clock.began.elapsed() - begin;
+        self.spans.push(TraceSpan { run: self.clock.run, work, begin, duration });
+    }
 }
 
 impl Lane for Traced<'_> {
     fn wait_for_all(&mut self) {
-        self.lane.wait_for_all();
+        self.record(TraceWork::Wait, |lane| lane.wait_for_all());
     }
 
     fn launch(&mut self, index: usize, step: &Step) {
-        let begin = self.trace.began.elapsed();
-        self.lane.launch(index, step);
-        let share = self.trace.began.elapsed() - begin;
-        let entry = self.trace.runs.last().map_or(0, |run| run.index);
-        self.trace.steps.push(TraceStep { entry, step: index, begin, share });
+        self.record(TraceWork::Step(index), |lane| lane.launch(index, step));
     }
 }
 

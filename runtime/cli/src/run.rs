@@ -3,19 +3,18 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot, TraceStep};
+use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::failure::{Failure, print_json};
 use crate::generate::GenerateArgs;
 use crate::open::{OpenArgs, PlanArg};
-use crate::printer::Printer;
+use crate::printer::{Cut, Printer};
 use crate::prompt::PromptArgs;
 use crate::timing::{self, Memory, Timing};
-use crate::{interrupt, style};
+use crate::{interrupt, style, trace};
 
 /// Arguments of `jamba run`.
 #[derive(clap::Args)]
@@ -47,7 +46,7 @@ pub(crate) struct Args {
     /// Print the log probability of each token and of the N most likely tokens
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
     logprobs: Option<usize>,
-    /// Write the time of every step in Chrome's trace format
+    /// Write the time of every step and wait on every thread in Chrome's trace format, for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
@@ -114,7 +113,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         None => engine.add_sequence()?,
     };
     let state_tokens = engine.len(sequence)?;
-    let prompt = match args.chat || args.system.is_some() {
+    let is_chat = args.chat || args.system.is_some();
+    let prompt = match is_chat {
         true => prompt.chat_tokens(&engine, args.system.as_deref())?,
         false => prompt.tokens(&engine, state_tokens)?,
     };
@@ -128,7 +128,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     engine.set_trace(args.trace.is_some());
     let (mut first, mut reports) = (None, Vec::new());
-    let mut printer = Printer::new(has_text);
+    let mut printer = if is_chat { Printer::for_message() } else { Printer::new(has_text) };
     let generated = engine.generate_in(sequence, &prompt, &options, |token| {
         first.get_or_insert_with(timing::since_beginning);
         if args.json {
@@ -163,10 +163,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             memory,
         });
     }
-    match generated.finish {
-        Finish::NoRoom => eprintln!("jamba: stopped: the context or the KV pool of the plan is full"),
-        Finish::Cancelled => eprintln!("jamba: stopped by Ctrl-C"),
-        _ => {}
+    if let Some(cut) = Cut::of(&generated, &engine) {
+        cut.show(": jambac build --max-context N makes a longer one");
+    }
+    if generated.finish == Finish::Cancelled {
+        eprintln!("jamba: stopped by Ctrl-C");
     }
     if std::io::stderr().is_terminal() {
         let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
@@ -187,21 +188,8 @@ fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, 
     Ok(engine.len(sequence)?)
 }
 
-/// Writes the times of the first thread's steps in microseconds, for chrome://tracing or Perfetto.
+/// Writes the times of all steps, for chrome://tracing or Perfetto.
 fn write_trace(engine: &Engine, path: &Path) -> Result<(), Failure> {
-    let program = engine.program();
-    let steps = engine.trace().map(|trace| trace.steps()).unwrap_or_default();
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    let event = |traced: &TraceStep| {
-        let step = program.entries.get(traced.entry)?.steps.get(traced.step)?;
-        let kernel = program.kernels.get(step.kernel as usize)?;
-        Some(json!({
-            "name": kernel.symbol, "cat": program.entries[traced.entry].kind.name(), "ph": "X", "pid": 0, "tid": 0,
-            "ts": micros(traced.begin), "dur": micros(traced.share),
-            "args": { "step": traced.step, "source": step.source },
-        }))
-    };
-    let events: Vec<_> = steps.iter().filter_map(event).collect();
-    let text = json!({ "traceEvents": events, "displayTimeUnit": "ms" }).to_string();
+    let text = trace::document(engine).to_string();
     std::fs::write(path, text).map_err(|error| Failure::file(path, "write it", error))
 }

@@ -251,10 +251,27 @@ fn logs_go_to_stderr_and_only_on_request() {
 fn a_trace_can_be_read_by_chrome() {
     let (folder, path) = toy();
     let trace = folder.path().join("trace.json");
-    let args = ["run", text(&path), "--tokens", "1,2", "-n", "1", "--trace", text(&trace)];
+    let args = ["run", text(&path), "--tokens", "1,2", "-n", "1", "--threads", "2", "--trace", text(&trace)];
     assert_eq!(jamba(&args).status.code(), Some(0));
     let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
-    let names: Vec<&str> =
-        trace["traceEvents"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["embed", "recur", "append", "attend", "head"]);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |row: u64, category: &str| -> Vec<&Value> {
+        events.iter().filter(|event| event["tid"] == row && event["cat"] == category).collect()
+    };
+    let names = |events: Vec<&Value>| -> Vec<String> {
+        events.iter().map(|event| event["name"].as_str().unwrap().to_owned()).collect()
+    };
+    // A row of runs, and one per thread.
+    assert_eq!(names(of(0, "run")), ["prefill of 2"]);
+    for row in [1, 2] {
+        assert_eq!(names(of(row, "prefill")), ["embed", "recur", "append", "attend", "head"]);
+        assert!(!of(row, "wait").is_empty());
+        for step in of(row, "prefill") {
+            let args = &step["args"];
+            assert!(args["bytes"].is_number() && args["operations"].is_number() && args["source"].is_string());
+        }
+    }
+    let run = of(0, "run")[0];
+    let end = |event: &Value| event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap();
+    assert!(events.iter().filter(|event| event["ph"] == "X").all(|event| end(event) <= end(run) + 0.001));
 }

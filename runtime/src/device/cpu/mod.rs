@@ -10,7 +10,7 @@ mod threads;
 mod weights;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Count, Limits, Program, ProgramInfo, Step, Table};
@@ -25,7 +25,7 @@ use super::map::PlanFile;
 use super::{Addresses, Counts, Device, NAN_BYTE, Opened, Piece, Settings};
 use crate::check::{Broken, Checked};
 use crate::execute::{Lane, execute};
-use crate::trace::{Trace, Traced};
+use crate::trace::{Trace, TraceSpan, Traced};
 use crate::{OpenOptions, RuntimeError};
 
 /// The CPU with an open plan.
@@ -211,6 +211,16 @@ impl Device for Cpu {
         let (arguments, steps) = (&self.entries[index], &self.program.entries[index].steps[..]);
         let (kernels, n_threads, checked) = (&self.code.kernels[..], self.team.n_threads() as u64, self.checked);
         let job = Job { n_threads, kernels, arguments };
+        // One list of spans per thread, if the run is traced. Each thread locks its own.
+        let clock = trace.as_ref().map(|trace| trace.clock());
+        let spans: Vec<Mutex<Vec<TraceSpan>>> =
+            clock.iter().flat_map(|_| 0..n_threads).map(|_| Mutex::default()).collect();
+        let walk = |thread: usize, lane: &mut dyn Lane| match (clock, spans.get(thread).map(Mutex::lock)) {
+            (Some(clock), Some(Ok(mut spans))) => {
+                execute(steps.iter().enumerate(), &mut Traced { lane, clock, spans: &mut spans });
+            }
+            _ => execute(steps.iter().enumerate(), lane),
+        };
 
         let regions = [&self.arena, &self.state, &self.kv, &self.tables];
         let mut broken = None;
@@ -226,19 +236,19 @@ impl Device for Cpu {
                 checked_lane = Checked { lane: top, look: Some(&mut look) };
                 top = &mut checked_lane;
             }
-            match trace {
-                Some(trace) => execute(steps.iter().enumerate(), &mut Traced { lane: top, trace }),
-                None => execute(steps.iter().enumerate(), top),
-            }
+            walk(0, top);
         };
         let others = |thread: usize, barrier: &Barrier| {
             let mut lane = Thread { job: &job, thread: thread as u64, barrier };
             match checked {
-                true => execute(steps.iter().enumerate(), &mut Checked { lane: &mut lane, look: None }),
-                false => execute(steps.iter().enumerate(), &mut lane),
+                true => walk(thread, &mut Checked { lane: &mut lane, look: None }),
+                false => walk(thread, &mut lane),
             }
         };
         self.team.run(mine, &others);
+        if let Some(trace) = trace {
+            trace.record(spans.into_iter().map(|spans| spans.into_inner().unwrap_or_default()));
+        }
         if let Some(broken) = broken {
             self.broken.get_or_insert(broken.error(&self.program, index));
         }

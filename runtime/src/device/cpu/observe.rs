@@ -23,7 +23,11 @@ impl Cpu {
         let mut lane = Observed { job, entry, arena: &mut self.arena, observer };
         let steps = self.program.entries[entry].steps.iter().enumerate();
         match trace {
-            Some(trace) => execute(steps, &mut Traced { lane: &mut lane, trace }),
+            Some(trace) => {
+                let mut spans = Vec::new();
+                execute(steps, &mut Traced { lane: &mut lane, clock: trace.clock(), spans: &mut spans });
+                trace.record([spans]);
+            }
             None => execute(steps, &mut lane),
         }
     }

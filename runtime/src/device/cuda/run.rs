@@ -78,7 +78,11 @@ impl Run<'_> {
         };
         let steps = self.program.entries[self.entry].steps_of(self.pick);
         match trace {
-            Some(trace) => execute(steps, &mut Traced { lane: &mut stream, trace }),
+            Some(trace) => {
+                let mut spans = Vec::new();
+                execute(steps, &mut Traced { lane: &mut stream, clock: trace.clock(), spans: &mut spans });
+                trace.record([spans]);
+            }
             None => execute(steps, &mut stream),
         }
         match stream.failed {
