@@ -1,6 +1,6 @@
-//! `jamba bench`: tokens per second of prefill and decode. Several plans run in turn, so that changes of the machine's speed
-//! affect all of them equally. One more traced run per plan gives the time per kind of kernel, compared with the machine's
-//! peak rates.
+//! `jamba bench`: tokens per second of prefill and decode, and the times to the first token and per token, for each batch
+//! size. Several plans run in turn, so that changes of the machine's speed affect all of them equally. One more traced run per
+//! plan gives the time per kind of kernel, compared with the machine's peak rates.
 
 mod report;
 
@@ -13,7 +13,7 @@ use jamba_runtime::{
 
 use crate::failure::{Failure, print, print_json};
 use crate::open::{Bar, OpenArgs};
-use report::{Kind, Measured, Rates, Report};
+use report::{BatchReport, Kind, Measured, Percentiles, Rates, Report};
 
 /// Arguments of `jamba bench`.
 #[derive(clap::Args)]
@@ -27,9 +27,9 @@ pub(crate) struct Args {
     /// New tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
     generate: u64,
-    /// Number of sequences
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    batch: u64,
+    /// Number of sequences; several numbers measure each: `1,2,4`
+    #[arg(long, value_name = "N", default_value = "1", value_delimiter = ',', value_parser = positive())]
+    batch: Vec<u64>,
     /// Measured runs per plan, after one warm-up run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive())]
     runs: u64,
@@ -48,8 +48,20 @@ fn positive() -> clap::builder::RangedU64ValueParser {
 struct Subject {
     engine: Engine,
     open_s: f64,
+    /// One for each batch size.
+    batches: Vec<Times>,
+}
+
+/// The measurements of one batch size, over all runs.
+#[derive(Clone, Default)]
+struct Times {
+    /// Tokens per second of each run.
     prefill: Vec<f64>,
     decode: Vec<f64>,
+    /// Seconds from the start of the run to the first token of each sequence.
+    first_token: Vec<f64>,
+    /// Seconds of each decode step.
+    token: Vec<f64>,
 }
 
 /// Measures all plans.
@@ -59,59 +71,72 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         let began = Instant::now();
         let engine = args.open.open(path)?;
         let open_s = began.elapsed().as_secs_f64();
-        subjects.push(Subject { engine, open_s, prefill: Vec::new(), decode: Vec::new() });
+        subjects.push(Subject { engine, open_s, batches: vec![Times::default(); args.batch.len()] });
     }
     let bar = Bar::new();
-    let tokens = (args.prompt + args.generate) * args.batch;
-    let total = tokens * (args.runs + 1) * subjects.len() as u64;
+    let per_sequence = args.prompt + args.generate;
+    let total = per_sequence * args.batch.iter().sum::<u64>() * (args.runs + 1) * subjects.len() as u64;
     let mut done = 0;
     for run in 0..=args.runs {
-        for subject in &mut subjects {
-            bar.tell(Progress { what: "measuring", done, total, unit: Unit::Tokens });
-            done += tokens;
-            let (prefill, decode) = measure(&mut subject.engine, &args)?;
-            if run > 0 {
-                subject.prefill.push(prefill);
-                subject.decode.push(decode);
+        for (index, &batch) in args.batch.iter().enumerate() {
+            for subject in &mut subjects {
+                bar.tell(Progress { what: "measuring", done, total, unit: Unit::Tokens });
+                done += per_sequence * batch;
+                let mut warm_up = Times::default();
+                let times = if run > 0 { &mut subject.batches[index] } else { &mut warm_up };
+                measure(&mut subject.engine, (batch, &args), times)?;
             }
         }
     }
     drop(bar);
+    let batch = args.batch[0];
     for subject in &mut subjects {
         subject.engine.set_trace(true);
-        measure(&mut subject.engine, &args)?;
+        measure(&mut subject.engine, (batch, &args), &mut Times::default())?;
     }
     let of_cpu = subjects.iter().filter(|subject| subject.engine.device() == DeviceId::Cpu.to_string());
     let peaks = of_cpu.map(|subject| subject.engine.threads()).max().map(|threads| Peaks::measure(threads).into());
-    let (prefill, decode) = (subjects[0].prefill.clone(), subjects[0].decode.clone());
-    let plans = subjects.into_iter().map(|subject| subject.measured(&prefill, &decode)).collect();
-    let Args { prompt, generate, batch, runs, .. } = args;
+    let first = subjects[0].batches.clone();
+    let plans = subjects.into_iter().map(|subject| subject.measured(&args.batch, &first)).collect();
+    let Args { prompt, generate, runs, .. } = args;
     let report = Report { prompt, generate, batch, runs, peaks, plans };
     if args.json { print_json(&report) } else { print(&report.table()) }
 }
 
 impl Subject {
-    /// The results, relative to the first plan's rates.
-    fn measured(self, prefill: &[f64], decode: &[f64]) -> Measured {
+    /// The results for these batch sizes, relative to the rates of the first plan.
+    fn measured(self, sizes: &[u64], first: &[Times]) -> Measured {
         let engine = self.engine;
         let kinds = engine.trace().map(|trace| trace.by_kind(engine.program())).unwrap_or_default();
+        let kernels = engine.trace().map(|trace| trace.by_symbol(engine.program())).unwrap_or_default();
+        let of_batch = |((times, first), &batch): ((&Times, &Times), &u64)| BatchReport {
+            batch,
+            prefill_tokens_per_s: Rates::new(&times.prefill, &first.prefill),
+            decode_tokens_per_s: Rates::new(&times.decode, &first.decode),
+            first_token_s: Percentiles::new(&times.first_token),
+            token_s: Percentiles::new(&times.token),
+        };
+        let batches: Vec<BatchReport> = self.batches.iter().zip(first).zip(sizes).map(of_batch).collect();
         Measured {
             plan: engine.path().display().to_string(),
+            digest: engine.plan_digest().to_hex().to_string(),
             device: engine.device().to_owned(),
             target: engine.target().to_owned(),
             threads: engine.threads(),
             open_s: self.open_s,
-            prefill_tokens_per_s: Rates::new(&self.prefill, prefill),
-            decode_tokens_per_s: Rates::new(&self.decode, decode),
+            prefill_tokens_per_s: batches[0].prefill_tokens_per_s,
+            decode_tokens_per_s: batches[0].decode_tokens_per_s,
+            batches,
             kinds: kinds.into_iter().map(Kind::from).collect(),
+            kernels: kernels.into_iter().map(Kind::from).collect(),
         }
     }
 }
 
-/// One run. Returns tokens per second of prefill and decode.
-fn measure(engine: &mut Engine, args: &Args) -> Result<(f64, f64), Failure> {
+/// One run of `batch` sequences; adds its times.
+fn measure(engine: &mut Engine, (batch, args): (u64, &Args), times: &mut Times) -> Result<(), Failure> {
     let mut sequences = Vec::new();
-    for _ in 0..args.batch {
+    for _ in 0..batch {
         match engine.add_sequence() {
             Ok(sequence) => sequences.push(sequence),
             Err(error) => {
@@ -120,7 +145,7 @@ fn measure(engine: &mut Engine, args: &Args) -> Result<(f64, f64), Failure> {
             }
         }
     }
-    let measured = measure_in(engine, &sequences, args);
+    let measured = measure_in(engine, &sequences, args, times);
     release(engine, &sequences)?;
     Ok(measured?)
 }
@@ -129,30 +154,41 @@ fn release(engine: &mut Engine, sequences: &[SequenceId]) -> Result<(), RuntimeE
     sequences.iter().try_for_each(|&sequence| engine.remove_sequence(sequence))
 }
 
-fn measure_in(engine: &mut Engine, sequences: &[SequenceId], args: &Args) -> Result<(f64, f64), RuntimeError> {
+fn measure_in(
+    engine: &mut Engine,
+    sequences: &[SequenceId],
+    args: &Args,
+    times: &mut Times,
+) -> Result<(), RuntimeError> {
     let vocab = engine.manifest().model.vocab as u32;
     let prompts: Vec<Vec<u32>> = (0..).zip(sequences).map(|(index, _)| prompt(args.prompt, index, vocab)).collect();
     let sampler = |_| Sampler::new(SamplerOptions::GREEDY, vocab as usize);
     let mut samplers = sequences.iter().map(sampler).collect::<Result<Vec<_>, _>>()?;
+    let batch = sequences.len() as u64;
     let began = Instant::now();
-    let mut next = prefill(engine, (sequences, &mut samplers), &prompts)?;
-    let prefill = (args.prompt * args.batch) as f64 / began.elapsed().as_secs_f64();
+    let mut next = prefill(engine, (sequences, &mut samplers), &prompts, &mut times.first_token)?;
+    times.prefill.push((args.prompt * batch) as f64 / began.elapsed().as_secs_f64());
     let began = Instant::now();
     for _ in 0..args.generate {
+        let step = Instant::now();
         let feed = |(&sequence, token)| Feed { sequence, tokens: std::slice::from_ref(token), outputs: Outputs::Last };
         let feeds: Vec<Feed<'_>> = sequences.iter().zip(&next).map(feed).collect();
         next = engine.step_and_pick(&feeds, &mut samplers)?;
+        times.token.push(step.elapsed().as_secs_f64());
     }
-    let decode = (args.generate * args.batch) as f64 / began.elapsed().as_secs_f64();
-    Ok((prefill, decode))
+    times.decode.push((args.generate * batch) as f64 / began.elapsed().as_secs_f64());
+    Ok(())
 }
 
-/// Prefills all prompts in ragged steps of the plan's maximum size. Returns the most likely token after each prompt.
+/// Prefills all prompts in ragged steps of the plan's maximum size. Returns the most likely token after each prompt; adds the
+/// seconds until each to `first_token`.
 fn prefill(
     engine: &mut Engine,
     (sequences, samplers): (&[SequenceId], &mut [Sampler]),
     prompts: &[Vec<u32>],
+    first_token: &mut Vec<f64>,
 ) -> Result<Vec<u32>, RuntimeError> {
+    let began = Instant::now();
     let (most_tokens, most_rows) = (engine.max_step_tokens(), engine.max_step_outputs());
     let mut next = Vec::with_capacity(sequences.len());
     let mut taken = 0; // tokens done of the first unfinished prompt
@@ -173,6 +209,7 @@ fn prefill(
         }
         let picking = next.len()..next.len() + through;
         next.extend(engine.step_and_pick(&feeds, &mut samplers[picking])?);
+        first_token.extend(std::iter::repeat_n(began.elapsed().as_secs_f64(), through));
     }
     Ok(next)
 }

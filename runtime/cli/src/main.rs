@@ -10,11 +10,14 @@ mod log;
 mod logits;
 mod manual;
 mod open;
+mod perplexity;
 mod printer;
 mod prompt;
 mod run;
 mod style;
 mod timing;
+mod tokenize;
+mod trace;
 mod verify;
 
 use std::process::ExitCode;
@@ -42,6 +45,10 @@ enum Command {
     Chat(chat::Args),
     /// Measure prefill and decode of one or more plans.
     Bench(bench::Args),
+    /// Convert text to tokens and tokens to text.
+    Tokenize(tokenize::Args),
+    /// Measure how well a model predicts a text.
+    Perplexity(perplexity::Args),
     /// Write the logits of every position as safetensors.
     Logits(logits::Args),
     /// Show the model, targets and memory of a plan.
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::chat(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Perplexity(args) => perplexity::perplexity(args),
         Command::Logits(args) => logits::logits(args),
         Command::Info(args) => info::info(args),
         Command::Verify(args) => verify::verify(args),

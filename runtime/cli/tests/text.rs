@@ -75,6 +75,13 @@ fn a_prompt_comes_from_an_argument_a_file_or_a_pipe() {
     assert_eq!(run(&["--prompt-file", &file], b""), expected);
     assert_eq!(run(&["--prompt-file", "-"], b"Once upon"), expected);
     assert_eq!(run(&[], b"Once upon"), expected);
+    // One line break at the end is not part of the prompt.
+    let broken = toy.write("c.txt", "Once upon\n".as_bytes());
+    assert_eq!(run(&["--prompt-file", &broken], b""), expected);
+    assert_eq!(
+        (run(&[], b"Once upon\n"), run(&["--prompt-file", "-"], b"Once upon\r\n")),
+        (expected.clone(), expected)
+    );
     toy.refused(&[], b"", 2, &["a prompt is needed", "from a pipe"]);
     toy.refused(&[], b"ab\xffcd", 1, &["standard input", "0xff", "offset 2", "iconv"]);
     let file = toy.write("b.txt", b"caf\xe9");
@@ -194,6 +201,19 @@ fn a_chat_is_obeyed_through_a_pipe() {
     assert_eq!((contexts.len(), contexts[1]), (3, "0 of 100 tokens"), "{out}");
     assert!(contexts[0] == contexts[2] && contexts[0] != contexts[1], "{out}");
     assert!(out.contains("answers  1, 4 tokens") && out.contains("/regenerate") && state.is_file(), "{out}");
+    assert!(out.contains("\nsaved 2 messages, ") && out.contains("\nnew conversation\n"), "{out}");
+    assert!(out.contains("\nloaded 2 messages, "), "{out}");
+
+    // Another answer reads one token again, and so does nothing else.
+    let read = |lines: &str| {
+        let output = toy.jamba("chat", &["-n", "4", "--temperature", "1"], lines.as_bytes());
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let read = out.lines().find_map(|line| line.strip_prefix("read     ")).expect("stats").to_owned();
+        read.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let once = read("Hi there, you\n/stats\n");
+    assert_eq!(read("Hi there, you\n/regenerate\n/regenerate\n/stats\n"), once + 2);
+    assert_eq!(read("Hi there, you\n/undo\nHi there, you\n/stats\n"), 2 * once);
 
     // Without a terminal, an error ends the chat.
     for (line, says) in [("/loud\n", "/loud"), ("/regenerate\n", "no answer yet"), ("/load no.state\n", "no.state")] {
@@ -221,7 +241,8 @@ fn several_lines_are_one_message() {
     assert!(tokens("a\\\nb") > tokens("a"));
 }
 
-const SUBCOMMANDS: [&str; 8] = ["run", "chat", "bench", "logits", "info", "verify", "completions", "man"];
+const SUBCOMMANDS: [&str; 10] =
+    ["run", "chat", "bench", "tokenize", "perplexity", "logits", "info", "verify", "completions", "man"];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 pub(super) struct Report {
     pub(super) prompt: u64,
     pub(super) generate: u64,
+    /// The first batch size.
     pub(super) batch: u64,
     pub(super) runs: u64,
     /// None if no plan ran on the CPU.
@@ -38,6 +39,8 @@ impl From<Peaks> for Machine {
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) plan: String,
+    /// BLAKE3 digest of the plan.
+    pub(super) digest: String,
     /// `cpu`, or the GPU's name.
     pub(super) device: String,
     pub(super) target: String,
@@ -45,7 +48,45 @@ pub(super) struct Measured {
     pub(super) open_s: f64,
     pub(super) prefill_tokens_per_s: Rates,
     pub(super) decode_tokens_per_s: Rates,
+    /// One for each batch size; the rates above are those of the first.
+    pub(super) batches: Vec<BatchReport>,
+    /// Totals per op, with the first batch size.
     pub(super) kinds: Vec<Kind>,
+    /// Totals per kernel, with the first batch size.
+    pub(super) kernels: Vec<Kind>,
+}
+
+/// The measurements of one batch size.
+#[derive(Serialize)]
+pub(super) struct BatchReport {
+    /// Number of sequences.
+    pub(super) batch: u64,
+    pub(super) prefill_tokens_per_s: Rates,
+    pub(super) decode_tokens_per_s: Rates,
+    /// Seconds from the start of a run to the first token of a sequence, over all sequences and runs.
+    pub(super) first_token_s: Percentiles,
+    /// Seconds of a decode step, over all steps and runs.
+    pub(super) token_s: Percentiles,
+}
+
+/// Percentiles of a list of numbers, by nearest rank: each is one of the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Percentiles {
+    n: usize,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Percentiles {
+    /// Of at least one number.
+    pub(super) fn new(values: &[f64]) -> Percentiles {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
+        Percentiles { n: sorted.len(), p50: at(50), p90: at(90), p99: at(99), max: at(100) }
+    }
 }
 
 /// Tokens per second over all runs, and ratios to the first plan's rate in the same run.
@@ -107,8 +148,8 @@ impl From<KindTotal> for Kind {
 impl Report {
     /// The report as text.
     pub(super) fn table(&self) -> String {
-        let Report { prompt, generate, batch, runs, peaks, .. } = self;
-        let mut out = format!("{runs} runs of {batch} × {prompt} tokens of prompt, {batch} × {generate} generated");
+        let Report { prompt, generate, runs, peaks, .. } = self;
+        let mut out = format!("{runs} runs of {prompt} tokens of prompt and {generate} new tokens per sequence");
         if let Some(Machine { threads, bytes_per_s, operations_per_s }) = peaks {
             let (read, operations) = (bytes_per_s / 1e9, operations_per_s / 1e9);
             let _ = write!(out, "; peaks of {threads} threads: {read:.1} GB/s read, {operations:.0} GFLOP/s");
@@ -120,16 +161,45 @@ impl Report {
                 "cpu" => writeln!(out, "\n{} ({}, {} threads)", plan.plan, plan.target, plan.threads),
                 device => writeln!(out, "\n{} ({}, {device})", plan.plan, plan.target),
             };
-            for (name, rates) in [("prefill", plan.prefill_tokens_per_s), ("decode", plan.decode_tokens_per_s)] {
-                let Rates { min, median, max, ratio, ratio_min, ratio_max } = rates;
-                let _ = writeln!(
-                    out,
-                    "  {name:<8} {median:>10.2} tokens/s  ({min:.2} … {max:.2})  × {ratio:.3} ({ratio_min:.3} … {ratio_max:.3})"
-                );
-            }
+            out += &self.rates(plan);
+            out.push('\n');
             out += &self.kinds(plan);
         }
         out
+    }
+
+    /// Rates and latencies for each batch size. Ratios compare several plans.
+    fn rates(&self, plan: &Measured) -> String {
+        let head = ["batch", "phase", "tokens/s", "min", "max", "×", "min", "max", "p50 ms", "p90", "p99", "to"];
+        let row = |batch: u64, (phase, to): (&str, &str), rates: &Rates, times: &Percentiles| {
+            let number = |value: f64| format!("{value:.2}");
+            let ratio = |value: f64| format!("{value:.3}");
+            let millis = |seconds: f64| format!("{:.2}", seconds * 1e3);
+            [
+                batch.to_string(),
+                phase.to_owned(),
+                number(rates.median),
+                number(rates.min),
+                number(rates.max),
+                ratio(rates.ratio),
+                ratio(rates.ratio_min),
+                ratio(rates.ratio_max),
+                millis(times.p50),
+                millis(times.p90),
+                millis(times.p99),
+                to.to_owned(),
+            ]
+        };
+        let rows = plan.batches.iter().flat_map(|report| {
+            let BatchReport { batch, prefill_tokens_per_s, decode_tokens_per_s, first_token_s, token_s } = report;
+            [
+                row(*batch, ("prefill", "the first token"), prefill_tokens_per_s, first_token_s),
+                row(*batch, ("decode", "the next token"), decode_tokens_per_s, token_s),
+            ]
+        });
+        jamba_plan::text::table(std::iter::once(head.map(str::to_owned)).chain(rows), |column| {
+            [1, 11].contains(&column)
+        })
     }
 
     /// Time per op, for each entry.
@@ -186,6 +256,14 @@ mod tests {
     }
 
     #[test]
+    fn percentiles_are_measured_values() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let expected = Percentiles { n: 200, p50: 100.0, p90: 180.0, p99: 198.0, max: 200.0 };
+        assert_eq!(Percentiles::new(&values), expected);
+        assert_eq!(Percentiles::new(&[7.0]), Percentiles { n: 1, p50: 7.0, p90: 7.0, p99: 7.0, max: 7.0 });
+    }
+
+    #[test]
     fn a_table_says_where_the_time_goes() {
         let kind = |entry, kind: &str, seconds| Kind {
             entry,
@@ -197,22 +275,33 @@ mod tests {
         };
         let measured = Measured {
             plan: "a.plan".to_owned(),
+            digest: "ab".to_owned(),
             device: "cpu".to_owned(),
             target: "x86-64-v3".to_owned(),
             threads: 2,
             open_s: 0.1,
             prefill_tokens_per_s: Rates::new(&[100.0], &[50.0]),
             decode_tokens_per_s: Rates::new(&[10.0], &[10.0]),
+            batches: vec![BatchReport {
+                batch: 1,
+                prefill_tokens_per_s: Rates::new(&[100.0], &[50.0]),
+                decode_tokens_per_s: Rates::new(&[10.0], &[10.0]),
+                first_token_s: Percentiles::new(&[5.12]),
+                token_s: Percentiles::new(&[0.1, 0.3, 0.1]),
+            }],
+            kernels: Vec::new(),
             kinds: vec![kind("prefill", "linear", 0.75), kind("prefill", "scan", 0.25), kind("decode", "linear", 0.5)],
         };
         let peaks = Some(Machine { threads: 2, bytes_per_s: 2e9, operations_per_s: 8e9 });
         let report = Report { prompt: 512, generate: 64, batch: 1, runs: 1, peaks, plans: vec![measured] };
         let expected = "\
-1 runs of 1 × 512 tokens of prompt, 1 × 64 generated; peaks of 2 threads: 2.0 GB/s read, 8 GFLOP/s
+1 runs of 512 tokens of prompt and 64 new tokens per sequence; peaks of 2 threads: 2.0 GB/s read, 8 GFLOP/s
 
 a.plan (x86-64-v3, 2 threads)
-  prefill      100.00 tokens/s  (100.00 … 100.00)  × 2.000 (2.000 … 2.000)
-  decode        10.00 tokens/s  (10.00 … 10.00)  × 1.000 (1.000 … 1.000)
+  batch  phase    tokens/s     min     max      ×    min    max   p50 ms      p90      p99  to
+      1  prefill    100.00  100.00  100.00  2.000  2.000  2.000  5120.00  5120.00  5120.00  the first token
+      1  decode      10.00   10.00   10.00  1.000  1.000  1.000   100.00   300.00   300.00  the next token
+
                 steps       ms  of time      MB  GB/s  of peak  GFLOP/s  of peak
   prefill: all      6  1000.00    100 %  1000.0   1.0     50 %      4.0     50 %
   linear            3   750.00     75 %   750.0   1.0     50 %      2.7     33 %
@@ -226,7 +315,7 @@ a.plan (x86-64-v3, 2 threads)
         let mut report = Report { peaks: None, ..report };
         report.plans[0].device = "NVIDIA H100 (cuda:0)".to_owned();
         let table = report.table();
-        assert!(table.starts_with("1 runs of 1 × 512 tokens of prompt, 1 × 64 generated\n\n"), "{table}");
+        assert!(table.starts_with("1 runs of 512 tokens of prompt and 64 new tokens per sequence\n\n"), "{table}");
         assert!(
             table.contains("a.plan (x86-64-v3, NVIDIA H100 (cuda:0))\n") && table.contains("750.0   1.0        ?"),
             "{table}"

@@ -1,0 +1,67 @@
+//! `jamba tokenize`: text to token ids, and back.
+
+use jamba_plan::sections::SectionKind;
+use jamba_runtime::{PlanFile, RuntimeError, Tokenizer, Verify};
+use serde::Serialize;
+
+use crate::failure::{Failure, phase, print, print_json};
+use crate::open::PlanArg;
+use crate::prompt::{Prompt, PromptArgs};
+
+/// Arguments of `jamba tokenize`.
+#[derive(clap::Args)]
+#[command(after_help = "Text becomes ids, in the form that --tokens takes; --tokens IDS becomes text.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    plan: PlanArg,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Do not add a start or end token to the text
+    #[arg(long, conflicts_with = "tokens")]
+    plain: bool,
+    /// Print JSON: the ids, the text of each alone, and the whole text
+    #[arg(long)]
+    json: bool,
+}
+
+/// The output of `--json`.
+#[derive(Serialize)]
+struct Report {
+    tokens: Vec<u32>,
+    /// The text of each token alone; empty for special tokens. A token with a part of a character has a replacement
+    /// character.
+    pieces: Vec<String>,
+    text: String,
+}
+
+/// Converts without opening an engine: code and weights are not loaded.
+pub(crate) fn tokenize(args: Args) -> Result<(), Failure> {
+    let prompt = args.prompt.read()?;
+    phase("open");
+    let file = PlanFile::open(&args.plan.plan)?;
+    let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
+    let section = |kind| plan.section(kind);
+    let Some(tokenizer) = section(SectionKind::Tokenizer) else {
+        return Err(RuntimeError::NoSection("tokenizer").into());
+    };
+    let (config, bos) = (section(SectionKind::TokenizerConfig), plan.manifest().model.bos);
+    let tokenizer = Tokenizer::new(tokenizer, config, bos)?;
+    let (tokens, is_text) = match prompt {
+        Prompt::Text(text) if args.plain => (tokenizer.encode_plain(&text)?, true),
+        Prompt::Text(text) => (tokenizer.encode(&text)?, true),
+        Prompt::Tokens(tokens) => (tokens, false),
+    };
+    let vocab = plan.manifest().model.vocab;
+    if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= vocab) {
+        return Err(Failure::Input(format!("--tokens: found {token}, expected ids below {vocab}")));
+    }
+    let text = tokenizer.decode(&tokens)?;
+    if args.json {
+        let pieces = tokens.iter().map(|&token| tokenizer.decode(&[token])).collect::<Result<_, _>>()?;
+        return print_json(&Report { tokens, pieces, text });
+    }
+    match is_text {
+        true => print(&(tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",") + "\n")),
+        false => print(&(text + "\n")),
+    }
+}
