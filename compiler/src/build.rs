@@ -9,9 +9,9 @@ use jambac_passes::PassManager;
 
 use crate::bisect::{self, Verdict};
 use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
-use crate::losses;
 use crate::model::ModelArgs;
 use crate::report::print;
+use crate::{defaults, losses};
 
 /// The options of `jambac build`.
 #[derive(Args)]
@@ -63,12 +63,17 @@ pub fn run(options: Build) -> Result<()> {
         let phase = phase.parse().context("--from")?;
         Resume::read(phase, &files.iter().map(PathBuf::from).collect::<Vec<_>>())
     });
+    let mut model = options.model.open()?;
+    let chosen = match options.bisect || options.emit.is_some() {
+        true => None,
+        false => defaults::choose(&mut model)?,
+    };
     let request = Request {
         synthetic_seed: options.synthetic_weights,
         dump_dir: options.dump_dir,
         from: from.transpose()?,
         emit: options.emit,
-        ..Request::new(options.model.open()?, options.output.clone().unwrap_or_default())
+        ..Request::new(model, options.output.clone().unwrap_or_default())
     };
     if options.bisect {
         return bisect(&request, &progress);
@@ -87,6 +92,9 @@ pub fn run(options: Build) -> Result<()> {
     }
     if options.verbose {
         eprint!("{}", spent_table(&built.summary.spent));
+    }
+    if let Some(chosen) = chosen {
+        eprintln!("{chosen}");
     }
     eprintln!("{}", built.summary);
     Ok(())

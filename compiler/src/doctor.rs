@@ -1,6 +1,6 @@
 //! `jambac doctor`: checks what building and running plans needs on this machine, and says how to install or fix the rest.
 
-mod machine;
+pub(crate) mod machine;
 
 use std::path::PathBuf;
 
@@ -232,7 +232,7 @@ fn driver(machine: &Machine, needs: Option<&Needs>) -> Check {
 }
 
 /// `107.59 GB`.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 

@@ -34,7 +34,7 @@ pub struct Fit {
 }
 
 /// Sizes of a model's plan for any limits.
-struct Fitter {
+pub(crate) struct Fitter {
     model: ModelFile,
     entries: Entries,
     targets: Vec<Target>,
@@ -49,13 +49,13 @@ struct Fitter {
 type Key = (u64, u64);
 
 /// The memory of a plan with certain limits, in bytes.
-struct Need {
+pub(crate) struct Need {
     memory: Memory,
     limits: Limits,
 }
 
 impl Need {
-    fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.memory.total(&self.limits) + SLACK_BYTES
     }
 
@@ -81,7 +81,7 @@ struct Lower {
 }
 
 impl Fitter {
-    fn new(model: &ModelFile) -> Result<Fitter> {
+    pub(crate) fn new(model: &ModelFile) -> Result<Fitter> {
         let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
         let targets = by_preference(&model.build.targets);
         // With targets of both kinds, the GPU's memory is the scarce one.
@@ -92,7 +92,12 @@ impl Fitter {
         Ok(Fitter { model: model.clone(), entries, targets, kind, max_positions, known: RefCell::default() })
     }
 
-    fn need(&self, change: impl FnOnce(&mut ModelFile)) -> Result<Need> {
+    /// The most positions of a sequence.
+    pub(crate) fn max_positions(&self) -> u64 {
+        self.max_positions
+    }
+
+    pub(crate) fn need(&self, change: impl FnOnce(&mut ModelFile)) -> Result<Need> {
         let mut model = self.model.clone();
         change(&mut model);
         let limits = plan_limits(&model);
@@ -116,7 +121,7 @@ impl Fitter {
 
     /// The longest context that `sequences` sequences can have within a budget, and its memory; 0 and the memory of one page where
     /// none fits.
-    fn longest(&self, sequences: u64, budget: u64) -> Result<(u64, Need)> {
+    pub(crate) fn longest(&self, sequences: u64, budget: u64) -> Result<(u64, Need)> {
         let fits = |pages: u64| Ok(self.need_of(sequences, pages * KV_PAGE_TOKENS)?.total() <= budget);
         let pages = most(self.max_positions / KV_PAGE_TOKENS, fits)?;
         Ok((pages * KV_PAGE_TOKENS, self.need_of(sequences, pages.max(1) * KV_PAGE_TOKENS)?))
@@ -160,7 +165,7 @@ impl Fitter {
 }
 
 /// The largest number up to `end` for which `fits` holds, which must be monotonic; 0 where it holds for none.
-fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
+pub(crate) fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
     let (mut good, mut bad) = (0, end + 1);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;

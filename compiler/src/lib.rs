@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod build;
 pub mod compare;
 pub mod compile;
+pub mod defaults;
 pub mod doctor;
 pub mod fit;
 pub mod graph;

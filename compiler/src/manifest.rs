@@ -25,6 +25,14 @@ pub struct ModelFile {
     pub build: Build,
     pub weights: Weights,
     pub limits: Limits,
+    pub unset: Unset,
+}
+
+/// Limits without a value in model.toml or an option, which [`mod@crate::defaults`] may set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unset {
+    pub context: bool,
+    pub sequences: bool,
 }
 
 /// Targets and passes.
@@ -227,6 +235,7 @@ impl ModelFile {
                 build: Build::default(),
                 weights: Weights::default(),
                 limits: Limits::default(),
+                unset: Unset { context: true, sequences: true },
             });
         }
         let text = std::fs::read_to_string(path).with_context(|| {
@@ -235,7 +244,13 @@ impl ModelFile {
         let folder = path.parent().unwrap_or(Path::new("."));
         let Text { model, build, weights, limits } =
             toml::from_str(&text).with_context(|| format!("{} is not a model file", path.display()))?;
-        Ok(ModelFile { name: folder_name(folder), checkpoint: folder.join(model.checkpoint), build, weights, limits })
+        let keys: toml::Table = text.parse().with_context(|| format!("{} is not a model file", path.display()))?;
+        let has = |key: &str| {
+            keys.get("limits").and_then(toml::Value::as_table).is_some_and(|limits| limits.contains_key(key))
+        };
+        let unset = Unset { context: !has("max_context"), sequences: !has("max_sequences") };
+        let (name, checkpoint) = (folder_name(folder), folder.join(model.checkpoint));
+        Ok(ModelFile { name, checkpoint, build, weights, limits, unset })
     }
 
     /// Checks the limits against each other.

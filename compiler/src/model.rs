@@ -63,6 +63,8 @@ impl ModelArgs {
         model.weights.experts = format("weights.experts", self.experts)?.or(model.weights.experts);
         let limits = &mut model.limits;
         limits.kv_dtype = self.kv.map(|name| manifest::kv_dtype(&name)).transpose()?.or(limits.kv_dtype);
+        model.unset.context &= self.max_context.is_none();
+        model.unset.sequences &= self.max_sequences.is_none();
         limits.max_context = self.max_context.unwrap_or(limits.max_context);
         limits.max_sequences = self.max_sequences.unwrap_or(limits.max_sequences);
         // The file's kv_tokens was chosen for the file's limits.

@@ -47,9 +47,8 @@ impl Machine {
         let disk =
             rustix::fs::statvfs(folder).with_context(|| format!("{}: cannot tell its disk", folder.display()))?;
         let text = |path: &str| fs::read_to_string(path).ok();
-        let limit = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
         Ok(Machine {
-            memory: text("/proc/meminfo").and_then(|text| memory(&text, limit)),
+            memory: memory(),
             huge_pages: text(HUGE_PAGES).and_then(|text| chosen(&text)),
             folder: folder.to_owned(),
             disk_free: disk.f_bavail * disk.f_frsize,
@@ -61,8 +60,15 @@ impl Machine {
     }
 }
 
+/// The memory of this machine; `None` without /proc/meminfo.
+pub fn memory() -> Option<Memory> {
+    let text = |path: &str| fs::read_to_string(path).ok();
+    let limit = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    memory_in(&text("/proc/meminfo")?, limit)
+}
+
 /// Parses /proc/meminfo, whose numbers are KiB.
-fn memory(text: &str, limit: Option<u64>) -> Option<Memory> {
+fn memory_in(text: &str, limit: Option<u64>) -> Option<Memory> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
@@ -114,8 +120,8 @@ mod tests {
     #[test]
     fn what_the_system_tells_is_understood() {
         let text = "MemTotal:       16000 kB\nMemFree:  1 kB\nMemAvailable:    4000 kB\n";
-        assert_eq!(memory(text, Some(7)), Some(Memory { total: 16_384_000, available: 4_096_000, limit: Some(7) }));
-        assert_eq!(memory("MemTotal: 5 kB\n", None), None);
+        assert_eq!(memory_in(text, Some(7)), Some(Memory { total: 16_384_000, available: 4_096_000, limit: Some(7) }));
+        assert_eq!(memory_in("MemTotal: 5 kB\n", None), None);
         assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
         assert_eq!(chosen("nothing"), None);
         let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version: 12\n";
