@@ -3,6 +3,7 @@
 pub mod document;
 pub mod drawing;
 pub mod layers;
+pub mod measured;
 pub mod memory;
 pub mod page;
 pub mod work;
@@ -18,7 +19,7 @@ use jamba_plan::format::{Pick, Program, ProgramInfo, Step, TargetKind};
 use jamba_runtime::{PlanFile, Verify};
 
 use crate::report::{Ours, print};
-use document::{Document, calls};
+use document::{Against, Document, calls};
 
 /// The options of `jambac inspect`. Without any, it prints a summary.
 #[derive(Args)]
@@ -36,13 +37,18 @@ pub struct Inspect {
     /// Write one page with pools, weights, layers, arena and steps into this file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Join measured times to the page of --html: the output of `jamba bench PLAN --json`, or a file of `jamba run PLAN
+    /// --trace`. May be repeated.
+    #[arg(long, value_name = "FILE", requires = "html")]
+    measured: Vec<PathBuf>,
     /// Disassemble one kernel; of a GPU's kernel, print the PTX.
     #[arg(long, value_name = "KERNEL")]
     asm: Option<String>,
     /// The kind of target, where the plan has several: `cpu`, `sm_90a`. Default: the plan's first.
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Print steps, barriers, bytes and operations of another plan next to those of this one.
+    /// Print steps, barriers, bytes and operations of another plan next to those of this one, or show them on the page of
+    /// --html.
     #[arg(long, value_name = "OTHER.plan")]
     against: Option<PathBuf>,
 }
@@ -106,14 +112,20 @@ pub fn run(options: &Inspect) -> Result<()> {
     if let Some(path) = &options.svg {
         write(path, &drawing::program(of_kind.program))?;
     }
+    let other = options.against.as_ref().map(|path| PlanFile::open(path)).transpose()?;
+    let before = other.as_ref().map(checked).transpose()?;
+    let before = before.as_ref().map(|before| OfKind::of(before, Some(of_kind.info.kind.name()))).transpose()?;
     if let Some(path) = &options.html {
-        write(path, &page::page(of_kind, options.parts.balance)?)?;
+        let digest = plan.digest().to_hex();
+        let measured = options.measured.iter().map(|path| measured::read(path, &digest)).collect::<Result<_>>()?;
+        let against = options.against.as_ref().zip(before).map(|(path, before)| Against::new(path, before));
+        write(path, &page::page(of_kind, options.parts.balance, page::Beside { measured, against })?)?;
     }
-    if let Some(other) = &options.against {
-        let file = PlanFile::open(other)?;
-        let before = checked(&file)?;
-        let before = OfKind::of(&before, Some(of_kind.info.kind.name()))?;
-        return print(&work::compare(before.program, of_kind.program));
+    if let Some(before) = before {
+        return match options.html {
+            Some(_) => Ok(()),
+            None => print(&work::compare(before.program, of_kind.program)),
+        };
     }
     if options.json {
         let document = Document::new(of_kind, options.parts);

@@ -1,11 +1,13 @@
 //! The data of `jambac inspect`: `--json` prints it, and the page of `--html` embeds it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jamba_plan::format::{Arg, Buffer, Entry, Manifest, Program, TargetKind, Transform, Weight};
 use serde::Serialize;
 
 use super::layers::{self, Edge, Layer};
+use super::measured::Measured;
 use super::work::{self, Work};
 use super::{OfKind, Parts, memory};
 
@@ -31,6 +33,12 @@ pub struct Document<'a> {
     pub memory: Pools,
     /// Work of each entry, by kind of kernel.
     pub work: Vec<EntryWork>,
+    /// Measured times, on the page of `--html` with `--measured`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<Measured>,
+    /// Work of the plan of `--against`, on the page of `--html`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
     /// Packed weights by format and parameters.
     pub weights: Vec<WeightTotal>,
     /// The map of the arena, with `--memory`.
@@ -58,6 +66,24 @@ pub struct Pools {
     kv_page: u64,
     tables: u64,
     total: u64,
+}
+
+/// Another plan's work.
+#[derive(Serialize)]
+pub struct Against {
+    /// The path of the plan.
+    pub plan: String,
+    /// The fusions that it was built with.
+    pub passes: Vec<String>,
+    pub work: Vec<EntryWork>,
+}
+
+impl Against {
+    /// The work of a plan for the same kind of target.
+    pub fn new(path: &Path, OfKind { info, program, .. }: OfKind<'_>) -> Against {
+        let work = (0..program.entries.len()).map(|entry| EntryWork::new(program, entry)).collect();
+        Against { plan: path.display().to_string(), passes: info.passes.clone(), work }
+    }
 }
 
 /// Work of an entry.
@@ -152,6 +178,8 @@ impl<'a> Document<'a> {
                 tables: memory.tables,
                 total: memory.total(limits),
             },
+            measured: Vec::new(),
+            against: None,
             work: indices().map(|entry| EntryWork::new(program, entry)).collect(),
             weights: weight_totals(&program.weights),
             arena: parts.memory.then(|| indices().map(|entry| Arena::new(entries, entry)).collect()),

@@ -206,8 +206,8 @@ fn ops(program: &Program) -> Vec<&str> {
 
 /// Light enough for dark labels.
 const COLOURS: [&str; 16] = [
-    "#8dd3c7", "#fdb462", "#bebada", "#80b1d3", "#b3de69", "#fccde5", "#ffed6f", "#d9d9d9", "#fb9a99", "#a6cee3",
-    "#cab2d6", "#b2df8a", "#fdbf6f", "#e5c494", "#66c2a5", "#e78ac3",
+    "#7fc8b8", "#f4a261", "#b9a7e0", "#6fa8dc", "#a4d65e", "#f7b6d2", "#ffe066", "#c9c9c9", "#ef7d7d", "#9fe8f5",
+    "#d98cd9", "#4fb477", "#c68642", "#e8d5b5", "#88a0e8", "#d0e8c8",
 ];
 
 /// The colour of an op; colours repeat after the last.

@@ -1,7 +1,8 @@
 //! `jambac inspect --html`: one self-contained page. It embeds the document of `--json`, drawings of the arena, and the script
 //! that lays out the rest.
 
-use super::document::Document;
+use super::document::{Against, Document};
+use super::measured::Measured;
 use super::{OfKind, Parts, drawing};
 use crate::report::Ours;
 use anyhow::Result;
@@ -12,19 +13,29 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 const STYLE: &str = include_str!("page/page.css");
 const BODY: &str = include_str!("page/page.html");
 /// In the order in which they run.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 7] = [
     include_str!("page/elements.js"),
     include_str!("page/head.js"),
+    include_str!("page/memory.js"),
+    include_str!("page/roofline.js"),
     include_str!("page/layers.js"),
     include_str!("page/tables.js"),
     include_str!("page/page.js"),
 ];
 
+/// What the page shows beside the plan.
+#[derive(Default)]
+pub struct Beside {
+    pub measured: Vec<Measured>,
+    pub against: Option<Against>,
+}
+
 /// The page of a plan.
-pub fn page(of_kind: OfKind<'_>, balance: Option<f64>) -> Result<String> {
+pub fn page(of_kind: OfKind<'_>, balance: Option<f64>, beside: Beside) -> Result<String> {
     let OfKind { plan, program, .. } = of_kind;
     let everything = Parts { memory: true, steps: true, kernels: true, balance };
-    let document = Document { entries: None, ..Document::new(of_kind, everything) };
+    let Beside { measured, against } = beside;
+    let document = Document { entries: None, measured, against, ..Document::new(of_kind, everything) };
     let data = serde_json::to_string(&document).ours("inspect")?;
     let drawings: String = program
         .entries

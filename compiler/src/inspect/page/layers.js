@@ -26,13 +26,51 @@ function layers(entry) {
     return { button, show };
   });
   const all = (open) => drawn.forEach(({ show }) => show(open));
+  const repeated = repetitions(layers, steps);
+  const fold = element("button", { type: "button", "aria-pressed": "false", onclick: () => setFolded(fold.getAttribute("aria-pressed") === "false") }, "fold repeated layers");
+  const badges = repeated.map(({ begin, period, end }) => {
+    const badge = element("span", { class: "badge" }, `${period === 1 ? "" : `these ${period} `}× ${(end - begin) / period}, to ${layers[end - 1].name}`);
+    drawn[begin].button.append(badge);
+    return badge;
+  });
+  const setFolded = (on) => {
+    repeated.forEach(({ begin, period, end }) => drawn.slice(begin + period, end).forEach(({ button }) => { button.hidden = on; }));
+    badges.forEach((badge) => { badge.hidden = !on; });
+    fold.setAttribute("aria-pressed", on);
+  };
+  setFolded(true);
   return [
     element("p", { class: "tools" },
+      repeated.length ? fold : undefined,
       element("button", { type: "button", onclick: () => all(true) }, "open all"),
       element("button", { type: "button", onclick: () => all(false) }, "close all")),
     element("div", { class: "strip" }, drawn.map(({ button }) => button)),
     opened,
   ];
+}
+
+// Runs of layers in which every layer has the same kernels and bytes as the one a period before it, at least two periods. From
+// the left, the longest run from each layer; of equally long ones, that of the shortest period.
+function repetitions(layers, steps) {
+  const signatures = layers.map((layer) => layer.steps.map((step) => `${steps[step].kernel} ${steps[step].bytes}`).join("|"));
+  const from = (begin) => {
+    let found;
+    for (let period = 1; begin + 2 * period <= layers.length; period += 1) {
+      let end = begin + period;
+      while (end < layers.length && signatures[end] === signatures[end - period]) end += 1;
+      end -= (end - begin) % period;
+      if (end >= begin + 2 * period && end > (found?.end ?? 0)) found = { begin, period, end };
+    }
+    return found;
+  };
+  const runs = [];
+  for (let begin = 0; begin < layers.length; begin += 1) {
+    const run = from(begin);
+    if (!run) continue;
+    runs.push(run);
+    begin = run.end - 1;
+  }
+  return runs;
 }
 
 // Runs of steps that come from the same part of the layer.

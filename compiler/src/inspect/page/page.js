@@ -16,12 +16,16 @@ function show(entry) {
   document.querySelectorAll(".drawing").forEach((drawing) => { drawing.hidden = drawing.dataset.entry !== name; });
   document.getElementById("buffer").textContent = "Point at a buffer.";
   document.getElementById("layers").replaceChildren(...layers(entry));
+  document.getElementById("roofline").replaceChildren(...roofline(entry));
   document.getElementById("kinds").replaceChildren(...kinds(entry));
+  document.getElementById("beside").replaceChildren(...beside(entry));
   document.getElementById("steps").replaceChildren(...stepTable(entry));
 }
 
 head();
+bound();
 pools();
+memory();
 weights();
 document.getElementById("entries").append(...plan.steps.map(({ entry }, index) =>
   element("button", { type: "button", onclick: () => show(index) }, entry)));
