@@ -162,6 +162,65 @@ fn entries_of_one_kind_have_names_of_their_own() {
     check(&numbers(&dom), &document);
 }
 
+/// The output of `jamba bench --json` for a plan: each kernel of the steps once, a millisecond for each.
+fn bench(document: &Value, digest: &str) -> String {
+    let kernels = |index: usize| {
+        let entry = &document["steps"][index];
+        let steps = entry["steps"].as_array().unwrap().iter();
+        steps.map(|step| {
+            serde_json::json!({
+                "entry": entry["entry"], "kind": step["kernel"], "steps": 1, "seconds": 0.001,
+                "bytes": step["bytes"], "operations": step["operations"],
+            })
+        })
+    };
+    let kernels: Vec<Value> = kernels(0).chain(kernels(1)).collect();
+    let rate = |median: f64| serde_json::json!({ "median": median });
+    serde_json::json!({
+        "peaks": { "threads": 2, "bytes_per_s": 20e9, "operations_per_s": 100e9 },
+        "plans": [{
+            "plan": "tiny.plan", "digest": digest, "device": "cpu",
+            "prefill_tokens_per_s": rate(5000.0), "decode_tokens_per_s": rate(321.0), "kernels": kernels,
+        }],
+    })
+    .to_string()
+}
+
+#[test]
+fn measured_times_and_another_plan_join_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let document = document(&plan);
+    let unfused = folder.path().join("unfused.plan");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
+    jambac(&["build", text(&model), "-o", text(&unfused), "--synthetic-weights", "1", "--fusion", "none"]);
+    let (measured, other) = (folder.path().join("bench.json"), folder.path().join("other.json"));
+    std::fs::write(&measured, bench(&document, document["digest"].as_str().unwrap())).unwrap();
+    std::fs::write(&other, bench(&document, &"0".repeat(64))).unwrap();
+    let html = folder.path().join("page.html");
+    let args = ["inspect", text(&plan), "--html", text(&html), "--against", text(&unfused), "--measured"];
+    jambac(&[&args[..], &[text(&measured)]].concat());
+    let output = Command::new(env!("CARGO_BIN_EXE_jambac")).args(args).arg(&other).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("other.json"), "{stderr}");
+    assert!(stderr.contains("expected this plan"), "{stderr}");
+
+    let page = std::fs::read_to_string(&html).unwrap();
+    let data = data(&page);
+    assert_eq!(data["measured"][0]["entries"][1]["tokens_per_s"], 321.0);
+    let steps = |work: &Value| work["work"][0]["total"]["steps"].as_u64().unwrap();
+    assert!(steps(&data["against"]) > steps(&data));
+    let Some(browser) = Browser::find() else { return };
+    let (dom, console) = browser.show(&html);
+    assert_eq!(console, Vec::<String>::new());
+    assert!(dom.contains("Measured: 321 tokens/s"), "the bound at the top");
+    let plot = between(&dom, "<svg class=\"roofline\"", "</svg>");
+    let computes = |step: &&Value| step["operations"].as_f64().unwrap() > 0.0;
+    let expected = document["steps"][0]["steps"].as_array().unwrap().iter().filter(computes).count();
+    assert_eq!(plot.matches("<circle").count(), expected);
+    assert!(dom.contains("Beside another plan") && dom.contains("unfused.plan (no passes)"));
+}
+
 #[test]
 fn a_browser_shows_the_numbers_of_the_document() {
     let folder = tempfile::tempdir().unwrap();
