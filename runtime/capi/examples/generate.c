@@ -36,10 +36,9 @@ int main(int argc, char **argv) {
     if (jamba_open(argv[1], NULL, &engine) != JAMBA_OK) return failed("open");
     if (jamba_encode(engine, argv[2], strlen(argv[2]), prompt, 4096, &n_prompt) != JAMBA_OK) return failed("encode");
 
-    jamba_sampler_options_init(&sampler, sizeof sampler);
-    sampler.temperature = 0.8f;
+    if (jamba_sampler_options_of_model(engine, &sampler, sizeof sampler) != JAMBA_OK) return failed("sampler options");
     sampler.seed = 1;
-    jamba_generate_options_init(&options, sizeof options);
+    if (jamba_generate_options_of_model(engine, &options, sizeof options) != JAMBA_OK) return failed("options");
     options.max_new = 40;
     options.sampler = &sampler;
     options.stop = stop;

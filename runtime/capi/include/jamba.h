@@ -324,6 +324,12 @@ jamba_status jamba_prefill(jamba_engine engine,
 // Sets options to their defaults; `size` is sizeof(jamba_sampler_options).
 jamba_status jamba_sampler_options_init(jamba_sampler_options *options, uintptr_t size);
 
+// Sets options to the sampling defaults of the model, as `jamba run` uses them: the values of generation_config.json, or
+// temperature 0.8, top-k 40, top-p 0.95 and min-p 0.05 if it has none. `size` is sizeof(jamba_sampler_options).
+jamba_status jamba_sampler_options_of_model(jamba_engine engine,
+                                            jamba_sampler_options *options,
+                                            uintptr_t size);
+
 // Creates a sampler for an engine's vocabulary. `options` may be null for greedy.
 jamba_status jamba_sampler_open(jamba_engine engine,
                                 const jamba_sampler_options *options,
@@ -340,6 +346,13 @@ jamba_status jamba_sampler_close(jamba_sampler sampler);
 
 // Sets options to their defaults; `size` is sizeof(jamba_generate_options).
 jamba_status jamba_generate_options_init(jamba_generate_options *options, uintptr_t size);
+
+// Sets options to the defaults of the model: `max_new` from the `max_new_tokens` of generation_config.json, or 256, and the
+// rest as jamba_generate_options_init does. jamba_sampler_options_of_model sets the sampler's. `size` is
+// sizeof(jamba_generate_options).
+jamba_status jamba_generate_options_of_model(jamba_engine engine,
+                                             jamba_generate_options *options,
+                                             uintptr_t size);
 
 // Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not yet
 // part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.

@@ -163,16 +163,24 @@ pub(crate) unsafe fn options<T: Versioned>(name: &str, data: *const T) -> Result
 /// # Safety
 /// Unless null, `data` points to `size` writable bytes.
 pub(crate) unsafe fn store_defaults<T: Versioned>(data: *mut T, size: usize) -> Result<(), Failure> {
+    // SAFETY: the caller guarantees that `size` bytes are writable, see `# Safety`.
+    unsafe { store_options(&T::defaults(), data, size) }
+}
+
+/// Stores the fields of `options` that the caller's struct has.
+///
+/// # Safety
+/// Unless null, `data` points to `size` writable bytes.
+pub(crate) unsafe fn store_options<T: Versioned>(options: &T, data: *mut T, size: usize) -> Result<(), Failure> {
     check("options", data)?;
     if size < T::FIRST {
         return Err(Failure::argument(format!("size is {size}, expected the size of the struct")));
     }
-    let defaults = T::defaults();
     let bytes = size.min(size_of::<T>());
-    // SAFETY: `data` has `size` writable bytes (caller), `defaults` has `bytes` ≤ `size` bytes.
+    // SAFETY: `data` has `size` writable bytes (caller), `options` has `bytes` ≤ `size` bytes.
     unsafe {
         std::ptr::write_bytes(data.cast::<u8>(), 0, size);
-        std::ptr::copy_nonoverlapping((&raw const defaults).cast::<u8>(), data.cast::<u8>(), bytes);
+        std::ptr::copy_nonoverlapping((&raw const *options).cast::<u8>(), data.cast::<u8>(), bytes);
         *data.cast::<usize>() = size;
     }
     Ok(())

@@ -7,9 +7,9 @@ use jamba_runtime::{Finish, GenerateOptions, NewToken};
 
 #[cfg(feature = "constrain")]
 use crate::arguments::string;
-use crate::arguments::{Versioned, place, slice, store_defaults};
+use crate::arguments::{Versioned, place, slice, store_defaults, store_options};
 use crate::engine::{jamba_engine, jamba_sequence};
-use crate::handles::{self, invalid, lock};
+use crate::handles::{self, invalid, lock, with_engine};
 use crate::sampler::{jamba_sampler_options, sampler_options};
 use crate::status::{Failure, entry, jamba_status};
 
@@ -118,7 +118,7 @@ unsafe impl Versioned for jamba_generate_options {
     fn defaults() -> Self {
         jamba_generate_options {
             size: size_of::<Self>(),
-            max_new: 256,
+            max_new: GenerateOptions::MAX_NEW,
             sampler: std::ptr::null(),
             stop_tokens: std::ptr::null(),
             n_stop_tokens: 0,
@@ -157,6 +157,23 @@ pub unsafe extern "C" fn jamba_generate_options_init(
 ) -> jamba_status {
     // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { store_defaults(options, size) })
+}
+
+/// Sets options to the defaults of the model: `max_new` from the `max_new_tokens` of generation_config.json, or 256, and the
+/// rest as jamba_generate_options_init does. jamba_sampler_options_of_model sets the sampler's. `size` is
+/// sizeof(jamba_generate_options).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_generate_options_of_model(
+    engine: jamba_engine,
+    options: *mut jamba_generate_options,
+    size: usize,
+) -> jamba_status {
+    entry(|| {
+        let max_new = with_engine(engine.id, |inner| Ok(inner.engine.generate_options().max_new))?;
+        let defaults = jamba_generate_options { max_new, ..jamba_generate_options::defaults() };
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        unsafe { store_options(&defaults, options, size) }
+    })
 }
 
 /// Converts the options to those of the runtime.

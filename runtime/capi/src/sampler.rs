@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use jamba_runtime::{Sampler, SamplerOptions};
 
-use crate::arguments::{Versioned, options, place, slice, store_defaults};
+use crate::arguments::{Versioned, options, place, slice, store_defaults, store_options};
 use crate::engine::jamba_engine;
 use crate::handles::{self, Object, invalid, lock, with_engine};
 use crate::status::{Failure, entry, jamba_status};
@@ -52,17 +52,23 @@ unsafe impl Versioned for jamba_sampler_options {
     const FIRST: usize = size_of::<jamba_sampler_options>();
 
     fn defaults() -> Self {
-        let greedy = SamplerOptions::GREEDY;
+        jamba_sampler_options::unbiased(&SamplerOptions::GREEDY)
+    }
+}
+
+impl jamba_sampler_options {
+    /// The options without biases.
+    fn unbiased(options: &SamplerOptions) -> Self {
         jamba_sampler_options {
             size: size_of::<Self>(),
-            temperature: greedy.temperature,
-            top_p: greedy.top_p,
-            min_p: greedy.min_p,
-            repetition_penalty: greedy.repetition_penalty,
-            presence_penalty: greedy.presence_penalty,
-            frequency_penalty: greedy.frequency_penalty,
-            top_k: greedy.top_k,
-            seed: greedy.seed,
+            temperature: options.temperature,
+            top_p: options.top_p,
+            min_p: options.min_p,
+            repetition_penalty: options.repetition_penalty,
+            presence_penalty: options.presence_penalty,
+            frequency_penalty: options.frequency_penalty,
+            top_k: options.top_k,
+            seed: options.seed,
             logit_bias: std::ptr::null(),
             n_logit_bias: 0,
         }
@@ -96,6 +102,21 @@ pub(crate) unsafe fn sampler_options(raw: *const jamba_sampler_options) -> Resul
 pub unsafe extern "C" fn jamba_sampler_options_init(options: *mut jamba_sampler_options, size: usize) -> jamba_status {
     // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
     entry(|| unsafe { store_defaults(options, size) })
+}
+
+/// Sets options to the sampling defaults of the model, as `jamba run` uses them: the values of generation_config.json, or
+/// temperature 0.8, top-k 40, top-p 0.95 and min-p 0.05 if it has none. `size` is sizeof(jamba_sampler_options).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_sampler_options_of_model(
+    engine: jamba_engine,
+    options: *mut jamba_sampler_options,
+    size: usize,
+) -> jamba_status {
+    entry(|| {
+        let defaults = with_engine(engine.id, |inner| Ok(inner.engine.sampler_options()))?;
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        unsafe { store_options(&jamba_sampler_options::unbiased(&defaults), options, size) }
+    })
 }
 
 /// Picks the tokens of one sequence. It may outlive its engine.

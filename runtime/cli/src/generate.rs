@@ -2,42 +2,48 @@
 
 use std::path::Path;
 
-use jamba_runtime::{Cancel, Constraint, GenerateOptions, SamplerOptions};
+use jamba_runtime::{Cancel, Constraint, Engine, GenerateOptions, SamplerOptions};
 
 use crate::failure::Failure;
+
+/// The heading of the options whose defaults come from the model.
+const SAMPLING: &str = "Sampling (defaults: the model's generation_config.json, shown by `jamba info`)";
 
 /// Generation options.
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// Maximum number of new tokens
-    #[arg(short = 'n', long, value_name = "MAX_NEW", default_value_t = 256)]
-    max_new: usize,
-    /// Sampling temperature [default: greedy]
-    #[arg(long, value_name = "T")]
+    /// Maximum number of new tokens [default: the model's, or 256]
+    #[arg(short = 'n', long, value_name = "MAX_NEW")]
+    max_new: Option<usize>,
+    /// Always pick the most likely token: temperature 0. Long greedy answers tend to repeat themselves
+    #[arg(long, help_heading = SAMPLING, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    greedy: bool,
+    /// Sampling temperature; 0 is greedy [default: the model's, or 0.8]
+    #[arg(long, value_name = "T", help_heading = SAMPLING)]
     temperature: Option<f32>,
-    /// Sample from the K most likely tokens
-    #[arg(long, value_name = "K", requires = "temperature")]
+    /// Sample from the K most likely tokens; 0 is all [default: the model's, or 40]
+    #[arg(long, value_name = "K", help_heading = SAMPLING)]
     top_k: Option<usize>,
-    /// Sample from the most likely tokens with this total probability
-    #[arg(long, value_name = "P", requires = "temperature")]
+    /// Sample from the most likely tokens with this total probability; 1 is all [default: the model's, or 0.95]
+    #[arg(long, value_name = "P", help_heading = SAMPLING)]
     top_p: Option<f32>,
-    /// Sample from tokens with at least this fraction of the largest probability
-    #[arg(long, value_name = "P", requires = "temperature")]
+    /// Sample from tokens with at least this fraction of the largest probability; 0 is all [default: the model's, or 0.05]
+    #[arg(long, value_name = "P", help_heading = SAMPLING)]
     min_p: Option<f32>,
-    /// Penalty for tokens that occurred in the prompt or the answer, for example 1.1
-    #[arg(long, value_name = "X")]
+    /// Penalty for tokens that occurred in the prompt or the answer, for example 1.1 [default: the model's, or 1: none]
+    #[arg(long, value_name = "X", help_heading = SAMPLING)]
     repetition_penalty: Option<f32>,
     /// Subtracted from the logits of generated tokens
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = SAMPLING)]
     presence_penalty: Option<f32>,
     /// Subtracted from the logits of generated tokens once per occurrence
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = SAMPLING)]
     frequency_penalty: Option<f32>,
     /// Add a number to the logit of a token: `17=-2.5`; `17=-inf` forbids it. Repeatable
-    #[arg(long, value_name = "TOKEN=X", value_parser = bias)]
+    #[arg(long, value_name = "TOKEN=X", value_parser = bias, help_heading = SAMPLING)]
     logit_bias: Vec<(u32, f32)>,
-    /// Random seed
-    #[arg(long, default_value_t = 0)]
+    /// Random seed; the same seed draws the same answer
+    #[arg(long, default_value_t = 0, help_heading = SAMPLING)]
     seed: u64,
     /// Stop string: end the answer before this text. Repeatable
     #[arg(long, value_name = "TEXT")]
@@ -65,11 +71,34 @@ struct ConstraintArgs {
 }
 
 impl GenerateArgs {
-    /// Converts to options of the runtime.
-    pub(crate) fn options(&self, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
-        let default = SamplerOptions::default();
-        let sampler = SamplerOptions {
-            temperature: self.temperature.unwrap_or(default.temperature),
+    /// Converts to options of the runtime. Absent options have the model's values.
+    pub(crate) fn options(&self, engine: &Engine, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
+        let default = engine.generate_options();
+        let max_new = self.max_new.unwrap_or(default.max_new);
+        let sampler = self.sampler(default.sampler)?;
+        Ok(GenerateOptions {
+            max_new,
+            sampler,
+            chunk: self.chunk,
+            stop: self.stop.clone(),
+            constraint: self.constraint.read()?,
+            cancel: cancel.clone(),
+            ..GenerateOptions::default()
+        })
+    }
+
+    /// The model's sampler with the given values.
+    fn sampler(&self, default: SamplerOptions) -> Result<SamplerOptions, Failure> {
+        let temperature = if self.greedy { 0.0 } else { self.temperature.unwrap_or(default.temperature) };
+        let filters =
+            [("--top-k", self.top_k.is_some()), ("--top-p", self.top_p.is_some()), ("--min-p", self.min_p.is_some())];
+        if let (true, Some((option, _))) = (temperature == 0.0, filters.iter().find(|(_, given)| *given)) {
+            return Err(Failure::Usage(format!(
+                "{option} needs sampling, and the temperature is 0: add --temperature, for example --temperature 0.8"
+            )));
+        }
+        Ok(SamplerOptions {
+            temperature,
             top_k: self.top_k.unwrap_or(default.top_k),
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),
@@ -78,15 +107,6 @@ impl GenerateArgs {
             frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
             logit_bias: self.logit_bias.clone(),
             seed: self.seed,
-        };
-        Ok(GenerateOptions {
-            max_new: self.max_new,
-            sampler,
-            chunk: self.chunk,
-            stop: self.stop.clone(),
-            constraint: self.constraint.read()?,
-            cancel: cancel.clone(),
-            ..GenerateOptions::default()
         })
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         true => prompt.chat_tokens(&engine, args.system.as_deref())?,
         false => prompt.tokens(&engine, state_tokens)?,
     };
-    let mut options = args.generate.options(&interrupt::catch()?)?;
+    let mut options = args.generate.options(&engine, &interrupt::catch()?)?;
     options.ignore_eos = args.ignore_eos;
     options.logprobs = args.logprobs;
     let has_text = match engine.tokenizer() {

@@ -7,7 +7,7 @@ mod fixture;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use jamba_plan::format::{Provenance, SourceFile};
+use jamba_plan::format::{GenerationDefaults, Provenance, SourceFile};
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn run_prints_tokens_where_there_is_no_tokenizer() {
     let (_folder, path) = toy();
-    let args = ["run", text(&path), "--tokens", "5,6", "-n", "3", "--ignore-eos", "--threads", "2"];
+    let args = ["run", text(&path), "--tokens", "5,6", "-n", "3", "--ignore-eos", "--greedy", "--threads", "2"];
     let output = jamba(&args);
     assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(0), &b"0,0,0\n"[..], &b""[..]));
     let report = json(&[&args[..], &["--json"]].concat());
@@ -181,6 +181,52 @@ fn info_and_verify_tell_what_the_plan_is() {
     refused(&["info", text(&damaged)], 1, &["weights", "cut short"]);
 }
 
+#[test]
+fn the_models_defaults_apply_unless_flags_override_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |name: &str, generation: GenerationDefaults| {
+        let mut toy = Toy { defines: "#define SPREAD 300", ..Toy::new() };
+        toy.manifest.generation = generation;
+        toy.write(folder.path(), name)
+    };
+    let silent = plan("silent.plan", GenerationDefaults::default());
+    let hot = GenerationDefaults {
+        do_sample: Some(true),
+        temperature: Some(900.0),
+        top_k: Some(200),
+        repetition_penalty: Some(1.5),
+        max_new_tokens: Some(7),
+        ..GenerationDefaults::default()
+    };
+    let hot = plan("hot.plan", hot);
+    let tokens = |path: &Path, args: &[&str]| {
+        json(&[&["run", text(path), "--tokens", "5,6", "--ignore-eos", "--json"], args].concat())["tokens"].clone()
+    };
+    let flags =
+        ["--temperature", "900", "--top-k", "200", "--top-p", "1", "--min-p", "0", "--repetition-penalty", "1.5"];
+    assert_eq!(tokens(&hot, &[]).as_array().unwrap().len(), 7);
+    assert_eq!(tokens(&hot, &[]), tokens(&silent, &[&flags[..], &["-n", "7"]].concat()));
+    let greedy = tokens(&silent, &["--greedy", "-n", "7"]);
+    assert_ne!(tokens(&hot, &[]), greedy);
+    assert_eq!(tokens(&hot, &["--greedy", "--repetition-penalty", "1"]), greedy);
+    assert_eq!(tokens(&hot, &["--top-k", "1", "--repetition-penalty", "1"]), greedy);
+    let flags = ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.05", "-n", "9"];
+    assert_eq!(tokens(&silent, &["-n", "9"]), tokens(&silent, &flags));
+
+    let info = |path: &Path| String::from_utf8(jamba(&["info", text(path)]).stdout).unwrap();
+    let told = info(&hot);
+    for line in [
+        "generation       do_sample true, temperature 900, top_k 200, repetition_penalty 1.5, max_new_tokens 7\n",
+        "sampling         temperature 900, top-k 200, top-p 1, min-p 0\n",
+        "max_new          7\n",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    assert!(info(&silent).contains("sampling         temperature 0.8, top-k 40, top-p 0.95, min-p 0.05\n"));
+    let defaults = &json(&["info", text(&silent), "--json"])["generation_defaults"];
+    assert_eq!((&defaults["temperature"], &defaults["max_new"]), (&0.8.into(), &256.into()));
+}
+
 /// True if NVIDIA's driver runs on this machine.
 fn has_driver() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
@@ -207,9 +253,18 @@ fn the_command_line_is_at_fault() {
     refused(&["run", "a.plan"], 2, &["a prompt is needed", "--prompt"]);
     refused(&["run", "a.plan", "--prompt", "a", "--tokens", "1"], 2, &["cannot be used with"]);
     refused(&["run", "a.plan", "--tokens", "1,x"], 2, &["--tokens"]);
-    refused(&["run", "a.plan", "--tokens", "1", "--top-k", "4"], 2, &["--temperature"]);
+    refused(&["run", "a.plan", "--tokens", "1", "--greedy", "--temperature", "1"], 2, &["cannot be used with"]);
     refused(&["run", "a.plan", "--tokens", "1", "--device", "tpu"], 2, &["tpu"]);
-    let (_folder, path) = toy();
+    let (folder, path) = toy();
+    let mut greedy = Toy::new();
+    greedy.manifest.generation.do_sample = Some(false);
+    let greedy = greedy.write(folder.path(), "greedy.plan");
+    refused(&["run", text(&greedy), "--tokens", "1", "--top-k", "4"], 2, &["--top-k needs sampling", "--temperature"]);
+    refused(
+        &["run", text(&path), "--tokens", "1", "--temperature", "0", "--top-p", "0.5"],
+        2,
+        &["--top-p needs sampling"],
+    );
     refused(&["run", text(&path), "--tokens", "1", "--temperature=-1"], 2, &["temperature", "-1"]);
     refused(&["run", text(&path), "--tokens", "1", "--threads", "0"], 2, &["threads", "0"]);
     refused(&["logits", "a.plan", "--tokens", "1", "-o", "x", "--chunk", "0"], 2, &["--chunk"]);

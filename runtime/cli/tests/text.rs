@@ -92,7 +92,7 @@ fn a_prompt_comes_from_an_argument_a_file_or_a_pipe() {
 #[test]
 fn json_tells_probabilities_and_why_the_answer_ended() {
     let toy = toy();
-    let report = toy.json(&["--prompt", "Once", "-n", "5", "--ignore-eos", "--logprobs", "3"]);
+    let report = toy.json(&["--prompt", "Once", "-n", "5", "--ignore-eos", "--greedy", "--logprobs", "3"]);
     let logprobs = report["logprobs"].as_array().unwrap();
     assert_eq!((logprobs.len(), &report["finish"]), (5, &"length".into()));
     for (token, expected) in logprobs.iter().zip(report["tokens"].as_array().unwrap()) {

@@ -34,6 +34,7 @@ pub(crate) fn manifest() -> Manifest {
         ],
         limits,
         synthetic_seed: None,
+        generation: Default::default(),
         provenance: None,
     }
 }

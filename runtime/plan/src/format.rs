@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 
 mod draw_kernel;
+mod generation;
 mod launch;
 mod layout;
 mod picks;
@@ -16,6 +17,7 @@ mod tensor_map;
 mod weight;
 
 pub use draw_kernel::DrawKernel;
+pub use generation::GenerationDefaults;
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
 pub use picks::{NO_TOKEN, Pick, Picks, Setting};
@@ -50,6 +52,9 @@ pub struct Manifest {
     pub programs: Vec<ProgramInfo>,
     /// Seed of synthetic weights. If present, the plan has no weights sections and the runtime draws the weights.
     pub synthetic_seed: Option<u64>,
+    /// Sampling defaults of the model's authors. Absent in plans of older compilers.
+    #[serde(default, skip_serializing_if = "GenerationDefaults::is_empty")]
+    pub generation: GenerationDefaults,
     /// Inputs of the build. Absent in plans of older compilers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,

@@ -44,7 +44,11 @@ pub fn manifest(manifest: &Manifest) -> String {
     line("d_model", model.d_model.to_string());
     line("vocab", model.vocab.to_string());
     line("bos", model.bos.map_or("none".to_owned(), |bos| bos.to_string()));
-    line("eos", ids(&model.eos));
+    line("eos", if model.eos.is_empty() { "none".to_owned() } else { ids(&model.eos) });
+    if !manifest.generation.is_empty() {
+        let values = manifest.generation.values();
+        line("generation", values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "));
+    }
     for (group, format) in &model.formats {
         line("weights", format!("{group} {format}"));
     }

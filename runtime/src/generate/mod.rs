@@ -1,5 +1,6 @@
 //! Generation for one sequence, with a callback or as an iterator.
 
+mod defaults;
 mod picker;
 mod stream;
 #[cfg(feature = "tokenizer")]

@@ -153,6 +153,7 @@ fn manifest(program: &Program) -> Manifest {
             draw_kernels: Vec::new(),
         }],
         synthetic_seed: None,
+        generation: Default::default(),
         provenance: None,
     }
 }
