@@ -10,7 +10,6 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use jamba_plan::format::{TargetKind, WeightFormat};
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
-use jambac_checkpoint::Checkpoint;
 use jambac_models::jamba;
 use jambac_passes::{PassManager, Report};
 use jambac_reference::compare::{self, Tolerance, compare};
@@ -100,7 +99,7 @@ pub fn bisect(request: &Request, manager: &dyn Fn() -> PassManager<'static>, pro
     (limits.prefill_chunk, limits.max_outputs) = (TOKENS as u64, TOKENS as u64);
     request.dump_dir = None;
 
-    let checkpoint = Checkpoint::open(&request.model.checkpoint)?;
+    let checkpoint = request.model.open_checkpoint()?;
     let parameters = jamba::bind(&checkpoint)?;
     let source = Source(&parameters);
     let entries = graphs(&request.model, checkpoint.config(), &|name| parameters.dtype(name), TargetKind::Cpu)?;
@@ -177,7 +176,7 @@ impl Search<'_> {
         let (entries, [prefill, decode]) = self.rewritten(n)?;
         let (entry, rewrite, of_entry) =
             if n > of_prefill { ("decode", n - of_prefill, decode) } else { ("prefill", n, prefill) };
-        let parameters_of = Checkpoint::open(&self.request.model.checkpoint)?;
+        let parameters_of = self.request.model.open_checkpoint()?;
         let parameters = jamba::bind(&parameters_of)?;
         let interpreted = interpreted(&entries, &Source(&parameters), &self.tokens)?;
         Ok(Finding {

@@ -1,17 +1,17 @@
 //! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jamba_plan::format::{Manifest, TargetKind};
-use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig, TokenizerFiles};
+use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark};
+use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
-use jambac_models::jamba;
+use jambac_models::{ModelError, jamba};
 
 use crate::manifest::{self, ModelFile};
 use crate::report::Ours;
@@ -22,9 +22,11 @@ mod phase;
 mod program;
 mod resume;
 mod run;
+mod text;
 
 use program::{Compiled, Compiler};
 use run::Run;
+use text::Text;
 
 pub use phase::{Phase, names};
 pub use program::{Entries, fusion, graphs, memory, optimize, plan_limits, schedule, stored_graphs};
@@ -121,7 +123,11 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     let began = Instant::now();
     let mut run = Run::new(request, progress)?;
     let input = run.work("checkpoint", || Input::read(request))?;
-    let parameters = input.checkpoint.as_ref().map(jamba::bind).transpose()?;
+    let text = text::check(input.model.metadata())?;
+    // Synthetic weights make no text anyway.
+    let no_tokenizer = input.model.checkpoint().and_then(|checkpoint| text::no_tokenizer(checkpoint.metadata()));
+    input.model.remarks().iter().chain(&text.remarks).chain(&no_tokenizer).for_each(|remark| progress.remark(remark));
+    let parameters = input.model.checkpoint().map(jamba::bind).transpose()?;
     if let Some(parameters) = &parameters {
         run.text(Phase::Checkpoint, &Phase::Checkpoint.file_name(), || describe::checkpoint(parameters))?;
     }
@@ -133,14 +139,14 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     let mut programs = Vec::new();
     for &kind in &input.kinds {
         let compiler = Compiler { request, kind, targets: &input.targets };
-        programs.extend(compiler.compile(&mut run, &input.config, &dtype)?);
+        programs.extend(compiler.compile(&mut run, input.model.metadata().config(), &dtype)?);
     }
     if programs.len() < input.kinds.len() {
         return Ok(Outcome::Text(run.emitted()));
     }
 
     let source = parameters.as_ref().map(Source);
-    let (manifest, programs, bytes) = write_plan(&mut run, request, &input, source.as_ref(), programs)?;
+    let (manifest, programs, bytes) = write_plan(&mut run, request, &input, &text, source.as_ref(), programs)?;
     if run.wants_text(Phase::Plan) {
         let written =
             std::fs::read(&request.output).with_context(|| format!("reading {} back", request.output.display()))?;
@@ -159,14 +165,13 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         elapsed: began.elapsed(),
         spent: run.spent,
     };
-    Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.checkpoint, programs })))
+    Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.model.into_checkpoint(), programs })))
 }
 
 /// What a build reads besides the parameters.
 struct Input {
-    /// `None` where weights are synthetic.
-    checkpoint: Option<Checkpoint>,
-    config: JambaConfig,
+    /// The checkpoint, or its metadata where weights are synthetic.
+    model: Opened,
     /// The best first.
     targets: Vec<Target>,
     kinds: Vec<TargetKind>,
@@ -175,14 +180,11 @@ struct Input {
 impl Input {
     fn read(request: &Request) -> Result<Input> {
         let model = &request.model;
-        let checkpoint = match request.synthetic_seed {
-            Some(_) => None,
-            None => Some(Checkpoint::open(&model.checkpoint)?),
+        let opened = match request.synthetic_seed {
+            Some(_) => Opened::Metadata(Metadata::read(&model.checkpoint, &model.ignore)?),
+            None => Opened::Checkpoint(model.open_checkpoint()?),
         };
-        let config = match &checkpoint {
-            Some(checkpoint) => checkpoint.config().clone(),
-            None => JambaConfig::read(&model.checkpoint.join("config.json"))?,
-        };
+        let config = opened.metadata().config();
         if model.limits.max_context > config.max_positions as u64 {
             bail!(
                 "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
@@ -197,17 +199,50 @@ impl Input {
         if let (Some(from), [first, second, ..]) = (&request.from, &kinds[..]) {
             bail!("--from {}: found targets for {} and {}, expected one kind", from.phase, first.name(), second.name());
         }
-        Ok(Input { checkpoint, config, targets, kinds })
+        Ok(Input { model: opened, targets, kinds })
+    }
+}
+
+/// An open checkpoint, or one without its tensors.
+enum Opened {
+    Checkpoint(Checkpoint),
+    Metadata(Metadata),
+}
+
+impl Opened {
+    fn metadata(&self) -> &Metadata {
+        match self {
+            Opened::Checkpoint(checkpoint) => checkpoint.metadata(),
+            Opened::Metadata(metadata) => metadata,
+        }
     }
 
-    /// The tokenizer's files, and digests of all files that were read.
-    fn files(&self, model: &ModelFile) -> Result<(Cow<'_, TokenizerFiles>, Vec<FileDigest>)> {
-        let Some(checkpoint) = &self.checkpoint else {
-            let files = TokenizerFiles::read(&model.checkpoint)?;
-            let digests = jambac_checkpoint::digest::small_files(&model.checkpoint, &files)?;
-            return Ok((Cow::Owned(files), digests));
-        };
-        Ok((Cow::Borrowed(checkpoint.tokenizer()), checkpoint.digests()?))
+    /// `None` where weights are synthetic.
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Opened::Checkpoint(checkpoint) => Some(checkpoint),
+            Opened::Metadata(_) => None,
+        }
+    }
+
+    fn into_checkpoint(self) -> Option<Checkpoint> {
+        match self {
+            Opened::Checkpoint(checkpoint) => Some(checkpoint),
+            Opened::Metadata(_) => None,
+        }
+    }
+
+    fn remarks(&self) -> Vec<Remark> {
+        self.checkpoint().map_or_else(|| self.metadata().remarks().to_vec(), Checkpoint::remarks)
+    }
+
+    /// Digests of all files that were read.
+    fn digests(&self) -> Result<Vec<FileDigest>> {
+        let metadata = self.metadata();
+        Ok(match self.checkpoint() {
+            Some(checkpoint) => checkpoint.digests()?,
+            None => jambac_checkpoint::digest::small_files(metadata.dir(), metadata.tokenizer())?,
+        })
     }
 }
 
@@ -216,17 +251,19 @@ fn write_plan(
     run: &mut Run<'_>,
     request: &Request,
     input: &Input,
+    text: &Text<'_>,
     source: Option<&Source<'_, '_>>,
     programs: Vec<Compiled>,
 ) -> Result<(Manifest, Vec<KindParts>, u64)> {
-    let (files, digests) = input.files(&request.model)?;
-    let manifest = describe::manifest(request, &input.config, input.checkpoint.as_ref(), &programs, digests);
+    let metadata = input.model.metadata();
+    let files = metadata.tokenizer();
+    let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {
         manifest: &manifest,
         programs: &programs,
         parameters: source.map(|source| source as _),
-        tokenizer: files.tokenizer.as_deref(),
+        tokenizer: text.tokenizer.as_deref(),
         tokenizer_config: files.tokenizer_config.as_deref(),
         chat_template: files.chat_template.as_deref().map(str::as_bytes),
     };
@@ -236,10 +273,20 @@ fn write_plan(
     let progress = run.progress;
     let bytes = run.work("weights and plan", || {
         link(&request.output, &parts, |done, total| progress.weights(done, total))
-            .with_context(|| format!("writing {}", request.output.display()))
+            .map_err(|error| weight_error(error, &request.output))
     })?;
     progress.clear();
     Ok((manifest, programs, bytes))
+}
+
+/// The error of a link. An error of a weight names the checkpoint's file and needs no more context.
+fn weight_error(error: CodegenError, output: &Path) -> anyhow::Error {
+    let error = anyhow::Error::from(error);
+    let io_error = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    match io_error.and_then(|error| error.get_ref()?.downcast_ref::<ModelError>()) {
+        Some(weight) => anyhow!("{weight}"),
+        None => error.context(format!("writing {}", output.display())),
+    }
 }
 
 /// Checks that the disk has room for the plan. An old plan of that name stays until the new one is complete.

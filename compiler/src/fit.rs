@@ -11,7 +11,6 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Memory, SLACK_BYTES, TargetKind};
-use jambac_checkpoint::JambaConfig;
 use jambac_kernels::target::Target;
 use serde_json::{Value, json};
 
@@ -82,7 +81,7 @@ struct Lower {
 
 impl Fitter {
     pub(crate) fn new(model: &ModelFile) -> Result<Fitter> {
-        let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
+        let config = model.read_config()?;
         let targets = by_preference(&model.build.targets);
         // With targets of both kinds, the GPU's memory is the scarce one.
         let kind = targets.last().map_or(TargetKind::Cpu, Target::kind);

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::Args;
 use jamba_plan::format::TargetKind;
-use jambac_checkpoint::JambaConfig;
 use jambac_kernels::target::Target;
 
 use crate::compile::{fusion, optimize, stored_graphs};
@@ -30,7 +29,7 @@ pub struct PrintGraph {
 /// Prints the prefill graph.
 pub fn run(options: PrintGraph) -> Result<()> {
     let model = options.model.open()?;
-    let config = JambaConfig::read(&model.checkpoint.join("config.json"))?;
+    let config = model.read_config()?;
     let kind = by_preference(&model.build.targets).first().map_or(TargetKind::Cpu, Target::kind);
     let mut entries = stored_graphs(&model, &config, kind)?;
     if !options.unfused {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
+use jambac_checkpoint::{Checkpoint, Ignore, JambaConfig};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_passes::Fusion;
@@ -22,6 +23,8 @@ pub struct ModelFile {
     pub name: String,
     /// The Hugging Face folder.
     pub checkpoint: PathBuf,
+    /// What to ignore in the checkpoint.
+    pub ignore: Ignore,
     pub build: Build,
     pub weights: Weights,
     pub limits: Limits,
@@ -198,6 +201,14 @@ fn read_kv_dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DT
     parsed(kv_dtype(&String::deserialize(deserializer)?).map(Some))
 }
 
+fn read_patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<glob::Pattern>, D::Error> {
+    let pattern = |text: &String| {
+        glob::Pattern::new(text)
+            .with_context(|| format!("model.ignore_tensors: found {text:?}, expected a glob pattern"))
+    };
+    parsed(Vec::<String>::deserialize(deserializer)?.iter().map(pattern).collect())
+}
+
 /// An error of a value as an error of the file, which adds the line.
 fn parsed<T, E: de::Error>(value: Result<T>) -> Result<T, E> {
     value.map_err(|error| E::custom(format!("{error:#}")))
@@ -219,6 +230,12 @@ struct Text {
 #[serde(deny_unknown_fields)]
 struct Model {
     checkpoint: PathBuf,
+    /// Keys of config.json that the reader would refuse.
+    #[serde(default)]
+    ignore_keys: Vec<String>,
+    /// Tensors that the model does not have, as glob patterns.
+    #[serde(default, deserialize_with = "read_patterns")]
+    ignore_tensors: Vec<glob::Pattern>,
 }
 
 impl ModelFile {
@@ -232,6 +249,7 @@ impl ModelFile {
             return Ok(ModelFile {
                 name: folder_name(path),
                 checkpoint: path.to_owned(),
+                ignore: Ignore::default(),
                 build: Build::default(),
                 weights: Weights::default(),
                 limits: Limits::default(),
@@ -249,8 +267,32 @@ impl ModelFile {
             keys.get("limits").and_then(toml::Value::as_table).is_some_and(|limits| limits.contains_key(key))
         };
         let unset = Unset { context: !has("max_context"), sequences: !has("max_sequences") };
-        let (name, checkpoint) = (folder_name(folder), folder.join(model.checkpoint));
-        Ok(ModelFile { name, checkpoint, build, weights, limits, unset })
+        let Model { checkpoint, ignore_keys, ignore_tensors } = model;
+        Ok(ModelFile {
+            name: folder_name(folder),
+            checkpoint: folder.join(checkpoint),
+            ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors },
+            build,
+            weights,
+            limits,
+            unset,
+        })
+    }
+
+    /// Opens the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_checkpoint(&self) -> jambac_checkpoint::Result<Checkpoint> {
+        Checkpoint::open_ignoring(&self.checkpoint, self.ignore.clone())
+    }
+
+    /// Reads the checkpoint's config.json.
+    ///
+    /// # Errors
+    /// As [`JambaConfig::read`].
+    pub fn read_config(&self) -> jambac_checkpoint::Result<JambaConfig> {
+        JambaConfig::read_ignoring(&self.checkpoint.join("config.json"), &self.ignore)
     }
 
     /// Checks the limits against each other.

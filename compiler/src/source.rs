@@ -16,8 +16,8 @@ impl ParameterSource for Source<'_, '_> {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{parameter} has no matrix {group}")));
         };
         let k = out.len() / n_rows as usize;
-        tensor.range_f32(first_row as usize * k, out);
-        Ok(())
+        let path = self.0.checkpoint().shard_path(tensor.elements.info);
+        tensor.range_finite_f32(first_row as usize * k, out, path).map_err(io::Error::other)
     }
 
     fn read_int8(&self, parameter: &str, group: u64, first_row: u64, q: &mut [i8], scales: &mut [f32]) -> bool {

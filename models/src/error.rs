@@ -15,8 +15,25 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// A tensor of the checkpoint that the config does not have.
-    #[error("{}: tensor {tensor}: found shape {found:?}, expected no such tensor for this config", path.display())]
+    #[error(
+        "{}: tensor {tensor}: found shape {found:?}, expected no such tensor for this config; to build without it: \
+         ignore_tensors = [{tensor:?}] under [model] in a model.toml, where * matches any characters",
+        path.display()
+    )]
     Extra { path: PathBuf, tensor: String, found: Vec<usize> },
+    /// A tensor that the model needs and the user wants to be ignored.
+    #[error("{}: tensor {tensor}: found it in ignore_tensors, expected it to be used: the model needs it", path.display())]
+    Ignored { path: PathBuf, tensor: String },
+    /// A weight that is NaN or infinite.
+    #[error("{}: tensor {tensor}: found {found} at {place:?}, expected finite numbers: the checkpoint is damaged, or its training diverged", path.display())]
+    NotFinite {
+        path: PathBuf,
+        tensor: String,
+        /// NaN, inf or -inf.
+        found: f32,
+        /// Its index in each dimension of the tensor.
+        place: Vec<usize>,
+    },
     /// A tensor with another shape than in the config.
     #[error("{}: tensor {tensor}: found shape {found:?}, expected {expected:?}", path.display())]
     Shape {

@@ -1,18 +1,17 @@
-//! The keys of config.json that are not read: those that must hold one value, and those that change nothing.
-//! Any other key is refused, because it could change the arithmetic.
+//! The keys of config.json that are not read: those that must hold one value, those that change nothing, and those of other models
+//! that transformers' Jamba does not read either. Any other key is refused, because it could change the arithmetic.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::ignore::Ignore;
 use crate::json::{Keys, show};
+use crate::remark::Remark;
 
 /// A key, the JSON of the accepted values, and the meaning of any other value.
 const FIXED: &[(&str, &[&str], &str)] = &[
     ("hidden_act", &["\"silu\"", "\"swish\""], "Jamba's one activation, under both of its names"),
     ("sliding_window", &["null"], "attention sees the whole text"),
-    ("rope_theta", &["null"], "Jamba's attention has no positions"),
-    ("rope_scaling", &["null"], "Jamba's attention has no positions"),
-    ("rope_parameters", &["null"], "Jamba's attention has no positions"),
     ("mamba_inner_layernorms", &["true"], "dt, B and C are always normalised"),
     ("attention_bias", &["false", "null"], "Jamba's attention has no biases"),
     ("mlp_bias", &["false", "null"], "Jamba's feed-forward has no biases"),
@@ -115,17 +114,152 @@ const CHANGE_NOTHING: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Refuses the first key left in `keys`, the content of `path`, that could change the arithmetic.
-pub(crate) fn check_unread(keys: Keys, path: &Path) -> Result<()> {
-    for (key, value) in keys.into_unread() {
-        if let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) {
+/// Keys of other models, which transformers' Jamba does not read, with the reason. They are ignored with a note.
+const OTHER_MODELS: &[(&str, &[&str])] = &[
+    (
+        "Jamba's attention has no positions",
+        &[
+            "rope_theta",
+            "rope_scaling",
+            "rope_parameters",
+            "rope_type",
+            "rope_interleaved",
+            "rope_local_base_freq",
+            "partial_rotary_factor",
+            "rotary_dim",
+            "rotary_pct",
+            "rotary_emb_base",
+            "original_max_position_embeddings",
+            "position_embedding_type",
+            "n_positions",
+            "type_vocab_size",
+        ],
+    ),
+    (
+        "other names of sizes that Jamba's own keys give",
+        &["d_model", "d_ff", "dim", "n_embd", "n_inner", "n_head", "n_heads", "n_layer", "n_layers", "num_layers"],
+    ),
+    (
+        "limits on the length of texts",
+        &[
+            "model_max_length",
+            "max_seq_len",
+            "max_seq_length",
+            "max_sequence_length",
+            "seq_len",
+            "seq_length",
+            "seqlen",
+        ],
+    ),
+    (
+        "training and initialisation",
+        &[
+            "embd_pdrop",
+            "attn_pdrop",
+            "resid_pdrop",
+            "initializer_factor",
+            "init_std",
+            "label_smoothing",
+            "layerdrop",
+            "pretraining_tp",
+            "rescale_prenorm_residual",
+            "router_bias_update_rate",
+            "router_jitter_noise",
+            "router_z_loss_coef",
+            "z_loss_coef",
+            "time_step_min",
+            "time_step_max",
+            "time_step_floor",
+            "time_step_init_scheme",
+            "time_step_scale",
+            "use_gradient_checkpointing",
+        ],
+    ),
+    (
+        "implementations and precision of intermediate values",
+        &[
+            "_flash_attn_2_enabled",
+            "attn_impl",
+            "cache_implementation",
+            "fused_add_norm",
+            "residual_in_fp32",
+            "use_flash_attention",
+            "use_flash_attention_2",
+            "use_flash_attn",
+            "use_fused_kernels",
+        ],
+    ),
+    (
+        "special tokens, which the tokenizer names",
+        &[
+            "bos_token",
+            "eos_token",
+            "pad_token",
+            "unk_token",
+            "cls_token_id",
+            "mask_token_id",
+            "unk_token_id",
+            "additional_special_tokens",
+        ],
+    ),
+    (
+        "windows of models that have sliding_window",
+        &["max_window_layers", "use_sliding_window", "sliding_window_pattern"],
+    ),
+    (
+        "descriptions",
+        &[
+            "base_model",
+            "datasets",
+            "language",
+            "license",
+            "model_name",
+            "model_size",
+            "pipeline_tag",
+            "tags",
+            "trust_remote_code",
+            "version",
+        ],
+    ),
+];
+
+fn is_dropout(key: &str) -> bool {
+    key == "dropout" || key.starts_with("dropout_") || key.ends_with("_dropout") || key.ends_with("_dropout_prob")
+}
+
+fn is_of_other_models(key: &str) -> bool {
+    OTHER_MODELS.iter().any(|(_, names)| names.contains(&key)) || is_dropout(key)
+}
+
+/// Refuses the first key left in `keys`, the content of `path`, that could change the arithmetic and is not in `ignore`. Returns the
+/// remarks of reading the file, with one on the ignored keys.
+pub(crate) fn check_unread(keys: Keys, path: &Path, ignore: &Ignore) -> Result<Vec<Remark>> {
+    let (unread, mut remarks) = keys.into_unread();
+    let mut ignored = Vec::new();
+    for (key, value) in unread {
+        if ignore.has_key(&key) {
+            ignored.push(format!("{key} = {}", show(&value)));
+        } else if let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) {
             if !allowed.contains(&value.to_string().as_str()) {
                 let found = show(&value);
                 return Err(Error::key(path, &key, found, format!("{} ({reason})", allowed.join(" or "))));
             }
-        } else if !CHANGE_NOTHING.iter().any(|(_, names)| names.contains(&key.as_str())) {
+        } else if CHANGE_NOTHING.iter().any(|(_, names)| names.contains(&key.as_str())) {
+            continue;
+        } else if is_of_other_models(&key) {
+            if !value.is_null() {
+                ignored.push(format!("{key} = {}", show(&value)));
+            }
+        } else {
             return Err(Error::UnknownKey { path: path.into(), key, found: show(&value) });
         }
     }
-    Ok(())
+    if !ignored.is_empty() {
+        remarks.push(Remark::Note(format!(
+            "{}: ignored, as Jamba has no use for it: {}",
+            path.display(),
+            ignored.join(", ")
+        )));
+    }
+    Ok(remarks)
 }

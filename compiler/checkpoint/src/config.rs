@@ -9,8 +9,43 @@ use serde_json::Value;
 
 use crate::accepted_keys::check_unread;
 use crate::error::{Error, Result};
+use crate::ignore::Ignore;
 use crate::json::{Keys, show};
 use crate::quantization::Quantization;
+use crate::remark::Remark;
+
+/// config.json with everything that reading it found out.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    pub(crate) config: JambaConfig,
+    /// Whether the file has an `eos_token_id`.
+    pub(crate) names_eos: bool,
+    pub(crate) remarks: Vec<Remark>,
+}
+
+impl ConfigFile {
+    /// Reads the config.json at `path`.
+    pub(crate) fn read(path: &Path, ignore: &Ignore) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+        Self::parse(&text, path, ignore)
+    }
+
+    fn parse(text: &[u8], path: &Path, ignore: &Ignore) -> Result<Self> {
+        let mut keys = Keys::parse(text, path)?;
+        check_architecture(&mut keys)?;
+        let block_types = ["layers_block_type", "layer_types"].map(|key| (key, keys.take_non_null(key)));
+        let names_eos = keys.has("eos_token_id");
+        let config = JambaConfig::from_keys(&mut keys)?;
+        config.check(&keys)?;
+        for (key, block_types) in &block_types {
+            if let Some(block_types) = block_types {
+                config.check_block_types(&keys, key, block_types)?;
+            }
+        }
+        let remarks = check_unread(keys, path, ignore)?;
+        Ok(Self { config, names_eos, remarks })
+    }
+}
 
 /// Dimensions and switches of a Jamba model. Every field is checked: no dimension is zero, and the values are consistent.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +79,7 @@ pub struct JambaConfig {
     pub d_inner: usize,
     /// SSM states of each channel (`mamba_d_state`).
     pub d_state: usize,
-    /// Taps of the causal convolution, at least 2 (`mamba_d_conv`).
+    /// Taps of the causal convolution (`mamba_d_conv`).
     pub d_conv: usize,
     /// Rank of the time step's projection (`mamba_dt_rank`; "auto" is `ceil(hidden_size / 16)`).
     pub dt_rank: usize,
@@ -79,8 +114,15 @@ impl JambaConfig {
     /// # Errors
     /// As [`JambaConfig::parse`], and when the file cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
-        Self::from_json(&text, path)
+        Self::read_ignoring(path, &Ignore::default())
+    }
+
+    /// As [`JambaConfig::read`], without the keys in `ignore`.
+    ///
+    /// # Errors
+    /// As [`JambaConfig::read`].
+    pub fn read_ignoring(path: &Path, ignore: &Ignore) -> Result<Self> {
+        Ok(ConfigFile::read(path, ignore)?.config)
     }
 
     /// Reads `text`, the content of a config.json; `path` is only for errors.
@@ -89,7 +131,7 @@ impl JambaConfig {
     /// The text is not a JSON object; a size is missing; a value has the wrong type, is out of range, or contradicts another; the model
     /// is not a Jamba, or its quantization is not supported; a key is unknown, so it could change the arithmetic.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        Self::from_json(text.as_bytes(), path)
+        Ok(ConfigFile::parse(text.as_bytes(), path, &Ignore::default())?.config)
     }
 
     /// Whether the mixer of `layer` is attention; it is Mamba otherwise.
@@ -100,19 +142,6 @@ impl JambaConfig {
     /// Whether the feed-forward of `layer` is a mixture of experts; it is a dense MLP otherwise.
     pub fn is_moe(&self, layer: usize) -> bool {
         self.n_experts > 1 && layer % self.expert_layer_period == self.expert_layer_offset
-    }
-
-    fn from_json(text: &[u8], path: &Path) -> Result<Self> {
-        let mut keys = Keys::parse(text, path)?;
-        check_architecture(&mut keys)?;
-        let block_types = keys.take_non_null("layers_block_type");
-        let config = Self::from_keys(&mut keys)?;
-        config.check(&keys)?;
-        if let Some(block_types) = block_types {
-            config.check_block_types(&keys, &block_types)?;
-        }
-        check_unread(keys, path)?;
-        Ok(config)
     }
 
     fn from_keys(keys: &mut Keys) -> Result<Self> {
@@ -165,7 +194,7 @@ impl JambaConfig {
             top_k: keys.integer("num_experts_per_tok", 1)?.unwrap_or(2),
             d_inner,
             d_state: keys.integer("mamba_d_state", 1)?.unwrap_or(16),
-            d_conv: keys.integer("mamba_d_conv", 2)?.unwrap_or(4),
+            d_conv: keys.integer("mamba_d_conv", 1)?.unwrap_or(4),
             dt_rank,
             expand,
             vocab,
@@ -175,7 +204,7 @@ impl JambaConfig {
             rms_norm_eps: keys.positive_number("rms_norm_eps")?.unwrap_or(1e-6),
             max_positions: keys.integer("max_position_embeddings", 1)?.or(n_ctx).unwrap_or(262_144),
             bos: keys.token_id("bos_token_id", vocab, 1)?,
-            eos: keys.token_ids("eos_token_id", vocab, &[2])?,
+            eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| default_eos(vocab)),
             pad: keys.token_id("pad_token_id", vocab, 0)?,
             quantization: keys
                 .take_non_null("quantization_config")
@@ -215,17 +244,20 @@ impl JambaConfig {
         Ok(())
     }
 
-    /// `layers_block_type` follows from period and offset; if a config has it, it must agree.
-    fn check_block_types(&self, keys: &Keys, found: &Value) -> Result<()> {
-        let expected = |layer| if self.is_attention(layer) { "attention" } else { "mamba" };
-        let agrees = found.as_array().is_some_and(|types| {
-            types.len() == self.n_layers && types.iter().enumerate().all(|(layer, name)| name == expected(layer))
-        });
+    /// `layers_block_type` (`layer_types` since transformers 5) follows from period and offset; if a config has it, it must agree.
+    fn check_block_types(&self, keys: &Keys, key: &str, found: &Value) -> Result<()> {
+        let agrees_at = |(layer, name): (usize, &Value)| match self.is_attention(layer) {
+            true => name == "attention" || name == "full_attention",
+            false => name == "mamba",
+        };
+        let agrees = found
+            .as_array()
+            .is_some_and(|types| types.len() == self.n_layers && types.iter().enumerate().all(agrees_at));
         if agrees {
             return Ok(());
         }
         Err(keys.refuse(
-            "layers_block_type",
+            key,
             show(found),
             format!(
                 "{} names, \"attention\" where layer % {} == {} and \"mamba\" elsewhere",
@@ -248,6 +280,11 @@ fn check_architecture(keys: &mut Keys) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The end of a text where config.json names none: transformers' default.
+fn default_eos(vocab: usize) -> Vec<u32> {
+    if vocab > 2 { vec![2] } else { Vec::new() }
 }
 
 /// `num_experts`, or its alias in transformers, `num_local_experts`.

@@ -55,6 +55,7 @@ pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>
         ("generation_config.json", files.generation_config.as_deref()),
         ("tokenizer.json", files.tokenizer.as_deref()),
         ("tokenizer_config.json", files.tokenizer_config.as_deref()),
+        ("special_tokens_map.json", files.special_tokens_map.as_deref()),
         ("the chat template", files.chat_template.as_deref().map(str::as_bytes)),
     ];
     let digest = |(name, bytes): (&str, Option<&[u8]>)| Some(whole(name, bytes?));

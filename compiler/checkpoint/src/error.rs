@@ -25,8 +25,9 @@ pub enum Error {
     },
     /// An unknown key of config.json, which could change the arithmetic.
     #[error(
-        "{}: {key}: unknown key that could change the arithmetic: found {found}, expected no such key",
-        path.display()
+        "{}: {key}: unknown key that could change the arithmetic: found {found}, expected no such key{}",
+        path.display(),
+        way_out(key)
     )]
     UnknownKey { path: PathBuf, key: String, found: String },
     /// An invalid description or storage of a tensor.
@@ -57,5 +58,13 @@ impl Error {
 
     pub(crate) fn tensor(path: &Path, tensor: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::Tensor { path: path.into(), tensor: tensor.into(), found: found.into(), expected: expected.into() }
+    }
+}
+
+/// How to build without an unknown key. Keys inside others cannot be ignored.
+fn way_out(key: &str) -> String {
+    match key.contains('.') {
+        true => String::new(),
+        false => format!("; to build without it: ignore_keys = [{key:?}] under [model] in a model.toml"),
     }
 }

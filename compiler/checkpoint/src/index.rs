@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::ignore::Ignore;
 use crate::json::{Object, show};
 use crate::safetensors::Shard;
 
@@ -101,24 +102,42 @@ pub(crate) struct Index {
     pub(crate) shards: Vec<Shard>,
     /// The file that lists the tensors.
     pub(crate) path: PathBuf,
+    /// Names of tensors in the files that are left out, in order.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// Tensors whose listing may disagree with the files.
+pub(crate) struct Lenient<'a> {
+    /// Tensors to leave out.
+    pub(crate) ignore: &'a Ignore,
+    /// The output projection of a tied model, which is the embedding: writers list it without storing it, or store it without
+    /// listing it.
+    pub(crate) tied_head: Option<&'static str>,
+}
+
+impl Lenient<'_> {
+    /// True for a tensor that may be listed and not stored, or stored and not listed.
+    fn allows(&self, name: &str) -> bool {
+        self.tied_head == Some(name) || self.ignore.has_tensor(name)
+    }
 }
 
 impl Index {
     /// Opens the shards of the checkpoint in `dir`.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, lenient: &Lenient) -> Result<Self> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if index.is_file() {
-            return Self::open_sharded(dir, index);
+            return Self::open_sharded(dir, index, lenient);
         }
         if !single.is_file() {
             return Err(nothing_found(dir));
         }
-        let (shard, tensors) = Shard::open(&single, 0)?;
-        Ok(Self { tensors, shards: vec![shard], path: single })
+        let (shard, contents) = Shard::open(&single, 0, lenient.ignore)?;
+        Ok(Self { tensors: contents.tensors, shards: vec![shard], path: single, ignored: contents.ignored })
     }
 
     /// Opens the shards that the index file at `path` lists, and checks that they hold the listed tensors.
-    fn open_sharded(dir: &Path, path: PathBuf) -> Result<Self> {
+    fn open_sharded(dir: &Path, path: PathBuf, lenient: &Lenient) -> Result<Self> {
         let weight_map = read_weight_map(&path)?;
         let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
         names.sort_unstable();
@@ -128,46 +147,57 @@ impl Index {
         }
 
         let mut shards = Vec::with_capacity(names.len());
+        let mut ignored = Vec::new();
         let mut holders: BTreeMap<String, TensorInfo> = BTreeMap::new();
-        for (shard_idx, name) in names.iter().enumerate() {
+        for name in &names {
             let shard_path = dir.join(name);
             if !shard_path.is_file() {
+                let listed_here = |(tensor, shard): (&String, &String)| shard != name || lenient.allows(tensor);
+                if weight_map.iter().all(listed_here) {
+                    continue;
+                }
                 return Err(Error::file(&shard_path, "no such file", format!("the shard that {INDEX} lists")));
             }
-            let (shard, tensors) = Shard::open(&shard_path, shard_idx)?;
+            let (shard, contents) = Shard::open(&shard_path, shards.len(), lenient.ignore)?;
             shards.push(shard);
-            for tensor in tensors {
+            ignored.extend(contents.ignored);
+            for tensor in contents.tensors {
                 if let Some(other) = holders.get(&tensor.name) {
-                    let found = format!("it here and in {}", names[other.shard_idx]);
+                    let found = format!("it here and in {}", file_name(&shards, other));
                     return Err(Error::tensor(&shard_path, &tensor.name, found, "it in one shard"));
                 }
                 match weight_map.get(&tensor.name) {
-                    None => {
+                    None if !lenient.allows(&tensor.name) => {
                         let expected = format!("only tensors that {INDEX} lists");
                         return Err(Error::tensor(&shard_path, &tensor.name, "it in this shard", expected));
                     }
                     // If the listed shard holds it too, the error comes when that shard is reached.
-                    Some(_) => holders.insert(tensor.name.clone(), tensor),
+                    _ => holders.insert(tensor.name.clone(), tensor),
                 };
             }
         }
         for (tensor, shard) in &weight_map {
             let expected = format!("it in {shard}, as {INDEX} says");
             match holders.get(tensor) {
+                None if lenient.allows(tensor) => {}
                 None => return Err(Error::tensor(&dir.join(shard), tensor, "no such tensor", expected)),
-                Some(info) if names[info.shard_idx] != shard => {
-                    let holder = names[info.shard_idx];
-                    return Err(Error::tensor(&dir.join(holder), tensor, "it in this shard", expected));
+                Some(info) if file_name(&shards, info) != *shard => {
+                    return Err(Error::tensor(shards[info.shard_idx].path(), tensor, "it in this shard", expected));
                 }
                 Some(_) => {}
             }
         }
-        Ok(Self { tensors: holders.into_values().collect(), shards, path })
+        Ok(Self { tensors: holders.into_values().collect(), shards, path, ignored })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok().map(|at| &self.tensors[at])
     }
+}
+
+/// The file name of the shard that holds a tensor.
+fn file_name<'s>(shards: &'s [Shard], tensor: &TensorInfo) -> std::borrow::Cow<'s, str> {
+    shards[tensor.shard_idx].path().file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// The index file's tensor → shard table; every shard is the name of a file in the same folder.

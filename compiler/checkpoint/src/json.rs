@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::remark::Remark;
 
 /// Largest count that a key may hold: products of two of them still fit in 64 bits.
 pub(crate) const MAX_COUNT: usize = i32::MAX as usize;
@@ -59,20 +60,22 @@ pub(crate) struct Keys<'a> {
     /// The prefix of keys in errors: the keys of the enclosing objects, each with a dot.
     prefix: String,
     unread: BTreeMap<String, Value>,
+    remarks: Vec<Remark>,
 }
 
 impl<'a> Keys<'a> {
     /// Reads `text`, the content of `path`.
     pub(crate) fn parse(text: &[u8], path: &'a Path) -> Result<Self> {
         let Object(unread) = serde_json::from_slice(text).map_err(|cause| Error::Json { path: path.into(), cause })?;
-        Ok(Self { path, prefix: String::new(), unread })
+        Ok(Self { path, prefix: String::new(), unread, remarks: Vec::new() })
     }
 
     /// The keys of an object at `key`; errors join keys by dots.
     pub(crate) fn inside(value: Value, key: &str, path: &'a Path) -> Result<Self> {
         match value {
             Value::Object(entries) => {
-                Ok(Self { path, prefix: format!("{key}."), unread: entries.into_iter().collect() })
+                let unread = entries.into_iter().collect();
+                Ok(Self { path, prefix: format!("{key}."), unread, remarks: Vec::new() })
             }
             other => Err(Error::key(path, key, show(&other), "a JSON object")),
         }
@@ -105,6 +108,11 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// True if `key` is unread.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.unread.contains_key(key)
+    }
+
     /// Takes the value of `key`.
     pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
         self.unread.remove(key)
@@ -115,9 +123,19 @@ impl<'a> Keys<'a> {
         self.take(key).filter(|value| !value.is_null())
     }
 
-    /// The unread keys in order.
-    pub(crate) fn into_unread(self) -> BTreeMap<String, Value> {
-        self.unread
+    /// The unread keys in order, and the remarks.
+    pub(crate) fn into_unread(self) -> (BTreeMap<String, Value>, Vec<Remark>) {
+        (self.unread, self.remarks)
+    }
+
+    /// Adds a remark.
+    pub(crate) fn remark(&mut self, remark: Remark) {
+        self.remarks.push(remark);
+    }
+
+    /// The remarks.
+    pub(crate) fn into_remarks(self) -> Vec<Remark> {
+        self.remarks
     }
 
     /// The error for `key`.
@@ -164,26 +182,38 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
-    /// Token ids of a vocabulary of `vocab`: a single id, a list, or `null` for none; `default` when the key is absent.
-    pub(crate) fn token_ids(&mut self, key: &str, vocab: usize, default: &[u32]) -> Result<Vec<u32>> {
-        let value = self.take(key).unwrap_or_else(|| default.into());
+    /// Token ids of a vocabulary of `vocab`: a single id, a list, or `null` for none. Ids outside the vocabulary are left out with a
+    /// warning. `None` when the key is absent.
+    pub(crate) fn token_ids(&mut self, key: &str, vocab: usize) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
         let ids = match &value {
             Value::Null => &[],
             Value::Array(ids) => ids.as_slice(),
             single => std::slice::from_ref(single),
         };
-        let as_id = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
-        ids.iter().map(as_id).collect::<Option<_>>().ok_or_else(|| {
-            self.refuse(key, show(&value), format!("ids below vocab_size = {vocab}: an integer, a list or null"))
-        })
+        if !ids.iter().all(|id| id.is_i64() || id.is_u64()) {
+            return Err(self.refuse(key, show(&value), "token ids: an integer, a list of integers or null"));
+        }
+        let in_vocabulary =
+            |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
+        for id in ids.iter().filter(|id| in_vocabulary(id).is_none()) {
+            let text = format!(
+                "{}: {}: found {id}, outside the vocabulary of {vocab}: ignored",
+                self.path.display(),
+                self.name(key)
+            );
+            self.remarks.push(Remark::Warning(text));
+        }
+        Ok(Some(ids.iter().filter_map(in_vocabulary).collect()))
     }
 
-    /// A single token id, or none for `null`; `default` when the key is absent.
+    /// A single token id, or none for `null` or an id outside the vocabulary; `default` when the key is absent.
     pub(crate) fn token_id(&mut self, key: &str, vocab: usize, default: u32) -> Result<Option<u32>> {
-        match self.token_ids(key, vocab, &[default])?.as_slice() {
-            [] => Ok(None),
-            [id] => Ok(Some(*id)),
-            ids => Err(self.refuse(key, format!("{ids:?}"), "one token id or null")),
+        match self.token_ids(key, vocab)?.as_deref() {
+            None => Ok(Some(default).filter(|id| (*id as usize) < vocab)),
+            Some([]) => Ok(None),
+            Some([id]) => Ok(Some(*id)),
+            Some(ids) => Err(self.refuse(key, format!("{ids:?}"), "one token id or null")),
         }
     }
 }

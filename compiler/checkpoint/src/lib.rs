@@ -8,72 +8,105 @@
 mod accepted_keys;
 mod config;
 pub mod digest;
+mod end_tokens;
 mod error;
+mod generation;
+mod ignore;
 mod index;
 mod json;
+mod metadata;
 mod quantization;
+mod remark;
 mod safetensors;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
 mod view;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use config::JambaConfig;
 pub use digest::FileDigest;
 pub use error::{Error, Result};
+pub use generation::GenerationConfig;
+pub use ignore::Ignore;
 pub use index::{DType, TensorInfo};
+pub use metadata::Metadata;
 pub use quantization::{Method, Quantization, Scales, Scheme};
+pub use remark::Remark;
 pub use tokenizer::TokenizerFiles;
 pub use view::TensorView;
 
-use index::Index;
+use index::{Index, Lenient};
+
+/// The output projection. A tied model needs none.
+const TIED_HEAD: &str = "lm_head.weight";
 
 /// An open checkpoint: config, mapped tensors, and small files.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
-    config: JambaConfig,
+    metadata: Metadata,
     index: Index,
-    tokenizer: TokenizerFiles,
-    eos: Vec<u32>,
+    ignore: Ignore,
 }
 
 impl Checkpoint {
     /// Opens the folder `dir`. Reads headers and small files only; tensors are mapped.
     ///
     /// # Errors
-    /// An invalid config.json (see [`JambaConfig::parse`]); a shard that is missing, truncated, overlapping, or at odds with the index
-    /// file; a tensor whose dtype is not in [`DType`]; a file that cannot be read.
+    /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a shard that is missing, truncated, overlapping,
+    /// or at odds with the index file; a tensor whose dtype is not in [`DType`]; a file that cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_ignoring(dir, Ignore::default())
+    }
+
+    /// As [`Checkpoint::open`], without the keys and tensors in `ignore`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_ignoring(dir: &Path, ignore: Ignore) -> Result<Self> {
         if dir.is_file() {
             return Err(Error::file(dir, "a file", "a checkpoint folder"));
         }
-        let config = JambaConfig::read(&dir.join("config.json"))?;
-        let tokenizer = TokenizerFiles::read(dir)?;
-        let eos = match tokenizer::generation_eos(&tokenizer, &dir.join("generation_config.json"), config.vocab)? {
-            Some(eos) => eos,
-            None => config.eos.clone(),
-        };
-        let index = Index::open(dir)?;
-        Ok(Self { dir: dir.into(), config, index, tokenizer, eos })
+        let metadata = Metadata::read(dir, &ignore)?;
+        let tied_head = metadata.config().tied.then_some(TIED_HEAD);
+        let index = Index::open(dir, &Lenient { ignore: &ignore, tied_head })?;
+        Ok(Self { metadata, index, ignore })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.metadata.dir()
+    }
+
+    /// Everything but the tensors.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// config.json.
     pub fn config(&self) -> &JambaConfig {
-        &self.config
+        self.metadata.config()
     }
 
-    /// The tokens that end a text: those of generation_config.json where it has any, as in transformers' `generate`,
-    /// and those of config.json otherwise. All are in the vocabulary.
+    /// The tokens that end a text; see [`Metadata::eos`].
     pub fn eos(&self) -> &[u32] {
-        &self.eos
+        self.metadata.eos()
+    }
+
+    /// What was ignored or assumed.
+    pub fn remarks(&self) -> Vec<Remark> {
+        let mut remarks = self.metadata.remarks().to_vec();
+        if let [first, rest @ ..] = self.index.ignored.as_slice() {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            remarks.push(Remark::Note(format!("{}: ignored tensors: {first}{more}", self.dir().display())));
+        }
+        remarks
+    }
+
+    /// What the user wants to be ignored.
+    pub fn ignore(&self) -> &Ignore {
+        &self.ignore
     }
 
     /// Every tensor, in name order.
@@ -110,7 +143,7 @@ impl Checkpoint {
     /// # Errors
     /// config.json can no longer be read.
     pub fn digests(&self) -> Result<Vec<FileDigest>> {
-        let mut digests = digest::small_files(&self.dir, &self.tokenizer)?;
+        let mut digests = digest::small_files(self.dir(), self.tokenizer())?;
         for (shard_idx, shard) in self.index.shards.iter().enumerate() {
             digests.push(digest::shard(shard, self.tensors().filter(|tensor| tensor.shard_idx == shard_idx)));
         }
@@ -119,6 +152,6 @@ impl Checkpoint {
 
     /// The tokenizer and what belongs to it.
     pub fn tokenizer(&self) -> &TokenizerFiles {
-        &self.tokenizer
+        self.metadata.tokenizer()
     }
 }

@@ -18,6 +18,7 @@ use safetensors::tensor::TensorInfo as HeaderEntry;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::ignore::Ignore;
 use crate::index::{DType, TensorInfo};
 use crate::json::Object;
 
@@ -37,17 +38,26 @@ pub(crate) struct Shard {
     data_start: usize,
 }
 
+/// The tensors that a header lists.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// In name order.
+    pub(crate) tensors: Vec<TensorInfo>,
+    /// Names of those that the user wants to be ignored.
+    pub(crate) ignored: Vec<String>,
+}
+
 impl Shard {
-    /// Maps the file at `path` and reads its header. Returns the tensors in name order, with `shard_idx` as their shard.
-    pub(crate) fn open(path: &Path, shard_idx: usize) -> Result<(Self, Vec<TensorInfo>)> {
+    /// Maps the file at `path` and reads its header. The shard of the tensors is `shard_idx`.
+    pub(crate) fn open(path: &Path, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
         let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
         // SAFETY: the mapping is private and read-only, and this project never writes to checkpoints. Users of this crate must not change
         // or truncate a checkpoint while it is compiled. The bytes are only read as numbers: a change gives other numbers, a truncation
         // a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(path, cause))?;
-        let tensors = read_header(&map, path, shard_idx)?;
+        let contents = read_header(&map, path, shard_idx, ignore)?;
         let data_start = LENGTH_BYTES + header_bytes(&map, path)?.len();
-        Ok((Self { path: path.into(), map, data_start }, tensors))
+        Ok((Self { path: path.into(), map, data_start }, contents))
     }
 
     /// The file.
@@ -71,24 +81,41 @@ impl Shard {
     }
 }
 
-/// The tensors of `file`, the content of `path`, in name order. Their byte ranges lie inside `file` and fit their
-/// shapes.
-fn read_header(file: &[u8], path: &Path, shard_idx: usize) -> Result<Vec<TensorInfo>> {
+/// The tensors of `file`, the content of `path`. Their byte ranges lie inside `file` and fit their shapes.
+fn read_header(file: &[u8], path: &Path, shard_idx: usize, ignore: &Ignore) -> Result<Contents> {
     let header = header_bytes(file, path)?;
     let data_start = LENGTH_BYTES + header.len();
     let Object(mut entries) =
         serde_json::from_slice(header).map_err(|cause| Error::Json { path: path.into(), cause })?;
     entries.remove("__metadata__");
 
-    let mut tensors = Vec::with_capacity(entries.len());
+    let (mut tensors, mut places, mut ignored) = (Vec::with_capacity(entries.len()), Vec::new(), Vec::new());
     for (name, entry) in entries {
-        tensors.push(read_entry(name, entry, path, shard_idx)?);
+        if ignore.has_tensor(&name) {
+            // Its dtype may be one that is not supported.
+            places.push((name.clone(), data_range(&name, &entry, path)?));
+            ignored.push(name);
+        } else {
+            let tensor = read_entry(name, entry, path, shard_idx)?;
+            places.push((tensor.name.clone(), tensor.byte_range.clone()));
+            tensors.push(tensor);
+        }
     }
-    check_cover(&tensors, file.len() - data_start, path)?;
+    check_cover(places, file.len() - data_start, path)?;
     for tensor in &mut tensors {
         tensor.byte_range = data_start + tensor.byte_range.start..data_start + tensor.byte_range.end;
     }
-    Ok(tensors)
+    Ok(Contents { tensors, ignored })
+}
+
+/// The data of a tensor that is ignored.
+fn data_range(name: &str, entry: &Value, path: &Path) -> Result<Range<usize>> {
+    let offsets: Option<(usize, usize)> =
+        entry.get("data_offsets").and_then(|offsets| serde_json::from_value(offsets.clone()).ok());
+    match offsets {
+        Some((start, end)) if start <= end => Ok(start..end),
+        _ => Err(Error::tensor(path, name, format!("{entry}"), "data_offsets that begin before they end")),
+    }
 }
 
 /// The JSON of the header, without the length before it.
@@ -137,24 +164,22 @@ fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Resu
     Ok(TensorInfo { name, shard_idx, dtype, shape: entry.shape, byte_range: start..end })
 }
 
-/// Checks that the tensors, whose ranges count from the beginning of the data, cover `data_bytes` exactly.
-fn check_cover(tensors: &[TensorInfo], data_bytes: usize, path: &Path) -> Result<()> {
-    let mut by_place: Vec<&TensorInfo> = tensors.iter().collect();
-    by_place.sort_by_key(|tensor| (tensor.byte_range.start, tensor.byte_range.end));
+/// Checks that the tensors at `places`, which count from the beginning of the data, cover `data_bytes` exactly.
+fn check_cover(mut places: Vec<(String, Range<usize>)>, data_bytes: usize, path: &Path) -> Result<()> {
+    places.sort_by_key(|(_, range)| (range.start, range.end));
     let (mut covered, mut before) = (0, None);
-    for tensor in by_place {
-        let Range { start, end } = tensor.byte_range;
+    for (name, Range { start, end }) in places {
         if start != covered {
             let fault = if start < covered { "overlap" } else { "leave a gap after" };
-            let place = before.map_or("the header".to_owned(), |name| format!("tensor {name}"));
+            let place = before.map_or("the header".to_owned(), |name: String| format!("tensor {name}"));
             let found = format!("data_offsets [{start}, {end}], which {fault} {place}");
-            return Err(Error::tensor(path, &tensor.name, found, format!("them to begin at {covered}")));
+            return Err(Error::tensor(path, &name, found, format!("them to begin at {covered}")));
         }
         if end > data_bytes {
             let found = format!("data_offsets [{start}, {end}] in {data_bytes} bytes of data");
-            return Err(Error::tensor(path, &tensor.name, found, "all of them in the file (it is truncated)"));
+            return Err(Error::tensor(path, &name, found, "all of them in the file (it is truncated)"));
         }
-        (covered, before) = (end, Some(&tensor.name));
+        (covered, before) = (end, Some(name));
     }
     if covered != data_bytes {
         let expected = format!("{covered}, which is all that the tensors take");
@@ -180,7 +205,7 @@ mod tests {
 
     #[test]
     fn byte_ranges_count_from_the_beginning_of_the_file() {
-        let tensors = read_header(&file(), Path::new("x"), 7).unwrap();
+        let tensors = read_header(&file(), Path::new("x"), 7, &Ignore::default()).unwrap().tensors;
         let start = 8 + HEADER.len();
         let ranges: Vec<_> = tensors.iter().map(|t| (t.name.as_str(), t.shard_idx, t.byte_range.clone())).collect();
         assert_eq!(ranges, [("a", 7, start..start + 8), ("b", 7, start + 8..start + 14)]);
@@ -198,7 +223,9 @@ mod tests {
 
     /// The errors of `files`, a line each.
     fn refused(files: &[Vec<u8>], expected: Expect) {
-        let error = |file: &Vec<u8>| read_header(file, Path::new("x"), 0).expect_err("a broken file").to_string();
+        let error = |file: &Vec<u8>| {
+            read_header(file, Path::new("x"), 0, &Ignore::default()).expect_err("a broken file").to_string()
+        };
         expected.assert_eq(&files.iter().map(|file| error(file) + "\n").collect::<String>());
     }
 
@@ -282,7 +309,10 @@ mod tests {
     fn refuses_a_file_cut_anywhere() {
         let file = file();
         for length in 0..file.len() {
-            assert!(read_header(&file[..length], Path::new("x"), 0).is_err(), "cut to {length} bytes");
+            assert!(
+                read_header(&file[..length], Path::new("x"), 0, &Ignore::default()).is_err(),
+                "cut to {length} bytes"
+            );
         }
     }
 
@@ -291,7 +321,7 @@ mod tests {
         fn damage_never_leads_out_of_the_file(at in 0usize..8 + HEADER.len(), byte: u8) {
             let mut file = file();
             file[at] = byte;
-            if let Ok(tensors) = read_header(&file, Path::new("x"), 0) {
+            if let Ok(Contents { tensors, .. }) = read_header(&file, Path::new("x"), 0, &Ignore::default()) {
                 for tensor in tensors {
                     prop_assert!(tensor.byte_range.end <= file.len());
                     let n_elements: usize = tensor.shape.iter().product();

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Checkpoint, DType};
+use crate::{Checkpoint, DType, Ignore};
 
 const CONFIG: &str = r#"{"model_type": "jamba", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 8, "vocab_size": 128}"#;
@@ -136,9 +136,23 @@ fn refuses_files_beside_the_tensors_that_make_no_sense() {
     };
     with(
         "generation_config.json",
-        r#"{"eos_token_id": 128}"#,
+        r#"{"eos_token_id": "</s>"}"#,
         expect![[r#"
-        DIR/generation_config.json: eos_token_id: found 128, expected ids below vocab_size = 128: an integer, a list or null
+        DIR/generation_config.json: eos_token_id: found "</s>", expected token ids: an integer, a list of integers or null
+    "#]],
+    );
+    with(
+        "generation_config.json",
+        r#"{"temperature": -1}"#,
+        expect![[r#"
+        DIR/generation_config.json: temperature: found -1, expected a number from 0
+    "#]],
+    );
+    with(
+        "tokenizer_config.json",
+        r#"{"eos_token": 2}"#,
+        expect![[r#"
+        DIR/tokenizer_config.json: eos_token: found 2, expected a token, or an object with its content
     "#]],
     );
     with(
@@ -302,4 +316,146 @@ fn digests_tell_checkpoints_apart() {
     values[4095] = 0;
     values[4096] = 1;
     assert_eq!(digests(&values, CONFIG)[1], before[1]);
+}
+
+/// The end tokens and the remarks of a folder with these files and tokens 0 to 127; DIR for the folder.
+fn ends(files: &[(&str, Value)]) -> (Vec<u32>, Vec<String>) {
+    let texts: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, json)| (*name, json.to_string().into_bytes())).collect();
+    let mut all: Vec<(&str, &[u8])> = texts.iter().map(|(name, text)| (*name, text.as_slice())).collect();
+    let tensors = one("a");
+    all.push(("model.safetensors", &tensors));
+    let dir = folder(&all);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let text = |remark: &crate::Remark| remark.to_string().replace(dir.path().to_str().unwrap(), "DIR");
+    (checkpoint.eos().to_vec(), checkpoint.remarks().iter().map(text).collect())
+}
+
+fn config_with(eos: Value) -> (&'static str, Value) {
+    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+    config["eos_token_id"] = eos;
+    ("config.json", config)
+}
+
+#[test]
+fn every_place_that_names_an_end_counts() {
+    let vocab = || json!({"added_tokens": [{"id": 9, "content": "<|im_end|>"}], "model": {"vocab": {"</s>": 7}}});
+    let config = || config_with(json!([5, 3]));
+    let generation = ("generation_config.json", json!({"eos_token_id": 2}));
+    for (eos_token, end) in [
+        (json!("<|im_end|>"), 9),
+        (json!({"content": "<|im_end|>", "lstrip": false, "special": true}), 9),
+        (json!("</s>"), 7),
+    ] {
+        let tokenizer = [("tokenizer.json", vocab()), ("tokenizer_config.json", json!({"eos_token": eos_token}))];
+        let files = [&[config(), generation.clone()][..], &tokenizer].concat();
+        assert_eq!(ends(&files), (vec![5, 3, 2, end], vec![]));
+        // A token that two places name counts once; older checkpoints name it in special_tokens_map.json.
+        let files = [
+            config_with(json!(end)),
+            ("tokenizer.json", vocab()),
+            ("tokenizer_config.json", json!({"eos_token": null})),
+            ("special_tokens_map.json", json!({"eos_token": eos_token})),
+        ];
+        assert_eq!(ends(&files), (vec![end], vec![]));
+    }
+    // A token that tokenizer_config.json alone lists, and a Unigram vocabulary.
+    let listed = json!({"eos_token": "<end>", "added_tokens_decoder": {"11": {"content": "<end>", "special": true}}});
+    let files = [config(), ("tokenizer.json", vocab()), ("tokenizer_config.json", listed)];
+    assert_eq!(ends(&files).0, [5, 3, 11]);
+    let unigram = json!({"model": {"vocab": [["<unk>", 0.0], ["</s>", -1.5]]}});
+    let files = [config(), ("tokenizer.json", unigram), ("tokenizer_config.json", json!({"eos_token": "</s>"}))];
+    assert_eq!(ends(&files).0, [5, 3, 1]);
+}
+
+#[test]
+fn ends_outside_the_vocabulary_and_missing_ones_are_warnings() {
+    let (eos, remarks) = ends(&[
+        config_with(json!([2, 128])),
+        ("generation_config.json", json!({"eos_token_id": [4, -1]})),
+        ("tokenizer.json", json!({"model": {"vocab": {"</s>": 500}}})),
+        ("tokenizer_config.json", json!({"eos_token": "</s>"})),
+    ]);
+    assert_eq!(eos, [2, 4]);
+    assert_eq!(
+        remarks,
+        [
+            "warning: DIR/config.json: eos_token_id: found 128, outside the vocabulary of 128: ignored",
+            "warning: DIR/generation_config.json: eos_token_id: found -1, outside the vocabulary of 128: ignored",
+            "warning: DIR/tokenizer_config.json: eos_token: \"</s>\" is token 500, which is not below vocab_size = 128: ignored",
+        ]
+    );
+    let (eos, remarks) = ends(&[config_with(Value::Null)]);
+    assert_eq!(eos, [0; 0]);
+    assert!(
+        remarks[0].starts_with("warning: DIR: config.json, generation_config.json and the tokenizer name no token")
+    );
+    let (eos, remarks) = ends(&[]);
+    assert_eq!(eos, [2]);
+    assert!(remarks[0].ends_with("token 2, transformers' default for Jamba, ends one"), "{remarks:?}");
+    let (eos, remarks) = ends(&[
+        config_with(json!(2)),
+        ("tokenizer.json", json!({"model": {"vocab": {"a": 0}}})),
+        ("tokenizer_config.json", json!({"eos_token": "<end>"})),
+    ]);
+    assert_eq!(eos, [2]);
+    assert_eq!(
+        remarks,
+        ["warning: DIR/tokenizer_config.json: eos_token: \"<end>\" is not in the tokenizer's vocabulary: ignored"]
+    );
+}
+
+#[test]
+fn the_head_of_a_tied_model_may_be_listed_and_not_stored_or_stored_and_not_listed() {
+    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+    let open = |config: &Value, files: &[(&str, &[u8])], map: Value| {
+        let (config, list) = (config.to_string().into_bytes(), index(map));
+        let dir = folder(&[&[("config.json", &config[..]), ("model.safetensors.index.json", &list)], files].concat());
+        let names = |checkpoint: Checkpoint| checkpoint.tensors().map(|info| info.name.clone()).collect::<Vec<_>>();
+        Checkpoint::open(dir.path()).map(names)
+    };
+    let (a, b, head) = (one("a"), one("b"), one("lm_head.weight"));
+    let listed = || json!({"a": "1.safetensors", "lm_head.weight": "2.safetensors"});
+    // Listed in a shard that lacks it, in a shard that does not exist; stored in a shard that does not list it.
+    let others = [
+        (
+            vec![("1.safetensors", &a[..]), ("2.safetensors", &b[..])],
+            json!({"a": "1.safetensors", "b": "2.safetensors", "lm_head.weight": "2.safetensors"}),
+            vec!["a", "b"],
+        ),
+        (vec![("1.safetensors", &a[..])], listed(), vec!["a"]),
+        (vec![("1.safetensors", &a[..]), ("2.safetensors", &head[..])], listed(), vec!["a", "lm_head.weight"]),
+    ];
+    for tied in [true, false] {
+        config["tie_word_embeddings"] = tied.into();
+        for (index, (files, map, names)) in others.iter().enumerate() {
+            let found = open(&config, files, map.clone());
+            match tied || index == 2 {
+                true => assert_eq!(found.unwrap(), *names),
+                false => assert!(found.is_err(), "{index}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn ignored_tensors_may_have_any_dtype_and_are_named() {
+    let ids = [0; 16];
+    let file = serialize(&[
+        ("a", safetensors::Dtype::F32, vec![2], &[0; 8]),
+        ("b.position_ids", safetensors::Dtype::I64, vec![2], &ids),
+        ("c.inv_freq", safetensors::Dtype::F32, vec![4], &ids),
+    ]);
+    refused(
+        &[("model.safetensors", &file)],
+        expect![[r#"
+        DIR/model.safetensors: tensor b.position_ids: found dtype I64, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
+    "#]],
+    );
+    let dir = folder(&[("model.safetensors", &file)]);
+    let patterns = ["*.position_ids", "*.inv_freq"].map(|text| glob::Pattern::new(text).unwrap());
+    let ignore = Ignore { tensors: patterns.to_vec(), ..Ignore::default() };
+    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore).unwrap();
+    assert_eq!(checkpoint.tensors().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    let note = checkpoint.remarks().last().unwrap().to_string();
+    assert!(note.ends_with("ignored tensors: b.position_ids and 1 more"), "{note}");
 }

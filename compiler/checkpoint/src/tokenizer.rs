@@ -15,6 +15,8 @@ pub struct TokenizerFiles {
     pub tokenizer: Option<Vec<u8>>,
     /// tokenizer_config.json.
     pub tokenizer_config: Option<Vec<u8>>,
+    /// special_tokens_map.json, the place of special tokens before tokenizer_config.json.
+    pub special_tokens_map: Option<Vec<u8>>,
     /// generation_config.json.
     pub generation_config: Option<Vec<u8>>,
     /// The Jinja source of the chat template: chat_template.jinja, or the `chat_template` of chat_template.json or of
@@ -28,18 +30,12 @@ impl TokenizerFiles {
         let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
         Ok(Self {
             tokenizer: read_if_there(&dir.join("tokenizer.json"))?,
+            special_tokens_map: read_if_there(&dir.join("special_tokens_map.json"))?,
             generation_config: read_if_there(&dir.join("generation_config.json"))?,
             chat_template: chat_template(dir, tokenizer_config.as_deref())?,
             tokenizer_config,
         })
     }
-}
-
-/// The `eos_token_id` of generation_config.json, the file at `path`; `None` if it has none.
-pub(crate) fn generation_eos(files: &TokenizerFiles, path: &Path, vocab: usize) -> Result<Option<Vec<u32>>> {
-    let Some(text) = &files.generation_config else { return Ok(None) };
-    let eos = Keys::parse(text, path)?.token_ids("eos_token_id", vocab, &[])?;
-    Ok(Some(eos).filter(|ids| !ids.is_empty()))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {

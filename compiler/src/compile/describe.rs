@@ -1,7 +1,7 @@
 //! What a plan says about itself, for people: the model, the options and files it was built from.
 
-use jamba_plan::format::{Manifest, Model, Provenance, SourceFile, Weight, WeightFormat};
-use jambac_checkpoint::{Checkpoint, FileDigest, JambaConfig};
+use jamba_plan::format::{GenerationDefaults, Manifest, Model, Provenance, SourceFile, Weight, WeightFormat};
+use jambac_checkpoint::{FileDigest, GenerationConfig, Metadata};
 use jambac_models::jamba;
 use jambac_schedule::Schedule;
 
@@ -10,23 +10,24 @@ use crate::manifest::ModelFile;
 
 pub(super) fn manifest(
     request: &Request,
-    config: &JambaConfig,
-    checkpoint: Option<&Checkpoint>,
+    metadata: &Metadata,
     programs: &[Compiled],
     digests: Vec<FileDigest>,
 ) -> Manifest {
     let first = &programs[0].parts.schedule;
     Manifest {
         compiler: format!("jambac {}", env!("CARGO_PKG_VERSION")),
-        model: model(&request.model, config, checkpoint, first),
+        model: model(&request.model, metadata, first),
         limits: first.limits.clone(),
         programs: programs.iter().map(|program| program.info.clone()).collect(),
         synthetic_seed: request.synthetic_seed,
+        generation: generation(metadata.generation()),
         provenance: Some(provenance(&request.model, programs, digests)),
     }
 }
 
-fn model(file: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>, schedule: &Schedule) -> Model {
+fn model(file: &ModelFile, metadata: &Metadata, schedule: &Schedule) -> Model {
+    let config = metadata.config();
     let mut formats: Vec<(String, String)> = Vec::new();
     for (group, experts) in [("linear", false), ("experts", true)] {
         let big = |weight: &&Weight| weight.layout.k > 1 && (weight.layout.groups > 1) == experts;
@@ -40,8 +41,20 @@ fn model(file: &ModelFile, config: &JambaConfig, checkpoint: Option<&Checkpoint>
         d_model: config.d_model as u64,
         vocab: config.vocab as u64,
         bos: config.bos,
-        eos: checkpoint.map_or(config.eos.as_slice(), Checkpoint::eos).to_vec(),
+        eos: metadata.eos().to_vec(),
         formats,
+    }
+}
+
+fn generation(config: &GenerationConfig) -> GenerationDefaults {
+    GenerationDefaults {
+        do_sample: config.do_sample,
+        temperature: config.temperature,
+        top_k: config.top_k,
+        top_p: config.top_p,
+        min_p: config.min_p,
+        repetition_penalty: config.repetition_penalty,
+        max_new_tokens: config.max_new_tokens,
     }
 }
 

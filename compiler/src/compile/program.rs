@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, WeightFormat};
-use jambac_checkpoint::{Checkpoint, JambaConfig};
+use jambac_checkpoint::JambaConfig;
 use jambac_codegen::CodegenError;
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile::Dump;
@@ -196,7 +196,7 @@ pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
 /// there, otherwise f32 where the model file says so and bf16 elsewhere.
 pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) -> Result<Entries> {
     if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| model.checkpoint.join(name).is_file()) {
-        let checkpoint = Checkpoint::open(&model.checkpoint)?;
+        let checkpoint = model.open_checkpoint()?;
         let parameters = jamba::bind(&checkpoint)?;
         return graphs(model, config, &|name| parameters.dtype(name), kind);
     }

@@ -6,39 +6,51 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jambac_checkpoint::Remark;
 
 use super::{Phase, Request};
 
-/// How far the build is; silent where stderr is not a terminal.
-pub struct Progress(ProgressBar);
+/// How far the build is, on stderr where it is a terminal, and remarks.
+pub struct Progress {
+    bar: ProgressBar,
+    /// Prints no remarks.
+    silent: bool,
+}
 
 impl Progress {
     /// On stderr where it is a terminal.
     pub fn on_terminal() -> Progress {
-        Progress(ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()))
+        Progress { bar: ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()), silent: false }
     }
 
     /// Silent.
     pub fn hidden() -> Progress {
-        Progress(ProgressBar::hidden())
+        Progress { bar: ProgressBar::hidden(), silent: true }
+    }
+
+    /// Prints a remark on stderr, above the progress, unless silent.
+    pub fn remark(&self, remark: &Remark) {
+        if !self.silent {
+            self.bar.suspend(|| eprintln!("jambac: {remark}"));
+        }
     }
 
     fn phase(&self, message: &str) {
-        self.0.set_message(message.to_owned());
-        self.0.tick();
+        self.bar.set_message(message.to_owned());
+        self.bar.tick();
     }
 
     pub(super) fn weights(&self, done: u64, total: u64) {
-        if self.0.length() != Some(total) {
+        if self.bar.length() != Some(total) {
             let style = ProgressStyle::with_template("packing weights {bar:40} {bytes}/{total_bytes} {eta}");
-            self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.0.set_length(total);
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_length(total);
         }
-        self.0.set_position(done);
+        self.bar.set_position(done);
     }
 
     pub(super) fn clear(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -169,7 +169,7 @@ pub struct Parameters<'c> {
 
 /// Accounts for every tensor of a checkpoint.
 ///
-/// A tied model may come with an `lm_head.weight` (transformers ignores it) when its bytes are those of the embedding.
+/// A tied model may come with an `lm_head.weight` (transformers ignores it) when its values are those of the embedding.
 ///
 /// # Errors
 /// A tensor that is missing, extra, misshapen or duplicate; elements of 8 bits that config.json does not announce
@@ -189,7 +189,11 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
         for name in spec.tensor_names() {
             let expected = spec.tensor_shape().to_vec();
             let Some(view) = tensors.remove(&name) else {
-                return Err(ModelError::Missing { path: checkpoint.index_path().into(), tensor: name, expected });
+                let path = checkpoint.index_path().into();
+                return Err(match checkpoint.ignore().has_tensor(&name) {
+                    true => ModelError::Ignored { path, tensor: name },
+                    false => ModelError::Missing { path, tensor: name, expected },
+                });
             };
             if view.info.shape != expected {
                 let (path, tensor) = (checkpoint.shard_path(view.info).into(), view.info.name.clone());
@@ -215,18 +219,31 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
     Ok(Parameters { checkpoint, bound })
 }
 
-/// Checks that the output projection of a tied model is the embedding.
+/// Checks that the output projection of a tied model is the embedding: the same values, whatever their types.
 fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) -> Result<(), ModelError> {
-    let same = |a: TensorView, b: TensorView| {
-        (a.info.dtype, &a.info.shape) == (b.info.dtype, &b.info.shape) && a.bytes == b.bytes
-    };
-    if same(head, embedding) {
+    if head.info.shape == embedding.info.shape && has_same_values(head, embedding) {
         return Ok(());
     }
     Err(ModelError::Untied {
         path: checkpoint.shard_path(head.info).into(),
         tensor: head.info.name.clone(),
         embedding: embedding.info.name.clone(),
+    })
+}
+
+/// True if two tensors of the same shape hold the same values. Reads them in blocks.
+fn has_same_values(a: TensorView, b: TensorView) -> bool {
+    const BLOCK: usize = 1 << 16;
+    if a.info.dtype == b.info.dtype {
+        return a.bytes == b.bytes;
+    }
+    let n_elements = a.info.n_elements();
+    let (mut left, mut right) = (vec![0.0; BLOCK], vec![0.0; BLOCK]);
+    (0..n_elements).step_by(BLOCK).all(|start| {
+        let n = BLOCK.min(n_elements - start);
+        a.range_f32(start, &mut left[..n]);
+        b.range_f32(start, &mut right[..n]);
+        left[..n] == right[..n]
     })
 }
 

@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jambac_checkpoint::{Checkpoint, DType, Scales, Scheme, TensorView};
 
@@ -139,6 +140,34 @@ impl<'c> StoredTensor<'c> {
             at += taken.len();
             rest = after;
         }
+    }
+
+    /// As [`StoredTensor::range_f32`], and checks that the elements are finite. `path` is the file, for the error.
+    ///
+    /// # Errors
+    /// The first element that is NaN or infinite.
+    pub fn range_finite_f32(&self, start: usize, out: &mut [f32], path: &Path) -> Result<(), ModelError> {
+        self.range_f32(start, out);
+        // Without an early exit, so that the compiler vectorises it.
+        if out.iter().fold(true, |all, value| all & value.is_finite()) {
+            return Ok(());
+        }
+        let (at, found) = out.iter().enumerate().find(|(_, value)| !value.is_finite()).unwrap_or((0, &f32::NAN));
+        let mut rest = start + at;
+        let mut place: Vec<usize> = self
+            .elements
+            .info
+            .shape
+            .iter()
+            .rev()
+            .map(|&size| {
+                let index = rest % size;
+                rest /= size;
+                index
+            })
+            .collect();
+        place.reverse();
+        Err(ModelError::NotFinite { path: path.into(), tensor: self.elements.info.name.clone(), found: *found, place })
     }
 
     /// All elements, scaled.

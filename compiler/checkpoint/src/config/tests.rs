@@ -179,15 +179,15 @@ fn refuses_values_out_of_range() {
             json!({"num_experts": 0}),
             json!({"num_experts_per_tok": 0}),
             json!({"attn_layer_period": 0}),
-            json!({"mamba_d_conv": 1}),
+            json!({"mamba_d_conv": 0}),
             json!({"mamba_d_state": "16"}),
             json!({"mamba_dt_rank": 0}),
             json!({"mamba_dt_rank": "full"}),
             json!({"mamba_conv_bias": "true"}),
             json!({"rms_norm_eps": 0.0}),
             json!({"rms_norm_eps": "1e-6"}),
-            json!({"eos_token_id": [2, 65536]}),
-            json!({"pad_token_id": -1}),
+            json!({"eos_token_id": [2, "</s>"]}),
+            json!({"pad_token_id": 0.5}),
             json!({"bos_token_id": [1, 2]}),
         ],
         expect![[r#"
@@ -199,15 +199,15 @@ fn refuses_values_out_of_range() {
             config.json: num_experts: found 0, expected an integer from 1 to 2147483647
             config.json: num_experts_per_tok: found 0, expected an integer from 1 to 2147483647
             config.json: attn_layer_period: found 0, expected an integer from 1 to 2147483647
-            config.json: mamba_d_conv: found 1, expected an integer from 2 to 2147483647
+            config.json: mamba_d_conv: found 0, expected an integer from 1 to 2147483647
             config.json: mamba_d_state: found "16", expected an integer from 1 to 2147483647
             config.json: mamba_dt_rank: found 0, expected an integer from 1 to 2147483647
             config.json: mamba_dt_rank: found "full", expected an integer or "auto"
             config.json: mamba_conv_bias: found "true", expected true or false
             config.json: rms_norm_eps: found 0.0, expected a number greater than 0
             config.json: rms_norm_eps: found "1e-6", expected a number greater than 0
-            config.json: eos_token_id: found [2,65536], expected ids below vocab_size = 65536: an integer, a list or null
-            config.json: pad_token_id: found -1, expected ids below vocab_size = 65536: an integer, a list or null
+            config.json: eos_token_id: found [2,"</s>"], expected token ids: an integer, a list of integers or null
+            config.json: pad_token_id: found 0.5, expected token ids: an integer, a list of integers or null
             config.json: bos_token_id: found [1, 2], expected one token id or null
         "#]],
     );
@@ -224,7 +224,7 @@ fn refuses_values_at_odds_with_each_other() {
             json!({"num_experts": 4, "num_experts_per_tok": 5}),
             json!({"num_experts": 4, "num_local_experts": 5}),
             json!({"layers_block_type": ["mamba"]}),
-            json!({"vocab_size": 2}),
+            json!({"num_hidden_layers": 1, "attn_layer_offset": 0, "layer_types": ["mamba"]}),
         ],
         expect![[r#"
             config.json: hidden_size, num_attention_heads: found 4096 and 24, and no head_dim, expected num_attention_heads to divide hidden_size, or an explicit head_dim
@@ -234,7 +234,7 @@ fn refuses_values_at_odds_with_each_other() {
             config.json: num_experts_per_tok, num_experts: found 5 and 4, expected at most as many experts for a token as there are experts
             config.json: num_experts, num_local_experts: found 4 and 5, expected the same number: they are two names of one thing
             config.json: layers_block_type: found ["mamba"], expected 32 names, "attention" where layer % 8 == 4 and "mamba" elsewhere
-            config.json: eos_token_id: found [2], expected ids below vocab_size = 2: an integer, a list or null
+            config.json: layer_types: found ["mamba"], expected 1 names, "attention" where layer % 8 == 0 and "mamba" elsewhere
         "#]],
     );
 }
@@ -245,8 +245,6 @@ fn refuses_arithmetic_that_is_not_jambas() {
         &[
             json!({"hidden_act": "gelu"}),
             json!({"sliding_window": 4096}),
-            json!({"rope_theta": 10000.0}),
-            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
             json!({"mamba_inner_layernorms": false}),
             json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
             json!({"quantization": {"group_size": 64, "bits": 8}}),
@@ -255,8 +253,6 @@ fn refuses_arithmetic_that_is_not_jambas() {
         expect![[r#"
             config.json: hidden_act: found "gelu", expected "silu" or "swish" (Jamba's one activation, under both of its names)
             config.json: sliding_window: found 4096, expected null (attention sees the whole text)
-            config.json: rope_theta: found 10000.0, expected null (Jamba's attention has no positions)
-            config.json: rope_scaling: found {"type":"linear","factor":2.0}, expected null (Jamba's attention has no positions)
             config.json: mamba_inner_layernorms: found false, expected true (dt, B and C are always normalised)
             config.json: quantization_config.quant_method: found "gptq", expected "compressed-tensors", "fp8" or "experts_int8"
             config.json: quantization: found {"group_size":64,"bits":8}, expected null (how tensors are stored is read from quantization_config)
@@ -271,10 +267,75 @@ fn refuses_unknown_keys() {
     refused(
         &[json!({"norm_topk_prob": true}), json!({"layer_scales": long})],
         expect![[r#"
-        config.json: norm_topk_prob: unknown key that could change the arithmetic: found true, expected no such key
-        config.json: layer_scales: unknown key that could change the arithmetic: found [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29…, expected no such key
+        config.json: norm_topk_prob: unknown key that could change the arithmetic: found true, expected no such key; to build without it: ignore_keys = ["norm_topk_prob"] under [model] in a model.toml
+        config.json: layer_scales: unknown key that could change the arithmetic: found [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29…, expected no such key; to build without it: ignore_keys = ["layer_scales"] under [model] in a model.toml
     "#]],
     );
+}
+
+/// The remarks on the least config with `changes`.
+fn remarks(changes: Value, ignore: &Ignore) -> Vec<String> {
+    let text = with(least(), changes).to_string();
+    let file = ConfigFile::parse(text.as_bytes(), Path::new("config.json"), ignore).unwrap();
+    file.remarks.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn keys_without_effect_are_ignored_with_a_note() {
+    let none = Ignore::default();
+    for key in [
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "mamba_dropout",
+        "rope_theta",
+        "partial_rotary_factor",
+        "d_model",
+        "type_vocab_size",
+        "position_embedding_type",
+        "n_positions",
+        "max_seq_len",
+        "router_jitter_noise",
+        "pretraining_tp",
+    ] {
+        let expected = format!("note: config.json: ignored, as Jamba has no use for it: {key} = 7");
+        assert_eq!(remarks(json!({key: 7}), &none), [expected]);
+        assert_eq!(remarks(json!({key: null}), &none), [""; 0], "{key}");
+    }
+    let changes =
+        json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "is_decoder": true, "attention_dropout": 0.1});
+    let expected =
+        r#"note: config.json: ignored, as Jamba has no use for it: rope_scaling = {"type":"linear","factor":2.0}"#;
+    assert_eq!(remarks(changes, &none), [expected]);
+}
+
+#[test]
+fn the_user_may_ignore_any_key_that_is_not_read() {
+    let ignore = Ignore { keys: vec!["norm_topk_prob".into(), "hidden_act".into()], ..Ignore::default() };
+    let changes = json!({"norm_topk_prob": true, "hidden_act": "gelu"});
+    let expected =
+        r#"note: config.json: ignored, as Jamba has no use for it: hidden_act = "gelu", norm_topk_prob = true"#;
+    assert_eq!(remarks(changes, &ignore), [expected]);
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_are_ignored_with_a_warning() {
+    let changes = json!({"eos_token_id": [2, 65536], "pad_token_id": -1, "bos_token_id": 70000});
+    let expected = ["bos_token_id: found 70000", "eos_token_id: found 65536", "pad_token_id: found -1"]
+        .map(|found| format!("warning: config.json: {found}, outside the vocabulary of 65536: ignored"));
+    assert_eq!(remarks(changes.clone(), &Ignore::default()), expected);
+    let config = accepted(changes);
+    assert_eq!((config.bos, config.eos, config.pad), (None, vec![2], None));
+    let tiny = accepted(json!({"vocab_size": 1}));
+    assert_eq!((tiny.bos, tiny.eos, tiny.pad), (None, vec![], Some(0)));
+}
+
+#[test]
+fn transformers_5_names_the_types_of_layers_otherwise() {
+    accepted(json!({
+        "num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "layer_types": ["mamba", "full_attention", "mamba"],
+    }));
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! A checkpoint without its tensors: config.json and the small files.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{ConfigFile, JambaConfig};
+use crate::end_tokens::Places;
+use crate::error::Result;
+use crate::generation::GenerationConfig;
+use crate::ignore::Ignore;
+use crate::remark::Remark;
+use crate::tokenizer::TokenizerFiles;
+
+/// The config and the small files of a checkpoint's folder.
+#[derive(Debug)]
+pub struct Metadata {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: JambaConfig,
+    pub(crate) tokenizer: TokenizerFiles,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) eos: Vec<u32>,
+    pub(crate) remarks: Vec<Remark>,
+}
+
+impl Metadata {
+    /// Reads the small files of the folder `dir`. Only config.json is required.
+    ///
+    /// # Errors
+    /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a file that cannot be read.
+    pub fn read(dir: &Path, ignore: &Ignore) -> Result<Self> {
+        let ConfigFile { config, names_eos, mut remarks } = ConfigFile::read(&dir.join("config.json"), ignore)?;
+        let tokenizer = TokenizerFiles::read(dir)?;
+        let generation = match &tokenizer.generation_config {
+            Some(text) => {
+                let path = dir.join("generation_config.json");
+                let (generation, more) = GenerationConfig::parse(text, &path, config.vocab)?;
+                remarks.extend(more);
+                generation
+            }
+            None => GenerationConfig::default(),
+        };
+        let places =
+            Places { config: names_eos.then_some(&config.eos), generation: &generation.eos, tokenizer: &tokenizer };
+        let (eos, more) = places.union(dir, config.vocab)?;
+        remarks.extend(more);
+        Ok(Self { dir: dir.into(), config, tokenizer, generation, eos, remarks })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// config.json.
+    pub fn config(&self) -> &JambaConfig {
+        &self.config
+    }
+
+    /// The tokenizer and what belongs to it.
+    pub fn tokenizer(&self) -> &TokenizerFiles {
+        &self.tokenizer
+    }
+
+    /// Sampling defaults; empty without a generation_config.json.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// The tokens that end a text: those of config.json, generation_config.json and the tokenizer together. All are in the
+    /// vocabulary.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// What was ignored or assumed.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
+    }
+}
