@@ -1,22 +1,14 @@
 //! Chat templates (Jinja) of the checkpoint, rendered as Hugging Face transformers renders them.
 //!
-//! Extensions of plain Jinja that transformers enables: `trim_blocks` and `lstrip_blocks`; `break` and `continue`; Python's
-//! methods of strings, lists and dictionaries and its formatting of values ([`python`]); `tojson` without HTML escapes;
-//! `raise_exception` and `strftime_now`; `{% generation %}` blocks, which only mark text. Null fields of messages are
-//! treated as absent. The reasoning of a message is available under every name that templates use for it.
+//! As in transformers, null fields of messages are treated as absent, and the reasoning of a message is available under every
+//! name that templates use for it. [`jinja`](super::jinja) evaluates the templates.
 
-mod python;
-
-use minijinja::value::{Rest, Value as Jinja};
-use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::jinja::Template;
 use super::tokenizer::SpecialToken;
 use crate::RuntimeError;
-
-/// Limit on the instructions of a template; ordinary templates run a few thousand per message.
-const FUEL: u64 = 20_000_000;
 
 /// Special tokens that are variables of templates.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -88,8 +80,8 @@ impl Chat {
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    names: Vec<String>,
+    /// By name, in the checkpoint's order.
+    templates: Vec<(String, Template)>,
     special_tokens: Vec<(&'static str, String)>,
 }
 
@@ -114,15 +106,6 @@ fn failed(section: &'static str, reason: impl ToString) -> RuntimeError {
     RuntimeError::Tokenizer { section, reason: reason.to_string() }
 }
 
-/// Converts a template error, with all its causes.
-fn refused(error: &Error) -> RuntimeError {
-    if error.kind() == ErrorKind::OutOfFuel {
-        return failed(SECTION, format!("stopped after {FUEL} instructions: does it loop forever?"));
-    }
-    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
-    failed(SECTION, sources.fold(error.to_string(), |text, source| format!("{text}: {source}")))
-}
-
 impl ChatTemplate {
     /// Parses `chat_template.jinja` (`template`) or, without it, the templates in `tokenizer_config.json` (`config`). Special
     /// tokens come from `config`.
@@ -144,23 +127,22 @@ impl ChatTemplate {
             Templates::One(template) => vec![Named { name: DEFAULT.to_owned(), template }],
             Templates::Named(all) => all,
         };
-        let mut environment = environment();
-        let names = named.iter().map(|named| named.name.clone()).collect();
-        for Named { name, template } in named {
-            let text = without_generation(&template);
-            environment.add_template_owned(name, text).map_err(|error| refused(&error))?;
-        }
+        let parsed = named.into_iter().map(|Named { name, template }| match Template::new(&template) {
+            Ok(template) => Ok((name, template)),
+            Err(reason) => Err(failed(SECTION, reason)),
+        });
+        let templates = parsed.collect::<Result<_, _>>()?;
         let special_token = |name: &'static str| {
             let token = SpecialToken::deserialize(config.get(name)?).ok()?;
             Some((name, token.text().to_owned()))
         };
         let special_tokens = SPECIAL_TOKENS.into_iter().filter_map(special_token).collect();
-        Ok(ChatTemplate { environment, names, special_tokens })
+        Ok(ChatTemplate { templates, special_tokens })
     }
 
     /// Names of the templates; a single template is called `default`.
-    pub fn names(&self) -> &[String] {
-        &self.names
+    pub fn names(&self) -> Vec<&str> {
+        self.templates.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     /// Renders messages and the beginning of an assistant message. Encode the result with
@@ -175,7 +157,7 @@ impl ChatTemplate {
     /// Fails if there are no messages, if a message is not an object, if the template raises an exception, or if it does
     /// not terminate.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, RuntimeError> {
-        let name = self.name(chat)?;
+        let template = self.template(chat)?;
         if chat.messages.is_empty() {
             return Err(failed(SECTION, "a chat needs at least one message"));
         }
@@ -187,20 +169,19 @@ impl ChatTemplate {
         variables.insert("tools".to_owned(), chat.tools.clone().into());
         variables.insert("documents".to_owned(), chat.documents.clone().into());
         variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
-        let template = self.environment.get_template(name).map_err(|error| refused(&error))?;
-        template.render(Jinja::from_serialize(&variables)).map_err(|error| refused(&error))
+        template.render(&variables).map_err(|reason| failed(SECTION, reason))
     }
 
-    fn name<'a>(&'a self, chat: &'a Chat) -> Result<&'a str, RuntimeError> {
-        let has = |name: &str| self.names.iter().any(|known| known == name);
-        let unknown = |name: &str| failed(SECTION, format!("found no template named {name:?}, only {:?}", self.names));
-        match &chat.template {
-            Some(name) if has(name) => Ok(name),
-            Some(name) => Err(unknown(name)),
-            None if chat.tools.is_some() && has("tool_use") => Ok("tool_use"),
-            None if has(DEFAULT) => Ok(DEFAULT),
-            None => Err(unknown(DEFAULT)),
-        }
+    /// The template for a chat.
+    fn template(&self, chat: &Chat) -> Result<&Template, RuntimeError> {
+        let named = |name: &str| self.templates.iter().find(|(known, _)| known == name).map(|(_, template)| template);
+        let name = match &chat.template {
+            Some(name) => name,
+            None if chat.tools.is_some() && named("tool_use").is_some() => "tool_use",
+            None => DEFAULT,
+        };
+        let unknown = || failed(SECTION, format!("found no template named {name:?}, only {:?}", self.names()));
+        named(name).ok_or_else(unknown)
     }
 }
 
@@ -219,46 +200,6 @@ fn message(message: &Value) -> Result<Value, RuntimeError> {
         fields.insert(REASONING[0].to_owned(), reasoning);
     }
     Ok(Value::Object(fields))
-}
-
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_fuel(Some(FUEL));
-    environment.set_formatter(python::format);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", python::to_json);
-    environment.add_filter("string", |value: Jinja| python::text(&value));
-    environment.add_function("strftime_now", python::strftime_now);
-    environment.add_function("raise_exception", |message: Rest<Jinja>| -> Result<Jinja, Error> {
-        let text = message.first().map(python::text).transpose()?.unwrap_or_default();
-        Err(Error::new(ErrorKind::InvalidOperation, text))
-    });
-    environment
-}
-
-/// Replaces `{% generation %}` blocks, an extension of transformers, by `{% with %}` blocks, which have no effect.
-fn without_generation(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out += before;
-        let sign = tag.len() - tag.strip_prefix(['-', '+']).unwrap_or(tag).len();
-        let word = tag[sign..].trim_start();
-        let (begin, other) = ["endgeneration", "generation"]
-            .into_iter()
-            .find(|name| {
-                word.strip_prefix(name)
-                    .is_some_and(|end| end.trim_start_matches([' ', '\n', '\t', '-', '+']).starts_with("%}"))
-            })
-            .map_or(("", ""), |name| (name, if name == "generation" { "with" } else { "endwith" }));
-        out += &tag[..tag.len() - word.len()];
-        out += other;
-        rest = &word[begin.len()..];
-    }
-    out + rest
 }
 
 #[cfg(test)]
@@ -317,9 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_generation_are_left_out() {
-        let template = "a\n{% generation %}\nb {% generate %}{%- endgeneration -%}\n c";
-        assert_eq!(without_generation(template), "a\n{% with %}\nb {% generate %}{%- endwith -%}\n c");
+    fn marks_of_generation_have_no_effect() {
         assert!(rendered("{%-generation-%} b {%endgeneration%}c{% if").is_err());
         assert_eq!(rendered("a {%- generation %} b {% endgeneration -%} c").unwrap(), "a b c");
     }

@@ -11,4 +11,5 @@ mod constrain;
 mod examples;
 mod features;
 mod generate;
+mod jinja;
 mod memory;

@@ -1,0 +1,406 @@
+//! Python's methods of strings.
+
+use super::arguments::{Arguments, optional_int, size_of, text_of};
+use super::eval::Interpreter;
+use super::format;
+use super::number::is_space;
+use super::print;
+use super::value::{Result, Value, check_text, error};
+
+/// The names of the methods.
+pub(super) const METHODS: [&str; 47] = [
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
+];
+
+/// Calls a method of a string.
+pub(super) fn call(interpreter: &Interpreter<'_>, text: &str, name: &str, arguments: Arguments) -> Result<Value> {
+    if let Some(answer) = property(text, name) {
+        arguments.none(name)?;
+        return Ok(Value::Bool(answer));
+    }
+    if let Some(changed) = changed_case(text, name) {
+        arguments.none(name)?;
+        return Ok(Value::text(changed));
+    }
+    match name {
+        "strip" | "lstrip" | "rstrip" => {
+            let [characters] = arguments.bind(name, ["chars"], 0)?;
+            strip(text, name, characters.as_ref())
+        }
+        "split" | "rsplit" => {
+            let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"], 0)?;
+            let limit = optional_int(&limit)?.and_then(|limit| usize::try_from(limit).ok());
+            let parts = match separator {
+                None | Some(Value::None) => split_spaces(text, limit, name == "rsplit"),
+                Some(separator) => split(text, text_of(&separator, name)?, limit, name == "rsplit")?,
+            };
+            Value::list(parts.into_iter().map(Value::text).collect())
+        }
+        "splitlines" => {
+            let [keeps] = arguments.bind(name, ["keepends"], 0)?;
+            Value::list(
+                split_lines(text, keeps.is_some_and(|keeps| keeps.is_true())).into_iter().map(Value::text).collect(),
+            )
+        }
+        "partition" | "rpartition" => partition(text, name, &arguments.one(name)?),
+        "join" => {
+            let mut out = String::new();
+            for (index, item) in arguments.one(name)?.items()?.iter().enumerate() {
+                let Some(part) = item.as_text() else {
+                    let found = item.type_name();
+                    return error(format!("sequence item {index}: expected str instance, {found} found"));
+                };
+                out += if index > 0 { text } else { "" };
+                out += part;
+                check_text(out.len())?;
+            }
+            Ok(Value::text(out))
+        }
+        "replace" => {
+            let [old, new, count] = arguments.bind(name, ["old", "new", "count"], 2)?;
+            let (old, new) = (old.unwrap_or(Value::None), new.unwrap_or(Value::None));
+            replace(text, text_of(&old, name)?, text_of(&new, name)?, optional_int(&count)?)
+        }
+        "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, arguments),
+        "removeprefix" | "removesuffix" => {
+            let part = arguments.one(name)?;
+            let part = text_of(&part, name)?;
+            let rest = if name == "removeprefix" { text.strip_prefix(part) } else { text.strip_suffix(part) };
+            Ok(Value::text(rest.unwrap_or(text)))
+        }
+        "center" | "ljust" | "rjust" | "zfill" => pad(text, name, arguments),
+        "expandtabs" => {
+            let [size] = arguments.bind(name, ["tabsize"], 0)?;
+            expand_tabs(text, size.as_ref().map_or(Ok(8), size_of)?)
+        }
+        "format" => format::braces(interpreter, text, &arguments.positional, &arguments.named).map(Value::text),
+        "format_map" => {
+            let mapping = arguments.one(name)?;
+            let Value::Dict(dict) = &mapping else { return error("format_map() argument must be a mapping") };
+            let named = dict.entries.iter().map(|(key, value)| Ok((print::text(key.value())?, value.clone())));
+            format::braces(interpreter, text, &[], &named.collect::<Result<Vec<_>>>()?).map(Value::text)
+        }
+        _ => error(format!("the method {name} of strings is not supported in chat templates")),
+    }
+}
+
+/// The value of `isalpha` and its kin.
+fn property(text: &str, name: &str) -> Option<bool> {
+    let all = |accepts: fn(char) -> bool| !text.is_empty() && text.chars().all(accepts);
+    Some(match name {
+        "isalnum" => all(char::is_alphanumeric),
+        "isalpha" => all(char::is_alphabetic),
+        "isascii" => text.is_ascii(),
+        "isdecimal" => all(|c| c.is_ascii_digit() || c.is_numeric() && c.to_digit(10).is_none() && is_decimal(c)),
+        "isdigit" => all(|c| is_decimal(c) || "²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉".contains(c)),
+        "isnumeric" => all(char::is_numeric),
+        "isspace" => all(is_space),
+        "islower" => has_case(text, char::is_lowercase),
+        "isupper" => has_case(text, char::is_uppercase),
+        "istitle" => is_title(text),
+        "isidentifier" => {
+            text.starts_with(|c: char| c == '_' || c.is_alphabetic()) && all(|c| c == '_' || c.is_alphanumeric())
+        }
+        "isprintable" => print::repr(&Value::text(text)).is_ok_and(|quoted| quoted.len() == text.len() + 2),
+        _ => return None,
+    })
+}
+
+fn is_decimal(c: char) -> bool {
+    c.is_ascii_digit()
+        || c.is_numeric() && matches!(u32::from(c), 0x660..=0x669 | 0x6f0..=0x6f9 | 0x966..=0x96f | 0xff10..=0xff19)
+}
+
+/// True if there are cased characters, all of this case.
+fn has_case(text: &str, is_case: fn(char) -> bool) -> bool {
+    let mut cased = text.chars().filter(|c| c.is_lowercase() || c.is_uppercase()).peekable();
+    cased.peek().is_some() && cased.all(is_case)
+}
+
+fn is_title(text: &str) -> bool {
+    let (mut follows, mut found) = (false, false);
+    for c in text.chars() {
+        let is_cased = c.is_lowercase() || c.is_uppercase();
+        if is_cased && c.is_uppercase() == follows {
+            return false;
+        }
+        found |= is_cased;
+        follows = is_cased;
+    }
+    found
+}
+
+fn changed_case(text: &str, name: &str) -> Option<String> {
+    Some(match name {
+        "upper" => text.to_uppercase(),
+        "lower" => text.to_lowercase(),
+        "casefold" => text.to_lowercase().replace('ß', "ss").replace('ς', "σ"),
+        "capitalize" => capitalize(text),
+        "swapcase" => text
+            .chars()
+            .map(|c| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() })
+            .collect(),
+        "title" => title(text),
+        _ => return None,
+    })
+}
+
+/// The first character in title case.
+fn title_case(c: char) -> String {
+    match c {
+        'Ǆ' | 'ǅ' | 'ǆ' => "ǅ".to_owned(),
+        'Ǉ' | 'ǈ' | 'ǉ' => "ǈ".to_owned(),
+        'Ǌ' | 'ǋ' | 'ǌ' => "ǋ".to_owned(),
+        'Ǳ' | 'ǲ' | 'ǳ' => "ǲ".to_owned(),
+        c => {
+            let mut upper = c.to_uppercase();
+            let first: String = upper.next().into_iter().collect();
+            first + &upper.flat_map(char::to_lowercase).collect::<String>()
+        }
+    }
+}
+
+/// `text.capitalize()`.
+pub(super) fn capitalize(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| title_case(first) + &rest.as_str().to_lowercase())
+}
+
+fn title(text: &str) -> String {
+    let mut follows = false;
+    let mut out = String::new();
+    for c in text.chars() {
+        out += &if follows { c.to_lowercase().to_string() } else { title_case(c) };
+        follows = c.is_lowercase() || c.is_uppercase();
+    }
+    out
+}
+
+/// `text.strip(characters)`, or one side of it.
+pub(super) fn strip(text: &str, name: &str, characters: Option<&Value>) -> Result<Value> {
+    let characters = match characters {
+        None | Some(Value::None) => None,
+        Some(characters) => Some(text_of(characters, name)?),
+    };
+    let is_removed = |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
+    Ok(Value::text(match name {
+        "lstrip" => text.trim_start_matches(is_removed),
+        "rstrip" => text.trim_end_matches(is_removed),
+        _ => text.trim_matches(is_removed),
+    }))
+}
+
+/// `text.split()`: the words, at most `limit` + 1 parts.
+fn split_spaces(text: &str, limit: Option<usize>, is_from_end: bool) -> Vec<&str> {
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut parts = Vec::new();
+    let mut rest = text.trim_matches(is_space);
+    if is_from_end {
+        rest = text.trim_end_matches(is_space);
+        while let Some((at, c)) = rest.char_indices().rev().find(|(_, c)| is_space(*c)).filter(|_| parts.len() < limit)
+        {
+            parts.push(&rest[at + c.len_utf8()..]);
+            rest = rest[..at].trim_end_matches(is_space);
+        }
+        parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
+        parts.reverse();
+        return parts;
+    }
+    if limit < usize::MAX {
+        rest = text.trim_start_matches(is_space);
+    }
+    while let Some((at, _)) = rest.char_indices().find(|(_, c)| is_space(*c)).filter(|_| parts.len() < limit) {
+        parts.push(&rest[..at]);
+        rest = rest[at..].trim_start_matches(is_space);
+    }
+    parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
+    parts
+}
+
+fn split<'t>(text: &'t str, separator: &str, limit: Option<usize>, is_from_end: bool) -> Result<Vec<&'t str>> {
+    if separator.is_empty() {
+        return error("empty separator");
+    }
+    let n = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    if is_from_end {
+        let mut parts: Vec<&str> = text.rsplitn(n, separator).collect();
+        parts.reverse();
+        return Ok(parts);
+    }
+    Ok(text.splitn(n, separator).collect())
+}
+
+/// `text.splitlines(keepends)`.
+pub(super) fn split_lines(text: &str, keeps_ends: bool) -> Vec<&str> {
+    let is_end = |c: char| {
+        matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+    };
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let Some(at) = rest.find(is_end) else {
+            lines.push(rest);
+            break;
+        };
+        let length =
+            if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        lines.push(&rest[..if keeps_ends { at + length } else { at }]);
+        rest = &rest[at + length..];
+    }
+    lines
+}
+
+fn partition(text: &str, name: &str, separator: &Value) -> Result<Value> {
+    let separator = text_of(separator, name)?;
+    if separator.is_empty() {
+        return error("empty separator");
+    }
+    let found = if name == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
+    let parts = match found {
+        Some((before, after)) => [before, separator, after],
+        None if name == "partition" => [text, "", ""],
+        None => ["", "", text],
+    };
+    Value::tuple(parts.map(Value::text).to_vec())
+}
+
+/// `text.replace(old, new, count)`.
+pub(super) fn replace(text: &str, old: &str, new: &str, count: Option<i128>) -> Result<Value> {
+    let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    let n_found = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
+    check_text(text.len().saturating_add(n_found.min(count).saturating_mul(new.len())))?;
+    Ok(Value::text(text.replacen(old, new, count)))
+}
+
+/// Methods that look for a part of the text between two positions.
+fn search(text: &str, name: &str, arguments: Arguments) -> Result<Value> {
+    let [part, start, end] = arguments.bind(name, ["sub", "start", "end"], 1)?;
+    let length = text.chars().count() as i128;
+    let clip = |position: Option<i128>, default: i128| match position {
+        Some(position) if position < 0 => (position + length).max(0),
+        Some(position) => position,
+        None => default,
+    };
+    let (start, end) = (clip(optional_int(&start)?, 0), clip(optional_int(&end)?, length).min(length));
+    let part = part.unwrap_or(Value::None);
+    let is_out = start > end;
+    let byte = |position: i128| text.char_indices().nth(position as usize).map_or(text.len(), |(byte, _)| byte);
+    let section = if is_out { "" } else { &text[byte(start)..byte(end)] };
+    if name == "startswith" || name == "endswith" {
+        let parts = match &part {
+            Value::Tuple(parts) => parts.items.clone(),
+            part => vec![part.clone()],
+        };
+        for part in &parts {
+            let part = text_of(part, name)?;
+            if !is_out && if name == "startswith" { section.starts_with(part) } else { section.ends_with(part) } {
+                return Ok(Value::Bool(true));
+            }
+        }
+        return Ok(Value::Bool(false));
+    }
+    let part = text_of(&part, name)?;
+    if name == "count" {
+        let n = if part.is_empty() { section.chars().count() + 1 } else { section.matches(part).count() };
+        return Ok(Value::Int(if is_out { 0 } else { n as i128 }));
+    }
+    let found = if name.starts_with('r') { section.rfind(part) } else { section.find(part) };
+    match found.filter(|_| !is_out) {
+        Some(at) => Ok(Value::Int(start + section[..at].chars().count() as i128)),
+        None if name.ends_with("index") => error("substring not found"),
+        None => Ok(Value::Int(-1)),
+    }
+}
+
+fn pad(text: &str, name: &str, arguments: Arguments) -> Result<Value> {
+    let [width, fill] = arguments.bind(name, ["width", "fillchar"], 1)?;
+    let width = size_of(&width.unwrap_or(Value::None))?;
+    let fill = match &fill {
+        Some(fill) => text_of(fill, name)?,
+        None if name == "zfill" => "0",
+        None => " ",
+    };
+    if fill.chars().count() != 1 {
+        return error("The fill character must be exactly one character long");
+    }
+    let n = width.saturating_sub(text.chars().count());
+    check_text(text.len().saturating_add(n.saturating_mul(fill.len())))?;
+    Ok(Value::text(match name {
+        "ljust" => format!("{text}{}", fill.repeat(n)),
+        "rjust" => format!("{}{text}", fill.repeat(n)),
+        "zfill" => {
+            let sign = text.len() - text.strip_prefix(['+', '-']).unwrap_or(text).len();
+            format!("{}{}{}", &text[..sign], fill.repeat(n), &text[sign..])
+        }
+        _ => {
+            // An odd rest goes to the left if the width is odd.
+            let left = n / 2 + (n & width & 1);
+            format!("{}{text}{}", fill.repeat(left), fill.repeat(n - left))
+        }
+    }))
+}
+
+fn expand_tabs(text: &str, size: usize) -> Result<Value> {
+    let (mut out, mut column) = (String::new(), 0);
+    for c in text.chars() {
+        match c {
+            '\t' => {
+                let n = if size == 0 { 0 } else { size - column % size };
+                check_text(out.len().saturating_add(n))?;
+                out += &" ".repeat(n);
+                column += n;
+            }
+            c => {
+                out.push(c);
+                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+            }
+        }
+    }
+    Ok(Value::text(out))
+}
