@@ -10,7 +10,7 @@ use minijinja::value::ValueKind;
 use super::arguments::Arguments;
 use super::number::{self, Operator};
 use super::scope::{Loop, Scope};
-use super::value::{Callable, Dict, Key, Namespace, Result, Value, error};
+use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, error};
 use super::{checks, compare, filters, globals, literal, methods, print};
 
 /// Deepest nesting of expressions, statements and macros while they run.
@@ -94,7 +94,7 @@ impl<'a> Interpreter<'a> {
     /// Evaluates an expression.
     pub(super) fn eval(&self, expression: &'a ast::Expr<'a>, scope: &Rc<Scope>) -> Result<Value> {
         self.deeper(expression.span(), || match expression {
-            ast::Expr::Var(variable) => Ok(self.variable(variable.id, scope)),
+            ast::Expr::Var(variable) => self.variable(variable.id, scope),
             ast::Expr::Const(constant) => self.constant(&constant.value, expression.span()),
             ast::Expr::List(list) => self.list(list, expression.span(), scope),
             ast::Expr::Map(map) => {
@@ -138,9 +138,12 @@ impl<'a> Interpreter<'a> {
         })
     }
 
-    fn variable(&self, name: &str, scope: &Rc<Scope>) -> Value {
-        let found = scope.get(name).or_else(|| globals::find(name));
-        found.unwrap_or_else(|| Value::undefined(format!("'{name}' is undefined")))
+    fn variable(&self, name: &str, scope: &Rc<Scope>) -> Result<Value> {
+        match scope.get(name).or_else(|| globals::find(name)) {
+            Some(value) => Ok(value),
+            None if name == "self" => error("self is not supported in chat templates"),
+            None => Ok(Value::undefined(format!("'{name}' is undefined"))),
+        }
     }
 
     fn constant(&self, value: &minijinja::Value, span: Span) -> Result<Value> {
@@ -314,8 +317,13 @@ impl<'a> Interpreter<'a> {
         if step == 0 {
             return error("slice step cannot be zero");
         }
+        if let Value::Range(range) = value {
+            let (at, stop) = slice_bounds(range.len(), start, stop, step);
+            let number = |index: i128| range.start + range.step * index;
+            return Ok(Value::Range(Range { start: number(at), stop: number(stop), step: range.step * step }));
+        }
         let items = match value.defined()? {
-            Value::Text(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_) => value.items()?,
+            Value::Text(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_) => value.items()?,
             Value::Dict(_) => return error("unhashable type: 'slice'"),
             _ => return error(format!("'{}' object is not subscriptable", value.type_name())),
         };
@@ -326,7 +334,6 @@ impl<'a> Interpreter<'a> {
                 Ok(if matches!(value, Value::Text(_)) { Value::text(text) } else { Value::Markup(text.into()) })
             }
             Value::Tuple(_) => Value::tuple(items),
-            Value::Range(_) => error("slices of ranges are not supported: use range(…) | list"),
             _ => Value::list(items),
         }
     }
@@ -395,6 +402,9 @@ fn own_attribute(value: &Value, name: &str) -> Result<Option<Value>> {
         },
         Value::Callable(callable) => match &**callable {
             Callable::Macro(definition) if name == "name" => Some(Value::Text(Rc::clone(&definition.name))),
+            Callable::Macro(_) if matches!(name, "arguments" | "catch_kwargs" | "catch_varargs" | "caller") => {
+                return error(format!("the attribute {name} of macros is not supported in chat templates"));
+            }
             _ => None,
         },
         _ => None,
@@ -424,16 +434,20 @@ fn missing(value: &Value, key: &Value) -> Result<Value> {
     }))
 }
 
-fn sliced(items: &[Value], start: Option<i128>, stop: Option<i128>, step: i128) -> Vec<Value> {
-    let length = items.len() as i128;
+/// The first index of a slice, and the one at which it stops.
+fn slice_bounds(length: usize, start: Option<i128>, stop: Option<i128>, step: i128) -> (i128, i128) {
+    let length = length as i128;
     let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let clip = |position: Option<i128>, default: i128| match position {
         Some(position) if position < 0 => (position + length).clamp(low, high),
         Some(position) => position.clamp(low, high),
         None => default,
     };
-    let (mut at, stop) =
-        if step > 0 { (clip(start, low), clip(stop, high)) } else { (clip(start, high), clip(stop, low)) };
+    if step > 0 { (clip(start, low), clip(stop, high)) } else { (clip(start, high), clip(stop, low)) }
+}
+
+fn sliced(items: &[Value], start: Option<i128>, stop: Option<i128>, step: i128) -> Vec<Value> {
+    let (mut at, stop) = slice_bounds(items.len(), start, stop, step);
     let mut slice = Vec::new();
     while if step > 0 { at < stop } else { at > stop } {
         slice.extend(items.get(at as usize).cloned());

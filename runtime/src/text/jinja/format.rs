@@ -30,10 +30,21 @@ impl Spec {
             (false, Some(' ')) => " ",
             _ => "",
         };
-        let body = match self.group {
-            Some(group) => grouped(digits, group, if prefix.is_empty() { 3 } else { 4 }),
-            None => digits.to_owned(),
-        };
+        let mut body = digits.to_owned();
+        if let Some(group) = self.group {
+            let size = if prefix.is_empty() { 3 } else { 4 };
+            body = grouped(digits, group, size);
+            // Zeros that fill the width are grouped as well.
+            let mut zeros = String::new();
+            while self.fill == Some('0')
+                && self.align == Some('=')
+                && sign.len() + prefix.len() + body.chars().count() < self.width
+            {
+                check_text(self.width)?;
+                zeros.push('0');
+                body = grouped(&format!("{zeros}{digits}"), group, size);
+            }
+        }
         let length = sign.len() + prefix.len() + body.chars().count();
         if self.align == Some('=') && length < self.width {
             check_text(self.width)?;
@@ -367,7 +378,7 @@ pub(super) fn braces(
     values: &[Value],
     named: &[(String, Value)],
 ) -> Result<String> {
-    let (mut out, mut next) = (String::new(), 0);
+    let (mut out, mut fields) = (String::new(), Fields { values, named, next: 0, has_positions: false });
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         out += &rest[..at];
@@ -389,7 +400,7 @@ pub(super) fn braces(
         rest = &rest[end + 1..];
         let (path, spec) = field.split_once(':').unwrap_or((field, ""));
         let (path, conversion) = path.split_once('!').map_or((path, None), |(path, kind)| (path, Some(kind)));
-        let value = field_value(interpreter, path, values, named, &mut next)?;
+        let value = fields.value(interpreter, path)?;
         let value = match conversion {
             None => value,
             Some("s") => Value::text(print::text(&value)?),
@@ -402,35 +413,47 @@ pub(super) fn braces(
     Ok(out + rest)
 }
 
-/// The value of a field: a position or a name, then attributes and items.
-fn field_value(
-    interpreter: &Interpreter<'_>,
-    path: &str,
-    values: &[Value],
-    named: &[(String, Value)],
-    next: &mut usize,
-) -> Result<Value> {
-    let end = path.find(['.', '[']).unwrap_or(path.len());
-    let (first, mut rest) = path.split_at(end);
-    let position = if first.is_empty() { Some(*next) } else { first.parse().ok() };
-    *next += usize::from(first.is_empty());
-    let value = match position {
-        Some(index) => values.get(index),
-        None => named.iter().find(|(name, _)| name == first).map(|(_, value)| value),
-    };
-    let Some(value) = value else { return error(format!("format: found no argument for '{{{path}}}'")) };
-    let mut value = value.clone();
-    while !rest.is_empty() {
-        if let Some(after) = rest.strip_prefix('.') {
-            let end = after.find(['.', '[']).unwrap_or(after.len());
-            value = interpreter.attribute(&value, &after[..end])?;
-            rest = &after[end..];
-        } else {
-            let Some((key, after)) = rest[1..].split_once(']') else { return error("Missing ']' in format string") };
-            let key = key.parse().map_or_else(|_| Value::text(key), Value::Int);
-            value = interpreter.item(&value, &key)?;
-            rest = after;
+/// The arguments of `format`.
+struct Fields<'a> {
+    values: &'a [Value],
+    named: &'a [(String, Value)],
+    /// Number of fields without a position or name.
+    next: usize,
+    /// True after a field with a position.
+    has_positions: bool,
+}
+
+impl Fields<'_> {
+    /// The value of a field: a position or a name, then attributes and items.
+    fn value(&mut self, interpreter: &Interpreter<'_>, path: &str) -> Result<Value> {
+        let end = path.find(['.', '[']).unwrap_or(path.len());
+        let (first, mut rest) = path.split_at(end);
+        let position = if first.is_empty() { Some(self.next) } else { first.parse().ok() };
+        self.next += usize::from(first.is_empty());
+        self.has_positions |= position.is_some() && !first.is_empty();
+        if self.has_positions && self.next > 0 {
+            return error("cannot switch between manual and automatic field numbering");
         }
+        let value = match position {
+            Some(index) => self.values.get(index),
+            None => self.named.iter().find(|(name, _)| name == first).map(|(_, value)| value),
+        };
+        let Some(value) = value else { return error(format!("format: found no argument for '{{{path}}}'")) };
+        let mut value = value.clone();
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('.') {
+                let end = after.find(['.', '[']).unwrap_or(after.len());
+                value = interpreter.attribute(&value, &after[..end])?;
+                rest = &after[end..];
+            } else {
+                let Some((key, after)) = rest[1..].split_once(']') else {
+                    return error("Missing ']' in format string");
+                };
+                let key = key.parse().map_or_else(|_| Value::text(key), Value::Int);
+                value = interpreter.item(&value, &key)?;
+                rest = after;
+            }
+        }
+        Ok(value)
     }
-    Ok(value)
 }

@@ -31,6 +31,9 @@ impl Operator {
 
 /// Applies a binary operator.
 pub(super) fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value> {
+    if let (Operator::Modulo, Value::Text(text)) = (operator, left) {
+        return Ok(Value::text(format::percent(text, right)?));
+    }
     let (left, right) = (left.defined()?, right.defined()?);
     if let (Some(left), Some(right)) = (left.as_int(), right.as_int()) {
         return integers(operator, left, right);
@@ -39,7 +42,6 @@ pub(super) fn binary(operator: Operator, left: &Value, right: &Value) -> Result<
         return floats(operator, left, right);
     }
     match (operator, left, right) {
-        (Operator::Modulo, Value::Text(text), values) => Ok(Value::text(format::percent(text, values)?)),
         (_, Value::Markup(_), _) | (_, _, Value::Markup(_)) => {
             error(format!("'{}' of escaped text is not supported: escape last, or join with ~", operator.sign()))
         }

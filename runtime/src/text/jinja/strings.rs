@@ -130,16 +130,19 @@ pub(super) fn call(interpreter: &Interpreter<'_>, text: &str, name: &str, argume
     }
 }
 
+/// Ideographs that are numbers.
+const IDEOGRAPHS: &str = "〇一二三四五六七八九十百千万亿億兆零壱弐参壹贰叁肆伍陆柒捌玖拾";
+
 /// The value of `isalpha` and its kin.
 fn property(text: &str, name: &str) -> Option<bool> {
     let all = |accepts: fn(char) -> bool| !text.is_empty() && text.chars().all(accepts);
     Some(match name {
-        "isalnum" => all(char::is_alphanumeric),
-        "isalpha" => all(char::is_alphabetic),
+        "isalnum" => all(|c| c.is_alphanumeric() || IDEOGRAPHS.contains(c)),
+        "isalpha" => all(|c| c.is_alphabetic() && !c.is_numeric()),
         "isascii" => text.is_ascii(),
         "isdecimal" => all(|c| c.is_ascii_digit() || c.is_numeric() && c.to_digit(10).is_none() && is_decimal(c)),
         "isdigit" => all(|c| is_decimal(c) || "²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉".contains(c)),
-        "isnumeric" => all(char::is_numeric),
+        "isnumeric" => all(|c| c.is_numeric() || IDEOGRAPHS.contains(c)),
         "isspace" => all(is_space),
         "islower" => has_case(text, char::is_lowercase),
         "isupper" => has_case(text, char::is_uppercase),
@@ -180,7 +183,7 @@ fn changed_case(text: &str, name: &str) -> Option<String> {
     Some(match name {
         "upper" => text.to_uppercase(),
         "lower" => text.to_lowercase(),
-        "casefold" => text.to_lowercase().replace('ß', "ss").replace('ς', "σ"),
+        "casefold" => text.chars().map(fold).collect(),
         "capitalize" => capitalize(text),
         "swapcase" => text
             .chars()
@@ -191,6 +194,19 @@ fn changed_case(text: &str, name: &str) -> Option<String> {
     })
 }
 
+/// Case folding of a character: the lower case of its upper case, with few exceptions.
+fn fold(c: char) -> String {
+    match c {
+        'ı' => c.to_string(),
+        'ẞ' => "ss".to_owned(),
+        // Cherokee folds to upper case.
+        '\u{ab70}'..='\u{abbf}' | '\u{13f8}'..='\u{13fd}' => c.to_uppercase().to_string(),
+        '\u{13a0}'..='\u{13f5}' => c.to_string(),
+        'İ' => c.to_lowercase().to_string(),
+        c => c.to_uppercase().flat_map(char::to_lowercase).collect(),
+    }
+}
+
 /// The first character in title case.
 fn title_case(c: char) -> String {
     match c {
@@ -198,6 +214,7 @@ fn title_case(c: char) -> String {
         'Ǉ' | 'ǈ' | 'ǉ' => "ǈ".to_owned(),
         'Ǌ' | 'ǋ' | 'ǌ' => "ǋ".to_owned(),
         'Ǳ' | 'ǲ' | 'ǳ' => "ǲ".to_owned(),
+        'ŉ' => "ʼN".to_owned(),
         c => {
             let mut upper = c.to_uppercase();
             let first: String = upper.next().into_iter().collect();

@@ -148,6 +148,9 @@ fn truncate(value: &Value, arguments: Arguments) -> Result<Value> {
     if length < n_end {
         return error(format!("expected length >= {n_end}, got {length}"));
     }
+    if value.is_undefined() {
+        return Ok(value.clone());
+    }
     let text = text_of(value, "truncate")?;
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(value.clone());
