@@ -93,23 +93,32 @@ fn exp2() {
 #[test]
 fn exp2_nonpositive() {
     check(math::exp2_nonpositive, f64::exp2, -126.0, 0.0, 2.0);
-    check_ends(math::exp2_nonpositive, &[(-1e30, f32::MIN_POSITIVE), (f32::NEG_INFINITY, f32::MIN_POSITIVE)]);
+    check_ends(
+        math::exp2_nonpositive,
+        &[(-1e30, f32::MIN_POSITIVE), (f32::NEG_INFINITY, f32::MIN_POSITIVE), (f32::NAN, f32::NAN)],
+    );
 }
 
 #[test]
 fn sigmoid() {
     check(math::sigmoid, |x| 1.0 / (1.0 + (-x).exp()), -87.0, 100.0, 3.0);
-    check_ends(math::sigmoid, &[(-100.0, 0.0), (f32::NEG_INFINITY, 0.0), (0.0, 0.5), (100.0, 1.0)]);
+    check_ends(
+        math::sigmoid,
+        &[(-100.0, 0.0), (f32::NEG_INFINITY, 0.0), (0.0, 0.5), (100.0, 1.0), (f32::NAN, f32::NAN)],
+    );
 }
 
 #[test]
 fn silu() {
     check(math::silu, |x| x / (1.0 + (-x).exp()), -87.0, 1e6, 3.0);
-    check_ends(math::silu, &[(-100.0, -0.0), (0.0, 0.0), (1e6, 1e6)]);
+    check_ends(math::silu, &[(-100.0, -0.0), (0.0, 0.0), (1e6, 1e6), (f32::NAN, f32::NAN)]);
 }
 
 #[test]
 fn softplus() {
     check(math::softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), -87.336, 1e6, 4.0);
-    check_ends(math::softplus, &[(-88.0, 0.0), (f32::NEG_INFINITY, 0.0), (20.0, 20.0), (1e6, 1e6)]);
+    check_ends(
+        math::softplus,
+        &[(-88.0, 0.0), (f32::NEG_INFINITY, 0.0), (20.0, 20.0), (1e6, 1e6), (f32::NAN, f32::NAN)],
+    );
 }

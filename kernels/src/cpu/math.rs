@@ -36,10 +36,11 @@ pub fn exp2(x: Value) -> Value {
     x.lt(-126.0).select(0.0, y)
 }
 
-/// 2^x within 2 ulp for x ≤ 0, cheaper than [`exp2`]: 2⁻¹²⁶ instead of 0 below −126.
+/// 2^x within 2 ulp for x ≤ 0, cheaper than [`exp2`]: 2⁻¹²⁶ instead of 0 below −126; NaN stays NaN.
 #[track_caller]
 pub fn exp2_nonpositive(x: Value) -> Value {
-    exp2_in_range(x.max(-126.0))
+    // A maximum with a NaN is its second operand.
+    exp2_in_range((-126.0).value(x.ty()).max(x))
 }
 
 /// 1 / (1 + e⁻ˣ) within 3 ulp; 0 below −88.7.
