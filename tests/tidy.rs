@@ -152,6 +152,71 @@ fn every_file_has_a_header_and_a_limited_size() {
     }
 }
 
+/// Crates whose public items must all have a doc line (`missing_docs`).
+const DOCUMENTED: &[&str] = &["runtime/src/", "runtime/plan/", "runtime/capi/"];
+
+/// Words that add nothing to a name.
+const FILLER: &str = "the a an of its this that is are for in to as with and or by on it from at one returns gets";
+
+/// The words of a name or of a sentence, in lower case and without a plural s. Formulas are no words: `None`.
+fn words_of(text: &str) -> Option<BTreeSet<String>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    if text.contains(|c: char| !is_word(c) && !" .,".contains(c)) {
+        return None;
+    }
+    let mut words = BTreeSet::new();
+    for name in text.split(|c: char| !c.is_alphanumeric()).filter(|name| !name.is_empty()) {
+        let starts = (1..name.len()).filter(|&i| {
+            let bytes = name.as_bytes();
+            bytes[i].is_ascii_uppercase() && bytes[i - 1].is_ascii_lowercase()
+        });
+        let bounds: Vec<usize> = [0].into_iter().chain(starts).chain([name.len()]).collect();
+        let parts = bounds.windows(2).map(|bound| name[bound[0]..bound[1]].to_lowercase());
+        words.extend(parts.map(|word| word.trim_end_matches('s').to_owned()));
+    }
+    (!words.iter().any(|word| word.chars().count() < 2 && word != "a")).then_some(words)
+}
+
+/// The name that a line declares, if it is an item or a public field.
+fn declared(line: &str) -> Option<&str> {
+    let (is_public, rest) = match line.trim_start().strip_prefix("pub ") {
+        Some(rest) => (true, rest),
+        None => (false, line.trim_start()),
+    };
+    let rest = rest.strip_prefix("pub(crate) ").or(rest.strip_prefix("pub(super) ")).unwrap_or(rest);
+    let name_of = |rest: &'_ str| rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let keywords = ["fn ", "struct ", "enum ", "trait ", "type ", "const ", "static "];
+    match keywords.iter().find_map(|keyword| rest.strip_prefix(keyword)) {
+        Some(rest) => Some(&rest[..name_of(rest)]),
+        None => (is_public && rest[name_of(rest)..].starts_with(':')).then(|| &rest[..name_of(rest)]),
+    }
+}
+
+#[test]
+fn doc_lines_say_more_than_the_name() {
+    let filler = words_of(FILLER).expect("words");
+    let mut n_lines = 0;
+    for (name, text) in sources() {
+        if DOCUMENTED.iter().any(|folder| name.starts_with(folder)) {
+            continue;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        let doc = |i: usize| lines.get(i).and_then(|line: &&str| line.trim_start().strip_prefix("/// "));
+        for i in (0..lines.len()).filter(|&i| doc(i).is_some() && doc(i + 1).is_none()) {
+            let item = lines[i + 1..].iter().find(|line| !line.trim_start().starts_with("#["));
+            let single = i == 0 || !lines[i - 1].trim_start().starts_with("///");
+            let (Some(said), Some(declared)) = (doc(i).and_then(words_of), item.and_then(|line| declared(line))) else {
+                continue;
+            };
+            let named = words_of(declared).unwrap_or_default();
+            n_lines += 1;
+            let repeats = said.iter().all(|word| named.contains(word) || filler.contains(word));
+            assert!(!(single && repeats), "{name}:{}: the doc line only repeats `{declared}`", i + 1);
+        }
+    }
+    assert!(n_lines > 1000, "only {n_lines} doc lines");
+}
+
 /// Multiprocessors of a GPU and the shared memory of its blocks, in kernels for Hopper and where they are scheduled.
 #[test]
 fn facts_of_hopper_have_one_home() {

@@ -34,7 +34,6 @@ enum State {
     Missing,
 }
 
-/// One check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,

@@ -110,7 +110,6 @@ impl fmt::Display for Unsupported {
 pub struct StepSize {
     /// Prefill or decode.
     pub entry: EntryKind,
-    /// Sequences.
     pub sequences: u64,
     /// Rows that the step works on, without the factor of [`Rows`].
     pub rows: u64,

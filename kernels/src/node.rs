@@ -112,11 +112,9 @@ pub trait Decisions {
 
 /// A node, and what the compiler has decided about the values and parameters around it.
 pub struct Node<'a> {
-    /// The graph.
     pub graph: &'a Graph,
     /// The node.
     pub id: NodeId,
-    /// Its operands.
     pub operands: Vec<ValueId>,
     decisions: &'a dyn Decisions,
 }

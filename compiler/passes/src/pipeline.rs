@@ -12,7 +12,6 @@ use crate::{
 
 /// A pass at its place in the pipeline.
 pub struct Planned {
-    /// The pass.
     pub pass: &'static dyn Pass,
     /// Its ordering constraints.
     pub order: &'static [Order],

@@ -207,7 +207,6 @@ pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) 
     graphs(model, config, &|_| dtype, kind)
 }
 
-/// The limits of a plan.
 pub fn plan_limits(model: &ModelFile) -> Limits {
     let prefill_chunk = model.limits.prefill_chunk;
     Limits {

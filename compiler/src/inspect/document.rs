@@ -25,7 +25,6 @@ pub struct Document<'a> {
     pub digest: String,
     /// Length of the file.
     pub file_bytes: u64,
-    /// The manifest.
     pub manifest: &'a Manifest,
     /// The kind of target that the following fields describe.
     pub kind: TargetKind,
@@ -86,7 +85,6 @@ impl Against {
     }
 }
 
-/// Work of an entry.
 #[derive(Serialize)]
 pub struct EntryWork {
     entry: String,
@@ -117,7 +115,6 @@ pub struct Arena<'a> {
     buffers: &'a [Buffer],
 }
 
-/// The steps of an entry.
 #[derive(Serialize)]
 pub struct EntrySteps<'a> {
     entry: String,
@@ -129,7 +126,6 @@ pub struct EntrySteps<'a> {
     edges: Vec<Edge>,
 }
 
-/// One step and its work.
 #[derive(Serialize)]
 struct StepWork<'a> {
     kernel: &'a str,

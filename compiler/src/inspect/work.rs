@@ -13,13 +13,10 @@ use serde::Serialize;
 /// Launches and their work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Work {
-    /// Steps.
     pub steps: usize,
     /// Steps behind a barrier.
     pub barriers: usize,
-    /// Bytes.
     pub bytes: f64,
-    /// Operations.
     pub operations: f64,
 }
 

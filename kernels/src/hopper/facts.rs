@@ -51,7 +51,6 @@ pub const SWIZZLE_BYTES: usize = SWIZZLE_ROWS * LINE_BYTES;
 /// Bytes of the widest access by one thread.
 pub const VECTOR_BYTES: usize = 16;
 
-/// Bytes of an mbarrier.
 pub const MBARRIER_BYTES: usize = 8;
 
 /// Named barriers per block. Number 0 is the barrier of the whole block.

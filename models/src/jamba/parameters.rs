@@ -261,7 +261,6 @@ fn common_dtype(tensors: &[StoredTensor]) -> DType {
 }
 
 impl<'c> Parameters<'c> {
-    /// The checkpoint.
     pub fn checkpoint(&self) -> &'c Checkpoint {
         self.checkpoint
     }

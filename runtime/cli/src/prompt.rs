@@ -24,7 +24,6 @@ pub(crate) struct PromptArgs {
     tokens: Option<Vec<u32>>,
 }
 
-/// A prompt.
 pub(crate) enum Prompt {
     Text(String),
     Tokens(Vec<u32>),

@@ -149,7 +149,6 @@ impl TensorMap {
         Ok(())
     }
 
-    /// Bytes of a box.
     pub fn box_bytes(&self) -> usize {
         self.box_dims.iter().map(|n| *n as usize).product::<usize>() * self.elem.bytes()
     }

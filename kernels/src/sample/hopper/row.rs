@@ -16,7 +16,6 @@ pub(super) struct Row<'a, 'm> {
     pub scratch: Value,
 }
 
-/// One logit.
 #[derive(Clone, Copy)]
 pub(super) struct Logit {
     pub value: Value,

@@ -24,7 +24,6 @@ A backslash at the end of a line continues the message on the next line. Lines b
 To start a message with a slash, type two.
 ";
 
-/// A chat command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ChatCommand {
     Help,

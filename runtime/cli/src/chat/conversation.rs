@@ -12,7 +12,6 @@ use crate::failure::Failure;
 /// last token.
 const MAX_POINTS: usize = 32;
 
-/// A conversation.
 pub(crate) struct Conversation {
     sequence: SequenceId,
     messages: Vec<Value>,

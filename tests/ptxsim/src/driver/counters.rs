@@ -26,7 +26,6 @@ pub struct Counts {
     pub kernels: BTreeMap<String, KernelCounts>,
 }
 
-/// Counts of one kernel.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KernelCounts {
     /// Launches without a fault.

@@ -81,7 +81,6 @@ impl<'a> Cursor<'a> {
         Ok(token)
     }
 
-    /// An integer.
     pub fn integer(&mut self) -> Result<u64, ParseError> {
         let token = self.take()?;
         number(token.text)
