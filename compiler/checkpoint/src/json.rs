@@ -133,7 +133,6 @@ impl<'a> Keys<'a> {
         self.remarks.push(remark);
     }
 
-    /// The remarks.
     pub(crate) fn into_remarks(self) -> Vec<Remark> {
         self.remarks
     }
