@@ -172,7 +172,9 @@ fn words_of(text: &str) -> Option<BTreeSet<String>> {
         });
         let bounds: Vec<usize> = [0].into_iter().chain(starts).chain([name.len()]).collect();
         let parts = bounds.windows(2).map(|bound| name[bound[0]..bound[1]].to_lowercase());
-        words.extend(parts.map(|word| word.trim_end_matches('s').to_owned()));
+        let singular =
+            |word: String| word.strip_suffix('s').filter(|word| word.len() > 2).map(str::to_owned).unwrap_or(word);
+        words.extend(parts.map(singular));
     }
     (!words.iter().any(|word| word.chars().count() < 2 && word != "a")).then_some(words)
 }

@@ -187,12 +187,10 @@ pub enum Arg {
 }
 
 impl Arg {
-    /// Rows of f32.
     pub fn f32_rows(cols: usize, values: &[f32]) -> Arg {
         Arg::Rows { elem: Elem::F32, cols, values: values.to_vec() }
     }
 
-    /// Rows of bf16.
     pub fn bf16_rows(cols: usize, values: &[f32]) -> Arg {
         Arg::Rows { elem: Elem::Bf16, cols, values: values.to_vec() }
     }

@@ -1,3 +1,5 @@
+//! Tests of save points, and of turns that give way when the context is full.
+
 use std::path::PathBuf;
 
 use jamba_runtime::OpenOptions;
