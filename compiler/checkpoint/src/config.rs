@@ -206,10 +206,7 @@ impl JambaConfig {
             bos: keys.token_id("bos_token_id", vocab, 1)?,
             eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| default_eos(vocab)),
             pad: keys.token_id("pad_token_id", vocab, 0)?,
-            quantization: keys
-                .take_non_null("quantization_config")
-                .map(|value| Quantization::read(value, keys.path()))
-                .transpose()?,
+            quantization: quantization(keys)?,
         })
     }
 
@@ -280,6 +277,18 @@ fn check_architecture(keys: &mut Keys) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn quantization(keys: &mut Keys) -> Result<Option<Quantization>> {
+    let Some(value) = keys.take_non_null("quantization_config") else { return Ok(None) };
+    let quantization = Quantization::read(value, keys.path())?;
+    if quantization.records_cache {
+        let path = keys.path().display();
+        let text =
+            format!("{path}: quantization_config.kv_cache_scheme: ignored: --kv chooses the type of keys and values");
+        keys.remark(Remark::Note(text));
+    }
+    Ok(Some(quantization))
 }
 
 /// The end of a text where config.json names none: transformers' default.

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ignore::Ignore;
 use crate::json::{Object, show};
 use crate::safetensors::Shard;
+use crate::stacked;
 
 /// The file of a checkpoint without shards.
 const SINGLE: &str = "model.safetensors";
@@ -133,7 +134,8 @@ impl Index {
             return Err(nothing_found(dir));
         }
         let (shard, contents) = Shard::open(&single, 0, lenient.ignore)?;
-        Ok(Self { tensors: contents.tensors, shards: vec![shard], path: single, ignored: contents.ignored })
+        let (tensors, ignored) = (stacked::split(contents.tensors), contents.ignored);
+        Ok(Self { tensors, shards: vec![shard], path: single, ignored })
     }
 
     /// Opens the shards that the index file at `path` lists, and checks that they hold the listed tensors.
@@ -187,7 +189,7 @@ impl Index {
                 Some(_) => {}
             }
         }
-        Ok(Self { tensors: holders.into_values().collect(), shards, path, ignored })
+        Ok(Self { tensors: stacked::split(holders.into_values().collect()), shards, path, ignored })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&TensorInfo> {

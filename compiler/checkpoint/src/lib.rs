@@ -18,6 +18,7 @@ mod metadata;
 mod quantization;
 mod remark;
 mod safetensors;
+mod stacked;
 #[cfg(test)]
 mod tests;
 mod tokenizer;

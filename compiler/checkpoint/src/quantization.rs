@@ -25,6 +25,9 @@ pub struct Quantization {
     pub schemes: Vec<Scheme>,
     /// Whether the checkpoint has scales of inputs, which are ignored.
     pub records_inputs: bool,
+    /// Whether the checkpoint has scales of the KV cache (`kv_cache_scheme`), which are ignored: the plan's own type of keys and values
+    /// needs none.
+    pub records_cache: bool,
 }
 
 /// `quant_method`.
@@ -79,6 +82,7 @@ impl Quantization {
     pub(crate) fn read(value: Value, path: &Path) -> Result<Self> {
         let mut keys = Keys::inside(value, "quantization_config", path)?;
         let method = keys.take("quant_method").unwrap_or_default();
+        let records_cache = keys.take_non_null("kv_cache_scheme").is_some();
         let (method, (schemes, records_inputs)) = match method.as_str() {
             Some("compressed-tensors") => (Method::CompressedTensors, compressed_tensors(&mut keys)?),
             Some("fp8") => (Method::Fp8, fp8(&mut keys)?),
@@ -89,7 +93,7 @@ impl Quantization {
             }
         };
         keys.finish()?;
-        Ok(Self { method, schemes, records_inputs })
+        Ok(Self { method, schemes, records_inputs, records_cache })
     }
 }
 
@@ -117,9 +121,9 @@ fn compressed_tensors(keys: &mut Keys) -> Result<(Vec<Scheme>, bool)> {
     keys.ignore(&["ignore", "global_compression_ratio", "version"]);
     one_of(keys, "quantization_status", &["compressed"])?;
     one_of(keys, "format", &FORMATS)?;
-    for key in ["kv_cache_scheme", "sparsity_config", "transform_config"] {
+    for key in ["sparsity_config", "transform_config"] {
         if let Some(value) = keys.take_non_null(key).filter(|value| *value != serde_json::json!({})) {
-            return Err(keys.refuse(key, show(&value), "null: neither caches, gaps nor rotations of weights are read"));
+            return Err(keys.refuse(key, show(&value), "null: neither gaps nor rotations of weights are read"));
         }
     }
     let groups = keys.take("config_groups").unwrap_or_default();
@@ -183,8 +187,13 @@ fn scheme(mut keys: Keys) -> Result<Scheme> {
     Ok(Scheme { dtype, scales })
 }
 
-/// A pair of sizes, the value of `key`.
+/// A pair of sizes, the value of `key`: `[128, 128]`, or `"128x128"` of older versions of compressed-tensors.
 fn block(keys: &Keys, key: &str, value: &Value) -> Result<Scales> {
+    if let Some((rows, columns)) = value.as_str().and_then(|text| text.split_once('x'))
+        && let (Ok(rows), Ok(columns)) = (rows.parse::<u64>(), columns.parse::<u64>())
+    {
+        return block(keys, key, &Value::from(vec![rows, columns]));
+    }
     match value.as_array().map(Vec::as_slice) {
         Some([rows, columns]) => Ok(Scales::Block(keys.as_integer(key, rows, 1)?, keys.as_integer(key, columns, 1)?)),
         _ => Err(keys.refuse(key, show(value), "rows and columns of a block: [128, 128]")),

@@ -7,6 +7,7 @@
 //! layers.N.moe.…                           feed_forward.…
 //! layers.N.pre_moe_layernorm               pre_ff_layernorm
 //! layers.N.…experts.0.… in dense layers    without experts.0
+//! module.…, _orig_mod.…, base_model.model.…    without the prefix: wrappers of training frameworks
 //! ```
 
 use std::collections::BTreeMap;
@@ -122,8 +123,23 @@ impl Table {
     }
 }
 
+/// Endings of the scales of keys and values, of vLLM and of compressed-tensors.
+const CACHE_SCALES: [&str; 7] = [
+    ".q_scale",
+    ".k_scale",
+    ".v_scale",
+    ".k_proj.output_scale",
+    ".v_proj.output_scale",
+    ".k_zero_point",
+    ".v_zero_point",
+];
+
+/// Prefixes of names that training frameworks add, outermost first: PyTorch's data parallelism, torch.compile, PEFT.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "base_model.model."];
+
 /// The canonical form of a name that a checkpoint may use.
 fn canonical(config: &JambaConfig, name: &str) -> String {
+    let name = WRAPPERS.iter().fold(name, |name, wrapper| name.strip_prefix(wrapper).unwrap_or(name));
     let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|name| name.split_once('.')) else {
         return name.into();
     };
@@ -206,6 +222,11 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
             _ => common_dtype(&views),
         };
         bound.insert(spec.name, Parameter { shape: spec.shape, dtype, tensors: views });
+    }
+    if config.quantization.as_ref().is_some_and(|quantization| quantization.records_cache) {
+        let of_cache =
+            |name: &str| name.contains(".self_attn.") && CACHE_SCALES.iter().any(|ending| name.ends_with(ending));
+        tensors.retain(|name, _| !of_cache(name));
     }
     if config.tied
         && let Some(head) = tensors.remove(LM_HEAD)

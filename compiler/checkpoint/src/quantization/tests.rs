@@ -40,6 +40,12 @@ fn reads_what_llm_compressor_writes() {
     assert_eq!(schemes(compressed(json!({"strategy": "tensor"}))), [(DType::I8, Scales::Tensor)]);
     let float = compressed(json!({"type": "float", "strategy": "block", "block_structure": [128, 64]}));
     assert_eq!(schemes(float), [(DType::F8E4M3, Scales::Block(128, 64))]);
+    let older = compressed(json!({"type": "float", "strategy": "block", "block_structure": "128x64"}));
+    assert_eq!(schemes(older), [(DType::F8E4M3, Scales::Block(128, 64))]);
+    let mut cached = compressed(json!({}));
+    assert!(!read(cached.clone()).unwrap().records_cache);
+    cached["kv_cache_scheme"] = json!({"num_bits": 8, "type": "float", "strategy": "tensor"});
+    assert!(read(cached).unwrap().records_cache);
     let grouped = compressed(json!({"strategy": "group", "group_size": 32}));
     assert_eq!(schemes(grouped), [(DType::I8, Scales::Block(1, 32))]);
     let mut fixed = compressed(json!({}));
@@ -91,7 +97,7 @@ fn refuses_what_it_cannot_honour() {
             json!({"quant_method": "fp8", "fmt": "e3m4"}),
             json!({"quant_method": "fp8", "activation_scheme": "sometimes"}),
             with("format", json!("pack-quantized")),
-            with("kv_cache_scheme", json!({"num_bits": 8})),
+            with("transform_config", json!({"config_groups": 1})),
             with("config_groups", json!({})),
             with("config_groups", json!({"group_0": {"targets": ["Linear"]}})),
             with("rotated", json!(true)),
@@ -114,7 +120,7 @@ fn refuses_what_it_cannot_honour() {
             config.json: quantization_config.fmt: found "e3m4", expected "e4m3" or "e5m2"
             config.json: quantization_config.activation_scheme: found "sometimes", expected "dynamic" or "static"
             config.json: quantization_config.format: found "pack-quantized", expected "int-quantized" or "float-quantized" or "naive-quantized"
-            config.json: quantization_config.kv_cache_scheme: found {"num_bits":8}, expected null: neither caches, gaps nor rotations of weights are read
+            config.json: quantization_config.transform_config: found {"config_groups":1}, expected null: neither gaps nor rotations of weights are read
             config.json: quantization_config.config_groups: found {}, expected a group at least
             config.json: quantization_config.config_groups.group_0.weights: found nothing, expected how weights are stored
             config.json: quantization_config.rotated: unknown key that could change the arithmetic: found true, expected no such key

@@ -7,6 +7,8 @@ use expect_test::{Expect, expect};
 use safetensors::tensor::TensorView as FileView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 
+use jambac_checkpoint::Ignore;
+
 use super::*;
 use crate::tiny::{Arrangement, Names, Storage, Tiny};
 
@@ -65,7 +67,7 @@ fn extra() {
         &small(),
         copy("model.layers.0.mamba.D", "model.layers.0.mamba.dt_proj.scale"),
         expect![
-            "DIR/model.safetensors: tensor model.layers.0.mamba.dt_proj.scale: found shape [128], expected no such tensor for this config"
+            "DIR/model.safetensors: tensor model.layers.0.mamba.dt_proj.scale: found shape [128], expected no such tensor for this config; to build without it: ignore_tensors = [\"model.layers.0.mamba.dt_proj.scale\"] under [model] in a model.toml, where * matches any characters"
         ],
     );
     // One expert more than the config has, and a layer more.
@@ -76,14 +78,14 @@ fn extra() {
             "model.layers.1.feed_forward.experts.3.up_proj.weight",
         ),
         expect![
-            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.3.up_proj.weight: found shape [128, 64], expected no such tensor for this config"
+            "DIR/model.safetensors: tensor model.layers.1.feed_forward.experts.3.up_proj.weight: found shape [128, 64], expected no such tensor for this config; to build without it: ignore_tensors = [\"model.layers.1.feed_forward.experts.3.up_proj.weight\"] under [model] in a model.toml, where * matches any characters"
         ],
     );
     refused(
         &small(),
         copy("model.layers.0.mamba.D", "model.layers.2.mamba.D"),
         expect![
-            "DIR/model.safetensors: tensor model.layers.2.mamba.D: found shape [128], expected no such tensor for this config"
+            "DIR/model.safetensors: tensor model.layers.2.mamba.D: found shape [128], expected no such tensor for this config; to build without it: ignore_tensors = [\"model.layers.2.mamba.D\"] under [model] in a model.toml, where * matches any characters"
         ],
     );
 }
@@ -136,6 +138,132 @@ fn a_tied_model_may_repeat_its_embedding_only() {
     spoil(folder.path(), head(0));
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     assert!(bind(&checkpoint).unwrap().get("lm_head.weight").is_none());
+}
+
+#[test]
+fn a_tied_head_of_another_type_is_the_embedding_if_its_values_are() {
+    let tied = Tiny { tied: true, storage: Storage::All(jambac_checkpoint::DType::Bf16), ..small() };
+    let widened = |change: f32| {
+        move |tensors: &mut Tensors| {
+            let (_, shape, bytes) = tensors["model.embed_tokens.weight"].clone();
+            let values = bytes
+                .chunks_exact(2)
+                .map(|bytes| f32::from_bits(u32::from(bytes[0]) << 16 | u32::from(bytes[1]) << 24));
+            let last = shape.iter().product::<usize>() - 1;
+            let bytes =
+                values.enumerate().flat_map(|(i, x)| if i == last { x + change } else { x }.to_le_bytes()).collect();
+            tensors.insert("lm_head.weight".into(), (Dtype::F32, shape, bytes));
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    tied.write(folder.path(), 1).unwrap();
+    spoil(folder.path(), widened(0.0));
+    bind(&Checkpoint::open(folder.path()).unwrap()).unwrap();
+    refused(
+        &tied,
+        widened(0.25),
+        expect![
+            "DIR/model.safetensors: tensor lm_head.weight: found other values than in model.embed_tokens.weight, expected none or the same: the config has tie_word_embeddings"
+        ],
+    );
+}
+
+/// The miniature with the tensors of `edit` has the parameters of the plain one.
+fn same_parameters(edit: impl FnOnce(&mut Tensors)) {
+    let folder = tempfile::tempdir().unwrap();
+    small().write(folder.path(), 1).unwrap();
+    spoil(folder.path(), edit);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let parameters = bind(&checkpoint).unwrap();
+    for (name, (_, shape, values)) in read(&small()) {
+        let found = parameters.get(&name).unwrap();
+        assert_eq!((&found.shape, found.to_f32_vec()), (&shape, values), "{name}");
+    }
+}
+
+#[test]
+fn stacked_experts_are_the_same_parameters() {
+    let take = |tensors: &mut Tensors, part: &str| -> Vec<Vec<u8>> {
+        (0..3)
+            .map(|e| tensors.remove(&format!("model.layers.1.feed_forward.experts.{e}.{part}.weight")).unwrap().2)
+            .collect()
+    };
+    // transformers 5.
+    same_parameters(|tensors| {
+        let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"].map(|part| take(tensors, part));
+        let gate_up = gate.iter().zip(&up).flat_map(|(gate, up)| [gate.clone(), up.clone()].concat()).collect();
+        let layer = "model.layers.1.feed_forward.experts";
+        tensors.insert(format!("{layer}.gate_up_proj"), (Dtype::F32, vec![3, 256, 64], gate_up));
+        tensors.insert(format!("{layer}.down_proj"), (Dtype::F32, vec![3, 64, 128], down.concat()));
+    });
+    // MLX.
+    same_parameters(|tensors| {
+        for (part, shape) in [("gate_proj", [3, 128, 64]), ("up_proj", [3, 128, 64]), ("down_proj", [3, 64, 128])] {
+            let bytes = take(tensors, part).concat();
+            let name = format!("model.layers.1.feed_forward.switch_mlp.{part}.weight");
+            tensors.insert(name, (Dtype::F32, shape.to_vec(), bytes));
+        }
+        tensors.get_mut("model.layers.0.mamba.conv1d.weight").unwrap().1 = vec![128, 4, 1];
+    });
+}
+
+#[test]
+fn a_tensor_that_the_model_needs_cannot_be_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    small().write(folder.path(), 1).unwrap();
+    spoil(folder.path(), |tensors| drop(tensors.insert("score.weight".into(), (Dtype::F32, vec![1], vec![0; 4]))));
+    let open = |pattern: &str| {
+        let tensors = vec![glob::Pattern::new(pattern).unwrap()];
+        Checkpoint::open_ignoring(folder.path(), Ignore { tensors, ..Ignore::default() }).unwrap()
+    };
+    bind(&open("score.*")).unwrap();
+    let error = bind(&open("*")).unwrap_err().to_string().replace(&folder.path().display().to_string(), "DIR");
+    assert_eq!(
+        error,
+        "DIR/model.safetensors: tensor model.embed_tokens.weight: found it in ignore_tensors, expected it to be used: the model \
+         needs it"
+    );
+}
+
+#[test]
+fn scales_of_the_cache_are_dropped() {
+    let tiny = Tiny { quantized: Some(Arrangement::Int8Rows), ..small() };
+    let folder = tempfile::tempdir().unwrap();
+    tiny.write(folder.path(), 1).unwrap();
+    spoil(folder.path(), |tensors| {
+        for name in ["k_scale", "v_scale"] {
+            tensors.insert(format!("model.layers.1.self_attn.{name}"), (Dtype::F32, vec![1], vec![0; 4]));
+        }
+    });
+    let refused = bind(&Checkpoint::open(folder.path()).unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("self_attn.k_scale: found shape [1], expected no such tensor"), "{refused}");
+    let path = folder.path().join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace("\"quant_method\"", "\"kv_cache_scheme\": {\"num_bits\": 8}, \"quant_method\""))
+        .unwrap();
+    bind(&Checkpoint::open(folder.path()).unwrap()).unwrap();
+}
+
+#[test]
+fn the_first_weight_that_is_not_finite_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    small().write(folder.path(), 1).unwrap();
+    let expert = "model.layers.1.feed_forward.experts.2.up_proj.weight";
+    spoil(folder.path(), |tensors| {
+        tensors.get_mut(expert).unwrap().2[4 * (7 * 64 + 5)..][..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    });
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let parameters = bind(&checkpoint).unwrap();
+    let tensor = &parameters.get("model.layers.1.feed_forward.experts.*.up_proj.weight").unwrap().tensors[2];
+    let read = |start: usize, n: usize| {
+        tensor.range_finite_f32(start, &mut vec![0.0; n], Path::new("x")).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(0, 7 * 64 + 5), Ok(()));
+    let expected = "x: tensor model.layers.1.feed_forward.experts.2.up_proj.weight: found -inf at [7, 5], expected finite numbers: \
+                    the checkpoint is damaged, or its training diverged";
+    assert_eq!(read(0, 128 * 64), Err(expected.to_owned()));
+    assert_eq!(read(7 * 64, 64), Err(expected.to_owned()));
+    assert_eq!(read(7 * 64 + 6, 300), Ok(()));
 }
 
 #[test]
@@ -198,6 +326,10 @@ fn old_names_one_by_one() {
         ("model.layers.0.mamba.D", "model.layers.0.mamba.D"),
         ("model.layers.9.moe.experts.0.gate_proj.weight", "model.layers.9.feed_forward.experts.0.gate_proj.weight"),
         ("lm_head.weight", "lm_head.weight"),
+        ("module.lm_head.weight", "lm_head.weight"),
+        ("_orig_mod.model.layers.0.mamba.D", "model.layers.0.mamba.D"),
+        ("module._orig_mod.model.layers.1.moe.router.weight", "model.layers.1.feed_forward.router.weight"),
+        ("base_model.model.model.layers.0.mamba.D", "model.layers.0.mamba.D"),
     ] {
         assert_eq!(canonical(&config, old), new);
     }
@@ -302,7 +434,7 @@ fn weights_of_8_bits_that_are_not_as_the_config_says() {
         &rows,
         |tensors| drop(tensors.insert("lm_head.weight_scale".into(), (Dtype::F32, vec![1], vec![0; 4]))),
         expect![
-            "DIR/model.safetensors: tensor lm_head.weight_scale: found shape [1], expected no such tensor for this config"
+            "DIR/model.safetensors: tensor lm_head.weight_scale: found shape [1], expected no such tensor for this config; to build without it: ignore_tensors = [\"lm_head.weight_scale\"] under [model] in a model.toml, where * matches any characters"
         ],
     );
     refused(
