@@ -316,8 +316,10 @@ pub enum RuntimeError {
         /// The reason.
         reason: String,
     },
-    /// The largest logit of a row is not finite.
-    #[error("the largest logit of a row is {largest}, expected a finite number")]
+    /// The largest logit of a row is not finite: an activation overflowed, which the model's weights and the prompt cause.
+    #[error(
+        "the largest logit of a row is {largest}, expected a finite number: an activation of the model overflowed for these tokens"
+    )]
     NotFinite {
         /// The largest logit.
         largest: f32,
@@ -350,12 +352,6 @@ pub enum RuntimeError {
 impl RuntimeError {
     /// True for internal errors, which neither the plan nor the caller can cause.
     pub fn is_ours(&self) -> bool {
-        matches!(
-            self,
-            RuntimeError::NotFinite { .. }
-                | RuntimeError::GuardBroken { .. }
-                | RuntimeError::Code { .. }
-                | RuntimeError::DeviceFault { .. }
-        )
+        matches!(self, RuntimeError::GuardBroken { .. } | RuntimeError::Code { .. } | RuntimeError::DeviceFault { .. })
     }
 }

@@ -24,8 +24,7 @@ use super::Spec;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::hopper::row_stride;
 use crate::kernel::{
-    Blocks, Candidate, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, StepSize, Unsupported, epilogue,
-    hopper_body,
+    Blocks, Candidate, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, StepSize, epilogue, hopper_body,
 };
 use jamba_plan::format::{EntryKind, Table, Transform};
 
@@ -57,13 +56,6 @@ impl Deref for Runs {
 }
 
 impl Lowering<Hopper> for Spec {
-    fn supports(&self) -> Result<(), Unsupported> {
-        match self.taps {
-            2.. => Ok(()),
-            taps => Err(Unsupported(format!("found {taps} taps, expected 2 or more on sm_90a"))),
-        }
-    }
-
     /// The results do not depend on the run length.
     fn configs(&self, step: &StepSize) -> Vec<Candidate> {
         match step.entry {

@@ -67,7 +67,7 @@ impl From<RuntimeError> for Failure {
             RuntimeError::Plan { .. } | RuntimeError::StateFile { .. } | RuntimeError::OtherPlan { .. } => {
                 JAMBA_BAD_PLAN
             }
-            RuntimeError::Tokenizer { .. } => JAMBA_BAD_PLAN,
+            RuntimeError::Tokenizer { .. } | RuntimeError::NotFinite { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::CpuLacks { .. } | RuntimeError::NoSection(_) => JAMBA_UNSUPPORTED,
             RuntimeError::NoCodeForDevice { .. } | RuntimeError::NoDriver { .. } => JAMBA_UNSUPPORTED,

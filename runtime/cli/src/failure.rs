@@ -110,6 +110,9 @@ fn help(error: &RuntimeError) -> Option<&'static str> {
         }
         RuntimeError::NoCodeForDevice { .. } => Some("Other devices: --device cpu or --device cuda:N"),
         RuntimeError::Memory { .. } => Some("`jambac doctor PLAN` compares a plan with this machine's memory."),
+        RuntimeError::NotFinite { .. } => Some(
+            "The cause is the model, not jamba: the checkpoint gives the same in transformers. Try another prompt or another checkpoint.",
+        ),
         RuntimeError::NoSection(_) => Some("Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3"),
         RuntimeError::Plan { source, .. } => match source {
             PlanError::NotAPlan { .. } => Some("To build a plan: jambac build MODEL -o OUT.plan"),

@@ -279,6 +279,18 @@ fn we_are_at_fault() {
 }
 
 #[test]
+fn the_model_is_at_fault_if_its_activations_overflow() {
+    let folder = tempfile::tempdir().unwrap();
+    for (defines, found) in [("#define LOGIT __builtin_nanf(\"\")", "NaN"), ("#define LOGIT __builtin_inff()", "inf")] {
+        let path = Toy { defines, ..Toy::new() }.write(folder.path(), "overflow.plan");
+        let says =
+            [&*format!("largest logit of a row is {found}"), "an activation of the model overflowed", "transformers"];
+        refused(&["run", text(&path), "--tokens", "1,2"], 1, &says);
+        refused(&["run", text(&path), "--tokens", "1,2", "--greedy", "--check"], 1, &says);
+    }
+}
+
+#[test]
 fn logs_go_to_stderr_and_only_on_request() {
     let (_folder, plan) = toy();
     let run = |filter: Option<&str>| {

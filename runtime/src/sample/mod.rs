@@ -238,7 +238,11 @@ pub fn greedy(logits: &[f32]) -> Result<u32, RuntimeError> {
             best = (token as u32, logit);
         }
     }
-    if best.1.is_finite() { Ok(best.0) } else { Err(RuntimeError::NotFinite { largest: best.1 }) }
+    if best.1.is_finite() {
+        return Ok(best.0);
+    }
+    let nan = logits.iter().copied().find(|logit| logit.is_nan() && best.1 == f32::NEG_INFINITY);
+    Err(RuntimeError::NotFinite { largest: nan.unwrap_or(best.1) })
 }
 
 #[cfg(test)]

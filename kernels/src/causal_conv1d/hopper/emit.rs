@@ -10,7 +10,6 @@ use jambac_graph::Activation;
 const GROUP: usize = 4;
 
 pub(crate) fn emit(b: &Builder, spec: &Runs) {
-    assert!(spec.taps > 1, "a convolution of {} taps", spec.taps);
     let channel = (b.block_y() * THREADS as usize + b.thread()) * CHANNELS;
     let first = b.block() * spec.run as usize;
     let tokens = b.count("tokens");
@@ -77,10 +76,13 @@ impl<'a, 'm> Walk<'a, 'm> {
         let b = self.b;
         let sequence = self.b.entry("sequence_of", t);
         let (start, end) = (self.b.entry("starts", sequence), self.b.entry("starts", sequence + 1));
-        // 2. previous inputs
+        // 2. previous inputs; one tap has none
         let from_state = || self.columns_before(sequence, start, end);
         let from_rows = || (1..=self.past()).rev().map(|back| self.input(t - back)).collect();
-        let window = b.if_else(t.eq(start), from_state, from_rows);
+        let window = match self.past() {
+            0 => Vec::new(),
+            _ => b.if_else(t.eq(start), from_state, from_rows),
+        };
         // 3. along time
         let end = end.min(last);
         self.along(t, end, window);

@@ -1,0 +1,298 @@
+//! `jambac build` of checkpoints as people publish them: end tokens, sampling defaults, tokenizers, weights that are not finite, keys
+//! and tensors to ignore, one tap of convolution.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use jamba_runtime::{Engine, Finish, GenerateOptions, OpenOptions};
+use jambac_checkpoint::{Checkpoint, DType};
+use jambac_models::tiny::{Storage, Tiny};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Two layers: Mamba and MLP, attention and three experts.
+fn small() -> Tiny {
+    Tiny { layers: 2, attention: (2, 1), experts: 3, vocab: 173, ..Tiny::base() }
+}
+
+/// A miniature's folder.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new(tiny: &Tiny) -> Folder {
+        let folder = tempfile::tempdir().unwrap();
+        tiny.write(folder.path(), 3).unwrap();
+        Folder(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn json(&self, name: &str, value: Value) {
+        self.write(name, &value.to_string());
+    }
+
+    /// Changes keys of config.json.
+    fn config(&self, changes: Value) {
+        let text = fs::read_to_string(self.path("config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        self.json("config.json", config);
+    }
+
+    /// Overwrites one f32 of a tensor.
+    fn spoil(&self, tensor: &str, index: usize, value: f32) {
+        let checkpoint = Checkpoint::open(self.0.path()).unwrap();
+        let begin = checkpoint.tensor(tensor).unwrap().info.byte_range.start + 4 * index;
+        drop(checkpoint);
+        let path = self.path("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[begin..begin + 4].copy_from_slice(&value.to_le_bytes());
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// `jambac build FOLDER ARGS…`, with DIR for the folder in stderr.
+    fn build(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output: Output = Command::new(env!("CARGO_BIN_EXE_jambac"))
+            .arg("build")
+            .arg(self.0.path())
+            .args(args)
+            .args(["--max-context", "64", "--max-sequences", "1"])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), stderr.replace(self.0.path().to_str().unwrap(), "DIR"))
+    }
+
+    /// Reads the checkpoint and stops.
+    fn check(&self) -> (Option<i32>, String) {
+        self.build(&["--emit", "checkpoint"])
+    }
+
+    #[track_caller]
+    fn refused(&self, says: &[&str]) {
+        let (code, stderr) = self.check();
+        assert!(code == Some(1) && says.iter().all(|part| stderr.contains(part)), "{code:?} {stderr}");
+    }
+
+    /// Builds a plan; returns it with the remarks.
+    #[track_caller]
+    fn plan(&self) -> (Engine, String) {
+        let path = self.path("x.plan");
+        let (code, stderr) = self.build(&["-o", path.to_str().unwrap()]);
+        assert_eq!(code, Some(0), "{stderr}");
+        (Engine::open(&path, OpenOptions::default()).unwrap(), stderr)
+    }
+}
+
+/// A tokenizer of `n` tokens: `<s>`, `a`, `b`, and names that no text has.
+fn tokenizer(n: u32) -> Value {
+    let name = |id: u32| match id {
+        0 => "<s>".to_owned(),
+        1 => "a".to_owned(),
+        2 => "b".to_owned(),
+        _ => format!("<{id}>"),
+    };
+    let vocab: serde_json::Map<String, Value> = (0..n).map(|id| (name(id), id.into())).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "pre_tokenizer": null, "decoder": null,
+        "added_tokens": [{
+            "id": 0, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true,
+        }],
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": [],
+        },
+    })
+}
+
+fn greedy(engine: &mut Engine, prompt: &[u32], max_new: usize) -> (Vec<u32>, Finish) {
+    let options = GenerateOptions { max_new, tokens_only: true, ..GenerateOptions::default() };
+    let generated = engine.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+    (generated.tokens, generated.finish)
+}
+
+#[test]
+fn ends_and_sampling_defaults_of_all_files_reach_the_plan() {
+    let folder = Folder::new(&small());
+    folder.config(json!({"eos_token_id": null}));
+    let (mut engine, remarks) = folder.plan();
+    assert!(
+        remarks.contains("jambac: warning: DIR: config.json, generation_config.json and the tokenizer name no token")
+    );
+    assert!(remarks.contains("jambac: warning: DIR: found no tokenizer.json: the plan has no tokenizer"), "{remarks}");
+    assert_eq!(engine.manifest().model.eos, [0; 0]);
+    let prompt = [1, 20, 33];
+    let (answer, finish) = greedy(&mut engine, &prompt, 20);
+    assert_eq!((answer.len(), finish), (20, Finish::Length));
+    drop(engine);
+
+    // The first new token after the first that the tokenizer may end with. Only added_tokens_decoder has it.
+    let at = (1..20).find(|&at| answer[at] > 3 && !answer[..at].contains(&answer[at])).expect("another token");
+    let end = answer[at];
+    folder.config(json!({"eos_token_id": [9999]}));
+    folder.json(
+        "generation_config.json",
+        json!({
+            "eos_token_id": [0, 172], "do_sample": true, "temperature": 0.6, "top_k": 20, "repetition_penalty": 1.05,
+            "max_new_tokens": 7, "num_beams": 2,
+        }),
+    );
+    folder.json("tokenizer.json", tokenizer(end));
+    folder.json(
+        "tokenizer_config.json",
+        json!({
+            "eos_token": {"content": "<end>"},
+            "added_tokens_decoder": {
+                "0": {"content": "<s>", "special": true},
+                end.to_string(): {"content": "<end>", "lstrip": false, "normalized": false, "special": true},
+            },
+        }),
+    );
+    let (mut engine, remarks) = folder.plan();
+    for remark in [
+        "warning: DIR/config.json: eos_token_id: found 9999, outside the vocabulary of 173: ignored",
+        "warning: DIR/generation_config.json: num_beams: found 2, which is not supported: ignored",
+        "note: DIR/tokenizer_config.json: tokens that tokenizer.json lacks, added to the plan's tokenizer: <end>\n",
+    ] {
+        assert!(remarks.contains(&format!("jambac: {remark}")), "{remark}\n{remarks}");
+    }
+    assert_eq!(engine.manifest().model.eos, [0, 172, end]);
+    assert_eq!(greedy(&mut engine, &prompt, 20), (answer[..=at].to_vec(), Finish::Eos));
+    let tokenizer = engine.tokenizer().unwrap();
+    assert_eq!((tokenizer.eos(), tokenizer.encode_plain("a<end>b").unwrap()), (Some(end), vec![1, end, 2]));
+    assert_eq!(tokenizer.decode(&[1, end, 2]).unwrap().replace(' ', ""), "ab");
+
+    let defaults = engine.generate_options();
+    let sampler = &defaults.sampler;
+    assert_eq!((defaults.max_new, sampler.temperature, sampler.top_k), (7, 0.6, 20));
+    assert_eq!((sampler.top_p, sampler.repetition_penalty), (1.0, 1.05));
+    let sampled =
+        engine.generate(&prompt, &GenerateOptions { ignore_eos: true, tokens_only: true, ..defaults }, |_| {
+            ControlFlow::Continue(())
+        });
+    assert_eq!(sampled.unwrap().tokens.len(), 7);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name_and_place() {
+    let expert = "model.layers.1.feed_forward.experts.2.down_proj.weight";
+    for (format, tensor, index, value, found) in [
+        ("f32", "model.layers.0.mamba.A_log", 3 * 16 + 2, f32::NAN, "NaN at [3, 2]"),
+        ("bf16", "model.layers.1.input_layernorm.weight", 63, f32::INFINITY, "inf at [63]"),
+        ("int8", expert, 5 * 128 + 127, f32::NEG_INFINITY, "-inf at [5, 127]"),
+        ("int4", "model.layers.0.mamba.conv1d.bias", 0, f32::NAN, "NaN at [0]"),
+        ("int8", "model.embed_tokens.weight", 172 * 64, f32::NAN, "NaN at [172, 0]"),
+    ] {
+        let folder = Folder::new(&small());
+        folder.spoil(tensor, index, value);
+        let plan = folder.path("x.plan");
+        let (code, stderr) = folder.build(&["-o", plan.to_str().unwrap(), "--weights", format]);
+        let expected =
+            format!("jambac: DIR/model.safetensors: tensor {tensor}: found {found}, expected finite numbers");
+        assert!(code == Some(1) && stderr.contains(&expected), "{format}: {code:?} {stderr}");
+        let left: Vec<_> = folder.0.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+    }
+}
+
+#[test]
+fn a_broken_tokenizer_or_template_fails_the_build() {
+    let folder = Folder::new(&small());
+    folder.write("tokenizer.json", "{\n  \"model\": }");
+    folder.refused(&["DIR/tokenizer.json", "line 2 column 12"]);
+    folder.write("tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}");
+    folder.refused(&["DIR/tokenizer.json"]);
+    folder.json("tokenizer.json", tokenizer(9));
+    folder.write("tokenizer_config.json", "{\n\"eos_token\": \"a\",\n}");
+    folder.refused(&["DIR/tokenizer_config.json", "line 3"]);
+    folder.json("tokenizer_config.json", json!({"chat_template": "{{ bos_token }}\n{% for m in messages %}"}));
+    folder.refused(&["DIR/tokenizer_config.json: chat template", ":2)"]);
+    folder.write("chat_template.jinja", "{{ bos_token }}\n\n{% if %}");
+    folder.refused(&["DIR/chat_template.jinja: chat template", ":3)"]);
+    folder.write("chat_template.jinja", "{{ bos_token }}");
+    let (code, stderr) = folder.check();
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    // More tokens than the model has.
+    folder.json("tokenizer.json", tokenizer(200));
+    let (code, stderr) = folder.check();
+    let expected = "jambac: warning: DIR/tokenizer.json: found 200 tokens, and config.json has vocab_size = 173";
+    assert!(code == Some(0) && stderr.starts_with(expected), "{stderr}");
+}
+
+#[test]
+fn a_missing_tokenizer_is_a_warning_with_the_way_to_make_it() {
+    let folder = Folder::new(&small());
+    folder.write("tokenizer.model", "pieces");
+    let (code, stderr) = folder.check();
+    let expected = "jambac: warning: DIR: found tokenizer.model and no tokenizer.json: the plan has no tokenizer: it takes and \
+                    returns token ids only; to make tokenizer.json, in Python: \
+                    transformers.AutoTokenizer.from_pretrained(\"DIR\").save_pretrained(\"DIR\")\n";
+    assert_eq!((code, stderr.as_str()), (Some(0), expected));
+}
+
+#[test]
+fn keys_and_tensors_are_ignored_with_a_note_or_on_request() {
+    let folder = Folder::new(&small());
+    folder.json("tokenizer.json", tokenizer(9));
+    folder
+        .config(json!({"hidden_dropout_prob": 0.1, "rope_theta": 10000.0, "type_vocab_size": 16, "is_decoder": true}));
+    let (code, stderr) = folder.check();
+    let expected = "jambac: note: DIR/config.json: ignored, as Jamba has no use for it: hidden_dropout_prob = 0.1, \
+                    rope_theta = 10000.0, type_vocab_size = 16\n";
+    assert_eq!((code, stderr.as_str()), (Some(0), expected));
+    folder.config(json!({"norm_topk_prob": true}));
+    folder.refused(&[
+        "DIR/config.json: norm_topk_prob: unknown key",
+        "ignore_keys = [\"norm_topk_prob\"]",
+        "model.toml",
+    ]);
+    folder.write("model.toml", "[model]\ncheckpoint = \".\"\nignore_keys = [\"norm_topk_prob\"]\n");
+    let (code, stderr) = folder.check();
+    assert!(code == Some(0) && stderr.contains("norm_topk_prob = true"), "{stderr}");
+
+    // A tensor that this config does not have: the bias of a convolution.
+    folder.config(json!({"mamba_conv_bias": false}));
+    folder.refused(&["tensor model.layers.0.mamba.conv1d.bias: found shape [128]", "ignore_tensors = ["]);
+    let toml =
+        "[model]\ncheckpoint = \".\"\nignore_keys = [\"norm_topk_prob\"]\nignore_tensors = [\"*.conv1d.bias\"]\n";
+    folder.write("model.toml", toml);
+    let (code, stderr) = folder.check();
+    assert!(code == Some(0) && stderr.contains("ignored tensors: model.layers.0.mamba.conv1d.bias"), "{stderr}");
+    folder.write("model.toml", &toml.replace("*.conv1d.bias", "*.conv1d.*"));
+    folder.refused(&["tensor model.layers.0.mamba.conv1d.weight: found it in ignore_tensors"]);
+    folder.write("model.toml", &toml.replace("*.conv1d.bias", "***"));
+    folder.refused(&["model.ignore_tensors: found \"***\", expected a glob pattern", "line 4"]);
+}
+
+#[test]
+fn one_tap_of_convolution_agrees_with_the_interpreter() {
+    let folder = Folder::new(&Tiny { d_conv: 1, storage: Storage::All(DType::Bf16), ..small() });
+    let (code, stderr) = folder.build(&["--bisect"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    // A prompt in one step or token by token.
+    let (mut engine, _) = folder.plan();
+    let tokens = [1, 20, 33, 7, 7, 150];
+    let whole = engine.add_sequence().unwrap();
+    let expected = engine.prefill(whole, &tokens, None, None).unwrap().rows().flatten().copied().collect::<Vec<f32>>();
+    engine.remove_sequence(whole).unwrap();
+    let parts = engine.add_sequence().unwrap();
+    let found = tokens.map(|token| {
+        engine.prefill(parts, &[token], None, None).unwrap().rows().flatten().copied().collect::<Vec<f32>>()
+    });
+    assert_eq!(found.last(), Some(&expected));
+    drop(engine);
+    let plan = folder.path("gpu.plan");
+    let (code, stderr) = folder.build(&["-o", plan.to_str().unwrap(), "--target", "sm_90a"]);
+    assert!(code == Some(0) && Path::new(&plan).is_file(), "{stderr}");
+}
