@@ -51,12 +51,11 @@ pub fn choose(model: &mut ModelFile) -> Result<Option<Chosen>> {
     if !model.unset.context && !model.unset.sequences {
         return Ok(None);
     }
-    let is_gpu = model.build.targets.iter().all(|target| target.kind() == TargetKind::Sm90a);
-    let (memory, place) = match (is_gpu, machine::memory()) {
-        (true, _) => (GPU_BYTES, "an H100"),
-        (false, Some(memory)) => (memory.limit.map_or(memory.total, |limit| limit.min(memory.total)), "this machine"),
-        (false, None) => return Ok(None),
-    };
+    let has = |kind: TargetKind| model.build.targets.iter().any(|target| target.kind() == kind);
+    let ours = machine::memory().map(|memory| memory.limit.map_or(memory.total, |limit| limit.min(memory.total)));
+    let ours = ours.filter(|_| has(TargetKind::Cpu)).map(|bytes| (bytes, "this machine"));
+    let gpu = has(TargetKind::Sm90a).then_some((GPU_BYTES, "an H100"));
+    let Some((memory, place)) = ours.into_iter().chain(gpu).min() else { return Ok(None) };
     // A quarter stays free for other programs and for the system.
     choose_for(model, memory / 4 * 3).map(|chosen| Some(Chosen { memory, place, ..chosen }))
 }
@@ -65,10 +64,11 @@ fn choose_for(model: &mut ModelFile, budget: u64) -> Result<Chosen> {
     let fitter = Fitter::new(model)?;
     if model.unset.context {
         let sequences = if model.unset.sequences { 1 } else { model.limits.max_sequences };
-        model.limits.max_context = match rounded(fitter.longest(sequences, budget)?.0) {
-            0 => model.limits.max_context.min(fitter.max_positions()),
-            context => context,
-        };
+        let least = model.limits.max_context.min(fitter.max_positions());
+        let longest = Some(rounded(fitter.longest(sequences, budget)?.0)).filter(|&context| context > 0);
+        // Keys and values that were chosen hold at least one sequence.
+        let most = model.limits.kv_tokens.unwrap_or(u64::MAX);
+        model.limits.max_context = longest.unwrap_or(least).min(most);
     }
     if model.unset.sequences {
         share(&mut model.limits, &fitter, budget)?;
@@ -115,6 +115,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::manifest::Unset;
 
     /// A model without limits of its own: the folder's config.json alone.
     fn bare(name: &str) -> (tempfile::TempDir, ModelFile) {
@@ -155,6 +156,9 @@ mod tests {
         model.unset.context = false;
         model.limits.max_context = 5000;
         assert_eq!(chosen(&model, 1 << 40), (5000, 4, 4 * 5008));
+        let kv = ModelFile { unset: Unset { context: true, sequences: false }, ..model.clone() };
+        let kv = ModelFile { limits: Limits { kv_tokens: Some(6000), ..kv.limits.clone() }, ..kv };
+        assert_eq!(chosen(&kv, 1 << 40), (6000, 1, 6000));
         model.unset.sequences = false;
         assert!(choose(&mut model).unwrap().is_none());
         assert_eq!((model.limits.max_context, model.limits.max_sequences), (5000, 1));

@@ -108,9 +108,6 @@ struct TraceEvent {
     args: Value,
 }
 
-/// The row of a trace's first thread; row 0 has the runs.
-const FIRST_THREAD: u64 = 1;
-
 /// Reads a file with measurements of the plan with this digest.
 pub fn read(path: &Path, digest: &str) -> Result<Measured> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
@@ -161,7 +158,9 @@ fn of_trace(file: String, trace: TraceFile, digest: &str) -> Result<Measured> {
     }
     let mut totals: BTreeMap<&str, BTreeMap<&str, MeasuredKernel>> = BTreeMap::new();
     let mut last: Option<(&str, &str)> = None;
-    for event in trace.trace_events.iter().filter(|event| event.tid == FIRST_THREAD) {
+    let is_step = |event: &&TraceEvent| ["prefill", "decode"].contains(&event.cat.as_str());
+    let first_thread = trace.trace_events.iter().filter(is_step).map(|event| event.tid).min();
+    for event in trace.trace_events.iter().filter(|event| Some(event.tid) == first_thread) {
         let number = |name: &str| event.args.get(name).and_then(Value::as_f64).unwrap_or_default();
         let (entry, symbol, steps) = match (event.cat.as_str(), last) {
             ("wait", Some((entry, symbol))) => (entry, symbol, 0),

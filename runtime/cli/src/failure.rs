@@ -138,6 +138,14 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes a JSON document in one line to standard output and flushes it.
+pub(crate) fn print_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+    match serde_json::to_string(value) {
+        Ok(text) => print(&(text + "\n")),
+        Err(error) => Err(Failure::Ours(error.to_string())),
+    }
+}
+
 /// Writes one JSON document to standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     match serde_json::to_string_pretty(value) {

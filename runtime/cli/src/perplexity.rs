@@ -135,6 +135,12 @@ pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
         let mut part = part.to_vec();
         part[0] = bos.unwrap_or(part[0]);
         predict(&mut engine, &part, &mut sums)?;
+        if !sums.nats.is_finite() {
+            return Err(Failure::Input(format!(
+                "chunk {}: found logits that are not finite: jamba run PLAN --check names the step",
+                index + 1
+            )));
+        }
     }
     drop(bar);
     let report = sums.report((tokens.len(), chunk, chunks));

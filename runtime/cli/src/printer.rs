@@ -36,6 +36,11 @@ impl Printer {
             false => self.print(&format!(",{}", token.token)),
         };
         self.n_tokens += 1;
+        self.hold(printed)
+    }
+
+    /// Holds a failure until the generation has stopped.
+    pub(crate) fn hold(&mut self, printed: Result<(), Failure>) -> ControlFlow<()> {
         match printed {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
@@ -43,6 +48,11 @@ impl Printer {
                 ControlFlow::Break(())
             }
         }
+    }
+
+    /// The failure that stopped the generation.
+    pub(crate) fn fail(self) -> Result<(), Failure> {
+        self.failed.map_or(Ok(()), Err)
     }
 
     /// Prints the rest of the text and a line break.

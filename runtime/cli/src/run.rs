@@ -8,7 +8,7 @@ use std::time::Instant;
 use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
 use serde::Serialize;
 
-use crate::failure::{Failure, print_json};
+use crate::failure::{Failure, print_json, print_line};
 use crate::generate::GenerateArgs;
 use crate::open::{OpenArgs, PlanArg};
 use crate::printer::{Cut, Printer};
@@ -18,6 +18,7 @@ use crate::{interrupt, style, trace};
 
 /// Arguments of `jamba run`.
 #[derive(clap::Args)]
+#[command(after_help = EVENTS)]
 pub(crate) struct Args {
     #[command(flatten)]
     plan: PlanArg,
@@ -40,17 +41,46 @@ pub(crate) struct Args {
     /// Continue after end tokens
     #[arg(long)]
     ignore_eos: bool,
-    /// Print JSON
-    #[arg(long)]
+    /// Print one JSON document at the end
+    #[arg(long, group = "json_output")]
     json: bool,
+    /// Print one JSON object per line, as tokens come; see below
+    #[arg(long, group = "json_output")]
+    jsonl: bool,
     /// Print the log probability of each token and of the N most likely tokens
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json_output")]
     logprobs: Option<usize>,
     /// Write the time of every step and wait on every thread in Chrome's trace format, for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
     open: OpenArgs,
+}
+
+/// The lines of `--jsonl`.
+const EVENTS: &str = "\
+With --jsonl, every line is one object with an \"event\":
+  begin   device, target, state_tokens, prompt_tokens; before the prompt is read
+  token   token, text; with --logprobs also logprob and top. The text is whole characters, possibly none
+  end     rest (text that no token event had), and all that --json prints";
+
+/// A line of `--jsonl`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Begin {
+        device: &'a str,
+        target: &'a str,
+        state_tokens: u64,
+        prompt_tokens: &'a [u32],
+    },
+    Token(TokenReport),
+    End {
+        /// Text that no token event had.
+        rest: &'a str,
+        #[serde(flatten)]
+        report: Report<'a>,
+    },
 }
 
 /// The output of `--json`.
@@ -81,8 +111,10 @@ struct TokenReport {
     /// The text that became final with this token.
     text: String,
     /// Natural logarithm of its probability.
-    logprob: f32,
-    top: Vec<TopToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprob: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top: Option<Vec<TopToken>>,
 }
 
 /// One of the most likely tokens.
@@ -93,9 +125,11 @@ struct TopToken {
 }
 
 impl TokenReport {
-    fn new(token: NewToken) -> Option<TokenReport> {
+    /// `logprob` and `top` are absent where they were not requested.
+    fn new(token: NewToken) -> TokenReport {
         let top = token.top.into_iter().map(|(token, logprob)| TopToken { token, logprob }).collect();
-        Some(TokenReport { token: token.token, text: token.text, logprob: token.logprob?, top })
+        let top = token.logprob.is_some().then_some(top);
+        TokenReport { token: token.token, text: token.text, logprob: token.logprob, top }
     }
 }
 
@@ -127,18 +161,26 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     engine.set_trace(args.trace.is_some());
+    if args.jsonl {
+        let (device, target) = (engine.device(), engine.target());
+        print_line(&Event::Begin { device, target, state_tokens, prompt_tokens: &prompt })?;
+    }
     let (mut first, mut reports) = (None, Vec::new());
     let mut printer = if is_chat { Printer::for_message() } else { Printer::new(has_text) };
     let generated = engine.generate_in(sequence, &prompt, &options, |token| {
         first.get_or_insert_with(timing::since_beginning);
         if args.json {
-            reports.extend(TokenReport::new(token));
+            reports.push(TokenReport::new(token));
             return ControlFlow::Continue(());
+        }
+        if args.jsonl {
+            return printer.hold(print_line(&Event::Token(TokenReport::new(token))));
         }
         printer.push(&token)
     })?;
-    if !args.json {
-        printer.finish(&generated)?;
+    match args.json || args.jsonl {
+        true => printer.fail()?,
+        false => printer.finish(&generated)?,
     }
     let timing = Timing::new(open, first, prompt.len(), &generated);
     let memory = Memory::of(&engine);
@@ -149,8 +191,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Some(path) => Some(save_state(&mut engine, sequence, &generated, path)?),
         None => None,
     };
-    if args.json {
-        return print_json(&Report {
+    if args.json || args.jsonl {
+        let report = Report {
             device: engine.device(),
             state_tokens,
             prompt_tokens: &prompt,
@@ -158,10 +200,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             text: has_text.then_some(&generated.text),
             finish: generated.finish.name(),
             saved_tokens,
-            logprobs: args.logprobs.map(|_| reports),
+            logprobs: args.logprobs.filter(|_| args.json).map(|_| reports),
             timing,
             memory,
-        });
+        };
+        return match args.json {
+            true => print_json(&report),
+            false => print_line(&Event::End { rest: &generated.rest, report }),
+        };
     }
     if let Some(cut) = Cut::of(&generated, &engine) {
         cut.show(": jambac build --max-context N makes a longer one");

@@ -6,15 +6,17 @@ use std::time::Duration;
 use jamba_runtime::{Engine, Trace, TraceRun, TraceSpan, TraceWork};
 use serde_json::{Value, json};
 
-/// The row of runs, below the threads.
-const RUNS: usize = 0;
+/// Ids start at 1: Perfetto takes thread 0 for the system's idle thread.
+const PROCESS: usize = 1;
+
+/// The row of runs, above the threads.
+const RUNS: usize = 1;
 
 /// The document of the engine's trace.
 pub(crate) fn document(engine: &Engine) -> Value {
     let Some(trace) = engine.trace() else { return json!({ "traceEvents": [] }) };
-    let name = |row: usize, name: &str| json!({ "name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": { "name": name } });
-    let process =
-        json!({ "name": "process_name", "ph": "M", "pid": 0, "args": { "name": engine.path().display().to_string() } });
+    let name = |row: usize, name: &str| json!({ "name": "thread_name", "ph": "M", "pid": PROCESS, "tid": row, "args": { "name": name } });
+    let process = json!({ "name": "process_name", "ph": "M", "pid": PROCESS, "args": { "name": engine.path().display().to_string() } });
     let mut events = vec![process, name(RUNS, "steps of the engine")];
     events.extend(trace.runs().iter().map(|run| of_run(run)));
     for (thread, spans) in trace.threads().iter().enumerate() {
@@ -43,7 +45,7 @@ fn micros(time: Duration) -> f64 {
 fn of_run(run: &TraceRun) -> Value {
     let (n_tokens, n_sequences) = (run.size.tokens, run.size.sequences);
     json!({
-        "name": format!("{} of {n_tokens}", run.entry.name()), "cat": "run", "ph": "X", "pid": 0, "tid": RUNS,
+        "name": format!("{} of {n_tokens}", run.entry.name()), "cat": "run", "ph": "X", "pid": PROCESS, "tid": RUNS,
         "ts": micros(run.start), "dur": micros(run.end.saturating_sub(run.start)),
         "args": { "tokens": n_tokens, "sequences": n_sequences, "outputs": run.size.outputs, "context": run.size.context },
     })
@@ -77,7 +79,7 @@ fn of_span<'e>(
         }
     };
     Some(json!({
-        "name": name, "cat": category, "ph": "X", "pid": 0, "tid": row(thread),
+        "name": name, "cat": category, "ph": "X", "pid": PROCESS, "tid": row(thread),
         "ts": micros(span.begin), "dur": micros(span.duration), "args": args,
     }))
 }

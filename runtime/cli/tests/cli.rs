@@ -329,8 +329,8 @@ fn a_trace_can_be_read_by_chrome() {
         events.iter().map(|event| event["name"].as_str().unwrap().to_owned()).collect()
     };
     // A row of runs, and one per thread.
-    assert_eq!(names(of(0, "run")), ["prefill of 2"]);
-    for row in [1, 2] {
+    assert_eq!(names(of(1, "run")), ["prefill of 2"]);
+    for row in [2, 3] {
         assert_eq!(names(of(row, "prefill")), ["embed", "recur", "append", "attend", "head"]);
         assert!(!of(row, "wait").is_empty());
         for step in of(row, "prefill") {
@@ -338,7 +338,7 @@ fn a_trace_can_be_read_by_chrome() {
             assert!(args["bytes"].is_number() && args["operations"].is_number() && args["source"].is_string());
         }
     }
-    let run = of(0, "run")[0];
+    let run = of(1, "run")[0];
     let end = |event: &Value| event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap();
     assert!(events.iter().filter(|event| event["ph"] == "X").all(|event| end(event) <= end(run) + 0.001));
 }

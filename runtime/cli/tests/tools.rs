@@ -144,3 +144,31 @@ fn bench_measures_each_batch() {
     assert_eq!(table.lines().filter(|line| line.contains("the first token")).count(), 2, "{table}");
     refused(&["bench", "a.plan", "--batch", "0"], 2, &["--batch"]);
 }
+
+#[test]
+fn lines_of_json_come_with_the_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Toy::with_text().write(folder.path(), "toy.plan");
+    let args = ["run", text(&plan), "--prompt", "Once", "-n", "5", "--ignore-eos"];
+    let whole = json(&[&args[..], &["--json"]].concat());
+    let lines = |rest: &[&str]| -> Vec<Value> {
+        let text = stdout(&[&args[..], &["--jsonl"], rest].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let events = lines(&[]);
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["begin", "token", "token", "token", "token", "token", "end"]);
+    assert_eq!((&events[0]["prompt_tokens"], &events[0]["device"]), (&whole["prompt_tokens"], &"cpu".into()));
+    let tokens: Vec<&Value> = events[1..6].iter().map(|event| &event["token"]).collect();
+    assert_eq!(tokens, whole["tokens"].as_array().unwrap().iter().collect::<Vec<_>>());
+    let end = &events[6];
+    let told: String = events[1..6].iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert_eq!(told + end["rest"].as_str().unwrap(), whole["text"].as_str().unwrap());
+    for key in ["tokens", "text", "finish", "saved_tokens"] {
+        assert_eq!(end[key], whole[key], "{key}");
+    }
+    assert!(end["timing"]["decode_s"].is_number() && events[1].get("logprob").is_none());
+    let events = lines(&["--logprobs", "2"]);
+    assert!(events[1]["logprob"].as_f64().unwrap() < 0.0 && events[1]["top"].as_array().unwrap().len() == 2);
+    refused(&[&args[..], &["--json", "--jsonl"]].concat(), 2, &["cannot be used with"]);
+}

@@ -9,6 +9,8 @@
 //! | snapshot | none | a slot and the pages | the same |
 //! | restore | a slot and the pages | none | the same |
 //! | checkpoint | none | a slot, until the sequence is removed | a slot |
+//! | save point | none | a slot, while it is kept | a slot |
+//! | rewind to a save point | none | none | a slot |
 //! | rollback by k | none | none | a slot; replays the tokens between the checkpoint and the new end |
 //!
 //! Each continues bit-identically: results depend neither on slot and page numbers nor on how tokens are split into steps.
