@@ -56,7 +56,7 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let mut conversation = Conversation::new(&mut engine, tools, documents)?;
     conversation.set_system(args.system.as_deref());
     let cancel = interrupt::catch()?;
-    let options = args.generate.options(&engine, &cancel)?;
+    let options = args.generate.chat_options(&engine, &cancel)?;
     let mut chatting = Chatting { engine, conversation, options, cancel, stats: Stats::default() };
     let mut input = Input::new()?;
     if input.is_interactive() {

@@ -12,7 +12,7 @@ const SAMPLING: &str = "Sampling (defaults: the model's generation_config.json, 
 /// Generation options.
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// Maximum number of new tokens [default: the model's, or 256]
+    /// Maximum number of new tokens [default: the model's, or 256; in a chat the model's, or the context]
     #[arg(short = 'n', long, value_name = "MAX_NEW")]
     max_new: Option<usize>,
     /// Always pick the most likely token: temperature 0. Long greedy answers tend to repeat themselves
@@ -85,6 +85,14 @@ impl GenerateArgs {
             cancel: cancel.clone(),
             ..GenerateOptions::default()
         })
+    }
+
+    /// Options of a chat: answers end where the model ends them, unless an option or the model limits them.
+    pub(crate) fn chat_options(&self, engine: &Engine, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
+        let options = self.options(engine, cancel)?;
+        let is_limited = self.max_new.is_some() || engine.manifest().generation.max_new_tokens.is_some();
+        let max_new = if is_limited { options.max_new } else { usize::MAX };
+        Ok(GenerateOptions { max_new, ..options })
     }
 
     /// The model's sampler with the given values.

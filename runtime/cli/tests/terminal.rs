@@ -97,9 +97,8 @@ fn begin_answer(chat: &mut PtySession, line: &str) {
 fn a_chat_on_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let plan = toy(folder.path(), slow_toy());
-    let n = ENDLESS.to_string();
     // Without the end token (2) only Ctrl-C ends an answer.
-    let args = ["chat", &plan, "-n", &n, "--logit-bias", "2=-inf", "--system", "Be brief"];
+    let args = ["chat", &plan, "--logit-bias", "2=-inf", "--system", "Be brief"];
     let mut chat = on_terminal(folder.path(), &args, &[]);
     chat.exp_string("toy: ").unwrap();
     chat.exp_string(&format!("context of {ENDLESS} tokens, x86-64")).unwrap();
