@@ -64,10 +64,7 @@ pub fn run(options: Build) -> Result<()> {
         Resume::read(phase, &files.iter().map(PathBuf::from).collect::<Vec<_>>())
     });
     let mut model = options.model.open()?;
-    let chosen = match options.bisect || options.emit.is_some() {
-        true => None,
-        false => defaults::choose(&mut model)?,
-    };
+    let chosen = if options.bisect { None } else { defaults::choose(&mut model)? };
     let request = Request {
         synthetic_seed: options.synthetic_weights,
         dump_dir: options.dump_dir,

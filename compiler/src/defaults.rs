@@ -95,7 +95,9 @@ fn share(limits: &mut Limits, fitter: &Fitter, budget: u64) -> Result<()> {
     let more = most(pages * (sequences - 1), |more| {
         Ok(total(fitter, &with(sequences, (pages + more) * KV_PAGE_TOKENS))? <= budget)
     })?;
-    let kv_tokens = given.unwrap_or_else(|| rounded((pages + more) * KV_PAGE_TOKENS).max(one));
+    let all = (pages + more) * KV_PAGE_TOKENS;
+    let shared = if all == one * sequences { all } else { rounded(all).max(one) };
+    let kv_tokens = given.unwrap_or(shared);
     *limits = with(sequences, kv_tokens);
     Ok(())
 }

@@ -218,7 +218,7 @@ fn measured_times_and_another_plan_join_the_page() {
     let computes = |step: &&Value| step["operations"].as_f64().unwrap() > 0.0;
     let expected = document["steps"][0]["steps"].as_array().unwrap().iter().filter(computes).count();
     assert_eq!(plot.matches("<circle").count(), expected);
-    assert!(dom.contains("Beside another plan") && dom.contains("unfused.plan (no passes)"));
+    assert!(dom.contains("Beside another plan") && dom.contains("unfused.plan (1 pass)"));
 }
 
 #[test]

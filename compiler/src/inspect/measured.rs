@@ -170,12 +170,16 @@ fn of_trace(file: String, trace: TraceFile, digest: &str) -> Result<Measured> {
         last = Some((entry, symbol));
         let total = totals.entry(entry).or_default().entry(symbol).or_default();
         total.steps += steps;
-        total.seconds += event.dur / 1e6;
+        total.seconds += event.dur; // microseconds, until all are added
         total.bytes += number("bytes");
         total.operations += number("operations");
     }
     let entries = totals.into_iter().rev().map(|(entry, kernels)| {
-        let named = kernels.into_iter().map(|(symbol, total)| MeasuredKernel { symbol: symbol.to_owned(), ..total });
+        let named = kernels.into_iter().map(|(symbol, total)| MeasuredKernel {
+            symbol: symbol.to_owned(),
+            seconds: total.seconds / 1e6,
+            ..total
+        });
         let mut kernels: Vec<MeasuredKernel> = named.collect();
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         MeasuredEntry { entry: entry.to_owned(), tokens_per_s: None, kernels }

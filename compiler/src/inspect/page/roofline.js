@@ -153,7 +153,7 @@ function beside(entry) {
     element(kind === "all" ? "b" : "code", {}, kind),
     ...columns.map((column) => element("span", { class: "pairs" }, bar(before?.[column], column, kind, "before"), bar(after?.[column], column, kind, "after"))),
   ];
-  const passes = (list) => (list.length ? `${list.length} passes` : "no passes");
+  const passes = (list) => `${list.length} pass${list.length === 1 ? "" : "es"}`;
   return [
     element("h3", {}, "Beside another plan"),
     element("p", { class: "note" }, element("i", { class: "key before" }), `${plan.against.plan} (${passes(plan.against.passes)}) `,
