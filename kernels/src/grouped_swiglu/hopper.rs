@@ -17,7 +17,10 @@ use crate::moe_gather;
 
 impl Lowering<Hopper> for Spec {
     fn supports(&self) -> Result<(), Unsupported> {
-        matmul::supports(self.format)
+        match self.slots_per_row == self.top_k {
+            true => matmul::supports(self.format),
+            false => Err(Unsupported("x has a row per slot, expected a row per token on sm_90a".into())),
+        }
     }
 
     fn configs(&self, step: &StepSize) -> Vec<Candidate> {

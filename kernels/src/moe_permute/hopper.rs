@@ -15,7 +15,7 @@ use crate::moe_route;
 
 impl Lowering<Hopper> for Spec {
     fn supports(&self) -> Result<(), Unsupported> {
-        moe_route::hopper::check_experts(self.n_experts)
+        moe_route::hopper::check_experts(self.n_experts, self.top_k)
     }
 
     fn lower(&self, _: Config) -> Vec<Launch> {

@@ -25,9 +25,12 @@ pub(crate) const MAX_EXPERTS: usize = 64;
 /// Above this number of experts, a block has half as many threads with twice as many registers each.
 const FEW_EXPERTS: usize = 32;
 
-pub(crate) fn check_experts(n_experts: usize) -> Result<(), Unsupported> {
+pub(crate) fn check_experts(n_experts: usize, top_k: usize) -> Result<(), Unsupported> {
     match n_experts {
-        ..=MAX_EXPERTS => Ok(()),
+        ..=MAX_EXPERTS if top_k <= n_experts => Ok(()),
+        ..=MAX_EXPERTS => {
+            Err(Unsupported(format!("found {top_k} of {n_experts} experts, expected at most all on sm_90a")))
+        }
         found => Err(Unsupported(format!("found {found} experts, expected at most {MAX_EXPERTS}"))),
     }
 }
@@ -50,7 +53,7 @@ fn threads(n_experts: usize) -> u32 {
 
 impl Lowering<Hopper> for Spec {
     fn supports(&self) -> Result<(), Unsupported> {
-        check_experts(self.n_experts)
+        check_experts(self.n_experts, self.top_k)
     }
 
     fn lower(&self, _: Config) -> Vec<Launch> {

@@ -25,7 +25,10 @@ impl Lowering<Hopper> for Spec {
     /// A row must fit in a thread's registers.
     fn supports(&self) -> Result<(), Unsupported> {
         match self.cols {
-            ..=MAX_EXPERTS => Ok(()),
+            ..=MAX_EXPERTS if self.k <= self.cols => Ok(()),
+            ..=MAX_EXPERTS => {
+                Err(Unsupported(format!("found {} of {} columns, expected at most all", self.k, self.cols)))
+            }
             cols => Err(Unsupported(format!("found rows of {cols} columns, expected at most {MAX_EXPERTS} on sm_90a"))),
         }
     }
