@@ -37,8 +37,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
     ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime"]),
-    ("jambac-harness", &[]),
-    ("jambac-benches", &["jambac", "jambac-codegen", "jambac-harness", "jambac-kernels", "jamba-runtime"]),
+    (
+        "jambac-harness",
+        &[
+            "jamba-plan",
+            "jambac-codegen",
+            "jambac-gpu-bench",
+            "jambac-graph",
+            "jambac-kernels",
+            "jambac-ptxsim",
+            "jambac-reference",
+        ],
+    ),
+    (
+        "jambac-benches",
+        &["jambac", "jambac-codegen", "jambac-harness", "jambac-kernels", "jamba-plan", "jamba-runtime"],
+    ),
 ];
 
 /// Bindings to LLVM and MLIR.

@@ -7,13 +7,19 @@ use crate::elementwise::Function;
 use crate::kernel::{Config, Elem, Kernel, LANES, Launch, Rows};
 use crate::selective_scan::{Projection, Selection};
 use crate::{
-    attention, causal_conv1d, elementwise, embed, grouped_combine, grouped_linear, grouped_swiglu, kv_append, linear,
-    linear_swiglu, moe_combine, moe_permute, moe_route, rms_norm, select_rows, selective_scan, slice, softmax,
-    split_linear, split_rms_norm, top_k,
+    attention, causal_conv1d, elementwise, embed, kv_append, moe_combine, moe_permute, moe_route, rms_norm,
+    select_rows, selective_scan, slice, softmax, split_rms_norm, top_k,
 };
 use jamba_plan::cost::Size;
 use jamba_plan::format::TargetKind;
 use jambac_graph::Activation;
+
+mod products;
+
+pub use products::{
+    by_tiles, experts_by_tiles, grouped_combine, grouped_linear, grouped_swiglu, integer_grouped_linear,
+    integer_linear, linear, linear_swiglu, split_linear,
+};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
@@ -72,191 +78,22 @@ fn case(kernel: impl Into<AnySpec>, n_tokens: usize) -> Case {
     Case { kernel: kernel.into(), counts: tokens(n_tokens), rows: Rows::TOKENS }
 }
 
+/// A step that decodes one token of each of `n` sequences.
+fn decode(kernel: impl Into<AnySpec>, n: usize) -> Case {
+    let counts = Counts { tokens: n, sequences: n, outputs: n, context: 1 };
+    Case { kernel: kernel.into(), counts, rows: Rows::TOKENS }
+}
+
 /// The cases of all kernels.
 pub fn all() -> Vec<Case> {
     let linears =
         [linear(), split_linear(), linear_swiglu(), grouped_linear(), grouped_swiglu(), grouped_combine()].concat();
     let norms = [rms_norm(), split_rms_norm()].concat();
     let stateless = [linears, norms, embed(), elementwise(), slice(), select_rows()].concat();
-    let integer = [integer_linear(), integer_grouped_linear()].concat();
+    let integer = [integer_linear(), integer_grouped_linear(), by_tiles(), experts_by_tiles()].concat();
     let stateful = [causal_conv1d(), selective_scan(), kv_append(), attention()].concat();
     let routing = [softmax(), top_k(), moe_permute(), moe_route(), moe_combine()].concat();
     [stateless, integer, stateful, routing].concat()
-}
-
-/// Cases of [`crate::linear`].
-pub fn linear() -> Vec<Case> {
-    let base =
-        linear::Spec { n: 96, k: 72, format: Elem::Bf16, out: Elem::F32, bias: false, activation: Activation::None };
-    let with = |n, k| linear::Spec { n, k, ..base.clone() };
-    let mut cases = vec![case(base.clone(), 13)];
-    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
-    // Partial panels, partial groups of panels, fewer panels than threads.
-    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
-    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
-    // Rows distributed over threads instead of panels.
-    cases.push(case(with(5, base.k), 64));
-    cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
-    // Several blocks of rows, the last one partial.
-    cases.push(case(with(16, 8195), 61));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(linear::Spec { format, ..base.clone() }, 13)));
-    cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
-    cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
-    let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
-    cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
-    cases.push(case(linear::Spec { n: 16, k: 8195, ..softplus.clone() }, 61));
-    // dt_proj of Jamba Mini.
-    cases.extend([1, 512].map(|n_rows| case(linear::Spec { n: 8192, k: 256, ..softplus.clone() }, n_rows)));
-    // Gate of Jamba 3B, in_proj of Jamba Mini, router of Jamba Mini.
-    cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
-    cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
-    cases.extend([1, 512].map(|n_rows| case(with(16, 4096), n_rows)));
-    cases
-}
-
-/// Cases of [`crate::split_linear`].
-pub fn split_linear() -> Vec<Case> {
-    let base = split_linear::Spec { sizes: vec![72, 24, 24], weights: 3, k: 72, format: Elem::Bf16, out: Elem::F32 };
-    let with = |sizes: &[usize]| split_linear::Spec { sizes: sizes.to_vec(), weights: sizes.len(), ..base.clone() };
-    let mut cases = vec![case(base.clone(), 13)];
-    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
-    // One to four results; parts of less than a panel, of whole panels, of a panel and a remainder.
-    let several: [&[usize]; 6] = [&[40], &[48, 48], &[1, 5, 5], &[173, 16], &[17, 1, 33, 16], &[5, 72]];
-    cases.extend(several.map(|sizes| case(with(sizes), 13)));
-    cases.extend(several.map(|sizes| case(with(sizes), 1)));
-    // Rows distributed over threads instead of panels.
-    cases.push(case(with(&[5, 16]), 64));
-    cases.extend([1, 7, 100].map(|k| case(split_linear::Spec { k, ..base.clone() }, 13)));
-    cases.push(case(split_linear::Spec { k: 8195, ..with(&[5, 16]) }, 61));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(split_linear::Spec { format, ..base.clone() }, 13)));
-    // in_proj and attention of Jamba Mini.
-    let mini = |sizes: &[usize]| split_linear::Spec { k: 4096, ..with(sizes) };
-    cases.extend([1, 512].map(|n_rows| case(mini(&[8192, 8192]), n_rows)));
-    cases.extend([1, 512].map(|n_rows| case(mini(&[4096, 1024, 1024]), n_rows)));
-    cases
-}
-
-/// Cases of [`crate::linear_swiglu`].
-pub fn linear_swiglu() -> Vec<Case> {
-    let base = linear_swiglu::Spec { n: 96, k: 72, format: Elem::Bf16 };
-    let with = |n, k| linear_swiglu::Spec { n, k, ..base.clone() };
-    let mut cases = vec![case(base.clone(), 13)];
-    cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
-    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
-    cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
-    // Rows distributed over threads instead of panels.
-    cases.push(case(with(5, base.k), 64));
-    cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
-    cases.push(case(with(16, 8195), 61));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(linear_swiglu::Spec { format, ..base.clone() }, 13)));
-    // Jamba 3B, Jamba Mini.
-    cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
-    cases.extend([1, 512].map(|n_rows| case(with(14336, 4096), n_rows)));
-    cases
-}
-
-/// Cases of [`crate::grouped_linear`].
-pub fn grouped_linear() -> Vec<Case> {
-    let base = grouped_linear::Spec {
-        n_experts: 4,
-        n: 40,
-        k: 72,
-        format: Elem::Bf16,
-        out: Elem::F32,
-        slots_per_row: 2,
-        top_k: 2,
-    };
-    let mut cases = vec![case(base.clone(), 13)];
-    // A single token leaves experts without slots.
-    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
-    cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
-    cases.push(case(grouped_linear::Spec { slots_per_row: 1, top_k: 1, ..base.clone() }, 13));
-    cases.push(case(grouped_linear::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
-    cases.extend([5, 100].map(|n| case(grouped_linear::Spec { n, ..base.clone() }, 13)));
-    cases.push(case(grouped_linear::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_linear::Spec { format, ..base.clone() }, 13)));
-    // Gate of half of Jamba Mini's experts.
-    let mini = grouped_linear::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
-    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
-    cases
-}
-
-/// Cases of [`crate::linear`] with integer weights.
-pub fn integer_linear() -> Vec<Case> {
-    let of_format = |format: Elem| {
-        let base = linear::Spec { n: 96, k: 72, format, out: Elem::F32, bias: false, activation: Activation::None };
-        let with = |n, k| linear::Spec { n, k, ..base.clone() };
-        let mut cases = vec![case(base.clone(), 13)];
-        cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64, 150].map(|n_rows| case(base.clone(), n_rows)));
-        cases.extend([1, 16, 173].map(|n| case(with(n, base.k), 13)));
-        // Rows distributed over threads instead of panels.
-        cases.push(case(with(5, base.k), 64));
-        // Less than a group of inputs, whole groups, and a partial last group, with and without padding.
-        cases.extend([1, 31, 32, 128, 160, 256, 300].map(|k| case(with(base.n, k), 13)));
-        cases.extend([1, 300].map(|k| case(with(base.n, k), 3)));
-        // Several blocks of rows, the last one partial.
-        cases.push(case(with(16, 8195), 61));
-        cases.push(case(linear::Spec { bias: true, ..base.clone() }, 13));
-        let softplus = linear::Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
-        cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
-        cases.extend([1, 13].map(|n_rows| case(linear::Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
-        // Gate and down of a model of 318 M parameters, its logits; the gate of Jamba 3B.
-        cases.extend([1, 8, 512].map(|n_rows| case(with(2560, 768), n_rows)));
-        cases.extend([1, 8, 512].map(|n_rows| case(with(768, 2560), n_rows)));
-        cases.extend([1, 8].map(|n_rows| case(with(65536, 768), n_rows)));
-        cases.extend([1, 8, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
-        cases
-    };
-    [Elem::I8, Elem::I4].map(of_format).concat()
-}
-
-/// Cases of [`crate::grouped_linear`] with integer weights.
-pub fn integer_grouped_linear() -> Vec<Case> {
-    let of_format = |format: Elem| {
-        let base =
-            grouped_linear::Spec { n_experts: 4, n: 40, k: 72, format, out: Elem::F32, slots_per_row: 2, top_k: 2 };
-        let mut cases = vec![case(base.clone(), 13)];
-        cases.extend([0, 1, 2, 64].map(|n_tokens| case(base.clone(), n_tokens)));
-        cases.push(case(grouped_linear::Spec { slots_per_row: 1, ..base.clone() }, 13));
-        cases.push(case(grouped_linear::Spec { n: 100, k: 300, ..base }, 13));
-        cases
-    };
-    [Elem::I8, Elem::I4].map(of_format).concat()
-}
-
-/// Cases of [`crate::grouped_swiglu`].
-pub fn grouped_swiglu() -> Vec<Case> {
-    let base = grouped_swiglu::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
-    let mut cases = vec![case(base.clone(), 13)];
-    // A single token leaves experts without slots.
-    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
-    cases.push(case(grouped_swiglu::Spec { slots_per_row: 1, ..base.clone() }, 13));
-    cases.push(case(grouped_swiglu::Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
-    cases.extend([5, 100].map(|n| case(grouped_swiglu::Spec { n, ..base.clone() }, 13)));
-    cases.extend([1, 7].map(|k| case(grouped_swiglu::Spec { k, ..base.clone() }, 13)));
-    cases.push(case(grouped_swiglu::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_swiglu::Spec { format, ..base.clone() }, 13)));
-    // Half of Jamba Mini's experts.
-    let mini = grouped_swiglu::Spec { n_experts: 8, n: 14336, k: 4096, ..base };
-    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
-    cases
-}
-
-/// Cases of [`crate::grouped_combine`].
-pub fn grouped_combine() -> Vec<Case> {
-    let base = grouped_combine::Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, top_k: 2 };
-    let mut cases = vec![case(base.clone(), 13)];
-    cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
-    cases.push(case(grouped_combine::Spec { top_k: 1, ..base.clone() }, 13));
-    cases.push(case(grouped_combine::Spec { top_k: 3, n_experts: 5, ..base.clone() }, 13));
-    cases.extend([5, 100].map(|n| case(grouped_combine::Spec { n, ..base.clone() }, 13)));
-    cases.extend([1, 7].map(|k| case(grouped_combine::Spec { k, ..base.clone() }, 13)));
-    cases.push(case(grouped_combine::Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
-    cases.extend([Elem::F32, Elem::F16].map(|format| case(grouped_combine::Spec { format, ..base.clone() }, 13)));
-    // Half of Jamba Mini's experts.
-    let mini = grouped_combine::Spec { n_experts: 8, n: 4096, k: 14336, ..base };
-    cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
-    cases
 }
 
 /// Cases of [`crate::embed`].
@@ -269,6 +106,7 @@ pub fn embed() -> Vec<Case> {
     cases.push(case(embed::Spec { lanes: LANES, ..base.clone() }, 13));
     cases.extend([Elem::F32, Elem::F16].map(|format| case(embed::Spec { format, lanes: LANES, ..base.clone() }, 13)));
     cases.extend([1, 512].map(|n_tokens| case(embed::Spec { d_model: 2560, lanes: LANES, ..base.clone() }, n_tokens)));
+    cases.extend([1, 9, 128, 4096].map(|d_model| case(embed::Spec { d_model, ..base.clone() }, 5)));
     cases
 }
 
@@ -282,6 +120,13 @@ pub fn rms_norm() -> Vec<Case> {
     cases.push(case(rms_norm::Spec { residual: true, ..base.clone() }, 13));
     cases.push(case(rms_norm::Spec { residual: true, cols: 96, ..base.clone() }, 13));
     cases.extend([1, 512].map(|n_rows| case(rms_norm::Spec { residual: true, cols: 2560, ..base.clone() }, n_rows)));
+    // One warp to many of a block on Hopper, in both result types.
+    for cols in [1, 7, 64, 130, 2560, 4096, 9001] {
+        let in_f32 = rms_norm::Spec { cols, eps: 1e-5, ..base.clone() };
+        let in_bf16 = rms_norm::Spec { out: Elem::Bf16, ..in_f32.clone() };
+        let residual = rms_norm::Spec { residual: true, ..in_bf16.clone() };
+        cases.extend([in_f32, in_bf16, residual].map(|spec| case(spec, 3)));
+    }
     cases
 }
 
@@ -293,7 +138,16 @@ pub fn split_rms_norm() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     let parts: [&[usize]; 4] = [&[1, 1, 1], &[160, 16, 16], &[16, 33], &[3, 20, 1, 8]];
     cases.extend(parts.map(|parts| case(split_rms_norm::Spec { parts: in_f32(parts), ..base.clone() }, 13)));
-    cases.push(case(split_rms_norm::Spec { eps: 1e-2, ..base }, 13));
+    cases.push(case(split_rms_norm::Spec { eps: 1e-2, ..base.clone() }, 13));
+    // Δ, B and C of Jamba Mini and 3B, mixed result types, one part.
+    let (f32, bf16) = (Elem::F32, Elem::Bf16);
+    let parts: [&[(usize, Elem)]; 4] = [
+        &[(256, bf16), (16, f32), (16, f32)],
+        &[(160, bf16), (16, f32), (16, f32)],
+        &[(7, bf16), (33, f32), (1, bf16)],
+        &[(512, f32)],
+    ];
+    cases.extend(parts.map(|parts| case(split_rms_norm::Spec { parts: parts.to_vec(), ..base.clone() }, 6)));
     cases
 }
 
@@ -309,6 +163,20 @@ pub fn elementwise() -> Vec<Case> {
     cases.extend(functions.map(|function| case(elementwise::Spec::in_f32(function, 72), 13)));
     let swiglu = elementwise::Spec::in_f32(Swiglu, 8192);
     cases.extend([1, 512].map(|n_rows| case(swiglu.clone(), n_rows)));
+    // Operands and results of either type.
+    let (f32, bf16) = (Elem::F32, Elem::Bf16);
+    let types = [(f32, f32, f32), (bf16, bf16, bf16), (bf16, f32, f32), (f32, bf16, bf16)];
+    let functions = [Silu, Softplus, Add, Mul, MulRow, Swiglu];
+    for (cols, function) in [1, 30, 200, 4096].into_iter().flat_map(|cols| functions.map(|function| (cols, function))) {
+        cases.extend(types.map(|(a, b, out)| {
+            let b = match function {
+                Silu | Softplus => None,
+                MulRow => Some(f32),
+                _ => Some(b),
+            };
+            case(elementwise::Spec { function, cols, a, b, out }, 4)
+        }));
+    }
     cases
 }
 
@@ -319,6 +187,11 @@ pub fn slice() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([0, 7, 32].map(|start| case(slice::Spec { start, ..base.clone() }, 13)));
     cases.extend([5, 64].map(|len| case(slice::Spec { len, ..base.clone() }, 13)));
+    // With and without partial vectors, up to the last column or not, inside a 16-column row without padding; in both types.
+    let shapes = [(40, 8, 16), (41, 24, 17), (17, 7, 5), (512, 256, 256), (32, 0, 32), (32, 29, 3), (9, 8, 1)];
+    for (x, out) in [Elem::F32, Elem::Bf16].into_iter().flat_map(|x| [Elem::F32, Elem::Bf16].map(|out| (x, out))) {
+        cases.extend(shapes.map(|(cols, start, len)| case(slice::Spec { cols, start, len, x, out }, 3)));
+    }
     cases
 }
 
@@ -328,6 +201,8 @@ pub fn select_rows() -> Vec<Case> {
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([5, 96].map(|cols| case(select_rows::Spec { cols, ..base.clone() }, 13)));
+    let shapes = [(1, Elem::Bf16), (75, Elem::F32), (4096, Elem::Bf16), (4096, Elem::F32)];
+    cases.extend(shapes.map(|(cols, elem)| case(select_rows::Spec { cols, elem }, 4)));
     cases.into_iter().map(|case| Case { rows: Rows::OUTPUTS, ..case }).collect()
 }
 
@@ -342,6 +217,17 @@ pub fn causal_conv1d() -> Vec<Case> {
     cases.extend(activations.map(|activation| case(causal_conv1d::Spec { activation, ..base.clone() }, 17)));
     // Jamba Mini.
     cases.extend([1, 512].map(|n_tokens| case(causal_conv1d::Spec { channels: 8192, ..base.clone() }, n_tokens)));
+    // Several blocks of channels on Hopper; fewer than a block; more taps.
+    let wide = causal_conv1d::Spec { channels: 600, ..base.clone() };
+    let plain = causal_conv1d::Spec { bias: false, activation: Activation::None, ..wide.clone() };
+    let two_taps = causal_conv1d::Spec { channels: 33, taps: 2, ..base.clone() };
+    let softplus = causal_conv1d::Spec { channels: 5, taps: 7, bias: false, activation: Activation::Softplus };
+    cases.extend(
+        [wide.clone(), plain, causal_conv1d::Spec { channels: 7, ..base }, two_taps, softplus]
+            .map(|spec| case(spec, 17)),
+    );
+    let one_tap = causal_conv1d::Spec { taps: 1, bias: false, ..wide.clone() };
+    cases.extend([wide, one_tap].map(|spec| decode(spec, 5)));
     cases
 }
 
@@ -369,6 +255,20 @@ pub fn selective_scan() -> Vec<Case> {
     for selection in selections {
         cases.extend([1, 8, 512].map(|n| case(selective_scan::Spec { channels: 8192, ..with(selection) }, n)));
     }
+    // On Hopper the first has four states per lane; odd numbers of channels and states.
+    let shapes = [
+        (7700, 16, true),
+        (160, 16, true),
+        (40, 16, false),
+        (9, 64, true),
+        (40, 5, true),
+        (3, 1, false),
+        (11, 40, true),
+    ];
+    let selection = Selection::Given;
+    cases.extend(
+        shapes.map(|(channels, d_state, gated)| case(selective_scan::Spec { channels, d_state, selection, gated }, 17)),
+    );
     cases
 }
 
@@ -404,6 +304,14 @@ pub fn attention() -> Vec<Case> {
     cases.extend([1, 16, 32, 72, 128].map(|d_head| case(attention::Spec { d_head, ..base.clone() }, 17)));
     cases.push(case(attention::Spec { d_head: 128, ..heads(2, 2) }, 17));
     cases.push(case(attention::Spec { d_head: 128, format: Elem::Bf16, ..heads(4, 2) }, 17));
+    // Jamba tiny; on Hopper head sizes that are not multiples of the vector size, odd ones, several column blocks, and sizes with
+    // more than one part of the values.
+    let shapes = [(4, 2, 32), (6, 3, 10), (3, 1, 9), (7, 1, 24), (2, 2, 72), (2, 1, 192), (17, 1, 16)];
+    // Jamba Mini and Reasoning 3B.
+    for (n_heads, n_kv_heads, d_head) in shapes.into_iter().chain([(32, 8, 128), (20, 1, 128)]) {
+        let scale = (d_head as f64).powf(-0.5);
+        cases.push(case(attention::Spec { d_head, scale, format: Elem::Bf16, ..heads(n_heads, n_kv_heads) }, 17));
+    }
     // Jamba Mini.
     let mini = attention::Spec { d_head: 128, scale: 128f64.powf(-0.5), ..heads(32, 8) };
     let bf16 = attention::Spec { format: Elem::Bf16, ..mini.clone() };
@@ -419,8 +327,17 @@ pub fn softmax() -> Vec<Case> {
     let mut cases = vec![case(base.clone(), 13)];
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([1, 4, 17, 72, 173].map(|cols| case(softmax::Spec { cols }, 13)));
+    cases.extend([1, 3, 16, 64, 300, 5000].map(|cols| case(softmax::Spec { cols }, 3)));
     cases.push(case(base, 512));
     cases
+}
+
+/// Experts, experts per token, and tokens: less and more than the threads of a block on Hopper.
+fn routers() -> impl Iterator<Item = (usize, usize, usize)> {
+    let experts = [(16, 2), (4, 2), (1, 1), (7, 3), (64, 6)];
+    experts
+        .into_iter()
+        .flat_map(|(n_experts, top_k)| [1, 3, 33, 512, 1100].map(|n_tokens| (n_experts, top_k, n_tokens)))
 }
 
 /// Cases of [`crate::top_k`].
@@ -430,6 +347,7 @@ pub fn top_k() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
     cases.extend([4, 5, 17].map(|cols| case(top_k::Spec { cols, ..base.clone() }, 13)));
     cases.extend([1, 3, 16].map(|k| case(top_k::Spec { k, ..base.clone() }, 13)));
+    cases.extend(routers().map(|(cols, k, n_tokens)| case(top_k::Spec { cols, k }, n_tokens)));
     cases.push(case(base, 512));
     cases
 }
@@ -441,6 +359,7 @@ pub fn moe_permute() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.extend([1, 4, 17].map(|n_experts| case(moe_permute::Spec { n_experts, ..base.clone() }, 13)));
     cases.extend([1, 3].map(|top_k| case(moe_permute::Spec { top_k, ..base.clone() }, 13)));
+    cases.extend(routers().map(|(n_experts, top_k, n)| case(moe_permute::Spec { n_experts, top_k }, n)));
     cases.push(case(base, 512));
     cases
 }
@@ -452,6 +371,7 @@ pub fn moe_route() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.extend([4, 17].map(|n_experts| case(moe_route::Spec { n_experts, ..base.clone() }, 13)));
     cases.extend([1, 3, 16].map(|top_k| case(moe_route::Spec { top_k, ..base.clone() }, 13)));
+    cases.extend(routers().map(|(n_experts, top_k, n)| case(moe_route::Spec { n_experts, top_k }, n)));
     cases.push(case(base, 512));
     cases
 }
@@ -463,7 +383,9 @@ pub fn moe_combine() -> Vec<Case> {
     cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
     cases.extend([5, 96].map(|cols| case(moe_combine::Spec { cols, ..base.clone() }, 13)));
     cases.extend([1, 3].map(|top_k| case(moe_combine::Spec { top_k, ..base.clone() }, 13)));
-    cases.extend([1, 512].map(|n_tokens| case(moe_combine::Spec { cols: 4096, ..base.clone() }, n_tokens)));
+    cases.extend([1, 5, 512].map(|n_tokens| case(moe_combine::Spec { cols: 4096, ..base.clone() }, n_tokens)));
+    let shapes = [(9, 2, 1), (130, 3, 20), (64, 1, 7)];
+    cases.extend(shapes.map(|(cols, top_k, n)| case(moe_combine::Spec { cols, top_k }, n)));
     cases
 }
 

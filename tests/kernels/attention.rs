@@ -1,17 +1,28 @@
 //! kv_append and attention: pages in any order, contexts around the page size, tokens divided into any steps.
 
 use jamba_plan::cost::Size;
+use jamba_plan::format::TargetKind;
 use jambac_graph::DType;
+use jambac_harness::{Arg, Array, Conditions, Lower, Runner, Target, assert_close, assert_same_bits, counts, random};
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::kernel::{Elem, Rows, padded};
 use jambac_kernels::kv_append::{PAGE_TOKENS, page_elements};
-use jambac_kernels::target::X86Level;
 use jambac_kernels::{attention, cases, kv_append};
 use jambac_reference::attention::{Heads, attention as reference, kv_append as append};
 use jambac_reference::{Tolerance, round_to};
 
-use super::harness::{Arg, Array, Kernels, V3, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
+use super::{V2, V3};
+
+/// The results of a CPU kernel in a step.
+fn run(runner: &Runner, division: Division, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
+    // The sizes of a step set the grid on GPUs; on CPUs they are arguments.
+    runner.run(division.conditions(&Conditions::AnyThreads), kernel, counts(0, 0, 0), args)
+}
+
+fn symbol(kernel: &AnySpec) -> String {
+    kernel.lowered(TargetKind::Cpu)[0].symbol()
+}
 
 /// Columns of the page table.
 const PAGES_PER_SEQUENCE: usize = 20;
@@ -62,7 +73,7 @@ impl Cache {
         let past: Vec<i32> = step.past.iter().map(|&past| past as i32).collect();
         let pages = |&s: &usize| &self.pages[s * PAGES_PER_SEQUENCE..][..PAGES_PER_SEQUENCE];
         let pages: Vec<i32> = step.sequences.iter().flat_map(pages).copied().collect();
-        [Arg::i32(&step.sequence_of()), Arg::i32(&step.starts()), Arg::i32(&past), Arg::i32(&pages)]
+        [Arg::I32(step.sequence_of()), Arg::I32(step.starts()), Arg::I32(past), Arg::I32(pages)]
     }
 
     fn scalars(&self, step: &Step) -> [Arg; 3] {
@@ -100,28 +111,28 @@ impl Setup {
     }
 
     /// The attention results in token order, and the cache afterwards.
-    fn run(&self, kernels: &Kernels, division: Division) -> (Vec<f32>, Cache) {
+    fn run(&self, kernels: &Runner, division: Division) -> (Vec<f32>, Cache) {
         let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
         let mut cache = Cache::new(&self.batch, &self.spec);
         let mut out = vec![f32::NAN; self.q.len()];
         for step in self.batch.steps(division) {
             let rows = |cols: usize, operand: &[f32]| Arg::rows(cols, &step.gather(cols, operand));
-            let mut args = vec![rows(kv_row, &self.k), rows(kv_row, &self.v), Arg::Array(cache.array.clone())];
+            let mut args = vec![rows(kv_row, &self.k), rows(kv_row, &self.v), Arg::from(cache.array.clone())];
             args.extend(cache.tables(&step));
             args.extend(cache.scalars(&step));
-            cache.array = division.run(kernels, &self.append, &args).remove(0);
+            cache.array = run(kernels, division, &self.append, &args).remove(0);
 
-            let mut args = vec![rows(q_row, &self.q), Arg::Array(cache.array.clone())];
+            let mut args = vec![rows(q_row, &self.q), Arg::from(cache.array.clone())];
             args.extend(cache.tables(&step));
             args.push(Arg::unwritten(q_row, step.n_tokens()));
             args.extend(cache.scalars(&step));
-            step.scatter(q_row, &division.run(kernels, &self.attend, &args)[0].f32(), &mut out);
+            step.scatter(q_row, &run(kernels, division, &self.attend, &args)[0].f32(), &mut out);
         }
         (out, cache)
     }
 
     /// Like [`Setup::run`], token by token, with the kernel that appends and attends.
-    fn run_appending(&self, kernels: &Kernels) -> (Vec<f32>, Cache) {
+    fn run_appending(&self, kernels: &Runner) -> (Vec<f32>, Cache) {
         let (q_row, kv_row) = (self.spec.n_heads * self.spec.d_head, self.spec.n_kv_heads * self.spec.d_head);
         let kernel = AnySpec::from(appending(&self.spec));
         let mut cache = Cache::new(&self.batch, &self.spec);
@@ -129,11 +140,11 @@ impl Setup {
         for step in self.batch.steps(Division::Chunks(1)) {
             let rows = |cols: usize, operand: &[f32]| Arg::rows(cols, &step.gather(cols, operand));
             let mut args = vec![rows(q_row, &self.q), rows(kv_row, &self.k), rows(kv_row, &self.v)];
-            args.push(Arg::Array(cache.array.clone()));
+            args.push(Arg::from(cache.array.clone()));
             args.extend(cache.tables(&step));
             args.push(Arg::unwritten(q_row, step.n_tokens()));
             args.extend(cache.scalars(&step));
-            let mut written = kernels.run(&kernel, &args);
+            let mut written = run(kernels, Division::Whole, &kernel, &args);
             step.scatter(q_row, &written.remove(1).f32(), &mut out);
             cache.array = written.remove(0);
         }
@@ -158,10 +169,10 @@ fn dtype(elem: Elem) -> DType {
 }
 
 /// Compiles attention cases and the appends to their caches.
-fn compile(level: X86Level, specs: &[attention::Spec]) -> Option<Kernels> {
+fn compile(target: Target, specs: &[attention::Spec]) -> Option<Runner> {
     let kernels: Vec<AnySpec> =
         specs.iter().map(|spec| Setup::new(spec, &[1])).flat_map(|s| [s.append, s.attend]).collect();
-    Kernels::compile(level, &kernels)
+    Runner::compile(target, &kernels)
 }
 
 /// Specs of the cases, without those too large for the reference.
@@ -180,7 +191,7 @@ fn agrees_with_the_reference_however_divided() {
     let Some(kernels) = compile(V3, &specs) else { return };
     for spec in &specs {
         let setup = Setup::new(spec, &[1, 15, 16, 17, 35]);
-        let symbol = on_cpu(&setup.attend).symbol;
+        let symbol = symbol(&setup.attend);
         let (whole, _) = setup.run(&kernels, Division::Whole);
         // A score of up to 30 has an error of about 10 of its roundings, 2·10⁻⁵, which is also the relative error of its
         // probability; values are below 1 and most errors cancel.
@@ -194,14 +205,14 @@ fn agrees_with_the_reference_however_divided() {
 #[test]
 fn appending_gives_the_bits_of_one_step_after_the_other() {
     let specs = specs();
-    for level in [V3, X86Level::V2] {
+    for target in [V3, V2] {
         let both: Vec<_> = specs.iter().flat_map(|spec| [spec.clone(), appending(spec)]).collect();
-        let Some(kernels) = compile(level, &both) else { return };
+        let Some(kernels) = compile(target, &both) else { return };
         for spec in &specs {
             let setup = Setup::new(spec, &[1, 16, 35]);
             let (expected, expected_cache) = setup.run(&kernels, Division::Chunks(1));
             let (found, cache) = setup.run_appending(&kernels);
-            let symbol = on_cpu(&appending(spec).into()).symbol;
+            let symbol = symbol(&appending(spec).into());
             assert_same_bits(&symbol, &found, &expected);
             let elements = |cache: &Cache| (0..cache.len()).map(|i| cache.get(i)).collect::<Vec<_>>();
             assert_same_bits(&format!("cache of {symbol}"), &elements(&cache), &elements(&expected_cache));
@@ -216,7 +227,7 @@ fn long_contexts_agree() {
     for spec in &specs[..2] {
         let setup = Setup::new(spec, &[300, 3]);
         let (whole, _) = setup.run(&kernels, Division::Whole);
-        assert_close(&on_cpu(&setup.attend).symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
+        assert_close(&symbol(&setup.attend), &whole, &setup.expected(), Tolerance::abs(1e-5));
         assert_same_bits("chunks of 128", &setup.run(&kernels, Division::Chunks(128)).0, &whole);
     }
 }
@@ -234,7 +245,7 @@ fn a_token_has_the_same_bits_alone_and_in_a_block() {
     for spec in &specs {
         // Blocks truncated by the next sequence, pages truncated by the end of a group, and blocks of one to sixteen tokens.
         let setup = Setup::new(spec, &[150, 5, 37, 1, 16, 80]);
-        let symbol = on_cpu(&setup.attend).symbol;
+        let symbol = symbol(&setup.attend);
         let (alone, _) = setup.run(&kernels, Division::Chunks(1));
         assert_close(&symbol, &alone, &setup.expected(), Tolerance::abs(1e-5));
         let chunks = [2, 7, 23, 64].map(Division::Chunks);
@@ -247,11 +258,11 @@ fn a_token_has_the_same_bits_alone_and_in_a_block() {
 #[test]
 fn targets_without_fma_agree() {
     let specs = specs();
-    let Some(kernels) = compile(X86Level::V2, &specs) else { return };
+    let Some(kernels) = compile(V2, &specs) else { return };
     for spec in &specs {
         let setup = Setup::new(spec, &[17, 2]);
         let (whole, _) = setup.run(&kernels, Division::Whole);
-        assert_close(&on_cpu(&setup.attend).symbol, &whole, &setup.expected(), Tolerance::abs(1e-5));
+        assert_close(&symbol(&setup.attend), &whole, &setup.expected(), Tolerance::abs(1e-5));
     }
 }
 
@@ -284,7 +295,7 @@ fn kv_append_rounds_and_writes_nothing_else() {
             }
             let found: Vec<f32> = (0..n_elements).map(|element| cache.get(element)).collect();
             let differs = found.iter().zip(&expected).position(|(f, e)| f != e && !(f.is_nan() && e.is_nan()));
-            assert_eq!(differs, None, "{}, {division:?}: first wrong element", on_cpu(&setup.append).symbol);
+            assert_eq!(differs, None, "{}, {division:?}: first wrong element", symbol(&setup.append));
         }
     }
 }
@@ -323,6 +334,6 @@ fn costs_count_the_cache_once() {
         attention::Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 1.0, format: Elem::Bf16, appends: false };
     let size = Size { tokens: 1.0, sequences: 1.0, outputs: 1.0, context: 100.0 };
     // 100 tokens · 2 · 2 heads · 12 of two bytes; q and out of 72 floats.
-    let bytes = on_cpu(&spec.into()).cost.of(Rows::TOKENS).bytes.at(size);
+    let bytes = AnySpec::from(spec).lowered(TargetKind::Cpu)[0].code.cost.of(Rows::TOKENS).bytes.at(size);
     assert_eq!(bytes, 9600.0 + 2.0 * 72.0 * 4.0);
 }

@@ -3,6 +3,7 @@
 
 use half::bf16;
 use jambac_graph::Activation;
+use jambac_harness::{Arg, Array, Conditions, Runner, Target, assert_same_bits, counts, random, random_indices};
 use jambac_kernels::cases;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::cpu::integer::padded_inputs;
@@ -13,7 +14,13 @@ use jambac_kernels::target::X86Level;
 use jambac_kernels::{grouped_linear, linear_swiglu};
 use jambac_reference::{linear, moe};
 
-use super::harness::{Arg, Array, Kernels, V3, assert_same_bits, random, random_indices};
+use super::V3;
+
+/// The results of a CPU kernel.
+fn run(runner: &Runner, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
+    // The sizes of a step set the grid on GPUs; on CPUs they are arguments.
+    runner.run(Conditions::AnyThreads, kernel, counts(0, 0, 0), args)
+}
 
 /// Inputs per int4 scale.
 const GROUP: usize = 32;
@@ -98,13 +105,13 @@ impl Matrix {
         let (bytes, scales): (Vec<_>, Vec<_>) = stack.iter().map(Matrix::pack).unzip();
         let scales = scales.concat();
         let scales = match format {
-            Elem::I8 => Arg::f32(&scales),
+            Elem::I8 => Arg::F32(scales),
             _ => {
                 let bytes = scales.iter().flat_map(|&scale| bf16::from_f32(scale).to_le_bytes()).collect();
-                Arg::Array(Array::Packed { elem: Elem::Bf16, bytes })
+                Arg::bytes(bytes).of(Elem::Bf16)
             }
         };
-        [Arg::Array(Array::Packed { elem: format, bytes: bytes.concat() }), scales]
+        [Arg::bytes(bytes.concat()).of(format), scales]
     }
 
     /// x `[rows, k]` times the matrix, operation by operation as the kernels compute it.
@@ -187,13 +194,13 @@ impl Operands {
         }
     }
 
-    fn run(&self, kernels: &Kernels, x: &[f32]) -> Vec<f32> {
+    fn run(&self, kernels: &Runner, x: &[f32]) -> Vec<f32> {
         let Spec { n, k, .. } = self.spec;
         let mut args = vec![Arg::rows(k, x)];
         args.extend(Matrix::args(std::slice::from_ref(&self.matrix)));
         args.extend(self.spec.bias.then(|| Arg::vector(&self.bias)));
         args.extend([Arg::unwritten(n, x.len() / k), Arg::Scalar(x.len() / k)]);
-        kernels.run(&self.spec.clone().into(), &args)[0].f32()
+        run(kernels, &self.spec.clone().into(), &args)[0].f32()
     }
 
     /// The exact product of x and the dequantized weights, with bias and activation.
@@ -223,7 +230,7 @@ impl Operands {
 
 fn check(level: X86Level) {
     let cases: Vec<_> = cases::integer_linear().into_iter().filter(|case| case.operations() < 2e7).collect();
-    let Some(kernels) = Kernels::compile(level, cases.iter().map(|case| &case.kernel)) else { return };
+    let Some(kernels) = Runner::compile(Target::Cpu(level), cases.iter().map(|case| &case.kernel)) else { return };
     for case in &cases {
         let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let operands = Operands::new(spec, case.counts.tokens);
@@ -252,7 +259,7 @@ fn check(level: X86Level) {
 
 #[test]
 fn linear_has_the_bits_of_its_arithmetic() {
-    check(V3);
+    check(X86Level::V3);
 }
 
 #[test]
@@ -275,7 +282,7 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     for format in [Elem::I8, Elem::I4] {
         // For each of three threads: a group of panels that are streamed together, and a remainder.
         let spec = spec(500, 300, format);
-        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
         let operands = Operands::new(&spec, 150);
         let together = operands.run(&kernels, &operands.x);
         for n_rows in [1, 2, 3, 4, 5, 6, 7, 13, 73] {
@@ -293,7 +300,7 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
 fn what_is_not_finite_shows_in_every_output_of_its_row() {
     for format in [Elem::I8, Elem::I4] {
         let spec = spec(40, 300, format);
-        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
         let operands = Operands::new(&spec, 9);
         let sound = operands.run(&kernels, &operands.x);
         for broken in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -323,7 +330,7 @@ fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
 fn the_error_is_that_of_the_weights() {
     for format in [Elem::I8, Elem::I4] {
         let (spec, n_rows) = (spec(96, 768, format), 16);
-        let Some(kernels) = Kernels::compile(V3, [&spec.clone().into()]) else { return };
+        let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
         let (x, values) = (random(1, n_rows * spec.k), random(2, spec.n * spec.k));
         let matrix = Matrix::quantize(&values, spec.n, spec.k, format);
         let operands = Operands { spec: spec.clone(), x, matrix, bias: Vec::new() };
@@ -339,7 +346,7 @@ fn the_error_is_that_of_the_weights() {
 #[test]
 fn grouped_linear_has_the_bits_of_its_arithmetic() {
     let cases = cases::integer_grouped_linear();
-    let Some(kernels) = Kernels::compile(V3, cases.iter().map(|case| &case.kernel)) else { return };
+    let Some(kernels) = Runner::compile(V3, cases.iter().map(|case| &case.kernel)) else { return };
     for case in &cases {
         let AnySpec::GroupedLinear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let grouped_linear::Spec { n_experts, n, k, format, slots_per_row, top_k, .. } = *spec;
@@ -351,8 +358,8 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
         let stack: Vec<_> = values.chunks_exact(n * k).map(|values| Matrix::quantize(values, n, k, format)).collect();
         let mut args = vec![Arg::rows(k, &x)];
         args.extend(Matrix::args(&stack));
-        args.extend([Arg::i32(&slots), Arg::i32(&offsets), Arg::unwritten(n, n_slots)]);
-        let found = kernels.run(&case.kernel, &args)[0].f32();
+        args.extend([Arg::I32(slots.clone()), Arg::I32(offsets.clone()), Arg::unwritten(n, n_slots)]);
+        let found = run(&kernels, &case.kernel, &args)[0].f32();
         for (slot, &expert) in experts.iter().enumerate() {
             let row = &x[slot / slots_per_row * k..][..k];
             let expected = stack[expert as usize].product(row, f32::mul_add);
@@ -368,7 +375,7 @@ fn panels_finished_together_have_the_bits_of_each() {
         let (n, k) = (250, 300);
         let fused = AnySpec::from(linear_swiglu::Spec { n, k, format });
         let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
-        let Some(kernels) = Kernels::compile(V3, [&fused, &swiglu]) else { return };
+        let Some(kernels) = Runner::compile(V3, [&fused, &swiglu]) else { return };
         let matrices = [2, 3].map(|seed| random(seed, n * k));
         // A panel of gate, a panel of up, and so on: a stack of matrices with one panel each.
         let panel = |first: usize, values: &[f32]| {
@@ -384,9 +391,9 @@ fn panels_finished_together_have_the_bits_of_each() {
                 let sums = Matrix::quantize(values, n, k, format).product(&x, f32::mul_add);
                 Arg::rows(n, &sums)
             });
-            let expected = kernels.run(&swiglu, &[vec![gate, up], results().to_vec()].concat())[0].f32();
+            let expected = run(&kernels, &swiglu, &[vec![gate, up], results().to_vec()].concat())[0].f32();
             let args = [vec![Arg::rows(k, &x)], Matrix::args(&panels).to_vec(), results().to_vec()].concat();
-            let found = kernels.run(&fused, &args)[0].f32();
+            let found = run(&kernels, &fused, &args)[0].f32();
             assert_same_bits(&format!("{format:?}, {n_rows} rows"), &found, &expected);
         }
     }

@@ -1,106 +1,130 @@
-//! linear: all remainders of rows, panels and inputs; equal sums for one row and for many.
+//! linear, split_linear, linear_swiglu: all remainders of rows, panels, tiles and inputs; equal sums for one row and for many.
 
-use jamba_plan::format::Layout;
+use jamba_plan::format::TargetKind;
 use jambac_graph::Activation;
+use jambac_harness::{Call, Conditions, Runner, Target, assert_same_bits, each, each_under};
 use jambac_kernels::cases::{self, Case};
 use jambac_kernels::catalog::AnySpec;
-use jambac_kernels::kernel::{Elem, LANES};
+use jambac_kernels::elementwise::{self, Function};
+use jambac_kernels::kernel::Elem;
 use jambac_kernels::linear::Spec;
 use jambac_kernels::target::X86Level;
-use jambac_reference::{Tolerance, linear};
+use jambac_kernels::{linear_swiglu, split_linear};
 
-use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, random};
+use super::products::{Product, check, simulated, small, three_multiprocessors};
+use super::{V2, V3};
 
-/// Weights and bias of a spec, and the input rows.
-struct Operands {
-    spec: Spec,
-    x: Vec<f32>,
-    weight: Weight,
-    bias: Vec<f32>,
-}
-
-impl Operands {
-    fn new(spec: &Spec, n_rows: usize) -> Operands {
-        let (n, k) = (spec.n, spec.k);
-        let layout = Layout::in_panels(1, n as u64, k as u64, LANES as u64);
-        Operands {
-            spec: spec.clone(),
-            x: random(1, n_rows * k),
-            weight: Weight::pack(&random(2, n * k), layout, spec.format),
-            bias: if spec.bias { random(3, n) } else { Vec::new() },
-        }
-    }
-
-    fn run(&self, kernels: &Kernels, x: &[f32]) -> Vec<f32> {
-        let Spec { n, k, .. } = self.spec;
-        let mut args = vec![Arg::rows(k, x), Arg::weight(&self.weight)];
-        args.extend(self.spec.bias.then(|| Arg::vector(&self.bias)));
-        args.extend([Arg::unwritten(n, x.len() / k), Arg::Scalar(x.len() / k)]);
-        kernels.run(&self.spec.clone().into(), &args)[0].f32()
-    }
-
-    fn expected(&self) -> Vec<f32> {
-        let Spec { n, k, activation, .. } = self.spec;
-        let bias = self.spec.bias.then_some(self.bias.as_slice());
-        linear::linear(&self.x, &self.weight.values, bias, linear::Linear { n_in: k, n_out: n, activation })
-    }
-
-    /// k roundings, each 2⁻²⁴ of a partial sum of about √k terms |x · w| ≤ 1. They have random signs, so √k of them remain. The
-    /// activations add a few roundings of their result and amplify an error by at most 1.1.
-    fn tolerance(&self) -> Tolerance {
-        Tolerance { abs: 2.0 * (self.spec.k as f64 + 1.0) * 2f64.powi(-24), rel: 4.0 * 2f64.powi(-24) }
-    }
-}
-
-/// The cases that are fast enough for the scalar reference.
-fn small_cases() -> impl Iterator<Item = (Spec, Case)> {
-    cases::linear().into_iter().filter(|case| case.operations() < 2e7).map(|case| {
-        let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
-        (spec.clone(), case)
-    })
-}
-
-fn check(level: X86Level, cases: &[(Spec, Case)]) {
-    let Some(kernels) = Kernels::compile(level, cases.iter().map(|(_, case)| &case.kernel)) else { return };
-    for (spec, case) in cases {
-        let operands = Operands::new(spec, case.counts.tokens);
-        let found = operands.run(&kernels, &operands.x);
-        let what = format!("{} of {} rows", case.symbol(), case.counts.tokens);
-        assert_close(&what, &found, &operands.expected(), operands.tolerance());
-    }
+fn all() -> Vec<Case> {
+    [cases::linear(), cases::split_linear(), cases::linear_swiglu()].concat()
 }
 
 #[test]
-fn agrees_with_the_reference() {
-    check(V3, &small_cases().collect::<Vec<_>>());
+fn agree_with_the_reference() {
+    each(V3, small([all(), cases::by_tiles()].concat()), |on| check(on, &Product::of(on)));
+}
+
+/// The tiles differ between levels.
+#[test]
+fn agree_without_fma() {
+    each(V2, small(all()), |on| check(on, &Product::of(on)));
 }
 
 #[test]
-fn agrees_without_fma() {
-    // The tiles differ between levels; half precision needs F16C.
-    let cases = small_cases().filter(|(spec, _)| spec.format != Elem::F16);
-    check(X86Level::V2, &cases.collect::<Vec<_>>());
+fn agree_with_avx512() {
+    each(Target::Cpu(X86Level::V4), small(all()), |on| check(on, &Product::of(on)));
+}
+
+fn agree_on_hopper(cases: Vec<Case>) {
+    each_under(&three_multiprocessors(), Target::Hopper, simulated(cases), |on| check(on, &Product::of(on)));
 }
 
 #[test]
-fn agrees_with_avx512() {
-    check(X86Level::V4, &small_cases().collect::<Vec<_>>());
+fn linear_agrees_on_hopper() {
+    agree_on_hopper(cases::linear());
+}
+
+#[test]
+fn linear_of_integers_agrees_on_hopper() {
+    agree_on_hopper(cases::integer_linear());
+}
+
+#[test]
+fn split_linear_and_swiglu_agree_on_hopper() {
+    agree_on_hopper([cases::split_linear(), cases::linear_swiglu()].concat());
+}
+
+#[test]
+fn remainders_of_tiles_agree_on_hopper() {
+    agree_on_hopper(cases::by_tiles());
+}
+
+fn base() -> Spec {
+    Spec { n: 96, k: 72, format: Elem::Bf16, out: Elem::F32, bias: false, activation: Activation::None }
+}
+
+/// The result of a CPU kernel.
+fn run(runner: &Runner, kernel: &AnySpec, call: &Call, part: usize) -> Vec<f32> {
+    runner.call(Conditions::AnyThreads, kernel, call).rows(part)
+}
+
+/// The linear of one parameter.
+fn alone(product: &Product, parameter: usize, k: usize, n: usize) -> Call {
+    let n_rows = product.x().len() / k;
+    Call::tokens(n_rows).rows(k, product.x()).parameter(&product.parameters()[parameter]).gives(n)
 }
 
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     // Tiles of every height, and two row blocks if there are many inputs.
-    let (base, _) = small_cases().next().expect("a base case");
-    let specs = [base.clone(), Spec { k: 8195, bias: true, activation: Activation::Softplus, ..base }];
-    let Some(kernels) = Kernels::compile(V3, &specs.clone().map(AnySpec::from)) else { return };
-    for spec in specs {
-        let operands = Operands::new(&spec, 64);
-        let together = operands.run(&kernels, &operands.x);
+    let specs = [base(), Spec { k: 8195, bias: true, activation: Activation::Softplus, ..base() }].map(AnySpec::from);
+    let Some(runner) = Runner::compile(V3, &specs) else { return };
+    for spec in &specs {
+        let product = Product::new(spec, 64, TargetKind::Cpu);
+        let together = run(&runner, spec, &product.call(), 0);
         for n_rows in [1, 2, 3, 5, 6, 7, 13, 49] {
-            let some = operands.run(&kernels, &operands.x[..n_rows * spec.k]);
-            assert_same_bits(&format!("{n_rows} of 64 rows"), &some, &together[..n_rows * spec.n]);
+            let some = run(&runner, spec, &product.call_of(0..n_rows), 0);
+            assert_same_bits(&format!("{n_rows} of 64 rows"), &some, &together[..n_rows * 96]);
         }
-        let last = operands.run(&kernels, &operands.x[63 * spec.k..]);
-        assert_same_bits("the last of 64 rows", &last, &together[63 * spec.n..]);
+        let last = run(&runner, spec, &product.call_of(63..64), 0);
+        assert_same_bits("the last of 64 rows", &last, &together[63 * 96..]);
+    }
+}
+
+#[test]
+fn every_part_has_the_bits_of_its_own_linear() {
+    let k = 72;
+    for sizes in [vec![72, 24, 24], vec![5, 33], vec![17, 1, 33, 16]] {
+        let linears = sizes.iter().map(|&n| AnySpec::from(Spec { n, k, ..base() })).collect::<Vec<_>>();
+        let weights = sizes.len();
+        let split = split_linear::Spec { sizes: sizes.clone(), weights, k, format: Elem::Bf16, out: Elem::F32 };
+        let split = AnySpec::from(split);
+        let Some(runner) = Runner::compile(V3, linears.iter().chain([&split])) else { return };
+        for n_rows in [1, 7, 13] {
+            let product = Product::new(&split, n_rows, TargetKind::Cpu);
+            for (part, (&n, linear)) in sizes.iter().zip(&linears).enumerate() {
+                let found = run(&runner, &split, &product.call(), part);
+                let expected = run(&runner, linear, &alone(&product, part, k, n), 0);
+                assert_same_bits(&format!("part {part} of {sizes:?}, {n_rows} rows"), &found, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_swiglu_has_the_bits_of_its_three_steps() {
+    let k = 72;
+    for n in [96, 5] {
+        let fused = AnySpec::from(linear_swiglu::Spec { n, k, format: Elem::Bf16 });
+        let linear = AnySpec::from(Spec { n, ..base() });
+        let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));
+        let Some(runner) = Runner::compile(V3, [&fused, &linear, &swiglu]) else { return };
+        for n_rows in [1, 2, 7, 64] {
+            let product = Product::new(&fused, n_rows, TargetKind::Cpu);
+            let [gate, up] = [0, 1].map(|part| run(&runner, &linear, &alone(&product, part, k, n), 0));
+            let call = Call::tokens(n_rows).rows(n, &gate).rows(n, &up).gives(n);
+            let expected = run(&runner, &swiglu, &call, 0);
+            let found = run(&runner, &fused, &product.call(), 0);
+            assert_same_bits(&format!("{n} outputs of {n_rows} rows"), &found, &expected);
+        }
     }
 }

@@ -1,15 +1,27 @@
-//! Every kernel compared with the scalar reference, for all cases with odd shapes.
+//! Every kernel compared with the scalar reference, for all cases, on each target that supports them.
+
+use jambac_harness::Target;
+use jambac_kernels::target::X86Level;
 
 mod attention;
 mod experts;
-mod grouped_linear;
-pub mod harness;
 mod integer;
 mod levels;
 mod linear;
-mod linear_swiglu;
+pub mod products;
 mod recurrent;
 mod routing;
 mod row_wise;
-mod split_linear;
 pub mod steps;
+
+/// The level that CPU kernels are tested at where tiling does not depend on it.
+pub const V3: Target = Target::Cpu(X86Level::V3);
+
+/// A level without fused multiply-add.
+pub const V2: Target = Target::Cpu(X86Level::V2);
+
+/// A rounding of f32, relative.
+pub const ROUNDING: f64 = 5.960_464_477_539_063e-8;
+
+/// A rounding to bf16, relative: half a unit in the last place.
+pub const BF16: f64 = 1.0 / 256.0;

@@ -1,74 +1,100 @@
 //! causal_conv1d and selective_scan: results, and states carried from one step to the next.
 
-use jamba_plan::format::Layout;
+use jamba_plan::format::{Table, TargetKind};
 use jambac_graph::Activation;
+use jambac_harness::{
+    Arg, Call, Conditions, Lower, Runner, Subject, Target, assert_close, assert_same_bits, counts, each, each_under,
+    random, rounded, stored,
+};
+use jambac_kernels::cases::{self, Case};
 use jambac_kernels::catalog::AnySpec;
-use jambac_kernels::kernel::{Elem, LANES, padded};
+use jambac_kernels::hopper::row_stride;
+use jambac_kernels::kernel::{Config, Elem, LANES, padded};
 use jambac_kernels::selective_scan::{Projection, Selection};
-use jambac_kernels::target::X86Level;
-use jambac_kernels::{cases, causal_conv1d, selective_scan};
+use jambac_kernels::{causal_conv1d, selective_scan};
 use jambac_reference::linear::{Linear, linear};
 use jambac_reference::{Tolerance, causal_conv1d as conv, rms_norm, selective_scan as scan};
 
-use super::harness::{Arg, Kernels, V3, Weight, assert_close, assert_same_bits, on_cpu, random};
 use super::steps::{Batch, Division, Step};
-
-/// Relative error of an f32 rounding.
-const ROUNDING: f64 = 5.960_464_477_539_063e-8;
+use super::{BF16, ROUNDING, V2, V3};
 
 /// Slot of each sequence, in a pool of [`N_SLOTS`].
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
 const N_SLOTS: usize = 6;
 
 /// Ragged: one sequence longer than a kernel's run of tokens, one with one token, one empty, some shorter than the convolution.
-fn batch() -> Batch {
-    Batch { lengths: vec![37, 1, 0, 2, 5] }
+fn batch(target: TargetKind) -> Batch {
+    Batch { lengths: vec![if target == TargetKind::Cpu { 37 } else { 75 }, 1, 0, 2, 5] }
 }
 
-/// `[channels, n]` into panels `[ceil(channels / 16)][n][16]`.
-fn panels(values: &[f32], n: usize, padding: f32) -> Vec<f32> {
-    let channels = values.len().checked_div(n).unwrap_or(0);
-    let mut packed = vec![padding; padded(channels) * n];
-    for (i, &value) in values.iter().enumerate() {
-        packed[(i / n / LANES * n + i % n) * LANES + i / n % LANES] = value;
+/// The order of a state's elements `[channels, n]` in a slot.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// `[ceil(channels / 16)][n][16]`.
+    Panels,
+    /// `[channels][n]`.
+    Channels,
+    /// `[n][channels]`, rows padded as activations on Hopper.
+    Rows,
+}
+
+impl Order {
+    /// Elements of a slot.
+    fn len(self, channels: usize, n: usize) -> usize {
+        match self {
+            Order::Panels => padded(channels) * n,
+            Order::Channels => channels * n,
+            Order::Rows => n * row_stride(Elem::F32, channels),
+        }
     }
-    packed
-}
 
-/// The inverse of [`panels`].
-fn from_panels(packed: &[f32], channels: usize, n: usize) -> Vec<f32> {
-    (0..channels * n).map(|i| packed[(i / n / LANES * n + i % n) * LANES + i / n % LANES]).collect()
+    /// Where element `i` is in the slot.
+    fn place(self, i: usize, channels: usize, n: usize) -> usize {
+        match self {
+            Order::Panels => (i / n / LANES * n + i % n) * LANES + i / n % LANES,
+            Order::Channels => i,
+            Order::Rows => i % n * row_stride(Elem::F32, channels) + i / n,
+        }
+    }
 }
 
 /// Slots of state, `[channels, n]` per sequence. Gaps and unused slots are NaN and must stay NaN.
 struct Pool {
     data: Vec<f32>,
+    order: Order,
     channels: usize,
     n: usize,
 }
 
 impl Pool {
-    fn new(initial: &[f32], channels: usize, n: usize) -> Pool {
-        let mut pool = Pool { data: Vec::new(), channels, n };
+    fn new(initial: &[f32], order: Order, channels: usize, n: usize) -> Pool {
+        let mut pool = Pool { data: Vec::new(), order, channels, n };
         pool.data = vec![f32::NAN; N_SLOTS * pool.stride()];
         for (sequence, state) in initial.chunks_exact((channels * n).max(1)).enumerate() {
             let start = SLOTS[sequence] as usize * pool.stride();
-            pool.data[start..][..padded(channels) * n].copy_from_slice(&panels(state, n, f32::NAN));
+            for (i, &element) in state.iter().enumerate() {
+                pool.data[start + order.place(i, channels, n)] = element;
+            }
         }
         pool
     }
 
+    /// Elements from one slot to the next; some behind the state belong to another layer.
     fn stride(&self) -> usize {
-        padded(self.channels) * self.n + 2 * LANES
+        self.order.len(self.channels, self.n) + if matches!(self.order, Order::Panels) { 2 * LANES } else { 20 }
     }
 
     fn states(&self) -> Vec<f32> {
-        let state = |&slot: &i32| from_panels(&self.data[slot as usize * self.stride()..], self.channels, self.n);
+        let state = |&slot: &i32| {
+            let start = slot as usize * self.stride();
+            let element = move |i| self.data[start + self.order.place(i, self.channels, self.n)];
+            (0..self.channels * self.n).map(element)
+        };
         SLOTS.iter().flat_map(state).collect()
     }
 
     fn assert_untouched_elsewhere(&self, what: &str) {
-        let size = padded(self.channels) * self.n;
+        let size = self.order.len(self.channels, self.n);
         for (slot, data) in self.data.chunks_exact(self.stride()).enumerate() {
             let start = if SLOTS.contains(&(slot as i32)) { size } else { 0 };
             assert!(data[start..].iter().all(|x| x.is_nan()), "{what}: wrote outside the states, in slot {slot}");
@@ -76,69 +102,89 @@ impl Pool {
     }
 }
 
-/// Runs a batch in steps; `args` returns a step's arguments before and after `state`. Returns y and the states.
-fn run(
-    kernels: &Kernels,
-    kernel: &AnySpec,
-    mut pool: Pool,
-    division: Division,
-    args: impl Fn(&Step) -> (Vec<Arg>, Vec<Arg>),
-) -> (Vec<f32>, Vec<f32>) {
-    let batch = batch();
-    let channels = pool.channels;
-    let mut y = vec![f32::NAN; batch.n_tokens() * channels];
-    for step in batch.steps(division) {
-        let slots: Vec<i32> = step.sequences.iter().map(|&s| SLOTS[s]).collect();
-        let (table, count) = match kernel {
-            AnySpec::SelectiveScan(_) => (step.sequence_of(), step.n_tokens()),
-            _ => (step.starts(), step.sequences.len()),
-        };
-        let (mut args, rest) = args(&step);
-        args.push(Arg::f32(&pool.data));
-        args.extend(rest);
-        args.extend([
-            Arg::i32(&table),
-            Arg::i32(&slots),
-            Arg::unwritten(channels, step.n_tokens()),
-            Arg::Scalar(count),
-            Arg::Scalar(pool.stride()),
-        ]);
-        let found = division.run(kernels, kernel, &args);
-        pool.data = found[0].f32();
-        step.scatter(channels, &found[1].f32(), &mut y);
-    }
-    pool.assert_untouched_elsewhere(&format!("{}, {division:?}", on_cpu(kernel).symbol));
-    let states = pool.states();
-    (y, states)
+/// A kernel under some conditions.
+struct On<'a, K> {
+    runner: &'a Runner,
+    conditions: &'a Conditions,
+    kernel: &'a K,
 }
 
-/// Compares the undivided batch with the reference's y and states, and divided batches bit for bit with the undivided one.
-fn check(
-    symbol: &str,
-    run: impl Fn(Division) -> (Vec<f32>, Vec<f32>),
-    expected: (Vec<f32>, Vec<f32>),
-    tolerances: [Tolerance; 2],
-) {
-    let whole = run(Division::Whole);
-    assert_close(&format!("{symbol}: y"), &whole.0, &expected.0, tolerances[0]);
-    assert_close(&format!("{symbol}: state"), &whole.1, &expected.1, tolerances[1]);
-    for division in &Division::ALL[1..] {
-        let divided = run(*division);
-        assert_same_bits(&format!("{symbol}: y, {division:?}"), &divided.0, &whole.0);
-        assert_same_bits(&format!("{symbol}: state, {division:?}"), &divided.1, &whole.1);
+impl<'a> On<'a, Case> {
+    fn of(on: &'a Subject) -> On<'a, Case> {
+        On { runner: on.runner, conditions: &on.conditions, kernel: on.case }
     }
 }
 
-fn check_conv(kernels: &Kernels, spec: &causal_conv1d::Spec) {
+impl<K: Lower> On<'_, K> {
+    fn target(&self) -> TargetKind {
+        self.runner.kind()
+    }
+
+    fn what(&self) -> String {
+        format!("{}, {:?}", self.kernel.lowered(self.target())[0].symbol(), self.conditions)
+    }
+
+    /// Values as the target's activations hold them.
+    fn held(&self, values: Vec<f32>) -> Vec<f32> {
+        if self.target() == TargetKind::Cpu { values } else { rounded(&values) }
+    }
+
+    /// Runs a batch in steps; `operands` adds a step's operands to its call. Returns y and the states.
+    fn run(&self, mut pool: Pool, division: Division, operands: impl Fn(&Step, Call) -> Call) -> (Vec<f32>, Vec<f32>) {
+        let batch = batch(self.target());
+        let channels = pool.channels;
+        let mut y = vec![f32::NAN; batch.n_tokens() * channels];
+        for step in batch.steps(division) {
+            let n = step.n_tokens();
+            if n == 0 && self.target() != TargetKind::Cpu {
+                continue;
+            }
+            let call = operands(&step, Call::new(counts(n, step.sequences.len(), 1)))
+                .table(Table::SequenceOf, step.sequence_of())
+                .table(Table::Starts, step.starts())
+                .table(Table::Slots, step.sequences.iter().map(|&s| SLOTS[s]).collect())
+                .pool(&pool.data, pool.stride())
+                .gives(channels);
+            let found = self.runner.call(division.conditions(self.conditions), self.kernel, &call);
+            pool.data = found.state().to_vec();
+            step.scatter(channels, &found.rows(0), &mut y);
+        }
+        pool.assert_untouched_elsewhere(&format!("{}, {division:?}", self.what()));
+        let states = pool.states();
+        (y, states)
+    }
+
+    /// Compares the undivided batch with the reference's y and states, and divided batches bit for bit with the undivided one.
+    /// Returns y.
+    fn check(
+        &self,
+        run: impl Fn(Division) -> (Vec<f32>, Vec<f32>),
+        divisions: &[Division],
+        expected: (Vec<f32>, Vec<f32>),
+        tolerances: [Tolerance; 2],
+    ) -> Vec<f32> {
+        let (what, whole) = (self.what(), run(Division::Whole));
+        assert_close(&format!("{what}: y"), &whole.0, &expected.0, tolerances[0]);
+        assert_close(&format!("{what}: state"), &whole.1, &expected.1, tolerances[1]);
+        for division in divisions {
+            let divided = run(*division);
+            assert_same_bits(&format!("{what}: y, {division:?}"), &divided.0, &whole.0);
+            assert_same_bits(&format!("{what}: state, {division:?}"), &divided.1, &whole.1);
+        }
+        whole.0
+    }
+}
+
+/// Returns y of the undivided batch.
+fn check_conv(on: &On<impl Lower>, spec: &causal_conv1d::Spec) -> Vec<f32> {
     let causal_conv1d::Spec { channels, taps, bias, activation } = *spec;
-    let (past, batch, kernel) = (taps - 1, batch(), spec.clone().into());
-    let u = random(1, batch.n_tokens() * channels);
+    let (past, batch, is_cpu) = (taps - 1, batch(on.target()), on.target() == TargetKind::Cpu);
+    let u = on.held(random(1, batch.n_tokens() * channels));
     let (weight, bias_values) = (random(2, channels * taps), random(3, channels));
     let state = random(4, batch.lengths.len() * channels * past);
-    let args = |step: &Step| {
-        let mut args = vec![Arg::rows(channels, &step.gather(channels, &u)), Arg::f32(&panels(&weight, taps, 0.0))];
-        args.extend(bias.then(|| Arg::vector(&bias_values)));
-        (args, vec![])
+    let operands = |step: &Step, call: Call| {
+        let call = call.rows(channels, &step.gather(channels, &u)).parameter(&weight);
+        if bias { call.parameter(&bias_values) } else { call }
     };
     let expected = conv::causal_conv1d(&conv::Conv {
         u: &u,
@@ -150,10 +196,14 @@ fn check_conv(kernels: &Kernels, spec: &causal_conv1d::Spec) {
         activation,
     });
     // Products, sums and bias round at magnitudes below taps + 1; silu and softplus add a few units and have slopes of about 1
-    // at most.
-    let tolerance = Tolerance { abs: ((taps + 1) * (taps + 1)) as f64 * ROUNDING, rel: 6.0 * ROUNDING };
-    let run = |division| run(kernels, &kernel, Pool::new(&state, channels, past), division, args);
-    check(&on_cpu(&kernel).symbol, run, expected, [tolerance, Tolerance::EXACT]);
+    // at most. On Hopper they are approximate, and y is rounded to bf16.
+    let tolerance = match is_cpu {
+        true => Tolerance { abs: ((taps + 1) * (taps + 1)) as f64 * ROUNDING, rel: 6.0 * ROUNDING },
+        false => Tolerance { abs: 1e-6 * (taps as f64 + 2.0), rel: BF16 + 1e-6 },
+    };
+    let order = if is_cpu { Order::Panels } else { Order::Rows };
+    let run = |division| on.run(Pool::new(&state, order, channels, past), division, operands);
+    on.check(run, &Division::ALL[1..], expected, [tolerance, Tolerance::EXACT])
 }
 
 /// The inputs of a selection for all tokens, and the reference's outputs.
@@ -162,14 +212,14 @@ struct Selected {
     /// Rows of slot `x`, or of `dt`, `b` and `c`.
     rows: Vec<(usize, Vec<f32>)>,
     norms: Vec<Vec<f32>>,
-    weight: Option<(Weight, Vec<f32>)>,
+    weight: Option<(Vec<f32>, Vec<f32>)>,
     dt: Vec<f32>,
     b: Vec<f32>,
     c: Vec<f32>,
 }
 
 impl Selected {
-    fn new(spec: &selective_scan::Spec, n_tokens: usize) -> Selected {
+    fn new(spec: &selective_scan::Spec, n_tokens: usize, target: TargetKind) -> Selected {
         let (channels, d_state) = (spec.channels, spec.d_state);
         let mut made = Selected {
             spec: spec.clone(),
@@ -181,8 +231,9 @@ impl Selected {
             c: random(5, n_tokens * d_state),
         };
         let Some(Projection { dt_rank, format }) = spec.selection.projection() else {
-            // From 0 to 1.
-            made.dt = random(1, n_tokens * channels).iter().map(|x| x * x).collect();
+            // From 0 to 1; on Hopper to 0.1.
+            let step_size = |x: &f32| if target == TargetKind::Cpu { x * x } else { 0.05 * (1.0 + x) };
+            made.dt = random(1, n_tokens * channels).iter().map(step_size).collect();
             made.rows = vec![(channels, made.dt.clone()), (d_state, made.b.clone()), (d_state, made.c.clone())];
             return made;
         };
@@ -199,25 +250,23 @@ impl Selected {
         }
         // Rows of dt_rank values with mean square at most 1, times as many weights below 1 / dt_rank: sums from −3 to 1, Δ from
         // 0.05 to 1.3.
-        let layout = Layout::in_panels(1, channels as u64, dt_rank as u64, LANES as u64);
         let weight: Vec<f32> = random(12, channels * dt_rank).iter().map(|x| x / dt_rank as f32).collect();
-        let weight = Weight::pack(&weight, layout, format);
+        let weight = stored(format, &weight);
         let bias: Vec<f32> = random(13, channels).iter().map(|x| x - 1.0).collect();
         let shape = Linear { n_in: dt_rank, n_out: channels, activation: Activation::Softplus };
-        made.dt = linear(&low, &weight.values, Some(&bias), shape);
+        made.dt = linear(&low, &weight, Some(&bias), shape);
         made.weight = Some((weight, bias));
         made
     }
 
-    /// The arguments of a step.
-    fn args(&self, step: &Step) -> Vec<Arg> {
-        let mut args: Vec<Arg> =
-            self.rows.iter().map(|(cols, rows)| Arg::rows(*cols, &step.gather(*cols, rows))).collect();
-        args.extend(self.norms.iter().map(|weight| Arg::vector(weight)));
-        if let Some((weight, bias)) = &self.weight {
-            args.extend([Arg::weight(weight), Arg::vector(bias)]);
+    /// Adds the operands of a step to a call.
+    fn operands(&self, step: &Step, call: Call) -> Call {
+        let rows = self.rows.iter().fold(call, |call, (cols, rows)| call.rows(*cols, &step.gather(*cols, rows)));
+        let call = rows.parameters(self.norms.iter().map(Vec::as_slice));
+        match &self.weight {
+            Some((weight, bias)) => call.parameter(weight).parameter(bias),
+            None => call,
         }
-        args
     }
 
     /// Roundings of Δ, B and C, which scale the input of a state: sums of dt_rank products below 1 / dt_rank, the softplus, and
@@ -228,24 +277,24 @@ impl Selected {
     }
 }
 
-fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
+fn check_scan(on: &On<impl Lower>, spec: &selective_scan::Spec) {
     let &selective_scan::Spec { channels, d_state, gated, .. } = spec;
-    let (batch, kernel) = (batch(), spec.clone().into());
+    let (batch, is_cpu) = (batch(on.target()), on.target() == TargetKind::Cpu);
     let n_tokens = batch.n_tokens();
-    let selected = Selected::new(spec, n_tokens);
-    // A from −e² to −e⁻²: from decays that lose one part in ten thousand to decays that lose all state in a token.
-    let a_log: Vec<f32> = random(2, channels * d_state).iter().map(|x| 2.0 * x).collect();
-    let u = random(3, n_tokens * channels);
-    let (d, z) = (random(6, channels), random(7, n_tokens * channels));
+    let selected = Selected::new(spec, n_tokens, on.target());
+    // A from −e² to −e⁻²: from decays that lose one part in ten thousand to decays that lose all state in a token. On Hopper from
+    // −e³ to −1.
+    let a_log = |x: &f32| if is_cpu { 2.0 * x } else { 1.5 * (1.0 + x) };
+    let a_log: Vec<f32> = random(2, channels * d_state).iter().map(a_log).collect();
+    let u = on.held(random(3, n_tokens * channels));
+    let (d, z) = (random(6, channels), on.held(random(7, n_tokens * channels)));
     let state = random(8, batch.lengths.len() * channels * d_state);
-    let args = |step: &Step| {
-        let rows = |operand: &[f32]| Arg::rows(channels, &step.gather(channels, operand));
-        let skip_and_gate = if gated { vec![Arg::vector(&d), rows(&z)] } else { vec![] };
-        let mut args = vec![rows(&u), Arg::f32(&panels(&decay_rates(&a_log), d_state, 0.0))];
-        args.extend(selected.args(step));
-        (args, skip_and_gate)
+    let operands = |step: &Step, call: Call| {
+        let rows = |operand: &[f32]| step.gather(channels, operand);
+        let call = selected.operands(step, call.rows(channels, &rows(&u)).parameter(&a_log).state());
+        if gated { call.parameter(&d).rows(channels, &rows(&z)) } else { call }
     };
-    let operands = scan::Scan {
+    let scanned = scan::Scan {
         dt: &selected.dt,
         u: &u,
         a_log: &a_log,
@@ -256,68 +305,111 @@ fn check_scan(kernels: &Kernels, spec: &selective_scan::Spec) {
         d_inner: channels,
         d_state,
     };
-    let expected = if gated { scan::gated_selective_scan(&operands, &d, &z) } else { scan::selective_scan(&operands) };
-    // A state of magnitude up to 4 is updated with every token. dt · a is up to 7 · log₂(e); its rounding and that of its rate
-    // change the decay by 10 roundings at e⁻⁷, by less for larger decays. exp2 adds 4 roundings and the sums add 2. y sums
-    // d_state states.
-    let roundings = 8.0 + selected.roundings();
-    let states = Tolerance::abs(4.0 * roundings * ROUNDING);
-    let sums = Tolerance { abs: 4.0 * roundings * (d_state as f64).sqrt() * ROUNDING, rel: 8.0 * ROUNDING };
-    let run = |division| run(kernels, &kernel, Pool::new(&state, channels, d_state), division, args);
-    check(&on_cpu(&kernel).symbol, run, expected, [sums, states]);
+    let expected = if gated { scan::gated_selective_scan(&scanned, &d, &z) } else { scan::selective_scan(&scanned) };
+    let tolerances = match is_cpu {
+        // A state of magnitude up to 4 is updated with every token. dt · a is up to 7 · log₂(e); its rounding and that of its
+        // rate change the decay by 10 roundings at e⁻⁷, by less for larger decays. exp2 adds 4 roundings and the sums add 2. y
+        // sums d_state states.
+        true => {
+            let roundings = 8.0 + selected.roundings();
+            let abs = 4.0 * roundings * (d_state as f64).sqrt() * ROUNDING;
+            [Tolerance { abs, rel: 8.0 * ROUNDING }, Tolerance::abs(4.0 * roundings * ROUNDING)]
+        }
+        // The products sum to less than d_state; a decay has an error of 2⁻²², and a decaying value lasts some 1 / (Δ · |A|)
+        // tokens.
+        false => {
+            let y = Tolerance { abs: 4e-6 * d_state as f64, rel: BF16 + 1e-6 };
+            [y, Tolerance { abs: 1e-5, rel: 1e-5 }]
+        }
+    };
+    let order = if is_cpu { Order::Panels } else { Order::Channels };
+    let run = |division| on.run(Pool::new(&state, order, channels, d_state), division, operands);
+    let divisions: &[Division] = if channels > 1000 { &[] } else { &Division::ALL[1..] };
+    on.check(run, divisions, expected, tolerances);
 }
 
-/// −exp(a_log) · log₂(e), as the weight is packed.
-fn decay_rates(a_log: &[f32]) -> Vec<f32> {
-    a_log.iter().map(|&x| (-f64::from(x).exp() * std::f64::consts::LOG2_E) as f32).collect()
+/// The orders of warps and blocks that recurrent kernels are tested in on the simulator.
+const ORDERS: [Conditions; 2] = [Conditions::Seed(1), Conditions::Seed(2)];
+
+/// The cases that the reference computes fast; those of real models have other numbers of tokens.
+fn small(cases: Vec<Case>) -> impl Iterator<Item = Case> {
+    cases.into_iter().filter(|case| case.bytes() < 2.5e5)
+}
+
+fn conv_of(case: &Case) -> causal_conv1d::Spec {
+    let AnySpec::CausalConv1d(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+    spec.clone()
+}
+
+fn scan_of(case: &Case) -> selective_scan::Spec {
+    let AnySpec::SelectiveScan(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
+    spec.clone()
+}
+
+fn check_conv_case(on: &Subject) {
+    check_conv(&On::of(on), &conv_of(on.case));
 }
 
 #[test]
 fn conv_agrees_with_the_reference_however_divided() {
-    for level in [V3, X86Level::V2] {
-        let specs = cases::causal_conv1d();
-        let small: Vec<_> = specs.iter().filter(|case| case.bytes() < 2.5e5).collect();
-        let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
-        for case in small {
-            let AnySpec::CausalConv1d(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
-            check_conv(&kernels, spec);
-        }
+    [V3, V2].into_iter().for_each(|target| each(target, small(cases::causal_conv1d()), check_conv_case));
+}
+
+#[test]
+fn conv_agrees_on_hopper() {
+    each_under(&ORDERS, Target::Hopper, small(cases::causal_conv1d()), check_conv_case);
+}
+
+/// Runs of other lengths than plans have, too.
+#[test]
+fn conv_has_the_same_bits_for_any_length_of_runs_on_hopper() {
+    for (channels, lengths) in [(600, [32, 1]), (7, [8, 3])] {
+        let case = cases::causal_conv1d().into_iter().find(|case| conv_of(case).channels == channels);
+        let case = case.expect("a case with these channels");
+        let kernels = lengths.map(|run| (&case, Config::Run(run)));
+        let runner = Runner::hopper(&kernels);
+        let [y, other] = kernels.each_ref().map(|kernel| {
+            check_conv(&On { runner: &runner, conditions: &Conditions::Seed(1), kernel }, &conv_of(&case))
+        });
+        assert_same_bits(&format!("{:?}, runs of {lengths:?}", case.kernel), &y, &other);
     }
+}
+
+fn check_scan_case(on: &Subject) {
+    check_scan(&On::of(on), &scan_of(on.case));
 }
 
 #[test]
 fn scan_agrees_with_the_reference_however_divided() {
-    for level in [V3, X86Level::V2] {
-        let specs = cases::selective_scan();
-        let is_half = |case: &cases::Case| case.on_cpu().params().iter().any(|param| param.elem() == Some(Elem::F16));
-        let fits = |case: &&cases::Case| level == V3 || !is_half(case); // Half precision needs F16C.
-        let small = specs.iter().filter(|case| case.bytes() < 2.5e5).filter(fits);
-        let small: Vec<_> = small.collect();
-        let Some(kernels) = Kernels::compile(level, small.iter().map(|case| &case.kernel)) else { return };
-        for case in small {
-            let AnySpec::SelectiveScan(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
-            check_scan(&kernels, spec);
-        }
-    }
+    [V3, V2].into_iter().for_each(|target| each(target, small(cases::selective_scan()), check_scan_case));
+}
+
+#[test]
+fn scan_agrees_on_hopper() {
+    // Few states per step are fast on the simulator.
+    let is_fast = |case: &Case| scan_of(case).channels * scan_of(case).d_state <= 2600;
+    each_under(&ORDERS, Target::Hopper, small(cases::selective_scan()).filter(is_fast), check_scan_case);
+    let widest = cases::selective_scan().into_iter().filter(|case| scan_of(case).channels == 7700);
+    each_under(&ORDERS[..1], Target::Hopper, widest, check_scan_case);
 }
 
 /// One token of one sequence, d_state 1, b = c = 1, u = 1: y is the next state, decay · h + dt.
-fn one_step(kernels: &Kernels, kernel: &AnySpec, dt: &[f32], rate: &[f32], h: &[f32]) -> Vec<f32> {
+fn one_step(runner: &Runner, kernel: &AnySpec, dt: &[f32], rate: &[f32], h: &[f32]) -> Vec<f32> {
     let one = vec![1.0; dt.len()];
     let args = [
         Arg::rows(dt.len(), &one),
-        Arg::f32(rate),
+        Arg::F32(rate.to_vec()),
         Arg::rows(dt.len(), dt),
         Arg::rows(1, &[1.0]),
         Arg::rows(1, &[1.0]),
-        Arg::f32(h),
-        Arg::i32(&[0]),
-        Arg::i32(&[0]),
+        Arg::F32(h.to_vec()),
+        Arg::I32(vec![0]),
+        Arg::I32(vec![0]),
         Arg::unwritten(dt.len(), 1),
         Arg::Scalar(1),
         Arg::Scalar(dt.len()),
     ];
-    let found = kernels.run(kernel, &args);
+    let found = runner.run(Conditions::AnyThreads, kernel, counts(1, 1, 1), &args);
     assert_same_bits("state and y", &found[0].f32(), &found[1].f32());
     found[1].f32()
 }
@@ -326,12 +418,12 @@ fn one_step(kernels: &Kernels, kernel: &AnySpec, dt: &[f32], rate: &[f32], h: &[
 fn scan_keeps_and_forgets_entirely() {
     let kernel =
         AnySpec::from(selective_scan::Spec { channels: 16, d_state: 1, selection: Selection::Given, gated: false });
-    let Some(kernels) = Kernels::compile(V3, [&kernel]) else { return };
+    let Some(runner) = Runner::compile(V3, [&kernel]) else { return };
     let h = random(1, 16);
     let rate = vec![-1.5; 16];
     // A step size of zero keeps every bit; one beyond the exponent range clears h.
-    assert_same_bits("dt = 0", &one_step(&kernels, &kernel, &[0.0; 16], &rate, &h), &h);
-    assert_same_bits("dt = 10⁴", &one_step(&kernels, &kernel, &[1e4; 16], &rate, &h), &[1e4; 16]);
+    assert_same_bits("dt = 0", &one_step(&runner, &kernel, &[0.0; 16], &rate, &h), &h);
+    assert_same_bits("dt = 10⁴", &one_step(&runner, &kernel, &[1e4; 16], &rate, &h), &[1e4; 16]);
     // NaN propagates.
-    assert!(one_step(&kernels, &kernel, &[f32::NAN; 16], &rate, &h).iter().all(|x| x.is_nan()));
+    assert!(one_step(&runner, &kernel, &[f32::NAN; 16], &rate, &h).iter().all(|x| x.is_nan()));
 }

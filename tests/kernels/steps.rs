@@ -1,8 +1,6 @@
 //! Sequences divided into steps. The bits of each token's result must not depend on the division.
 
-use jambac_kernels::catalog::AnySpec;
-
-use super::harness::{Arg, Array, Kernels};
+use jambac_harness::Conditions;
 
 /// Tokens of a few sequences. Operands and results have one row per token, sequence after sequence.
 pub struct Batch {
@@ -26,12 +24,12 @@ impl Division {
     pub const ALL: [Division; 5] =
         [Division::Whole, Division::Chunks(1), Division::Chunks(5), Division::Chunks(16), Division::OneByOne];
 
-    /// The results of a call within a step. The undivided batch runs with several numbers of threads; a divided one runs with
-    /// two threads and is compared with the undivided one.
-    pub fn run(self, kernels: &Kernels, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
-        match self {
-            Division::Whole => kernels.run(kernel, args),
-            _ => kernels.run_on(2, kernel, args),
+    /// The conditions of a step. On CPUs the undivided batch runs with several numbers of threads; a divided one runs with two
+    /// threads and is compared with the undivided one.
+    pub fn conditions(self, of_batch: &Conditions) -> Conditions {
+        match (self, of_batch) {
+            (Division::Whole, _) | (_, Conditions::Seed(_) | Conditions::Device(_)) => of_batch.clone(),
+            _ => Conditions::Threads(2),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::harness::{Kernel, ptx_of};
 use jamba_plan::format::{TargetKind, WeightFormat};
 use jambac::compile::{fusion, graphs, optimize, schedule};
 use jambac::manifest::ModelFile;
 use jambac_codegen::assemble::assemble;
 use jambac_graph::{Activation, DType};
+use jambac_harness::toolkit::{nvdisasm, ptxas};
+use jambac_harness::{Kernel, ptx_of};
 use jambac_kernels::hopper::facts;
 use jambac_kernels::hopper::matmul::TileRows;
 use jambac_kernels::kernel::{Config, Elem};
@@ -19,7 +20,6 @@ use jambac_kernels::target::Target;
 use jambac_kernels::{linear, synthetic_weight};
 use jambac_models::jamba::JambaConfig;
 
-use super::toolkit::{nvdisasm, ptxas};
 use crate::models::{self, published};
 
 /// Every kernel of a model's plans, with weights in bf16 and in int8, steps of 2048 prompt tokens, few sequences and many.

@@ -1,17 +1,20 @@
 //! kv_append and attention for sm_90a: pages in any order, contexts around the sizes of pages, tiles and splits, tokens divided
 //! into any steps.
 
+use jamba_plan::format::TargetKind;
 use jambac_graph::DType;
+use jambac_harness::{Runner, assert_close, assert_same_bits, random, rounded};
+use jambac_kernels::cases;
+use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::hopper::facts;
+use jambac_kernels::kernel::Kernel as _;
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_kernels::kv_append::hopper::{BLOCK_COLUMNS, Side, blocks};
 use jambac_reference::Tolerance;
 use jambac_reference::attention::{Heads as ReferenceHeads, attention as reference, kv_append as append};
 use ptxsim::Options;
 
-use super::harness::{Kernels, rounded};
 use super::pages::{Device, Heads};
-use crate::kernels::harness::{assert_close, assert_same_bits, random};
 use crate::kernels::steps::{Batch, Division};
 
 const N_SMS: u32 = facts::N_SMS as u32;
@@ -20,17 +23,20 @@ pub const TINY: Heads = Heads { n_heads: 4, n_kv_heads: 2, d_head: 32 };
 const MINI: Heads = Heads { n_heads: 32, n_kv_heads: 8, d_head: 128 };
 const REASONING_3B: Heads = Heads { n_heads: 20, n_kv_heads: 1, d_head: 128 };
 
-/// Head sizes that are not multiples of the vector size, odd ones, several column blocks, and sizes with more than one part of
-/// the values.
-const ODD: [Heads; 7] = [
-    Heads { n_heads: 6, n_kv_heads: 2, d_head: 12 },
-    Heads { n_heads: 6, n_kv_heads: 3, d_head: 10 },
-    Heads { n_heads: 3, n_kv_heads: 1, d_head: 9 },
-    Heads { n_heads: 7, n_kv_heads: 1, d_head: 24 },
-    Heads { n_heads: 2, n_kv_heads: 2, d_head: 72 },
-    Heads { n_heads: 2, n_kv_heads: 1, d_head: 192 },
-    Heads { n_heads: 17, n_kv_heads: 1, d_head: 16 },
-];
+/// Fewer columns than a vector has, and more than a block.
+const NARROW: Heads = Heads { n_heads: 3, n_kv_heads: 1, d_head: 9 };
+const WIDE: Heads = Heads { n_heads: 2, n_kv_heads: 2, d_head: 72 };
+
+/// The heads of the cases that Hopper supports, without those of whole models.
+fn small_heads() -> Vec<Heads> {
+    let of = |case: cases::Case| match case.kernel {
+        AnySpec::Attention(spec) if spec.supports(TargetKind::Sm90a).is_ok() => {
+            Some(Heads { n_heads: spec.n_heads, n_kv_heads: spec.n_kv_heads, d_head: spec.d_head })
+        }
+        _ => None,
+    };
+    cases::attention().into_iter().filter_map(of).filter(|heads| heads.q_cols() <= 512).collect()
+}
 
 /// Probabilities and results are rounded to bf16, with a relative error of up to 2⁻⁹ each; values are below 1.
 pub const CLOSE: Tolerance = Tolerance { abs: 1.05 / 256.0, rel: 0.0 };
@@ -60,7 +66,7 @@ impl Setup {
     }
 
     /// Attention in token order, with the prefill kernel.
-    pub fn prefill(&self, kernels: &Kernels, options: &Options, division: Division) -> Vec<f32> {
+    pub fn prefill(&self, kernels: &Runner, options: &Options, division: Division) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
         for step in self.batch.steps(division) {
@@ -71,7 +77,7 @@ impl Setup {
     }
 
     /// Attention of the last `n` tokens of each sequence, one after the other, with the decode kernels.
-    pub fn decode(&self, kernels: &Kernels, options: &Options, n: usize) -> Vec<f32> {
+    pub fn decode(&self, kernels: &Runner, options: &Options, n: usize) -> Vec<f32> {
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
         let mut out = vec![f32::NAN; self.q.len()];
         let before: Vec<usize> = self.batch.lengths.iter().map(|length| length.saturating_sub(n)).collect();
@@ -94,7 +100,7 @@ impl Setup {
 
     /// Attention of the last token of a single sequence whose pages occur `times` times in the page table, which gives the same
     /// result as once.
-    pub fn decode_repeated(&self, kernels: &Kernels, options: &Options, times: usize) -> Vec<f32> {
+    pub fn decode_repeated(&self, kernels: &Runner, options: &Options, times: usize) -> Vec<f32> {
         let length = self.batch.lengths[0];
         assert!(self.batch.lengths.len() == 1 && length.is_multiple_of(PAGE_TOKENS), "one sequence of whole pages");
         let mut device = Device::new(self.heads, kernels, options.clone(), &self.batch);
@@ -134,7 +140,7 @@ fn options(seed: u64, n_sms: u32) -> Options {
 
 #[test]
 fn appended_keys_and_values_lie_where_they_should() {
-    for heads in [TINY, ODD[2], ODD[4], MINI] {
+    for heads in [TINY, NARROW, WIDE, MINI] {
         let kernels = heads.kernels();
         let setup = Setup::new(heads, &[1, 15, 16, 17, 35]);
         for division in Division::ALL {
@@ -169,7 +175,7 @@ fn appended_keys_and_values_lie_where_they_should() {
 
 #[test]
 fn prefill_agrees_with_the_reference_however_divided() {
-    for heads in [TINY].into_iter().chain(ODD) {
+    for heads in small_heads() {
         let kernels = heads.kernels();
         let setup = Setup::new(heads, &[1, 15, 16, 17, 70]);
         let whole = setup.prefill(&kernels, &options(1, 3), Division::Whole);
@@ -208,7 +214,7 @@ fn any_order_of_warps_and_copies_gives_the_same_prefill() {
 
 #[test]
 fn decode_agrees_with_the_reference() {
-    for heads in [TINY, MINI, REASONING_3B].into_iter().chain(ODD) {
+    for heads in small_heads().into_iter().chain([MINI, REASONING_3B]) {
         let kernels = heads.kernels();
         let setup = Setup::new(heads, &[1, 15, 16, 17, 66, 300]);
         let expected = setup.expected();

@@ -3,12 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use jambac_harness::{Runner, ptx_of};
 use jambac_reference::compare;
 use ptxsim::Options;
 use ptxsim::mutate::{Kind, Site, sites};
 
 use super::attention::{CLOSE, LONG, Setup, TINY};
-use super::harness::{Kernels, ptx_of};
 use crate::kernels::steps::Division;
 
 /// Seeds that are tried for each mutant.
@@ -27,13 +27,13 @@ fn is_close(found: &[f32], expected: &[f32]) -> bool {
 }
 
 /// Contexts of several key tiles, so that the ring of pages wraps around, and several pieces of work per block.
-fn prefill_is_right(kernels: &Kernels, options: &Options) -> bool {
+fn prefill_is_right(kernels: &Runner, options: &Options) -> bool {
     let setup = Setup::new(TINY, &[230, 3, 70]);
     is_close(&setup.prefill(kernels, options, Division::Whole), &setup.expected())
 }
 
 /// Splits of few pages, and of enough pages that a warp's ring wraps around.
-fn decode_is_right(kernels: &Kernels, options: &Options) -> bool {
+fn decode_is_right(kernels: &Runner, options: &Options) -> bool {
     let short = Setup::new(TINY, &[300, 3, 70]);
     let expected = short.expected();
     let long = Setup::new(TINY, &[32]);
@@ -45,10 +45,10 @@ fn decode_is_right(kernels: &Kernels, options: &Options) -> bool {
 
 /// Whether the kernels of a PTX text give the right result without a fault.
 fn is_right(ptx: &str, run: Run, options: &Options) -> bool {
-    catch_unwind(AssertUnwindSafe(|| run(&Kernels::of(ptx), options))).unwrap_or(false)
+    catch_unwind(AssertUnwindSafe(|| run(&Runner::of_ptx(ptx), options))).unwrap_or(false)
 }
 
-type Run = fn(&Kernels, &Options) -> bool;
+type Run = fn(&Runner, &Options) -> bool;
 
 /// Runs every mutant of the entries with this name prefix and returns the number of mutants. All must be caught except those
 /// for which `harmless` is true.

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use jambac_harness::{Arg, Kernel, Runner, SEEDS, counts, ptx_of, random};
 use jambac_kernels::attention::{self, hopper::decode};
 use jambac_kernels::hopper::facts::N_SMS;
 use jambac_kernels::kernel::{Config, Elem};
@@ -11,9 +12,7 @@ use jambac_reference::compare;
 use ptxsim::mutate::{Kind, sites};
 
 use super::attention::{CLOSE, TINY};
-use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, ptx_of};
 use super::pages::Heads;
-use crate::kernels::harness::random;
 
 const WIDE: Heads = Heads { n_heads: 3, n_kv_heads: 3, d_head: 136 };
 
@@ -66,13 +65,13 @@ impl Splits {
     }
 
     /// Whether the kernel computes the expected attention.
-    fn are_summed(&self, kernels: &Kernels, seed: u64) -> bool {
+    fn are_summed(&self, kernels: &Runner, seed: u64) -> bool {
         let n = self.lengths.len();
         let past = self.lengths.iter().map(|&length| length as i32 - 1).collect();
-        let out = Arg::Unwritten { elem: Elem::Bf16, cols: self.spec.n_heads * self.spec.d_head, n };
-        let args = [Arg::F32(self.partials.clone()), Arg::I32(past), out, Arg::Count(n)];
+        let out = Arg::unwritten(self.spec.n_heads * self.spec.d_head, n).of(Elem::Bf16);
+        let args = [Arg::F32(self.partials.clone()), Arg::I32(past), out, Arg::Scalar(n)];
         let found = kernels.run(seed, &self.kernel(), counts(n, n, 0), &args);
-        compare(found[0].f32(), &self.expected, CLOSE).ok()
+        compare(&found[0].f32(), &self.expected, CLOSE).ok()
     }
 }
 
@@ -81,7 +80,7 @@ fn splits_are_summed_by_their_weight() {
     for (heads, n_splits) in [(TINY, &[1, 2, 31, 32, 33, 70, N_SMS][..]), (WIDE, &[1, 40, 88])] {
         let splits = Splits::new(heads, n_splits);
         assert!(n_splits.iter().all(|&n| splits.spec.splits(n * SPLIT_TOKENS).1 == n), "{n_splits:?}");
-        let kernels = Kernels::compile(&[splits.kernel()]);
+        let kernels = Runner::hopper(&[splits.kernel()]);
         assert!(SEEDS.iter().all(|&seed| splits.are_summed(&kernels, seed)), "{heads:?}");
     }
 }
@@ -92,7 +91,7 @@ fn mutants_of_combine_are_caught() {
     let splits = Splits::new(TINY, &[N_SMS, 33, 70]);
     let ptx = ptx_of(&[splits.kernel()]);
     let is_right =
-        |ptx: &str| catch_unwind(AssertUnwindSafe(|| splits.are_summed(&Kernels::of(ptx), 1))).unwrap_or(false);
+        |ptx: &str| catch_unwind(AssertUnwindSafe(|| splits.are_summed(&Runner::of_ptx(ptx), 1))).unwrap_or(false);
     assert!(is_right(&ptx), "the kernel itself is wrong");
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(sites.iter().map(|site| site.kind).collect::<Vec<_>>(), [Kind::DropShuffle; 5]);

@@ -1,4 +1,5 @@
-//! Kernels for sm_90a compared with the scalar reference on a simulated GPU, and assembled by ptxas if it is installed.
+//! What only Hopper has, on a simulated GPU: configs, mutants, pages, sampling, whole plans, and the assembly of ptxas if it is
+//! installed. (`kernels` compares every case with the reference.)
 
 mod assembly;
 mod attention;
@@ -6,17 +7,13 @@ mod attention_mutants;
 mod combine;
 mod drawn_plan;
 mod experts;
-pub mod harness;
 mod matmul;
 mod matmul_mutants;
 mod pages;
 mod picks;
 mod plan;
 mod record;
-mod recurrent;
-mod row_wise;
 mod sample;
 mod synthetic_weight;
 mod ties;
-pub mod toolkit;
 mod unfused;

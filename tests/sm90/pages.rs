@@ -2,15 +2,14 @@
 //! marked unwritten: row padding, unused pages, table entries beyond the end.
 
 use half::bf16;
+use jambac_harness::{Arg, Array, Kernel, Runner, counts};
 use jambac_kernels::attention::{self, hopper::decode};
-use jambac_kernels::hopper::row_stride;
 use jambac_kernels::kernel::{Config, Elem};
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_kernels::kv_append::Spec as Append;
 use jambac_kernels::kv_append::hopper::{Side, head_bytes, offset, page_bytes};
 use ptxsim::{Gpu, Options};
 
-use super::harness::{Kernel, Kernels, counts};
 use crate::kernels::steps::{Batch, Step};
 
 /// Heads of attention.
@@ -58,8 +57,8 @@ impl Heads {
     }
 
     /// All kernels for these heads.
-    pub fn kernels(self) -> Kernels {
-        Kernels::compile(&self.catalog())
+    pub fn kernels(self) -> Runner {
+        Runner::hopper(&self.catalog())
     }
 
     /// Append, prefill, decode and the combination of its splits.
@@ -72,7 +71,7 @@ impl Heads {
 /// A simulated GPU with a cache.
 pub struct Device<'a> {
     heads: Heads,
-    kernels: &'a Kernels,
+    kernels: &'a Runner,
     gpu: Gpu,
     cache: u64,
     /// Pages of each sequence of the batch.
@@ -85,7 +84,7 @@ const PAGES_PER_SEQUENCE: usize = 80;
 
 impl<'a> Device<'a> {
     /// A device with a cache for the sequences of a batch, whose pages are scattered and in reverse order.
-    pub fn new(heads: Heads, kernels: &'a Kernels, options: Options, batch: &Batch) -> Device<'a> {
+    pub fn new(heads: Heads, kernels: &'a Runner, options: Options, batch: &Batch) -> Device<'a> {
         let mut gpu = Gpu::new(options);
         let n_pages: Vec<usize> = batch.lengths.iter().map(|length| length.div_ceil(PAGE_TOKENS)).collect();
         let total: usize = n_pages.iter().sum();
@@ -104,47 +103,36 @@ impl<'a> Device<'a> {
     /// Appends the keys and values of a step.
     pub fn append(&mut self, step: &Step, k: &[f32], v: &[f32]) {
         let cols = self.heads.kv_cols();
-        let [k, v] = [("k", k), ("v", v)].map(|(name, rows)| self.rows(name, cols, &step.gather(cols, rows)));
-        let tables = [("sequence_of", step.sequence_of()), ("starts", step.starts()), ("past", past(step))];
-        let [sequence_of, starts, past] = tables.map(|(name, table)| self.table(name, &table));
-        let pages = self.page_table(step);
-        let count = self.count(step.n_tokens());
-        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
-        let args = [&[k, v, self.cache, sequence_of, starts, past, pages, count][..], &scalars].concat();
+        let [k, v] = [k, v].map(|rows| Arg::bf16_rows(cols, &step.gather(cols, rows)));
+        let tables = [Arg::I32(step.sequence_of()), Arg::I32(step.starts()), past(step), self.page_table(step)];
+        let args = [vec![k, v, Arg::At(self.cache)], tables.to_vec(), self.scalars(step.n_tokens())].concat();
         self.launch(&self.heads.append(), step, &args);
     }
 
     /// Attention of a step's tokens.
     pub fn prefill(&mut self, step: &Step, q: &[f32]) -> Vec<f32> {
         let cols = self.heads.q_cols();
-        let q = self.rows("q", cols, &step.gather(cols, q));
-        let tables = [("starts", step.starts()), ("past", past(step))];
-        let [starts, past] = tables.map(|(name, table)| self.table(name, &table));
-        let pages = self.page_table(step);
-        let out = self.unwritten_rows("out", cols, step.n_tokens());
-        let count = self.count(step.sequences.len());
-        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
-        let args = [&[q, self.cache, starts, past, pages, out, count][..], &scalars].concat();
-        self.launch(&self.heads.prefill(), step, &args);
-        self.read(out, cols, step.n_tokens())
+        let q = Arg::bf16_rows(cols, &step.gather(cols, q));
+        let tables = [Arg::I32(step.starts()), past(step), self.page_table(step)];
+        let out = Arg::unwritten(cols, step.n_tokens()).of(Elem::Bf16);
+        let scalars = self.scalars(step.sequences.len());
+        let args = [vec![q, Arg::At(self.cache)], tables.to_vec(), vec![out], scalars].concat();
+        self.launch(&self.heads.prefill(), step, &args)[0].f32()
     }
 
     /// Attention of a step with one token per sequence.
     pub fn decode(&mut self, step: &Step, q: &[f32]) -> Vec<f32> {
         let (cols, n) = (self.heads.q_cols(), step.sequences.len());
         let decode = self.heads.decode();
-        let q = self.rows("q", cols, &step.gather(cols, q));
-        let past = self.table("past", &past(step));
-        let pages = self.page_table(step);
-        let count = self.count(n);
-        let partials = self.gpu.alloc("partials", (n * decode.partial_rows() * decode.partial_stride() * 4) as u64);
-        let scalars = [stride(self.heads) as u64, self.pages_per_sequence as u64];
-        let args = [&[q, self.cache, past, pages, partials, count][..], &scalars].concat();
+        let q = Arg::bf16_rows(cols, &step.gather(cols, q));
+        let bytes = n * decode.partial_rows() * decode.partial_stride() * 4;
+        let partials = Arg::At(self.gpu.alloc("partials", bytes as u64));
+        let tables = [past(step), self.page_table(step), partials.clone()];
+        let args = [vec![q, Arg::At(self.cache)], tables.to_vec(), self.scalars(n)].concat();
         let [splits, sum] = self.heads.decode_kernels();
         self.launch(&splits, step, &args);
-        let out = self.unwritten_rows("out", cols, n);
-        self.launch(&sum, step, &[partials, past, out, count]);
-        self.read(out, cols, n)
+        let out = Arg::unwritten(cols, n).of(Elem::Bf16);
+        self.launch(&sum, step, &[partials, past(step), out, Arg::Scalar(n)])[0].f32()
     }
 
     /// The bits of an element of the cache; `None` if it was never written.
@@ -156,59 +144,24 @@ impl<'a> Device<'a> {
         self.gpu.read(self.cache + at as u64, &mut bytes).ok().map(|()| bf16::from_le_bytes(bytes).to_f32())
     }
 
-    fn launch(&mut self, kernel: &Kernel, step: &Step, args: &[u64]) {
-        self.kernels.launch(&mut self.gpu, kernel, counts(step.n_tokens(), step.sequences.len(), 0), args);
-    }
-
-    /// Rows of bf16.
-    fn rows(&mut self, name: &str, cols: usize, values: &[f32]) -> u64 {
-        let address = self.unwritten_rows(name, cols, values.len() / cols);
-        for (number, row) in values.chunks_exact(cols).enumerate() {
-            let bytes: Vec<u8> = row.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
-            self.write(address + (number * 2 * row_stride(Elem::Bf16, cols)) as u64, &bytes);
-        }
-        address
-    }
-
-    fn unwritten_rows(&mut self, name: &str, cols: usize, n: usize) -> u64 {
-        self.gpu.alloc(name, (n * 2 * row_stride(Elem::Bf16, cols)) as u64)
-    }
-
-    fn read(&self, address: u64, cols: usize, n: usize) -> Vec<f32> {
-        let row = |number: usize| {
-            let mut bytes = vec![0; 2 * cols];
-            let at = address + (number * 2 * row_stride(Elem::Bf16, cols)) as u64;
-            self.gpu.read(at, &mut bytes).unwrap_or_else(|fault| panic!("{fault}"));
-            bytes.chunks_exact(2).map(|x| bf16::from_le_bytes([x[0], x[1]]).to_f32()).collect::<Vec<f32>>()
-        };
-        (0..n).flat_map(row).collect()
-    }
-
-    fn table(&mut self, name: &str, values: &[i32]) -> u64 {
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let address = self.gpu.alloc(name, bytes.len() as u64);
-        self.write(address, &bytes);
-        address
+    fn launch(&mut self, kernel: &Kernel, step: &Step, args: &[Arg]) -> Vec<Array> {
+        self.kernels.launch(&mut self.gpu, kernel, counts(step.n_tokens(), step.sequences.len(), 0), args)
     }
 
     /// A row of pages per sequence of the step; entries beyond the last page are unwritten.
-    fn page_table(&mut self, step: &Step) -> u64 {
-        let address = self.gpu.alloc("pages", (step.sequences.len() * self.pages_per_sequence * 4) as u64);
-        for (number, &s) in step.sequences.iter().enumerate() {
+    fn page_table(&mut self, step: &Step) -> Arg {
+        let row = self.pages_per_sequence as u64 * 4;
+        let address = self.gpu.alloc("pages", step.sequences.len() as u64 * row);
+        for (at, &s) in (address..).step_by(row as usize).zip(&step.sequences) {
             let bytes: Vec<u8> = self.pages[s].iter().flat_map(|x| x.to_le_bytes()).collect();
-            self.write(address + (number * self.pages_per_sequence * 4) as u64, &bytes);
+            self.gpu.write(at, &bytes).unwrap_or_else(|fault| panic!("{fault}"));
         }
-        address
+        Arg::At(address)
     }
 
-    fn count(&mut self, n: usize) -> u64 {
-        let address = self.gpu.alloc("count", 8);
-        self.write(address, &(n as u64).to_le_bytes());
-        address
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) {
-        self.gpu.write(address, bytes).unwrap_or_else(|fault| panic!("{fault}"));
+    /// A count, and the strides that find a page.
+    fn scalars(&self, n: usize) -> Vec<Arg> {
+        [n, stride(self.heads), self.pages_per_sequence].map(Arg::Scalar).to_vec()
     }
 }
 
@@ -217,6 +170,6 @@ fn stride(heads: Heads) -> usize {
     page_bytes(heads.n_kv_heads, heads.d_head) / 2 + 32
 }
 
-fn past(step: &Step) -> Vec<i32> {
-    step.past.iter().map(|&past| past as i32).collect()
+fn past(step: &Step) -> Arg {
+    Arg::I32(step.past.iter().map(|&past| past as i32).collect())
 }

@@ -3,15 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jamba_runtime::sample::{Sampler, SamplerOptions, greedy};
+use jambac_harness::{Arg, Kernel, Runner, SEEDS, counts, ptx_of, random};
 use jambac_kernels::sample::hopper::NO_TOKEN;
 use jambac_kernels::sample::hopper::argmax::Spec as Argmax;
 use jambac_kernels::sample::hopper::draw::{Setting, Spec as Draw};
 use ptxsim::mutate::{Kind, Site, sites};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
-
-use super::harness::{Arg, Kernel, Kernels, SEEDS, counts, ptx_of};
-use crate::kernels::harness::random;
 
 const VOCABS: [usize; 5] = [1, 7, 130, 512, 5001];
 
@@ -20,12 +18,12 @@ fn rows(vocab: usize, n: usize) -> Vec<f32> {
     random(1, vocab * n).iter().map(|x| 6.0 * x.powi(3) + 2.0 * x).collect()
 }
 
-fn run(kernels: &Kernels, seed: u64, kernel: &Kernel, vocab: usize, logits: &[f32], more: &[Arg]) -> Vec<i32> {
+fn run(kernels: &Runner, seed: u64, kernel: &Kernel, vocab: usize, logits: &[f32], more: &[Arg]) -> Vec<i32> {
     let n = logits.len() / vocab;
     let mut args = vec![Arg::f32_rows(vocab, logits)];
     args.extend_from_slice(more);
-    args.extend([Arg::UnwrittenDense(n), Arg::Count(n)]);
-    // More blocks than rows: the last blocks have no work.
+    args.extend([Arg::UnwrittenDense(n), Arg::Scalar(n)]);
+    // More blocks than rows: the last find nothing to do.
     kernels.run(seed, kernel, counts(1, 1, n + 2), &args)[0].i32().to_vec()
 }
 
@@ -58,7 +56,7 @@ fn on_host(options: &SamplerOptions, vocab: usize, logits: &[f32]) -> (Vec<i32>,
 #[test]
 fn the_likeliest_is_the_hosts() {
     let kernels: Vec<Kernel> = VOCABS.map(argmax).to_vec();
-    let compiled = Kernels::compile(&kernels);
+    let compiled = Runner::hopper(&kernels);
     for seed in SEEDS {
         for (kernel, vocab) in kernels.iter().zip(VOCABS) {
             let mut logits = rows(vocab, 6);
@@ -82,7 +80,7 @@ fn the_likeliest_is_the_hosts() {
 #[test]
 fn a_row_without_a_finite_largest_gives_no_token() {
     let vocab = 130;
-    let compiled = Kernels::compile(&[argmax(vocab), draw(vocab)]);
+    let compiled = Runner::hopper(&[argmax(vocab), draw(vocab)]);
     let mut logits = rows(vocab, 4);
     logits[..vocab].fill(f32::NAN);
     logits[vocab..2 * vocab].fill(f32::NEG_INFINITY);
@@ -124,7 +122,7 @@ fn all_options() -> Vec<SamplerOptions> {
 #[test]
 fn draws_are_the_hosts() {
     let kernels: Vec<Kernel> = VOCABS.map(draw).to_vec();
-    let compiled = Kernels::compile(&kernels);
+    let compiled = Runner::hopper(&kernels);
     for (kernel, vocab) in kernels.iter().zip(VOCABS) {
         let n = if vocab > 1000 { 6 } else { 24 };
         let mut logits = rows(vocab, n);
@@ -147,7 +145,7 @@ fn draws_are_the_hosts() {
 #[test]
 fn of_tokens_alike_the_lower_are_kept() {
     let vocab = 512;
-    let compiled = Kernels::compile(&[draw(vocab)]);
+    let compiled = Runner::hopper(&[draw(vocab)]);
     let n = 24;
     let logits: Vec<f32> = rows(vocab, n).iter().map(|x| x.round() / 2.0).collect();
     for (number, options) in all_options().into_iter().enumerate() {
@@ -162,7 +160,7 @@ fn of_tokens_alike_the_lower_are_kept() {
 #[test]
 fn rows_have_settings_of_their_own() {
     let vocab = 512;
-    let compiled = Kernels::compile(&[draw(vocab)]);
+    let compiled = Runner::hopper(&[draw(vocab)]);
     let options = all_options();
     let logits = rows(vocab, options.len());
     let (expected, rows): (Vec<i32>, Vec<Setting>) = options
@@ -180,7 +178,7 @@ fn rows_have_settings_of_their_own() {
 #[test]
 fn a_large_vocabulary_draws_as_the_host() {
     let vocab = 65_536;
-    let compiled = Kernels::compile(&[argmax(vocab), draw(vocab)]);
+    let compiled = Runner::hopper(&[argmax(vocab), draw(vocab)]);
     let logits = rows(vocab, 3);
     let likeliest: Vec<i32> = logits.chunks_exact(vocab).map(|row| greedy(row).expect("finite") as i32).collect();
     assert_eq!(run(&compiled, 1, &argmax(vocab), vocab, &logits, &[]), likeliest);
@@ -203,7 +201,7 @@ fn mutants_of_the_draw_are_caught() {
     let options = SamplerOptions { temperature: 1.0, top_k: 7, top_p: 0.9, seed: 97, ..SamplerOptions::GREEDY };
     let (expected, rows) = on_host(&options, vocab, &logits);
     let is_right = |ptx: &str, seed: u64| {
-        let draw = || run(&Kernels::of(ptx), seed, &draw(vocab), vocab, &logits, &[settings(&rows)]);
+        let draw = || run(&Runner::of_ptx(ptx), seed, &draw(vocab), vocab, &logits, &[settings(&rows)]);
         catch_unwind(AssertUnwindSafe(draw)).is_ok_and(|found| found == expected)
     };
     assert!(is_right(&ptx, 1), "the kernel itself is wrong");

@@ -3,10 +3,9 @@
 use half::bf16;
 use jamba_plan::format::{Init, Layout, Part, PartOrder, Transform, Weight, WeightFormat};
 use jamba_plan::synthetic::{DrawnRows, STORE_BYTES, fill};
+use jambac_harness::{Arg, Kernel, Runner, SEEDS, counts};
 use jambac_kernels::synthetic_weight::Spec;
 use ptxsim::{Gpu, Options};
-
-use super::harness::{Kernel, Kernels, SEEDS, counts};
 
 /// Seed of the weights.
 const SEED: u64 = 0x1234_5678_9abc_def0;
@@ -21,8 +20,8 @@ fn kernel(format: WeightFormat) -> Kernel {
     Spec { format: format.into() }.into()
 }
 
-fn kernels() -> Kernels {
-    Kernels::compile(&[WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel))
+fn kernels() -> Runner {
+    Runner::hopper(&[WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel))
 }
 
 /// The shape of a weight: parts with their first row in the parameter and number of rows.
@@ -82,14 +81,16 @@ fn weight(shape: &Shape, layout: Layout, format: WeightFormat, init: Init) -> We
 
 /// Draws on a simulated device with few multiprocessors, and compares.
 #[track_caller]
-fn check(kernels: &Kernels, seed: u64, weight: &Weight) {
+fn check(kernels: &Runner, seed: u64, weight: &Weight) {
     let kernel = kernel(weight.format);
     let mut gpu = Gpu::new(Options { seed, n_sms: 2, ..Options::default() });
     // Memory before and after the weight is guarded.
     let end = weight.bytes.next_multiple_of(STORE_BYTES);
     let weights = gpu.alloc("weights", end) - OFFSET;
     for rows in DrawnRows::of(weight, SEED).expect("rows that the kernel draws") {
-        kernels.launch(&mut gpu, &kernel, counts(1, 1, 1), &rows.args(weights));
+        let [at, numbers @ ..] = rows.args(weights);
+        let args: Vec<Arg> = numbers.iter().map(|&number| Arg::Scalar(number as usize)).collect();
+        kernels.launch(&mut gpu, &kernel, counts(1, 1, 1), &[vec![Arg::At(at)], args].concat());
     }
     let mut found = vec![0; weight.bytes as usize];
     gpu.read(weights + OFFSET, &mut found).unwrap_or_else(|fault| panic!("{weight:?}: {fault}"));

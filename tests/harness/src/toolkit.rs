@@ -47,7 +47,9 @@ pub fn nvdisasm() -> Option<&'static Path> {
 impl Wheel {
     /// The program in the target folder; downloads it if it is missing.
     fn fetch(&self) -> Option<PathBuf> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+        // This program is `target/PROFILE/deps/PROGRAM`.
+        let program = std::env::current_exe().ok()?;
+        let folder = program.ancestors().nth(3)?.join("tmp/cuda");
         let program = folder.join(format!("{}-{}", self.program, self.version));
         if program.is_file() {
             return Some(program);
