@@ -214,7 +214,8 @@ fn losses_are_those_of_the_plans_bytes() {
         let (output, report) = (folder.path().join("x.plan"), folder.path().join("losses.json"));
         let request = Request::new(model, output.clone());
         let built = build(&request, &Progress::hidden()).unwrap();
-        losses::write(built.checkpoint.as_ref().expect("a checkpoint"), &built.programs, &report).unwrap();
+        let to = jamba_plan::output::Output::at(&report, jambac::outputs::LOSSES, Default::default()).unwrap();
+        losses::write(built.checkpoint.as_ref().expect("a checkpoint"), &built.programs, to).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
         let mut reported = report["losses"].as_array().unwrap().iter();
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use jamba_plan::format::{TargetKind, WeightFormat};
+use jamba_plan::output::unfinished;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 use jambac_models::jamba;
 use jambac_passes::{PassManager, Report};
@@ -104,7 +105,7 @@ pub fn bisect(request: &Request, manager: &dyn Fn() -> PassManager<'static>, pro
     let source = Source(&parameters);
     let entries = graphs(&request.model, checkpoint.config(), &|name| parameters.dtype(name), TargetKind::Cpu)?;
     let tokens = tokens(checkpoint.config().vocab);
-    let folder = tempfile::tempdir().context("a temporary folder for plans")?;
+    let folder = unfinished::Entry::folder().context("a temporary folder for plans")?;
     let search = Search {
         expected: interpreted(&entries, &source, &tokens)?,
         entries,

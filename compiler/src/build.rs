@@ -1,26 +1,31 @@
 //! `jambac build`: a model file or a checkpoint into a plan, or into the text form of a phase.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use jamba_plan::format::TargetKind;
+use jamba_plan::output::{Kind, Output, Outputs};
 use jambac_passes::PassManager;
 
 use crate::bisect::{self, Verdict};
 use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
 use crate::model::ModelArgs;
+use crate::outputs::{ForceArg, LOSSES, PHASE, claim};
 use crate::report::print;
-use crate::{defaults, losses};
+use crate::{cached, defaults, losses};
 
 /// The options of `jambac build`.
 #[derive(Args)]
 pub struct Build {
     #[command(flatten)]
     model: ModelArgs,
-    /// The plan to write. With --emit PHASE: the file for that phase's text.
-    #[arg(short, value_name = "OUT.plan", required_unless_present_any = ["emit", "bisect"])]
+    /// The plan to write; - is stdout. With --emit PHASE: the file for that phase's text.
+    #[arg(short, value_name = "OUT.plan", required_unless_present_any = ["emit", "bisect", "cached"])]
     output: Option<PathBuf>,
+    /// Build into the user's cache ($XDG_CACHE_HOME/jambac) unless the plan is there already, and print its path.
+    #[arg(long, conflicts_with_all = ["output", "emit", "dump_dir", "from", "report_quantization"])]
+    cached: bool,
     /// Draw weights from this seed instead of reading a checkpoint: config.json is enough, and the plan holds the seed.
     #[arg(long, value_name = "SEED")]
     synthetic_weights: Option<u64>,
@@ -41,8 +46,10 @@ pub struct Build {
     report_quantization: Option<PathBuf>,
     /// Find the first rewrite of a pass after which a plan computes other logits than the interpreter, instead of writing a
     /// plan. For small models with weights, on this CPU.
-    #[arg(long, conflicts_with_all = ["output", "synthetic_weights", "dump_dir", "emit", "from", "report_quantization"])]
+    #[arg(long, conflicts_with_all = ["output", "synthetic_weights", "dump_dir", "emit", "from", "report_quantization", "cached"])]
     bisect: bool,
+    #[command(flatten)]
+    force: ForceArg,
     /// Print the time and the peak memory of each phase.
     #[arg(short, long)]
     verbose: bool,
@@ -56,20 +63,30 @@ fn stop(name: &str) -> Result<Phase> {
 }
 
 /// Runs the subcommand.
-pub fn run(options: Build) -> Result<()> {
+pub fn run(mut options: Build) -> Result<()> {
     let progress = Progress::on_terminal();
+    let mut model = options.model.clone().open()?;
+    if options.cached {
+        let path = cached::path(&model, options.synthetic_weights)?;
+        if cached::has(&path) {
+            return print(&format!("{}\n", path.display()));
+        }
+        options.output = Some(path);
+    }
+    let mut outputs = options.force.outputs([options.model.path(), &*model.checkpoint]);
+    let Claimed { text, report } = Claimed::new(&mut outputs, &options)?;
     let from = options.from.as_deref().and_then(<[String]>::split_first);
     let from = from.map(|(phase, files)| {
         let phase = phase.parse().context("--from")?;
         Resume::read(phase, &files.iter().map(PathBuf::from).collect::<Vec<_>>())
     });
-    let mut model = options.model.open()?;
     let chosen = if options.bisect { None } else { defaults::choose(&mut model)? };
     let request = Request {
         synthetic_seed: options.synthetic_weights,
         dump_dir: options.dump_dir,
         from: from.transpose()?,
         emit: options.emit,
+        replace: options.force.replace(),
         ..Request::new(model, options.output.clone().unwrap_or_default())
     };
     if options.bisect {
@@ -77,15 +94,15 @@ pub fn run(options: Build) -> Result<()> {
     }
     let built = match compile::run(&request, &progress)? {
         Outcome::Built(built) => built,
-        Outcome::Text(text) => {
-            return match options.output {
-                Some(path) => std::fs::write(&path, text).with_context(|| format!("writing {}", path.display())),
-                None => print(&text),
+        Outcome::Text(emitted) => {
+            return match text {
+                Some(file) => Ok(file.write(emitted.as_bytes())?),
+                None => print(&emitted),
             };
         }
     };
-    if let (Some(checkpoint), Some(to)) = (&built.checkpoint, options.report_quantization) {
-        losses::write(checkpoint, &built.programs, &to)?;
+    if let (Some(checkpoint), Some(to)) = (&built.checkpoint, report) {
+        losses::write(checkpoint, &built.programs, to)?;
     }
     if options.verbose {
         eprint!("{}", spent_table(&built.summary.spent));
@@ -94,7 +111,34 @@ pub fn run(options: Build) -> Result<()> {
         eprintln!("{chosen}");
     }
     eprintln!("{}", built.summary);
-    Ok(())
+    match options.cached {
+        true => print(&format!("{}\n", request.output.display())),
+        false => Ok(()),
+    }
+}
+
+/// The outputs of a build, checked before it begins. The pipeline opens the plan and the dumped texts itself.
+struct Claimed {
+    /// The file of --emit.
+    text: Option<Output>,
+    report: Option<Output>,
+}
+
+impl Claimed {
+    fn new(outputs: &mut Outputs, options: &Build) -> Result<Claimed> {
+        for file in options.from.iter().flatten().skip(1) {
+            outputs.reads(Path::new(file));
+        }
+        let kind = if options.emit.is_some() { PHASE } else { Kind::PLAN };
+        let output = claim(outputs, "-o", options.output.as_deref(), kind)?;
+        let report = claim(outputs, "--report-quantization", options.report_quantization.as_deref(), LOSSES)?;
+        if let Some(folder) = &options.dump_dir {
+            let is_stdout = output.as_ref().is_some_and(Output::is_stdout);
+            ensure!(!is_stdout || options.emit.is_some(), "--dump-dir: found -o -, expected a file for the plan");
+            outputs.folder("--dump-dir", folder)?;
+        }
+        Ok(Claimed { text: output.filter(|_| options.emit.is_some()), report })
+    }
 }
 
 fn bisect(request: &Request, progress: &Progress) -> Result<()> {

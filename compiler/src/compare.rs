@@ -16,7 +16,7 @@ use jamba_plan::format::EntryKind;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId};
 use jambac_reference::compare::{Report, Tolerance, compare, standard_deviation};
 
-use crate::report::print;
+use crate::report::{check_plan, print};
 use record::{Output, Recorder};
 
 /// The options of `jambac compare`.
@@ -89,6 +89,7 @@ pub fn run(options: &Compare) -> Result<()> {
 }
 
 fn open(path: &Path) -> Result<Engine> {
+    check_plan(path)?;
     Engine::open(path, OpenOptions { threads: Some(1), ..OpenOptions::default() })
         .with_context(|| format!("opening {}", path.display()))
 }

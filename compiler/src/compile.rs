@@ -1,11 +1,13 @@
 //! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use jamba_plan::format::{Manifest, TargetKind};
+use jamba_plan::output::{Kind, Output, Replace};
+use jamba_plan::text::size;
 use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark};
 use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
@@ -20,6 +22,7 @@ use crate::source::Source;
 mod describe;
 mod phase;
 mod program;
+mod relimit;
 mod resume;
 mod run;
 mod text;
@@ -30,6 +33,7 @@ use text::Text;
 
 pub use phase::{Phase, names};
 pub use program::{Entries, fusion, graphs, memory, optimize, plan_limits, schedule, stored_graphs};
+pub use relimit::{model_of, relimit};
 pub use resume::Resume;
 pub use run::{Progress, Spent};
 
@@ -39,6 +43,8 @@ pub struct Request {
     pub model: ModelFile,
     /// The plan to write.
     pub output: PathBuf,
+    /// Which existing files the plan and the text forms may replace.
+    pub replace: Replace,
     /// Draws the weights from this seed. Of the checkpoint, config.json is enough then.
     pub synthetic_seed: Option<u64>,
     /// The folder for the text form of every phase.
@@ -52,7 +58,15 @@ pub struct Request {
 impl Request {
     /// A plan of the model's checkpoint, all phases.
     pub fn new(model: ModelFile, output: PathBuf) -> Request {
-        Request { model, output, synthetic_seed: None, dump_dir: None, from: None, emit: None }
+        Request {
+            model,
+            output,
+            replace: Replace::default(),
+            synthetic_seed: None,
+            dump_dir: None,
+            from: None,
+            emit: None,
+        }
     }
 }
 
@@ -93,12 +107,12 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {:.1} MB, {} kernels, {} steps, {:.1} MB when open, built in {:.1} s",
+            "{}: {}, {} kernels, {} steps, {} when open, built in {:.1} s",
             self.path.display(),
-            self.bytes as f64 / 1e6,
+            size(self.bytes),
             self.n_kernels,
             self.n_steps,
-            self.memory as f64 / 1e6,
+            size(self.memory),
             self.elapsed.as_secs_f64()
         )
     }
@@ -258,6 +272,7 @@ fn write_plan(
     let metadata = input.model.metadata();
     let files = metadata.tokenizer();
     let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
+    let config = config_section(&request.model)?;
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {
         manifest: &manifest,
@@ -266,39 +281,53 @@ fn write_plan(
         tokenizer: text.tokenizer.as_deref(),
         tokenizer_config: files.tokenizer_config.as_deref(),
         chat_template: files.chat_template.as_deref().map(str::as_bytes),
+        config: Some(&config),
     };
+    let output = Output::at(&request.output, Kind::PLAN, request.replace)?;
     if request.synthetic_seed.is_none() {
-        check_disk(&request.output, manifest.programs.iter().map(|program| program.memory.weights).sum())?;
+        check_disk(&output, manifest.programs.iter().map(|program| program.memory.weights).sum())?;
     }
     let progress = run.progress;
     let bytes = run.work("weights and plan", || {
-        link(&request.output, &parts, |done, total| progress.weights(done, total))
-            .map_err(|error| weight_error(error, &request.output))
+        link(output, &parts, |done, total| progress.weights(done, total)).map_err(weight_error)
     })?;
     progress.clear();
     Ok((manifest, programs, bytes))
 }
 
+/// config.json without the keys that the build ignores, so that `jambac limits` can read it.
+fn config_section(model: &ModelFile) -> Result<Vec<u8>> {
+    let path = model.checkpoint.join("config.json");
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    if model.ignore.keys.is_empty() {
+        return Ok(text);
+    }
+    let mut keys: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    keys.retain(|key, _| !model.ignore.keys.contains(key));
+    serde_json::to_vec_pretty(&keys).ours("config section")
+}
+
 /// The error of a link. An error of a weight names the checkpoint's file and needs no more context.
-fn weight_error(error: CodegenError, output: &Path) -> anyhow::Error {
+fn weight_error(error: CodegenError) -> anyhow::Error {
     let error = anyhow::Error::from(error);
     let io_error = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     match io_error.and_then(|error| error.get_ref()?.downcast_ref::<ModelError>()) {
         Some(weight) => anyhow!("{weight}"),
-        None => error.context(format!("writing {}", output.display())),
+        None => error,
     }
 }
 
 /// Checks that the disk has room for the plan. An old plan of that name stays until the new one is complete.
-fn check_disk(output: &Path, weights: u64) -> Result<()> {
-    let folder = output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let disk = rustix::fs::statvfs(folder).with_context(|| format!("{}: the folder of the plan", folder.display()))?;
+fn check_disk(output: &Output, weights: u64) -> Result<()> {
+    let folder = output.folder();
+    let disk = rustix::fs::statvfs(&folder).with_context(|| format!("{}: the folder of the plan", folder.display()))?;
     let free = disk.f_bavail * disk.f_frsize;
     if free < weights {
         bail!(
             "{}: found {free} bytes free on its disk, expected at least {weights} for the weights: make room, write elsewhere \
              with -o, or choose a smaller format (--weights int8, --experts int4)",
-            output.display()
+            output.path().display()
         );
     }
     Ok(())

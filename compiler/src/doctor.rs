@@ -10,7 +10,8 @@ use jamba_plan::format::{Manifest, TargetKind};
 use jambac_kernels::target::CpuTarget;
 use serde::Serialize;
 
-use crate::report::{Ours, print};
+use crate::report::{Ours, check_plan, print};
+pub(crate) use jamba_plan::text::size;
 use machine::Machine;
 
 /// The options of `jambac doctor`.
@@ -95,6 +96,7 @@ impl Needs {
 pub fn run(options: &Doctor) -> Result<()> {
     let needs = match &options.plan {
         Some(path) => {
+            check_plan(path)?;
             let manifest = jamba_plan::peek::manifest(path).with_context(|| path.display().to_string())?;
             Some(Needs::new(&manifest))
         }
@@ -228,11 +230,6 @@ fn driver(machine: &Machine, needs: Option<&Needs>) -> Check {
         }
         (None, _) => Check::warn(name, "not here; plans run on the CPU", install),
     }
-}
-
-/// `107.59 GB`.
-pub(crate) fn size(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]

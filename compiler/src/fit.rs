@@ -1,8 +1,11 @@
-//! `jambac fit`: which contexts and numbers of sequences fit a memory size. Sizes are those of the schedule; weights are not needed.
+//! `jambac fit`: which formats, contexts and numbers of sequences fit a memory size. Sizes are those of the schedule; weights are not
+//! needed.
 //!
 //! The table lists, for several numbers of sequences, the longest context that all of them can have at the same time. If the
 //! model's own limits do not fit, the command fails with the number of missing bytes and with every limit that alone could be
 //! lowered to make them fit.
+
+mod matrix;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,18 +18,20 @@ use jambac_kernels::target::Target;
 use serde_json::{Value, json};
 
 use crate::compile::{Entries, fusion, memory, optimize, plan_limits, stored_graphs};
+use crate::doctor::{machine, size};
 use crate::manifest::{ModelFile, by_preference};
 use crate::model::ModelArgs;
 use crate::report::print;
+use matrix::Matrix;
 
 /// The options of `jambac fit`.
 #[derive(Args)]
 pub struct Fit {
     #[command(flatten)]
     model: ModelArgs,
-    /// The memory size: bytes, or a number with a unit (80GB, 24GiB).
-    #[arg(long, value_name = "SIZE")]
-    memory: String,
+    /// The memory size: bytes, or a number with a unit (80G, 80GB, 24GiB). Default: this machine's memory.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<u64>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -178,13 +183,26 @@ pub(crate) fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Resul
 /// # Errors
 /// The model's own limits do not fit.
 pub fn run(options: Fit) -> Result<()> {
+    let path = options.model.path().to_owned();
     let model = options.model.open()?;
-    let budget = bytes(&options.memory)?;
+    let (budget, place) = match options.memory {
+        Some(bytes) => (bytes, "--memory"),
+        None => (own_memory()?, "the memory of this machine"),
+    };
+    let matrix = Matrix::new(&model, budget)?;
+    let command = matrix.command(&model, &path);
     let fitter = Fitter::new(&model)?;
     let rows = [1, 2, 4, 8, 16, 32, 64].map(|sequences| Ok((sequences, fitter.longest(sequences, budget)?)));
     let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
     let asked = fitter.need(|_| ())?;
-    print(&if options.json { document(budget, &asked, &rows) } else { table(&model, budget, &rows) })?;
+    print(&match options.json {
+        true => document(budget, &asked, &rows, (&matrix, command.as_deref())),
+        false => {
+            let heading = format!("{} in {}, {place}\n\n", model.name, size(budget));
+            let best = command.map_or("no format fits\n".to_owned(), |command| format!("best: {command}\n"));
+            [heading, matrix.table(), "\n".to_owned(), table(&rows), "\n".to_owned(), best].concat()
+        }
+    })?;
     if asked.total() <= budget { Ok(()) } else { bail!("{}", shortage(&fitter, &asked, budget)?) }
 }
 
@@ -217,45 +235,57 @@ fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
     Ok(text)
 }
 
-fn document(budget: u64, asked: &Need, rows: &[(u64, (u64, Need))]) -> String {
+/// The memory of this machine, or of its control group if that is less.
+fn own_memory() -> Result<u64> {
+    let memory = machine::memory()
+        .context("--memory: found none, and this system does not tell its memory: add --memory SIZE")?;
+    Ok(memory.limit.map_or(memory.total, |limit| limit.min(memory.total)))
+}
+
+fn document(
+    budget: u64,
+    asked: &Need,
+    rows: &[(u64, (u64, Need))],
+    (matrix, command): (&Matrix, Option<&str>),
+) -> String {
     let row = |(sequences, (context, need)): &(u64, (u64, Need))| json!({ "sequences": sequences, "context": context, "bytes": need.total() });
     let fits: Vec<_> = rows.iter().map(row).collect();
     let asked_fits = asked.total() <= budget;
     format!(
         "{:#}\n",
         json!({ "memory": budget, "fits": fits, "asked": asked.document(), "asked_fits": asked_fits,
-            "short": asked.total().saturating_sub(budget) })
+            "short": asked.total().saturating_sub(budget), "matrix": matrix.document(), "best": command })
     )
 }
 
-fn table(model: &ModelFile, budget: u64, rows: &[(u64, (u64, Need))]) -> String {
-    let mut text = format!("{} in {budget} bytes\n sequences  context of each           bytes\n", model.name);
+/// For several numbers of sequences, the longest context that all of them can have.
+fn table(rows: &[(u64, (u64, Need))]) -> String {
+    let mut text = "the longest contexts, weights as given\n sequences  context of each       memory\n".to_owned();
     for (sequences, (context, need)) in rows {
         let context = if *context == 0 { "does not fit".to_owned() } else { context.to_string() };
-        let _ = writeln!(text, " {sequences:>9}  {context:>15} {:>15}", need.total());
+        let _ = writeln!(text, " {sequences:>9}  {context:>15} {:>12}", size(need.total()));
     }
     text
 }
 
-/// Parses `80GB`, `24GiB`, `1000000`.
-fn bytes(text: &str) -> Result<u64> {
+/// Parses `80G`, `80GB`, `24GiB`, `1000000`.
+fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
         "kib" => 1 << 10,
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         "tib" => 1u64 << 40,
-        other => bail!("--memory: found the unit {other:?}, expected B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"),
+        other => return Err(format!("found the unit {other:?}, expected B, KB, MB, GB, TB, KiB, MiB, GiB or TiB")),
     };
-    let number: f64 =
-        digits.parse().with_context(|| format!("--memory: found {text:?}, expected a number and a unit"))?;
+    let number: f64 = digits.parse().map_err(|_| format!("found {text:?}, expected a number and a unit"))?;
     if !(number.is_finite() && number > 0.0) {
-        bail!("--memory: found {text:?}, expected more than nothing");
+        return Err(format!("found {text:?}, expected more than nothing"));
     }
     Ok((number * unit as f64) as u64)
 }
@@ -269,10 +299,13 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(bytes("80GB").unwrap(), 80_000_000_000);
+        assert_eq!(
+            [bytes("80G"), bytes("80GB"), bytes("80gb")],
+            [Ok(80_000_000_000), Ok(80_000_000_000), Ok(80_000_000_000)]
+        );
         assert_eq!(bytes("1.5GiB").unwrap(), 3 << 29);
         assert_eq!(bytes("4096").unwrap(), 4096);
-        for wrong in ["", "GB", "80G", "-1GB", "many"] {
+        for wrong in ["", "GB", "80X", "-1GB", "many"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }

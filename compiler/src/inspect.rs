@@ -9,16 +9,19 @@ pub mod page;
 pub mod work;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use jamba_plan::Plan;
 use jamba_plan::format::{Pick, Program, ProgramInfo, Step, TargetKind};
+use jamba_plan::output::unfinished;
+use jamba_plan::text::Units;
 use jamba_runtime::{PlanFile, Verify};
 
-use crate::report::{Ours, print};
+use crate::outputs::{DRAWING, ForceArg, PAGE, claim};
+use crate::report::{Ours, check_plan, print};
 use document::{Against, Document, calls};
 
 /// The options of `jambac inspect`. Without any, it prints a summary.
@@ -31,10 +34,10 @@ pub struct Inspect {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
-    /// Draw the map of the arena into this file: steps to the right, bytes upwards.
+    /// Draw the map of the arena into this file, - for stdout: steps to the right, bytes upwards.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write one page with pools, weights, layers, arena and steps into this file.
+    /// Write one page with pools, weights, layers, arena and steps into this file; - is stdout.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Join measured times to the page of --html: the output of `jamba bench PLAN --json`, or a file of `jamba run PLAN
@@ -51,6 +54,8 @@ pub struct Inspect {
     /// --html.
     #[arg(long, value_name = "OTHER.plan")]
     against: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
 }
 
 /// The parts of a plan to print.
@@ -103,23 +108,30 @@ impl<'a> OfKind<'a> {
 
 /// Runs the subcommand.
 pub fn run(options: &Inspect) -> Result<()> {
+    let inputs = std::iter::once(&options.plan).chain(&options.against).map(PathBuf::as_path);
+    let mut outputs = options.force.outputs(inputs);
+    let svg = claim(&mut outputs, "--svg", options.svg.as_deref(), DRAWING)?;
+    let html = claim(&mut outputs, "--html", options.html.as_deref(), PAGE)?;
+    let wrote_file = svg.is_some() || html.is_some();
+    check_plan(&options.plan)?;
     let file = PlanFile::open(&options.plan)?;
     let plan = checked(&file)?;
     let of_kind = OfKind::of(&plan, options.kind.as_deref())?;
     if let Some(symbol) = &options.asm {
         return print(&disassemble(of_kind, symbol)?);
     }
-    if let Some(path) = &options.svg {
-        write(path, &drawing::program(of_kind.program))?;
+    if let Some(svg) = svg {
+        svg.write(drawing::program(of_kind.program).as_bytes())?;
     }
     let other = options.against.as_ref().map(|path| PlanFile::open(path)).transpose()?;
     let before = other.as_ref().map(checked).transpose()?;
     let before = before.as_ref().map(|before| OfKind::of(before, Some(of_kind.info.kind.name()))).transpose()?;
-    if let Some(path) = &options.html {
+    if let Some(html) = html {
         let digest = plan.digest().to_hex();
         let measured = options.measured.iter().map(|path| measured::read(path, &digest)).collect::<Result<_>>()?;
         let against = options.against.as_ref().zip(before).map(|(path, before)| Against::new(path, before));
-        write(path, &page::page(of_kind, options.parts.balance, page::Beside { measured, against })?)?;
+        let page = page::page(of_kind, options.parts.balance, page::Beside { measured, against })?;
+        html.write(page.as_bytes())?;
     }
     if let Some(before) = before {
         return match options.html {
@@ -132,18 +144,13 @@ pub fn run(options: &Inspect) -> Result<()> {
         return print(&(serde_json::to_string_pretty(&document).ours("inspect")? + "\n"));
     }
     let tables = tables(of_kind, options.parts);
-    let wrote_file = options.svg.is_some() || options.html.is_some();
     print(&if tables.is_empty() && !wrote_file { summary(&plan) } else { tables })
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 fn tables(of_kind: OfKind<'_>, parts: Parts) -> String {
     let mut text = String::new();
     if parts.memory {
-        text += &jamba_plan::text::memory(of_kind.plan.manifest());
+        text += &jamba_plan::text::memory(of_kind.plan.manifest(), Units::Human);
         text += &memory::table(of_kind.program);
     }
     if parts.kernels {
@@ -158,8 +165,8 @@ fn tables(of_kind: OfKind<'_>, parts: Parts) -> String {
 fn summary(plan: &Plan<'_>) -> String {
     [
         jamba_plan::text::manifest(plan.manifest()),
-        jamba_plan::text::memory(plan.manifest()),
-        jamba_plan::text::sections(plan),
+        jamba_plan::text::memory(plan.manifest(), Units::Human),
+        jamba_plan::text::sections(plan, Units::Human),
         plan.programs().map(|(info, program)| step_counts(info, program)).collect(),
     ]
     .join("\n")
@@ -245,12 +252,13 @@ fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Resu
         let ptx = std::str::from_utf8(code).context("the plan's PTX is no text")?;
         return ptx_of(ptx, symbol).with_context(|| format!("--asm: the plan's PTX has no entry {symbol}"));
     }
-    let file = tempfile::NamedTempFile::new().context("a temporary file for the code")?;
-    std::fs::write(file.path(), code).context("writing the code")?;
+    let folder = unfinished::Entry::folder().context("a temporary folder for the code")?;
+    let file = folder.path().join("code.so");
+    std::fs::write(&file, code).context("writing the code")?;
     let tool = concat!(env!("LLVM_SYS_191_PREFIX"), "/bin/llvm-objdump");
     let output = Command::new(tool)
         .args(["--disassemble", "--no-show-raw-insn", &format!("--disassemble-symbols={symbol},{symbol}.body")])
-        .arg(file.path())
+        .arg(&file)
         .output()
         .with_context(|| format!("running {tool}; compiler/setup installs it"))?;
     if !output.status.success() {

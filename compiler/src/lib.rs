@@ -4,6 +4,7 @@
 
 pub mod bisect;
 pub mod build;
+pub mod cached;
 pub mod compare;
 pub mod compile;
 pub mod defaults;
@@ -11,11 +12,17 @@ pub mod doctor;
 pub mod fit;
 pub mod graph;
 pub mod inspect;
+pub mod interrupt;
+pub mod limits;
+pub mod locate;
 pub mod losses;
 pub mod manifest;
 pub mod manual;
 pub mod model;
 pub mod opt;
+pub mod outputs;
 pub mod reduce;
 pub mod report;
 pub mod source;
+pub mod usage;
+pub mod version;

@@ -1,20 +1,17 @@
 //! `jambac build --report-quantization`: the quantization error of each parameter, as a table or as JSON.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
+use jamba_plan::output::Output;
 use jambac_checkpoint::Checkpoint;
 use jambac_codegen::link::KindParts;
 use jambac_codegen::loss::{Loss, losses};
 use jambac_models::jamba;
 use serde_json::json;
 
-use crate::report::print;
 use crate::source::Source;
 
-/// Measures every parameter of the programs and writes the errors to the file `to`: JSON where the name ends in `.json`, a table
-/// otherwise; `-` is stdout.
-pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: &Path) -> Result<()> {
+/// Measures every parameter of the programs and writes the errors to `to`: JSON where the name ends in `.json`, a table otherwise.
+pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: Output) -> Result<()> {
     let parameters = jamba::bind(checkpoint)?;
     let source = Source(&parameters);
     let mut of_kinds = Vec::new();
@@ -22,14 +19,11 @@ pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: &Path) -> Resu
         let lost = losses(&source, &of_kind.schedule.program.weights)?;
         of_kinds.extend(lost.into_iter().map(|loss| (of_kind.schedule.kind.name(), loss)));
     }
-    if to == Path::new("-") {
-        return print(&table(&of_kinds));
-    }
-    let text = match to.extension() {
+    let text = match to.path().extension() {
         Some(extension) if extension == "json" => document(&of_kinds),
         _ => table(&of_kinds),
     };
-    std::fs::write(to, text).with_context(|| format!("writing {}", to.display()))
+    Ok(to.write(text.as_bytes())?)
 }
 
 /// One line for each parameter with an error.

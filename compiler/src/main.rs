@@ -5,15 +5,18 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use jambac::{build, compare, doctor, fit, graph, inspect, manual, opt, reduce};
+use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
+use jambac::{build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, version};
 use tracing_subscriber::EnvFilter;
 
 /// Compiles AI21's Jamba models ahead of time into one plan file that `jamba` runs.
 #[derive(Parser)]
 #[command(
     name = "jambac",
-    version,
-    after_help = "Exit codes: 0 success; 1 error in the input; 2 usage error; 3 internal error.\n\
+    version = version::SHORT,
+    long_version = version::long(),
+    after_help = "Exit codes: 0 success; 1 error in the input; 2 usage error; 3 internal error;\n\
+                  130 ended by Ctrl-C; 143 by SIGTERM. No unfinished output is left behind then.\n\
                   JAMBAC_LOG=info logs phases on stderr; its syntax is that of RUST_LOG."
 )]
 struct Cli {
@@ -29,6 +32,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Print which contexts and numbers of sequences fit a memory size. Needs config.json only.
     Fit(fit::Fit),
+    /// Change the limits of a plan: context and sequences. Weights are copied, not packed again.
+    Limits(limits::ChangeLimits),
     /// Print the layer graph of a model.
     Graph(graph::PrintGraph),
     /// Run passes over a graph in its text form.
@@ -53,6 +58,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build(options) => build::run(options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Fit(options) => fit::run(options),
+        Command::Limits(options) => limits::run(&options),
         Command::Graph(options) => graph::run(options),
         Command::Opt(options) => opt::run(&options),
         Command::Compare(options) => compare::run(&options),
@@ -71,8 +77,14 @@ fn log() {
     }
 }
 
+/// Too little memory is an error of the machine.
+#[global_allocator]
+static ALLOCATOR: ReportingAllocator = ReportingAllocator::new("jambac");
+
 fn main() -> ExitCode {
-    let cli = Cli::parse(); // usage errors exit with 2
+    report_bus_errors("jambac");
+    let cli = usage::parse::<Cli>(); // usage errors exit with 2
     log();
+    interrupt::begin();
     jambac::report::guard(|| run(cli.command))
 }

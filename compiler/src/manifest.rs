@@ -8,19 +8,23 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::locate::{Located, locate};
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
 use jambac_checkpoint::{Checkpoint, Ignore, JambaConfig};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_passes::Fusion;
+
 use serde::{Deserialize, Deserializer, de};
 
 /// A model file with its defaults filled in and its paths resolved against its own folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFile {
-    /// The name of the folder that holds the model file.
+    /// The key `name`, the model's name in the Hugging Face cache, or the name of the folder that holds the model file.
     pub name: String,
+    /// True if the key `name` is set.
+    pub is_named: bool,
     /// The Hugging Face folder.
     pub checkpoint: PathBuf,
     /// What to ignore in the checkpoint.
@@ -229,6 +233,8 @@ struct Text {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Model {
+    /// The name in plans; by default, the folder's.
+    name: Option<String>,
     checkpoint: PathBuf,
     /// Keys of config.json that the reader would refuse.
     #[serde(default)]
@@ -240,14 +246,28 @@ struct Model {
 
 impl ModelFile {
     /// Reads a model file. Of a checkpoint's folder, reads its model.toml where it has one, and takes defaults otherwise.
-    pub fn open(path: &Path) -> Result<ModelFile> {
+    ///
+    /// # Errors
+    /// Names what the path leads to, if it is no model.
+    pub fn open(given: &Path) -> Result<ModelFile> {
+        let Located { path, name } = locate(given)?;
+        let model = ModelFile::open_at(&path)?;
+        Ok(match name {
+            // A `name` key, and a folder with a model.toml, have their own name.
+            Some(name) if !model.is_named => ModelFile { name, ..model },
+            _ => model,
+        })
+    }
+
+    fn open_at(path: &Path) -> Result<ModelFile> {
         if path.is_dir() {
             let beside = path.join("model.toml");
             if beside.is_file() {
-                return ModelFile::open(&beside);
+                return ModelFile::open_at(&beside);
             }
             return Ok(ModelFile {
                 name: folder_name(path),
+                is_named: false,
                 checkpoint: path.to_owned(),
                 ignore: Ignore::default(),
                 build: Build::default(),
@@ -267,9 +287,10 @@ impl ModelFile {
             keys.get("limits").and_then(toml::Value::as_table).is_some_and(|limits| limits.contains_key(key))
         };
         let unset = Unset { context: !has("max_context"), sequences: !has("max_sequences") };
-        let Model { checkpoint, ignore_keys, ignore_tensors } = model;
+        let Model { name, checkpoint, ignore_keys, ignore_tensors } = model;
         Ok(ModelFile {
-            name: folder_name(folder),
+            is_named: name.is_some(),
+            name: name.unwrap_or_else(|| folder_name(folder)),
             checkpoint: folder.join(checkpoint),
             ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors },
             build,
@@ -345,6 +366,19 @@ mod tests {
         assert_eq!(model.kv_tokens(), 112 * 3);
         assert_eq!(model.build.targets, targets(&["x86-64-v3"]).unwrap());
         model.check().unwrap();
+    }
+
+    #[test]
+    fn a_model_has_the_name_of_its_key_or_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny/model.toml");
+        std::fs::create_dir(folder.path().join("tiny")).unwrap();
+        let name = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            ModelFile::open(&path).unwrap().name
+        };
+        assert_eq!(name("[model]\ncheckpoint = \".\""), "tiny");
+        assert_eq!(name("[model]\ncheckpoint = \".\"\nname = \"mine\""), "mine");
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
+use crate::outputs::{ForceArg, MANUAL};
 use crate::report::{Ours, print};
 
 /// The options of `jambac man`.
@@ -16,12 +18,14 @@ pub struct Man {
     /// Write all pages into this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
 }
 
 /// Prints or writes manual pages.
 pub fn run(command: Command, options: &Man) -> Result<()> {
     match &options.dir {
-        Some(folder) => write_pages(command, folder),
+        Some(folder) => write_pages(command, folder, options.force),
         None => page(command, options.subcommand.as_deref()),
     }
 }
@@ -35,8 +39,8 @@ pub fn completions(mut command: Command, shell: Shell) -> Result<()> {
 }
 
 /// Prints the page of the program or of a subcommand.
-fn page(command: Command, subcommand: Option<&str>) -> Result<()> {
-    let all = pages(command)?;
+fn page(mut command: Command, subcommand: Option<&str>) -> Result<()> {
+    let all = pages(command.clone())?;
     let found = match subcommand {
         None => all.first(),
         Some(wanted) => {
@@ -45,18 +49,20 @@ fn page(command: Command, subcommand: Option<&str>) -> Result<()> {
     };
     match found {
         Some((_, text)) => print(text),
-        None => bail!("man: found {}, expected a subcommand", subcommand.unwrap_or_default()),
+        None => {
+            let found = subcommand.unwrap_or_default();
+            command.error(ErrorKind::InvalidValue, format!("man: found {found}, expected a subcommand")).exit()
+        }
     }
 }
 
 /// Writes every page into a folder: `jambac.1`, `jambac-build.1`, ….
-fn write_pages(command: Command, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-    for (name, text) in pages(command)? {
-        let path = folder.join(format!("{name}.1"));
-        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
+fn write_pages(command: Command, folder: &Path, force: ForceArg) -> Result<()> {
+    let mut outputs = force.outputs([]);
+    outputs.folder("--dir", folder)?;
+    let claim = |(name, text)| Ok((outputs.claim("--dir", &folder.join(format!("{name}.1")), MANUAL)?, text));
+    let pages = pages(command)?.into_iter().map(claim).collect::<Result<Vec<(_, String)>>>()?;
+    pages.into_iter().try_for_each(|(page, text)| Ok(page.write(text.as_bytes())?))
 }
 
 /// Every page by name, the page of the program first.

@@ -1,33 +1,37 @@
 //! The model on a command line: a model.toml or a checkpoint's folder, and options that replace keys of model.toml.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
+use jamba_plan::format::WeightFormat;
+use jambac_graph::DType;
+use jambac_kernels::target::Target;
 
-use crate::manifest::{self, ModelFile};
+use crate::manifest::{self, FusionChoice, ModelFile};
 
 /// The model and its options.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ModelArgs {
-    /// A model.toml, or a checkpoint's folder.
+    /// A model.toml, a checkpoint's folder, or an id such as ai21labs/AI21-Jamba-Reasoning-3B whose files are in the Hugging
+    /// Face cache.
     path: PathBuf,
     /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, or sm_90a for H100 and H200. May be repeated.
-    #[arg(long = "target", value_name = "T")]
+    #[arg(long = "target", value_name = "T", value_parser = target)]
     targets: Vec<String>,
     /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.
-    #[arg(long, value_name = "all|none|LIST")]
-    fusion: Option<String>,
+    #[arg(long, value_name = "all|none|LIST", value_parser = fusion)]
+    fusion: Option<FusionChoice>,
     /// Weight format of all linear layers: f32, bf16, int8 or int4. Default: as the checkpoint stores them. Routers and the
     /// embedding table never become integers.
-    #[arg(long, value_name = "FORMAT")]
-    weights: Option<String>,
+    #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.default", name))]
+    weights: Option<WeightFormat>,
     /// Weight format of the experts alone.
-    #[arg(long, value_name = "FORMAT")]
-    experts: Option<String>,
+    #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.experts", name))]
+    experts: Option<WeightFormat>,
     /// Stored type of keys and values: f32 or bf16.
-    #[arg(long, value_name = "f32|bf16")]
-    kv: Option<String>,
+    #[arg(long, value_name = "f32|bf16", value_parser = manifest::kv_dtype)]
+    kv: Option<DType>,
     /// Tokens of one sequence.
     #[arg(long, value_name = "N")]
     max_context: Option<u64>,
@@ -46,6 +50,11 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model file or folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the model file, replaces its keys by the options, and checks the result.
     ///
     /// # Errors
@@ -56,13 +65,12 @@ impl ModelArgs {
             model.build.targets = manifest::targets(&self.targets)?;
         }
         if let Some(fusion) = self.fusion {
-            model.build.fusion = fusion.parse().context("build.fusion")?;
+            model.build.fusion = fusion;
         }
-        let format = |key, name: Option<String>| name.map(|name| manifest::weight_format(key, &name)).transpose();
-        model.weights.default = format("weights.default", self.weights)?.or(model.weights.default);
-        model.weights.experts = format("weights.experts", self.experts)?.or(model.weights.experts);
+        model.weights.default = self.weights.or(model.weights.default);
+        model.weights.experts = self.experts.or(model.weights.experts);
         let limits = &mut model.limits;
-        limits.kv_dtype = self.kv.map(|name| manifest::kv_dtype(&name)).transpose()?.or(limits.kv_dtype);
+        limits.kv_dtype = self.kv.or(limits.kv_dtype);
         model.unset.context &= self.max_context.is_none();
         model.unset.sequences &= self.max_sequences.is_none();
         limits.max_context = self.max_context.unwrap_or(limits.max_context);
@@ -76,4 +84,13 @@ impl ModelArgs {
         model.check()?;
         Ok(model)
     }
+}
+
+/// Checks the name of a target; [`manifest::targets`] parses all of them together.
+fn target(name: &str) -> Result<String, String> {
+    name.parse::<Target>().map(|_| name.to_owned()).map_err(|error| format!("build.targets: {error}"))
+}
+
+fn fusion(text: &str) -> Result<FusionChoice, String> {
+    text.parse().map_err(|error| format!("build.fusion: {error}"))
 }

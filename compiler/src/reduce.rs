@@ -12,9 +12,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
+use jamba_plan::output::unfinished;
 use jambac_graph::{Dim, Graph, NodeId, Op, ValueId, text};
 use regex::Regex;
 
+use crate::outputs::{ForceArg, GRAPH, claim};
 use crate::report::print;
 use edit::Edit;
 
@@ -30,9 +32,11 @@ pub struct Reduce {
     /// The command fails when its output matches this regular expression, whatever the exit status.
     #[arg(long, value_name = "REGEX")]
     matches: Option<Regex>,
-    /// The file for the reduced graph. Default: stdout.
+    /// The file for the reduced graph; - is stdout, the default.
     #[arg(short, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
 }
 
 /// Runs the subcommand.
@@ -42,9 +46,11 @@ pub struct Reduce {
 pub fn run(options: &Reduce) -> Result<()> {
     let path = &options.graph;
     ensure!(options.command.contains("{}"), "--while: found {:?}, expected a command with {{}}", options.command);
+    let mut outputs = options.force.outputs([path.as_path()]);
+    let output = claim(&mut outputs, "-o", options.output.as_deref(), GRAPH)?;
     let source = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let graph = text::read(&source).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    let folder = tempfile::tempdir().context("a temporary folder for candidates")?;
+    let folder = unfinished::Entry::folder().context("a temporary folder for candidates")?;
     let candidate = folder.path().join("candidate.graph");
     let mut tries = 0;
     let mut fails = |graph: &Graph| {
@@ -55,10 +61,8 @@ pub fn run(options: &Reduce) -> Result<()> {
     ensure!(fails(&graph)?, "{}: the command does not fail on it", path.display());
     let reduced = reduce(&graph, &mut fails)?;
     eprintln!("{} of {} nodes left after {tries} runs of the command", reduced.len(), graph.len());
-    match &options.output {
-        Some(path) => {
-            std::fs::write(path, text::print(&reduced)).with_context(|| format!("writing {}", path.display()))
-        }
+    match output {
+        Some(output) => Ok(output.write(text::print(&reduced).as_bytes())?),
         None => print(&text::print(&reduced)),
     }
 }

@@ -4,9 +4,11 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use jamba_plan::identify::{FileKind, identify};
 
 /// An internal error: one that no input should cause. Names the phase.
 #[derive(Debug)]
@@ -81,6 +83,20 @@ fn help(error: &anyhow::Error) -> Option<&'static str> {
         }
         Error::NewerFormat { .. } => Some("Build the plan with this jambac, or run the jambac that built it."),
         _ => None,
+    }
+}
+
+/// Refuses a file that is something else than a plan, by what it is. Damaged plans and missing files have better errors when they
+/// are opened.
+///
+/// # Errors
+/// Names what the file is, and the command that helps.
+pub fn check_plan(path: &Path) -> Result<()> {
+    match identify(path) {
+        Ok(FileKind::Plan | FileKind::Unknown) | Err(_) => Ok(()),
+        Ok(kind) => {
+            bail!("{}: not a plan but {}\n{}", path.display(), kind.describe(), kind.help_for_a_plan(path))
+        }
     }
 }
 

@@ -25,12 +25,21 @@ fn refused(args: &[&str], says: &[&str]) {
     assert!(says.iter().all(|part| stderr.contains(part)), "{stderr}");
 }
 
+/// Refused as a usage error, with a message that says all of this.
+#[track_caller]
+fn misused(args: &[&str], says: &[&str]) {
+    let output = jambac(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(says.iter().all(|part| stderr.contains(part)), "{stderr}");
+}
+
 fn models(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().to_owned()
 }
 
-const SUBCOMMANDS: [&str; 10] =
-    ["build", "inspect", "fit", "graph", "opt", "compare", "reduce", "doctor", "completions", "man"];
+const SUBCOMMANDS: [&str; 11] =
+    ["build", "inspect", "fit", "limits", "graph", "opt", "compare", "reduce", "doctor", "completions", "man"];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {
@@ -57,7 +66,7 @@ fn every_subcommand_completes_and_has_a_page() {
         assert!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{page}");
     }
     assert!(stdout(&["man"]).contains(".TH jambac 1"));
-    refused(&["man", "brew"], &["found brew", "expected a subcommand"]);
+    misused(&["man", "brew"], &["found brew", "expected a subcommand"]);
 }
 
 #[test]
@@ -92,15 +101,19 @@ fn doctor_says_what_is_here_and_what_a_plan_lacks() {
 #[test]
 fn messages_name_the_file_the_key_and_what_helps() {
     let tiny = models("tiny");
-    let build =
-        |rest: &[&str], says: &[&str]| refused(&[&["build", &tiny, "-o", "/nowhere/x.plan"], rest].concat(), says);
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("x.plan");
+    let plan = plan.to_str().unwrap();
+    let build = |rest: &[&str], says: &[&str]| refused(&[&["build", &tiny, "-o", plan], rest].concat(), says);
     refused(&["build", "nowhere", "-o", "x.plan"], &["nowhere", "model.toml or a checkpoint's folder"]);
-    build(&[], &["/nowhere"]);
-    build(&["--target", "x86-64-v9"], &["build.targets", "'x86-64-v9'", "x86-64-v3"]);
-    build(&["--fusion", "fuse-all"], &["build.fusion", "\"fuse-all\"", "fuse-qkv"]);
-    build(&["--weights", "int7"], &["weights.default: found int7", "int8"]);
-    build(&["--experts", "f8"], &["weights.experts: found f8", "int8"]);
-    build(&["--kv", "int8"], &["limits.kv_dtype: found int8", "bf16"]);
+    refused(&["build", &tiny, "-o", "/nowhere/x.plan"], &["/nowhere/x.plan", "mkdir -p /nowhere"]);
+    let misused_build =
+        |rest: &[&str], says: &[&str]| misused(&[&["build", &tiny, "-o", "/nowhere/x.plan"], rest].concat(), says);
+    misused_build(&["--target", "x86-64-v9"], &["build.targets", "'x86-64-v9'", "x86-64-v3"]);
+    misused_build(&["--fusion", "fuse-all"], &["build.fusion", "\"fuse-all\"", "fuse-qkv"]);
+    misused_build(&["--weights", "int7"], &["weights.default: found int7", "int8"]);
+    misused_build(&["--experts", "f8"], &["weights.experts: found f8", "int8"]);
+    misused_build(&["--kv", "int8"], &["limits.kv_dtype: found int8", "bf16"]);
     build(
         &["--max-context", "9999999"],
         &["limits.max_context: found 9999999", "max_position_embeddings", "config.json"],
@@ -109,7 +122,8 @@ fn messages_name_the_file_the_key_and_what_helps() {
     refused(&["inspect", "nowhere.plan"], &["nowhere.plan"]);
     let config = format!("{tiny}/config.json");
     refused(&["inspect", &config], &["config.json", "not a plan", "jambac build MODEL -o OUT.plan"]);
-    refused(&["fit", &tiny, "--memory", "80 parsecs"], &["--memory", "parsecs", "GiB"]);
+    misused_build(&["--max-context", "-1"], &["'-1'", "expected a whole number, 0 or more"]);
+    misused(&["fit", &tiny, "--memory", "80 parsecs"], &["--memory", "parsecs", "GiB"]);
     refused(&["opt", &config], &["config.json"]);
     refused(&["graph", "nowhere"], &["nowhere"]);
     let balance = jambac(&["inspect", "x.plan", "--balance", "0"]);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jamba_plan::Plan;
 use jamba_plan::format::{EntryKind, Manifest, Memory, Program, ProgramInfo, Setting, TargetKind};
+use jamba_plan::tables::pages_per_sequence;
 use tracing::{debug_span, trace_span};
 
 use crate::device::cpu::Cpu;
@@ -41,7 +42,10 @@ use crate::{Cancel, DeviceId, RuntimeError, Sampler, StepObserver, sample};
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
 pub struct Engine {
+    /// The plan's, with the limits of this engine.
     manifest: Manifest,
+    /// The plan's maximum context, in tokens.
+    plan_context: u64,
     /// Memory of the program that runs.
     memory: Memory,
     program: Program,
@@ -77,13 +81,14 @@ impl Engine {
         let mut tell = |done, total| report_bytes(options.progress, "checking the plan", done, total);
         let plan = debug_span!("verify").in_scope(|| file.plan(options.verify, &mut tell))?;
         let (info, program) = program_for(&plan, driver.as_deref())?;
+        let limits = options.lowered(&plan.manifest().limits)?;
         let (mut device, opened): (Box<dyn Device>, Opened) = match driver {
             Some(driver) => {
-                let (gpu, opened) = Gpu::open(&plan, (info, program), &file, &options, driver)?;
+                let (gpu, opened) = Gpu::open(&plan, (info, program), &file, (&options, &limits), driver)?;
                 (Box::new(gpu), opened)
             }
             None => {
-                let (cpu, opened) = Cpu::open(&plan, (info, program), Arc::clone(&file), &options)?;
+                let (cpu, opened) = Cpu::open(&plan, (info, program), Arc::clone(&file), (&options, &limits))?;
                 (Box::new(cpu), opened)
             }
         };
@@ -91,11 +96,14 @@ impl Engine {
         if check {
             device.check_steps();
         }
+        let plan_limits = &plan.manifest().limits;
+        let manifest = Manifest { limits, ..plan.manifest().clone() };
         Ok(Engine {
             digest: plan.digest(),
-            sequences: Sequences::new(plan.manifest(), info, program),
-            checkpoints: Checkpoints::new(&plan.manifest().limits),
-            manifest: plan.manifest().clone(),
+            sequences: Sequences::new(&manifest, info, program, pages_per_sequence(plan_limits)),
+            checkpoints: Checkpoints::new(&manifest.limits),
+            plan_context: plan_limits.max_context,
+            manifest,
             memory: info.memory.clone(),
             program: program.clone(),
             device,
@@ -114,9 +122,14 @@ impl Engine {
         self.file.path()
     }
 
-    /// The plan's manifest: model, limits and targets.
+    /// The plan's manifest: model, limits and targets. The limits are those of the engine: [`OpenOptions`] can lower the plan's.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The plan's maximum context in tokens, which [`OpenOptions::max_context`] does not change.
+    pub(crate) fn plan_context(&self) -> u64 {
+        self.plan_context
     }
 
     /// Sizes of the engine's memory on its device, in bytes, without code.

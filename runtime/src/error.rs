@@ -38,6 +38,9 @@ pub enum RuntimeError {
         /// The error of the operating system.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Output(#[from] jamba_plan::output::OutputError),
     /// The plan is invalid or damaged.
     #[error("{}: {source}", path.display())]
     Plan {
@@ -197,6 +200,20 @@ pub enum RuntimeError {
         /// The driver's message.
         reason: String,
     },
+    /// The system cannot load the plan's code: too few descriptors, too little memory, or folders that hold no programs.
+    #[error("the system cannot load the plan's code for {target}: {reason}")]
+    CodeNotLoaded {
+        /// The target.
+        target: String,
+        /// The message of the system or the linker.
+        reason: String,
+    },
+    /// The engine was opened by another process, of which this one is a fork. A GPU's driver does not survive a fork.
+    #[error("the engine was opened by process {opened_by}, of which this process is a fork: open the plan again")]
+    Forked {
+        /// The process that opened the engine.
+        opened_by: u32,
+    },
     /// A worker thread cannot be started.
     #[error("cannot start worker thread {thread}: {source}")]
     Thread {
@@ -214,6 +231,16 @@ pub enum RuntimeError {
         found: String,
         /// The expected values.
         expected: &'static str,
+    },
+    /// A plan was to be opened with larger limits than it was built for.
+    #[error("{name}: found {found}, expected 1 … {most}, the limit of the plan")]
+    Limit {
+        /// `context` or `sequences`.
+        name: &'static str,
+        /// The given value.
+        found: u64,
+        /// The plan's limit.
+        most: u64,
     },
     /// The sequence was removed, or belongs to another engine.
     #[error("{0} does not exist, or was removed")]

@@ -41,6 +41,7 @@ mod engine;
 mod error;
 mod execute;
 mod generate;
+pub mod machine;
 mod observe;
 mod options;
 pub mod sample;
@@ -51,8 +52,10 @@ mod trace;
 
 pub use batch::{Batch, Event, Request, RequestId};
 pub use cancel::Cancel;
+pub use device::cpu::isa::cpu_targets;
 pub use device::cpu::peaks::Peaks;
 pub use device::cuda::driver as gpu;
+pub use device::faults;
 pub use device::id::{DeviceId, NoDeviceId};
 pub use device::map::{PlanFile, PlanSource};
 pub use engine::{Engine, Logits};

@@ -1,9 +1,10 @@
 //! Options for opening a plan, and reports of progress.
 
 use jamba_plan::Verify;
+use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
 
-use crate::DeviceId;
 use crate::gpu::Driver;
+use crate::{DeviceId, RuntimeError};
 
 /// Progress of an operation that takes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub struct OpenOptions<'a> {
     pub threads: Option<usize>,
     /// The target whose code is loaded, for example `x86-64-v3`; by default the best one that the device supports.
     pub isa: Option<String>,
+    /// Maximum length of a sequence in tokens, if less than the plan's: less memory for keys and values.
+    pub max_context: Option<u64>,
+    /// Maximum number of sequences, if less than the plan's: less memory for their state, keys and values.
+    pub max_sequences: Option<u64>,
     /// Which parts of the plan are checked against their digests.
     pub verify: Verify,
     /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
@@ -58,6 +63,24 @@ pub struct OpenOptions<'a> {
     pub debug: DebugOptions,
     /// Receives progress of plan verification and of weight upload or generation. It may be called from several threads.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+}
+
+impl OpenOptions<'_> {
+    /// The plan's limits, lowered to the options.
+    ///
+    /// # Errors
+    /// An option is 0 or above the plan's limit.
+    pub(crate) fn lowered(&self, limits: &Limits) -> Result<Limits, RuntimeError> {
+        let lower = |name: &'static str, wanted: Option<u64>, most: u64| match wanted {
+            None => Ok(most),
+            Some(wanted) if (1..=most).contains(&wanted) => Ok(wanted),
+            Some(found) => Err(RuntimeError::Limit { name, found, most }),
+        };
+        let max_context = lower("context", self.max_context, limits.max_context)?;
+        let max_sequences = lower("sequences", self.max_sequences, limits.max_sequences)?;
+        let most = max_context.next_multiple_of(KV_PAGE_TOKENS).saturating_mul(max_sequences);
+        Ok(Limits { max_context, max_sequences, kv_tokens: limits.kv_tokens.min(most), ..limits.clone() })
+    }
 }
 
 /// Switches for debugging. All are off by default; each makes the engine slower and leaves its results bit-identical.

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use jamba_plan::output::unfinished;
+
 /// The result of assembling a module.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assembled {
@@ -46,7 +48,7 @@ pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
         let path = path.to_owned();
         move |source| CodegenError::Io { path, source }
     };
-    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+    let folder = unfinished::Entry::folder().map_err(io(&std::env::temp_dir()))?;
     let (input, output) = (folder.path().join("kernels.ptx"), folder.path().join("kernels.cubin"));
     fs::write(&input, ptx).map_err(io(&input))?;
     let result = Command::new(ptxas)

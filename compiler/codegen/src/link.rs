@@ -1,9 +1,8 @@
 //! Writes steps, code and weights to a plan.
 
-use std::path::Path;
-
 use jamba_plan::PlanWriter;
 use jamba_plan::format::{Manifest, TargetKind};
+use jamba_plan::output::Output;
 use jamba_plan::sections::{CUBIN, SectionKind};
 use jambac_schedule::Schedule;
 
@@ -24,6 +23,8 @@ pub struct Parts<'a> {
     pub tokenizer_config: Option<&'a [u8]>,
     /// The checkpoint's chat template.
     pub chat_template: Option<&'a [u8]>,
+    /// The checkpoint's config.json.
+    pub config: Option<&'a [u8]>,
 }
 
 /// The contents of a plan for one kind of target.
@@ -39,8 +40,8 @@ pub struct KindParts {
 ///
 /// # Errors
 /// A parameter cannot be packed, or the plan cannot be written.
-pub fn link(path: &Path, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
-    write(path, parts, Measure::Nothing, progress).map(|(bytes, _)| bytes)
+pub fn link(output: Output, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
+    write(output, parts, Measure::Nothing, progress).map(|(bytes, _)| bytes)
 }
 
 /// Like [`link`], but also returns the rounding losses: each parameter with a loss, and the kind of target for which it was
@@ -49,20 +50,20 @@ pub fn link(path: &Path, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> R
 /// # Errors
 /// See [`link`].
 pub fn link_measured(
-    path: &Path,
+    output: Output,
     parts: &Parts<'_>,
     progress: impl FnMut(u64, u64),
 ) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
-    write(path, parts, Measure::Loss, progress)
+    write(output, parts, Measure::Loss, progress)
 }
 
 fn write(
-    path: &Path,
+    output: Output,
     parts: &Parts<'_>,
     measure: Measure,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
-    let mut writer = PlanWriter::create(path)?;
+    let mut writer = PlanWriter::to(output)?;
     writer.manifest(parts.manifest)?;
     for of_kind in parts.programs {
         writer.program(of_kind.schedule.kind, &of_kind.schedule.program)?;
@@ -79,6 +80,7 @@ fn write(
         (SectionKind::Tokenizer, parts.tokenizer),
         (SectionKind::TokenizerConfig, parts.tokenizer_config),
         (SectionKind::ChatTemplate, parts.chat_template),
+        (SectionKind::Config, parts.config),
     ];
     for (kind, bytes) in files {
         if let Some(bytes) = bytes {

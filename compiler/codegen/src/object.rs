@@ -1,9 +1,15 @@
 //! Links ELF objects into one shared object with lld.
 
-use crate::error::CodegenError;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use jamba_plan::output::unfinished;
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::error::CodegenError;
 
 /// Version of the linked LLVM. lld must have the same version so that equal input gives equal bytes.
 const LLVM_VERSION: &str = env!("JAMBAC_LLVM_VERSION");
@@ -33,21 +39,45 @@ pub fn link(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
         let path = path.to_owned();
         move |source| CodegenError::Io { path, source }
     };
-    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
-    let output = folder.path().join("kernels.so");
+    let inputs = objects.iter().map(|object| Input::new(object)).collect::<std::io::Result<Vec<_>>>();
+    let inputs = inputs.map_err(io(&std::env::temp_dir()))?;
     let mut command = Command::new(&linker);
-    command.args(FLAGS).arg("-o").arg(&output);
-    for (number, object) in objects.iter().enumerate() {
-        let path = folder.path().join(format!("{number}.o"));
-        fs::write(&path, object).map_err(io(&path))?;
-        command.arg(path);
-    }
+    command.args(FLAGS).args(["-o", "-"]).args(inputs.iter().map(Input::path));
     let result = command.output().map_err(io(&linker))?;
     if !result.status.success() {
         let message = String::from_utf8_lossy(&result.stderr).trim().to_owned();
         return Err(CodegenError::Link { linker, message });
     }
-    fs::read(&output).map_err(io(&output))
+    Ok(result.stdout)
+}
+
+/// An object that the linker can read: an anonymous file, which needs /proc for its path and which a killed process does not
+/// leave behind; without /proc, a temporary file.
+enum Input {
+    Anonymous(File),
+    Named(unfinished::Entry),
+}
+
+impl Input {
+    fn new(object: &[u8]) -> std::io::Result<Input> {
+        // The linker inherits the descriptor.
+        let mut file = File::from(memfd_create("jambac-object", MemfdFlags::empty())?);
+        file.write_all(object)?;
+        let anonymous = Input::Anonymous(file);
+        if anonymous.path().exists() {
+            return Ok(anonymous);
+        }
+        let named = Input::Named(unfinished::Entry::folder()?);
+        fs::write(named.path(), object)?;
+        Ok(named)
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Input::Anonymous(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+            Input::Named(folder) => folder.path().join("kernels.o"),
+        }
+    }
 }
 
 /// Finds the linker: lld of the linked LLVM's version if installed, else any lld.

@@ -1,14 +1,15 @@
 //! One run of the phases: progress, time and memory of each, and their text forms.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jamba_plan::output::Output;
 use jambac_checkpoint::Remark;
 
 use super::{Phase, Request};
+use crate::outputs::PHASE;
 
 /// How far the build is, on stderr where it is a terminal, and remarks.
 pub struct Progress {
@@ -17,10 +18,18 @@ pub struct Progress {
     silent: bool,
 }
 
+/// Time between two pictures of the progress.
+const TICK: Duration = Duration::from_millis(100);
+
 impl Progress {
     /// On stderr where it is a terminal.
     pub fn on_terminal() -> Progress {
-        Progress { bar: ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()), silent: false }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        // Phases report nothing while they run.
+        bar.enable_steady_tick(TICK);
+        Progress { bar, silent: false }
     }
 
     /// Silent.
@@ -113,7 +122,7 @@ impl<'a> Run<'a> {
         }
         let text = text();
         if let Some(folder) = &self.request.dump_dir {
-            write(&folder.join(file), &text)?;
+            Output::at(&folder.join(file), PHASE, self.request.replace)?.write(text.as_bytes())?;
         }
         if self.stops_at(phase) {
             self.emitted += &text;
@@ -134,10 +143,6 @@ impl<'a> Run<'a> {
     pub(super) fn emitted(self) -> String {
         self.emitted
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Makes Linux forget the peak memory so far. Without the right to do so the peak stays that of the whole process.

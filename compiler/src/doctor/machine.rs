@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-
-/// Linux's setting for transparent huge pages.
-pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+pub use jamba_runtime::machine::{HUGE_PAGES, Memory, memory};
+use jamba_runtime::machine::{huge_pages, nvidia_driver};
 
 /// Prefixes of the libraries that the compiler uses.
 const LIBRARIES: [&str; 4] = ["libLLVM", "libzstd", "libz.", "libxml2"];
@@ -31,16 +30,6 @@ pub struct Machine {
     pub libraries: Vec<PathBuf>,
 }
 
-/// Memory in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    pub total: u64,
-    /// Bytes that programs can still allocate.
-    pub available: u64,
-    /// The limit of this control group: of a container.
-    pub limit: Option<u64>,
-}
-
 impl Machine {
     /// Reads the facts; `folder` is where plans are written.
     pub fn read(folder: &Path) -> Result<Machine> {
@@ -49,49 +38,15 @@ impl Machine {
         let text = |path: &str| fs::read_to_string(path).ok();
         Ok(Machine {
             memory: memory(),
-            huge_pages: text(HUGE_PAGES).and_then(|text| chosen(&text)),
+            huge_pages: huge_pages(),
             folder: folder.to_owned(),
             disk_free: disk.f_bavail * disk.f_frsize,
-            driver: text("/proc/driver/nvidia/version").map(|text| driver(&text)),
+            driver: nvidia_driver(),
             ptxas: in_path("ptxas", &["/usr/local/cuda/bin"]),
             objdump: in_path("llvm-objdump", &[concat!(env!("LLVM_SYS_191_PREFIX"), "/bin")]),
             libraries: text("/proc/self/maps").map(|text| libraries(&text)).unwrap_or_default(),
         })
     }
-}
-
-/// The memory of this machine; `None` without /proc/meminfo.
-pub fn memory() -> Option<Memory> {
-    let text = |path: &str| fs::read_to_string(path).ok();
-    let limit = text("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    memory_in(&text("/proc/meminfo")?, limit)
-}
-
-/// Parses /proc/meminfo, whose numbers are KiB.
-fn memory_in(text: &str, limit: Option<u64>) -> Option<Memory> {
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
-    };
-    Some(Memory { total: field("MemTotal")?, available: field("MemAvailable")?, limit })
-}
-
-/// The word in brackets: `always [madvise] never`.
-fn chosen(text: &str) -> Option<String> {
-    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
-}
-
-/// The first dotted number of /proc/driver/nvidia/version, and the models of the GPUs.
-fn driver(text: &str) -> String {
-    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let version = text.split_whitespace().find(is_version).unwrap_or("of unknown version");
-    let models: Vec<String> = fs::read_dir("/proc/driver/nvidia/gpus")
-        .into_iter()
-        .flatten()
-        .filter_map(|gpu| fs::read_to_string(gpu.ok()?.path().join("information")).ok())
-        .filter_map(|text| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned()))
-        .collect();
-    if models.is_empty() { version.to_owned() } else { format!("{version}, {}", models.join(", ")) }
 }
 
 /// The first file of this name in the folders of PATH, then in `others`.
@@ -119,13 +74,6 @@ mod tests {
 
     #[test]
     fn what_the_system_tells_is_understood() {
-        let text = "MemTotal:       16000 kB\nMemFree:  1 kB\nMemAvailable:    4000 kB\n";
-        assert_eq!(memory_in(text, Some(7)), Some(Memory { total: 16_384_000, available: 4_096_000, limit: Some(7) }));
-        assert_eq!(memory_in("MemTotal: 5 kB\n", None), None);
-        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
-        assert_eq!(chosen("nothing"), None);
-        let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version: 12\n";
-        assert!(driver(version).starts_with("550.54.15"));
         let maps = "7f0-7f1 r-xp 0 08:01 1  /usr/lib/libLLVM-19.so.1\n7f1-7f2 r--p 0 08:01 1  /usr/lib/libLLVM-19.so.1\n\
                     7f3-7f4 r-xp 0 08:01 2  /usr/lib/libc.so.6\n7f5-7f6 rw-p 0 00:00 0\n7f7-7f8 r-xp 0 08:01 3  /usr/lib/libz.so.1\n";
         assert_eq!(libraries(maps), ["/usr/lib/libLLVM-19.so.1", "/usr/lib/libz.so.1"].map(PathBuf::from));

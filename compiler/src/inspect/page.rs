@@ -4,6 +4,7 @@
 use super::document::{Against, Document};
 use super::measured::Measured;
 use super::{OfKind, Parts, drawing};
+use crate::outputs::GENERATOR;
 use crate::report::Ours;
 use anyhow::Result;
 
@@ -49,6 +50,7 @@ pub fn page(of_kind: OfKind<'_>, balance: Option<f64>, beside: Beside) -> Result
     let (before, after) = BODY.split_once("<!-- drawings -->").unwrap_or((BODY, ""));
     Ok([
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
+        &format!("{GENERATOR}\n"),
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
         "<meta name=\"color-scheme\" content=\"light dark\">\n",
         &format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n"),

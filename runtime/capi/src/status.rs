@@ -63,13 +63,14 @@ impl From<RuntimeError> for Failure {
         }
         let status = match &error {
             _ if error.is_ours() => JAMBA_INTERNAL,
-            RuntimeError::Io { .. } => JAMBA_IO,
+            RuntimeError::Io { .. } | RuntimeError::Output(_) => JAMBA_IO,
             RuntimeError::Plan { .. } | RuntimeError::StateFile { .. } | RuntimeError::OtherPlan { .. } => {
                 JAMBA_BAD_PLAN
             }
             RuntimeError::Tokenizer { .. } | RuntimeError::NotFinite { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::CpuLacks { .. } | RuntimeError::NoSection(_) => JAMBA_UNSUPPORTED,
+            RuntimeError::CodeNotLoaded { .. } | RuntimeError::Forked { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::NoCodeForDevice { .. } | RuntimeError::NoDriver { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::NoSuchDevice { .. } | RuntimeError::WrongCapability { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::DriverTooOld { .. } => JAMBA_UNSUPPORTED,

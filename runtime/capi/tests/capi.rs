@@ -1,6 +1,10 @@
 //! libjamba from C, C++ and Python: installs it, compiles programs without warnings, and runs them, also under
 //! valgrind. Needs cc and c++; reports other missing tools.
 
+#[path = "../../tests/fixture/mod.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod fixture;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -110,6 +114,17 @@ fn threads_take_turns_on_one_engine_and_not_on_two() {
     let folder = tempfile::tempdir().unwrap();
     let text = run_both_ways(&compiled("cc", "-std=c99", "tests/c/threads.c", folder.path()), &[PLAN]);
     assert_eq!(text, "one at a time on one, both at once on two\n");
+}
+
+#[test]
+fn forks_open_plans_and_go_on_with_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    // Sections of this size are hashed by several threads, which a fork does not have.
+    let mut toy = fixture::Toy::new();
+    toy.info().memory.weights = 1 << 20;
+    let plan = toy.write(folder.path(), "toy.plan");
+    let program = compiled("cc", "-std=c99", "tests/c/fork.c", folder.path());
+    assert_eq!(run(Command::new(program).arg(&plan)), "both children answered\n");
 }
 
 #[test]

@@ -52,10 +52,10 @@ struct Chatting {
 /// Runs until the input ends.
 pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
-    let mut engine = args.open.open(&args.plan.plan)?;
+    let mut engine = args.open.open(args.plan.path())?;
     let mut conversation = Conversation::new(&mut engine, tools, documents)?;
     conversation.set_system(args.system.as_deref());
-    let cancel = interrupt::catch()?;
+    let cancel = interrupt::catch();
     let options = args.generate.chat_options(&engine, &cancel)?;
     let mut chatting = Chatting { engine, conversation, options, cancel, stats: Stats::default() };
     let mut input = Input::new()?;

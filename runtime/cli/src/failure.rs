@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use jamba_plan::PlanError;
+use jamba_plan::identify::{FileKind, identify};
 use jamba_runtime::RuntimeError;
 
-use crate::style;
+use crate::{interrupt, style};
 
 /// The current phase, for reports of internal errors.
 static PHASE: Mutex<&str> = Mutex::new("start");
@@ -22,6 +23,10 @@ pub(crate) enum Failure {
     Usage(String),
     /// An internal error: exit code 3.
     Ours(String),
+    /// Ctrl-C ended the work; the text says what became of the outputs: exit code 130.
+    Interrupted(String),
+    /// Another program has reported the error; the exit code is its.
+    Reported(u8),
     /// The reader of standard output closed it: exit code 0.
     Closed,
 }
@@ -67,9 +72,13 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (message, code) = match self {
             Failure::Closed => return ExitCode::SUCCESS,
+            Failure::Reported(code) => return ExitCode::from(code),
             Failure::Input(message) => (format!("{}: {message}", name()), 1),
             Failure::Usage(message) => (format!("{}: {message}\nFor more information, try '--help'.", name()), 2),
             Failure::Ours(message) => (ours(&message), 3),
+            Failure::Interrupted(message) => {
+                (format!("{}: stopped by Ctrl-C{message}", name()), interrupt::INTERRUPTED)
+            }
         };
         let _ = writeln!(io::stderr(), "{message}");
         ExitCode::from(code)
@@ -85,6 +94,7 @@ impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
         match error {
             RuntimeError::Option { .. } => Failure::Usage(error.to_string()),
+            RuntimeError::Cancelled => Failure::Interrupted(String::new()),
             _ if error.is_ours() => Failure::Ours(error.to_string()),
             _ => Failure::Input(match help(&error) {
                 Some(help) => format!("{error}\n{help}"),
@@ -95,37 +105,50 @@ impl From<RuntimeError> for Failure {
 }
 
 /// A hint how to resolve an error.
-fn help(error: &RuntimeError) -> Option<&'static str> {
-    match error {
+fn help(error: &RuntimeError) -> Option<String> {
+    let help = match error {
         RuntimeError::NoCodeForCpu { .. } | RuntimeError::CpuLacks { .. } => {
-            Some("Build it for this machine: jambac build MODEL -o OUT.plan --target native")
+            "Build it for this machine: jambac build MODEL -o OUT.plan --target native"
         }
-        RuntimeError::NoSuchTarget { .. } => Some("`jamba info PLAN` lists the targets of a plan."),
-        RuntimeError::ContextFull { .. } => Some("A longer context: jambac build MODEL -o OUT.plan --max-context N"),
+        RuntimeError::NoSuchTarget { .. } => "`jamba info PLAN` lists the targets of a plan.",
+        RuntimeError::ContextFull { .. } => "A longer context: jambac limits PLAN --context N -o OUT.plan",
         RuntimeError::PoolExhausted { .. } => {
-            Some("Larger pools: jambac build MODEL -o OUT.plan --max-sequences N --kv-tokens N")
+            "Larger pools: jambac limits PLAN --sequences N --kv-tokens N -o OUT.plan"
         }
-        RuntimeError::NoDriver { .. } => {
-            Some("The CPU needs no driver: --device cpu. `jambac doctor` lists what is missing.")
+        RuntimeError::Limit { .. } => "Higher limits: jambac limits PLAN --context N --sequences N -o OUT.plan",
+        RuntimeError::NoDriver { .. } => "The CPU needs no driver: --device cpu. `jamba doctor` lists what is missing.",
+        RuntimeError::NoCodeForDevice { .. } => "Other devices: --device cpu or --device cuda:N",
+        RuntimeError::Memory { .. } => {
+            "`jamba doctor PLAN` compares a plan with this machine's memory; --context and --sequences lower what it takes."
         }
-        RuntimeError::NoCodeForDevice { .. } => Some("Other devices: --device cpu or --device cuda:N"),
-        RuntimeError::Memory { .. } => Some("`jambac doctor PLAN` compares a plan with this machine's memory."),
-        RuntimeError::NotFinite { .. } => Some(
-            "The cause is the model, not jamba: the checkpoint gives the same in transformers. Try another prompt or another checkpoint.",
-        ),
-        RuntimeError::NoSection(_) => Some("Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3"),
+        RuntimeError::Thread { .. } => "Fewer threads: --threads N",
+        RuntimeError::NotFinite { .. } => {
+            "The cause is the model, not jamba: the checkpoint gives the same in transformers. Try another prompt or another checkpoint."
+        }
+        RuntimeError::NoSection(_) => "Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3",
+        RuntimeError::StateFile { path, field: "magic", .. } => return other_file(path),
+        RuntimeError::StateFile { field: "plan", .. } => "A state continues with the plan that saved it.",
         RuntimeError::Plan { source, .. } => match source {
-            PlanError::NotAPlan { .. } => Some("To build a plan: jambac build MODEL -o OUT.plan"),
+            PlanError::NotAPlan { .. } => "To build a plan: jambac build MODEL -o OUT.plan",
             PlanError::Truncated { .. } | PlanError::Digest { .. } | PlanError::Padding { .. } => {
-                Some("Copy the file again, or build it again: jambac build MODEL -o OUT.plan")
+                "Copy the file again, or build it again: jambac build MODEL -o OUT.plan"
             }
-            PlanError::NewerFormat { .. } => {
-                Some("Use the version of jamba that matches the jambac that built the plan.")
-            }
-            _ => None,
+            PlanError::NewerFormat { .. } => "Use the version of jamba that matches the jambac that built the plan.",
+            _ => return None,
         },
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(help.to_owned())
+}
+
+/// What a file is that should be a state.
+fn other_file(path: &Path) -> Option<String> {
+    let kind = identify(path).ok()?;
+    let help = match kind {
+        FileKind::Plan => ": it comes first: jamba run PLAN --load-state STATE",
+        _ => "; a state is written by: jamba run PLAN --save-state FILE",
+    };
+    Some(format!("It is {}{help}", kind.describe()))
 }
 
 /// Writes to standard output and flushes it.

@@ -13,13 +13,13 @@ const SAMPLING: &str = "Sampling (defaults: the model's generation_config.json, 
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
     /// Maximum number of new tokens [default: the model's, or 256; in a chat the model's, or the context]
-    #[arg(short = 'n', long, value_name = "MAX_NEW")]
+    #[arg(short = 'n', long, value_name = "MAX_NEW", aliases = ["n-predict", "predict", "max-tokens", "max-new-tokens"])]
     max_new: Option<usize>,
     /// Always pick the most likely token: temperature 0. Long greedy answers tend to repeat themselves
     #[arg(long, help_heading = SAMPLING, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
     /// Sampling temperature; 0 is greedy [default: the model's, or 0.8]
-    #[arg(long, value_name = "T", help_heading = SAMPLING)]
+    #[arg(long, value_name = "T", alias = "temp", help_heading = SAMPLING)]
     temperature: Option<f32>,
     /// Sample from the K most likely tokens; 0 is all [default: the model's, or 40]
     #[arg(long, value_name = "K", help_heading = SAMPLING)]
@@ -31,7 +31,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "P", help_heading = SAMPLING)]
     min_p: Option<f32>,
     /// Penalty for tokens that occurred in the prompt or the answer, for example 1.1 [default: the model's, or 1: none]
-    #[arg(long, value_name = "X", help_heading = SAMPLING)]
+    #[arg(long, value_name = "X", alias = "repeat-penalty", help_heading = SAMPLING)]
     repetition_penalty: Option<f32>,
     /// Subtracted from the logits of generated tokens
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = SAMPLING)]
@@ -43,7 +43,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "TOKEN=X", value_parser = bias, help_heading = SAMPLING)]
     logit_bias: Vec<(u32, f32)>,
     /// Random seed; the same seed draws the same answer
-    #[arg(long, default_value_t = 0, help_heading = SAMPLING)]
+    #[arg(short = 's', long, default_value_t = 0, help_heading = SAMPLING)]
     seed: u64,
     /// Stop string: end the answer before this text. Repeatable
     #[arg(long, value_name = "TEXT")]
@@ -71,6 +71,12 @@ struct ConstraintArgs {
 }
 
 impl GenerateArgs {
+    /// The files that the options name.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let ConstraintArgs { json_schema, grammar, .. } = &self.constraint;
+        json_schema.iter().chain(grammar).map(Path::new)
+    }
+
     /// Converts to options of the runtime. Absent options have the model's values.
     pub(crate) fn options(&self, engine: &Engine, cancel: &Cancel) -> Result<GenerateOptions, Failure> {
         let default = engine.generate_options();

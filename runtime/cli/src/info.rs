@@ -1,10 +1,11 @@
 //! `jamba info`: model, targets and memory of a plan.
 
 use jamba_plan::format::GenerationDefaults;
-use jamba_plan::text;
+use jamba_plan::text::{self, Units};
 use jamba_runtime::{GenerateOptions, PlanFile, SamplerOptions, Verify};
 use serde_json::json;
 
+use crate::checkpoint::check_plan;
 use crate::failure::{Failure, phase, print, print_json};
 use crate::open::PlanArg;
 
@@ -21,7 +22,8 @@ pub(crate) struct Args {
 /// Prints the plan's manifest, memory and sections. Verifies everything except the weights.
 pub(crate) fn info(args: Args) -> Result<(), Failure> {
     phase("open");
-    let file = PlanFile::open(&args.plan.plan)?;
+    check_plan(args.plan.path())?;
+    let file = PlanFile::open(args.plan.path())?;
     let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
     let manifest = plan.manifest();
     if args.json {
@@ -49,8 +51,13 @@ pub(crate) fn info(args: Args) -> Result<(), Failure> {
         }));
     }
     print(
-        &[text::manifest(manifest), defaults(&manifest.generation), text::memory(manifest), text::sections(&plan)]
-            .join("\n"),
+        &[
+            text::manifest(manifest),
+            defaults(&manifest.generation),
+            text::memory(manifest, Units::Human),
+            text::sections(&plan, Units::Human),
+        ]
+        .join("\n"),
     )
 }
 

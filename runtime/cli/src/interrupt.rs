@@ -1,23 +1,50 @@
-//! Ctrl-C: the first one cancels the answer, the second one ends the program.
+//! Signals. Ctrl-C cancels the current answer; without one, or a second time, it ends the program with exit code 130. SIGTERM and
+//! SIGHUP end it with 128 plus the signal's number. Temporary files are removed first.
 
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use jamba_plan::output::unfinished;
 use jamba_runtime::Cancel;
-
-use crate::failure::Failure;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 /// Exit code of a program ended by Ctrl-C.
-const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
-/// Installs a handler. The first Ctrl-C sets the returned flag; another one before the flag is reset ends the program.
-pub(crate) fn catch() -> Result<Cancel, Failure> {
+/// Exit codes of programs ended by a signal, less the signal's number.
+const BY_SIGNAL: i32 = 128;
+
+/// The flag that the next Ctrl-C sets.
+static CURRENT: Mutex<Option<Cancel>> = Mutex::new(None);
+
+/// Starts the thread that waits for signals. Without it, signals have the effect that the system gives them.
+pub(crate) fn begin() {
+    // Registers the handlers only if the thread exists to act on them.
+    let _ = std::thread::Builder::new().name("jamba-signals".to_owned()).spawn(wait);
+}
+
+/// The flag that Ctrl-C sets from now on. Another Ctrl-C before the flag is reset ends the program.
+pub(crate) fn catch() -> Cancel {
     let cancel = Cancel::new();
-    let flag = cancel.clone();
-    let handle = move || {
-        if flag.is_cancelled() {
-            std::process::exit(INTERRUPTED);
+    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel.clone());
+    cancel
+}
+
+fn wait() {
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    for signal in &mut signals {
+        let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match current.filter(|cancel| signal == SIGINT && !cancel.is_cancelled()) {
+            Some(cancel) => cancel.cancel(),
+            None => end(signal),
         }
-        flag.cancel();
-    };
-    ctrlc::set_handler(handle)
-        .map_err(|error| Failure::Input(format!("cannot install a handler for Ctrl-C: {error}")))?;
-    Ok(cancel)
+    }
+}
+
+fn end(signal: i32) -> ! {
+    unfinished::remove();
+    let _ = writeln!(io::stderr(), "jamba: interrupted: no file was changed");
+    low_level::exit(BY_SIGNAL + signal)
 }

@@ -1,7 +1,10 @@
-//! `jamba` runs plans. Exit codes: 0 success, 1 error in the input or the plan, 2 usage error, 3 internal error.
+//! `jamba` runs plans. Exit codes: 0 success, 1 error in the input or the plan, 2 usage error, 3 internal error, 128 + N ended by
+//! signal N.
 
 mod bench;
 mod chat;
+mod checkpoint;
+mod doctor;
 mod failure;
 mod generate;
 mod info;
@@ -10,6 +13,7 @@ mod log;
 mod logits;
 mod manual;
 mod open;
+mod outputs;
 mod perplexity;
 mod printer;
 mod prompt;
@@ -18,18 +22,23 @@ mod style;
 mod timing;
 mod tokenize;
 mod trace;
+mod usage;
 mod verify;
+mod version;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
 
 /// Runs plans: compiled Jamba models in one file, built by `jambac`.
 #[derive(Parser)]
 #[command(
     name = "jamba",
-    version,
-    after_help = "Exit codes: 0 success; 1 error in the input or the plan; 2 usage error; 3 internal error.\n\
+    version = version::SHORT,
+    long_version = version::long(),
+    after_help = "Exit codes: 0 success; 1 error in the input or the plan; 2 usage error; 3 internal error;\n\
+                  130 ended by Ctrl-C; 143 by SIGTERM. No file that the command was writing is changed then.\n\
                   JAMBA_LOG=debug logs the phases of opening a plan to stderr, JAMBA_LOG=trace also every step."
 )]
 struct Cli {
@@ -55,16 +64,27 @@ enum Command {
     Info(info::Args),
     /// Verify every byte of a plan.
     Verify(verify::Args),
+    /// Check what running plans needs on this machine, and print how to install what is missing.
+    Doctor(doctor::Args),
     /// Print a shell completion script.
     Completions(manual::CompletionsArgs),
     /// Print the manual page of jamba or of a subcommand.
     Man(manual::ManArgs),
 }
 
+/// Too little memory is an error of the machine.
+#[global_allocator]
+static ALLOCATOR: ReportingAllocator = ReportingAllocator::new("jamba");
+
 fn main() -> ExitCode {
     timing::begin();
+    report_bus_errors("jamba");
     failure::report_panics();
-    let command = Cli::parse().command;
+    interrupt::begin();
+    let command = match usage::parse::<Cli>() {
+        Ok(cli) => cli.command,
+        Err(failure) => return failure.report(),
+    };
     if let Err(failure) = log::begin() {
         return failure.report();
     }
@@ -77,6 +97,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::logits(args),
         Command::Info(args) => info::info(args),
         Command::Verify(args) => verify::verify(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Completions(args) => manual::completions(Cli::command(), args),
         Command::Man(args) => manual::man(Cli::command(), args),
     };

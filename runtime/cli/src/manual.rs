@@ -6,6 +6,7 @@ use clap::Command;
 use clap_complete::Shell;
 
 use crate::failure::{Failure, print};
+use crate::outputs::{ForceArg, MANUAL};
 
 /// Arguments of `jamba completions`.
 #[derive(clap::Args)]
@@ -22,6 +23,8 @@ pub(crate) struct ManArgs {
     /// Write all pages to this folder
     #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
 }
 
 /// Prints a completion script.
@@ -36,12 +39,11 @@ pub(crate) fn completions(mut command: Command, args: CompletionsArgs) -> Result
 pub(crate) fn man(command: Command, args: ManArgs) -> Result<(), Failure> {
     let all = pages(command)?;
     if let Some(folder) = &args.dir {
-        std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, "create it", error))?;
-        for (name, text) in all {
-            let path = folder.join(format!("{name}.1"));
-            std::fs::write(&path, text).map_err(|error| Failure::file(&path, "write it", error))?;
-        }
-        return Ok(());
+        let mut outputs = args.force.outputs([]);
+        outputs.folder("--dir", folder)?;
+        let claim = |(name, text)| Ok((outputs.claim("--dir", &folder.join(format!("{name}.1")), MANUAL)?, text));
+        let pages = all.into_iter().map(claim).collect::<Result<Vec<(_, String)>, Failure>>()?;
+        return pages.into_iter().try_for_each(|(page, text)| Ok(page.write(text.as_bytes())?));
     }
     let name = args.subcommand.as_ref().map_or("jamba".to_owned(), |subcommand| format!("jamba-{subcommand}"));
     match all.iter().find(|(known, _)| *known == name) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, Unit, Verify};
 
+use crate::checkpoint;
 use crate::failure::{Failure, phase};
 
 /// Operations that take less time show no progress bar.
@@ -20,8 +21,14 @@ pub(crate) struct OpenArgs {
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceId,
     /// Number of threads [default: one per core]
-    #[arg(long)]
+    #[arg(short = 't', long)]
     threads: Option<usize>,
+    /// Maximum tokens of a sequence, prompt and answer together, if less than the plan's: saves memory
+    #[arg(short = 'c', long, value_name = "N", alias = "ctx-size")]
+    context: Option<u64>,
+    /// Number of sequences, if less than the plan's: saves memory
+    #[arg(long, value_name = "N")]
+    sequences: Option<u64>,
     /// Target to run, for example `x86-64-v3` [default: the best that the device supports]
     #[arg(long)]
     isa: Option<String>,
@@ -46,18 +53,21 @@ pub(crate) struct OpenArgs {
 }
 
 impl OpenArgs {
-    /// Opens a plan. Shows progress bars for opening and for prompts.
+    /// Opens a plan, or builds it from the model that the path names. Shows progress bars for opening and for prompts.
     pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
         phase("open");
+        let path = checkpoint::plan_of(path, self.device)?;
         let bar = Bar::new();
         let tell = |progress: Progress| bar.tell(progress);
         let mut engine = Engine::open(
-            path,
+            &path,
             OpenOptions {
                 device: self.device,
                 driver: None,
                 threads: self.threads,
                 isa: self.isa.clone(),
+                max_context: self.context,
+                max_sequences: self.sequences,
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 prefault: self.prefault,
                 debug: DebugOptions {
@@ -78,9 +88,25 @@ impl OpenArgs {
 /// The path of a plan, as an argument.
 #[derive(clap::Args)]
 pub(crate) struct PlanArg {
-    /// The plan
-    #[arg(value_name = "PLAN")]
-    pub(crate) plan: PathBuf,
+    /// The plan. Commands that run it also take a checkpoint's folder or an id such as `ai21labs/AI21-Jamba-Reasoning-3B`
+    /// from the Hugging Face cache; `jambac` then builds a plan into its own cache, once
+    #[arg(value_name = "PLAN", required_unless_present = "model")]
+    plan: Option<PathBuf>,
+    /// The plan, as an option
+    #[arg(short = 'm', long, value_name = "PLAN")]
+    model: Option<PathBuf>,
+}
+
+impl PlanArg {
+    /// The plan.
+    pub(crate) fn path(&self) -> &Path {
+        self.model.as_ref().or(self.plan.as_ref()).map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// With `-m`, the first argument, which is no plan then.
+    pub(crate) fn take_first(&mut self) -> Option<PathBuf> {
+        if self.model.is_some() { self.plan.take() } else { None }
+    }
 }
 
 /// A progress bar for long operations, shown if stderr is a terminal.

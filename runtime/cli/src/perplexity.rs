@@ -102,7 +102,7 @@ impl Sums {
 /// Measures the perplexity of a text.
 pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
     let text = read_text(&args.file)?;
-    let mut engine = args.open.open(&args.plan.plan)?;
+    let mut engine = args.open.open(args.plan.path())?;
     let tokenizer = engine.tokenizer()?;
     let tokens = tokenizer.encode(&text)?;
     let limits = &engine.manifest().limits;

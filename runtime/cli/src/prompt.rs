@@ -8,16 +8,20 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::generate::{as_text, read_text};
+use crate::open::PlanArg;
 
 /// The prompt: at most one of these; standard input if it is a pipe and none is given.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub(crate) struct PromptArgs {
     /// Prompt text [default: standard input, if it is a pipe]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(value_name = "PROMPT")]
+    text: Option<String>,
+    /// Prompt text
+    #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// File with the prompt; `-` is standard input. One line break at its end is dropped, as from a pipe
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'f', long, value_name = "FILE", alias = "file")]
     prompt_file: Option<PathBuf>,
     /// Prompt as token ids: `1,2,3`; needs no tokenizer
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
@@ -30,9 +34,27 @@ pub(crate) enum Prompt {
 }
 
 impl PromptArgs {
+    /// The file that holds the prompt.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.prompt_file.as_deref()
+    }
+
+    /// The arguments with the prompt that `plan` took for its own: with `-m PLAN`, the first argument is the prompt.
+    pub(crate) fn after(mut self, plan: &mut PlanArg) -> Result<PromptArgs, Failure> {
+        let Some(first) = plan.take_first() else { return Ok(self) };
+        let has_other = [self.text.is_some(), self.prompt.is_some(), self.prompt_file.is_some(), self.tokens.is_some()];
+        if has_other.contains(&true) {
+            let first = first.display();
+            return Err(Failure::Usage(format!("found {first} and -m, expected the plan once and one prompt")));
+        }
+        let text = first.into_os_string().into_string();
+        self.text = Some(text.map_err(|_| Failure::Usage("the prompt is not UTF-8".to_owned()))?);
+        Ok(self)
+    }
+
     /// Reads the prompt.
     pub(crate) fn read(self) -> Result<Prompt, Failure> {
-        match (self.tokens, self.prompt, self.prompt_file) {
+        match (self.tokens, self.text.or(self.prompt), self.prompt_file) {
             (Some(tokens), ..) => Ok(Prompt::Tokens(tokens)),
             (None, Some(text), _) => Ok(Prompt::Text(text)),
             (None, None, Some(path)) if path == Path::new("-") => standard_input().map(Prompt::Text),
@@ -41,7 +63,7 @@ impl PromptArgs {
                 let text = if io::stdin().is_terminal() { String::new() } else { standard_input()? };
                 match text.is_empty() {
                     true => Err(Failure::Usage(
-                        "a prompt is needed: --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text from a pipe"
+                        "a prompt is needed: as an argument after the plan, --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text from a pipe"
                             .to_owned(),
                     )),
                     false => Ok(Prompt::Text(text)),

@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use jamba_plan::output::Output;
 use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
 use serde::Serialize;
 
 use crate::failure::{Failure, print_json, print_line};
 use crate::generate::GenerateArgs;
 use crate::open::{OpenArgs, PlanArg};
+use crate::outputs::{ForceArg, TRACE, claim_file};
 use crate::printer::{Cut, Printer};
 use crate::prompt::PromptArgs;
 use crate::timing::{self, Memory, Timing};
@@ -35,7 +37,7 @@ pub(crate) struct Args {
     /// Load the state from this file; the prompt continues it
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
-    /// Save the state after the answer to this file
+    /// Save the state after the answer to this file. Ctrl-C leaves an old file as it is
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
     /// Continue after end tokens
@@ -53,6 +55,8 @@ pub(crate) struct Args {
     /// Write the time of every step and wait on every thread in Chrome's trace format, for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    #[command(flatten)]
+    force: ForceArg,
     #[command(flatten)]
     open: OpenArgs,
 }
@@ -134,10 +138,16 @@ impl TokenReport {
 }
 
 /// Generates text from a prompt.
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
+    args.prompt = args.prompt.after(&mut args.plan)?;
+    // A state may replace the one that it continues: that one has been read by then.
+    let inputs = std::iter::once(args.plan.path()).chain(args.prompt.file()).chain(args.generate.files());
+    let mut outputs = args.force.outputs(inputs);
+    let trace_file = claim_file(&mut outputs, "--trace", args.trace.as_deref(), TRACE)?;
+    let save = claim_file(&mut outputs, "--save-state", args.save_state.as_deref(), Snapshot::FILE)?;
     let prompt = args.prompt.read()?;
     let began = Instant::now();
-    let mut engine = args.open.open(&args.plan.plan)?;
+    let mut engine = args.open.open(args.plan.path())?;
     let open = began.elapsed();
     let sequence = match &args.load_state {
         Some(path) => {
@@ -152,7 +162,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         true => prompt.chat_tokens(&engine, args.system.as_deref())?,
         false => prompt.tokens(&engine, state_tokens)?,
     };
-    let mut options = args.generate.options(&engine, &interrupt::catch()?)?;
+    let mut options = args.generate.options(&engine, &interrupt::catch())?;
     options.ignore_eos = args.ignore_eos;
     options.logprobs = args.logprobs;
     let has_text = match engine.tokenizer() {
@@ -184,11 +194,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     let timing = Timing::new(open, first, prompt.len(), &generated);
     let memory = Memory::of(&engine);
-    if let Some(path) = &args.trace {
-        write_trace(&engine, path)?;
+    if let Some(file) = trace_file {
+        file.write(trace::document(&engine).to_string().as_bytes())?;
     }
-    let saved_tokens = match &args.save_state {
-        Some(path) => Some(save_state(&mut engine, sequence, &generated, path)?),
+    let is_cancelled = generated.finish == Finish::Cancelled;
+    let saved_tokens = match save.filter(|_| !is_cancelled) {
+        Some(save) => Some(save_state(&mut engine, sequence, &generated, save)?),
         None => None,
     };
     if args.json || args.jsonl {
@@ -204,38 +215,37 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             timing,
             memory,
         };
-        return match args.json {
-            true => print_json(&report),
-            false => print_line(&Event::End { rest: &generated.rest, report }),
-        };
-    }
-    if let Some(cut) = Cut::of(&generated, &engine) {
+        match args.json {
+            true => print_json(&report)?,
+            false => print_line(&Event::End { rest: &generated.rest, report })?,
+        }
+    } else if let Some(cut) = Cut::of(&generated, &engine) {
         cut.show(": jambac build --max-context N makes a longer one");
     }
-    if generated.finish == Finish::Cancelled {
-        eprintln!("jamba: stopped by Ctrl-C");
-    }
-    if std::io::stderr().is_terminal() {
+    if !(args.json || args.jsonl) && std::io::stderr().is_terminal() {
         let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
         eprintln!("{}", style::on_stderr(style::Kind::Quiet, &line));
     }
-    Ok(())
+    if is_cancelled { Err(interrupted(args.save_state.as_deref())) } else { Ok(()) }
+}
+
+/// Says what became of the state after Ctrl-C.
+fn interrupted(save_state: Option<&Path>) -> Failure {
+    Failure::Interrupted(match save_state {
+        Some(path) if path.exists() => format!("; {} is unchanged", path.display()),
+        Some(path) => format!("; {} was not written", path.display()),
+        None => String::new(),
+    })
 }
 
 /// Saves the state after all tokens and returns their number. Processes the last token first, if there is room for it.
-fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, path: &Path) -> Result<u64, Failure> {
+fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, save: Output) -> Result<u64, Failure> {
     if let (Some(&last), false) = (generated.tokens.last(), generated.finish == Finish::NoRoom) {
         match engine.prefill(sequence, &[last], None, None).map(|_| ()) {
             Ok(()) | Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    engine.snapshot(sequence)?.save(path)?;
+    engine.snapshot(sequence)?.save_to(save)?;
     Ok(engine.len(sequence)?)
-}
-
-/// Writes the times of all steps, for chrome://tracing or Perfetto.
-fn write_trace(engine: &Engine, path: &Path) -> Result<(), Failure> {
-    let text = trace::document(engine).to_string();
-    std::fs::write(path, text).map_err(|error| Failure::file(path, "write it", error))
 }

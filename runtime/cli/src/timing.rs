@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use jamba_plan::text::size;
 use jamba_runtime::{Engine, Generated};
 use serde::Serialize;
 
@@ -19,7 +20,7 @@ pub(crate) fn since_beginning() -> Duration {
 }
 
 /// Times in seconds; rates in tokens per second, None if nothing ran.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 pub(crate) struct Timing {
     open_s: f64,
     /// From the start of the program to the first token.
@@ -49,11 +50,6 @@ impl Memory {
         let resident = self.peak_resident.map(|bytes| format!(", {} resident", size(bytes))).unwrap_or_default();
         format!("plan {}{resident}", size(self.plan))
     }
-}
-
-fn size(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    if bytes < 1e9 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
 }
 
 /// From /proc/self/status, in units of KiB.

@@ -4,6 +4,7 @@ use jamba_plan::sections::SectionKind;
 use jamba_runtime::{PlanFile, RuntimeError, Tokenizer, Verify};
 use serde::Serialize;
 
+use crate::checkpoint::check_plan;
 use crate::failure::{Failure, phase, print, print_json};
 use crate::open::PlanArg;
 use crate::prompt::{Prompt, PromptArgs};
@@ -35,10 +36,12 @@ struct Report {
 }
 
 /// Converts without opening an engine: code and weights are not loaded.
-pub(crate) fn tokenize(args: Args) -> Result<(), Failure> {
+pub(crate) fn tokenize(mut args: Args) -> Result<(), Failure> {
+    args.prompt = args.prompt.after(&mut args.plan)?;
     let prompt = args.prompt.read()?;
     phase("open");
-    let file = PlanFile::open(&args.plan.plan)?;
+    check_plan(args.plan.path())?;
+    let file = PlanFile::open(args.plan.path())?;
     let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
     let section = |kind| plan.section(kind);
     let Some(tokenizer) = section(SectionKind::Tokenizer) else {

@@ -1,8 +1,10 @@
 //! `jamba verify`: checks every byte of a plan against its digests.
 
+use jamba_plan::text::size;
 use jamba_runtime::{PlanFile, Progress, Unit, Verify};
 use serde_json::json;
 
+use crate::checkpoint::check_plan;
 use crate::failure::{Failure, phase, print, print_json};
 use crate::open::{Bar, PlanArg};
 
@@ -19,7 +21,8 @@ pub(crate) struct Args {
 /// Verifies a plan.
 pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     phase("verify");
-    let file = PlanFile::open(&args.plan.plan)?;
+    check_plan(args.plan.path())?;
+    let file = PlanFile::open(args.plan.path())?;
     let bar = Bar::new();
     let plan = file.plan(Verify::Everything, &mut |done, total| {
         bar.tell(Progress { what: "checking", done, total, unit: Unit::Bytes })
@@ -29,5 +32,5 @@ pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     if args.json {
         return print_json(&json!({ "ok": true, "bytes": bytes, "digest": digest.as_str() }));
     }
-    print(&format!("{}: ok, {bytes} bytes, {digest}\n", args.plan.plan.display()))
+    print(&format!("{}: ok, {}, {digest}\n", args.plan.path().display(), size(bytes)))
 }

@@ -83,7 +83,11 @@ fn a_state_goes_on_where_it_was_saved() {
 
     let other = Toy { defines: "#define FACTOR 5", ..Toy::new() }.write(folder.path(), "other.plan");
     let load = ["--tokens", "1", "--load-state", text(&state)];
-    refused(&[&["run", text(&other)], &load[..]].concat(), 1, &["a.state: plan: found"]);
+    refused(
+        &[&["run", text(&other)], &load[..]].concat(),
+        1,
+        &["a.state: plan: found", "of a plan of toy", "continues with the plan that saved it"],
+    );
     let mut bytes = std::fs::read(&state).unwrap();
     bytes[200] ^= 1;
     std::fs::write(&state, &bytes).unwrap();

@@ -71,13 +71,20 @@ fn ctrl_c_ends_a_run_with_what_there_is() {
     let plan = toy(folder.path(), slow_toy());
     let state = folder.path().join("a.state");
     let n = ENDLESS.to_string();
-    let args = ["run", &plan, "--tokens", "4,5", "-n", &n, "--ignore-eos", "--save-state", state.to_str().unwrap()];
-    let mut session = on_terminal(folder.path(), &args, &[]);
-    session.exp_regex("[a-zA-Z,.]").unwrap(); // something of the answer
-    session.send_control('c').unwrap();
-    let rest = ended(session, 0);
-    assert!(rest.contains("stopped by Ctrl-C") && rest.contains(" new, "), "{rest}");
-    assert!(state.is_file(), "what there is can be gone on from");
+    let args = ["run", &plan, "--tokens", "4,5", "--ignore-eos", "--save-state", state.to_str().unwrap(), "-n"];
+    let stop = |says: &str| {
+        let mut session = on_terminal(folder.path(), &[&args[..], &[&n]].concat(), &[]);
+        session.exp_regex("[a-zA-Z,.]").unwrap(); // something of the answer
+        session.send_control('c').unwrap();
+        let rest = ended(session, 130);
+        assert!(rest.contains("stopped by Ctrl-C") && rest.contains(" new, ") && rest.contains(says), "{rest}");
+    };
+    stop("a.state was not written");
+    assert!(!state.exists());
+    ended(on_terminal(folder.path(), &[&args[..], &["0"]].concat(), &[]), 0);
+    let old = std::fs::read(&state).unwrap();
+    stop("a.state is unchanged");
+    assert_eq!(std::fs::read(&state).unwrap(), old);
 }
 
 /// Waits for the next prompt of the chat: the program turns bracketed paste on when it begins to read a line.

@@ -241,8 +241,8 @@ fn several_lines_are_one_message() {
     assert!(tokens("a\\\nb") > tokens("a"));
 }
 
-const SUBCOMMANDS: [&str; 10] =
-    ["run", "chat", "bench", "tokenize", "perplexity", "logits", "info", "verify", "completions", "man"];
+const SUBCOMMANDS: [&str; 11] =
+    ["run", "chat", "bench", "tokenize", "perplexity", "logits", "info", "verify", "doctor", "completions", "man"];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {

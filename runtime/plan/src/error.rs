@@ -101,6 +101,9 @@ pub enum PlanError {
         /// The error of the operating system.
         source: std::io::Error,
     },
+    /// The plan cannot be written to its path.
+    #[error(transparent)]
+    Output(#[from] crate::output::OutputError),
 }
 
 impl PlanError {
@@ -131,7 +134,7 @@ impl PlanError {
             | PlanError::Record { section, .. }
             | PlanError::MissingSection { section }
             | PlanError::Decode { section, .. } => Some(section),
-            PlanError::Io { .. } => None,
+            PlanError::Io { .. } | PlanError::Output(_) => None,
         }
     }
 }

@@ -12,7 +12,10 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod format;
+mod hash;
 pub mod header;
+pub mod identify;
+pub mod output;
 pub mod peek;
 pub mod quantize;
 pub mod reader;

@@ -68,7 +68,7 @@ impl<'a> Plan<'a> {
         let find = |kind: SectionKind, name: &str| {
             let missing = || PlanError::MissingSection { section: name.to_owned() };
             let found = |section: &&Section| section.kind == kind.code() && section.name == name;
-            Ok(view(bytes, sections.iter().find(found).ok_or_else(missing)?))
+            sections.iter().find(found).map(|section| view(bytes, section)).ok_or_else(missing)
         };
         let manifest = decode_manifest(find(SectionKind::Manifest, SectionKind::Manifest.name())?)?;
         verify::manifest(&manifest)?;
@@ -116,6 +116,11 @@ impl<'a> Plan<'a> {
     /// BLAKE3 digest of the header. It covers all other digests, so equal digests mean equal plans.
     pub fn digest(&self) -> blake3::Hash {
         crate::header::digest_of(&self.header.encode())
+    }
+
+    /// The bytes of one of [`Plan::sections`].
+    pub fn bytes_of(&self, section: &Section) -> &'a [u8] {
+        view(self.bytes, section)
     }
 
     /// The bytes of the first section of a kind.
@@ -193,7 +198,7 @@ pub(crate) fn check_digest(
 ) -> Result<(), PlanError> {
     let mut hasher = blake3::Hasher::new();
     for chunk in bytes.chunks(CHUNK_BYTES) {
-        hasher.update_rayon(chunk);
+        crate::hash::update(&mut hasher, chunk);
         tell(chunk.len() as u64);
     }
     let found = hasher.finalize();

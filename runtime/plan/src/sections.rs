@@ -40,10 +40,12 @@ pub enum SectionKind {
     TokenizerConfig,
     /// The checkpoint's chat template (Jinja).
     ChatTemplate,
+    /// The checkpoint's `config.json`, without the keys that the build was told to ignore; for `jambac limits`.
+    Config,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 7] = [
+    const ALL: [SectionKind; 8] = [
         SectionKind::Manifest,
         SectionKind::Program,
         SectionKind::Code,
@@ -51,6 +53,7 @@ impl SectionKind {
         SectionKind::Tokenizer,
         SectionKind::TokenizerConfig,
         SectionKind::ChatTemplate,
+        SectionKind::Config,
     ];
 
     /// The number that a record stores for this kind.
@@ -63,6 +66,7 @@ impl SectionKind {
             SectionKind::Tokenizer => 5,
             SectionKind::TokenizerConfig => 6,
             SectionKind::ChatTemplate => 7,
+            SectionKind::Config => 8,
         }
     }
 
@@ -82,6 +86,7 @@ impl SectionKind {
             SectionKind::Tokenizer => "tokenizer",
             SectionKind::TokenizerConfig => "tokenizer config",
             SectionKind::ChatTemplate => "chat template",
+            SectionKind::Config => "config",
         }
     }
 

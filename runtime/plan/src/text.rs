@@ -8,10 +8,38 @@ use crate::format::{
     TensorMap, Transform, Weight,
 };
 
-/// The complete listing: manifest, memory, sections, kernels, weights, steps.
+/// How sizes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// In bytes.
+    Exact,
+    /// With a unit and three to five digits: `107.6 MB`.
+    Human,
+}
+
+impl Units {
+    fn of(self, bytes: u64) -> String {
+        match self {
+            Units::Exact => bytes.to_string(),
+            Units::Human => size(bytes),
+        }
+    }
+}
+
+/// A size for people: `812 B`, `4.10 kB`, `107.6 MB`, `1.95 GB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(f64, &str); 4] = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match UNITS.into_iter().find(|(unit, _)| bytes as f64 >= *unit) {
+        None => format!("{bytes} B"),
+        Some((unit, name)) if bytes as f64 / unit < 10.0 => format!("{:.2} {name}", bytes as f64 / unit),
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit),
+    }
+}
+
+/// The complete listing, with exact sizes: manifest, memory, sections, kernels, weights, steps.
 pub fn plan(plan: &Plan<'_>) -> String {
     let model = plan.manifest();
-    let mut parts = vec![manifest(model), memory(model), sections(plan)];
+    let mut parts = vec![manifest(model), memory(model, Units::Exact), sections(plan, Units::Exact)];
     for (info, program) in plan.programs() {
         parts.push(format!("program {}: {}\n", info.kind.name(), info.targets.join(", ")));
         parts.extend([kernels(program), weights(program)]);
@@ -84,34 +112,48 @@ pub fn manifest(manifest: &Manifest) -> String {
 }
 
 /// Memory use of an open plan on each kind of target.
-pub fn memory(manifest: &Manifest) -> String {
-    manifest.programs.iter().map(|info| memory_of(info, &manifest.limits)).collect::<Vec<_>>().join("\n")
+pub fn memory(manifest: &Manifest, units: Units) -> String {
+    manifest.programs.iter().map(|info| memory_of(info, &manifest.limits, units)).collect::<Vec<_>>().join("\n")
 }
 
-fn memory_of(info: &ProgramInfo, limits: &Limits) -> String {
+fn memory_of(info: &ProgramInfo, limits: &Limits, units: Units) -> String {
     let memory = &info.memory;
-    let mut out = format!("memory of {}, bytes\n", info.kind.name());
+    let mut out = match units {
+        Units::Exact => format!("memory of {}, bytes\n", info.kind.name()),
+        Units::Human => format!("memory of {}\n", info.kind.name()),
+    };
     let mut line = |name: &str, bytes: u64, note: String| {
+        let bytes = units.of(bytes);
         writeln!(out, "  {:<16} {bytes:>14}{}{note}", name, if note.is_empty() { "" } else { "  " })
             .expect("writing to a String");
     };
     line("weights", memory.weights, String::new());
     line("arena", memory.arena, String::new());
-    line("state", memory.state_pool(limits), format!("{} × {}", limits.max_sequences, memory.state_slot));
+    line("state", memory.state_pool(limits), format!("{} × {}", limits.max_sequences, units.of(memory.state_slot)));
     let pages = limits.kv_tokens / crate::format::KV_PAGE_TOKENS;
-    line("kv", memory.kv_pool(limits), format!("{pages} pages × {}", memory.kv_page));
+    line("kv", memory.kv_pool(limits), format!("{pages} pages × {}", units.of(memory.kv_page)));
     line("tables", memory.tables, String::new());
     line("total", memory.total(limits), String::new());
     out
 }
 
 /// The section table as text.
-pub fn sections(plan: &Plan<'_>) -> String {
-    let mut out = "sections: offset, bytes, name, BLAKE3\n".to_owned();
+pub fn sections(plan: &Plan<'_>, units: Units) -> String {
+    let mut out = match units {
+        Units::Exact => "sections: offset, bytes, name, BLAKE3\n".to_owned(),
+        Units::Human => "sections: offset, size, name, BLAKE3\n".to_owned(),
+    };
     for section in plan.sections() {
         let digest = section.digest.to_hex();
-        writeln!(out, "  {:>12} {:>14}  {:<20} {}", section.offset, section.bytes, section.name, &digest[..16])
-            .expect("writing to a String");
+        writeln!(
+            out,
+            "  {:>12} {:>14}  {:<20} {}",
+            units.of(section.offset),
+            units.of(section.bytes),
+            section.name,
+            &digest[..16]
+        )
+        .expect("writing to a String");
     }
     out
 }

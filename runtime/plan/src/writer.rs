@@ -1,16 +1,16 @@
 //! Writes a plan section by section and hashes while writing, so weights of any size can be streamed.
 //!
-//! The writer uses a temporary file next to the target and renames it when the plan is complete; a failed build leaves an
-//! existing plan unchanged. Equal sections give equal bytes.
+//! The plan replaces its target when it is complete; a failed build leaves an existing plan unchanged ([`mod@crate::output`]). Equal
+//! sections give equal bytes.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::PlanError;
 use crate::format::{Manifest, Program, TargetKind};
 use crate::header::{HEADER_BYTES, Header, OLDEST_READER, VERSION};
+use crate::output::{Kind, Output, OutputFile, Replace};
 use crate::sections::{self, FIRST_SECTION, MAX_SECTIONS, Section, SectionKind, TABLE};
 
 /// Bytes hashed and written per chunk.
@@ -20,27 +20,21 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct PlanWriter {
     path: PathBuf,
-    file: tempfile::NamedTempFile,
+    file: OutputFile,
     sections: Vec<Section>,
     next: u64,
 }
 
 impl PlanWriter {
-    /// Starts a plan that will be stored at `path`.
-    pub fn create(path: impl Into<PathBuf>) -> Result<PlanWriter, PlanError> {
-        let path = path.into();
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let created = tempfile::Builder::new()
-            .prefix(".jamba-plan-")
-            .permissions(Permissions::from_mode(0o666)) // minus the umask
-            .tempfile_in(folder);
-        match created {
-            Ok(file) => Ok(PlanWriter { path, file, sections: Vec::new(), next: FIRST_SECTION }),
-            Err(source) => Err(PlanError::Io { path, action: "create a file beside", source }),
-        }
+    /// Starts a plan that will be stored at `path`, whatever regular file is there now.
+    pub fn create(path: impl AsRef<Path>) -> Result<PlanWriter, PlanError> {
+        PlanWriter::to(Output::at(path.as_ref(), Kind::PLAN, Replace::AnyFile)?)
+    }
+
+    /// Starts a plan for a claimed output.
+    pub fn to(output: Output) -> Result<PlanWriter, PlanError> {
+        let path = output.path().to_owned();
+        Ok(PlanWriter { path, file: output.create()?, sections: Vec::new(), next: FIRST_SECTION })
     }
 
     /// Adds the manifest.
@@ -86,9 +80,9 @@ impl PlanWriter {
         fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
     ) -> Result<u64, E> {
         self.check_name(kind, name)?;
-        self.file.as_file_mut().seek(SeekFrom::Start(self.next)).map_err(|source| self.io("seek in", source))?;
+        self.file.file().seek(SeekFrom::Start(self.next)).map_err(|source| io_error(&self.path, "seek in", source))?;
         let mut out = Hashing {
-            file: self.file.as_file_mut(),
+            file: self.file.file(),
             hasher: blake3::Hasher::new(),
             buffer: Vec::with_capacity(CHUNK_BYTES),
             bytes: 0,
@@ -123,14 +117,11 @@ impl PlanWriter {
             file.seek(SeekFrom::Start(0))?;
             file.write_all(&header.encode())?;
             debug_assert_eq!(file.stream_position()?, HEADER_BYTES as u64);
-            file.write_all(&table)?;
-            file.sync_all()
+            file.write_all(&table)
         };
-        write(self.file.as_file_mut()).map_err(|source| self.io("write", source))?;
-        match self.file.persist(&self.path) {
-            Ok(_) => Ok(header.file_bytes),
-            Err(error) => Err(PlanError::Io { path: self.path, action: "rename a file to", source: error.error }),
-        }
+        write(self.file.file()).map_err(|source| io_error(&self.path, "write", source))?;
+        self.file.finish()?;
+        Ok(header.file_bytes)
     }
 
     fn check_name(&self, kind: SectionKind, name: &str) -> Result<(), PlanError> {
@@ -145,10 +136,10 @@ impl PlanWriter {
         }
         Ok(())
     }
+}
 
-    fn io(&self, action: &'static str, source: io::Error) -> PlanError {
-        PlanError::Io { path: self.path.clone(), action, source }
-    }
+fn io_error(path: &Path, action: &'static str, source: io::Error) -> PlanError {
+    PlanError::Io { path: path.to_owned(), action, source }
 }
 
 /// Hashes the bytes that it writes, in chunks large enough for multithreaded hashing.
@@ -161,7 +152,7 @@ struct Hashing<'a> {
 
 impl Hashing<'_> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update_rayon(bytes);
+        crate::hash::update(&mut self.hasher, bytes);
         self.bytes += bytes.len() as u64;
         self.file.write_all(bytes)
     }

@@ -12,7 +12,9 @@ use crate::RuntimeError;
 
 /// The bytes of a plan: a file mapped for reading, or memory of the program.
 ///
-/// A mapped file must not be modified. To replace a plan, rename a new file over it, as the compiler does.
+/// A mapped file must not be modified. To replace a plan, rename a new file over it, as the compiler does. Reading a file that
+/// was truncated raises SIGBUS, which kills the process unless it has a handler; programs can install one with
+/// [`faults::report_bus_errors`](crate::faults::report_bus_errors).
 ///
 /// ```
 /// use jamba_runtime::{PlanFile, Verify};

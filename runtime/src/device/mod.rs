@@ -2,6 +2,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub mod faults;
 pub(crate) mod id;
 pub(crate) mod map;
 

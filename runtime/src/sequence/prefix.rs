@@ -280,6 +280,7 @@ mod tests {
             target: "x86-64".into(),
             max_context: 100,
             vocab: 100,
+            model: "".into(),
             tokens: tokens.into(),
             state: [0; 100].into(),
             page_bytes: 0,

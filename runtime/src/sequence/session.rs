@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use jamba_plan::cost::Size;
 use jamba_plan::format::{Entry, EntryKind, KV_PAGE_TOKENS, Manifest, Program, ProgramInfo, Table, TargetKind};
-use jamba_plan::tables;
 
 use super::pages::Pages;
 use crate::device::{Counts, Device, Piece};
@@ -159,9 +158,10 @@ pub(crate) struct Admitted {
 }
 
 impl Sequences {
-    pub(crate) fn new(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Sequences {
+    /// `pages_stride` is the row stride of [`Table::Pages`], which depends on the plan's limits; those of `manifest` may be lower.
+    pub(crate) fn new(manifest: &Manifest, info: &ProgramInfo, program: &Program, pages_stride: u64) -> Sequences {
         let limits = &manifest.limits;
-        let pages_stride = tables::pages_per_sequence(limits) as usize;
+        let pages_stride = pages_stride as usize;
         let n_pages = (limits.kv_tokens / KV_PAGE_TOKENS) as u32;
         let has_kv = info.memory.kv_page > 0;
         let most_pages = if has_kv { pages_stride.min(n_pages as usize) } else { 0 };

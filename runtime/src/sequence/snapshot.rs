@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use jamba_plan::format::{KV_PAGE_TOKENS, Limits, Manifest};
+use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
 
 use crate::device::Piece;
 use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub(crate) max_context: u64,
     /// Vocabulary size.
     pub(crate) vocab: u64,
+    /// Name of the model, possibly cut.
+    pub(crate) model: Arc<str>,
     pub(crate) tokens: Arc<[u32]>,
     /// The state slot.
     pub(crate) state: Arc<[u8]>,
@@ -165,7 +167,7 @@ impl Engine {
     fn snapshot_sharing(&self, id: SequenceId, common: &[Arc<[u8]>]) -> Result<Snapshot, RuntimeError> {
         self.device.health()?;
         let slot = self.sequences.slot_of(id)?;
-        let (Manifest { limits, model, .. }, memory) = (self.manifest(), self.memory());
+        let (model, memory) = (&self.manifest().model, self.memory());
         let copy = |piece, bytes: u64| {
             let mut copy = vec![0; bytes as usize];
             self.device.read(piece, &mut copy);
@@ -178,8 +180,9 @@ impl Engine {
         Ok(Snapshot {
             plan: self.plan_digest(),
             target: self.target().into(),
-            max_context: limits.max_context,
+            max_context: self.plan_context(),
             vocab: model.vocab,
+            model: model.name.as_str().into(),
             tokens: self.tokens(id)?.into(),
             state,
             page_bytes: memory.kv_page,

@@ -12,21 +12,21 @@
 //! | 72 … 80 | vocabulary size |
 //! | 80 … 88 | size of a state slot, in bytes |
 //! | 88 … 96 | size of a KV page, in bytes |
-//! | 96 … 128 | target whose code computed the state, zero-padded |
+//! | 96 … 128 | target whose code computed the state, a zero, and as much of the model's name as fits; zero-padded |
 //! | 128 … 160 | BLAKE3 of everything after the header |
 //! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
 //! | 192 … | tokens (u32 each); state slot; KV pages in the order of their tokens; note (UTF-8) |
 //!
-//! Integers are little-endian. A file is written under a temporary name and renamed when it is complete. On reading, fields
-//! are checked in order before any is used; the error names the first wrong one.
+//! Integers are little-endian. A file is replaced when the new one is complete ([`jamba_plan::output`]). On reading, fields are
+//! checked in order before any is used; the error names the first wrong one.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use jamba_plan::format::KV_PAGE_TOKENS;
+use jamba_plan::output::{Content, Kind, Output, OutputError, Replace};
 
 use crate::{Engine, RuntimeError, Snapshot};
 
@@ -112,8 +112,8 @@ impl Header {
     /// Checks the header against the engine's plan and target.
     fn check(&self, engine: &Engine) -> Result<(), Wrong> {
         let manifest = engine.manifest();
-        check("plan", blake3::Hash::from_bytes(self.plan), engine.plan_digest())?;
-        check("max_context", self.max_context, manifest.limits.max_context)?;
+        self.check_plan(engine)?;
+        check("max_context", self.max_context, engine.plan_context())?;
         check("vocabulary", self.vocab, manifest.model.vocab)?;
         check("state slot bytes", self.slot_bytes, engine.memory().state_slot)?;
         check("KV page bytes", self.page_bytes, engine.memory().kv_page)?;
@@ -126,6 +126,20 @@ impl Header {
             return Err(("target", name.escape_ascii().to_string(), format!("one of {targets:?}")));
         }
         check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
+    }
+
+    /// Fails for the state of another plan. The error names both models.
+    fn check_plan(&self, engine: &Engine) -> Result<(), Wrong> {
+        let (found, expected) = (blake3::Hash::from_bytes(self.plan), engine.plan_digest());
+        if found == expected {
+            return Ok(());
+        }
+        let of = |digest: blake3::Hash, name: &str| match name {
+            "" => digest.to_string(),
+            name => format!("{digest} of a plan of {name}"),
+        };
+        let name = self.target.split(|&byte| byte == 0).nth(1).unwrap_or_default();
+        Err(("plan", of(found, &String::from_utf8_lossy(name)), of(expected, &engine.manifest().model.name)))
     }
 
     /// Size of tokens, state slot, pages and note, in bytes.
@@ -154,6 +168,7 @@ impl Header {
             target: String::from_utf8_lossy(&name).into(),
             max_context: self.max_context,
             vocab: self.vocab,
+            model: String::from_utf8_lossy(self.target.split(|&byte| byte == 0).nth(1).unwrap_or_default()).into(),
             tokens,
             state: state.into(),
             page_bytes: self.page_bytes,
@@ -171,7 +186,14 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 impl Snapshot {
-    /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes. Replaces an existing file atomically.
+    /// A state file, as an output.
+    pub const FILE: Kind =
+        Kind { name: "a saved state", content: Content::Binary, recognizes: |head| head.starts_with(&MAGIC) };
+
+    /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes. Replaces an existing state file atomically.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Output`] if the path cannot be written, or has a file that is no state; that file is unchanged.
     ///
     /// ```
     /// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
@@ -191,6 +213,14 @@ impl Snapshot {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
+        self.save_to(Output::at(path, Snapshot::FILE, Replace::SameKind)?)
+    }
+
+    /// Like [`Snapshot::save`], to an output that was claimed before the work.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Output`] if it cannot be written; an existing file is unchanged then.
+    pub fn save_to(&self, output: Output) -> Result<(), RuntimeError> {
         let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         let pages = || self.pages.iter().map(|page| &page[..]);
         let parts = || [&tokens[..], &self.state].into_iter().chain(pages()).chain([self.note.as_bytes()]);
@@ -201,8 +231,9 @@ impl Snapshot {
             content_bytes += part.len();
         }
         let mut target = [0; TARGET_BYTES];
-        let name = &self.target.as_bytes()[..self.target.len().min(TARGET_BYTES)];
-        target[..name.len()].copy_from_slice(name);
+        let names = [self.target.as_bytes(), &[0], self.model.as_bytes()].concat();
+        let n = names.len().min(TARGET_BYTES);
+        target[..n].copy_from_slice(&names[..n]);
         let header = Header {
             note_bytes: self.note.len() as u32,
             file_bytes: (HEADER_BYTES + content_bytes) as u64,
@@ -215,11 +246,7 @@ impl Snapshot {
             target,
             content: *content.finalize().as_bytes(),
         };
-        write_whole(path, &header.encode(), parts()).map_err(|source| RuntimeError::Io {
-            path: path.to_path_buf(),
-            action: "write it",
-            source,
-        })
+        Ok(write_whole(output, &header.encode(), parts())?)
     }
 
     /// Reads a file that [`Snapshot::save`] wrote, for an engine of the same plan.
@@ -246,19 +273,13 @@ impl Snapshot {
     }
 }
 
-/// Writes a temporary file in the same folder and renames it when it is complete.
-fn write_whole<'a>(path: &Path, header: &[u8], content: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".jamba-state-")
-        .permissions(Permissions::from_mode(0o666)) // less the umask
-        .tempfile_in(folder)?;
+fn write_whole<'a>(output: Output, header: &[u8], content: impl Iterator<Item = &'a [u8]>) -> Result<(), OutputError> {
+    let mut file = output.create()?;
     file.write_all(header)?;
     for part in content {
         file.write_all(part)?;
     }
-    file.as_file().sync_all()?;
-    file.persist(path).map(|_| ()).map_err(|error| error.error)
+    file.finish()
 }
 
 #[cfg(test)]

@@ -51,6 +51,13 @@ fn missing(target: &str) -> Option<Vec<String>> {
     Some(features.filter(lacks).map(str::to_owned).collect())
 }
 
+/// The targets that this CPU runs, the lowest first.
+pub fn cpu_targets() -> Vec<&'static str> {
+    let runs =
+        |target: &&str| cfg!(target_arch = "x86_64") && missing(target).is_some_and(|missing| missing.is_empty());
+    LEVELS.iter().map(|(target, _)| *target).filter(runs).collect()
+}
+
 /// The target to load: `wanted`, or else the first of the plan's targets (best first) that this CPU runs.
 pub(super) fn choose<'a>(targets: &'a [String], wanted: Option<&str>) -> Result<&'a str, RuntimeError> {
     if let Some(wanted) = wanted {

@@ -2,7 +2,7 @@
 //! barriers.
 
 mod code;
-mod isa;
+pub(crate) mod isa;
 mod memory;
 mod observe;
 pub(crate) mod peaks;
@@ -58,12 +58,13 @@ struct Arguments {
 }
 
 impl Cpu {
-    /// Loads the code, allocates the memory that the manifest states, and maps the weights or draws synthetic ones.
+    /// Loads the code, allocates the memory that the manifest states, with pools for the lowered limits, and maps the weights or
+    /// draws synthetic ones.
     pub(crate) fn open(
         plan: &Plan<'_>,
         (info, program): (&ProgramInfo, &Program),
         file: Arc<PlanFile>,
-        options: &OpenOptions<'_>,
+        (options, lowered): (&OpenOptions<'_>, &Limits),
     ) -> Result<(Cpu, Opened), RuntimeError> {
         let manifest = plan.manifest();
         let (limits, bytes) = (&manifest.limits, &info.memory);
@@ -77,7 +78,7 @@ impl Cpu {
                 return Err(RuntimeError::Option { name: "threads", found: n.to_string(), expected: "1 … 1024" });
             }
         };
-        let map = debug_span!("map", bytes = bytes.total(limits)).entered();
+        let map = debug_span!("map", bytes = bytes.total(lowered)).entered();
         let mut cpu = Cpu {
             team: Team::new(n_threads)?,
             code,
@@ -85,8 +86,8 @@ impl Cpu {
             slot_bytes: bytes.state_slot as usize,
             page_bytes: bytes.kv_page as usize,
             arena: Region::new("arena", bytes.arena)?,
-            state: Region::new("state pool", bytes.state_pool(limits))?,
-            kv: Region::new("KV pool", bytes.kv_pool(limits))?,
+            state: Region::new("state pool", bytes.state_pool(lowered))?,
+            kv: Region::new("KV pool", bytes.kv_pool(lowered))?,
             tables: Region::new("step tables", bytes.tables)?,
             weights: Weights::open(plan, (info, program), file, n_threads, options.progress)?,
             program: program.clone(),
@@ -245,7 +246,7 @@ impl Device for Cpu {
                 false => walk(thread, &mut lane),
             }
         };
-        self.team.run(mine, &others);
+        self.team.run(mine, &others)?;
         if let Some(trace) = trace {
             trace.record(spans.into_iter().map(|spans| spans.into_inner().unwrap_or_default()));
         }

@@ -1,4 +1,6 @@
 //! A team of threads that run one job together and synchronize at barriers. The caller is thread 0. An idle team sleeps.
+//!
+//! A fork of the process has none of the threads. It starts its own with its first job.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -81,6 +83,8 @@ unsafe impl Send for Shared {}
 
 /// Threads that wait for jobs; dropping the team ends them.
 pub(super) struct Team {
+    /// The process that has the threads.
+    process: u32,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -110,9 +114,9 @@ impl Team {
         for sender in senders {
             let _ = sender.send(Arc::clone(&shared)); // the receiver waits
         }
-        let mut team = Team { shared, workers };
+        let mut team = Team { process: std::process::id(), shared, workers };
         // Forces thread-local allocations of all workers to happen now.
-        team.run(|_| (), &|_, _| ());
+        team.run_here(|_| (), &|_, _| ());
         Ok(team)
     }
 
@@ -122,7 +126,23 @@ impl Team {
     }
 
     /// Runs `mine` on the calling thread and `others` on every worker. Returns when all have returned.
-    pub(super) fn run(&mut self, mine: impl FnOnce(&Barrier), others: &Job<'_>) {
+    ///
+    /// # Errors
+    /// In a fork of the process, threads that cannot be started.
+    pub(super) fn run(&mut self, mine: impl FnOnce(&Barrier), others: &Job<'_>) -> Result<(), RuntimeError> {
+        if self.is_forked() {
+            *self = Team::new(self.n_threads())?;
+        }
+        self.run_here(mine, others);
+        Ok(())
+    }
+
+    /// True in a fork of the process that started the threads.
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    fn run_here(&mut self, mine: impl FnOnce(&Barrier), others: &Job<'_>) {
         // SAFETY: only the lifetime changes; workers dereference the pointer only until the last barrier of this function.
         let job: *const Job<'static> = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(others) };
         // SAFETY: the workers wait at the barrier below and do not access the cell.
@@ -136,6 +156,11 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // Neither the barrier nor the threads can be waited for; their handles are not to be dropped either.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.barrier.wait();
         for worker in self.workers.drain(..) {
@@ -192,10 +217,31 @@ mod tests {
                 }
             };
             for _ in 0..20 {
-                team.run(|barrier| job(0, barrier), &job);
+                team.run(|barrier| job(0, barrier), &job).unwrap();
                 counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
             }
         }
+    }
+
+    #[test]
+    fn a_fork_starts_its_own_threads() {
+        let mut team = Team::new(3).unwrap();
+        // SAFETY: the child only runs this block and ends without returning to the test's other threads.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: ends a child that hangs.
+            unsafe { libc::alarm(300) };
+            let worked = AtomicUsize::new(0);
+            let count = || _ = worked.fetch_add(1, Ordering::Relaxed);
+            let ran = team.run(|_| count(), &|_, _| count()).is_ok();
+            drop(team);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(if ran && worked.load(Ordering::Relaxed) == 3 { 0 } else { 1 }) }
+        }
+        let mut status = -1;
+        // SAFETY: the pointer is valid for the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
     }
 
     /// The kernel's state of a thread of this process: `S` while it waits for a futex.
@@ -211,7 +257,8 @@ mod tests {
         let mut team = Team::new(4).unwrap();
         let workers = Mutex::new(Vec::new());
         // The link reads `PID/task/TID`.
-        team.run(|_| (), &|_, _| workers.lock().unwrap().push(std::fs::read_link("/proc/thread-self").unwrap()));
+        team.run(|_| (), &|_, _| workers.lock().unwrap().push(std::fs::read_link("/proc/thread-self").unwrap()))
+            .unwrap();
         let workers = workers.into_inner().unwrap();
         assert_eq!(workers.len(), 3);
         while workers.iter().any(|worker| state(worker) != 'S') {

@@ -38,10 +38,14 @@ use crate::trace::Trace;
 pub(crate) struct Gpu {
     /// In a cell because [`Device::read`] takes `&self` and needs the driver.
     live: RefCell<Live>,
+    /// The process that opened the device.
+    process: u32,
     /// Name for messages.
     name: String,
     n_sms: u32,
     limits: Limits,
+    /// Bytes of the pools of state slots and of KV pages.
+    pool_bytes: (u64, u64),
     memory: Memory,
     program: Program,
     /// Of the five allocations; `tables` is the region of counts, step tables and tensor maps.
@@ -190,12 +194,15 @@ impl Device for Gpu {
     }
 
     fn health(&self) -> Result<(), RuntimeError> {
+        if self.process != std::process::id() {
+            return Err(RuntimeError::Forked { opened_by: self.process });
+        }
         self.live.borrow().fault.as_ref().map_or(Ok(()), |fault| Err(fault.error(&self.name)))
     }
 
     fn check_steps(&mut self) {
         self.checked = true;
-        let (state, kv) = (self.memory.state_pool(&self.limits), self.memory.kv_pool(&self.limits));
+        let (state, kv) = self.pool_bytes;
         for (at, bytes) in [(self.pools.state, state), (self.pools.kv, kv)] {
             if bytes > 0 {
                 self.attempt("clearing state", |driver| driver.fill(at, bytes, NAN_BYTE));

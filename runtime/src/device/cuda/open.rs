@@ -29,12 +29,12 @@ const CAPABILITY: (u32, u32) = (9, 0);
 const TARGET: &str = "sm_90a";
 
 impl Gpu {
-    /// Loads the code, allocates the memory that the manifest states, and uploads or draws the weights.
+    /// Loads the code, allocates the memory that the manifest states, with pools for the lowered limits, and uploads or draws the weights.
     pub(crate) fn open(
         plan: &Plan<'_>,
         (info, program): (&ProgramInfo, &Program),
         file: &PlanFile,
-        options: &OpenOptions<'_>,
+        (options, lowered): (&OpenOptions<'_>, &Limits),
         mut driver: Box<dyn Driver>,
     ) -> Result<(Gpu, Opened), RuntimeError> {
         let (limits, memory) = (&plan.manifest().limits, &info.memory);
@@ -42,7 +42,7 @@ impl Gpu {
         let code = code(plan, info, options)?;
         check_device(&device, code.ptx)?;
         let mut guards = options.debug.check.then(Guards::default);
-        check_memory(&device, memory.total(limits) + guards.as_ref().map_or(0, |_| Guards::bytes(N_POOLS)))?;
+        check_memory(&device, memory.total(lowered) + guards.as_ref().map_or(0, |_| Guards::bytes(N_POOLS)))?;
 
         let failed = |what: &'static str| {
             let device = device.name.clone();
@@ -57,8 +57,8 @@ impl Gpu {
         debug_span!("load code", target = TARGET)
             .in_scope(|| driver.load(code, &kernels(info, program)))
             .map_err(failed("loading the code"))?;
-        let _upload = debug_span!("upload", bytes = memory.total(limits)).entered();
-        let pools = allocate(&mut *driver, memory, limits, guards.as_mut(), failed)?;
+        let _upload = debug_span!("upload", bytes = memory.total(lowered)).entered();
+        let pools = allocate(&mut *driver, memory, lowered, guards.as_mut(), failed)?;
         let listen = options.progress;
         match (plan.weights_range(info.kind), plan.manifest().synthetic_seed) {
             (Some(range), _) => {
@@ -86,10 +86,12 @@ impl Gpu {
             (0..program.entries.len()).map(|entry| arguments(program, entry, pools, &region, limits)).collect();
         let opened = Opened { target: TARGET.to_owned(), device: device.name.clone(), n_threads: 1 };
         let gpu = Gpu {
+            process: std::process::id(),
             live: RefCell::new(Live { driver, fault: None }),
             name: device.name,
             n_sms: device.n_sms,
             limits: limits.clone(),
+            pool_bytes: (memory.state_pool(lowered), memory.kv_pool(lowered)),
             memory: memory.clone(),
             pools,
             tables: Tables::new(limits, region),

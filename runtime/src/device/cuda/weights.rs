@@ -93,7 +93,7 @@ impl Piece<'_> {
         };
         std::thread::scope(|scope| {
             for _ in 1..n_threads {
-                scope.spawn(work);
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
         });

@@ -54,7 +54,11 @@ impl Sequences {
 
     /// Adds a sequence with these tokens. The caller writes its slot and its pages.
     pub(crate) fn adopt(&mut self, tokens: &[u32]) -> Result<SequenceId, RuntimeError> {
-        self.check_place(tokens.len() as u64)?;
+        let wanted = tokens.len() as u64;
+        if wanted > self.max_context {
+            return Err(RuntimeError::ContextFull { wanted, max_context: self.max_context });
+        }
+        self.check_place(wanted)?;
         let (id, slot) = self.add()?;
         let wanted = self.pages_of(tokens.len() as u64);
         let slot = &mut self.slots[slot as usize];

@@ -1,0 +1,27 @@
+//! Signals: Ctrl-C, SIGTERM and SIGHUP remove temporary files and end the program with 128 plus the signal's number.
+
+use std::io::{self, Write};
+
+use jamba_plan::output::unfinished;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+
+/// Exit codes of programs ended by a signal, less the signal's number.
+const BY_SIGNAL: i32 = 128;
+
+/// Starts the thread that waits for signals. Without it, signals have the effect that the system gives them.
+pub fn begin() {
+    // Registers the handlers only if the thread exists to act on them.
+    let _ = std::thread::Builder::new().name("jambac-signals".to_owned()).spawn(wait);
+}
+
+fn wait() {
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    if let Some(signal) = signals.forever().next() {
+        unfinished::remove();
+        let _ =
+            writeln!(io::stderr(), "jambac: interrupted: unfinished outputs are dropped, their old files unchanged");
+        low_level::exit(BY_SIGNAL + signal);
+    }
+}
