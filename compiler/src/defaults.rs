@@ -41,7 +41,11 @@ impl fmt::Display for Chosen {
         )?;
         match fits {
             true => write!(f, ", chosen for the {} of {place} (--max-context, --max-sequences)", size(*memory)),
-            false => write!(f, ", although the {} of {place} are too few (`jambac fit` says for what)", size(*memory)),
+            false => write!(
+                f,
+                ", which three quarters of the {} of {place} cannot hold: `jambac fit MODEL --memory SIZE` lists what fits",
+                size(*memory)
+            ),
         }
     }
 }
@@ -148,7 +152,7 @@ mod tests {
         // Weights alone do not fit: the old defaults, and the message says so.
         let mut small = model.clone();
         let chosen = choose_for(&mut small, 1 << 20).unwrap();
-        assert!(!chosen.fits && chosen.to_string().contains("too few"));
+        assert!(!chosen.fits && chosen.to_string().contains("cannot hold"));
         assert_eq!((chosen.context, chosen.sequences), (4096, 1));
     }
 

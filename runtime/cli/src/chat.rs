@@ -107,7 +107,7 @@ impl Chatting {
     fn answer(&mut self) -> Result<bool, Failure> {
         self.cancel.reset();
         let began = Instant::now();
-        let n_reserved = (self.options.max_new as u64).min(capacity(&self.engine) / 4).max(1);
+        let n_reserved = (self.options.max_new as u64).min(capacity(&self.engine) / 8).max(1);
         let unread = self.conversation.unread(&mut self.engine, n_reserved)?;
         if unread.n_removed > 0 {
             let context = capacity(&self.engine);

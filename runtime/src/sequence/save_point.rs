@@ -32,11 +32,7 @@ impl SavePoint {
 }
 
 fn digest(tokens: &[u32]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    for token in tokens {
-        hasher.update(&token.to_le_bytes());
-    }
-    hasher.finalize()
+    blake3::hash(bytemuck::cast_slice(tokens))
 }
 
 impl Engine {
