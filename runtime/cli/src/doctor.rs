@@ -33,7 +33,6 @@ enum State {
     Missing,
 }
 
-/// One check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
