@@ -1,12 +1,13 @@
-//! The catalog: one line per kernel folder. Nothing else names all operations.
+//! Everything that follows from the list of kernels at the crate root: [`AnySpec`], and the folder of each op.
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::elem::Elem;
 use crate::kernel::{Candidate, Config, Kernel, Launch, StepSize, Unsupported};
-use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected};
+use crate::node::{Node, Reads, RowsOrder, SelectError, Selected};
 
+/// Makes [`AnySpec`] and the table of folders of `Variant(folder): "op" | …;`.
 macro_rules! catalog {
     (
         ops { $($variant:ident($folder:ident): $($op:literal)|+;)* }
@@ -20,7 +21,7 @@ macro_rules! catalog {
         }
 
         impl AnySpec {
-            fn kernel(&self) -> &dyn Kernel {
+            fn kernel(&self) -> &dyn crate::kernel::Kernel {
                 match self {
                     $(AnySpec::$variant(spec) => spec,)*
                     $(AnySpec::$other(spec) => spec,)*
@@ -35,55 +36,27 @@ macro_rules! catalog {
             fn from(spec: crate::$($path)::+::Spec) -> AnySpec { AnySpec::$other(spec) }
         })*
 
-        const FOLDERS: &[Folder] = &[$(Folder {
+        const FOLDERS: &[crate::catalog::Folder] = &[$(crate::catalog::Folder {
             ops: &[$($op),+],
-            select: <crate::$folder::Spec as Select>::select,
-            reads: <crate::$folder::Spec as Select>::reads,
-            has_body: <crate::$folder::Spec as Select>::has_body,
-            rows_order: <crate::$folder::Spec as Select>::ROWS_ORDER,
+            select: <crate::$folder::Spec as crate::node::Select>::select,
+            reads: <crate::$folder::Spec as crate::node::Select>::reads,
+            has_body: <crate::$folder::Spec as crate::node::Select>::has_body,
+            rows_order: <crate::$folder::Spec as crate::node::Select>::ROWS_ORDER,
         }),*];
     };
 }
+pub(crate) use catalog;
 
-catalog! {
-    ops {
-        Embed(embed): "embed";
-        RmsNorm(rms_norm): "rms_norm" | "add_rms_norm";
-        SplitRmsNorm(split_rms_norm): "split_rms_norm";
-        Linear(linear): "linear";
-        SplitLinear(split_linear): "split_linear";
-        LinearSwiglu(linear_swiglu): "linear_swiglu";
-        GroupedLinear(grouped_linear): "grouped_linear";
-        GroupedSwiglu(grouped_swiglu): "grouped_swiglu";
-        GroupedCombine(grouped_combine): "grouped_combine";
-        Slice(slice): "slice";
-        Elementwise(elementwise): "silu" | "softplus" | "add" | "mul" | "swiglu";
-        CausalConv1d(causal_conv1d): "causal_conv1d";
-        SelectiveScan(selective_scan): "selective_scan";
-        KvAppend(kv_append): "kv_append";
-        Attention(attention): "attention" | "append_attention";
-        Softmax(softmax): "softmax";
-        TopK(top_k): "top_k";
-        MoePermute(moe_permute): "moe_permute";
-        MoeRoute(moe_route): "moe_route";
-        MoeCombine(moe_combine): "moe_combine";
-        SelectRows(select_rows): "select_rows";
-    }
-    // Kernels that no op of the graph names: a GPU picks tokens and draws synthetic weights.
-    others {
-        SampleArgmax(sample::hopper::argmax);
-        SampleDraw(sample::hopper::draw);
-        SyntheticWeight(synthetic_weight);
-    }
-}
+pub use crate::AnySpec;
+use crate::FOLDERS;
 
 /// What a folder answers for the ops that it computes.
-struct Folder {
-    ops: &'static [&'static str],
-    select: fn(&Node) -> Result<Selected, SelectError>,
-    reads: fn(&Op, usize, usize) -> Reads,
-    has_body: fn(&Op, TargetKind) -> bool,
-    rows_order: RowsOrder,
+pub(crate) struct Folder {
+    pub(crate) ops: &'static [&'static str],
+    pub(crate) select: fn(&Node) -> Result<Selected, SelectError>,
+    pub(crate) reads: fn(&Op, usize, usize) -> Reads,
+    pub(crate) has_body: fn(&Op, TargetKind) -> bool,
+    pub(crate) rows_order: RowsOrder,
 }
 
 fn folder(op: &Op) -> Option<&'static Folder> {

@@ -1,8 +1,9 @@
 //! jambac-kernels: the kernel catalog. Specs, operands and minimum costs are always compiled; MLIR bodies require the
 //! feature `emit`.
 //!
-//! [`catalog`] lists the kernels, one per line. Each kernel has one folder: `mod.rs` holds its spec, the lowering from a
-//! graph node, operands and cost; `cpu.rs` and `hopper.rs` hold target-specific parts and the bodies.
+//! The catalog is the list of kernels at the end of this file, one line each; nothing else names all of them. Each kernel has
+//! one folder: `mod.rs` holds its spec, how it is made of a graph node, operands and cost; `cpu.rs` and `hopper.rs` hold
+//! target-specific parts and the bodies.
 //!
 //! ```
 //! use jamba_plan::format::TargetKind;
@@ -54,3 +55,36 @@ pub mod split_linear;
 pub mod split_rms_norm;
 pub mod synthetic_weight;
 pub mod top_k;
+
+// The catalog: the spec, its folder, and the ops of the graph that the folder computes.
+catalog::catalog! {
+    ops {
+        Embed(embed): "embed";
+        RmsNorm(rms_norm): "rms_norm" | "add_rms_norm";
+        SplitRmsNorm(split_rms_norm): "split_rms_norm";
+        Linear(linear): "linear";
+        SplitLinear(split_linear): "split_linear";
+        LinearSwiglu(linear_swiglu): "linear_swiglu";
+        GroupedLinear(grouped_linear): "grouped_linear";
+        GroupedSwiglu(grouped_swiglu): "grouped_swiglu";
+        GroupedCombine(grouped_combine): "grouped_combine";
+        Slice(slice): "slice";
+        Elementwise(elementwise): "silu" | "softplus" | "add" | "mul" | "swiglu";
+        CausalConv1d(causal_conv1d): "causal_conv1d";
+        SelectiveScan(selective_scan): "selective_scan";
+        KvAppend(kv_append): "kv_append";
+        Attention(attention): "attention" | "append_attention";
+        Softmax(softmax): "softmax";
+        TopK(top_k): "top_k";
+        MoePermute(moe_permute): "moe_permute";
+        MoeRoute(moe_route): "moe_route";
+        MoeCombine(moe_combine): "moe_combine";
+        SelectRows(select_rows): "select_rows";
+    }
+    // Kernels that no op of the graph names: a GPU picks tokens and draws synthetic weights.
+    others {
+        SampleArgmax(sample::hopper::argmax);
+        SampleDraw(sample::hopper::draw);
+        SyntheticWeight(synthetic_weight);
+    }
+}
