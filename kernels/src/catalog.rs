@@ -3,6 +3,7 @@
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
+use crate::cases::Case;
 use crate::elem::Elem;
 use crate::kernel::{Candidate, Config, Kernel, Launch, StepSize, Unsupported};
 use crate::node::{Node, Reads, RowsOrder, SelectError, Selected};
@@ -41,6 +42,7 @@ macro_rules! catalog {
             select: <crate::$folder::Spec as crate::node::Select>::select,
             reads: <crate::$folder::Spec as crate::node::Select>::reads,
             has_body: <crate::$folder::Spec as crate::node::Select>::has_body,
+            cases: <crate::$folder::Spec as crate::node::Select>::cases,
             rows_order: <crate::$folder::Spec as crate::node::Select>::ROWS_ORDER,
         }),*];
     };
@@ -56,6 +58,7 @@ pub(crate) struct Folder {
     pub(crate) select: fn(&Node) -> Result<Selected, SelectError>,
     pub(crate) reads: fn(&Op, usize, usize) -> Reads,
     pub(crate) has_body: fn(&Op, TargetKind) -> bool,
+    pub(crate) cases: fn() -> Vec<Case>,
     pub(crate) rows_order: RowsOrder,
 }
 
@@ -66,6 +69,11 @@ fn folder(op: &Op) -> Option<&'static Folder> {
 /// Every op of the graph that a kernel computes, by name.
 pub fn ops() -> impl Iterator<Item = &'static str> {
     FOLDERS.iter().flat_map(|folder| folder.ops).copied()
+}
+
+/// The cases of every folder.
+pub(crate) fn cases() -> impl Iterator<Item = Case> {
+    FOLDERS.iter().flat_map(|folder| (folder.cases)())
 }
 
 /// The kernel for a node.

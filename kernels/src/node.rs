@@ -4,6 +4,7 @@ use jamba_plan::format::{Count, TargetKind, WeightFormat};
 use jambac_graph::infer::operand_names;
 use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 
+use crate::cases::Case;
 use crate::catalog::{self, AnySpec};
 use crate::cost::Rows;
 use crate::elem::Elem;
@@ -41,6 +42,9 @@ pub trait Select: Sized {
     fn has_body(_op: &Op, _target: TargetKind) -> bool {
         true
     }
+
+    /// The shapes that tests compare with the reference and benchmarks time.
+    fn cases() -> Vec<Case>;
 
     /// The order of the rows of the op's first result.
     const ROWS_ORDER: RowsOrder = RowsOrder::Tokens;

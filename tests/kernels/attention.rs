@@ -7,6 +7,7 @@ use jambac_harness::{Arg, Array, Conditions, Lower, Runner, Target, assert_close
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::kernel::{Elem, Rows, padded};
 use jambac_kernels::kv_append::{PAGE_TOKENS, page_elements};
+use jambac_kernels::node::Select as _;
 use jambac_kernels::{attention, cases, kv_append};
 use jambac_reference::attention::{Heads, attention as reference, kv_append as append};
 use jambac_reference::{Tolerance, round_to};
@@ -177,7 +178,7 @@ fn compile(target: Target, specs: &[attention::Spec]) -> Option<Runner> {
 
 /// Specs of the cases, without those too large for the reference.
 fn specs() -> Vec<attention::Spec> {
-    let small = cases::attention().into_iter().filter(|case| case.bytes() < 2.5e5);
+    let small = attention::Spec::cases().into_iter().filter(|case| case.bytes() < 2.5e5);
     let spec = |case: cases::Case| match case.kernel {
         AnySpec::Attention(spec) => spec,
         other => panic!("a case of another kernel: {other:?}"),

@@ -8,6 +8,7 @@ use jambac_kernels::cases::{self, Case};
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::Elem;
+use jambac_kernels::node::Select as _;
 use jambac_kernels::{grouped_combine, grouped_linear, grouped_swiglu, linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
@@ -15,21 +16,31 @@ use super::{V2, V3};
 
 #[test]
 fn agree_with_the_reference() {
-    let cases = [cases::grouped_linear(), cases::grouped_swiglu(), cases::grouped_combine(), cases::experts_by_tiles()];
+    let cases = [
+        grouped_linear::Spec::cases(),
+        grouped_swiglu::Spec::cases(),
+        grouped_combine::Spec::cases(),
+        cases::experts_by_tiles(),
+    ];
     each(V3, small(cases.concat()), |on| check(on, &Product::of(on)));
 }
 
 #[test]
 fn agree_without_fma() {
     let some = |cases: Vec<Case>| [cases[0].clone(), cases[2].clone()];
-    let cases = [some(cases::grouped_linear()), some(cases::grouped_swiglu()), some(cases::grouped_combine())].concat();
+    let cases = [
+        some(grouped_linear::Spec::cases()),
+        some(grouped_swiglu::Spec::cases()),
+        some(grouped_combine::Spec::cases()),
+    ]
+    .concat();
     each(V2, cases, |on| check(on, &Product::of(on)));
 }
 
 /// A token may have the same expert twice.
 #[test]
 fn any_experts_agree_with_the_reference() {
-    each(V3, small(cases::grouped_linear()), |on| {
+    each(V3, small(grouped_linear::Spec::cases()), |on| {
         let product = Product::of(on);
         let AnySpec::GroupedLinear(spec) = &on.case.kernel else { panic!("{on}") };
         let experts = random_indices(3, product.experts().len(), spec.n_experts);
@@ -64,7 +75,7 @@ fn check_on_hopper(on: &Subject) {
 
 #[test]
 fn grouped_linear_agrees_on_hopper() {
-    let cases = simulated([cases::grouped_linear(), cases::integer_grouped_linear()].concat());
+    let cases = simulated([grouped_linear::Spec::cases(), cases::integer_grouped_linear()].concat());
     each_under(&three_multiprocessors(), Target::Hopper, cases, check_on_hopper);
 }
 
@@ -75,7 +86,7 @@ fn remainders_of_tiles_agree_on_hopper() {
 
 #[test]
 fn grouped_swiglu_and_combine_agree_on_hopper() {
-    let cases = simulated([cases::grouped_swiglu(), cases::grouped_combine()].concat());
+    let cases = simulated([grouped_swiglu::Spec::cases(), grouped_combine::Spec::cases()].concat());
     each_under(&three_multiprocessors(), Target::Hopper, cases, check_on_hopper);
 }
 

@@ -8,14 +8,15 @@ use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::Elem;
 use jambac_kernels::linear::Spec;
+use jambac_kernels::node::Select as _;
 use jambac_kernels::target::X86Level;
-use jambac_kernels::{linear_swiglu, split_linear};
+use jambac_kernels::{linear, linear_swiglu, split_linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
 use super::{V2, V3};
 
 fn all() -> Vec<Case> {
-    [cases::linear(), cases::split_linear(), cases::linear_swiglu()].concat()
+    [linear::Spec::cases(), split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat()
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn agree_on_hopper(cases: Vec<Case>) {
 
 #[test]
 fn linear_agrees_on_hopper() {
-    agree_on_hopper(cases::linear());
+    agree_on_hopper(linear::Spec::cases());
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn linear_of_integers_agrees_on_hopper() {
 
 #[test]
 fn split_linear_and_swiglu_agree_on_hopper() {
-    agree_on_hopper([cases::split_linear(), cases::linear_swiglu()].concat());
+    agree_on_hopper([split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat());
 }
 
 #[test]

@@ -6,10 +6,11 @@ use jambac_harness::{
     Arg, Call, Conditions, Lower, Runner, Subject, Target, assert_close, assert_same_bits, counts, each, each_under,
     random, rounded, stored,
 };
-use jambac_kernels::cases::{self, Case};
+use jambac_kernels::cases::Case;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::hopper::row_stride;
 use jambac_kernels::kernel::{Config, Elem, LANES, padded};
+use jambac_kernels::node::Select as _;
 use jambac_kernels::selective_scan::{Projection, Selection};
 use jambac_kernels::{causal_conv1d, selective_scan};
 use jambac_reference::linear::{Linear, linear};
@@ -352,19 +353,19 @@ fn check_conv_case(on: &Subject) {
 
 #[test]
 fn conv_agrees_with_the_reference_however_divided() {
-    [V3, V2].into_iter().for_each(|target| each(target, small(cases::causal_conv1d()), check_conv_case));
+    [V3, V2].into_iter().for_each(|target| each(target, small(causal_conv1d::Spec::cases()), check_conv_case));
 }
 
 #[test]
 fn conv_agrees_on_hopper() {
-    each_under(&ORDERS, Target::Hopper, small(cases::causal_conv1d()), check_conv_case);
+    each_under(&ORDERS, Target::Hopper, small(causal_conv1d::Spec::cases()), check_conv_case);
 }
 
 /// Runs of other lengths than plans have, too.
 #[test]
 fn conv_has_the_same_bits_for_any_length_of_runs_on_hopper() {
     for (channels, lengths) in [(600, [32, 1]), (7, [8, 3])] {
-        let case = cases::causal_conv1d().into_iter().find(|case| conv_of(case).channels == channels);
+        let case = causal_conv1d::Spec::cases().into_iter().find(|case| conv_of(case).channels == channels);
         let case = case.expect("a case with these channels");
         let kernels = lengths.map(|run| (&case, Config::Run(run)));
         let runner = Runner::hopper(&kernels);
@@ -381,15 +382,15 @@ fn check_scan_case(on: &Subject) {
 
 #[test]
 fn scan_agrees_with_the_reference_however_divided() {
-    [V3, V2].into_iter().for_each(|target| each(target, small(cases::selective_scan()), check_scan_case));
+    [V3, V2].into_iter().for_each(|target| each(target, small(selective_scan::Spec::cases()), check_scan_case));
 }
 
 #[test]
 fn scan_agrees_on_hopper() {
     // Few states per step are fast on the simulator.
     let is_fast = |case: &Case| scan_of(case).channels * scan_of(case).d_state <= 2600;
-    each_under(&ORDERS, Target::Hopper, small(cases::selective_scan()).filter(is_fast), check_scan_case);
-    let widest = cases::selective_scan().into_iter().filter(|case| scan_of(case).channels == 7700);
+    each_under(&ORDERS, Target::Hopper, small(selective_scan::Spec::cases()).filter(is_fast), check_scan_case);
+    let widest = selective_scan::Spec::cases().into_iter().filter(|case| scan_of(case).channels == 7700);
     each_under(&ORDERS[..1], Target::Hopper, widest, check_scan_case);
 }
 

@@ -3,8 +3,9 @@
 use jambac_harness::{
     Call, Conditions, Runner, Subject, Target, assert_close, assert_same_bits, each, random, random_indices,
 };
-use jambac_kernels::cases::{self, Case};
+use jambac_kernels::cases::Case;
 use jambac_kernels::catalog::AnySpec;
+use jambac_kernels::node::Select as _;
 use jambac_kernels::{moe_combine, moe_permute, moe_route, softmax, top_k};
 use jambac_reference::{Tolerance, moe, softmax as scalar};
 
@@ -19,7 +20,7 @@ fn on_each_target(cases: fn() -> Vec<Case>, check: impl Fn(&Subject)) {
 
 #[test]
 fn softmax_agrees_with_the_reference() {
-    on_each_target(cases::softmax, |on| {
+    on_each_target(softmax::Spec::cases, |on| {
         let AnySpec::Softmax(softmax::Spec { cols }) = on.case.kernel else { panic!("{on}") };
         // Differences of up to 60: the smallest probabilities are 10⁻²⁶.
         let x: Vec<f32> = random(1, on.n_tokens() * cols).iter().map(|x| 30.0 * x).collect();
@@ -46,7 +47,7 @@ fn top_k_call(spec: &top_k::Spec, p: &[f32]) -> Call {
 
 #[test]
 fn top_k_agrees_with_the_reference() {
-    on_each_target(cases::top_k, |on| {
+    on_each_target(top_k::Spec::cases, |on| {
         let AnySpec::TopK(spec) = &on.case.kernel else { panic!("{on}") };
         let n = on.n_tokens() * spec.cols;
         // Five values only: ties everywhere.
@@ -76,7 +77,7 @@ fn top_k_of_nan_gives_indices_that_exist() {
 
 #[test]
 fn moe_permute_agrees_with_the_reference() {
-    on_each_target(cases::moe_permute, |on| {
+    on_each_target(moe_permute::Spec::cases, |on| {
         let AnySpec::MoePermute(moe_permute::Spec { n_experts, top_k }) = on.case.kernel else { panic!("{on}") };
         let n_slots = on.n_tokens() * top_k;
         let from = |first: Vec<i32>| {
@@ -108,7 +109,7 @@ fn route_call(spec: &moe_route::Spec, logits: &[f32]) -> Call {
 
 #[test]
 fn moe_route_agrees_with_the_reference() {
-    on_each_target(cases::moe_route, |on| {
+    on_each_target(moe_route::Spec::cases, |on| {
         let AnySpec::MoeRoute(spec) = &on.case.kernel else { panic!("{on}") };
         let n = on.n_tokens() * spec.n_experts;
         let any = |range: f32| random(1, n).iter().map(|x| range * x).collect::<Vec<f32>>();
@@ -162,7 +163,7 @@ fn a_token_of_nan_has_experts_that_exist_on_hopper() {
 
 #[test]
 fn moe_combine_agrees_with_the_reference() {
-    on_each_target(cases::moe_combine, |on| {
+    on_each_target(moe_combine::Spec::cases, |on| {
         let AnySpec::MoeCombine(moe_combine::Spec { cols, top_k }) = on.case.kernel else { panic!("{on}") };
         let n_slots = on.n_tokens() * top_k;
         let (y, weights) = (random(1, n_slots * cols), random(2, n_slots));

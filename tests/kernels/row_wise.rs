@@ -6,11 +6,12 @@ use jambac_harness::{
     Call, Conditions, Runner, Subject, Target, assert_close, assert_same_bits, each, random, random_indices, rounded,
     stored,
 };
-use jambac_kernels::cases::{self, Case};
+use jambac_kernels::cases::Case;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::elementwise::Function;
 use jambac_kernels::kernel::Elem;
-use jambac_kernels::{elementwise, embed, rms_norm};
+use jambac_kernels::node::Select as _;
+use jambac_kernels::{elementwise, embed, rms_norm, select_rows, slice, split_rms_norm};
 use jambac_reference::{Tolerance, activation, elementwise as scalar, gather, rms_norm as norm};
 
 use super::{BF16, ROUNDING, V2, V3};
@@ -34,7 +35,7 @@ fn held(elem: Elem, values: Vec<f32>) -> Vec<f32> {
 
 #[test]
 fn embed_widens_rows_exactly() {
-    on_each_target(cases::embed, |on| {
+    on_each_target(embed::Spec::cases, |on| {
         let AnySpec::Embed(embed::Spec { vocab, d_model, format, .. }) = on.case.kernel else { panic!("{on}") };
         let table = stored(format, &random(1, vocab * d_model));
         let ids = random_indices(2, on.n_tokens(), vocab);
@@ -55,7 +56,7 @@ fn norm_tolerance(on: &Subject, cols: usize, out: Elem) -> Tolerance {
 
 #[test]
 fn rms_norm_agrees_with_the_reference() {
-    on_each_target(cases::rms_norm, |on| {
+    on_each_target(rms_norm::Spec::cases, |on| {
         let AnySpec::RmsNorm(rms_norm::Spec { cols, eps, residual, out }) = on.case.kernel else { panic!("{on}") };
         let n = on.n_tokens();
         let (a, b, weight) = (random(1, n * cols), random(2, n * cols), random(3, cols));
@@ -88,7 +89,7 @@ fn rms_norm_agrees_with_the_reference() {
 
 #[test]
 fn parts_of_rows_are_normed_each_by_itself() {
-    on_each_target(cases::split_rms_norm, |on| {
+    on_each_target(split_rms_norm::Spec::cases, |on| {
         let AnySpec::SplitRmsNorm(spec) = &on.case.kernel else { panic!("{on}") };
         let (n, cols) = (on.n_tokens(), spec.parts.iter().map(|&(cols, _)| cols).sum::<usize>());
         let x = random(1, n * cols);
@@ -126,7 +127,7 @@ fn rms_norm_takes_the_activations_of_jamba() {
 
 #[test]
 fn elementwise_agrees_with_the_reference() {
-    on_each_target(cases::elementwise, |on| {
+    on_each_target(elementwise::Spec::cases, |on| {
         let AnySpec::Elementwise(elementwise::Spec { function, cols, a: a_type, b: b_type, out }) = on.case.kernel
         else {
             panic!("{on}")
@@ -168,7 +169,7 @@ fn elementwise_agrees_with_the_reference() {
 
 #[test]
 fn slice_copies_columns() {
-    on_each_target(cases::slice, |on| {
+    on_each_target(slice::Spec::cases, |on| {
         let AnySpec::Slice(spec) = &on.case.kernel else { panic!("{on}") };
         let x = held(spec.x, random(1, on.n_tokens() * spec.cols));
         let found = on.call(&Call::tokens(on.n_tokens()).rows(spec.cols, &x).gives(spec.len)).rows(0);
@@ -180,7 +181,7 @@ fn slice_copies_columns() {
 
 #[test]
 fn select_rows_takes_them_in_the_order_wanted() {
-    on_each_target(cases::select_rows, |on| {
+    on_each_target(select_rows::Spec::cases, |on| {
         let AnySpec::SelectRows(spec) = &on.case.kernel else { panic!("{on}") };
         let n_rows = 17;
         let x = held(spec.elem, random(1, n_rows * spec.cols));

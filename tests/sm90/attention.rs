@@ -4,12 +4,14 @@
 use jamba_plan::format::TargetKind;
 use jambac_graph::DType;
 use jambac_harness::{Runner, assert_close, assert_same_bits, random, rounded};
+use jambac_kernels::attention;
 use jambac_kernels::cases;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::hopper::facts;
 use jambac_kernels::kernel::Kernel as _;
 use jambac_kernels::kv_append::PAGE_TOKENS;
 use jambac_kernels::kv_append::hopper::{BLOCK_COLUMNS, Side, blocks};
+use jambac_kernels::node::Select as _;
 use jambac_reference::Tolerance;
 use jambac_reference::attention::{Heads as ReferenceHeads, attention as reference, kv_append as append};
 use ptxsim::Options;
@@ -35,7 +37,7 @@ fn small_heads() -> Vec<Heads> {
         }
         _ => None,
     };
-    cases::attention().into_iter().filter_map(of).filter(|heads| heads.q_cols() <= 512).collect()
+    attention::Spec::cases().into_iter().filter_map(of).filter(|heads| heads.q_cols() <= 512).collect()
 }
 
 /// Probabilities and results are rounded to bf16, with a relative error of up to 2⁻⁹ each; values are below 1.

@@ -15,6 +15,7 @@
 use jamba_plan::format::{Table, TargetKind};
 use jambac_graph::Op;
 
+use crate::cases::{Case, Counts, case};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Access, Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::kv_append::page_elements;
@@ -58,6 +59,34 @@ impl Select for Spec {
     /// On Hopper, a separate launch appends keys and values.
     fn has_body(op: &Op, target: TargetKind) -> bool {
         target == TargetKind::Cpu || matches!(op, Op::Attention { .. })
+    }
+
+    fn cases() -> Vec<Case> {
+        let base =
+            Spec { n_heads: 6, n_kv_heads: 2, d_head: 12, scale: 12f64.powf(-0.5), format: Elem::F32, appends: false };
+        let heads = |n_heads, n_kv_heads| Spec { n_heads, n_kv_heads, ..base.clone() };
+        let mut cases = vec![case(base.clone(), 17)];
+        cases.push(case(Spec { format: Elem::Bf16, ..base.clone() }, 17));
+        // Query heads per KV head: 1, 2, 4, 5, 7, 20.
+        cases.extend([(4, 4), (4, 2), (4, 1), (5, 1), (7, 1), (20, 1)].map(|(h, g)| case(heads(h, g), 17)));
+        cases.extend([1, 16, 32, 72, 128].map(|d_head| case(Spec { d_head, ..base.clone() }, 17)));
+        cases.push(case(Spec { d_head: 128, ..heads(2, 2) }, 17));
+        cases.push(case(Spec { d_head: 128, format: Elem::Bf16, ..heads(4, 2) }, 17));
+        // Jamba tiny; on Hopper head sizes that are not multiples of the vector size, odd ones, several column blocks, and sizes with
+        // more than one part of the values.
+        let shapes = [(4, 2, 32), (6, 3, 10), (3, 1, 9), (7, 1, 24), (2, 2, 72), (2, 1, 192), (17, 1, 16)];
+        // Jamba Mini and Reasoning 3B.
+        for (n_heads, n_kv_heads, d_head) in shapes.into_iter().chain([(32, 8, 128), (20, 1, 128)]) {
+            let scale = (d_head as f64).powf(-0.5);
+            cases.push(case(Spec { d_head, scale, format: Elem::Bf16, ..heads(n_heads, n_kv_heads) }, 17));
+        }
+        // Jamba Mini.
+        let mini = Spec { d_head: 128, scale: 128f64.powf(-0.5), ..heads(32, 8) };
+        let bf16 = Spec { format: Elem::Bf16, ..mini.clone() };
+        cases.push(case(mini, 512));
+        let decode = Counts { tokens: 1, sequences: 1, outputs: 1, context: 8192 };
+        cases.extend([case(bf16.clone(), 512), Case { counts: decode, ..case(bf16, 1) }]);
+        cases
     }
 }
 

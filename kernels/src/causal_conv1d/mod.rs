@@ -13,6 +13,7 @@
 use jamba_plan::format::Table;
 use jambac_graph::{Activation, Op};
 
+use crate::cases::{Case, case, decode};
 use crate::cpu::operand::{panels, read, vector, write};
 use crate::kernel::{
     Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, epilogue, padded,
@@ -45,6 +46,28 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::As(Elem::Bf16)
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { channels: 216, taps: 4, bias: true, activation: Activation::Silu };
+        let mut cases = vec![case(base.clone(), 17)];
+        cases.extend([16, 20].map(|channels| case(Spec { channels, ..base.clone() }, 17)));
+        cases.extend([1, 2, 3].map(|taps| case(Spec { taps, ..base.clone() }, 17)));
+        cases.push(case(Spec { bias: false, ..base.clone() }, 17));
+        let activations = [Activation::None, Activation::Softplus];
+        cases.extend(activations.map(|activation| case(Spec { activation, ..base.clone() }, 17)));
+        // Jamba Mini.
+        cases.extend([1, 512].map(|n_tokens| case(Spec { channels: 8192, ..base.clone() }, n_tokens)));
+        // Several blocks of channels on Hopper; fewer than a block; more taps.
+        let wide = Spec { channels: 600, ..base.clone() };
+        let plain = Spec { bias: false, activation: Activation::None, ..wide.clone() };
+        let two_taps = Spec { channels: 33, taps: 2, ..base.clone() };
+        let softplus = Spec { channels: 5, taps: 7, bias: false, activation: Activation::Softplus };
+        cases
+            .extend([wide.clone(), plain, Spec { channels: 7, ..base }, two_taps, softplus].map(|spec| case(spec, 17)));
+        let one_tap = Spec { taps: 1, bias: false, ..wide.clone() };
+        cases.extend([wide, one_tap].map(|spec| decode(spec, 5)));
+        cases
     }
 }
 

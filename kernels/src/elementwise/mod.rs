@@ -5,8 +5,9 @@
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, vector};
-use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body, padded};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, Rows, cpu_body, padded};
 use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -84,6 +85,36 @@ impl Select for Spec {
     }
 
     const ROWS_ORDER: RowsOrder = RowsOrder::LikeOperand(0);
+
+    fn cases() -> Vec<Case> {
+        use Function::{Add, Mul, MulRow, Silu, Softplus, Swiglu};
+        let base = Spec::in_f32(Silu, 72);
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([5, 100].map(|cols| case(Spec { cols, ..base.clone() }, 13)));
+        cases.push(Case { rows: Rows { per: 2, ..Rows::TOKENS }, ..case(base, 13) });
+        let functions = [Softplus, Add, Mul, MulRow, Swiglu];
+        cases.extend(functions.map(|function| case(Spec::in_f32(function, 72), 13)));
+        let swiglu = Spec::in_f32(Swiglu, 8192);
+        cases.extend([1, 512].map(|n_rows| case(swiglu.clone(), n_rows)));
+        // Operands and results of either type.
+        let (f32, bf16) = (Elem::F32, Elem::Bf16);
+        let types = [(f32, f32, f32), (bf16, bf16, bf16), (bf16, f32, f32), (f32, bf16, bf16)];
+        let functions = [Silu, Softplus, Add, Mul, MulRow, Swiglu];
+        for (cols, function) in
+            [1, 30, 200, 4096].into_iter().flat_map(|cols| functions.map(|function| (cols, function)))
+        {
+            cases.extend(types.map(|(a, b, out)| {
+                let b = match function {
+                    Silu | Softplus => None,
+                    MulRow => Some(f32),
+                    _ => Some(b),
+                };
+                case(Spec { function, cols, a, b, out }, 4)
+            }));
+        }
+        cases
+    }
 }
 
 impl Lowering<Cpu> for Spec {

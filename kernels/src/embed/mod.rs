@@ -9,6 +9,7 @@
 
 use jamba_plan::format::Layout;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{panels, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, LANES, Launch, Lowering, Operand, Per, Weight, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected, Use};
@@ -35,6 +36,19 @@ impl Select for Spec {
         let vocab = node.dim(node.operand(1), 0)?;
         let spec = Spec { vocab, d_model: node.result_cols(0)?, format, lanes: if tied { LANES } else { 1 } };
         Ok(Selected::new(spec, node.tokens(0)?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { vocab: 50, d_model: 72, format: Elem::Bf16, lanes: 1 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.extend([5, 96].map(|d_model| case(Spec { d_model, ..base.clone() }, 13)));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, ..base.clone() }, 13)));
+        cases.push(case(Spec { lanes: LANES, ..base.clone() }, 13));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, lanes: LANES, ..base.clone() }, 13)));
+        cases.extend([1, 512].map(|n_tokens| case(Spec { d_model: 2560, lanes: LANES, ..base.clone() }, n_tokens)));
+        cases.extend([1, 9, 128, 4096].map(|d_model| case(Spec { d_model, ..base.clone() }, 5)));
+        cases
     }
 }
 

@@ -12,6 +12,7 @@
 use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::integer;
 use crate::cpu::operand::{gate_and_up, matrix, read, write};
 use crate::grouped_linear::{Experts, slots_and_offsets};
@@ -61,6 +62,23 @@ impl Select for Spec {
     }
 
     const ROWS_ORDER: RowsOrder = RowsOrder::SortedBy(3);
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n_experts: 4, n: 40, k: 72, format: Elem::Bf16, slots_per_row: 2, top_k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        // A single token leaves experts without slots.
+        cases.extend([0, 1, 2, 7, 64].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.push(case(Spec { slots_per_row: 1, ..base.clone() }, 13));
+        cases.push(case(Spec { slots_per_row: 3, top_k: 3, n_experts: 5, ..base.clone() }, 13));
+        cases.extend([5, 100].map(|n| case(Spec { n, ..base.clone() }, 13)));
+        cases.extend([1, 7].map(|k| case(Spec { k, ..base.clone() }, 13)));
+        cases.push(case(Spec { k: 8195, n_experts: 2, n: 16, ..base.clone() }, 64));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, ..base.clone() }, 13)));
+        // Half of Jamba Mini's experts.
+        let mini = Spec { n_experts: 8, n: 14336, k: 4096, ..base };
+        cases.extend([1, 64].map(|n_tokens| case(mini.clone(), n_tokens)));
+        cases
+    }
 }
 
 impl Lowering<Cpu> for Spec {

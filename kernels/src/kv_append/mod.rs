@@ -13,6 +13,7 @@
 use jamba_plan::format::Table;
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::read;
 use crate::kernel::{Access, Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body, padded};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
@@ -40,6 +41,17 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::As(Elem::Bf16)
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n_kv_heads: 2, d_head: 12, format: Elem::F32 };
+        let mut cases = vec![case(base.clone(), 17)];
+        cases.push(case(Spec { n_kv_heads: 1, ..base.clone() }, 17));
+        cases.extend([16, 128].map(|d_head| case(Spec { d_head, ..base.clone() }, 17)));
+        cases.push(case(Spec { format: Elem::Bf16, ..base.clone() }, 17));
+        // Jamba Mini.
+        cases.extend([1, 512].map(|n_tokens| case(Spec { n_kv_heads: 8, d_head: 128, ..base.clone() }, n_tokens)));
+        cases
     }
 }
 

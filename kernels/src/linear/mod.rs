@@ -10,6 +10,7 @@
 
 use jambac_graph::{Activation, Op};
 
+use crate::cases::{Case, case};
 use crate::cpu::integer;
 use crate::cpu::operand::{matrix, panels, read, vector, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, epilogue};
@@ -51,6 +52,34 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::As(Elem::Bf16)
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n: 96, k: 72, format: Elem::Bf16, out: Elem::F32, bias: false, activation: Activation::None };
+        let with = |n, k| Spec { n, k, ..base.clone() };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+        // Partial panels, partial groups of panels, fewer panels than threads.
+        cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
+        cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
+        // Rows distributed over threads instead of panels.
+        cases.push(case(with(5, base.k), 64));
+        cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
+        // Several blocks of rows, the last one partial.
+        cases.push(case(with(16, 8195), 61));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, ..base.clone() }, 13)));
+        cases.push(case(Spec { bias: true, ..base.clone() }, 13));
+        cases.extend([1, 13].map(|n_rows| case(Spec { activation: Activation::Silu, ..base.clone() }, n_rows)));
+        let softplus = Spec { bias: true, activation: Activation::Softplus, ..base.clone() };
+        cases.extend([1, 13].map(|n_rows| case(softplus.clone(), n_rows)));
+        cases.push(case(Spec { n: 16, k: 8195, ..softplus.clone() }, 61));
+        // dt_proj of Jamba Mini.
+        cases.extend([1, 512].map(|n_rows| case(Spec { n: 8192, k: 256, ..softplus.clone() }, n_rows)));
+        // Gate of Jamba 3B, in_proj of Jamba Mini, router of Jamba Mini.
+        cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
+        cases.extend([1, 48, 512].map(|n_rows| case(with(16384, 4096), n_rows)));
+        cases.extend([1, 512].map(|n_rows| case(with(16, 4096), n_rows)));
+        cases
     }
 }
 

@@ -10,6 +10,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{gate_and_up, matrix, read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::linear;
@@ -37,6 +38,24 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::As(Elem::Bf16)
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n: 96, k: 72, format: Elem::Bf16 };
+        let with = |n, k| Spec { n, k, ..base.clone() };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 13)));
+        cases.extend([1, 16, 72, 173].map(|n| case(with(n, base.k), 1)));
+        // Rows distributed over threads instead of panels.
+        cases.push(case(with(5, base.k), 64));
+        cases.extend([1, 7, 100].map(|k| case(with(base.n, k), 13)));
+        cases.push(case(with(16, 8195), 61));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, ..base.clone() }, 13)));
+        // Jamba 3B, Jamba Mini.
+        cases.extend([1, 4, 48, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
+        cases.extend([1, 512].map(|n_rows| case(with(14336, 4096), n_rows)));
+        cases
     }
 }
 

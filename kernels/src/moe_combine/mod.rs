@@ -8,6 +8,7 @@
 
 use jamba_plan::format::TargetKind;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
@@ -29,6 +30,18 @@ impl Select for Spec {
             return Err(node.fail_operand(0, "rows of slots that a grouped product made"));
         }
         Ok(Selected::new(Spec { cols: node.result_cols(0)?, top_k: node.operand_cols(1)? }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 72, top_k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.extend([5, 96].map(|cols| case(Spec { cols, ..base.clone() }, 13)));
+        cases.extend([1, 3].map(|top_k| case(Spec { top_k, ..base.clone() }, 13)));
+        cases.extend([1, 5, 512].map(|n_tokens| case(Spec { cols: 4096, ..base.clone() }, n_tokens)));
+        let shapes = [(9, 2, 1), (130, 3, 20), (64, 1, 7)];
+        cases.extend(shapes.map(|(cols, top_k, n)| case(Spec { cols, top_k }, n)));
+        cases
     }
 }
 

@@ -8,6 +8,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case, routers};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
 
@@ -29,6 +30,17 @@ impl Select for Spec {
         let &Op::MoePermute { n_experts } = node.op() else { return Err(node.other_op()) };
         // The first result has one row of slots per token.
         Ok(Selected::new(Spec { n_experts, top_k: node.operand_cols(0)? }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n_experts: 16, top_k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.extend([1, 4, 17].map(|n_experts| case(Spec { n_experts, ..base.clone() }, 13)));
+        cases.extend([1, 3].map(|top_k| case(Spec { top_k, ..base.clone() }, 13)));
+        cases.extend(routers().map(|(n_experts, top_k, n)| case(Spec { n_experts, top_k }, n)));
+        cases.push(case(base, 512));
+        cases
     }
 }
 

@@ -11,6 +11,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case, routers};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Extent, Launch, Lowering, Operand, Param, Per, Source, cpu_body};
 use crate::moe_permute::offsets;
@@ -32,6 +33,17 @@ impl Select for Spec {
     fn select(node: &Node) -> Result<Selected, SelectError> {
         let &Op::MoeRoute { k } = node.op() else { return Err(node.other_op()) };
         Ok(Selected::new(Spec { n_experts: node.operand_cols(0)?, top_k: k }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { n_experts: 16, top_k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_tokens| case(base.clone(), n_tokens)));
+        cases.extend([4, 17].map(|n_experts| case(Spec { n_experts, ..base.clone() }, 13)));
+        cases.extend([1, 3, 16].map(|top_k| case(Spec { top_k, ..base.clone() }, 13)));
+        cases.extend(routers().map(|(n_experts, top_k, n)| case(Spec { n_experts, top_k }, n)));
+        cases.push(case(base, 512));
+        cases
     }
 }
 

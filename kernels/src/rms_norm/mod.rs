@@ -9,6 +9,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, vector, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
@@ -38,6 +39,25 @@ impl Select for Spec {
         };
         let out = node.stored_result(usize::from(residual))?;
         Ok(Selected::new(Spec { cols: node.result_cols(0)?, eps, residual, out }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 72, eps: 1e-6, residual: false, out: Elem::F32 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([1, 5, 16, 96, 173].map(|cols| case(Spec { cols, ..base.clone() }, 13)));
+        cases.push(case(Spec { eps: 1e-2, ..base.clone() }, 13));
+        cases.push(case(Spec { residual: true, ..base.clone() }, 13));
+        cases.push(case(Spec { residual: true, cols: 96, ..base.clone() }, 13));
+        cases.extend([1, 512].map(|n_rows| case(Spec { residual: true, cols: 2560, ..base.clone() }, n_rows)));
+        // One warp to many of a block on Hopper, in both result types.
+        for cols in [1, 7, 64, 130, 2560, 4096, 9001] {
+            let in_f32 = Spec { cols, eps: 1e-5, ..base.clone() };
+            let in_bf16 = Spec { out: Elem::Bf16, ..in_f32.clone() };
+            let residual = Spec { residual: true, ..in_bf16.clone() };
+            cases.extend([in_f32, in_bf16, residual].map(|spec| case(spec, 3)));
+        }
+        cases
     }
 }
 

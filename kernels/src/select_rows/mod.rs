@@ -9,8 +9,9 @@
 use jamba_plan::format::{Count, Table};
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, write};
-use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Source, cpu_body};
+use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Rows, Source, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
@@ -36,6 +37,16 @@ impl Select for Spec {
 
     fn reads(_: &Op, operand: usize, _: usize) -> Reads {
         if operand == 0 { Reads::LikeResult } else { Reads::As(Elem::F32) }
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 72, elem: Elem::F32 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([5, 96].map(|cols| case(Spec { cols, ..base.clone() }, 13)));
+        let shapes = [(1, Elem::Bf16), (75, Elem::F32), (4096, Elem::Bf16), (4096, Elem::F32)];
+        cases.extend(shapes.map(|(cols, elem)| case(Spec { cols, elem }, 4)));
+        cases.into_iter().map(|case| Case { rows: Rows::OUTPUTS, ..case }).collect()
     }
 }
 

@@ -22,6 +22,7 @@
 use jamba_plan::format::{Table, TargetKind, Transform};
 use jambac_graph::{self as graph, Op};
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{panels, read, vector, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body, padded};
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
@@ -151,6 +152,45 @@ impl Select for Spec {
     fn has_body(op: &Op, target: TargetKind) -> bool {
         let given = matches!(op, Op::SelectiveScan { selection: graph::Selection::Given, .. });
         target == TargetKind::Cpu || given
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { channels: 216, d_state: 16, selection: Selection::Given, gated: true };
+        let projection = Projection { dt_rank: 7, format: Elem::Bf16 };
+        let normed = Selection::Normed { projection, eps: 1e-6 };
+        let with = |selection| Spec { selection, ..base.clone() };
+        let mut cases = vec![case(base.clone(), 17)];
+        cases.extend([16, 20].map(|channels| case(Spec { channels, ..base.clone() }, 17)));
+        cases.extend([1, 5, 8, 27, 64].map(|d_state| case(Spec { d_state, ..base.clone() }, 17)));
+        cases.push(case(Spec { gated: false, ..base.clone() }, 17));
+        cases.push(case(with(Selection::Projected(projection)), 17));
+        cases.push(case(with(normed), 17));
+        let others = [(1, Elem::Bf16), (33, Elem::Bf16), (16, Elem::F32), (7, Elem::F16)];
+        cases.extend(others.map(|(dt_rank, format)| {
+            case(with(Selection::Normed { projection: Projection { dt_rank, format }, eps: 1e-6 }), 17)
+        }));
+        let eps = Selection::Normed { projection, eps: 1e-2 };
+        cases.push(case(Spec { channels: 20, d_state: 5, gated: false, ..with(eps) }, 17));
+        // Jamba Mini.
+        let projection = Projection { dt_rank: 256, format: Elem::Bf16 };
+        let selections =
+            [Selection::Given, Selection::Projected(projection), Selection::Normed { projection, eps: 1e-6 }];
+        for selection in selections {
+            cases.extend([1, 8, 512].map(|n| case(Spec { channels: 8192, ..with(selection) }, n)));
+        }
+        // On Hopper the first has four states per lane; odd numbers of channels and states.
+        let shapes = [
+            (7700, 16, true),
+            (160, 16, true),
+            (40, 16, false),
+            (9, 64, true),
+            (40, 5, true),
+            (3, 1, false),
+            (11, 40, true),
+        ];
+        let selection = Selection::Given;
+        cases.extend(shapes.map(|(channels, d_state, gated)| case(Spec { channels, d_state, selection, gated }, 17)));
+        cases
     }
 }
 

@@ -8,6 +8,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected};
@@ -39,6 +40,20 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::Any
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 72, start: 8, len: 40, x: Elem::F32, out: Elem::F32 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([0, 7, 32].map(|start| case(Spec { start, ..base.clone() }, 13)));
+        cases.extend([5, 64].map(|len| case(Spec { len, ..base.clone() }, 13)));
+        // With and without partial vectors, up to the last column or not, inside a 16-column row without padding; in both types.
+        let shapes = [(40, 8, 16), (41, 24, 17), (17, 7, 5), (512, 256, 256), (32, 0, 32), (32, 29, 3), (9, 8, 1)];
+        for (x, out) in [Elem::F32, Elem::Bf16].into_iter().flat_map(|x| [Elem::F32, Elem::Bf16].map(|out| (x, out))) {
+            cases.extend(shapes.map(|(cols, start, len)| case(Spec { cols, start, len, x, out }, 3)));
+        }
+        cases
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Bound by memory.
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Launch, Lowering, Operand, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
@@ -22,6 +23,16 @@ pub struct Spec {
 impl Select for Spec {
     fn select(node: &Node) -> Result<Selected, SelectError> {
         Ok(Selected::new(Spec { cols: node.result_cols(0)? }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 16 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([1, 4, 17, 72, 173].map(|cols| case(Spec { cols }, 13)));
+        cases.extend([1, 3, 16, 64, 300, 5000].map(|cols| case(Spec { cols }, 3)));
+        cases.push(case(base, 512));
+        cases
     }
 }
 

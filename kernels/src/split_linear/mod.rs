@@ -11,6 +11,7 @@
 
 use jambac_graph::{Op, op::MAX_PARTS};
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{matrix, panels, read, write};
 use crate::kernel::{Config, Cpu, Elem, Launch, Lowering, Operand, Per, Weight, cpu_body};
 use crate::linear;
@@ -52,6 +53,27 @@ impl Select for Spec {
 
     fn reads(_: &Op, _: usize, _: usize) -> Reads {
         Reads::As(Elem::Bf16)
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { sizes: vec![72, 24, 24], weights: 3, k: 72, format: Elem::Bf16, out: Elem::F32 };
+        let with = |sizes: &[usize]| Spec { sizes: sizes.to_vec(), weights: sizes.len(), ..base.clone() };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2, 3, 4, 5, 6, 7, 12, 64].map(|n_rows| case(base.clone(), n_rows)));
+        // One to four results; parts of less than a panel, of whole panels, of a panel and a remainder.
+        let several: [&[usize]; 6] = [&[40], &[48, 48], &[1, 5, 5], &[173, 16], &[17, 1, 33, 16], &[5, 72]];
+        cases.extend(several.map(|sizes| case(with(sizes), 13)));
+        cases.extend(several.map(|sizes| case(with(sizes), 1)));
+        // Rows distributed over threads instead of panels.
+        cases.push(case(with(&[5, 16]), 64));
+        cases.extend([1, 7, 100].map(|k| case(Spec { k, ..base.clone() }, 13)));
+        cases.push(case(Spec { k: 8195, ..with(&[5, 16]) }, 61));
+        cases.extend([Elem::F32, Elem::F16].map(|format| case(Spec { format, ..base.clone() }, 13)));
+        // in_proj and attention of Jamba Mini.
+        let mini = |sizes: &[usize]| Spec { k: 4096, ..with(sizes) };
+        cases.extend([1, 512].map(|n_rows| case(mini(&[8192, 8192]), n_rows)));
+        cases.extend([1, 512].map(|n_rows| case(mini(&[4096, 1024, 1024]), n_rows)));
+        cases
     }
 }
 

@@ -8,6 +8,7 @@
 
 use jambac_graph::{Op, op::MAX_PARTS};
 
+use crate::cases::{Case, case};
 use crate::cpu::operand::{read, vector, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Per, Unsupported, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
@@ -34,6 +35,26 @@ impl Select for Spec {
         let part = |part: usize| Ok((node.result_cols(part)?, node.stored_result(part)?));
         let parts = (0..node.operands.len() - 1).map(part).collect::<Result<_, SelectError>>()?;
         Ok(Selected::new(Spec { parts, eps }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let in_f32 = |parts: &[usize]| parts.iter().map(|&cols| (cols, Elem::F32)).collect();
+        let base = Spec { parts: in_f32(&[7, 5, 5]), eps: 1e-6 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        let parts: [&[usize]; 4] = [&[1, 1, 1], &[160, 16, 16], &[16, 33], &[3, 20, 1, 8]];
+        cases.extend(parts.map(|parts| case(Spec { parts: in_f32(parts), ..base.clone() }, 13)));
+        cases.push(case(Spec { eps: 1e-2, ..base.clone() }, 13));
+        // Δ, B and C of Jamba Mini and 3B, mixed result types, one part.
+        let (f32, bf16) = (Elem::F32, Elem::Bf16);
+        let parts: [&[(usize, Elem)]; 4] = [
+            &[(256, bf16), (16, f32), (16, f32)],
+            &[(160, bf16), (16, f32), (16, f32)],
+            &[(7, bf16), (33, f32), (1, bf16)],
+            &[(512, f32)],
+        ];
+        cases.extend(parts.map(|parts| case(Spec { parts: parts.to_vec(), ..base.clone() }, 6)));
+        cases
     }
 }
 

@@ -4,6 +4,7 @@
 
 use jambac_graph::Op;
 
+use crate::cases::{Case, case, routers};
 use crate::cpu::operand::{read, write};
 use crate::kernel::{Amount, Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Param, Per, cpu_body};
 use crate::node::{Node, Select, SelectError, Selected};
@@ -23,6 +24,17 @@ impl Select for Spec {
     fn select(node: &Node) -> Result<Selected, SelectError> {
         let &Op::TopK { k } = node.op() else { return Err(node.other_op()) };
         Ok(Selected::new(Spec { cols: node.operand_cols(0)?, k }, node.rows()?))
+    }
+
+    fn cases() -> Vec<Case> {
+        let base = Spec { cols: 16, k: 2 };
+        let mut cases = vec![case(base.clone(), 13)];
+        cases.extend([0, 1, 2].map(|n_rows| case(base.clone(), n_rows)));
+        cases.extend([4, 5, 17].map(|cols| case(Spec { cols, ..base.clone() }, 13)));
+        cases.extend([1, 3, 16].map(|k| case(Spec { k, ..base.clone() }, 13)));
+        cases.extend(routers().map(|(cols, k, n_tokens)| case(Spec { cols, k }, n_tokens)));
+        cases.push(case(base, 512));
+        cases
     }
 }
 
