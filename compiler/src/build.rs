@@ -29,6 +29,9 @@ pub struct Build {
     /// Draw weights from this seed instead of reading a checkpoint: config.json is enough, and the plan holds the seed.
     #[arg(long, value_name = "SEED")]
     synthetic_weights: Option<u64>,
+    /// The chat template: the name of one of the checkpoint's, or a file. Default: all of the checkpoint's.
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     /// Write the text form of every phase into this folder.
     #[arg(long, value_name = "DIR")]
     dump_dir: Option<PathBuf>,
@@ -87,6 +90,7 @@ pub fn run(mut options: Build) -> Result<()> {
         from: from.transpose()?,
         emit: options.emit,
         replace: options.force.replace(),
+        chat_template: options.chat_template,
         ..Request::new(model, options.output.clone().unwrap_or_default())
     };
     if options.bisect {

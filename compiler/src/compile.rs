@@ -53,6 +53,8 @@ pub struct Request {
     pub from: Option<Resume>,
     /// Stop after this phase and return its text form.
     pub emit: Option<Phase>,
+    /// The name of one of the checkpoint's chat templates, or a file, instead of all of them.
+    pub chat_template: Option<String>,
 }
 
 impl Request {
@@ -66,6 +68,7 @@ impl Request {
             dump_dir: None,
             from: None,
             emit: None,
+            chat_template: None,
         }
     }
 }
@@ -137,7 +140,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     let began = Instant::now();
     let mut run = Run::new(request, progress)?;
     let input = run.work("checkpoint", || Input::read(request))?;
-    let text = text::check(input.model.metadata())?;
+    let text = text::check(input.model.metadata(), request.chat_template.as_deref())?;
     // Synthetic weights make no text anyway.
     let no_tokenizer = input.model.checkpoint().and_then(|checkpoint| text::no_tokenizer(checkpoint.metadata()));
     input.model.remarks().iter().chain(&text.remarks).chain(&no_tokenizer).for_each(|remark| progress.remark(remark));
@@ -270,7 +273,6 @@ fn write_plan(
     programs: Vec<Compiled>,
 ) -> Result<(Manifest, Vec<KindParts>, u64)> {
     let metadata = input.model.metadata();
-    let files = metadata.tokenizer();
     let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
     let config = config_section(&request.model)?;
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
@@ -279,8 +281,8 @@ fn write_plan(
         programs: &programs,
         parameters: source.map(|source| source as _),
         tokenizer: text.tokenizer.as_deref(),
-        tokenizer_config: files.tokenizer_config.as_deref(),
-        chat_template: files.chat_template.as_deref().map(str::as_bytes),
+        tokenizer_config: text.tokenizer_config.as_deref(),
+        chat_template: text.chat_template.as_deref().map(str::as_bytes),
         config: Some(&config),
     };
     let output = Output::at(&request.output, Kind::PLAN, request.replace)?;

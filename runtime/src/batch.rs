@@ -226,7 +226,7 @@ impl Batch {
         let Request { prompt: mut tokens, options } = request;
         let max_new = options.max_new;
         self.check(&tokens, max_new, &options.sampler)?;
-        let picker = Some(Picker::new(engine, &options)?);
+        let picker = Some(Picker::new(engine, &options, [&[], &tokens])?);
         let (cancel, options) = (options.cancel, options.sampler);
         let n_prompt = tokens.len();
         let longest = (self.limits.max_context as usize).saturating_add(1);

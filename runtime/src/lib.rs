@@ -75,7 +75,11 @@ pub use text::chat::{Chat, ChatTemplate, Message};
 #[cfg(feature = "constrain")]
 pub use text::constrain::Constraint;
 #[cfg(feature = "tokenizer")]
-pub use text::{stop::StopStrings, stream::TextStream, tokenizer::Tokenizer};
+pub use text::{
+    stop::StopStrings,
+    stream::TextStream,
+    tokenizer::{SpecialTokens, Tokenizer},
+};
 pub use trace::{KindTotal, Trace, TraceRun, TraceSpan, TraceStep, TraceWork};
 
 /// Types that are `Send`, and types that are also `Sync`.

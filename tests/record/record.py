@@ -321,7 +321,7 @@ def story_prompt(length, rng, attempt):
     tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     ids = [1] if attempt == 0 else []
     while len(ids) < length:
-        ids += tokenizer.encode(stories.document(rng)).ids
+        ids += tokenizer.encode(stories.document(rng), add_special_tokens=False).ids
     return ids[:length]
 
 

@@ -50,6 +50,9 @@ pub struct FileDigest {
 pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>> {
     let path = dir.join("config.json");
     let config = std::fs::read(&path).map_err(|cause| Error::io(&path, cause))?;
+    let templates: String =
+        files.chat_templates.iter().map(|(name, template)| format!("{name}\n{template}\n")).collect();
+    let has_several = files.chat_templates.len() > usize::from(files.chat_template.is_some());
     let named = [
         ("config.json", Some(&config[..])),
         ("generation_config.json", files.generation_config.as_deref()),
@@ -57,6 +60,7 @@ pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>
         ("tokenizer_config.json", files.tokenizer_config.as_deref()),
         ("special_tokens_map.json", files.special_tokens_map.as_deref()),
         ("the chat template", files.chat_template.as_deref().map(str::as_bytes)),
+        ("all chat templates", has_several.then_some(templates.as_bytes())),
     ];
     let digest = |(name, bytes): (&str, Option<&[u8]>)| Some(whole(name, bytes?));
     Ok(named.into_iter().filter_map(digest).collect())

@@ -124,8 +124,28 @@ fn reads_the_files_beside_the_tensors() {
     assert_eq!(checkpoint.tokenizer().chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!(checkpoint.tokenizer().tokenizer_config.as_deref(), Some(&named[..]));
 
+    let templates = |dir: &Path| Checkpoint::open(dir).unwrap().tokenizer().chat_templates.clone();
+    let pair = |name: &str, template: &str| (name.to_owned(), template.to_owned());
+    assert_eq!(templates(old.path()), [pair("tool_use", "tools"), pair("default", "{{ messages }}")]);
+
     fs::write(old.path().join("chat_template.jinja"), "newer").unwrap();
     assert_eq!(Checkpoint::open(old.path()).unwrap().tokenizer().chat_template.as_deref(), Some("newer"));
+    assert_eq!(templates(old.path()), [pair("default", "newer")]);
+
+    let more = old.path().join("additional_chat_templates");
+    fs::create_dir(&more).unwrap();
+    fs::write(more.join("tool_use.jinja"), "newer tools").unwrap();
+    fs::write(more.join("notes.txt"), "no template").unwrap();
+    assert_eq!(templates(old.path()), [pair("default", "newer"), pair("tool_use", "newer tools")]);
+    fs::remove_file(old.path().join("chat_template.jinja")).unwrap();
+    assert_eq!(templates(old.path()), [pair("tool_use", "newer tools")]);
+    assert_eq!(Checkpoint::open(old.path()).unwrap().tokenizer().chat_template, None);
+
+    fs::remove_dir_all(more).unwrap();
+    fs::write(old.path().join("tokenizer_config.json"), r#"{"chat_template": {"rag": "r", "default": "d"}}"#).unwrap();
+    let mut found = templates(old.path());
+    found.sort();
+    assert_eq!(found, [pair("default", "d"), pair("rag", "r")]);
 }
 
 #[test]
@@ -157,9 +177,9 @@ fn refuses_files_beside_the_tensors_that_make_no_sense() {
     );
     with(
         "tokenizer_config.json",
-        r#"{"chat_template": [{"name": "tool_use", "template": "x"}]}"#,
+        r#"{"chat_template": [{"name": "tool_use"}]}"#,
         expect![[r#"
-        DIR/tokenizer_config.json: chat_template: found [{"name":"tool_use","template":"x"}], expected a template, or a list with one named "default"
+        DIR/tokenizer_config.json: chat_template: found [{"name":"tool_use"}], expected a template, a list of objects with name and template, or an object of templates
     "#]],
     );
     with(

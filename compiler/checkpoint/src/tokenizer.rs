@@ -1,12 +1,16 @@
 //! The optional small files: tokenizer, chat template, generation defaults.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
+
+/// Name of the template for chats without tools, and of a single template.
+const DEFAULT: &str = "default";
 
 /// The tokenizer and related files, byte for byte; all are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,20 +23,26 @@ pub struct TokenizerFiles {
     pub special_tokens_map: Option<Vec<u8>>,
     /// generation_config.json.
     pub generation_config: Option<Vec<u8>>,
-    /// The Jinja source of the chat template: chat_template.jinja, or the `chat_template` of chat_template.json or of
-    /// tokenizer_config.json.
+    /// The Jinja source of the chat template `default`.
     pub chat_template: Option<String>,
+    /// The Jinja sources of all chat templates, by name: chat_template.jinja (`default`) and the files of
+    /// additional_chat_templates, as transformers 5 saves them; otherwise the `chat_template` of chat_template.json or of
+    /// tokenizer_config.json: one template, a list of objects with `name` and `template`, or an object.
+    pub chat_templates: Vec<(String, String)>,
 }
 
 impl TokenizerFiles {
     /// Reads the files that `dir` has.
     pub fn read(dir: &Path) -> Result<Self> {
         let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
+        let chat_templates = chat_templates(dir, tokenizer_config.as_deref())?;
+        let default = chat_templates.iter().find(|(name, _)| name == DEFAULT);
         Ok(Self {
             tokenizer: read_if_there(&dir.join("tokenizer.json"))?,
             special_tokens_map: read_if_there(&dir.join("special_tokens_map.json"))?,
             generation_config: read_if_there(&dir.join("generation_config.json"))?,
-            chat_template: chat_template(dir, tokenizer_config.as_deref())?,
+            chat_template: default.map(|(_, template)| template.clone()),
+            chat_templates,
             tokenizer_config,
         })
     }
@@ -46,39 +56,63 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Option<String>> {
-    let jinja = dir.join("chat_template.jinja");
-    if let Some(bytes) = read_if_there(&jinja)? {
-        return match String::from_utf8(bytes) {
-            Ok(template) => Ok(Some(template)),
-            Err(cause) => Err(Error::file(&jinja, cause.utf8_error().to_string(), "UTF-8")),
-        };
+fn chat_templates(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<(String, String)>> {
+    let mut templates = Vec::new();
+    templates.extend(jinja_file(&dir.join("chat_template.jinja"))?.map(|template| (DEFAULT.to_owned(), template)));
+    for (name, path) in jinja_files(&dir.join("additional_chat_templates"))? {
+        templates.extend(jinja_file(&path)?.map(|template| (name, template)));
+    }
+    if !templates.is_empty() {
+        return Ok(templates);
     }
     let json = dir.join("chat_template.json");
-    if let Some(bytes) = read_if_there(&json)?
-        && let Some(template) = template_in(&bytes, &json)?
-    {
-        return Ok(Some(template));
+    if let Some(bytes) = read_if_there(&json)? {
+        templates = templates_in(&bytes, &json)?;
     }
     match tokenizer_config {
-        Some(bytes) => template_in(bytes, &dir.join("tokenizer_config.json")),
-        None => Ok(None),
+        Some(bytes) if templates.is_empty() => templates_in(bytes, &dir.join("tokenizer_config.json")),
+        _ => Ok(templates),
     }
 }
 
-/// The key `chat_template` of a JSON file: a template, or the template "default" of a list of named ones.
-fn template_in(text: &[u8], path: &Path) -> Result<Option<String>> {
-    let mut keys = Keys::parse(text, path)?;
-    let Some(value) = keys.take_non_null("chat_template") else { return Ok(None) };
-    let template = match &value {
-        Value::Array(named) => {
-            let default = named.iter().find(|one| one.get("name").is_some_and(|name| name == "default"));
-            default.and_then(|one| one.get("template"))
-        }
-        single => Some(single),
-    };
-    match template.and_then(Value::as_str) {
-        Some(template) => Ok(Some(template.to_owned())),
-        None => Err(keys.refuse("chat_template", show(&value), "a template, or a list with one named \"default\"")),
+fn jinja_file(path: &Path) -> Result<Option<String>> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    match String::from_utf8(bytes) {
+        Ok(template) => Ok(Some(template)),
+        Err(cause) => Err(Error::file(path, cause.utf8_error().to_string(), "UTF-8")),
     }
+}
+
+/// The .jinja files of a folder, by their names without the extension. None if there is no folder.
+fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(cause) => return Err(Error::io(dir, cause)),
+    };
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(|cause| Error::io(dir, cause))?.path();
+        if let (Some(name), Some("jinja")) =
+            (path.file_stem(), path.extension().and_then(|extension| extension.to_str()))
+        {
+            files.insert(name.to_string_lossy().into_owned(), path);
+        }
+    }
+    Ok(files)
+}
+
+/// The key `chat_template` of a JSON file.
+fn templates_in(text: &[u8], path: &Path) -> Result<Vec<(String, String)>> {
+    let mut keys = Keys::parse(text, path)?;
+    let Some(value) = keys.take_non_null("chat_template") else { return Ok(Vec::new()) };
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let named: Option<Vec<(String, String)>> = match &value {
+        Value::String(template) => Some(vec![(DEFAULT.to_owned(), template.clone())]),
+        Value::Array(list) => list.iter().map(|one| text(one.get("name")).zip(text(one.get("template")))).collect(),
+        Value::Object(names) => names.iter().map(|(name, one)| Some(name.clone()).zip(text(Some(one)))).collect(),
+        _ => None,
+    };
+    let expected = "a template, a list of objects with name and template, or an object of templates";
+    named.ok_or_else(|| keys.refuse("chat_template", show(&value), expected))
 }

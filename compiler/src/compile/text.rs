@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use jamba_runtime::{ChatTemplate, RuntimeError, Tokenizer};
 use jambac_checkpoint::{Metadata, Remark};
 use serde::Deserialize;
@@ -13,21 +14,68 @@ use tokenizers::AddedToken;
 pub(super) struct Text<'a> {
     /// tokenizer.json, with the tokens that only tokenizer_config.json lists.
     pub(super) tokenizer: Option<Cow<'a, [u8]>>,
+    /// tokenizer_config.json, with all chat templates if there are several.
+    pub(super) tokenizer_config: Option<Cow<'a, [u8]>>,
+    /// The only chat template.
+    pub(super) chat_template: Option<Cow<'a, str>>,
     pub(super) remarks: Vec<Remark>,
 }
 
-/// Checks the tokenizer and the chat template.
+/// Checks the tokenizer and the chat templates. `chosen` is the name of a template or a file that replaces all of them.
 ///
 /// # Errors
 /// A file that the runtime could not use, with the place in it.
-pub(super) fn check(metadata: &Metadata) -> Result<Text<'_>> {
+pub(super) fn check<'a>(metadata: &'a Metadata, chosen: Option<&str>) -> Result<Text<'a>> {
     let mut remarks = Vec::new();
     let tokenizer = match &metadata.tokenizer().tokenizer {
         Some(bytes) => Some(tokenizer(bytes, metadata, &mut remarks)?),
         None => None,
     };
-    check_template(metadata)?;
-    Ok(Text { tokenizer, remarks })
+    let files = metadata.tokenizer();
+    let chat_template = match (chosen, &files.chat_templates[..]) {
+        (Some(chosen), _) => Some(chosen_template(metadata, chosen)?),
+        (None, [(name, template)]) if name == "default" => Some(Cow::Borrowed(template.as_str())),
+        (None, _) => None,
+    };
+    let mut tokenizer_config = files.tokenizer_config.as_deref().map(Cow::Borrowed);
+    if chat_template.is_none() && !files.chat_templates.is_empty() {
+        tokenizer_config = Some(Cow::Owned(with_templates(metadata)?));
+    }
+    let template = chat_template.as_deref().map(str::as_bytes);
+    match ChatTemplate::new(template, tokenizer_config.as_deref()) {
+        Ok(_) | Err(RuntimeError::NoSection(_)) => {}
+        Err(error) if chosen.is_some() => bail!("--chat-template: {error}"),
+        Err(error) => return Err(in_file(error, metadata)),
+    }
+    Ok(Text { tokenizer, tokenizer_config, chat_template, remarks })
+}
+
+/// The template of this name, or in this file.
+fn chosen_template<'a>(metadata: &'a Metadata, chosen: &str) -> Result<Cow<'a, str>> {
+    let templates = &metadata.tokenizer().chat_templates;
+    if let Some((_, template)) = templates.iter().find(|(name, _)| name == chosen) {
+        return Ok(Cow::Borrowed(template));
+    }
+    if !Path::new(chosen).exists() {
+        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
+        bail!(
+            "--chat-template: found {chosen:?}, expected a file, or the name of one of the checkpoint's templates: {names:?}"
+        );
+    }
+    Ok(Cow::Owned(std::fs::read_to_string(chosen).with_context(|| format!("--chat-template: {chosen}"))?))
+}
+
+/// tokenizer_config.json with the list of all chat templates.
+fn with_templates(metadata: &Metadata) -> Result<Vec<u8>> {
+    let files = metadata.tokenizer();
+    let mut config: serde_json::Map<String, serde_json::Value> = match &files.tokenizer_config {
+        Some(text) => serde_json::from_slice(text)
+            .with_context(|| metadata.dir().join("tokenizer_config.json").display().to_string())?,
+        None => serde_json::Map::new(),
+    };
+    let named = |(name, template): &(String, String)| serde_json::json!({ "name": name, "template": template });
+    config.insert("chat_template".to_owned(), files.chat_templates.iter().map(named).collect());
+    Ok(serde_json::to_vec(&config)?)
 }
 
 /// The warning for a checkpoint without tokenizer.json.
@@ -129,16 +177,6 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, metadata: &Metadata, remark
         remarks.push(Remark::Note(text));
     }
     Ok(added.len())
-}
-
-/// Checks that the chat template parses.
-fn check_template(metadata: &Metadata) -> Result<()> {
-    let files = metadata.tokenizer();
-    let template = files.chat_template.as_deref().map(str::as_bytes);
-    match ChatTemplate::new(template, files.tokenizer_config.as_deref()) {
-        Ok(_) | Err(RuntimeError::NoSection(_)) => Ok(()),
-        Err(error) => Err(in_file(error, metadata)),
-    }
 }
 
 /// An error of a text section as an error of its file.

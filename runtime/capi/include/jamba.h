@@ -70,6 +70,16 @@ typedef enum {
   JAMBA_CONSTRAINT_LARK = 3,
 } jamba_constraint;
 
+// The special tokens that are part of a text.
+typedef enum {
+  // Those that the chat template writes around tool calls and reasoning, such as <tool_calls> and <think>.
+  JAMBA_SPECIAL_TOKENS_MARKS = 0,
+  // All.
+  JAMBA_SPECIAL_TOKENS_ALL = 1,
+  // None.
+  JAMBA_SPECIAL_TOKENS_HIDDEN = 2,
+} jamba_special_tokens;
+
 // The reason why generation ended.
 typedef enum {
   // The model produced an end token.
@@ -203,6 +213,8 @@ typedef struct {
   int32_t logprobs;
   // Nonzero: produce no text.
   int tokens_only;
+  // Special tokens of the text, a jamba_special_tokens. Those that a stop string contains are part of it too.
+  int32_t special_tokens;
 } jamba_generate_options;
 
 // A token and the natural logarithm of its probability.
@@ -399,8 +411,16 @@ jamba_status jamba_chat_render(jamba_engine engine,
                                uintptr_t capacity,
                                uintptr_t *length);
 
-// Opens a text stream. It may outlive the engine.
+// Opens a text stream without special tokens. It may outlive the engine.
 jamba_status jamba_text_stream_open(jamba_engine engine, jamba_text_stream *stream);
+
+// Opens a text stream for tokens that follow `n_before` tokens, so that both read as one text. `special_tokens` is a
+// jamba_special_tokens. `before` may be null if there are none.
+jamba_status jamba_text_stream_open_after(jamba_engine engine,
+                                          const uint32_t *before,
+                                          uintptr_t n_before,
+                                          int32_t special_tokens,
+                                          jamba_text_stream *stream);
 
 // Appends a token. Stores the text that became final: whole characters, sometimes none, zero-terminated, valid until the next
 // call on the stream.

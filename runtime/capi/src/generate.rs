@@ -63,6 +63,18 @@ pub enum jamba_constraint {
     JAMBA_CONSTRAINT_LARK = 3,
 }
 
+/// The special tokens that are part of a text.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum jamba_special_tokens {
+    /// Those that the chat template writes around tool calls and reasoning, such as <tool_calls> and <think>.
+    JAMBA_SPECIAL_TOKENS_MARKS = 0,
+    /// All.
+    JAMBA_SPECIAL_TOKENS_ALL = 1,
+    /// None.
+    JAMBA_SPECIAL_TOKENS_HIDDEN = 2,
+}
+
 /// The reason why generation ended.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -109,11 +121,13 @@ pub struct jamba_generate_options {
     pub logprobs: i32,
     /// Nonzero: produce no text.
     pub tokens_only: c_int,
+    /// Special tokens of the text, a jamba_special_tokens. Those that a stop string contains are part of it too.
+    pub special_tokens: i32,
 }
 
 // SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
 unsafe impl Versioned for jamba_generate_options {
-    const FIRST: usize = size_of::<jamba_generate_options>();
+    const FIRST: usize = std::mem::offset_of!(jamba_generate_options, special_tokens);
 
     fn defaults() -> Self {
         jamba_generate_options {
@@ -129,6 +143,7 @@ unsafe impl Versioned for jamba_generate_options {
             constraint_text: std::ptr::null(),
             logprobs: -1,
             tokens_only: 0,
+            special_tokens: 0,
         }
     }
 }
@@ -197,6 +212,7 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
     #[cfg(feature = "tokenizer")]
     {
         options.tokens_only = given.tokens_only != 0;
+        options.special_tokens = crate::text::special_tokens(given.special_tokens)?;
         for &text in stop {
             // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
             options.stop.push(unsafe { crate::arguments::string("a stop string", text) }?.to_owned());

@@ -2,8 +2,9 @@
 
 use std::ffi::c_char;
 
-use crate::arguments::{place, store_text};
+use crate::arguments::{place, slice, store_text};
 use crate::engine::jamba_engine;
+use crate::generate::jamba_special_tokens;
 use crate::handles::{self, invalid, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
@@ -24,7 +25,7 @@ pub(crate) fn unsupported(what: &str) -> Failure {
 #[cfg(feature = "tokenizer")]
 use with as inner;
 #[cfg(feature = "tokenizer")]
-pub(crate) use with::Stream;
+pub(crate) use with::{Stream, special_tokens};
 #[cfg(not(feature = "tokenizer"))]
 use without as inner;
 
@@ -94,16 +95,41 @@ pub unsafe extern "C" fn jamba_chat_render(
     })
 }
 
-/// Opens a text stream. It may outlive the engine.
+/// Opens a text stream without special tokens. It may outlive the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_text_stream_open(engine: jamba_engine, stream: *mut jamba_text_stream) -> jamba_status {
-    entry(|| {
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let out = unsafe { place("stream", stream) }?;
-        *out = jamba_text_stream { id: 0 };
-        out.id = inner::open(engine)?;
-        Ok(())
-    })
+    let hidden = jamba_special_tokens::JAMBA_SPECIAL_TOKENS_HIDDEN as i32;
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+    entry(|| unsafe { open_stream(engine, (std::ptr::null(), 0), hidden, stream) })
+}
+
+/// Opens a text stream for tokens that follow `n_before` tokens, so that both read as one text. `special_tokens` is a
+/// jamba_special_tokens. `before` may be null if there are none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_text_stream_open_after(
+    engine: jamba_engine,
+    before: *const u32,
+    n_before: usize,
+    special_tokens: i32,
+    stream: *mut jamba_text_stream,
+) -> jamba_status {
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+    entry(|| unsafe { open_stream(engine, (before, n_before), special_tokens, stream) })
+}
+
+/// # Safety
+/// Pointers are null or valid during the call, as jamba.h requires of C callers.
+unsafe fn open_stream(
+    engine: jamba_engine,
+    (before, n_before): (*const u32, usize),
+    special: i32,
+    stream: *mut jamba_text_stream,
+) -> Result<(), Failure> {
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
+    let (out, before) = unsafe { (place("stream", stream)?, slice("before", before, n_before)?) };
+    *out = jamba_text_stream { id: 0 };
+    out.id = inner::open(engine, before, special)?;
+    Ok(())
 }
 
 /// Appends a token. Stores the text that became final: whole characters, sometimes none, zero-terminated, valid until the next
@@ -140,16 +166,17 @@ pub extern "C" fn jamba_text_stream_close(stream: jamba_text_stream) -> jamba_st
 mod with {
     use std::sync::{Arc, Mutex};
 
-    use jamba_runtime::{Chat, TextStream, Tokenizer};
+    use jamba_runtime::{Chat, SpecialTokens, TextStream, Tokenizer};
 
     use super::*;
-    use crate::arguments::{slice, store, string, text};
+    use crate::arguments::{store, string, text};
     use crate::handles::{Object, lock};
 
     /// A text stream and its last text.
     pub(crate) struct Stream {
         tokenizer: Arc<Tokenizer>,
         stream: TextStream,
+        special: SpecialTokens,
         /// Zero-terminated.
         told: Vec<u8>,
     }
@@ -206,9 +233,22 @@ mod with {
         Ok(template.render_chat(&chat)?)
     }
 
-    pub(super) fn open(engine: jamba_engine) -> Result<u64, Failure> {
-        let tokenizer = tokenizer(engine)?;
-        let stream = Stream { stream: tokenizer.stream(), tokenizer, told: vec![0] };
+    /// Converts a jamba_special_tokens.
+    pub(crate) fn special_tokens(value: i32) -> Result<SpecialTokens, Failure> {
+        const MARKS: i32 = jamba_special_tokens::JAMBA_SPECIAL_TOKENS_MARKS as i32;
+        const ALL: i32 = jamba_special_tokens::JAMBA_SPECIAL_TOKENS_ALL as i32;
+        const HIDDEN: i32 = jamba_special_tokens::JAMBA_SPECIAL_TOKENS_HIDDEN as i32;
+        match value {
+            MARKS => Ok(SpecialTokens::Marks),
+            ALL => Ok(SpecialTokens::All),
+            HIDDEN => Ok(SpecialTokens::Hidden),
+            other => Err(Failure::argument(format!("special_tokens is {other}, expected a jamba_special_tokens"))),
+        }
+    }
+
+    pub(super) fn open(engine: jamba_engine, before: &[u32], special: i32) -> Result<u64, Failure> {
+        let (tokenizer, special) = (tokenizer(engine)?, special_tokens(special)?);
+        let stream = Stream { stream: tokenizer.stream_after(before, special), tokenizer, special, told: vec![0] };
         Ok(handles::insert(Object::Stream(Arc::new(Mutex::new(stream)))))
     }
 
@@ -227,7 +267,7 @@ mod with {
         let open = &mut *open;
         let news = match token {
             Some(token) => open.stream.push(token)?,
-            None => std::mem::replace(&mut open.stream, open.tokenizer.stream()).finish()?,
+            None => std::mem::replace(&mut open.stream, open.tokenizer.stream_after(&[], open.special)).finish()?,
         };
         open.told.clear();
         open.told.extend_from_slice(news.as_bytes());
@@ -275,7 +315,7 @@ mod without {
         refuse(engine)
     }
 
-    pub(super) fn open(engine: jamba_engine) -> Result<u64, Failure> {
+    pub(super) fn open(engine: jamba_engine, _before: &[u32], _special: i32) -> Result<u64, Failure> {
         refuse(engine)
     }
 

@@ -53,7 +53,8 @@ struct Chatting {
 pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
     let mut engine = args.open.open(args.plan.path())?;
-    let mut conversation = Conversation::new(&mut engine, tools, documents)?;
+    let template = args.generate.chat_template(&engine)?;
+    let mut conversation = Conversation::new(&mut engine, template, tools, documents)?;
     conversation.set_system(args.system.as_deref());
     let cancel = interrupt::catch();
     let options = args.generate.chat_options(&engine, &cancel)?;

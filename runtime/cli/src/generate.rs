@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use jamba_runtime::{Cancel, Constraint, Engine, GenerateOptions, SamplerOptions};
+use jamba_runtime::{
+    Cancel, ChatTemplate, Constraint, Engine, GenerateOptions, RuntimeError, SamplerOptions, SpecialTokens,
+};
 
 use crate::failure::Failure;
 
@@ -48,6 +50,14 @@ pub(crate) struct GenerateArgs {
     /// Stop string: end the answer before this text. Repeatable
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Print all special tokens of the answer. Without it, those that the chat template writes around tool calls and reasoning
+    /// are printed, such as <tool_calls> and <think>, and those that a stop string contains
+    #[arg(long)]
+    special: bool,
+    /// Chat template: the name of one of the model's, or a file. [default: tool_use if there are tools and a template of that
+    /// name, otherwise default]
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     #[command(flatten)]
     constraint: ConstraintArgs,
     /// Maximum tokens per prefill step [default: the plan's maximum]
@@ -87,6 +97,7 @@ impl GenerateArgs {
             sampler,
             chunk: self.chunk,
             stop: self.stop.clone(),
+            special_tokens: if self.special { SpecialTokens::All } else { SpecialTokens::Marks },
             constraint: self.constraint.read()?,
             cancel: cancel.clone(),
             ..GenerateOptions::default()
@@ -99,6 +110,29 @@ impl GenerateArgs {
         let is_limited = self.max_new.is_some() || engine.manifest().generation.max_new_tokens.is_some();
         let max_new = if is_limited { options.max_new } else { usize::MAX };
         Ok(GenerateOptions { max_new, ..options })
+    }
+
+    /// The chat template: the model's, or the one given by its name or file.
+    pub(crate) fn chat_template(&self, engine: &Engine) -> Result<ChatTemplate, Failure> {
+        let Some(given) = &self.chat_template else { return Ok(engine.chat_template()?) };
+        let names = match engine.chat_template() {
+            Ok(template) if template.names().contains(&given.as_str()) => return Ok(template.choose(given)?),
+            Ok(template) => template.names().join(", "),
+            Err(RuntimeError::NoSection(_)) => "none".to_owned(),
+            Err(error) => return Err(error.into()),
+        };
+        let path = Path::new(given);
+        if !path.exists() {
+            return Err(Failure::Input(format!(
+                "--chat-template: found {given:?}, expected a file, or the name of one of the model's templates: {names}"
+            )));
+        }
+        Ok(engine.chat_template_from(&read_text(path)?)?)
+    }
+
+    /// True if `--chat-template` is given.
+    pub(crate) fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
     }
 
     /// The model's sampler with the given values.

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use jamba_runtime::{Chat, Engine};
+use jamba_runtime::{Chat, ChatTemplate, Engine};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -109,14 +109,19 @@ impl Prompt {
     }
 
     /// Encodes a chat with an optional system message and the prompt as user message.
-    pub(crate) fn chat_tokens(self, engine: &Engine, system: Option<&str>) -> Result<Vec<u32>, Failure> {
+    pub(crate) fn chat_tokens(
+        self,
+        engine: &Engine,
+        template: &ChatTemplate,
+        system: Option<&str>,
+    ) -> Result<Vec<u32>, Failure> {
         let Prompt::Text(text) = self else {
             return Err(Failure::Usage("--tokens cannot be a chat message: give its text with --prompt".to_owned()));
         };
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let messages = system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();
         let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
-        Ok(engine.tokenizer()?.encode_plain(&engine.chat_template()?.render_chat(&chat)?)?)
+        Ok(engine.tokenizer()?.encode_plain(&template.render_chat(&chat)?)?)
     }
 }
 

@@ -157,9 +157,12 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
         None => engine.add_sequence()?,
     };
     let state_tokens = engine.len(sequence)?;
-    let is_chat = args.chat || args.system.is_some();
+    let is_chat = args.chat || args.system.is_some() || args.generate.has_chat_template();
+    if args.generate.has_chat_template() && args.load_state.is_some() {
+        return Err(Failure::Usage("--chat-template begins a new chat and cannot continue --load-state".to_owned()));
+    }
     let prompt = match is_chat {
-        true => prompt.chat_tokens(&engine, args.system.as_deref())?,
+        true => prompt.chat_tokens(&engine, &args.generate.chat_template(&engine)?, args.system.as_deref())?,
         false => prompt.tokens(&engine, state_tokens)?,
     };
     let mut options = args.generate.options(&engine, &interrupt::catch())?;

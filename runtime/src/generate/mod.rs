@@ -15,6 +15,8 @@ pub use stream::{Stream, StreamEvent};
 
 #[cfg(feature = "constrain")]
 use crate::Constraint;
+#[cfg(feature = "tokenizer")]
+use crate::SpecialTokens;
 use crate::sequence::session::Origin;
 use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
 
@@ -31,9 +33,13 @@ pub struct GenerateOptions {
     pub chunk: Option<usize>,
     /// Tokens that end the answer. The token is part of `tokens` but not of the text.
     pub stop_tokens: Vec<u32>,
-    /// Stop strings: they end the answer and are not part of its text. They need not align with tokens.
+    /// Stop strings: they end the answer and are not part of its text. They need not align with tokens, and may contain
+    /// special tokens, such as `</tool_call>`.
     #[cfg(feature = "tokenizer")]
     pub stop: Vec<String>,
+    /// Special tokens that are part of the text, besides those that a stop string contains.
+    #[cfg(feature = "tokenizer")]
+    pub special_tokens: SpecialTokens,
     /// Produces tokens without text and does not load the tokenizer.
     #[cfg(feature = "tokenizer")]
     pub tokens_only: bool,
@@ -178,7 +184,7 @@ impl Generation {
     ) -> Result<Generation, RuntimeError> {
         let GenerateOptions { max_new, chunk, cancel, .. } = &options;
         let (max_new, chunk, cancel) = (*max_new, *chunk, cancel.clone());
-        let picker = Picker::new(engine, &options)?;
+        let picker = Picker::new(engine, &options, [engine.tokens(sequence)?, &prompt])?;
         let mut sampler = Sampler::new(options.sampler, engine.manifest().model.vocab as usize)?;
         sampler.observe(engine.tokens(sequence)?);
         sampler.observe(&prompt);

@@ -38,10 +38,13 @@ pub(crate) struct Picker {
 }
 
 impl Picker {
-    pub(crate) fn new(engine: &Engine, options: &GenerateOptions) -> Result<Picker, RuntimeError> {
+    /// A picker for an answer to `before`: the tokens of the sequence, and the prompt.
+    pub(crate) fn new(engine: &Engine, options: &GenerateOptions, before: [&[u32]; 2]) -> Result<Picker, RuntimeError> {
         let model = &engine.manifest().model;
         #[cfg(feature = "tokenizer")]
-        let text = AnswerText::new(engine, options)?;
+        let text = AnswerText::new(engine, options, before)?;
+        #[cfg(not(feature = "tokenizer"))]
+        let _ = before;
         #[cfg(feature = "constrain")]
         let matching = match &options.constraint {
             Some(constraint) => Some(Matching::new(engine, constraint)?),

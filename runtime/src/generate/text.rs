@@ -11,8 +11,12 @@ pub(super) struct AnswerText {
 }
 
 impl AnswerText {
-    /// None if no text is requested, or if the plan has no tokenizer and the options need none.
-    pub(super) fn new(engine: &Engine, options: &GenerateOptions) -> Result<Option<AnswerText>, RuntimeError> {
+    /// The answer to `before`: the tokens of the sequence, and the prompt. None if no text is requested, or if the plan has no tokenizer and the options need none.
+    pub(super) fn new(
+        engine: &Engine,
+        options: &GenerateOptions,
+        before: [&[u32]; 2],
+    ) -> Result<Option<AnswerText>, RuntimeError> {
         let is_needed = needs_text(options);
         if options.tokens_only && !is_needed {
             return Ok(None);
@@ -23,7 +27,8 @@ impl AnswerText {
             Err(error) => return Err(error),
         };
         let stops = StopStrings::new(options.stop.clone())?;
-        Ok(Some(AnswerText { stream: tokenizer.stream(), stops, text: String::new() }))
+        let stream = tokenizer.answer_stream(&before.concat(), options.special_tokens, &options.stop);
+        Ok(Some(AnswerText { stream, stops, text: String::new() }))
     }
 
     /// Appends a token and returns the text that became final.

@@ -52,7 +52,8 @@ pub struct Chat {
     pub documents: Option<Vec<Value>>,
     /// Appends the beginning of an assistant message.
     pub add_generation_prompt: bool,
-    /// Name of the template, if the plan has several. Default: `tool_use` if there are tools, otherwise `default`.
+    /// Name of the template, if the plan has several, or the source of another one. Default: `tool_use` if there are tools,
+    /// otherwise `default`.
     pub template: Option<String>,
     /// Other variables of the template.
     #[serde(flatten)]
@@ -90,7 +91,8 @@ pub struct ChatTemplate {
 #[serde(untagged)]
 enum Templates {
     One(String),
-    Named(Vec<Named>),
+    List(Vec<Named>),
+    Names(Map<String, Value>),
 }
 
 #[derive(Deserialize)]
@@ -119,13 +121,26 @@ impl ChatTemplate {
                 Templates::One(str::from_utf8(bytes).map_err(|error| failed(SECTION, error))?.to_owned())
             }
             (None, Some(value)) => Templates::deserialize(value).map_err(|_| {
-                failed("tokenizer config", "chat_template is neither a string nor a list of named templates")
+                failed(
+                    "tokenizer config",
+                    "chat_template is neither a string nor a list or an object of named templates",
+                )
             })?,
             (None, None) => return Err(RuntimeError::NoSection(SECTION)),
         };
         let named = match templates {
             Templates::One(template) => vec![Named { name: DEFAULT.to_owned(), template }],
-            Templates::Named(all) => all,
+            Templates::List(all) => all,
+            Templates::Names(all) => {
+                let named = |(name, template): (String, Value)| match template {
+                    Value::String(template) => Ok(Named { name, template }),
+                    other => Err(failed(
+                        "tokenizer config",
+                        format!("chat_template: {name}: found {other}, expected a template"),
+                    )),
+                };
+                all.into_iter().map(named).collect::<Result<_, _>>()?
+            }
         };
         let parsed = named.into_iter().map(|Named { name, template }| match Template::new(&template) {
             Ok(template) => Ok((name, template)),
@@ -145,6 +160,35 @@ impl ChatTemplate {
         self.templates.iter().map(|(name, _)| name.as_str()).collect()
     }
 
+    /// Uses the template `name` for all chats, with and without tools.
+    ///
+    /// # Errors
+    /// Fails if there is no template of this name.
+    pub fn choose(mut self, name: &str) -> Result<ChatTemplate, RuntimeError> {
+        match self.templates.iter().position(|(known, _)| known == name) {
+            Some(index) => {
+                self.templates = vec![(DEFAULT.to_owned(), self.templates.swap_remove(index).1)];
+                Ok(self)
+            }
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// The sources of the templates.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|(_, template)| template.source())
+    }
+
+    /// True if this is the text of a special token with a role, such as `bos_token`.
+    pub(crate) fn names_special(&self, text: &str) -> bool {
+        self.special_tokens.iter().any(|(_, token)| token == text)
+    }
+
+    fn unknown(&self, name: &str) -> RuntimeError {
+        let names = self.names();
+        failed(SECTION, format!("found no template named {name:?}, only {names:?}: choose one of them by its name"))
+    }
+
     /// Renders messages and the beginning of an assistant message. Encode the result with
     /// [`Tokenizer::encode_plain`](crate::Tokenizer::encode_plain): it contains its special tokens already.
     pub fn render(&self, messages: &[Message]) -> Result<String, RuntimeError> {
@@ -157,7 +201,15 @@ impl ChatTemplate {
     /// Fails if there are no messages, if a message is not an object, if the template raises an exception, or if it does
     /// not terminate.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, RuntimeError> {
-        let template = self.template(chat)?;
+        let own;
+        let template = match &chat.template {
+            // As in transformers, the source of another template. Names have no braces.
+            Some(source) if source.contains(['{', '\n']) && !self.names().contains(&source.as_str()) => {
+                own = Template::new(source).map_err(|reason| failed(SECTION, reason))?;
+                &own
+            }
+            _ => self.template(chat)?,
+        };
         if chat.messages.is_empty() {
             return Err(failed(SECTION, "a chat needs at least one message"));
         }
@@ -180,8 +232,7 @@ impl ChatTemplate {
             None if chat.tools.is_some() && named("tool_use").is_some() => "tool_use",
             None => DEFAULT,
         };
-        let unknown = || failed(SECTION, format!("found no template named {name:?}, only {:?}", self.names()));
-        named(name).ok_or_else(unknown)
+        named(name).ok_or_else(|| self.unknown(name))
     }
 }
 
@@ -229,8 +280,18 @@ mod tests {
         let chat = Chat::new(&ask("Hi"));
         let tools = Chat { tools: Some(Vec::new()), ..chat.clone() };
         let rag = Chat { template: Some("rag".to_owned()), ..tools.clone() };
+        let list_of_one = br#"{"chat_template": [{"name": "tool_use", "template": "only with tools"}]}"#;
+        let only = ChatTemplate::new(None, Some(list_of_one)).unwrap();
+        assert!(only.render_chat(&chat).is_err() && only.render_chat(&tools).unwrap() == "only with tools");
         let texts = [&chat, &tools, &rag].map(|chat| both.render_chat(chat).unwrap());
         assert_eq!(texts, ["default", "tool_use", "rag"]);
+        let source = Chat { template: Some("<{{ messages[0].content }}>".to_owned()), ..tools.clone() };
+        assert_eq!(both.render_chat(&source).unwrap(), "<Hi>");
+        let dict = br#"{"chat_template": {"default": "d", "tool_use": "t"}}"#;
+        let dict = ChatTemplate::new(None, Some(dict)).unwrap();
+        assert_eq!((dict.names(), dict.render_chat(&tools).unwrap()), (vec!["default", "tool_use"], "t".to_owned()));
+        assert_eq!(both.choose("rag").unwrap().render_chat(&tools).unwrap(), "rag");
+        assert!(dict.choose("rag").is_err());
         let error = named(&["rag"]).render_chat(&chat).unwrap_err().to_string();
         assert!(error.contains(r#"no template named "default", only ["rag"]"#), "{error}");
         assert!(matches!(ChatTemplate::new(None, Some(b"{}")), Err(RuntimeError::NoSection("chat template"))));

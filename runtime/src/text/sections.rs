@@ -56,7 +56,11 @@ impl Engine {
             return Ok(Arc::clone(tokenizer));
         }
         let config = self.text_section(&texts.config);
-        let tokenizer = Arc::new(Tokenizer::new(self.tokenizer_section()?, config, self.manifest().model.bos)?);
+        let mut tokenizer = Tokenizer::new(self.tokenizer_section()?, config, self.manifest().model.bos)?;
+        if let Ok(template) = self.chat_template() {
+            tokenizer = tokenizer.with_template(&template);
+        }
+        let tokenizer = Arc::new(tokenizer);
         Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
     }
 
@@ -66,6 +70,14 @@ impl Engine {
     /// [`RuntimeError::NoSection`] if the checkpoint had none.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
         ChatTemplate::new(self.text_section(&self.texts.template), self.text_section(&self.texts.config))
+    }
+
+    /// A chat template from its source, with the plan's special tokens.
+    ///
+    /// # Errors
+    /// Fails if the source is not a template.
+    pub fn chat_template_from(&self, source: &str) -> Result<ChatTemplate, RuntimeError> {
+        ChatTemplate::new(Some(source.as_bytes()), self.text_section(&self.texts.config))
     }
 
     /// The plan's `tokenizer.json`, and llguidance's form of it.

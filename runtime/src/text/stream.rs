@@ -4,6 +4,7 @@
 //! and some decoders treat the first token of a text differently. New tokens are therefore decoded together with the last
 //! emitted ones as context, and held back while later tokens may change their text.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::tokenizer::Tokenizer;
@@ -11,6 +12,9 @@ use crate::RuntimeError;
 
 /// Number of held back tokens after which invalid bytes are emitted as far as later tokens cannot change them.
 const MANY: usize = 64;
+
+/// Number of tokens before a stream that are its context. They contain the bytes of any character that goes on in it.
+const CONTEXT: usize = 16;
 
 /// Decodes tokens one at a time. A character that spans several tokens is emitted when it is complete.
 ///
@@ -30,6 +34,8 @@ const MANY: usize = 64;
 /// ```
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
+    /// Tokens without text.
+    hidden: HashSet<u32>,
     /// The last emitted tokens, then the held back ones.
     tokens: Vec<u32>,
     /// Number of emitted tokens in `tokens`.
@@ -37,8 +43,12 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> TextStream {
-        TextStream { tokenizer, tokens: Vec::new(), told: 0 }
+    /// A stream of tokens that follow those `before`.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, before: &[u32], hidden: HashSet<u32>) -> TextStream {
+        // The last tokens, with at least one that has text: the beginning of a text may be decoded in another way.
+        let last = before.iter().rposition(|token| !hidden.contains(token)).unwrap_or(0);
+        let tokens = before[last.min(before.len().saturating_sub(CONTEXT))..].to_vec();
+        TextStream { tokenizer, hidden, told: tokens.len(), tokens }
     }
 
     /// Appends a token and returns the text that is now complete: often a word, sometimes empty.
@@ -61,10 +71,14 @@ impl TextStream {
         self.news(self.tokens.len())
     }
 
+    fn decode(&self, tokens: &[u32]) -> Result<String, RuntimeError> {
+        self.tokenizer.decode_without(tokens, &self.hidden)
+    }
+
     /// The text of the tokens before `end` that was not emitted yet.
     fn news(&self, end: usize) -> Result<String, RuntimeError> {
-        let before = self.tokenizer.decode(&self.tokens[..self.told])?;
-        let mut after = self.tokenizer.decode(&self.tokens[..end])?;
+        let before = self.decode(&self.tokens[..self.told])?;
+        let mut after = self.decode(&self.tokens[..end])?;
         let common = before.chars().zip(after.chars()).take_while(|(a, b)| a == b);
         let common = common.map(|(_, same)| same.len_utf8()).sum();
         Ok(after.split_off(common))
@@ -90,7 +104,7 @@ impl TextStream {
         }
         // Find a cut where both sides decode alone as they do together. A character has at most four bytes.
         for end in (all - 4..all).rev() {
-            let rest = self.tokenizer.decode(&self.tokens[end..])?;
+            let rest = self.decode(&self.tokens[end..])?;
             let part = self.news(end)?;
             if !rest.is_empty() && news.strip_prefix(&*part) == Some(&rest) {
                 self.tell(end);
@@ -200,6 +214,29 @@ mod tests {
             }
             prop_assert_eq!(streamed(&tokenizer, &tokens).0, tokenizer.decode(&tokens).unwrap());
         }
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_the_prompt_ends() {
+        use crate::SpecialTokens::Hidden;
+        let tokenizer = with_bytes();
+        let id = |text: &str| tokenizer.id(text).unwrap();
+        let text = |before: &[u32], tokens: &[u32]| {
+            let mut stream = tokenizer.stream_after(before, Hidden);
+            let text: String = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
+            text + &stream.finish().unwrap()
+        };
+        let (bos, a, space_a, space_u) = (1, id("a"), id("▁a"), id("▁ü"));
+        // The first space of a text is stripped, and no other.
+        assert_eq!(text(&[], &[space_a, space_u]), "a ü");
+        assert_eq!(text(&[bos], &[space_a, space_u]), "a ü");
+        assert_eq!(text(&[bos, a], &[space_a, space_u]), " a ü");
+        assert_eq!(text(&[bos, a, bos], &[space_a]), " a");
+        assert_eq!(text(&[vec![a], vec![bos; 40]].concat(), &[space_a]), " a");
+        // A character that the prompt begins and the answer ends.
+        let bytes: Vec<u32> = "日".bytes().map(|byte| 2 + u32::from(byte)).collect();
+        assert_eq!(text(&[a, bytes[0]], &[bytes[1], bytes[2], a]), "日a");
+        assert_eq!(text(&[a, bytes[0], bytes[1]], &[bytes[2]]), "日");
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! The checkpoint's tokenizer: text to tokens and back.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
 use super::stream::TextStream;
-use crate::RuntimeError;
+use crate::{ChatTemplate, RuntimeError};
 
 /// A tokenizer.
+///
+/// All tokenizers that tokenizer.json can describe are supported: byte-level ones, and SentencePiece's with byte fallback, as
+/// the official Jamba models have. The checkpoint's post-processor decides which special tokens a prompt gets. As in
+/// transformers 5, `add_bos_token` and `add_eos_token` of tokenizer_config.json are ignored. Truncation and padding, which a
+/// file may remember of the last call before it was saved, never apply.
 ///
 /// ```
 /// # use jamba_runtime::{Engine, OpenOptions};
@@ -23,38 +29,32 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
-    add_bos: Add,
-    add_eos: Add,
     has_bytes: bool,
+    /// Special tokens and their texts, in the order of ids.
+    special: BTreeMap<u32, String>,
+    /// Special tokens that the chat template writes around tool calls and reasoning.
+    marks: HashSet<u32>,
 }
 
-/// The setting of `add_bos_token` or `add_eos_token` in `tokenizer_config.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Add {
-    /// True: every text has the token, even if the tokenizer itself does not add it.
-    Yes,
-    /// False: the token is not added.
-    No,
-    /// Absent: the tokenizer's post-processor decides.
-    Tokenizer,
-}
-
-impl From<Option<bool>> for Add {
-    fn from(value: Option<bool>) -> Self {
-        match value {
-            Some(true) => Add::Yes,
-            Some(false) => Add::No,
-            None => Add::Tokenizer,
-        }
-    }
+/// The special tokens that are part of decoded text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// Those that the chat template writes around tool calls and reasoning, such as `<tool_calls>` and `<think>`: parsers and
+    /// the next turn's prompt need them.
+    #[default]
+    Marks,
+    /// All.
+    All,
+    /// None.
+    Hidden,
 }
 
 #[derive(Default, Deserialize)]
 struct Config {
-    add_bos_token: Option<bool>,
-    add_eos_token: Option<bool>,
     bos_token: Option<SpecialToken>,
     eos_token: Option<SpecialToken>,
+    #[serde(default)]
+    split_special_tokens: bool,
 }
 
 /// A special token in `tokenizer_config.json`: its text, or an object that contains it.
@@ -76,37 +76,42 @@ impl SpecialToken {
 impl Tokenizer {
     /// Parses `tokenizer.json` and, if present, `tokenizer_config.json`. `bos` is the start token if the latter names none.
     pub fn new(tokenizer: &[u8], config: Option<&[u8]>, bos: Option<u32>) -> Result<Tokenizer, RuntimeError> {
-        let inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(failed)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(failed)?;
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
         let config: Config = match config {
             None => Config::default(),
             Some(bytes) => serde_json::from_slice(bytes)
                 .map_err(|error| RuntimeError::Tokenizer { section: "tokenizer config", reason: error.to_string() })?,
         };
+        inner.set_encode_special_tokens(config.split_special_tokens);
         let id = |token: &Option<SpecialToken>| token.as_ref().and_then(|token| inner.token_to_id(token.text()));
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, token)| (id, token.content.clone()));
         Ok(Tokenizer {
             bos: id(&config.bos_token).or(bos),
             eos: id(&config.eos_token),
-            add_bos: config.add_bos_token.into(),
-            add_eos: config.add_eos_token.into(),
             has_bytes: inner.get_decoder().is_some_and(has_byte_fallback),
+            special: special.collect(),
+            marks: HashSet::new(),
             inner,
         })
     }
 
-    /// Encodes text, with the start and end tokens that the checkpoint's configuration asks for.
+    /// Finds the special tokens that [`SpecialTokens::Marks`] keeps: those of `template` around tool calls and reasoning.
+    pub fn with_template(mut self, template: &ChatTemplate) -> Tokenizer {
+        let is_in_template = |text: &str| template.sources().any(|source| source.contains(text));
+        let marks = self
+            .special
+            .iter()
+            .filter(|(_, text)| is_mark(text) && is_in_template(text) && !template.names_special(text));
+        self.marks = marks.map(|(&id, _)| id).collect();
+        self
+    }
+
+    /// Encodes text, with the special tokens that the tokenizer's post-processor adds.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        let mut tokens = self.encode_with(text, self.add_bos != Add::No)?;
-        if let Some(bos) = self.bos.filter(|bos| self.add_bos == Add::Yes && tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
-        match self.eos {
-            Some(eos) if self.add_eos == Add::Yes && tokens.last() != Some(&eos) => tokens.push(eos),
-            Some(eos) if self.add_eos == Add::No && tokens.last() == Some(&eos) && !text.ends_with(&self.text(eos)) => {
-                tokens.pop();
-            }
-            _ => {}
-        }
-        Ok(tokens)
+        self.encode_with(text, true)
     }
 
     /// Encodes text without adding special tokens, for example a rendered chat, which contains them already.
@@ -124,9 +129,48 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(failed)
     }
 
-    /// A decoder for tokens that arrive one at a time.
+    /// Decodes tokens to text with these special tokens.
+    pub fn decode_with(&self, tokens: &[u32], special: SpecialTokens) -> Result<String, RuntimeError> {
+        self.decode_without(tokens, &self.hidden(special, &[]))
+    }
+
+    /// Decodes tokens except those in `hidden`.
+    pub(super) fn decode_without(&self, tokens: &[u32], hidden: &HashSet<u32>) -> Result<String, RuntimeError> {
+        let shown: Vec<u32> = tokens.iter().copied().filter(|token| !hidden.contains(token)).collect();
+        self.inner.decode(&shown, false).map_err(failed)
+    }
+
+    /// Special tokens that are no part of the text. Those that a stop string contains are.
+    pub(super) fn hidden(&self, special: SpecialTokens, stops: &[String]) -> HashSet<u32> {
+        let is_kept = |id: u32| match special {
+            SpecialTokens::Marks => self.marks.contains(&id),
+            SpecialTokens::All => true,
+            SpecialTokens::Hidden => false,
+        };
+        let is_in_stop = |text: &str| stops.iter().any(|stop| stop.contains(text));
+        let hidden = self.special.iter().filter(|&(&id, text)| !is_kept(id) && !is_in_stop(text));
+        hidden.map(|(&id, _)| id).collect()
+    }
+
+    /// A decoder for tokens that arrive one at a time, without special tokens.
     pub fn stream(self: &Arc<Self>) -> TextStream {
-        TextStream::new(Arc::clone(self))
+        self.stream_after(&[], SpecialTokens::Hidden)
+    }
+
+    /// A decoder for tokens that follow those `before`. Both together read as one text: a decoder that strips the first space
+    /// of a text keeps it.
+    pub fn stream_after(self: &Arc<Self>, before: &[u32], special: SpecialTokens) -> TextStream {
+        TextStream::new(Arc::clone(self), before, self.hidden(special, &[]))
+    }
+
+    /// [`Tokenizer::stream_after`] for an answer with stop strings.
+    pub(crate) fn answer_stream(
+        self: &Arc<Self>,
+        before: &[u32],
+        special: SpecialTokens,
+        stops: &[String],
+    ) -> TextStream {
+        TextStream::new(Arc::clone(self), before, self.hidden(special, stops))
     }
 
     /// The start token.
@@ -160,6 +204,16 @@ impl Tokenizer {
     }
 }
 
+/// True for the names of tokens around tool calls and reasoning: tags such as `<think>` and `</tool_call>`, and names with these
+/// words.
+fn is_mark(text: &str) -> bool {
+    let tag = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).map(|name| name.trim_start_matches('/'));
+    let is_tag =
+        tag.is_some_and(|name| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)));
+    let lower = text.to_lowercase();
+    is_tag || ["call", "think", "reason", "function"].into_iter().any(|word| lower.contains(word))
+}
+
 /// Parses the name of a byte-fallback token, such as `<0xE4>`.
 pub(crate) fn byte_of(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
@@ -181,7 +235,7 @@ fn failed(error: tokenizers::Error) -> RuntimeError {
 mod tests {
     use super::*;
 
-    /// A byte-level tokenizer like Jamba's and the tiny model's: `Ġ` is a space, `Ã` and `¼` are the two bytes of `ü`.
+    /// A byte-level tokenizer like the tiny model's: `Ġ` is a space, `Ã` and `¼` are the two bytes of `ü`.
     const TOKENIZER: &str = r#"{
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
         "added_tokens": [
@@ -194,18 +248,67 @@ mod tests {
             "vocab": {"<s>": 0, "a": 1, "b": 2, "Ġ": 3, "Ġa": 4, "Ã": 5, "¼": 6}, "merges": [["Ġ", "a"]]}
     }"#;
 
+    /// The same with a post-processor that adds `<s>`.
+    fn with_bos(config: Option<&str>) -> Tokenizer {
+        let processor = r#""post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}"#;
+        let json = TOKENIZER.replace("\"post_processor\": null", processor);
+        Tokenizer::new(json.as_bytes(), config.map(str::as_bytes), None).unwrap()
+    }
+
     fn tokenizer(config: Option<&str>) -> Arc<Tokenizer> {
         Arc::new(Tokenizer::new(TOKENIZER.as_bytes(), config.map(str::as_bytes), Some(0)).unwrap())
     }
 
     #[test]
-    fn the_config_decides_about_bos() {
-        let yes = tokenizer(Some(r#"{"add_bos_token": true, "bos_token": "<s>"}"#));
-        assert_eq!(yes.encode("b a").unwrap(), [0, 2, 4]);
-        assert_eq!(yes.encode("<s>b").unwrap(), [0, 2]);
-        assert_eq!(yes.encode_plain("b").unwrap(), [2]);
-        assert_eq!(tokenizer(Some(r#"{"add_bos_token": false}"#)).encode("b").unwrap(), [2]);
-        assert_eq!(tokenizer(None).encode("b").unwrap(), [2]);
+    fn the_post_processor_decides_about_bos() {
+        // As transformers 5 does for any `tokenizer_class`; tests/api/sentencepiece.rs has recorded values.
+        for config in
+            [None, Some(r#"{"add_bos_token": true, "bos_token": "<s>"}"#), Some(r#"{"add_bos_token": false}"#)]
+        {
+            assert_eq!(tokenizer(config).encode("b a").unwrap(), [2, 4]);
+            assert_eq!(tokenizer(config).encode("<s>b").unwrap(), [0, 2]);
+            let adds = with_bos(config);
+            assert_eq!(adds.encode("b a").unwrap(), [0, 2, 4]);
+            assert_eq!(adds.encode("<s>b").unwrap(), [0, 0, 2]);
+            assert_eq!([adds.encode_plain("b").unwrap(), adds.encode("").unwrap()], [[2], [0]]);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_file_remembers_reaches_a_prompt() {
+        let saved = TOKENIZER
+            .replace("\"truncation\": null", r#""truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}"#)
+            .replace("\"padding\": null", r#""padding": {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"}"#);
+        let tokenizer = Tokenizer::new(saved.as_bytes(), None, None).unwrap();
+        assert_eq!(tokenizer.encode("abababab").unwrap(), [1, 2, 1, 2, 1, 2, 1, 2]);
+        assert_eq!([tokenizer.encode("b").unwrap(), tokenizer.encode_plain("b").unwrap()], [[2], [2]]);
+    }
+
+    #[test]
+    fn special_tokens_are_text_on_request() {
+        let tokenizer = tokenizer(None);
+        let texts = [SpecialTokens::Hidden, SpecialTokens::Marks, SpecialTokens::All]
+            .map(|special| tokenizer.decode_with(&[0, 2, 4], special).unwrap());
+        assert_eq!(texts, ["b a", "b a", "<s>b a"]);
+        let marks = [
+            "<think>",
+            "</tool_call>",
+            "<tool_calls>",
+            "[TOOL_CALLS]",
+            "<|tool_call|>",
+            "<|im_start|>",
+            "<|user|>",
+            "a",
+        ];
+        assert_eq!(marks.map(is_mark), [true, true, true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn special_tokens_of_the_prompt_can_be_split() {
+        let tokenizer = tokenizer(Some(r#"{"split_special_tokens": true}"#));
+        assert_ne!(tokenizer.encode("<s>").unwrap(), [0]);
     }
 
     #[test]

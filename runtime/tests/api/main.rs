@@ -13,3 +13,4 @@ mod features;
 mod generate;
 mod jinja;
 mod memory;
+mod sentencepiece;

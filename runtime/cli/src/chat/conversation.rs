@@ -41,10 +41,11 @@ pub(crate) struct Unread {
 impl Conversation {
     pub(crate) fn new(
         engine: &mut Engine,
+        template: ChatTemplate,
         tools: Option<Vec<Value>>,
         documents: Option<Vec<Value>>,
     ) -> Result<Conversation, Failure> {
-        let (tokenizer, template) = (engine.tokenizer()?, engine.chat_template()?);
+        let tokenizer = engine.tokenizer()?;
         let sequence = engine.add_sequence()?;
         Ok(Conversation { sequence, messages: Vec::new(), tools, documents, tokenizer, template, points: Vec::new() })
     }

@@ -58,6 +58,10 @@ impl Template {
         Ok(Template { source })
     }
 
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Renders the template with these variables.
     pub(super) fn render(&self, variables: &Map<String, Json>) -> Result<String, String> {
         std::thread::scope(|threads| {

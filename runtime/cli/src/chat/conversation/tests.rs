@@ -11,7 +11,8 @@ fn opened() -> (tempfile::TempDir, PathBuf, Engine, Conversation) {
     let folder = tempfile::tempdir().unwrap();
     let plan = Toy::with_text().write(folder.path(), "toy.plan");
     let mut engine = Engine::open(&plan, OpenOptions::default()).unwrap();
-    let conversation = Conversation::new(&mut engine, None, None).unwrap();
+    let template = engine.chat_template().unwrap();
+    let conversation = Conversation::new(&mut engine, template, None, None).unwrap();
     let path = folder.path().join("a chat.state");
     (folder, path, engine, conversation)
 }
