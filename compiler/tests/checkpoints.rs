@@ -207,6 +207,20 @@ fn weights_that_are_not_finite_are_refused_by_name_and_place() {
 }
 
 #[test]
+fn a_weight_that_bf16_cannot_hold_is_refused() {
+    let folder = Folder::new(&small());
+    folder.spoil("model.layers.1.self_attn.q_proj.weight", 7, f32::MAX);
+    let plan = folder.path("x.plan");
+    let (code, stderr) = folder.build(&["-o", plan.to_str().unwrap(), "--weights", "bf16"]);
+    let says = [
+        "model.layers.1.self_attn.q_proj.weight",
+        "found a weight of 3.4028235e38, which bf16 cannot hold",
+        "--weights f32",
+    ];
+    assert!(code == Some(1) && says.iter().all(|part| stderr.contains(part)), "{code:?} {stderr}");
+}
+
+#[test]
 fn a_broken_tokenizer_or_template_fails_the_build() {
     let folder = Folder::new(&small());
     folder.write("tokenizer.json", "{\n  \"model\": }");

@@ -210,6 +210,7 @@ const OTHER_MODELS: &[(&str, &[&str])] = &[
         "descriptions",
         &[
             "base_model",
+            "scope",
             "datasets",
             "language",
             "license",

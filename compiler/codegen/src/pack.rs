@@ -132,6 +132,7 @@ fn pack_floats(
         if let Some(measured) = &mut measured {
             taken.iter().for_each(|&w| measured.add(run.part, w, round(weight.format, w)));
         }
+        check_range(weight.format, taken)?;
         apply(weight.transform, taken);
         let n_stored = run.n_rows.max(1).next_multiple_of(lanes) as usize;
         let stored = &mut panels[..n_stored * stored_row];
@@ -179,6 +180,23 @@ pub(crate) fn each_run(
         }
     }
     Ok(written)
+}
+
+/// Refuses values that a format would round to infinity.
+fn check_range(format: WeightFormat, values: &[f32]) -> io::Result<()> {
+    // Halfway from the format's largest number to the power of two above it.
+    let limit = match format {
+        WeightFormat::Bf16 => f32::from_bits(0x7f7f_8000),
+        WeightFormat::F16 => 65520.0,
+        _ => return Ok(()),
+    };
+    // Without an early exit, so that the compiler vectorises it.
+    if values.iter().fold(true, |all, value| all & (value.abs() < limit)) {
+        return Ok(());
+    }
+    let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let name = format.name();
+    Err(io::Error::other(format!("found a weight of {largest:e}, which {name} cannot hold: build with --weights f32")))
 }
 
 /// Rounds a value to a format.

@@ -338,6 +338,79 @@ fn transformers_5_names_the_types_of_layers_otherwise() {
     }));
 }
 
+/// Configs of uploads on the Hugging Face hub, as changes to Jamba-v0.1's: all open.
+#[test]
+fn opens_published_variants() {
+    let published = || serde_json::from_str::<Value>(JAMBA_V0_1).unwrap();
+    for (upload, changes) in [
+        (
+            "Jamba-v0.1, remote code",
+            json!({"n_ctx": 262144, "mamba_inner_layernorms": true, "calc_logits_for_entire_prompt": false}),
+        ),
+        (
+            "Jamba-tiny-random",
+            json!({
+                "hidden_size": 128, "attn_layer_period": 4, "attn_layer_offset": 2, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "num_experts": 4, "mamba_dt_rank": 8,
+            }),
+        ),
+        (
+            "Jamba-tiny-dev",
+            json!({"hidden_size": 512, "num_hidden_layers": 16, "num_attention_heads": 8, "num_key_value_heads": 2}),
+        ),
+        ("AI21-Jamba-1.5-Mini", json!({"eos_token_id": [2, 518], "transformers_version": "4.40.2"})),
+        (
+            "AI21-Jamba-Large-1.5",
+            json!({
+                "hidden_size": 8192, "num_hidden_layers": 72, "num_attention_heads": 64, "intermediate_size": 24576,
+                "mamba_dt_rank": 512, "eos_token_id": [2, 518],
+            }),
+        ),
+        (
+            "AI21-Jamba-Reasoning-3B",
+            json!({
+                "hidden_size": 2560, "num_hidden_layers": 28, "attn_layer_period": 14, "attn_layer_offset": 7,
+                "num_attention_heads": 20, "num_key_value_heads": 1, "num_experts": 1, "num_experts_per_tok": 1,
+                "tie_word_embeddings": true, "mamba_dt_rank": 160, "eos_token_id": [2, 519],
+            }),
+        ),
+        ("AI21-Jamba2-Mini", json!({"eos_token_id": 519, "dtype": "bfloat16", "transformers_version": "4.56.1"})),
+        (
+            "jamba-900M",
+            json!({
+                "hidden_size": 1024, "num_attention_heads": 32, "vocab_size": 65024, "bos_token_id": 0, "eos_token_id": 0,
+            }),
+        ),
+        (
+            "Mini-Jamba-v2",
+            json!({
+                "hidden_size": 256, "num_hidden_layers": 16, "attn_layer_period": 3, "attn_layer_offset": 1,
+                "num_attention_heads": 8,
+            }),
+        ),
+        ("jamba-1.9b", json!({"d_model": 1024, "vocab_size": 128256, "num_attention_heads": 16})),
+        ("float16", json!({"torch_dtype": "float16", "num_hidden_layers": 8, "num_experts": 8})),
+        (
+            "FP8 with a scheme of the cache",
+            json!({"quantization_config": {
+                "quant_method": "compressed-tensors", "format": "float-quantized", "kv_cache_scheme": {"num_bits": 8},
+                "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": true}}},
+            }}),
+        ),
+        (
+            "tiny random of transformers 5",
+            json!({
+                "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "type_vocab_size": 16, "is_decoder": false,
+                "initializer_range": 0.02, "pad_token_id": 98, "scope": null, "num_labels": 3, "use_mamba_kernels": false,
+                "layer_types": (0..32).map(|layer| if layer % 8 == 4 { "attention" } else { "mamba" }).collect::<Vec<_>>(),
+            }),
+        ),
+    ] {
+        let opened = parse(&with(published(), changes));
+        assert!(opened.is_ok(), "{upload}: {}", opened.unwrap_err());
+    }
+}
+
 #[test]
 fn refuses_text_that_is_no_object() {
     let error = |text: &str| format!("{}\n", JambaConfig::parse(text, Path::new("config.json")).unwrap_err());

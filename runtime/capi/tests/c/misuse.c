@@ -31,6 +31,8 @@ int main(int argc, char **argv) {
     jamba_engine first, second, null_engine = {0}, never = {123456789};
     jamba_sequence sequence, foreign, none = {0};
     jamba_sampler sampler;
+    jamba_sampler_options of_model;
+    jamba_engine nothing = {0};
     jamba_text_stream stream;
     jamba_logits logits;
     jamba_feed feed;
@@ -145,6 +147,18 @@ int main(int argc, char **argv) {
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_init(NULL, sizeof options));
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_init(&options, 3));
     EXPECT(JAMBA_OK, jamba_generate_options_init(&options, sizeof options));
+    if (options.max_new != 256 || options.logprobs != -1) return 1;
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_generate_options_of_model(nothing, &options, sizeof options));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_of_model(second, NULL, sizeof options));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate_options_of_model(second, &options, 3));
+    EXPECT(JAMBA_OK, jamba_generate_options_of_model(second, &options, sizeof options));
+    if (options.size != sizeof options || options.max_new != 256 || options.sampler != NULL) return 1;
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sampler_options_of_model(nothing, &of_model, sizeof of_model));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_sampler_options_of_model(second, NULL, sizeof of_model));
+    EXPECT(JAMBA_OK, jamba_sampler_options_of_model(second, &of_model, sizeof of_model));
+    /* The toy's checkpoint has no generation_config.json. */
+    if (of_model.size != sizeof of_model || of_model.temperature != 0.8f || of_model.top_k != 40) return 1;
+    if (of_model.top_p != 0.95f || of_model.min_p != 0.05f || of_model.repetition_penalty != 1.0f) return 1;
     options.max_new = 5;
     options.constraint = JAMBA_CONSTRAINT_JSON_SCHEMA;
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_generate(second, none, prompt, 3, &options, NULL, NULL, &generated));
