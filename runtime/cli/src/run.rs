@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jamba_plan::output::Output;
-use jamba_runtime::{Engine, Finish, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
+use jamba_runtime::{Engine, Finish, GenerateOptions, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
 use serde::Serialize;
 
 use crate::failure::{Failure, print_json, print_line};
@@ -174,27 +174,17 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     engine.set_trace(args.trace.is_some());
-    if args.jsonl {
+    let form = match (args.json, args.jsonl) {
+        (true, _) => Form::Document,
+        (_, true) => Form::Lines,
+        _ => Form::Text,
+    };
+    if form == Form::Lines {
         let (device, target) = (engine.device(), engine.target());
         print_line(&Event::Begin { device, target, state_tokens, prompt_tokens: &prompt })?;
     }
-    let (mut first, mut reports) = (None, Vec::new());
-    let mut printer = if is_chat { Printer::for_message() } else { Printer::new(has_text) };
-    let generated = engine.generate_in(sequence, &prompt, &options, |token| {
-        first.get_or_insert_with(timing::since_beginning);
-        if args.json {
-            reports.push(TokenReport::new(token));
-            return ControlFlow::Continue(());
-        }
-        if args.jsonl {
-            return printer.hold(print_line(&Event::Token(TokenReport::new(token))));
-        }
-        printer.push(&token)
-    })?;
-    match args.json || args.jsonl {
-        true => printer.fail()?,
-        false => printer.finish(&generated)?,
-    }
+    let printer = if is_chat { Printer::for_message() } else { Printer::new(has_text) };
+    let Answer { generated, first, reports } = answer(form, &mut engine, (sequence, &prompt, &options), printer)?;
     let timing = Timing::new(open, first, prompt.len(), &generated);
     let memory = Memory::of(&engine);
     if let Some(file) = trace_file {
@@ -205,7 +195,15 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
         Some(save) => Some(save_state(&mut engine, sequence, &generated, save)?),
         None => None,
     };
-    if args.json || args.jsonl {
+    if form == Form::Text {
+        if let Some(cut) = Cut::of(&generated, &engine) {
+            cut.show(": jambac limits PLAN --context N -o OUT.plan makes a longer one");
+        }
+        if std::io::stderr().is_terminal() {
+            let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
+            eprintln!("{}", style::on_stderr(style::Kind::Quiet, &line));
+        }
+    } else {
         let report = Report {
             device: engine.device(),
             state_tokens,
@@ -214,22 +212,61 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             text: has_text.then_some(&generated.text),
             finish: generated.finish.name(),
             saved_tokens,
-            logprobs: args.logprobs.filter(|_| args.json).map(|_| reports),
+            logprobs: args.logprobs.filter(|_| form == Form::Document).map(|_| reports),
             timing,
             memory,
         };
-        match args.json {
-            true => print_json(&report)?,
-            false => print_line(&Event::End { rest: &generated.rest, report })?,
+        match form {
+            Form::Lines => print_line(&Event::End { rest: &generated.rest, report })?,
+            _ => print_json(&report)?,
         }
-    } else if let Some(cut) = Cut::of(&generated, &engine) {
-        cut.show(": jambac build --max-context N makes a longer one");
-    }
-    if !(args.json || args.jsonl) && std::io::stderr().is_terminal() {
-        let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
-        eprintln!("{}", style::on_stderr(style::Kind::Quiet, &line));
     }
     if is_cancelled { Err(interrupted(args.save_state.as_deref())) } else { Ok(()) }
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    /// `--json`.
+    Document,
+    /// `--jsonl`.
+    Lines,
+}
+
+/// A generated answer.
+struct Answer {
+    generated: Generated,
+    /// Time from the start of the program to the first token.
+    first: Option<Duration>,
+    /// For a document.
+    reports: Vec<TokenReport>,
+}
+
+/// Generates an answer and prints its tokens as they come, except in a document.
+fn answer(
+    form: Form,
+    engine: &mut Engine,
+    (sequence, prompt, options): (SequenceId, &[u32], &GenerateOptions),
+    mut printer: Printer,
+) -> Result<Answer, Failure> {
+    let (mut first, mut reports) = (None, Vec::new());
+    let generated = engine.generate_in(sequence, prompt, options, |token| {
+        first.get_or_insert_with(timing::since_beginning);
+        match form {
+            Form::Text => printer.push(&token),
+            Form::Lines => printer.hold(print_line(&Event::Token(TokenReport::new(token)))),
+            Form::Document => {
+                reports.push(TokenReport::new(token));
+                ControlFlow::Continue(())
+            }
+        }
+    })?;
+    match form {
+        Form::Text => printer.finish(&generated)?,
+        Form::Lines | Form::Document => printer.fail()?,
+    }
+    Ok(Answer { generated, first, reports })
 }
 
 /// Says what became of the state after Ctrl-C.

@@ -128,8 +128,8 @@ impl Conversation {
         }
         if tokens.len() as u64 >= capacity {
             return Err(Failure::Input(format!(
-                "the message has {} tokens, and the context of the plan has {capacity}: shorten the message, or build a \
-                 plan with a longer context: jambac build MODEL -o OUT.plan --max-context N",
+                "the message has {} tokens, and the context has {capacity}: shorten the message, or raise the context: \
+                 jambac limits PLAN --context N -o OUT.plan",
                 tokens.len()
             )));
         }

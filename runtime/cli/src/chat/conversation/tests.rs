@@ -118,6 +118,6 @@ fn the_oldest_turns_give_way() {
     let before = conversation.messages().to_vec();
     conversation.push("user", "long ".repeat(100));
     let refused = conversation.unread(&mut engine, 1).map(|_| ());
-    assert!(matches!(refused, Err(Failure::Input(text)) if text.contains("--max-context")));
+    assert!(matches!(refused, Err(Failure::Input(text)) if text.contains("jambac limits")));
     assert!(conversation.pop("user") && conversation.messages() == before);
 }
