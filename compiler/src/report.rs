@@ -61,16 +61,24 @@ pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     }
 }
 
-/// The chain of an error on one line. Causes that an earlier message already contains are left out.
+/// The chain of an error on one line. Causes that an earlier message already contains are left out, and so is a context whose path
+/// the next message begins with.
 fn causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
+    let mut parts: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text += if text.is_empty() { "" } else { ": " };
-            text += &cause;
+        if parts.iter().any(|part| part.contains(&cause)) {
+            continue;
         }
+        let names_path = |part: &String| {
+            let path = part.rsplit_once(' ').map_or(part.as_str(), |(_, path)| path);
+            cause.starts_with(&format!("{path}: "))
+        };
+        if parts.last().is_some_and(names_path) {
+            parts.pop();
+        }
+        parts.push(cause);
     }
-    text
+    parts.join(": ")
 }
 
 /// A command that fixes the error, if there is one and the message does not name it.
@@ -119,7 +127,12 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let error = anyhow!("no such file").context("x.plan: cannot open it: no such file").context("reading x.plan");
-        assert_eq!(causes(&error), "reading x.plan: x.plan: cannot open it: no such file");
+        assert_eq!(causes(&error), "x.plan: cannot open it: no such file");
+        assert_eq!(causes(&anyhow!("x.plan: damaged").context("x.plan")), "x.plan: damaged");
+        assert_eq!(
+            causes(&anyhow!("line 3: found 5").context("x.toml is not a model file")),
+            "x.toml is not a model file: line 3: found 5"
+        );
     }
 
     #[test]

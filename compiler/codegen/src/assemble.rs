@@ -1,6 +1,7 @@
 //! Assembles PTX with NVIDIA's ptxas, if it is installed, and parses its report of registers, spills and pipelines.
 
 use crate::error::CodegenError;
+use crate::object::is_of_the_system;
 use crate::ptx::ARCHITECTURE;
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,6 +58,9 @@ pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
         .output()
         .map_err(|error| failed(error.to_string()))?;
     let said = [result.stdout, result.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    if is_of_the_system(result.status) {
+        return Err(io(ptxas)(std::io::Error::other(format!("{}: {}", result.status, said.trim()))));
+    }
     if !result.status.success() {
         return Err(failed(said.trim().to_owned()));
     }

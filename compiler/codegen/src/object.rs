@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use jamba_plan::output::unfinished;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -46,9 +46,19 @@ pub fn link(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
     let result = command.output().map_err(io(&linker))?;
     if !result.status.success() {
         let message = String::from_utf8_lossy(&result.stderr).trim().to_owned();
+        if is_of_the_system(result.status) {
+            return Err(io(&linker)(std::io::Error::other(format!("{}: {message}", result.status))));
+        }
         return Err(CodegenError::Link { linker, message });
     }
     Ok(result.stdout)
+}
+
+/// True for a tool that did not run to its end: it was killed, for example because memory was short, or a library could not be
+/// loaded.
+pub(crate) fn is_of_the_system(status: ExitStatus) -> bool {
+    const NOT_LOADED: i32 = 127;
+    status.code().is_none_or(|code| code == NOT_LOADED)
 }
 
 /// An object that the linker can read: an anonymous file, which needs /proc for its path and which a killed process does not
