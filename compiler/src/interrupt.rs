@@ -17,7 +17,8 @@ pub fn begin() {
 }
 
 fn wait() {
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let handled = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !unfinished::is_ignored(signal));
+    let Ok(mut signals) = Signals::new(handled) else { return };
     if let Some(signal) = signals.forever().next() {
         unfinished::remove();
         let _ =

@@ -33,7 +33,8 @@ pub(crate) fn catch() -> Cancel {
 }
 
 fn wait() {
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let handled = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !unfinished::is_ignored(signal));
+    let Ok(mut signals) = Signals::new(handled) else { return };
     for signal in &mut signals {
         let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match current.filter(|cancel| signal == SIGINT && !cancel.is_cancelled()) {

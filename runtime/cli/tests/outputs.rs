@@ -165,6 +165,25 @@ fn sigterm_ends_a_run_with_its_exit_code() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
+#[test]
+fn a_hangup_does_not_end_a_run_under_nohup() {
+    let files = files(endless());
+    let args = ["--tokens", "4,5", "--ignore-eos", "-n", "99999", "--threads", "2"];
+    let run = files.command("run", &args);
+    let mut command = Command::new("nohup");
+    command.arg(run.get_program()).args(run.get_args()).current_dir(files.folder.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    let id = child.id().to_string();
+    let kill = |signal: &str| Command::new("kill").args([signal, &id]).status().unwrap();
+    assert!(kill("-HUP").success());
+    // The answer goes on after it.
+    stdout.read_exact(&mut [0; 8]).unwrap();
+    assert!(kill("-TERM").success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
 /// Runs under a limit of the shell. Whatever fails is the machine's fault: exit code 1, with a reason.
 #[track_caller]
 fn limited(files: &Files, limit: &str) -> bool {

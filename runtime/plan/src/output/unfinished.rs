@@ -16,6 +16,19 @@ pub fn remove() {
     }
 }
 
+/// True if this process was started with a signal ignored, as `nohup` does with SIGHUP and a shell's `&` with SIGINT. A program must
+/// not handle such a signal. False without /proc.
+pub fn is_ignored(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_in_mask(&status, signal))
+}
+
+/// Reads `SigIgn:`, a hexadecimal mask whose lowest bit is signal 1.
+fn is_in_mask(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1)
+}
+
 fn delete(path: &Path) {
     // There is nothing to do about a failure: the path may not exist yet, or any more.
     let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -75,5 +88,17 @@ impl Drop for Entry {
             paths.swap_remove(index);
             delete(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_in_the_mask() {
+        let status = "Name:\tjamba\nSigIgn:\t0000000000001001\nSigCgt:\tffffffffffffffff\n";
+        assert_eq!([1, 2, 13, 15].map(|signal| is_in_mask(status, signal)), [true, false, true, false]);
+        assert!(!is_in_mask("", 1) && !is_in_mask(status, 0) && !is_in_mask(status, 65));
     }
 }
