@@ -35,28 +35,32 @@ fn agree_with_avx512() {
     each(Target::Cpu(X86Level::V4), small(all()), |on| check(on, &Product::of(on)));
 }
 
-fn agree_on_hopper(cases: Vec<Case>) {
-    each_under(&three_multiprocessors(), Target::Hopper, simulated(cases), |on| check(on, &Product::of(on)));
+/// Shapes that are those of CPUs run under one seed, those of tiles under all.
+fn agree_on_hopper(seeds: &[Conditions], cases: Vec<Case>) {
+    each_under(seeds, Target::Hopper, simulated(cases), |on| check(on, &Product::of(on)));
 }
 
 #[test]
 fn linear_agrees_on_hopper() {
-    agree_on_hopper(linear::Spec::cases());
+    agree_on_hopper(&three_multiprocessors()[..1], linear::Spec::cases());
 }
 
 #[test]
 fn linear_of_integers_agrees_on_hopper() {
-    agree_on_hopper(cases::integer_linear());
+    agree_on_hopper(&three_multiprocessors()[..1], cases::integer_linear());
 }
 
 #[test]
 fn split_linear_and_swiglu_agree_on_hopper() {
-    agree_on_hopper([split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat());
+    agree_on_hopper(
+        &three_multiprocessors()[..1],
+        [split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat(),
+    );
 }
 
 #[test]
 fn remainders_of_tiles_agree_on_hopper() {
-    agree_on_hopper(cases::by_tiles());
+    agree_on_hopper(&three_multiprocessors(), cases::by_tiles());
 }
 
 fn base() -> Spec {
