@@ -84,7 +84,7 @@ impl GenerateArgs {
     /// The files that the options name.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let ConstraintArgs { json_schema, grammar, .. } = &self.constraint;
-        json_schema.iter().chain(grammar).map(Path::new)
+        json_schema.iter().chain(grammar).chain(&self.chat_template).map(Path::new)
     }
 
     /// Converts to options of the runtime. Absent options have the model's values.

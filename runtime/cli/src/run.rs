@@ -139,6 +139,9 @@ impl TokenReport {
 
 /// Generates text from a prompt.
 pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
+    if args.generate.has_chat_template() && args.load_state.is_some() {
+        return Err(Failure::Usage("--chat-template begins a new chat and cannot continue --load-state".to_owned()));
+    }
     args.prompt = args.prompt.after(&mut args.plan)?;
     // A state may replace the one that it continues: that one has been read by then.
     let inputs = std::iter::once(args.plan.path()).chain(args.prompt.file()).chain(args.generate.files());
@@ -158,9 +161,6 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     };
     let state_tokens = engine.len(sequence)?;
     let is_chat = args.chat || args.system.is_some() || args.generate.has_chat_template();
-    if args.generate.has_chat_template() && args.load_state.is_some() {
-        return Err(Failure::Usage("--chat-template begins a new chat and cannot continue --load-state".to_owned()));
-    }
     let prompt = match is_chat {
         true => prompt.chat_tokens(&engine, &args.generate.chat_template(&engine)?, args.system.as_deref())?,
         false => prompt.tokens(&engine, state_tokens)?,

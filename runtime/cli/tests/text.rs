@@ -171,6 +171,33 @@ fn a_prompt_can_be_a_message_of_a_chat() {
 }
 
 #[test]
+fn a_chat_template_and_special_tokens_can_be_chosen() {
+    let toy = toy();
+    let mine = toy.write("mine.jinja", b"{{ messages[-1].content }}");
+    let tokens = |args: &[&str]| toy.json(&[args, &["-n", "2", "--greedy", "--ignore-eos"]].concat());
+    let (plain, chat) = (tokens(&["--prompt", "Hi"]), tokens(&["--prompt", "Hi", "--chat-template", &mine]));
+    // The rendered chat is the prompt, without the start token that plain text gets.
+    assert_eq!(plain["prompt_tokens"].as_array().unwrap()[1..], chat["prompt_tokens"].as_array().unwrap()[..]);
+    let named = tokens(&["--prompt", "Hi", "--chat-template", "default"]);
+    assert_eq!(named["prompt_tokens"], tokens(&["--prompt", "Hi", "--chat"])["prompt_tokens"]);
+    toy.refused(&["--prompt", "Hi", "--chat-template", "nope"], b"", 1, &["nope", "expected a file", "default"]);
+    // 2 is the end token, forced.
+    let forced = ["--prompt", "Hi", "--logit-bias", "2=1000"];
+    assert_eq!(tokens(&forced)["text"], "");
+    toy.refused(
+        &[&forced[..], &["--chat-template", &mine, "--load-state", "x"]].concat(),
+        b"",
+        2,
+        &["--chat-template"],
+    );
+    let pad = ["--prompt", "Hi", "--logit-bias", "0=1000"];
+    assert_eq!(
+        (&tokens(&pad)["text"], &tokens(&[&pad[..], &["--special"]].concat())["text"]),
+        (&json!(""), &json!("<|pad|><|pad|>"))
+    );
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let toy = toy();
     for (args, wants) in [("--json", "{"), ("", "")] {

@@ -144,7 +144,8 @@ impl ChatTemplate {
         };
         let parsed = named.into_iter().map(|Named { name, template }| match Template::new(&template) {
             Ok(template) => Ok((name, template)),
-            Err(reason) => Err(failed(SECTION, reason)),
+            Err(reason) if name == DEFAULT => Err(failed(SECTION, reason)),
+            Err(reason) => Err(failed(SECTION, format!("{name}: {reason}"))),
         });
         let templates = parsed.collect::<Result<_, _>>()?;
         let special_token = |name: &'static str| {

@@ -124,14 +124,30 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
     }
 }
 
+/// The direction of a sort.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Direction {
+    Ascending,
+    Descending,
+}
+
+impl Direction {
+    /// The direction for an argument `reverse`.
+    pub(super) fn of(reverse: Option<Value>) -> Direction {
+        match reverse {
+            Some(reverse) if reverse.is_true() => Direction::Descending,
+            _ => Direction::Ascending,
+        }
+    }
+}
+
 /// `sorted(items)` by keys: stable, with `<` alone.
-pub(super) fn sorted(items: Vec<(Value, Value)>, is_reverse: bool) -> Result<Vec<Value>> {
-    let mut items = items;
-    if is_reverse {
+pub(super) fn sorted(mut items: Vec<(Value, Value)>, direction: Direction) -> Result<Vec<Value>> {
+    if direction == Direction::Descending {
         items.reverse();
     }
     let mut items = merge_sorted(items)?;
-    if is_reverse {
+    if direction == Direction::Descending {
         items.reverse();
     }
     Ok(items.into_iter().map(|(_, item)| item).collect())

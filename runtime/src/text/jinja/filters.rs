@@ -1,7 +1,7 @@
 //! Filters of values and sequences. Those of text are in [`super::text_filters`].
 
 use super::arguments::{Arguments, optional_int, size_of, text_of};
-use super::compare;
+use super::compare::{self, Direction};
 use super::eval::Interpreter;
 use super::number::{self, Operator};
 use super::print::{self, Json};
@@ -248,7 +248,7 @@ fn dict_sort(value: &Value, arguments: Arguments) -> Result<Value> {
         let key = entry.items()?.swap_remove(position);
         keyed.push((ignoring_case(key, is_case_sensitive), entry));
     }
-    Value::list(compare::sorted(keyed, reverse.is_some_and(|reverse| reverse.is_true()))?)
+    Value::list(compare::sorted(keyed, Direction::of(reverse))?)
 }
 
 fn map(interpreter: &Interpreter<'_>, value: &Value, mut arguments: Arguments) -> Result<Value> {
@@ -324,7 +324,7 @@ fn keyed(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Ar
                 let keys: Vec<Value> = paths.iter().map(|path| key(&item, path, None, case)).collect::<Result<_>>()?;
                 items.push((Value::list(keys)?, item));
             }
-            Value::list(compare::sorted(items, is_true(reverse))?)
+            Value::list(compare::sorted(items, Direction::of(reverse))?)
         }
         "unique" => {
             let [case, path] = arguments.bind(name, ["case_sensitive", "attribute"], 0)?;
@@ -343,7 +343,7 @@ fn keyed(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Ar
             let default = default.filter(|default| !matches!(default, Value::None));
             let keys = value.items()?.into_iter().map(|item| Ok((key(&item, &path, default.as_ref(), case)?, item)));
             let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
-            for item in compare::sorted(keys.collect::<Result<_>>()?, false)? {
+            for item in compare::sorted(keys.collect::<Result<_>>()?, Direction::Ascending)? {
                 let same = key(&item, &path, default.as_ref(), case)?;
                 match groups.last_mut() {
                     Some((key, items)) if compare::equal(key, &same) => items.push(item),

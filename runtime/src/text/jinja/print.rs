@@ -171,7 +171,7 @@ impl Json {
                 if self.has_sorted_keys {
                     let keys = dict.entries.keys().enumerate();
                     let keys = keys.map(|(index, key)| (key.value().clone(), Value::Int(index as i128))).collect();
-                    let order = compare::sorted(keys, false)?;
+                    let order = compare::sorted(keys, compare::Direction::Ascending)?;
                     let order = order.iter().filter_map(Value::as_int);
                     entries = order.filter_map(|index| dict.entries.get_index(index as usize)).collect();
                 }

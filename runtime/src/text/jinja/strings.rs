@@ -76,17 +76,17 @@ pub(super) fn call(interpreter: &Interpreter<'_>, text: &str, name: &str, argume
         "split" | "rsplit" => {
             let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"], 0)?;
             let limit = optional_int(&limit)?.and_then(|limit| usize::try_from(limit).ok());
+            let side = if name == "rsplit" { Side::End } else { Side::Start };
             let parts = match separator {
-                None | Some(Value::None) => split_spaces(text, limit, name == "rsplit"),
-                Some(separator) => split(text, text_of(&separator, name)?, limit, name == "rsplit")?,
+                None | Some(Value::None) => split_spaces(text, limit, side),
+                Some(separator) => split(text, text_of(&separator, name)?, limit, side)?,
             };
             Value::list(parts.into_iter().map(Value::text).collect())
         }
         "splitlines" => {
             let [keeps] = arguments.bind(name, ["keepends"], 0)?;
-            Value::list(
-                split_lines(text, keeps.is_some_and(|keeps| keeps.is_true())).into_iter().map(Value::text).collect(),
-            )
+            let ends = if keeps.is_some_and(|keeps| keeps.is_true()) { Ends::Kept } else { Ends::Dropped };
+            Value::list(split_lines(text, ends).into_iter().map(Value::text).collect())
         }
         "partition" | "rpartition" => partition(text, name, &arguments.one(name)?),
         "join" => {
@@ -253,12 +253,19 @@ pub(super) fn strip(text: &str, name: &str, characters: Option<&Value>) -> Resul
     }))
 }
 
+/// The side from which a text is split.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Start,
+    End,
+}
+
 /// `text.split()`: the words, at most `limit` + 1 parts.
-fn split_spaces(text: &str, limit: Option<usize>, is_from_end: bool) -> Vec<&str> {
+fn split_spaces(text: &str, limit: Option<usize>, side: Side) -> Vec<&str> {
     let limit = limit.unwrap_or(usize::MAX);
     let mut parts = Vec::new();
     let mut rest = text.trim_matches(is_space);
-    if is_from_end {
+    if side == Side::End {
         rest = text.trim_end_matches(is_space);
         while let Some((at, c)) = rest.char_indices().rev().find(|(_, c)| is_space(*c)).filter(|_| parts.len() < limit)
         {
@@ -280,12 +287,12 @@ fn split_spaces(text: &str, limit: Option<usize>, is_from_end: bool) -> Vec<&str
     parts
 }
 
-fn split<'t>(text: &'t str, separator: &str, limit: Option<usize>, is_from_end: bool) -> Result<Vec<&'t str>> {
+fn split<'t>(text: &'t str, separator: &str, limit: Option<usize>, side: Side) -> Result<Vec<&'t str>> {
     if separator.is_empty() {
         return error("empty separator");
     }
     let n = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
-    if is_from_end {
+    if side == Side::End {
         let mut parts: Vec<&str> = text.rsplitn(n, separator).collect();
         parts.reverse();
         return Ok(parts);
@@ -293,8 +300,15 @@ fn split<'t>(text: &'t str, separator: &str, limit: Option<usize>, is_from_end: 
     Ok(text.splitn(n, separator).collect())
 }
 
+/// Whether lines have their line ends.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Ends {
+    Kept,
+    Dropped,
+}
+
 /// `text.splitlines(keepends)`.
-pub(super) fn split_lines(text: &str, keeps_ends: bool) -> Vec<&str> {
+pub(super) fn split_lines(text: &str, ends: Ends) -> Vec<&str> {
     let is_end = |c: char| {
         matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
@@ -307,7 +321,7 @@ pub(super) fn split_lines(text: &str, keeps_ends: bool) -> Vec<&str> {
         };
         let length =
             if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
-        lines.push(&rest[..if keeps_ends { at + length } else { at }]);
+        lines.push(&rest[..if ends == Ends::Kept { at + length } else { at }]);
         rest = &rest[at + length..];
     }
     lines

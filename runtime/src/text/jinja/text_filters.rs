@@ -123,7 +123,7 @@ fn indent(value: &Value, arguments: Arguments) -> Result<Value> {
         None => "    ".to_owned(),
     };
     let text = format!("{}\n", text_of(value, "indent")?);
-    let lines = strings::split_lines(&text, false);
+    let lines = strings::split_lines(&text, strings::Ends::Dropped);
     check_text(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let blank = is_true(blank);
     let mut out = if is_true(first) { indention.clone() } else { String::new() };
@@ -232,26 +232,33 @@ fn url_encode(value: &Value) -> Result<Value> {
     let pairs = match value {
         Value::Dict(dict) => super::filters::entries(dict)?,
         Value::List(_) | Value::Tuple(_) | Value::View(_) | Value::Iterator(_) | Value::Range(_) => value.items()?,
-        value => return Ok(Value::text(quoted(&print::text(value)?, false))),
+        value => return Ok(Value::text(quoted(&print::text(value)?, Part::Path))),
     };
     let mut out = String::new();
     for (index, pair) in pairs.iter().enumerate() {
         let [key, value] = &pair.items()?[..] else { return error("urlencode: expected pairs of keys and values") };
         out += if index > 0 { "&" } else { "" };
-        out += &format!("{}={}", quoted(&print::text(key)?, true), quoted(&print::text(value)?, true));
+        out += &format!("{}={}", quoted(&print::text(key)?, Part::Query), quoted(&print::text(value)?, Part::Query));
         check_text(out.len())?;
     }
     Ok(Value::text(out))
 }
 
+/// The part of a URL.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Path,
+    Query,
+}
+
 /// `urllib.parse.quote`; in a query, spaces are `+` and slashes are quoted.
-fn quoted(text: &str, is_query: bool) -> String {
+fn quoted(text: &str, part: Part) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => out.push(char::from(byte)),
-            b'/' if !is_query => out.push('/'),
-            b' ' if is_query => out.push('+'),
+            b'/' if part == Part::Path => out.push('/'),
+            b' ' if part == Part::Query => out.push('+'),
             byte => out += &format!("%{byte:02X}"),
         }
     }
