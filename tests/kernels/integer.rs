@@ -4,7 +4,7 @@
 use half::bf16;
 use jambac_graph::Activation;
 use jambac_harness::{Arg, Array, Conditions, Runner, Target, assert_same_bits, counts, random, random_indices};
-use jambac_kernels::cases;
+use jambac_kernels::cases::{self, Case};
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::cpu::integer::padded_inputs;
 use jambac_kernels::elementwise::{self, Function};
@@ -210,67 +210,82 @@ impl Operands {
         linear::linear(&self.x, &self.matrix.values(), bias, linear::Linear { n_in: k, n_out: n, activation })
     }
 
-    /// Bound of the error against the exact result, before bias and activation:
+    /// Bounds of the error against the exact result, before bias and activation, of each element:
     ///
-    ///     Σ over groups of (½ + 2⁻⁷) · max|x| / 32767 · Σ|w|      rounding of x to steps (rounding of the steps: 2⁻⁷ of one)
-    ///     + 2⁻¹¹⁰ · Σ|w|                                          groups that are rounded to zero
-    ///     + (groups + 8) · 2⁻²³ · Σ|x · w|                        f32 roundings: one for each group, a few of scales
-    fn bound(&self, row: usize, output: usize, values: &[f32]) -> f64 {
-        let (x, w) = (&self.x[row * self.spec.k..][..self.spec.k], &values[output * self.spec.k..][..self.spec.k]);
-        let group = activation_group(self.spec.format);
-        let magnitude = |x: &f32| f64::from(x.abs());
-        let steps = x.chunks(group).zip(w.chunks(group)).map(|(x, w)| {
-            let max = x.iter().map(magnitude).fold(0.0, f64::max);
-            ((0.5 + 2f64.powi(-7)) * max / 32767.0 + 2f64.powi(-110)) * w.iter().map(magnitude).sum::<f64>()
-        });
-        let products: f64 = x.iter().zip(w).map(|(x, w)| magnitude(x) * magnitude(w)).sum();
-        steps.sum::<f64>() + (x.len().div_ceil(group) + 8) as f64 * 2f64.powi(-23) * products
+    /// ```text
+    /// Σ over groups of (½ + 2⁻⁷) · max|x| / 32767 · Σ|w|      rounding of x to steps (rounding of the steps: 2⁻⁷ of one)
+    /// + 2⁻¹¹⁰ · Σ|w|                                          groups that are rounded to zero
+    /// + (groups + 8) · 2⁻²³ · Σ|x · w|                        f32 roundings: one for each group, a few of scales
+    /// ```
+    fn bounds(&self) -> Vec<f64> {
+        let (k, group) = (self.spec.k, activation_group(self.spec.format));
+        let magnitudes = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).collect::<Vec<_>>();
+        let (x, w) = (magnitudes(&self.x), magnitudes(&self.matrix.values()));
+        let sums: Vec<f64> = w.chunks_exact(k).flat_map(|w| w.chunks(group)).map(|w| w.iter().sum()).collect();
+        let n_groups = k.div_ceil(group);
+        let mut bounds = Vec::with_capacity(self.x.len() / k * self.spec.n);
+        for x in x.chunks_exact(k) {
+            let step = |x: &[f64]| (0.5 + 2f64.powi(-7)) * x.iter().copied().fold(0.0, f64::max) / 32767.0;
+            let steps: Vec<f64> = x.chunks(group).map(|x| step(x) + 2f64.powi(-110)).collect();
+            for (w, sums) in w.chunks_exact(k).zip(sums.chunks_exact(n_groups)) {
+                let rounded: f64 = steps.iter().zip(sums).map(|(step, sum)| step * sum).sum();
+                let products: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum();
+                bounds.push(rounded + (n_groups + 8) as f64 * 2f64.powi(-23) * products);
+            }
+        }
+        bounds
+    }
+
+    /// The product with its bias, rounded as the kernels round it.
+    fn rounded(&self, fma: impl Fn(f32, f32, f32) -> f32) -> Vec<f32> {
+        let mut expected = self.matrix.product(&self.x, fma);
+        if self.spec.bias {
+            expected.iter_mut().enumerate().for_each(|(at, sum)| *sum += self.bias[at % self.spec.n]);
+        }
+        expected
     }
 }
 
-fn check(level: X86Level) {
-    let cases: Vec<_> = cases::integer_linear().into_iter().filter(|case| case.operations() < 2e7).collect();
-    let Some(kernels) = Runner::compile(Target::Cpu(level), cases.iter().map(|case| &case.kernel)) else { return };
+/// Checks the cases of a format at every level that this machine has; what is expected is computed once.
+fn check(format: Elem) {
+    let of_format = |case: &Case| matches!(&case.kernel, AnySpec::Linear(spec) if spec.format == format);
+    let mut cases = cases::integer_linear();
+    cases.retain(|case| of_format(case) && case.operations() < 2e7);
+    let levels = [X86Level::V2, X86Level::V3, X86Level::V4, X86Level::V4Vnni];
+    let compile = |level| Some((level, Runner::compile(Target::Cpu(level), cases.iter().map(|case| &case.kernel))?));
+    let runners: Vec<_> = levels.into_iter().filter_map(compile).collect();
     for case in &cases {
         let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
         let operands = Operands::new(spec, case.counts.tokens);
-        let found = operands.run(&kernels, &operands.x);
-        let what = format!("{} of {} rows", case.symbol(), case.counts.tokens);
-        if spec.activation == Activation::None {
-            let mut expected = match level {
-                X86Level::V2 => operands.matrix.product(&operands.x, |x, y, z| x * y + z),
-                _ => operands.matrix.product(&operands.x, f32::mul_add),
-            };
-            if spec.bias {
-                expected.iter_mut().enumerate().for_each(|(at, sum)| *sum += operands.bias[at % spec.n]);
+        let (exact, bounds) = (operands.exact(), operands.bounds());
+        let of_bits = spec.activation == Activation::None;
+        let bits = of_bits.then(|| [operands.rounded(|x, y, z| x * y + z), operands.rounded(f32::mul_add)]);
+        for (level, kernels) in &runners {
+            let what = format!("{} of {} rows, {level:?}", case.symbol(), case.counts.tokens);
+            let found = operands.run(kernels, &operands.x);
+            if let Some([twice, once]) = &bits {
+                assert_same_bits(&what, &found, if *level == X86Level::V2 { twice } else { once });
             }
-            assert_same_bits(&what, &found, &expected);
-        }
-        let values = operands.matrix.values();
-        for (at, (&found, exact)) in found.iter().zip(operands.exact()).enumerate() {
-            // SiLU amplifies a difference by at most 1.1; bias and activation round.
-            let rounding = 8.0 * 2f64.powi(-24) * f64::from(exact.abs()).max(1e-3);
-            let bound = 1.1 * operands.bound(at / spec.n, at % spec.n, &values) + rounding;
-            let difference = (f64::from(found) - f64::from(exact)).abs();
-            assert!(difference <= bound, "{what}: element {at} is {found:e}, not {exact:e} within {bound:e}");
+            assert_eq!((found.len(), bounds.len()), (exact.len(), exact.len()), "{what}");
+            for (at, ((&found, &exact), bound)) in found.iter().zip(&exact).zip(&bounds).enumerate() {
+                // SiLU amplifies a difference by at most 1.1; bias and activation round.
+                let rounding = 8.0 * 2f64.powi(-24) * f64::from(exact.abs()).max(1e-3);
+                let bound = 1.1 * bound + rounding;
+                let difference = (f64::from(found) - f64::from(exact)).abs();
+                assert!(difference <= bound, "{what}: element {at} is {found:e}, not {exact:e} within {bound:e}");
+            }
         }
     }
 }
 
 #[test]
-fn linear_has_the_bits_of_its_arithmetic() {
-    check(X86Level::V3);
+fn linear_of_int8_has_the_bits_of_its_arithmetic_at_every_level() {
+    check(Elem::I8);
 }
 
 #[test]
-fn linear_has_the_bits_of_its_arithmetic_without_fma() {
-    check(X86Level::V2);
-}
-
-#[test]
-fn linear_has_the_bits_of_its_arithmetic_with_avx512() {
-    check(X86Level::V4);
-    check(X86Level::V4Vnni);
+fn linear_of_int4_has_the_bits_of_its_arithmetic_at_every_level() {
+    check(Elem::I4);
 }
 
 fn spec(n: usize, k: usize, format: Elem) -> Spec {
