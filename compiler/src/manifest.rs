@@ -393,6 +393,7 @@ mod tests {
     #[test]
     fn a_cache_smaller_than_one_sequence_is_refused() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
         let mut model = ModelFile::open(folder.path()).unwrap();
         model.limits.kv_tokens = Some(64);
         let error = format!("{:#}", model.check().unwrap_err());

@@ -2,7 +2,7 @@
 //! SIGHUP end it with 128 plus the signal's number. Temporary files are removed first.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use jamba_plan::output::unfinished;
 use jamba_runtime::Cancel;
@@ -21,8 +21,13 @@ static CURRENT: Mutex<Option<Cancel>> = Mutex::new(None);
 
 /// Starts the thread that waits for signals. Without it, signals have the effect that the system gives them.
 pub(crate) fn begin() {
-    // Registers the handlers only if the thread exists to act on them.
-    let _ = std::thread::Builder::new().name("jamba-signals".to_owned()).spawn(wait);
+    // The thread registers the handlers, so that there are none without a thread to act on them. Waiting for it leaves no
+    // time in which a signal has its default effect.
+    let (registered, wait_for_it) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("jamba-signals".to_owned());
+    if thread.spawn(move || wait(registered)).is_ok() {
+        let _ = wait_for_it.recv();
+    }
 }
 
 /// The flag that Ctrl-C sets from now on. Another Ctrl-C before the flag is reset ends the program.
@@ -32,9 +37,10 @@ pub(crate) fn catch() -> Cancel {
     cancel
 }
 
-fn wait() {
+fn wait(registered: mpsc::Sender<()>) {
     let handled = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !unfinished::is_ignored(signal));
     let Ok(mut signals) = Signals::new(handled) else { return };
+    drop(registered);
     for signal in &mut signals {
         let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match current.filter(|cancel| signal == SIGINT && !cancel.is_cancelled()) {
