@@ -77,8 +77,8 @@ impl Matrix {
     /// longest context for one sequence.
     fn best(&self) -> Option<Best<'_>> {
         let whole = self.rows.iter().find_map(|row| {
-            let fitting = SEQUENCES.iter().zip(&row.bytes).filter(|(_, bytes)| **bytes <= self.budget);
-            let (&sequences, _) = fitting.last()?;
+            let mut fitting = SEQUENCES.iter().zip(&row.bytes).filter(|(_, bytes)| **bytes <= self.budget);
+            let (&sequences, _) = fitting.next_back()?;
             Some(Best { row, context: self.context, sequences })
         });
         whole.or_else(|| {

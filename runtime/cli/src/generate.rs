@@ -51,7 +51,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Print all special tokens of the answer. Without it, those that the chat template writes around tool calls and reasoning
-    /// are printed, such as <tool_calls> and <think>, and those that a stop string contains
+    /// are printed, such as those of tool calls and of thinking, and those that a stop string contains
     #[arg(long)]
     special: bool,
     /// Chat template: the name of one of the model's, or a file. [default: tool_use if there are tools and a template of that

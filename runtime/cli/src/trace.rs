@@ -18,7 +18,7 @@ pub(crate) fn document(engine: &Engine) -> Value {
     let name = |row: usize, name: &str| json!({ "name": "thread_name", "ph": "M", "pid": PROCESS, "tid": row, "args": { "name": name } });
     let process = json!({ "name": "process_name", "ph": "M", "pid": PROCESS, "args": { "name": engine.path().display().to_string() } });
     let mut events = vec![process, name(RUNS, "steps of the engine")];
-    events.extend(trace.runs().iter().map(|run| of_run(run)));
+    events.extend(trace.runs().iter().map(of_run));
     for (thread, spans) in trace.threads().iter().enumerate() {
         events.push(name(row(thread), &format!("thread {thread}")));
         let mut last = None;

@@ -220,7 +220,7 @@ pub struct Output {
 #[derive(Debug)]
 enum Place {
     Stdout,
-    File(Target),
+    File(Box<Target>),
 }
 
 impl Output {
@@ -243,7 +243,7 @@ impl Output {
             }
             return Ok(Output { kind, replace, place: Place::Stdout });
         }
-        Ok(Output { kind, replace, place: Place::File(Target::resolve(path)?) })
+        Ok(Output { kind, replace, place: Place::File(Box::new(Target::resolve(path)?)) })
     }
 
     /// Refuses a file of another kind and a read-only file.

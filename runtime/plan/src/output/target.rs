@@ -82,9 +82,7 @@ impl Target {
         let access = rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK);
         let in_place = || existing.is_some() && rustix::fs::access(&path, Access::WRITE_OK).is_ok();
         match access {
-            Err(error) if !in_place() => {
-                return Err(Refusal::Io { action: "write to its folder", source: error.into() });
-            }
+            Err(error) if !in_place() => Err(Refusal::Io { action: "write to its folder", source: error.into() }),
             _ => Ok(Target { folder, existing, folder_is_writable: access.is_ok(), path }),
         }
     }

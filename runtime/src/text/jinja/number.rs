@@ -205,7 +205,11 @@ pub(super) fn parse_int(text: &str, base: u32) -> Option<i128> {
     let prefix = prefixes.into_iter().find(|(prefix, of)| lower.starts_with(prefix) && (base == *of || base == 0));
     let (digits, base) = match prefix {
         Some((_, of)) => (lower[2..].strip_prefix('_').unwrap_or(&lower[2..]), of),
-        None if base == 0 && lower.len() > 1 && lower.starts_with('0') && lower.trim_matches(['0', '_']) != "" => {
+        None if base == 0
+            && lower.len() > 1
+            && lower.starts_with('0')
+            && !lower.trim_matches(['0', '_']).is_empty() =>
+        {
             return None;
         }
         None => (&*lower, if base == 0 { 10 } else { base }),
