@@ -125,8 +125,9 @@ fn a_plan_goes_to_a_pipe() {
 /// A command that has begun to write into a pipe that nobody reads. Its temporary files are in `tmp`.
 fn stuck(folder: &Path, args: &[&str]) -> Child {
     std::fs::create_dir(folder.join("tmp")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jambac"));
-    command.args(args).current_dir(folder);
+    // Tests may have been started with SIGINT ignored, as by a shell's `&`.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_jambac")]).args(args).current_dir(folder);
     command.env("TMPDIR", folder.join("tmp")).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();

@@ -32,8 +32,10 @@ fn slow_toy() -> Toy {
 }
 
 fn on_terminal(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> PtySession {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jamba"));
-    command.args(args).env("TERM", "xterm").env_remove("NO_COLOR").env("XDG_STATE_HOME", folder);
+    // Tests may have been started with SIGINT ignored, as by a shell's `&`.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM,HUP", env!("CARGO_BIN_EXE_jamba")]).args(args);
+    command.env("TERM", "xterm").env_remove("NO_COLOR").env("XDG_STATE_HOME", folder);
     command.envs(env.iter().copied());
     spawn_command(command, Some(TIMEOUT_MS)).unwrap()
 }
