@@ -41,7 +41,7 @@ fn locate_in(given: &Path, hub: Option<&Path>, home: Option<&Path>) -> Result<Lo
         FileKind::HubFolder => snapshot(&path),
         FileKind::ModelToml => Ok(Located { path, name: None }),
         kind @ (FileKind::Folder | FileKind::Adapter) => bail!("{}", without_config(&path, kind)),
-        // A file of a checkpoint stands for its folder.
+        // A path of config.json or of a shard means the folder that contains it.
         FileKind::Json | FileKind::Safetensors if beside(&path, "config.json") => {
             let folder = folder_of(&path);
             Ok(Located { name: hub_name(&folder), path: folder })

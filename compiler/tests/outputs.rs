@@ -122,7 +122,7 @@ fn a_plan_goes_to_a_pipe() {
     assert_eq!(names(folder.path()), ["model", "model.plan"]);
 }
 
-/// A command that has begun to write into a pipe that nobody reads. Its temporary files are in `tmp`.
+/// Starts a command and reads one byte of its output. The command then blocks on the full pipe. `TMPDIR` is `tmp`.
 fn stuck(folder: &Path, args: &[&str]) -> Child {
     std::fs::create_dir(folder.join("tmp")).unwrap();
     // Tests may have been started with SIGINT ignored, as by a shell's `&`.

@@ -112,7 +112,7 @@ impl Target {
         self.existing.as_ref().map(Identity::from)
     }
 
-    /// Refuses a file that nobody may write.
+    /// Refuses an existing file without write permission for owner, group and others. Root could write it.
     pub(super) fn check_permission(&self) -> Result<(), Refusal> {
         match &self.existing {
             Some(metadata) if metadata.mode() & 0o222 == 0 => Err(Refusal::ReadOnly(metadata.mode() & 0o777)),

@@ -292,7 +292,7 @@ fn fused(a: f32, b: f32, c: f32) -> f32 {
     let back = sum - p;
     let error = (p - (sum - back)) + (c - back);
     let bits = sum.to_bits() as i64;
-    // Towards the exact sum where it lies between two doubles and the nearer one is even.
+    // Round to odd: if the sum is inexact and its last bit is 0, take the neighbor in the direction of the exact sum.
     let away = if (error > 0.0) == (sum > 0.0) { 1 } else { -1 };
     let inexact = error != 0.0 && error.is_finite() && bits & 1 == 0;
     f64::from_bits((bits + if inexact { away } else { 0 }) as u64) as f32
