@@ -6,6 +6,8 @@ pub mod faults;
 pub(crate) mod id;
 pub(crate) mod map;
 
+use std::sync::Arc;
+
 use jamba_plan::format::{Arg, Count, Limits, Program, Setting, Table};
 
 use crate::RuntimeError;
@@ -111,6 +113,15 @@ pub(crate) trait Device: Send {
 
     /// Copies a piece to host memory. `bytes` has the size of the piece.
     fn read(&self, piece: Piece, bytes: &mut [u8]);
+
+    /// A copy of a piece of `bytes` bytes in host memory.
+    fn copy_out(&self, piece: Piece, bytes: usize) -> Arc<[u8]> {
+        let mut copy: Arc<[u8]> = std::iter::repeat_n(0, bytes).collect();
+        if let Some(copy) = Arc::get_mut(&mut copy) {
+            self.read(piece, copy);
+        }
+        copy
+    }
 
     /// Copies a piece from host memory. `bytes` has the size of the piece.
     fn write(&mut self, piece: Piece, bytes: &[u8]);

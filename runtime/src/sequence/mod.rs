@@ -5,8 +5,10 @@
 //! - [`snapshot`] copies the state of a sequence: fork, snapshot, restore, checkpoint, rollback.
 //! - [`save_point`] returns a sequence to earlier places.
 //! - [`state_file`] writes snapshots to files and reads them.
+//! - [`held`] counts the host memory of many snapshots.
 //! - [`prefix`] caches snapshots by the tokens that they begin with.
 
+pub(crate) mod held;
 mod pages;
 pub(crate) mod prefix;
 pub(crate) mod save_point;

@@ -1,21 +1,34 @@
 //! A prefix cache: a new sequence starts from the longest cached prefix of its prompt.
 //!
-//! Conv and SSM state are only available where they were saved. The cache saves a snapshot at every multiple of
-//! [`PrefixCache::interval`] tokens, for prompts that share a prefix, and before the last token, for the same prompt again
-//! (its last token must run to produce logits) and for its continuations. Snapshots of one prompt share KV pages; each page
-//! counts once. When the budget is exceeded, the least recently used snapshot is evicted.
+//! Conv and SSM state are only available where they were saved. The cache saves a snapshot
+//!
+//! - at every multiple of [`PrefixCache::interval`] tokens,
+//! - at a junction: where a prompt parts from an earlier one, so that the third prompt with a shared beginning reads none of
+//!   it, wherever it ends,
+//! - before the last token, for the same prompt again (its last token must run to produce logits) and for its continuations.
+//!
+//! Snapshots of one prompt share KV pages; each page counts once. When the budget is exceeded, the least recently used
+//! snapshot is evicted. The tokens of recent prompts are kept after that, for junctions.
 //!
 //! Logits are bit-identical to those of a prefill of the whole prompt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::held::Held;
 use super::session::Admitted;
 use crate::{Cancel, Engine, Feed, Logits, Outputs, RuntimeError, SequenceId, Snapshot};
 
 /// Default of [`PrefixCache::interval`], in tokens.
 const INTERVAL: usize = 512;
+
+/// A junction must lie this many tokens behind the snapshot that a prompt starts from to be worth one, unless that snapshot
+/// is at a multiple of the interval, an arbitrary place. Chat templates begin all prompts with a few same tokens.
+pub(crate) const LEAST_GAIN: usize = 16;
+
+/// Most recent prompts whose tokens are kept, and most tokens of them (4 MiB).
+const RECENT: (usize, usize) = (64, 1 << 20);
 
 /// Statistics of a [`PrefixCache`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,8 +75,10 @@ pub struct PrefixCache {
     /// Keys of `entries` by last use.
     by_use: BTreeMap<u64, Arc<[u32]>>,
     n_uses: u64,
-    /// Number of snapshots that hold each page, by page address.
-    pages: HashMap<usize, usize>,
+    held: Held,
+    /// Recent prompts, the last one at the end.
+    recent: VecDeque<Box<[u32]>>,
+    n_recent_tokens: usize,
     counters: PrefixCounters,
 }
 
@@ -83,7 +98,9 @@ impl PrefixCache {
             entries: BTreeMap::new(),
             by_use: BTreeMap::new(),
             n_uses: 0,
-            pages: HashMap::new(),
+            held: Held::default(),
+            recent: VecDeque::new(),
+            n_recent_tokens: 0,
             counters: PrefixCounters::default(),
         }
     }
@@ -100,7 +117,12 @@ impl PrefixCache {
 
     /// Statistics since the cache was created.
     pub fn counters(&self) -> PrefixCounters {
-        self.counters
+        PrefixCounters { bytes: self.held.bytes(), ..self.counters }
+    }
+
+    /// The most host memory of the snapshots, in bytes.
+    pub fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
     }
 
     /// The snapshot with the longest prefix of `tokens`; marks it as used.
@@ -122,12 +144,25 @@ impl PrefixCache {
         loop {
             let up_to = (Bound::Unbounded, Bound::Included(tokens));
             let (key, _) = self.entries.range::<[u32], _>(up_to).next_back()?;
-            let common = key.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            let common = n_common(key, tokens);
             if common == key.len() {
                 return Some(Arc::clone(key));
             }
             tokens = &tokens[..common];
         }
+    }
+
+    /// Like [`PrefixCache::longest`], without marking it as used.
+    pub(crate) fn peek(&self, tokens: &[u32]) -> Option<&Snapshot> {
+        self.entries.get(&self.find(tokens)?).map(|entry| &entry.snapshot)
+    }
+
+    /// Length of the longest common prefix of `tokens` with a key or a recent prompt.
+    pub(crate) fn common(&self, tokens: &[u32]) -> usize {
+        let before = self.entries.range::<[u32], _>((Bound::Unbounded, Bound::Included(tokens))).next_back();
+        let after = self.entries.range::<[u32], _>((Bound::Excluded(tokens), Bound::Unbounded)).next();
+        let keys = before.into_iter().chain(after).map(|(key, _)| &**key);
+        keys.chain(self.recent.iter().map(|prompt| &**prompt)).map(|other| n_common(other, tokens)).max().unwrap_or(0)
     }
 
     /// Inserts a snapshot, replacing one with the same tokens, and evicts least recently used snapshots until the budget is
@@ -140,16 +175,11 @@ impl PrefixCache {
         self.remove(&Arc::clone(&snapshot.tokens));
         self.n_uses += 1;
         self.counters.snapshots += 1;
-        self.counters.bytes += own_bytes(&snapshot);
-        for page in &*snapshot.pages {
-            let holders = self.pages.entry(address(page)).or_default();
-            *holders += 1;
-            self.counters.bytes += if *holders == 1 { page.len() as u64 } else { 0 };
-        }
+        self.held.add(&snapshot);
         let tokens = Arc::clone(&snapshot.tokens);
         self.by_use.insert(self.n_uses, Arc::clone(&tokens));
         self.entries.insert(tokens, Entry { snapshot, used: self.n_uses });
-        while self.counters.bytes > self.budget_bytes
+        while self.held.bytes() > self.budget_bytes
             && let Some((_, oldest)) = self.by_use.first_key_value()
         {
             self.remove(&Arc::clone(oldest));
@@ -162,44 +192,53 @@ impl PrefixCache {
         let Some(Entry { snapshot, used }) = self.entries.remove(tokens) else { return };
         self.by_use.remove(&used);
         self.counters.snapshots -= 1;
-        self.counters.bytes -= own_bytes(&snapshot);
-        for page in &*snapshot.pages {
-            let address = address(page);
-            match self.pages.get_mut(&address) {
-                Some(holders) if *holders > 1 => *holders -= 1,
-                _ => {
-                    self.pages.remove(&address);
-                    self.counters.bytes -= page.len() as u64;
-                }
-            }
-        }
+        self.held.remove(&snapshot);
     }
 
-    /// Counts a prompt of `n_tokens` tokens of which `saved` came from the cache.
-    fn count(&mut self, saved: usize, n_tokens: usize) {
+    /// Counts a prompt of which the first `saved` tokens came from the cache, and keeps its tokens for junctions.
+    pub(crate) fn count(&mut self, saved: usize, tokens: &[u32]) {
         self.counters.prompts += 1;
         self.counters.hits += u64::from(saved > 0);
         self.counters.tokens_saved += saved as u64;
-        self.counters.tokens_read += (n_tokens - saved) as u64;
+        self.counters.tokens_read += (tokens.len() - saved) as u64;
+        let (most_prompts, most_tokens) = RECENT;
+        self.n_recent_tokens += tokens.len();
+        self.recent.push_back(tokens.into());
+        while self.recent.len() > most_prompts || self.n_recent_tokens > most_tokens {
+            self.n_recent_tokens -= self.recent.pop_front().map_or(0, |oldest| oldest.len());
+        }
     }
 
-    /// Lengths at which to take snapshots of a prompt of `n_tokens` tokens, after the first `done`.
-    fn borders(&self, done: usize, n_tokens: usize) -> impl Iterator<Item = usize> + use<> {
+    /// Lengths at which to take snapshots of a prompt of `n_tokens` tokens, after the first `done` and in ascending order.
+    /// `common` is the length of its longest common prefix with another prompt.
+    pub(crate) fn borders(&self, done: usize, n_tokens: usize, common: usize) -> Vec<usize> {
         let (interval, end) = (self.interval, n_tokens - 1);
         let next = done.checked_div(interval).map_or(end, |n| (n + 1).saturating_mul(interval));
-        (next..end).step_by(interval.max(1)).chain((done < end).then_some(end))
+        let mut borders: Vec<usize> = (next..end).step_by(interval.max(1)).collect();
+        borders.extend((done < end).then_some(end));
+        let is_arbitrary = done > 0 && interval > 0 && done.is_multiple_of(interval);
+        let gain = if is_arbitrary { 1 } else { LEAST_GAIN };
+        borders.extend((common >= done + gain && common < end).then_some(common));
+        borders.sort_unstable();
+        borders.dedup();
+        borders
+    }
+
+    /// Fails if the snapshots belong to another plan or target than the engine's.
+    pub(crate) fn check_origin(&self, engine: &Engine) -> Result<(), RuntimeError> {
+        let Some((plan, target)) = &self.origin else { return Ok(()) };
+        engine.check_plan("prefix cache", *plan)?;
+        if **target != *engine.target() {
+            let (found, expected) = (target.to_string(), engine.target().to_owned());
+            return Err(RuntimeError::OtherTarget { what: "prefix cache", found, expected });
+        }
+        Ok(())
     }
 }
 
-/// Size of a snapshot without its pages, which may be shared, in bytes.
-fn own_bytes(snapshot: &Snapshot) -> u64 {
-    let pages: usize = snapshot.pages.iter().map(|page| page.len()).sum();
-    snapshot.bytes() - pages as u64
-}
-
-/// Address of a page, unique while the page is alive.
-fn address(page: &Arc<[u8]>) -> usize {
-    Arc::as_ptr(page).addr()
+/// Length of the longest common prefix.
+pub(crate) fn n_common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl Engine {
@@ -216,13 +255,7 @@ impl Engine {
         chunk: Option<usize>,
         cancel: Option<&Cancel>,
     ) -> Result<(SequenceId, Logits<'_>), RuntimeError> {
-        if let Some((plan, target)) = &cache.origin {
-            self.check_plan("prefix cache", *plan)?;
-            if **target != *self.target() {
-                let (found, expected) = (target.to_string(), self.target().to_owned());
-                return Err(RuntimeError::OtherTarget { what: "prefix cache", found, expected });
-            }
-        }
+        cache.check_origin(self)?;
         self.sequences.check_new(tokens)?;
         let known = cache.longest(&tokens[..tokens.len() - 1]);
         let saved = known.as_ref().map_or(0, |snapshot| snapshot.tokens.len());
@@ -232,7 +265,7 @@ impl Engine {
         };
         match self.read_on(cache, (sequence, known), tokens, chunk, cancel) {
             Ok(admitted) => {
-                cache.count(saved, tokens.len());
+                cache.count(saved, tokens);
                 Ok((sequence, self.logits(admitted)))
             }
             Err(error) => {
@@ -252,7 +285,7 @@ impl Engine {
         cancel: Option<&Cancel>,
     ) -> Result<Admitted, RuntimeError> {
         let mut done = known.as_ref().map_or(0, |snapshot| snapshot.tokens.len());
-        for border in cache.borders(done, tokens.len()) {
+        for border in cache.borders(done, tokens.len(), cache.common(&tokens[..tokens.len() - 1])) {
             if self.snapshot_bytes(border as u64) > cache.budget_bytes {
                 break;
             }
@@ -327,14 +360,40 @@ mod tests {
     }
 
     #[test]
-    fn borders_are_multiples_and_the_last_token_but_one() {
-        let borders =
-            |interval, done, n| PrefixCache::new(0).with_interval(interval).borders(done, n).collect::<Vec<_>>();
-        assert_eq!(borders(8, 0, 25), [8, 16, 24]);
-        assert_eq!(borders(8, 0, 24), [8, 16, 23]);
-        assert_eq!(borders(8, 11, 24), [16, 23]);
-        assert_eq!(borders(8, 16, 17), [0; 0]);
-        assert_eq!(borders(8, 0, 1), [0; 0]);
-        assert_eq!(borders(0, 3, 24), [23]);
+    fn borders_are_multiples_the_junction_and_the_last_token_but_one() {
+        let borders = |interval, done, n, common| PrefixCache::new(0).with_interval(interval).borders(done, n, common);
+        assert_eq!(borders(8, 0, 25, 0), [8, 16, 24]);
+        assert_eq!(borders(8, 0, 24, 0), [8, 16, 23]);
+        assert_eq!(borders(8, 11, 24, 0), [16, 23]);
+        assert_eq!(borders(8, 16, 17, 0), [0; 0]);
+        assert_eq!(borders(8, 0, 1, 0), [0; 0]);
+        assert_eq!(borders(0, 3, 24, 0), [23]);
+        assert_eq!(borders(0, 3, 24, 18), [23], "15 tokens are not worth a snapshot");
+        assert_eq!(borders(0, 3, 24, 19), [19, 23]);
+        assert_eq!(borders(8, 0, 25, 16), [8, 16, 24]);
+        assert_eq!(borders(8, 8, 25, 9), [9, 16, 24], "the snapshot at 8 is at an arbitrary place");
+        assert_eq!(borders(0, 0, 25, 24), [24]);
+    }
+
+    #[test]
+    fn the_longest_common_prefix_is_found() {
+        let mut cache = PrefixCache::new(1 << 20);
+        let keys: [&[u32]; 5] = [&[1, 2, 3], &[1, 2, 4, 4], &[1, 3], &[2, 9], &[3, 3, 3, 3]];
+        keys[..3].iter().for_each(|key| cache.insert(snapshot(key)));
+        keys[3..].iter().for_each(|key| cache.count(0, key));
+        for code in 0..5u32.pow(4) {
+            let query: Vec<u32> = (0..4).map(|i| code / 5u32.pow(i) % 5 + 1).collect();
+            let expected = keys.iter().map(|key| n_common(key, &query)).max().unwrap();
+            assert_eq!(cache.common(&query), expected, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn recent_prompts_are_bounded() {
+        let mut cache = PrefixCache::new(0);
+        (0..100).for_each(|first| cache.count(0, &[first, 7]));
+        assert_eq!((cache.recent.len(), cache.common(&[35, 7]), cache.common(&[36, 7])), (64, 0, 2));
+        cache.count(0, &vec![9; (1 << 20) - 4]);
+        assert_eq!((cache.recent.len(), cache.common(&[98, 7]), cache.common(&[97, 7])), (3, 2, 0));
     }
 }

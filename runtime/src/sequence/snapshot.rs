@@ -168,11 +168,7 @@ impl Engine {
         self.device.health()?;
         let slot = self.sequences.slot_of(id)?;
         let (model, memory) = (&self.manifest().model, self.memory());
-        let copy = |piece, bytes: u64| {
-            let mut copy = vec![0; bytes as usize];
-            self.device.read(piece, &mut copy);
-            Arc::from(copy)
-        };
+        let copy = |piece, bytes: u64| self.device.copy_out(piece, bytes as usize);
         let new = self.sequences.pages(id)?[common.len()..].iter();
         let pages = common.iter().cloned().chain(new.map(|&page| copy(Piece::Page(page), memory.kv_page))).collect();
         let state = copy(Piece::Slot(slot), memory.state_slot);
