@@ -57,7 +57,11 @@ fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
     };
     let prompt = draws.tokens((total - max_new).max(1), vocab);
     let ignore_eos = index.is_multiple_of(2);
-    Request { prompt, options: GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() } }
+    Request {
+        prompt,
+        options: GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() },
+        ..Request::default()
+    }
 }
 
 #[test]
@@ -77,7 +81,7 @@ fn two_hundred_requests_get_what_they_get_alone() {
 
     let mut expected = Vec::new();
     for request in &requests {
-        let Request { prompt, options } = request;
+        let Request { prompt, options, .. } = request;
         let generated = engine.generate(prompt, options, |_| ControlFlow::Continue(())).unwrap();
         expected.push((generated.tokens, Some(generated.finish)));
     }

@@ -69,7 +69,7 @@ fn serve(engine: &mut Engine, arrivals: &Receiver<Client>, out: &mut dyn Write) 
                 Ok(Client { name, prompt, max_new }) => {
                     let prompt = tokenizer.encode(&prompt)?;
                     let options = GenerateOptions { max_new, ..GenerateOptions::default() };
-                    let id = batch.submit(engine, Request { prompt, options })?;
+                    let id = batch.submit(engine, Request { prompt, options, ..Request::default() })?;
                     served.insert(id, Served { name, text: String::new() });
                 }
                 Err(TryRecvError::Empty) => break,

@@ -277,6 +277,26 @@ pub enum RuntimeError {
         /// Free slots or pages.
         free: u64,
     },
+    /// A prompt needs more KV pages than the engine has.
+    #[error(
+        "the prompt needs {wanted} KV pages; the engine has {most}: shorten it, or build the plan for more KV tokens"
+    )]
+    PoolTooSmall {
+        /// Pages of the prompt.
+        wanted: u64,
+        /// All pages of the engine.
+        most: u64,
+    },
+    /// The queue of a [`Batch`](crate::Batch) is full. Retry after a request has ended.
+    #[error("the queue is full: {found} {what} would wait, at most {most} may: retry later")]
+    QueueFull {
+        /// `requests` or `prompt tokens`.
+        what: &'static str,
+        /// Number that would wait.
+        found: u64,
+        /// The limit of [`BatchOptions`](crate::BatchOptions).
+        most: u64,
+    },
     /// A rollback would go back beyond the sequence's checkpoint.
     #[error("a rollback of {wanted} of {len} tokens was requested; {}", match checkpoint {
         Some(checkpoint) => format!("the checkpoint is at {checkpoint}"),
@@ -376,9 +396,73 @@ pub enum RuntimeError {
     },
 }
 
+/// Who or what causes an error, and whether the same call can succeed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// A wrong argument, option or file: the same call fails again.
+    Caller,
+    /// More tokens than the plan's context, a step or the whole KV pool holds.
+    TooLong,
+    /// Too little free memory or too long a queue now: the same call can succeed when others have ended.
+    Busy,
+    /// The operation was cancelled.
+    Cancelled,
+    /// The machine cannot do it: too little memory, no such CPU, GPU or driver, or a file that cannot be read.
+    Machine,
+    /// An internal error, which neither the plan nor the caller can cause.
+    Ours,
+    /// The device is gone: the engine is of no use; open the plan again.
+    DeviceGone,
+}
+
 impl RuntimeError {
+    /// The class of the error.
+    pub fn class(&self) -> ErrorClass {
+        use RuntimeError as E;
+        match self {
+            E::ContextFull { .. } | E::StepTooLarge { .. } | E::PoolTooSmall { .. } => ErrorClass::TooLong,
+            E::PoolExhausted { .. } | E::QueueFull { .. } => ErrorClass::Busy,
+            E::Cancelled => ErrorClass::Cancelled,
+            E::Io { .. }
+            | E::Output(_)
+            | E::Memory { .. }
+            | E::NoCodeForCpu { .. }
+            | E::NoCodeForDevice { .. }
+            | E::CpuLacks { .. }
+            | E::NoDriver { .. }
+            | E::NoSuchDevice { .. }
+            | E::WrongCapability { .. }
+            | E::DriverTooOld { .. }
+            | E::DeviceMemory { .. }
+            | E::CodeNotLoaded { .. }
+            | E::Thread { .. } => ErrorClass::Machine,
+            E::GuardBroken { .. } | E::Code { .. } | E::DeviceFault { .. } => ErrorClass::Ours,
+            E::DeviceLost { .. } => ErrorClass::DeviceGone,
+            E::Plan { .. }
+            | E::Unaligned { .. }
+            | E::StateFile { .. }
+            | E::NoSuchTarget { .. }
+            | E::Forked { .. }
+            | E::Option { .. }
+            | E::Limit { .. }
+            | E::UnknownSequence(_)
+            | E::SequenceTwice(_)
+            | E::NoTokens
+            | E::TokenOutOfRange { .. }
+            | E::TooFarBack { .. }
+            | E::OtherTokens { .. }
+            | E::OtherPlan { .. }
+            | E::OtherTarget { .. }
+            | E::NoSection(_)
+            | E::Tokenizer { .. }
+            | E::NotFinite { .. }
+            | E::NoTokenAllowed
+            | E::Constraint { .. } => ErrorClass::Caller,
+        }
+    }
+
     /// True for internal errors, which neither the plan nor the caller can cause.
     pub fn is_ours(&self) -> bool {
-        matches!(self, RuntimeError::GuardBroken { .. } | RuntimeError::Code { .. } | RuntimeError::DeviceFault { .. })
+        self.class() == ErrorClass::Ours
     }
 }

@@ -50,7 +50,7 @@ mod sequence;
 mod text;
 mod trace;
 
-pub use batch::{Batch, Event, Request, RequestId};
+pub use batch::{Batch, BatchOptions, Event, Request, RequestId, Usage};
 pub use cancel::Cancel;
 pub use device::cpu::isa::cpu_targets;
 pub use device::cpu::peaks::Peaks;
@@ -59,7 +59,7 @@ pub use device::faults;
 pub use device::id::{DeviceId, NoDeviceId};
 pub use device::map::{PlanFile, PlanSource};
 pub use engine::{Engine, Logits};
-pub use error::{Pool, RuntimeError};
+pub use error::{ErrorClass, Pool, RuntimeError};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent};
 pub use jamba_plan::cost::Size;
 pub use jamba_plan::{Plan, Verify};

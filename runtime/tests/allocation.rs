@@ -7,7 +7,8 @@ use std::alloc::System;
 
 use fixture::{Toy, VOCAB};
 use jamba_runtime::{
-    Batch, Engine, Feed, GenerateOptions, OpenOptions, Outputs, Request, Sampler, SamplerOptions, SequenceId,
+    Batch, BatchOptions, Engine, Feed, GenerateOptions, OpenOptions, Outputs, Request, Sampler, SamplerOptions,
+    SequenceId,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -80,6 +81,7 @@ fn requests(engine: &mut Engine, batch: &mut Batch, counted: bool) {
             tokens_only: true,
             ..GenerateOptions::default()
         },
+        ..Request::default()
     };
     let ids: Vec<_> = (0..12).map(|index| batch.submit(engine, request(index)).unwrap()).collect();
     let (mut n_events, mut n_steps) = (0, 0);
@@ -105,7 +107,8 @@ fn steps_allocate_nothing() {
         let tokens = tokens(60);
         // Including the first steps.
         allocates_nothing("steps", || sequences(&mut engine, &mut samplers, &tokens));
-        let mut batch = Batch::new(&engine);
+        // Snapshots of preempted requests allocate.
+        let mut batch = Batch::with_options(&engine, BatchOptions { swap_bytes: 0, ..BatchOptions::default() });
         requests(&mut engine, &mut batch, false);
         requests(&mut engine, &mut batch, true);
     }

@@ -323,7 +323,7 @@ pub unsafe extern "C" fn jamba_generate(
                 Finish::Eos => jamba_finish::JAMBA_FINISH_EOS,
                 Finish::Length => jamba_finish::JAMBA_FINISH_LENGTH,
                 Finish::NoRoom => jamba_finish::JAMBA_FINISH_NO_ROOM,
-                Finish::Stopped | Finish::Failed => jamba_finish::JAMBA_FINISH_STOPPED,
+                Finish::Stopped | Finish::Failed | Finish::Deadline => jamba_finish::JAMBA_FINISH_STOPPED,
                 Finish::Cancelled => jamba_finish::JAMBA_FINISH_CANCELLED,
                 Finish::Complete => jamba_finish::JAMBA_FINISH_COMPLETE,
             };

@@ -67,6 +67,8 @@ pub enum Finish {
     Cancelled,
     /// The text satisfies the constraint and no token may follow.
     Complete,
+    /// The request's [`deadline`](crate::Request::deadline) has passed. Only in a batch.
+    Deadline,
     /// The request failed with [`Event::error`](crate::Event::error). Only in a batch, whose other requests continue.
     Failed,
 }
@@ -81,6 +83,7 @@ impl Finish {
             Finish::Stopped => "stopped",
             Finish::Cancelled => "cancelled",
             Finish::Complete => "complete",
+            Finish::Deadline => "deadline",
             Finish::Failed => "failed",
         }
     }

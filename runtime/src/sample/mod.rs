@@ -72,8 +72,9 @@ impl Sampler {
         let empty = Sampler {
             options: SamplerOptions::GREEDY,
             random: Pcg64::seed_from_u64(0),
-            history: Vec::new(),
-            bias: Vec::new(),
+            // Reserved, so that a sampler can be reused with any options without allocating.
+            history: Vec::with_capacity(vocab),
+            bias: Vec::with_capacity(vocab),
             candidates: Vec::with_capacity(vocab),
         };
         empty.with_options(options, vocab)

@@ -83,7 +83,7 @@ proptest! {
     ) {
         let mut engine = open();
         let requests: Vec<Request> =
-            requests.into_iter().map(|(prompt, options)| Request { prompt, options }).collect();
+            requests.into_iter().map(|(prompt, options)| Request { prompt, options, ..Request::default() }).collect();
         let expected: Vec<Answer> = requests.iter().map(|request| alone(&mut engine, request)).collect();
         let mut batch = Batch::new(&engine);
         batch.set_step_tokens(&engine, step_tokens);
@@ -104,12 +104,14 @@ fn cancelled_requests_end_and_the_others_go_on() {
     let options = GenerateOptions { max_new: 20, ignore_eos: true, ..GenerateOptions::default() };
     let cancel = Cancel::default();
     let cancelled = GenerateOptions { cancel: cancel.clone(), ..options.clone() };
-    let other = Request { prompt: vec![1, 40], options };
+    let other = Request { prompt: vec![1, 40], options, ..Request::default() };
     let expected = alone(&mut engine, &other);
-    let first = batch.submit(&engine, Request { prompt: vec![1, 20, 30], options: cancelled.clone() }).unwrap();
+    let first = batch
+        .submit(&engine, Request { prompt: vec![1, 20, 30], options: cancelled.clone(), ..Request::default() })
+        .unwrap();
     let second = batch.submit(&engine, other).unwrap();
     // More requests than slots: the last one has not joined yet.
-    let waiting = Request { prompt: vec![5], options: cancelled };
+    let waiting = Request { prompt: vec![5], options: cancelled, ..Request::default() };
     let n_slots = engine.manifest().limits.max_sequences;
     let last = (0..n_slots).map(|_| batch.submit(&engine, waiting.clone()).unwrap()).last().unwrap();
     let answers = run(&mut engine, &mut batch, |answers| {
@@ -131,8 +133,9 @@ fn a_request_that_fails_says_why_and_is_alone_in_it() {
     let logit_bias = (0..vocab).map(|token| (token, f32::NEG_INFINITY)).collect();
     let options = GenerateOptions { max_new: 8, ignore_eos: true, ..GenerateOptions::default() };
     let nothing = GenerateOptions { sampler: SamplerOptions { logit_bias, ..Default::default() }, ..options.clone() };
-    let bad = batch.submit(&engine, Request { prompt: vec![1, 2], options: nothing }).unwrap();
-    let good = batch.submit(&engine, Request { prompt: vec![1, 3], options: options.clone() }).unwrap();
+    let bad = batch.submit(&engine, Request { prompt: vec![1, 2], options: nothing, ..Request::default() }).unwrap();
+    let good =
+        batch.submit(&engine, Request { prompt: vec![1, 3], options: options.clone(), ..Request::default() }).unwrap();
     let (mut failed, mut n_good) = (0, 0);
     while !batch.is_idle() {
         for event in batch.step(&mut engine).unwrap() {
@@ -146,10 +149,10 @@ fn a_request_that_fails_says_why_and_is_alone_in_it() {
     }
     assert_eq!((failed, n_good), (1, 8));
     let broken = GenerateOptions { constraint: Some(Constraint::Regex("(".to_owned())), ..options.clone() };
-    let refused = batch.submit(&engine, Request { prompt: vec![1], options: broken });
+    let refused = batch.submit(&engine, Request { prompt: vec![1], options: broken, ..Request::default() });
     assert!(matches!(refused, Err(RuntimeError::Constraint { .. })));
     let empty = GenerateOptions { stop: vec![String::new()], ..options };
-    let refused = batch.submit(&engine, Request { prompt: vec![1], options: empty });
+    let refused = batch.submit(&engine, Request { prompt: vec![1], options: empty, ..Request::default() });
     assert!(matches!(refused, Err(RuntimeError::Option { name: "stop", .. })));
     assert!(batch.is_idle());
 }

@@ -115,7 +115,7 @@ fn answer(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> Gen
     assert_eq!(told + &generated.rest, generated.text);
     // A batch gives the same text.
     let mut batch = Batch::new(engine);
-    batch.submit(engine, Request { prompt: prompt.to_vec(), options: options.clone() }).unwrap();
+    batch.submit(engine, Request { prompt: prompt.to_vec(), options: options.clone(), ..Request::default() }).unwrap();
     let mut text = String::new();
     while !batch.is_idle() {
         for event in batch.step(engine).unwrap() {

@@ -1,13 +1,19 @@
 //! Continuous batching with a toy model: tokens of each request, waiting, preemption and errors.
 
+#[path = "../fixture/mod.rs"]
 #[expect(dead_code, reason = "the engine's tests use the rest")]
 mod fixture;
+
+mod cache;
+mod order;
+mod preempted;
+mod random;
 
 use std::collections::BTreeMap;
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
 use jamba_runtime::{
-    Batch, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, Request, RequestId, RuntimeError,
+    Batch, Engine, ErrorClass, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Request, RequestId, RuntimeError,
 };
 
 /// The tokens and the end of a request.
@@ -46,7 +52,11 @@ fn expected(request: &Request) -> Result {
 
 fn request(n: usize, max_new: usize, salt: u32) -> Request {
     let prompt = (0..n as u32).map(|i| (i * 37 + salt * 101 + i * i) % VOCAB as u32).collect();
-    Request { prompt, options: GenerateOptions { max_new, ignore_eos: true, ..GenerateOptions::default() } }
+    Request {
+        prompt,
+        options: GenerateOptions { max_new, ignore_eos: true, ..GenerateOptions::default() },
+        ..Request::default()
+    }
 }
 
 /// Runs all requests and returns their tokens and ends. Calls `each` before every step.
@@ -187,7 +197,8 @@ fn a_prompt_that_no_pool_holds_is_refused() {
     let path = toy.write(folder.path(), "small.plan");
     let engine = Engine::open(&path, OpenOptions::default()).unwrap();
     let error = Batch::new(&engine).submit(&engine, request(49, 5, 0)).unwrap_err();
-    assert!(matches!(error, RuntimeError::PoolExhausted { pool: Pool::Kv, wanted: 4, free: 3 }), "{error}");
+    assert!(matches!(error, RuntimeError::PoolTooSmall { wanted: 4, most: 3 }), "{error}");
+    assert_eq!(error.class(), ErrorClass::TooLong);
     // A single request runs until the pool is exhausted.
     let mut engine = engine;
     let mut batch = Batch::new(&engine);

@@ -113,7 +113,9 @@ fn in_a_batch(engine: &mut Engine, requests: &[GenerateOptions]) -> Vec<Vec<u32>
     let mut batch = Batch::new(engine);
     let prompt = prompt(9, 1);
     let submit = |options: &GenerateOptions| {
-        batch.submit(engine, Request { prompt: prompt.clone(), options: options.clone() }).unwrap()
+        batch
+            .submit(engine, Request { prompt: prompt.clone(), options: options.clone(), ..Request::default() })
+            .unwrap()
     };
     let ids: Vec<_> = requests.iter().map(submit).collect();
     let mut tokens = vec![Vec::new(); ids.len()];

@@ -50,7 +50,9 @@ pub fn picks(subject: &Subject<'_>) -> Result<Found> {
     let mut batch = Batch::new(&engine);
     let mut ids = Vec::new();
     for (nth, options) in requests.iter().enumerate() {
-        ids.push(batch.submit(&engine, Request { prompt: prompt(nth), options: options.clone() })?);
+        ids.push(
+            batch.submit(&engine, Request { prompt: prompt(nth), options: options.clone(), ..Request::default() })?,
+        );
     }
     let mut found = vec![Vec::new(); ids.len()];
     while !batch.is_idle() {

@@ -1,0 +1,193 @@
+//! One answer and its progress.
+
+use std::time::Instant;
+
+use jamba_plan::format::Setting;
+
+use super::event::Event;
+use super::limits::Limits;
+use super::request::{RequestId, Usage};
+use crate::device::Row;
+use crate::generate::Picker;
+use crate::{Cancel, Feed, Finish, NewToken, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId, Snapshot};
+
+/// One answer of a request, waiting or running.
+pub(super) struct Job {
+    pub(super) id: RequestId,
+    pub(super) choice: usize,
+    /// The prompt and the new tokens.
+    pub(super) tokens: Vec<u32>,
+    pub(super) n_prompt: usize,
+    pub(super) max_new: usize,
+    pub(super) priority: i32,
+    pub(super) deadline: Option<Instant>,
+    pub(super) cancel: Cancel,
+    /// None after the end.
+    pub(super) picker: Option<Picker>,
+    /// Options for the sampler, until it is created.
+    pub(super) options: SamplerOptions,
+    /// None before the job joins for the first time.
+    pub(super) sampler: Option<Sampler>,
+    /// Lengths at which the request wants snapshots.
+    pub(super) snapshot_at: Vec<usize>,
+    /// The state after the first tokens, of a job that waits to go on.
+    pub(super) state: Option<Snapshot>,
+    /// The other answers of the request, until the prompt was read but for its last token.
+    pub(super) siblings: Vec<Job>,
+    /// How often later jobs joined before this one.
+    pub(super) passed: u32,
+    pub(super) times: Times,
+    pub(super) cached: usize,
+    pub(super) preemptions: u32,
+}
+
+/// When a job reached its stages.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) submitted: Instant,
+    pub(super) joined: Option<Instant>,
+    pub(super) first: Option<Instant>,
+    pub(super) last: Option<Instant>,
+}
+
+impl Times {
+    pub(super) fn new(now: Instant) -> Times {
+        Times { submitted: now, joined: None, first: None, last: None }
+    }
+}
+
+impl Job {
+    /// The order of waiting jobs.
+    pub(super) fn rank(&self) -> (i32, RequestId, usize) {
+        (self.priority, self.id, self.choice)
+    }
+
+    /// The tokens that run before the last one of the prompt.
+    pub(super) fn head(&self) -> &[u32] {
+        &self.tokens[..self.n_prompt - 1]
+    }
+
+    /// Picks a token from the result of a step.
+    pub(super) fn pick(&mut self, row: Row<'_>, limits: &Limits, now: Instant) -> Event {
+        let (Some(picker), Some(sampler)) = (&mut self.picker, &mut self.sampler) else { unreachable!("it runs") };
+        match picker.pick(sampler, row) {
+            Ok((token, finish)) => {
+                self.tokens.push(token.token);
+                self.times.first.get_or_insert(now);
+                self.times.last = Some(now);
+                match finish.or_else(|| self.spent(limits)) {
+                    Some(finish) => Event { token: Some(token), ..self.end(finish, now) },
+                    None => self.event(Some(token), now),
+                }
+            }
+            Err(error) => self.fail(error, now),
+        }
+    }
+
+    /// How a device may pick the next token.
+    pub(super) fn setting(&self) -> Option<Setting> {
+        self.picker.as_ref().zip(self.sampler.as_ref()).and_then(|(picker, sampler)| picker.setting(sampler))
+    }
+
+    fn event(&self, token: Option<NewToken>, now: Instant) -> Event {
+        Event {
+            request: self.id,
+            choice: self.choice,
+            token,
+            rest: String::new(),
+            finish: None,
+            error: None,
+            usage: self.usage(now),
+        }
+    }
+
+    /// The last event.
+    pub(super) fn end(&mut self, finish: Finish, now: Instant) -> Event {
+        match self.picker.take().map(Picker::finish) {
+            Some(Err(error)) => self.fail(error, now),
+            Some(Ok((_, rest))) => Event { rest, finish: Some(finish), ..self.event(None, now) },
+            None => Event { finish: Some(finish), ..self.event(None, now) },
+        }
+    }
+
+    fn fail(&mut self, error: RuntimeError, now: Instant) -> Event {
+        self.picker = None;
+        Event { finish: Some(Finish::Failed), error: Some(error), ..self.event(None, now) }
+    }
+
+    /// The reason why no further token can follow, if any.
+    fn spent(&self, limits: &Limits) -> Option<Finish> {
+        if self.tokens.len() - self.n_prompt >= self.max_new {
+            Some(Finish::Length)
+        } else if self.tokens.len() as u64 > limits.max_context {
+            Some(Finish::NoRoom)
+        } else {
+            None
+        }
+    }
+
+    /// The reason why the job ends before a step that begins now, if any.
+    pub(super) fn is_over(&self, now: Instant) -> Option<Finish> {
+        if self.cancel.is_cancelled() {
+            Some(Finish::Cancelled)
+        } else {
+            self.deadline.filter(|&deadline| deadline <= now).map(|_| Finish::Deadline)
+        }
+    }
+
+    fn usage(&self, now: Instant) -> Usage {
+        let Times { submitted, joined, first, last, .. } = self.times;
+        let began = joined.unwrap_or(now);
+        Usage {
+            prompt_tokens: self.n_prompt,
+            cached_tokens: self.cached,
+            new_tokens: self.tokens.len() - self.n_prompt,
+            preemptions: self.preemptions,
+            queue: began.saturating_duration_since(submitted),
+            prefill: first.unwrap_or(now).saturating_duration_since(began),
+            decode: last
+                .zip(first)
+                .map_or_else(Default::default, |(last, first)| last.saturating_duration_since(first)),
+        }
+    }
+}
+
+/// A job with a sequence.
+pub(super) struct Running {
+    pub(super) job: Job,
+    pub(super) sequence: SequenceId,
+    /// Number of tokens that the sequence has processed.
+    pub(super) fed: usize,
+    /// Number of tokens in the current step.
+    pub(super) share: usize,
+    /// Number of steps since its last share.
+    pub(super) starved: u32,
+    /// Lengths at which a snapshot is due, the next one at the end.
+    pub(super) borders: Vec<usize>,
+    pub(super) ended: bool,
+    /// The job has ended with an answer that may be continued.
+    pub(super) answered: bool,
+}
+
+impl Running {
+    pub(super) fn new(job: Job, sequence: SequenceId, fed: usize) -> Running {
+        Running { job, sequence, fed, share: 0, starved: 0, borders: Vec::new(), ended: false, answered: false }
+    }
+
+    /// Number of tokens not yet processed.
+    pub(super) fn rest(&self) -> usize {
+        self.job.tokens.len() - self.fed
+    }
+
+    /// Number of tokens up to the next place where a step must end.
+    pub(super) fn run(&self) -> usize {
+        let branch = (!self.job.siblings.is_empty()).then_some(self.job.n_prompt - 1);
+        let next = branch.into_iter().chain(self.borders.last().copied()).filter(|&at| at > self.fed).min();
+        next.map_or(self.rest(), |at| (at - self.fed).min(self.rest()))
+    }
+
+    pub(super) fn feed(&self) -> Feed<'_> {
+        let outputs = if self.share == self.rest() { Outputs::Last } else { Outputs::None };
+        Feed { sequence: self.sequence, tokens: &self.job.tokens[self.fed..self.fed + self.share], outputs }
+    }
+}
