@@ -71,11 +71,16 @@ pub use sequence::save_point::SavePoint;
 pub use sequence::session::{Feed, Outputs, SequenceId};
 pub use sequence::snapshot::Snapshot;
 #[cfg(feature = "tokenizer")]
+pub use text::answer::{Answer, AnswerCall, AnswerEvent, AnswerParser, AnswerSyntax, CallTags, Reasoning};
+#[cfg(feature = "tokenizer")]
 pub use text::chat::{Chat, ChatTemplate, Message};
 #[cfg(feature = "constrain")]
 pub use text::constrain::Constraint;
 #[cfg(feature = "tokenizer")]
+pub use text::messages::{ChatMessage, ChatRequest, Role, ToolCall};
+#[cfg(feature = "tokenizer")]
 pub use text::{
+    rendered::{EncodedChat, RenderedChat},
     stop::StopStrings,
     stream::TextStream,
     tokenizer::{SpecialTokens, Tokenizer},
@@ -99,6 +104,7 @@ const _: () = {
     #[cfg(feature = "tokenizer")]
     {
         moves::<TextStream>();
+        moves::<AnswerParser>();
         is_shared::<Tokenizer>();
         is_shared::<ChatTemplate>();
         is_shared::<StopStrings>();

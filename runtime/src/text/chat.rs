@@ -3,10 +3,13 @@
 //! As in transformers, null fields of messages are treated as absent, and the reasoning of a message is available under every
 //! name that templates use for it. [`jinja`](super::jinja) evaluates the templates.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::jinja::Template;
+use super::jinja::{Template, Variables};
+use super::rendered::RenderedChat;
 use super::tokenizer::SpecialToken;
 use crate::RuntimeError;
 
@@ -80,9 +83,10 @@ impl Chat {
 /// assert_eq!(template.render(&[hello])?, "<s><user>Hello");
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
+#[derive(Clone)]
 pub struct ChatTemplate {
     /// By name, in the checkpoint's order.
-    templates: Vec<(String, Template)>,
+    templates: Vec<(String, Arc<Template>)>,
     special_tokens: Vec<(&'static str, String)>,
 }
 
@@ -143,7 +147,7 @@ impl ChatTemplate {
             }
         };
         let parsed = named.into_iter().map(|Named { name, template }| match Template::new(&template) {
-            Ok(template) => Ok((name, template)),
+            Ok(template) => Ok((name, Arc::new(template))),
             Err(reason) if name == DEFAULT => Err(failed(SECTION, reason)),
             Err(reason) => Err(failed(SECTION, format!("{name}: {reason}"))),
         });
@@ -202,6 +206,15 @@ impl ChatTemplate {
     /// Fails if there are no messages, if a message is not an object, if the template raises an exception, or if it does
     /// not terminate.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, RuntimeError> {
+        Ok(self.render_parts(chat)?.into_text())
+    }
+
+    /// Renders a chat, and keeps apart what the template writes and what the chat contains. Encode the result with
+    /// [`Tokenizer::encode_chat`](crate::Tokenizer::encode_chat).
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render_chat`].
+    pub fn render_parts(&self, chat: &Chat) -> Result<RenderedChat, RuntimeError> {
         let own;
         let template = match &chat.template {
             // As in transformers, the source of another template. Names have no braces.
@@ -215,19 +228,20 @@ impl ChatTemplate {
             return Err(failed(SECTION, "a chat needs at least one message"));
         }
         let messages: Vec<Value> = chat.messages.iter().map(message).collect::<Result<_, _>>()?;
-        let mut variables: Map<String, Value> =
-            self.special_tokens.iter().map(|(name, text)| ((*name).to_owned(), text.clone().into())).collect();
-        variables.extend(chat.variables.clone());
+        let mut variables = chat.variables.clone();
         variables.insert("messages".to_owned(), messages.into());
         variables.insert("tools".to_owned(), chat.tools.clone().into());
         variables.insert("documents".to_owned(), chat.documents.clone().into());
         variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
-        template.render(&variables).map_err(|reason| failed(SECTION, reason))
+        let variables = Variables { own: &self.special_tokens, outside: &variables };
+        let rendered = template.render(&variables).map_err(|reason| failed(SECTION, reason))?;
+        Ok(RenderedChat::new(rendered.text, rendered.outside))
     }
 
     /// The template for a chat.
     fn template(&self, chat: &Chat) -> Result<&Template, RuntimeError> {
-        let named = |name: &str| self.templates.iter().find(|(known, _)| known == name).map(|(_, template)| template);
+        let named =
+            |name: &str| self.templates.iter().find(|(known, _)| known == name).map(|(_, template)| &**template);
         let name = match &chat.template {
             Some(name) => name,
             None if chat.tools.is_some() && named("tool_use").is_some() => "tool_use",

@@ -16,6 +16,7 @@ pub(crate) struct Texts {
     config: Option<Range<usize>>,
     template: Option<Range<usize>>,
     loaded: OnceLock<Arc<Tokenizer>>,
+    templates: OnceLock<ChatTemplate>,
     #[cfg(feature = "constrain")]
     vocabulary: Vocabulary,
 }
@@ -31,6 +32,7 @@ impl Texts {
             config: range(SectionKind::TokenizerConfig),
             template: range(SectionKind::ChatTemplate),
             loaded: OnceLock::new(),
+            templates: OnceLock::new(),
             #[cfg(feature = "constrain")]
             vocabulary: Vocabulary::default(),
         }
@@ -64,12 +66,17 @@ impl Engine {
         Ok(Arc::clone(texts.loaded.get_or_init(|| tokenizer)))
     }
 
-    /// The plan's chat templates.
+    /// The plan's chat templates, read on first use.
     ///
     /// # Errors
     /// [`RuntimeError::NoSection`] if the checkpoint had none.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
-        ChatTemplate::new(self.text_section(&self.texts.template), self.text_section(&self.texts.config))
+        let texts = &self.texts;
+        if let Some(templates) = texts.templates.get() {
+            return Ok(templates.clone());
+        }
+        let templates = ChatTemplate::new(self.text_section(&texts.template), self.text_section(&texts.config))?;
+        Ok(texts.templates.get_or_init(|| templates).clone())
     }
 
     /// A chat template from its source, with the plan's special tokens.

@@ -32,6 +32,8 @@ pub struct Tokenizer {
     has_bytes: bool,
     /// Special tokens and their texts, in the order of ids.
     special: BTreeMap<u32, String>,
+    /// Tokens that the vocabulary got after it was trained, special or not.
+    added: HashSet<u32>,
     /// Special tokens that the chat template writes around tool calls and reasoning.
     marks: HashSet<u32>,
 }
@@ -88,11 +90,13 @@ impl Tokenizer {
         let id = |token: &Option<SpecialToken>| token.as_ref().and_then(|token| inner.token_to_id(token.text()));
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, token)| (id, token.content.clone()));
+        let special: BTreeMap<u32, String> = special.collect();
         Ok(Tokenizer {
             bos: id(&config.bos_token).or(bos),
             eos: id(&config.eos_token),
             has_bytes: inner.get_decoder().is_some_and(has_byte_fallback),
-            special: special.collect(),
+            special,
+            added: added.into_keys().collect(),
             marks: HashSet::new(),
             inner,
         })
@@ -104,7 +108,7 @@ impl Tokenizer {
         let marks = self
             .special
             .iter()
-            .filter(|(_, text)| is_mark(text) && is_in_template(text) && !template.names_special(text));
+            .filter(|(_, text)| is_mark_name(text) && is_in_template(text) && !template.names_special(text));
         self.marks = marks.map(|(&id, _)| id).collect();
         self
     }
@@ -122,6 +126,20 @@ impl Tokenizer {
     fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RuntimeError> {
         let encoded = self.inner.encode_fast(text, add_special_tokens).map_err(failed)?;
         Ok(encoded.get_ids().to_vec())
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The special tokens.
+    pub(super) fn special_ids(&self) -> impl Iterator<Item = u32> {
+        self.special.keys().copied()
+    }
+
+    /// True for special tokens that the chat template writes around tool calls and reasoning.
+    pub(super) fn is_mark(&self, token: u32) -> bool {
+        self.marks.contains(&token)
     }
 
     /// Decodes tokens. Special tokens are skipped.
@@ -193,6 +211,35 @@ impl Tokenizer {
         self.inner.id_to_token(token).unwrap_or_default()
     }
 
+    /// The bytes that a token adds to a text: part of a character, a word with the space before it, or the name of a special
+    /// token. None outside the vocabulary.
+    ///
+    /// ```
+    /// # use jamba_runtime::{Engine, OpenOptions};
+    /// # let engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
+    /// let tokenizer = engine.tokenizer()?;
+    /// let tokens = tokenizer.encode_plain("a für")?;
+    /// let bytes: Vec<u8> = tokens.iter().filter_map(|&token| tokenizer.token_bytes(token)).flatten().collect();
+    /// assert_eq!(bytes, "a für".as_bytes());
+    /// # Ok::<(), jamba_runtime::RuntimeError>(())
+    /// ```
+    pub fn token_bytes(&self, token: u32) -> Option<Vec<u8>> {
+        let name = self.inner.id_to_token(token)?;
+        if self.added.contains(&token) {
+            return Some(name.into_bytes());
+        }
+        match (self.inner.get_decoder(), byte_of(&name)) {
+            (_, Some(byte)) if self.has_bytes => Some(vec![byte]),
+            (Some(decoder), _) => Some(super::bytes::of_token(decoder, name)),
+            (None, _) => Some(name.into_bytes()),
+        }
+    }
+
+    /// The text of a token alone: its bytes, where parts of characters are replaced. None outside the vocabulary.
+    pub fn token_text(&self, token: u32) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.token_bytes(token)?).into_owned())
+    }
+
     /// True if the tokenizer falls back to one token per byte for characters that are not in the vocabulary.
     pub(crate) fn has_bytes(&self) -> bool {
         self.has_bytes
@@ -206,7 +253,7 @@ impl Tokenizer {
 
 /// True for the names of tokens around tool calls and reasoning: tags such as `<think>` and `</tool_call>`, and names with these
 /// words.
-fn is_mark(text: &str) -> bool {
+fn is_mark_name(text: &str) -> bool {
     let tag = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).map(|name| name.trim_start_matches('/'));
     let is_tag =
         tag.is_some_and(|name| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)));
@@ -228,7 +275,7 @@ fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-fn failed(error: tokenizers::Error) -> RuntimeError {
+pub(super) fn failed(error: tokenizers::Error) -> RuntimeError {
     RuntimeError::Tokenizer { section: "tokenizer", reason: error.to_string() }
 }
 #[cfg(test)]
@@ -302,7 +349,7 @@ mod tests {
             "<|user|>",
             "a",
         ];
-        assert_eq!(marks.map(is_mark), [true, true, true, true, true, false, false, false]);
+        assert_eq!(marks.map(is_mark_name), [true, true, true, true, true, false, false, false]);
     }
 
     #[test]

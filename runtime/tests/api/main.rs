@@ -11,6 +11,7 @@ mod constrain;
 mod examples;
 mod features;
 mod generate;
+mod injection;
 mod jinja;
 mod memory;
 mod sentencepiece;

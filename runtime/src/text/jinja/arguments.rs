@@ -1,12 +1,13 @@
 //! Arguments of functions, methods, filters and tests.
 
+use super::text::Text;
 use super::value::{Result, Value, error};
 
 /// Positional and named arguments of a call.
 #[derive(Default, Clone)]
 pub(super) struct Arguments {
     pub(super) positional: Vec<Value>,
-    pub(super) named: Vec<(String, Value)>,
+    pub(super) named: Vec<(Text, Value)>,
 }
 
 impl Arguments {
@@ -26,12 +27,12 @@ impl Arguments {
             *value = Some(given);
         }
         for (name, given) in self.named {
-            match names.iter().position(|known| *known == name) {
+            match names.iter().position(|known| **known == *name) {
                 Some(index) if values[index].is_some() => {
-                    return error(format!("{function}() got multiple values for argument '{name}'"));
+                    return error(format!("{function}() got multiple values for argument '{}'", &*name));
                 }
                 Some(index) => values[index] = Some(given),
-                None => return error(format!("{function}() got an unexpected keyword argument '{name}'")),
+                None => return error(format!("{function}() got an unexpected keyword argument '{}'", &*name)),
             }
         }
         if let Some(index) = values[..n_required].iter().position(Option::is_none) {

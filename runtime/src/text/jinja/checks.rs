@@ -150,8 +150,8 @@ fn is_same(value: &Value, other: &Value) -> Result<bool> {
             }
             true
         }
-        (Value::Text(value), Value::Text(other)) if value == other => {
-            if !Rc::ptr_eq(value, other) && value.len() > 1 {
+        (Value::Text(value), Value::Text(other)) if **value == **other => {
+            if !value.is_same(other) && value.len() > 1 {
                 return error("sameas of equal texts depends on Python's memory");
             }
             true

@@ -10,6 +10,7 @@ use minijinja::value::ValueKind;
 use super::arguments::Arguments;
 use super::number::{self, Operator};
 use super::scope::{Loop, Scope};
+use super::text::Output;
 use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, error};
 use super::{checks, compare, filters, globals, literal, methods, print};
 
@@ -184,9 +185,10 @@ impl<'a> Interpreter<'a> {
             Kind::Rem => Operator::Modulo,
             Kind::Pow => Operator::Power,
             Kind::Concat => {
-                let mut text = print::text(&left)?;
+                let mut text = Output::default();
+                print::write_text(&left, &mut text)?;
                 print::write_text(&right, &mut text)?;
-                return Ok(Value::text(text));
+                return Ok(Value::Text(text.into_text()));
             }
             Kind::Eq => return Ok(Value::Bool(compare::equal(&left, &right))),
             Kind::Ne => return Ok(Value::Bool(!compare::equal(&left, &right))),
@@ -247,7 +249,7 @@ impl<'a> Interpreter<'a> {
             match argument {
                 ast::CallArg::Pos(value) => arguments.positional.push(self.eval(value, scope)?),
                 ast::CallArg::Kwarg(name, value) => {
-                    arguments.named.push(((*name).to_owned(), self.eval(value, scope)?));
+                    arguments.named.push(((*name).into(), self.eval(value, scope)?));
                 }
                 ast::CallArg::PosSplat(values) => arguments.positional.extend(self.eval(values, scope)?.items()?),
                 ast::CallArg::KwargSplat(values) => match self.eval(values, scope)? {
@@ -287,7 +289,8 @@ impl<'a> Interpreter<'a> {
             }
             Value::Text(text) | Value::Markup(text) if key.as_int().is_some() => {
                 let at = at(text.chars().count());
-                at.and_then(|at| text.chars().nth(at)).map(|c| Value::text(c.to_string()))
+                let found = at.and_then(|at| text.char_indices().nth(at));
+                found.map(|(at, c)| Value::Text(text.part(&text[at..at + c.len_utf8()])))
             }
             Value::Range(range) => at(range.len()).map(|at| Value::Int(range.start + range.step * at as i128)),
             _ => None,
@@ -330,8 +333,12 @@ impl<'a> Interpreter<'a> {
         let items = sliced(&items, start, stop, step);
         match value {
             Value::Text(_) | Value::Markup(_) => {
-                let text: String = items.iter().filter_map(Value::as_text).collect();
-                Ok(if matches!(value, Value::Text(_)) { Value::text(text) } else { Value::Markup(text.into()) })
+                let mut text = Output::default();
+                for item in &items {
+                    print::write_text(item, &mut text)?;
+                }
+                let text = text.into_text();
+                Ok(if matches!(value, Value::Text(_)) { Value::Text(text) } else { Value::Markup(text) })
             }
             Value::Tuple(_) => Value::tuple(items),
             _ => Value::list(items),
@@ -346,7 +353,7 @@ impl<'a> Interpreter<'a> {
                 Callable::Method(value, name) => methods::call(self, value, name, arguments),
                 Callable::Joiner(separator, is_used) => {
                     arguments.none("joiner")?;
-                    Ok(if is_used.replace(true) { Value::Text(Rc::clone(separator)) } else { Value::text("") })
+                    Ok(if is_used.replace(true) { Value::Text(separator.clone()) } else { Value::text("") })
                 }
                 Callable::Macro(definition) => self.call_macro(definition, arguments),
             },
@@ -361,9 +368,9 @@ impl<'a> Interpreter<'a> {
             return error("The loop must have the 'recursive' marker to be called recursively.");
         };
         let definition = self.loops.borrow()[*index];
-        let mut out = String::new();
+        let mut out = Output::default();
         self.for_loop(definition, items, state.depth0 + 1, scope, &mut out)?;
-        Ok(Value::text(out))
+        Ok(Value::Text(out.into_text()))
     }
 }
 
@@ -385,7 +392,7 @@ fn one(value: Value) -> Arguments {
 /// The attribute of a value that is not one of its items.
 fn own_attribute(value: &Value, name: &str) -> Result<Option<Value>> {
     let found = match value {
-        Value::Namespace(namespace) => namespace.attributes.borrow().get(name).cloned(),
+        Value::Namespace(namespace) => namespace.attributes.borrow().get(&Key::text(name)).cloned(),
         Value::Loop(state) => state.attribute(name),
         Value::Cycler(cycler) if name == "current" => Some(cycler.current()),
         Value::Tuple(sequence) if sequence.is_group => match name {
@@ -401,7 +408,7 @@ fn own_attribute(value: &Value, name: &str) -> Result<Option<Value>> {
             _ => None,
         },
         Value::Callable(callable) => match &**callable {
-            Callable::Macro(definition) if name == "name" => Some(Value::Text(Rc::clone(&definition.name))),
+            Callable::Macro(definition) if name == "name" => Some(Value::text(&definition.name)),
             Callable::Macro(_) if matches!(name, "arguments" | "catch_kwargs" | "catch_varargs" | "caller") => {
                 return error(format!("the attribute {name} of macros is not supported in chat templates"));
             }
@@ -430,7 +437,7 @@ fn missing(value: &Value, key: &Value) -> Result<Value> {
     };
     Ok(Value::undefined(match key.as_text() {
         Some(name) => format!("'{owner}' has no attribute '{name}'"),
-        None => format!("{owner} has no element {}", print::repr(key).unwrap_or_default()),
+        None => format!("{owner} has no element {}", print::repr(key).as_deref().unwrap_or_default()),
     }))
 }
 

@@ -10,6 +10,7 @@ use super::eval::Interpreter;
 use super::names::{mentions, names_in};
 use super::print;
 use super::scope::{Loop, Macro, Scope};
+use super::text::Output;
 use super::value::{Callable, Key, Result, Value, check_text, error};
 
 /// How the next statement is found.
@@ -22,14 +23,14 @@ enum Flow {
 
 impl<'a> Interpreter<'a> {
     /// Runs a template.
-    pub(super) fn run(&self, template: &'a ast::Stmt<'a>, scope: &Rc<Scope>) -> Result<String> {
-        let mut out = String::new();
+    pub(super) fn run(&self, template: &'a ast::Stmt<'a>, scope: &Rc<Scope>) -> Result<Output> {
+        let mut out = Output::default();
         self.capture(scope);
         self.statement(template, scope, &mut out)?;
         Ok(out)
     }
 
-    fn block(&self, statements: &'a [ast::Stmt<'a>], scope: &Rc<Scope>, out: &mut String) -> Result<Flow> {
+    fn block(&self, statements: &'a [ast::Stmt<'a>], scope: &Rc<Scope>, out: &mut Output) -> Result<Flow> {
         for statement in statements {
             let flow = self.statement(statement, scope, out)?;
             if flow != Flow::Next {
@@ -39,7 +40,7 @@ impl<'a> Interpreter<'a> {
         Ok(Flow::Next)
     }
 
-    fn statement(&self, statement: &'a ast::Stmt<'a>, scope: &Rc<Scope>, out: &mut String) -> Result<Flow> {
+    fn statement(&self, statement: &'a ast::Stmt<'a>, scope: &Rc<Scope>, out: &mut Output) -> Result<Flow> {
         match statement {
             ast::Stmt::Template(template) => return self.block(&template.children, scope, out),
             ast::Stmt::EmitRaw(raw) => *out += raw.raw,
@@ -88,7 +89,7 @@ impl<'a> Interpreter<'a> {
             ast::Stmt::CallBlock(call) => self.deeper(call.span(), || {
                 let function = self.eval(&call.call.expr, scope)?;
                 let mut arguments = self.arguments(&call.call.args, scope)?;
-                arguments.named.push(("caller".to_owned(), self.define(&call.macro_decl, scope)));
+                arguments.named.push(("caller".into(), self.define(&call.macro_decl, scope)));
                 print::write_text(&self.call(&function, arguments)?, out)
             })?,
             ast::Stmt::Break(_) => return Ok(Flow::Break),
@@ -106,9 +107,9 @@ impl<'a> Interpreter<'a> {
 
     /// The text of a block.
     fn captured(&self, body: &'a [ast::Stmt<'a>], scope: &Rc<Scope>) -> Result<Value> {
-        let mut out = String::new();
+        let mut out = Output::default();
         self.block(body, &Scope::new(Some(scope)), &mut out)?;
-        Ok(Value::text(out))
+        Ok(Value::Text(out.into_text()))
     }
 
     /// Assigns to a name, an attribute of a namespace, or the parts of a sequence.
@@ -143,7 +144,7 @@ impl<'a> Interpreter<'a> {
         values: &Value,
         depth0: usize,
         scope: &Rc<Scope>,
-        out: &mut String,
+        out: &mut Output,
     ) -> Result<()> {
         let mut items = values.items()?;
         if let Some(filter) = &definition.filter_expr {
@@ -203,7 +204,7 @@ impl<'a> Interpreter<'a> {
             scope.set(name, value);
         }
         let mut take = |wanted: &str| {
-            let index = named.iter().position(|(name, _)| name == wanted)?;
+            let index = named.iter().position(|(name, _)| **name == *wanted)?;
             Some(named.remove(index).1)
         };
         let n_required = names.len() - definition.defaults.len();
@@ -222,11 +223,11 @@ impl<'a> Interpreter<'a> {
         }
         if uses("kwargs") {
             let entries: IndexMap<Key, Value> =
-                named.drain(..).map(|(name, value)| (Key::text(&name), value)).collect();
+                named.drain(..).map(|(name, value)| (Key::named(&name), value)).collect();
             scope.set("kwargs", Value::dict(entries)?);
         }
         if let Some((name, _)) = named.first() {
-            return error(match name.as_str() {
+            return error(match &**name {
                 "caller" => format!("macro '{}' was invoked with a caller that it does not use", called.name),
                 name => format!("macro '{}' takes no keyword argument '{name}'", called.name),
             });
@@ -236,9 +237,9 @@ impl<'a> Interpreter<'a> {
         } else if !rest.is_empty() {
             return error(format!("macro '{}' takes not more than {} argument(s)", called.name, names.len()));
         }
-        let mut out = String::new();
+        let mut out = Output::default();
         self.block(&definition.body, &scope, &mut out)?;
-        Ok(Value::text(out))
+        Ok(Value::Text(out.into_text()))
     }
 }
 

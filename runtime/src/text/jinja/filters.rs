@@ -5,6 +5,7 @@ use super::compare::{self, Direction};
 use super::eval::Interpreter;
 use super::number::{self, Operator};
 use super::print::{self, Json};
+use super::text::{Output, Text};
 use super::value::{Dict, Key, Result, Value, error};
 use super::{checks, text_filters};
 
@@ -186,22 +187,26 @@ fn to_json(value: &Value, arguments: Arguments) -> Result<Value> {
     let indent = match indent {
         None | Some(Value::None) => None,
         Some(indent) => Some(match indent.as_text() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(size_of(&indent)?.min(1000)),
+            Some(_) => print::text(&indent)?,
+            None => " ".repeat(size_of(&indent)?.min(1000)).into(),
         }),
     };
-    let [item_separator, key_separator] = match separators {
-        None | Some(Value::None) => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
+    let [item_separator, key_separator]: [Text; 2] = match separators {
+        None | Some(Value::None) => [if indent.is_some() { "," } else { ", " }.into(), ": ".into()],
         Some(pair) => match &pair.items()?[..] {
-            [item, key] => [text_of(item, "tojson")?.to_owned(), text_of(key, "tojson")?.to_owned()],
+            [item, key] => {
+                text_of(item, "tojson")?;
+                text_of(key, "tojson")?;
+                [print::text(item)?, print::text(key)?]
+            }
             _ => return error("tojson: separators has two texts: one for items, one for keys"),
         },
     };
     let json =
         Json { is_ascii: is_true(ascii), indent, item_separator, key_separator, has_sorted_keys: is_true(sort_keys) };
-    let mut out = String::new();
+    let mut out = Output::default();
     json.write(value, 0, &mut out)?;
-    Ok(Value::text(out))
+    Ok(Value::Text(out.into_text()))
 }
 
 /// Reads an attribute path: `a.0.b`.
@@ -256,7 +261,7 @@ fn map(interpreter: &Interpreter<'_>, value: &Value, mut arguments: Arguments) -
         return Value::iterator("generator", Vec::new());
     }
     let mut mapped = Vec::new();
-    if arguments.positional.is_empty() && arguments.named.iter().any(|(name, _)| name == "attribute") {
+    if arguments.positional.is_empty() && arguments.named.iter().any(|(name, _)| &**name == "attribute") {
         let [path, default] = arguments.bind("map", ["attribute", "default"], 0)?;
         let (path, default) = (path.unwrap_or(Value::None), default.filter(|default| !matches!(default, Value::None)));
         for item in value.items()? {
@@ -406,11 +411,15 @@ fn sequence_filter(name: &str, value: &Value, arguments: Arguments) -> Result<Va
         }
         "reverse" => {
             arguments.none(name)?;
-            if let Some(text) = value.as_text() {
-                return Ok(Value::text(text.chars().rev().collect::<String>()));
-            }
             let mut items = value.items()?;
             items.reverse();
+            if value.as_text().is_some() {
+                let mut out = Output::default();
+                for item in &items {
+                    print::write_text(item, &mut out)?;
+                }
+                return Ok(Value::Text(out.into_text()));
+            }
             if matches!(value, Value::Iterator(_)) {
                 Value::list(items)
             } else {
@@ -454,12 +463,14 @@ fn sequence_filter(name: &str, value: &Value, arguments: Arguments) -> Result<Va
 
 fn join(interpreter: &Interpreter<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     let [separator, path] = arguments.bind("join", ["d", "attribute"], 0)?;
-    let separator = separator.as_ref().map_or(Ok(String::new()), print::text)?;
+    let separator = separator.as_ref().map_or(Ok("".into()), print::text)?;
     let path = path.unwrap_or(Value::None);
-    let mut out = String::new();
+    let mut out = Output::default();
     for (index, item) in value.items()?.iter().enumerate() {
-        out += if index > 0 { &separator } else { "" };
+        if index > 0 {
+            out += &separator;
+        }
         print::write_text(&by_path(interpreter, item, &path, None)?, &mut out)?;
     }
-    Ok(Value::text(out))
+    Ok(Value::Text(out.into_text()))
 }

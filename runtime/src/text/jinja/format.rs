@@ -3,6 +3,7 @@
 use super::eval::Interpreter;
 use super::number::{self};
 use super::print;
+use super::text::{Origin, Output, Text};
 use super::value::{Result, Value, check_text, error};
 
 /// Flags, width, precision and type of one conversion.
@@ -167,21 +168,25 @@ impl Operands<'_> {
 }
 
 /// `text % values`.
-pub(super) fn percent(text: &str, values: &Value) -> Result<String> {
-    let (mut out, mut operands) = (String::new(), Operands { values, next: 0 });
-    let mut rest = text;
+pub(super) fn percent(text: &Text, values: &Value) -> Result<Text> {
+    let (mut out, mut operands) = (Output::default(), Operands { values, next: 0 });
+    let mut rest = &**text;
     while let Some(at) = rest.find('%') {
-        out += &rest[..at];
+        out += &text.part(&rest[..at]);
         rest = &rest[at + 1..];
         rest = one_conversion(rest, &mut operands, &mut out)?;
         check_text(out.len())?;
     }
-    out += rest;
-    if operands.is_used_up() { Ok(out) } else { error("not all arguments converted during string formatting") }
+    out += &text.part(rest);
+    if operands.is_used_up() {
+        Ok(out.into_text())
+    } else {
+        error("not all arguments converted during string formatting")
+    }
 }
 
 /// Converts after a `%` sign. Returns the text after the conversion.
-fn one_conversion<'t>(text: &'t str, operands: &mut Operands<'_>, out: &mut String) -> Result<&'t str> {
+fn one_conversion<'t>(text: &'t str, operands: &mut Operands<'_>, out: &mut Output) -> Result<&'t str> {
     let mut rest = text;
     let mut named = None;
     if let Some(after) = rest.strip_prefix('(') {
@@ -219,7 +224,11 @@ fn one_conversion<'t>(text: &'t str, operands: &mut Operands<'_>, out: &mut Stri
         Some(value) => value,
         None => operands.take()?,
     };
-    *out += &converted(&spec, &value, kind)?;
+    match kind {
+        // Without a width or precision, every part of the text has its origin.
+        's' if spec.width == 0 && spec.precision.is_none() => print::write_text(&value, out)?,
+        _ => out.add(&converted(&spec, &value, kind)?, Origin::of([&value])),
+    }
     Ok(rest)
 }
 
@@ -281,9 +290,6 @@ fn converted(spec: &Spec, value: &Value, kind: char) -> Result<String> {
 
 /// `format(value, spec)`.
 fn formatted(value: &Value, text: &str) -> Result<String> {
-    if text.is_empty() {
-        return print::text(value);
-    }
     let spec = parse_spec(text)?;
     let kind = spec.kind;
     match value {
@@ -374,14 +380,14 @@ fn parse_spec(text: &str) -> Result<Spec> {
 /// `text.format(*values, **named)`.
 pub(super) fn braces(
     interpreter: &Interpreter<'_>,
-    text: &str,
+    text: &Text,
     values: &[Value],
-    named: &[(String, Value)],
-) -> Result<String> {
-    let (mut out, mut fields) = (String::new(), Fields { values, named, next: 0, has_positions: false });
-    let mut rest = text;
+    named: &[(Text, Value)],
+) -> Result<Text> {
+    let (mut out, mut fields) = (Output::default(), Fields { values, named, next: 0, has_positions: false });
+    let mut rest = &**text;
     while let Some(at) = rest.find(['{', '}']) {
-        out += &rest[..at];
+        out += &text.part(&rest[..at]);
         let brace = rest.as_bytes()[at];
         rest = &rest[at + 1..];
         if rest.as_bytes().first() == Some(&brace) {
@@ -403,20 +409,24 @@ pub(super) fn braces(
         let value = fields.value(interpreter, path)?;
         let value = match conversion {
             None => value,
-            Some("s") => Value::text(print::text(&value)?),
-            Some("r") => Value::text(print::repr(&value)?),
+            Some("s") => Value::Text(print::text(&value)?),
+            Some("r") => Value::Text(print::repr(&value)?),
             Some(other) => return error(format!("Unknown conversion specifier '{other}'")),
         };
-        out += &formatted(&value, spec)?;
+        match spec {
+            "" => print::write_text(&value, &mut out)?,
+            spec => out.add(&formatted(&value, spec)?, Origin::of([&value])),
+        }
         check_text(out.len())?;
     }
-    Ok(out + rest)
+    out += &text.part(rest);
+    Ok(out.into_text())
 }
 
 /// The arguments of `format`.
 struct Fields<'a> {
     values: &'a [Value],
-    named: &'a [(String, Value)],
+    named: &'a [(Text, Value)],
     /// Number of fields without a position or name.
     next: usize,
     /// True after a field with a position.
@@ -436,7 +446,7 @@ impl Fields<'_> {
         }
         let value = match position {
             Some(index) => self.values.get(index),
-            None => self.named.iter().find(|(name, _)| name == first).map(|(_, value)| value),
+            None => self.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value),
         };
         let Some(value) = value else { return error(format!("format: found no argument for '{{{path}}}'")) };
         let mut value = value.clone();

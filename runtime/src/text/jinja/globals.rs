@@ -10,6 +10,7 @@ use super::arguments::{Arguments, text_of};
 use super::eval::Interpreter;
 use super::methods;
 use super::print;
+use super::text::Origin;
 use super::value::{Callable, Key, Namespace, Range, Result, Value, error};
 
 const NAMES: [&str; 8] =
@@ -31,7 +32,8 @@ pub(super) fn call(interpreter: &Interpreter<'_>, name: &str, arguments: Argumen
         "namespace" => {
             let mut attributes = IndexMap::new();
             for (key, value) in entries(name, arguments)? {
-                attributes.insert(Rc::from(text_of(key.value(), name)?), value);
+                text_of(key.value(), name)?;
+                attributes.insert(key, value);
             }
             Ok(interpreter.keep(Rc::new(Namespace::new(attributes)?)))
         }
@@ -43,12 +45,15 @@ pub(super) fn call(interpreter: &Interpreter<'_>, name: &str, arguments: Argumen
         }
         "joiner" => {
             let [separator] = arguments.bind(name, ["sep"], 0)?;
-            Ok(methods::joiner(separator.as_ref().map_or(Ok(", "), |separator| text_of(separator, name))?))
+            let separator = separator.unwrap_or(Value::text(", "));
+            text_of(&separator, name)?;
+            Ok(methods::joiner(print::text(&separator)?))
         }
-        "raise_exception" => error(print::text(&arguments.one(name)?)?),
+        "raise_exception" => error(&*print::text(&arguments.one(name)?)?),
         "strftime_now" => {
             let format = arguments.one(name)?;
-            strftime(interpreter.now(), text_of(&format, name)?).map(Value::text)
+            let time = strftime(interpreter.now(), text_of(&format, name)?)?;
+            Ok(Value::text(time).made_of(Origin::of([&format])))
         }
         _ => error(format!("the function {name} is not supported in chat templates")),
     }
@@ -91,7 +96,7 @@ fn entries(name: &str, arguments: Arguments) -> Result<IndexMap<Key, Value>> {
         }
         more => return error(format!("{name} expected at most 1 argument, got {}", more.len())),
     }
-    entries.extend(arguments.named.into_iter().map(|(name, value)| (Key::text(&name), value)));
+    entries.extend(arguments.named.into_iter().map(|(name, value)| (Key::named(&name), value)));
     Ok(entries)
 }
 

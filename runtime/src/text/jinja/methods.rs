@@ -7,6 +7,7 @@ use super::arguments::{Arguments, optional_int};
 use super::compare;
 use super::eval::Interpreter;
 use super::strings;
+use super::text::Text;
 use super::value::{Callable, Key, Result, Value, error};
 
 const LIST: [&str; 3] = ["copy", "count", "index"];
@@ -110,7 +111,7 @@ fn sequence(value: &Value, name: &str, arguments: Arguments) -> Result<Value> {
     let (start, end) = (clip(optional_int(&start)?, 0), clip(optional_int(&end)?, items.len()));
     match items.iter().enumerate().position(|(index, other)| (start..end).contains(&index) && is_same(other)) {
         Some(index) => Ok(Value::Int(index as i128)),
-        None => error(format!("{} is not in {}", super::print::repr(&item)?, value.type_name())),
+        None => error(format!("{} is not in {}", &*super::print::repr(&item)?, value.type_name())),
     }
 }
 
@@ -124,6 +125,6 @@ fn from_keys(arguments: Arguments) -> Result<Value> {
 }
 
 /// `joiner(separator)`.
-pub(super) fn joiner(separator: &str) -> Value {
-    Value::Callable(Rc::new(Callable::Joiner(Rc::from(separator), Cell::new(false))))
+pub(super) fn joiner(separator: Text) -> Value {
+    Value::Callable(Rc::new(Callable::Joiner(separator, Cell::new(false))))
 }

@@ -10,7 +10,7 @@
 //!
 //! - [`value`], [`scope`]: values, variables, loops and macros; [`compare`], [`number`], [`print`]: operations on them.
 //! - [`eval`], [`exec`]: expressions and statements; [`literal`], [`names`], [`arguments`]: their parts.
-//! - [`strings`], [`methods`]: methods; [`format`](mod@format): `%` and `str.format`.
+//! - [`text`]: texts, and which of their parts come from the template; [`strings`], [`methods`]: methods; [`format`](mod@format): `%` and `str.format`.
 //! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions.
 
 mod arguments;
@@ -28,6 +28,7 @@ mod number;
 mod print;
 mod scope;
 mod strings;
+mod text;
 mod text_filters;
 mod value;
 
@@ -36,13 +37,29 @@ use serde_json::{Map, Value as Json};
 
 use eval::Interpreter;
 use scope::Scope;
-use value::{Error, Value};
+use text::{Origin, Text};
+use value::{Error, Key, Value};
 
 /// Limit on the instructions of a template; ordinary templates run a few thousand per message.
 const FUEL: u64 = 20_000_000;
 
 /// Stack of the thread that renders. It has room for the deepest nesting that the interpreter allows.
 const STACK_BYTES: usize = 64 << 20;
+
+/// The variables of a template.
+pub(super) struct Variables<'a> {
+    /// Those that belong to the template: special tokens by name.
+    pub(super) own: &'a [(&'static str, String)],
+    /// Those from outside.
+    pub(super) outside: &'a Map<String, Json>,
+}
+
+/// A rendered template.
+pub(super) struct Rendered {
+    pub(super) text: String,
+    /// The parts of the text that come from outside variables, in order.
+    pub(super) outside: Vec<std::ops::Range<usize>>,
+}
 
 /// A valid template.
 pub(super) struct Template {
@@ -63,7 +80,7 @@ impl Template {
     }
 
     /// Renders the template with these variables.
-    pub(super) fn render(&self, variables: &Map<String, Json>) -> Result<String, String> {
+    pub(super) fn render(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
         std::thread::scope(|threads| {
             let thread = std::thread::Builder::new().name("template".to_owned()).stack_size(STACK_BYTES);
             match thread.spawn_scoped(threads, || self.evaluate(variables)) {
@@ -73,18 +90,47 @@ impl Template {
         })
     }
 
-    fn evaluate(&self, variables: &Map<String, Json>) -> Result<String, String> {
+    fn evaluate(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
         let template = parsed(&self.source)?;
         let scope = Scope::new(None);
-        for (name, value) in variables {
-            scope.set(name, Value::from(value));
+        for (name, text) in variables.own {
+            scope.set(name, Value::text(text));
+        }
+        for (name, value) in variables.outside {
+            let value = match (name.as_str(), value) {
+                ("messages", Json::Array(messages)) => Value::list(messages.iter().map(message).collect()),
+                (_, value) => Ok(Value::from_json(value, Origin::Outside)),
+            };
+            scope.set(name, value.map_err(|error| error.message)?);
         }
         let interpreter = Interpreter::new(&self.source, FUEL, chrono::Local::now().naive_local());
-        interpreter.run(&template, &scope).map_err(|Error { message, line }| match line {
+        let rendered = interpreter.run(&template, &scope).map_err(|Error { message, line }| match line {
             Some(line) => format!("{message} (line {line})"),
             None => message,
-        })
+        });
+        let (text, outside) = rendered?.into_parts();
+        Ok(Rendered { text, outside })
     }
+}
+
+/// Roles that templates know. Templates make special tokens of them: `<|user|>`.
+const ROLES: [&str; 7] = ["system", "developer", "user", "assistant", "model", "tool", "function"];
+
+/// Tags around reasoning, which histories have in the content of answers.
+const REASONING: [&str; 2] = ["<think>", "</think>"];
+
+/// A message. The name of a known role belongs to the template, and in an answer the tags around reasoning. All else comes from
+/// outside.
+fn message(message: &Json) -> Value {
+    let mut value = Value::from_json(message, Origin::Outside);
+    let role = message["role"].as_str().filter(|role| ROLES.contains(role));
+    if let (Value::Dict(dict), Some(role)) = (&value, role) {
+        value = dict.with(Key::text("role"), Value::text(role));
+    }
+    if let (Value::Dict(dict), Some("assistant"), Some(content)) = (&value, role, message["content"].as_str()) {
+        value = dict.with(Key::text("content"), Value::Text(Text::from_outside_with(content, &REASONING)));
+    }
+    value
 }
 
 fn parsed(source: &str) -> Result<ast::Stmt<'_>, String> {
@@ -130,8 +176,10 @@ mod tests {
 
     #[test]
     fn no_template_fills_the_stack_or_the_memory() {
-        let refused =
-            |source: &str| Template::new(source).and_then(|template| template.render(&Map::new())).unwrap_err();
+        let none = Variables { own: &[], outside: &Map::new() };
+        let refused = |source: &str| {
+            Template::new(source).and_then(|template| template.render(&none)).map(|rendered| rendered.text).unwrap_err()
+        };
         let table = [
             ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "does a macro call itself forever"),
             (

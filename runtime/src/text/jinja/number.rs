@@ -1,6 +1,7 @@
 //! Arithmetic, and conversions from and to numbers.
 
 use super::format;
+use super::text::Output;
 use super::value::{Result, Value, check_items, check_text, error};
 
 /// A binary operator.
@@ -32,7 +33,7 @@ impl Operator {
 /// Applies a binary operator.
 pub(super) fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value> {
     if let (Operator::Modulo, Value::Text(text)) = (operator, left) {
-        return Ok(Value::text(format::percent(text, right)?));
+        return format::percent(text, right).map(Value::Text);
     }
     let (left, right) = (left.defined()?, right.defined()?);
     if let (Some(left), Some(right)) = (left.as_int(), right.as_int()) {
@@ -47,7 +48,10 @@ pub(super) fn binary(operator: Operator, left: &Value, right: &Value) -> Result<
         }
         (Operator::Add, Value::Text(left), Value::Text(right)) => {
             check_text(left.len() + right.len())?;
-            Ok(Value::text(format!("{left}{right}")))
+            let mut out = Output::default();
+            out += left;
+            out += right;
+            Ok(Value::Text(out.into_text()))
         }
         (Operator::Add, Value::List(left), Value::List(right)) => {
             Value::list(left.items.iter().chain(&right.items).cloned().collect())
@@ -75,7 +79,9 @@ fn repeat(sequence: &Value, count: &Value) -> Result<Value> {
     match sequence {
         Value::Text(text) => {
             check_text(text.len().saturating_mul(count))?;
-            Ok(Value::text(text.repeat(count)))
+            let mut out = Output::default();
+            (0..count).for_each(|_| out += text);
+            Ok(Value::Text(out.into_text()))
         }
         Value::List(items) | Value::Tuple(items) => {
             check_items(items.items.len().saturating_mul(count))?;

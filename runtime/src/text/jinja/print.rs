@@ -1,17 +1,21 @@
 //! Values as text: `str`, `repr` and `json.dumps`.
 
 use super::compare;
+use super::text::{Output, Text};
 use super::value::{Callable, Key, Result, Value, check_text, error};
 
 /// `str(value)`.
-pub(super) fn text(value: &Value) -> Result<String> {
-    let mut out = String::new();
+pub(super) fn text(value: &Value) -> Result<Text> {
+    if let Value::Text(text) | Value::Markup(text) = value {
+        return Ok(text.clone());
+    }
+    let mut out = Output::default();
     write_text(value, &mut out)?;
-    Ok(out)
+    Ok(out.into_text())
 }
 
 /// Appends `str(value)`.
-pub(super) fn write_text(value: &Value, out: &mut String) -> Result<()> {
+pub(super) fn write_text(value: &Value, out: &mut Output) -> Result<()> {
     match value {
         Value::Undefined(_) => {}
         Value::Text(text) | Value::Markup(text) => *out += text,
@@ -21,19 +25,19 @@ pub(super) fn write_text(value: &Value, out: &mut String) -> Result<()> {
 }
 
 /// `repr(value)`.
-pub(super) fn repr(value: &Value) -> Result<String> {
-    let mut out = String::new();
+pub(super) fn repr(value: &Value) -> Result<Text> {
+    let mut out = Output::default();
     write_repr(value, &mut out)?;
-    Ok(out)
+    Ok(out.into_text())
 }
 
-fn write_repr(value: &Value, out: &mut String) -> Result<()> {
+fn write_repr(value: &Value, out: &mut Output) -> Result<()> {
     match value {
         Value::Undefined(_) => *out += "Undefined",
         Value::None => *out += "None",
         Value::Bool(value) => *out += if *value { "True" } else { "False" },
-        Value::Int(value) => *out += &value.to_string(),
-        Value::Float(value) => *out += &float(*value),
+        Value::Int(value) => *out += value.to_string().as_str(),
+        Value::Float(value) => *out += float(*value).as_str(),
         Value::Text(text) => quote_repr(text, out),
         Value::Markup(text) => {
             *out += "Markup(";
@@ -47,22 +51,23 @@ fn write_repr(value: &Value, out: &mut String) -> Result<()> {
         }
         Value::Dict(dict) => write_entries(dict.entries.iter().map(|(key, value)| (key.value(), value)), out)?,
         Value::Range(range) => {
-            *out += &format!("range({}, {}", range.start, range.stop);
-            *out += &if range.step == 1 { ")".to_owned() } else { format!(", {})", range.step) };
+            *out += format!("range({}, {}", range.start, range.stop).as_str();
+            *out += (if range.step == 1 { ")".to_owned() } else { format!(", {})", range.step) }).as_str();
         }
         Value::View(view) => write_items(&format!("{}([", view.name), &view.items, "])", out)?,
         Value::Namespace(namespace) => {
             *out += "<Namespace ";
             let attributes = namespace.attributes.borrow();
-            let names: Vec<Value> = attributes.keys().map(Value::text).collect();
-            write_entries(names.iter().zip(attributes.values()), out)?;
+            write_entries(attributes.iter().map(|(name, value)| (name.value(), value)), out)?;
             out.push('>');
         }
-        Value::Loop(state) => *out += &format!("<LoopContext {}/{}>", state.index0.get() + 1, state.length()),
+        Value::Loop(state) => {
+            *out += format!("<LoopContext {}/{}>", state.index0.get() + 1, state.length()).as_str();
+        }
         Value::Callable(callable) if matches!(**callable, Callable::Macro(_)) => {
             if let Callable::Macro(definition) = &**callable {
                 *out += "<Macro ";
-                quote_repr(&definition.name, out);
+                quote_repr(&Text::from(&*definition.name), out);
                 out.push('>');
             }
         }
@@ -73,7 +78,7 @@ fn write_repr(value: &Value, out: &mut String) -> Result<()> {
     check_text(out.len())
 }
 
-fn write_items(begin: &str, items: &[Value], end: &str, out: &mut String) -> Result<()> {
+fn write_items(begin: &str, items: &[Value], end: &str, out: &mut Output) -> Result<()> {
     *out += begin;
     for (index, item) in items.iter().enumerate() {
         *out += if index > 0 { ", " } else { "" };
@@ -83,7 +88,7 @@ fn write_items(begin: &str, items: &[Value], end: &str, out: &mut String) -> Res
     Ok(())
 }
 
-fn write_entries<'a>(entries: impl Iterator<Item = (&'a Value, &'a Value)>, out: &mut String) -> Result<()> {
+fn write_entries<'a>(entries: impl Iterator<Item = (&'a Value, &'a Value)>, out: &mut Output) -> Result<()> {
     out.push('{');
     for (index, (key, value)) in entries.enumerate() {
         *out += if index > 0 { ", " } else { "" };
@@ -122,9 +127,18 @@ fn is_printable(c: char) -> bool {
     c == '"' || c == '\'' || pair.escape_debug().eq(pair.chars())
 }
 
-fn quote_repr(text: &str, out: &mut String) {
+fn quote_repr(text: &Text, out: &mut Output) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
+    for (part, origin) in text.parts() {
+        let begin = out.len();
+        escape_repr(part, quote, out);
+        out.mark_from(begin, origin);
+    }
+    out.push(quote);
+}
+
+fn escape_repr(text: &str, quote: char, out: &mut Output) {
     for c in text.chars() {
         let code = u32::from(c);
         match c {
@@ -134,32 +148,31 @@ fn quote_repr(text: &str, out: &mut String) {
             '\t' => *out += "\\t",
             c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
-            _ if code < 0x100 => *out += &format!("\\x{code:02x}"),
-            _ if code < 0x10000 => *out += &format!("\\u{code:04x}"),
-            _ => *out += &format!("\\U{code:08x}"),
+            _ if code < 0x100 => *out += format!("\\x{code:02x}").as_str(),
+            _ if code < 0x10000 => *out += format!("\\u{code:04x}").as_str(),
+            _ => *out += format!("\\U{code:08x}").as_str(),
         }
     }
-    out.push(quote);
 }
 
 /// The options of `json.dumps`.
 pub(super) struct Json {
     pub(super) is_ascii: bool,
     /// One level of indentation, if every item is on its own line.
-    pub(super) indent: Option<String>,
-    pub(super) item_separator: String,
-    pub(super) key_separator: String,
+    pub(super) indent: Option<Text>,
+    pub(super) item_separator: Text,
+    pub(super) key_separator: Text,
     pub(super) has_sorted_keys: bool,
 }
 
 impl Json {
     /// `json.dumps(value)`.
-    pub(super) fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<()> {
+    pub(super) fn write(&self, value: &Value, depth: usize, out: &mut Output) -> Result<()> {
         match value {
             Value::None => *out += "null",
             Value::Bool(value) => *out += if *value { "true" } else { "false" },
-            Value::Int(value) => *out += &value.to_string(),
-            Value::Float(value) => *out += &json_float(*value),
+            Value::Int(value) => *out += value.to_string().as_str(),
+            Value::Float(value) => *out += json_float(*value).as_str(),
             Value::Text(text) | Value::Markup(text) => self.quote(text, out),
             Value::List(sequence) | Value::Tuple(sequence) => {
                 self.block(['[', ']'], sequence.items.len(), depth, out, |index, out| {
@@ -192,8 +205,8 @@ impl Json {
         brackets: [char; 2],
         n: usize,
         depth: usize,
-        out: &mut String,
-        mut item: impl FnMut(usize, &mut String) -> Result<()>,
+        out: &mut Output,
+        mut item: impl FnMut(usize, &mut Output) -> Result<()>,
     ) -> Result<()> {
         out.push(brackets[0]);
         for index in 0..n {
@@ -211,15 +224,24 @@ impl Json {
     }
 
     /// Starts a new line, if every item is on its own line.
-    fn line(&self, depth: usize, out: &mut String) {
+    fn line(&self, depth: usize, out: &mut Output) {
         if let Some(indent) = &self.indent {
             out.push('\n');
-            *out += &indent.repeat(depth);
+            (0..depth).for_each(|_| *out += indent);
         }
     }
 
-    fn quote(&self, text: &str, out: &mut String) {
+    fn quote(&self, text: &Text, out: &mut Output) {
         out.push('"');
+        for (part, origin) in text.parts() {
+            let begin = out.len();
+            self.escape(part, out);
+            out.mark_from(begin, origin);
+        }
+        out.push('"');
+    }
+
+    fn escape(&self, text: &str, out: &mut Output) {
         for c in text.chars() {
             match c {
                 '"' => *out += "\\\"",
@@ -229,15 +251,16 @@ impl Json {
                 '\t' => *out += "\\t",
                 '\u{8}' => *out += "\\b",
                 '\u{c}' => *out += "\\f",
-                c if c < ' ' => *out += &format!("\\u{:04x}", u32::from(c)),
+                c if c < ' ' => *out += format!("\\u{:04x}", u32::from(c)).as_str(),
                 ' '..='~' => out.push(c),
                 c if self.is_ascii => {
-                    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| *out += &format!("\\u{unit:04x}"));
+                    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                        *out += format!("\\u{unit:04x}").as_str();
+                    });
                 }
                 c => out.push(c),
             }
         }
-        out.push('"');
     }
 }
 
@@ -250,13 +273,13 @@ fn json_float(value: f64) -> String {
     }
 }
 
-fn json_key(key: &Value) -> Result<String> {
+fn json_key(key: &Value) -> Result<Text> {
     match key {
-        Value::Text(text) | Value::Markup(text) => Ok(text.to_string()),
-        Value::None => Ok("null".to_owned()),
-        Value::Bool(value) => Ok(value.to_string()),
-        Value::Int(value) => Ok(value.to_string()),
-        Value::Float(value) => Ok(json_float(*value)),
+        Value::Text(text) | Value::Markup(text) => Ok(text.clone()),
+        Value::None => Ok("null".into()),
+        Value::Bool(value) => Ok(value.to_string().into()),
+        Value::Int(value) => Ok(value.to_string().into()),
+        Value::Float(value) => Ok(json_float(*value).into()),
         _ => error(format!("keys must be str, int, float, bool or None, not {}", key.type_name())),
     }
 }

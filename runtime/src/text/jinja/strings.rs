@@ -5,6 +5,7 @@ use super::eval::Interpreter;
 use super::format;
 use super::number::is_space;
 use super::print;
+use super::text::{Origin, Output, Text};
 use super::value::{Result, Value, check_text, error};
 
 /// The names of the methods.
@@ -59,19 +60,21 @@ pub(super) const METHODS: [&str; 47] = [
 ];
 
 /// Calls a method of a string.
-pub(super) fn call(interpreter: &Interpreter<'_>, text: &str, name: &str, arguments: Arguments) -> Result<Value> {
+pub(super) fn call(interpreter: &Interpreter<'_>, text: &Text, name: &str, arguments: Arguments) -> Result<Value> {
+    let given = arguments.positional.iter().chain(arguments.named.iter().map(|(_, value)| value));
+    let origin = if text.outside().is_empty() { Origin::of(given) } else { Origin::Outside };
     if let Some(answer) = property(text, name) {
         arguments.none(name)?;
         return Ok(Value::Bool(answer));
     }
     if let Some(changed) = changed_case(text, name) {
         arguments.none(name)?;
-        return Ok(Value::text(changed));
+        return Ok(Value::text(changed).made_of(origin));
     }
     match name {
         "strip" | "lstrip" | "rstrip" => {
             let [characters] = arguments.bind(name, ["chars"], 0)?;
-            strip(text, name, characters.as_ref())
+            Ok(Value::Text(text.part(strip(text, name, characters.as_ref())?)))
         }
         "split" | "rsplit" => {
             let [separator, limit] = arguments.bind(name, ["sep", "maxsplit"], 0)?;
@@ -81,50 +84,53 @@ pub(super) fn call(interpreter: &Interpreter<'_>, text: &str, name: &str, argume
                 None | Some(Value::None) => split_spaces(text, limit, side),
                 Some(separator) => split(text, text_of(&separator, name)?, limit, side)?,
             };
-            Value::list(parts.into_iter().map(Value::text).collect())
+            Value::list(parts.into_iter().map(|part| Value::Text(text.part(part))).collect())
         }
         "splitlines" => {
             let [keeps] = arguments.bind(name, ["keepends"], 0)?;
             let ends = if keeps.is_some_and(|keeps| keeps.is_true()) { Ends::Kept } else { Ends::Dropped };
-            Value::list(split_lines(text, ends).into_iter().map(Value::text).collect())
+            Value::list(split_lines(text, ends).into_iter().map(|line| Value::Text(text.part(line))).collect())
         }
         "partition" | "rpartition" => partition(text, name, &arguments.one(name)?),
         "join" => {
-            let mut out = String::new();
+            let mut out = Output::default();
             for (index, item) in arguments.one(name)?.items()?.iter().enumerate() {
-                let Some(part) = item.as_text() else {
+                let (Value::Text(part) | Value::Markup(part)) = item else {
                     let found = item.type_name();
                     return error(format!("sequence item {index}: expected str instance, {found} found"));
                 };
-                out += if index > 0 { text } else { "" };
+                if index > 0 {
+                    out += text;
+                }
                 out += part;
                 check_text(out.len())?;
             }
-            Ok(Value::text(out))
+            Ok(Value::Text(out.into_text()))
         }
         "replace" => {
             let [old, new, count] = arguments.bind(name, ["old", "new", "count"], 2)?;
             let (old, new) = (old.unwrap_or(Value::None), new.unwrap_or(Value::None));
-            replace(text, text_of(&old, name)?, text_of(&new, name)?, optional_int(&count)?)
+            text_of(&new, name)?;
+            replace(text, text_of(&old, name)?, &print::text(&new)?, optional_int(&count)?)
         }
         "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, arguments),
         "removeprefix" | "removesuffix" => {
             let part = arguments.one(name)?;
             let part = text_of(&part, name)?;
             let rest = if name == "removeprefix" { text.strip_prefix(part) } else { text.strip_suffix(part) };
-            Ok(Value::text(rest.unwrap_or(text)))
+            Ok(Value::Text(rest.map_or_else(|| text.clone(), |rest| text.part(rest))))
         }
-        "center" | "ljust" | "rjust" | "zfill" => pad(text, name, arguments),
+        "center" | "ljust" | "rjust" | "zfill" => pad(text, name, arguments).map(|made| made.made_of(origin)),
         "expandtabs" => {
             let [size] = arguments.bind(name, ["tabsize"], 0)?;
-            expand_tabs(text, size.as_ref().map_or(Ok(8), size_of)?)
+            expand_tabs(text, size.as_ref().map_or(Ok(8), size_of)?).map(|made| made.made_of(origin))
         }
-        "format" => format::braces(interpreter, text, &arguments.positional, &arguments.named).map(Value::text),
+        "format" => format::braces(interpreter, text, &arguments.positional, &arguments.named).map(Value::Text),
         "format_map" => {
             let mapping = arguments.one(name)?;
             let Value::Dict(dict) = &mapping else { return error("format_map() argument must be a mapping") };
             let named = dict.entries.iter().map(|(key, value)| Ok((print::text(key.value())?, value.clone())));
-            format::braces(interpreter, text, &[], &named.collect::<Result<Vec<_>>>()?).map(Value::text)
+            format::braces(interpreter, text, &[], &named.collect::<Result<Vec<_>>>()?).map(Value::Text)
         }
         _ => error(format!("the method {name} of strings is not supported in chat templates")),
     }
@@ -240,17 +246,17 @@ fn title(text: &str) -> String {
 }
 
 /// `text.strip(characters)`, or one side of it.
-pub(super) fn strip(text: &str, name: &str, characters: Option<&Value>) -> Result<Value> {
+pub(super) fn strip<'t>(text: &'t str, name: &str, characters: Option<&Value>) -> Result<&'t str> {
     let characters = match characters {
         None | Some(Value::None) => None,
         Some(characters) => Some(text_of(characters, name)?),
     };
     let is_removed = |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
-    Ok(Value::text(match name {
+    Ok(match name {
         "lstrip" => text.trim_start_matches(is_removed),
         "rstrip" => text.trim_end_matches(is_removed),
         _ => text.trim_matches(is_removed),
-    }))
+    })
 }
 
 /// The side from which a text is split.
@@ -327,26 +333,34 @@ pub(super) fn split_lines(text: &str, ends: Ends) -> Vec<&str> {
     lines
 }
 
-fn partition(text: &str, name: &str, separator: &Value) -> Result<Value> {
+fn partition(text: &Text, name: &str, separator: &Value) -> Result<Value> {
     let separator = text_of(separator, name)?;
     if separator.is_empty() {
         return error("empty separator");
     }
-    let found = if name == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
-    let parts = match found {
-        Some((before, after)) => [before, separator, after],
-        None if name == "partition" => [text, "", ""],
-        None => ["", "", text],
+    let found = if name == "partition" { text.find(separator) } else { text.rfind(separator) };
+    let (before, after) = match found {
+        Some(at) => (at, at + separator.len()),
+        None if name == "partition" => (text.len(), text.len()),
+        None => (0, 0),
     };
-    Value::tuple(parts.map(Value::text).to_vec())
+    let parts = [&text[..before], &text[before..after], &text[after..]];
+    Value::tuple(parts.map(|part| Value::Text(text.part(part))).to_vec())
 }
 
 /// `text.replace(old, new, count)`.
-pub(super) fn replace(text: &str, old: &str, new: &str, count: Option<i128>) -> Result<Value> {
+pub(super) fn replace(text: &Text, old: &str, new: &Text, count: Option<i128>) -> Result<Value> {
     let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
     let n_found = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     check_text(text.len().saturating_add(n_found.min(count).saturating_mul(new.len())))?;
-    Ok(Value::text(text.replacen(old, new, count)))
+    let (mut out, mut at) = (Output::default(), 0);
+    for (found, old) in text.match_indices(old).take(count) {
+        out += &text.part(&text[at..found]);
+        out += new;
+        at = found + old.len();
+    }
+    out += &text.part(&text[at..]);
+    Ok(Value::Text(out.into_text()))
 }
 
 /// Methods that look for a part of the text between two positions.

@@ -4,29 +4,42 @@ use super::arguments::{Arguments, optional_int, size_of, text_of};
 use super::number::{self, Operator, is_space};
 use super::print;
 use super::strings;
+use super::text::{Origin, Output, Text};
 use super::value::{Result, Value, check_text, error};
 
 /// `value | name(arguments)`; None if the filter is not one of text.
 pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Option<Result<Value>> {
+    let origin =
+        || Origin::of(arguments.positional.iter().chain(arguments.named.iter().map(|(_, value)| value)).chain([value]));
     Some(match name {
-        "capitalize" | "lower" | "title" | "upper" | "wordcount" | "string" | "striptags" | "e" | "escape"
-        | "forceescape" | "safe" | "urlencode" => plain(name, value, arguments),
+        "capitalize" | "lower" | "title" | "upper" | "wordcount" | "striptags" | "e" | "escape" | "forceescape"
+        | "urlencode" => {
+            let origin = origin();
+            plain(name, value, arguments).map(|made| made.made_of(origin))
+        }
+        "string" | "safe" => {
+            let text = arguments.none(name).and_then(|()| print::text(value));
+            text.map(|text| if name == "safe" { Value::Markup(text) } else { like(value, text) })
+        }
         "trim" => trim(value, arguments),
-        "center" => center(value, arguments),
         "replace" => replace(value, arguments),
         "format" => formatted(value, arguments),
         "indent" => indent(value, arguments),
-        "truncate" => truncate(value, arguments),
+        "center" | "truncate" => {
+            let origin = origin();
+            let made = if name == "center" { center(value, arguments) } else { truncate(value, arguments) };
+            made.map(|made| made.made_of(origin))
+        }
         "filesizeformat" => file_size(value, arguments),
         _ => return None,
     })
 }
 
 /// Text in the form of `value`: escaped if that is.
-fn like(value: &Value, text: impl AsRef<str>) -> Value {
+fn like(value: &Value, text: impl Into<Text>) -> Value {
     match value {
-        Value::Markup(_) => Value::Markup(text.as_ref().into()),
-        _ => Value::text(text),
+        Value::Markup(_) => Value::Markup(text.into()),
+        _ => Value::Text(text.into()),
     }
 }
 
@@ -42,13 +55,11 @@ fn plain(name: &str, value: &Value, arguments: Arguments) -> Result<Value> {
         "lower" => like(value, text.to_lowercase()),
         "upper" => like(value, text.to_uppercase()),
         "title" => like(value, title(&text)),
-        "string" => like(value, text),
         "wordcount" => {
             let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
             Value::Int(words.filter(|word| !word.is_empty()).count() as i128)
         }
         "striptags" => Value::text(strip_tags(&text)?),
-        "safe" => Value::Markup(text.into()),
         "e" | "escape" if matches!(value, Value::Markup(_)) => value.clone(),
         _ => {
             let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -76,8 +87,8 @@ fn title(text: &str) -> String {
 
 fn trim(value: &Value, arguments: Arguments) -> Result<Value> {
     let [characters] = arguments.bind("trim", ["chars"], 0)?;
-    let stripped = strings::strip(&print::text(value)?, "strip", characters.as_ref())?;
-    Ok(like(value, stripped.as_text().unwrap_or_default()))
+    let text = print::text(value)?;
+    Ok(like(value, text.part(strings::strip(&text, "strip", characters.as_ref())?)))
 }
 
 fn center(value: &Value, arguments: Arguments) -> Result<Value> {
@@ -87,12 +98,12 @@ fn center(value: &Value, arguments: Arguments) -> Result<Value> {
     let n = width.saturating_sub(text.chars().count());
     check_text(text.len().saturating_add(n))?;
     let left = n / 2 + (n & width & 1);
-    Ok(like(value, format!("{}{text}{}", " ".repeat(left), " ".repeat(n - left))))
+    Ok(like(value, format!("{}{}{}", " ".repeat(left), &*text, " ".repeat(n - left))))
 }
 
 fn replace(value: &Value, arguments: Arguments) -> Result<Value> {
     let [old, new, count] = arguments.bind("replace", ["old", "new", "count"], 2)?;
-    let text = |value: Option<Value>| value.as_ref().map_or(Ok(String::new()), print::text);
+    let text = |value: Option<Value>| value.as_ref().map_or(Ok("".into()), print::text);
     strings::replace(&print::text(value)?, &text(old)?, &text(new)?, optional_int(&count)?)
 }
 
@@ -104,9 +115,9 @@ fn formatted(value: &Value, arguments: Arguments) -> Result<Value> {
     let values = if named.is_empty() {
         Value::tuple(positional)?
     } else {
-        Value::dict(named.into_iter().map(|(name, value)| (super::value::Key::text(&name), value)).collect())?
+        Value::dict(named.into_iter().map(|(name, value)| (super::value::Key::named(&name), value)).collect())?
     };
-    let text = if value.as_text().is_some() { value.clone() } else { Value::text(print::text(value)?) };
+    let text = if value.as_text().is_some() { value.clone() } else { Value::Text(print::text(value)?) };
     number::binary(Operator::Modulo, &text, &values)
 }
 
@@ -118,23 +129,32 @@ fn indent(value: &Value, arguments: Arguments) -> Result<Value> {
         Some(width) => {
             let width = size_of(width)?;
             check_text(width)?;
-            " ".repeat(width)
+            " ".repeat(width).into()
         }
-        None => "    ".to_owned(),
+        None => "    ".into(),
     };
-    let text = format!("{}\n", text_of(value, "indent")?);
+    text_of(value, "indent")?;
+    let mut text = Output::default();
+    print::write_text(value, &mut text)?;
+    text.push('\n');
+    let text = text.into_text();
     let lines = strings::split_lines(&text, strings::Ends::Dropped);
     check_text(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let blank = is_true(blank);
-    let mut out = if is_true(first) { indention.clone() } else { String::new() };
+    let mut out = Output::default();
+    if is_true(first) {
+        out += &indention;
+    }
     for (index, line) in lines.iter().enumerate() {
         if index > 0 {
             out.push('\n');
-            out += if blank || !line.is_empty() { &indention } else { "" };
+            if blank || !line.is_empty() {
+                out += &indention;
+            }
         }
-        out += line;
+        out += &text.part(line);
     }
-    Ok(like(value, out))
+    Ok(like(value, out.into_text()))
 }
 
 fn truncate(value: &Value, arguments: Arguments) -> Result<Value> {

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 
 use super::compare;
 use super::scope::{Loop, Macro};
+use super::text::{Origin, Text};
 
 /// Deepest nesting of values. It bounds the recursion over them.
 const MAX_DEPTH: u32 = 250;
@@ -42,9 +43,9 @@ pub(super) enum Value {
     Bool(bool),
     Int(i128),
     Float(f64),
-    Text(Rc<str>),
+    Text(Text),
     /// Text that `escape` or `safe` returned.
-    Markup(Rc<str>),
+    Markup(Text),
     List(Rc<Sequence>),
     Tuple(Rc<Sequence>),
     Dict(Rc<Dict>),
@@ -101,7 +102,7 @@ pub(super) struct Iter {
 
 /// The result of `namespace()`.
 pub(super) struct Namespace {
-    pub(super) attributes: RefCell<IndexMap<Rc<str>, Value>>,
+    pub(super) attributes: RefCell<IndexMap<Key, Value>>,
     depth: Cell<u32>,
 }
 
@@ -119,7 +120,7 @@ pub(super) enum Callable {
     /// A method and its value.
     Method(Value, &'static str),
     /// The result of `joiner()`: its separator, and whether it was called.
-    Joiner(Rc<str>, Cell<bool>),
+    Joiner(Text, Cell<bool>),
     Macro(Macro),
 }
 
@@ -140,8 +141,9 @@ pub(super) fn check_text(n: usize) -> Result<()> {
 }
 
 impl Value {
+    /// A text of the template.
     pub(super) fn text(text: impl AsRef<str>) -> Value {
-        Value::Text(Rc::from(text.as_ref()))
+        Value::Text(Text::from(text.as_ref()))
     }
 
     pub(super) fn undefined(message: impl AsRef<str>) -> Value {
@@ -270,8 +272,8 @@ impl Value {
         Ok(match self {
             Value::Undefined(_) => Vec::new(),
             Value::Text(text) | Value::Markup(text) => {
-                let mut buffer = [0; 4];
-                text.chars().map(|c| Value::text(c.encode_utf8(&mut buffer))).collect()
+                let part = |(at, c): (usize, char)| Value::Text(text.part(&text[at..at + c.len_utf8()]));
+                text.char_indices().map(part).collect()
             }
             Value::List(sequence) | Value::Tuple(sequence) => sequence.items.clone(),
             Value::Dict(dict) => dict.entries.keys().map(|key| key.0.clone()).collect(),
@@ -340,9 +342,11 @@ impl Value {
     }
 }
 
-impl From<&serde_json::Value> for Value {
-    fn from(value: &serde_json::Value) -> Value {
+impl Value {
+    /// A JSON value whose texts have this origin.
+    pub(super) fn from_json(value: &serde_json::Value, origin: Origin) -> Value {
         use serde_json::Value as Json;
+        let text = |text: &str| Value::text(text).made_of(origin);
         match value {
             Json::Null => Value::None,
             Json::Bool(value) => Value::Bool(*value),
@@ -351,15 +355,15 @@ impl From<&serde_json::Value> for Value {
                 (None, Some(value)) => Value::Int(value.into()),
                 (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
             },
-            Json::String(text) => Value::text(text),
+            Json::String(string) => text(string),
             Json::Array(items) => {
-                let items: Vec<Value> = items.iter().map(Value::from).collect();
+                let items: Vec<Value> = items.iter().map(|item| Value::from_json(item, origin)).collect();
                 let depth = 1 + items.iter().map(Value::depth).max().unwrap_or(0);
                 Value::List(Rc::new(Sequence { items, is_group: false, depth }))
             }
             Json::Object(fields) => {
                 let entries: IndexMap<Key, Value> =
-                    fields.iter().map(|(name, value)| (Key::text(name), Value::from(value))).collect();
+                    fields.iter().map(|(name, value)| (Key(text(name)), Value::from_json(value, origin))).collect();
                 let depth = 1 + entries.values().map(Value::depth).max().unwrap_or(0);
                 Value::Dict(Rc::new(Dict { entries, depth }))
             }
@@ -370,6 +374,13 @@ impl From<&serde_json::Value> for Value {
 impl Dict {
     pub(super) fn get(&self, key: &Value) -> Option<&Value> {
         self.entries.get(&Key::new(key).ok()?)
+    }
+
+    /// The dictionary with another value of a key, which has no values inside.
+    pub(super) fn with(&self, key: Key, value: Value) -> Value {
+        let mut entries = self.entries.clone();
+        entries.insert(key, value);
+        Value::Dict(Rc::new(Dict { entries, depth: self.depth }))
     }
 }
 
@@ -386,6 +397,11 @@ impl Key {
 
     pub(super) fn text(text: &str) -> Key {
         Key(Value::text(text))
+    }
+
+    /// The key of a named argument.
+    pub(super) fn named(name: &Text) -> Key {
+        Key(Value::Text(name.clone()))
     }
 
     pub(super) fn value(&self) -> &Value {
@@ -422,9 +438,10 @@ impl Range {
 }
 
 impl Namespace {
-    pub(super) fn new(attributes: IndexMap<Rc<str>, Value>) -> Result<Namespace> {
+    pub(super) fn new(attributes: IndexMap<Key, Value>) -> Result<Namespace> {
         let depth = nested(attributes.values())?;
-        if let Some(name) = attributes.keys().find(|name| name.starts_with('_')) {
+        let mut names = attributes.keys().filter_map(|name| name.value().as_text());
+        if let Some(name) = names.find(|name| name.starts_with('_')) {
             return error(underscore(name));
         }
         Ok(Namespace { attributes: RefCell::new(attributes), depth: Cell::new(depth) })
@@ -436,7 +453,7 @@ impl Namespace {
             return error(underscore(name));
         }
         self.depth.set(self.depth.get().max(nested([&value])?));
-        self.attributes.borrow_mut().insert(Rc::from(name), value);
+        self.attributes.borrow_mut().insert(Key::text(name), value);
         Ok(())
     }
 }
