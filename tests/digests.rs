@@ -3,6 +3,9 @@
 //! A change that should leave the generated code alone leaves the file alone. Each kernel is compiled by itself, so that a digest
 //! depends on nothing but the kernel: for a CPU it covers code, constants and relocations, for Hopper the PTX, both without debug
 //! information and without the kernel's name. `UPDATE_EXPECT=1 cargo test -p jambac-tests digests` rewrites the file.
+//!
+//! The code follows from the MLIR that the kernel emits and from the toolchain. A line also has the digest of this MLIR; the first
+//! line has that of the toolchain. Where both are as recorded, the kernel is not compiled again, except one kernel in sixteen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,8 +16,9 @@ use std::thread;
 use jamba_plan::format::{TargetKind, WeightFormat};
 use jambac::compile::{fusion, graphs, optimize, schedule};
 use jambac::manifest::{ModelFile, weight_format};
-use jambac_codegen::compile::compile_object;
+use jambac_codegen::compile::{compile_object, emit_kernels};
 use jambac_codegen::compile_ptx;
+use jambac_codegen::toolchain::llvm_version;
 use jambac_graph::DType;
 use jambac_kernels::kernel::{Elem, Launch, Param};
 use jambac_kernels::target::{CpuTarget, Target, X86Level};
@@ -114,6 +118,46 @@ fn kernels_of_a_plan(model: &ModelFile, variant: &Variant, target: Target) -> im
     schedule.kernels.into_iter().map(|kernel| (kernel.symbol.clone(), kernel))
 }
 
+/// What is recorded of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    /// Of the code.
+    code: String,
+    /// Of the MLIR.
+    mlir: String,
+}
+
+/// By symbol and target.
+type Records = BTreeMap<(String, String), Record>;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// The beginning of a digest.
+fn short(text: &str) -> String {
+    hex(&Sha256::digest(text)[..8])
+}
+
+/// The toolchain: the version of LLVM, and the digest of the sources that turn MLIR into code.
+fn toolchain() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compiler/codegen/src");
+    let sources = ["compile.rs", "ffi.rs", "llvm.rs", "lower.rs", "ptx.rs"];
+    let sources = sources.map(|name| std::fs::read_to_string(folder.join(name)).expect("a source of codegen"));
+    format!("toolchain {} {}", llvm_version(), short(&sources.concat()))
+}
+
+/// The records of a kernel. `known` is that of the same kernel by the same toolchain.
+fn record(target: Target, kernel: &Launch, known: Option<&Record>) -> Record {
+    let text = emit_kernels(target, std::slice::from_ref(kernel)).replace(&kernel.symbol, "kernel");
+    let mlir = short(&text);
+    let is_sampled = mlir.starts_with('0');
+    match known.filter(|known| known.mlir == mlir && !is_sampled) {
+        Some(known) => known.clone(),
+        None => Record { code: digest(target, kernel), mlir },
+    }
+}
+
 fn digest(target: Target, kernel: &Launch) -> String {
     let symbol = &kernel.symbol;
     let mut hash = Sha256::new();
@@ -127,7 +171,7 @@ fn digest(target: Target, kernel: &Launch) -> String {
             hash_ptx(&ptx.unwrap_or_else(|error| panic!("{symbol}: {error}")), symbol, &mut hash);
         }
     }
-    hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    hex(&hash.finalize())
 }
 
 /// Hashes the sections that are loaded, with their relocations.
@@ -183,8 +227,8 @@ fn hash_ptx(ptx: &str, symbol: &str, hash: &mut Sha256) {
     }
 }
 
-/// The digests of all kernels: symbol and target to digest.
-fn digests() -> BTreeMap<(String, String), String> {
+/// The records of all kernels. Those of `known` are by the same toolchain.
+fn records(known: Records) -> Records {
     let all = thread::scope(|scope| {
         let of_targets = targets().map(|target| scope.spawn(move || (target, kernels(target))));
         of_targets.map(|thread| thread.join().expect("the kernels of a target"))
@@ -197,7 +241,9 @@ fn digests() -> BTreeMap<(String, String), String> {
     let work = || {
         let mut done = Vec::new();
         while let Some((target, symbol, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((((*symbol).clone(), target.name().to_owned()), digest(*target, kernel)));
+            let key = ((*symbol).clone(), target.name().to_owned());
+            let record = record(*target, kernel, known.get(&key));
+            done.push((key, record));
         }
         done
     };
@@ -212,28 +258,30 @@ fn golden_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/digests.txt")
 }
 
-fn parse(text: &str) -> BTreeMap<(String, String), String> {
+/// The first line, and the records of the others.
+fn parse(text: &str) -> (&str, Records) {
+    let (toolchain, lines) = text.split_once('\n').unwrap_or_default();
     let line = |line: &str| {
-        let [symbol, target, digest] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("digests.txt: {line}") };
-        ((symbol.to_owned(), target.to_owned()), digest.to_owned())
+        let [symbol, target, code, mlir] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("digests.txt: {line}")
+        };
+        ((symbol.to_owned(), target.to_owned()), Record { code: code.to_owned(), mlir: mlir.to_owned() })
     };
-    text.lines().map(line).collect()
+    (toolchain, lines.lines().map(line).collect())
 }
 
 /// What differs, a kernel a line: a kernel whose code is that of one that is gone was renamed.
-fn difference(
-    expected: &BTreeMap<(String, String), String>,
-    found: &BTreeMap<(String, String), String>,
-) -> Vec<String> {
+fn difference(expected: &Records, found: &Records) -> Vec<String> {
     let mut lines = Vec::new();
     let gone: BTreeSet<_> = expected.keys().filter(|key| !found.contains_key(*key)).collect();
     let mut renamed = BTreeSet::new();
-    for (key @ (symbol, target), digest) in found {
+    for (key @ (symbol, target), record) in found {
         let change = match expected.get(key) {
-            Some(expected) if expected == digest => continue,
+            Some(expected) if expected == record => continue,
+            Some(expected) if expected.code == record.code => "the same code from other MLIR".to_owned(),
             Some(_) => "changed".to_owned(),
             None => {
-                let same_code = |gone: &&&(String, String)| gone.1 == *target && expected[**gone] == *digest;
+                let same_code = |gone: &&&(String, String)| gone.1 == *target && expected[**gone].code == record.code;
                 match gone.iter().filter(|gone| !renamed.contains(**gone)).find(same_code) {
                     Some(old) => {
                         renamed.insert(*old);
@@ -251,30 +299,42 @@ fn difference(
 
 #[test]
 fn kernels_are_compiled_to_the_recorded_code() {
-    let found = digests();
-    let text = found.iter().fold(String::new(), |mut text, ((symbol, target), digest)| {
-        writeln!(text, "{symbol} {target} {digest}").expect("a string");
-        text
-    });
     let path = golden_path();
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    let updates = std::env::var_os("UPDATE_EXPECT").is_some();
+    let (of_toolchain, recorded) = parse(&expected);
+    let toolchain = toolchain();
+    let is_known = of_toolchain == toolchain && !updates;
+    let found = records(if is_known { recorded.clone() } else { Records::new() });
+    let text = found.iter().fold(toolchain.clone() + "\n", |mut text, ((symbol, target), Record { code, mlir })| {
+        writeln!(text, "{symbol} {target} {code} {mlir}").expect("a string");
+        text
+    });
     if expected == text {
         return;
     }
-    let lines = difference(&parse(&expected), &found);
-    if std::env::var_os("UPDATE_EXPECT").is_some() {
+    let mut lines = difference(&recorded, &found);
+    if of_toolchain != toolchain {
+        lines.insert(0, format!("found {toolchain:?}, recorded was {of_toolchain:?}"));
+    }
+    if updates {
         std::fs::write(&path, text).expect("tests/golden is written");
         println!("{}", lines.join("\n"));
         return;
     }
-    panic!("{} of {} kernels differ from tests/golden/digests.txt:\n{}", lines.len(), found.len(), lines.join("\n"));
+    panic!(
+        "tests/golden/digests.txt differs; UPDATE_EXPECT=1 records what was found, of {} kernels:\n{}",
+        found.len(),
+        lines.join("\n")
+    );
 }
 
 #[test]
 fn a_difference_names_what_changed_what_moved_and_what_is_gone() {
-    let expected = parse("a v3 1\nb v3 2\nc v3 3\nd v3 4\n");
-    let found = parse("a v3 1\nb v3 9\nc2 v3 3\ne v3 5\n");
-    let lines = ["b v3: changed", "c2 v3: renamed from c", "e v3: new", "d v3: gone"];
+    let (_, expected) = parse("toolchain\na v3 1 m\nb v3 2 m\nc v3 3 m\nd v3 4 m\nf v3 5 m\n");
+    let (_, found) = parse("toolchain\na v3 1 m\nb v3 9 m\nc2 v3 3 m\ne v3 5 m\nf v3 5 n\n");
+    let lines =
+        ["b v3: changed", "c2 v3: renamed from c", "e v3: new", "f v3: the same code from other MLIR", "d v3: gone"];
     assert_eq!(difference(&expected, &found), lines);
     assert_eq!(difference(&expected, &expected), [""; 0]);
 }

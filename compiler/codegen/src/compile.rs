@@ -67,6 +67,23 @@ pub fn compile_kernels(target: Target, kernels: &[Launch], dump: Option<Dump>) -
     }
 }
 
+/// The MLIR that kernels of the catalog emit, without debug information: [`Phase::Mlir`].
+pub fn emit_kernels(target: Target, kernels: &[Launch]) -> String {
+    let context = lower::context();
+    let module = Module::new(Location::unknown(&context));
+    match target {
+        Target::Cpu(target) => {
+            let builder = ModuleBuilder::new(&context, &module, target);
+            kernels.iter().for_each(|kernel| builder.add(kernel));
+        }
+        Target::Sm90a => {
+            let builder = jambac_kernels::hopper::ModuleBuilder::new(&context, &module);
+            kernels.iter().for_each(|kernel| builder.add(kernel));
+        }
+    }
+    module.as_operation().to_string()
+}
+
 /// Compiles to an unlinked ELF object. Objects of several calls, also from several threads, can be linked together.
 pub fn compile_object(
     target: CpuTarget,
