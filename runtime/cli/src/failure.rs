@@ -51,6 +51,14 @@ fn ours(message: &str) -> String {
     )
 }
 
+/// True for threads of the server that handle requests: a panic there ends the request only.
+fn is_contained() -> bool {
+    #[cfg(feature = "serve")]
+    return std::thread::current().name() == Some(jamba_serve::THREAD);
+    #[cfg(not(feature = "serve"))]
+    return false;
+}
+
 /// Reports panics of any thread as internal errors and exits with code 3.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
@@ -59,7 +67,9 @@ pub(crate) fn report_panics() {
         let message = text.unwrap_or("panic");
         let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
         let _ = writeln!(io::stderr(), "{}", ours(&format!("{message}{place}")));
-        std::process::exit(3);
+        if !is_contained() {
+            std::process::exit(3);
+        }
     }));
 }
 

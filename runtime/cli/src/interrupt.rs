@@ -19,6 +19,15 @@ const BY_SIGNAL: i32 = 128;
 /// The flag that the next Ctrl-C sets.
 static CURRENT: Mutex<Option<Cancel>> = Mutex::new(None);
 
+/// What the first signal does instead of ending the program.
+static ON_STOP: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+/// Sets what the first SIGINT, SIGTERM or SIGHUP does from now on. A second one ends the program.
+#[cfg(feature = "serve")]
+pub(crate) fn on_stop(act: impl FnOnce() + Send + 'static) {
+    *ON_STOP.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+}
+
 /// Starts the thread that waits for signals. Without it, signals have the effect that the system gives them.
 pub(crate) fn begin() {
     // The thread registers the handlers, so that there are none without a thread to act on them. Waiting for it leaves no
@@ -42,6 +51,10 @@ fn wait(registered: mpsc::Sender<()>) {
     let Ok(mut signals) = Signals::new(handled) else { return };
     drop(registered);
     for signal in &mut signals {
+        if let Some(act) = ON_STOP.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            act();
+            continue;
+        }
         let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match current.filter(|cancel| signal == SIGINT && !cancel.is_cancelled()) {
             Some(cancel) => cancel.cancel(),

@@ -18,6 +18,8 @@ mod perplexity;
 mod printer;
 mod prompt;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod style;
 mod timing;
 mod tokenize;
@@ -50,6 +52,9 @@ struct Cli {
 enum Command {
     /// Generate text from a prompt.
     Run(run::Args),
+    /// Serve a plan over HTTP, with OpenAI's API.
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// Chat with a model that has a chat template.
     Chat(chat::Args),
     /// Measure prefill and decode of one or more plans.
@@ -85,11 +90,17 @@ fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(failure) => return failure.report(),
     };
-    if let Err(failure) = log::begin() {
+    #[cfg(feature = "serve")]
+    let logs_itself = matches!(command, Command::Serve(_));
+    #[cfg(not(feature = "serve"))]
+    let logs_itself = false;
+    if !logs_itself && let Err(failure) = log::begin() {
         return failure.report();
     }
     let result = match command {
         Command::Run(args) => run::run(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args),
         Command::Chat(args) => chat::chat(args),
         Command::Bench(args) => bench::bench(args),
         Command::Tokenize(args) => tokenize::tokenize(args),

@@ -1,0 +1,171 @@
+//! `jamba serve`: an HTTP server with OpenAI's API.
+
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jamba_runtime::Engine;
+use jamba_serve::{Address, Keys, ServeError, ServeOptions, Stop};
+
+use crate::failure::{Failure, print};
+use crate::open::{OpenArgs, PlanArg};
+use crate::{interrupt, log};
+
+/// Arguments of `jamba serve`.
+#[derive(clap::Args)]
+#[command(after_help = ROUTES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    plan: PlanArg,
+    /// Address to listen on. Other addresses than loopback need --api-keys, or --insecure
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Listen on a unix socket instead
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
+    unix_socket: Option<PathBuf>,
+    /// File with the BLAKE3 digests of API keys, one a line; requests need one of the keys
+    #[arg(long, value_name = "FILE")]
+    api_keys: Option<PathBuf>,
+    /// Print the digest of the key on standard input, for --api-keys
+    #[arg(long)]
+    digest_key: bool,
+    /// Serve everybody on an address that is not loopback
+    #[arg(long)]
+    insecure: bool,
+    /// Another name of the model in requests. Repeatable
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// Accept requests for any model
+    #[arg(long)]
+    any_model: bool,
+    /// Origin of web pages that may use the server, such as https://example.org. Repeatable
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
+    /// Answers that may wait besides those that run; more are refused
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: usize,
+    /// Prompt tokens of all answers that run or wait; more are refused
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    queue_tokens: usize,
+    /// Memory of the prefix cache, in MiB; 0 turns it off
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    cache_mib: u64,
+    /// Longest time between two tokens of an answer, in milliseconds: prompts are read in parts that keep to it. 0 is no limit
+    #[arg(long, value_name = "MS", default_value_t = 150)]
+    itl_target: u64,
+    /// Longest time of a request, in seconds; 0 is no limit
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    timeout: u64,
+    /// Time for answers to end after SIGTERM, in seconds
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    drain: u64,
+    /// Time between SIGTERM and closing the socket, in seconds, for load balancers that ask GET /ready
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    drain_delay: u64,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+const ROUTES: &str = "\
+  POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
+  GET  /v1/models
+  POST /tokenize, /detokenize, /apply-template
+  GET  /health, /ready, /metrics, /slots, /version
+
+SIGTERM or Ctrl-C: no new requests; running answers end. A second one ends the server at once.
+JAMBA_LOG=warn logs no requests.";
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Failure {
+        match error {
+            ServeError::Engine(error) => error.into(),
+            ServeError::Address { .. } | ServeError::Keys { .. } | ServeError::System(_) => {
+                Failure::Input(error.to_string())
+            }
+        }
+    }
+}
+
+/// Serves a plan until a signal.
+pub(crate) fn serve(args: Args) -> Result<(), Failure> {
+    if args.digest_key {
+        return digest_key();
+    }
+    log::begin_with("info,jamba_runtime=warn")?;
+    let is_local = args.unix_socket.is_some() || is_loopback(&args.host);
+    if !is_local && args.api_keys.is_none() && !args.insecure {
+        return Err(Failure::Usage(format!(
+            "--host {} lets other machines in: add --api-keys FILE, or --insecure to serve everybody",
+            args.host
+        )));
+    }
+    let keys = args.api_keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let seconds = Duration::from_secs;
+    let options = ServeOptions {
+        aliases: args.alias,
+        any_model: args.any_model,
+        keys,
+        cors_origins: args.cors_origin,
+        any_host: !is_local || args.unix_socket.is_some(),
+        queue: args.queue,
+        queue_tokens: args.queue_tokens,
+        timeout: (args.timeout > 0).then(|| seconds(args.timeout)),
+        drain_delay: seconds(args.drain_delay),
+        drain: seconds(args.drain),
+        cache_bytes: args.cache_mib.saturating_mul(1 << 20),
+        step_target: (args.itl_target > 0).then(|| Duration::from_millis(args.itl_target)),
+        max_body_bytes: 0,
+    };
+    let address = match args.unix_socket {
+        Some(path) => Address::Unix(path),
+        None => Address::Tcp(args.host, args.port),
+    };
+    let stop = Stop::new();
+    let stopper = stop.clone();
+    interrupt::on_stop(move || stopper.stop());
+    let (plan, open) = (args.plan, args.open);
+    jamba_serve::serve(
+        &address,
+        options,
+        || open.open(plan.path()),
+        |name, engine| print(&first_line(name, engine)),
+        &stop,
+    )
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What is served, and where.
+fn first_line(name: &str, engine: &Engine) -> String {
+    let limits = &engine.manifest().limits;
+    let advice = match limits.max_sequences {
+        1 => " (one answer at a time: jambac limits PLAN --sequences N -o OUT.plan for more)",
+        _ => "",
+    };
+    format!(
+        "Serving {} at {name}: {} sequences{advice}, {} tokens of context, {} on {}\n",
+        engine.manifest().model.name,
+        limits.max_sequences,
+        limits.max_context,
+        engine.target(),
+        engine.device(),
+    )
+}
+
+fn digest_key() -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("Type the key, then Enter and Ctrl-D:");
+    }
+    let mut key = String::new();
+    let read = std::io::stdin().read_to_string(&mut key);
+    read.map_err(|error| Failure::Input(format!("standard input: {error}")))?;
+    match key.trim() {
+        "" => Err(Failure::Input("standard input: expected a key".to_owned())),
+        key => print(&format!("{}\n", Keys::digest(key))),
+    }
+}

@@ -1,0 +1,106 @@
+//! API keys. The server knows their BLAKE3 digests only. All digests are compared, each in constant time, so that the time of an
+//! answer tells nothing about a key.
+
+use std::path::Path;
+
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use axum::response::{IntoResponse, Response};
+
+use crate::ServeError;
+use crate::error::ApiError;
+
+/// The keys that may use the server. Without any, everybody may.
+#[derive(Clone, Debug, Default)]
+pub struct Keys(Vec<blake3::Hash>);
+
+impl Keys {
+    /// Reads a file of digests: one a line, in hexadecimal, as `b3sum` and `jamba serve PLAN --digest-key` print them. What follows
+    /// the digest in its line, empty lines, and lines that begin with `#` are ignored.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, if a line is not a digest, or if there is none.
+    pub fn read(path: &Path) -> Result<Keys, ServeError> {
+        let fail = |reason: String| ServeError::Keys { path: path.to_owned(), reason };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let mut keys = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let Some(digest) = line.split_whitespace().next().filter(|word| !word.starts_with('#')) else { continue };
+            // The line may be a key itself: it is not repeated.
+            let digest = blake3::Hash::from_hex(digest).map_err(|_| {
+                fail(format!(
+                    "line {}: expected the BLAKE3 digest of a key, 64 hexadecimal digits: jamba serve PLAN --digest-key prints it",
+                    index + 1
+                ))
+            })?;
+            keys.push(digest);
+        }
+        match keys.is_empty() {
+            true => Err(fail("found no digest of a key".to_owned())),
+            false => Ok(Keys(keys)),
+        }
+    }
+
+    /// The line of a file of digests for this key.
+    pub fn digest(key: &str) -> String {
+        blake3::hash(key.as_bytes()).to_hex().to_string()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The digest of the request's key, if it is one of ours. A missing key takes the same path as a wrong one.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Option<blake3::Hash> {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let key = bearer.or(headers.get("x-api-key").map(HeaderValue::as_bytes)).unwrap_or_default();
+        let digest = blake3::hash(key);
+        // Comparing digests takes constant time; so does the number of comparisons.
+        let found = self.0.iter().fold(false, |found, known| found | (*known == digest));
+        found.then_some(digest)
+    }
+}
+
+/// The answer to a request without a valid key.
+pub(crate) fn refusal() -> Response {
+    let error = ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_request_error",
+        Some("invalid_api_key"),
+        "found no valid API key: send it as `Authorization: Bearer KEY`",
+    );
+    ([(WWW_AUTHENTICATE, "Bearer")], error).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn keys_are_found_by_their_digests() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        std::fs::write(&path, format!("# ours\n\n{}  Anna\n{}\n", Keys::digest("a"), Keys::digest("b"))).unwrap();
+        let keys = Keys::read(&path).unwrap();
+        let accepted = |name, value: &str| keys.check(&headers(name, value)).is_some();
+        assert!(accepted("authorization", "Bearer a") && accepted("x-api-key", "b"));
+        assert!(!accepted("authorization", "Bearer c") && !accepted("authorization", "Basic a"));
+        assert!(!accepted("authorization", &format!("Bearer {}", Keys::digest("a"))));
+        assert!(keys.check(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn a_key_in_place_of_its_digest_is_not_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        std::fs::write(&path, "sk-secret").unwrap();
+        let error = Keys::read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1") && !error.contains("secret"), "{error}");
+        std::fs::write(&path, "# none\n").unwrap();
+        assert!(Keys::read(&path).is_err() && Keys::read(folder.path()).is_err());
+    }
+}

@@ -1,0 +1,373 @@
+//! An HTTP server for one plan, with OpenAI's API. Many clients share one engine; the tokens of an answer do not depend on the
+//! others.
+//!
+//! ```text
+//! sockets ─► HTTP (one thread, tokio) ─► encode (blocking threads) ─► admission ─► commands ─► step thread: Engine and Batch
+//!                    ▲                                                                               │
+//!                    └──────────────── events, one message a step ◄──────────────────────────────────┘
+//! ```
+//!
+//! - [`listen`] accepts connections and limits them; [`app`] has the routes.
+//! - [`admission`] refuses what would wait too long, without asking the step thread.
+//! - [`prepare`] encodes prompts; [`answer`] is a request in progress; [`steps`] is the step thread.
+//! - [`openai`] speaks OpenAI's API.
+
+mod admission;
+mod answer;
+mod app;
+mod auth;
+mod body;
+mod error;
+mod listen;
+mod metrics;
+mod model;
+mod openai;
+mod prepare;
+mod sampling;
+mod steps;
+mod text;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use jamba_plan::format::KV_PAGE_TOKENS;
+use jamba_runtime::{BatchOptions, Engine, RuntimeError};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tower::ServiceExt;
+
+pub use auth::Keys;
+
+use crate::admission::Admission;
+use crate::answer::Slots;
+use crate::app::{App, State};
+use crate::error::ApiError;
+use crate::listen::{Listener, SocketFile};
+use crate::metrics::{Metrics, Pools};
+use crate::model::Model;
+use crate::steps::{Load, Steps};
+
+/// Name of the threads that handle requests. A panic there ends one request, not the server.
+pub const THREAD: &str = "jamba-http";
+
+/// Commands that wait between two steps.
+const COMMANDS: usize = 1024;
+/// Time for answers to be told that the server stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Bytes of JSON around a prompt, and of escapes in it.
+const BODY_OVERHEAD: usize = 1 << 20;
+
+/// The reason why the server stopped or did not start.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The address cannot be used.
+    Address {
+        /// The address as given.
+        address: String,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A file of keys cannot be used.
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A thread or a runtime cannot be started.
+    System(io::Error),
+    /// The engine failed.
+    Engine(RuntimeError),
+}
+
+impl std::fmt::Display for ServeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ServeError::Address { address, source } => {
+                let advice = match source.kind() {
+                    io::ErrorKind::AddrInUse => ": another program listens there; choose another one with --port",
+                    io::ErrorKind::PermissionDenied => ": ports below 1024 need rights; choose another one with --port",
+                    _ => "",
+                };
+                write!(f, "cannot listen on {address}: {source}{advice}")
+            }
+            ServeError::Keys { path, reason } => write!(f, "{}: {reason}", path.display()),
+            ServeError::System(source) => write!(f, "cannot start the server: {source}"),
+            ServeError::Engine(source) => write!(f, "{source}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl From<RuntimeError> for ServeError {
+    fn from(error: RuntimeError) -> ServeError {
+        ServeError::Engine(error)
+    }
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host and a port; port 0 takes a free one.
+    Tcp(String, u16),
+    /// The path of a unix socket, which must not exist.
+    Unix(PathBuf),
+}
+
+/// Options of the server.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Names of the model besides its own.
+    pub aliases: Vec<String>,
+    /// Requests may name any model.
+    pub any_model: bool,
+    /// Keys that requests need; none by default.
+    pub keys: Keys,
+    /// Origins of web pages that may use the server, such as `https://example.org`.
+    pub cors_origins: Vec<String>,
+    /// Accepts requests that name any host. Otherwise, requests name loopback: a web page could be rebound to it.
+    pub any_host: bool,
+    /// Answers that may wait besides those that run.
+    pub queue: usize,
+    /// Prompt tokens of all answers that run or wait.
+    pub queue_tokens: usize,
+    /// Longest time of a request.
+    pub timeout: Option<Duration>,
+    /// Time between the signal to stop and closing the socket, for load balancers that look at `/ready`.
+    pub drain_delay: Duration,
+    /// Time for answers to end after that.
+    pub drain: Duration,
+    /// Memory of the prefix cache in bytes; 0 turns it off.
+    pub cache_bytes: u64,
+    /// Time that a step should take at most; see [`BatchOptions::step_target`].
+    pub step_target: Option<Duration>,
+    /// Most bytes of a body; 0 follows from the plan's context.
+    pub max_body_bytes: usize,
+}
+
+impl Default for ServeOptions {
+    fn default() -> ServeOptions {
+        ServeOptions {
+            aliases: Vec::new(),
+            any_model: false,
+            keys: Keys::default(),
+            cors_origins: Vec::new(),
+            any_host: false,
+            queue: 64,
+            queue_tokens: 1 << 20,
+            timeout: Some(Duration::from_secs(600)),
+            drain_delay: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            cache_bytes: 1 << 30,
+            step_target: Some(Duration::from_millis(150)),
+            max_body_bytes: 0,
+        }
+    }
+}
+
+/// Stops a server from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Notify>);
+
+impl Stop {
+    /// A handle for one server.
+    pub fn new() -> Stop {
+        Stop::default()
+    }
+
+    /// The server accepts nothing any more, ends what runs, and returns.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl App {
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    }
+}
+
+/// The routes, once the plan is open.
+#[derive(Clone, Default)]
+struct Gate(Arc<Mutex<GateState>>);
+
+#[derive(Default)]
+enum GateState {
+    #[default]
+    Loading,
+    Open(State, Router),
+    Closed,
+}
+
+impl Gate {
+    fn lock(&self) -> std::sync::MutexGuard<'_, GateState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False if the server has stopped meanwhile.
+    fn open(&self, app: State) -> bool {
+        let router = app::router(Arc::clone(&app));
+        let mut state = self.lock();
+        let is_loading = matches!(*state, GateState::Loading);
+        if is_loading {
+            *state = GateState::Open(app, router);
+        }
+        is_loading
+    }
+
+    /// Drops the routes, and with them the way to the step thread.
+    fn close(&self) {
+        *self.lock() = GateState::Closed;
+    }
+
+    fn with_app(&self, act: impl FnOnce(&App)) {
+        if let GateState::Open(app, _) = &*self.lock() {
+            act(app);
+        }
+    }
+
+    async fn answer(self, request: Request) -> Response {
+        let router = match &*self.lock() {
+            GateState::Open(_, router) => Some(router.clone()),
+            GateState::Loading | GateState::Closed => None,
+        };
+        match router {
+            Some(router) => router.oneshot(request).await.into_response(),
+            None => ApiError::busy("loading", "the plan is being opened", 1).into_response(),
+        }
+    }
+}
+
+/// Listens on `address`, opens the plan with `open`, tells `ready` the address, and serves until `stop`. Requests that come before
+/// the plan is open are refused with status 503. The calling thread runs the engine.
+///
+/// # Errors
+/// Fails if the address cannot be used, if `open` or `ready` fails, or after an internal error of the engine.
+pub fn serve<E: From<ServeError>>(
+    address: &Address,
+    options: ServeOptions,
+    open: impl FnOnce() -> Result<Engine, E>,
+    ready: impl FnOnce(&str, &Engine) -> Result<(), E>,
+    stop: &Stop,
+) -> Result<(), E> {
+    let system = |error| E::from(ServeError::System(error));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name(THREAD)
+        .max_blocking_threads(n_cores() + 1)
+        .build()
+        .map_err(system)?;
+    let (listener, name) = runtime.block_on(bind(address))?;
+    let (gate, failed) = (Gate::default(), Arc::new(Notify::new()));
+    let (told, events) = mpsc::unbounded_channel();
+    let http = {
+        let (gate, stop, failed) = (gate.clone(), stop.clone(), Arc::clone(&failed));
+        let (delay, drain) = (options.drain_delay, options.drain);
+        let work = move || {
+            runtime.spawn(steps::dispatch(events));
+            runtime.block_on(http(listener, &gate, stop, failed, delay, drain));
+            // Threads that still encode a prompt are not waited for.
+            runtime.shutdown_background();
+            gate.close();
+        };
+        std::thread::Builder::new().name(THREAD.to_owned()).spawn(work).map_err(system)?
+    };
+    let result = run_engine(options, open, |engine| ready(&name, engine), told, &gate);
+    failed.notify_one();
+    let _ = http.join(); // a panic there was reported
+    result
+}
+
+fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Opens the plan and runs the steps until the server stops.
+fn run_engine<E: From<ServeError>>(
+    mut options: ServeOptions,
+    open: impl FnOnce() -> Result<Engine, E>,
+    ready: impl FnOnce(&Engine) -> Result<(), E>,
+    told: mpsc::UnboundedSender<steps::Told>,
+    gate: &Gate,
+) -> Result<(), E> {
+    let failed = |error: RuntimeError| E::from(ServeError::Engine(error));
+    let engine = open()?;
+    let model = Model::new(&engine, options.aliases.clone(), options.any_model).map_err(failed)?;
+    if options.max_body_bytes == 0 {
+        options.max_body_bytes = 2 * model.max_prompt_bytes() + BODY_OVERHEAD;
+    }
+    let limits = &engine.manifest().limits;
+    let has_pages = engine.memory().kv_page > 0;
+    let pools = Pools {
+        slots: limits.max_sequences,
+        pages: if has_pages { limits.kv_tokens / KV_PAGE_TOKENS } else { 0 },
+        page_tokens: KV_PAGE_TOKENS,
+    };
+    let load = Arc::new(Load::default());
+    let (commands, receiver) = std::sync::mpsc::sync_channel(COMMANDS);
+    let batch = BatchOptions { step_target: options.step_target, ..BatchOptions::default() };
+    let steps = Steps::new(engine, batch, options.cache_bytes, told, Arc::clone(&load)).map_err(failed)?;
+    let app = Arc::new(App {
+        admission: Admission::new(model.max_sequences + options.queue, options.queue_tokens),
+        metrics: Metrics::new(Arc::clone(&load), pools),
+        slots: Slots::default(),
+        prepare: Semaphore::new(n_cores()),
+        options,
+        model,
+        commands,
+        load,
+    });
+    if !gate.open(app) {
+        return Ok(());
+    }
+    ready(steps.engine())?;
+    steps.run(&receiver).map_err(failed)
+}
+
+async fn bind(address: &Address) -> Result<(Listener, String), ServeError> {
+    let name = match address {
+        Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        Address::Tcp(host, port) => format!("{host}:{port}"),
+        Address::Unix(path) => path.display().to_string(),
+    };
+    let failed = |source| ServeError::Address { address: name.clone(), source };
+    match address {
+        Address::Tcp(host, port) => {
+            let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            Ok((Listener::Tcp(listener), format!("http://{address}")))
+        }
+        Address::Unix(path) => {
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            Ok((Listener::Unix(listener, SocketFile(path.clone())), format!("unix:{name}")))
+        }
+    }
+}
+
+/// Answers requests until `stop`, or until the engine has failed; then ends what runs.
+async fn http(listener: Listener, gate: &Gate, stop: Stop, failed: Arc<Notify>, delay: Duration, drain: Duration) {
+    let for_requests = gate.clone();
+    let router = Router::new().fallback(move |request| for_requests.clone().answer(request));
+    let stopping = async {
+        tokio::select! {
+            () = stop.0.notified() => {
+                gate.with_app(|app| app.admission.drain());
+                tokio::time::sleep(delay).await;
+            }
+            () = failed.notified() => {}
+        }
+    };
+    let connections = listen::listen(listener, router, stopping).await;
+    let mut connections = std::pin::pin!(connections.shutdown());
+    if tokio::time::timeout(drain, &mut connections).await.is_err() {
+        gate.with_app(|app| app.slots.cancel_all());
+        let _ = tokio::time::timeout(LAST_WORDS, connections).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! Text and tokens without the model: `/tokenize`, `/detokenize`, `/apply-template`.
+
+use axum::Json;
+use axum::extract::State as Extract;
+use jamba_runtime::SpecialTokens;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::State;
+use crate::body::Object;
+use crate::error::{ApiError, Result};
+use crate::openai::chat::read_chat;
+
+/// The body of `/tokenize`: a text (llama.cpp's `content` or vLLM's `prompt`), or a chat.
+#[derive(Deserialize)]
+struct Tokenize {
+    content: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<Value>>,
+    add_special: Option<bool>,
+    add_special_tokens: Option<bool>,
+}
+
+pub(crate) async fn tokenize(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
+    let fields: Tokenize = body.read()?;
+    let tokens = match (fields.content.or(fields.prompt), fields.messages) {
+        (Some(text), None) => {
+            // vLLM adds special tokens unless told not to; so do prompts here.
+            let adds = fields.add_special_tokens.or(fields.add_special).unwrap_or(true);
+            app.encode(text, adds).await?
+        }
+        (None, Some(_)) => app.encode_chat(read_chat(&body, true)?).await?.tokens,
+        _ => return Err(ApiError::invalid("expected content or prompt (a text), or messages (a chat)")),
+    };
+    Ok(Json(json!({ "tokens": tokens, "count": tokens.len(), "max_model_len": app.model.max_context })))
+}
+
+#[derive(Deserialize)]
+struct Detokenize {
+    tokens: Vec<u32>,
+    skip_special_tokens: Option<bool>,
+}
+
+pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
+    let Detokenize { tokens, skip_special_tokens } = body.read()?;
+    let special = if skip_special_tokens == Some(true) { SpecialTokens::Hidden } else { SpecialTokens::All };
+    if let Some(token) = tokens.iter().find(|&&token| token as usize >= app.model.vocab) {
+        return Err(ApiError::field("tokens", format!("found {token}, expected tokens below {}", app.model.vocab)));
+    }
+    let text = app.model.tokenizer()?.decode_with(&tokens, special)?;
+    Ok(Json(json!({ "content": text, "prompt": text })))
+}
+
+pub(crate) async fn apply_template(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
+    let rendered = app.model.template()?.render_parts(&read_chat(&body, true)?)?;
+    Ok(Json(json!({ "prompt": rendered.text() })))
+}

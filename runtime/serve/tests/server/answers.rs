@@ -1,0 +1,137 @@
+//! What is served is what the runtime generates alone.
+
+use std::ops::ControlFlow;
+
+use jamba_runtime::{GenerateOptions, Message, SamplerOptions};
+use jamba_serve::ServeOptions;
+use serde_json::{Value, json};
+
+use crate::client::{Running, engine};
+
+/// The text and tokens of a request alone.
+fn alone(prompt: &[u32], seed: u64, max_new: usize) -> String {
+    let mut engine = engine();
+    let sampler = SamplerOptions { seed, ..engine.sampler_options() };
+    let options = GenerateOptions { max_new, sampler, ..GenerateOptions::default() };
+    engine.generate(prompt, &options, |_| ControlFlow::Continue(())).expect("an answer").text
+}
+
+#[test]
+fn many_clients_at_once_get_what_each_gets_alone() {
+    let server = Running::new(ServeOptions::default());
+    let request = |i: u64| {
+        let prompt: Vec<u32> = (0..3 + i as u32 % 20).map(|at| 3 + (at * 7 + i as u32 % 5) % 200).collect();
+        (prompt, 1000 + i)
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..24)
+            .map(|i| {
+                let server = &server;
+                scope.spawn(move || {
+                    let (prompt, seed) = request(i);
+                    let body = json!({ "prompt": prompt, "seed": seed, "max_tokens": 20, "stream": i % 2 == 0 });
+                    let response = server.post("/v1/completions", &body);
+                    assert_eq!(response.status, 200, "{}", response.body);
+                    let text = |object: &Value| object["choices"][0]["text"].as_str().expect("a text").to_owned();
+                    if i % 2 == 0 { response.events().iter().map(text).collect() } else { text(&response.json()) }
+                })
+            })
+            .collect();
+        for (i, client) in clients.into_iter().enumerate() {
+            let (prompt, seed) = request(i as u64);
+            let found: String = client.join().expect("an answer");
+            assert_eq!(found, alone(&prompt, seed, 20), "request {i}");
+        }
+    });
+}
+
+#[test]
+fn a_chat_streams_what_it_answers_whole() {
+    let server = Running::new(ServeOptions::default());
+    let ask = |stream: bool| {
+        json!({
+            "model": "toy", "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hi" }] }],
+            "seed": 4, "max_completion_tokens": 12, "stream": stream, "n": 2, "logprobs": true, "top_logprobs": 2,
+            "stream_options": { "include_usage": true },
+        })
+    };
+    let whole = server.post("/v1/chat/completions", &ask(false)).json();
+    assert_eq!(whole["object"], "chat.completion");
+    let response = server.post("/v1/chat/completions", &ask(true));
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    let events = response.events();
+    let id = &events[0]["id"];
+    assert!(events.iter().all(|event| event["id"] == *id && event["object"] == "chat.completion.chunk"));
+    let (last, chunks) = events.split_last().expect("events");
+    assert_eq!(
+        (&last["choices"], &last["usage"]["completion_tokens"]),
+        (&json!([]), &whole["usage"]["completion_tokens"])
+    );
+    for choice in 0..2 {
+        let of_choice: Vec<&Value> =
+            chunks.iter().map(|event| &event["choices"][0]).filter(|one| one["index"] == choice).collect();
+        assert_eq!(of_choice[0]["delta"]["role"], "assistant");
+        assert!(of_choice[1..].iter().all(|chunk| chunk["delta"].get("role").is_none()));
+        let text: String = of_choice.iter().filter_map(|chunk| chunk["delta"]["content"].as_str()).collect();
+        let logprobs: Vec<Value> =
+            of_choice.iter().filter_map(|chunk| chunk["logprobs"]["content"].as_array()).flatten().cloned().collect();
+        let expected = &whole["choices"][choice];
+        assert_eq!(text, expected["message"]["content"]);
+        assert_eq!(logprobs, *expected["logprobs"]["content"].as_array().expect("log probabilities"));
+        assert_eq!(logprobs[0]["top_logprobs"].as_array().map(Vec::len), Some(2));
+        let finish = |chunk: &&Value| chunk["finish_reason"].clone();
+        assert_eq!(of_choice.last().map(finish), Some(expected["finish_reason"].clone()));
+        assert!(of_choice[..of_choice.len() - 1].iter().all(|chunk| chunk["finish_reason"].is_null()));
+    }
+    let template = engine().chat_template().expect("a template");
+    let rendered = template.render(&[Message { role: "user".into(), content: "Hi".into() }]).expect("a prompt");
+    let body = json!({ "messages": [{ "role": "user", "content": "Hi" }] });
+    assert_eq!(server.post("/apply-template", &body).json()["prompt"], rendered);
+    let n_tokens = engine().tokenizer().expect("a tokenizer").encode_plain(&rendered).expect("tokens").len();
+    assert_eq!(whole["usage"]["prompt_tokens"], n_tokens);
+}
+
+#[test]
+fn the_same_prompt_again_is_taken_from_the_cache() {
+    let server = Running::new(ServeOptions::default());
+    let prompt: Vec<u32> = (3..60).collect();
+    let ask = |prompt: &[u32]| {
+        let body = json!({ "prompt": prompt, "seed": 1, "max_tokens": 5, "logprobs": 1 });
+        server.post("/v1/completions", &body).json()
+    };
+    let (first, second) = (ask(&prompt), ask(&prompt));
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    assert_eq!((cached(&first), cached(&second)), (Some(0), Some(56)));
+    assert_eq!(first["choices"], second["choices"]);
+    let metrics = server.get("/metrics");
+    assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+    for line in [
+        "vllm:prefix_cache_hits_total 56",
+        "jamba_prompt_tokens_total 114",
+        "vllm:generation_tokens_total 10",
+        "vllm:num_requests_running 0",
+        "vllm:request_success_total{finished_reason=\"length\"} 2",
+    ] {
+        assert!(metrics.body.lines().any(|found| found.starts_with(line)), "{line} in {}", metrics.body);
+    }
+}
+
+#[test]
+fn prompts_of_all_four_kinds_in_order() {
+    let server = Running::new(ServeOptions::default());
+    let texts = |prompt: Value| {
+        let body = json!({ "prompt": prompt, "seed": 9, "max_tokens": 4, "n": 1 });
+        let answer = server.post("/completions", &body).json();
+        let choices = answer["choices"].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
+        assert!(choices.iter().enumerate().all(|(index, choice)| choice["index"] == index));
+        choices.iter().map(|choice| choice["text"].as_str().expect("a text").to_owned()).collect::<Vec<_>>()
+    };
+    let tokens = server.post("/tokenize", &json!({ "content": "Once upon" })).json();
+    let other = server.post("/tokenize", &json!({ "prompt": "a time" })).json();
+    let (one, two) = (texts(json!("Once upon")), texts(json!("a time")));
+    assert_eq!(texts(json!(["Once upon", "a time"])), [one.clone(), two.clone()].concat());
+    assert_eq!(texts(tokens["tokens"].clone()), one);
+    assert_eq!(texts(json!([tokens["tokens"], other["tokens"]])), [one, two].concat());
+    let back = server.post("/detokenize", &json!({ "tokens": tokens["tokens"], "skip_special_tokens": true }));
+    assert_eq!(back.json()["content"], "Once upon");
+}

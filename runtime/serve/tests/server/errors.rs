@@ -1,0 +1,152 @@
+//! Whatever is wrong gets OpenAI's error object, and names what is wrong.
+
+use jamba_serve::{Keys, ServeOptions};
+use serde_json::{Value, json};
+
+use crate::client::{Response, Running, post};
+
+/// Checks that a response is an error object, and returns it.
+fn error(response: &Response) -> Value {
+    let object = response.json()["error"].clone();
+    assert!(object["message"].as_str().is_some_and(|text| !text.is_empty()), "{}", response.body);
+    assert!(object["type"].is_string(), "{}", response.body);
+    // Clients in typed languages fail on other types.
+    assert!(object["code"].is_null() || object["code"].is_string(), "{}", response.body);
+    assert!(object.get("param").is_some(), "{}", response.body);
+    object
+}
+
+#[test]
+fn fields_that_are_wrong_are_named() {
+    let server = Running::new(ServeOptions::default());
+    let long = json!(vec![1; 101]);
+    let many_stops = json!(vec!["a"; 65]);
+    for (field, value, param) in [
+        ("prompt", json!(null), "prompt"),
+        ("prompt", json!([]), "prompt"),
+        ("prompt", json!([[]]), "prompt"),
+        ("prompt", json!(5), "prompt"),
+        ("prompt", long, ""),
+        ("prompt", json!([300]), ""),
+        ("n", json!(0), "n"),
+        ("n", json!(4), "n"),
+        ("n", json!("two"), "n"),
+        ("max_tokens", json!(0), "max_tokens"),
+        ("max_tokens", json!(-1), "max_tokens"),
+        ("temperature", json!(-0.5), "temperature"),
+        ("temperature", json!("hot"), "temperature"),
+        ("top_p", json!(0), "top_p"),
+        ("top_k", json!(-2), "top_k"),
+        ("min_p", json!(1.5), "min_p"),
+        ("presence_penalty", json!(3), "presence_penalty"),
+        ("repetition_penalty", json!(0), "repetition_penalty"),
+        ("logit_bias", json!({ "300": 1 }), "logit_bias"),
+        ("logit_bias", json!({ "5": 101 }), "logit_bias"),
+        ("stop", json!([""]), "stop"),
+        ("stop", many_stops, "stop"),
+        ("logprobs", json!(21), "logprobs"),
+        ("best_of", json!(2), "best_of"),
+        ("suffix", json!("x"), "suffix"),
+        ("echo", json!(true), "echo"),
+        ("response_format", json!({ "type": "xml" }), "response_format.type"),
+        ("guided_regex", json!("("), ""),
+    ] {
+        let mut body = json!({ "prompt": [1, 2, 3] });
+        body[field] = value.clone();
+        let response = server.post("/v1/completions", &body);
+        assert_eq!(response.status, 400, "{field} {value}: {}", response.body);
+        let found = error(&response)["param"].clone();
+        assert_eq!(found.as_str().unwrap_or_default(), param, "{field} {value}: {}", response.body);
+    }
+    // Requests after all of these are answered.
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": [1], "unknown": {} })).status, 200);
+}
+
+#[test]
+fn chats_that_are_wrong_are_named() {
+    let server = Running::new(ServeOptions::default());
+    let user = json!([{ "role": "user", "content": "Hi" }]);
+    for (body, param) in [
+        (json!({}), "messages"),
+        (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": [{ "role": "user", "content": 5 }] }), "messages[0].content"),
+        (json!({ "messages": user, "top_logprobs": 2 }), "top_logprobs"),
+        (json!({ "messages": user, "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
+        (json!({ "messages": user, "chat_template": "{{ 1 }}" }), "chat_template"),
+        (json!({ "messages": user, "tool_choice": "required" }), "tool_choice"),
+        (json!({ "messages": user, "tools": [{ "type": "x" }] }), "tools[0].type"),
+        (json!({ "messages": user, "tool_choice": { "function": { "name": "f" } } }), "tool_choice.function.name"),
+    ] {
+        let response = server.post("/v1/chat/completions", &body);
+        assert_eq!(response.status, 400, "{body}: {}", response.body);
+        assert_eq!(error(&response)["param"], param, "{body}: {}", response.body);
+    }
+}
+
+#[test]
+fn requests_that_are_no_requests() {
+    let options = ServeOptions { max_body_bytes: 1000, ..ServeOptions::default() };
+    let server = Running::new(options);
+    let path = "/v1/completions";
+    let deep = "[".repeat(900);
+    for (request, status) in [
+        (post(path, "application/json", "{"), 400),
+        (post(path, "application/json", &deep), 400),
+        (post(path, "application/json", "[]"), 400),
+        (post(path, "application/json", "{\"prompt\": \"\\ud800\"}"), 400),
+        (post(path, "application/json", "{\"temperature\": 1e400}"), 400),
+        (post(path, "application/json", &format!("{{\"prompt\": \"{}\"}}", "a".repeat(1000))), 413),
+        (post(path, "text/plain", "{}"), 415),
+        (post(path, "application/json\r\nContent-Encoding: gzip", "{}"), 415),
+        (post("/v1/embeddings", "application/json", "{}"), 404),
+        (post("/v1/models", "application/json", "{}"), 405),
+        ("GET /v1/models/other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), 404),
+        ("GET /v1/models HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n".to_owned(), 403),
+    ] {
+        let response = server.send(&request);
+        assert_eq!(response.status, status, "{request}: {}", response.body);
+        error(&response);
+    }
+    let unknown = server.post(path, &json!({ "prompt": [1], "model": "gpt" }));
+    assert_eq!((unknown.status, error(&unknown)["code"].as_str()), (404, Some("model_not_found")));
+    let utf8 = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json; charset=utf-8\r\n\
+                X-Request-Id: mine-1\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{\"prompt\": [1,2]}";
+    let response = server.send(utf8);
+    assert_eq!((response.status, response.header("x-request-id")), (200, Some("mine-1")));
+    let injected = server.send(&utf8.replace("mine-1", "a b"));
+    assert!(injected.header("x-request-id").is_some_and(|id| id.len() == 32));
+}
+
+#[test]
+fn without_a_key_only_the_health_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("keys");
+    std::fs::write(&path, Keys::digest("secret")).expect("a file");
+    let server = Running::new(ServeOptions { keys: Keys::read(&path).expect("keys"), ..ServeOptions::default() });
+    for path in ["/v1/models", "/metrics", "/slots", "/models"] {
+        let response = server.get(path);
+        assert_eq!(response.status, 401, "{path}");
+        assert_eq!(error(&response)["code"], "invalid_api_key");
+    }
+    assert_eq!((server.get("/health").status, server.get("/ready").status), (200, 200));
+    let with = |key: &str| {
+        let head = format!(
+            "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        );
+        server.send(&head).status
+    };
+    assert_eq!((with("secret"), with("Secret"), with("")), (200, 401, 401));
+}
+
+#[test]
+fn a_full_server_refuses_at_once() {
+    let server = Running::new(ServeOptions { queue: 0, queue_tokens: 50, ..ServeOptions::default() });
+    // Three answers at a time: a request of four is more than fits, whatever runs.
+    let two = json!({ "prompt": [[1, 2], [3, 4]], "n": 2 });
+    let response = server.post("/v1/completions", &two);
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
+    assert_eq!(error(&response)["code"], "queue_full");
+    let tokens: Vec<u32> = (3..63).collect();
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": tokens, "max_tokens": 1 })).status, 200, "alone");
+    assert_eq!(server.get("/slots").json(), json!([]));
+}

@@ -1,0 +1,6 @@
+//! The server over sockets: answers, streams, errors, limits, its end.
+
+mod answers;
+mod client;
+mod errors;
+mod life;
