@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use jamba_runtime::{Engine, GenerateOptions, Message, OpenOptions};
+use jamba_runtime::{Chat, Engine, GenerateOptions, Message, OpenOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let plan = std::env::args().nth(1).ok_or("usage: chat PLAN")?;
@@ -26,7 +26,7 @@ pub(crate) fn run(plan: &Path, input: &mut dyn BufRead, out: &mut dyn Write) -> 
     let mut messages = Vec::new();
     for line in input.lines() {
         messages.push(say("user", line?));
-        let tokens = tokenizer.encode_plain(&template.render(&messages)?)?;
+        let tokens = tokenizer.encode_chat(&template.render_parts(&Chat::new(&messages))?)?.tokens;
         let mut n_read = engine.tokens(sequence)?.len();
         if !tokens.starts_with(engine.tokens(sequence)?) {
             // The rendered answer has other tokens than the generated ones: start a new sequence.

@@ -215,6 +215,14 @@ typedef struct {
   int tokens_only;
   // Special tokens of the text, a jamba_special_tokens. Those that a stop string contains are part of it too.
   int32_t special_tokens;
+  // Minimum number of new tokens, before which nothing ends the answer.
+  uintptr_t min_new;
+  // The only tokens that may be picked; null for all.
+  const uint32_t *allowed_tokens;
+  // Number of entries of `allowed_tokens`.
+  uintptr_t n_allowed_tokens;
+  // Nonzero: the stop string that ended the answer is the end of its text.
+  int include_stop;
 } jamba_generate_options;
 
 // A token and the natural logarithm of its probability.
@@ -404,12 +412,22 @@ jamba_status jamba_decode(jamba_engine engine,
 
 // Renders a chat and stores the text as jamba_info does. The chat is JSON: `messages` (objects with `role` and `content`), and
 // optionally `tools`, `documents`, `add_generation_prompt` and `template` (a name, if there are several); other keys are
-// variables of the template. Encode the text with jamba_encode_plain.
+// variables of the template. jamba_encode_plain encodes the text, and makes special tokens of those in its content as well;
+// jamba_chat_encode does not.
 jamba_status jamba_chat_render(jamba_engine engine,
                                const char *chat,
                                char *buffer,
                                uintptr_t capacity,
                                uintptr_t *length);
+
+// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text, null or
+// a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and `add_generation_prompt`. Special
+// tokens in the content are text, so that no message can end its turn. Stores the tokens as jamba_encode does.
+jamba_status jamba_chat_encode(jamba_engine engine,
+                               const char *chat,
+                               uint32_t *tokens,
+                               uintptr_t capacity,
+                               uintptr_t *n_tokens);
 
 // Opens a text stream without special tokens. It may outlive the engine.
 jamba_status jamba_text_stream_open(jamba_engine engine, jamba_text_stream *stream);

@@ -123,6 +123,14 @@ pub struct jamba_generate_options {
     pub tokens_only: c_int,
     /// Special tokens of the text, a jamba_special_tokens. Those that a stop string contains are part of it too.
     pub special_tokens: i32,
+    /// Minimum number of new tokens, before which nothing ends the answer.
+    pub min_new: usize,
+    /// The only tokens that may be picked; null for all.
+    pub allowed_tokens: *const u32,
+    /// Number of entries of `allowed_tokens`.
+    pub n_allowed_tokens: usize,
+    /// Nonzero: the stop string that ended the answer is the end of its text.
+    pub include_stop: c_int,
 }
 
 // SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
@@ -144,6 +152,10 @@ unsafe impl Versioned for jamba_generate_options {
             logprobs: -1,
             tokens_only: 0,
             special_tokens: 0,
+            min_new: 0,
+            allowed_tokens: std::ptr::null(),
+            n_allowed_tokens: 0,
+            include_stop: 0,
         }
     }
 }
@@ -200,8 +212,12 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
     let stop_tokens = unsafe { slice("stop_tokens", given.stop_tokens, given.n_stop_tokens) }?;
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let stop = unsafe { slice("stop", given.stop, given.n_stop) }?;
+    // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
+    let allowed = unsafe { slice("allowed_tokens", given.allowed_tokens, given.n_allowed_tokens) }?;
     let mut options = GenerateOptions {
         max_new: given.max_new,
+        min_new: given.min_new,
+        allowed_tokens: (!given.allowed_tokens.is_null()).then(|| allowed.to_vec()),
         // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         sampler: unsafe { sampler_options(given.sampler) }?,
         ignore_eos: given.ignore_eos != 0,
@@ -212,6 +228,7 @@ unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOpt
     #[cfg(feature = "tokenizer")]
     {
         options.tokens_only = given.tokens_only != 0;
+        options.include_stop = given.include_stop != 0;
         options.special_tokens = crate::text::special_tokens(given.special_tokens)?;
         for &text in stop {
             // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.

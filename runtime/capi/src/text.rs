@@ -78,7 +78,8 @@ pub unsafe extern "C" fn jamba_decode(
 
 /// Renders a chat and stores the text as jamba_info does. The chat is JSON: `messages` (objects with `role` and `content`), and
 /// optionally `tools`, `documents`, `add_generation_prompt` and `template` (a name, if there are several); other keys are
-/// variables of the template. Encode the text with jamba_encode_plain.
+/// variables of the template. jamba_encode_plain encodes the text, and makes special tokens of those in its content as well;
+/// jamba_chat_encode does not.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_chat_render(
     engine: jamba_engine,
@@ -93,6 +94,21 @@ pub unsafe extern "C" fn jamba_chat_render(
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         unsafe { store_text(&text, buffer, capacity, length) }
     })
+}
+
+/// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text, null or
+/// a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and `add_generation_prompt`. Special
+/// tokens in the content are text, so that no message can end its turn. Stores the tokens as jamba_encode does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn jamba_chat_encode(
+    engine: jamba_engine,
+    chat: *const c_char,
+    tokens: *mut u32,
+    capacity: usize,
+    n_tokens: *mut usize,
+) -> jamba_status {
+    // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+    entry(|| unsafe { inner::encode_chat(engine, chat, (tokens, capacity, n_tokens)) })
 }
 
 /// Opens a text stream without special tokens. It may outlive the engine.
@@ -166,7 +182,7 @@ pub extern "C" fn jamba_text_stream_close(stream: jamba_text_stream) -> jamba_st
 mod with {
     use std::sync::{Arc, Mutex};
 
-    use jamba_runtime::{Chat, SpecialTokens, TextStream, Tokenizer};
+    use jamba_runtime::{Chat, ChatRequest, SpecialTokens, TextStream, Tokenizer};
 
     use super::*;
     use crate::arguments::{store, string, text};
@@ -231,6 +247,23 @@ mod with {
         let chat: Chat = serde_json::from_str(text).map_err(|error| Failure::argument(format!("chat: {error}")))?;
         let template = with_engine(engine.id, |inner| Ok(inner.engine.chat_template()?))?;
         Ok(template.render_chat(&chat)?)
+    }
+
+    /// # Safety
+    /// Pointers are null or valid during the call, as jamba.h requires of C callers.
+    pub(super) unsafe fn encode_chat(
+        engine: jamba_engine,
+        chat: *const c_char,
+        (tokens, capacity, n_tokens): (*mut u32, usize, *mut usize),
+    ) -> Result<(), Failure> {
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
+        let text = unsafe { string("chat", chat) }?;
+        let request = ChatRequest::from_json(text).map_err(|error| Failure::argument(error.to_string()))?;
+        let (tokenizer, template) =
+            with_engine(engine.id, |inner| Ok((inner.engine.tokenizer()?, inner.engine.chat_template()?)))?;
+        let encoded = tokenizer.encode_chat(&template.render_parts(&request.chat())?)?;
+        // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
+        unsafe { store(&encoded.tokens, tokens, capacity, n_tokens) }
     }
 
     /// Converts a jamba_special_tokens.
@@ -312,6 +345,16 @@ mod without {
     /// # Safety
     /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
     pub(super) unsafe fn render(engine: jamba_engine, _chat: *const c_char) -> Result<String, Failure> {
+        refuse(engine)
+    }
+
+    /// # Safety
+    /// Dereferences no pointer. `unsafe` only matches the signature with the feature `tokenizer`.
+    pub(super) unsafe fn encode_chat(
+        engine: jamba_engine,
+        _chat: *const c_char,
+        _tokens: (*mut u32, usize, *mut usize),
+    ) -> Result<(), Failure> {
         refuse(engine)
     }
 

@@ -7,7 +7,7 @@ mod input;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use jamba_runtime::{Cancel, Engine, GenerateOptions, Generated, RuntimeError};
+use jamba_runtime::{Cancel, Engine, GenerateOptions, Generated};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -54,7 +54,7 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
     let mut engine = args.open.open(args.plan.path())?;
     let template = args.generate.chat_template(&engine)?;
-    let mut conversation = Conversation::new(&mut engine, template, tools, documents)?;
+    let mut conversation = Conversation::new(&mut engine, (template, args.generate.content()), tools, documents)?;
     conversation.set_system(args.system.as_deref());
     let cancel = interrupt::catch();
     let options = args.generate.chat_options(&engine, &cancel)?;
@@ -117,13 +117,14 @@ impl Chatting {
                 unread.n_removed
             ));
         }
-        let Some((last, before)) = unread.tokens.split_last() else { return Ok(false) };
-        if !self.read(before)? {
+        let Some(&last) = unread.tokens.last() else { return Ok(false) };
+        if !self.conversation.read(&mut self.engine, &unread, self.options.chunk, &self.cancel)? {
+            self.cancel.reset();
             return Ok(false);
         }
         let mut printer = Printer::for_message();
         let sequence = self.conversation.sequence();
-        let generated = self.engine.generate_in(sequence, &[*last], &self.options, |token| printer.push(&token))?;
+        let generated = self.engine.generate_in(sequence, &[last], &self.options, |token| printer.push(&token))?;
         let prefill = began.elapsed().saturating_sub(generated.decode);
         printer.finish(&generated)?;
         self.cancel.reset();
@@ -133,30 +134,9 @@ impl Chatting {
         }
         let Generated { tokens, text, .. } = generated;
         if !tokens.is_empty() {
-            self.conversation.push("assistant", text);
+            self.conversation.push_answer(text);
         }
         Ok(!tokens.is_empty())
-    }
-
-    /// Reads all tokens of a prompt but the last, with places to return to before and after them. Returns false if Ctrl-C
-    /// stopped it.
-    fn read(&mut self, tokens: &[u32]) -> Result<bool, Failure> {
-        let Chatting { engine, conversation, options, cancel, .. } = self;
-        let n_messages = conversation.messages().len();
-        conversation.mark(engine, n_messages - 1)?;
-        if tokens.is_empty() {
-            return Ok(true);
-        }
-        match engine.prefill(conversation.sequence(), tokens, options.chunk, Some(cancel)) {
-            Ok(_) => {}
-            Err(RuntimeError::Cancelled) => {
-                cancel.reset();
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        conversation.mark(engine, n_messages)?;
-        Ok(true)
     }
 
     fn run(&mut self, command: ChatCommand) -> Result<(), Failure> {

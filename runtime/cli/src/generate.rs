@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use jamba_runtime::{
-    Cancel, ChatTemplate, Constraint, Engine, GenerateOptions, RuntimeError, SamplerOptions, SpecialTokens,
+    Cancel, Chat, ChatTemplate, Constraint, EncodedChat, Engine, GenerateOptions, RuntimeError, SamplerOptions,
+    SpecialTokens, Tokenizer,
 };
 
 use crate::failure::Failure;
@@ -17,6 +18,9 @@ pub(crate) struct GenerateArgs {
     /// Maximum number of new tokens [default: the model's, or 256; in a chat the model's, or the context]
     #[arg(short = 'n', long, value_name = "MAX_NEW", aliases = ["n-predict", "predict", "max-tokens", "max-new-tokens"])]
     max_new: Option<usize>,
+    /// Minimum number of new tokens: before it nothing ends the answer
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, alias = "min-tokens")]
+    min_new: usize,
     /// Always pick the most likely token: temperature 0. Long greedy answers tend to repeat themselves
     #[arg(long, help_heading = SAMPLING, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
@@ -54,6 +58,9 @@ pub(crate) struct GenerateArgs {
     /// are printed, such as those of tool calls and of thinking, and those that a stop string contains
     #[arg(long)]
     special: bool,
+    /// Special tokens in messages, tools and documents are special. Without it they are text, so that no message ends its turn
+    #[arg(long)]
+    allow_special: bool,
     /// Chat template: the name of one of the model's, or a file. [default: tool_use if there are tools and a template of that
     /// name, otherwise default]
     #[arg(long, value_name = "NAME|FILE")]
@@ -63,6 +70,30 @@ pub(crate) struct GenerateArgs {
     /// Maximum tokens per prefill step [default: the plan's maximum]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
+}
+
+/// What special tokens in the content of a chat are.
+#[derive(Clone, Copy)]
+pub(crate) enum Content {
+    Text,
+    /// `--allow-special`.
+    Special,
+}
+
+impl Content {
+    /// Renders and encodes a chat.
+    pub(crate) fn encode(
+        self,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        chat: &Chat,
+    ) -> Result<EncodedChat, Failure> {
+        let rendered = template.render_parts(chat)?;
+        Ok(match self {
+            Content::Text => tokenizer.encode_chat(&rendered)?,
+            Content::Special => EncodedChat { tokens: tokenizer.encode_plain(rendered.text())?, turn_ends: Vec::new() },
+        })
+    }
 }
 
 /// Constraint on the text: at most one of these.
@@ -94,6 +125,7 @@ impl GenerateArgs {
         let sampler = self.sampler(default.sampler)?;
         Ok(GenerateOptions {
             max_new,
+            min_new: self.min_new,
             sampler,
             chunk: self.chunk,
             stop: self.stop.clone(),
@@ -128,6 +160,11 @@ impl GenerateArgs {
             )));
         }
         Ok(engine.chat_template_from(&read_text(path)?)?)
+    }
+
+    /// How chats are encoded.
+    pub(crate) fn content(&self) -> Content {
+        if self.allow_special { Content::Special } else { Content::Text }
     }
 
     /// True if `--chat-template` is given.

@@ -7,7 +7,7 @@ use jamba_runtime::{Chat, ChatTemplate, Engine};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::generate::{as_text, read_text};
+use crate::generate::{Content, as_text, read_text};
 use crate::open::PlanArg;
 
 /// The prompt: at most one of these; standard input if it is a pipe and none is given.
@@ -112,7 +112,7 @@ impl Prompt {
     pub(crate) fn chat_tokens(
         self,
         engine: &Engine,
-        template: &ChatTemplate,
+        (template, content): (&ChatTemplate, Content),
         system: Option<&str>,
     ) -> Result<Vec<u32>, Failure> {
         let Prompt::Text(text) = self else {
@@ -121,7 +121,7 @@ impl Prompt {
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let messages = system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();
         let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
-        Ok(engine.tokenizer()?.encode_plain(&template.render_chat(&chat)?)?)
+        Ok(content.encode(&*engine.tokenizer()?, template, &chat)?.tokens)
     }
 }
 

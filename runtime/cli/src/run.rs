@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jamba_plan::output::Output;
-use jamba_runtime::{Engine, Finish, GenerateOptions, Generated, NewToken, RuntimeError, SequenceId, Snapshot};
+use jamba_runtime::{
+    Engine, Finish, GenerateOptions, Generated, NewToken, RuntimeError, SequenceId, Snapshot, Tokenizer,
+};
 use serde::Serialize;
 
 use crate::failure::{Failure, print_json, print_line};
@@ -125,13 +127,22 @@ struct TokenReport {
 #[derive(Serialize)]
 struct TopToken {
     token: u32,
+    /// None without a tokenizer.
+    text: Option<String>,
+    /// The bytes of the text, which may be a part of a character.
+    bytes: Option<Vec<u8>>,
     logprob: f32,
 }
 
 impl TokenReport {
     /// `logprob` and `top` are absent where they were not requested.
-    fn new(token: NewToken) -> TokenReport {
-        let top = token.top.into_iter().map(|(token, logprob)| TopToken { token, logprob }).collect();
+    fn new(token: NewToken, tokenizer: Option<&Tokenizer>) -> TokenReport {
+        let top = token.top.into_iter().map(|(token, logprob)| {
+            let bytes = tokenizer.and_then(|tokenizer| tokenizer.token_bytes(token));
+            let text = bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            TopToken { token, text, bytes, logprob }
+        });
+        let top = top.collect();
         let top = token.logprob.is_some().then_some(top);
         TokenReport { token: token.token, text: token.text, logprob: token.logprob, top }
     }
@@ -162,7 +173,10 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     let state_tokens = engine.len(sequence)?;
     let is_chat = args.chat || args.system.is_some() || args.generate.has_chat_template();
     let prompt = match is_chat {
-        true => prompt.chat_tokens(&engine, &args.generate.chat_template(&engine)?, args.system.as_deref())?,
+        true => {
+            let template = args.generate.chat_template(&engine)?;
+            prompt.chat_tokens(&engine, (&template, args.generate.content()), args.system.as_deref())?
+        }
         false => prompt.tokens(&engine, state_tokens)?,
     };
     let mut options = args.generate.options(&engine, &interrupt::catch())?;
@@ -251,13 +265,14 @@ fn answer(
     mut printer: Printer,
 ) -> Result<Answer, Failure> {
     let (mut first, mut reports) = (None, Vec::new());
+    let tokenizer = engine.tokenizer().ok();
     let generated = engine.generate_in(sequence, prompt, options, |token| {
         first.get_or_insert_with(timing::since_beginning);
         match form {
             Form::Text => printer.push(&token),
-            Form::Lines => printer.hold(print_line(&Event::Token(TokenReport::new(token)))),
+            Form::Lines => printer.hold(print_line(&Event::Token(TokenReport::new(token, tokenizer.as_deref())))),
             Form::Document => {
-                reports.push(TokenReport::new(token));
+                reports.push(TokenReport::new(token, tokenizer.as_deref()));
                 ControlFlow::Continue(())
             }
         }

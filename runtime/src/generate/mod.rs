@@ -25,8 +25,13 @@ use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions
 pub struct GenerateOptions {
     /// Maximum number of new tokens.
     pub max_new: usize,
+    /// Minimum number of new tokens: before it no end token and no stop token is picked, and stop strings are text. A constraint
+    /// that leaves nothing else may end the answer earlier.
+    pub min_new: usize,
     /// Sampler options.
     pub sampler: SamplerOptions,
+    /// The only tokens that may be picked; an answer ends only if end tokens are among them. None: all.
+    pub allowed_tokens: Option<Vec<u32>>,
     /// Continues after end tokens.
     pub ignore_eos: bool,
     /// Maximum number of tokens per prefill step; by default that of the plan. Ignored by [`Batch`](crate::Batch).
@@ -37,6 +42,9 @@ pub struct GenerateOptions {
     /// special tokens, such as `</tool_call>`.
     #[cfg(feature = "tokenizer")]
     pub stop: Vec<String>,
+    /// Keeps the stop string that ended the answer as the end of its text.
+    #[cfg(feature = "tokenizer")]
+    pub include_stop: bool,
     /// Special tokens that are part of the text, besides those that a stop string contains.
     #[cfg(feature = "tokenizer")]
     pub special_tokens: SpecialTokens,

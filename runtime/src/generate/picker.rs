@@ -30,6 +30,10 @@ pub(crate) struct Picker {
     /// End tokens; empty if they are ignored.
     eos: Vec<u32>,
     stop_tokens: Vec<u32>,
+    /// Number of tokens that are still to be picked before one may end the answer.
+    n_early: usize,
+    /// By token: true if it may be picked.
+    allowed: Option<Vec<bool>>,
     logprobs: Option<usize>,
     #[cfg(feature = "tokenizer")]
     text: Option<AnswerText>,
@@ -53,7 +57,13 @@ impl Picker {
         let eos = model.eos.as_slice();
         #[cfg(feature = "constrain")]
         let eos = matching.as_ref().map_or(eos, Matching::eos);
+        let allowed = match &options.allowed_tokens {
+            Some(tokens) => Some(allowed(tokens, model.vocab)?),
+            None => None,
+        };
         Ok(Picker {
+            n_early: options.min_new,
+            allowed,
             eos: if options.ignore_eos { Vec::new() } else { eos.to_vec() },
             stop_tokens: options.stop_tokens.clone(),
             logprobs: options.logprobs,
@@ -71,7 +81,7 @@ impl Picker {
         if self.matching.is_some() {
             return None;
         }
-        if self.logprobs.is_some() { None } else { sampler.setting() }
+        if self.logprobs.is_some() || self.restricts() { None } else { sampler.setting() }
     }
 
     /// Picks the next token from the result of a step. Also returns the reason if it is the last one.
@@ -81,6 +91,8 @@ impl Picker {
         row: Row<'_>,
     ) -> Result<(NewToken, Option<Finish>), RuntimeError> {
         let token = self.draw(sampler, row)?;
+        let is_early = self.n_early > 0;
+        self.n_early = self.n_early.saturating_sub(1);
         let (logprob, top) = match (self.logprobs, row) {
             (Some(n), Row::Logits(logits)) => (sample::logprob(logits, token), sample::top_logprobs(logits, n)),
             _ => (None, Vec::new()),
@@ -95,7 +107,7 @@ impl Picker {
         if finish.is_some() {
             return Ok((NewToken { token, text: String::new(), logprob, top }, finish));
         }
-        let (text, is_stopped) = self.text_of(token)?;
+        let (text, is_stopped) = self.text_of(token, is_early)?;
         let is_complete = self.completes(token)?;
         let finish = is_stopped.then_some(Finish::Stopped).or(is_complete.then_some(Finish::Complete));
         Ok((NewToken { token, text, logprob, top }, finish))
@@ -103,15 +115,16 @@ impl Picker {
 
     /// The text that became final with a token, and true if a stop string was found.
     #[cfg(feature = "tokenizer")]
-    fn text_of(&mut self, token: u32) -> Result<(String, bool), RuntimeError> {
+    fn text_of(&mut self, token: u32, is_early: bool) -> Result<(String, bool), RuntimeError> {
         match &mut self.text {
+            Some(text) if is_early => Ok((text.push_early(token)?, false)),
             Some(text) => Ok((text.push(token)?, text.is_stopped())),
             None => Ok((String::new(), false)),
         }
     }
 
     #[cfg(not(feature = "tokenizer"))]
-    fn text_of(&mut self, _token: u32) -> Result<(String, bool), RuntimeError> {
+    fn text_of(&mut self, _token: u32, _is_early: bool) -> Result<(String, bool), RuntimeError> {
         Ok((String::new(), false))
     }
 
@@ -129,11 +142,35 @@ impl Picker {
         Ok(false)
     }
 
+    /// True if some tokens may not be picked now, besides those that the constraint forbids.
+    fn restricts(&self) -> bool {
+        self.allowed.is_some() || self.n_early > 0 && !(self.eos.is_empty() && self.stop_tokens.is_empty())
+    }
+
+    /// True if the options allow a token now.
+    fn may_pick(&self, token: u32) -> bool {
+        let ends = self.n_early > 0 && (self.eos.contains(&token) || self.stop_tokens.contains(&token));
+        !ends && self.allowed.as_ref().is_none_or(|allowed| allowed.get(token as usize).is_some_and(|&allowed| allowed))
+    }
+
     fn draw(&mut self, sampler: &mut Sampler, row: Row<'_>) -> Result<u32, RuntimeError> {
+        let Row::Logits(logits) = row else { return sampler.pick_row(row) };
         #[cfg(feature = "constrain")]
-        if let (Some(matching), Row::Logits(logits)) = (&mut self.matching, row) {
-            let allowed = matching.allowed(!self.eos.is_empty())?;
-            return sampler.pick_where(logits, |token| allowed.contains(token));
+        if let Some(mut matching) = self.matching.take() {
+            let allowed = matching.allowed(!self.eos.is_empty());
+            self.matching = Some(matching);
+            let allowed = allowed?;
+            return match sampler.pick_where(logits, |token| allowed.contains(token) && self.may_pick(token)) {
+                // The text is complete before the answer may end.
+                Err(RuntimeError::NoTokenAllowed) if self.n_early > 0 => {
+                    self.n_early = 0;
+                    sampler.pick_where(logits, |token| allowed.contains(token) && self.may_pick(token))
+                }
+                picked => picked,
+            };
+        }
+        if self.restricts() {
+            return sampler.pick_where(logits, |token| self.may_pick(token));
         }
         sampler.pick_row(row)
     }
@@ -146,4 +183,16 @@ impl Picker {
         }
         Ok((String::new(), String::new()))
     }
+}
+
+/// By token: true if it is in the list.
+fn allowed(tokens: &[u32], vocab: u64) -> Result<Vec<bool>, RuntimeError> {
+    let mut allowed = vec![false; vocab as usize];
+    for &token in tokens {
+        match allowed.get_mut(token as usize) {
+            Some(allowed) => *allowed = true,
+            None => return Err(RuntimeError::TokenOutOfRange { token, vocab }),
+        }
+    }
+    Ok(allowed)
 }

@@ -27,6 +27,7 @@ impl AnswerText {
             Err(error) => return Err(error),
         };
         let stops = StopStrings::new(options.stop.clone())?;
+        let stops = if options.include_stop { stops.keep_match() } else { stops };
         let stream = tokenizer.answer_stream(&before.concat(), options.special_tokens, &options.stop);
         Ok(Some(AnswerText { stream, stops, text: String::new() }))
     }
@@ -34,6 +35,13 @@ impl AnswerText {
     /// Appends a token and returns the text that became final.
     pub(super) fn push(&mut self, token: u32) -> Result<String, RuntimeError> {
         let news = self.stops.push(&self.stream.push(token)?);
+        self.text += &news;
+        Ok(news)
+    }
+
+    /// Appends a token whose text cannot stop the answer.
+    pub(super) fn push_early(&mut self, token: u32) -> Result<String, RuntimeError> {
+        let news = self.stream.push(token)?;
         self.text += &news;
         Ok(news)
     }

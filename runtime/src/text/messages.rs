@@ -79,7 +79,7 @@ impl ChatMessage {
     }
 
     /// The message as templates expect it: arguments are objects, if their text is one.
-    fn for_template(&self) -> Value {
+    pub fn for_template(&self) -> Value {
         let mut fields = self.other.clone();
         fields.insert("role".to_owned(), self.role.name().into());
         fields.insert("content".to_owned(), self.content.clone().into());

@@ -20,6 +20,7 @@ pub struct StopStrings {
     stops: Vec<String>,
     held: String,
     stopped: bool,
+    keeps_match: bool,
 }
 
 impl StopStrings {
@@ -31,15 +32,21 @@ impl StopStrings {
         Ok(StopStrings { stops, ..StopStrings::default() })
     }
 
+    /// Makes the stop string that is found the end of the text.
+    pub fn keep_match(mut self) -> StopStrings {
+        self.keeps_match = true;
+        self
+    }
+
     /// Appends text and returns the text that cannot be part of a stop string. Returns an empty string after a match.
     pub fn push(&mut self, text: &str) -> String {
         if self.stopped {
             return String::new();
         }
         self.held.push_str(text);
-        if let Some(begin) = self.find() {
+        if let Some((end, begin)) = self.find() {
             self.stopped = true;
-            self.held.truncate(begin);
+            self.held.truncate(if self.keeps_match { end } else { begin });
             return std::mem::take(&mut self.held);
         }
         let rest = self.held.split_off(self.held.len() - self.beginning());
@@ -56,10 +63,10 @@ impl StopStrings {
         self.stopped
     }
 
-    /// Start of the match that ends first.
-    fn find(&self) -> Option<usize> {
+    /// End and start of the match that ends first.
+    fn find(&self) -> Option<(usize, usize)> {
         let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|begin| (begin + stop.len(), begin)));
-        found.min().map(|(_, begin)| begin)
+        found.min()
     }
 
     /// Length in bytes of the longest suffix of the held text that is a prefix of a stop string.
@@ -102,6 +109,13 @@ mod tests {
     fn no_more_is_held_back_than_could_be_a_stop_string() {
         let mut filter = StopStrings::new(vec!["abc".to_owned(), "bd".to_owned()]).unwrap();
         assert_eq!([filter.push("xab"), filter.push("x"), filter.push("b"), filter.push("y")], ["x", "abx", "", "by"]);
+    }
+
+    #[test]
+    fn a_match_can_be_kept() {
+        let mut filter = StopStrings::new(vec!["END".to_owned()]).unwrap().keep_match();
+        assert_eq!([filter.push("a E"), filter.push("NDb"), filter.push("c")], ["a ", "END", ""]);
+        assert!(filter.is_stopped() && filter.finish().is_empty());
     }
 
     #[test]

@@ -154,6 +154,41 @@ fn the_first_space_of_an_answer_is_kept() {
 }
 
 #[test]
+fn an_answer_ends_no_earlier_than_it_may_and_has_only_allowed_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(folder.path());
+    let tokenizer = engine.tokenizer().unwrap();
+    let (prompt, [a, b]) = (tokenizer.encode("ab").unwrap(), ["▁a", "▁b"].map(|name| tokenizer.id(name).unwrap()));
+    let options = forced(&engine, "▁a", 6);
+    // A stop token is not picked before its time.
+    let early = GenerateOptions { stop_tokens: vec![a], min_new: 3, ..options.clone() };
+    let found = answer(&mut engine, &prompt, &early);
+    assert_eq!(
+        (found.tokens.len(), found.finish, found.tokens.iter().position(|&token| token == a)),
+        (4, Finish::Stopped, Some(3))
+    );
+    // Nor does a stop string count before, and it may be kept.
+    let stop = vec![" a a".to_owned()];
+    let early = GenerateOptions { stop: stop.clone(), min_new: 3, ..options.clone() };
+    assert_eq!(answer(&mut engine, &prompt, &early).text, " a a a");
+    let kept = GenerateOptions { include_stop: true, stop: stop.clone(), ..options.clone() };
+    assert_eq!(answer(&mut engine, &prompt, &kept).text, " a a");
+    let kept = GenerateOptions { min_new: 1, ..kept };
+    assert_eq!(answer(&mut engine, &prompt, &kept).text, " a a a");
+    // A constraint that is satisfied ends the answer all the same.
+    let constraint = Some(Constraint::Regex(" a".to_owned()));
+    let short = answer(&mut engine, &prompt, &GenerateOptions { constraint, min_new: 5, ..options.clone() });
+    assert_eq!((short.text.as_str(), short.finish), (" a", Finish::Complete));
+    // The only tokens that may be picked.
+    let only = GenerateOptions { allowed_tokens: Some(vec![b]), ..options.clone() };
+    assert_eq!(answer(&mut engine, &prompt, &only).text, " b b b b b b");
+    let unknown = GenerateOptions { allowed_tokens: Some(vec![1 << 30]), ..options.clone() };
+    assert!(engine.generate(&prompt, &unknown, |_| ControlFlow::Continue(())).is_err());
+    let none = GenerateOptions { allowed_tokens: Some(Vec::new()), ..options };
+    assert!(engine.generate(&prompt, &none, |_| ControlFlow::Continue(())).is_err());
+}
+
+#[test]
 fn constraints_hold_where_characters_are_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let mut engine = open(folder.path());

@@ -3,13 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jamba_runtime::{Chat, ChatTemplate, Engine, SavePoint, SequenceId, Snapshot, Tokenizer};
+use jamba_runtime::{
+    AnswerCall, AnswerParser, AnswerSyntax, Cancel, Chat, ChatMessage, ChatTemplate, EncodedChat, Engine, Role,
+    RuntimeError, SavePoint, SequenceId, Snapshot, Tokenizer, ToolCall,
+};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::generate::Content;
 
-/// Save points to keep, each a slot of conv and SSM state in host memory. Two per turn: before the message and before its
-/// last token.
+/// Save points to keep, each a slot of conv and SSM state in host memory. Three per turn: at the ends of the answer before the
+/// message and of the message, and before the prompt's last token.
 const MAX_POINTS: usize = 32;
 
 pub(crate) struct Conversation {
@@ -19,6 +23,9 @@ pub(crate) struct Conversation {
     documents: Option<Vec<Value>>,
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    /// How the model writes calls.
+    syntax: AnswerSyntax,
+    content: Content,
     /// Places in the sequence, in order.
     points: Vec<Point>,
 }
@@ -34,6 +41,8 @@ struct Point {
 pub(crate) struct Unread {
     /// At least one token.
     pub(crate) tokens: Vec<u32>,
+    /// Numbers of these tokens up to the ends of turns, where other chats may go on.
+    pub(crate) turn_ends: Vec<usize>,
     /// Number of old messages that were removed because the context is full.
     pub(crate) n_removed: usize,
 }
@@ -41,13 +50,16 @@ pub(crate) struct Unread {
 impl Conversation {
     pub(crate) fn new(
         engine: &mut Engine,
-        template: ChatTemplate,
+        (template, content): (ChatTemplate, Content),
         tools: Option<Vec<Value>>,
         documents: Option<Vec<Value>>,
     ) -> Result<Conversation, Failure> {
         let tokenizer = engine.tokenizer()?;
         let sequence = engine.add_sequence()?;
-        Ok(Conversation { sequence, messages: Vec::new(), tools, documents, tokenizer, template, points: Vec::new() })
+        let (messages, points) = (Vec::new(), Vec::new());
+        let syntax =
+            AnswerSyntax { calls: AnswerSyntax::of(&template, Some(&tokenizer)).calls, ..AnswerSyntax::default() };
+        Ok(Conversation { sequence, messages, tools, documents, tokenizer, template, syntax, content, points })
     }
 
     pub(crate) fn sequence(&self) -> SequenceId {
@@ -69,6 +81,18 @@ impl Conversation {
         // Two slashes escape one at the start of a message.
         let content = if role == "user" && content.starts_with("//") { content[1..].to_owned() } else { content };
         self.messages.push(json!({ "role": role, "content": content }));
+    }
+
+    /// Adds the model's answer. Its calls become fields of the message, from which the template writes them again.
+    pub(crate) fn push_answer(&mut self, text: String) {
+        let answer = AnswerParser::parse(self.syntax, &text);
+        if answer.calls.is_empty() {
+            return self.push("assistant", text);
+        }
+        let mut message = ChatMessage::new(Role::Assistant, answer.content.unwrap_or_default());
+        let call = |call: AnswerCall| ToolCall { id: call.id, name: call.name, arguments: call.arguments };
+        message.tool_calls = answer.calls.into_iter().map(call).collect();
+        self.messages.push(message.for_template());
     }
 
     /// Removes the last message if it has this role. Returns true if it was removed.
@@ -119,11 +143,11 @@ impl Conversation {
     pub(crate) fn unread(&mut self, engine: &mut Engine, n_reserved: u64) -> Result<Unread, Failure> {
         let capacity = capacity(engine);
         let mut messages = self.messages.clone();
-        let mut tokens = self.render(&messages)?;
+        let EncodedChat { mut tokens, mut turn_ends } = self.render(&messages)?;
         if tokens.len() as u64 + n_reserved > capacity {
             // The rest is read again, so half of the context becomes free at once.
             while tokens.len() as u64 > capacity / 2 && remove_oldest(&mut messages) {
-                tokens = self.render(&messages)?;
+                EncodedChat { tokens, turn_ends } = self.render(&messages)?;
             }
         }
         if tokens.len() as u64 >= capacity {
@@ -146,11 +170,46 @@ impl Conversation {
             }
         }
         let n_read = engine.len(self.sequence)? as usize;
-        Ok(Unread { tokens: tokens.split_off(n_read), n_removed })
+        turn_ends.retain(|&end| end > n_read && end < tokens.len());
+        turn_ends.iter_mut().for_each(|end| *end -= n_read);
+        Ok(Unread { tokens: tokens.split_off(n_read), turn_ends, n_removed })
+    }
+
+    /// Reads all tokens but the last, with places to return to at the ends of turns and at the end. Returns false if it was
+    /// cancelled.
+    ///
+    /// A template may write an answer in another way than the model did, for example without the space before it. Then the
+    /// sequence returns to the end of the message before the answer, and reads no more than the answer and what is new.
+    pub(crate) fn read(
+        &mut self,
+        engine: &mut Engine,
+        unread: &Unread,
+        chunk: Option<usize>,
+        cancel: &Cancel,
+    ) -> Result<bool, Failure> {
+        let n_messages = self.messages.len();
+        let end = unread.tokens.len() - 1;
+        if unread.turn_ends.is_empty() {
+            self.mark(engine, n_messages - 1)?;
+        }
+        let mut at = 0;
+        for &stop in unread.turn_ends.iter().chain([&end]) {
+            if at < stop {
+                match engine.prefill(self.sequence, &unread.tokens[at..stop], chunk, Some(cancel)) {
+                    Ok(_) => {}
+                    Err(RuntimeError::Cancelled) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                }
+                at = stop;
+            }
+            let is_message_read = stop == end || unread.turn_ends.last() == Some(&stop);
+            self.mark(engine, if is_message_read { n_messages } else { n_messages - 1 })?;
+        }
+        Ok(true)
     }
 
     /// Makes the current end of the sequence a place to return to; the sequence has read `n_messages` messages.
-    pub(crate) fn mark(&mut self, engine: &Engine, n_messages: usize) -> Result<(), Failure> {
+    fn mark(&mut self, engine: &Engine, n_messages: usize) -> Result<(), Failure> {
         let n_tokens = engine.len(self.sequence)?;
         if n_tokens == 0 || self.points.last().is_some_and(|point| point.state.n_tokens() == n_tokens) {
             return Ok(());
@@ -162,7 +221,7 @@ impl Conversation {
         Ok(())
     }
 
-    fn render(&self, messages: &[Value]) -> Result<Vec<u32>, Failure> {
+    fn render(&self, messages: &[Value]) -> Result<EncodedChat, Failure> {
         let chat = Chat {
             messages: messages.to_vec(),
             tools: self.tools.clone(),
@@ -170,7 +229,7 @@ impl Conversation {
             add_generation_prompt: true,
             ..Chat::default()
         };
-        Ok(self.tokenizer.encode_plain(&self.template.render_chat(&chat)?)?)
+        self.content.encode(&self.tokenizer, &self.template, &chat)
     }
 
     fn rewind(&mut self, engine: &mut Engine, place: usize) -> Result<(), Failure> {

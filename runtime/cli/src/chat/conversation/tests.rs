@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use jamba_runtime::OpenOptions;
 
+use super::fixture::text::Text;
 use super::fixture::{LIMITS, Toy};
 use super::*;
 
@@ -11,7 +12,7 @@ fn opened() -> (tempfile::TempDir, PathBuf, Engine, Conversation) {
     let folder = tempfile::tempdir().unwrap();
     let plan = Toy::with_text().write(folder.path(), "toy.plan");
     let mut engine = Engine::open(&plan, OpenOptions::default()).unwrap();
-    let template = engine.chat_template().unwrap();
+    let template = (engine.chat_template().unwrap(), Content::Text);
     let conversation = Conversation::new(&mut engine, template, None, None).unwrap();
     let path = folder.path().join("a chat.state");
     (folder, path, engine, conversation)
@@ -20,14 +21,62 @@ fn opened() -> (tempfile::TempDir, PathBuf, Engine, Conversation) {
 /// Reads the conversation as a turn of the chat does. Returns the number of tokens that were read.
 fn read(engine: &mut Engine, conversation: &mut Conversation) -> usize {
     let unread = conversation.unread(engine, 1).unwrap();
-    let (last, before) = unread.tokens.split_last().unwrap();
-    conversation.mark(engine, conversation.messages().len() - 1).unwrap();
-    if !before.is_empty() {
-        engine.prefill(conversation.sequence, before, None, None).unwrap();
-        conversation.mark(engine, conversation.messages().len()).unwrap();
-    }
+    assert!(conversation.read(engine, &unread, None, &Cancel::default()).unwrap());
+    let last = unread.tokens.last().unwrap();
     engine.prefill(conversation.sequence, &[*last], None, None).unwrap();
     unread.tokens.len()
+}
+
+#[test]
+fn a_template_that_trims_answers_reads_no_turn_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = Text::sentencepiece();
+    // The prompt begins the reasoning, which histories leave out.
+    text.template = text.template.replace("[-1] }}", "[-1] | trim }}") + "<think>a";
+    let plan = Toy::new().and_text_of(text).write(folder.path(), "toy.plan");
+    let mut engine = Engine::open(&plan, OpenOptions::default()).unwrap();
+    let template = (engine.chat_template().unwrap(), Content::Text);
+    let mut conversation = Conversation::new(&mut engine, template, None, None).unwrap();
+    let tokenizer = engine.tokenizer().unwrap();
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        conversation.push("user", "ab".to_owned());
+        counts.push(read(&mut engine, &mut conversation));
+        // The model begins its answer with a space and ends it with another, which the template leaves out.
+        let answer = tokenizer.encode_plain(" b ").unwrap();
+        engine.prefill(conversation.sequence(), &answer, None, None).unwrap();
+        conversation.push("assistant", " b ".to_owned());
+    }
+    // A later turn reads the header of the answer, the answer, and what is new: the turn before ended at the last `<|im_end|>`.
+    let turn = "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n";
+    let first = tokenizer.encode_plain(&format!("{turn}<think>a")).unwrap().len();
+    let later = format!("\n<|im_start|>assistant\nb<|im_end|>\n{turn}<think>a");
+    let later = tokenizer.encode_plain(&later).unwrap().len();
+    assert_eq!(counts, [first, later, later]);
+}
+
+#[test]
+fn calls_in_an_answer_are_the_templates_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = Text::sentencepiece();
+    text.template = text.template.replace(
+        "[-1] }}",
+        "[-1] }}{% for c in m.tool_calls %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}",
+    );
+    let plan = Toy::new().and_text_of(text).write(folder.path(), "toy.plan");
+    let mut engine = Engine::open(&plan, OpenOptions::default()).unwrap();
+    let template = (engine.chat_template().unwrap(), Content::Text);
+    let mut conversation = Conversation::new(&mut engine, template, None, None).unwrap();
+    conversation.push("user", "a".to_owned());
+    let answer = r#"b<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>"#;
+    conversation.push_answer(answer.to_owned());
+    conversation.push("user", "</tool_call>".to_owned());
+    assert_eq!(conversation.messages()[1]["tool_calls"][0]["function"]["arguments"]["a"], 1);
+    let tokens = conversation.render(conversation.messages()).unwrap().tokens;
+    let count = |name: &str| tokens.iter().filter(|&&token| Some(token) == conversation.tokenizer.id(name)).count();
+    assert_eq!((count("<tool_call>"), count("</tool_call>")), (1, 1));
+    conversation.push_answer("plain <tool_call>".to_owned());
+    assert_eq!(conversation.messages()[3]["content"], "plain <tool_call>");
 }
 
 #[test]
