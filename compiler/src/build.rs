@@ -12,7 +12,7 @@ use crate::bisect::{self, Verdict};
 use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
 use crate::model::ModelArgs;
 use crate::outputs::{ForceArg, LOSSES, PHASE, claim};
-use crate::report::print;
+use crate::report::{print, print_raw, tell};
 use crate::{cached, defaults, losses};
 
 /// The options of `jambac build`.
@@ -109,14 +109,15 @@ pub fn run(mut options: Build) -> Result<()> {
         losses::write(checkpoint, &built.programs, to)?;
     }
     if options.verbose {
-        eprint!("{}", spent_table(&built.summary.spent));
+        tell(spent_table(&built.summary.spent).trim_end());
     }
     if let Some(chosen) = chosen {
-        eprintln!("{chosen}");
+        tell(&chosen.to_string());
     }
-    eprintln!("{}", built.summary);
+    tell(&built.summary.to_string());
     match options.cached {
-        true => print(&format!("{}\n", request.output.display())),
+        // A program reads the path.
+        true => print_raw(&format!("{}\n", request.output.display())),
         false => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jamba_plan::format::{Manifest, TargetKind};
 use jamba_plan::output::{Kind, Output, Replace};
 use jamba_plan::text::size;
-use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark};
+use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark, small_file};
 use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
 use jambac_graph::DType;
@@ -300,7 +300,7 @@ fn write_plan(
 /// config.json without the keys that the build ignores, so that `jambac limits` can read it.
 fn config_section(model: &ModelFile) -> Result<Vec<u8>> {
     let path = model.checkpoint.join("config.json");
-    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = small_file::read(&path)?;
     if model.ignore.keys.is_empty() {
         return Ok(text);
     }

@@ -10,7 +10,7 @@ use jamba_runtime::{PlanFile, Verify};
 use crate::compile::{Progress, model_of, relimit};
 use crate::doctor::size;
 use crate::outputs::ForceArg;
-use crate::report::check_plan;
+use crate::report::{check_plan, tell};
 
 /// The options of `jambac limits`. What is not given stays as it is.
 #[derive(Args)]
@@ -64,7 +64,7 @@ pub fn run(options: &ChangeLimits) -> Result<()> {
     let (manifest, bytes) = relimit(&plan, model, output, &Progress::on_terminal())?;
     let limits = &manifest.limits;
     let memory = manifest.programs.iter().map(|info| info.memory.total(limits)).max().unwrap_or(0);
-    eprintln!(
+    tell(&format!(
         "{}: {}, context of {} tokens, {} sequences, {} tokens of keys and values, {} when open",
         options.output.display(),
         size(bytes),
@@ -72,6 +72,6 @@ pub fn run(options: &ChangeLimits) -> Result<()> {
         limits.max_sequences,
         limits.kv_tokens,
         size(memory)
-    );
+    ));
     Ok(())
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use jambac_graph::text;
 use jambac_passes::{Fusion, PIPELINE, PassManager};
 
-use crate::report::{Ours, print};
+use crate::report::{Ours, print, tell};
 
 /// The options of `jambac opt`.
 #[derive(Args)]
@@ -58,15 +58,15 @@ fn optimize(path: &Path, options: &Opt) -> Result<()> {
         manager = manager.stop_after(rewrites);
     }
     if options.print_after_all {
-        manager = manager.dump(|pass, graph| eprintln!("// after {pass}\n{}", text::print(graph)));
+        manager = manager.dump(|pass, graph| tell(&format!("// after {pass}\n{}", text::print(graph))));
     }
     let mut after = before.clone();
     let report = manager.run(&mut after).ours("passes")?;
     for pass in &report.passes {
-        eprintln!("{:<22} {:>5} rewrites {:>8.3} ms", pass.name, pass.rewrites, pass.time.as_secs_f64() * 1e3);
+        tell(&format!("{:<22} {:>5} rewrites {:>8.3} ms", pass.name, pass.rewrites, pass.time.as_secs_f64() * 1e3));
     }
     if options.bisect.is_some() {
-        eprintln!("last rewrite: {}", report.last_rewrite.as_deref().unwrap_or("none"));
+        tell(&format!("last rewrite: {}", report.last_rewrite.as_deref().unwrap_or("none")));
     }
     print(&if options.diff { text::diff(&before, &after) } else { text::print(&after) })
 }

@@ -17,7 +17,7 @@ use jambac_graph::{Dim, Graph, NodeId, Op, ValueId, text};
 use regex::Regex;
 
 use crate::outputs::{ForceArg, GRAPH, claim};
-use crate::report::print;
+use crate::report::{print, tell};
 use edit::Edit;
 
 /// The options of `jambac reduce`.
@@ -60,7 +60,7 @@ pub fn run(options: &Reduce) -> Result<()> {
     };
     ensure!(fails(&graph)?, "{}: the command does not fail on it", path.display());
     let reduced = reduce(&graph, &mut fails)?;
-    eprintln!("{} of {} nodes left after {tries} runs of the command", reduced.len(), graph.len());
+    tell(&format!("{} of {} nodes left after {tries} runs of the command", reduced.len(), graph.len()));
     match output {
         Some(output) => Ok(output.write(text::print(&reduced).as_bytes())?),
         None => print(&text::print(&reduced)),

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use jamba_plan::identify::{FileKind, identify};
+use jamba_plan::printable::printable;
 
 /// An internal error: one that no input should cause. Names the phase.
 #[derive(Debug)]
@@ -43,19 +44,16 @@ pub fn guard(command: impl FnOnce() -> Result<()>) -> ExitCode {
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if error.is::<OurFault>() => {
-            eprintln!("jambac: internal error in {}", causes(&error));
-            eprintln!("{PLEA}");
+            tell(&format!("jambac: internal error in {}\n{PLEA}", causes(&error)));
             ExitCode::from(3)
         }
         Ok(Err(error)) => {
-            eprintln!("jambac: {}", causes(&error));
-            if let Some(help) = help(&error) {
-                eprintln!("{help}");
-            }
+            let help = help(&error).map(|help| format!("\n{help}")).unwrap_or_default();
+            tell(&format!("jambac: {}{help}", causes(&error)));
             ExitCode::from(1)
         }
         Err(_) => {
-            eprintln!("{PLEA}");
+            tell(PLEA);
             ExitCode::from(3)
         }
     }
@@ -110,8 +108,19 @@ pub fn check_plan(path: &Path) -> Result<()> {
 
 const PLEA: &str = "This is a bug in jambac, not an error in your input. Please report it with the command line and the messages above.";
 
-/// Prints to stdout. A closed pipe (`| head`) is not an error.
+/// Prints a line to stderr. Names from files may hold control characters: they are shown as escapes. A closed stderr is not an
+/// error.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable(text));
+}
+
+/// Prints to stdout, with control characters as escapes. A closed pipe (`| head`) is not an error.
 pub fn print(text: &str) -> Result<()> {
+    print_raw(&printable(text))
+}
+
+/// As [`print`], for a program that reads the text: as it is.
+pub fn print_raw(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use jamba_runtime::{Engine, Finish, GenerateOptions, OpenOptions};
+use jamba_runtime::{Chat, Engine, Finish, GenerateOptions, Message, OpenOptions};
 use jambac_checkpoint::{Checkpoint, DType};
 use jambac_models::tiny::{Storage, Tiny};
 use serde_json::{Value, json};
@@ -231,10 +231,10 @@ fn a_broken_tokenizer_or_template_fails_the_build() {
     folder.write("tokenizer_config.json", "{\n\"eos_token\": \"a\",\n}");
     folder.refused(&["DIR/tokenizer_config.json", "line 3"]);
     folder.json("tokenizer_config.json", json!({"chat_template": "{{ bos_token }}\n{% for m in messages %}"}));
-    folder.refused(&["DIR/tokenizer_config.json: chat template", "line 2"]);
+    folder.refused(&["DIR/tokenizer_config.json: chat template: ", "line 2"]);
     folder.write("chat_template.jinja", "{{ bos_token }}\n\n{% if %}");
-    folder.refused(&["DIR/chat_template.jinja: chat template", "line 3"]);
-    folder.write("chat_template.jinja", "{{ bos_token }}");
+    folder.refused(&["DIR/chat_template.jinja: chat template: ", "line 3"]);
+    folder.write("chat_template.jinja", CHAT);
     let (code, stderr) = folder.check();
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     // More tokens than the model has.
@@ -242,6 +242,175 @@ fn a_broken_tokenizer_or_template_fails_the_build() {
     let (code, stderr) = folder.check();
     let expected = "jambac: warning: DIR/tokenizer.json: found 200 tokens, and config.json has vocab_size = 173";
     assert!(code == Some(0) && stderr.starts_with(expected), "{stderr}");
+}
+
+/// A template that is whole.
+const CHAT: &str = "{% for m in messages %}{{ m.content }}{% endfor %}";
+
+#[test]
+fn a_template_is_rehearsed_when_it_is_built() {
+    let folder = Folder::new(&small());
+    folder.json("tokenizer.json", tokenizer(9));
+    let warned = |template: &str, reason: &str| {
+        folder.write("chat_template.jinja", template);
+        let expected = format!("jambac: warning: DIR/chat_template.jinja: chat template: {reason}\n");
+        assert_eq!(folder.check(), (Some(0), expected));
+    };
+    warned("\n{{ foo.bar.baz }}", "no chat renders: 'foo' is undefined (line 2)");
+    warned("", "it makes an empty prompt of a chat");
+    let rare = "line 2: the filter 'yaml' does not exist here: chats that get there fail";
+    warned(&format!("{CHAT}\n{{% if tools %}}{{{{ tools | yaml }}}}{{% endif %}}"), rare);
+    folder.write("chat_template.jinja", "{{ messages\n| markdown }}");
+    folder.refused(&["DIR/chat_template.jinja: chat template: no chat renders: ", "markdown", "--chat-template FILE"]);
+    // Another one can be chosen.
+    folder.write("mine.jinja", CHAT);
+    let mine = folder.path("mine.jinja");
+    let (code, stderr) = folder.build(&["--emit", "checkpoint", "--chat-template", mine.to_str().unwrap()]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    folder.write("mine.jinja", "{{ messages | markdown }}");
+    let (code, stderr) = folder.build(&["--emit", "checkpoint", "--chat-template", mine.to_str().unwrap()]);
+    assert!(code == Some(1) && stderr.contains("--chat-template DIR/mine.jinja: chat template: no chat"), "{stderr}");
+}
+
+#[test]
+fn named_templates_are_built_and_used() {
+    let folder = Folder::new(&small());
+    folder.json("tokenizer.json", tokenizer(9));
+    let tools = "{% for tool in tools %}<{{ tool.function.name }}>{% endfor %}{{ messages[0].content }}";
+    let ask = [Message { role: "user".to_owned(), content: "ab".to_owned() }];
+    let chat = Chat::new(&ask);
+    let tool = json!({"type": "function", "function": {"name": "time", "parameters": {"required": ["place"]}}});
+    let with_tools = Chat { tools: Some(vec![tool]), ..chat.clone() };
+    let both = [
+        json!([{"name": "default", "template": CHAT}, {"name": "tool_use", "template": tools}]),
+        json!({"default": CHAT, "tool_use": tools}),
+    ];
+    for templates in both {
+        folder.json("tokenizer_config.json", json!({"chat_template": templates}));
+        let (engine, stderr) = folder.plan();
+        assert!(!stderr.contains("warning"), "{stderr}");
+        let template = engine.chat_template().unwrap();
+        assert_eq!(template.names(), ["default", "tool_use"]);
+        let texts = [&chat, &with_tools].map(|chat| template.render_chat(chat).unwrap());
+        assert_eq!(texts, ["ab", "<time>ab"]);
+    }
+    // Without a default template, chats need tools or the name of a template.
+    folder.json("tokenizer_config.json", json!({"chat_template": [{"name": "tool_use", "template": tools}]}));
+    let (engine, stderr) = folder.plan();
+    assert!(
+        stderr.contains("warning: DIR: found the chat templates [\"tool_use\"], and none named default"),
+        "{stderr}"
+    );
+    let template = engine.chat_template().unwrap();
+    assert_eq!(template.render_chat(&with_tools).unwrap(), "<time>ab");
+    assert!(template.render_chat(&chat).unwrap_err().to_string().contains("no template named \"default\""));
+    // The faults of a named template have its file and name.
+    let more = folder.path("additional_chat_templates");
+    fs::create_dir(&more).unwrap();
+    folder.write("additional_chat_templates/rag.jinja", "\n{% if %}");
+    folder.refused(&["DIR/additional_chat_templates/rag.jinja: chat template rag: ", "line 2"]);
+    folder.write("additional_chat_templates/rag.jinja", "{{ a.b }}");
+    folder.write("chat_template.jinja", CHAT);
+    let (code, stderr) = folder.check();
+    let expected = "jambac: warning: DIR/additional_chat_templates/rag.jinja: chat template rag: no chat renders: 'a' is \
+                    undefined (line 1)\n";
+    assert_eq!((code, stderr.as_str()), (Some(0), expected));
+}
+
+#[test]
+fn a_tokenizer_says_what_is_wrong_with_it() {
+    let folder = Folder::new(&small());
+    let with = |key: &str, step: Value| {
+        let mut file = tokenizer(9);
+        file[key] = step;
+        folder.json("tokenizer.json", file);
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1000)});
+    with("normalizer", replace);
+    folder.refused(&["DIR/tokenizer.json: normalizer: its steps make up to 1000 bytes of one byte of text"]);
+    with("pre_tokenizer", json!({"type": "Words"}));
+    folder.refused(&["DIR/tokenizer.json: pre_tokenizer.type: found \"Words\", expected one of BertPreTokenizer"]);
+    folder.json("tokenizer.json", tokenizer(9));
+    folder.json("tokenizer_config.json", json!({"bos_token": 5}));
+    folder.refused(&["DIR/tokenizer_config.json: bos_token: found 5, expected a token, or an object with its content"]);
+    // What transformers 4 did by these keys, the post-processor decides now.
+    folder.json("tokenizer_config.json", json!({"bos_token": "<s>", "add_bos_token": true, "add_eos_token": false}));
+    let (code, stderr) = folder.check();
+    let expected = "jambac: warning: DIR/tokenizer_config.json: add_bos_token is true, and by the post-processor of tokenizer.json \
+                    prompts do not begin with token 0: the post-processor decides, as in transformers 5\n";
+    assert_eq!((code, stderr.as_str()), (Some(0), expected));
+    let begin = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
+    with(
+        "post_processor",
+        json!({"type": "TemplateProcessing", "pair": [],
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}),
+    );
+    assert_eq!(folder.check(), (Some(0), String::new()));
+    folder.json("tokenizer_config.json", json!({"bos_token": "<s>", "add_bos_token": false}));
+    let (code, stderr) = folder.check();
+    assert!(
+        code == Some(0)
+            && stderr.contains("add_bos_token is false, and")
+            && stderr.contains("prompts begin with token 0")
+    );
+}
+
+#[test]
+fn pointers_and_marks_in_small_files_are_known() {
+    let folder = Folder::new(&small());
+    folder.json("tokenizer.json", tokenizer(9));
+    let config = fs::read_to_string(folder.path("config.json")).unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        let before = fs::read(folder.path(name)).ok();
+        folder.write(name, pointer);
+        folder.refused(&[&format!("DIR/{name}: found a Git LFS pointer"), "git lfs pull"]);
+        match before {
+            Some(bytes) => fs::write(folder.path(name), bytes).unwrap(),
+            None => fs::remove_file(folder.path(name)).unwrap(),
+        }
+    }
+    // A byte order mark is left out, in the plan as well.
+    folder.write("config.json", &format!("\u{feff}{config}"));
+    folder.write("tokenizer.json", &format!("\u{feff}{}", tokenizer(9)));
+    folder.write("tokenizer_config.json", "\u{feff}{\"bos_token\": \"<s>\"}");
+    folder.write("generation_config.json", "\u{feff}{\"temperature\": 0.5}");
+    let (engine, stderr) = folder.plan();
+    assert!(!stderr.contains("warning"), "{stderr}");
+    assert_eq!(engine.tokenizer().unwrap().encode("ab").unwrap(), [1, 2]);
+    assert_eq!(engine.manifest().generation.temperature, Some(0.5));
+    drop(engine);
+    let (plan, wide) = (folder.path("x.plan"), folder.path("wide.plan"));
+    let mut limits = Command::new(env!("CARGO_BIN_EXE_jambac"));
+    let limits = limits.arg("limits").arg(plan).args(["--context", "32", "-o"]).arg(wide).output().unwrap();
+    assert!(limits.status.success(), "{}", String::from_utf8_lossy(&limits.stderr));
+    let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.path("tokenizer_config.json"), utf16).unwrap();
+    folder.refused(&["DIR/tokenizer_config.json: found UTF-16, expected UTF-8", "iconv"]);
+}
+
+#[test]
+fn names_with_control_characters_are_shown_as_escapes() {
+    let folder = Folder::new(&small());
+    folder.config(json!({"new\u{1b}[31mkey": "\u{1b}]0;title\u{7}"}));
+    let (code, stderr) = folder.check();
+    assert!(code == Some(1) && stderr.contains("new\\u001b[31mkey") && !stderr.contains('\u{1b}'), "{stderr}");
+    let folder = Folder::new(&small());
+    folder.json("tokenizer.json", tokenizer(9));
+    folder.write("chat_template.jinja", "{{ raise_exception('\u{1b}[2J\u{9b}31m') }}");
+    let (code, stderr) = folder.check();
+    assert!(
+        code == Some(0) && stderr.contains("\\u001b[2J\\u009b31m") && !stderr.contains(['\u{1b}', '\u{9b}']),
+        "{stderr}"
+    );
+    folder.write("model.toml", "[model]\nname = \"a\\u001b[31mb\"\ncheckpoint = \".\"\n");
+    let plan = folder.path("named.plan");
+    let (code, stderr) = folder.build(&["-o", plan.to_str().unwrap()]);
+    assert!(code == Some(0) && !stderr.contains('\u{1b}'), "{stderr}");
+    let inspected = Command::new(env!("CARGO_BIN_EXE_jambac")).arg("inspect").arg(&plan).output().unwrap();
+    let shown = String::from_utf8(inspected.stdout).unwrap();
+    assert!(shown.contains("a\\u001b[31mb") && !shown.contains('\u{1b}'), "{shown}");
 }
 
 #[test]

@@ -25,6 +25,38 @@ impl std::fmt::Display for Pool {
     }
 }
 
+/// A limit on text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextLimit {
+    /// The most bytes that are encoded at once.
+    Bytes(u64),
+    /// The most bytes that the tokenizer's normalizer may make of a text.
+    Normalized(u64),
+    /// Room for tokens.
+    Tokens {
+        /// The text has at least as many.
+        tokens: u64,
+        /// There is room for as many.
+        most: u64,
+    },
+}
+
+impl TextLimit {
+    fn describe(self, bytes: u64) -> String {
+        match self {
+            TextLimit::Bytes(most) => {
+                format!("found a text of {bytes} bytes, expected at most {most}: more are not encoded at once")
+            }
+            TextLimit::Normalized(most) => {
+                format!("the tokenizer's normalizer makes at least {bytes} bytes of the text, expected at most {most}")
+            }
+            TextLimit::Tokens { tokens, most } => format!(
+                "the text of {bytes} bytes has at least {tokens} tokens, and there is room for {most}: shorten it"
+            ),
+        }
+    }
+}
+
 /// An error of the runtime. Unless documented otherwise, the engine is unchanged after an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -267,6 +299,14 @@ pub enum RuntimeError {
         /// Maximum context, in tokens.
         max_context: u64,
     },
+    /// A text is too long to be encoded, or has more tokens than there is room for.
+    #[error("{}", limit.describe(*bytes))]
+    TextTooLong {
+        /// Bytes of the text.
+        bytes: u64,
+        /// The limit that it exceeds.
+        limit: TextLimit,
+    },
     /// A pool has too little free memory. Retry after removing a sequence.
     #[error("{wanted} {pool} were requested, {free} are free")]
     PoolExhausted {
@@ -420,7 +460,9 @@ impl RuntimeError {
     pub fn class(&self) -> ErrorClass {
         use RuntimeError as E;
         match self {
-            E::ContextFull { .. } | E::StepTooLarge { .. } | E::PoolTooSmall { .. } => ErrorClass::TooLong,
+            E::ContextFull { .. } | E::StepTooLarge { .. } | E::PoolTooSmall { .. } | E::TextTooLong { .. } => {
+                ErrorClass::TooLong
+            }
             E::PoolExhausted { .. } | E::QueueFull { .. } => ErrorClass::Busy,
             E::Cancelled => ErrorClass::Cancelled,
             E::Io { .. }

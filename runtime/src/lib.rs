@@ -59,7 +59,7 @@ pub use device::faults;
 pub use device::id::{DeviceId, NoDeviceId};
 pub use device::map::{PlanFile, PlanSource};
 pub use engine::{Engine, Logits};
-pub use error::{ErrorClass, Pool, RuntimeError};
+pub use error::{ErrorClass, Pool, RuntimeError, TextLimit};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent};
 pub use jamba_plan::cost::Size;
 pub use jamba_plan::{Plan, Verify};
@@ -80,10 +80,12 @@ pub use text::constrain::Constraint;
 pub use text::messages::{ChatMessage, ChatRequest, Role, ToolCall};
 #[cfg(feature = "tokenizer")]
 pub use text::{
+    rehearsal::TemplateFault,
     rendered::{EncodedChat, RenderedChat},
     stop::StopStrings,
     stream::TextStream,
     tokenizer::{SpecialTokens, Tokenizer},
+    within::AddedTokens,
 };
 pub use trace::{KindTotal, Trace, TraceRun, TraceSpan, TraceStep, TraceWork};
 

@@ -8,11 +8,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::accepted_keys::check_unread;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ignore::Ignore;
 use crate::json::{Keys, show};
 use crate::quantization::Quantization;
 use crate::remark::Remark;
+use crate::small_file;
 
 /// config.json with everything that reading it found out.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(crate) struct ConfigFile {
 impl ConfigFile {
     /// Reads the config.json at `path`.
     pub(crate) fn read(path: &Path, ignore: &Ignore) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+        let text = small_file::read(path)?;
         Self::parse(&text, path, ignore)
     }
 

@@ -51,7 +51,7 @@ pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>
     let path = dir.join("config.json");
     let config = std::fs::read(&path).map_err(|cause| Error::io(&path, cause))?;
     let templates: String =
-        files.chat_templates.iter().map(|(name, template)| format!("{name}\n{template}\n")).collect();
+        files.chat_templates.iter().map(|template| format!("{}\n{}\n", template.name, template.source)).collect();
     let has_several = files.chat_templates.len() > usize::from(files.chat_template.is_some());
     let named = [
         ("config.json", Some(&config[..])),

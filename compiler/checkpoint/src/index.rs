@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ignore::Ignore;
 use crate::json::{Object, show};
 use crate::safetensors::Shard;
-use crate::stacked;
+use crate::{small_file, stacked};
 
 /// The file of a checkpoint without shards.
 const SINGLE: &str = "model.safetensors";
@@ -208,7 +208,7 @@ fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     struct File {
         weight_map: Object,
     }
-    let text = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+    let text = small_file::read(path)?;
     let File { weight_map: Object(entries) } =
         serde_json::from_slice(&text).map_err(|cause| Error::Json { path: path.into(), cause })?;
     if entries.is_empty() {

@@ -18,6 +18,7 @@ mod metadata;
 mod quantization;
 mod remark;
 mod safetensors;
+pub mod small_file;
 mod stacked;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ pub use index::{DType, TensorInfo};
 pub use metadata::Metadata;
 pub use quantization::{Method, Quantization, Scales, Scheme};
 pub use remark::Remark;
-pub use tokenizer::TokenizerFiles;
+pub use tokenizer::{NamedTemplate, TokenizerFiles};
 pub use view::TensorView;
 
 use index::{Index, Lenient};

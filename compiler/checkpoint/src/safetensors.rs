@@ -21,13 +21,12 @@ use crate::error::{Error, Result};
 use crate::ignore::Ignore;
 use crate::index::{DType, TensorInfo};
 use crate::json::Object;
+use crate::small_file::refuse_pointer;
 
 /// The format's limit on a header, in bytes.
 const MAX_HEADER_BYTES: usize = 100_000_000;
 /// Size of the header's length at the beginning of the file.
 const LENGTH_BYTES: usize = 8;
-/// The beginning of the file that a download without Git LFS leaves in place of a large file.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One mapped file.
 #[derive(Debug)]
@@ -120,9 +119,7 @@ fn data_range(name: &str, entry: &Value, path: &Path) -> Result<Range<usize>> {
 
 /// The JSON of the header, without the length before it.
 fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
-    if file.starts_with(LFS_POINTER) {
-        return Err(Error::file(path, "a Git LFS pointer", "the tensors themselves (`git lfs pull` fetches them)"));
-    }
+    refuse_pointer(file, path)?;
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(Error::file(path, format!("{} bytes", file.len()), "at least 8 (it is truncated)"));
     };
@@ -248,7 +245,7 @@ mod tests {
                 x: found a header of 135 bytes in a file of 20 bytes, expected a header that fits, of at most 100000000 bytes (truncated, or not safetensors)
                 x: tensor b: found data_offsets [8, 14] in 13 bytes of data, expected all of them in the file (it is truncated)
                 x: found 15 bytes of data, expected 14, which is all that the tensors take
-                x: found a Git LFS pointer, expected the tensors themselves (`git lfs pull` fetches them)
+                x: found a Git LFS pointer, expected the file itself (`git lfs pull` fetches it)
                 x: JSON error: invalid type: sequence, expected a JSON object at line 1 column 0
             "#]],
         );

@@ -124,7 +124,10 @@ fn reads_the_files_beside_the_tensors() {
     assert_eq!(checkpoint.tokenizer().chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!(checkpoint.tokenizer().tokenizer_config.as_deref(), Some(&named[..]));
 
-    let templates = |dir: &Path| Checkpoint::open(dir).unwrap().tokenizer().chat_templates.clone();
+    let templates = |dir: &Path| -> Vec<(String, String)> {
+        let all = Checkpoint::open(dir).unwrap().tokenizer().chat_templates.clone();
+        all.into_iter().map(|template| (template.name, template.source)).collect()
+    };
     let pair = |name: &str, template: &str| (name.to_owned(), template.to_owned());
     assert_eq!(templates(old.path()), [pair("tool_use", "tools"), pair("default", "{{ messages }}")]);
 

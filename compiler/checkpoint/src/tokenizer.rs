@@ -8,11 +8,21 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::json::{Keys, show};
+use crate::small_file;
 
 /// Name of the template for chats without tools, and of a single template.
 const DEFAULT: &str = "default";
 
-/// The tokenizer and related files, byte for byte; all are optional.
+/// A chat template and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedTemplate {
+    pub name: String,
+    /// The Jinja source.
+    pub source: String,
+    pub file: PathBuf,
+}
+
+/// The tokenizer and related files, byte for byte but for byte order marks; all are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenizerFiles {
     /// tokenizer.json.
@@ -25,10 +35,10 @@ pub struct TokenizerFiles {
     pub generation_config: Option<Vec<u8>>,
     /// The Jinja source of the chat template `default`.
     pub chat_template: Option<String>,
-    /// The Jinja sources of all chat templates, by name: chat_template.jinja (`default`) and the files of
+    /// All chat templates: chat_template.jinja (`default`) and the files of
     /// additional_chat_templates, as transformers 5 saves them; otherwise the `chat_template` of chat_template.json or of
     /// tokenizer_config.json: one template, a list of objects with `name` and `template`, or an object.
-    pub chat_templates: Vec<(String, String)>,
+    pub chat_templates: Vec<NamedTemplate>,
 }
 
 impl TokenizerFiles {
@@ -36,12 +46,12 @@ impl TokenizerFiles {
     pub fn read(dir: &Path) -> Result<Self> {
         let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
         let chat_templates = chat_templates(dir, tokenizer_config.as_deref())?;
-        let default = chat_templates.iter().find(|(name, _)| name == DEFAULT);
+        let default = chat_templates.iter().find(|template| template.name == DEFAULT);
         Ok(Self {
             tokenizer: read_if_there(&dir.join("tokenizer.json"))?,
             special_tokens_map: read_if_there(&dir.join("special_tokens_map.json"))?,
             generation_config: read_if_there(&dir.join("generation_config.json"))?,
-            chat_template: default.map(|(_, template)| template.clone()),
+            chat_template: default.map(|template| template.source.clone()),
             chat_templates,
             tokenizer_config,
         })
@@ -49,18 +59,18 @@ impl TokenizerFiles {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
+    match small_file::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(Error::io(path, cause)),
+        Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-fn chat_templates(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<(String, String)>> {
+fn chat_templates(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<NamedTemplate>> {
     let mut templates = Vec::new();
-    templates.extend(jinja_file(&dir.join("chat_template.jinja"))?.map(|template| (DEFAULT.to_owned(), template)));
+    templates.extend(jinja_file(DEFAULT.to_owned(), dir.join("chat_template.jinja"))?);
     for (name, path) in jinja_files(&dir.join("additional_chat_templates"))? {
-        templates.extend(jinja_file(&path)?.map(|template| (name, template)));
+        templates.extend(jinja_file(name, path)?);
     }
     if !templates.is_empty() {
         return Ok(templates);
@@ -75,11 +85,11 @@ fn chat_templates(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<(St
     }
 }
 
-fn jinja_file(path: &Path) -> Result<Option<String>> {
-    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+fn jinja_file(name: String, file: PathBuf) -> Result<Option<NamedTemplate>> {
+    let Some(bytes) = read_if_there(&file)? else { return Ok(None) };
     match String::from_utf8(bytes) {
-        Ok(template) => Ok(Some(template)),
-        Err(cause) => Err(Error::file(path, cause.utf8_error().to_string(), "UTF-8")),
+        Ok(source) => Ok(Some(NamedTemplate { name, source, file })),
+        Err(cause) => Err(Error::file(&file, cause.utf8_error().to_string(), "UTF-8")),
     }
 }
 
@@ -103,7 +113,7 @@ fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 /// The key `chat_template` of a JSON file.
-fn templates_in(text: &[u8], path: &Path) -> Result<Vec<(String, String)>> {
+fn templates_in(text: &[u8], path: &Path) -> Result<Vec<NamedTemplate>> {
     let mut keys = Keys::parse(text, path)?;
     let Some(value) = keys.take_non_null("chat_template") else { return Ok(Vec::new()) };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
@@ -114,5 +124,7 @@ fn templates_in(text: &[u8], path: &Path) -> Result<Vec<(String, String)>> {
         _ => None,
     };
     let expected = "a template, a list of objects with name and template, or an object of templates";
-    named.ok_or_else(|| keys.refuse("chat_template", show(&value), expected))
+    let named = named.ok_or_else(|| keys.refuse("chat_template", show(&value), expected))?;
+    let of_file = |(name, source)| NamedTemplate { name, source, file: path.to_owned() };
+    Ok(named.into_iter().map(of_file).collect())
 }

@@ -10,6 +10,7 @@ use jambac_checkpoint::Remark;
 
 use super::{Phase, Request};
 use crate::outputs::PHASE;
+use crate::report::tell;
 
 /// How far the build is, on stderr where it is a terminal, and remarks.
 pub struct Progress {
@@ -40,7 +41,7 @@ impl Progress {
     /// Prints a remark on stderr, above the progress, unless silent.
     pub fn remark(&self, remark: &Remark) {
         if !self.silent {
-            self.bar.suspend(|| eprintln!("jambac: {remark}"));
+            self.bar.suspend(|| tell(&format!("jambac: {remark}")));
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use jamba_runtime::{ChatTemplate, RuntimeError, Tokenizer};
-use jambac_checkpoint::{Metadata, Remark};
+use jamba_runtime::{ChatTemplate, RuntimeError, TemplateFault, Tokenizer};
+use jambac_checkpoint::{Metadata, NamedTemplate, Remark, small_file};
 use serde::Deserialize;
 use tokenizers::AddedToken;
 
@@ -34,35 +34,100 @@ pub(super) fn check<'a>(metadata: &'a Metadata, chosen: Option<&str>) -> Result<
     let files = metadata.tokenizer();
     let chat_template = match (chosen, &files.chat_templates[..]) {
         (Some(chosen), _) => Some(chosen_template(metadata, chosen)?),
-        (None, [(name, template)]) if name == "default" => Some(Cow::Borrowed(template.as_str())),
+        (None, [template]) if template.name == DEFAULT => Some(Cow::Borrowed(template.source.as_str())),
         (None, _) => None,
     };
     let mut tokenizer_config = files.tokenizer_config.as_deref().map(Cow::Borrowed);
     if chat_template.is_none() && !files.chat_templates.is_empty() {
         tokenizer_config = Some(Cow::Owned(with_templates(metadata)?));
     }
+    let places = Places { metadata, chosen };
     let template = chat_template.as_deref().map(str::as_bytes);
-    match ChatTemplate::new(template, tokenizer_config.as_deref()) {
-        Ok(_) | Err(RuntimeError::NoSection(_)) => {}
-        Err(error) if chosen.is_some() => bail!("--chat-template: {error}"),
-        Err(error) => return Err(in_file(error, metadata)),
+    let config = tokenizer_config.as_deref();
+    match ChatTemplate::new(template, config) {
+        Ok(templates) => places.rehearse(&templates, &mut remarks)?,
+        Err(RuntimeError::NoSection(_)) => {}
+        Err(error) => return Err(places.error(error, config)),
     }
     Ok(Text { tokenizer, tokenizer_config, chat_template, remarks })
+}
+
+/// The name of a template that needs none, and of that for chats without tools.
+const DEFAULT: &str = "default";
+
+/// Where chat templates come from.
+struct Places<'a> {
+    metadata: &'a Metadata,
+    chosen: Option<&'a str>,
+}
+
+impl Places<'_> {
+    /// The place of a template.
+    fn of(&self, name: &str) -> String {
+        let templates = &self.metadata.tokenizer().chat_templates;
+        let file = |name: &str| templates.iter().find(|template| template.name == name).map(|found| &found.file);
+        match (self.chosen, file(name)) {
+            (Some(chosen), _) => match file(chosen) {
+                Some(file) => format!("{}: chat template {chosen}", file.display()),
+                None => format!("--chat-template {chosen}: chat template"),
+            },
+            (None, Some(file)) if name == DEFAULT => format!("{}: chat template", file.display()),
+            (None, Some(file)) => format!("{}: chat template {name}", file.display()),
+            (None, None) => format!("{}: chat template {name}", self.metadata.dir().display()),
+        }
+    }
+
+    /// The error of the first template that does not parse, with its place.
+    fn error(&self, error: RuntimeError, config: Option<&[u8]>) -> anyhow::Error {
+        if !matches!(error, RuntimeError::Tokenizer { section: "chat template", .. }) {
+            return in_file(error, self.metadata);
+        }
+        for template in &self.metadata.tokenizer().chat_templates {
+            let parsed = ChatTemplate::new(Some(template.source.as_bytes()), config);
+            if let (None, Err(RuntimeError::Tokenizer { reason, .. })) = (self.chosen, parsed) {
+                return anyhow!("{}: {reason}", self.of(&template.name));
+            }
+        }
+        let RuntimeError::Tokenizer { reason, .. } = error else { return error.into() };
+        anyhow!("{}: {reason}", self.of(DEFAULT))
+    }
+
+    /// Renders small chats with each template.
+    fn rehearse(&self, templates: &ChatTemplate, remarks: &mut Vec<Remark>) -> Result<()> {
+        let names = templates.names();
+        if !names.contains(&DEFAULT) {
+            let first = names.first().copied().unwrap_or_default();
+            remarks.push(Remark::Warning(format!(
+                "{}: found the chat templates {names:?}, and none named {DEFAULT}: chats without tools need \
+                 --chat-template NAME, for example --chat-template {first}",
+                self.metadata.dir().display()
+            )));
+        }
+        for TemplateFault { template, reason, is_fatal } in templates.faults() {
+            let place = self.of(&template);
+            if is_fatal {
+                bail!("{place}: {reason}; to build with another template: --chat-template FILE");
+            }
+            remarks.push(Remark::Warning(format!("{place}: {reason}")));
+        }
+        Ok(())
+    }
 }
 
 /// The template of this name, or in this file.
 fn chosen_template<'a>(metadata: &'a Metadata, chosen: &str) -> Result<Cow<'a, str>> {
     let templates = &metadata.tokenizer().chat_templates;
-    if let Some((_, template)) = templates.iter().find(|(name, _)| name == chosen) {
-        return Ok(Cow::Borrowed(template));
+    if let Some(template) = templates.iter().find(|template| template.name == chosen) {
+        return Ok(Cow::Borrowed(&template.source));
     }
     if !Path::new(chosen).exists() {
-        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = templates.iter().map(|template| template.name.as_str()).collect();
         bail!(
             "--chat-template: found {chosen:?}, expected a file, or the name of one of the checkpoint's templates: {names:?}"
         );
     }
-    Ok(Cow::Owned(std::fs::read_to_string(chosen).with_context(|| format!("--chat-template: {chosen}"))?))
+    let bytes = small_file::read(Path::new(chosen)).context("--chat-template")?;
+    Ok(Cow::Owned(String::from_utf8(bytes).with_context(|| format!("--chat-template: {chosen}"))?))
 }
 
 /// tokenizer_config.json with the list of all chat templates.
@@ -73,7 +138,7 @@ fn with_templates(metadata: &Metadata) -> Result<Vec<u8>> {
             .with_context(|| metadata.dir().join("tokenizer_config.json").display().to_string())?,
         None => serde_json::Map::new(),
     };
-    let named = |(name, template): &(String, String)| serde_json::json!({ "name": name, "template": template });
+    let named = |template: &NamedTemplate| serde_json::json!({ "name": template.name, "template": template.source });
     config.insert("chat_template".to_owned(), files.chat_templates.iter().map(named).collect());
     Ok(serde_json::to_vec(&config)?)
 }
@@ -101,9 +166,11 @@ fn tokenizer<'a>(bytes: &'a [u8], metadata: &Metadata, remarks: &mut Vec<Remark>
     let files = metadata.tokenizer();
     let path = metadata.dir().join("tokenizer.json");
     let named = || path.display().to_string();
+    let config = files.tokenizer_config.as_deref();
+    let used = Tokenizer::new(bytes, config, metadata.config().bos).map_err(|error| in_file(error, metadata))?;
+    begin_and_end(&used, metadata, remarks)?;
     let mut parsed =
         tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("{error}")).with_context(named)?;
-    let config = files.tokenizer_config.as_deref();
     let added = add_tokens(&mut parsed, metadata, remarks)?;
     let (n_tokens, vocab) = (parsed.get_vocab_size(true), metadata.config().vocab);
     if n_tokens > vocab {
@@ -114,12 +181,39 @@ fn tokenizer<'a>(bytes: &'a [u8], metadata: &Metadata, remarks: &mut Vec<Remark>
             n_tokens - vocab
         )));
     }
-    let section = match added {
-        0 => Cow::Borrowed(bytes),
-        _ => Cow::Owned(parsed.to_string(false).map_err(|error| anyhow!("{}: {error}", named()))?.into_bytes()),
-    };
+    if added == 0 {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let section = parsed.to_string(false).map_err(|error| anyhow!("{}: {error}", named()))?.into_bytes();
     Tokenizer::new(&section, config, metadata.config().bos).map_err(|error| in_file(error, metadata))?;
-    Ok(section)
+    Ok(Cow::Owned(section))
+}
+
+/// Warns of `add_bos_token` and `add_eos_token` in tokenizer_config.json that tokenizer.json contradicts.
+fn begin_and_end(tokenizer: &Tokenizer, metadata: &Metadata, remarks: &mut Vec<Remark>) -> Result<()> {
+    let Some(text) = &metadata.tokenizer().tokenizer_config else { return Ok(()) };
+    let path = metadata.dir().join("tokenizer_config.json").display().to_string();
+    let config: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(text).with_context(|| path.clone())?;
+    // What is added to a text is all that the empty text has.
+    let added = tokenizer.encode("").map_err(|error| in_file(error, metadata))?;
+    for (key, token, place, found) in [
+        ("add_bos_token", tokenizer.bos(), "begin with", added.first()),
+        ("add_eos_token", tokenizer.eos(), "end with", added.last()),
+    ] {
+        let (Some(wanted), Some(token)) = (config.get(key).and_then(serde_json::Value::as_bool), token) else {
+            continue;
+        };
+        let does = found == Some(&token);
+        if does != wanted {
+            remarks.push(Remark::Warning(format!(
+                "{path}: {key} is {wanted}, and by the post-processor of tokenizer.json prompts {}{place} token {token}: \
+                 the post-processor decides, as in transformers 5",
+                if does { "" } else { "do not " }
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Adds the tokens of `added_tokens_decoder` in tokenizer_config.json that tokenizer.json lacks, as transformers does: in the order of
@@ -182,13 +276,6 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, metadata: &Metadata, remark
 /// An error of a text section as an error of its file.
 fn in_file(error: RuntimeError, metadata: &Metadata) -> anyhow::Error {
     let RuntimeError::Tokenizer { section, reason } = error else { return error.into() };
-    let templates = ["chat_template.jinja", "chat_template.json"];
-    let name = match section {
-        "tokenizer" => "tokenizer.json",
-        "chat template" => {
-            templates.into_iter().find(|name| metadata.dir().join(name).is_file()).unwrap_or("tokenizer_config.json")
-        }
-        _ => "tokenizer_config.json",
-    };
-    anyhow!("{}: {section}: {reason}", metadata.dir().join(name).display())
+    let name = if section == "tokenizer" { "tokenizer.json" } else { "tokenizer_config.json" };
+    anyhow!("{}: {reason}", metadata.dir().join(name).display())
 }

@@ -111,7 +111,8 @@ struct TraceEvent {
 /// Reads a file with measurements of the plan with this digest.
 pub fn read(path: &Path, digest: &str) -> Result<Measured> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{}: expected JSON", path.display()))?;
+    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .with_context(|| format!("{}: expected JSON", path.display()))?;
     let file = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let measured = if value.get("plans").is_some() {
         of_bench(file, serde_json::from_value(value).with_context(|| expected(path))?, digest)

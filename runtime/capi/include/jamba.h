@@ -385,8 +385,8 @@ jamba_status jamba_generate(jamba_engine engine,
                             void *user,
                             jamba_generated *generated);
 
-// Encodes text of `length` bytes, with a start token if the model is configured so. Stores at most `capacity` tokens;
-// JAMBA_TOO_SMALL stores only their number.
+// Encodes text of `length` bytes, at most 8 MiB, with a start token if the model is configured so. Stores at most `capacity`
+// tokens; JAMBA_TOO_SMALL stores only their number.
 jamba_status jamba_encode(jamba_engine engine,
                           const char *text,
                           uintptr_t length,

@@ -29,8 +29,8 @@ pub(crate) use with::{Stream, special_tokens};
 #[cfg(not(feature = "tokenizer"))]
 use without as inner;
 
-/// Encodes text of `length` bytes, with a start token if the model is configured so. Stores at most `capacity` tokens;
-/// JAMBA_TOO_SMALL stores only their number.
+/// Encodes text of `length` bytes, at most 8 MiB, with a start token if the model is configured so. Stores at most `capacity`
+/// tokens; JAMBA_TOO_SMALL stores only their number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_encode(
     engine: jamba_engine,

@@ -10,11 +10,12 @@ use std::time::Instant;
 use jamba_runtime::{Cancel, Engine, GenerateOptions, Generated};
 use serde_json::Value;
 
+use crate::echo::NoEcho;
 use crate::failure::Failure;
-use crate::generate::{GenerateArgs, read_text};
+use crate::generate::{GenerateArgs, read_json};
 use crate::open::{OpenArgs, PlanArg};
 use crate::printer::{Cut, Printer};
-use crate::{interrupt, style};
+use crate::{echo, interrupt, style};
 use commands::{ChatCommand, Stats};
 use conversation::{Conversation, capacity};
 use input::Input;
@@ -59,6 +60,7 @@ pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let cancel = interrupt::catch();
     let options = args.generate.chat_options(&engine, &cancel)?;
     let mut chatting = Chatting { engine, conversation, options, cancel, stats: Stats::default() };
+    echo::remember();
     let mut input = Input::new()?;
     if input.is_interactive() {
         note(&headline(&chatting.engine));
@@ -106,6 +108,7 @@ impl Chatting {
 
     /// Generates an answer. Returns false if it has no tokens.
     fn answer(&mut self) -> Result<bool, Failure> {
+        let _quiet = NoEcho::begin();
         self.cancel.reset();
         let began = Instant::now();
         let n_reserved = (self.options.max_new as u64).min(capacity(&self.engine) / 8).max(1);
@@ -230,6 +233,6 @@ fn beginning(text: &str) -> String {
 
 fn read_array(path: Option<&Path>) -> Result<Option<Vec<Value>>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let array = serde_json::from_str(&read_text(path)?);
+    let array = serde_json::from_str(&read_json(path)?);
     array.map(Some).map_err(|error| Failure::Input(format!("{}: expected a JSON array: {error}", path.display())))
 }

@@ -7,9 +7,10 @@ use std::sync::Mutex;
 
 use jamba_plan::PlanError;
 use jamba_plan::identify::{FileKind, identify};
-use jamba_runtime::RuntimeError;
+use jamba_plan::printable::printable;
+use jamba_runtime::{RuntimeError, TextLimit};
 
-use crate::{interrupt, style};
+use crate::{echo, interrupt, style};
 
 /// The current phase, for reports of internal errors.
 static PHASE: Mutex<&str> = Mutex::new("start");
@@ -66,10 +67,14 @@ pub(crate) fn report_panics() {
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let message = text.unwrap_or("panic");
         let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
-        let _ = writeln!(io::stderr(), "{}", ours(&format!("{message}{place}")));
-        if !is_contained() {
-            std::process::exit(3);
+        let report = ours(&format!("{message}{place}"));
+        if is_contained() {
+            let _ = writeln!(io::stderr(), "{}", printable(&report));
+            return;
         }
+        echo::restore();
+        let _ = writeln!(io::stderr(), "{}", printable(&report));
+        std::process::exit(3);
     }));
 }
 
@@ -83,11 +88,14 @@ impl Failure {
         let (message, code) = match self {
             Failure::Closed => return ExitCode::SUCCESS,
             Failure::Reported(code) => return ExitCode::from(code),
-            Failure::Input(message) => (format!("{}: {message}", name()), 1),
-            Failure::Usage(message) => (format!("{}: {message}\nFor more information, try '--help'.", name()), 2),
-            Failure::Ours(message) => (ours(&message), 3),
+            Failure::Input(message) => (format!("{}: {}", name(), printable(&message)), 1),
+            Failure::Usage(message) => {
+                let message = printable(&message);
+                (format!("{}: {message}\nFor more information, try '--help'.", name()), 2)
+            }
+            Failure::Ours(message) => (printable(&ours(&message)).into_owned(), 3),
             Failure::Interrupted(message) => {
-                (format!("{}: stopped by Ctrl-C{message}", name()), interrupt::INTERRUPTED)
+                (format!("{}: stopped by Ctrl-C{}", name(), printable(&message)), interrupt::INTERRUPTED)
             }
         };
         let _ = writeln!(io::stderr(), "{message}");
@@ -121,7 +129,9 @@ fn help(error: &RuntimeError) -> Option<String> {
             "Build it for this machine: jambac build MODEL -o OUT.plan --target native"
         }
         RuntimeError::NoSuchTarget { .. } => "`jamba info PLAN` lists the targets of a plan.",
-        RuntimeError::ContextFull { .. } => "A longer context: jambac limits PLAN --context N -o OUT.plan",
+        RuntimeError::ContextFull { .. } | RuntimeError::TextTooLong { limit: TextLimit::Tokens { .. }, .. } => {
+            "A longer context: jambac limits PLAN --context N -o OUT.plan"
+        }
         RuntimeError::PoolExhausted { .. } => {
             "Larger pools: jambac limits PLAN --sequences N --kv-tokens N -o OUT.plan"
         }
@@ -161,8 +171,13 @@ fn other_file(path: &Path) -> Option<String> {
     Some(format!("It is {}{help}", kind.describe()))
 }
 
-/// Writes to standard output and flushes it.
+/// Writes a report to standard output and flushes it. Names from files may hold control characters: they are shown as escapes.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_raw(&printable(text))
+}
+
+/// Writes text of a model to standard output as it is, and flushes it.
+pub(crate) fn print_raw(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),

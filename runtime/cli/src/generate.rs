@@ -1,10 +1,12 @@
 //! Generation options of `run` and `chat`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use jamba_runtime::{
-    Cancel, Chat, ChatTemplate, Constraint, EncodedChat, Engine, GenerateOptions, RuntimeError, SamplerOptions,
-    SpecialTokens, Tokenizer,
+    AddedTokens, Cancel, Chat, ChatTemplate, Constraint, EncodedChat, Engine, GenerateOptions, RuntimeError,
+    SamplerOptions, SpecialTokens, Tokenizer,
 };
 
 use crate::failure::Failure;
@@ -81,18 +83,22 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Renders and encodes a chat.
+    /// Renders and encodes a chat of at most `most` tokens.
     pub(crate) fn encode(
         self,
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         chat: &Chat,
-    ) -> Result<EncodedChat, Failure> {
+        most: u64,
+    ) -> Result<EncodedChat, RuntimeError> {
         let rendered = template.render_parts(chat)?;
-        Ok(match self {
-            Content::Text => tokenizer.encode_chat(&rendered)?,
-            Content::Special => EncodedChat { tokens: tokenizer.encode_plain(rendered.text())?, turn_ends: Vec::new() },
-        })
+        match self {
+            Content::Text => tokenizer.encode_chat_within(&rendered, Some(most)),
+            Content::Special => {
+                let tokens = tokenizer.encode_within(rendered.text(), Some(most), AddedTokens::None)?;
+                Ok(EncodedChat { tokens, turn_ends: Vec::new() })
+            }
+        }
     }
 }
 
@@ -159,7 +165,7 @@ impl GenerateArgs {
                 "--chat-template: found {given:?}, expected a file, or the name of one of the model's templates: {names}"
             )));
         }
-        Ok(engine.chat_template_from(&read_text(path)?)?)
+        Ok(engine.chat_template_of(given, &read_text(path)?)?)
     }
 
     /// How chats are encoded.
@@ -201,7 +207,7 @@ impl ConstraintArgs {
         if let Some(given) = &self.json_schema {
             let (place, text) = match given.trim_start().starts_with('{') {
                 true => ("--json-schema", given.clone()),
-                false => (given.as_str(), read_text(Path::new(given))?),
+                false => (given.as_str(), read_json(Path::new(given))?),
             };
             let schema = serde_json::from_str(&text)
                 .map_err(|error| Failure::Input(format!("{place}: expected a JSON schema: {error}")))?;
@@ -220,10 +226,35 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| "expected a token's id and a number: 17=-2.5".to_owned())
 }
 
+/// Most bytes of a text that is read into memory. A device such as /dev/zero has no end.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// Reads a text file.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::file(path, "read it", error))?;
+    let file = File::open(path).map_err(|error| Failure::file(path, "read it", error))?;
+    let bytes = read_all(file, &path.display().to_string())?;
     as_text(bytes, &path.display().to_string())
+}
+
+/// Reads a file of JSON, without the byte order mark that some editors write.
+pub(crate) fn read_json(path: &Path) -> Result<String, Failure> {
+    let text = read_text(path)?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Reads to the end. Errors name `place`.
+pub(crate) fn read_all(source: impl Read, place: &str) -> Result<Vec<u8>, Failure> {
+    read_at_most(MOST_BYTES, source, place)
+}
+
+fn read_at_most(most: u64, source: impl Read, place: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = source.take(most + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::Input(format!("{place}: cannot read it: {error}")))?;
+    match bytes.len() as u64 > most {
+        true => Err(Failure::Input(format!("{place}: found more than {most} bytes, expected a text"))),
+        false => Ok(bytes),
+    }
 }
 
 /// Decodes UTF-8. The error names `place` and the offset of the first invalid byte.
@@ -248,6 +279,15 @@ mod tests {
         for wrong in ["17", "=1", "17=", "a=1", "17=b", "-1=2"] {
             assert!(bias(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_source_without_an_end_is_refused() {
+        assert_eq!(read_at_most(3, &b"abc"[..], "x").unwrap(), b"abc");
+        let endless = read_at_most(1000, std::io::repeat(0), "/dev/zero");
+        assert!(
+            matches!(endless, Err(Failure::Input(text)) if text.starts_with("/dev/zero: found more than 1000 bytes"))
+        );
     }
 
     #[test]

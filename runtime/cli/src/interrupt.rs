@@ -10,6 +10,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
+use crate::echo;
+
 /// Exit code of a program ended by Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -65,6 +67,7 @@ fn wait(registered: mpsc::Sender<()>) {
 
 fn end(signal: i32) -> ! {
     unfinished::remove();
+    echo::restore();
     let _ = writeln!(io::stderr(), "jamba: interrupted: no file was changed");
     low_level::exit(BY_SIGNAL + signal)
 }

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod checkpoint;
 mod doctor;
+mod echo;
 mod failure;
 mod generate;
 mod info;
@@ -31,7 +32,7 @@ mod version;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
+use jamba_runtime::faults::{ReportingAllocator, before_exit, report_bus_errors};
 
 /// Runs plans: compiled Jamba models in one file, built by `jambac`.
 #[derive(Parser)]
@@ -84,6 +85,7 @@ static ALLOCATOR: ReportingAllocator = ReportingAllocator::new("jamba");
 fn main() -> ExitCode {
     timing::begin();
     report_bus_errors("jamba");
+    before_exit(echo::restore);
     failure::report_panics();
     interrupt::begin();
     let command = match usage::parse::<Cli>() {

@@ -2,11 +2,12 @@
 //!
 //! The tokens of the text are cut into chunks of the same length. Each chunk starts a new sequence, its first token replaced by
 //! the start token if the model has one. The second half of each chunk is predicted; the first half is context only. The
-//! perplexity is the exponential of the mean negative log probability of the predicted tokens.
+//! perplexity is the exponential of the mean negative log probability of the predicted tokens. Texts of more than 8 MiB are encoded
+//! in parts that end after lines.
 
 use std::path::PathBuf;
 
-use jamba_runtime::{Engine, Feed, Outputs, Progress, RuntimeError, Unit};
+use jamba_runtime::{AddedTokens, Engine, Feed, Outputs, Progress, RuntimeError, Unit};
 use serde::Serialize;
 
 use crate::failure::{Failure, print, print_json};
@@ -104,7 +105,7 @@ pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
     let text = read_text(&args.file)?;
     let mut engine = args.open.open(args.plan.path())?;
     let tokenizer = engine.tokenizer()?;
-    let tokens = tokenizer.encode(&text)?;
+    let tokens = tokenizer.encode_long(&text, AddedTokens::AsConfigured)?;
     let limits = &engine.manifest().limits;
     let context = limits.max_context.min(limits.kv_tokens);
     if let Some(chunk) = args.chunk.filter(|&chunk| chunk > context) {

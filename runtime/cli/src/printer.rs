@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 
 use jamba_runtime::{Engine, Finish, Generated, NewToken};
 
-use crate::failure::{Failure, print};
+use crate::failure::{Failure, print_raw};
 use crate::style;
 
 /// Prints text, or token ids without a tokenizer. A failure stops the generation and is returned by [`Printer::finish`].
@@ -61,7 +61,7 @@ impl Printer {
             return Err(failure);
         }
         self.print(&generated.rest)?;
-        print("\n")
+        print_raw("\n")
     }
 
     fn print(&mut self, text: &str) -> Result<(), Failure> {
@@ -70,7 +70,7 @@ impl Printer {
             return Ok(());
         }
         self.trims = false;
-        print(text)
+        print_raw(text)
     }
 }
 

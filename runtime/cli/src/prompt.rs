@@ -1,13 +1,13 @@
 //! The prompt: text, a file, standard input, or tokens.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use jamba_runtime::{Chat, ChatTemplate, Engine};
+use jamba_runtime::{AddedTokens, Chat, ChatTemplate, Engine};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::generate::{Content, as_text, read_text};
+use crate::generate::{Content, as_text, read_all, read_text};
 use crate::open::PlanArg;
 
 /// The prompt: at most one of these; standard input if it is a pipe and none is given.
@@ -74,10 +74,7 @@ impl PromptArgs {
 }
 
 fn standard_input() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    let read = io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|error| Failure::Input(format!("cannot read standard input: {error}")))?;
-    as_text(bytes, "standard input").map(without_line_break)
+    as_text(read_all(io::stdin().lock(), "standard input")?, "standard input").map(without_line_break)
 }
 
 /// The text without one line break at its end, which `echo` and editors add.
@@ -98,8 +95,8 @@ impl Prompt {
             Prompt::Tokens(tokens) => return Ok(tokens),
             Prompt::Text(text) => text,
         };
-        let tokenizer = engine.tokenizer()?;
-        let tokens = if n_before == 0 { tokenizer.encode(&text)? } else { tokenizer.encode_plain(&text)? };
+        let added = if n_before == 0 { AddedTokens::AsConfigured } else { AddedTokens::None };
+        let tokens = engine.tokenizer()?.encode_within(&text, Some(room(engine, n_before)), added)?;
         if tokens.is_empty() {
             let why =
                 if n_before == 0 { "the model has no start token" } else { "a loaded state needs further tokens" };
@@ -121,8 +118,24 @@ impl Prompt {
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let messages = system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();
         let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
-        Ok(content.encode(&*engine.tokenizer()?, template, &chat)?.tokens)
+        let tokens = content.encode(&*engine.tokenizer()?, template, &chat, room(engine, 0))?.tokens;
+        if tokens.is_empty() {
+            return Err(empty_chat(template));
+        }
+        Ok(tokens)
     }
+}
+
+/// The failure of a chat template that makes no token of a chat.
+pub(crate) fn empty_chat(template: &ChatTemplate) -> Failure {
+    let place = template.origin().map(|origin| format!(" {origin}")).unwrap_or_default();
+    Failure::Input(format!("the chat template{place} makes an empty prompt of this chat"))
+}
+
+/// Tokens that fit a sequence after those that it has.
+fn room(engine: &Engine, n_before: u64) -> u64 {
+    let limits = &engine.manifest().limits;
+    limits.max_context.min(limits.kv_tokens).saturating_sub(n_before)
 }
 
 #[cfg(test)]

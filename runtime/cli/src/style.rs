@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
+use jamba_plan::printable::printable;
+
 /// Kinds of colored text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -29,8 +31,9 @@ fn wanted() -> bool {
 }
 
 fn paint(kind: Kind, text: &str, coloured: bool) -> String {
+    let text = printable(text);
     let code = match kind {
-        _ if !coloured => return text.to_owned(),
+        _ if !coloured => return text.into_owned(),
         Kind::Quiet => "2",
         Kind::Prompt => "1;32",
         Kind::Fault => "1;31",
@@ -46,5 +49,8 @@ mod tests {
     fn text_is_painted_where_it_is_wanted_alone() {
         assert_eq!(paint(Kind::Fault, "no", false), "no");
         assert_eq!(paint(Kind::Fault, "no", true), "\x1b[1;31mno\x1b[0m");
+        // A name from a file has no colors of its own.
+        assert_eq!(paint(Kind::Quiet, "a\x1b[31mb", false), "a\\u001b[31mb");
+        assert_eq!(paint(Kind::Quiet, "a\x1b[0mb", true), "\x1b[2ma\\u001b[0mb\x1b[0m");
     }
 }

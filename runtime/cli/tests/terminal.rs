@@ -14,7 +14,8 @@ use rexpect::session::{PtySession, spawn_command};
 /// Ends a test that hangs. No outcome depends on it: tests wait for output.
 const TIMEOUT_MS: u64 = 600_000;
 
-/// Tokens of an answer that outlasts any test: at 30 million loop iterations per token it takes about an hour.
+/// Tokens of an answer that outlasts any test: at 6 million loop iterations per token it takes about ten minutes. A prompt takes
+/// less than the second after which a bar shows its progress.
 const ENDLESS: u64 = 100_000;
 
 fn toy(folder: &Path, toy: Toy) -> String {
@@ -26,15 +27,17 @@ fn slow_toy() -> Toy {
     let limits = Limits { max_context: ENDLESS, kv_tokens: ENDLESS, ..LIMITS };
     Toy {
         targets: vec!["x86-64"],
-        defines: "#define SPREAD 300\n#define SPIN 30000000",
+        defines: "#define SPREAD 300\n#define SPIN 6000000",
         ..Toy::with_limits(&limits).and_text()
     }
 }
 
 fn on_terminal(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> PtySession {
     // Tests may have been started with SIGINT ignored, as by a shell's `&`.
+    // The terminal of a person has an echo, unlike that of this library.
     let mut command = Command::new("env");
-    command.args(["--default-signal=INT,TERM,HUP", env!("CARGO_BIN_EXE_jamba")]).args(args);
+    command.args(["--default-signal=INT,TERM,HUP", "sh", "-c", "stty echo; exec \"$@\"", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_jamba")).args(args);
     command.env("TERM", "xterm").env_remove("NO_COLOR").env("XDG_STATE_HOME", folder);
     command.envs(env.iter().copied());
     spawn_command(command, Some(TIMEOUT_MS)).unwrap()
@@ -169,6 +172,47 @@ fn a_chat_on_a_terminal() {
     ended(chat, 0);
     let history = std::fs::read_to_string(folder.path().join("jamba/history")).unwrap();
     assert!(history.contains("/regenerate") && !history.contains("half a line"), "{history}");
+}
+
+/// True if the terminal shows what is typed.
+fn has_echo(session: &PtySession) -> bool {
+    use rustix::termios::{LocalModes, tcgetattr};
+    let terminal = session.process().get_file_handle().unwrap();
+    tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO)
+}
+
+#[test]
+fn keys_are_not_shown_in_the_middle_of_an_answer() {
+    const KEYS: &str = "@#~%@#~%";
+    let folder = tempfile::tempdir().unwrap();
+    let plan = toy(folder.path(), slow_toy());
+    let args = ["chat", &plan, "--logit-bias", "2=-inf"];
+    let mut chat = on_terminal(folder.path(), &args, &[]);
+    prompt(&mut chat);
+    begin_answer(&mut chat, "Hi");
+    assert!(!has_echo(&chat));
+    // The terminal has handled the keys before it handles Ctrl-C, which ends the answer.
+    chat.send(KEYS).unwrap();
+    chat.flush().unwrap();
+    chat.send_control('c').unwrap();
+    let answer = chat.exp_string("\x1b[?2004h").unwrap();
+    assert!(!answer.contains('@') && !answer.contains("^C"), "{answer}");
+    chat.exp_string("> ").unwrap();
+    chat.send_control('d').unwrap();
+    ended(chat, 0);
+
+    // A signal that ends the program leaves the terminal as it was: in an answer, and in a line that is edited.
+    for in_answer in [true, false] {
+        let mut chat = on_terminal(folder.path(), &args, &[]);
+        prompt(&mut chat);
+        if in_answer {
+            begin_answer(&mut chat, "Hi");
+        }
+        assert!(!has_echo(&chat));
+        chat.process_mut().signal(rexpect::process::Signal::SIGTERM).unwrap();
+        chat.exp_eof().unwrap();
+        assert!(has_echo(&chat), "in an answer: {in_answer}");
+    }
 }
 
 #[test]

@@ -90,6 +90,67 @@ fn a_prompt_comes_from_an_argument_a_file_or_a_pipe() {
 }
 
 #[test]
+fn names_of_unknown_origin_are_shown_as_escapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut toy = Toy::with_text();
+    toy.manifest.model.name = "a\u{1b}[31mb\u{9b}".to_owned();
+    if let Some(text) = &mut toy.text {
+        text.template = "{{ raise_exception('\u{1b}]0;title\u{7}no') }}".to_owned();
+    }
+    let plan = toy.write(folder.path(), "toy.plan").to_str().unwrap().to_owned();
+    let toy = Files { folder, plan };
+    let controls = ['\u{1b}', '\u{7}', '\u{9b}'];
+    let template = toy.jamba("run", &["--prompt", "Hi", "--chat"], b"");
+    let stderr = String::from_utf8(template.stderr).unwrap();
+    assert!(stderr.contains("\\u001b]0;title\\u0007no") && !stderr.contains(controls), "{stderr}");
+    for args in [&[][..], &["--json"]] {
+        let info = toy.jamba("info", args, b"");
+        let stdout = String::from_utf8(info.stdout).unwrap();
+        assert!(stdout.contains("a\\u001b[31mb\\u009b") && !stdout.contains(controls), "{stdout}");
+    }
+    let name = format!("{}/no\u{1b}[2Jfile", toy.folder.path().display());
+    toy.refused(&["--prompt-file", &name], b"", 1, &["no\\u001b[2Jfile: cannot read it"]);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_refused_before_it_is_encoded() {
+    let toy = toy();
+    let long = toy.write("long.txt", "Once upon a time. ".repeat(4000).as_bytes());
+    let says = [
+        "the text of 72000 bytes has at least 101 tokens, and there is room for 100",
+        "jambac limits PLAN --context N",
+    ];
+    toy.refused(&["--prompt-file", &long], b"", 1, &says);
+    toy.refused(&["--prompt-file", &long, "--chat"], b"", 1, &["has at least 101 tokens", "room for 100"]);
+    let huge = toy.write("huge.txt", &b"a b ".repeat((8 << 20) / 4 + 1));
+    toy.refused(&["--prompt-file", &huge], b"", 1, &["8388612 bytes, expected at most 8388608"]);
+    let chat = toy.jamba("chat", &[], "Once upon a time. ".repeat(4000).as_bytes());
+    let stderr = String::from_utf8_lossy(&chat.stderr);
+    assert!(chat.status.code() == Some(1) && stderr.contains("the message has at least 101 tokens"), "{stderr}");
+}
+
+#[test]
+fn a_template_that_makes_no_prompt_says_so() {
+    let toy = toy();
+    let empty = toy.write("empty.jinja", b"{# nothing #}");
+    toy.refused(&["--prompt", "a", "--chat-template", &empty], b"", 1, &["empty.jinja", "makes an empty prompt"]);
+    let broken = toy.write("broken.jinja", b"\n{% if %}");
+    toy.refused(
+        &["--prompt", "a", "--chat-template", &broken],
+        b"",
+        1,
+        &["chat template: ", "broken.jinja: ", "line 2"],
+    );
+    let fails = toy.write("fails.jinja", b"{{ foo.bar }}");
+    toy.refused(
+        &["--prompt", "a", "--chat-template", &fails],
+        b"",
+        1,
+        &["chat template: ", "fails.jinja: 'foo' is undefined (line 1)"],
+    );
+}
+
+#[test]
 fn json_tells_probabilities_and_why_the_answer_ended() {
     let toy = toy();
     let report = toy.json(&["--prompt", "Once", "-n", "5", "--ignore-eos", "--greedy", "--logprobs", "3"]);
@@ -149,6 +210,14 @@ fn an_answer_can_be_made_to_follow_a_form() {
     let ask = ["--prompt", "Once"];
     let broken = toy.write("broken.json", b"{\"type\": ");
     toy.refused(&[&ask[..], &["--json-schema", &broken]].concat(), b"", 1, &["broken.json", "JSON schema"]);
+    let marked = toy.write("marked.json", "\u{feff}{\"type\": \"boolean\"}".as_bytes());
+    assert!(["true", "false"].contains(&text(&["--json-schema", &marked]).0.as_str()));
+    toy.refused(
+        &[&ask[..], &["--json-schema", "{\"$ref\": \"#\"}"]].concat(),
+        b"",
+        1,
+        &["jamba: JSON schema: no text"],
+    );
     toy.refused(&[&ask[..], &["--json-schema", "{1}"]].concat(), b"", 1, &["--json-schema", "JSON schema"]);
     toy.refused(&[&ask[..], &["--json-schema", "7.json"]].concat(), b"", 1, &["7.json", "cannot read it"]);
     toy.refused(&[&ask[..], &["--regex", "a("]].concat(), b"", 1, &["regular expression"]);
@@ -268,8 +337,20 @@ fn several_lines_are_one_message() {
     assert!(tokens("a\\\nb") > tokens("a"));
 }
 
-const SUBCOMMANDS: [&str; 11] =
-    ["run", "chat", "bench", "tokenize", "perplexity", "logits", "info", "verify", "doctor", "completions", "man"];
+const SUBCOMMANDS: [&str; 12] = [
+    "run",
+    "chat",
+    "bench",
+    "tokenize",
+    "perplexity",
+    "logits",
+    "info",
+    "serve",
+    "verify",
+    "doctor",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {

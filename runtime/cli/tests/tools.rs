@@ -47,7 +47,9 @@ fn text_becomes_tokens_and_text_again() {
     let tokens = stdout(&["tokenize", plan, "--prompt", "Once upon"]);
     let tokens = tokens.trim_end();
     assert!(tokens.starts_with("1,"), "the start token comes first: {tokens}");
-    assert_eq!(stdout(&["tokenize", plan, "--tokens", tokens]), "Once upon\n");
+    // As transformers' decode: special tokens are shown unless they are to be hidden.
+    assert_eq!(stdout(&["tokenize", plan, "--tokens", tokens]), "<|startoftext|>Once upon\n");
+    assert_eq!(stdout(&["tokenize", plan, "--tokens", tokens, "--hide-special"]), "Once upon\n");
     let plain = stdout(&["tokenize", plan, "--plain", "--prompt", "Once upon"]);
     assert_eq!(format!("1,{}", plain.trim_end()), tokens);
     let report = json(&["tokenize", plan, "--prompt", "Once upon", "--json"]);
@@ -55,8 +57,10 @@ fn text_becomes_tokens_and_text_again() {
     let pieces: String = report["pieces"].as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
     assert_eq!(
         (ids.join(","), pieces.as_str(), &report["text"]),
-        (tokens.to_owned(), "Once upon", &"Once upon".into())
+        (tokens.to_owned(), "<|startoftext|>Once upon", &"<|startoftext|>Once upon".into())
     );
+    let hidden = json(&["tokenize", plan, "--tokens", tokens, "--json", "--hide-special"]);
+    assert_eq!((&hidden["pieces"][0], &hidden["text"]), (&"".into(), &"Once upon".into()));
     // The same tokens as those of `jamba run`.
     assert_eq!(json(&["run", plan, "--prompt", "Once upon", "-n", "0", "--json"])["prompt_tokens"], report["tokens"]);
     refused(&["tokenize", plan, "--tokens", "1,300"], 1, &["found 300", "below 300"]);

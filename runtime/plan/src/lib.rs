@@ -17,6 +17,7 @@ pub mod header;
 pub mod identify;
 pub mod output;
 pub mod peek;
+pub mod printable;
 pub mod quantize;
 pub mod reader;
 pub mod sections;

@@ -19,6 +19,21 @@ static PROGRAM: OnceLock<&str> = OnceLock::new();
 /// Exit code of the faults that this module reports.
 const FAILED: c_int = 1;
 
+/// What a program does before it ends.
+static BEFORE_EXIT: OnceLock<fn()> = OnceLock::new();
+
+/// Runs `action` before a failure of the machine ends the process, for example to give a terminal its modes again. It runs in a
+/// signal's handler or without memory, so it must neither allocate nor wait.
+pub fn before_exit(action: fn()) {
+    let _ = BEFORE_EXIT.set(action);
+}
+
+fn run_before_exit() {
+    if let Some(action) = BEFORE_EXIT.get() {
+        action();
+    }
+}
+
 /// Installs a handler for SIGBUS: it names the mapped file at fault and ends the process with exit code 1. Faults in other
 /// memory keep the system's effect. Also ignores SIGXFSZ, so that a write beyond `ulimit -f` is an error and not the end of
 /// the process.
@@ -54,6 +69,7 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut siginfo_t, _context: *mut c
         path,
         b": the file became shorter, or unreadable, while it was in use\nReplace a file in use by renaming a new one over it.\n",
     ]);
+    run_before_exit();
     // SAFETY: ends the process without running any other code of it.
     unsafe { libc::_exit(FAILED) }
 }
@@ -170,6 +186,7 @@ impl ReportingAllocator {
                 decimal(bytes, &mut digits),
                 b" bytes (ulimit -v shows the limit of a process in KiB)\n",
             ]);
+            run_before_exit();
             // SAFETY: ends the process without running any other code of it.
             unsafe { libc::_exit(FAILED) }
         }

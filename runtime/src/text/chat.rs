@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::jinja::{Template, Variables};
+use super::jinja::{Lack, Template, Variables};
 use super::rendered::RenderedChat;
-use super::tokenizer::SpecialToken;
+use super::tokenizer::{read_config, special_token};
 use crate::RuntimeError;
 
 /// Special tokens that are variables of templates.
@@ -88,6 +88,8 @@ pub struct ChatTemplate {
     /// By name, in the checkpoint's order.
     templates: Vec<(String, Arc<Template>)>,
     special_tokens: Vec<(&'static str, String)>,
+    /// What errors begin with, for example the file.
+    origin: Option<String>,
 }
 
 /// One template, or several by name.
@@ -116,10 +118,7 @@ impl ChatTemplate {
     /// Parses `chat_template.jinja` (`template`) or, without it, the templates in `tokenizer_config.json` (`config`). Special
     /// tokens come from `config`.
     pub fn new(template: Option<&[u8]>, config: Option<&[u8]>) -> Result<ChatTemplate, RuntimeError> {
-        let config: Map<String, Value> = match config {
-            None => Map::new(),
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| failed("tokenizer config", error))?,
-        };
+        let config = read_config(config)?;
         let templates = match (template, config.get("chat_template").filter(|template| !template.is_null())) {
             (Some(bytes), _) => {
                 Templates::One(str::from_utf8(bytes).map_err(|error| failed(SECTION, error))?.to_owned())
@@ -152,12 +151,21 @@ impl ChatTemplate {
             Err(reason) => Err(failed(SECTION, format!("{name}: {reason}"))),
         });
         let templates = parsed.collect::<Result<_, _>>()?;
-        let special_token = |name: &'static str| {
-            let token = SpecialToken::deserialize(config.get(name)?).ok()?;
-            Some((name, token.text().to_owned()))
-        };
-        let special_tokens = SPECIAL_TOKENS.into_iter().filter_map(special_token).collect();
-        Ok(ChatTemplate { templates, special_tokens })
+        let mut special_tokens = Vec::new();
+        for name in SPECIAL_TOKENS {
+            special_tokens.extend(special_token(&config, name)?.map(|text| (name, text.to_owned())));
+        }
+        Ok(ChatTemplate { templates, special_tokens, origin: None })
+    }
+
+    /// The place that [`Engine::chat_template_of`](crate::Engine::chat_template_of) gave the template.
+    pub fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+
+    /// The template whose errors begin with `origin`, for example its file.
+    pub(crate) fn with_origin(self, origin: &str) -> ChatTemplate {
+        ChatTemplate { origin: Some(origin.to_owned()), ..self }
     }
 
     /// Names of the templates; a single template is called `default`.
@@ -177,6 +185,12 @@ impl ChatTemplate {
             }
             None => Err(self.unknown(name)),
         }
+    }
+
+    /// What the interpreter lacks for the template `name`.
+    pub(super) fn lacks(&self, name: &str) -> Vec<Lack> {
+        let template = self.templates.iter().find(|(known, _)| known == name);
+        template.map(|(_, template)| template.lacks()).unwrap_or_default()
     }
 
     /// The sources of the templates.
@@ -234,7 +248,10 @@ impl ChatTemplate {
         variables.insert("documents".to_owned(), chat.documents.clone().into());
         variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
         let variables = Variables { own: &self.special_tokens, outside: &variables };
-        let rendered = template.render(&variables).map_err(|reason| failed(SECTION, reason))?;
+        let rendered = template.render(&variables).map_err(|reason| match &self.origin {
+            Some(origin) => failed(SECTION, format!("{origin}: {reason}")),
+            None => failed(SECTION, reason),
+        })?;
         Ok(RenderedChat::new(rendered.text, rendered.outside))
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use serde_json::Value;
@@ -53,11 +53,39 @@ impl Constraint {
     }
 
     fn grammar(&self) -> Result<TopLevelGrammar, RuntimeError> {
+        let (bytes, most) = match self {
+            Constraint::JsonSchema(schema) => (schema.to_string().len(), MAX_SCHEMA),
+            Constraint::Regex(text) | Constraint::Lark(text) => (text.len(), MAX_TEXT),
+        };
+        if bytes > most {
+            return Err(refused(self.kind(), format!("found {bytes} bytes, expected at most {most}")));
+        }
         match self {
             Constraint::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(compact(schema)?)),
             Constraint::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
             Constraint::Lark(text) => Ok(TopLevelGrammar::from_lark(text.clone())),
         }
+    }
+}
+
+/// Longest schema as JSON, in bytes. The time for its parts is quadratic: 3000 patterns in 180 kB take a second.
+const MAX_SCHEMA: usize = 128 << 10;
+
+/// Longest regular expression or grammar, in bytes.
+const MAX_TEXT: usize = 64 << 10;
+
+/// Stack of the thread that compiles a constraint. A chain of rules takes 3 kB for each, and a grammar has at most 8000.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Limits on the time and the memory that a constraint takes. The library's own allow a constraint 500 MB.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        // 1 to 2 kB each.
+        max_lexer_states: 20_000,
+        max_grammar_size: 200_000,
+        // The library's states and its copy of the grammar are of no use in a message.
+        verbose_errors: false,
+        ..ParserLimits::default()
     }
 }
 
@@ -82,7 +110,45 @@ fn compact(schema: &Value) -> Result<Value, RuntimeError> {
 }
 
 fn refused(kind: &'static str, reason: impl ToString) -> RuntimeError {
-    RuntimeError::Constraint { kind, reason: reason.to_string() }
+    RuntimeError::Constraint { kind, reason: sentence(&reason.to_string()) }
+}
+
+/// The library's message in one sentence, without what it appends: its state, the grammar, a backtrace.
+fn sentence(message: &str) -> String {
+    /// Most characters.
+    const LONGEST: usize = 300;
+    // A regular expression's error ends with its reason, after lines with the expression.
+    let reason = message.lines().find_map(|line| line.strip_prefix("error: "));
+    let first = reason.or_else(|| message.lines().find(|line| !line.trim().is_empty())).unwrap_or("it is refused");
+    let text = match first.trim().trim_start_matches("lexer error: ").trim_start_matches("Parser Error: ") {
+        // The library's names of states in which no token is allowed and the text may not end.
+        "NoExtension" | "NoExtensionBias" => "no text satisfies it, or none from here on",
+        "too many expressions constructed" => "it is too complex: too many states are needed",
+        other => other,
+    };
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Compiles a constraint.
+fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<Matcher, RuntimeError> {
+    let kind = constraint.kind();
+    let grammar = constraint.grammar()?;
+    let matcher = std::thread::scope(|threads| {
+        // A program that contains panics by the names of its threads contains those of this one.
+        let name = std::thread::current().name().unwrap_or("constraint").to_owned();
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+        match thread.spawn_scoped(threads, || Matcher::new(factory.create_parser(grammar))) {
+            Ok(compiling) => compiling.join().map_err(|_| refused(kind, "its compilation panicked")),
+            Err(error) => Err(refused(kind, format!("cannot start a thread: {error}"))),
+        }
+    })?;
+    match matcher.get_error() {
+        Some(reason) => Err(refused(kind, reason)),
+        None => Ok(matcher),
+    }
 }
 
 /// The plan's tokens in llguidance's form, built for the first constraint.
@@ -112,6 +178,7 @@ impl Vocabulary {
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| failed(error.to_string()))?;
         factory.quiet();
+        *factory.limits_mut() = limits();
         Ok(Arc::clone(self.0.get_or_init(|| Arc::new(factory))))
     }
 }
@@ -144,14 +211,9 @@ impl Matching {
         if eos.is_empty() {
             eos.extend(texts.eos());
         }
-        let grammar = constraint.grammar()?;
         let (tokenizer, vocabulary) = engine.vocabulary()?;
         let factory = vocabulary.factory(tokenizer, engine.manifest().model.vocab as usize, &eos)?;
-        let matcher = Matcher::new(factory.create_parser(grammar));
-        match matcher.get_error() {
-            Some(reason) => Err(refused(kind, reason)),
-            None => Ok(Matching { kind, matcher, eos }),
-        }
+        Ok(Matching { kind, matcher: compile(&factory, constraint)?, eos })
     }
 
     /// The tokens that end the text.
@@ -173,5 +235,91 @@ impl Matching {
     pub(crate) fn take(&mut self, token: u32) -> Result<bool, RuntimeError> {
         self.matcher.consume_token(token).map_err(|error| refused(self.kind, error))?;
         Ok(self.matcher.is_stopped())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TINY: &str = include_str!("../../../models/tiny/tokenizer.json");
+
+    /// The error of a constraint when it is compiled, or when its first tokens are picked.
+    fn error(constraint: &Constraint) -> Option<String> {
+        static TINY_VOCABULARY: OnceLock<Arc<ParserFactory>> = OnceLock::new();
+        let factory =
+            TINY_VOCABULARY.get_or_init(|| Vocabulary::default().factory(TINY.as_bytes(), 512, &[2]).unwrap());
+        let matcher = match compile(factory, constraint) {
+            Ok(matcher) => matcher,
+            Err(error) => return Some(error.to_string()),
+        };
+        let mut matching = Matching { kind: constraint.kind(), matcher, eos: vec![2] };
+        for _ in 0..50 {
+            let allowed = match matching.allowed(true) {
+                Ok(allowed) => allowed,
+                Err(error) => return Some(error.to_string()),
+            };
+            let token = (0..512).find(|&token| token != 2 && allowed.contains(token)).unwrap_or(2);
+            if matching.take(token).unwrap() {
+                break;
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn an_error_is_a_sentence() {
+        let schema = Constraint::JsonSchema;
+        let lark = |text: &str| Constraint::Lark(text.to_owned());
+        let regex = |text: &str| Constraint::Regex(text.to_owned());
+        let nothing = "no text satisfies it, or none from here on";
+        for (constraint, expected) in [
+            (schema(json!({"$ref": "#"})), format!("JSON schema: {nothing}")),
+            (lark("start: start"), format!("grammar: {nothing}")),
+            (schema(json!({"type": "strin"})), "JSON schema: Invalid type: strin".to_owned()),
+            (
+                schema(json!({"type": "integer", "minimum": 3, "maximum": 2})),
+                "JSON schema: Unsatisfiable schema: minimum (3) is greater than maximum (2)".to_owned(),
+            ),
+            (regex("(a"), "regular expression: unclosed group".to_owned()),
+            (lark("start: foo\n"), "grammar: at 1(8): unknown name: \"foo\"".to_owned()),
+            (lark("start: /(a/\n"), "grammar: unclosed group".to_owned()),
+            (lark(""), "grammar: no start rule found".to_owned()),
+        ] {
+            assert_eq!(error(&constraint), Some(expected));
+        }
+    }
+
+    #[test]
+    fn bombs_are_refused_in_a_sentence_or_harmless() {
+        let schema = Constraint::JsonSchema;
+        let values: Vec<Value> = (0..50_000).map(|i| format!("value number {i}").into()).collect();
+        let properties: serde_json::Map<String, Value> = (0..3000)
+            .map(|i| (format!("key{i}"), json!({"type": "string", "pattern": format!("a{i}[0-9]+")})))
+            .collect();
+        let chain: String = (0..20_000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+        let short_chain: String = (0..4000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+        let parentheses = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
+        for (constraint, is_refused) in [
+            (schema(json!({"enum": values})), true),
+            (schema(json!({"type": "object", "properties": properties})), true),
+            (schema(json!({"type": "string", "minLength": 100_000})), false),
+            (schema(json!({"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000})), false),
+            (Constraint::Regex("(a?){2000}a{2000}".to_owned()), false),
+            (Constraint::Regex("((a{1,100}){1,100}){1,100}".to_owned()), true),
+            (Constraint::Regex("[ab]*a[ab]{22}".to_owned()), false),
+            (Constraint::Regex(parentheses(100_000)), true),
+            (Constraint::Regex(parentheses(10_000)), true),
+            (Constraint::Lark(format!("start: {}\n", parentheses(10_000))), true),
+            (Constraint::Lark(format!("{chain}r20000: \"x\"\nstart: r0\n")), true),
+            (Constraint::Lark(format!("{short_chain}r4000: \"x\"\nstart: r0\n")), false),
+        ] {
+            let found = error(&constraint);
+            assert_eq!(found.is_some(), is_refused, "{found:?}");
+            let text = found.unwrap_or_default();
+            assert!(text.len() < 400 && !text.contains(['\n', '<']), "{text}");
+        }
     }
 }

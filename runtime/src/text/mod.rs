@@ -3,8 +3,10 @@
 //! - [`sections`] finds the text sections of a plan and reads them on first use.
 //! - [`tokenizer`] converts between text and tokens; [`bytes`] tells the bytes of one token; [`stream`] decodes tokens that arrive
 //!   one at a time.
-//! - [`chat`] renders the checkpoint's chat templates, with [`jinja`]; [`rendered`] keeps apart what a template writes and what
-//!   a chat contains, and [`encode`] encodes both.
+//! - [`tokenizer_json`] checks the file. [`within`] encodes text within limits: [`growth`] refuses steps that multiply a text, and
+//!   [`fewest`] bounds the number of tokens of a text, so that a text that is too long is refused before it is encoded.
+//! - [`chat`] renders the checkpoint's chat templates, with [`jinja`]; [`rehearsal`] checks them before anybody chats.
+//!   [`rendered`] keeps apart what a template writes and what a chat contains, and [`encode`] encodes both.
 //! - [`messages`] reads chats in the JSON of OpenAI's chat completions.
 //! - [`answer`] splits answers into reasoning, calls of functions, and content.
 //! - [`stop`] finds stop strings in a stream of text.
@@ -16,10 +18,15 @@ pub(crate) mod chat;
 #[cfg(feature = "constrain")]
 pub(crate) mod constrain;
 mod encode;
+mod fewest;
+mod growth;
 mod jinja;
 pub(crate) mod messages;
+pub(crate) mod rehearsal;
 pub(crate) mod rendered;
 pub(crate) mod sections;
 pub(crate) mod stop;
 pub(crate) mod stream;
 pub(crate) mod tokenizer;
+mod tokenizer_json;
+pub(crate) mod within;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{RuntimeError, Tokenizer};
+use crate::{RuntimeError, TextLimit, Tokenizer};
 
 /// A rendered chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,21 @@ impl Tokenizer {
     /// # Ok::<(), jamba_runtime::RuntimeError>(())
     /// ```
     pub fn encode_chat(&self, chat: &RenderedChat) -> Result<EncodedChat, RuntimeError> {
+        self.encode_chat_within(chat, None)
+    }
+
+    /// As [`Tokenizer::encode_chat`], of a chat that should have at most `most` tokens. As [`Tokenizer::encode_within`], it
+    /// refuses one that has many more before it is encoded.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TextTooLong`] if the chat has more tokens.
+    pub fn encode_chat_within(&self, chat: &RenderedChat, most: Option<u64>) -> Result<EncodedChat, RuntimeError> {
+        self.check_length(&chat.text, most)?;
         let encoded = self.encode_parts(&chat.text, &chat.content)?;
+        if let Some(most) = most.filter(|&most| encoded.len() as u64 > most) {
+            let limit = TextLimit::Tokens { tokens: encoded.len() as u64, most };
+            return Err(RuntimeError::TextTooLong { bytes: chat.text.len() as u64, limit });
+        }
         let mut turn_ends = Vec::new();
         let mut content = chat.content.iter().peekable();
         // Between two parts of content, the first special token that is no mark of calls or reasoning ends a turn.

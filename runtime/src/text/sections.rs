@@ -87,6 +87,20 @@ impl Engine {
         ChatTemplate::new(Some(source.as_bytes()), self.text_section(&self.texts.config))
     }
 
+    /// As [`Engine::chat_template_from`], of a source whose errors begin with `name`, for example its file.
+    ///
+    /// # Errors
+    /// Fails if the source is not a template.
+    pub fn chat_template_of(&self, name: &str, source: &str) -> Result<ChatTemplate, RuntimeError> {
+        let named = |error| match error {
+            RuntimeError::Tokenizer { section: section @ "chat template", reason } => {
+                RuntimeError::Tokenizer { section, reason: format!("{name}: {reason}") }
+            }
+            error => error,
+        };
+        Ok(self.chat_template_from(source).map_err(named)?.with_origin(name))
+    }
+
     /// The plan's `tokenizer.json`, and llguidance's form of it.
     #[cfg(feature = "constrain")]
     pub(crate) fn vocabulary(&self) -> Result<(&[u8], &Vocabulary), RuntimeError> {

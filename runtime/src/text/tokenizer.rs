@@ -1,12 +1,15 @@
 //! The checkpoint's tokenizer: text to tokens and back.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokenizers::DecoderWrapper;
 
+use super::fewest::{Cover, Steps};
+use super::growth::{self, Growth};
 use super::stream::TextStream;
+use super::tokenizer_json::{Parts, without_mark};
 use crate::{ChatTemplate, RuntimeError};
 
 /// A tokenizer.
@@ -26,7 +29,7 @@ use crate::{ChatTemplate, RuntimeError};
 /// # Ok::<(), jamba_runtime::RuntimeError>(())
 /// ```
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
     has_bytes: bool,
@@ -36,6 +39,10 @@ pub struct Tokenizer {
     added: HashSet<u32>,
     /// Special tokens that the chat template writes around tool calls and reasoning.
     marks: HashSet<u32>,
+    pub(super) growth: Growth,
+    /// None if the tokenizer has no lower bound on the tokens of a text.
+    pub(super) steps: Option<Steps>,
+    pub(super) cover: OnceLock<Option<Cover>>,
 }
 
 /// The special tokens that are part of decoded text.
@@ -51,53 +58,61 @@ pub enum SpecialTokens {
     Hidden,
 }
 
-#[derive(Default, Deserialize)]
-struct Config {
-    bos_token: Option<SpecialToken>,
-    eos_token: Option<SpecialToken>,
-    #[serde(default)]
-    split_special_tokens: bool,
+/// The object in `tokenizer_config.json`.
+pub(crate) fn read_config(bytes: Option<&[u8]>) -> Result<Map<String, Value>, RuntimeError> {
+    let Some(bytes) = bytes else { return Ok(Map::new()) };
+    serde_json::from_slice(without_mark(bytes)).map_err(|error| in_config(format!("JSON error: {error}")))
 }
 
-/// A special token in `tokenizer_config.json`: its text, or an object that contains it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(crate) enum SpecialToken {
-    Text(String),
-    Record { content: String },
-}
-
-impl SpecialToken {
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            SpecialToken::Text(text) | SpecialToken::Record { content: text } => text,
-        }
+/// The text of a special token in `tokenizer_config.json`: a string, or an object with `content`.
+pub(crate) fn special_token<'a>(config: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, RuntimeError> {
+    match config.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_str().or_else(|| value.get("content")?.as_str()) {
+            Some(text) => Ok(Some(text)),
+            None => Err(in_config(format!("{key}: found {value}, expected a token, or an object with its content"))),
+        },
     }
+}
+
+fn in_config(reason: String) -> RuntimeError {
+    RuntimeError::Tokenizer { section: "tokenizer config", reason }
 }
 
 impl Tokenizer {
     /// Parses `tokenizer.json` and, if present, `tokenizer_config.json`. `bos` is the start token if the latter names none.
     pub fn new(tokenizer: &[u8], config: Option<&[u8]>, bos: Option<u32>) -> Result<Tokenizer, RuntimeError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(failed)?;
+        let tokenizer = without_mark(tokenizer);
+        let parts = Parts::read(tokenizer).map_err(failed)?;
+        let growth = growth::of(&parts).map_err(failed)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)
+            .map_err(|error| failed(parts.fault().unwrap_or_else(|| error.to_string())))?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        let config: Config = match config {
-            None => Config::default(),
-            Some(bytes) => serde_json::from_slice(bytes)
-                .map_err(|error| RuntimeError::Tokenizer { section: "tokenizer config", reason: error.to_string() })?,
+        let config = read_config(config)?;
+        match config.get("split_special_tokens") {
+            None | Some(Value::Null) => {}
+            Some(Value::Bool(splits)) => inner.set_encode_special_tokens(*splits),
+            Some(other) => {
+                return Err(in_config(format!("split_special_tokens: found {other}, expected true or false")));
+            }
+        }
+        let id = |key: &str| -> Result<Option<u32>, RuntimeError> {
+            Ok(special_token(&config, key)?.and_then(|token| inner.token_to_id(token)))
         };
-        inner.set_encode_special_tokens(config.split_special_tokens);
-        let id = |token: &Option<SpecialToken>| token.as_ref().and_then(|token| inner.token_to_id(token.text()));
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, token)| (id, token.content.clone()));
         let special: BTreeMap<u32, String> = special.collect();
         Ok(Tokenizer {
-            bos: id(&config.bos_token).or(bos),
-            eos: id(&config.eos_token),
+            bos: id("bos_token")?.or(bos),
+            eos: id("eos_token")?,
             has_bytes: inner.get_decoder().is_some_and(has_byte_fallback),
             special,
             added: added.into_keys().collect(),
             marks: HashSet::new(),
+            growth,
+            steps: Steps::of(&parts, &inner),
+            cover: OnceLock::new(),
             inner,
         })
     }
@@ -111,21 +126,6 @@ impl Tokenizer {
             .filter(|(_, text)| is_mark_name(text) && is_in_template(text) && !template.names_special(text));
         self.marks = marks.map(|(&id, _)| id).collect();
         self
-    }
-
-    /// Encodes text, with the special tokens that the tokenizer's post-processor adds.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        self.encode_with(text, true)
-    }
-
-    /// Encodes text without adding special tokens, for example a rendered chat, which contains them already.
-    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        self.encode_with(text, false)
-    }
-
-    fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RuntimeError> {
-        let encoded = self.inner.encode_fast(text, add_special_tokens).map_err(failed)?;
-        Ok(encoded.get_ids().to_vec())
     }
 
     pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
@@ -275,9 +275,10 @@ fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-pub(super) fn failed(error: tokenizers::Error) -> RuntimeError {
+pub(super) fn failed(error: impl ToString) -> RuntimeError {
     RuntimeError::Tokenizer { section: "tokenizer", reason: error.to_string() }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,5 +380,49 @@ mod tests {
     fn a_broken_tokenizer_is_refused_by_name() {
         let error = Tokenizer::new(b"{}", None, None).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("tokenizer: "), "{error}");
+    }
+
+    #[test]
+    fn a_refused_part_is_named() {
+        let with =
+            |key: &str, value: &str| TOKENIZER.replace(&format!("\"{key}\": null"), &format!("\"{key}\": {value}"));
+        let step = r#"{"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Swap", "content": "x"}]}"#;
+        let template = r#"{"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}], "pair": []}"#;
+        let fixed = r#"{"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}]}"#;
+        let split = r#"{"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}"#;
+        let pre = |value: &str| {
+            let from = TOKENIZER.find("\"pre_tokenizer\"").unwrap();
+            let to = from + TOKENIZER[from..].find('\n').unwrap();
+            format!("{}\"pre_tokenizer\": {value},{}", &TOKENIZER[..from], &TOKENIZER[to..])
+        };
+        let decoder = TOKENIZER.replace("\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"Words\"");
+        for (file, says) in [
+            (
+                with("normalizer", step),
+                &["normalizer.normalizers[1].type: found \"Swap\", expected one of", "Prepend"][..],
+            ),
+            (with("normalizer", "5"), &["normalizer"]),
+            (with("post_processor", template), &["post_processor (TemplateProcessing): ", "type_id"]),
+            (pre(fixed), &["pre_tokenizer.pretokenizers[0].length: found 0, expected 1 or more"]),
+            (pre(split), &["pre_tokenizer (Split): "]),
+            (decoder, &["decoder.type: found \"Words\", expected one of BPEDecoder"]),
+            (TOKENIZER.replace("\"BPE\"", "\"LSTM\""), &["model.type: found \"LSTM\", expected one of BPE"]),
+            (TOKENIZER[..TOKENIZER.len() / 2].to_owned(), &["JSON error", "line"]),
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_owned(), &["Git LFS", "git lfs pull"]),
+            ("{}".to_owned(), &["missing field `model`"]),
+        ] {
+            let error = Tokenizer::new(file.as_bytes(), None, None).map(|_| ()).unwrap_err().to_string();
+            assert!(says.iter().all(|part| error.contains(part)), "{error}");
+        }
+        let config = |text: &str| {
+            Tokenizer::new(TOKENIZER.as_bytes(), Some(text.as_bytes()), None).map(|_| ()).unwrap_err().to_string()
+        };
+        let error = config(r#"{"bos_token": 5}"#);
+        assert_eq!(error, "tokenizer config: bos_token: found 5, expected a token, or an object with its content");
+        assert!(config(r#"{"split_special_tokens": 1}"#).contains("split_special_tokens: found 1, expected true"));
+        // A byte order mark is no part of the file.
+        let marked = [b"\xef\xbb\xbf", TOKENIZER.as_bytes()].concat();
+        let config = b"\xef\xbb\xbf{\"bos_token\": \"<s>\"}";
+        assert_eq!(Tokenizer::new(&marked, Some(config), None).unwrap().bos(), Some(0));
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use jamba_runtime::{
     AnswerCall, AnswerParser, AnswerSyntax, Cancel, Chat, ChatMessage, ChatTemplate, EncodedChat, Engine, Role,
-    RuntimeError, SavePoint, SequenceId, Snapshot, Tokenizer, ToolCall,
+    RuntimeError, SavePoint, SequenceId, Snapshot, TextLimit, Tokenizer, ToolCall,
 };
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::generate::Content;
+use crate::prompt::empty_chat;
 
 /// Save points to keep, each a slot of conv and SSM state in host memory. Three per turn: at the ends of the answer before the
 /// message and of the message, and before the prompt's last token.
@@ -45,6 +46,23 @@ pub(crate) struct Unread {
     pub(crate) turn_ends: Vec<usize>,
     /// Number of old messages that were removed because the context is full.
     pub(crate) n_removed: usize,
+}
+
+/// A rendered conversation.
+enum Rendered {
+    Encoded(EncodedChat),
+    /// It has at least this many tokens, more than the context has.
+    TooLong(u64),
+}
+
+impl Rendered {
+    /// Number of tokens, at least.
+    fn len(&self) -> u64 {
+        match self {
+            Rendered::Encoded(encoded) => encoded.tokens.len() as u64,
+            Rendered::TooLong(tokens) => *tokens,
+        }
+    }
 }
 
 impl Conversation {
@@ -143,19 +161,26 @@ impl Conversation {
     pub(crate) fn unread(&mut self, engine: &mut Engine, n_reserved: u64) -> Result<Unread, Failure> {
         let capacity = capacity(engine);
         let mut messages = self.messages.clone();
-        let EncodedChat { mut tokens, mut turn_ends } = self.render(&messages)?;
-        if tokens.len() as u64 + n_reserved > capacity {
+        let mut rendered = self.render(&messages, capacity)?;
+        if rendered.len() + n_reserved > capacity {
             // The rest is read again, so half of the context becomes free at once.
-            while tokens.len() as u64 > capacity / 2 && remove_oldest(&mut messages) {
-                EncodedChat { tokens, turn_ends } = self.render(&messages)?;
+            while rendered.len() > capacity / 2 && remove_oldest(&mut messages) {
+                rendered = self.render(&messages, capacity)?;
             }
         }
-        if tokens.len() as u64 >= capacity {
-            return Err(Failure::Input(format!(
-                "the message has {} tokens, and the context has {capacity}: shorten the message, or raise the context: \
-                 jambac limits PLAN --context N -o OUT.plan",
-                tokens.len()
-            )));
+        let EncodedChat { mut tokens, mut turn_ends } = match rendered {
+            Rendered::Encoded(encoded) if (encoded.tokens.len() as u64) < capacity => encoded,
+            long => {
+                return Err(Failure::Input(format!(
+                    "the message has {}{} tokens, and the context has {capacity}: shorten the message, or raise the context: \
+                     jambac limits PLAN --context N -o OUT.plan",
+                    if matches!(long, Rendered::TooLong(_)) { "at least " } else { "" },
+                    long.len()
+                )));
+            }
+        };
+        if tokens.is_empty() {
+            return Err(empty_chat(&self.template));
         }
         let n_removed = self.messages.len() - messages.len();
         self.messages = messages;
@@ -221,7 +246,8 @@ impl Conversation {
         Ok(())
     }
 
-    fn render(&self, messages: &[Value]) -> Result<EncodedChat, Failure> {
+    /// Renders messages and encodes them, unless they have more than `most` tokens.
+    fn render(&self, messages: &[Value], most: u64) -> Result<Rendered, Failure> {
         let chat = Chat {
             messages: messages.to_vec(),
             tools: self.tools.clone(),
@@ -229,7 +255,14 @@ impl Conversation {
             add_generation_prompt: true,
             ..Chat::default()
         };
-        self.content.encode(&self.tokenizer, &self.template, &chat)
+        match self.content.encode(&self.tokenizer, &self.template, &chat, most) {
+            Ok(encoded) => Ok(Rendered::Encoded(encoded)),
+            Err(RuntimeError::TextTooLong { limit: TextLimit::Tokens { tokens, .. }, .. }) => {
+                Ok(Rendered::TooLong(tokens))
+            }
+            Err(RuntimeError::TextTooLong { limit: TextLimit::Bytes(_), .. }) => Ok(Rendered::TooLong(most + 1)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn rewind(&mut self, engine: &mut Engine, place: usize) -> Result<(), Failure> {

@@ -52,6 +52,11 @@ const NAMES: [&str; 39] = [
     "upper",
 ];
 
+/// True if this interpreter has the test.
+pub(super) fn has(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
 /// `value is name(arguments)`.
 pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Result<bool> {
     let of_two = matches!(

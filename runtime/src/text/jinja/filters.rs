@@ -70,6 +70,11 @@ pub(super) const NAMES: [&str; 54] = [
 /// Filters without a fixed result, or of no use in a prompt.
 const REFUSED: [&str; 5] = ["pprint", "random", "urlize", "wordwrap", "xmlattr"];
 
+/// True if this interpreter has the filter.
+pub(super) fn has(name: &str) -> bool {
+    NAMES.contains(&name) && !REFUSED.contains(&name)
+}
+
 /// `value | name(arguments)`.
 pub(super) fn apply(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Arguments) -> Result<Value> {
     if REFUSED.contains(&name) {

@@ -21,6 +21,12 @@ const NUMBER: [&str; 2] = ["bit_length", "is_integer"];
 const CHANGING_LIST: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
 const CHANGING_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 
+/// True if a value of some kind has this method.
+pub(super) fn has(name: &str) -> bool {
+    let all: [&[&str]; 6] = [&strings::METHODS, &LIST, &DICT, &LOOP, &CYCLER, &NUMBER];
+    all.iter().any(|methods| methods.contains(&name))
+}
+
 /// The method with this name. Undefined, with the reason, if the sandbox refuses it.
 pub(super) fn find(value: &Value, name: &str) -> Result<Option<Value>> {
     let (methods, changing): (&[&'static str], &[&str]) = match value {

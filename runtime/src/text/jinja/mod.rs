@@ -11,7 +11,7 @@
 //! - [`value`], [`scope`]: values, variables, loops and macros; [`compare`], [`number`], [`print`]: operations on them.
 //! - [`eval`], [`exec`]: expressions and statements; [`literal`], [`names`], [`arguments`]: their parts.
 //! - [`text`]: texts, and which of their parts come from the template; [`strings`], [`methods`]: methods; [`format`](mod@format): `%` and `str.format`.
-//! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions.
+//! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions; [`lacks`]: those that are missing.
 
 mod arguments;
 mod checks;
@@ -21,6 +21,7 @@ mod exec;
 mod filters;
 mod format;
 mod globals;
+mod lacks;
 mod literal;
 mod methods;
 mod names;
@@ -36,6 +37,7 @@ use minijinja::machinery::{WhitespaceConfig, ast, parse};
 use serde_json::{Map, Value as Json};
 
 use eval::Interpreter;
+pub(super) use lacks::Lack;
 use scope::Scope;
 use text::{Origin, Text};
 use value::{Error, Key, Value};
@@ -79,10 +81,17 @@ impl Template {
         &self.source
     }
 
+    /// Names of filters, tests, functions and methods that the interpreter does not have.
+    pub(super) fn lacks(&self) -> Vec<Lack> {
+        parsed(&self.source).map(|template| lacks::of(&template)).unwrap_or_default()
+    }
+
     /// Renders the template with these variables.
     pub(super) fn render(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
         std::thread::scope(|threads| {
-            let thread = std::thread::Builder::new().name("template".to_owned()).stack_size(STACK_BYTES);
+            // A program that contains panics by the names of its threads contains those of this one.
+            let name = std::thread::current().name().unwrap_or("template").to_owned();
+            let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
             match thread.spawn_scoped(threads, || self.evaluate(variables)) {
                 Ok(rendering) => rendering.join().unwrap_or_else(|_| Err("the interpreter panicked".to_owned())),
                 Err(error) => Err(format!("cannot start a thread: {error}")),

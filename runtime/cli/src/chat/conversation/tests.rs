@@ -72,7 +72,10 @@ fn calls_in_an_answer_are_the_templates_again() {
     conversation.push_answer(answer.to_owned());
     conversation.push("user", "</tool_call>".to_owned());
     assert_eq!(conversation.messages()[1]["tool_calls"][0]["function"]["arguments"]["a"], 1);
-    let tokens = conversation.render(conversation.messages()).unwrap().tokens;
+    let Rendered::Encoded(EncodedChat { tokens, .. }) = conversation.render(conversation.messages(), 1000).unwrap()
+    else {
+        panic!("the chat is short")
+    };
     let count = |name: &str| tokens.iter().filter(|&&token| Some(token) == conversation.tokenizer.id(name)).count();
     assert_eq!((count("<tool_call>"), count("</tool_call>")), (1, 1));
     conversation.push_answer("plain <tool_call>".to_owned());
