@@ -87,6 +87,7 @@ pub(crate) struct Sampling {
     stop_token_ids: Option<Vec<u32>>,
     include_stop_str_in_output: Option<bool>,
     ignore_eos: Option<bool>,
+    allowed_token_ids: Option<Vec<u32>>,
     skip_special_tokens: Option<bool>,
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
@@ -146,15 +147,6 @@ impl Sampling {
         if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             return Err(ApiError::unsupported("suffix", "Jamba models have no tokens to fill in the middle of a text"));
         }
-        if self.min_tokens.is_some_and(|n| n > 0) && self.ignore_eos != Some(true) {
-            return Err(ApiError::unsupported("min_tokens", "not supported yet: use ignore_eos with max_tokens"));
-        }
-        if self.include_stop_str_in_output == Some(true) {
-            return Err(ApiError::unsupported(
-                "include_stop_str_in_output",
-                "not supported yet: append the stop string",
-            ));
-        }
         Ok(())
     }
 
@@ -171,6 +163,9 @@ impl Sampling {
         Ok(GenerateOptions {
             sampler: self.sampler(model)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
+            min_new: self.min_tokens.unwrap_or(0),
+            include_stop: self.include_stop_str_in_output.unwrap_or(false),
+            allowed_tokens: self.allowed_token_ids.clone(),
             stop,
             stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
             special_tokens: if self.skip_special_tokens == Some(false) {

@@ -135,3 +135,25 @@ fn prompts_of_all_four_kinds_in_order() {
     let back = server.post("/detokenize", &json!({ "tokens": tokens["tokens"], "skip_special_tokens": true }));
     assert_eq!(back.json()["content"], "Once upon");
 }
+
+#[test]
+fn the_end_is_where_the_request_wants_it() {
+    let server = Running::new(ServeOptions::default());
+    let ask = |more: Value| {
+        let mut body = json!({ "prompt": [1, 20, 30], "seed": 3, "max_tokens": 30, "logprobs": 0 });
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let response = server.post("/v1/completions", &body);
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.json()["choices"][0].clone()
+    };
+    let whole = ask(json!({}));
+    let text = whole["text"].as_str().expect("a text");
+    let stop: String = text.chars().skip(5).take(2).collect();
+    let before = text.split(&stop).next().expect("a beginning");
+    let stopped = ask(json!({ "stop": stop }));
+    assert_eq!((stopped["text"].as_str(), stopped["finish_reason"].as_str()), (Some(before), Some("stop")));
+    let included = ask(json!({ "stop": [stop], "include_stop_str_in_output": true }));
+    assert_eq!(included["text"], format!("{before}{stop}"));
+    let allowed = ask(json!({ "allowed_token_ids": [50, 60], "min_tokens": 30 }));
+    assert_eq!(allowed["logprobs"]["tokens"].as_array().map(Vec::len), Some(30));
+}
