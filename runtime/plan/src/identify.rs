@@ -71,6 +71,57 @@ pub fn identify(path: &Path) -> io::Result<FileKind> {
     Ok(of_head(&head))
 }
 
+/// `ORG/NAME`, if the text has the form of a model's id on Hugging Face.
+pub fn hub_id(text: &str) -> Option<&str> {
+    let (org, name) = text.split_once('/')?;
+    let is_part = |part: &str| {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_allowed)
+    };
+    (!is_address(text) && is_part(org) && is_part(name)).then_some(text)
+}
+
+/// Beginnings of the addresses of Hugging Face's site.
+const HUB_SITES: [&str; 3] = ["huggingface.co/", "www.huggingface.co/", "hf.co/"];
+
+fn is_address(text: &str) -> bool {
+    text.contains("://") || HUB_SITES.iter().any(|site| text.starts_with(site))
+}
+
+/// What to do with an address of the web where a file or a model is expected. `None` for other texts.
+pub fn help_for_an_address(text: &str) -> Option<String> {
+    if !is_address(text) {
+        return None;
+    }
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let path = HUB_SITES.iter().find_map(|site| rest.strip_prefix(site)).unwrap_or(rest);
+    let is_hub = path.len() < rest.len() || text.starts_with("hf://");
+    // Ollama adds `:QUANTIZATION`, the site `/tree/main`.
+    let mut parts = path.split(['/', ':', '?', '#']).filter(|part| !part.is_empty());
+    Some(match (is_hub, parts.next(), parts.next()) {
+        (true, Some(org), Some(name)) => {
+            format!("is an address: download the model with hf download {org}/{name}, then name it {org}/{name}")
+        }
+        _ => format!("is an address: download the file first, with curl -LO {text}"),
+    })
+}
+
+/// For a path that leads to something else than a plan: the message that says to what. `None` for plans and files of unknown kinds,
+/// which have better errors when they are opened, and for missing files.
+pub fn refusal_of_a_plan(path: &Path) -> Option<String> {
+    match identify(path) {
+        Ok(FileKind::Plan | FileKind::Unknown) => None,
+        Ok(kind) => {
+            let help = kind.help_for_a_plan(path);
+            Some(format!("{}: not a plan but {}\n{help}", path.display(), kind.describe()))
+        }
+        Err(_) => {
+            let text = path.to_str().filter(|_| !path.exists())?;
+            help_for_an_address(text).map(|help| format!("{text}: {help}"))
+        }
+    }
+}
+
 fn of_folder(path: &Path) -> FileKind {
     let has = |name: &str| path.join(name).exists();
     match () {
@@ -241,6 +292,30 @@ mod tests {
             (b"\xff\xfe\x00", FileKind::Unknown),
         ] {
             assert_eq!(of_head(head), kind, "{}", head[..head.len().min(40)].escape_ascii());
+        }
+    }
+
+    #[test]
+    fn addresses_name_the_download() {
+        for text in [
+            "https://huggingface.co/ai21labs/Jamba-v0.1",
+            "https://huggingface.co/ai21labs/Jamba-v0.1/tree/main",
+            "hf.co/ai21labs/Jamba-v0.1:Q4_K_M",
+            "hf://ai21labs/Jamba-v0.1",
+        ] {
+            let help = help_for_an_address(text).unwrap();
+            assert!(help.contains("hf download ai21labs/Jamba-v0.1,"), "{text}: {help}");
+            assert_eq!(hub_id(text), None, "{text}");
+        }
+        assert!(
+            help_for_an_address("https://example.org/a.plan").unwrap().contains("curl -LO https://example.org/a.plan")
+        );
+        for text in ["ai21labs/Jamba-v0.1", "a.plan", "./x/y", ""] {
+            assert_eq!(help_for_an_address(text), None, "{text}");
+        }
+        assert_eq!(hub_id("ai21labs/Jamba-v0.1"), Some("ai21labs/Jamba-v0.1"));
+        for text in ["a.plan", "./x/y", "a/b/c", "/a/b", "a b/c", "~/c"] {
+            assert_eq!(hub_id(text), None, "{text}");
         }
     }
 

@@ -311,13 +311,13 @@ pub fn argument(arg: Arg) -> String {
 
 /// Formats rows of cells as lines. Each column is as wide as its widest cell and is preceded by two spaces. Columns for which
 /// `left` returns true are left-aligned; the others are right-aligned.
-pub fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, left: fn(usize) -> bool) -> String {
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
+pub fn table<R: AsRef<[String]>>(rows: impl IntoIterator<Item = R>, left: impl Fn(usize) -> bool) -> String {
+    let rows: Vec<R> = rows.into_iter().collect();
+    let width = |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows.first().map_or(0, |row| row.as_ref().len())).map(width).collect();
     let mut text = String::new();
     for row in &rows {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+        for (column, (cell, width)) in row.as_ref().iter().zip(&widths).enumerate() {
             // Writing to a String cannot fail.
             let _ = if left(column) { write!(text, "  {cell:<width$}") } else { write!(text, "  {cell:>width$}") };
         }

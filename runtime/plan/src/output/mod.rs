@@ -6,8 +6,8 @@
 //! | refused | overridden by [`Replace::AnyFile`] (`--force`) |
 //! |---|---|
 //! | a folder, device, FIFO or socket | no |
-//! | an input of the command, or a file of an input folder, also through links | no |
-//! | the output of another option of the command | no |
+//! | an input of the command, or a file of an input folder, also through links and as stdout | no |
+//! | the output of another option of the command, also in a folder that an option fills ([`Outputs::fills`]) | no |
 //! | a folder that is missing or not writable | no |
 //! | a file of another [`Kind`] than the one to be written | yes |
 //! | a file without write permission | yes |
@@ -81,6 +81,14 @@ pub enum Refusal {
     /// It is the output of another option.
     #[error("is the file of {0} too: give each output its own file")]
     Claimed(String),
+    /// It is a folder of outputs, and one of them cannot be written.
+    #[error("gets a file {file}, which {refusal}")]
+    Within {
+        /// The name in the folder.
+        file: Box<str>,
+        /// The reason.
+        refusal: Box<Refusal>,
+    },
     /// It is a folder.
     #[error("is a folder: name a file in it")]
     Folder,
@@ -147,8 +155,38 @@ pub struct Outputs {
     /// Files of input folders. One of them that has the content of an output is not read, so it may be replaced: a plan in the
     /// folder of its checkpoint.
     in_folders: Vec<Identity>,
-    /// Option and path of each output.
-    claimed: Vec<(String, PathBuf)>,
+    claimed: Vec<Claimed>,
+    filled: Vec<Filled>,
+}
+
+/// A claimed output.
+#[derive(Debug)]
+struct Claimed {
+    option: String,
+    /// After all links; `-` for stdout.
+    path: PathBuf,
+    /// The file behind stdout, if it is a regular one.
+    stdout: Option<Identity>,
+}
+
+/// A folder that an option fills with files.
+#[derive(Debug)]
+struct Filled {
+    option: String,
+    /// After all links.
+    path: PathBuf,
+    holds: fn(&str) -> bool,
+}
+
+impl Filled {
+    /// True for the path of a file that the option writes.
+    fn writes(&self, path: &Path) -> bool {
+        path.parent() == Some(&self.path) && name_of(path).is_some_and(self.holds)
+    }
+}
+
+fn name_of(path: &Path) -> Option<&str> {
+    path.file_name().and_then(|name| name.to_str())
 }
 
 impl Outputs {
@@ -171,42 +209,114 @@ impl Outputs {
     /// The path cannot be written, or the file must not be replaced; see the table at the top of this module.
     pub fn claim(&mut self, option: &str, path: &Path, kind: Kind) -> Result<Output, OutputError> {
         let claimed = self.try_to_claim(option, path, kind);
-        claimed.map_err(|refusal| OutputError { option: Some(option.to_owned()), path: path.to_owned(), refusal })
+        claimed.map_err(|refusal| refused(option, path, refusal))
     }
 
     fn try_to_claim(&mut self, option: &str, path: &Path, kind: Kind) -> Result<Output, Refusal> {
         let output = Output::check(path, kind, self.replace)?;
-        let key = match &output.place {
-            Place::Stdout => PathBuf::from(STDOUT),
-            Place::File(target) => target.path().to_owned(),
+        let (key, stdout) = match &output.place {
+            Place::Stdout => (PathBuf::from(STDOUT), target::stdout()),
+            Place::File(target) => (target.path().to_owned(), None),
         };
-        if let Some((other, _)) = self.claimed.iter().find(|(_, known)| *known == key) {
-            return Err(Refusal::Claimed(other.clone()));
+        if let Some(other) = self.claimed.iter().find(|other| other.path == key) {
+            return Err(Refusal::Claimed(other.option.clone()));
         }
-        if let Place::File(target) = &output.place
-            && let Some(identity) = target.identity()
-        {
-            let is_read = self.in_folders.contains(&identity) && !target.has_kind(kind)?;
-            if is_read || self.inputs.contains(&identity) {
-                return Err(Refusal::Input);
+        if let Some(other) = self.filled.iter().find(|folder| folder.writes(&key)) {
+            return Err(Refusal::Claimed(other.option.clone()));
+        }
+        match &output.place {
+            // A shell's `>` has emptied the file, or made it: only `>>` keeps what a folder's file held.
+            Place::Stdout => {
+                let is_read = |(identity, bytes): &(Identity, u64)| {
+                    self.inputs.contains(identity) || (*bytes > 0 && self.in_folders.contains(identity))
+                };
+                if stdout.as_ref().is_some_and(is_read) {
+                    return Err(Refusal::Input);
+                }
+                let is_stdout = |path: &Path| stdout.is_some_and(|(found, _)| Identity::of(path) == Some(found));
+                if let Some(other) = self.claimed.iter().find(|other| is_stdout(&other.path)) {
+                    return Err(Refusal::Claimed(other.option.clone()));
+                }
             }
+            Place::File(target) => self.check_identity(target, kind)?,
         }
         output.check_kind()?;
-        self.claimed.push((option.to_owned(), key));
+        self.claimed.push(Claimed {
+            option: option.to_owned(),
+            path: key,
+            stdout: stdout.map(|(identity, _)| identity),
+        });
         Ok(output)
     }
 
     /// Creates the folder of an option that writes several files, with its parents.
     ///
     /// # Errors
-    /// The path is a file, or the folder cannot be created.
+    /// The path, or one of its parents, is a file or the output of another option; or the folder cannot be created.
     pub fn folder(&self, option: &str, path: &Path) -> Result<(), OutputError> {
-        let refused = |refusal| OutputError { option: Some(option.to_owned()), path: path.to_owned(), refusal };
-        if path.exists() && !path.is_dir() {
-            return Err(refused(Refusal::NotAFolder(path.to_owned())));
-        }
-        std::fs::create_dir_all(path).map_err(|source| refused(Refusal::Io { action: "create it", source }))
+        self.create_folder(path).map_err(|refusal| refused(option, path, refusal))
     }
+
+    fn create_folder(&self, path: &Path) -> Result<(), Refusal> {
+        if path.exists() && !path.is_dir() {
+            return Err(Refusal::NotAFolder(path.to_owned()));
+        }
+        let resolved = target::resolve_existing(path);
+        if let Some(other) = self.claimed.iter().find(|other| resolved.ancestors().any(|part| part == other.path)) {
+            return Err(Refusal::Claimed(other.option.clone()));
+        }
+        std::fs::create_dir_all(path).map_err(|source| Refusal::Io { action: "create it", source })
+    }
+
+    /// As [`Outputs::folder`], for an option that fills the folder with files of this kind, whose names `holds` knows. They are
+    /// written with [`Output::at`].
+    ///
+    /// # Errors
+    /// Also if one of these files is there and is an input, the output of another option, or must not be replaced.
+    pub fn fills(&mut self, option: &str, path: &Path, kind: Kind, holds: fn(&str) -> bool) -> Result<(), OutputError> {
+        self.folder(option, path)?;
+        self.check_filled(path, kind, holds).map_err(|refusal| refused(option, path, refusal))?;
+        self.filled.push(Filled { option: option.to_owned(), path: target::resolve_existing(path), holds });
+        Ok(())
+    }
+
+    fn check_filled(&self, path: &Path, kind: Kind, holds: fn(&str) -> bool) -> Result<(), Refusal> {
+        let folder = Filled { option: String::new(), path: target::resolve_existing(path), holds };
+        let within = |path: &Path, refusal: Refusal| {
+            let file = name_of(path).unwrap_or_default().into();
+            Refusal::Within { file, refusal: Box::new(refusal) }
+        };
+        if let Some(other) = self.claimed.iter().find(|other| folder.writes(&other.path)) {
+            return Err(within(&other.path, Refusal::Claimed(other.option.clone())));
+        }
+        let entries = std::fs::read_dir(path).map_err(|source| Refusal::Io { action: "list it", source })?;
+        let entries = entries.flatten().map(|entry| entry.path());
+        for entry in entries.filter(|entry| name_of(entry).is_some_and(holds)) {
+            self.check_file(&entry, kind).map_err(|refusal| within(&entry, refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Checks a file without claiming it.
+    fn check_file(&self, path: &Path, kind: Kind) -> Result<(), Refusal> {
+        let target = Target::resolve(path)?;
+        self.check_identity(&target, kind)?;
+        Output { kind, replace: self.replace, place: Place::File(Box::new(target)) }.check_kind()
+    }
+
+    /// Refuses a file that is an input, or behind a stdout that is claimed.
+    fn check_identity(&self, target: &Target, kind: Kind) -> Result<(), Refusal> {
+        let Some(identity) = target.identity() else { return Ok(()) };
+        if let Some(other) = self.claimed.iter().find(|other| other.stdout == Some(identity)) {
+            return Err(Refusal::Claimed(other.option.clone()));
+        }
+        let is_read = self.in_folders.contains(&identity) && !target.has_kind(kind)?;
+        if is_read || self.inputs.contains(&identity) { Err(Refusal::Input) } else { Ok(()) }
+    }
+}
+
+fn refused(option: &str, path: &Path, refusal: Refusal) -> OutputError {
+    OutputError { option: Some(option.to_owned()), path: path.to_owned(), refusal }
 }
 
 /// An output that may be written.

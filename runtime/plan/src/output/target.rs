@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,23 @@ impl Identity {
 impl From<&Metadata> for Identity {
     fn from(metadata: &Metadata) -> Identity {
         Identity(metadata.dev(), metadata.ino())
+    }
+}
+
+/// The file behind stdout and its length; `None` if it is no regular file.
+pub(super) fn stdout() -> Option<(Identity, u64)> {
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().ok()?;
+    let metadata = File::from(stdout).metadata().ok()?;
+    metadata.is_file().then(|| (Identity::from(&metadata), metadata.len()))
+}
+
+/// The path after all links of the part that exists.
+pub(super) fn resolve_existing(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let resolved = absolute.ancestors().find_map(|part| Some((fs::canonicalize(part).ok()?, part)));
+    match resolved {
+        Some((resolved, part)) => resolved.join(absolute.strip_prefix(part).unwrap_or(Path::new(""))),
+        None => absolute,
     }
 }
 

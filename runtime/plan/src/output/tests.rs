@@ -166,6 +166,49 @@ fn two_options_do_not_share_a_file() {
     refused(outputs.claim("--report", Path::new("-"), NOTE), &["is the file of -o too"]);
 }
 
+fn is_numbered(name: &str) -> bool {
+    name.starts_with("01.")
+}
+
+#[test]
+fn a_filled_folder_holds_neither_inputs_nor_other_outputs() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("d")).unwrap();
+    let input = write(&at("d/01.txt"), "note: input");
+    let fill = |outputs: &mut Outputs, path: &Path| outputs.fills("--dump-dir", path, NOTE, is_numbered);
+    for replace in [Replace::SameKind, Replace::AnyFile] {
+        let says = |outputs: &mut Outputs, path: &str| fill(outputs, &at(path)).unwrap_err().to_string();
+        let mut outputs = Outputs::new(replace);
+        outputs.reads(&input);
+        let input = says(&mut outputs, "d");
+        assert!(
+            input.starts_with("--dump-dir ") && input.contains("/d: gets a file 01.txt, which is an input"),
+            "{input}"
+        );
+        // The file of another option, whichever comes first.
+        let mut outputs = Outputs::new(replace);
+        outputs.claim("-o", &at("d/01.txt"), NOTE).unwrap();
+        assert!(says(&mut outputs, "d/").contains("gets a file 01.txt, which is the file of -o too"));
+        outputs.claim("--svg", &at("new"), NOTE).unwrap();
+        for path in ["new", "new/", "new/sub", "d/../new"] {
+            assert!(says(&mut outputs, path).contains("is the file of --svg too"), "{path}");
+        }
+        assert!(!at("new").exists());
+        let mut outputs = Outputs::new(replace);
+        fill(&mut outputs, &at("d")).unwrap();
+        refused(outputs.claim("-o", &at("d/./01.other"), NOTE), &["is the file of --dump-dir too"]);
+        outputs.claim("-o", &at("d/x.plan"), NOTE).unwrap();
+    }
+    write(&at("d/01.mine"), "Dear reader");
+    let error = fill(&mut Outputs::new(Replace::SameKind), &at("d")).unwrap_err().to_string();
+    assert!(
+        error.contains("gets a file 01.mine, which exists and is not a note") && error.contains("--force"),
+        "{error}"
+    );
+    fill(&mut Outputs::new(Replace::AnyFile), &at("d")).unwrap();
+}
+
 #[test]
 fn a_target_that_becomes_special_during_the_work_is_kept() {
     let folder = folder();
