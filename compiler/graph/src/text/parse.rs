@@ -54,7 +54,14 @@ impl fmt::Display for Token {
 type Place = (usize, usize);
 
 fn error(place: Place, found: impl fmt::Display, expected: impl fmt::Display) -> ParseError {
-    ParseError { line: place.0, column: place.1, found: found.to_string(), expected: expected.to_string() }
+    // A file of another kind can be one word.
+    const LONGEST: usize = 60;
+    let found = found.to_string();
+    let found = match found.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &found[..end]),
+        None => found,
+    };
+    ParseError { line: place.0, column: place.1, found, expected: expected.to_string() }
 }
 
 fn lex(text: &str) -> Result<Vec<(Token, Place)>, ParseError> {
