@@ -202,14 +202,7 @@ impl Input {
             None => Opened::Checkpoint(model.open_checkpoint()?),
         };
         let config = opened.metadata().config();
-        if model.limits.max_context > config.max_positions as u64 {
-            bail!(
-                "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
-                model.limits.max_context,
-                config.max_positions,
-                model.checkpoint.join("config.json").display()
-            );
-        }
+        model.check_context(config)?;
         let targets = manifest::by_preference(&model.build.targets);
         let has = |kind: &TargetKind| targets.iter().any(|target| target.kind() == *kind);
         let kinds: Vec<TargetKind> = TargetKind::ALL.into_iter().filter(has).collect();
@@ -274,7 +267,7 @@ fn write_plan(
 ) -> Result<(Manifest, Vec<KindParts>, u64)> {
     let metadata = input.model.metadata();
     let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
-    let config = config_section(&request.model)?;
+    let config = config_section(&request.model, metadata.dropped_keys())?;
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {
         manifest: &manifest,
@@ -297,16 +290,16 @@ fn write_plan(
     Ok((manifest, programs, bytes))
 }
 
-/// config.json without the keys that the build ignores, so that `jambac limits` can read it.
-fn config_section(model: &ModelFile) -> Result<Vec<u8>> {
+/// config.json without these keys, which would be refused, so that `jambac limits` can read it.
+fn config_section(model: &ModelFile, dropped: &[String]) -> Result<Vec<u8>> {
     let path = model.checkpoint.join("config.json");
     let text = small_file::read(&path)?;
-    if model.ignore.keys.is_empty() {
+    if dropped.is_empty() {
         return Ok(text);
     }
     let mut keys: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    keys.retain(|key, _| !model.ignore.keys.contains(key));
+    keys.retain(|key, _| !dropped.contains(key));
     serde_json::to_vec_pretty(&keys).ours("config section")
 }
 

@@ -456,6 +456,25 @@ fn keys_and_tensors_are_ignored_with_a_note_or_on_request() {
     folder.refused(&["tensor model.layers.0.mamba.conv1d.weight: found it in ignore_tensors"]);
     folder.write("model.toml", &toml.replace("*.conv1d.bias", "***"));
     folder.refused(&["model.ignore_tensors: found \"***\", expected a glob pattern", "line 4"]);
+
+    // What has no effect is named, and a key that is read stays in the plan's config.json.
+    let toml = toml.replace("ignore_keys = [", "ignore_keys = [\"hidden_size\", \"typo\", ");
+    folder.write("model.toml", &toml.replace("*.conv1d.bias\"", "*.conv1d.bias\", \"*.rotary\""));
+    let (engine, stderr) = folder.plan();
+    drop(engine);
+    for says in [
+        "warning: model.ignore_keys: \"hidden_size\" has no effect on DIR/config.json: jambac reads this key",
+        "warning: model.ignore_keys: \"typo\" has no effect on DIR/config.json: the file has no such key",
+        "warning: model.ignore_tensors: \"*.rotary\" matches no tensor of DIR/model.safetensors",
+    ] {
+        assert!(stderr.contains(says), "{stderr}");
+    }
+    let limits = Command::new(env!("CARGO_BIN_EXE_jambac"))
+        .args(["limits", "x.plan", "-c", "32", "-o", "y.plan"])
+        .current_dir(folder.0.path())
+        .output()
+        .unwrap();
+    assert!(limits.status.success(), "{}", String::from_utf8_lossy(&limits.stderr));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The keys of config.json that are not read: those that must hold one value, those that change nothing, and those of other models
 //! that transformers' Jamba does not read either. Any other key is refused, because it could change the arithmetic.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::ignore::Ignore;
@@ -41,7 +44,7 @@ const CHANGE_NOTHING: &[(&str, &[&str])] = &[
             "tokenizer_class",
         ],
     ),
-    ("every tensor states its own dtype, and we choose how to compute", &["torch_dtype", "dtype", "use_bfloat16"]),
+    ("every tensor states its own dtype, and we choose how to compute", &["use_bfloat16"]),
     (
         "which of several equal implementations transformers picks",
         &[
@@ -232,14 +235,44 @@ fn is_of_other_models(key: &str) -> bool {
     OTHER_MODELS.iter().any(|(_, names)| names.contains(&key)) || is_dropout(key)
 }
 
-/// Refuses the first key left in `keys`, the content of `path`, that could change the arithmetic and is not in `ignore`. Returns the
-/// remarks of reading the file, with one on the ignored keys.
-pub(crate) fn check_unread(keys: Keys, path: &Path, ignore: &Ignore) -> Result<Vec<Remark>> {
+/// Warns of keys to ignore that config.json, whose keys are `all`, does not have, or that are read or accepted anyway.
+fn check_ignore(all: &BTreeSet<String>, unread: &BTreeMap<String, Value>, path: &Path, ignore: &Ignore) -> Vec<Remark> {
+    let reason = |key: &String| match unread.get(key) {
+        None if all.contains(key) => Some("jambac reads this key, and does not ignore it"),
+        None => Some("the file has no such key"),
+        Some(value) if is_accepted(key, value) => Some("jambac accepts this key without it"),
+        Some(_) => None,
+    };
+    let warning = |key: &String| {
+        let reason = reason(key)?;
+        Some(Remark::Warning(format!("model.ignore_keys: {key:?} has no effect on {}: {reason}", path.display())))
+    };
+    ignore.keys.iter().filter_map(warning).collect()
+}
+
+/// True for a key that is not refused.
+fn is_accepted(key: &str, value: &Value) -> bool {
+    let fixed = FIXED.iter().find(|(name, ..)| *name == key);
+    fixed.is_some_and(|(_, allowed, _)| allowed.contains(&value.to_string().as_str()))
+        || CHANGE_NOTHING.iter().any(|(_, names)| names.contains(&key))
+        || is_of_other_models(key)
+}
+
+/// Refuses the first key left in `keys`, the content of `path`, that could change the arithmetic and is not in `ignore`. `all` are the
+/// file's keys. Returns the remarks of reading the file, with one on the ignored keys, and the keys that only `ignore` allows.
+pub(crate) fn check_unread(
+    keys: Keys,
+    all: &BTreeSet<String>,
+    path: &Path,
+    ignore: &Ignore,
+) -> Result<(Vec<Remark>, Vec<String>)> {
     let (unread, mut remarks) = keys.into_unread();
-    let mut ignored = Vec::new();
+    remarks.extend(check_ignore(all, &unread, path, ignore));
+    let (mut ignored, mut dropped) = (Vec::new(), Vec::new());
     for (key, value) in unread {
-        if ignore.has_key(&key) {
+        if ignore.has_key(&key) && !is_accepted(&key, &value) {
             ignored.push(format!("{key} = {}", show(&value)));
+            dropped.push(key);
         } else if let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) {
             if !allowed.contains(&value.to_string().as_str()) {
                 let found = show(&value);
@@ -262,5 +295,5 @@ pub(crate) fn check_unread(keys: Keys, path: &Path, ignore: &Ignore) -> Result<V
             ignored.join(", ")
         )));
     }
-    Ok(remarks)
+    Ok((remarks, dropped))
 }

@@ -21,6 +21,10 @@ pub(crate) struct ConfigFile {
     pub(crate) config: JambaConfig,
     /// Whether the file has an `eos_token_id`.
     pub(crate) names_eos: bool,
+    /// The types that it states for the weights: key and value. Only the tensors' own types are used.
+    pub(crate) dtypes: Vec<(&'static str, String)>,
+    /// Keys that would be refused if the user did not ignore them.
+    pub(crate) dropped_keys: Vec<String>,
     pub(crate) remarks: Vec<Remark>,
 }
 
@@ -33,9 +37,13 @@ impl ConfigFile {
 
     fn parse(text: &[u8], path: &Path, ignore: &Ignore) -> Result<Self> {
         let mut keys = Keys::parse(text, path)?;
+        let all = keys.names().map(str::to_owned).collect();
         check_architecture(&mut keys)?;
         let block_types = ["layers_block_type", "layer_types"].map(|key| (key, keys.take_non_null(key)));
         let names_eos = keys.has("eos_token_id");
+        let dtype = |key| Some((key, keys.take_non_null(key)?));
+        let dtypes = ["torch_dtype", "dtype"].into_iter().filter_map(dtype).collect::<Vec<(_, Value)>>();
+        let dtypes = dtypes.iter().filter_map(|(key, value)| Some((*key, value.as_str()?.to_owned()))).collect();
         let config = JambaConfig::from_keys(&mut keys)?;
         config.check(&keys)?;
         for (key, block_types) in &block_types {
@@ -43,8 +51,8 @@ impl ConfigFile {
                 config.check_block_types(&keys, key, block_types)?;
             }
         }
-        let remarks = check_unread(keys, path, ignore)?;
-        Ok(Self { config, names_eos, remarks })
+        let (remarks, dropped_keys) = check_unread(keys, &all, path, ignore)?;
+        Ok(Self { config, names_eos, dtypes, dropped_keys, remarks })
     }
 }
 

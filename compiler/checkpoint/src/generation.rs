@@ -34,6 +34,47 @@ const UNSUPPORTED: &[(&str, &[f64])] = &[
     ("exponential_decay_length_penalty", &[]),
     ("stop_strings", &[]),
     ("watermarking_config", &[]),
+    ("num_return_sequences", &[1.0]),
+    ("max_time", &[]),
+    ("token_healing", &[]),
+    ("dola_layers", &[]),
+];
+
+/// Keys that change no pick: ids that other files give, the shape of transformers' results, its caches and faster ways of decoding.
+const WITHOUT_EFFECT: &[&str] = &[
+    "bos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "transformers_version",
+    "early_stopping",
+    "length_penalty",
+    "renormalize_logits",
+    "remove_invalid_values",
+    "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "return_legacy_cache",
+    "return_dict_in_generate",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "output_logits",
+    "low_memory",
+    "is_assistant",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "assistant_early_exit",
+    "assistant_lookbehind",
+    "target_lookbehind",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "prefill_chunk_size",
+    "compile_config",
+    "disable_compile",
+    "generation_kwargs",
+    "trust_remote_code",
+    "chat_format",
 ];
 
 /// Sampling defaults of the model's authors. `None` where generation_config.json has no value.
@@ -76,6 +117,14 @@ impl GenerationConfig {
             },
             eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_default(),
         };
+        if let Some(value) = keys.take_non_null("max_length").filter(|_| config.max_new_tokens.is_none()) {
+            let text = format!(
+                "{}: max_length: found {}, which counts the prompt too: ignored; max_new_tokens there, or jamba run -n, limits answers",
+                path.display(),
+                show(&value)
+            );
+            keys.remark(Remark::Note(text));
+        }
         for (key, neutral) in UNSUPPORTED {
             if let Some(value) = keys.take_non_null(key).filter(|value| !is_neutral(value, neutral)) {
                 let text =
@@ -83,12 +132,22 @@ impl GenerationConfig {
                 keys.remark(Remark::Warning(text));
             }
         }
-        Ok((config, keys.into_remarks()))
+        let (unread, mut remarks) = keys.into_unread();
+        let is_unknown = |(key, value): &(&String, &Value)| {
+            !value.is_null() && !key.starts_with('_') && !WITHOUT_EFFECT.contains(&key.as_str())
+        };
+        let unknown: Vec<String> =
+            unread.iter().filter(is_unknown).map(|(key, value)| format!("{key} = {}", show(value))).collect();
+        if !unknown.is_empty() {
+            remarks.push(Remark::Note(format!("{}: ignored, as unknown: {}", path.display(), unknown.join(", "))));
+        }
+        Ok((config, remarks))
     }
 }
 
 fn is_neutral(value: &Value, neutral: &[f64]) -> bool {
-    *value == json!([]) || value.as_f64().is_some_and(|number| neutral.contains(&number))
+    [json!([]), json!({}), json!(false)].contains(value)
+        || value.as_f64().is_some_and(|number| neutral.contains(&number))
 }
 
 fn as_bool(keys: &Keys, value: &Value) -> Result<bool> {
@@ -154,6 +213,27 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), format!("generation_config.json: {error}"));
         }
+    }
+
+    #[test]
+    fn what_is_ignored_is_named() {
+        let remarks = |text: &str| parse(text).unwrap().1.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            remarks(r#"{"max_length": 4096}"#),
+            [
+                "note: generation_config.json: max_length: found 4096, which counts the prompt too: ignored; max_new_tokens there, \
+                 or jamba run -n, limits answers"
+            ]
+        );
+        assert_eq!(remarks(r#"{"max_length": 4096, "max_new_tokens": 7}"#), [""; 0], "as transformers does");
+        assert_eq!(
+            remarks(r#"{"eos_token_id": []}"#),
+            ["warning: generation_config.json: eos_token_id: found [], which names no token: nothing is read from it"]
+        );
+        assert_eq!(
+            remarks(r#"{"temprature": 0.5, "use_cache": true, "_from_model_config": true, "other": null}"#),
+            ["note: generation_config.json: ignored, as unknown: temprature = 0.5"]
+        );
     }
 
     #[test]

@@ -52,6 +52,18 @@ impl DType {
         }
     }
 
+    /// The name in config.json.
+    pub(crate) fn name_in_torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::I8 => "int8",
+            Self::F8E4M3 => "float8_e4m3fn",
+            Self::F8E5M2 => "float8_e5m2",
+        }
+    }
+
     /// Whether an element has 8 bits, and so needs a scale.
     pub fn is_quantized(self) -> bool {
         self.size_bytes() == 1
@@ -105,6 +117,8 @@ pub(crate) struct Index {
     pub(crate) path: PathBuf,
     /// Names of tensors in the files that are left out, in order.
     pub(crate) ignored: Vec<String>,
+    /// Names of tensors that the index file lists and no file has.
+    pub(crate) unstored: Vec<String>,
 }
 
 /// Tensors whose listing may disagree with the files.
@@ -135,7 +149,7 @@ impl Index {
         }
         let (shard, contents) = Shard::open(&single, 0, lenient.ignore)?;
         let (tensors, ignored) = (stacked::split(contents.tensors), contents.ignored);
-        Ok(Self { tensors, shards: vec![shard], path: single, ignored })
+        Ok(Self { tensors, shards: vec![shard], path: single, ignored, unstored: Vec::new() })
     }
 
     /// Opens the shards that the index file at `path` lists, and checks that they hold the listed tensors.
@@ -149,7 +163,7 @@ impl Index {
         }
 
         let mut shards = Vec::with_capacity(names.len());
-        let mut ignored = Vec::new();
+        let (mut ignored, mut unstored) = (Vec::new(), Vec::new());
         let mut holders: BTreeMap<String, TensorInfo> = BTreeMap::new();
         for name in &names {
             let shard_path = dir.join(name);
@@ -181,7 +195,7 @@ impl Index {
         for (tensor, shard) in &weight_map {
             let expected = format!("it in {shard}, as {INDEX} says");
             match holders.get(tensor) {
-                None if lenient.allows(tensor) => {}
+                None if lenient.allows(tensor) => unstored.push(tensor.clone()),
                 None => return Err(Error::tensor(&dir.join(shard), tensor, "no such tensor", expected)),
                 Some(info) if file_name(&shards, info) != *shard => {
                     return Err(Error::tensor(shards[info.shard_idx].path(), tensor, "it in this shard", expected));
@@ -189,7 +203,7 @@ impl Index {
                 Some(_) => {}
             }
         }
-        Ok(Self { tensors: stacked::split(holders.into_values().collect()), shards, path, ignored })
+        Ok(Self { tensors: stacked::split(holders.into_values().collect()), shards, path, ignored, unstored })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&TensorInfo> {

@@ -108,6 +108,11 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The unread keys.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.unread.keys().map(String::as_str)
+    }
+
     /// True if `key` is unread.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.unread.contains_key(key)
@@ -131,10 +136,6 @@ impl<'a> Keys<'a> {
     /// Adds a remark.
     pub(crate) fn remark(&mut self, remark: Remark) {
         self.remarks.push(remark);
-    }
-
-    pub(crate) fn into_remarks(self) -> Vec<Remark> {
-        self.remarks
     }
 
     /// The error for `key`.
@@ -190,6 +191,14 @@ impl<'a> Keys<'a> {
             Value::Array(ids) => ids.as_slice(),
             single => std::slice::from_ref(single),
         };
+        if ids.is_empty() && !value.is_null() {
+            let text = format!(
+                "{}: {}: found [], which names no token: nothing is read from it",
+                self.path.display(),
+                self.name(key)
+            );
+            self.remarks.push(Remark::Warning(text));
+        }
         if !ids.iter().all(|id| id.is_i64() || id.is_u64()) {
             return Err(self.refuse(key, show(&value), "token ids: an integer, a list of integers or null"));
         }

@@ -25,6 +25,7 @@ mod tests;
 mod tokenizer;
 mod view;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 pub use config::JambaConfig;
@@ -103,7 +104,30 @@ impl Checkpoint {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
             remarks.push(Remark::Note(format!("{}: ignored tensors: {first}{more}", self.dir().display())));
         }
+        for pattern in &self.ignore.tensors {
+            if !self.index.ignored.iter().chain(&self.index.unstored).any(|name| pattern.matches(name)) {
+                let files = self.index_path().display();
+                let text = format!("model.ignore_tensors: {:?} matches no tensor of {files}", pattern.as_str());
+                remarks.push(Remark::Warning(text));
+            }
+        }
+        remarks.extend(self.metadata.dtypes.iter().filter_map(|(key, stated)| self.other_dtype(key, stated)));
         remarks
+    }
+
+    /// A note if config.json states a type that no tensor has. Tensors of 8 bits are made from tensors of the stated type.
+    fn other_dtype(&self, key: &str, stated: &str) -> Option<Remark> {
+        let stated = stated.strip_prefix("torch.").unwrap_or(stated);
+        let found: BTreeSet<DType> = self.tensors().map(|tensor| tensor.dtype).collect();
+        let is_it = |dtype: &DType| dtype.is_quantized() || dtype.name_in_torch() == stated;
+        if stated == "auto" || found.is_empty() || found.iter().any(is_it) {
+            return None;
+        }
+        let names = found.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(" and ");
+        let path = self.dir().join("config.json");
+        let text =
+            format!("{}: {key}: found {stated:?}, but tensors of {names}: their own types are used", path.display());
+        Some(Remark::Note(text))
     }
 
     /// What the user wants to be ignored.

@@ -18,6 +18,9 @@ pub struct Metadata {
     pub(crate) tokenizer: TokenizerFiles,
     pub(crate) generation: GenerationConfig,
     pub(crate) eos: Vec<u32>,
+    /// The types that config.json states for the weights.
+    pub(crate) dtypes: Vec<(&'static str, String)>,
+    pub(crate) dropped_keys: Vec<String>,
     pub(crate) remarks: Vec<Remark>,
 }
 
@@ -27,7 +30,8 @@ impl Metadata {
     /// # Errors
     /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a file that cannot be read.
     pub fn read(dir: &Path, ignore: &Ignore) -> Result<Self> {
-        let ConfigFile { config, names_eos, mut remarks } = ConfigFile::read(&dir.join("config.json"), ignore)?;
+        let ConfigFile { config, names_eos, dtypes, dropped_keys, mut remarks } =
+            ConfigFile::read(&dir.join("config.json"), ignore)?;
         let tokenizer = TokenizerFiles::read(dir)?;
         let generation = match &tokenizer.generation_config {
             Some(text) => {
@@ -42,7 +46,7 @@ impl Metadata {
             Places { config: names_eos.then_some(&config.eos), generation: &generation.eos, tokenizer: &tokenizer };
         let (eos, more) = places.union(dir, config.vocab)?;
         remarks.extend(more);
-        Ok(Self { dir: dir.into(), config, tokenizer, generation, eos, remarks })
+        Ok(Self { dir: dir.into(), config, tokenizer, generation, eos, dtypes, dropped_keys, remarks })
     }
 
     /// The folder.
@@ -69,6 +73,11 @@ impl Metadata {
     /// vocabulary.
     pub fn eos(&self) -> &[u32] {
         &self.eos
+    }
+
+    /// The keys of config.json that would be refused if the user did not ignore them.
+    pub fn dropped_keys(&self) -> &[String] {
+        &self.dropped_keys
     }
 
     /// What was ignored or assumed.

@@ -481,4 +481,34 @@ fn ignored_tensors_may_have_any_dtype_and_are_named() {
     assert_eq!(checkpoint.tensors().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["a"]);
     let note = checkpoint.remarks().last().unwrap().to_string();
     assert!(note.ends_with("ignored tensors: b.position_ids and 1 more"), "{note}");
+
+    let patterns = ["*.position_ids", "*.inv_freq", "*.rotary"].map(|text| glob::Pattern::new(text).unwrap());
+    let ignore = Ignore { tensors: patterns.to_vec(), ..Ignore::default() };
+    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore).unwrap();
+    let warning = checkpoint.remarks().last().unwrap().to_string();
+    let expected = "warning: model.ignore_tensors: \"*.rotary\" matches no tensor of ";
+    assert!(warning.starts_with(expected) && warning.ends_with("/model.safetensors"), "{warning}");
+}
+
+#[test]
+fn a_stated_type_that_no_tensor_has_is_noted() {
+    let file = serialize(&[("a", safetensors::Dtype::BF16, vec![2], &[0; 4])]);
+    let dir = folder(&[("model.safetensors", &file)]);
+    let path = dir.path().join("config.json");
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let remarks = |dtype: &str| {
+        let mut config = config.clone();
+        config["dtype"] = dtype.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let remarks = Checkpoint::open(dir.path()).unwrap().remarks();
+        remarks.iter().map(ToString::to_string).filter(|text| text.contains("dtype")).collect::<Vec<_>>()
+    };
+    for stated in ["bfloat16", "torch.bfloat16", "auto"] {
+        assert_eq!(remarks(stated), [""; 0], "{stated}");
+    }
+    for stated in ["float64", "float32"] {
+        let [note] = &remarks(stated)[..] else { panic!("{stated}") };
+        let says = format!("config.json: dtype: found {stated:?}, but tensors of BF16: their own types are used");
+        assert!(note.starts_with("note: ") && note.ends_with(&says), "{note}");
+    }
 }

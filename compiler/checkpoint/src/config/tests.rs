@@ -319,6 +319,27 @@ fn the_user_may_ignore_any_key_that_is_not_read() {
 }
 
 #[test]
+fn keys_to_ignore_without_effect_are_named() {
+    let keys = ["norm_topk_prob", "hidden_size", "use_cache", "rope_theta", "sliding_window", "typo"];
+    let ignore = Ignore { keys: keys.map(str::to_owned).to_vec(), ..Ignore::default() };
+    let text =
+        with(least(), json!({"norm_topk_prob": true, "use_cache": true, "rope_theta": null, "sliding_window": null}));
+    let file = ConfigFile::parse(text.to_string().as_bytes(), Path::new("config.json"), &ignore).unwrap();
+    assert_eq!(file.dropped_keys, ["norm_topk_prob"], "the others stay in the plan's config.json");
+    let warnings: Vec<String> =
+        file.remarks.iter().map(ToString::to_string).filter(|text| text.starts_with("warning")).collect();
+    let expected = [
+        ("hidden_size", "jambac reads this key, and does not ignore it"),
+        ("use_cache", "jambac accepts this key without it"),
+        ("rope_theta", "jambac accepts this key without it"),
+        ("sliding_window", "jambac accepts this key without it"),
+        ("typo", "the file has no such key"),
+    ]
+    .map(|(key, why)| format!("warning: model.ignore_keys: {key:?} has no effect on config.json: {why}"));
+    assert_eq!(warnings, expected);
+}
+
+#[test]
 fn tokens_outside_the_vocabulary_are_ignored_with_a_warning() {
     let changes = json!({"eos_token_id": [2, 65536], "pad_token_id": -1, "bos_token_id": 70000});
     let expected = ["bos_token_id: found 70000", "eos_token_id: found 65536", "pad_token_id: found -1"]
