@@ -28,12 +28,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "jambac-schedule",
             "jambac-codegen",
             "jamba-plan",
+            "jamba-program",
             "jamba-runtime",
         ],
     ),
     ("jamba-runtime", &["jamba-plan"]),
     ("jamba-serve", &["jamba-runtime", "jamba-plan"]),
-    ("jamba", &["jamba-runtime", "jamba-plan", "jamba-serve"]),
+    ("jamba-program", &["jamba-runtime", "jamba-plan"]),
+    ("jamba", &["jamba-program", "jamba-runtime", "jamba-plan", "jamba-serve"]),
     ("jamba-capi", &["jamba-runtime"]),
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
@@ -154,6 +156,26 @@ fn unsafe_is_where_it_is_allowed() {
                 || code.contains(concat!("uns", "afe fn"))
                 || code.contains(concat!("uns", "afe impl"));
             assert!(!found, "{name}:{}: {} outside {UNSAFE:?}", i + 1, concat!("uns", "afe"));
+        }
+    }
+}
+
+/// `eprintln!` panics if the reader of stderr has closed it, `println!` likewise. Build scripts talk to Cargo.
+#[test]
+fn programs_survive_closed_outputs() {
+    let macros = ["eprintln!", "eprint!", "println!", "print!", "dbg!"];
+    let is_program = |name: &str| {
+        let folders = ["compiler/", "runtime/", "kernels/", "models/"];
+        let is_product = folders.iter().any(|folder| name.starts_with(folder)) && name.contains("src/");
+        is_product && !is_test_file(name) && !name.contains("fixture")
+    };
+    let files: Vec<_> = sources().into_iter().filter(|(name, _)| is_program(name)).collect();
+    assert!(files.len() > 300, "only {} files", files.len());
+    for (name, text) in files {
+        for line in code(&text) {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && !"_!".contains(c)).collect();
+            let found = macros.iter().find(|found| words.contains(found));
+            assert_eq!(found, None, "{name}: print with `say!` or the program's `print`: {line}");
         }
     }
 }

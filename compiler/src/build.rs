@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use jamba_plan::format::TargetKind;
-use jamba_plan::output::{Kind, Output, Outputs};
+use jamba_plan::output::{Kind, Output, Outputs, Replace};
+use jamba_program::say;
+use jamba_runtime::Verify;
 use jambac_passes::PassManager;
 
 use crate::bisect::{self, Verdict};
+use crate::cached::{Cached, Found};
 use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
+use crate::locate::branches_of;
 use crate::model::ModelArgs;
-use crate::outputs::{ForceArg, LOSSES, PHASE, claim};
+use crate::outputs::{ForceArg, LOSSES, PHASE, claim, is_phase_file};
 use crate::report::{print, print_raw, tell};
-use crate::{cached, defaults, losses};
+use crate::{defaults, losses};
 
 /// The options of `jambac build`.
 #[derive(Args)]
@@ -23,9 +27,16 @@ pub struct Build {
     /// The plan to write; - is stdout. With --emit PHASE: the file for that phase's text.
     #[arg(short, value_name = "OUT.plan", required_unless_present_any = ["emit", "bisect", "cached"])]
     output: Option<PathBuf>,
-    /// Build into the user's cache ($XDG_CACHE_HOME/jambac) unless the plan is there already, and print its path.
+    /// Build into the user's cache ($XDG_CACHE_HOME/jambac) unless the plan is there already, and print its path. A plan that is
+    /// damaged, or whose model changed, is built again.
     #[arg(long, conflicts_with_all = ["output", "emit", "dump_dir", "from", "report_quantization"])]
     cached: bool,
+    /// With --cached: build the plan again although it is there.
+    #[arg(long, requires = "cached")]
+    rebuild: bool,
+    /// With --cached: do not compare the weights of a plan that is there with their digest, which reads all of them.
+    #[arg(long, requires = "cached")]
+    trust_weights: bool,
     /// Draw weights from this seed instead of reading a checkpoint: config.json is enough, and the plan holds the seed.
     #[arg(long, value_name = "SEED")]
     synthetic_weights: Option<u64>,
@@ -69,14 +80,27 @@ fn stop(name: &str) -> Result<Phase> {
 pub fn run(mut options: Build) -> Result<()> {
     let progress = Progress::on_terminal();
     let mut model = options.model.clone().open()?;
-    if options.cached {
-        let path = cached::path(&model, options.synthetic_weights)?;
-        if cached::has(&path) {
-            return print(&format!("{}\n", path.display()));
+    let cached = match options.cached {
+        true => Some(Cached::new(&model, options.synthetic_weights, options.chat_template.as_deref())?),
+        false => None,
+    };
+    if let Some(cached) = &cached {
+        let path = cached.plan();
+        let verify = if options.trust_weights { Verify::AllButWeights } else { Verify::Everything };
+        match if options.rebuild { Found::Nothing } else { cached.find(verify) } {
+            Found::Plan => return print_raw(&format!("{}\n", path.display())),
+            Found::Stale(reason) => say!("jambac: {}: {reason}: building it again", path.display()),
+            Found::Nothing => {}
         }
-        options.output = Some(path);
+        options.output = Some(path.to_owned());
     }
-    let mut outputs = options.force.outputs([options.model.path(), &*model.checkpoint]);
+    // Whatever is at a plan's place in the cache gives way.
+    let replace = if options.cached { Replace::AnyFile } else { options.force.replace() };
+    let mut outputs = Outputs::new(replace);
+    let branches = branches_of(&model.checkpoint);
+    let template = options.chat_template.as_deref().map(Path::new);
+    let inputs = [Some(options.model.path()), Some(&*model.checkpoint), branches.as_deref(), template];
+    inputs.into_iter().flatten().for_each(|input| outputs.reads(input));
     let Claimed { text, report } = Claimed::new(&mut outputs, &options)?;
     let from = options.from.as_deref().and_then(<[String]>::split_first);
     let from = from.map(|(phase, files)| {
@@ -89,7 +113,7 @@ pub fn run(mut options: Build) -> Result<()> {
         dump_dir: options.dump_dir,
         from: from.transpose()?,
         emit: options.emit,
-        replace: options.force.replace(),
+        replace,
         chat_template: options.chat_template,
         ..Request::new(model, options.output.clone().unwrap_or_default())
     };
@@ -115,10 +139,13 @@ pub fn run(mut options: Build) -> Result<()> {
         tell(&chosen.to_string());
     }
     tell(&built.summary.to_string());
-    match options.cached {
-        // A program reads the path.
-        true => print_raw(&format!("{}\n", request.output.display())),
-        false => Ok(()),
+    match cached {
+        Some(cached) => {
+            cached.keep()?;
+            // A program reads the path.
+            print_raw(&format!("{}\n", request.output.display()))
+        }
+        None => Ok(()),
     }
 }
 
@@ -140,7 +167,7 @@ impl Claimed {
         if let Some(folder) = &options.dump_dir {
             let is_stdout = output.as_ref().is_some_and(Output::is_stdout);
             ensure!(!is_stdout || options.emit.is_some(), "--dump-dir: found -o -, expected a file for the plan");
-            outputs.folder("--dump-dir", folder)?;
+            outputs.fills("--dump-dir", folder, PHASE, is_phase_file)?;
         }
         Ok(Claimed { text: output.filter(|_| options.emit.is_some()), report })
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use jamba_plan::format::EntryKind;
+use jamba_program::tokens::Tokens;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, SequenceId};
 use jambac_reference::compare::{Report, Tolerance, compare, standard_deviation};
 
@@ -26,9 +27,9 @@ pub struct Compare {
     a: PathBuf,
     /// The plan to compare with it.
     b: PathBuf,
-    /// Token ids of the prompt, separated by commas. Default: 16 ids drawn from --seed.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    tokens: Vec<u32>,
+    /// Token ids of the prompt: 1,2,3 or "1 2 3". Default: 16 ids drawn from --seed.
+    #[arg(long, value_name = "IDS")]
+    tokens: Option<Tokens>,
     /// Seed of the drawn ids.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -79,7 +80,7 @@ pub fn run(options: &Compare) -> Result<()> {
     let vocab = a.manifest().model.vocab;
     let other = b.manifest().model.vocab;
     ensure!(vocab == other, "{}: found a vocabulary of {other} tokens, expected {vocab}", options.b.display());
-    let tokens = if options.tokens.is_empty() { drawn(options.seed, vocab) } else { options.tokens.clone() };
+    let tokens = options.tokens.as_ref().map_or_else(|| drawn(options.seed, vocab), |Tokens(tokens)| tokens.clone());
     let comparison = compare_plans(&mut a, &mut b, &tokens, options.decode, options.tolerance)?;
     print(&comparison.to_string())?;
     match comparison.first {

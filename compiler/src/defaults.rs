@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::Result;
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind};
 
-use crate::doctor::{machine, size};
+use crate::doctor::size;
 use crate::fit::{Fitter, most};
 use crate::manifest::{Limits, ModelFile};
 
@@ -56,7 +56,7 @@ pub fn choose(model: &mut ModelFile) -> Result<Option<Chosen>> {
         return Ok(None);
     }
     let has = |kind: TargetKind| model.build.targets.iter().any(|target| target.kind() == kind);
-    let ours = machine::memory().map(|memory| memory.limit.map_or(memory.total, |limit| limit.min(memory.total)));
+    let ours = jamba_runtime::machine::memory().map(|memory| memory.most());
     let ours = ours.filter(|_| has(TargetKind::Cpu)).map(|bytes| (bytes, "this machine"));
     let gpu = has(TargetKind::Sm90a).then_some((GPU_BYTES, "an H100"));
     let Some((memory, place)) = ours.into_iter().chain(gpu).min() else { return Ok(None) };

@@ -1,9 +1,9 @@
 //! `jambac fit`: which formats, contexts and numbers of sequences fit a memory size. Sizes are those of the schedule; weights are not
 //! needed.
 //!
-//! The table lists, for several numbers of sequences, the longest context that all of them can have at the same time. If the
-//! model's own limits do not fit, the command fails with the number of missing bytes and with every limit that alone could be
-//! lowered to make them fit.
+//! The table lists, for several numbers of sequences, the longest context that all of them can have at the same time. The command
+//! fails if nothing fits, or if the limits and formats of its options do not: with the number of missing bytes and with every limit
+//! that alone could be lowered. The same message about limits of model.toml is a part of the report.
 
 mod matrix;
 
@@ -18,7 +18,7 @@ use jambac_kernels::target::Target;
 use serde_json::{Value, json};
 
 use crate::compile::{Entries, fusion, memory, optimize, plan_limits, stored_graphs};
-use crate::doctor::{machine, size};
+use crate::doctor::size;
 use crate::manifest::{ModelFile, by_preference};
 use crate::model::ModelArgs;
 use crate::report::print;
@@ -126,9 +126,10 @@ impl Fitter {
     /// The longest context that `sequences` sequences can have within a budget, and its memory; 0 and the memory of one page where
     /// none fits.
     pub(crate) fn longest(&self, sequences: u64, budget: u64) -> Result<(u64, Need)> {
-        let fits = |pages: u64| Ok(self.need_of(sequences, pages * KV_PAGE_TOKENS)?.total() <= budget);
-        let pages = most(self.max_positions / KV_PAGE_TOKENS, fits)?;
-        Ok((pages * KV_PAGE_TOKENS, self.need_of(sequences, pages.max(1) * KV_PAGE_TOKENS)?))
+        let context = |pages: u64| (pages * KV_PAGE_TOKENS).min(self.max_positions);
+        let fits = |pages: u64| Ok(self.need_of(sequences, context(pages))?.total() <= budget);
+        let pages = most(self.max_positions.div_ceil(KV_PAGE_TOKENS), fits)?;
+        Ok((context(pages), self.need_of(sequences, context(pages.max(1)))?))
     }
 
     /// Every limit that makes the model fit when it alone is lowered.
@@ -181,10 +182,16 @@ pub(crate) fn most(end: u64, mut fits: impl FnMut(u64) -> Result<bool>) -> Resul
 /// Runs the subcommand.
 ///
 /// # Errors
-/// The model's own limits do not fit.
+/// Nothing fits, or what the options ask for does not.
 pub fn run(options: Fit) -> Result<()> {
-    let path = options.model.path().to_owned();
-    let model = options.model.open()?;
+    let (path, by_options) = (options.model.path().to_owned(), options.model.sets_memory());
+    let mut model = options.model.open()?;
+    let config = model.read_config()?;
+    if model.unset.context {
+        // The default is for models with as many positions.
+        model.limits.max_context = model.limits.max_context.min(config.max_positions as u64);
+    }
+    model.check_context(&config)?;
     let (budget, place) = match options.memory {
         Some(bytes) => (bytes, "--memory"),
         None => (own_memory()?, "the memory of this machine"),
@@ -195,15 +202,25 @@ pub fn run(options: Fit) -> Result<()> {
     let rows = [1, 2, 4, 8, 16, 32, 64].map(|sequences| Ok((sequences, fitter.longest(sequences, budget)?)));
     let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
     let asked = fitter.need(|_| ())?;
+    let fits = asked.total() <= budget;
+    let short = if fits { None } else { Some(shortage(&fitter, &asked, budget)?) };
+    let fails = short.is_some() && (by_options || command.is_none());
+    let is_unset = model.unset.context && model.unset.sequences;
+    let by_file = short.as_ref().filter(|_| !fails && !is_unset);
     print(&match options.json {
         true => document(budget, &asked, &rows, (&matrix, command.as_deref())),
         false => {
             let heading = format!("{} in {}, {place}\n\n", model.name, size(budget));
             let best = command.map_or("no format fits\n".to_owned(), |command| format!("best: {command}\n"));
-            [heading, matrix.table(), "\n".to_owned(), table(&rows), "\n".to_owned(), best].concat()
+            let by_file =
+                by_file.map_or(String::new(), |short| format!("the limits of model.toml do not fit: {short}\n\n"));
+            [heading, matrix.table(), "\n".to_owned(), table(&rows), "\n".to_owned(), by_file, best].concat()
         }
     })?;
-    if asked.total() <= budget { Ok(()) } else { bail!("{}", shortage(&fitter, &asked, budget)?) }
+    match short.filter(|_| fails) {
+        Some(short) => bail!("{short}"),
+        None => Ok(()),
+    }
 }
 
 /// The message for limits that do not fit: the missing bytes, and how to make them fit.
@@ -237,9 +254,9 @@ fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
 
 /// The memory of this machine, or of its control group if that is less.
 fn own_memory() -> Result<u64> {
-    let memory = machine::memory()
+    let memory = jamba_runtime::machine::memory()
         .context("--memory: found none, and this system does not tell its memory: add --memory SIZE")?;
-    Ok(memory.limit.map_or(memory.total, |limit| limit.min(memory.total)))
+    Ok(memory.most())
 }
 
 fn document(

@@ -4,10 +4,10 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use jamba_plan::identify::{FileKind, identify};
+use jamba_plan::identify::{FileKind, help_for_an_address, hub_id, identify};
 
 /// A model.toml or a checkpoint's folder.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,9 +31,11 @@ pub fn locate(given: &Path) -> Result<Located> {
 fn locate_in(given: &Path, hub: Option<&Path>, home: Option<&Path>) -> Result<Located> {
     let path = expanded(given, home);
     if !path.exists() {
-        return match id(given) {
-            Some(id) => in_hub(id, hub),
-            None => bail!("{}: not found, expected a model.toml or a checkpoint's folder", given.display()),
+        let text = given.to_string_lossy();
+        return match (help_for_an_address(&text), given.to_str().and_then(hub_id)) {
+            (Some(help), _) => bail!("{text}: {help}"),
+            (None, Some(id)) => in_hub(id, hub),
+            (None, None) => bail!("{}: not found, expected a model.toml or a checkpoint's folder", given.display()),
         };
     }
     match identify(&path).with_context(|| path.display().to_string())? {
@@ -77,17 +79,6 @@ fn beside(path: &Path, name: &str) -> bool {
     folder_of(path).join(name).is_file()
 }
 
-/// `ORG/NAME`, if the path can be the id of a model.
-fn id(path: &Path) -> Option<&str> {
-    let text = path.to_str()?;
-    let (org, name) = text.split_once('/')?;
-    let is_part = |part: &str| {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_allowed)
-    };
-    (is_part(org) && is_part(name)).then_some(text)
-}
-
 /// The model with this id in the cache.
 fn in_hub(id: &str, hub: Option<&Path>) -> Result<Located> {
     let download = format!("download it: hf download {id}");
@@ -123,11 +114,23 @@ fn snapshot(folder: &Path) -> Result<Located> {
 
 /// The model's name, for a folder inside `models--ORG--NAME`.
 fn hub_name(path: &Path) -> Option<String> {
-    let absolute = std::path::absolute(path).ok()?;
-    let parts: Vec<&OsStr> = absolute.components().map(Component::as_os_str).collect();
-    let [.., model, snapshots, _commit] = &parts[..] else { return None };
-    let (_org, name) = model.to_str()?.strip_prefix(MODELS)?.split_once("--")?;
-    (*snapshots == "snapshots").then(|| name.to_owned())
+    let folder = hub_folder(path)?;
+    let (_org, name) = folder.file_name()?.to_str()?.strip_prefix(MODELS)?.split_once("--")?;
+    Some(name.to_owned())
+}
+
+/// `models--ORG--NAME`, for a snapshot in it.
+fn hub_folder(snapshot: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(snapshot).ok()?;
+    let (snapshots, folder) = (absolute.parent()?, absolute.parent()?.parent()?);
+    let is_model = folder.file_name()?.to_str()?.starts_with(MODELS);
+    (is_model && snapshots.ends_with("snapshots")).then(|| folder.to_owned())
+}
+
+/// The folder whose files say which snapshot of a model in the Hugging Face cache is which branch. They are inputs of every command
+/// that reads the checkpoint.
+pub fn branches_of(checkpoint: &Path) -> Option<PathBuf> {
+    hub_folder(checkpoint).map(|folder| folder.join("refs"))
 }
 
 /// The message for a folder without config.json and model.toml: what it has instead.
@@ -213,6 +216,7 @@ mod tests {
             fs::remove_file(model.join("snapshots").join(commit).join("config.json")).unwrap();
         }
         refused(Path::new(ID), Some(folder.path()), &["not complete", "hf download ai21labs/AI21", "config.json"]);
+        refused(Path::new("https://huggingface.co/org/name"), None, &["is an address", "hf download org/name"]);
         for path in ["no/such/folder", "./a/b", "nowhere", "/a/b", "a b/c"] {
             refused(
                 Path::new(path),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use jamba_program::say::Stderr;
 use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
 use jambac::{build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, version};
 use tracing_subscriber::EnvFilter;
@@ -50,7 +51,7 @@ enum Command {
         shell: Shell,
     },
     /// Print the manual page of jambac or of a subcommand.
-    Man(manual::Man),
+    Man(manual::ManArgs),
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -73,7 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn log() {
     if let Ok(filter) = EnvFilter::try_from_env("JAMBAC_LOG") {
         let colours = std::io::stderr().is_terminal();
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| Stderr).init();
     }
 }
 

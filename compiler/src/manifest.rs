@@ -42,6 +42,13 @@ pub struct Unset {
     pub sequences: bool,
 }
 
+/// The largest limits. Beyond them, no machine has the memory, and sizes in bytes could exceed 64 bits.
+const MOST_TOKENS: u64 = i32::MAX as u64;
+/// Each sequence takes a row of logits in the arena.
+const MOST_ROWS: u64 = 1 << 16;
+const MOST_STEP_TOKENS: u64 = 1 << 20;
+const MOST_KV_TOKENS: u64 = 1 << 36;
+
 /// Targets and passes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -321,14 +328,16 @@ impl ModelFile {
     /// # Errors
     /// Names the key, its value and what was expected.
     pub fn check(&self) -> Result<()> {
-        let Limits { max_context, max_sequences, prefill_chunk, max_outputs, .. } = self.limits;
-        for (key, value) in [
-            ("max_context", max_context),
-            ("max_sequences", max_sequences),
-            ("prefill_chunk", prefill_chunk),
-            ("max_outputs", max_outputs),
+        let Limits { max_context, max_sequences, prefill_chunk, max_outputs, kv_tokens, .. } = self.limits;
+        for (key, value, most) in [
+            ("max_context", max_context, MOST_TOKENS),
+            ("max_sequences", max_sequences, MOST_ROWS),
+            ("prefill_chunk", prefill_chunk, MOST_STEP_TOKENS),
+            ("max_outputs", max_outputs, MOST_STEP_TOKENS),
+            ("kv_tokens", kv_tokens.unwrap_or(1), MOST_KV_TOKENS),
         ] {
             ensure!(value > 0, "limits.{key}: found 0, expected at least 1");
+            ensure!(value <= most, "limits.{key}: found {value}, expected at most {most}");
         }
         ensure!(
             self.kv_tokens() >= max_context.next_multiple_of(KV_PAGE_TOKENS),
@@ -336,6 +345,21 @@ impl ModelFile {
             self.kv_tokens()
         );
         ensure!(!self.build.targets.is_empty(), "build.targets: found an empty list, expected at least one target");
+        Ok(())
+    }
+
+    /// Checks the context against the model's positions.
+    ///
+    /// # Errors
+    /// The context is longer.
+    pub fn check_context(&self, config: &JambaConfig) -> Result<()> {
+        ensure!(
+            self.limits.max_context <= config.max_positions as u64,
+            "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
+            self.limits.max_context,
+            config.max_positions,
+            self.checkpoint.join("config.json").display()
+        );
         Ok(())
     }
 
@@ -388,6 +412,28 @@ mod tests {
         std::fs::write(&path, "[model]\ncheckpoint = \".\"\n[limits]\nmax_contxt = 5\n").unwrap();
         let error = format!("{:#}", ModelFile::open(&path).unwrap_err());
         assert!(error.contains("max_contxt") && error.contains("max_context"), "{error}");
+    }
+
+    #[test]
+    fn limits_beyond_any_machine_are_refused_by_key() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        let model = ModelFile::open(folder.path()).unwrap();
+        let refused = |key: &str, change: &dyn Fn(&mut Limits)| {
+            let mut model = model.clone();
+            change(&mut model.limits);
+            let error = model.check().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("limits.{key}: found ")) && error.contains("expected at most"),
+                "{error}"
+            );
+        };
+        refused("max_sequences", &|limits| limits.max_sequences = 400_000_000);
+        refused("max_sequences", &|limits| limits.max_sequences = u64::MAX);
+        refused("max_context", &|limits| limits.max_context = u64::MAX);
+        refused("prefill_chunk", &|limits| limits.prefill_chunk = 1 << 40);
+        refused("max_outputs", &|limits| limits.max_outputs = u64::MAX);
+        refused("kv_tokens", &|limits| limits.kv_tokens = Some(u64::MAX));
     }
 
     #[test]

@@ -55,6 +55,13 @@ impl ModelArgs {
         &self.path
     }
 
+    /// True if an option sets a limit or a format, on which the memory of a plan depends.
+    pub fn sets_memory(&self) -> bool {
+        let limits = [self.max_context, self.max_sequences, self.kv_tokens, self.prefill_chunk, self.max_outputs];
+        let has_format = self.weights.is_some() || self.experts.is_some() || self.kv.is_some();
+        has_format || limits.iter().any(Option::is_some)
+    }
+
     /// Reads the model file, replaces its keys by the options, and checks the result.
     ///
     /// # Errors

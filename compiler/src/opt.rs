@@ -7,7 +7,7 @@ use clap::Args;
 use jambac_graph::text;
 use jambac_passes::{Fusion, PIPELINE, PassManager};
 
-use crate::report::{Ours, print, tell};
+use crate::report::{Ours, beginning, print, tell};
 
 /// The options of `jambac opt`.
 #[derive(Args)]
@@ -48,7 +48,8 @@ fn list() -> Result<()> {
 /// Runs passes over the graph in a file and prints the result.
 fn optimize(path: &Path, options: &Opt) -> Result<()> {
     let source = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let before = text::read(&source).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let before =
+        text::read(&source).map_err(|error| anyhow!("{}: {}", path.display(), beginning(&error.to_string())))?;
     let fusion = match options.passes.as_slice() {
         [] => Fusion::All,
         names => names.join(",").parse().context("--pass")?,

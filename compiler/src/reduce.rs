@@ -17,7 +17,7 @@ use jambac_graph::{Dim, Graph, NodeId, Op, ValueId, text};
 use regex::Regex;
 
 use crate::outputs::{ForceArg, GRAPH, claim};
-use crate::report::{print, tell};
+use crate::report::{beginning, print, tell};
 use edit::Edit;
 
 /// The options of `jambac reduce`.
@@ -49,7 +49,8 @@ pub fn run(options: &Reduce) -> Result<()> {
     let mut outputs = options.force.outputs([path.as_path()]);
     let output = claim(&mut outputs, "-o", options.output.as_deref(), GRAPH)?;
     let source = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let graph = text::read(&source).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let graph =
+        text::read(&source).map_err(|error| anyhow!("{}: {}", path.display(), beginning(&error.to_string())))?;
     let folder = unfinished::Entry::folder().context("a temporary folder for candidates")?;
     let candidate = folder.path().join("candidate.graph");
     let mut tries = 0;

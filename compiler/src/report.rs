@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use jamba_plan::identify::{FileKind, identify};
+use jamba_plan::identify::refusal_of_a_plan;
 use jamba_plan::printable::printable;
+use jamba_program::say;
 
 /// An internal error: one that no input should cause. Names the phase.
 #[derive(Debug)]
@@ -98,11 +99,18 @@ fn help(error: &anyhow::Error) -> Option<&'static str> {
 /// # Errors
 /// Names what the file is, and the command that helps.
 pub fn check_plan(path: &Path) -> Result<()> {
-    match identify(path) {
-        Ok(FileKind::Plan | FileKind::Unknown) | Err(_) => Ok(()),
-        Ok(kind) => {
-            bail!("{}: not a plan but {}\n{}", path.display(), kind.describe(), kind.help_for_a_plan(path))
-        }
+    match refusal_of_a_plan(path) {
+        Some(refusal) => bail!("{refusal}"),
+        None => Ok(()),
+    }
+}
+
+/// The beginning of a text that comes from a file, for a message.
+pub fn beginning(text: &str) -> String {
+    const LONGEST: usize = 400;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -111,7 +119,7 @@ const PLEA: &str = "This is a bug in jambac, not an error in your input. Please 
 /// Prints a line to stderr. Names from files may hold control characters: they are shown as escapes. A closed stderr is not an
 /// error.
 pub fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(text));
+    say!("{}", printable(text));
 }
 
 /// Prints to stdout, with control characters as escapes. A closed pipe (`| head`) is not an error.

@@ -1,47 +1,52 @@
-//! Parses the command line. Numbers that are none get the range of their option.
+//! Parses the command line. Words of other programs get one sentence that names ours.
 
-use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches};
+use std::path::Path;
+
+use clap::{CommandFactory, FromArgMatches};
+use jamba_plan::identify::hub_id;
+use jamba_program::say;
+use jamba_program::usage::{self, Hint, Hints};
 
 /// Exit code of usage errors.
 const USAGE: i32 = 2;
 
+/// Words of llama.cpp's and other converters, and of runtimes.
+const HINTS: Hints = Hints { options: OPTIONS, commands: COMMANDS, no_command, unexpected: |_, _| None };
+
+const OPTIONS: &[Hint] = &[
+    (
+        &["--outtype", "--quantize", "--quantization", "--dtype", "--qtype"],
+        "--weights FORMAT sets the format of linear layers, --experts FORMAT that of experts: f32, bf16, int8 or int4",
+    ),
+    (&["--outfile"], "-o OUT.plan names the plan"),
+    (&["--ctx-size", "--max-model-len", "--max-seq-len"], "--max-context N sets the tokens of a sequence"),
+    (&["--max-num-seqs", "--parallel"], "--max-sequences N sets the number of sequences"),
+];
+
+const COMMANDS: &[Hint] = &[
+    (&["convert", "quantize", "compile", "create"], "jambac build MODEL -o OUT.plan --weights int8"),
+    (
+        &["run", "chat", "bench", "generate"],
+        "the runtime runs plans: jamba run PLAN, jamba chat PLAN, jamba bench PLAN",
+    ),
+    (&["serve", "server"], "the runtime serves plans: jamba serve PLAN"),
+    (&["pull", "download"], "hf download ORG/NAME gets a model, and jambac build ORG/NAME -o OUT.plan compiles it"),
+    (&["show", "info", "dump"], "jambac inspect PLAN shows a plan"),
+];
+
+/// A command line that begins with an option or with a model.
+fn no_command(first: &str) -> Option<String> {
+    if first.starts_with('-') {
+        return Some(format!("{first}: the command comes first: jambac build MODEL -o OUT.plan"));
+    }
+    let is_model = hub_id(first).is_some() || Path::new(first).exists();
+    is_model.then(|| format!("{first}: the command comes first: jambac build {first} -o OUT.plan"))
+}
+
 /// Parses the arguments. Prints help, version and usage errors, and exits.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
-    let command = with_negative_numbers(T::command());
-    let parsed = command.try_get_matches().and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.unwrap_or_else(|error| match range(&error) {
-        Some(message) => {
-            eprintln!("error: {message}\n\nFor more information, try '--help'.");
-            std::process::exit(USAGE)
-        }
-        None => error.exit(),
+    usage::parse(&HINTS).unwrap_or_else(|message| {
+        say!("error: {message}\n\nFor more information, try '--help'.");
+        std::process::exit(USAGE)
     })
-}
-
-/// Lets options take `-1`, so that the error is about the number.
-fn with_negative_numbers(command: Command) -> Command {
-    command.mut_subcommands(|command| {
-        command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
-            true => arg.allow_negative_numbers(true),
-            false => arg,
-        })
-    })
-}
-
-/// For a value that is no number of the option's type: the option, the value and what it takes.
-fn range(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::ValueValidation {
-        return None;
-    }
-    let text = error.to_string();
-    let line = text.lines().next()?.strip_prefix("error: ")?;
-    let (value, reason) = line.rsplit_once(": ")?;
-    let expected = match reason {
-        "invalid digit found in string" => "a whole number, 0 or more",
-        "number too large to fit in target type" => "a smaller number",
-        "invalid float literal" => "a number",
-        _ => return None,
-    };
-    Some(format!("{value}: expected {expected}"))
 }

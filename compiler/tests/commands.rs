@@ -131,6 +131,76 @@ fn messages_name_the_file_the_key_and_what_helps() {
 }
 
 #[test]
+fn words_of_other_programs_name_ours() {
+    let tiny = models("tiny");
+    let id = "ai21labs/Jamba-v0.1";
+    for (args, says) in [
+        (&["build", &tiny, "--outtype", "q8_0"][..], "--weights FORMAT"),
+        (&["build", &tiny, "--quantize=int8"], "--experts FORMAT"),
+        (&["build", &tiny, "--outfile", "x.gguf"], "-o OUT.plan"),
+        (&["convert", &tiny], "jambac build MODEL -o OUT.plan --weights int8"),
+        (&["run", "x.plan"], "jamba run PLAN"),
+        (&["serve"], "jamba serve PLAN"),
+        (&["-m", &tiny], "the command comes first"),
+        (&[id], "jambac build ai21labs/Jamba-v0.1 -o OUT.plan"),
+        (&["compare", "a.plan", "b.plan", "--tokens", "1 x"], "found \"x\", expected token ids"),
+    ] {
+        misused(args, &[says]);
+    }
+    refused(&["build", "hf.co/ai21labs/Jamba-v0.1", "-o", "x.plan"], &["hf download ai21labs/Jamba-v0.1"]);
+    misused(&["frobnicate"], &["unrecognized subcommand"]);
+}
+
+/// A file that is no graph is not repeated in the message.
+#[test]
+fn a_wrong_graph_is_quoted_in_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.graph");
+    let name = "x".repeat(1 << 20);
+    for text in
+        [name.clone(), format!("graph @{name} {{\n  {name} }}"), format!("graph @a {{\n  %{name} = %{name}\n}}")]
+    {
+        std::fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap();
+        for args in [&["opt", path][..], &["reduce", path, "--while", "false {}"]] {
+            let output = jambac(args);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && stderr.len() < 800, "{} bytes", stderr.len());
+            assert!(stderr.contains("line ") && stderr.contains("column "), "{stderr}");
+        }
+    }
+}
+
+/// The reader of stderr is gone, or its disk is full: the work ends as it would with a reader.
+#[test]
+fn a_closed_stderr_changes_no_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.graph");
+    std::fs::write(&path, stdout(&["graph", &models("tiny")])).unwrap();
+    let (program, tiny) = (env!("CARGO_BIN_EXE_jambac"), models("tiny"));
+    for (arguments, code) in [
+        ("opt nowhere.graph", 1),
+        ("opt a.graph --print-after-all", 0),
+        ("build", 2),
+        ("serve", 2),
+        ("frobnicate", 2),
+        (&format!("build {tiny} --emit graph --max-context 64"), 0),
+    ] {
+        // The reader closes the pipe before the program begins.
+        let closed = format!(
+            "mkfifo gate; ({{ read -r _ <gate; {program} {arguments} </dev/null; echo $? >code; }} 2>&1) | {{ exec 0<&-; echo go >gate; }}; wait; cat code; rm gate code"
+        );
+        let full = format!("{program} {arguments} >/dev/null 2>/dev/full; echo $?");
+        for script in [closed, full] {
+            let mut command = Command::new("bash");
+            command.args(["-c", &script]).current_dir(folder.path()).env("JAMBAC_LOG", "info");
+            let output = command.output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), code.to_string(), "{script}");
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let graph = format!("{} graph {} | head -n 1", env!("CARGO_BIN_EXE_jambac"), models("jamba-mini"));
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &graph]).output().unwrap();

@@ -72,6 +72,85 @@ fn models_are_found_in_the_hugging_face_cache_and_plans_in_ours() {
     }
     assert_eq!(std::fs::metadata(plan.trim()).unwrap().modified().unwrap(), written, "it was built once");
     refused(path, &["build", "org/Other", "--cached"], &["org/Other", "hf download org/Other"]);
+    // The file that says which snapshot is main is an input.
+    let refs = "hf/hub/models--org--Tiny-Jamba/refs/main";
+    for model in ["org/Tiny-Jamba", top.to_str().unwrap(), "hf/hub/models--org--Tiny-Jamba/snapshots/0a1b2c"] {
+        refused(path, &["build", model, "-o", refs, "--force"], &["refs/main: is an input of this command"]);
+    }
+    assert_eq!(std::fs::read(path.join(refs)).unwrap(), b"0a1b2c");
+}
+
+/// Every fault of a plan in the cache, or of its record, is noticed, told in one line, and mended by one build.
+#[test]
+fn a_cached_plan_that_is_not_the_models_is_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    // One Mamba layer: this test builds many plans.
+    let tiny = Tiny { layers: 1, attention: (2, 1), experts: 1, ..Tiny::odd() };
+    tiny.write(&path.join("model"), 1).unwrap();
+    let build = |args: &[&str]| {
+        let output = jambac(path, &[&["build", "model", "--cached", "--max-context", "32"], args].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        (String::from_utf8(output.stdout).unwrap().trim().to_owned(), stderr)
+    };
+    let (plan, _) = build(&[]);
+    let good = std::fs::read(&plan).unwrap();
+    assert_eq!(build(&[]), (plan.clone(), String::new()), "it is there");
+    let record = plan.replace(".plan", ".json");
+    let is_mended = |reason: &str, args: &[&str]| {
+        let (again, stderr) = build(args);
+        let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("building it again")).collect();
+        assert!(lines.len() == 1 && lines[0].contains(reason) && lines[0].contains(&plan), "{reason}: {stderr}");
+        assert!(again == plan && std::fs::read(&plan).unwrap() == good, "{reason}");
+        assert_eq!(build(&[]), (plan.clone(), String::new()), "{reason}");
+    };
+
+    let flip = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&plan, bytes).unwrap();
+    };
+    let weights = good.len() - 8192;
+    for (at, reason) in [(weights, "weights: damaged"), (20, "header")] {
+        flip(at);
+        is_mended(reason, &[]);
+    }
+    // The runtime verifies the weights itself, and asks for a new plan.
+    flip(weights);
+    assert_eq!(build(&["--trust-weights"]), (plan.clone(), String::new()));
+    let (_, stderr) = build(&["--rebuild"]);
+    assert!(!stderr.contains("again") && std::fs::read(&plan).unwrap() == good, "{stderr}");
+    for (bytes, reason) in [(&good[..good.len() / 2], "cut short"), (b"no plan", "not a plan"), (b"", "")] {
+        std::fs::write(&plan, bytes).unwrap();
+        is_mended(reason, &["--trust-weights"]);
+    }
+
+    // Another sound plan.
+    done(path, &["build", "model", "-o", "other.plan", "--max-context", "64"]);
+    std::fs::copy(path.join("other.plan"), &plan).unwrap();
+    is_mended("another plan", &["--trust-weights"]);
+    std::fs::write(&record, "{}").unwrap();
+    is_mended("record", &[]);
+    std::fs::remove_file(&record).unwrap();
+    is_mended("record", &[]);
+
+    // Other weights of the same length and time.
+    let weights = path.join("model/model.safetensors");
+    let (bytes, time) = (std::fs::read(&weights).unwrap(), std::fs::metadata(&weights).unwrap().modified().unwrap());
+    tiny.write(&path.join("copy"), 2).unwrap();
+    let copy = path.join("copy/model.safetensors");
+    assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes.len() as u64);
+    std::fs::File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
+    std::fs::rename(copy, &weights).unwrap();
+    let (again, stderr) = build(&[]);
+    assert!(again == plan && stderr.contains("model.safetensors changed: building it again"), "{stderr}");
+    assert!(std::fs::read(&plan).unwrap() != good, "the new weights are in the plan");
+    assert_eq!(std::fs::read_dir(path.join("cache/jambac")).unwrap().count(), 2, "the old plan is gone");
+    // A folder in its place cannot give way by itself.
+    std::fs::remove_file(&plan).unwrap();
+    std::fs::create_dir(&plan).unwrap();
+    refused(path, &["build", "model", "--cached", "--max-context", "32"], &[&plan, "is a folder"]);
 }
 
 #[test]
@@ -97,6 +176,68 @@ fn fit_prints_a_matrix_and_the_best_command() {
     assert_eq!((rows.len(), rows[0]["memory"].as_array().unwrap().len()), (4, 7));
     assert!(document["memory"].as_u64().unwrap() > 1 << 28, "this machine's");
     assert!(document["best"].as_str().unwrap().ends_with("--max-context 64 --max-sequences 64"));
+}
+
+/// `fit` fails if nothing fits, or if what the command line asks for does not. Limits of model.toml are only told about.
+#[test]
+fn fit_fails_for_what_was_asked_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    Tiny::odd().write(&path.join("model"), 1).unwrap();
+    let toml = "[model]\ncheckpoint = \".\"\n[limits]\nmax_context = 64\nmax_sequences = 4096\n";
+    std::fs::write(path.join("model/model.toml"), toml).unwrap();
+    let text = done(path, &["fit", "model", "--memory", "4MB"]);
+    assert!(text.contains("the limits of model.toml do not fit: 4000000 bytes are"), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("best: jambac build model"), "{text}");
+    let document: Value = serde_json::from_str(&done(path, &["fit", "model", "--memory", "4MB", "--json"])).unwrap();
+    assert_eq!(document["asked_fits"], false);
+    let asks = ["fit", "model", "--memory", "4MB", "--max-sequences", "4096"];
+    refused(path, &asks, &["too few for limits.max_sequences 4096", "lower limits.max_sequences to"]);
+    refused(path, &["fit", "model", "--memory", "9KB"], &["one sequence of 16 tokens takes"]);
+
+    // A model of 16 positions, and of 10.
+    std::fs::remove_file(path.join("model/model.toml")).unwrap();
+    let config = std::fs::read_to_string(path.join("model/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    for positions in [16, 10] {
+        config["max_position_embeddings"] = positions.into();
+        std::fs::write(path.join("model/config.json"), config.to_string()).unwrap();
+        let text = done(path, &["fit", "model", "--memory", "1G"]);
+        assert!(text.contains(&format!("--max-context {positions} --max-sequences 64")), "{text}");
+        assert!(!text.contains("does not fit\n"), "{text}");
+        let says = [
+            "limits.max_context: found 4096".to_owned(),
+            format!("expected at most {positions}, the max_position_embeddings of model/config.json"),
+        ];
+        let says = says.each_ref().map(String::as_str);
+        refused(path, &["fit", "model", "--max-context", "4096"], &says);
+        refused(path, &["build", "model", "--max-context", "4096", "-o", "x.plan"], &says);
+        done(path, &["build", "model", "-o", "x.plan"]);
+    }
+}
+
+#[test]
+fn limits_that_no_machine_has_are_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    Tiny::odd().write(&path.join("model"), 1).unwrap();
+    let toml = "[model]\ncheckpoint = \"model\"\n[limits]\nmax_sequences = 400000000\n";
+    std::fs::write(path.join("model.toml"), toml).unwrap();
+    refused(
+        path,
+        &["build", "model.toml", "-o", "x.plan"],
+        &["limits.max_sequences: found 400000000, expected at most 65536"],
+    );
+    done(path, &["build", "model", "-o", "x.plan", "--max-context", "32"]);
+    let limits = ["limits", "x.plan", "-o", "y.plan"];
+    refused(path, &[&limits[..], &["--sequences", "400000000"]].concat(), &["limits.max_sequences: found 400000000"]);
+    refused(
+        path,
+        &[&limits[..], &["--kv-tokens", "99999999999999"]].concat(),
+        &["limits.kv_tokens: found 99999999999999"],
+    );
+    let chunk = ["--prefill-chunk", "18446744073709551615"];
+    refused(path, &[&limits[..], &chunk].concat(), &["limits.prefill_chunk: found 18446744073709551615"]);
 }
 
 #[test]

@@ -92,6 +92,81 @@ fn a_build_replaces_neither_its_checkpoint_nor_devices() {
     assert_eq!(std::fs::read(at("notes.txt")).unwrap(), b"mine");
 }
 
+/// `--dump-dir` fills a folder; nothing else of the command is in its way.
+#[test]
+fn dumped_texts_replace_neither_the_plan_nor_inputs() {
+    let folder = folder();
+    let path = folder.path();
+    let build = ["build", "model", "--max-context", "64", "--dump-dir"];
+    for force in [&[][..], &["--force"][..]] {
+        let with = |args: &[&'static str]| [&build[..], args, force].concat();
+        refused(path, &with(&["d", "-o", "d/08.plan.txt"]), &["its folder does not exist"]);
+        std::fs::create_dir_all(path.join("d")).unwrap();
+        let says = ["--dump-dir d: gets a file 08.plan.txt, which is the file of -o too"];
+        refused(path, &with(&["d", "-o", "d/08.plan.txt"]), &says);
+        for dump in ["q.plan", "q.plan/", "./q.plan", "q.plan/sub"] {
+            refused(path, &with(&[dump, "-o", "q.plan"]), &["is the file of -o too"]);
+        }
+        std::fs::remove_dir_all(path.join("d")).unwrap();
+    }
+    assert_eq!(names(path), ["model", "model.plan"]);
+    std::fs::create_dir(path.join("d")).unwrap();
+    done(path, &[&build[..], &["d", "-o", "d/x.plan"]].concat());
+    done(path, &[&build[..], &["d", "-o", "d/x.plan"]].concat());
+    let from = ["--from", "graph", "d/02.prefill.graph", "d/02.decode.graph"];
+    let says = ["--dump-dir d: gets a file 02.", "is an input of this command"];
+    refused(path, &[&build[..], &["d", "-o", "x.plan"], &from].concat(), &says);
+    done(path, &[&build[..], &["e", "-o", "x.plan"], &from].concat());
+    std::fs::write(path.join("d/01.checkpoint.txt"), "my notes").unwrap();
+    let says = ["gets a file 01.checkpoint.txt, which exists and is not the text of a phase"];
+    refused(path, &[&build[..], &["d", "-o", "d/x.plan"]].concat(), &says);
+    // What only begins like the text of a phase.
+    for text in ["model trains run on time", "module docs", "limits: none"] {
+        std::fs::write(path.join("notes.txt"), text).unwrap();
+        let emit = ["build", "model", "--emit", "schedule", "-o", "notes.txt", "--max-context", "64"];
+        refused(path, &emit, &["notes.txt: exists and is not the text of a phase"]);
+    }
+    done(
+        path,
+        &["build", "model", "--emit", "checkpoint", "-o", "d/01.checkpoint.txt", "--max-context", "64", "--force"],
+    );
+}
+
+/// `cat a >> a`: an output that a shell appends to an input.
+#[test]
+fn stdout_is_no_input() {
+    let folder = folder();
+    let path = folder.path();
+    std::fs::write(path.join("a.graph"), done(path, &["graph", "model"])).unwrap();
+    let files = ["model/model.safetensors", "model/config.json", "model.plan", "a.graph"];
+    let read = || files.map(|file| std::fs::read(path.join(file)).unwrap());
+    let before = read();
+    let run = |arguments: &str| {
+        let script = format!("{} {arguments}", env!("CARGO_BIN_EXE_jambac"));
+        Command::new("bash").args(["-c", &script]).current_dir(path).output().unwrap()
+    };
+    for (arguments, code) in [
+        ("build model -o - --max-context 64 >> model/model.safetensors", 1),
+        ("build model --emit schedule -o - --max-context 64 >> model/config.json", 1),
+        ("limits model.plan -c 32 -o - >> model.plan", 2),
+        ("inspect model.plan --html - >> model.plan", 2),
+        ("opt a.graph >> a.graph", 2),
+    ] {
+        let output = run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {stderr}");
+        assert!(
+            ["is an input of this command", "is the standard output too"].iter().any(|part| stderr.contains(part)),
+            "{stderr}"
+        );
+    }
+    assert!(read() == before);
+    let output = run("build model -o - --max-context 64 > model/own.plan && rm model/own.plan");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run("inspect model.plan --svg both --html - > both");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("both: is the standard output too"));
+}
+
 #[test]
 fn texts_pages_and_graphs_replace_their_like() {
     let folder = folder();

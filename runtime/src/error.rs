@@ -291,8 +291,8 @@ pub enum RuntimeError {
         /// Vocabulary size.
         vocab: u64,
     },
-    /// A sequence would exceed the plan's maximum context.
-    #[error("a sequence of {wanted} tokens was requested; the plan was built for a context of {max_context}")]
+    /// A sequence would exceed the context: the plan's, or less if the plan was opened with less.
+    #[error("a sequence of {wanted} tokens was requested; the context is {max_context} tokens")]
     ContextFull {
         /// Requested length, in tokens.
         wanted: u64,

@@ -232,8 +232,26 @@ fn schedule_options(model: &ModelFile, targets: &[Target], kind: TargetKind) -> 
 /// Limits, formats, sizes or graphs of the user that the scheduler refuses; other errors are ours.
 pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[Target], kind: TargetKind) -> Result<Schedule> {
     let options = schedule_options(model, targets, kind);
-    refused_or_ours(jambac_schedule::schedule(&entries.prefill, &entries.decode, &options))
+    let schedule = refused_or_ours(jambac_schedule::schedule(&entries.prefill, &entries.decode, &options))?;
+    let (memory, limits) = (&schedule.memory, &schedule.limits);
+    let bytes = memory.total(limits);
+    if bytes > ADDRESSABLE {
+        let parts = [
+            (memory.arena, "limits.max_sequences, limits.prefill_chunk and limits.max_outputs"),
+            (memory.kv_pool(limits), "limits.kv_tokens, or limits.max_context and limits.max_sequences"),
+            (memory.state_pool(limits), "limits.max_sequences"),
+            (memory.weights, "the format of weights (--weights int8, --experts int4)"),
+        ];
+        let largest = parts.into_iter().max().map_or("the limits", |(_, keys)| keys);
+        bail!(
+            "an open plan would take {bytes} bytes, more than a process can address ({ADDRESSABLE}): lower {largest}"
+        );
+    }
+    Ok(schedule)
 }
+
+/// Bytes that a process can address: 47 bits.
+const ADDRESSABLE: u64 = 1 << 47;
 
 /// The memory of the graphs' plan, without its steps.
 ///

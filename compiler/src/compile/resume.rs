@@ -7,6 +7,7 @@ use jambac_graph::{DType, Dim, Graph, Op, Symbol, text};
 
 use super::Entries;
 use super::phase::{Phase, names};
+use crate::report::beginning;
 
 /// The result of a phase that is given instead of computed.
 #[derive(Clone)]
@@ -30,7 +31,10 @@ impl Resume {
         for path in files {
             let all = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
             for (first_line, part) in graphs(&all) {
-                let refused = |error| anyhow!("{}, graph at line {first_line}: {error}", path.display());
+                let refused = |error: jambac_graph::Error| {
+                    let error = beginning(&error.to_string());
+                    anyhow!("{}, graph at line {first_line}: {error}", path.display())
+                };
                 let graph = text::read(part).map_err(refused)?;
                 let entry = match graph.name.as_str() {
                     "prefill" => &mut prefill,

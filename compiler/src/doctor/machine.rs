@@ -1,27 +1,19 @@
-//! Facts about this machine that need no privileges.
+//! Facts about this machine that matter to the compiler, and need no privileges.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-pub use jamba_runtime::machine::{HUGE_PAGES, Memory, memory};
-use jamba_runtime::machine::{huge_pages, nvidia_driver};
 
 /// Prefixes of the libraries that the compiler uses.
 const LIBRARIES: [&str; 4] = ["libLLVM", "libzstd", "libz.", "libxml2"];
 
-/// The facts that `jambac doctor` checks.
+/// The facts that `jambac doctor` checks beside those of the runtime.
 pub struct Machine {
-    /// `None` without /proc/meminfo.
-    pub memory: Option<Memory>,
-    /// `always`, `madvise` or `never`.
-    pub huge_pages: Option<String>,
     /// The current folder.
     pub folder: PathBuf,
     /// Free bytes on its disk.
     pub disk_free: u64,
-    /// Version of the NVIDIA driver, and the GPUs.
-    pub driver: Option<String>,
     /// The PTX assembler.
     pub ptxas: Option<PathBuf>,
     /// LLVM's disassembler.
@@ -37,11 +29,8 @@ impl Machine {
             rustix::fs::statvfs(folder).with_context(|| format!("{}: cannot tell its disk", folder.display()))?;
         let text = |path: &str| fs::read_to_string(path).ok();
         Ok(Machine {
-            memory: memory(),
-            huge_pages: huge_pages(),
             folder: folder.to_owned(),
             disk_free: disk.f_bavail * disk.f_frsize,
-            driver: nvidia_driver(),
             ptxas: in_path("ptxas", &["/usr/local/cuda/bin"]),
             objdump: in_path("llvm-objdump", &[concat!(env!("LLVM_SYS_191_PREFIX"), "/bin")]),
             libraries: text("/proc/self/maps").map(|text| libraries(&text)).unwrap_or_default(),
@@ -80,9 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_memory_and_a_disk() {
+    fn this_machine_has_a_disk() {
         let machine = Machine::read(&std::env::temp_dir()).unwrap();
-        assert!(machine.memory.is_some_and(|memory| memory.available <= memory.total && memory.total > 1 << 28));
         assert!(machine.disk_free > 0);
         assert_eq!(in_path("sh", &["/bin"]).map(|path| path.is_file()), Some(true));
         assert_eq!(in_path("no such program", &["/"]), None);

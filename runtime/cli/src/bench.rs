@@ -7,11 +7,12 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use jamba_plan::format::KV_PAGE_TOKENS;
 use jamba_runtime::{
     DeviceId, Engine, Feed, Outputs, Peaks, Progress, RuntimeError, Sampler, SamplerOptions, SequenceId, Unit,
 };
 
-use crate::failure::{Failure, print, print_json};
+use crate::failure::{Failure, Lowered, print, print_json};
 use crate::open::{Bar, OpenArgs};
 use report::{BatchReport, Kind, Measured, Percentiles, Rates, Report};
 
@@ -71,11 +72,13 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         let began = Instant::now();
         let engine = args.open.open(path)?;
         let open_s = began.elapsed().as_secs_f64();
+        check(&engine, &args)?;
         subjects.push(Subject { engine, open_s, batches: vec![Times::default(); args.batch.len()] });
     }
     let bar = Bar::new();
     let per_sequence = args.prompt + args.generate;
-    let total = per_sequence * args.batch.iter().sum::<u64>() * (args.runs + 1) * subjects.len() as u64;
+    let per_run = per_sequence * args.batch.iter().sum::<u64>() * subjects.len() as u64;
+    let total = per_run.saturating_mul(args.runs.saturating_add(1));
     let mut done = 0;
     for run in 0..=args.runs {
         for (index, &batch) in args.batch.iter().enumerate() {
@@ -101,6 +104,44 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
     let Args { prompt, generate, runs, .. } = args;
     let report = Report { prompt, generate, batch, runs, peaks, plans };
     if args.json { print_json(&report) } else { print(&report.table()) }
+}
+
+/// Refuses sizes for which the plan has no room.
+fn check(engine: &Engine, args: &Args) -> Result<(), Failure> {
+    let limits = &engine.manifest().limits;
+    let (path, Lowered { context, sequences, .. }) = (engine.path().display(), Lowered::current());
+    let limit = |option: &str, given: Option<u64>, of_plan: String| match given {
+        Some(given) => format!("the limit of {option} {given}"),
+        None => format!("{of_plan} of {path}"),
+    };
+    let tokens = args.prompt.saturating_add(args.generate);
+    if tokens > limits.max_context {
+        return Err(Failure::Input(format!(
+            "--prompt {} and --generate {}: found {tokens} tokens of a sequence, expected at most {}, {}; lower them, \
+             or make a plan with a longer context: jambac limits PLAN --context N -o OUT.plan",
+            args.prompt,
+            args.generate,
+            limits.max_context,
+            limit("-c", context, "the context".to_owned())
+        )));
+    }
+    let most = args.batch.iter().copied().max().unwrap_or(1);
+    if most > limits.max_sequences {
+        return Err(Failure::Input(format!(
+            "--batch: found {most}, expected at most {}, {}; more: jambac limits PLAN --sequences {most} -o OUT.plan",
+            limits.max_sequences,
+            limit("--sequences", sequences, "the sequences".to_owned())
+        )));
+    }
+    let kv_tokens = tokens.next_multiple_of(KV_PAGE_TOKENS).saturating_mul(most);
+    if kv_tokens > limits.kv_tokens {
+        return Err(Failure::Input(format!(
+            "--batch {most} of {tokens} tokens each: found {kv_tokens} tokens of keys and values, expected at most {}, those of \
+             {path}; lower --batch, --prompt or --generate, or: jambac limits PLAN --kv-tokens {kv_tokens} -o OUT.plan",
+            limits.kv_tokens
+        )));
+    }
+    Ok(())
 }
 
 impl Subject {

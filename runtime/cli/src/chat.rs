@@ -7,6 +7,7 @@ mod input;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use jamba_program::say;
 use jamba_runtime::{Cancel, Engine, GenerateOptions, Generated};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::echo::NoEcho;
 use crate::failure::Failure;
 use crate::generate::{GenerateArgs, read_json};
 use crate::open::{OpenArgs, PlanArg};
-use crate::printer::{Cut, Printer};
+use crate::printer::{Cut, Printer, full};
 use crate::{echo, interrupt, style};
 use commands::{ChatCommand, Stats};
 use conversation::{Conversation, capacity};
@@ -53,7 +54,7 @@ struct Chatting {
 /// Runs until the input ends.
 pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
-    let mut engine = args.open.open(args.plan.path())?;
+    let mut engine = args.open.open(args.plan.only()?)?;
     let template = args.generate.chat_template(&engine)?;
     let mut conversation = Conversation::new(&mut engine, (template, args.generate.content()), tools, documents)?;
     conversation.set_system(args.system.as_deref());
@@ -115,10 +116,7 @@ impl Chatting {
         let unread = self.conversation.unread(&mut self.engine, n_reserved)?;
         if unread.n_removed > 0 {
             let context = capacity(&self.engine);
-            note(&format!(
-                "[the context of {context} tokens is full: the oldest {} messages give way]",
-                unread.n_removed
-            ));
+            note(&format!("[{}: the oldest {} messages give way]", full(context), unread.n_removed));
         }
         let Some(&last) = unread.tokens.last() else { return Ok(false) };
         if !self.conversation.read(&mut self.engine, &unread, self.options.chunk, &self.cancel)? {
@@ -197,7 +195,7 @@ impl Chatting {
 
 /// Prints a line of the program, not of the model.
 fn note(text: &str) {
-    eprintln!("{}", style::on_stderr(style::Kind::Quiet, text));
+    say!("{}", style::on_stderr(style::Kind::Quiet, text));
 }
 
 /// The model, its limits and where it runs.

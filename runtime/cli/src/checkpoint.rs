@@ -6,35 +6,62 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use jamba_plan::identify::{FileKind, identify};
-use jamba_runtime::DeviceId;
+use jamba_plan::identify::{FileKind, help_for_an_address, hub_id, identify, refusal_of_a_plan};
+use jamba_program::say;
+use jamba_runtime::{DeviceId, RuntimeError};
 
 use crate::failure::Failure;
+
+/// A plan to open.
+pub(crate) struct Named {
+    pub(crate) path: PathBuf,
+    /// The model, if the plan is one of the cache.
+    model: Option<(PathBuf, DeviceId)>,
+}
 
 /// The plan that a path names: itself, or a cached plan of the model that it names.
 ///
 /// # Errors
 /// The path is neither; or `jambac` is missing or fails.
-pub(crate) fn plan_of(path: &Path, device: DeviceId) -> Result<PathBuf, Failure> {
+pub(crate) fn plan_of(path: &Path, device: DeviceId) -> Result<Named, Failure> {
     if names_a_model(path) {
-        return build(path, device);
+        let plan = build(path, device, TRUSTING)?;
+        return Ok(Named { path: plan, model: Some((path.to_owned(), device)) });
     }
     check_plan(path)?;
-    Ok(path.to_owned())
+    Ok(Named { path: path.to_owned(), model: None })
 }
 
-/// Refuses files that are something else than a plan, by what they are. Damaged plans and missing files have better errors when
-/// they are opened.
-pub(crate) fn check_plan(path: &Path) -> Result<(), Failure> {
-    match identify(path) {
-        Ok(FileKind::Plan | FileKind::Unknown) | Err(_) => Ok(()),
-        Ok(kind) => Err(Failure::Input(format!(
-            "{}: not a plan but {}\n{}",
-            path.display(),
-            kind.describe(),
-            kind.help_for_a_plan(path)
-        ))),
+impl Named {
+    /// For a plan that is refused when it is opened: a new one from the model. `None` if it is not one of the cache.
+    ///
+    /// # Errors
+    /// `jambac` is missing or fails.
+    pub(crate) fn built_again(&self, error: &RuntimeError) -> Result<Option<PathBuf>, Failure> {
+        let (Some((model, device)), RuntimeError::Plan { source, .. }) = (&self.model, error) else { return Ok(None) };
+        say!("jamba: {}: {source}: building it again", self.path.display());
+        build(model, *device, &["--rebuild"]).map(Some)
     }
+}
+
+/// Refuses files that are something else than a plan, by what they are, addresses, and names of models that are no paths.
+/// Damaged plans and missing files have better errors when they are opened.
+pub(crate) fn check_plan(path: &Path) -> Result<(), Failure> {
+    let text = path.to_string_lossy();
+    if !path.exists() {
+        if let Some(help) = help_for_an_address(&text) {
+            return Err(Failure::Usage(format!("{text}: {help}")));
+        }
+        // `jamba run llama3`
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_:".contains(c);
+        if !text.is_empty() && text.chars().all(is_name) {
+            return Err(Failure::Usage(format!(
+                "{text}: no such file: jamba runs a plan, the folder of a Jamba checkpoint, or a model of the Hugging Face cache \
+                 such as ai21labs/AI21-Jamba-Reasoning-3B"
+            )));
+        }
+    }
+    refusal_of_a_plan(path).map_or(Ok(()), |refusal| Err(Failure::Input(refusal)))
 }
 
 /// True for a checkpoint's folder, its config.json, a model.toml, or an id `ORG/NAME` that is no path.
@@ -48,16 +75,14 @@ fn names_a_model(path: &Path) -> bool {
 }
 
 fn is_id(path: &Path) -> bool {
-    let Some((org, name)) = path.to_str().and_then(|text| text.split_once('/')) else { return false };
-    let is_part = |part: &str| {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_allowed)
-    };
-    let is_file = [".plan", ".state", ".gguf", ".json", ".safetensors"].iter().any(|end| name.ends_with(end));
-    is_part(org) && is_part(name) && !is_file
+    let is_file = |id: &str| [".plan", ".state", ".gguf", ".json", ".safetensors"].iter().any(|end| id.ends_with(end));
+    path.to_str().and_then(hub_id).is_some_and(|id| !is_file(id))
 }
 
-fn build(model: &Path, device: DeviceId) -> Result<PathBuf, Failure> {
+/// Leaves the digest of the weights to the opening of the plan.
+const TRUSTING: &[&str] = &["--trust-weights"];
+
+fn build(model: &Path, device: DeviceId, options: &[&str]) -> Result<PathBuf, Failure> {
     let target = if device == DeviceId::Cpu { "native" } else { "sm_90a" };
     let Some(compiler) = compiler() else {
         return Err(Failure::Input(format!(
@@ -67,7 +92,7 @@ fn build(model: &Path, device: DeviceId) -> Result<PathBuf, Failure> {
         )));
     };
     let mut command = Command::new(&compiler);
-    command.args([OsStr::new("build"), model.as_os_str()]).args(["--cached", "--target", target]);
+    command.args([OsStr::new("build"), model.as_os_str()]).args(["--cached", "--target", target]).args(options);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| Failure::file(&compiler, "run it", error))?;
     match output.status.code() {
@@ -99,7 +124,9 @@ mod tests {
         for model in [at("model"), at("model/config.json"), "ai21labs/AI21-Jamba-Reasoning-3B".into()] {
             assert!(names_a_model(&model), "{}", model.display());
         }
-        for other in [at("a.plan"), at("none"), at("."), "out/a.plan".into(), "a.plan".into(), "./x/y".into()] {
+        let address = "hf.co/org/name".into();
+        for other in [at("a.plan"), at("none"), at("."), "out/a.plan".into(), "a.plan".into(), "./x/y".into(), address]
+        {
             assert!(!names_a_model(&other), "{}", other.display());
         }
     }

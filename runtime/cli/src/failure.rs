@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use jamba_plan::PlanError;
 use jamba_plan::identify::{FileKind, identify};
 use jamba_plan::printable::printable;
-use jamba_runtime::{RuntimeError, TextLimit};
+use jamba_program::say;
+use jamba_runtime::{Pool, RuntimeError, TextLimit};
 
 use crate::{echo, interrupt, style};
 
@@ -69,11 +70,11 @@ pub(crate) fn report_panics() {
         let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
         let report = ours(&format!("{message}{place}"));
         if is_contained() {
-            let _ = writeln!(io::stderr(), "{}", printable(&report));
+            say!("{}", printable(&report));
             return;
         }
         echo::restore();
-        let _ = writeln!(io::stderr(), "{}", printable(&report));
+        say!("{}", printable(&report));
         std::process::exit(3);
     }));
 }
@@ -98,7 +99,7 @@ impl Failure {
                 (format!("{}: stopped by Ctrl-C{}", name(), printable(&message)), interrupt::INTERRUPTED)
             }
         };
-        let _ = writeln!(io::stderr(), "{message}");
+        say!("{message}");
         ExitCode::from(code)
     }
 
@@ -122,6 +123,62 @@ impl From<RuntimeError> for Failure {
     }
 }
 
+/// The limits of the plan that is open, and the options that lowered them. Errors name what set a limit.
+#[derive(Clone, Copy)]
+pub(crate) struct Lowered {
+    /// The value of `-c`.
+    pub(crate) context: Option<u64>,
+    /// The value of `--sequences`.
+    pub(crate) sequences: Option<u64>,
+    /// Limits of the plan: context, sequences.
+    pub(crate) plan: (u64, u64),
+}
+
+static LOWERED: Mutex<Lowered> = Mutex::new(Lowered { context: None, sequences: None, plan: (0, 0) });
+
+impl Lowered {
+    /// Of the plan that was opened last.
+    pub(crate) fn current() -> Lowered {
+        *LOWERED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the limits for later errors.
+    pub(crate) fn keep(self) {
+        *LOWERED.lock().unwrap_or_else(PoisonError::into_inner) = self;
+    }
+
+    /// True if `-c` makes the context shorter than the plan's.
+    pub(crate) fn lowers_context(self) -> bool {
+        self.context.is_some_and(|given| given < self.plan.0)
+    }
+
+    /// What gives a longer context.
+    pub(crate) fn help_for_context(self) -> String {
+        match (self.context, self.plan.0) {
+            (Some(given), most) if given < most => {
+                format!("-c {given} set this limit; the plan has a context of {most} tokens: -c N up to {most}")
+            }
+            _ => "A longer context: jambac limits PLAN --context N -o OUT.plan".to_owned(),
+        }
+    }
+
+    /// What gives a larger pool.
+    fn help_for_pool(self, pool: Pool) -> String {
+        match (self.sequences, self.context, self.plan) {
+            (Some(given), _, (_, most)) if given < most => {
+                format!("--sequences {given} set this limit; the plan has {most} sequences: --sequences N up to {most}")
+            }
+            (_, Some(given), (most, _)) if pool == Pool::Kv && given < most => {
+                format!("-c {given} set this limit; the plan has a context of {most} tokens: -c N up to {most}")
+            }
+            _ => "Larger pools: jambac limits PLAN --sequences N --kv-tokens N -o OUT.plan".to_owned(),
+        }
+    }
+}
+
+/// What logits mean that are not finite.
+pub(crate) const NOT_FINITE: &str = "The cause is the model, not jamba: the checkpoint gives the same in transformers. Try another prompt or another checkpoint.";
+
 /// A hint how to resolve an error.
 fn help(error: &RuntimeError) -> Option<String> {
     let help = match error {
@@ -130,11 +187,9 @@ fn help(error: &RuntimeError) -> Option<String> {
         }
         RuntimeError::NoSuchTarget { .. } => "`jamba info PLAN` lists the targets of a plan.",
         RuntimeError::ContextFull { .. } | RuntimeError::TextTooLong { limit: TextLimit::Tokens { .. }, .. } => {
-            "A longer context: jambac limits PLAN --context N -o OUT.plan"
+            return Some(Lowered::current().help_for_context());
         }
-        RuntimeError::PoolExhausted { .. } => {
-            "Larger pools: jambac limits PLAN --sequences N --kv-tokens N -o OUT.plan"
-        }
+        RuntimeError::PoolExhausted { pool, .. } => return Some(Lowered::current().help_for_pool(*pool)),
         RuntimeError::Limit { .. } => "Higher limits: jambac limits PLAN --context N --sequences N -o OUT.plan",
         RuntimeError::NoDriver { .. } => "The CPU needs no driver: --device cpu. `jamba doctor` lists what is missing.",
         RuntimeError::NoCodeForDevice { .. } => "Other devices: --device cpu or --device cuda:N",
@@ -142,9 +197,7 @@ fn help(error: &RuntimeError) -> Option<String> {
             "`jamba doctor PLAN` compares a plan with this machine's memory; --context and --sequences lower what it takes."
         }
         RuntimeError::Thread { .. } => "Fewer threads: --threads N",
-        RuntimeError::NotFinite { .. } => {
-            "The cause is the model, not jamba: the checkpoint gives the same in transformers. Try another prompt or another checkpoint."
-        }
+        RuntimeError::NotFinite { .. } => NOT_FINITE,
         RuntimeError::NoSection(_) => "Tokens need no tokenizer: jamba run PLAN --tokens 1,2,3",
         RuntimeError::StateFile { path, field: "magic", .. } => return other_file(path),
         RuntimeError::StateFile { field: "plan", .. } => "A state continues with the plan that saved it.",

@@ -1,15 +1,18 @@
 //! Generation options of `run` and `chat`.
 
 use std::fs::File;
-use std::io::Read;
+use std::hash::BuildHasher;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 
+use jamba_program::say;
 use jamba_runtime::{
     AddedTokens, Cancel, Chat, ChatTemplate, Constraint, EncodedChat, Engine, GenerateOptions, RuntimeError,
     SamplerOptions, SpecialTokens, Tokenizer,
 };
 
 use crate::failure::Failure;
+use crate::style;
 
 /// The heading of the options whose defaults come from the model.
 const SAMPLING: &str = "Sampling (defaults: the model's generation_config.json, shown by `jamba info`)";
@@ -17,8 +20,8 @@ const SAMPLING: &str = "Sampling (defaults: the model's generation_config.json, 
 /// Generation options.
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// Maximum number of new tokens [default: the model's, or 256; in a chat the model's, or the context]
-    #[arg(short = 'n', long, value_name = "MAX_NEW", aliases = ["n-predict", "predict", "max-tokens", "max-new-tokens"])]
+    /// Maximum number of new tokens; -1 is no limit [default: the model's, or 256; in a chat the model's, or the context]
+    #[arg(short = 'n', long, value_name = "MAX_NEW", value_parser = max_new, aliases = ["n-predict", "predict", "max-tokens", "max-new-tokens"])]
     max_new: Option<usize>,
     /// Minimum number of new tokens: before it nothing ends the answer
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, alias = "min-tokens")]
@@ -29,8 +32,8 @@ pub(crate) struct GenerateArgs {
     /// Sampling temperature; 0 is greedy [default: the model's, or 0.8]
     #[arg(long, value_name = "T", alias = "temp", help_heading = SAMPLING)]
     temperature: Option<f32>,
-    /// Sample from the K most likely tokens; 0 is all [default: the model's, or 40]
-    #[arg(long, value_name = "K", help_heading = SAMPLING)]
+    /// Sample from the K most likely tokens; 0 is all, and so is -1 [default: the model's, or 40]
+    #[arg(long, value_name = "K", value_parser = top_k, help_heading = SAMPLING)]
     top_k: Option<usize>,
     /// Sample from the most likely tokens with this total probability; 1 is all [default: the model's, or 0.95]
     #[arg(long, value_name = "P", help_heading = SAMPLING)]
@@ -50,8 +53,8 @@ pub(crate) struct GenerateArgs {
     /// Add a number to the logit of a token: `17=-2.5`; `17=-inf` forbids it. Repeatable
     #[arg(long, value_name = "TOKEN=X", value_parser = bias, help_heading = SAMPLING)]
     logit_bias: Vec<(u32, f32)>,
-    /// Random seed; the same seed draws the same answer
-    #[arg(short = 's', long, default_value_t = 0, help_heading = SAMPLING)]
+    /// Random seed; the same seed draws the same answer; -1 takes a new one, which a terminal shows
+    #[arg(short = 's', long, default_value = "0", value_parser = seed, help_heading = SAMPLING)]
     seed: u64,
     /// Stop string: end the answer before this text. Repeatable
     #[arg(long, value_name = "TEXT")]
@@ -70,8 +73,8 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     constraint: ConstraintArgs,
     /// Maximum tokens per prefill step [default: the plan's maximum]
-    #[arg(long, value_name = "N")]
-    chunk: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    chunk: Option<u64>,
 }
 
 /// What special tokens in the content of a chat are.
@@ -133,7 +136,7 @@ impl GenerateArgs {
             max_new,
             min_new: self.min_new,
             sampler,
-            chunk: self.chunk,
+            chunk: self.chunk.map(|chunk| chunk as usize),
             stop: self.stop.clone(),
             special_tokens: if self.special { SpecialTokens::All } else { SpecialTokens::Marks },
             constraint: self.constraint.read()?,
@@ -220,6 +223,31 @@ impl ConstraintArgs {
     }
 }
 
+/// Parses `-n`: a number, or -1 for as many tokens as fit.
+fn max_new(text: &str) -> Result<usize, String> {
+    number_or(text, usize::MAX).ok_or_else(|| "expected a whole number, 0 or more, or -1 for no limit".to_owned())
+}
+
+/// Parses `--top-k`: a number, or -1 for all tokens.
+fn top_k(text: &str) -> Result<usize, String> {
+    number_or(text, 0).ok_or_else(|| "expected a whole number, 0 or more, or -1 for all tokens".to_owned())
+}
+
+/// Parses `-s`: a number, or -1 for a new one. It is short, so that it can be typed again.
+fn seed(text: &str) -> Result<u64, String> {
+    let drawn = u64::from(std::hash::RandomState::new().hash_one(0) as u32);
+    let seed = number_or(text, drawn).ok_or("expected a whole number, 0 or more, or -1 for a new seed")?;
+    if text == "-1" && std::io::stderr().is_terminal() {
+        say!("{}", style::on_stderr(style::Kind::Quiet, &format!("[seed {seed}]")));
+    }
+    Ok(seed)
+}
+
+/// A number, or `other` for -1.
+fn number_or<T: std::str::FromStr>(text: &str, other: T) -> Option<T> {
+    if text == "-1" { Some(other) } else { text.parse().ok() }
+}
+
 /// Parses `17=-2.5`.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
@@ -288,6 +316,18 @@ mod tests {
         assert!(
             matches!(endless, Err(Failure::Input(text)) if text.starts_with("/dev/zero: found more than 1000 bytes"))
         );
+    }
+
+    #[test]
+    fn minus_one_is_no_limit() {
+        assert_eq!((max_new("-1"), max_new("7"), top_k("-1"), top_k("0")), (Ok(usize::MAX), Ok(7), Ok(0), Ok(0)));
+        assert_eq!(seed("7"), Ok(7));
+        assert!(seed("-1").is_ok_and(|seed| seed <= u64::from(u32::MAX)));
+        let seeds: std::collections::BTreeSet<u64> = (0..8).map(|_| seed("-1").unwrap()).collect();
+        assert!(seeds.len() > 1, "{seeds:?}");
+        for wrong in ["-2", "many", "", "1.5"] {
+            assert!(max_new(wrong).is_err() && top_k(wrong).is_err() && seed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

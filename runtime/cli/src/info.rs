@@ -22,7 +22,7 @@ pub(crate) struct Args {
 /// Prints the plan's manifest, memory and sections. Verifies everything except the weights.
 pub(crate) fn info(args: Args) -> Result<(), Failure> {
     phase("open");
-    check_plan(args.plan.path())?;
+    check_plan(args.plan.only()?)?;
     let file = PlanFile::open(args.plan.path())?;
     let plan = file.plan(Verify::AllButWeights, &mut |_, _| ())?;
     let manifest = plan.manifest();

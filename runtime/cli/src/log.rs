@@ -4,8 +4,8 @@
 //! when it closes, with its duration. Without the variable nothing is logged.
 
 use std::env::VarError;
-use std::io;
 
+use jamba_program::say::Stderr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -45,7 +45,7 @@ fn install(directives: &str) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::CLOSE)
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(false)
         .init();
     Ok(())

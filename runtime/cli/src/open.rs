@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, Unit, Verify};
+use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, RuntimeError, Unit, Verify};
 
 use crate::checkpoint;
-use crate::failure::{Failure, phase};
+use crate::failure::{Failure, Lowered, phase};
 
 /// Operations that take less time show no progress bar.
 const LONG: Duration = Duration::from_secs(1);
@@ -56,11 +56,29 @@ impl OpenArgs {
     /// Opens a plan, or builds it from the model that the path names. Shows progress bars for opening and for prompts.
     pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
         phase("open");
-        let path = checkpoint::plan_of(path, self.device)?;
+        let plan = checkpoint::plan_of(path, self.device)?;
         let bar = Bar::new();
+        let mut engine = match self.open_plan(&plan.path, &bar) {
+            Ok(engine) => engine,
+            Err(error) => match plan.built_again(&error)? {
+                Some(path) => self.open_plan(&path, &bar)?,
+                None => return Err(error.into()),
+            },
+        };
+        engine.on_prefill(move |progress| bar.tell(progress));
+        phase("execution");
+        Ok(engine)
+    }
+
+    fn open_plan(&self, path: &Path, bar: &Bar) -> Result<Engine, RuntimeError> {
+        // Errors of the file are those of opening it.
+        if let Ok(jamba_plan::format::Manifest { limits, .. }) = jamba_plan::peek::manifest(path) {
+            let plan = (limits.max_context, limits.max_sequences);
+            Lowered { context: self.context, sequences: self.sequences, plan }.keep();
+        }
         let tell = |progress: Progress| bar.tell(progress);
-        let mut engine = Engine::open(
-            &path,
+        Engine::open(
+            path,
             OpenOptions {
                 device: self.device,
                 driver: None,
@@ -78,10 +96,7 @@ impl OpenArgs {
                 },
                 progress: Some(&tell),
             },
-        )?;
-        engine.on_prefill(move |progress| bar.tell(progress));
-        phase("execution");
-        Ok(engine)
+        )
     }
 }
 
@@ -101,6 +116,17 @@ impl PlanArg {
     /// The plan.
     pub(crate) fn path(&self) -> &Path {
         self.model.as_ref().or(self.plan.as_ref()).map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// Refuses a first argument beside `-m`, for commands that take nothing but a plan.
+    pub(crate) fn only(&self) -> Result<&Path, Failure> {
+        match (&self.model, &self.plan) {
+            (Some(_), Some(first)) => Err(Failure::Usage(format!(
+                "found {} and -m, expected the plan once and nothing else",
+                first.display()
+            ))),
+            _ => Ok(self.path()),
+        }
     }
 
     /// With `-m`, the first argument, which is no plan then.

@@ -2,26 +2,12 @@
 
 use std::path::Path;
 
-use jamba_plan::output::{Content, Kind, Output, OutputError, Outputs, Replace};
+use jamba_plan::output::{Content, Kind, Output, OutputError, Outputs};
+use jamba_program::files::contains;
 
 use crate::failure::Failure;
 
-/// Options of commands that write files.
-#[derive(clap::Args, Clone, Copy)]
-pub(crate) struct ForceArg {
-    /// Replace existing files whatever they contain
-    #[arg(long)]
-    force: bool,
-}
-
-impl ForceArg {
-    /// The outputs of a command that reads these files.
-    pub(crate) fn outputs<'a>(self, inputs: impl IntoIterator<Item = &'a Path>) -> Outputs {
-        let mut outputs = Outputs::new(if self.force { Replace::AnyFile } else { Replace::SameKind });
-        inputs.into_iter().for_each(|input| outputs.reads(input));
-        outputs
-    }
-}
+pub(crate) use jamba_program::files::ForceArg;
 
 /// Claims an output that cannot go to stdout, which has the answer.
 pub(crate) fn claim_file(
@@ -56,10 +42,6 @@ pub(crate) const LOGITS: Kind = Kind {
 /// A manual page.
 pub(crate) const MANUAL: Kind =
     Kind { name: "a manual page of jamba", content: Content::Text, recognizes: |head| contains(head, b".TH jamba") };
-
-fn contains(head: &[u8], part: &[u8]) -> bool {
-    head.windows(part.len()).any(|window| window == part)
-}
 
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Failure {

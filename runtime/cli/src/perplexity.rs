@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use jamba_runtime::{AddedTokens, Engine, Feed, Outputs, Progress, RuntimeError, Unit};
 use serde::Serialize;
 
-use crate::failure::{Failure, print, print_json};
+use crate::failure::{Failure, NOT_FINITE, print, print_json};
 use crate::generate::read_text;
 use crate::open::{Bar, OpenArgs, PlanArg};
 
@@ -138,8 +138,10 @@ pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
         predict(&mut engine, &part, &mut sums)?;
         if !sums.nats.is_finite() {
             return Err(Failure::Input(format!(
-                "chunk {}: found logits that are not finite: jamba run PLAN --check names the step",
-                index + 1
+                "chunk {} of {}: found logits that are not finite, expected finite ones: an activation of the model overflowed for \
+                 these tokens\n{NOT_FINITE}",
+                index + 1,
+                args.file.display()
             )));
         }
     }

@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 
 use std::io::IsTerminal;
 
+use jamba_program::say;
 use jamba_runtime::{Engine, Finish, Generated, NewToken};
 
-use crate::failure::{Failure, print_raw};
+use crate::failure::{Failure, Lowered, print_raw};
 use crate::style;
 
 /// Prints text, or token ids without a tokenizer. A failure stops the generation and is returned by [`Printer::finish`].
@@ -74,6 +75,16 @@ impl Printer {
     }
 }
 
+/// Says that the context is full, and whose limit that is.
+pub(crate) fn full(context: u64) -> String {
+    match Lowered::current() {
+        lowered if lowered.lowers_context() => {
+            format!("the context of {context} tokens, which -c set, is full; the plan has {}", lowered.plan.0)
+        }
+        _ => format!("the context of {context} tokens is full"),
+    }
+}
+
 /// Why an answer was cut before the model ended it.
 pub(crate) enum Cut {
     /// After the maximum number of tokens.
@@ -99,9 +110,9 @@ impl Cut {
             Cut::Length { .. } if !std::io::stderr().is_terminal() => return,
             Cut::Length { n_tokens } => format!("[cut after {n_tokens} tokens: -n N allows more]"),
             Cut::NoRoom { n_tokens, context } => {
-                format!("[cut after {n_tokens} tokens: the context of {context} tokens is full{advice}]")
+                format!("[cut after {n_tokens} tokens: {}{advice}]", full(*context))
             }
         };
-        eprintln!("{}", style::on_stderr(style::Kind::Quiet, &text));
+        say!("{}", style::on_stderr(style::Kind::Quiet, &text));
     }
 }

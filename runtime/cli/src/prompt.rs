@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use jamba_program::tokens::Tokens;
 use jamba_runtime::{AddedTokens, Chat, ChatTemplate, Engine};
 use serde_json::json;
 
@@ -23,9 +24,9 @@ pub(crate) struct PromptArgs {
     /// File with the prompt; `-` is standard input. One line break at its end is dropped, as from a pipe
     #[arg(short = 'f', long, value_name = "FILE", alias = "file")]
     prompt_file: Option<PathBuf>,
-    /// Prompt as token ids: `1,2,3`; needs no tokenizer
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    tokens: Option<Vec<u32>>,
+    /// Prompt as token ids: `1,2,3` or `"1 2 3"`; needs no tokenizer
+    #[arg(long, value_name = "IDS")]
+    tokens: Option<Tokens>,
 }
 
 pub(crate) enum Prompt {
@@ -55,7 +56,7 @@ impl PromptArgs {
     /// Reads the prompt.
     pub(crate) fn read(self) -> Result<Prompt, Failure> {
         match (self.tokens, self.text.or(self.prompt), self.prompt_file) {
-            (Some(tokens), ..) => Ok(Prompt::Tokens(tokens)),
+            (Some(Tokens(tokens)), ..) => Ok(Prompt::Tokens(tokens)),
             (None, Some(text), _) => Ok(Prompt::Text(text)),
             (None, None, Some(path)) if path == Path::new("-") => standard_input().map(Prompt::Text),
             (None, None, Some(path)) => read_text(&path).map(without_line_break).map(Prompt::Text),

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jamba_plan::output::Output;
+use jamba_program::say;
 use jamba_runtime::{
     Engine, Finish, GenerateOptions, Generated, NewToken, RuntimeError, SequenceId, Snapshot, Tokenizer,
 };
 use serde::Serialize;
 
-use crate::failure::{Failure, print_json, print_line};
+use crate::failure::{Failure, Lowered, print_json, print_line};
 use crate::generate::GenerateArgs;
 use crate::open::{OpenArgs, PlanArg};
 use crate::outputs::{ForceArg, TRACE, claim_file};
@@ -62,6 +63,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     open: OpenArgs,
 }
+
+/// What gives a longer context than the plan has.
+const LONGER: &str = ": jambac limits PLAN --context N -o OUT.plan makes a longer one";
 
 /// The lines of `--jsonl`.
 const EVENTS: &str = "\
@@ -211,11 +215,11 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     };
     if form == Form::Text {
         if let Some(cut) = Cut::of(&generated, &engine) {
-            cut.show(": jambac limits PLAN --context N -o OUT.plan makes a longer one");
+            cut.show(if Lowered::current().lowers_context() { "" } else { LONGER });
         }
         if std::io::stderr().is_terminal() {
             let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
-            eprintln!("{}", style::on_stderr(style::Kind::Quiet, &line));
+            say!("{}", style::on_stderr(style::Kind::Quiet, &line));
         }
     } else {
         let report = Report {

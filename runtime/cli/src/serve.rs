@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jamba_program::say;
 use jamba_runtime::Engine;
 use jamba_serve::{Address, Keys, ServeError, ServeOptions, Stop};
 
@@ -159,7 +160,7 @@ fn first_line(name: &str, engine: &Engine) -> String {
 
 fn digest_key() -> Result<(), Failure> {
     if std::io::stdin().is_terminal() {
-        eprintln!("Type the key, then Enter and Ctrl-D:");
+        say!("Type the key, then Enter and Ctrl-D:");
     }
     let mut key = String::new();
     let read = std::io::stdin().read_to_string(&mut key);

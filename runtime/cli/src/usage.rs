@@ -1,12 +1,17 @@
-//! Parses the command line. Options of other programs get one sentence that names ours, and numbers that are none, the range.
+//! Parses the command line. Words of other programs get one sentence that names ours.
 
-use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches};
+use std::path::Path;
+
+use clap::{CommandFactory, FromArgMatches};
+use jamba_plan::identify::{help_for_an_address, hub_id};
+use jamba_program::usage::{self, Hint, Hints};
 
 use crate::failure::Failure;
 
-/// Options of llama.cpp, Ollama and vLLM that have no counterpart of the same meaning here, and what to use.
-const FOREIGN: [(&[&str], &str); 8] = [
+/// Words of llama.cpp, Ollama and vLLM that have no counterpart of the same meaning here, and what to use.
+const HINTS: Hints = Hints { options: OPTIONS, commands: COMMANDS, no_command, unexpected };
+
+const OPTIONS: &[Hint] = &[
     (
         &["-ngl", "--n-gpu-layers", "--gpu-layers", "--num-gpu"],
         "--device cuda:0 runs the whole model on the first GPU; without it, the CPU does",
@@ -24,71 +29,53 @@ const FOREIGN: [(&[&str], &str); 8] = [
         "a plan has fixed memory on one device: `jambac fit`",
     ),
     (&["-hf", "--hf-repo", "--hf"], "name the model as the first argument: jamba run ORG/NAME"),
+    (
+        &["--outtype", "--quantize", "--quantization", "--dtype"],
+        "the format of weights is chosen when the plan is built: jambac build MODEL -o OUT.plan --weights int8",
+    ),
 ];
+
+const COMMANDS: &[Hint] = &[
+    (&["serve"], "this jamba was built without its feature serve; `jamba run` answers one prompt"),
+    (&["server", "api"], "`jamba serve PLAN` answers over HTTP, with OpenAI's API"),
+    (&["pull", "download"], "hf download ORG/NAME gets a model, and `jamba run ORG/NAME` runs it"),
+    (
+        &["list", "ls"],
+        "models are folders, and those of the Hugging Face cache are listed by hf cache ls; plans are files",
+    ),
+    (&["show", "inspect"], "`jamba info PLAN` shows a plan, `jambac inspect PLAN` all of it"),
+    (&["ps", "stop", "load", "unload"], "no process stays when a command ends: ps -C jamba lists those that run"),
+    (&["rm", "remove", "delete"], "plans are files: rm PLAN; those that jambac cached are in ~/.cache/jambac"),
+    (&["cp", "copy"], "plans are files: cp PLAN COPY"),
+    (&["create", "build", "convert", "quantize"], "the compiler builds plans: jambac build MODEL -o OUT.plan"),
+    (&["push"], "jamba uploads nothing: hf upload ORG/NAME FILE"),
+    (&["generate", "complete", "prompt", "cli"], "`jamba run PLAN TEXT` continues a text"),
+    (&["ppl"], "`jamba perplexity PLAN FILE` measures it"),
+];
+
+/// A command line that begins with an option or with a plan.
+fn no_command(first: &str) -> Option<String> {
+    if first.starts_with('-') {
+        return Some(format!("{first}: the command comes first: jamba run -m PLAN -p TEXT"));
+    }
+    let is_model = first.ends_with(".plan") || hub_id(first).is_some() || help_for_an_address(first).is_some();
+    (is_model || Path::new(first).exists()).then(|| format!("{first}: the command comes first: jamba run {first} TEXT"))
+}
+
+fn unexpected(command: &str, word: &str) -> Option<String> {
+    match command {
+        "bench" if ["-m", "--model"].contains(&word) => {
+            Some(format!("{word}: bench takes its plans as arguments: jamba bench PLAN …"))
+        }
+        "chat" if !word.starts_with('-') || ["-p", "--prompt", "-f", "--prompt-file"].contains(&word) => Some(format!(
+            "{word}: chat takes no prompt: type it when the chat has begun, or pipe it: echo TEXT | jamba chat PLAN; for one \
+             answer: jamba run PLAN --chat TEXT"
+        )),
+        _ => None,
+    }
+}
 
 /// Parses the arguments. Help and version are printed; the exit code of a usage error is 2.
 pub(crate) fn parse<T: CommandFactory + FromArgMatches>() -> Result<T, Failure> {
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    if let Some(hint) = foreign(&arguments) {
-        return Err(Failure::Usage(hint));
-    }
-    let command = with_negative_numbers(T::command());
-    let parsed = command.try_get_matches().and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| match range(&error) {
-        Some(message) => Failure::Usage(message),
-        None => error.exit(),
-    })
-}
-
-/// The sentence for the first option of another program.
-fn foreign(arguments: &[String]) -> Option<String> {
-    let options = arguments.iter().take_while(|argument| *argument != "--");
-    for argument in options {
-        let name = argument.split('=').next().unwrap_or_default();
-        if let Some((_, hint)) = FOREIGN.iter().find(|(names, _)| names.contains(&name)) {
-            return Some(format!("{name} is an option of another program: {hint}"));
-        }
-    }
-    None
-}
-
-/// Lets options take `-1`, so that the error is about the number.
-fn with_negative_numbers(command: Command) -> Command {
-    command.mut_subcommands(|command| {
-        command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
-            true => arg.allow_negative_numbers(true),
-            false => arg,
-        })
-    })
-}
-
-/// For a value that is no number of the option's type: the option, the value and what it takes.
-fn range(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::ValueValidation {
-        return None;
-    }
-    let text = error.to_string();
-    let line = text.lines().next()?.strip_prefix("error: ")?;
-    let (value, reason) = line.rsplit_once(": ")?;
-    let expected = match reason {
-        "invalid digit found in string" => "a whole number, 0 or more",
-        "number too large to fit in target type" => "a smaller number",
-        "invalid float literal" => "a number",
-        _ => return None,
-    };
-    Some(format!("{value}: expected {expected}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn foreign_options_name_ours() {
-        let hint = |arguments: &[&str]| foreign(&arguments.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
-        assert!(hint(&["run", "a.plan", "-ngl", "99"]).is_some_and(|hint| hint.contains("--device cuda:0")));
-        assert!(hint(&["run", "--n-gpu-layers=99"]).is_some_and(|hint| hint.starts_with("--n-gpu-layers is")));
-        assert_eq!(hint(&["run", "a.plan", "--", "-ngl"]), None);
-        assert_eq!(hint(&["run", "a.plan", "-n", "3"]), None);
-    }
+    usage::parse(&HINTS).map_err(Failure::Usage)
 }

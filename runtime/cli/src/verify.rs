@@ -21,7 +21,7 @@ pub(crate) struct Args {
 /// Verifies a plan.
 pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     phase("verify");
-    check_plan(args.plan.path())?;
+    check_plan(args.plan.only()?)?;
     let file = PlanFile::open(args.plan.path())?;
     let bar = Bar::new();
     let plan = file.plan(Verify::Everything, &mut |done, total| {

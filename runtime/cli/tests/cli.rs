@@ -144,8 +144,9 @@ fn bench_compares_plans() {
         }
     }
     assert_eq!(report["plans"][0]["decode_tokens_per_s"]["ratio"], 1.0);
-    refused(&[&args[..2], &["--prompt", "99", "--generate", "4"]].concat(), 1, &["context of 100"]);
-    refused(&[&args[..2], &["--batch", "4"]].concat(), 1, &["state slots"]);
+    refused(&[&args[..2], &["--prompt", "99", "--generate", "4"]].concat(), 1, &["at most 100, the context of"]);
+    let batch = ["--batch", "4", "--prompt", "9", "--generate", "9"];
+    refused(&[&args[..2], &batch].concat(), 1, &["at most 3, the sequences of"]);
 }
 
 #[test]

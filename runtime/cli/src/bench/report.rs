@@ -168,28 +168,23 @@ impl Report {
         out
     }
 
-    /// Rates and latencies for each batch size. Ratios compare several plans.
+    /// Rates and latencies for each batch size. Several plans also have ratios to the first.
     fn rates(&self, plan: &Measured) -> String {
-        let head = ["batch", "phase", "tokens/s", "min", "max", "×", "min", "max", "p50 ms", "p90", "p99", "to"];
+        let has_ratios = self.plans.len() > 1;
+        let number = |value: f64| format!("{value:.2}");
         let row = |batch: u64, (phase, to): (&str, &str), rates: &Rates, times: &Percentiles| {
-            let number = |value: f64| format!("{value:.2}");
-            let ratio = |value: f64| format!("{value:.3}");
-            let millis = |seconds: f64| format!("{:.2}", seconds * 1e3);
-            [
-                batch.to_string(),
-                phase.to_owned(),
-                number(rates.median),
-                number(rates.min),
-                number(rates.max),
-                ratio(rates.ratio),
-                ratio(rates.ratio_min),
-                ratio(rates.ratio_max),
-                millis(times.p50),
-                millis(times.p90),
-                millis(times.p99),
-                to.to_owned(),
-            ]
+            let mut cells = vec![batch.to_string(), phase.to_owned()];
+            cells.extend([rates.median, rates.min, rates.max].map(number));
+            if has_ratios {
+                cells.extend([rates.ratio, rates.ratio_min, rates.ratio_max].map(|ratio| format!("{ratio:.3}")));
+            }
+            cells.extend([times.p50, times.p90, times.p99].map(|seconds| number(seconds * 1e3)));
+            cells.push(to.to_owned());
+            cells
         };
+        let ratios = if has_ratios { &["×", "min", "max"][..] } else { &[] };
+        let head = [&["batch", "phase", "tokens/s", "min", "max"], ratios, &["p50 ms", "p90", "p99", "to"]].concat();
+        let last = head.len() - 1;
         let rows = plan.batches.iter().flat_map(|report| {
             let BatchReport { batch, prefill_tokens_per_s, decode_tokens_per_s, first_token_s, token_s } = report;
             [
@@ -197,9 +192,8 @@ impl Report {
                 row(*batch, ("decode", "the next token"), decode_tokens_per_s, token_s),
             ]
         });
-        jamba_plan::text::table(std::iter::once(head.map(str::to_owned)).chain(rows), |column| {
-            [1, 11].contains(&column)
-        })
+        let head = head.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        jamba_plan::text::table(std::iter::once(head).chain(rows), |column| [1, last].contains(&column))
     }
 
     /// Time per op, for each entry.
@@ -273,7 +267,7 @@ mod tests {
             bytes: 1e9 * seconds,
             operations: 2e9,
         };
-        let measured = Measured {
+        let measured = || Measured {
             plan: "a.plan".to_owned(),
             digest: "ab".to_owned(),
             device: "cpu".to_owned(),
@@ -293,14 +287,14 @@ mod tests {
             kinds: vec![kind("prefill", "linear", 0.75), kind("prefill", "scan", 0.25), kind("decode", "linear", 0.5)],
         };
         let peaks = Some(Machine { threads: 2, bytes_per_s: 2e9, operations_per_s: 8e9 });
-        let report = Report { prompt: 512, generate: 64, batch: 1, runs: 1, peaks, plans: vec![measured] };
+        let report = Report { prompt: 512, generate: 64, batch: 1, runs: 1, peaks, plans: vec![measured()] };
         let expected = "\
 1 runs of 512 tokens of prompt and 64 new tokens per sequence; peaks of 2 threads: 2.0 GB/s read, 8 GFLOP/s
 
 a.plan (x86-64-v3, 2 threads)
-  batch  phase    tokens/s     min     max      ×    min    max   p50 ms      p90      p99  to
-      1  prefill    100.00  100.00  100.00  2.000  2.000  2.000  5120.00  5120.00  5120.00  the first token
-      1  decode      10.00   10.00   10.00  1.000  1.000  1.000   100.00   300.00   300.00  the next token
+  batch  phase    tokens/s     min     max   p50 ms      p90      p99  to
+      1  prefill    100.00  100.00  100.00  5120.00  5120.00  5120.00  the first token
+      1  decode      10.00   10.00   10.00   100.00   300.00   300.00  the next token
 
                 steps       ms  of time      MB  GB/s  of peak  GFLOP/s  of peak
   prefill: all      6  1000.00    100 %  1000.0   1.0     50 %      4.0     50 %
@@ -310,6 +304,11 @@ a.plan (x86-64-v3, 2 threads)
   linear            3   500.00    100 %   500.0   1.0     50 %      4.0     50 %
 ";
         assert_eq!(report.table(), expected);
+
+        // Ratios compare several plans.
+        let report = Report { plans: vec![measured(), measured()], ..report };
+        let ratios = "      1  prefill    100.00  100.00  100.00  2.000  2.000  2.000  5120.00  5120.00  5120.00  the first token\n";
+        assert_eq!(report.table().matches(ratios).count(), 2, "{}", report.table());
 
         // Peaks of GPUs are not measured.
         let mut report = Report { peaks: None, ..report };

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 
+use jamba_program::say;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -85,7 +86,7 @@ impl Input {
         match editor.readline(&style::on_stdout(style::Kind::Prompt, prompt)) {
             Ok(line) => Ok(Line::Text(line)),
             Err(ReadlineError::Interrupted) => {
-                eprintln!("{}", style::on_stderr(style::Kind::Quiet, "/exit or Ctrl-D ends the chat"));
+                say!("{}", style::on_stderr(style::Kind::Quiet, "/exit or Ctrl-D ends the chat"));
                 Ok(Line::Dropped)
             }
             Err(ReadlineError::Eof) => Ok(Line::End),
