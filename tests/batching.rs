@@ -42,7 +42,7 @@ fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
     let max_new = 1 + draws.below(total.min(most_new));
     let sampler = match index % 3 {
         0 => SamplerOptions::default(),
-        1 => SamplerOptions { temperature: 0.8, seed: index as u64, ..SamplerOptions::default() },
+        1 => SamplerOptions { temperature: 0.8, seed: Some(index as u64), ..SamplerOptions::default() },
         _ => SamplerOptions {
             temperature: 1.1,
             top_k: 40,
@@ -52,7 +52,7 @@ fn request(draws: &mut Draws, index: usize, vocab: u64) -> Request {
             presence_penalty: 0.2,
             frequency_penalty: 0.1,
             logit_bias: vec![(index as u32 % 100, 1.0)],
-            seed: index as u64,
+            seed: Some(index as u64),
         },
     };
     let prompt = draws.tokens((total - max_new).max(1), vocab);

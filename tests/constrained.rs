@@ -19,7 +19,7 @@ fn fifty_stories_of_the_tiny_model_as_json() {
     let mut engine = open(&output, 1);
     let prompt = engine.tokenizer().unwrap().encode("Once upon a time there was").unwrap();
     let mut answer = |constraint: &Constraint, seed| {
-        let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
+        let sampler = SamplerOptions { temperature: 1.0, seed: Some(seed), ..SamplerOptions::default() };
         let constraint = Some(constraint.clone());
         let options = GenerateOptions { max_new: 200, sampler, constraint, ..GenerateOptions::default() };
         engine.generate(&prompt, &options, |_| ControlFlow::Continue(())).unwrap()

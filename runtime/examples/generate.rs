@@ -22,7 +22,7 @@ pub(crate) fn run(plan: &Path, prompt: &str, out: &mut dyn Write) -> Result<(), 
     let tokens = engine.tokenizer()?.encode(prompt)?;
     let options = GenerateOptions {
         max_new: 60,
-        sampler: SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 1, ..SamplerOptions::default() },
+        sampler: SamplerOptions { temperature: 0.8, top_p: 0.95, seed: Some(1), ..SamplerOptions::default() },
         stop: vec!["\n\n".to_owned()],
         logprobs: Some(0),
         ..GenerateOptions::default()

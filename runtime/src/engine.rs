@@ -247,7 +247,8 @@ impl Engine {
         Ok(self.logits(admitted))
     }
 
-    /// Like [`Engine::step`], then picks a token from each row of logits. `samplers` has one sampler per row. A GPU picks the
+    /// Like [`Engine::step`], then picks a token from each row of logits. `samplers` has one sampler per row; each has
+    /// observed the tokens before it ([`Sampler::observe`]). A GPU picks the
     /// token itself, without copying the row to the host, if the sampler has no penalties and no biases; the tokens are the
     /// same.
     ///
@@ -257,6 +258,7 @@ impl Engine {
     /// let mut engine = Engine::open("examples/toy.plan", OpenOptions::default())?;
     /// let vocab = engine.manifest().model.vocab as usize;
     /// let mut samplers = [Sampler::new(SamplerOptions::GREEDY, vocab)?];
+    /// samplers[0].observe(&[1, 20, 30]);
     /// let sequence = engine.add_sequence()?;
     /// let feed = Feed { sequence, tokens: &[1, 20, 30], outputs: Outputs::Last };
     /// let next = engine.step_and_pick(&[feed], &mut samplers)?;

@@ -50,7 +50,7 @@ mod sequence;
 mod text;
 mod trace;
 
-pub use batch::{Batch, BatchOptions, Event, Request, RequestId, Usage};
+pub use batch::{Batch, BatchOptions, Event, PromptToken, Request, RequestId, Usage};
 pub use cancel::Cancel;
 pub use device::cpu::isa::cpu_targets;
 pub use device::cpu::peaks::Peaks;
@@ -74,10 +74,13 @@ pub use sequence::snapshot::Snapshot;
 pub use text::answer::{Answer, AnswerCall, AnswerEvent, AnswerParser, AnswerSyntax, CallTags, Reasoning};
 #[cfg(feature = "tokenizer")]
 pub use text::chat::{Chat, ChatTemplate, Message};
-#[cfg(feature = "constrain")]
-pub use text::constrain::Constraint;
 #[cfg(feature = "tokenizer")]
 pub use text::messages::{ChatMessage, ChatRequest, Role, ToolCall};
+#[cfg(feature = "constrain")]
+pub use text::{
+    compiled::{CompiledConstraint, ConstraintCompiler},
+    constrain::Constraint,
+};
 #[cfg(feature = "tokenizer")]
 pub use text::{
     rehearsal::TemplateFault,
@@ -110,5 +113,10 @@ const _: () = {
         is_shared::<Tokenizer>();
         is_shared::<ChatTemplate>();
         is_shared::<StopStrings>();
+    }
+    #[cfg(feature = "constrain")]
+    {
+        is_shared::<ConstraintCompiler>();
+        is_shared::<CompiledConstraint>();
     }
 };

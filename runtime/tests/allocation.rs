@@ -38,7 +38,7 @@ fn sampler(index: usize) -> SamplerOptions {
             presence_penalty: 0.1,
             frequency_penalty: 0.1,
             logit_bias: vec![(7, -1.0), (8, f32::NEG_INFINITY)],
-            seed: 3,
+            seed: Some(3),
         },
     }
 }

@@ -68,7 +68,7 @@ impl jamba_sampler_options {
             presence_penalty: options.presence_penalty,
             frequency_penalty: options.frequency_penalty,
             top_k: options.top_k,
-            seed: options.seed,
+            seed: options.seed.unwrap_or(0),
             logit_bias: std::ptr::null(),
             n_logit_bias: 0,
         }
@@ -93,7 +93,7 @@ pub(crate) unsafe fn sampler_options(raw: *const jamba_sampler_options) -> Resul
         presence_penalty: given.presence_penalty,
         frequency_penalty: given.frequency_penalty,
         logit_bias: biases.iter().map(|bias| (bias.token, bias.bias)).collect(),
-        seed: given.seed,
+        seed: Some(given.seed),
     })
 }
 

@@ -188,7 +188,8 @@ impl Chatting {
         if self.options.sampler.temperature == 0.0 {
             note("[sampling is greedy, so the answer is the same: --temperature T draws others]");
         }
-        self.options.sampler.seed += 1; // draws another answer
+        let seed = self.options.sampler.seed.get_or_insert(0);
+        *seed = seed.wrapping_add(1); // draws another answer
         self.answer_or(before)
     }
 }

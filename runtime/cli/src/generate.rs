@@ -200,7 +200,7 @@ impl GenerateArgs {
             presence_penalty: self.presence_penalty.unwrap_or(default.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
             logit_bias: self.logit_bias.clone(),
-            seed: self.seed,
+            seed: Some(self.seed),
         })
     }
 }

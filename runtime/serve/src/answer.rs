@@ -155,7 +155,8 @@ impl App {
                 usage.prompt_tokens = prompt.len();
             }
             let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
-            let request = Request { prompt, options, n, priority, deadline, snapshot_at: turn_ends };
+            let request =
+                Request { prompt, options, n, priority, deadline, snapshot_at: turn_ends, ..Request::default() };
             let (sent, result) = oneshot::channel();
             let submission = Submission { request, first_choice, events: sender.clone(), taken: sent };
             self.commands.try_send(submission).map_err(|error| match error {

@@ -213,10 +213,10 @@ impl Sampling {
             presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, penalty, "−2 … 2")?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, penalty, "−2 … 2")?,
             logit_bias: self.logit_bias(model)?,
-            seed: match self.seed {
+            seed: Some(match self.seed {
                 Some(seed) => seed as u64,
                 None => random_seed()?,
-            },
+            }),
         })
     }
 

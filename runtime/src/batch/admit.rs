@@ -73,7 +73,7 @@ impl Batch {
     fn is_held(&mut self, engine: &Engine, index: usize) -> bool {
         let Batch { cache: Some(cache), running, waiting, .. } = self else { return false };
         let job = &waiting[index];
-        if job.state.is_some() || job.tokens.len() > job.n_prompt {
+        if job.state.is_some() || job.tokens.len() > job.n_prompt || job.prompt_logprobs.is_some() {
             return false;
         }
         let head = job.head();
@@ -98,13 +98,14 @@ impl Batch {
     fn begin(&mut self, engine: &mut Engine, mut job: Job, now: Instant) -> Result<(), RuntimeError> {
         let own = job.state.take();
         let is_first = job.times.joined.is_none();
-        let before_last = job.tokens.len() - 1;
+        // What may come from a snapshot: not the last token, nor one whose row of logits is still to be reported.
+        let known = job.prompt_logprobs.map_or(job.tokens.len(), |_| job.reported.max(1)) - 1;
         let state = match &own {
             Some(own) => {
                 self.swapped.remove(own);
                 Some(own.clone())
             }
-            None => self.cache.as_mut().and_then(|cache| cache.longest(&job.tokens[..before_last])),
+            None => self.cache.as_mut().and_then(|cache| cache.longest(&job.tokens[..known])),
         };
         let fed = state.as_ref().map_or(0, |state| state.tokens().len());
         if is_first {

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use jamba_plan::format::Setting;
 
-use super::event::Event;
+use super::event::{Event, PromptToken};
 use super::limits::Limits;
 use super::request::{RequestId, Usage};
 use crate::device::Row;
 use crate::generate::Picker;
-use crate::{Cancel, Feed, Finish, NewToken, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId, Snapshot};
+use crate::{
+    Cancel, Feed, Finish, NewToken, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId, Snapshot, sample,
+};
 
 /// One answer of a request, waiting or running.
 pub(super) struct Job {
@@ -30,6 +32,11 @@ pub(super) struct Job {
     pub(super) sampler: Option<Sampler>,
     /// Lengths at which the request wants snapshots.
     pub(super) snapshot_at: Vec<usize>,
+    /// Number of most likely tokens to report for each prompt token, until all were reported.
+    pub(super) prompt_logprobs: Option<usize>,
+    /// Number of prompt tokens that were reported.
+    pub(super) reported: usize,
+    pub(super) seed: u64,
     /// The state after the first tokens, of a job that waits to go on.
     pub(super) state: Option<Snapshot>,
     /// The other answers of the request, until the prompt was read but for its last token.
@@ -67,8 +74,33 @@ impl Job {
         &self.tokens[..self.n_prompt - 1]
     }
 
+    /// Reports the prompt token that follows the first `n` tokens, from their row of logits; before the second one also the
+    /// first.
+    pub(super) fn report(&mut self, n: usize, row: Row<'_>, told: &mut Vec<PromptToken>) {
+        let Some(n_top) = self.prompt_logprobs else { return };
+        if self.reported == 0 {
+            told.push(PromptToken { token: self.tokens[0], logprob: None, top: Vec::new() });
+            self.reported = 1;
+        }
+        if n == self.reported
+            && n < self.n_prompt
+            && let Row::Logits(logits) = row
+        {
+            let token = self.tokens[n];
+            let (logprob, top) = (sample::logprob(logits, token), sample::top_logprobs(logits, n_top));
+            told.push(PromptToken { token, logprob, top });
+            self.reported += 1;
+        }
+        if self.reported == self.n_prompt {
+            self.prompt_logprobs = None;
+        }
+    }
+
     /// Picks a token from the result of a step.
     pub(super) fn pick(&mut self, row: Row<'_>, limits: &Limits, now: Instant) -> Event {
+        if self.max_new == 0 {
+            return self.end(Finish::Length, now);
+        }
         let (Some(picker), Some(sampler)) = (&mut self.picker, &mut self.sampler) else { unreachable!("it runs") };
         match picker.pick(sampler, row) {
             Ok((token, finish)) => {
@@ -89,14 +121,16 @@ impl Job {
         self.picker.as_ref().zip(self.sampler.as_ref()).and_then(|(picker, sampler)| picker.setting(sampler))
     }
 
-    fn event(&self, token: Option<NewToken>, now: Instant) -> Event {
+    pub(super) fn event(&self, token: Option<NewToken>, now: Instant) -> Event {
         Event {
             request: self.id,
             choice: self.choice,
             token,
+            prompt: Vec::new(),
             rest: String::new(),
             finish: None,
             error: None,
+            seed: self.seed,
             usage: self.usage(now),
         }
     }
@@ -186,8 +220,17 @@ impl Running {
         next.map_or(self.rest(), |at| (at - self.fed).min(self.rest()))
     }
 
+    /// True if the next tokens need a row of logits each.
+    pub(super) fn is_reported(&self) -> bool {
+        self.job.prompt_logprobs.is_some() && self.fed < self.job.n_prompt
+    }
+
     pub(super) fn feed(&self) -> Feed<'_> {
-        let outputs = if self.share == self.rest() { Outputs::Last } else { Outputs::None };
+        let outputs = match () {
+            () if self.is_reported() => Outputs::All,
+            () if self.share == self.rest() => Outputs::Last,
+            () => Outputs::None,
+        };
         Feed { sequence: self.sequence, tokens: &self.job.tokens[self.fed..self.fed + self.share], outputs }
     }
 }

@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use jamba_plan::format::Setting;
 
-pub use event::Event;
+pub use event::{Event, PromptToken};
 pub use request::{BatchOptions, Request, RequestId, Usage};
 
 use self::cost::{CostModel, Load};
@@ -193,8 +193,12 @@ impl Batch {
             let origin = if of_prompt { Origin::Prompt } else { Origin::Any };
             let mut settings = std::mem::take(&mut self.settings);
             settings.clear();
-            let last = self.sharing().filter(|running| running.share == running.rest());
-            settings.extend(last.map(|running| running.job.setting()));
+            for running in self.sharing() {
+                let is_last = running.share == running.rest();
+                let n_reported = if running.is_reported() { running.share - usize::from(is_last) } else { 0 };
+                settings.extend(std::iter::repeat_n(None, n_reported));
+                settings.extend(is_last.then(|| running.job.setting()));
+            }
             let ready = (self.clock)();
             let result = engine.run(self.sharing().map(Running::feed), origin, &settings);
             self.settings = settings;
@@ -227,15 +231,31 @@ impl Batch {
         }
     }
 
-    /// Step 4: pick. `rows` are the results of the sequences that have processed all of their tokens, in order.
+    /// Step 4: pick. `rows` are the results of the step, in order: one for each sequence that has processed all of its tokens,
+    /// and one for each token that is reported.
     fn pick<'a>(&mut self, mut rows: impl Iterator<Item = Row<'a>>, now: Instant) {
         for running in self.running.iter_mut().filter(|running| running.share > 0) {
-            running.fed += running.share;
-            if running.fed < running.job.tokens.len() {
-                continue;
+            let is_reported = running.is_reported();
+            let is_last = running.share == running.rest();
+            let mut prompt = Vec::new();
+            if is_reported {
+                let n_rows = running.share - usize::from(is_last);
+                for (n, row) in (running.fed + 1..).zip(rows.by_ref().take(n_rows)) {
+                    running.job.report(n, row, &mut prompt);
+                }
             }
-            let Some(row) = rows.next() else { continue };
-            let event = running.job.pick(row, &self.limits, now);
+            running.fed += running.share;
+            let row = if is_last { rows.next() } else { None };
+            let Some(row) = row else {
+                if !prompt.is_empty() {
+                    self.events.push(Event { prompt, ..running.job.event(None, now) });
+                }
+                continue;
+            };
+            if is_reported {
+                running.job.report(running.fed, row, &mut prompt); // a prompt of one token
+            }
+            let event = Event { prompt, ..running.job.pick(row, &self.limits, now) };
             running.ended = event.finish.is_some();
             running.answered = event.finish.is_some_and(|finish| finish != Finish::Failed);
             self.events.push(event);

@@ -11,7 +11,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Generation options with `max_new` ≥ 1. `chunk` is ignored; see [`BatchOptions::step_tokens`].
     pub options: GenerateOptions,
-    /// Number of answers, at least one. The prompt is read once. Answer i draws with the seed plus i.
+    /// Number of answers, at least one. The prompt is read once. Answer i draws with the seed plus i; without a seed, with a
+    /// random one plus i.
     pub n: usize,
     /// Lower ones come first, as in vLLM; 0 by default. Requests of one priority join in the order of their arrival. A request
     /// that finds no room preempts requests with a greater number.
@@ -22,6 +23,9 @@ pub struct Request {
     /// Lengths of the prompt at which the cache takes snapshots, besides its own: for example where turns of a chat end. Each
     /// is 1 … the length of the prompt. Ignored without a cache.
     pub snapshot_at: Vec<usize>,
+    /// Reports the log probability of each prompt token and of this many most likely tokens in its place, with answer 0. The
+    /// whole prompt is read for them: it does not start from the cache. `max_new` may be 0 then.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Default for Request {
@@ -33,6 +37,7 @@ impl Default for Request {
             priority: 0,
             deadline: None,
             snapshot_at: Vec::new(),
+            prompt_logprobs: None,
         }
     }
 }

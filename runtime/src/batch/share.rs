@@ -20,7 +20,7 @@ impl Batch {
         self.prompts.clear();
         for (index, running) in self.running.iter_mut().enumerate() {
             running.share = usize::from(running.rest() == 1 && rows > 0);
-            rows -= running.share;
+            rows -= running.share; // one row of logits, reported or not
             tokens = tokens.saturating_sub(running.share);
             if running.share > 0 {
                 load.decode(running.fed);
@@ -39,13 +39,16 @@ impl Batch {
         for &index in &self.prompts {
             let running = &mut self.running[index];
             let last = usize::from(rows == 0); // no row of logits left for its last token
-            let most = tokens.min(running.run()).min(running.rest() - last);
+            let most = tokens.min(running.run()).min(if running.is_reported() { rows } else { running.rest() - last });
             running.share = match self.options.step_target {
                 Some(target) => self.cost.fit(load, running.fed, most, (target.as_secs_f64(), LEAST_PROMPT)),
                 None => most,
             };
             load = load.and_prompt(running.share, running.fed);
-            rows -= usize::from(running.share == running.rest());
+            rows -= match running.is_reported() {
+                true => running.share,
+                false => usize::from(running.share == running.rest()),
+            };
             tokens -= running.share;
         }
         self.load = load;

@@ -6,7 +6,8 @@ use super::Batch;
 use super::job::{Job, Times};
 use super::request::{Request, RequestId};
 use crate::generate::Picker;
-use crate::{Engine, Finish, GenerateOptions, RuntimeError};
+use crate::sample::random_seed;
+use crate::{Engine, Finish, GenerateOptions, RuntimeError, SamplerOptions};
 
 impl Batch {
     /// Appends a request to the queue.
@@ -16,11 +17,15 @@ impl Batch {
     pub fn submit(&mut self, engine: &Engine, request: Request) -> Result<RequestId, RuntimeError> {
         self.check(&request)?;
         self.check_queue(&request)?;
+        #[cfg(feature = "constrain")]
+        let request = compiled_once(engine, request)?;
         let now = (self.clock)();
         let id = RequestId(self.n_submitted);
-        let mut siblings: Vec<Job> =
-            (1..request.n).map(|choice| self.job(engine, id, choice, &request, now)).collect::<Result<_, _>>()?;
-        let mut first = self.job(engine, id, 0, &request, now)?;
+        let seed = request.options.sampler.seed.unwrap_or_else(random_seed);
+        let mut siblings: Vec<Job> = (1..request.n)
+            .map(|choice| self.job(engine, (id, choice, seed), &request, now))
+            .collect::<Result<_, _>>()?;
+        let mut first = self.job(engine, (id, 0, seed), &request, now)?;
         self.n_submitted += 1;
         let n_jobs = self.n_jobs() + request.n;
         self.events.reserve(n_jobs);
@@ -38,19 +43,17 @@ impl Batch {
     fn job(
         &self,
         engine: &Engine,
-        id: RequestId,
-        choice: usize,
+        (id, choice, seed): (RequestId, usize, u64),
         request: &Request,
         now: Instant,
     ) -> Result<Job, RuntimeError> {
-        let Request { prompt, options, priority, deadline, snapshot_at, .. } = request;
+        let Request { prompt, options, priority, deadline, snapshot_at, prompt_logprobs, .. } = request;
         let GenerateOptions { max_new, sampler, cancel, .. } = options;
         let picker = Some(Picker::new(engine, options, [&[], prompt])?);
         let longest = (self.limits.max_context as usize).saturating_add(1);
         let mut tokens = Vec::with_capacity(longest.min(prompt.len().saturating_add(*max_new)));
         tokens.extend_from_slice(prompt);
-        let mut sampler = sampler.clone();
-        sampler.seed = sampler.seed.wrapping_add(choice as u64);
+        let seed = seed.wrapping_add(choice as u64);
         Ok(Job {
             id,
             choice,
@@ -61,9 +64,12 @@ impl Batch {
             deadline: *deadline,
             cancel: cancel.clone(),
             picker,
-            options: sampler,
+            options: SamplerOptions { seed: Some(seed), ..sampler.clone() },
             sampler: None,
             snapshot_at: if choice == 0 { snapshot_at.clone() } else { Vec::new() },
+            prompt_logprobs: prompt_logprobs.filter(|_| choice == 0),
+            reported: 0,
+            seed,
             state: None,
             siblings: Vec::new(),
             passed: 0,
@@ -77,7 +83,7 @@ impl Batch {
         let Request { prompt, options, n, snapshot_at, .. } = request;
         options.sampler.check(self.limits.vocab)?;
         let option = |name, found: usize, expected| RuntimeError::Option { name, found: found.to_string(), expected };
-        if options.max_new == 0 {
+        if options.max_new == 0 && request.prompt_logprobs.is_none() {
             return Err(option("max new", 0, "1 or more"));
         }
         if *n == 0 {
@@ -107,6 +113,11 @@ impl Batch {
     fn n_jobs(&self) -> usize {
         let jobs = self.waiting.iter().chain(self.running.iter().map(|running| &running.job));
         jobs.map(|job| 1 + job.siblings.len()).sum()
+    }
+
+    /// True if an answer of a request has not ended.
+    pub fn holds(&self, id: RequestId) -> bool {
+        self.waiting.iter().chain(self.running.iter().map(|running| &running.job)).any(|job| job.id == id)
     }
 
     /// Puts a job into the queue, behind those that come before it.
@@ -166,6 +177,18 @@ impl Batch {
         }
         self.samplers.extend(job.sampler.take());
     }
+}
+
+/// Compiles the constraint of a request for several answers, so that it is not compiled for each.
+#[cfg(feature = "constrain")]
+fn compiled_once(engine: &Engine, mut request: Request) -> Result<Request, RuntimeError> {
+    let options = &mut request.options;
+    if let (Some(constraint), None) = (&options.constraint, &options.compiled)
+        && request.n > 1
+    {
+        options.compiled = Some(engine.constraint_compiler()?.compile(constraint)?);
+    }
+    Ok(request)
 }
 
 /// Appends the last events of a job and its siblings.

@@ -23,7 +23,7 @@ impl SamplerOptions {
     /// | `do_sample` true, or any of `temperature`, `top_k`, `top_p`, `min_p` | these values; temperature 1 and top-k 50 where absent, as in transformers |
     /// | none of them | temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, as in llama.cpp |
     ///
-    /// `repetition_penalty` applies in all three cases. The seed is 0.
+    /// `repetition_penalty` applies in all three cases. There is no seed: each answer draws with a random one.
     ///
     /// ```
     /// use jamba_plan::format::GenerationDefaults;

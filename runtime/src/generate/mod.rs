@@ -13,12 +13,12 @@ pub use picker::NewToken;
 pub(crate) use picker::Picker;
 pub use stream::{Stream, StreamEvent};
 
-#[cfg(feature = "constrain")]
-use crate::Constraint;
 #[cfg(feature = "tokenizer")]
 use crate::SpecialTokens;
 use crate::sequence::session::Origin;
 use crate::{Cancel, Engine, Feed, Outputs, RuntimeError, Sampler, SamplerOptions, SequenceId};
+#[cfg(feature = "constrain")]
+use crate::{CompiledConstraint, Constraint};
 
 /// Options for generation. The default is greedy with `max_new` = 0, which generates nothing.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,9 @@ pub struct GenerateOptions {
     /// Constraint on the text.
     #[cfg(feature = "constrain")]
     pub constraint: Option<Constraint>,
+    /// A constraint that was compiled before, in place of `constraint`.
+    #[cfg(feature = "constrain")]
+    pub compiled: Option<CompiledConstraint>,
     /// Cancels the generation.
     pub cancel: Cancel,
 }
@@ -108,6 +111,8 @@ pub struct Generated {
     pub rest: String,
     /// The reason why it ended.
     pub finish: Finish,
+    /// The seed of the draws: that of the options, or a random one.
+    pub seed: u64,
     /// Time of the prompt, up to the logits of its last token or the token that the GPU picked.
     pub prefill: Duration,
     /// Time after the prompt, without the time spent in the caller between tokens.
@@ -279,6 +284,7 @@ impl Generation {
             tokens: self.tokens,
             text,
             rest,
+            seed: self.sampler.seed(),
             finish: self.finish.unwrap_or(Finish::Stopped),
             prefill: self.prefill,
             decode: self.decode,

@@ -50,9 +50,10 @@ impl Picker {
         #[cfg(not(feature = "tokenizer"))]
         let _ = before;
         #[cfg(feature = "constrain")]
-        let matching = match &options.constraint {
-            Some(constraint) => Some(Matching::new(engine, constraint)?),
-            None => None,
+        let matching = match (&options.compiled, &options.constraint) {
+            (Some(compiled), _) => Some(Matching::of_compiled(engine, compiled)?),
+            (None, Some(constraint)) => Some(Matching::new(engine, constraint)?),
+            (None, None) => None,
         };
         let eos = model.eos.as_slice();
         #[cfg(feature = "constrain")]

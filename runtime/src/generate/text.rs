@@ -63,7 +63,7 @@ impl AnswerText {
 /// True if the options depend on the text.
 fn needs_text(options: &GenerateOptions) -> bool {
     #[cfg(feature = "constrain")]
-    if options.constraint.is_some() {
+    if options.constraint.is_some() || options.compiled.is_some() {
         return true;
     }
     !options.stop.is_empty()

@@ -1,13 +1,16 @@
 //! Sampling: from a row of logits to the next token.
 //!
 //! The order is that of Hugging Face transformers' logits processors: constraint mask, logit bias, repetition penalty,
-//! presence and frequency penalty, temperature, top-k, top-p, min-p, then one draw. Each sampler has its own random
-//! generator, so that a sequence's draws do not depend on other sequences.
+//! presence and frequency penalty, temperature, top-k, top-p, min-p, then one draw.
+//!
+//! A draw is a function of the seed and the token's position in its sequence. It depends neither on other sequences nor on
+//! where the answer began: a request that moves to another engine as a longer prompt goes on with the same draws.
 
 mod logprobs;
 mod options;
 
 use std::cmp::Ordering;
+use std::hash::{BuildHasher, RandomState};
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
@@ -36,7 +39,9 @@ use crate::device::Row;
 #[derive(Debug)]
 pub struct Sampler {
     options: SamplerOptions,
-    random: Pcg64,
+    seed: u64,
+    /// Number of tokens before the next one.
+    position: u64,
     /// Token counts for the penalties; empty if unused.
     history: Vec<Occurred>,
     /// Bias per token; empty if unused.
@@ -71,7 +76,8 @@ impl Sampler {
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Sampler, RuntimeError> {
         let empty = Sampler {
             options: SamplerOptions::GREEDY,
-            random: Pcg64::seed_from_u64(0),
+            seed: 0,
+            position: 0,
             // Reserved, so that a sampler can be reused with any options without allocating.
             history: Vec::with_capacity(vocab),
             bias: Vec::with_capacity(vocab),
@@ -90,11 +96,19 @@ impl Sampler {
         for &(token, bias) in &options.logit_bias {
             self.bias[token as usize] += bias;
         }
-        Ok(Sampler { random: Pcg64::seed_from_u64(options.seed), options, ..self })
+        let seed = options.seed.unwrap_or_else(random_seed);
+        Ok(Sampler { seed, position: 0, options, ..self })
     }
 
-    /// Records tokens of the prompt, for the repetition penalty. Picked tokens are recorded automatically.
+    /// The seed of the draws: that of the options, or a random one.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Records tokens of the prompt, for the position of the next token and the repetition penalty. Picked tokens are recorded
+    /// automatically.
     pub fn observe(&mut self, tokens: &[u32]) {
+        self.position += tokens.len() as u64;
         for &token in tokens {
             if let Some(occurred) = self.history.get_mut(token as usize) {
                 occurred.before = true;
@@ -111,6 +125,7 @@ impl Sampler {
         let greedy_token = greedy(logits)?;
         let plain = self.options.temperature == 0.0 && self.history.is_empty() && self.bias.is_empty();
         if plain {
+            self.position += 1;
             return Ok(greedy_token);
         }
         self.pick_from(logits, |_| true)
@@ -129,18 +144,15 @@ impl Sampler {
         }
         let &SamplerOptions { temperature, top_k, top_p, min_p, .. } = &self.options;
         let top_k = u32::try_from(top_k).unwrap_or(u32::MAX);
-        Some(Setting { temperature, top_k, top_p, min_p, draw: self.random.clone().next_u64() })
+        Some(Setting { temperature, top_k, top_p, min_p, draw: draw_at(self.seed, self.position) })
     }
 
-    /// Picks from the result of a step. If a device already picked by [`Sampler::setting`], advances the generator as if the
-    /// token had been drawn here.
+    /// Picks from the result of a step, or takes the token that a device picked by [`Sampler::setting`].
     pub(crate) fn pick_row(&mut self, row: Row<'_>) -> Result<u32, RuntimeError> {
         match row {
             Row::Logits(logits) => self.pick(logits),
             Row::Token(token) => {
-                if self.options.temperature > 0.0 {
-                    self.random.next_u64();
-                }
+                self.position += 1;
                 Ok(token)
             }
         }
@@ -148,6 +160,7 @@ impl Sampler {
 
     fn pick_from(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> Result<u32, RuntimeError> {
         let token = self.draw(logits, allowed).ok_or(RuntimeError::NoTokenAllowed)?;
+        self.position += 1;
         if let Some(occurred) = self.history.get_mut(token as usize) {
             occurred.picked += 1;
         }
@@ -174,7 +187,7 @@ impl Sampler {
             candidates.push(Candidate { value: self.adjusted(token, logit).into(), token: token as u32 });
         }
         self.candidates = candidates;
-        let Sampler { options, random, candidates, .. } = self;
+        let Sampler { options, seed, position, candidates, .. } = self;
         let first = candidates.iter().min_by(|a, b| likelier(a, b)).copied().filter(|first| first.value.is_finite())?;
         if options.temperature == 0.0 {
             return Some(first.token);
@@ -192,7 +205,7 @@ impl Sampler {
         candidates.retain(|candidate| candidate.value >= f64::from(options.min_p));
         candidates.sort_unstable_by_key(|candidate| candidate.token);
         let sum: f64 = candidates.iter().map(|candidate| candidate.value).sum();
-        let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform = (draw_at(*seed, *position) >> 11) as f64 / (1u64 << 53) as f64;
         let mut left = uniform * sum;
         for candidate in candidates.iter() {
             left -= candidate.value;
@@ -202,6 +215,18 @@ impl Sampler {
         }
         Some(first.token) // only reached by rounding
     }
+}
+
+/// The 64 random bits for the token at a position: the output of the seed's generator after that many others.
+fn draw_at(seed: u64, position: u64) -> u64 {
+    let mut random = Pcg64::seed_from_u64(seed);
+    random.advance(position.into());
+    random.next_u64()
+}
+
+/// A seed that differs with each call and each process.
+pub fn random_seed() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 /// Keeps the most likely candidates whose weights sum to at least `top_p` of the total. Sorts only a growing head of them.
@@ -282,7 +307,7 @@ mod tests {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         logit_bias: Vec::new(),
-        seed: 5,
+        seed: Some(5),
     };
 
     #[test]
@@ -326,10 +351,45 @@ mod tests {
     fn a_seed_draws_the_same_again_and_another_one_does_not() {
         let draw = |seed| {
             let mut sampler = Sampler::new(SamplerOptions { seed, ..WARM }, 4).unwrap();
-            (0..50).map(|_| sampler.pick(&logits()).unwrap()).collect::<Vec<_>>()
+            let tokens = (0..50).map(|_| sampler.pick(&logits()).unwrap()).collect::<Vec<_>>();
+            (tokens, sampler.seed())
         };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
+        assert_eq!(draw(Some(1)), draw(Some(1)));
+        assert_ne!(draw(Some(1)).0, draw(Some(2)).0);
+        // Without a seed, a random one is taken and told.
+        let (tokens, seed) = draw(None);
+        assert_eq!(draw(Some(seed)).0, tokens);
+        assert_ne!(draw(None).1, seed);
+    }
+
+    #[test]
+    fn a_draw_depends_on_the_seed_and_the_position_alone() {
+        let warm = || Sampler::new(WARM, 4).unwrap();
+        let mut whole = warm();
+        whole.observe(&[3, 1]);
+        let tokens: Vec<u32> = (0..40).map(|_| whole.pick(&logits()).unwrap()).collect();
+        for n in 0..40 {
+            // The first n tokens as a prompt, picked by a device, and picked under a constraint.
+            let mut moved = warm();
+            moved.observe(&[3, 1]);
+            moved.observe(&tokens[..n]);
+            let mut picked = warm();
+            picked.observe(&[3, 1]);
+            for (i, &token) in tokens[..n].iter().enumerate() {
+                match i % 2 {
+                    0 => drop(picked.pick_row(Row::Token(token))),
+                    _ => drop(picked.pick_where(&logits(), |other| other == token)),
+                }
+            }
+            let bits = moved.setting().unwrap().draw;
+            assert_eq!((bits, picked.setting().unwrap().draw), (draw_at(5, n as u64 + 2), bits));
+            let rest =
+                |sampler: &mut Sampler| tokens[n..].iter().all(|&token| sampler.pick(&logits()).unwrap() == token);
+            assert!(rest(&mut moved) && rest(&mut picked), "{n}");
+        }
+        let bits: std::collections::BTreeSet<u64> =
+            (0..20).flat_map(|seed| (0..20).map(move |position| draw_at(seed, position))).collect();
+        assert_eq!(bits.len(), 400);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::RuntimeError;
 /// ```
 /// use jamba_runtime::{Sampler, SamplerOptions};
 ///
-/// let options = SamplerOptions { temperature: 0.8, top_p: 0.9, seed: 7, ..SamplerOptions::default() };
+/// let options = SamplerOptions { temperature: 0.8, top_p: 0.9, seed: Some(7), ..SamplerOptions::default() };
 /// let mut sampler = Sampler::new(options, 3)?;
 /// let token = sampler.pick(&[0.5, 8.0, -1.0])?;
 /// assert_eq!(token, 1); // the others are too unlikely for top-p 0.9
@@ -32,8 +32,9 @@ pub struct SamplerOptions {
     pub frequency_penalty: f32,
     /// Pairs of a token and a value added to its logit; negative infinity forbids the token.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Seed of the random generator.
-    pub seed: u64,
+    /// Seed of the draws; None takes a random one, which [`Generated::seed`](crate::Generated::seed),
+    /// [`Event::seed`](crate::Event::seed) and [`Sampler::seed`](crate::Sampler::seed) tell.
+    pub seed: Option<u64>,
 }
 
 impl SamplerOptions {
@@ -47,7 +48,7 @@ impl SamplerOptions {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         logit_bias: Vec::new(),
-        seed: 0,
+        seed: None,
     };
 
     /// Fails if an option is outside its range or a biased token is outside the vocabulary.

@@ -44,7 +44,7 @@ pub enum Constraint {
 
 impl Constraint {
     /// The kind of constraint, for messages.
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Constraint::JsonSchema(_) => "JSON schema",
             Constraint::Regex(_) => "regular expression",
@@ -133,7 +133,7 @@ fn sentence(message: &str) -> String {
 }
 
 /// Compiles a constraint.
-fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<Matcher, RuntimeError> {
+pub(super) fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<Matcher, RuntimeError> {
     let kind = constraint.kind();
     let grammar = constraint.grammar()?;
     let matcher = std::thread::scope(|threads| {
@@ -157,7 +157,12 @@ pub(crate) struct Vocabulary(OnceLock<Arc<ParserFactory>>);
 
 impl Vocabulary {
     /// Builds the factory from a `tokenizer.json`, for rows of `vocab` logits and end tokens `eos`.
-    fn factory(&self, tokenizer: &[u8], vocab: usize, eos: &[u32]) -> Result<Arc<ParserFactory>, RuntimeError> {
+    pub(super) fn factory(
+        &self,
+        tokenizer: &[u8],
+        vocab: usize,
+        eos: &[u32],
+    ) -> Result<Arc<ParserFactory>, RuntimeError> {
         if let Some(factory) = self.0.get() {
             return Ok(Arc::clone(factory));
         }
@@ -183,6 +188,19 @@ impl Vocabulary {
     }
 }
 
+/// The tokens that end a constrained text.
+pub(super) fn end_tokens(engine: &Engine) -> Result<Vec<u32>, RuntimeError> {
+    let texts = engine.tokenizer()?;
+    // An end token of white space, such as a line break, is text where the constraint allows it.
+    let is_text = |&eos: &u32| texts.decode(&[eos]).is_ok_and(|text| !text.is_empty() && text.trim().is_empty());
+    let mut eos = engine.manifest().model.eos.clone();
+    eos.retain(|eos| !is_text(eos));
+    if eos.is_empty() {
+        eos.extend(texts.eos());
+    }
+    Ok(eos)
+}
+
 /// The state of a constraint after the tokens so far.
 pub(crate) struct Matching {
     kind: &'static str,
@@ -200,20 +218,9 @@ impl Allowed {
 }
 
 impl Matching {
-    /// The state before the first token. Fails if the constraint is invalid or matches no text.
-    pub(crate) fn new(engine: &Engine, constraint: &Constraint) -> Result<Matching, RuntimeError> {
-        let kind = constraint.kind();
-        let texts = engine.tokenizer()?;
-        // An end token of white space, such as a line break, is text where the constraint allows it.
-        let is_text = |&eos: &u32| texts.decode(&[eos]).is_ok_and(|text| !text.is_empty() && text.trim().is_empty());
-        let mut eos = engine.manifest().model.eos.clone();
-        eos.retain(|eos| !is_text(eos));
-        if eos.is_empty() {
-            eos.extend(texts.eos());
-        }
-        let (tokenizer, vocabulary) = engine.vocabulary()?;
-        let factory = vocabulary.factory(tokenizer, engine.manifest().model.vocab as usize, &eos)?;
-        Ok(Matching { kind, matcher: compile(&factory, constraint)?, eos })
+    /// The state before the first token.
+    pub(super) fn begin(kind: &'static str, matcher: Matcher, eos: &[u32]) -> Matching {
+        Matching { kind, matcher, eos: eos.to_vec() }
     }
 
     /// The tokens that end the text.

@@ -10,11 +10,14 @@
 //! - [`messages`] reads chats in the JSON of OpenAI's chat completions.
 //! - [`answer`] splits answers into reasoning, calls of functions, and content.
 //! - [`stop`] finds stop strings in a stream of text.
-//! - [`constrain`] restricts tokens to those that a JSON schema, a regular expression or a grammar allows.
+//! - [`constrain`] restricts tokens to those that a JSON schema, a regular expression or a grammar allows; [`compiled`]
+//!   compiles them apart from the engine.
 
 pub(crate) mod answer;
 mod bytes;
 pub(crate) mod chat;
+#[cfg(feature = "constrain")]
+pub(crate) mod compiled;
 #[cfg(feature = "constrain")]
 pub(crate) mod constrain;
 mod encode;

@@ -48,7 +48,7 @@ fn run(
 
 fn options() -> impl Strategy<Value = GenerateOptions> {
     let sampler = (any::<u64>(), 0..3u8, vec((0..200u32, -3.0..3.0f32), 0..3)).prop_map(|(seed, kind, logit_bias)| {
-        let plain = SamplerOptions { temperature: 1.0, seed, logit_bias, ..SamplerOptions::default() };
+        let plain = SamplerOptions { temperature: 1.0, seed: Some(seed), logit_bias, ..SamplerOptions::default() };
         match kind {
             0 => SamplerOptions { temperature: 0.0, ..plain },
             1 => SamplerOptions { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, ..plain },

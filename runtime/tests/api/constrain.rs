@@ -2,13 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use jamba_runtime::{Constraint, Engine, Finish, GenerateOptions, Generated, RuntimeError, SamplerOptions};
+use jamba_runtime::{
+    Batch, Constraint, Engine, Finish, GenerateOptions, Generated, Request, RuntimeError, SamplerOptions,
+};
 use serde_json::{Value, json};
 
 use crate::generate::open;
 
 fn answer(engine: &mut Engine, constraint: Constraint, seed: u64) -> Result<Generated, RuntimeError> {
-    let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
+    let sampler = SamplerOptions { temperature: 1.0, seed: Some(seed), ..SamplerOptions::default() };
     let options = GenerateOptions { max_new: 90, sampler, constraint: Some(constraint), ..GenerateOptions::default() };
     engine.generate(&[1, 20, 30], &options, |_| ControlFlow::Continue(()))
 }
@@ -114,4 +116,49 @@ fn constraints_that_are_none_are_refused_by_name() {
     }
     assert_eq!(engine.free().0, engine.manifest().limits.max_sequences);
     assert!(answer(&mut engine, Constraint::JsonSchema(json!(true)), 1).is_ok());
+}
+
+#[test]
+fn a_constraint_compiled_on_another_thread_is_the_same() {
+    let mut engine = open();
+    let constraints = [Constraint::JsonSchema(schema()), Constraint::Regex("[a-z]{3,9}( [a-z]+){2}".to_owned())];
+    for constraint in constraints {
+        let (compiler, ours) = (engine.constraint_compiler().unwrap(), constraint.clone());
+        let compiled = std::thread::spawn(move || compiler.compile(&ours).unwrap()).join().unwrap();
+        // Used again and again, it begins anew each time.
+        for seed in 0..4 {
+            let expected = answer(&mut engine, constraint.clone(), seed).unwrap();
+            let sampler = SamplerOptions { temperature: 1.0, seed: Some(seed), ..SamplerOptions::default() };
+            let options = GenerateOptions { max_new: 90, sampler, ..GenerateOptions::default() };
+            let options = GenerateOptions { compiled: Some(compiled.clone()), ..options };
+            let found = engine.generate(&[1, 20, 30], &options, |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!((found.tokens, found.text, found.finish), (expected.tokens, expected.text, expected.finish));
+        }
+        // Several answers of one request share one compilation; each has a state of its own.
+        for compiled in [None, Some(compiled)] {
+            let sampler = SamplerOptions { temperature: 1.0, seed: Some(0), ..SamplerOptions::default() };
+            let constraint_of = compiled.is_none().then(|| constraint.clone());
+            let options = GenerateOptions { max_new: 90, sampler, ..GenerateOptions::default() };
+            let options = GenerateOptions { compiled, constraint: constraint_of, ..options };
+            let mut batch = Batch::new(&engine);
+            batch.submit(&engine, Request { prompt: vec![1, 20, 30], options, n: 4, ..Request::default() }).unwrap();
+            let mut texts = vec![String::new(); 4];
+            while !batch.is_idle() {
+                for event in batch.step(&mut engine).unwrap() {
+                    let text = &mut texts[event.choice];
+                    text.extend(event.token.iter().map(|token| &*token.text));
+                    *text += &event.rest;
+                }
+            }
+            for (seed, text) in texts.into_iter().enumerate() {
+                assert_eq!(text, answer(&mut engine, constraint.clone(), seed as u64).unwrap().text);
+            }
+        }
+    }
+    let other = open().constraint_compiler().unwrap().compile(&Constraint::JsonSchema(json!(true))).unwrap();
+    let options = GenerateOptions { max_new: 3, compiled: Some(other), ..GenerateOptions::default() };
+    let error = engine.generate(&[1], &options, |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, RuntimeError::Option { name: "compiled constraint", .. }), "{error}");
+    let refused = engine.constraint_compiler().unwrap().compile(&Constraint::Regex("[a".to_owned())).unwrap_err();
+    assert!(matches!(refused, RuntimeError::Constraint { kind: "regular expression", .. }), "{refused}");
 }

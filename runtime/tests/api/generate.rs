@@ -14,7 +14,7 @@ pub(crate) fn open() -> Engine {
 
 /// Samples, because the toy model's most likely tokens repeat soon.
 fn warm(seed: u64) -> GenerateOptions {
-    let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
+    let sampler = SamplerOptions { temperature: 1.0, seed: Some(seed), ..SamplerOptions::default() };
     GenerateOptions { max_new: 60, sampler, ignore_eos: true, ..GenerateOptions::default() }
 }
 

@@ -194,7 +194,7 @@ fn constraints_hold_where_characters_are_bytes() {
     let mut engine = open(folder.path());
     let prompt = engine.tokenizer().unwrap().encode("ab").unwrap();
     for (seed, expression, n_characters) in [(1, "é{3}", 3), (2, "(日|é|a){4}", 4), (3, "[a-c]{2} 本", 4)] {
-        let sampler = SamplerOptions { temperature: 1.0, seed, ..SamplerOptions::default() };
+        let sampler = SamplerOptions { temperature: 1.0, seed: Some(seed), ..SamplerOptions::default() };
         let constraint = Some(Constraint::Regex(expression.to_owned()));
         let options = GenerateOptions { max_new: 60, sampler, constraint, ..GenerateOptions::default() };
         let Generated { text, finish, .. } = answer(&mut engine, &prompt, &options);

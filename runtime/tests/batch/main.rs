@@ -7,6 +7,7 @@ mod fixture;
 mod cache;
 mod order;
 mod preempted;
+mod probabilities;
 mod random;
 
 use std::collections::BTreeMap;

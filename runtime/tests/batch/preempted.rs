@@ -79,18 +79,16 @@ fn several_answers_read_their_prompt_once() {
 
 #[test]
 fn each_answer_draws_with_its_own_seed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = Toy { defines: "#define SPREAD 300", ..Toy::new() }.write(folder.path(), "spread.plan");
-    let mut engine = Engine::open(&path, OpenOptions { threads: Some(1), ..OpenOptions::default() }).unwrap();
+    let (_folder, mut engine) = super::probabilities::spread();
     for n_prompt in [1, 2, 40] {
         let mut request = request(n_prompt, 12, 3);
-        request.options.sampler = SamplerOptions { temperature: 1.0, seed: 7, ..SamplerOptions::GREEDY };
+        request.options.sampler = SamplerOptions { temperature: 1.0, seed: Some(7), ..SamplerOptions::GREEDY };
         let mut batch = Batch::new(&engine);
         let id = batch.submit(&engine, Request { n: 4, ..request.clone() }).unwrap();
         let answers = answers_of(&mut engine, &mut batch);
         for choice in 0..4 {
             let mut options = request.options.clone();
-            options.sampler.seed += choice;
+            options.sampler.seed = Some(7 + choice);
             let alone = engine.generate(&request.prompt, &options, |_| std::ops::ControlFlow::Continue(())).unwrap();
             assert_eq!(answers[&(id, choice as usize)], alone.tokens, "{choice}");
         }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use jamba_runtime::{Batch, BatchOptions, Cancel, PrefixCache, Request, SamplerOptions};
+use jamba_runtime::{Batch, BatchOptions, Cancel, PrefixCache, PromptToken, Request, SamplerOptions};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::probabilities::of_prompt;
 use super::*;
 
 /// What happens before a step.
@@ -37,18 +38,33 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
 fn sampler() -> impl Strategy<Value = SamplerOptions> {
     (0..3u8, any::<u64>()).prop_map(|(kind, seed)| match kind {
         0 => SamplerOptions::GREEDY,
-        1 => SamplerOptions { temperature: 0.8, seed, ..SamplerOptions::GREEDY },
-        _ => SamplerOptions { temperature: 1.2, top_k: 30, repetition_penalty: 1.2, seed, ..SamplerOptions::GREEDY },
+        1 => SamplerOptions { temperature: 0.8, seed: Some(seed), ..SamplerOptions::GREEDY },
+        _ => SamplerOptions {
+            temperature: 1.2,
+            top_k: 30,
+            repetition_penalty: 1.2,
+            seed: Some(seed),
+            ..SamplerOptions::GREEDY
+        },
     })
 }
 
 fn submission() -> impl Strategy<Value = Act> {
     let places = vec(any::<prop::sample::Index>(), 0..3);
-    (prompt(), sampler(), 1..30usize, 1..4usize, -2..3i32, places, any::<bool>()).prop_map(
-        |(prompt, sampler, max_new, n, priority, places, ignore_eos)| {
+    let probed = prop_oneof![3 => Just(None), 1 => (0..3usize).prop_map(Some)];
+    (prompt(), sampler(), 1..30usize, 1..4usize, -2..3i32, places, any::<bool>(), probed).prop_map(
+        |(prompt, sampler, max_new, n, priority, places, ignore_eos, prompt_logprobs)| {
             let snapshot_at = places.iter().map(|place| 1 + place.index(prompt.len())).collect();
             let options = GenerateOptions { max_new, sampler, ignore_eos, ..GenerateOptions::default() };
-            Act::Submit(Box::new(Request { prompt, options, n, priority, snapshot_at, ..Request::default() }))
+            Act::Submit(Box::new(Request {
+                prompt,
+                options,
+                n,
+                priority,
+                snapshot_at,
+                prompt_logprobs,
+                ..Request::default()
+            }))
         },
     )
 }
@@ -82,6 +98,7 @@ struct Told {
     request: Request,
     cancel: Cancel,
     answers: Vec<Result>,
+    prompt: Vec<PromptToken>,
     is_cancelled: bool,
 }
 
@@ -101,6 +118,7 @@ fn step(engine: &mut Engine, batch: &mut Batch, told: &mut [Told]) {
         let told = told.iter_mut().find(|told| told.id == event.request).unwrap();
         let (tokens, finish) = &mut told.answers[event.choice];
         assert!(finish.is_none() && event.error.is_none(), "{event:?}");
+        told.prompt.extend(event.prompt.iter().cloned());
         tokens.extend(event.token.as_ref().map(|token| token.token));
         assert_eq!((event.usage.prompt_tokens, event.usage.new_tokens), (told.request.prompt.len(), tokens.len()));
         *finish = event.finish;
@@ -126,7 +144,8 @@ proptest! {
                     request.options.cancel = cancel.clone();
                     let id = batch.submit(&engine, (*request).clone()).unwrap();
                     let answers = vec![(Vec::new(), None); request.n];
-                    all.push(Told { id, request: *request, cancel, answers, is_cancelled: false });
+                    let prompt = Vec::new();
+                    all.push(Told { id, request: *request, cancel, answers, prompt, is_cancelled: false });
                 }
                 Act::Cancel(index, by_id) => {
                     let Some(told) = all.get_mut(index) else { continue };
@@ -152,11 +171,14 @@ proptest! {
             prop_assert!(n_steps < 5000, "no end");
         }
         prop_assert_eq!((engine.free(), batch.swapped_bytes()), ((3, 10), 0));
-        for Told { request, answers, is_cancelled, .. } in &all {
+        for Told { request, answers, prompt, is_cancelled, .. } in &all {
+            if let (Some(n_top), false) = (request.prompt_logprobs, is_cancelled) {
+                prop_assert_eq!(prompt, &of_prompt(&mut engine, &request.prompt, n_top));
+            }
             for ((tokens, finish), choice) in answers.iter().zip(0..) {
                 let mut options = request.options.clone();
                 options.cancel = Cancel::new();
-                options.sampler.seed = options.sampler.seed.wrapping_add(choice);
+                options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(choice));
                 let alone = engine.generate(&request.prompt, &options, |_| ControlFlow::Continue(())).unwrap();
                 if *is_cancelled {
                     prop_assert!(alone.tokens.starts_with(tokens));

@@ -11,7 +11,7 @@ use crate::client::{Running, engine};
 /// The text and tokens of a request alone.
 fn alone(prompt: &[u32], seed: u64, max_new: usize) -> String {
     let mut engine = engine();
-    let sampler = SamplerOptions { seed, ..engine.sampler_options() };
+    let sampler = SamplerOptions { seed: Some(seed), ..engine.sampler_options() };
     let options = GenerateOptions { max_new, sampler, ..GenerateOptions::default() };
     engine.generate(prompt, &options, |_| ControlFlow::Continue(())).expect("an answer").text
 }

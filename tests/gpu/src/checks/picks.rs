@@ -13,14 +13,14 @@ const TOKENS: usize = 5;
 /// Sampling options: greedy, drawn from all tokens and from few, and two that need the logits on the host (penalties, log
 /// probabilities).
 pub fn requests() -> Vec<GenerateOptions> {
-    let warm = SamplerOptions { temperature: 0.8, seed: 3, ..SamplerOptions::GREEDY };
+    let warm = SamplerOptions { temperature: 0.8, seed: Some(3), ..SamplerOptions::GREEDY };
     let samplers = [
         SamplerOptions::GREEDY,
         warm.clone(),
-        SamplerOptions { top_k: 40, seed: 4, ..warm.clone() },
-        SamplerOptions { top_p: 0.9, seed: 5, ..warm.clone() },
-        SamplerOptions { min_p: 0.05, seed: 6, ..warm.clone() },
-        SamplerOptions { frequency_penalty: 1.5, seed: 7, ..warm.clone() },
+        SamplerOptions { top_k: 40, seed: Some(4), ..warm.clone() },
+        SamplerOptions { top_p: 0.9, seed: Some(5), ..warm.clone() },
+        SamplerOptions { min_p: 0.05, seed: Some(6), ..warm.clone() },
+        SamplerOptions { frequency_penalty: 1.5, seed: Some(7), ..warm.clone() },
     ];
     let options =
         |sampler| GenerateOptions { max_new: TOKENS, ignore_eos: true, sampler, ..GenerateOptions::default() };
