@@ -463,9 +463,9 @@ fn keys_and_tensors_are_ignored_with_a_note_or_on_request() {
     let (engine, stderr) = folder.plan();
     drop(engine);
     for says in [
-        "warning: model.ignore_keys: \"hidden_size\" has no effect on DIR/config.json: jambac reads this key",
-        "warning: model.ignore_keys: \"typo\" has no effect on DIR/config.json: the file has no such key",
-        "warning: model.ignore_tensors: \"*.rotary\" matches no tensor of DIR/model.safetensors",
+        "warning: model.ignore_keys: \"hidden_size\" has no effect on DIR/./config.json: jambac reads this key",
+        "warning: model.ignore_keys: \"typo\" has no effect on DIR/./config.json: the file has no such key",
+        "warning: model.ignore_tensors: \"*.rotary\" matches no tensor of DIR/./model.safetensors",
     ] {
         assert!(stderr.contains(says), "{stderr}");
     }

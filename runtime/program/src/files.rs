@@ -28,5 +28,16 @@ impl ForceArg {
 
 /// True if the beginning of a file contains these bytes.
 pub fn contains(head: &[u8], part: &[u8]) -> bool {
-    head.windows(part.len()).any(|window| window == part)
+    part.is_empty() || head.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contains;
+
+    #[test]
+    fn every_text_contains_nothing() {
+        assert!(contains(b"", b"") && contains(b"ab", b"") && contains(b"ab", b"b"));
+        assert!(!contains(b"ab", b"abc") && !contains(b"", b"a"));
+    }
 }
