@@ -41,8 +41,10 @@ fn settings(settings: &[Setting]) -> Arg {
 
 /// The host's picks for the rows in order, and the settings that a device needs to reproduce them.
 fn on_host(options: &SamplerOptions, vocab: usize, logits: &[f32]) -> (Vec<i32>, Vec<Setting>) {
+    let seed = options.seed.unwrap_or(0);
+    let options = &SamplerOptions { seed: Some(seed), ..options.clone() };
     let mut sampler = Sampler::new(options.clone(), vocab).expect("options in range");
-    let mut random = Pcg64::seed_from_u64(options.seed);
+    let mut random = Pcg64::seed_from_u64(seed);
     let &SamplerOptions { temperature, top_k, top_p, min_p, .. } = options;
     logits
         .chunks_exact(vocab)
@@ -131,7 +133,7 @@ fn draws_are_the_hosts() {
             (0..n).for_each(|row| logits[row * vocab + 60 + row] = f32::NEG_INFINITY);
         }
         for (number, options) in all_options().into_iter().enumerate() {
-            let options = SamplerOptions { seed: number as u64, ..options };
+            let options = SamplerOptions { seed: Some(number as u64), ..options };
             let (expected, rows) = on_host(&options, vocab, &logits);
             for seed in [1, 2] {
                 let found = run(&compiled, seed, kernel, vocab, &logits, &[settings(&rows)]);
@@ -150,7 +152,7 @@ fn of_tokens_alike_the_lower_are_kept() {
     let logits: Vec<f32> = rows(vocab, n).iter().map(|x| x.round() / 2.0).collect();
     for (number, options) in all_options().into_iter().enumerate() {
         for top_k in [options.top_k, 7, 100] {
-            let options = SamplerOptions { seed: 90 + number as u64, top_k, ..options.clone() };
+            let options = SamplerOptions { seed: Some(90 + number as u64), top_k, ..options.clone() };
             let (expected, rows) = on_host(&options, vocab, &logits);
             assert_eq!(run(&compiled, 1, &draw(vocab), vocab, &logits, &[settings(&rows)]), expected, "{options:?}");
         }
@@ -183,7 +185,7 @@ fn a_large_vocabulary_draws_as_the_host() {
     let likeliest: Vec<i32> = logits.chunks_exact(vocab).map(|row| greedy(row).expect("finite") as i32).collect();
     assert_eq!(run(&compiled, 1, &argmax(vocab), vocab, &logits, &[]), likeliest);
     let warm =
-        SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 11, ..SamplerOptions::GREEDY };
+        SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: Some(11), ..SamplerOptions::GREEDY };
     for options in
         [warm.clone(), SamplerOptions { top_k: 50, top_p: 0.9, ..warm.clone() }, SamplerOptions { top_p: 0.95, ..warm }]
     {
@@ -198,7 +200,7 @@ fn mutants_of_the_draw_are_caught() {
     let (vocab, n) = (512, 8);
     let ptx = ptx_of(&[draw(vocab)]);
     let logits: Vec<f32> = rows(vocab, n).iter().map(|x| x.round() / 2.0).collect();
-    let options = SamplerOptions { temperature: 1.0, top_k: 7, top_p: 0.9, seed: 97, ..SamplerOptions::GREEDY };
+    let options = SamplerOptions { temperature: 1.0, top_k: 7, top_p: 0.9, seed: Some(97), ..SamplerOptions::GREEDY };
     let (expected, rows) = on_host(&options, vocab, &logits);
     let is_right = |ptx: &str, seed: u64| {
         let draw = || run(&Runner::of_ptx(ptx), seed, &draw(vocab), vocab, &logits, &[settings(&rows)]);

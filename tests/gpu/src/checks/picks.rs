@@ -24,7 +24,7 @@ pub fn requests() -> Vec<GenerateOptions> {
     ];
     let options =
         |sampler| GenerateOptions { max_new: TOKENS, ignore_eos: true, sampler, ..GenerateOptions::default() };
-    let told = GenerateOptions { logprobs: Some(2), ..options(SamplerOptions { seed: 8, ..warm }) };
+    let told = GenerateOptions { logprobs: Some(2), ..options(SamplerOptions { seed: Some(8), ..warm }) };
     samplers.into_iter().map(options).chain([told]).collect()
 }
 
