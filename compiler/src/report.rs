@@ -127,7 +127,7 @@ pub fn print(text: &str) -> Result<()> {
     print_raw(&printable(text))
 }
 
-/// As [`print`], for a program that reads the text: as it is.
+/// As [`print()`], for a program that reads the text: as it is.
 pub fn print_raw(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -2,6 +2,7 @@
 //! compiler; it runs the `jambac` beside itself or on PATH.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,8 +39,14 @@ impl Named {
     /// # Errors
     /// `jambac` is missing or fails.
     pub(crate) fn built_again(&self, error: &RuntimeError) -> Result<Option<PathBuf>, Failure> {
-        let (Some((model, device)), RuntimeError::Plan { source, .. }) = (&self.model, error) else { return Ok(None) };
-        say!("jamba: {}: {source}: building it again", self.path.display());
+        let Some((model, device)) = &self.model else { return Ok(None) };
+        let reason = match error {
+            RuntimeError::Plan { source, .. } => source.to_string(),
+            // An empty file.
+            RuntimeError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => source.to_string(),
+            _ => return Ok(None),
+        };
+        say!("jamba: {}: {reason}: building it again", self.path.display());
         build(model, *device, &["--rebuild"]).map(Some)
     }
 }

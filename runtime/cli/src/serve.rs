@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Accept requests for any model
     #[arg(long)]
     any_model: bool,
-    /// Origin of web pages that may use the server, such as https://example.org. Repeatable
+    /// Origin of web pages that may use the server, such as `https://example.org`. Repeatable
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Answers that may wait besides those that run; more are refused

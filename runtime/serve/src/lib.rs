@@ -7,10 +7,10 @@
 //!                    └──────────────── events, one message a step ◄──────────────────────────────────┘
 //! ```
 //!
-//! - [`listen`] accepts connections and limits them; [`app`] has the routes.
-//! - [`admission`] refuses what would wait too long, without asking the step thread.
-//! - [`prepare`] encodes prompts; [`answer`] is a request in progress; [`steps`] is the step thread.
-//! - [`openai`] speaks OpenAI's API.
+//! - `listen` accepts connections and limits them; `app` has the routes.
+//! - `admission` refuses what would wait too long, without asking the step thread.
+//! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
+//! - `openai` speaks OpenAI's API.
 
 mod admission;
 mod answer;
