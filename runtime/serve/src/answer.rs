@@ -21,6 +21,8 @@ pub(crate) struct Job {
     pub(crate) options: GenerateOptions,
     pub(crate) n: usize,
     pub(crate) priority: i32,
+    /// Reports the prompt's tokens with this many most likely ones.
+    pub(crate) prompt_logprobs: Option<usize>,
 }
 
 /// A request in `/slots`. It has no text.
@@ -149,14 +151,13 @@ impl App {
         };
         let mut first_choice = 0;
         let mut taken = Vec::new();
-        for Job { prompt, turn_ends, mut options, n, priority } in jobs {
+        for Job { prompt, turn_ends, mut options, n, priority, prompt_logprobs } in jobs {
             options.cancel = answers.cancel.clone();
             for usage in &mut answers.usage[first_choice..first_choice + n] {
                 usage.prompt_tokens = prompt.len();
             }
             let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
-            let request =
-                Request { prompt, options, n, priority, deadline, snapshot_at: turn_ends, ..Request::default() };
+            let request = Request { prompt, options, n, priority, deadline, snapshot_at: turn_ends, prompt_logprobs };
             let (sent, result) = oneshot::channel();
             let submission = Submission { request, first_choice, events: sender.clone(), taken: sent };
             self.commands.try_send(submission).map_err(|error| match error {

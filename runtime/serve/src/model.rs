@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jamba_runtime::{AnswerSyntax, ChatTemplate, Engine, GenerateOptions, RuntimeError, Tokenizer};
+use jamba_runtime::{AnswerSyntax, ChatTemplate, ConstraintCompiler, Engine, GenerateOptions, RuntimeError, Tokenizer};
 
 use crate::error::{ApiError, Result};
 
@@ -25,6 +25,7 @@ pub(crate) struct Model {
     pub(crate) has_own_limit: bool,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Arc<ChatTemplate>>,
+    constraints: Option<ConstraintCompiler>,
     /// The markup of answers.
     pub(crate) syntax: AnswerSyntax,
 }
@@ -39,6 +40,8 @@ impl Model {
         let manifest = engine.manifest();
         let tokenizer = optional(engine.tokenizer())?;
         let template = optional(engine.chat_template())?.map(Arc::new);
+        // Without a tokenizer or an end token, constraints are refused.
+        let constraints = engine.constraint_compiler().ok();
         let syntax = template.as_ref().map(|template| AnswerSyntax::of(template, tokenizer.as_deref()));
         let digest = engine.plan_digest().to_hex();
         let mut names = vec![manifest.model.name.clone()];
@@ -55,6 +58,7 @@ impl Model {
             has_own_limit: manifest.generation.max_new_tokens.is_some(),
             tokenizer,
             template,
+            constraints,
             syntax: syntax.unwrap_or_default(),
         })
     }
@@ -79,6 +83,11 @@ impl Model {
         self.tokenizer
             .as_ref()
             .ok_or_else(|| ApiError::invalid("the plan has no tokenizer: send prompts as tokens to /v1/completions"))
+    }
+
+    pub(crate) fn constraints(&self) -> Result<&ConstraintCompiler> {
+        let missing = "constraints need a tokenizer with an end token, which the plan does not have";
+        self.constraints.as_ref().ok_or_else(|| ApiError::invalid(missing))
     }
 
     pub(crate) fn template(&self) -> Result<&Arc<ChatTemplate>> {

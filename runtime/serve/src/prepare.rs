@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jamba_runtime::{Chat, EncodedChat};
+use jamba_runtime::{Chat, EncodedChat, GenerateOptions};
 
 use crate::app::App;
 use crate::error::{ApiError, Result};
@@ -28,6 +28,15 @@ impl App {
             Ok(tokenizer.encode_chat(&rendered)?)
         })
         .await
+    }
+
+    /// Compiles the constraint of the options, which the step thread would otherwise do while all answers wait.
+    pub(crate) async fn compile(&self, options: &mut GenerateOptions) -> Result<()> {
+        if let Some(constraint) = options.constraint.take() {
+            let compiler = self.model.constraints()?.clone();
+            options.compiled = Some(self.off_thread(move || Ok(compiler.compile(&constraint)?)).await?);
+        }
+        Ok(())
     }
 
     fn check_length(&self, n_bytes: usize) -> Result<()> {

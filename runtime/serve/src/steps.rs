@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 
 use jamba_runtime::{
-    Batch, BatchOptions, Engine, Event, Finish, NewToken, PrefixCache, PrefixCounters, Request, RequestId,
+    Batch, BatchOptions, Engine, Event, Finish, NewToken, PrefixCache, PrefixCounters, PromptToken, Request, RequestId,
     RuntimeError, Usage,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +28,8 @@ pub(crate) struct Submission {
 #[derive(Debug)]
 pub(crate) struct ChoiceEvent {
     pub(crate) choice: usize,
+    /// Tokens of the prompt that ran, if the request asks for their probabilities.
+    pub(crate) prompt: Vec<PromptToken>,
     pub(crate) token: Option<NewToken>,
     /// The held back end of the text, with `finish`.
     pub(crate) rest: String,
@@ -187,6 +189,7 @@ fn tell(
     let client = clients.get_mut(&event.request)?;
     let message = ChoiceEvent {
         choice: client.first_choice + event.choice,
+        prompt: event.prompt.clone(),
         token: event.token.clone(),
         rest: event.rest.clone(),
         finish: event.finish,

@@ -216,6 +216,7 @@ pub(crate) async fn chat(
         options.constraint = Some(constraint);
     }
     let permit = app.admission.admit(n).inspect_err(|_| app.metrics.refused("queue_full"))?;
+    app.compile(&mut options).await?;
     let prompt = app.encode_chat(chat).await?;
     let rest = (app.model.max_context + 1).saturating_sub(prompt.tokens.len());
     options.max_new = match sampling.max_new() {
@@ -231,7 +232,7 @@ pub(crate) async fn chat(
             .decode_with(&prompt.tokens[prompt.tokens.len().saturating_sub(8)..], SpecialTokens::All)?,
     );
     let priority = sampling.priority.unwrap_or(0);
-    let job = Job { prompt: prompt.tokens, turn_ends: prompt.turn_ends, options, n, priority };
+    let job = Job { prompt: prompt.tokens, turn_ends: prompt.turn_ends, options, n, priority, prompt_logprobs: None };
     let head = Head { id: format!("chatcmpl-{}", random_id()), created: app.now(), model, app: app.clone() };
     let answers = app.start(label.0, vec![job], permit).await?;
     let progress = |choice| Progress {

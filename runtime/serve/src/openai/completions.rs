@@ -3,6 +3,7 @@
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use jamba_runtime::PromptToken;
 use serde::{Deserialize, Serialize};
 
 use super::logprobs::CompletionTokens;
@@ -84,6 +85,8 @@ impl Head {
 /// A choice so far.
 #[derive(Default)]
 struct Progress {
+    /// The prompt, until it has been told.
+    echo: Option<String>,
     text: String,
     logprobs: CompletionTokens,
 }
@@ -96,9 +99,7 @@ pub(crate) async fn complete(
     let sampling: Sampling = body.read()?;
     let fields: Fields = body.read()?;
     let model = app.model.check_name(sampling.model.as_deref())?;
-    if fields.echo == Some(true) {
-        return Err(ApiError::unsupported("echo", "not supported yet"));
-    }
+    let echoes = fields.echo == Some(true);
     if fields.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(ApiError::field("logprobs", format!("expected at most {MAX_LOGPROBS}")));
     }
@@ -106,9 +107,14 @@ pub(crate) async fn complete(
     let mut options = sampling.options(&app.model)?;
     options.logprobs = fields.logprobs;
     options.max_new = sampling.max_new().unwrap_or(MAX_NEW);
-    if options.max_new == 0 {
-        return Err(ApiError::field("max_tokens", "found 0, expected 1 or more"));
+    if options.max_new == 0 && !echoes {
+        return Err(ApiError::field("max_tokens", "found 0, expected 1 or more, or echo"));
     }
+    if echoes && fields.logprobs.is_some() && n > 1 {
+        return Err(ApiError::field("n", "echo with logprobs gives one answer to each prompt"));
+    }
+    // With no new tokens, the prompt is read for its probabilities alone.
+    let prompt_logprobs = fields.logprobs.or((options.max_new == 0).then_some(0)).filter(|_| echoes);
     let prompts = match fields.prompt {
         None => return Err(ApiError::field("prompt", "missing: a text, a list of tokens, or a list of either")),
         Some(Prompt::Texts(texts)) => texts.into_vec().into_iter().map(Ok).collect::<Vec<_>>(),
@@ -119,22 +125,27 @@ pub(crate) async fn complete(
         return Err(ApiError::field("prompt", format!("found {} prompts, expected 1 to {MAX_PROMPTS}", prompts.len())));
     }
     let permit = app.admission.admit(n * prompts.len()).inspect_err(|_| app.metrics.refused("queue_full"))?;
-    let mut jobs = Vec::new();
+    app.compile(&mut options).await?;
+    let (mut jobs, mut choices) = (Vec::new(), Vec::new());
     for prompt in prompts {
-        let prompt = match prompt {
-            Ok(text) => app.encode(text, fields.add_special_tokens.unwrap_or(true)).await?,
-            Err(tokens) => tokens,
+        let (text, prompt) = match prompt {
+            Ok(text) => (Some(text.clone()), app.encode(text, fields.add_special_tokens.unwrap_or(true)).await?),
+            Err(tokens) => (None, tokens),
         };
         if prompt.is_empty() {
             return Err(ApiError::field("prompt", "found no tokens, expected at least one"));
         }
         let priority = sampling.priority.unwrap_or(0);
-        jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority });
+        let echo = match (echoes, text) {
+            (false, _) => None,
+            (true, Some(text)) => Some(text),
+            (true, None) => Some(app.model.tokenizer()?.decode(&prompt)?),
+        };
+        choices.extend((0..n).map(|_| Progress { echo: echo.clone(), ..Progress::default() }));
+        jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority, prompt_logprobs });
     }
-    let n_choices = n * jobs.len();
     let head = Head { id: format!("cmpl-{}", random_id()), created: app.now(), model, app: app.clone() };
     let answers = app.start(label.0, jobs, permit).await?;
-    let choices = (0..n_choices).map(|_| Progress::default()).collect();
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };
     if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }
@@ -150,42 +161,37 @@ struct Run {
 }
 
 impl Run {
-    /// The new text of an event, and its log probabilities.
-    fn news(&mut self, event: &ChoiceEvent) -> (String, CompletionTokens) {
+    /// The new text of an event. Its log probabilities go to those of the choice.
+    fn news(&mut self, event: &ChoiceEvent) -> String {
         let tokenizer = self.head.app.model.tokenizer().ok().map(|tokenizer| &**tokenizer);
         let progress = &mut self.choices[event.choice];
-        let mut news = CompletionTokens::after(progress.logprobs.n_chars());
-        let mut text = String::new();
+        let mut text = progress.echo.take().unwrap_or_default();
+        if self.has_logprobs {
+            for PromptToken { token, logprob, top } in &event.prompt {
+                progress.logprobs.push(tokenizer, *token, *logprob, top);
+            }
+        }
         if let Some(token) = &event.token {
             text += &token.text;
             if self.has_logprobs {
-                news.push(tokenizer, token.token, token.logprob, &token.top);
+                progress.logprobs.push(tokenizer, token.token, token.logprob, &token.top);
             }
         }
-        text += &event.rest;
-        (text, news)
+        text + &event.rest
     }
 
     async fn collect(&mut self) -> Result<Response> {
         let mut finishes = vec![None; self.choices.len()];
         while let Some(event) = self.answers.next().await? {
-            let has_logprobs = self.has_logprobs;
-            let tokenizer = self.head.app.model.tokenizer().ok().map(|tokenizer| &**tokenizer);
-            let progress = &mut self.choices[event.choice];
-            if let Some(token) = &event.token {
-                progress.text += &token.text;
-                if has_logprobs {
-                    progress.logprobs.push(tokenizer, token.token, token.logprob, &token.top);
-                }
-            }
-            progress.text += &event.rest;
+            let news = self.news(&event);
+            self.choices[event.choice].text += &news;
             if let Some(finish) = event.finish {
                 finishes[event.choice] = Some(finish_reason(finish));
             }
         }
         let has_logprobs = self.has_logprobs;
         let choices = std::mem::take(&mut self.choices).into_iter().zip(finishes).enumerate();
-        let choices = choices.map(|(index, (Progress { text, logprobs }, finish_reason))| Choice {
+        let choices = choices.map(|(index, (Progress { text, logprobs, .. }, finish_reason))| Choice {
             index,
             text,
             logprobs: has_logprobs.then_some(logprobs),
@@ -205,12 +211,14 @@ impl Source for Run {
             }
             return Ok(false);
         };
-        let (text, news) = self.news(&event);
-        self.choices[event.choice].logprobs = CompletionTokens::after(news.n_chars());
+        let text = self.news(&event);
+        let logprobs = &mut self.choices[event.choice].logprobs;
+        let after = CompletionTokens::after(logprobs.n_chars());
+        let logprobs = std::mem::replace(logprobs, after);
         let choice = Choice {
             index: event.choice,
             text,
-            logprobs: (self.has_logprobs && event.token.is_some()).then_some(news),
+            logprobs: (!logprobs.is_empty()).then_some(logprobs),
             finish_reason: event.finish.map(finish_reason),
         };
         let usage = self.usage.always.then(|| self.answers.total().into());

@@ -20,14 +20,14 @@ pub(super) struct ChatToken {
 #[derive(Debug, Serialize)]
 struct Candidate {
     token: String,
-    logprob: f32,
+    logprob: f64,
     bytes: Vec<u8>,
 }
 
 impl Candidate {
     fn new(tokenizer: &Tokenizer, token: u32, logprob: f32) -> Candidate {
         let bytes = tokenizer.token_bytes(token).unwrap_or_default();
-        Candidate { token: String::from_utf8_lossy(&bytes).into_owned(), logprob, bytes }
+        Candidate { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: logprob.into(), bytes }
     }
 }
 
@@ -45,7 +45,8 @@ impl ChatToken {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct CompletionTokens {
     tokens: Vec<String>,
-    token_logprobs: Vec<Option<f32>>,
+    /// f64, so that they are printed with the same digits as in `top_logprobs`: clients compare the two.
+    token_logprobs: Vec<Option<f64>>,
     /// By the text of the token.
     top_logprobs: Vec<Option<Map<String, Value>>>,
     text_offset: Vec<usize>,
@@ -58,6 +59,10 @@ impl CompletionTokens {
     /// Tokens that follow `n_chars` characters.
     pub(super) fn after(n_chars: usize) -> CompletionTokens {
         CompletionTokens { n_chars, ..CompletionTokens::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
     }
 
     pub(super) fn n_chars(&self) -> usize {
@@ -80,17 +85,12 @@ impl CompletionTokens {
             }
             let known = all.entry(name.clone()).or_insert(f32::NEG_INFINITY);
             *known = known.max(logprob);
-            all.into_iter().map(|(text, logprob)| (text, number(logprob))).collect()
+            all.into_iter().map(|(text, logprob)| (text, f64::from(logprob).into())).collect()
         });
         self.text_offset.push(self.n_chars);
         self.n_chars += name.chars().count();
         self.tokens.push(name);
-        self.token_logprobs.push(logprob);
+        self.token_logprobs.push(logprob.map(f64::from));
         self.top_logprobs.push(top);
     }
-}
-
-/// The same digits as a field of type f32 has.
-fn number(value: f32) -> Value {
-    serde_json::to_value(value).unwrap_or(Value::Null)
 }

@@ -157,3 +157,48 @@ fn the_end_is_where_the_request_wants_it() {
     let allowed = ask(json!({ "allowed_token_ids": [50, 60], "min_tokens": 30 }));
     assert_eq!(allowed["logprobs"]["tokens"].as_array().map(Vec::len), Some(30));
 }
+
+#[test]
+fn an_echo_has_the_probabilities_of_the_prompt() {
+    let server = Running::new(ServeOptions::default());
+    let prompt = [1, 20, 30, 40, 50, 60, 70];
+    let body =
+        json!({ "prompt": [prompt], "max_tokens": 1, "logprobs": 1, "echo": true, "temperature": 0, "seed": 1234 });
+    let answer = server.post("/v1/completions", &body).json();
+    let logprobs = &answer["choices"][0]["logprobs"];
+    let list = |name: &str| logprobs[name].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
+    let (tokens, found, top) = (list("tokens"), list("token_logprobs"), list("top_logprobs"));
+    assert_eq!((tokens.len(), found.len(), top.len(), list("text_offset").len()), (8, 8, 8, 8));
+    assert!(found[0].is_null() && top[0].is_null());
+    let mut engine = engine();
+    let sequence = engine.add_sequence().expect("a sequence");
+    for at in 1..prompt.len() {
+        let logits = engine.prefill(sequence, &prompt[at - 1..at], None, None).expect("logits").row(0).to_vec();
+        let expected = jamba_runtime::sample::logprob(&logits, prompt[at]).expect("a probability");
+        assert_eq!(found[at], json!(expected), "token {at}");
+        // lm-eval counts a token as the likeliest if its number is the largest: they must be printed alike.
+        assert_eq!(top[at][tokens[at].as_str().expect("a text")], found[at]);
+    }
+    let none = json!({ "prompt": "Once upon", "max_tokens": 0, "echo": true });
+    let answer = server.post("/v1/completions", &none).json();
+    assert_eq!(
+        (&answer["choices"][0]["text"], &answer["usage"]["completion_tokens"]),
+        (&json!("Once upon"), &json!(0))
+    );
+    let streamed = json!({ "prompt": "Once upon", "max_tokens": 2, "echo": true, "logprobs": 0, "seed": 2 });
+    let whole = server.post("/v1/completions", &streamed).json();
+    let mut streamed = streamed;
+    streamed["stream"] = json!(true);
+    let events = server.post("/v1/completions", &streamed).events();
+    let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+    let tokens: Vec<Value> = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["logprobs"]["tokens"].as_array())
+        .flatten()
+        .cloned()
+        .collect();
+    assert_eq!(
+        (json!(text), json!(tokens)),
+        (whole["choices"][0]["text"].clone(), whole["choices"][0]["logprobs"]["tokens"].clone())
+    );
+}

@@ -47,7 +47,6 @@ fn fields_that_are_wrong_are_named() {
         ("logprobs", json!(21), "logprobs"),
         ("best_of", json!(2), "best_of"),
         ("suffix", json!("x"), "suffix"),
-        ("echo", json!(true), "echo"),
         ("response_format", json!({ "type": "xml" }), "response_format.type"),
         ("guided_regex", json!("("), ""),
     ] {
