@@ -98,9 +98,9 @@ impl Model {
         })
     }
 
-    /// Most bytes of text that can be a prompt: refused before it is encoded.
+    /// Most bytes of text in a body.
     pub(crate) fn max_prompt_bytes(&self) -> usize {
-        // No tokenizer makes fewer tokens than one per 256 bytes of ordinary text; what passes is counted exactly.
+        // Ordinary text has a few bytes a token. What passes is refused when it is encoded.
         self.max_context.saturating_mul(256).clamp(1 << 16, 8 << 20)
     }
 }

@@ -2,32 +2,23 @@
 
 use std::sync::Arc;
 
-use jamba_runtime::{Chat, EncodedChat, GenerateOptions};
+use jamba_runtime::{AddedTokens, Chat, EncodedChat, GenerateOptions};
 
 use crate::app::App;
 use crate::error::{ApiError, Result};
 
 impl App {
-    /// Encodes a text.
-    pub(crate) async fn encode(&self, text: String, with_special_tokens: bool) -> Result<Vec<u32>> {
-        self.check_length(text.len())?;
-        let tokenizer = Arc::clone(self.model.tokenizer()?);
-        self.off_thread(move || {
-            Ok(if with_special_tokens { tokenizer.encode(&text)? } else { tokenizer.encode_plain(&text)? })
-        })
-        .await
+    /// Encodes a text. One that cannot fit the context is refused before it is encoded.
+    pub(crate) async fn encode(&self, text: String, added: AddedTokens) -> Result<Vec<u32>> {
+        let (tokenizer, most) = (Arc::clone(self.model.tokenizer()?), Some(self.model.max_context as u64));
+        self.off_thread(move || Ok(tokenizer.encode_within(&text, most, added)?)).await
     }
 
     /// Renders and encodes a chat.
     pub(crate) async fn encode_chat(&self, chat: Chat) -> Result<EncodedChat> {
         let (tokenizer, template) = (Arc::clone(self.model.tokenizer()?), Arc::clone(self.model.template()?));
-        let most = self.model.max_prompt_bytes();
-        self.off_thread(move || {
-            let rendered = template.render_parts(&chat)?;
-            check_length(rendered.text().len(), most)?;
-            Ok(tokenizer.encode_chat(&rendered)?)
-        })
-        .await
+        let most = Some(self.model.max_context as u64);
+        self.off_thread(move || Ok(tokenizer.encode_chat_within(&template.render_parts(&chat)?, most)?)).await
     }
 
     /// Compiles the constraint of the options, which the step thread would otherwise do while all answers wait.
@@ -39,24 +30,11 @@ impl App {
         Ok(())
     }
 
-    fn check_length(&self, n_bytes: usize) -> Result<()> {
-        check_length(n_bytes, self.model.max_prompt_bytes())
-    }
-
     /// Runs `work` on a thread for blocking work, as many at a time as there are cores.
     async fn off_thread<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let _permit = self.prepare.acquire().await.map_err(ApiError::internal)?;
         tokio::task::spawn_blocking(work).await.map_err(|_| {
             ApiError::internal("an internal error while the prompt was encoded, which the server's log describes")
         })?
-    }
-}
-
-fn check_length(n_bytes: usize, most: usize) -> Result<()> {
-    match n_bytes > most {
-        true => Err(ApiError::too_long(format!(
-            "the prompt has {n_bytes} bytes, more than the {most} that can fit the context"
-        ))),
-        false => Ok(()),
     }
 }

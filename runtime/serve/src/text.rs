@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State as Extract;
-use jamba_runtime::SpecialTokens;
+use jamba_runtime::{AddedTokens, SpecialTokens};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(crate) async fn tokenize(Extract(app): Extract<State>, body: Object) -> Resu
         (Some(text), None) => {
             // vLLM adds special tokens unless told not to; so do prompts here.
             let adds = fields.add_special_tokens.or(fields.add_special).unwrap_or(true);
-            app.encode(text, adds).await?
+            app.encode(text, if adds { AddedTokens::AsConfigured } else { AddedTokens::None }).await?
         }
         (None, Some(_)) => app.encode_chat(read_chat(&body, true)?).await?.tokens,
         _ => return Err(ApiError::invalid("expected content or prompt (a text), or messages (a chat)")),

@@ -3,7 +3,7 @@
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use jamba_runtime::PromptToken;
+use jamba_runtime::{AddedTokens, PromptToken};
 use serde::{Deserialize, Serialize};
 
 use super::logprobs::CompletionTokens;
@@ -126,10 +126,11 @@ pub(crate) async fn complete(
     }
     let permit = app.admission.admit(n * prompts.len()).inspect_err(|_| app.metrics.refused("queue_full"))?;
     app.compile(&mut options).await?;
+    let added = if fields.add_special_tokens == Some(false) { AddedTokens::None } else { AddedTokens::AsConfigured };
     let (mut jobs, mut choices) = (Vec::new(), Vec::new());
     for prompt in prompts {
         let (text, prompt) = match prompt {
-            Ok(text) => (Some(text.clone()), app.encode(text, fields.add_special_tokens.unwrap_or(true)).await?),
+            Ok(text) => (Some(text.clone()), app.encode(text, added).await?),
             Err(tokens) => (None, tokens),
         };
         if prompt.is_empty() {
