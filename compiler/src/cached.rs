@@ -56,7 +56,7 @@ pub enum Found {
     Stale(String),
 }
 
-/// What a plan is built from, beside the model and the options, which its name stands for.
+/// The inputs of a build, except the model and the options: the plan's file name has a digest of those.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Origin {
     /// Version of the compiler.
@@ -188,8 +188,8 @@ fn folder() -> Option<PathBuf> {
     Some(cache?.join("jambac"))
 }
 
-/// Stands for the model and its options, and for what the machine adds to them: the memory for which limits are chosen, and the
-/// assembler of GPU code.
+/// A digest of the model, its options, and what depends on the machine: the memory that limits are chosen for, and the assembler
+/// of GPU code.
 fn key(model: &ModelFile, synthetic_seed: Option<u64>, chat_template: Option<&str>) -> String {
     // Reported memory varies by a few pages with the kernel.
     let memory = machine::memory().map(|memory| (memory.total >> 30, memory.limit.map(|limit| limit >> 30)));

@@ -1,11 +1,11 @@
 //! Generation options of `run` and `chat`.
 
 use std::fs::File;
-use std::hash::BuildHasher;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use jamba_program::say;
+use jamba_runtime::sample::random_seed;
 use jamba_runtime::{
     AddedTokens, Cancel, Chat, ChatTemplate, Constraint, EncodedChat, Engine, GenerateOptions, RuntimeError,
     SamplerOptions, SpecialTokens, Tokenizer,
@@ -235,7 +235,7 @@ fn top_k(text: &str) -> Result<usize, String> {
 
 /// Parses `-s`: a number, or -1 for a new one. It is short, so that it can be typed again.
 fn seed(text: &str) -> Result<u64, String> {
-    let drawn = u64::from(std::hash::RandomState::new().hash_one(0) as u32);
+    let drawn = u64::from(random_seed() as u32);
     let seed = number_or(text, drawn).ok_or("expected a whole number, 0 or more, or -1 for a new seed")?;
     if text == "-1" && std::io::stderr().is_terminal() {
         say!("{}", style::on_stderr(style::Kind::Quiet, &format!("[seed {seed}]")));

@@ -1,7 +1,7 @@
 //! Log output on stderr, filtered by the environment variable `JAMBA_LOG`.
 //!
 //! The runtime has one span per phase of opening a plan (level debug) and one per step (level trace). Each span is logged
-//! when it closes, with its duration. Without the variable nothing is logged.
+//! when it closes, with its duration. Without the variable only `jamba serve` logs.
 
 use std::env::VarError;
 
@@ -14,33 +14,15 @@ use crate::failure::Failure;
 /// Directives of `tracing_subscriber`'s `EnvFilter`: `debug`, or `jamba_runtime=trace`.
 const VARIABLE: &str = "JAMBA_LOG";
 
-fn refused(reason: String) -> Failure {
-    Failure::Usage(format!("{VARIABLE}: {reason}"))
-}
-
-fn directives() -> Result<Option<String>, Failure> {
-    match std::env::var(VARIABLE) {
-        Ok(directives) => Ok(Some(directives)),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(error) => Err(refused(error.to_string())),
-    }
-}
-
-/// Installs the subscriber if the variable is set.
-pub(crate) fn begin() -> Result<(), Failure> {
-    match directives()? {
-        Some(directives) => install(&directives),
-        None => Ok(()),
-    }
-}
-
-/// Installs the subscriber with these directives, unless the variable has others.
-#[cfg(feature = "serve")]
-pub(crate) fn begin_with(default: &str) -> Result<(), Failure> {
-    install(&directives()?.unwrap_or_else(|| default.to_owned()))
-}
-
-fn install(directives: &str) -> Result<(), Failure> {
+/// Installs the subscriber if the variable is set, or else if the command has directives of its own.
+pub(crate) fn begin(default: Option<&str>) -> Result<(), Failure> {
+    let refused = |reason: String| Failure::Usage(format!("{VARIABLE}: {reason}"));
+    let directives = match (std::env::var(VARIABLE), default) {
+        (Ok(directives), _) => directives,
+        (Err(VarError::NotPresent), Some(default)) => default.to_owned(),
+        (Err(VarError::NotPresent), None) => return Ok(()),
+        (Err(error), _) => return Err(refused(error.to_string())),
+    };
     let filter = EnvFilter::try_new(directives).map_err(|error| refused(error.to_string()))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

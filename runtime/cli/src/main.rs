@@ -92,11 +92,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(failure) => return failure.report(),
     };
-    #[cfg(feature = "serve")]
-    let logs_itself = matches!(command, Command::Serve(_));
-    #[cfg(not(feature = "serve"))]
-    let logs_itself = false;
-    if !logs_itself && let Err(failure) = log::begin() {
+    let logged = match &command {
+        #[cfg(feature = "serve")]
+        Command::Serve(_) => Some(serve::LOGGED),
+        _ => None,
+    };
+    if let Err(failure) = log::begin(logged) {
         return failure.report();
     }
     let result = match command {

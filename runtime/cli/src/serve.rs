@@ -9,8 +9,8 @@ use jamba_runtime::Engine;
 use jamba_serve::{Address, Keys, ServeError, ServeOptions, Stop};
 
 use crate::failure::{Failure, print};
+use crate::interrupt;
 use crate::open::{OpenArgs, PlanArg};
-use crate::{interrupt, log};
 
 /// Arguments of `jamba serve`.
 #[derive(clap::Args)]
@@ -70,6 +70,9 @@ pub(crate) struct Args {
     open: OpenArgs,
 }
 
+/// What is logged: requests, and warnings of the runtime.
+pub(crate) const LOGGED: &str = "info,jamba_runtime=warn";
+
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
   GET  /v1/models
@@ -95,7 +98,6 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
     if args.digest_key {
         return digest_key();
     }
-    log::begin_with("info,jamba_runtime=warn")?;
     let is_local = args.unix_socket.is_some() || is_loopback(&args.host);
     if !is_local && args.api_keys.is_none() && !args.insecure {
         return Err(Failure::Usage(format!(

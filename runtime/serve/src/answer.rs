@@ -118,9 +118,19 @@ pub(crate) struct Total {
 }
 
 impl App {
+    /// Admits this many answers.
+    pub(crate) fn admit(&self, n_answers: usize) -> Result<Permit> {
+        self.counted(self.admission.admit(n_answers))
+    }
+
+    /// Counts a refusal.
+    fn counted<T>(&self, admitted: Result<T>) -> Result<T> {
+        admitted.inspect_err(|error| self.metrics.refused(error.code()))
+    }
+
     /// Submits the jobs of one HTTP request. Their choices follow one another.
     pub(crate) async fn start(self: &Arc<App>, id: String, jobs: Vec<Job>, mut permit: Permit) -> Result<Answers> {
-        permit.add_tokens(jobs.iter().map(|job| job.prompt.len()).sum())?;
+        self.counted(permit.add_tokens(jobs.iter().map(|job| job.prompt.len()).sum()))?;
         let (sender, events) = mpsc::unbounded_channel();
         let cancel = Cancel::new();
         let n_open: usize = jobs.iter().map(|job| job.n).sum();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State as Extract};
 use axum::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
@@ -127,6 +127,11 @@ fn is_local(host: &str) -> bool {
 async fn check_key(Extract(app): Extract<State>, request: Request, next: Next) -> Response {
     let keys = &app.options.keys;
     if keys.is_empty() || keys.check(request.headers()).is_some() { next.run(request).await } else { auth::refusal() }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// 32 hexadecimal digits.

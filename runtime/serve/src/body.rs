@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::app::State;
 use crate::error::{ApiError, Result};
@@ -16,20 +16,19 @@ use crate::error::{ApiError, Result};
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The object in the body of a request.
-pub(crate) struct Object(Map<String, Value>);
+pub(crate) struct Object(Value);
 
 impl Object {
     /// Reads the fields of `T`; others are ignored.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
-        let value = Value::Object(self.0.clone());
-        serde_path_to_error::deserialize(value).map_err(|error| {
+        serde_path_to_error::deserialize(&self.0).map_err(|error| {
             let path = error.path().to_string();
             ApiError::field(path, error.into_inner())
         })
     }
 
     /// The object as it came.
-    pub(crate) fn fields(&self) -> &Map<String, Value> {
+    pub(crate) fn value(&self) -> &Value {
         &self.0
     }
 }
@@ -81,7 +80,7 @@ impl FromRequest<State> for Object {
             Ok(Ok(body)) => body.to_bytes(),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(fields)) => Ok(Object(fields)),
+            Ok(object @ Value::Object(_)) => Ok(Object(object)),
             Ok(_) => Err(ApiError::invalid("the body is JSON but not an object")),
             Err(error) => Err(ApiError::invalid(format!("the body is not JSON: {error}"))),
         }

@@ -88,6 +88,11 @@ impl ApiError {
         self
     }
 
+    /// The code, or the kind where there is none.
+    pub(crate) fn code(&self) -> &'static str {
+        self.body.code.unwrap_or(self.body.kind)
+    }
+
     /// The object as one line of JSON.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(&ErrorObject { error: &self.body }).unwrap_or_default()

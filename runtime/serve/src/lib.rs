@@ -30,7 +30,7 @@ mod text;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -184,13 +184,6 @@ impl Stop {
     /// The server accepts nothing any more, ends what runs, and returns.
     pub fn stop(&self) {
         self.0.notify_one();
-    }
-}
-
-impl App {
-    /// Seconds since 1970.
-    pub(crate) fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
     }
 }
 

@@ -1,10 +1,10 @@
 //! What the server knows of the model without the step thread.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jamba_runtime::{AnswerSyntax, ChatTemplate, ConstraintCompiler, Engine, GenerateOptions, RuntimeError, Tokenizer};
 
+use crate::app::unix_seconds;
 use crate::error::{ApiError, Result};
 
 /// The model of the plan.
@@ -49,7 +49,7 @@ impl Model {
         Ok(Model {
             names,
             any_name,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            created: unix_seconds(),
             fingerprint: format!("fp_{}_{}", &digest[..12], engine.target()),
             max_context: manifest.limits.max_context as usize,
             max_sequences: manifest.limits.max_sequences as usize,

@@ -213,10 +213,7 @@ impl Sampling {
             presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, penalty, "−2 … 2")?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, penalty, "−2 … 2")?,
             logit_bias: self.logit_bias(model)?,
-            seed: Some(match self.seed {
-                Some(seed) => seed as u64,
-                None => random_seed()?,
-            }),
+            seed: self.seed.map(|seed| seed as u64),
         })
     }
 
@@ -295,9 +292,4 @@ fn one_of(choices: Vec<String>) -> Result<Constraint> {
     }
     let quoted: Vec<String> = choices.iter().map(|text| serde_json::Value::from(text.as_str()).to_string()).collect();
     Ok(Constraint::Lark(format!("start: {}", quoted.join(" | "))))
-}
-
-/// A seed for a request that names none.
-fn random_seed() -> Result<u64> {
-    getrandom::u64().map_err(|error| ApiError::internal(format!("no random numbers: {error}")))
 }

@@ -160,7 +160,7 @@ impl Steps {
             self.load.update(&self.engine, &self.batch);
             set(&self.load.steps, self.load.steps.load(Ordering::Relaxed) + 1);
             if !told.is_empty() && self.told.send(told).is_err() {
-                return Ok(()); // nobody listens any more
+                return Ok(()); // the HTTP thread has ended
             }
         }
     }

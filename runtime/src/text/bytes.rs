@@ -1,5 +1,8 @@
 //! The bytes of a token, as its tokenizer's decoder would join them to others.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use tokenizers::{Decoder, DecoderWrapper};
 
 /// The bytes of a token that is no added one.
@@ -29,15 +32,20 @@ fn behind_another(name: String, decoder: &DecoderWrapper) -> String {
     }
 }
 
-/// The byte that a character stands for in byte-level vocabularies: printable ones for themselves, the others for the
-/// characters from U+0100 on, in order.
 fn of_character(c: char) -> Vec<u8> {
-    let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let byte = match u32::from(c) {
-        code @ 0..0x100 => u8::try_from(code).ok().filter(is_printable),
-        code => (0..=255).filter(|byte| !is_printable(byte)).nth((code - 0x100) as usize),
-    };
-    byte.map_or_else(|| c.to_string().into_bytes(), |byte| vec![byte])
+    byte_level(c).map_or_else(|| c.to_string().into_bytes(), |byte| vec![byte])
+}
+
+/// The byte of a character in byte-level vocabularies, as GPT-2 encodes bytes: printable bytes are the characters of the same
+/// code, the other bytes those from U+0100 on, in order.
+pub(super) fn byte_level(c: char) -> Option<u8> {
+    static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+        let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let printable = (0..=255u8).filter(is_printable).map(|byte| (char::from(byte), byte));
+        let others = (0..=255u8).filter(|byte| !is_printable(byte)).zip(256u32..);
+        printable.chain(others.filter_map(|(byte, code)| Some((char::from_u32(code)?, byte)))).collect()
+    });
+    BYTES.get(&c).copied()
 }
 
 #[cfg(test)]

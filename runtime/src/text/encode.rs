@@ -17,7 +17,7 @@ use crate::RuntimeError;
 /// A token of a text.
 pub(super) struct Encoded {
     pub(super) id: u32,
-    /// The bytes of the text that it stands for.
+    /// The range of bytes in the text.
     pub(super) range: Range<usize>,
     pub(super) is_special: bool,
 }

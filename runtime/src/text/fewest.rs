@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use tokenizers::ModelWrapper;
 
+use super::bytes::byte_level;
 use super::tokenizer::byte_of;
 use super::tokenizer_json::Parts;
 
@@ -95,7 +96,7 @@ impl Steps {
     }
 }
 
-/// The tokens of a vocabulary as the bytes of the text that they stand for.
+/// The tokens of a vocabulary as UTF-8 text.
 pub(super) struct Cover {
     /// The child of a node by its byte. Node 0 is the root.
     children: HashMap<(u32, u8), u32>,
@@ -118,12 +119,11 @@ impl Cover {
             characters: HashSet::new(),
             bytes: [false; 256],
         };
-        let bytes_of = byte_level();
         for name in tokenizer.get_vocab(true).into_keys() {
             cover.add(name.as_bytes()); // special tokens are spelled as they are
             match steps.spelling {
                 Spelling::ByteLevel => {
-                    if let Some(bytes) = name.chars().map(|c| bytes_of.get(&c).copied()).collect::<Option<Vec<u8>>>() {
+                    if let Some(bytes) = name.chars().map(byte_level).collect::<Option<Vec<u8>>>() {
                         cover.add_spaced(&bytes);
                         if let [byte] = bytes[..] {
                             cover.bytes[usize::from(byte)] = true;
@@ -213,15 +213,6 @@ impl Cover {
         }
         count
     }
-}
-
-/// The bytes that the characters of a byte-level vocabulary stand for: printable characters for themselves, and those from 256
-/// on for the others in their order.
-fn byte_level() -> HashMap<char, u8> {
-    let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let printable = (0..=255u8).filter(is_printable).map(|byte| (char::from(byte), byte));
-    let others = (0..=255u8).filter(|byte| !is_printable(byte)).zip(256u32..);
-    printable.chain(others.filter_map(|(byte, code)| Some((char::from_u32(code)?, byte)))).collect()
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::logprobs::{ChatToken, MAX_TOP};
 use super::sse::{self, Events, Source};
 use super::tools::{ToolChoice, Tools};
-use super::{UsageObject, finish_reason};
+use super::{Head, finish_reason};
 use crate::answer::{Answers, Job};
-use crate::app::{RequestLabel, State, random_id};
+use crate::app::{RequestLabel, State};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::sampling::{Sampling, UsageChunks};
@@ -43,7 +43,7 @@ pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
     if fields.continue_final_message == Some(true) {
         return Err(ApiError::unsupported("continue_final_message", "not supported yet: use /v1/completions"));
     }
-    let mut request = ChatRequest::from_value(&Value::Object(body.fields().clone())).map_err(|error| {
+    let mut request = ChatRequest::from_value(body.value()).map_err(|error| {
         // The message begins with the path of the field.
         let text = error.to_string();
         let text = text.strip_prefix("chat: ").unwrap_or(&text);
@@ -60,17 +60,6 @@ pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
         chat.variables.entry("reasoning_effort").or_insert(effort);
     }
     Ok(chat)
-}
-
-#[derive(Serialize)]
-struct Completion<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'a str,
-    choices: Vec<C>,
-    usage: Option<UsageObject>,
 }
 
 #[derive(Serialize)]
@@ -152,27 +141,6 @@ struct Function {
     arguments: String,
 }
 
-struct Head {
-    app: State,
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Head {
-    fn object<C>(&self, object: &'static str, choices: Vec<C>, usage: Option<UsageObject>) -> Completion<'_, C> {
-        Completion {
-            id: &self.id,
-            object,
-            created: self.created,
-            model: &self.model,
-            system_fingerprint: &self.app.model.fingerprint,
-            choices,
-            usage,
-        }
-    }
-}
-
 /// A choice in progress.
 struct Progress {
     /// None after the end.
@@ -215,7 +183,7 @@ pub(crate) async fn chat(
         }
         options.constraint = Some(constraint);
     }
-    let permit = app.admission.admit(n).inspect_err(|_| app.metrics.refused("queue_full"))?;
+    let permit = app.admit(n)?;
     app.compile(&mut options).await?;
     let prompt = app.encode_chat(chat).await?;
     let rest = (app.model.max_context + 1).saturating_sub(prompt.tokens.len());
@@ -233,7 +201,8 @@ pub(crate) async fn chat(
     );
     let priority = sampling.priority.unwrap_or(0);
     let job = Job { prompt: prompt.tokens, turn_ends: prompt.turn_ends, options, n, priority, prompt_logprobs: None };
-    let head = Head { id: format!("chatcmpl-{}", random_id()), created: app.now(), model, app: app.clone() };
+    let object = if sampling.streams() { "chat.completion.chunk" } else { "chat.completion" };
+    let head = Head::new(&app, object, "chatcmpl", model);
     let answers = app.start(label.0, vec![job], permit).await?;
     let progress = |choice| Progress {
         parser: Some(AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &head.id[9..21]))),
@@ -326,7 +295,7 @@ impl Run {
         });
         let choices: Vec<Choice> = choices.collect();
         let usage = Some(self.answers.total().into());
-        Ok(Json(self.head.object("chat.completion", choices, usage)).into_response())
+        Ok(Json(self.head.object(choices, usage)).into_response())
     }
 
     fn chunk(
@@ -340,11 +309,9 @@ impl Run {
         let logprobs = (!logprobs.is_empty()).then(|| Logprobs::new(logprobs));
         let usage = self.usage.always.then(|| self.answers.total().into());
         let choice = ChunkChoice { index, delta, logprobs, finish_reason };
-        events.push(&self.head.object(CHUNK, vec![choice], usage))
+        events.push(&self.head.object(vec![choice], usage))
     }
 }
-
-const CHUNK: &str = "chat.completion.chunk";
 
 /// The part of a message that an event adds.
 fn delta(event: AnswerEvent, call: usize) -> Delta {
@@ -366,8 +333,7 @@ impl Source for Run {
         let Some(event) = self.answers.next().await? else {
             if self.usage.at_end {
                 self.usage.at_end = false;
-                let usage = Some(self.answers.total().into());
-                events.push(&self.head.object(CHUNK, Vec::<ChunkChoice>::new(), usage))?;
+                events.push(&self.head.usage(self.answers.total()))?;
             }
             return Ok(false);
         };

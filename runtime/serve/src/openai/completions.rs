@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::logprobs::CompletionTokens;
 use super::sse::{self, Events, Source};
-use super::{UsageObject, finish_reason};
+use super::{Head, finish_reason};
 use crate::answer::{Answers, Job};
-use crate::app::{RequestLabel, State, random_id};
+use crate::app::{RequestLabel, State};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::sampling::{OneOrMany, Sampling, UsageChunks};
@@ -42,44 +42,11 @@ enum Prompt {
 }
 
 #[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'a str,
-    choices: Vec<Choice>,
-    usage: Option<UsageObject>,
-}
-
-#[derive(Serialize)]
 struct Choice {
     index: usize,
     text: String,
     logprobs: Option<CompletionTokens>,
     finish_reason: Option<&'static str>,
-}
-
-/// The header of all objects of an answer.
-struct Head {
-    app: State,
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Head {
-    fn object(&self, choices: Vec<Choice>, usage: Option<UsageObject>) -> Completion<'_> {
-        Completion {
-            id: &self.id,
-            object: "text_completion",
-            created: self.created,
-            model: &self.model,
-            system_fingerprint: &self.app.model.fingerprint,
-            choices,
-            usage,
-        }
-    }
 }
 
 /// A choice so far.
@@ -124,7 +91,7 @@ pub(crate) async fn complete(
     if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
         return Err(ApiError::field("prompt", format!("found {} prompts, expected 1 to {MAX_PROMPTS}", prompts.len())));
     }
-    let permit = app.admission.admit(n * prompts.len()).inspect_err(|_| app.metrics.refused("queue_full"))?;
+    let permit = app.admit(n * prompts.len())?;
     app.compile(&mut options).await?;
     let added = if fields.add_special_tokens == Some(false) { AddedTokens::None } else { AddedTokens::AsConfigured };
     let (mut jobs, mut choices) = (Vec::new(), Vec::new());
@@ -145,7 +112,7 @@ pub(crate) async fn complete(
         choices.extend((0..n).map(|_| Progress { echo: echo.clone(), ..Progress::default() }));
         jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority, prompt_logprobs });
     }
-    let head = Head { id: format!("cmpl-{}", random_id()), created: app.now(), model, app: app.clone() };
+    let head = Head::new(&app, "text_completion", "cmpl", model);
     let answers = app.start(label.0, jobs, permit).await?;
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };
@@ -208,7 +175,7 @@ impl Source for Run {
         let Some(event) = self.answers.next().await? else {
             if self.usage.at_end {
                 self.usage.at_end = false;
-                events.push(&self.head.object(Vec::new(), Some(self.answers.total().into())))?;
+                events.push(&self.head.usage(self.answers.total()))?;
             }
             return Ok(false);
         };

@@ -11,6 +11,7 @@ use jamba_runtime::Finish;
 use serde::Serialize;
 
 use crate::answer::Total;
+use crate::app::{State, random_id, unix_seconds};
 
 /// `usage` of an answer.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -42,5 +43,51 @@ fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Length | Finish::NoRoom => "length",
         _ => "stop",
+    }
+}
+
+/// What all objects of an answer have in common.
+struct Head {
+    app: State,
+    /// The value of `object`.
+    object: &'static str,
+    id: String,
+    created: u64,
+    model: String,
+}
+
+/// An object: a whole answer, or a chunk of a stream.
+#[derive(Serialize)]
+struct AnswerObject<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: &'a str,
+    choices: Vec<C>,
+    usage: Option<UsageObject>,
+}
+
+impl Head {
+    fn new(app: &State, object: &'static str, id_prefix: &str, model: String) -> Head {
+        let id = format!("{id_prefix}-{}", random_id());
+        Head { app: State::clone(app), object, id, created: unix_seconds(), model }
+    }
+
+    fn object<C>(&self, choices: Vec<C>, usage: Option<UsageObject>) -> AnswerObject<'_, C> {
+        AnswerObject {
+            id: &self.id,
+            object: self.object,
+            created: self.created,
+            model: &self.model,
+            system_fingerprint: &self.app.model.fingerprint,
+            choices,
+            usage,
+        }
+    }
+
+    /// The last object of a stream: usage without choices.
+    fn usage(&self, total: Total) -> AnswerObject<'_, ()> {
+        self.object(Vec::new(), Some(total.into()))
     }
 }
