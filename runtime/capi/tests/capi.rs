@@ -26,7 +26,9 @@ fn installed() -> &'static Path {
     FOLDER
         .get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
-            run(Command::new(format!("{HERE}/install")).arg(folder.path()).env("CARGO", env!("CARGO")));
+            // The features of the whole workspace, as for these tests: others would compile its crates again.
+            let install = format!("{HERE}/install");
+            run(Command::new(install).arg(folder.path()).arg("--workspace").env("CARGO", env!("CARGO")));
             folder
         })
         .path()
