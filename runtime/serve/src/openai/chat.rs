@@ -32,6 +32,8 @@ struct Fields {
     reasoning_effort: Option<Value>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+    /// vLLM's: the tokens of the answer beside its text.
+    return_token_ids: Option<bool>,
 }
 
 /// The variables of the chat template that a request names. Without `offers_tools`, the model does not see the functions.
@@ -68,6 +70,8 @@ struct Choice {
     message: Message,
     logprobs: Option<Logprobs>,
     finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +80,8 @@ struct ChunkChoice {
     delta: Delta,
     logprobs: Option<Logprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Serialize)]
@@ -149,6 +155,8 @@ struct Progress {
     n_calls: usize,
     /// Log probabilities of tokens whose text is held back.
     logprobs: Vec<ChatToken>,
+    /// Tokens that have not been told, if the request wants them.
+    token_ids: Option<Vec<u32>>,
 }
 
 pub(crate) async fn chat(
@@ -209,6 +217,7 @@ pub(crate) async fn chat(
         has_role: false,
         n_calls: 0,
         logprobs: Vec::new(),
+        token_ids: (fields.return_token_ids == Some(true)).then(Vec::new),
     };
     let choices = (0..n).map(progress).collect();
     let max_calls = if fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
@@ -231,6 +240,9 @@ impl Run {
         let progress = &mut self.choices[event.choice];
         if let Some(token) = event.token.as_ref().filter(|token| token.logprob.is_some()) {
             progress.logprobs.extend(ChatToken::new(self.head.app.model.tokenizer()?, token));
+        }
+        if let (Some(ids), Some(token)) = (&mut progress.token_ids, &event.token) {
+            ids.push(token.token);
         }
         let Some(parser) = &mut progress.parser else { return Ok(Vec::new()) };
         let mut parts = Vec::new();
@@ -291,7 +303,8 @@ impl Run {
                 tool_calls: answer.calls.into_iter().map(call).collect(),
             };
             let logprobs = (!logprobs.is_empty()).then(|| Logprobs::new(logprobs));
-            Choice { index, message, logprobs, finish_reason }
+            let token_ids = self.choices[index].token_ids.take();
+            Choice { index, message, logprobs, finish_reason, token_ids }
         });
         let choices: Vec<Choice> = choices.collect();
         let usage = Some(self.answers.total().into());
@@ -308,7 +321,8 @@ impl Run {
         let logprobs = std::mem::take(&mut self.choices[index].logprobs);
         let logprobs = (!logprobs.is_empty()).then(|| Logprobs::new(logprobs));
         let usage = self.usage.always.then(|| self.answers.total().into());
-        let choice = ChunkChoice { index, delta, logprobs, finish_reason };
+        let token_ids = self.choices[index].token_ids.as_mut().map(std::mem::take);
+        let choice = ChunkChoice { index, delta, logprobs, finish_reason, token_ids };
         events.push(&self.head.object(vec![choice], usage))
     }
 }

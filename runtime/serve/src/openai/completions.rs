@@ -30,6 +30,8 @@ struct Fields {
     echo: Option<bool>,
     logprobs: Option<usize>,
     add_special_tokens: Option<bool>,
+    /// vLLM's: the tokens of the answer beside its text.
+    return_token_ids: Option<bool>,
 }
 
 /// A text, tokens, or a list of either.
@@ -47,6 +49,8 @@ struct Choice {
     text: String,
     logprobs: Option<CompletionTokens>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 /// A choice so far.
@@ -56,6 +60,8 @@ struct Progress {
     echo: Option<String>,
     text: String,
     logprobs: CompletionTokens,
+    /// New tokens, if the request wants them.
+    token_ids: Option<Vec<u32>>,
 }
 
 pub(crate) async fn complete(
@@ -109,7 +115,9 @@ pub(crate) async fn complete(
             (true, Some(text)) => Some(text),
             (true, None) => Some(app.model.tokenizer()?.decode(&prompt)?),
         };
-        choices.extend((0..n).map(|_| Progress { echo: echo.clone(), ..Progress::default() }));
+        let token_ids = (fields.return_token_ids == Some(true)).then(Vec::new);
+        let choice = || Progress { echo: echo.clone(), token_ids: token_ids.clone(), ..Progress::default() };
+        choices.extend((0..n).map(|_| choice()));
         jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority, prompt_logprobs });
     }
     let head = Head::new(&app, "text_completion", "cmpl", model);
@@ -141,6 +149,7 @@ impl Run {
         }
         if let Some(token) = &event.token {
             text += &token.text;
+            progress.token_ids.iter_mut().for_each(|ids| ids.push(token.token));
             if self.has_logprobs {
                 progress.logprobs.push(tokenizer, token.token, token.logprob, &token.top);
             }
@@ -159,11 +168,12 @@ impl Run {
         }
         let has_logprobs = self.has_logprobs;
         let choices = std::mem::take(&mut self.choices).into_iter().zip(finishes).enumerate();
-        let choices = choices.map(|(index, (Progress { text, logprobs, .. }, finish_reason))| Choice {
+        let choices = choices.map(|(index, (Progress { text, logprobs, token_ids, .. }, finish_reason))| Choice {
             index,
             text,
             logprobs: has_logprobs.then_some(logprobs),
             finish_reason,
+            token_ids,
         });
         let usage = Some(self.answers.total().into());
         Ok(Json(self.head.object(choices.collect(), usage)).into_response())
@@ -188,6 +198,7 @@ impl Source for Run {
             text,
             logprobs: (!logprobs.is_empty()).then_some(logprobs),
             finish_reason: event.finish.map(finish_reason),
+            token_ids: self.choices[event.choice].token_ids.as_mut().map(std::mem::take),
         };
         let usage = self.usage.always.then(|| self.answers.total().into());
         events.push(&self.head.object(vec![choice], usage))?;

@@ -202,3 +202,28 @@ fn an_echo_has_the_probabilities_of_the_prompt() {
         (whole["choices"][0]["text"].clone(), whole["choices"][0]["logprobs"]["tokens"].clone())
     );
 }
+
+#[test]
+fn tokens_are_told_beside_the_text() {
+    let server = Running::new(ServeOptions::default());
+    let ask = |path: &str, mut body: Value, stream: bool| {
+        let common =
+            json!({ "seed": 4, "max_tokens": 9, "ignore_eos": true, "return_token_ids": true, "stream": stream });
+        body.as_object_mut().expect("an object").extend(common.as_object().expect("an object").clone());
+        let response = server.post(path, &body);
+        let ids = |choice: &Value| -> Vec<u64> {
+            choice["token_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
+        };
+        match stream {
+            true => response.events().iter().flat_map(|event| ids(&event["choices"][0])).collect(),
+            false => ids(&response.json()["choices"][0]),
+        }
+    };
+    let prompt = json!({ "prompt": [5, 6, 7] });
+    let chat = json!({ "messages": [{ "role": "user", "content": "Hi" }] });
+    for (path, body) in [("/v1/completions", prompt), ("/v1/chat/completions", chat)] {
+        let whole = ask(path, body.clone(), false);
+        assert_eq!(whole.len(), 9, "{path}");
+        assert_eq!(ask(path, body, true), whole, "{path}");
+    }
+}
