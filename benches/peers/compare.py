@@ -83,7 +83,7 @@ class Tools:
             environment = os.environ | {"PATH": f"{work / 'venv/bin'}:{os.environ['PATH']}"}
             run(["cmake", "-S", self.llama_cpp, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                  "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF"], env=environment)
-            run(["cmake", "--build", self.build, "--target", "llama-bench", "llama-batched-bench", "llama-quantize"],
+            run(["cmake", "--build", self.build, "--target", "llama-bench", "llama-batched-bench", "llama-quantize", "llama-server"],
                 env=environment)
 
     def llama(self, program):

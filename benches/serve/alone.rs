@@ -1,0 +1,99 @@
+//! What requests get alone, and in a batch of the same process.
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jamba_runtime::{Batch, BatchOptions, Engine, GenerateOptions, OpenOptions, Request, SamplerOptions};
+
+use crate::client::{Answer, Ask};
+
+/// The tokens of requests that run alone, each computed once.
+pub struct Alone {
+    engine: Engine,
+    known: HashMap<Ask, Vec<u32>>,
+}
+
+fn options(engine: &Engine, ask: &Ask) -> GenerateOptions {
+    let temperature = if ask.seed.is_some() { 1.0 } else { 0.0 };
+    let sampler = SamplerOptions { temperature, seed: ask.seed, ..engine.sampler_options() };
+    GenerateOptions { max_new: ask.max_new, ignore_eos: true, sampler, ..GenerateOptions::default() }
+}
+
+fn open(plan: &Path, threads: usize) -> Result<Engine, Box<dyn Error>> {
+    Ok(Engine::open(plan, OpenOptions { threads: Some(threads), ..OpenOptions::default() })?)
+}
+
+impl Alone {
+    /// Opens the plan.
+    ///
+    /// # Errors
+    /// The plan cannot be opened.
+    pub fn open(plan: &Path, threads: usize) -> Result<Alone, Box<dyn Error>> {
+        Ok(Alone { engine: open(plan, threads)?, known: HashMap::new() })
+    }
+
+    /// Compares served answers with those of the requests alone. Answers that a client left must be a beginning of it.
+    ///
+    /// # Errors
+    /// An answer differs.
+    pub fn check(&mut self, workload: &str, served: &[(Ask, Answer)]) -> Result<usize, Box<dyn Error>> {
+        let mut n_checked = 0;
+        for (ask, answer) in served.iter().filter(|(_, answer)| answer.status == 200) {
+            let key = Ask { priority: 0, ..ask.clone() };
+            if !self.known.contains_key(&key) {
+                let options = options(&self.engine, ask);
+                let alone = self.engine.generate(&ask.prompt, &options, |_| ControlFlow::Continue(()))?;
+                self.known.insert(key.clone(), alone.tokens);
+            }
+            let expected = &self.known[&key];
+            if !expected.starts_with(&answer.tokens) || answer.tokens.is_empty() {
+                let at = expected.iter().zip(&answer.tokens).take_while(|(a, b)| a == b).count();
+                return Err(format!(
+                    "{workload}: a prompt of {} tokens got another answer than alone: token {at} of {} differs",
+                    ask.prompt.len(),
+                    ask.max_new
+                )
+                .into());
+            }
+            n_checked += 1;
+        }
+        Ok(n_checked)
+    }
+}
+
+/// Tokens per second of a closed loop of `clients` in this process, without HTTP, for about `time`.
+///
+/// # Errors
+/// The engine fails.
+pub fn in_process(
+    plan: &Path,
+    threads: usize,
+    asks: &[Ask],
+    clients: usize,
+    target: Duration,
+    time: Duration,
+) -> Result<f64, Box<dyn Error>> {
+    let mut engine = open(plan, threads)?;
+    let batch = BatchOptions { step_target: Some(target), ..BatchOptions::default() };
+    let mut batch = Batch::with_options(&engine, batch);
+    let mut next: VecDeque<&Ask> = asks.iter().collect();
+    let began = Instant::now();
+    let (mut n_open, mut n_tokens) = (0, 0);
+    while n_open > 0 || began.elapsed() < time {
+        while n_open < clients && began.elapsed() < time {
+            let Some(ask) = next.pop_front() else { break };
+            next.push_back(ask);
+            let options = options(&engine, ask);
+            batch.submit(&engine, Request { prompt: ask.prompt.clone(), options, ..Request::default() })?;
+            n_open += 1;
+        }
+        for event in batch.step(&mut engine)? {
+            n_tokens += usize::from(event.token.is_some());
+            n_open -= usize::from(event.finish.is_some());
+        }
+    }
+    Ok(n_tokens as f64 / began.elapsed().as_secs_f64())
+}
