@@ -77,7 +77,7 @@ const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
   GET  /v1/models
   POST /tokenize, /detokenize, /apply-template
-  GET  /health, /ready, /metrics, /slots, /version
+  GET  /health, /ready, /metrics, /slots, /version, /openapi.json
 
 SIGTERM or Ctrl-C: no new requests; running answers end. A second one ends the server at once.
 JAMBA_LOG=warn logs no requests.";

@@ -26,7 +26,7 @@ pub(crate) struct Job {
 }
 
 /// A request in `/slots`. It has no text.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct Slot {
     id: String,
     state: &'static str,

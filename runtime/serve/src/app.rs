@@ -19,12 +19,13 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::ServeOptions;
 use crate::admission::Admission;
-use crate::answer::Slots;
+use crate::answer::{Slot, Slots};
 use crate::error::ApiError;
 use crate::metrics::{self, Metrics};
 use crate::model::Model;
+use crate::openapi::ErrorObject;
 use crate::steps::{Load, Submission};
-use crate::{auth, openai, text};
+use crate::{auth, openai, openapi, text};
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -51,7 +52,11 @@ pub(crate) struct RequestLabel(pub(crate) String);
 
 /// All routes.
 pub(crate) fn router(app: State) -> Router {
-    let open = Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/version", get(version));
+    let open = Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/version", get(version))
+        .route("/openapi.json", get(openapi::document));
     let api = Router::new()
         .route("/models", get(openai::models::list))
         .route("/models/{id}", get(openai::models::one))
@@ -159,14 +164,18 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::internal("an internal error, which the server's log describes; other requests go on").into_response()
 }
 
-async fn health(Extract(app): Extract<State>) -> Response {
+/// Whether the engine runs.
+#[utoipa::path(get, path = "/health", responses((status = 200, body = Object), (status = 500, body = ErrorObject)))]
+pub(crate) async fn health(Extract(app): Extract<State>) -> Response {
     match app.load.has_failed.load(Ordering::Relaxed) {
         false => Json(serde_json::json!({ "status": "ok" })).into_response(),
         true => ApiError::internal("the engine has stopped: restart the server").into_response(),
     }
 }
 
-async fn ready(Extract(app): Extract<State>) -> Response {
+/// Whether a request would be taken now.
+#[utoipa::path(get, path = "/ready", responses((status = 200, body = Object), (status = 503, body = ErrorObject)))]
+pub(crate) async fn ready(Extract(app): Extract<State>) -> Response {
     if app.admission.drains() {
         ApiError::busy("server_shutting_down", "the server is shutting down", 5).into_response()
     } else if app.admission.is_full() {
@@ -176,7 +185,9 @@ async fn ready(Extract(app): Extract<State>) -> Response {
     }
 }
 
-async fn version() -> Response {
+/// The version of the program.
+#[utoipa::path(get, path = "/version", responses((status = 200, body = Object)))]
+pub(crate) async fn version() -> Response {
     Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") })).into_response()
 }
 
@@ -184,7 +195,9 @@ async fn metrics(Extract(app): Extract<State>) -> Response {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text()).into_response()
 }
 
-async fn slots(Extract(app): Extract<State>) -> Response {
+/// The requests that run or wait, without their texts.
+#[utoipa::path(get, path = "/slots", responses((status = 200, body = Vec<Slot>)))]
+pub(crate) async fn slots(Extract(app): Extract<State>) -> Response {
     Json(app.slots.list()).into_response()
 }
 

@@ -7,6 +7,8 @@ use axum::response::{IntoResponse, Response};
 use jamba_runtime::{ErrorClass, RuntimeError};
 use serde::Serialize;
 
+use crate::openapi::ErrorObject;
+
 /// The reason why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
@@ -17,18 +19,13 @@ pub(crate) struct ApiError {
 }
 
 /// The content of `error`. `code` is always text or null: clients in typed languages fail on numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct ErrorBody {
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
     param: Option<String>,
     code: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct ErrorObject<'a> {
-    error: &'a ErrorBody,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, ApiError>;
@@ -101,6 +98,12 @@ impl ApiError {
 
 impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> ApiError {
+        ApiError::from(&error)
+    }
+}
+
+impl From<&RuntimeError> for ApiError {
+    fn from(error: &RuntimeError) -> ApiError {
         match error.class() {
             ErrorClass::Caller => ApiError::invalid(error),
             ErrorClass::TooLong => ApiError::too_long(error),

@@ -10,7 +10,7 @@
 //! - `listen` accepts connections and limits them; `app` has the routes.
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
-//! - `openai` speaks OpenAI's API.
+//! - `openai` speaks OpenAI's API; `openapi` describes it.
 
 mod admission;
 mod answer;
@@ -22,6 +22,7 @@ mod listen;
 mod metrics;
 mod model;
 mod openai;
+mod openapi;
 mod prepare;
 mod sampling;
 mod steps;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jamba_runtime::{Constraint, GenerateOptions, SamplerOptions, SpecialTokens};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, Result};
 use crate::model::Model;
@@ -15,7 +16,7 @@ const MAX_CHOICES: usize = 128;
 const MAX_STOPS: usize = 64;
 
 /// A value, or a list of them.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum OneOrMany<T> {
     One(T),
@@ -32,30 +33,31 @@ impl<T> OneOrMany<T> {
 }
 
 /// `stream_options`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct StreamOptions {
     include_usage: Option<bool>,
     continuous_usage_stats: Option<bool>,
 }
 
 /// `response_format`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 struct ResponseFormat {
     #[serde(rename = "type")]
+    #[schema(pattern = "^(text|json_object|json_schema)$")]
     kind: String,
     json_schema: Option<NamedSchema>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 struct NamedSchema {
+    #[schema(value_type = Option<Object>)]
     schema: Option<Value>,
 }
 
 /// vLLM's `structured_outputs`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 struct StructuredOutputs {
+    #[schema(value_type = Option<Object>)]
     json: Option<Value>,
     regex: Option<String>,
     grammar: Option<String>,
@@ -63,10 +65,10 @@ struct StructuredOutputs {
 }
 
 /// The fields; null is absent. Names are OpenAI's, and vLLM's where OpenAI has none.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct Sampling {
     pub(crate) model: Option<String>,
+    #[schema(minimum = 1)]
     pub(crate) n: Option<usize>,
     best_of: Option<usize>,
     pub(crate) stream: Option<bool>,
@@ -74,13 +76,20 @@ pub(crate) struct Sampling {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) max_completion_tokens: Option<usize>,
     min_tokens: Option<usize>,
+    #[schema(minimum = 0, maximum = 100)]
     temperature: Option<f32>,
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = -1)]
     top_k: Option<i64>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
     seed: Option<i64>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    #[schema(exclusive_minimum = 0)]
     repetition_penalty: Option<f32>,
     logit_bias: Option<BTreeMap<String, f32>>,
     stop: Option<OneOrMany<String>>,
@@ -91,6 +100,7 @@ pub(crate) struct Sampling {
     skip_special_tokens: Option<bool>,
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
+    #[schema(value_type = Option<Object>)]
     guided_json: Option<Value>,
     guided_regex: Option<String>,
     guided_grammar: Option<String>,
@@ -159,6 +169,17 @@ impl Sampling {
         }
         if stop.len() > MAX_STOPS {
             return Err(ApiError::field("stop", format!("found {} strings, expected at most {MAX_STOPS}", stop.len())));
+        }
+        let allowed = self.allowed_token_ids.iter().flatten();
+        if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ApiError::field("allowed_token_ids", "found no tokens, expected at least one"));
+        }
+        for (name, mut ids) in
+            [("allowed_token_ids", allowed), ("stop_token_ids", self.stop_token_ids.iter().flatten())]
+        {
+            if let Some(id) = ids.find(|&&id| id as usize >= model.vocab) {
+                return Err(ApiError::field(name, format!("found {id}, expected tokens below {}", model.vocab)));
+            }
         }
         Ok(GenerateOptions {
             sampler: self.sampler(model)?,

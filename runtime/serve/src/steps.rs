@@ -193,7 +193,7 @@ fn tell(
         token: event.token.clone(),
         rest: event.rest.clone(),
         finish: event.finish,
-        error: event.error.as_ref().map(ApiError::internal),
+        error: event.error.as_ref().map(ApiError::from),
         usage: event.usage,
     };
     let events = client.events.clone();

@@ -5,22 +5,31 @@ use axum::extract::State as Extract;
 use jamba_runtime::{AddedTokens, SpecialTokens};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::app::State;
 use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::openai::chat::read_chat;
+use crate::openapi::{ChatFields, ErrorObject};
 
 /// The body of `/tokenize`: a text (llama.cpp's `content` or vLLM's `prompt`), or a chat.
-#[derive(Deserialize)]
-struct Tokenize {
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct Tokenize {
     content: Option<String>,
     prompt: Option<String>,
+    #[schema(value_type = Option<Vec<Object>>)]
     messages: Option<Vec<Value>>,
     add_special: Option<bool>,
     add_special_tokens: Option<bool>,
 }
 
+/// The tokens of a text or a chat.
+#[utoipa::path(post, path = "/tokenize", request_body = Tokenize, responses(
+    (status = 200, body = Object),
+    (status = "4XX", body = ErrorObject),
+    (status = "5XX", body = ErrorObject),
+))]
 pub(crate) async fn tokenize(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
     let fields: Tokenize = body.read()?;
     let tokens = match (fields.content.or(fields.prompt), fields.messages) {
@@ -35,12 +44,18 @@ pub(crate) async fn tokenize(Extract(app): Extract<State>, body: Object) -> Resu
     Ok(Json(json!({ "tokens": tokens, "count": tokens.len(), "max_model_len": app.model.max_context })))
 }
 
-#[derive(Deserialize)]
-struct Detokenize {
+/// The body of `/detokenize`.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct Detokenize {
     tokens: Vec<u32>,
     skip_special_tokens: Option<bool>,
 }
 
+/// The text of tokens.
+#[utoipa::path(post, path = "/detokenize", request_body = Detokenize, responses(
+    (status = 200, body = Object),
+    (status = "4XX", body = ErrorObject),
+))]
 pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
     let Detokenize { tokens, skip_special_tokens } = body.read()?;
     let special = if skip_special_tokens == Some(true) { SpecialTokens::Hidden } else { SpecialTokens::All };
@@ -51,6 +66,11 @@ pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Re
     Ok(Json(json!({ "content": text, "prompt": text })))
 }
 
+/// The prompt that a chat becomes.
+#[utoipa::path(post, path = "/apply-template", request_body = ChatFields, responses(
+    (status = 200, body = Object),
+    (status = "4XX", body = ErrorObject),
+))]
 pub(crate) async fn apply_template(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
     let rendered = app.model.template()?.render_parts(&read_chat(&body, true)?)?;
     Ok(Json(json!({ "prompt": rendered.text() })))

@@ -8,27 +8,33 @@ use jamba_runtime::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::logprobs::{ChatToken, MAX_TOP};
 use super::sse::{self, Events, Source};
 use super::tools::{ToolChoice, Tools};
-use super::{Head, finish_reason};
+use super::{AnswerObject, Head, finish_reason};
 use crate::answer::{Answers, Job};
 use crate::app::{RequestLabel, State};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
+use crate::openapi::{ChatBody, ErrorObject};
 use crate::sampling::{Sampling, UsageChunks};
 use crate::steps::ChoiceEvent;
 
 /// The fields about the chat that [`ChatRequest`] does not have.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Fields {
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = ChatOptions)]
+pub(crate) struct Fields {
+    #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
+    #[schema(value_type = Option<Object>)]
     chat_template: Option<Value>,
     continue_final_message: Option<bool>,
+    #[schema(value_type = Option<String>)]
     reasoning_effort: Option<Value>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
@@ -64,7 +70,8 @@ pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
     Ok(chat)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatChoice)]
 struct Choice {
     index: usize,
     message: Message,
@@ -84,7 +91,8 @@ struct ChunkChoice {
     token_ids: Option<Vec<u32>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatLogprobs)]
 struct Logprobs {
     content: Vec<ChatToken>,
     refusal: Option<()>,
@@ -96,7 +104,8 @@ impl Logprobs {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatMessage)]
 struct Message {
     role: &'static str,
     /// Null where there are calls and no text.
@@ -127,7 +136,8 @@ impl Delta {
 }
 
 /// A call, or a part of one in a stream.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatCall)]
 struct Call {
     /// In streams; clients merge the parts of a call by it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,7 +149,8 @@ struct Call {
     function: Function,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatFunction)]
 struct Function {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
@@ -159,6 +170,15 @@ struct Progress {
     token_ids: Option<Vec<u32>>,
 }
 
+/// Answers a chat.
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatBody, responses(
+    (status = 200, description = "The answer, or with `stream` its chunks as server-sent events", content(
+        (AnswerObject<'static, Choice> = "application/json"),
+        (String = "text/event-stream"),
+    )),
+    (status = "4XX", body = ErrorObject),
+    (status = "5XX", body = ErrorObject),
+))]
 pub(crate) async fn chat(
     Extract(app): Extract<State>,
     Extension(label): Extension<RequestLabel>,

@@ -5,14 +5,16 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jamba_runtime::{AddedTokens, PromptToken};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::logprobs::CompletionTokens;
 use super::sse::{self, Events, Source};
-use super::{Head, finish_reason};
+use super::{AnswerObject, Head, finish_reason};
 use crate::answer::{Answers, Job};
 use crate::app::{RequestLabel, State};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
+use crate::openapi::{CompletionBody, ErrorObject};
 use crate::sampling::{OneOrMany, Sampling, UsageChunks};
 use crate::steps::ChoiceEvent;
 
@@ -24,8 +26,9 @@ const MAX_LOGPROBS: usize = 20;
 const MAX_PROMPTS: usize = 1024;
 
 /// The fields of completions alone.
-#[derive(Debug, Deserialize)]
-struct Fields {
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CompletionOptions)]
+pub(crate) struct Fields {
     prompt: Option<Prompt>,
     echo: Option<bool>,
     logprobs: Option<usize>,
@@ -35,7 +38,7 @@ struct Fields {
 }
 
 /// A text, tokens, or a list of either.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 enum Prompt {
     Texts(OneOrMany<String>),
@@ -43,7 +46,8 @@ enum Prompt {
     Many(Vec<Vec<u32>>),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
 struct Choice {
     index: usize,
     text: String,
@@ -64,6 +68,15 @@ struct Progress {
     token_ids: Option<Vec<u32>>,
 }
 
+/// Continues texts or tokens.
+#[utoipa::path(post, path = "/v1/completions", request_body = CompletionBody, responses(
+    (status = 200, description = "The answer, or with `stream` its chunks as server-sent events", content(
+        (AnswerObject<'static, Choice> = "application/json"),
+        (String = "text/event-stream"),
+    )),
+    (status = "4XX", body = ErrorObject),
+    (status = "5XX", body = ErrorObject),
+))]
 pub(crate) async fn complete(
     Extract(app): Extract<State>,
     Extension(label): Extension<RequestLabel>,

@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use jamba_runtime::{NewToken, Tokenizer};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// The most likely tokens of a position in a chat.
 pub(super) const MAX_TOP: usize = 20;
 
 /// A token in the form of chats.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChatToken {
     #[serde(flatten)]
     token: Candidate,
     top_logprobs: Vec<Candidate>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Candidate {
     token: String,
     logprob: f64,
@@ -42,12 +43,13 @@ impl ChatToken {
 }
 
 /// Tokens in the form of completions.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct CompletionTokens {
     tokens: Vec<String>,
     /// f64, so that they are printed with the same digits as in `top_logprobs`: clients compare the two.
     token_logprobs: Vec<Option<f64>>,
     /// By the text of the token.
+    #[schema(value_type = Vec<Option<Object>>)]
     top_logprobs: Vec<Option<Map<String, Value>>>,
     text_offset: Vec<usize>,
     /// Characters so far.

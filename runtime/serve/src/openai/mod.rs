@@ -9,12 +9,13 @@ mod tools;
 
 use jamba_runtime::Finish;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::answer::Total;
 use crate::app::{State, random_id, unix_seconds};
 
 /// `usage` of an answer.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct UsageObject {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -22,7 +23,7 @@ pub(crate) struct UsageObject {
     prompt_tokens_details: PromptDetails,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct PromptDetails {
     cached_tokens: usize,
 }
@@ -57,7 +58,7 @@ struct Head {
 }
 
 /// An object: a whole answer, or a chunk of a stream.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AnswerObject<'a, C> {
     id: &'a str,
     object: &'static str,

@@ -3,7 +3,7 @@
 use jamba_serve::{Keys, ServeOptions};
 use serde_json::{Value, json};
 
-use crate::client::{Response, Running, post};
+use crate::client::{Response, Running, engine, post};
 
 /// Checks that a response is an error object, and returns it.
 fn error(response: &Response) -> Value {
@@ -72,6 +72,9 @@ fn chats_that_are_wrong_are_named() {
         (json!({ "messages": user, "top_logprobs": 2 }), "top_logprobs"),
         (json!({ "messages": user, "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
         (json!({ "messages": user, "chat_template": "{{ 1 }}" }), "chat_template"),
+        (json!({ "messages": user, "allowed_token_ids": [] }), "allowed_token_ids"),
+        (json!({ "messages": user, "allowed_token_ids": [99999] }), "allowed_token_ids"),
+        (json!({ "messages": user, "stop_token_ids": [99999] }), "stop_token_ids"),
         (json!({ "messages": user, "tool_choice": "required" }), "tool_choice"),
         (json!({ "messages": user, "tools": [{ "type": "x" }] }), "tools[0].type"),
         (json!({ "messages": user, "tool_choice": { "function": { "name": "f" } } }), "tool_choice.function.name"),
@@ -148,4 +151,14 @@ fn a_full_server_refuses_at_once() {
     let tokens: Vec<u32> = (3..63).collect();
     assert_eq!(server.post("/v1/completions", &json!({ "prompt": tokens, "max_tokens": 1 })).status, 200, "alone");
     assert_eq!(server.get("/slots").json(), json!([]));
+}
+
+#[test]
+fn an_answer_that_no_token_may_continue_is_the_requests_fault() {
+    let server = Running::new(ServeOptions::default());
+    let n_tokens = engine().manifest().model.vocab;
+    let bias: serde_json::Map<String, Value> = (0..n_tokens).map(|id| (id.to_string(), json!(-100))).collect();
+    let response = server.post("/v1/completions", &json!({ "prompt": [1, 2], "max_tokens": 4, "logit_bias": bias }));
+    assert_eq!(response.status, 400, "{}", response.body);
+    assert_eq!(response.json()["error"]["type"], "invalid_request_error");
 }
