@@ -76,6 +76,7 @@ pub(crate) const LOGGED: &str = "info,jamba_runtime=warn";
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
   GET  /v1/models
+  GET  /                                        a page to try the model
   POST /tokenize, /detokenize, /apply-template
   GET  /health, /ready, /metrics, /slots, /version, /openapi.json
 

@@ -25,7 +25,7 @@ use crate::metrics::{self, Metrics};
 use crate::model::Model;
 use crate::openapi::ErrorObject;
 use crate::steps::{Load, Submission};
-use crate::{auth, openai, openapi, text};
+use crate::{auth, openai, openapi, page, text};
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -56,6 +56,7 @@ pub(crate) fn router(app: State) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/version", get(version))
+        .route("/", get(page::page))
         .route("/openapi.json", get(openapi::document));
     let api = Router::new()
         .route("/models", get(openai::models::list))

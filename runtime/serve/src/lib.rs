@@ -10,7 +10,7 @@
 //! - `listen` accepts connections and limits them; `app` has the routes.
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
-//! - `openai` speaks OpenAI's API; `openapi` describes it.
+//! - `openai` speaks OpenAI's API; `openapi` describes it; `page` is a page to try the model.
 
 mod admission;
 mod answer;
@@ -23,6 +23,7 @@ mod metrics;
 mod model;
 mod openai;
 mod openapi;
+mod page;
 mod prepare;
 mod sampling;
 mod steps;

@@ -137,3 +137,13 @@ fn a_unix_socket_serves_and_is_removed() {
     thread.join().expect("no panic").expect("a quiet end");
     assert!(!path.exists());
 }
+
+#[test]
+fn the_page_talks_to_its_own_server_alone() {
+    let server = Running::new(ServeOptions::default());
+    let page = server.get("/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    assert!(!page.body.contains("http"), "the page names another server");
+}
