@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use jamba_plan::format::TargetKind;
 use jamba_plan::output::{Kind, Output, Outputs, Replace};
-use jamba_program::say;
 use jamba_runtime::Verify;
 use jambac_passes::PassManager;
 
@@ -89,7 +88,7 @@ pub fn run(mut options: Build) -> Result<()> {
         let verify = if options.trust_weights { Verify::AllButWeights } else { Verify::Everything };
         match if options.rebuild { Found::Nothing } else { cached.find(verify) } {
             Found::Plan => return print_raw(&format!("{}\n", path.display())),
-            Found::Stale(reason) => say!("jambac: {}: {reason}: building it again", path.display()),
+            Found::Stale(reason) => tell(&format!("jambac: {}: {reason}: building it again", path.display())),
             Found::Nothing => {}
         }
         options.output = Some(path.to_owned());
@@ -160,6 +159,11 @@ impl Claimed {
     fn new(outputs: &mut Outputs, options: &Build) -> Result<Claimed> {
         for file in options.from.iter().flatten().skip(1) {
             outputs.reads(Path::new(file));
+        }
+        let folder_of = |file: &Option<PathBuf>| file.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let folders = [folder_of(&options.output), folder_of(&options.report_quantization)];
+        if options.dump_dir.is_some() && folders.contains(&options.dump_dir) {
+            options.dump_dir.iter().try_for_each(|folder| outputs.folder("--dump-dir", folder))?;
         }
         let kind = if options.emit.is_some() { PHASE } else { Kind::PLAN };
         let output = claim(outputs, "-o", options.output.as_deref(), kind)?;

@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use jamba_plan::format::TargetKind;
 use jamba_plan::output::{Content, Kind, Output, Replace};
 use jamba_program::files::contains;
-use jamba_runtime::{PlanFile, Verify, machine};
+use jamba_runtime::{PlanFile, RuntimeError, Verify, machine};
 use jambac_codegen::assemble::find_ptxas;
 use jambac_kernels::target::Target;
 use serde::{Deserialize, Serialize};
@@ -156,7 +156,7 @@ impl Cached {
         match digest(&self.plan, verify) {
             Ok(digest) if digest == record.plan => Found::Plan,
             Ok(_) => Found::Stale("it is another plan than the one that was built".to_owned()),
-            Err(error) => Found::Stale(format!("{error:#}")),
+            Err(error) => Found::Stale(reason(&error)),
         }
     }
 
@@ -176,10 +176,19 @@ impl Cached {
 }
 
 /// The digest of a plan, whose sections are compared with theirs.
-fn digest(plan: &Path, verify: Verify) -> Result<String> {
+fn digest(plan: &Path, verify: Verify) -> Result<String, RuntimeError> {
     let file = PlanFile::open(plan)?;
     let plan = file.plan(verify, &mut |_, _| ())?;
     Ok(plan.digest().to_hex().to_string())
+}
+
+/// Why a plan cannot be read, without its path.
+fn reason(error: &RuntimeError) -> String {
+    match error {
+        RuntimeError::Plan { source, .. } => source.to_string(),
+        RuntimeError::Io { action, source, .. } => format!("cannot {action}: {source}"),
+        _ => error.to_string(),
+    }
 }
 
 fn folder() -> Option<PathBuf> {

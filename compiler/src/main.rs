@@ -1,11 +1,10 @@
 //! `jambac`, the compiler's command line: the table of subcommands.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use jamba_program::say::Stderr;
+use jamba_program::say::Log;
 use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
 use jambac::{build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, version};
 use tracing_subscriber::EnvFilter;
@@ -73,8 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 /// Logs to stderr with the filter in `JAMBAC_LOG`; without it, does not log.
 fn log() {
     if let Ok(filter) = EnvFilter::try_from_env("JAMBAC_LOG") {
-        let colours = std::io::stderr().is_terminal();
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| Stderr).init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(|| Log).init();
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
 use jamba_plan::identify::hub_id;
+use jamba_plan::printable::printable;
 use jamba_program::say;
 use jamba_program::usage::{self, Hint, Hints};
 
@@ -46,7 +47,7 @@ fn no_command(first: &str) -> Option<String> {
 /// Parses the arguments. Prints help, version and usage errors, and exits.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     usage::parse(&HINTS).unwrap_or_else(|message| {
-        say!("error: {message}\n\nFor more information, try '--help'.");
+        say!("{}", printable(&format!("error: {message}\n\nFor more information, try '--help'.")));
         std::process::exit(USAGE)
     })
 }

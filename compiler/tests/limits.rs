@@ -101,7 +101,10 @@ fn a_cached_plan_that_is_not_the_models_is_built_again() {
     let is_mended = |reason: &str, args: &[&str]| {
         let (again, stderr) = build(args);
         let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("building it again")).collect();
-        assert!(lines.len() == 1 && lines[0].contains(reason) && lines[0].contains(&plan), "{reason}: {stderr}");
+        assert!(lines.len() == 1 && lines[0].contains(reason), "{reason}: {stderr}");
+        assert_eq!(lines[0].matches(&plan).count(), 1, "{reason}: {stderr}");
+        let parts: Vec<&str> = lines[0].split(": ").collect();
+        assert!((1..parts.len()).all(|at| !parts[..at].contains(&parts[at])), "said twice: {stderr}");
         assert!(again == plan && std::fs::read(&plan).unwrap() == good, "{reason}");
         assert_eq!(build(&[]), (plan.clone(), String::new()), "{reason}");
     };

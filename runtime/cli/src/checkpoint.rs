@@ -4,10 +4,12 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use jamba_plan::identify::{FileKind, help_for_an_address, hub_id, identify, refusal_of_a_plan};
+use jamba_plan::printable::printable;
 use jamba_program::say;
 use jamba_runtime::{DeviceId, RuntimeError};
 
@@ -46,7 +48,7 @@ impl Named {
             RuntimeError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => source.to_string(),
             _ => return Ok(None),
         };
-        say!("jamba: {}: {reason}: building it again", self.path.display());
+        say!("{}", printable(&format!("jamba: {}: {reason}: building it again", self.path.display())));
         build(model, *device, &["--rebuild"]).map(Some)
     }
 }
@@ -104,7 +106,14 @@ fn build(model: &Path, device: DeviceId, options: &[&str]) -> Result<PathBuf, Fa
     let output = output.map_err(|error| Failure::file(&compiler, "run it", error))?;
     match output.status.code() {
         Some(0) => Ok(PathBuf::from(OsStr::from_bytes(output.stdout.trim_ascii_end()))),
-        code => Err(Failure::Reported(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+        Some(code) => Err(Failure::Reported(u8::try_from(code).unwrap_or(1))),
+        // The system ends a program without a word that has too little memory to start.
+        None => Err(Failure::Input(format!(
+            "{}: ended by signal {} while it built the plan of {}: too little memory may be the cause, `ulimit -v` shows the limit",
+            compiler.display(),
+            output.status.signal().unwrap_or_default(),
+            model.display(),
+        ))),
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Print all special tokens of the answer. Without it, those that the chat template writes around tool calls and reasoning
-    /// are printed, such as those of tool calls and of thinking, and those that a stop string contains
+    /// are printed, and those that a stop string contains
     #[arg(long)]
     special: bool,
     /// Special tokens in messages, tools and documents are special. Without it they are text, so that no message ends its turn

@@ -5,7 +5,7 @@
 
 use std::env::VarError;
 
-use jamba_program::say::Stderr;
+use jamba_program::say::Log;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -27,7 +27,7 @@ pub(crate) fn begin(default: Option<&str>) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::CLOSE)
-        .with_writer(|| Stderr)
+        .with_writer(|| Log)
         .with_ansi(false)
         .init();
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     plan: PlanArg,
     /// The text
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Tokens of a chunk [default: 512, or the plan's context if that is less]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(4..))]
     chunk: Option<u64>,
@@ -101,8 +101,18 @@ impl Sums {
 }
 
 /// Measures the perplexity of a text.
-pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
-    let text = read_text(&args.file)?;
+pub(crate) fn perplexity(mut args: Args) -> Result<(), Failure> {
+    let file = match (args.plan.take_first(), args.file) {
+        (None, Some(file)) | (Some(file), None) => file,
+        (None, None) => {
+            return Err(Failure::Usage("a file with a text is needed: jamba perplexity PLAN FILE".to_owned()));
+        }
+        (Some(first), Some(_)) => {
+            let first = first.display();
+            return Err(Failure::Usage(format!("found {first} and -m, expected the plan once and one file")));
+        }
+    };
+    let text = read_text(&file)?;
     let mut engine = args.open.open(args.plan.path())?;
     let tokenizer = engine.tokenizer()?;
     let tokens = tokenizer.encode_long(&text, AddedTokens::AsConfigured)?;
@@ -116,11 +126,7 @@ pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
     // A text shorter than a chunk is one chunk.
     let chunk = (args.chunk.unwrap_or(CHUNK).min(context) as usize).min(tokens.len());
     if chunk < 4 {
-        return Err(Failure::Input(format!(
-            "{}: found {} tokens, expected at least 4",
-            args.file.display(),
-            tokens.len()
-        )));
+        return Err(Failure::Input(format!("{}: found {} tokens, expected at least 4", file.display(), tokens.len())));
     }
     let chunks = (tokens.len() / chunk).min(args.chunks.map_or(usize::MAX, |chunks| chunks as usize));
     // The start token, if encoding adds it.
@@ -141,7 +147,7 @@ pub(crate) fn perplexity(args: Args) -> Result<(), Failure> {
                 "chunk {} of {}: found logits that are not finite, expected finite ones: an activation of the model overflowed for \
                  these tokens\n{NOT_FINITE}",
                 index + 1,
-                args.file.display()
+                file.display()
             )));
         }
     }

@@ -73,6 +73,9 @@ pub(crate) struct Args {
 /// What is logged: requests, and warnings of the runtime.
 pub(crate) const LOGGED: &str = "info,jamba_runtime=warn";
 
+/// A key is a line in a header of a request.
+const MOST_KEY_BYTES: u64 = 4096;
+
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
   GET  /v1/models
@@ -99,6 +102,7 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
     if args.digest_key {
         return digest_key();
     }
+    args.plan.only()?;
     let is_local = args.unix_socket.is_some() || is_loopback(&args.host);
     if !is_local && args.api_keys.is_none() && !args.insecure {
         return Err(Failure::Usage(format!(
@@ -166,8 +170,11 @@ fn digest_key() -> Result<(), Failure> {
         say!("Type the key, then Enter and Ctrl-D:");
     }
     let mut key = String::new();
-    let read = std::io::stdin().read_to_string(&mut key);
+    let read = std::io::stdin().take(MOST_KEY_BYTES).read_to_string(&mut key);
     read.map_err(|error| Failure::Input(format!("standard input: {error}")))?;
+    if key.len() as u64 == MOST_KEY_BYTES {
+        return Err(Failure::Input(format!("standard input: expected a key of less than {MOST_KEY_BYTES} bytes")));
+    }
     match key.trim() {
         "" => Err(Failure::Input("standard input: expected a key".to_owned())),
         key => print(&format!("{}\n", Keys::digest(key))),

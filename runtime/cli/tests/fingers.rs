@@ -342,6 +342,12 @@ fn a_checkpoint_is_built_by_the_compiler_beside_the_program() {
     std::fs::write(&compiler, "#!/bin/sh\nexit 1\n").unwrap();
     let output = run("org/none");
     assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "the compiler has reported the error");
+    // As the system ends a program that it has no memory to start.
+    std::fs::write(&compiler, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+    let output = run("model");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.contains("jambac: ended by signal 11") && stderr.contains("ulimit -v"), "{stderr}");
 }
 
 #[test]

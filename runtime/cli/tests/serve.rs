@@ -59,6 +59,8 @@ fn a_signal_ends_it_quietly() {
 fn other_machines_need_a_key() {
     let error = refused(&["serve", PLAN, "--host", "0.0.0.0"], 2);
     assert!(error.contains("--api-keys") && error.contains("--insecure"), "{error}");
+    let error = refused(&["serve", "-m", PLAN, "b.plan"], 2);
+    assert!(error.contains("b.plan"), "{error}");
     let error = refused(&["serve", PLAN, "--api-keys", "/no/such/file"], 1);
     assert!(error.contains("/no/such/file"), "{error}");
     let error = refused(&["serve", "/no/such.plan", "--port", "0"], 1);

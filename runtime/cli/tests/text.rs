@@ -109,6 +109,11 @@ fn names_of_unknown_origin_are_shown_as_escapes() {
         assert!(stdout.contains("a\\u001b[31mb\\u009b") && !stdout.contains(controls), "{stdout}");
     }
     let name = format!("{}/no\u{1b}[2Jfile", toy.folder.path().display());
+    for unknown in [&["--\u{1b}[31mno\u{7}"][..], &["--seed", "\u{1b}[2J\u{9b}"], &["--ngl\u{7}", "3"]] {
+        let output = toy.jamba("run", unknown, b"a");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && !stderr.contains(controls), "{stderr:?}");
+    }
     toy.refused(&["--prompt-file", &name], b"", 1, &["no\\u001b[2Jfile: cannot read it"]);
 }
 

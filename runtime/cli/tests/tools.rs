@@ -118,6 +118,9 @@ fn perplexity_is_that_of_the_logits() {
     assert_eq!((&whole["chunks"], &whole["chunk"]), (&1.into(), &tokens.len().into()));
     assert!(stdout(&args[..5]).starts_with(&format!("perplexity      {perplexity:.5} ± ")));
 
+    assert_eq!(json(&["perplexity", "-m", plan, text(&file), "--json"]), whole, "the plan as an option");
+    refused(&["perplexity", "-m", plan, text(&file), "b.txt"], 2, &["the plan once and one file"]);
+    refused(&["perplexity", plan], 2, &["jamba perplexity PLAN FILE"]);
     refused(&["perplexity", plan, "no.txt"], 1, &["no.txt", "cannot read it"]);
     refused(&["perplexity", plan, text(&file), "--chunk", "500"], 2, &["--chunk", "context of 100"]);
     std::fs::write(&file, "a").unwrap();

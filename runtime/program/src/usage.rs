@@ -1,6 +1,7 @@
 //! Parsing of a command line. What people type who know other programs gets one sentence that names our command; a number that is
 //! none, the numbers that the option takes; stdout that is a file of the command line is refused.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -8,6 +9,9 @@ use std::os::unix::fs::MetadataExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
+use jamba_plan::printable::printable;
+
+use crate::say;
 
 /// Words, and the sentence for all of them.
 pub type Hint = (&'static [&'static str], &'static str);
@@ -38,7 +42,19 @@ pub fn parse<T: CommandFactory + FromArgMatches>(hints: &Hints) -> Result<T, Str
         return Err(format!("{file}: is the standard output too: write to another file"));
     }
     let parsed = command.try_get_matches().and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| hints.explain(&error, &arguments).or_else(|| range(&error)).unwrap_or_else(|| error.exit()))
+    parsed.map_err(|error| {
+        let known = hints.explain(&error, &arguments).or_else(|| range(&error));
+        known.unwrap_or_else(|| exit(&error, &arguments))
+    })
+}
+
+/// Prints the error and ends the program. clap repeats arguments as they are: control characters in them are shown as escapes.
+fn exit(error: &clap::Error, arguments: &[String]) -> ! {
+    if arguments.iter().all(|argument| matches!(printable(argument), Cow::Borrowed(_))) {
+        error.exit();
+    }
+    say!("{}", printable(error.to_string().trim_end()));
+    std::process::exit(error.exit_code())
 }
 
 impl Hints {
