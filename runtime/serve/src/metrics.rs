@@ -9,9 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::steps::Load;
@@ -32,6 +31,13 @@ pub(crate) struct Finished {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Refused {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Pages {
+    /// Tokens of a page.
+    block_size: u64,
+    num_gpu_blocks: u64,
 }
 
 /// The counters and histograms of requests.
@@ -136,11 +142,10 @@ impl Metrics {
             "From the request to the last token",
             &metrics.whole,
         );
-        registry.register(
-            "vllm:cache_config",
-            "Pages of the KV cache",
-            Info::new([("block_size", pools.page_tokens.to_string()), ("num_gpu_blocks", pools.pages.to_string())]),
-        );
+        // A gauge, as vLLM has it: readers of the older format know no `info`.
+        let pages: Family<Pages, Gauge> = Family::default();
+        pages.get_or_create(&Pages { block_size: pools.page_tokens, num_gpu_blocks: pools.pages }).set(1);
+        registry.register("vllm:cache_config_info", "Pages of the KV cache", pages);
         registry.register_collector(Box::new(LoadCollector { load, pools }));
         Metrics { registry, ..metrics }
     }

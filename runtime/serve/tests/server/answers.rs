@@ -114,6 +114,12 @@ fn the_same_prompt_again_is_taken_from_the_cache() {
     ] {
         assert!(metrics.body.lines().any(|found| found.starts_with(line)), "{line} in {}", metrics.body);
     }
+    // Readers of the Prometheus text format know three types.
+    for kind in metrics.body.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let kind = kind.rsplit(' ').next().expect("a type");
+        assert!(["counter", "gauge", "histogram"].contains(&kind), "{kind}");
+    }
+    assert!(metrics.body.contains("# TYPE vllm:cache_config_info gauge"), "{}", metrics.body);
 }
 
 #[test]
