@@ -79,11 +79,12 @@ impl Batch {
         let head = job.head();
         let reads = |other: &Running| {
             let common = n_common(head, other.job.head());
-            (other.job.priority <= job.priority && common > other.fed).then_some(common)
+            let may_share = other.job.cache_salt == job.cache_salt && other.job.priority <= job.priority;
+            (may_share && common > other.fed).then_some(common)
         };
         let reader = running.iter_mut().filter_map(|other| Some((reads(other)?, other))).max_by_key(|found| found.0);
         let Some((common, reader)) = reader else { return false };
-        let known = cache.peek(head).map_or(0, |snapshot| snapshot.tokens().len());
+        let known = cache.peek(job.cache_salt, head).map_or(0, |snapshot| snapshot.tokens().len());
         if common < known + LEAST_GAIN || engine.snapshot_bytes(common as u64) > cache.budget_bytes() {
             return false;
         }
@@ -105,7 +106,7 @@ impl Batch {
                 self.swapped.remove(own);
                 Some(own.clone())
             }
-            None => self.cache.as_mut().and_then(|cache| cache.longest(&job.tokens[..known])),
+            None => self.cache.as_mut().and_then(|cache| cache.longest_of(job.cache_salt, &job.tokens[..known])),
         };
         let fed = state.as_ref().map_or(0, |state| state.tokens().len());
         if is_first {
@@ -118,7 +119,7 @@ impl Batch {
         self.prepare_sampler(&mut job)?;
         let borders = self.borders(engine, &job, fed);
         if let Some(cache) = self.cache.as_mut().filter(|_| is_first && own.is_none()) {
-            cache.count(fed, &job.tokens[..job.n_prompt]);
+            cache.count(job.cache_salt, fed, &job.tokens[..job.n_prompt]);
         }
         self.running.push(Running { borders, ..Running::new(job, sequence, fed) });
         Ok(())
@@ -143,8 +144,9 @@ impl Batch {
         let Some(cache) = self.cache.as_ref().filter(|_| fed < job.n_prompt) else { return Vec::new() };
         let head = job.head();
         let others = self.running.iter().map(|running| &running.job).chain(&self.waiting);
+        let others = others.filter(|other| other.cache_salt == job.cache_salt);
         let common = others.map(|other| n_common(head, &other.tokens[..other.n_prompt])).filter(|&n| n < head.len());
-        let common = common.max().unwrap_or(0).max(cache.common(head));
+        let common = common.max().unwrap_or(0).max(cache.common(job.cache_salt, head));
         let mut borders = cache.borders(fed, job.n_prompt, common);
         borders.extend(job.snapshot_at.iter().filter(|&&at| at > fed));
         borders.retain(|&at| engine.snapshot_bytes(at as u64) <= cache.budget_bytes());
@@ -175,7 +177,7 @@ impl Batch {
             if siblings.as_slice().is_empty() {
                 continue;
             }
-            let state = self.swap_out(engine, sequence)?;
+            let state = self.swap_out(engine, sequence, self.running[index].job.cache_salt)?;
             for mut sibling in siblings {
                 state.iter().for_each(|state| self.swapped.add(state));
                 sibling.state.clone_from(&state);

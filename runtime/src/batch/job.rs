@@ -22,6 +22,7 @@ pub(super) struct Job {
     pub(super) n_prompt: usize,
     pub(super) max_new: usize,
     pub(super) priority: i32,
+    pub(super) cache_salt: u64,
     pub(super) deadline: Option<Instant>,
     pub(super) cancel: Cancel,
     /// None after the end.

@@ -20,6 +20,9 @@ pub struct Request {
     /// The request ends with [`Finish::Deadline`](crate::Finish::Deadline) in the first step that begins at this time or
     /// later.
     pub deadline: Option<Instant>,
+    /// The request starts from cached prefixes of requests with the same salt only, so that the time of its answer does not tell
+    /// what others have sent. 0 by default.
+    pub cache_salt: u64,
     /// Lengths of the prompt at which the cache takes snapshots, besides its own: for example where turns of a chat end. Each
     /// is 1 … the length of the prompt. Ignored without a cache.
     pub snapshot_at: Vec<usize>,
@@ -36,6 +39,7 @@ impl Default for Request {
             n: 1,
             priority: 0,
             deadline: None,
+            cache_salt: 0,
             snapshot_at: Vec::new(),
             prompt_logprobs: None,
         }

@@ -47,7 +47,7 @@ impl Batch {
         request: &Request,
         now: Instant,
     ) -> Result<Job, RuntimeError> {
-        let Request { prompt, options, priority, deadline, snapshot_at, prompt_logprobs, .. } = request;
+        let Request { prompt, options, priority, cache_salt, deadline, snapshot_at, prompt_logprobs, .. } = request;
         let GenerateOptions { max_new, sampler, cancel, .. } = options;
         let picker = Some(Picker::new(engine, options, [&[], prompt])?);
         let longest = (self.limits.max_context as usize).saturating_add(1);
@@ -61,6 +61,7 @@ impl Batch {
             n_prompt: prompt.len(),
             max_new: *max_new,
             priority: *priority,
+            cache_salt: *cache_salt,
             deadline: *deadline,
             cancel: cancel.clone(),
             picker,

@@ -15,7 +15,7 @@ impl Batch {
         preempted.job.preemptions += 1;
         self.n_preemptions += 1;
         if preempted.fed > 0 {
-            preempted.job.state = self.swap_out(engine, preempted.sequence)?;
+            preempted.job.state = self.swap_out(engine, preempted.sequence, preempted.job.cache_salt)?;
             preempted.job.state.iter().for_each(|state| self.swapped.add(state));
         }
         engine.remove_sequence(preempted.sequence)?;
@@ -24,12 +24,17 @@ impl Batch {
     }
 
     /// A copy of the state of a sequence for a job that waits; None if the store has no room for it.
-    pub(super) fn swap_out(&self, engine: &Engine, sequence: SequenceId) -> Result<Option<Snapshot>, RuntimeError> {
+    pub(super) fn swap_out(
+        &self,
+        engine: &Engine,
+        sequence: SequenceId,
+        salt: u64,
+    ) -> Result<Option<Snapshot>, RuntimeError> {
         let bytes = engine.snapshot_bytes(engine.len(sequence)?);
         if self.swapped.bytes() + bytes > self.options.swap_bytes {
             return Ok(None);
         }
-        copy(engine, sequence, self.cache.as_ref()).map(Some)
+        copy(engine, sequence, self.cache.as_ref().map(|cache| (cache, salt))).map(Some)
     }
 
     /// Puts snapshots into the cache that became due with the last step.
@@ -38,7 +43,7 @@ impl Batch {
         for running in running.iter_mut().filter(|running| running.share > 0) {
             while let Some(at) = running.borders.pop_if(|at| *at <= running.fed) {
                 if at == running.fed {
-                    keep(engine, running.sequence, cache)?;
+                    keep(engine, running.sequence, (cache, running.job.cache_salt))?;
                 }
             }
         }
@@ -55,7 +60,7 @@ impl Batch {
                 && ended.fed > ended.job.n_prompt
                 && engine.snapshot_bytes(ended.fed as u64) <= cache.budget_bytes()
             {
-                keep(engine, ended.sequence, cache)?;
+                keep(engine, ended.sequence, (cache, ended.job.cache_salt))?;
             }
             engine.remove_sequence(ended.sequence)?;
             self.retire(ended.job);
@@ -65,19 +70,19 @@ impl Batch {
 }
 
 /// Puts a snapshot of a sequence into the cache, unless it has one.
-fn keep(engine: &Engine, sequence: SequenceId, cache: &mut PrefixCache) -> Result<(), RuntimeError> {
+fn keep(engine: &Engine, sequence: SequenceId, (cache, salt): (&mut PrefixCache, u64)) -> Result<(), RuntimeError> {
     let tokens = engine.tokens(sequence)?;
-    if cache.peek(tokens).is_none_or(|known| known.tokens().len() < tokens.len()) {
-        let snapshot = copy(engine, sequence, Some(cache))?;
-        cache.insert(snapshot);
+    if cache.peek(salt, tokens).is_none_or(|known| known.tokens().len() < tokens.len()) {
+        let snapshot = copy(engine, sequence, Some((cache, salt)))?;
+        cache.insert_of(salt, snapshot);
     }
     Ok(())
 }
 
 /// A snapshot of a sequence that shares what it can with a cached one.
-fn copy(engine: &Engine, sequence: SequenceId, cache: Option<&PrefixCache>) -> Result<Snapshot, RuntimeError> {
+fn copy(engine: &Engine, sequence: SequenceId, cache: Option<(&PrefixCache, u64)>) -> Result<Snapshot, RuntimeError> {
     let tokens = engine.tokens(sequence)?;
-    match cache.and_then(|cache| cache.peek(tokens)) {
+    match cache.and_then(|(cache, salt)| cache.peek(salt, tokens)) {
         Some(known) if known.tokens().len() == tokens.len() => Ok(known.clone()),
         Some(known) => engine.snapshot_after(sequence, known),
         None => engine.snapshot(sequence),

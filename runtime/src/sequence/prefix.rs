@@ -10,8 +10,12 @@
 //! Snapshots of one prompt share KV pages; each page counts once. When the budget is exceeded, the least recently used
 //! snapshot is evicted. The tokens of recent prompts are kept after that, for junctions.
 //!
+//! Prompts with a *salt* find the snapshots with the same salt only: clients that must not learn from the time of an answer whether
+//! another one has sent the same beginning.
+//!
 //! Logits are bit-identical to those of a prefill of the whole prompt.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -70,13 +74,13 @@ pub struct PrefixCache {
     interval: usize,
     /// Plan digest and target of the snapshots.
     origin: Option<(blake3::Hash, Arc<str>)>,
-    /// Sorted by tokens.
+    /// Sorted by salted tokens.
     entries: BTreeMap<Arc<[u32]>, Entry>,
     /// Keys of `entries` by last use.
     by_use: BTreeMap<u64, Arc<[u32]>>,
     n_uses: u64,
     held: Held,
-    /// Recent prompts, the last one at the end.
+    /// Recent prompts, salted, the last one at the end.
     recent: VecDeque<Box<[u32]>>,
     n_recent_tokens: usize,
     counters: PrefixCounters,
@@ -127,7 +131,12 @@ impl PrefixCache {
 
     /// The snapshot with the longest prefix of `tokens`; marks it as used.
     pub fn longest(&mut self, tokens: &[u32]) -> Option<Snapshot> {
-        let found = self.find(tokens)?;
+        self.longest_of(0, tokens)
+    }
+
+    /// Like [`PrefixCache::longest`], among the snapshots with this salt; 0 is none.
+    pub(crate) fn longest_of(&mut self, salt: u64, tokens: &[u32]) -> Option<Snapshot> {
+        let found = self.find(&salted(salt, tokens))?;
         self.n_uses += 1;
         let entry = self.entries.get_mut(&found)?;
         self.by_use.remove(&entry.used);
@@ -152,13 +161,18 @@ impl PrefixCache {
         }
     }
 
-    /// Like [`PrefixCache::longest`], without marking it as used.
-    pub(crate) fn peek(&self, tokens: &[u32]) -> Option<&Snapshot> {
-        self.entries.get(&self.find(tokens)?).map(|entry| &entry.snapshot)
+    /// Like [`PrefixCache::longest_of`], without marking it as used.
+    pub(crate) fn peek(&self, salt: u64, tokens: &[u32]) -> Option<&Snapshot> {
+        self.entries.get(&self.find(&salted(salt, tokens))?).map(|entry| &entry.snapshot)
     }
 
-    /// Length of the longest common prefix of `tokens` with a key or a recent prompt.
-    pub(crate) fn common(&self, tokens: &[u32]) -> usize {
+    /// Length of the longest common prefix of `tokens` with a key or a recent prompt, with the same salt.
+    pub(crate) fn common(&self, salt: u64, tokens: &[u32]) -> usize {
+        let key = salted(salt, tokens);
+        self.common_with(&key).saturating_sub(key.len() - tokens.len())
+    }
+
+    fn common_with(&self, tokens: &[u32]) -> usize {
         let before = self.entries.range::<[u32], _>((Bound::Unbounded, Bound::Included(tokens))).next_back();
         let after = self.entries.range::<[u32], _>((Bound::Excluded(tokens), Bound::Unbounded)).next();
         let keys = before.into_iter().chain(after).map(|(key, _)| &**key);
@@ -168,17 +182,25 @@ impl PrefixCache {
     /// Inserts a snapshot, replacing one with the same tokens, and evicts least recently used snapshots until the budget is
     /// met. Ignores a snapshot that exceeds the budget, or whose plan or target differs from the first one's.
     pub fn insert(&mut self, snapshot: Snapshot) {
+        self.insert_of(0, snapshot);
+    }
+
+    /// Like [`PrefixCache::insert`], for prompts with this salt.
+    pub(crate) fn insert_of(&mut self, salt: u64, snapshot: Snapshot) {
         let origin = self.origin.get_or_insert_with(|| (snapshot.plan, Arc::clone(&snapshot.target)));
         if snapshot.bytes() > self.budget_bytes || *origin != (snapshot.plan, Arc::clone(&snapshot.target)) {
             return;
         }
-        self.remove(&Arc::clone(&snapshot.tokens));
+        let key = match salted(salt, &snapshot.tokens) {
+            Cow::Borrowed(_) => Arc::clone(&snapshot.tokens),
+            Cow::Owned(key) => key.into(),
+        };
+        self.remove(&key);
         self.n_uses += 1;
         self.counters.snapshots += 1;
         self.held.add(&snapshot);
-        let tokens = Arc::clone(&snapshot.tokens);
-        self.by_use.insert(self.n_uses, Arc::clone(&tokens));
-        self.entries.insert(tokens, Entry { snapshot, used: self.n_uses });
+        self.by_use.insert(self.n_uses, Arc::clone(&key));
+        self.entries.insert(key, Entry { snapshot, used: self.n_uses });
         while self.held.bytes() > self.budget_bytes
             && let Some((_, oldest)) = self.by_use.first_key_value()
         {
@@ -187,23 +209,24 @@ impl PrefixCache {
         }
     }
 
-    /// Removes a snapshot.
-    fn remove(&mut self, tokens: &[u32]) {
-        let Some(Entry { snapshot, used }) = self.entries.remove(tokens) else { return };
+    /// Removes the snapshot of a key.
+    fn remove(&mut self, key: &[u32]) {
+        let Some(Entry { snapshot, used }) = self.entries.remove(key) else { return };
         self.by_use.remove(&used);
         self.counters.snapshots -= 1;
         self.held.remove(&snapshot);
     }
 
     /// Counts a prompt of which the first `saved` tokens came from the cache, and keeps its tokens for junctions.
-    pub(crate) fn count(&mut self, saved: usize, tokens: &[u32]) {
+    pub(crate) fn count(&mut self, salt: u64, saved: usize, tokens: &[u32]) {
         self.counters.prompts += 1;
         self.counters.hits += u64::from(saved > 0);
         self.counters.tokens_saved += saved as u64;
         self.counters.tokens_read += (tokens.len() - saved) as u64;
         let (most_prompts, most_tokens) = RECENT;
-        self.n_recent_tokens += tokens.len();
-        self.recent.push_back(tokens.into());
+        let prompt = salted(salt, tokens);
+        self.n_recent_tokens += prompt.len();
+        self.recent.push_back(prompt.into_owned().into());
         while self.recent.len() > most_prompts || self.n_recent_tokens > most_tokens {
             self.n_recent_tokens -= self.recent.pop_front().map_or(0, |oldest| oldest.len());
         }
@@ -236,6 +259,15 @@ impl PrefixCache {
     }
 }
 
+/// The key of tokens with a salt: words that are no tokens, which have fewer than 32 bits, before them. Without a salt, the tokens.
+fn salted(salt: u64, tokens: &[u32]) -> Cow<'_, [u32]> {
+    if salt == 0 {
+        return Cow::Borrowed(tokens);
+    }
+    let words = [0, 31, 62].map(|shift| (salt >> shift) as u32 | 1 << 31);
+    Cow::Owned([&words, tokens].concat())
+}
+
 /// Length of the longest common prefix.
 pub(crate) fn n_common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
@@ -265,7 +297,7 @@ impl Engine {
         };
         match self.read_on(cache, (sequence, known), tokens, chunk, cancel) {
             Ok(admitted) => {
-                cache.count(saved, tokens);
+                cache.count(0, saved, tokens);
                 Ok((sequence, self.logits(admitted)))
             }
             Err(error) => {
@@ -285,7 +317,7 @@ impl Engine {
         cancel: Option<&Cancel>,
     ) -> Result<Admitted, RuntimeError> {
         let mut done = known.as_ref().map_or(0, |snapshot| snapshot.tokens.len());
-        for border in cache.borders(done, tokens.len(), cache.common(&tokens[..tokens.len() - 1])) {
+        for border in cache.borders(done, tokens.len(), cache.common(0, &tokens[..tokens.len() - 1])) {
             if self.snapshot_bytes(border as u64) > cache.budget_bytes {
                 break;
             }
@@ -380,20 +412,39 @@ mod tests {
         let mut cache = PrefixCache::new(1 << 20);
         let keys: [&[u32]; 5] = [&[1, 2, 3], &[1, 2, 4, 4], &[1, 3], &[2, 9], &[3, 3, 3, 3]];
         keys[..3].iter().for_each(|key| cache.insert(snapshot(key)));
-        keys[3..].iter().for_each(|key| cache.count(0, key));
+        keys[3..].iter().for_each(|key| cache.count(0, 0, key));
         for code in 0..5u32.pow(4) {
             let query: Vec<u32> = (0..4).map(|i| code / 5u32.pow(i) % 5 + 1).collect();
             let expected = keys.iter().map(|key| n_common(key, &query)).max().unwrap();
-            assert_eq!(cache.common(&query), expected, "{query:?}");
+            assert_eq!(cache.common(0, &query), expected, "{query:?}");
         }
+    }
+
+    #[test]
+    fn salts_part_what_is_known() {
+        let mut cache = PrefixCache::new(1 << 20);
+        let salts = [0, 1, 1 << 40, u64::MAX];
+        for (salt, last) in salts.into_iter().zip(10..) {
+            cache.insert_of(salt, snapshot(&[1, 2]));
+            cache.insert_of(salt, snapshot(&[1, 2, last]));
+            cache.count(salt, 0, &[7, 8, last, 9]);
+        }
+        for (salt, last) in salts.into_iter().zip(10..) {
+            assert_eq!(tokens(cache.longest_of(salt, &[1, 2, last, 4])), Some(vec![1, 2, last]));
+            assert_eq!(tokens(cache.longest_of(salt, &[1, 2, last ^ 1, 4])), Some(vec![1, 2]));
+            assert_eq!((cache.common(salt, &[7, 8, last, 3]), cache.common(salt, &[7, 8, last ^ 1])), (3, 2));
+        }
+        assert_eq!(tokens(cache.longest_of(2, &[1, 2, 10])), None);
+        assert_eq!((cache.common(2, &[1, 2, 10]), cache.common(2, &[7, 8])), (0, 0));
+        assert_eq!(cache.counters().snapshots, 8);
     }
 
     #[test]
     fn recent_prompts_are_bounded() {
         let mut cache = PrefixCache::new(0);
-        (0..100).for_each(|first| cache.count(0, &[first, 7]));
-        assert_eq!((cache.recent.len(), cache.common(&[35, 7]), cache.common(&[36, 7])), (64, 0, 2));
-        cache.count(0, &vec![9; (1 << 20) - 4]);
-        assert_eq!((cache.recent.len(), cache.common(&[98, 7]), cache.common(&[97, 7])), (3, 2, 0));
+        (0..100).for_each(|first| cache.count(0, 0, &[first, 7]));
+        assert_eq!((cache.recent.len(), cache.common(0, &[35, 7]), cache.common(0, &[36, 7])), (64, 0, 2));
+        cache.count(0, 0, &vec![9; (1 << 20) - 4]);
+        assert_eq!((cache.recent.len(), cache.common(0, &[98, 7]), cache.common(0, &[97, 7])), (3, 2, 0));
     }
 }

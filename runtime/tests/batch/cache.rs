@@ -176,3 +176,20 @@ fn a_full_cache_does_not_change_the_options_of_a_request() {
     let n = answer.iter().position(|&token| token == answer[3]).unwrap() + 1;
     assert_eq!(results[&id], (answer[..n].to_vec(), Some(Finish::Stopped)));
 }
+
+/// Two clients that do not know each other, with one prompt.
+#[test]
+fn requests_with_other_salts_start_from_nothing() {
+    let (_folder, mut engine) = roomy();
+    let mut batch = cached(&engine, 7, 1 << 20);
+    let of = |cache_salt: u64| Request { cache_salt, ..ask(200, 10, 2, 5) };
+    let cached_by = |usages: Vec<Usage>| usages.iter().map(|usage| usage.cached_tokens).collect::<Vec<_>>();
+    assert_eq!(cached_by(serve(&mut engine, &mut batch, &[of(0)])), [0]);
+    for salt in [1, 2, 1 << 50] {
+        // Alone, and beside one that reads the same beginning.
+        assert_eq!(cached_by(serve(&mut engine, &mut batch, &[of(salt)])), [0], "salt {salt}");
+        assert_eq!(cached_by(serve(&mut engine, &mut batch, &[of(salt)])), [209], "salt {salt}");
+    }
+    let together = cached_by(serve(&mut engine, &mut batch, &[of(3), of(4), of(3)]));
+    assert!(together[..2] == [0, 0] && together[2] >= 196, "{together:?}");
+}
