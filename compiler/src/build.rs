@@ -16,7 +16,7 @@ use crate::locate::branches_of;
 use crate::model::ModelArgs;
 use crate::outputs::{ForceArg, LOSSES, PHASE, claim, is_phase_file};
 use crate::report::{print, print_raw, tell};
-use crate::{defaults, losses};
+use crate::{defaults, fit, losses, serving};
 
 /// The options of `jambac build`.
 #[derive(Args)]
@@ -61,6 +61,10 @@ pub struct Build {
     /// plan. For small models with weights, on this CPU.
     #[arg(long, conflicts_with_all = ["output", "synthetic_weights", "dump_dir", "emit", "from", "report_quantization", "cached"])]
     bisect: bool,
+    /// Choose context, sequences and tokens of keys and values for a server with this memory: bytes, or a number with a unit
+    /// (80G, 24GiB). Limits of model.toml and of options stay.
+    #[arg(long, value_name = "MEMORY", value_parser = fit::bytes, conflicts_with_all = ["bisect", "cached"])]
+    for_serving: Option<u64>,
     #[command(flatten)]
     force: ForceArg,
     /// Print the time and the peak memory of each phase.
@@ -106,7 +110,11 @@ pub fn run(mut options: Build) -> Result<()> {
         let phase = phase.parse().context("--from")?;
         Resume::read(phase, &files.iter().map(PathBuf::from).collect::<Vec<_>>())
     });
-    let chosen = if options.bisect { None } else { defaults::choose(&mut model)? };
+    let chosen = match options.for_serving {
+        Some(memory) => Some(serving::choose(&mut model, memory)?.to_string()),
+        None if options.bisect => None,
+        None => defaults::choose(&mut model)?.map(|chosen| chosen.to_string()),
+    };
     let request = Request {
         synthetic_seed: options.synthetic_weights,
         dump_dir: options.dump_dir,
@@ -135,7 +143,7 @@ pub fn run(mut options: Build) -> Result<()> {
         tell(spent_table(&built.summary.spent).trim_end());
     }
     if let Some(chosen) = chosen {
-        tell(&chosen.to_string());
+        tell(&chosen);
     }
     tell(&built.summary.to_string());
     match cached {

@@ -224,7 +224,7 @@ pub fn run(options: Fit) -> Result<()> {
 }
 
 /// The message for limits that do not fit: the missing bytes, and how to make them fit.
-fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
+pub(crate) fn shortage(fitter: &Fitter, asked: &Need, budget: u64) -> Result<String> {
     let (limits, weights) = (&asked.limits, asked.memory.weights + SLACK_BYTES);
     let mut text = format!(
         "{budget} bytes are {} too few for limits.max_sequences {}, limits.max_context {} and limits.kv_tokens {}: they take {}",
@@ -286,7 +286,7 @@ fn table(rows: &[(u64, (u64, Need))]) -> String {
 }
 
 /// Parses `80G`, `80GB`, `24GiB`, `1000000`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,

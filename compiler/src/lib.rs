@@ -23,6 +23,7 @@ pub mod opt;
 pub mod outputs;
 pub mod reduce;
 pub mod report;
+pub mod serving;
 pub mod source;
 pub mod usage;
 pub mod version;

@@ -252,3 +252,17 @@ fn the_version_says_what_matters_for_a_report() {
     }
     assert_eq!(done(folder.path(), &["-V"]).lines().count(), 1);
 }
+
+#[test]
+fn a_build_for_serving_chooses_what_the_memory_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    Tiny::odd().write(&path.join("model"), 1).unwrap();
+    let output = jambac(path, &["build", "model", "-o", "x.plan", "--for-serving", "1GB"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("64 sequences") && stderr.contains("1.00 GB of --for-serving"), "{stderr}");
+    assert!(stderr.contains("serve it with --cache-mib "), "{stderr}");
+    refused(path, &["build", "model", "-o", "y.plan", "--for-serving", "10kB"], &["--for-serving: ", "too few for"]);
+    assert!(!path.join("y.plan").exists());
+}
