@@ -83,6 +83,7 @@ pub use text::{
 };
 #[cfg(feature = "tokenizer")]
 pub use text::{
+    jinja::keep_time_zone,
     rehearsal::TemplateFault,
     rendered::{EncodedChat, RenderedChat},
     stop::StopStrings,

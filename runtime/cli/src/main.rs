@@ -8,11 +8,14 @@ mod doctor;
 mod echo;
 mod failure;
 mod generate;
+mod health;
 mod info;
 mod interrupt;
 mod log;
 mod logits;
 mod manual;
+#[cfg(feature = "serve")]
+mod notify;
 mod open;
 mod outputs;
 mod perplexity;
@@ -56,6 +59,8 @@ enum Command {
     /// Serve a plan over HTTP, with OpenAI's API.
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    /// Ask a server whether it takes requests.
+    Health(health::Args),
     /// Chat with a model that has a chat template.
     Chat(chat::Args),
     /// Measure prefill and decode of one or more plans.
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::serve(args),
+        Command::Health(args) => health::health(args),
         Command::Chat(args) => chat::chat(args),
         Command::Bench(args) => bench::bench(args),
         Command::Tokenize(args) => tokenize::tokenize(args),

@@ -2,14 +2,16 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jamba_program::say;
 use jamba_runtime::Engine;
-use jamba_serve::{Address, Keys, ServeError, ServeOptions, Stop};
+use jamba_serve::{Address, Keys, Reach, Sandbox, ServeError, ServeOptions, Stop};
 
 use crate::failure::{Failure, print};
 use crate::interrupt;
+use crate::notify::Manager;
 use crate::open::{OpenArgs, PlanArg};
 
 /// Arguments of `jamba serve`.
@@ -54,6 +56,12 @@ pub(crate) struct Args {
     /// Memory of the prefix cache, in MiB; 0 turns it off
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     cache_mib: u64,
+    /// Let requests with different keys share the prefix cache: the time of an answer tells what others have sent
+    #[arg(long, requires = "api_keys")]
+    share_cache: bool,
+    /// Serve /metrics, /slots, /health and /ready here too, without a key: for an address that only monitoring reaches
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    metrics_listen: Option<Address>,
     /// Longest time between two tokens of an answer, in milliseconds: prompts are read in parts that keep to it. 0 is no limit
     #[arg(long, value_name = "MS", default_value_t = 150)]
     itl_target: u64,
@@ -66,8 +74,27 @@ pub(crate) struct Args {
     /// Time between SIGTERM and closing the socket, in seconds, for load balancers that ask GET /ready
     #[arg(long, value_name = "S", default_value_t = 0)]
     drain_delay: u64,
+    /// Give up files, programs and new sockets once the plan is open, with Landlock and seccomp: `auto` warns of what the kernel
+    /// lacks, `on` does not start then. On a GPU, NVIDIA's driver keeps its files
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    sandbox: Confine,
     #[command(flatten)]
     open: OpenArgs,
+}
+
+/// Values of `--sandbox`.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Confine {
+    Auto,
+    On,
+    Off,
+}
+
+impl Confine {
+    fn sandbox(self) -> Sandbox {
+        let reach = if self == Confine::Off { Reach::Nothing } else { Reach::Process };
+        Sandbox { reach, is_required: self == Confine::On, ..Sandbox::default() }
+    }
 }
 
 /// What is logged: requests, and warnings of the runtime.
@@ -90,7 +117,7 @@ impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
         match error {
             ServeError::Engine(error) => error.into(),
-            ServeError::Address { .. } | ServeError::Keys { .. } | ServeError::System(_) => {
+            ServeError::Address { .. } | ServeError::Keys { .. } | ServeError::Sandbox(_) | ServeError::System(_) => {
                 Failure::Input(error.to_string())
             }
         }
@@ -124,7 +151,10 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         drain_delay: seconds(args.drain_delay),
         drain: seconds(args.drain),
         cache_bytes: args.cache_mib.saturating_mul(1 << 20),
+        shares_cache: args.share_cache,
+        metrics: args.metrics_listen,
         step_target: (args.itl_target > 0).then(|| Duration::from_millis(args.itl_target)),
+        sandbox: args.sandbox.sandbox(),
         max_body_bytes: 0,
     };
     let address = match args.unix_socket {
@@ -132,16 +162,34 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         None => Address::Tcp(args.host, args.port),
     };
     let stop = Stop::new();
-    let stopper = stop.clone();
-    interrupt::on_stop(move || stopper.stop());
+    let manager = Arc::new(Manager::of_environment());
+    let (stopper, of_stop) = (stop.clone(), Arc::clone(&manager));
+    interrupt::on_stop(move || {
+        of_stop.tell("STOPPING=1");
+        stopper.stop();
+    });
     let (plan, open) = (args.plan, args.open);
     jamba_serve::serve(
         &address,
         options,
         || open.open(plan.path()),
-        |name, engine| print(&first_line(name, engine)),
+        |name, engine| {
+            manager.tell("READY=1");
+            print(&first_line(name, engine))
+        },
         &stop,
     )
+}
+
+/// Parses `127.0.0.1:9090` and `[::1]:9090`.
+fn host_and_port(text: &str) -> Result<Address, String> {
+    let expected = || format!("found {text:?}, expected HOST:PORT, such as 127.0.0.1:9090");
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match port.parse() {
+        Ok(port) if !host.is_empty() => Ok(Address::Tcp(host.to_owned(), port)),
+        _ => Err(expected()),
+    }
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Permit;
-use crate::app::App;
+use crate::app::{App, RequestLabel};
 use crate::error::{ApiError, Result};
 use crate::steps::{ChoiceEvent, Submission};
 
@@ -129,7 +129,13 @@ impl App {
     }
 
     /// Submits the jobs of one HTTP request. Their choices follow one another.
-    pub(crate) async fn start(self: &Arc<App>, id: String, jobs: Vec<Job>, mut permit: Permit) -> Result<Answers> {
+    pub(crate) async fn start(
+        self: &Arc<App>,
+        label: RequestLabel,
+        jobs: Vec<Job>,
+        mut permit: Permit,
+    ) -> Result<Answers> {
+        let RequestLabel { id, cache_salt } = label;
         self.counted(permit.add_tokens(jobs.iter().map(|job| job.prompt.len()).sum()))?;
         let (sender, events) = mpsc::unbounded_channel();
         let cancel = Cancel::new();
@@ -167,7 +173,8 @@ impl App {
                 usage.prompt_tokens = prompt.len();
             }
             let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
-            let request = Request { prompt, options, n, priority, deadline, snapshot_at: turn_ends, prompt_logprobs };
+            let request =
+                Request { prompt, options, n, priority, deadline, cache_salt, snapshot_at: turn_ends, prompt_logprobs };
             let (sent, result) = oneshot::channel();
             let submission = Submission { request, first_choice, events: sender.clone(), taken: sent };
             self.commands.try_send(submission).map_err(|error| match error {

@@ -46,9 +46,14 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over from a client.
 const MAX_ID: usize = 128;
 
-/// The id of a request, for logs and headers.
+/// What the layers found out about a request.
 #[derive(Clone)]
-pub(crate) struct RequestLabel(pub(crate) String);
+pub(crate) struct RequestLabel {
+    /// For logs and headers.
+    pub(crate) id: String,
+    /// Requests with other salts share no cached prompts with it.
+    pub(crate) cache_salt: u64,
+}
 
 /// All routes.
 pub(crate) fn router(app: State) -> Router {
@@ -90,6 +95,20 @@ pub(crate) fn router(app: State) -> Router {
     router.with_state(app)
 }
 
+/// The routes of the socket for metrics: no keys, no texts, no log.
+pub(crate) fn metrics_router(app: State) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .route("/slots", get(slots))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(app)
+}
+
 /// Gives the request an id, checks its host, and logs it.
 async fn label(Extract(app): Extract<State>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
@@ -98,7 +117,7 @@ async fn label(Extract(app): Extract<State>, mut request: Request, next: Next) -
         Some(id) => id.to_owned(),
         None => random_id(),
     };
-    request.extensions_mut().insert(RequestLabel(id.clone()));
+    request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0 });
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let mut response = match app.options.any_host || host.is_none_or(is_local) {
@@ -130,9 +149,16 @@ fn is_local(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-async fn check_key(Extract(app): Extract<State>, request: Request, next: Next) -> Response {
+async fn check_key(Extract(app): Extract<State>, mut request: Request, next: Next) -> Response {
     let keys = &app.options.keys;
-    if keys.is_empty() || keys.check(request.headers()).is_some() { next.run(request).await } else { auth::refusal() }
+    if keys.is_empty() {
+        return next.run(request).await;
+    }
+    let Some(digest) = keys.check(request.headers()) else { return auth::refusal() };
+    if let Some(label) = request.extensions_mut().get_mut::<RequestLabel>().filter(|_| !app.options.shares_cache) {
+        label.cache_salt = auth::cache_salt(&digest);
+    }
+    next.run(request).await
 }
 
 /// Seconds since 1970.

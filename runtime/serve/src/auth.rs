@@ -61,6 +61,12 @@ impl Keys {
     }
 }
 
+/// The salt of cached prompts of the key with this digest.
+pub(crate) fn cache_salt(digest: &blake3::Hash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(1) // 0 is no salt
+}
+
 /// The answer to a request without a valid key.
 pub(crate) fn refusal() -> Response {
     let error = ApiError::new(

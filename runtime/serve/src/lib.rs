@@ -10,6 +10,7 @@
 //! - `listen` accepts connections and limits them; `app` has the routes.
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
+//! - `sandbox` gives up the rights that an open plan does not need.
 //! - `openai` speaks OpenAI's API; `openapi` describes it; `page` is a page to try the model.
 
 mod admission;
@@ -26,6 +27,7 @@ mod openapi;
 mod page;
 mod prepare;
 mod sampling;
+mod sandbox;
 mod steps;
 mod text;
 
@@ -44,6 +46,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tower::ServiceExt;
 
 pub use auth::Keys;
+pub use sandbox::{Reach, Sandbox};
 
 use crate::admission::Admission;
 use crate::answer::Slots;
@@ -52,6 +55,7 @@ use crate::error::ApiError;
 use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
+use crate::sandbox::{Runs, Walls};
 use crate::steps::{Load, Steps};
 
 /// Name of the threads that handle requests. A panic there ends one request, not the server.
@@ -81,6 +85,8 @@ pub enum ServeError {
         /// What is wrong.
         reason: String,
     },
+    /// The kernel lacks a part of the sandbox.
+    Sandbox(String),
     /// A thread or a runtime cannot be started.
     System(io::Error),
     /// The engine failed.
@@ -99,6 +105,9 @@ impl std::fmt::Display for ServeError {
                 write!(f, "cannot listen on {address}: {source}{advice}")
             }
             ServeError::Keys { path, reason } => write!(f, "{}: {reason}", path.display()),
+            ServeError::Sandbox(reason) => {
+                write!(f, "cannot confine the server: {reason}: --sandbox auto goes on without")
+            }
             ServeError::System(source) => write!(f, "cannot start the server: {source}"),
             ServeError::Engine(source) => write!(f, "{source}"),
         }
@@ -147,8 +156,14 @@ pub struct ServeOptions {
     pub drain: Duration,
     /// Memory of the prefix cache in bytes; 0 turns it off.
     pub cache_bytes: u64,
+    /// Requests with different keys share the prefix cache. The time of an answer then tells what other keys have sent.
+    pub shares_cache: bool,
+    /// Where `/metrics`, `/slots` and `/health` are served without a key, besides the address of the server.
+    pub metrics: Option<Address>,
     /// Time that a step should take at most; see [`BatchOptions::step_target`].
     pub step_target: Option<Duration>,
+    /// What the server gives up once the plan is open; nothing by default.
+    pub sandbox: Sandbox,
     /// Most bytes of a body; 0 follows from the plan's context.
     pub max_body_bytes: usize,
 }
@@ -167,7 +182,10 @@ impl Default for ServeOptions {
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
             cache_bytes: 1 << 30,
+            shares_cache: false,
+            metrics: None,
             step_target: Some(Duration::from_millis(150)),
+            sandbox: Sandbox::default(),
             max_body_bytes: 0,
         }
     }
@@ -197,8 +215,21 @@ struct Gate(Arc<Mutex<GateState>>);
 enum GateState {
     #[default]
     Loading,
-    Open(State, Router),
+    Open(State, Routers),
     Closed,
+}
+
+/// The routes of each socket.
+struct Routers {
+    api: Router,
+    metrics: Router,
+}
+
+/// The socket that a request came by.
+#[derive(Clone, Copy)]
+enum Door {
+    Api,
+    Metrics,
 }
 
 impl Gate {
@@ -208,11 +239,11 @@ impl Gate {
 
     /// False if the server has stopped meanwhile.
     fn open(&self, app: State) -> bool {
-        let router = app::router(Arc::clone(&app));
+        let routers = Routers { api: app::router(Arc::clone(&app)), metrics: app::metrics_router(Arc::clone(&app)) };
         let mut state = self.lock();
         let is_loading = matches!(*state, GateState::Loading);
         if is_loading {
-            *state = GateState::Open(app, router);
+            *state = GateState::Open(app, routers);
         }
         is_loading
     }
@@ -228,10 +259,17 @@ impl Gate {
         }
     }
 
-    async fn answer(self, request: Request) -> Response {
-        let router = match &*self.lock() {
-            GateState::Open(_, router) => Some(router.clone()),
-            GateState::Loading | GateState::Closed => None,
+    /// Answers what comes by a socket.
+    fn router(&self, door: Door) -> Router {
+        let gate = self.clone();
+        Router::new().fallback(move |request| gate.clone().answer(request, door))
+    }
+
+    async fn answer(self, request: Request, door: Door) -> Response {
+        let router = match (&*self.lock(), door) {
+            (GateState::Open(_, routers), Door::Api) => Some(routers.api.clone()),
+            (GateState::Open(_, routers), Door::Metrics) => Some(routers.metrics.clone()),
+            (GateState::Loading | GateState::Closed, _) => None,
         };
         match router {
             Some(router) => router.oneshot(request).await.into_response(),
@@ -260,13 +298,33 @@ pub fn serve<E: From<ServeError>>(
         .build()
         .map_err(system)?;
     let (listener, name) = runtime.block_on(bind(address))?;
+    let metrics = match &options.metrics {
+        Some(address) => {
+            let (listener, name) = runtime.block_on(bind(address))?;
+            tracing::info!("metrics at {name}");
+            Some(listener)
+        }
+        None => None,
+    };
+    let walls = Walls::new(options.sandbox.clone(), address);
     let (gate, failed) = (Gate::default(), Arc::new(Notify::new()));
     let (told, events) = mpsc::unbounded_channel();
+    let (confined, wait) = std::sync::mpsc::channel();
     let http = {
         let (gate, stop, failed) = (gate.clone(), stop.clone(), Arc::clone(&failed));
-        let (delay, drain) = (options.drain_delay, options.drain);
+        let (delay, drain, walls) = (options.drain_delay, options.drain, walls.clone());
         let work = move || {
+            let is_confined = walls.confine_http();
+            let may_serve = is_confined.is_ok();
+            let _ = confined.send(is_confined); // the caller waits
+            if !may_serve {
+                return;
+            }
             runtime.spawn(steps::dispatch(events));
+            if let Some(listener) = metrics {
+                // It answers as long as the runtime lives.
+                runtime.spawn(listen::listen(listener, gate.router(Door::Metrics), std::future::pending()));
+            }
             runtime.block_on(http(listener, &gate, stop, failed, delay, drain));
             // Threads that still encode a prompt are not waited for.
             runtime.shutdown_background();
@@ -274,7 +332,10 @@ pub fn serve<E: From<ServeError>>(
         };
         std::thread::Builder::new().name(THREAD.to_owned()).spawn(work).map_err(system)?
     };
-    let result = run_engine(options, open, |engine| ready(&name, engine), told, &gate);
+    if let Ok(Err(error)) = wait.recv() {
+        return Err(error.into());
+    }
+    let result = run_engine((options, walls), open, |engine| ready(&name, engine), told, &gate);
     failed.notify_one();
     let _ = http.join(); // a panic there was reported
     result
@@ -286,7 +347,7 @@ fn n_cores() -> usize {
 
 /// Opens the plan and runs the steps until the server stops.
 fn run_engine<E: From<ServeError>>(
-    mut options: ServeOptions,
+    (mut options, walls): (ServeOptions, Walls),
     open: impl FnOnce() -> Result<Engine, E>,
     ready: impl FnOnce(&Engine) -> Result<(), E>,
     told: mpsc::UnboundedSender<steps::Told>,
@@ -294,6 +355,7 @@ fn run_engine<E: From<ServeError>>(
 ) -> Result<(), E> {
     let failed = |error: RuntimeError| E::from(ServeError::Engine(error));
     let engine = open()?;
+    walls.confine_steps(Runs::of(&engine))?;
     let model = Model::new(&engine, options.aliases.clone(), options.any_model).map_err(failed)?;
     if options.max_body_bytes == 0 {
         options.max_body_bytes = 2 * model.max_prompt_bytes() + BODY_OVERHEAD;
@@ -348,8 +410,6 @@ async fn bind(address: &Address) -> Result<(Listener, String), ServeError> {
 
 /// Answers requests until `stop`, or until the engine has failed; then ends what runs.
 async fn http(listener: Listener, gate: &Gate, stop: Stop, failed: Arc<Notify>, delay: Duration, drain: Duration) {
-    let for_requests = gate.clone();
-    let router = Router::new().fallback(move |request| for_requests.clone().answer(request));
     let stopping = async {
         tokio::select! {
             () = stop.0.notified() => {
@@ -359,7 +419,7 @@ async fn http(listener: Listener, gate: &Gate, stop: Stop, failed: Arc<Notify>, 
             () = failed.notified() => {}
         }
     };
-    let connections = listen::listen(listener, router, stopping).await;
+    let connections = listen::listen(listener, gate.router(Door::Api), stopping).await;
     let mut connections = std::pin::pin!(connections.shutdown());
     if tokio::time::timeout(drain, &mut connections).await.is_err() {
         gate.with_app(|app| app.slots.cancel_all());

@@ -23,7 +23,7 @@ pub(crate) mod constrain;
 mod encode;
 mod fewest;
 mod growth;
-mod jinja;
+pub(crate) mod jinja;
 pub(crate) mod messages;
 pub(crate) mod rehearsal;
 pub(crate) mod rendered;

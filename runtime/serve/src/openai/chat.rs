@@ -231,7 +231,7 @@ pub(crate) async fn chat(
     let job = Job { prompt: prompt.tokens, turn_ends: prompt.turn_ends, options, n, priority, prompt_logprobs: None };
     let object = if sampling.streams() { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(&app, object, "chatcmpl", model);
-    let answers = app.start(label.0, vec![job], permit).await?;
+    let answers = app.start(label, vec![job], permit).await?;
     let progress = |choice| Progress {
         parser: Some(AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &head.id[9..21]))),
         has_role: false,

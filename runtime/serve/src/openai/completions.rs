@@ -134,7 +134,7 @@ pub(crate) async fn complete(
         jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority, prompt_logprobs });
     }
     let head = Head::new(&app, "text_completion", "cmpl", model);
-    let answers = app.start(label.0, jobs, permit).await?;
+    let answers = app.start(label, jobs, permit).await?;
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };
     if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }

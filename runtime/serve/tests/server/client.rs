@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use jamba_runtime::{Engine, OpenOptions};
-use jamba_serve::{Address, ServeError, ServeOptions, Stop};
+use jamba_serve::{Address, Reach, Sandbox, ServeError, ServeOptions, Stop};
 use serde_json::Value;
 
 pub(crate) fn plan() -> PathBuf {
@@ -27,6 +27,9 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(options: ServeOptions) -> Running {
+        // What the threads of the server do must not need more than a confined server has.
+        let sandbox = Sandbox { reach: Reach::Server, is_required: true, ..Sandbox::default() };
+        let options = ServeOptions { sandbox, ..options };
         let (stop, (sender, receiver)) = (Stop::new(), mpsc::channel());
         let of_thread = stop.clone();
         let thread = std::thread::spawn(move || {

@@ -141,6 +141,25 @@ fn without_a_key_only_the_health_is_told() {
 }
 
 #[test]
+fn keys_have_cached_prompts_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("keys");
+    std::fs::write(&path, format!("{}\n{}\n", Keys::digest("a"), Keys::digest("b"))).expect("a file");
+    let keys = Keys::read(&path).expect("keys");
+    let body = json!({ "prompt": [1, 20, 30, 40, 50, 60, 70], "max_tokens": 2 }).to_string();
+    for (shares_cache, expected) in [(false, [0, 6, 0, 6]), (true, [0, 6, 6, 6])] {
+        let server = Running::new(ServeOptions { keys: keys.clone(), shares_cache, ..ServeOptions::default() });
+        let cached = ["a", "a", "b", "b"].map(|key| {
+            let request = post("/v1/completions", "application/json", &body);
+            let request = request.replacen("\r\n", &format!("\r\nAuthorization: Bearer {key}\r\n"), 1);
+            let usage = server.send(&request).json()["usage"].clone();
+            usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number")
+        });
+        assert_eq!(cached, expected);
+    }
+}
+
+#[test]
 fn a_full_server_refuses_at_once() {
     let server = Running::new(ServeOptions { queue: 0, queue_tokens: 50, ..ServeOptions::default() });
     // Three answers at a time: a request of four is more than fits, whatever runs.

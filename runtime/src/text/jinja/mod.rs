@@ -11,10 +11,11 @@
 //! - [`value`], [`scope`]: values, variables, loops and macros; [`compare`], [`number`], [`print`]: operations on them.
 //! - [`eval`], [`exec`]: expressions and statements; [`literal`], [`names`], [`arguments`]: their parts.
 //! - [`text`]: texts, and which of their parts come from the template; [`strings`], [`methods`]: methods; [`format`](mod@format): `%` and `str.format`.
-//! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions; [`lacks`]: those that are missing.
+//! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions; [`lacks`]: those that are missing; [`clock`]: the time.
 
 mod arguments;
 mod checks;
+mod clock;
 mod compare;
 mod eval;
 mod exec;
@@ -38,6 +39,8 @@ use serde_json::{Map, Value as Json};
 
 use eval::Interpreter;
 pub(super) use lacks::Lack;
+
+pub use clock::keep_time_zone;
 use scope::Scope;
 use text::{Origin, Text};
 use value::{Error, Key, Value};
@@ -112,7 +115,7 @@ impl Template {
             };
             scope.set(name, value.map_err(|error| error.message)?);
         }
-        let interpreter = Interpreter::new(&self.source, FUEL, chrono::Local::now().naive_local());
+        let interpreter = Interpreter::new(&self.source, FUEL, clock::now());
         let rendered = interpreter.run(&template, &scope).map_err(|Error { message, line }| match line {
             Some(line) => format!("{message} (line {line})"),
             None => message,
