@@ -40,6 +40,12 @@ impl Admission {
                 5,
             ));
         }
+        if requests > self.max_requests {
+            let most = self.max_requests;
+            return Err(ApiError::invalid(format!(
+                "found {requests} answers to one request, expected at most {most}, as many as the server holds (--queue)"
+            )));
+        }
         let before = self.requests.fetch_add(requests, Ordering::Relaxed);
         let permit = Permit { admission: Arc::clone(self), requests, tokens: 0 };
         if before + requests > self.max_requests {
@@ -94,6 +100,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
+
     use super::*;
 
     #[test]
@@ -102,7 +110,10 @@ mod tests {
         let mut first = admission.admit(2).unwrap();
         first.add_tokens(150).unwrap(); // alone
         let mut second = admission.admit(1).unwrap();
-        assert!(admission.is_full() && admission.admit(1).is_err());
+        let refused = admission.admit(1).unwrap_err().into_response();
+        assert!(admission.is_full() && refused.headers()["retry-after"] == "1");
+        // What never fits has nothing to wait for.
+        assert!(admission.admit(4).unwrap_err().to_json().contains("invalid_request_error"));
         assert!(second.add_tokens(1).is_err());
         drop((first, second));
         assert_eq!((admission.requests.load(Ordering::Relaxed), admission.tokens.load(Ordering::Relaxed)), (0, 0));

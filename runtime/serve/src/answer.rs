@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jamba_runtime::{Cancel, Finish, GenerateOptions, Request, Usage};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use crate::admission::Permit;
 use crate::app::{App, RequestLabel};
 use crate::error::{ApiError, Result};
+use crate::listen::HangUp;
 use crate::steps::{ChoiceEvent, Submission};
+
+/// Time to read the rest of an answer after the longest time of a request.
+const READ_TIME: Duration = Duration::from_secs(60);
 
 /// A prompt that is ready for the batch.
 pub(crate) struct Job {
@@ -97,7 +102,7 @@ pub(crate) struct Answers {
     id: String,
     events: mpsc::UnboundedReceiver<ChoiceEvent>,
     cancel: Cancel,
-    _permit: Permit,
+    _watch: Option<Watch>,
     slot: u64,
     n_open: usize,
     /// Answers to one prompt.
@@ -135,8 +140,9 @@ impl App {
         jobs: Vec<Job>,
         mut permit: Permit,
     ) -> Result<Answers> {
-        let RequestLabel { id, cache_salt } = label;
+        let RequestLabel { id, cache_salt, hang_up } = label;
         self.counted(permit.add_tokens(jobs.iter().map(|job| job.prompt.len()).sum()))?;
+        let permit = Arc::new(permit);
         let (sender, events) = mpsc::unbounded_channel();
         let cancel = Cancel::new();
         let n_open: usize = jobs.iter().map(|job| job.n).sum();
@@ -156,7 +162,7 @@ impl App {
             id,
             events,
             cancel,
-            _permit: permit,
+            _watch: self.options.timeout.zip(hang_up).map(|(timeout, hang_up)| Watch::new(timeout, hang_up)),
             slot,
             n_open,
             n_per_job: (n_open / jobs.len().max(1)).max(1),
@@ -172,11 +178,12 @@ impl App {
             for usage in &mut answers.usage[first_choice..first_choice + n] {
                 usage.prompt_tokens = prompt.len();
             }
-            let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
+            let deadline = self.options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
             let request =
                 Request { prompt, options, n, priority, deadline, cache_salt, snapshot_at: turn_ends, prompt_logprobs };
             let (sent, result) = oneshot::channel();
-            let submission = Submission { request, first_choice, events: sender.clone(), taken: sent };
+            let submission =
+                Submission { request, first_choice, events: sender.clone(), taken: sent, permit: Arc::clone(&permit) };
             self.commands.try_send(submission).map_err(|error| match error {
                 std::sync::mpsc::TrySendError::Full(_) => {
                     ApiError::busy("queue_full", "too many requests arrive at a time; retry later", 1)
@@ -190,6 +197,25 @@ impl App {
             result.await.map_err(|_| engine_gone())??;
         }
         Ok(answers)
+    }
+}
+
+/// Closes the connection of a client that takes too long to read its answer. Dropping it ends the watch.
+struct Watch(AbortHandle);
+
+impl Watch {
+    fn new(timeout: Duration, hang_up: HangUp) -> Watch {
+        let watch = async move {
+            tokio::time::sleep(timeout.saturating_add(READ_TIME)).await;
+            hang_up.now();
+        };
+        Watch(tokio::spawn(watch).abort_handle())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

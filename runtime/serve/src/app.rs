@@ -21,6 +21,7 @@ use crate::ServeOptions;
 use crate::admission::Admission;
 use crate::answer::{Slot, Slots};
 use crate::error::ApiError;
+use crate::listen::HangUp;
 use crate::metrics::{self, Metrics};
 use crate::model::Model;
 use crate::openapi::ErrorObject;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub(crate) slots: Slots,
     /// Permits to encode a prompt or compile a constraint, which takes a core.
     pub(crate) prepare: Semaphore,
+    /// Room for large bodies, in units of [`ROOM_UNIT`](crate::body::ROOM_UNIT).
+    pub(crate) bodies: Arc<Semaphore>,
 }
 
 pub(crate) type State = Arc<App>;
@@ -53,6 +56,8 @@ pub(crate) struct RequestLabel {
     pub(crate) id: String,
     /// Requests with other salts share no cached prompts with it.
     pub(crate) cache_salt: u64,
+    /// Closes its connection.
+    pub(crate) hang_up: Option<HangUp>,
 }
 
 /// All routes.
@@ -117,10 +122,12 @@ async fn label(Extract(app): Extract<State>, mut request: Request, next: Next) -
         Some(id) => id.to_owned(),
         None => random_id(),
     };
-    request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0 });
+    let hang_up = request.extensions().get::<HangUp>().cloned();
+    request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0, hang_up });
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let mut response = match app.options.any_host || host.is_none_or(is_local) {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_expected = hosts.all(|host| host.to_str().is_ok_and(is_local));
+    let mut response = match app.options.any_host || is_expected {
         true => next.run(request).await,
         false => ApiError::new(
             StatusCode::FORBIDDEN,

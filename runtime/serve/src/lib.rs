@@ -65,6 +65,8 @@ pub const THREAD: &str = "jamba-http";
 const COMMANDS: usize = 1024;
 /// Time for answers to be told that the server stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Bodies of the largest size that the server holds at a time.
+const LARGE_BODIES: usize = 4;
 /// Bytes of JSON around a prompt, and of escapes in it.
 const BODY_OVERHEAD: usize = 1 << 20;
 
@@ -372,10 +374,11 @@ fn run_engine<E: From<ServeError>>(
     let batch = BatchOptions { step_target: options.step_target, ..BatchOptions::default() };
     let steps = Steps::new(engine, batch, options.cache_bytes, told, Arc::clone(&load)).map_err(failed)?;
     let app = Arc::new(App {
-        admission: Admission::new(model.max_sequences + options.queue, options.queue_tokens),
+        admission: Admission::new(model.max_sequences.saturating_add(options.queue), options.queue_tokens),
         metrics: Metrics::new(Arc::clone(&load), pools),
         slots: Slots::default(),
         prepare: Semaphore::new(n_cores()),
+        bodies: Arc::new(Semaphore::new(LARGE_BODIES * options.max_body_bytes.div_ceil(body::ROOM_UNIT))),
         options,
         model,
         commands,

@@ -14,10 +14,12 @@ use crate::model::Model;
 const MAX_CHOICES: usize = 128;
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 64;
+/// Most bytes of a stop string. Every token of an answer is compared with all of them.
+const MAX_STOP_BYTES: usize = 1024;
 
 /// A value, or a list of them.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, or a list of texts")]
 pub(crate) enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
@@ -170,15 +172,28 @@ impl Sampling {
         if stop.len() > MAX_STOPS {
             return Err(ApiError::field("stop", format!("found {} strings, expected at most {MAX_STOPS}", stop.len())));
         }
-        let allowed = self.allowed_token_ids.iter().flatten();
+        if let Some(long) = stop.iter().find(|stop| stop.len() > MAX_STOP_BYTES) {
+            let n = long.len();
+            return Err(ApiError::field(
+                "stop",
+                format!("found a text of {n} bytes, expected at most {MAX_STOP_BYTES}"),
+            ));
+        }
         if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
             return Err(ApiError::field("allowed_token_ids", "found no tokens, expected at least one"));
         }
-        for (name, mut ids) in
-            [("allowed_token_ids", allowed), ("stop_token_ids", self.stop_token_ids.iter().flatten())]
-        {
-            if let Some(id) = ids.find(|&&id| id as usize >= model.vocab) {
-                return Err(ApiError::field(name, format!("found {id}, expected tokens below {}", model.vocab)));
+        let lists = [("allowed_token_ids", &self.allowed_token_ids), ("stop_token_ids", &self.stop_token_ids)];
+        for (name, list) in lists.into_iter().filter_map(|(name, list)| Some((name, list.as_ref()?))) {
+            let (n, most) = (list.len(), model.vocab);
+            // Every step looks through the list.
+            if n > most {
+                return Err(ApiError::field(
+                    name,
+                    format!("found {n} tokens, expected at most {most}, the vocabulary"),
+                ));
+            }
+            if let Some(id) = list.iter().find(|&&id| id as usize >= most) {
+                return Err(ApiError::field(name, format!("found {id}, expected tokens below {most}")));
             }
         }
         Ok(GenerateOptions {
@@ -240,7 +255,8 @@ impl Sampling {
 
     fn logit_bias(&self, model: &Model) -> Result<Vec<(u32, f32)>> {
         let bias = |(token, bias): (&String, &f32)| {
-            let id = token.parse().ok().filter(|&id: &u32| (id as usize) < model.vocab);
+            // One way to write a token, so that none comes twice.
+            let id = token.parse().ok().filter(|&id: &u32| (id as usize) < model.vocab && id.to_string() == *token);
             let id = id.ok_or_else(|| {
                 ApiError::field("logit_bias", format!("found {token:?}, expected a token below {}", model.vocab))
             })?;

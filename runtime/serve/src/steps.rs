@@ -12,6 +12,7 @@ use jamba_runtime::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::admission::Permit;
 use crate::error::{ApiError, Result};
 
 /// A request for the step thread.
@@ -22,6 +23,8 @@ pub(crate) struct Submission {
     pub(crate) events: mpsc::UnboundedSender<ChoiceEvent>,
     /// Told when the batch has taken the request or refused it.
     pub(crate) taken: oneshot::Sender<Result<()>>,
+    /// Returned when the answers have ended, whether or not the client has read them.
+    pub(crate) permit: Arc<Permit>,
 }
 
 /// What happened to one choice of an HTTP request.
@@ -109,6 +112,7 @@ struct Client {
     first_choice: usize,
     /// Choices that have not ended.
     n_open: usize,
+    _permit: Arc<Permit>,
 }
 
 impl Steps {
@@ -166,11 +170,11 @@ impl Steps {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { request, first_choice, events, taken } = submission;
+        let Submission { request, first_choice, events, taken, permit } = submission;
         let n_open = request.n;
         let result = match self.batch.submit(&self.engine, request) {
             Ok(id) => {
-                self.clients.insert(id, Client { events, first_choice, n_open });
+                self.clients.insert(id, Client { events, first_choice, n_open, _permit: permit });
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -1,5 +1,7 @@
 //! Text and tokens without the model: `/tokenize`, `/detokenize`, `/apply-template`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State as Extract;
 use jamba_runtime::{AddedTokens, SpecialTokens};
@@ -62,7 +64,8 @@ pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Re
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= app.model.vocab) {
         return Err(ApiError::field("tokens", format!("found {token}, expected tokens below {}", app.model.vocab)));
     }
-    let text = app.model.tokenizer()?.decode_with(&tokens, special)?;
+    let tokenizer = Arc::clone(app.model.tokenizer()?);
+    let text = app.off_thread(move || Ok(tokenizer.decode_with(&tokens, special)?)).await?;
     Ok(Json(json!({ "content": text, "prompt": text })))
 }
 
@@ -72,6 +75,6 @@ pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Re
     (status = "4XX", body = ErrorObject),
 ))]
 pub(crate) async fn apply_template(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
-    let rendered = app.model.template()?.render_parts(&read_chat(&body, true)?)?;
-    Ok(Json(json!({ "prompt": rendered.text() })))
+    let text = app.render(read_chat(&body, true)?).await?;
+    Ok(Json(json!({ "prompt": text })))
 }

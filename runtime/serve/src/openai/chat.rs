@@ -199,6 +199,7 @@ pub(crate) async fn chat(
     let tools = Tools::new(fields.tools.as_deref().unwrap_or_default(), fields.tool_choice.as_ref())?;
     let offers_tools = !tools.list.is_empty() && tools.choice != ToolChoice::None;
     let chat = read_chat(&body, offers_tools)?;
+    drop(body);
     let mut options = sampling.options(&app.model)?;
     options.logprobs = n_top;
     let mut syntax = app.model.syntax;

@@ -4,7 +4,8 @@ use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jamba_runtime::{AddedTokens, PromptToken};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::logprobs::CompletionTokens;
@@ -29,6 +30,7 @@ const MAX_PROMPTS: usize = 1024;
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CompletionOptions)]
 pub(crate) struct Fields {
+    #[serde(default, deserialize_with = "read_prompt")]
     prompt: Option<Prompt>,
     echo: Option<bool>,
     logprobs: Option<usize>,
@@ -44,6 +46,58 @@ enum Prompt {
     Texts(OneOrMany<String>),
     Tokens(Vec<u32>),
     Many(Vec<Vec<u32>>),
+}
+
+/// The first element of a list, which tells what the others are.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a text, a token, or a list of tokens")]
+enum First {
+    Text(String),
+    Token(u32),
+    Tokens(Vec<u32>),
+}
+
+/// Reads each element once: derived code would copy the list, and try each form.
+fn read_prompt<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Prompt>, D::Error> {
+    struct Once(Prompt);
+    impl<'de> Deserialize<'de> for Once {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Once, D::Error> {
+            deserializer.deserialize_any(PromptVisitor).map(Once)
+        }
+    }
+    Ok(Option::<Once>::deserialize(deserializer)?.map(|Once(prompt)| prompt))
+}
+
+struct PromptVisitor;
+
+impl<'de> Visitor<'de> for PromptVisitor {
+    type Value = Prompt;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a text, a list of tokens, or a list of either")
+    }
+
+    fn visit_str<E>(self, text: &str) -> std::result::Result<Prompt, E> {
+        Ok(Prompt::Texts(OneOrMany::One(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Prompt, A::Error> {
+        Ok(match list.next_element()? {
+            None => Prompt::Texts(OneOrMany::Many(Vec::new())),
+            Some(First::Text(first)) => Prompt::Texts(OneOrMany::Many(rest(first, list)?)),
+            Some(First::Token(first)) => Prompt::Tokens(rest(first, list)?),
+            Some(First::Tokens(first)) => Prompt::Many(rest(first, list)?),
+        })
+    }
+}
+
+/// The first element and those that follow it.
+fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut list: A) -> std::result::Result<Vec<T>, A::Error> {
+    let mut all = vec![first];
+    while let Some(next) = list.next_element()? {
+        all.push(next);
+    }
+    Ok(all)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -84,6 +138,7 @@ pub(crate) async fn complete(
 ) -> Result<Response> {
     let sampling: Sampling = body.read()?;
     let fields: Fields = body.read()?;
+    drop(body);
     let model = app.model.check_name(sampling.model.as_deref())?;
     let echoes = fields.echo == Some(true);
     if fields.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {

@@ -25,6 +25,10 @@ fn fields_that_are_wrong_are_named() {
         ("prompt", json!(null), "prompt"),
         ("prompt", json!([]), "prompt"),
         ("prompt", json!([[]]), "prompt"),
+        ("prompt", json!([1, "a"]), "prompt[1]"),
+        ("prompt", json!(["a", 1]), "prompt[1]"),
+        ("prompt", json!([[1], [-1]]), "prompt[1][0]"),
+        ("prompt", json!([{}]), "prompt[0]"),
         ("prompt", json!(5), "prompt"),
         ("prompt", long, ""),
         ("prompt", json!([300]), ""),
@@ -42,6 +46,11 @@ fn fields_that_are_wrong_are_named() {
         ("repetition_penalty", json!(0), "repetition_penalty"),
         ("logit_bias", json!({ "300": 1 }), "logit_bias"),
         ("logit_bias", json!({ "5": 101 }), "logit_bias"),
+        ("logit_bias", json!({ "05": 1 }), "logit_bias"),
+        ("allowed_token_ids", json!([]), "allowed_token_ids"),
+        ("allowed_token_ids", json!(vec![1; 301]), "allowed_token_ids"),
+        ("stop_token_ids", json!(vec![1; 301]), "stop_token_ids"),
+        ("stop", json!("a".repeat(1025)), "stop"),
         ("stop", json!([""]), "stop"),
         ("stop", many_stops, "stop"),
         ("logprobs", json!(21), "logprobs"),
@@ -54,6 +63,9 @@ fn fields_that_are_wrong_are_named() {
         body[field] = value.clone();
         let response = server.post("/v1/completions", &body);
         assert_eq!(response.status, 400, "{field} {value}: {}", response.body);
+        for word in ["usize", "i64", "f32", "untagged"] {
+            assert!(!response.body.contains(word), "{field} {value}: {}", response.body);
+        }
         let found = error(&response)["param"].clone();
         assert_eq!(found.as_str().unwrap_or_default(), param, "{field} {value}: {}", response.body);
     }
@@ -68,6 +80,8 @@ fn chats_that_are_wrong_are_named() {
     for (body, param) in [
         (json!({}), "messages"),
         (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": vec![user[0].clone(); 101] }), "messages"),
+        (json!({ "messages": [{ "role": "user", "content": "a".repeat(1 << 17) }] }), "messages"),
         (json!({ "messages": [{ "role": "user", "content": 5 }] }), "messages[0].content"),
         (json!({ "messages": user, "top_logprobs": 2 }), "top_logprobs"),
         (json!({ "messages": user, "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
@@ -104,6 +118,10 @@ fn requests_that_are_no_requests() {
         (post("/v1/models", "application/json", "{}"), 405),
         ("GET /v1/models/other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), 404),
         ("GET /v1/models HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n".to_owned(), 403),
+        ("GET /v1/models HTTP/1.1\r\nHost: ex\u{e4}mple.org\r\nConnection: close\r\n\r\n".to_owned(), 403),
+        ("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: a.b\r\nConnection: close\r\n\r\n".to_owned(), 403),
+        // Refused before it arrives.
+        (post(path, "application/json\r\nX: ", &"a".repeat(1001)).replace(&"a".repeat(1001), ""), 413),
     ] {
         let response = server.send(&request);
         assert_eq!(response.status, status, "{request}: {}", response.body);
@@ -165,8 +183,8 @@ fn a_full_server_refuses_at_once() {
     // Three answers at a time: a request of four is more than fits, whatever runs.
     let two = json!({ "prompt": [[1, 2], [3, 4]], "n": 2 });
     let response = server.post("/v1/completions", &two);
-    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
-    assert_eq!(error(&response)["code"], "queue_full");
+    assert_eq!((response.status, response.header("retry-after")), (400, None));
+    assert!(response.body.contains("--queue"), "{}", response.body);
     let tokens: Vec<u32> = (3..63).collect();
     assert_eq!(server.post("/v1/completions", &json!({ "prompt": tokens, "max_tokens": 1 })).status, 200, "alone");
     assert_eq!(server.get("/slots").json(), json!([]));
@@ -180,4 +198,22 @@ fn an_answer_that_no_token_may_continue_is_the_requests_fault() {
     let response = server.post("/v1/completions", &json!({ "prompt": [1, 2], "max_tokens": 4, "logit_bias": bias }));
     assert_eq!(response.status, 400, "{}", response.body);
     assert_eq!(response.json()["error"]["type"], "invalid_request_error");
+}
+
+#[test]
+fn large_bodies_share_a_room() {
+    let n = 100_000;
+    let server = Running::new(ServeOptions { max_body_bytes: n, ..ServeOptions::default() });
+    let body = |n: usize| format!("{{\"prompt\": [1], \"x\": \"{}\"}}", "a".repeat(n - 24));
+    let large = post("/v1/completions", "application/json", &body(n));
+    assert_eq!(server.send(&large).status, 200);
+    // Bodies whose last byte does not come.
+    let held: Vec<_> = (0..4).map(|_| server.open(&large[..large.len() - 1])).collect();
+    // The server reads them meanwhile.
+    let refused = (0..10_000).map(|_| server.send(&large)).find(|response| response.status != 200).expect("no room");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
+    assert_eq!(error(&refused)["code"], "queue_full");
+    assert_eq!(server.send(&post("/v1/completions", "application/json", &body(1000))).status, 200, "a small one");
+    drop(held);
+    (0..10_000).map(|_| server.send(&large)).find(|response| response.status == 200).expect("room again");
 }
