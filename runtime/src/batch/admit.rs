@@ -72,20 +72,22 @@ impl Batch {
     /// from the snapshot that the running one takes there.
     fn is_held(&mut self, engine: &Engine, index: usize) -> bool {
         let Batch { cache: Some(cache), running, waiting, .. } = self else { return false };
-        let job = &waiting[index];
+        let job = &mut waiting[index];
         if job.state.is_some() || job.tokens.len() > job.n_prompt || job.prompt_logprobs.is_some() {
             return false;
         }
-        let head = job.head();
-        let reads = |other: &Running| {
-            let common = n_common(head, other.job.head());
-            let may_share = other.job.cache_salt == job.cache_salt && other.job.priority <= job.priority;
+        let (head, known) = (&job.tokens[..job.n_prompt - 1], &mut job.common);
+        let (salt, priority) = (job.cache_salt, job.priority);
+        known.forget(|key| running.iter().all(|other| other.job.key() != key));
+        let mut reads = |other: &Running| {
+            let common = known.with(other.job.key(), || n_common(head, other.job.head()));
+            let may_share = other.job.cache_salt == salt && other.job.priority <= priority;
             (may_share && common > other.fed).then_some(common)
         };
         let reader = running.iter_mut().filter_map(|other| Some((reads(other)?, other))).max_by_key(|found| found.0);
         let Some((common, reader)) = reader else { return false };
-        let known = cache.peek(job.cache_salt, head).map_or(0, |snapshot| snapshot.tokens().len());
-        if common < known + LEAST_GAIN || engine.snapshot_bytes(common as u64) > cache.budget_bytes() {
+        let cached = known.cached(cache.version(), || cache.peek(salt, head).map_or(0, |found| found.tokens().len()));
+        if common < cached + LEAST_GAIN || engine.snapshot_bytes(common as u64) > cache.budget_bytes() {
             return false;
         }
         let place = reader.borders.partition_point(|&at| at > common);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use jamba_plan::format::Setting;
 
+use super::common::Common;
 use super::event::{Event, PromptToken};
 use super::limits::Limits;
 use super::request::{RequestId, Usage};
@@ -42,6 +43,8 @@ pub(super) struct Job {
     pub(super) state: Option<Snapshot>,
     /// The other answers of the request, until the prompt was read but for its last token.
     pub(super) siblings: Vec<Job>,
+    /// What its prompt has in common with others, while it waits.
+    pub(super) common: Common,
     /// How often later jobs joined before this one.
     pub(super) passed: u32,
     pub(super) times: Times,
@@ -68,6 +71,11 @@ impl Job {
     /// The order of waiting jobs.
     pub(super) fn rank(&self) -> (i32, RequestId, usize) {
         (self.priority, self.id, self.choice)
+    }
+
+    /// The job among all of the batch.
+    pub(super) fn key(&self) -> (RequestId, usize) {
+        (self.id, self.choice)
     }
 
     /// The tokens that run before the last one of the prompt.

@@ -11,6 +11,7 @@
 //! A request for n answers is n jobs, of which the first reads the prompt.
 
 mod admit;
+mod common;
 mod cost;
 mod event;
 mod job;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Batch;
+use super::common::Common;
 use super::job::{Job, Times};
 use super::request::{Request, RequestId};
 use crate::generate::Picker;
@@ -73,6 +74,7 @@ impl Batch {
             seed,
             state: None,
             siblings: Vec::new(),
+            common: Common::default(),
             passed: 0,
             times: Times::new(now),
             cached: 0,

@@ -161,6 +161,11 @@ impl PrefixCache {
         }
     }
 
+    /// Another number after every insertion: as long as it is the same, [`PrefixCache::peek`] finds the same.
+    pub(crate) fn version(&self) -> u64 {
+        self.n_uses
+    }
+
     /// Like [`PrefixCache::longest_of`], without marking it as used.
     pub(crate) fn peek(&self, salt: u64, tokens: &[u32]) -> Option<&Snapshot> {
         self.entries.get(&self.find(&salted(salt, tokens))?).map(|entry| &entry.snapshot)
