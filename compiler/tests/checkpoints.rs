@@ -330,6 +330,13 @@ fn a_tokenizer_says_what_is_wrong_with_it() {
     folder.refused(&["DIR/tokenizer.json: normalizer: its steps make up to 1000 bytes of one byte of text"]);
     with("pre_tokenizer", json!({"type": "Words"}));
     folder.refused(&["DIR/tokenizer.json: pre_tokenizer.type: found \"Words\", expected one of BertPreTokenizer"]);
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [split("(a+)+(?!b)")]}));
+    let place = "DIR/tokenizer.json: pre_tokenizer.pretokenizers[0].pattern.Regex: found \"(a+)+(?!b)\"";
+    folder.refused(&[place, "would not end"]);
+    with("extra", json!({}));
+    folder.refused(&["DIR/tokenizer.json: JSON error: unknown field `extra`, expected one of `version`"]);
     folder.json("tokenizer.json", tokenizer(9));
     folder.json("tokenizer_config.json", json!({"bos_token": 5}));
     folder.refused(&["DIR/tokenizer_config.json: bos_token: found 5, expected a token, or an object with its content"]);

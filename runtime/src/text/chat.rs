@@ -145,7 +145,7 @@ impl ChatTemplate {
                 all.into_iter().map(named).collect::<Result<_, _>>()?
             }
         };
-        let parsed = named.into_iter().map(|Named { name, template }| match Template::new(&template) {
+        let parsed = named.into_iter().map(|Named { name, template }| match Template::of(&template) {
             Ok(template) => Ok((name, Arc::new(template))),
             Err(reason) if name == DEFAULT => Err(failed(SECTION, reason)),
             Err(reason) => Err(failed(SECTION, format!("{name}: {reason}"))),
@@ -233,7 +233,7 @@ impl ChatTemplate {
         let template = match &chat.template {
             // As in transformers, the source of another template. Names have no braces.
             Some(source) if source.contains(['{', '\n']) && !self.names().contains(&source.as_str()) => {
-                own = Template::new(source).map_err(|reason| failed(SECTION, reason))?;
+                own = Template::of(source).map_err(|reason| failed(SECTION, reason))?;
                 &own
             }
             _ => self.template(chat)?,

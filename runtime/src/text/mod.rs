@@ -3,8 +3,9 @@
 //! - [`sections`] finds the text sections of a plan and reads them on first use.
 //! - [`tokenizer`] converts between text and tokens; [`bytes`] tells the bytes of one token; [`stream`] decodes tokens that arrive
 //!   one at a time.
-//! - [`tokenizer_json`] checks the file. [`within`] encodes text within limits: [`growth`] refuses steps that multiply a text, and
-//!   [`fewest`] bounds the number of tokens of a text, so that a text that is too long is refused before it is encoded.
+//! - [`tokenizer_json`] checks the file, and with [`backtracking`] its regular expressions. [`within`] encodes text within limits:
+//!   [`growth`] refuses steps that multiply a text, and [`fewest`] bounds the number of tokens of a text, so that a text that is
+//!   too long is refused before it is encoded.
 //! - [`chat`] renders the checkpoint's chat templates, with [`jinja`]; [`rehearsal`] checks them before anybody chats.
 //!   [`rendered`] keeps apart what a template writes and what a chat contains, and [`encode`] encodes both.
 //! - [`messages`] reads chats in the JSON of OpenAI's chat completions.
@@ -14,6 +15,7 @@
 //!   compiles them apart from the engine.
 
 pub(crate) mod answer;
+mod backtracking;
 mod bytes;
 pub(crate) mod chat;
 #[cfg(feature = "constrain")]

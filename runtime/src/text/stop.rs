@@ -65,15 +65,15 @@ impl StopStrings {
 
     /// End and start of the match that ends first.
     fn find(&self) -> Option<(usize, usize)> {
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|begin| (begin + stop.len(), begin)));
-        found.min()
+        let stops = self.stops.iter().filter(|stop| stop.len() <= self.held.len());
+        stops.filter_map(|stop| self.held.find(stop).map(|begin| (begin + stop.len(), begin))).min()
     }
 
     /// Length in bytes of the longest suffix of the held text that is a prefix of a stop string.
     fn beginning(&self) -> usize {
         let longest = |stop: &String| {
-            let ends = stop.char_indices().map(|(end, _)| end).rev();
-            ends.into_iter().find(|&end| self.held.ends_with(&stop[..end])).unwrap_or(0)
+            let mut ends = self.held.char_indices().map(|(begin, _)| &self.held[begin..]);
+            ends.find(|end| end.len() < stop.len() && stop.starts_with(end)).map_or(0, str::len)
         };
         self.stops.iter().map(longest).max().unwrap_or(0)
     }

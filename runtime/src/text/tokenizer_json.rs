@@ -1,10 +1,12 @@
 //! The parts of a tokenizer.json: checked before the library reads the file, and named when the library refuses it.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokenizers::processors::{bert, roberta, template};
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+
+use super::backtracking;
 
 const NORMALIZERS: &[&str] = &[
     "BertNormalizer",
@@ -52,10 +54,18 @@ const DECODERS: &[&str] = &[
 ];
 const MODELS: &[&str] = &["BPE", "Unigram", "WordLevel", "WordPiece"];
 
-/// The parts that are steps, as JSON, and the kind of the model.
+/// The parts that are steps, as JSON, and the kind of the model. The library refuses other keys too, without naming them.
 #[derive(Deserialize)]
-#[serde(expecting = "an object with the key model")]
+#[serde(deny_unknown_fields, expecting = "an object with the key model")]
 pub(super) struct Parts {
+    #[serde(default, rename = "version")]
+    _version: IgnoredAny,
+    #[serde(default, rename = "truncation")]
+    _truncation: IgnoredAny,
+    #[serde(default, rename = "padding")]
+    _padding: IgnoredAny,
+    #[serde(default, rename = "added_tokens")]
+    _added_tokens: IgnoredAny,
     #[serde(default)]
     pub(super) normalizer: Value,
     #[serde(default)]
@@ -84,7 +94,7 @@ impl Parts {
         check_kind("model", &parts.model.kind, MODELS)?;
         steps(&parts.normalizer, "normalizer", "normalizers", &mut |place, step| match step["type"].as_str() {
             Some("Precompiled") => charsmap(step).map(|_| ()).map_err(|reason| format!("{place}: {reason}")),
-            _ => Ok(()),
+            _ => check_pattern(place, step),
         })?;
         steps(&parts.pre_tokenizer, "pre_tokenizer", "pretokenizers", &mut |place, step| match (
             step["type"].as_str(),
@@ -93,8 +103,9 @@ impl Parts {
             (Some("FixedLength"), length) if *length == 0 => {
                 Err(format!("{place}.length: found 0, expected 1 or more"))
             }
-            _ => Ok(()),
+            _ => check_pattern(place, step),
         })?;
+        steps(&parts.decoder, "decoder", "decoders", &mut check_pattern)?;
         Ok(parts)
     }
 
@@ -114,6 +125,12 @@ impl Parts {
 /// The bytes without the byte order mark that some editors write before UTF-8.
 pub(super) fn without_mark(file: &[u8]) -> &[u8] {
     file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file)
+}
+
+/// Refuses a regular expression of a step whose search would not end.
+fn check_pattern(place: &str, step: &Value) -> Result<(), String> {
+    let Some(expression) = step["pattern"]["Regex"].as_str() else { return Ok(()) };
+    backtracking::check(expression).map_err(|reason| format!("{place}.pattern.Regex: {reason}"))
 }
 
 /// Visits a step and those in it, with their places.

@@ -35,6 +35,7 @@ mod text_filters;
 mod value;
 
 use minijinja::machinery::{WhitespaceConfig, ast, parse};
+use self_cell::self_cell;
 use serde_json::{Map, Value as Json};
 
 use eval::Interpreter;
@@ -66,27 +67,32 @@ pub(super) struct Rendered {
     pub(super) outside: Vec<std::ops::Range<usize>>,
 }
 
-/// A valid template.
-pub(super) struct Template {
-    source: String,
+type Parsed<'a> = ast::Stmt<'a>;
+
+self_cell! {
+    /// A valid template: its source, and what the parser made of it.
+    pub(super) struct Template {
+        owner: String,
+        #[covariant]
+        dependent: Parsed,
+    }
 }
 
 impl Template {
     /// Parses a template.
-    pub(super) fn new(source: &str) -> Result<Template, String> {
+    pub(super) fn of(source: &str) -> Result<Template, String> {
         // Jinja2 reads every kind of line end as \n.
         let source = without_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
-        parsed(&source)?;
-        Ok(Template { source })
+        Template::try_new(source, |source| parsed(source))
     }
 
     pub(super) fn source(&self) -> &str {
-        &self.source
+        self.borrow_owner()
     }
 
     /// Names of filters, tests, functions and methods that the interpreter does not have.
     pub(super) fn lacks(&self) -> Vec<Lack> {
-        parsed(&self.source).map(|template| lacks::of(&template)).unwrap_or_default()
+        lacks::of(self.borrow_dependent())
     }
 
     /// Renders the template with these variables.
@@ -103,7 +109,6 @@ impl Template {
     }
 
     fn evaluate(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
-        let template = parsed(&self.source)?;
         let scope = Scope::new(None);
         for (name, text) in variables.own {
             scope.set(name, Value::text(text));
@@ -115,8 +120,8 @@ impl Template {
             };
             scope.set(name, value.map_err(|error| error.message)?);
         }
-        let interpreter = Interpreter::new(&self.source, FUEL, clock::now());
-        let rendered = interpreter.run(&template, &scope).map_err(|Error { message, line }| match line {
+        let interpreter = Interpreter::new(self.source(), FUEL, clock::now());
+        let rendered = interpreter.run(self.borrow_dependent(), &scope).map_err(|Error { message, line }| match line {
             Some(line) => format!("{message} (line {line})"),
             None => message,
         });
@@ -187,10 +192,26 @@ mod tests {
     }
 
     #[test]
+    fn a_template_renders_in_many_threads() {
+        let template = Template::of("{% for i in range(n) %}{{ i }}{% endfor %}").unwrap();
+        let render = |n: usize| {
+            let outside = serde_json::json!({ "n": n });
+            let variables = Variables { own: &[], outside: outside.as_object().unwrap() };
+            template.render(&variables).unwrap().text
+        };
+        std::thread::scope(|threads| {
+            let render = &render;
+            let all: Vec<_> = (0..4).map(|n| threads.spawn(move || render(n))).collect();
+            let texts: Vec<String> = all.into_iter().map(|thread| thread.join().unwrap()).collect();
+            assert_eq!(texts, ["", "0", "01", "012"]);
+        });
+    }
+
+    #[test]
     fn no_template_fills_the_stack_or_the_memory() {
         let none = Variables { own: &[], outside: &Map::new() };
         let refused = |source: &str| {
-            Template::new(source).and_then(|template| template.render(&none)).map(|rendered| rendered.text).unwrap_err()
+            Template::of(source).and_then(|template| template.render(&none)).map(|rendered| rendered.text).unwrap_err()
         };
         let table = [
             ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "does a macro call itself forever"),

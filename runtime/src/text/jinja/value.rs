@@ -17,7 +17,7 @@ const MAX_DEPTH: u32 = 250;
 const MAX_TEXT: usize = 64 << 20;
 
 /// Most items of a sequence that a template may make.
-const MAX_ITEMS: usize = 4 << 20;
+const MAX_ITEMS: usize = 1 << 20;
 
 /// A failed evaluation.
 #[derive(Debug)]
