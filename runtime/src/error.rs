@@ -101,6 +101,16 @@ pub enum RuntimeError {
         /// The value expected.
         expected: String,
     },
+    /// The bytes of a saved state are invalid, damaged or of another plan.
+    #[error("the saved state: {field}: found {found}, expected {expected}")]
+    StateBytes {
+        /// The wrong field.
+        field: &'static str,
+        /// The value found.
+        found: String,
+        /// The value expected.
+        expected: String,
+    },
     /// This CPU runs none of the plan's targets.
     #[error("the plan has code for {targets:?}; this CPU runs {found}: build the plan for a target that it supports")]
     NoCodeForCpu {
@@ -483,6 +493,7 @@ impl RuntimeError {
             E::Plan { .. }
             | E::Unaligned { .. }
             | E::StateFile { .. }
+            | E::StateBytes { .. }
             | E::NoSuchTarget { .. }
             | E::Forked { .. }
             | E::Option { .. }

@@ -70,6 +70,7 @@ pub use sequence::prefix::{PrefixCache, PrefixCounters};
 pub use sequence::save_point::SavePoint;
 pub use sequence::session::{Feed, Outputs, SequenceId};
 pub use sequence::snapshot::Snapshot;
+pub use sequence::state_file::StateFormat;
 #[cfg(feature = "tokenizer")]
 pub use text::answer::{Answer, AnswerCall, AnswerEvent, AnswerParser, AnswerSyntax, CallTags, Reasoning};
 #[cfg(feature = "tokenizer")]
@@ -103,6 +104,7 @@ const _: () = {
     moves::<Stream<'static>>();
     is_shared::<PlanFile>();
     is_shared::<Snapshot>();
+    is_shared::<StateFormat>();
     is_shared::<PrefixCache>();
     is_shared::<Cancel>();
     is_shared::<GenerateOptions>();

@@ -53,22 +53,25 @@ impl PromptArgs {
         Ok(self)
     }
 
-    /// Reads the prompt.
+    /// Reads the prompt; fails if there is none.
     pub(crate) fn read(self) -> Result<Prompt, Failure> {
+        self.read_if_given()?.ok_or_else(|| {
+            let ways =
+                "as an argument after the plan, --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text from a pipe";
+            Failure::Usage(format!("a prompt is needed: {ways}"))
+        })
+    }
+
+    /// Reads the prompt, if there is one.
+    pub(crate) fn read_if_given(self) -> Result<Option<Prompt>, Failure> {
         match (self.tokens, self.text.or(self.prompt), self.prompt_file) {
-            (Some(Tokens(tokens)), ..) => Ok(Prompt::Tokens(tokens)),
-            (None, Some(text), _) => Ok(Prompt::Text(text)),
-            (None, None, Some(path)) if path == Path::new("-") => standard_input().map(Prompt::Text),
-            (None, None, Some(path)) => read_text(&path).map(without_line_break).map(Prompt::Text),
+            (Some(Tokens(tokens)), ..) => Ok(Some(Prompt::Tokens(tokens))),
+            (None, Some(text), _) => Ok(Some(Prompt::Text(text))),
+            (None, None, Some(path)) if path == Path::new("-") => standard_input().map(Prompt::Text).map(Some),
+            (None, None, Some(path)) => read_text(&path).map(without_line_break).map(Prompt::Text).map(Some),
             (None, None, None) => {
                 let text = if io::stdin().is_terminal() { String::new() } else { standard_input()? };
-                match text.is_empty() {
-                    true => Err(Failure::Usage(
-                        "a prompt is needed: as an argument after the plan, --prompt TEXT, --prompt-file FILE, --tokens 1,2,3, or text from a pipe"
-                            .to_owned(),
-                    )),
-                    false => Ok(Prompt::Text(text)),
-                }
+                Ok((!text.is_empty()).then_some(Prompt::Text(text)))
             }
         }
     }

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jamba_plan::output::Output;
 use jamba_program::say;
 use jamba_runtime::{
     Engine, Finish, GenerateOptions, Generated, NewToken, RuntimeError, SequenceId, Snapshot, Tokenizer,
@@ -37,10 +36,10 @@ pub(crate) struct Args {
     /// System message; applies the chat template with the prompt as user message
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["tokens", "load_state"])]
     system: Option<String>,
-    /// Load the state from this file; the prompt continues it
+    /// Load the state from this file; the prompt continues it. Without a prompt the answer goes on where the state ends
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
-    /// Save the state after the answer to this file. Ctrl-C leaves an old file as it is
+    /// Save the state after the answer to this file; with `-n 0`, that after the prompt. Ctrl-C leaves an old file as it is
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
     /// Continue after end tokens
@@ -105,6 +104,8 @@ struct Report<'a> {
     /// None if the plan has no tokenizer.
     text: Option<&'a String>,
     finish: &'static str,
+    /// The seed of the draws.
+    seed: u64,
     /// Number of tokens in the saved state; None without `--save-state`.
     saved_tokens: Option<u64>,
     /// With `--logprobs`.
@@ -163,26 +164,29 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     let mut outputs = args.force.outputs(inputs);
     let trace_file = claim_file(&mut outputs, "--trace", args.trace.as_deref(), TRACE)?;
     let save = claim_file(&mut outputs, "--save-state", args.save_state.as_deref(), Snapshot::FILE)?;
-    let prompt = args.prompt.read()?;
+    let given = if args.load_state.is_some() { args.prompt.read_if_given()? } else { Some(args.prompt.read()?) };
     let began = Instant::now();
     let mut engine = args.open.open(args.plan.path())?;
     let open = began.elapsed();
-    let sequence = match &args.load_state {
+    let (sequence, next) = match &args.load_state {
         Some(path) => {
             let snapshot = Snapshot::load(path, &engine)?;
-            engine.restore(&snapshot)?
+            (engine.restore(&snapshot)?, snapshot.next().to_vec())
         }
-        None => engine.add_sequence()?,
+        None => (engine.add_sequence()?, Vec::new()),
     };
-    let state_tokens = engine.len(sequence)?;
+    let state_tokens = engine.len(sequence)? + next.len() as u64;
     let is_chat = args.chat || args.system.is_some() || args.generate.has_chat_template();
-    let prompt = match is_chat {
-        true => {
+    let prompt = match given {
+        Some(prompt) if is_chat => {
             let template = args.generate.chat_template(&engine)?;
             prompt.chat_tokens(&engine, (&template, args.generate.content()), args.system.as_deref())?
         }
-        false => prompt.tokens(&engine, state_tokens)?,
+        Some(prompt) => prompt.tokens(&engine, state_tokens)?,
+        None if next.is_empty() => return Err(no_next(args.load_state.as_deref())),
+        None => Vec::new(),
     };
+    let input = [&next[..], &prompt].concat();
     let mut options = args.generate.options(&engine, &interrupt::catch())?;
     options.ignore_eos = args.ignore_eos;
     options.logprobs = args.logprobs;
@@ -202,7 +206,10 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
         print_line(&Event::Begin { device, target, state_tokens, prompt_tokens: &prompt })?;
     }
     let printer = if is_chat { Printer::for_message() } else { Printer::new(has_text) };
-    let Answer { generated, first, reports } = answer(form, &mut engine, (sequence, &prompt, &options), printer)?;
+    // A saved state ends before the last token, whose logits are those of the next one.
+    let read = if save.is_some() && options.max_new == 0 { input.len() - 1 } else { input.len() };
+    let answered = answer(form, &mut engine, (sequence, &input[..read], &options), printer)?;
+    let Answer { generated, first, reports } = answered;
     let timing = Timing::new(open, first, prompt.len(), &generated);
     let memory = Memory::of(&engine);
     if let Some(file) = trace_file {
@@ -210,7 +217,11 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     }
     let is_cancelled = generated.finish == Finish::Cancelled;
     let saved_tokens = match save.filter(|_| !is_cancelled) {
-        Some(save) => Some(save_state(&mut engine, sequence, &generated, save)?),
+        Some(save) => {
+            let next = [&input[read..], &generated.tokens[generated.tokens.len().saturating_sub(1)..]].concat();
+            engine.snapshot(sequence)?.with_next(&next).save_to(save)?;
+            Some(engine.len(sequence)? + next.len() as u64)
+        }
         None => None,
     };
     if form == Form::Text {
@@ -218,7 +229,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             cut.show(if Lowered::current().lowers_context() { "" } else { LONGER });
         }
         if std::io::stderr().is_terminal() {
-            let line = timing.summary(prompt.len(), generated.tokens.len(), memory);
+            let line = timing.summary(prompt.len(), &generated, memory);
             say!("{}", style::on_stderr(style::Kind::Quiet, &line));
         }
     } else {
@@ -229,6 +240,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             tokens: &generated.tokens,
             text: has_text.then_some(&generated.text),
             finish: generated.finish.name(),
+            seed: generated.seed,
             saved_tokens,
             logprobs: args.logprobs.filter(|_| form == Form::Document).map(|_| reports),
             timing,
@@ -270,7 +282,7 @@ fn answer(
 ) -> Result<Answer, Failure> {
     let (mut first, mut reports) = (None, Vec::new());
     let tokenizer = engine.tokenizer().ok();
-    let generated = engine.generate_in(sequence, prompt, options, |token| {
+    let on_token = |token| {
         first.get_or_insert_with(timing::since_beginning);
         match form {
             Form::Text => printer.push(&token),
@@ -280,7 +292,11 @@ fn answer(
                 ControlFlow::Continue(())
             }
         }
-    })?;
+    };
+    let generated = match prompt {
+        [] => nothing(options),
+        _ => engine.generate_in(sequence, prompt, options, on_token)?,
+    };
     match form {
         Form::Text => printer.finish(&generated)?,
         Form::Lines | Form::Document => printer.fail()?,
@@ -297,14 +313,22 @@ fn interrupted(save_state: Option<&Path>) -> Failure {
     })
 }
 
-/// Saves the state after all tokens and returns their number. Processes the last token first, if there is room for it.
-fn save_state(engine: &mut Engine, sequence: SequenceId, generated: &Generated, save: Output) -> Result<u64, Failure> {
-    if let (Some(&last), false) = (generated.tokens.last(), generated.finish == Finish::NoRoom) {
-        match engine.prefill(sequence, &[last], None, None).map(|_| ()) {
-            Ok(()) | Err(RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+/// The result of no tokens.
+fn nothing(options: &GenerateOptions) -> Generated {
+    Generated {
+        tokens: Vec::new(),
+        text: String::new(),
+        rest: String::new(),
+        finish: Finish::Length,
+        seed: options.sampler.seed.unwrap_or_default(),
+        prefill: Duration::ZERO,
+        decode: Duration::ZERO,
+        decode_steps: 0,
     }
-    engine.snapshot(sequence)?.save_to(save)?;
-    Ok(engine.len(sequence)?)
+}
+
+/// The failure of a state without the token that an answer would follow.
+fn no_next(path: Option<&Path>) -> Failure {
+    let path = path.unwrap_or(Path::new("the state")).display();
+    Failure::Usage(format!("{path}: found no token to read next, expected one or a prompt: add --prompt TEXT"))
 }

@@ -61,7 +61,7 @@ fn peak_resident() -> Option<u64> {
 
 impl Timing {
     pub(crate) fn new(open: Duration, first: Option<Duration>, n_prompt: usize, generated: &Generated) -> Timing {
-        let rate = |n: usize, time: Duration| (n > 0).then(|| n as f64 / time.as_secs_f64());
+        let rate = |n: usize, time: Duration| (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64());
         Timing {
             open_s: open.as_secs_f64(),
             first_token_s: first.map(|time| time.as_secs_f64()),
@@ -73,15 +73,17 @@ impl Timing {
     }
 
     /// A one-line summary.
-    pub(crate) fn summary(&self, n_prompt: usize, n_new: usize, memory: Memory) -> String {
+    pub(crate) fn summary(&self, n_prompt: usize, generated: &Generated, memory: Memory) -> String {
         let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tokens/s")).unwrap_or_default();
         format!(
-            "[open {:.2} s; prompt {n_prompt} tokens, {:.2} s{}; {n_new} new, {:.2} s{}; {}]",
+            "[open {:.2} s; prompt {n_prompt} tokens, {:.2} s{}; {} new, {:.2} s{}; seed {}; {}]",
             self.open_s,
             self.prefill_s,
             rate(self.prefill_tokens_per_s),
+            generated.tokens.len(),
             self.decode_s,
             rate(self.decode_tokens_per_s),
+            generated.seed,
             memory.summary(),
         )
     }

@@ -4,12 +4,14 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod fixture;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use jamba_plan::format::{GenerationDefaults, Provenance, SourceFile};
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
+use jamba_runtime::{Engine, OpenOptions};
 use serde_json::Value;
 
 fn jamba(args: &[&str]) -> Output {
@@ -77,9 +79,9 @@ fn a_state_goes_on_where_it_was_saved() {
     assert_eq!((&rest["state_tokens"], &rest["prompt_tokens"]), (&3.into(), &serde_json::json!([8, 9])));
     assert_eq!((&rest["tokens"], &rest["saved_tokens"]), (&whole["tokens"], &9.into()));
     assert_eq!(whole["saved_tokens"], Value::Null);
-    // Without room for the last token, the state has all tokens but that one.
+    // The last token is to be read next, although there is no room for it.
     let full = run("1", "500", &["--load-state", text(&more), "--save-state", text(&more)]);
-    assert_eq!((&full["finish"], &full["saved_tokens"]), (&"no_room".into(), &LIMITS.max_context.into()));
+    assert_eq!((&full["finish"], &full["saved_tokens"]), (&"no_room".into(), &(LIMITS.max_context + 1).into()));
 
     let other = Toy { defines: "#define FACTOR 5", ..Toy::new() }.write(folder.path(), "other.plan");
     let load = ["--tokens", "1", "--load-state", text(&state)];
@@ -93,6 +95,52 @@ fn a_state_goes_on_where_it_was_saved() {
     std::fs::write(&state, &bytes).unwrap();
     refused(&[&["run", text(&path)], &load[..]].concat(), 1, &["a.state: content digest: found"]);
     refused(&["run", text(&path), "--tokens", "1", "--load-state", "no.state"], 1, &["no.state: cannot read it"]);
+}
+
+#[test]
+fn an_answer_is_drawn_again_from_the_state_of_its_prompt() {
+    let (folder, path) = toy();
+    let state = folder.path().join("a.state");
+    let (path, state) = (text(&path), text(&state));
+    let run = |n: &str, args: &[&str]| {
+        let common = ["-n", n, "--temperature", "1e6", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--json"];
+        json(&[&["run", path, "--ignore-eos", "--repetition-penalty", "2"], args, &common].concat())
+    };
+    for prompt in ["5,6,7", "5"] {
+        json(&["run", path, "--tokens", prompt, "-n", "0", "--save-state", state, "--json"]);
+        let mut answers = BTreeSet::new();
+        for seed in ["1", "2", "3"] {
+            let fresh = run("6", &["--tokens", prompt, "--seed", seed]);
+            let again = run("6", &["--load-state", state, "--seed", seed]);
+            assert_eq!(again["tokens"], fresh["tokens"], "prompt {prompt}, seed {seed}");
+            assert_eq!((&again["prompt_tokens"], &again["seed"]), (&serde_json::json!([]), &fresh["seed"]));
+            assert_eq!(again["seed"].to_string(), seed);
+            answers.insert(again["tokens"].to_string());
+        }
+        assert_eq!(answers.len(), 3, "each seed draws another answer");
+    }
+    // Saved again without an answer it is the same state, and after an answer it goes on behind it.
+    let before = std::fs::read(state).unwrap();
+    json(&["run", path, "--load-state", state, "-n", "0", "--save-state", state, "--json"]);
+    assert_eq!(std::fs::read(state).unwrap(), before);
+    let whole = run("12", &["--tokens", "5", "--seed", "4"]);
+    let begin = run("6", &["--tokens", "5", "--seed", "4", "--save-state", state]);
+    let end = run("6", &["--load-state", state, "--seed", "4"]);
+    let tokens = |report: &Value| report["tokens"].as_array().unwrap().clone();
+    assert_eq!([tokens(&begin), tokens(&end)].concat(), tokens(&whole));
+}
+
+#[test]
+fn a_state_without_a_next_token_needs_a_prompt() {
+    let (folder, path) = toy();
+    let state = folder.path().join("old.state");
+    let mut engine = Engine::open(&path, OpenOptions::default()).unwrap();
+    let sequence = engine.add_sequence().unwrap();
+    engine.prefill(sequence, &[5, 6, 7], None, None).unwrap();
+    engine.snapshot(sequence).unwrap().save(&state).unwrap();
+    refused(&["run", text(&path), "--load-state", text(&state)], 2, &["old.state: found no token to read next"]);
+    let rest = json(&["run", text(&path), "--load-state", text(&state), "--tokens", "8", "--json"]);
+    assert_eq!(rest["state_tokens"], 3);
 }
 
 #[test]

@@ -46,8 +46,9 @@ impl Held {
 fn parts(snapshot: &Snapshot) -> impl Iterator<Item = (usize, u64)> {
     let tokens = (Arc::as_ptr(&snapshot.tokens).addr(), size_of_val(&*snapshot.tokens));
     let note = (Arc::as_ptr(&snapshot.note).addr(), snapshot.note.len());
+    let next = (Arc::as_ptr(&snapshot.next).addr(), size_of_val(&*snapshot.next));
     let bytes = |part: &Arc<[u8]>| (Arc::as_ptr(part).addr(), part.len());
     let pages = snapshot.pages.iter().map(bytes);
-    let all = [tokens, note, bytes(&snapshot.state)].into_iter().chain(pages);
+    let all = [tokens, next, note, bytes(&snapshot.state)].into_iter().chain(pages);
     all.filter(|&(_, bytes)| bytes > 0).map(|(address, bytes)| (address, bytes as u64))
 }

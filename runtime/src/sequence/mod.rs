@@ -14,4 +14,4 @@ pub(crate) mod prefix;
 pub(crate) mod save_point;
 pub(crate) mod session;
 pub(crate) mod snapshot;
-mod state_file;
+pub(crate) mod state_file;

@@ -352,6 +352,7 @@ mod tests {
             vocab: 100,
             model: "".into(),
             tokens: tokens.into(),
+            next: [].into(),
             state: [0; 100].into(),
             page_bytes: 0,
             pages: [].into(),

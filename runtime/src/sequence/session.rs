@@ -158,7 +158,8 @@ pub(crate) struct Admitted {
 }
 
 impl Sequences {
-    /// `pages_stride` is the row stride of [`Table::Pages`], which depends on the plan's limits; those of `manifest` may be lower.
+    /// `pages_stride` is the row stride of [`Table::Pages`], which depends on the plan's limits; those of `manifest` may be
+    /// lower.
     pub(crate) fn new(manifest: &Manifest, info: &ProgramInfo, program: &Program, pages_stride: u64) -> Sequences {
         let limits = &manifest.limits;
         let pages_stride = pages_stride as usize;

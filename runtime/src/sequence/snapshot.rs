@@ -55,6 +55,8 @@ pub struct Snapshot {
     /// Name of the model, possibly cut.
     pub(crate) model: Arc<str>,
     pub(crate) tokens: Arc<[u32]>,
+    /// Tokens to read next.
+    pub(crate) next: Arc<[u32]>,
     /// The state slot.
     pub(crate) state: Arc<[u8]>,
     /// Size of a KV page in bytes.
@@ -81,6 +83,37 @@ impl Snapshot {
         &self.tokens
     }
 
+    /// Attaches tokens that follow those of the sequence and are not part of the state yet. A state has no logits, so who
+    /// wants to generate from it without further text keeps the last token back:
+    ///
+    /// ```
+    /// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
+    /// # use std::ops::ControlFlow;
+    /// # use jamba_runtime::{Engine, GenerateOptions, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
+    /// let mut engine = Engine::open(&plan, OpenOptions::default())?;
+    /// let options = GenerateOptions { max_new: 5, tokens_only: true, ..GenerateOptions::default() };
+    /// let fresh = engine.generate(&[1, 20, 30], &options, |_| ControlFlow::Continue(()))?;
+    ///
+    /// let sequence = engine.add_sequence()?;
+    /// engine.prefill(sequence, &[1, 20], None, None)?;
+    /// let state = engine.snapshot(sequence)?.with_next(&[30]);
+    ///
+    /// let again = engine.restore(&state)?;
+    /// let generated = engine.generate_in(again, state.next(), &options, |_| ControlFlow::Continue(()))?;
+    /// assert_eq!(generated.tokens, fresh.tokens);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_next(self, tokens: &[u32]) -> Snapshot {
+        Snapshot { next: tokens.into(), ..self }
+    }
+
+    /// The tokens to read next; none by default. [`Engine::restore`] does not read them. Files store them too.
+    pub fn next(&self) -> &[u32] {
+        &self.next
+    }
+
     /// Attaches a note, up to 4 GiB of text, for example the text of the tokens. Files store it too.
     pub fn with_note(self, note: &str) -> Snapshot {
         Snapshot { note: note.into(), ..self }
@@ -94,7 +127,8 @@ impl Snapshot {
     /// Host memory in bytes, including pages shared with other snapshots.
     pub fn bytes(&self) -> u64 {
         let pages: usize = self.pages.iter().map(|page| page.len()).sum();
-        (self.state.len() + pages + size_of_val(&*self.tokens) + self.note.len()) as u64
+        let tokens = size_of_val(&*self.tokens) + size_of_val(&*self.next);
+        (self.state.len() + pages + tokens + self.note.len()) as u64
     }
 
     /// The full pages of this snapshot if `tokens` starts with its tokens; otherwise none.
@@ -180,6 +214,7 @@ impl Engine {
             vocab: model.vocab,
             model: model.name.as_str().into(),
             tokens: self.tokens(id)?.into(),
+            next: [].into(),
             state,
             page_bytes: memory.kv_page,
             pages,
@@ -217,7 +252,7 @@ impl Engine {
     }
 
     /// Fails for the state of another kind of target, which has another layout.
-    fn check_kind(&self, target: &str) -> Result<(), RuntimeError> {
+    pub(crate) fn check_kind(&self, target: &str) -> Result<(), RuntimeError> {
         if self.targets().iter().any(|ours| ours == target) {
             return Ok(());
         }

@@ -9,16 +9,18 @@
 //! | 24 … 56 | digest of the plan |
 //! | 56 … 64 | number of tokens |
 //! | 64 … 72 | maximum context of the plan, in tokens |
-//! | 72 … 80 | vocabulary size |
+//! | 72 … 76 | vocabulary size |
+//! | 76 … 80 | number of tokens to read next; version 1 has none |
 //! | 80 … 88 | size of a state slot, in bytes |
 //! | 88 … 96 | size of a KV page, in bytes |
 //! | 96 … 128 | target whose code computed the state, a zero, and as much of the model's name as fits; zero-padded |
 //! | 128 … 160 | BLAKE3 of everything after the header |
 //! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
-//! | 192 … | tokens (u32 each); state slot; KV pages in the order of their tokens; note (UTF-8) |
+//! | 192 … | tokens, tokens to read next (u32 each); state slot; KV pages in the order of their tokens; note (UTF-8) |
 //!
-//! Integers are little-endian. A file is replaced when the new one is complete ([`jamba_plan::output`]). On reading, fields are
-//! checked in order before any is used; the error names the first wrong one.
+//! Version 2 is written if there are tokens to read next, otherwise version 1. Both are read. Integers are little-endian. A
+//! file is replaced when the new one is complete ([`jamba_plan::output`]). On reading, fields are checked in order before any
+//! is used; the error names the first wrong one.
 
 use std::fs::File;
 use std::io::Read;
@@ -32,8 +34,8 @@ use crate::{Engine, RuntimeError, Snapshot};
 
 const MAGIC: [u8; 8] = *b"\x89STATE\r\n";
 
-/// The only format version that is written and read.
-const VERSION: u32 = 1;
+/// The format version of states with tokens to read next. Version 1 is the same without them.
+const VERSION: u32 = 2;
 
 const HEADER_BYTES: usize = 192;
 const TARGET_BYTES: usize = 32;
@@ -48,10 +50,101 @@ struct Header {
     n_tokens: u64,
     max_context: u64,
     vocab: u64,
+    n_next: u32,
     slot_bytes: u64,
     page_bytes: u64,
     target: [u8; TARGET_BYTES],
     content: [u8; 32],
+}
+
+/// What the states of an engine have in common: enough to read them without the engine, in another thread.
+///
+/// ```
+/// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
+/// # use jamba_runtime::{Engine, OpenOptions};
+/// # let folder = tempfile::tempdir()?;
+/// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
+/// # let path = folder.path().join("prompt.state");
+/// let mut engine = Engine::open(&plan, OpenOptions::default())?;
+/// let format = engine.state_format();
+/// let sequence = engine.add_sequence()?;
+/// engine.prefill(sequence, &[1, 20, 30], None, None)?;
+/// engine.snapshot(sequence)?.save(&path)?;
+/// let reader = std::thread::spawn(move || format.load(&path));
+/// let snapshot = reader.join().expect("no panic")?;
+/// assert_eq!(snapshot.tokens(), [1, 20, 30]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct StateFormat {
+    plan: blake3::Hash,
+    /// Name of the model.
+    model: String,
+    targets: Vec<String>,
+    max_context: u64,
+    vocab: u64,
+    slot_bytes: u64,
+    page_bytes: u64,
+}
+
+impl Engine {
+    /// The format of this engine's states.
+    pub fn state_format(&self) -> StateFormat {
+        let (model, memory) = (&self.manifest().model, self.memory());
+        StateFormat {
+            plan: self.plan_digest(),
+            model: model.name.clone(),
+            targets: self.targets().to_vec(),
+            max_context: self.plan_context(),
+            vocab: model.vocab,
+            slot_bytes: memory.state_slot,
+            page_bytes: memory.kv_page,
+        }
+    }
+}
+
+impl StateFormat {
+    /// As [`Snapshot::load`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::load`].
+    pub fn load(&self, path: &Path) -> Result<Snapshot, RuntimeError> {
+        let failed = |source| RuntimeError::Io { path: path.to_path_buf(), action: "read it", source };
+        let refused = |(field, found, expected): Wrong| {
+            let path = path.to_path_buf();
+            RuntimeError::StateFile { path, field, found, expected }
+        };
+        let file = File::open(path).map_err(failed)?;
+        let mut begin = Vec::with_capacity(HEADER_BYTES);
+        (&file).take(HEADER_BYTES as u64).read_to_end(&mut begin).map_err(failed)?;
+        let header = Header::decode(&begin).map_err(refused)?;
+        header.check(self).map_err(refused)?;
+        // Reading one byte more than expected detects a file that is too long.
+        let mut content = Vec::new();
+        (&file).take(header.content_bytes() + 1).read_to_end(&mut content).map_err(failed)?;
+        check("length", (HEADER_BYTES + content.len()) as u64, header.file_bytes).map_err(refused)?;
+        header.snapshot(&content).map_err(refused)
+    }
+
+    /// As [`Snapshot::from_bytes`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::from_bytes`].
+    pub fn read(&self, bytes: &[u8]) -> Result<Snapshot, RuntimeError> {
+        let decode = || {
+            let header = Header::decode(bytes)?;
+            header.check(self)?;
+            check("length", bytes.len() as u64, header.file_bytes)?;
+            header.snapshot(&bytes[HEADER_BYTES..])
+        };
+        decode().map_err(|(field, found, expected)| RuntimeError::StateBytes { field, found, expected })
+    }
+
+    /// Host memory of a state of `n_tokens` tokens, in bytes.
+    pub fn bytes(&self, n_tokens: u64) -> u64 {
+        let pages = if self.page_bytes == 0 { 0 } else { n_tokens.div_ceil(KV_PAGE_TOKENS) };
+        self.slot_bytes + pages * self.page_bytes + n_tokens * size_of::<u32>() as u64
+    }
 }
 
 /// A wrong field: its name, the value found and the value expected.
@@ -69,10 +162,12 @@ fn check_digest(field: &'static str, bytes: &[u8], noted: [u8; 32]) -> Result<()
 
 impl Header {
     fn encode(&self) -> [u8; HEADER_BYTES] {
-        let numbers = [self.n_tokens, self.max_context, self.vocab, self.slot_bytes, self.page_bytes];
+        let vocab = self.vocab | u64::from(self.n_next) << 32;
+        let numbers = [self.n_tokens, self.max_context, vocab, self.slot_bytes, self.page_bytes];
+        let version = if self.n_next > 0 { VERSION } else { 1 };
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.note_bytes.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.file_bytes.to_le_bytes());
         bytes[24..56].copy_from_slice(&self.plan);
@@ -93,15 +188,20 @@ impl Header {
             return Err(("length", file.len().to_string(), format!("a header of {HEADER_BYTES} bytes")));
         };
         let number = |at: usize| u64::from_le_bytes(array(bytes, at));
-        check("version", u32::from_le_bytes(array(bytes, 8)), VERSION)?;
+        let version = u32::from_le_bytes(array(bytes, 8));
+        if !(1..=VERSION).contains(&version) {
+            return Err(("version", version.to_string(), format!("1 … {VERSION}")));
+        }
         check_digest("header digest", &bytes[..DIGEST_AT], array(bytes, DIGEST_AT))?;
+        let vocab = number(72);
         Ok(Header {
             note_bytes: u32::from_le_bytes(array(bytes, 12)),
             file_bytes: number(16),
             plan: array(bytes, 24),
             n_tokens: number(56),
             max_context: number(64),
-            vocab: number(72),
+            vocab: if version == 1 { vocab } else { vocab & u64::from(u32::MAX) },
+            n_next: if version == 1 { 0 } else { (vocab >> 32) as u32 },
             slot_bytes: number(80),
             page_bytes: number(88),
             target: array(bytes, 96),
@@ -110,18 +210,17 @@ impl Header {
     }
 
     /// Checks the header against the engine's plan and target.
-    fn check(&self, engine: &Engine) -> Result<(), Wrong> {
-        let manifest = engine.manifest();
-        self.check_plan(engine)?;
-        check("max_context", self.max_context, engine.plan_context())?;
-        check("vocabulary", self.vocab, manifest.model.vocab)?;
-        check("state slot bytes", self.slot_bytes, engine.memory().state_slot)?;
-        check("KV page bytes", self.page_bytes, engine.memory().kv_page)?;
+    fn check(&self, format: &StateFormat) -> Result<(), Wrong> {
+        self.check_plan(format)?;
+        check("max_context", self.max_context, format.max_context)?;
+        check("vocabulary", self.vocab, format.vocab)?;
+        check("state slot bytes", self.slot_bytes, format.slot_bytes)?;
+        check("KV page bytes", self.page_bytes, format.page_bytes)?;
         if self.n_tokens > self.max_context {
             return Err(("tokens", self.n_tokens.to_string(), format!("up to {}", self.max_context)));
         }
         let name = self.target.split(|&byte| byte == 0).next().unwrap_or_default();
-        let targets = engine.targets();
+        let targets = &format.targets;
         if !targets.iter().any(|target| target.as_bytes() == name) {
             return Err(("target", name.escape_ascii().to_string(), format!("one of {targets:?}")));
         }
@@ -129,8 +228,8 @@ impl Header {
     }
 
     /// Fails for the state of another plan. The error names both models.
-    fn check_plan(&self, engine: &Engine) -> Result<(), Wrong> {
-        let (found, expected) = (blake3::Hash::from_bytes(self.plan), engine.plan_digest());
+    fn check_plan(&self, format: &StateFormat) -> Result<(), Wrong> {
+        let (found, expected) = (blake3::Hash::from_bytes(self.plan), format.plan);
         if found == expected {
             return Ok(());
         }
@@ -139,12 +238,13 @@ impl Header {
             name => format!("{digest} of a plan of {name}"),
         };
         let name = self.target.split(|&byte| byte == 0).nth(1).unwrap_or_default();
-        Err(("plan", of(found, &String::from_utf8_lossy(name)), of(expected, &engine.manifest().model.name)))
+        Err(("plan", of(found, &String::from_utf8_lossy(name)), of(expected, &format.model)))
     }
 
     /// Size of tokens, state slot, pages and note, in bytes.
     fn content_bytes(&self) -> u64 {
-        self.n_tokens * 4 + self.slot_bytes + self.n_pages() * self.page_bytes + u64::from(self.note_bytes)
+        let tokens = (self.n_tokens + u64::from(self.n_next)) * size_of::<u32>() as u64;
+        tokens + self.slot_bytes + self.n_pages() * self.page_bytes + u64::from(self.note_bytes)
     }
 
     fn n_pages(&self) -> u64 {
@@ -154,11 +254,11 @@ impl Header {
     /// Parses the content.
     fn snapshot(&self, content: &[u8]) -> Result<Snapshot, Wrong> {
         check_digest("content digest", content, self.content)?;
-        let (tokens, rest) = content.split_at(self.n_tokens as usize * 4);
+        let (tokens, rest) = content.split_at((self.n_tokens as usize + self.n_next as usize) * size_of::<u32>());
         let (state, rest) = rest.split_at(self.slot_bytes as usize);
         let (pages, note) = rest.split_at((self.n_pages() * self.page_bytes) as usize);
         let note = str::from_utf8(note).map_err(|error| ("note", error.to_string(), "UTF-8".to_owned()))?;
-        let tokens: Arc<[u32]> = tokens.chunks_exact(4).map(|bytes| u32::from_le_bytes(array(bytes, 0))).collect();
+        let tokens: Vec<u32> = tokens.chunks_exact(4).map(|bytes| u32::from_le_bytes(array(bytes, 0))).collect();
         if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= self.vocab) {
             return Err(("tokens", format!("token {token}"), format!("a vocabulary of {}", self.vocab)));
         }
@@ -169,7 +269,8 @@ impl Header {
             max_context: self.max_context,
             vocab: self.vocab,
             model: String::from_utf8_lossy(self.target.split(|&byte| byte == 0).nth(1).unwrap_or_default()).into(),
-            tokens,
+            tokens: tokens[..self.n_tokens as usize].into(),
+            next: tokens[self.n_tokens as usize..].into(),
             state: state.into(),
             page_bytes: self.page_bytes,
             pages: pages.chunks_exact((self.page_bytes as usize).max(1)).map(Arc::from).collect(),
@@ -221,12 +322,41 @@ impl Snapshot {
     /// # Errors
     /// [`RuntimeError::Output`] if it cannot be written; an existing file is unchanged then.
     pub fn save_to(&self, output: Output) -> Result<(), RuntimeError> {
-        let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        let pages = || self.pages.iter().map(|page| &page[..]);
-        let parts = || [&tokens[..], &self.state].into_iter().chain(pages()).chain([self.note.as_bytes()]);
+        let tokens = self.token_bytes();
+        Ok(write_whole(output, &self.header(&tokens), self.parts(&tokens))?)
+    }
+
+    /// The bytes of a file that [`Snapshot::save`] writes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let tokens = self.token_bytes();
+        let mut bytes = self.header(&tokens).to_vec();
+        self.parts(&tokens).for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    /// Reads what [`Snapshot::to_bytes`] made, for an engine of the same plan.
+    ///
+    /// # Errors
+    /// [`RuntimeError::StateBytes`] names the wrong field.
+    pub fn from_bytes(bytes: &[u8], engine: &Engine) -> Result<Snapshot, RuntimeError> {
+        engine.state_format().read(bytes)
+    }
+
+    /// The tokens and those to read next.
+    fn token_bytes(&self) -> Vec<u8> {
+        self.tokens.iter().chain(&*self.next).flat_map(|token| token.to_le_bytes()).collect()
+    }
+
+    /// Everything after the header.
+    fn parts<'a>(&'a self, tokens: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let pages = self.pages.iter().map(|page| &page[..]);
+        [tokens, &self.state].into_iter().chain(pages).chain([self.note.as_bytes()])
+    }
+
+    fn header(&self, tokens: &[u8]) -> [u8; HEADER_BYTES] {
         let mut content = blake3::Hasher::new();
         let mut content_bytes = 0;
-        for part in parts() {
+        for part in self.parts(tokens) {
             content.update(part);
             content_bytes += part.len();
         }
@@ -241,12 +371,13 @@ impl Snapshot {
             n_tokens: self.tokens.len() as u64,
             max_context: self.max_context,
             vocab: self.vocab,
+            n_next: self.next.len() as u32,
             slot_bytes: self.state.len() as u64,
             page_bytes: self.page_bytes,
             target,
             content: *content.finalize().as_bytes(),
         };
-        Ok(write_whole(output, &header.encode(), parts())?)
+        header.encode()
     }
 
     /// Reads a file that [`Snapshot::save`] wrote, for an engine of the same plan.
@@ -255,21 +386,7 @@ impl Snapshot {
     /// [`RuntimeError::StateFile`] names the wrong field if the file is truncated, modified, of another version, or of
     /// another plan.
     pub fn load(path: &Path, engine: &Engine) -> Result<Snapshot, RuntimeError> {
-        let failed = |source| RuntimeError::Io { path: path.to_path_buf(), action: "read it", source };
-        let refused = |(field, found, expected): Wrong| {
-            let path = path.to_path_buf();
-            RuntimeError::StateFile { path, field, found, expected }
-        };
-        let file = File::open(path).map_err(failed)?;
-        let mut begin = Vec::with_capacity(HEADER_BYTES);
-        (&file).take(HEADER_BYTES as u64).read_to_end(&mut begin).map_err(failed)?;
-        let header = Header::decode(&begin).map_err(refused)?;
-        header.check(engine).map_err(refused)?;
-        // Reading one byte more than expected detects a file that is too long.
-        let mut content = Vec::new();
-        (&file).take(header.content_bytes() + 1).read_to_end(&mut content).map_err(failed)?;
-        check("length", (HEADER_BYTES + content.len()) as u64, header.file_bytes).map_err(refused)?;
-        header.snapshot(&content).map_err(refused)
+        engine.state_format().load(path)
     }
 }
 
@@ -295,6 +412,7 @@ mod tests {
             n_tokens: 3,
             max_context: 4,
             vocab: 5,
+            n_next: 9,
             slot_bytes: 6,
             page_bytes: 7,
             target: [8; 32],

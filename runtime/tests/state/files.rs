@@ -59,6 +59,59 @@ fn a_note_stays_with_its_state() {
     assert_eq!(refused(&path, &whole[..last], &engine), "length");
 }
 
+#[test]
+fn tokens_to_read_next_stay_with_their_state() {
+    for (read, next) in [(text(20, 1), text(1, 2)), (text(PAGE, 1), text(40, 2)), (text(50, 1), text(3, 2))] {
+        let (_folder, mut engine, path) = saved(&read);
+        let old = Snapshot::load(&path, &engine).unwrap();
+        assert!(old.next().is_empty());
+        let state = old.clone().with_next(&next);
+        state.save(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!((whole[8], whole.len() as u64), (2, state.bytes() + HEADER as u64));
+        assert_eq!(state.to_bytes(), whole);
+        for state in [Snapshot::load(&path, &engine).unwrap(), Snapshot::from_bytes(&whole, &engine).unwrap()] {
+            assert_eq!((state.tokens(), state.next(), state.note()), (&read[..], &next[..], ""));
+            let id = engine.restore(&state).unwrap();
+            assert_eq!(engine.tokens(id).unwrap(), read);
+            go_on(&mut engine, id, &next);
+            engine.remove_sequence(id).unwrap();
+        }
+        // Without them it is the file that older programs write and read.
+        let plain = state.with_next(&[]).to_bytes();
+        assert_eq!((plain[8], &plain), (1, &old.to_bytes()));
+    }
+}
+
+#[test]
+fn damaged_bytes_are_refused_by_their_field() {
+    let (_folder, engine, path) = saved(&text(20, 1));
+    let state = Snapshot::load(&path, &engine).unwrap().with_next(&[7, 8]);
+    let whole = state.to_bytes();
+    let field = |bytes: &[u8]| match Snapshot::from_bytes(bytes, &engine) {
+        Err(RuntimeError::StateBytes { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let expected = match at {
+            0..8 => "magic",
+            8..12 => "version",
+            12..HEADER => "header digest",
+            _ => "content digest",
+        };
+        assert_eq!(field(&bytes), expected, "byte {at}");
+    }
+    for n in 0..whole.len() {
+        assert_eq!(field(&whole[..n]), if n < 8 { "magic" } else { "length" }, "{n} bytes");
+    }
+    assert_eq!(field(&[&whole[..], &[0]].concat()), "length");
+    assert_eq!(field(&with(&whole, 76, &[0xff; 4])), "length");
+    assert_eq!(field(&with(&whole, 76, &3u32.to_le_bytes())), "length");
+    assert_eq!(field(&with(&whole, HEADER + 80, &300u32.to_le_bytes())), "tokens");
+}
+
 /// The field that the error of loading a file names.
 #[track_caller]
 fn refused(path: &Path, bytes: &[u8], engine: &Engine) -> &'static str {
@@ -118,7 +171,7 @@ fn files_that_lie_are_refused_by_their_field() {
     {
         assert_eq!(refused(&path, &with(&whole, at, &huge), &engine), field);
     }
-    assert_eq!(refused(&path, &with(&whole, 8, &2u32.to_le_bytes()), &engine), "version");
+    assert_eq!(refused(&path, &with(&whole, 8, &3u32.to_le_bytes()), &engine), "version");
     assert_eq!(refused(&path, &with(&whole, 16, &huge), &engine), "length");
     assert_eq!(refused(&path, &with(&whole, 56, &huge), &engine), "tokens");
     assert_eq!(refused(&path, &with(&whole, 56, &100u64.to_le_bytes()), &engine), "length");
