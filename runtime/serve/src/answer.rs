@@ -179,8 +179,17 @@ impl App {
                 usage.prompt_tokens = prompt.len();
             }
             let deadline = self.options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-            let request =
-                Request { prompt, options, n, priority, deadline, cache_salt, snapshot_at: turn_ends, prompt_logprobs };
+            let request = Request {
+                prompt,
+                options,
+                n,
+                priority,
+                deadline,
+                cache_salt,
+                snapshot_at: turn_ends,
+                prompt_logprobs,
+                ..Request::default()
+            };
             let (sent, result) = oneshot::channel();
             let submission =
                 Submission { request, first_choice, events: sender.clone(), taken: sent, permit: Arc::clone(&permit) };

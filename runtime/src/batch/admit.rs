@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Batch;
-use super::job::{Job, Running};
+use super::job::{Job, Kept, Running};
 use crate::sequence::prefix::{LEAST_GAIN, n_common};
 use crate::{Engine, RuntimeError, Sampler};
 
@@ -78,6 +78,7 @@ impl Batch {
         }
         let (head, known) = (&job.tokens[..job.n_prompt - 1], &mut job.common);
         let (salt, priority) = (job.cache_salt, job.priority);
+        let given = job.given.as_ref().map_or(0, |given| given.tokens().len());
         known.forget(|key| running.iter().all(|other| other.job.key() != key));
         let mut reads = |other: &Running| {
             let common = known.with(other.job.key(), || n_common(head, other.job.head()));
@@ -87,7 +88,7 @@ impl Batch {
         let reader = running.iter_mut().filter_map(|other| Some((reads(other)?, other))).max_by_key(|found| found.0);
         let Some((common, reader)) = reader else { return false };
         let cached = known.cached(cache.version(), || cache.peek(salt, head).map_or(0, |found| found.tokens().len()));
-        if common < cached + LEAST_GAIN || engine.snapshot_bytes(common as u64) > cache.budget_bytes() {
+        if common < cached.max(given) + LEAST_GAIN || engine.snapshot_bytes(common as u64) > cache.budget_bytes() {
             return false;
         }
         let place = reader.borders.partition_point(|&at| at > common);
@@ -108,7 +109,13 @@ impl Batch {
                 self.swapped.remove(own);
                 Some(own.clone())
             }
-            None => self.cache.as_mut().and_then(|cache| cache.longest_of(job.cache_salt, &job.tokens[..known])),
+            None => {
+                let given = job.given.as_ref().filter(|given| given.tokens().len() <= known);
+                let cached =
+                    self.cache.as_mut().and_then(|cache| cache.longest_of(job.cache_salt, &job.tokens[..known]));
+                // Of two that are equally long, the cached one shares its memory with others.
+                given.cloned().into_iter().chain(cached).max_by_key(|state| state.tokens().len())
+            }
         };
         let fed = state.as_ref().map_or(0, |state| state.tokens().len());
         if is_first {
@@ -118,6 +125,12 @@ impl Batch {
             Some(state) => engine.restore(state)?,
             None => engine.add_sequence()?,
         };
+        if matches!(job.kept, Kept::Wanted) && fed + 1 == job.n_prompt {
+            job.kept = Kept::Taken(match state {
+                Some(state) => state.with_next(&[]).with_note(""),
+                None => engine.snapshot(sequence)?,
+            });
+        }
         self.prepare_sampler(&mut job)?;
         let borders = self.borders(engine, &job, fed);
         if let Some(cache) = self.cache.as_mut().filter(|_| is_first && own.is_none()) {

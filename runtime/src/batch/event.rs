@@ -1,6 +1,6 @@
 //! Results of a step.
 
-use crate::{Finish, NewToken, RequestId, RuntimeError, Usage};
+use crate::{Finish, NewToken, RequestId, RuntimeError, Snapshot, Usage};
 
 /// A result of a step for one answer of a request: a token, the end of the answer, or both.
 #[derive(Debug)]
@@ -22,6 +22,9 @@ pub struct Event {
     pub error: Option<RuntimeError>,
     /// The seed of the answer's draws.
     pub seed: u64,
+    /// The state of the prompt without its last token, in the last event of an answer that
+    /// [keeps it](crate::Request::keeps_state) and has read so much.
+    pub state: Option<Snapshot>,
     /// Tokens and times so far.
     pub usage: Usage,
 }

@@ -39,6 +39,10 @@ pub(super) struct Job {
     /// Number of prompt tokens that were reported.
     pub(super) reported: usize,
     pub(super) seed: u64,
+    /// The state that the request brought.
+    pub(super) given: Option<Snapshot>,
+    /// The state of the prompt but its last token, if the request wants it.
+    pub(super) kept: Kept,
     /// The state after the first tokens, of a job that waits to go on.
     pub(super) state: Option<Snapshot>,
     /// The other answers of the request, until the prompt was read but for its last token.
@@ -50,6 +54,14 @@ pub(super) struct Job {
     pub(super) times: Times,
     pub(super) cached: usize,
     pub(super) preemptions: u32,
+}
+
+/// The state that a request keeps.
+pub(super) enum Kept {
+    Unwanted,
+    /// Not there yet.
+    Wanted,
+    Taken(Snapshot),
 }
 
 /// When a job reached its stages.
@@ -140,16 +152,21 @@ impl Job {
             finish: None,
             error: None,
             seed: self.seed,
+            state: None,
             usage: self.usage(now),
         }
     }
 
     /// The last event.
     pub(super) fn end(&mut self, finish: Finish, now: Instant) -> Event {
+        let state = match std::mem::replace(&mut self.kept, Kept::Unwanted) {
+            Kept::Taken(state) => Some(state),
+            Kept::Wanted | Kept::Unwanted => None,
+        };
         match self.picker.take().map(Picker::finish) {
             Some(Err(error)) => self.fail(error, now),
-            Some(Ok((_, rest))) => Event { rest, finish: Some(finish), ..self.event(None, now) },
-            None => Event { finish: Some(finish), ..self.event(None, now) },
+            Some(Ok((_, rest))) => Event { rest, state, finish: Some(finish), ..self.event(None, now) },
+            None => Event { state, finish: Some(finish), ..self.event(None, now) },
         }
     }
 
@@ -224,7 +241,8 @@ impl Running {
 
     /// Number of tokens up to the next place where a step must end.
     pub(super) fn run(&self) -> usize {
-        let branch = (!self.job.siblings.is_empty()).then_some(self.job.n_prompt - 1);
+        let stops = !self.job.siblings.is_empty() || matches!(self.job.kept, Kept::Wanted);
+        let branch = stops.then_some(self.job.n_prompt - 1);
         let next = branch.into_iter().chain(self.borders.last().copied()).filter(|&at| at > self.fed).min();
         next.map_or(self.rest(), |at| (at - self.fed).min(self.rest()))
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::GenerateOptions;
+use crate::{GenerateOptions, Snapshot};
 
 /// A request of a client.
 #[derive(Clone, Debug)]
@@ -29,6 +29,11 @@ pub struct Request {
     /// Reports the log probability of each prompt token and of this many most likely tokens in its place, with answer 0. The
     /// whole prompt is read for them: it does not start from the cache. `max_new` may be 0 then.
     pub prompt_logprobs: Option<usize>,
+    /// The state of the prompt's first tokens, to start from; at least the prompt's last token follows it. The cache goes
+    /// before it if it knows more of the prompt.
+    pub state: Option<Snapshot>,
+    /// The last event of answer 0 has the state of the prompt without its last token. `max_new` may be 0 then.
+    pub keeps_state: bool,
 }
 
 impl Default for Request {
@@ -42,6 +47,8 @@ impl Default for Request {
             cache_salt: 0,
             snapshot_at: Vec::new(),
             prompt_logprobs: None,
+            state: None,
+            keeps_state: false,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Batch;
 use super::common::Common;
-use super::job::{Job, Times};
+use super::job::{Job, Kept, Times};
 use super::request::{Request, RequestId};
 use crate::generate::Picker;
 use crate::sample::random_seed;
@@ -16,7 +16,7 @@ impl Batch {
     /// # Errors
     /// Fails if the request is invalid or can never run, and with [`RuntimeError::QueueFull`] if the queue is full.
     pub fn submit(&mut self, engine: &Engine, request: Request) -> Result<RequestId, RuntimeError> {
-        self.check(&request)?;
+        self.check(engine, &request)?;
         self.check_queue(&request)?;
         #[cfg(feature = "constrain")]
         let request = compiled_once(engine, request)?;
@@ -48,7 +48,8 @@ impl Batch {
         request: &Request,
         now: Instant,
     ) -> Result<Job, RuntimeError> {
-        let Request { prompt, options, priority, cache_salt, deadline, snapshot_at, prompt_logprobs, .. } = request;
+        let Request { prompt, options, priority, cache_salt, deadline, snapshot_at, prompt_logprobs, state, .. } =
+            request;
         let GenerateOptions { max_new, sampler, cancel, .. } = options;
         let picker = Some(Picker::new(engine, options, [&[], prompt])?);
         let longest = (self.limits.max_context as usize).saturating_add(1);
@@ -72,6 +73,8 @@ impl Batch {
             prompt_logprobs: prompt_logprobs.filter(|_| choice == 0),
             reported: 0,
             seed,
+            given: state.clone(),
+            kept: if request.keeps_state && choice == 0 { Kept::Wanted } else { Kept::Unwanted },
             state: None,
             siblings: Vec::new(),
             common: Common::default(),
@@ -82,11 +85,11 @@ impl Batch {
         })
     }
 
-    fn check(&self, request: &Request) -> Result<(), RuntimeError> {
-        let Request { prompt, options, n, snapshot_at, .. } = request;
+    fn check(&self, engine: &Engine, request: &Request) -> Result<(), RuntimeError> {
+        let Request { prompt, options, n, snapshot_at, state, .. } = request;
         options.sampler.check(self.limits.vocab)?;
         let option = |name, found: usize, expected| RuntimeError::Option { name, found: found.to_string(), expected };
-        if options.max_new == 0 && request.prompt_logprobs.is_none() {
+        if options.max_new == 0 && request.prompt_logprobs.is_none() && !request.keeps_state {
             return Err(option("max new", 0, "1 or more"));
         }
         if *n == 0 {
@@ -94,6 +97,18 @@ impl Batch {
         }
         if let Some(&at) = snapshot_at.iter().find(|&&at| at == 0 || at > prompt.len()) {
             return Err(option("snapshot at", at, "1 … the length of the prompt"));
+        }
+        if let Some(state) = state {
+            engine.check_plan("state", state.plan)?;
+            engine.check_kind(&state.target)?;
+            if state.tokens.len() >= prompt.len() || !prompt.starts_with(&state.tokens) {
+                let found = format!("one of {} tokens", state.tokens.len());
+                return Err(RuntimeError::Option {
+                    name: "state",
+                    found,
+                    expected: "that of a beginning of the prompt",
+                });
+            }
         }
         self.limits.check_prompt(prompt)
     }

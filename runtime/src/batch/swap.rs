@@ -1,6 +1,7 @@
 //! Copies of states in host memory: preempted jobs, and snapshots for the cache.
 
 use super::Batch;
+use super::job::Kept;
 use crate::{Engine, PrefixCache, RuntimeError, SequenceId, Snapshot};
 
 impl Batch {
@@ -37,14 +38,21 @@ impl Batch {
         copy(engine, sequence, self.cache.as_ref().map(|cache| (cache, salt))).map(Some)
     }
 
-    /// Puts snapshots into the cache that became due with the last step.
+    /// Takes the snapshots that became due with the last step, for the cache and for requests that keep their state.
     pub(super) fn take_snapshots(&mut self, engine: &Engine) -> Result<(), RuntimeError> {
-        let Batch { cache: Some(cache), running, .. } = self else { return Ok(()) };
+        let Batch { cache, running, .. } = self;
         for running in running.iter_mut().filter(|running| running.share > 0) {
             while let Some(at) = running.borders.pop_if(|at| *at <= running.fed) {
-                if at == running.fed {
+                if let Some(cache) = cache.as_mut().filter(|_| at == running.fed) {
                     keep(engine, running.sequence, (cache, running.job.cache_salt))?;
                 }
+            }
+            if matches!(running.job.kept, Kept::Wanted) && running.fed + 1 == running.job.n_prompt {
+                running.job.kept = Kept::Taken(copy(
+                    engine,
+                    running.sequence,
+                    cache.as_ref().map(|cache| (cache, running.job.cache_salt)),
+                )?);
             }
         }
         Ok(())

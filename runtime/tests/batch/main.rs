@@ -5,6 +5,7 @@
 mod fixture;
 
 mod cache;
+mod kept;
 mod order;
 mod preempted;
 mod probabilities;
