@@ -5,8 +5,9 @@
  * Dangling pointers are undefined behavior. Handles are checked: a handle that was closed, or belongs to another engine, is
  * rejected.
  *
- * One thread at a time may be in a call on an engine, a sampler or a stream; calls from other threads return JAMBA_BUSY and may
- * be retried. Different objects are independent. jamba_cancel may be called at any time, but not from a signal handler.
+ * One thread at a time may be in a call on an engine with its batches, a cache, a sampler or a stream; calls from other threads
+ * return JAMBA_BUSY and may be retried. Different objects are independent. jamba_cancel may be called at any time, but not from
+ * a signal handler.
  */
 
 #ifndef JAMBA_H
@@ -36,7 +37,8 @@ typedef enum {
   JAMBA_UNSUPPORTED = 6,
   // Out of memory or threads.
   JAMBA_NO_MEMORY = 7,
-  // The context or a pool is full. Nothing changed; remove a sequence and retry.
+  // The context, a pool or the queue of a batch is full. Nothing changed; remove a sequence, or run steps of the batch, and
+  // retry.
   JAMBA_NO_ROOM = 8,
   // jamba_cancel was called.
   JAMBA_CANCELLED = 9,
@@ -94,6 +96,12 @@ typedef enum {
   JAMBA_FINISH_CANCELLED = 4,
   // The text satisfies the constraint and no token may follow.
   JAMBA_FINISH_COMPLETE = 5,
+  // The time of a request is over. Only in a batch.
+  JAMBA_FINISH_DEADLINE = 6,
+  // The request failed; the event has the message. Only in a batch, whose other requests continue.
+  JAMBA_FINISH_FAILED = 7,
+  // The answer has not ended. Only in events of a batch.
+  JAMBA_FINISH_NONE = -1,
 } jamba_finish;
 
 // Options for opening a plan. Set `size` to sizeof(jamba_open_options). Zero means the default in all other fields.
@@ -147,6 +155,38 @@ typedef struct {
   uintptr_t vocab;
 } jamba_logits;
 
+// A copy of the state of a sequence in host memory. It never changes, may be used by several threads at once, and may
+// outlive its engine.
+typedef struct {
+  // 0 means no snapshot.
+  uint64_t id;
+} jamba_snapshot;
+
+// Snapshots of prompts within a budget of host memory, of one plan. It may outlive its engines. A batch has a cache of its
+// own.
+typedef struct {
+  // 0 means no cache.
+  uint64_t id;
+} jamba_cache;
+
+// Statistics of a cache.
+typedef struct {
+  // Number of prompts.
+  uint64_t prompts;
+  // Number of prompts with a cached beginning.
+  uint64_t hits;
+  // Number of prompt tokens taken from the cache.
+  uint64_t tokens_saved;
+  // Number of prompt tokens that were read.
+  uint64_t tokens_read;
+  // Number of snapshots that left because the budget was exceeded.
+  uint64_t evictions;
+  // Number of snapshots in the cache.
+  uint64_t snapshots;
+  // Host memory of the snapshots in the cache, in bytes.
+  uint64_t bytes;
+} jamba_cache_counters;
+
 // A token and a value added to its logit.
 typedef struct {
   // The token.
@@ -179,6 +219,8 @@ typedef struct {
   const jamba_logit_bias *logit_bias;
   // Number of biases.
   uintptr_t n_logit_bias;
+  // Nonzero: draw with a random seed in place of `seed`. The events of a batch tell it.
+  int random_seed;
 } jamba_sampler_options;
 
 // Picks the tokens of one sequence. It may outlive its engine.
@@ -267,6 +309,144 @@ typedef struct {
   uintptr_t decode_steps;
 } jamba_generated;
 
+// Options of a batch. jamba_batch_options_init sets the defaults.
+typedef struct {
+  // Size of this struct in bytes, set by jamba_batch_options_init.
+  uintptr_t size;
+  // Most tokens per step; 0, the default, for the plan's. Answers always get their token; prompts use the rest.
+  uintptr_t step_tokens;
+  // The time that a step should take at most, in seconds; 0, the default, for no limit. Prompts are cut to keep to it.
+  double step_target;
+  // Host memory for the states of requests that gave way to others, in bytes; 1 GiB by default.
+  uint64_t swap_bytes;
+  // Host memory of the prefix cache, in bytes; 0, the default, for no cache.
+  uint64_t cache_bytes;
+  // Interval between snapshots of one prompt in the cache, in tokens; 512 by default.
+  uintptr_t cache_interval;
+  // Most answers that wait; 0, the default, for no limit. Each of the `n` of a request counts.
+  uintptr_t max_waiting;
+  // Most prompt tokens of waiting requests; 0, the default, for no limit. A request is taken if no other one waits.
+  uintptr_t max_waiting_tokens;
+  // How often later requests may join before one that finds no room; 4 by default.
+  uint32_t skip_ahead;
+  // Nonzero, the default: the states of answers go into the cache, for the next turn of a chat.
+  int cache_answers;
+} jamba_batch_options;
+
+// A request for a batch. jamba_request_init sets the defaults.
+typedef struct {
+  // Size of this struct in bytes, set by jamba_request_init.
+  uintptr_t size;
+  // Tokens of the prompt.
+  const uint32_t *prompt;
+  // Number of tokens of the prompt, at least 1.
+  uintptr_t n_prompt;
+  // Options for generation; null for the defaults.
+  const jamba_generate_options *options;
+  // Number of answers; 1 by default. The prompt is read once. Answer i draws with the seed plus i.
+  uintptr_t n;
+  // Time after which the answers end with JAMBA_FINISH_DEADLINE, in seconds; 0, the default, for no limit.
+  double timeout;
+  // Lengths of the prompt, 1 … `n_prompt`, at which the cache takes snapshots besides its own, for example where turns of
+  // a chat end; may be null if there are none.
+  const uintptr_t *snapshot_at;
+  // Number of entries of `snapshot_at`.
+  uintptr_t n_snapshot_at;
+  // Requests with lower numbers come first; 0 by default.
+  int32_t priority;
+  // Number of most likely tokens to report for each token of the prompt, with answer 0; -1, the default, for no log
+  // probabilities of the prompt. `max_new` may be 0 with them.
+  int32_t prompt_logprobs;
+  // The state of the prompt's first tokens, to start from; 0, the default, for none. At least the last token follows it.
+  jamba_snapshot state;
+  // Nonzero: the last event of answer 0 has the state of the prompt without its last token. `max_new` may be 0 then.
+  int keeps_state;
+  // The request starts from cached beginnings of requests with the same number only, so that the time of its answer does not
+  // tell what others have sent; 0 by default.
+  uint64_t cache_salt;
+} jamba_request;
+
+// The requests of many clients on one engine: they join and leave between steps. The tokens of a request do not depend on the
+// others. A batch belongs to its engine: it is invalid for other engines, and closed with its own.
+typedef struct {
+  // 0 means no batch.
+  uint64_t id;
+} jamba_batch;
+
+// A token of a prompt and its probability.
+typedef struct {
+  // The token.
+  uint32_t token;
+  // Log softmax of the model's logits after the tokens before it; 0 for the first token.
+  float logprob;
+  // The most likely tokens in its place, most likely first; none for the first token.
+  const jamba_logprob *top;
+  // Number of entries of `top`.
+  uintptr_t n_top;
+} jamba_prompt_token;
+
+// A result of a step for one answer of a request: a token, the end of the answer, tokens of the prompt, or several of these.
+typedef struct {
+  // The request, as jamba_batch_submit numbered it.
+  uint64_t request;
+  // Which of the request's answers, from 0.
+  uintptr_t choice;
+  // The new token; JAMBA_NO_TOKEN if there is none.
+  uint32_t token;
+  // Its log probability, if requested.
+  float logprob;
+  // The most likely tokens, most likely first, if requested.
+  const jamba_logprob *top;
+  // Number of entries of `top`.
+  uintptr_t n_top;
+  // The text that became final, zero-terminated UTF-8: whole characters, no part of a stop string. In the last event of an
+  // answer also the text that was held back.
+  const char *text;
+  // Size of the text in bytes.
+  uintptr_t text_length;
+  // The reason why the answer ended, a jamba_finish; JAMBA_FINISH_NONE if it goes on.
+  int32_t finish;
+  // The message of an answer that failed, otherwise null.
+  const char *error;
+  // Tokens of the prompt that were read in this step, if the request asks for their probabilities.
+  const jamba_prompt_token *prompt;
+  // Number of entries of `prompt`.
+  uintptr_t n_prompt;
+  // The state that the request keeps, in the last event of answer 0, or 0. The caller closes it.
+  jamba_snapshot state;
+  // The seed of the answer's draws.
+  uint64_t seed;
+  // Tokens of the prompt.
+  uintptr_t prompt_tokens;
+  // Prompt tokens that were not read for this answer: they came from the cache or, for answers after the first, from that
+  // one.
+  uintptr_t cached_tokens;
+  // Tokens of the answer so far.
+  uintptr_t new_tokens;
+  // How often the answer gave way to others.
+  uint32_t preemptions;
+  // Time before the request had a sequence, in seconds.
+  double queue_seconds;
+  // Time from then to the first new token, in seconds.
+  double prefill_seconds;
+  // Time from then to the last new token, in seconds.
+  double decode_seconds;
+} jamba_event;
+
+// What a batch holds.
+typedef struct {
+  // Answers that wait.
+  uintptr_t waiting;
+  // Answers that have a sequence.
+  uintptr_t running;
+  // How often an answer gave way to others.
+  uint64_t preemptions;
+  // Host memory for the states of waiting answers, in bytes.
+  uint64_t swapped_bytes;
+  // The prefix cache; zeros without one.
+  jamba_cache_counters cache;
+} jamba_batch_state;
+
 // Decodes tokens one at a time.
 typedef struct {
   // 0 means no stream.
@@ -293,7 +473,7 @@ jamba_status jamba_open_memory(const void *data,
                                const jamba_open_options *options,
                                jamba_engine *engine);
 
-// Closes an engine and its sequences. Fails with JAMBA_BUSY while another thread is in a call on it.
+// Closes an engine with its sequences and batches. Fails with JAMBA_BUSY while another thread is in a call on it.
 jamba_status jamba_close(jamba_engine engine);
 
 // Cancels, from any thread, the current and later operations of an engine until jamba_cancel_reset. Operations stop between
@@ -320,12 +500,6 @@ jamba_status jamba_sequence_remove(jamba_engine engine, jamba_sequence sequence)
 // Stores the number of tokens in a sequence.
 jamba_status jamba_sequence_length(jamba_engine engine, jamba_sequence sequence, uintptr_t *length);
 
-// Saves the state of a sequence to a file. After jamba_snapshot_load it continues bit-identically.
-jamba_status jamba_snapshot_save(jamba_engine engine, jamba_sequence sequence, const char *path);
-
-// Adds a sequence with the state from a file of the same plan.
-jamba_status jamba_snapshot_load(jamba_engine engine, const char *path, jamba_sequence *sequence);
-
 // Runs one step that appends tokens to each fed sequence. Validates all feeds before changing any state. `logits` may be null
 // if no feed returns rows.
 jamba_status jamba_step(jamba_engine engine,
@@ -340,6 +514,116 @@ jamba_status jamba_prefill(jamba_engine engine,
                            const uint32_t *tokens,
                            uintptr_t n_tokens,
                            jamba_logits *logits);
+
+// Adds a copy of a sequence. The two share memory until one of them goes on.
+jamba_status jamba_sequence_fork(jamba_engine engine, jamba_sequence sequence, jamba_sequence *fork);
+
+// Stores the tokens of a sequence. Stores at most `capacity` tokens; JAMBA_TOO_SMALL stores only their number.
+jamba_status jamba_sequence_tokens(jamba_engine engine,
+                                   jamba_sequence sequence,
+                                   uint32_t *tokens,
+                                   uintptr_t capacity,
+                                   uintptr_t *n_tokens);
+
+// Keeps the state of a sequence for jamba_sequence_rollback, in place of what was kept before.
+jamba_status jamba_sequence_checkpoint(jamba_engine engine, jamba_sequence sequence);
+
+// Removes the last `n_tokens` tokens of a sequence, at most those after the last jamba_sequence_checkpoint.
+jamba_status jamba_sequence_rollback(jamba_engine engine, jamba_sequence sequence, uintptr_t n_tokens);
+
+// Copies the state of a sequence. The copy shares memory with `earlier`, a snapshot of its first tokens; 0 for none.
+jamba_status jamba_snapshot_take(jamba_engine engine,
+                                 jamba_sequence sequence,
+                                 jamba_snapshot earlier,
+                                 jamba_snapshot *snapshot);
+
+// Makes a snapshot of the same state with tokens that are to be read next: jamba_generate with them as prompt, after
+// jamba_snapshot_restore, goes on without further text. A state has no logits, so keep the last token of a prompt for this.
+jamba_status jamba_snapshot_with_next(jamba_snapshot snapshot,
+                                      const uint32_t *tokens,
+                                      uintptr_t n_tokens,
+                                      jamba_snapshot *with_next);
+
+// Stores the tokens to read next, none unless jamba_snapshot_with_next or `jamba run --save-state` noted them. Stores them as
+// jamba_sequence_tokens does.
+jamba_status jamba_snapshot_next(jamba_snapshot snapshot,
+                                 uint32_t *tokens,
+                                 uintptr_t capacity,
+                                 uintptr_t *n_tokens);
+
+// Stores the tokens of a snapshot as jamba_sequence_tokens does.
+jamba_status jamba_snapshot_tokens(jamba_snapshot snapshot,
+                                   uint32_t *tokens,
+                                   uintptr_t capacity,
+                                   uintptr_t *n_tokens);
+
+// Stores the host memory of a snapshot in bytes, with what it shares with others.
+jamba_status jamba_snapshot_size(jamba_snapshot snapshot, uint64_t *bytes);
+
+// Adds a sequence with the state of a snapshot of the same plan. It continues bit-identically.
+jamba_status jamba_snapshot_restore(jamba_engine engine, jamba_snapshot snapshot, jamba_sequence *sequence);
+
+// Stores a snapshot as bytes, the same as those of its file. Stores at most `capacity` bytes; JAMBA_TOO_SMALL stores only
+// their number.
+jamba_status jamba_snapshot_to_bytes(jamba_snapshot snapshot,
+                                     void *buffer,
+                                     uintptr_t capacity,
+                                     uintptr_t *length);
+
+// Makes a snapshot of the bytes that jamba_snapshot_to_bytes stored, for an engine of the same plan.
+jamba_status jamba_snapshot_from_bytes(jamba_engine engine,
+                                       const void *data,
+                                       uintptr_t bytes,
+                                       jamba_snapshot *snapshot);
+
+// Writes a snapshot to a file. Replaces an existing state file when the new one is complete.
+jamba_status jamba_snapshot_write(jamba_snapshot snapshot, const char *path);
+
+// Reads a snapshot from a file, for an engine of the same plan.
+jamba_status jamba_snapshot_read(jamba_engine engine, const char *path, jamba_snapshot *snapshot);
+
+// Frees a snapshot. Sequences, batches and caches that were given it are not affected.
+jamba_status jamba_snapshot_close(jamba_snapshot snapshot);
+
+// Saves the state of a sequence to a file. After jamba_snapshot_load it continues bit-identically.
+jamba_status jamba_snapshot_save(jamba_engine engine, jamba_sequence sequence, const char *path);
+
+// Adds a sequence with the state from a file of the same plan, and reads the file's next tokens, if it has any. To generate
+// from those, use jamba_snapshot_read.
+jamba_status jamba_snapshot_load(jamba_engine engine,
+                                 const char *path,
+                                 jamba_sequence *sequence);
+
+// Creates a cache of at most `budget` bytes of host memory. It takes a snapshot at every multiple of `interval` tokens,
+// besides those at the ends of prompts and where prompts part; an interval of 512 suits most, and 0 takes only those.
+jamba_status jamba_cache_open(uint64_t budget,
+                              uintptr_t interval,
+                              jamba_cache *cache);
+
+// Adds a sequence with a prompt, starting from the longest beginning in the cache, and returns the logits of its last token.
+// Puts snapshots of the prompt into the cache.
+jamba_status jamba_prefill_cached(jamba_engine engine,
+                                  jamba_cache cache,
+                                  const uint32_t *tokens,
+                                  uintptr_t n_tokens,
+                                  jamba_sequence *sequence,
+                                  jamba_logits *logits);
+
+// Puts a snapshot into a cache. A cache ignores one that exceeds its budget, or is of another plan than those in it.
+jamba_status jamba_cache_insert(jamba_cache cache,
+                                jamba_snapshot snapshot);
+
+// Makes a snapshot of the cached one whose tokens are the longest beginning of `tokens`; 0 if there is none.
+jamba_status jamba_cache_longest(jamba_cache cache,
+                                 const uint32_t *tokens,
+                                 uintptr_t n_tokens,
+                                 jamba_snapshot *snapshot);
+
+// Stores the statistics of a cache.
+jamba_status jamba_cache_count(jamba_cache cache, jamba_cache_counters *counters);
+
+// Frees a cache.
+jamba_status jamba_cache_close(jamba_cache cache);
 
 // Sets options to their defaults; `size` is sizeof(jamba_sampler_options).
 jamba_status jamba_sampler_options_init(jamba_sampler_options *options, uintptr_t size);
@@ -374,8 +658,8 @@ jamba_status jamba_generate_options_of_model(jamba_engine engine,
                                              jamba_generate_options *options,
                                              uintptr_t size);
 
-// Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not yet
-// part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.
+// Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not
+// yet part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.
 jamba_status jamba_generate(jamba_engine engine,
                             jamba_sequence sequence,
                             const uint32_t *prompt,
@@ -384,6 +668,55 @@ jamba_status jamba_generate(jamba_engine engine,
                             jamba_on_token on_token,
                             void *user,
                             jamba_generated *generated);
+
+// Sets options to their defaults; `size` is sizeof(jamba_batch_options).
+jamba_status jamba_batch_options_init(jamba_batch_options *options, uintptr_t size);
+
+// Sets a request to the defaults; `size` is sizeof(jamba_request).
+jamba_status jamba_request_init(jamba_request *request, uintptr_t size);
+
+// Creates an empty batch. `given` may be null for the defaults.
+jamba_status jamba_batch_open(jamba_engine engine, const jamba_batch_options *given, jamba_batch *batch);
+
+// Appends a request to the queue and stores its number, which is unique in the batch. Fails if the request is invalid or can
+// never run, and with JAMBA_NO_ROOM if the queue is full. jamba_cancel ends all requests.
+jamba_status jamba_batch_submit(jamba_engine engine,
+                                jamba_batch batch,
+                                const jamba_request *wanted,
+                                uint64_t *number);
+
+// Runs one step for all requests that fit and returns its events, which are valid until the next call with this batch. There
+// may be none: if only parts of prompts were read, or if other sequences of the engine hold the memory that all requests
+// wait for. After an error the batch can only be closed.
+jamba_status jamba_batch_step(jamba_engine engine,
+                              jamba_batch batch,
+                              const jamba_event **events,
+                              uintptr_t *n_events);
+
+// Stores 1 if a batch has no requests, otherwise 0.
+jamba_status jamba_batch_idle(jamba_engine engine, jamba_batch batch, int32_t *idle);
+
+// Ends the answers of a request, without events. Nothing happens if they had ended.
+jamba_status jamba_batch_cancel(jamba_engine engine, jamba_batch batch, uint64_t number);
+
+// Stores what a batch holds.
+jamba_status jamba_batch_count(jamba_engine engine, jamba_batch batch, jamba_batch_state *state);
+
+// Puts a snapshot into the cache of a batch: requests without a `cache_salt` whose prompts begin with its tokens start from
+// it. Fails without a cache.
+jamba_status jamba_batch_insert(jamba_engine engine,
+                                jamba_batch batch,
+                                jamba_snapshot snapshot);
+
+// Makes a snapshot of the one in the cache of a batch whose tokens are the longest beginning of `tokens`; 0 if there is none.
+jamba_status jamba_batch_longest(jamba_engine engine,
+                                 jamba_batch batch,
+                                 const uint32_t *tokens,
+                                 uintptr_t n_tokens,
+                                 jamba_snapshot *snapshot);
+
+// Closes a batch and ends its requests, without events.
+jamba_status jamba_batch_close(jamba_engine engine, jamba_batch batch);
 
 // Encodes text of `length` bytes, at most 8 MiB, with a start token if the model is configured so. Stores at most `capacity`
 // tokens; JAMBA_TOO_SMALL stores only their number.
@@ -420,9 +753,10 @@ jamba_status jamba_chat_render(jamba_engine engine,
                                uintptr_t capacity,
                                uintptr_t *length);
 
-// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text, null or
-// a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and `add_generation_prompt`. Special
-// tokens in the content are text, so that no message can end its turn. Stores the tokens as jamba_encode does.
+// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text,
+// null or a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and
+// `add_generation_prompt`. Special tokens in the content are text, so that no message can end its turn. Stores the tokens as
+// jamba_encode does.
 jamba_status jamba_chat_encode(jamba_engine engine,
                                const char *chat,
                                uint32_t *tokens,

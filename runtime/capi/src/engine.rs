@@ -1,11 +1,11 @@
-//! Engines, sequences, and saved state.
+//! Engines and sequences.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, PlanFile, Snapshot, Verify};
+use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, PlanFile, Verify};
 use serde_json::json;
 
 use crate::arguments::{Versioned, file_path, options, place, slice, store_text, string};
@@ -89,7 +89,8 @@ unsafe fn open(
         prefault: options.prefault != 0,
         ..OpenOptions::default()
     })?;
-    let inner = Mutex::new(Some(Inner { engine, sequences: BTreeMap::new(), rows: Vec::new() }));
+    let inner =
+        Mutex::new(Some(Inner { engine, sequences: BTreeMap::new(), batches: BTreeMap::new(), rows: Vec::new() }));
     out.id = handles::insert(Object::Engine(Arc::new(OpenEngine { cancel: Cancel::new(), inner })));
     Ok(())
 }
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn jamba_open_memory(
     })
 }
 
-/// Closes an engine and its sequences. Fails with JAMBA_BUSY while another thread is in a call on it.
+/// Closes an engine with its sequences and batches. Fails with JAMBA_BUSY while another thread is in a call on it.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_close(engine: jamba_engine) -> jamba_status {
     entry(|| {
@@ -220,40 +221,6 @@ pub unsafe extern "C" fn jamba_sequence_length(
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let out = unsafe { place("length", length) }?;
         *out = with_engine(engine.id, |inner| Ok(inner.engine.len(inner.sequence(sequence.id)?)?))? as usize;
-        Ok(())
-    })
-}
-
-/// Saves the state of a sequence to a file. After jamba_snapshot_load it continues bit-identically.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn jamba_snapshot_save(
-    engine: jamba_engine,
-    sequence: jamba_sequence,
-    path: *const c_char,
-) -> jamba_status {
-    entry(|| {
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let file = unsafe { file_path(path) }?;
-        with_engine(engine.id, |inner| Ok(inner.engine.snapshot(inner.sequence(sequence.id)?)?.save(file)?))
-    })
-}
-
-/// Adds a sequence with the state from a file of the same plan.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn jamba_snapshot_load(
-    engine: jamba_engine,
-    path: *const c_char,
-    sequence: *mut jamba_sequence,
-) -> jamba_status {
-    entry(|| {
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let (file, out) = unsafe { (file_path(path)?, place("sequence", sequence)?) };
-        *out = jamba_sequence { id: 0 };
-        out.id = with_engine(engine.id, |inner| {
-            let snapshot = Snapshot::load(file, &inner.engine)?;
-            let sequence = inner.engine.restore(&snapshot)?;
-            Ok(inner.keep(sequence))
-        })?;
         Ok(())
     })
 }

@@ -91,6 +91,12 @@ pub enum jamba_finish {
     JAMBA_FINISH_CANCELLED = 4,
     /// The text satisfies the constraint and no token may follow.
     JAMBA_FINISH_COMPLETE = 5,
+    /// The time of a request is over. Only in a batch.
+    JAMBA_FINISH_DEADLINE = 6,
+    /// The request failed; the event has the message. Only in a batch, whose other requests continue.
+    JAMBA_FINISH_FAILED = 7,
+    /// The answer has not ended. Only in events of a batch.
+    JAMBA_FINISH_NONE = -1,
 }
 
 /// Options for generation. jamba_generate_options_init sets the defaults.
@@ -207,7 +213,7 @@ pub unsafe extern "C" fn jamba_generate_options_of_model(
 ///
 /// # Safety
 /// Pointers in `given` are null or valid during the call, as jamba.h requires of C callers.
-unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOptions, Failure> {
+pub(crate) unsafe fn generate_options(given: &jamba_generate_options) -> Result<GenerateOptions, Failure> {
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let stop_tokens = unsafe { slice("stop_tokens", given.stop_tokens, given.n_stop_tokens) }?;
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
@@ -284,6 +290,20 @@ unsafe fn add_constraint(_options: &mut GenerateOptions, given: &jamba_generate_
     }
 }
 
+/// The reason for C.
+pub(crate) fn finish_of(finish: Finish) -> jamba_finish {
+    match finish {
+        Finish::Eos => jamba_finish::JAMBA_FINISH_EOS,
+        Finish::Length => jamba_finish::JAMBA_FINISH_LENGTH,
+        Finish::NoRoom => jamba_finish::JAMBA_FINISH_NO_ROOM,
+        Finish::Stopped => jamba_finish::JAMBA_FINISH_STOPPED,
+        Finish::Cancelled => jamba_finish::JAMBA_FINISH_CANCELLED,
+        Finish::Complete => jamba_finish::JAMBA_FINISH_COMPLETE,
+        Finish::Deadline => jamba_finish::JAMBA_FINISH_DEADLINE,
+        Finish::Failed => jamba_finish::JAMBA_FINISH_FAILED,
+    }
+}
+
 /// Calls the callback with a token.
 fn tell(on_token: jamba_on_token, user: *mut c_void, token: NewToken) -> ControlFlow<()> {
     let Some(on_token) = on_token else { return ControlFlow::Continue(()) };
@@ -304,8 +324,8 @@ fn tell(on_token: jamba_on_token, user: *mut c_void, token: NewToken) -> Control
     if stop == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not yet
-/// part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.
+/// Generates from a prompt of `n_prompt` tokens, in `sequence`, which can be continued afterwards (the last new token is not
+/// yet part of it), or in a temporary sequence if that is 0. `options`, `on_token` and `generated` may be null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_generate(
     engine: jamba_engine,
@@ -336,18 +356,10 @@ pub unsafe extern "C" fn jamba_generate(
             let _ = tell(on_token, user, rest);
         }
         if !generated.is_null() {
-            let finish = match made.finish {
-                Finish::Eos => jamba_finish::JAMBA_FINISH_EOS,
-                Finish::Length => jamba_finish::JAMBA_FINISH_LENGTH,
-                Finish::NoRoom => jamba_finish::JAMBA_FINISH_NO_ROOM,
-                Finish::Stopped | Finish::Failed | Finish::Deadline => jamba_finish::JAMBA_FINISH_STOPPED,
-                Finish::Cancelled => jamba_finish::JAMBA_FINISH_CANCELLED,
-                Finish::Complete => jamba_finish::JAMBA_FINISH_COMPLETE,
-            };
             // SAFETY: not null (checked); the caller guarantees the rest, see `# Safety`.
             *unsafe { place("generated", generated) }? = jamba_generated {
                 n_tokens: made.tokens.len(),
-                finish: finish as i32,
+                finish: finish_of(made.finish) as i32,
                 prefill_seconds: made.prefill.as_secs_f64(),
                 decode_seconds: made.decode.as_secs_f64(),
                 decode_steps: made.decode_steps,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use jamba_runtime::{Cancel, Engine, Sampler, SequenceId};
+use jamba_runtime::{Cancel, Engine, PrefixCache, Sampler, SequenceId, Snapshot};
 
+use crate::batch::OpenBatch;
 use crate::status::{Failure, jamba_status};
 
 /// The object of a handle.
@@ -13,6 +14,8 @@ use crate::status::{Failure, jamba_status};
 pub(crate) enum Object {
     Engine(Arc<OpenEngine>),
     Sampler(Arc<Mutex<Sampler>>),
+    Snapshot(Arc<Snapshot>),
+    Cache(Arc<Mutex<PrefixCache>>),
     #[cfg(feature = "tokenizer")]
     Stream(Arc<Mutex<crate::text::Stream>>),
 }
@@ -29,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     /// Sequences by handle.
     pub(crate) sequences: BTreeMap<u64, SequenceId>,
+    /// Batches by handle.
+    pub(crate) batches: BTreeMap<u64, OpenBatch>,
     /// Rows of logits of the last step.
     pub(crate) rows: Vec<Row>,
 }

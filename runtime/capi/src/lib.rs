@@ -9,10 +9,15 @@
 #![allow(clippy::too_many_arguments, reason = "C has no slices")]
 
 mod arguments;
+mod batch;
+mod cache;
 mod engine;
+mod events;
 mod generate;
 mod handles;
+mod request;
 mod sampler;
+mod snapshot;
 mod status;
 mod steps;
 mod text;

@@ -1,5 +1,6 @@
 //! Samplers.
 
+use std::ffi::c_int;
 use std::sync::{Arc, Mutex};
 
 use jamba_runtime::{Sampler, SamplerOptions};
@@ -45,11 +46,13 @@ pub struct jamba_sampler_options {
     pub logit_bias: *const jamba_logit_bias,
     /// Number of biases.
     pub n_logit_bias: usize,
+    /// Nonzero: draw with a random seed in place of `seed`. The events of a batch tell it.
+    pub random_seed: c_int,
 }
 
 // SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
 unsafe impl Versioned for jamba_sampler_options {
-    const FIRST: usize = size_of::<jamba_sampler_options>();
+    const FIRST: usize = std::mem::offset_of!(jamba_sampler_options, random_seed);
 
     fn defaults() -> Self {
         jamba_sampler_options::unbiased(&SamplerOptions::GREEDY)
@@ -71,6 +74,7 @@ impl jamba_sampler_options {
             seed: options.seed.unwrap_or(0),
             logit_bias: std::ptr::null(),
             n_logit_bias: 0,
+            random_seed: 0,
         }
     }
 }
@@ -93,7 +97,7 @@ pub(crate) unsafe fn sampler_options(raw: *const jamba_sampler_options) -> Resul
         presence_penalty: given.presence_penalty,
         frequency_penalty: given.frequency_penalty,
         logit_bias: biases.iter().map(|bias| (bias.token, bias.bias)).collect(),
-        seed: Some(given.seed),
+        seed: (given.random_seed == 0).then_some(given.seed),
     })
 }
 

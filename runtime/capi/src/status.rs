@@ -26,7 +26,8 @@ pub enum jamba_status {
     JAMBA_UNSUPPORTED = 6,
     /// Out of memory or threads.
     JAMBA_NO_MEMORY = 7,
-    /// The context or a pool is full. Nothing changed; remove a sequence and retry.
+    /// The context, a pool or the queue of a batch is full. Nothing changed; remove a sequence, or run steps of the batch, and
+    /// retry.
     JAMBA_NO_ROOM = 8,
     /// jamba_cancel was called.
     JAMBA_CANCELLED = 9,
@@ -64,9 +65,8 @@ impl From<RuntimeError> for Failure {
         let status = match &error {
             _ if error.is_ours() => JAMBA_INTERNAL,
             RuntimeError::Io { .. } | RuntimeError::Output(_) => JAMBA_IO,
-            RuntimeError::Plan { .. } | RuntimeError::StateFile { .. } | RuntimeError::OtherPlan { .. } => {
-                JAMBA_BAD_PLAN
-            }
+            RuntimeError::Plan { .. } | RuntimeError::OtherPlan { .. } => JAMBA_BAD_PLAN,
+            RuntimeError::StateFile { .. } | RuntimeError::StateBytes { .. } => JAMBA_BAD_PLAN,
             RuntimeError::Tokenizer { .. } | RuntimeError::NotFinite { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,
             RuntimeError::CpuLacks { .. } | RuntimeError::NoSection(_) => JAMBA_UNSUPPORTED,
@@ -78,6 +78,7 @@ impl From<RuntimeError> for Failure {
             RuntimeError::DeviceMemory { .. } => JAMBA_NO_MEMORY,
             RuntimeError::Memory { .. } | RuntimeError::Thread { .. } => JAMBA_NO_MEMORY,
             RuntimeError::ContextFull { .. } | RuntimeError::PoolExhausted { .. } => JAMBA_NO_ROOM,
+            RuntimeError::PoolTooSmall { .. } | RuntimeError::QueueFull { .. } => JAMBA_NO_ROOM,
             _ => JAMBA_INVALID_ARGUMENT,
         };
         Failure::new(status, error)

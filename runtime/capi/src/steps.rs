@@ -50,7 +50,7 @@ pub struct jamba_logits {
 }
 
 /// Stores the addresses of a step's rows for C.
-fn kept(logits: &Logits<'_>, rows: &mut Vec<Row>, vocab: u64) -> jamba_logits {
+pub(crate) fn kept(logits: &Logits<'_>, rows: &mut Vec<Row>, vocab: u64) -> jamba_logits {
     rows.clear();
     rows.extend(logits.rows().map(|row| Row(row.as_ptr())));
     jamba_logits { rows: rows.as_ptr().cast(), n_rows: rows.len(), vocab: vocab as usize }

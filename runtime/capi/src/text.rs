@@ -96,9 +96,10 @@ pub unsafe extern "C" fn jamba_chat_render(
     })
 }
 
-/// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text, null or
-/// a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and `add_generation_prompt`. Special
-/// tokens in the content are text, so that no message can end its turn. Stores the tokens as jamba_encode does.
+/// Renders and encodes a chat in the JSON of OpenAI's chat completions: `messages` with a role each, content that is text,
+/// null or a list of text parts, and calls; optionally `tools`, `documents`, `chat_template_kwargs` and
+/// `add_generation_prompt`. Special tokens in the content are text, so that no message can end its turn. Stores the tokens as
+/// jamba_encode does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_chat_encode(
     engine: jamba_engine,

@@ -73,7 +73,9 @@ fn run_both_ways(program: &Path, arguments: &[&str]) -> String {
 fn the_header_is_the_librarys() {
     let mut builder =
         cbindgen::Builder::new().with_config(cbindgen::Config::from_file(format!("{HERE}/cbindgen.toml")).unwrap());
-    for name in ["status", "engine", "steps", "sampler", "generate", "text"] {
+    for name in
+        ["status", "engine", "steps", "snapshot", "cache", "sampler", "generate", "request", "events", "batch", "text"]
+    {
         builder = builder.with_src(format!("{HERE}/src/{name}.rs"));
     }
     let mut made = Vec::new();
@@ -99,6 +101,26 @@ fn the_examples_run_as_c_and_as_cpp() {
         let program = compiled(compiler, standard, "examples/steps.c", folder.path());
         let text = run_both_ways(&program, &[PLAN, state.to_str().unwrap()]);
         assert!(text.ends_with("15 tokens, then 16\n"), "{compiler}: {text}");
+    }
+}
+
+#[test]
+fn clients_of_a_batch_get_what_they_get_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("batch.state");
+    let prompts = ["Once upon a time.", "The mill was old."];
+    let alone = compiled("cc", "-std=c99", "examples/generate.c", folder.path());
+    let alone = prompts.map(|prompt| run(Command::new(&alone).args([PLAN, prompt])));
+    for (compiler, standard) in [("cc", "-std=c99"), ("c++", "-std=c++11")] {
+        let program = compiled(compiler, standard, "tests/c/batch.c", folder.path());
+        assert_eq!(run_both_ways(&program, &[PLAN, state.to_str().unwrap()]), "each as alone\n");
+        let program = compiled(compiler, standard, "examples/batch.c", folder.path());
+        let both = run_both_ways(&program, &[PLAN, prompts[0], prompts[1]]);
+        for (number, alone) in (1..).zip(&alone) {
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let expected = words(&format!("{number}: {alone}"));
+            assert!(words(&both).contains(&expected), "{compiler}: {both} without {expected}");
+        }
     }
 }
 

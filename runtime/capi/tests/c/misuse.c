@@ -34,6 +34,14 @@ int main(int argc, char **argv) {
     jamba_sampler_options of_model;
     jamba_engine nothing = {0};
     jamba_text_stream stream;
+    jamba_batch batch;
+    jamba_batch_options batch_options;
+    jamba_request request;
+    const jamba_event *events;
+    jamba_snapshot snapshot, other, no_snapshot = {0};
+    jamba_cache cache;
+    uint64_t number;
+    int32_t idle;
     jamba_logits logits;
     jamba_feed feed;
     jamba_open_options open_options;
@@ -94,6 +102,77 @@ int main(int argc, char **argv) {
     EXPECT(JAMBA_OK, jamba_sampler_close(sampler));
     EXPECT(JAMBA_INVALID_HANDLE, jamba_sampler_close(sampler));
     EXPECT(JAMBA_INVALID_HANDLE, jamba_sampler_pick(sampler, (const float *)buffer, 1, &token));
+
+    /* Batches, snapshots and caches. */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_options_init(NULL, sizeof batch_options));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_options_init(&batch_options, 3));
+    EXPECT(JAMBA_OK, jamba_batch_options_init(&batch_options, sizeof batch_options));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_open(first, NULL, NULL));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_open(nothing, NULL, &batch));
+    batch_options.step_target = -1;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_open(first, &batch_options, &batch));
+    batch_options.step_target = 0;
+    batch_options.max_waiting = 1;
+    EXPECT(JAMBA_OK, jamba_batch_open(first, &batch_options, &batch));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_idle(second, batch, &idle)); /* the batch of another engine */
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_step(second, batch, &events, &n));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_close(second, batch));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_idle(first, batch, NULL));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_step(first, batch, NULL, &n));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_count(first, batch, NULL));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_request_init(&request, 3));
+    EXPECT(JAMBA_OK, jamba_request_init(&request, sizeof request));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, NULL, &number));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, &request, &number)); /* no prompt */
+    request.n_prompt = 3;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, &request, &number)); /* null */
+    request.prompt = prompt;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, &request, NULL));
+    request.n = 0;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, &request, &number));
+    request.n = 2; /* more than may wait */
+    EXPECT(JAMBA_NO_ROOM, jamba_batch_submit(first, batch, &request, &number));
+    request.n = 1;
+    request.timeout = -1;
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_submit(first, batch, &request, &number));
+    request.timeout = 0;
+    request.state.id = 123456789;
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_submit(first, batch, &request, &number));
+    request.state.id = 0;
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_submit(second, batch, &request, &number));
+    EXPECT(JAMBA_OK, jamba_batch_submit(first, batch, &request, &number));
+    EXPECT(JAMBA_NO_ROOM, jamba_batch_submit(first, batch, &request, &number));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_cancel(first, batch, 2));
+    EXPECT(JAMBA_OK, jamba_batch_step(first, batch, &events, &n));
+    EXPECT(JAMBA_OK, jamba_cancel(first)); /* ends all requests */
+    EXPECT(JAMBA_OK, jamba_batch_step(first, batch, &events, &n));
+    if (n != 1 || events[0].finish != JAMBA_FINISH_CANCELLED) return 1;
+    EXPECT(JAMBA_OK, jamba_cancel_reset(first));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_snapshot_take(first, sequence, no_snapshot, NULL));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_snapshot_take(second, sequence, no_snapshot, &snapshot));
+    EXPECT(JAMBA_OK, jamba_snapshot_take(first, sequence, no_snapshot, &snapshot));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_insert(first, batch, snapshot)); /* it has no cache */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_batch_longest(first, batch, prompt, 3, &snapshot));
+    EXPECT(JAMBA_OK, jamba_snapshot_take(first, sequence, no_snapshot, &snapshot));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_snapshot_to_bytes(snapshot, NULL, 1 << 30, &n));
+    EXPECT(JAMBA_BAD_PLAN, jamba_snapshot_from_bytes(first, "no state", 8, &other));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_snapshot_from_bytes(first, NULL, 8, &other));
+    EXPECT(JAMBA_IO, jamba_snapshot_read(first, "no such file", &other));
+    EXPECT(JAMBA_IO, jamba_snapshot_write(snapshot, "no folder/a.state"));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_sequence_fork(second, sequence, &foreign));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_sequence_rollback(first, sequence, 1)); /* there is no checkpoint */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_cache_open(1, 1, NULL));
+    EXPECT(JAMBA_OK, jamba_cache_open(1, 1, &cache));
+    EXPECT(JAMBA_OK, jamba_cache_insert(cache, snapshot)); /* too large for it */
+    other.id = cache.id; /* a handle of another kind */
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_snapshot_close(other));
+    EXPECT(JAMBA_OK, jamba_cache_close(cache));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_prefill_cached(first, cache, prompt, 3, &foreign, &logits));
+    EXPECT(JAMBA_OK, jamba_snapshot_close(snapshot));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_snapshot_close(snapshot));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_snapshot_restore(first, snapshot, &foreign));
+    EXPECT(JAMBA_OK, jamba_batch_close(first, batch));
+    EXPECT(JAMBA_INVALID_HANDLE, jamba_batch_step(first, batch, &events, &n));
 
     /* Steps. */
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_prefill(first, sequence, NULL, 3, &logits));
