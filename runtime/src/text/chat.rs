@@ -55,6 +55,9 @@ pub struct Chat {
     pub documents: Option<Vec<Value>>,
     /// Appends the beginning of an assistant message.
     pub add_generation_prompt: bool,
+    /// Ends with the text of the last message, without what the template writes after it, so that an answer continues the
+    /// message. Excludes `add_generation_prompt`.
+    pub continue_final_message: bool,
     /// Name of the template, if the plan has several, or the source of another one. Default: `tool_use` if there are tools,
     /// otherwise `default`.
     pub template: Option<String>,
@@ -252,7 +255,8 @@ impl ChatTemplate {
             Some(origin) => failed(SECTION, format!("{origin}: {reason}")),
             None => failed(SECTION, reason),
         })?;
-        Ok(RenderedChat::new(rendered.text, rendered.outside))
+        let rendered = RenderedChat::new(rendered.text, rendered.outside);
+        if chat.continue_final_message { continued(chat, rendered) } else { Ok(rendered) }
     }
 
     /// The template for a chat.
@@ -266,6 +270,19 @@ impl ChatTemplate {
         };
         named(name).ok_or_else(|| self.unknown(name))
     }
+}
+
+/// The chat up to the end of its last message's text.
+fn continued(chat: &Chat, rendered: RenderedChat) -> Result<RenderedChat, RuntimeError> {
+    let refused = |reason: &str| failed(SECTION, format!("continue_final_message: {reason}"));
+    if chat.add_generation_prompt {
+        return Err(refused("found add_generation_prompt as well, expected one of the two"));
+    }
+    let last = chat.messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
+    if last.trim().is_empty() {
+        return Err(refused("found no text in the last message, expected text to continue"));
+    }
+    rendered.up_to_the_end_of(last).ok_or_else(|| refused("the template does not write the text of the last message"))
 }
 
 /// A message in the form that templates expect.

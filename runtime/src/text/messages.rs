@@ -128,6 +128,8 @@ pub struct ChatRequest {
     pub chat_template_kwargs: Map<String, Value>,
     /// Appends the beginning of an answer. Default: true, unless the last message is the model's own.
     pub add_generation_prompt: bool,
+    /// The answer continues the last message, which is the model's own, in place of beginning a new one.
+    pub continue_final_message: bool,
 }
 
 impl ChatRequest {
@@ -156,6 +158,7 @@ impl ChatRequest {
             tools: list(&self.tools),
             documents: list(&self.documents),
             add_generation_prompt: self.add_generation_prompt,
+            continue_final_message: self.continue_final_message,
             template: None,
             variables: self.chat_template_kwargs.clone(),
         }
@@ -194,6 +197,10 @@ impl<'v> Field<'v> {
 
     fn text(&self, expected: &str) -> Parsed<&'v str> {
         self.value.as_str().map_or_else(|| self.wrong(expected), Ok)
+    }
+
+    fn boolean(&self) -> Parsed<bool> {
+        self.value.as_bool().map_or_else(|| self.wrong("true or false"), Ok)
     }
 
     fn object(&self, expected: &str) -> Parsed<&'v Map<String, Value>> {
@@ -239,7 +246,14 @@ fn request(value: &Value) -> Parsed<ChatRequest> {
     };
     let add_generation_prompt = match whole.get("add_generation_prompt") {
         None => last.role != Role::Assistant,
-        Some(field) => field.value.as_bool().map_or_else(|| field.wrong("true or false"), Ok)?,
+        Some(field) => field.boolean()?,
+    };
+    let continue_final_message = match whole.get("continue_final_message") {
+        None => false,
+        Some(field) if !field.boolean()? => false,
+        Some(field) if last.role != Role::Assistant => field.wrong("false, since the last message is no answer")?,
+        Some(field) if add_generation_prompt => field.wrong("false with add_generation_prompt")?,
+        Some(_) => true,
     };
     Ok(ChatRequest {
         tools: objects("tools", tool)?,
@@ -249,6 +263,7 @@ fn request(value: &Value) -> Parsed<ChatRequest> {
             Some(field) => field.object("an object with variables of the chat template")?.clone(),
         },
         add_generation_prompt,
+        continue_final_message,
         messages,
     })
 }
@@ -449,6 +464,14 @@ mod tests {
             (
                 r#"{"messages": [{"role": "user"}], "add_generation_prompt": 1}"#,
                 "add_generation_prompt: found 1, expected true or false",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}], "continue_final_message": true}"#,
+                "continue_final_message: found true, expected false, since the last message is no answer",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant"}], "continue_final_message": true, "add_generation_prompt": true}"#,
+                "continue_final_message: found true, expected false with add_generation_prompt",
             ),
         ];
         for (text, expected) in table {

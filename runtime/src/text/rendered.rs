@@ -27,6 +27,24 @@ impl RenderedChat {
         RenderedChat { text, content }
     }
 
+    /// The chat up to the end of the text of `message`: the part of its content that has most of the message's end, and of
+    /// several the last one. Templates write names before a message, drop its reasoning, change its whitespace, and may write
+    /// other content after it.
+    pub(super) fn up_to_the_end_of(mut self, message: &str) -> Option<RenderedChat> {
+        let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+        let message = squeezed(message);
+        let shared = |part: &Range<usize>| {
+            let part = squeezed(&self.text[part.clone()]);
+            let is_end = message.ends_with(&part) || part.ends_with(&message);
+            if is_end { part.len().min(message.len()) } else { 0 }
+        };
+        let found = self.content.iter().map(shared).enumerate().filter(|&(_, shared)| shared > 0);
+        let (place, _) = found.max_by_key(|&(_, shared)| shared)?;
+        self.text.truncate(self.content[place].end);
+        self.content.truncate(place + 1);
+        Some(self)
+    }
+
     /// The text.
     pub fn text(&self) -> &str {
         &self.text

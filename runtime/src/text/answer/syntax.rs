@@ -65,6 +65,15 @@ impl AnswerSyntax {
         }
     }
 
+    /// The markup of an answer that continues `said`, which may have an open `<think>`.
+    pub fn within(self, said: &str) -> AnswerSyntax {
+        let is_open = said.rfind(super::THINK).is_some_and(|at| !said[at..].contains(super::END_THINK));
+        match self.reasoning != Reasoning::None && is_open {
+            true => AnswerSyntax { reasoning: Reasoning::Open, ..self },
+            false => self,
+        }
+    }
+
     /// The markup of the answer to a prompt, whose end may be the `<think>` of the answer.
     pub fn after(self, prompt: &str) -> AnswerSyntax {
         match self.reasoning != Reasoning::None && prompt.trim_end().ends_with(super::THINK) {
