@@ -62,6 +62,12 @@ pub(crate) struct Args {
     /// Serve /metrics, /slots, /health and /ready here too, without a key: for an address that only monitoring reaches
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     metrics_listen: Option<Address>,
+    /// Keep named states as files in this folder, which outlive the server. Without it they are in memory
+    #[arg(long, value_name = "DIR")]
+    states: Option<PathBuf>,
+    /// Size of all named states, in MiB; 0 refuses them
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    states_mib: u64,
     /// Longest time between two tokens of an answer, in milliseconds: prompts are read in parts that keep to it. 0 is no limit
     #[arg(long, value_name = "MS", default_value_t = 150)]
     itl_target: u64,
@@ -105,6 +111,7 @@ const MOST_KEY_BYTES: u64 = 4096;
 
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
+  POST /v1/states, GET and DELETE /v1/states/NAME   states of prompts that requests go on from
   GET  /v1/models
   GET  /                                        a page to try the model
   POST /tokenize, /detokenize, /apply-template
@@ -117,9 +124,11 @@ impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
         match error {
             ServeError::Engine(error) => error.into(),
-            ServeError::Address { .. } | ServeError::Keys { .. } | ServeError::Sandbox(_) | ServeError::System(_) => {
-                Failure::Input(error.to_string())
-            }
+            ServeError::Address { .. }
+            | ServeError::Keys { .. }
+            | ServeError::States { .. }
+            | ServeError::Sandbox(_)
+            | ServeError::System(_) => Failure::Input(error.to_string()),
         }
     }
 }
@@ -153,6 +162,8 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         cache_bytes: args.cache_mib.saturating_mul(1 << 20),
         shares_cache: args.share_cache,
         metrics: args.metrics_listen,
+        states: args.states,
+        states_bytes: args.states_mib.saturating_mul(1 << 20),
         step_target: (args.itl_target > 0).then(|| Duration::from_millis(args.itl_target)),
         sandbox: args.sandbox.sandbox(),
         max_body_bytes: 0,

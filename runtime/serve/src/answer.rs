@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jamba_runtime::{Cancel, Finish, GenerateOptions, Request, Usage};
+use jamba_runtime::{Cancel, Finish, GenerateOptions, Request, Snapshot, Usage};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -28,6 +28,17 @@ pub(crate) struct Job {
     pub(crate) priority: i32,
     /// Reports the prompt's tokens with this many most likely ones.
     pub(crate) prompt_logprobs: Option<usize>,
+    /// The state of the prompt's first tokens.
+    pub(crate) state: Option<Snapshot>,
+    /// The last event has the state of the prompt without its last token.
+    pub(crate) keeps_state: bool,
+}
+
+impl Job {
+    pub(crate) fn new(prompt: Vec<u32>, options: GenerateOptions, n: usize) -> Job {
+        let (turn_ends, priority) = Default::default();
+        Job { prompt, turn_ends, options, n, priority, prompt_logprobs: None, state: None, keeps_state: false }
+    }
 }
 
 /// A request in `/slots`. It has no text.
@@ -173,7 +184,7 @@ impl App {
         };
         let mut first_choice = 0;
         let mut taken = Vec::new();
-        for Job { prompt, turn_ends, mut options, n, priority, prompt_logprobs } in jobs {
+        for Job { prompt, turn_ends, mut options, n, priority, prompt_logprobs, state, keeps_state } in jobs {
             options.cancel = answers.cancel.clone();
             for usage in &mut answers.usage[first_choice..first_choice + n] {
                 usage.prompt_tokens = prompt.len();
@@ -188,7 +199,8 @@ impl App {
                 cache_salt,
                 snapshot_at: turn_ends,
                 prompt_logprobs,
-                ..Request::default()
+                state,
+                keeps_state,
             };
             let (sent, result) = oneshot::channel();
             let submission =

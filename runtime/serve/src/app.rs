@@ -25,6 +25,7 @@ use crate::listen::HangUp;
 use crate::metrics::{self, Metrics};
 use crate::model::Model;
 use crate::openapi::ErrorObject;
+use crate::states::{self, Owner, Store};
 use crate::steps::{Load, Submission};
 use crate::{auth, openai, openapi, page, text};
 
@@ -37,6 +38,7 @@ pub(crate) struct App {
     pub(crate) load: Arc<Load>,
     pub(crate) metrics: Metrics,
     pub(crate) slots: Slots,
+    pub(crate) states: Store,
     /// Permits to encode a prompt or compile a constraint, which takes a core.
     pub(crate) prepare: Semaphore,
     /// Room for large bodies, in units of [`ROOM_UNIT`](crate::body::ROOM_UNIT).
@@ -72,7 +74,9 @@ pub(crate) fn router(app: State) -> Router {
         .route("/models", get(openai::models::list))
         .route("/models/{id}", get(openai::models::one))
         .route("/completions", post(openai::completions::complete))
-        .route("/chat/completions", post(openai::chat::chat));
+        .route("/chat/completions", post(openai::chat::chat))
+        .route("/states", get(states::list).post(states::create))
+        .route("/states/{name}", get(states::one).delete(states::delete));
     let keyed = Router::new()
         // Clients leave out /v1 as often as not.
         .merge(api.clone())
@@ -93,7 +97,7 @@ pub(crate) fn router(app: State) -> Router {
         let origins = app.options.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
         let layer = CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers([axum::http::header::AUTHORIZATION, CONTENT_TYPE]);
         router = router.layer(layer);
     }
@@ -156,12 +160,15 @@ fn is_local(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Refuses requests without a key, and tells the others whose states and cached prompts are theirs.
 async fn check_key(Extract(app): Extract<State>, mut request: Request, next: Next) -> Response {
     let keys = &app.options.keys;
     if keys.is_empty() {
+        request.extensions_mut().insert(Owner::EVERYBODY);
         return next.run(request).await;
     }
     let Some(digest) = keys.check(request.headers()) else { return auth::refusal() };
+    request.extensions_mut().insert(Owner::of_key(digest));
     if let Some(label) = request.extensions_mut().get_mut::<RequestLabel>().filter(|_| !app.options.shares_cache) {
         label.cache_salt = auth::cache_salt(&digest);
     }

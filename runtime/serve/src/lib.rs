@@ -11,7 +11,8 @@
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
 //! - `sandbox` gives up the rights that an open plan does not need.
-//! - `openai` speaks OpenAI's API; `openapi` describes it; `page` is a page to try the model.
+//! - `openai` speaks OpenAI's API; `openapi` describes it; `page` is a page to try the model; `states`
+//!   keeps named states.
 
 mod admission;
 mod answer;
@@ -28,6 +29,7 @@ mod page;
 mod prepare;
 mod sampling;
 mod sandbox;
+mod states;
 mod steps;
 mod text;
 
@@ -56,6 +58,7 @@ use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
 use crate::sandbox::{Runs, Walls};
+use crate::states::Store;
 use crate::steps::{Load, Steps};
 
 /// Name of the threads that handle requests. A panic there ends one request, not the server.
@@ -89,6 +92,13 @@ pub enum ServeError {
     },
     /// The kernel lacks a part of the sandbox.
     Sandbox(String),
+    /// The folder of states cannot be used.
+    States {
+        /// The folder.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// A thread or a runtime cannot be started.
     System(io::Error),
     /// The engine failed.
@@ -109,6 +119,9 @@ impl std::fmt::Display for ServeError {
             ServeError::Keys { path, reason } => write!(f, "{}: {reason}", path.display()),
             ServeError::Sandbox(reason) => {
                 write!(f, "cannot confine the server: {reason}: --sandbox auto goes on without")
+            }
+            ServeError::States { path, source } => {
+                write!(f, "{}: cannot keep states there: {source}; --states names another folder", path.display())
             }
             ServeError::System(source) => write!(f, "cannot start the server: {source}"),
             ServeError::Engine(source) => write!(f, "{source}"),
@@ -162,6 +175,10 @@ pub struct ServeOptions {
     pub shares_cache: bool,
     /// Where `/metrics`, `/slots` and `/health` are served without a key, besides the address of the server.
     pub metrics: Option<Address>,
+    /// Folder for named states, one file each; without one they are kept in memory.
+    pub states: Option<PathBuf>,
+    /// Bytes of all named states; 0 refuses them.
+    pub states_bytes: u64,
     /// Time that a step should take at most; see [`BatchOptions::step_target`].
     pub step_target: Option<Duration>,
     /// What the server gives up once the plan is open; nothing by default.
@@ -186,6 +203,8 @@ impl Default for ServeOptions {
             cache_bytes: 1 << 30,
             shares_cache: false,
             metrics: None,
+            states: None,
+            states_bytes: 1 << 30,
             step_target: Some(Duration::from_millis(150)),
             sandbox: Sandbox::default(),
             max_body_bytes: 0,
@@ -308,7 +327,12 @@ pub fn serve<E: From<ServeError>>(
         }
         None => None,
     };
-    let walls = Walls::new(options.sandbox.clone(), address);
+    let mut sandbox = options.sandbox.clone();
+    if let Some(folder) = &options.states {
+        Store::make(folder)?;
+        sandbox.folders.push(folder.clone());
+    }
+    let walls = Walls::new(sandbox, address);
     let (gate, failed) = (Gate::default(), Arc::new(Notify::new()));
     let (told, events) = mpsc::unbounded_channel();
     let (confined, wait) = std::sync::mpsc::channel();
@@ -369,6 +393,7 @@ fn run_engine<E: From<ServeError>>(
         pages: if has_pages { limits.kv_tokens / KV_PAGE_TOKENS } else { 0 },
         page_tokens: KV_PAGE_TOKENS,
     };
+    let states = Store::open(options.states.clone(), options.states_bytes, engine.state_format())?;
     let load = Arc::new(Load::default());
     let (commands, receiver) = std::sync::mpsc::sync_channel(COMMANDS);
     let batch = BatchOptions { step_target: options.step_target, ..BatchOptions::default() };
@@ -377,6 +402,7 @@ fn run_engine<E: From<ServeError>>(
         admission: Admission::new(model.max_sequences.saturating_add(options.queue), options.queue_tokens),
         metrics: Metrics::new(Arc::clone(&load), pools),
         slots: Slots::default(),
+        states,
         prepare: Semaphore::new(n_cores()),
         bodies: Arc::new(Semaphore::new(LARGE_BODIES * options.max_body_bytes.div_ceil(body::ROOM_UNIT))),
         options,

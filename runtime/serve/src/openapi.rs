@@ -51,6 +51,8 @@ pub(crate) struct ChatFields {
     /// Texts that the template shows to the model.
     #[schema(value_type = Option<Vec<Object>>)]
     documents: Option<Vec<serde_json::Value>>,
+    /// The answer goes on in the last message, which is the assistant's.
+    continue_final_message: Option<bool>,
     /// Further variables of the template.
     #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<serde_json::Value>,
@@ -153,6 +155,10 @@ impl Modify for Key {
     paths(
         chat::chat,
         completions::complete,
+        crate::states::create,
+        crate::states::list,
+        crate::states::one,
+        crate::states::delete,
         crate::openai::models::list,
         crate::openai::models::one,
         crate::text::tokenize,

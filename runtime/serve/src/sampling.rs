@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jamba_runtime::sample::random_seed;
 use jamba_runtime::{Constraint, GenerateOptions, SamplerOptions, SpecialTokens};
 use serde::Deserialize;
 use serde_json::Value;
@@ -162,7 +163,7 @@ impl Sampling {
         Ok(())
     }
 
-    /// The options of the runtime, without `max_new`.
+    /// The options of the runtime, without `max_new`. They have a seed: the request's, or a random one.
     pub(crate) fn options(&self, model: &Model) -> Result<GenerateOptions> {
         self.refuse_unsupported()?;
         let stop = self.stop.clone().map(OneOrMany::into_vec).unwrap_or_default();
@@ -249,7 +250,8 @@ impl Sampling {
             presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, penalty, "−2 … 2")?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, penalty, "−2 … 2")?,
             logit_bias: self.logit_bias(model)?,
-            seed: self.seed.map(|seed| seed as u64),
+            // Short, so that it can be typed again; some clients read numbers as f64.
+            seed: Some(self.seed.map_or_else(|| u64::from(random_seed() as u32), |seed| seed as u64)),
         })
     }
 

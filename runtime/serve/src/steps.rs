@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use jamba_runtime::{
     Batch, BatchOptions, Engine, Event, Finish, NewToken, PrefixCache, PrefixCounters, PromptToken, Request, RequestId,
-    RuntimeError, Usage,
+    RuntimeError, Snapshot, Usage,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,6 +39,8 @@ pub(crate) struct ChoiceEvent {
     pub(crate) finish: Option<Finish>,
     /// With [`Finish::Failed`].
     pub(crate) error: Option<ApiError>,
+    /// The state that the request keeps, with `finish`.
+    pub(crate) state: Option<Snapshot>,
     pub(crate) usage: Usage,
 }
 
@@ -198,6 +200,7 @@ fn tell(
         rest: event.rest.clone(),
         finish: event.finish,
         error: event.error.as_ref().map(ApiError::from),
+        state: event.state.clone(),
         usage: event.usage,
     };
     let events = client.events.clone();

@@ -20,6 +20,7 @@ use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::openapi::{ChatBody, ErrorObject};
 use crate::sampling::{Sampling, UsageChunks};
+use crate::states::Owner;
 use crate::steps::ChoiceEvent;
 
 /// The fields about the chat that [`ChatRequest`] does not have.
@@ -33,13 +34,14 @@ pub(crate) struct Fields {
     parallel_tool_calls: Option<bool>,
     #[schema(value_type = Option<Object>)]
     chat_template: Option<Value>,
-    continue_final_message: Option<bool>,
     #[schema(value_type = Option<String>)]
     reasoning_effort: Option<Value>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
     /// vLLM's: the tokens of the answer beside its text.
     return_token_ids: Option<bool>,
+    /// A named state: the chat begins with it.
+    state: Option<String>,
 }
 
 /// The variables of the chat template that a request names. Without `offers_tools`, the model does not see the functions.
@@ -47,9 +49,6 @@ pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
     let fields: Fields = body.read()?;
     if fields.chat_template.is_some() {
         return Err(ApiError::unsupported("chat_template", "requests cannot bring a template, which is a program"));
-    }
-    if fields.continue_final_message == Some(true) {
-        return Err(ApiError::unsupported("continue_final_message", "not supported yet: use /v1/completions"));
     }
     let mut request = ChatRequest::from_value(body.value()).map_err(|error| {
         // The message begins with the path of the field.
@@ -182,6 +181,7 @@ struct Progress {
 pub(crate) async fn chat(
     Extract(app): Extract<State>,
     Extension(label): Extension<RequestLabel>,
+    Extension(owner): Extension<Owner>,
     body: Object,
 ) -> Result<Response> {
     let sampling: Sampling = body.read()?;
@@ -200,6 +200,8 @@ pub(crate) async fn chat(
     let offers_tools = !tools.list.is_empty() && tools.choice != ToolChoice::None;
     let chat = read_chat(&body, offers_tools)?;
     drop(body);
+    let said = chat.messages.last().filter(|_| chat.continue_final_message);
+    let said = said.and_then(|message| message["content"].as_str()).map(str::to_owned);
     let mut options = sampling.options(&app.model)?;
     options.logprobs = n_top;
     let mut syntax = app.model.syntax;
@@ -214,7 +216,16 @@ pub(crate) async fn chat(
     }
     let permit = app.admit(n)?;
     app.compile(&mut options).await?;
+    let state = app.state(owner, fields.state.as_deref()).await?;
     let prompt = app.encode_chat(chat).await?;
+    if let Some(state) = &state
+        && (!prompt.tokens.starts_with(state.tokens()) || prompt.tokens.len() == state.tokens().len())
+    {
+        return Err(ApiError::field(
+            "state",
+            "the chat does not begin with it: expected its messages, and further ones",
+        ));
+    }
     let rest = (app.model.max_context + 1).saturating_sub(prompt.tokens.len());
     options.max_new = match sampling.max_new() {
         // OpenAI's clients send 0 for no limit.
@@ -223,15 +234,15 @@ pub(crate) async fn chat(
         Some(limit) => limit,
     }
     .clamp(1, rest.max(1));
-    let syntax = syntax.after(
-        &app.model
-            .tokenizer()?
-            .decode_with(&prompt.tokens[prompt.tokens.len().saturating_sub(8)..], SpecialTokens::All)?,
-    );
+    let end = &prompt.tokens[prompt.tokens.len().saturating_sub(8)..];
+    let syntax = match said {
+        Some(said) => syntax.within(&said),
+        None => syntax.after(&app.model.tokenizer()?.decode_with(end, SpecialTokens::All)?),
+    };
     let priority = sampling.priority.unwrap_or(0);
-    let job = Job { prompt: prompt.tokens, turn_ends: prompt.turn_ends, options, n, priority, prompt_logprobs: None };
     let object = if sampling.streams() { "chat.completion.chunk" } else { "chat.completion" };
-    let head = Head::new(&app, object, "chatcmpl", model);
+    let head = Head::new(&app, object, "chatcmpl", model).with_seed(&options);
+    let job = Job { turn_ends: prompt.turn_ends, priority, state, ..Job::new(prompt.tokens, options, n) };
     let answers = app.start(label, vec![job], permit).await?;
     let progress = |choice| Progress {
         parser: Some(AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &head.id[9..21]))),

@@ -17,6 +17,7 @@ use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::openapi::{CompletionBody, ErrorObject};
 use crate::sampling::{OneOrMany, Sampling, UsageChunks};
+use crate::states::{self, Owner};
 use crate::steps::ChoiceEvent;
 
 /// New tokens where the request names no limit, as OpenAI has it.
@@ -37,6 +38,8 @@ pub(crate) struct Fields {
     add_special_tokens: Option<bool>,
     /// vLLM's: the tokens of the answer beside its text.
     return_token_ids: Option<bool>,
+    /// A named state: the prompt follows it.
+    state: Option<String>,
 }
 
 /// A text, tokens, or a list of either.
@@ -134,6 +137,7 @@ struct Progress {
 pub(crate) async fn complete(
     Extract(app): Extract<State>,
     Extension(label): Extension<RequestLabel>,
+    Extension(owner): Extension<Owner>,
     body: Object,
 ) -> Result<Response> {
     let sampling: Sampling = body.read()?;
@@ -156,7 +160,11 @@ pub(crate) async fn complete(
     }
     // With no new tokens, the prompt is read for its probabilities alone.
     let prompt_logprobs = fields.logprobs.or((options.max_new == 0).then_some(0)).filter(|_| echoes);
+    if echoes && fields.state.is_some() {
+        return Err(ApiError::field("echo", "an answer that follows a state has no echo"));
+    }
     let prompts = match fields.prompt {
+        None if fields.state.is_some() => vec![Err(Vec::new())],
         None => return Err(ApiError::field("prompt", "missing: a text, a list of tokens, or a list of either")),
         Some(Prompt::Texts(texts)) => texts.into_vec().into_iter().map(Ok).collect::<Vec<_>>(),
         Some(Prompt::Tokens(tokens)) => vec![Err(tokens)],
@@ -167,13 +175,17 @@ pub(crate) async fn complete(
     }
     let permit = app.admit(n * prompts.len())?;
     app.compile(&mut options).await?;
-    let added = if fields.add_special_tokens == Some(false) { AddedTokens::None } else { AddedTokens::AsConfigured };
+    let state = app.state(owner, fields.state.as_deref()).await?;
+    let begin = state.as_ref().map(states::tokens).unwrap_or_default();
+    let follows = state.is_some() || fields.add_special_tokens == Some(false);
+    let added = if follows { AddedTokens::None } else { AddedTokens::AsConfigured };
     let (mut jobs, mut choices) = (Vec::new(), Vec::new());
     for prompt in prompts {
         let (text, prompt) = match prompt {
             Ok(text) => (Some(text.clone()), app.encode(text, added).await?),
             Err(tokens) => (None, tokens),
         };
+        let prompt = [&begin[..], &prompt].concat();
         if prompt.is_empty() {
             return Err(ApiError::field("prompt", "found no tokens, expected at least one"));
         }
@@ -186,9 +198,10 @@ pub(crate) async fn complete(
         let token_ids = (fields.return_token_ids == Some(true)).then(Vec::new);
         let choice = || Progress { echo: echo.clone(), token_ids: token_ids.clone(), ..Progress::default() };
         choices.extend((0..n).map(|_| choice()));
-        jobs.push(Job { prompt, turn_ends: Vec::new(), options: options.clone(), n, priority, prompt_logprobs });
+        let state = state.clone();
+        jobs.push(Job { priority, prompt_logprobs, state, ..Job::new(prompt, options.clone(), n) });
     }
-    let head = Head::new(&app, "text_completion", "cmpl", model);
+    let head = Head::new(&app, "text_completion", "cmpl", model).with_seed(&options);
     let answers = app.start(label, jobs, permit).await?;
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };

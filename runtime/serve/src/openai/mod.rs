@@ -7,7 +7,7 @@ pub(crate) mod models;
 mod sse;
 mod tools;
 
-use jamba_runtime::Finish;
+use jamba_runtime::{Finish, GenerateOptions};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -55,6 +55,8 @@ struct Head {
     id: String,
     created: u64,
     model: String,
+    /// The seed of the first answer; the next ones count on.
+    seed: Option<i64>,
 }
 
 /// An object: a whole answer, or a chunk of a stream.
@@ -65,6 +67,8 @@ struct AnswerObject<'a, C> {
     created: u64,
     model: &'a str,
     system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
     choices: Vec<C>,
     usage: Option<UsageObject>,
 }
@@ -72,7 +76,12 @@ struct AnswerObject<'a, C> {
 impl Head {
     fn new(app: &State, object: &'static str, id_prefix: &str, model: String) -> Head {
         let id = format!("{id_prefix}-{}", random_id());
-        Head { app: State::clone(app), object, id, created: unix_seconds(), model }
+        Head { app: State::clone(app), object, id, created: unix_seconds(), model, seed: None }
+    }
+
+    /// Tells the seed of the options.
+    fn with_seed(self, options: &GenerateOptions) -> Head {
+        Head { seed: options.sampler.seed.map(|seed| seed as i64), ..self }
     }
 
     fn object<C>(&self, choices: Vec<C>, usage: Option<UsageObject>) -> AnswerObject<'_, C> {
@@ -82,6 +91,7 @@ impl Head {
             created: self.created,
             model: &self.model,
             system_fingerprint: &self.app.model.fingerprint,
+            seed: self.seed,
             choices,
             usage,
         }

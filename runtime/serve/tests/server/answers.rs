@@ -233,3 +233,51 @@ fn tokens_are_told_beside_the_text() {
         assert_eq!(ask(path, body, true), whole, "{path}");
     }
 }
+
+#[test]
+fn a_random_seed_is_told_and_draws_the_same_again() {
+    let server = Running::new(ServeOptions::default());
+    for (path, asked) in [
+        ("/v1/completions", json!({ "prompt": [1, 20, 30], "max_tokens": 12, "temperature": 1, "n": 2 })),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 12, "n": 2 }),
+        ),
+    ] {
+        let ask = |more: Value| {
+            let mut body = asked.clone();
+            body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            server.post(path, &body)
+        };
+        let first = ask(json!({})).json();
+        let seed = first["seed"].as_u64().expect("a seed");
+        assert_ne!(ask(json!({})).json()["seed"], first["seed"]);
+        let again = ask(json!({ "seed": seed })).json();
+        assert_eq!((&again["seed"], &again["choices"]), (&first["seed"], &first["choices"]));
+        assert_eq!(ask(json!({ "seed": -5 })).json()["seed"], -5);
+        let events = ask(json!({ "seed": seed, "stream": true })).events();
+        assert!(events.iter().all(|event| event["seed"] == seed));
+    }
+}
+
+#[test]
+fn a_last_message_is_continued() {
+    let server = Running::new(ServeOptions::default());
+    let messages = json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Once upon" }]);
+    let body = json!({ "messages": messages, "continue_final_message": true, "add_generation_prompt": false });
+    let rendered = server.post("/apply-template", &body).json()["prompt"].as_str().expect("a text").to_owned();
+    assert!(rendered.ends_with("Once upon"), "{rendered}");
+    let mut ask = body.clone();
+    ask.as_object_mut()
+        .expect("an object")
+        .extend([("seed".to_owned(), json!(2)), ("max_tokens".to_owned(), json!(9))]);
+    let answer = server.post("/v1/chat/completions", &ask).json();
+    let whole = json!({ "prompt": rendered, "add_special_tokens": false, "seed": 2, "max_tokens": 9 });
+    let expected = server.post("/v1/completions", &whole).json();
+    assert_eq!(answer["choices"][0]["message"]["content"], expected["choices"][0]["text"]);
+    assert_eq!(answer["usage"]["prompt_tokens"], expected["usage"]["prompt_tokens"]);
+    let mut wrong = body;
+    wrong["add_generation_prompt"] = json!(true);
+    let refused = server.post("/v1/chat/completions", &wrong);
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("continue_final_message")));
+}

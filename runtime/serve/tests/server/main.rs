@@ -4,3 +4,4 @@ mod answers;
 mod client;
 mod errors;
 mod life;
+mod states;
