@@ -43,7 +43,7 @@ pub enum Api {
 pub struct Endpoint {
     /// Host and port.
     pub address: String,
-    /// Its API.
+    /// What requests look like there.
     pub api: Api,
 }
 

@@ -27,7 +27,7 @@ use crate::model::Model;
 use crate::openapi::ErrorObject;
 use crate::states::{self, Owner, Store};
 use crate::steps::{Load, Submission};
-use crate::{auth, openai, openapi, page, text};
+use crate::{anthropic, auth, openai, openapi, page, text};
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -75,6 +75,8 @@ pub(crate) fn router(app: State) -> Router {
         .route("/models/{id}", get(openai::models::one))
         .route("/completions", post(openai::completions::complete))
         .route("/chat/completions", post(openai::chat::chat))
+        .route("/messages", post(anthropic::messages))
+        .route("/messages/count_tokens", post(anthropic::count_tokens))
         .route("/states", get(states::list).post(states::create))
         .route("/states/{name}", get(states::one).delete(states::delete));
     let keyed = Router::new()

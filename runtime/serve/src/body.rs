@@ -32,18 +32,28 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    /// Another object in the place of this one.
+    pub(crate) fn replaced(self, value: Value) -> Object {
+        Object { value, ..self }
+    }
+
     /// Reads the fields of `T`; others are ignored.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_path_to_error::deserialize(&self.value).map_err(|error| {
-            let path = error.path().to_string();
-            ApiError::field(path, in_words(&error.into_inner().to_string()))
-        })
+        read(&self.value)
     }
 
     /// The object as it came.
     pub(crate) fn value(&self) -> &Value {
         &self.value
     }
+}
+
+/// Reads the fields of `T`.
+pub(crate) fn read<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        ApiError::field(path, in_words(&error.into_inner().to_string()))
+    })
 }
 
 /// An error of a field, without the names of Rust's types.

@@ -85,6 +85,10 @@ impl ApiError {
         self
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     /// The code, or the kind where there is none.
     pub(crate) fn code(&self) -> &'static str {
         self.body.code.unwrap_or(self.body.kind)

@@ -11,14 +11,17 @@
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
 //! - `sandbox` gives up the rights that an open plan does not need.
-//! - `openai` speaks OpenAI's API; `openapi` describes it; `page` is a page to try the model; `states`
+//! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
+//! - `openai` and `anthropic` speak the APIs of these names; `openapi` describes it; `page` is a page to try the model; `states`
 //!   keeps named states.
 
 mod admission;
 mod answer;
+mod anthropic;
 mod app;
 mod auth;
 mod body;
+mod conversation;
 mod error;
 mod listen;
 mod metrics;
@@ -29,9 +32,11 @@ mod page;
 mod prepare;
 mod sampling;
 mod sandbox;
+mod sse;
 mod states;
 mod steps;
 mod text;
+mod tools;
 
 use std::io;
 use std::path::PathBuf;

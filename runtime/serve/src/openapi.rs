@@ -37,12 +37,12 @@ pub(crate) struct ChatBody {
     #[serde(flatten)]
     sampling: Sampling,
     #[serde(flatten)]
-    fields: chat::Fields,
+    fields: crate::conversation::Fields,
     #[serde(flatten)]
     chat: ChatFields,
 }
 
-/// A chat.
+/// The messages of a chat, and what its template shows beside them.
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "a schema")]
 pub(crate) struct ChatFields {
@@ -58,7 +58,7 @@ pub(crate) struct ChatFields {
     chat_template_kwargs: Option<serde_json::Value>,
 }
 
-/// A message of a chat.
+/// A message in the form of OpenAI's clients.
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "a schema")]
 struct Message {

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use crate::app::State;
 use crate::body::Object;
+use crate::conversation::read_chat;
 use crate::error::{ApiError, Result};
-use crate::openai::chat::read_chat;
 use crate::openapi::{ChatFields, ErrorObject};
 
 /// The body of `/tokenize`: a text (llama.cpp's `content` or vLLM's `prompt`), or a chat.

@@ -3,71 +3,20 @@
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use jamba_runtime::{
-    Answer, AnswerCall, AnswerEvent, AnswerParser, AnswerSyntax, Chat, ChatRequest, Finish, SpecialTokens,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use jamba_runtime::{Answer, AnswerCall, AnswerEvent};
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::logprobs::{ChatToken, MAX_TOP};
-use super::sse::{self, Events, Source};
-use super::tools::{ToolChoice, Tools};
-use super::{AnswerObject, Head, finish_reason};
-use crate::answer::{Answers, Job};
+use super::logprobs::ChatToken;
+use super::{AnswerObject, Head};
 use crate::app::{RequestLabel, State};
 use crate::body::Object;
-use crate::error::{ApiError, Result};
+use crate::conversation::{Conversation, End, Fields, Step};
+use crate::error::Result;
 use crate::openapi::{ChatBody, ErrorObject};
 use crate::sampling::{Sampling, UsageChunks};
+use crate::sse::{self, Events, Source};
 use crate::states::Owner;
-use crate::steps::ChoiceEvent;
-
-/// The fields about the chat that [`ChatRequest`] does not have.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[schema(as = ChatOptions)]
-pub(crate) struct Fields {
-    #[schema(value_type = Option<Vec<Object>>)]
-    tools: Option<Vec<Value>>,
-    #[schema(value_type = Option<Object>)]
-    tool_choice: Option<Value>,
-    parallel_tool_calls: Option<bool>,
-    #[schema(value_type = Option<Object>)]
-    chat_template: Option<Value>,
-    #[schema(value_type = Option<String>)]
-    reasoning_effort: Option<Value>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<usize>,
-    /// vLLM's: the tokens of the answer beside its text.
-    return_token_ids: Option<bool>,
-    /// A named state: the chat begins with it.
-    state: Option<String>,
-}
-
-/// The variables of the chat template that a request names. Without `offers_tools`, the model does not see the functions.
-pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
-    let fields: Fields = body.read()?;
-    if fields.chat_template.is_some() {
-        return Err(ApiError::unsupported("chat_template", "requests cannot bring a template, which is a program"));
-    }
-    let mut request = ChatRequest::from_value(body.value()).map_err(|error| {
-        // The message begins with the path of the field.
-        let text = error.to_string();
-        let text = text.strip_prefix("chat: ").unwrap_or(&text);
-        match text.split_once(": ") {
-            Some((path, reason)) => ApiError::field(path, reason),
-            None => ApiError::invalid(text),
-        }
-    })?;
-    if !offers_tools {
-        request.tools.clear();
-    }
-    let mut chat = request.chat();
-    if let Some(effort) = fields.reasoning_effort {
-        chat.variables.entry("reasoning_effort").or_insert(effort);
-    }
-    Ok(chat)
-}
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ChatChoice)]
@@ -159,10 +108,7 @@ struct Function {
 
 /// A choice in progress.
 struct Progress {
-    /// None after the end.
-    parser: Option<AnswerParser>,
     has_role: bool,
-    n_calls: usize,
     /// Log probabilities of tokens whose text is held back.
     logprobs: Vec<ChatToken>,
     /// Tokens that have not been told, if the request wants them.
@@ -186,135 +132,48 @@ pub(crate) async fn chat(
 ) -> Result<Response> {
     let sampling: Sampling = body.read()?;
     let fields: Fields = body.read()?;
-    let model = app.model.check_name(sampling.model.as_deref())?;
-    let n_top = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
-        (_, Some(n)) if n > MAX_TOP => {
-            return Err(ApiError::field("top_logprobs", format!("expected at most {MAX_TOP}")));
-        }
-        (false, Some(n)) if n > 0 => return Err(ApiError::field("top_logprobs", "expected logprobs to be true")),
-        (true, n) => Some(n.unwrap_or(0)),
-        (false, _) => None,
-    };
-    let n = sampling.n(&app.model)?;
-    let tools = Tools::new(fields.tools.as_deref().unwrap_or_default(), fields.tool_choice.as_ref())?;
-    let offers_tools = !tools.list.is_empty() && tools.choice != ToolChoice::None;
-    let chat = read_chat(&body, offers_tools)?;
-    drop(body);
-    let said = chat.messages.last().filter(|_| chat.continue_final_message);
-    let said = said.and_then(|message| message["content"].as_str()).map(str::to_owned);
-    let mut options = sampling.options(&app.model)?;
-    options.logprobs = n_top;
-    let mut syntax = app.model.syntax;
-    if !offers_tools {
-        syntax = AnswerSyntax { calls: None, ..syntax };
-    }
-    if let Some(constraint) = tools.constraint(&syntax, app.model.tokenizer()?)? {
-        if options.constraint.is_some() {
-            return Err(ApiError::field("tool_choice", "a required call and response_format exclude each other"));
-        }
-        options.constraint = Some(constraint);
-    }
-    let permit = app.admit(n)?;
-    app.compile(&mut options).await?;
-    let state = app.state(owner, fields.state.as_deref()).await?;
-    let prompt = app.encode_chat(chat).await?;
-    if let Some(state) = &state
-        && (!prompt.tokens.starts_with(state.tokens()) || prompt.tokens.len() == state.tokens().len())
-    {
-        return Err(ApiError::field(
-            "state",
-            "the chat does not begin with it: expected its messages, and further ones",
-        ));
-    }
-    let rest = (app.model.max_context + 1).saturating_sub(prompt.tokens.len());
-    options.max_new = match sampling.max_new() {
-        // OpenAI's clients send 0 for no limit.
-        Some(0) | None if app.model.has_own_limit => app.model.defaults.max_new,
-        Some(0) | None => rest,
-        Some(limit) => limit,
-    }
-    .clamp(1, rest.max(1));
-    let end = &prompt.tokens[prompt.tokens.len().saturating_sub(8)..];
-    let syntax = match said {
-        Some(said) => syntax.within(&said),
-        None => syntax.after(&app.model.tokenizer()?.decode_with(end, SpecialTokens::All)?),
-    };
-    let priority = sampling.priority.unwrap_or(0);
+    let conversation = Conversation::start(&app, label, owner, body).await?;
     let object = if sampling.streams() { "chat.completion.chunk" } else { "chat.completion" };
-    let head = Head::new(&app, object, "chatcmpl", model).with_seed(&options);
-    let job = Job { turn_ends: prompt.turn_ends, priority, state, ..Job::new(prompt.tokens, options, n) };
-    let answers = app.start(label, vec![job], permit).await?;
-    let progress = |choice| Progress {
-        parser: Some(AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &head.id[9..21]))),
+    let head = Head::new(&app, object, "chatcmpl", conversation.model.clone()).with_seed(conversation.seed);
+    let progress = || Progress {
         has_role: false,
-        n_calls: 0,
         logprobs: Vec::new(),
         token_ids: (fields.return_token_ids == Some(true)).then(Vec::new),
     };
-    let choices = (0..n).map(progress).collect();
-    let max_calls = if fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
-    let mut run = Run { head, answers, choices, max_calls, usage: sampling.usage_chunks() };
+    let choices = (0..conversation.n_choices()).map(|_| progress()).collect();
+    let mut run = Run { head, conversation, choices, usage: sampling.usage_chunks() };
     if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }
 }
 
 /// The answers of a request.
 struct Run {
     head: Head,
-    answers: Answers,
+    conversation: Conversation,
     choices: Vec<Progress>,
-    max_calls: usize,
     usage: UsageChunks,
 }
 
 impl Run {
-    /// What an event makes known.
-    fn parse(&mut self, event: &ChoiceEvent) -> Result<Vec<AnswerEvent>> {
-        let progress = &mut self.choices[event.choice];
-        if let Some(token) = event.token.as_ref().filter(|token| token.logprob.is_some()) {
+    /// The next step, with its token noted.
+    async fn next(&mut self) -> Result<Option<Step>> {
+        let Some(step) = self.conversation.next().await? else { return Ok(None) };
+        let progress = &mut self.choices[step.choice];
+        if let Some(token) = step.token.as_ref().filter(|token| token.logprob.is_some()) {
             progress.logprobs.extend(ChatToken::new(self.head.app.model.tokenizer()?, token));
         }
-        if let (Some(ids), Some(token)) = (&mut progress.token_ids, &event.token) {
+        if let (Some(ids), Some(token)) = (&mut progress.token_ids, &step.token) {
             ids.push(token.token);
         }
-        let Some(parser) = &mut progress.parser else { return Ok(Vec::new()) };
-        let mut parts = Vec::new();
-        if let Some(token) = &event.token {
-            parts.extend(parser.push(&token.text));
-        }
-        if !event.rest.is_empty() {
-            parts.extend(parser.push(&event.rest));
-        }
-        if event.finish.is_some()
-            && let Some(parser) = progress.parser.take()
-        {
-            parts.extend(parser.finish());
-        }
-        let (n_calls, max_calls) = (&mut progress.n_calls, self.max_calls);
-        parts.retain(|part| {
-            *n_calls += usize::from(matches!(part, AnswerEvent::CallStarted { .. }));
-            let is_of_call =
-                matches!(part, AnswerEvent::CallStarted { .. } | AnswerEvent::Arguments(_) | AnswerEvent::CallEnded);
-            !is_of_call || *n_calls <= max_calls
-        });
-        Ok(parts)
-    }
-
-    fn reason(&self, choice: usize, finish: Finish) -> &'static str {
-        // A call that was cut off is no call to make.
-        match finish_reason(finish) {
-            "stop" if self.choices[choice].n_calls > 0 => "tool_calls",
-            reason => reason,
-        }
+        Ok(Some(step))
     }
 
     async fn collect(&mut self) -> Result<Response> {
         let mut found: Vec<(Answer, &'static str)> = self.choices.iter().map(|_| (Answer::default(), "stop")).collect();
-        while let Some(event) = self.answers.next().await? {
-            for part in self.parse(&event)? {
-                found[event.choice].0.add(&part);
-            }
-            if let Some(finish) = event.finish {
-                found[event.choice].1 = self.reason(event.choice, finish);
+        while let Some(step) = self.next().await? {
+            let (answer, reason) = &mut found[step.choice];
+            step.parts.iter().for_each(|(_, part)| answer.add(part));
+            if let Some(end) = step.end {
+                *reason = finish_reason(end);
             }
         }
         let choices = found.into_iter().enumerate().map(|(index, (answer, finish_reason))| {
@@ -339,7 +198,7 @@ impl Run {
             Choice { index, message, logprobs, finish_reason, token_ids }
         });
         let choices: Vec<Choice> = choices.collect();
-        let usage = Some(self.answers.total().into());
+        let usage = Some(self.conversation.answers.total().into());
         Ok(Json(self.head.object(choices, usage)).into_response())
     }
 
@@ -352,7 +211,7 @@ impl Run {
     ) -> Result<()> {
         let logprobs = std::mem::take(&mut self.choices[index].logprobs);
         let logprobs = (!logprobs.is_empty()).then(|| Logprobs::new(logprobs));
-        let usage = self.usage.always.then(|| self.answers.total().into());
+        let usage = self.usage.always.then(|| self.conversation.answers.total().into());
         let token_ids = self.choices[index].token_ids.as_mut().map(std::mem::take);
         let choice = ChunkChoice { index, delta, logprobs, finish_reason, token_ids };
         events.push(&self.head.object(vec![choice], usage))
@@ -376,14 +235,14 @@ fn delta(event: AnswerEvent, call: usize) -> Delta {
 
 impl Source for Run {
     async fn more(&mut self, events: &mut Events) -> Result<bool> {
-        let Some(event) = self.answers.next().await? else {
+        let Some(step) = self.next().await? else {
             if self.usage.at_end {
                 self.usage.at_end = false;
-                events.push(&self.head.usage(self.answers.total()))?;
+                events.push(&self.head.usage(self.conversation.answers.total()))?;
             }
             return Ok(false);
         };
-        let choice = event.choice;
+        let choice = step.choice;
         if !self.choices[choice].has_role {
             self.choices[choice].has_role = true;
             let logprobs = std::mem::take(&mut self.choices[choice].logprobs);
@@ -392,23 +251,27 @@ impl Source for Run {
             self.chunk(events, choice, delta, None)?;
             self.choices[choice].logprobs = logprobs;
         }
-        let mut call = self.choices[choice].n_calls.saturating_sub(1);
-        for part in self.parse(&event)? {
-            if let AnswerEvent::CallStarted { index, .. } = &part {
-                call = *index;
-            }
+        for (call, part) in step.parts {
             let delta = delta(part, call);
             if !delta.is_empty() {
                 self.chunk(events, choice, delta, None)?;
             }
         }
-        if let Some(finish) = event.finish {
-            let reason = self.reason(choice, finish);
-            self.chunk(events, choice, Delta::default(), Some(reason))?;
-        } else if !self.choices[choice].logprobs.is_empty() && event.token.is_some() {
+        if let Some(end) = step.end {
+            self.chunk(events, choice, Delta::default(), Some(finish_reason(end)))?;
+        } else if !self.choices[choice].logprobs.is_empty() && step.token.is_some() {
             // Logarithms of tokens without text of their own.
             self.chunk(events, choice, Delta { content: Some(String::new()), ..Delta::default() }, None)?;
         }
         Ok(true)
+    }
+}
+
+/// `finish_reason` of an answer.
+fn finish_reason(end: End) -> &'static str {
+    match end {
+        End::Answered | End::Stopped => "stop",
+        End::Cut => "length",
+        End::Calls => "tool_calls",
     }
 }

@@ -9,7 +9,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::logprobs::CompletionTokens;
-use super::sse::{self, Events, Source};
 use super::{AnswerObject, Head, finish_reason};
 use crate::answer::{Answers, Job};
 use crate::app::{RequestLabel, State};
@@ -17,6 +16,7 @@ use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::openapi::{CompletionBody, ErrorObject};
 use crate::sampling::{OneOrMany, Sampling, UsageChunks};
+use crate::sse::{self, Events, Source};
 use crate::states::{self, Owner};
 use crate::steps::ChoiceEvent;
 
@@ -201,7 +201,7 @@ pub(crate) async fn complete(
         let state = state.clone();
         jobs.push(Job { priority, prompt_logprobs, state, ..Job::new(prompt, options.clone(), n) });
     }
-    let head = Head::new(&app, "text_completion", "cmpl", model).with_seed(&options);
+    let head = Head::new(&app, "text_completion", "cmpl", model).with_seed(options.sampler.seed);
     let answers = app.start(label, jobs, permit).await?;
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };

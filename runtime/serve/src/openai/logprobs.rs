@@ -7,9 +7,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// The most likely tokens of a position in a chat.
-pub(super) const MAX_TOP: usize = 20;
-
 /// A token in the form of chats.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChatToken {

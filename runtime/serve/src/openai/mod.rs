@@ -4,10 +4,8 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 mod logprobs;
 pub(crate) mod models;
-mod sse;
-mod tools;
 
-use jamba_runtime::{Finish, GenerateOptions};
+use jamba_runtime::Finish;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -80,8 +78,8 @@ impl Head {
     }
 
     /// Tells the seed of the options.
-    fn with_seed(self, options: &GenerateOptions) -> Head {
-        Head { seed: options.sampler.seed.map(|seed| seed as i64), ..self }
+    fn with_seed(self, seed: Option<u64>) -> Head {
+        Head { seed: seed.map(|seed| seed as i64), ..self }
     }
 
     fn object<C>(&self, choices: Vec<C>, usage: Option<UsageObject>) -> AnswerObject<'_, C> {

@@ -15,9 +15,9 @@ use self::store::Kept;
 use crate::answer::Job;
 use crate::app::{App, RequestLabel, State};
 use crate::body::Object;
+use crate::conversation::read_chat;
 use crate::error::{ApiError, Result};
 use crate::openai::UsageObject;
-use crate::openai::chat::read_chat;
 use crate::openapi::ErrorObject;
 use crate::sampling::Sampling;
 

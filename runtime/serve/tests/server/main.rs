@@ -1,6 +1,7 @@
 //! The server over sockets: answers, streams, errors, limits, its end.
 
 mod answers;
+mod anthropic;
 mod client;
 mod errors;
 mod life;

@@ -10,7 +10,7 @@ const MAX_TOOLS: usize = 128;
 
 /// Whether the model calls functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ToolChoice {
+pub(crate) enum ToolChoice {
     None,
     Auto,
     /// At least one.
@@ -20,13 +20,13 @@ pub(super) enum ToolChoice {
 }
 
 /// The functions of a request.
-pub(super) struct Tools<'a> {
-    pub(super) list: &'a [Value],
-    pub(super) choice: ToolChoice,
+pub(crate) struct Tools<'a> {
+    pub(crate) list: &'a [Value],
+    pub(crate) choice: ToolChoice,
 }
 
 impl<'a> Tools<'a> {
-    pub(super) fn new(list: &'a [Value], choice: Option<&Value>) -> Result<Tools<'a>> {
+    pub(crate) fn new(list: &'a [Value], choice: Option<&Value>) -> Result<Tools<'a>> {
         if list.len() > MAX_TOOLS {
             return Err(ApiError::field(
                 "tools",
@@ -69,7 +69,7 @@ impl<'a> Tools<'a> {
     }
 
     /// The constraint that makes the model call: the markup of its calls around JSON that the functions' schemas allow.
-    pub(super) fn constraint(&self, syntax: &AnswerSyntax, tokenizer: &Tokenizer) -> Result<Option<Constraint>> {
+    pub(crate) fn constraint(&self, syntax: &AnswerSyntax, tokenizer: &Tokenizer) -> Result<Option<Constraint>> {
         let is_allowed = |tool: &&Value| match &self.choice {
             ToolChoice::Named(name) => name_of(tool) == Some(name),
             _ => true,
