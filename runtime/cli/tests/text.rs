@@ -342,8 +342,9 @@ fn several_lines_are_one_message() {
     assert!(tokens("a\\\nb") > tokens("a"));
 }
 
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: [&str; 13] = [
     "run",
+    "health",
     "chat",
     "bench",
     "tokenize",

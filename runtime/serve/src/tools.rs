@@ -108,7 +108,7 @@ fn name_of(tool: &Value) -> Option<&str> {
 fn call_schema(tool: &Value) -> Value {
     let parameters = match &tool["function"]["parameters"] {
         Value::Null => json!({ "type": "object" }),
-        parameters => parameters.clone(),
+        parameters => without_annotations(parameters),
     };
     json!({
         "type": "object",
@@ -116,4 +116,57 @@ fn call_schema(tool: &Value) -> Value {
         "required": ["name", "arguments"],
         "additionalProperties": false,
     })
+}
+
+/// A schema without what does not constrain a text: descriptions are for the model, and grammars have a limited size.
+fn without_annotations(schema: &Value) -> Value {
+    const ANNOTATIONS: [&str; 6] = ["title", "description", "examples", "default", "$comment", "deprecated"];
+    const BY_NAME: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+    match schema {
+        Value::Array(schemas) => schemas.iter().map(without_annotations).collect(),
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(name, _)| !ANNOTATIONS.contains(&name.as_str()));
+            let field = |(name, value): (&String, &Value)| {
+                let value = match (name.as_str(), value) {
+                    // Values, not schemas.
+                    ("const" | "enum" | "required", value) => value.clone(),
+                    (name, Value::Object(schemas)) if BY_NAME.contains(&name) => {
+                        schemas.iter().map(|(name, schema)| (name.clone(), without_annotations(schema))).collect()
+                    }
+                    (_, value) => without_annotations(value),
+                };
+                (name.clone(), value)
+            };
+            kept.map(field).collect()
+        }
+        value => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_go_and_properties_of_their_names_stay() {
+        let schema = json!({
+            "type": "object", "title": "T", "description": "D",
+            "properties": {
+                "description": { "type": "string", "description": "x", "enum": ["description"] },
+                "list": { "type": "array", "items": { "title": "I", "anyOf": [{ "const": { "title": 1 }, "default": 2 }] } },
+            },
+            "required": ["description"],
+            "$defs": { "title": { "examples": [1], "type": "null" } },
+        });
+        let expected = json!({
+            "type": "object",
+            "properties": {
+                "description": { "type": "string", "enum": ["description"] },
+                "list": { "type": "array", "items": { "anyOf": [{ "const": { "title": 1 } }] } },
+            },
+            "required": ["description"],
+            "$defs": { "title": { "type": "null" } },
+        });
+        assert_eq!(without_annotations(&schema), expected);
+    }
 }
