@@ -127,7 +127,7 @@ pub(crate) struct ModelList {
     pub(crate) data: Vec<ModelObject>,
 }
 
-/// A model.
+/// The model under one of its names.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelObject {
     pub(crate) id: String,
