@@ -17,8 +17,8 @@ WEATHER = {
 
 
 def text():
-    whole = client.messages.create(**ASK, max_tokens=16, temperature=0, system="Answer.")
-    with client.messages.stream(**ASK, max_tokens=16, temperature=0, system="Answer.") as stream:
+    whole = client.messages.create(**ASK, max_tokens=16, system="Answer.", extra_body={"temperature": 0})
+    with client.messages.stream(**ASK, max_tokens=16, system="Answer.", extra_body={"temperature": 0}) as stream:
         parts = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert parts == whole.content[0].text == final.content[0].text
@@ -27,7 +27,7 @@ def text():
 
 
 def calls():
-    options = {**ASK, "max_tokens": 200, "tools": [WEATHER], "temperature": 0}
+    options = {**ASK, "max_tokens": 200, "tools": [WEATHER], "extra_body": {"temperature": 0}}
     options["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
     whole = client.messages.create(**options)
     with client.messages.stream(**options) as stream:
