@@ -41,12 +41,14 @@ await ask("What does Ben like?");
 assert.match((await page.locator("main small").allTextContents())[1], /from the cache/);
 console.log("Chromium: the next turn: yes");
 
-await page.fill("#max_tokens", "");
+// An answer that does not come, until it is stopped.
+await page.route("**/v1/chat/completions", () => {});
 await page.fill("#text", "Tell a long story.");
 await page.press("#text", "Enter");
 await page.waitForFunction(() => !document.getElementById("stop").disabled);
 await page.click("#stop");
 await page.waitForFunction(() => document.getElementById("stop").disabled);
+assert.match((await page.locator("main small").allTextContents())[2], /stopped/);
 await page.click("#clear");
 assert.equal(await page.locator("main > div").count(), 0);
 console.log("Chromium: stop and a new chat: yes");
