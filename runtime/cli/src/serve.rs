@@ -112,6 +112,7 @@ const MOST_KEY_BYTES: u64 = 4096;
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
   POST /v1/states, GET and DELETE /v1/states/NAME   states of prompts that requests go on from
+  POST /v1/messages, /v1/messages/count_tokens  as Anthropic's
   GET  /v1/models
   GET  /                                        a page to try the model
   POST /tokenize, /detokenize, /apply-template
