@@ -292,7 +292,9 @@ fn stdout_is_no_file_of_the_command_line() {
 /// A copy of the program in a folder of its own.
 fn alone(folder: &Path) -> std::path::PathBuf {
     let program = folder.join("jamba");
-    std::fs::copy(env!("CARGO_BIN_EXE_jamba"), &program).unwrap();
+    // By another process: a child that another test starts meanwhile would inherit the open file, and the system runs no program
+    // that is open for writing.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_jamba")).arg(&program).status().unwrap().success());
     program
 }
 
