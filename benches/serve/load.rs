@@ -21,8 +21,8 @@ pub fn tokens(seed: u64, n: usize, vocab: u32) -> Vec<u32> {
     (0..n).map(step).collect()
 }
 
-/// `clients` that each send their next request when the last one has ended. Nobody begins one after `time`, and each of `asks`
-/// is sent in turn, again and again unless `once`.
+/// A closed loop: each of `clients` clients sends its next request when its last one has ended, and none after `time`. Requests are
+/// taken from `asks` in order, and from the first one again after the last, unless `once`.
 ///
 /// # Errors
 /// A connection breaks.

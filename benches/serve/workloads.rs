@@ -278,8 +278,8 @@ pub fn w7(setup: &Setup) -> Result<(Vec<Row>, Served)> {
     let p99 = |served: &Served| percentile(served.iter().filter_map(|(_, answer)| answer.first_token()), 0.99);
     let rows = vec![
         Row::new("W7", "long prompt, ms", long.1.first_token().map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)),
-        Row::new("W7", "first token of a line alone, p99, ms", p99(&alone)),
-        Row::new("W7", "first token of a line beside it, p99, ms", p99(&beside)),
+        Row::new("W7", "first token of a short prompt alone, p99, ms", p99(&alone)),
+        Row::new("W7", "first token of a short prompt beside the long one, p99, ms", p99(&beside)),
         Row::new("W7", "beside relative to alone", p99(&beside) / p99(&alone)).goal(Goal::Most(3.0)),
     ];
     beside.push(long);

@@ -78,7 +78,7 @@ fn choose_for(model: &mut ModelFile, budget: u64) -> Result<Chosen> {
         share(&mut model.limits, &fitter, budget)?;
     }
     model.check()?;
-    let fits = total(&fitter, &model.limits)? <= budget;
+    let fits = fitter.total(&model.limits)? <= budget;
     let (context, sequences, kv_tokens) = (model.limits.max_context, model.limits.max_sequences, model.kv_tokens());
     Ok(Chosen { context, sequences, kv_tokens, memory: budget, place: "", fits })
 }
@@ -94,21 +94,16 @@ fn share(limits: &mut Limits, fitter: &Fitter, budget: u64) -> Result<()> {
         ..limits.clone()
     };
     let least = with(SEQUENCES, given.unwrap_or(one));
-    let sequences = if total(fitter, &least)? <= budget { SEQUENCES } else { 1 };
+    let sequences = if fitter.total(&least)? <= budget { SEQUENCES } else { 1 };
     let pages = one / KV_PAGE_TOKENS;
     let more = most(pages * (sequences - 1), |more| {
-        Ok(total(fitter, &with(sequences, (pages + more) * KV_PAGE_TOKENS))? <= budget)
+        Ok(fitter.total(&with(sequences, (pages + more) * KV_PAGE_TOKENS))? <= budget)
     })?;
     let all = (pages + more) * KV_PAGE_TOKENS;
     let shared = if all == one * sequences { all } else { rounded(all).max(one) };
     let kv_tokens = given.unwrap_or(shared);
     *limits = with(sequences, kv_tokens);
     Ok(())
-}
-
-/// Bytes of an open plan with these limits.
-fn total(fitter: &Fitter, limits: &Limits) -> Result<u64> {
-    Ok(fitter.need(|model| model.limits = limits.clone())?.total())
 }
 
 /// Rounds down to a number that is easy to read.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::compile::{Entries, fusion, memory, optimize, plan_limits, stored_graphs};
 use crate::doctor::size;
-use crate::manifest::{ModelFile, by_preference};
+use crate::manifest::{self, ModelFile, by_preference};
 use crate::model::ModelArgs;
 use crate::report::print;
 use matrix::Matrix;
@@ -112,6 +112,11 @@ impl Fitter {
         let memory = memory(&model, &self.entries, &self.targets, self.kind)?;
         self.known.borrow_mut().insert(key, memory.clone());
         Ok(Need { memory, limits })
+    }
+
+    /// Bytes of an open plan with these limits.
+    pub(crate) fn total(&self, limits: &manifest::Limits) -> Result<u64> {
+        Ok(self.need(|model| model.limits = limits.clone())?.total())
     }
 
     /// The memory for `sequences` sequences of `context` tokens each.

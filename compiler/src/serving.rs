@@ -95,7 +95,7 @@ pub fn choose(model: &mut ModelFile, memory: u64) -> Result<Chosen> {
     };
     model.limits = limits;
     model.check()?;
-    let bytes = total(&fitter, &model.limits)?;
+    let bytes = fitter.total(&model.limits)?;
     let (part, whole) = CACHE_SHARE;
     Ok(Chosen {
         context: model.limits.max_context,
@@ -119,7 +119,7 @@ fn contexts(model: &ModelFile, max_positions: u64) -> Vec<u64> {
     halves.take_while(|&context| context >= shortest.min(longest)).collect()
 }
 
-/// The keys and values that so many sequences have at least.
+/// The fewest tokens of keys and values for this many sequences: a quarter of the context each, and at least one whole context.
 fn least(context: u64, sequences: u64) -> u64 {
     (context / SHARE * sequences).max(context).next_multiple_of(KV_PAGE_TOKENS)
 }
@@ -136,21 +136,16 @@ fn with_context(model: &ModelFile, fitter: &Fitter, budget: u64, context: u64) -
     let own = [model.limits.max_sequences];
     for &sequences in if model.unset.sequences { &SEQUENCES[..] } else { &own } {
         let least = least(context, sequences);
-        if total(fitter, &with(sequences, least))? > budget {
+        if fitter.total(&with(sequences, least))? > budget {
             continue;
         }
         let all = context.next_multiple_of(KV_PAGE_TOKENS) * sequences;
         let more = most(all.saturating_sub(least) / KV_PAGE_TOKENS, |pages| {
-            Ok(total(fitter, &with(sequences, least + pages * KV_PAGE_TOKENS))? <= budget)
+            Ok(fitter.total(&with(sequences, least + pages * KV_PAGE_TOKENS))? <= budget)
         })?;
         return Ok(Some(with(sequences, least + more * KV_PAGE_TOKENS)));
     }
     Ok(None)
-}
-
-/// Bytes of an open plan with these limits.
-fn total(fitter: &Fitter, limits: &Limits) -> Result<u64> {
-    Ok(fitter.need(|model| model.limits = limits.clone())?.total())
 }
 
 #[cfg(test)]

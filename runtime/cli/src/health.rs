@@ -11,7 +11,7 @@ use crate::failure::{Failure, print};
 #[derive(clap::Args)]
 #[command(after_help = "Exit codes: 0 if the server answers with status 200; 1 otherwise, with the reason on stderr.")]
 pub(crate) struct Args {
-    /// The server: `http://HOST:PORT`, or `unix:PATH`. It is asked for /ready, unless the URL names another path
+    /// The server: `http://HOST:PORT`, or `unix:PATH`. The request is GET /ready, or the path of the URL
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
     /// Longest time for the whole answer, in seconds
@@ -25,7 +25,7 @@ const MAX_BYTES: u64 = 1 << 16;
 /// Port of `http://HOST`.
 const PORT: u16 = 80;
 
-/// A server, and what it is asked for.
+/// The address of a server, and the path to request.
 #[derive(Debug, PartialEq, Eq)]
 enum Target<'a> {
     Tcp { host: &'a str, port: u16, path: &'a str },

@@ -36,8 +36,16 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(prompt: Vec<u32>, options: GenerateOptions, n: usize) -> Job {
-        let (turn_ends, priority) = Default::default();
-        Job { prompt, turn_ends, options, n, priority, prompt_logprobs: None, state: None, keeps_state: false }
+        Job {
+            prompt,
+            turn_ends: Vec::new(),
+            options,
+            n,
+            priority: 0,
+            prompt_logprobs: None,
+            state: None,
+            keeps_state: false,
+        }
     }
 }
 
@@ -113,7 +121,7 @@ pub(crate) struct Answers {
     id: String,
     events: mpsc::UnboundedReceiver<ChoiceEvent>,
     cancel: Cancel,
-    _watch: Option<Watch>,
+    _deadline: Option<ReadDeadline>,
     slot: u64,
     n_open: usize,
     /// Answers to one prompt.
@@ -173,7 +181,7 @@ impl App {
             id,
             events,
             cancel,
-            _watch: self.options.timeout.zip(hang_up).map(|(timeout, hang_up)| Watch::new(timeout, hang_up)),
+            _deadline: self.options.timeout.zip(hang_up).map(|(timeout, hang_up)| ReadDeadline::new(timeout, hang_up)),
             slot,
             n_open,
             n_per_job: (n_open / jobs.len().max(1)).max(1),
@@ -221,20 +229,20 @@ impl App {
     }
 }
 
-/// Closes the connection of a client that takes too long to read its answer. Dropping it ends the watch.
-struct Watch(AbortHandle);
+/// Closes the connection of a client that takes too long to read its answer. Dropping it lifts the deadline.
+struct ReadDeadline(AbortHandle);
 
-impl Watch {
-    fn new(timeout: Duration, hang_up: HangUp) -> Watch {
-        let watch = async move {
+impl ReadDeadline {
+    fn new(timeout: Duration, hang_up: HangUp) -> ReadDeadline {
+        let close = async move {
             tokio::time::sleep(timeout.saturating_add(READ_TIME)).await;
             hang_up.now();
         };
-        Watch(tokio::spawn(watch).abort_handle())
+        ReadDeadline(tokio::spawn(close).abort_handle())
     }
 }
 
-impl Drop for Watch {
+impl Drop for ReadDeadline {
     fn drop(&mut self) {
         self.0.abort();
     }

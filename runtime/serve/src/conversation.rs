@@ -10,7 +10,7 @@ use crate::answer::{Answers, Job};
 use crate::app::{RequestLabel, State, random_id};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, UsageChunks};
 use crate::states::Owner;
 use crate::tools::{ToolChoice, Tools};
 
@@ -33,7 +33,7 @@ pub(crate) struct Fields {
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
     /// vLLM's: the tokens of the answer beside its text.
-    pub(crate) return_token_ids: Option<bool>,
+    return_token_ids: Option<bool>,
     /// A named state: the chat begins with it.
     state: Option<String>,
 }
@@ -70,9 +70,21 @@ pub(crate) struct Conversation {
     pub(crate) model: String,
     /// Seed of the first answer's draws.
     pub(crate) seed: Option<u64>,
+    /// The form of the answer.
+    pub(crate) form: Form,
     choices: Vec<Progress>,
     /// Most calls of an answer.
     max_calls: usize,
+}
+
+/// What the request says of the form of its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    pub(crate) streams: bool,
+    /// What a stream tells about usage.
+    pub(crate) usage: UsageChunks,
+    /// The tokens beside the text.
+    pub(crate) has_token_ids: bool,
 }
 
 struct Progress {
@@ -175,7 +187,12 @@ impl Conversation {
             n_calls: 0,
         };
         let max_calls = if fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
-        Ok(Conversation { answers, model, seed, choices: (0..n).map(progress).collect(), max_calls })
+        let form = Form {
+            streams: sampling.streams(),
+            usage: sampling.usage_chunks(),
+            has_token_ids: fields.return_token_ids == Some(true),
+        };
+        Ok(Conversation { answers, model, seed, form, choices: (0..n).map(progress).collect(), max_calls })
     }
 
     pub(crate) fn n_choices(&self) -> usize {

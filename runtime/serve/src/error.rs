@@ -85,6 +85,12 @@ impl ApiError {
         self
     }
 
+    /// The status and the headers of the response, in every API.
+    pub(crate) fn head(&self) -> (StatusCode, HeaderMap) {
+        let retry_after = self.retry_after.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)));
+        (self.status, retry_after.into_iter().collect())
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.body.message
     }
@@ -122,10 +128,7 @@ impl From<&RuntimeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut headers = HeaderMap::new();
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        (self.status, headers, Json(ErrorObject { error: &self.body })).into_response()
+        let (status, headers) = self.head();
+        (status, headers, Json(ErrorObject { error: &self.body })).into_response()
     }
 }

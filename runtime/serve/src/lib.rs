@@ -12,8 +12,8 @@
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
 //! - `sandbox` gives up the rights that an open plan does not need.
 //! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
-//! - `openai` and `anthropic` speak the APIs of these names; `openapi` describes it; `page` is a page to try the model; `states`
-//!   keeps named states.
+//! - `openai` and `anthropic` speak the APIs of these names; `openapi` is the OpenAPI document of the first.
+//! - `states` keeps named states; `page` is a page to try the model.
 
 mod admission;
 mod answer;
@@ -62,7 +62,7 @@ use crate::error::ApiError;
 use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
-use crate::sandbox::{Runs, Walls};
+use crate::sandbox::{Backend, Confinement};
 use crate::states::Store;
 use crate::steps::{Load, Steps};
 
@@ -251,9 +251,9 @@ struct Routers {
     metrics: Router,
 }
 
-/// The socket that a request came by.
+/// The socket that received a request.
 #[derive(Clone, Copy)]
-enum Door {
+enum Socket {
     Api,
     Metrics,
 }
@@ -285,16 +285,16 @@ impl Gate {
         }
     }
 
-    /// Answers what comes by a socket.
-    fn router(&self, door: Door) -> Router {
+    /// The routes of a socket.
+    fn router(&self, socket: Socket) -> Router {
         let gate = self.clone();
-        Router::new().fallback(move |request| gate.clone().answer(request, door))
+        Router::new().fallback(move |request| gate.clone().answer(request, socket))
     }
 
-    async fn answer(self, request: Request, door: Door) -> Response {
-        let router = match (&*self.lock(), door) {
-            (GateState::Open(_, routers), Door::Api) => Some(routers.api.clone()),
-            (GateState::Open(_, routers), Door::Metrics) => Some(routers.metrics.clone()),
+    async fn answer(self, request: Request, socket: Socket) -> Response {
+        let router = match (&*self.lock(), socket) {
+            (GateState::Open(_, routers), Socket::Api) => Some(routers.api.clone()),
+            (GateState::Open(_, routers), Socket::Metrics) => Some(routers.metrics.clone()),
             (GateState::Loading | GateState::Closed, _) => None,
         };
         match router {
@@ -337,15 +337,15 @@ pub fn serve<E: From<ServeError>>(
         Store::make(folder)?;
         sandbox.folders.push(folder.clone());
     }
-    let walls = Walls::new(sandbox, address);
+    let confinement = Confinement::new(sandbox, address);
     let (gate, failed) = (Gate::default(), Arc::new(Notify::new()));
     let (told, events) = mpsc::unbounded_channel();
     let (confined, wait) = std::sync::mpsc::channel();
     let http = {
         let (gate, stop, failed) = (gate.clone(), stop.clone(), Arc::clone(&failed));
-        let (delay, drain, walls) = (options.drain_delay, options.drain, walls.clone());
+        let (delay, drain, confinement) = (options.drain_delay, options.drain, confinement.clone());
         let work = move || {
-            let is_confined = walls.confine_http();
+            let is_confined = confinement.confine_http();
             let may_serve = is_confined.is_ok();
             let _ = confined.send(is_confined); // the caller waits
             if !may_serve {
@@ -354,7 +354,7 @@ pub fn serve<E: From<ServeError>>(
             runtime.spawn(steps::dispatch(events));
             if let Some(listener) = metrics {
                 // It answers as long as the runtime lives.
-                runtime.spawn(listen::listen(listener, gate.router(Door::Metrics), std::future::pending()));
+                runtime.spawn(listen::listen(listener, gate.router(Socket::Metrics), std::future::pending()));
             }
             runtime.block_on(http(listener, &gate, stop, failed, delay, drain));
             // Threads that still encode a prompt are not waited for.
@@ -366,7 +366,7 @@ pub fn serve<E: From<ServeError>>(
     if let Ok(Err(error)) = wait.recv() {
         return Err(error.into());
     }
-    let result = run_engine((options, walls), open, |engine| ready(&name, engine), told, &gate);
+    let result = run_engine((options, confinement), open, |engine| ready(&name, engine), told, &gate);
     failed.notify_one();
     let _ = http.join(); // a panic there was reported
     result
@@ -378,7 +378,7 @@ fn n_cores() -> usize {
 
 /// Opens the plan and runs the steps until the server stops.
 fn run_engine<E: From<ServeError>>(
-    (mut options, walls): (ServeOptions, Walls),
+    (mut options, confinement): (ServeOptions, Confinement),
     open: impl FnOnce() -> Result<Engine, E>,
     ready: impl FnOnce(&Engine) -> Result<(), E>,
     told: mpsc::UnboundedSender<steps::Told>,
@@ -386,7 +386,7 @@ fn run_engine<E: From<ServeError>>(
 ) -> Result<(), E> {
     let failed = |error: RuntimeError| E::from(ServeError::Engine(error));
     let engine = open()?;
-    walls.confine_steps(Runs::of(&engine))?;
+    confinement.confine_steps(Backend::of(&engine))?;
     let model = Model::new(&engine, options.aliases.clone(), options.any_model).map_err(failed)?;
     if options.max_body_bytes == 0 {
         options.max_body_bytes = 2 * model.max_prompt_bytes() + BODY_OVERHEAD;
@@ -453,7 +453,7 @@ async fn http(listener: Listener, gate: &Gate, stop: Stop, failed: Arc<Notify>, 
             () = failed.notified() => {}
         }
     };
-    let connections = listen::listen(listener, gate.router(Door::Api), stopping).await;
+    let connections = listen::listen(listener, gate.router(Socket::Api), stopping).await;
     let mut connections = std::pin::pin!(connections.shutdown());
     if tokio::time::timeout(drain, &mut connections).await.is_err() {
         gate.with_app(|app| app.slots.cancel_all());

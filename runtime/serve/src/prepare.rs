@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use jamba_runtime::{AddedTokens, Chat, EncodedChat, GenerateOptions};
-
 use serde_json::Value;
 
 use crate::app::App;

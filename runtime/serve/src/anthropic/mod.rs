@@ -15,7 +15,6 @@ use crate::app::{RequestLabel, State, random_id};
 use crate::body::Object;
 use crate::conversation::{Conversation, End, read_chat};
 use crate::error::{self, ApiError};
-use crate::sampling::Sampling;
 use crate::sse::{self, Events, Source};
 use crate::states::Owner;
 
@@ -44,11 +43,8 @@ fn error_object(error: &ApiError) -> Value {
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        let object = error_object(&self.0);
-        // The status and `Retry-After` are those of every API.
-        let (mut head, _) = self.0.into_response().into_parts();
-        head.headers.remove(axum::http::header::CONTENT_LENGTH);
-        (head.status, head.headers, Json(object)).into_response()
+        let (status, headers) = self.0.head();
+        (status, headers, Json(error_object(&self.0))).into_response()
     }
 }
 
@@ -99,13 +95,9 @@ pub(crate) async fn messages(
     body: std::result::Result<Object, ApiError>,
 ) -> Result<Response> {
     let body = chat_body(body)?;
-    let sampling: Sampling = body.read()?;
-    if sampling.n.is_some_and(|n| n != 1) {
-        return Err(ApiError::unsupported("n", "a message has one answer").into());
-    }
     let conversation = Conversation::start(&app, label, owner, body).await?;
     let mut run = Run { id: format!("msg_{}", random_id()), conversation, n_blocks: 0, open: None, is_started: false };
-    if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }
+    if run.conversation.form.streams { Ok(sse::respond(run)) } else { run.collect().await }
 }
 
 /// Counts the tokens of a chat.

@@ -14,6 +14,7 @@ struct Body {
     stop_sequences: Option<Vec<String>>,
     tools: Option<Vec<Tool>>,
     tool_choice: Option<ToolChoice>,
+    n: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +94,10 @@ impl Content {
 
 /// The body as one of `/v1/chat/completions`.
 pub(super) fn to_chat(value: &Value) -> Result<Value> {
-    let Body { messages, system, stop_sequences, tools, tool_choice } = body::read(value)?;
+    let Body { messages, system, stop_sequences, tools, tool_choice, n } = body::read(value)?;
+    if n.is_some_and(|n| n != 1) {
+        return Err(ApiError::unsupported("n", "a message has one answer"));
+    }
     let mut chat = Vec::new();
     if let Some(system) = system {
         chat.push(json!({ "role": "system", "content": system.into_text("system")? }));

@@ -11,10 +11,10 @@ use super::logprobs::ChatToken;
 use super::{AnswerObject, Head};
 use crate::app::{RequestLabel, State};
 use crate::body::Object;
-use crate::conversation::{Conversation, End, Fields, Step};
+use crate::conversation::{Conversation, End, Form, Step};
 use crate::error::Result;
 use crate::openapi::{ChatBody, ErrorObject};
-use crate::sampling::{Sampling, UsageChunks};
+use crate::sampling::UsageChunks;
 use crate::sse::{self, Events, Source};
 use crate::states::Owner;
 
@@ -130,19 +130,14 @@ pub(crate) async fn chat(
     Extension(owner): Extension<Owner>,
     body: Object,
 ) -> Result<Response> {
-    let sampling: Sampling = body.read()?;
-    let fields: Fields = body.read()?;
     let conversation = Conversation::start(&app, label, owner, body).await?;
-    let object = if sampling.streams() { "chat.completion.chunk" } else { "chat.completion" };
+    let Form { streams, usage, has_token_ids } = conversation.form;
+    let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(&app, object, "chatcmpl", conversation.model.clone()).with_seed(conversation.seed);
-    let progress = || Progress {
-        has_role: false,
-        logprobs: Vec::new(),
-        token_ids: (fields.return_token_ids == Some(true)).then(Vec::new),
-    };
+    let progress = || Progress { has_role: false, logprobs: Vec::new(), token_ids: has_token_ids.then(Vec::new) };
     let choices = (0..conversation.n_choices()).map(|_| progress()).collect();
-    let mut run = Run { head, conversation, choices, usage: sampling.usage_chunks() };
-    if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }
+    let mut run = Run { head, conversation, choices, usage };
+    if streams { Ok(sse::respond(run)) } else { run.collect().await }
 }
 
 /// The answers of a request.

@@ -1,6 +1,6 @@
 //! The sandbox: what the server can still do once its plan is open, whatever a request makes of it.
 //!
-//! Two walls of the kernel, which need no rights:
+//! Two mechanisms of the kernel, which need no privileges:
 //!
 //! - **seccomp** refuses all system calls but those of a run ([`calls`]): no files are opened, no programs started, no sockets made
 //!   but by `accept`, no code mapped. It holds for every thread of the process.
@@ -12,7 +12,7 @@
 //! A plan on a GPU runs inside NVIDIA's driver, which opens files and devices of its own whenever it likes. There, Landlock covers
 //! the HTTP thread alone, and seccomp refuses what neither the driver nor the server needs: programs, new sockets, tracing, mounts.
 //!
-//! Neither wall bounds time or memory, or protects the memory of the process itself: other clients' prompts are in it.
+//! Neither bounds time or memory, or protects the memory of the process itself: other clients' prompts are in it.
 
 mod calls;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use landlock::{
 use crate::sandbox::calls::Calls;
 use crate::{Address, ServeError};
 
-/// The newest Landlock that is asked for. Older kernels enforce what they know.
+/// The newest Landlock ABI that the rules use. Older kernels enforce the part that they support.
 const LANDLOCK: ABI = ABI::V6;
 
 /// The threads that the sandbox holds for.
@@ -46,14 +46,14 @@ pub enum Reach {
 
 /// Where the kernels of a plan run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Runs {
-    OnTheCpu,
-    InADriver,
+pub(crate) enum Backend {
+    Cpu,
+    Cuda,
 }
 
-impl Runs {
-    pub(crate) fn of(engine: &Engine) -> Runs {
-        if engine.device() == "cpu" { Runs::OnTheCpu } else { Runs::InADriver }
+impl Backend {
+    pub(crate) fn of(engine: &Engine) -> Backend {
+        if engine.device() == "cpu" { Backend::Cpu } else { Backend::Cuda }
     }
 }
 
@@ -70,15 +70,15 @@ pub struct Sandbox {
 
 /// The sandbox of a server on its address.
 #[derive(Clone, Debug)]
-pub(crate) struct Walls {
+pub(crate) struct Confinement {
     sandbox: Sandbox,
     /// The folder of a unix socket, from which files may still be removed.
     removes_from: Option<PathBuf>,
 }
 
-impl Walls {
+impl Confinement {
     /// Leaves the server the right to remove its unix socket.
-    pub(crate) fn new(sandbox: Sandbox, address: &Address) -> Walls {
+    pub(crate) fn new(sandbox: Sandbox, address: &Address) -> Confinement {
         let removes_from = match address {
             Address::Tcp(..) => None,
             Address::Unix(path) => {
@@ -86,7 +86,7 @@ impl Walls {
                 Some(folder.unwrap_or(Path::new(".")).to_owned())
             }
         };
-        Walls { sandbox, removes_from }
+        Confinement { sandbox, removes_from }
     }
 
     /// Confines the thread of the connections, before it reads any.
@@ -98,7 +98,7 @@ impl Walls {
             Reach::Nothing => Ok(()),
             Reach::Server => {
                 self.check(self.landlock(false))?;
-                self.check(self.seccomp(Runs::OnTheCpu))
+                self.check(self.seccomp(Backend::Cpu))
             }
             // The step thread sets the filter of the process: one that a thread had of its own would be in its way.
             Reach::Process => self.check(self.landlock(false)),
@@ -108,17 +108,17 @@ impl Walls {
     /// Confines the thread of the steps, and with [`Reach::Process`] all others, once the plan is open.
     ///
     /// # Errors
-    /// As [`Walls::confine_http`].
-    pub(crate) fn confine_steps(&self, runs: Runs) -> Result<(), ServeError> {
+    /// As [`Confinement::confine_http`].
+    pub(crate) fn confine_steps(&self, backend: Backend) -> Result<(), ServeError> {
         if self.sandbox.reach == Reach::Nothing {
             return Ok(());
         }
         // Templates know the date; the file of the time zone is out of reach from now on.
         jamba_runtime::keep_time_zone();
-        if runs == Runs::OnTheCpu {
+        if backend == Backend::Cpu {
             self.check(self.landlock(self.sandbox.reach == Reach::Process))?;
         }
-        self.check(self.seccomp(runs))
+        self.check(self.seccomp(backend))
     }
 
     fn check(&self, result: Result<(), String>) -> Result<(), ServeError> {
@@ -159,13 +159,13 @@ impl Walls {
         }
     }
 
-    fn seccomp(&self, runs: Runs) -> Result<(), String> {
+    fn seccomp(&self, backend: Backend) -> Result<(), String> {
         let failed = |error: &dyn std::fmt::Display| format!("seccomp: {error}");
-        let calls = match runs {
-            Runs::OnTheCpu => {
+        let calls = match backend {
+            Backend::Cpu => {
                 Calls::OfARun { files: !self.sandbox.folders.is_empty(), removes: self.removes_from.is_some() }
             }
-            Runs::InADriver => Calls::AllButHarmful,
+            Backend::Cuda => Calls::AllButHarmful,
         };
         for program in calls.filters().map_err(|error| failed(&error))? {
             match self.sandbox.reach {

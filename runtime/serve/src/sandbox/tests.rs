@@ -9,10 +9,10 @@ use std::process::Command;
 use super::*;
 
 /// Runs `act` on a thread of its own in the sandbox. The other threads of the test stay as they are.
-fn confined<T: Send>(walls: &Walls, runs: Runs, act: impl FnOnce() -> T + Send) -> T {
+fn confined<T: Send>(confinement: &Confinement, backend: Backend, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|threads| {
         let work = || {
-            walls.confine_steps(runs).expect("the kernel has seccomp and Landlock");
+            confinement.confine_steps(backend).expect("the kernel has seccomp and Landlock");
             act()
         };
         threads.spawn(work).join().expect("no panic")
@@ -23,8 +23,8 @@ fn required() -> Sandbox {
     Sandbox { reach: Reach::Server, is_required: true, ..Sandbox::default() }
 }
 
-fn walls(sandbox: Sandbox) -> Walls {
-    Walls::new(sandbox, &Address::Tcp("localhost".to_owned(), 0))
+fn confinement(sandbox: Sandbox) -> Confinement {
+    Confinement::new(sandbox, &Address::Tcp("localhost".to_owned(), 0))
 }
 
 fn is_denied<T>(result: std::io::Result<T>) -> bool {
@@ -40,7 +40,7 @@ fn a_confined_thread_opens_nothing_and_starts_nothing() {
     let address = listener.local_addr().unwrap();
     let client = TcpStream::connect(address).unwrap();
     let pid = std::process::id();
-    confined(&walls(required()), Runs::OnTheCpu, || {
+    confined(&confinement(required()), Backend::Cpu, || {
         assert!(is_denied(fs::read(&file)) && is_denied(fs::read("/proc/self/maps")) && is_denied(fs::write(&new, "")));
         assert!(
             is_denied(fs::remove_file(&file)) && is_denied(fs::rename(&file, &new)) && is_denied(fs::metadata(&file))
@@ -63,7 +63,7 @@ fn a_granted_folder_is_all_that_files_are_opened_in() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let sandbox = Sandbox { folders: vec![folder.path().to_owned()], ..required() };
     fs::write(other.path().join("secret"), "text").unwrap();
-    confined(&walls(sandbox), Runs::OnTheCpu, || {
+    confined(&confinement(sandbox), Backend::Cpu, || {
         let (part, whole) = (folder.path().join("part"), folder.path().join("whole"));
         fs::write(&part, "text").unwrap();
         fs::rename(&part, &whole).unwrap();
@@ -78,8 +78,8 @@ fn the_folder_of_a_socket_loses_files_and_shows_none() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     fs::write(&socket, "text").unwrap();
-    let walls = Walls::new(required(), &Address::Unix(socket.clone()));
-    confined(&walls, Runs::OnTheCpu, || {
+    let confinement = Confinement::new(required(), &Address::Unix(socket.clone()));
+    confined(&confinement, Backend::Cpu, || {
         assert!(is_denied(fs::read(&socket)));
         fs::remove_file(&socket).unwrap();
     });
@@ -87,7 +87,7 @@ fn the_folder_of_a_socket_loses_files_and_shows_none() {
 
 #[test]
 fn beside_a_driver_files_are_open_and_programs_are_not() {
-    confined(&walls(required()), Runs::InADriver, || {
+    confined(&confinement(required()), Backend::Cuda, || {
         assert!(fs::read("/proc/self/maps").is_ok());
         assert!(is_denied(Command::new("/bin/true").status()) && is_denied(TcpListener::bind("127.0.0.1:0")));
     });
@@ -96,7 +96,7 @@ fn beside_a_driver_files_are_open_and_programs_are_not() {
 #[test]
 fn a_gap_is_a_warning_unless_the_sandbox_is_required() {
     let gap = || Err("the kernel has no Landlock".to_owned());
-    let error = walls(required()).check(gap()).unwrap_err().to_string();
+    let error = confinement(required()).check(gap()).unwrap_err().to_string();
     assert!(error.contains("no Landlock") && error.contains("--sandbox auto"), "{error}");
-    assert!(walls(Sandbox { is_required: false, ..required() }).check(gap()).is_ok());
+    assert!(confinement(Sandbox { is_required: false, ..required() }).check(gap()).is_ok());
 }
