@@ -168,6 +168,12 @@ impl Engine {
         self.opened.n_threads
     }
 
+    /// Mean number of threads of the steps so far, weighted by their time. Fewer than [`Engine::threads`] where threads cost more
+    /// than they bring: in short steps, beside other processes, under a quota of processor time. Results are the same bits.
+    pub fn mean_threads(&self) -> f64 {
+        self.device.mean_threads()
+    }
+
     /// Adds an empty sequence.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Optional timing of every step on every thread, and totals per kernel.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jamba_plan::cost::Size;
@@ -133,6 +134,43 @@ impl Trace {
         }
     }
 
+    /// Adds the parts of steps that each thread executed in the current run. Between them, the thread waited. A step begins with
+    /// its first part on any thread.
+    pub(crate) fn record_parts(&mut self, threads: Vec<Vec<TraceSpan>>) {
+        let entry = self.runs.last().map_or(0, |run| run.index);
+        let mut steps: BTreeMap<usize, TraceStep> = BTreeMap::new();
+        for (thread, span) in
+            threads.iter().enumerate().flat_map(|(thread, spans)| spans.iter().map(move |span| (thread, span)))
+        {
+            let TraceWork::Step(step) = span.work else { continue };
+            let found =
+                steps.entry(step).or_insert(TraceStep { entry, step, begin: span.begin, share: Duration::ZERO });
+            found.begin = found.begin.min(span.begin);
+            if thread == 0 {
+                found.share += span.duration;
+            }
+        }
+        self.steps.extend(steps.into_values());
+        let spans = || threads.iter().flatten();
+        let begin = spans().map(|span| span.begin).min().unwrap_or_default();
+        let end = spans().map(|span| span.begin + span.duration).max().unwrap_or_default();
+        self.threads.resize_with(self.threads.len().max(threads.len()), Vec::new);
+        for (all, spans) in self.threads.iter_mut().zip(threads) {
+            let run = self.runs.len().saturating_sub(1);
+            let wait = |from: Duration, to: Duration| {
+                let duration = to.saturating_sub(from);
+                (!duration.is_zero()).then_some(TraceSpan { run, work: TraceWork::Wait, begin: from, duration })
+            };
+            let mut now = begin;
+            for span in spans {
+                all.extend(wait(now, span.begin));
+                now = span.begin + span.duration;
+                all.push(span);
+            }
+            all.extend(wait(now, end));
+        }
+    }
+
     pub(crate) fn end_run(&mut self) {
         let now = self.began.elapsed();
         if let Some(run) = self.runs.last_mut() {
@@ -202,6 +240,18 @@ pub(crate) struct Clock {
     run: usize,
 }
 
+impl Clock {
+    /// Time since the start of the trace.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// A span of work from `begin` until now.
+    pub(crate) fn span(self, work: TraceWork, begin: Duration) -> TraceSpan {
+        TraceSpan { run: self.run, work, begin, duration: self.elapsed().saturating_sub(begin) }
+    }
+}
+
 /// A lane that records the start and duration of its steps and waits.
 pub(crate) struct Traced<'a> {
     pub(crate) lane: &'a mut dyn Lane,
@@ -211,10 +261,9 @@ pub(crate) struct Traced<'a> {
 
 impl Traced<'_> {
     fn record(&mut self, work: TraceWork, run: impl FnOnce(&mut dyn Lane)) {
-        let begin = self.clock.began.elapsed();
+        let begin = self.clock.elapsed();
         run(self.lane);
-        let duration = self.clock.began.elapsed() - begin;
-        self.spans.push(TraceSpan { run: self.clock.run, work, begin, duration });
+        self.spans.push(self.clock.span(work, begin));
     }
 }
 

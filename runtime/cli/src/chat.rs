@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::generate::{GenerateArgs, read_json};
 use crate::open::{OpenArgs, PlanArg};
 use crate::printer::{Cut, Printer, full};
-use crate::{echo, interrupt, style};
+use crate::{echo, interrupt, style, timing};
 use commands::{ChatCommand, Stats};
 use conversation::{Conversation, capacity};
 use input::Input;
@@ -202,17 +202,12 @@ fn note(text: &str) {
 /// The model, its limits and where it runs.
 fn headline(engine: &Engine) -> String {
     let model = &engine.manifest().model;
-    let place = match (engine.device(), engine.threads()) {
-        ("cpu", 1) => "1 thread".to_owned(),
-        ("cpu", n) => format!("{n} threads"),
-        (device, _) => device.to_owned(),
-    };
     let size = match model.n_parameters as f64 {
         n if n >= 1e9 => format!("{:.1} B", n / 1e9),
         n => format!("{:.1} M", n / 1e6),
     };
-    let (name, context, target) = (&model.name, capacity(engine), engine.target());
-    format!("{name}: {size} parameters, context of {context} tokens, {target}, {place}")
+    let (name, context) = (&model.name, capacity(engine));
+    format!("{name}: {size} parameters, context of {context} tokens, {}", timing::place(engine))
 }
 
 /// The size of a conversation: `4 messages, 97 tokens`.

@@ -229,7 +229,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             cut.show(if Lowered::current().lowers_context() { "" } else { LONGER });
         }
         if std::io::stderr().is_terminal() {
-            let line = timing.summary(prompt.len(), &generated, memory);
+            let line = timing.summary(prompt.len(), &generated, &engine);
             say!("{}", style::on_stderr(style::Kind::Quiet, &line));
         }
     } else {

@@ -73,10 +73,10 @@ impl Timing {
     }
 
     /// A one-line summary.
-    pub(crate) fn summary(&self, n_prompt: usize, generated: &Generated, memory: Memory) -> String {
+    pub(crate) fn summary(&self, n_prompt: usize, generated: &Generated, engine: &Engine) -> String {
         let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tokens/s")).unwrap_or_default();
         format!(
-            "[open {:.2} s; prompt {n_prompt} tokens, {:.2} s{}; {} new, {:.2} s{}; seed {}; {}]",
+            "[open {:.2} s; prompt {n_prompt} tokens, {:.2} s{}; {} new, {:.2} s{}; seed {}; {}; {}]",
             self.open_s,
             self.prefill_s,
             rate(self.prefill_tokens_per_s),
@@ -84,7 +84,19 @@ impl Timing {
             self.decode_s,
             rate(self.decode_tokens_per_s),
             generated.seed,
-            memory.summary(),
+            Memory::of(engine).summary(),
+            place(engine),
         )
+    }
+}
+
+/// The target and the threads of an engine, formatted as `x86-64-v4, 2 threads`. `1.2 of 2 threads`: fewer were faster.
+pub(crate) fn place(engine: &Engine) -> String {
+    let (target, threads, mean) = (engine.target(), engine.threads(), engine.mean_threads());
+    match (engine.device(), threads) {
+        ("cpu", 1) => format!("{target}, 1 thread"),
+        ("cpu", _) if mean < threads as f64 - 0.05 => format!("{target}, {mean:.1} of {threads} threads"),
+        ("cpu", _) => format!("{target}, {threads} threads"),
+        (device, _) => format!("{target}, {device}"),
     }
 }

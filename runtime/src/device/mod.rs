@@ -139,6 +139,11 @@ pub(crate) trait Device: Send {
         trace: Option<&mut Trace>,
     ) -> Result<(), RuntimeError>;
 
+    /// Mean number of threads of the jobs so far, weighted by their time.
+    fn mean_threads(&self) -> f64 {
+        1.0
+    }
+
     /// Row `row` of the logits of the last run of `entry`; undefined if the device picked a token from the row.
     fn logits(&self, entry: usize, row: u64) -> &[f32];
 

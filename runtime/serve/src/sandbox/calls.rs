@@ -32,6 +32,7 @@ const OF_A_RUN: &[i64] = &[
     libc::SYS_rseq,
     libc::SYS_membarrier,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
     libc::SYS_sched_yield,
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,

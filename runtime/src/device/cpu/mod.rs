@@ -5,33 +5,45 @@ mod code;
 pub(crate) mod isa;
 mod memory;
 mod observe;
+mod pace;
 pub(crate) mod peaks;
+mod seat;
+mod steps;
 mod threads;
 mod weights;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jamba_plan::Plan;
-use jamba_plan::format::{Arg, Count, Limits, Program, ProgramInfo, Step, Table};
+use jamba_plan::cost::Size;
+use jamba_plan::format::{Entry, Limits, Program, ProgramInfo, Step, Table};
 
 use tracing::debug_span;
 
-use self::code::{Code, KernelFn};
+use self::code::Code;
 use self::memory::Region;
-use self::threads::{Barrier, Team};
+use self::pace::{Pace, Took};
+use self::steps::{EntrySteps, Steps};
+use self::threads::{Split, Team};
 use self::weights::Weights;
 use super::map::PlanFile;
 use super::{Addresses, Counts, Device, NAN_BYTE, Opened, Piece, Settings};
-use crate::check::{Broken, Checked};
-use crate::execute::{Lane, execute};
-use crate::trace::{Trace, TraceSpan, Traced};
+use crate::trace::Trace;
 use crate::{OpenOptions, RuntimeError};
 
 /// The CPU with an open plan.
 pub(crate) struct Cpu {
-    team: Team,
-    code: Code,
+    /// Dropped first: its threads use everything else.
+    team: Team<Steps>,
+    steps: Arc<Steps>,
+    /// By entry.
+    paces: Vec<Pace>,
+    /// Time of all jobs, and the same times the threads of each.
+    thread_time: (Duration, Duration),
+    /// The last counts of each entry, and their work.
+    works: Vec<(Counts, f64)>,
     limits: Limits,
     /// Size of a state slot, in bytes.
     slot_bytes: usize,
@@ -43,18 +55,8 @@ pub(crate) struct Cpu {
     tables: Region,
     weights: Weights,
     program: Program,
-    entries: Vec<Arguments>,
     checked: bool,
     broken: Option<RuntimeError>,
-}
-
-/// Argument arrays of one entry's steps, concatenated.
-struct Arguments {
-    slots: Vec<u64>,
-    /// Start of each step's array in `slots`.
-    begins: Vec<usize>,
-    /// Slots that each run sets to a count times a factor.
-    counts: Vec<(usize, Count, u32)>,
 }
 
 impl Cpu {
@@ -72,26 +74,42 @@ impl Cpu {
         let elf = plan.code(target).ok_or(RuntimeError::NoSection("code for the target"))?;
         let code = debug_span!("load code", target).in_scope(|| Code::load(target, elf, &program.kernels))?;
         let n_threads = match options.threads {
-            None => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            None => n_cores(),
             Some(n @ 1..=MAX_THREADS) => n,
             Some(n) => {
                 return Err(RuntimeError::Option { name: "threads", found: n.to_string(), expected: "1 … 1024" });
             }
         };
         let map = debug_span!("map", bytes = bytes.total(lowered)).entered();
+        let mut arena = Region::new("arena", bytes.arena)?;
+        let mut state = Region::new("state pool", bytes.state_pool(lowered))?;
+        let mut kv = Region::new("KV pool", bytes.kv_pool(lowered))?;
+        let mut tables = Region::new("step tables", bytes.tables)?;
+        let mut weights = Weights::open(plan, (info, program), file, n_threads, options.progress)?;
+        let addresses = Addresses {
+            weights: weights.address(),
+            kv: kv.address(),
+            state: state.address(),
+            arena: arena.address(),
+            tables: tables.address(),
+        };
+        let entry = |entry: &Entry| EntrySteps::new(entry, |arg| addresses.of(arg, program, limits));
+        let steps = Arc::new(Steps::new(code, program.entries.iter().map(entry).collect(), n_threads));
         let mut cpu = Cpu {
-            team: Team::new(n_threads)?,
-            code,
+            team: Team::new(Arc::clone(&steps), n_threads)?,
+            steps,
+            paces: program.entries.iter().map(|_| Pace::new(n_threads)).collect(),
+            thread_time: Default::default(),
+            works: vec![Default::default(); program.entries.len()],
             limits: limits.clone(),
             slot_bytes: bytes.state_slot as usize,
             page_bytes: bytes.kv_page as usize,
-            arena: Region::new("arena", bytes.arena)?,
-            state: Region::new("state pool", bytes.state_pool(lowered))?,
-            kv: Region::new("KV pool", bytes.kv_pool(lowered))?,
-            tables: Region::new("step tables", bytes.tables)?,
-            weights: Weights::open(plan, (info, program), file, n_threads, options.progress)?,
+            arena,
+            state,
+            kv,
+            tables,
+            weights,
             program: program.clone(),
-            entries: Vec::new(),
             checked: false,
             broken: None,
         };
@@ -100,40 +118,22 @@ impl Cpu {
             cpu.weights.prefault();
         }
         drop(map);
-        cpu.entries = (0..cpu.program.entries.len()).map(|index| cpu.arguments(index)).collect();
         Ok((cpu, Opened { target: target.to_owned(), device: "cpu".to_owned(), n_threads }))
     }
 
-    /// The argument arrays of an entry, complete except for counts.
-    fn arguments(&mut self, entry: usize) -> Arguments {
-        let addresses = Addresses {
-            weights: self.weights.address(),
-            kv: self.kv.address(),
-            state: self.state.address(),
-            arena: self.arena.address(),
-            tables: self.tables.address(),
-        };
-        let steps = &self.program.entries[entry].steps;
-        let mut arguments = Arguments { slots: Vec::new(), begins: Vec::new(), counts: Vec::new() };
-        for step in steps {
-            arguments.begins.push(arguments.slots.len());
-            for &arg in &step.args {
-                if let Arg::Count(count, factor) = arg {
-                    arguments.counts.push((arguments.slots.len(), count, factor));
-                }
-                // Counts are 0 until a step sets them; verified CPU programs have no tensor maps.
-                arguments.slots.push(addresses.of(arg, &self.program, &self.limits).unwrap_or(0));
-            }
+    /// Work of a job, in the time of bytes: a number to compare jobs of one entry.
+    fn work_of(&mut self, entry: usize, counts: Counts) -> f64 {
+        /// f32 operations in the time of one byte, roughly.
+        const OPERATIONS: f64 = 8.0;
+        let (of, found) = &mut self.works[entry];
+        if *of != counts {
+            let [tokens, sequences, outputs] = [counts.tokens, counts.sequences, counts.outputs].map(|n| n as f64);
+            let size = Size { tokens, sequences, outputs, context: 0.0 };
+            let steps = self.program.entries[entry].steps.iter();
+            let work = |step: &Step| step.cost.bytes.at(size) + step.cost.operations.at(size) / OPERATIONS;
+            (*of, *found) = (counts, steps.map(work).sum());
         }
-        arguments
-    }
-
-    /// Fills in the counts of a run.
-    fn set_counts(&mut self, entry: usize, counts: Counts) {
-        let arguments = &mut self.entries[entry];
-        for &(slot, count, factor) in &arguments.counts {
-            arguments.slots[slot] = counts.of(count) * u64::from(factor);
-        }
+        *found
     }
 
     /// Byte range of a piece in its pool.
@@ -165,6 +165,11 @@ impl Cpu {
         let range = self.range(piece);
         &mut self.pool_mut(piece)[range]
     }
+}
+
+/// Number of cores that this process may use: those of its affinity mask, or a control group's quota, rounded up.
+pub(crate) fn n_cores() -> usize {
+    num_cpus::get()
 }
 
 /// Upper limit of [`OpenOptions::threads`].
@@ -217,52 +222,32 @@ impl Device for Cpu {
         _settings: Settings<'_>,
         trace: Option<&mut Trace>,
     ) -> Result<(), RuntimeError> {
-        self.set_counts(index, counts);
-        let (arguments, steps) = (&self.entries[index], &self.program.entries[index].steps[..]);
-        let (kernels, n_threads, checked) = (&self.code.kernels[..], self.team.n_threads() as u64, self.checked);
-        let job = Job { n_threads, kernels, arguments };
-        // One list of spans per thread, if the run is traced. Each thread locks its own.
-        let clock = trace.as_ref().map(|trace| trace.clock());
-        let spans: Vec<Mutex<Vec<TraceSpan>>> =
-            clock.iter().flat_map(|_| 0..n_threads).map(|_| Mutex::default()).collect();
-        let walk = |thread: usize, lane: &mut dyn Lane| match (clock, spans.get(thread).map(Mutex::lock)) {
-            (Some(clock), Some(Ok(mut spans))) => {
-                execute(steps.iter().enumerate(), &mut Traced { lane, clock, spans: &mut spans });
-            }
-            _ => execute(steps.iter().enumerate(), lane),
-        };
-
-        let regions = [&self.arena, &self.state, &self.kv, &self.tables];
-        let mut broken = None;
-        let mut look = |step: usize| {
-            let region = regions.iter().copied().chain(self.weights.region()).find(|region| !region.guards_hold());
-            broken = broken.take().or(region.map(|region| Broken { step, region: region.name }));
-        };
-        let mine = |barrier: &Barrier| {
-            let mut lane = Thread { job: &job, thread: 0, barrier };
-            let mut checked_lane;
-            let mut top: &mut dyn Lane = &mut lane;
-            if checked {
-                checked_lane = Checked { lane: top, look: Some(&mut look) };
-                top = &mut checked_lane;
-            }
-            walk(0, top);
-        };
-        let others = |thread: usize, barrier: &Barrier| {
-            let mut lane = Thread { job: &job, thread: thread as u64, barrier };
-            match checked {
-                true => walk(thread, &mut Checked { lane: &mut lane, look: None }),
-                false => walk(thread, &mut lane),
-            }
-        };
-        self.team.run(mine, &others)?;
-        if let Some(trace) = trace {
-            trace.record(spans.into_iter().map(|spans| spans.into_inner().unwrap_or_default()));
+        self.steps.set_counts(index, counts);
+        if self.checked {
+            self.run_checked(index, trace);
+            return Ok(());
         }
-        if let Some(broken) = broken {
-            self.broken.get_or_insert(broken.error(&self.program, index));
+        if let Some(trace) = &trace {
+            self.steps.begin_trace(trace.clock());
+        }
+        let split = Split { threads: self.paces[index].threads(), parts: 1 };
+        let n_threads = split.threads as u32;
+        let (began, ran) = (Instant::now(), seat::own_run_time());
+        let waited = self.team.run(index, split)?;
+        let (time, ran) = (began.elapsed(), seat::own_run_time().saturating_sub(ran));
+        self.thread_time.0 += time;
+        self.thread_time.1 += time * n_threads;
+        let took = Took { work: self.work_of(index, counts), time, idle: time.saturating_sub(ran) + waited };
+        self.paces[index].record(took);
+        if let Some(trace) = trace {
+            trace.record_parts(self.steps.end_trace());
         }
         Ok(())
+    }
+
+    fn mean_threads(&self) -> f64 {
+        let (time, of_threads) = self.thread_time;
+        if time.is_zero() { self.team.n_threads() as f64 } else { of_threads.div_duration_f64(time) }
     }
 
     fn logits(&self, index: usize, row: u64) -> &[f32] {
@@ -279,43 +264,5 @@ impl Device for Cpu {
 
     fn broken_guard(&mut self) -> Option<RuntimeError> {
         self.broken.take()
-    }
-}
-
-/// Inputs shared by all threads of a run.
-struct Job<'a> {
-    n_threads: u64,
-    kernels: &'a [KernelFn],
-    arguments: &'a Arguments,
-}
-
-/// The lane of one thread.
-struct Thread<'a> {
-    job: &'a Job<'a>,
-    thread: u64,
-    barrier: &'a Barrier,
-}
-
-impl Lane for Thread<'_> {
-    fn wait_for_all(&mut self) {
-        self.barrier.wait();
-    }
-
-    fn launch(&mut self, index: usize, step: &Step) {
-        self.job.launch(index, step, self.thread);
-    }
-}
-
-impl Job<'_> {
-    /// One thread's share of a step.
-    fn launch(&self, index: usize, step: &Step, thread: u64) {
-        let Job { n_threads, kernels, arguments } = *self;
-        let kernel = kernels[step.kernel as usize];
-        let slots = &arguments.slots[arguments.begins[index]..];
-        // SAFETY: the array has as many slots as the kernel reads, and every address points into its region
-        // (`jamba_plan::verify` and the engine checked both). The kernel stays within its buffers (the schedule's verifier
-        // checked their sizes). No Rust reference to the regions is alive: the engine runs steps through `&mut self`, and
-        // all threads are inside this job.
-        unsafe { kernel(slots.as_ptr(), thread, n_threads) };
     }
 }

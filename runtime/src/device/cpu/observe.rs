@@ -1,16 +1,18 @@
-//! Runs of one thread whose steps an observer sees.
+//! Runs on the calling thread alone: steps that an observer sees, and checked steps.
 
 use jamba_plan::format::Step;
 
+use super::Cpu;
 use super::memory::Region;
-use super::{Cpu, Job};
+use super::steps::Steps;
 use crate::StepObserver;
+use crate::check::{Broken, Checked};
 use crate::device::Counts;
 use crate::execute::{Lane, execute};
 use crate::trace::{Trace, Traced};
 
 impl Cpu {
-    /// Runs the steps of an entry on the calling thread and shows the arena around each.
+    /// Runs the steps of an entry and shows the arena around each.
     pub(crate) fn run_observed(
         &mut self,
         entry: usize,
@@ -18,25 +20,61 @@ impl Cpu {
         observer: &mut dyn StepObserver,
         trace: Option<&mut Trace>,
     ) {
-        self.set_counts(entry, counts);
-        let job = Job { n_threads: 1, kernels: &self.code.kernels, arguments: &self.entries[entry] };
-        let mut lane = Observed { job, entry, arena: &mut self.arena, observer };
+        self.steps.set_counts(entry, counts);
+        let alone = Alone { steps: &self.steps, entry, n_parts: 1 };
+        let mut lane = Observed { alone, arena: &mut self.arena, observer };
         let steps = self.program.entries[entry].steps.iter().enumerate();
-        match trace {
-            Some(trace) => {
-                let mut spans = Vec::new();
-                execute(steps, &mut Traced { lane: &mut lane, clock: trace.clock(), spans: &mut spans });
-                trace.record([spans]);
-            }
-            None => execute(steps, &mut lane),
+        walk(steps, &mut lane, trace);
+    }
+
+    /// Runs the parts of all threads and checks the guards after each step.
+    pub(super) fn run_checked(&mut self, entry: usize, trace: Option<&mut Trace>) {
+        let regions = [&self.arena, &self.state, &self.kv, &self.tables];
+        let mut broken = None;
+        let mut look = |step: usize| {
+            let region = regions.iter().copied().chain(self.weights.region()).find(|region| !region.guards_hold());
+            broken = broken.take().or(region.map(|region| Broken { step, region: region.name }));
+        };
+        let mut alone = Alone { steps: &self.steps, entry, n_parts: self.team.n_threads() };
+        let mut lane = Checked { lane: &mut alone, look: Some(&mut look) };
+        let steps = self.program.entries[entry].steps.iter().enumerate();
+        walk(steps, &mut lane, trace);
+        if let Some(broken) = broken {
+            self.broken.get_or_insert(broken.error(&self.program, entry));
         }
     }
 }
 
-/// The only lane of a run.
-struct Observed<'a> {
-    job: Job<'a>,
+/// Runs `steps` on the only lane.
+fn walk<'a>(steps: impl Iterator<Item = (usize, &'a Step)>, lane: &mut dyn Lane, trace: Option<&mut Trace>) {
+    match trace {
+        Some(trace) => {
+            let mut spans = Vec::new();
+            execute(steps, &mut Traced { lane, clock: trace.clock(), spans: &mut spans });
+            trace.record([spans]);
+        }
+        None => execute(steps, lane),
+    }
+}
+
+/// A lane that executes all parts of each step.
+struct Alone<'a> {
+    steps: &'a Steps,
     entry: usize,
+    n_parts: usize,
+}
+
+impl Lane for Alone<'_> {
+    fn wait_for_all(&mut self) {}
+
+    fn launch(&mut self, index: usize, _: &Step) {
+        (0..self.n_parts).for_each(|part| self.steps.launch(self.entry, index, part, self.n_parts));
+    }
+}
+
+/// A lane that shows the arena around each step.
+struct Observed<'a> {
+    alone: Alone<'a>,
     arena: &'a mut Region,
     observer: &'a mut dyn StepObserver,
 }
@@ -45,8 +83,9 @@ impl Lane for Observed<'_> {
     fn wait_for_all(&mut self) {}
 
     fn launch(&mut self, index: usize, step: &Step) {
-        self.observer.before(self.entry, index, self.arena.as_mut_slice());
-        self.job.launch(index, step, 0);
-        self.observer.after(self.entry, index, self.arena.as_slice());
+        let entry = self.alone.entry;
+        self.observer.before(entry, index, self.arena.as_mut_slice());
+        self.alone.launch(index, step);
+        self.observer.after(entry, index, self.arena.as_slice());
     }
 }
