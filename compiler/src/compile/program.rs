@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, WeightFormat};
+use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, Weight, WeightFormat};
 use jambac_checkpoint::JambaConfig;
 use jambac_codegen::CodegenError;
 use jambac_codegen::assemble::{assemble, find_ptxas};
@@ -11,14 +11,14 @@ use jambac_codegen::compile::Dump;
 use jambac_codegen::link::KindParts;
 use jambac_graph::{DType, Graph};
 use jambac_kernels::kernel::{Launch, Rows};
-use jambac_kernels::target::Target;
+use jambac_kernels::target::{CpuTarget, Target, X86Level};
 use jambac_kernels::{catalog, target};
 use jambac_models::jamba;
 use jambac_passes::{Fusion, PassManager};
 use jambac_schedule::{Formats, Schedule, ScheduleError};
 
 use super::{Phase, Request, Run};
-use crate::manifest::ModelFile;
+use crate::manifest::{self, ModelFile};
 use crate::report::Ours;
 
 /// The graphs of both entries.
@@ -76,10 +76,7 @@ impl Compiler<'_> {
         let draws = target::draws(self.kind, formats);
         let kernels: Vec<Launch> =
             schedule.kernels.iter().chain(draws.iter().map(|(_, launch)| launch)).cloned().collect();
-        let mut code = Vec::new();
-        for target in self.targets.iter().filter(|target| target.kind() == self.kind) {
-            code.push((target.name().to_owned(), self.code(run, *target, &kernels)?));
-        }
+        let code = self.code(run, &self.levels(&schedule), &kernels)?;
         if run.stops_in_codegen() {
             return Ok(None);
         }
@@ -133,20 +130,37 @@ impl Compiler<'_> {
         })
     }
 
-    fn code(&self, run: &mut Run<'_>, target: Target, kernels: &[Launch]) -> Result<Vec<u8>> {
-        let mut texts: Vec<(Phase, String)> = Vec::new();
+    /// The targets of this kind that get code.
+    fn levels(&self, schedule: &Schedule) -> Vec<Target> {
+        let vnni = Target::Cpu(CpuTarget::new(X86Level::V4Vnni));
+        let is_integer = |weight: &Weight| matches!(weight.format, WeightFormat::Int8 | WeightFormat::Int4);
+        let is_default = manifest::targets(&manifest::DEFAULT_TARGETS).is_ok_and(|default| default == self.targets);
+        let omits_vnni = is_default && !schedule.program.weights.iter().any(is_integer);
+        let targets = self.targets.iter().filter(|target| target.kind() == self.kind);
+        targets.filter(|&&target| !(omits_vnni && target == vnni)).copied().collect()
+    }
+
+    /// The code of each target. Targets compile side by side.
+    fn code(&self, run: &mut Run<'_>, targets: &[Target], kernels: &[Launch]) -> Result<Vec<(String, Vec<u8>)>> {
         let wants_text = Phase::ALL.into_iter().any(|phase| phase >= Phase::Mlir && run.wants_text(phase));
-        let code = run.work(format!("code for {}", target.name()), || {
+        let compile = |target: &Target| {
+            let mut texts: Vec<(Phase, String)> = Vec::new();
             let mut keep =
                 |phase: jambac_codegen::compile::Phase, text: &str| texts.push((phase.into(), text.to_owned()));
             let dump: Option<Dump> = if wants_text { Some(&mut keep) } else { None };
-            toolchain_or_ours(jambac_codegen::compile_kernels(target, kernels, dump))
-        });
-        // A phase that fails leaves the text of those before it.
-        for (phase, text) in texts {
-            run.text(phase, &phase.file_of_target(&target), || text)?;
+            let code = toolchain_or_ours(jambac_codegen::compile_kernels(*target, kernels, dump));
+            (texts, code)
+        };
+        let works = targets.iter().map(|target| (format!("code for {}", target.name()), move || compile(target)));
+        let mut all = Vec::new();
+        for (target, (texts, code)) in targets.iter().zip(run.side_by_side(works.collect())) {
+            // A phase that fails leaves the text of those before it.
+            for (phase, text) in texts {
+                run.text(phase, &phase.file_of_target(target), || text)?;
+            }
+            all.push((target.name().to_owned(), code?));
         }
-        code
+        Ok(all)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One run of the phases: progress, time and memory of each, and their text forms.
 
 use std::fs;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -109,6 +110,43 @@ impl<'a> Run<'a> {
         );
         self.spent.push(Spent { work, time, peak_bytes });
         result
+    }
+
+    /// Does pieces of work that do not depend on each other on all cores, and notes the time of each. The peak memory is that of all.
+    pub(super) fn side_by_side<T: Send>(&mut self, works: Vec<(String, impl FnOnce() -> T + Send)>) -> Vec<T> {
+        if let Some((first, _)) = works.first() {
+            self.progress.phase(first);
+        }
+        reset_peak();
+        let n_threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(works.len());
+        let waiting = Mutex::new(works.into_iter().enumerate());
+        let results = Mutex::new(Vec::new());
+        let take_all = || {
+            let next = || waiting.lock().map_or(None, |mut waiting| waiting.next());
+            while let Some((index, (work, run))) = next() {
+                let span = tracing::info_span!("phase", %work);
+                let _entered = span.enter();
+                let began = Instant::now();
+                let result = run();
+                let time = began.elapsed();
+                tracing::info!(ms = time.as_millis() as u64);
+                if let Ok(mut results) = results.lock() {
+                    results.push((index, work, time, result));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (1..n_threads).for_each(|_| drop(scope.spawn(take_all)));
+            take_all();
+        });
+        let mut results = results.into_inner().unwrap_or_default();
+        results.sort_by_key(|(index, ..)| *index);
+        let peak_bytes = peak_bytes();
+        let note = |(_, work, time, result)| {
+            self.spent.push(Spent { work, time, peak_bytes });
+            result
+        };
+        results.into_iter().map(note).collect()
     }
 
     /// Whether anyone reads the text of a phase.
