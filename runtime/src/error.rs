@@ -150,7 +150,7 @@ pub enum RuntimeError {
     Code {
         /// The target.
         target: String,
-        /// The message of the linker or driver.
+        /// What is wrong with the code, or the driver's message.
         reason: String,
     },
     /// The system has too little memory.
@@ -242,12 +242,12 @@ pub enum RuntimeError {
         /// The driver's message.
         reason: String,
     },
-    /// The system cannot load the plan's code: too few descriptors, too little memory, or folders that hold no programs.
+    /// The system gives no memory for the plan's code, or none that is executable.
     #[error("the system cannot load the plan's code for {target}: {reason}")]
     CodeNotLoaded {
         /// The target.
         target: String,
-        /// The message of the system or the linker.
+        /// The message of the system.
         reason: String,
     },
     /// The engine was opened by another process, of which this one is a fork. A GPU's driver does not survive a fork.

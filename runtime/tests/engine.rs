@@ -321,3 +321,24 @@ fn an_engine_may_move_between_threads() {
     });
     assert_eq!(found.join().unwrap(), answers(&[1, 2], W)[1..]);
 }
+
+/// The runtime maps code itself. What a loader would have to do more for is refused by name.
+#[test]
+fn code_that_needs_anything_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (defines, reason) in [
+        ("extern int getpid(void); int more(void) { return getpid(); }", "imports getpid"),
+        (
+            "static volatile int begun; __attribute__((constructor)) static void begin(void) { begun = 1; }",
+            "initializer",
+        ),
+        ("static int zero; int *pointer = &zero;", "relocations"),
+        ("__thread int own; int more(void) { return own; }", "imports __tls_get_addr"),
+        ("#define embed renamed", "has no function embed"),
+        ("int embed; \n#define embed renamed", "has no function embed"),
+    ] {
+        let path = Toy { defines, ..Toy::new() }.write(folder.path(), "toy.plan");
+        let error = Engine::open(&path, OpenOptions::default()).err().expect(defines).to_string();
+        assert!(error.contains("code/x86-64") && error.contains(reason), "{defines}: {error}");
+    }
+}

@@ -1,66 +1,80 @@
-//! Loads the plan's code, an ELF shared object, through an anonymous file (memfd), without writing to disk. Without /proc, which gives
-//! the file a path, it goes through a temporary file that is removed as soon as it is loaded.
+//! Maps the plan's code into memory without the system's loader: no file, no library, no relocation, nothing that runs before the
+//! first kernel. Memory is writable while it is filled, then read-only or executable, between pages that cannot be accessed.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::ptr::NonNull;
 
 use jamba_plan::format::KernelRecord;
-use jamba_plan::output::unfinished;
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rustix::fs::{MemfdFlags, memfd_create};
+use memmap2::MmapMut;
+use rustix::mm::{MprotectFlags, mprotect};
 
+use super::image::{Image, PAGE_BYTES, Segment};
 use crate::RuntimeError;
 
-/// A kernel: argument array, index of the calling thread, number of threads.
-pub(super) type KernelFn = unsafe extern "C" fn(args: *const u64, thread: u64, n_threads: u64);
+/// A kernel: argument array, number of the part, number of parts.
+pub(super) type KernelFn = unsafe extern "C" fn(args: *const u64, part: u64, n_parts: u64);
 
 /// Loaded code of one target.
 #[derive(Debug)]
 pub(super) struct Code {
     pub(super) kernels: Vec<KernelFn>,
-    _library: Library,
-    /// Kept open and dropped last: the linker identifies libraries by path, and this path contains the descriptor.
-    _file: File,
+    /// Never accessed: most of it is no longer writable.
+    _map: MmapMut,
 }
 
 impl Code {
     /// Loads the code of a verified plan.
+    ///
+    /// # Errors
+    /// Code that needs more than memory, code without a kernel of the plan, and a system that gives no executable memory.
     pub(super) fn load(target: &str, elf: &[u8], records: &[KernelRecord]) -> Result<Code, RuntimeError> {
         let failed = |reason: String| RuntimeError::Code { target: target.to_owned(), reason };
-        let not_loaded = |error: std::io::Error| {
+        let refused = |error: std::io::Error| {
             let (target, reason) = (target.to_owned(), error.to_string());
             RuntimeError::CodeNotLoaded { target, reason }
         };
-        let mut file = File::from(memfd_create("jamba-code", MemfdFlags::CLOEXEC).map_err(|e| not_loaded(e.into()))?);
-        file.write_all(elf).map_err(not_loaded)?;
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let mut folder = None;
-        if !path.exists() {
-            let folder = folder.insert(unfinished::Entry::folder().map_err(not_loaded)?);
-            path = folder.path().join("code.so");
-            std::fs::write(&path, elf).map_err(not_loaded)?;
+        let image = Image::parse(elf).map_err(failed)?;
+        let functions = records.iter().map(|record| image.function(&record.symbol)).collect::<Result<Vec<u64>, _>>();
+        let functions = functions.map_err(failed)?;
+        let guard = PAGE_BYTES as usize;
+        let mut map = MmapMut::map_anon(image.bytes as usize + 2 * guard).map_err(refused)?;
+        for Segment { address, contents, .. } in &image.segments {
+            let start = guard + *address as usize;
+            map[start..start + contents.len()].copy_from_slice(contents);
         }
-        // SAFETY: the object was written by the compiler (`Plan::parse` checked its digest) and has no initializers.
-        let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|error| match error.to_string() {
-            reason if is_of_the_system(&reason) => RuntimeError::CodeNotLoaded { target: target.to_owned(), reason },
-            reason => failed(reason),
-        })?;
-        drop(folder);
-        let mut kernels = Vec::with_capacity(records.len());
-        for record in records {
-            // SAFETY: the compiler gives every kernel this signature.
-            let kernel = unsafe { library.get::<KernelFn>(record.symbol.as_bytes()) };
-            kernels.push(*kernel.map_err(|error| failed(error.to_string()))?);
+        let base = NonNull::from(&mut map[..]).cast::<u8>();
+        let protect = |start: usize, bytes: usize, flags: MprotectFlags| {
+            // SAFETY: the pages are inside the mapping, which no reference covers from here on.
+            unsafe { mprotect(base.add(start).as_ptr().cast(), bytes, flags) }.map_err(|error| refused(error.into()))
+        };
+        protect(0, image.bytes as usize + 2 * guard, MprotectFlags::empty())?;
+        for Segment { addresses, is_executable, .. } in &image.segments {
+            let (start, bytes) = (guard + addresses.start as usize, (addresses.end - addresses.start) as usize);
+            let flags = if *is_executable { MprotectFlags::READ | MprotectFlags::EXEC } else { MprotectFlags::READ };
+            protect(start, bytes, flags)?;
+            if *is_executable {
+                // SAFETY: the pages are inside the mapping.
+                clear_instruction_cache(unsafe { base.add(start) }, bytes);
+            }
         }
-        Ok(Code { kernels, _library: library, _file: file })
+        let kernel = |address: u64| {
+            // SAFETY: the address is inside the executable part of the mapping, and the compiler gives every kernel this
+            // signature.
+            unsafe { std::mem::transmute::<*const u8, KernelFn>(base.add(guard + address as usize).as_ptr()) }
+        };
+        Ok(Code { kernels: functions.into_iter().map(kernel).collect(), _map: map })
     }
 }
 
-/// True for a message of the dynamic linker about the system, not about the object: memory, descriptors, permissions.
-fn is_of_the_system(reason: &str) -> bool {
-    let parts = ["map segment", "memory", "cannot open", "cannot create", "open files", "permission", "Permission"];
-    parts.iter().any(|part| reason.contains(part))
+/// Makes written instructions visible to instruction fetch, which x86 does by itself.
+#[cfg(target_arch = "aarch64")]
+fn clear_instruction_cache(start: NonNull<u8>, bytes: usize) {
+    unsafe extern "C" {
+        /// Of the compiler's runtime library.
+        fn __clear_cache(begin: *mut u8, end: *mut u8);
+    }
+    // SAFETY: the bytes are readable.
+    unsafe { __clear_cache(start.as_ptr(), start.add(bytes).as_ptr()) }
 }
+
+#[cfg(not(target_arch = "aarch64"))]
+fn clear_instruction_cache(_start: NonNull<u8>, _bytes: usize) {}

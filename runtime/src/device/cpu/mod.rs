@@ -2,6 +2,7 @@
 //! barriers.
 
 mod code;
+mod image;
 pub(crate) mod isa;
 mod memory;
 mod observe;
