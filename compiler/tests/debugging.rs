@@ -70,9 +70,13 @@ fn a_build_resumed_from_its_dumps_gives_the_same_program() {
         "03.prefill.optimized.graph",
         "04.schedule.txt",
         "05.x86-64-v3.mlir",
+        "05.x86-64-v4.mlir",
         "06.x86-64-v3.llvm.mlir",
+        "06.x86-64-v4.llvm.mlir",
         "07.x86-64-v3.ll",
         "07.x86-64-v3.s",
+        "07.x86-64-v4.ll",
+        "07.x86-64-v4.s",
         "08.plan.txt",
     ];
     assert_eq!(names, expected);
@@ -116,7 +120,8 @@ fn verbose_lists_phases_and_the_log_has_a_span_for_each() {
     let model = Model::new();
     let (checkpoint, plan) = (model.path("checkpoint"), model.path("x.plan"));
     let (_, stderr) = run(&["build", &checkpoint, "-o", &plan, "--verbose"]);
-    let phases = ["checkpoint", "graph", "passes", "schedule", "code for x86-64-v3", "weights and plan"];
+    let phases =
+        ["checkpoint", "graph", "passes", "schedule", "code for x86-64-v4", "code for x86-64-v3", "weights and plan"];
     // Remarks about the checkpoint come first.
     let table = stderr.lines().skip_while(|line| line.split_whitespace().next() != Some("seconds"));
     let rows: Vec<&str> = table.skip(1).take(phases.len()).collect();

@@ -45,7 +45,8 @@ pub struct OpenOptions<'a> {
     pub device: DeviceId,
     /// A GPU driver to use in place of `device`, for example a simulator.
     pub driver: Option<Box<dyn Driver>>,
-    /// Number of threads including the caller, 1 … 1024; by default one per available core. On a GPU these threads only
+    /// Number of threads including the caller, 1 … 1024; by default one per core that the process may use, or the
+    /// control group's quota of processor time, rounded up. On a GPU these threads only
     /// draw synthetic weights, and only if the plan has no kernel for that.
     pub threads: Option<usize>,
     /// The target whose code is loaded, for example `x86-64-v3`; by default the best one that the device supports.

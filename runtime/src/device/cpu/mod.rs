@@ -27,7 +27,7 @@ use self::code::Code;
 use self::memory::Region;
 use self::pace::{Pace, Took};
 use self::steps::{EntrySteps, Steps};
-use self::threads::{Split, Team};
+use self::threads::Team;
 use self::weights::Weights;
 use super::map::PlanFile;
 use super::{Addresses, Counts, Device, NAN_BYTE, Opened, Piece, Settings};
@@ -231,7 +231,7 @@ impl Device for Cpu {
         if let Some(trace) = &trace {
             self.steps.begin_trace(trace.clock());
         }
-        let split = Split { threads: self.paces[index].threads(), parts: 1 };
+        let split = self.paces[index].split();
         let n_threads = split.threads as u32;
         let (began, ran) = (Instant::now(), seat::own_run_time());
         let waited = self.team.run(index, split)?;

@@ -1,13 +1,16 @@
-//! How many threads a job gets.
+//! How a job is divided: the number of threads, and of parts per thread.
 //!
 //! Threads meet after every run. Where meeting costs more than a thread brings, fewer threads are faster: in jobs of
-//! microseconds, on a busy machine, under a quota of processor time. The results are the same bits for any number.
+//! microseconds, on a busy machine, under a quota of processor time. Where cores differ in speed, several parts per thread are
+//! faster: a fast thread executes parts of a slow one. The results are the same bits for any division.
 //!
-//! Rates of work are compared window by window. A window is a few jobs with the same number of threads. If the
-//! caller is idle for much of its jobs, a window with half of the threads follows; if that is faster, it stays. Then
-//! windows with twice the threads follow from time to time. Windows of trial that fail become rare.
+//! Rates of work are compared window by window. A window is a few jobs with the same division. If the caller is idle for much of
+//! its jobs, a window with more parts or with half of the threads follows; if that is faster, it stays. From time to time, windows
+//! with twice the threads, or with one part per thread, follow. Windows of trial that fail become rare.
 
 use std::time::Duration;
+
+use super::threads::Split;
 
 /// Least duration of a window: several turns of another process.
 const WINDOW: Duration = Duration::from_millis(10);
@@ -15,26 +18,31 @@ const WINDOW: Duration = Duration::from_millis(10);
 /// Least number of jobs in a window.
 const WINDOW_JOBS: u32 = 4;
 
-/// Least factor of the rates for which the number of threads changes.
+/// Least factor of the rates for which the division changes.
 const GAIN: f64 = 1.05;
 
-/// Share of the caller's time in jobs above which fewer threads are tried.
-const IDLE: f64 = 0.3;
+/// Share of the caller's time in jobs above which other divisions are tried.
+const IDLE: f64 = 0.25;
 
-/// Jobs longer than this always have all threads: a window of trial would cost too much.
+/// Parts per thread where threads differ in speed.
+const PARTS: usize = 4;
+
+/// Longer jobs always have all threads and several parts: a window of trial would cost too much.
 const LONGEST: Duration = Duration::from_millis(100);
 
 /// First and longest time between windows of trial; they take at most about a hundredth of the time.
 const TRIAL_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 
-/// Chooses the number of threads for the jobs of one kind.
+/// Chooses the division of the jobs of one kind.
 #[derive(Debug)]
 pub(super) struct Pace {
-    most: usize,
-    /// Number of threads outside of trials.
-    threads: usize,
-    /// Number of threads of the trial, if there is one.
-    trial: Option<usize>,
+    /// All threads.
+    n_threads: usize,
+    /// Outside of trials.
+    usual: Split,
+    trial: Option<Split>,
+    /// Number of trials so far, which alternate.
+    n_trials: usize,
     /// Work per second of the last window outside of trials.
     rate: Option<f64>,
     window: Window,
@@ -62,12 +70,13 @@ pub(super) struct Took {
 }
 
 impl Pace {
-    /// Starts with `most` threads.
-    pub(super) fn new(most: usize) -> Pace {
+    /// Starts with one part on each of `n_threads` threads.
+    pub(super) fn new(n_threads: usize) -> Pace {
         Pace {
-            most,
-            threads: most,
+            n_threads,
+            usual: Split { threads: n_threads, parts: 1 },
             trial: None,
+            n_trials: 0,
             rate: None,
             window: Window::default(),
             since_trial: Duration::ZERO,
@@ -75,18 +84,19 @@ impl Pace {
         }
     }
 
-    /// Number of threads for the next job.
-    pub(super) fn threads(&self) -> usize {
-        self.trial.unwrap_or(self.threads)
+    /// The division of the next job.
+    pub(super) fn split(&self) -> Split {
+        self.trial.unwrap_or(self.usual)
     }
 
-    /// Records a job that had [`threads`](Pace::threads) threads.
+    /// Records a job that was divided by [`split`](Pace::split).
     pub(super) fn record(&mut self, took: Took) {
-        if self.most == 1 {
+        if self.n_threads == 1 {
             return;
         }
         if took.time > LONGEST {
-            *self = Pace::new(self.most);
+            *self = Pace::new(self.n_threads);
+            self.usual.parts = PARTS;
             return;
         }
         let window = &mut self.window;
@@ -103,8 +113,8 @@ impl Pace {
     fn end_window(&mut self, window: &Window) {
         let rate = window.work / window.time.as_secs_f64();
         match (self.trial.take(), self.rate) {
-            (Some(threads), Some(usual)) if rate > usual * GAIN => {
-                self.threads = threads;
+            (Some(trial), Some(usual)) if rate > usual * GAIN => {
+                self.usual = trial;
                 self.rate = Some(rate);
                 self.trial_after = TRIAL_AFTER[0];
             }
@@ -116,15 +126,21 @@ impl Pace {
                     self.since_trial = Duration::ZERO;
                     let is_idle = window.idle.as_secs_f64() > IDLE * window.time.as_secs_f64();
                     self.trial = self.candidate(is_idle);
+                    self.n_trials += 1;
                 }
             }
         }
     }
 
-    /// The number of threads to try.
-    fn candidate(&self, is_idle: bool) -> Option<usize> {
-        let fewer = (is_idle && self.threads > 1).then_some(self.threads.div_ceil(2));
-        fewer.or((self.threads < self.most).then_some((2 * self.threads).min(self.most)))
+    /// The division to try, of those that the state of the caller suggests in turn.
+    fn candidate(&self, is_idle: bool) -> Option<Split> {
+        let Split { threads, parts } = self.usual;
+        let fewer = (is_idle && threads > 1).then_some(Split { threads: threads.div_ceil(2), parts: 1 });
+        let finer = (is_idle && threads > 1 && parts == 1).then_some(Split { threads, parts: PARTS });
+        let more = (threads < self.n_threads).then_some(Split { threads: (2 * threads).min(self.n_threads), parts: 1 });
+        let coarser = (parts > 1).then_some(Split { threads, parts: 1 });
+        let all: Vec<Split> = [finer, fewer, more, coarser].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all[self.n_trials % all.len()])
     }
 }
 
@@ -132,50 +148,77 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Runs jobs for a time on a machine where a job of one unit takes `time(threads)`, of which the caller is idle for `idle`.
-    /// Returns the share of time with each number of threads.
-    fn run(pace: &mut Pace, total: Duration, time: impl Fn(usize) -> Duration, idle: f64) -> Vec<f64> {
-        let (mut now, mut shares) = (Duration::ZERO, vec![0.0; 9]);
+    /// Runs jobs for a time on a machine where a job of one unit takes `time(threads, parts)`, of which the caller is idle for a
+    /// share `idle(threads, parts)`. Returns the share of the time in which `is_right`.
+    fn run(
+        pace: &mut Pace,
+        time: impl Fn(usize, usize) -> Duration,
+        idle: impl Fn(usize, usize) -> f64,
+        is_right: impl Fn(Split) -> bool,
+    ) -> f64 {
+        let (total, mut now, mut right) = (Duration::from_secs(20), Duration::ZERO, Duration::ZERO);
         while now < total {
-            let (threads, took) = (pace.threads(), time(pace.threads()));
+            let split = pace.split();
+            let took = time(split.threads, split.parts);
             now += took;
-            shares[threads] += took.as_secs_f64() / total.as_secs_f64();
-            pace.record(Took { work: 1.0, time: took, idle: took.mul_f64(if threads == 1 { 0.0 } else { idle }) });
+            right += if is_right(split) { took } else { Duration::ZERO };
+            pace.record(Took { work: 1.0, time: took, idle: took.mul_f64(idle(split.threads, split.parts)) });
         }
-        shares
+        right.div_duration_f64(now)
     }
 
-    const SECONDS: Duration = Duration::from_secs(20);
+    fn has_threads(threads: usize) -> impl Fn(Split) -> bool {
+        move |split| split.threads == threads
+    }
+
+    /// A caller that waits for others, if there are any.
+    fn waits(idle: f64) -> impl Fn(usize, usize) -> f64 {
+        move |threads, _| if threads == 1 { 0.0 } else { idle }
+    }
 
     #[test]
     fn threads_that_bring_nothing_are_left_out() {
-        let mut pace = Pace::new(8);
-        let slower = |threads: usize| Duration::from_micros(80 + 40 * threads as u64);
-        assert!(run(&mut pace, SECONDS, slower, 0.6)[1] > 0.95);
+        let slower = |threads: usize, _: usize| Duration::from_micros(80 + 40 * threads as u64);
+        assert!(run(&mut Pace::new(8), slower, waits(0.6), has_threads(1)) > 0.95);
     }
 
     #[test]
     fn threads_that_bring_something_stay() {
-        let mut pace = Pace::new(8);
-        let faster = |threads: usize| Duration::from_micros(8000 / threads as u64);
-        assert!(run(&mut pace, SECONDS, faster, 0.1)[8] > 0.999);
+        let faster = |threads: usize, _: usize| Duration::from_micros(8000 / threads as u64);
+        assert!(run(&mut Pace::new(8), faster, waits(0.1), has_threads(8)) > 0.999);
         // A caller that waits much is tried with fewer threads, at little cost.
-        assert!(run(&mut pace, SECONDS, faster, 0.5)[8] > 0.98);
+        assert!(run(&mut Pace::new(8), faster, waits(0.5), has_threads(8)) > 0.98);
     }
 
     #[test]
     fn threads_come_back_when_the_machine_is_free() {
         let mut pace = Pace::new(2);
-        let busy = |threads: usize| Duration::from_millis(if threads == 2 { 16 } else { 10 });
-        let free = |threads: usize| Duration::from_millis(if threads == 2 { 6 } else { 10 });
-        assert!(run(&mut pace, SECONDS, busy, 0.5)[1] > 0.9);
-        assert!(run(&mut pace, SECONDS, free, 0.05)[2] > 0.8);
+        let busy = |threads: usize, _: usize| Duration::from_millis(if threads == 2 { 16 } else { 10 });
+        let free = |threads: usize, _: usize| Duration::from_millis(if threads == 2 { 6 } else { 10 });
+        assert!(run(&mut pace, busy, waits(0.5), has_threads(1)) > 0.9);
+        assert!(run(&mut pace, free, waits(0.05), has_threads(2)) > 0.8);
     }
 
     #[test]
-    fn long_jobs_have_all_threads() {
-        let mut pace = Pace::new(4);
-        let slower = |threads: usize| Duration::from_millis(200 * threads as u64);
-        assert!(run(&mut pace, SECONDS, slower, 0.9)[4] > 0.999);
+    fn parts_are_finer_where_cores_differ() {
+        // Two fast cores and two slow ones; all work ends with the slow ones, or is shared.
+        let hybrid = |threads: usize, parts: usize| match (threads, parts) {
+            (4, 1) => Duration::from_millis(10),
+            (4, _) => Duration::from_millis(7),
+            _ => Duration::from_millis(10),
+        };
+        let idle = |_: usize, parts: usize| if parts == 1 { 0.5 } else { 0.1 };
+        let is_fine = |split: Split| split.threads == 4 && split.parts > 1;
+        assert!(run(&mut Pace::new(4), hybrid, idle, is_fine) > 0.9);
+        // On equal cores, several parts only cost.
+        let equal = |_: usize, parts: usize| Duration::from_micros(7000 + 500 * parts as u64);
+        assert!(run(&mut Pace::new(4), equal, |_, _| 0.1, |split| split.parts == 1) > 0.99);
+    }
+
+    #[test]
+    fn long_jobs_have_all_threads_and_several_parts() {
+        let slower = |threads: usize, _: usize| Duration::from_millis(200 * threads as u64);
+        let is_whole = |split: Split| split == Split { threads: 4, parts: PARTS };
+        assert!(run(&mut Pace::new(4), slower, waits(0.9), is_whole) > 0.9);
     }
 }

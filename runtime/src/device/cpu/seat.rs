@@ -9,8 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
 /// Spins between two looks at a thread's clock.
 const SPINS: u32 = 200;
@@ -55,8 +54,7 @@ impl Restriction {
 impl Seat {
     /// Registers the calling thread.
     pub(super) fn take(&self) {
-        thread_local!(static THREAD: i32 = gettid().as_raw_nonzero().get());
-        self.thread.store(THREAD.with(|&thread| thread), Ordering::Relaxed);
+        self.thread.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
     /// The kernel's number of the thread.
@@ -82,7 +80,7 @@ impl Seat {
             return false;
         }
         let Ok(found) = sched_getaffinity(Some(thread)) else { return false };
-        let core = sched_getcpu();
+        let Some(core) = core() else { return false };
         let mut now = CpuSet::new();
         now.set(core);
         if sched_setaffinity(Some(thread), &now).is_err() {
@@ -110,10 +108,11 @@ impl Seat {
 
     /// Leaves the calling thread's core to the caller of the job, which was moved to it.
     pub(super) fn give_way(&self) {
-        if let (Ok(mut restriction), Ok(found)) = (self.restriction.lock(), sched_getaffinity(None)) {
+        if let (Ok(mut restriction), Ok(found), Some(core)) = (self.restriction.lock(), sched_getaffinity(None), core())
+        {
             let usual =
                 restriction.take().filter(|restriction| restriction.now == found).map_or(found, |found| found.usual);
-            let mut new = Restriction { usual, now: CpuSet::new(), core: sched_getcpu() };
+            let mut new = Restriction { usual, now: CpuSet::new(), core };
             new.go_elsewhere();
             *restriction = Some(new);
         }
@@ -133,18 +132,28 @@ impl Seat {
     }
 }
 
-/// Time for which the calling thread has run.
-pub(super) fn own_run_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+/// The core on which the calling thread runs.
+fn core() -> Option<usize> {
+    // SAFETY: the call has no arguments.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
-/// Time for which a thread of this process has run, in nanoseconds.
-fn run_time(thread: Pid) -> Option<i64> {
+/// Time for which the calling thread has run.
+pub(super) fn own_run_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
+}
+
+/// Time for which a thread of this process has run.
+fn run_time(thread: Pid) -> Option<Duration> {
     /// Bits of a clock's number: a clock of one thread, the time on a core.
-    const THREAD_CLOCK: i32 = 6;
-    let clock = (!thread.as_raw_nonzero().get() << 3) | THREAD_CLOCK;
+    const THREAD_CLOCK: libc::clockid_t = 6;
+    clock((!thread.as_raw_nonzero().get() << 3) | THREAD_CLOCK)
+}
+
+/// Of libc: the clocks of rustix read the vDSO themselves, which fails under valgrind.
+fn clock(number: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is valid for the call.
-    let status = unsafe { libc::clock_gettime(clock, &mut time) };
-    (status == 0).then_some(time.tv_sec * 1_000_000_000 + time.tv_nsec)
+    let status = unsafe { libc::clock_gettime(number, &mut time) };
+    (status == 0).then(|| Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
 }
