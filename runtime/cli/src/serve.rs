@@ -1,4 +1,4 @@
-//! `jamba serve`: an HTTP server with OpenAI's API.
+//! `jamba serve`: an HTTP server with the APIs of OpenAI, Anthropic and Ollama.
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Size of all named states, in MiB; 0 refuses them
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     states_mib: u64,
+    /// Memory for responses of /v1/responses that later requests go on from, in MiB; 0 keeps none
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    responses_mib: u64,
     /// Longest time between two tokens of an answer, in milliseconds: prompts are read in parts that keep to it. 0 is no limit
     #[arg(long, value_name = "MS", default_value_t = 150)]
     itl_target: u64,
@@ -111,8 +114,10 @@ const MOST_KEY_BYTES: u64 = 4096;
 
 const ROUTES: &str = "\
   POST /v1/chat/completions, /v1/completions    as OpenAI's; streams, tools, JSON schemas, log probabilities
+  POST /v1/responses, GET and DELETE /v1/responses/ID   as OpenAI's; the last responses are kept in memory
   POST /v1/states, GET and DELETE /v1/states/NAME   states of prompts that requests go on from
   POST /v1/messages, /v1/messages/count_tokens  as Anthropic's
+  POST /api/chat, /api/generate, /api/show; GET /api/tags, /api/ps, /api/version   as Ollama's
   GET  /v1/models
   GET  /                                        a page to try the model
   POST /tokenize, /detokenize, /apply-template
@@ -165,6 +170,7 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         metrics: args.metrics_listen,
         states: args.states,
         states_bytes: args.states_mib.saturating_mul(1 << 20),
+        responses_bytes: args.responses_mib.saturating_mul(1 << 20),
         step_target: (args.itl_target > 0).then(|| Duration::from_millis(args.itl_target)),
         sandbox: args.sandbox.sandbox(),
         max_body_bytes: 0,

@@ -114,6 +114,51 @@ def structured():
     assert json.loads(answer.choices[0].message.content)["n"] in (1, 2, 3)
 
 
+def responses():
+    """The Responses API: the stream has typed events and the whole answer; calls and their results; a chain of responses."""
+    options = {"model": MODEL, "input": ASK, "max_output_tokens": 24, "temperature": 0, "instructions": "Answer."}
+    whole = client.responses.create(**options, metadata={"a": "b"})
+    assert whole.output_text and whole.metadata == {"a": "b"} and whole.usage.output_tokens <= 24, whole
+    with client.responses.stream(**options) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == final.output_text == whole.output_text and final.status == whole.status, final
+    chat = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "system", "content": "Answer."}, *ASK], max_tokens=24, temperature=0)
+    assert chat.choices[0].message.content == whole.output_text
+    assert client.responses.retrieve(whole.id).output_text == whole.output_text
+    items = [*ASK, *whole.output, {"role": "user", "content": "And then?"}]
+    longer = client.responses.create(**{**options, "input": items})
+    again = client.responses.create(**{**options, "input": "And then?"}, previous_response_id=whole.id)
+    assert again.output_text == longer.output_text and again.usage.input_tokens == longer.usage.input_tokens
+    client.responses.delete(whole.id)
+    tools = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
+    options = {"model": MODEL, "input": ASK, "tools": tools, "max_output_tokens": 300, "parallel_tool_calls": False}
+    options["tool_choice"] = {"type": "function", "name": "history"}
+    options["extra_body"] = {"seed": 3}
+    called = client.responses.create(**options)
+    with client.responses.stream(**options) as stream:
+        arguments = "".join(e.delta for e in stream if e.type == "response.function_call_arguments.delta")
+        streamed = stream.get_final_response()
+    call = called.output[-1]
+    assert call.type == "function_call" and call.name == "history" and isinstance(json.loads(call.arguments), dict)
+    assert streamed.output[-1].arguments == arguments == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "It was hot."}
+    client.responses.create(model=MODEL, input=[*ASK, *called.output, result], tools=tools, max_output_tokens=16)
+
+    class Answer(BaseModel):
+        owner: Literal["Anna", "Ben"]
+
+    parsed = client.responses.parse(model=MODEL, input=ASK, text_format=Answer, max_output_tokens=200, temperature=0)
+    assert isinstance(parsed.output_parsed, Answer)
+    try:
+        client.responses.create(model=MODEL, input="Hi", tools=[{"type": "web_search"}])
+    except openai.BadRequestError as error:
+        assert error.param == "tools[0].type", error
+    else:
+        raise AssertionError("a tool that the server does not have was taken")
+
+
 def completions():
     """Prompts of all kinds; echo gives the log probabilities of the prompt."""
     text = "Once upon a time"
@@ -171,6 +216,6 @@ def many():
     assert found == alone
 
 
-for check in (models, chat, parts, calls, structured, completions, errors, many):
+for check in (models, chat, parts, calls, structured, responses, completions, errors, many):
     check()
     print(f"openai {openai.__version__}, Python: {check.__name__}: yes", flush=True)

@@ -298,6 +298,11 @@ impl Answers {
         }
     }
 
+    /// Tokens and times of a choice.
+    pub(crate) fn usage(&self, choice: usize) -> &Usage {
+        &self.usage[choice]
+    }
+
     /// Tokens so far. Prompts count once for each job.
     pub(crate) fn total(&self) -> Total {
         let mut total = Total::default();

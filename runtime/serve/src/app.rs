@@ -24,10 +24,11 @@ use crate::error::ApiError;
 use crate::listen::HangUp;
 use crate::metrics::{self, Metrics};
 use crate::model::Model;
+use crate::openai::responses::Responses;
 use crate::openapi::ErrorObject;
 use crate::states::{self, Owner, Store};
 use crate::steps::{Load, Submission};
-use crate::{anthropic, auth, openai, openapi, page, text};
+use crate::{anthropic, auth, ollama, openai, openapi, page, text};
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -39,6 +40,7 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) slots: Slots,
     pub(crate) states: Store,
+    pub(crate) responses: Responses,
     /// Permits to encode a prompt or compile a constraint, which takes a core.
     pub(crate) prepare: Semaphore,
     /// Room for large bodies, in units of [`ROOM_UNIT`](crate::body::ROOM_UNIT).
@@ -75,14 +77,25 @@ pub(crate) fn router(app: State) -> Router {
         .route("/models/{id}", get(openai::models::one))
         .route("/completions", post(openai::completions::complete))
         .route("/chat/completions", post(openai::chat::chat))
+        .route("/responses", post(openai::responses::create))
+        .route("/responses/{id}", get(openai::responses::one).delete(openai::responses::delete))
         .route("/messages", post(anthropic::messages))
         .route("/messages/count_tokens", post(anthropic::count_tokens))
         .route("/states", get(states::list).post(states::create))
         .route("/states/{name}", get(states::one).delete(states::delete));
+    let ollama = Router::new()
+        .route("/chat", post(ollama::chat))
+        .route("/generate", post(ollama::generate))
+        .route("/show", post(ollama::show))
+        .route("/tags", get(ollama::tags))
+        .route("/ps", get(ollama::ps))
+        .route("/version", get(ollama::version))
+        .fallback(ollama::not_found);
     let keyed = Router::new()
         // Clients leave out /v1 as often as not.
         .merge(api.clone())
         .nest("/v1", api)
+        .nest("/api", ollama)
         .route("/tokenize", post(text::tokenize))
         .route("/detokenize", post(text::detokenize))
         .route("/apply-template", post(text::apply_template))

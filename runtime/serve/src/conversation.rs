@@ -1,7 +1,9 @@
 //! A chat in progress, whatever the API: its request in the fields of OpenAI's, and its answers with calls and reasoning told
 //! apart.
 
-use jamba_runtime::{AnswerEvent, AnswerParser, AnswerSyntax, Chat, ChatRequest, Finish, NewToken, SpecialTokens};
+use jamba_runtime::{
+    AddedTokens, AnswerEvent, AnswerParser, AnswerSyntax, Chat, ChatRequest, Finish, NewToken, SpecialTokens,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -115,6 +117,25 @@ pub(crate) enum End {
     Calls,
 }
 
+/// The answers before their first token.
+fn progress(n: usize, syntax: AnswerSyntax) -> Vec<Progress> {
+    let id = random_id();
+    let parser = |choice| AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &id[..12]));
+    (0..n).map(|choice| Progress { parser: Some(parser(choice)), n_calls: 0 }).collect()
+}
+
+/// The limit on new tokens: the request's, the model's, or the context.
+fn max_new(app: &State, sampling: &Sampling, n_prompt: usize) -> usize {
+    let rest = (app.model.max_context + 1).saturating_sub(n_prompt);
+    let limit = match sampling.max_new() {
+        // OpenAI's clients send 0 for no limit.
+        Some(0) | None if app.model.has_own_limit => app.model.defaults.max_new,
+        Some(0) | None => rest,
+        Some(limit) => limit,
+    };
+    limit.clamp(1, rest.max(1))
+}
+
 impl Conversation {
     /// Reads a request in the fields of `/v1/chat/completions`, and submits it.
     pub(crate) async fn start(app: &State, label: RequestLabel, owner: Owner, body: Object) -> Result<Conversation> {
@@ -160,14 +181,7 @@ impl Conversation {
                 "the chat does not begin with it: expected its messages, and further ones",
             ));
         }
-        let rest = (app.model.max_context + 1).saturating_sub(prompt.tokens.len());
-        options.max_new = match sampling.max_new() {
-            // OpenAI's clients send 0 for no limit.
-            Some(0) | None if app.model.has_own_limit => app.model.defaults.max_new,
-            Some(0) | None => rest,
-            Some(limit) => limit,
-        }
-        .clamp(1, rest.max(1));
+        options.max_new = max_new(app, &sampling, prompt.tokens.len());
         let end = &prompt.tokens[prompt.tokens.len().saturating_sub(8)..];
         let syntax = match said {
             Some(said) => syntax.within(&said),
@@ -179,20 +193,39 @@ impl Conversation {
             state,
             ..Job::new(prompt.tokens, options, n)
         };
-        let seed = job.options.sampler.seed;
-        let answers = app.start(label, vec![job], permit).await?;
-        let id = random_id();
-        let progress = |choice| Progress {
-            parser: Some(AnswerParser::new(syntax).with_id_prefix(format!("call_{}_{choice}_", &id[..12]))),
-            n_calls: 0,
-        };
         let max_calls = if fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
         let form = Form {
             streams: sampling.streams(),
             usage: sampling.usage_chunks(),
             has_token_ids: fields.return_token_ids == Some(true),
         };
-        Ok(Conversation { answers, model, seed, form, choices: (0..n).map(progress).collect(), max_calls })
+        let seed = job.options.sampler.seed;
+        let answers = app.start(label, vec![job], permit).await?;
+        let choices = progress(n, syntax);
+        Ok(Conversation { answers, model, seed, form, choices, max_calls })
+    }
+
+    /// Goes on in a text, which is no chat: nothing is told apart in its answer.
+    pub(crate) async fn start_text(
+        app: &State,
+        label: RequestLabel,
+        body: Object,
+        text: String,
+    ) -> Result<Conversation> {
+        let sampling: Sampling = body.read()?;
+        drop(body);
+        let model = app.model.check_name(sampling.model.as_deref())?;
+        let mut options = sampling.options(&app.model)?;
+        let permit = app.admit(1)?;
+        app.compile(&mut options).await?;
+        let prompt = app.encode(text, AddedTokens::AsConfigured).await?;
+        options.max_new = max_new(app, &sampling, prompt.len());
+        let seed = options.sampler.seed;
+        let job = Job { priority: sampling.priority.unwrap_or(0), ..Job::new(prompt, options, 1) };
+        let answers = app.start(label, vec![job], permit).await?;
+        let form = Form { streams: sampling.streams(), usage: sampling.usage_chunks(), has_token_ids: false };
+        let choices = progress(1, AnswerSyntax::default());
+        Ok(Conversation { answers, model, seed, form, choices, max_calls: 0 })
     }
 
     pub(crate) fn n_choices(&self) -> usize {

@@ -59,10 +59,14 @@ impl ApiError {
         error
     }
 
+    /// A request that is wrong in a way that clients know by its code.
+    pub(crate) fn with_code(code: &'static str, message: impl ToString) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some(code), message)
+    }
+
     /// A prompt that does not fit the context.
     pub(crate) fn too_long(message: impl ToString) -> ApiError {
-        let kind = "invalid_request_error";
-        ApiError::new(StatusCode::BAD_REQUEST, kind, Some("context_length_exceeded"), message)
+        ApiError::with_code("context_length_exceeded", message)
     }
 
     pub(crate) fn not_found(code: &'static str, message: impl ToString) -> ApiError {

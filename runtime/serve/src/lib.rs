@@ -1,4 +1,4 @@
-//! An HTTP server for one plan, with OpenAI's API. Many clients share one engine; the tokens of an answer do not depend on the
+//! An HTTP server for one plan, with the APIs of OpenAI, Anthropic and Ollama. Many clients share one engine; the tokens of an answer do not depend on the
 //! others.
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
 //! - `sandbox` gives up the rights that an open plan does not need.
 //! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
-//! - `openai` and `anthropic` speak the APIs of these names; `openapi` is the OpenAPI document of the first.
+//! - `openai`, `anthropic` and `ollama` speak the APIs of these names; `openapi` is their OpenAPI document.
 //! - `states` keeps named states; `page` is a page to try the model.
 
 mod admission;
@@ -26,15 +26,16 @@ mod error;
 mod listen;
 mod metrics;
 mod model;
+mod ollama;
 mod openai;
 mod openapi;
 mod page;
 mod prepare;
 mod sampling;
 mod sandbox;
-mod sse;
 mod states;
 mod steps;
+mod stream;
 mod text;
 mod tools;
 
@@ -62,6 +63,7 @@ use crate::error::ApiError;
 use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
+use crate::openai::responses::Responses;
 use crate::sandbox::{Backend, Confinement};
 use crate::states::Store;
 use crate::steps::{Load, Steps};
@@ -184,6 +186,8 @@ pub struct ServeOptions {
     pub states: Option<PathBuf>,
     /// Bytes of all named states; 0 refuses them.
     pub states_bytes: u64,
+    /// Bytes of responses that are kept in memory for requests that go on from them; 0 keeps none.
+    pub responses_bytes: u64,
     /// Time that a step should take at most; see [`BatchOptions::step_target`].
     pub step_target: Option<Duration>,
     /// What the server gives up once the plan is open; nothing by default.
@@ -210,6 +214,7 @@ impl Default for ServeOptions {
             metrics: None,
             states: None,
             states_bytes: 1 << 30,
+            responses_bytes: 64 << 20,
             step_target: Some(Duration::from_millis(150)),
             sandbox: Sandbox::default(),
             max_body_bytes: 0,
@@ -408,6 +413,7 @@ fn run_engine<E: From<ServeError>>(
         metrics: Metrics::new(Arc::clone(&load), pools),
         slots: Slots::default(),
         states,
+        responses: Responses::new(options.responses_bytes),
         prepare: Semaphore::new(n_cores()),
         bodies: Arc::new(Semaphore::new(LARGE_BODIES * options.max_body_bytes.div_ceil(body::ROOM_UNIT))),
         options,

@@ -7,6 +7,20 @@ use jamba_runtime::{AnswerSyntax, ChatTemplate, ConstraintCompiler, Engine, Gene
 use crate::app::unix_seconds;
 use crate::error::{ApiError, Result};
 
+/// What people and programs are told about the model.
+pub(crate) struct Facts {
+    /// Digest of the plan, in hexadecimal.
+    pub(crate) digest: String,
+    pub(crate) n_parameters: u64,
+    pub(crate) n_layers: u64,
+    pub(crate) d_model: u64,
+    /// The format of the weights.
+    pub(crate) weights: String,
+    pub(crate) bytes: u64,
+    /// Bytes of the weights on a GPU.
+    pub(crate) device_bytes: u64,
+}
+
 /// The model of the plan.
 pub(crate) struct Model {
     /// Names that requests may use; the first is the model's own.
@@ -23,6 +37,7 @@ pub(crate) struct Model {
     pub(crate) defaults: GenerateOptions,
     /// True if the model's authors limit answers.
     pub(crate) has_own_limit: bool,
+    pub(crate) facts: Facts,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Arc<ChatTemplate>>,
     constraints: Option<ConstraintCompiler>,
@@ -55,6 +70,15 @@ impl Model {
             max_sequences: manifest.limits.max_sequences as usize,
             vocab: manifest.model.vocab as usize,
             defaults: engine.generate_options(),
+            facts: Facts {
+                n_parameters: manifest.model.n_parameters,
+                n_layers: manifest.model.n_layers,
+                d_model: manifest.model.d_model,
+                weights: manifest.model.formats.first().map(|(_, format)| format.clone()).unwrap_or_default(),
+                bytes: engine.memory().weights,
+                device_bytes: if engine.device() == "cpu" { 0 } else { engine.memory().weights },
+                digest: digest.to_string(),
+            },
             has_own_limit: manifest.generation.max_new_tokens.is_some(),
             tokenizer,
             template,

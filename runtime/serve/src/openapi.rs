@@ -11,8 +11,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::error::ErrorBody;
-use crate::openai::{chat, completions};
+use crate::openai::{chat, completions, responses};
 use crate::sampling::{OneOrMany, Sampling};
+use crate::{anthropic, ollama};
 
 /// A failed request.
 #[derive(Serialize, ToSchema)]
@@ -40,6 +41,65 @@ pub(crate) struct ChatBody {
     fields: crate::conversation::Fields,
     #[serde(flatten)]
     chat: ChatFields,
+}
+
+/// The body of `/v1/responses`.
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "a schema")]
+pub(crate) struct ResponseBody {
+    #[serde(flatten)]
+    sampling: Sampling,
+    #[serde(flatten)]
+    fields: responses::Fields,
+}
+
+/// The body of `/v1/messages`.
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "a schema")]
+pub(crate) struct MessagesRequest {
+    #[serde(flatten)]
+    sampling: Sampling,
+    #[serde(flatten)]
+    fields: anthropic::Body,
+}
+
+/// `input` of a response.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a schema")]
+pub(crate) enum ResponseInput {
+    Text(String),
+    Items(Vec<ResponseItem>),
+}
+
+/// What was said, called, or found before.
+#[derive(Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(dead_code, reason = "a schema")]
+pub(crate) enum ResponseItem {
+    Message {
+        role: ResponseRole,
+        content: String,
+    },
+    FunctionCall {
+        call_id: String,
+        name: String,
+        #[schema(example = "{}", pattern = r"^\{\}$")]
+        arguments: String,
+    },
+    FunctionCallOutput {
+        call_id: String,
+        output: String,
+    },
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ResponseRole {
+    User,
+    Assistant,
+    System,
+    Developer,
 }
 
 /// The messages of a chat, and what its template shows beside them.
@@ -151,10 +211,21 @@ impl Modify for Key {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "jamba serve", description = "One Jamba model, with OpenAI's API. Unknown fields are ignored."),
+    info(title = "jamba serve", description = "One Jamba model, with the APIs of OpenAI, Anthropic and Ollama. Unknown fields are ignored."),
     paths(
         chat::chat,
         completions::complete,
+        responses::create,
+        responses::one,
+        responses::delete,
+        anthropic::messages,
+        anthropic::count_tokens,
+        ollama::chat,
+        ollama::generate,
+        ollama::tags,
+        ollama::ps,
+        ollama::show,
+        ollama::version,
         crate::states::create,
         crate::states::list,
         crate::states::one,
@@ -169,7 +240,7 @@ impl Modify for Key {
         crate::app::version,
         crate::app::slots,
     ),
-    components(schemas(OneOrMany<String>)),
+    components(schemas(OneOrMany<String>, ResponseInput, ollama::Message)),
     modifiers(&Key),
     security((), ("key" = []))
 )]
@@ -194,7 +265,7 @@ mod tests {
         for name in names {
             assert!(document["components"]["schemas"][name].is_object(), "{name}");
         }
-        for path in ["/v1/chat/completions", "/v1/completions"] {
+        for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat"] {
             assert!(document["paths"][path]["post"]["requestBody"].is_object(), "{path}");
         }
     }

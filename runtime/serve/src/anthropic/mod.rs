@@ -9,14 +9,18 @@ use axum::{Extension, Json};
 use jamba_runtime::{Answer, AnswerEvent};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+pub(crate) use request::Body;
 
 use crate::answer::Total;
 use crate::app::{RequestLabel, State, random_id};
 use crate::body::Object;
 use crate::conversation::{Conversation, End, read_chat};
 use crate::error::{self, ApiError};
-use crate::sse::{self, Events, Source};
+use crate::openapi::MessagesRequest;
 use crate::states::Owner;
+use crate::stream::{self, Events, Source};
 
 /// An error in Anthropic's form: `{"type": "error", "error": {"type", "message"}}`.
 pub(crate) struct Failed(ApiError);
@@ -27,7 +31,24 @@ impl From<ApiError> for Failed {
     }
 }
 
-fn error_object(error: &ApiError) -> Value {
+/// An error as it is sent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessagesError)]
+pub(crate) struct ErrorObject<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: ErrorBody<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessagesErrorBody)]
+struct ErrorBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
+fn error_object(error: &ApiError) -> ErrorObject<'_> {
     let kind = match error.status.as_u16() {
         401 => "authentication_error",
         403 => "permission_error",
@@ -38,7 +59,7 @@ fn error_object(error: &ApiError) -> Value {
         400..=499 => "invalid_request_error",
         _ => "api_error",
     };
-    json!({ "type": "error", "error": { "type": kind, "message": error.message() } })
+    ErrorObject { kind: "error", error: ErrorBody { kind, message: error.message() } }
 }
 
 impl IntoResponse for Failed {
@@ -88,6 +109,14 @@ fn chat_body(body: std::result::Result<Object, ApiError>) -> Result<Object> {
 }
 
 /// Answers a chat.
+#[utoipa::path(post, path = "/v1/messages", request_body = MessagesRequest, responses(
+    (status = 200, description = "The message, or with `stream` its events as server-sent events", content(
+        (Object = "application/json"),
+        (String = "text/event-stream"),
+    )),
+    (status = "4XX", body = ErrorObject),
+    (status = "5XX", body = ErrorObject),
+))]
 pub(crate) async fn messages(
     Extract(app): Extract<State>,
     Extension(label): Extension<RequestLabel>,
@@ -97,10 +126,15 @@ pub(crate) async fn messages(
     let body = chat_body(body)?;
     let conversation = Conversation::start(&app, label, owner, body).await?;
     let mut run = Run { id: format!("msg_{}", random_id()), conversation, n_blocks: 0, open: None, is_started: false };
-    if run.conversation.form.streams { Ok(sse::respond(run)) } else { run.collect().await }
+    if run.conversation.form.streams { Ok(stream::respond(run)) } else { run.collect().await }
 }
 
 /// Counts the tokens of a chat.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", request_body = MessagesRequest, responses(
+    (status = 200, body = Object),
+    (status = "4XX", body = ErrorObject),
+    (status = "5XX", body = ErrorObject),
+))]
 pub(crate) async fn count_tokens(
     Extract(app): Extract<State>,
     body: std::result::Result<Object, ApiError>,
@@ -215,8 +249,8 @@ impl Run {
 impl Source for Run {
     const LAST: Option<&'static str> = None;
 
-    fn error(error: &ApiError) -> (Option<&'static str>, String) {
-        (Some("error"), error_object(error).to_string())
+    fn error(&mut self, error: &ApiError) -> (Option<&'static str>, String) {
+        (Some("error"), serde_json::to_string(&error_object(error)).unwrap_or_default())
     }
 
     async fn more(&mut self, events: &mut Events) -> error::Result<bool> {

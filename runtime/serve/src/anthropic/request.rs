@@ -2,13 +2,16 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::body;
 use crate::error::{ApiError, Result};
 
 /// The fields that have other names or forms in OpenAI's API. The rest is handed on as it is.
-#[derive(Deserialize)]
-struct Body {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessagesBody)]
+pub(crate) struct Body {
+    #[schema(min_items = 1)]
     messages: Vec<Message>,
     system: Option<Content>,
     stop_sequences: Option<Vec<String>>,
@@ -17,14 +20,16 @@ struct Body {
     n: Option<usize>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessagesMessage)]
 struct Message {
     role: Role,
     content: Content,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = MessagesRole)]
 enum Role {
     User,
     Assistant,
@@ -32,15 +37,17 @@ enum Role {
 }
 
 /// A text, or blocks.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = MessagesContent)]
 enum Content {
     Text(String),
     Blocks(Vec<Block>),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[schema(as = MessagesBlock)]
 enum Block {
     Text {
         text: String,
@@ -51,26 +58,32 @@ enum Block {
     ToolUse {
         id: String,
         name: String,
+        #[schema(value_type = Object)]
         input: Value,
     },
     ToolResult {
         tool_use_id: String,
+        #[schema(no_recursion)]
         content: Option<Content>,
     },
     #[serde(other)]
     Other,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessagesTool)]
 struct Tool {
     name: String,
     description: Option<String>,
+    #[schema(value_type = Option<Object>)]
     input_schema: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessagesToolChoice)]
 struct ToolChoice {
     #[serde(rename = "type")]
+    #[schema(pattern = "^(auto|any|none|tool)$")]
     kind: String,
     name: Option<String>,
     disable_parallel_tool_use: Option<bool>,

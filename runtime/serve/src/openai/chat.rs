@@ -15,8 +15,8 @@ use crate::conversation::{Conversation, End, Form, Step};
 use crate::error::Result;
 use crate::openapi::{ChatBody, ErrorObject};
 use crate::sampling::UsageChunks;
-use crate::sse::{self, Events, Source};
 use crate::states::Owner;
+use crate::stream::{self, Events, Source};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ChatChoice)]
@@ -137,7 +137,7 @@ pub(crate) async fn chat(
     let progress = || Progress { has_role: false, logprobs: Vec::new(), token_ids: has_token_ids.then(Vec::new) };
     let choices = (0..conversation.n_choices()).map(|_| progress()).collect();
     let mut run = Run { head, conversation, choices, usage };
-    if streams { Ok(sse::respond(run)) } else { run.collect().await }
+    if streams { Ok(stream::respond(run)) } else { run.collect().await }
 }
 
 /// The answers of a request.

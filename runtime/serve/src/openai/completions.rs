@@ -16,9 +16,9 @@ use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::openapi::{CompletionBody, ErrorObject};
 use crate::sampling::{OneOrMany, Sampling, UsageChunks};
-use crate::sse::{self, Events, Source};
 use crate::states::{self, Owner};
 use crate::steps::ChoiceEvent;
+use crate::stream::{self, Events, Source};
 
 /// New tokens where the request names no limit, as OpenAI has it.
 const MAX_NEW: usize = 16;
@@ -205,7 +205,7 @@ pub(crate) async fn complete(
     let answers = app.start(label, jobs, permit).await?;
     let has_logprobs = fields.logprobs.is_some();
     let mut run = Run { head, answers, choices, has_logprobs, usage: sampling.usage_chunks() };
-    if sampling.streams() { Ok(sse::respond(run)) } else { run.collect().await }
+    if sampling.streams() { Ok(stream::respond(run)) } else { run.collect().await }
 }
 
 /// The answers of a request.

@@ -1,9 +1,10 @@
-//! OpenAI's API: completions, chats, and models.
+//! OpenAI's API: completions, chats, responses, and models.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod logprobs;
 pub(crate) mod models;
+pub(crate) mod responses;
 
 use jamba_runtime::Finish;
 use serde::Serialize;

@@ -3,24 +3,13 @@
 use jamba_serve::ServeOptions;
 use serde_json::{Value, json};
 
-use crate::client::{Response, Running};
+use crate::client::Running;
 
 fn ask(stream: bool) -> Value {
     json!({
         "model": "toy", "max_tokens": 12, "seed": 4, "stream": stream, "system": "Be brief.",
         "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hi" }] }],
     })
-}
-
-/// The names and objects of a stream's events.
-fn events(response: &Response) -> Vec<(String, Value)> {
-    let blocks = response.body.split("\n\n").filter(|block| !block.is_empty());
-    let event = |block: &str| {
-        let (name, data) = block.split_once('\n').expect("a name and data");
-        let name = name.strip_prefix("event: ").expect("a name").to_owned();
-        (name, serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("an object"))
-    };
-    blocks.map(event).collect()
 }
 
 #[test]
@@ -37,7 +26,7 @@ fn a_message_streams_what_it_answers_whole() {
     });
     let chat = server.post("/v1/chat/completions", &chat).json();
     assert_eq!(whole["content"], json!([{ "type": "text", "text": chat["choices"][0]["message"]["content"] }]));
-    let events = events(&server.post("/v1/messages", &ask(true)));
+    let events = server.post("/v1/messages", &ask(true)).named_events();
     assert!(events.iter().all(|(name, object)| object["type"] == *name), "{events:?}");
     let names: Vec<&str> =
         events.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "content_block_delta").collect();

@@ -132,6 +132,17 @@ impl Response {
         assert_eq!(events.pop(), Some("[DONE]"), "{}", self.body);
         events.into_iter().map(|text| serde_json::from_str(text).expect("an object")).collect()
     }
+
+    /// The names and objects of a stream's events.
+    pub(crate) fn named_events(&self) -> Vec<(String, Value)> {
+        let blocks = self.body.split("\n\n").filter(|block| !block.is_empty());
+        let event = |block: &str| {
+            let (name, data) = block.split_once('\n').expect("a name and data");
+            let name = name.strip_prefix("event: ").expect("a name").to_owned();
+            (name, serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("an object"))
+        };
+        blocks.map(event).collect()
+    }
 }
 
 fn unchunked(mut body: &str) -> String {

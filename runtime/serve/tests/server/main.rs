@@ -5,4 +5,6 @@ mod anthropic;
 mod client;
 mod errors;
 mod life;
+mod ollama;
+mod responses;
 mod states;

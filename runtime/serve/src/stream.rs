@@ -1,13 +1,14 @@
-//! Streams of server-sent events. Each event is one JSON object. An error ends a stream without its last word.
+//! Streams of server-sent events, or of lines. Each is one JSON object. An error ends a stream without its last word.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 
 use crate::error::{ApiError, Result};
@@ -42,7 +43,7 @@ pub(crate) trait Source: Send + 'static {
     const LAST: Option<&'static str> = Some("[DONE]");
 
     /// The event of an error.
-    fn error(error: &ApiError) -> (Option<&'static str>, String) {
+    fn error(&mut self, error: &ApiError) -> (Option<&'static str>, String) {
         (None, error.to_json())
     }
 
@@ -58,9 +59,9 @@ enum State<S> {
     },
 }
 
-/// The response that sends all events of a source. Dropping the response drops the source.
-pub(crate) fn respond<S: Source>(source: S) -> Response {
-    let events = stream::unfold(State::Open(source, Events::default()), async |mut state| {
+/// All events of a source. Dropping the stream drops the source.
+fn all<S: Source>(source: S) -> impl Stream<Item = (Option<&'static str>, String)> {
+    stream::unfold(State::Open(source, Events::default()), async |mut state| {
         loop {
             state = match state {
                 State::Open(mut source, mut events) => {
@@ -71,7 +72,7 @@ pub(crate) fn respond<S: Source>(source: S) -> Response {
                         Ok(true) => State::Open(source, events),
                         Ok(false) if events.0.is_empty() => State::Ending { last: S::LAST },
                         Ok(false) => State::Open(source, events),
-                        Err(error) => return Some((S::error(&error), State::Ending { last: None })),
+                        Err(error) => return Some((source.error(&error), State::Ending { last: None })),
                     }
                 }
                 State::Ending { last: Some(last) } => {
@@ -80,12 +81,26 @@ pub(crate) fn respond<S: Source>(source: S) -> Response {
                 State::Ending { last: None } => return None,
             }
         }
-    });
-    let events = futures_util::StreamExt::map(events, |(name, text)| {
+    })
+}
+
+/// The response that sends all events of a source. Dropping the response drops the source.
+pub(crate) fn respond<S: Source>(source: S) -> Response {
+    let events = all(source).map(|(name, text)| {
         let event = name.map_or_else(Event::default, |name| Event::default().event(name));
         Ok::<_, Infallible>(event.data(text))
     });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    let response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    unbuffered(response.into_response())
+}
+
+/// The response that sends all objects of a source, one a line.
+pub(crate) fn respond_lines<S: Source>(source: S) -> Response {
+    let lines = all(source).map(|(_, text)| Ok::<_, Infallible>(text + "\n"));
+    unbuffered(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn unbuffered(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would buffer the stream.
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
