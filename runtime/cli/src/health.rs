@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, print};
@@ -11,9 +12,12 @@ use crate::failure::{Failure, print};
 #[derive(clap::Args)]
 #[command(after_help = "Exit codes: 0 if the server answers with status 200; 1 otherwise, with the reason on stderr.")]
 pub(crate) struct Args {
-    /// The server: `http://HOST:PORT`, or `unix:PATH`. The request is GET /ready, or the path of the URL
+    /// The server: `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`. The request is GET /ready, or the path of the URL
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    /// For https: PEM file with the certificate of the server, or of the authority that signed it
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Longest time for the whole answer, in seconds
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -22,48 +26,57 @@ pub(crate) struct Args {
 /// Most bytes of an answer that are read.
 const MAX_BYTES: u64 = 1 << 16;
 
-/// Port of `http://HOST`.
-const PORT: u16 = 80;
+/// Ports of `http://HOST` and `https://HOST`.
+const PORTS: [u16; 2] = [80, 443];
 
 /// The address of a server, and the path to request.
 #[derive(Debug, PartialEq, Eq)]
 enum Target<'a> {
-    Tcp { host: &'a str, port: u16, path: &'a str },
+    Tcp { host: &'a str, port: u16, path: &'a str, is_encrypted: bool },
     Unix(&'a str),
 }
 
 fn target(url: &str) -> Result<Target<'_>, Failure> {
-    let refused = |reason: &str| Failure::Usage(format!("{url:?}: {reason}, expected http://HOST:PORT or unix:PATH"));
+    let refused = |reason: &str| {
+        Failure::Usage(format!("{url:?}: {reason}, expected http://HOST:PORT, https://HOST:PORT or unix:PATH"))
+    };
     if let Some(path) = url.strip_prefix("unix:") {
         return if path.is_empty() { Err(refused("found no path")) } else { Ok(Target::Unix(path)) };
     }
-    if url.starts_with("https://") {
-        return Err(refused(
-            "TLS is not spoken here; ask another socket of the server, such as that of --metrics-listen",
-        ));
-    }
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (is_encrypted, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://").unwrap_or(url)),
+    };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if is_port(port) => (host, port.parse().map_err(|_| refused("the port is too large"))?),
-        _ => (authority, PORT),
+        _ => (authority, PORTS[usize::from(is_encrypted)]),
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(refused("found no host"));
     }
-    Ok(Target::Tcp { host, port, path: if matches!(path, "" | "/") { "/ready" } else { path } })
+    Ok(Target::Tcp { host, port, path: if matches!(path, "" | "/") { "/ready" } else { path }, is_encrypted })
 }
 
 /// Asks the server. Prints nothing if it is ready.
 pub(crate) fn health(args: Args) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs(args.timeout);
     let failed = |reason: String| Failure::Input(format!("{}: {reason}", args.url));
-    let answer = match target(&args.url)? {
-        Target::Tcp { host, port, path } => connect(host, port, until).and_then(|stream| {
+    let target = target(&args.url)?;
+    if matches!(target, Target::Tcp { is_encrypted: true, .. }) && args.ca.is_none() {
+        return Err(Failure::Usage(
+            "https:// needs --ca FILE: the certificate of the server, or of its authority".to_owned(),
+        ));
+    }
+    let answer = match target {
+        Target::Tcp { host, port, path, is_encrypted } => connect(host, port, until).and_then(|stream| {
             let named = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-            ask(stream, (&named, path), until, TcpStream::set_read_timeout)
+            match args.ca.as_deref().filter(|_| is_encrypted) {
+                Some(authorities) => ask_encrypted(stream, (host, authorities), (&named, path), until),
+                None => ask(stream, (&named, path), until, TcpStream::set_read_timeout),
+            }
         }),
         Target::Unix(path) => UnixStream::connect(path)
             .and_then(|stream| ask(stream, ("localhost", "/ready"), until, UnixStream::set_read_timeout)),
@@ -108,6 +121,25 @@ fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
     Err(failed)
 }
 
+/// Asks over TLS.
+#[cfg(feature = "serve")]
+fn ask_encrypted(
+    stream: TcpStream,
+    (host, authorities): (&str, &Path),
+    request: (&str, &str),
+    until: Instant,
+) -> io::Result<String> {
+    stream.set_read_timeout(Some(left(until)?))?;
+    stream.set_write_timeout(Some(left(until)?))?;
+    let stream = jamba_serve::connect(stream, host, authorities)?;
+    ask(stream, request, until, |stream, time| stream.sock.set_read_timeout(time))
+}
+
+#[cfg(not(feature = "serve"))]
+fn ask_encrypted(_: TcpStream, _: (&str, &Path), _: (&str, &str), _: Instant) -> io::Result<String> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this program was built without TLS (the feature `serve`)"))
+}
+
 /// Sends a request for a path of a host, and reads to the end of the answer.
 fn ask<S: Read + Write>(
     mut stream: S,
@@ -135,7 +167,9 @@ mod tests {
 
     #[test]
     fn urls_name_a_server() {
-        let tcp = |host, port, path| Target::Tcp { host, port, path };
+        let tcp = |host, port, path| Target::Tcp { host, port, path, is_encrypted: false };
+        let https = Target::Tcp { host: "localhost", port: 443, path: "/ready", is_encrypted: true };
+        assert_eq!(target("https://localhost").ok(), Some(https));
         for (url, expected) in [
             ("http://127.0.0.1:8080", tcp("127.0.0.1", 8080, "/ready")),
             ("http://[::1]:80/", tcp("::1", 80, "/ready")),
@@ -145,7 +179,7 @@ mod tests {
         ] {
             assert_eq!(target(url).ok(), Some(expected), "{url}");
         }
-        for url in ["https://localhost", "unix:", "http://", "", "http://h:99999", "http://a b", "http://a\r\nX: y"] {
+        for url in ["https://", "unix:", "http://", "", "http://h:99999", "http://a b", "http://a\r\nX: y"] {
             assert!(matches!(target(url), Err(Failure::Usage(_))), "{url:?}");
         }
     }

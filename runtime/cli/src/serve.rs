@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jamba_program::say;
 use jamba_runtime::Engine;
-use jamba_serve::{Address, Keys, Reach, Sandbox, ServeError, ServeOptions, Stop};
+use jamba_serve::{Address, Clock, Keys, Reach, Rules, Sandbox, ServeError, ServeOptions, Stop, Tls};
 
 use crate::failure::{Failure, print};
 use crate::interrupt;
@@ -29,9 +29,25 @@ pub(crate) struct Args {
     /// Listen on a unix socket instead
     #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
     unix_socket: Option<PathBuf>,
-    /// File with the BLAKE3 digests of API keys, one a line; requests need one of the keys
+    /// File with the BLAKE3 digests of API keys, one a line; requests need one of the keys. Behind a digest may stand
+    /// requests-per-minute=N, tokens-per-minute=N and allow-priority
     #[arg(long, value_name = "FILE")]
     api_keys: Option<PathBuf>,
+    /// Requests of a minute, for each key; without keys, for all clients together. A key's own line may name another limit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute: Option<u32>,
+    /// Tokens of a minute, of prompts and answers, for each key
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tokens_per_minute: Option<u32>,
+    /// Let requests have a priority above the normal one (below 0). A key's own line may allow it too
+    #[arg(long)]
+    allow_priority: bool,
+    /// Speak TLS, with the certificate in this PEM file: the server's own first, then those of its authorities
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "unix_socket")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM without a password
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Print the digest of the key on standard input, for --api-keys
     #[arg(long)]
     digest_key: bool,
@@ -132,6 +148,7 @@ impl From<ServeError> for Failure {
             ServeError::Engine(error) => error.into(),
             ServeError::Address { .. }
             | ServeError::Keys { .. }
+            | ServeError::Tls { .. }
             | ServeError::States { .. }
             | ServeError::Sandbox(_)
             | ServeError::System(_) => Failure::Input(error.to_string()),
@@ -153,11 +170,23 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         )));
     }
     let keys = args.api_keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+        _ => None,
+    };
+    let rules = Rules {
+        requests_per_minute: args.requests_per_minute,
+        tokens_per_minute: args.tokens_per_minute,
+        allow_priority: args.allow_priority,
+    };
     let seconds = Duration::from_secs;
     let options = ServeOptions {
         aliases: args.alias,
         any_model: args.any_model,
         keys,
+        rules,
+        clock: Clock::default(),
+        tls,
         cors_origins: args.cors_origin,
         any_host: !is_local || args.unix_socket.is_some(),
         queue: args.queue,

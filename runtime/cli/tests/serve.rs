@@ -27,8 +27,9 @@ fn start(args: &[&str]) -> (Child, String) {
     let mut child = jamba(&[&["serve", PLAN, "--port", "0"], args].concat()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with("Serving toy at http://127.0.0.1:") && line.contains("3 sequences"), "{line}");
-    let address = line.split("http://").nth(1).and_then(|rest| rest.split(": ").next()).unwrap().to_owned();
+    let is_told = line.starts_with("Serving toy at http") && line.contains("://127.0.0.1:");
+    assert!(is_told && line.contains("3 sequences"), "{line}");
+    let address = line.split("://").nth(1).and_then(|rest| rest.split(": ").next()).unwrap().to_owned();
     (child, address)
 }
 
@@ -146,6 +147,31 @@ fn a_health_check_asks_for_ready() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no answer in 1 s"));
     assert_eq!(health("https://localhost").0, Some(2));
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (certificate, key) = (file("cert", &made.cert.pem()), file("key", &made.signing_key.serialize_pem()));
+    let (mut child, address) = start(&["--sandbox", "on", "--tls-cert", &certificate, "--tls-key", &key]);
+    let url = format!("https://{address}");
+    let ask = |authority: &str| jamba(&["health", &url, "--ca", authority]).output().unwrap();
+    let output = ask(&certificate);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = ask(&key);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("found no certificate"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let error = refused(&["serve", PLAN, "--tls-cert", &key, "--tls-key", &key], 1);
+    assert!(error.contains(&key) && error.contains("found no certificate"), "{error}");
+    refused(&["serve", PLAN, "--tls-cert", &certificate], 2);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::admission::Permit;
 use crate::app::{App, RequestLabel};
 use crate::error::{ApiError, Result};
 use crate::listen::HangUp;
+use crate::rates::Meter;
 use crate::steps::{ChoiceEvent, Submission};
 
 /// Time to read the rest of an answer after the longest time of a request.
@@ -120,6 +121,7 @@ pub(crate) struct Answers {
     app: Arc<App>,
     id: String,
     events: mpsc::UnboundedReceiver<ChoiceEvent>,
+    meter: Option<Arc<Meter>>,
     cancel: Cancel,
     _deadline: Option<ReadDeadline>,
     slot: u64,
@@ -159,7 +161,15 @@ impl App {
         jobs: Vec<Job>,
         mut permit: Permit,
     ) -> Result<Answers> {
-        let RequestLabel { id, cache_salt, hang_up } = label;
+        let RequestLabel { id, cache_salt, meter, hang_up } = label;
+        let may_raise = meter.as_ref().is_some_and(|meter| meter.allows_priority);
+        if let Some(job) = jobs.iter().find(|job| job.priority < 0 && !may_raise) {
+            let found = job.priority;
+            let message = format!(
+                "found {found}, expected 0 or more: a priority above the normal one needs --allow-priority, or a key with allow-priority"
+            );
+            return Err(ApiError::field("priority", message));
+        }
         self.counted(permit.add_tokens(jobs.iter().map(|job| job.prompt.len()).sum()))?;
         let permit = Arc::new(permit);
         let (sender, events) = mpsc::unbounded_channel();
@@ -180,6 +190,7 @@ impl App {
             app: Arc::clone(self),
             id,
             events,
+            meter: meter.clone(),
             cancel,
             _deadline: self.options.timeout.zip(hang_up).map(|(timeout, hang_up)| ReadDeadline::new(timeout, hang_up)),
             slot,
@@ -225,6 +236,9 @@ impl App {
         for result in taken {
             result.await.map_err(|_| engine_gone())??;
         }
+        if let Some(meter) = meter {
+            meter.charge(answers.total().prompt_tokens);
+        }
         Ok(answers)
     }
 }
@@ -263,6 +277,9 @@ impl Answers {
         }
         let event = self.events.recv().await.ok_or_else(engine_gone)?;
         let choice = event.choice;
+        if let Some(meter) = &self.meter {
+            meter.charge(event.usage.new_tokens.saturating_sub(self.usage[choice].new_tokens));
+        }
         self.usage[choice] = event.usage;
         if event.token.is_some() {
             let now = Instant::now();

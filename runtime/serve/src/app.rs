@@ -26,6 +26,7 @@ use crate::metrics::{self, Metrics};
 use crate::model::Model;
 use crate::openai::responses::Responses;
 use crate::openapi::ErrorObject;
+use crate::rates::{Meter, Rates};
 use crate::states::{self, Owner, Store};
 use crate::steps::{Load, Submission};
 use crate::{anthropic, auth, ollama, openai, openapi, page, text};
@@ -41,6 +42,7 @@ pub(crate) struct App {
     pub(crate) slots: Slots,
     pub(crate) states: Store,
     pub(crate) responses: Responses,
+    pub(crate) rates: Rates,
     /// Permits to encode a prompt or compile a constraint, which takes a core.
     pub(crate) prepare: Semaphore,
     /// Room for large bodies, in units of [`ROOM_UNIT`](crate::body::ROOM_UNIT).
@@ -60,6 +62,8 @@ pub(crate) struct RequestLabel {
     pub(crate) id: String,
     /// Requests with other salts share no cached prompts with it.
     pub(crate) cache_salt: u64,
+    /// What its key may still use.
+    pub(crate) meter: Option<Arc<Meter>>,
     /// Closes its connection.
     pub(crate) hang_up: Option<HangUp>,
 }
@@ -142,7 +146,7 @@ async fn label(Extract(app): Extract<State>, mut request: Request, next: Next) -
         None => random_id(),
     };
     let hang_up = request.extensions().get::<HangUp>().cloned();
-    request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0, hang_up });
+    request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0, meter: None, hang_up });
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_expected = hosts.all(|host| host.to_str().is_ok_and(is_local));
@@ -175,19 +179,31 @@ fn is_local(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Refuses requests without a key, and tells the others whose states and cached prompts are theirs.
+/// Refuses requests without a key, and those of a key that has used what it may use. Tells the others whose states and cached
+/// prompts are theirs.
 async fn check_key(Extract(app): Extract<State>, mut request: Request, next: Next) -> Response {
     let keys = &app.options.keys;
-    if keys.is_empty() {
-        request.extensions_mut().insert(Owner::EVERYBODY);
-        return next.run(request).await;
+    let (owner, salt) = match keys.check(request.headers()) {
+        _ if keys.is_empty() => (Owner::EVERYBODY, 0),
+        None => return auth::refusal(),
+        Some(digest) if app.options.shares_cache => (Owner::of_key(digest), 0),
+        Some(digest) => (Owner::of_key(digest), auth::cache_salt(&digest)),
+    };
+    let meter = app.rates.of(owner).cloned();
+    request.extensions_mut().insert(owner);
+    if let Some(label) = request.extensions_mut().get_mut::<RequestLabel>() {
+        (label.cache_salt, label.meter) = (salt, meter.clone());
     }
-    let Some(digest) = keys.check(request.headers()) else { return auth::refusal() };
-    request.extensions_mut().insert(Owner::of_key(digest));
-    if let Some(label) = request.extensions_mut().get_mut::<RequestLabel>().filter(|_| !app.options.shares_cache) {
-        label.cache_salt = auth::cache_salt(&digest);
-    }
-    next.run(request).await
+    let Some(meter) = meter.filter(|_| request.method() == Method::POST) else { return next.run(request).await };
+    let mut response = match meter.admit() {
+        Ok(()) => next.run(request).await,
+        Err(error) => {
+            app.metrics.refused(error.code());
+            error.into_response()
+        }
+    };
+    meter.add_headers(response.headers_mut());
+    response
 }
 
 /// Seconds since 1970.

@@ -13,7 +13,7 @@ use crate::app::{RequestLabel, State, random_id};
 use crate::body::Object;
 use crate::error::{ApiError, Result};
 use crate::sampling::{Sampling, UsageChunks};
-use crate::states::Owner;
+use crate::states::{self, Owner};
 use crate::tools::{ToolChoice, Tools};
 
 /// The most likely tokens of a position.
@@ -173,14 +173,7 @@ impl Conversation {
         app.compile(&mut options).await?;
         let state = app.state(owner, fields.state.as_deref()).await?;
         let prompt = app.encode_chat(chat).await?;
-        if let Some(state) = &state
-            && (!prompt.tokens.starts_with(state.tokens()) || prompt.tokens.len() == state.tokens().len())
-        {
-            return Err(ApiError::field(
-                "state",
-                "the chat does not begin with it: expected its messages, and further ones",
-            ));
-        }
+        states::check_begin(state.as_ref(), &prompt.tokens)?;
         options.max_new = max_new(app, &sampling, prompt.tokens.len());
         let end = &prompt.tokens[prompt.tokens.len().saturating_sub(8)..];
         let syntax = match said {

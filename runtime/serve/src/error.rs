@@ -79,6 +79,12 @@ impl ApiError {
         ApiError { retry_after: Some(retry_after), ..error }
     }
 
+    /// The client has used what it may use: requests, or tokens.
+    pub(crate) fn limited(what: &'static str, message: impl ToString, retry_after: u32) -> ApiError {
+        let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, what, Some("rate_limit_exceeded"), message);
+        ApiError { retry_after: Some(retry_after), ..error }
+    }
+
     pub(crate) fn internal(message: impl ToString) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }

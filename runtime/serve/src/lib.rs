@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - `listen` accepts connections and limits them; `app` has the routes.
+//! - `tls` encrypts them; `rates` limits what each key may use.
 //! - `admission` refuses what would wait too long, without asking the step thread.
 //! - `prepare` encodes prompts; `answer` is a request in progress; `steps` is the step thread.
 //! - `sandbox` gives up the rights that an open plan does not need.
@@ -31,12 +32,14 @@ mod openai;
 mod openapi;
 mod page;
 mod prepare;
+mod rates;
 mod sampling;
 mod sandbox;
 mod states;
 mod steps;
 mod stream;
 mod text;
+mod tls;
 mod tools;
 
 use std::io;
@@ -51,10 +54,13 @@ use jamba_plan::format::KV_PAGE_TOKENS;
 use jamba_runtime::{BatchOptions, Engine, RuntimeError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 pub use auth::Keys;
+pub use rates::{Clock, Rules};
 pub use sandbox::{Reach, Sandbox};
+pub use tls::{Tls, TlsStream, connect};
 
 use crate::admission::Admission;
 use crate::answer::Slots;
@@ -64,6 +70,7 @@ use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
 use crate::openai::responses::Responses;
+use crate::rates::Rates;
 use crate::sandbox::{Backend, Confinement};
 use crate::states::Store;
 use crate::steps::{Load, Steps};
@@ -97,6 +104,13 @@ pub enum ServeError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of a certificate or its key cannot be used.
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The kernel lacks a part of the sandbox.
     Sandbox(String),
     /// The folder of states cannot be used.
@@ -123,7 +137,9 @@ impl std::fmt::Display for ServeError {
                 };
                 write!(f, "cannot listen on {address}: {source}{advice}")
             }
-            ServeError::Keys { path, reason } => write!(f, "{}: {reason}", path.display()),
+            ServeError::Keys { path, reason } | ServeError::Tls { path, reason } => {
+                write!(f, "{}: {reason}", path.display())
+            }
             ServeError::Sandbox(reason) => {
                 write!(f, "cannot confine the server: {reason}: --sandbox auto goes on without")
             }
@@ -162,6 +178,12 @@ pub struct ServeOptions {
     pub any_model: bool,
     /// Keys that requests need; none by default.
     pub keys: Keys,
+    /// Rules of the keys that have none of their own; without keys, of all clients together.
+    pub rules: Rules,
+    /// The time that limits go by.
+    pub clock: Clock,
+    /// The certificate, if connections are encrypted. A socket for metrics is not.
+    pub tls: Option<Tls>,
     /// Origins of web pages that may use the server, such as `https://example.org`.
     pub cors_origins: Vec<String>,
     /// Accepts requests that name any host. Otherwise, requests name loopback: a web page could be rebound to it.
@@ -202,6 +224,9 @@ impl Default for ServeOptions {
             aliases: Vec::new(),
             any_model: false,
             keys: Keys::default(),
+            rules: Rules::default(),
+            clock: Clock::default(),
+            tls: None,
             cors_origins: Vec::new(),
             any_host: false,
             queue: 64,
@@ -328,10 +353,11 @@ pub fn serve<E: From<ServeError>>(
         .max_blocking_threads(n_cores() + 1)
         .build()
         .map_err(system)?;
-    let (listener, name) = runtime.block_on(bind(address))?;
+    let tls = options.tls.as_ref().map(Tls::acceptor);
+    let (listener, name) = runtime.block_on(bind(address, tls.is_some()))?;
     let metrics = match &options.metrics {
         Some(address) => {
-            let (listener, name) = runtime.block_on(bind(address))?;
+            let (listener, name) = runtime.block_on(bind(address, false))?;
             tracing::info!("metrics at {name}");
             Some(listener)
         }
@@ -359,9 +385,9 @@ pub fn serve<E: From<ServeError>>(
             runtime.spawn(steps::dispatch(events));
             if let Some(listener) = metrics {
                 // It answers as long as the runtime lives.
-                runtime.spawn(listen::listen(listener, gate.router(Socket::Metrics), std::future::pending()));
+                runtime.spawn(listen::listen((listener, None), gate.router(Socket::Metrics), std::future::pending()));
             }
-            runtime.block_on(http(listener, &gate, stop, failed, delay, drain));
+            runtime.block_on(http((listener, tls), &gate, stop, failed, delay, drain));
             // Threads that still encode a prompt are not waited for.
             runtime.shutdown_background();
             gate.close();
@@ -414,6 +440,7 @@ fn run_engine<E: From<ServeError>>(
         slots: Slots::default(),
         states,
         responses: Responses::new(options.responses_bytes),
+        rates: Rates::new(&options.clock, &options.keys, options.rules),
         prepare: Semaphore::new(n_cores()),
         bodies: Arc::new(Semaphore::new(LARGE_BODIES * options.max_body_bytes.div_ceil(body::ROOM_UNIT))),
         options,
@@ -428,7 +455,7 @@ fn run_engine<E: From<ServeError>>(
     steps.run(&receiver).map_err(failed)
 }
 
-async fn bind(address: &Address) -> Result<(Listener, String), ServeError> {
+async fn bind(address: &Address, is_encrypted: bool) -> Result<(Listener, String), ServeError> {
     let name = match address {
         Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
         Address::Tcp(host, port) => format!("{host}:{port}"),
@@ -439,7 +466,8 @@ async fn bind(address: &Address) -> Result<(Listener, String), ServeError> {
         Address::Tcp(host, port) => {
             let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            Ok((Listener::Tcp(listener), format!("http://{address}")))
+            let scheme = if is_encrypted { "https" } else { "http" };
+            Ok((Listener::Tcp(listener), format!("{scheme}://{address}")))
         }
         Address::Unix(path) => {
             let listener = UnixListener::bind(path).map_err(failed)?;
@@ -449,7 +477,14 @@ async fn bind(address: &Address) -> Result<(Listener, String), ServeError> {
 }
 
 /// Answers requests until `stop`, or until the engine has failed; then ends what runs.
-async fn http(listener: Listener, gate: &Gate, stop: Stop, failed: Arc<Notify>, delay: Duration, drain: Duration) {
+async fn http(
+    listener: (Listener, Option<TlsAcceptor>),
+    gate: &Gate,
+    stop: Stop,
+    failed: Arc<Notify>,
+    delay: Duration,
+    drain: Duration,
+) {
     let stopping = async {
         tokio::select! {
             () = stop.0.notified() => {

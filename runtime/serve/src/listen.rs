@@ -1,4 +1,4 @@
-//! Accepts connections. Each has time limits for its requests' heads and for the progress of its answers, and there is a limit on
+//! Accepts connections, encrypted or not. Each has time limits for its handshake, for its requests' heads and for the progress of its answers, and there is a limit on
 //! their number.
 
 use std::io;
@@ -16,8 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore};
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 
-/// Time for the head of a request.
+/// Time for a handshake, and for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Time in which a client must take some bytes of an answer.
 const WRITE_TIME: Duration = Duration::from_secs(60);
@@ -69,7 +70,11 @@ impl Listener {
 }
 
 /// Accepts connections until `stop` ends. Returns those that are open.
-pub(crate) async fn listen(listener: Listener, router: Router, stop: impl Future<Output = ()>) -> GracefulShutdown {
+pub(crate) async fn listen(
+    (listener, tls): (Listener, Option<TlsAcceptor>),
+    router: Router,
+    stop: impl Future<Output = ()>,
+) -> GracefulShutdown {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
@@ -92,14 +97,18 @@ pub(crate) async fn listen(listener: Listener, router: Router, stop: impl Future
                 continue;
             }
         };
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIME));
         let hang_up = HangUp::default();
         let service = TowerToHyperService::new(router.clone().layer(Extension(hang_up.clone())));
-        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let connection = graceful.watch(connection);
+        let (builder, tls, watcher) = (builder.clone(), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _permit = permit;
+            let stream = match shake_hands(stream, tls).await {
+                Ok(stream) => stream,
+                Err(reason) => return tracing::debug!("handshake: {reason}"),
+            };
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_TIME));
+            let connection = watcher.watch(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
             tokio::select! {
                 result = connection => {
                     if let Err(error) = result {
@@ -111,6 +120,19 @@ pub(crate) async fn listen(listener: Listener, router: Router, stop: impl Future
         });
     }
     graceful
+}
+
+/// The connection with its encryption, if there is one.
+async fn shake_hands(
+    stream: Box<dyn Connection>,
+    tls: Option<TlsAcceptor>,
+) -> std::result::Result<Box<dyn Connection>, String> {
+    let Some(tls) = tls else { return Ok(stream) };
+    match tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("not done within {} seconds", HEAD_TIME.as_secs())),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +158,7 @@ mod tests {
                 stream.read_to_end(&mut bytes).map(|_| bytes)
             });
             let closed = async { drop(client.await.unwrap().unwrap()) };
-            listen(Listener::Tcp(listener), router, closed).await;
+            listen((Listener::Tcp(listener), None), router, closed).await;
         });
     }
 }

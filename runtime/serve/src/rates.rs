@@ -46,9 +46,9 @@ impl std::fmt::Debug for Clock {
 /// What a key may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Requests of a minute.
+    /// Every POST counts; None is no limit.
     pub requests_per_minute: Option<u32>,
-    /// Tokens of a minute, of prompts and answers.
+    /// Prompts, cached or not, and answers count; None is no limit.
     pub tokens_per_minute: Option<u32>,
     /// Requests may have a priority above the normal one.
     pub allow_priority: bool,
@@ -137,8 +137,7 @@ impl Meter {
     fn new(clock: Clock, rules: Rules) -> Meter {
         let now = clock.now();
         let bucket = |most: Option<u32>| most.map(|most| Bucket::new(most, now));
-        let buckets =
-            Buckets { requests: bucket(rules.requests_per_minute), tokens: bucket(rules.tokens_per_minute) };
+        let buckets = Buckets { requests: bucket(rules.requests_per_minute), tokens: bucket(rules.tokens_per_minute) };
         Meter { clock, allows_priority: rules.allow_priority, buckets: Mutex::new(buckets) }
     }
 
@@ -215,8 +214,7 @@ mod tests {
         let now = Arc::new(Mutex::new(Instant::now()));
         let of_clock = Arc::clone(&now);
         let clock = Clock::new(move || *of_clock.lock().unwrap());
-        let rules =
-            Rules { requests_per_minute: Some(2), tokens_per_minute: Some(60), ..Rules::default() };
+        let rules = Rules { requests_per_minute: Some(2), tokens_per_minute: Some(60), ..Rules::default() };
         let meter = Meter::new(clock, rules);
         let later = |seconds| *now.lock().unwrap() += Duration::from_secs(seconds);
         let retry = || meter.admit().err().map(|error| error.into_response().headers()["retry-after"].clone());

@@ -48,9 +48,10 @@ impl Tls {
         let certificates = certificates(chain).map_err(|reason| fail(chain, reason))?;
         let bytes = std::fs::read(key).map_err(|error| fail(key, error.to_string()))?;
         let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-            pem::Error::NoItemsFound => {
-                fail(key, "found no private key, expected PEM without a password: -----BEGIN PRIVATE KEY-----".to_owned())
-            }
+            pem::Error::NoItemsFound => fail(
+                key,
+                "found no private key, expected PEM without a password: -----BEGIN PRIVATE KEY-----".to_owned(),
+            ),
             error => fail(key, format!("expected a private key in PEM: {error}")),
         })?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
@@ -78,7 +79,9 @@ pub type TlsStream<S> = StreamOwned<ClientConnection, S>;
 pub fn connect<S: Read + Write>(stream: S, host: &str, authorities: &Path) -> io::Result<TlsStream<S>> {
     let wrong = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(authorities).map_err(|reason| wrong(format!("{}: {reason}", authorities.display())))? {
+    for certificate in
+        certificates(authorities).map_err(|reason| wrong(format!("{}: {reason}", authorities.display())))?
+    {
         roots.add(certificate).map_err(|error| wrong(format!("{}: {error}", authorities.display())))?;
     }
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();

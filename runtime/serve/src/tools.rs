@@ -7,6 +7,8 @@ use crate::error::{ApiError, Result};
 
 /// Most functions of a request.
 const MAX_TOOLS: usize = 128;
+/// Most bytes of the grammar of a required call, as the runtime has it.
+const MAX_GRAMMAR: usize = 64 << 10;
 
 /// Whether the model calls functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +98,17 @@ impl<'a> Tools<'a> {
             (CallTags::Each, ToolChoice::Required) => format!("({begin} \"\\n\" call \"\\n\" {end} \"\\n\"?)+"),
             (CallTags::Each, _) => format!("{begin} \"\\n\" call \"\\n\" {end}"),
         };
-        Ok(Some(Constraint::Lark(format!("start: {body}\ncall: %json {schema}\n"))))
+        let grammar = format!("start: {body}\ncall: %json {schema}\n");
+        match grammar.len() {
+            n if n > MAX_GRAMMAR => Err(ApiError::field(
+                "tool_choice",
+                format!(
+                    "found schemas of {n} bytes among tools, expected at most {MAX_GRAMMAR} where a call is required: \
+                     name one function, or use \"auto\", which has no such limit"
+                ),
+            )),
+            _ => Ok(Some(Constraint::Lark(grammar))),
+        }
     }
 }
 

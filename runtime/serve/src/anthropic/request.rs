@@ -63,7 +63,8 @@ enum Block {
     },
     ToolResult {
         tool_use_id: String,
-        #[schema(no_recursion)]
+        /// A text, or blocks of text.
+        #[schema(value_type = Option<String>)]
         content: Option<Content>,
     },
     #[serde(other)]

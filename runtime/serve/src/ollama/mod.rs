@@ -93,7 +93,7 @@ pub(crate) async fn generate(
 
 pub(crate) async fn not_found(uri: Uri) -> Failed {
     let message =
-        format!("there is no {uri}: of Ollama's API, this server has chat, generate, tags, ps, show and version");
+        format!("there is no /api{uri}: of Ollama's API, this server has chat, generate, tags, ps, show and version");
     Failed(ApiError::not_found("not_found", message))
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Fields {
     messages: Option<Value>,
     add_generation_prompt: Option<bool>,
     add_special_tokens: Option<bool>,
+    /// A named state: the prompt follows it, or the chat begins with it.
+    state: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -96,18 +98,21 @@ pub(crate) async fn create(
     let name = fields.name.ok_or_else(|| ApiError::field("name", "missing: a name for the state"))?;
     store::check_name(&name)?;
     let permit = app.admit(1)?;
+    let state = app.state(owner, fields.state.as_deref()).await?;
+    let begin = state.as_ref().map(tokens).unwrap_or_default();
     let (prompt, turn_ends) = match (fields.prompt, fields.messages) {
         (Some(Prompt::Text(text)), None) => {
-            let adds = fields.add_special_tokens != Some(false);
+            let adds = state.is_none() && fields.add_special_tokens != Some(false);
             let added = if adds { AddedTokens::AsConfigured } else { AddedTokens::None };
-            (app.encode(text, added).await?, Vec::new())
+            ([begin, app.encode(text, added).await?].concat(), Vec::new())
         }
-        (Some(Prompt::Tokens(tokens)), None) => (tokens, Vec::new()),
+        (Some(Prompt::Tokens(more)), None) => ([begin, more].concat(), Vec::new()),
         (None, Some(_)) => {
             let mut chat = read_chat(&body, true)?;
             // Longer chats do not begin with the beginning of an answer.
             chat.add_generation_prompt = fields.add_generation_prompt == Some(true);
             let chat = app.encode_chat(chat).await?;
+            check_begin(state.as_ref(), &chat.tokens)?;
             (chat.tokens, chat.turn_ends)
         }
         _ => return Err(ApiError::invalid("expected prompt (a text or tokens), or messages (a chat)")),
@@ -119,14 +124,14 @@ pub(crate) async fn create(
     let mut options = sampling.options(&app.model)?;
     (options.max_new, options.constraint) = (0, None);
     let priority = sampling.priority.unwrap_or(0);
-    let job = Job { turn_ends, priority, keeps_state: true, ..Job::new(prompt, options, 1) };
+    let job = Job { turn_ends, priority, state, keeps_state: true, ..Job::new(prompt, options, 1) };
     let mut answers = app.start(label, vec![job], permit).await?;
-    let mut state = None;
+    let mut read = None;
     while let Some(event) = answers.next().await? {
-        state = event.state.or(state);
+        read = event.state.or(read);
     }
-    let state = state.ok_or_else(|| ApiError::internal("the prompt was read, but its state is missing"))?;
-    let kept = app.keep(owner, name.clone(), state.with_next(&[last])).await?;
+    let read = read.ok_or_else(|| ApiError::internal("the prompt was read, but its state is missing"))?;
+    let kept = app.keep(owner, name.clone(), read.with_next(&[last])).await?;
     Ok(Json(StateObject { usage: Some(answers.total().into()), ..object(name, &kept) }))
 }
 
@@ -173,6 +178,16 @@ impl App {
             Some(name) => self.load(owner, name).await.map(Some).map_err(|error| error.at("state")),
             None => Ok(None),
         }
+    }
+}
+
+/// Refuses the prompt of a chat that does not begin with the state.
+pub(crate) fn check_begin(state: Option<&Snapshot>, prompt: &[u32]) -> Result<()> {
+    match state {
+        Some(state) if !prompt.starts_with(state.tokens()) || prompt.len() == state.tokens().len() => {
+            Err(ApiError::field("state", "the chat does not begin with it: expected its messages, and further ones"))
+        }
+        _ => Ok(()),
     }
 }
 

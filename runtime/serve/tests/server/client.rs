@@ -41,7 +41,8 @@ impl Running {
             jamba_serve::serve(&address, options, || Ok(engine()), ready, &of_thread)
         });
         let name = receiver.recv().expect("the server starts");
-        let address = name.strip_prefix("http://").expect("an address").to_owned();
+        let (_, address) = name.split_once("://").expect("an address");
+        let address = address.to_owned();
         Running { address, stop, thread: Some(thread) }
     }
 

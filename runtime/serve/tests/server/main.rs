@@ -5,6 +5,8 @@ mod anthropic;
 mod client;
 mod errors;
 mod life;
+mod limits;
 mod ollama;
 mod responses;
 mod states;
+mod tls;

@@ -228,3 +228,41 @@ fn names_and_sizes_are_limited() {
     let none = Running::new(ServeOptions { states_bytes: 0, ..ServeOptions::default() });
     refused(&none.post("/v1/states", &json!({ "name": "a", "prompt": [1] })), 507, "states_full");
 }
+
+#[test]
+fn a_state_goes_on_from_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for options in servers(folder.path()) {
+        let server = Running::new(options);
+        let begin: Vec<u32> = (3..40).collect();
+        ok(&server.post("/v1/states", &json!({ "name": "a", "prompt": begin })));
+        let more = json!({ "name": "b", "state": "a", "prompt": [50, 60] });
+        let made = ok(&server.post("/v1/states", &more));
+        assert_eq!((&made["tokens"], cached(&made)), (&json!(39), 36));
+        let ask = |body: Value| ok(&server.post("/v1/completions", &body))["choices"].clone();
+        let whole = [&begin[..], &[50, 60, 70]].concat();
+        let fresh = ask(json!({ "prompt": whole, "seed": 3, "max_tokens": 9 }));
+        assert_eq!(ask(json!({ "state": "b", "prompt": [70], "seed": 3, "max_tokens": 9 })), fresh);
+        // In its own place, and a text without a start token.
+        let made = ok(&server.post("/v1/states", &json!({ "name": "b", "state": "b", "prompt": [70] })));
+        assert_eq!(made["tokens"], 40);
+        assert_eq!(ask(json!({ "state": "b", "seed": 3, "max_tokens": 9 })), fresh);
+        let text = json!({ "prompt": "a time", "add_special_tokens": false });
+        let n = ok(&server.post("/tokenize", &text))["count"].as_u64();
+        let made = ok(&server.post("/v1/states", &json!({ "name": "c", "state": "a", "prompt": "a time" })));
+        assert_eq!(made["tokens"].as_u64(), n.map(|n| n + 37));
+        let hi = json!({ "role": "user", "content": "Hi" });
+        ok(&server.post("/v1/states", &json!({ "name": "chat", "messages": [hi] })));
+        let longer =
+            json!({ "name": "longer", "state": "chat", "messages": [hi, { "role": "assistant", "content": "Hi." }] });
+        assert!(cached(&ok(&server.post("/v1/states", &longer))) > 0);
+        let other = json!({ "name": "other", "state": "chat", "messages": [{ "role": "user", "content": "No" }] });
+        let response = server.post("/v1/states", &other);
+        assert_eq!((response.status, &response.json()["error"]["param"]), (400, &json!("state")));
+        refused(
+            &server.post("/v1/states", &json!({ "name": "x", "state": "none", "prompt": [1] })),
+            404,
+            "state_not_found",
+        );
+    }
+}

@@ -19,14 +19,14 @@ struct Kept {
     id: String,
     owner: Owner,
     /// JSON: the messages of the chat, with the answer.
-    messages: String,
+    messages: Box<str>,
     /// JSON: the response.
-    response: String,
+    response: Box<str>,
 }
 
 impl Kept {
     fn bytes(&self) -> u64 {
-        (self.id.capacity() + self.messages.capacity() + self.response.capacity() + size_of::<Kept>()) as u64
+        (self.id.len() + self.messages.len() + self.response.len() + size_of::<Kept>()) as u64
     }
 
     fn is(&self, owner: Owner, id: &str) -> bool {
@@ -45,8 +45,9 @@ impl Responses {
 
     /// Keeps a response. One that is larger than all together may be is not kept.
     pub(super) fn keep(&self, owner: Owner, id: &str, messages: &[Value], response: &Value) {
-        let messages = Value::from(messages).to_string();
-        let kept = Kept { id: id.to_owned(), owner, messages, response: response.to_string() };
+        let json = |value: &Value| value.to_string().into_boxed_str();
+        let messages = json(&Value::from(messages));
+        let kept = Kept { id: id.to_owned(), owner, messages, response: json(response) };
         let mut all = self.lock();
         let mut bytes = all.iter().map(Kept::bytes).sum::<u64>() + kept.bytes();
         if kept.bytes() > self.budget_bytes {
