@@ -161,10 +161,10 @@ impl Default for Limits {
     }
 }
 
-/// Parses the names of targets. `native` becomes the highest x86-64 level of this machine.
+/// Parses the names of targets. `native` becomes the highest level of this machine.
 ///
 /// # Errors
-/// An empty list, an unknown name, a name given twice, or `native` on a CPU below x86-64-v2.
+/// An empty list, an unknown name, a name given twice, or `native` on a CPU below the lowest level.
 pub fn targets(names: &[impl AsRef<str>]) -> Result<Vec<Target>> {
     ensure!(!names.is_empty(), "build.targets: found an empty list, expected at least one target");
     let mut seen = BTreeSet::new();
@@ -180,7 +180,7 @@ pub fn targets(names: &[impl AsRef<str>]) -> Result<Vec<Target>> {
 pub fn by_preference(targets: &[Target]) -> Vec<Target> {
     let mut targets = targets.to_vec();
     targets.sort_by_key(|target| match target {
-        Target::Cpu(target) => (TargetKind::Cpu, std::cmp::Reverse(Some(target.level()))),
+        Target::Cpu(target) => (TargetKind::Cpu, std::cmp::Reverse(Some(*target))),
         Target::Sm90a => (TargetKind::Sm90a, std::cmp::Reverse(None)),
     });
     targets.dedup();

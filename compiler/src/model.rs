@@ -16,7 +16,8 @@ pub struct ModelArgs {
     /// A model.toml, a checkpoint's folder, or an id such as ai21labs/AI21-Jamba-Reasoning-3B whose files are in the Hugging
     /// Face cache.
     path: PathBuf,
-    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, or sm_90a for H100 and H200. May be repeated.
+    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64 (Armv8.2 with dot products), aarch64-i8mm (with int8
+    /// matrix instructions), native, or sm_90a for H100 and H200. May be repeated.
     #[arg(long = "target", value_name = "T", value_parser = target)]
     targets: Vec<String>,
     /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.

@@ -23,6 +23,15 @@ pub enum X86Level {
     V4Vnni,
 }
 
+/// The instruction set of a 64-bit Arm core that a kernel may use: 32 vector registers of 16 bytes, FMA, half precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ArmLevel {
+    /// Armv8.2-A with dot products of bytes.
+    V82,
+    /// V82 and products of matrices of bytes.
+    I8mm,
+}
+
 /// A compilation target.
 ///
 /// ```
@@ -33,7 +42,7 @@ pub enum X86Level {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// CPUs with an x86-64 level.
+    /// CPUs of a level.
     Cpu(CpuTarget),
     /// NVIDIA GPUs of compute capability 9.0: H100, H200, GH200.
     Sm90a,
@@ -41,7 +50,8 @@ pub enum Target {
 
 impl Target {
     /// Every name that parses.
-    pub const NAMES: [&str; 6] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native", "sm_90a"];
+    pub const NAMES: [&str; 7] =
+        ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "aarch64", "native", "sm_90a"];
 
     pub fn name(&self) -> &'static str {
         match self {
@@ -67,7 +77,7 @@ impl FromStr for Target {
     }
 }
 
-/// A CPU target: an x86-64 level, parsed from its name.
+/// A CPU target: a level of an architecture, parsed from its name.
 ///
 /// ```
 /// # use jambac_kernels::target::CpuTarget;
@@ -77,8 +87,19 @@ impl FromStr for Target {
 /// # Ok::<(), jambac_kernels::target::TargetError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CpuTarget {
-    level: X86Level,
+pub enum CpuTarget {
+    Arm(ArmLevel),
+    X86(X86Level),
+}
+
+/// What LLVM calls a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Llvm {
+    /// Determines the object format and the calling convention; kernels use neither the operating system nor a C library.
+    pub triple: &'static str,
+    pub cpu: &'static str,
+    /// Features beyond the CPU's, each with a sign.
+    pub features: &'static str,
 }
 
 /// Errors of parsing or detecting a target.
@@ -88,79 +109,102 @@ pub enum TargetError {
     #[error("unknown target '{found}'; known targets: {known}", known = Target::NAMES.join(", "))]
     Unknown { found: String },
     /// `native` on a machine below the lowest level.
-    #[error("target 'native': this machine's CPU lacks SSE4.2, which the lowest target, x86-64-v2, needs")]
+    #[error(
+        "target 'native': this machine's CPU has not all instructions of x86-64-v2 or of aarch64 (with dot products)"
+    )]
     HostTooOld,
 }
 
 impl CpuTarget {
-    /// Every name that parses, lowest level first; `native` means the highest level of this machine.
-    pub const NAMES: [&str; 5] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "native"];
+    /// Every name that parses, lowest level of each architecture first; `native` means the highest level of this machine.
+    pub const NAMES: [&str; 7] =
+        ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "aarch64", "aarch64-i8mm", "native"];
 
-    pub fn new(level: X86Level) -> Self {
-        CpuTarget { level }
+    pub fn new(level: impl Into<CpuTarget>) -> Self {
+        level.into()
     }
 
-    /// The highest psABI level of the host CPU; extensions beyond psABI levels must be requested by name. The result is a
-    /// level, not a CPU model: a plan then states its exact requirements, and is identical on all machines of the level.
+    /// The highest level of the host CPU; of x86-64 the highest psABI level, whose extensions must be requested by name. The
+    /// result is a level, not a CPU model: a plan then states its exact requirements, and is identical on all machines of the
+    /// level.
     pub fn native() -> Result<Self, TargetError> {
-        [X86Level::V4, X86Level::V3, X86Level::V2]
-            .into_iter()
-            .map(CpuTarget::new)
-            .find(|target| target.runs_here())
-            .ok_or(TargetError::HostTooOld)
+        let arm = [ArmLevel::I8mm, ArmLevel::V82].map(CpuTarget::Arm);
+        let x86 = [X86Level::V4, X86Level::V3, X86Level::V2].map(CpuTarget::X86);
+        arm.into_iter().chain(x86).find(|target| target.runs_here()).ok_or(TargetError::HostTooOld)
     }
 
     /// Whether the host CPU has every instruction of the level.
     pub fn runs_here(&self) -> bool {
-        host_has(self.level)
+        host_has(*self)
     }
 
-    pub fn level(&self) -> X86Level {
-        self.level
-    }
-
-    /// The psABI name of the level, plus any extension.
+    /// The name of the level: on x86-64 that of the psABI plus any extension.
     pub fn name(&self) -> &'static str {
-        match self.level {
-            X86Level::V2 => "x86-64-v2",
-            X86Level::V3 => "x86-64-v3",
-            X86Level::V4 => "x86-64-v4",
-            X86Level::V4Vnni => "x86-64-v4-vnni",
+        match self {
+            CpuTarget::X86(X86Level::V2) => "x86-64-v2",
+            CpuTarget::X86(X86Level::V3) => "x86-64-v3",
+            CpuTarget::X86(X86Level::V4) => "x86-64-v4",
+            CpuTarget::X86(X86Level::V4Vnni) => "x86-64-v4-vnni",
+            CpuTarget::Arm(ArmLevel::V82) => "aarch64",
+            CpuTarget::Arm(ArmLevel::I8mm) => "aarch64-i8mm",
         }
     }
 
-    /// LLVM's CPU name, and additional features.
-    pub fn llvm(&self) -> (&'static str, &'static str) {
-        match self.level {
-            X86Level::V4Vnni => (CpuTarget::new(X86Level::V4).name(), "+avx512vnni"),
-            _ => (self.name(), ""),
+    pub fn llvm(&self) -> Llvm {
+        match self {
+            CpuTarget::X86(level) => {
+                let (cpu, features) = match level {
+                    X86Level::V2 | X86Level::V3 | X86Level::V4 => (self.name(), ""),
+                    X86Level::V4Vnni => ("x86-64-v4", "+avx512vnni"),
+                };
+                Llvm { triple: "x86_64-unknown-linux-gnu", cpu, features }
+            }
+            CpuTarget::Arm(level) => {
+                let features = match level {
+                    ArmLevel::V82 => "+neon,+crc,+lse,+rdm,+dotprod",
+                    ArmLevel::I8mm => "+neon,+crc,+lse,+rdm,+dotprod,+i8mm",
+                };
+                Llvm { triple: "aarch64-unknown-linux-gnu", cpu: "generic", features }
+            }
         }
     }
 
     /// Whether a·b + c is a single instruction with one rounding.
     pub fn has_fma(&self) -> bool {
-        self.level >= X86Level::V3
+        *self != CpuTarget::X86(X86Level::V2)
     }
 
     /// Whether the hardware converts half precision.
     pub fn has_f16c(&self) -> bool {
-        self.level >= X86Level::V3
+        *self != CpuTarget::X86(X86Level::V2)
     }
 
     /// Bytes per vector register.
     pub fn vector_bytes(&self) -> usize {
-        match self.level {
-            X86Level::V2 => 16,
-            X86Level::V3 => 32,
-            X86Level::V4 | X86Level::V4Vnni => 64,
+        match self {
+            CpuTarget::Arm(_) | CpuTarget::X86(X86Level::V2) => 16,
+            CpuTarget::X86(X86Level::V3) => 32,
+            CpuTarget::X86(X86Level::V4 | X86Level::V4Vnni) => 64,
         }
     }
 
     pub fn n_vector_registers(&self) -> usize {
-        match self.level {
-            X86Level::V2 | X86Level::V3 => 16,
-            X86Level::V4 | X86Level::V4Vnni => 32,
+        match self {
+            CpuTarget::X86(X86Level::V2 | X86Level::V3) => 16,
+            CpuTarget::Arm(_) | CpuTarget::X86(X86Level::V4 | X86Level::V4Vnni) => 32,
         }
+    }
+}
+
+impl From<X86Level> for CpuTarget {
+    fn from(level: X86Level) -> Self {
+        CpuTarget::X86(level)
+    }
+}
+
+impl From<ArmLevel> for CpuTarget {
+    fn from(level: ArmLevel) -> Self {
+        CpuTarget::Arm(level)
     }
 }
 
@@ -169,10 +213,12 @@ impl FromStr for CpuTarget {
 
     fn from_str(name: &str) -> Result<Self, TargetError> {
         match name {
-            "x86-64-v2" => Ok(CpuTarget::new(X86Level::V2)),
-            "x86-64-v3" => Ok(CpuTarget::new(X86Level::V3)),
-            "x86-64-v4" => Ok(CpuTarget::new(X86Level::V4)),
-            "x86-64-v4-vnni" => Ok(CpuTarget::new(X86Level::V4Vnni)),
+            "x86-64-v2" => Ok(CpuTarget::X86(X86Level::V2)),
+            "x86-64-v3" => Ok(CpuTarget::X86(X86Level::V3)),
+            "x86-64-v4" => Ok(CpuTarget::X86(X86Level::V4)),
+            "x86-64-v4-vnni" => Ok(CpuTarget::X86(X86Level::V4Vnni)),
+            "aarch64" => Ok(CpuTarget::Arm(ArmLevel::V82)),
+            "aarch64-i8mm" => Ok(CpuTarget::Arm(ArmLevel::I8mm)),
             "native" => CpuTarget::native(),
             _ => Err(TargetError::Unknown { found: name.into() }),
         }
@@ -186,12 +232,14 @@ impl fmt::Display for CpuTarget {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn host_has(level: X86Level) -> bool {
+fn host_has(target: CpuTarget) -> bool {
     use std::is_x86_feature_detected as has;
+    let CpuTarget::X86(level) = target else { return false };
+    let lower = |level: X86Level| host_has(level.into());
     match level {
         X86Level::V2 => has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b"),
         X86Level::V3 => {
-            host_has(X86Level::V2)
+            lower(X86Level::V2)
                 && has!("avx2")
                 && has!("fma")
                 && has!("f16c")
@@ -201,19 +249,29 @@ fn host_has(level: X86Level) -> bool {
                 && has!("movbe")
         }
         X86Level::V4 => {
-            host_has(X86Level::V3)
+            lower(X86Level::V3)
                 && has!("avx512f")
                 && has!("avx512bw")
                 && has!("avx512cd")
                 && has!("avx512dq")
                 && has!("avx512vl")
         }
-        X86Level::V4Vnni => host_has(X86Level::V4) && has!("avx512vnni"),
+        X86Level::V4Vnni => lower(X86Level::V4) && has!("avx512vnni"),
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn host_has(_level: X86Level) -> bool {
+#[cfg(target_arch = "aarch64")]
+fn host_has(target: CpuTarget) -> bool {
+    use std::arch::is_aarch64_feature_detected as has;
+    let CpuTarget::Arm(level) = target else { return false };
+    match level {
+        ArmLevel::V82 => has!("neon") && has!("crc") && has!("lse") && has!("rdm") && has!("dotprod"),
+        ArmLevel::I8mm => host_has(ArmLevel::V82.into()) && has!("i8mm"),
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn host_has(_target: CpuTarget) -> bool {
     false
 }
 
@@ -223,7 +281,7 @@ mod tests {
 
     #[test]
     fn names_parse_to_themselves() {
-        for name in &CpuTarget::NAMES[..4] {
+        for name in CpuTarget::NAMES.iter().filter(|name| **name != "native") {
             assert_eq!(name.parse::<CpuTarget>().unwrap().to_string(), *name);
         }
     }
@@ -231,17 +289,16 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known() {
         let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
-        assert_eq!(
-            unknown,
-            "unknown target 'x86-64'; known targets: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, native, sm_90a"
-        );
+        let known = "x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64, aarch64-i8mm, native, sm_90a";
+        assert_eq!(unknown, format!("unknown target 'x86-64'; known targets: {known}"));
     }
 
     #[test]
     fn native_is_the_highest_level_that_runs_here() {
         if let Ok(native) = CpuTarget::native() {
             assert!(native.runs_here());
-            assert!(native.level() == X86Level::V4 || !CpuTarget::new(X86Level::V4).runs_here());
+            let v4 = CpuTarget::from(X86Level::V4);
+            assert!(native == v4 || !v4.runs_here());
         }
     }
 }

@@ -13,7 +13,7 @@ use jambac_reference::attention::{Heads, attention as reference, kv_append as ap
 use jambac_reference::{Tolerance, round_to};
 
 use super::steps::{Batch, Division, Step};
-use super::{V2, V3};
+use super::{ARM, V2, V3};
 
 /// The results of a CPU kernel in a step.
 fn run(runner: &Runner, division: Division, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
@@ -206,9 +206,9 @@ fn agrees_with_the_reference_however_divided() {
 #[test]
 fn appending_gives_the_bits_of_one_step_after_the_other() {
     let specs = specs();
-    for target in [V3, V2] {
+    for target in [V3, V2, ARM] {
         let both: Vec<_> = specs.iter().flat_map(|spec| [spec.clone(), appending(spec)]).collect();
-        let Some(kernels) = compile(target, &both) else { return };
+        let Some(kernels) = compile(target, &both) else { continue };
         for spec in &specs {
             let setup = Setup::new(spec, &[1, 16, 35]);
             let (expected, expected_cache) = setup.run(&kernels, Division::Chunks(1));
@@ -257,13 +257,15 @@ fn a_token_has_the_same_bits_alone_and_in_a_block() {
 }
 
 #[test]
-fn targets_without_fma_agree() {
+fn other_targets_agree() {
     let specs = specs();
-    let Some(kernels) = compile(V2, &specs) else { return };
-    for spec in &specs {
-        let setup = Setup::new(spec, &[17, 2]);
-        let (whole, _) = setup.run(&kernels, Division::Whole);
-        assert_close(&symbol(&setup.attend), &whole, &setup.expected(), Tolerance::abs(1e-5));
+    for target in [V2, ARM] {
+        let Some(kernels) = compile(target, &specs) else { continue };
+        for spec in &specs {
+            let setup = Setup::new(spec, &[17, 2]);
+            let (whole, _) = setup.run(&kernels, Division::Whole);
+            assert_close(&symbol(&setup.attend), &whole, &setup.expected(), Tolerance::abs(1e-5));
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use jambac_kernels::node::Select as _;
 use jambac_kernels::{grouped_combine, grouped_linear, grouped_swiglu, linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
-use super::{V2, V3};
+use super::{ARM, I8MM, V2, V3};
 
 #[test]
 fn agree_with_the_reference() {
@@ -22,7 +22,9 @@ fn agree_with_the_reference() {
         grouped_combine::Spec::cases(),
         cases::experts_by_tiles(),
     ];
-    each(V3, small(cases.concat()), |on| check(on, &Product::of(on)));
+    for target in [V3, ARM, I8MM] {
+        each(target, small(cases.concat()), |on| check(on, &Product::of(on)));
+    }
 }
 
 #[test]

@@ -10,11 +10,11 @@ use jambac_kernels::cpu::integer::padded_inputs;
 use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::{Elem, LANES, padded};
 use jambac_kernels::linear::Spec;
-use jambac_kernels::target::X86Level;
+use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_kernels::{grouped_linear, linear_swiglu};
 use jambac_reference::{linear, moe};
 
-use super::V3;
+use super::{ARM, I8MM, V2, V3};
 
 /// The results of a CPU kernel.
 fn run(runner: &Runner, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
@@ -251,8 +251,9 @@ fn check(format: Elem) {
     let of_format = |case: &Case| matches!(&case.kernel, AnySpec::Linear(spec) if spec.format == format);
     let mut cases = cases::integer_linear();
     cases.retain(|case| of_format(case) && case.operations() < 2e7);
-    let levels = [X86Level::V2, X86Level::V3, X86Level::V4, X86Level::V4Vnni];
-    let compile = |level| Some((level, Runner::compile(Target::Cpu(level), cases.iter().map(|case| &case.kernel))?));
+    let [v4, vnni] = [X86Level::V4, X86Level::V4Vnni].map(|level| Target::Cpu(CpuTarget::X86(level)));
+    let levels = [V2, V3, v4, vnni, ARM, I8MM];
+    let compile = |level| Some((level, Runner::compile(level, cases.iter().map(|case| &case.kernel))?));
     let runners: Vec<_> = levels.into_iter().filter_map(compile).collect();
     for case in &cases {
         let AnySpec::Linear(spec) = &case.kernel else { panic!("a case of another kernel: {case:?}") };
@@ -261,10 +262,10 @@ fn check(format: Elem) {
         let of_bits = spec.activation == Activation::None;
         let bits = of_bits.then(|| [operands.rounded(|x, y, z| x * y + z), operands.rounded(f32::mul_add)]);
         for (level, kernels) in &runners {
-            let what = format!("{} of {} rows, {level:?}", case.symbol(), case.counts.tokens);
+            let what = format!("{} of {} rows, {level}", case.symbol(), case.counts.tokens);
             let found = operands.run(kernels, &operands.x);
             if let Some([twice, once]) = &bits {
-                assert_same_bits(&what, &found, if *level == X86Level::V2 { twice } else { once });
+                assert_same_bits(&what, &found, if *level == V2 { twice } else { once });
             }
             assert_eq!((found.len(), bounds.len()), (exact.len(), exact.len()), "{what}");
             for (at, ((&found, &exact), bound)) in found.iter().zip(&exact).zip(&bounds).enumerate() {

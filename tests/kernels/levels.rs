@@ -17,7 +17,7 @@ use jambac_models::tiny::Tiny;
 const MATRIX: [&str; 6] =
     ["linear", "split_linear", "linear_swiglu", "grouped_linear", "grouped_swiglu", "grouped_combine"];
 
-fn assembly(level: X86Level, kernel: &Launch) -> String {
+fn assembly(level: impl Into<CpuTarget>, kernel: &Launch) -> String {
     let mut assembly = String::new();
     let mut dump = |phase: Phase, text: &str| {
         if phase == Phase::Assembly {

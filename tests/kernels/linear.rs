@@ -9,11 +9,11 @@ use jambac_kernels::elementwise::{self, Function};
 use jambac_kernels::kernel::Elem;
 use jambac_kernels::linear::Spec;
 use jambac_kernels::node::Select as _;
-use jambac_kernels::target::X86Level;
+use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_kernels::{linear, linear_swiglu, split_linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
-use super::{V2, V3};
+use super::{ARM, I8MM, V2, V3};
 
 fn all() -> Vec<Case> {
     [linear::Spec::cases(), split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat()
@@ -32,7 +32,14 @@ fn agree_without_fma() {
 
 #[test]
 fn agree_with_avx512() {
-    each(Target::Cpu(X86Level::V4), small(all()), |on| check(on, &Product::of(on)));
+    each(Target::Cpu(CpuTarget::X86(X86Level::V4)), small(all()), |on| check(on, &Product::of(on)));
+}
+
+#[test]
+fn agree_on_arm() {
+    for target in [ARM, I8MM] {
+        each(target, small([all(), cases::by_tiles()].concat()), |on| check(on, &Product::of(on)));
+    }
 }
 
 /// Shapes that are those of CPUs run under one seed, those of tiles under all.

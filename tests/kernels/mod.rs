@@ -1,7 +1,7 @@
 //! Every kernel compared with the scalar reference, for all cases, on each target that supports them.
 
 use jambac_harness::Target;
-use jambac_kernels::target::X86Level;
+use jambac_kernels::target::{ArmLevel, CpuTarget, X86Level};
 
 mod attention;
 mod experts;
@@ -15,10 +15,16 @@ mod row_wise;
 pub mod steps;
 
 /// The level that CPU kernels are tested at where tiling does not depend on it.
-pub const V3: Target = Target::Cpu(X86Level::V3);
+pub const V3: Target = Target::Cpu(CpuTarget::X86(X86Level::V3));
 
 /// A level without fused multiply-add.
-pub const V2: Target = Target::Cpu(X86Level::V2);
+pub const V2: Target = Target::Cpu(CpuTarget::X86(X86Level::V2));
+
+/// Arm, in an emulator unless this machine is one.
+pub const ARM: Target = Target::Cpu(CpuTarget::Arm(ArmLevel::V82));
+
+/// Arm with int8 matrix instructions, which products of integers use.
+pub const I8MM: Target = Target::Cpu(CpuTarget::Arm(ArmLevel::I8mm));
 
 /// A rounding of f32, relative.
 pub const ROUNDING: f64 = 5.960_464_477_539_063e-8;

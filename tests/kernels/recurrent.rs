@@ -17,7 +17,7 @@ use jambac_reference::linear::{Linear, linear};
 use jambac_reference::{Tolerance, causal_conv1d as conv, rms_norm, selective_scan as scan};
 
 use super::steps::{Batch, Division, Step};
-use super::{BF16, ROUNDING, V2, V3};
+use super::{ARM, BF16, ROUNDING, V2, V3};
 
 /// Slot of each sequence, in a pool of [`N_SLOTS`].
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
@@ -353,7 +353,7 @@ fn check_conv_case(on: &Subject) {
 
 #[test]
 fn conv_agrees_with_the_reference_however_divided() {
-    [V3, V2].into_iter().for_each(|target| each(target, small(causal_conv1d::Spec::cases()), check_conv_case));
+    [V3, V2, ARM].into_iter().for_each(|target| each(target, small(causal_conv1d::Spec::cases()), check_conv_case));
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn check_scan_case(on: &Subject) {
 
 #[test]
 fn scan_agrees_with_the_reference_however_divided() {
-    [V3, V2].into_iter().for_each(|target| each(target, small(selective_scan::Spec::cases()), check_scan_case));
+    [V3, V2, ARM].into_iter().for_each(|target| each(target, small(selective_scan::Spec::cases()), check_scan_case));
 }
 
 #[test]

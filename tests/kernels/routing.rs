@@ -9,11 +9,11 @@ use jambac_kernels::node::Select as _;
 use jambac_kernels::{moe_combine, moe_permute, moe_route, softmax, top_k};
 use jambac_reference::{Tolerance, moe, softmax as scalar};
 
-use super::{ROUNDING, V3};
+use super::{ARM, ROUNDING, V3};
 
 /// Checks the small cases of a list on each target.
 fn on_each_target(cases: fn() -> Vec<Case>, check: impl Fn(&Subject)) {
-    for target in [V3, Target::Hopper] {
+    for target in [V3, ARM, Target::Hopper] {
         each(target, cases().into_iter().filter(|case| case.bytes() < 1e6), &check);
     }
 }

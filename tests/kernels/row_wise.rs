@@ -14,11 +14,11 @@ use jambac_kernels::node::Select as _;
 use jambac_kernels::{elementwise, embed, rms_norm, select_rows, slice, split_rms_norm};
 use jambac_reference::{Tolerance, activation, elementwise as scalar, gather, rms_norm as norm};
 
-use super::{BF16, ROUNDING, V2, V3};
+use super::{ARM, BF16, ROUNDING, V2, V3};
 
 /// Checks the small cases of a list on each target.
 fn on_each_target(cases: fn() -> Vec<Case>, check: impl Fn(&Subject)) {
-    for target in [V3, V2, Target::Hopper] {
+    for target in [V3, V2, ARM, Target::Hopper] {
         each(target, cases().into_iter().filter(|case| case.bytes() < 1e6), &check);
     }
 }

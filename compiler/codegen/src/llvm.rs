@@ -16,11 +16,7 @@ use inkwell::targets::{
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicMetadataValueEnum, FunctionValue};
 use jambac_kernels::cpu::builder::BODY_SUFFIX;
-use jambac_kernels::target::CpuTarget;
-
-/// Kernels use neither the operating system nor a C library; the triple determines the object format and the calling
-/// convention.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+use jambac_kernels::target::{CpuTarget, Llvm};
 
 /// LLVM's code generator for one target.
 pub struct Machine {
@@ -31,11 +27,15 @@ pub struct Machine {
 impl Machine {
     pub fn new(target: CpuTarget) -> Result<Self, CodegenError> {
         let failed = |message: String| CodegenError::Optimize { message };
-        Target::initialize_x86(&InitializationConfig::default());
-        let triple = TargetTriple::create(TRIPLE);
+        match target {
+            CpuTarget::X86(_) => Target::initialize_x86(&InitializationConfig::default()),
+            CpuTarget::Arm(_) => Target::initialize_aarch64(&InitializationConfig::default()),
+        }
+        let Llvm { triple, cpu, features } = target.llvm();
+        let triple = TargetTriple::create(triple);
         let options = TargetMachineOptions::new()
-            .set_cpu(target.llvm().0)
-            .set_features(target.llvm().1)
+            .set_cpu(cpu)
+            .set_features(features)
             .set_level(OptimizationLevel::Aggressive)
             .set_reloc_mode(RelocMode::PIC)
             .set_code_model(CodeModel::Small);
@@ -56,7 +56,7 @@ impl Machine {
         let failed = |message: String| CodegenError::Translate { message };
         let diagnostics = Diagnostics::catch(mlir_context);
         let module = ffi::translate(module, context).ok_or_else(|| failed(diagnostics.take()))?;
-        module.set_triple(&TargetTriple::create(TRIPLE));
+        module.set_triple(&self.machine.get_triple());
         module.set_data_layout(&self.machine.get_target_data().get_data_layout());
         module.set_source_file_name("kernels");
 
@@ -106,7 +106,7 @@ impl Machine {
     }
 
     fn attributes(&self, context: &Context) -> Vec<Attribute> {
-        let (cpu, features) = self.target.llvm();
+        let Llvm { cpu, features, .. } = self.target.llvm();
         let mut attributes = vec![
             context.create_string_attribute("target-cpu", cpu),
             // Loops must not become calls of memset or memcpy: no library provides them.

@@ -142,16 +142,22 @@ fn registers(target: CpuTarget) -> usize {
 }
 
 /// Rows of a one-panel tile. With 16 registers, the sums, the panel's weights and one or two temporaries fill them. With 32
-/// registers, enough sums to hide the latency.
+/// registers, enough sums to hide the latency; those of Arm are filled too.
 fn rows_in_tile(target: CpuTarget) -> usize {
-    match target.vector_bytes() {
-        16 => 2,
-        32 => 6,
+    match (target, target.vector_bytes()) {
+        (CpuTarget::Arm(_), _) => 6,
+        (_, 16) => 2,
+        (_, 32) => 6,
         _ => 8,
     }
 }
 
-/// Units side by side for a number of rows: eight sums keep two multiply-add units with a latency of four cycles busy.
+/// Units side by side for a number of rows: eight sums keep two multiply-add units with a latency of four cycles busy, sixteen
+/// the four units of large Arm cores.
 fn units_in_tile(target: CpuTarget, rows: usize, unit: usize) -> usize {
-    (8 / (rows * registers(target) * unit)).max(1)
+    let sums = match target {
+        CpuTarget::X86(_) => 8,
+        CpuTarget::Arm(_) => 16,
+    };
+    (sums / (rows * registers(target) * unit)).max(1)
 }

@@ -139,7 +139,11 @@ impl Facts {
     fn check_cpu(&self, needs: Option<&Needs>) -> Check {
         let name = "CPU";
         let Some(best) = self.cpu.last() else {
-            return Check::missing(name, "runs none of the targets", "run plans on an x86-64 machine");
+            return Check::missing(
+                name,
+                "runs none of the targets",
+                "run plans on an x86-64 machine, or on Armv8.2-A with dot products",
+            );
         };
         let runs = |target: &String| self.cpu.contains(&target.as_str());
         match needs {

@@ -11,6 +11,12 @@ use libloading::Library;
 #[error("{0}")]
 pub struct LoadError(String);
 
+impl LoadError {
+    pub(crate) fn of(message: String) -> LoadError {
+        LoadError(message)
+    }
+}
+
 /// A slot of a kernel's argument array.
 pub enum Slot<'a> {
     /// An integer.

@@ -8,7 +8,7 @@ use jamba_plan::format::TargetKind;
 use jambac_kernels::cases::{Case, Counts};
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::kernel::{Elem, Kernel as _};
-use jambac_kernels::target::X86Level;
+use jambac_kernels::target::CpuTarget;
 use ptxsim::{Gpu, Options};
 
 use crate::arg::{Arg, Array};
@@ -16,7 +16,6 @@ use crate::call::{Call, Found};
 use crate::cpu;
 use crate::hopper::{Memory, Simulator};
 use crate::kernel::{Kernel, Lower};
-use crate::loader::LoadedKernels;
 use crate::record::Recorder;
 
 /// Seeds that kernels run under on the simulator. With an odd seed padding is unwritten, with an even one it is NaN.
@@ -25,8 +24,8 @@ pub const SEEDS: [u64; 3] = [1, 2, 3];
 /// Where kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Compiled for a level of x86-64 and loaded into this process.
-    Cpu(X86Level),
+    /// Compiled for a CPU and loaded into this process, or run by an emulator.
+    Cpu(CpuTarget),
     /// Compiled to PTX of sm_90a and run by the simulator.
     Hopper,
 }
@@ -46,7 +45,7 @@ impl Target {
             let launches = kernel.lowered(TargetKind::Cpu);
             launches.iter().any(|kernel| kernel.params().iter().any(|param| param.elem() == Some(Elem::F16)))
         };
-        kernel.supports(self.kind()).is_ok() && !(self == Target::Cpu(X86Level::V2) && uses_f16())
+        kernel.supports(self.kind()).is_ok() && !(matches!(self, Target::Cpu(cpu) if !cpu.has_f16c()) && uses_f16())
     }
 
     /// The conditions that every kernel is tested under.
@@ -61,7 +60,7 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Cpu(level) => write!(f, "CPU {level:?}"),
+            Target::Cpu(target) => write!(f, "{target}"),
             Target::Hopper => f.write_str("sm_90a"),
         }
     }
@@ -99,7 +98,7 @@ pub struct Runner {
 }
 
 enum Machine {
-    Cpu(LoadedKernels),
+    Cpu(cpu::Kernels),
     Simulator(Simulator),
 }
 
@@ -111,7 +110,7 @@ impl Runner {
         let launches: BTreeMap<String, Kernel> = launches.map(|kernel| (kernel.symbol(), kernel)).collect();
         let launches: Vec<Kernel> = launches.into_values().collect();
         let machine = match target {
-            Target::Cpu(level) => Machine::Cpu(cpu::compile(level, &launches)?),
+            Target::Cpu(target) => Machine::Cpu(cpu::compile(target, &launches)?),
             Target::Hopper => Machine::Simulator(Simulator::compile(&launches)),
         };
         Some(Runner { machine })

@@ -19,6 +19,7 @@
 //! [`Param`], in order: an address or an integer. This exported function calls a body function with one argument per slot,
 //! which the builder writes. Buffers that a kernel writes must not overlap its other buffers.
 
+mod arm;
 mod constants;
 mod convert;
 mod flow;

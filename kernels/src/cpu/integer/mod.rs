@@ -17,6 +17,8 @@
 use crate::kernel::{Elem, Param, padded};
 
 #[cfg(feature = "emit")]
+mod bytes;
+#[cfg(feature = "emit")]
 pub(super) mod product;
 #[cfg(feature = "emit")]
 mod quantize;

@@ -12,6 +12,7 @@
 //! operands in L1, runs at 1.6 times the f32 peak on Zen 4.
 
 use super::activation_group;
+use super::bytes::{OCTET, Octets};
 use super::quantize::Rows;
 use super::weights::{HALVES, Integers, LINE, lanes};
 use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
@@ -29,7 +30,11 @@ pub(in crate::cpu) fn emit(b: &Builder, product: &Product, weights: &Integers, r
     let units_in_stream = |rows| units_in_stream(target, weights.format, rows, unit);
     let quantized = Rows::new(b, weights.k, weights.format, rows_in_tile(target));
     let sums = b.stack(Num::F32, &[units_in_stream(1) * unit, quantized.capacity, LANES]);
-    let unpacked = b.stack(Num::I16, &[activation_group(weights.format) / 2, 2 * LANES]);
+    let group = activation_group(weights.format);
+    let unpacked = match target {
+        CpuTarget::X86(_) => b.stack(Num::I16, &[group / 2, 2 * LANES]),
+        CpuTarget::Arm(_) => Octets::unpacked(b, group),
+    };
     b.for_each(rows.start, rows.end, quantized.capacity, |row| {
         // 1. quantize
         let end = (row + quantized.capacity).min(rows.end);
@@ -65,7 +70,7 @@ struct Panels<'a, 'm> {
     n_rows: Value,
     /// `[panels][rows][16]`.
     sums: Buffer,
-    /// A group of inputs of one panel as i16, `[pairs][2 · 16]`.
+    /// A group of inputs of one panel: as i16, `[pairs][2 · 16]`, or as [`Octets::unpacked`].
     unpacked: Buffer,
 }
 
@@ -77,7 +82,7 @@ struct Tile {
     n_panels: usize,
 }
 
-impl Panels<'_, '_> {
+impl<'m> Panels<'_, 'm> {
     /// i32 lanes per register.
     fn lanes(&self) -> usize {
         lanes(self.b.target())
@@ -151,6 +156,10 @@ impl Panels<'_, '_> {
     /// Integer sums of a group from the packed weights, indexed by row, panel and register of lanes.
     fn stream_group(&self, rows: &[Value], panels: &[Value], group: Value) -> Vec<Value> {
         let (b, weights, registers) = (self.b, self.weights, self.registers());
+        if let Some(octets) = self.octets() {
+            let panels: Vec<Value> = panels.iter().map(|&panel| self.first + panel).collect();
+            return octets.stream_group(rows, &panels, group, &|row, octet| self.load_octet([group, row], octet));
+        }
         let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(self.first + panel)).collect();
         let group_lines = weights.group_lines(group);
         let zeros = vec![b.splat_i32(0, self.lanes()); rows.len() * panels.len() * registers];
@@ -200,9 +209,12 @@ impl Panels<'_, '_> {
         });
     }
 
-    /// Unpacks a group of a panel; returns its number of pairs.
+    /// Unpacks a group of a panel; returns its number of pairs or octets.
     fn unpack(&self, panel: Value, group: Value) -> Value {
         let (b, weights) = (self.b, self.weights);
+        if let Some(octets) = self.octets() {
+            return octets.unpack(panel, group, self.unpacked);
+        }
         let lines = weights.group_lines(group);
         let panel = weights.panel(panel);
         b.for_each_in(lines, |line| {
@@ -221,6 +233,10 @@ impl Panels<'_, '_> {
     /// Integer sums of a group from the unpacked weights, indexed by row and register of lanes.
     fn pass_group(&self, rows: &[Value], group: Value, n_pairs: Value) -> Vec<Value> {
         let (b, lanes, registers) = (self.b, self.lanes(), self.registers());
+        if let Some(octets) = self.octets() {
+            let x = |row, octet| self.load_octet([group, row], octet);
+            return octets.pass_group(rows, n_pairs, self.unpacked, &x);
+        }
         let zeros = vec![b.splat_i32(0, lanes); rows.len() * registers];
         b.for_range(0, n_pairs, 2, zeros, |pair, mut integers| {
             for pair in [pair, pair + 1] {
@@ -235,6 +251,19 @@ impl Panels<'_, '_> {
             }
             integers
         })
+    }
+
+    /// The weights by octets of inputs, on Arm.
+    fn octets(&self) -> Option<Octets<'_, 'm>> {
+        match self.b.target() {
+            CpuTarget::X86(_) => None,
+            CpuTarget::Arm(level) => Some(Octets { b: self.b, weights: self.weights, level }),
+        }
+    }
+
+    /// An octet of a row's inputs, at `[group, row]`.
+    fn load_octet(&self, [group, row]: [Value; 2], octet: Value) -> Value {
+        self.b.load_vector(self.quantized.pairs, (group, row, octet * (OCTET / 2)), OCTET / 2)
     }
 
     /// One pair of a row's inputs, at `[group, row, pair]`, broadcast to every lane.
@@ -271,9 +300,10 @@ fn for_each_tile(b: &Builder, n_rows: Value, in_tile: usize, tile: &dyn Fn(Value
 
 /// Rows per one-panel tile: their sums and the panel's weights fill the registers.
 fn rows_in_tile(target: CpuTarget) -> usize {
-    match target.vector_bytes() {
-        16 => 2,
-        32 => 6,
+    match (target, target.vector_bytes()) {
+        (CpuTarget::Arm(_), _) => 3,
+        (_, 16) => 2,
+        (_, 32) => 6,
         _ => 12,
     }
 }
@@ -294,6 +324,11 @@ const STREAMS: usize = 8;
 /// Units side by side for a number of streamed rows. Unpacking int4 already saturates a core: two streams side by side,
 /// whose sums spill, ran at 0.85 times the speed of one.
 fn units_in_stream(target: CpuTarget, format: Elem, rows: usize, unit: usize) -> usize {
-    let streams = if format == Elem::I8 { STREAMS.min(2 * rows_in_stream(target)) } else { 1 };
+    let streams = match (target, format) {
+        // A row's sums and those of the weights take twelve registers per panel.
+        (CpuTarget::Arm(_), Elem::I8) => 2,
+        (CpuTarget::X86(_), Elem::I8) => STREAMS.min(2 * rows_in_stream(target)),
+        _ => 1,
+    };
     (streams / (rows * unit)).max(1)
 }

@@ -11,9 +11,11 @@
 //! 2. scale and its inverse
 //! 3. multiply, round, store
 
+use super::bytes::octets;
 use super::{activation_group, padded_inputs};
 use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{Elem, LANES};
+use crate::target::CpuTarget;
 
 /// Stack limit in bytes unless a single row takes more: a quarter of a thread's stack.
 const BYTES: usize = 512 << 10;
@@ -23,7 +25,7 @@ const ROWS: usize = 72;
 
 /// Quantized rows.
 pub(super) struct Rows {
-    /// Pairs of inputs: `[groups][capacity][group / 2]`.
+    /// Pairs of inputs, on Arm [`octets`]: `[groups][capacity][group / 2]`.
     pub(super) pairs: Buffer,
     /// `[groups][capacity]`.
     pub(super) scales: Buffer,
@@ -93,7 +95,11 @@ impl Rows {
             let scaled = (load(at) * inverse).bitcast(Num::I32);
             let scaled = (scaled & mask).bitcast(Num::F32);
             let rounded = scaled.round_ties_even().to_i32().to_i16();
-            b.store(rounded.reinterpret(Num::I32), self.pairs, (group, row, at / 2));
+            let stored = match b.target() {
+                CpuTarget::X86(_) => rounded.reinterpret(Num::I32),
+                CpuTarget::Arm(_) => octets(rounded),
+            };
+            b.store(stored, self.pairs, (group, row, at / 2));
         }
     }
 }

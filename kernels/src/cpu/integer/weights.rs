@@ -89,7 +89,8 @@ impl Integers {
         }
     }
 
-    fn line_inputs(&self) -> usize {
+    /// Inputs of a panel per line.
+    pub(super) fn line_inputs(&self) -> usize {
         8 * LINE / self.format.bits() / LANES
     }
 
