@@ -88,22 +88,18 @@ impl Octets<'_, '_> {
         Octet { registers, quads: [first, second].concat() }
     }
 
-    /// Adds the products of a row's octet with a panel's.
-    fn add(&self, x: Value, weights: &[Value], sums: &mut [Value]) {
-        let b = self.b;
+    /// Adds the products of a row's octet with the panel's register of a number.
+    fn add(&self, x: Value, number: usize, weights: Value, sums: &mut [Value]) {
         match self.level {
             ArmLevel::V82 => {
-                for (quad, weights) in weights.chunks_exact(OUTPUTS).enumerate() {
-                    for (half, sums) in sums.chunks_exact_mut(OUTPUTS).enumerate() {
-                        let x = x.shuffle(x, &[2 * half + quad; LANES_OF_I32]).reinterpret(Num::I8);
-                        sums.iter_mut().zip(weights).for_each(|(sum, &w)| *sum = b.dot_bytes(*sum, w, x));
-                    }
+                let (quad, outputs) = (number / OUTPUTS, number % OUTPUTS);
+                for half in 0..2 {
+                    let x = x.shuffle(x, &[2 * half + quad; LANES_OF_I32]).reinterpret(Num::I8);
+                    let sum = &mut sums[OUTPUTS * half + outputs];
+                    *sum = self.b.dot_bytes(*sum, weights, x);
                 }
             }
-            ArmLevel::I8mm => {
-                let x = x.reinterpret(Num::I8);
-                sums.iter_mut().zip(weights).for_each(|(sum, &w)| *sum = b.matmul_bytes(*sum, x, w));
-            }
+            ArmLevel::I8mm => sums[number] = self.b.matmul_bytes(sums[number], x.reinterpret(Num::I8), weights),
         }
     }
 
@@ -151,8 +147,10 @@ impl Octets<'_, '_> {
                 (0..self.lines()).for_each(|line| b.prefetch(weights.panels, at + (AHEAD + line * LINE)));
                 let octet = self.load(at);
                 self.add_weights(&octet, &mut sums_of_weights[p * OUTPUTS..][..OUTPUTS]);
-                for (&x, sums) in x.iter().zip(sums_of_rows.chunks_exact_mut(panels.len() * SUMS)) {
-                    self.add(x, &octet.registers, &mut sums[p * SUMS..][..SUMS]);
+                for (number, &weights) in octet.registers.iter().enumerate() {
+                    for (&x, sums) in x.iter().zip(sums_of_rows.chunks_exact_mut(panels.len() * SUMS)) {
+                        self.add(x, number, weights, &mut sums[p * SUMS..][..SUMS]);
+                    }
                 }
             }
             sums
@@ -195,10 +193,12 @@ impl Octets<'_, '_> {
         let b = self.b;
         let load = |row: Value, register: usize| b.load_vector(unpacked, (row, LANES_OF_I32 * register), LANES_OF_I32);
         let sums = b.for_range(0, n_octets, 1, self.zeros(rows.len() * SUMS), |octet, mut sums| {
-            let weights: Vec<Value> =
-                (0..SUMS).map(|register| load(octet + 1, register).reinterpret(Num::I8)).collect();
-            for (&row, sums) in rows.iter().zip(sums.chunks_exact_mut(SUMS)) {
-                self.add(x(row, octet), &weights, sums);
+            let x: Vec<Value> = rows.iter().map(|&row| x(row, octet)).collect();
+            for number in 0..SUMS {
+                let weights = load(octet + 1, number).reinterpret(Num::I8);
+                for (&x, sums) in x.iter().zip(sums.chunks_exact_mut(SUMS)) {
+                    self.add(x, number, weights, sums);
+                }
             }
             sums
         });

@@ -18,7 +18,7 @@ use super::weights::{HALVES, Integers, LINE, lanes};
 use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::cpu::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::{Elem, LANES};
-use crate::target::CpuTarget;
+use crate::target::{ArmLevel, CpuTarget};
 
 /// Prefetch distance of weights, in bytes: the hardware prefetcher stops at each 4 KiB page. Used only for one or two
 /// streams: more streams hide the latency themselves, and prefetches slow them down.
@@ -310,9 +310,10 @@ fn rows_in_tile(target: CpuTarget) -> usize {
 
 /// Rows per tile when weights are streamed, with registers left to unpack them. Up to two such tiles count as few rows.
 fn rows_in_stream(target: CpuTarget) -> usize {
-    match target.vector_bytes() {
-        16 => 2,
-        32 => 4,
+    match (target, target.vector_bytes()) {
+        (CpuTarget::Arm(ArmLevel::I8mm), _) => 1,
+        (_, 16) => 2,
+        (_, 32) => 4,
         _ => 8,
     }
 }
@@ -325,8 +326,7 @@ const STREAMS: usize = 8;
 /// whose sums spill, ran at 0.85 times the speed of one.
 fn units_in_stream(target: CpuTarget, format: Elem, rows: usize, unit: usize) -> usize {
     let streams = match (target, format) {
-        // A row's sums and those of the weights take twelve registers per panel.
-        (CpuTarget::Arm(_), Elem::I8) => 2,
+        // On Arm the sums of two panels and of their weights spill.
         (CpuTarget::X86(_), Elem::I8) => STREAMS.min(2 * rows_in_stream(target)),
         _ => 1,
     };
