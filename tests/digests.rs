@@ -21,7 +21,7 @@ use jambac_codegen::compile_ptx;
 use jambac_codegen::toolchain::llvm_version;
 use jambac_graph::DType;
 use jambac_kernels::kernel::{Elem, Launch, Param};
-use jambac_kernels::target::{ArmLevel, CpuTarget, Target, X86Level};
+use jambac_kernels::target::{CpuTarget, Target, X86Level};
 use jambac_models::jamba::JambaConfig;
 use jambac_models::tiny::Tiny;
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionFlags, elf};
@@ -29,10 +29,8 @@ use sha2::{Digest, Sha256};
 
 use crate::models;
 
-fn targets() -> [Target; 7] {
+fn targets() -> [Target; 5] {
     [
-        Target::Cpu(CpuTarget::new(ArmLevel::V82)),
-        Target::Cpu(CpuTarget::new(ArmLevel::I8mm)),
         Target::Cpu(CpuTarget::new(X86Level::V2)),
         Target::Cpu(CpuTarget::new(X86Level::V3)),
         Target::Cpu(CpuTarget::new(X86Level::V4)),
@@ -84,7 +82,7 @@ fn variants(kind: TargetKind) -> Vec<Variant> {
     variants
 }
 
-/// The kernels of all plans for a target, by symbol. For levels that change products of integers alone, those.
+/// The kernels of all plans for a target, by symbol. For VNNI, those that it changes: products of integers.
 fn kernels(target: Target) -> BTreeMap<String, Launch> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/jamba-mini");
     let mut model = ModelFile::open(&folder).expect("a model file");
@@ -100,7 +98,7 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
             kernels.extend(kernels_of_a_plan(&model, &variant, target));
         }
     }
-    if [CpuTarget::new(X86Level::V4Vnni), CpuTarget::new(ArmLevel::I8mm)].map(Target::Cpu).contains(&target) {
+    if target == Target::Cpu(CpuTarget::new(X86Level::V4Vnni)) {
         let is_integer = |param: &Param| matches!(param.elem(), Some(Elem::I8 | Elem::I4));
         kernels.retain(|_, kernel| kernel.params().iter().any(is_integer));
     }

@@ -9,8 +9,8 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Sym};
 
-/// Alignment of segments.
-pub(super) const PAGE_BYTES: u64 = 4096;
+/// Alignment of segments: the largest page that the architecture has.
+pub(super) const PAGE_BYTES: u64 = if cfg!(target_arch = "aarch64") { 65536 } else { 4096 };
 
 /// Largest address of an image, far above the code of any plan.
 const MAX_BYTES: u64 = 1 << 30;
