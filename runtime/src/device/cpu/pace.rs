@@ -31,7 +31,7 @@ const PARTS: usize = 4;
 const LONGEST: Duration = Duration::from_millis(100);
 
 /// First and longest time between windows of trial; they take at most about a hundredth of the time.
-const TRIAL_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+const TRIAL_AFTER: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(2)];
 
 /// Chooses the division of the jobs of one kind.
 #[derive(Debug)]
@@ -112,17 +112,18 @@ impl Pace {
 
     fn end_window(&mut self, window: &Window) {
         let rate = window.work / window.time.as_secs_f64();
+        let least = 50 * window.time / window.jobs;
         match (self.trial.take(), self.rate) {
             (Some(trial), Some(usual)) if rate > usual * GAIN => {
                 self.usual = trial;
                 self.rate = Some(rate);
                 self.trial_after = TRIAL_AFTER[0];
             }
-            (Some(_), _) => self.trial_after = (2 * self.trial_after).min(TRIAL_AFTER[1]),
+            (Some(_), _) => self.trial_after = (2 * self.trial_after.max(least)).min(TRIAL_AFTER[1].max(least)),
             (None, _) => {
                 self.rate = Some(rate);
                 self.since_trial += window.time;
-                if self.since_trial >= self.trial_after.max(50 * window.time / window.jobs) {
+                if self.since_trial >= self.trial_after.max(least) {
                     self.since_trial = Duration::ZERO;
                     let is_idle = window.idle.as_secs_f64() > IDLE * window.time.as_secs_f64();
                     self.trial = self.candidate(is_idle);
