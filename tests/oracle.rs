@@ -206,7 +206,7 @@ fn one_plan_serves_several_levels() {
     let fixture = Fixture::open("dense_tied");
     let folder = tempfile::tempdir().unwrap();
     let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
-    model.build.targets = targets(&["x86-64-v2", "x86-64-v4", "x86-64-v3"]).unwrap();
+    model.build.targets = targets(&["x86-64-v2", "x86-64-v4", "x86-64-v3", "x86-64-v4-vnni"]).unwrap();
     let path = folder.path().join("levels.plan");
     build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
 

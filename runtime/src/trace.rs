@@ -161,11 +161,18 @@ impl Trace {
                 let duration = to.saturating_sub(from);
                 (!duration.is_zero()).then_some(TraceSpan { run, work: TraceWork::Wait, begin: from, duration })
             };
-            let mut now = begin;
+            let (mut now, first) = (begin, all.len());
             for span in spans {
-                all.extend(wait(now, span.begin));
-                now = span.begin + span.duration;
-                all.push(span);
+                let end = span.begin + span.duration;
+                match all[first..].last_mut() {
+                    // Parts of a step that follow each other are one span.
+                    Some(last) if last.work == span.work => last.duration = end - last.begin,
+                    _ => {
+                        all.extend(wait(now, span.begin));
+                        all.push(span);
+                    }
+                }
+                now = end;
             }
             all.extend(wait(now, end));
         }

@@ -88,7 +88,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     responses_mib: u64,
     /// Longest time between two tokens of an answer, in milliseconds: prompts are read in parts that keep to it. 0 is no limit
-    #[arg(long, value_name = "MS", default_value_t = 150)]
+    #[arg(long, value_name = "MS", default_value_t = 120)]
     itl_target: u64,
     /// Longest time of a request, in seconds; 0 is no limit
     #[arg(long, value_name = "S", default_value_t = 600)]

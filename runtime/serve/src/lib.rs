@@ -240,7 +240,7 @@ impl Default for ServeOptions {
             states: None,
             states_bytes: 1 << 30,
             responses_bytes: 64 << 20,
-            step_target: Some(Duration::from_millis(150)),
+            step_target: Some(Duration::from_millis(120)),
             sandbox: Sandbox::default(),
             max_body_bytes: 0,
         }

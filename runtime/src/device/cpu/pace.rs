@@ -119,7 +119,11 @@ impl Pace {
                 self.rate = Some(rate);
                 self.trial_after = TRIAL_AFTER[0];
             }
-            (Some(_), _) => self.trial_after = (2 * self.trial_after.max(least)).min(TRIAL_AFTER[1].max(least)),
+            // Of two divisions that are tried in turn, the second follows soon.
+            (Some(_), _) if self.n_trials.is_multiple_of(2) => {
+                self.trial_after = (2 * self.trial_after.max(least)).min(TRIAL_AFTER[1].max(least));
+            }
+            (Some(_), _) => {}
             (None, _) => {
                 self.rate = Some(rate);
                 self.since_trial += window.time;
@@ -140,7 +144,7 @@ impl Pace {
         let finer = (is_idle && threads > 1 && parts == 1).then_some(Split { threads, parts: PARTS });
         let more = (threads < self.n_threads).then_some(Split { threads: (2 * threads).min(self.n_threads), parts: 1 });
         let coarser = (parts > 1).then_some(Split { threads, parts: 1 });
-        let all: Vec<Split> = [finer, fewer, more, coarser].into_iter().flatten().collect();
+        let all: Vec<Split> = [fewer, finer, more, coarser].into_iter().flatten().collect();
         (!all.is_empty()).then(|| all[self.n_trials % all.len()])
     }
 }
