@@ -27,6 +27,9 @@ const IDLE: f64 = 0.25;
 /// Parts per thread where threads differ in speed.
 const PARTS: usize = 4;
 
+/// In shorter jobs, meeting may cost more than waiting shows.
+const SHORT: Duration = Duration::from_micros(500);
+
 /// Longer jobs always have all threads and several parts: a window of trial would cost too much.
 const LONGEST: Duration = Duration::from_millis(100);
 
@@ -130,6 +133,7 @@ impl Pace {
                 if self.since_trial >= self.trial_after.max(least) {
                     self.since_trial = Duration::ZERO;
                     let is_idle = window.idle.as_secs_f64() > IDLE * window.time.as_secs_f64();
+                    let is_idle = is_idle || window.time / window.jobs < SHORT;
                     self.trial = self.candidate(is_idle);
                     self.n_trials += 1;
                 }
