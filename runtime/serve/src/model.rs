@@ -7,7 +7,7 @@ use jamba_runtime::{AnswerSyntax, ChatTemplate, ConstraintCompiler, Engine, Gene
 use crate::app::unix_seconds;
 use crate::error::{ApiError, Result};
 
-/// What people and programs are told about the model.
+/// Facts of the model for the page and the APIs.
 pub(crate) struct Facts {
     /// Digest of the plan, in hexadecimal.
     pub(crate) digest: String,

@@ -73,7 +73,7 @@ pub(crate) async fn tags(Extract(app): Extract<State>) -> Json<Value> {
 #[utoipa::path(get, path = "/api/ps", responses((status = 200, body = Object)))]
 pub(crate) async fn ps(Extract(app): Extract<State>) -> Json<Value> {
     let mut model = object(&app, &app.model.names[0]);
-    // Ollama unloads models that nobody uses, but none that is far in the future.
+    // Ollama unloads a model when it expires. This server never does.
     model["expires_at"] = "9999-12-31T23:59:59Z".into();
     model["size_vram"] = app.model.facts.device_bytes.into();
     model["context_length"] = app.model.max_context.into();

@@ -1,16 +1,16 @@
 //! The CPU device: pools in host memory, kernels in a loaded shared object, and threads that run one step list with
 //! barriers.
 
+mod affinity;
 mod code;
 mod image;
 pub(crate) mod isa;
 mod memory;
 mod observe;
-mod pace;
 pub(crate) mod peaks;
-mod seat;
 mod steps;
 mod threads;
+mod tuner;
 mod weights;
 
 use std::ops::Range;
@@ -25,9 +25,9 @@ use tracing::debug_span;
 
 use self::code::Code;
 use self::memory::Region;
-use self::pace::{Pace, Took};
 use self::steps::{EntrySteps, Steps};
 use self::threads::Team;
+use self::tuner::{Sample, Tuner};
 use self::weights::Weights;
 use super::map::PlanFile;
 use super::{Addresses, Counts, Device, NAN_BYTE, Opened, Piece, Settings};
@@ -40,7 +40,7 @@ pub(crate) struct Cpu {
     team: Team<Steps>,
     steps: Arc<Steps>,
     /// By entry.
-    paces: Vec<Pace>,
+    tuners: Vec<Tuner>,
     /// Time of all jobs, and the same times the threads of each.
     thread_time: (Duration, Duration),
     /// The last counts of each entry, and their work.
@@ -99,7 +99,7 @@ impl Cpu {
         let mut cpu = Cpu {
             team: Team::new(Arc::clone(&steps), n_threads)?,
             steps,
-            paces: program.entries.iter().map(|_| Pace::new(n_threads)).collect(),
+            tuners: program.entries.iter().map(|_| Tuner::new(n_threads)).collect(),
             thread_time: Default::default(),
             works: vec![Default::default(); program.entries.len()],
             limits: limits.clone(),
@@ -231,15 +231,15 @@ impl Device for Cpu {
         if let Some(trace) = &trace {
             self.steps.begin_trace(trace.clock());
         }
-        let split = self.paces[index].split();
+        let split = self.tuners[index].split();
         let n_threads = split.threads as u32;
-        let (began, ran) = (Instant::now(), seat::own_run_time());
+        let (began, ran) = (Instant::now(), affinity::own_run_time());
         let waited = self.team.run(index, split)?;
-        let (time, ran) = (began.elapsed(), seat::own_run_time().saturating_sub(ran));
+        let (time, ran) = (began.elapsed(), affinity::own_run_time().saturating_sub(ran));
         self.thread_time.0 += time;
         self.thread_time.1 += time * n_threads;
-        let took = Took { work: self.work_of(index, counts), time, idle: time.saturating_sub(ran) + waited };
-        self.paces[index].record(took);
+        let sample = Sample { work: self.work_of(index, counts), time, idle: time.saturating_sub(ran) + waited };
+        self.tuners[index].record(sample);
         if let Some(trace) = trace {
             trace.record_parts(self.steps.end_trace());
         }

@@ -81,7 +81,7 @@ impl Steps {
         // SAFETY: the array has as many slots as the kernel reads, and every address points into its region
         // (`jamba_plan::verify` and the engine checked both). The kernel stays within its buffers (the schedule's verifier
         // checked their sizes). No Rust reference to the regions is alive: the engine runs steps through `&mut self`, and
-        // parts execute within a job. Nobody writes the slots meanwhile.
+        // parts execute within a job. The slots are written between jobs only.
         unsafe { self.code.kernels[kernel](entry.slots[slot..].as_ptr().cast(), part as u64, n_parts as u64) };
     }
 

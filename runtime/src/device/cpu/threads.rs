@@ -1,7 +1,7 @@
 //! A team of threads that run jobs together. The caller is thread 0. An idle team sleeps.
 //!
 //! A job is a sequence of runs; a run is complete when all its parts are. Parts of a run can execute in any order on any
-//! thread. Each thread has a queue of parts in each run. It claims its own parts first, then those of the others, so no run
+//! thread. Each thread has a queue of parts in each run. It claims its own parts first, then steals those of the others, so no run
 //! waits for a thread that the kernel does not schedule, unless that thread has begun a part.
 //!
 //! Runs are numbered over the life of the team (`round`). A queue is a number of a run and the parts claimed from it, in one
@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{Timespec, futex};
 
-use super::seat::Seat;
+use super::affinity::Affinity;
 use crate::RuntimeError;
 
 /// Spins before a waiting thread looks for the thread it waits for, and sleeps: about ten microseconds, similar to the cost of
 /// a wake-up.
 const SPINS: u32 = 2000;
 
-/// Spins before a thread looks for parts of others, which have usually begun them: looking takes the queue's cache line from its
-/// thread. A thread that found some in the last run looks at once.
-const SPINS_BEFORE_OTHERS: u32 = 500;
+/// Spins before a thread steals parts of others, which have usually begun them: looking takes the queue's cache line from its
+/// thread. A thread that stole some in the last run looks at once.
+const SPINS_BEFORE_STEALING: u32 = 500;
 
 /// Sleep of a waiting thread before it looks for a late thread again.
 const NAP: Duration = Duration::from_micros(50);
@@ -117,11 +117,14 @@ impl Queue {
 }
 
 /// The number of the current run. A job's runs are `base` and following; the round after them belongs to no job.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Round(AtomicU64);
 
 impl Round {
+    /// No thread has begun a part of it.
+    const FIRST: u64 = 1;
+
     /// The current number. All writes of earlier runs are visible.
     fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
@@ -138,7 +141,7 @@ impl Round {
 struct Shared<W> {
     work: Arc<W>,
     queues: Box<[Queue]>,
-    seats: Box<[Seat]>,
+    affinities: Box<[Affinity]>,
     spins: u32,
     stop: AtomicBool,
     round: Round,
@@ -159,10 +162,10 @@ impl<W: Work> Shared<W> {
         Shared {
             work,
             queues: (0..n_threads).map(|_| Queue::default()).collect(),
-            seats: (0..n_threads).map(|_| Seat::default()).collect(),
+            affinities: (0..n_threads).map(|_| Affinity::default()).collect(),
             spins: if n_threads <= cores { SPINS } else { 0 },
             stop: AtomicBool::new(false),
-            round: Round::default(),
+            round: Round(AtomicU64::new(Round::FIRST)),
             sleeping: Line::default(),
             done: Line::default(),
             job: AtomicU64::new(0),
@@ -196,7 +199,7 @@ impl<W: Work> Shared<W> {
     fn take(&self, thread: usize, job: Job, round: u64, idle: &mut Idle) {
         let threads = job.split.threads;
         self.take_from(thread, thread, job, round);
-        let spins = if idle.others_are_late { 0 } else { self.spins.min(SPINS_BEFORE_OTHERS) };
+        let spins = if idle.others_are_late { 0 } else { self.spins.min(SPINS_BEFORE_STEALING) };
         if self.is_over_within(spins, round, idle) {
             return;
         }
@@ -231,33 +234,32 @@ impl<W: Work> Shared<W> {
         done
     }
 
-    /// Returns when the round is over: spins, then sleeps. Meanwhile it moves a thread that has begun a part, and that the
-    /// kernel does not schedule, to this thread's core.
+    /// Returns when the round is over: spins, then sleeps. Meanwhile it migrates a thread that has begun a part, and that
+    /// the kernel does not schedule, to this thread's core.
     fn wait(&self, thread: usize, round: u64, idle: &mut Idle) {
         if self.is_over_within(self.spins, round, idle) {
             return;
         }
         self.sleeping.0.fetch_add(1, Ordering::SeqCst);
-        let mut has_moved_caller = false;
-        while self.round.get() == round && !has_moved_caller {
+        let mut has_migrated_caller = false;
+        while self.round.get() == round && !has_migrated_caller {
+            if self.job_of(round).is_none() {
+                sleep(self.round.signal(), round as u32, None);
+                continue;
+            }
             let begun = |other: &usize| *other != thread && self.has_begun(*other, round);
-            match (0..self.queues.len()).find(begun) {
-                // Between jobs.
-                None if self.job_of(round).is_none() => sleep(self.round.signal(), round as u32, None),
-                None => sleep(self.round.signal(), round as u32, Some(NAP)),
-                Some(late) => {
-                    let is_moved = self.seats[late].bring_here(|| self.has_begun(late, round));
-                    has_moved_caller = is_moved && late == 0;
-                    if !has_moved_caller {
-                        sleep(self.round.signal(), round as u32, Some(NAP));
-                    }
-                }
+            let late = (0..self.queues.len()).find(begun);
+            let is_migrated =
+                late.is_some_and(|late| self.affinities[late].migrate_here(|| self.has_begun(late, round)));
+            has_migrated_caller = is_migrated && late == Some(0);
+            if !has_migrated_caller {
+                sleep(self.round.signal(), round as u32, Some(NAP));
             }
         }
         self.sleeping.0.fetch_sub(1, Ordering::SeqCst);
         // The caller goes on alone on this core for a while.
-        if has_moved_caller {
-            self.seats[thread].give_way();
+        if has_migrated_caller {
+            self.affinities[thread].leave_core();
         }
     }
 
@@ -281,7 +283,7 @@ impl<W: Work> Shared<W> {
     /// The loop of a worker.
     fn work(&self, thread: usize) {
         let _guard = AbortOnPanic;
-        self.seats[thread].take();
+        self.affinities[thread].register();
         let mut idle = Idle::default();
         loop {
             // A thread that is left out sleeps until a job has more threads.
@@ -296,7 +298,7 @@ impl<W: Work> Shared<W> {
             }
             if let Some(job) = self.job_of(round).filter(|job| thread < job.split.threads) {
                 self.take(thread, job, round, &mut idle);
-                self.seats[thread].give_way_if_moved();
+                self.affinities[thread].leave_core_if_migrated();
             }
             self.wait(thread, round, &mut idle);
         }
@@ -378,7 +380,7 @@ impl<W: Work> Team<W> {
         let shared = &*self.shared;
         let base = shared.round.get() + 1;
         let job = Job { index, split, base };
-        shared.seats[0].take();
+        shared.affinities[0].register();
         shared.base.store(base, Ordering::Release);
         let word = (index as u64) << 32 | (split.threads as u64) << 16 | split.parts as u64;
         shared.job.store(word, Ordering::Release);
@@ -390,13 +392,13 @@ impl<W: Work> Team<W> {
         let (mut round, mut idle) = (base, Idle::default());
         while round < end {
             shared.take(0, job, round, &mut idle);
-            if shared.seats[0].is_moved() {
-                shared.seats[0].stay();
+            if shared.affinities[0].is_migrated() {
+                shared.affinities[0].restore();
             }
             shared.wait(0, round, &mut idle);
             round = shared.round.get();
         }
-        shared.seats[0].stay();
+        shared.affinities[0].restore();
         self.spin.mul_f64(idle.spins as f64)
     }
 

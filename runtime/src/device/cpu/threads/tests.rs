@@ -134,8 +134,8 @@ fn a_fork_starts_its_own_threads() {
 
 /// The folders of the workers in /proc.
 fn threads_of(team: &Team<Nothing>) -> Vec<PathBuf> {
-    let own = |seat: &Seat| Path::new("/proc/self/task").join(seat.number().to_string());
-    team.shared.seats[1..].iter().map(own).collect()
+    let own = |affinity: &Affinity| Path::new("/proc/self/task").join(affinity.number().to_string());
+    team.shared.affinities[1..].iter().map(own).collect()
 }
 
 /// The kernel's state of a thread of this process: `S` while it waits for a futex.
@@ -157,4 +157,13 @@ fn an_idle_team_sleeps() {
             std::thread::yield_now();
         }
     }
+}
+
+/// A worker that took another one for late would look for it again and again.
+#[test]
+fn nobody_is_late_before_the_first_job() {
+    let team = Team::new(Arc::new(Nothing), 4).unwrap();
+    let round = team.shared.round.get();
+    assert!((0..4).all(|thread| !team.shared.has_begun(thread, round)));
+    assert!(team.shared.job_of(round).is_none());
 }

@@ -1,9 +1,10 @@
-//! Moves a thread that others wait for, and that the kernel does not schedule, to a core that runs it.
+//! Migrates a thread that others wait for, and that the kernel does not schedule, to a core that runs it.
 //!
-//! A thread whose core has other work waits for its turn for milliseconds, a hundred times as long as a part takes. The thread
-//! that waits for it has a core. It restricts the late thread to this core and sleeps, and the kernel schedules the late thread
-//! there at once. When its part is complete, one of the two leaves the core to the other: it waits for a turn on another core,
-//! without a part that others wait for. The caller stays, and its restriction is lifted before a job ends.
+//! A thread that has lost its core to another process is scheduled again after milliseconds, a hundred times as long as a part takes.
+//! The thread that waits for it has a core. It restricts the affinity of the late thread to this core and sleeps, and the kernel
+//! schedules the late thread there at once. When its part is complete, one of the two leaves the core to the other: it is
+//! scheduled on another core, and holds no part meanwhile. The caller of the job stays, and its affinity is restored before the
+//! job ends.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -14,46 +15,50 @@ use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 /// Spins between two looks at a thread's clock.
 const SPINS: u32 = 200;
 
-/// Pause of a thread that has no other core: about a turn of another process.
+/// Pause of a thread that has no other core: about a time slice of another process.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A thread of a team, to the other threads.
+/// The affinity of a thread of a team, which other threads may restrict.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct Affinity {
     /// The kernel's number of the thread; 0 if there is none.
     thread: AtomicI32,
-    is_moved: AtomicBool,
+    is_migrated: AtomicBool,
     restriction: Mutex<Option<Restriction>>,
 }
 
 /// The cores of a thread.
 #[derive(Debug)]
 struct Restriction {
-    /// Without a restriction.
-    usual: CpuSet,
-    /// While it is restricted.
-    now: CpuSet,
+    /// Without the restriction.
+    original: CpuSet,
+    current: CpuSet,
     /// The core of the thread that waited for it.
     core: usize,
 }
 
 impl Restriction {
-    /// Restricts the calling thread to its usual cores without the one on which the other thread runs, or pauses if there are no
-    /// others.
-    fn go_elsewhere(&mut self) {
-        let mut cores = self.usual;
+    /// The affinity of a thread without its restriction, if it has one. `found` is its affinity now, which others may have set.
+    fn original(restriction: &mut Option<Restriction>, found: CpuSet) -> CpuSet {
+        let ours = restriction.take().filter(|restriction| restriction.current == found);
+        ours.map_or(found, |restriction| restriction.original)
+    }
+
+    /// Restricts the calling thread to its other cores, or pauses if there are none.
+    fn exclude_core(&mut self) {
+        let mut cores = self.original;
         cores.unset(self.core);
         if cores.count() > 0 && sched_setaffinity(None, &cores).is_ok() {
-            self.now = cores;
+            self.current = cores;
         } else {
             std::thread::sleep(PAUSE);
         }
     }
 }
 
-impl Seat {
+impl Affinity {
     /// Registers the calling thread.
-    pub(super) fn take(&self) {
+    pub(super) fn register(&self) {
         self.thread.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
@@ -63,9 +68,9 @@ impl Seat {
         self.thread.load(Ordering::Relaxed)
     }
 
-    /// Moves the thread to the calling thread's core if it does not run. Returns whether it was moved. `is_late` says whether the
+    /// Migrates the thread to the calling thread's core if it does not run. Returns whether it was migrated. `is_late` says whether the
     /// thread is still waited for.
-    pub(super) fn bring_here(&self, is_late: impl Fn() -> bool) -> bool {
+    pub(super) fn migrate_here(&self, is_late: impl Fn() -> bool) -> bool {
         let Some(thread) = Pid::from_raw(self.thread.load(Ordering::Relaxed)) else { return false };
         let Some(before) = run_time(thread) else { return false };
         for _ in 0..SPINS {
@@ -76,59 +81,57 @@ impl Seat {
         }
         let Ok(mut restriction) = self.restriction.try_lock() else { return false };
         // The thread cannot leave its job while the lock is held.
-        if self.is_moved.load(Ordering::Relaxed) || !is_late() {
+        if self.is_migrated.load(Ordering::Relaxed) || !is_late() {
             return false;
         }
         let Ok(found) = sched_getaffinity(Some(thread)) else { return false };
         let Some(core) = core() else { return false };
-        let mut now = CpuSet::new();
-        now.set(core);
-        if sched_setaffinity(Some(thread), &now).is_err() {
+        let mut current = CpuSet::new();
+        current.set(core);
+        if sched_setaffinity(Some(thread), &current).is_err() {
             return false;
         }
-        let usual =
-            restriction.take().filter(|restriction| restriction.now == found).map_or(found, |found| found.usual);
-        *restriction = Some(Restriction { usual, now, core });
-        self.is_moved.store(true, Ordering::Release);
+        let original = Restriction::original(&mut restriction, found);
+        *restriction = Some(Restriction { original, current, core });
+        self.is_migrated.store(true, Ordering::Release);
         true
     }
 
-    /// If the calling thread was moved, leaves the core to the thread that waited for it.
-    pub(super) fn give_way_if_moved(&self) {
-        if !self.is_moved.load(Ordering::Acquire) {
+    /// If the calling thread was migrated, leaves the core to the thread that waited for it.
+    pub(super) fn leave_core_if_migrated(&self) {
+        if !self.is_migrated.load(Ordering::Acquire) {
             return;
         }
         if let Ok(mut restriction) = self.restriction.lock()
             && let Some(restriction) = &mut *restriction
         {
-            restriction.go_elsewhere();
+            restriction.exclude_core();
         }
-        self.is_moved.store(false, Ordering::Release);
+        self.is_migrated.store(false, Ordering::Release);
     }
 
-    /// Leaves the calling thread's core to the caller of the job, which was moved to it.
-    pub(super) fn give_way(&self) {
+    /// Leaves the calling thread's core to the caller of the job, which was migrated to it.
+    pub(super) fn leave_core(&self) {
         if let (Ok(mut restriction), Ok(found), Some(core)) = (self.restriction.lock(), sched_getaffinity(None), core())
         {
-            let usual =
-                restriction.take().filter(|restriction| restriction.now == found).map_or(found, |found| found.usual);
-            let mut new = Restriction { usual, now: CpuSet::new(), core };
-            new.go_elsewhere();
+            let original = Restriction::original(&mut restriction, found);
+            let mut new = Restriction { original, current: found, core };
+            new.exclude_core();
             *restriction = Some(new);
         }
     }
 
-    /// Lifts the restriction of the calling thread, if it was moved. It cannot be moved after its last part.
-    pub(super) fn stay(&self) {
+    /// Lifts the restriction of the calling thread, if it was migrated. It cannot be migrated after its last part.
+    pub(super) fn restore(&self) {
         if let Some(restriction) = self.restriction.lock().map_or(None, |mut restriction| restriction.take()) {
-            let _ = sched_setaffinity(None, &restriction.usual);
+            let _ = sched_setaffinity(None, &restriction.original);
         }
-        self.is_moved.store(false, Ordering::Release);
+        self.is_migrated.store(false, Ordering::Release);
     }
 
-    /// Whether the thread was moved. May miss a move of this moment.
-    pub(super) fn is_moved(&self) -> bool {
-        self.is_moved.load(Ordering::Acquire)
+    /// Whether the thread was migrated. May miss a migration of this moment.
+    pub(super) fn is_migrated(&self) -> bool {
+        self.is_migrated.load(Ordering::Acquire)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::threads::Split;
 
-/// Least duration of a window: several turns of another process.
+/// Least duration of a window: several time slices of another process.
 const WINDOW: Duration = Duration::from_millis(10);
 
 /// Least number of jobs in a window.
@@ -38,7 +38,7 @@ const TRIAL_AFTER: [Duration; 2] = [Duration::from_millis(20), Duration::from_se
 
 /// Chooses the division of the jobs of one kind.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Tuner {
     /// All threads.
     n_threads: usize,
     /// Outside of trials.
@@ -64,7 +64,7 @@ struct Window {
 
 /// What a job took.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Took {
+pub(super) struct Sample {
     /// Amount of work, in any unit.
     pub(super) work: f64,
     pub(super) time: Duration,
@@ -72,10 +72,10 @@ pub(super) struct Took {
     pub(super) idle: Duration,
 }
 
-impl Pace {
+impl Tuner {
     /// Starts with one part on each of `n_threads` threads.
-    pub(super) fn new(n_threads: usize) -> Pace {
-        Pace {
+    pub(super) fn new(n_threads: usize) -> Tuner {
+        Tuner {
             n_threads,
             usual: Split { threads: n_threads, parts: 1 },
             trial: None,
@@ -92,21 +92,21 @@ impl Pace {
         self.trial.unwrap_or(self.usual)
     }
 
-    /// Records a job that was divided by [`split`](Pace::split).
-    pub(super) fn record(&mut self, took: Took) {
+    /// Records a job that was divided by [`split`](Tuner::split).
+    pub(super) fn record(&mut self, sample: Sample) {
         if self.n_threads == 1 {
             return;
         }
-        if took.time > LONGEST {
-            *self = Pace::new(self.n_threads);
+        if sample.time > LONGEST {
+            *self = Tuner::new(self.n_threads);
             self.usual.parts = PARTS;
             return;
         }
         let window = &mut self.window;
         window.jobs += 1;
-        window.work += took.work;
-        window.time += took.time;
-        window.idle += took.idle;
+        window.work += sample.work;
+        window.time += sample.time;
+        window.idle += sample.idle;
         if window.time >= WINDOW && window.jobs >= WINDOW_JOBS {
             let window = std::mem::take(window);
             self.end_window(&window);
@@ -133,23 +133,23 @@ impl Pace {
                 if self.since_trial >= self.trial_after.max(least) {
                     self.since_trial = Duration::ZERO;
                     let is_idle = window.idle.as_secs_f64() > IDLE * window.time.as_secs_f64();
-                    let is_idle = is_idle || window.time / window.jobs < SHORT;
-                    self.trial = self.candidate(is_idle);
+                    self.trial = self.candidate(is_idle || window.time / window.jobs < SHORT);
                     self.n_trials += 1;
                 }
             }
         }
     }
 
-    /// The division to try, of those that the state of the caller suggests in turn.
+    /// The division to try, in turn. `is_idle`: finer parts or fewer threads may be faster.
     fn candidate(&self, is_idle: bool) -> Option<Split> {
         let Split { threads, parts } = self.usual;
         let fewer = (is_idle && threads > 1).then_some(Split { threads: threads.div_ceil(2), parts: 1 });
         let finer = (is_idle && threads > 1 && parts == 1).then_some(Split { threads, parts: PARTS });
         let more = (threads < self.n_threads).then_some(Split { threads: (2 * threads).min(self.n_threads), parts: 1 });
         let coarser = (parts > 1).then_some(Split { threads, parts: 1 });
-        let all: Vec<Split> = [fewer, finer, more, coarser].into_iter().flatten().collect();
-        (!all.is_empty()).then(|| all[self.n_trials % all.len()])
+        let all = [fewer, finer, more, coarser].into_iter().flatten();
+        let n = all.clone().count();
+        (n > 0).then(|| self.n_trials % n).and_then(|index| all.clone().nth(index))
     }
 }
 
@@ -160,18 +160,18 @@ mod tests {
     /// Runs jobs for a time on a machine where a job of one unit takes `time(threads, parts)`, of which the caller is idle for a
     /// share `idle(threads, parts)`. Returns the share of the time in which `is_right`.
     fn run(
-        pace: &mut Pace,
+        tuner: &mut Tuner,
         time: impl Fn(usize, usize) -> Duration,
         idle: impl Fn(usize, usize) -> f64,
         is_right: impl Fn(Split) -> bool,
     ) -> f64 {
         let (total, mut now, mut right) = (Duration::from_secs(20), Duration::ZERO, Duration::ZERO);
         while now < total {
-            let split = pace.split();
+            let split = tuner.split();
             let took = time(split.threads, split.parts);
             now += took;
             right += if is_right(split) { took } else { Duration::ZERO };
-            pace.record(Took { work: 1.0, time: took, idle: took.mul_f64(idle(split.threads, split.parts)) });
+            tuner.record(Sample { work: 1.0, time: took, idle: took.mul_f64(idle(split.threads, split.parts)) });
         }
         right.div_duration_f64(now)
     }
@@ -188,24 +188,24 @@ mod tests {
     #[test]
     fn threads_that_bring_nothing_are_left_out() {
         let slower = |threads: usize, _: usize| Duration::from_micros(80 + 40 * threads as u64);
-        assert!(run(&mut Pace::new(8), slower, waits(0.6), has_threads(1)) > 0.95);
+        assert!(run(&mut Tuner::new(8), slower, waits(0.6), has_threads(1)) > 0.95);
     }
 
     #[test]
     fn threads_that_bring_something_stay() {
         let faster = |threads: usize, _: usize| Duration::from_micros(8000 / threads as u64);
-        assert!(run(&mut Pace::new(8), faster, waits(0.1), has_threads(8)) > 0.999);
+        assert!(run(&mut Tuner::new(8), faster, waits(0.1), has_threads(8)) > 0.999);
         // A caller that waits much is tried with fewer threads, at little cost.
-        assert!(run(&mut Pace::new(8), faster, waits(0.5), has_threads(8)) > 0.98);
+        assert!(run(&mut Tuner::new(8), faster, waits(0.5), has_threads(8)) > 0.98);
     }
 
     #[test]
     fn threads_come_back_when_the_machine_is_free() {
-        let mut pace = Pace::new(2);
+        let mut tuner = Tuner::new(2);
         let busy = |threads: usize, _: usize| Duration::from_millis(if threads == 2 { 16 } else { 10 });
         let free = |threads: usize, _: usize| Duration::from_millis(if threads == 2 { 6 } else { 10 });
-        assert!(run(&mut pace, busy, waits(0.5), has_threads(1)) > 0.9);
-        assert!(run(&mut pace, free, waits(0.05), has_threads(2)) > 0.8);
+        assert!(run(&mut tuner, busy, waits(0.5), has_threads(1)) > 0.9);
+        assert!(run(&mut tuner, free, waits(0.05), has_threads(2)) > 0.8);
     }
 
     #[test]
@@ -218,16 +218,16 @@ mod tests {
         };
         let idle = |_: usize, parts: usize| if parts == 1 { 0.5 } else { 0.1 };
         let is_fine = |split: Split| split.threads == 4 && split.parts > 1;
-        assert!(run(&mut Pace::new(4), hybrid, idle, is_fine) > 0.9);
+        assert!(run(&mut Tuner::new(4), hybrid, idle, is_fine) > 0.9);
         // On equal cores, several parts only cost.
         let equal = |_: usize, parts: usize| Duration::from_micros(7000 + 500 * parts as u64);
-        assert!(run(&mut Pace::new(4), equal, |_, _| 0.1, |split| split.parts == 1) > 0.99);
+        assert!(run(&mut Tuner::new(4), equal, |_, _| 0.1, |split| split.parts == 1) > 0.99);
     }
 
     #[test]
     fn long_jobs_have_all_threads_and_several_parts() {
         let slower = |threads: usize, _: usize| Duration::from_millis(200 * threads as u64);
         let is_whole = |split: Split| split == Split { threads: 4, parts: PARTS };
-        assert!(run(&mut Pace::new(4), slower, waits(0.9), is_whole) > 0.9);
+        assert!(run(&mut Tuner::new(4), slower, waits(0.9), is_whole) > 0.9);
     }
 }
