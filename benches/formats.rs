@@ -12,10 +12,13 @@ use jambac_benches::quality::{Format, Predictions, documents, exact_answers, ope
 const FORMATS: &[Format] = &[
     Format::all("f32"),
     Format::all("bf16"),
-    Format::experts("int8"),
     Format::all("int8"),
-    Format::experts("int4"),
+    Format::all("int8").calibrated(),
+    Format::all("int8").with_experts("int4"),
+    Format::all("int8").with_experts("int4").calibrated(),
+    Format::all("int4").with("lm_head=int4"),
     Format::all("int4"),
+    Format::all("int4").calibrated(),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,20 +26,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let documents = documents(&checkpoint.join("heldout.txt"))?;
     let questions = questions(&checkpoint.join("questions.jsonl"))?;
     let folder = tempfile::tempdir()?;
-    println!("| weights | bytes of the plan | perplexity | divergence from f32, nats | same top-1 | exact answers |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| weights | bits | bytes of the plan | perplexity | divergence from f32, nats | p99 | same top-1 | exact answers |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     let mut truth: Option<Predictions> = None;
     let mut n_places = 0;
     for &format in FORMATS {
         let mut opened = open(&checkpoint, folder.path(), format)?;
         let found = Predictions::of(&mut opened.engine, &documents)?;
         let beside = truth.as_ref().unwrap_or(&found);
+        let (divergence, p99) = found.divergence(beside);
         println!(
-            "| {} | {} | {:.4} | {:.1e} | {:.1} % | {} of {} |",
+            "| {} | {:.1} | {} | {:.4} | {divergence:.2e} | {p99:.1e} | {:.1} % | {} of {} |",
             format.name(),
+            opened.bits,
             opened.bytes,
             found.perplexity(),
-            found.divergence(beside),
             100.0 * found.agreement(beside),
             exact_answers(&mut opened.engine, &questions)?,
             questions.len(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! perplexity   exp(−mean ln p(next token))                       over all tokens of all documents but the first of each
-//! divergence   mean Σ_v p_f32(v) · (ln p_f32(v) − ln p(v))       over the same places
+//! divergence   Σ_v p_f32(v) · (ln p_f32(v) − ln p(v))            mean and 99th percentile over the same places
 //! top-1        fraction of those places where the likeliest token is f32's
 //! ```
 //!
@@ -13,9 +13,11 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use jamba_plan::format::{Transform, Weight};
 use jamba_runtime::{Engine, Feed, GenerateOptions, OpenOptions, Outputs};
+use jambac::calibrate::Text;
 use jambac::compile::{Progress, Request, build};
-use jambac::manifest::{ModelFile, weight_format};
+use jambac::manifest::{ModelFile, targets, weight_format};
 use serde::Deserialize;
 
 /// Token limit of an answer; the longest correct answer has 14.
@@ -34,27 +36,49 @@ pub struct Format {
     pub linears: Option<&'static str>,
     /// The experts, if they differ.
     pub experts: Option<&'static str>,
+    /// Parameters with formats of their own: `lm_head=int4`.
+    pub pattern: Option<&'static str>,
+    /// Whether integers are calibrated on samples of the model.
+    pub is_calibrated: bool,
 }
 
 impl Format {
-    /// One format for all linear layers.
+    /// One format for all linear layers, rounded to nearest.
     pub const fn all(name: &'static str) -> Format {
-        Format { linears: Some(name), experts: None }
+        Format { linears: Some(name), experts: None, pattern: None, is_calibrated: false }
     }
 
-    /// A format for the experts alone.
+    /// A format for the experts alone, rounded to nearest.
     pub const fn experts(name: &'static str) -> Format {
-        Format { linears: None, experts: Some(name) }
+        Format { linears: None, experts: Some(name), pattern: None, is_calibrated: false }
+    }
+
+    /// The same with another format for the experts.
+    pub const fn with_experts(self, name: &'static str) -> Format {
+        Format { experts: Some(name), ..self }
+    }
+
+    /// The same with another format for the parameters of a pattern.
+    pub const fn with(self, pattern: &'static str) -> Format {
+        Format { pattern: Some(pattern), ..self }
+    }
+
+    /// The same, calibrated.
+    pub const fn calibrated(self) -> Format {
+        Format { is_calibrated: true, ..self }
     }
 
     /// Label in tables.
     pub fn name(self) -> String {
-        match (self.linears, self.experts) {
+        let mut name = match (self.linears, self.experts) {
             (Some(linears), None) => linears.to_owned(),
             (None, Some(experts)) => format!("{experts} experts"),
             (None, None) => "as stored".to_owned(),
             (Some(linears), Some(experts)) => format!("{linears}, {experts} experts"),
-        }
+        };
+        name.extend(self.pattern.map(|pattern| format!(", {pattern}")));
+        name += if self.is_calibrated { ", calibrated" } else { "" };
+        name
     }
 }
 
@@ -64,6 +88,8 @@ pub struct Opened {
     pub engine: Engine,
     /// File size of the plan.
     pub bytes: u64,
+    /// Bits for each weight of the linear layers, with their scales.
+    pub bits: f64,
 }
 
 /// Builds the plan of a checkpoint into `folder` and opens it.
@@ -74,6 +100,10 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
     let mut model = ModelFile::open(checkpoint)?;
     model.weights.default = format.linears.map(|name| weight_format("weights.default", name)).transpose()?;
     model.weights.experts = format.experts.map(|name| weight_format("weights.experts", name)).transpose()?;
+    model.weights.patterns = format.pattern.map(str::parse).transpose()?.into_iter().collect();
+    model.weights.calibrate = format.is_calibrated.then_some(Text::Samples);
+    // The logits of one level are enough, and code takes most of the time of a build.
+    model.build.targets = targets(&["native"])?;
     model.limits.max_context = CONTEXT;
     model.limits.max_sequences = 1;
     model.limits.kv_tokens = None;
@@ -82,7 +112,28 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
     let output = folder.join("quality.plan");
     let request = Request::new(model, output.clone());
     let bytes = build(&request, &Progress::hidden())?.summary.bytes;
-    Ok(Opened { engine: Engine::open(&output, OpenOptions::default())?, bytes })
+    let engine = Engine::open(&output, OpenOptions::default())?;
+    let bits = bits(&engine.program().weights);
+    Ok(Opened { engine, bytes, bits })
+}
+
+/// Bits for each weight of the linear layers, without padding of rows, which depends on the model's size.
+fn bits(weights: &[Weight]) -> f64 {
+    let (mut bits, mut n_values) = (0.0, 0.0);
+    for weight in weights.iter().filter(|weight| weight.transform == Transform::None && weight.layout.lanes > 1) {
+        let layout = weight.layout;
+        let values = weight.parts.iter().map(|part| part.rows * layout.groups).sum::<u64>() as f64 * layout.k as f64;
+        let is_linear = layout.k > 16;
+        if is_linear {
+            let of_scales = weight
+                .format
+                .scales()
+                .map_or(0.0, |scales| scales.format.bits() as f64 / scales.inputs.unwrap_or(layout.k) as f64);
+            bits += values * (weight.format.bits() as f64 + of_scales);
+            n_values += values;
+        }
+    }
+    bits / n_values
 }
 
 /// Reads documents, separated by empty lines.
@@ -143,13 +194,16 @@ impl Predictions {
         (-self.mean(self.rows().zip(&self.next).map(|(row, &token)| f64::from(row[token as usize])))).exp()
     }
 
-    /// Mean KL divergence of these predictions from `truth`, in nats.
-    pub fn divergence(&self, truth: &Predictions) -> f64 {
+    /// KL divergence of these predictions from `truth`, in nats: the mean over all places, and the value that 99 of 100 places
+    /// do not exceed.
+    pub fn divergence(&self, truth: &Predictions) -> (f64, f64) {
         let of_row = |(found, truth): (&[f32], &[f32])| -> f64 {
             let each = truth.iter().zip(found).map(|(&p, &q)| (f64::from(p), f64::from(q)));
             each.map(|(p, q)| p.exp() * (p - q)).sum()
         };
-        self.mean(self.rows().zip(truth.rows()).map(of_row))
+        let mut all: Vec<f64> = self.rows().zip(truth.rows()).map(of_row).collect();
+        all.sort_by(f64::total_cmp);
+        (self.mean(all.iter().copied()), all[(all.len() * 99).div_ceil(100) - 1])
     }
 
     /// Fraction of places with the same likeliest token.

@@ -28,7 +28,7 @@ fn integer_weights_predict_and_answer_nearly_as_f32() {
         [("int8", &mut int8, 1e-4, 0.98), ("int4", &mut int4, 1e-2, 0.9)]
     {
         let found = predict(opened);
-        let (divergence, agreement) = (found.divergence(&truth), found.agreement(&truth));
+        let (divergence, agreement) = (found.divergence(&truth).0, found.agreement(&truth));
         println!("{name}: divergence {divergence:.1e}, top-1 {agreement:.4}, {} bytes", opened.bytes);
         assert!(opened.bytes < f32.bytes / 2, "{name}: {} bytes, f32 {}", opened.bytes, f32.bytes);
         assert!(divergence > 0.0 && divergence < most_divergence, "{name}: divergence {divergence:e}");

@@ -35,6 +35,15 @@ impl Alone {
         Ok(Alone { engine: open(plan, threads)?, known: HashMap::new() })
     }
 
+    /// The tokens of a request that runs alone.
+    ///
+    /// # Errors
+    /// The engine refuses it.
+    pub fn tokens(&mut self, ask: &Ask) -> Result<Vec<u32>, Box<dyn Error>> {
+        let options = options(&self.engine, ask);
+        Ok(self.engine.generate(&ask.prompt, &options, |_| ControlFlow::Continue(()))?.tokens)
+    }
+
     /// Compares served answers with those of the requests alone. Answers that a client left must be a beginning of it.
     ///
     /// # Errors
@@ -44,9 +53,8 @@ impl Alone {
         for (ask, answer) in served.iter().filter(|(_, answer)| answer.status == 200) {
             let key = Ask { priority: 0, ..ask.clone() };
             if !self.known.contains_key(&key) {
-                let options = options(&self.engine, ask);
-                let alone = self.engine.generate(&ask.prompt, &options, |_| ControlFlow::Continue(()))?;
-                self.known.insert(key.clone(), alone.tokens);
+                let tokens = self.tokens(ask)?;
+                self.known.insert(key.clone(), tokens);
             }
             let expected = &self.known[&key];
             if !expected.starts_with(&answer.tokens) || answer.tokens.is_empty() {

@@ -17,12 +17,14 @@ pub struct Ask {
     pub seed: Option<u64>,
     /// Lower ones come first.
     pub priority: i32,
+    /// A named state, and how many of the prompt's tokens it holds.
+    pub state: Option<(String, usize)>,
 }
 
 impl Ask {
     /// A greedy request of priority 0.
     pub fn greedy(prompt: Vec<u32>, max_new: usize) -> Ask {
-        Ask { prompt, max_new, seed: None, priority: 0 }
+        Ask { prompt, max_new, seed: None, priority: 0, state: None }
     }
 }
 
@@ -89,12 +91,22 @@ impl Endpoint {
     /// # Errors
     /// A connection that breaks, or a response that is not HTTP.
     pub fn ask(&self, ask: &Ask, due: Instant, leave_after: Option<usize>) -> Result<Answer> {
+        self.ask_with(ask, due, |n| leave_after.is_none_or(|most| n < most))
+    }
+
+    /// Sends a request and reads the stream to its end, or until `goes_on` is false; it gets the number of tokens so far after
+    /// each read.
+    ///
+    /// # Errors
+    /// As [`Endpoint::ask`].
+    pub fn ask_with(&self, ask: &Ask, due: Instant, mut goes_on: impl FnMut(usize) -> bool) -> Result<Answer> {
+        let (state, n_state) = ask.state.as_ref().map_or((None, 0), |(name, n)| (Some(name), *n));
         let (path, body) = match self.api {
             Api::Jamba => (
                 "/v1/completions",
                 json!({
-                    "prompt": ask.prompt, "max_tokens": ask.max_new, "ignore_eos": true, "stream": true,
-                    "return_token_ids": true, "stream_options": { "include_usage": true }, "priority": ask.priority,
+                    "prompt": ask.prompt[n_state..], "max_tokens": ask.max_new, "ignore_eos": true, "stream": true,
+                    "state": state, "return_token_ids": true, "stream_options": { "include_usage": true }, "priority": ask.priority,
                     "temperature": if ask.seed.is_some() { 1.0 } else { 0.0 }, "seed": ask.seed,
                 }),
             ),
@@ -133,7 +145,7 @@ impl Endpoint {
             if answer.tokens.len() > before {
                 answer.arrivals.push(answer.end);
             }
-            if leave_after.is_some_and(|most| answer.tokens.len() >= most) {
+            if !goes_on(answer.tokens.len()) {
                 break;
             }
         }
@@ -148,8 +160,29 @@ impl Endpoint {
     /// # Errors
     /// A connection that breaks.
     pub fn get(&self, path: &str) -> Result<String> {
+        self.exchange("GET", path, None)
+    }
+
+    /// Names the state of a prompt.
+    ///
+    /// # Errors
+    /// A connection that breaks, or a refusal.
+    pub fn create_state(&self, name: &str, prompt: &[u32]) -> Result<()> {
+        self.exchange("POST", "/v1/states", Some(&json!({ "name": name, "prompt": prompt }))).map(drop)
+    }
+
+    /// Deletes a named state.
+    ///
+    /// # Errors
+    /// A connection that breaks, or a refusal.
+    pub fn delete_state(&self, name: &str) -> Result<()> {
+        self.exchange("DELETE", &format!("/v1/states/{name}"), None).map(drop)
+    }
+
+    /// The body of an answer with status 200.
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
         let mut text = String::new();
-        self.send("GET", path, None)?.read_to_string(&mut text)?;
+        self.send(method, path, body)?.read_to_string(&mut text)?;
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| Error::other("no HTTP"))?;
         if head.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(Error::other(head.to_owned())) }
     }

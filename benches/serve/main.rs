@@ -5,13 +5,14 @@
 //!
 //! PLAN has at least 8 sequences and 4,096 tokens of context; the plan of `--long` has 131,072. With a peer, a workload runs on
 //! both servers in turn, the order swapped from pair to pair. `--smoke` runs all workloads on a small plan for a few seconds,
-//! and compares tokens alone.
+//! and compares tokens alone. `--soak MINUTES` runs a mixed load for so long and looks at the server's memory.
 
 mod alone;
 mod client;
 mod load;
 mod report;
 mod server;
+mod soak;
 mod workloads;
 
 use std::error::Error;
@@ -57,6 +58,12 @@ struct Args {
     /// Short prompts and loops; figures mean nothing
     #[arg(long)]
     smoke: bool,
+    /// Only a mixed load for so many minutes
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<u64>,
+    /// Between the requests of a client of `--soak`, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
     /// Write the table into this file
     #[arg(long)]
     out: Option<PathBuf>,
@@ -88,7 +95,19 @@ struct Run {
 }
 
 fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, client, address, prompt] = &words[..]
+        && client == soak::CLIENT
+    {
+        return soak::client(address, prompt);
+    }
     let args = Args::parse();
+    if let Some(minutes) = args.soak {
+        let (time, pause) = (Duration::from_secs(60 * minutes), Duration::from_millis(args.pause));
+        let table = report::table(&soak::soak(&args.plan, args.threads, time, pause)?);
+        println!("{table}");
+        return args.out.as_ref().map_or(Ok(()), |path| Ok(std::fs::write(path, &table)?));
+    }
     let smoke = args.smoke;
     let setup = Setup {
         vocab: workloads::vocab(&args.plan)?,

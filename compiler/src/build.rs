@@ -7,12 +7,15 @@ use clap::Args;
 use jamba_plan::format::TargetKind;
 use jamba_plan::output::{Kind, Output, Outputs, Replace};
 use jamba_runtime::Verify;
+use jambac_codegen::pack::Measure;
 use jambac_passes::PassManager;
 
 use crate::bisect::{self, Verdict};
 use crate::cached::{Cached, Found};
+use crate::calibrate::{self, Text};
 use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
 use crate::locate::branches_of;
+use crate::manifest::ModelFile;
 use crate::model::ModelArgs;
 use crate::outputs::{ForceArg, LOSSES, PHASE, claim, is_phase_file};
 use crate::report::{print, print_raw, tell};
@@ -53,8 +56,12 @@ pub struct Build {
     /// Put this option after the model. The phases before it are skipped; the model still gives weights, targets and limits.
     #[arg(long, num_args = 2..=3, value_names = ["PHASE", "FILE"])]
     from: Option<Vec<String>>,
+    /// The text with which integer weights are calibrated, so that the rounding errors of inputs compensate each other: self
+    /// (samples of the model), a file, or none (rounding to nearest). Default: self if there are int4 weights.
+    #[arg(long, value_name = "self|none|FILE", value_parser = calibrate::text, conflicts_with = "synthetic_weights")]
+    calibrate: Option<Text>,
     /// Write the quantization error of each parameter to this file: a table, or JSON where the name ends in .json; - is
-    /// stdout. Reads the checkpoint a second time.
+    /// stdout.
     #[arg(long, value_name = "FILE|-", conflicts_with = "synthetic_weights")]
     report_quantization: Option<PathBuf>,
     /// Find the first rewrite of a pass after which a plan computes other logits than the interpreter, instead of writing a
@@ -83,6 +90,7 @@ fn stop(name: &str) -> Result<Phase> {
 pub fn run(mut options: Build) -> Result<()> {
     let progress = Progress::on_terminal();
     let mut model = options.model.clone().open()?;
+    choose_text(&mut model, &options)?;
     let cached = match options.cached {
         true => Some(Cached::new(&model, options.synthetic_weights, options.chat_template.as_deref())?),
         false => None,
@@ -122,6 +130,7 @@ pub fn run(mut options: Build) -> Result<()> {
         emit: options.emit,
         replace,
         chat_template: options.chat_template,
+        measure: if report.is_some() { Measure::Loss } else { Measure::Nothing },
         ..Request::new(model, options.output.clone().unwrap_or_default())
     };
     if options.bisect {
@@ -136,8 +145,8 @@ pub fn run(mut options: Build) -> Result<()> {
             };
         }
     };
-    if let (Some(checkpoint), Some(to)) = (&built.checkpoint, report) {
-        losses::write(checkpoint, &built.programs, to)?;
+    if let Some(to) = report {
+        losses::write(&built.losses, to)?;
     }
     if options.verbose {
         tell(spent_table(&built.summary.spent).trim_end());
@@ -154,6 +163,20 @@ pub fn run(mut options: Build) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Sets the text of the calibration.
+fn choose_text(model: &mut ModelFile, options: &Build) -> Result<()> {
+    let weights = &mut model.weights;
+    weights.calibrate = options.calibrate.clone().or_else(|| weights.calibrate.take());
+    if weights.calibrate.is_none() && weights.has_few_bits() {
+        weights.calibrate = Some(Text::Samples);
+    }
+    if let Some(Text::File(path)) = &weights.calibrate {
+        // A plan in the cache is found again by its inputs, and the text is not one of them.
+        ensure!(!options.cached, "--cached: found --calibrate {}, expected self or none", path.display());
+    }
+    Ok(())
 }
 
 /// The outputs of a build, checked before it begins. The pipeline opens the plan and the dumped texts itself.

@@ -11,13 +11,16 @@ use jamba_plan::text::size;
 use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark, small_file};
 use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
+use jambac_codegen::loss::Loss;
+use jambac_codegen::pack::Measure;
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_models::{ModelError, jamba};
 
+use crate::calibrate::{self, Calibration};
 use crate::manifest::{self, ModelFile};
 use crate::report::Ours;
-use crate::source::Source;
+use crate::source::{Calibrated, Source};
 
 mod describe;
 mod phase;
@@ -55,6 +58,8 @@ pub struct Request {
     pub emit: Option<Phase>,
     /// The name of one of the checkpoint's chat templates, or a file, instead of all of them.
     pub chat_template: Option<String>,
+    /// Whether to measure what packing loses.
+    pub measure: Measure,
 }
 
 impl Request {
@@ -69,6 +74,7 @@ impl Request {
             from: None,
             emit: None,
             chat_template: None,
+            measure: Measure::Nothing,
         }
     }
 }
@@ -86,6 +92,8 @@ pub struct Built {
     pub checkpoint: Option<Checkpoint>,
     /// One for each kind of target.
     pub programs: Vec<KindParts>,
+    /// The parameters with a loss and the kind of target that they were packed for, if losses were measured.
+    pub losses: Vec<(TargetKind, Loss)>,
 }
 
 /// Counts and sizes of a plan.
@@ -162,8 +170,10 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         return Ok(Outcome::Text(run.emitted()));
     }
 
-    let source = parameters.as_ref().map(Source);
-    let (manifest, programs, bytes) = write_plan(&mut run, request, &input, &text, source.as_ref(), programs)?;
+    let calibration = calibration(&mut run, request, parameters.is_some(), &programs)?;
+    let source = parameters.as_ref().map(|parameters| Calibrated { parameters: Source(parameters), calibration });
+    let Written { manifest, programs, bytes, losses } =
+        write_plan(&mut run, request, &input, &text, source.as_ref(), programs)?;
     if run.wants_text(Phase::Plan) {
         let written =
             std::fs::read(&request.output).with_context(|| format!("reading {} back", request.output.display()))?;
@@ -182,7 +192,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         elapsed: began.elapsed(),
         spent: run.spent,
     };
-    Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.model.into_checkpoint(), programs })))
+    Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.model.into_checkpoint(), programs, losses })))
 }
 
 /// What a build reads besides the parameters.
@@ -256,15 +266,43 @@ impl Opened {
     }
 }
 
-/// Packs the weights and writes the plan. Returns its manifest, its parts and its length in bytes.
+/// Calibrates the parameters that become integers, if the request has a text for it.
+fn calibration(run: &mut Run<'_>, request: &Request, has_weights: bool, programs: &[Compiled]) -> Result<Calibration> {
+    let text = request.model.weights.calibrate.as_ref().filter(|_| has_weights).unwrap_or(&calibrate::Text::None);
+    if *text == calibrate::Text::None {
+        return Ok(Calibration::default());
+    }
+    let parts: Vec<&KindParts> = programs.iter().map(|program| &program.parts).collect();
+    let wanted = calibrate::wanted(&parts);
+    let calibration = run.work("calibration", || calibrate::calibrate(request, text, &wanted))?;
+    let (rare, all) = calibration.rare();
+    if rare > 0 {
+        run.progress.remark(&Remark::Note(format!(
+            "{rare} of {all} matrices had fewer than {} of the {} calibration tokens, so their weights are rounded to nearest",
+            calibrate::LEAST_ROWS,
+            calibration.n_tokens
+        )));
+    }
+    Ok(calibration)
+}
+
+/// A plan on the disk.
+struct Written {
+    manifest: Manifest,
+    programs: Vec<KindParts>,
+    bytes: u64,
+    losses: Vec<(TargetKind, Loss)>,
+}
+
+/// Packs the weights and writes the plan.
 fn write_plan(
     run: &mut Run<'_>,
     request: &Request,
     input: &Input,
     text: &Text<'_>,
-    source: Option<&Source<'_, '_>>,
+    source: Option<&Calibrated<'_, '_>>,
     programs: Vec<Compiled>,
-) -> Result<(Manifest, Vec<KindParts>, u64)> {
+) -> Result<Written> {
     let metadata = input.model.metadata();
     let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
     let config = config_section(&request.model, metadata.dropped_keys())?;
@@ -283,11 +321,11 @@ fn write_plan(
         check_disk(&output, manifest.programs.iter().map(|program| program.memory.weights).sum())?;
     }
     let progress = run.progress;
-    let bytes = run.work("weights and plan", || {
-        link(output, &parts, |done, total| progress.weights(done, total)).map_err(weight_error)
+    let (bytes, losses) = run.work("weights and plan", || {
+        link(output, &parts, request.measure, |done, total| progress.weights(done, total)).map_err(weight_error)
     })?;
     progress.clear();
-    Ok((manifest, programs, bytes))
+    Ok(Written { manifest, programs, bytes, losses })
 }
 
 /// config.json without these keys, which would be refused, so that `jambac limits` can read it.

@@ -5,6 +5,7 @@
 pub mod bisect;
 pub mod build;
 pub mod cached;
+pub mod calibrate;
 pub mod compare;
 pub mod compile;
 pub mod defaults;

@@ -1,24 +1,14 @@
 //! `jambac build --report-quantization`: the quantization error of each parameter, as a table or as JSON.
 
 use anyhow::Result;
+use jamba_plan::format::TargetKind;
 use jamba_plan::output::Output;
-use jambac_checkpoint::Checkpoint;
-use jambac_codegen::link::KindParts;
-use jambac_codegen::loss::{Loss, losses};
-use jambac_models::jamba;
+use jambac_codegen::loss::Loss;
 use serde_json::json;
 
-use crate::source::Source;
-
-/// Measures every parameter of the programs and writes the errors to `to`: JSON where the name ends in `.json`, a table otherwise.
-pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: Output) -> Result<()> {
-    let parameters = jamba::bind(checkpoint)?;
-    let source = Source(&parameters);
-    let mut of_kinds = Vec::new();
-    for of_kind in programs {
-        let lost = losses(&source, &of_kind.schedule.program.weights)?;
-        of_kinds.extend(lost.into_iter().map(|loss| (of_kind.schedule.kind.name(), loss)));
-    }
+/// Writes the errors to `to`: JSON where the name ends in `.json`, a table otherwise.
+pub fn write(losses: &[(TargetKind, Loss)], to: Output) -> Result<()> {
+    let of_kinds: Vec<(&str, &Loss)> = losses.iter().map(|(kind, loss)| (kind.name(), loss)).collect();
     let text = match to.path().extension() {
         Some(extension) if extension == "json" => document(&of_kinds),
         _ => table(&of_kinds),
@@ -27,9 +17,9 @@ pub fn write(checkpoint: &Checkpoint, programs: &[KindParts], to: Output) -> Res
 }
 
 /// One line for each parameter with an error.
-fn table(losses: &[(&str, Loss)]) -> String {
+fn table(losses: &[(&str, &Loss)]) -> String {
     let head = ["kind", "format", "values", "max |w|", "max |w − q|", "‖w − q‖ / ‖w‖", "parameter"].map(str::to_owned);
-    let line = |(kind, loss): &(&str, Loss)| {
+    let line = |(kind, loss): &(&str, &Loss)| {
         [
             (*kind).to_owned(),
             loss.format.name().to_owned(),
@@ -52,8 +42,8 @@ fn name(loss: &Loss) -> String {
     }
 }
 
-fn document(losses: &[(&str, Loss)]) -> String {
-    let entry = |(kind, loss): &(&str, Loss)| {
+fn document(losses: &[(&str, &Loss)]) -> String {
+    let entry = |(kind, loss): &(&str, &Loss)| {
         json!({
             "kind": kind,
             "parameter": loss.parameter,

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::calibrate::Text;
 use crate::locate::{Located, locate};
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
@@ -118,15 +119,109 @@ impl<'de> Deserialize<'de> for FusionChoice {
 }
 
 /// Weight formats; `None` keeps the format that the checkpoint stores.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weights {
-    /// All linear layers.
-    #[serde(deserialize_with = "read_default_format")]
+    /// All linear layers. Of int4, the output projection to the vocabulary is int8.
     pub default: Option<WeightFormat>,
     /// The experts alone.
-    #[serde(deserialize_with = "read_experts_format")]
     pub experts: Option<WeightFormat>,
+    /// Formats of the parameters that match a pattern.
+    pub patterns: Vec<ByPattern>,
+    /// The text with which integers are calibrated. `None` is none for the library; `jambac build` samples it for int4.
+    pub calibrate: Option<Text>,
+}
+
+/// The format of the parameters whose canonical names match a pattern, with or without their last `.weight`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ByPattern {
+    pub pattern: glob::Pattern,
+    pub format: WeightFormat,
+}
+
+impl ByPattern {
+    /// Parses a key and a value of `[weights]`.
+    ///
+    /// # Errors
+    /// Not a pattern, or an unknown format.
+    pub fn new(pattern: &str, format: &str) -> Result<ByPattern> {
+        let key = format!("weights.{pattern}");
+        let parsed = glob::Pattern::new(pattern);
+        let pattern =
+            parsed.with_context(|| format!("{key}: expected default, experts, calibrate or a glob pattern"))?;
+        Ok(ByPattern { pattern, format: weight_format(&key, format)? })
+    }
+
+    /// True if the pattern matches a parameter's name.
+    pub fn matches(&self, parameter: &str) -> bool {
+        let short = parameter.strip_suffix(".weight");
+        self.pattern.matches(parameter) || short.is_some_and(|short| self.pattern.matches(short))
+    }
+}
+
+impl FromStr for ByPattern {
+    type Err = anyhow::Error;
+
+    /// `lm_head=int8`.
+    fn from_str(text: &str) -> Result<ByPattern> {
+        let (pattern, format) = text.split_once('=').context("expected PATTERN=FORMAT, such as lm_head=int8")?;
+        ByPattern::new(pattern, format)
+    }
+}
+
+impl fmt::Display for ByPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.pattern, self.format.name())
+    }
+}
+
+impl Weights {
+    /// True if a format of 4 bits or fewer was chosen.
+    pub fn has_few_bits(&self) -> bool {
+        let chosen = [self.default, self.experts].into_iter().flatten();
+        chosen.chain(self.patterns.iter().map(|by| by.format)).any(|format| format.bits() <= 4)
+    }
+}
+
+impl<'de> Deserialize<'de> for Weights {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Weights, D::Error> {
+        struct Table;
+        impl<'de> de::Visitor<'de> for Table {
+            type Value = Weights;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("weights: a table of formats")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Weights, A::Error> {
+                let mut weights = Weights::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    map.next_value_seed(Value { key: &key, weights: &mut weights })?;
+                }
+                Ok(weights)
+            }
+        }
+        /// The value of a key, so that an error names its line.
+        struct Value<'a> {
+            key: &'a str,
+            weights: &'a mut Weights,
+        }
+        impl<'de> de::DeserializeSeed<'de> for Value<'_> {
+            type Value = ();
+
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                let Value { key, weights } = self;
+                let value = String::deserialize(deserializer)?;
+                match key {
+                    "default" => weights.default = Some(parsed(weight_format("weights.default", &value))?),
+                    "experts" => weights.experts = Some(parsed(weight_format("weights.experts", &value))?),
+                    "calibrate" => weights.calibrate = Some(value.as_str().into()),
+                    pattern => weights.patterns.push(parsed(ByPattern::new(pattern, &value))?),
+                }
+                Ok(())
+            }
+        }
+        deserializer.deserialize_map(Table)
+    }
 }
 
 /// The load that the plan is built for.
@@ -204,14 +299,6 @@ fn read_targets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Target
     parsed(targets(&Vec::<String>::deserialize(deserializer)?))
 }
 
-fn read_default_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WeightFormat>, D::Error> {
-    parsed(weight_format("weights.default", &String::deserialize(deserializer)?).map(Some))
-}
-
-fn read_experts_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WeightFormat>, D::Error> {
-    parsed(weight_format("weights.experts", &String::deserialize(deserializer)?).map(Some))
-}
-
 fn read_kv_dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DType>, D::Error> {
     parsed(kv_dtype(&String::deserialize(deserializer)?).map(Some))
 }
@@ -231,7 +318,7 @@ fn parsed<T, E: de::Error>(value: Result<T>) -> Result<T, E> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Text {
+struct Keys {
     model: Model,
     #[serde(default)]
     build: Build,
@@ -291,7 +378,7 @@ impl ModelFile {
             format!("reading {}, which should be a model.toml or a checkpoint's folder", path.display())
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let Text { model, build, weights, limits } =
+        let Keys { model, build, weights, limits } =
             toml::from_str(&text).with_context(|| format!("{} is not a model file", path.display()))?;
         let keys: toml::Table = text.parse().with_context(|| format!("{} is not a model file", path.display()))?;
         let has = |key: &str| {
@@ -299,6 +386,10 @@ impl ModelFile {
         };
         let unset = Unset { context: !has("max_context"), sequences: !has("max_sequences") };
         let Model { name, checkpoint, ignore_keys, ignore_tensors } = model;
+        let mut weights = weights;
+        if let Some(Text::File(path)) = &mut weights.calibrate {
+            *path = folder.join(&*path);
+        }
         Ok(ModelFile {
             is_named: name.is_some(),
             name: name.unwrap_or_else(|| folder_name(folder)),

@@ -8,7 +8,7 @@ use jamba_plan::format::WeightFormat;
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 
-use crate::manifest::{self, FusionChoice, ModelFile};
+use crate::manifest::{self, ByPattern, FusionChoice, ModelFile};
 
 /// The model and its options.
 #[derive(Args, Clone)]
@@ -30,6 +30,10 @@ pub struct ModelArgs {
     /// Weight format of the experts alone.
     #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.experts", name))]
     experts: Option<WeightFormat>,
+    /// Weight format of the parameters whose names match a pattern, such as lm_head=int8 or '*.mamba.out_proj=int8'. May be
+    /// repeated. With int4, the output projection (lm_head) is int8 unless a pattern names it.
+    #[arg(long = "format", value_name = "PATTERN=FORMAT", value_parser = |text: &str| text.parse::<ByPattern>())]
+    formats: Vec<ByPattern>,
     /// Stored type of keys and values: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", value_parser = manifest::kv_dtype)]
     kv: Option<DType>,
@@ -59,7 +63,8 @@ impl ModelArgs {
     /// True if an option sets a limit or a format, on which the memory of a plan depends.
     pub fn sets_memory(&self) -> bool {
         let limits = [self.max_context, self.max_sequences, self.kv_tokens, self.prefill_chunk, self.max_outputs];
-        let has_format = self.weights.is_some() || self.experts.is_some() || self.kv.is_some();
+        let has_format =
+            self.weights.is_some() || self.experts.is_some() || !self.formats.is_empty() || self.kv.is_some();
         has_format || limits.iter().any(Option::is_some)
     }
 
@@ -77,6 +82,9 @@ impl ModelArgs {
         }
         model.weights.default = self.weights.or(model.weights.default);
         model.weights.experts = self.experts.or(model.weights.experts);
+        let is_replaced = |old: &ByPattern| self.formats.iter().any(|new| new.pattern == old.pattern);
+        model.weights.patterns.retain(|old| !is_replaced(old));
+        model.weights.patterns.extend(self.formats);
         let limits = &mut model.limits;
         limits.kv_dtype = self.kv.or(limits.kv_dtype);
         model.unset.context &= self.max_context.is_none();

@@ -2,12 +2,35 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 
-use jambac_codegen::pack::ParameterSource;
+use jambac_codegen::pack::{Moments, ParameterSource};
 use jambac_models::jamba;
+
+use crate::calibrate::Calibration;
 
 /// The parameters of a checkpoint.
 pub struct Source<'a, 'c>(pub &'a jamba::Parameters<'c>);
+
+/// The parameters of a checkpoint, and the moments of their inputs.
+pub struct Calibrated<'a, 'c> {
+    pub parameters: Source<'a, 'c>,
+    pub calibration: Calibration,
+}
+
+impl ParameterSource for Calibrated<'_, '_> {
+    fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {
+        self.parameters.read_rows(parameter, group, first_row, n_rows, out)
+    }
+
+    fn read_int8(&self, parameter: &str, group: u64, first_row: u64, q: &mut [i8], scales: &mut [f32]) -> bool {
+        self.parameters.read_int8(parameter, group, first_row, q, scales)
+    }
+
+    fn moments(&self, parameter: &str, group: u64) -> Option<Arc<Moments>> {
+        self.calibration.moments(parameter, group).cloned()
+    }
+}
 
 impl ParameterSource for Source<'_, '_> {
     fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {

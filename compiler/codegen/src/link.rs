@@ -36,28 +36,12 @@ pub struct KindParts {
     pub cubin: Option<Vec<u8>>,
 }
 
-/// Writes the plan and returns its length in bytes. Calls `progress` with (bytes packed, total bytes) after each weight.
+/// Writes the plan. Returns its length in bytes and, if measured, the rounding losses: each parameter with a loss, and the kind of
+/// target for which it was packed. Calls `progress` with (bytes packed, total bytes) after each weight.
 ///
 /// # Errors
 /// A parameter cannot be packed, or the plan cannot be written.
-pub fn link(output: Output, parts: &Parts<'_>, progress: impl FnMut(u64, u64)) -> Result<u64, CodegenError> {
-    write(output, parts, Measure::Nothing, progress).map(|(bytes, _)| bytes)
-}
-
-/// Like [`link`], but also returns the rounding losses: each parameter with a loss, and the kind of target for which it was
-/// packed.
-///
-/// # Errors
-/// See [`link`].
-pub fn link_measured(
-    output: Output,
-    parts: &Parts<'_>,
-    progress: impl FnMut(u64, u64),
-) -> Result<(u64, Vec<(TargetKind, Loss)>), CodegenError> {
-    write(output, parts, Measure::Loss, progress)
-}
-
-fn write(
+pub fn link(
     output: Output,
     parts: &Parts<'_>,
     measure: Measure,

@@ -49,16 +49,13 @@ impl<'a> PartLosses<'a> {
             .then(|| PartLosses { weight, sums: vec![Sums::default(); weight.parts.len()] })
     }
 
-    /// Adds a value w of a part, packed as q.
-    pub(crate) fn add(&mut self, part: usize, w: f32, q: f32) {
+    /// Adds the sums of values of a part.
+    pub(crate) fn add(&mut self, part: usize, more: Sums) {
         let sums = &mut self.sums[part];
-        sums.largest = sums.largest.max(w.abs());
-        sums.squares += f64::from(w) * f64::from(w);
-        if w != q {
-            let error = w - q;
-            sums.max_error = sums.max_error.max(error.abs());
-            sums.squared_errors += f64::from(error) * f64::from(error);
-        }
+        sums.largest = sums.largest.max(more.largest);
+        sums.max_error = sums.max_error.max(more.max_error);
+        sums.squares += more.squares;
+        sums.squared_errors += more.squared_errors;
     }
 
     /// The losses of the parts with a nonzero loss.
@@ -79,10 +76,24 @@ impl<'a> PartLosses<'a> {
     }
 }
 
+/// Sums over some values.
 #[derive(Clone, Copy, Default)]
-struct Sums {
+pub(crate) struct Sums {
     largest: f32,
     max_error: f32,
     squares: f64,
     squared_errors: f64,
+}
+
+impl Sums {
+    /// Adds a value w, packed as q.
+    pub(crate) fn add(&mut self, w: f32, q: f32) {
+        self.largest = self.largest.max(w.abs());
+        self.squares += f64::from(w) * f64::from(w);
+        if w != q {
+            let error = w - q;
+            self.max_error = self.max_error.max(error.abs());
+            self.squared_errors += f64::from(error) * f64::from(error);
+        }
+    }
 }

@@ -1,23 +1,26 @@
 //! Packs parameters into the bytes of weights.
 //!
-//! A weight is packed once, at build time, into the [`Layout`] that its kernels read; each parameter is read once.
-//! Floating-point weights are written a few panels at a time. An integer weight is [`Quantized`] as a whole: its scales come
-//! first in the plan, so the integers stay in memory until the scales are written.
+//! A weight is packed once, at build time, into the [`Layout`] that its kernels read; each parameter is read once. All cores
+//! pack; the bytes do not depend on their number. Floating-point weights are written a few panels at a time. An integer weight
+//! is [`Quantized`] as a whole: its scales come first in the plan, so the integers stay in memory until the scales are written.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use jamba_plan::format::{ElementOrder, Layout, PartOrder, Transform, Weight, WeightFormat};
 
 use crate::error::CodegenError;
-use crate::loss::{Loss, PartLosses};
+use crate::loss::{Loss, PartLosses, Sums};
 
+mod feedback;
 mod quantized;
 
+pub use feedback::{BLOCK, Moments};
 pub use quantized::Quantized;
 
 /// A source of parameters: a bound checkpoint.
-pub trait ParameterSource {
+pub trait ParameterSource: Sync {
     /// Reads rows `first_row … first_row + n_rows` of matrix `group` of a parameter, widened to f32, in row-major order.
     ///
     /// A parameter has the shape \[groups, n, k\]: stacked experts, outputs, inputs; a vector has k = 1. `out` holds n_rows · k
@@ -28,6 +31,12 @@ pub trait ParameterSource {
     /// `first_row` on. Returns false if the checkpoint does not store this parameter as integers.
     fn read_int8(&self, _parameter: &str, _group: u64, _first_row: u64, _q: &mut [i8], _scales: &mut [f32]) -> bool {
         false
+    }
+
+    /// The second moments of the inputs of matrix `group` of a parameter. With them, integers are packed with error feedback;
+    /// without, they are rounded to nearest.
+    fn moments(&self, _parameter: &str, _group: u64) -> Option<Arc<Moments>> {
+        None
     }
 }
 
@@ -121,16 +130,17 @@ fn pack_floats(
         ElementOrder::Panels => row,
         ElementOrder::Rows { stride, .. } => stride as usize,
     };
-    let mut rows = vec![0f32; (panels_at_once * lanes) as usize * row];
-    let mut panels = vec![0f32; (panels_at_once * lanes) as usize * stored_row];
-    let mut bytes = Vec::new();
-    each_run(weight, panels_at_once, |run| {
+    let measures = measured.is_some();
+    let pack = |(rows, panels): &mut (Vec<f32>, Vec<f32>), run: &Run<'_>| {
+        rows.resize((panels_at_once * lanes) as usize * row, 0.0);
+        panels.resize((panels_at_once * lanes) as usize * stored_row, 0.0);
         let taken = &mut rows[..run.n_rows as usize * row];
         if run.n_rows > 0 {
             source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, taken)?;
         }
-        if let Some(measured) = &mut measured {
-            taken.iter().for_each(|&w| measured.add(run.part, w, round(weight.format, w)));
+        let mut sums = Sums::default();
+        if measures {
+            taken.iter().for_each(|&w| sums.add(w, round(weight.format, w)));
         }
         check_range(weight.format, taken)?;
         apply(weight.transform, taken);
@@ -140,10 +150,19 @@ fn pack_floats(
             ElementOrder::Panels => transpose_panels(taken, stored, row, lanes as usize),
             ElementOrder::Rows { .. } => pad_rows(taken, stored, row, stored_row),
         }
+        let mut bytes = Vec::new();
         encode(weight.format, stored, &mut bytes);
-        out.write_all(&bytes)?;
-        Ok(bytes.len() as u64)
-    })
+        Ok((bytes, sums))
+    };
+    let mut written = 0;
+    each_packed(weight, panels_at_once, pack, |run, (bytes, sums)| {
+        if let Some(measured) = &mut measured {
+            measured.add(run.part, sums);
+        }
+        written += bytes.len() as u64;
+        out.write_all(&bytes)
+    })?;
+    Ok(written)
 }
 
 /// Rows of one part of a weight that are packed together.
@@ -158,28 +177,62 @@ pub(crate) struct Run<'a> {
     pub n_rows: u64,
 }
 
-/// Calls `pack` for runs of at most `panels_at_once` panels, in storage order, and returns the sum of the byte counts that it
-/// returns.
-pub(crate) fn each_run(
+/// The runs of a weight, of at most `panels_at_once` panels, in storage order.
+fn runs(weight: &Weight, panels_at_once: u64) -> impl Iterator<Item = Run<'_>> {
+    let lanes = weight.layout.lanes;
+    let n_panels = weight.layout.panels();
+    let (mut group, mut panel) = (0, 0);
+    std::iter::from_fn(move || {
+        if panel >= n_panels {
+            (group, panel) = (group + 1, 0);
+        }
+        if group >= weight.layout.groups || n_panels == 0 {
+            return None;
+        }
+        let (index, first_row) = weight.part_of_panel(panel);
+        let part = &weight.parts[index];
+        let n_rows = (panels_at_once * lanes).min(part.rows.saturating_sub(first_row));
+        panel += n_rows.div_ceil(lanes).max(1);
+        Some(Run { part: index, parameter: &part.parameter, group, first_row: part.first_row + first_row, n_rows })
+    })
+}
+
+/// Values that the cores pack between two writes.
+const BATCH: u64 = 1 << 22;
+
+/// Packs the runs of a weight on all cores, each with scratch memory of its own, and takes the results in storage order.
+pub(crate) fn each_packed<S: Default, T: Send>(
     weight: &Weight,
     panels_at_once: u64,
-    mut pack: impl FnMut(Run<'_>) -> io::Result<u64>,
-) -> Result<u64, CodegenError> {
-    let lanes = weight.layout.lanes;
-    let mut written = 0;
-    for group in 0..weight.layout.groups {
-        let mut panel = 0;
-        while panel < weight.layout.panels() {
-            let (index, first_row) = weight.part_of_panel(panel);
-            let part = &weight.parts[index];
-            let n_rows = (panels_at_once * lanes).min(part.rows.saturating_sub(first_row));
-            let first_row = part.first_row + first_row;
-            written += pack(Run { part: index, parameter: &part.parameter, group, first_row, n_rows })
-                .map_err(|source| CodegenError::Pack { parameter: part.parameter.clone(), source })?;
-            panel += n_rows.div_ceil(lanes).max(1);
+    pack: impl Fn(&mut S, &Run<'_>) -> io::Result<T> + Sync,
+    mut take: impl FnMut(&Run<'_>, T) -> io::Result<()>,
+) -> Result<(), CodegenError> {
+    let of_run = (panels_at_once * weight.layout.lanes * weight.layout.k).max(1);
+    let runs: Vec<Run<'_>> = runs(weight, panels_at_once).collect();
+    let n_threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    for batch in runs.chunks((n_threads as u64 * BATCH / of_run).max(1) as usize) {
+        let share = batch.len().div_ceil(n_threads);
+        let pack_share = |runs: &[Run<'_>]| {
+            let mut scratch = S::default();
+            runs.iter().map(|run| pack(&mut scratch, run)).collect::<Vec<_>>()
+        };
+        let pack_share = &pack_share;
+        let packed: Vec<io::Result<T>> = match n_threads.min(batch.len()) {
+            1 => pack_share(batch),
+            _ => std::thread::scope(|scope| {
+                let shares: Vec<_> = batch.chunks(share).map(|runs| scope.spawn(move || pack_share(runs))).collect();
+                let joined = shares.into_iter().map(|share| share.join());
+                joined.flat_map(|share| share.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            }),
+        };
+        for (run, packed) in batch.iter().zip(packed) {
+            let parameter = || run.parameter.to_owned();
+            packed
+                .and_then(|packed| take(run, packed))
+                .map_err(|source| CodegenError::Pack { parameter: parameter(), source })?;
         }
     }
-    Ok(written)
+    Ok(())
 }
 
 /// Refuses values that a format would round to infinity.

@@ -78,7 +78,7 @@ fn plan(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, 
             expected: "any number".into(),
         });
     }
-    let rules = FormatRules::new(&[prefill, decode], *formats, kind);
+    let rules = FormatRules::new(&[prefill, decode], formats.clone(), kind);
     let states = StateLayout::of(prefill, &rules)?;
     states.check_same(&StateLayout::of(decode, &rules)?, &decode.name)?;
     if states.page_bytes > 0 && limits.kv_tokens == 0 {

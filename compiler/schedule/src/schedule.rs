@@ -1,5 +1,7 @@
 //! The result of scheduling: the plan's own records, and the kernels to compile.
 
+use std::collections::BTreeMap;
+
 use jamba_plan::format::{Buffer, Entry, Limits, Memory, Program, Step, TargetKind, WeightFormat};
 use jambac_kernels::kernel::{Launch, Operand};
 
@@ -17,12 +19,14 @@ pub struct Options {
 
 /// Storage format of each group of parameters; `None` keeps the checkpoint's format. Norm weights, biases, convolutions, A and
 /// D are always f32. An embedding table that is also a linear's weight is stored once, in the linear's format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
-    /// Weights of linears, including routers.
+    /// Weights of linears, including routers. Of int4, the linear that computes the logits is int8: of all linears it loses most.
     pub linear: Option<WeightFormat>,
     pub experts: Option<WeightFormat>,
     pub embedding: Option<WeightFormat>,
+    /// Formats of single parameters by canonical name, which take precedence.
+    pub named: BTreeMap<String, WeightFormat>,
     /// True if every target reads f16; otherwise f16 parameters are stored as f32.
     pub f16_native: bool,
 }

@@ -41,25 +41,31 @@ pub(crate) struct FormatRules {
     of_linears: BTreeSet<String>,
     /// Linear weights that are never stored as integers: those of routers and of Δ.
     never_integers: BTreeSet<String>,
+    /// Weights of the linears that compute logits.
+    heads: BTreeSet<String>,
 }
 
 impl FormatRules {
     /// The rules for the graphs of all entries.
     pub(crate) fn new(graphs: &[&Graph], formats: Formats, kind: TargetKind) -> FormatRules {
-        let (mut of_linears, mut never_integers) = (BTreeSet::new(), BTreeSet::new());
+        let (mut of_linears, mut never_integers, mut heads) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for graph in graphs {
+            let logits = graph.outputs().get("logits").map(|logits| logits.node);
             for node in graph.order() {
                 let weight =
                     |operand: usize| graph.op(graph.operands(node)[operand].node).source_name().map(str::to_owned);
                 if let Op::Linear { .. } = graph.op(node) {
                     of_linears.extend(weight(1));
+                    if logits == Some(node) {
+                        heads.extend(weight(1));
+                    }
                     if is_sensitive(graph, node) {
                         never_integers.extend(weight(1));
                     }
                 }
             }
         }
-        FormatRules { kind, formats, of_linears, never_integers }
+        FormatRules { kind, formats, of_linears, never_integers, heads }
     }
 
     /// The element type that all readers of a value accept; f32 for outputs of the graph.
@@ -113,8 +119,15 @@ impl Decisions for FormatRules {
             Use::Experts => self.formats.experts,
             Use::Embedding => self.formats.embedding,
         };
+        let named = self.formats.named.get(parameter).copied();
+        let chosen = match chosen {
+            Some(WeightFormat::Int4) if use_ == Use::Linear && self.heads.contains(parameter) => {
+                Some(WeightFormat::Int8)
+            }
+            other => other,
+        };
         let stored = target::stored_format(self.kind, dtype);
-        let found = chosen.unwrap_or(stored);
+        let found = named.or(chosen).unwrap_or(stored);
         let is_integer = found.scales().is_some();
         let is_sensitive = use_ == Use::StepSize || self.never_integers.contains(parameter);
         let readable = |format| match format {
@@ -131,6 +144,9 @@ impl Decisions for FormatRules {
             }
             _ if is_integer && use_ == Use::Embedding => {
                 refuse("f32 or bf16, because tokens are looked up in it".into())
+            }
+            _ if is_integer && is_sensitive && named.is_some() => {
+                refuse("f32 or bf16, because it decides on experts or step sizes".into())
             }
             // int8 times a bf16 scale is exact in f32; these parameters are small.
             _ if is_integer && is_sensitive && stored == WeightFormat::Int8 => Ok(WeightFormat::F32),

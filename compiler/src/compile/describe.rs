@@ -6,7 +6,10 @@ use jambac_models::jamba;
 use jambac_schedule::Schedule;
 
 use super::{Compiled, Request};
-use crate::manifest::ModelFile;
+use crate::manifest::{ByPattern, ModelFile};
+
+/// The option with the formats by pattern.
+pub(super) const PATTERNS: &str = "weights.patterns";
 
 pub(super) fn manifest(
     request: &Request,
@@ -63,10 +66,14 @@ fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>
     let name = |format: Option<WeightFormat>| format.map_or("as stored", |format| format.name()).to_owned();
     let mut kv_dtypes: Vec<String> = programs.iter().map(|program| program.kv_dtype.to_string()).collect();
     kv_dtypes.dedup();
+    let patterns: Vec<String> = model.weights.patterns.iter().map(ByPattern::to_string).collect();
+    let patterns = if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
     let options = [
         ("build.fusion", model.build.fusion.to_string()),
         ("weights.default", name(model.weights.default)),
         ("weights.experts", name(model.weights.experts.or(model.weights.default))),
+        (PATTERNS, patterns),
+        ("weights.calibrate", model.weights.calibrate.clone().unwrap_or_default().to_string()),
         ("limits.kv_dtype", kv_dtypes.join(", ")),
     ];
     let file = |digest: FileDigest| SourceFile {

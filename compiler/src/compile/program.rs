@@ -1,15 +1,17 @@
 //! The program of one kind of target: graphs, optimized, scheduled and compiled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use jamba_plan::format::{DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, Weight, WeightFormat};
+use jamba_plan::format::{
+    DrawKernel, Limits, Memory, ProgramInfo, SLACK_BYTES, TargetKind, Transform, Weight, WeightFormat,
+};
 use jambac_checkpoint::JambaConfig;
 use jambac_codegen::CodegenError;
 use jambac_codegen::assemble::{assemble, find_ptxas};
 use jambac_codegen::compile::Dump;
 use jambac_codegen::link::KindParts;
-use jambac_graph::{DType, Graph};
+use jambac_graph::{DType, Graph, Op};
 use jambac_kernels::kernel::{Launch, Rows};
 use jambac_kernels::target::{CpuTarget, Target, X86Level};
 use jambac_kernels::{catalog, target};
@@ -18,7 +20,7 @@ use jambac_passes::{Fusion, PassManager};
 use jambac_schedule::{Formats, Schedule, ScheduleError};
 
 use super::{Phase, Request, Run};
-use crate::manifest::{self, ModelFile};
+use crate::manifest::{self, ByPattern, ModelFile};
 use crate::report::Ours;
 
 /// The graphs of both entries.
@@ -232,12 +234,67 @@ pub fn plan_limits(model: &ModelFile) -> Limits {
     }
 }
 
-fn schedule_options(model: &ModelFile, targets: &[Target], kind: TargetKind) -> jambac_schedule::Options {
+fn schedule_options(
+    model: &ModelFile,
+    entries: &Entries,
+    targets: &[Target],
+    kind: TargetKind,
+) -> Result<jambac_schedule::Options> {
     let reads_f16 = |target: &Target| matches!(target, Target::Cpu(target) if target.has_f16c());
     let f16_native = targets.iter().filter(|target| target.kind() == kind).all(reads_f16);
     let linear = model.weights.default;
-    let formats = Formats { linear, experts: model.weights.experts.or(linear), embedding: None, f16_native };
-    jambac_schedule::Options { kind, limits: plan_limits(model), formats }
+    let named = named(&model.weights.patterns, entries)?;
+    let formats = Formats { linear, experts: model.weights.experts.or(linear), embedding: None, named, f16_native };
+    Ok(jambac_schedule::Options { kind, limits: plan_limits(model), formats })
+}
+
+/// The formats of the parameters that patterns name.
+fn named(patterns: &[ByPattern], entries: &Entries) -> Result<BTreeMap<String, WeightFormat>> {
+    let graph = &entries.prefill;
+    let sources = graph.order().into_iter().filter_map(|node| match graph.op(node) {
+        Op::Parameter { name, .. } => Some(name.as_str()),
+        _ => None,
+    });
+    let names: BTreeSet<&str> = sources.collect();
+    let mut named: BTreeMap<String, WeightFormat> = BTreeMap::new();
+    for by in patterns {
+        let mut n_matches = 0;
+        for name in names.iter().filter(|name| by.matches(name)) {
+            n_matches += 1;
+            let old = named.insert((*name).to_owned(), by.format);
+            if let Some(old) = old.filter(|old| *old != by.format) {
+                let (old, new) = (old.name(), by.format.name());
+                bail!("weights.{}: found {new} for {name}, and another pattern says {old}", by.pattern);
+            }
+        }
+        if n_matches == 0 {
+            bail!(
+                "weights.{}: matches no parameter, expected default, experts, calibrate, or a pattern of names as `jambac build \
+                 MODEL --emit checkpoint` prints them",
+                by.pattern
+            );
+        }
+    }
+    Ok(named)
+}
+
+/// Refuses formats that differ within one weight: its kernel reads all its parameters in one format.
+fn check_named(schedule: &Schedule, named: &BTreeMap<String, WeightFormat>) -> Result<()> {
+    for weight in schedule.program.weights.iter().filter(|weight| matches!(weight.transform, Transform::None)) {
+        for part in &weight.parts {
+            let Some(format) = named.get(&part.parameter).filter(|format| **format != weight.format) else { continue };
+            let other = weight.parts.iter().find(|other| other.parameter != part.parameter);
+            let Some(other) = other else { continue };
+            bail!(
+                "weights: found {} for {}, expected {}, the format of {}: one kernel reads both, so give both the same",
+                format.name(),
+                part.parameter,
+                weight.format.name(),
+                other.parameter
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The steps and the memory of the graphs.
@@ -245,8 +302,9 @@ fn schedule_options(model: &ModelFile, targets: &[Target], kind: TargetKind) -> 
 /// # Errors
 /// Limits, formats, sizes or graphs of the user that the scheduler refuses; other errors are ours.
 pub fn schedule(model: &ModelFile, entries: &Entries, targets: &[Target], kind: TargetKind) -> Result<Schedule> {
-    let options = schedule_options(model, targets, kind);
+    let options = schedule_options(model, entries, targets, kind)?;
     let schedule = refused_or_ours(jambac_schedule::schedule(&entries.prefill, &entries.decode, &options))?;
+    check_named(&schedule, &options.formats.named)?;
     let (memory, limits) = (&schedule.memory, &schedule.limits);
     let bytes = memory.total(limits);
     if bytes > ADDRESSABLE {
@@ -272,7 +330,7 @@ const ADDRESSABLE: u64 = 1 << 47;
 /// # Errors
 /// As [`schedule()`].
 pub fn memory(model: &ModelFile, entries: &Entries, targets: &[Target], kind: TargetKind) -> Result<Memory> {
-    let options = schedule_options(model, targets, kind);
+    let options = schedule_options(model, entries, targets, kind)?;
     refused_or_ours(jambac_schedule::memory(&entries.prefill, &entries.decode, &options))
 }
 

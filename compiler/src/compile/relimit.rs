@@ -9,8 +9,10 @@ use jamba_plan::{Plan, PlanError, PlanWriter};
 use jambac_checkpoint::JambaConfig;
 use jambac_graph::DType;
 
+use super::describe::PATTERNS;
 use super::program::{Compiled, Compiler};
 use super::{Progress, Request, Run};
+use crate::calibrate::Text;
 use crate::manifest::{self, Build, ModelFile, Unset, Weights};
 use crate::report::Ours;
 
@@ -29,6 +31,7 @@ pub fn model_of(plan: &Plan<'_>) -> Result<ModelFile> {
         "as stored" => Ok(None),
         name => manifest::weight_format(key, name).map(Some),
     };
+    let patterns = option(PATTERNS).ok().filter(|&patterns| patterns != "none").unwrap_or_default();
     let targets: Vec<&str> = manifest.targets().collect();
     let kv_dtype = match option("limits.kv_dtype")? {
         several if several.contains(',') => None, // each kind of target has its default
@@ -41,7 +44,12 @@ pub fn model_of(plan: &Plan<'_>) -> Result<ModelFile> {
         checkpoint: Default::default(),
         ignore: Default::default(),
         build: Build { targets: manifest::targets(&targets)?, fusion: option("build.fusion")?.parse()? },
-        weights: Weights { default: format("weights.default")?, experts: format("weights.experts")? },
+        weights: Weights {
+            default: format("weights.default")?,
+            experts: format("weights.experts")?,
+            patterns: patterns.split_whitespace().map(str::parse).collect::<Result<_>>()?,
+            calibrate: option("weights.calibrate").ok().map(Text::from),
+        },
         limits: manifest::Limits {
             max_context: limits.max_context,
             max_sequences: limits.max_sequences,

@@ -6,7 +6,8 @@ use super::Batch;
 use super::cost::Load;
 use super::job::Running;
 
-/// With a target time, least number of prompt tokens in a step: prompts go on however many sequences decode.
+/// With a target time, number of prompt tokens that a step has if these take no longer than the target, however many sequences
+/// decode.
 const LEAST_PROMPT: usize = 16;
 
 /// With a target time, a prompt that had no token in this many steps goes first.

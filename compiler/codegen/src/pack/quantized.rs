@@ -1,13 +1,15 @@
 //! Packs integers and scales from a single read of the parameters.
 
 use std::io;
+use std::sync::Arc;
 
 use jamba_plan::format::{ElementOrder, Weight, WeightFormat};
 use jamba_plan::quantize::{self, GROUP};
 
-use super::{Measure, ParameterSource, Run, each_run, encode, pad_rows, transpose_panels};
+use super::feedback::{Feedback, Moments};
+use super::{Measure, ParameterSource, Run, each_packed, encode, pad_rows, transpose_panels};
 use crate::error::CodegenError;
-use crate::loss::{Loss, PartLosses};
+use crate::loss::{Loss, PartLosses, Sums};
 
 /// A packed integer weight.
 pub struct Quantized {
@@ -29,30 +31,34 @@ impl Quantized {
         let (values, scales) = (Vec::with_capacity(weight.bytes as usize), Vec::new());
         let mut quantized = Quantized { values, scales, loss: Vec::new() };
         let mut losses = PartLosses::of(weight, measure);
-        let (mut rows, mut panel) = (Rows::default(), vec![0; layout.panel_bytes(weight.format)]);
+        let measures = losses.is_some();
         let scale_layout = layout.scales(weight.format);
-        let mut scale_panel = vec![0f32; scale_layout.map_or(0, |(layout, _)| (layout.k * layout.lanes) as usize)];
-        let mut bytes = Vec::new();
-        each_run(weight, 1, |run| {
-            rows.read(source, weight, &run)?;
-            if let Some(losses) = &mut losses {
-                rows.measure(losses, weight, run.part);
-            }
-            panel.fill(0);
+        let pack = |rows: &mut Rows, run: &Run<'_>| {
+            rows.read(source, weight, run)?;
+            let sums = if measures { rows.sums(weight) } else { Sums::default() };
+            let mut panel = vec![0; layout.panel_bytes(weight.format)];
             for (lane, q) in rows.q.chunks_exact(layout.k as usize).enumerate() {
                 quantize::place_in(&layout, weight.format, q, lane, &mut panel);
             }
-            quantized.values.extend_from_slice(&panel);
+            let mut scales = Vec::new();
             if let Some((layout, format)) = scale_layout {
                 let (per_row, lanes) = (layout.k as usize, layout.lanes as usize);
+                let mut panel = vec![0f32; per_row * lanes];
                 match layout.order {
-                    ElementOrder::Panels => transpose_panels(&rows.scales, &mut scale_panel, per_row, lanes),
-                    ElementOrder::Rows { .. } => pad_rows(&rows.scales, &mut scale_panel, per_row, per_row),
+                    ElementOrder::Panels => transpose_panels(&rows.scales, &mut panel, per_row, lanes),
+                    ElementOrder::Rows { .. } => pad_rows(&rows.scales, &mut panel, per_row, per_row),
                 }
-                encode(format, &scale_panel, &mut bytes);
-                quantized.scales.extend_from_slice(&bytes);
+                encode(format, &panel, &mut scales);
             }
-            Ok(panel.len() as u64)
+            Ok((panel, scales, sums))
+        };
+        each_packed(weight, 1, pack, |run, (panel, scales, sums)| {
+            if let Some(losses) = &mut losses {
+                losses.add(run.part, sums);
+            }
+            quantized.values.extend_from_slice(&panel);
+            quantized.scales.extend_from_slice(&scales);
+            Ok(())
         })?;
         quantized.loss = losses.map_or_else(Vec::new, PartLosses::finish);
         Ok(quantized)
@@ -67,6 +73,10 @@ struct Rows {
     q: Vec<i8>,
     /// The scales of each row: one, or one per group of inputs.
     scales: Vec<f32>,
+    row_scales: Vec<f32>,
+    /// The factored moments of the current group's matrices.
+    feedback: Vec<(Arc<Moments>, Option<Feedback>)>,
+    group: u64,
 }
 
 impl Rows {
@@ -94,21 +104,46 @@ impl Rows {
             let message = format!("row {row}, column {column} is {}, expected a finite number", self.values[at]);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        for (row, q) in self.values.chunks_exact(k).zip(self.q.chunks_exact_mut(k)) {
-            let scales = quantize::row_scales(weight.format, row);
-            quantize::row(weight.format, row, &scales, q);
-            self.scales.extend(scales);
+        let moments = source.moments(run.parameter, run.group);
+        let feedback = moments.map(|moments| self.feedback_of(moments, run.group));
+        let rows = self.values.chunks_exact(k).zip(self.q.chunks_exact_mut(k));
+        match feedback.and_then(|at| self.feedback[at].1.as_ref()) {
+            Some(feedback) => rows.for_each(|(row, q)| {
+                feedback.row(weight.format, row, &mut self.row_scales, q);
+                self.scales.extend_from_slice(&self.row_scales);
+            }),
+            None => rows.for_each(|(row, q)| {
+                let scales = quantize::row_scales(weight.format, row);
+                quantize::row(weight.format, row, &scales, q);
+                self.scales.extend(scales);
+            }),
         }
         Ok(())
     }
 
+    /// The index of the factored moments; parts that are read together share them.
+    fn feedback_of(&mut self, moments: Arc<Moments>, group: u64) -> usize {
+        if self.group != group {
+            self.feedback.clear();
+            self.group = group;
+        }
+        let known = self.feedback.iter().position(|(known, _)| Arc::ptr_eq(known, &moments));
+        known.unwrap_or_else(|| {
+            let factored = Feedback::new(&moments);
+            self.feedback.push((moments, factored));
+            self.feedback.len() - 1
+        })
+    }
+
     /// The checkpoint's integers are lossless; all others are compared with the values.
-    fn measure(&self, losses: &mut PartLosses<'_>, weight: &Weight, part: usize) {
+    fn sums(&self, weight: &Weight) -> Sums {
         let k = weight.layout.k as usize;
         let per_row = self.scales.len() * k / self.q.len().max(1);
         let shared = if per_row == 1 { k } else { GROUP };
+        let mut sums = Sums::default();
         for (index, (&w, &q)) in self.values.iter().zip(&self.q).enumerate() {
-            losses.add(part, w, f32::from(q) * self.scales[index / k * per_row + index % k / shared]);
+            sums.add(w, f32::from(q) * self.scales[index / k * per_row + index % k / shared]);
         }
+        sums
     }
 }

@@ -1,6 +1,6 @@
 //! Packed bytes: position of every element, order of parts, integers with their scales.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jamba_plan::format::{Init, Part};
 use jamba_plan::quantize;
@@ -225,12 +225,12 @@ fn integers_of_the_checkpoint_stay_as_they_are() {
 /// [`Wavy`] that counts the rows read.
 struct Counted {
     wavy: Wavy,
-    n_rows: Cell<u64>,
+    n_rows: AtomicU64,
 }
 
 impl ParameterSource for Counted {
     fn read_rows(&self, name: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()> {
-        self.n_rows.set(self.n_rows.get() + n_rows);
+        self.n_rows.fetch_add(n_rows, Ordering::Relaxed);
         self.wavy.read_rows(name, group, first_row, n_rows, out)
     }
 }
@@ -244,11 +244,11 @@ fn scales_integers_and_losses_come_from_one_read() {
     let transform = Transform::Scale(WeightFormat::Int8);
     let scales = Weight { bytes, layout, format, transform, ..integers.clone() };
     integers.offset = bytes.next_multiple_of(64);
-    let source = Counted { wavy: Wavy { k: 70 }, n_rows: Cell::new(0) };
+    let source = Counted { wavy: Wavy { k: 70 }, n_rows: AtomicU64::new(0) };
     let mut packed = Vec::new();
     let weights = [scales, integers];
     let (length, losses) = pack_all(&source, &weights, &mut packed, Measure::Loss, |_| ()).unwrap();
-    assert_eq!(source.n_rows.get(), 3 * (21 + 9));
+    assert_eq!(source.n_rows.load(Ordering::Relaxed), 3 * (21 + 9));
     assert_eq!((length, packed.len() as u64), (weights[1].offset + weights[1].bytes, length));
 
     let alone = Quantized::read(&source, &weights[1], Measure::Nothing).unwrap();

@@ -60,7 +60,11 @@ impl Entry {
         Entry::folder_in(&std::env::temp_dir())
     }
 
-    fn folder_in(parent: &Path) -> io::Result<Entry> {
+    /// Like [`Entry::folder`], in another folder.
+    ///
+    /// # Errors
+    /// As [`Entry::folder`].
+    pub fn folder_in(parent: &Path) -> io::Result<Entry> {
         static N_FOLDERS: AtomicU64 = AtomicU64::new(0);
         use std::os::unix::fs::DirBuilderExt;
         loop {

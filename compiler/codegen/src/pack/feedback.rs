@@ -1,0 +1,223 @@
+//! Quantization with error feedback: the rounding error of an input is compensated by the inputs that are rounded after it.
+//!
+//! ```text
+//! error of a row:  Σ over rows of x of (Σⱼ (w[j] − ŵ[j]) · x[j])² = (w − ŵ) · H · (w − ŵ)ᵀ      H = Σ xᵀ · x, the second moments
+//! ```
+//!
+//! Inputs are taken in blocks of [`BLOCK`] columns, H is kept for pairs of inputs in the same block. Within a block (GPTQ,
+//! arXiv 2210.17323, algorithm 1), with U the upper Cholesky factor of (H + λI)⁻¹:
+//!
+//! ```text
+//! q[j] = round(w[j] / scale)     e = (w[j] − scale · q[j]) / U[j, j]     w[l] −= e · U[j, l] for l > j
+//! ```
+//!
+//! then, with the scales kept, each integer in turn moves to the value that minimizes the error given all others, a fixed number of
+//! times (coordinate descent, arXiv 2309.01885).
+
+use jamba_plan::format::WeightFormat;
+use jamba_plan::quantize::{self, GROUP};
+
+/// Inputs that compensate each other's errors.
+pub const BLOCK: usize = 128;
+
+/// λ relative to the mean of the diagonal of H.
+const DAMPING: f64 = 0.01;
+
+/// Rounds of coordinate descent.
+const ROUNDS: usize = 3;
+
+/// Scales that are tried for a group of int4, relative to the scale that maps the largest value to −8.
+const SCALES: [f32; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, -1.14, -1.06, -0.98];
+
+/// Second moments of the inputs of a matrix, in blocks on the diagonal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    k: usize,
+    n_rows: u64,
+    /// \[blocks\]\[BLOCK\]\[BLOCK\], the upper triangle.
+    sums: Vec<f32>,
+}
+
+impl Moments {
+    /// No rows of `k` inputs.
+    pub fn new(k: usize) -> Moments {
+        Moments { k, n_rows: 0, sums: vec![0.0; k.div_ceil(BLOCK) * BLOCK * BLOCK] }
+    }
+
+    /// Adds rows of `k` inputs that are `stride` elements apart, in this order.
+    pub fn add(&mut self, rows: &[f32], stride: usize) {
+        let k = self.k;
+        for rows in rows.chunks(stride * ROWS_AT_ONCE) {
+            for (block, sums) in self.sums.chunks_exact_mut(BLOCK * BLOCK).enumerate() {
+                let columns = block * BLOCK..k.min((block + 1) * BLOCK);
+                for row in rows.chunks(stride) {
+                    let x = &row[columns.clone()];
+                    for (i, sums) in sums.chunks_exact_mut(BLOCK).enumerate().take(x.len()) {
+                        let a = x[i];
+                        sums[i..x.len()].iter_mut().zip(&x[i..]).for_each(|(sum, &b)| *sum += a * b);
+                    }
+                }
+            }
+        }
+        self.n_rows += (rows.len() / stride) as u64;
+    }
+
+    /// Rows so far.
+    pub fn n_rows(&self) -> u64 {
+        self.n_rows
+    }
+}
+
+/// Rows that are added to a block before the next block, so that its sums stay in the cache.
+const ROWS_AT_ONCE: usize = 32;
+
+/// What error feedback needs of the moments of a matrix.
+pub(crate) struct Feedback {
+    k: usize,
+    /// H + λI of each block, all of it, \[blocks\]\[BLOCK\]\[BLOCK\].
+    damped: Vec<f32>,
+    /// U of each block.
+    factors: Vec<f32>,
+}
+
+impl Feedback {
+    /// Factors the moments; `None` if no input was ever other than zero.
+    pub(crate) fn new(moments: &Moments) -> Option<Feedback> {
+        let size = BLOCK * BLOCK;
+        let k = moments.k;
+        let diagonal = |block: usize, j: usize| f64::from(moments.sums[block * size + j * BLOCK + j]);
+        let mean = (0..k).map(|j| diagonal(j / BLOCK, j % BLOCK)).sum::<f64>() / k as f64;
+        if mean.is_nan() || mean <= 0.0 || mean.is_infinite() {
+            return None;
+        }
+        let (mut damped, mut factors) = (vec![0.0; moments.sums.len()], vec![0.0; moments.sums.len()]);
+        let blocks = damped.chunks_exact_mut(size).zip(factors.chunks_exact_mut(size));
+        for (block, (damped, factor)) in blocks.enumerate() {
+            let n = BLOCK.min(k - block * BLOCK);
+            let sums = &moments.sums[block * size..][..size];
+            let mut h = vec![0.0; n * n];
+            for i in 0..n {
+                for j in i..n {
+                    let sum = f64::from(sums[i * BLOCK + j]) + if i == j { DAMPING * mean } else { 0.0 };
+                    (h[i * n + j], h[j * n + i]) = (sum, sum);
+                    (damped[i * BLOCK + j], damped[j * BLOCK + i]) = (sum as f32, sum as f32);
+                }
+            }
+            let upper = upper_factor_of_inverse(&h, n);
+            for i in 0..n {
+                (i..n).for_each(|j| factor[i * BLOCK + j] = upper[i * n + j] as f32);
+            }
+        }
+        Some(Feedback { k, damped, factors })
+    }
+
+    /// Quantizes a row of `k` values. Replaces `scales` by the scales of the row and fills `q`.
+    pub(crate) fn row(&self, format: WeightFormat, row: &[f32], scales: &mut Vec<f32>, q: &mut [i8]) {
+        scales.clear();
+        if format != WeightFormat::Int4 {
+            scales.extend(quantize::row_scales(format, row));
+        }
+        for block in 0..self.k.div_ceil(BLOCK) {
+            let columns = block * BLOCK..self.k.min((block + 1) * BLOCK);
+            self.block(block, format, &row[columns.clone()], scales, &mut q[columns]);
+        }
+    }
+
+    /// Quantizes the columns of a block.
+    fn block(&self, block: usize, format: WeightFormat, row: &[f32], scales: &mut Vec<f32>, q: &mut [i8]) {
+        let n = row.len();
+        let factor = &self.factors[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
+        let damped = &self.damped[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
+        let is_int4 = format == WeightFormat::Int4;
+        let mut steps = [0.0; BLOCK];
+        let mut w = [0.0; BLOCK];
+        w[..n].copy_from_slice(row);
+
+        // Error feedback.
+        for j in 0..n {
+            if is_int4 && j.is_multiple_of(GROUP) {
+                let group = j..n.min(j + GROUP);
+                let importance = |l: usize| factor[l * BLOCK + l].powi(-2);
+                scales.push(int4_scale(&w[group.clone()], |l| importance(j + l)));
+            }
+            let scale = if is_int4 { scales[scales.len() - 1] } else { scales[0] };
+            steps[j] = scale;
+            q[j] = quantized(format, w[j], scale);
+            let u = &factor[j * BLOCK..][..n];
+            let error = (w[j] - scale * f32::from(q[j])) / u[j];
+            w[j + 1..n].iter_mut().zip(&u[j + 1..]).for_each(|(w, u)| *w -= error * u);
+        }
+
+        // Coordinate descent. gradient[j] = Σ H[j, l] · (w[l] − ŵ[l])
+        let mut gradient = [0.0; BLOCK];
+        for j in 0..n {
+            let error = row[j] - steps[j] * f32::from(q[j]);
+            let h = &damped[j * BLOCK..][..n];
+            gradient[..n].iter_mut().zip(h).for_each(|(gradient, h)| *gradient += h * error);
+        }
+        for _ in 0..ROUNDS {
+            for j in 0..n {
+                let h = &damped[j * BLOCK..][..n];
+                let best = quantized(format, steps[j] * f32::from(q[j]) + gradient[j] / h[j], steps[j]);
+                if best != q[j] {
+                    let moved = steps[j] * (f32::from(best) - f32::from(q[j]));
+                    q[j] = best;
+                    gradient[..n].iter_mut().zip(h).for_each(|(gradient, h)| *gradient -= h * moved);
+                }
+            }
+        }
+    }
+}
+
+fn quantized(format: WeightFormat, value: f32, scale: f32) -> i8 {
+    match format {
+        WeightFormat::Int4 => quantize::int4(value, scale),
+        _ => quantize::int8(value, scale),
+    }
+}
+
+/// The scale of a group with the least error, where the error of input `l` counts `importance(l)`.
+fn int4_scale(group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
+    let largest = quantize::int4_scale(group);
+    let error = |scale: f32| -> f32 {
+        let of_input = |(l, &w): (usize, &f32)| {
+            let error = w - scale * f32::from(quantize::int4(w, scale));
+            importance(l) * error * error
+        };
+        group.iter().enumerate().map(of_input).sum()
+    };
+    let candidates = SCALES.map(|factor| half::bf16::from_f32(largest * factor).to_f32());
+    let mut best = (error(candidates[0]), candidates[0]);
+    for scale in candidates.into_iter().skip(1) {
+        let error = error(scale);
+        if error < best.0 {
+            best = (error, scale);
+        }
+    }
+    best.1
+}
+
+/// The upper triangular U with Uᵀ · U = H⁻¹, for a symmetric, positive definite H of n rows.
+fn upper_factor_of_inverse(h: &[f64], n: usize) -> Vec<f64> {
+    // H = L · Lᵀ with rows and columns in reverse order gives H = V · Vᵀ with V upper triangular, so H⁻¹ = V⁻ᵀ · V⁻¹ and U = V⁻¹.
+    let at = |i: usize, j: usize| h[(n - 1 - i) * n + (n - 1 - j)];
+    let mut lower = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let sum: f64 = (0..j).map(|l| lower[i * n + l] * lower[j * n + l]).sum();
+            let rest = at(i, j) - sum;
+            lower[i * n + j] = if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / lower[j * n + j] };
+        }
+    }
+    // The inverse of V by back substitution, column by column.
+    let v = |i: usize, j: usize| lower[(n - 1 - i) * n + (n - 1 - j)];
+    let mut inverse = vec![0.0; n * n];
+    for column in 0..n {
+        inverse[column * n + column] = 1.0 / v(column, column);
+        for i in (0..column).rev() {
+            let sum: f64 = (i + 1..=column).map(|l| v(i, l) * inverse[l * n + column]).sum();
+            inverse[i * n + column] = -sum / v(i, i);
+        }
+    }
+    inverse
+}

@@ -1,0 +1,362 @@
+//! Calibration: second moments of the inputs of products whose weights become integers, for packing with error feedback.
+//!
+//! 1. plan: the checkpoint's weights as stored, int8 for models beyond [`MOST_AS_STORED`]; the lowest CPU level with fused
+//!    multiply-adds, so that every machine computes the same bits
+//! 2. text: samples that this plan draws from a seed, at temperature 1, each from the begin token; or a file
+//! 3. moments: the plan reads the text, and before each step the inputs of its products are added up
+//!
+//! The moments do not depend on the number of threads. They take 512 bytes for each input of a matrix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use jamba_plan::format::{Arg, Program, TargetKind, WeightFormat};
+use jamba_plan::output::{Replace, unfinished};
+use jamba_runtime::{
+    Batch, Engine, Feed, GenerateOptions, OpenOptions, Outputs, Request as Ask, SamplerOptions, StepObserver, Verify,
+};
+use jambac_codegen::link::KindParts;
+use jambac_codegen::pack::Moments;
+use jambac_kernels::kernel::{Launch, Operand, Source};
+use jambac_kernels::target::Target;
+
+use crate::compile::{self, Progress, Request};
+use crate::manifest::{self, Limits, Weights};
+
+/// Tokens of the text.
+const TOKENS: usize = 8192;
+
+/// Tokens of a sample, and of a piece of a file.
+const SAMPLE: usize = 512;
+
+/// Samples that are drawn at a time.
+const SEQUENCES: u64 = 16;
+
+/// A matrix whose inputs are fewer rows keeps its weights rounded to nearest.
+pub const LEAST_ROWS: u64 = 128;
+
+/// Parameters of the largest model whose plan for calibration has the checkpoint's formats.
+const MOST_AS_STORED: u64 = 8_000_000_000;
+
+/// Levels of the plan: the first that this machine runs.
+const LEVELS: [&str; 3] = ["x86-64-v3", "aarch64", "x86-64-v2"];
+
+/// The text of a calibration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Text {
+    /// Weights are rounded to nearest.
+    #[default]
+    None,
+    /// Samples of the model.
+    Samples,
+    /// A file, by its tokenizer.
+    File(PathBuf),
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Text::None => f.write_str("none"),
+            Text::Samples => f.write_str("self"),
+            Text::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Text {
+        match text {
+            "none" => Text::None,
+            "self" => Text::Samples,
+            path => Text::File(path.into()),
+        }
+    }
+}
+
+/// The moments of the inputs of matrices.
+#[derive(Default)]
+pub struct Calibration {
+    of_matrices: BTreeMap<(String, u64), Arc<Moments>>,
+    /// Tokens that were read.
+    pub n_tokens: usize,
+}
+
+impl Calibration {
+    /// The moments of matrix `group` of a parameter, if enough rows were seen.
+    pub fn moments(&self, parameter: &str, group: u64) -> Option<&Arc<Moments>> {
+        let found = self.of_matrices.get(&(parameter.to_owned(), group))?;
+        (found.n_rows() >= LEAST_ROWS).then_some(found)
+    }
+
+    /// The matrices that saw fewer than [`LEAST_ROWS`] rows, and the number of all.
+    pub fn rare(&self) -> (usize, usize) {
+        let rare = self.of_matrices.values().filter(|moments| moments.n_rows() < LEAST_ROWS);
+        (rare.count(), self.of_matrices.len())
+    }
+}
+
+/// The parameters that a calibration helps: those that the programs pack as integers.
+pub fn wanted(programs: &[&KindParts]) -> BTreeSet<String> {
+    let weights = programs.iter().flat_map(|of_kind| &of_kind.schedule.program.weights);
+    let integers = weights.filter(|weight| weight.format.scales().is_some());
+    integers.flat_map(|weight| &weight.parts).map(|part| part.parameter.clone()).collect()
+}
+
+/// Calibrates the `wanted` parameters of a request's checkpoint.
+///
+/// # Errors
+/// The plan cannot be built or run on this machine, or the file has too few tokens.
+pub fn calibrate(request: &Request, text: &Text, wanted: &BTreeSet<String>) -> Result<Calibration> {
+    if *text == Text::None || wanted.is_empty() {
+        return Ok(Calibration::default());
+    }
+    // The plan is as large as the checkpoint: the output's disk is more likely to have the room than that of temporary files.
+    let near = request.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = match near {
+        Some(near) => unfinished::Entry::folder_in(near),
+        None if request.output == Path::new("-") => unfinished::Entry::folder(),
+        None => unfinished::Entry::folder_in(Path::new(".")),
+    };
+    let folder = folder.context("a folder for the plan of the calibration")?;
+    let plan = folder.path().join("calibration.plan");
+    let (parts, mut engine) = open(request, &plan)?;
+    let pieces = match text {
+        Text::File(path) => read(&engine, path)?,
+        _ => sample(&mut engine)?,
+    };
+    let mut moments = Observer::new(&parts, wanted);
+    for piece in &pieces {
+        let sequence = engine.add_sequence()?;
+        for tokens in piece.chunks(engine.max_step_tokens()) {
+            moments.n_rows = tokens.len();
+            engine.step_observed(&[Feed { sequence, tokens, outputs: Outputs::All }], &mut moments)?;
+        }
+        engine.remove_sequence(sequence)?;
+    }
+    Ok(Calibration { of_matrices: moments.finish(), n_tokens: pieces.iter().map(Vec::len).sum() })
+}
+
+/// Builds and opens the plan.
+fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
+    let mut model = request.model.clone();
+    let level =
+        manifest::targets(&LEVELS)?.into_iter().find(|target| matches!(target, Target::Cpu(cpu) if cpu.runs_here()));
+    let level = level.with_context(|| {
+        format!("--calibrate: this machine runs none of {}: build with --calibrate none", LEVELS.join(", "))
+    })?;
+    model.build.targets = vec![level];
+    let size = jambac_models::jamba::n_parameters(&model.read_config()?) as u64;
+    let format = (size > MOST_AS_STORED).then_some(WeightFormat::Int8);
+    model.weights = Weights { default: format, ..Weights::default() };
+    let max_context = (SAMPLE as u64).min(model.read_config()?.max_positions as u64);
+    model.limits = Limits {
+        max_context,
+        max_sequences: SEQUENCES,
+        prefill_chunk: max_context,
+        max_outputs: max_context,
+        ..Limits::default()
+    };
+    let request = Request { replace: Replace::default(), ..Request::new(model, output.to_owned()) };
+    let built = compile::build(&request, &Progress::hidden()).context("the plan of the calibration")?;
+    let of_cpu = built.programs.into_iter().find(|parts| parts.schedule.kind == TargetKind::Cpu);
+    let parts = of_cpu.context("the plan of the calibration has no program for a CPU")?;
+    let options = OpenOptions { verify: Verify::AllButWeights, ..OpenOptions::default() };
+    Ok((parts, Engine::open(output, options)?))
+}
+
+/// Samples of the model, in the order of their seeds.
+fn sample(engine: &mut Engine) -> Result<Vec<Vec<u32>>> {
+    let model = &engine.manifest().model;
+    let first = model.bos.or_else(|| model.eos.first().copied()).unwrap_or_default();
+    let length = engine.manifest().limits.max_context as usize;
+    let mut batch = Batch::new(engine);
+    let mut samples: Vec<Vec<u32>> = Vec::new();
+    let mut choices = BTreeMap::new();
+    let mut n_open = 0;
+    loop {
+        // The samples that are whole, up to the first that is not, are those that count.
+        let n_whole: usize = samples.iter().map(Vec::len).sum();
+        if n_whole >= TOKENS && n_open == 0 {
+            break;
+        }
+        while n_whole < TOKENS && n_open < SEQUENCES as usize {
+            let sampler =
+                SamplerOptions { seed: Some(samples.len() as u64), temperature: 1.0, ..SamplerOptions::GREEDY };
+            let options = GenerateOptions { max_new: length - 1, sampler, ..GenerateOptions::default() };
+            let id = batch.submit(engine, Ask { prompt: vec![first], options, ..Ask::default() })?;
+            choices.insert(id, samples.len());
+            samples.push(vec![first]);
+            n_open += 1;
+        }
+        for event in batch.step(engine)? {
+            let sample = &mut samples[choices[&event.request]];
+            sample.extend(event.token.as_ref().map(|token| token.token));
+            n_open -= usize::from(event.finish.is_some());
+        }
+    }
+    Ok(samples)
+}
+
+/// Pieces of a file.
+fn read(engine: &Engine, path: &Path) -> Result<Vec<Vec<u32>>> {
+    let text = fs::read_to_string(path).with_context(|| format!("--calibrate {}", path.display()))?;
+    let tokens = engine.tokenizer().context("--calibrate FILE needs the checkpoint's tokenizer")?.encode(&text)?;
+    ensure!(
+        tokens.len() as u64 >= LEAST_ROWS,
+        "--calibrate {}: found {} tokens, expected at least {LEAST_ROWS}, better {TOKENS}",
+        path.display(),
+        tokens.len()
+    );
+    let length = engine.manifest().limits.max_context as usize;
+    Ok(tokens.chunks(length).take(TOKENS.div_ceil(length)).map(<[u32]>::to_vec).collect())
+}
+
+/// The inputs of a product of a step.
+struct Inputs {
+    /// Offset of its rows in the arena, in bytes.
+    offset: usize,
+    /// Elements from row to row, and elements that count.
+    stride: usize,
+    /// Index of its moments; of experts the first.
+    moments: usize,
+    experts: Option<Experts>,
+}
+
+/// Which rows belong to which expert.
+struct Experts {
+    slots: usize,
+    offsets: usize,
+    n_experts: usize,
+    /// Slots that share a row of the inputs.
+    slots_per_row: usize,
+}
+
+struct Observer {
+    /// By entry and step.
+    inputs: Vec<Vec<Vec<Inputs>>>,
+    moments: Vec<Moments>,
+    /// The matrices of each of the moments.
+    matrices: Vec<Vec<(String, u64)>>,
+    /// Rows of the current run.
+    n_rows: usize,
+    gathered: Vec<f32>,
+}
+
+impl Observer {
+    fn new(parts: &KindParts, wanted: &BTreeSet<String>) -> Observer {
+        let program = &parts.schedule.program;
+        let mut observer =
+            Observer { inputs: Vec::new(), moments: Vec::new(), matrices: Vec::new(), n_rows: 0, gathered: Vec::new() };
+        let mut known = BTreeMap::new();
+        for entry in &program.entries {
+            let of_step = |step: &jamba_plan::format::Step| {
+                let launch = &parts.schedule.kernels[step.kernel as usize];
+                observer.of_step(program, launch, &step.args, wanted, &mut known)
+            };
+            let steps = entry.steps.iter().map(of_step).collect();
+            observer.inputs.push(steps);
+        }
+        observer
+    }
+
+    /// The products of a step that are wanted.
+    fn of_step(
+        &mut self,
+        program: &Program,
+        launch: &Launch,
+        args: &[Arg],
+        wanted: &BTreeSet<String>,
+        known: &mut BTreeMap<u32, usize>,
+    ) -> Vec<Inputs> {
+        let named = |name: &str| launch.operands.iter().position(|operand| operand.name() == name);
+        let arena = |name: &str| match args[named(name)?] {
+            Arg::Arena(offset) => Some(offset as usize),
+            _ => None,
+        };
+        let Some((x, offset)) = named("x").zip(arena("x")) else { return Vec::new() };
+        let rows_of = |operand: &Operand| operand.extent.factor;
+        let stride = launch.operands[x].param.row_elements();
+        let mut inputs = Vec::new();
+        for (operand, arg) in launch.operands.iter().zip(args) {
+            let (Source::Weight(_), &Arg::Weight(index)) = (&operand.source, arg) else { continue };
+            let weight = &program.weights[index as usize];
+            let k = weight.layout.k as usize;
+            // A scan reads its x and projects a part of it.
+            let is_wanted = weight.parts.iter().any(|part| wanted.contains(&part.parameter));
+            if !is_wanted || operand.name() != "weight" {
+                continue;
+            }
+            let n_groups = weight.layout.groups;
+            let first = *known.entry(index).or_insert_with(|| {
+                let first = self.moments.len();
+                for group in 0..n_groups {
+                    let names: BTreeSet<_> = weight.parts.iter().map(|part| (part.parameter.clone(), group)).collect();
+                    self.moments.push(Moments::new(k));
+                    self.matrices.push(names.into_iter().collect());
+                }
+                first
+            });
+            let experts =
+                arena("slots").zip(arena("offsets")).zip(named("slots")).map(|((slots, offsets), at)| Experts {
+                    slots,
+                    offsets,
+                    n_experts: n_groups as usize,
+                    slots_per_row: rows_of(&launch.operands[at]) / rows_of(&launch.operands[x]),
+                });
+            inputs.push(Inputs { offset, stride, moments: first, experts });
+        }
+        inputs
+    }
+
+    fn finish(self) -> BTreeMap<(String, u64), Arc<Moments>> {
+        let mut found = BTreeMap::new();
+        for (moments, matrices) in self.moments.into_iter().zip(self.matrices) {
+            let moments = Arc::new(moments);
+            found.extend(matrices.into_iter().map(|matrix| (matrix, moments.clone())));
+        }
+        found
+    }
+}
+
+impl StepObserver for Observer {
+    fn before(&mut self, entry: usize, step: usize, arena: &mut [u8]) {
+        for inputs in &self.inputs[entry][step] {
+            let rows: &[f32] = bytemuck::cast_slice(&arena[inputs.offset..arena.len() / 4 * 4]);
+            let Some(experts) = &inputs.experts else {
+                self.moments[inputs.moments].add(&rows[..self.n_rows * inputs.stride], inputs.stride);
+                continue;
+            };
+            let words = |offset: usize| -> &[i32] { bytemuck::cast_slice(&arena[offset..arena.len() / 4 * 4]) };
+            let (slots, offsets) = (words(experts.slots), words(experts.offsets));
+            for expert in 0..experts.n_experts {
+                let [begin, end] = [offsets[expert], offsets[expert + 1]].map(|offset| offset as usize);
+                self.gathered.clear();
+                for &slot in &slots[begin..end] {
+                    let row = slot as usize / experts.slots_per_row * inputs.stride;
+                    self.gathered.extend_from_slice(&rows[row..row + inputs.stride]);
+                }
+                self.moments[inputs.moments + expert].add(&self.gathered, inputs.stride);
+            }
+        }
+    }
+
+    fn after(&mut self, _: usize, _: usize, _: &[u8]) {}
+}
+
+/// Parses the text of `--calibrate`.
+///
+/// # Errors
+/// The file is missing.
+pub fn text(found: &str) -> Result<Text> {
+    let text = Text::from(found);
+    if let Text::File(path) = &text
+        && !path.is_file()
+    {
+        bail!("--calibrate: found {found}, expected self, none, or a file with text");
+    }
+    Ok(text)
+}
