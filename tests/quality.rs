@@ -18,7 +18,7 @@ fn integer_weights_predict_and_answer_nearly_as_f32() {
     let questions: Vec<_> =
         questions(&checkpoint.join("questions.jsonl")).unwrap().into_iter().step_by(ONE_IN).collect();
     let folder = tempfile::tempdir().unwrap();
-    let open = |name| open(&checkpoint, folder.path(), Format::all(name)).unwrap();
+    let open = |name| self::open(&checkpoint, folder.path(), Format::all(name)).unwrap();
     let (mut f32, mut int8, mut int4) = (open("f32"), open("int8"), open("int4"));
     let predict = |opened: &mut Opened| Predictions::of(&mut opened.engine, documents).unwrap();
 
@@ -34,6 +34,13 @@ fn integer_weights_predict_and_answer_nearly_as_f32() {
         assert!(divergence > 0.0 && divergence < most_divergence, "{name}: divergence {divergence:e}");
         assert!(agreement > least_agreement, "{name}: top-1 agreement {agreement}");
     }
+
+    // The samples of the calibration know nothing of the documents.
+    let mut calibrated = self::open(&checkpoint, folder.path(), Format::all("int4").calibrated()).unwrap();
+    let (nearest, found) = (predict(&mut int4), predict(&mut calibrated));
+    let [before, after] = [nearest, found].map(|found| found.divergence(&truth).0);
+    println!("int4: divergence {before:.2e}, calibrated {after:.2e}");
+    assert!(after < 0.65 * before, "calibrated {after:e}, nearest {before:e}");
 
     let exact = |opened: &mut Opened| exact_answers(&mut opened.engine, &questions).unwrap();
     let (of_f32, of_int8) = (exact(&mut f32), exact(&mut int8));

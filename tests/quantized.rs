@@ -11,6 +11,7 @@ use jambac::losses;
 use jambac::manifest::{ModelFile, weight_format};
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
+use jambac_codegen::pack::Measure;
 use jambac_graph::DType;
 use jambac_models::jamba;
 use jambac_models::tiny::{Arrangement, Storage, Tiny};
@@ -212,10 +213,10 @@ fn losses_are_those_of_the_plans_bytes() {
         model.weights.default = Some(weight_format("weights.default", default).unwrap());
         model.weights.experts = Some(weight_format("weights.experts", experts).unwrap());
         let (output, report) = (folder.path().join("x.plan"), folder.path().join("losses.json"));
-        let request = Request::new(model, output.clone());
+        let request = Request { measure: Measure::Loss, ..Request::new(model, output.clone()) };
         let built = build(&request, &Progress::hidden()).unwrap();
         let to = jamba_plan::output::Output::at(&report, jambac::outputs::LOSSES, Default::default()).unwrap();
-        losses::write(built.checkpoint.as_ref().expect("a checkpoint"), &built.programs, to).unwrap();
+        losses::write(&built.losses, to).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
         let mut reported = report["losses"].as_array().unwrap().iter();
 

@@ -161,7 +161,7 @@ fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
         ..Limits::default()
     };
     let request = Request { replace: Replace::default(), ..Request::new(model, output.to_owned()) };
-    let built = compile::build(&request, &Progress::hidden()).context("the plan of the calibration")?;
+    let built = compile::build(&request, &Progress::hidden())?;
     let of_cpu = built.programs.into_iter().find(|parts| parts.schedule.kind == TargetKind::Cpu);
     let parts = of_cpu.context("the plan of the calibration has no program for a CPU")?;
     let options = OpenOptions { verify: Verify::AllButWeights, ..OpenOptions::default() };

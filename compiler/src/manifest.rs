@@ -560,6 +560,10 @@ mod tests {
             ("[build]\nfusion = 3", ["build.fusion: expected a string", "list of names"]),
             ("[weights]\ndefault = \"int7\"", ["weights.default: found int7", "expected f32, bf16, int8 or int4"]),
             ("[weights]\nexperts = \"f8\"", ["weights.experts: found f8", "expected f32, bf16, int8 or int4"]),
+            (
+                "[weights]\n\"*.in_proj\" = \"int5\"",
+                ["weights.*.in_proj: found int5", "expected f32, bf16, int8 or int4"],
+            ),
             ("[limits]\nkv_dtype = \"int8\"", ["limits.kv_dtype: found int8", "expected f32 or bf16"]),
             ("[limits]\nmax_context = \"many\"", ["max_context", "expected u64"]),
         ] {
@@ -567,6 +571,22 @@ mod tests {
             let named = ["model.toml", "line 4"].iter().chain(&parts).all(|part| error.contains(part));
             assert!(named, "{lines}: {error}");
         }
+    }
+
+    #[test]
+    fn formats_by_pattern_match_names_without_their_suffix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.toml");
+        let text = "[model]\ncheckpoint = \".\"\n[weights]\ndefault = \"int4\"\n\"*.out_proj\" = \"int8\"\ncalibrate = \"text.txt\"\n";
+        std::fs::write(&path, text).unwrap();
+        let weights = ModelFile::open(&path).unwrap().weights;
+        assert_eq!((weights.default, weights.patterns.len()), (Some(WeightFormat::Int4), 1));
+        assert_eq!(weights.calibrate, Some(crate::calibrate::Text::File(folder.path().join("text.txt"))));
+        let by = &weights.patterns[0];
+        assert!(by.matches("model.layers.3.mamba.out_proj.weight") && by.matches("x.out_proj"));
+        assert!(!by.matches("model.layers.3.mamba.in_proj.weight"));
+        assert_eq!(by.to_string().parse::<ByPattern>().unwrap(), *by);
+        assert!(weights.has_few_bits());
     }
 
     #[test]

@@ -281,7 +281,7 @@ fn the_family_has_schedules_for_hopper() {
     for formats in [None, Some(WeightFormat::Int8)] {
         let formats = Formats { linear: formats, experts: formats, ..Formats::default() };
         for tiny in [Tiny::base(), Tiny::odd(), Tiny::dense_tied()] {
-            on_hopper(&tiny.config().expect("a config"), limits(40, 9, 5), formats).expect("a schedule");
+            on_hopper(&tiny.config().expect("a config"), limits(40, 9, 5), formats.clone()).expect("a schedule");
         }
     }
 }

@@ -221,3 +221,100 @@ fn upper_factor_of_inverse(h: &[f64], n: usize) -> Vec<f64> {
     }
     inverse
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of inputs whose neighbors are alike: x[j] = 0.9 · x[j − 1] + noise, by an LCG (Knuth, MMIX).
+    fn correlated(n_rows: usize, k: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut rows = Vec::new();
+        for _ in 0..n_rows {
+            let mut x = noise();
+            rows.extend((0..k).map(|_| {
+                x = 0.9 * x + noise();
+                x
+            }));
+        }
+        rows
+    }
+
+    /// Σ over rows of x of (Σⱼ (w[j] − ŵ[j]) · x[j])².
+    fn error(rows: &[f32], w: &[f32], scales: &[f32], q: &[i8]) -> f64 {
+        let of_row = |x: &[f32]| -> f64 {
+            let each = x.iter().enumerate().map(|(j, &x)| {
+                let scale = scales[if scales.len() == 1 { 0 } else { j / GROUP }];
+                f64::from(w[j] - scale * f32::from(q[j])) * f64::from(x)
+            });
+            each.sum::<f64>().powi(2)
+        };
+        rows.chunks_exact(w.len()).map(of_row).sum()
+    }
+
+    #[test]
+    fn the_factor_is_that_of_the_inverse() {
+        const N: usize = 7;
+        let rows = correlated(40, N, 3);
+        let mut h = vec![0.0; N * N];
+        for x in rows.chunks_exact(N) {
+            (0..N * N).for_each(|at| h[at] += f64::from(x[at / N]) * f64::from(x[at % N]));
+        }
+        let u = upper_factor_of_inverse(&h, N);
+        for i in 0..N {
+            for j in 0..N {
+                // (H · Uᵀ · U)[i, j]
+                let product: f64 =
+                    (0..N).map(|l| h[i * N + l] * (0..N).map(|m| u[m * N + l] * u[m * N + j]).sum::<f64>()).sum();
+                let expected = if i == j { 1.0 } else { 0.0 };
+                assert!((product - expected).abs() < 1e-9, "{i} {j}: {product}");
+                assert!(i <= j || u[i * N + j] == 0.0);
+            }
+        }
+    }
+
+    /// Errors of new inputs fall, also where the last block and the last group are partial.
+    #[test]
+    fn errors_compensate_each_other() {
+        for (format, k, most) in
+            [(WeightFormat::Int4, 300, 0.4), (WeightFormat::Int8, 300, 0.4), (WeightFormat::Int4, 70, 0.4)]
+        {
+            let mut moments = Moments::new(k);
+            moments.add(&correlated(2000, k, 1), k);
+            assert_eq!(moments.n_rows(), 2000);
+            let feedback = Feedback::new(&moments).expect("inputs that are not zero");
+            let (w, fresh) = (correlated(1, k, 5), correlated(500, k, 9));
+            let nearest_scales = quantize::row_scales(format, &w);
+            let (mut nearest, mut q, mut scales) = (vec![0; k], vec![0; k], Vec::new());
+            quantize::row(format, &w, &nearest_scales, &mut nearest);
+            feedback.row(format, &w, &mut scales, &mut q);
+            assert_eq!(scales.len(), nearest_scales.len());
+            let (before, after) = (error(&fresh, &w, &nearest_scales, &nearest), error(&fresh, &w, &scales, &q));
+            assert!(after < most * before, "{format:?} {k}: {after} of {before}");
+        }
+    }
+
+    #[test]
+    fn rows_with_gaps_are_added_without_them() {
+        let (k, stride, n) = (130, 144, 70);
+        let rows = correlated(n, stride, 2);
+        let dense: Vec<f32> = rows.chunks_exact(stride).flat_map(|row| &row[..k]).copied().collect();
+        let (mut with_gaps, mut without) = (Moments::new(k), Moments::new(k));
+        with_gaps.add(&rows, stride);
+        dense.chunks(k * 9).for_each(|rows| without.add(rows, k));
+        assert_eq!(with_gaps, without);
+    }
+
+    #[test]
+    fn inputs_that_are_zero_or_no_numbers_give_no_feedback() {
+        for value in [0.0, f32::NAN, f32::INFINITY] {
+            let mut moments = Moments::new(40);
+            moments.add(&[value; 40], 40);
+            assert!(Feedback::new(&moments).is_none(), "{value}");
+        }
+    }
+}
