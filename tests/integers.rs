@@ -41,10 +41,12 @@ impl<'a, 'c> Rounded<'a, 'c> {
         Rounded { source: Source(parameters), format, inputs }
     }
 
-    fn round(&self, row: &mut [f32]) {
-        let scales = quantize::row_scales(self.format, row);
+    fn round(&self, name: &str, row: &mut [f32]) {
+        // The head of int4 is int8.
+        let format = if name == "lm_head.weight" { WeightFormat::Int8 } else { self.format };
+        let scales = quantize::row_scales(format, row);
         let mut q = vec![0; row.len()];
-        quantize::row(self.format, row, &scales, &mut q);
+        quantize::row(format, row, &scales, &mut q);
         let group = if scales.len() == 1 { row.len() } else { quantize::GROUP };
         row.iter_mut().zip(q).enumerate().for_each(|(i, (value, q))| *value = f32::from(q) * scales[i / group]);
     }
@@ -54,7 +56,7 @@ impl Parameters for Rounded<'_, '_> {
     fn parameter(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         let mut values = self.source.parameter(name)?.into_owned();
         if let Some(&inputs) = self.inputs.get(name) {
-            values.chunks_exact_mut(inputs).for_each(|row| self.round(row));
+            values.chunks_exact_mut(inputs).for_each(|row| self.round(name, row));
         }
         Some(Cow::Owned(values))
     }

@@ -35,7 +35,7 @@ fn ask(n: u64, vocab: u32) -> Ask {
     let begin = if n.is_multiple_of(2) { tokens(900 + n / 2 % 4, 96, vocab) } else { Vec::new() };
     let prompt = [begin, tokens(1000 + n, 4 + (n * n) as usize % 180, vocab)].concat();
     let max_new = 1 + (n * 37) as usize % 60;
-    let seed = (n % 3 == 0).then_some(n);
+    let seed = n.is_multiple_of(3).then_some(n);
     Ask { seed, priority: (n % 5) as i32, ..Ask::greedy(prompt, max_new) }
 }
 

@@ -19,6 +19,10 @@ use jambac_passes::Fusion;
 
 use serde::{Deserialize, Deserializer, de};
 
+mod weights;
+
+pub use weights::{ByPattern, Weights};
+
 /// A model file with its defaults filled in and its paths resolved against its own folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFile {
@@ -115,112 +119,6 @@ impl<'de> Deserialize<'de> for FusionChoice {
             Written::Names(names) => names.join(","),
         };
         text.parse().map_err(|error| de::Error::custom(format!("build.fusion: {error}")))
-    }
-}
-
-/// Weight formats; `None` keeps the format that the checkpoint stores.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Weights {
-    /// All linear layers. Of int4, the output projection to the vocabulary is int8.
-    pub default: Option<WeightFormat>,
-    /// The experts alone.
-    pub experts: Option<WeightFormat>,
-    /// Formats of the parameters that match a pattern.
-    pub patterns: Vec<ByPattern>,
-    /// The text with which integers are calibrated. `None` is none for the library; `jambac build` samples it for int4.
-    pub calibrate: Option<Text>,
-}
-
-/// The format of the parameters whose canonical names match a pattern, with or without their last `.weight`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ByPattern {
-    pub pattern: glob::Pattern,
-    pub format: WeightFormat,
-}
-
-impl ByPattern {
-    /// Parses a key and a value of `[weights]`.
-    ///
-    /// # Errors
-    /// Not a pattern, or an unknown format.
-    pub fn new(pattern: &str, format: &str) -> Result<ByPattern> {
-        let key = format!("weights.{pattern}");
-        let parsed = glob::Pattern::new(pattern);
-        let pattern =
-            parsed.with_context(|| format!("{key}: expected default, experts, calibrate or a glob pattern"))?;
-        Ok(ByPattern { pattern, format: weight_format(&key, format)? })
-    }
-
-    /// True if the pattern matches a parameter's name.
-    pub fn matches(&self, parameter: &str) -> bool {
-        let short = parameter.strip_suffix(".weight");
-        self.pattern.matches(parameter) || short.is_some_and(|short| self.pattern.matches(short))
-    }
-}
-
-impl FromStr for ByPattern {
-    type Err = anyhow::Error;
-
-    /// `lm_head=int8`.
-    fn from_str(text: &str) -> Result<ByPattern> {
-        let (pattern, format) = text.split_once('=').context("expected PATTERN=FORMAT, such as lm_head=int8")?;
-        ByPattern::new(pattern, format)
-    }
-}
-
-impl fmt::Display for ByPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.pattern, self.format.name())
-    }
-}
-
-impl Weights {
-    /// True if a format of 4 bits or fewer was chosen.
-    pub fn has_few_bits(&self) -> bool {
-        let chosen = [self.default, self.experts].into_iter().flatten();
-        chosen.chain(self.patterns.iter().map(|by| by.format)).any(|format| format.bits() <= 4)
-    }
-}
-
-impl<'de> Deserialize<'de> for Weights {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Weights, D::Error> {
-        struct Table;
-        impl<'de> de::Visitor<'de> for Table {
-            type Value = Weights;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("weights: a table of formats")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Weights, A::Error> {
-                let mut weights = Weights::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    map.next_value_seed(Value { key: &key, weights: &mut weights })?;
-                }
-                Ok(weights)
-            }
-        }
-        /// The value of a key, so that an error names its line.
-        struct Value<'a> {
-            key: &'a str,
-            weights: &'a mut Weights,
-        }
-        impl<'de> de::DeserializeSeed<'de> for Value<'_> {
-            type Value = ();
-
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-                let Value { key, weights } = self;
-                let value = String::deserialize(deserializer)?;
-                match key {
-                    "default" => weights.default = Some(parsed(weight_format("weights.default", &value))?),
-                    "experts" => weights.experts = Some(parsed(weight_format("weights.experts", &value))?),
-                    "calibrate" => weights.calibrate = Some(value.as_str().into()),
-                    pattern => weights.patterns.push(parsed(ByPattern::new(pattern, &value))?),
-                }
-                Ok(())
-            }
-        }
-        deserializer.deserialize_map(Table)
     }
 }
 

@@ -9,15 +9,15 @@
 //! | router or Δ weight if linears are integers | 1, N, I, 16 | as stored, or f32 |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
-//! | embedding table that is also a linear's weight (tied), unless linears are integers | as that linear's | linear |
+//! | embedding table that is also a linear's weight (tied), unless that is int4 | as that linear's | linear |
 //! | norm weight, bias, D \[C\] | 1, C, 1, 16 | f32 |
 //! | convolution weight \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
 //! For GPU layouts see [`jambac_kernels::hopper::weight`].
 //!
-//! Embedding lookup needs a floating-point table. A tied table whose linear multiplies integers is therefore stored twice: the
-//! lookup reads one row per token, and the product reads the whole table, which dominates the memory traffic of small models.
+//! An embedding table of its own is floating-point. A tied table whose linear multiplies int4 is stored twice, because its rows lose
+//! too much for a lookup; on GPUs, which look up bf16 only, that of int8 as well.
 //!
 //! An integer weight is stored directly after its scales, which have the same parts.
 
@@ -119,7 +119,9 @@ impl Decisions for FormatRules {
             Use::Experts => self.formats.experts,
             Use::Embedding => self.formats.embedding,
         };
-        let named = self.formats.named.get(parameter).copied();
+        // A tied table's name means the linear; its copy for lookups keeps the format of tables.
+        let is_copy = use_ == Use::Embedding && self.of_linears.contains(parameter);
+        let named = self.formats.named.get(parameter).copied().filter(|_| !is_copy);
         let chosen = match chosen {
             Some(WeightFormat::Int4) if use_ == Use::Linear && self.heads.contains(parameter) => {
                 Some(WeightFormat::Int8)
@@ -156,7 +158,10 @@ impl Decisions for FormatRules {
     }
 
     fn is_tied(&self, parameter: &str, dtype: DType) -> Result<bool, SelectError> {
-        Ok(self.of_linears.contains(parameter) && self.format(parameter, dtype, Use::Linear)?.scales().is_none())
+        if !self.of_linears.contains(parameter) {
+            return Ok(false);
+        }
+        Ok(target::looks_up(self.kind, self.format(parameter, dtype, Use::Linear)?))
     }
 }
 
@@ -412,14 +417,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tied_table_is_looked_up_as_it_is_stored_and_multiplied_in_integers() {
-        let formats = Formats { linear: Some(WeightFormat::Int8), ..Formats::default() };
-        let schedule = of(Tiny::dense_tied(), DType::Bf16, formats).expect("a schedule");
-        let table = schedule.program.weights.iter().filter(|weight| weight.name() == "model.embed_tokens.weight");
-        let stored: Vec<_> = table.map(|weight| (weight.format, weight.transform, weight.layout.lanes)).collect();
-        let scale = (WeightFormat::F32, Transform::Scale(WeightFormat::Int8), 16);
-        let head = (WeightFormat::Int8, Transform::None, 16);
-        assert_eq!(stored, [(WeightFormat::Bf16, Transform::None, 1), scale, head]);
+    fn a_tied_table_of_int8_is_stored_once_and_one_of_int4_twice() {
+        let table = "model.embed_tokens.weight";
+        let stored = |head: Option<WeightFormat>, linear: WeightFormat| -> Vec<_> {
+            let named = head.into_iter().map(|head| (table.to_owned(), head)).collect();
+            let formats = Formats { linear: Some(linear), named, ..Formats::default() };
+            let schedule = of(Tiny::dense_tied(), DType::Bf16, formats).expect("a schedule");
+            let table = schedule.program.weights.iter().filter(|weight| weight.name() == table);
+            table.map(|weight| (weight.format, weight.transform, weight.layout.lanes)).collect()
+        };
+        let (int8, int4) = (WeightFormat::Int8, WeightFormat::Int4);
+        let once = [(WeightFormat::F32, Transform::Scale(int8), 16), (int8, Transform::None, 16)];
+        assert_eq!(stored(None, int8), once);
+        assert_eq!(stored(None, int4), once, "the head of int4 is int8");
+        let lookup = (WeightFormat::Bf16, Transform::None, 1);
+        let head = [(WeightFormat::Bf16, Transform::Scale(int4), 16), (int4, Transform::None, 16)];
+        assert_eq!(stored(Some(int4), int4), [&[lookup], &head[..]].concat());
         let formats = Formats { embedding: Some(WeightFormat::Int4), ..Formats::default() };
         let error = of(Tiny::base(), DType::Bf16, formats).unwrap_err().to_string();
         expect![

@@ -101,6 +101,9 @@ impl Matrix {
                 let _ = write!(command, " {option} {}", format.name());
             }
         }
+        for by in &model.weights.patterns {
+            let _ = write!(command, " --format '{by}'");
+        }
         let _ = write!(command, " --max-context {context} --max-sequences {sequences}");
         Some(command)
     }

@@ -64,6 +64,15 @@ pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
     }
 }
 
+/// True if tokens can be looked up in a linear's weight of this format.
+pub fn looks_up(kind: TargetKind, format: WeightFormat) -> bool {
+    match format {
+        WeightFormat::Int4 => false,
+        WeightFormat::Int8 => kind == TargetKind::Cpu,
+        WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => true,
+    }
+}
+
 /// The value of a count; `sizes` are tokens, sequences and outputs.
 pub fn count(count: Count, sizes: [u64; 3]) -> u64 {
     match count {
