@@ -2,8 +2,8 @@
 //!
 //! 1. plan: the checkpoint's weights as stored, int8 for models beyond [`MOST_AS_STORED`]; the lowest CPU level with fused
 //!    multiply-adds, so that every machine computes the same bits
-//! 2. text: samples that this plan draws from a seed, at temperature 1, each from the begin token; or a file
-//! 3. moments: the plan reads the text, and before each step the inputs of its products are added up
+//! 2. text: samples that this plan draws from seeds, at temperature 1, each from the begin token; or a file
+//! 3. moments: while the plan draws or reads the text, the inputs of its products are added up before each step
 //!
 //! The moments do not depend on the number of threads. They take 512 bytes for each input of a matrix.
 
@@ -16,9 +16,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use jamba_plan::format::{Arg, Program, TargetKind, WeightFormat};
 use jamba_plan::output::{Replace, unfinished};
-use jamba_runtime::{
-    Batch, Engine, Feed, GenerateOptions, OpenOptions, Outputs, Request as Ask, SamplerOptions, StepObserver, Verify,
-};
+use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, Sampler, SamplerOptions, SequenceId, StepObserver, Verify};
 use jambac_codegen::link::KindParts;
 use jambac_codegen::pack::Moments;
 use jambac_kernels::kernel::{Launch, Operand, Source};
@@ -28,9 +26,9 @@ use crate::compile::{self, Progress, Request};
 use crate::manifest::{self, Limits, Weights};
 
 /// Tokens of the text.
-const TOKENS: usize = 8192;
+const TOKENS: usize = 4096;
 
-/// Tokens of a sample, and of a piece of a file.
+/// Most tokens of a sample, and of a piece of a file.
 const SAMPLE: usize = 512;
 
 /// Samples that are drawn at a time.
@@ -124,20 +122,12 @@ pub fn calibrate(request: &Request, text: &Text, wanted: &BTreeSet<String>) -> R
     let folder = folder.context("a folder for the plan of the calibration")?;
     let plan = folder.path().join("calibration.plan");
     let (parts, mut engine) = open(request, &plan)?;
-    let pieces = match text {
-        Text::File(path) => read(&engine, path)?,
-        _ => sample(&mut engine)?,
-    };
     let mut moments = Observer::new(&parts, wanted);
-    for piece in &pieces {
-        let sequence = engine.add_sequence()?;
-        for tokens in piece.chunks(engine.max_step_tokens()) {
-            moments.n_rows = tokens.len();
-            engine.step_observed(&[Feed { sequence, tokens, outputs: Outputs::All }], &mut moments)?;
-        }
-        engine.remove_sequence(sequence)?;
+    match text {
+        Text::File(path) => read(&mut engine, path, &mut moments)?,
+        _ => sample(&mut engine, &mut moments)?,
     }
-    Ok(Calibration { of_matrices: moments.finish(), n_tokens: pieces.iter().map(Vec::len).sum() })
+    Ok(Calibration { n_tokens: moments.n_tokens, of_matrices: moments.finish() })
 }
 
 /// Builds and opens the plan.
@@ -168,41 +158,56 @@ fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
     Ok((parts, Engine::open(output, options)?))
 }
 
-/// Samples of the model, in the order of their seeds.
-fn sample(engine: &mut Engine) -> Result<Vec<Vec<u32>>> {
-    let model = &engine.manifest().model;
-    let first = model.bos.or_else(|| model.eos.first().copied()).unwrap_or_default();
-    let length = engine.manifest().limits.max_context as usize;
-    let mut batch = Batch::new(engine);
-    let mut samples: Vec<Vec<u32>> = Vec::new();
-    let mut choices = BTreeMap::new();
-    let mut n_open = 0;
-    loop {
-        // The samples that are whole, up to the first that is not, are those that count.
-        let n_whole: usize = samples.iter().map(Vec::len).sum();
-        if n_whole >= TOKENS && n_open == 0 {
-            break;
-        }
-        while n_whole < TOKENS && n_open < SEQUENCES as usize {
-            let sampler =
-                SamplerOptions { seed: Some(samples.len() as u64), temperature: 1.0, ..SamplerOptions::GREEDY };
-            let options = GenerateOptions { max_new: length - 1, sampler, ..GenerateOptions::default() };
-            let id = batch.submit(engine, Ask { prompt: vec![first], options, ..Ask::default() })?;
-            choices.insert(id, samples.len());
-            samples.push(vec![first]);
-            n_open += 1;
-        }
-        for event in batch.step(engine)? {
-            let sample = &mut samples[choices[&event.request]];
-            sample.extend(event.token.as_ref().map(|token| token.token));
-            n_open -= usize::from(event.finish.is_some());
-        }
-    }
-    Ok(samples)
+/// A sample that is being drawn.
+struct Drawn {
+    sequence: SequenceId,
+    next: u32,
+    sampler: Sampler,
+    n_tokens: usize,
 }
 
-/// Pieces of a file.
-fn read(engine: &Engine, path: &Path) -> Result<Vec<Vec<u32>>> {
+/// Draws samples, [`SEQUENCES`] at a time, until the model has read [`TOKENS`] tokens of them.
+fn sample(engine: &mut Engine, moments: &mut Observer) -> Result<()> {
+    let model = &engine.manifest().model;
+    let first = model.bos.or_else(|| model.eos.first().copied()).unwrap_or_default();
+    let (vocab, eos) = (model.vocab as usize, model.eos.clone());
+    let length = engine.manifest().limits.max_context as usize;
+    let mut seeds = 0..;
+    let mut begin = |engine: &mut Engine| -> Result<Drawn> {
+        let options = SamplerOptions { seed: seeds.next(), temperature: 1.0, ..SamplerOptions::GREEDY };
+        let mut sampler = Sampler::new(options, vocab)?;
+        sampler.observe(&[first]);
+        Ok(Drawn { sequence: engine.add_sequence()?, next: first, sampler, n_tokens: 0 })
+    };
+    let mut drawn = (0..SEQUENCES).map(|_| begin(engine)).collect::<Result<Vec<_>>>()?;
+    while moments.n_tokens < TOKENS {
+        let feeds: Vec<Feed<'_>> = drawn
+            .iter()
+            .map(|drawn| Feed {
+                sequence: drawn.sequence,
+                tokens: std::slice::from_ref(&drawn.next),
+                outputs: Outputs::Last,
+            })
+            .collect();
+        moments.n_rows = feeds.len();
+        let logits = engine.step_observed(&feeds, moments)?;
+        let picks = logits.rows().zip(&mut drawn).map(|(row, drawn)| drawn.sampler.pick(row));
+        let picks = picks.collect::<std::result::Result<Vec<u32>, _>>()?;
+        moments.n_tokens += picks.len();
+        for (drawn, pick) in drawn.iter_mut().zip(picks) {
+            drawn.n_tokens += 1;
+            drawn.next = pick;
+            if eos.contains(&pick) || drawn.n_tokens == length {
+                engine.remove_sequence(drawn.sequence)?;
+                *drawn = begin(engine)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file in pieces.
+fn read(engine: &mut Engine, path: &Path, moments: &mut Observer) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("--calibrate {}", path.display()))?;
     let tokens = engine.tokenizer().context("--calibrate FILE needs the checkpoint's tokenizer")?.encode(&text)?;
     ensure!(
@@ -212,7 +217,14 @@ fn read(engine: &Engine, path: &Path) -> Result<Vec<Vec<u32>>> {
         tokens.len()
     );
     let length = engine.manifest().limits.max_context as usize;
-    Ok(tokens.chunks(length).take(TOKENS.div_ceil(length)).map(<[u32]>::to_vec).collect())
+    for piece in tokens[..tokens.len().min(TOKENS)].chunks(length) {
+        let sequence = engine.add_sequence()?;
+        moments.n_rows = piece.len();
+        engine.step_observed(&[Feed { sequence, tokens: piece, outputs: Outputs::All }], moments)?;
+        moments.n_tokens += piece.len();
+        engine.remove_sequence(sequence)?;
+    }
+    Ok(())
 }
 
 /// The inputs of a product of a step.
@@ -243,14 +255,22 @@ struct Observer {
     matrices: Vec<Vec<(String, u64)>>,
     /// Rows of the current run.
     n_rows: usize,
+    /// Tokens of all runs.
+    n_tokens: usize,
     gathered: Vec<f32>,
 }
 
 impl Observer {
     fn new(parts: &KindParts, wanted: &BTreeSet<String>) -> Observer {
         let program = &parts.schedule.program;
-        let mut observer =
-            Observer { inputs: Vec::new(), moments: Vec::new(), matrices: Vec::new(), n_rows: 0, gathered: Vec::new() };
+        let mut observer = Observer {
+            inputs: Vec::new(),
+            moments: Vec::new(),
+            matrices: Vec::new(),
+            n_rows: 0,
+            n_tokens: 0,
+            gathered: Vec::new(),
+        };
         let mut known = BTreeMap::new();
         for entry in &program.entries {
             let of_step = |step: &jamba_plan::format::Step| {

@@ -232,7 +232,7 @@ impl Engine {
         Ok(self.logits(admitted))
     }
 
-    /// Like [`Engine::step`], on the calling thread and with an observer of every step. The results are the same bits.
+    /// Like [`Engine::step`], with an observer of every step, which the calling thread calls. The results are the same bits.
     ///
     /// # Errors
     /// As [`Engine::step`]; also [`RuntimeError::Option`] on a GPU.

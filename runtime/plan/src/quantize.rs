@@ -53,12 +53,19 @@ pub fn int4_scale(group: &[f32]) -> f32 {
 
 /// Quantizes a value to int8.
 pub fn int8(value: f32, scale: f32) -> i8 {
-    if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(-INT8_MOST, INT8_MOST) as i8 }
+    if scale == 0.0 { 0 } else { nearest((value / scale).clamp(-INT8_MOST, INT8_MOST)) as i8 }
 }
 
 /// Quantizes a value to int4.
 pub fn int4(value: f32, scale: f32) -> i8 {
-    if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(INT4_LEAST, INT4_MOST) as i8 }
+    if scale == 0.0 { 0 } else { nearest((value / scale).clamp(INT4_LEAST, INT4_MOST)) as i8 }
+}
+
+/// Rounds a value below 2²² in magnitude to the nearest integer, ties to even. At 1.5 · 2²³ the distance of floats is 1, so the
+/// addition rounds. Unlike `round_ties_even` this is no call where a CPU's baseline has no instruction for it.
+pub fn nearest(value: f32) -> f32 {
+    const ROUNDS: f32 = 12_582_912.0;
+    (value + ROUNDS) - ROUNDS
 }
 
 /// The scales of a row: one for int8, one per group for int4.
@@ -121,6 +128,14 @@ mod tests {
     use super::*;
 
     const FORMATS: [WeightFormat; 2] = [WeightFormat::Int8, WeightFormat::Int4];
+
+    #[test]
+    fn rounding_is_to_nearest_and_to_even() {
+        for value in (-2000..2000).map(|n| n as f32 / 8.0) {
+            assert_eq!(nearest(value), value.round_ties_even(), "{value}");
+        }
+        assert_eq!([int8(1e30, 1e-30), int8(-3.0, 1e-38), int4(1e30, 1e-30)], [127, -127, 7]);
+    }
 
     #[test]
     fn integers_of_worked_rows() {

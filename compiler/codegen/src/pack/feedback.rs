@@ -14,6 +14,8 @@
 //! then, with the scales kept, each integer in turn moves to the value that minimizes the error given all others, a fixed number of
 //! times (coordinate descent, arXiv 2309.01885).
 
+use std::ops::Range;
+
 use jamba_plan::format::WeightFormat;
 use jamba_plan::quantize::{self, GROUP};
 
@@ -34,7 +36,7 @@ const SCALES: [f32; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, -1.14, -1.06, -0.98]
 pub struct Moments {
     k: usize,
     n_rows: u64,
-    /// \[blocks\]\[BLOCK\]\[BLOCK\], the upper triangle.
+    /// \[blocks\]\[BLOCK\]\[BLOCK\]. Only the upper triangle counts.
     sums: Vec<f32>,
 }
 
@@ -44,20 +46,25 @@ impl Moments {
         Moments { k, n_rows: 0, sums: vec![0.0; k.div_ceil(BLOCK) * BLOCK * BLOCK] }
     }
 
-    /// Adds rows of `k` inputs that are `stride` elements apart, in this order.
+    /// Adds rows of `k` inputs that are `stride` elements apart, in this order. All cores add; each sum is that of one core.
     pub fn add(&mut self, rows: &[f32], stride: usize) {
         let k = self.k;
-        for rows in rows.chunks(stride * ROWS_AT_ONCE) {
-            for (block, sums) in self.sums.chunks_exact_mut(BLOCK * BLOCK).enumerate() {
-                let columns = block * BLOCK..k.min((block + 1) * BLOCK);
-                for row in rows.chunks(stride) {
-                    let x = &row[columns.clone()];
-                    for (i, sums) in sums.chunks_exact_mut(BLOCK).enumerate().take(x.len()) {
-                        let a = x[i];
-                        sums[i..x.len()].iter_mut().zip(&x[i..]).for_each(|(sum, &b)| *sum += a * b);
-                    }
-                }
+        let n_blocks = k.div_ceil(BLOCK);
+        let n_threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(n_blocks);
+        let add = |first: usize, blocks: &mut [f32]| {
+            for (block, sums) in (first..).zip(blocks.chunks_exact_mut(BLOCK * BLOCK)) {
+                add_to_block(sums, rows, stride, block * BLOCK..k.min((block + 1) * BLOCK));
             }
+        };
+        if n_threads == 1 || rows.len() * BLOCK < SMALL {
+            add(0, &mut self.sums);
+        } else {
+            let share = n_blocks.div_ceil(n_threads);
+            let shares = self.sums.chunks_mut(share * BLOCK * BLOCK).enumerate();
+            let add = &add;
+            std::thread::scope(|scope| {
+                shares.for_each(|(index, blocks)| drop(scope.spawn(move || add(index * share, blocks))));
+            });
         }
         self.n_rows += (rows.len() / stride) as u64;
     }
@@ -68,8 +75,34 @@ impl Moments {
     }
 }
 
-/// Rows that are added to a block before the next block, so that its sums stay in the cache.
-const ROWS_AT_ONCE: usize = 32;
+/// Products for which it is not worth to start threads.
+const SMALL: usize = 1 << 22;
+
+/// Rows whose products are summed before they are added to a sum.
+const TOGETHER: usize = 4;
+
+/// Adds the products of the inputs in `columns` to the upper triangle of a block.
+fn add_to_block(sums: &mut [f32], rows: &[f32], stride: usize, columns: Range<usize>) {
+    let n = columns.len();
+    // The inputs of some rows, without what lies between them.
+    let mut x = [[0.0; BLOCK]; TOGETHER];
+    for rows in rows.chunks(stride * TOGETHER) {
+        x.iter_mut().for_each(|x| x.fill(0.0));
+        for (x, row) in x.iter_mut().zip(rows.chunks(stride)) {
+            x[..n].copy_from_slice(&row[columns.clone()]);
+        }
+        let [x0, x1, x2, x3] = &x;
+        for (i, sums) in sums.chunks_exact_mut(BLOCK).enumerate().take(n) {
+            let (a0, a1, a2, a3) = (x0[i], x1[i], x2[i], x3[i]);
+            // From a multiple of 8, so that whole vectors are added.
+            let first = i / 8 * 8;
+            let inputs = x0[first..].iter().zip(&x1[first..]).zip(&x2[first..]).zip(&x3[first..]);
+            for (sum, (((b0, b1), b2), b3)) in sums[first..].iter_mut().zip(inputs) {
+                *sum += (a0 * b0 + a1 * b1) + (a2 * b2 + a3 * b3);
+            }
+        }
+    }
+}
 
 /// What error feedback needs of the moments of a matrix.
 pub(crate) struct Feedback {
@@ -179,16 +212,25 @@ fn quantized(format: WeightFormat, value: f32, scale: f32) -> i8 {
 /// The scale of a group with the least error, where the error of input `l` counts `importance(l)`.
 fn int4_scale(group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
     let largest = quantize::int4_scale(group);
+    if largest == 0.0 {
+        return 0.0;
+    }
+    // Zeros behind a short group have no error.
+    let (mut w, mut counts) = ([0.0; GROUP], [0.0; GROUP]);
+    w[..group.len()].copy_from_slice(group);
+    counts.iter_mut().enumerate().take(group.len()).for_each(|(l, count)| *count = importance(l));
     let error = |scale: f32| -> f32 {
-        let of_input = |(l, &w): (usize, &f32)| {
-            let error = w - scale * f32::from(quantize::int4(w, scale));
-            importance(l) * error * error
-        };
-        group.iter().enumerate().map(of_input).sum()
+        let inverse = 1.0 / scale;
+        let mut errors = [0.0; GROUP];
+        for ((error, &w), &count) in errors.iter_mut().zip(&w).zip(&counts) {
+            let rest = w - scale * quantize::nearest((w * inverse).clamp(-8.0, 7.0));
+            *error = count * rest * rest;
+        }
+        errors.iter().sum()
     };
     let candidates = SCALES.map(|factor| half::bf16::from_f32(largest * factor).to_f32());
-    let mut best = (error(candidates[0]), candidates[0]);
-    for scale in candidates.into_iter().skip(1) {
+    let mut best = (f32::INFINITY, candidates[0]);
+    for scale in candidates {
         let error = error(scale);
         if error < best.0 {
             best = (error, scale);

@@ -1,4 +1,4 @@
-//! Runs on the calling thread alone: steps that an observer sees, and checked steps.
+//! Runs that stop after each step: steps that an observer sees, and checked steps.
 
 use jamba_plan::format::Step;
 
@@ -21,8 +21,8 @@ impl Cpu {
         trace: Option<&mut Trace>,
     ) {
         self.steps.set_counts(entry, counts);
-        let alone = Alone { steps: &self.steps, entry, n_parts: 1 };
-        let mut lane = Observed { alone, arena: &mut self.arena, observer };
+        let n_parts = self.team.n_threads();
+        let mut lane = Observed { steps: &self.steps, entry, n_parts, arena: &mut self.arena, observer };
         let steps = self.program.entries[entry].steps.iter().enumerate();
         walk(steps, &mut lane, trace);
     }
@@ -72,9 +72,11 @@ impl Lane for Alone<'_> {
     }
 }
 
-/// A lane that shows the arena around each step.
+/// A lane that shows the arena around each step, and executes the parts of a step on threads of its own.
 struct Observed<'a> {
-    alone: Alone<'a>,
+    steps: &'a Steps,
+    entry: usize,
+    n_parts: usize,
     arena: &'a mut Region,
     observer: &'a mut dyn StepObserver,
 }
@@ -82,10 +84,14 @@ struct Observed<'a> {
 impl Lane for Observed<'_> {
     fn wait_for_all(&mut self) {}
 
-    fn launch(&mut self, index: usize, step: &Step) {
-        let entry = self.alone.entry;
+    fn launch(&mut self, index: usize, _: &Step) {
+        let &mut Observed { steps, entry, n_parts, .. } = self;
         self.observer.before(entry, index, self.arena.as_mut_slice());
-        self.alone.launch(index, step);
+        std::thread::scope(|scope| {
+            let launch = move |part: usize| steps.launch(entry, index, part, n_parts);
+            (1..n_parts).for_each(|part| drop(scope.spawn(move || launch(part))));
+            launch(0);
+        });
         self.observer.after(entry, index, self.arena.as_slice());
     }
 }
