@@ -26,13 +26,13 @@ use crate::compile::{self, Progress, Request};
 use crate::manifest::{self, Limits, Weights};
 
 /// Tokens of the text.
-const TOKENS: usize = 4096;
+const TOKENS: usize = 8192;
 
 /// Most tokens of a sample, and of a piece of a file.
 const SAMPLE: usize = 512;
 
 /// Samples that are drawn at a time.
-const SEQUENCES: u64 = 16;
+const SEQUENCES: u64 = 32;
 
 /// A matrix whose inputs are fewer rows keeps its weights rounded to nearest.
 pub const LEAST_ROWS: u64 = 128;

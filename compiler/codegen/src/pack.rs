@@ -5,7 +5,7 @@
 //! is [`Quantized`] as a whole: its scales come first in the plan, so the integers stay in memory until the scales are written.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use half::{bf16, f16};
 use jamba_plan::format::{ElementOrder, Layout, PartOrder, Transform, Weight, WeightFormat};
@@ -197,6 +197,12 @@ fn runs(weight: &Weight, panels_at_once: u64) -> impl Iterator<Item = Run<'_>> {
     })
 }
 
+/// Cores that this process may use. The system reads files to count them.
+fn n_cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()))
+}
+
 /// Values that the cores pack between two writes.
 const BATCH: u64 = 1 << 22;
 
@@ -209,7 +215,7 @@ pub(crate) fn each_packed<S: Default, T: Send>(
 ) -> Result<(), CodegenError> {
     let of_run = (panels_at_once * weight.layout.lanes * weight.layout.k).max(1);
     let runs: Vec<Run<'_>> = runs(weight, panels_at_once).collect();
-    let n_threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let n_threads = n_cores();
     for batch in runs.chunks((n_threads as u64 * BATCH / of_run).max(1) as usize) {
         let share = batch.len().div_ceil(n_threads);
         let pack_share = |runs: &[Run<'_>]| {

@@ -50,7 +50,7 @@ impl Moments {
     pub fn add(&mut self, rows: &[f32], stride: usize) {
         let k = self.k;
         let n_blocks = k.div_ceil(BLOCK);
-        let n_threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(n_blocks);
+        let n_threads = super::n_cores().min(n_blocks);
         let add = |first: usize, blocks: &mut [f32]| {
             for (block, sums) in (first..).zip(blocks.chunks_exact_mut(BLOCK * BLOCK)) {
                 add_to_block(sums, rows, stride, block * BLOCK..k.min((block + 1) * BLOCK));
