@@ -4,6 +4,7 @@ mod batching;
 mod constrained;
 mod digests;
 mod fixtures;
+mod gguf;
 mod inspect;
 mod integers;
 mod kernels;

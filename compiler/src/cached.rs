@@ -6,7 +6,7 @@
 //! |---|---|
 //! | another jambac | its version with the commit, the plan format and LLVM |
 //! | config.json, the tokenizer's files, templates | their bytes |
-//! | weights (`*.safetensors`) | length, inode, times of modification and change |
+//! | weights (`*.safetensors`, `*.gguf`) | length, inode, times of modification and change |
 //! | another plan in its place | its digest |
 //! | a damaged plan | the digests of its sections; those of weights are left to the runtime with `--trust-weights` |
 //!
@@ -25,6 +25,7 @@ use jamba_plan::format::TargetKind;
 use jamba_plan::output::{Content, Kind, Output, Replace};
 use jamba_program::files::contains;
 use jamba_runtime::{PlanFile, RuntimeError, Verify, machine};
+use jambac_checkpoint::gguf::is_gguf;
 use jambac_codegen::assemble::find_ptxas;
 use jambac_kernels::target::Target;
 use serde::{Deserialize, Serialize};
@@ -213,6 +214,20 @@ impl Origin {
     fn now(checkpoint: &Path, template: Option<&Path>) -> Result<Origin> {
         let mut files = Vec::new();
         let mut folders = vec![checkpoint.to_owned()];
+        if checkpoint.is_file() {
+            // The other files of a model in several have the same beginning of their names.
+            folders.clear();
+            let stem = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+            let stem = stem.rsplit_once("-00001-of-").map_or(&*stem, |(stem, _)| stem).to_owned();
+            let folder = checkpoint.parent().unwrap_or(Path::new("."));
+            for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+                let path = entry.with_context(|| folder.display().to_string())?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if path == checkpoint || (name.starts_with(&format!("{stem}-")) && name.ends_with(".gguf")) {
+                    files.push(FileState::of(&path, name)?);
+                }
+            }
+        }
         folders.extend(Some(checkpoint.join("additional_chat_templates")).filter(|folder| folder.is_dir()));
         for folder in &folders {
             for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -254,7 +269,7 @@ impl FileState {
     fn of(path: &Path, name: String) -> Result<FileState> {
         let context = || path.display().to_string();
         let metadata = fs::metadata(path).with_context(context)?;
-        if path.extension().is_some_and(|ending| ending == "safetensors") {
+        if path.extension().is_some_and(|ending| ending == "safetensors") || is_gguf(path) {
             let weights = WeightsState {
                 inode: metadata.ino(),
                 modified: (metadata.mtime(), metadata.mtime_nsec()),

@@ -1,5 +1,6 @@
 //! The pipeline: checkpoint, graph, optimized graph, schedule, code, plan.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jamba_plan::format::{Manifest, TargetKind};
 use jamba_plan::output::{Kind, Output, Replace};
 use jamba_plan::text::size;
-use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark, small_file};
+use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark};
 use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
 use jambac_codegen::loss::Loss;
@@ -257,12 +258,12 @@ impl Opened {
     }
 
     /// Digests of all files that were read.
-    fn digests(&self) -> Result<Vec<FileDigest>> {
+    fn digests(&self) -> Vec<FileDigest> {
         let metadata = self.metadata();
-        Ok(match self.checkpoint() {
-            Some(checkpoint) => checkpoint.digests()?,
-            None => jambac_checkpoint::digest::small_files(metadata.dir(), metadata.tokenizer())?,
-        })
+        match self.checkpoint() {
+            Some(checkpoint) => checkpoint.digests(),
+            None => jambac_checkpoint::digest::small_files(metadata),
+        }
     }
 }
 
@@ -304,8 +305,8 @@ fn write_plan(
     programs: Vec<Compiled>,
 ) -> Result<Written> {
     let metadata = input.model.metadata();
-    let manifest = describe::manifest(request, metadata, &programs, input.model.digests()?);
-    let config = config_section(&request.model, metadata.dropped_keys())?;
+    let manifest = describe::manifest(request, metadata, &programs, input.model.digests());
+    let config = config_section(metadata)?;
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {
         manifest: &manifest,
@@ -328,17 +329,16 @@ fn write_plan(
     Ok(Written { manifest, programs, bytes, losses })
 }
 
-/// config.json without these keys, which would be refused, so that `jambac limits` can read it.
-fn config_section(model: &ModelFile, dropped: &[String]) -> Result<Vec<u8>> {
-    let path = model.checkpoint.join("config.json");
-    let text = small_file::read(&path)?;
+/// config.json without the keys that would be refused, so that `jambac limits` can read it.
+fn config_section(metadata: &Metadata) -> Result<Cow<'_, [u8]>> {
+    let (text, dropped) = (metadata.config_json(), metadata.dropped_keys());
     if dropped.is_empty() {
-        return Ok(text);
+        return Ok(Cow::Borrowed(text));
     }
     let mut keys: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(text).with_context(|| metadata.file("config.json").display().to_string())?;
     keys.retain(|key, _| !dropped.contains(key));
-    serde_json::to_vec_pretty(&keys).ours("config section")
+    serde_json::to_vec_pretty(&keys).map(Cow::Owned).ours("config section")
 }
 
 /// The error of a link. An error of a weight names the checkpoint's file and needs no more context.

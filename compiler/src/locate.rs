@@ -1,5 +1,5 @@
-//! Finds the model that a command line names: a model.toml, a checkpoint's folder, a file of it, a folder of the Hugging Face cache, or
-//! an id such as `ai21labs/AI21-Jamba-Reasoning-3B` whose files are in that cache.
+//! Finds the model that a command line names: a model.toml, a checkpoint's folder, a file of it, a GGUF file, a folder of the Hugging
+//! Face cache, or an id such as `ai21labs/AI21-Jamba-Reasoning-3B` whose files are in that cache.
 
 use std::env;
 use std::ffi::OsStr;
@@ -41,7 +41,7 @@ fn locate_in(given: &Path, hub: Option<&Path>, home: Option<&Path>) -> Result<Lo
     match identify(&path).with_context(|| path.display().to_string())? {
         FileKind::Checkpoint => Ok(Located { name: hub_name(&path), path }),
         FileKind::HubFolder => snapshot(&path),
-        FileKind::ModelToml => Ok(Located { path, name: None }),
+        FileKind::ModelToml | FileKind::Gguf => Ok(Located { path, name: None }),
         kind @ (FileKind::Folder | FileKind::Adapter) => bail!("{}", without_config(&path, kind)),
         // A path of config.json or of a shard means the folder that contains it.
         FileKind::Json | FileKind::Safetensors if beside(&path, "config.json") => {
@@ -231,8 +231,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for (name, content, says) in [
-            ("a.gguf", &b"GGUF\x03\0\0\0"[..], ["is a GGUF file", "hf download"]),
-            ("pytorch_model.bin", b"\x80\x02}q\0", ["pickle format", "save_pretrained"]),
+            ("pytorch_model.bin", &b"\x80\x02}q\0"[..], ["pickle format", "save_pretrained"]),
             ("model.zip", b"PK\x03\x04readme", ["is a ZIP archive", "Unpack"]),
             ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS", "git lfs pull"]),
             ("b.safetensors", b"<html>404</html>", ["is an HTML page", "again"]),
@@ -245,6 +244,10 @@ mod tests {
             refused(folder.path(), None, &["is a folder without config.json", name, says[1]]);
             fs::remove_file(at(name)).unwrap();
         }
+        fs::write(at("a.gguf"), b"GGUF\x03\0\0\0").unwrap();
+        assert_eq!(locate_in(&at("a.gguf"), None, None).unwrap(), Located { path: at("a.gguf"), name: None });
+        refused(folder.path(), None, &["is a folder without config.json", "a.gguf", "Name the file itself"]);
+        fs::remove_file(at("a.gguf")).unwrap();
         fs::write(at("adapter_config.json"), "{}").unwrap();
         refused(folder.path(), None, &["is the folder of a LoRA adapter", "merge_and_unload"]);
     }

@@ -12,7 +12,7 @@ use crate::calibrate::Text;
 use crate::locate::{Located, locate};
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
-use jambac_checkpoint::{Checkpoint, Ignore, JambaConfig};
+use jambac_checkpoint::{Checkpoint, Ignore, JambaConfig, Metadata, gguf};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_passes::Fusion;
@@ -30,7 +30,7 @@ pub struct ModelFile {
     pub name: String,
     /// True if the key `name` is set.
     pub is_named: bool,
-    /// The Hugging Face folder.
+    /// The Hugging Face folder, or the GGUF file.
     pub checkpoint: PathBuf,
     /// What to ignore in the checkpoint.
     pub ignore: Ignore,
@@ -256,13 +256,14 @@ impl ModelFile {
     }
 
     fn open_at(path: &Path) -> Result<ModelFile> {
-        if path.is_dir() {
+        let is_gguf = gguf::is_gguf(path);
+        if path.is_dir() || is_gguf {
             let beside = path.join("model.toml");
             if beside.is_file() {
                 return ModelFile::open_at(&beside);
             }
             return Ok(ModelFile {
-                name: folder_name(path),
+                name: if is_gguf { folder_name(&path.with_extension("")) } else { folder_name(path) },
                 is_named: false,
                 checkpoint: path.to_owned(),
                 ignore: Ignore::default(),
@@ -308,12 +309,15 @@ impl ModelFile {
         Checkpoint::open_ignoring(&self.checkpoint, self.ignore.clone())
     }
 
-    /// Reads the checkpoint's config.json.
+    /// Reads the checkpoint's config.json, or the metadata of a GGUF file.
     ///
     /// # Errors
     /// As [`JambaConfig::read`].
     pub fn read_config(&self) -> jambac_checkpoint::Result<JambaConfig> {
-        JambaConfig::read_ignoring(&self.checkpoint.join("config.json"), &self.ignore)
+        match self.checkpoint.is_file() {
+            true => Ok(Metadata::read(&self.checkpoint, &self.ignore)?.config().clone()),
+            false => JambaConfig::read_ignoring(&self.checkpoint.join("config.json"), &self.ignore),
+        }
     }
 
     /// Checks the limits against each other.
@@ -348,10 +352,10 @@ impl ModelFile {
     pub fn check_context(&self, config: &JambaConfig) -> Result<()> {
         ensure!(
             self.limits.max_context <= config.max_positions as u64,
-            "limits.max_context: found {}, expected at most {}, the max_position_embeddings of {}",
+            "limits.max_context: found {}, expected at most {}, the positions of the model in {}",
             self.limits.max_context,
             config.max_positions,
-            self.checkpoint.join("config.json").display()
+            self.checkpoint.display()
         );
         Ok(())
     }

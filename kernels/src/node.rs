@@ -306,6 +306,7 @@ pub fn computed(dtype: DType) -> Elem {
         DType::Bf16 => Elem::Bf16,
         DType::F16 => Elem::F16,
         DType::I8 => Elem::I8,
+        DType::I4 => Elem::I4,
         DType::I32 => Elem::I32,
     }
 }

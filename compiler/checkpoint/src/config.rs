@@ -29,13 +29,8 @@ pub(crate) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads the config.json at `path`.
-    pub(crate) fn read(path: &Path, ignore: &Ignore) -> Result<Self> {
-        let text = small_file::read(path)?;
-        Self::parse(&text, path, ignore)
-    }
-
-    fn parse(text: &[u8], path: &Path, ignore: &Ignore) -> Result<Self> {
+    /// Reads `text`, the content of the config.json at `path`.
+    pub(crate) fn parse(text: &[u8], path: &Path, ignore: &Ignore) -> Result<Self> {
         let mut keys = Keys::parse(text, path)?;
         let all = keys.names().map(str::to_owned).collect();
         check_architecture(&mut keys)?;
@@ -131,7 +126,7 @@ impl JambaConfig {
     /// # Errors
     /// As [`JambaConfig::read`].
     pub fn read_ignoring(path: &Path, ignore: &Ignore) -> Result<Self> {
-        Ok(ConfigFile::read(path, ignore)?.config)
+        Ok(ConfigFile::parse(&small_file::read(path)?, path, ignore)?.config)
     }
 
     /// Reads `text`, the content of a config.json; `path` is only for errors.

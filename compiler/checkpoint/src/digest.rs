@@ -4,12 +4,9 @@
 //! distinguishes checkpoints of the same shapes, but not changes in later bytes: reading 100 GB would take minutes, and the plan has a
 //! digest of every packed weight anyway.
 
-use std::path::Path;
-
-use crate::error::{Error, Result};
 use crate::index::TensorInfo;
+use crate::metadata::Metadata;
 use crate::safetensors::Shard;
-use crate::tokenizer::TokenizerFiles;
 
 /// Bytes at the beginning of each tensor that a shard's digest covers.
 pub const SAMPLE_BYTES: usize = 4096;
@@ -43,18 +40,15 @@ pub struct FileDigest {
     pub covers: Covers,
 }
 
-/// The existing small files of the folder `dir` that a plan depends on: config.json, then `files`.
-///
-/// # Errors
-/// config.json cannot be read.
-pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>> {
-    let path = dir.join("config.json");
-    let config = std::fs::read(&path).map_err(|cause| Error::io(&path, cause))?;
+/// The existing small files that a plan depends on: config.json, then the tokenizer's. Those that are made of a GGUF file are digested
+/// as made.
+pub fn small_files(metadata: &Metadata) -> Vec<FileDigest> {
+    let files = metadata.tokenizer();
     let templates: String =
         files.chat_templates.iter().map(|template| format!("{}\n{}\n", template.name, template.source)).collect();
     let has_several = files.chat_templates.len() > usize::from(files.chat_template.is_some());
     let named = [
-        ("config.json", Some(&config[..])),
+        ("config.json", Some(metadata.config_json())),
         ("generation_config.json", files.generation_config.as_deref()),
         ("tokenizer.json", files.tokenizer.as_deref()),
         ("tokenizer_config.json", files.tokenizer_config.as_deref()),
@@ -63,7 +57,7 @@ pub fn small_files(dir: &Path, files: &TokenizerFiles) -> Result<Vec<FileDigest>
         ("all chat templates", has_several.then_some(templates.as_bytes())),
     ];
     let digest = |(name, bytes): (&str, Option<&[u8]>)| Some(whole(name, bytes?));
-    Ok(named.into_iter().filter_map(digest).collect())
+    named.into_iter().filter_map(digest).collect()
 }
 
 fn whole(name: &str, bytes: &[u8]) -> FileDigest {

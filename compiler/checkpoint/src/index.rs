@@ -35,12 +35,22 @@ pub enum DType {
     F8E4M3,
     /// The upper half of an F16; has a scale.
     F8E5M2,
+    /// GGUF's blocks of 32 or 256 elements of a row, with their scales ([`crate::blocks`]).
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl DType {
-    pub const ALL: [DType; 6] = [Self::F32, Self::Bf16, Self::F16, Self::I8, Self::F8E4M3, Self::F8E5M2];
+    /// The types in safetensors files.
+    pub const SAFETENSORS: [DType; 6] = [Self::F32, Self::Bf16, Self::F16, Self::I8, Self::F8E4M3, Self::F8E5M2];
 
-    /// The name in safetensors headers.
+    /// The name in safetensors headers; that of GGUF for its blocks.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -49,6 +59,14 @@ impl DType {
             Self::I8 => "I8",
             Self::F8E4M3 => "F8_E4M3",
             Self::F8E5M2 => "F8_E5M2",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 
@@ -61,21 +79,41 @@ impl DType {
             Self::I8 => "int8",
             Self::F8E4M3 => "float8_e4m3fn",
             Self::F8E5M2 => "float8_e5m2",
+            other => other.name(),
         }
     }
 
-    /// Whether an element has 8 bits, and so needs a scale.
-    pub fn is_quantized(self) -> bool {
-        self.size_bytes() == 1
+    /// Whether an element has 8 bits and needs a scale that another tensor holds.
+    pub fn needs_scales(self) -> bool {
+        matches!(self, Self::I8 | Self::F8E4M3 | Self::F8E5M2)
     }
 
-    /// Bytes of one element.
-    pub fn size_bytes(self) -> usize {
+    /// Whether elements are stored in blocks with their scales, as GGUF's types are.
+    pub fn is_blocks(self) -> bool {
+        self.block().0 > 1
+    }
+
+    /// Elements and bytes of a block; a single element for types without blocks. Rows are whole blocks.
+    pub fn block(self) -> (usize, usize) {
         match self {
-            Self::F32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-            Self::I8 | Self::F8E4M3 | Self::F8E5M2 => 1,
+            Self::F32 => (1, 4),
+            Self::Bf16 | Self::F16 => (1, 2),
+            Self::I8 | Self::F8E4M3 | Self::F8E5M2 => (1, 1),
+            Self::Q4_0 => (32, 2 + 16),
+            Self::Q4_1 => (32, 2 + 2 + 16),
+            Self::Q5_0 => (32, 2 + 4 + 16),
+            Self::Q5_1 => (32, 2 + 2 + 4 + 16),
+            Self::Q8_0 => (32, 2 + 32),
+            Self::Q4K => (256, 2 + 2 + 12 + 128),
+            Self::Q5K => (256, 2 + 2 + 12 + 32 + 128),
+            Self::Q6K => (256, 128 + 64 + 16 + 2),
         }
+    }
+
+    /// Bytes of elements from the beginning of a block on; of the whole blocks that hold them.
+    pub fn bytes_of(self, n_elements: usize) -> usize {
+        let (elements, bytes) = self.block();
+        n_elements.div_ceil(elements) * bytes
     }
 }
 
@@ -97,12 +135,26 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Byte range in the file of the shard, without alignment.
     pub byte_range: Range<usize>,
+    /// What the elements are of the values of the tensor.
+    pub values: Values,
+}
+
+/// What stored elements are of the values of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Values {
+    /// The values.
+    #[default]
+    Same,
+    /// −exp of the values, in f32: GGUF's `ssm_a` of `A_log`. A value is read as the shortest number (bf16, f16, f32) with this
+    /// exponential, which gives back values that were stored in 16 bits.
+    NegatedExponentials,
 }
 
 impl TensorInfo {
     /// Number of elements.
     pub fn n_elements(&self) -> usize {
-        self.byte_range.len() / self.dtype.size_bytes()
+        let (elements, bytes) = self.dtype.block();
+        self.byte_range.len() / bytes * elements
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Hugging Face folder as typed, mapped tensors.
+//! A Hugging Face folder, or a GGUF file, as typed, mapped tensors.
 //!
 //! [`Checkpoint::open`] reads config.json strictly, maps model.safetensors (or the shards that
 //! model.safetensors.index.json lists) and checks every header, so that afterwards a tensor is a slice of a mapped
@@ -6,11 +6,13 @@
 //! The tensors that a Jamba must have, with their shapes, are in jambac-models.
 
 mod accepted_keys;
+mod blocks;
 mod config;
 pub mod digest;
 mod end_tokens;
 mod error;
 mod generation;
+pub mod gguf;
 mod ignore;
 mod index;
 mod json;
@@ -25,7 +27,7 @@ mod tests;
 mod tokenizer;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 pub use config::JambaConfig;
@@ -33,7 +35,7 @@ pub use digest::FileDigest;
 pub use error::{Error, Result};
 pub use generation::GenerationConfig;
 pub use ignore::Ignore;
-pub use index::{DType, TensorInfo};
+pub use index::{DType, TensorInfo, Values};
 pub use metadata::Metadata;
 pub use quantization::{Method, Quantization, Scales, Scheme};
 pub use remark::Remark;
@@ -54,11 +56,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the folder `dir`. Reads headers and small files only; tensors are mapped.
+    /// Opens the folder or GGUF file `dir`. Reads headers and small files only; tensors are mapped.
     ///
     /// # Errors
     /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a shard that is missing, truncated, overlapping,
-    /// or at odds with the index file; a tensor whose dtype is not in [`DType`]; a file that cannot be read.
+    /// or at odds with the index file; a tensor whose dtype is not in [`DType`]; a GGUF file of another model; a file that cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::open_ignoring(dir, Ignore::default())
     }
@@ -68,16 +70,19 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_ignoring(dir: &Path, ignore: Ignore) -> Result<Self> {
-        if dir.is_file() {
-            return Err(Error::file(dir, "a file", "a checkpoint folder"));
+        if dir.is_file() && !gguf::is_gguf(dir) {
+            return Err(Error::file(dir, "a file", "a checkpoint folder or a GGUF file"));
         }
         let metadata = Metadata::read(dir, &ignore)?;
         let tied_head = metadata.config().tied.then_some(TIED_HEAD);
-        let index = Index::open(dir, &Lenient { ignore: &ignore, tied_head })?;
+        let index = match dir.is_file() {
+            true => gguf::index(dir, &ignore)?,
+            false => Index::open(dir, &Lenient { ignore: &ignore, tied_head })?,
+        };
         Ok(Self { metadata, index, ignore })
     }
 
-    /// The folder.
+    /// The folder, or the GGUF file.
     pub fn dir(&self) -> &Path {
         self.metadata.dir()
     }
@@ -112,14 +117,34 @@ impl Checkpoint {
             }
         }
         remarks.extend(self.metadata.dtypes.iter().filter_map(|(key, stated)| self.other_dtype(key, stated)));
+        remarks.extend(self.of_blocks());
         remarks
+    }
+
+    /// A note on tensors in GGUF's blocks.
+    fn of_blocks(&self) -> Option<Remark> {
+        let mut counts = BTreeMap::<DType, usize>::new();
+        for tensor in self.tensors().filter(|tensor| tensor.dtype.is_blocks()) {
+            *counts.entry(tensor.dtype).or_default() += 1;
+        }
+        if counts.is_empty() {
+            return None;
+        }
+        let counts: Vec<String> = counts.iter().map(|(dtype, count)| format!("{count} of {dtype}")).collect();
+        let text = format!(
+            "{}: tensors in blocks of integers ({}): packed anew, Q4_0 as int4 and others as int8 unless --weights says otherwise; \
+             --report-quantization shows what that loses",
+            self.dir().display(),
+            counts.join(", ")
+        );
+        Some(Remark::Note(text))
     }
 
     /// A note if config.json states a type that no tensor has. Tensors of 8 bits are made from tensors of the stated type.
     fn other_dtype(&self, key: &str, stated: &str) -> Option<Remark> {
         let stated = stated.strip_prefix("torch.").unwrap_or(stated);
         let found: BTreeSet<DType> = self.tensors().map(|tensor| tensor.dtype).collect();
-        let is_it = |dtype: &DType| dtype.is_quantized() || dtype.name_in_torch() == stated;
+        let is_it = |dtype: &DType| dtype.needs_scales() || dtype.name_in_torch() == stated;
         if stated == "auto" || found.is_empty() || found.iter().any(is_it) {
             return None;
         }
@@ -165,15 +190,12 @@ impl Checkpoint {
     }
 
     /// A digest of every file that a plan of this checkpoint depends on: the small ones, then the shards.
-    ///
-    /// # Errors
-    /// config.json can no longer be read.
-    pub fn digests(&self) -> Result<Vec<FileDigest>> {
-        let mut digests = digest::small_files(self.dir(), self.tokenizer())?;
+    pub fn digests(&self) -> Vec<FileDigest> {
+        let mut digests = digest::small_files(&self.metadata);
         for (shard_idx, shard) in self.index.shards.iter().enumerate() {
             digests.push(digest::shard(shard, self.tensors().filter(|tensor| tensor.shard_idx == shard_idx)));
         }
-        Ok(digests)
+        digests
     }
 
     /// The tokenizer and what belongs to it.

@@ -6,14 +6,18 @@ use crate::config::{ConfigFile, JambaConfig};
 use crate::end_tokens::Places;
 use crate::error::Result;
 use crate::generation::GenerationConfig;
+use crate::gguf::{self, Texts};
 use crate::ignore::Ignore;
 use crate::remark::Remark;
+use crate::small_file;
 use crate::tokenizer::TokenizerFiles;
 
 /// The config and the small files of a checkpoint's folder.
 #[derive(Debug)]
 pub struct Metadata {
     pub(crate) dir: PathBuf,
+    /// The text of config.json.
+    pub(crate) config_json: Vec<u8>,
     pub(crate) config: JambaConfig,
     pub(crate) tokenizer: TokenizerFiles,
     pub(crate) generation: GenerationConfig,
@@ -25,17 +29,23 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Reads the small files of the folder `dir`. Only config.json is required.
+    /// Reads the small files of the folder `dir`, of which only config.json is required, or the metadata of the GGUF file `dir`.
     ///
     /// # Errors
     /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a file that cannot be read.
     pub fn read(dir: &Path, ignore: &Ignore) -> Result<Self> {
+        let (config_json, tokenizer) = match dir.is_file() {
+            true => {
+                let Texts { config, tokenizer, tokenizer_config } = gguf::texts(dir, ignore)?;
+                (config, TokenizerFiles::of(dir, tokenizer, tokenizer_config)?)
+            }
+            false => (small_file::read(&dir.join("config.json"))?, TokenizerFiles::read(dir)?),
+        };
         let ConfigFile { config, names_eos, dtypes, dropped_keys, mut remarks } =
-            ConfigFile::read(&dir.join("config.json"), ignore)?;
-        let tokenizer = TokenizerFiles::read(dir)?;
+            ConfigFile::parse(&config_json, &file_of(dir, "config.json"), ignore)?;
         let generation = match &tokenizer.generation_config {
             Some(text) => {
-                let path = dir.join("generation_config.json");
+                let path = file_of(dir, "generation_config.json");
                 let (generation, more) = GenerationConfig::parse(text, &path, config.vocab)?;
                 remarks.extend(more);
                 generation
@@ -46,10 +56,21 @@ impl Metadata {
             Places { config: names_eos.then_some(&config.eos), generation: &generation.eos, tokenizer: &tokenizer };
         let (eos, more) = places.union(dir, config.vocab)?;
         remarks.extend(more);
-        Ok(Self { dir: dir.into(), config, tokenizer, generation, eos, dtypes, dropped_keys, remarks })
+        let dir = dir.into();
+        Ok(Self { dir, config_json, config, tokenizer, generation, eos, dtypes, dropped_keys, remarks })
     }
 
-    /// The folder.
+    /// The file that a text is of: one in the folder, or the GGUF file.
+    pub fn file(&self, name: &str) -> PathBuf {
+        file_of(&self.dir, name)
+    }
+
+    /// The text of config.json.
+    pub fn config_json(&self) -> &[u8] {
+        &self.config_json
+    }
+
+    /// The folder, or the GGUF file.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -84,4 +105,9 @@ impl Metadata {
     pub fn remarks(&self) -> &[Remark] {
         &self.remarks
     }
+}
+
+/// The file of this name in a folder; the GGUF file itself for what is made of it.
+fn file_of(dir: &Path, name: &str) -> PathBuf {
+    if dir.is_file() { dir.to_owned() } else { dir.join(name) }
 }

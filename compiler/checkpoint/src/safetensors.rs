@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::ignore::Ignore;
-use crate::index::{DType, TensorInfo};
+use crate::index::{DType, TensorInfo, Values};
 use crate::json::Object;
 use crate::small_file::refuse_pointer;
 
@@ -49,14 +49,25 @@ pub(crate) struct Contents {
 impl Shard {
     /// Maps the file at `path` and reads its header. The shard of the tensors is `shard_idx`.
     pub(crate) fn open(path: &Path, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
+        let shard = Self::map(path)?;
+        let contents = read_header(&shard.map, path, shard_idx, ignore)?;
+        let data_start = LENGTH_BYTES + header_bytes(&shard.map, path)?.len();
+        Ok((Self { data_start, ..shard }, contents))
+    }
+
+    /// Maps the file at `path`, of any format. Its header is empty until [`Shard::with_header`].
+    pub(crate) fn map(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
         // SAFETY: the mapping is private and read-only, and this project never writes to checkpoints. Users of this crate must not change
         // or truncate a checkpoint while it is compiled. The bytes are only read as numbers: a change gives other numbers, a truncation
         // a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(path, cause))?;
-        let contents = read_header(&map, path, shard_idx, ignore)?;
-        let data_start = LENGTH_BYTES + header_bytes(&map, path)?.len();
-        Ok((Self { path: path.into(), map, data_start }, contents))
+        Ok(Self { path: path.into(), map, data_start: 0 })
+    }
+
+    /// The same file with a header of this length.
+    pub(crate) fn with_header(self, header_bytes: usize) -> Self {
+        Self { data_start: header_bytes.min(self.map.len()), ..self }
     }
 
     /// The file.
@@ -139,7 +150,7 @@ fn header_bytes<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
 fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Result<TensorInfo> {
     // Before the safetensors crate parses it, so that dtypes unknown to the crate are refused in the same way.
     let named = entry.get("dtype").and_then(Value::as_str);
-    let Some(dtype) = DType::ALL.into_iter().find(|dtype| Some(dtype.name()) == named) else {
+    let Some(dtype) = DType::SAFETENSORS.into_iter().find(|dtype| Some(dtype.name()) == named) else {
         let found = named.map_or("no dtype".to_owned(), |other| format!("dtype {other}"));
         return Err(Error::tensor(path, &name, found, "F32, BF16, F16, I8, F8_E4M3 or F8_E5M2"));
     };
@@ -150,7 +161,7 @@ fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Resu
         return Err(Error::tensor(path, &name, format!("shape {:?}", entry.shape), "no dimension of 0"));
     }
     let (start, end) = entry.data_offsets;
-    let size_bytes = entry.shape.iter().try_fold(dtype.size_bytes(), |product, dim| product.checked_mul(*dim));
+    let size_bytes = entry.shape.iter().try_fold(dtype.block().1, |product, dim| product.checked_mul(*dim));
     if size_bytes.is_none() || end.checked_sub(start) != size_bytes {
         let expected = match size_bytes {
             Some(size_bytes) => format!("{size_bytes} bytes for {dtype} {:?}", entry.shape),
@@ -158,7 +169,7 @@ fn read_entry(name: String, entry: Value, path: &Path, shard_idx: usize) -> Resu
         };
         return Err(Error::tensor(path, &name, format!("data_offsets [{start}, {end}]"), expected));
     }
-    Ok(TensorInfo { name, shard_idx, dtype, shape: entry.shape, byte_range: start..end })
+    Ok(TensorInfo { name, shard_idx, dtype, shape: entry.shape, byte_range: start..end, values: Values::Same })
 }
 
 /// Checks that the tensors at `places`, which count from the beginning of the data, cover `data_bytes` exactly.
@@ -322,7 +333,7 @@ mod tests {
                 for tensor in tensors {
                     prop_assert!(tensor.byte_range.end <= file.len());
                     let n_elements: usize = tensor.shape.iter().product();
-                    prop_assert_eq!(tensor.byte_range.len(), n_elements * tensor.dtype.size_bytes());
+                    prop_assert_eq!(tensor.byte_range.len(), tensor.dtype.bytes_of(n_elements));
                 }
             }
         }

@@ -40,7 +40,7 @@ fn split_one(mut tensor: TensorInfo) -> Vec<TensorInfo> {
     };
     let layer = tensor.name.rsplit_once(".experts.").or(tensor.name.rsplit_once(".switch_mlp."));
     let Some((layer, _)) = layer else { return vec![tensor] };
-    let part_bytes = rows * columns * tensor.dtype.size_bytes();
+    let part_bytes = tensor.dtype.bytes_of(rows * columns);
     let bytes = |index: usize| -> Range<usize> {
         let begin = tensor.byte_range.start + index * part_bytes;
         begin..begin + part_bytes
@@ -51,6 +51,7 @@ fn split_one(mut tensor: TensorInfo) -> Vec<TensorInfo> {
         dtype: tensor.dtype,
         shape: vec![rows, columns],
         byte_range: bytes(index),
+        values: tensor.values,
     };
     (0..n_experts * parts.len()).map(one).collect()
 }
@@ -58,10 +59,17 @@ fn split_one(mut tensor: TensorInfo) -> Vec<TensorInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::DType;
+    use crate::index::{DType, Values};
 
     fn tensor(name: &str, shape: &[usize], byte_range: Range<usize>) -> TensorInfo {
-        TensorInfo { name: name.into(), shard_idx: 3, dtype: DType::Bf16, shape: shape.to_vec(), byte_range }
+        TensorInfo {
+            name: name.into(),
+            shard_idx: 3,
+            dtype: DType::Bf16,
+            shape: shape.to_vec(),
+            byte_range,
+            values: Values::Same,
+        }
     }
 
     #[test]

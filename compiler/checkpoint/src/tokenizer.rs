@@ -56,6 +56,17 @@ impl TokenizerFiles {
             tokenizer_config,
         })
     }
+
+    /// The texts of tokenizer.json and tokenizer_config.json that are made of `file`.
+    pub(crate) fn of(file: &Path, tokenizer: Option<Vec<u8>>, tokenizer_config: Option<Vec<u8>>) -> Result<Self> {
+        let chat_templates = match &tokenizer_config {
+            Some(text) => templates_in(text, file)?,
+            None => Vec::new(),
+        };
+        let default = chat_templates.iter().find(|template| template.name == DEFAULT);
+        let chat_template = default.map(|template| template.source.clone());
+        Ok(Self { tokenizer, tokenizer_config, chat_template, chat_templates, ..Self::default() })
+    }
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {

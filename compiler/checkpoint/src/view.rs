@@ -3,9 +3,10 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::index::{DType, TensorInfo};
+use crate::blocks;
+use crate::index::{DType, TensorInfo, Values};
 
-/// A parameter of an open checkpoint, with its mapped bytes. Elements of 8 bits are widened without their scales.
+/// A parameter of an open checkpoint, with its mapped bytes. Elements of 8 bits are widened without their scales, blocks with them.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     pub info: &'a TensorInfo,
@@ -29,7 +30,7 @@ impl<'a> TensorView<'a> {
     /// # Panics
     /// If there is no such row.
     pub fn row_bytes(&self, row: usize) -> &'a [u8] {
-        let row_bytes = self.row_len() * self.info.dtype.size_bytes();
+        let row_bytes = self.info.dtype.bytes_of(self.row_len());
         assert!(row < self.n_rows(), "{} has {} rows, not {row}", self.info.name, self.n_rows());
         &self.bytes[row * row_bytes..][..row_bytes]
     }
@@ -40,6 +41,7 @@ impl<'a> TensorView<'a> {
     /// If there is no such row, or `out` has another length.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
         widen(self.info.dtype, self.row_bytes(row), out);
+        restore(self.info.values, out);
     }
 
     /// Row `row` of the first dimension, if elements are 8-bit integers.
@@ -52,33 +54,65 @@ impl<'a> TensorView<'a> {
     /// # Panics
     /// If there are fewer.
     pub fn range_f32(&self, start: usize, out: &mut [f32]) {
-        let size = self.info.dtype.size_bytes();
-        widen(self.info.dtype, &self.bytes[start * size..(start + out.len()) * size], out);
+        let (dtype, (in_block, size)) = (self.info.dtype, self.info.dtype.block());
+        let (mut at, mut rest) = (start, &mut *out);
+        while !rest.is_empty() {
+            let (lead, begin) = (at % in_block, at / in_block * size);
+            let in_blocks = if lead == 0 { rest.len() / in_block * in_block } else { 0 };
+            let n = if in_blocks > 0 { in_blocks } else { rest.len().min(in_block - lead) };
+            let (taken, after) = rest.split_at_mut(n);
+            if in_blocks > 0 {
+                widen(dtype, &self.bytes[begin..begin + dtype.bytes_of(n)], taken);
+            } else {
+                let mut block = [0.0; blocks::MOST];
+                blocks::widen(dtype, &self.bytes[begin..begin + size], &mut block[..in_block]);
+                taken.copy_from_slice(&block[lead..lead + n]);
+            }
+            (at, rest) = (at + n, after);
+        }
+        restore(self.info.values, out);
     }
 
     /// All elements, widened.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.info.n_elements()];
-        widen(self.info.dtype, self.bytes, &mut out);
+        self.range_f32(0, &mut out);
         out
     }
 
     /// The elements one by one, widened, row-major.
     pub fn iter_f32(&self) -> impl ExactSizeIterator<Item = f32> + use<'a> {
-        let dtype = self.info.dtype;
-        self.bytes.chunks_exact(dtype.size_bytes()).map(move |element| match (dtype, element) {
-            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-            (DType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
-            (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
-            (dtype, &[byte]) => widen_byte(dtype, byte),
-            _ => unreachable!("chunks_exact gave {} bytes for {dtype}", element.len()),
+        let view = *self;
+        (0..self.info.n_elements()).map(move |at| {
+            let mut element = [0.0];
+            view.range_f32(at, &mut element);
+            element[0]
         })
     }
 }
 
-/// Decodes `bytes` into `out`; every dtype widens to f32 exactly.
+/// The values that `Values` says the elements are made of.
+fn restore(values: Values, out: &mut [f32]) {
+    match values {
+        Values::Same => {}
+        Values::NegatedExponentials => out.iter_mut().for_each(|element| *element = logarithm(*element)),
+    }
+}
+
+/// The shortest number whose negated exponential, rounded to f32, is `element`, give or take a bit; NaN unless that is negative.
+fn logarithm(element: f32) -> f32 {
+    let exact = f64::from(-element).ln();
+    let is_it = |found: f32| {
+        let error = f64::from(found).exp() / -f64::from(element) - 1.0;
+        error.abs() <= 2.0 * f64::from(f32::EPSILON)
+    };
+    let short = [bf16::from_f64(exact).to_f32(), f16::from_f64(exact).to_f32()];
+    short.into_iter().find(|&found| is_it(found)).unwrap_or(exact as f32)
+}
+
+/// Decodes `bytes` into `out`. Types of single elements widen to f32 exactly; of blocks, each product and sum is rounded to f32.
 fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    assert_eq!(bytes.len(), out.len() * dtype.size_bytes(), "bytes of as many {dtype} elements as there is room for");
+    assert_eq!(bytes.len(), dtype.bytes_of(out.len()), "bytes of as many {dtype} elements as there is room for");
     match dtype {
         DType::F32 => {
             let (elements, _) = bytes.as_chunks();
@@ -102,6 +136,11 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             let values: [f32; 256] = std::array::from_fn(|byte| widen_byte(dtype, byte as u8));
             bytes.iter().zip(out).for_each(|(&byte, out)| *out = values[usize::from(byte)]);
         }
+        blocks => {
+            let (elements, size) = blocks.block();
+            let pairs = bytes.chunks_exact(size).zip(out.chunks_exact_mut(elements));
+            pairs.for_each(|(block, out)| blocks::widen(dtype, block, out));
+        }
     }
 }
 
@@ -119,7 +158,7 @@ fn widen_byte(dtype: DType, byte: u8) -> f32 {
             };
             if byte < 128 { magnitude } else { -magnitude }
         }
-        DType::F32 | DType::Bf16 | DType::F16 => unreachable!("an element of {dtype} has more than 8 bits"),
+        other => unreachable!("an element of {other} has no 8 bits"),
     }
 }
 
@@ -131,8 +170,8 @@ mod tests {
 
     /// A [rows, 3] tensor over `bytes`.
     fn info(dtype: DType, bytes: &[u8]) -> TensorInfo {
-        let shape = vec![bytes.len() / dtype.size_bytes() / 3, 3];
-        TensorInfo { name: "t".into(), shard_idx: 0, dtype, shape, byte_range: 0..bytes.len() }
+        let shape = vec![bytes.len() / dtype.block().1 / 3, 3];
+        TensorInfo { name: "t".into(), shard_idx: 0, dtype, shape, byte_range: 0..bytes.len(), values: Values::Same }
     }
 
     /// Each element by `half` and the standard library, as bits, so that NaNs compare.
@@ -141,9 +180,9 @@ mod tests {
             DType::F32 => f32::from_le_bytes(element.try_into().unwrap()),
             DType::Bf16 => bf16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
             DType::F16 => f16::from_bits(u16::from_le_bytes(element.try_into().unwrap())).to_f32_const(),
-            DType::I8 | DType::F8E4M3 | DType::F8E5M2 => unreachable!("{dtype} has a test of its own"),
+            _ => unreachable!("{dtype} has a test of its own"),
         };
-        bytes.chunks_exact(dtype.size_bytes()).map(|element| widen(element).to_bits()).collect()
+        bytes.chunks_exact(dtype.block().1).map(|element| widen(element).to_bits()).collect()
     }
 
     fn bits(values: &[f32]) -> Vec<u32> {
@@ -173,6 +212,7 @@ mod tests {
                 dtype,
                 shape: vec![bytes.len()],
                 byte_range: 0..bytes.len(),
+                values: Values::Same,
             };
             let view = TensorView { info: &info, bytes };
             let whole = view.to_f32_vec();

@@ -150,8 +150,8 @@ impl Decisions for FormatRules {
             _ if is_integer && is_sensitive && named.is_some() => {
                 refuse("f32 or bf16, because it decides on experts or step sizes".into())
             }
-            // int8 times a bf16 scale is exact in f32; these parameters are small.
-            _ if is_integer && is_sensitive && stored == WeightFormat::Int8 => Ok(WeightFormat::F32),
+            // An integer times a bf16 scale is exact in f32; these parameters are small.
+            _ if is_integer && is_sensitive && stored.scales().is_some() => Ok(WeightFormat::F32),
             _ if is_integer && is_sensitive => Ok(readable(stored)),
             _ => Ok(readable(found)),
         }

@@ -211,7 +211,8 @@ pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
 /// The unfused graphs of both entries without a checkpoint at hand: stored types are those of the checkpoint where its weights are
 /// there, otherwise f32 where the model file says so and bf16 elsewhere.
 pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) -> Result<Entries> {
-    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| model.checkpoint.join(name).is_file()) {
+    let weights = ["model.safetensors", "model.safetensors.index.json"];
+    if model.checkpoint.is_file() || weights.iter().any(|name| model.checkpoint.join(name).is_file()) {
         let checkpoint = model.open_checkpoint()?;
         let parameters = jamba::bind(&checkpoint)?;
         return graphs(model, config, &|name| parameters.dtype(name), kind);

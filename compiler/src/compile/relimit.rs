@@ -129,12 +129,13 @@ fn write(plan: &Plan<'_>, manifest: &Manifest, programs: &[Compiled], output: Ou
     writer.finish()
 }
 
-/// The type that the checkpoint stores a parameter in, as far as packed weights show it. For integers it does not matter: their
-/// format was chosen.
+/// The type that the checkpoint stores a parameter in, as far as packed weights show it.
 fn stored_dtype(program: &Program, parameter: &str) -> DType {
     let of = |weight: &&jamba_plan::format::Weight| weight.parts.iter().any(|part| part.parameter == parameter);
     match program.weights.iter().find(of).map(|weight| weight.format) {
         Some(WeightFormat::F32) => DType::F32,
+        Some(WeightFormat::Int8) => DType::I8,
+        Some(WeightFormat::Int4) => DType::I4,
         _ => DType::Bf16,
     }
 }

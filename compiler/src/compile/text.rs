@@ -135,7 +135,7 @@ fn with_templates(metadata: &Metadata) -> Result<Vec<u8>> {
     let files = metadata.tokenizer();
     let mut config: serde_json::Map<String, serde_json::Value> = match &files.tokenizer_config {
         Some(text) => serde_json::from_slice(text)
-            .with_context(|| metadata.dir().join("tokenizer_config.json").display().to_string())?,
+            .with_context(|| metadata.file("tokenizer_config.json").display().to_string())?,
         None => serde_json::Map::new(),
     };
     let named = |template: &NamedTemplate| serde_json::json!({ "name": template.name, "template": template.source });
@@ -164,7 +164,7 @@ pub(super) fn no_tokenizer(metadata: &Metadata) -> Option<Remark> {
 /// The tokenizer's section: tokenizer.json unchanged, unless tokenizer_config.json lists more tokens.
 fn tokenizer<'a>(bytes: &'a [u8], metadata: &Metadata, remarks: &mut Vec<Remark>) -> Result<Cow<'a, [u8]>> {
     let files = metadata.tokenizer();
-    let path = metadata.dir().join("tokenizer.json");
+    let path = metadata.file("tokenizer.json");
     let named = || path.display().to_string();
     let config = files.tokenizer_config.as_deref();
     let used = Tokenizer::new(bytes, config, metadata.config().bos).map_err(|error| in_file(error, metadata))?;
@@ -192,7 +192,7 @@ fn tokenizer<'a>(bytes: &'a [u8], metadata: &Metadata, remarks: &mut Vec<Remark>
 /// Warns of `add_bos_token` and `add_eos_token` in tokenizer_config.json that tokenizer.json contradicts.
 fn begin_and_end(tokenizer: &Tokenizer, metadata: &Metadata, remarks: &mut Vec<Remark>) -> Result<()> {
     let Some(text) = &metadata.tokenizer().tokenizer_config else { return Ok(()) };
-    let path = metadata.dir().join("tokenizer_config.json").display().to_string();
+    let path = metadata.file("tokenizer_config.json").display().to_string();
     let config: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(text).with_context(|| path.clone())?;
     // What is added to a text is all that the empty text has.
@@ -238,7 +238,7 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, metadata: &Metadata, remark
         normalized: Option<bool>,
     }
     let Some(text) = &metadata.tokenizer().tokenizer_config else { return Ok(0) };
-    let path = metadata.dir().join("tokenizer_config.json").display().to_string();
+    let path = metadata.file("tokenizer_config.json").display().to_string();
     let config: Config = serde_json::from_slice(text).with_context(|| path.clone())?;
     let mut added = Vec::new();
     for (id, listed) in config.added_tokens_decoder {
@@ -277,5 +277,5 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, metadata: &Metadata, remark
 fn in_file(error: RuntimeError, metadata: &Metadata) -> anyhow::Error {
     let RuntimeError::Tokenizer { section, reason } = error else { return error.into() };
     let name = if section == "tokenizer" { "tokenizer.json" } else { "tokenizer_config.json" };
-    anyhow!("{}: {reason}", metadata.dir().join(name).display())
+    anyhow!("{}: {reason}", metadata.file(name).display())
 }

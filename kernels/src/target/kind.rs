@@ -53,6 +53,7 @@ pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
         (TargetKind::Cpu, DType::Bf16) => WeightFormat::Bf16,
         (TargetKind::Cpu, DType::F16) => WeightFormat::F16,
         (TargetKind::Cpu, DType::I8) => WeightFormat::Int8,
+        (TargetKind::Cpu, DType::I4) => WeightFormat::Int4,
     }
 }
 

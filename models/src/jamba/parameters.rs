@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use jambac_checkpoint::{Checkpoint, JambaConfig, Method, TensorView};
 use jambac_graph::DType;
 
-use super::stored::{StoredTensor, Tensors};
+use super::stored::{StoredTensor, Tensors, is_linear};
 use crate::ModelError;
 
 /// The embedding; also the output projection of a tied model.
@@ -160,7 +160,8 @@ pub struct Parameter<'c> {
     /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
     pub shape: Vec<usize>,
     /// Default element type in a plan: that of its tensors; F32 if the experts of a layer differ; BF16 for 8-bit floats, which rounds
-    /// their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds.
+    /// their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds. Of GGUF's blocks: I4 for Q4_0, whose integers it holds, and
+    /// I8 for the others; BF16 for those of the embedding, in which tokens are looked up.
     pub dtype: DType,
     /// Its tensors in order: one, or one per expert.
     pub tensors: Vec<StoredTensor<'c>>,
@@ -219,7 +220,7 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
         }
         let dtype = match &config.quantization {
             Some(quantization) if quantization.method == Method::ExpertsInt8 && spec.is_stacked() => DType::I8,
-            _ => common_dtype(&views),
+            _ => common_dtype(&spec.name, &views),
         };
         bound.insert(spec.name, Parameter { shape: spec.shape, dtype, tensors: views });
     }
@@ -268,14 +269,20 @@ fn has_same_values(a: TensorView, b: TensorView) -> bool {
     })
 }
 
-/// The element type that holds the values of every tensor; exact, except for 8-bit floats with scales above 4.
-fn common_dtype(tensors: &[StoredTensor]) -> DType {
+/// The element type that holds the values of every tensor of a parameter; exact, except for 8-bit floats with scales above 4 and for
+/// blocks.
+fn common_dtype(name: &str, tensors: &[StoredTensor]) -> DType {
+    let is_linear = is_linear(name);
     let mut dtypes = tensors.iter().map(|tensor| match tensor.elements.info.dtype {
         jambac_checkpoint::DType::F32 => DType::F32,
         jambac_checkpoint::DType::Bf16 => DType::Bf16,
         jambac_checkpoint::DType::F16 => DType::F16,
         jambac_checkpoint::DType::I8 => DType::I8,
         jambac_checkpoint::DType::F8E4M3 | jambac_checkpoint::DType::F8E5M2 => DType::Bf16,
+        _ if name == EMBEDDING => DType::Bf16,
+        _ if !is_linear => DType::F32,
+        jambac_checkpoint::DType::Q4_0 => DType::I4,
+        _ => DType::I8,
     });
     let first = dtypes.next().unwrap_or(DType::F32);
     if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }

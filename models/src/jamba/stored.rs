@@ -59,7 +59,7 @@ impl<'c> StoredTensor<'c> {
         others: &mut Tensors<'c>,
     ) -> Result<StoredTensor<'c>, ModelError> {
         let dtype = view.info.dtype;
-        if !dtype.is_quantized() {
+        if !dtype.needs_scales() {
             return Ok(StoredTensor { elements: view, scales: None });
         }
         let fault = |tensor: TensorView, found: String, expected: &str| ModelError::Stored {
@@ -104,7 +104,7 @@ impl<'c> StoredTensor<'c> {
                 return Err(ModelError::Missing { path, tensor, expected: first.shape(n, k) });
             }
         };
-        if tensor.info.dtype.is_quantized() {
+        if tensor.info.dtype.needs_scales() {
             return Err(fault(tensor, format!("dtype {}", tensor.info.dtype), "scales in F32, BF16 or F16"));
         }
         let Some(scales) = schemes.into_iter().find(|scales| fits(*scales, &tensor.info.shape, (n, k))) else {
@@ -195,7 +195,7 @@ impl<'c> StoredTensor<'c> {
 }
 
 /// Whether the parameter of this canonical name is the weight of a linear.
-fn is_linear(name: &str) -> bool {
+pub(super) fn is_linear(name: &str) -> bool {
     ["_proj.weight", "router.weight", "lm_head.weight"].iter().any(|ending| name.ends_with(ending))
 }
 

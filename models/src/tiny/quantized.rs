@@ -1,7 +1,7 @@
 //! Linears of a miniature in 8 bits, with scales, in the arrangements that people publish.
 
 use half::bf16;
-use jambac_checkpoint::{DType, Scales, TensorInfo, TensorView};
+use jambac_checkpoint::{DType, Scales, TensorInfo, TensorView, Values};
 use serde_json::{Value, json};
 
 use super::Stored;
@@ -109,7 +109,14 @@ impl Arrangement {
 /// The number of each byte, as the checkpoint's reader widens it.
 fn numbers(dtype: DType) -> Vec<f32> {
     let bytes: Vec<u8> = (0..=255).collect();
-    let info = TensorInfo { name: String::new(), shard_idx: 0, dtype, shape: vec![256], byte_range: 0..256 };
+    let info = TensorInfo {
+        name: String::new(),
+        shard_idx: 0,
+        dtype,
+        shape: vec![256],
+        byte_range: 0..256,
+        values: Values::Same,
+    };
     TensorView { info: &info, bytes: &bytes }.to_f32_vec()
 }
 

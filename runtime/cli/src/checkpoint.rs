@@ -73,10 +73,10 @@ pub(crate) fn check_plan(path: &Path) -> Result<(), Failure> {
     refusal_of_a_plan(path).map_or(Ok(()), |refusal| Err(Failure::Input(refusal)))
 }
 
-/// True for a checkpoint's folder, its config.json, a model.toml, or an id `ORG/NAME` that is no path.
+/// True for a checkpoint's folder, its config.json, a GGUF file, a model.toml, or an id `ORG/NAME` that is no path.
 fn names_a_model(path: &Path) -> bool {
     match identify(path) {
-        Ok(FileKind::Checkpoint | FileKind::HubFolder | FileKind::ModelToml) => true,
+        Ok(FileKind::Checkpoint | FileKind::HubFolder | FileKind::ModelToml | FileKind::Gguf) => true,
         Ok(FileKind::Json) => path.file_name() == Some(OsStr::new("config.json")),
         Ok(_) => false,
         Err(_) => !path.exists() && is_id(path),
@@ -137,7 +137,8 @@ mod tests {
         std::fs::create_dir(at("model")).unwrap();
         std::fs::write(at("model/config.json"), "{}").unwrap();
         std::fs::write(at("a.plan"), b"\x89JAMBA\r\n").unwrap();
-        for model in [at("model"), at("model/config.json"), "ai21labs/AI21-Jamba-Reasoning-3B".into()] {
+        std::fs::write(at("a.gguf"), b"GGUF\x03\0\0\0").unwrap();
+        for model in [at("model"), at("model/config.json"), at("a.gguf"), "ai21labs/AI21-Jamba-Reasoning-3B".into()] {
             assert!(names_a_model(&model), "{}", model.display());
         }
         let address = "hf.co/org/name".into();
@@ -152,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         for (content, says) in [
-            (&b"GGUF\x03\0\0\0"[..], ["a GGUF file", "jambac build MODEL -o OUT.plan"]),
+            (&b"GGUF\x03\0\0\0"[..], ["a GGUF file", "jambac build"]),
             (b"\x89STATE\r\n\x01\0\0\0", ["a saved state", "jamba run PLAN --load-state"]),
             (b"", ["an empty file", "again"]),
             (b"version https://git-lfs.github.com/spec/v1\n", ["a pointer of Git LFS", "git lfs pull"]),

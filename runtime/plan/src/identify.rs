@@ -229,7 +229,7 @@ impl FileKind {
         match self {
             FileKind::Plan => format!("Run it: jamba run {path}"),
             FileKind::State => format!("Continue it with the plan that saved it: jamba run PLAN --load-state {path}"),
-            FileKind::Checkpoint | FileKind::HubFolder | FileKind::ModelToml => {
+            FileKind::Checkpoint | FileKind::HubFolder | FileKind::ModelToml | FileKind::Gguf => {
                 format!("Build a plan: jambac build {path} -o OUT.plan (or: jamba run {path})")
             }
             FileKind::Safetensors | FileKind::Json => {
@@ -245,7 +245,7 @@ impl FileKind {
     /// What to do with a file of this kind where a model is expected; empty for kinds that say nothing about it.
     pub fn help_for_a_model(self) -> &'static str {
         match self {
-            FileKind::Gguf => "jambac reads the Hugging Face checkpoint of the same model: hf download ORG/NAME",
+            FileKind::Gguf => "Name the file itself: jambac build FILE.gguf -o OUT.plan",
             FileKind::Pickle => {
                 "jambac reads safetensors; transformers converts: AutoModelForCausalLM.from_pretrained(IN).save_pretrained(OUT)"
             }

@@ -1,0 +1,193 @@
+//! A GGUF file of llama.cpp as a checkpoint: its tensors under Hugging Face's names, and config.json and the tokenizer's files made of its
+//! metadata.
+//!
+//! llama.cpp's converter changes three things. It stores `A_log` as −exp(A_log) ([`Values::NegatedExponentials`]), squeezes the taps of the
+//! convolution to \[C, K\], and stacks the experts of a layer, which [`crate::stacked`] splits. Files named `…-00001-of-00003.gguf`
+//! are read together.
+
+mod config;
+mod header;
+mod names;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::ignore::Ignore;
+use crate::index::{Index, TensorInfo, Values};
+use crate::safetensors::Shard;
+use crate::small_file::refuse_pointer;
+use crate::stacked;
+
+/// Texts of the files that a checkpoint's folder would have.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    pub(crate) config: Vec<u8>,
+    pub(crate) tokenizer: Option<Vec<u8>>,
+    pub(crate) tokenizer_config: Option<Vec<u8>>,
+}
+
+/// True for a path that is read as a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let mut read = || std::io::Read::read_exact(&mut std::fs::File::open(path)?, &mut head);
+    path.is_file() && read().is_ok() && head == *b"GGUF"
+}
+
+/// Reads the files' metadata.
+pub(crate) fn texts(path: &Path, ignore: &Ignore) -> Result<Texts> {
+    let Files { metadata, tensors, .. } = Files::open(path, ignore)?;
+    let keys = Keys { metadata: &metadata, path };
+    keys.architecture()?;
+    let config = config::read(&keys, &tensors, ignore)?;
+    let [tokenizer, tokenizer_config] = tokenizer::read(&keys)?;
+    Ok(Texts { config, tokenizer, tokenizer_config })
+}
+
+/// The tensors, under Hugging Face's names.
+pub(crate) fn index(path: &Path, ignore: &Ignore) -> Result<Index> {
+    let Files { shards, tensors, ignored, .. } = Files::open(path, ignore)?;
+    Ok(Index { tensors: stacked::split(tensors), shards, path: path.into(), ignored, unstored: Vec::new() })
+}
+
+/// Number of files of a model in several: the metadata of each has it.
+const N_FILES: &str = "split.count";
+
+/// All files of a model.
+struct Files {
+    shards: Vec<Shard>,
+    /// Of the first file.
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<TensorInfo>,
+    /// Names of tensors that the user wants to be ignored.
+    ignored: Vec<String>,
+}
+
+impl Files {
+    fn open(path: &Path, ignore: &Ignore) -> Result<Files> {
+        let mut files =
+            Files { shards: Vec::new(), metadata: BTreeMap::new(), tensors: Vec::new(), ignored: Vec::new() };
+        let first = files.add(path, ignore)?;
+        let n_files = first.get(N_FILES).and_then(Value::as_u64).unwrap_or(1);
+        files.metadata = first;
+        if n_files > 1 {
+            for other in rest(path, n_files)? {
+                files.add(&other, ignore)?;
+            }
+        }
+        Ok(files)
+    }
+
+    /// Adds a file and returns its metadata.
+    fn add(&mut self, path: &Path, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
+        let shard = Shard::map(path)?;
+        refuse_pointer(shard.bytes(0..shard.len().min(64)), path)?;
+        let header = header::read(shard.bytes(0..shard.len()), path)?;
+        for entry in header.tensors {
+            let name = names::hugging_face(&entry.name).unwrap_or_else(|| entry.name.clone());
+            if ignore.has_tensor(&name) || ignore.has_tensor(&entry.name) {
+                self.ignored.push(entry.name);
+                continue;
+            }
+            if let Some(other) = self.tensors.iter().find(|other| other.name == name) {
+                let found =
+                    format!("it in {} as well", self.shards.get(other.shard_idx).unwrap_or(&shard).path().display());
+                return Err(Error::tensor(path, &entry.name, found, "it once"));
+            }
+            let values = match name.ends_with(".A_log") {
+                true => Values::NegatedExponentials,
+                false => Values::Same,
+            };
+            let shape = names::shape(&name, entry.shape);
+            let (dtype, byte_range) = (entry.dtype, entry.byte_range);
+            self.tensors.push(TensorInfo { name, shard_idx: self.shards.len(), dtype, shape, byte_range, values });
+        }
+        self.shards.push(shard.with_header(header.bytes));
+        Ok(header.metadata)
+    }
+}
+
+/// The files after the first of a model in `n_files`.
+fn rest(path: &Path, n_files: u64) -> Result<Vec<PathBuf>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let first = format!("-00001-of-{n_files:05}.gguf");
+    let Some(stem) = name.strip_suffix(&first) else {
+        let found = format!("one of {n_files} files ({N_FILES})");
+        return Err(Error::file(path, found, format!("the first of them, whose name ends in {first}")));
+    };
+    (2..=n_files)
+        .map(|number| {
+            let other = path.with_file_name(format!("{stem}-{number:05}-of-{n_files:05}.gguf"));
+            match other.is_file() {
+                true => Ok(other),
+                false => Err(Error::file(&other, "no such file", format!("file {number} of {n_files}"))),
+            }
+        })
+        .collect()
+}
+
+/// The metadata of a file.
+struct Keys<'a> {
+    metadata: &'a BTreeMap<String, Value>,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    fn refuse(&self, key: &str, expected: &str) -> Error {
+        let found = self.get(key).map_or("nothing".to_owned(), crate::json::show);
+        Error::key(self.path, key, found, expected)
+    }
+
+    fn architecture(&self) -> Result<()> {
+        match self.get("general.architecture").and_then(Value::as_str) {
+            Some("jamba") => Ok(()),
+            _ => Err(self.refuse("general.architecture", "\"jamba\"")),
+        }
+    }
+
+    /// A required count.
+    fn count(&self, key: &str) -> Result<u64> {
+        match self.get(key).and_then(Value::as_u64).filter(|count| *count <= crate::json::MAX_COUNT as u64) {
+            Some(count) => Ok(count),
+            None => Err(self.refuse(key, "a count")),
+        }
+    }
+
+    /// A count that may be absent.
+    fn optional(&self, key: &str) -> Result<Option<u64>> {
+        self.get(key).map(|_| self.count(key)).transpose()
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.refuse(key, "a text")),
+        }
+    }
+
+    fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(_) => Err(self.refuse(key, "true or false")),
+        }
+    }
+
+    /// A list of values that `read` accepts; `None` when the key is absent.
+    fn list<'v, T>(&'v self, key: &str, read: impl Fn(&'v Value) -> Option<T>, of: &str) -> Result<Option<Vec<T>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let read = |values: &'v Vec<Value>| values.iter().map(read).collect();
+        match value.as_array().and_then(read) {
+            Some(values) => Ok(Some(values)),
+            None => Err(self.refuse(key, &format!("a list of {of}"))),
+        }
+    }
+}
