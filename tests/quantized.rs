@@ -98,8 +98,8 @@ fn values(plan: &Plan<'_>, weights: &[Weight], index: usize, part: usize) -> Vec
     let weight = &weights[index];
     if weight.format.scales().is_some() {
         let value = |(q, scales): (Vec<i8>, Vec<f32>)| -> Vec<f32> {
-            let shared = if scales.len() == 1 { q.len() } else { quantize::GROUP };
-            q.iter().enumerate().map(|(j, &q)| f32::from(q) * scales[j / shared]).collect()
+            let shared = quantize::shared_inputs(weight.format, q.len());
+            q.iter().enumerate().map(|(j, &q)| quantize::unscaled(weight.format, q) * scales[j / shared]).collect()
         };
         return integers(plan, weights, index, part).into_iter().flat_map(value).collect();
     }
@@ -146,6 +146,59 @@ fn check_integers(arrangement: Arrangement) {
     assert!(compared.len() > 3, "{compared:?}");
 }
 
+/// Every E4M3 number and scale of the checkpoint is in the plan, at one byte a weight.
+#[test]
+fn fp8_of_a_checkpoint_is_that_of_its_plan() {
+    for arrangement in [Arrangement::Fp8Tensors, Arrangement::Fp8Rows, Arrangement::Fp8Wide] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = checkpoint(arrangement, folder.path());
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let parameters = jamba::bind(&checkpoint).unwrap();
+        let path = plan(&dir, None);
+        let file = std::fs::read(&path).unwrap();
+        let plan = Plan::parse(&file).unwrap();
+        let weights = &plan.first().1.weights;
+        let mut compared = BTreeSet::new();
+        for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| weight.format == WeightFormat::Fp8) {
+            let padded = weight.layout.groups * weight.layout.rows() * weight.layout.k;
+            assert_eq!(weight.bytes, padded, "one byte a weight");
+            for (part_idx, part) in weight.parts.iter().enumerate() {
+                let rows = part.first_row as usize..(part.first_row + part.rows) as usize;
+                let k = weight.layout.k as usize;
+                let tensors = &parameters.get(&part.parameter).unwrap().tensors;
+                let codes = |tensor: &jamba::StoredTensor<'_>| {
+                    rows.clone().flat_map(|row| tensor.elements.row_bytes(row).to_vec()).collect::<Vec<u8>>()
+                };
+                let expected: Vec<u8> = tensors.iter().flat_map(codes).collect();
+                let found = integers(&plan, weights, index, part_idx);
+                let bits = found.iter().flat_map(|(q, _)| q.iter().map(|&q| q as u8)).collect::<Vec<u8>>();
+                assert!(bits == expected, "{arrangement:?} {}", part.parameter);
+                // The values are the checkpoint's, scales and all.
+                let values = values(&plan, weights, index, part_idx);
+                let all = parameters.read_f32(&part.parameter).unwrap();
+                let n = all.len() / tensors.len() / k;
+                let of_rows = (0..tensors.len()).flat_map(|e| rows.clone().map(move |row| e * n + row));
+                let expected: Vec<f32> = of_rows.flat_map(|row| all[row * k..][..k].to_vec()).collect();
+                assert_eq!(values, expected, "{arrangement:?} {}", part.parameter);
+                compared.insert(part.parameter.clone());
+            }
+        }
+        let table = jamba::table(parameters.config());
+        let announced = table.iter().filter(|spec| parameters.dtype(&spec.name) == DType::F8);
+        assert_eq!(announced.map(|spec| spec.name.clone()).collect::<BTreeSet<_>>(), compared);
+        assert!(compared.len() > 3, "{compared:?}");
+        // A NaN is refused by its place.
+        let tensor = checkpoint.tensors().find(|info| info.name.ends_with("down_proj.weight")).unwrap().clone();
+        let file = dir.join("model.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[tensor.byte_range.start + tensor.shape[1] + 3] = 0xff;
+        std::fs::write(&file, bytes).unwrap();
+        let error = build(&Request::new(ModelFile::open(&dir).unwrap(), path), &Progress::hidden()).err().unwrap();
+        let error = format!("{error:#}");
+        assert!(error.contains(&tensor.name) && error.contains("NaN"), "{error}");
+    }
+}
+
 #[test]
 fn integers_of_a_checkpoint_are_those_of_its_plan() {
     check_integers(Arrangement::Int8Experts);
@@ -160,9 +213,13 @@ fn plans_compute_what_8_bits_stand_for() {
         let dir = checkpoint(arrangement, folder.path());
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let expected = expected(&jamba::bind(&checkpoint).unwrap());
-        let is_integers = matches!(arrangement, Arrangement::Int8Experts | Arrangement::Int8Rows);
-        // f32 holds all values; integers meet activations of 16 bits; bf16 rounds floats of 8 bits times their scales.
-        let stored = (None, if is_integers { 4e-3 } else { 5e-2 });
+        // f32 and fp8 hold all values; integers meet activations of 16 bits; bf16 rounds floats of 8 bits times their scales.
+        let allowed = match arrangement {
+            Arrangement::Int8Experts | Arrangement::Int8Rows => 4e-3,
+            Arrangement::Fp8Tensors | Arrangement::Fp8Rows | Arrangement::Fp8Wide => 1e-4,
+            Arrangement::Fp8Blocks => 5e-2,
+        };
+        let stored = (None, allowed);
         let cases = match arrangement {
             Arrangement::Int8Rows => vec![stored, (Some("f32"), 1e-4)],
             Arrangement::Fp8Blocks => vec![stored, (Some("f32"), 1e-4), (Some("int8"), 0.5)],
@@ -208,7 +265,7 @@ fn losses_are_those_of_the_plans_bytes() {
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let parameters = jamba::bind(&checkpoint).unwrap();
     let mut of_formats: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (default, experts) in [("int8", "int4"), ("bf16", "int8"), ("f32", "f32")] {
+    for (default, experts) in [("int8", "int4"), ("bf16", "int8"), ("f32", "fp8"), ("f32", "f32")] {
         let mut model = ModelFile::open(&dir).unwrap();
         model.weights.default = Some(weight_format("weights.default", default).unwrap());
         model.weights.experts = Some(weight_format("weights.experts", experts).unwrap());

@@ -31,7 +31,7 @@ pub struct Build {
     output: Option<PathBuf>,
     /// Build into the user's cache ($XDG_CACHE_HOME/jambac) unless the plan is there already, and print its path. A plan that is
     /// damaged, or whose model changed, is built again.
-    #[arg(long, conflicts_with_all = ["output", "emit", "dump_dir", "from", "report_quantization"])]
+    #[arg(long, conflicts_with_all = ["output", "emit", "dump_dir", "from", "report_quantization", "lora"])]
     cached: bool,
     /// With --cached: build the plan again although it is there.
     #[arg(long, requires = "cached")]
@@ -40,7 +40,7 @@ pub struct Build {
     #[arg(long, requires = "cached")]
     trust_weights: bool,
     /// Draw weights from this seed instead of reading a checkpoint: config.json is enough, and the plan holds the seed.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", conflicts_with = "lora")]
     synthetic_weights: Option<u64>,
     /// The chat template: the name of one of the checkpoint's, or a file. Default: all of the checkpoint's.
     #[arg(long, value_name = "NAME|FILE")]
@@ -66,7 +66,7 @@ pub struct Build {
     report_quantization: Option<PathBuf>,
     /// Find the first rewrite of a pass after which a plan computes other logits than the interpreter, instead of writing a
     /// plan. For small models with weights, on this CPU.
-    #[arg(long, conflicts_with_all = ["output", "synthetic_weights", "dump_dir", "emit", "from", "report_quantization", "cached"])]
+    #[arg(long, conflicts_with_all = ["output", "synthetic_weights", "dump_dir", "emit", "from", "report_quantization", "cached", "lora"])]
     bisect: bool,
     /// Choose context, sequences and tokens of keys and values for a server with this memory: bytes, or a number with a unit
     /// (80G, 24GiB). Limits of model.toml and of options stay.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jamba_plan::format::{Manifest, TargetKind};
 use jamba_plan::output::{Kind, Output, Replace};
 use jamba_plan::text::size;
-use jambac_checkpoint::{Checkpoint, FileDigest, Metadata, Remark};
+use jambac_checkpoint::{Adapter, Checkpoint, FileDigest, Metadata, Remark};
 use jambac_codegen::CodegenError;
 use jambac_codegen::link::{KindParts, Parts, link};
 use jambac_codegen::loss::Loss;
@@ -153,8 +153,10 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     // Synthetic weights make no text anyway.
     let no_tokenizer = input.model.checkpoint().and_then(|checkpoint| text::no_tokenizer(checkpoint.metadata()));
     input.model.remarks().iter().chain(&text.remarks).chain(&no_tokenizer).for_each(|remark| progress.remark(remark));
-    let parameters = input.model.checkpoint().map(jamba::bind).transpose()?;
+    let bind = |checkpoint| jamba::bind_adapted(checkpoint, &input.adapters);
+    let parameters = input.model.checkpoint().map(bind).transpose()?;
     if let Some(parameters) = &parameters {
+        widened(parameters, request, &input.kinds).iter().for_each(|remark| progress.remark(remark));
         run.text(Phase::Checkpoint, &Phase::Checkpoint.file_name(), || describe::checkpoint(parameters))?;
     }
     if run.stops_at(Phase::Checkpoint) {
@@ -196,10 +198,23 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.model.into_checkpoint(), programs, losses })))
 }
 
+/// A note on fp8 weights that a GPU gets in bf16.
+fn widened(parameters: &jamba::Parameters<'_>, request: &Request, kinds: &[TargetKind]) -> Option<Remark> {
+    let is_fp8 = parameters.iter().any(|(_, parameter)| parameter.dtype == DType::F8);
+    (is_fp8 && kinds.contains(&TargetKind::Sm90a) && request.model.weights.default.is_none()).then(|| {
+        let path = parameters.checkpoint().dir().display();
+        Remark::Note(format!(
+            "{path}: sm_90a multiplies no fp8: weights become bf16 there; --weights int8 makes them smaller"
+        ))
+    })
+}
+
 /// What a build reads besides the parameters.
 struct Input {
     /// The checkpoint, or its metadata where weights are synthetic.
     model: Opened,
+    /// To be merged, each with a factor.
+    adapters: Vec<(Adapter, f32)>,
     /// The best first.
     targets: Vec<Target>,
     kinds: Vec<TargetKind>,
@@ -220,7 +235,7 @@ impl Input {
         if let (Some(from), [first, second, ..]) = (&request.from, &kinds[..]) {
             bail!("--from {}: found targets for {} and {}, expected one kind", from.phase, first.name(), second.name());
         }
-        Ok(Input { model: opened, targets, kinds })
+        Ok(Input { model: opened, adapters: model.open_adapters()?, targets, kinds })
     }
 }
 
@@ -305,7 +320,9 @@ fn write_plan(
     programs: Vec<Compiled>,
 ) -> Result<Written> {
     let metadata = input.model.metadata();
-    let manifest = describe::manifest(request, metadata, &programs, input.model.digests());
+    let mut digests = input.model.digests();
+    digests.extend(input.adapters.iter().flat_map(|(adapter, _)| adapter.digests()));
+    let manifest = describe::manifest(request, metadata, &programs, digests);
     let config = config_section(metadata)?;
     let programs: Vec<KindParts> = programs.into_iter().map(|program| program.parts).collect();
     let parts = Parts {

@@ -249,6 +249,6 @@ mod tests {
         refused(folder.path(), None, &["is a folder without config.json", "a.gguf", "Name the file itself"]);
         fs::remove_file(at("a.gguf")).unwrap();
         fs::write(at("adapter_config.json"), "{}").unwrap();
-        refused(folder.path(), None, &["is the folder of a LoRA adapter", "merge_and_unload"]);
+        refused(folder.path(), None, &["is the folder of a LoRA adapter", "--lora ADAPTER"]);
     }
 }

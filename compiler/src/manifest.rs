@@ -12,7 +12,7 @@ use crate::calibrate::Text;
 use crate::locate::{Located, locate};
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
-use jambac_checkpoint::{Checkpoint, Ignore, JambaConfig, Metadata, gguf};
+use jambac_checkpoint::{Adapter, Checkpoint, Ignore, JambaConfig, Metadata, gguf};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_passes::Fusion;
@@ -34,6 +34,8 @@ pub struct ModelFile {
     pub checkpoint: PathBuf,
     /// What to ignore in the checkpoint.
     pub ignore: Ignore,
+    /// Folders of LoRA adapters to merge, in order, each with a factor.
+    pub adapters: Vec<(PathBuf, f32)>,
     pub build: Build,
     pub weights: Weights,
     pub limits: Limits,
@@ -182,9 +184,9 @@ pub fn by_preference(targets: &[Target]) -> Vec<Target> {
 
 /// Parses the weight format of the key `key`.
 pub fn weight_format(key: &str, found: &str) -> Result<WeightFormat> {
-    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4];
+    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Fp8, WeightFormat::Int8, WeightFormat::Int4];
     let format = formats.into_iter().find(|format| format.name() == found);
-    format.with_context(|| format!("{key}: found {found}, expected f32, bf16, int8 or int4"))
+    format.with_context(|| format!("{key}: found {found}, expected f32, bf16, fp8, int8 or int4"))
 }
 
 /// Parses `limits.kv_dtype`.
@@ -267,6 +269,7 @@ impl ModelFile {
                 is_named: false,
                 checkpoint: path.to_owned(),
                 ignore: Ignore::default(),
+                adapters: Vec::new(),
                 build: Build::default(),
                 weights: Weights::default(),
                 limits: Limits::default(),
@@ -294,6 +297,7 @@ impl ModelFile {
             name: name.unwrap_or_else(|| folder_name(folder)),
             checkpoint: folder.join(checkpoint),
             ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors },
+            adapters: Vec::new(),
             build,
             weights,
             limits,
@@ -307,6 +311,14 @@ impl ModelFile {
     /// As [`Checkpoint::open`].
     pub fn open_checkpoint(&self) -> jambac_checkpoint::Result<Checkpoint> {
         Checkpoint::open_ignoring(&self.checkpoint, self.ignore.clone())
+    }
+
+    /// Opens the adapters.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_adapters(&self) -> jambac_checkpoint::Result<Vec<(Adapter, f32)>> {
+        self.adapters.iter().map(|(dir, factor)| Ok((Adapter::open(dir)?, *factor))).collect()
     }
 
     /// Reads the checkpoint's config.json, or the metadata of a GGUF file.
@@ -460,11 +472,11 @@ mod tests {
             ("[build]\nfusion = \"fuse-all\"", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
             ("[build]\nfusion = [\"fuse-all\"]", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
             ("[build]\nfusion = 3", ["build.fusion: expected a string", "list of names"]),
-            ("[weights]\ndefault = \"int7\"", ["weights.default: found int7", "expected f32, bf16, int8 or int4"]),
-            ("[weights]\nexperts = \"f8\"", ["weights.experts: found f8", "expected f32, bf16, int8 or int4"]),
+            ("[weights]\ndefault = \"int7\"", ["weights.default: found int7", "expected f32, bf16, fp8, int8 or int4"]),
+            ("[weights]\nexperts = \"f8\"", ["weights.experts: found f8", "expected f32, bf16, fp8, int8 or int4"]),
             (
                 "[weights]\n\"*.in_proj\" = \"int5\"",
-                ["weights.*.in_proj: found int5", "expected f32, bf16, int8 or int4"],
+                ["weights.*.in_proj: found int5", "expected f32, bf16, fp8, int8 or int4"],
             ),
             ("[limits]\nkv_dtype = \"int8\"", ["limits.kv_dtype: found int8", "expected f32 or bf16"]),
             ("[limits]\nmax_context = \"many\"", ["max_context", "expected u64"]),

@@ -23,7 +23,7 @@ pub struct ModelArgs {
     /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.
     #[arg(long, value_name = "all|none|LIST", value_parser = fusion)]
     fusion: Option<FusionChoice>,
-    /// Weight format of all linear layers: f32, bf16, int8 or int4. Default: as the checkpoint stores them. Routers and the
+    /// Weight format of all linear layers: f32, bf16, fp8, int8 or int4. Default: as the checkpoint stores them. Routers and the
     /// embedding table never become integers.
     #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.default", name))]
     weights: Option<WeightFormat>,
@@ -34,6 +34,10 @@ pub struct ModelArgs {
     /// repeated. With int4, the output projection (lm_head) is int8 unless a pattern names it.
     #[arg(long = "format", value_name = "PATTERN=FORMAT", value_parser = |text: &str| text.parse::<ByPattern>())]
     formats: Vec<ByPattern>,
+    /// Merge a LoRA adapter, as PEFT saves it, into the weights before they are packed, times SCALE (1). May be repeated: they are
+    /// merged in order.
+    #[arg(long = "lora", value_name = "DIR[:SCALE]", value_parser = adapter)]
+    lora: Vec<(PathBuf, f32)>,
     /// Stored type of keys and values: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", value_parser = manifest::kv_dtype)]
     kv: Option<DType>,
@@ -80,6 +84,7 @@ impl ModelArgs {
         if let Some(fusion) = self.fusion {
             model.build.fusion = fusion;
         }
+        model.adapters.extend(self.lora);
         model.weights.default = self.weights.or(model.weights.default);
         model.weights.experts = self.experts.or(model.weights.experts);
         let is_replaced = |old: &ByPattern| self.formats.iter().any(|new| new.pattern == old.pattern);
@@ -99,6 +104,17 @@ impl ModelArgs {
         limits.max_outputs = self.max_outputs.unwrap_or(limits.max_outputs);
         model.check()?;
         Ok(model)
+    }
+}
+
+/// A folder, with a factor behind a colon.
+fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    match text.rsplit_once(':') {
+        Some((dir, factor)) if !Path::new(text).exists() => match factor.parse::<f32>() {
+            Ok(factor) if factor.is_finite() => Ok((dir.into(), factor)),
+            _ => Err(format!("found the scale {factor:?}, expected a number")),
+        },
+        _ => Ok((text.into(), 1.0)),
     }
 }
 

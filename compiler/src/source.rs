@@ -27,6 +27,30 @@ impl ParameterSource for Calibrated<'_, '_> {
         self.parameters.read_int8(parameter, group, first_row, q, scales)
     }
 
+    fn read_int4(
+        &self,
+        parameter: &str,
+        group: u64,
+        first_row: u64,
+        k: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+    ) -> bool {
+        self.parameters.read_int4(parameter, group, first_row, k, q, scales)
+    }
+
+    fn read_fp8(
+        &self,
+        parameter: &str,
+        group: u64,
+        first_row: u64,
+        k: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+    ) -> io::Result<bool> {
+        self.parameters.read_fp8(parameter, group, first_row, k, q, scales)
+    }
+
     fn moments(&self, parameter: &str, group: u64) -> Option<Arc<Moments>> {
         self.calibration.moments(parameter, group).cloned()
     }
@@ -39,13 +63,39 @@ impl ParameterSource for Source<'_, '_> {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{parameter} has no matrix {group}")));
         };
         let k = out.len() / n_rows as usize;
-        let path = self.0.checkpoint().shard_path(tensor.elements.info);
-        tensor.range_finite_f32(first_row as usize * k, out, path).map_err(io::Error::other)
+        tensor.range_finite_f32(first_row as usize * k, out).map_err(io::Error::other)
     }
 
     fn read_int8(&self, parameter: &str, group: u64, first_row: u64, q: &mut [i8], scales: &mut [f32]) -> bool {
         let found = self.0.get(parameter).and_then(|parameter| parameter.tensors.get(group as usize));
         found.is_some_and(|tensor| tensor.read_int8(first_row as usize, q, scales))
+    }
+
+    fn read_int4(
+        &self,
+        parameter: &str,
+        group: u64,
+        first_row: u64,
+        _k: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+    ) -> bool {
+        let found = self.0.get(parameter).and_then(|parameter| parameter.tensors.get(group as usize));
+        found.is_some_and(|tensor| tensor.read_int4(first_row as usize, q, scales))
+    }
+
+    fn read_fp8(
+        &self,
+        parameter: &str,
+        group: u64,
+        first_row: u64,
+        _k: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+    ) -> io::Result<bool> {
+        let found = self.0.get(parameter).and_then(|parameter| parameter.tensors.get(group as usize));
+        let Some(tensor) = found else { return Ok(false) };
+        tensor.read_fp8(first_row as usize, q, scales).map_err(io::Error::other)
     }
 }
 

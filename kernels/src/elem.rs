@@ -17,6 +17,8 @@ pub enum Elem {
     I8,
     /// Integer weights, −8 … 7, two per byte, with one scale per output and group of inputs.
     I4,
+    /// E4M3 weights, with one scale per output and 128 inputs.
+    F8,
 }
 
 impl From<WeightFormat> for Elem {
@@ -27,6 +29,7 @@ impl From<WeightFormat> for Elem {
             WeightFormat::F16 => Elem::F16,
             WeightFormat::Int8 => Elem::I8,
             WeightFormat::Int4 => Elem::I4,
+            WeightFormat::Fp8 => Elem::F8,
         }
     }
 }
@@ -37,7 +40,7 @@ impl Elem {
         match self {
             Elem::F32 | Elem::I32 => 32,
             Elem::Bf16 | Elem::F16 => 16,
-            Elem::I8 => 8,
+            Elem::I8 | Elem::F8 => 8,
             Elem::I4 => 4,
         }
     }
@@ -58,6 +61,7 @@ impl Elem {
             Elem::I32 => "i32",
             Elem::I8 => "i8",
             Elem::I4 => "i4",
+            Elem::F8 => "f8",
         }
     }
 
@@ -69,6 +73,7 @@ impl Elem {
             Elem::F16 => Some(WeightFormat::F16),
             Elem::I8 => Some(WeightFormat::Int8),
             Elem::I4 => Some(WeightFormat::Int4),
+            Elem::F8 => Some(WeightFormat::Fp8),
             Elem::I32 => None,
         }
     }

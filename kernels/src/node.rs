@@ -307,6 +307,7 @@ pub fn computed(dtype: DType) -> Elem {
         DType::F16 => Elem::F16,
         DType::I8 => Elem::I8,
         DType::I4 => Elem::I4,
+        DType::F8 => Elem::F8,
         DType::I32 => Elem::I32,
     }
 }

@@ -3,14 +3,16 @@
 
 mod attention;
 mod config;
+mod lora;
 mod mamba;
 mod mlp;
 mod model;
 mod moe;
+mod packed;
 mod parameters;
 mod stored;
 
 pub use config::{JambaConfig, kv_bytes_per_token, n_active_parameters, n_parameters, state_bytes_per_sequence};
 pub use model::{Options, decode, prefill};
-pub use parameters::{Parameter, ParameterSpec, Parameters, bind, table};
+pub use parameters::{Parameter, ParameterSpec, Parameters, bind, bind_adapted, table};
 pub use stored::StoredTensor;

@@ -317,7 +317,7 @@ impl Tiny {
                     DType::I8 => Dtype::I8,
                     DType::F8E4M3 => Dtype::F8_E4M3,
                     DType::F8E5M2 => Dtype::F8_E5M2,
-                    blocks => unreachable!("no tensor is drawn in {blocks}"),
+                    other => unreachable!("no tensor is drawn in {other}"),
                 };
                 let view = TensorView::new(dtype, shape.clone(), bytes).map_err(|cause| write_error(&path, cause))?;
                 views.push((name, view));

@@ -5,6 +5,7 @@ use jambac_kernels::target::{ArmLevel, CpuTarget, X86Level};
 
 mod attention;
 mod experts;
+mod fp8;
 mod integer;
 mod levels;
 mod linear;

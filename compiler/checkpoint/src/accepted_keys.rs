@@ -24,7 +24,6 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ("pruned_heads", &["{}", "null"], "every head is there"),
     ("per_layer_config", &["null", "{}"], "all layers have the same sizes"),
     ("compression_config", &["null"], ELSEWHERE),
-    ("quantization", &["null"], ELSEWHERE),
 ];
 
 const ELSEWHERE: &str = "how tensors are stored is read from quantization_config";

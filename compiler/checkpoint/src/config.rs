@@ -11,7 +11,7 @@ use crate::accepted_keys::check_unread;
 use crate::error::Result;
 use crate::ignore::Ignore;
 use crate::json::{Keys, show};
-use crate::quantization::Quantization;
+use crate::quantization::{Method, Quantization};
 use crate::remark::Remark;
 use crate::small_file;
 
@@ -183,6 +183,9 @@ impl JambaConfig {
         // Both are below 2³¹, and usize has 64 bits wherever a checkpoint can be mapped.
         let d_inner = expand * d_model;
         let n_ctx = keys.integer("n_ctx", 1)?;
+        let quantization = quantization(keys)?;
+        // MLX's Jamba is tied unless config.json says otherwise.
+        let ties = quantization.as_ref().is_some_and(|quantization| quantization.method == Method::Mlx);
         Ok(Self {
             d_model,
             d_ff,
@@ -204,13 +207,13 @@ impl JambaConfig {
             vocab,
             conv_bias: keys.boolean("mamba_conv_bias")?.unwrap_or(true),
             proj_bias: keys.boolean("mamba_proj_bias")?.unwrap_or(false),
-            tied: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
+            tied: keys.boolean("tie_word_embeddings")?.unwrap_or(ties),
             rms_norm_eps: keys.positive_number("rms_norm_eps")?.unwrap_or(1e-6),
             max_positions: keys.integer("max_position_embeddings", 1)?.or(n_ctx).unwrap_or(262_144),
             bos: keys.token_id("bos_token_id", vocab, 1)?,
             eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| default_eos(vocab)),
             pad: keys.token_id("pad_token_id", vocab, 0)?,
-            quantization: quantization(keys)?,
+            quantization,
         })
     }
 
@@ -284,6 +287,17 @@ fn check_architecture(keys: &mut Keys) -> Result<()> {
 }
 
 fn quantization(keys: &mut Keys) -> Result<Option<Quantization>> {
+    if let Some(value) = keys.take_non_null("quantization") {
+        // MLX writes the same under transformers' key.
+        if let Some(other) = keys.take_non_null("quantization_config").filter(|other| *other != value) {
+            return Err(keys.refuse(
+                "quantization_config",
+                show(&other),
+                "the value of the key quantization, or nothing",
+            ));
+        }
+        return Ok(Some(Quantization::read_mlx(value, keys.path())?));
+    }
     let Some(value) = keys.take_non_null("quantization_config") else { return Ok(None) };
     let quantization = Quantization::read(value, keys.path())?;
     if quantization.records_cache {

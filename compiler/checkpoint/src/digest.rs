@@ -60,7 +60,7 @@ pub fn small_files(metadata: &Metadata) -> Vec<FileDigest> {
     named.into_iter().filter_map(digest).collect()
 }
 
-fn whole(name: &str, bytes: &[u8]) -> FileDigest {
+pub(crate) fn whole(name: &str, bytes: &[u8]) -> FileDigest {
     let n_bytes = bytes.len() as u64;
     let digest = blake3::Hasher::new().update(&n_bytes.to_le_bytes()).update(bytes).finalize();
     FileDigest {

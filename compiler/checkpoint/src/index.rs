@@ -35,6 +35,11 @@ pub enum DType {
     F8E4M3,
     /// The upper half of an F16; has a scale.
     F8E5M2,
+    /// Words and bytes with packed numbers, and counts. They have no value of their own.
+    U8,
+    I32,
+    U32,
+    I64,
     /// GGUF's blocks of 32 or 256 elements of a row, with their scales ([`crate::blocks`]).
     Q4_0,
     Q4_1,
@@ -48,7 +53,18 @@ pub enum DType {
 
 impl DType {
     /// The types in safetensors files.
-    pub const SAFETENSORS: [DType; 6] = [Self::F32, Self::Bf16, Self::F16, Self::I8, Self::F8E4M3, Self::F8E5M2];
+    pub const SAFETENSORS: [DType; 10] = [
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::I8,
+        Self::F8E4M3,
+        Self::F8E5M2,
+        Self::U8,
+        Self::I32,
+        Self::U32,
+        Self::I64,
+    ];
 
     /// The name in safetensors headers; that of GGUF for its blocks.
     pub fn name(self) -> &'static str {
@@ -59,6 +75,10 @@ impl DType {
             Self::I8 => "I8",
             Self::F8E4M3 => "F8_E4M3",
             Self::F8E5M2 => "F8_E5M2",
+            Self::U8 => "U8",
+            Self::I32 => "I32",
+            Self::U32 => "U32",
+            Self::I64 => "I64",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
             Self::Q5_0 => "Q5_0",
@@ -88,6 +108,11 @@ impl DType {
         matches!(self, Self::I8 | Self::F8E4M3 | Self::F8E5M2)
     }
 
+    /// Whether elements are words, bytes or counts, which are no values of a tensor.
+    pub fn is_words(self) -> bool {
+        matches!(self, Self::U8 | Self::I32 | Self::U32 | Self::I64)
+    }
+
     /// Whether elements are stored in blocks with their scales, as GGUF's types are.
     pub fn is_blocks(self) -> bool {
         self.block().0 > 1
@@ -96,9 +121,10 @@ impl DType {
     /// Elements and bytes of a block; a single element for types without blocks. Rows are whole blocks.
     pub fn block(self) -> (usize, usize) {
         match self {
-            Self::F32 => (1, 4),
+            Self::I64 => (1, 8),
+            Self::F32 | Self::I32 | Self::U32 => (1, 4),
             Self::Bf16 | Self::F16 => (1, 2),
-            Self::I8 | Self::F8E4M3 | Self::F8E5M2 => (1, 1),
+            Self::I8 | Self::F8E4M3 | Self::F8E5M2 | Self::U8 => (1, 1),
             Self::Q4_0 => (32, 2 + 16),
             Self::Q4_1 => (32, 2 + 2 + 16),
             Self::Q5_0 => (32, 2 + 4 + 16),

@@ -6,6 +6,7 @@
 //! The tensors that a Jamba must have, with their shapes, are in jambac-models.
 
 mod accepted_keys;
+mod adapter;
 mod blocks;
 mod config;
 pub mod digest;
@@ -30,6 +31,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+pub use adapter::Adapter;
 pub use config::JambaConfig;
 pub use digest::FileDigest;
 pub use error::{Error, Result};
@@ -37,7 +39,7 @@ pub use generation::GenerationConfig;
 pub use ignore::Ignore;
 pub use index::{DType, TensorInfo, Values};
 pub use metadata::Metadata;
-pub use quantization::{Method, Quantization, Scales, Scheme};
+pub use quantization::{Method, Packing, Quantization, Scales, Scheme};
 pub use remark::Remark;
 pub use tokenizer::{NamedTemplate, TokenizerFiles};
 pub use view::TensorView;
@@ -132,7 +134,7 @@ impl Checkpoint {
         }
         let counts: Vec<String> = counts.iter().map(|(dtype, count)| format!("{count} of {dtype}")).collect();
         let text = format!(
-            "{}: tensors in blocks of integers ({}): packed anew, Q4_0 as int4 and others as int8 unless --weights says otherwise; \
+            "{}: tensors in blocks of integers ({}): packed anew, on CPUs Q4_0 as int4 and others as int8 unless --weights says otherwise; \
              --report-quantization shows what that loses",
             self.dir().display(),
             counts.join(", ")
@@ -144,7 +146,7 @@ impl Checkpoint {
     fn other_dtype(&self, key: &str, stated: &str) -> Option<Remark> {
         let stated = stated.strip_prefix("torch.").unwrap_or(stated);
         let found: BTreeSet<DType> = self.tensors().map(|tensor| tensor.dtype).collect();
-        let is_it = |dtype: &DType| dtype.needs_scales() || dtype.name_in_torch() == stated;
+        let is_it = |dtype: &DType| dtype.needs_scales() || dtype.is_words() || dtype.name_in_torch() == stated;
         if stated == "auto" || found.is_empty() || found.iter().any(is_it) {
             return None;
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! experts.gate_up_proj             [E, 2·I, H]     transformers 5 in memory, and dumps of it
 //! experts.down_proj                [E, H, I]
-//! switch_mlp.gate_proj.weight      [E, I, H]       MLX; also up_proj and down_proj
+//! switch_mlp.gate_proj.weight      [E, I, H]       MLX; also up_proj and down_proj, and scales and biases of weights in 4 or 8 bits
 //!
 //! experts.N.gate_proj.weight       [I, H]          the names that Jamba's uploads have; N < E
 //! ```
@@ -26,13 +26,14 @@ fn split_one(mut tensor: TensorInfo) -> Vec<TensorInfo> {
         tensor.shape = vec![channels, 1, taps];
         return vec![tensor];
     }
-    let parts: &[&str] = match () {
-        () if tensor.name.ends_with(".experts.gate_up_proj") => &["gate_proj", "up_proj"],
-        () if tensor.name.ends_with(".experts.down_proj") => &["down_proj"],
-        () if tensor.name.ends_with(".switch_mlp.gate_proj.weight") => &["gate_proj"],
-        () if tensor.name.ends_with(".switch_mlp.up_proj.weight") => &["up_proj"],
-        () if tensor.name.ends_with(".switch_mlp.down_proj.weight") => &["down_proj"],
-        () => return vec![tensor],
+    let of_mlx = tensor.name.rsplit_once(".switch_mlp.").and_then(|(_, rest)| rest.split_once('.'));
+    let (parts, ending): (&[&str], &str) = match of_mlx {
+        Some(("gate_proj", ending @ ("weight" | "scales" | "biases"))) => (&["gate_proj"], ending),
+        Some(("up_proj", ending @ ("weight" | "scales" | "biases"))) => (&["up_proj"], ending),
+        Some(("down_proj", ending @ ("weight" | "scales" | "biases"))) => (&["down_proj"], ending),
+        _ if tensor.name.ends_with(".experts.gate_up_proj") => (&["gate_proj", "up_proj"], "weight"),
+        _ if tensor.name.ends_with(".experts.down_proj") => (&["down_proj"], "weight"),
+        _ => return vec![tensor],
     };
     let &[n_experts, rows, columns] = tensor.shape.as_slice() else { return vec![tensor] };
     let Some(rows) = rows.checked_div(parts.len()).filter(|of_part| of_part * parts.len() == rows) else {
@@ -46,7 +47,7 @@ fn split_one(mut tensor: TensorInfo) -> Vec<TensorInfo> {
         begin..begin + part_bytes
     };
     let one = |index: usize| TensorInfo {
-        name: format!("{layer}.experts.{}.{}.weight", index / parts.len(), parts[index % parts.len()]),
+        name: format!("{layer}.experts.{}.{}.{ending}", index / parts.len(), parts[index % parts.len()]),
         shard_idx: tensor.shard_idx,
         dtype: tensor.dtype,
         shape: vec![rows, columns],

@@ -136,6 +136,7 @@ fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             let values: [f32; 256] = std::array::from_fn(|byte| widen_byte(dtype, byte as u8));
             bytes.iter().zip(out).for_each(|(&byte, out)| *out = values[usize::from(byte)]);
         }
+        DType::U8 | DType::I32 | DType::U32 | DType::I64 => unreachable!("{dtype} has no values"),
         blocks => {
             let (elements, size) = blocks.block();
             let pairs = bytes.chunks_exact(size).zip(out.chunks_exact_mut(elements));

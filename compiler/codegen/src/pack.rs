@@ -38,6 +38,37 @@ pub trait ParameterSource: Sync {
     fn moments(&self, _parameter: &str, _group: u64) -> Option<Arc<Moments>> {
         None
     }
+
+    /// Reads integers of 4 bits stored in the checkpoint, with one scale per 32 inputs: rows of `k` integers from `first_row` on. Returns
+    /// false if the checkpoint does not store this parameter so.
+    fn read_int4(
+        &self,
+        _parameter: &str,
+        _group: u64,
+        _first_row: u64,
+        _k: usize,
+        _q: &mut [i8],
+        _scales: &mut [f32],
+    ) -> bool {
+        false
+    }
+
+    /// Reads E4M3 numbers stored in the checkpoint, as the integers with their bits, with one scale per 128 inputs: rows of `k` elements
+    /// from `first_row` on. Returns false if the checkpoint does not store this parameter so.
+    ///
+    /// # Errors
+    /// A number that is NaN.
+    fn read_fp8(
+        &self,
+        _parameter: &str,
+        _group: u64,
+        _first_row: u64,
+        _k: usize,
+        _q: &mut [i8],
+        _scales: &mut [f32],
+    ) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Whether packing measures the rounding error of each parameter.
@@ -73,7 +104,7 @@ pub fn pack_all(
                 write(weight, out, &scales)?
             }
             (_, Some(values)) => write(weight, out, &values)?,
-            (_, None) if matches!(weight.format, WeightFormat::Int8 | WeightFormat::Int4) => {
+            (_, None) if weight.format.scales().is_some() => {
                 let Quantized { values, loss, .. } = Quantized::read(source, weight, measure)?;
                 losses.extend(loss);
                 write(weight, out, &values)?
@@ -308,7 +339,7 @@ fn encode(format: WeightFormat, values: &[f32], bytes: &mut Vec<u8>) {
         WeightFormat::Bf16 => bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
         WeightFormat::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
         WeightFormat::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        WeightFormat::Int8 | WeightFormat::Int4 => unreachable!("integers are quantized"),
+        WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Fp8 => unreachable!("these are quantized"),
     }
 }
 

@@ -15,20 +15,22 @@ pub enum DType {
     I8,
     /// 4-bit signed integers with a scale per 32 inputs of a row: matrices that a checkpoint stores so. No op computes them.
     I4,
+    /// E4M3 numbers with scales of 128 inputs of a row, or of more: matrices that a checkpoint stores so. No op computes them.
+    F8,
     /// 32-bit signed integer: token ids, expert indices, row numbers.
     I32,
 }
 
 impl DType {
     /// Every element type, in the order of the text form's documentation.
-    pub const ALL: [DType; 6] = [DType::F32, DType::Bf16, DType::F16, DType::I8, DType::I4, DType::I32];
+    pub const ALL: [DType; 7] = [DType::F32, DType::Bf16, DType::F16, DType::I8, DType::I4, DType::F8, DType::I32];
 
     /// Size of one element in bytes, rounded up.
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::Bf16 | DType::F16 => 2,
-            DType::I8 | DType::I4 => 1,
+            DType::I8 | DType::I4 | DType::F8 => 1,
         }
     }
 
@@ -40,6 +42,7 @@ impl DType {
             DType::F16 => "f16",
             DType::I8 => "i8",
             DType::I4 => "i4",
+            DType::F8 => "f8",
             DType::I32 => "i32",
         }
     }

@@ -1,5 +1,7 @@
 //! What a plan says about itself, for people: the model, the options and files it was built from.
 
+use std::path::PathBuf;
+
 use jamba_plan::format::{GenerationDefaults, Manifest, Model, Provenance, SourceFile, Weight, WeightFormat};
 use jambac_checkpoint::{FileDigest, GenerationConfig, Metadata};
 use jambac_models::jamba;
@@ -76,6 +78,10 @@ fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>
         ("weights.calibrate", model.weights.calibrate.clone().unwrap_or_default().to_string()),
         ("limits.kv_dtype", kv_dtypes.join(", ")),
     ];
+    let adapter =
+        |(dir, factor): &(PathBuf, f32)| format!("{}:{factor}", dir.file_name().unwrap_or_default().to_string_lossy());
+    let adapters: Vec<String> = model.adapters.iter().map(adapter).collect();
+    let lora = (!adapters.is_empty()).then(|| ("lora", adapters.join(", ")));
     let file = |digest: FileDigest| SourceFile {
         name: digest.name,
         bytes: digest.bytes,
@@ -84,7 +90,7 @@ fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>
     };
     Provenance {
         llvm: jambac_codegen::toolchain::llvm_version(),
-        options: options.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+        options: options.into_iter().chain(lora).map(|(key, value)| (key.to_owned(), value)).collect(),
         files: digests.into_iter().map(file).collect(),
     }
 }

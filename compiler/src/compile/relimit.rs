@@ -2,7 +2,7 @@
 //! depend on no limit, are copied.
 
 use anyhow::{Context, Result, bail, ensure};
-use jamba_plan::format::{Manifest, Program, WeightFormat};
+use jamba_plan::format::{Manifest, Program, Transform, WeightFormat};
 use jamba_plan::output::Output;
 use jamba_plan::sections::{CUBIN, SectionKind};
 use jamba_plan::{Plan, PlanError, PlanWriter};
@@ -43,6 +43,7 @@ pub fn model_of(plan: &Plan<'_>) -> Result<ModelFile> {
         is_named: true,
         checkpoint: Default::default(),
         ignore: Default::default(),
+        adapters: Vec::new(),
         build: Build { targets: manifest::targets(&targets)?, fusion: option("build.fusion")?.parse()? },
         weights: Weights {
             default: format("weights.default")?,
@@ -131,11 +132,15 @@ fn write(plan: &Plan<'_>, manifest: &Manifest, programs: &[Compiled], output: Ou
 
 /// The type that the checkpoint stores a parameter in, as far as packed weights show it.
 fn stored_dtype(program: &Program, parameter: &str) -> DType {
-    let of = |weight: &&jamba_plan::format::Weight| weight.parts.iter().any(|part| part.parameter == parameter);
+    let of = |weight: &&jamba_plan::format::Weight| {
+        let is_scales = matches!(weight.transform, Transform::Scale(_));
+        !is_scales && weight.parts.iter().any(|part| part.parameter == parameter)
+    };
     match program.weights.iter().find(of).map(|weight| weight.format) {
         Some(WeightFormat::F32) => DType::F32,
         Some(WeightFormat::Int8) => DType::I8,
         Some(WeightFormat::Int4) => DType::I4,
+        Some(WeightFormat::Fp8) => DType::F8,
         _ => DType::Bf16,
     }
 }

@@ -91,7 +91,7 @@ pub fn round_to(dtype: DType, x: f32) -> f32 {
     match dtype {
         DType::F32 | DType::I32 => x,
         // Only parameters have this type, and sources return them scaled.
-        DType::I8 | DType::I4 => x,
+        DType::I8 | DType::I4 | DType::F8 => x,
         DType::Bf16 => round_mantissa(x, 16),
         // Below 2⁻¹⁴ f16 has a fixed step of 2⁻²⁴; adding and taking off 0.5, whose step in f32 is 2⁻²⁴, rounds to it.
         DType::F16 if x.abs() < 6.103_515_6e-5 => (0.5 + x.abs() - 0.5).copysign(x),

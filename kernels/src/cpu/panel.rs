@@ -4,7 +4,8 @@
 //! sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
 //! ```
 //!
-//! Each sum runs over j from 0 in f32, in its own lane. Tiling of rows and panels decides which sums run side by side,
+//! Each sum runs over j from 0 in f32, in its own lane. fp8 weights widen exactly; each group of 128 inputs has a sum of its own, which
+//! is multiplied by the group's scale and added to the sums of the groups before it. Tiling of rows and panels decides which sums run side by side,
 //! never the terms or order of a sum.
 //!
 //! Few rows: tiles of all rows and enough panels to hide multiply-add latency; weights are streamed once. Many rows: blocks
@@ -16,6 +17,7 @@
 //! 3. `store`
 
 use super::builder::{Buffer, Builder, Num, Range, Value};
+use super::integer::FP8_GROUP;
 use super::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::LANES;
 use crate::target::CpuTarget;
@@ -27,12 +29,15 @@ const BLOCK_BYTES: usize = 3 << 19;
 /// a third of the bandwidth; several streams hide each other's stalls.
 const AHEAD: usize = 1024;
 
-/// Sums and stores a range of rows and a range of units.
-pub(super) fn emit(b: &Builder, product: &Product, weight: Buffer, rows: Range, units: Range) {
+/// What widened fp8 weights are to be multiplied by.
+const FP8_UNIT: f32 = 256.0;
+
+/// Sums and stores a range of rows and a range of units. The weights are panels of floats, with the scales of fp8.
+pub(super) fn emit(b: &Builder, product: &Product, weights: (Buffer, Option<Buffer>), rows: Range, units: Range) {
     let (target, unit) = (b.target(), product.unit);
     let in_tile = rows_in_tile(target);
     let scratch = b.stack(Num::F32, &[in_tile, units_in_tile(target, 1, unit) * unit, LANES]);
-    let panels = Panels { b, product, weight, scratch };
+    let panels = Panels { b, product, weight: weights.0, scales: weights.1, scratch };
     let in_block = (BLOCK_BYTES / (4 * product.k)).next_multiple_of(in_tile);
 
     // 1. blocks and groups
@@ -55,6 +60,8 @@ struct Panels<'a, 'm> {
     b: &'a Builder<'m>,
     product: &'a Product<'a>,
     weight: Buffer,
+    /// Of fp8.
+    scales: Option<Buffer>,
     /// Sums of a tile, `[rows][panels][16]`.
     scratch: Buffer,
 }
@@ -97,7 +104,7 @@ impl Panels<'_, '_> {
 
     /// Sums all inputs of a tile into the scratch panels from number `to` on.
     fn sum_in_registers(&self, tile: &Tile, to: Value) {
-        let &Panels { b, product, weight, scratch } = self;
+        let &Panels { b, product, weight, scales, scratch } = self;
         let &Tile { n_rows, n_panels, .. } = tile;
         let rows: Vec<Value> = (0..n_rows).map(|r| (product.x_row)(tile.row + r)).collect();
         let panels = (0..n_panels).map(|p| product.first_panel + tile.panel + p);
@@ -105,7 +112,10 @@ impl Panels<'_, '_> {
 
         let add_input = |j: Value, sums: &[Value]| {
             let offset = j * LANES;
-            let load = |&panel: &Value| b.load_vector(weight, panel + offset, LANES).to_f32();
+            let load = |&panel: &Value| {
+                let stored = b.load_vector(weight, panel + offset, LANES);
+                if scales.is_some() { stored.e4m3_to_f32() } else { stored.to_f32() }
+            };
             let weights: Vec<Value> = panels.iter().map(load).collect();
             let mut next = Vec::with_capacity(sums.len());
             for (&row, sums) in rows.iter().zip(sums.chunks_exact(n_panels)) {
@@ -114,9 +124,28 @@ impl Panels<'_, '_> {
             }
             next
         };
+        let zeros = vec![b.splat(0.0, LANES); n_rows * n_panels];
+        if let Some(scales) = scales {
+            let each = |store: &dyn Fn(usize, usize)| {
+                (0..n_rows * n_panels).for_each(|at| store(at / n_panels, at % n_panels))
+            };
+            each(&|r, p| b.store(zeros[0], scratch, (r, to + p, 0)));
+            let n_groups = product.k.div_ceil(FP8_GROUP);
+            let numbers: Vec<Value> = (0..n_panels).map(|p| product.first_panel + tile.panel + p).collect();
+            b.for_each(0, n_groups, 1, |group| {
+                let first = group * FP8_GROUP;
+                let end = (first + FP8_GROUP).min(product.k);
+                let sums = b.for_range(first, end, 1, zeros.clone(), |j, sums| add_input(j, &sums));
+                each(&|r, p| {
+                    let scale = b.load_vector(scales, (numbers[p] * n_groups + group) * LANES, LANES) * FP8_UNIT;
+                    let before = b.load_vector(scratch, (r, to + p, 0), LANES);
+                    b.store(sums[r * n_panels + p].mul_add(scale, before), scratch, (r, to + p, 0));
+                });
+            });
+            return;
+        }
         // Two inputs at a time: one prefetch per cache line of 2-byte weights.
         let paired = product.k - product.k % 2;
-        let zeros = vec![b.splat(0.0, LANES); n_rows * n_panels];
         let mut sums = b.for_range(0, paired, 2, zeros, |j, sums| {
             if n_panels <= 2 {
                 let ahead = j * LANES + AHEAD;

@@ -32,12 +32,17 @@ pub(crate) struct Product<'a> {
 pub(crate) enum Weights {
     /// Panels `[k][16]` of f32, bf16 or f16.
     Floats(Buffer),
+    /// Panels `[k][16]` of fp8, and scales, `[ceil(k / 128)][16]` for each panel.
+    Scaled(Buffer, Buffer),
     Integers(Integers),
 }
 
 impl Weights {
-    /// The slot `weight`, and for integer formats the slot `scales`.
+    /// The slot `weight`, and for formats with scales the slot `scales`.
     pub(crate) fn of(b: &Builder, format: Elem, k: usize) -> Weights {
+        if format == Elem::F8 {
+            return Weights::Scaled(b.buffer("weight"), b.buffer("scales"));
+        }
         Integers::of(b, format, k).map_or_else(|| Weights::Floats(b.buffer("weight")), Weights::Integers)
     }
 }
@@ -54,7 +59,8 @@ impl Product<'_> {
     /// Sums and stores a range of rows and a range of units.
     pub(crate) fn emit(&self, b: &Builder, rows: Range, units: Range) {
         match &self.weights {
-            Weights::Floats(weight) => panel::emit(b, self, *weight, rows, units),
+            Weights::Floats(weight) => panel::emit(b, self, (*weight, None), rows, units),
+            Weights::Scaled(weight, scales) => panel::emit(b, self, (*weight, Some(*scales)), rows, units),
             Weights::Integers(weights) => integer::product::emit(b, self, weights, rows, units),
         }
     }

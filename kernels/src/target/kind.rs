@@ -54,6 +54,7 @@ pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
         (TargetKind::Cpu, DType::F16) => WeightFormat::F16,
         (TargetKind::Cpu, DType::I8) => WeightFormat::Int8,
         (TargetKind::Cpu, DType::I4) => WeightFormat::Int4,
+        (TargetKind::Cpu, DType::F8) => WeightFormat::Fp8,
     }
 }
 
@@ -68,7 +69,7 @@ pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
 /// True if tokens can be looked up in a linear's weight of this format.
 pub fn looks_up(kind: TargetKind, format: WeightFormat) -> bool {
     match format {
-        WeightFormat::Int4 => false,
+        WeightFormat::Int4 | WeightFormat::Fp8 => false,
         WeightFormat::Int8 => kind == TargetKind::Cpu,
         WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => true,
     }

@@ -12,9 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use jambac_checkpoint::{Checkpoint, JambaConfig, Method, TensorView};
+use jambac_checkpoint::{Adapter, Checkpoint, JambaConfig, Method, TensorView};
 use jambac_graph::DType;
 
+use super::lora;
+use super::packed;
 use super::stored::{StoredTensor, Tensors, is_linear};
 use crate::ModelError;
 
@@ -138,7 +140,7 @@ const CACHE_SCALES: [&str; 7] = [
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "base_model.model."];
 
 /// The canonical form of a name that a checkpoint may use.
-fn canonical(config: &JambaConfig, name: &str) -> String {
+pub(super) fn canonical(config: &JambaConfig, name: &str) -> String {
     let name = WRAPPERS.iter().fold(name, |name, wrapper| name.strip_prefix(wrapper).unwrap_or(name));
     let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|name| name.split_once('.')) else {
         return name.into();
@@ -159,8 +161,8 @@ fn canonical(config: &JambaConfig, name: &str) -> String {
 pub struct Parameter<'c> {
     /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
     pub shape: Vec<usize>,
-    /// Default element type in a plan: that of its tensors; F32 if the experts of a layer differ; BF16 for 8-bit floats, which rounds
-    /// their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds. Of GGUF's blocks: I4 for Q4_0, whose integers it holds, and
+    /// Default element type in a plan: that of its tensors; F32 if the experts of a layer differ; F8 for E4M3 numbers whose scales a plan
+    /// can hold, and BF16 for other 8-bit floats, which rounds their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds. Of GGUF's blocks: I4 for Q4_0, whose integers it holds, and
     /// I8 for the others; BF16 for those of the embedding, in which tokens are looked up.
     pub dtype: DType,
     /// Its tensors in order: one, or one per expert.
@@ -184,6 +186,19 @@ pub struct Parameters<'c> {
     bound: BTreeMap<String, Parameter<'c>>,
 }
 
+/// As [`bind`], with LoRA adapters merged in order, each with a factor.
+///
+/// # Errors
+/// As [`bind`]; an adapter that does not fit the model.
+pub fn bind_adapted<'c>(
+    checkpoint: &'c Checkpoint,
+    adapters: &'c [(Adapter, f32)],
+) -> Result<Parameters<'c>, ModelError> {
+    let mut parameters = bind(checkpoint)?;
+    lora::merge(&mut parameters.bound, checkpoint.config(), adapters)?;
+    Ok(parameters)
+}
+
 /// Accounts for every tensor of a checkpoint.
 ///
 /// A tied model may come with an `lm_head.weight` (transformers ignores it) when its values are those of the embedding.
@@ -205,6 +220,10 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
         let mut views = Vec::new();
         for name in spec.tensor_names() {
             let expected = spec.tensor_shape().to_vec();
+            if let Some(stored) = packed::bind(checkpoint, &name, &expected, &mut tensors)? {
+                views.push(stored);
+                continue;
+            }
             let Some(view) = tensors.remove(&name) else {
                 let path = checkpoint.index_path().into();
                 return Err(match checkpoint.ignore().has_tensor(&name) {
@@ -256,7 +275,7 @@ fn check_tied(checkpoint: &Checkpoint, head: TensorView, embedding: TensorView) 
 /// True if two tensors of the same shape hold the same values. Reads them in blocks.
 fn has_same_values(a: TensorView, b: TensorView) -> bool {
     const BLOCK: usize = 1 << 16;
-    if a.info.dtype == b.info.dtype {
+    if a.info.dtype == b.info.dtype || a.info.dtype.is_words() || b.info.dtype.is_words() {
         return a.bytes == b.bytes;
     }
     let n_elements = a.info.n_elements();
@@ -274,10 +293,14 @@ fn has_same_values(a: TensorView, b: TensorView) -> bool {
 fn common_dtype(name: &str, tensors: &[StoredTensor]) -> DType {
     let is_linear = is_linear(name);
     let mut dtypes = tensors.iter().map(|tensor| match tensor.elements.info.dtype {
+        _ if tensor.is_packed() && name == EMBEDDING => DType::Bf16,
+        _ if tensor.holds_int4() => DType::I4,
+        _ if tensor.is_packed() => DType::I8,
         jambac_checkpoint::DType::F32 => DType::F32,
         jambac_checkpoint::DType::Bf16 => DType::Bf16,
         jambac_checkpoint::DType::F16 => DType::F16,
         jambac_checkpoint::DType::I8 => DType::I8,
+        jambac_checkpoint::DType::F8E4M3 if tensor.holds_fp8() => DType::F8,
         jambac_checkpoint::DType::F8E4M3 | jambac_checkpoint::DType::F8E5M2 => DType::Bf16,
         _ if name == EMBEDDING => DType::Bf16,
         _ if !is_linear => DType::F32,

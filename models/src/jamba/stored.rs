@@ -1,4 +1,4 @@
-//! A stored tensor, with its scales if elements have 8 bits.
+//! A stored tensor, with its scales if elements have 8 bits, and with the adapters that are added to it.
 //!
 //! ```text
 //! weight[i, j] = scale[i / rows, j / columns] · element[i, j]     in f32, rounded once
@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use jambac_checkpoint::{Checkpoint, DType, Scales, Scheme, TensorView};
 
+use super::lora::Delta;
+use super::packed::{INT4_INPUTS, Packed};
 use crate::ModelError;
 
 /// Suffixes of the scales of a weight: of compressed-tensors and AutoFP8, and of transformers.
@@ -21,10 +24,16 @@ const INPUTS: [&str; 4] = ["input_scale", "input_zero_point", "activation_scale"
 pub(super) type Tensors<'c> = BTreeMap<String, TensorView<'c>>;
 
 /// One tensor of a parameter, with its scales if it has any.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredTensor<'c> {
+    /// As stored: packed matrices have their words.
     pub elements: TensorView<'c>,
+    /// The file.
+    path: &'c Path,
     scales: Option<ScalesOf<'c>>,
+    packed: Option<Arc<Packed<'c>>>,
+    /// Adapters, in order.
+    deltas: Vec<Arc<Delta>>,
 }
 
 /// The scales of a matrix of \[n, k\].
@@ -47,6 +56,41 @@ impl ScalesOf<'_> {
 }
 
 impl<'c> StoredTensor<'c> {
+    /// A tensor without scales.
+    pub(super) fn plain(elements: TensorView<'c>, path: &'c Path) -> StoredTensor<'c> {
+        StoredTensor { elements, path, scales: None, packed: None, deltas: Vec::new() }
+    }
+
+    /// A packed matrix; `elements` are its words.
+    pub(super) fn packed(elements: TensorView<'c>, path: &'c Path, packed: Arc<Packed<'c>>) -> StoredTensor<'c> {
+        StoredTensor { packed: Some(packed), ..StoredTensor::plain(elements, path) }
+    }
+
+    /// Adds an adapter.
+    pub(super) fn add(&mut self, delta: Arc<Delta>) {
+        self.deltas.push(delta);
+    }
+
+    /// Dimensions, outermost first.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        self.packed.as_ref().map_or_else(|| self.elements.info.shape.clone(), |packed| vec![packed.n, packed.k])
+    }
+
+    /// Whether the elements are packed in words.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// Whether a plan can hold the stored integers in int4, with scales that are rounded to bf16.
+    pub(super) fn holds_int4(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.holds_int4())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &'c Path {
+        self.path
+    }
+
     /// The tensor `view` of a parameter; takes its scales, if any, out of `others`.
     ///
     /// # Errors
@@ -58,9 +102,9 @@ impl<'c> StoredTensor<'c> {
         name: &str,
         others: &mut Tensors<'c>,
     ) -> Result<StoredTensor<'c>, ModelError> {
-        let dtype = view.info.dtype;
-        if !dtype.needs_scales() {
-            return Ok(StoredTensor { elements: view, scales: None });
+        let (dtype, path) = (view.info.dtype, checkpoint.shard_path(view.info));
+        if !dtype.needs_scales() && !dtype.is_words() {
+            return Ok(StoredTensor::plain(view, path));
         }
         let fault = |tensor: TensorView, found: String, expected: &str| ModelError::Stored {
             path: checkpoint.shard_path(tensor.info).into(),
@@ -68,6 +112,13 @@ impl<'c> StoredTensor<'c> {
             found,
             expected: expected.to_owned(),
         };
+        if dtype.is_words() {
+            return Err(fault(
+                view,
+                format!("dtype {dtype}"),
+                "F32, BF16 or F16, or packed weights as quantization_config says",
+            ));
+        }
         let (&[n, k], true) = (view.info.shape.as_slice(), is_linear(name)) else {
             return Err(fault(view, format!("dtype {dtype}"), "F32, BF16 or F16: only weights of linears have 8 bits"));
         };
@@ -104,7 +155,7 @@ impl<'c> StoredTensor<'c> {
                 return Err(ModelError::Missing { path, tensor, expected: first.shape(n, k) });
             }
         };
-        if tensor.info.dtype.needs_scales() {
+        if tensor.info.dtype.needs_scales() || tensor.info.dtype.is_words() {
             return Err(fault(tensor, format!("dtype {}", tensor.info.dtype), "scales in F32, BF16 or F16"));
         }
         let Some(scales) = schemes.into_iter().find(|scales| fits(*scales, &tensor.info.shape, (n, k))) else {
@@ -115,38 +166,60 @@ impl<'c> StoredTensor<'c> {
         if let Some((at, scale)) = tensor.iter_f32().enumerate().find(|(_, scale)| !scale.is_finite()) {
             return Err(fault(tensor, format!("{scale} as scale {at}"), "finite scales"));
         }
-        Ok(StoredTensor { elements: view, scales: Some(ScalesOf { tensor, k, block: scales.block(n, k) }) })
+        let scales = Some(ScalesOf { tensor, k, block: scales.block(n, k) });
+        Ok(StoredTensor { scales, ..StoredTensor::plain(view, path) })
     }
 
     /// Number of elements.
     pub fn n_elements(&self) -> usize {
-        self.elements.info.n_elements()
+        self.packed.as_ref().map_or_else(|| self.elements.info.n_elements(), |packed| packed.n * packed.k)
     }
 
-    /// Fills `out` with elements from `start` on (in row-major order), scaled.
+    /// Calls `each` for the parts of rows of `k` in a range of elements: row, first column, elements.
+    fn each_row(k: usize, start: usize, mut out: &mut [f32], mut each: impl FnMut(usize, usize, &mut [f32])) {
+        let mut at = start;
+        while !out.is_empty() {
+            let (row, column) = (at / k, at % k);
+            let (taken, after) = out.split_at_mut(out.len().min(k - column));
+            at += taken.len();
+            each(row, column, taken);
+            out = after;
+        }
+    }
+
+    /// Fills `out` with elements from `start` on (in row-major order), scaled, with the adapters.
     ///
     /// # Panics
     /// If there are fewer.
     pub fn range_f32(&self, start: usize, out: &mut [f32]) {
-        self.elements.range_f32(start, out);
-        let Some(scales) = &self.scales else { return };
-        let mut at = start;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let (row, column) = (at / scales.k, at % scales.k);
-            let (taken, after) = rest.split_at_mut(rest.len().min(scales.k - column));
-            let of_row = scales.of_row(row);
-            taken.iter_mut().enumerate().for_each(|(j, value)| *value *= of_row[(column + j) / scales.block.1]);
-            at += taken.len();
-            rest = after;
+        match &self.packed {
+            Some(packed) => {
+                let mut whole = vec![0.0; packed.k];
+                StoredTensor::each_row(packed.k, start, out, |row, column, out| {
+                    packed.row(row, &mut whole);
+                    out.copy_from_slice(&whole[column..column + out.len()]);
+                });
+            }
+            None => self.elements.range_f32(start, out),
+        }
+        if let Some(scales) = &self.scales {
+            StoredTensor::each_row(scales.k, start, out, |row, column, out| {
+                let of_row = scales.of_row(row);
+                out.iter_mut().enumerate().for_each(|(j, value)| *value *= of_row[(column + j) / scales.block.1]);
+            });
+        }
+        if let (false, &[_, k]) = (self.deltas.is_empty(), self.shape().as_slice()) {
+            StoredTensor::each_row(k, start, out, |row, column, out| {
+                self.deltas.iter().for_each(|delta| delta.add(row, column, out));
+            });
         }
     }
 
-    /// As [`StoredTensor::range_f32`], and checks that the elements are finite. `path` is the file, for the error.
+    /// As [`StoredTensor::range_f32`], and checks that the elements are finite.
     ///
     /// # Errors
     /// The first element that is NaN or infinite.
-    pub fn range_finite_f32(&self, start: usize, out: &mut [f32], path: &Path) -> Result<(), ModelError> {
+    pub fn range_finite_f32(&self, start: usize, out: &mut [f32]) -> Result<(), ModelError> {
         self.range_f32(start, out);
         // Without an early exit, so that the compiler vectorises it.
         if out.iter().fold(true, |all, value| all & value.is_finite()) {
@@ -155,9 +228,7 @@ impl<'c> StoredTensor<'c> {
         let (at, found) = out.iter().enumerate().find(|(_, value)| !value.is_finite()).unwrap_or((0, &f32::NAN));
         let mut rest = start + at;
         let mut place: Vec<usize> = self
-            .elements
-            .info
-            .shape
+            .shape()
             .iter()
             .rev()
             .map(|&size| {
@@ -167,7 +238,12 @@ impl<'c> StoredTensor<'c> {
             })
             .collect();
         place.reverse();
-        Err(ModelError::NotFinite { path: path.into(), tensor: self.elements.info.name.clone(), found: *found, place })
+        Err(ModelError::NotFinite {
+            path: self.path.into(),
+            tensor: self.elements.info.name.clone(),
+            found: *found,
+            place,
+        })
     }
 
     /// All elements, scaled.
@@ -183,6 +259,14 @@ impl<'c> StoredTensor<'c> {
     /// # Panics
     /// If there are fewer rows, or `q` has another length.
     pub fn read_int8(&self, first_row: usize, q: &mut [i8], scales: &mut [f32]) -> bool {
+        if !self.deltas.is_empty() {
+            return false;
+        }
+        if let Some(packed) = self.packed.as_ref().filter(|packed| packed.holds_int8()) {
+            let rows = q.chunks_exact_mut(packed.k).zip(scales).enumerate();
+            rows.for_each(|(row, (q, scale))| *scale = packed.int8_row(first_row + row, q));
+            return true;
+        }
         let Some(own) = self.scales.filter(|own| own.block.1 == own.k) else { return false };
         assert_eq!(q.len(), scales.len() * own.k, "rows of {} integers", own.k);
         for (i, (q, scale)) in q.chunks_exact_mut(own.k).zip(scales).enumerate() {
@@ -191,6 +275,63 @@ impl<'c> StoredTensor<'c> {
             *scale = own.of_row(first_row + i)[0];
         }
         true
+    }
+}
+
+/// Inputs that share a scale of fp8 weights in plans.
+const FP8_INPUTS: usize = 128;
+
+impl StoredTensor<'_> {
+    /// Fills `q` with integers of 4 bits of rows of `k` from `first_row` on, and `scales` with those of each 32 inputs of each. False if
+    /// they are not stored so.
+    ///
+    /// # Panics
+    /// If there are fewer rows, or a slice has another length.
+    pub fn read_int4(&self, first_row: usize, q: &mut [i8], scales: &mut [f32]) -> bool {
+        let Some(packed) = self.packed.as_ref().filter(|_| self.holds_int4() && self.deltas.is_empty()) else {
+            return false;
+        };
+        let per_row = packed.k.div_ceil(INT4_INPUTS);
+        assert_eq!(q.len() / packed.k * per_row, scales.len(), "rows of {} integers", packed.k);
+        let rows = q.chunks_exact_mut(packed.k).zip(scales.chunks_exact_mut(per_row)).enumerate();
+        rows.for_each(|(row, (q, scales))| packed.int4_row(first_row + row, q, scales));
+        true
+    }
+
+    /// Whether a plan can hold the elements and scales as they are, in fp8: E4M3 numbers whose scales change at multiples of 128 inputs.
+    pub fn holds_fp8(&self) -> bool {
+        let fits = |own: &ScalesOf| own.block.1 >= own.k || own.block.1.is_multiple_of(FP8_INPUTS);
+        self.elements.info.dtype == DType::F8E4M3 && self.scales.as_ref().is_some_and(fits)
+    }
+
+    /// Fills `q` with the bits of rows of E4M3 numbers from `first_row` on, and `scales` with those of each 128 inputs of each. False if
+    /// they are not stored so ([`StoredTensor::holds_fp8`]).
+    ///
+    /// # Errors
+    /// The first number that is NaN.
+    ///
+    /// # Panics
+    /// If there are fewer rows, or a slice has another length.
+    pub fn read_fp8(&self, first_row: usize, q: &mut [i8], scales: &mut [f32]) -> Result<bool, ModelError> {
+        let Some(own) = self.scales.filter(|_| self.holds_fp8() && self.deltas.is_empty()) else { return Ok(false) };
+        let per_row = own.k.div_ceil(FP8_INPUTS);
+        assert_eq!(q.len() / own.k * per_row, scales.len(), "rows of {} numbers", own.k);
+        for (row, (q, scales)) in q.chunks_exact_mut(own.k).zip(scales.chunks_exact_mut(per_row)).enumerate() {
+            let row = first_row + row;
+            q.iter_mut().zip(self.elements.row_bytes(row)).for_each(|(q, &byte)| *q = byte as i8);
+            if let Some(column) = q.iter().position(|q| q & 0x7f == 0x7f) {
+                let tensor = self.elements.info.name.clone();
+                return Err(ModelError::NotFinite {
+                    path: self.path.into(),
+                    tensor,
+                    found: f32::NAN,
+                    place: vec![row, column],
+                });
+            }
+            let of_row = own.of_row(row);
+            scales.iter_mut().enumerate().for_each(|(group, scale)| *scale = of_row[group * FP8_INPUTS / own.block.1]);
+        }
+        Ok(true)
     }
 }
 

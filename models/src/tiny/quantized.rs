@@ -9,6 +9,9 @@ use super::Stored;
 /// Rows and columns of a block, so that no miniature's sizes are multiples of both.
 const BLOCK: (usize, usize) = (32, 48);
 
+/// Rows and columns of the blocks that published checkpoints have.
+const WIDE: (usize, usize) = (128, 128);
+
 /// The storage of the weights of linears, except routers, projections of Δ and the output projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
@@ -22,12 +25,14 @@ pub enum Arrangement {
     Fp8Rows,
     /// transformers' E4M3, an f32 scale of each block.
     Fp8Blocks,
+    /// compressed-tensors' E4M3, a bf16 scale of each block of 128 columns.
+    Fp8Wide,
 }
 
 impl Arrangement {
     /// Every arrangement.
-    pub const ALL: [Arrangement; 5] =
-        [Self::Int8Experts, Self::Int8Rows, Self::Fp8Tensors, Self::Fp8Rows, Self::Fp8Blocks];
+    pub const ALL: [Arrangement; 6] =
+        [Self::Int8Experts, Self::Int8Rows, Self::Fp8Tensors, Self::Fp8Rows, Self::Fp8Blocks, Self::Fp8Wide];
 
     /// `quantization_config` of config.json.
     pub(super) fn config(self) -> Value {
@@ -45,6 +50,13 @@ impl Arrangement {
         match self {
             Self::Int8Experts | Self::Int8Rows => compressed("int-quantized", "int"),
             Self::Fp8Rows => compressed("float-quantized", "float"),
+            Self::Fp8Wide => {
+                let mut config = compressed("float-quantized", "float");
+                let weights = &mut config["config_groups"]["group_0"]["weights"];
+                weights["strategy"] = json!("block");
+                weights["block_structure"] = json!(format!("{}x{}", WIDE.0, WIDE.1));
+                config
+            }
             Self::Fp8Tensors => json!({"quant_method": "fp8", "activation_scheme": "dynamic"}),
             Self::Fp8Blocks => json!({
                 "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK.0, BLOCK.1],
@@ -69,6 +81,7 @@ impl Arrangement {
             Self::Fp8Tensors => (Scales::Tensor, DType::F8E4M3, DType::F32),
             Self::Fp8Rows => (Scales::Row, DType::F8E4M3, DType::Bf16),
             Self::Fp8Blocks => (Scales::Block(BLOCK.0, BLOCK.1), DType::F8E4M3, DType::F32),
+            Self::Fp8Wide => (Scales::Block(WIDE.0, WIDE.1), DType::F8E4M3, DType::Bf16),
         };
         let (rows, columns) = scales.block(n, k);
         let per_row = k.div_ceil(columns);

@@ -253,7 +253,9 @@ impl FileKind {
             FileKind::Html => "Download the file again: hf download ORG/NAME",
             FileKind::Empty => "Download or copy the file again.",
             FileKind::Zip | FileKind::Compressed => "Unpack it first.",
-            FileKind::Adapter => "Merge it into its base model first (PEFT: merge_and_unload, then save_pretrained).",
+            FileKind::Adapter => {
+                "Name its base model, and the adapter beside it: jambac build MODEL --lora ADAPTER -o OUT.plan"
+            }
             FileKind::Plan => "A plan is built already: jamba run PLAN, or jambac inspect PLAN",
             FileKind::State => "A state belongs to a plan: jamba run PLAN --load-state STATE",
             _ => "",

@@ -1,6 +1,7 @@
-//! Integer weights: quantization of a row into integers and scales, and the position of each integer in its panel.
+//! Weights with scales: quantization of a row into integers or 8-bit floats and scales, and the position of each in its panel.
 //!
 //! ```text
+//! fp8:   w ≈ scale · q   scale = max |w| / 448 of 128 inputs (f32)                       q = the nearest E4M3 number
 //! int8:  w ≈ scale · q   scale = max |w| / 127 of the row (f32)                          q = round(w / scale) in −127 … 127
 //! int4:  w ≈ scale · q   scale = m / −8 of 32 inputs, m the largest in magnitude (bf16)  q = round(w / scale) in −8 … 7
 //! ```
@@ -11,6 +12,7 @@
 //! ```text
 //! int8:  [K / 2][lanes][2] bytes: the inputs 2p and 2p + 1 of an output are adjacent
 //! int4:  [K / 4][lanes][2] bytes: byte (p, i, s) has input 4p + s in its low half, 4p + 2 + s in its high half
+//! fp8:   [k][lanes] bytes
 //! ```
 //!
 //! where K is the number of inputs rounded up to whole groups of 32, padded with zeros. In layouts of rows, int8 is stored row
@@ -20,6 +22,12 @@ use crate::format::{ElementOrder, Layout, WeightFormat};
 
 /// Inputs per int4 scale; rows of integers are padded to a multiple of it.
 pub const GROUP: usize = 32;
+
+/// Inputs per fp8 scale.
+pub const FP8_GROUP: usize = 128;
+
+/// Largest E4M3 number.
+const FP8_MOST: f32 = 448.0;
 
 /// Block size of the permutation of an int8 row's inputs.
 pub const COLUMN_GROUP: usize = 64;
@@ -68,10 +76,57 @@ pub fn nearest(value: f32) -> f32 {
     (value + ROUNDS) - ROUNDS
 }
 
-/// The scales of a row: one for int8, one per group for int4.
+/// The E4M3 number nearest to a value, ties to even; the largest one for values beyond it.
+pub fn e4m3(value: f32) -> u8 {
+    let magnitude = value.abs().min(FP8_MOST);
+    // Numbers below 2⁻⁶ are multiples of 2⁻⁹, others of 2⁻³ of their power of two.
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let steps = (magnitude * 2f32.powi(3 - exponent)).round_ties_even() as u8;
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let code = (((exponent + 6) as u8) << 3) + steps;
+    sign | code
+}
+
+/// The value of an E4M3 number.
+pub fn from_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match (exponent, code & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The fp8 scale of at most [`FP8_GROUP`] inputs.
+pub fn fp8_scale(group: &[f32]) -> f32 {
+    group.iter().fold(0.0, |most: f32, value| most.max(value.abs())) / FP8_MOST
+}
+
+/// Quantizes a value to fp8; the bits of the E4M3 number.
+pub fn fp8(value: f32, scale: f32) -> i8 {
+    if scale == 0.0 { 0 } else { e4m3(value / scale) as i8 }
+}
+
+/// The value of a quantized number without its scale.
+pub fn unscaled(format: WeightFormat, q: i8) -> f32 {
+    if format == WeightFormat::Fp8 { from_e4m3(q as u8) } else { f32::from(q) }
+}
+
+/// Inputs of a row of `k` that share a scale.
+pub fn shared_inputs(format: WeightFormat, k: usize) -> usize {
+    match format {
+        WeightFormat::Int4 => GROUP,
+        WeightFormat::Fp8 => FP8_GROUP,
+        _ => k,
+    }
+}
+
+/// The scales of a row: one for int8, one per group for int4 and fp8.
 pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
     match format {
         WeightFormat::Int4 => row.chunks(GROUP).map(int4_scale).collect(),
+        WeightFormat::Fp8 => row.chunks(FP8_GROUP).map(fp8_scale).collect(),
         _ => vec![int8_scale(row)],
     }
 }
@@ -82,6 +137,11 @@ pub fn row(format: WeightFormat, row: &[f32], scales: &[f32], out: &mut [i8]) {
         WeightFormat::Int4 => {
             for ((out, values), &scale) in out.chunks_mut(GROUP).zip(row.chunks(GROUP)).zip(scales) {
                 out.iter_mut().zip(values).for_each(|(q, &value)| *q = int4(value, scale));
+            }
+        }
+        WeightFormat::Fp8 => {
+            for ((out, values), &scale) in out.chunks_mut(FP8_GROUP).zip(row.chunks(FP8_GROUP)).zip(scales) {
+                out.iter_mut().zip(values).for_each(|(q, &value)| *q = fp8(value, scale));
             }
         }
         _ => out.iter_mut().zip(row).for_each(|(q, &value)| *q = int8(value, scales[0])),
@@ -96,6 +156,7 @@ pub fn place(format: WeightFormat, q: &[i8], lane: usize, lanes: usize, panel: &
                 let byte = &mut panel[(j / 4 * lanes + lane) * 2 + j % 2];
                 *byte |= (q as u8 & 0xf) << (if j % 4 < 2 { 0 } else { 4 });
             }
+            WeightFormat::Fp8 => panel[j * lanes + lane] = q as u8,
             _ => panel[(j / 2 * lanes + lane) * 2 + j % 2] = q as u8,
         }
     }
@@ -119,6 +180,7 @@ pub fn integer_at(format: WeightFormat, panel: &[u8], lane: usize, lanes: usize,
             let byte = panel[(j / 4 * lanes + lane) * 2 + j % 2];
             ((if j % 4 < 2 { byte << 4 } else { byte }) as i8) >> 4
         }
+        WeightFormat::Fp8 => panel[j * lanes + lane] as i8,
         _ => panel[(j / 2 * lanes + lane) * 2 + j % 2] as i8,
     }
 }
@@ -135,6 +197,26 @@ mod tests {
             assert_eq!(nearest(value), value.round_ties_even(), "{value}");
         }
         assert_eq!([int8(1e30, 1e-30), int8(-3.0, 1e-38), int4(1e30, 1e-30)], [127, -127, 7]);
+    }
+
+    #[test]
+    fn e4m3_numbers_are_those_of_their_format_and_the_nearest() {
+        let of = |codes: &[u8]| codes.iter().map(|&code| from_e4m3(code)).collect::<Vec<_>>();
+        assert_eq!(
+            of(&[0, 1, 7, 8, 0x38, 0x7e, 0xc4]),
+            [0.0, 2f32.powi(-9), 7.0 / 512.0, 1.0 / 64.0, 1.0, 448.0, -3.0]
+        );
+        for code in (0..=255).filter(|code| code & 0x7f != 0x7f) {
+            assert_eq!(e4m3(from_e4m3(code)), code);
+        }
+        for code in 0..0x7e {
+            let (low, high) = (from_e4m3(code), from_e4m3(code + 1));
+            let middle = (low + high) / 2.0;
+            let even = if code % 2 == 0 { code } else { code + 1 };
+            assert_eq!([e4m3(middle), e4m3(middle.next_down()), e4m3(middle.next_up())], [even, code, code + 1]);
+            assert_eq!(e4m3(-middle), even | 0x80);
+        }
+        assert_eq!([e4m3(1e9), e4m3(-500.0), e4m3(1e-9)], [0x7e, 0xfe, 0]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
                 let scale = scale(of, part.init);
                 fill_each(&rows, layout, out, format, |_| scale);
             }
-            (_, WeightFormat::Int8 | WeightFormat::Int4) => {
+            (_, WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Fp8) => {
                 fill_integers(&rows, layout, weight.format, scale(weight.format, part.init), out);
             }
             (_, format) => fill_each(&rows, layout, out, format, |index| rows.draw.value(index)),
@@ -125,6 +125,7 @@ pub fn scale(format: WeightFormat, init: Init) -> f32 {
     };
     match format {
         WeightFormat::Int4 => quantize::int4_scale(&[-most]),
+        WeightFormat::Fp8 => quantize::fp8_scale(&[most]),
         _ => quantize::int8_scale(&[most]),
     }
 }
@@ -182,7 +183,11 @@ fn fill_integers(rows: &Rows, layout: Layout, format: WeightFormat, scale: f32, 
     for lane in 0..layout.lanes.min(rows.left) {
         for (j, q) in (0..).zip(&mut q) {
             let value = rows.draw.value((rows.first + lane) * layout.k + j);
-            *q = if format == WeightFormat::Int4 { quantize::int4(value, scale) } else { quantize::int8(value, scale) };
+            *q = match format {
+                WeightFormat::Int4 => quantize::int4(value, scale),
+                WeightFormat::Fp8 => quantize::fp8(value, scale),
+                _ => quantize::int8(value, scale),
+            };
         }
         quantize::place_in(&layout, format, &q, lane as usize, out);
     }

@@ -246,16 +246,16 @@ fn refuses_arithmetic_that_is_not_jambas() {
             json!({"hidden_act": "gelu"}),
             json!({"sliding_window": 4096}),
             json!({"mamba_inner_layernorms": false}),
-            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
-            json!({"quantization": {"group_size": 64, "bits": 8}}),
+            json!({"quantization_config": {"quant_method": "quark", "bits": 4}}),
+            json!({"quantization": {"group_size": 64, "bits": 3}}),
             json!({"attention_bias": true}),
         ],
         expect![[r#"
             config.json: hidden_act: found "gelu", expected "silu" or "swish" (Jamba's one activation, under both of its names)
             config.json: sliding_window: found 4096, expected null (attention sees the whole text)
             config.json: mamba_inner_layernorms: found false, expected true (dt, B and C are always normalised)
-            config.json: quantization_config.quant_method: found "gptq", expected "compressed-tensors", "fp8" or "experts_int8"
-            config.json: quantization: found {"group_size":64,"bits":8}, expected null (how tensors are stored is read from quantization_config)
+            config.json: quantization_config.quant_method: found "quark", expected "compressed-tensors", "fp8", "experts_int8", "gptq", "awq" or "bitsandbytes"
+            config.json: quantization.bits: found 3, expected 2, 4 or 8: other numbers cross words
             config.json: attention_bias: found true, expected false or null (Jamba's attention has no biases)
         "#]],
     );

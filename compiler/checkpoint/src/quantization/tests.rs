@@ -90,13 +90,13 @@ fn refuses_what_it_cannot_honour() {
         &[
             json!("int8"),
             json!({"bits": 8}),
-            json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            json!({"quant_method": "quark", "load_in_8bit": true}),
             json!({"quant_method": "experts_int8", "bits": 8}),
             json!({"quant_method": "fp8", "weight_block_size": [128]}),
             json!({"quant_method": "fp8", "weight_block_size": [128, 0]}),
             json!({"quant_method": "fp8", "fmt": "e3m4"}),
             json!({"quant_method": "fp8", "activation_scheme": "sometimes"}),
-            with("format", json!("pack-quantized")),
+            with("format", json!("marlin-24")),
             with("transform_config", json!({"config_groups": 1})),
             with("config_groups", json!({})),
             with("config_groups", json!({"group_0": {"targets": ["Linear"]}})),
@@ -112,14 +112,14 @@ fn refuses_what_it_cannot_honour() {
         ],
         expect![[r#"
             config.json: quantization_config: found "int8", expected a JSON object
-            config.json: quantization_config.quant_method: found null, expected "compressed-tensors", "fp8" or "experts_int8"
-            config.json: quantization_config.quant_method: found "bitsandbytes", expected "compressed-tensors", "fp8" or "experts_int8"
+            config.json: quantization_config.quant_method: found null, expected "compressed-tensors", "fp8", "experts_int8", "gptq", "awq" or "bitsandbytes"
+            config.json: quantization_config.quant_method: found "quark", expected "compressed-tensors", "fp8", "experts_int8", "gptq", "awq" or "bitsandbytes"
             config.json: quantization_config.bits: unknown key that could change the arithmetic: found 8, expected no such key
             config.json: quantization_config.weight_block_size: found [128], expected rows and columns of a block: [128, 128]
             config.json: quantization_config.weight_block_size: found 0, expected an integer from 1 to 2147483647
             config.json: quantization_config.fmt: found "e3m4", expected "e4m3" or "e5m2"
             config.json: quantization_config.activation_scheme: found "sometimes", expected "dynamic" or "static"
-            config.json: quantization_config.format: found "pack-quantized", expected "int-quantized" or "float-quantized" or "naive-quantized"
+            config.json: quantization_config.format: found "marlin-24", expected "int-quantized" or "float-quantized" or "naive-quantized" or "pack-quantized"
             config.json: quantization_config.transform_config: found {"config_groups":1}, expected null: neither gaps nor rotations of weights are read
             config.json: quantization_config.config_groups: found {}, expected a group at least
             config.json: quantization_config.config_groups.group_0.weights: found nothing, expected how weights are stored
@@ -132,6 +132,59 @@ fn refuses_what_it_cannot_honour() {
             config.json: quantization_config.config_groups.group_0.weights.group_size: found null, expected an integer from 1 to 2147483647
             config.json: quantization_config.config_groups.group_0.weights.strategy: found "token", expected "tensor" or "channel" or "group" or "block"
             config.json: quantization_config.config_groups.group_0.weights.zero_point: unknown key that could change the arithmetic: found 3, expected no such key
+        "#]],
+    );
+}
+
+#[test]
+fn packed_weights_are_announced_by_their_methods() {
+    let packing = |config: Value| read(config).unwrap().packing;
+    let mut packed = compressed(
+        json!({"num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 64, "actorder": "group"}),
+    );
+    packed["format"] = json!("pack-quantized");
+    assert_eq!(packing(packed), Some(Packing::Compressed { bits: 4 }));
+    let gptq = json!({"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": true, "damp_percent": 0.1});
+    assert_eq!(packing(gptq), Some(Packing::Gptq { bits: 8, offset: 1 }));
+    let second = json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2", "dynamic": {}});
+    assert_eq!(packing(second), Some(Packing::Gptq { bits: 4, offset: 0 }));
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"});
+    assert_eq!(packing(awq), Some(Packing::Awq { bits: 4 }));
+    let nf4 = json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
+    assert_eq!(packing(nf4), Some(Packing::BitsAndBytes));
+    let mlx = |value: Value| Quantization::read_mlx(value, Path::new("config.json"));
+    let router = json!({"group_size": 64, "bits": 4, "mode": "affine", "model.x.router": {"bits": 8, "group_size": 64}, "y": false});
+    assert_eq!(mlx(router).unwrap().packing, Some(Packing::Mlx));
+    assert_eq!(
+        mlx(json!({"bits": 4, "model.x": {"mode": "mxfp4"}})).unwrap_err().to_string(),
+        "config.json: quantization.model.x.mode: found \"mxfp4\", expected \"affine\""
+    );
+}
+
+#[test]
+fn refuses_packed_weights_in_other_orders() {
+    refused(
+        &[
+            json!({"quant_method": "gptq", "bits": 3}),
+            json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}),
+            json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}),
+            json!({"quant_method": "gptq", "bits": 4, "dynamic": {"lm_head": {"bits": 8}}}),
+            json!({"quant_method": "gptq", "bits": 4, "rotation": "hadamard"}),
+            json!({"quant_method": "awq", "bits": 8}),
+            json!({"quant_method": "awq", "bits": 4, "version": "gemv"}),
+            json!({"quant_method": "awq", "bits": 4, "zero_point": false}),
+            json!({"quant_method": "bitsandbytes", "bnb_4bit_quant_storage": "bfloat16"}),
+        ],
+        expect![[r#"
+            config.json: quantization_config.bits: found 3, expected 4 or 8
+            config.json: quantization_config.checkpoint_format: found "marlin", expected "gptq" or "gptq_v2"
+            config.json: quantization_config.is_marlin_format: found true, expected false: words in Marlin's order are not read
+            config.json: quantization_config.dynamic: found {"lm_head":{"bits":8}}, expected null: all modules have the same bits
+            config.json: quantization_config.rotation: unknown key that could change the arithmetic: found "hadamard", expected no such key
+            config.json: quantization_config.bits: found 8, expected 4
+            config.json: quantization_config.version: found "gemv", expected "gemm" or "GEMM"
+            config.json: quantization_config.zero_point: found false, expected true: words without zero points are not read
+            config.json: quantization_config.bnb_4bit_quant_storage: found "bfloat16", expected "uint8"
         "#]],
     );
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use jamba_plan::format::{ElementOrder, Weight, WeightFormat};
-use jamba_plan::quantize::{self, GROUP};
+use jamba_plan::quantize::{self, FP8_GROUP, GROUP};
 
 use super::feedback::{Feedback, Moments};
 use super::{Measure, ParameterSource, Run, each_packed, encode, pad_rows, transpose_panels};
@@ -80,7 +80,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// Reads the rows of a run. Uses the checkpoint's integers if it stores them and the format is int8; otherwise quantizes.
+    /// Reads the rows of a run. Uses the checkpoint's integers or 8-bit floats if it stores the format; otherwise quantizes.
     fn read(&mut self, source: &dyn ParameterSource, weight: &Weight, run: &Run<'_>) -> io::Result<()> {
         let (k, n_rows) = (weight.layout.k as usize, run.n_rows as usize);
         self.values.clear();
@@ -97,6 +97,23 @@ impl Rows {
             }
             self.scales.clear();
         }
+        if weight.format == WeightFormat::Int4 {
+            self.scales.resize(n_rows * k.div_ceil(GROUP), 0.0);
+            if source.read_int4(run.parameter, run.group, run.first_row, k, &mut self.q, &mut self.scales) {
+                // As they are stored.
+                self.scales.iter_mut().for_each(|scale| *scale = half::bf16::from_f32(*scale).to_f32());
+                self.values.resize(n_rows * k, 0.0);
+                return source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, &mut self.values);
+            }
+            self.scales.clear();
+        }
+        if weight.format == WeightFormat::Fp8 {
+            self.scales.resize(n_rows * k.div_ceil(FP8_GROUP), 0.0);
+            if source.read_fp8(run.parameter, run.group, run.first_row, k, &mut self.q, &mut self.scales)? {
+                return Ok(());
+            }
+            self.scales.clear();
+        }
         self.values.resize(n_rows * k, 0.0);
         source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, &mut self.values)?;
         if let Some(at) = self.values.iter().position(|value| !value.is_finite()) {
@@ -104,7 +121,10 @@ impl Rows {
             let message = format!("row {row}, column {column} is {}, expected a finite number", self.values[at]);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        let moments = source.moments(run.parameter, run.group);
+        let moments = match weight.format {
+            WeightFormat::Int8 | WeightFormat::Int4 => source.moments(run.parameter, run.group),
+            _ => None,
+        };
         let feedback = moments.map(|moments| self.feedback_of(moments, run.group));
         let rows = self.values.chunks_exact(k).zip(self.q.chunks_exact_mut(k));
         match feedback.and_then(|at| self.feedback[at].1.as_ref()) {
@@ -139,10 +159,11 @@ impl Rows {
     fn sums(&self, weight: &Weight) -> Sums {
         let k = weight.layout.k as usize;
         let per_row = self.scales.len() * k / self.q.len().max(1);
-        let shared = if per_row == 1 { k } else { GROUP };
+        let shared = quantize::shared_inputs(weight.format, k);
         let mut sums = Sums::default();
         for (index, (&w, &q)) in self.values.iter().zip(&self.q).enumerate() {
-            sums.add(w, f32::from(q) * self.scales[index / k * per_row + index % k / shared]);
+            let scale = self.scales[index / k * per_row + index % k / shared];
+            sums.add(w, quantize::unscaled(weight.format, q) * scale);
         }
         sums
     }

@@ -90,7 +90,7 @@ impl Kind {
         match self {
             Kind::F32 => dtype == DType::F32,
             Kind::Float => matches!(dtype, DType::F32 | DType::Bf16 | DType::F16),
-            Kind::Matrix => matches!(dtype, DType::I8 | DType::I4) || Kind::Float.accepts(dtype),
+            Kind::Matrix => matches!(dtype, DType::I8 | DType::I4 | DType::F8) || Kind::Float.accepts(dtype),
             Kind::Cache => matches!(dtype, DType::F32 | DType::Bf16),
             Kind::Index => dtype == DType::I32,
         }

@@ -4,7 +4,7 @@ use jamba_plan::format::{
     Arg, Buffer, ElementOrder, Entry, EntryKind, Layout, PartOrder, Step, Transform, Weight, WeightFormat,
 };
 use jamba_plan::tables;
-use jambac_kernels::cpu::integer::GROUP;
+use jambac_kernels::cpu::integer::{FP8_GROUP, GROUP};
 use jambac_kernels::kernel::{self, Access, Elem, Operand, Param, Source};
 use jambac_kernels::target;
 
@@ -66,6 +66,7 @@ fn stored_bytes(weight: &Weight) -> u64 {
         WeightFormat::Bf16 | WeightFormat::F16 => rows * k * 2,
         WeightFormat::Int8 => rows * k.next_multiple_of(GROUP as u64),
         WeightFormat::Int4 => rows * k.next_multiple_of(GROUP as u64) / 2,
+        WeightFormat::Fp8 => rows * k,
     }
 }
 
@@ -86,13 +87,15 @@ fn check_parts(weight: &Weight) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the scales belong to the integers that the step reads: one per output, or one per 32 inputs of an output.
+/// Checks that the scales belong to the integers that the step reads: one per output, or one per 32 inputs of an output; of fp8, one per
+/// 128.
 fn check_scales(schedule: &Schedule, integers: Option<&Weight>, index: u32) -> Result<(), String> {
     let (Some(integers), Some(scales)) = (integers, schedule.program.weights.get(index as usize)) else {
         return Err(format!("slot scales is weight {index} of {}, without integers", schedule.program.weights.len()));
     };
     let (k, format) = match integers.format {
         WeightFormat::Int8 => (1, WeightFormat::F32),
+        WeightFormat::Fp8 => (integers.layout.k.div_ceil(FP8_GROUP as u64), WeightFormat::F32),
         _ => (integers.layout.k.div_ceil(GROUP as u64), WeightFormat::Bf16),
     };
     let order = match integers.layout.order {

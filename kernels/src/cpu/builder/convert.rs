@@ -22,6 +22,19 @@ impl Value {
         }
     }
 
+    /// E4M3 numbers in bytes, times 2⁻⁸, to f32: exact, subnormal numbers included. NaN becomes a number.
+    #[track_caller]
+    pub fn e4m3_to_f32(self) -> Value {
+        assert_eq!(self.ty.num, Num::I8, "e4m3_to_f32");
+        if current(|b| b.target()).has_f16c() {
+            // A half has the same fields, with an exponent that is 8 larger for the same number.
+            let fields = (self.to_i16() << 7) & -0x4001;
+            return fields.bitcast(Num::F16).to_f32();
+        }
+        let fields = (self.to_i32() << 20) & (0x87f0_0000_u32 as i32);
+        fields.bitcast(Num::F32) * 2f32.powi(112)
+    }
+
     /// To f64, exact: from f32, and from i32 as unsigned.
     #[track_caller]
     pub fn to_f64(self) -> Value {

@@ -28,6 +28,9 @@ pub(super) mod weights;
 /// Inputs per scale of int4 weights; integer panels pad their inputs to a multiple of this.
 pub const GROUP: usize = 32;
 
+/// Inputs per scale of fp8 weights ([`crate::cpu::panel`]).
+pub const FP8_GROUP: usize = 128;
+
 /// Number of inputs including padding.
 pub fn padded_inputs(k: usize) -> usize {
     k.next_multiple_of(GROUP)
@@ -38,6 +41,7 @@ pub fn scales(format: Elem) -> Option<Param> {
     match format {
         Elem::I8 => Some(Param::read("scales", Elem::F32, &[])),
         Elem::I4 => Some(Param::read("scales", Elem::Bf16, &[])),
+        Elem::F8 => Some(Param::read("scales", Elem::F32, &[])),
         Elem::F32 | Elem::Bf16 | Elem::F16 | Elem::I32 => None,
     }
 }
@@ -47,6 +51,7 @@ pub fn n_scales(format: Elem, n: usize, k: usize) -> usize {
     match format {
         Elem::I8 => padded(n),
         Elem::I4 => padded(n) * (padded_inputs(k) / GROUP),
+        Elem::F8 => padded(n) * k.div_ceil(FP8_GROUP),
         Elem::F32 | Elem::Bf16 | Elem::F16 | Elem::I32 => 0,
     }
 }
@@ -56,6 +61,7 @@ pub(crate) fn weight_bytes(format: Elem, n: usize, k: usize) -> f64 {
     let scales = match format {
         Elem::I8 => n * Elem::F32.bytes(),
         Elem::I4 => n * k.div_ceil(GROUP) * Elem::Bf16.bytes(),
+        Elem::F8 => n * k.div_ceil(FP8_GROUP) * Elem::F32.bytes(),
         Elem::F32 | Elem::Bf16 | Elem::F16 | Elem::I32 => 0,
     };
     (n * k * format.bits()) as f64 / 8.0 + scales as f64

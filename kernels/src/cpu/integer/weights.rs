@@ -1,6 +1,6 @@
 //! Loads of packed integer weights on CPUs: a vector register of i16 holds two inputs of each of its outputs.
 
-use super::{GROUP, activation_group, padded_inputs, scales};
+use super::{GROUP, activation_group, padded_inputs};
 use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
@@ -26,7 +26,8 @@ pub(crate) struct Integers {
 impl Integers {
     /// The slots `weight` and `scales` of a kernel, if the format is an integer format.
     pub(in crate::cpu) fn of(b: &Builder, format: Elem, k: usize) -> Option<Integers> {
-        scales(format).map(|_| Integers { k, format, panels: b.buffer("weight"), scales: b.buffer("scales") })
+        let is_integer = matches!(format, Elem::I8 | Elem::I4);
+        is_integer.then(|| Integers { k, format, panels: b.buffer("weight"), scales: b.buffer("scales") })
     }
 
     /// Number of input groups for the quantization of x.

@@ -105,7 +105,7 @@ impl Layout {
                 || multiple == 0
                 || !multiple.is_multiple_of(self.lanes)
                 || (format == WeightFormat::Int8 && !stride.is_multiple_of(COLUMN_GROUP as u64))
-                || format == WeightFormat::Int4)
+                || matches!(format, WeightFormat::Int4 | WeightFormat::Fp8))
         {
             return None;
         }
@@ -124,7 +124,7 @@ impl Layout {
         panel.bytes(format).unwrap_or(0) as usize
     }
 
-    /// Layout and format of the scales for a weight with this layout in an integer format; `None` for floating-point formats.
+    /// Layout and format of the scales for a weight with this layout in a format that has them.
     pub fn scales(&self, format: WeightFormat) -> Option<(Layout, WeightFormat)> {
         let scales = format.scales()?;
         let k = scales.inputs.map_or(1, |inputs| self.k.div_ceil(inputs));

@@ -98,9 +98,11 @@ pub enum WeightFormat {
     Int8,
     /// Integers in −8 … 7, with one bf16 scale per 32 inputs of an output.
     Int4,
+    /// E4M3 numbers, with one f32 scale per 128 inputs of an output.
+    Fp8,
 }
 
-/// The scales of an integer format.
+/// The scales of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scales {
     /// Inputs per scale; `None` means all inputs of an output.
@@ -111,32 +113,44 @@ pub struct Scales {
 
 impl WeightFormat {
     /// All formats.
-    pub const ALL: [WeightFormat; 5] =
-        [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16, WeightFormat::Int8, WeightFormat::Int4];
+    pub const ALL: [WeightFormat; 6] = [
+        WeightFormat::F32,
+        WeightFormat::Bf16,
+        WeightFormat::F16,
+        WeightFormat::Int8,
+        WeightFormat::Int4,
+        WeightFormat::Fp8,
+    ];
 
     /// Bits per element.
     pub fn bits(self) -> u64 {
         match self {
             WeightFormat::F32 => 32,
             WeightFormat::Bf16 | WeightFormat::F16 => 16,
-            WeightFormat::Int8 => 8,
+            WeightFormat::Int8 | WeightFormat::Fp8 => 8,
             WeightFormat::Int4 => 4,
         }
     }
 
     /// Stored inputs of a row of `k`: integer formats pad with zeros to whole groups. `None` on overflow.
     pub fn inputs(self, k: u64) -> Option<u64> {
-        if self.scales().is_some() { k.checked_next_multiple_of(crate::quantize::GROUP as u64) } else { Some(k) }
+        match self {
+            WeightFormat::Int8 | WeightFormat::Int4 => k.checked_next_multiple_of(crate::quantize::GROUP as u64),
+            _ => Some(k),
+        }
     }
 
-    /// The scales of an integer format; `None` for floating-point formats. Scales are a separate weight, stored directly before
-    /// the integers.
+    /// The scales of a format; `None` for formats of 16 and more bits. Scales are a separate weight, stored directly before what they
+    /// scale.
     pub fn scales(self) -> Option<Scales> {
         match self {
             WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => None,
             WeightFormat::Int8 => Some(Scales { inputs: None, format: WeightFormat::F32 }),
             WeightFormat::Int4 => {
                 Some(Scales { inputs: Some(crate::quantize::GROUP as u64), format: WeightFormat::Bf16 })
+            }
+            WeightFormat::Fp8 => {
+                Some(Scales { inputs: Some(crate::quantize::FP8_GROUP as u64), format: WeightFormat::F32 })
             }
         }
     }
@@ -149,6 +163,7 @@ impl WeightFormat {
             WeightFormat::F16 => "f16",
             WeightFormat::Int8 => "int8",
             WeightFormat::Int4 => "int4",
+            WeightFormat::Fp8 => "fp8",
         }
     }
 }
