@@ -1,5 +1,6 @@
 //! Tests that need more than one crate, in one binary. `tests/README.md` lists what each module proves.
 
+mod arguments;
 mod batching;
 mod constrained;
 mod digests;

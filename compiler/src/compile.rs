@@ -37,6 +37,7 @@ use text::Text;
 
 pub use phase::{Phase, names};
 pub use program::{Entries, fusion, graphs, memory, optimize, plan_limits, schedule, stored_graphs};
+pub(crate) use program::{draw_kernels, drawn_formats};
 pub use relimit::{model_of, relimit};
 pub use resume::Resume;
 pub use run::{Progress, Spent};

@@ -27,4 +27,5 @@ pub mod report;
 pub mod serving;
 pub mod source;
 pub mod usage;
+pub mod verify;
 pub mod version;

@@ -6,7 +6,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use jamba_program::say::Log;
 use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
-use jambac::{build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, version};
+use jambac::{
+    build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, verify, version,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Compiles AI21's Jamba models ahead of time into one plan file that `jamba` runs.
@@ -30,6 +32,8 @@ enum Command {
     Build(build::Build),
     /// Print the contents of a plan.
     Inspect(inspect::Inspect),
+    /// Check that a plan is undamaged and, with --code, that its code is what this jambac compiles.
+    Verify(verify::VerifyPlan),
     /// Print which contexts and numbers of sequences fit a memory size. Needs config.json only.
     Fit(fit::Fit),
     /// Change the limits of a plan: context and sequences. Weights are copied, not packed again.
@@ -57,6 +61,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Build(options) => build::run(options),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Fit(options) => fit::run(options),
         Command::Limits(options) => limits::run(&options),
         Command::Graph(options) => graph::run(options),

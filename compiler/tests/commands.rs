@@ -38,8 +38,20 @@ fn models(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().to_owned()
 }
 
-const SUBCOMMANDS: [&str; 11] =
-    ["build", "inspect", "fit", "limits", "graph", "opt", "compare", "reduce", "doctor", "completions", "man"];
+const SUBCOMMANDS: [&str; 12] = [
+    "build",
+    "inspect",
+    "verify",
+    "fit",
+    "limits",
+    "graph",
+    "opt",
+    "compare",
+    "reduce",
+    "doctor",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_subcommand_completes_and_has_a_page() {

@@ -4,9 +4,9 @@ use jamba_plan::format::TargetKind;
 use jambac_graph::Op;
 
 use crate::cases::Case;
-use crate::elem::Elem;
 use crate::kernel::{Candidate, Config, Kernel, Launch, StepSize, Unsupported};
 use crate::node::{Node, Reads, RowsOrder, SelectError, Selected};
+use jamba_plan::format::Elem;
 
 /// Makes [`AnySpec`] and the table of folders of `Variant(folder): "op" | …;`.
 macro_rules! catalog {
@@ -15,7 +15,7 @@ macro_rules! catalog {
         others { $($other:ident($($path:ident)::+);)* }
     ) => {
         /// The spec of any kernel.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         pub enum AnySpec {
             $($variant(crate::$folder::Spec),)*
             $($other(crate::$($path)::+::Spec),)*
@@ -51,6 +51,40 @@ pub(crate) use catalog;
 
 pub use crate::AnySpec;
 use crate::FOLDERS;
+
+/// A spec and the config of its launches: all that a kernel's code depends on. A plan keeps the recipe of each kernel, so that
+/// `jambac verify --code` can compile the kernel again.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Recipe {
+    /// What the kernel computes.
+    pub spec: AnySpec,
+    /// How it is tiled.
+    pub config: Config,
+}
+
+impl Recipe {
+    /// The recipe as JSON. Specs hold finite numbers and lists only.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Parses what [`Recipe::text`] returns.
+    ///
+    /// # Errors
+    /// A message for text that is no recipe of this catalog.
+    pub fn parse(text: &str) -> Result<Recipe, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The launches on a target that supports the spec.
+    ///
+    /// # Errors
+    /// Why the target cannot run it.
+    pub fn lower(&self, target: TargetKind) -> Result<Vec<Launch>, Unsupported> {
+        self.spec.supports(target)?;
+        Ok(self.spec.lower(target, self.config))
+    }
+}
 
 /// What a folder answers for the ops that it computes.
 pub(crate) struct Folder {

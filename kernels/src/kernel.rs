@@ -17,9 +17,9 @@ use std::sync::Arc;
 use jamba_plan::format::{self, EntryKind, TargetKind};
 
 pub use crate::cost::{Amount, Cost, Rows};
-pub use crate::elem::Elem;
 use crate::hopper::matmul::TileRows;
 pub use crate::operand::{Access, Extent, Operand, Param, Per, Source, Swizzle, TensorMap, Weight};
+pub use jamba_plan::format::Elem;
 
 /// Lanes of a row's vectors, and outputs in a panel of packed weights.
 pub const LANES: usize = 16;
@@ -116,7 +116,7 @@ pub struct StepSize {
 }
 
 /// How a kernel is tiled; part of its symbol where code depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Config {
     /// There is one way.
     Only,
@@ -188,6 +188,13 @@ impl Launch {
         self.operands.iter().map(|operand| operand.param.clone()).collect()
     }
 
+    /// The slots of the argument array as a plan states them; `None` if a caller fills one, as no step does.
+    pub fn signature(&self) -> Option<Vec<format::Operand>> {
+        let is_state = |operand: &&Operand| matches!(operand.source, Source::State | Source::Pages(_));
+        let state = self.operands.iter().find(is_state).and_then(|operand| operand.param.elem());
+        self.operands.iter().map(|operand| operand.record(state)).collect()
+    }
+
     /// The operand with a name.
     pub fn operand(&self, name: &str) -> Option<&Operand> {
         self.operands.iter().find(|operand| operand.name() == name)
@@ -257,12 +264,7 @@ impl Blocks {
 
 /// A dimension as a count of the plan and a factor.
 pub fn count_of(per: Per, factor: u32, rows: Rows) -> (format::Count, u32) {
-    match per {
-        Per::Row => (rows.count, factor * rows.per),
-        Per::Token => (format::Count::Tokens, factor),
-        Per::Sequence => (format::Count::Sequences, factor),
-        Per::Output => (format::Count::Outputs, factor),
-    }
+    per.count(factor, rows).unwrap_or((rows.count, u32::MAX))
 }
 
 impl Grid {

@@ -24,7 +24,6 @@ pub mod cases;
 pub mod catalog;
 mod cost;
 pub mod cpu;
-mod elem;
 pub mod hopper;
 pub mod kernel;
 pub mod node;

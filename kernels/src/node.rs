@@ -7,7 +7,7 @@ use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 use crate::cases::Case;
 use crate::catalog::{self, AnySpec};
 use crate::cost::Rows;
-use crate::elem::Elem;
+use jamba_plan::format::Elem;
 
 /// A kernel for a node, and the rows that it works on.
 #[derive(Clone, Debug, PartialEq)]

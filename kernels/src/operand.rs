@@ -2,23 +2,10 @@
 
 use std::ops::Range;
 
-use jamba_plan::format::{Layout, PartOrder, Table, Transform};
+use jamba_plan::format::{self, Elem, Layout, PartOrder, Table, Transform};
+pub use jamba_plan::format::{Access, Per};
 
-use crate::elem::Elem;
 pub use crate::hopper::{Swizzle, TensorMap};
-
-/// How a kernel uses a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reads it.
-    Read,
-    /// Writes every element that later steps read, and reads none.
-    Write,
-    /// As `Write`, and may alias an operand of the same shape: each element is read and then written by the same thread.
-    WriteOver,
-    /// Reads and writes it: state.
-    ReadWrite,
-}
 
 /// One slot of a kernel's argument array, as its code sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,19 +112,6 @@ impl Param {
             Param::Scalar { .. } | Param::Count { .. } => 1,
         }
     }
-}
-
-/// A dimension of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Per {
-    /// The rows that the step works on: tokens or wanted outputs, times the step's factor.
-    Row,
-    /// Tokens of all sequences.
-    Token,
-    /// Sequences.
-    Sequence,
-    /// Rows of logits.
-    Output,
 }
 
 /// Number of rows of an operand: `fixed + factor · n`, where n is the size of the dimension `per`.
@@ -320,6 +294,50 @@ impl Operand {
     /// The slot's name.
     pub fn name(&self) -> &'static str {
         self.param.name()
+    }
+
+    /// The operand as a plan states it. `state` is the element type of the launch's state or keys and values. `None` if the
+    /// caller fills the slot, or if the parameter cannot hold what the source gives.
+    pub(crate) fn record(&self, state: Option<Elem>) -> Option<format::Operand> {
+        use format::Operand as Record;
+        let elements = self.extent.fixed as u64;
+        match &self.source {
+            Source::Operand(_) | Source::Result(_) | Source::Scratch(_) | Source::SlotsOf(_) => {
+                let shape = format::Shape {
+                    elem: self.param.elem()?,
+                    row: self.param.row_elements() as u64,
+                    fixed: elements,
+                    factor: self.extent.factor as u64,
+                    per: self.extent.per,
+                };
+                Some(match &self.param {
+                    Param::TensorMap { map, .. } => Record::Matrix(map.boxes(), format::Matrix::Value(shape)),
+                    _ => Record::Value(self.param.access()?, shape),
+                })
+            }
+            Source::Weight(weight) => {
+                let shape = format::WeightShape {
+                    format: self.param.elem()?.weight_format()?,
+                    layout: weight.layout,
+                    parts: weight.sizes.iter().map(|&rows| rows as u64).collect(),
+                    order: weight.order,
+                    transform: weight.transform,
+                };
+                Some(match &self.param {
+                    Param::TensorMap { map, .. } => Record::Matrix(map.boxes(), format::Matrix::Weight(shape)),
+                    _ => Record::Weight(shape),
+                })
+            }
+            Source::Scales => Some(Record::Scales),
+            Source::Table(table) | Source::Input(_, table) => Some(Record::Table(*table)),
+            Source::Count(per, factor) => Some(Record::Count(*per, *factor)),
+            Source::State => Some(Record::State(self.param.elem()?, elements)),
+            Source::Pages(_) => Some(Record::Kv(self.param.access()?, self.param.elem()?, elements)),
+            Source::SlotStride => Some(Record::SlotStride(state?)),
+            Source::PageStride(_) => Some(Record::PageStride(state?)),
+            Source::PagesPerSequence => Some(Record::PagesPerSequence),
+            Source::Caller => None,
+        }
     }
 
     /// Bytes where `size` gives the sizes of the dimensions; `None` where they overflow.

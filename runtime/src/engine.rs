@@ -68,8 +68,12 @@ impl Engine {
     /// `source` is the path of a plan, or a [`PlanFile`]: [`PlanFile::from_memory`] opens a plan that is embedded in the
     /// program.
     ///
+    /// **A plan is a program.** Open only plans that you built, or whose digest you have from somebody you trust:
+    /// [`OpenOptions::require_digest`]. Every argument of every step is checked against what the plan's kernels state that they
+    /// take; that the code does what it states is the plan's word, which `jambac verify --code` checks.
+    ///
     /// # Errors
-    /// Fails if the plan is damaged, if it has no code for the device, or if there is too little memory.
+    /// Fails if the plan is damaged, if it is not the required one, if it has no code for the device, or if there is too little memory.
     pub fn open(source: impl PlanSource, mut options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
         let file = Arc::new(source.into_plan()?);
         let _open = debug_span!("open", plan = %file.path().display()).entered();
@@ -80,6 +84,9 @@ impl Engine {
         };
         let mut tell = |done, total| report_bytes(options.progress, "checking the plan", done, total);
         let plan = debug_span!("verify").in_scope(|| file.plan(options.verify, &mut tell))?;
+        if let Some(expected) = options.require_digest.filter(|&expected| expected != plan.digest()) {
+            return Err(RuntimeError::DigestRequired { path: file.path().to_owned(), found: plan.digest(), expected });
+        }
         let (info, program) = program_for(&plan, driver.as_deref())?;
         let limits = options.lowered(&plan.manifest().limits)?;
         let (mut device, opened): (Box<dyn Device>, Opened) = match driver {

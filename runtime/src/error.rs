@@ -81,6 +81,17 @@ pub enum RuntimeError {
         /// The section and field that are wrong.
         source: PlanError,
     },
+    /// The plan is not the one that [`OpenOptions::require_digest`](crate::OpenOptions::require_digest) names. None of its code was
+    /// loaded.
+    #[error("{}: the plan's digest is {found}, expected {expected}: it is another plan than the required one", path.display())]
+    DigestRequired {
+        /// The plan's file.
+        path: PathBuf,
+        /// Its digest.
+        found: blake3::Hash,
+        /// The required digest.
+        expected: blake3::Hash,
+    },
     /// A plan in memory is not page-aligned.
     #[error(
         "the plan in memory starts {off} bytes after a page boundary, expected an address that is a multiple of 4096"
@@ -491,6 +502,7 @@ impl RuntimeError {
             E::GuardBroken { .. } | E::Code { .. } | E::DeviceFault { .. } => ErrorClass::Ours,
             E::DeviceLost { .. } => ErrorClass::DeviceGone,
             E::Plan { .. }
+            | E::DigestRequired { .. }
             | E::Unaligned { .. }
             | E::StateFile { .. }
             | E::StateBytes { .. }

@@ -57,6 +57,9 @@ pub struct OpenOptions<'a> {
     pub max_sequences: Option<u64>,
     /// Which parts of the plan are checked against their digests.
     pub verify: Verify,
+    /// The digest that the plan must have ([`Engine::plan_digest`](crate::Engine::plan_digest), `jamba verify`). It is compared
+    /// before any code of the plan is loaded. It covers every byte of the plan, except the weights if `verify` leaves them out.
+    pub require_digest: Option<blake3::Hash>,
     /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
     /// run out of memory.
     pub prefault: bool,

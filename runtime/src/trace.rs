@@ -293,7 +293,12 @@ mod tests {
 
     /// Prefill: mix, head (of rows of logits), mix.
     fn program() -> Program {
-        let kernel = |op: &str| KernelRecord { symbol: op.to_owned(), op: op.to_owned(), n_args: 1 };
+        let kernel = |op: &str| KernelRecord {
+            symbol: op.to_owned(),
+            op: op.to_owned(),
+            operands: Vec::new(),
+            recipe: String::new(),
+        };
         let step = |kernel: u32, count: Count, bytes: Amount| Step {
             kernel,
             barrier: true,

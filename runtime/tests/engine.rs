@@ -342,3 +342,20 @@ fn code_that_needs_anything_is_refused() {
         assert!(error.contains("code/x86-64") && error.contains(reason), "{defines}: {error}");
     }
 }
+
+#[test]
+fn only_the_required_plan_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let open = |require_digest| Engine::open(&path, OpenOptions { require_digest, ..OpenOptions::default() });
+    let digest = open(None).unwrap().plan_digest();
+    assert_eq!(open(Some(digest)).unwrap().plan_digest(), digest);
+    // The plan's code is not looked at: it would be refused for its target.
+    let other = Toy { targets: vec!["x86-64"], ..Toy::new() }.write(folder.path(), "other.plan");
+    let isa = Some("x86-64-v2".to_owned());
+    let options = OpenOptions { require_digest: Some(digest), isa, ..OpenOptions::default() };
+    match Engine::open(&other, options) {
+        Err(RuntimeError::DigestRequired { found, expected, .. }) => assert!(found != digest && expected == digest),
+        other => panic!("{:?}", other.map(|engine| engine.plan_digest())),
+    }
+}

@@ -56,7 +56,7 @@ pub use attribute::AttributeValue;
 pub(crate) use attribute::{Attribute, Choose, Reader};
 
 /// The function that a linear or a convolution applies to its biased sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Activation {
     /// The identity.
     None,

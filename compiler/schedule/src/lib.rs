@@ -31,7 +31,7 @@ use jamba_plan::format::{
 };
 use jamba_plan::tables;
 use jambac_graph::{Dim, Graph};
-use jambac_kernels::kernel::{Launch, Param};
+use jambac_kernels::kernel::{Access, Launch, Param};
 use jambac_kernels::target;
 
 use liveness::Liveness;
@@ -110,14 +110,15 @@ fn plan(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, 
         weights: weight_bytes,
         tables: tables::region_bytes(kind, limits, args, shared.maps.len() as u64),
     };
-    let kernels = shared.kernels.launches;
-    let record = |launch: &Launch| KernelRecord {
+    let Kernels { launches: kernels, recipes, .. } = shared.kernels;
+    let record = |(launch, recipe): (&Launch, String)| KernelRecord {
         symbol: launch.symbol.clone(),
         op: launch.op.to_owned(),
-        n_args: launch.operands.len() as u32,
+        operands: launch.signature().unwrap_or_default(),
+        recipe,
     };
     let program = Program {
-        kernels: kernels.iter().map(record).collect(),
+        kernels: kernels.iter().zip(recipes).map(record).collect(),
         weights: shared.weights,
         tensor_maps: shared.maps,
         entries,
@@ -196,12 +197,14 @@ fn finish(kind: EntryKind, extents: Extents, draft: Draft, budget: u64, shared: 
     let arena = arena::plan(&blocks);
     let offset_of = |buffer: BufferId| arena.offsets[block_of[buffer.0]];
 
+    let reads = reads(&draft);
     let mut buffers: Vec<Buffer> = (draft.buffers.iter().zip(&lives).enumerate())
         .map(|(index, (buffer, life))| Buffer {
             offset: offset_of(BufferId(index)),
             bytes: buffer.bytes,
             first: life.first as u32,
             last: life.last as u32,
+            reads: reads[index],
             holds: buffer.holds.to_owned(),
             in_place_of: life.in_place_of.map(|id| id.0 as u32),
         })
@@ -231,7 +234,7 @@ fn finish(kind: EntryKind, extents: Extents, draft: Draft, budget: u64, shared: 
             pick: step.pick,
             source: step.source,
             cost: step.launch.cost.of(step.rows),
-            kernel: shared.kernels.add(step.launch),
+            kernel: shared.kernels.add(step.launch, step.recipe),
         });
     }
     let (logits, vocab) = draft.logits;
@@ -248,6 +251,15 @@ fn finish(kind: EntryKind, extents: Extents, draft: Draft, budget: u64, shared: 
     }
 }
 
+/// Number of arguments that read each buffer.
+fn reads(draft: &Draft) -> Vec<u32> {
+    let mut reads = vec![0; draft.buffers.len()];
+    for buffer in draft.steps.iter().flat_map(|step| step.buffers(Access::Read)) {
+        reads[buffer.0] += 1;
+    }
+    reads
+}
+
 /// Adds a tensor map, or reuses an equal one, and returns its argument.
 fn add_map(maps: &mut Vec<TensorMap>, map: TensorMap) -> Arg {
     let index = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
@@ -261,14 +273,17 @@ fn add_map(maps: &mut Vec<TensorMap>, map: TensorMap) -> Arg {
 #[derive(Default)]
 struct Kernels {
     launches: Vec<Launch>,
+    /// As text, one for each launch.
+    recipes: Vec<String>,
     by_symbol: BTreeMap<String, u32>,
 }
 
 impl Kernels {
     /// The index of the kernel with this launch's symbol; adds the kernel if it is new.
-    fn add(&mut self, launch: Launch) -> u32 {
+    fn add(&mut self, launch: Launch, recipe: String) -> u32 {
         *self.by_symbol.entry(launch.symbol.clone()).or_insert_with(|| {
             self.launches.push(launch);
+            self.recipes.push(recipe);
             self.launches.len() as u32 - 1
         })
     }

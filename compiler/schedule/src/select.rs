@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use jamba_plan::format::{Arg, EntryKind, Limits, Pick};
 use jamba_plan::tables;
 use jambac_graph::{Graph, NodeId, Op, ValueId};
-use jambac_kernels::kernel::{Access, Elem, Kernel, Launch, Operand, Per, Rows, Source, StepSize, choose, count_of};
+use jambac_kernels::catalog::Recipe;
+use jambac_kernels::kernel::{
+    Access, Config, Elem, Kernel, Launch, Operand, Per, Rows, Source, StepSize, choose, count_of,
+};
 use jambac_kernels::node::{Node, SelectError};
 use jambac_kernels::{catalog, target};
 
@@ -33,6 +36,8 @@ pub(crate) enum Slot {
 #[derive(Debug)]
 pub(crate) struct DraftStep {
     pub(crate) launch: Launch,
+    /// The launch's [`Recipe`] as text.
+    pub(crate) recipe: String,
     pub(crate) rows: Rows,
     pub(crate) slots: Vec<Slot>,
     pub(crate) pick: Option<Pick>,
@@ -102,15 +107,23 @@ pub(crate) struct Context<'a> {
     pub(crate) weights: &'a mut Weights,
 }
 
+/// What a node becomes.
+pub(crate) struct Lowered {
+    pub(crate) launches: Vec<Launch>,
+    pub(crate) recipe: Recipe,
+    pub(crate) rows: Rows,
+}
+
 /// The launches of a node in a step of this size.
-pub(crate) fn launches(node: &Node, entry: EntryKind, extents: Extents) -> Result<(Vec<Launch>, Rows), SelectError> {
+pub(crate) fn launches(node: &Node, entry: EntryKind, extents: Extents) -> Result<Lowered, SelectError> {
     let kind = node.target();
     let selected = catalog::select(node)?;
+    let recipe = |config: Config| Recipe { spec: selected.spec.clone(), config };
     selected.spec.supports(kind).map_err(|reason| node.fail(reason.0))?;
     let rows = extents.size(Per::Row, Rows { per: 1, ..selected.rows });
     let step = StepSize { entry, sequences: extents.sequences, rows };
     let config = choose(&selected.spec, kind, &step).ok_or_else(|| node.fail("no config fits the step"))?;
-    Ok((selected.spec.lower(kind, config), selected.rows))
+    Ok(Lowered { launches: selected.spec.lower(kind, config), recipe: recipe(config), rows: selected.rows })
 }
 
 /// Selects launches for every node of a verified graph, in the given order.
@@ -146,7 +159,9 @@ impl Builder<'_, '_> {
         let rules = self.context.rules;
         let node = Node::new(self.graph, id, rules);
         let refuse = |error: SelectError| ScheduleError::of_node(self.graph, id, error);
-        let (launches, rows) = launches(&node, self.context.entry, self.context.extents).map_err(refuse)?;
+        let Lowered { launches, recipe, rows } =
+            launches(&node, self.context.entry, self.context.extents).map_err(refuse)?;
+        let recipe = recipe.text();
         for result in 0..self.graph.node(id).results.len() {
             // The new state overwrites the old one.
             if self.graph.op(id).state().is_none_or(|state| state.result != result) {
@@ -174,7 +189,7 @@ impl Builder<'_, '_> {
                 slots.push(slot);
             }
             let source = self.graph.node(id).source.clone();
-            self.steps.push(DraftStep { launch, rows, slots, pick: None, source });
+            self.steps.push(DraftStep { launch, recipe: recipe.clone(), rows, slots, pick: None, source });
         }
         Ok(())
     }
@@ -271,7 +286,7 @@ impl Builder<'_, '_> {
     fn add_picks(&mut self, logits: BufferId, vocab: usize) -> Result<Option<[BufferId; 2]>, ScheduleError> {
         const SOURCE: &str = "sampler";
         let mut tokens = Vec::new();
-        for (pick, launch) in target::picks(self.context.rules.kind, vocab) {
+        for (pick, launch, recipe) in target::picks(self.context.rules.kind, vocab) {
             let unsupported = |reason| ScheduleError::Unsupported { place: SOURCE.to_owned(), op: launch.op, reason };
             let mut slots = Vec::new();
             for operand in &launch.operands {
@@ -289,7 +304,8 @@ impl Builder<'_, '_> {
                 });
             }
             let source = SOURCE.to_owned();
-            self.steps.push(DraftStep { launch, rows: Rows::OUTPUTS, slots, pick: Some(pick), source });
+            let recipe = recipe.text();
+            self.steps.push(DraftStep { launch, recipe, rows: Rows::OUTPUTS, slots, pick: Some(pick), source });
         }
         Ok(<[BufferId; 2]>::try_from(tokens).ok())
     }

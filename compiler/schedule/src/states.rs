@@ -58,7 +58,7 @@ impl StateLayout {
             let refuse = |error: SelectError| ScheduleError::of_node(graph, updater, error);
             let view = Node::new(graph, updater, rules);
             let one = Extents { tokens: 1, sequences: 1, outputs: 1 };
-            let (launches, _) = launches(&view, EntryKind::Prefill, one).map_err(refuse)?;
+            let launches = launches(&view, EntryKind::Prefill, one).map_err(refuse)?.launches;
             let mut operands = launches.iter().flat_map(|launch| &launch.operands);
             let found = operands.find_map(|operand| match operand.source {
                 Source::State => Some((Pool::Slots, operand)),

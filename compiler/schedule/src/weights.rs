@@ -348,7 +348,7 @@ mod tests {
             if graph.op(id).is_source() || *graph.op(id) == Op::Embed {
                 continue;
             }
-            let (launches, _) = crate::select::launches(&node, EntryKind::Prefill, one).expect("launches");
+            let launches = crate::select::launches(&node, EntryKind::Prefill, one).expect("launches").launches;
             for operand in &launches[0].operands {
                 if let kernel::Source::Weight(weight) = &operand.source {
                     of_linears.push(weights.add(&node, weight, Elem::Bf16).expect("a weight"));

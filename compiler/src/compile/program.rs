@@ -73,9 +73,7 @@ impl Compiler<'_> {
             return Ok(None);
         }
 
-        let formats: BTreeSet<WeightFormat> = schedule.program.weights.iter().map(|weight| weight.format).collect();
-        let formats = formats.into_iter().filter(|_| self.request.synthetic_seed.is_some());
-        let draws = target::draws(self.kind, formats);
+        let draws = target::draws(self.kind, drawn_formats(self.request.synthetic_seed, &schedule.program.weights));
         let kernels: Vec<Launch> =
             schedule.kernels.iter().chain(draws.iter().map(|(_, launch)| launch)).cloned().collect();
         let code = self.code(run, &self.levels(&schedule), &kernels)?;
@@ -94,7 +92,7 @@ impl Compiler<'_> {
             targets: code.iter().map(|(name, _)| name.clone()).collect(),
             memory: Memory { weights: schedule.memory.weights + SLACK_BYTES, ..schedule.memory.clone() },
             passes,
-            draw_kernels: draws.into_iter().filter_map(|(format, launch)| record(format, launch)).collect(),
+            draw_kernels: draw_kernels(draws),
         };
         Ok(Some(Compiled { info, parts: KindParts { schedule, code, cubin }, kv_dtype: entries.kv_dtype }))
     }
@@ -166,10 +164,18 @@ impl Compiler<'_> {
     }
 }
 
-/// The plan's record of a kernel that draws weights.
-fn record(format: WeightFormat, launch: Launch) -> Option<DrawKernel> {
-    let grid = launch.grid?.at(Rows::TOKENS);
-    Some(DrawKernel { symbol: launch.symbol, format, launch: grid })
+/// The formats of the weights that a seed stands for.
+pub(crate) fn drawn_formats(seed: Option<u64>, weights: &[Weight]) -> BTreeSet<WeightFormat> {
+    weights.iter().filter(|_| seed.is_some()).map(|weight| weight.format).collect()
+}
+
+/// The plan's records of kernels that draw weights.
+pub(crate) fn draw_kernels(draws: Vec<(WeightFormat, Launch)>) -> Vec<DrawKernel> {
+    let record = |(format, launch): (WeightFormat, Launch)| {
+        let grid = launch.grid?.at(Rows::TOKENS);
+        Some(DrawKernel { symbol: launch.symbol, format, launch: grid })
+    };
+    draws.into_iter().filter_map(record).collect()
 }
 
 /// The stored type of keys and values for a kind of target.

@@ -25,7 +25,7 @@ use crate::node::{Node, Reads, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of query heads.
     pub n_heads: usize,

@@ -25,7 +25,7 @@ pub(crate) mod cpu;
 mod hopper;
 
 /// Depthwise causal convolution along each sequence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of channels: d_inner.
     pub channels: usize,

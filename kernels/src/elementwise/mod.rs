@@ -15,7 +15,7 @@ pub(crate) mod cpu;
 mod hopper;
 
 /// The function of a (and b).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Function {
     /// a / (1 + exp(−a)).
     Silu,
@@ -45,7 +45,7 @@ impl Function {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub function: Function,
     pub cols: usize,

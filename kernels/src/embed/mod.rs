@@ -18,7 +18,7 @@ use crate::node::{Node, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Rows of the table.
     pub vocab: usize,

@@ -24,7 +24,7 @@ pub(crate) mod cpu;
 pub(crate) mod experts;
 pub(crate) mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of experts.
     pub n_experts: usize,

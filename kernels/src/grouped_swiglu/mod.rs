@@ -23,7 +23,7 @@ use crate::node::{Node, Reads, RowsOrder, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of experts.
     pub n_experts: usize,

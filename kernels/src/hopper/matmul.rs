@@ -117,7 +117,7 @@ impl From<Config> for Method {
 }
 
 /// Rows of x per tile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum TileRows {
     Rows64,
     Rows128,

@@ -7,8 +7,8 @@ use jamba_plan::format::{Layout, PartOrder, Transform};
 
 use super::row_stride;
 use super::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED};
-use crate::elem::Elem;
 use crate::operand::{Operand, Param, Weight};
+use jamba_plan::format::Elem;
 
 /// Rows that the kernel reads.
 pub(crate) fn read(name: &'static str, elem: Elem, cols: usize, operand: usize) -> Operand {

@@ -1,9 +1,8 @@
 //! Tensor maps: a matrix in global memory and the shape of the boxes that are copied to shared memory.
 
-use jamba_plan::format::{self, Arg, TensorElem};
+use jamba_plan::format::{self, Arg, Elem, TensorElem};
 
 use super::row_stride;
-use crate::elem::Elem;
 
 pub use jamba_plan::format::Swizzle;
 
@@ -31,6 +30,18 @@ impl TensorMap {
             Elem::I32 => TensorElem::I32,
             Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
             Elem::I8 | Elem::I4 | Elem::F8 => TensorElem::I8,
+        }
+    }
+
+    /// The map without its matrix, as a plan states it in a kernel's operands.
+    pub fn boxes(&self) -> format::MatrixBoxes {
+        format::MatrixBoxes {
+            elem: self.tensor_elem(),
+            cols: self.cols as u64,
+            row_stride: self.row_bytes() as u64,
+            box_rows: self.box_rows as u32,
+            box_cols: self.box_cols as u32,
+            swizzle: self.swizzle,
         }
     }
 

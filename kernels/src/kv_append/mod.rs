@@ -23,7 +23,7 @@ pub(crate) mod cpu;
 pub mod hopper;
 
 /// A copy of keys and values into pages.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of KV heads.
     pub n_kv_heads: usize,

@@ -20,7 +20,7 @@ use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 pub(crate) mod cpu;
 mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of outputs: rows of gate, and of up.
     pub n: usize,

@@ -17,7 +17,7 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub(crate) mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub cols: usize,
     /// Experts per token.

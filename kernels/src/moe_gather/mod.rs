@@ -12,7 +12,7 @@ use crate::kernel::Source;
 pub(crate) const GATHERED: Source = Source::Scratch("gathered");
 
 /// A row gather by slot, sorted by expert. A launch of the grouped products on Hopper.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub cols: usize,
     /// Experts per token.

@@ -17,7 +17,7 @@ pub(crate) mod cpu;
 mod hopper;
 
 /// A stable sort of slots by expert.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of experts.
     pub n_experts: usize,

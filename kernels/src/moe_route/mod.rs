@@ -21,7 +21,7 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 pub(crate) mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of experts.
     pub n_experts: usize,

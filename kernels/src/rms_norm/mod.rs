@@ -19,7 +19,7 @@ pub(crate) mod cpu;
 mod hopper;
 
 /// RMS norm over the columns of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub cols: usize,
     /// Added to the mean of squares.

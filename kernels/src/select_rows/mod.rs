@@ -19,7 +19,7 @@ pub(crate) mod cpu;
 mod hopper;
 
 /// A copy of the rows that need logits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub cols: usize,
     /// Element type: f32, or bf16 on Hopper.

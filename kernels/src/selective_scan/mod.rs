@@ -34,7 +34,7 @@ pub mod hopper;
 mod selection;
 
 /// The Mamba-1 recurrence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of channels: d_inner.
     pub channels: usize,
@@ -47,7 +47,7 @@ pub struct Spec {
 }
 
 /// Source of Δ, B and C.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Selection {
     /// Slots `dt`, `b` and `c`.
     Given,
@@ -63,7 +63,7 @@ pub enum Selection {
 }
 
 /// The linear that computes Δ.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Projection {
     /// Number of inputs.
     pub dt_rank: usize,

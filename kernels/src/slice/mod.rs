@@ -17,7 +17,7 @@ use crate::node::{Node, Reads, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Columns of x.
     pub cols: usize,

@@ -24,7 +24,7 @@ mod hopper;
 /// The slots of the parts' results.
 pub const OUTS: [&str; MAX_PARTS] = ["out0", "out1", "out2", "out3"];
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Outputs of each part; 1 … [`MAX_PARTS`] parts.
     pub sizes: Vec<usize>,

@@ -21,7 +21,7 @@ mod hopper;
 const SLOTS: [(&str, &str); MAX_PARTS] =
     [("weight_0", "out_0"), ("weight_1", "out_1"), ("weight_2", "out_2"), ("weight_3", "out_3")];
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Columns of each part and the element type of its result, in order; at most [`MAX_PARTS`].
     pub parts: Vec<(usize, Elem)>,

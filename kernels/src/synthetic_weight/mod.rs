@@ -16,7 +16,7 @@ use crate::kernel::{Config, Elem, Kernel, Launch, Unsupported};
 mod hopper;
 
 /// Draws weights of one format.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Stored type of the values: f32, bf16 or int8.
     pub format: Elem,

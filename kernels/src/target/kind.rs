@@ -3,12 +3,12 @@
 use jamba_plan::format::{Count, Pick, TargetKind, WeightFormat};
 use jambac_graph::DType;
 
-use crate::catalog::AnySpec;
-use crate::elem::Elem;
+use crate::catalog::{AnySpec, Recipe};
 use crate::hopper::matmul;
 use crate::kernel::{Config, Kernel, Launch};
 use crate::sample::hopper::{argmax, draw};
 use crate::synthetic_weight;
+use jamba_plan::format::Elem;
 
 /// Sequences per decode entry, smallest first: a target may use different configs for few and for many sequences.
 pub fn decode_sizes(kind: TargetKind, max_sequences: u64) -> Vec<u64> {
@@ -25,14 +25,16 @@ pub fn steps_overlap(kind: TargetKind) -> bool {
     kind == TargetKind::Cpu
 }
 
-/// The launches that pick a token for each row of logits; empty if the host picks.
-pub fn picks(kind: TargetKind, vocab: usize) -> Vec<(Pick, Launch)> {
+/// The launches that pick a token for each row of logits, with their recipes; empty if the host picks.
+pub fn picks(kind: TargetKind, vocab: usize) -> Vec<(Pick, Launch, Recipe)> {
     let picks =
         [(Pick::Likeliest, AnySpec::from(argmax::Spec { vocab })), (Pick::Drawn, AnySpec::from(draw::Spec { vocab }))];
-    let supported = picks.into_iter().filter(|(_, spec)| spec.supports(kind).is_ok());
-    supported
-        .flat_map(|(pick, spec)| spec.lower(kind, Config::Only).into_iter().map(move |launch| (pick, launch)))
-        .collect()
+    let launches = picks.into_iter().flat_map(|(pick, spec)| {
+        let recipe = Recipe { spec, config: Config::Only };
+        let launches = recipe.lower(kind).unwrap_or_default();
+        launches.into_iter().map(move |launch| (pick, launch, recipe.clone()))
+    });
+    launches.collect()
 }
 
 /// The launches that draw synthetic weights of these formats; empty if the runtime draws them.

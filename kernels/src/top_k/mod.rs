@@ -13,7 +13,7 @@ use crate::node::{Node, Select, SelectError, Selected};
 pub(crate) mod cpu;
 mod hopper;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     pub cols: usize,
     /// Number of elements taken.

@@ -118,6 +118,9 @@ typedef struct {
   int prefault;
   // Device, "cpu" or "cuda:0"; null for the CPU.
   const char *device;
+  // The plan's digest as 64 hexadecimal digits, which `jamba verify` prints; null for any plan. A plan with another digest is
+  // refused before any of its code is loaded. With trust_weights the digest does not cover the weights.
+  const char *require_digest;
 } jamba_open_options;
 
 // An open plan. One thread at a time may be in a call on it; calls from other threads return JAMBA_BUSY immediately. Engines
@@ -463,7 +466,8 @@ const char *jamba_last_error(void);
 // The version of the library: "0.1.0".
 const char *jamba_version(void);
 
-// Opens a plan file. `options` may be null.
+// Opens a plan file. `options` may be null. A plan is a program: open only plans that you built, or whose digest you have from
+// somebody you trust (require_digest).
 jamba_status jamba_open(const char *path, const jamba_open_options *options, jamba_engine *engine);
 
 // Opens a plan in memory without copying it: `bytes` bytes, aligned to 4096, which must stay unchanged until the engine is

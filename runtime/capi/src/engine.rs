@@ -45,6 +45,9 @@ pub struct jamba_open_options {
     pub prefault: c_int,
     /// Device, "cpu" or "cuda:0"; null for the CPU.
     pub device: *const c_char,
+    /// The plan's digest as 64 hexadecimal digits, which `jamba verify` prints; null for any plan. A plan with another digest is
+    /// refused before any of its code is loaded. With trust_weights the digest does not cover the weights.
+    pub require_digest: *const c_char,
 }
 
 // SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
@@ -53,8 +56,8 @@ unsafe impl Versioned for jamba_open_options {
 
     fn defaults() -> Self {
         let size = size_of::<Self>();
-        let (target, device) = (std::ptr::null(), std::ptr::null());
-        jamba_open_options { size, threads: 0, target, trust_weights: 0, prefault: 0, device }
+        let (target, device, require_digest) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
+        jamba_open_options { size, threads: 0, target, trust_weights: 0, prefault: 0, device, require_digest }
     }
 }
 
@@ -80,12 +83,22 @@ unsafe fn open(
         // SAFETY: not null, so a zero-terminated string by the contract of jamba.h.
         false => unsafe { string("device", options.device) }?.parse().map_err(Failure::argument)?,
     };
+    let require_digest = match options.require_digest.is_null() {
+        true => None,
+        false => {
+            // SAFETY: not null, so a zero-terminated string by the contract of jamba.h.
+            let text = unsafe { string("require_digest", options.require_digest) }?;
+            let digest = blake3::Hash::from_hex(text);
+            Some(digest.map_err(|_| Failure::argument("require_digest: expected 64 hexadecimal digits"))?)
+        }
+    };
     let verify = if options.trust_weights == 0 { Verify::Everything } else { Verify::AllButWeights };
     let engine = open(OpenOptions {
         device,
         threads: Some(options.threads).filter(|&threads| threads > 0),
         isa,
         verify,
+        require_digest,
         prefault: options.prefault != 0,
         ..OpenOptions::default()
     })?;
@@ -95,7 +108,8 @@ unsafe fn open(
     Ok(())
 }
 
-/// Opens a plan file. `options` may be null.
+/// Opens a plan file. `options` may be null. A plan is a program: open only plans that you built, or whose digest you have from
+/// somebody you trust (require_digest).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_open(
     path: *const c_char,

@@ -43,7 +43,9 @@ use jamba_runtime::faults::{ReportingAllocator, before_exit, report_bus_errors};
     name = "jamba",
     version = version::SHORT,
     long_version = version::long(),
-    after_help = "Exit codes: 0 success; 1 error in the input or the plan; 2 usage error; 3 internal error;\n\
+    after_help = "A plan is a program. Run only plans that you built, or whose digest you have from somebody you trust\n\
+                  (--require-digest).\n\n\
+                  Exit codes: 0 success; 1 error in the input or the plan; 2 usage error; 3 internal error;\n\
                   130 ended by Ctrl-C; 143 by SIGTERM. No file that the command was writing is changed then.\n\
                   JAMBA_LOG=debug logs the phases of opening a plan to stderr, JAMBA_LOG=trace also every step."
 )]
@@ -73,7 +75,7 @@ enum Command {
     Logits(logits::Args),
     /// Show the model, targets and memory of a plan.
     Info(info::Args),
-    /// Verify every byte of a plan.
+    /// Verify every byte of a plan against its digests.
     Verify(verify::Args),
     /// Check what running plans needs on this machine, and print how to install what is missing.
     Doctor(doctor::Args),

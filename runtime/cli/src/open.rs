@@ -35,6 +35,10 @@ pub(crate) struct OpenArgs {
     /// Do not verify the digest of the weights; opens large plans faster
     #[arg(long)]
     trust_weights: bool,
+    /// Refuse plans with another digest, before any of their code is loaded; `jamba verify` prints it. With --trust-weights it
+    /// does not cover the weights
+    #[arg(long, value_name = "HEX", value_parser = digest)]
+    require_digest: Option<blake3::Hash>,
     /// Make all memory resident when the plan is opened
     #[arg(long)]
     prefault: bool,
@@ -50,6 +54,10 @@ pub(crate) struct OpenArgs {
     /// Copy all logits from the GPU and pick tokens on the host (same tokens, slower)
     #[arg(long)]
     pick_on_host: bool,
+}
+
+fn digest(text: &str) -> Result<blake3::Hash, String> {
+    blake3::Hash::from_hex(text).map_err(|_| "expected 64 hexadecimal digits, as `jamba verify` prints them".to_owned())
 }
 
 impl OpenArgs {
@@ -87,6 +95,7 @@ impl OpenArgs {
                 max_context: self.context,
                 max_sequences: self.sequences,
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
+                require_digest: self.require_digest,
                 prefault: self.prefault,
                 debug: DebugOptions {
                     check: self.check,

@@ -9,6 +9,8 @@ use crate::failure::{Failure, phase, print, print_json};
 use crate::open::{Bar, PlanArg};
 
 /// Arguments of `jamba verify`.
+///
+/// A plan that is undamaged may still be a stranger's program. `jambac verify --code` compares its kernels with jambac's own.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -32,5 +34,9 @@ pub(crate) fn verify(args: Args) -> Result<(), Failure> {
     if args.json {
         return print_json(&json!({ "ok": true, "bytes": bytes, "digest": digest.as_str() }));
     }
-    print(&format!("{}: ok, {}, {digest}\n", args.plan.path().display(), size(bytes)))
+    let path = args.plan.path().display();
+    print(&format!(
+        "{path}: undamaged, {}, {digest}\nThis says nothing about who made it. A plan is a program: run only plans whose origin you trust.\n",
+        size(bytes)
+    ))
 }

@@ -222,7 +222,7 @@ fn info_and_verify_tell_what_the_plan_is() {
         assert!(told.contains(line), "{told}");
     }
     let output = jamba(&["verify", text(&path)]);
-    assert!(String::from_utf8(output.stdout).unwrap().contains("toy.plan: ok, "));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("toy.plan: undamaged, "));
     let mut bytes = std::fs::read(&path).unwrap();
     let last = bytes.len() - 4096;
     bytes[last] ^= 1;

@@ -74,7 +74,7 @@ pub(crate) fn program() -> Program {
             Step {
                 kernel: 1,
                 barrier: true,
-                args: vec![Arg::Arena(64), Arg::State(8), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7)],
+                args: vec![Arg::Arena(64), Arg::State(0), Arg::Kv(64), Arg::Weight(1), Arg::Constant(7), Arg::Arena(0)],
                 rows: Rows::TOKENS,
                 launch: None,
                 pick: None,
@@ -86,24 +86,41 @@ pub(crate) fn program() -> Program {
             },
         ],
         buffers: vec![
-            Buffer { offset: 0, bytes: 64, first: 0, last: 1, holds: "out".to_owned(), in_place_of: None },
-            Buffer { offset: 64, bytes: 128, first: 1, last: 1, holds: "a".to_owned(), in_place_of: None },
+            Buffer { offset: 0, bytes: 64, first: 0, last: 1, reads: 1, holds: "out".to_owned(), in_place_of: None },
+            Buffer { offset: 64, bytes: 128, first: 1, last: 1, reads: 0, holds: "a".to_owned(), in_place_of: None },
         ],
     };
-    let embedding = Layout::in_panels(1, 5, 3, 8);
-    let norm = Layout::in_panels(1, 3, 1, 8);
+    let embedding = weight("model.embed_tokens.weight", 0, 48, Layout::in_panels(1, 5, 3, 8), WeightFormat::Bf16);
+    let norm = weight("model.final_layernorm.weight", 64, 32, Layout::in_panels(1, 3, 1, 8), WeightFormat::F32);
+    let embed = vec![
+        Operand::Table(Table::Ids),
+        Operand::Weight(WeightShape::of(&embedding)),
+        Operand::Value(Access::Write, rows(Elem::F32, 16, 1)),
+        Operand::Count(Per::Row, 1),
+    ];
+    let mix = vec![
+        Operand::Value(Access::Write, rows(Elem::F32, 8, 4)),
+        Operand::State(Elem::F32, 16),
+        Operand::Kv(Access::ReadWrite, Elem::F32, 16),
+        Operand::Weight(WeightShape::of(&norm)),
+        Operand::Constant(7),
+        Operand::Value(Access::Read, rows(Elem::F32, 16, 1)),
+    ];
     Program {
-        kernels: vec![
-            KernelRecord { symbol: "embed_bf16".to_owned(), op: "embed".to_owned(), n_args: 4 },
-            KernelRecord { symbol: "mix_f32".to_owned(), op: "mix".to_owned(), n_args: 5 },
-        ],
-        weights: vec![
-            weight("model.embed_tokens.weight", 0, 48, embedding, WeightFormat::Bf16),
-            weight("model.final_layernorm.weight", 64, 32, norm, WeightFormat::F32),
-        ],
+        kernels: vec![kernel("embed_bf16", "embed", embed), kernel("mix_f32", "mix", mix)],
+        weights: vec![embedding, norm],
         tensor_maps: Vec::new(),
         entries: vec![entry(EntryKind::Prefill, 8), entry(EntryKind::Decode, 2)],
     }
+}
+
+/// A number of rows whatever the step.
+pub(crate) fn rows(elem: Elem, row: u64, fixed: u64) -> Shape {
+    Shape { elem, row, fixed, factor: 0, per: Per::Row }
+}
+
+pub(crate) fn kernel(symbol: &str, op: &str, operands: Vec<Operand>) -> KernelRecord {
+    KernelRecord { symbol: symbol.to_owned(), op: op.to_owned(), operands, recipe: String::new() }
 }
 
 /// Serializes a plan from these parts; writes only the programs whose kinds are in the manifest.

@@ -10,6 +10,7 @@ mod draw_kernel;
 mod generation;
 mod launch;
 mod layout;
+mod operand;
 mod picks;
 mod rows;
 mod target;
@@ -20,6 +21,7 @@ pub use draw_kernel::DrawKernel;
 pub use generation::GenerationDefaults;
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
+pub use operand::{Access, Elem, Matrix, MatrixBoxes, Operand, Per, Shape, WeightShape};
 pub use picks::{NO_TOKEN, Pick, Picks, Setting};
 pub use rows::Rows;
 pub use target::TargetKind;
@@ -203,8 +205,10 @@ pub struct KernelRecord {
     pub symbol: String,
     /// Name of the op in the kernel catalog: `linear`.
     pub op: String,
-    /// Number of slots in the argument array.
-    pub n_args: u32,
+    /// The slots of the argument array, as the kernel's code uses them.
+    pub operands: Vec<Operand>,
+    /// The spec and the config of which the compiler's catalog makes the kernel, as JSON. The runtime does not read it.
+    pub recipe: String,
 }
 
 /// The kind of an entry.
@@ -269,8 +273,8 @@ pub struct Step {
     pub cost: Cost,
 }
 
-/// A range of the arena that holds one value of the largest step while steps need it. For people: the arguments of the steps
-/// define the actual accesses.
+/// A range of the arena that holds one value of the largest step while steps need it. It follows from the steps and their
+/// kernels' operands, and must agree with them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
     /// Bytes from the start of the arena.
@@ -279,8 +283,10 @@ pub struct Buffer {
     pub bytes: u64,
     /// Index of the step that writes the buffer.
     pub first: u32,
-    /// Index of the last step that reads the buffer.
+    /// Index of the last step that reads the buffer: the entry's last one for logits and picked tokens, `first` if none does.
     pub last: u32,
+    /// Number of arguments of steps that read the buffer.
+    pub reads: u32,
     /// Name of the kernel parameter that writes the buffer: `out`.
     pub holds: String,
     /// Index of the buffer that this one overwrites element by element. This buffer's first step is the last step of the

@@ -23,13 +23,13 @@ use crate::format::PAGE_BYTES;
 pub const MAGIC: [u8; 8] = *b"\x89JAMBA\r\n";
 
 /// Format version that this crate reads and writes.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Oldest reader version that understands the plans this crate writes.
-pub const OLDEST_READER: u32 = 5;
+pub const OLDEST_READER: u32 = 6;
 
 /// Oldest format version that this crate reads.
-pub const OLDEST_FORMAT: u32 = 5;
+pub const OLDEST_FORMAT: u32 = 6;
 
 /// Length of the header in bytes: one page.
 pub const HEADER_BYTES: usize = PAGE_BYTES as usize;

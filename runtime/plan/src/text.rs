@@ -162,7 +162,7 @@ pub fn sections(plan: &Plan<'_>, units: Units) -> String {
 pub fn kernels(program: &Program) -> String {
     let mut out = format!("kernels: {}\n", program.kernels.len());
     for (index, kernel) in program.kernels.iter().enumerate() {
-        writeln!(out, "  k{index} {} ({} args)", kernel.symbol, kernel.n_args).expect("writing to a String");
+        writeln!(out, "  k{index} {} ({} args)", kernel.symbol, kernel.operands.len()).expect("writing to a String");
     }
     out
 }
@@ -372,8 +372,8 @@ mod tests {
 
             sections: offset, bytes, name, BLAKE3
                       8192           1028  manifest             a1ee35f4c6ce5807
-                     12288            898  program              73c071188ccc34de
-                     16384           2468  program/sm_90a       01817735e29d1777
+                     12288            965  program              1114eb6d50730ad0
+                     16384           2720  program/sm_90a       cdcded81275fd4b1
                      20480             15  code/sm_90a          f7517404b2b787e5
                      24576             18  code/x86-64-v2       dc796423677bb315
                      28672             18  code/x86-64-v3       a693e509c358a661
@@ -386,7 +386,7 @@ mod tests {
 
             kernels: 2
               k0 embed_bf16 (4 args)
-              k1 mix_f32 (5 args)
+              k1 mix_f32 (6 args)
 
             weights: 2
               w0 model.embed_tokens.weight @0 48 bytes bf16 [1, 5, 3] lanes 8 init normal(0, 1)
@@ -394,17 +394,17 @@ mod tests {
 
             entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+64, stride 32
                  0   embed_bf16(table ids, w0, arena+0, n_tokens)  ; model.embed_tokens
-                 1 | mix_f32(arena+64, state+8, kv+64, w1, 7)  ; layers.0.mamba
+                 1 | mix_f32(arena+64, state+0, kv+64, w1, 7, arena+0)  ; layers.0.mamba
 
             entry decode: up to 2 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+64, stride 32
                  0   embed_bf16(table ids, w0, arena+0, n_tokens)  ; model.embed_tokens
-                 1 | mix_f32(arena+64, state+8, kv+64, w1, 7)  ; layers.0.mamba
+                 1 | mix_f32(arena+64, state+0, kv+64, w1, 7, arena+0)  ; layers.0.mamba
 
             program sm_90a: sm_90a
 
             kernels: 4
               k0 embed_sm90 (4 args)
-              k1 mix_sm90 (4 args)
+              k1 mix_sm90 (5 args)
               k2 argmax_sm90 (3 args)
               k3 draw_sm90 (4 args)
 
@@ -418,19 +418,19 @@ mod tests {
 
             entry prefill: up to 8 tokens, 2 sequences, 4 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
-                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 1 | mix_sm90(m0, m1, state+0, kv+0, arena+256) <SMs × 384, 200000 B>  ; layers.0.mamba
                  2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
                  3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
 
             entry decode: up to 1 tokens, 1 sequences, 1 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
-                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 1 | mix_sm90(m0, m1, state+0, kv+0, arena+256) <SMs × 384, 200000 B>  ; layers.0.mamba
                  2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
                  3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
 
             entry decode: up to 2 tokens, 2 sequences, 2 outputs; logits [outputs, 5] at arena+256, stride 32; tokens of the last two steps at arena+0, arena+128
                  0   embed_sm90(table ids, w0, arena+0, n_tokens) <n_tokens·2/4 × 64, 0 B>  ; model.embed_tokens
-                 1 | mix_sm90(m0, m1, state+0, kv+0) <SMs × 384, 200000 B>  ; layers.0.mamba
+                 1 | mix_sm90(m0, m1, state+0, kv+0, arena+256) <SMs × 384, 200000 B>  ; layers.0.mamba
                  2 | argmax_sm90(arena+256, arena+0, n_outputs) <n_outputs × 32, 8 B>  ; sampler
                  3 | draw_sm90(arena+256, table settings, arena+128, n_outputs) <n_outputs × 32, 8 B>  ; sampler
         "#]]

@@ -8,21 +8,22 @@
 //! 4. weights: in order, disjoint, aligned, inside the weights' bytes; the length follows from layout and format, the rows from
 //!    the parts; integers directly follow their scales
 //! 5. entries: prefill, then decode (on a GPU several, in increasing order of size), within the limits; logits inside the arena
-//! 6. steps: kernel index; number of arguments; each argument inside its region; finite costs
-//! 7. buffers: inside the arena, with valid step indices
+//! 6. steps: kernel index; finite costs; every argument has the kind, the extent and the value that the kernel's operand states,
+//!    every value that is read was written, nothing is overwritten too early, and barriers are where they must be (`steps`)
+//! 7. buffers: the values that the steps write, with their live ranges
 //! 8. GPU launches, tensor maps and steps that pick tokens: within the device's limits, inside their regions (`device`)
 //! 9. kernels that draw weights: only for synthetic weights on a GPU, and then one for every weight (`drawing`)
 
 mod device;
 mod drawing;
+mod steps;
 
 use std::collections::BTreeSet;
 
 use crate::PlanError;
-use crate::cost::Amount;
 use crate::format::{
-    Arg, Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, PartOrder, Program, ProgramInfo,
-    Table, TargetKind, Transform, Weight,
+    Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, PartOrder, Program, ProgramInfo,
+    TargetKind, Transform, Weight,
 };
 use crate::sections::{CUBIN, Section, SectionKind, TABLE};
 use crate::tables;
@@ -31,10 +32,7 @@ use crate::tables;
 const MAX_COUNT: u64 = i32::MAX as u64;
 
 /// Maximum number of arguments of a kernel.
-const MAX_ARGS: u32 = 1024;
-
-/// Size in bytes of the smallest element in the arena or in a state.
-const ELEMENT_BYTES: u64 = 2;
+const MAX_ARGS: usize = 64;
 
 /// 1. Compares the sections with the manifest.
 pub fn sections(manifest: &Manifest, sections: &[Section]) -> Result<(), PlanError> {
@@ -221,6 +219,7 @@ pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Re
         entry(against, found, &format!("entries[{index}]"))?;
     }
     device::device(against)?;
+    steps::steps(against)?;
     drawing::drawing(against, manifest.synthetic_seed)
 }
 
@@ -251,8 +250,8 @@ fn kernels(against: Against<'_>) -> Result<(), PlanError> {
             let found = format!("{:?}", kernel.symbol);
             return Err(against.complain(field("symbol"), found, "a name that a linker takes, once"));
         }
-        if kernel.n_args > MAX_ARGS {
-            return Err(against.complain(field("n_args"), kernel.n_args, format!("at most {MAX_ARGS}")));
+        if kernel.operands.len() > MAX_ARGS {
+            return Err(against.complain(field("operands"), kernel.operands.len(), format!("at most {MAX_ARGS}")));
         }
     }
     Ok(())
@@ -396,71 +395,7 @@ fn entry(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError>
         let expected = format!("{} rows inside the arena of {arena} bytes", entry.max_outputs);
         return complain("logits.offset", logits.offset, expected);
     }
-    steps(against, entry, at)?;
-    buffers(against, entry, at)
-}
-
-/// 6. Checks the steps.
-fn steps(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
-    let kernels = &against.program.kernels;
-    for (index, step) in entry.steps.iter().enumerate() {
-        let field = |what: &str| format!("{at}.steps[{index}].{what}");
-        let Some(kernel) = kernels.get(step.kernel as usize) else {
-            return Err(against.complain(field("kernel"), step.kernel, format!("below {}", kernels.len())));
-        };
-        if step.args.len() != kernel.n_args as usize {
-            let expected = format!("{}, as {} takes", kernel.n_args, kernel.symbol);
-            return Err(against.complain(field("args"), step.args.len(), expected));
-        }
-        for (slot, &arg) in step.args.iter().enumerate() {
-            argument(against, arg)
-                .map_err(|expected| against.complain(field(&format!("args[{slot}]")), format!("{arg:?}"), expected))?;
-        }
-        if ![step.cost.bytes, step.cost.operations].iter().all(Amount::is_sound) {
-            let found = format!("{:?}", step.cost);
-            return Err(against.complain(field("cost"), found, "finite coefficients from 0 on"));
-        }
-    }
     Ok(())
-}
-
-/// 7. Checks the buffers.
-fn buffers(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError> {
-    let (arena, n_steps) = (against.info.memory.arena, entry.steps.len() as u32);
-    for (index, buffer) in entry.buffers.iter().enumerate() {
-        let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= arena);
-        let lives = buffer.first <= buffer.last && buffer.last < n_steps;
-        let overwrites = buffer.in_place_of.is_none_or(|other| (other as usize) < index);
-        if !(inside && lives && overwrites) {
-            let expected = format!("a part of {arena} bytes of arena, in use from a step to a later one of {n_steps}");
-            return Err(against.complain(format!("{at}.buffers[{index}]"), format!("{buffer:?}"), expected));
-        }
-    }
-    Ok(())
-}
-
-/// Checks an argument. The error is the expected property.
-fn argument(against: Against<'_>, arg: Arg) -> Result<(), String> {
-    let inside = |offset: u64, bytes: u64, what: &str| {
-        if offset < bytes && offset.is_multiple_of(ELEMENT_BYTES) {
-            return Ok(());
-        }
-        Err(format!("an even offset below the {bytes} bytes of {what}"))
-    };
-    let (memory, program) = (&against.info.memory, against.program);
-    match arg {
-        Arg::Arena(offset) => inside(offset, memory.arena, "the arena"),
-        Arg::State(offset) => inside(offset, memory.state_slot, "a state slot"),
-        Arg::Kv(offset) => inside(offset, memory.kv_page, "a KV page"),
-        Arg::Weight(index) if (index as usize) < program.weights.len() => Ok(()),
-        Arg::Weight(_) => Err(format!("a weight below {}", program.weights.len())),
-        Arg::TensorMap(index) if (index as usize) < program.tensor_maps.len() => Ok(()),
-        Arg::TensorMap(_) => Err(format!("a tensor map below {}", program.tensor_maps.len())),
-        Arg::Table(Table::Settings) if against.info.kind == TargetKind::Cpu => {
-            Err("a table of a CPU: the host draws".to_owned())
-        }
-        Arg::Table(_) | Arg::Count(..) | Arg::Constant(_) => Ok(()),
-    }
 }
 
 impl EntryKind {

@@ -17,15 +17,15 @@ pub(crate) const STATE_BYTES: u64 = 128;
 pub(crate) const PAGE_BYTES: u64 = 128;
 pub(crate) const WEIGHT_BYTES: u64 = 128 * 128 + SLACK_BYTES;
 pub(crate) const ROW_STRIDE: u64 = 1280;
-pub(crate) const LOGITS: u64 = 512;
+pub(crate) const LOGITS: u64 = 768;
 pub(crate) const ARENA: u64 = LOGITS + 24 * ROW_STRIDE;
 const X: u64 = 0;
 const Y: u64 = 256;
-/// Offset of the picked tokens of up to 24 rows, after 40 f32 of x and of y.
-pub(crate) const PICKS: Picks = Picks { likeliest: X + 160, drawn: Y + 160 };
+/// Offsets of the picked tokens of up to 24 rows, after 40 f32 of x and of y.
+pub(crate) const PICKS: Picks = Picks { likeliest: 512, drawn: 640 };
 
 pub(crate) const PTX: &str = "//\n.version 8.0\n.target sm_90a\n.address_size 64\n";
-pub(crate) const SYMBOLS: [&str; 5] = ["embed", "recur", "append", "attend", "head"];
+pub(crate) const SYMBOLS: [&str; 7] = ["embed", "recur", "append", "attend", "head", "head2", "head3"];
 /// Largest shared memory of any kernel.
 pub(crate) const SHARED_BYTES: u32 = 200_000;
 
@@ -45,25 +45,42 @@ impl Toy {
 
     /// Adds a step to prefill that writes past the end of the arena.
     pub(crate) fn overrun(mut self) -> Toy {
-        self.program.kernels.push(KernelRecord { symbol: "overrun".to_owned(), op: "overrun".to_owned(), n_args: 2 });
+        let operands = vec![Operand::Value(Access::ReadWrite, per_token()), Operand::Constant(ARENA / 4)];
+        let kernel = self.program.kernels.len() as u32;
+        self.program.kernels.push(record("overrun", "overrun", operands));
         let args = vec![Arg::Arena(0), Arg::Constant(ARENA / 4)];
-        self.program.entries[0].steps.insert(2, step(5, args, "layers.7.culprit"));
+        let entry = &mut self.program.entries[0];
+        entry.steps.insert(2, step(kernel, args, "layers.7.culprit"));
+        for buffer in &mut entry.buffers {
+            let later = |step: u32| if step < 2 { step } else { step + 1 };
+            (buffer.first, buffer.last) = (later(buffer.first), later(buffer.last));
+            buffer.reads += u32::from(buffer.offset == X);
+        }
         self
     }
 
     /// Adds steps that pick tokens to every entry.
     pub(crate) fn picking(mut self) -> Toy {
-        let kernel = |symbol: &str, n_args| KernelRecord { symbol: symbol.to_owned(), op: "sample".to_owned(), n_args };
-        self.program.kernels.extend([kernel("argmax", 3), kernel("draw", 4)]);
+        let read = Operand::Value(Access::Read, rows_of_logits());
+        let tokens = Shape { elem: Elem::I32, row: 1, ..rows_of_logits() };
+        let rest = [Operand::Value(Access::Write, tokens), Operand::Count(Per::Output, 1)];
+        let argmax = [&[read.clone()], &rest[..]].concat();
+        let draw = [&[read, Operand::Table(Table::Settings)], &rest[..]].concat();
+        let kernel = self.program.kernels.len() as u32;
+        self.program.kernels.extend([record("argmax", "sample", argmax), record("draw", "sample", draw)]);
         let (logits, outputs) = (Arg::Arena(LOGITS), Arg::Count(Count::Outputs, 1));
         for entry in &mut self.program.entries {
             let draw = vec![logits, Arg::Table(Table::Settings), Arg::Arena(PICKS.drawn), outputs];
             let argmax = vec![logits, Arg::Arena(PICKS.likeliest), outputs];
             entry.steps.extend([
-                Step { pick: Some(Pick::Likeliest), ..step(5, argmax, "sampler") },
-                Step { pick: Some(Pick::Drawn), ..step(6, draw, "sampler") },
+                Step { pick: Some(Pick::Likeliest), ..step(kernel, argmax, "sampler") },
+                Step { pick: Some(Pick::Drawn), ..step(kernel + 1, draw, "sampler") },
             ]);
             entry.picks = Some(PICKS);
+            let logits = entry.buffers.last_mut().unwrap();
+            (logits.last, logits.reads) = (6, 2);
+            let bytes = 4 * entry.max_outputs;
+            entry.buffers.extend([buffer(PICKS.likeliest, bytes, (5, 5), 0), buffer(PICKS.drawn, bytes, (6, 6), 0)]);
         }
         self.manifest.programs[0].memory.tables = DeviceTables::of(&LIMITS, &self.program).bytes;
         self
@@ -71,7 +88,9 @@ impl Toy {
 
     /// Makes all logits NaN.
     pub(crate) fn without_numbers(mut self) -> Toy {
-        self.program.kernels[4].symbol = "nan_head".to_owned();
+        for (kernel, symbol) in self.program.kernels[4..7].iter_mut().zip(["nan_head", "nan_head2", "nan_head3"]) {
+            kernel.symbol = symbol.to_owned();
+        }
         self
     }
 
@@ -82,6 +101,11 @@ impl Toy {
         weight.layout = Layout::in_rows(1, bytes / 128, 60, 64, (64, 64));
         weight.parts[0].rows = bytes / 128;
         weight.bytes = bytes;
+        self.program.tensor_maps[0].rows = bytes / 128;
+        let matrix = Operand::Matrix(BOXES, Matrix::Weight(WeightShape::of(weight)));
+        for head in &mut self.program.kernels[4..7] {
+            head.operands[7] = matrix.clone();
+        }
         self.manifest.programs[0].memory.weights = weight.offset + bytes + SLACK_BYTES;
         self
     }
@@ -171,35 +195,89 @@ fn weight(name: &str, offset: u64, layout: Layout, format: WeightFormat) -> Weig
     }
 }
 
-fn program() -> Program {
-    let kernel =
-        |(symbol, n_args): (&str, u32)| KernelRecord { symbol: symbol.to_owned(), op: symbol.to_owned(), n_args };
-    let map = |base: Arg, rows: u64, row_stride: u64| TensorMap {
-        base,
-        elem: TensorElem::Bf16,
-        rows,
-        cols: 60,
-        row_stride,
-        box_rows: 64,
-        box_cols: 64,
-        swizzle: Swizzle::B128,
+/// The boxes in which `head` reads the matrix.
+const BOXES: MatrixBoxes = MatrixBoxes {
+    elem: TensorElem::Bf16,
+    cols: 60,
+    row_stride: 128,
+    box_rows: 64,
+    box_cols: 64,
+    swizzle: Swizzle::B128,
+};
+
+fn record(symbol: &str, op: &str, operands: Vec<Operand>) -> KernelRecord {
+    KernelRecord { symbol: symbol.to_owned(), op: op.to_owned(), operands, recipe: String::new() }
+}
+
+/// One f32 for each token.
+fn per_token() -> Shape {
+    Shape { elem: Elem::F32, row: 1, fixed: 0, factor: 1, per: Per::Token }
+}
+
+fn rows_of_logits() -> Shape {
+    Shape { row: ROW_STRIDE / 4, per: Per::Output, ..per_token() }
+}
+
+/// What each kernel of [`SYMBOLS`] takes.
+fn operands(weights: &[Weight]) -> [Vec<Operand>; 7] {
+    use Operand::{Constant, Count, Kv, State, Table as T, Value};
+    let (starts, x) = (T(Table::Starts), |access: Access| Value(access, per_token()));
+    let paged = |kv: Access, x: Operand| {
+        let tables = [Table::Starts, Table::Past, Table::Pages, Table::SequenceOf].map(T);
+        let kv = [Kv(kv, Elem::F32, KV_PAGE_TOKENS), x, Count(Per::Token, 1)];
+        [&tables[..], &kv, &[Constant(PAGE_BYTES), Operand::PagesPerSequence]].concat()
     };
+    let shape = |weight: &Weight| WeightShape::of(weight);
+    let head = |number: u64| {
+        let values = [T(Table::Rows), x(Access::Read), Value(Access::Write, rows_of_logits()), Count(Per::Output, 1)];
+        let matrix = Operand::Matrix(BOXES, Matrix::Weight(shape(&weights[1])));
+        [&values[..], &[Constant(ROW_STRIDE), Constant(number), Count(Per::Output, 2), matrix]].concat()
+    };
+    let recur = [starts, T(Table::Slots), State(Elem::F32, 1), x(Access::ReadWrite)];
+    [
+        vec![T(Table::Ids), Operand::Weight(shape(&weights[0])), x(Access::Write), Count(Per::Token, 1)],
+        [&recur[..], &[Count(Per::Sequence, 1), Constant(STATE_BYTES)]].concat(),
+        paged(Access::ReadWrite, x(Access::Read)),
+        paged(Access::Read, x(Access::Write)),
+        head(1),
+        head(2),
+        head(3),
+    ]
+}
+
+fn program() -> Program {
+    let weights = vec![
+        weight("model.bias", 0, Layout::in_panels(1, 1, 1, 1), WeightFormat::F32),
+        weight("model.matrix", 128, Layout::in_rows(1, 64, 60, 64, (64, 64)), WeightFormat::Bf16),
+    ];
+    let map = |base: Arg, rows: u64| TensorMap {
+        base,
+        elem: BOXES.elem,
+        rows,
+        cols: BOXES.cols,
+        row_stride: BOXES.row_stride,
+        box_rows: BOXES.box_rows,
+        box_cols: BOXES.box_cols,
+        swizzle: BOXES.swizzle,
+    };
+    let kernels = SYMBOLS.into_iter().zip(operands(&weights));
     Program {
-        kernels: SYMBOLS.into_iter().zip([4, 6, 9, 9, 8]).map(kernel).collect(),
-        weights: vec![
-            weight("model.bias", 0, Layout::in_panels(1, 1, 1, 1), WeightFormat::F32),
-            weight("model.matrix", 128, Layout::in_rows(1, 64, 60, 64, (64, 64)), WeightFormat::Bf16),
-        ],
-        tensor_maps: vec![map(Arg::Weight(1), 64, 128), map(Arg::Arena(X), 2, 128)],
+        kernels: kernels.map(|(symbol, operands)| record(symbol, symbol, operands)).collect(),
+        weights,
+        tensor_maps: vec![map(Arg::Weight(1), 64), map(Arg::Arena(X), 2)],
         entries: vec![entry(EntryKind::Prefill, 40, 1), entry(EntryKind::Decode, 1, 2), entry(EntryKind::Decode, 3, 3)],
     }
+}
+
+fn buffer(offset: u64, bytes: u64, (first, last): (u32, u32), reads: u32) -> Buffer {
+    Buffer { offset, bytes, first, last, reads, holds: "out".to_owned(), in_place_of: None }
 }
 
 pub(crate) fn step(kernel: u32, args: Vec<Arg>, source: &str) -> Step {
     let per_token = Blocks::Of { count: Count::Tokens, factor: 2, per_block: 4 };
     let launch = match kernel {
         0 => Launch::along_x(per_token, 64, 0),
-        4 => Launch::along_x(Blocks::Of { count: Count::Outputs, factor: 1, per_block: 1 }, 128, 1024),
+        4..=6 => Launch::along_x(Blocks::Of { count: Count::Outputs, factor: 1, per_block: 1 }, 128, 1024),
         _ => Launch {
             grid: [Blocks::PerSm(1), Blocks::Fixed(2), Blocks::Fixed(1)],
             threads: 384,
@@ -222,7 +300,7 @@ fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
     let sequences = Arg::Count(Count::Sequences, 1);
     let args = [
         vec![T(Table::Ids), Weight(0), Arena(X), tokens],
-        vec![starts, T(Table::Slots), State(8), Arena(X), sequences, Constant(STATE_BYTES)],
+        vec![starts, T(Table::Slots), State(0), Arena(X), sequences, Constant(STATE_BYTES)],
         paged(X),
         paged(Y),
         vec![
@@ -233,18 +311,24 @@ fn entry(kind: EntryKind, max_tokens: u64, number: u64) -> Entry {
             Constant(ROW_STRIDE),
             Constant(number),
             outputs(2),
-            Arg::TensorMap(1),
+            Arg::TensorMap(0),
         ],
     ];
+    let max_outputs = if kind == EntryKind::Prefill { LIMITS.max_outputs } else { max_tokens };
+    let kernel = |index: u32| if index == 4 { 3 + number as u32 } else { index };
     Entry {
         kind,
         max_tokens,
         max_sequences: max_tokens.min(LIMITS.max_sequences),
-        max_outputs: if kind == EntryKind::Prefill { LIMITS.max_outputs } else { max_tokens },
+        max_outputs,
         logits: Logits { offset: LOGITS, row_stride: ROW_STRIDE, n: VOCAB },
         picks: None,
-        steps: (0..).zip(args).map(|(kernel, args)| step(kernel, args, &format!("layers.{kernel}"))).collect(),
-        buffers: Vec::new(),
+        steps: (0..).zip(args).map(|(index, args)| step(kernel(index), args, &format!("layers.{index}"))).collect(),
+        buffers: vec![
+            buffer(X, 4 * max_tokens, (0, 2), 2),
+            buffer(Y, 4 * max_tokens, (3, 4), 1),
+            buffer(LOGITS, max_outputs * ROW_STRIDE, (4, 4), 0),
+        ],
     }
 }
 

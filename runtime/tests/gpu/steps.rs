@@ -159,10 +159,10 @@ fn launches_are_those_of_the_bucket() {
     let args = vec![ids, weights, arena, tables];
     assert_eq!(launches[0], Launched { kernel: 0, grid: [20, 1, 1], threads: 64, shared_bytes: 0, args });
     let starts = ids + 192 + 128;
-    let args = vec![starts, starts + 128, state + 8, arena, tables + 8, 128];
+    let args = vec![starts, starts + 128, state, arena, tables + 8, 128];
     let recur = Launched { kernel: 1, grid: [10, 2, 1], threads: 384, shared_bytes: SHARED_BYTES, args };
     assert_eq!(launches[1], recur); // one block for each of ten multiprocessors, twice
-    assert_eq!(launches[4].args[7], tables + region.map(1));
+    assert_eq!(launches[4].args[7], tables + region.map(0));
     assert_eq!((launches[4].args[3], launches[4].args[6]), (tables + 16, tables + 24));
 }
 

@@ -13,7 +13,7 @@ pub(super) fn picks(schedule: &Schedule, entry: &Entry) -> Result<(), ScheduleEr
     let steps: Vec<_> = entry.steps.iter().enumerate().filter_map(|(index, step)| Some((index, step.pick?))).collect();
     let expected: Vec<(Pick, String)> = target::picks(schedule.kind, entry.logits.n as usize)
         .into_iter()
-        .map(|(pick, launch)| (pick, launch.symbol))
+        .map(|(pick, launch, _)| (pick, launch.symbol))
         .collect();
     let Some(picks) = entry.picks else {
         return if expected.is_empty() && steps.is_empty() {

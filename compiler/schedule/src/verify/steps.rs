@@ -18,7 +18,7 @@ pub(super) fn kernels(schedule: &Schedule) -> Result<(), ScheduleError> {
             return fail(format!("{} comes twice", kernel.symbol));
         }
         let matches = |record: &&jamba_plan::format::KernelRecord| {
-            (&record.symbol, record.n_args as usize) == (&kernel.symbol, kernel.operands.len())
+            record.symbol == kernel.symbol && kernel.signature().as_ref() == Some(&record.operands)
         };
         if records.get(index).filter(matches).is_none() {
             return fail(format!("the record of {} is {:?}", kernel.symbol, records.get(index)));

@@ -18,7 +18,7 @@ use jamba_plan::format::Table;
 /// Threads per block; thread i handles the columns i, i + 128, …
 const THREADS: u32 = 128;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// The kernel that produces the partial sums.
     pub partials: decode::Spec,

@@ -37,7 +37,7 @@ pub(super) const PER_SM: u32 = 2;
 /// Rows per product.
 const ROWS: usize = 16;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of query heads.
     pub n_heads: usize,

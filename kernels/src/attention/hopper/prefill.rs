@@ -49,7 +49,7 @@ const WARPS: usize = 4;
 /// Maximum number of tiles in the ring: enough to hide the copies.
 const MAX_STAGES: usize = 6;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Number of query heads.
     pub n_heads: usize,

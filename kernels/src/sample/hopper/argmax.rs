@@ -21,7 +21,7 @@ use crate::kernel::{Amount, Blocks, Config, Cost, Elem, Grid, Kernel, Launch, Op
 ///
 /// A plan runs it as the last step of an entry: `logits` are the entry's logits in the arena, `tokens` is a buffer that the
 /// host reads. The kernel does not write the tokens of rows beyond the count.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Logits per row.
     pub vocab: usize,

@@ -48,7 +48,7 @@ mod emit;
 /// the host reads. The generator stays on the host: one `next_u64` of the sequence's generator per token, as for a draw on
 /// the host, so that a sequence may switch between host and device at any token. Penalties, biases and constraints are
 /// applied only on the host.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
     /// Logits per row.
     pub vocab: usize,

@@ -69,6 +69,11 @@ int main(int argc, char **argv) {
     memset(&open_options, 0, sizeof open_options);
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first)); /* size is not set */
     open_options.size = sizeof open_options;
+    open_options.require_digest = "no digest";
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first));
+    open_options.require_digest = "0000000000000000000000000000000000000000000000000000000000000000";
+    EXPECT(JAMBA_BAD_PLAN, jamba_open(argv[1], &open_options, &first));
+    open_options.require_digest = NULL;
     open_options.device = "tpu";
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first));
     open_options.device = "cuda:0"; /* there is no driver, or the plan has no code for it */

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::fixture;
-use crate::format::{Blocks, Count, DrawKernel, Launch, Pick, Picks, WeightFormat};
+use crate::format::{
+    Arg, Blocks, Count, DrawKernel, Launch, Matrix, MatrixBoxes, Operand, Pick, Picks, Table, WeightFormat, WeightShape,
+};
 use crate::reader::Plan;
 
 type Spoil = fn(&mut Manifest, &mut Program);
@@ -28,7 +30,7 @@ const CASES: &[(&str, Spoil)] = &[
     ("programs", |m, _| m.programs[1].kind = TargetKind::Cpu),
     ("kernels[1].symbol", |_, p| p.kernels[1].symbol = "embed_bf16".to_owned()),
     ("kernels[0].symbol", |_, p| p.kernels[0].symbol = "embed\0".to_owned()),
-    ("kernels[0].n_args", |_, p| p.kernels[0].n_args = 1 << 20),
+    ("kernels[0].operands", |_, p| p.kernels[0].operands = vec![Operand::Constant(0); 65]),
     ("weights[1].offset", |_, p| p.weights[1].offset = 65),
     ("weights[1].offset", |_, p| p.weights[1].offset = 0),
     ("weights[1].bytes", |_, p| p.weights[1].bytes = 48),
@@ -156,6 +158,10 @@ const DRAWN: &[(&str, Spoil)] = &[
         let weight = &mut p.weights[0];
         weight.layout = Layout::in_panels(1, 5, 3, 8);
         weight.bytes = weight.layout.bytes(weight.format).unwrap();
+        p.kernels[0].operands[1] = Operand::Weight(WeightShape::of(weight));
+        let row_stride = 32;
+        let boxes = MatrixBoxes { cols: 16, row_stride, ..boxes_of(&p.kernels[1].operands[0]) };
+        p.kernels[1].operands[0] = Operand::Matrix(boxes, Matrix::Weight(WeightShape::of(weight)));
         p.tensor_maps[0].rows = 1;
         (p.tensor_maps[0].row_stride, p.tensor_maps[0].cols) = (32, 16);
     }),
@@ -192,6 +198,13 @@ fn weights_are_drawn_by_kernels_that_can() {
 
 fn spoil_launch(program: &mut Program, spoil: fn(&mut Launch)) {
     program.entries[0].steps[0].launch.iter_mut().for_each(spoil);
+}
+
+fn boxes_of(operand: &Operand) -> MatrixBoxes {
+    match operand {
+        Operand::Matrix(boxes, _) => *boxes,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn spoil_picks(program: &mut Program, spoil: fn(&mut Picks)) {
@@ -319,14 +332,5 @@ fn refusal_of(found: Result<(), PlanError>) -> Option<String> {
         Err(PlanError::Record { field, .. }) => Some(field),
         Err(other) => panic!("{other}"),
         Ok(()) => None,
-    }
-}
-
-#[test]
-fn any_count_and_table_is_an_argument() {
-    let (manifest, program) = (fixture::manifest(), fixture::program());
-    let against = against(&manifest, &manifest.programs[0], &program);
-    for arg in [Arg::Count(Count::Outputs, 2), Arg::Table(Table::Pages), Arg::Constant(u64::MAX)] {
-        argument(against, arg).unwrap();
     }
 }

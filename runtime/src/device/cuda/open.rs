@@ -166,7 +166,7 @@ fn kernels<'a>(info: &'a ProgramInfo, program: &'a Program) -> Vec<KernelNeeds<'
     (program.kernels.iter().enumerate())
         .map(|(index, kernel)| KernelNeeds {
             symbol: &kernel.symbol,
-            n_args: kernel.n_args as usize,
+            n_args: kernel.operands.len(),
             shared_bytes: shared_bytes(index),
         })
         .chain(info.draw_kernels.iter().map(|kernel| KernelNeeds {
