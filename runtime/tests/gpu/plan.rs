@@ -64,7 +64,7 @@ impl Toy {
         let read = Operand::Value(Access::Read, rows_of_logits());
         let tokens = Shape { elem: Elem::I32, row: 1, ..rows_of_logits() };
         let rest = [Operand::Value(Access::Write, tokens), Operand::Count(Per::Output, 1)];
-        let argmax = [&[read.clone()], &rest[..]].concat();
+        let argmax = [std::slice::from_ref(&read), &rest[..]].concat();
         let draw = [&[read, Operand::Table(Table::Settings)], &rest[..]].concat();
         let kernel = self.program.kernels.len() as u32;
         self.program.kernels.extend([record("argmax", "sample", argmax), record("draw", "sample", draw)]);

@@ -69,7 +69,8 @@ fn every_other_argument_is_refused() {
 
 #[test]
 fn operands_and_steps_must_agree() {
-    let cases: [(&str, fn(&mut Program)); 16] = [
+    type Change = fn(&mut Program);
+    let cases: [(&str, Change); 16] = [
         ("accepted", |_| ()),
         // More rows than the buffer, than the arena, than the state slot and the page.
         ("entries[0].steps[1].args[5]", |p| {
