@@ -468,7 +468,9 @@ const char *jamba_version(void);
 
 // Opens a plan file. `options` may be null. A plan is a program: open only plans that you built, or whose digest you have from
 // somebody you trust (require_digest).
-jamba_status jamba_open(const char *path, const jamba_open_options *options, jamba_engine *engine);
+jamba_status jamba_open(const char *path,
+                        const jamba_open_options *options,
+                        jamba_engine *engine);
 
 // Opens a plan in memory without copying it: `bytes` bytes, aligned to 4096, which must stay unchanged until the engine is
 // closed. `options` may be null.
