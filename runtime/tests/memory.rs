@@ -23,6 +23,7 @@ fn large(synthetic_seed: Option<u64>) -> Toy {
     weight.layout = Layout { n: 24 * MIB, ..weight.layout };
     weight.parts[0].rows = 24 * MIB;
     weight.bytes = 96 * MIB;
+    toy.restate();
     let manifest = &mut toy.manifest;
     manifest.synthetic_seed = synthetic_seed;
     let memory = &mut manifest.programs[0].memory;

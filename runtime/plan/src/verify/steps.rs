@@ -25,7 +25,8 @@ use super::Against;
 use crate::PlanError;
 use crate::cost::Amount;
 use crate::format::{
-    Access, Arg, Count, Elem, Entry, Matrix, MatrixBoxes, Operand, Per, Shape, Step, TensorMap, WeightShape,
+    Access, Arg, Count, Elem, Entry, Matrix, MatrixBoxes, Operand, Per, Program, Shape, Step, TensorMap, Transform,
+    WeightFormat, WeightShape,
 };
 use crate::tables;
 
@@ -94,17 +95,46 @@ pub(super) fn steps(against: Against<'_>) -> Result<(), PlanError> {
     })
 }
 
-/// Checks that two entries use the same weights and states.
+/// Checks that two entries use the same rows of parameters and the same states at each place of the model. They may pack the rows
+/// into different weights, where one entry was fused and the other was not.
 fn same(against: Against<'_>, found: &Uses<'_>, expected: &Uses<'_>, at: &str) -> Result<(), PlanError> {
-    let name = |weight: u32| against.program.weights.get(weight as usize).map(|weight| weight.name());
-    let weights = found.weights.symmetric_difference(&expected.weights).next();
-    let weights = weights.map(|(weight, source)| format!("weight {} at {source}", name(*weight).unwrap_or_default()));
+    let [found_rows, expected_rows] = [found, expected].map(|uses| rows(against.program, uses));
+    let weights = found_rows.symmetric_difference(&expected_rows).next();
+    let weights =
+        weights.map(|(_, parameter, source, (begin, end))| format!("weight {parameter}[{begin}..{end}] at {source}"));
     let states = found.states.symmetric_difference(&expected.states).next();
     let states = states.map(|(region, source)| format!("state {region:?} at {source}"));
     match weights.or(states) {
         Some(other) => Err(against.complain(format!("{at}.steps"), other, "what entries[0] uses there")),
         None => Ok(()),
     }
+}
+
+/// Rows of a parameter: their format and transformation, the parameter, the place in the model, and the range, which touches no other.
+type UsedRows<'a> = ((WeightFormat, Transform), &'a str, &'a str, (u64, u64));
+
+fn rows<'a>(program: &'a Program, uses: &Uses<'a>) -> BTreeSet<UsedRows<'a>> {
+    let used =
+        uses.weights.iter().filter_map(|(weight, source)| Some((program.weights.get(*weight as usize)?, *source)));
+    let parts = used.flat_map(|(weight, source)| {
+        let kind = (weight.format, weight.transform);
+        weight.parts.iter().map(move |part| {
+            let rows = (part.first_row, part.first_row.saturating_add(part.rows));
+            (kind, part.parameter.as_str(), source, rows)
+        })
+    });
+    let mut parts: Vec<_> = parts.collect();
+    parts.sort_unstable();
+    let mut merged: Vec<UsedRows<'a>> = Vec::new();
+    for (kind, parameter, source, rows) in parts {
+        match merged.last_mut() {
+            Some((k, p, s, known)) if (*k, *p, *s) == (kind, parameter, source) && known.1 == rows.0 => {
+                known.1 = rows.1
+            }
+            _ => merged.push((kind, parameter, source, rows)),
+        }
+    }
+    merged.into_iter().collect()
 }
 
 struct Checker<'a, 'b> {

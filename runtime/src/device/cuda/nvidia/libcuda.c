@@ -37,7 +37,7 @@ struct launch { i32 kernel; u64 args[16]; i32 n; };
 struct graph { struct launch launches[64]; i32 n; };
 static struct graph *capture;
 
-static const char *const KERNELS[] = { "embed", "recur", "append", "attend", "head" };
+static const char *const KERNELS[] = { "embed", "recur", "append", "attend", "head", "head2", "head3" };
 
 static u64 count(u64 at) { return *(u64 *)at; }
 
@@ -68,6 +68,8 @@ static void run(const struct launch *launch) {
         }
         break;
     case 4:
+    case 5:
+    case 6:
         for (u64 r = 0; r < count(a[3]); r++) {
             float *row = (float *)(a[2] + r * a[4]);
             memset(row, 0, VOCAB * sizeof(float));
@@ -157,7 +159,7 @@ i32 cuModuleLoadDataEx(void **module, const void *image, unsigned n, i32 *option
 }
 i32 cuModuleGetFunction(u64 *function, void *module, const char *name) {
     (void)module;
-    for (u64 i = 0; i < 5; i++)
+    for (u64 i = 0; i < sizeof KERNELS / sizeof *KERNELS; i++)
         if (!strcmp(name, KERNELS[i])) return *function = i + 1, OK;
     return NOT_FOUND;
 }
