@@ -362,12 +362,15 @@ impl ModelFile {
     /// # Errors
     /// The context is longer.
     pub fn check_context(&self, config: &JambaConfig) -> Result<()> {
+        let place = match self.checkpoint.is_file() {
+            true => format!("positions of the model in {}", self.checkpoint.display()),
+            false => format!("max_position_embeddings of {}", self.checkpoint.join("config.json").display()),
+        };
         ensure!(
             self.limits.max_context <= config.max_positions as u64,
-            "limits.max_context: found {}, expected at most {}, the positions of the model in {}",
+            "limits.max_context: found {}, expected at most {}, the {place}",
             self.limits.max_context,
-            config.max_positions,
-            self.checkpoint.display()
+            config.max_positions
         );
         Ok(())
     }

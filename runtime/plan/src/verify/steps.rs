@@ -320,6 +320,10 @@ impl<'a> Checker<'a, '_> {
         (offset, pool_bytes): (u64, u64),
     ) -> Result<Bound, String> {
         let bytes = elements.checked_mul(elem.bits() as u64).map_or(u64::MAX, |bits| bits.div_ceil(8));
+        if bytes == 0 && offset <= pool_bytes {
+            // A convolution of one tap keeps no inputs.
+            return Ok(Bound::Other);
+        }
         let range = self.inside(pool, (offset, bytes), pool_bytes)?;
         Ok(Bound::State(access, Region { range, elem }))
     }
