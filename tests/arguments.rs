@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use jamba_plan::format::{Arg, Count, Manifest, Program, ProgramInfo, SLACK_BYTES, Table, TargetKind, WeightFormat};
+use jamba_plan::format::{Arg, Count, Manifest, Program, ProgramInfo, SLACK_BYTES, Table, TargetKind};
 use jamba_plan::sections::SectionKind;
 use jamba_plan::{Plan, PlanWriter, verify};
 use jamba_runtime::{Engine, OpenOptions};
@@ -14,15 +14,13 @@ use jambac::manifest::{ModelFile, targets};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
-/// Least number of changed arguments for each kind of target and format of weights.
-const LEAST: usize = 4_000;
+/// Least number of changed arguments for each kind of target.
+const LEAST: usize = 1_000;
 
-fn plan_of(format: Option<WeightFormat>, folder: &Path) -> Vec<u8> {
+fn plan_of(folder: &Path) -> Vec<u8> {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
     let mut model = ModelFile::open(&checkpoint).unwrap();
-    let all: &[&str] = if format == Some(WeightFormat::Int4) { &["x86-64-v3"] } else { &["x86-64-v3", "sm_90a"] };
-    model.build.targets = targets(all).unwrap();
-    model.weights.default = format;
+    model.build.targets = targets(&["x86-64-v3", "sm_90a"]).unwrap();
     let output = folder.join("tiny.plan");
     build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
     std::fs::read(output).unwrap()
@@ -95,13 +93,11 @@ fn try_all(manifest: &Manifest, info: &ProgramInfo, program: &mut Program, seed:
 #[test]
 fn changed_arguments_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for (seed, format) in [None, Some(WeightFormat::Int8), Some(WeightFormat::Int4)].into_iter().enumerate() {
-        let bytes = plan_of(format, folder.path());
-        let plan = Plan::parse(&bytes).unwrap();
-        for (info, program) in plan.programs() {
-            let tried = try_all(plan.manifest(), info, &mut program.clone(), seed as u64);
-            println!("{} {format:?}: {tried} changed arguments refused", info.kind.name());
-        }
+    let bytes = plan_of(folder.path());
+    let plan = Plan::parse(&bytes).unwrap();
+    for (info, program) in plan.programs() {
+        let tried = try_all(plan.manifest(), info, &mut program.clone(), 0);
+        println!("{}: {tried} changed arguments refused", info.kind.name());
     }
 }
 
@@ -109,7 +105,7 @@ fn changed_arguments_are_refused() {
 #[test]
 fn engines_refuse_plans_with_a_changed_argument() {
     let folder = tempfile::tempdir().unwrap();
-    let bytes = plan_of(None, folder.path());
+    let bytes = plan_of(folder.path());
     let plan = Plan::parse(&bytes).unwrap();
     let sound = plan.program(TargetKind::Cpu).unwrap();
     let mut random = Pcg64::seed_from_u64(120);

@@ -1,6 +1,6 @@
 //! Calibration: second moments of the inputs of products whose weights become integers, for packing with error feedback.
 //!
-//! 1. plan: the checkpoint's weights as stored, int8 for models beyond [`MOST_AS_STORED`]; the lowest CPU level with fused
+//! 1. plan: the checkpoint's weights as stored, int8 for models beyond 8 B parameters; the lowest CPU level with fused
 //!    multiply-adds, so that every machine computes the same bits
 //! 2. text: samples that this plan draws from seeds, at temperature 1, each from the begin token; or a file
 //! 3. moments: while the plan draws or reads the text, the inputs of its products are added up before each step
