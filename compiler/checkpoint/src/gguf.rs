@@ -2,7 +2,7 @@
 //! metadata.
 //!
 //! llama.cpp's converter changes three things. It stores `A_log` as −exp(A_log) ([`Values::NegatedExponentials`]), squeezes the taps of the
-//! convolution to \[C, K\], and stacks the experts of a layer, which [`crate::stacked`] splits. Files named `…-00001-of-00003.gguf`
+//! convolution to \[C, K\], and stacks the experts of a layer, which `stacked` splits. Files named `…-00001-of-00003.gguf`
 //! are read together.
 
 mod config;

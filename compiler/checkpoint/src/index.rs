@@ -40,7 +40,7 @@ pub enum DType {
     I32,
     U32,
     I64,
-    /// GGUF's blocks of 32 or 256 elements of a row, with their scales ([`crate::blocks`]).
+    /// GGUF's blocks of 32 or 256 elements of a row, with their scales (`blocks`).
     Q4_0,
     Q4_1,
     Q5_0,

@@ -26,7 +26,7 @@ pub struct Loss {
 }
 
 /// The losses of weights in order, without lossless parameters. Packs the weights and discards the bytes;
-/// [`link_measured`](crate::link::link_measured) measures while it writes a plan.
+/// [`link`](crate::link::link()) measures while it writes a plan.
 ///
 /// # Errors
 /// A parameter cannot be read, or a value to be quantized is not finite.

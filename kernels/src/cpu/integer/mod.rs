@@ -28,7 +28,7 @@ pub(super) mod weights;
 /// Inputs per scale of int4 weights; integer panels pad their inputs to a multiple of this.
 pub const GROUP: usize = 32;
 
-/// Inputs per scale of fp8 weights ([`crate::cpu::panel`]).
+/// Inputs per scale of fp8 weights (`cpu::panel`).
 pub const FP8_GROUP: usize = 128;
 
 /// Number of inputs including padding.
