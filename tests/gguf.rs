@@ -25,20 +25,8 @@ use writer::{File, Meta, Tensor};
 
 const PROMPT: [u32; 9] = [1, 17, 99, 30, 4, 160, 71, 8, 12];
 
-/// Rows of 256 and 512 inputs, so that every type has whole blocks; Δ's has 16.
 fn tiny() -> Tiny {
-    Tiny {
-        hidden: 256,
-        ff: 256,
-        layers: 2,
-        attention: (2, 1),
-        moe: (2, 1),
-        experts: 3,
-        vocab: 173,
-        dt_rank: Some(16),
-        storage: Storage::All(jambac_checkpoint::DType::Bf16),
-        ..Tiny::base()
-    }
+    Tiny { storage: Storage::All(jambac_checkpoint::DType::Bf16), ..Tiny::in_blocks(256) }
 }
 
 /// The type that llama.cpp would store a parameter in, if linears are stored in `of`.

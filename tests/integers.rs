@@ -38,7 +38,7 @@ impl<'a, 'c> Rounded<'a, 'c> {
             .filter(|spec| spec.shape.len() > 1 && !kept.iter().any(|part| spec.name.contains(part)))
             .map(|spec| (spec.name, spec.shape[spec.shape.len() - 1]))
             .collect();
-        Rounded { source: Source(parameters), format, inputs }
+        Rounded { source: Source::new(parameters), format, inputs }
     }
 
     fn round(&self, name: &str, row: &mut [f32]) {
@@ -90,7 +90,7 @@ fn check(name: &'static str, format: WeightFormat) {
         outputs["logits"].as_f32().expect("logits are f32").to_vec()
     };
     let expected = outputs_of(&Rounded::new(&parameters, format));
-    let (rounding, _) = max_difference(&outputs_of(&Source(&parameters)), &expected);
+    let (rounding, _) = max_difference(&outputs_of(&Source::new(&parameters)), &expected);
 
     let folder = tempfile::tempdir().unwrap();
     let mut kernels = BTreeSet::new();

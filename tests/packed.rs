@@ -338,21 +338,6 @@ fn int8(module: &str, values: &[f32], n: usize, k: usize, out: &mut Tensors) -> 
     q.iter().enumerate().map(|(at, &q)| f64::from(largest[at / k]) * f64::from(q) / 127.0).collect()
 }
 
-/// Rows of 128 and 256 inputs.
-fn tiny() -> Tiny {
-    Tiny {
-        hidden: 128,
-        ff: 256,
-        layers: 2,
-        attention: (2, 1),
-        moe: (2, 1),
-        experts: 3,
-        vocab: 173,
-        dt_rank: Some(16),
-        ..Tiny::base()
-    }
-}
-
 /// Whether a parameter is packed.
 fn is_packed(name: &str) -> bool {
     name.ends_with("_proj.weight") && !name.contains("dt_proj")
@@ -360,7 +345,7 @@ fn is_packed(name: &str) -> bool {
 
 /// Writes a checkpoint and returns its tensors and the values of its parameters.
 fn write(way: Way, dir: &Path) -> (Tensors, BTreeMap<String, Vec<f64>>) {
-    tiny().write(dir, 5).unwrap();
+    Tiny::in_blocks(128).write(dir, 5).unwrap();
     let (mut tensors, mut expected) = (Tensors::new(), BTreeMap::new());
     {
         let checkpoint = Checkpoint::open(dir).unwrap();

@@ -43,7 +43,7 @@ fn plan(checkpoint: &Path, format: Option<&str>) -> PathBuf {
 fn expected(parameters: &jamba::Parameters<'_>) -> Vec<f32> {
     let options = jamba::Options { kv_dtype: DType::F32 };
     let graph = jamba::prefill(parameters.config(), &|name| parameters.dtype(name), &options);
-    let source = Source(parameters);
+    let source = Source::new(parameters);
     let interpreter = Interpreter::new(&graph, &source).unwrap();
     let outputs = interpreter.run(&Batch::one(&PROMPT), &mut State::new(1)).unwrap();
     outputs["logits"].as_f32().expect("logits are f32").to_vec()

@@ -20,7 +20,7 @@ fn logits_are_those_of_transformers() {
         let checkpoint = Checkpoint::open(&fixture.checkpoint).unwrap();
         let parameters = jamba::bind(&checkpoint).unwrap();
         let graph = graph(&parameters);
-        let interpreter = Interpreter::new(&graph, &Source(&parameters)).unwrap();
+        let interpreter = Interpreter::new(&graph, &Source::new(&parameters)).unwrap();
         for &length in PROMPT_LENGTHS {
             let prompt = fixture.prompt(length);
             let batch = Batch { rows: prompt.rows.clone(), ..Batch::one(&prompt.ids) };
@@ -66,7 +66,7 @@ fn hidden_states_are_those_of_transformers_layer_by_layer() {
         let graph = graph(&parameters);
         let stream = residual_stream(&graph);
         assert_eq!(stream.len(), parameters.config().n_layers + 1);
-        let interpreter = Interpreter::new(&graph, &Source(&parameters)).unwrap();
+        let interpreter = Interpreter::new(&graph, &Source::new(&parameters)).unwrap();
         for length in [4, 17] {
             let prompt = fixture.prompt(length);
             let values = interpreter.run_all(&Batch::one(&prompt.ids), &mut State::new(1)).unwrap();

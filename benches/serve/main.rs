@@ -5,7 +5,7 @@
 //!
 //! PLAN has at least 8 sequences and 4,096 tokens of context; the plan of `--long` has 131,072. With a peer, a workload runs on
 //! both servers in turn, the order swapped from pair to pair. `--smoke` runs all workloads on a small plan for a few seconds,
-//! and compares tokens alone. `--soak MINUTES` runs a mixed load for so long and looks at the server's memory.
+//! and compares tokens alone. `--soak MINUTES` runs a mixed load instead and measures the server's memory.
 
 mod alone;
 mod client;
@@ -58,10 +58,10 @@ struct Args {
     /// Short prompts and loops; figures mean nothing
     #[arg(long)]
     smoke: bool,
-    /// Only a mixed load for so many minutes
+    /// Run a mixed load for this many minutes, and no workload
     #[arg(long, value_name = "MINUTES")]
     soak: Option<u64>,
-    /// Between the requests of a client of `--soak`, in milliseconds
+    /// Pause between two requests of a client of `--soak`, in milliseconds
     #[arg(long, default_value_t = 0)]
     pause: u64,
     /// Write the table into this file

@@ -1,5 +1,5 @@
-//! A long mixed load: clients that stay, clients that are killed in the middle of an answer, named states that come and go, waiting
-//! requests, preemption. Every answer is compared with that of the request alone while the load runs.
+//! A long mixed load: whole answers, clients that disconnect or are killed in the middle of an answer, named states that are created
+//! and deleted, waiting requests, preemption. Every answer is compared with that of the request alone while the load runs.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -27,7 +27,7 @@ const KILLED: u64 = 2;
 /// First argument of a client process, which is followed by the server's address and the prompt.
 pub const CLIENT: &str = "killed-client";
 
-/// Between two looks at the memory of the idle server.
+/// Time between two measurements of the idle server.
 const PERIOD: Duration = Duration::from_secs(300);
 
 /// The nth request. Half of them begin with one of four common texts.
@@ -48,7 +48,8 @@ struct Counts {
     states: AtomicUsize,
 }
 
-/// Runs the load for `time` and looks at the idle server in between. `pause` lies between the requests of a client.
+/// Runs the load for `time`. Every [`PERIOD`], the load stops and the memory of the idle server is measured. Each client waits for
+/// `pause` after a request.
 ///
 /// # Errors
 /// A connection breaks that the client did not break, an answer differs from the request alone, or a slot is lost.

@@ -98,11 +98,13 @@ pub fn bisect(request: &Request, manager: &dyn Fn() -> PassManager<'static>, pro
     let limits = &mut model.limits;
     (limits.max_context, limits.max_sequences, limits.kv_tokens) = (64, 1, None);
     (limits.prefill_chunk, limits.max_outputs) = (TOKENS as u64, TOKENS as u64);
+    // Its packed weights would differ from the interpreter's in any case.
+    model.weights.calibrate = None;
     request.dump_dir = None;
 
     let checkpoint = request.model.open_checkpoint()?;
     let parameters = jamba::bind(&checkpoint)?;
-    let source = Source(&parameters);
+    let source = Source::new(&parameters);
     let entries = graphs(&request.model, checkpoint.config(), &|name| parameters.dtype(name), TargetKind::Cpu)?;
     let tokens = tokens(checkpoint.config().vocab);
     let folder = unfinished::Entry::folder().context("a temporary folder for plans")?;
@@ -179,7 +181,7 @@ impl Search<'_> {
             if n > of_prefill { ("decode", n - of_prefill, decode) } else { ("prefill", n, prefill) };
         let parameters_of = self.request.model.open_checkpoint()?;
         let parameters = jamba::bind(&parameters_of)?;
-        let interpreted = interpreted(&entries, &Source(&parameters), &self.tokens)?;
+        let interpreted = interpreted(&entries, &Source::new(&parameters), &self.tokens)?;
         Ok(Finding {
             entry: entry.to_owned(),
             rewrite,

@@ -169,7 +169,7 @@ pub fn run(mut options: Build) -> Result<()> {
 fn choose_text(model: &mut ModelFile, options: &Build) -> Result<()> {
     let weights = &mut model.weights;
     weights.calibrate = options.calibrate.clone().or_else(|| weights.calibrate.take());
-    if weights.calibrate.is_none() && weights.has_few_bits() {
+    if weights.calibrate.is_none() && weights.has_few_bits() && options.synthetic_weights.is_none() {
         weights.calibrate = Some(Text::Samples);
     }
     if let Some(Text::File(path)) = &weights.calibrate {

@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use jamba_plan::format::{Arg, Program, TargetKind, WeightFormat};
-use jamba_plan::output::{Replace, unfinished};
+use jamba_plan::format::{Arg, Program, Step, TargetKind, WeightFormat};
+use jamba_plan::output::unfinished;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs, Sampler, SamplerOptions, SequenceId, StepObserver, Verify};
 use jambac_codegen::link::KindParts;
 use jambac_codegen::pack::Moments;
 use jambac_kernels::kernel::{Launch, Operand, Source};
 use jambac_kernels::target::Target;
+use jambac_models::jamba;
 
 use crate::compile::{self, Progress, Request};
 use crate::manifest::{self, Limits, Weights};
@@ -34,7 +35,7 @@ const SAMPLE: usize = 512;
 /// Samples that are drawn at a time.
 const SEQUENCES: u64 = 32;
 
-/// A matrix whose inputs are fewer rows keeps its weights rounded to nearest.
+/// Least rows of inputs. The weights of a matrix that has seen fewer are rounded to nearest.
 pub const LEAST_ROWS: u64 = 128;
 
 /// Parameters of the largest model whose plan for calibration has the checkpoint's formats.
@@ -139,10 +140,10 @@ fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
         format!("--calibrate: this machine runs none of {}: build with --calibrate none", LEVELS.join(", "))
     })?;
     model.build.targets = vec![level];
-    let size = jambac_models::jamba::n_parameters(&model.read_config()?) as u64;
-    let format = (size > MOST_AS_STORED).then_some(WeightFormat::Int8);
-    model.weights = Weights { default: format, ..Weights::default() };
-    let max_context = (SAMPLE as u64).min(model.read_config()?.max_positions as u64);
+    let config = model.read_config()?;
+    let is_large = jamba::n_parameters(&config) as u64 > MOST_AS_STORED;
+    model.weights = Weights { default: is_large.then_some(WeightFormat::Int8), ..Weights::default() };
+    let max_context = (SAMPLE as u64).min(config.max_positions as u64);
     model.limits = Limits {
         max_context,
         max_sequences: SEQUENCES,
@@ -150,8 +151,7 @@ fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
         max_outputs: max_context,
         ..Limits::default()
     };
-    let request = Request { replace: Replace::default(), ..Request::new(model, output.to_owned()) };
-    let built = compile::build(&request, &Progress::hidden())?;
+    let built = compile::build(&Request::new(model, output.to_owned()), &Progress::hidden())?;
     let of_cpu = built.programs.into_iter().find(|parts| parts.schedule.kind == TargetKind::Cpu);
     let parts = of_cpu.context("the plan of the calibration has no program for a CPU")?;
     let options = OpenOptions { verify: Verify::AllButWeights, ..OpenOptions::default() };
@@ -231,7 +231,7 @@ fn read(engine: &mut Engine, path: &Path, moments: &mut Observer) -> Result<()> 
 struct Inputs {
     /// Offset of its rows in the arena, in bytes.
     offset: usize,
-    /// Elements from row to row, and elements that count.
+    /// Elements from one row to the next.
     stride: usize,
     /// Index of its moments; of experts the first.
     moments: usize,
@@ -240,6 +240,7 @@ struct Inputs {
 
 /// Which rows belong to which expert.
 struct Experts {
+    /// Offsets of the tables `slots` and `offsets` of a grouped product in the arena, in bytes.
     slots: usize,
     offsets: usize,
     n_experts: usize,
@@ -273,7 +274,7 @@ impl Observer {
         };
         let mut known = BTreeMap::new();
         for entry in &program.entries {
-            let of_step = |step: &jamba_plan::format::Step| {
+            let of_step = |step: &Step| {
                 let launch = &parts.schedule.kernels[step.kernel as usize];
                 observer.of_step(program, launch, &step.args, wanted, &mut known)
             };
@@ -305,9 +306,7 @@ impl Observer {
             let (Source::Weight(_), &Arg::Weight(index)) = (&operand.source, arg) else { continue };
             let weight = &program.weights[index as usize];
             let k = weight.layout.k as usize;
-            // A scan reads its x and projects a part of it.
-            let is_wanted = weight.parts.iter().any(|part| wanted.contains(&part.parameter));
-            if !is_wanted || operand.name() != "weight" {
+            if !weight.parts.iter().any(|part| wanted.contains(&part.parameter)) {
                 continue;
             }
             let n_groups = weight.layout.groups;

@@ -21,7 +21,7 @@ use jambac_models::{ModelError, jamba};
 use crate::calibrate::{self, Calibration};
 use crate::manifest::{self, ModelFile};
 use crate::report::Ours;
-use crate::source::{Calibrated, Source};
+use crate::source::Source;
 
 mod describe;
 mod phase;
@@ -175,7 +175,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     }
 
     let calibration = calibration(&mut run, request, parameters.is_some(), &programs)?;
-    let source = parameters.as_ref().map(|parameters| Calibrated { parameters: Source(parameters), calibration });
+    let source = parameters.as_ref().map(|parameters| Source::new(parameters).calibrated(calibration));
     let Written { manifest, programs, bytes, losses } =
         write_plan(&mut run, request, &input, &text, source.as_ref(), programs)?;
     if run.wants_text(Phase::Plan) {
@@ -317,7 +317,7 @@ fn write_plan(
     request: &Request,
     input: &Input,
     text: &Text<'_>,
-    source: Option<&Calibrated<'_, '_>>,
+    source: Option<&Source<'_, '_>>,
     programs: Vec<Compiled>,
 ) -> Result<Written> {
     let metadata = input.model.metadata();

@@ -13,8 +13,8 @@ use crate::manifest::{self, ByPattern, FusionChoice, ModelFile};
 /// The model and its options.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
-    /// A model.toml, a checkpoint's folder, a GGUF file, or an id such as ai21labs/AI21-Jamba-Reasoning-3B whose files are in the Hugging
-    /// Face cache.
+    /// A model.toml, a checkpoint's folder, a GGUF file, or an id such as ai21labs/AI21-Jamba-Reasoning-3B whose files are in the
+    /// Hugging Face cache.
     path: PathBuf,
     /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64 (Armv8.2 with dot products), aarch64-i8mm (with int8
     /// matrix instructions), native, or sm_90a for H100 and H200. May be repeated.

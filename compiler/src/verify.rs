@@ -21,7 +21,7 @@ use jambac_kernels::kernel::Launch;
 use jambac_kernels::target::{self, Target};
 use serde_json::json;
 
-use crate::compile::draw_kernels;
+use crate::compile::{draw_kernels, drawn_formats};
 use crate::report::{Ours, check_plan, print, tell};
 
 /// The options of `jambac verify`.
@@ -95,8 +95,7 @@ fn code(plan: &Plan<'_>, info: &ProgramInfo, program: &Program) -> Result<Vec<St
             );
         }
     }
-    let draws =
-        target::draws(info.kind, crate::compile::drawn_formats(plan.manifest().synthetic_seed, &program.weights));
+    let draws = target::draws(info.kind, drawn_formats(plan.manifest().synthetic_seed, &program.weights));
     let expected = draw_kernels(draws.clone());
     ensure!(
         info.draw_kernels == expected,

@@ -1,12 +1,11 @@
 //! Everything that follows from the list of kernels at the crate root: [`AnySpec`], and the folder of each op.
 
-use jamba_plan::format::TargetKind;
+use jamba_plan::format::{Elem, TargetKind};
 use jambac_graph::Op;
 
 use crate::cases::Case;
 use crate::kernel::{Candidate, Config, Kernel, Launch, StepSize, Unsupported};
 use crate::node::{Node, Reads, RowsOrder, SelectError, Selected};
-use jamba_plan::format::Elem;
 
 /// Makes [`AnySpec`] and the table of folders of `Variant(folder): "op" | …;`.
 macro_rules! catalog {

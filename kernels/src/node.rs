@@ -1,13 +1,12 @@
 //! A node of the layer graph as kernels see it: its op, the types around it, and what the target stores them as.
 
-use jamba_plan::format::{Count, TargetKind, WeightFormat};
+use jamba_plan::format::{Count, Elem, TargetKind, WeightFormat};
 use jambac_graph::infer::operand_names;
 use jambac_graph::{DType, Dim, Graph, NodeId, Op, Symbol, Type, ValueId};
 
 use crate::cases::Case;
 use crate::catalog::{self, AnySpec};
 use crate::cost::Rows;
-use jamba_plan::format::Elem;
 
 /// A kernel for a node, and the rows that it works on.
 #[derive(Clone, Debug, PartialEq)]

@@ -137,6 +137,20 @@ impl Tiny {
         }
     }
 
+    /// Two layers whose rows have `hidden` and 256 inputs, so that formats with blocks and groups of inputs have whole ones. Δ's have 16.
+    pub fn in_blocks(hidden: usize) -> Tiny {
+        Tiny {
+            hidden,
+            ff: 256,
+            layers: 2,
+            attention: (2, 1),
+            experts: 3,
+            vocab: 173,
+            dt_rank: Some(16),
+            ..Tiny::base()
+        }
+    }
+
     /// The shape of the 3B: no experts, one KV head, tied, BF16.
     pub fn dense_tied() -> Tiny {
         Tiny {

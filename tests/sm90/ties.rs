@@ -19,7 +19,7 @@ fn gaps(fixture: &Fixture, ids: &[u32]) -> Vec<f32> {
     let parameters = jamba::bind(&checkpoint).unwrap();
     let options = jamba::Options { kv_dtype: DType::F32 };
     let graph = jamba::prefill(parameters.config(), &|name| parameters.dtype(name), &options);
-    let interpreter = Interpreter::new(&graph, &Source(&parameters)).unwrap();
+    let interpreter = Interpreter::new(&graph, &Source::new(&parameters)).unwrap();
     let values = interpreter.run_all(&Batch::one(ids), &mut State::new(1)).unwrap();
     let mut least = vec![f32::INFINITY; ids.len()];
     for node in graph.order() {

@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::ignore::Ignore;
 use crate::index::{Index, TensorInfo, Values};
 use crate::safetensors::Shard;
-use crate::small_file::refuse_pointer;
 use crate::stacked;
 
 /// Texts of the files that a checkpoint's folder would have.
@@ -57,19 +56,21 @@ pub(crate) fn index(path: &Path, ignore: &Ignore) -> Result<Index> {
 const N_FILES: &str = "split.count";
 
 /// All files of a model.
+#[derive(Default)]
 struct Files {
     shards: Vec<Shard>,
     /// Of the first file.
     metadata: BTreeMap<String, Value>,
     tensors: Vec<TensorInfo>,
+    /// The file of each tensor by name.
+    names: BTreeMap<String, usize>,
     /// Names of tensors that the user wants to be ignored.
     ignored: Vec<String>,
 }
 
 impl Files {
     fn open(path: &Path, ignore: &Ignore) -> Result<Files> {
-        let mut files =
-            Files { shards: Vec::new(), metadata: BTreeMap::new(), tensors: Vec::new(), ignored: Vec::new() };
+        let mut files = Files::default();
         let first = files.add(path, ignore)?;
         let n_files = first.get(N_FILES).and_then(Value::as_u64).unwrap_or(1);
         files.metadata = first;
@@ -84,7 +85,6 @@ impl Files {
     /// Adds a file and returns its metadata.
     fn add(&mut self, path: &Path, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
         let shard = Shard::map(path)?;
-        refuse_pointer(shard.bytes(0..shard.len().min(64)), path)?;
         let header = header::read(shard.bytes(0..shard.len()), path)?;
         for entry in header.tensors {
             let name = names::hugging_face(&entry.name).unwrap_or_else(|| entry.name.clone());
@@ -92,9 +92,8 @@ impl Files {
                 self.ignored.push(entry.name);
                 continue;
             }
-            if let Some(other) = self.tensors.iter().find(|other| other.name == name) {
-                let found =
-                    format!("it in {} as well", self.shards.get(other.shard_idx).unwrap_or(&shard).path().display());
+            if let Some(other) = self.names.insert(name.clone(), self.shards.len()) {
+                let found = format!("it in {} as well", self.shards.get(other).unwrap_or(&shard).path().display());
                 return Err(Error::tensor(path, &entry.name, found, "it once"));
             }
             let values = match name.ends_with(".A_log") {

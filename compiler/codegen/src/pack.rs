@@ -27,47 +27,28 @@ pub trait ParameterSource: Sync {
     /// elements.
     fn read_rows(&self, parameter: &str, group: u64, first_row: u64, n_rows: u64, out: &mut [f32]) -> io::Result<()>;
 
-    /// Reads integers stored in the checkpoint, with one scale per row: rows of `q.len() / scales.len()` elements from
-    /// `first_row` on. Returns false if the checkpoint does not store this parameter as integers.
-    fn read_int8(&self, _parameter: &str, _group: u64, _first_row: u64, _q: &mut [i8], _scales: &mut [f32]) -> bool {
-        false
+    /// Reads rows from `first_row` on that the checkpoint stores in this format, without rounding: the integers, or the bits of the
+    /// E4M3 numbers, and the scales, one for each [`shared_inputs`](jamba_plan::quantize::shared_inputs) of a row. Returns false if the
+    /// checkpoint does not store them so.
+    ///
+    /// # Errors
+    /// A number that is NaN.
+    fn read_quantized(
+        &self,
+        _format: WeightFormat,
+        _parameter: &str,
+        _group: u64,
+        _first_row: u64,
+        _q: &mut [i8],
+        _scales: &mut [f32],
+    ) -> io::Result<bool> {
+        Ok(false)
     }
 
     /// The second moments of the inputs of matrix `group` of a parameter. With them, integers are packed with error feedback;
     /// without, they are rounded to nearest.
     fn moments(&self, _parameter: &str, _group: u64) -> Option<Arc<Moments>> {
         None
-    }
-
-    /// Reads integers of 4 bits stored in the checkpoint, with one scale per 32 inputs: rows of `k` integers from `first_row` on. Returns
-    /// false if the checkpoint does not store this parameter so.
-    fn read_int4(
-        &self,
-        _parameter: &str,
-        _group: u64,
-        _first_row: u64,
-        _k: usize,
-        _q: &mut [i8],
-        _scales: &mut [f32],
-    ) -> bool {
-        false
-    }
-
-    /// Reads E4M3 numbers stored in the checkpoint, as the integers with their bits, with one scale per 128 inputs: rows of `k` elements
-    /// from `first_row` on. Returns false if the checkpoint does not store this parameter so.
-    ///
-    /// # Errors
-    /// A number that is NaN.
-    fn read_fp8(
-        &self,
-        _parameter: &str,
-        _group: u64,
-        _first_row: u64,
-        _k: usize,
-        _q: &mut [i8],
-        _scales: &mut [f32],
-    ) -> io::Result<bool> {
-        Ok(false)
     }
 }
 
@@ -263,10 +244,8 @@ pub(crate) fn each_packed<S: Default, T: Send>(
             }),
         };
         for (run, packed) in batch.iter().zip(packed) {
-            let parameter = || run.parameter.to_owned();
-            packed
-                .and_then(|packed| take(run, packed))
-                .map_err(|source| CodegenError::Pack { parameter: parameter(), source })?;
+            let error = |source| CodegenError::Pack { parameter: run.parameter.to_owned(), source };
+            packed.and_then(|packed| take(run, packed)).map_err(error)?;
         }
     }
     Ok(())

@@ -164,7 +164,7 @@ impl Compiler<'_> {
     }
 }
 
-/// The formats of the weights that a seed stands for.
+/// The formats of weights that are drawn from a seed; none without a seed.
 pub(crate) fn drawn_formats(seed: Option<u64>, weights: &[Weight]) -> BTreeSet<WeightFormat> {
     weights.iter().filter(|_| seed.is_some()).map(|weight| weight.format).collect()
 }

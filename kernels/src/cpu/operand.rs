@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use jamba_plan::format::{Layout, PartOrder, Transform};
+use jamba_plan::format::{Elem, Layout, PartOrder, Transform};
 
 use crate::cpu::integer;
 use crate::kernel::{LANES, padded};
 use crate::operand::{Extent, Operand, Param, Source, Weight};
-use jamba_plan::format::Elem;
 
 /// f32 rows that the kernel reads.
 pub(crate) fn read(name: &'static str, cols: usize, operand: usize) -> Operand {

@@ -4,9 +4,9 @@
 //! sum[r, i] = fma(x[r, j], weight[i, j], sum[r, i])      for j = 0 … k − 1
 //! ```
 //!
-//! Each sum runs over j from 0 in f32, in its own lane. fp8 weights widen exactly; each group of 128 inputs has a sum of its own, which
-//! is multiplied by the group's scale and added to the sums of the groups before it. Tiling of rows and panels decides which sums run side by side,
-//! never the terms or order of a sum.
+//! Each sum runs over j from 0 in f32, in its own lane. fp8 weights widen exactly; each group of 128 inputs has a sum of its own,
+//! which is multiplied by the group's scale and added to the sum of the groups before it. Tiling of rows and panels decides which
+//! sums run side by side, never the terms or order of a sum.
 //!
 //! Few rows: tiles of all rows and enough panels to hide multiply-add latency; weights are streamed once. Many rows: blocks
 //! of x that stay in cache; each panel is applied to a whole block and stays in L2 while the block's tiles are summed.

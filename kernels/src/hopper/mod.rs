@@ -46,9 +46,10 @@ pub(crate) mod work;
 #[cfg(feature = "emit")]
 pub use builder::{Builder, DYNAMIC_SHARED, ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 
+use jamba_plan::format::Elem;
+
 use crate::kernel::Unsupported;
 use facts::{LINE_BYTES, MAX_THREADS, VECTOR_BYTES};
-use jamba_plan::format::Elem;
 
 /// Stride of rows with `cols` elements of an activation or a weight, in elements: whole lines of [`LINE_BYTES`].
 pub fn row_stride(elem: Elem, cols: usize) -> usize {

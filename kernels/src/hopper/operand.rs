@@ -3,12 +3,11 @@
 
 use std::ops::Range;
 
-use jamba_plan::format::{Layout, PartOrder, Transform};
+use jamba_plan::format::{Elem, Layout, PartOrder, Transform};
 
 use super::row_stride;
 use super::weight::{BLOCK_ROWS, GATE_ROWS, INTERLEAVED};
 use crate::operand::{Operand, Param, Weight};
-use jamba_plan::format::Elem;
 
 /// Rows that the kernel reads.
 pub(crate) fn read(name: &'static str, elem: Elem, cols: usize, operand: usize) -> Operand {

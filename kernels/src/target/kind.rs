@@ -1,6 +1,6 @@
 //! Properties of a target kind that a schedule depends on.
 
-use jamba_plan::format::{Count, Pick, TargetKind, WeightFormat};
+use jamba_plan::format::{Count, Elem, Pick, TargetKind, WeightFormat};
 use jambac_graph::DType;
 
 use crate::catalog::{AnySpec, Recipe};
@@ -8,7 +8,6 @@ use crate::hopper::matmul;
 use crate::kernel::{Config, Kernel, Launch};
 use crate::sample::hopper::{argmax, draw};
 use crate::synthetic_weight;
-use jamba_plan::format::Elem;
 
 /// Sequences per decode entry, smallest first: a target may use different configs for few and for many sequences.
 pub fn decode_sizes(kind: TargetKind, max_sequences: u64) -> Vec<u64> {

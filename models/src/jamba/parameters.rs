@@ -161,9 +161,17 @@ pub(super) fn canonical(config: &JambaConfig, name: &str) -> String {
 pub struct Parameter<'c> {
     /// Dimensions, outermost first; the experts are dimension 0 of a stacked parameter.
     pub shape: Vec<usize>,
-    /// Default element type in a plan: that of its tensors; F32 if the experts of a layer differ; F8 for E4M3 numbers whose scales a plan
-    /// can hold, and BF16 for other 8-bit floats, which rounds their scaled values to 2⁻⁹; I8 for experts that `experts_int8` rounds. Of GGUF's blocks: I4 for Q4_0, whose integers it holds, and
-    /// I8 for the others; BF16 for those of the embedding, in which tokens are looked up.
+    /// Default element type in a plan.
+    ///
+    /// | tensors | type |
+    /// |---|---|
+    /// | F32, BF16, F16, I8 with a scale per row | theirs; F32 if the experts of a layer differ |
+    /// | experts under `experts_int8` | I8 |
+    /// | E4M3 numbers whose scales a plan can hold | F8 |
+    /// | other 8-bit floats | BF16, which rounds their scaled values to 2⁻⁹ |
+    /// | packed integers and GGUF's Q4_0 that int4 holds | I4 |
+    /// | other packed integers and blocks | I8 |
+    /// | packed or in blocks: the embedding, in which tokens are looked up | BF16 |
     pub dtype: DType,
     /// Its tensors in order: one, or one per expert.
     pub tensors: Vec<StoredTensor<'c>>,

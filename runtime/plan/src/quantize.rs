@@ -43,10 +43,10 @@ pub fn column(j: usize) -> usize {
 const INT8_MOST: f32 = 127.0;
 
 /// Smallest int4 value; the value of largest magnitude in a group maps to it.
-const INT4_LEAST: f32 = -8.0;
+pub const INT4_LEAST: f32 = -8.0;
 
 /// Largest int4 value.
-const INT4_MOST: f32 = 7.0;
+pub const INT4_MOST: f32 = 7.0;
 
 /// The int8 scale of a row.
 pub fn int8_scale(row: &[f32]) -> f32 {
@@ -122,29 +122,30 @@ pub fn shared_inputs(format: WeightFormat, k: usize) -> usize {
     }
 }
 
+/// Quantizes a value to a format with scales.
+pub fn number(format: WeightFormat, value: f32, scale: f32) -> i8 {
+    match format {
+        WeightFormat::Int4 => int4(value, scale),
+        WeightFormat::Fp8 => fp8(value, scale),
+        _ => int8(value, scale),
+    }
+}
+
 /// The scales of a row: one for int8, one per group for int4 and fp8.
 pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
-    match format {
-        WeightFormat::Int4 => row.chunks(GROUP).map(int4_scale).collect(),
-        WeightFormat::Fp8 => row.chunks(FP8_GROUP).map(fp8_scale).collect(),
-        _ => vec![int8_scale(row)],
-    }
+    let scale = match format {
+        WeightFormat::Int4 => int4_scale,
+        WeightFormat::Fp8 => fp8_scale,
+        _ => int8_scale,
+    };
+    row.chunks(shared_inputs(format, row.len())).map(scale).collect()
 }
 
 /// Quantizes a row with the given scales.
 pub fn row(format: WeightFormat, row: &[f32], scales: &[f32], out: &mut [i8]) {
-    match format {
-        WeightFormat::Int4 => {
-            for ((out, values), &scale) in out.chunks_mut(GROUP).zip(row.chunks(GROUP)).zip(scales) {
-                out.iter_mut().zip(values).for_each(|(q, &value)| *q = int4(value, scale));
-            }
-        }
-        WeightFormat::Fp8 => {
-            for ((out, values), &scale) in out.chunks_mut(FP8_GROUP).zip(row.chunks(FP8_GROUP)).zip(scales) {
-                out.iter_mut().zip(values).for_each(|(q, &value)| *q = fp8(value, scale));
-            }
-        }
-        _ => out.iter_mut().zip(row).for_each(|(q, &value)| *q = int8(value, scales[0])),
+    let shared = shared_inputs(format, row.len());
+    for ((out, values), &scale) in out.chunks_mut(shared).zip(row.chunks(shared)).zip(scales) {
+        out.iter_mut().zip(values).for_each(|(q, &value)| *q = number(format, value, scale));
     }
 }
 

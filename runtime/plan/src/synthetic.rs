@@ -183,11 +183,7 @@ fn fill_integers(rows: &Rows, layout: Layout, format: WeightFormat, scale: f32, 
     for lane in 0..layout.lanes.min(rows.left) {
         for (j, q) in (0..).zip(&mut q) {
             let value = rows.draw.value((rows.first + lane) * layout.k + j);
-            *q = match format {
-                WeightFormat::Int4 => quantize::int4(value, scale),
-                WeightFormat::Fp8 => quantize::fp8(value, scale),
-                _ => quantize::int8(value, scale),
-            };
+            *q = quantize::number(format, value, scale);
         }
         quantize::place_in(&layout, format, &q, lane as usize, out);
     }

@@ -17,7 +17,7 @@
 use std::ops::Range;
 
 use jamba_plan::format::WeightFormat;
-use jamba_plan::quantize::{self, GROUP};
+use jamba_plan::quantize::{self, GROUP, INT4_LEAST, INT4_MOST};
 
 /// Inputs that compensate each other's errors.
 pub const BLOCK: usize = 128;
@@ -75,7 +75,7 @@ impl Moments {
     }
 }
 
-/// Products for which it is not worth to start threads.
+/// Number of products below which one thread adds them all.
 const SMALL: usize = 1 << 22;
 
 /// Rows whose products are summed before they are added to a sum.
@@ -84,7 +84,7 @@ const TOGETHER: usize = 4;
 /// Adds the products of the inputs in `columns` to the upper triangle of a block.
 fn add_to_block(sums: &mut [f32], rows: &[f32], stride: usize, columns: Range<usize>) {
     let n = columns.len();
-    // The inputs of some rows, without what lies between them.
+    // The columns of a few rows, copied to consecutive memory.
     let mut x = [[0.0; BLOCK]; TOGETHER];
     for rows in rows.chunks(stride * TOGETHER) {
         x.iter_mut().for_each(|x| x.fill(0.0));
@@ -162,6 +162,7 @@ impl Feedback {
         let factor = &self.factors[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
         let damped = &self.damped[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
         let is_int4 = format == WeightFormat::Int4;
+        // The scale of each column.
         let mut steps = [0.0; BLOCK];
         let mut w = [0.0; BLOCK];
         w[..n].copy_from_slice(row);
@@ -175,7 +176,7 @@ impl Feedback {
             }
             let scale = if is_int4 { scales[scales.len() - 1] } else { scales[0] };
             steps[j] = scale;
-            q[j] = quantized(format, w[j], scale);
+            q[j] = quantize::number(format, w[j], scale);
             let u = &factor[j * BLOCK..][..n];
             let error = (w[j] - scale * f32::from(q[j])) / u[j];
             w[j + 1..n].iter_mut().zip(&u[j + 1..]).for_each(|(w, u)| *w -= error * u);
@@ -191,7 +192,7 @@ impl Feedback {
         for _ in 0..ROUNDS {
             for j in 0..n {
                 let h = &damped[j * BLOCK..][..n];
-                let best = quantized(format, steps[j] * f32::from(q[j]) + gradient[j] / h[j], steps[j]);
+                let best = quantize::number(format, steps[j] * f32::from(q[j]) + gradient[j] / h[j], steps[j]);
                 if best != q[j] {
                     let moved = steps[j] * (f32::from(best) - f32::from(q[j]));
                     q[j] = best;
@@ -199,13 +200,6 @@ impl Feedback {
                 }
             }
         }
-    }
-}
-
-fn quantized(format: WeightFormat, value: f32, scale: f32) -> i8 {
-    match format {
-        WeightFormat::Int4 => quantize::int4(value, scale),
-        _ => quantize::int8(value, scale),
     }
 }
 
@@ -223,7 +217,7 @@ fn int4_scale(group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
         let inverse = 1.0 / scale;
         let mut errors = [0.0; GROUP];
         for ((error, &w), &count) in errors.iter_mut().zip(&w).zip(&counts) {
-            let rest = w - scale * quantize::nearest((w * inverse).clamp(-8.0, 7.0));
+            let rest = w - scale * quantize::nearest((w * inverse).clamp(INT4_LEAST, INT4_MOST));
             *error = count * rest * rest;
         }
         errors.iter().sum()

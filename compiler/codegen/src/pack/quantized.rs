@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use jamba_plan::format::{ElementOrder, Weight, WeightFormat};
-use jamba_plan::quantize::{self, FP8_GROUP, GROUP};
+use jamba_plan::quantize;
 
 use super::feedback::{Feedback, Moments};
 use super::{Measure, ParameterSource, Run, each_packed, encode, pad_rows, transpose_panels};
@@ -90,30 +90,18 @@ impl Rows {
         if n_rows == 0 {
             return Ok(());
         }
-        if weight.format == WeightFormat::Int8 {
-            self.scales.resize(n_rows, 0.0);
-            if source.read_int8(run.parameter, run.group, run.first_row, &mut self.q, &mut self.scales) {
-                return Ok(());
-            }
-            self.scales.clear();
-        }
-        if weight.format == WeightFormat::Int4 {
-            self.scales.resize(n_rows * k.div_ceil(GROUP), 0.0);
-            if source.read_int4(run.parameter, run.group, run.first_row, k, &mut self.q, &mut self.scales) {
-                // As they are stored.
-                self.scales.iter_mut().for_each(|scale| *scale = half::bf16::from_f32(*scale).to_f32());
+        self.scales.resize(n_rows * k.div_ceil(quantize::shared_inputs(weight.format, k)), 0.0);
+        let (q, scales) = (&mut self.q, &mut self.scales);
+        if source.read_quantized(weight.format, run.parameter, run.group, run.first_row, q, scales)? {
+            if weight.format == WeightFormat::Int4 {
+                // Plans store these scales in bf16, so there is a loss to measure.
+                scales.iter_mut().for_each(|scale| *scale = half::bf16::from_f32(*scale).to_f32());
                 self.values.resize(n_rows * k, 0.0);
-                return source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, &mut self.values);
+                source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, &mut self.values)?;
             }
-            self.scales.clear();
+            return Ok(());
         }
-        if weight.format == WeightFormat::Fp8 {
-            self.scales.resize(n_rows * k.div_ceil(FP8_GROUP), 0.0);
-            if source.read_fp8(run.parameter, run.group, run.first_row, k, &mut self.q, &mut self.scales)? {
-                return Ok(());
-            }
-            self.scales.clear();
-        }
+        self.scales.clear();
         self.values.resize(n_rows * k, 0.0);
         source.read_rows(run.parameter, run.group, run.first_row, run.n_rows, &mut self.values)?;
         if let Some(at) = self.values.iter().position(|value| !value.is_finite()) {

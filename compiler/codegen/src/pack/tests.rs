@@ -203,10 +203,19 @@ impl ParameterSource for Stored {
         Err(io::Error::other("integers are not to be widened"))
     }
 
-    fn read_int8(&self, _: &str, _: u64, first_row: u64, q: &mut [i8], scales: &mut [f32]) -> bool {
+    fn read_quantized(
+        &self,
+        format: WeightFormat,
+        _: &str,
+        _: u64,
+        first_row: u64,
+        q: &mut [i8],
+        scales: &mut [f32],
+    ) -> io::Result<bool> {
+        assert_eq!(format, WeightFormat::Int8);
         (0..).zip(scales).for_each(|(i, scale)| *scale = 0.01 + (first_row + i) as f32);
         q.iter_mut().enumerate().for_each(|(at, q)| *q = (at as i32 % 256 - 128) as i8);
-        true
+        Ok(true)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Arg;
+use super::{Arg, MatrixBoxes};
 
 /// Size in bytes of an encoded map.
 pub const TENSOR_MAP_BYTES: u64 = 128;
@@ -26,6 +26,14 @@ pub struct TensorMap {
     pub box_cols: u32,
     /// Layout of a box in shared memory.
     pub swizzle: Swizzle,
+}
+
+impl TensorMap {
+    /// The matrix and the boxes without the address and the number of rows.
+    pub fn boxes(&self) -> MatrixBoxes {
+        let &TensorMap { elem, cols, row_stride, box_rows, box_cols, swizzle, .. } = self;
+        MatrixBoxes { elem, cols, row_stride, box_rows, box_cols, swizzle }
+    }
 }
 
 /// Element type of a tensor copy.

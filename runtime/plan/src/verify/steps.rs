@@ -110,7 +110,7 @@ fn same(against: Against<'_>, found: &Uses<'_>, expected: &Uses<'_>, at: &str) -
     }
 }
 
-/// Rows of a parameter: their format and transformation, the parameter, the place in the model, and the range, which touches no other.
+/// Rows of a parameter: format and transform, the parameter, the place in the model, and the range of rows. Adjacent ranges are merged.
 type UsedRows<'a> = ((WeightFormat, Transform), &'a str, &'a str, (u64, u64));
 
 fn rows<'a>(program: &'a Program, uses: &Uses<'a>) -> BTreeSet<UsedRows<'a>> {
@@ -206,8 +206,7 @@ impl<'a> Checker<'a, '_> {
         let Checker { against, entry, at } = *self;
         let mut left = flow.buffers();
         for (index, buffer) in entry.buffers.iter().enumerate() {
-            let values = [buffer.first, buffer.last, buffer.reads].map(u64::from);
-            let [first, last, reads] = values;
+            let [first, last, reads] = [buffer.first, buffer.last, buffer.reads].map(u64::from);
             let overwrites = buffer.in_place_of.is_none_or(|other| (other as usize) < index);
             if !overwrites || !left.remove(&[first, buffer.offset, buffer.bytes, last, reads]) {
                 let near = left.iter().find(|value| value[..2] == [first, buffer.offset]);
@@ -358,15 +357,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn matrix(&self, step: &Step, boxes: &MatrixBoxes, matrix: &Matrix, map: &TensorMap) -> Result<Bound, String> {
-        let found = MatrixBoxes {
-            elem: map.elem,
-            cols: map.cols,
-            row_stride: map.row_stride,
-            box_rows: map.box_rows,
-            box_cols: map.box_cols,
-            swizzle: map.swizzle,
-        };
-        if found != *boxes || boxes.row_stride == 0 {
+        if map.boxes() != *boxes || boxes.row_stride == 0 {
             return Err(format!("a tensor map with {boxes:?}"));
         }
         match (matrix, map.base) {
