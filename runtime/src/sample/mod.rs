@@ -197,7 +197,8 @@ impl Sampler {
             candidates.truncate(options.top_k);
         }
         for candidate in candidates.iter_mut() {
-            candidate.value = ((candidate.value - first.value) / f64::from(options.temperature)).exp();
+            // The C library's exp differs from one library to the next, and with the instructions of the CPU.
+            candidate.value = libm::exp((candidate.value - first.value) / f64::from(options.temperature));
         }
         if options.top_p < 1.0 {
             keep_top_p(candidates, options.top_p.into());
