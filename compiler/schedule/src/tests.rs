@@ -73,7 +73,7 @@ fn steps_read_from_top_to_bottom() {
     expect![[r#"
         prefill: 10 steps, 8 barriers; at most 3 tokens, 1 sequences, 2 outputs
           step    kernel                  source    arguments
-          0       embed_bf16_d20_l16      embed     ids=ids table=w0 out=b0 tokens=tokens
+          0       embed_bf16_d20_l16      embed     ids=ids weight=w0 out=b0 tokens=tokens
           1     | rms_norm_d20_e358637bd  norm      a=b0 weight=w1 out=b1 rows=tokens
           2     | linear_bf16_n40_k20     gate      x=b1 weight=w2 out=b2 rows=tokens
           3       linear_bf16_n40_k20     up        x=b1 weight=w3 out=b3 rows=tokens

@@ -106,7 +106,7 @@ fn fused_ops_have_kernels() {
     expect![[r#"
         prefill: 12 steps, 10 barriers; at most 4 tokens, 2 sequences, 2 outputs
           step    kernel                             source  arguments
-          0       embed_bf16_d16_l16                         ids=ids table=w0 out=b0 tokens=tokens
+          0       embed_bf16_d16_l16                         ids=ids weight=w0 out=b0 tokens=tokens
           1     | causal_conv1d_c16_k4_bias_silu             u=b0 weight=w1 bias=w2 state=conv starts=starts slots=slots y=b1 sequences=sequences slot_stride=128
           2     | linear_bf16_n16_k16_bias_softplus          x=b1 weight=w3 bias=w2 out=b2 rows=tokens
           3       linear_bf16_n5_k16                         x=b1 weight=w4 out=b3 rows=tokens
