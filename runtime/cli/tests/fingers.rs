@@ -134,7 +134,7 @@ fn files_are_named_for_what_they_are() {
     toy.stdout(&["run", "toy.plan", "--tokens", "1", "-n", "0", "--save-state", "a.state"]);
     for command in ["run", "info", "verify", "doctor"] {
         for (name, says) in [
-            ("a.gguf", ["a.gguf: not a plan but a GGUF file", "jambac build MODEL"]),
+            ("a.gguf", ["a.gguf: not a plan but a GGUF file", "jambac build a.gguf -o OUT.plan"]),
             ("pytorch_model.bin", ["pickle format", "safetensors"]),
             ("empty.plan", ["not a plan but an empty file", "again"]),
             ("lfs.plan", ["Git LFS", "git lfs pull"]),
