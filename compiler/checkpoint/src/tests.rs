@@ -222,7 +222,7 @@ fn refuses_what_is_no_checkpoint() {
     );
     let dir = folder(&[]);
     expect![[r#"
-        DIR/config.json: found a file, expected a checkpoint folder
+        DIR/config.json: found a file, expected a checkpoint folder or a GGUF file
     "#]]
     .assert_eq(&error_of(&dir.path().join("config.json"), &dir));
     expect![[r#"
@@ -465,13 +465,13 @@ fn ignored_tensors_may_have_any_dtype_and_are_named() {
     let ids = [0; 16];
     let file = serialize(&[
         ("a", safetensors::Dtype::F32, vec![2], &[0; 8]),
-        ("b.position_ids", safetensors::Dtype::I64, vec![2], &ids),
+        ("b.position_ids", safetensors::Dtype::F64, vec![2], &ids),
         ("c.inv_freq", safetensors::Dtype::F32, vec![4], &ids),
     ]);
     refused(
         &[("model.safetensors", &file)],
         expect![[r#"
-        DIR/model.safetensors: tensor b.position_ids: found dtype I64, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
+        DIR/model.safetensors: tensor b.position_ids: found dtype F64, expected F32, BF16, F16, I8, F8_E4M3 or F8_E5M2
     "#]],
     );
     let dir = folder(&[("model.safetensors", &file)]);
