@@ -141,6 +141,11 @@ impl Batch {
         self.cache.as_ref()
     }
 
+    /// The prefix cache, for its changes.
+    pub fn cache_mut(&mut self) -> Option<&mut PrefixCache> {
+        self.cache.as_mut()
+    }
+
     /// Removes the prefix cache and returns it.
     pub fn take_cache(&mut self) -> Option<PrefixCache> {
         self.cache.take()

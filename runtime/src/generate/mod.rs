@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use picker::NewToken;
 pub(crate) use picker::Picker;
-pub use stream::{Stream, StreamEvent};
+pub use stream::{Stream, StreamEvent, Turn};
 
 #[cfg(feature = "tokenizer")]
 use crate::SpecialTokens;

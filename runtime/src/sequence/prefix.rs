@@ -84,12 +84,28 @@ pub struct PrefixCache {
     recent: VecDeque<Box<[u32]>>,
     n_recent_tokens: usize,
     counters: PrefixCounters,
+    /// None if nobody follows the cache.
+    journal: Option<Vec<PrefixChange>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     snapshot: Snapshot,
     used: u64,
+}
+
+/// Most changes that a cache keeps until they are taken.
+const MOST_CHANGES: usize = 1 << 16;
+
+/// What happened to a prefix in a [`PrefixCache`], for routers that send a request where its beginning is cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrefixChange {
+    /// The prefix of these tokens is cached from now on.
+    Stored(Arc<[u32]>),
+    /// It is cached no more.
+    Removed(Arc<[u32]>),
+    /// Changes were dropped, since nobody took them: whoever follows them begins with an empty cache.
+    Lost,
 }
 
 impl PrefixCache {
@@ -106,7 +122,31 @@ impl PrefixCache {
             recent: VecDeque::new(),
             n_recent_tokens: 0,
             counters: PrefixCounters::default(),
+            journal: None,
         }
+    }
+
+    /// Keeps changes for [`PrefixCache::take_changes`].
+    pub fn with_journal(self) -> PrefixCache {
+        PrefixCache { journal: Some(Vec::new()), ..self }
+    }
+
+    /// The changes since the last call, in order; none without [`PrefixCache::with_journal`]. Prefixes of requests with a
+    /// [`cache_salt`](crate::Request::cache_salt) are not told.
+    pub fn take_changes(&mut self) -> Vec<PrefixChange> {
+        self.journal.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Keeps a change of an entry without a salt.
+    fn tell(&mut self, key: &Arc<[u32]>, change: fn(Arc<[u32]>) -> PrefixChange) {
+        let Some(journal) = self.journal.as_mut().filter(|_| key.first().is_none_or(|word| word >> 31 == 0)) else {
+            return;
+        };
+        if journal.len() >= MOST_CHANGES {
+            journal.clear();
+            journal.push(PrefixChange::Lost);
+        }
+        journal.push(change(Arc::clone(key)));
     }
 
     /// Sets the interval between snapshots of one prompt, in tokens. With 0, only the ends of prompts are cached.
@@ -200,7 +240,11 @@ impl PrefixCache {
             Cow::Borrowed(_) => Arc::clone(&snapshot.tokens),
             Cow::Owned(key) => key.into(),
         };
+        let is_new = !self.entries.contains_key(&key);
         self.remove(&key);
+        if is_new {
+            self.tell(&key, PrefixChange::Stored);
+        }
         self.n_uses += 1;
         self.counters.snapshots += 1;
         self.held.add(&snapshot);
@@ -209,7 +253,9 @@ impl PrefixCache {
         while self.held.bytes() > self.budget_bytes
             && let Some((_, oldest)) = self.by_use.first_key_value()
         {
-            self.remove(&Arc::clone(oldest));
+            let oldest = Arc::clone(oldest);
+            self.remove(&oldest);
+            self.tell(&oldest, PrefixChange::Removed);
             self.counters.evictions += 1;
         }
     }
@@ -452,5 +498,32 @@ mod tests {
         assert_eq!((cache.recent.len(), cache.common(0, &[35, 7]), cache.common(0, &[36, 7])), (64, 0, 2));
         cache.count(0, 0, &vec![9; (1 << 20) - 4]);
         assert_eq!((cache.recent.len(), cache.common(0, &[98, 7]), cache.common(0, &[97, 7])), (3, 2, 0));
+    }
+
+    #[test]
+    fn a_journal_tells_what_enters_and_leaves() {
+        let bytes = snapshot(&[1]).bytes();
+        let mut cache = PrefixCache::new(2 * bytes + bytes / 2).with_journal();
+        let keys: [&[u32]; 3] = [&[1], &[2], &[3]];
+        keys.iter().for_each(|key| cache.insert(snapshot(key)));
+        cache.insert(snapshot(&[3])); // it is there already
+        cache.insert_of(7, snapshot(&[4])); // nobody else finds it
+        let stored = |key: &[u32]| PrefixChange::Stored(key.into());
+        let removed = |key: &[u32]| PrefixChange::Removed(key.into());
+        let expected = [stored(&[1]), stored(&[2]), stored(&[3]), removed(&[1]), removed(&[2])];
+        assert_eq!(cache.take_changes(), expected);
+        assert_eq!(cache.take_changes(), []);
+        let mut silent = PrefixCache::new(1 << 20);
+        silent.insert(snapshot(&[1]));
+        assert_eq!(silent.take_changes(), []);
+    }
+
+    #[test]
+    fn a_journal_that_nobody_takes_is_dropped() {
+        let mut cache = PrefixCache::new(snapshot(&[1]).bytes()).with_journal();
+        (0..MOST_CHANGES as u32).for_each(|token| cache.insert(snapshot(&[token])));
+        let changes = cache.take_changes();
+        assert!(changes.len() <= MOST_CHANGES);
+        assert_eq!(changes[0], PrefixChange::Lost);
     }
 }
