@@ -2,7 +2,8 @@
 //! apart.
 
 use jamba_runtime::{
-    AddedTokens, AnswerEvent, AnswerParser, AnswerSyntax, Chat, ChatRequest, Finish, NewToken, SpecialTokens,
+    AddedTokens, AnswerEvent, AnswerParser, AnswerSyntax, Chat, ChatRequest, Finish, GenerateOptions, NewToken,
+    SpecialTokens,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,8 +11,9 @@ use utoipa::ToSchema;
 
 use crate::answer::{Answers, Job};
 use crate::app::{RequestLabel, State, random_id};
-use crate::body::Object;
+use crate::body::{self, Object};
 use crate::error::{ApiError, Result};
+use crate::model::Model;
 use crate::sampling::{Sampling, UsageChunks};
 use crate::states::{self, Owner};
 use crate::tools::{ToolChoice, Tools};
@@ -41,12 +43,12 @@ pub(crate) struct Fields {
 }
 
 /// The variables of the chat template that a request names. Without `offers_tools`, the model does not see the functions.
-pub(crate) fn read_chat(body: &Object, offers_tools: bool) -> Result<Chat> {
-    let fields: Fields = body.read()?;
+pub(crate) fn read_chat(body: &Value, offers_tools: bool) -> Result<Chat> {
+    let fields: Fields = body::read(body)?;
     if fields.chat_template.is_some() {
         return Err(ApiError::unsupported("chat_template", "requests cannot bring a template, which is a program"));
     }
-    let mut request = ChatRequest::from_value(body.value()).map_err(|error| {
+    let mut request = ChatRequest::from_value(body).map_err(|error| {
         // The message begins with the path of the field.
         let text = error.to_string();
         let text = text.strip_prefix("chat: ").unwrap_or(&text);
@@ -125,23 +127,33 @@ fn progress(n: usize, syntax: AnswerSyntax) -> Vec<Progress> {
 }
 
 /// The limit on new tokens: the request's, the model's, or the context.
-fn max_new(app: &State, sampling: &Sampling, n_prompt: usize) -> usize {
-    let rest = (app.model.max_context + 1).saturating_sub(n_prompt);
+fn max_new(model: &Model, sampling: &Sampling, n_prompt: usize) -> usize {
+    let rest = (model.max_context + 1).saturating_sub(n_prompt);
     let limit = match sampling.max_new() {
         // OpenAI's clients send 0 for no limit.
-        Some(0) | None if app.model.has_own_limit => app.model.defaults.max_new,
+        Some(0) | None if model.has_own_limit => model.defaults.max_new,
         Some(0) | None => rest,
         Some(limit) => limit,
     };
     limit.clamp(1, rest.max(1))
 }
 
-impl Conversation {
-    /// Reads a request in the fields of `/v1/chat/completions`, and submits it.
-    pub(crate) async fn start(app: &State, label: RequestLabel, owner: Owner, body: Object) -> Result<Conversation> {
-        let sampling: Sampling = body.read()?;
-        let fields: Fields = body.read()?;
-        let model = app.model.check_name(sampling.model.as_deref())?;
+/// A request in the fields of `/v1/chat/completions`, before its prompt is encoded.
+pub(crate) struct Asked {
+    pub(crate) sampling: Sampling,
+    fields: Fields,
+    pub(crate) chat: Chat,
+    /// The message that the answer continues.
+    said: Option<String>,
+    /// Without `max_new`.
+    pub(crate) options: GenerateOptions,
+    syntax: AnswerSyntax,
+}
+
+impl Asked {
+    pub(crate) fn read(model: &Model, body: &Value) -> Result<Asked> {
+        let sampling: Sampling = body::read(body)?;
+        let fields: Fields = body::read(body)?;
         let n_top = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
             (_, Some(n)) if n > MAX_TOP => {
                 return Err(ApiError::field("top_logprobs", format!("expected at most {MAX_TOP}")));
@@ -150,43 +162,65 @@ impl Conversation {
             (true, n) => Some(n.unwrap_or(0)),
             (false, _) => None,
         };
-        let n = sampling.n(&app.model)?;
         let tools = Tools::new(fields.tools.as_deref().unwrap_or_default(), fields.tool_choice.as_ref())?;
         let offers_tools = !tools.list.is_empty() && tools.choice != ToolChoice::None;
-        let chat = read_chat(&body, offers_tools)?;
-        drop(body);
+        let chat = read_chat(body, offers_tools)?;
         let said = chat.messages.last().filter(|_| chat.continue_final_message);
         let said = said.and_then(|message| message["content"].as_str()).map(str::to_owned);
-        let mut options = sampling.options(&app.model)?;
+        let mut options = sampling.options(model)?;
         options.logprobs = n_top;
-        let mut syntax = app.model.syntax;
+        let mut syntax = model.syntax;
         if !offers_tools {
             syntax = AnswerSyntax { calls: None, ..syntax };
         }
-        if let Some(constraint) = tools.constraint(&syntax, app.model.tokenizer()?)? {
+        if let Some(constraint) = tools.constraint(&syntax, model.tokenizer()?)? {
             if options.constraint.is_some() {
                 return Err(ApiError::field("tool_choice", "a required call and response_format exclude each other"));
             }
             options.constraint = Some(constraint);
         }
+        Ok(Asked { sampling, fields, chat, said, options, syntax })
+    }
+
+    /// The markup of the answer to the prompt.
+    pub(crate) fn syntax(&self, model: &Model, prompt: &[u32]) -> Result<AnswerSyntax> {
+        match &self.said {
+            Some(said) => Ok(self.syntax.within(said)),
+            None => {
+                let end = &prompt[prompt.len().saturating_sub(8)..];
+                Ok(self.syntax.after(&model.tokenizer()?.decode_with(end, SpecialTokens::All)?))
+            }
+        }
+    }
+
+    /// Most calls of an answer.
+    pub(crate) fn max_calls(&self) -> usize {
+        if self.fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX }
+    }
+}
+
+impl Conversation {
+    /// Reads a request in the fields of `/v1/chat/completions`, and submits it.
+    pub(crate) async fn start(app: &State, label: RequestLabel, owner: Owner, body: Object) -> Result<Conversation> {
+        let mut asked = Asked::read(&app.model, body.value())?;
+        drop(body);
+        let model = app.model.check_name(asked.sampling.model.as_deref())?;
+        let n = asked.sampling.n(&app.model)?;
         let permit = app.admit(n)?;
-        app.compile(&mut options).await?;
-        let state = app.state(owner, fields.state.as_deref()).await?;
-        let prompt = app.encode_chat(chat).await?;
+        app.compile(&mut asked.options).await?;
+        let state = app.state(owner, asked.fields.state.as_deref()).await?;
+        let prompt = app.encode_chat(std::mem::take(&mut asked.chat)).await?;
         states::check_begin(state.as_ref(), &prompt.tokens)?;
-        options.max_new = max_new(app, &sampling, prompt.tokens.len());
-        let end = &prompt.tokens[prompt.tokens.len().saturating_sub(8)..];
-        let syntax = match said {
-            Some(said) => syntax.within(&said),
-            None => syntax.after(&app.model.tokenizer()?.decode_with(end, SpecialTokens::All)?),
-        };
+        asked.options.max_new = max_new(&app.model, &asked.sampling, prompt.tokens.len());
+        let syntax = asked.syntax(&app.model, &prompt.tokens)?;
+        let max_calls = asked.max_calls();
+        let Asked { sampling, fields, options, .. } = asked;
         let job = Job {
             turn_ends: prompt.turn_ends,
             priority: sampling.priority.unwrap_or(0),
             state,
             ..Job::new(prompt.tokens, options, n)
         };
-        let max_calls = if fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
         let form = Form {
             streams: sampling.streams(),
             usage: sampling.usage_chunks(),
@@ -212,7 +246,7 @@ impl Conversation {
         let permit = app.admit(1)?;
         app.compile(&mut options).await?;
         let prompt = app.encode(text, AddedTokens::AsConfigured).await?;
-        options.max_new = max_new(app, &sampling, prompt.len());
+        options.max_new = max_new(&app.model, &sampling, prompt.len());
         let seed = options.sampler.seed;
         let job = Job { priority: sampling.priority.unwrap_or(0), ..Job::new(prompt, options, 1) };
         let answers = app.start(label, vec![job], permit).await?;

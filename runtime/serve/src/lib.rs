@@ -14,6 +14,7 @@
 //! - `sandbox` gives up the rights that an open plan does not need.
 //! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
 //! - `openai`, `anthropic` and `ollama` speak the APIs of these names; `openapi` is their OpenAPI document.
+//! - `local` reads requests for programs that run the engine themselves.
 //! - `states` keeps named states; `page` is a page to try the model.
 
 mod admission;
@@ -25,6 +26,7 @@ mod body;
 mod conversation;
 mod error;
 mod listen;
+mod local;
 mod metrics;
 mod model;
 mod ollama;
@@ -58,6 +60,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 pub use auth::Keys;
+pub use local::{LocalRequest, LocalRequests, RequestError};
 pub use rates::{Clock, Rules};
 pub use sandbox::{Reach, Sandbox};
 pub use tls::{Tls, TlsStream, connect};

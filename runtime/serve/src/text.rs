@@ -40,7 +40,7 @@ pub(crate) async fn tokenize(Extract(app): Extract<State>, body: Object) -> Resu
             let adds = fields.add_special_tokens.or(fields.add_special).unwrap_or(true);
             app.encode(text, if adds { AddedTokens::AsConfigured } else { AddedTokens::None }).await?
         }
-        (None, Some(_)) => app.encode_chat(read_chat(&body, true)?).await?.tokens,
+        (None, Some(_)) => app.encode_chat(read_chat(body.value(), true)?).await?.tokens,
         _ => return Err(ApiError::invalid("expected content or prompt (a text), or messages (a chat)")),
     };
     Ok(Json(json!({ "tokens": tokens, "count": tokens.len(), "max_model_len": app.model.max_context })))
@@ -75,6 +75,6 @@ pub(crate) async fn detokenize(Extract(app): Extract<State>, body: Object) -> Re
     (status = "4XX", body = ErrorObject),
 ))]
 pub(crate) async fn apply_template(Extract(app): Extract<State>, body: Object) -> Result<Json<Value>> {
-    let text = app.render(read_chat(&body, true)?).await?;
+    let text = app.render(read_chat(body.value(), true)?).await?;
     Ok(Json(json!({ "prompt": text })))
 }

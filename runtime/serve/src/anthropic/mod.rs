@@ -139,7 +139,7 @@ pub(crate) async fn count_tokens(
     Extract(app): Extract<State>,
     body: std::result::Result<Object, ApiError>,
 ) -> Result<Json<Value>> {
-    let prompt = app.encode_chat(read_chat(&chat_body(body)?, true)?).await?;
+    let prompt = app.encode_chat(read_chat(chat_body(body)?.value(), true)?).await?;
     Ok(Json(json!({ "input_tokens": prompt.tokens.len() })))
 }
 

@@ -108,7 +108,7 @@ pub(crate) async fn create(
         }
         (Some(Prompt::Tokens(more)), None) => ([begin, more].concat(), Vec::new()),
         (None, Some(_)) => {
-            let mut chat = read_chat(&body, true)?;
+            let mut chat = read_chat(body.value(), true)?;
             // Longer chats do not begin with the beginning of an answer.
             chat.add_generation_prompt = fields.add_generation_prompt == Some(true);
             let chat = app.encode_chat(chat).await?;
