@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-program", &["jamba-runtime", "jamba-plan"]),
     ("jamba", &["jamba-program", "jamba-runtime", "jamba-plan", "jamba-serve"]),
     ("jamba-capi", &["jamba-runtime"]),
+    ("jamba-python", &["jamba-plan", "jamba-runtime", "jamba-serve"]),
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
     ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime"]),
