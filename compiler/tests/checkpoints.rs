@@ -59,12 +59,15 @@ impl Folder {
     }
 
     /// `jambac build FOLDER ARGS…`, with DIR for the folder in stderr.
+    /// Compiles for one kind of CPU unless `args` say otherwise.
     fn build(&self, args: &[&str]) -> (Option<i32>, String) {
+        let target: &[&str] = if args.contains(&"--target") { &[] } else { &["--target", "native"] };
         let output: Output = Command::new(env!("CARGO_BIN_EXE_jambac"))
             .arg("build")
             .arg(self.0.path())
             .args(args)
             .args(["--max-context", "64", "--max-sequences", "1"])
+            .args(target)
             .output()
             .unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -34,7 +34,7 @@ fn a_plan_with_other_limits_is_the_plan_that_a_build_makes() {
     let path = folder.path();
     Tiny::odd().write(&path.join("model"), 1).unwrap();
     let build = |output: &str, context: &str, sequences: &str| {
-        let limits = ["--max-context", context, "--max-sequences", sequences];
+        let limits = ["--max-context", context, "--max-sequences", sequences, "--target", "native"];
         done(path, &[&["build", "model", "-o", output, "--weights", "int8"], &limits[..]].concat());
     };
     build("small.plan", "32", "1");
