@@ -188,4 +188,4 @@ def run(cluster: Cluster) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(os.path.abspath(sys.argv[1]))
