@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jamba-python", &["jamba-plan", "jamba-runtime", "jamba-serve"]),
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
-    ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime"]),
+    ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime", "jambac-ptxsim"]),
     (
         "jambac-harness",
         &[

@@ -74,6 +74,7 @@ impl Need {
             "state": self.memory.state_pool(&self.limits),
             "kv": self.memory.kv_pool(&self.limits),
             "tables": self.memory.tables,
+            "graphs": self.memory.graphs,
         })
     }
 }

@@ -224,6 +224,58 @@ pub struct Grid {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// How the work is divided, for predictions of its time.
+    pub work: Work,
+}
+
+/// How the work of a launch is divided. A prediction of its time needs it; plans do not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The pieces that blocks take.
+    pub pieces: Pieces,
+    /// Reads from global memory of which each needs the result of the one before, until a block reads the bulk of its data.
+    pub dependent_reads: u32,
+    /// The unit that computes.
+    pub unit: Unit,
+}
+
+/// The pieces of work of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// One for each block.
+    Blocks,
+    /// Tiles of a matrix product.
+    Tiles {
+        /// Tiles along the outputs of a matrix.
+        columns: usize,
+        /// Rows of x in a tile.
+        rows: usize,
+        /// Rows of x for each row of the step.
+        per_row: usize,
+        /// Matrices among which the rows are divided: experts.
+        n_matrices: usize,
+    },
+}
+
+/// The unit of a multiprocessor that computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// f32 and special functions.
+    Vector,
+    /// mma by single warps, fed from registers.
+    Warps,
+    /// wgmma with bf16 weights.
+    Tensor,
+    /// wgmma with int8 weights, which are widened in registers.
+    TensorWidened,
+    /// wgmma of attention, with a softmax beside it.
+    TensorSoftmax,
+}
+
+impl Default for Work {
+    fn default() -> Work {
+        Work { pieces: Pieces::Blocks, dependent_reads: 1, unit: Unit::Vector }
+    }
 }
 
 /// Number of blocks along one axis.
@@ -270,7 +322,13 @@ pub fn count_of(per: Per, factor: u32, rows: Rows) -> (format::Count, u32) {
 impl Grid {
     /// A grid of one axis.
     pub fn along_x(blocks: Blocks, threads: u32, shared_bytes: u32) -> Grid {
-        Grid { blocks: [blocks, Blocks::Fixed(1), Blocks::Fixed(1)], threads, shared_bytes }
+        Grid { blocks: [blocks, Blocks::Fixed(1), Blocks::Fixed(1)], threads, shared_bytes, work: Work::default() }
+    }
+
+    /// The grid of a kernel that begins with this many dependent reads.
+    pub fn reading_after(mut self, dependent_reads: u32) -> Grid {
+        self.work.dependent_reads = dependent_reads;
+        self
     }
 
     /// The grid of a step with these rows, as the plan states it.

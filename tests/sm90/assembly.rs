@@ -23,7 +23,7 @@ use jambac_models::jamba::JambaConfig;
 use crate::models::{self, published};
 
 /// Every kernel of a model's plans, with weights in bf16 and in int8, steps of 2048 prompt tokens, few sequences and many.
-fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
+pub(super) fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
     (model.limits.max_sequences, model.limits.prefill_chunk) = (16, 2048);
@@ -76,6 +76,15 @@ fn assemble_kernels(name: &str, kernels: &BTreeMap<String, Kernel>) {
         };
         assert!(usage.registers <= most, "{symbol}: {} registers", usage.registers);
     }
+    let Some(nvdisasm) = nvdisasm() else { return };
+    let code = disassembled(nvdisasm, &assembled.cubin);
+    let mut n_products = 0;
+    for symbol in kernels.keys() {
+        let code = code.get(symbol).unwrap_or_else(|| panic!("nvdisasm shows no code of {symbol}"));
+        n_products += check_registers_in_flight(symbol, code);
+        check_overlap(name, symbol, code);
+    }
+    println!("{name}: {n_products} products, none of whose registers is used in flight");
 }
 
 #[test]
@@ -118,25 +127,125 @@ fn all_of_jamba_large_assembles() {
 /// Machine code of a kernel, one instruction or label per line.
 fn disassemble(kernel: Kernel) -> Option<Vec<String>> {
     let (ptxas, nvdisasm) = (ptxas()?, nvdisasm()?);
-    let ptx = ptx_of(&[kernel]);
-    let assembled = assemble(ptxas, &ptx).unwrap_or_else(|error| panic!("{error}"));
+    let assembled = assemble(ptxas, &ptx_of(&[kernel])).unwrap_or_else(|error| panic!("{error}"));
+    Some(disassembled(nvdisasm, &assembled.cubin).into_values().next().expect("a kernel"))
+}
+
+/// Machine code of each kernel of a cubin, one instruction or label per line.
+fn disassembled(nvdisasm: &Path, cubin: &[u8]) -> BTreeMap<String, Vec<String>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let cubin = folder.path().join("kernel.cubin");
-    fs::write(&cubin, &assembled.cubin).expect("the temporary folder is written");
-    let output = Command::new(nvdisasm).arg("--print-code").arg(&cubin).output().expect("nvdisasm runs");
+    let path = folder.path().join("kernels.cubin");
+    fs::write(&path, cubin).expect("the temporary folder is written");
+    let output = Command::new(nvdisasm).arg("--print-code").arg(&path).output().expect("nvdisasm runs");
     assert!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let code = |line: &str| {
-        let line = line.trim();
-        if line.starts_with(".L_") {
-            return Some(line.trim_end_matches(':').to_owned());
+    let mut kernels: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut symbol = String::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix(".section\t.text.").or_else(|| line.strip_prefix(".section .text.")) {
+            symbol = section.split([',', ' ', '\t']).next().unwrap_or_default().to_owned();
+        } else if line.starts_with(".L_") {
+            kernels.entry(symbol.clone()).or_default().push(line.trim_end_matches(':').to_owned());
+        } else if let Some((_, rest)) = line.strip_prefix("/*").and_then(|line| line.split_once("*/"))
+            && let Some((instruction, _)) = rest.split_once(';')
+        {
+            // `/*0a40*/  INSTRUCTION ;  /* encoding */`
+            kernels.entry(symbol.clone()).or_default().push(instruction.trim().to_owned());
         }
-        // `/*0a40*/  INSTRUCTION ;  /* encoding */`
-        let rest = line.strip_prefix("/*")?.split_once("*/")?.1;
-        let instruction = rest.split_once(';')?.0.trim();
-        Some(instruction.to_owned())
-    };
-    Some(text.lines().filter_map(code).collect())
+    }
+    kernels
+}
+
+/// The mnemonic of an instruction, without its predicate.
+fn mnemonic(instruction: &str) -> &str {
+    let word = instruction.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
+    word.trim_end_matches(';')
+}
+
+/// For each batch of wgmma products that is awaited whole: widening and exponentials between the last product and the wait, which
+/// run beside the products, and those from the wait to the next product, which do not.
+fn overlaps(code: &[String]) -> Vec<[usize; 2]> {
+    let (mut batches, mut counts, mut state) = (Vec::new(), [0, 0], None);
+    for line in code {
+        let name = mnemonic(line);
+        if name.starts_with("HGMMA") {
+            if state == Some(1) {
+                batches.push(counts);
+            }
+            (state, counts) = (Some(0), [0, 0]);
+        } else if line.contains("DEPBAR.LE gsb0, 0x0") && state == Some(0) {
+            state = Some(1);
+        } else if let Some(at) = state
+            && ["PRMT", "HADD2", "MUFU.EX2"].iter().any(|op| name.starts_with(op))
+        {
+            counts[at] += 1;
+        }
+    }
+    if state == Some(1) {
+        batches.push(counts);
+    }
+    batches
+}
+
+/// Registers of an operand such as `R24` (one), with the given number of consecutive ones.
+fn registers(operand: &str, n: usize) -> Vec<usize> {
+    let name = operand.trim_matches(['-', '|', ' ', ',']).split('.').next().unwrap_or_default();
+    let number = name.strip_prefix('R').and_then(|number| number.parse::<usize>().ok());
+    number.map_or(Vec::new(), |first| (first..first + n).collect())
+}
+
+/// Panics if an instruction writes registers that a product in flight reads or sums in, or reads its sums.
+fn check_registers_in_flight(what: &str, code: &[String]) -> usize {
+    // Groups of products since the last wait: left operands and sums.
+    let mut groups: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+    let (mut open, mut n_products) = ((Vec::new(), Vec::new()), 0);
+    for line in code {
+        let name = mnemonic(line);
+        let rest = line.split_once(name).map_or("", |(_, rest)| rest);
+        let operands: Vec<&str> = rest.split(',').map(str::trim).collect();
+        if let Some(shape) = name.strip_prefix("HGMMA.64x") {
+            n_products += 1;
+            let columns: usize = shape.split('x').next().and_then(|n| n.parse().ok()).expect("columns of a product");
+            open.1.extend(registers(operands[0], columns / 2));
+            open.0.extend(registers(operands.get(1).copied().unwrap_or_default(), 4));
+            if line.contains("gsb0") {
+                groups.push(std::mem::take(&mut open));
+            }
+        } else if let Some((_, left)) = line.split_once("DEPBAR.LE gsb0, 0x") {
+            let left = usize::from_str_radix(left.trim().trim_end_matches(';'), 16).expect("groups in flight");
+            groups.drain(..groups.len().saturating_sub(left));
+        } else if !groups.is_empty() || !open.1.is_empty() {
+            let width =
+                ["64", "128"].iter().position(|bits| name.ends_with(&format!(".{bits}"))).map_or(1, |at| 2 << at);
+            let is_store = name.starts_with("ST") || name.starts_with("RED");
+            let written = if is_store { Vec::new() } else { registers(operands[0], width) };
+            let read: Vec<usize> = operands.iter().skip(usize::from(!is_store)).flat_map(|x| registers(x, 1)).collect();
+            for (left, sums) in groups.iter().chain([&open]) {
+                let bad = written.iter().find(|register| left.contains(register) || sums.contains(register));
+                let bad = bad.or_else(|| read.iter().find(|register| sums.contains(register)));
+                assert!(bad.is_none(), "{what}: `{line}` uses R{} of a product in flight", bad.unwrap());
+            }
+        }
+    }
+    n_products
+}
+
+/// ptxas keeps the order of the sources: arithmetic that is written beside products runs beside them. In the loop of each kernel with
+/// int8 weights or a softmax, some batch of products has all of it before its wait.
+fn check_overlap(name: &str, symbol: &str, code: &[String]) {
+    let beside = symbol.contains("attention_prefill") || symbol.contains("_i8_") && !symbol.ends_with("_few_sm90");
+    let batches = overlaps(code);
+    if !beside || batches.is_empty() {
+        return;
+    }
+    println!("{symbol}: beside products and behind them {batches:?}");
+    let most = batches.iter().map(|[before, _]| *before).max().unwrap_or(0);
+    // A product of two steps has a loop of one iteration, which is none.
+    let (least, behind) = if name == "tiny" { (16, 16) } else { (32, 2) };
+    assert!(most >= least, "{symbol}: {most} of the arithmetic stands beside products: {batches:?}");
+    // Batches outside of loops have no products beside their arithmetic; a loop's batch has nothing behind its wait.
+    for [before, after] in batches {
+        assert!(before == 0 || after <= behind, "{symbol}: {after} instructions behind a wait, {before} before it");
+    }
 }
 
 /// Whether the instruction at `at` is in a loop: a later branch jumps back to a label before it.

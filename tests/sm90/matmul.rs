@@ -26,7 +26,7 @@ pub fn case(kernel: impl Into<AnySpec>, tokens: usize) -> Case {
 }
 
 /// Every config of a kernel.
-fn configs(kernel: &AnySpec) -> Vec<Config> {
+pub(super) fn configs(kernel: &AnySpec) -> Vec<Config> {
     let step = StepSize { entry: EntryKind::Prefill, sequences: 1, rows: 64 };
     kernel.configs(HOPPER, &step).into_iter().map(|candidate| candidate.config).collect()
 }

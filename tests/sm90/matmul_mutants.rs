@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use gpu_bench::variants::{self, Variant};
 use jamba_plan::format::TargetKind;
 use jambac_harness::{Lower, Runner, ptx_of};
 use jambac_kernels::cases::Case;
@@ -93,4 +94,27 @@ fn mutants_of_the_large_product_of_experts_are_caught() {
 fn mutants_of_the_product_of_a_handful_of_rows_are_caught() {
     check(&case(base(), 5), Config::Few, None, 1);
     check(&case(experts(&base()), 7), Config::Few, Some(5), 2);
+}
+
+/// In the text for checking, whose waits end, a wrong byte count is a trap at the wait for those bytes, and the right kernel does not
+/// trap.
+#[test]
+fn a_wait_that_never_ends_is_named_by_the_checking_text() {
+    let case = case(large(Elem::Bf16), 100);
+    let kernel = (&case, TILED);
+    let product = Product::new(&case.kernel, case.counts.tokens, TargetKind::Sm90a);
+    let (call, expected) = (product.call(), product.expected());
+    let bounded = Variant::Bounded { tries: variants::SIMULATED_TRIES, only: None };
+    let run = |ptx: &str| {
+        let options = Options { seed: 1, n_sms: 2, ..Options::default() };
+        catch_unwind(AssertUnwindSafe(|| Runner::of_ptx(&bounded.apply(ptx)).call(options, &kernel, &call)))
+    };
+    let ptx = ptx_of(&kernel.lowered(TargetKind::Sm90a));
+    let found = run(&ptx).expect("a right kernel ends by itself");
+    assert!(compare(&found.rows(0), &expected[0], product.tolerance(TargetKind::Sm90a)).ok());
+    let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
+    let site = sites.iter().find(|site| site.kind == Kind::MoreBytes).expect("a byte count");
+    let fault = *run(&site.apply(&ptx)).err().expect("a fault").downcast::<String>().expect("a message");
+    let line = fault.split("PTX line ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+    assert!(fault.contains("Trap in") && variants::waits(&ptx).contains(&line.expect("a line")), "{fault}");
 }

@@ -35,6 +35,11 @@ fn draw(vocab: usize) -> Kernel {
     Draw { vocab }.into()
 }
 
+/// A kernel for each way to pick tokens.
+pub(super) fn kernels() -> [Kernel; 2] {
+    [argmax(VOCABS[0]), draw(VOCABS[0])]
+}
+
 fn settings(settings: &[Setting]) -> Arg {
     Arg::I32(settings.iter().flat_map(Setting::words).collect())
 }

@@ -21,7 +21,12 @@ fn kernel(format: WeightFormat) -> Kernel {
 }
 
 fn kernels() -> Runner {
-    Runner::hopper(&[WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel))
+    Runner::hopper(&all())
+}
+
+/// A kernel for each format of drawn weights.
+pub(super) fn all() -> [Kernel; 3] {
+    [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel)
 }
 
 /// The shape of a weight: parts with their first row in the parameter and number of rows.

@@ -11,7 +11,7 @@ use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, InitializationConfig, Target, TargetMachine, TargetMachineOptions, TargetTriple};
-use inkwell::values::{CallSiteValue, FunctionValue};
+use inkwell::values::{BasicMetadataValueEnum, CallSiteValue, FunctionValue};
 use jambac_kernels::hopper::nvvm::PTX_VERSION;
 use jambac_kernels::hopper::{ModuleBuilder, RESIDENT_BLOCKS, THREADS};
 use jambac_kernels::kernel::Launch;
@@ -149,8 +149,20 @@ fn mark_kernel<'ctx>(context: &'ctx Context, module: &Module<'ctx>, kernel: Func
     let (threads, resident): (u64, u64) = (number(THREADS)?, number(RESIDENT_BLOCKS)?);
     // ptxas derives the register count before setmaxnreg from the numbers of threads and blocks.
     let facts = [("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1), ("minctasm", resident)];
-    for (what, value) in facts {
-        let value = context.i32_type().const_int(value, false).into();
+    let int = |value: u64| context.i32_type().const_int(value, false).into();
+    let mut annotations: Vec<(&str, BasicMetadataValueEnum)> =
+        facts.into_iter().map(|(what, value)| (what, int(value))).collect();
+    // Parameters by value that nothing writes are read where the launch put them. LLVM would copy them to the stack otherwise,
+    // where the copy engine does not find a tensor map.
+    let by_value = Attribute::get_named_enum_kind_id("byval");
+    let constants: Vec<BasicMetadataValueEnum> = (0..kernel.count_params())
+        .filter(|&index| kernel.get_enum_attribute(AttributeLoc::Param(index), by_value).is_some())
+        .map(|index| int(u64::from(index) + 1)) // counted from one
+        .collect();
+    if !constants.is_empty() {
+        annotations.push(("grid_constant", context.metadata_node(&constants).into()));
+    }
+    for (what, value) in annotations {
         let function = kernel.as_global_value().as_pointer_value().into();
         let node = context.metadata_node(&[function, context.metadata_string(what).into(), value]);
         module.add_global_metadata("nvvm.annotations", &node).map_err(|error| error.to_string())?;

@@ -62,7 +62,7 @@ fn instructions_assemble() {
         Param::scalar("n"),
     ];
     let ptx = kernel(&params, 128, |b| {
-        let (x, y, map) = (b.pointer("x"), b.pointer("y"), b.pointer("map"));
+        let (x, y, map) = (b.pointer("x"), b.pointer("y"), b.tensor_map("map"));
         let (thread, zero) = (b.thread(), b.i32(0));
         b.exit_if(b.block().ge(b.count("rows")));
         let (barrier, tile) = (b.shared(), b.shared_at(1024));

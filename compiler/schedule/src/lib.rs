@@ -29,7 +29,7 @@ use jamba_plan::format::{
     Arg, Buffer, Entry, EntryKind, KV_PAGE_TOKENS, KernelRecord, Limits, Logits, Memory, Picks, Program, Step,
     TargetKind, TensorMap, Weight,
 };
-use jamba_plan::tables;
+use jamba_plan::{graphs, tables};
 use jambac_graph::{Dim, Graph};
 use jambac_kernels::kernel::{Access, Launch, Param};
 use jambac_kernels::target;
@@ -108,7 +108,8 @@ fn plan(prefill: &Graph, decode: &Graph, options: &Options) -> Result<Schedule, 
         state_slot: states.slot_bytes,
         kv_page: states.page_bytes,
         weights: weight_bytes,
-        tables: tables::region_bytes(kind, limits, args, shared.maps.len() as u64),
+        tables: tables::region_bytes(kind, limits, args),
+        graphs: graphs::region_bytes(kind, &entries),
     };
     let Kernels { launches: kernels, recipes, .. } = shared.kernels;
     let record = |(launch, recipe): (&Launch, String)| KernelRecord {

@@ -64,6 +64,7 @@ pub struct Pools {
     kv: u64,
     kv_page: u64,
     tables: u64,
+    graphs: u64,
     total: u64,
 }
 
@@ -172,6 +173,7 @@ impl<'a> Document<'a> {
                 kv: memory.kv_pool(limits),
                 kv_page: memory.kv_page,
                 tables: memory.tables,
+                graphs: memory.graphs,
                 total: memory.total(limits),
             },
             measured: Vec::new(),

@@ -24,7 +24,8 @@ use super::Spec;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::hopper::row_stride;
 use crate::kernel::{
-    Blocks, Candidate, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, StepSize, epilogue, hopper_body,
+    Blocks, Candidate, Config, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, StepSize, Work, epilogue,
+    hopper_body,
 };
 use jamba_plan::format::{EntryKind, Table, Transform};
 
@@ -97,6 +98,8 @@ impl Lowering<Hopper> for Spec {
                 blocks: [along_time, Blocks::Fixed(blocks), Blocks::Fixed(1)],
                 threads: THREADS,
                 shared_bytes: 0,
+                // starts, slots, state
+                work: Work { dependent_reads: 3, ..Work::default() },
             }),
             body: hopper_body!(runs, emit),
         }]

@@ -38,7 +38,7 @@ impl Lowering<Hopper> for Spec {
                 Operand::count("tokens", Per::Token),
             ],
             cost: Cost { bytes: Amount::per_row(d_model as f64 * 6.0), ..Cost::default() },
-            grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(d_model), 0)),
+            grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(d_model), 0).reading_after(2)),
             body: hopper_body!(self, emit),
         }]
     }

@@ -135,7 +135,7 @@ fn class(ty: Type) -> &'static str {
         Num::F32 => "f",
         Num::F64 => "d",
         Num::I32 | Num::Shared => "r",
-        Num::I64 | Num::Global => "l",
+        Num::I64 | Num::Global | Num::Map => "l",
         Num::I16 | Num::Bf16 => "h",
         _ => panic!("inline PTX takes no {ty}"),
     }

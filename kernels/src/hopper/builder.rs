@@ -18,6 +18,7 @@
 use super::facts::{MAX_THREADS, SWIZZLE_BYTES, WARP};
 use crate::cpu::builder::{Machine, Num, Type, Value, caller, named, parse_attribute};
 use crate::kernel::{Access, Blocks, Emit, Launch, Param};
+use jamba_plan::format::{TENSOR_MAP_ALIGN, TENSOR_MAP_BYTES};
 use melior::Context;
 use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationBuilder;
@@ -149,11 +150,18 @@ impl Builder<'_> {
         self.threads
     }
 
-    /// The address parameter `name`: of a buffer or a tensor map.
+    /// The address of the buffer `name`.
     #[track_caller]
     pub fn pointer(&self, name: &str) -> Value {
-        let is_pointer = |param: &Param| matches!(param, Param::Buffer { .. } | Param::TensorMap { .. });
-        self.slot(name, is_pointer).unwrap_or_else(|| panic!("the kernel has no buffer or tensor map '{name}'"))
+        let is_buffer = |param: &Param| matches!(param, Param::Buffer { .. });
+        self.slot(name, is_buffer).unwrap_or_else(|| panic!("the kernel has no buffer '{name}'"))
+    }
+
+    /// The address of the tensor map `name`, which is a parameter passed by value.
+    #[track_caller]
+    pub fn tensor_map(&self, name: &str) -> Value {
+        let is_map = |param: &Param| matches!(param, Param::TensorMap { .. });
+        self.slot(name, is_map).unwrap_or_else(|| panic!("the kernel has no tensor map '{name}'"))
     }
 
     /// The count parameter `name`, as an i32.
@@ -172,7 +180,8 @@ impl Builder<'_> {
 
 fn argument(param: &Param) -> Type {
     Type::scalar(match param {
-        Param::Buffer { .. } | Param::Count { .. } | Param::TensorMap { .. } => Num::Global,
+        Param::Buffer { .. } | Param::Count { .. } => Num::Global,
+        Param::TensorMap { .. } => Num::Map,
         Param::Scalar { .. } => Num::Index,
     })
 }
@@ -185,7 +194,9 @@ fn attributes<'m>(context: &'m Context, param: &Param, apart: bool) -> Attribute
         &match (param, param.access()) {
             (Param::Scalar { .. }, _) => "{llvm.noundef}".to_owned(),
             (Param::Count { .. }, _) => format!("{{llvm.noalias, llvm.readonly, {}}}", aligned(8)),
-            (Param::TensorMap { .. }, _) => format!("{{llvm.noalias, {}}}", aligned(64)),
+            (Param::TensorMap { .. }, _) => {
+                format!("{{llvm.byval = !llvm.array<{TENSOR_MAP_BYTES} x i8>, {}}}", aligned(TENSOR_MAP_ALIGN))
+            }
             (_, Some(Access::Read)) if apart => format!("{{llvm.noalias, llvm.readonly, {}}}", aligned(16)),
             (_, Some(Access::Read)) => format!("{{llvm.readonly, {}}}", aligned(16)),
             _ if apart => format!("{{llvm.noalias, {}}}", aligned(16)),

@@ -21,8 +21,8 @@ use super::{Swizzle, TensorMap, row_stride};
 use crate::cpu::integer::weight_bytes;
 use crate::grouped_linear::{self, Experts};
 use crate::kernel::{
-    self, Amount, Candidate, Config, Cost, Elem, Extent, Launch, Operand, Param, Per, Source, StepSize, Unsupported,
-    Weight, hopper_body,
+    self, Amount, Candidate, Config, Cost, Elem, Extent, Launch, Operand, Param, Per, Pieces, Source, StepSize, Unit,
+    Unsupported, Weight, Work, hopper_body,
 };
 use crate::split_linear::OUTS;
 use jamba_plan::format::EntryKind;
@@ -245,6 +245,17 @@ impl Product {
             Batch::Dense => 1,
             Batch::Experts { top_k, .. } => top_k,
         }
+    }
+
+    /// The division into tiles of this many outputs and rows of x. Experts read their row offsets first.
+    fn work(&self, [outputs, rows]: [usize; 2], unit: Unit) -> Work {
+        let columns = self.sizes.iter().map(|n| (n * self.finish.rows()).div_ceil(outputs)).sum();
+        let (n_matrices, dependent_reads) = match self.batch {
+            Batch::Dense => (1, 1),
+            Batch::Experts { n_experts, .. } => (n_experts, 2),
+        };
+        let pieces = Pieces::Tiles { columns, rows, per_row: self.slots_per_row(), n_matrices };
+        Work { pieces, dependent_reads, unit }
     }
 
     /// Reads each used weight and each row of x once, writes each result once; two operations per product of x and weight.

@@ -3,8 +3,9 @@
 //! Rules for all Hopper kernels:
 //! - activations are rows of [`row_stride`] elements; lanes beyond the last column are unspecified, may be NaN, and never
 //!   reach a result. i32 tables are dense. Every buffer is 128-byte aligned;
-//! - a kernel is a PTX entry named by its symbol, with one `.u64` parameter per slot: the address of a buffer, an integer,
-//!   or the address of a count (i64) or a tensor map;
+//! - a kernel is a PTX entry named by its symbol, with one parameter per slot: the address of a buffer, an integer or the
+//!   address of a count (i64) as `.u64`, or a tensor map by value. A tensor map in global memory would need a fence in every
+//!   block: a launch orders it with nothing (PTX ISA, "Causality order");
 //! - blocks without work return immediately;
 //! - the terms and the order of each sum depend neither on the number of rows nor on their position, so results are
 //!   bit-identical for any batch.

@@ -3,10 +3,8 @@
 //! A stage has two mbarriers. A phase of `full` ends when the producer has arrived and the expected bytes have been copied;
 //! a phase of `empty` ends when every consumer has arrived. A [`Slot`] is a position in the ring. Producer and consumers
 //! start at [`Ring::first`] and take the stages in turn. The producer waits for the phase before the one that it fills, so
-//! its first round does not block.
-//!
-//! A warp that fills its own ring ([`Ring::init_full`]) needs no `empty` barriers: a warp barrier between its lanes' reads
-//! of a stage and the copy that overwrites it is sufficient.
+//! its first round does not block. A warp that fills its own ring does so too: a copy is not ordered after its lanes' reads by
+//! a warp barrier alone.
 
 use super::Builder;
 use super::facts::MBARRIER_BYTES;
@@ -51,16 +49,6 @@ impl Ring {
         b.fence_mbarrier_init();
     }
 
-    /// Initializes only the `full` barriers, for a warp that fills its own ring. Executed by one lane; a warp barrier must
-    /// follow.
-    #[track_caller]
-    pub(crate) fn init_full(&self, b: &Builder) {
-        for stage in 0..self.stages {
-            b.mbarrier_init(b.at_byte(self.barriers, stage * MBARRIER_BYTES), 1);
-        }
-        b.fence_mbarrier_init();
-    }
-
     /// The slot at which both sides start.
     #[track_caller]
     pub(crate) fn first(&self, b: &Builder) -> Slot {
@@ -91,6 +79,13 @@ impl Ring {
     #[track_caller]
     pub(crate) fn wait_full(&self, b: &Builder, slot: Slot) {
         b.mbarrier_wait(self.full(b, slot), slot.parity);
+    }
+
+    /// Consumer: tests once more that a full stage is full. Stands between arithmetic that should run beside products and the
+    /// wait for those products: ptxas moves that wait to the beginning of its basic block, and the test's branch ends the block.
+    #[track_caller]
+    pub(crate) fn retest_full(&self, b: &Builder, slot: Slot) {
+        self.wait_full(b, slot);
     }
 
     /// Consumer: one arrival for the warp, which has finished reading the stage.

@@ -76,6 +76,22 @@ pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value)
     })
 }
 
+/// This thread's vectors of a dense f32 vector with `cols` elements, in the order of [`for_each_vector`]. The loads stand where they are
+/// written: they are in flight while the kernel waits for other memory. `None` if the vector has no whole number of vectors.
+#[track_caller]
+pub(crate) fn load_dense_ahead(b: &Builder, vector: Value, cols: usize) -> Option<Vec<Value>> {
+    if !cols.is_multiple_of(COLUMNS) {
+        return None;
+    }
+    let threads = b.threads_per_block() as usize;
+    let load = |number: usize| {
+        let column = b.thread() * COLUMNS + number * threads * COLUMNS;
+        let words = b.load_or_zero(b.at(vector, column * 4), column.lt(cols));
+        self::vector(&words.map(|word| word.bitcast(Num::F32)))
+    };
+    Some((0..cols.div_ceil(COLUMNS).div_ceil(threads)).map(load).collect())
+}
+
 /// Loads four f32 of a row, from `column` on.
 #[track_caller]
 pub(crate) fn load_f32(b: &Builder, row: Value, column: Value) -> Value {

@@ -124,7 +124,7 @@ impl Lowering<Hopper> for Spec {
             symbol: format!("kv_append_g{n_kv_heads}_e{d_head}_sm90"),
             operands,
             cost: Cost { bytes: Amount::per_row((2 * n_kv_heads * d_head) as f64 * 4.0), ..Cost::default() },
-            grid: Some(Grid::along_x(blocks, THREADS, 0)),
+            grid: Some(Grid::along_x(blocks, THREADS, 0).reading_after(3)),
             body: hopper_body!(self, emit),
         }]
     }

@@ -40,7 +40,7 @@ pub(crate) fn launch(spec: &Spec, y: Source, weights: Source, slots: Source) -> 
             Operand::count("rows", Per::Row),
         ],
         cost: spec.cost(),
-        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0)),
+        grid: Some(Grid::along_x(Blocks::of_rows(1), row_threads(cols), 0).reading_after(2)),
         body: hopper_body!(spec, emit),
     }
 }

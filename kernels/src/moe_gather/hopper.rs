@@ -32,11 +32,14 @@ impl Spec {
                 Operand { source: Source::Count(Per::Row, top_k as u32), ..count },
             ],
             cost: Cost { bytes: Amount::per_row((cols * (1 + top_k)) as f64 * 2.0), ..Cost::default() },
-            grid: Some(Grid::along_x(
-                Blocks::Of { per: Per::Row, factor: top_k as u32, per_block: 1 },
-                copy_threads(2 * cols),
-                0,
-            )),
+            grid: Some(
+                Grid::along_x(
+                    Blocks::Of { per: Per::Row, factor: top_k as u32, per_block: 1 },
+                    copy_threads(2 * cols),
+                    0,
+                )
+                .reading_after(2),
+            ),
             body: hopper_body!(self, emit),
         }
     }

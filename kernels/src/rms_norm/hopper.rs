@@ -7,7 +7,8 @@
 //!
 //! Bound by memory: each f32 read once; the sum and the result written once.
 //!
-//! 1. load the row, 16 bytes per thread and vector; if fused, add the residual and store the sum
+//! 1. load the weight, before the number of rows is known; load the row, 16 bytes per thread and vector; if fused, add the
+//!    residual and store the sum
 //! 2. the sum of squares: over the lanes of a vector, vectors, lanes of a warp, warps, in this order
 //! 3. scale, multiply by the weight, round, store
 
@@ -58,8 +59,9 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     assert!(cols <= MAX_ROW_COLUMNS, "rows of {cols} columns");
     let row = b.block();
     let f32_row = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, cols));
+    // 1. load
+    let ahead = rows::load_dense_ahead(b, b.pointer("weight"), cols);
     b.if_(row.lt(b.count("rows")), || {
-        // 1. load
         let x = rows::map_vectors(b, cols, |column| {
             let x = rows::load_f32(b, f32_row("a"), column);
             if !spec.residual {
@@ -74,7 +76,10 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         // 3. scale
         let out = b.row(b.pointer("out"), row, spec.out.bytes() * row_stride(spec.out, cols));
         rows::for_each_vector(b, cols, |number, column| {
-            let weight = rows::load_dense(b, b.pointer("weight"), cols, column);
+            let weight = match &ahead {
+                Some(ahead) => ahead[number],
+                None => rows::load_dense(b, b.pointer("weight"), cols, column),
+            };
             rows::store(b, x[number] * scale * weight, spec.out, out, column);
         });
     });

@@ -30,7 +30,7 @@ impl Lowering<Hopper> for Spec {
                 Operand::count("outputs", Per::Output),
             ],
             cost: Cost { bytes: Amount::per_row(2.0 * bytes as f64), ..Cost::default() },
-            grid: Some(Grid::along_x(Blocks::of_rows(1), copy_threads(bytes), 0)),
+            grid: Some(Grid::along_x(Blocks::of_rows(1), copy_threads(bytes), 0).reading_after(2)),
             body: hopper_body!(self, emit),
         }]
     }

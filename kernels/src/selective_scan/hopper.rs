@@ -26,7 +26,7 @@ use super::{FIRST, Selection, Spec};
 use crate::hopper::facts::WARP;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::kernel::{
-    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, hopper_body,
+    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, Work, hopper_body,
 };
 use jamba_plan::format::{Table, Transform};
 
@@ -175,7 +175,9 @@ fn grid(spec: &Spec) -> Grid {
     let sequences = Blocks::Of { per: Per::Sequence, factor: 1, per_block: 1 };
     let y_bytes = 2 * STRETCH * shape.channels();
     let shared_bytes = (STAGES * Layout::of(spec).bytes + y_bytes) as u32;
-    Grid { blocks: [channels, sequences, Blocks::Fixed(1)], threads: shape.threads, shared_bytes }
+    // starts, slots, state
+    let work = Work { dependent_reads: 3, ..Work::default() };
+    Grid { blocks: [channels, sequences, Blocks::Fixed(1)], threads: shape.threads, shared_bytes, work }
 }
 
 #[cfg(test)]

@@ -69,6 +69,13 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             let f32_at = |from: Value, number: usize| b.load(b.at(from, column(number) * 4), Type::scalar(Num::F32));
             // 1. squares
             let part = b.at_byte(x, 4 * start);
+            // Not after the reduction, which would wait for it.
+            let weights: Vec<Value> = (0..columns)
+                .map(|number| {
+                    let column = column(number);
+                    b.load_word_or_zero(b.at(b.pointer(weight), column * 4), column.lt(cols)).bitcast(Num::F32)
+                })
+                .collect();
             let x: Vec<Value> = (0..columns).map(|number| inside(number, &|| f32_at(part, number))).collect();
             let squares = x.iter().fold(b.f32(0.0), |squares, &x| x.mul_add(x, squares));
             let mean = b.warp_sum(squares) * (1.0 / cols as f32);
@@ -77,7 +84,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             let out = b.row(b.pointer(out), row, elem.bytes() * row_stride(elem, cols));
             for (number, &x) in x.iter().enumerate() {
                 inside(number, &|| {
-                    let y = x * scale * f32_at(b.pointer(weight), number);
+                    let y = x * scale * weights[number];
                     let to = b.at(out, column(number) * elem.bytes());
                     b.store(if elem == Elem::Bf16 { b.round_bf16(y) } else { y }, to);
                     y

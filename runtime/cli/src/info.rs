@@ -33,7 +33,8 @@ pub(crate) fn info(args: Args) -> Result<(), Failure> {
                 let memory = &info.memory;
                 let bytes = json!({
                     "weights": memory.weights, "arena": memory.arena, "state": memory.state_pool(limits),
-                    "kv": memory.kv_pool(limits), "tables": memory.tables, "total": memory.total(limits),
+                    "kv": memory.kv_pool(limits), "tables": memory.tables, "graphs": memory.graphs,
+                    "total": memory.total(limits),
                 });
                 (info.kind.name().to_owned(), bytes)
             })

@@ -26,7 +26,14 @@ pub(crate) fn manifest() -> Manifest {
             ProgramInfo {
                 kind: TargetKind::Cpu,
                 targets: vec!["x86-64-v3".to_owned(), "x86-64-v2".to_owned()],
-                memory: Memory { arena: 256, state_slot: 64, kv_page: 128, weights: 160, tables: table_bytes(&limits) },
+                memory: Memory {
+                    arena: 256,
+                    state_slot: 64,
+                    kv_page: 128,
+                    weights: 160,
+                    tables: table_bytes(&limits),
+                    graphs: 0,
+                },
                 passes: vec!["fuse-qkv".to_owned()],
                 draw_kernels: Vec::new(),
             },

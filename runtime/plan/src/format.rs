@@ -25,7 +25,7 @@ pub use operand::{Access, Elem, Matrix, MatrixBoxes, Operand, Per, Shape, Weight
 pub use picks::{NO_TOKEN, Pick, Picks, Setting};
 pub use rows::Rows;
 pub use target::TargetKind;
-pub use tensor_map::{Swizzle, TENSOR_MAP_BYTES, TensorElem, TensorMap};
+pub use tensor_map::{Swizzle, TENSOR_MAP_ALIGN, TENSOR_MAP_BYTES, TensorElem, TensorMap};
 pub use weight::{Init, Part, PartOrder, Scales, Transform, Weight, WeightFormat};
 
 /// Page size in bytes: the alignment of every section, buffer pool and weight region.
@@ -163,9 +163,12 @@ pub struct Memory {
     pub kv_page: u64,
     /// Packed weights (mapped or copied from the plan, or drawn if synthetic), including [`SLACK_BYTES`] after the last weight.
     pub weights: u64,
-    /// Step tables (ids, rows, sequence starts, page tables). On a GPU also the count words, sampler settings and tensor maps;
+    /// Step tables (ids, rows, sequence starts, page tables). On a GPU also the count words and sampler settings;
     /// [`crate::tables::DeviceTables`] gives the layout.
     pub tables: u64,
+    /// Driver memory for the graphs that are recorded when the plan is opened: [`crate::graphs::total_bytes`]. 0 on CPUs.
+    #[serde(default)]
+    pub graphs: u64,
 }
 
 impl Memory {
@@ -181,7 +184,7 @@ impl Memory {
 
     /// Sum of all regions in bytes.
     pub fn total(&self, limits: &Limits) -> u64 {
-        self.arena + self.state_pool(limits) + self.kv_pool(limits) + self.weights + self.tables
+        self.arena + self.state_pool(limits) + self.kv_pool(limits) + self.weights + self.tables + self.graphs
     }
 }
 
@@ -312,7 +315,7 @@ pub enum Arg {
     Count(Count, u32),
     /// An integer known at compile time.
     Constant(u64),
-    /// Address of a tensor map: index into [`Program::tensor_maps`].
+    /// A tensor map, passed by value: index into [`Program::tensor_maps`].
     TensorMap(u32),
 }
 

@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod format;
+pub mod graphs;
 mod hash;
 pub mod header;
 pub mod identify;

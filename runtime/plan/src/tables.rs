@@ -1,12 +1,10 @@
 //! Offsets of the step tables in their common region. They depend only on the plan's limits, so the compiler can compute the
 //! size and the runtime uses the same offsets. On a GPU the region also holds count words before the tables, and sampler
-//! settings and tensor maps after them: [`DeviceTables`].
+//! settings after them: [`DeviceTables`].
 
 use std::collections::BTreeSet;
 
-use crate::format::{
-    ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, Setting, TENSOR_MAP_BYTES, Table, TargetKind,
-};
+use crate::format::{ALIGN_BYTES, Arg, Count, KV_PAGE_TOKENS, Limits, Program, Setting, Table, TargetKind};
 
 impl Table {
     /// The tables of every target in memory order. The table of sampler settings, which only GPUs have, follows them.
@@ -70,16 +68,15 @@ pub fn table_bytes(limits: &Limits) -> u64 {
     Table::ALL.iter().fold(0, |sum: u64, table| sum.saturating_add(table.bytes(limits)))
 }
 
-/// Size in bytes of the tables' region for steps with these arguments and `n_maps` tensor maps:
-/// [`crate::format::Memory::tables`].
-pub fn region_bytes(kind: TargetKind, limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> u64 {
+/// Size in bytes of the tables' region for steps with these arguments: [`crate::format::Memory::tables`].
+pub fn region_bytes(kind: TargetKind, limits: &Limits, args: impl Iterator<Item = Arg>) -> u64 {
     match kind {
         TargetKind::Cpu => table_bytes(limits),
-        TargetKind::Sm90a => DeviceTables::new(limits, args, n_maps).bytes,
+        TargetKind::Sm90a => DeviceTables::new(limits, args).bytes,
     }
 }
 
-/// Layout of the tables' region on a GPU: count words (i64), step tables, sampler settings if a step reads them, tensor maps.
+/// Layout of the tables' region on a GPU: count words (i64), step tables, sampler settings if a step reads them.
 /// Data that changes every step comes first and the longest table last, so one short copy updates a step's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceTables {
@@ -87,24 +84,25 @@ pub struct DeviceTables {
     pub counts: Vec<(Count, u32)>,
     /// Offset in bytes of the step tables.
     pub tables_at: u64,
-    /// Offset in bytes of the tensor maps; a multiple of [`TENSOR_MAP_BYTES`].
-    pub maps_at: u64,
-    /// Size of the region in bytes: [`crate::format::Memory::tables`].
+    /// Size of the region in bytes: [`crate::format::Memory::tables`]. A multiple of 128.
     pub bytes: u64,
 }
 
 /// Size in bytes of a count word.
 pub const COUNT_BYTES: u64 = 8;
 
+/// Alignment of the tables in a GPU's region: a line of its caches.
+const LINE_BYTES: u64 = 128;
+
 impl DeviceTables {
     /// The layout for a program.
     pub fn of(limits: &Limits, program: &Program) -> DeviceTables {
         let args = program.entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| &step.args);
-        DeviceTables::new(limits, args.copied(), program.tensor_maps.len() as u64)
+        DeviceTables::new(limits, args.copied())
     }
 
-    /// The layout for steps with these arguments and `n_maps` tensor maps. Saturates on overflow.
-    pub fn new(limits: &Limits, args: impl Iterator<Item = Arg>, n_maps: u64) -> DeviceTables {
+    /// The layout for steps with these arguments. Saturates on overflow.
+    pub fn new(limits: &Limits, args: impl Iterator<Item = Arg>) -> DeviceTables {
         let (mut counts, mut settings) = (BTreeSet::new(), 0);
         for arg in args {
             match arg {
@@ -113,22 +111,15 @@ impl DeviceTables {
                 _ => {}
             }
         }
-        let tables_at = (counts.len() as u64 * COUNT_BYTES).next_multiple_of(TENSOR_MAP_BYTES);
+        let tables_at = (counts.len() as u64 * COUNT_BYTES).next_multiple_of(LINE_BYTES);
         let tables = table_bytes(limits).saturating_add(settings);
-        let maps_at = tables_at.saturating_add(tables).checked_next_multiple_of(TENSOR_MAP_BYTES);
-        let maps_at = maps_at.unwrap_or(u64::MAX);
-        let bytes = maps_at.saturating_add(n_maps.saturating_mul(TENSOR_MAP_BYTES));
-        DeviceTables { counts: counts.into_iter().collect(), tables_at, maps_at, bytes }
+        let bytes = tables_at.saturating_add(tables).checked_next_multiple_of(LINE_BYTES).unwrap_or(u64::MAX);
+        DeviceTables { counts: counts.into_iter().collect(), tables_at, bytes }
     }
 
     /// Offset in bytes of a count's word; `None` if no step uses it.
     pub fn count(&self, count: Count, factor: u32) -> Option<u64> {
         self.counts.iter().position(|&word| word == (count, factor)).map(|index| index as u64 * COUNT_BYTES)
-    }
-
-    /// Offset in bytes of a tensor map.
-    pub fn map(&self, index: u32) -> u64 {
-        self.maps_at.saturating_add(u64::from(index) * TENSOR_MAP_BYTES)
     }
 }
 
@@ -147,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_come_before_the_tables_and_maps_behind() {
+    fn counts_come_before_the_tables_and_settings_behind() {
         let limits = Limits { max_context: 100, max_sequences: 3, kv_tokens: 320, prefill_chunk: 40, max_outputs: 5 };
         let args = [
             Arg::Count(Count::Outputs, 1),
@@ -156,13 +147,12 @@ mod tests {
             Arg::Count(Count::Tokens, 1),
             Arg::Count(Count::Tokens, 2),
         ];
-        let tables = DeviceTables::new(&limits, args.into_iter(), 3);
+        let tables = DeviceTables::new(&limits, args.into_iter());
         assert_eq!(tables.counts, [(Count::Tokens, 1), (Count::Tokens, 2), (Count::Outputs, 1)]);
-        assert_eq!((tables.tables_at, tables.maps_at, tables.bytes), (128, 896, 896 + 3 * 128));
+        assert_eq!((tables.tables_at, tables.bytes), (128, 896));
         assert_eq!((tables.count(Count::Outputs, 1), tables.count(Count::Sequences, 1)), (Some(16), None));
-        assert_eq!(tables.map(2), 896 + 256);
         // 5 rows of 32 bytes after the tables, padded to whole lines of 128.
-        let settings = DeviceTables::new(&limits, args.into_iter().chain([Arg::Table(Table::Settings)]), 3);
-        assert_eq!((settings.tables_at + Table::Settings.offset(&limits), settings.maps_at), (896, 896 + 256));
+        let settings = DeviceTables::new(&limits, args.into_iter().chain([Arg::Table(Table::Settings)]));
+        assert_eq!((settings.tables_at + Table::Settings.offset(&limits), settings.bytes), (896, 896 + 256));
     }
 }

@@ -133,6 +133,9 @@ fn memory_of(info: &ProgramInfo, limits: &Limits, units: Units) -> String {
     let pages = limits.kv_tokens / crate::format::KV_PAGE_TOKENS;
     line("kv", memory.kv_pool(limits), format!("{pages} pages × {}", units.of(memory.kv_page)));
     line("tables", memory.tables, String::new());
+    if memory.graphs > 0 {
+        line("graphs", memory.graphs, String::new());
+    }
     line("total", memory.total(limits), String::new());
     out
 }
@@ -367,11 +370,12 @@ mod tests {
               arena                       384
               state                       256  2 × 128
               kv                         1024  8 pages × 128
-              tables                     1024
-              total                     10892
+              tables                      768
+              graphs                   245760
+              total                    256396
 
             sections: offset, bytes, name, BLAKE3
-                      8192           1028  manifest             a1ee35f4c6ce5807
+                      8192           1074  manifest             22d1c519377f40cf
                      12288            965  program              1114eb6d50730ad0
                      16384           2720  program/sm_90a       cdcded81275fd4b1
                      20480             15  code/sm_90a          f7517404b2b787e5

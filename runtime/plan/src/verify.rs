@@ -164,6 +164,9 @@ fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
     if memory.tables < tables || (info.kind == TargetKind::Cpu && memory.tables != tables) {
         return complain("memory.tables", memory.tables, format!("{tables}, from the limits"));
     }
+    if info.kind == TargetKind::Cpu && memory.graphs != 0 {
+        return complain("memory.graphs", memory.graphs, "0: a CPU records none".to_owned());
+    }
     if memory.kv_page > 0 && limits.kv_tokens == 0 {
         return complain("limits.kv_tokens", 0, "tokens: the model has attention layers".to_owned());
     }
@@ -179,7 +182,7 @@ fn memory(limits: &Limits, info: &ProgramInfo) -> Result<(), PlanError> {
 fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
     let state = memory.state_slot.checked_mul(limits.max_sequences)?;
     let kv = memory.kv_page.checked_mul(limits.kv_tokens / KV_PAGE_TOKENS)?;
-    [kv, memory.arena, memory.weights, memory.tables]
+    [kv, memory.arena, memory.weights, memory.tables, memory.graphs]
         .into_iter()
         .try_fold(state, u64::checked_add)
         .filter(|&total| total <= isize::MAX as u64)

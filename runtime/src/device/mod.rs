@@ -36,6 +36,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Tokens, sequences and rows of logits.
+    pub(crate) fn all(self) -> [u64; 3] {
+        [self.tokens, self.sequences, self.outputs]
+    }
+
     /// The value of one count.
     pub(crate) fn of(self, count: Count) -> u64 {
         match count {

@@ -80,23 +80,35 @@ fn a_fault_that_nobody_waited_for_is_found_by_the_next_step() {
 #[test]
 fn a_device_that_is_lost_is_told_so() {
     let lost = || DriverError::Lost("an ECC error that cannot be corrected".to_owned());
-    for (call, place) in [
-        ("upload", "copying the step tables"),
-        ("begin_capture", "some step of decode"),
-        ("launch", "decode step 0 (embed, layers.0)"),
-        ("end_capture", "some step of decode"),
-        ("replay", "some step of decode"),
-        ("download", "some step of decode"),
+    for (call, tokens, place) in [
+        ("upload", &[1][..], "copying the step tables"),
+        ("launch", &[1, 2], "prefill step 0 (embed, layers.0)"),
+        ("replay", &[1], "some step of decode"),
+        ("download", &[1], "some step of decode"),
     ] {
         let (mut engine, calls, id, snapshot) = with_sequence(OpenOptions::default());
         calls.fail(call, 0, lost());
-        let error = engine.step(&[feed(id, &[1], Outputs::Last)]).map(|_| ()).unwrap_err();
+        let error = engine.step(&[feed(id, tokens, Outputs::Last)]).map(|_| ()).unwrap_err();
         let text = format!("Fake H100 is lost: {place}: an ECC error that cannot be corrected");
         assert!(matches!(error, RuntimeError::DeviceLost { .. }) && !error.is_ours());
         assert_eq!(error.to_string(), text);
         expect_dead(&mut engine, id, &snapshot, &calls, &text);
         drop(engine);
         assert_eq!(calls.take(), [Call::Drop]);
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_while_graphs_are_recorded_is_told_so() {
+    for (call, place) in [
+        ("begin_capture", "some step of prefill"),
+        ("launch", "prefill step 0 (embed, layers.0)"),
+        ("end_capture", "some step of prefill"),
+    ] {
+        let fake = Fake::new();
+        fake.calls().fail(call, 0, DriverError::Lost("gone".to_owned()));
+        let error = open_with(Toy::new(), fake, OpenOptions::default()).map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), format!("Fake H100 is lost: {place}: gone"));
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jamba_plan::PlanWriter;
 use jamba_plan::cost::Cost;
 use jamba_plan::format::*;
+use jamba_plan::graphs;
 use jamba_plan::sections::SectionKind;
 use jamba_plan::tables::{DeviceTables, pages_per_sequence, table_bytes};
 
@@ -56,6 +57,7 @@ impl Toy {
             (buffer.first, buffer.last) = (later(buffer.first), later(buffer.last));
             buffer.reads += u32::from(buffer.offset == X);
         }
+        self.manifest.programs[0].memory.graphs = graphs::total_bytes(&self.program.entries);
         self
     }
 
@@ -82,7 +84,9 @@ impl Toy {
             let bytes = 4 * entry.max_outputs;
             entry.buffers.extend([buffer(PICKS.likeliest, bytes, (5, 5), 0), buffer(PICKS.drawn, bytes, (6, 6), 0)]);
         }
-        self.manifest.programs[0].memory.tables = DeviceTables::of(&LIMITS, &self.program).bytes;
+        let memory = &mut self.manifest.programs[0].memory;
+        memory.tables = DeviceTables::of(&LIMITS, &self.program).bytes;
+        memory.graphs = graphs::total_bytes(&self.program.entries);
         self
     }
 
@@ -154,6 +158,7 @@ fn manifest(program: &Program) -> Manifest {
         kv_page: PAGE_BYTES,
         weights: WEIGHT_BYTES,
         tables: DeviceTables::of(&LIMITS, program).bytes,
+        graphs: graphs::total_bytes(&program.entries),
     };
     assert!(memory.tables > table_bytes(&LIMITS));
     Manifest {

@@ -1,11 +1,12 @@
 //! Steps: choice of the entry, launches, one upload of tables, one download of logits, and graphs.
 
+use jamba_plan::graphs;
 use jamba_plan::tables::DeviceTables;
 use jamba_runtime::{DebugOptions, Feed, OpenOptions, Outputs};
 
-use crate::fake::{Call, Launched};
+use crate::fake::{Call, Fake, Launched};
 use crate::plan::{LIMITS, LOGITS, ROW_STRIDE, SHARED_BYTES, Toy, VOCAB, WEIGHT, answers};
-use crate::{answer, feed, prompt, toy};
+use crate::{answer, feed, open_with, prompt, toy};
 
 const W: u32 = WEIGHT as u32;
 
@@ -96,8 +97,8 @@ fn a_step_is_one_copy_in_one_graph_and_one_copy_out() {
     engine.step(&[feed(id, &prompt(20, 1), Outputs::Last)]).unwrap();
     let first = calls.take();
     let names: Vec<_> = first.iter().map(Call::name).collect();
-    let expected = ["fill", "fill", "upload", "begin_capture", "launch", "launch", "launch", "launch", "launch"];
-    assert_eq!(names, [&expected[..], &["end_capture", "replay", "download"]].concat());
+    let launches = ["launch"; 5];
+    assert_eq!(names, [&["fill", "fill", "upload"], &launches[..], &["download"]].concat());
     let share = (region.tables_at + pages_at - 64 + of_pages) as usize;
     assert_eq!(first[2], Call::Upload(tables, share));
     assert_eq!(first.last(), Some(&Call::Download(arena + LOGITS, 4 * VOCAB as usize)));
@@ -105,20 +106,40 @@ fn a_step_is_one_copy_in_one_graph_and_one_copy_out() {
     let counts: Vec<u64> = words.chunks(8).take(4).map(|w| u64::from_le_bytes(w.try_into().unwrap())).collect();
     assert_eq!((region.counts.len(), counts), (4, vec![20, 1, 1, 2])); // tokens, sequences, outputs, outputs · 2
 
-    // The same bucket: 17 … 32 tokens of one sequence.
-    engine.step(&[feed(id, &prompt(17, 2), Outputs::None)]).unwrap();
-    assert_eq!(calls.take_names(), ["fill", "upload", "replay"]);
-    // Another bucket.
-    engine.step(&[feed(id, &prompt(16, 2), Outputs::All)]).unwrap();
-    let third = calls.take();
-    assert_eq!(third.iter().filter(|call| call.name() == "launch").count(), 5);
-    assert_eq!(third.last(), Some(&Call::Download(arena + LOGITS, (15 * ROW_STRIDE + 4 * VOCAB) as usize)));
-    // Decode entries have separate graphs.
-    for expected in [&["upload", "begin_capture"][..], &["upload", "replay", "download"]] {
+    engine.step(&[feed(id, &prompt(12, 2), Outputs::All)]).unwrap();
+    let second = calls.take();
+    assert_eq!(second.last(), Some(&Call::Download(arena + LOGITS, (11 * ROW_STRIDE + 4 * VOCAB) as usize)));
+    // A full chunk of one prompt has a graph, and so has every decode step.
+    engine.step(&[feed(id, &prompt(40, 2), Outputs::None)]).unwrap();
+    assert_eq!(calls.take_names(), ["fill", "fill", "fill", "upload", "replay"]);
+    for _ in 0..2 {
         engine.step(&[feed(id, &[7], Outputs::Last)]).unwrap();
-        let names = calls.take_names();
-        assert_eq!(&names[..expected.len()], expected);
+        assert_eq!(calls.take_names(), ["upload", "replay", "download"]);
     }
+}
+
+/// The graphs that are recorded are those whose memory the plan states, and no step records another one.
+#[test]
+fn graphs_are_recorded_when_the_plan_is_opened() {
+    let (mut engine, calls) = open_with(Toy::new(), Fake::new(), OpenOptions::default()).unwrap();
+    let recorded = graphs::all(&Toy::new().program.entries);
+    // A full chunk, decode of one, two and three sequences.
+    let sizes: Vec<[u64; 3]> = recorded.iter().map(|graph| [graph.tokens, graph.sequences, graph.outputs]).collect();
+    assert_eq!(sizes, [[40, 1, 1], [1, 1, 1], [2, 2, 2], [3, 3, 3]]);
+    let count = |names: &[&str], name: &str| names.iter().filter(|&&found| found == name).count();
+    let opened = calls.take_names();
+    assert_eq!((count(&opened, "end_capture"), count(&opened, "launch"), count(&opened, "replay")), (4, 20, 0));
+    assert_eq!(engine.memory().graphs, 20 * graphs::LAUNCH_BYTES);
+    let ids = [(); 3].map(|()| engine.add_sequence().unwrap());
+    for count in [1, 2, 3, 1] {
+        let feeds: Vec<_> = ids[..count].iter().map(|&id| feed(id, &[5], Outputs::Last)).collect();
+        engine.step(&feeds).unwrap();
+    }
+    engine.step(&[feed(ids[0], &prompt(40, 1), Outputs::Last)]).unwrap();
+    engine.step(&[feed(ids[0], &prompt(3, 1), Outputs::Last)]).unwrap();
+    let stepped = calls.take_names();
+    // Three tokens of one prompt are neither a decode step nor a full chunk.
+    assert_eq!((count(&stepped, "end_capture"), count(&stepped, "replay"), count(&stepped, "launch")), (0, 5, 5));
 }
 
 #[test]
@@ -138,14 +159,14 @@ fn graphs_change_nothing_but_the_calls() {
     assert!(with == without, "the same bits");
     let (with, without) = (calls.take_names(), each_calls.take_names());
     let count = |names: &[&str], name: &str| names.iter().filter(|&&found| found == name).count();
-    // Buckets: prefill of 32 and of 4 tokens, and decode of 2; 31 tokens fall in the first.
-    assert_eq!((count(&with, "begin_capture"), count(&with, "replay"), count(&with, "launch")), (3, 6, 15));
+    // Decode steps have graphs; prompts of 20, 4 and 31 tokens are no full chunks.
+    assert_eq!((count(&with, "begin_capture"), count(&with, "replay"), count(&with, "launch")), (0, 3, 15));
     assert_eq!((count(&without, "begin_capture"), count(&without, "replay"), count(&without, "launch")), (0, 0, 30));
     assert_eq!(count(&without, "synchronize"), 0);
 }
 
 #[test]
-fn launches_are_those_of_the_bucket() {
+fn launches_are_those_of_the_rounded_size() {
     let (mut engine, calls) = toy(each());
     let id = engine.add_sequence().unwrap();
     let (tables, weights) = (calls.region("step tables").0, calls.region("weights").0);
@@ -154,7 +175,7 @@ fn launches_are_those_of_the_bucket() {
     calls.take();
     engine.step(&[feed(id, &prompt(33, 1), Outputs::Last)]).unwrap();
     let launches = calls.take_launches();
-    // 33 tokens are in the bucket of 40, the maximum of prefill: 2 · 40 / 4 blocks.
+    // 33 tokens are rounded to 40, the maximum of prefill: 2 · 40 / 4 blocks.
     let ids = tables + region.tables_at;
     let args = vec![ids, weights, arena, tables];
     assert_eq!(launches[0], Launched { kernel: 0, grid: [20, 1, 1], threads: 64, shared_bytes: 0, args });
@@ -162,23 +183,33 @@ fn launches_are_those_of_the_bucket() {
     let args = vec![starts, starts + 128, state, arena, tables + 8, 128];
     let recur = Launched { kernel: 1, grid: [10, 2, 1], threads: 384, shared_bytes: SHARED_BYTES, args };
     assert_eq!(launches[1], recur); // one block for each of ten multiprocessors, twice
-    assert_eq!(launches[4].args[7], tables + region.map(0));
+    // A tensor map is a parameter by value from a multiple of 64 bytes on; the fake driver's begins with the address.
+    assert_eq!((launches[4].args[8], launches[4].args.len()), (weights + 128, 8 + 16));
     assert_eq!((launches[4].args[3], launches[4].args[6]), (tables + 16, tables + 24));
 }
 
 #[test]
 fn graphs_are_given_up_where_there_is_no_memory_for_them() {
-    let (mut engine, calls) = toy(OpenOptions::default());
-    let id = engine.add_sequence().unwrap();
-    calls.fail("end_capture", 1, jamba_runtime::gpu::DriverError::OutOfMemory { wanted: 1, free: 0 });
+    let fake = Fake::new();
+    let calls = fake.calls();
+    calls.fail("end_capture", 2, jamba_runtime::gpu::DriverError::OutOfMemory { wanted: 1, free: 0 });
+    let (mut engine, calls) = open_with(Toy::new(), fake, OpenOptions::default()).unwrap();
+    assert_eq!(calls.take_names().iter().filter(|&&name| name == "begin_capture").count(), 3);
+    let ids = [engine.add_sequence().unwrap(), engine.add_sequence().unwrap()];
     let tokens = prompt(60, 1);
     let expected = answers(&tokens, W);
-    for (range, graphs) in [(0..20, 1), (20..22, 2), (22..23, 0), (23..24, 0), (24..43, 0)] {
-        assert_eq!(answer(&mut engine, &[feed(id, &tokens[range.clone()], Outputs::Last)]), [expected[range.end - 1]]);
-        let names = calls.take_names();
-        let captures = names.iter().filter(|&&name| name == "begin_capture").count();
-        assert_eq!(captures, usize::from(graphs > 0), "{range:?}");
+    for range in [0..20, 20..22, 22..23, 23..24, 24..43] {
+        assert_eq!(
+            answer(&mut engine, &[feed(ids[0], &tokens[range.clone()], Outputs::Last)]),
+            [expected[range.end - 1]]
+        );
     }
+    // Decode of one has a graph, decode of two has none.
+    calls.take();
+    engine.step(&[feed(ids[0], &[7], Outputs::None)]).unwrap();
+    assert!(calls.take_names().contains(&"replay"));
+    engine.step(&ids.map(|id| feed(id, &[7], Outputs::None))).unwrap();
+    assert!(calls.take_names().contains(&"launch"));
 }
 
 #[test]
@@ -195,5 +226,5 @@ fn traced_steps_run_alone() {
     assert_eq!((trace.runs().len(), trace.steps().len()), (1, 5));
     engine.set_trace(false);
     engine.step(&[feed(id, &prompt(20, 1), Outputs::Last)]).unwrap();
-    assert!(calls.take_names().contains(&"begin_capture"));
+    assert!(!calls.take_names().contains(&"synchronize"));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use jamba_plan::format::{Count, Launch, Swizzle, TensorElem};
-use jamba_runtime::gpu::{DeviceCode, Driver, KernelNeeds, LaunchOf, TensorMapOf};
+use jamba_runtime::gpu::{DeviceCode, Driver, DriverError, KernelNeeds, LaunchOf, Parameters, TensorMapOf};
 use serde::{Deserialize, Serialize};
 
 /// Recorded launches of one PTX module.
@@ -36,7 +36,7 @@ pub struct Case {
 pub enum Arg {
     /// Address of a buffer: contents before the launch, and expected contents after it if the kernel writes it.
     Buffer(Before, Option<After>),
-    /// Address of a tensor map of an input matrix, and the matrix's bytes.
+    /// A tensor map of an input matrix, and the matrix's bytes.
     Map(Matrix, Vec<u8>),
     /// Address of an i64.
     Count(u64),
@@ -92,13 +92,26 @@ pub struct Matrix {
     pub swizzle: Swizzle,
 }
 
-/// Result of all cases of one kernel.
+/// Result of one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct Outcome {
+    /// Number of the case in its file.
+    pub case: usize,
     /// Entry in the PTX.
     pub symbol: String,
-    /// Largest error of an element, as a fraction of the tolerance.
-    pub error: f64,
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Right: the largest error of an element, as a fraction of the tolerance.
+    Error(f64),
+    /// Another result, and where.
+    Wrong(String),
+    /// The device failed; it cannot be used any more.
+    Fault(String),
 }
 
 impl Cases {
@@ -119,22 +132,54 @@ impl Cases {
         std::fs::write(path, postcard::to_stdvec(self)?).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Runs every case and returns the worst error of each kernel.
+    /// The number of the first case of each kernel.
+    pub fn first_of_each(&self) -> Vec<usize> {
+        let is_first = |&index: &usize| self.cases[..index].iter().all(|case| case.symbol != self.cases[index].symbol);
+        (0..self.cases.len()).filter(is_first).collect()
+    }
+
+    /// Runs all cases.
     ///
     /// # Errors
-    /// A wrong result or a device error; stops at the first.
-    pub fn run(&self, mut driver: Box<dyn Driver>) -> Result<Vec<Verdict>> {
+    /// The code cannot be loaded, or `tell` fails.
+    pub fn run(&self, driver: Box<dyn Driver>) -> Result<Vec<Outcome>> {
+        let (all, mut outcomes): (Vec<usize>, _) = ((0..self.cases.len()).collect(), Vec::new());
+        self.run_some(driver, &all, &mut |outcome| {
+            outcomes.push(outcome);
+            Ok(())
+        })?;
+        Ok(outcomes)
+    }
+
+    /// Runs these cases and tells the outcome of each at once. A wrong result does not end it. Returns whether the device
+    /// failed, which does.
+    ///
+    /// # Errors
+    /// The code cannot be loaded, or `tell` fails.
+    pub fn run_some(
+        &self,
+        mut driver: Box<dyn Driver>,
+        chosen: &[usize],
+        tell: &mut dyn FnMut(Outcome) -> Result<()>,
+    ) -> Result<bool> {
         let needs: Vec<KernelNeeds> = self.cases.iter().map(Case::needs).collect();
         driver.load(DeviceCode { ptx: &self.ptx, cubin: None }, &needs)?;
-        let mut verdicts: Vec<Verdict> = Vec::new();
-        for (index, case) in self.cases.iter().enumerate() {
-            let error = case.run(index, &mut *driver).with_context(|| format!("{}, case {index}", case.symbol))?;
-            match verdicts.iter_mut().find(|verdict| verdict.symbol == case.symbol) {
-                Some(verdict) => verdict.error = verdict.error.max(error),
-                None => verdicts.push(Verdict { symbol: case.symbol.clone(), error }),
+        for &index in chosen {
+            let case = &self.cases[index];
+            let verdict = match case.run(index, &mut *driver) {
+                Ok(error) => Verdict::Error(error),
+                Err(error) if error.chain().any(|cause| cause.is::<DriverError>()) => {
+                    Verdict::Fault(format!("{error:#}"))
+                }
+                Err(error) => Verdict::Wrong(format!("{error:#}")),
+            };
+            let faulted = matches!(verdict, Verdict::Fault(_));
+            tell(Outcome { case: index, symbol: case.symbol.clone(), verdict })?;
+            if faulted {
+                return Ok(true);
             }
         }
-        Ok(verdicts)
+        Ok(false)
     }
 }
 
@@ -146,9 +191,9 @@ impl Case {
 
     /// Runs the case; the largest error, as a fraction of the tolerance.
     fn run(&self, kernel: usize, driver: &mut dyn Driver) -> Result<f64> {
-        let mut args = Vec::with_capacity(self.args.len());
+        let (mut parameters, mut addresses) = (Parameters::default(), Vec::with_capacity(self.args.len()));
         for arg in &self.args {
-            args.push(place(driver, arg)?);
+            addresses.push(place(driver, arg, &mut parameters)?);
         }
         let count = |count: Count| match count {
             Count::Tokens => self.counts[0],
@@ -161,10 +206,10 @@ impl Case {
             *axis = u32::try_from(blocks).context("more blocks than a grid has")?;
         }
         let Launch { threads, shared_bytes, .. } = self.launch;
-        driver.launch(&LaunchOf { kernel, grid, threads, shared_bytes, args: &args })?;
+        driver.launch(&LaunchOf { kernel, grid, threads, shared_bytes, args: parameters.words() })?;
         driver.synchronize()?;
         let mut worst = 0.0;
-        for ((index, arg), &address) in self.args.iter().enumerate().zip(&args) {
+        for ((index, arg), &address) in self.args.iter().enumerate().zip(&addresses) {
             let Arg::Buffer(_, Some(after)) = arg else { continue };
             worst = f64::max(worst, after.error(driver, address).with_context(|| format!("parameter {index}"))?);
         }
@@ -172,13 +217,14 @@ impl Case {
     }
 }
 
-fn place(driver: &mut dyn Driver, arg: &Arg) -> Result<u64> {
+/// Puts an argument on the device and adds its parameter. The address of its buffer, or an integer.
+fn place(driver: &mut dyn Driver, arg: &Arg, parameters: &mut Parameters) -> Result<u64> {
     let mut put = |bytes: &[u8]| {
         let address = driver.allocate("a parameter", bytes.len().max(1) as u64)?;
         driver.upload(address, bytes)?;
         Ok::<_, anyhow::Error>(address)
     };
-    Ok(match arg {
+    let word = match arg {
         Arg::Buffer(Before::Bytes(bytes), _) => put(bytes)?,
         // NaN as f32 and bf16: reads of uninitialized memory show.
         Arg::Buffer(Before::Unwritten(bytes), _) => put(&vec![0xff; *bytes as usize])?,
@@ -188,14 +234,14 @@ fn place(driver: &mut dyn Driver, arg: &Arg) -> Result<u64> {
             let [box_rows, box_cols] = matrix.box_rows_cols;
             let &Matrix { elem, row_stride, swizzle, .. } = matrix;
             let map = TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle };
-            let encoded = driver.tensor_map(&map)?;
-            let address = driver.allocate("a tensor map", encoded.len() as u64)?;
-            driver.upload(address, &encoded)?;
-            address
+            parameters.push_map(&driver.tensor_map(&map)?);
+            return Ok(address);
         }
         Arg::Count(count) => put(&count.to_le_bytes())?,
         Arg::Scalar(value) => *value,
-    })
+    };
+    parameters.push(word);
+    Ok(word)
 }
 
 impl After {
@@ -224,6 +270,10 @@ impl After {
         };
         let mut worst = 0.0;
         for (at, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+            // Elements that no launch writes are NaN on both sides.
+            if found.to_bits() == expected.to_bits() {
+                continue;
+            }
             let allowed = of_value * expected.abs() + of_largest * largest + 1e-30;
             let share = (found - expected).abs() / allowed;
             ensure!(share <= 1.0, "element {at} is {found}, expected {expected} within {allowed:e}");

@@ -3,5 +3,7 @@
 
 pub mod cases;
 pub mod checks;
+pub mod constants;
 pub mod draws;
 pub mod times;
+pub mod variants;

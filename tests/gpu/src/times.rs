@@ -57,28 +57,28 @@ pub struct KernelTime {
 }
 
 /// Size of a large copy.
-const COPY_BYTES: u64 = 1 << 30;
+pub const COPY_BYTES: u64 = 1 << 30;
 
 /// Number of timed copies.
 const COPIES: u32 = 10;
 
-/// Measures device-to-device copy bandwidth.
+/// Measures device-to-device copy bandwidth with copies of this many bytes.
 ///
 /// # Errors
 /// A device error.
-pub fn copies(mut driver: Box<dyn Driver>) -> Result<Copies> {
-    let (from, to) = (driver.allocate("a copy", COPY_BYTES)?, driver.allocate("a copy", COPY_BYTES)?);
-    driver.fill(from, COPY_BYTES, 1)?;
-    driver.copy(from, to, COPY_BYTES)?;
+pub fn copies(mut driver: Box<dyn Driver>, bytes: u64) -> Result<Copies> {
+    let (from, to) = (driver.allocate("a copy", bytes)?, driver.allocate("a copy", bytes)?);
+    driver.fill(from, bytes, 1)?;
+    driver.copy(from, to, bytes)?;
     driver.synchronize()?;
     let began = Instant::now();
     for _ in 0..COPIES {
-        driver.copy(from, to, COPY_BYTES)?;
+        driver.copy(from, to, bytes)?;
     }
     driver.synchronize()?;
     let seconds = began.elapsed().as_secs_f64();
     let info = driver.info();
-    let bytes_per_s = 2.0 * COPY_BYTES as f64 * f64::from(COPIES) / seconds;
+    let bytes_per_s = 2.0 * bytes as f64 * f64::from(COPIES) / seconds;
     Ok(Copies { device: info.name.clone(), n_sms: info.n_sms, bytes_per_s })
 }
 

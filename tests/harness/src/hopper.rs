@@ -66,22 +66,21 @@ impl Simulator {
     #[track_caller]
     pub(crate) fn run_on(&self, memory: &mut Memory, kernel: &Kernel, counts: Counts, args: &[Arg]) -> Vec<Array> {
         let (params, symbol) = (kernel.params(), kernel.symbol());
-        let placed: Vec<u64> = params.iter().zip(args).map(|(param, arg)| memory.place(&symbol, param, arg)).collect();
-        // A test that keeps memory between launches compares their results itself.
-        let recorder = self.recorder.as_ref().filter(|_| !args.iter().any(|arg| matches!(arg, Arg::At(_))));
-        let recorded = recorder.map(|recorder| (recorder, memory.held(&params, args)));
+        let placed: Vec<Placed> =
+            params.iter().zip(args).map(|(param, arg)| memory.place(&symbol, param, arg)).collect();
+        let recorded = self.recorder.as_ref().map(|recorder| (recorder, memory.held(&params, args)));
         self.launch(memory.gpu, kernel, counts, &placed);
         if let Some((recorder, before)) = recorded {
             recorder.note(memory.gpu, kernel, counts, args, &placed, before);
         }
         let written = params.iter().zip(args).zip(&placed);
         let written = written.filter(|((param, arg), _)| is_written(param) && arg.is_own());
-        written.map(|((param, arg), &address)| read(memory.gpu, kernel, param, arg, address)).collect()
+        written.map(|((param, arg), placed)| read(memory.gpu, kernel, param, arg, placed.word)).collect()
     }
 
-    /// One launch with addresses and integers of a device.
+    /// One launch with arguments that are on the device.
     #[track_caller]
-    fn launch(&self, gpu: &mut Gpu, kernel: &Kernel, counts: Counts, args: &[u64]) {
+    fn launch(&self, gpu: &mut Gpu, kernel: &Kernel, counts: Counts, args: &[Placed]) {
         let launch = kernel.launch();
         let blocks = launch.blocks(gpu.options().n_sms, |count| match count {
             Count::Tokens => counts.tokens as u64,
@@ -90,7 +89,8 @@ impl Simulator {
         });
         let grid = blocks.map(|n| u32::try_from(n).expect("a small grid"));
         let launch = Launch { grid, block: [launch.threads, 1, 1], shared_bytes: launch.shared_bytes };
-        if let Err(fault) = gpu.launch(&self.module, &kernel.symbol(), launch, args) {
+        let args: Vec<Vec<u8>> = args.iter().map(Placed::parameter).collect();
+        if let Err(fault) = gpu.launch_bytes(&self.module, &kernel.symbol(), launch, &args) {
             panic!("{}: {fault}", kernel.symbol());
         }
     }
@@ -114,6 +114,25 @@ fn put(gpu: &mut Gpu, name: &str, bytes: &[u8]) -> u64 {
     address
 }
 
+/// An argument on the device.
+pub(crate) struct Placed {
+    /// The address of its buffer or matrix, or an integer.
+    pub(crate) word: u64,
+    /// The encoded tensor map of a matrix.
+    map: Option<[u8; 128]>,
+}
+
+impl Placed {
+    fn of(word: u64) -> Placed {
+        Placed { word, map: None }
+    }
+
+    /// The bytes of the parameter.
+    fn parameter(&self) -> Vec<u8> {
+        self.map.map_or_else(|| self.word.to_le_bytes().to_vec(), |map| map.to_vec())
+    }
+}
+
 /// Buffers that launches share, by name.
 type Scratch = BTreeMap<&'static str, u64>;
 
@@ -126,17 +145,17 @@ pub(crate) struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// Puts an argument on the device and gives the value of its parameter.
+    /// Puts an argument on the device.
     #[track_caller]
-    fn place(&mut self, symbol: &str, param: &Param, arg: &Arg) -> u64 {
+    fn place(&mut self, symbol: &str, param: &Param, arg: &Arg) -> Placed {
         let (name, gpu) = (param.name(), &mut *self.gpu);
         let laid = match (Laid::of(TargetKind::Sm90a, symbol, param, arg), arg) {
             (Some(laid), _) => laid,
-            (None, Arg::At(address)) => return *address,
+            (None, Arg::At(address)) => return Placed::of(*address),
             (None, Arg::Scalar(value)) if matches!(param, Param::Count { .. }) => {
-                return put(gpu, name, &(*value as u64).to_le_bytes());
+                return Placed::of(put(gpu, name, &(*value as u64).to_le_bytes()));
             }
-            (None, Arg::Scalar(value)) => return *value as u64,
+            (None, Arg::Scalar(value)) => return Placed::of(*value as u64),
             (None, _) => panic!("{symbol}: an argument of another kind than {param:?}"),
         };
         let address = match (&laid.bytes, arg) {
@@ -148,7 +167,7 @@ impl Memory<'_> {
         };
         if let Param::TensorMap { map, .. } = param {
             // The padding stays NaN, which the map must keep out.
-            return put(gpu, name, &encoded(map, address, laid.len() / map.row_bytes()));
+            return Placed { word: address, map: Some(encoded(map, address, laid.len() / map.row_bytes())) };
         }
         let padding = (laid.stride - laid.row) as u64;
         if self.padding_is_unwritten && padding > 0 && laid.bytes.is_some() {
@@ -157,10 +176,10 @@ impl Memory<'_> {
                 gpu.forget(at, padding).unwrap_or_else(|fault| panic!("{name}: {fault}"));
             }
         }
-        address
+        Placed::of(address)
     }
 
-    /// What buffers hold before a launch where an earlier one wrote them.
+    /// What buffers hold before a launch that are not this launch's own.
     fn held(&self, params: &[Param], args: &[Arg]) -> Vec<Option<Vec<u8>>> {
         let held = |(param, arg): (&Param, &Arg)| match arg {
             Arg::Scratch { name, bytes } if !is_written(param) => {
@@ -168,10 +187,21 @@ impl Memory<'_> {
                 self.gpu.read_unchecked(self.scratch[name], &mut held).expect("a buffer is in memory");
                 Some(held)
             }
+            Arg::At(address) => Some(contents(self.gpu, *address)),
             _ => None,
         };
         params.iter().zip(args).map(held).collect()
     }
+}
+
+/// The bytes from an address to the end of its allocation. Unwritten bytes are 0xff: NaN as f32 and bf16, as a device is given them.
+pub(crate) fn contents(gpu: &Gpu, address: u64) -> Vec<u8> {
+    let n = gpu.extent(address).unwrap_or_else(|fault| panic!("{fault}")) as usize;
+    let mut bytes = vec![0; n];
+    gpu.read_unchecked(address, &mut bytes).unwrap_or_else(|fault| panic!("{fault}"));
+    let written = gpu.written(address, n).unwrap_or_else(|fault| panic!("{fault}"));
+    bytes.iter_mut().zip(written).filter(|(_, written)| !written).for_each(|(byte, _)| *byte = 0xff);
+    bytes
 }
 
 /// The map of a matrix of `n` rows.

@@ -12,6 +12,7 @@ use jambac_kernels::kernel::{Elem, Param, TensorMap};
 use ptxsim::Gpu;
 
 use crate::arg::Arg;
+use crate::hopper::{Placed, contents};
 use crate::kernel::Kernel;
 use crate::layout::{Laid, is_written};
 
@@ -42,7 +43,7 @@ impl Recorder {
         kernel: &Kernel,
         counts: Counts,
         args: &[Arg],
-        placed: &[u64],
+        placed: &[Placed],
         before: Vec<Option<Vec<u8>>>,
     ) {
         let counts = [counts.tokens, counts.sequences, counts.outputs].map(|count| count as u64);
@@ -51,9 +52,12 @@ impl Recorder {
             return;
         }
         let (symbol, params) = (kernel.symbol(), kernel.params());
-        let args = params.iter().zip(args).zip(placed).zip(before).map(|(((param, arg), &at), held)| {
+        let args = params.iter().zip(args).zip(placed).zip(before).map(|(((param, arg), placed), held)| {
+            if let (Arg::At(at), Some(held)) = (arg, &held) {
+                return shared(gpu, param, held.clone(), *at);
+            }
             let arg = held.map_or_else(|| arg.clone(), Arg::bytes);
-            record(gpu, &symbol, param, &arg, at)
+            record(gpu, &symbol, param, &arg, placed.word)
         });
         let args = args.collect();
         cases.cases.push(Case { symbol, launch: kernel.launch(), counts, args });
@@ -73,6 +77,16 @@ impl Drop for Recorder {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Memory that launches share: all of it from the address on, before the launch and, if the kernel writes it, after.
+fn shared(gpu: &Gpu, param: &Param, before: Vec<u8>, at: u64) -> cases::Arg {
+    let after = is_written(param).then(|| {
+        let bytes = contents(gpu, at);
+        let elem = if param.elem() == Some(Elem::F32) { Element::F32 } else { Element::Bits };
+        After { elem, stride: bytes.len() as u64, row: bytes.len() as u64, bytes }
+    });
+    cases::Arg::Buffer(Before::Bytes(before), after)
 }
 
 fn record(gpu: &Gpu, symbol: &str, param: &Param, arg: &Arg, at: u64) -> cases::Arg {

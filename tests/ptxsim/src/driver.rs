@@ -84,7 +84,8 @@ struct Code {
 struct Noted {
     kernel: usize,
     launch: Launch,
-    args: Vec<u64>,
+    /// The parameters as they lie in the launch.
+    words: Vec<u64>,
 }
 
 type Done<T = ()> = Result<T, DriverError>;
@@ -135,7 +136,8 @@ impl Simulated {
     fn run(&mut self, noted: &Noted) -> Done {
         let (symbol, module) = symbol_of(&self.code, noted.kernel)?;
         let began = Instant::now();
-        match self.gpu.launch(module, symbol, noted.launch, &noted.args) {
+        let parameters: Vec<u8> = noted.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        match self.gpu.launch_laid_out(module, symbol, noted.launch, &parameters) {
             Ok(stats) => {
                 self.counters.note(|counts| counts.add(symbol, &stats, began.elapsed()));
                 Ok(())
@@ -249,11 +251,11 @@ impl Driver for Simulated {
         let noted = Noted {
             kernel: launch.kernel,
             launch: Launch { grid: launch.grid, block: [launch.threads, 1, 1], shared_bytes: launch.shared_bytes },
-            args: launch.args.to_vec(),
+            words: launch.args.to_vec(),
         };
         let Some(graph) = &mut self.noting else { return self.run(&noted) };
         let (symbol, module) = symbol_of(&self.code, noted.kernel)?;
-        module.launchable(symbol, noted.launch, noted.args.len()).map_err(fault)?;
+        module.launchable(symbol, noted.launch, 8 * noted.words.len()).map_err(fault)?;
         graph.push(noted);
         Ok(())
     }
@@ -301,8 +303,9 @@ fn check(module: &Module, needs: &KernelNeeds) -> Done {
     if program.parameters.len() != needs.n_args {
         return Err(refused(format!("takes {} parameters, launches give {}", program.parameters.len(), needs.n_args)));
     }
-    if let Some((index, (_, bytes))) = program.parameters.iter().enumerate().find(|(_, (_, bytes))| *bytes != 8) {
-        return Err(refused(format!("takes {bytes} bytes as parameter {index}, launches give 8")));
+    let is_known = |bytes: u32| bytes == 8 || bytes as usize == format::TENSOR_MAP_BYTES;
+    if let Some((index, (_, bytes))) = program.parameters.iter().enumerate().find(|(_, (_, bytes))| !is_known(*bytes)) {
+        return Err(refused(format!("takes {bytes} bytes as parameter {index}, launches give 8 or a tensor map")));
     }
     let shared = program.fixed_shared() + needs.shared_bytes;
     if shared > MAX_SHARED {

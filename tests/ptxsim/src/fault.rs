@@ -28,7 +28,8 @@ pub enum FaultKind {
     InFlight,
     /// `wgmma` on registers accessed since the last `wgmma.fence`.
     MissingFence,
-    /// The async proxy uses shared memory written by ordinary stores, without `fence.proxy.async`.
+    /// The async proxy uses shared memory written by ordinary stores, without `fence.proxy.async`, or a tensor map in global
+    /// memory without `fence.proxy.tensormap`.
     MissingProxyFence,
     /// Part of a warp executes an instruction for the whole warp.
     Divergence,

@@ -36,14 +36,14 @@ impl Module {
         self.kernels.get(entry)
     }
 
-    /// The program of an entry, if the launch is valid for it.
-    pub(crate) fn launchable(&self, entry: &str, launch: Launch, n_arguments: usize) -> Result<&Program, Fault> {
+    /// The program of an entry, if the launch with parameters of `n_bytes` bytes is valid for it.
+    pub(crate) fn launchable(&self, entry: &str, launch: Launch, n_bytes: usize) -> Result<&Program, Fault> {
         let refuse = |what: String| Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) };
         let Some(program) = self.kernels.get(entry) else {
             let known: Vec<&str> = self.entries().collect();
             return Err(refuse(format!("no entry of that name; there are {known:?}")));
         };
-        check(program, launch, n_arguments).map_err(refuse)?;
+        check(program, launch, n_bytes).map_err(refuse)?;
         Ok(program)
     }
 
@@ -155,6 +155,11 @@ impl Gpu {
         Ok(out)
     }
 
+    /// Number of bytes from an address to the end of its allocation.
+    pub fn extent(&self, address: u64) -> Result<u64, Fault> {
+        self.memory.extent(address).map_err(host)
+    }
+
     /// Marks bytes as unwritten.
     pub fn forget(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
         self.memory.forget(address, bytes).map_err(host)
@@ -184,18 +189,33 @@ impl Gpu {
         launch: Launch,
         arguments: &[Vec<u8>],
     ) -> Result<Stats, Fault> {
-        let program = module.launchable(entry, launch, arguments.len())?;
-        let size = program.parameters.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize);
-        let mut parameters = vec![0; size];
-        for ((offset, bytes), argument) in program.parameters.iter().zip(arguments) {
-            let n = (*bytes as usize).min(argument.len());
-            parameters[*offset as usize..*offset as usize + n].copy_from_slice(&argument[..n]);
+        let parameters = module.kernels.get(entry).map_or(&[][..], |program| &program.parameters);
+        if module.kernels.contains_key(entry) && arguments.len() != parameters.len() {
+            let what = format!("{} arguments, the kernel takes {}", arguments.len(), parameters.len());
+            return Err(Fault { kernel: entry.to_owned(), ..Fault::host(FaultKind::Launch, what) });
         }
+        let mut laid_out = vec![0; parameters.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize)];
+        for ((offset, bytes), argument) in parameters.iter().zip(arguments) {
+            let n = (*bytes as usize).min(argument.len());
+            laid_out[*offset as usize..*offset as usize + n].copy_from_slice(&argument[..n]);
+        }
+        self.launch_laid_out(module, entry, launch, &laid_out)
+    }
+
+    /// As [`Gpu::launch`], with the bytes of all parameters, laid out and aligned as the kernel declares them.
+    pub fn launch_laid_out(
+        &mut self,
+        module: &Module,
+        entry: &str,
+        launch: Launch,
+        parameters: &[u8],
+    ) -> Result<Stats, Fault> {
+        let program = module.launchable(entry, launch, parameters.len())?;
         self.launches += 1;
         let env = Env {
             program,
             global: &self.memory,
-            parameters,
+            parameters: parameters.to_vec(),
             grid: launch.grid,
             threads: launch.block,
             shared_end: (program.dynamic_shared + launch.shared_bytes).max(program.shared_end) as usize,
@@ -216,10 +236,11 @@ fn host(bad: Bad) -> Fault {
     Fault::host(bad.kind, bad.what)
 }
 
-fn check(program: &Program, launch: Launch, n_arguments: usize) -> Result<(), String> {
+fn check(program: &Program, launch: Launch, n_bytes: usize) -> Result<(), String> {
     let threads: u32 = launch.block.iter().product();
-    if n_arguments != program.parameters.len() {
-        return Err(format!("{n_arguments} arguments, the kernel takes {}", program.parameters.len()));
+    let takes = program.parameters.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize);
+    if n_bytes != takes {
+        return Err(format!("parameters of {n_bytes} bytes, the kernel takes {takes}"));
     }
     if launch.grid.contains(&0) || threads == 0 || threads > 1024 {
         return Err(format!("a grid of {:?} blocks of {:?} threads", launch.grid, launch.block));

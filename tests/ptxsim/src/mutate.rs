@@ -43,6 +43,8 @@ pub enum Kind {
     DropProductWait,
     /// `fence.proxy.async`.
     DropProxyFence,
+    /// `fence.proxy.tensormap`.
+    DropMapFence,
     /// `fence.mbarrier_init`.
     DropInitFence,
     /// `cp.async.commit_group`.
@@ -145,6 +147,7 @@ fn mutations(statement: &Statement, text: &str) -> Vec<(Kind, String)> {
         ["wgmma", "commit_group", ..] => gone(Kind::DropProductCommit),
         ["wgmma", "wait_group", ..] => gone(Kind::DropProductWait),
         ["fence", "proxy", "async", ..] => gone(Kind::DropProxyFence),
+        ["fence", "proxy", "tensormap::generic", ..] => gone(Kind::DropMapFence),
         ["fence", "mbarrier_init", ..] => gone(Kind::DropInitFence),
         ["cp", "async", "commit_group"] => gone(Kind::DropCopyCommit),
         ["cp", "async", "wait_group" | "wait_all"] => gone(Kind::DropCopyWait),

@@ -175,15 +175,14 @@ fn boxes_are_swizzled_and_filled_with_zeros() {
             let bytes = map.box_bytes();
             let b = device.bytes("map", &map.encode());
             let c = device.gpu.alloc("c", bytes as u64);
-            let body = BULK
-                .replace("_, [%r4], 128;", &format!("_, [%r4], {bytes};"))
-                .replace(
-                    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r3], [%rd1], 128, [%r4];",
-                    &format!(
-                        "mov.u32 %r20, {x};\ncp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
+            let body = BULK.replace("_, [%r4], 128;", &format!("_, [%r4], {bytes};")).replace(
+                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r3], [%rd1], 128, [%r4];",
+                &format!(
+                    "mov.u32 %r20, {x};\nfence.proxy.tensormap::generic.acquire.sys [%rd2], 128;\n\
+                         cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
                          [%r3], [%rd2, {{%r20, {y}}}], [%r4];"
-                    ),
-                );
+                ),
+            );
             let copy = body.find("and.b32 %r5, %r1, 31;").expect("the reading part");
             let body = format!(
                 "{}mov.u32 %r5, 0;\nR:\nshl.b32 %r6, %r1, 2;\nadd.u32 %r6, %r6, %r5;\nadd.u32 %r7, %r3, %r6;\n\

@@ -1,7 +1,7 @@
 //! The simulator as a driver of the runtime: memory, code, tensor maps, launches, graphs, and their errors.
 
 use jamba_plan::format::{Swizzle, TensorElem};
-use jamba_runtime::gpu::{DeviceCode, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, TensorMapOf};
+use jamba_runtime::gpu::{DeviceCode, Driver, DriverError, GraphId, KernelNeeds, LaunchOf, Parameters, TensorMapOf};
 use ptxsim::driver::{Device, Downloads, Simulated};
 
 /// `add` adds words of `a` and `b`; `tile` sums each column of a box of 8 × 32 floats; `early` reads the destination of a copy
@@ -31,13 +31,14 @@ add.s32 %r5, %r3, %r4;
 st.global.u32 [%rd3], %r5;
 ret;
 }
-.visible .entry tile(.param .u64 map, .param .u64 out)
+.visible .entry tile(.param .align 64 .b8 map[128], .param .u64 out)
 {
 .reg .pred %p<4>;
 .reg .f32 %f<4>;
 .reg .b32 %r<8>;
 .reg .b64 %rd<8>;
-ld.param.u64 %rd1, [map];
+mov.b64 %rd3, map;
+cvta.param.u64 %rd1, %rd3;
 ld.param.u64 %rd2, [out];
 mov.u32 %r1, %tid.x;
 mov.u32 %r2, dyn;
@@ -224,10 +225,11 @@ fn tensor_maps_are_those_that_kernels_copy_by() {
             swizzle: Swizzle::None,
         };
         let encoded = driver.tensor_map(&map).expect("a map");
-        let place = driver.allocate("maps", 128).expect("allocates");
-        driver.upload(place, &encoded).expect("uploads");
         let out = driver.allocate("out", 128).expect("allocates");
-        driver.launch(&launch(TILE, 1, &[place, out])).expect("runs");
+        let mut parameters = Parameters::default();
+        parameters.push_map(&encoded);
+        parameters.push(out);
+        driver.launch(&launch(TILE, 1, parameters.words())).expect("runs");
         let expected: Vec<u32> = (0..32).map(|col| (6.0 * col as f32 + 15.0).to_bits()).collect();
         assert_eq!(fetched(&mut driver, out, 32), Ok(expected));
         let refused = message(driver.tensor_map(&TensorMapOf { row_stride: 168, ..map }));
@@ -253,7 +255,7 @@ fn captured_launches_run_when_they_are_replayed() {
         message(driver.allocate("late", 8)),
     ];
     assert!(while_noting.iter().all(|refused| refused.ends_with("launches are being captured")), "{while_noting:?}");
-    assert!(message(driver.launch(&launch(ADD, 1, &[a]))).contains("1 arguments, the kernel takes 3"));
+    assert!(message(driver.launch(&launch(ADD, 1, &[a]))).contains("parameters of 8 bytes, the kernel takes 24"));
     let graph = driver.end_capture().expect("ends");
     assert_eq!(graph, GraphId(0));
     assert_eq!(fetched(&mut driver, b, 32), Ok((0..32).collect()), "nothing ran yet");

@@ -42,6 +42,7 @@ add.u32 %r6, %r3, 32768;\nadd.u32 %r7, %r6, 16;\nmov.u32 %r10, 0;\nsetp.ne.u32 %
 mbarrier.init.shared::cta.b64 [%r6], 1;\nmbarrier.init.shared::cta.b64 [%r6+8], 1;\n\
 mbarrier.init.shared::cta.b64 [%r7], 1;\nmbarrier.init.shared::cta.b64 [%r7+8], 1;\nfence.mbarrier_init.release.cluster;\n\
 SKIP:\nbar.sync 0;\nsetp.ge.u32 %p2, %r1, 128;\n@%p2 bra PRODUCER;\n\
+fence.proxy.tensormap::generic.acquire.sys [%rd3], 128;\n\
 setmaxnreg.inc.sync.aligned.u32 232;\nmov.u32 %r11, 0;\n\
 TILE:\nsetp.ge.u32 %p3, %r4, %r9;\n@%p3 bra LAST;\nmov.u32 %r12, 0;\n{zeros}\
 STEP:\nshl.b32 %r13, %r10, 3;\nadd.u32 %r14, %r6, %r13;\n\
@@ -60,6 +61,7 @@ cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd3, {{0, %r20}}], [%r19
 NEXT:\nadd.u32 %r4, %r4, %r5;\nbra TILE;\n\
 LAST:\n@%p1 bra END;\ncp.async.bulk.wait_group 0;\nEND:\nret;\n\
 PRODUCER:\nsetmaxnreg.dec.sync.aligned.u32 40;\nsetp.ne.u32 %p6, %r1, 128;\n@%p6 bra END;\nmov.u32 %r11, 1;\n\
+fence.proxy.tensormap::generic.acquire.sys [%rd1], 128;\nfence.proxy.tensormap::generic.acquire.sys [%rd2], 128;\n\
 PTILE:\nsetp.ge.u32 %p3, %r4, %r9;\n@%p3 bra END;\nmov.u32 %r12, 0;\nshl.b32 %r20, %r4, 6;\n\
 PSTEP:\nshl.b32 %r13, %r10, 3;\nadd.u32 %r14, %r7, %r13;\n\
 {{\n.reg .pred q;\nW: mbarrier.try_wait.parity.shared::cta.b64 q, [%r14], %r11;\n@!q bra W;\n}}\n\

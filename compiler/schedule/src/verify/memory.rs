@@ -312,8 +312,7 @@ pub(super) fn pools(schedule: &Schedule) -> Result<(), ScheduleError> {
         }
     }
     let args = entries.iter().flat_map(|entry| &entry.steps).flat_map(|step| step.args.iter().copied());
-    let n_maps = schedule.program.tensor_maps.len() as u64;
-    let tables = tables::region_bytes(schedule.kind, &schedule.limits, args, n_maps);
+    let tables = tables::region_bytes(schedule.kind, &schedule.limits, args);
     if memory.tables != tables {
         return Err(broken(10, "tables".into(), format!("{} bytes, expected {tables} by the limits", memory.tables)));
     }

@@ -22,7 +22,7 @@ use super::split;
 use crate::hopper::facts::{MBARRIER_BYTES, WARP, shared_bytes};
 use crate::hopper::operand::read;
 use crate::kernel::{
-    Access, Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, hopper_body,
+    Access, Amount, Blocks, Cost, Elem, Extent, Grid, Launch, Operand, Param, Per, Source, Unit, Work, hopper_body,
 };
 use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{head_bytes, pages};
@@ -76,7 +76,10 @@ pub(super) fn launch(spec: &Spec) -> Launch {
             },
             operations: Amount { sequence_context: 4.0 * heads * d_head as f64, ..Amount::default() },
         },
-        grid: Some(Grid::along_x(Blocks::PerSm(PER_SM), WARPS as u32 * WARP, spec.shared().end as u32)),
+        grid: Some(Grid {
+            work: Work { dependent_reads: 3, unit: Unit::Warps, ..Work::default() },
+            ..Grid::along_x(Blocks::PerSm(PER_SM), WARPS as u32 * WARP, spec.shared().end as u32)
+        }),
         body: hopper_body!(spec, emit),
     }
 }
@@ -143,14 +146,14 @@ impl Spec {
         // Two warps' sums, register by register for all lanes; then each warp's maxima and totals.
         let exchange = WARPS / 2 * self.sums() * 4 * WARP as usize + WARPS * ROWS * 8;
         let stage = WARPS * head_bytes(self.d_head);
-        let stages = ((shared_bytes(PER_SM) - exchange) / (stage + WARPS * MBARRIER_BYTES)).clamp(2, 8);
+        let stages = ((shared_bytes(PER_SM) - exchange) / (stage + 2 * WARPS * MBARRIER_BYTES)).clamp(2, 8);
         let (sums, end) = (stages * stage, stages * stage + exchange);
         Shared {
             stages,
             sums,
             totals: end - WARPS * ROWS * 8,
             barriers: end,
-            end: end + stages * WARPS * MBARRIER_BYTES,
+            end: end + 2 * stages * WARPS * MBARRIER_BYTES,
         }
     }
 }
@@ -164,7 +167,7 @@ struct Shared {
     sums: usize,
     /// Maxima and totals of each warp's rows.
     totals: usize,
-    /// One barrier per stage of each ring.
+    /// Two barriers per stage of each ring: full, empty.
     barriers: usize,
     /// Total size.
     end: usize,

@@ -26,7 +26,7 @@
 
 use crate::hopper::facts::{MBARRIER_BYTES, SHARED_BYTES, WARP};
 use crate::hopper::operand::{read, write};
-use crate::kernel::{Access, Blocks, Cost, Elem, Grid, Launch, Operand, Per, hopper_body};
+use crate::kernel::{Access, Blocks, Cost, Elem, Grid, Launch, Operand, Per, Unit, Work, hopper_body};
 use crate::kv_append::PAGE_TOKENS;
 use crate::kv_append::hopper::{blocks, head_bytes, pages};
 use jamba_plan::format::Table;
@@ -77,7 +77,10 @@ pub(super) fn launch(spec: &Spec, cost: Cost) -> Launch {
         symbol: format!("attention_prefill_h{n_heads}_g{n_kv_heads}_e{d_head}_s{:x}_sm90", (scale as f32).to_bits()),
         operands,
         cost,
-        grid: Some(Grid::along_x(Blocks::PerSm(1), threads as u32, shared_bytes as u32)),
+        grid: Some(Grid {
+            work: Work { dependent_reads: 3, unit: Unit::TensorSoftmax, ..Work::default() },
+            ..Grid::along_x(Blocks::PerSm(1), threads as u32, shared_bytes as u32)
+        }),
         body: hopper_body!(spec, emit),
     }
 }

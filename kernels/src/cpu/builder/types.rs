@@ -35,6 +35,8 @@ pub enum Num {
     Global,
     /// An address in a GPU block's shared memory.
     Shared,
+    /// The generic address of a tensor map among a GPU kernel's parameters.
+    Map,
 }
 
 impl Num {
@@ -44,7 +46,7 @@ impl Num {
             Num::I1 | Num::I8 => 1,
             Num::I16 | Num::Bf16 | Num::F16 => 2,
             Num::I32 | Num::F32 | Num::Shared => 4,
-            Num::Index | Num::I64 | Num::F64 | Num::Global => 8,
+            Num::Index | Num::I64 | Num::F64 | Num::Global | Num::Map => 8,
         }
     }
 
@@ -75,6 +77,7 @@ impl Num {
             // Numbers of NVPTX's address spaces.
             Num::Global => llvm::r#type::pointer(context, 1),
             Num::Shared => llvm::r#type::pointer(context, 3),
+            Num::Map => llvm::r#type::pointer(context, 0),
         }
     }
 }
@@ -107,6 +110,7 @@ impl fmt::Display for Num {
             Num::F64 => "f64",
             Num::Global => "global pointer",
             Num::Shared => "shared pointer",
+            Num::Map => "tensor map",
         })
     }
 }

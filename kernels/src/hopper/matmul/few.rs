@@ -10,7 +10,7 @@
 
 use super::{Batch, Product};
 use crate::hopper::facts::WARP;
-use crate::kernel::{Blocks, Elem, Grid};
+use crate::kernel::{Blocks, Elem, Grid, Unit};
 
 #[cfg(feature = "emit")]
 pub(super) mod emit;
@@ -39,5 +39,6 @@ pub(super) fn grid(product: &Product) -> Grid {
         Batch::Experts { n_experts, .. } => n_experts + 1,
     };
     let bytes = PARTIALS_BYTES + n_offsets * Elem::I32.bytes();
-    Grid::along_x(Blocks::PerSm(BLOCKS), WARPS as u32 * WARP, bytes as u32)
+    let work = product.work([OUTPUTS, ROWS], Unit::Warps);
+    Grid { work, ..Grid::along_x(Blocks::PerSm(BLOCKS), WARPS as u32 * WARP, bytes as u32) }
 }

@@ -10,7 +10,7 @@
 use super::{Batch, Product, TileRows, map};
 use crate::hopper::facts::{LINE_BYTES, MBARRIER_BYTES, SHARED_BYTES, WARPGROUP};
 use crate::hopper::row_stride;
-use crate::kernel::{Blocks, Elem, Grid, Param};
+use crate::kernel::{Blocks, Elem, Grid, Param, Unit};
 
 #[cfg(feature = "emit")]
 pub(super) mod emit;
@@ -69,7 +69,9 @@ impl Shared {
 }
 
 pub(super) fn grid(product: &Product, rows: TileRows) -> Grid {
-    Grid::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32)
+    let unit = if product.format == Elem::I8 { Unit::TensorWidened } else { Unit::Tensor };
+    let work = product.work([OUTPUTS, rows.number()], unit);
+    Grid { work, ..Grid::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32) }
 }
 
 /// The tensor maps of the weights and of x.

@@ -46,7 +46,7 @@ impl Builder<'_> {
     /// count is always that of a whole box.
     #[track_caller]
     pub fn cp_async_bulk_tensor_2d(&self, to: Value, map: Value, [row, col]: [Value; 2], barrier: Value) {
-        assert_copy(to, map);
+        assert!(to.ty().num == Num::Shared && map.ty().num == Num::Map, "a copy by a {} to a {}", map.ty(), to.ty());
         let text = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
                     [$0], [$1, {$2, $3}], [$4];";
         self.asm0(text, &[to, map, col, row, barrier]);

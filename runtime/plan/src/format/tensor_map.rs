@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::{Arg, MatrixBoxes};
 
 /// Size in bytes of an encoded map.
-pub const TENSOR_MAP_BYTES: u64 = 128;
+pub const TENSOR_MAP_BYTES: usize = 128;
+
+/// Alignment in bytes of an encoded map among a kernel's parameters.
+pub const TENSOR_MAP_ALIGN: usize = 64;
 
 /// A row-major matrix, and the box of it that one copy transfers to shared memory. Elements outside the matrix read as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use crate::PlanError;
 use crate::format::{
     Arg, Blocks, Count, Entry, KV_PAGE_TOKENS, Launch, Pick, Picks, Rows, Swizzle, Table, TargetKind, TensorMap,
 };
+use crate::graphs;
 use crate::tables::DeviceTables;
 
 /// Maximum number of threads per block.
@@ -68,8 +69,13 @@ pub(super) fn device(against: Against<'_>) -> Result<(), PlanError> {
     let tables = DeviceTables::of(limits, program).bytes;
     if is_gpu && info.memory.tables != tables {
         let field = format!("{}.memory.tables", info.kind.name());
-        let expected = format!("{tables}, from the limits, the counts and the tensor maps");
+        let expected = format!("{tables}, from the limits and the counts");
         return Err(PlanError::record("manifest", field, info.memory.tables, expected));
+    }
+    let graphs = graphs::total_bytes(&program.entries);
+    if is_gpu && info.memory.graphs != graphs {
+        let field = format!("{}.memory.graphs", info.kind.name());
+        return Err(PlanError::record("manifest", field, info.memory.graphs, format!("{graphs}, from the entries")));
     }
     Ok(())
 }

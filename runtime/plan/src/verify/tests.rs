@@ -87,9 +87,10 @@ const CASES: &[(&str, Spoil)] = &[
 /// Rules for GPU programs.
 const SM_90A: &[(&str, Spoil)] = &[
     ("sm_90a.memory.arena", |m, _| m.programs[1].memory.arena = 320),
+    ("cpu.memory.graphs", |m, _| m.programs[0].memory.graphs = 1),
+    ("sm_90a.memory.graphs", |m, _| m.programs[1].memory.graphs -= 1),
     ("sm_90a.memory.tables", |m, _| m.programs[1].memory.tables -= 128),
     ("sm_90a.memory.tables", |m, _| m.programs[1].memory.tables = 0),
-    ("sm_90a.memory.tables", |_, p| p.tensor_maps.push(p.tensor_maps[0])),
     ("sm_90a.targets", |m, _| m.programs[1].targets[0] = "x86-64-v4".to_owned()),
     ("weights[1].offset", |_, p| p.weights[1].offset = 512 + 64),
     ("weights[0].layout", |_, p| p.weights[0].layout = Layout::in_rows(1, 5, 3, 2, (64, 64))),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use jamba_plan::format::{Swizzle, TensorElem};
+use jamba_plan::format::{Swizzle, TENSOR_MAP_ALIGN, TENSOR_MAP_BYTES, TensorElem};
 
 use crate::RuntimeError;
 
@@ -43,7 +43,7 @@ pub trait Driver: Send {
     fn fill(&mut self, at: u64, bytes: u64, value: u8) -> Result<(), DriverError>;
 
     /// Encodes a tensor map (`CUtensorMap`) for the tensor copies of kernels.
-    fn tensor_map(&mut self, map: &TensorMapOf) -> Result<[u8; 128], DriverError>;
+    fn tensor_map(&mut self, map: &TensorMapOf) -> Result<[u8; TENSOR_MAP_BYTES], DriverError>;
 
     /// Launches a kernel, or records the launch between [`Driver::begin_capture`] and [`Driver::end_capture`].
     fn launch(&mut self, launch: &LaunchOf<'_>) -> Result<(), DriverError>;
@@ -127,8 +127,32 @@ pub struct LaunchOf<'a> {
     pub threads: u32,
     /// Dynamic shared memory per block, in bytes.
     pub shared_bytes: u32,
-    /// Parameters, 64 bits each.
+    /// The kernel's parameters as [`Parameters`] lays them out.
     pub args: &'a [u64],
+}
+
+/// The parameters of a launch as PTX lays them out: 64-bit words, and tensor maps of 128 bytes aligned to 64.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    words: Vec<u64>,
+}
+
+impl Parameters {
+    /// Adds an address or an integer.
+    pub fn push(&mut self, word: u64) {
+        self.words.push(word);
+    }
+
+    /// Adds a tensor map.
+    pub fn push_map(&mut self, encoded: &[u8; TENSOR_MAP_BYTES]) {
+        self.words.resize(self.words.len().next_multiple_of(TENSOR_MAP_ALIGN / size_of::<u64>()), 0);
+        self.words.extend(encoded.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word)));
+    }
+
+    /// All words, for [`LaunchOf::args`].
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
 }
 
 /// A row-major matrix whose boxes are moved by tensor copies. Reads outside of it return zero.

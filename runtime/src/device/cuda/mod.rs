@@ -1,8 +1,8 @@
-//! GPUs of compute capability 9.0. A plan has five allocations; the steps of an entry are launches on one stream, recorded
-//! as one graph per bucket of step sizes and replayed.
+//! GPUs of compute capability 9.0. A plan has five allocations; the steps of an entry are launches on one stream. When a plan is
+//! opened, they are recorded as graphs of several step sizes; a step allocates nothing.
 //!
 //! A step uploads counts and step tables in one copy, and settings for drawing tokens if there are any; replays the graph of
-//! the step's bucket, or launches each step separately; and downloads one token per row of logits, or the rows that the host
+//! its size, or launches each step separately; and downloads one token per row of logits, or the rows that the host
 //! needs. All of it goes through a [`driver::Driver`].
 
 mod draw_kernels;
@@ -21,10 +21,11 @@ mod weights;
 use std::cell::RefCell;
 
 use jamba_plan::format::{Limits, Memory, Pick, Program, Table};
+use jamba_plan::graphs::{self as sizes, Graph};
 
 use self::driver::{Driver, DriverError};
 use self::fault::Fault;
-use self::graphs::{Bucket, Graphs};
+use self::graphs::Graphs;
 use self::guards::Guards;
 use self::rows::Rows;
 use self::run::{Arguments, Run};
@@ -48,7 +49,7 @@ pub(crate) struct Gpu {
     pool_bytes: (u64, u64),
     memory: Memory,
     program: Program,
-    /// Of the five allocations; `tables` is the region of counts, step tables and tensor maps.
+    /// Of the five allocations; `tables` is the region of counts and step tables.
     pools: Addresses,
     tables: Tables,
     /// Arguments of each entry.
@@ -87,6 +88,19 @@ impl Gpu {
         (pool + u64::from(index) * bytes, bytes)
     }
 
+    /// Records all graphs. Steps whose graphs find no memory are launched one by one.
+    fn record_graphs(&mut self) -> Result<(), Fault> {
+        let driver = &mut *self.live.get_mut().driver;
+        for size in sizes::all(&self.program.entries) {
+            let (program, entry) = (&self.program, size.entry);
+            let mut run =
+                Run { driver, n_sms: self.n_sms, program, entry, arguments: &self.entries[entry], size, guards: None };
+            let Some(graph) = run.record()? else { break };
+            self.graphs.add(size, graph);
+        }
+        Ok(())
+    }
+
     fn attempt(&mut self, what: &'static str, action: impl FnOnce(&mut dyn Driver) -> Result<(), DriverError>) {
         self.live.get_mut().attempt(what, action);
     }
@@ -118,14 +132,13 @@ impl Gpu {
             program: &self.program,
             entry: index,
             arguments: &self.entries[index],
-            bucket: Bucket::of(entry, counts),
-            pick,
+            size: Graph::of(&self.program.entries, index, counts.all(), pick),
             guards: self.guards.as_ref(),
         };
         let broken = if self.checked || trace.is_some() {
             run.one_by_one(trace)?
         } else {
-            run.all(&mut self.graphs)?;
+            run.all(&self.graphs)?;
             None
         };
         let brought = self.rows.bring(driver, (self.pools.arena, entry), counts.outputs, (pick, settings));

@@ -1,16 +1,16 @@
-//! Opens a plan on a GPU: checks everything, then loads the code, allocates memory, uploads or draws the weights, and writes
-//! tensor maps and kernel arguments.
+//! Opens a plan on a GPU: checks everything, then loads the code, allocates memory, uploads or draws the weights, and lays
+//! out the kernels' parameters.
 
 use std::cell::RefCell;
 
 use jamba_plan::Plan;
-use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TensorMap};
+use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TENSOR_MAP_BYTES, TensorMap};
 use jamba_plan::synthetic::DrawnRows;
 use jamba_plan::tables::DeviceTables;
 use tracing::debug_span;
 
 use super::draw_kernels::DrawKernels;
-use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, TensorMapOf};
+use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, Parameters, TensorMapOf};
 use super::fault::Fault;
 use super::graphs::Graphs;
 use super::guards::Guards;
@@ -79,13 +79,14 @@ impl Gpu {
             (None, None) => {}
         }
         let region = DeviceTables::of(limits, program);
-        write_maps(&mut *driver, program, pools, (&region, limits)).map_err(failed("writing the tensor maps"))?;
+        let maps = encode_maps(&mut *driver, program, pools, limits).map_err(failed("encoding the tensor maps"))?;
         driver.synchronize().map_err(failed("opening the plan"))?;
 
-        let entries =
-            (0..program.entries.len()).map(|entry| arguments(program, entry, pools, &region, limits)).collect();
+        let entries = (0..program.entries.len())
+            .map(|entry| arguments(program, entry, pools, (&region, limits), &maps))
+            .collect();
         let opened = Opened { target: TARGET.to_owned(), device: device.name.clone(), n_threads: 1 };
-        let gpu = Gpu {
+        let mut gpu = Gpu {
             process: std::process::id(),
             live: RefCell::new(Live { driver, fault: None }),
             name: device.name,
@@ -96,13 +97,16 @@ impl Gpu {
             pools,
             tables: Tables::new(limits, region),
             entries,
-            graphs: if options.debug.launch_each { Graphs::off() } else { Graphs::new() },
+            graphs: Graphs::default(),
             rows: Rows::new(program, options.debug.pick_on_host),
             program: program.clone(),
             guards,
             broken: None,
             checked: false,
         };
+        if !options.debug.launch_each && !options.debug.check {
+            debug_span!("record graphs").in_scope(|| gpu.record_graphs()).map_err(|fault| fault.error(&gpu.name))?;
+        }
         Ok((gpu, opened))
     }
 }
@@ -205,36 +209,42 @@ fn allocate<F: FnOnce(DriverError) -> RuntimeError>(
     })
 }
 
-/// Encodes the tensor maps and uploads them after the step tables.
-fn write_maps(
+/// Encodes the tensor maps.
+fn encode_maps(
     driver: &mut dyn Driver,
     program: &Program,
     pools: Addresses,
-    (region, limits): (&DeviceTables, &Limits),
-) -> Result<(), DriverError> {
-    let mut encoded = Vec::new();
-    for map in &program.tensor_maps {
+    limits: &Limits,
+) -> Result<Vec<[u8; TENSOR_MAP_BYTES]>, DriverError> {
+    let encode = |map: &TensorMap| {
         let &TensorMap { base, elem, rows, cols, row_stride, box_rows, box_cols, swizzle } = map;
         let address = pools.of(base, program, limits).unwrap_or(pools.tables); // verified: neither a count nor a map
-        let map = TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle };
-        encoded.extend(driver.tensor_map(&map)?);
-    }
-    if encoded.is_empty() { Ok(()) } else { driver.upload(pools.tables + region.maps_at, &encoded) }
+        driver.tensor_map(&TensorMapOf { address, elem, rows, cols, row_stride, box_rows, box_cols, swizzle })
+    };
+    program.tensor_maps.iter().map(encode).collect()
 }
 
-/// The arguments of an entry's steps. Counts and tables are addresses in the region that every step uploads.
-fn arguments(program: &Program, entry: usize, pools: Addresses, region: &DeviceTables, limits: &Limits) -> Arguments {
+/// The parameters of an entry's steps. Counts and tables are addresses in the region that every step uploads.
+fn arguments(
+    program: &Program,
+    entry: usize,
+    pools: Addresses,
+    (region, limits): (&DeviceTables, &Limits),
+    maps: &[[u8; TENSOR_MAP_BYTES]],
+) -> Arguments {
     let fixed = Addresses { tables: pools.tables + region.tables_at, ..pools };
-    let mut arguments = Arguments { slots: Vec::new(), begins: vec![0] };
-    for step in &program.entries[entry].steps {
-        arguments.slots.extend(step.args.iter().map(|&arg| match arg {
-            Arg::Count(count, factor) => pools.tables + region.count(count, factor).unwrap_or(0),
-            Arg::TensorMap(index) => pools.tables + region.map(index),
-            arg => fixed.of(arg, program, limits).unwrap_or(0),
-        }));
-        arguments.begins.push(arguments.slots.len());
-    }
-    arguments
+    let of_step = |args: &[Arg]| {
+        let mut parameters = Parameters::default();
+        for &arg in args {
+            match arg {
+                Arg::TensorMap(index) => parameters.push_map(&maps[index as usize]), // verified to exist
+                Arg::Count(count, factor) => parameters.push(pools.tables + region.count(count, factor).unwrap_or(0)),
+                arg => parameters.push(fixed.of(arg, program, limits).unwrap_or(0)),
+            }
+        }
+        parameters
+    };
+    Arguments { steps: program.entries[entry].steps.iter().map(|step| of_step(&step.args)).collect() }
 }
 
 #[cfg(test)]

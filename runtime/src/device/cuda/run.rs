@@ -1,20 +1,20 @@
-//! Runs an entry: replays a graph of its launches, or launches each step separately for checks and traces.
+//! Runs an entry: replays a graph of its launches, or launches each step separately: if no graph was recorded, for checks and
+//! for traces.
 
-use jamba_plan::format::{Pick, Program, Step};
+use jamba_plan::format::{Program, Step};
+use jamba_plan::graphs::Graph;
 
-use super::driver::{Driver, DriverError, LaunchOf};
+use super::driver::{Driver, DriverError, GraphId, LaunchOf, Parameters};
 use super::fault::Fault;
-use super::graphs::{Bucket, Graphs};
+use super::graphs::Graphs;
 use super::guards::Guards;
 use crate::check::Broken;
 use crate::execute::{Lane, execute};
 use crate::trace::{Trace, Traced};
 
-/// The arguments of one entry's steps, concatenated.
+/// The parameters of one entry's launches, by step.
 pub(super) struct Arguments {
-    pub(super) slots: Vec<u64>,
-    /// Start of each step's arguments in `slots`, and the end of the last ones.
-    pub(super) begins: Vec<usize>,
+    pub(super) steps: Vec<Parameters>,
 }
 
 /// Inputs of a run.
@@ -25,36 +25,29 @@ pub(super) struct Run<'a> {
     /// Index of the entry.
     pub(super) entry: usize,
     pub(super) arguments: &'a Arguments,
-    pub(super) bucket: Bucket,
-    /// Selects the step that picks tokens, if any.
-    pub(super) pick: Option<Pick>,
+    /// The step's counts as grids are computed from them, and the step that picks tokens, if any.
+    pub(super) size: Graph,
     pub(super) guards: Option<&'a Guards>,
 }
 
 impl Run<'_> {
-    /// Starts the steps without waiting for them. Replays the bucket's graph, which its first run records. Launches each step
-    /// separately if graphs are off or the driver has no memory for another one.
-    pub(super) fn all(&mut self, graphs: &mut Graphs) -> Result<(), Fault> {
-        let key = (self.entry, self.bucket, self.pick);
-        if let Some(graph) = graphs.get(key) {
-            return self.driver.replay(graph).map_err(|error| self.fault(error));
+    /// Starts the steps without waiting for them: replays their graph, or launches each step if none was recorded.
+    pub(super) fn all(&mut self, graphs: &Graphs) -> Result<(), Fault> {
+        match graphs.get(&self.size) {
+            Some(graph) => self.driver.replay(graph).map_err(|error| self.fault(error)),
+            None => self.launch(Pace::Queued, None).map(|_| ()),
         }
-        if !graphs.take_more() {
-            return self.launch(Pace::Queued, None).map(|_| ());
-        }
+    }
+
+    /// Records the steps as a graph; `None` if the driver has no memory for it.
+    pub(super) fn record(&mut self) -> Result<Option<GraphId>, Fault> {
         self.driver.begin_capture().map_err(|error| self.fault(error))?;
         let launched = self.launch(Pace::Queued, None);
         let graph = self.driver.end_capture();
         launched?;
         match graph {
-            Ok(graph) => {
-                graphs.add(key, graph);
-                self.driver.replay(graph).map_err(|error| self.fault(error))
-            }
-            Err(DriverError::OutOfMemory { .. }) => {
-                graphs.stop();
-                self.launch(Pace::Queued, None).map(|_| ())
-            }
+            Ok(graph) => Ok(Some(graph)),
+            Err(DriverError::OutOfMemory { .. }) => Ok(None),
             Err(error) => Err(self.fault(error)),
         }
     }
@@ -69,14 +62,14 @@ impl Run<'_> {
         let mut stream = Stream {
             driver: &mut *self.driver,
             n_sms: self.n_sms,
-            bucket: self.bucket,
+            size: self.size,
             arguments: self.arguments,
             pace,
             guards: self.guards.filter(|_| pace == Pace::Synchronized),
             broken: None,
             failed: None,
         };
-        let steps = self.program.entries[self.entry].steps_of(self.pick);
+        let steps = self.program.entries[self.entry].steps_of(self.size.pick);
         match trace {
             Some(trace) => {
                 let mut spans = Vec::new();
@@ -109,7 +102,7 @@ enum Pace {
 struct Stream<'a> {
     driver: &'a mut dyn Driver,
     n_sms: u32,
-    bucket: Bucket,
+    size: Graph,
     arguments: &'a Arguments,
     pace: Pace,
     guards: Option<&'a Guards>,
@@ -122,14 +115,13 @@ struct Stream<'a> {
 impl Stream<'_> {
     fn try_launch(&mut self, index: usize, step: &Step) -> Result<(), DriverError> {
         let Some(launch) = step.launch else { return Ok(()) };
-        let blocks = launch.blocks(self.n_sms, |count| self.bucket.of_count(count));
-        let args = &self.arguments.slots[self.arguments.begins[index]..self.arguments.begins[index + 1]];
+        let blocks = launch.blocks(self.n_sms, |count| self.size.of_count(count));
         self.driver.launch(&LaunchOf {
             kernel: step.kernel as usize,
             grid: blocks.map(|blocks| blocks as u32), // verified to fit u32 for the largest step
             threads: launch.threads,
             shared_bytes: launch.shared_bytes,
-            args,
+            args: self.arguments.steps[index].words(),
         })?;
         if self.pace == Pace::Synchronized {
             self.driver.synchronize()?;

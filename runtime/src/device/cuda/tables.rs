@@ -18,7 +18,7 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn new(limits: &Limits, region: DeviceTables) -> Tables {
-        let image = vec![0; (region.maps_at as usize).div_ceil(WORD_BYTES)];
+        let image = vec![0; (region.bytes as usize).div_ceil(WORD_BYTES)];
         let begin = (region.tables_at + Table::Pages.offset(limits)) as usize;
         let pages = (begin, pages_per_sequence(limits) as usize * size_of::<i32>());
         Tables { region, image, pages }
@@ -64,7 +64,7 @@ mod tests {
     fn the_image_is_as_long_as_the_step_needs() {
         let limits = Limits { max_context: 100, max_sequences: 3, kv_tokens: 320, prefill_chunk: 40, max_outputs: 5 };
         let args = [Arg::Count(Count::Tokens, 2), Arg::Count(Count::Outputs, 1)];
-        let mut tables = Tables::new(&limits, DeviceTables::new(&limits, args.into_iter(), 2));
+        let mut tables = Tables::new(&limits, DeviceTables::new(&limits, args.into_iter()));
         tables.table(&limits, Table::Ids)[..2].copy_from_slice(&[7, 8]);
         tables.table(&limits, Table::Pages)[7] = 9; // the first of the second sequence
         let image = tables.image(Counts { tokens: 2, sequences: 2, outputs: 1 });

@@ -41,6 +41,8 @@ pub(crate) struct Block {
     pub haste: Haste,
     /// Decoded tensor maps by address.
     pub maps: Vec<(u64, Arc<TensorMap>)>,
+    /// Addresses of tensor maps in global memory that the block has acquired by a fence.
+    pub acquired: Vec<u64>,
     /// Products in flight of each warpgroup.
     pub tensor: Vec<Warpgroup>,
     pub rng: Rng,
@@ -64,6 +66,7 @@ impl Block {
             pending: Vec::new(),
             haste: Haste::Sometime,
             maps: Vec::new(),
+            acquired: Vec::new(),
             tensor: Vec::new(),
             rng: Rng::new(0, 0),
             time: 0,
@@ -82,6 +85,7 @@ impl Block {
             self.maps.clear();
             self.launch = env.launch;
         }
+        self.acquired.clear();
         let latest = self.warps.iter().flat_map(|warp| warp.knows.happened.as_slice()).max().copied();
         self.time = latest.unwrap_or(0).max(self.shared.latest()).max(self.time) + 1;
         if self.time > u32::MAX / 2 {

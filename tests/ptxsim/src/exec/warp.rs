@@ -65,6 +65,8 @@ pub(crate) enum Flow {
 pub(crate) struct Spin {
     pub pc: u32,
     pub address: u64,
+    /// Tests so far of a wait that does not suspend: a kernel may count them, so that each is progress.
+    pub tests: u32,
 }
 
 /// State of a warp. The default has no registers.
@@ -492,6 +494,10 @@ impl Warp {
                 for barrier in block.mbarriers.iter_mut().filter(|barrier| barrier.made_by.0 == self.agent) {
                     barrier.published = true;
                 }
+            }
+            Sync::AcquireMap { map } => {
+                let addresses = map.lanes(self, mask)?;
+                block.acquired.extend(crate::registers::lanes_of(mask).map(|lane| addresses[lane]));
             }
             Sync::Nothing => {}
             Sync::MaxRegisters => {

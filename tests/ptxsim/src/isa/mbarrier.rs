@@ -202,10 +202,12 @@ impl Mbarrier {
             return Ok(Flow::Next);
         }
         let waits_at = (mask & !passed).trailing_zeros() as usize;
-        let spin = Spin { pc: warp.pc, address: place(waits_at) };
+        let (pc, address) = (warp.pc, place(waits_at));
         // The first failed test is not treated as a wait, a repeated one is.
-        let again = warp.spin == Some(spin);
-        warp.spin = Some(spin);
+        let before = warp.spin.filter(|spin| (spin.pc, spin.address) == (pc, address));
+        let again = before.is_some();
+        let tests = before.filter(|_| !suspend).map_or(0, |spin| spin.tests.wrapping_add(1));
+        warp.spin = Some(Spin { pc, address, tests });
         Ok(if suspend || again { Flow::Yield } else { Flow::Next })
     }
 

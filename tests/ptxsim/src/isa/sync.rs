@@ -3,6 +3,7 @@
 use crate::decode::{Call, Decoder};
 use crate::exec::barrier::CLUSTER_BARRIER;
 use crate::fault::ParseError;
+use crate::isa::access::Address;
 use crate::parse::Operand;
 use crate::registers::Slot;
 
@@ -14,6 +15,8 @@ pub(crate) enum Sync {
     Warp { members: Slot },
     /// `fence.proxy.async`
     ProxyFence,
+    /// `fence.proxy.tensormap::generic.acquire` of the map at an address.
+    AcquireMap { map: Address },
     /// `fence.mbarrier_init`
     InitFence,
     /// No effect: other fences, hints, `griddepcontrol`.
@@ -43,6 +46,13 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Sync, ParseError> {
             Ok(Sync::Barrier { id: d.r(&call.operands[0])?, threads, wait })
         }
         ["fence", "proxy", "async", ..] => Ok(Sync::ProxyFence),
+        ["fence", "proxy", "tensormap::generic", "acquire", _] => {
+            let bytes = d.immediate(d.at(call, 1)?)?;
+            if bytes != 128 {
+                return d.fail(format!("a tensor map of {bytes} bytes; 128 are expected"));
+            }
+            Ok(Sync::AcquireMap { map: Address::decode(d, d.at(call, 0)?)? })
+        }
         ["fence", "mbarrier_init", ..] => Ok(Sync::InitFence),
         ["membar" | "fence", ..] => Ok(Sync::Nothing),
         ["griddepcontrol", "wait" | "launch_dependents"] => Ok(Sync::Nothing),

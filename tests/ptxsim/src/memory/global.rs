@@ -275,6 +275,11 @@ impl Global {
         Ok(())
     }
 
+    /// Bytes from an address to the end of its allocation.
+    pub fn extent(&self, address: u64) -> Result<u64, Bad> {
+        self.find(&mut 0, address, 1).map(|(allocation, offset)| allocation.bytes - offset as u64)
+    }
+
     /// Allocation and offset of an address, for messages.
     pub fn place(&self, address: u64) -> String {
         match self.find(&mut 0, address, 1) {

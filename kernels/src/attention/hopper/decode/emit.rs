@@ -24,7 +24,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     assert!(spec.d_head <= MAX_D_HEAD, "heads of {} dimensions", spec.d_head);
     let shared = spec.shared();
     let warp = b.uniform_warp();
-    let barriers = b.at(b.shared_at(shared.barriers), warp * (shared.stages * MBARRIER_BYTES));
+    let barriers = b.at(b.shared_at(shared.barriers), warp * (2 * shared.stages * MBARRIER_BYTES));
     let decode = Decode {
         b,
         spec,
@@ -35,7 +35,7 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         fragment: Fragment::of(b),
         shared,
     };
-    b.if_(decode.is_first_lane, || decode.ring.init_full(b));
+    b.if_(decode.is_first_lane, || decode.ring.init(b, 1));
     b.sync_warp();
     let tiles = b.i32((spec.n_kv_heads * spec.tiles()) as i32);
     let length = |s| b.entry("past", s) + 1;
@@ -145,8 +145,8 @@ impl Decode<'_, '_> {
             let visible = piece.length - page * PAGE_TOKENS;
             let sums = self.page(&queries, b.address(self.stage(slot)), visible, Sums::of(halves, &carried[2..]));
             // All lanes have read the stage before the copy overwrites it.
-            b.sync_warp();
-            self.copy(&pages, nth + ring.stages, slot);
+            ring.release(b, slot.stage);
+            self.copy(&pages, nth + ring.stages, Slot { parity: slot.parity ^ 1, ..slot });
             [&ring.next(slot).values()[..], &sums.all()].concat()
         });
         let sums = self.join(Sums::of(halves, &carried[2..]));
@@ -183,10 +183,11 @@ impl Decode<'_, '_> {
         self.b.at(self.stages, slot.stage * head_bytes(self.spec.d_head))
     }
 
-    /// Starts the copy of the warp's page `nth`, if it exists.
+    /// Starts the copy of the warp's page `nth` into an empty stage, if the page exists.
     fn copy(&self, pages: &Pages, nth: Value, slot: Slot) {
         let &Decode { b, spec, ring, .. } = self;
         b.if_(self.is_first_lane & nth.lt(pages.count), || {
+            ring.wait_empty(b, slot);
             let full = ring.full(b, slot);
             let bytes = b.i32(head_bytes(spec.d_head) as i32);
             let nth = pages.first + nth * WARPS;

@@ -250,6 +250,7 @@ impl Prefill<'_, '_> {
         b.wgmma_commit();
         b.wgmma_wait(1);
         let updates = self.softmax(&mask(scores), state.rows);
+        ring.retest_full(b, slot);
         b.wgmma_wait(0);
         // Not earlier: the products read the registers of the older probabilities.
         let probabilities = self.left_operand(&updates);

@@ -67,7 +67,7 @@ impl Kernel<'_, '_> {
     /// 2. Producer: one thread starts the copies.
     fn produce(&self) {
         let (b, ring) = (self.b, &self.ring);
-        let (weight_map, x_map) = (b.pointer("weight_map"), b.pointer("x_map"));
+        let (weight_map, x_map) = (b.tensor_map("weight_map"), b.tensor_map("x_map"));
         b.prefetch_tensor_map(weight_map);
         b.prefetch_tensor_map(x_map);
         self.tiles.list.for_each(b, ring.first(b), |at, slot| {
@@ -196,6 +196,7 @@ impl Kernel<'_, '_> {
             let next = ring.next(slot);
             ring.wait_full(b, next);
             let following = self.fragments(consumer, next);
+            ring.retest_full(b, next);
             self.await_products(fragments, slot.stage);
             [&next.values()[..], &following, &sums].concat()
         });

@@ -10,8 +10,9 @@ typedef int32_t i32;
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_PTX = 218, NOT_FOUND = 500 };
 enum { P = 1009, PAGE = 16, VOCAB = 300, MOST = 4096 };
 
-// Counters for tests: contexts, device and host allocations, captures, launched graphs.
-i32 contexts, allocations, captures, replays, uploads, downloads;
+// Counters for tests: live contexts, and live objects in them: device and host memory, streams, events, graphs, modules;
+// captures, instantiated and launched graphs, copies.
+i32 contexts, allocations, captures, instantiated, replays, uploads, downloads;
 // The driver's version and the device's memory in bytes.
 i32 driver_version = 12040;
 u64 device_bytes = 1 << 30;
@@ -28,12 +29,13 @@ static i32 fails(const char *call) { return strcmp(call, failing) ? 0 : failing_
 #define WAITS() do { if (sticky) return sticky; } while (0)
 #define CURRENT() do { if (!depth) return INVALID_CONTEXT; } while (0)
 
-struct context { void *memory[MOST]; i32 n; u64 used; };
-static struct context *stack[16];
+// A device's primary context: how often it is retained, and its live memory with sizes.
+struct context { i32 retained; void *memory[MOST]; u64 bytes[MOST]; i32 n; };
+static struct context primary[2], *stack[16];
 static i32 depth;
 static u64 used;
 
-struct launch { i32 kernel; u64 args[16]; i32 n; };
+struct launch { i32 kernel; u64 args[64]; i32 n; };
 struct graph { struct launch launches[64]; i32 n; };
 static struct graph *capture;
 
@@ -102,19 +104,17 @@ i32 cuGetErrorString(i32 code, const char **words) {
     return *words ? OK : INVALID_VALUE;
 }
 
-i32 cuCtxCreate_v2(struct context **out, unsigned flags, i32 device) {
-    (void)flags, (void)device;
-    TRY("cuCtxCreate");
-    contexts++;
-    stack[depth++] = *out = calloc(1, sizeof **out);
+i32 cuDevicePrimaryCtxRetain(struct context **out, i32 device) {
+    TRY("cuDevicePrimaryCtxRetain");
+    *out = &primary[device];
+    contexts += !(*out)->retained++;
     return OK;
 }
 i32 cuCtxPushCurrent_v2(struct context *context) { stack[depth++] = context; return OK; }
 i32 cuCtxPopCurrent_v2(struct context **context) { CURRENT(); *context = stack[--depth]; return OK; }
-i32 cuCtxDestroy_v2(struct context *context) {
-    for (i32 i = 0; i < context->n; i++) free(context->memory[i]);
-    allocations -= context->n, used -= context->used, contexts--;
-    free(context);
+i32 cuDevicePrimaryCtxRelease_v2(i32 device) {
+    struct context *context = &primary[device];
+    contexts -= !--context->retained;
     return OK;
 }
 
@@ -122,26 +122,45 @@ static void *take(size_t bytes) {
     struct context *context = stack[depth - 1];
     void *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
     memset(memory, 0xcd, bytes);
-    context->memory[context->n++] = memory, allocations++;
+    context->bytes[context->n] = bytes, context->memory[context->n++] = memory, allocations++;
     return memory;
+}
+static i32 give(void *memory) {
+    struct context *context = stack[depth - 1];
+    for (i32 i = 0; i < context->n; i++) {
+        if (context->memory[i] != memory) continue;
+        free(memory), allocations--;
+        context->n--, context->memory[i] = context->memory[context->n], context->bytes[i] = context->bytes[context->n];
+        return OK;
+    }
+    return INVALID_VALUE;
 }
 i32 cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { CURRENT(); *total = device_bytes, *free_bytes = device_bytes - used; return OK; }
 i32 cuMemAlloc_v2(u64 *address, size_t bytes) {
     CURRENT();
     TRY("cuMemAlloc");
-    used += bytes, stack[depth - 1]->used += bytes;
+    used += bytes;
     *address = (u64)take(bytes);
     return OK;
 }
+i32 cuMemFree_v2(u64 address) {
+    CURRENT();
+    struct context *context = stack[depth - 1];
+    for (i32 i = 0; i < context->n; i++) used -= (u64)context->memory[i] == address ? context->bytes[i] : 0;
+    return give((void *)address);
+}
+i32 cuMemFreeHost(void *memory) { CURRENT(); return give(memory); }
 i32 cuMemAllocHost_v2(void **memory, size_t bytes) { CURRENT(); *memory = take(bytes); return OK; }
 i32 cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream) { (void)stream; CURRENT(); WAITS(); TRY("cuMemcpyHtoDAsync"); uploads++; memcpy((void *)to, from, n); return OK; }
 i32 cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *stream) { (void)stream; CURRENT(); WAITS(); TRY("cuMemcpyDtoHAsync"); downloads++; memcpy(to, (void *)from, n); return OK; }
 i32 cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void *stream) { (void)stream; CURRENT(); memcpy((void *)to, (void *)from, n); return OK; }
 i32 cuMemsetD8Async(u64 at, unsigned char value, size_t n, void *stream) { (void)stream; CURRENT(); memset((void *)at, value, n); return OK; }
 
-i32 cuStreamCreate(void **stream, unsigned flags) { CURRENT(); *stream = stack[depth - 1]; return flags == 1 ? OK : INVALID_VALUE; }
+i32 cuStreamCreate(void **stream, unsigned flags) { CURRENT(); *stream = take(1); return flags == 1 ? OK : INVALID_VALUE; }
+i32 cuStreamDestroy_v2(void *stream) { CURRENT(); return give(stream); }
 i32 cuStreamSynchronize(void *stream) { (void)stream; CURRENT(); WAITS(); TRY("cuStreamSynchronize"); return OK; }
-i32 cuEventCreate(void **event, unsigned flags) { CURRENT(); *event = stack[depth - 1]; return flags == 2 ? OK : INVALID_VALUE; }
+i32 cuEventCreate(void **event, unsigned flags) { CURRENT(); *event = take(1); return flags == 2 ? OK : INVALID_VALUE; }
+i32 cuEventDestroy_v2(void *event) { CURRENT(); return give(event); }
 i32 cuEventRecord(void *event, void *stream) { (void)event, (void)stream; CURRENT(); return OK; }
 i32 cuEventSynchronize(void *event) { (void)event; CURRENT(); WAITS(); return OK; }
 
@@ -149,29 +168,38 @@ i32 cuModuleLoadDataEx(void **module, const void *image, unsigned n, i32 *option
     CURRENT();
     TRY("cuModuleLoadDataEx");
     if (n != 2 || options[0] != 5 || options[1] != 6) return INVALID_VALUE;
-    if (!strncmp(image, "\x7f" "ELF", 4)) return *(char *)((char *)image + 4) == 'x' ? NO_BINARY : (*module = (void *)2, OK);
+    if (!strncmp(image, "\x7f" "ELF", 4)) return *(char *)((char *)image + 4) == 'x' ? NO_BINARY : (*module = take(1), OK);
     if (!strstr(image, ".target sm_90a")) {
         strncpy(values[0], "ptxas error: no target\n", (size_t)values[1]);
         return INVALID_PTX;
     }
-    *module = (void *)1;
+    *module = take(1);
     return OK;
 }
+i32 cuModuleUnload(void *module) { CURRENT(); return give(module); }
 i32 cuModuleGetFunction(u64 *function, void *module, const char *name) {
     (void)module;
     for (u64 i = 0; i < sizeof KERNELS / sizeof *KERNELS; i++)
         if (!strcmp(name, KERNELS[i])) return *function = i + 1, OK;
     return NOT_FOUND;
 }
+// Attribute 9 is the preferred carve-out of shared memory. A kernel that did not ask for all of it cannot be launched.
+static i32 carveout[sizeof KERNELS / sizeof *KERNELS + 1];
 i32 cuFuncGetAttribute(i32 *value, i32 attribute, u64 function) { (void)function; CURRENT(); *value = 32; return attribute == 4 ? OK : INVALID_VALUE; }
-i32 cuFuncSetAttribute(u64 function, i32 attribute, i32 value) { CURRENT(); return function && attribute == 8 && value == 200000 ? OK : INVALID_VALUE; }
+i32 cuFuncSetAttribute(u64 function, i32 attribute, i32 value) {
+    CURRENT();
+    if (!function) return INVALID_VALUE;
+    if (attribute == 9) return carveout[function] = value, OK;
+    return attribute == 8 && value == 200000 ? OK : INVALID_VALUE;
+}
 
 i32 cuLaunchKernel(u64 function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned ty, unsigned tz, unsigned shared,
                    void *stream, void **params, void **extra) {
     (void)stream, (void)shared;
     CURRENT();
     TRY("cuLaunchKernel");
-    if (!x || !y || !z || !threads || ty != 1 || tz != 1 || params) return INVALID_VALUE;
+    if (!x || !y || !z || !threads || ty != 1 || tz != 1 || params || carveout[function] != 100) return INVALID_VALUE;
+    if (*(size_t *)extra[3] > sizeof ((struct launch *)0)->args) return INVALID_VALUE;
     if (extra[0] != (void *)1 || extra[2] != (void *)2 || extra[4]) return INVALID_VALUE;
     struct launch launch = { (i32)function - 1, { 0 }, (i32)(*(size_t *)extra[3] / 8) };
     memcpy(launch.args, extra[1], *(size_t *)extra[3]);
@@ -186,10 +214,11 @@ i32 cuGraphInstantiateWithFlags(struct graph **out, const struct graph *graph, u
     (void)flags;
     CURRENT();
     TRY("cuGraphInstantiate");
-    *out = take(sizeof *graph);
+    *out = take(sizeof *graph), instantiated++;
     **out = *graph;
     return OK;
 }
+i32 cuGraphExecDestroy(struct graph *graph) { CURRENT(); return give(graph); }
 i32 cuGraphDestroy(struct graph *graph) { free(graph); return OK; }
 i32 cuGraphLaunch(const struct graph *graph, void *stream) {
     (void)stream;

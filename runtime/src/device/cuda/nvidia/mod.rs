@@ -1,8 +1,9 @@
 //! Implements [`Driver`] with NVIDIA's libcuda. The library is loaded when the first GPU is opened, so programs that use no
 //! GPU do not need it.
 //!
-//! Each plan has its own context, which is destroyed with everything in it when the driver is dropped. A fault in one context
-//! does not affect others. Each call restores the calling thread's context.
+//! All plans of a process share the device's primary context, as other CUDA libraries do: contexts of their own would take
+//! turns on the device, and each would hold some hundred MB. A fault of a kernel ends the context, and so every plan on that
+//! device. Each call restores the calling thread's context.
 
 mod abi;
 mod calls;
@@ -26,16 +27,24 @@ use jamba_plan::format::{Swizzle, TensorElem};
 /// Dynamic shared memory available without opting in, in bytes.
 const FREE_SHARED_BYTES: u32 = 48 << 10;
 
+/// Share of the memory of a multiprocessor that is shared memory, not L1, in percent.
+const MOST_SHARED_PERCENT: i32 = 100;
+
 /// Size of the buffer for messages of the driver's assembler, in bytes.
 const LOG_BYTES: usize = 8192;
 
 /// An NVIDIA GPU.
 pub(crate) struct Nvidia {
     info: DeviceInfo,
+    device: sys::CUdevice,
+    /// The device's primary context, which this driver retains.
     context: sys::CUcontext,
     stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
     functions: Vec<sys::CUfunction>,
     graphs: Vec<sys::CUgraphExec>,
+    /// Addresses from `cuMemAlloc`.
+    allocations: Vec<sys::CUdeviceptr>,
     staging: Staging,
 }
 
@@ -48,7 +57,7 @@ struct Current;
 
 impl Current {
     fn new(context: sys::CUcontext) -> Result<Current, DriverError> {
-        // SAFETY: `context` was created by `Nvidia::open` and is destroyed only when its driver is dropped.
+        // SAFETY: `context` was retained by `Nvidia::open` and is released only when its driver is dropped.
         check("cuCtxPushCurrent", unsafe { abi::cuCtxPushCurrent_v2(context) })?;
         Ok(Current)
     }
@@ -72,22 +81,25 @@ impl Nvidia {
         let failed = |error: DriverError| super::Fault::of_call("opening the device", error).error(&info.name);
         let mut context = null_mut();
         // SAFETY: `device` is a handle from `cuDeviceGet`; `context` is a local variable.
-        check("cuCtxCreate", unsafe { abi::cuCtxCreate_v2(&mut context, 0, device) }).map_err(failed)?;
+        let retained = unsafe { abi::cuDevicePrimaryCtxRetain(&mut context, device) };
+        check("cuDevicePrimaryCtxRetain", retained).map_err(failed)?;
         let mut driver = Nvidia {
             info: info.clone(),
+            device,
             context,
             stream: null_mut(),
+            modules: Vec::new(),
             functions: Vec::new(),
             graphs: Vec::new(),
+            allocations: Vec::new(),
             staging: Staging::none(),
         };
-        // `cuCtxCreate` made the context current; this guard pops it.
-        let current = Current;
+        let current = driver.current().map_err(failed)?;
         // SAFETY: a context is current; `driver.stream` is writable.
         let made =
             unsafe { abi::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         check("cuStreamCreate", made).map_err(failed)?;
-        driver.staging = Staging::new().map_err(failed)?;
+        driver.staging.allocate().map_err(failed)?;
         let (free, total) = memory().map_err(failed)?;
         (info.free_bytes, info.total_bytes) = (free, total);
         drop(current);
@@ -168,6 +180,11 @@ fn function(module: sys::CUmodule, kernel: &KernelNeeds<'_>) -> Result<sys::CUfu
     // SAFETY: `module` is loaded; `symbol` is a C string.
     check("cuModuleGetFunction", unsafe { abi::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) })
         .map_err(refused)?;
+    // All kernels ask for the same division between shared memory and L1: a multiprocessor would have to drain to change it.
+    let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+    // SAFETY: `function` was just found.
+    check("cuFuncSetAttribute", unsafe { abi::cuFuncSetAttribute(function, carveout, MOST_SHARED_PERCENT) })
+        .map_err(refused)?;
     // Drivers load a function lazily on its first use, which must not happen during a capture.
     let of = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
     // SAFETY: `function` was just found; `registers` is a local variable.
@@ -189,6 +206,7 @@ impl Driver for Nvidia {
     fn load(&mut self, code: DeviceCode<'_>, kernels: &[KernelNeeds<'_>]) -> Result<(), DriverError> {
         let _current = self.current()?;
         let module = self.module(code)?;
+        self.modules.push(module);
         self.functions = kernels.iter().map(|kernel| function(module, kernel)).collect::<Result<_, _>>()?;
         Ok(())
     }
@@ -199,6 +217,7 @@ impl Driver for Nvidia {
         // SAFETY: `address` is a local variable.
         let result = unsafe { abi::cuMemAlloc_v2(&mut address, bytes as usize) };
         out_of_memory("cuMemAlloc", result, bytes)?;
+        self.allocations.push(address);
         Ok(address)
     }
 
@@ -320,9 +339,29 @@ impl Driver for Nvidia {
 
 impl Drop for Nvidia {
     fn drop(&mut self) {
-        // This frees device and pinned memory, code, stream and graphs.
-        // SAFETY: nothing uses the context after this. An error cannot be reported from `drop`.
-        let _ = unsafe { abi::cuCtxDestroy_v2(self.context) };
+        if let Ok(_current) = self.current() {
+            // Errors cannot be reported from `drop`. After a fault every call fails, and the context's end frees all memory.
+            // SAFETY: all handles belong to the current context and are not used after this; the first call waits for the
+            // work that uses them.
+            unsafe {
+                let _ = abi::cuStreamSynchronize(self.stream);
+                for &graph in &self.graphs {
+                    let _ = abi::cuGraphExecDestroy(graph);
+                }
+                for &module in &self.modules {
+                    let _ = abi::cuModuleUnload(module);
+                }
+                for &address in &self.allocations {
+                    let _ = abi::cuMemFree_v2(address);
+                }
+                self.staging.free();
+                if !self.stream.is_null() {
+                    let _ = abi::cuStreamDestroy_v2(self.stream);
+                }
+            }
+        }
+        // SAFETY: the context was retained once by this driver, which does not use it after this.
+        let _ = unsafe { abi::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
 

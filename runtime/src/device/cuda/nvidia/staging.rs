@@ -41,10 +41,9 @@ impl Staging {
         Staging { pieces: [Piece { memory: null_mut(), done: null_mut() }; 2], next: 0 }
     }
 
-    /// Allocates the buffers in the current context, which frees them.
-    pub(super) fn new() -> Result<Staging, DriverError> {
-        let mut staging = Staging::none();
-        for piece in &mut staging.pieces {
+    /// Allocates the buffers in the current context.
+    pub(super) fn allocate(&mut self) -> Result<(), DriverError> {
+        for piece in &mut self.pieces {
             let mut memory = null_mut();
             // SAFETY: `memory` is a local variable.
             check("cuMemAllocHost", unsafe { abi::cuMemAllocHost_v2(&mut memory, BYTES) })?;
@@ -53,7 +52,25 @@ impl Staging {
             // SAFETY: `piece.done` is writable.
             check("cuEventCreate", unsafe { abi::cuEventCreate(&mut piece.done, flags) })?;
         }
-        Ok(staging)
+        Ok(())
+    }
+
+    /// Frees the buffers that were allocated.
+    ///
+    /// # Safety
+    /// Their context is current, and no copy is in progress. Only [`Staging::none`]'s methods may be called after this.
+    pub(super) unsafe fn free(&mut self) {
+        for piece in std::mem::replace(self, Staging::none()).pieces {
+            // SAFETY: the handles are of the current context (caller), and nothing uses them after this.
+            unsafe {
+                if !piece.memory.is_null() {
+                    let _ = abi::cuMemFreeHost(piece.memory.cast());
+                }
+                if !piece.done.is_null() {
+                    let _ = abi::cuEventDestroy_v2(piece.done);
+                }
+            }
+        }
     }
 
     /// The buffer to use next, after its last copy has ended.

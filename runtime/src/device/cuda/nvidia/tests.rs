@@ -77,7 +77,8 @@ fn loaded() -> Nvidia {
 fn a_plan_runs_with_graphs_and_without() {
     with_library(|library| {
         let prompt: Vec<u32> = (0..30).collect();
-        let (expected, captures) = (answers(&prompt, plan::WEIGHT as u32), number(library, "captures"));
+        let expected = answers(&prompt, plan::WEIGHT as u32);
+        let (captures, replays) = (number(library, "captures"), number(library, "replays"));
         for options in [
             OpenOptions::default(),
             OpenOptions { debug: DebugOptions::LAUNCH_EACH, ..OpenOptions::default() },
@@ -104,9 +105,28 @@ fn a_plan_runs_with_graphs_and_without() {
             drop(engine);
             assert_eq!(number(library, "contexts"), 0);
         }
-        // Two buckets of prefill and one of decode; engines that launch each step record none.
-        assert_eq!(number(library, "captures") - captures, 3);
-        assert_eq!(number(library, "replays"), 4);
+        // A full chunk, decode of one, two and three sequences; engines that launch each step record none.
+        assert_eq!(number(library, "captures") - captures, 4);
+        assert_eq!(number(library, "replays") - replays, 2);
+    });
+}
+
+#[test]
+fn plans_share_the_context_of_a_device_and_no_step_makes_a_graph() {
+    with_library(|library| {
+        let (mut first, second) = (open(OpenOptions::default()).unwrap(), open(OpenOptions::default()).unwrap());
+        assert_eq!(number(library, "contexts"), 1);
+        drop(second);
+        assert_eq!(number(library, "contexts"), 1);
+        let instantiated = number(library, "instantiated");
+        let ids = [(); 3].map(|()| first.add_sequence().unwrap());
+        for n in [1, 2, 3, 1] {
+            let feeds: Vec<Feed<'_>> =
+                ids[..n].iter().map(|&sequence| Feed { sequence, tokens: &[5], outputs: Outputs::Last }).collect();
+            first.step(&feeds).unwrap();
+        }
+        first.prefill(ids[0], &[3; 43], None, None).unwrap();
+        assert_eq!(number(library, "instantiated"), instantiated);
     });
 }
 

@@ -213,8 +213,16 @@ fn store(warp: &mut Warp, block: &mut Block, env: &Env, lane: usize, (from, to, 
 }
 
 impl Block {
-    /// The tensor map at an address of global memory or the parameters.
+    /// The tensor map at an address of global memory or the parameters. A launch does not order the tensormap proxy with earlier
+    /// writes (PTX ISA, "Causality order"), so that a block must acquire a map in global memory.
     fn tensor_map(&mut self, env: &Env, address: u64) -> Run<Arc<TensorMap>> {
+        if address < PARAMETER_WINDOW && !self.acquired.contains(&address) {
+            let what = format!(
+                "the tensor map at {address:#x} is in global memory; no fence.proxy.tensormap::generic.acquire of this \
+                 block precedes"
+            );
+            return Err(Trouble::warp(FaultKind::MissingProxyFence, what));
+        }
         if let Some((_, map)) = self.maps.iter().find(|(known, _)| *known == address) {
             return Ok(map.clone());
         }
