@@ -22,6 +22,7 @@ pub mod manual;
 pub mod model;
 pub mod opt;
 pub mod outputs;
+pub mod predict;
 pub mod reduce;
 pub mod report;
 pub mod serving;

@@ -9,7 +9,8 @@ use clap_complete::Shell;
 use jamba_program::say::Log;
 use jamba_runtime::faults::{ReportingAllocator, report_bus_errors};
 use jambac::{
-    build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, reduce, usage, verify, version,
+    build, compare, doctor, fit, graph, inspect, interrupt, limits, manual, opt, predict, reduce, usage, verify,
+    version,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -38,6 +39,8 @@ enum Command {
     Verify(verify::VerifyPlan),
     /// Print which contexts and numbers of sequences fit a memory size. Needs config.json only.
     Fit(fit::Fit),
+    /// Predict how long a plan's steps take on a GPU, by kernel, and compare with what was measured.
+    Predict(predict::Predict),
     /// Change the limits of a plan: context and sequences. Weights are copied, not packed again.
     Limits(limits::ChangeLimits),
     /// Print the layer graph of a model.
@@ -65,6 +68,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Fit(options) => fit::run(options),
+        Command::Predict(options) => predict::run(&options),
         Command::Limits(options) => limits::run(&options),
         Command::Graph(options) => graph::run(options),
         Command::Opt(options) => opt::run(&options),

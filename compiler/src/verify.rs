@@ -128,7 +128,7 @@ fn code(plan: &Plan<'_>, info: &ProgramInfo, program: &Program) -> Result<Vec<St
 }
 
 /// The catalog's launch for a kernel of the plan.
-fn launch(kind: TargetKind, record: &KernelRecord) -> Result<Launch> {
+pub(crate) fn launch(kind: TargetKind, record: &KernelRecord) -> Result<Launch> {
     let symbol = &record.symbol;
     let recipe = Recipe::parse(&record.recipe)
         .map_err(|reason| anyhow!("kernel {symbol}: its recipe is not one of this jambac's catalog: {reason}"))?;

@@ -12,6 +12,7 @@ mod matmul_mutants;
 mod pages;
 mod picks;
 mod plan;
+mod predict;
 mod record;
 mod sample;
 mod synthetic_weight;

@@ -80,7 +80,12 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
     let per_run = per_sequence * args.batch.iter().sum::<u64>() * subjects.len() as u64;
     let total = per_run.saturating_mul(args.runs.saturating_add(1));
     let mut done = 0;
+    let of_cpu = subjects.iter().filter(|subject| subject.engine.device() == DeviceId::Cpu.to_string());
+    let threads = of_cpu.map(|subject| subject.engine.threads()).max();
+    let mut peaks = Vec::new();
     for run in 0..=args.runs {
+        // Between the runs: a shared machine's peaks change as its plans' rates do.
+        peaks.extend(threads.map(Peaks::measure));
         for (index, &batch) in args.batch.iter().enumerate() {
             for subject in &mut subjects {
                 bar.tell(Progress { what: "measuring", done, total, unit: Unit::Tokens });
@@ -97,11 +102,10 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
         subject.engine.set_trace(true);
         measure(&mut subject.engine, (batch, &args), &mut Times::default())?;
     }
-    let of_cpu = subjects.iter().filter(|subject| subject.engine.device() == DeviceId::Cpu.to_string());
-    let peaks = of_cpu.map(|subject| subject.engine.threads()).max().map(|threads| Peaks::measure(threads).into());
     let first = subjects[0].batches.clone();
     let plans = subjects.into_iter().map(|subject| subject.measured(&args.batch, &first)).collect();
     let Args { prompt, generate, runs, .. } = args;
+    let peaks = Peaks::median(&peaks).map(Into::into);
     let report = Report { prompt, generate, batch, runs, peaks, plans };
     if args.json { print_json(&report) } else { print(&report.table()) }
 }

@@ -49,6 +49,20 @@ impl Peaks {
     }
 }
 
+impl Peaks {
+    /// The median of each rate of several measurements with the same number of threads; `None` of none.
+    pub fn median(of: &[Peaks]) -> Option<Peaks> {
+        let n_threads = of.first()?.n_threads;
+        let median = |rate: fn(&Peaks) -> f64| {
+            let mut rates: Vec<f64> = of.iter().map(rate).collect();
+            rates.sort_by(f64::total_cmp);
+            rates[rates.len() / 2]
+        };
+        let (bytes_per_s, operations_per_s) = (median(|x| x.bytes_per_s), median(|x| x.operations_per_s));
+        Some(Peaks { n_threads, bytes_per_s, operations_per_s })
+    }
+}
+
 /// Median time in which all threads finish their parts, in seconds.
 fn seconds(n_threads: usize, part: &(dyn Fn(usize) + Sync)) -> f64 {
     let barrier = Barrier::new(n_threads);
