@@ -7,7 +7,7 @@ use std::path::Path;
 use jamba_runtime::Engine;
 use jambac::compile::{Progress, Request, build};
 use jambac::manifest::{ModelFile, targets, weight_format};
-use jambac_checkpoint::{Adapter, Checkpoint, DType};
+use jambac_checkpoint::{Adapter, Checkpoint, DType, Links};
 use jambac_models::jamba;
 use jambac_models::tiny::{Storage, Tiny};
 use safetensors::tensor::TensorView;
@@ -125,7 +125,7 @@ fn merged(base: &Checkpoint, folder: &Path, factors: [f64; 2]) -> BTreeMap<Strin
         _ => 8.0 / 4.0,
     };
     for (adapter, dir) in ["first", "second"].iter().enumerate() {
-        let opened = Adapter::open(&folder.join(dir)).unwrap();
+        let opened = Adapter::open(&folder.join(dir), Links::Inside).unwrap();
         let tensors: BTreeMap<String, Vec<f32>> =
             opened.tensors().map(|view| (view.info.name.clone(), view.to_f32_vec())).collect();
         for (module, rank) in if adapter == 0 { &MODULES[..] } else { &MODULES[4..5] } {
@@ -153,7 +153,7 @@ fn merged_weights_are_those_of_the_formula() {
     let expected = merged(&base, folder.path(), [1.0, -0.5]);
     let adapters = [("first", 1.0), ("second", -0.5)];
     let adapters: Vec<_> =
-        adapters.map(|(dir, factor)| (Adapter::open(&folder.path().join(dir)).unwrap(), factor)).into();
+        adapters.map(|(dir, factor)| (Adapter::open(&folder.path().join(dir), Links::Inside).unwrap(), factor)).into();
     let parameters = jamba::bind_adapted(&base, &adapters).unwrap();
     for spec in jamba::table(base.config()) {
         let tensors = &parameters.get(&spec.name).unwrap().tensors;
@@ -220,7 +220,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     let dir = folder.path().join("x");
     let refused = |tensors: &Tensors, config: &Value, says: &str| {
         store(&dir, tensors, config);
-        let found = Adapter::open(&dir).map_err(|error| error.to_string()).and_then(|adapter| {
+        let found = Adapter::open(&dir, Links::Inside).map_err(|error| error.to_string()).and_then(|adapter| {
             let adapters = [(adapter, 1.0)];
             jamba::bind_adapted(&base, &adapters).map(|_| ()).map_err(|error| error.to_string())
         });
@@ -280,6 +280,6 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     });
     refused(&saved, &config(), "score.weight: found it, expected lora_A and lora_B of linears, or parameters");
     std::fs::remove_file(dir.join("adapter_model.safetensors")).unwrap();
-    let error = Adapter::open(&dir).unwrap_err().to_string();
+    let error = Adapter::open(&dir, Links::Inside).unwrap_err().to_string();
     assert!(error.contains("found no adapter_model.safetensors"), "{error}");
 }

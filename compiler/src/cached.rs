@@ -277,9 +277,10 @@ impl FileState {
             };
             return Ok(FileState { name, bytes: metadata.len(), blake3: None, weights: Some(weights) });
         }
-        let bytes = fs::read(path).with_context(context)?;
-        let blake3 = Some(blake3::hash(&bytes).to_hex().to_string());
-        Ok(FileState { name, bytes: bytes.len() as u64, blake3, weights: None })
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(path).with_context(context)?).with_context(context)?;
+        let blake3 = Some(hasher.finalize().to_hex().to_string());
+        Ok(FileState { name, bytes: hasher.count(), blake3, weights: None })
     }
 }
 

@@ -225,7 +225,7 @@ impl Input {
     fn read(request: &Request) -> Result<Input> {
         let model = &request.model;
         let opened = match request.synthetic_seed {
-            Some(_) => Opened::Metadata(Metadata::read(&model.checkpoint, &model.ignore)?),
+            Some(_) => Opened::Metadata(Metadata::read(&model.checkpoint, &model.ignore, model.links)?),
             None => Opened::Checkpoint(model.open_checkpoint()?),
         };
         let config = opened.metadata().config();

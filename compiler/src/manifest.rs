@@ -12,13 +12,14 @@ use crate::calibrate::Text;
 use crate::locate::{Located, locate};
 use anyhow::{Context, Result, ensure};
 use jamba_plan::format::{KV_PAGE_TOKENS, TargetKind, WeightFormat};
-use jambac_checkpoint::{Adapter, Checkpoint, Ignore, JambaConfig, Metadata, gguf};
+use jambac_checkpoint::{Adapter, Checkpoint, Folder, Ignore, JambaConfig, Links, Metadata, gguf};
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 use jambac_passes::Fusion;
 
 use serde::{Deserialize, Deserializer, de};
 
+mod found;
 mod weights;
 
 pub use weights::{ByPattern, Weights};
@@ -32,6 +33,8 @@ pub struct ModelFile {
     pub is_named: bool,
     /// The Hugging Face folder, or the GGUF file.
     pub checkpoint: PathBuf,
+    /// Where links of the checkpoint and of adapters may lead.
+    pub links: Links,
     /// What to ignore in the checkpoint.
     pub ignore: Ignore,
     /// Folders of LoRA adapters to merge, in order, each with a factor.
@@ -48,6 +51,9 @@ pub struct Unset {
     pub context: bool,
     pub sequences: bool,
 }
+
+/// The model file of a folder.
+const MODEL_TOML: &str = "model.toml";
 
 /// The largest limits. Beyond them, no machine has the memory, and sizes in bytes could exceed 64 bits.
 const MOST_TOKENS: u64 = i32::MAX as u64;
@@ -248,8 +254,17 @@ impl ModelFile {
     /// # Errors
     /// Names what the path leads to, if it is no model.
     pub fn open(given: &Path) -> Result<ModelFile> {
+        ModelFile::open_with(given, Links::default())
+    }
+
+    /// As [`ModelFile::open`], of a model whose links may lead where `links` says. A model.toml that is named is trusted. One that is
+    /// found in a folder names a checkpoint in that folder, unless links may lead anywhere.
+    ///
+    /// # Errors
+    /// As [`ModelFile::open`].
+    pub fn open_with(given: &Path, links: Links) -> Result<ModelFile> {
         let Located { path, name } = locate(given)?;
-        let model = ModelFile::open_at(&path)?;
+        let model = ModelFile::open_at(&path, links)?;
         Ok(match name {
             // A `name` key, and a folder with a model.toml, have their own name.
             Some(name) if !model.is_named => ModelFile { name, ..model },
@@ -257,17 +272,20 @@ impl ModelFile {
         })
     }
 
-    fn open_at(path: &Path) -> Result<ModelFile> {
+    fn open_at(path: &Path, links: Links) -> Result<ModelFile> {
         let is_gguf = gguf::is_gguf(path);
         if path.is_dir() || is_gguf {
-            let beside = path.join("model.toml");
-            if beside.is_file() {
-                return ModelFile::open_at(&beside);
+            if path.is_dir() {
+                let folder = Folder::open(path, links)?;
+                if folder.has(MODEL_TOML) {
+                    return ModelFile::found(&folder, links);
+                }
             }
             return Ok(ModelFile {
                 name: if is_gguf { folder_name(&path.with_extension("")) } else { folder_name(path) },
                 is_named: false,
                 checkpoint: path.to_owned(),
+                links,
                 ignore: Ignore::default(),
                 adapters: Vec::new(),
                 build: Build::default(),
@@ -279,9 +297,14 @@ impl ModelFile {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("reading {}, which should be a model.toml or a checkpoint's folder", path.display())
         })?;
+        ModelFile::parse(&text, path, links)
+    }
+
+    /// Reads the text of a model file.
+    fn parse(text: &str, path: &Path, links: Links) -> Result<ModelFile> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let Keys { model, build, weights, limits } =
-            toml::from_str(&text).with_context(|| format!("{} is not a model file", path.display()))?;
+            toml::from_str(text).with_context(|| format!("{} is not a model file", path.display()))?;
         let keys: toml::Table = text.parse().with_context(|| format!("{} is not a model file", path.display()))?;
         let has = |key: &str| {
             keys.get("limits").and_then(toml::Value::as_table).is_some_and(|limits| limits.contains_key(key))
@@ -296,6 +319,7 @@ impl ModelFile {
             is_named: name.is_some(),
             name: name.unwrap_or_else(|| folder_name(folder)),
             checkpoint: folder.join(checkpoint),
+            links,
             ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors },
             adapters: Vec::new(),
             build,
@@ -310,7 +334,7 @@ impl ModelFile {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_checkpoint(&self) -> jambac_checkpoint::Result<Checkpoint> {
-        Checkpoint::open_ignoring(&self.checkpoint, self.ignore.clone())
+        Checkpoint::open_ignoring(&self.checkpoint, self.ignore.clone(), self.links)
     }
 
     /// Opens the adapters.
@@ -318,7 +342,7 @@ impl ModelFile {
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_adapters(&self) -> jambac_checkpoint::Result<Vec<(Adapter, f32)>> {
-        self.adapters.iter().map(|(dir, factor)| Ok((Adapter::open(dir)?, *factor))).collect()
+        self.adapters.iter().map(|(dir, factor)| Ok((Adapter::open(dir, self.links)?, *factor))).collect()
     }
 
     /// Reads the checkpoint's config.json, or the metadata of a GGUF file.
@@ -327,8 +351,8 @@ impl ModelFile {
     /// As [`JambaConfig::read`].
     pub fn read_config(&self) -> jambac_checkpoint::Result<JambaConfig> {
         match self.checkpoint.is_file() {
-            true => Ok(Metadata::read(&self.checkpoint, &self.ignore)?.config().clone()),
-            false => JambaConfig::read_ignoring(&self.checkpoint.join("config.json"), &self.ignore),
+            true => Ok(Metadata::read(&self.checkpoint, &self.ignore, self.links)?.config().clone()),
+            false => JambaConfig::read_in(&self.checkpoint, &self.ignore, self.links),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use jamba_plan::format::WeightFormat;
+use jambac_checkpoint::Links;
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 
@@ -38,6 +39,11 @@ pub struct ModelArgs {
     /// merged in order.
     #[arg(long = "lora", value_name = "DIR[:SCALE]", value_parser = adapter)]
     lora: Vec<(PathBuf, f32)>,
+    /// Read what symbolic links in the folders of the checkpoint and of adapters lead to, and what their model.toml names, wherever
+    /// it is. Default: links that lead out of such a folder are refused, except those of the Hugging Face cache to its own files.
+    /// What is read can become part of the plan.
+    #[arg(long)]
+    allow_links: bool,
     /// Stored type of keys and values: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", value_parser = manifest::kv_dtype)]
     kv: Option<DType>,
@@ -77,7 +83,8 @@ impl ModelArgs {
     /// # Errors
     /// The message names the key of model.toml, also if the value comes from an option.
     pub fn open(self) -> Result<ModelFile> {
-        let mut model = ModelFile::open(&self.path)?;
+        let links = if self.allow_links { Links::Anywhere } else { Links::Inside };
+        let mut model = ModelFile::open_with(&self.path, links)?;
         if !self.targets.is_empty() {
             model.build.targets = manifest::targets(&self.targets)?;
         }

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::digest::{self, FileDigest};
 use crate::error::{Error, Result};
+use crate::folder::{Folder, Links};
 use crate::ignore::Ignore;
 use crate::index::TensorInfo;
 use crate::json::{Keys, show};
 use crate::safetensors::Shard;
-use crate::small_file;
 use crate::view::TensorView;
 
 /// The files of an adapter.
@@ -94,10 +94,10 @@ impl Adapter {
     /// Opens the folder `dir`. Tensors are mapped.
     ///
     /// # Errors
-    /// A file that is missing or invalid; a key that could change the arithmetic.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(CONFIG);
-        let text = small_file::read(&path)?;
+    /// A file that is missing or invalid; a key that could change the arithmetic; a link that leads out of the folder.
+    pub fn open(dir: &Path, links: Links) -> Result<Self> {
+        let (path, folder) = (dir.join(CONFIG), Folder::open(dir, links)?);
+        let text = folder.read(CONFIG)?;
         let mut keys = Keys::parse(&text, &path)?;
         for (key, allowed, reason) in FIXED {
             if let Some(value) = keys.take(key)
@@ -114,11 +114,10 @@ impl Adapter {
         let alphas = patterns(&mut keys, "alpha_pattern")?;
         let Some(alpha) = alpha else { return Err(keys.refuse("lora_alpha", "nothing", "a number greater than 0")) };
         keys.finish()?;
-        let weights = dir.join(WEIGHTS);
-        if !weights.is_file() {
+        if !folder.has(WEIGHTS) {
             return Err(Error::file(dir, format!("no {WEIGHTS}"), "the adapter's weights in safetensors"));
         }
-        let (shard, contents) = Shard::open(&weights, 0, &Ignore::default())?;
+        let (shard, contents) = Shard::open(&folder, WEIGHTS, 0, &Ignore::default())?;
         Ok(Self {
             dir: dir.into(),
             config: text.clone(),

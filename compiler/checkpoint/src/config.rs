@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::accepted_keys::check_unread;
 use crate::error::Result;
+use crate::folder::{Folder, Links, MOST_CONFIG_BYTES};
 use crate::ignore::Ignore;
 use crate::json::{Keys, show};
 use crate::quantization::{Method, Quantization};
 use crate::remark::Remark;
-use crate::small_file;
 
 /// config.json with everything that reading it found out.
 #[derive(Debug)]
@@ -118,15 +118,19 @@ impl JambaConfig {
     /// # Errors
     /// As [`JambaConfig::parse`], and when the file cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::read_ignoring(path, &Ignore::default())
+        let name = path.file_name().unwrap_or_default();
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let text = Folder::open(folder, Links::Anywhere)?.read_within(name.as_ref(), MOST_CONFIG_BYTES)?;
+        Ok(ConfigFile::parse(&text, path, &Ignore::default())?.config)
     }
 
-    /// As [`JambaConfig::read`], without the keys in `ignore`.
+    /// Reads config.json in the folder `dir`, without the keys in `ignore`.
     ///
     /// # Errors
-    /// As [`JambaConfig::read`].
-    pub fn read_ignoring(path: &Path, ignore: &Ignore) -> Result<Self> {
-        Ok(ConfigFile::parse(&small_file::read(path)?, path, ignore)?.config)
+    /// As [`JambaConfig::read`], and for a link that leads out of the folder.
+    pub fn read_in(dir: &Path, ignore: &Ignore, links: Links) -> Result<Self> {
+        let text = Folder::open(dir, links)?.read_within("config.json".as_ref(), MOST_CONFIG_BYTES)?;
+        Ok(ConfigFile::parse(&text, &dir.join("config.json"), ignore)?.config)
     }
 
     /// Reads `text`, the content of a config.json; `path` is only for errors.
@@ -217,8 +221,47 @@ impl JambaConfig {
         })
     }
 
+    /// Number of parameters, biases and norms aside, if each layer had both mixers.
+    fn n_parameters(&self) -> u128 {
+        let wide = |n: usize| n as u128;
+        let d_model = wide(self.d_model);
+        let attention = 2 * d_model * wide(self.d_head) * (wide(self.n_heads) + wide(self.n_kv_heads));
+        let of_channel = 3 * d_model + 2 * wide(self.dt_rank) + 3 * wide(self.d_state) + wide(self.d_conv);
+        let experts = wide(self.n_experts) * 3 * wide(self.d_ff) * d_model;
+        let layer = attention + wide(self.d_inner) * of_channel + experts;
+        2 * wide(self.vocab) * d_model + wide(self.n_layers) * layer
+    }
+
+    /// Refuses sizes for which a build would take the memory or the time of a machine, far above those of published models. Kernels are
+    /// unrolled over states and taps, and the table of parameters has an entry for each expert.
+    fn check_sizes(&self, keys: &Keys) -> Result<()> {
+        for (key, found, most) in [
+            ("num_hidden_layers", self.n_layers, 4096),
+            ("num_experts", self.n_experts, 1024),
+            ("num_hidden_layers · num_experts", self.n_layers * self.n_experts, 1 << 16),
+            ("num_experts_per_tok", self.top_k, 64),
+            ("mamba_d_state", self.d_state, 1024),
+            ("mamba_d_conv", self.d_conv, 64),
+        ] {
+            if found > most {
+                return Err(keys.refuse(key, found.to_string(), format!("at most {most}")));
+            }
+        }
+        /// 280 trillion.
+        const MOST_PARAMETERS: u128 = 1 << 48;
+        match self.n_parameters() {
+            n if n > MOST_PARAMETERS => Err(keys.refuse(
+                "hidden_size and other sizes",
+                format!("{n} parameters"),
+                format!("at most {MOST_PARAMETERS}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses combinations of values that contradict each other.
     fn check(&self, keys: &Keys) -> Result<()> {
+        self.check_sizes(keys)?;
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return Err(keys.refuse(
                 "num_attention_heads, num_key_value_heads",

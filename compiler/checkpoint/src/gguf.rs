@@ -11,11 +11,12 @@ mod names;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::folder::{Folder, Links};
 use crate::ignore::Ignore;
 use crate::index::{Index, TensorInfo, Values};
 use crate::safetensors::Shard;
@@ -37,8 +38,8 @@ pub fn is_gguf(path: &Path) -> bool {
 }
 
 /// Reads the files' metadata.
-pub(crate) fn texts(path: &Path, ignore: &Ignore) -> Result<Texts> {
-    let Files { metadata, tensors, .. } = Files::open(path, ignore)?;
+pub(crate) fn texts(path: &Path, ignore: &Ignore, links: Links) -> Result<Texts> {
+    let Files { metadata, tensors, .. } = Files::open(path, ignore, links)?;
     let keys = Keys { metadata: &metadata, path };
     keys.architecture()?;
     let config = config::read(&keys, &tensors, ignore)?;
@@ -47,9 +48,19 @@ pub(crate) fn texts(path: &Path, ignore: &Ignore) -> Result<Texts> {
 }
 
 /// The tensors, under Hugging Face's names.
-pub(crate) fn index(path: &Path, ignore: &Ignore) -> Result<Index> {
-    let Files { shards, tensors, ignored, .. } = Files::open(path, ignore)?;
+pub(crate) fn index(path: &Path, ignore: &Ignore, links: Links) -> Result<Index> {
+    let Files { shards, tensors, ignored, .. } = Files::open(path, ignore, links)?;
     Ok(Index { tensors: stacked::split(tensors), shards, path: path.into(), ignored, unstored: Vec::new() })
+}
+
+/// The places of the tensors in `file`, whose metadata is read as far as it is a model's.
+pub(crate) fn parse(file: &[u8], path: &Path) -> Result<Vec<std::ops::Range<usize>>> {
+    let header = header::read(file, path)?;
+    let keys = Keys { metadata: &header.metadata, path };
+    let ranges = header.tensors.iter().map(|entry| entry.byte_range.clone()).collect();
+    let tensors: Vec<TensorInfo> = Vec::new();
+    let _ = (config::read(&keys, &tensors, &Ignore::default()), tokenizer::read(&keys));
+    Ok(ranges)
 }
 
 /// Number of files of a model in several: the metadata of each has it.
@@ -69,22 +80,27 @@ struct Files {
 }
 
 impl Files {
-    fn open(path: &Path, ignore: &Ignore) -> Result<Files> {
+    /// The file at `path` may be a link to anywhere: whoever names it chose it. The others are found by their names.
+    fn open(path: &Path, ignore: &Ignore, links: Links) -> Result<Files> {
         let mut files = Files::default();
-        let first = files.add(path, ignore)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let first = files.add(&Folder::open(folder, Links::Anywhere)?, &name, ignore)?;
         let n_files = first.get(N_FILES).and_then(Value::as_u64).unwrap_or(1);
         files.metadata = first;
         if n_files > 1 {
-            for other in rest(path, n_files)? {
-                files.add(&other, ignore)?;
+            let folder = Folder::open(folder, links)?;
+            for other in rest(path, &name, n_files)? {
+                files.add(&folder, &other, ignore)?;
             }
         }
         Ok(files)
     }
 
     /// Adds a file and returns its metadata.
-    fn add(&mut self, path: &Path, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
-        let shard = Shard::map(path)?;
+    fn add(&mut self, folder: &Folder, name: &str, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
+        let shard = Shard::map(folder, name)?;
+        let path = &shard.path().to_owned();
         let header = header::read(shard.bytes(0..shard.len()), path)?;
         for entry in header.tensors {
             let name = names::hugging_face(&entry.name).unwrap_or_else(|| entry.name.clone());
@@ -109,9 +125,14 @@ impl Files {
     }
 }
 
-/// The files after the first of a model in `n_files`.
-fn rest(path: &Path, n_files: u64) -> Result<Vec<PathBuf>> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+/// Most files of a model in several.
+const MOST_FILES: u64 = 1000;
+
+/// The names of the files after the first, which is `name`, of a model in `n_files`.
+fn rest(path: &Path, name: &str, n_files: u64) -> Result<Vec<String>> {
+    if n_files > MOST_FILES {
+        return Err(Error::key(path, N_FILES, n_files.to_string(), format!("at most {MOST_FILES}")));
+    }
     let first = format!("-00001-of-{n_files:05}.gguf");
     let Some(stem) = name.strip_suffix(&first) else {
         let found = format!("one of {n_files} files ({N_FILES})");
@@ -119,10 +140,11 @@ fn rest(path: &Path, n_files: u64) -> Result<Vec<PathBuf>> {
     };
     (2..=n_files)
         .map(|number| {
-            let other = path.with_file_name(format!("{stem}-{number:05}-of-{n_files:05}.gguf"));
-            match other.is_file() {
+            let other = format!("{stem}-{number:05}-of-{n_files:05}.gguf");
+            let path = path.with_file_name(&other);
+            match path.is_file() {
                 true => Ok(other),
-                false => Err(Error::file(&other, "no such file", format!("file {number} of {n_files}"))),
+                false => Err(Error::file(&path, "no such file", format!("file {number} of {n_files}"))),
             }
         })
         .collect()

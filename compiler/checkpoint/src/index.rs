@@ -8,10 +8,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::folder::Folder;
 use crate::ignore::Ignore;
 use crate::json::{Object, show};
 use crate::safetensors::Shard;
-use crate::{small_file, stacked};
+use crate::stacked;
 
 /// The file of a checkpoint without shards.
 const SINGLE: &str = "model.safetensors";
@@ -216,27 +217,28 @@ impl Lenient<'_> {
 }
 
 impl Index {
-    /// Opens the shards of the checkpoint in `dir`.
-    pub(crate) fn open(dir: &Path, lenient: &Lenient) -> Result<Self> {
-        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if index.is_file() {
-            return Self::open_sharded(dir, index, lenient);
+    /// Opens the shards of the checkpoint in the folder.
+    pub(crate) fn open(folder: &Folder, lenient: &Lenient) -> Result<Self> {
+        if folder.has(INDEX) {
+            return Self::open_sharded(folder, lenient);
         }
-        if !single.is_file() {
-            return Err(nothing_found(dir));
+        if !folder.has(SINGLE) {
+            return Err(nothing_found(folder.path()));
         }
-        let (shard, contents) = Shard::open(&single, 0, lenient.ignore)?;
+        let (shard, contents) = Shard::open(folder, SINGLE, 0, lenient.ignore)?;
         let (tensors, ignored) = (stacked::split(contents.tensors), contents.ignored);
-        Ok(Self { tensors, shards: vec![shard], path: single, ignored, unstored: Vec::new() })
+        let path = shard.path().to_owned();
+        Ok(Self { tensors, shards: vec![shard], path, ignored, unstored: Vec::new() })
     }
 
-    /// Opens the shards that the index file at `path` lists, and checks that they hold the listed tensors.
-    fn open_sharded(dir: &Path, path: PathBuf, lenient: &Lenient) -> Result<Self> {
-        let weight_map = read_weight_map(&path)?;
+    /// Opens the shards that the index file lists, and checks that they hold the listed tensors.
+    fn open_sharded(folder: &Folder, lenient: &Lenient) -> Result<Self> {
+        let (dir, path) = (folder.path(), folder.path().join(INDEX));
+        let weight_map = read_weight_map(&folder.read(INDEX)?, &path)?;
         let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
         names.sort_unstable();
         names.dedup();
-        if dir.join(SINGLE).is_file() && !names.contains(&SINGLE) {
+        if folder.has(SINGLE) && !names.contains(&SINGLE) {
             return Err(Error::file(dir, format!("{SINGLE} and {INDEX}, which does not list it"), "one of them"));
         }
 
@@ -245,14 +247,14 @@ impl Index {
         let mut holders: BTreeMap<String, TensorInfo> = BTreeMap::new();
         for name in &names {
             let shard_path = dir.join(name);
-            if !shard_path.is_file() {
+            if !folder.has(name) {
                 let listed_here = |(tensor, shard): (&String, &String)| shard != name || lenient.allows(tensor);
                 if weight_map.iter().all(listed_here) {
                     continue;
                 }
                 return Err(Error::file(&shard_path, "no such file", format!("the shard that {INDEX} lists")));
             }
-            let (shard, contents) = Shard::open(&shard_path, shards.len(), lenient.ignore)?;
+            let (shard, contents) = Shard::open(folder, name, shards.len(), lenient.ignore)?;
             shards.push(shard);
             ignored.extend(contents.ignored);
             for tensor in contents.tensors {
@@ -295,14 +297,13 @@ fn file_name<'s>(shards: &'s [Shard], tensor: &TensorInfo) -> std::borrow::Cow<'
 }
 
 /// The index file's tensor → shard table; every shard is the name of a file in the same folder.
-fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read_weight_map(text: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(Deserialize)]
     struct File {
         weight_map: Object,
     }
-    let text = small_file::read(path)?;
     let File { weight_map: Object(entries) } =
-        serde_json::from_slice(&text).map_err(|cause| Error::Json { path: path.into(), cause })?;
+        serde_json::from_slice(text).map_err(|cause| Error::Json { path: path.into(), cause })?;
     if entries.is_empty() {
         return Err(Error::key(path, "weight_map", "{}", "a shard for each tensor"));
     }

@@ -12,6 +12,7 @@ mod config;
 pub mod digest;
 mod end_tokens;
 mod error;
+mod folder;
 mod generation;
 pub mod gguf;
 mod ignore;
@@ -35,6 +36,7 @@ pub use adapter::Adapter;
 pub use config::JambaConfig;
 pub use digest::FileDigest;
 pub use error::{Error, Result};
+pub use folder::{Folder, Links};
 pub use generation::GenerationConfig;
 pub use ignore::Ignore;
 pub use index::{DType, TensorInfo, Values};
@@ -62,24 +64,25 @@ impl Checkpoint {
     ///
     /// # Errors
     /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a shard that is missing, truncated, overlapping,
-    /// or at odds with the index file; a tensor whose dtype is not in [`DType`]; a GGUF file of another model; a file that cannot be read.
+    /// or at odds with the index file; a tensor whose dtype is not in [`DType`]; a GGUF file of another model; a file that cannot be read; a
+    /// link that leads out of the folder, or out of the model's folder in the Hugging Face cache.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_ignoring(dir, Ignore::default())
+        Self::open_ignoring(dir, Ignore::default(), Links::Inside)
     }
 
-    /// As [`Checkpoint::open`], without the keys and tensors in `ignore`.
+    /// As [`Checkpoint::open`], without the keys and tensors in `ignore`, and with links to files that `links` allows.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_ignoring(dir: &Path, ignore: Ignore) -> Result<Self> {
+    pub fn open_ignoring(dir: &Path, ignore: Ignore, links: Links) -> Result<Self> {
         if dir.is_file() && !gguf::is_gguf(dir) {
             return Err(Error::file(dir, "a file", "a checkpoint folder or a GGUF file"));
         }
-        let metadata = Metadata::read(dir, &ignore)?;
+        let metadata = Metadata::read(dir, &ignore, links)?;
         let tied_head = metadata.config().tied.then_some(TIED_HEAD);
         let index = match dir.is_file() {
-            true => gguf::index(dir, &ignore)?,
-            false => Index::open(dir, &Lenient { ignore: &ignore, tied_head })?,
+            true => gguf::index(dir, &ignore, links)?,
+            false => Index::open(&Folder::open(dir, links)?, &Lenient { ignore: &ignore, tied_head })?,
         };
         Ok(Self { metadata, index, ignore })
     }
@@ -203,5 +206,39 @@ impl Checkpoint {
     /// The tokenizer and what belongs to it.
     pub fn tokenizer(&self) -> &TokenizerFiles {
         self.metadata.tokenizer()
+    }
+}
+
+/// The parsers of single files, of bytes in memory. For the fuzz targets in `tests/fuzz` only.
+#[doc(hidden)]
+pub mod parsers {
+    use std::ops::Range;
+    use std::path::Path;
+
+    use crate::{Ignore, Result, TensorInfo};
+
+    /// The tensors of a safetensors file.
+    pub fn safetensors(file: &[u8], path: &Path) -> Result<Vec<TensorInfo>> {
+        crate::safetensors::tensors(file, path)
+    }
+
+    /// The shards that an index names.
+    pub fn index(text: &[u8], path: &Path) -> Result<Vec<String>> {
+        Ok(crate::index::read_weight_map(text, path)?.into_values().collect())
+    }
+
+    /// The places of the tensors of a GGUF file, whose metadata becomes config.json and tokenizer.json where it has them.
+    pub fn gguf(file: &[u8], path: &Path) -> Result<Vec<Range<usize>>> {
+        crate::gguf::parse(file, path)
+    }
+
+    /// generation_config.json (0), tokenizer_config.json (1) or any other small file.
+    pub fn small_text(kind: u8, text: &[u8], path: &Path) -> Result<()> {
+        let text = crate::small_file::text(text.to_vec(), path)?;
+        match kind {
+            0 => crate::GenerationConfig::parse(&text, path, 100).map(|_| ()),
+            1 => crate::TokenizerFiles::of(path, None, Some(text)).map(|_| ()),
+            _ => crate::config::ConfigFile::parse(&text, path, &Ignore::default()).map(|_| ()),
+        }
     }
 }

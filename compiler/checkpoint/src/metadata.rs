@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::config::{ConfigFile, JambaConfig};
 use crate::end_tokens::Places;
 use crate::error::Result;
+use crate::folder::{Folder, Links, MOST_CONFIG_BYTES};
 use crate::generation::GenerationConfig;
 use crate::gguf::{self, Texts};
 use crate::ignore::Ignore;
 use crate::remark::Remark;
-use crate::small_file;
 use crate::tokenizer::TokenizerFiles;
 
 /// The config and the small files of a checkpoint's folder.
@@ -32,14 +32,18 @@ impl Metadata {
     /// Reads the small files of the folder `dir`, of which only config.json is required, or the metadata of the GGUF file `dir`.
     ///
     /// # Errors
-    /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a file that cannot be read.
-    pub fn read(dir: &Path, ignore: &Ignore) -> Result<Self> {
+    /// An invalid config.json (see [`JambaConfig::parse`]) or generation_config.json; a file that cannot be read; a link that leads out
+    /// of the folder.
+    pub fn read(dir: &Path, ignore: &Ignore, links: Links) -> Result<Self> {
         let (config_json, tokenizer) = match dir.is_file() {
             true => {
-                let Texts { config, tokenizer, tokenizer_config } = gguf::texts(dir, ignore)?;
+                let Texts { config, tokenizer, tokenizer_config } = gguf::texts(dir, ignore, links)?;
                 (config, TokenizerFiles::of(dir, tokenizer, tokenizer_config)?)
             }
-            false => (small_file::read(&dir.join("config.json"))?, TokenizerFiles::read(dir)?),
+            false => {
+                let folder = Folder::open(dir, links)?;
+                (folder.read_within("config.json".as_ref(), MOST_CONFIG_BYTES)?, TokenizerFiles::read(&folder)?)
+            }
         };
         let ConfigFile { config, names_eos, dtypes, dropped_keys, mut remarks } =
             ConfigFile::parse(&config_json, &file_of(dir, "config.json"), ignore)?;

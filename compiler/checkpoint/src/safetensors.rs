@@ -9,7 +9,6 @@
 //! The tensors must cover the data exactly, without overlaps or gaps.
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,13 +17,14 @@ use safetensors::tensor::TensorInfo as HeaderEntry;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::folder::Folder;
 use crate::ignore::Ignore;
 use crate::index::{DType, TensorInfo, Values};
 use crate::json::Object;
 use crate::small_file::refuse_pointer;
 
-/// The format's limit on a header, in bytes.
-const MAX_HEADER_BYTES: usize = 100_000_000;
+/// Limit on a header, in bytes; the format's is 100 MB. Parsed, it takes up to 30 times as many. A tensor takes some 150 bytes of it.
+const MAX_HEADER_BYTES: usize = 16 << 20;
 /// Size of the header's length at the beginning of the file.
 const LENGTH_BYTES: usize = 8;
 
@@ -47,22 +47,23 @@ pub(crate) struct Contents {
 }
 
 impl Shard {
-    /// Maps the file at `path` and reads its header. The shard of the tensors is `shard_idx`.
-    pub(crate) fn open(path: &Path, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
-        let shard = Self::map(path)?;
-        let contents = read_header(&shard.map, path, shard_idx, ignore)?;
-        let data_start = LENGTH_BYTES + header_bytes(&shard.map, path)?.len();
+    /// Maps a file of the folder and reads its header. The shard of the tensors is `shard_idx`.
+    pub(crate) fn open(folder: &Folder, name: &str, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
+        let shard = Self::map(folder, name)?;
+        let contents = read_header(&shard.map, &shard.path, shard_idx, ignore)?;
+        let data_start = LENGTH_BYTES + header_bytes(&shard.map, &shard.path)?.len();
         Ok((Self { data_start, ..shard }, contents))
     }
 
-    /// Maps the file at `path`, of any format. Its header is empty until [`Shard::with_header`].
-    pub(crate) fn map(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
-        // SAFETY: the mapping is private and read-only, and this project never writes to checkpoints. Users of this crate must not change
-        // or truncate a checkpoint while it is compiled. The bytes are only read as numbers: a change gives other numbers, a truncation
-        // a SIGBUS.
-        let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(path, cause))?;
-        Ok(Self { path: path.into(), map, data_start: 0 })
+    /// Maps a file of the folder, of any format. Its header is empty until [`Shard::with_header`].
+    pub(crate) fn map(folder: &Folder, name: &str) -> Result<Self> {
+        let path = folder.path().join(name);
+        let file = folder.file(name)?;
+        // SAFETY: the mapping is read-only, and this project never writes to checkpoints. Another process can change the file while it is
+        // compiled. The header is parsed from the mapping with checks of every bound, and the data are only read as numbers: a change
+        // gives other numbers, or an error. A file cut short raises SIGBUS, which ends the program.
+        let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(&path, cause))?;
+        Ok(Self { path, map, data_start: 0 })
     }
 
     /// The same file with a header of this length.
@@ -89,6 +90,11 @@ impl Shard {
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.map[range]
     }
+}
+
+/// The tensors of `file`, the content of `path`.
+pub(crate) fn tensors(file: &[u8], path: &Path) -> Result<Vec<TensorInfo>> {
+    Ok(read_header(file, path, 0, &Ignore::default())?.tensors)
 }
 
 /// The tensors of `file`, the content of `path`. Their byte ranges lie inside `file` and fit their shapes.
@@ -253,7 +259,7 @@ mod tests {
             expect![[r#"
                 x: found 0 bytes, expected at least 8 (it is truncated)
                 x: found 7 bytes, expected at least 8 (it is truncated)
-                x: found a header of 135 bytes in a file of 20 bytes, expected a header that fits, of at most 100000000 bytes (truncated, or not safetensors)
+                x: found a header of 135 bytes in a file of 20 bytes, expected a header that fits, of at most 16777216 bytes (truncated, or not safetensors)
                 x: tensor b: found data_offsets [8, 14] in 13 bytes of data, expected all of them in the file (it is truncated)
                 x: found 15 bytes of data, expected 14, which is all that the tensors take
                 x: found a Git LFS pointer, expected the file itself (`git lfs pull` fetches it)

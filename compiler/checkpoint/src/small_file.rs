@@ -15,7 +15,11 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// # Errors
 /// The file cannot be read, is a pointer of Git LFS, or is UTF-16.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
+    text(std::fs::read(path).map_err(|cause| Error::io(path, cause))?, path)
+}
+
+/// The text in the bytes of `path`.
+pub(crate) fn text(mut bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
     refuse_pointer(&bytes, path)?;
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(Error::file(path, "UTF-16", "UTF-8 (`iconv -f UTF-16 -t UTF-8` converts it)"));

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Checkpoint, DType, Ignore};
+use crate::{Checkpoint, DType, Ignore, Links};
 
 const CONFIG: &str = r#"{"model_type": "jamba", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 8, "vocab_size": 128}"#;
@@ -226,7 +226,7 @@ fn refuses_what_is_no_checkpoint() {
     "#]]
     .assert_eq(&error_of(&dir.path().join("config.json"), &dir));
     expect![[r#"
-        DIR/elsewhere/config.json: No such file or directory (os error 2)
+        DIR/elsewhere: No such file or directory (os error 2)
     "#]]
     .assert_eq(&error_of(&dir.path().join("elsewhere"), &dir));
 }
@@ -286,6 +286,37 @@ fn refuses_shards_that_are_not_as_the_index_says() {
             DIR/2.safetensors: tensor b: found it in this shard, expected only tensors that model.safetensors.index.json lists
         "#]],
     );
+}
+
+#[test]
+fn links_of_a_checkpoint_lead_nowhere_else_unless_allowed() {
+    let tensors = one("a");
+    let outside = TempDir::new().unwrap();
+    fs::write(outside.path().join("secret"), "a private key").unwrap();
+    fs::write(outside.path().join("tensors"), &tensors).unwrap();
+    for (name, target) in [
+        ("tokenizer.json", "secret"),
+        ("tokenizer_config.json", "secret"),
+        ("chat_template.jinja", "secret"),
+        ("generation_config.json", "secret"),
+        ("special_tokens_map.json", "secret"),
+        ("additional_chat_templates/x.jinja", "secret"),
+        ("config.json", "secret"),
+        ("model.safetensors", "tensors"),
+        ("model.safetensors.index.json", "secret"),
+    ] {
+        let dir = folder(&[("model.safetensors", &tensors)]);
+        let link = dir.path().join(name);
+        let _ = fs::remove_file(&link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(outside.path().join(target), &link).unwrap();
+        let error = error_of(dir.path(), &dir);
+        let expected = format!("DIR/{name}: found a symbolic link that leads out of the folder");
+        assert!(error.starts_with(&expected), "{error}");
+        let found = Checkpoint::open_ignoring(dir.path(), Ignore::default(), Links::Anywhere);
+        let is_refused = found.as_ref().is_err_and(|error| error.to_string().contains("symbolic link"));
+        assert!(!is_refused, "{found:?}");
+    }
 }
 
 #[test]
@@ -477,14 +508,14 @@ fn ignored_tensors_may_have_any_dtype_and_are_named() {
     let dir = folder(&[("model.safetensors", &file)]);
     let patterns = ["*.position_ids", "*.inv_freq"].map(|text| glob::Pattern::new(text).unwrap());
     let ignore = Ignore { tensors: patterns.to_vec(), ..Ignore::default() };
-    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore).unwrap();
+    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore, Links::Inside).unwrap();
     assert_eq!(checkpoint.tensors().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["a"]);
     let note = checkpoint.remarks().last().unwrap().to_string();
     assert!(note.ends_with("ignored tensors: b.position_ids and 1 more"), "{note}");
 
     let patterns = ["*.position_ids", "*.inv_freq", "*.rotary"].map(|text| glob::Pattern::new(text).unwrap());
     let ignore = Ignore { tensors: patterns.to_vec(), ..Ignore::default() };
-    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore).unwrap();
+    let checkpoint = Checkpoint::open_ignoring(dir.path(), ignore, Links::Inside).unwrap();
     let warning = checkpoint.remarks().last().unwrap().to_string();
     let expected = "warning: model.ignore_tensors: \"*.rotary\" matches no tensor of ";
     assert!(warning.starts_with(expected) && warning.ends_with("/model.safetensors"), "{warning}");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::folder::Folder;
 use crate::json::{Keys, show};
-use crate::small_file;
 
 /// Name of the template for chats without tools, and of a single template.
 const DEFAULT: &str = "default";
@@ -42,15 +42,15 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Reads the files that `dir` has.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let tokenizer_config = read_if_there(&dir.join("tokenizer_config.json"))?;
-        let chat_templates = chat_templates(dir, tokenizer_config.as_deref())?;
+    /// Reads the files that the folder has.
+    pub fn read(folder: &Folder) -> Result<Self> {
+        let tokenizer_config = folder.read_if_there("tokenizer_config.json")?;
+        let chat_templates = chat_templates(folder, tokenizer_config.as_deref())?;
         let default = chat_templates.iter().find(|template| template.name == DEFAULT);
         Ok(Self {
-            tokenizer: read_if_there(&dir.join("tokenizer.json"))?,
-            special_tokens_map: read_if_there(&dir.join("special_tokens_map.json"))?,
-            generation_config: read_if_there(&dir.join("generation_config.json"))?,
+            tokenizer: folder.read_if_there("tokenizer.json")?,
+            special_tokens_map: folder.read_if_there("special_tokens_map.json")?,
+            generation_config: folder.read_if_there("generation_config.json")?,
             chat_template: default.map(|template| template.source.clone()),
             chat_templates,
             tokenizer_config,
@@ -69,43 +69,38 @@ impl TokenizerFiles {
     }
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match small_file::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn chat_templates(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<NamedTemplate>> {
+fn chat_templates(folder: &Folder, tokenizer_config: Option<&[u8]>) -> Result<Vec<NamedTemplate>> {
     let mut templates = Vec::new();
-    templates.extend(jinja_file(DEFAULT.to_owned(), dir.join("chat_template.jinja"))?);
-    for (name, path) in jinja_files(&dir.join("additional_chat_templates"))? {
-        templates.extend(jinja_file(name, path)?);
+    templates.extend(jinja_file(folder, DEFAULT.to_owned(), "chat_template.jinja".into())?);
+    for (name, path) in jinja_files(folder)? {
+        templates.extend(jinja_file(folder, name, path)?);
     }
     if !templates.is_empty() {
         return Ok(templates);
     }
-    let json = dir.join("chat_template.json");
-    if let Some(bytes) = read_if_there(&json)? {
-        templates = templates_in(&bytes, &json)?;
+    if let Some(bytes) = folder.read_if_there("chat_template.json")? {
+        templates = templates_in(&bytes, &folder.path().join("chat_template.json"))?;
     }
     match tokenizer_config {
-        Some(bytes) if templates.is_empty() => templates_in(bytes, &dir.join("tokenizer_config.json")),
+        Some(bytes) if templates.is_empty() => templates_in(bytes, &folder.path().join("tokenizer_config.json")),
         _ => Ok(templates),
     }
 }
 
-fn jinja_file(name: String, file: PathBuf) -> Result<Option<NamedTemplate>> {
-    let Some(bytes) = read_if_there(&file)? else { return Ok(None) };
+/// The template in the file at `path` of the folder.
+fn jinja_file(folder: &Folder, name: String, path: PathBuf) -> Result<Option<NamedTemplate>> {
+    let file = folder.path().join(&path);
+    let Some(bytes) = folder.read_if_there(path)? else { return Ok(None) };
     match String::from_utf8(bytes) {
         Ok(source) => Ok(Some(NamedTemplate { name, source, file })),
         Err(cause) => Err(Error::file(&file, cause.utf8_error().to_string(), "UTF-8")),
     }
 }
 
-/// The .jinja files of a folder, by their names without the extension. None if there is no folder.
-fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+/// The .jinja files of additional_chat_templates, by their names without the extension. None if there is no such folder.
+fn jinja_files(folder: &Folder) -> Result<BTreeMap<String, PathBuf>> {
+    const ADDITIONAL: &str = "additional_chat_templates";
+    let dir = &folder.path().join(ADDITIONAL);
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -113,7 +108,7 @@ fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     };
     let mut files = BTreeMap::new();
     for entry in entries {
-        let path = entry.map_err(|cause| Error::io(dir, cause))?.path();
+        let path = Path::new(ADDITIONAL).join(entry.map_err(|cause| Error::io(dir, cause))?.file_name());
         if let (Some(name), Some("jinja")) =
             (path.file_stem(), path.extension().and_then(|extension| extension.to_str()))
         {

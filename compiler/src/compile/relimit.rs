@@ -42,6 +42,7 @@ pub fn model_of(plan: &Plan<'_>) -> Result<ModelFile> {
         name: manifest.model.name.clone(),
         is_named: true,
         checkpoint: Default::default(),
+        links: Default::default(),
         ignore: Default::default(),
         adapters: Vec::new(),
         build: Build { targets: manifest::targets(&targets)?, fusion: option("build.fusion")?.parse()? },

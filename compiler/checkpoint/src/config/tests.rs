@@ -448,3 +448,30 @@ fn refuses_text_that_is_no_object() {
     "#]]
     .assert_eq(&error("{\"hidden_size\": "));
 }
+
+#[test]
+fn sizes_beyond_any_model_are_refused_by_key() {
+    let with = |changes: &[(&str, u64)]| {
+        let mut config = serde_json::json!({
+            "model_type": "jamba", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 8, "vocab_size": 128,
+        });
+        for (key, value) in changes {
+            config[*key] = (*value).into();
+        }
+        JambaConfig::parse(&config.to_string(), Path::new("config.json")).map_err(|error| error.to_string())
+    };
+    assert!(with(&[("num_hidden_layers", 4096), ("num_experts", 16)]).is_ok());
+    for (changes, says) in [
+        (&[("num_hidden_layers", 2_147_483_647)][..], "num_hidden_layers: found 2147483647, expected at most 4096"),
+        (&[("mamba_d_state", 4096)], "mamba_d_state: found 4096, expected at most 1024"),
+        (&[("mamba_d_conv", 65)], "mamba_d_conv: found 65, expected at most 64"),
+        (&[("num_experts", 2_147_483_647)], "num_experts: found 2147483647, expected at most 1024"),
+        (&[("num_hidden_layers", 4096), ("num_experts", 17)], "num_hidden_layers · num_experts: found 69632"),
+        (&[("hidden_size", 1 << 30), ("intermediate_size", 1 << 30)], "parameters, expected at most 281474976710656"),
+        (&[("vocab_size", 2_147_483_647), ("hidden_size", 1 << 20)], "parameters, expected at most"),
+    ] {
+        let error = with(changes).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -23,6 +23,10 @@ use crate::small_file::refuse_pointer;
 const ALIGNMENT: u64 = 32;
 /// Arrays of arrays are not used by models; deeper ones are damage.
 const MOST_DEPTH: usize = 4;
+/// Most bytes of a header; a vocabulary of 262,144 tokens takes 10 MB.
+const MOST_BYTES: usize = 64 << 20;
+/// Most values of the metadata, those of arrays included. Each takes 100 bytes of memory or so.
+const MOST_VALUES: usize = 4 << 20;
 /// GGUF allows 4 dimensions.
 const MOST_DIMENSIONS: u32 = 4;
 
@@ -54,7 +58,7 @@ pub(super) fn read(file: &[u8], path: &Path) -> Result<Header> {
     if !file.starts_with(b"GGUF") {
         return Err(Error::file(path, "other first bytes", "those of a GGUF file: \"GGUF\""));
     }
-    let mut reader = Reader { file, at: 4, path };
+    let mut reader = Reader { file: &file[..file.len().min(MOST_BYTES)], at: 4, n_values: 0, path };
     match reader.u32("the version")? {
         2 | 3 => {}
         version if [2, 3].contains(&version.swap_bytes()) => {
@@ -166,6 +170,7 @@ fn tensor_type(number: u32) -> Result<DType, &'static str> {
 struct Reader<'a> {
     file: &'a [u8],
     at: usize,
+    n_values: usize,
     path: &'a Path,
 }
 
@@ -177,6 +182,11 @@ impl<'a> Reader<'a> {
                 self.at += bytes;
                 Ok(&rest[..bytes])
             }
+            None if self.file.len() == MOST_BYTES => Err(Error::file(
+                self.path,
+                format!("a header of more than {MOST_BYTES} bytes, at {what:?}"),
+                "a header that is shorter",
+            )),
             None => Err(Error::file(
                 self.path,
                 format!("the end of the file in its header, at {what:?}"),
@@ -207,6 +217,10 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, kind: u32, key: &str, depth: usize) -> Result<Value> {
+        self.n_values += 1;
+        if self.n_values > MOST_VALUES {
+            return Err(Error::key(self.path, key, format!("more than {MOST_VALUES} values"), "fewer"));
+        }
         Ok(match kind {
             0 => Value::from(self.array::<1>(key)?[0]),
             1 => Value::from(self.array::<1>(key)?[0] as i8),
