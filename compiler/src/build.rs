@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use jamba_plan::format::TargetKind;
 use jamba_plan::output::{Kind, Output, Outputs, Replace};
-use jamba_runtime::Verify;
+use jamba_runtime::{PlanFile, SigningKey, Verify, signature_of};
 use jambac_codegen::pack::Measure;
 use jambac_passes::PassManager;
 
@@ -17,7 +17,7 @@ use crate::compile::{self, Outcome, Phase, Progress, Request, Resume, Spent};
 use crate::locate::branches_of;
 use crate::manifest::ModelFile;
 use crate::model::ModelArgs;
-use crate::outputs::{ForceArg, LOSSES, PHASE, claim, is_phase_file};
+use crate::outputs::{ForceArg, LOSSES, PHASE, SIGNATURE, claim, is_phase_file};
 use crate::report::{print, print_raw, tell};
 use crate::{defaults, fit, losses, serving};
 
@@ -72,6 +72,10 @@ pub struct Build {
     /// (80G, 24GiB). Limits of model.toml and of options stay.
     #[arg(long, value_name = "MEMORY", value_parser = fit::bytes, conflicts_with_all = ["bisect", "cached"])]
     for_serving: Option<u64>,
+    /// Sign the plan with this Ed25519 key of ssh-keygen, without a passphrase, and write the signature to OUT.plan.sig. `jamba run
+    /// --trusted-keys` checks it.
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["emit", "bisect", "cached"])]
+    sign: Option<PathBuf>,
     #[command(flatten)]
     force: ForceArg,
     /// Print the time and the peak memory of each phase.
@@ -112,7 +116,8 @@ pub fn run(mut options: Build) -> Result<()> {
     let template = options.chat_template.as_deref().map(Path::new);
     let inputs = [Some(options.model.path()), Some(&*model.checkpoint), branches.as_deref(), template];
     inputs.into_iter().flatten().for_each(|input| outputs.reads(input));
-    let Claimed { text, report } = Claimed::new(&mut outputs, &options)?;
+    let key = options.sign.as_deref().map(SigningKey::read).transpose().context("--sign")?;
+    let Claimed { text, report, signature } = Claimed::new(&mut outputs, &options)?;
     let from = options.from.as_deref().and_then(<[String]>::split_first);
     let from = from.map(|(phase, files)| {
         let phase = phase.parse().context("--from")?;
@@ -147,6 +152,9 @@ pub fn run(mut options: Build) -> Result<()> {
     };
     if let Some(to) = report {
         losses::write(&built.losses, to)?;
+    }
+    if let (Some(key), Some(file)) = (key, signature) {
+        file.write(key.sign(digest(&request.output)?)?.as_bytes())?;
     }
     if options.verbose {
         tell(spent_table(&built.summary.spent).trim_end());
@@ -184,6 +192,7 @@ struct Claimed {
     /// The file of --emit.
     text: Option<Output>,
     report: Option<Output>,
+    signature: Option<Output>,
 }
 
 impl Claimed {
@@ -199,13 +208,28 @@ impl Claimed {
         let kind = if options.emit.is_some() { PHASE } else { Kind::PLAN };
         let output = claim(outputs, "-o", options.output.as_deref(), kind)?;
         let report = claim(outputs, "--report-quantization", options.report_quantization.as_deref(), LOSSES)?;
+        let signature = match (&options.sign, &output) {
+            (Some(_), Some(plan)) if plan.is_stdout() => bail!("--sign: found -o -, expected a file for the plan"),
+            (Some(key), Some(_)) => {
+                outputs.reads(key);
+                let path = options.output.as_deref().map(signature_of);
+                claim(outputs, "--sign", path.as_deref(), SIGNATURE)?
+            }
+            _ => None,
+        };
         if let Some(folder) = &options.dump_dir {
             let is_stdout = output.as_ref().is_some_and(Output::is_stdout);
             ensure!(!is_stdout || options.emit.is_some(), "--dump-dir: found -o -, expected a file for the plan");
             outputs.fills("--dump-dir", folder, PHASE, is_phase_file)?;
         }
-        Ok(Claimed { text: output.filter(|_| options.emit.is_some()), report })
+        Ok(Claimed { text: output.filter(|_| options.emit.is_some()), report, signature })
     }
+}
+
+/// The digest of a plan that was just built.
+fn digest(plan: &Path) -> Result<blake3::Hash> {
+    let file = PlanFile::open(plan)?;
+    Ok(file.plan(Verify::AllButWeights, &mut |_, _| ())?.digest())
 }
 
 fn bisect(request: &Request, progress: &Progress) -> Result<()> {

@@ -256,7 +256,10 @@ fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Resu
     let file = folder.path().join("code.so");
     std::fs::write(&file, code).context("writing the code")?;
     let tool = concat!(env!("LLVM_SYS_191_PREFIX"), "/bin/llvm-objdump");
-    let output = Command::new(tool)
+    // The code may be a stranger's, and LLVM's tools do not promise to survive it.
+    let limited = "ulimit -t 60 -v 8388608 && exec \"$0\" \"$@\"";
+    let output = Command::new("/bin/sh")
+        .args(["-c", limited, tool])
         .args(["--disassemble", "--no-show-raw-insn", &format!("--disassemble-symbols={symbol},{symbol}.body")])
         .arg(&file)
         .output()

@@ -43,6 +43,13 @@ pub fn is_phase_file(name: &str) -> bool {
     has_number && name.rsplit('.').next().is_some_and(|ending| endings.contains(&ending))
 }
 
+/// The signature of a plan.
+pub const SIGNATURE: Kind = Kind {
+    name: "a signature",
+    content: Content::Text,
+    recognizes: |head| head.starts_with(b"-----BEGIN SSH SIGNATURE-----"),
+};
+
 /// A graph in its text form.
 pub const GRAPH: Kind =
     Kind { name: "a graph of jambac", content: Content::Text, recognizes: |head| head.starts_with(b"graph @") };

@@ -69,11 +69,11 @@ impl Engine {
     /// program.
     ///
     /// **A plan is a program.** Open only plans that you built, or whose digest you have from somebody you trust:
-    /// [`OpenOptions::require_digest`]. Every argument of every step is checked against what the plan's kernels state that they
+    /// [`OpenOptions::require_digest`], or whose signature: [`OpenOptions::trusted_keys`]. Every argument of every step is checked against what the plan's kernels state that they
     /// take; that the code does what it states is the plan's word, which `jambac verify --code` checks.
     ///
     /// # Errors
-    /// Fails if the plan is damaged, if it is not the required one, if it has no code for the device, or if there is too little memory.
+    /// Fails if the plan is damaged, if it is not the required one, if no trusted key signed it, if it has no code for the device, or if there is too little memory.
     pub fn open(source: impl PlanSource, mut options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
         let file = Arc::new(source.into_plan()?);
         let _open = debug_span!("open", plan = %file.path().display()).entered();
@@ -86,6 +86,9 @@ impl Engine {
         let plan = debug_span!("verify").in_scope(|| file.plan(options.verify, &mut tell))?;
         if let Some(expected) = options.require_digest.filter(|&expected| expected != plan.digest()) {
             return Err(RuntimeError::DigestRequired { path: file.path().to_owned(), found: plan.digest(), expected });
+        }
+        if let Some(keys) = &options.trusted_keys {
+            keys.check(file.path(), plan.digest())?;
         }
         let (info, program) = program_for(&plan, driver.as_deref())?;
         let limits = options.lowered(&plan.manifest().limits)?;
@@ -107,7 +110,7 @@ impl Engine {
         let manifest = Manifest { limits, ..plan.manifest().clone() };
         Ok(Engine {
             digest: plan.digest(),
-            sequences: Sequences::new(&manifest, info, program, pages_per_sequence(plan_limits)),
+            sequences: Sequences::new(&manifest, info, program, pages_per_sequence(plan_limits))?,
             checkpoints: Checkpoints::new(&manifest.limits),
             plan_context: plan_limits.max_context,
             manifest,

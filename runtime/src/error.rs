@@ -92,6 +92,14 @@ pub enum RuntimeError {
         /// The required digest.
         expected: blake3::Hash,
     },
+    /// The signature of a plan is missing or of no trusted key, or a file of keys is invalid. No code of the plan was loaded.
+    #[error("{}: {reason}", path.display())]
+    Signature {
+        /// The signature's file, or that of the keys.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A plan in memory is not page-aligned.
     #[error(
         "the plan in memory starts {off} bytes after a page boundary, expected an address that is a multiple of 4096"
@@ -503,6 +511,7 @@ impl RuntimeError {
             E::DeviceLost { .. } => ErrorClass::DeviceGone,
             E::Plan { .. }
             | E::DigestRequired { .. }
+            | E::Signature { .. }
             | E::Unaligned { .. }
             | E::StateFile { .. }
             | E::StateBytes { .. }

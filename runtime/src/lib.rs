@@ -46,6 +46,7 @@ mod observe;
 mod options;
 pub mod sample;
 mod sequence;
+mod signature;
 #[cfg(feature = "tokenizer")]
 mod text;
 mod trace;
@@ -71,6 +72,7 @@ pub use sequence::save_point::SavePoint;
 pub use sequence::session::{Feed, Outputs, SequenceId};
 pub use sequence::snapshot::Snapshot;
 pub use sequence::state_file::StateFormat;
+pub use signature::{SigningKey, TrustedKeys, signature_of};
 #[cfg(feature = "tokenizer")]
 pub use text::answer::{Answer, AnswerCall, AnswerEvent, AnswerParser, AnswerSyntax, CallTags, Reasoning};
 #[cfg(feature = "tokenizer")]

@@ -4,6 +4,7 @@ use jamba_plan::Verify;
 use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
 
 use crate::gpu::Driver;
+use crate::signature::TrustedKeys;
 use crate::{DeviceId, RuntimeError};
 
 /// Progress of an operation that takes long.
@@ -60,6 +61,9 @@ pub struct OpenOptions<'a> {
     /// The digest that the plan must have ([`Engine::plan_digest`](crate::Engine::plan_digest), `jamba verify`). It is compared
     /// before any code of the plan is loaded. It covers every byte of the plan, except the weights if `verify` leaves them out.
     pub require_digest: Option<blake3::Hash>,
+    /// Keys of which one must have signed the plan: its signature is beside it, in `my.plan.sig`. It is checked before any code of the plan
+    /// is loaded, and covers what [`OpenOptions::require_digest`] covers. A plan in memory has no signature.
+    pub trusted_keys: Option<TrustedKeys>,
     /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
     /// run out of memory.
     pub prefault: bool,

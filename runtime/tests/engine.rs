@@ -8,9 +8,13 @@ use std::path::Path;
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
 use jamba_plan::PlanError;
 use jamba_plan::format::Init;
+use jamba_plan::sections::SectionKind;
 use jamba_runtime::{
-    DebugOptions, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, Pool, RuntimeError, SequenceId,
+    DebugOptions, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, PlanFile, Pool, RuntimeError,
+    SequenceId, SigningKey, TrustedKeys, Verify,
 };
+use ssh_key::private::Ed25519Keypair;
+use ssh_key::{LineEnding, PrivateKey};
 
 const W: u32 = WEIGHT as u32;
 
@@ -340,6 +344,82 @@ fn code_that_needs_anything_is_refused() {
         let path = Toy { defines, ..Toy::new() }.write(folder.path(), "toy.plan");
         let error = Engine::open(&path, OpenOptions::default()).err().expect(defines).to_string();
         assert!(error.contains("code/x86-64") && error.contains(reason), "{defines}: {error}");
+    }
+}
+
+#[test]
+fn only_a_plan_that_a_trusted_key_signed_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let keys = |seed: u8| {
+        let key = PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]));
+        std::fs::write(at("key"), key.to_openssh(LineEnding::LF).unwrap().as_bytes()).unwrap();
+        std::fs::write(at("keys"), key.public_key().to_openssh().unwrap()).unwrap();
+        (SigningKey::read(&at("key")).unwrap(), TrustedKeys::read(&at("keys")).unwrap())
+    };
+    let (mine, trusted) = keys(1);
+    let open = |plan: &Path, isa: Option<&str>| {
+        let isa = isa.map(str::to_owned);
+        let options = OpenOptions { trusted_keys: Some(trusted.clone()), isa, ..OpenOptions::default() };
+        Engine::open(plan, options)
+    };
+    // The plan's code is not looked at before: its target would be refused.
+    let refused = |plan: &Path, says: &str| match open(plan, Some("z80")) {
+        Err(error @ RuntimeError::Signature { .. }) => assert!(error.to_string().contains(says), "{error}"),
+        other => panic!("{:?}", other.map(|engine| engine.plan_digest())),
+    };
+    refused(&path, "the plan is not signed");
+    let digest = Engine::open(&path, OpenOptions::default()).unwrap().plan_digest();
+    std::fs::write(at("toy.plan.sig"), mine.sign(digest).unwrap()).unwrap();
+    assert_eq!(open(&path, None).unwrap().plan_digest(), digest);
+    let other = Toy { targets: vec!["x86-64"], ..Toy::new() }.write(folder.path(), "other.plan");
+    std::fs::copy(at("toy.plan.sig"), at("other.plan.sig")).unwrap();
+    refused(&other, "is no signature of the plan with the digest");
+    std::fs::write(at("toy.plan.sig"), keys(2).0.sign(digest).unwrap()).unwrap();
+    refused(&path, "which is not in");
+}
+
+#[test]
+fn a_plan_that_changes_after_it_was_opened_is_used_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Toy::new().write(folder.path(), "toy.plan");
+    let whole = std::fs::read(&path).unwrap();
+    let file = PlanFile::open(&path).unwrap();
+    let plan = file.plan(Verify::Everything, &mut |_, _| ()).unwrap();
+    let weights = plan.sections().iter().find(|section| section.kind == SectionKind::Weights.code()).unwrap();
+    let weights = weights.offset as usize..weights.next_offset().unwrap() as usize;
+    // In place, as no tool of this project writes: everything but the weights is another copy.
+    let mut changed = whole.clone();
+    for (at, byte) in changed.iter_mut().enumerate() {
+        *byte ^= if weights.contains(&at) { 0 } else { 0xff };
+    }
+    std::fs::write(&path, &changed).unwrap();
+    let again = file.plan(Verify::Everything, &mut |_, _| ()).unwrap();
+    assert_eq!(again.digest(), plan.digest());
+    for section in plan.sections().iter().filter(|section| section.kind != SectionKind::Weights.code()) {
+        assert_eq!(again.bytes_of(section), &whole[section.offset as usize..][..section.bytes as usize]);
+    }
+    // Cut before the weights: only they are gone.
+    let engine = {
+        std::fs::write(&path, &whole).unwrap();
+        Engine::open(&path, OpenOptions::default()).unwrap()
+    };
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    assert_eq!(engine.manifest(), plan.manifest());
+    for section in plan.sections().iter().filter(|section| section.kind != SectionKind::Weights.code()) {
+        assert_eq!(again.bytes_of(section), &whole[section.offset as usize..][..section.bytes as usize]);
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in [&fifo, Path::new("/dev/zero"), folder.path()] {
+        let error = PlanFile::open(path).unwrap_err().to_string();
+        assert!(error.contains("it is not a file"), "{error}");
     }
 }
 

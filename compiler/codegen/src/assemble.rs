@@ -39,7 +39,9 @@ pub struct Usage {
 pub fn find_ptxas(given: Option<&Path>) -> Option<PathBuf> {
     let home = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
     let folders = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-    let found = home.into_iter().chain(folders.into_iter().flatten()).map(|folder| folder.join("ptxas"));
+    // A relative folder in PATH would make a program of the current folder the assembler.
+    let folders = folders.into_iter().flatten().filter(|folder| folder.is_absolute());
+    let found = home.into_iter().chain(folders).map(|folder| folder.join("ptxas"));
     given.map(Path::to_owned).into_iter().chain(found).find(|path| path.is_file())
 }
 

@@ -102,7 +102,8 @@ pub fn find_linker() -> Result<PathBuf, CodegenError> {
             true => vec![PathBuf::from(candidate)],
             false => folders.iter().map(|folder| folder.join(candidate)).collect(),
         })
-        .find(|path| path.is_file())
+        // A relative folder in PATH would make a program of the current folder the linker.
+        .find(|path| path.is_absolute() && path.is_file())
         .ok_or_else(|| CodegenError::NoLinker { looked_for: candidates.join(", "), install: install_linker() })
 }
 

@@ -121,6 +121,11 @@ typedef struct {
   // The plan's digest as 64 hexadecimal digits, which `jamba verify` prints; null for any plan. A plan with another digest is
   // refused before any of its code is loaded. With trust_weights the digest does not cover the weights.
   const char *require_digest;
+  // A file of public keys, one a line, as in authorized_keys of ssh: one of them must have signed the plan. Its signature, which
+  // `jambac build --sign` or `ssh-keygen -Y sign -n jamba-plan` makes, is beside it, in PLAN.sig. Null for no file.
+  const char *trusted_keys;
+  // Nonzero: without trusted_keys, take the keys in $XDG_CONFIG_HOME/jamba/trusted_keys.
+  int require_signature;
 } jamba_open_options;
 
 // An open plan. One thread at a time may be in a call on it; calls from other threads return JAMBA_BUSY immediately. Engines
@@ -467,7 +472,7 @@ const char *jamba_last_error(void);
 const char *jamba_version(void);
 
 // Opens a plan file. `options` may be null. A plan is a program: open only plans that you built, or whose digest you have from
-// somebody you trust (require_digest).
+// somebody you trust (require_digest), or who signed them (trusted_keys).
 jamba_status jamba_open(const char *path,
                         const jamba_open_options *options,
                         jamba_engine *engine);

@@ -4,18 +4,46 @@ use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use jamba_runtime::RuntimeError;
+
 use crate::status::{Failure, jamba_status};
 
-/// A slice of C memory, for the duration of a call.
+/// Most values of a list. No list that the library takes can have more: tokens of a sequence, for example, are counted in 31 bits.
+const MOST_VALUES: usize = i32::MAX as usize;
+
+/// A slice of C memory, for the duration of a call. A number of values that no list has is refused, without a look at them: it is
+/// uninitialized or negative in C.
 ///
 /// # Safety
 /// Unless null, `data` points to `n` values that are not written during `'a`.
 pub(crate) unsafe fn slice<'a, T>(name: &str, data: *const T, n: usize) -> Result<&'a [T], Failure> {
+    // Bytes of a plan or a text may be more, up to what Rust's slices have.
+    let most = if size_of::<T>() == 1 { isize::MAX as usize } else { MOST_VALUES };
+    if n > most {
+        return Err(Failure::argument(format!("{name}: found a length of {n}, expected at most {most}")));
+    }
     match (n, check(name, data)) {
         (0, _) => Ok(&[]),
         (_, Err(failure)) => Err(failure),
         // SAFETY: not null and aligned (checked); the caller guarantees the rest, see `# Safety`.
         (_, Ok(())) => Ok(unsafe { std::slice::from_raw_parts(data, n) }),
+    }
+}
+
+/// Tokens of a sequence of an engine with this maximum context. More are refused without a look at them.
+///
+/// # Safety
+/// Unless null, `data` points to `n` values that are not written during `'a`.
+pub(crate) unsafe fn tokens<'a>(
+    name: &str,
+    data: *const u32,
+    n: usize,
+    max_context: u64,
+) -> Result<&'a [u32], Failure> {
+    match n as u64 {
+        wanted if wanted > max_context => Err(RuntimeError::ContextFull { wanted, max_context }.into()),
+        // SAFETY: the caller guarantees that the pointer is null or valid, see `# Safety`.
+        _ => unsafe { slice(name, data, n) },
     }
 }
 
@@ -138,7 +166,8 @@ pub(crate) unsafe fn options<T: Versioned>(name: &str, data: *const T) -> Result
     check(name, data)?;
     // SAFETY: not null and aligned (checked); `Versioned` structs start with their size.
     let size = unsafe { *data.cast::<usize>() };
-    if size < T::FIRST || size > 1 << 16 {
+    // A struct ends with a whole field: a copied half of a pointer would be followed.
+    if size < T::FIRST || size > 1 << 16 || !size.is_multiple_of(align_of::<T>()) {
         return Err(Failure::argument(format!("{name}->size is {size}, expected the size of the struct")));
     }
     let ours = size_of::<T>();
@@ -173,7 +202,7 @@ pub(crate) unsafe fn store_defaults<T: Versioned>(data: *mut T, size: usize) -> 
 /// Unless null, `data` points to `size` writable bytes.
 pub(crate) unsafe fn store_options<T: Versioned>(options: &T, data: *mut T, size: usize) -> Result<(), Failure> {
     check("options", data)?;
-    if size < T::FIRST {
+    if size < T::FIRST || size > 1 << 16 || !size.is_multiple_of(align_of::<T>()) {
         return Err(Failure::argument(format!("size is {size}, expected the size of the struct")));
     }
     let bytes = size.min(size_of::<T>());

@@ -103,12 +103,14 @@ pub unsafe extern "C" fn jamba_batch_submit(
 ) -> jamba_status {
     entry(|| {
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let (mut wanted, out) = unsafe { (request(wanted)?, place("number", number)?) };
+        let out = unsafe { place("number", number) }?;
         *out = 0;
         let open = handles::engine(engine.id)?;
-        wanted.options.cancel = open.cancel.clone();
         let mut held = lock("engine", &open.inner)?;
         let (batch, engine) = of(held.as_mut().ok_or_else(|| invalid("engine"))?, batch.id)?;
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        let mut wanted = unsafe { request(wanted, engine.manifest().limits.max_context) }?;
+        wanted.options.cancel = open.cancel.clone();
         let id = batch.batch.submit(engine, wanted)?;
         batch.n_requests += 1;
         batch.requests.insert(id, batch.n_requests);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use jamba_runtime::{PrefixCache, PrefixCounters, Snapshot};
 
-use crate::arguments::{place, slice};
+use crate::arguments::{self, place, slice};
 use crate::engine::{jamba_engine, jamba_sequence};
 use crate::handles::{self, Object, invalid, lock};
 use crate::snapshot::{self, jamba_snapshot};
@@ -80,15 +80,15 @@ pub unsafe extern "C" fn jamba_prefill_cached(
 ) -> jamba_status {
     entry(|| {
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let (tokens, out) = unsafe { (slice("tokens", tokens, n_tokens)?, place("sequence", sequence)?) };
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let rows = unsafe { place("logits", logits) }?;
+        let (out, rows) = unsafe { (place("sequence", sequence)?, place("logits", logits)?) };
         *out = jamba_sequence { id: 0 };
         let (open, cache) = (handles::engine(engine.id)?, find(cache.id)?);
         let mut held = lock("engine", &open.inner)?;
         let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
         let mut cache = lock("cache", &cache)?;
-        let vocab = inner.engine.manifest().model.vocab;
+        let (vocab, max_context) = (inner.engine.manifest().model.vocab, inner.engine.manifest().limits.max_context);
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        let tokens = unsafe { arguments::tokens("tokens", tokens, n_tokens, max_context) }?;
         let (sequence, read) = inner.engine.prefill_cached(&mut cache, tokens, None, Some(&open.cancel))?;
         *rows = kept(&read, &mut inner.rows, vocab);
         out.id = inner.keep(sequence);

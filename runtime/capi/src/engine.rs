@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, PlanFile, Verify};
+use jamba_runtime::{Cancel, DeviceId, Engine, OpenOptions, PlanFile, TrustedKeys, Verify};
 use serde_json::json;
 
 use crate::arguments::{Versioned, file_path, options, place, slice, store_text, string};
@@ -48,6 +48,11 @@ pub struct jamba_open_options {
     /// The plan's digest as 64 hexadecimal digits, which `jamba verify` prints; null for any plan. A plan with another digest is
     /// refused before any of its code is loaded. With trust_weights the digest does not cover the weights.
     pub require_digest: *const c_char,
+    /// A file of public keys, one a line, as in authorized_keys of ssh: one of them must have signed the plan. Its signature, which
+    /// `jambac build --sign` or `ssh-keygen -Y sign -n jamba-plan` makes, is beside it, in PLAN.sig. Null for no file.
+    pub trusted_keys: *const c_char,
+    /// Nonzero: without trusted_keys, take the keys in $XDG_CONFIG_HOME/jamba/trusted_keys.
+    pub require_signature: c_int,
 }
 
 // SAFETY: the struct starts with its size, and any bytes are valid numbers and raw pointers.
@@ -56,8 +61,19 @@ unsafe impl Versioned for jamba_open_options {
 
     fn defaults() -> Self {
         let size = size_of::<Self>();
-        let (target, device, require_digest) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
-        jamba_open_options { size, threads: 0, target, trust_weights: 0, prefault: 0, device, require_digest }
+        let [target, device, require_digest, trusted_keys] = [std::ptr::null(); 4];
+        let (trust_weights, prefault, require_signature) = (0, 0, 0);
+        jamba_open_options {
+            size,
+            threads: 0,
+            target,
+            trust_weights,
+            prefault,
+            device,
+            require_digest,
+            trusted_keys,
+            require_signature,
+        }
     }
 }
 
@@ -92,6 +108,12 @@ unsafe fn open(
             Some(digest.map_err(|_| Failure::argument("require_digest: expected 64 hexadecimal digits"))?)
         }
     };
+    let trusted_keys = match options.trusted_keys.is_null() {
+        true if options.require_signature != 0 => Some(TrustedKeys::of_user()?),
+        true => None,
+        // SAFETY: not null, so a zero-terminated string by the contract of jamba.h.
+        false => Some(TrustedKeys::read(unsafe { file_path(options.trusted_keys) }?)?),
+    };
     let verify = if options.trust_weights == 0 { Verify::Everything } else { Verify::AllButWeights };
     let engine = open(OpenOptions {
         device,
@@ -99,6 +121,7 @@ unsafe fn open(
         isa,
         verify,
         require_digest,
+        trusted_keys,
         prefault: options.prefault != 0,
         ..OpenOptions::default()
     })?;
@@ -109,7 +132,7 @@ unsafe fn open(
 }
 
 /// Opens a plan file. `options` may be null. A plan is a program: open only plans that you built, or whose digest you have from
-/// somebody you trust (require_digest).
+/// somebody you trust (require_digest), or who signed them (trusted_keys).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn jamba_open(
     path: *const c_char,

@@ -7,7 +7,7 @@ use jamba_runtime::{Finish, GenerateOptions, NewToken};
 
 #[cfg(feature = "constrain")]
 use crate::arguments::string;
-use crate::arguments::{Versioned, place, slice, store_defaults, store_options};
+use crate::arguments::{self, Versioned, place, slice, store_defaults, store_options};
 use crate::engine::{jamba_engine, jamba_sequence};
 use crate::handles::{self, invalid, lock, with_engine};
 use crate::sampler::{jamba_sampler_options, sampler_options};
@@ -339,13 +339,14 @@ pub unsafe extern "C" fn jamba_generate(
 ) -> jamba_status {
     entry(|| {
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let prompt = unsafe { slice("prompt", prompt, n_prompt) }?;
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let mut options = unsafe { generate_options(&crate::arguments::options("generate options", options)?) }?;
         let open = handles::engine(engine.id)?;
         options.cancel = open.cancel.clone();
         let mut held = lock("engine", &open.inner)?;
         let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
+        let max_context = inner.engine.manifest().limits.max_context;
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        let prompt = unsafe { arguments::tokens("prompt", prompt, n_prompt, max_context) }?;
         let on = |token| tell(on_token, user, token);
         let made = match sequence.id {
             0 => inner.engine.generate(prompt, &options, on)?,

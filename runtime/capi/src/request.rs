@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jamba_runtime::{BatchOptions, Request, Snapshot};
 
-use crate::arguments::{Versioned, options, slice, store_defaults};
+use crate::arguments::{Versioned, options, slice, store_defaults, tokens};
 use crate::generate::{generate_options, jamba_generate_options};
 use crate::snapshot::{self, jamba_snapshot};
 use crate::status::{Failure, entry, jamba_status};
@@ -139,18 +139,18 @@ unsafe impl Versioned for jamba_request {
     }
 }
 
-/// Converts a request to that of the runtime.
+/// Converts a request to that of the runtime, for an engine with this maximum context.
 ///
 /// # Safety
 /// `raw`, and pointers in it, are null or valid during the call, as jamba.h requires of C callers.
-pub(crate) unsafe fn request(raw: *const jamba_request) -> Result<Request, Failure> {
+pub(crate) unsafe fn request(raw: *const jamba_request, max_context: u64) -> Result<Request, Failure> {
     if raw.is_null() {
         return Err(Failure::argument("request is null"));
     }
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let given = unsafe { options("request", raw) }?;
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
-    let prompt = unsafe { slice("prompt", given.prompt, given.n_prompt) }?;
+    let prompt = unsafe { tokens("prompt", given.prompt, given.n_prompt, max_context) }?;
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
     let snapshot_at = unsafe { slice("snapshot_at", given.snapshot_at, given.n_snapshot_at) }?;
     // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.

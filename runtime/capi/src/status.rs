@@ -66,7 +66,7 @@ impl From<RuntimeError> for Failure {
             _ if error.is_ours() => JAMBA_INTERNAL,
             RuntimeError::Io { .. } | RuntimeError::Output(_) => JAMBA_IO,
             RuntimeError::Plan { .. } | RuntimeError::OtherPlan { .. } => JAMBA_BAD_PLAN,
-            RuntimeError::DigestRequired { .. } => JAMBA_BAD_PLAN,
+            RuntimeError::DigestRequired { .. } | RuntimeError::Signature { .. } => JAMBA_BAD_PLAN,
             RuntimeError::StateFile { .. } | RuntimeError::StateBytes { .. } => JAMBA_BAD_PLAN,
             RuntimeError::Tokenizer { .. } | RuntimeError::NotFinite { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,

@@ -1,8 +1,8 @@
 //! Tokens in, logits out.
 
-use jamba_runtime::{Feed, Logits, Outputs};
+use jamba_runtime::{Feed, Logits, Outputs, RuntimeError};
 
-use crate::arguments::{place, slice};
+use crate::arguments::{self, place, slice};
 use crate::engine::{jamba_engine, jamba_sequence};
 use crate::handles::{self, Row, invalid, lock, with_engine};
 use crate::status::{Failure, entry, jamba_status};
@@ -66,9 +66,14 @@ pub unsafe extern "C" fn jamba_step(
     logits: *mut jamba_logits,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let feeds = unsafe { slice("feeds", feeds, n_feeds) }?;
         with_engine(engine.id, |inner| {
+            let limits = &inner.engine.manifest().limits;
+            let (max_context, most) = (limits.max_context, limits.max_sequences);
+            if n_feeds as u64 > most {
+                return Err(RuntimeError::StepTooLarge { what: "sequences", found: n_feeds as u64, most }.into());
+            }
+            // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+            let feeds = unsafe { slice("feeds", feeds, n_feeds) }?;
             let mut ours = Vec::with_capacity(feeds.len());
             for feed in feeds {
                 let outputs = match feed.outputs {
@@ -78,7 +83,7 @@ pub unsafe extern "C" fn jamba_step(
                     other => return Err(Failure::argument(format!("outputs is {other}, expected a jamba_outputs"))),
                 };
                 // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-                let tokens = unsafe { slice("tokens", feed.tokens, feed.n_tokens) }?;
+                let tokens = unsafe { arguments::tokens("tokens", feed.tokens, feed.n_tokens, max_context) }?;
                 ours.push(Feed { sequence: inner.sequence(feed.sequence.id)?, tokens, outputs });
             }
             let wanted = ours.iter().any(|feed| feed.outputs != Outputs::None);
@@ -109,12 +114,14 @@ pub unsafe extern "C" fn jamba_prefill(
     logits: *mut jamba_logits,
 ) -> jamba_status {
     entry(|| {
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let (tokens, out) = unsafe { (slice("tokens", tokens, n_tokens)?, place("logits", logits)?) };
         let open = handles::engine(engine.id)?;
         let mut held = lock("engine", &open.inner)?;
         let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
         let sequence = inner.sequence(sequence.id)?;
+        let max_context = inner.engine.manifest().limits.max_context;
+        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+        let (tokens, out) =
+            unsafe { (arguments::tokens("tokens", tokens, n_tokens, max_context)?, place("logits", logits)?) };
         let vocab = inner.engine.manifest().model.vocab;
         let rows = inner.engine.prefill(sequence, tokens, None, Some(&open.cancel))?;
         *out = kept(&rows, &mut inner.rows, vocab);

@@ -127,8 +127,13 @@ fn clients_of_a_batch_get_what_they_get_alone() {
 #[test]
 fn misuse_is_refused() {
     let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    // A public key that signed nothing.
+    std::fs::write(&keys, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOpKbGPinFIKvvVQexMuxfmVR3auvr57kkIe6mkURtIs\n")
+        .unwrap();
+    let keys = keys.to_str().unwrap();
     for (compiler, standard) in [("cc", "-std=c99"), ("c++", "-std=c++11")] {
-        let text = run_both_ways(&compiled(compiler, standard, "tests/c/misuse.c", folder.path()), &[PLAN]);
+        let text = run_both_ways(&compiled(compiler, standard, "tests/c/misuse.c", folder.path()), &[PLAN, keys]);
         assert_eq!(text, "every refusal as it should be\n");
     }
 }

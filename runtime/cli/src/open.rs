@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, RuntimeError, Unit, Verify};
+use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, RuntimeError, TrustedKeys, Unit, Verify};
 
 use crate::checkpoint;
 use crate::failure::{Failure, Lowered, phase};
@@ -39,6 +39,13 @@ pub(crate) struct OpenArgs {
     /// does not cover the weights
     #[arg(long, value_name = "HEX", value_parser = digest)]
     require_digest: Option<blake3::Hash>,
+    /// Refuse plans that none of the keys in this file signed, before any of their code is loaded. The file has a public key of
+    /// ssh-keygen in each line; the signature is in PLAN.sig
+    #[arg(long, value_name = "FILE")]
+    trusted_keys: Option<PathBuf>,
+    /// As --trusted-keys, with the keys in $XDG_CONFIG_HOME/jamba/trusted_keys (~/.config)
+    #[arg(long, conflicts_with = "trusted_keys")]
+    require_signature: bool,
     /// Make all memory resident when the plan is opened
     #[arg(long)]
     prefault: bool,
@@ -96,6 +103,11 @@ impl OpenArgs {
                 max_sequences: self.sequences,
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 require_digest: self.require_digest,
+                trusted_keys: match &self.trusted_keys {
+                    Some(path) => Some(TrustedKeys::read(path)?),
+                    None if self.require_signature => Some(TrustedKeys::of_user()?),
+                    None => None,
+                },
                 prefault: self.prefault,
                 debug: DebugOptions {
                     check: self.check,

@@ -30,6 +30,6 @@ pub mod verify;
 pub mod writer;
 
 pub use error::PlanError;
-pub use reader::{Plan, Verify};
+pub use reader::{Plan, Verify, frame};
 #[cfg(feature = "write")]
 pub use writer::PlanWriter;

@@ -8,10 +8,14 @@ use crate::PlanError;
 use crate::format::Manifest;
 use crate::header::Header;
 use crate::reader::{check_digest, decode_manifest, read_table};
-use crate::sections::{FIRST_SECTION, SectionKind};
+use crate::sections::{FIRST_SECTION, SectionKind, TABLE};
+use crate::verify;
 
-/// Reads the manifest of a plan file. Verifies the digests of the header, section table and manifest only. The result is for
-/// display; it does not make the plan safe to run.
+/// Most bytes of a manifest, which has a few thousand.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Reads the manifest of a plan file, of at most 16 MiB. Verifies the digests of the header, section table and manifest, and the
+/// manifest's limits and memory, only. The result is for display; it does not make the plan safe to run.
 pub fn manifest(path: &Path) -> Result<Manifest, PlanError> {
     let io = |action: &'static str| move |source| PlanError::Io { path: path.to_owned(), action, source };
     let mut file = File::open(path).map_err(io("open it"))?;
@@ -21,6 +25,10 @@ pub fn manifest(path: &Path) -> Result<Manifest, PlanError> {
     let sections = read_table(&begin, &header)?;
     let missing = || PlanError::MissingSection { section: SectionKind::Manifest.name().to_owned() };
     let section = sections.iter().find(|section| section.kind == SectionKind::Manifest.code()).ok_or_else(missing)?;
+    if section.bytes > MOST_BYTES {
+        let expected = format!("at most {MOST_BYTES}");
+        return Err(PlanError::record(TABLE, "manifest", format!("{} bytes", section.bytes), expected));
+    }
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(section.offset)).map_err(io("read it"))?;
     file.take(section.bytes).read_to_end(&mut bytes).map_err(io("read it"))?;
@@ -29,7 +37,9 @@ pub fn manifest(path: &Path) -> Result<Manifest, PlanError> {
         return Err(PlanError::Truncated { section: section.name.clone(), found, expected: header.file_bytes });
     }
     check_digest(&bytes, &section.name, &section.digest, &mut |_| ())?;
-    decode_manifest(&bytes)
+    let manifest = decode_manifest(&bytes)?;
+    verify::manifest(&manifest)?;
+    Ok(manifest)
 }
 
 #[cfg(test)]

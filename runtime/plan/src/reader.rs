@@ -164,6 +164,20 @@ pub(crate) fn read_table(bytes: &[u8], header: &Header) -> Result<Vec<Section>, 
     sections::decode(page, header.n_sections, header.file_bytes)
 }
 
+/// The sections of a plan of `file_bytes`, from its first [`FIRST_SECTION`] bytes, whose digests are compared. For programs that read
+/// parts of a file before the plan is verified as a whole.
+///
+/// # Errors
+/// As [`Plan::parse`], for a header or a table that is wrong or of another file.
+pub fn frame(begin: &[u8], file_bytes: u64) -> Result<Vec<Section>, PlanError> {
+    let header = Header::decode(begin)?;
+    if header.file_bytes != file_bytes {
+        let expected = header.file_bytes.to_string();
+        return Err(PlanError::record("header", "file length", file_bytes, expected));
+    }
+    read_table(begin, &header)
+}
+
 fn check_length(bytes: &[u8], header: &Header, sections: &[Section]) -> Result<(), PlanError> {
     let (found, expected) = (bytes.len() as u64, header.file_bytes);
     if found > expected {

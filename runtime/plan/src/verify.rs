@@ -339,11 +339,19 @@ fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
     let layout = weight.layout;
     for (index, part) in weight.parts.iter().enumerate() {
         let field = |what: &str| format!("parts[{index}].{what}");
-        let fits = part.rows > 0 && part.first_row.checked_add(part.rows).is_some();
+        // The last element's number, in the parameter of all groups.
+        let end = part.first_row.checked_add(part.rows.next_multiple_of(layout.multiple()));
+        let end = end.and_then(|end| end.checked_mul(layout.groups)?.checked_mul(layout.k));
+        let fits = part.rows > 0 && end.is_some_and(|end| end <= isize::MAX as u64);
         let same = weight.order == PartOrder::Stacked || part.rows == weight.parts[0].rows;
         if !fits || !same {
-            let expected = if fits { "as many as the first part: they are interleaved" } else { "1 or more" };
-            return Err((field("rows"), part.rows.to_string(), expected.to_owned()));
+            let found = format!("{} from row {}", part.rows, part.first_row);
+            let expected = if fits {
+                "as many as the first part: they are interleaved"
+            } else {
+                "1 or more, of a parameter that memory holds"
+            };
+            return Err((field("rows"), found, expected.to_owned()));
         }
         if part.first_row > 0 && layout.groups > 1 {
             return Err((field("first_row"), part.first_row.to_string(), "0: experts are taken whole".to_owned()));

@@ -69,6 +69,7 @@ impl Options {
                 max_sequences: self.max_sequences,
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 require_digest,
+                trusted_keys: None,
                 prefault: self.prefault,
                 debug: if self.check { DebugOptions::CHECK } else { DebugOptions::default() },
                 progress: None,

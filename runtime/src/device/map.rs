@@ -1,20 +1,29 @@
-//! The bytes of a plan: a mapped file, or memory of the program.
+//! The bytes of a plan: a file, or memory of the program.
+//!
+//! Of a file, the weights are mapped, because they may be larger than memory. Everything else is read into private memory when the file
+//! is opened, hashed there and used from there: code, program and texts are those whose digests were compared, whatever happens to the
+//! file afterwards. Both lie in one range of addresses, at their offsets in the file.
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jamba_plan::format::PAGE_BYTES;
-use jamba_plan::{Plan, Verify};
-use memmap2::{Advice, Mmap};
+use jamba_plan::sections::{FIRST_SECTION, Section, SectionKind};
+use jamba_plan::{Plan, Verify, frame};
+use memmap2::{Advice, Mmap, MmapMut};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use crate::RuntimeError;
 
-/// The bytes of a plan: a file mapped for reading, or memory of the program.
+/// The bytes of a plan: a file, of which the weights are mapped for reading, or memory of the program.
 ///
-/// A mapped file must not be modified. To replace a plan, rename a new file over it, as the compiler does. Reading a file that
-/// was truncated raises SIGBUS, which kills the process unless it has a handler; programs can install one with
-/// [`faults::report_bus_errors`](crate::faults::report_bus_errors).
+/// The file must not be modified: the weights would change. To replace a plan, rename a new file over it, as the compiler does. Reading
+/// the weights of a file that was truncated raises SIGBUS, which kills the process unless it has a handler; programs can install one
+/// with [`faults::report_bus_errors`](crate::faults::report_bus_errors). Everything but the weights was copied when the file was opened.
 ///
 /// ```
 /// use jamba_runtime::{PlanFile, Verify};
@@ -40,7 +49,11 @@ enum Bytes {
 const IN_MEMORY: &str = "plan in memory";
 
 impl PlanFile {
-    /// Maps a file without reading it.
+    /// Maps the weights of a file and reads the rest, without verifying it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Io`] if the file cannot be read, or is none: a FIFO or a device is refused at once. [`RuntimeError::Memory`] if the
+    /// memory does not suffice for what is not weights.
     pub fn open(path: &Path) -> Result<PlanFile, RuntimeError> {
         Ok(PlanFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map(path)?) })
     }
@@ -127,22 +140,60 @@ macro_rules! include_plan {
     }};
 }
 
+/// Most bytes of a plan beside its weights. The largest part is the tokenizer, of some MB.
+const MOST_COPIED: u64 = 1 << 30;
+
 fn map(path: &Path) -> Result<Mmap, RuntimeError> {
     let failed = |action: &'static str| {
         let path = path.to_path_buf();
         move |source| RuntimeError::Io { path, action, source }
     };
-    let file = File::open(path).map_err(failed("open it"))?;
+    let refused = |kind, reason: String| failed("map it")(std::io::Error::new(kind, reason));
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed("open it"))?;
     let metadata = file.metadata().map_err(failed("open it"))?;
     if !metadata.is_file() {
-        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a file");
-        return Err(failed("map it")(source));
+        return Err(refused(std::io::ErrorKind::InvalidInput, "it is not a file".to_owned()));
     }
-    if metadata.len() == 0 {
-        let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it is empty");
-        return Err(failed("map it")(source));
+    let file_bytes = metadata.len();
+    if file_bytes == 0 {
+        return Err(refused(std::io::ErrorKind::UnexpectedEof, "it is empty".to_owned()));
     }
-    // SAFETY: the mapping is private and read-only. Its bytes stay constant if no process writes to the file, which the
-    // documentation of `PlanFile` requires of callers; the compiler replaces plans by renaming.
-    unsafe { Mmap::map(&file) }.map_err(failed("map it"))
+    let out_of_memory = |source| RuntimeError::Memory { what: "the plan", bytes: file_bytes, source };
+    let length = usize::try_from(file_bytes).map_err(|_| out_of_memory(std::io::ErrorKind::OutOfMemory.into()))?;
+    // Pages that are never written take no memory.
+    let mut whole = MmapMut::map_anon(length).map_err(out_of_memory)?;
+    let read = |range: Range<u64>, whole: &mut MmapMut| {
+        let range = range.start as usize..range.end.min(file_bytes) as usize;
+        file.read_exact_at(&mut whole[range.clone()], range.start as u64).map_err(failed("read it"))
+    };
+    read(0..FIRST_SECTION, &mut whole)?;
+    // A file with another frame is refused for it when the plan is verified, before anything else in it is looked at.
+    let sections = frame(&whole[..length.min(FIRST_SECTION as usize)], file_bytes).unwrap_or_default();
+    let is_weights = |section: &Section| section.kind == SectionKind::Weights.code();
+    let copied: u64 = sections.iter().filter(|section| !is_weights(section)).map(|section| section.bytes).sum();
+    if copied > MOST_COPIED {
+        let reason = format!("it has {copied} bytes beside its weights, expected at most {MOST_COPIED}");
+        return Err(refused(std::io::ErrorKind::InvalidData, reason));
+    }
+    for section in sections {
+        // The padding, which is verified too, is part of it.
+        let range = section.offset..section.next_offset().unwrap_or(file_bytes).min(file_bytes);
+        if !is_weights(&section) {
+            read(range, &mut whole)?;
+            continue;
+        }
+        let (place, bytes) = (&mut whole[range.start as usize..range.end as usize], (range.end - range.start) as usize);
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: the new mapping replaces pages of `whole`, which nothing else refers to, and is removed with it. Its bytes stay constant
+        // if no process writes to the file, which the documentation of `PlanFile` requires of callers. Kernels read weights as numbers:
+        // a change gives other numbers.
+        match unsafe { mmap(place.as_mut_ptr().cast(), bytes, ProtFlags::READ, flags, &file, range.start) } {
+            Ok(_) => {}
+            // The system's pages are larger than those of plans.
+            Err(Errno::INVAL) => read(range, &mut whole)?,
+            Err(error) => return Err(failed("map it")(error.into())),
+        }
+    }
+    whole.make_read_only().map_err(failed("map it"))
 }

@@ -2,6 +2,7 @@
 //!
 //! A page with several holders is read-only; [`session`](super::session) copies it before a write.
 
+use super::session::reserved;
 use crate::{Pool, RuntimeError};
 
 /// All pages of an engine.
@@ -13,8 +14,13 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn new(n_pages: u32) -> Pages {
-        Pages { holders: vec![0; n_pages as usize], free: (0..n_pages).rev().collect() }
+    /// # Errors
+    /// [`RuntimeError::Memory`] if the lists do not fit.
+    pub(crate) fn new(n_pages: u32) -> Result<Pages, RuntimeError> {
+        let (mut holders, mut free) = (reserved(n_pages as usize)?, reserved(n_pages as usize)?);
+        holders.resize(n_pages as usize, 0);
+        free.extend((0..n_pages).rev());
+        Ok(Pages { holders, free })
     }
 
     /// Number of free pages.
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_page_is_free_when_its_last_holder_lets_go() {
-        let mut pages = Pages::new(2);
+        let mut pages = Pages::new(2).unwrap();
         let (first, second) = (pages.take(), pages.take());
         assert_eq!((first, second, pages.n_free()), (0, 1, 0));
         pages.share(first);
@@ -78,5 +84,13 @@ mod tests {
         assert!(pages.release(first));
         assert_eq!((pages.holders(first), pages.holders(second), pages.n_free()), (0, 1, 1));
         assert_eq!(pages.take(), first);
+    }
+
+    #[test]
+    fn lists_that_do_not_fit_are_refused() {
+        assert_eq!(reserved::<u32>(5).unwrap().capacity(), 5);
+        for n in [usize::MAX / 4, usize::MAX] {
+            assert!(matches!(reserved::<u32>(n), Err(RuntimeError::Memory { .. })));
+        }
     }
 }

@@ -83,6 +83,20 @@ impl Slot {
     }
 }
 
+/// An empty list with room for `n` items.
+///
+/// # Errors
+/// [`RuntimeError::Memory`] where a list that grows would end the process.
+pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>, RuntimeError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(n).map_err(|_| RuntimeError::Memory {
+        what: "the lists of tokens and pages",
+        bytes: n.saturating_mul(size_of::<T>()) as u64,
+        source: std::io::ErrorKind::OutOfMemory.into(),
+    })?;
+    Ok(list)
+}
+
 /// The partially filled page that token `n_tokens` is written to; None if that token starts a new page.
 fn tail(pages: &[u32], n_tokens: u64) -> Option<u32> {
     if n_tokens.is_multiple_of(KV_PAGE_TOKENS) {
@@ -160,26 +174,36 @@ pub(crate) struct Admitted {
 impl Sequences {
     /// `pages_stride` is the row stride of [`Table::Pages`], which depends on the plan's limits; those of `manifest` may be
     /// lower.
-    pub(crate) fn new(manifest: &Manifest, info: &ProgramInfo, program: &Program, pages_stride: u64) -> Sequences {
+    ///
+    /// # Errors
+    /// [`RuntimeError::Memory`] if the lists of tokens and pages do not fit: 4 bytes for each token of each sequence, and some more.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        info: &ProgramInfo,
+        program: &Program,
+        pages_stride: u64,
+    ) -> Result<Sequences, RuntimeError> {
         let limits = &manifest.limits;
         let pages_stride = pages_stride as usize;
         let n_pages = (limits.kv_tokens / KV_PAGE_TOKENS) as u32;
         let has_kv = info.memory.kv_page > 0;
         let most_pages = if has_kv { pages_stride.min(n_pages as usize) } else { 0 };
         let prefill = program.entries.iter().position(|entry| entry.kind == EntryKind::Prefill);
-        let slot = |_| Slot {
-            generation: 0,
-            live: false,
-            tokens: Vec::with_capacity(limits.max_context as usize),
-            pages: Vec::with_capacity(most_pages),
-            checkpoint: None,
-            seen: 0,
+        let slot = || -> Result<Slot, RuntimeError> {
+            let (tokens, pages) = (reserved(limits.max_context as usize)?, reserved(most_pages)?);
+            Ok(Slot { generation: 0, live: false, tokens, pages, checkpoint: None, seen: 0 })
         };
-        Sequences {
+        let mut slots = reserved(limits.max_sequences as usize)?;
+        for _ in 0..limits.max_sequences {
+            slots.push(slot()?);
+        }
+        let mut free_slots = reserved(limits.max_sequences as usize)?;
+        free_slots.extend((0..limits.max_sequences as u32).rev());
+        Ok(Sequences {
             engine: N_ENGINES.fetch_add(1, Ordering::Relaxed),
-            slots: (0..limits.max_sequences).map(slot).collect(),
-            free_slots: (0..limits.max_sequences as u32).rev().collect(),
-            pages: Pages::new(n_pages),
+            slots,
+            free_slots,
+            pages: Pages::new(n_pages)?,
             max_context: limits.max_context,
             vocab: manifest.model.vocab,
             has_kv,
@@ -188,7 +212,7 @@ impl Sequences {
             entries: program.entries.iter().map(Most::of).collect(),
             prefill: prefill.expect("a plan that was verified has an entry that prefills"),
             decodes_prompts: info.kind == TargetKind::Cpu,
-        }
+        })
     }
 
     /// Assigns a slot. The caller initializes its memory.

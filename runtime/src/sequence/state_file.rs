@@ -121,7 +121,7 @@ impl StateFormat {
         header.check(self).map_err(refused)?;
         // Reading one byte more than expected detects a file that is too long.
         let mut content = Vec::new();
-        (&file).take(header.content_bytes() + 1).read_to_end(&mut content).map_err(failed)?;
+        (&file).take(header.content_bytes().unwrap_or_default() + 1).read_to_end(&mut content).map_err(failed)?;
         check("length", (HEADER_BYTES + content.len()) as u64, header.file_bytes).map_err(refused)?;
         header.snapshot(&content).map_err(refused)
     }
@@ -224,7 +224,11 @@ impl Header {
         if !targets.iter().any(|target| target.as_bytes() == name) {
             return Err(("target", name.escape_ascii().to_string(), format!("one of {targets:?}")));
         }
-        check("length", self.file_bytes, HEADER_BYTES as u64 + self.content_bytes())
+        let Some(content_bytes) = self.content_bytes() else {
+            let expected = "a state that memory holds".to_owned();
+            return Err(("tokens", format!("{} tokens and {} to read next", self.n_tokens, self.n_next), expected));
+        };
+        check("length", self.file_bytes, HEADER_BYTES as u64 + content_bytes)
     }
 
     /// Fails for the state of another plan. The error names both models.
@@ -241,10 +245,12 @@ impl Header {
         Err(("plan", of(found, &String::from_utf8_lossy(name)), of(expected, &format.model)))
     }
 
-    /// Size of tokens, state slot, pages and note, in bytes.
-    fn content_bytes(&self) -> u64 {
-        let tokens = (self.n_tokens + u64::from(self.n_next)) * size_of::<u32>() as u64;
-        tokens + self.slot_bytes + self.n_pages() * self.page_bytes + u64::from(self.note_bytes)
+    /// Size of tokens, state slot, pages and note, in bytes; `None` beyond any memory.
+    fn content_bytes(&self) -> Option<u64> {
+        let tokens = self.n_tokens.checked_add(self.n_next.into())?.checked_mul(size_of::<u32>() as u64)?;
+        let pages = self.n_pages().checked_mul(self.page_bytes)?;
+        let bytes = tokens.checked_add(self.slot_bytes)?.checked_add(pages)?.checked_add(self.note_bytes.into())?;
+        Some(bytes).filter(|&bytes| bytes <= isize::MAX as u64 / 2)
     }
 
     fn n_pages(&self) -> u64 {
@@ -289,7 +295,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 impl Snapshot {
     /// A state file, as an output.
     pub const FILE: Kind =
-        Kind { name: "a saved state", content: Content::Binary, recognizes: |head| head.starts_with(&MAGIC) };
+        Kind { name: "a saved state", content: Content::Private, recognizes: |head| head.starts_with(&MAGIC) };
 
     /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes. Replaces an existing state file atomically.
     ///

@@ -1,6 +1,7 @@
 //! Constrained decoding by a JSON schema, a regular expression or a grammar. llguidance computes the allowed tokens before
 //! each token is picked.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -9,6 +10,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_to
 use serde_json::Value;
 
 use super::tokenizer::byte_of;
+use super::tokenizer_json::without_mark;
 use crate::{Engine, RuntimeError};
 
 /// A constraint on generated text. Text that ends early, for example by [`Finish::Length`](crate::Finish::Length), is a
@@ -60,11 +62,49 @@ impl Constraint {
         if bytes > most {
             return Err(refused(self.kind(), format!("found {bytes} bytes, expected at most {most}")));
         }
+        let mut divisors = BTreeSet::new();
+        match self {
+            Constraint::JsonSchema(schema) => find_divisors(schema, &mut divisors),
+            Constraint::Regex(_) => {}
+            // Schemas in a grammar. A text that is no JSON is none of them.
+            Constraint::Lark(text) => text.split("%json").skip(1).for_each(|rest| {
+                if let Some(Ok(schema)) = serde_json::Deserializer::from_str(rest).into_iter().next() {
+                    find_divisors(&schema, &mut divisors);
+                }
+            }),
+        }
+        let product = divisors.iter().fold(1_u64, |product, divisor| product.saturating_mul(*divisor));
+        if product > MAX_DIVISOR {
+            let found = format!("multipleOf: found a product of {product}, expected at most {MAX_DIVISOR}");
+            return Err(refused(self.kind(), found));
+        }
         match self {
             Constraint::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(compact(schema)?)),
             Constraint::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
             Constraint::Lark(text) => Ok(TopLevelGrammar::from_lark(text.clone())),
         }
+    }
+}
+
+/// Largest product of the different `multipleOf` of a schema, each without its decimal point. The automaton of a number has a state for each
+/// remainder, and the library makes all of them when it compiles.
+const MAX_DIVISOR: u64 = 10_000;
+
+/// Collects each `multipleOf`.
+fn find_divisors(schema: &Value, divisors: &mut BTreeSet<u64>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| find_divisors(item, divisors)),
+        Value::Object(entries) => entries.iter().for_each(|(key, value)| match (key.as_str(), value.as_f64()) {
+            ("multipleOf", Some(number)) => {
+                let mut digits = number.abs();
+                while digits.fract() != 0.0 {
+                    digits *= 10.0;
+                }
+                divisors.insert((digits as u64).max(1));
+            }
+            _ => find_divisors(value, divisors),
+        }),
+        _ => {}
     }
 }
 
@@ -167,11 +207,20 @@ impl Vocabulary {
             return Ok(Arc::clone(factory));
         }
         let failed = |reason: String| RuntimeError::Tokenizer { section: "tokenizer", reason };
-        let json: Value = serde_json::from_slice(tokenizer).map_err(|error| failed(error.to_string()))?;
+        let mut json: Value =
+            serde_json::from_slice(without_mark(tokenizer)).map_err(|error| failed(error.to_string()))?;
         let names = json["model"]["vocab"].as_object().into_iter().flatten().map(|(name, _)| name);
         // The library assumes that such names are bytes and does not check it.
         if let Some(name) = names.filter(|name| name.starts_with("<0x")).find(|name| byte_of(name).is_none()) {
             return Err(failed(format!("token {name:?} is not a valid byte token")));
+        }
+        // The library makes an entry for each id up to the largest. Ids outside of the rows of logits are never picked.
+        let is_row = |id: &Value| id.as_u64().is_some_and(|id| id < vocab as u64);
+        if let Some(words) = json["model"]["vocab"].as_object_mut() {
+            words.retain(|_, id| is_row(id));
+        }
+        if let Some(added) = json["added_tokens"].as_array_mut() {
+            added.retain(|token| is_row(&token["id"]));
         }
         let mut words = token_bytes_from_tokenizer_json(&json).map_err(|error| failed(error.to_string()))?;
         words.resize(vocab, Vec::new()); // rows may be padded; empty tokens are never allowed
@@ -300,6 +349,34 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_divide_by_much_are_refused() {
+        let schema = |schema: Value| error(&Constraint::JsonSchema(schema));
+        let refused =
+            |found: Option<String>| found.is_some_and(|error| error.contains("multipleOf: found a product of"));
+        let all = json!({"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]});
+        assert!(refused(schema(json!({"type": "integer", "multipleOf": 99_999_989}))));
+        assert!(refused(schema(json!({"type": "number", "multipleOf": 9_999.999_1}))));
+        assert!(refused(schema(all.clone())));
+        for text in [all.to_string(), all.to_string().replace("multipleOf", "multiple\\u004ff")] {
+            assert!(refused(error(&Constraint::Lark(format!("start: \"%json\" | %json {text}\n")))), "{text}");
+        }
+        for harmless in [json!(1), json!(0.01), json!(2.5), json!(5000)] {
+            assert!(!refused(schema(json!({"type": "number", "multipleOf": harmless}))), "{harmless}");
+        }
+        let property = json!({"type": "object", "properties": {"multipleOf": {"enum": [1]}}});
+        assert_eq!(schema(property), None);
+    }
+
+    #[test]
+    fn tokens_outside_of_the_logits_take_no_memory() {
+        let mut tokenizer: Value = serde_json::from_str(TINY).unwrap();
+        tokenizer["model"]["vocab"]["far"] = u32::MAX.into();
+        tokenizer["added_tokens"][0]["id"] = 4_000_000_000_u32.into();
+        let factory = Vocabulary::default().factory(tokenizer.to_string().as_bytes(), 512, &[2]);
+        assert!(factory.is_ok());
+    }
+
+    #[test]
     fn bombs_are_refused_in_a_sentence_or_harmless() {
         let schema = Constraint::JsonSchema;
         let values: Vec<Value> = (0..50_000).map(|i| format!("value number {i}").into()).collect();
@@ -308,6 +385,7 @@ mod tests {
             .collect();
         let chain: String = (0..20_000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
         let short_chain: String = (0..4000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+        let lark_both = |one: &str, other: &str| Constraint::Lark(format!("start: T\nT: /{one}/ & /{other}/\n"));
         let parentheses = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
         for (constraint, is_refused) in [
             (schema(json!({"enum": values})), true),
@@ -317,6 +395,14 @@ mod tests {
             (Constraint::Regex("(a?){2000}a{2000}".to_owned()), false),
             (Constraint::Regex("((a{1,100}){1,100}){1,100}".to_owned()), true),
             (Constraint::Regex("[ab]*a[ab]{22}".to_owned()), false),
+            // Texts that both expressions match: there is none, and 2^25 states to find that out.
+            (lark_both("(a|b)*a(a|b){25}", "(a|b)*b(a|b){25}"), true),
+            (
+                schema(json!({"allOf": [
+                    {"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}, {"pattern": "^(a|b)*b(a|b){25}$"},
+                ]})),
+                true,
+            ),
             (Constraint::Regex(parentheses(100_000)), true),
             (Constraint::Regex(parentheses(10_000)), true),
             (Constraint::Lark(format!("start: {}\n", parentheses(10_000))), true),

@@ -56,11 +56,6 @@ impl Growth {
 /// Steps that make too much of a text, when it is encoded or when tokens are decoded.
 pub(super) fn of(parts: &Parts) -> Result<Growth, String> {
     of_step(&parts.decoder, "decoders").check("decoder")?;
-    let single = parts.post_processor["single"].as_array().into_iter().flatten();
-    let copies = single.filter(|piece| !piece["Sequence"].is_null()).count();
-    if copies > 1 {
-        return Err(format!("post_processor.single: found the text {copies} times, expected it once"));
-    }
     of_step(&parts.pre_tokenizer, "pretokenizers").check("pre_tokenizer")?;
     of_step(&parts.normalizer, "normalizers").check("normalizer")
 }

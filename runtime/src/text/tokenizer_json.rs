@@ -106,6 +106,9 @@ impl Parts {
             _ => check_pattern(place, step),
         })?;
         steps(&parts.decoder, "decoder", "decoders", &mut check_pattern)?;
+        steps(&parts.post_processor, "post_processor", "processors", &mut |place, step| {
+            check_template(step).map_err(|reason| format!("{place}.{reason}"))
+        })?;
         Ok(parts)
     }
 
@@ -131,6 +134,39 @@ pub(super) fn without_mark(file: &[u8]) -> &[u8] {
 fn check_pattern(place: &str, step: &Value) -> Result<(), String> {
     let Some(expression) = step["pattern"]["Regex"].as_str() else { return Ok(()) };
     backtracking::check(expression).map_err(|reason| format!("{place}.pattern.Regex: {reason}"))
+}
+
+/// Most tokens that a post-processor may add to a text.
+const MOST_ADDED: usize = 4096;
+
+/// Refuses a step `TemplateProcessing` that names a special token without its ids, a second text, or the text twice. The library looks
+/// tokens and texts up when it encodes, and panics where they are missing.
+fn check_template(step: &Value) -> Result<(), String> {
+    // The library goes by the keys, whatever the type is.
+    for (list, texts) in [("single", &["A"][..]), ("pair", &["A", "B"])] {
+        let (mut n_texts, mut n_added) = (0, 0);
+        for (index, piece) in step[list].as_array().into_iter().flatten().enumerate() {
+            let place = format!("{list}[{index}]");
+            if let Some(text) = piece["Sequence"]["id"].as_str() {
+                n_texts += 1;
+                if !texts.contains(&text) {
+                    return Err(format!("{place}.Sequence.id: found {text:?}, expected one of {texts:?}"));
+                }
+            }
+            if let Some(token) = piece["SpecialToken"]["id"].as_str() {
+                let ids = step["special_tokens"][token]["ids"].as_array();
+                let ids = ids.ok_or_else(|| format!("{place}: found {token:?}, expected a key of special_tokens"))?;
+                n_added += ids.len();
+            }
+        }
+        if n_texts > texts.len() {
+            return Err(format!("{list}: found the text {n_texts} times, expected it once"));
+        }
+        if n_added > MOST_ADDED {
+            return Err(format!("{list}: it adds {n_added} tokens, expected at most {MOST_ADDED}"));
+        }
+    }
+    Ok(())
 }
 
 /// Visits a step and those in it, with their places.
@@ -194,4 +230,47 @@ pub(super) fn charsmap(step: &Value) -> Result<Vec<u8>, String> {
     let replacements = replacements.ok_or_else(|| wrong("its trie has another length than its header says"))?;
     str::from_utf8(replacements).map_err(|error| wrong(&error.to_string()))?;
     Ok(replacements.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Tokenizer;
+
+    /// Why a tokenizer with this post-processor is refused.
+    fn refused(processor: Value) -> Option<String> {
+        let file = json!({ "model": { "type": "WordLevel", "vocab": { "a": 0 }, "unk_token": "a" }, "post_processor": processor });
+        Tokenizer::new(file.to_string().as_bytes(), None, None).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn templates_of_tokens_that_the_library_would_not_find_are_refused() {
+        let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+        let token = json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } });
+        let known = json!({ "<s>": { "id": "<s>", "ids": [0], "tokens": ["a"] } });
+        let many = json!({ "<s>": { "id": "<s>", "ids": vec![0; 3000], "tokens": vec!["a"; 3000] } });
+        let template = |single: Value, tokens: &Value| json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": tokens });
+        assert_eq!(refused(template(json!([token, text("A")]), &known)), None);
+        for (single, tokens, says) in [
+            (json!([token, text("A")]), &json!({}), "single[0]: found \"<s>\", expected a key of special_tokens"),
+            (json!([text("A"), text("B")]), &known, "single[1].Sequence.id: found \"B\", expected one of [\"A\"]"),
+            (json!([text("A"), text("A")]), &known, "single: found the text 2 times"),
+            (json!([token, token]), &many, "single: it adds 6000 tokens, expected at most 4096"),
+        ] {
+            let alone = refused(template(single.clone(), tokens)).unwrap();
+            assert!(alone.starts_with(&format!("tokenizer: post_processor.{says}")), "{alone}");
+            let inner = json!({ "type": "Sequence", "processors": [template(single, tokens)] });
+            let inner = refused(inner).unwrap();
+            assert!(inner.starts_with("tokenizer: post_processor.processors[0].") && inner.contains(says), "{inner}");
+        }
+    }
+
+    #[test]
+    fn a_control_character_is_an_error_and_no_panic() {
+        let file = "{\"model\": {\"type\": \"BPE\", \"vocab\": {}, \"merges\": []}, \"decoder\": {\"type\": \"Byte\u{1}Level\"}}";
+        let error = Tokenizer::new(file.as_bytes(), None, None).err().unwrap().to_string();
+        assert!(error.starts_with("tokenizer: JSON error: control character"), "{error}");
+    }
 }

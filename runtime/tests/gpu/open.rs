@@ -70,8 +70,46 @@ fn a_plan_takes_what_it_states_and_is_copied_there() {
 #[test]
 fn a_driver_is_given_code_that_is_assembled_too() {
     let (_engine, calls) =
-        open_with(Toy { cubin: Some(b"assembled"), ..Toy::new() }, Fake::new(), OpenOptions::default()).unwrap();
+        open_with(Toy { cubin: Some(&CUBIN), ..Toy::new() }, Fake::new(), OpenOptions::default()).unwrap();
     assert!(matches!(calls.take()[0], Call::Load(_, true)));
+}
+
+/// The header of an ELF file of NVIDIA's code, without sections and segments.
+const CUBIN: [u8; 64] = {
+    let mut header = [0; 64];
+    let begin = *b"\x7fELF\x02\x01\x01";
+    let mut at = 0;
+    while at < begin.len() {
+        header[at] = begin[at];
+        at += 1;
+    }
+    (header[18], header[52], header[54], header[58]) = (190, 64, 56, 64);
+    header
+};
+
+#[test]
+fn a_driver_is_given_no_code_that_points_behind_its_end() {
+    // Sections at byte 64 of 64; another machine; no ELF file at all.
+    static BEHIND: [u8; 64] = {
+        let mut header = CUBIN;
+        (header[40], header[60]) = (64, 1);
+        header
+    };
+    static OTHER: [u8; 64] = {
+        let mut header = CUBIN;
+        header[18] = 62;
+        header
+    };
+    for (cubin, says) in [
+        (&BEHIND[..], "its cubin is not an ELF file"),
+        (&OTHER, "its cubin is for machine 62, expected 190"),
+        (b"assembled", "its cubin is not an ELF file"),
+    ] {
+        let (error, calls) = refusal(Toy { cubin: Some(cubin), ..Toy::new() }, Fake::new(), OpenOptions::default());
+        assert!(matches!(error, RuntimeError::Code { .. }) && error.to_string().contains(says), "{error}");
+        let calls = calls.take();
+        assert!(!calls.iter().any(|call| matches!(call, Call::Load(..))), "{calls:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use safetensors::tensor::TensorView as FileView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 
-use jambac_checkpoint::Ignore;
+use jambac_checkpoint::{Ignore, Links};
 
 use super::*;
 use crate::tiny::{Arrangement, Names, Storage, Tiny};
@@ -214,7 +214,7 @@ fn a_tensor_that_the_model_needs_cannot_be_ignored() {
     spoil(folder.path(), |tensors| drop(tensors.insert("score.weight".into(), (Dtype::F32, vec![1], vec![0; 4]))));
     let open = |pattern: &str| {
         let tensors = vec![glob::Pattern::new(pattern).unwrap()];
-        Checkpoint::open_ignoring(folder.path(), Ignore { tensors, ..Ignore::default() }).unwrap()
+        Checkpoint::open_ignoring(folder.path(), Ignore { tensors, ..Ignore::default() }, Links::Inside).unwrap()
     };
     bind(&open("score.*")).unwrap();
     let error = bind(&open("*")).unwrap_err().to_string().replace(&folder.path().display().to_string(), "DIR");

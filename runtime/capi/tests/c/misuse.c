@@ -52,6 +52,7 @@ int main(int argc, char **argv) {
     char buffer[8192];
     const char *text;
     char *memory, *page;
+    const char *memory_of_nothing = "";
     FILE *file;
     const uint32_t prompt[3] = {1, 20, 30}, outside[1] = {4000000};
     struct {
@@ -59,7 +60,7 @@ int main(int argc, char **argv) {
         char more[16];
     } newer;
 
-    if (argc != 2) return 2;
+    if (argc != 3) return 2;
     if (strlen(jamba_version()) == 0) return 1;
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(NULL, NULL, &first));
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], NULL, NULL));
@@ -74,6 +75,14 @@ int main(int argc, char **argv) {
     open_options.require_digest = "0000000000000000000000000000000000000000000000000000000000000000";
     EXPECT(JAMBA_BAD_PLAN, jamba_open(argv[1], &open_options, &first));
     open_options.require_digest = NULL;
+    open_options.trusted_keys = "no such file";
+    EXPECT(JAMBA_IO, jamba_open(argv[1], &open_options, &first));
+    open_options.trusted_keys = argv[1]; /* no text */
+    EXPECT(JAMBA_IO, jamba_open(argv[1], &open_options, &first));
+    open_options.trusted_keys = argv[2]; /* a key that did not sign the plan */
+    EXPECT(JAMBA_BAD_PLAN, jamba_open(argv[1], &open_options, &first));
+    if (strstr(jamba_last_error(), "not signed") == NULL) return 1;
+    open_options.trusted_keys = NULL;
     open_options.device = "tpu";
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &first));
     open_options.device = "cuda:0"; /* there is no driver, or the plan has no code for it */
@@ -202,6 +211,20 @@ int main(int argc, char **argv) {
         if (status != JAMBA_OK) return 1;
     }
     if (n == 200) return 1;
+
+    /* Lengths that are not true: nothing behind the pointers is looked at. */
+    EXPECT(JAMBA_NO_ROOM, jamba_prefill(first, sequence, prompt, SIZE_MAX, &logits));
+    EXPECT(JAMBA_NO_ROOM, jamba_generate(first, none, prompt, (size_t)1 << 40, NULL, NULL, NULL, &generated));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_step(first, &feed, (size_t)1 << 40, &logits));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_step(first, &feed, (size_t)1 << 20, &logits));
+    feed.n_tokens = (size_t)1 << 40;
+    EXPECT(JAMBA_NO_ROOM, jamba_step(first, &feed, 1, &logits));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_encode(first, "a", SIZE_MAX / 2 + 5, tokens, 64, &n));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_decode(first, tokens, (size_t)1 << 40, buffer, sizeof buffer, &length));
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open_memory(memory_of_nothing, SIZE_MAX - 3, NULL, &nothing));
+    open_options.size = sizeof open_options - 4; /* half of a pointer */
+    EXPECT(JAMBA_INVALID_ARGUMENT, jamba_open(argv[1], &open_options, &nothing));
+    open_options.size = sizeof open_options;
 
     /* Text. */
     EXPECT(JAMBA_INVALID_ARGUMENT, jamba_encode(first, "\xff\xfe", 2, tokens, 64, &n));

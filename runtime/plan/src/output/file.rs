@@ -11,10 +11,13 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::target::{Target, check_type};
-use super::{Output, OutputError, Place, Refusal, unfinished};
+use super::{Content, Output, OutputError, Place, Refusal, unfinished};
 
-/// Mode of new files, less the umask.
-const NEW_FILE: u32 = 0o666;
+/// Mode of new files, less the umask. Others must not change them whatever the umask is: a plan is a program.
+const NEW_FILE: u32 = 0o644;
+
+/// Mode of new files with [`Content::Private`].
+const PRIVATE_FILE: u32 = 0o600;
 
 /// An output that is being written. Dropping it before [`OutputFile::finish`] removes the temporary file.
 #[derive(Debug)]
@@ -31,6 +34,13 @@ impl OutputFile {
             Some(file) => Ok((file, None)),
             None => named(&output.folder()).map(|(file, entry)| (file, Some(entry))),
         };
+        let is_private = output.kind.content == Content::Private;
+        let opened = opened.and_then(|(file, staged)| {
+            if is_private {
+                file.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
+            }
+            Ok((file, staged))
+        });
         match opened {
             Ok((file, staged)) => Ok(OutputFile { output, file, staged }),
             Err(source) => {

@@ -48,6 +48,8 @@ pub enum Content {
     Text,
     /// Anything else. It is not written to a terminal.
     Binary,
+    /// As [`Content::Binary`], with what somebody wrote, such as a prompt: a new file can be read by its owner only.
+    Private,
 }
 
 /// Number of bytes at the start of a file that [`Kind::recognizes`] gets; fewer if the file is shorter.
@@ -348,7 +350,7 @@ impl Output {
 
     fn check(path: &Path, kind: Kind, replace: Replace) -> Result<Output, Refusal> {
         if path == Path::new(STDOUT) {
-            if kind.content == Content::Binary && io::IsTerminal::is_terminal(&io::stdout()) {
+            if kind.content != Content::Text && io::IsTerminal::is_terminal(&io::stdout()) {
                 return Err(Refusal::Terminal(kind.name));
             }
             return Ok(Output { kind, replace, place: Place::Stdout });

@@ -46,7 +46,12 @@ fn a_new_file_appears_when_it_is_complete() {
     assert_eq!(fs::read(&path).unwrap(), b"note: one");
     assert_eq!(names(folder.path()), ["a.txt"]);
     let sample = write(&folder.path().join("sample"), "");
-    assert_eq!(fs::metadata(&path).unwrap().mode(), fs::metadata(sample).unwrap().mode(), "the umask applies");
+    let of_umask = fs::metadata(sample).unwrap().mode() & !0o022;
+    assert_eq!(fs::metadata(&path).unwrap().mode(), of_umask, "the umask applies, and others cannot write");
+    let path = folder.path().join("private");
+    let private = Kind { content: Content::Private, ..NOTE };
+    Output::at(&path, private, Replace::SameKind).unwrap().write(b"note: mine").unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 }
 
 #[test]

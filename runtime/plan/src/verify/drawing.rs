@@ -6,6 +6,9 @@ use crate::PlanError;
 use crate::format::{TargetKind, Weight};
 use crate::synthetic::{DrawnRows, STORE_BYTES};
 
+/// Most launches that draw the weights of a program: one for each group and part. The largest Jamba takes some 20,000.
+const MOST_LAUNCHES: u64 = 1 << 18;
+
 /// 9. Checks the kernels that draw weights, and that they cover every weight.
 pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), PlanError> {
     let Against { info, program, .. } = against;
@@ -42,6 +45,11 @@ pub(super) fn drawing(against: Against<'_>, seed: Option<u64>) -> Result<(), Pla
         // These rows do not depend on a step: all counts are 1.
         launch_fits(&kernel.launch, |_| 1)
             .or_else(|expected| complain(field("launch"), format!("{:?}", kernel.launch), expected))?;
+    }
+    let launches = |weight: &Weight| weight.layout.groups.saturating_mul(weight.parts.len() as u64);
+    let launches = program.weights.iter().map(launches).fold(0, u64::saturating_add);
+    if launches > MOST_LAUNCHES {
+        return complain(String::new(), format!("{launches} launches"), format!("at most {MOST_LAUNCHES}"));
     }
     for (index, weight) in program.weights.iter().enumerate() {
         let drawn = DrawnRows::of(weight, 0).map(|_| ());

@@ -1,11 +1,14 @@
-//! Page-aligned memory regions with a guard before and readable slack after them.
+//! Page-aligned memory regions between pages that cannot be accessed: a kernel that leaves its region is stopped there. Behind a region
+//! is slack, which may be read.
 
-use jamba_plan::format::{PAGE_BYTES, SLACK_BYTES};
-use memmap2::MmapMut;
+use jamba_plan::format::SLACK_BYTES;
+use memmap2::{Advice, MmapMut};
+use rustix::mm::{MprotectFlags, mprotect};
 
+use super::image::PAGE_BYTES;
 use crate::RuntimeError;
 
-/// Size of the guard before a region: one page, so that the region is page-aligned.
+/// Size of the guard before a region, and of the one behind its slack: one page of the system, at most.
 const GUARD_BYTES: usize = PAGE_BYTES as usize;
 
 /// Size of the slack after a region. Kernels may read it, vector loads past the end do, and must not write it.
@@ -16,28 +19,50 @@ const SLACK: usize = SLACK_BYTES as usize;
 pub(super) struct Region {
     map: MmapMut,
     bytes: usize,
+    /// The guard before the region can be accessed, to tell afterwards whether it was written.
+    is_watched: bool,
     /// Name for messages, for example `arena`.
     pub(super) name: &'static str,
 }
 
 impl Region {
     pub(super) fn new(name: &'static str, bytes: u64) -> Result<Region, RuntimeError> {
-        let whole = usize::try_from(bytes).ok().and_then(|bytes| bytes.checked_add(GUARD_BYTES + SLACK));
+        let whole = usize::try_from(bytes).ok().and_then(|bytes| {
+            bytes.checked_add(SLACK)?.checked_next_multiple_of(GUARD_BYTES)?.checked_add(2 * GUARD_BYTES)
+        });
         let taken = match whole {
             Some(whole) => MmapMut::map_anon(whole),
             None => Err(std::io::ErrorKind::OutOfMemory.into()),
         };
-        let map = taken.map_err(|source| RuntimeError::Memory { what: name, bytes, source })?;
-        let region = Region { bytes: map.len() - GUARD_BYTES - SLACK, map, name };
+        let failed = |source| RuntimeError::Memory { what: name, bytes, source };
+        let mut region = Region { bytes: bytes as usize, map: taken.map_err(failed)?, is_watched: false, name };
         // A hint that reduces TLB misses.
-        let _ = region.map.advise(memmap2::Advice::HugePage);
+        let _ = region.map.advise(Advice::HugePage);
+        let last = region.map.len() - GUARD_BYTES;
+        region
+            .protect(0, MprotectFlags::empty())
+            .and_then(|()| region.protect(last, MprotectFlags::empty()))
+            .map_err(failed)?;
         Ok(region)
+    }
+
+    /// Sets the access to the guard at `start`.
+    fn protect(&mut self, start: usize, flags: MprotectFlags) -> std::io::Result<()> {
+        let guard = self.map[start..start + GUARD_BYTES].as_mut_ptr().cast();
+        // SAFETY: the pages are inside the mapping. They are accessed only in `guards_hold`, while they are readable.
+        Ok(unsafe { mprotect(guard, GUARD_BYTES, flags) }?)
+    }
+
+    /// Makes writes before the region visible to [`Region::guards_hold`], which otherwise end the process.
+    pub(super) fn watch(&mut self) {
+        self.is_watched = self.protect(0, MprotectFlags::READ | MprotectFlags::WRITE).is_ok();
     }
 
     /// Makes the region resident, so that later accesses cause no page faults and cannot run out of memory.
     pub(super) fn prefault(&mut self) {
         // Before Linux 5.14 the advice does not exist; touch every page.
-        if self.map.advise(memmap2::Advice::PopulateWrite).is_err() {
+        let bytes = self.bytes + SLACK;
+        if self.map.advise_range(Advice::PopulateWrite, GUARD_BYTES, bytes).is_err() {
             for byte in self.as_mut_slice().iter_mut().step_by(GUARD_BYTES) {
                 *byte = std::hint::black_box(*byte);
             }
@@ -57,10 +82,11 @@ impl Region {
         &mut self.map[GUARD_BYTES..GUARD_BYTES + self.bytes]
     }
 
-    /// True if guard and slack are still zero.
+    /// True if slack and, after [`Region::watch`], the guard before the region are still zero.
     pub(super) fn guards_hold(&self) -> bool {
         let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
-        zero(&self.map[..GUARD_BYTES]) && zero(&self.map[GUARD_BYTES + self.bytes..])
+        let slack = GUARD_BYTES + self.bytes..self.map.len() - GUARD_BYTES;
+        (!self.is_watched || zero(&self.map[..GUARD_BYTES])) && zero(&self.map[slack])
     }
 }
 
@@ -77,6 +103,33 @@ mod tests {
         let end = GUARD_BYTES + 100;
         region.map[end] = 1;
         assert!(!region.guards_hold());
+        region.map[end] = 0;
+        region.watch();
+        assert!(region.guards_hold());
+        region.map[GUARD_BYTES - 1] = 1;
+        assert!(!region.guards_hold());
+    }
+
+    #[test]
+    fn pages_around_a_region_cannot_be_accessed() {
+        for bytes in [0, 1, PAGE_BYTES - 1, PAGE_BYTES, 3 * PAGE_BYTES + 7] {
+            let mut region = Region::new("test", bytes).unwrap();
+            region.as_mut_slice().fill(1);
+            let (begin, end) = (region.address(), region.address() + bytes);
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let access = |address: u64| {
+                let of_line = |line: &str| {
+                    let (range, rest) = line.split_once(' ')?;
+                    let (from, to) = range.split_once('-')?;
+                    let [from, to] = [from, to].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+                    (from..to).contains(&address).then(|| rest[..4].to_owned())
+                };
+                maps.lines().find_map(of_line).unwrap()
+            };
+            let behind = (end + SLACK as u64).next_multiple_of(PAGE_BYTES);
+            let found = [begin - 1, begin, end + SLACK as u64 - 1, behind].map(access);
+            assert_eq!(found, ["---p", "rw-p", "rw-p", "---p"], "{bytes} bytes");
+        }
     }
 
     #[test]

@@ -259,6 +259,8 @@ impl Device for Cpu {
 
     fn check_steps(&mut self) {
         self.checked = true;
+        let watched = [&mut self.arena, &mut self.state, &mut self.kv, &mut self.tables].into_iter();
+        watched.for_each(Region::watch);
         self.state.as_mut_slice().fill(NAN_BYTE);
         self.kv.as_mut_slice().fill(NAN_BYTE);
     }

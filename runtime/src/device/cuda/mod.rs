@@ -5,6 +5,7 @@
 //! its size, or launches each step separately; and downloads one token per row of logits, or the rows that the host
 //! needs. All of it goes through a [`driver::Driver`].
 
+mod cubin;
 mod draw_kernels;
 pub mod driver;
 mod fault;

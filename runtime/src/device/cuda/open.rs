@@ -17,7 +17,7 @@ use super::guards::Guards;
 use super::rows::Rows;
 use super::run::Arguments;
 use super::tables::Tables;
-use super::{Gpu, Live, weights};
+use super::{Gpu, Live, cubin, weights};
 use crate::device::map::PlanFile;
 use crate::device::{Addresses, Opened};
 use crate::{OpenOptions, RuntimeError};
@@ -121,7 +121,9 @@ fn code<'a>(plan: &Plan<'a>, info: &ProgramInfo, options: &OpenOptions<'_>) -> R
         target: TARGET.to_owned(),
         reason: format!("its PTX is not UTF-8: {error}"),
     })?;
-    Ok(DeviceCode { ptx, cubin: plan.cubin(TARGET) })
+    let cubin = plan.cubin(TARGET);
+    cubin.map_or(Ok(()), cubin::check).map_err(|reason| RuntimeError::Code { target: TARGET.to_owned(), reason })?;
+    Ok(DeviceCode { ptx, cubin })
 }
 
 /// Checks that the device can run the code and that its driver can load it.

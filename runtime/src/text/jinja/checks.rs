@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::arguments::Arguments;
+use super::budget;
 use super::compare;
 use super::filters;
 use super::number::{self, Operator};
@@ -59,6 +60,7 @@ pub(super) fn has(name: &str) -> bool {
 
 /// `value is name(arguments)`.
 pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Result<bool> {
+    budget::used(value)?;
     let of_two = matches!(
         name,
         "==" | "eq"

@@ -12,7 +12,7 @@ use super::number::{self, Operator};
 use super::scope::{Loop, Scope};
 use super::text::Output;
 use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, error};
-use super::{checks, compare, filters, globals, literal, methods, print};
+use super::{budget, checks, compare, filters, globals, literal, methods, print};
 
 /// Deepest nesting of expressions, statements and macros while they run.
 const MAX_DEPTH: u32 = 1000;
@@ -52,6 +52,7 @@ impl<'a> Interpreter<'a> {
 
     /// Counts an instruction.
     pub(super) fn spend(&self) -> Result<()> {
+        budget::check()?;
         match self.fuel.get().checked_sub(1) {
             Some(fuel) => {
                 self.fuel.set(fuel);
@@ -94,7 +95,7 @@ impl<'a> Interpreter<'a> {
 
     /// Evaluates an expression.
     pub(super) fn eval(&self, expression: &'a ast::Expr<'a>, scope: &Rc<Scope>) -> Result<Value> {
-        self.deeper(expression.span(), || match expression {
+        let value = self.deeper(expression.span(), || match expression {
             ast::Expr::Var(variable) => self.variable(variable.id, scope),
             ast::Expr::Const(constant) => self.constant(&constant.value, expression.span()),
             ast::Expr::List(list) => self.list(list, expression.span(), scope),
@@ -136,7 +137,9 @@ impl<'a> Interpreter<'a> {
                 let function = self.eval(&call.expr, scope)?;
                 self.call(&function, self.arguments(&call.args, scope)?)
             }
-        })
+        })?;
+        budget::used(&value)?;
+        Ok(value)
     }
 
     fn variable(&self, name: &str, scope: &Rc<Scope>) -> Result<Value> {

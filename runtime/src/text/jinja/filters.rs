@@ -7,7 +7,7 @@ use super::number::{self, Operator};
 use super::print::{self, Json};
 use super::text::{Output, Text};
 use super::value::{Dict, Key, Result, Value, error};
-use super::{checks, text_filters};
+use super::{budget, checks, text_filters};
 
 /// All filters of Jinja2.
 pub(super) const NAMES: [&str; 54] = [
@@ -77,6 +77,7 @@ pub(super) fn has(name: &str) -> bool {
 
 /// `value | name(arguments)`.
 pub(super) fn apply(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Arguments) -> Result<Value> {
+    budget::used(value)?;
     if REFUSED.contains(&name) {
         return error(format!("the filter {name} is not supported in chat templates"));
     }

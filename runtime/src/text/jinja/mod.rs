@@ -11,9 +11,11 @@
 //! - [`value`], [`scope`]: values, variables, loops and macros; [`compare`], [`number`], [`print`]: operations on them.
 //! - [`eval`], [`exec`]: expressions and statements; [`literal`], [`names`], [`arguments`]: their parts.
 //! - [`text`]: texts, and which of their parts come from the template; [`strings`], [`methods`]: methods; [`format`](mod@format): `%` and `str.format`.
+//! - [`budget`]: the limit on memory and time.
 //! - [`filters`], [`text_filters`], [`checks`], [`globals`]: filters, tests and functions; [`lacks`]: those that are missing; [`clock`]: the time.
 
 mod arguments;
+mod budget;
 mod checks;
 mod clock;
 mod compare;
@@ -227,6 +229,13 @@ mod tests {
                 "a text of",
             ),
             ("{{ 'a'.ljust(10 ** 12) }}", "a text of"),
+            // Many large texts, kept, dropped, printed, or looked at.
+            (
+                "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = ns.x + ['a' * 60000000] %}{% endfor %}",
+                "have taken more than",
+            ),
+            ("{{ (['a' * 60000000] * 1000000) | map('upper') | list | length }}", "have taken more than"),
+            ("{% for a in range(90000) %}{{ \"x\" * 1000000 }}{% endfor %}", "a text of"),
         ];
         for (source, expected) in table {
             let message = refused(source);

@@ -6,6 +6,7 @@
 use std::ops::{AddAssign, Deref, Range};
 use std::rc::Rc;
 
+use super::budget;
 use super::value::{Callable, Value};
 
 /// An immutable text. Two texts are the same if their characters are.
@@ -48,6 +49,7 @@ impl Text {
             .filter(|range| range.start < range.end)
             .map(|range| range.start - begin..range.end - begin)
             .collect();
+        budget::made(part.len());
         Text { text: Rc::from(part), outside: Some(shared).filter(|shared| !shared.is_empty()).map(Rc::new) }
     }
 
@@ -85,12 +87,14 @@ impl Deref for Text {
 
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
+        budget::made(text.len());
         Text { text: Rc::from(text), outside: None }
     }
 }
 
 impl From<String> for Text {
     fn from(text: String) -> Text {
+        budget::made(text.len());
         Text { text: text.into(), outside: None }
     }
 }
@@ -155,6 +159,7 @@ impl Output {
 
     pub(super) fn into_text(self) -> Text {
         let Output { text, outside } = self;
+        budget::made(text.len());
         Text { text: text.into(), outside: Some(outside).filter(|outside| !outside.is_empty()).map(Rc::new) }
     }
 

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use indexmap::IndexMap;
 
-use super::compare;
 use super::scope::{Loop, Macro};
 use super::text::{Origin, Text};
+use super::{budget, compare};
 
 /// Deepest nesting of values. It bounds the recursion over them.
 const MAX_DEPTH: u32 = 250;
@@ -126,7 +126,9 @@ pub(super) enum Callable {
 
 /// One more than the largest depth.
 fn nested<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<u32> {
-    let depth = 1 + values.into_iter().map(Value::depth).max().unwrap_or(0);
+    let (n, deepest) = values.into_iter().fold((0, 0), |(n, depth), value| (n + 1, value.depth().max(depth)));
+    budget::made_items(n);
+    let depth = 1 + deepest;
     if depth > MAX_DEPTH { error(format!("values are nested more than {MAX_DEPTH} levels deep")) } else { Ok(depth) }
 }
 

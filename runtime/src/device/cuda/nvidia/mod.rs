@@ -148,7 +148,7 @@ fn load(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
         [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     // The size is passed in place of a pointer.
     let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG_BYTES)];
-    // SAFETY: the image is complete: a plan's cubin was checked against its digest, and PTX is zero-terminated (the caller
+    // SAFETY: the image is complete: all parts of a plan's cubin lie in it (`cubin::check`), and PTX is zero-terminated (the caller
     // adds the zero). The log has the size that the options state and outlives the call.
     let result = unsafe {
         let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
