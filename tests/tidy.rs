@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
     ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime", "jambac-ptxsim"]),
+    ("jambac-fuzz", &["jamba-plan", "jamba-runtime", "jambac-checkpoint", "jambac-ptxsim"]),
     (
         "jambac-harness",
         &[

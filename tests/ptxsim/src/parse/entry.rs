@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::operand::operands;
 use super::token::error;
-use super::{Cursor, Statement};
+use super::{Cursor, MOST_SIZE, Statement};
 use crate::fault::ParseError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,9 @@ pub(super) fn entry<'a>(cursor: &mut Cursor<'a>, names: &mut BTreeMap<u32, Strin
         match token.text {
             "{" => break,
             ".reqntid" => entry.threads = Some(three(cursor)?),
-            ".maxntid" => entry.max_threads = Some(three(cursor)?.iter().product()),
+            ".maxntid" => {
+                entry.max_threads = Some(three(cursor)?.iter().fold(1, |product, n| u32::saturating_mul(product, *n)));
+            }
             ".minnctapersm" | ".maxnctapersm" | ".maxnreg" => {
                 cursor.integer()?;
             }
@@ -93,10 +95,10 @@ pub(super) fn entry<'a>(cursor: &mut Cursor<'a>, names: &mut BTreeMap<u32, Strin
 }
 
 fn three(cursor: &mut Cursor) -> Result<[u32; 3], ParseError> {
-    let mut dims = [cursor.integer()? as u32, 1, 1];
+    let mut dims = [cursor.size()?, 1, 1];
     for dim in &mut dims[1..] {
         if cursor.take_if(",") {
-            *dim = cursor.integer()? as u32;
+            *dim = cursor.size()?;
         }
     }
     Ok(dims)
@@ -110,6 +112,9 @@ fn parameters(cursor: &mut Cursor, entry: &mut Entry) -> Result<(), ParseError> 
         let offset = u32::next_multiple_of(end, align);
         entry.parameters.push((name, offset, bytes));
         end = offset + bytes;
+        if end > MOST_SIZE {
+            return Err(error(cursor.line(), format!("found parameters of {end} bytes, expected at most {MOST_SIZE}")));
+        }
         cursor.take_if(",");
     }
     Ok(())
@@ -122,20 +127,22 @@ fn variable(cursor: &mut Cursor) -> Result<(String, u32, u32), ParseError> {
     loop {
         let token = cursor.take()?;
         match token.text {
-            ".align" => align = Some(cursor.integer()? as u32),
+            ".align" => align = Some(cursor.size()?),
             ".ptr" | ".global" => {}
             text if text.starts_with('.') => {
                 let bits: u32 = text
                     .trim_start_matches(|c: char| !c.is_ascii_digit())
                     .parse()
-                    .map_err(|_| error(token.line, format!("`{text}` is no type of a variable")))?;
+                    .ok()
+                    .filter(|bits| *bits <= 128)
+                    .ok_or_else(|| error(token.line, format!("`{text}` is no type of a variable")))?;
                 element = Some(bits / 8);
             }
             name => {
                 let element = element.ok_or_else(|| error(token.line, format!("`{name}` has no type")))?;
                 let mut count = 1;
                 if cursor.take_if("[") {
-                    count = if cursor.take_if("]") { 0 } else { cursor.integer()? as u32 };
+                    count = if cursor.take_if("]") { 0 } else { cursor.size()? };
                     if count > 0 {
                         cursor.expect("]")?;
                     }
@@ -228,8 +235,11 @@ fn registers(cursor: &mut Cursor, entry: &mut Entry, scope: usize) -> Result<(),
     loop {
         let name = cursor.take()?;
         let names = if cursor.take_if("<") {
-            let count = cursor.integer()?;
+            let count = cursor.size()?;
             cursor.expect(">")?;
+            if entry.n_registers[file].saturating_add(count) > MOST_SIZE {
+                return Err(error(token.line, format!("found more than {MOST_SIZE} registers, expected fewer")));
+            }
             (0..count).map(|i| format!("{}{i}", name.text)).collect()
         } else {
             vec![name.text.to_owned()]

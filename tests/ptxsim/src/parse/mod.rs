@@ -48,6 +48,9 @@ pub(crate) struct Cursor<'a> {
     next: usize,
 }
 
+/// Largest count or size that a declaration may have.
+pub const MOST_SIZE: u32 = 1 << 20;
+
 impl<'a> Cursor<'a> {
     pub fn peek(&self) -> Option<Token<'a>> {
         self.tokens.get(self.next).copied()
@@ -86,6 +89,15 @@ impl<'a> Cursor<'a> {
         number(token.text)
             .map(|value| value as u64)
             .ok_or_else(|| error(token.line, format!("found `{}`, expected a number", token.text)))
+    }
+
+    /// A count or a size in bytes: a number far below what overflows a sum.
+    pub fn size(&mut self) -> Result<u32, ParseError> {
+        let line = self.line();
+        match self.integer()? {
+            size if size <= u64::from(MOST_SIZE) => Ok(size as u32),
+            size => Err(error(line, format!("found `{size}`, expected at most {MOST_SIZE}"))),
+        }
     }
 
     /// The tokens before `sign`, which is consumed as well.

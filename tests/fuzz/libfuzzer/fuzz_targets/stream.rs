@@ -1,0 +1,3 @@
+//! See `jambac_fuzz::TARGETS`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("stream").check)(data));
