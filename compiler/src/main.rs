@@ -1,5 +1,7 @@
 //! `jambac`, the compiler's command line: the table of subcommands.
 
+mod random;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
