@@ -38,7 +38,7 @@ fn models(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().to_owned()
 }
 
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: [&str; 13] = [
     "build",
     "inspect",
     "verify",
@@ -46,6 +46,7 @@ const SUBCOMMANDS: [&str; 12] = [
     "limits",
     "graph",
     "opt",
+    "predict",
     "compare",
     "reduce",
     "doctor",

@@ -77,6 +77,10 @@ impl TrustedKeys {
         };
         let signature = SshSig::from_pem(text.as_bytes())
             .map_err(|error| failed(format!("{error}, expected a signature, as ssh-keygen -Y sign makes it")))?;
+        // Not part of what is signed.
+        if signature.version() != SshSig::VERSION {
+            return Err(failed(format!("has version {}, expected {}", signature.version(), SshSig::VERSION)));
+        }
         let Some(key) = self.keys.iter().find(|key| key.key_data() == signature.public_key()) else {
             let found = signature.public_key().fingerprint(HashAlg::Sha256);
             return Err(failed(format!("is of the key {found}, which is not in {}", self.origin.display())));
