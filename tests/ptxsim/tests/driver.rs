@@ -165,7 +165,7 @@ fn code_is_checked_when_it_is_loaded() {
         "PTX line 5: `add` takes 300000 bytes of shared memory, 232448 are there"
     );
     let narrow = PTX.replace(".param .u64 b", ".param .u32 b");
-    assert_eq!(load(&narrow, add), "PTX line 5: `add` takes 4 bytes as parameter 1, launches give 8");
+    assert_eq!(load(&narrow, add), "PTX line 5: `add` takes 4 bytes as parameter 1, launches give 8 or a tensor map");
     let strange = PTX.replace("add.s32 %r5, %r3, %r4;", "frobnicate.s32 %r5, %r3, %r4;");
     assert_eq!(load(&strange, add), "PTX line 21: `frobnicate.s32` is not simulated");
     assert_eq!(message(loaded(&Device::default()).load(code(PTX), &[])), "code is loaded already");
@@ -277,7 +277,7 @@ fn a_fault_is_told_in_full_and_ends_the_device() {
     let told = driver.launch(&launch(EARLY, 1, &[from, out]));
     let Err(DriverError::Fault(told)) = told else { panic!("{told:?}") };
     assert!(
-        told.starts_with("Race in early block (0, 0, 0), thread 0, PTX line 75 `ld.shared.u32 %r3, [%r2];`"),
+        told.starts_with("Race in early block (0, 0, 0), thread 0, PTX line 76 `ld.shared.u32 %r3, [%r2];`"),
         "{told}"
     );
     assert_eq!(driver.synchronize(), Err(DriverError::Fault(told.clone())));
