@@ -53,7 +53,7 @@ type Run = fn(&Runner, &Options) -> bool;
 /// Runs every mutant of the entries with this name prefix and returns the number of mutants. All must be caught except those
 /// for which `harmless` is true.
 #[track_caller]
-fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
+fn check(entry: &str, run: Run, harmless: impl Fn(&[Site], usize) -> bool) -> usize {
     let ptx = ptx_of(&TINY.catalog());
     for split_lanes in [false, true] {
         assert!(SEEDS.iter().all(|&seed| is_right(&ptx, run, &options(seed, split_lanes))), "{entry} itself is wrong");
@@ -63,12 +63,12 @@ fn check(entry: &str, run: Run, harmless: impl Fn(&Site) -> bool) -> usize {
     let counts = |site: &Site| site.entry.starts_with(entry) && site.kind != Kind::DropShuffle;
     let sites: Vec<Site> = sites.into_iter().filter(counts).collect();
     let mut wrong = Vec::new();
-    for site in &sites {
+    for (index, site) in sites.iter().enumerate() {
         let mutant = site.apply(&ptx);
         let split_lanes = site.kind == Kind::DropWarpBarrier;
         let caught = SEEDS.iter().find(|&&seed| !is_right(&mutant, run, &options(seed, split_lanes)));
         println!("{site}: {}", caught.map_or("not caught".to_owned(), |seed| format!("caught, seed {seed}")));
-        if caught.is_some() == harmless(site) {
+        if caught.is_some() == harmless(&sites, index) {
             wrong.push(site.to_string());
         }
     }
@@ -82,14 +82,33 @@ fn in_company(site: &Site) -> bool {
     site.kind == Kind::DropWarpBarrier
 }
 
+/// A second wait for the same phase passes at once: it stands where it is for ptxas (`Ring::retest_full`).
+pub(super) fn is_retest(sites: &[Site], index: usize) -> bool {
+    let site = &sites[index];
+    let same = |other: &Site| (&other.entry, &other.instruction) == (&site.entry, &site.instruction);
+    site.kind == Kind::DropMbarrierWait && sites[..index].iter().any(|other| other.kind == site.kind && same(other))
+}
+
+/// A warp that fills its own ring waits for an empty stage before each copy. The simulator orders a warp's copies after its reads without
+/// that, which hardware does not promise.
+fn waits_before_its_own_copy(sites: &[Site], index: usize) -> bool {
+    let next = sites[index + 1..].iter().find(|other| other.line > sites[index].line);
+    let counts_bytes = |site: &Site| matches!(site.kind, Kind::DropExpectTx | Kind::MoreBytes | Kind::FewerBytes);
+    sites[index].kind == Kind::DropMbarrierWait && next.is_some_and(counts_bytes)
+}
+
 #[test]
 fn mutants_of_prefill_are_caught() {
-    let n = check("attention_prefill", prefill_is_right, in_company);
+    let n = check("attention_prefill", prefill_is_right, |sites, index| {
+        in_company(&sites[index]) || is_retest(sites, index)
+    });
     assert!(n >= 10, "{n} mutants");
 }
 
 #[test]
 fn mutants_of_decode_are_caught() {
-    let n = check("attention_decode", decode_is_right, in_company);
+    let n = check("attention_decode", decode_is_right, |sites, index| {
+        in_company(&sites[index]) || waits_before_its_own_copy(sites, index)
+    });
     assert!(n >= 4, "{n} mutants");
 }
