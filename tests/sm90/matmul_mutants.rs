@@ -116,7 +116,7 @@ fn a_wait_that_never_ends_is_named_by_the_checking_text() {
     assert!(compare(&found.rows(0), &expected[0], product.tolerance(TargetKind::Sm90a)).ok());
     let sites = sites(&ptx).unwrap_or_else(|error| panic!("{error}"));
     let site = sites.iter().find(|site| site.kind == Kind::MoreBytes).expect("a byte count");
-    let fault = *run(&site.apply(&ptx)).err().expect("a fault").downcast::<String>().expect("a message");
+    let fault = *run(&site.apply(&ptx)).expect_err("a fault").downcast::<String>().expect("a message");
     let line = fault.split("PTX line ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
     assert!(fault.contains("Trap in") && variants::waits(&ptx).contains(&line.expect("a line")), "{fault}");
 }
