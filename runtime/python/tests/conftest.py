@@ -1,11 +1,15 @@
 """The plan that `tests/run` builds of models/tiny, with a chat template that knows calls and reasoning."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from jambac_runtime import Model
+
+# A shell that runs the tests in the background ignores Ctrl-C, and so would every Python that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROMPT = "Once upon a time."
 
