@@ -233,7 +233,7 @@ pub struct Grid {
 pub struct Work {
     /// The pieces that blocks take.
     pub pieces: Pieces,
-    /// Reads from global memory of which each needs the result of the one before, until a block reads the bulk of its data.
+    /// Length of the chain of dependent reads from global memory before a block can read most of its data.
     pub dependent_reads: u32,
     /// The unit that computes.
     pub unit: Unit,
@@ -268,7 +268,7 @@ pub enum Unit {
     Tensor,
     /// wgmma with int8 weights, which are widened in registers.
     TensorWidened,
-    /// wgmma of attention, with a softmax beside it.
+    /// wgmma of attention, overlapped with the softmax.
     TensorSoftmax,
 }
 

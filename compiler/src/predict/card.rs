@@ -6,7 +6,7 @@ use jambac_kernels::hopper::facts::N_SMS;
 use jambac_kernels::kernel::Unit;
 
 /// A kind of GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
     /// H100 SXM, 80 GB.
     H100,

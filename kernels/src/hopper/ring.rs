@@ -81,8 +81,8 @@ impl Ring {
         b.mbarrier_wait(self.full(b, slot), slot.parity);
     }
 
-    /// Consumer: tests once more that a full stage is full. Stands between arithmetic that should run beside products and the
-    /// wait for those products: ptxas moves that wait to the beginning of its basic block, and the test's branch ends the block.
+    /// Consumer: waits again for a stage that is full already. Emit it before `wgmma.wait_group` where arithmetic should overlap
+    /// with products: ptxas hoists that wait to the start of its basic block, and the branch of this wait starts a new block.
     #[track_caller]
     pub(crate) fn retest_full(&self, b: &Builder, slot: Slot) {
         self.wait_full(b, slot);

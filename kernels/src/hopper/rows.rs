@@ -76,8 +76,8 @@ pub(crate) fn load_dense(b: &Builder, vector: Value, cols: usize, column: Value)
     })
 }
 
-/// This thread's vectors of a dense f32 vector with `cols` elements, in the order of [`for_each_vector`]. The loads stand where they are
-/// written: they are in flight while the kernel waits for other memory. `None` if the vector has no whole number of vectors.
+/// This thread's vectors of a dense f32 vector with `cols` elements, in the order of [`for_each_vector`]. The compiler does
+/// not move the loads, so that they overlap with later ones. `None` if `cols` is no multiple of a vector's length.
 #[track_caller]
 pub(crate) fn load_dense_ahead(b: &Builder, vector: Value, cols: usize) -> Option<Vec<Value>> {
     if !cols.is_multiple_of(COLUMNS) {

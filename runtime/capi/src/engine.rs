@@ -48,8 +48,8 @@ pub struct jamba_open_options {
     /// The plan's digest as 64 hexadecimal digits, which `jamba verify` prints; null for any plan. A plan with another digest is
     /// refused before any of its code is loaded. With trust_weights the digest does not cover the weights.
     pub require_digest: *const c_char,
-    /// A file of public keys, one a line, as in authorized_keys of ssh: one of them must have signed the plan. Its signature, which
-    /// `jambac build --sign` or `ssh-keygen -Y sign -n jamba-plan` makes, is beside it, in PLAN.sig. Null for no file.
+    /// A file of public keys, one per line, in the format of ssh's authorized_keys. One of them must have signed the plan. The
+    /// signature is read from PLAN.sig, which `jambac build --sign` or `ssh-keygen -Y sign -n jamba-plan` writes. Null for no file.
     pub trusted_keys: *const c_char,
     /// Nonzero: without trusted_keys, take the keys in $XDG_CONFIG_HOME/jamba/trusted_keys.
     pub require_signature: c_int,

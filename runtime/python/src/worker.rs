@@ -129,7 +129,7 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    let _ = opened.send(Err(error)); // nobody waits after a signal
+                    let _ = opened.send(Err(error)); // fails if a signal ended the wait for it
                 }
             }
         };
@@ -166,7 +166,7 @@ impl Worker {
                 Some(reason) => Err(Failure::Engine(reason.clone())),
                 None => command(steps).map_err(Failure::from),
             };
-            let _ = told.send(result); // nobody waits after a signal
+            let _ = told.send(result); // fails if a signal ended the wait for it
         })?;
         Ok(receive(py, wait)??)
     }

@@ -77,7 +77,7 @@ pub(crate) struct Conversation {
     /// The form of the answer.
     pub(crate) form: Form,
     choices: Vec<Progress>,
-    /// Most calls of an answer.
+    /// Maximum number of tool calls in an answer.
     max_calls: usize,
 }
 
@@ -193,7 +193,7 @@ impl Asked {
         }
     }
 
-    /// Most calls of an answer.
+    /// Maximum number of tool calls in an answer.
     pub(crate) fn max_calls(&self) -> usize {
         if self.fields.parallel_tool_calls == Some(false) { 1 } else { usize::MAX }
     }

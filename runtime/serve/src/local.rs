@@ -57,7 +57,7 @@ pub struct LocalRequest {
     pub prompt_logprobs: Option<usize>,
     /// The markup of the answer; none outside of chats.
     pub syntax: AnswerSyntax,
-    /// Most calls of an answer that are told.
+    /// Maximum number of tool calls to report.
     pub max_calls: usize,
 }
 
@@ -108,7 +108,7 @@ impl LocalRequests {
     /// without which answers have no text.
     ///
     /// # Errors
-    /// A field has a wrong value. Fields that nobody knows are ignored.
+    /// A field has an invalid value. Unknown fields are ignored.
     pub fn completion(&self, prompt: Vec<u32>, fields: &Value) -> Result<LocalRequest, RequestError> {
         let sampling: Sampling = body::read(fields)?;
         let others: Fields = body::read(fields)?;

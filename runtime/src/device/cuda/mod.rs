@@ -9,7 +9,6 @@ mod cubin;
 mod draw_kernels;
 pub mod driver;
 mod fault;
-mod graphs;
 mod guards;
 #[cfg(feature = "cuda")]
 mod nvidia;
@@ -20,13 +19,13 @@ mod tables;
 mod weights;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use jamba_plan::format::{Limits, Memory, Pick, Program, Table};
 use jamba_plan::graphs::{self as sizes, Graph};
 
-use self::driver::{Driver, DriverError};
+use self::driver::{Driver, DriverError, GraphId};
 use self::fault::Fault;
-use self::graphs::Graphs;
 use self::guards::Guards;
 use self::rows::Rows;
 use self::run::{Arguments, Run};
@@ -55,7 +54,9 @@ pub(crate) struct Gpu {
     tables: Tables,
     /// Arguments of each entry.
     entries: Vec<Arguments>,
-    graphs: Graphs,
+    /// The recorded step sizes. A graph serves every step of its size: grids are those of the size, and kernels read the exact counts from
+    /// memory.
+    graphs: BTreeMap<Graph, GraphId>,
     /// Results of the last run.
     rows: Rows,
     /// Guards around the allocations, if steps are checked.
@@ -97,7 +98,7 @@ impl Gpu {
             let mut run =
                 Run { driver, n_sms: self.n_sms, program, entry, arguments: &self.entries[entry], size, guards: None };
             let Some(graph) = run.record()? else { break };
-            self.graphs.add(size, graph);
+            self.graphs.insert(size, graph);
         }
         Ok(())
     }

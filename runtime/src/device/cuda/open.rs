@@ -2,6 +2,7 @@
 //! out the kernels' parameters.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use jamba_plan::Plan;
 use jamba_plan::format::{Arg, Limits, Memory, Program, ProgramInfo, TENSOR_MAP_BYTES, TensorMap};
@@ -12,7 +13,6 @@ use tracing::debug_span;
 use super::draw_kernels::DrawKernels;
 use super::driver::{DeviceCode, DeviceInfo, Driver, DriverError, KernelNeeds, Parameters, TensorMapOf};
 use super::fault::Fault;
-use super::graphs::Graphs;
 use super::guards::Guards;
 use super::rows::Rows;
 use super::run::Arguments;
@@ -97,7 +97,7 @@ impl Gpu {
             pools,
             tables: Tables::new(limits, region),
             entries,
-            graphs: Graphs::default(),
+            graphs: BTreeMap::new(),
             rows: Rows::new(program, options.debug.pick_on_host),
             program: program.clone(),
             guards,

@@ -1,12 +1,13 @@
 //! Runs an entry: replays a graph of its launches, or launches each step separately: if no graph was recorded, for checks and
 //! for traces.
 
+use std::collections::BTreeMap;
+
 use jamba_plan::format::{Program, Step};
 use jamba_plan::graphs::Graph;
 
 use super::driver::{Driver, DriverError, GraphId, LaunchOf, Parameters};
 use super::fault::Fault;
-use super::graphs::Graphs;
 use super::guards::Guards;
 use crate::check::Broken;
 use crate::execute::{Lane, execute};
@@ -32,9 +33,9 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     /// Starts the steps without waiting for them: replays their graph, or launches each step if none was recorded.
-    pub(super) fn all(&mut self, graphs: &Graphs) -> Result<(), Fault> {
+    pub(super) fn all(&mut self, graphs: &BTreeMap<Graph, GraphId>) -> Result<(), Fault> {
         match graphs.get(&self.size) {
-            Some(graph) => self.driver.replay(graph).map_err(|error| self.fault(error)),
+            Some(&graph) => self.driver.replay(graph).map_err(|error| self.fault(error)),
             None => self.launch(Pace::Queued, None).map(|_| ()),
         }
     }
