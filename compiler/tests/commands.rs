@@ -89,7 +89,7 @@ fn doctor_says_what_is_here_and_what_a_plan_lacks() {
     assert_eq!(document["ok"], true);
     let checks = document["checks"].as_array().unwrap();
     for name in
-        ["LLVM and MLIR, linked", "lld", "libraries", "CPU", "memory", "huge pages", "disk", "NVIDIA driver", "ptxas"]
+        ["LLVM, MLIR and lld, linked", "libraries", "CPU", "memory", "huge pages", "disk", "NVIDIA driver", "ptxas"]
     {
         let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(check["state"] == "ok", check["mend"].is_null(), "{check}");

@@ -67,6 +67,7 @@ pub use jamba_plan::{Plan, Verify};
 pub use observe::StepObserver;
 pub use options::{DebugOptions, OpenOptions, Progress, Unit};
 pub use sample::{Sampler, SamplerOptions};
+pub use sequence::blocks::Block;
 pub use sequence::prefix::{PrefixCache, PrefixChange, PrefixCounters};
 pub use sequence::save_point::SavePoint;
 pub use sequence::session::{Feed, Outputs, SequenceId};

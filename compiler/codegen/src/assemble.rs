@@ -1,12 +1,11 @@
 //! Assembles PTX with NVIDIA's ptxas, if it is installed, and parses its report of registers, spills and pipelines.
 
 use crate::error::CodegenError;
-use crate::object::is_of_the_system;
 use crate::ptx::ARCHITECTURE;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use jamba_plan::output::unfinished;
 
@@ -33,6 +32,13 @@ pub struct Usage {
     /// Bytes of spilled registers read back.
     pub spill_load_bytes: u32,
     pub shared_bytes: u32,
+}
+
+/// True for a tool that did not run to its end: it was killed, for example because memory was short, or a library could not be
+/// loaded.
+fn is_of_the_system(status: ExitStatus) -> bool {
+    const NOT_LOADED: i32 = 127;
+    status.code().is_none_or(|code| code == NOT_LOADED)
 }
 
 /// Finds ptxas: `given`, then `CUDA_HOME`, then `PATH`.

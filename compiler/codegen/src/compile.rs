@@ -2,7 +2,7 @@
 
 use crate::error::CodegenError;
 use crate::llvm::Machine;
-use crate::{lower, object, ptx};
+use crate::{ffi, lower, object, ptx};
 use inkwell::context::Context;
 use jambac_kernels::cpu::builder::ModuleBuilder;
 use jambac_kernels::kernel::Launch;
@@ -95,6 +95,7 @@ pub fn compile_object(
             dump(phase, &text());
         }
     };
+    let _generating = ffi::generating();
     let mlir_context = lower::context();
     let mut module = Module::new(Location::unknown(&mlir_context));
     emit(&ModuleBuilder::new(&mlir_context, &module, target));

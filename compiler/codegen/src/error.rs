@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// An error of code generation. Except for a missing linker, each indicates a bug in the compiler or in a kernel, not a problem
+/// An error of code generation. Except for files that cannot be written, each indicates a bug in the compiler or in a kernel, not a problem
 /// with the model.
 #[derive(Debug, thiserror::Error)]
 pub enum CodegenError {
@@ -36,20 +36,10 @@ pub enum CodegenError {
         /// Its output.
         message: String,
     },
-    /// No linker was found.
-    #[error("link: no linker; looked for {looked_for}; {install}")]
-    NoLinker {
-        /// The names and paths that were tried.
-        looked_for: String,
-        /// How to install a linker.
-        install: String,
-    },
-    /// The linker rejected the object.
-    #[error("link: {linker} failed: {message}")]
+    /// lld rejected the object.
+    #[error("link: lld failed: {message}")]
     Link {
-        /// Path of the linker.
-        linker: PathBuf,
-        /// Its output.
+        /// Its messages.
         message: String,
     },
     /// A file of the link step could not be written or read.

@@ -1,18 +1,14 @@
-//! Links ELF objects into one shared object with lld.
+//! Links ELF objects into one shared object with lld, which is linked into this program as LLVM is: equal input gives equal bytes.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
 
 use jamba_plan::output::unfinished;
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::CodegenError;
-
-/// Version of the linked LLVM. lld must have the same version so that equal input gives equal bytes.
-const LLVM_VERSION: &str = env!("JAMBAC_LLVM_VERSION");
+use crate::ffi;
 
 /// Flags for every link.
 const FLAGS: &[&str] = &[
@@ -30,86 +26,34 @@ const FLAGS: &[&str] = &[
     "-znow",
     "-zrelro",
     "-znoexecstack",
+    // An object has some 100 KB.
+    "--threads=1",
 ];
 
 /// Links objects into a shared object that depends on no library and exports the kernels.
+///
+/// # Errors
+/// Fails if the objects do not link, or if memory for the files is short.
 pub fn link(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
-    let linker = find_linker()?;
+    let folder =
+        unfinished::Entry::folder().map_err(|source| CodegenError::Io { path: std::env::temp_dir(), source })?;
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| CodegenError::Io { path, source }
     };
-    let inputs = objects.iter().map(|object| Input::new(object)).collect::<std::io::Result<Vec<_>>>();
-    let inputs = inputs.map_err(io(&std::env::temp_dir()))?;
-    let mut command = Command::new(&linker);
-    command.args(FLAGS).args(["-o", "-"]).args(inputs.iter().map(Input::path));
-    let result = command.output().map_err(io(&linker))?;
-    if !result.status.success() {
-        let message = String::from_utf8_lossy(&result.stderr).trim().to_owned();
-        if is_of_the_system(result.status) {
-            return Err(io(&linker)(std::io::Error::other(format!("{}: {message}", result.status))));
-        }
-        return Err(CodegenError::Link { linker, message });
+    let output = folder.path().join("kernels.so");
+    let mut arguments = vec![PathBuf::from("ld.lld")];
+    arguments.extend(FLAGS.iter().map(PathBuf::from));
+    arguments.extend([PathBuf::from("-o"), output.clone()]);
+    for (i, object) in objects.iter().enumerate() {
+        let path = folder.path().join(format!("{i}.o"));
+        fs::write(&path, object).map_err(io(&path))?;
+        arguments.push(path);
     }
-    Ok(result.stdout)
-}
-
-/// True for a tool that did not run to its end: it was killed, for example because memory was short, or a library could not be
-/// loaded.
-pub(crate) fn is_of_the_system(status: ExitStatus) -> bool {
-    const NOT_LOADED: i32 = 127;
-    status.code().is_none_or(|code| code == NOT_LOADED)
-}
-
-/// An object that the linker can read: an anonymous file, which needs /proc for its path and which a killed process does not
-/// leave behind; without /proc, a temporary file.
-enum Input {
-    Anonymous(File),
-    Named(unfinished::Entry),
-}
-
-impl Input {
-    fn new(object: &[u8]) -> std::io::Result<Input> {
-        // The linker inherits the descriptor.
-        let mut file = File::from(memfd_create("jambac-object", MemfdFlags::empty())?);
-        file.write_all(object)?;
-        let anonymous = Input::Anonymous(file);
-        if anonymous.path().exists() {
-            return Ok(anonymous);
-        }
-        let named = Input::Named(unfinished::Entry::folder()?);
-        fs::write(named.path(), object)?;
-        Ok(named)
-    }
-
-    fn path(&self) -> PathBuf {
-        match self {
-            Input::Anonymous(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-            Input::Named(folder) => folder.path().join("kernels.o"),
-        }
-    }
-}
-
-/// Finds the linker: lld of the linked LLVM's version if installed, else any lld.
-pub fn find_linker() -> Result<PathBuf, CodegenError> {
-    let candidates =
-        [format!("{}/bin/ld.lld", env!("LLVM_SYS_191_PREFIX")), format!("ld.lld-{LLVM_VERSION}"), "ld.lld".to_owned()];
-    let folders: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-    candidates
-        .iter()
-        .flat_map(|candidate| match Path::new(candidate).is_absolute() {
-            true => vec![PathBuf::from(candidate)],
-            false => folders.iter().map(|folder| folder.join(candidate)).collect(),
-        })
-        // A relative folder in PATH would make a program of the current folder the linker.
-        .find(|path| path.is_absolute() && path.is_file())
-        .ok_or_else(|| CodegenError::NoLinker { looked_for: candidates.join(", "), install: install_linker() })
-}
-
-/// Instructions to install the linker.
-pub(crate) fn install_linker() -> String {
-    format!("install it with: apt-get install lld-{LLVM_VERSION} (compiler/setup does)")
+    let text = |argument: PathBuf| CString::new(argument.into_os_string().into_vec());
+    let texts: Vec<CString> = arguments.into_iter().map(|argument| text(argument).expect("paths have no 0")).collect();
+    ffi::lld(&texts).map_err(|message| CodegenError::Link { message })?;
+    fs::read(&output).map_err(io(&output))
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub fn emit_ptx(mut dump: Option<Dump>, emit: impl FnOnce(&ModuleBuilder)) -> Re
             dump(phase, &text());
         }
     };
+    let _generating = ffi::generating();
     let mlir_context = lower::context();
     let mut mlir = melior::ir::Module::new(Location::unknown(&mlir_context));
     emit(&ModuleBuilder::new(&mlir_context, &mlir));

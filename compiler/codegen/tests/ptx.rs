@@ -2,12 +2,13 @@
 
 use jamba_plan::format::TargetKind;
 use jambac_codegen::assemble::{assemble, find_ptxas};
-use jambac_codegen::compile_ptx;
 use jambac_codegen::ptx::emit_ptx;
+use jambac_codegen::{compile_kernels, compile_ptx};
 use jambac_kernels::cpu::builder::{Num, Type};
 use jambac_kernels::hopper::{Builder, Swizzle, TensorMap};
 use jambac_kernels::kernel::{Config, Elem, Kernel, Param};
 use jambac_kernels::rms_norm::Spec as RmsNorm;
+use jambac_kernels::target::{CpuTarget, Target, X86Level};
 
 /// Panics if ptxas rejects the text or reports a problem; prints a notice if ptxas is missing.
 fn check(ptx: &str) {
@@ -34,6 +35,10 @@ fn a_row_wise_kernel_is_wide_and_has_lines() {
     let kernels = [false, true].map(|residual| spec(residual).lower(TargetKind::Sm90a, Config::Only).swap_remove(0));
     let ptx = compile_ptx(&kernels, None).unwrap();
     assert_eq!(ptx, compile_ptx(&kernels, None).unwrap(), "the same kernels, other text");
+    // lld resets LLVM's options, also those of this target.
+    let target = Target::Cpu(CpuTarget::new(X86Level::V3));
+    compile_kernels(target, &spec(false).lower(target.kind(), Config::Only), None).unwrap();
+    assert_eq!(ptx, compile_ptx(&kernels, None).unwrap(), "other text after a link");
     for part in [
         ".version 8.0",
         ".target sm_90a",

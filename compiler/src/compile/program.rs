@@ -358,10 +358,10 @@ pub fn fusion(model: &ModelFile, kind: TargetKind) -> Fusion {
     model.build.fusion.fusion().without(&left_out)
 }
 
-/// Errors of codegen are ours, except those of the machine: a missing linker, files.
+/// Errors of codegen are ours, except those of files.
 fn toolchain_or_ours(code: Result<Vec<u8>, CodegenError>) -> Result<Vec<u8>> {
     match code {
-        Err(error @ (CodegenError::NoLinker { .. } | CodegenError::Io { .. })) => Err(error.into()),
+        Err(error @ CodegenError::Io { .. }) => Err(error.into()),
         other => other.ours("codegen"),
     }
 }

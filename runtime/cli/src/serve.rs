@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jamba_program::say;
-use jamba_runtime::Engine;
-use jamba_serve::{Address, Clock, Keys, Reach, Rules, Sandbox, ServeError, ServeOptions, Stop, Tls};
+use jamba_runtime::{Engine, PrefixCache};
+use jamba_serve::{Address, Clock, Keys, KvEvents, Reach, Rules, Sandbox, ServeError, ServeOptions, Stop, Tls};
 
 use crate::failure::{Failure, print};
 use crate::interrupt;
@@ -72,11 +72,21 @@ pub(crate) struct Args {
     /// Memory of the prefix cache, in MiB; 0 turns it off
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     cache_mib: u64,
+    /// Tokens between the states of one prompt in the prefix cache: the size of the blocks that --kv-events tells
+    #[arg(long, value_name = "N", default_value_t = PrefixCache::INTERVAL)]
+    cache_interval: usize,
+    /// Publish what enters and leaves the prefix cache on a ZeroMQ socket, as vLLM does, for routers such as llm-d's. Events
+    /// contain the tokens of prompts: take an address that only routers reach
+    #[arg(long, value_name = "HOST:PORT", value_parser = Address::of_zeromq)]
+    kv_events: Option<Address>,
+    /// First frame of these events; by default kv@HOST:PORT@MODEL with the server's own address
+    #[arg(long, value_name = "TOPIC", requires = "kv_events")]
+    kv_events_topic: Option<String>,
     /// Let requests with different keys share the prefix cache: the time of an answer tells what others have sent
     #[arg(long, requires = "api_keys")]
     share_cache: bool,
     /// Serve /metrics, /slots, /health and /ready here too, without a key: for an address that only monitoring reaches
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = str::parse::<Address>)]
     metrics_listen: Option<Address>,
     /// Keep named states as files in this folder, which outlive the server. Without it they are in memory
     #[arg(long, value_name = "DIR")]
@@ -169,6 +179,10 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
             args.host
         )));
     }
+    if args.kv_events.is_some() && args.api_keys.is_some() && !args.share_cache {
+        let reason = "--kv-events: prefixes of requests with a key are the key's own and not told: add --share-cache";
+        return Err(Failure::Usage(reason.to_owned()));
+    }
     let keys = args.api_keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
@@ -195,6 +209,8 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         drain_delay: seconds(args.drain_delay),
         drain: seconds(args.drain),
         cache_bytes: args.cache_mib.saturating_mul(1 << 20),
+        cache_interval: args.cache_interval,
+        kv_events: args.kv_events.map(|address| KvEvents { address, topic: args.kv_events_topic }),
         shares_cache: args.share_cache,
         metrics: args.metrics_listen,
         states: args.states,
@@ -226,17 +242,6 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         },
         &stop,
     )
-}
-
-/// Parses `127.0.0.1:9090` and `[::1]:9090`.
-fn host_and_port(text: &str) -> Result<Address, String> {
-    let expected = || format!("found {text:?}, expected HOST:PORT, such as 127.0.0.1:9090");
-    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    match port.parse() {
-        Ok(port) if !host.is_empty() => Ok(Address::Tcp(host.to_owned(), port)),
-        _ => Err(expected()),
-    }
 }
 
 fn is_loopback(host: &str) -> bool {

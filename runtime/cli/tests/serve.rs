@@ -255,6 +255,10 @@ fn metrics_have_a_socket_of_their_own() {
     assert!(get(&metrics, "/v1/models").starts_with("HTTP/1.1 404"));
     child.kill().unwrap();
     child.wait().unwrap();
-    let error = refused(&["serve", PLAN, "--metrics-listen", "9090"], 2);
-    assert!(error.contains("HOST:PORT"), "{error}");
+    for option in ["--metrics-listen", "--kv-events"] {
+        let error = refused(&["serve", PLAN, option, "9090"], 2);
+        assert!(error.contains("HOST:PORT"), "{error}");
+    }
+    let error = refused(&["serve", PLAN, "--kv-events", "tcp://*:5557", "--api-keys", keys.to_str().unwrap()], 2);
+    assert!(error.contains("--share-cache"), "{error}");
 }

@@ -31,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cors-origin", action="append", default=[], metavar="ORIGIN", help="a web page that may use the server")
     add("--queue", type=int, default=64, metavar="N", help="answers that may wait besides those that run")
     add("--cache-mib", type=int, default=1024, metavar="MIB", help="memory of the prefix cache; 0 turns it off")
+    add("--cache-interval", type=int, default=512, metavar="N", help="tokens between the states of one prompt in the cache")
+    add("--kv-events", metavar="HOST:PORT", help="publish what enters and leaves the cache, as for jamba serve")
+    add("--kv-events-topic", metavar="TOPIC", help="first frame of these events; by default kv@HOST:PORT@MODEL")
     add("--states", metavar="DIR", help="folder for named states")
     add("--itl-target", type=int, default=120, metavar="MS", help="longest time between two tokens; 0 is no limit")
     add("--timeout", type=int, default=600, metavar="S", help="longest time of a request; 0 is no limit")
@@ -73,6 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         "cors_origins": args.cors_origin,
         "queue": args.queue,
         "cache_bytes": args.cache_mib << 20,
+        "cache_interval": args.cache_interval,
+        "kv_events": args.kv_events,
+        "kv_events_topic": args.kv_events_topic,
         "states": args.states,
         "step_target_ms": args.itl_target,
         "timeout": args.timeout,

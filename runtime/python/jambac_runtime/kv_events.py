@@ -7,29 +7,23 @@ a router underestimates what is cached and never overestimates it.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
+from . import _native
 from .model import Model
 
-__all__ = ["Block", "Cleared", "Follower", "Removed", "Stored", "block_hash"]
+__all__ = ["Block", "Cleared", "Follower", "Removed", "Stored", "events_of"]
 
 #: Seconds between two looks at the cache.
 INTERVAL = 0.05
 
 
-def block_hash(tokens: Sequence[int]) -> int:
-    """The name of the block that ends with these tokens, which begin the prompt: a signed number of 64 bits."""
-    digest = hashlib.blake2b(array("I", tokens).tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 class Block(NamedTuple):
     """A block."""
 
+    #: Names the prompt up to the end of the block: a signed number of 64 bits, the same on every machine.
     hash: int
     #: The block before it; None for the first of a prompt.
     parent: int | None
@@ -60,14 +54,9 @@ def events_of(changes: list[tuple[bool, list[int]] | None], block_size: int) -> 
             events.append(Cleared())
             continue
         is_stored, tokens = change
-        if not tokens or len(tokens) % block_size:
-            continue
-        name = block_hash(tokens)
-        if is_stored:
-            before = tokens[:-block_size]
-            events.append(Stored(Block(name, block_hash(before) if before else None, tokens[-block_size:])))
-        else:
-            events.append(Removed(name))
+        block = _native.last_block(tokens, block_size)
+        if block is not None:
+            events.append(Stored(Block(*block)) if is_stored else Removed(block[0]))
     return events
 
 

@@ -24,7 +24,7 @@ mod _native {
     #[pymodule_export]
     use crate::mailbox::{Mailbox, Ticket};
     #[pymodule_export]
-    use crate::model::{Core, plan_texts};
+    use crate::model::{Core, last_block, plan_texts};
     #[pymodule_export]
     use crate::parts::Parts;
     #[pymodule_export]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jamba_plan::sections::SectionKind;
 use jamba_runtime::{
-    AddedTokens, BatchOptions, Cancel, DebugOptions, DeviceId, Engine, Feed, GenerateOptions, OpenOptions, Outputs,
-    PlanFile, PrefixCache, PrefixChange, Request, RuntimeError, SequenceId, Snapshot as State, SpecialTokens,
+    AddedTokens, BatchOptions, Block, Cancel, DebugOptions, DeviceId, Engine, Feed, GenerateOptions, OpenOptions,
+    Outputs, PlanFile, PrefixCache, PrefixChange, Request, RuntimeError, SequenceId, Snapshot as State, SpecialTokens,
     StateFormat, Verify,
 };
 use jamba_serve::{LocalRequest, LocalRequests};
@@ -77,6 +77,13 @@ impl Options {
             Engine::open(&plan, options)
         })
     }
+}
+
+/// The last block of a prefix, if it ends where a block ends: its name, that of its parent, and its tokens.
+#[pyfunction]
+pub(crate) fn last_block(prefix: Vec<u32>, block_size: usize) -> Option<(i64, Option<i64>, Vec<u32>)> {
+    let Block { hash, parent, tokens } = Block::last_of(&prefix, block_size)?;
+    Some((hash.cast_signed(), parent.map(u64::cast_signed), tokens.to_vec()))
 }
 
 /// The texts in a plan, by the names that they have in a checkpoint's folder.

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use jamba_runtime::RuntimeError;
-use jamba_serve::{Address, Keys, Reach, Sandbox, ServeError, ServeOptions, Stop};
+use jamba_serve::{Address, Keys, KvEvents, Reach, Sandbox, ServeError, ServeOptions, Stop};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use serde::Deserialize;
@@ -31,6 +31,9 @@ struct Arguments {
     cors_origins: Vec<String>,
     queue: usize,
     cache_bytes: u64,
+    cache_interval: usize,
+    kv_events: Option<String>,
+    kv_events_topic: Option<String>,
     states: Option<PathBuf>,
     step_target_ms: u64,
     timeout: u64,
@@ -80,11 +83,20 @@ impl Arguments {
             timeout: (self.timeout > 0).then(|| seconds(self.timeout)),
             drain: seconds(self.drain),
             cache_bytes: self.cache_bytes,
+            cache_interval: self.cache_interval,
+            kv_events: self.kv_events()?,
             states: self.states.clone(),
             step_target: (self.step_target_ms > 0).then(|| Duration::from_millis(self.step_target_ms)),
             sandbox: Sandbox { reach, is_required: self.sandbox == "on", ..Sandbox::default() },
             ..ServeOptions::default()
         })
+    }
+
+    fn kv_events(&self) -> Result<Option<KvEvents>, Failure> {
+        let Some(text) = &self.kv_events else { return Ok(None) };
+        let address = Address::of_zeromq(text)
+            .map_err(|error| Failure::Python(PyValueError::new_err(format!("--kv-events: {error}"))))?;
+        Ok(Some(KvEvents { address, topic: self.kv_events_topic.clone() }))
     }
 
     fn address(&self) -> Address {

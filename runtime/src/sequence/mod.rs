@@ -6,8 +6,9 @@
 //! - [`save_point`] returns a sequence to earlier places.
 //! - [`state_file`] writes snapshots to files and reads them.
 //! - [`held`] counts the host memory of many snapshots.
-//! - [`prefix`] caches snapshots by the tokens that they begin with.
+//! - [`prefix`] caches snapshots by the tokens that they begin with; [`blocks`] names what it holds for routers.
 
+pub(crate) mod blocks;
 pub(crate) mod held;
 mod pages;
 pub(crate) mod prefix;

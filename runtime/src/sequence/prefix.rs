@@ -24,9 +24,6 @@ use super::held::Held;
 use super::session::Admitted;
 use crate::{Cancel, Engine, Feed, Logits, Outputs, RuntimeError, SequenceId, Snapshot};
 
-/// Default of [`PrefixCache::interval`], in tokens.
-const INTERVAL: usize = 512;
-
 /// A junction must lie this many tokens behind the snapshot that a prompt starts from to be worth one, unless that snapshot
 /// is at a multiple of the interval, an arbitrary place. Chat templates begin all prompts with a few same tokens.
 pub(crate) const LEAST_GAIN: usize = 16;
@@ -109,11 +106,14 @@ pub enum PrefixChange {
 }
 
 impl PrefixCache {
+    /// Default of [`PrefixCache::interval`], in tokens.
+    pub const INTERVAL: usize = 512;
+
     /// A cache of at most `budget_bytes` bytes of host memory.
     pub fn new(budget_bytes: u64) -> PrefixCache {
         PrefixCache {
             budget_bytes,
-            interval: INTERVAL,
+            interval: PrefixCache::INTERVAL,
             origin: None,
             entries: BTreeMap::new(),
             by_use: BTreeMap::new(),
@@ -154,7 +154,7 @@ impl PrefixCache {
         PrefixCache { interval: tokens, ..self }
     }
 
-    /// Interval between snapshots of one prompt, in tokens; 512 by default.
+    /// Interval between snapshots of one prompt, in tokens; [`PrefixCache::INTERVAL`] by default.
     pub fn interval(&self) -> usize {
         self.interval
     }

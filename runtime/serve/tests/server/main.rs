@@ -4,6 +4,7 @@ mod answers;
 mod anthropic;
 mod client;
 mod errors;
+mod kv_events;
 mod life;
 mod limits;
 mod ollama;
