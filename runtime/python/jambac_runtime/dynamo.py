@@ -29,8 +29,6 @@ from .model import Model, write_texts
 
 __all__ = ["DynamoEngine", "main"]
 
-#: Tokens of a page of keys and values.
-PAGE = 256
 #: Dynamo's names of the reasons.
 REASONS = {"length": "length", "no_room": "length", "cancelled": "cancelled", "deadline": "cancelled"}
 
@@ -221,7 +219,7 @@ class DynamoEngine(LLMEngine):
 
     def _snapshot(self, model: Model) -> ComponentSnapshot:
         stats, total = model.stats(), model.info["kv_tokens"]
-        used = max(total - stats["free_pages"] * PAGE, 0)
+        used = max(total - stats["free_pages"] * model.info["kv_page_tokens"], 0)
         cache = stats["cache"]
         n_tokens = cache["tokens_saved"] + cache["tokens_read"]
         return ComponentSnapshot(

@@ -130,6 +130,7 @@ impl Facts {
             "max_context": limits.max_context,
             "max_sequences": limits.max_sequences,
             "kv_tokens": limits.kv_tokens,
+            "kv_page_tokens": jamba_plan::format::KV_PAGE_TOKENS,
             "max_step_tokens": engine.max_step_tokens(),
             "target": engine.target(),
             "device": engine.device(),

@@ -24,7 +24,7 @@ pub fn logprob(logits: &[f32], token: u32) -> Option<f32> {
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln() + max
+    libm::log(logits.iter().map(|&logit| libm::exp(f64::from(logit) - max)).sum::<f64>()) + max
 }
 
 #[cfg(test)]

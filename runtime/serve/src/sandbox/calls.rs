@@ -20,6 +20,11 @@ pub(super) enum Calls {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Requests of `ioctl`, as <asm-generic/ioctls.h> has them: their type depends on the C library.
+const TCGETS: u64 = 0x5401;
+const TIOCGWINSZ: u64 = 0x5413;
+const FIONBIO: u64 = 0x5421;
+
 /// Calls that a run makes with any arguments: memory, threads and time; sockets that exist; its own signals and end.
 const OF_A_RUN: &[i64] = &[
     libc::SYS_brk,
@@ -227,7 +232,7 @@ fn with_arguments() -> Result<Rules, BackendError> {
         // Limits are read, not set: the stack's size for a thread.
         (libc::SYS_prlimit64, vec![is(2, 0)?]),
         // Whether an output is a terminal, and its width; sockets that do not block.
-        (libc::SYS_ioctl, vec![is(1, libc::TCGETS)?, is(1, libc::TIOCGWINSZ)?, is(1, libc::FIONBIO)?]),
+        (libc::SYS_ioctl, vec![is(1, TCGETS)?, is(1, TIOCGWINSZ)?, is(1, FIONBIO)?]),
     ];
     Ok(calls.into_iter().collect())
 }
