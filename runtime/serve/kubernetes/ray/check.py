@@ -26,7 +26,7 @@ def post(body: object) -> tuple[int, list[bytes]]:
 
 
 def main(plan: str) -> None:
-    os.environ["JAMBA_PLAN"] = plan
+    os.environ |= {"JAMBA_PLAN": plan, "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
     from ray import serve
     from ray.serve.schema import ServeDeploySchema
