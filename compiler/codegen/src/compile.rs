@@ -2,7 +2,7 @@
 
 use crate::error::CodegenError;
 use crate::llvm::Machine;
-use crate::{ffi, lower, object, ptx};
+use crate::{cache, ffi, lower, object, ptx};
 use inkwell::context::Context;
 use jambac_kernels::cpu::builder::ModuleBuilder;
 use jambac_kernels::kernel::Launch;
@@ -90,6 +90,7 @@ pub fn compile_object(
     mut dump: Option<Dump>,
     emit: impl FnOnce(&ModuleBuilder),
 ) -> Result<Vec<u8>, CodegenError> {
+    let is_dumped = dump.is_some();
     let mut show = |phase: Phase, text: &dyn Fn() -> String| {
         if let Some(dump) = &mut dump {
             dump(phase, &text());
@@ -99,7 +100,12 @@ pub fn compile_object(
     let mlir_context = lower::context();
     let mut module = Module::new(Location::unknown(&mlir_context));
     emit(&ModuleBuilder::new(&mlir_context, &module, target));
-    show(Phase::Mlir, &|| module.as_operation().to_string());
+    let text = module.as_operation().to_string();
+    show(Phase::Mlir, &|| text.clone());
+    let key = cache::Key::new(target, &text);
+    if !is_dumped && let Some(object) = cache::get(&key) {
+        return Ok(object.to_vec());
+    }
     lower::verify(&mlir_context, &module)?;
     lower::lower(&mlir_context, &mut module, lower::HOST_PASSES)?;
     show(Phase::LlvmDialect, &|| module.as_operation().to_string());
@@ -114,5 +120,6 @@ pub fn compile_object(
         let assembly = machine.assembly(&module)?;
         dump.into_iter().for_each(|dump| dump(Phase::Assembly, &assembly));
     }
+    cache::put(key, &object);
     Ok(object)
 }

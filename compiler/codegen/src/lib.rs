@@ -6,6 +6,7 @@
 //! the plan.
 
 pub mod assemble;
+mod cache;
 pub mod compile;
 pub mod diagnostics;
 pub mod error;
