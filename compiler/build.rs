@@ -5,8 +5,8 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rustc-env=JAMBA_COMMIT={}", commit().as_deref().map_or("unknown commit", str::trim));
-    // libLLVM.so and libMLIR.so are on the linker's command line, though nothing needs them. Without this option the linker exports
-    // every symbol that the binary shares with them, and keeps the code behind it.
+    // libMLIR.so is on the linker's command line, though nothing needs it. Without this option the linker exports every symbol that
+    // the binary shares with it, and keeps the code behind it.
     println!("cargo::rustc-link-arg-bins=-Wl,--exclude-libs,ALL");
 }
 

@@ -1,7 +1,8 @@
 //! Compiles `lld.cpp` and links lld, from the folder of LLVM.
 
-use std::env;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=src/lld.cpp");
@@ -15,17 +16,20 @@ fn main() {
     for library in ["lldELF", "lldCommon"] {
         println!("cargo::rustc-link-lib=static={library}");
     }
-    // Libraries that LLVM needs and that not every machine has, or not as new. The bindings ask for shared ones; where static ones are
-    // at hand, those come first.
+    // Libraries that LLVM needs and that not every machine has, or not as new. The bindings' `-lNAME` finds the static ones, where there
+    // are any, in a folder without shared ones.
+    let folder = PathBuf::from(env::var("OUT_DIR").expect("Cargo sets it")).join("static");
+    fs::create_dir_all(&folder).expect("OUT_DIR can be written");
     let compiler = build.get_compiler();
-    for library in ["stdc++", "zstd", "ffi", "z"] {
-        let name = format!("lib{library}.a");
+    for name in ["libstdc++.a", "libzstd.a", "libz.a"] {
         let found = compiler.to_command().arg(format!("-print-file-name={name}")).output().map(|output| output.stdout);
         let path = PathBuf::from(String::from_utf8_lossy(&found.unwrap_or_default()).trim());
+        let link = folder.join(name);
+        let _ = fs::remove_file(&link); // of an earlier run
         // Without the library, the compiler prints the name alone.
-        if let Some(folder) = path.parent().filter(|folder| folder.is_absolute()) {
-            println!("cargo::rustc-link-search=native={}", folder.display());
-            println!("cargo::rustc-link-lib=static={library}");
+        if path.is_absolute() {
+            symlink(path, link).expect("OUT_DIR can be written");
         }
     }
+    println!("cargo::rustc-link-search=native={}", folder.display());
 }
