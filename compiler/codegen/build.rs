@@ -21,7 +21,7 @@ fn main() {
     let folder = PathBuf::from(env::var("OUT_DIR").expect("Cargo sets it")).join("static");
     fs::create_dir_all(&folder).expect("OUT_DIR can be written");
     let compiler = build.get_compiler();
-    for name in ["libstdc++.a", "libzstd.a", "libz.a"] {
+    for name in ["libstdc++.a", "libzstd.a", "libz.a", "libffi.a"] {
         let found = compiler.to_command().arg(format!("-print-file-name={name}")).output().map(|output| output.stdout);
         let path = PathBuf::from(String::from_utf8_lossy(&found.unwrap_or_default()).trim());
         let link = folder.join(name);
@@ -32,4 +32,7 @@ fn main() {
         }
     }
     println!("cargo::rustc-link-search=native={}", folder.display());
+    // LLVM's interpreter refers to it. Nothing else does, so that no other crate asks for it.
+    let kind = if folder.join("libffi.a").exists() { "static" } else { "dylib" };
+    println!("cargo::rustc-link-lib={kind}=ffi");
 }
