@@ -256,10 +256,7 @@ fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Resu
     let file = folder.path().join("code.so");
     std::fs::write(&file, code).context("writing the code")?;
     let tool = concat!(env!("LLVM_SYS_191_PREFIX"), "/bin/llvm-objdump");
-    // The code may be a stranger's, and LLVM's tools do not promise to survive it.
-    let limited = "ulimit -t 60 -v 8388608 && exec \"$0\" \"$@\"";
-    let output = Command::new("/bin/sh")
-        .args(["-c", limited, tool])
+    let output = limited(tool)
         .args(["--disassemble", "--no-show-raw-insn", &format!("--disassemble-symbols={symbol},{symbol}.body")])
         .arg(&file)
         .output()
@@ -273,6 +270,13 @@ fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Resu
     Ok(format!("; {target}{listing}"))
 }
 
+/// A program that reads a stranger's code, which LLVM's tools do not promise to survive: with a minute of CPU time and 8 GiB of addresses.
+fn limited(tool: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -t 60 -v 8388608 && exec \"$0\" \"$@\"", tool]);
+    command
+}
+
 /// The entry of a kernel in PTX, from its heading to its closing brace.
 fn ptx_of(ptx: &str, symbol: &str) -> Option<String> {
     let heading =
@@ -281,4 +285,16 @@ fn ptx_of(ptx: &str, symbol: &str) -> Option<String> {
     let begin = lines.iter().position(heading)?;
     let length = lines[begin..].iter().position(|&line| line == "}")?;
     Some(lines[begin..=begin + length].join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_reads_strangers_code_has_limits() {
+        let output =
+            limited("/bin/sh").args(["-c", "ulimit -t; ulimit -v; echo \"$1\"", "sh", "a b"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "60\n8388608\na b\n");
+    }
 }

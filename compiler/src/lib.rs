@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod build;
 pub mod cached;
 pub mod calibrate;
+pub mod commands;
 pub mod compare;
 pub mod compile;
 pub mod defaults;
@@ -30,3 +31,18 @@ pub mod source;
 pub mod usage;
 pub mod verify;
 pub mod version;
+
+/// Parsers of texts. For the fuzz targets in `tests/fuzz` only.
+#[doc(hidden)]
+pub mod parsers {
+    use std::path::Path;
+
+    use jambac_checkpoint::Links;
+
+    use crate::manifest::ModelFile;
+
+    /// The model.toml at `path`. Files that it names are not read.
+    pub fn model_toml(text: &str, path: &Path) -> anyhow::Result<ModelFile> {
+        ModelFile::parse(text, path, Links::Inside)
+    }
+}

@@ -301,7 +301,7 @@ impl ModelFile {
     }
 
     /// Reads the text of a model file.
-    fn parse(text: &str, path: &Path, links: Links) -> Result<ModelFile> {
+    pub(crate) fn parse(text: &str, path: &Path, links: Links) -> Result<ModelFile> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let Keys { model, build, weights, limits } =
             toml::from_str(text).with_context(|| format!("{} is not a model file", path.display()))?;

@@ -1,5 +1,6 @@
 //! Parses the command line. Words of other programs get one sentence that names ours.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -50,4 +51,9 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
         say!("{}", printable(&format!("error: {message}\n\nFor more information, try '--help'.")));
         std::process::exit(USAGE)
     })
+}
+
+/// Whether the program accepts these arguments, without its name.
+pub fn accepts<T: CommandFactory + FromArgMatches + 'static>(arguments: &[OsString]) -> bool {
+    usage::accepts::<T>(&HINTS, arguments)
 }

@@ -150,7 +150,7 @@ impl Adapter {
     pub fn digests(&self) -> Vec<FileDigest> {
         let name = |file: &str| format!("{}/{file}", self.dir.file_name().unwrap_or_default().to_string_lossy());
         let config = digest::whole(&name(CONFIG), &self.config);
-        vec![config, FileDigest { name: name(WEIGHTS), ..digest::shard(&self.shard, self.tensors.iter()) }]
+        vec![config, FileDigest { name: name(WEIGHTS), ..digest::shard(&self.shard) }]
     }
 
     /// The rank that the config gives the module of this name, such as `model.layers.0.mamba.in_proj`.

@@ -39,18 +39,19 @@ pub fn is_gguf(path: &Path) -> bool {
 
 /// Reads the files' metadata.
 pub(crate) fn texts(path: &Path, ignore: &Ignore, links: Links) -> Result<Texts> {
-    let Files { metadata, tensors, .. } = Files::open(path, ignore, links)?;
-    let keys = Keys { metadata: &metadata, path };
-    keys.architecture()?;
-    let config = config::read(&keys, &tensors, ignore)?;
-    let [tokenizer, tokenizer_config] = tokenizer::read(&keys)?;
-    Ok(Texts { config, tokenizer, tokenizer_config })
+    Files::open(path, ignore, links)?.texts(path, ignore)
 }
 
 /// The tensors, under Hugging Face's names.
 pub(crate) fn index(path: &Path, ignore: &Ignore, links: Links) -> Result<Index> {
-    let Files { shards, tensors, ignored, .. } = Files::open(path, ignore, links)?;
-    Ok(Index { tensors: stacked::split(tensors), shards, path: path.into(), ignored, unstored: Vec::new() })
+    Ok(Files::open(path, ignore, links)?.index(path))
+}
+
+/// Both, of one file in memory.
+pub(crate) fn in_memory(file: &[u8], path: &Path) -> Result<(Texts, Index)> {
+    let mut files = Files::default();
+    files.metadata = files.add(Shard::in_memory(file, path)?, &Ignore::default())?;
+    Ok((files.texts(path, &Ignore::default())?, files.index(path)))
 }
 
 /// The places of the tensors in `file`, whose metadata is read as far as it is a model's.
@@ -85,21 +86,20 @@ impl Files {
         let mut files = Files::default();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let first = files.add(&Folder::open(folder, Links::Anywhere)?, &name, ignore)?;
+        let first = files.add(Shard::map(&Folder::open(folder, Links::Anywhere)?, &name)?, ignore)?;
         let n_files = first.get(N_FILES).and_then(Value::as_u64).unwrap_or(1);
         files.metadata = first;
         if n_files > 1 {
             let folder = Folder::open(folder, links)?;
             for other in rest(path, &name, n_files)? {
-                files.add(&folder, &other, ignore)?;
+                files.add(Shard::map(&folder, &other)?, ignore)?;
             }
         }
         Ok(files)
     }
 
     /// Adds a file and returns its metadata.
-    fn add(&mut self, folder: &Folder, name: &str, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
-        let shard = Shard::map(folder, name)?;
+    fn add(&mut self, shard: Shard, ignore: &Ignore) -> Result<BTreeMap<String, Value>> {
         let path = &shard.path().to_owned();
         let header = header::read(shard.bytes(0..shard.len()), path)?;
         for entry in header.tensors {
@@ -120,8 +120,21 @@ impl Files {
             let (dtype, byte_range) = (entry.dtype, entry.byte_range);
             self.tensors.push(TensorInfo { name, shard_idx: self.shards.len(), dtype, shape, byte_range, values });
         }
-        self.shards.push(shard.with_header(header.bytes));
+        self.shards.push(shard);
         Ok(header.metadata)
+    }
+
+    fn texts(&self, path: &Path, ignore: &Ignore) -> Result<Texts> {
+        let keys = Keys { metadata: &self.metadata, path };
+        keys.architecture()?;
+        let config = config::read(&keys, &self.tensors, ignore)?;
+        let [tokenizer, tokenizer_config] = tokenizer::read(&keys)?;
+        Ok(Texts { config, tokenizer, tokenizer_config })
+    }
+
+    fn index(self, path: &Path) -> Index {
+        let Files { shards, tensors, ignored, .. } = self;
+        Index { tensors: stacked::split(tensors), shards, path: path.into(), ignored, unstored: Vec::new() }
     }
 }
 

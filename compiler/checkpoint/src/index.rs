@@ -225,7 +225,12 @@ impl Index {
         if !folder.has(SINGLE) {
             return Err(nothing_found(folder.path()));
         }
-        let (shard, contents) = Shard::open(folder, SINGLE, 0, lenient.ignore)?;
+        Self::of(Shard::map(folder, SINGLE)?, lenient.ignore)
+    }
+
+    /// The tensors of a single safetensors file.
+    pub(crate) fn of(shard: Shard, ignore: &Ignore) -> Result<Self> {
+        let (shard, contents) = shard.read(0, ignore)?;
         let (tensors, ignored) = (stacked::split(contents.tensors), contents.ignored);
         let path = shard.path().to_owned();
         Ok(Self { tensors, shards: vec![shard], path, ignored, unstored: Vec::new() })

@@ -197,9 +197,7 @@ impl Checkpoint {
     /// A digest of every file that a plan of this checkpoint depends on: the small ones, then the shards.
     pub fn digests(&self) -> Vec<FileDigest> {
         let mut digests = digest::small_files(&self.metadata);
-        for (shard_idx, shard) in self.index.shards.iter().enumerate() {
-            digests.push(digest::shard(shard, self.tensors().filter(|tensor| tensor.shard_idx == shard_idx)));
-        }
+        digests.extend(self.index.shards.iter().map(digest::shard));
         digests
     }
 
@@ -215,7 +213,26 @@ pub mod parsers {
     use std::ops::Range;
     use std::path::Path;
 
-    use crate::{Ignore, Result, TensorInfo};
+    use crate::index::Index;
+    use crate::safetensors::Shard;
+    use crate::{Checkpoint, Ignore, Metadata, Result, TensorInfo, TokenizerFiles};
+
+    /// A checkpoint of a config.json and a safetensors file.
+    pub fn checkpoint(config: &[u8], file: &[u8], path: &Path) -> Result<Checkpoint> {
+        let ignore = Ignore::default();
+        let metadata = Metadata::of(path, config.to_vec(), TokenizerFiles::default(), &ignore)?;
+        let index = Index::of(Shard::in_memory(file, path)?, &ignore)?;
+        Ok(Checkpoint { metadata, index, ignore })
+    }
+
+    /// A checkpoint of a GGUF file.
+    pub fn gguf_checkpoint(file: &[u8], path: &Path) -> Result<Checkpoint> {
+        let ignore = Ignore::default();
+        let (texts, index) = crate::gguf::in_memory(file, path)?;
+        let tokenizer = TokenizerFiles::of(path, texts.tokenizer, texts.tokenizer_config)?;
+        let metadata = Metadata::of(path, texts.config, tokenizer, &ignore)?;
+        Ok(Checkpoint { metadata, index, ignore })
+    }
 
     /// The tensors of a safetensors file.
     pub fn safetensors(file: &[u8], path: &Path) -> Result<Vec<TensorInfo>> {

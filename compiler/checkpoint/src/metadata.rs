@@ -45,6 +45,11 @@ impl Metadata {
                 (folder.read_within("config.json".as_ref(), MOST_CONFIG_BYTES)?, TokenizerFiles::read(&folder)?)
             }
         };
+        Self::of(dir, config_json, tokenizer, ignore)
+    }
+
+    /// What the small files of `dir` say.
+    pub(crate) fn of(dir: &Path, config_json: Vec<u8>, tokenizer: TokenizerFiles, ignore: &Ignore) -> Result<Self> {
         let ConfigFile { config, names_eos, dtypes, dropped_keys, mut remarks } =
             ConfigFile::parse(&config_json, &file_of(dir, "config.json"), ignore)?;
         let generation = match &tokenizer.generation_config {

@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use safetensors::tensor::TensorInfo as HeaderEntry;
 use serde_json::Value;
 
@@ -33,8 +33,6 @@ const LENGTH_BYTES: usize = 8;
 pub(crate) struct Shard {
     path: PathBuf,
     map: Mmap,
-    /// End of the header, in bytes.
-    data_start: usize,
 }
 
 /// The tensors that a header lists.
@@ -49,13 +47,16 @@ pub(crate) struct Contents {
 impl Shard {
     /// Maps a file of the folder and reads its header. The shard of the tensors is `shard_idx`.
     pub(crate) fn open(folder: &Folder, name: &str, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
-        let shard = Self::map(folder, name)?;
-        let contents = read_header(&shard.map, &shard.path, shard_idx, ignore)?;
-        let data_start = LENGTH_BYTES + header_bytes(&shard.map, &shard.path)?.len();
-        Ok((Self { data_start, ..shard }, contents))
+        Self::map(folder, name)?.read(shard_idx, ignore)
     }
 
-    /// Maps a file of the folder, of any format. Its header is empty until [`Shard::with_header`].
+    /// Reads the header of a safetensors file.
+    pub(crate) fn read(self, shard_idx: usize, ignore: &Ignore) -> Result<(Self, Contents)> {
+        let contents = read_header(&self.map, &self.path, shard_idx, ignore)?;
+        Ok((self, contents))
+    }
+
+    /// Maps a file of the folder, of any format.
     pub(crate) fn map(folder: &Folder, name: &str) -> Result<Self> {
         let path = folder.path().join(name);
         let file = folder.file(name)?;
@@ -63,12 +64,15 @@ impl Shard {
         // compiled. The header is parsed from the mapping with checks of every bound, and the data are only read as numbers: a change
         // gives other numbers, or an error. A file cut short raises SIGBUS, which ends the program.
         let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::io(&path, cause))?;
-        Ok(Self { path, map, data_start: 0 })
+        Ok(Self { path, map })
     }
 
-    /// The same file with a header of this length.
-    pub(crate) fn with_header(self, header_bytes: usize) -> Self {
-        Self { data_start: header_bytes.min(self.map.len()), ..self }
+    /// Memory in place of a file, of any format.
+    pub(crate) fn in_memory(bytes: &[u8], path: &Path) -> Result<Self> {
+        let mut map = MmapMut::map_anon(bytes.len()).map_err(|cause| Error::io(path, cause))?;
+        map.copy_from_slice(bytes);
+        let map = map.make_read_only().map_err(|cause| Error::io(path, cause))?;
+        Ok(Self { path: path.into(), map })
     }
 
     /// The file.
@@ -79,11 +83,6 @@ impl Shard {
     /// Length of the file in bytes.
     pub(crate) fn len(&self) -> usize {
         self.map.len()
-    }
-
-    /// The header and the length before it.
-    pub(crate) fn header(&self) -> &[u8] {
-        &self.map[..self.data_start]
     }
 
     /// Bytes of the file, the header included.

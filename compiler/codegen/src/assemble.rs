@@ -3,6 +3,7 @@
 use crate::error::CodegenError;
 use crate::ptx::ARCHITECTURE;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -44,11 +45,14 @@ fn is_of_the_system(status: ExitStatus) -> bool {
 /// Finds ptxas: `given`, then `CUDA_HOME`, then `PATH`.
 pub fn find_ptxas(given: Option<&Path>) -> Option<PathBuf> {
     let home = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
-    let folders = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-    // A relative folder in PATH would make a program of the current folder the assembler.
-    let folders = folders.into_iter().flatten().filter(|folder| folder.is_absolute());
-    let found = home.into_iter().chain(folders).map(|folder| folder.join("ptxas"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = home.into_iter().chain(absolute(&path)).map(|folder| folder.join("ptxas"));
     given.map(Path::to_owned).into_iter().chain(found).find(|path| path.is_file())
+}
+
+/// The folders of a PATH, without relative ones: these would make a program of the current folder the assembler.
+fn absolute(path: &OsStr) -> impl Iterator<Item = PathBuf> {
+    std::env::split_paths(path).filter(|folder| folder.is_absolute())
 }
 
 pub fn assemble(ptxas: &Path, ptx: &str) -> Result<Assembled, CodegenError> {
@@ -109,6 +113,15 @@ fn report(said: &str) -> (BTreeMap<String, Usage>, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_in_the_current_folder_is_no_assembler() {
+        for path in ["", ":", ".", "bin:./bin", "src/..:"] {
+            assert_eq!(absolute(OsStr::new(path)).count(), 0, "{path:?}");
+        }
+        let found: Vec<PathBuf> = absolute(OsStr::new(":/usr/bin:.:/opt/cuda/bin")).collect();
+        assert_eq!(found, [Path::new("/usr/bin"), Path::new("/opt/cuda/bin")]);
+    }
 
     #[test]
     fn the_report_is_read() {

@@ -86,7 +86,7 @@ fn provenance(model: &ModelFile, programs: &[Compiled], digests: Vec<FileDigest>
         name: digest.name,
         bytes: digest.bytes,
         blake3: digest.blake3,
-        covers: digest.covers.name().to_owned(),
+        covers: jambac_checkpoint::digest::COVERS.to_owned(),
     };
     Provenance {
         llvm: jambac_codegen::toolchain::llvm_version(),

@@ -1,7 +1,11 @@
 //! Parsing of a command line. What people type who know other programs gets one sentence that names our command; a number that is
 //! none, the numbers that the option takes; stdout that is a file of the command line is refused.
 
+use std::any::TypeId;
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -33,18 +37,61 @@ pub struct Hints {
 /// # Errors
 /// The sentence of any other usage error.
 pub fn parse<T: CommandFactory + FromArgMatches>(hints: &Hints) -> Result<T, String> {
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let command = with_negative_numbers(T::command());
-    if let Some(hint) = hints.of(&command, &arguments) {
-        return Err(hint);
-    }
+    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let arguments = as_text(&given);
     if let Some(file) = stdout_file(&arguments) {
         return Err(format!("{file}: is the standard output too: write to another file"));
     }
-    let parsed = command.try_get_matches().and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| {
-        let known = hints.explain(&error, &arguments).or_else(|| range(&error));
-        known.unwrap_or_else(|| exit(&error, &arguments))
+    read(&mut command::<T>(), hints, &given).map_err(|refusal| match refusal {
+        Refusal::Sentence(sentence) => sentence,
+        Refusal::Clap(error) => exit(&error, &arguments),
+    })
+}
+
+/// What is wrong with a command line.
+pub enum Refusal {
+    Sentence(String),
+    /// Help, the version, or a usage error that clap words best.
+    Clap(clap::Error),
+}
+
+/// Arguments as text, for messages.
+fn as_text(given: &[OsString]) -> Vec<String> {
+    given.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
+/// The command that [`read`] takes.
+pub fn command<T: CommandFactory>() -> Command {
+    with_negative_numbers(T::command())
+}
+
+/// Reads arguments, without the program's name, as those of `command`. Prints nothing.
+///
+/// # Errors
+/// Help, the version, and usage errors.
+pub fn read<T: FromArgMatches>(command: &mut Command, hints: &Hints, given: &[OsString]) -> Result<T, Refusal> {
+    let arguments = as_text(given);
+    if let Some(hint) = hints.of(command, &arguments) {
+        return Err(Refusal::Sentence(hint));
+    }
+    let all = [command.get_name().into()].into_iter().chain(given.iter().cloned());
+    let parsed = command.try_get_matches_from_mut(all).and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| match hints.explain(&error, &arguments).or_else(|| range(&error)) {
+        Some(sentence) => Refusal::Sentence(sentence),
+        None => Refusal::Clap(error),
+    })
+}
+
+thread_local! {
+    /// The commands that [`accepts`] has made. Making one takes longer than most command lines.
+    static MADE: RefCell<HashMap<TypeId, Command>> = RefCell::default();
+}
+
+/// Whether arguments, without the program's name, are a command line. For tests.
+pub fn accepts<T: CommandFactory + FromArgMatches + 'static>(hints: &Hints, given: &[OsString]) -> bool {
+    MADE.with_borrow_mut(|made| {
+        let command = made.entry(TypeId::of::<T>()).or_insert_with(command::<T>);
+        read::<T>(command, hints, given).is_ok()
     })
 }
 

@@ -37,8 +37,6 @@ pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
     /// In the order of the file.
     pub(super) tensors: Vec<Entry>,
-    /// Length of the header, padding included.
-    pub(super) bytes: usize,
 }
 
 /// A tensor in a header.
@@ -86,7 +84,7 @@ pub(super) fn read(file: &[u8], path: &Path) -> Result<Header> {
     let entries = (0..n_tensors).map(|_| reader.entry()).collect::<Result<Vec<_>>>()?;
     let data_start = reader.at.next_multiple_of(alignment);
     let tensors = placed(entries, data_start, alignment, file.len(), path)?;
-    Ok(Header { metadata, tensors, bytes: data_start.min(file.len()) })
+    Ok(Header { metadata, tensors })
 }
 
 /// A tensor whose offset counts from the beginning of the data.
