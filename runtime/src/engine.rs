@@ -13,6 +13,8 @@ use crate::device::cuda::Gpu;
 use crate::device::map::{PlanFile, PlanSource};
 use crate::device::{Counts, Device, Opened, Piece, Row, Settings};
 use crate::gpu::{self, Driver};
+#[cfg(feature = "constrain")]
+use crate::options::ConstraintLimits;
 use crate::options::{OpenOptions, Progress, Unit, report_bytes};
 use crate::sequence::session::{Admitted, Feed, Origin, Outputs, SequenceId, Sequences};
 use crate::sequence::snapshot::Checkpoints;
@@ -56,6 +58,8 @@ pub struct Engine {
     opened: Opened,
     check: bool,
     trace: Option<Trace>,
+    #[cfg(feature = "constrain")]
+    constraint_limits: ConstraintLimits,
     on_prefill: Option<Box<dyn Fn(Progress) + Send>>,
     pub(crate) file: Arc<PlanFile>,
     #[cfg(feature = "tokenizer")]
@@ -77,6 +81,9 @@ impl Engine {
     pub fn open(source: impl PlanSource, mut options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
         let file = Arc::new(source.into_plan()?);
         let _open = debug_span!("open", plan = %file.path().display()).entered();
+        if let (true, Some(exposed)) = (options.requires_a_plan(), file.exposed()) {
+            return Err(RuntimeError::Exposed { path: file.path().to_owned(), exposed });
+        }
         let driver = match (options.driver.take(), options.device) {
             (None, DeviceId::Cpu) => None,
             (None, DeviceId::Cuda(number)) => Some(gpu::open(number)?),
@@ -120,6 +127,8 @@ impl Engine {
             opened,
             check,
             trace: None,
+            #[cfg(feature = "constrain")]
+            constraint_limits: options.constraints,
             on_prefill: None,
             #[cfg(feature = "tokenizer")]
             texts: Texts::new(&plan),
@@ -140,6 +149,11 @@ impl Engine {
     /// The plan's maximum context in tokens, which [`OpenOptions::max_context`] does not change.
     pub(crate) fn plan_context(&self) -> u64 {
         self.plan_context
+    }
+
+    #[cfg(feature = "constrain")]
+    pub(crate) fn constraint_limits(&self) -> &ConstraintLimits {
+        &self.constraint_limits
     }
 
     /// Sizes of the engine's memory on its device, in bytes, without code.

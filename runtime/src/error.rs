@@ -92,6 +92,14 @@ pub enum RuntimeError {
         /// The required digest.
         expected: blake3::Hash,
     },
+    /// The plan is required to be a certain one, and others may write to its file. None of its code was loaded.
+    #[error("{}: {exposed}, and could change it while it is open: expected a file that nobody else can write (chmod go-w)", path.display())]
+    Exposed {
+        /// The plan's file.
+        path: PathBuf,
+        /// Who may write to it.
+        exposed: crate::Exposed,
+    },
     /// The signature of a plan is missing or of no trusted key, or a file of keys is invalid. No code of the plan was loaded.
     #[error("{}: {reason}", path.display())]
     Signature {
@@ -511,6 +519,7 @@ impl RuntimeError {
             E::DeviceLost { .. } => ErrorClass::DeviceGone,
             E::Plan { .. }
             | E::DigestRequired { .. }
+            | E::Exposed { .. }
             | E::Signature { .. }
             | E::Unaligned { .. }
             | E::StateFile { .. }

@@ -36,6 +36,8 @@
 mod batch;
 mod cancel;
 mod check;
+#[cfg(feature = "tokenizer")]
+mod contain;
 mod device;
 mod engine;
 mod error;
@@ -53,19 +55,21 @@ mod trace;
 
 pub use batch::{Batch, BatchOptions, Event, PromptToken, Request, RequestId, Usage};
 pub use cancel::Cancel;
+#[cfg(feature = "tokenizer")]
+pub use contain::is_contained;
 pub use device::cpu::isa::cpu_targets;
 pub use device::cpu::peaks::Peaks;
 pub use device::cuda::driver as gpu;
 pub use device::faults;
 pub use device::id::{DeviceId, NoDeviceId};
-pub use device::map::{PlanFile, PlanSource};
+pub use device::map::{Exposed, PlanFile, PlanSource};
 pub use engine::{Engine, Logits};
 pub use error::{ErrorClass, Pool, RuntimeError, TextLimit};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent, Turn};
 pub use jamba_plan::cost::Size;
 pub use jamba_plan::{Plan, Verify};
 pub use observe::StepObserver;
-pub use options::{DebugOptions, OpenOptions, Progress, Unit};
+pub use options::{ConstraintLimits, DebugOptions, OpenOptions, Progress, Unit};
 pub use sample::{Sampler, SamplerOptions};
 pub use sequence::blocks::Block;
 pub use sequence::prefix::{PrefixCache, PrefixChange, PrefixCounters};

@@ -1,11 +1,33 @@
 //! Options for opening a plan, and reports of progress.
 
+use std::time::Duration;
+
 use jamba_plan::Verify;
 use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
 
 use crate::gpu::Driver;
 use crate::signature::TrustedKeys;
 use crate::{DeviceId, RuntimeError};
+
+/// Limits on what clients' constraints take: JSON schemas, regular expressions and grammars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConstraintLimits {
+    /// The time of compiling one. One that takes longer is given up; its thread ends later, and while two such threads are left, no other
+    /// constraint is compiled. A batch gives up at the request's deadline.
+    pub time: Duration,
+    /// The library's measure of work to compile one; a schema of 100 kB takes about 500,000.
+    pub fuel: u64,
+    /// States of the automaton, 1 to 2 kB each.
+    pub states: usize,
+    /// Symbols in the rules.
+    pub symbols: usize,
+}
+
+impl Default for ConstraintLimits {
+    fn default() -> ConstraintLimits {
+        ConstraintLimits { time: Duration::from_secs(5), fuel: 1_000_000, states: 20_000, symbols: 200_000 }
+    }
+}
 
 /// Progress of an operation that takes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +81,8 @@ pub struct OpenOptions<'a> {
     /// Which parts of the plan are checked against their digests.
     pub verify: Verify,
     /// The digest that the plan must have ([`Engine::plan_digest`](crate::Engine::plan_digest), `jamba verify`). It is compared
-    /// before any code of the plan is loaded. It covers every byte of the plan, except the weights if `verify` leaves them out.
+    /// before any code of the plan is loaded. It covers every byte of the plan, except the weights if `verify` leaves them out. A file that
+    /// others may write to is refused.
     pub require_digest: Option<blake3::Hash>,
     /// Keys of which one must have signed the plan: its signature is beside it, in `my.plan.sig`. It is checked before any code of the plan
     /// is loaded, and covers what [`OpenOptions::require_digest`] covers. A plan in memory has no signature.
@@ -67,6 +90,8 @@ pub struct OpenOptions<'a> {
     /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
     /// run out of memory.
     pub prefault: bool,
+    /// Limits on clients' constraints.
+    pub constraints: ConstraintLimits,
     /// Switches for finding faults in kernels and in the runtime.
     pub debug: DebugOptions,
     /// Receives progress of plan verification and of weight upload or generation. It may be called from several threads.
@@ -74,6 +99,11 @@ pub struct OpenOptions<'a> {
 }
 
 impl OpenOptions<'_> {
+    /// Whether only certain plans may be opened.
+    pub(crate) fn requires_a_plan(&self) -> bool {
+        self.require_digest.is_some() || self.trusted_keys.is_some()
+    }
+
     /// The plan's limits, lowered to the options.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use fixture::{LIMITS, Toy, VOCAB, WEIGHT, answers};
@@ -10,7 +12,7 @@ use jamba_plan::PlanError;
 use jamba_plan::format::Init;
 use jamba_plan::sections::SectionKind;
 use jamba_runtime::{
-    DebugOptions, Engine, Feed, Finish, GenerateOptions, OpenOptions, Outputs, PlanFile, Pool, RuntimeError,
+    DebugOptions, Engine, Exposed, Feed, Finish, GenerateOptions, OpenOptions, Outputs, PlanFile, Pool, RuntimeError,
     SequenceId, SigningKey, TrustedKeys, Verify,
 };
 use ssh_key::private::Ed25519Keypair;
@@ -430,6 +432,11 @@ fn only_the_required_plan_opens() {
     let open = |require_digest| Engine::open(&path, OpenOptions { require_digest, ..OpenOptions::default() });
     let digest = open(None).unwrap().plan_digest();
     assert_eq!(open(Some(digest)).unwrap().plan_digest(), digest);
+    // Who may write to it could change the weights after they were compared.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+    assert!(matches!(open(Some(digest)), Err(RuntimeError::Exposed { exposed: Exposed::ToGroup, .. })));
+    assert_eq!(open(None).unwrap().plan_digest(), digest);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     // The plan's code is not looked at: it would be refused for its target.
     let other = Toy { targets: vec!["x86-64"], ..Toy::new() }.write(folder.path(), "other.plan");
     let isa = Some("x86-64-v2".to_owned());

@@ -9,15 +9,15 @@
 #![allow(clippy::too_many_arguments, reason = "C has no slices")]
 
 mod arguments;
-mod batch;
-mod cache;
-mod engine;
-mod events;
-mod generate;
+pub mod batch;
+pub mod cache;
+pub mod engine;
+pub mod events;
+pub mod generate;
 mod handles;
-mod request;
-mod sampler;
-mod snapshot;
-mod status;
-mod steps;
-mod text;
+pub mod request;
+pub mod sampler;
+pub mod snapshot;
+pub mod status;
+pub mod steps;
+pub mod text;

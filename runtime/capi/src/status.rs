@@ -67,6 +67,7 @@ impl From<RuntimeError> for Failure {
             RuntimeError::Io { .. } | RuntimeError::Output(_) => JAMBA_IO,
             RuntimeError::Plan { .. } | RuntimeError::OtherPlan { .. } => JAMBA_BAD_PLAN,
             RuntimeError::DigestRequired { .. } | RuntimeError::Signature { .. } => JAMBA_BAD_PLAN,
+            RuntimeError::Exposed { .. } => JAMBA_BAD_PLAN,
             RuntimeError::StateFile { .. } | RuntimeError::StateBytes { .. } => JAMBA_BAD_PLAN,
             RuntimeError::Tokenizer { .. } | RuntimeError::NotFinite { .. } => JAMBA_BAD_PLAN,
             RuntimeError::NoCodeForCpu { .. } | RuntimeError::NoSuchTarget { .. } => JAMBA_UNSUPPORTED,

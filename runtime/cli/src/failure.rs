@@ -61,9 +61,12 @@ fn is_contained() -> bool {
     return false;
 }
 
-/// Reports panics of any thread as internal errors and exits with code 3.
+/// Reports panics of any thread as internal errors and exits with code 3, unless they become errors of a call.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
+        if jamba_runtime::is_contained() {
+            return;
+        }
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let message = text.unwrap_or("panic");

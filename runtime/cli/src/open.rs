@@ -6,7 +6,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jamba_runtime::{DebugOptions, DeviceId, Engine, OpenOptions, Progress, RuntimeError, TrustedKeys, Unit, Verify};
+use jamba_plan::printable::printable;
+use jamba_program::say;
+use jamba_runtime::{
+    DebugOptions, DeviceId, Engine, OpenOptions, PlanFile, Progress, RuntimeError, TrustedKeys, Unit, Verify,
+};
 
 use crate::checkpoint;
 use crate::failure::{Failure, Lowered, phase};
@@ -92,8 +96,15 @@ impl OpenArgs {
             Lowered { context: self.context, sequences: self.sequences, plan }.keep();
         }
         let tell = |progress: Progress| bar.tell(progress);
+        let file = PlanFile::open(path)?;
+        if let Some(exposed) = file.exposed() {
+            let plan = file.path().display();
+            let message =
+                format!("jamba: warning: {plan}: {exposed}: open only plans that nobody else can write (chmod go-w)");
+            say!("{}", printable(&message));
+        }
         Engine::open(
-            path,
+            file,
             OpenOptions {
                 device: self.device,
                 driver: None,
@@ -116,6 +127,7 @@ impl OpenArgs {
                     pick_on_host: self.pick_on_host,
                 },
                 progress: Some(&tell),
+                ..OpenOptions::default()
             },
         )
     }

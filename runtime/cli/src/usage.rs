@@ -1,5 +1,6 @@
 //! Parses the command line. Words of other programs get one sentence that names ours.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -78,4 +79,9 @@ fn unexpected(command: &str, word: &str) -> Option<String> {
 /// Parses the arguments. Help and version are printed; the exit code of a usage error is 2.
 pub(crate) fn parse<T: CommandFactory + FromArgMatches>() -> Result<T, Failure> {
     usage::parse(&HINTS).map_err(Failure::Usage)
+}
+
+/// Whether the program accepts these arguments, without its name.
+pub(crate) fn accepts<T: CommandFactory + FromArgMatches + 'static>(arguments: &[OsString]) -> bool {
+    usage::accepts::<T>(&HINTS, arguments)
 }

@@ -340,7 +340,8 @@ fn parts(weight: &Weight) -> Result<(), (String, String, String)> {
     for (index, part) in weight.parts.iter().enumerate() {
         let field = |what: &str| format!("parts[{index}].{what}");
         // The last element's number, in the parameter of all groups.
-        let end = part.first_row.checked_add(part.rows.next_multiple_of(layout.multiple()));
+        let rows = part.rows.checked_next_multiple_of(layout.multiple());
+        let end = rows.and_then(|rows| part.first_row.checked_add(rows));
         let end = end.and_then(|end| end.checked_mul(layout.groups)?.checked_mul(layout.k));
         let fits = part.rows > 0 && end.is_some_and(|end| end <= isize::MAX as u64);
         let same = weight.order == PartOrder::Stacked || part.rows == weight.parts[0].rows;

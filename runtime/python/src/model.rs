@@ -62,17 +62,15 @@ impl Options {
         Ok(move || {
             let options = OpenOptions {
                 device,
-                driver: None,
                 threads: self.threads,
                 isa: self.target,
                 max_context: self.max_context,
                 max_sequences: self.max_sequences,
                 verify: if self.trust_weights { Verify::AllButWeights } else { Verify::Everything },
                 require_digest,
-                trusted_keys: None,
                 prefault: self.prefault,
                 debug: if self.check { DebugOptions::CHECK } else { DebugOptions::default() },
-                progress: None,
+                ..OpenOptions::default()
             };
             Engine::open(&plan, options)
         })

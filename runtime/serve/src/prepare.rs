@@ -1,8 +1,9 @@
 //! Turns texts and chats into tokens, off the threads of the server and of the steps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use jamba_runtime::{AddedTokens, Chat, EncodedChat, GenerateOptions};
+use jamba_runtime::{AddedTokens, Cancel, Chat, EncodedChat, GenerateOptions};
 use serde_json::Value;
 
 use crate::app::App;
@@ -52,7 +53,10 @@ impl App {
     pub(crate) async fn compile(&self, options: &mut GenerateOptions) -> Result<()> {
         if let Some(constraint) = options.constraint.take() {
             let compiler = self.model.constraints()?.clone();
-            options.compiled = Some(self.off_thread(move || Ok(compiler.compile(&constraint)?)).await?);
+            let cancel = Cancel::new();
+            let _vanishes = CancelOnDrop(cancel.clone());
+            let compile = move || Ok(compiler.compile_within(&constraint, Duration::MAX, &cancel)?);
+            options.compiled = Some(self.off_thread(compile).await?);
         }
         Ok(())
     }
@@ -66,6 +70,15 @@ impl App {
         tokio::task::spawn_blocking(work).await.map_err(|_| {
             ApiError::internal("an internal error while the prompt was encoded, which the server's log describes")
         })?
+    }
+}
+
+/// Gives work up when the request that waits for it is dropped, as it is when its client has gone.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

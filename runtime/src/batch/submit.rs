@@ -1,5 +1,7 @@
 //! Requests enter the queue and leave it.
 
+#[cfg(feature = "constrain")]
+use std::time::Duration;
 use std::time::Instant;
 
 use super::Batch;
@@ -18,9 +20,9 @@ impl Batch {
     pub fn submit(&mut self, engine: &Engine, request: Request) -> Result<RequestId, RuntimeError> {
         self.check(engine, &request)?;
         self.check_queue(&request)?;
-        #[cfg(feature = "constrain")]
-        let request = compiled_once(engine, request)?;
         let now = (self.clock)();
+        #[cfg(feature = "constrain")]
+        let request = compiled_once(engine, request, now)?;
         let id = RequestId(self.n_submitted);
         let seed = request.options.sampler.seed.unwrap_or_else(random_seed);
         let mut siblings: Vec<Job> = (1..request.n)
@@ -197,14 +199,14 @@ impl Batch {
     }
 }
 
-/// Compiles the constraint of a request for several answers, so that it is not compiled for each.
+/// Compiles the constraint of a request once for all its answers, and no longer than it may take.
 #[cfg(feature = "constrain")]
-fn compiled_once(engine: &Engine, mut request: Request) -> Result<Request, RuntimeError> {
+fn compiled_once(engine: &Engine, mut request: Request, now: Instant) -> Result<Request, RuntimeError> {
+    let time = request.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
     let options = &mut request.options;
-    if let (Some(constraint), None) = (&options.constraint, &options.compiled)
-        && request.n > 1
-    {
-        options.compiled = Some(engine.constraint_compiler()?.compile(constraint)?);
+    if let (Some(constraint), None) = (&options.constraint, &options.compiled) {
+        let compiled = engine.constraint_compiler()?.compile_within(constraint, time, &options.cancel)?;
+        options.compiled = Some(compiled);
     }
     Ok(request)
 }

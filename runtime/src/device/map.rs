@@ -4,9 +4,10 @@
 //! is opened, hashed there and used from there: code, program and texts are those whose digests were compared, whatever happens to the
 //! file afterwards. Both lie in one range of addresses, at their offsets in the file.
 
+use std::fmt;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jamba_plan::format::PAGE_BYTES;
@@ -37,6 +38,40 @@ use crate::RuntimeError;
 pub struct PlanFile {
     path: PathBuf,
     bytes: Bytes,
+    exposed: Option<Exposed>,
+}
+
+/// Who else may write to the file of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposed {
+    /// Its group.
+    ToGroup,
+    /// Every user.
+    ToAll,
+    /// Its owner, who is neither root nor the user of this process: the id.
+    ToOwner(u32),
+}
+
+impl Exposed {
+    /// Of the permissions and the owner of a file.
+    fn of(mode: u32, owner: u32, user: u32) -> Option<Exposed> {
+        match mode {
+            _ if owner != 0 && owner != user => Some(Exposed::ToOwner(owner)),
+            _ if mode & 0o002 > 0 => Some(Exposed::ToAll),
+            _ if mode & 0o020 > 0 => Some(Exposed::ToGroup),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exposed::ToGroup => f.write_str("its group may write to the plan"),
+            Exposed::ToAll => f.write_str("every user may write to the plan"),
+            Exposed::ToOwner(user) => write!(f, "the plan belongs to user {user}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -55,7 +90,8 @@ impl PlanFile {
     /// [`RuntimeError::Io`] if the file cannot be read, or is none: a FIFO or a device is refused at once. [`RuntimeError::Memory`] if the
     /// memory does not suffice for what is not weights.
     pub fn open(path: &Path) -> Result<PlanFile, RuntimeError> {
-        Ok(PlanFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map(path)?) })
+        let (map, exposed) = map(path)?;
+        Ok(PlanFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map), exposed })
     }
 
     /// Uses a plan in memory, for example one embedded by [`include_plan!`](crate::include_plan), without copying it.
@@ -65,8 +101,20 @@ impl PlanFile {
     pub fn from_memory(bytes: &'static [u8]) -> Result<PlanFile, RuntimeError> {
         match bytes.as_ptr().addr() as u64 % PAGE_BYTES {
             off if off > 0 && !bytes.is_empty() => Err(RuntimeError::Unaligned { off }),
-            _ => Ok(PlanFile { path: IN_MEMORY.into(), bytes: Bytes::Memory(bytes) }),
+            _ => Ok(PlanFile { path: IN_MEMORY.into(), bytes: Bytes::Memory(bytes), exposed: None }),
         }
+    }
+
+    /// Copies a plan that is in memory, for example one that was received.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Memory`] if there is too little memory.
+    pub fn copy_of(bytes: &[u8]) -> Result<PlanFile, RuntimeError> {
+        let out_of_memory = |source| RuntimeError::Memory { what: "the plan", bytes: bytes.len() as u64, source };
+        let mut copy = MmapMut::map_anon(bytes.len()).map_err(out_of_memory)?;
+        copy.copy_from_slice(bytes);
+        let copy = copy.make_read_only().map_err(out_of_memory)?;
+        Ok(PlanFile { path: IN_MEMORY.into(), bytes: Bytes::Mapped(copy), exposed: None })
     }
 
     /// Verifies and parses the plan. Calls `tell` with the bytes hashed so far and the bytes to hash in total.
@@ -92,6 +140,11 @@ impl PlanFile {
             // Only a hint; older kernels may not know it.
             let _ = map.advise_range(advice, range.start, range.len());
         }
+    }
+
+    /// Who else may write to the file, and so change what an open engine computes with.
+    pub fn exposed(&self) -> Option<Exposed> {
+        self.exposed
     }
 
     /// The path of the file, or `plan in memory`.
@@ -143,7 +196,7 @@ macro_rules! include_plan {
 /// Most bytes of a plan beside its weights. The largest part is the tokenizer, of some MB.
 const MOST_COPIED: u64 = 1 << 30;
 
-fn map(path: &Path) -> Result<Mmap, RuntimeError> {
+fn map(path: &Path) -> Result<(Mmap, Option<Exposed>), RuntimeError> {
     let failed = |action: &'static str| {
         let path = path.to_path_buf();
         move |source| RuntimeError::Io { path, action, source }
@@ -155,6 +208,9 @@ fn map(path: &Path) -> Result<Mmap, RuntimeError> {
     if !metadata.is_file() {
         return Err(refused(std::io::ErrorKind::InvalidInput, "it is not a file".to_owned()));
     }
+    // SAFETY: it takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let exposed = Exposed::of(metadata.mode(), metadata.uid(), user);
     let file_bytes = metadata.len();
     if file_bytes == 0 {
         return Err(refused(std::io::ErrorKind::UnexpectedEof, "it is empty".to_owned()));
@@ -195,5 +251,24 @@ fn map(path: &Path) -> Result<Mmap, RuntimeError> {
             Err(error) => return Err(failed("map it")(error.into())),
         }
     }
-    whole.make_read_only().map_err(failed("map it"))
+    Ok((whole.make_read_only().map_err(failed("map it"))?, exposed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_that_others_can_write_are_told() {
+        let of = |mode: u32, owner| Exposed::of(0o100_000 | mode, owner, 1000);
+        for (mode, owner) in [(0o644, 1000), (0o600, 1000), (0o755, 0), (0o444, 1000)] {
+            assert_eq!(of(mode, owner), None, "{mode:o} of {owner}");
+        }
+        assert_eq!(of(0o664, 1000), Some(Exposed::ToGroup));
+        assert_eq!(of(0o666, 0), Some(Exposed::ToAll));
+        assert_eq!(of(0o646, 1000), Some(Exposed::ToAll));
+        assert_eq!(of(0o644, 1001), Some(Exposed::ToOwner(1001)));
+        // For root too, other users are others.
+        assert_eq!(Exposed::of(0o100_644, 1000, 0), Some(Exposed::ToOwner(1000)));
+    }
 }

@@ -52,7 +52,7 @@ impl Picker {
         #[cfg(feature = "constrain")]
         let matching = match (&options.compiled, &options.constraint) {
             (Some(compiled), _) => Some(Matching::of_compiled(engine, compiled)?),
-            (None, Some(constraint)) => Some(Matching::new(engine, constraint)?),
+            (None, Some(constraint)) => Some(Matching::new(engine, constraint, &options.cancel)?),
             (None, None) => None,
         };
         let eos = model.eos.as_slice();

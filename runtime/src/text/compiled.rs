@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use llguidance::{Matcher, ParserFactory};
 
 use super::constrain::{Matching, compile, end_tokens};
-use crate::{Constraint, Engine, RuntimeError};
+use super::given_up::Left;
+use crate::{Cancel, Constraint, Engine, RuntimeError};
 
 /// Compiles constraints for the tokens of an engine. Clones share the tokens; it can be sent to other threads.
 ///
@@ -32,16 +34,33 @@ use crate::{Constraint, Engine, RuntimeError};
 pub struct ConstraintCompiler {
     factory: Arc<ParserFactory>,
     eos: Arc<[u32]>,
+    left: Left,
+    time: Duration,
 }
 
 impl ConstraintCompiler {
     /// Compiles a constraint. It can be used for any number of answers.
     ///
     /// # Errors
-    /// Fails if the constraint is invalid, too large, or matches no text.
+    /// Fails if the constraint is invalid, too large, or matches no text, and if it takes longer to compile than
+    /// [`ConstraintLimits::time`](crate::ConstraintLimits::time).
     pub fn compile(&self, constraint: &Constraint) -> Result<CompiledConstraint, RuntimeError> {
+        self.compile_within(constraint, Duration::MAX, &Cancel::new())
+    }
+
+    /// Compiles a constraint in at most this time, and in the time of the limits. Setting the flag gives it up.
+    ///
+    /// # Errors
+    /// As [`ConstraintCompiler::compile`], and [`RuntimeError::Cancelled`].
+    pub fn compile_within(
+        &self,
+        constraint: &Constraint,
+        time: Duration,
+        cancel: &Cancel,
+    ) -> Result<CompiledConstraint, RuntimeError> {
         let (factory, eos) = (Arc::clone(&self.factory), Arc::clone(&self.eos));
-        let (kind, matcher) = (constraint.kind(), Mutex::new(compile(&self.factory, constraint)?));
+        let matcher = compile(&self.factory, &self.left, constraint, (time.min(self.time), cancel))?;
+        let (kind, matcher) = (constraint.kind(), Mutex::new(matcher));
         Ok(CompiledConstraint(Arc::new(Compiled { kind, matcher, factory, eos })))
     }
 }
@@ -67,9 +86,10 @@ impl fmt::Debug for CompiledConstraint {
 
 impl Matching {
     /// The state of a constraint before the first token. Fails if the constraint is invalid or matches no text.
-    pub(crate) fn new(engine: &Engine, constraint: &Constraint) -> Result<Matching, RuntimeError> {
-        let ConstraintCompiler { factory, eos } = engine.constraint_compiler()?;
-        Ok(Matching::begin(constraint.kind(), compile(&factory, constraint)?, &eos))
+    pub(crate) fn new(engine: &Engine, constraint: &Constraint, cancel: &Cancel) -> Result<Matching, RuntimeError> {
+        let ConstraintCompiler { factory, eos, left, time } = engine.constraint_compiler()?;
+        let matcher = compile(&factory, &left, constraint, (time, cancel))?;
+        Ok(Matching::begin(constraint.kind(), matcher, &eos))
     }
 
     /// The state of a compiled constraint before the first token. Fails if it was compiled for another engine.
@@ -93,7 +113,8 @@ impl Engine {
     pub fn constraint_compiler(&self) -> Result<ConstraintCompiler, RuntimeError> {
         let eos = end_tokens(self)?;
         let (tokenizer, vocabulary) = self.vocabulary()?;
-        let factory = vocabulary.factory(tokenizer, self.manifest().model.vocab as usize, &eos)?;
-        Ok(ConstraintCompiler { factory, eos: eos.into() })
+        let limits = self.constraint_limits();
+        let factory = vocabulary.factory(tokenizer, (self.manifest().model.vocab as usize, &eos), limits)?;
+        Ok(ConstraintCompiler { factory, eos: eos.into(), left: vocabulary.left.clone(), time: limits.time })
     }
 }

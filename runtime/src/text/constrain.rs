@@ -3,15 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use serde_json::Value;
 
+use super::given_up::{GivenUp, Left};
 use super::tokenizer::byte_of;
 use super::tokenizer_json::without_mark;
-use crate::{Engine, RuntimeError};
+use crate::contain::contained;
+use crate::{Cancel, ConstraintLimits, Engine, RuntimeError};
 
 /// A constraint on generated text. Text that ends early, for example by [`Finish::Length`](crate::Finish::Length), is a
 /// prefix of matching text.
@@ -117,12 +120,13 @@ const MAX_TEXT: usize = 64 << 10;
 /// Stack of the thread that compiles a constraint. A chain of rules takes 3 kB for each, and a grammar has at most 8000.
 const STACK_BYTES: usize = 64 << 20;
 
-/// Limits on the time and the memory that a constraint takes. The library's own allow a constraint 500 MB.
-fn limits() -> ParserLimits {
+/// The library's own limits allow a constraint 500 MB.
+fn limits(of: &ConstraintLimits) -> ParserLimits {
     ParserLimits {
+        initial_lexer_fuel: of.fuel,
         // 1 to 2 kB each.
-        max_lexer_states: 20_000,
-        max_grammar_size: 200_000,
+        max_lexer_states: of.states,
+        max_grammar_size: of.symbols,
         // The library's states and its copy of the grammar are of no use in a message.
         verbose_errors: false,
         ..ParserLimits::default()
@@ -163,6 +167,9 @@ fn sentence(message: &str) -> String {
     let text = match first.trim().trim_start_matches("lexer error: ").trim_start_matches("Parser Error: ") {
         // The library's names of states in which no token is allowed and the text may not end.
         "NoExtension" | "NoExtensionBias" => "no text satisfies it, or none from here on",
+        text if text.starts_with("fuel exhausted") || text.starts_with("initial lexer configuration") => {
+            "it takes too much work to compile"
+        }
         "too many expressions constructed" => "it is too complex: too many states are needed",
         other => other,
     };
@@ -173,17 +180,24 @@ fn sentence(message: &str) -> String {
 }
 
 /// Compiles a constraint.
-pub(super) fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<Matcher, RuntimeError> {
+///
+/// # Errors
+/// The constraint is invalid or too large; it takes longer than `time`, or `cancel` is set meanwhile.
+pub(super) fn compile(
+    factory: &Arc<ParserFactory>,
+    left: &Left,
+    constraint: &Constraint,
+    (time, cancel): (Duration, &Cancel),
+) -> Result<Matcher, RuntimeError> {
     let kind = constraint.kind();
     let grammar = constraint.grammar()?;
-    let matcher = std::thread::scope(|threads| {
-        // A program that contains panics by the names of its threads contains those of this one.
-        let name = std::thread::current().name().unwrap_or("constraint").to_owned();
-        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
-        match thread.spawn_scoped(threads, || Matcher::new(factory.create_parser(grammar))) {
-            Ok(compiling) => compiling.join().map_err(|_| refused(kind, "its compilation panicked")),
-            Err(error) => Err(refused(kind, format!("cannot start a thread: {error}"))),
-        }
+    let factory = Arc::clone(factory);
+    let compiled = left.run(STACK_BYTES, (time, cancel), move || Matcher::new(factory.create_parser(grammar)));
+    let matcher = compiled.map_err(|given_up| match given_up {
+        GivenUp::Cancelled => RuntimeError::Cancelled,
+        GivenUp::Late => refused(kind, format!("it takes longer to compile than {time:?}")),
+        GivenUp::Busy => refused(kind, "earlier ones that took too long are still being compiled: try again later"),
+        GivenUp::Failed(reason) => refused(kind, reason),
     })?;
     match matcher.get_error() {
         Some(reason) => Err(refused(kind, reason)),
@@ -193,17 +207,21 @@ pub(super) fn compile(factory: &ParserFactory, constraint: &Constraint) -> Resul
 
 /// The plan's tokens in llguidance's form, built for the first constraint.
 #[derive(Default)]
-pub(crate) struct Vocabulary(OnceLock<Arc<ParserFactory>>);
+pub(crate) struct Vocabulary {
+    factory: OnceLock<Arc<ParserFactory>>,
+    /// Constraints that are compiled although they were given up.
+    pub(super) left: Left,
+}
 
 impl Vocabulary {
-    /// Builds the factory from a `tokenizer.json`, for rows of `vocab` logits and end tokens `eos`.
+    /// Builds the factory from a `tokenizer.json`, for rows of `vocab` logits and end tokens `eos`. Constraints have the limits of the first call.
     pub(super) fn factory(
         &self,
         tokenizer: &[u8],
-        vocab: usize,
-        eos: &[u32],
+        (vocab, eos): (usize, &[u32]),
+        within: &ConstraintLimits,
     ) -> Result<Arc<ParserFactory>, RuntimeError> {
-        if let Some(factory) = self.0.get() {
+        if let Some(factory) = self.factory.get() {
             return Ok(Arc::clone(factory));
         }
         let failed = |reason: String| RuntimeError::Tokenizer { section: "tokenizer", reason };
@@ -222,7 +240,8 @@ impl Vocabulary {
         if let Some(added) = json["added_tokens"].as_array_mut() {
             added.retain(|token| is_row(&token["id"]));
         }
-        let mut words = token_bytes_from_tokenizer_json(&json).map_err(|error| failed(error.to_string()))?;
+        let words = contained(|| token_bytes_from_tokenizer_json(&json)).map_err(failed)?;
+        let mut words = words.map_err(|error| failed(error.to_string()))?;
         words.resize(vocab, Vec::new()); // rows may be padded; empty tokens are never allowed
         let eos: Vec<u32> = eos.iter().copied().filter(|&eos| (eos as usize) < vocab).collect();
         let Some(&first) = eos.first() else {
@@ -232,8 +251,8 @@ impl Vocabulary {
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| failed(error.to_string()))?;
         factory.quiet();
-        *factory.limits_mut() = limits();
-        Ok(Arc::clone(self.0.get_or_init(|| Arc::new(factory))))
+        *factory.limits_mut() = limits(within);
+        Ok(Arc::clone(self.factory.get_or_init(|| Arc::new(factory))))
     }
 }
 
@@ -304,10 +323,12 @@ mod tests {
 
     /// The error of a constraint when it is compiled, or when its first tokens are picked.
     fn error(constraint: &Constraint) -> Option<String> {
-        static TINY_VOCABULARY: OnceLock<Arc<ParserFactory>> = OnceLock::new();
-        let factory =
-            TINY_VOCABULARY.get_or_init(|| Vocabulary::default().factory(TINY.as_bytes(), 512, &[2]).unwrap());
-        let matcher = match compile(factory, constraint) {
+        error_within(constraint, &ConstraintLimits::default())
+    }
+
+    fn error_within(constraint: &Constraint, within: &ConstraintLimits) -> Option<String> {
+        let factory = Vocabulary::default().factory(TINY.as_bytes(), (512, &[2]), within).unwrap();
+        let matcher = match compile(&factory, &Left::default(), constraint, (within.time, &Cancel::new())) {
             Ok(matcher) => matcher,
             Err(error) => return Some(error.to_string()),
         };
@@ -368,11 +389,22 @@ mod tests {
     }
 
     #[test]
+    fn work_beyond_the_limits_is_refused() {
+        let constraint = Constraint::Lark("start: T\nT: /(a|b)*a(a|b){9}/ & /(a|b)*b(a|b){9}/\n".to_owned());
+        let within = |limits| error_within(&constraint, &limits);
+        let none = ConstraintLimits { fuel: 0, ..ConstraintLimits::default() };
+        assert_eq!(within(none).as_deref(), Some("grammar: it takes too much work to compile"));
+        let few = ConstraintLimits { states: 10, ..ConstraintLimits::default() };
+        assert!(within(few).is_some_and(|error| error.starts_with("grammar: ")));
+    }
+
+    #[test]
     fn tokens_outside_of_the_logits_take_no_memory() {
         let mut tokenizer: Value = serde_json::from_str(TINY).unwrap();
         tokenizer["model"]["vocab"]["far"] = u32::MAX.into();
         tokenizer["added_tokens"][0]["id"] = 4_000_000_000_u32.into();
-        let factory = Vocabulary::default().factory(tokenizer.to_string().as_bytes(), 512, &[2]);
+        let within = ConstraintLimits::default();
+        let factory = Vocabulary::default().factory(tokenizer.to_string().as_bytes(), (512, &[2]), &within);
         assert!(factory.is_ok());
     }
 

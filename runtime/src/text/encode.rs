@@ -13,6 +13,7 @@ use tokenizers::{
 
 use super::tokenizer::{Tokenizer, failed};
 use crate::RuntimeError;
+use crate::contain::contained;
 
 /// A token of a text.
 pub(super) struct Encoded {
@@ -48,12 +49,11 @@ impl Tokenizer {
             // What a normalizer makes of the text may match as well.
             special && (added.token.normalized || places(text, &added.form).any(&touches))
         };
-        let encoding = if !content.is_empty() && added.iter().any(is_in_content) {
-            self.encode_apart(text, &added, &|added, range| !specials.contains(&added.id) || !touches(range))
-        } else {
-            inner.encode(text, false)
+        let encode = || match !content.is_empty() && added.iter().any(is_in_content) {
+            true => self.encode_apart(text, &added, &|added, range| !specials.contains(&added.id) || !touches(range)),
+            false => inner.encode(text, false),
         };
-        let encoding = encoding.map_err(failed)?;
+        let encoding = contained(encode).map_err(failed)?.map_err(failed)?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
         let encoded = tokens
             .map(|(&id, &(start, end))| Encoded { id, range: start..end, is_special: specials.contains(&id) })
@@ -105,7 +105,7 @@ impl Tokenizer {
         let added = tokens.map(|(id, token)| {
             let mut form = NormalizedString::from(token.content.as_str());
             if let (true, Some(normalizer)) = (token.normalized, inner.get_normalizer()) {
-                normalizer.normalize(&mut form).map_err(failed)?;
+                contained(|| normalizer.normalize(&mut form)).map_err(failed)?.map_err(failed)?;
             }
             Ok(Added { id, form: form.get().to_owned(), token })
         });

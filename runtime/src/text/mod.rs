@@ -12,7 +12,7 @@
 //! - [`answer`] splits answers into reasoning, calls of functions, and content.
 //! - [`stop`] finds stop strings in a stream of text.
 //! - [`constrain`] restricts tokens to those that a JSON schema, a regular expression or a grammar allows; [`compiled`]
-//!   compiles them apart from the engine.
+//!   compiles them apart from the engine, and [`given_up`] within limits of time.
 
 pub(crate) mod answer;
 mod backtracking;
@@ -24,6 +24,8 @@ pub(crate) mod compiled;
 pub(crate) mod constrain;
 mod encode;
 mod fewest;
+#[cfg(feature = "constrain")]
+mod given_up;
 mod growth;
 pub(crate) mod jinja;
 pub(crate) mod messages;

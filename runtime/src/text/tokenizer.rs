@@ -10,6 +10,7 @@ use super::fewest::{Cover, Steps};
 use super::growth::{self, Growth};
 use super::stream::TextStream;
 use super::tokenizer_json::{Parts, without_mark};
+use crate::contain::contained;
 use crate::{ChatTemplate, RuntimeError};
 
 /// A tokenizer.
@@ -85,7 +86,8 @@ impl Tokenizer {
         let tokenizer = without_mark(tokenizer);
         let parts = Parts::read(tokenizer).map_err(failed)?;
         let growth = growth::of(&parts).map_err(failed)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer)
+        let mut inner = contained(|| tokenizers::Tokenizer::from_bytes(tokenizer))
+            .map_err(failed)?
             .map_err(|error| failed(parts.fault().unwrap_or_else(|| error.to_string())))?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
@@ -144,7 +146,7 @@ impl Tokenizer {
 
     /// Decodes tokens. Special tokens are skipped.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, RuntimeError> {
-        self.inner.decode(tokens, true).map_err(failed)
+        contained(|| self.inner.decode(tokens, true)).map_err(failed)?.map_err(failed)
     }
 
     /// Decodes tokens to text with these special tokens.
@@ -155,7 +157,7 @@ impl Tokenizer {
     /// Decodes tokens except those in `hidden`.
     pub(super) fn decode_without(&self, tokens: &[u32], hidden: &HashSet<u32>) -> Result<String, RuntimeError> {
         let shown: Vec<u32> = tokens.iter().copied().filter(|token| !hidden.contains(token)).collect();
-        self.inner.decode(&shown, false).map_err(failed)
+        contained(|| self.inner.decode(&shown, false)).map_err(failed)?.map_err(failed)
     }
 
     /// Special tokens that are no part of the text. Those that a stop string contains are.
@@ -230,7 +232,7 @@ impl Tokenizer {
         }
         match (self.inner.get_decoder(), byte_of(&name)) {
             (_, Some(byte)) if self.has_bytes => Some(vec![byte]),
-            (Some(decoder), _) => Some(super::bytes::of_token(decoder, name)),
+            (Some(decoder), _) => contained(|| super::bytes::of_token(decoder, name)).ok(),
             (None, _) => Some(name.into_bytes()),
         }
     }

@@ -5,6 +5,7 @@ use tokenizers::{NormalizedString, Normalizer};
 
 use super::fewest::Cover;
 use super::tokenizer::{Tokenizer, failed};
+use crate::contain::contained;
 use crate::{RuntimeError, TextLimit};
 
 /// Longest part, in bytes.
@@ -48,7 +49,8 @@ impl Tokenizer {
     /// [`RuntimeError::TextTooLong`] if the text has more tokens.
     pub fn encode_within(&self, text: &str, most: Option<u64>, added: AddedTokens) -> Result<Vec<u32>, RuntimeError> {
         self.check_length(text, most)?;
-        let encoded = self.inner.encode_fast(text, added == AddedTokens::AsConfigured).map_err(failed)?;
+        let encode = || self.inner.encode_fast(text, added == AddedTokens::AsConfigured);
+        let encoded = contained(encode).map_err(failed)?.map_err(failed)?;
         let tokens = encoded.get_ids();
         match most {
             Some(most) if tokens.len() as u64 > most => {
@@ -69,7 +71,7 @@ impl Tokenizer {
         if let (Some(most), Some(steps)) = (most, self.steps) {
             // Shorter texts are encoded in less time than the vocabulary takes.
             if bytes > most.saturating_mul(4).max(1 << 16) {
-                let cover = self.cover.get_or_init(|| Cover::new(&self.inner, steps));
+                let cover = self.cover.get_or_init(|| contained(|| Cover::new(&self.inner, steps)).ok().flatten());
                 let fewest = cover.as_ref().map_or(0, |cover| cover.fewest(text, most));
                 if fewest > most {
                     let limit = TextLimit::Tokens { tokens: fewest, most };
@@ -91,7 +93,7 @@ impl Tokenizer {
         while !rest.is_empty() {
             let (piece, more) = rest.split_at(boundary(rest, PIECE));
             let mut piece = NormalizedString::from(piece);
-            normalizer.normalize(&mut piece).map_err(failed)?;
+            contained(|| normalizer.normalize(&mut piece)).map_err(failed)?.map_err(failed)?;
             normalized += piece.get().len() as u64;
             if normalized > max_bytes.saturating_mul(USUAL) {
                 return Err(RuntimeError::TextTooLong {

@@ -76,3 +76,32 @@ fn has_kernel(against: Against<'_>, weight: &Weight) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::format::{Blocks, DrawKernel, Launch};
+
+    /// Weights with a seed are in no file: a few bytes can state any number of groups. Refusing them takes no memory.
+    #[test]
+    fn groups_that_no_file_holds_are_counted_before_they_are_listed() {
+        let (manifest, mut program) = (fixture::manifest(), fixture::sm_90a::program());
+        let mut info = fixture::sm_90a::info(&manifest.limits);
+        let symbol = "draw".to_owned();
+        let launch = Launch::along_x(Blocks::PerSm(4), 256, 0);
+        info.draw_kernels = vec![DrawKernel { symbol, format: program.weights[0].format, launch }];
+        for groups in [MOST_LAUNCHES + 1, 1 << 45, u64::MAX] {
+            program.weights[0].layout.groups = groups;
+            let against = Against {
+                vocab: manifest.model.vocab,
+                limits: &manifest.limits,
+                info: &info,
+                program: &program,
+                section: "program",
+            };
+            let error = drawing(against, Some(1)).unwrap_err().to_string();
+            assert!(error.contains("launches, expected at most 262144"), "{error}");
+        }
+    }
+}

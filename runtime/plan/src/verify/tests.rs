@@ -43,6 +43,7 @@ const CASES: &[(&str, Spoil)] = &[
     ("weights[0].layout", |_, p| p.weights[0].parts = vec![fixture::part("a", 8), fixture::part("b", 1)]),
     ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].rows = 0),
     ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].first_row = u64::MAX),
+    ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].rows = u64::MAX),
     ("weights[0].parts[0].rows", |_, p| p.weights[0].parts[0].first_row = i64::MAX as u64),
     ("weights[0].parts[1].rows", |_, p| {
         p.weights[0].order = PartOrder::Interleaved;

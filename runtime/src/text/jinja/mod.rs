@@ -48,6 +48,8 @@ use scope::Scope;
 use text::{Origin, Text};
 use value::{Error, Key, Value};
 
+use crate::contain::contained;
+
 /// Limit on the instructions of a template; ordinary templates run a few thousand per message.
 const FUEL: u64 = 20_000_000;
 
@@ -85,7 +87,7 @@ impl Template {
     pub(super) fn of(source: &str) -> Result<Template, String> {
         // Jinja2 reads every kind of line end as \n.
         let source = without_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
-        Template::try_new(source, |source| parsed(source))
+        contained(|| Template::try_new(source, |source| parsed(source)))?
     }
 
     pub(super) fn source(&self) -> &str {
@@ -103,8 +105,8 @@ impl Template {
             // A program that contains panics by the names of its threads contains those of this one.
             let name = std::thread::current().name().unwrap_or("template").to_owned();
             let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
-            match thread.spawn_scoped(threads, || self.evaluate(variables)) {
-                Ok(rendering) => rendering.join().unwrap_or_else(|_| Err("the interpreter panicked".to_owned())),
+            match thread.spawn_scoped(threads, || contained(|| self.evaluate(variables))) {
+                Ok(rendering) => rendering.join().unwrap_or_else(|_| Err("the interpreter panicked".to_owned()))?,
                 Err(error) => Err(format!("cannot start a thread: {error}")),
             }
         })
