@@ -6,6 +6,7 @@ mod constrained;
 mod digests;
 mod fixtures;
 mod gguf;
+mod hostile;
 mod inspect;
 mod integers;
 mod kernels;

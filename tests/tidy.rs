@@ -41,7 +41,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jambac-tests", &[]),
     ("jambac-ptxsim", &["jamba-plan", "jamba-runtime"]),
     ("jambac-gpu-bench", &["jamba-plan", "jamba-runtime", "jambac-ptxsim"]),
-    ("jambac-fuzz", &["jamba-plan", "jamba-runtime", "jambac-checkpoint", "jambac-ptxsim"]),
+    (
+        "jambac-fuzz",
+        &[
+            "jamba",
+            "jamba-capi",
+            "jamba-plan",
+            "jamba-runtime",
+            "jambac",
+            "jambac-checkpoint",
+            "jambac-graph",
+            "jambac-models",
+            "jambac-passes",
+            "jambac-ptxsim",
+        ],
+    ),
     (
         "jambac-harness",
         &[
@@ -70,6 +84,7 @@ const UNSAFE: &[&str] = &[
     "kernels/src/cpu/builder/scope.rs",
     "runtime/src/device/",
     "runtime/capi/src/",
+    "tests/fuzz/src/library.rs",
     "tests/harness/src/loader.rs",
 ];
 

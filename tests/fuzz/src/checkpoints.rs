@@ -9,14 +9,14 @@ use crate::file;
 
 const PATH: &str = "input";
 
-pub(crate) fn config(data: &[u8]) {
+pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Ok(config) = JambaConfig::parse(text, Path::new(PATH)) {
         assert!(config.n_layers * config.n_experts <= 1 << 16 && config.d_state <= 1024, "{config:?}");
     }
 }
 
-pub(crate) fn configs() -> Vec<Vec<u8>> {
+pub fn configs() -> Vec<Vec<u8>> {
     let models = ["tiny", "jamba-3b", "jamba-mini", "jamba-large"].map(|model| format!("models/{model}/config.json"));
     let quantized = json!({
         "model_type": "jamba", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -26,14 +26,14 @@ pub(crate) fn configs() -> Vec<Vec<u8>> {
     models.iter().map(|path| file(path)).chain([quantized.to_string().into_bytes()]).collect()
 }
 
-pub(crate) fn safetensors(data: &[u8]) {
+pub fn safetensors(data: &[u8]) {
     if let Ok(tensors) = parsers::safetensors(data, Path::new(PATH)) {
         let inside = tensors.iter().all(|tensor| data.get(tensor.byte_range.clone()).is_some());
         assert!(inside, "{tensors:?} of {} bytes", data.len());
     }
 }
 
-pub(crate) fn safetensors_files() -> Vec<Vec<u8>> {
+pub fn safetensors_files() -> Vec<Vec<u8>> {
     let file = |header: serde_json::Value, data: usize| {
         let header = header.to_string();
         [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![1; data]].concat()
@@ -53,7 +53,7 @@ pub(crate) fn safetensors_files() -> Vec<Vec<u8>> {
     ]
 }
 
-pub(crate) fn index(data: &[u8]) {
+pub fn index(data: &[u8]) {
     for shard in parsers::index(data, Path::new(PATH)).into_iter().flatten() {
         let mut parts = Path::new(&shard).components();
         let is_name = matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(_)), None));
@@ -61,7 +61,7 @@ pub(crate) fn index(data: &[u8]) {
     }
 }
 
-pub(crate) fn indexes() -> Vec<Vec<u8>> {
+pub fn indexes() -> Vec<Vec<u8>> {
     [
         json!({ "metadata": { "total_size": 16 }, "weight_map": { "a": "model-00001-of-00002.safetensors", "b": "x" } }),
         json!({ "weight_map": { "model.layers.0.mamba.in_proj.weight": "../x.safetensors" } }),
@@ -70,12 +70,12 @@ pub(crate) fn indexes() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-pub(crate) fn small_texts(data: &[u8]) {
+pub fn small_texts(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else { return };
     let _ = parsers::small_text(*kind, text, Path::new(PATH));
 }
 
-pub(crate) fn some_small_texts() -> Vec<Vec<u8>> {
+pub fn some_small_texts() -> Vec<Vec<u8>> {
     [
         (0, r#"{"eos_token_id": [2, 5], "temperature": 0.6, "top_k": 40, "top_p": 0.9, "do_sample": true}"#),
         (1, r#"{"chat_template": [{"name": "default", "template": "{{ x }}"}], "bos_token": "<s>"}"#),
@@ -86,14 +86,14 @@ pub(crate) fn some_small_texts() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-pub(crate) fn gguf(data: &[u8]) {
+pub fn gguf(data: &[u8]) {
     if let Ok(ranges) = parsers::gguf(data, Path::new(PATH)) {
         let inside = ranges.iter().all(|range| data.get(range.clone()).is_some());
         assert!(inside, "{ranges:?} of {} bytes", data.len());
     }
 }
 
-pub(crate) fn gguf_files() -> Vec<Vec<u8>> {
+pub fn gguf_files() -> Vec<Vec<u8>> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let key = |name: &str, kind: u32, value: &[u8]| [&text(name)[..], &kind.to_le_bytes(), value].concat();
     let tensor = |name: &str, sizes: &[u64], kind: u32, offset: u64| {

@@ -1,19 +1,20 @@
 //! Plans and saved states with the right digests: what is left to find behind the digests.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 
 use jamba_plan::format::{Manifest, Program};
 use jamba_plan::header::{HEADER_BYTES, Header};
 use jamba_plan::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE_BYTES};
 use jamba_plan::synthetic::{DrawnRows, fill_panels};
-use jamba_plan::{Plan, text};
+use jamba_plan::{Plan, frame as frame_of, text};
 use jamba_runtime::{Engine, OpenOptions};
 use serde_json::Value;
 
 use crate::mutate::edits;
 
 /// A sound plan for CPUs.
-const TOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../runtime/examples/toy.plan");
+pub(crate) const TOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../runtime/examples/toy.plan");
 
 /// Bytes of states behind their header.
 const STATE_HEADER: usize = 192;
@@ -21,6 +22,19 @@ const STATE_HEADER: usize = 192;
 fn toy() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| std::fs::read(TOY).expect("the toy's plan"))
+}
+
+/// The same with a byte of code and of each text: what reads plans looks at their digests only, and shorter ones take less time.
+fn short() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    let kept = [SectionKind::Manifest, SectionKind::Program, SectionKind::Weights].map(SectionKind::code);
+    BYTES.get_or_init(|| {
+        changed(toy(), |kind, bytes| {
+            if !kept.contains(&kind) {
+                bytes.truncate(1);
+            }
+        })
+    })
 }
 
 /// An engine with the sound plan.
@@ -31,12 +45,12 @@ pub(crate) fn engine() -> &'static Mutex<Engine> {
 }
 
 /// Some edits of nothing in particular.
-pub(crate) fn no_edits() -> Vec<Vec<u8>> {
+pub fn no_edits() -> Vec<Vec<u8>> {
     (1..4).map(|n| vec![0; 13 * n]).collect()
 }
 
 /// A file of sections with these contents, whose digests and offsets are right.
-fn assembled(contents: &[(u32, &str, Vec<u8>)]) -> Vec<u8> {
+fn assembled(sound: &[u8], contents: &[(u32, &str, Vec<u8>)]) -> Vec<u8> {
     let mut file = vec![0; FIRST_SECTION as usize];
     let mut records = Vec::new();
     for (kind, name, bytes) in contents {
@@ -58,7 +72,7 @@ fn assembled(contents: &[(u32, &str, Vec<u8>)]) -> Vec<u8> {
         file_bytes: file.len() as u64,
         n_sections: records.len() as u32,
         table_digest: *blake3::hash(&table).as_bytes(),
-        ..Header::decode(toy()).expect("the toy's header")
+        ..Header::decode(sound).expect("a sound header")
     };
     file[..HEADER_BYTES].copy_from_slice(&header.encode());
     file
@@ -83,9 +97,9 @@ fn parse(file: &[u8]) {
 }
 
 /// Edits of the header and of the table, and of their digests.
-pub(crate) fn frame(data: &[u8]) {
+pub fn frame(data: &[u8]) {
     let _ = Plan::parse(data);
-    let mut file = toy().to_vec();
+    let mut file = short().to_vec();
     for (place, number) in edits(data) {
         let at = place % (FIRST_SECTION as usize - 8);
         file[at..at + 8].copy_from_slice(&number.to_le_bytes());
@@ -97,66 +111,87 @@ pub(crate) fn frame(data: &[u8]) {
     parse(&file);
 }
 
-/// The sections of the sound plan.
-fn contents() -> Vec<(u32, String, Vec<u8>)> {
-    let plan = Plan::parse(toy()).expect("the toy's plan");
-    let sections = plan.sections().iter();
-    sections.map(|section| (section.kind, section.name.clone(), plan.bytes_of(section).to_vec())).collect()
-}
-
-fn parse_with(change: impl Fn(u32, &mut Vec<u8>)) {
-    let mut contents = contents();
-    contents.iter_mut().for_each(|(kind, _, bytes)| change(*kind, bytes));
-    let contents: Vec<_> = contents.iter().map(|(kind, name, bytes)| (*kind, name.as_str(), bytes.clone())).collect();
-    parse(&assembled(&contents));
+/// A sound plan whose sections were changed.
+fn changed(sound: &[u8], change: impl Fn(u32, &mut Vec<u8>)) -> Vec<u8> {
+    let sections = frame_of(sound, sound.len() as u64).expect("a sound plan");
+    let content = |section: &Section| {
+        let mut bytes = sound[section.offset as usize..][..section.bytes as usize].to_vec();
+        change(section.kind, &mut bytes);
+        bytes
+    };
+    let contents: Vec<_> =
+        sections.iter().map(|section| (section.kind, section.name.as_str(), content(section))).collect();
+    assembled(sound, &contents)
 }
 
 /// Edits of the bytes of the manifest and of the program.
-pub(crate) fn sections(data: &[u8]) {
-    parse_with(|kind, bytes| {
+pub fn sections(data: &[u8]) {
+    parse(&changed(short(), |kind, bytes| {
         let is_edited = [SectionKind::Manifest.code(), SectionKind::Program.code()].contains(&kind);
         let n = bytes.len();
         for (place, number) in edits(data).filter(|_| is_edited && n > 0) {
             bytes[place % n] = number as u8;
         }
-    });
+    }));
 }
 
-/// Edits of the numbers in the manifest and in the program, of which postcard makes other bytes.
-pub(crate) fn records(data: &[u8]) {
-    let (in_manifest, in_program): (Vec<_>, Vec<_>) = edits(data).partition(|(place, _)| place % 4 == 0);
-    parse_with(|kind, bytes| {
-        if kind == SectionKind::Manifest.code() {
-            let Ok(mut manifest) = serde_json::from_slice::<Value>(bytes) else { return };
-            edit(&mut manifest, &in_manifest);
-            if serde_json::from_value::<Manifest>(manifest.clone()).is_ok() {
-                *bytes = manifest.to_string().into_bytes();
-            }
-        } else if kind == SectionKind::Program.code() {
-            let Ok(program) = postcard::from_bytes::<Program>(bytes) else { return };
-            let Ok(mut value) = serde_json::to_value(&program) else { return };
-            edit(&mut value, &in_program);
-            let edited = serde_json::from_value::<Program>(value).ok();
-            if let Some(edited) = edited.and_then(|program| postcard::to_stdvec(&program).ok()) {
-                *bytes = edited;
-            }
+/// A sound plan, and its manifest and program as documents.
+pub(crate) struct Sound {
+    bytes: Vec<u8>,
+    manifest: Value,
+    program: Value,
+}
+
+impl Sound {
+    /// # Panics
+    /// If the plan is not sound.
+    pub(crate) fn of(bytes: &[u8]) -> Sound {
+        let plan = Plan::parse(bytes).expect("a sound plan");
+        let (_, program) = plan.programs().next().expect("a program");
+        let document = |result: serde_json::Result<Value>| result.expect("a document");
+        Sound {
+            manifest: document(serde_json::to_value(plan.manifest())),
+            program: document(serde_json::to_value(program)),
+            bytes: bytes.to_vec(),
         }
-    });
+    }
+
+    /// The plan with other numbers in the manifest and in the program, of which postcard makes other bytes.
+    pub(crate) fn with_numbers(&self, edits: &[(usize, u64)]) -> Vec<u8> {
+        let (in_manifest, in_program): (Vec<_>, Vec<_>) = edits.iter().partition(|(place, _)| place % 4 == 0);
+        let manifest = edited(&self.manifest, &in_manifest);
+        let manifest = serde_json::from_value::<Manifest>(manifest).and_then(|manifest| serde_json::to_vec(&manifest));
+        let program = serde_json::from_value::<Program>(edited(&self.program, &in_program)).ok();
+        let program = program.and_then(|program| postcard::to_stdvec(&program).ok());
+        changed(&self.bytes, |kind, bytes| match (&manifest, &program) {
+            (Ok(manifest), _) if kind == SectionKind::Manifest.code() => bytes.clone_from(manifest),
+            (_, Some(program)) if kind == SectionKind::Program.code() => bytes.clone_from(program),
+            _ => {}
+        })
+    }
 }
 
-/// Replaces numbers, counted in the order of the document.
-fn edit(value: &mut Value, edits: &[(usize, u64)]) {
+/// Edits of the numbers in the manifest and in the program.
+pub fn records(data: &[u8]) {
+    static SOUND: OnceLock<Sound> = OnceLock::new();
+    parse(&SOUND.get_or_init(|| Sound::of(short())).with_numbers(&edits(data).collect::<Vec<_>>()));
+}
+
+/// A document with other numbers, counted in its order.
+fn edited(sound: &Value, edits: &[(usize, u64)]) -> Value {
+    let mut value = sound.clone();
     let mut n_numbers = 0;
-    numbers(value, &mut |_| n_numbers += 1);
-    for (place, number) in edits {
-        let (mut at, wanted) = (0, (place / 4) % n_numbers.max(1));
-        numbers(value, &mut |found| {
-            if at == wanted {
-                *found = (*number).into();
-            }
-            at += 1;
-        });
-    }
+    numbers(&mut value, &mut |_| n_numbers += 1);
+    let edits: BTreeMap<usize, u64> =
+        edits.iter().map(|(place, number)| ((place / 4) % n_numbers.max(1), *number)).collect();
+    let mut at = 0;
+    numbers(&mut value, &mut |found| {
+        if let Some(number) = edits.get(&at) {
+            *found = (*number).into();
+        }
+        at += 1;
+    });
+    value
 }
 
 fn numbers(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
@@ -169,7 +204,7 @@ fn numbers(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
 }
 
 /// Edits of a saved state, and of its digests. One that is accepted can be restored and continued.
-pub(crate) fn state(data: &[u8]) {
+pub fn state(data: &[u8]) {
     static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
     let mut engine = engine().lock().expect("no other target panicked");
     let format = engine.state_format();

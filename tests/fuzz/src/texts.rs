@@ -23,13 +23,13 @@ const SMALL: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
         "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
         "vocab": {"<s>": 0, "a": 1, "b": 2, "Ġ": 3, "Ġa": 4, "Ã": 5, "¼": 6}, "merges": [["Ġ", "a"]]}}"#;
 
-pub(crate) fn ptx(data: &[u8]) {
+pub fn ptx(data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
         let _ = ptxsim::Module::parse(text).map(|module| module.entries().count());
     }
 }
 
-pub(crate) fn ptx_texts() -> Vec<Vec<u8>> {
+pub fn ptx_texts() -> Vec<Vec<u8>> {
     let kernel = ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 a, .param .u32 n)\n.maxntid 128, 1, 1\n{\n\
         .reg .pred %p<4>;\n.reg .b32 %r<9>;\n.reg .f32 %f<9>;\n.reg .b64 %rd<9>;\n.shared .align 16 .b8 pool[1024];\n\
         ld.param.u64 %rd1, [a];\nld.param.u32 %r2, [n];\nmov.u32 %r1, %tid.x;\nsetp.ge.s32 %p1, %r1, %r2;\n@%p1 bra $L1;\n\
@@ -38,7 +38,7 @@ pub(crate) fn ptx_texts() -> Vec<Vec<u8>> {
     vec![kernel.as_bytes().to_vec()]
 }
 
-pub(crate) fn template(data: &[u8]) {
+pub fn template(data: &[u8]) {
     let Ok(template) = ChatTemplate::new(Some(data), Some(br#"{"bos_token": "<s>", "eos_token": "</s>"}"#)) else {
         return;
     };
@@ -60,7 +60,7 @@ pub(crate) fn template(data: &[u8]) {
     }
 }
 
-pub(crate) fn templates() -> Vec<Vec<u8>> {
+pub fn templates() -> Vec<Vec<u8>> {
     let own = ["models/tiny/chat_template.jinja", "runtime/tests/chat/jamba.jinja", "runtime/tests/chat/chatml.jinja"];
     let more = [
         "{% set ns = namespace(x='a') %}{% for i in range(5) %}{% set ns.x = ns.x ~ i %}{% endfor %}{{ ns.x | upper }}",
@@ -72,7 +72,7 @@ pub(crate) fn templates() -> Vec<Vec<u8>> {
     own.iter().map(|path| file(path)).chain(more.map(|text| text.as_bytes().to_vec())).collect()
 }
 
-pub(crate) fn tokenizer(data: &[u8]) {
+pub fn tokenizer(data: &[u8]) {
     let Ok(tokenizer) = Tokenizer::new(data, None, None) else { return };
     for text in ["", "ab xx Grüße <s> 12345 \u{1F600}", "   \n\t", &"a b".repeat(200)] {
         let _ = tokenizer.encode(text);
@@ -84,7 +84,7 @@ pub(crate) fn tokenizer(data: &[u8]) {
     (0..8).for_each(|token| drop(tokenizer.token_bytes(token)));
 }
 
-pub(crate) fn tokenizers() -> Vec<Vec<u8>> {
+pub fn tokenizers() -> Vec<Vec<u8>> {
     let fallback = SMALL
         .replace("\"byte_fallback\": false", "\"byte_fallback\": true")
         .replace("\"¼\": 6", "\"<0x41>\": 6, \"▁\": 7")
@@ -100,7 +100,7 @@ pub(crate) fn tokenizers() -> Vec<Vec<u8>> {
     [SMALL.to_owned(), fallback, word.to_string(), unigram.to_string()].map(String::into_bytes).to_vec()
 }
 
-pub(crate) fn constraint(data: &[u8]) {
+pub fn constraint(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else { return };
     let Ok(text) = str::from_utf8(text) else { return };
     let constraint = match kind % 3 {
@@ -116,7 +116,7 @@ pub(crate) fn constraint(data: &[u8]) {
     let _ = engine.generate(&[1, 20, 30], &options, |_| ControlFlow::Continue(()));
 }
 
-pub(crate) fn constraints() -> Vec<Vec<u8>> {
+pub fn constraints() -> Vec<Vec<u8>> {
     let schema = json!({
         "type": "object", "required": ["a"], "additionalProperties": false,
         "properties": { "a": { "type": "integer", "minimum": 0, "maximum": 130, "multipleOf": 5 }, "b": { "enum": ["x", null, 1.5] },
@@ -133,7 +133,7 @@ pub(crate) fn constraints() -> Vec<Vec<u8>> {
 }
 
 /// The pieces of a stream are the text of the whole.
-pub(crate) fn stream(data: &[u8]) {
+pub fn stream(data: &[u8]) {
     static TINY: OnceLock<Arc<Tokenizer>> = OnceLock::new();
     let read = || Tokenizer::new(&file("models/tiny/tokenizer.json"), None, None).expect("the tiny model's tokenizer");
     let tokenizer = TINY.get_or_init(|| Arc::new(read()));
@@ -153,12 +153,12 @@ pub(crate) fn stream(data: &[u8]) {
     }
 }
 
-pub(crate) fn token_lists() -> Vec<Vec<u8>> {
+pub fn token_lists() -> Vec<Vec<u8>> {
     vec![(0..200).collect(), vec![7; 64], (0..=255).rev().collect()]
 }
 
 /// A pick is a token of the vocabulary, whatever the logits and the options are.
-pub(crate) fn sampler(data: &[u8]) {
+pub fn sampler(data: &[u8]) {
     let Some((head, logits)) = data.split_first_chunk::<32>() else { return };
     let float = |at: usize| f32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let options = SamplerOptions {

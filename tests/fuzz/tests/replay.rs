@@ -1,14 +1,18 @@
 //! Every target on its seeds, on the inputs that were faults, and on mutations of them.
 
+use std::path::Path;
+
 use jambac_fuzz::mutate::Mutator;
+use jambac_fuzz::soak::Soak;
 use jambac_fuzz::{TARGETS, Target, regressions};
 
 /// Mutated inputs of each target; fewer where an input takes longer.
 fn n_mutations(target: &Target) -> usize {
     match target.name {
-        "constraint" => 60,
-        "tokenizer" | "plan_records" | "plan_sections" | "plan_frame" | "template" | "stream" => 1000,
-        _ => 5000,
+        "constraint" => 40,
+        "library" | "gpu" | "quantized" | "arguments" => 300,
+        "tokenizer" | "plan_records" | "plan_sections" | "plan_frame" | "template" | "stream" | "graph_passes" => 600,
+        _ => 3000,
     }
 }
 
@@ -27,6 +31,13 @@ fn seeds_regressions_and_mutations_are_harmless() {
             }
         }
     }
+}
+
+#[test]
+fn random_load_leaves_nothing_behind() {
+    let mut soak = Soak::new(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../runtime/examples/toy.plan")), 1);
+    (0..30).for_each(|_| soak.round());
+    assert!(soak.counts.answers > 100 && soak.counts.cut > 0 && soak.counts.snapshots > 0, "{:?}", soak.counts);
 }
 
 #[test]

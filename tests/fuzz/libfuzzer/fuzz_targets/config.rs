@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::checkpoints::config`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("config").check)(data));
+use jambac_fuzz::checkpoints;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("config", &checkpoints::configs()), |data: &[u8]| checkpoints::config(data));

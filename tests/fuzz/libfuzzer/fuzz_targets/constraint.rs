@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::texts::constraint`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("constraint").check)(data));
+use jambac_fuzz::texts;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("constraint", &texts::constraints()), |data: &[u8]| texts::constraint(data));

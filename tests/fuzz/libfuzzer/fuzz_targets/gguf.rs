@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::checkpoints::gguf`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("gguf").check)(data));
+use jambac_fuzz::checkpoints;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("gguf", &checkpoints::gguf_files()), |data: &[u8]| checkpoints::gguf(data));

@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::checkpoints::index`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("index").check)(data));
+use jambac_fuzz::checkpoints;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("index", &checkpoints::indexes()), |data: &[u8]| checkpoints::index(data));

@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::texts::ptx`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("ptx").check)(data));
+use jambac_fuzz::texts;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("ptx", &texts::ptx_texts()), |data: &[u8]| texts::ptx(data));

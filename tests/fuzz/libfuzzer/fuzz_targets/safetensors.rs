@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::checkpoints::safetensors`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("safetensors").check)(data));
+use jambac_fuzz::checkpoints;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("safetensors", &checkpoints::safetensors_files()), |data: &[u8]| checkpoints::safetensors(data));

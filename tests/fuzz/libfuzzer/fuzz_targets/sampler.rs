@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::texts::sampler`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("sampler").check)(data));
+use jambac_fuzz::texts;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("sampler", &texts::token_lists()), |data: &[u8]| texts::sampler(data));

@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::checkpoints::small_texts`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("small_texts").check)(data));
+use jambac_fuzz::checkpoints;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("small_texts", &checkpoints::some_small_texts()), |data: &[u8]| checkpoints::small_texts(data));

@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::plans::state`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("state").check)(data));
+use jambac_fuzz::plans;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("state", &plans::no_edits()), |data: &[u8]| plans::state(data));

@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::texts::stream`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("stream").check)(data));
+use jambac_fuzz::texts;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("stream", &texts::token_lists()), |data: &[u8]| texts::stream(data));

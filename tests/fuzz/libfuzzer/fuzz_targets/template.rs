@@ -1,3 +1,4 @@
-//! See `jambac_fuzz::TARGETS`.
+//! See `jambac_fuzz::texts::template`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (jambac_fuzz::target("template").check)(data));
+use jambac_fuzz::texts;
+libfuzzer_sys::fuzz_target!(init: jambac_fuzz::keep("template", &texts::templates()), |data: &[u8]| texts::template(data));
