@@ -143,7 +143,7 @@ fn hostile_plans_are_refused_before_their_code_is_looked_at() {
         plans(),
         &expect![[r#"
             code that needs libc
-                code/x86-64: cannot be loaded: imports _ITM_deregisterTMCloneTable, expected no imports
+                code/x86-64: cannot be loaded: needs another library, expected none
             code with a constructor
                 code/x86-64: cannot be loaded: has an initializer or finalizer, expected none
             logits behind the arena's end

@@ -1,5 +1,4 @@
-//! The identity of a checkpoint: a digest of all bytes of each file. Those of shards are read by all cores, some GB a second each, which is
-//! little beside packing them.
+//! The identity of a checkpoint: a digest of all bytes of each file, by all cores.
 
 use crate::metadata::Metadata;
 use crate::safetensors::Shard;
