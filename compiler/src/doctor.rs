@@ -73,10 +73,13 @@ fn checks(machine: &Machine, to_run: Vec<Check>) -> Vec<Check> {
 
 /// The shared libraries of LLVM and its dependencies that are loaded.
 fn libraries(machine: &Machine) -> Check {
-    let found: Vec<String> = machine.libraries.iter().map(|path| path.display().to_string()).collect();
+    let Some(libraries) = &machine.libraries else {
+        return Check::warn("libraries", "cannot be told without /proc", "mount -t proc proc /proc");
+    };
+    let found: Vec<String> = libraries.iter().map(|path| path.display().to_string()).collect();
     match found.is_empty() {
+        true => Check::ok("libraries", "what LLVM needs is linked in"),
         false => Check::ok("libraries", found.join(", ")),
-        true => Check::warn("libraries", "cannot be told without /proc", "mount -t proc proc /proc"),
     }
 }
 
@@ -102,10 +105,12 @@ mod tests {
             disk_free: 40_000_000_000,
             ptxas: None,
             objdump: Some(PathBuf::from("/usr/bin/llvm-objdump")),
-            libraries: vec![PathBuf::from("/usr/lib/libLLVM.so")],
+            libraries: Some(vec![PathBuf::from("/usr/lib/libLLVM.so")]),
         };
         assert_eq!((disk(&good).state, libraries(&good).state), (State::Ok, State::Ok));
-        let poor = Machine { disk_free: 7, objdump: None, libraries: Vec::new(), ..good };
+        let alone = Machine { libraries: Some(Vec::new()), ..good };
+        assert_eq!(libraries(&alone).state, State::Ok);
+        let poor = Machine { disk_free: 7, objdump: None, libraries: None, ..alone };
         assert_eq!((disk(&poor).state, libraries(&poor).state), (State::Warn, State::Warn));
         for check in checks(&poor, Facts::read().checks(None)) {
             assert_eq!(check.mend.is_none(), check.state == State::Ok, "{check:?}");

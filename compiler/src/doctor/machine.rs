@@ -18,8 +18,8 @@ pub struct Machine {
     pub ptxas: Option<PathBuf>,
     /// LLVM's disassembler.
     pub objdump: Option<PathBuf>,
-    /// Paths of the loaded libraries of [`LIBRARIES`].
-    pub libraries: Vec<PathBuf>,
+    /// Paths of the loaded libraries of [`LIBRARIES`]; None without /proc.
+    pub libraries: Option<Vec<PathBuf>>,
 }
 
 impl Machine {
@@ -33,7 +33,7 @@ impl Machine {
             disk_free: disk.f_bavail * disk.f_frsize,
             ptxas: in_path("ptxas", &["/usr/local/cuda/bin"]),
             objdump: in_path("llvm-objdump", &[concat!(env!("LLVM_SYS_191_PREFIX"), "/bin")]),
-            libraries: text("/proc/self/maps").map(|text| libraries(&text)).unwrap_or_default(),
+            libraries: text("/proc/self/maps").map(|text| libraries(&text)),
         })
     }
 }
