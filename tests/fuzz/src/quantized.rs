@@ -309,7 +309,7 @@ fn edit_config(config: &mut Value, place: usize, number: u64) {
     leaves(config, &mut |found| {
         if at == wanted {
             *found = match number % 8 {
-                0 => Value::Bool(number / 8 % 2 == 0),
+                0 => Value::Bool((number / 8).is_multiple_of(2)),
                 1 | 2 => json!(WORDS[(number / 8) as usize % WORDS.len()]),
                 3 => Value::Null,
                 4 => json!([number / 8 % 64]),
