@@ -273,7 +273,7 @@ fn disassemble(OfKind { plan, info, program }: OfKind<'_>, symbol: &str) -> Resu
 /// A program that reads a stranger's code, which LLVM's tools do not promise to survive: with a minute of CPU time and 8 GiB of addresses.
 fn limited(tool: &str) -> Command {
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "ulimit -t 60 -v 8388608 && exec \"$0\" \"$@\"", tool]);
+    command.args(["-c", "ulimit -t 60 && ulimit -v 8388608 && exec \"$0\" \"$@\"", tool]);
     command
 }
 
