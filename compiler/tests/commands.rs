@@ -96,7 +96,9 @@ fn doctor_says_what_is_here_and_what_a_plan_lacks() {
         assert!(text.contains(&format!(" {name}: ")), "{text}");
     }
     let libraries = checks.iter().find(|check| check["name"] == "libraries").unwrap();
-    assert!(libraries["found"].as_str().unwrap().contains("libzstd"), "{libraries}");
+    // Without static ones at hand, jambac loads shared ones.
+    let found = libraries["found"].as_str().unwrap();
+    assert!(found.contains("linked in") || found.contains("libzstd"), "{libraries}");
     // The largest model, unquantized: 800 GB.
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("large.plan");
