@@ -259,7 +259,7 @@ def check_events(server: Server, port: int, api: int, topic: str) -> None:
 
     def ask() -> None:
         n = 0
-        while not is_heard.is_set():  # what was stored before the server knew of the subscription is not told
+        while not is_heard.is_set():  # a subscriber misses events from before its subscription
             prompt = [5 + (n + k * k) % 250 for k in range(1100)]
             status, text = server.request("/v1/completions", api, {"prompt": prompt, "max_tokens": 1})
             if status != 200:

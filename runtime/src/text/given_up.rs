@@ -1,5 +1,5 @@
-//! Work on a thread of its own, which is given up when it takes too long or nobody waits for it any more. A library's code cannot be stopped: its
-//! thread goes on until it ends, and few such threads may be left at a time, which bounds their memory.
+//! Runs work on its own thread, with a timeout and cancellation. A running thread cannot be stopped: after a timeout it is abandoned and
+//! runs to its end. No new work starts while [`MOST_LEFT`] abandoned threads are running, which bounds their memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -24,7 +24,7 @@ fn a_router_hears_of_blocks() {
     let (is_heard, (all_sent, sent)) = (AtomicBool::new(false), oneshot::channel::<()>());
 
     let messages = std::thread::scope(|scope| {
-        // Nobody tells when the server knows of the subscription, and what was stored before is not told.
+        // A subscriber gets no confirmation, and misses events from before its subscription: requests go on until events arrive.
         scope.spawn(|| {
             let _all_sent = all_sent;
             for n in (0..MOST_PROMPTS).take_while(|_| !is_heard.load(Ordering::Relaxed)) {
