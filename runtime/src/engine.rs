@@ -81,7 +81,7 @@ impl Engine {
     pub fn open(source: impl PlanSource, mut options: OpenOptions<'_>) -> Result<Engine, RuntimeError> {
         let file = Arc::new(source.into_plan()?);
         let _open = debug_span!("open", plan = %file.path().display()).entered();
-        if let (true, Some(exposed)) = (options.requires_a_plan(), file.exposed()) {
+        if let (true, Some(exposed)) = (options.pins_plan(), file.exposed()) {
             return Err(RuntimeError::Exposed { path: file.path().to_owned(), exposed });
         }
         let driver = match (options.driver.take(), options.device) {

@@ -12,8 +12,8 @@ use crate::{DeviceId, RuntimeError};
 /// Limits on what clients' constraints take: JSON schemas, regular expressions and grammars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConstraintLimits {
-    /// The time of compiling one. One that takes longer is given up; its thread ends later, and while two such threads are left, no other
-    /// constraint is compiled. A batch gives up at the request's deadline.
+    /// The time of compiling one. After this timeout its thread is abandoned and runs to its end; while two abandoned threads run, no
+    /// other constraint is compiled. In a batch, the request's deadline is a timeout too.
     pub time: Duration,
     /// The library's measure of work to compile one; a schema of 100 kB takes about 500,000.
     pub fuel: u64,
@@ -99,8 +99,8 @@ pub struct OpenOptions<'a> {
 }
 
 impl OpenOptions<'_> {
-    /// Whether only certain plans may be opened.
-    pub(crate) fn requires_a_plan(&self) -> bool {
+    /// Whether a digest or a signature is required.
+    pub(crate) fn pins_plan(&self) -> bool {
         self.require_digest.is_some() || self.trusted_keys.is_some()
     }
 

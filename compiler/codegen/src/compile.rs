@@ -102,9 +102,9 @@ pub fn compile_object(
     emit(&ModuleBuilder::new(&mlir_context, &module, target));
     let text = module.as_operation().to_string();
     show(Phase::Mlir, &|| text.clone());
-    let key = cache::Key::new(target, &text);
+    let key = cache::key(target, &text);
     if !is_dumped && let Some(object) = cache::get(&key) {
-        return Ok(object.to_vec());
+        return Ok(object);
     }
     lower::verify(&mlir_context, &module)?;
     lower::lower(&mlir_context, &mut module, lower::HOST_PASSES)?;

@@ -10,7 +10,7 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use serde_json::Value;
 
-use super::given_up::{GivenUp, Left};
+use super::timeout::{Abandoned, Unfinished};
 use super::tokenizer::byte_of;
 use super::tokenizer_json::without_mark;
 use crate::contain::contained;
@@ -185,19 +185,19 @@ fn sentence(message: &str) -> String {
 /// The constraint is invalid or too large; it takes longer than `time`, or `cancel` is set meanwhile.
 pub(super) fn compile(
     factory: &Arc<ParserFactory>,
-    left: &Left,
+    abandoned: &Abandoned,
     constraint: &Constraint,
     (time, cancel): (Duration, &Cancel),
 ) -> Result<Matcher, RuntimeError> {
     let kind = constraint.kind();
     let grammar = constraint.grammar()?;
     let factory = Arc::clone(factory);
-    let compiled = left.run(STACK_BYTES, (time, cancel), move || Matcher::new(factory.create_parser(grammar)));
-    let matcher = compiled.map_err(|given_up| match given_up {
-        GivenUp::Cancelled => RuntimeError::Cancelled,
-        GivenUp::Late => refused(kind, format!("it takes longer to compile than {time:?}")),
-        GivenUp::Busy => refused(kind, "earlier ones that took too long are still being compiled: try again later"),
-        GivenUp::Failed(reason) => refused(kind, reason),
+    let compiled = abandoned.run(STACK_BYTES, (time, cancel), move || Matcher::new(factory.create_parser(grammar)));
+    let matcher = compiled.map_err(|unfinished| match unfinished {
+        Unfinished::Cancelled => RuntimeError::Cancelled,
+        Unfinished::TimedOut => refused(kind, format!("it takes longer to compile than {time:?}")),
+        Unfinished::Busy => refused(kind, "earlier ones that took too long are still being compiled: try again later"),
+        Unfinished::Failed(reason) => refused(kind, reason),
     })?;
     match matcher.get_error() {
         Some(reason) => Err(refused(kind, reason)),
@@ -209,8 +209,8 @@ pub(super) fn compile(
 #[derive(Default)]
 pub(crate) struct Vocabulary {
     factory: OnceLock<Arc<ParserFactory>>,
-    /// Constraints that are compiled although they were given up.
-    pub(super) left: Left,
+    /// Compilations that timed out or were cancelled and still run.
+    pub(super) abandoned: Abandoned,
 }
 
 impl Vocabulary {
@@ -328,7 +328,7 @@ mod tests {
 
     fn error_within(constraint: &Constraint, within: &ConstraintLimits) -> Option<String> {
         let factory = Vocabulary::default().factory(TINY.as_bytes(), (512, &[2]), within).unwrap();
-        let matcher = match compile(&factory, &Left::default(), constraint, (within.time, &Cancel::new())) {
+        let matcher = match compile(&factory, &Abandoned::default(), constraint, (within.time, &Cancel::new())) {
             Ok(matcher) => matcher,
             Err(error) => return Some(error.to_string()),
         };

@@ -12,7 +12,7 @@
 //! - [`answer`] splits answers into reasoning, calls of functions, and content.
 //! - [`stop`] finds stop strings in a stream of text.
 //! - [`constrain`] restricts tokens to those that a JSON schema, a regular expression or a grammar allows; [`compiled`]
-//!   compiles them apart from the engine, and [`given_up`] within limits of time.
+//!   compiles them apart from the engine, and [`timeout`] limits the time.
 
 pub(crate) mod answer;
 mod backtracking;
@@ -24,8 +24,6 @@ pub(crate) mod compiled;
 pub(crate) mod constrain;
 mod encode;
 mod fewest;
-#[cfg(feature = "constrain")]
-mod given_up;
 mod growth;
 pub(crate) mod jinja;
 pub(crate) mod messages;
@@ -34,6 +32,8 @@ pub(crate) mod rendered;
 pub(crate) mod sections;
 pub(crate) mod stop;
 pub(crate) mod stream;
+#[cfg(feature = "constrain")]
+mod timeout;
 pub(crate) mod tokenizer;
 mod tokenizer_json;
 pub(crate) mod within;
