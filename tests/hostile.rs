@@ -1,4 +1,4 @@
-//! Inputs of strangers that once did harm, in small, and what is said of each now. The tokenizers, templates and constraints among them are
+//! Small versions of hostile inputs that once did harm, and the error that each gets now. The tokenizers, templates and constraints among them are
 //! those in `fuzz/regressions`.
 
 use std::fmt::Write as _;

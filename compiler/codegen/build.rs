@@ -16,8 +16,8 @@ fn main() {
     for library in ["lldELF", "lldCommon"] {
         println!("cargo::rustc-link-lib=static={library}");
     }
-    // Libraries that LLVM needs and that not every machine has, or not as new. The bindings' `-lNAME` finds the static ones, where there
-    // are any, in a folder without shared ones.
+    // Link LLVM's dependencies statically where static libraries are installed: other machines may lack them or have older versions. The
+    // bindings pass `-lNAME`, and this search folder holds static libraries only.
     let folder = PathBuf::from(env::var("OUT_DIR").expect("Cargo sets it")).join("static");
     fs::create_dir_all(&folder).expect("OUT_DIR can be written");
     let compiler = build.get_compiler();
@@ -32,7 +32,7 @@ fn main() {
         }
     }
     println!("cargo::rustc-link-search=native={}", folder.display());
-    // LLVM's interpreter refers to it. Nothing else does, so that no other crate asks for it.
+    // LLVM's interpreter needs libffi, and no other crate links it.
     let kind = if folder.join("libffi.a").exists() { "static" } else { "dylib" };
     println!("cargo::rustc-link-lib={kind}=ffi");
 }

@@ -1,20 +1,20 @@
-//! Panics of libraries, as errors of the call. Tokenizers, templates and constraints come from strangers, and what a library does not expect in
-//! them must not end a program or lock an engine.
+//! Converts panics of libraries to errors of the call. Tokenizers, templates and constraints come from strangers: input that makes a library
+//! panic must not end the program or poison a lock.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
-    /// Calls of [`contained`] that this thread is in.
+    /// Nesting depth of [`contained`] on this thread.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// True while this thread is in a call whose panic becomes an error. A program's panic hook that reports faults should return then.
+/// True while this thread runs a call whose panic becomes an error. A panic hook should print nothing then.
 pub fn is_contained() -> bool {
     DEPTH.get() > 0
 }
 
-/// Runs a library's code. What it may leave half changed must not be used after a panic, or be whole anyway.
+/// Runs `work` and converts its panic to an error. The caller must not use state that a panic can leave inconsistent.
 ///
 /// # Errors
 /// The message of its panic.

@@ -92,7 +92,7 @@ pub enum RuntimeError {
         /// The required digest.
         expected: blake3::Hash,
     },
-    /// The plan is required to be a certain one, and others may write to its file. None of its code was loaded.
+    /// A digest or a signature is required, and other users may write to the plan's file. None of its code was loaded.
     #[error("{}: {exposed}, and could change it while it is open: expected a file that nobody else can write (chmod go-w)", path.display())]
     Exposed {
         /// The plan's file.

@@ -9,13 +9,13 @@ use crate::gpu::Driver;
 use crate::signature::TrustedKeys;
 use crate::{DeviceId, RuntimeError};
 
-/// Limits on what clients' constraints take: JSON schemas, regular expressions and grammars.
+/// Limits on compiling clients' constraints: JSON schemas, regular expressions and grammars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConstraintLimits {
-    /// The time of compiling one. After this timeout its thread is abandoned and runs to its end; while two abandoned threads run, no
+    /// Timeout of one compilation. After it, the thread is abandoned and runs to its end; while two abandoned threads run, no
     /// other constraint is compiled. In a batch, the request's deadline is a timeout too.
     pub time: Duration,
-    /// The library's measure of work to compile one; a schema of 100 kB takes about 500,000.
+    /// Lexer fuel of llguidance for one compilation; a schema of 100 kB takes about 500,000.
     pub fuel: u64,
     /// States of the automaton, 1 to 2 kB each.
     pub states: usize,

@@ -432,7 +432,7 @@ fn only_the_required_plan_opens() {
     let open = |require_digest| Engine::open(&path, OpenOptions { require_digest, ..OpenOptions::default() });
     let digest = open(None).unwrap().plan_digest();
     assert_eq!(open(Some(digest)).unwrap().plan_digest(), digest);
-    // Who may write to it could change the weights after they were compared.
+    // Other writers could change the weights after verification.
     std::fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
     assert!(matches!(open(Some(digest)), Err(RuntimeError::Exposed { exposed: Exposed::ToGroup, .. })));
     assert_eq!(open(None).unwrap().plan_digest(), digest);

@@ -1,4 +1,4 @@
-//! The identity of a checkpoint: a digest of all bytes of each file, by all cores.
+//! The identity of a checkpoint: a digest of all bytes of each file, computed on all cores.
 
 use crate::metadata::Metadata;
 use crate::safetensors::Shard;

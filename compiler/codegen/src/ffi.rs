@@ -34,7 +34,7 @@ pub fn is_asm_with_effects(instruction: InstructionValue) -> bool {
     }
 }
 
-/// The options of LLVM belong to the process, and lld resets them: it runs alone.
+/// LLVM's options are global, and lld resets them. Code generation takes the read lock, lld the write lock.
 static OPTIONS: RwLock<()> = RwLock::new(());
 /// Whether [`shorten_nvptx_pointers`] holds.
 static HAS_SHORT_POINTERS: Mutex<bool> = Mutex::new(false);

@@ -9,8 +9,8 @@
 //! ["AllBlocksCleared"]
 //! ```
 //!
-//! Blocks are those of [`Block`]: as long as the interval of the prefix cache. Whoever subscribes later has missed what was stored
-//! before, and whoever reads too slowly loses messages; the sequence number tells.
+//! Blocks are those of [`Block`]: as long as the interval of the prefix cache. A subscriber misses events from before its
+//! subscription. A slow subscriber loses messages: the sequence numbers then have gaps.
 
 use std::io;
 use std::sync::Arc;

@@ -73,7 +73,7 @@ impl App {
     }
 }
 
-/// Gives work up when the request that waits for it is dropped, as it is when its client has gone.
+/// Cancels work when the future of its request is dropped, as it is when the client disconnects.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {

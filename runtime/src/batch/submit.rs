@@ -199,7 +199,7 @@ impl Batch {
     }
 }
 
-/// Compiles the constraint of a request once for all its answers, and no longer than it may take.
+/// Compiles the constraint of a request once for all its answers, with the request's deadline as a timeout.
 #[cfg(feature = "constrain")]
 fn compiled_once(engine: &Engine, mut request: Request, now: Instant) -> Result<Request, RuntimeError> {
     let time = request.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));

@@ -1,8 +1,8 @@
 //! What a prefix cache holds as routers know it: chains of blocks of tokens.
 //!
-//! A block is as long as [`PrefixCache::interval`](crate::PrefixCache::interval). The state behind the n-th block of a prompt is
-//! told as that block, whose parent is the block before it. States at other places, such as the end of a prompt, are not told: a
-//! router underestimates what is cached and never overestimates it.
+//! A block is as long as [`PrefixCache::interval`](crate::PrefixCache::interval). The state after the n-th block of a prompt is
+//! reported as that block, with the block before it as its parent. States at other positions, such as the end of a prompt, are not
+//! reported: the cache may hold more than a router knows.
 
 use bytemuck::cast_slice;
 

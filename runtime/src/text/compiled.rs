@@ -48,7 +48,7 @@ impl ConstraintCompiler {
         self.compile_within(constraint, Duration::MAX, &Cancel::new())
     }
 
-    /// Compiles a constraint in at most this time, and in the time of the limits. Setting the flag gives it up.
+    /// Compiles a constraint with a timeout: `time`, or [`ConstraintLimits::time`](crate::ConstraintLimits::time) if that is less.
     ///
     /// # Errors
     /// As [`ConstraintCompiler::compile`], and [`RuntimeError::Cancelled`].

@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def free_small_port() -> int:
-    """A port of 15 bits, another one each time: Dynamo reads some as such."""
+    """A port below 32768, another one at each call: Dynamo parses DYN_SYSTEM_PORT as a signed 16-bit integer."""
     for port in SMALL_PORTS:
         with socket.socket() as one:
             try:

@@ -1,4 +1,4 @@
-"""Jamba on Ray Serve: replicas of one plan that answer `POST /v1/completions` with text, as it is made.
+"""Jamba on Ray Serve: replicas of one plan that answer `POST /` with a stream of text.
 
     JAMBA_PLAN=my.plan serve run jamba_app:app
     curl -N localhost:8000 -d '{"prompt": "Once upon a time", "max_tokens": 40, "seed": 2}'
