@@ -7,8 +7,6 @@ use crate::error::{ApiError, Result};
 
 /// Most functions of a request.
 const MAX_TOOLS: usize = 128;
-/// Most bytes of the grammar of a required call, as the runtime has it.
-const MAX_GRAMMAR: usize = 64 << 10;
 
 /// Whether the model calls functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +98,12 @@ impl<'a> Tools<'a> {
         };
         let grammar = format!("start: {body}\ncall: %json {schema}\n");
         match grammar.len() {
-            n if n > MAX_GRAMMAR => Err(ApiError::field(
+            n if n > Constraint::MAX_BYTES => Err(ApiError::field(
                 "tool_choice",
                 format!(
-                    "found schemas of {n} bytes among tools, expected at most {MAX_GRAMMAR} where a call is required: \
-                     name one function, or use \"auto\", which has no such limit"
+                    "found schemas of {n} bytes among tools, expected at most {} where a call is required: \
+                     name one function, or use \"auto\", which has no such limit",
+                    Constraint::MAX_BYTES
                 ),
             )),
             _ => Ok(Some(Constraint::Lark(grammar))),

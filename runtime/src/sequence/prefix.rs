@@ -402,6 +402,7 @@ mod tests {
             state: [0; 100].into(),
             page_bytes: 0,
             pages: [].into(),
+            points: [].into(),
             note: "".into(),
         }
     }

@@ -20,6 +20,21 @@ pub struct SavePoint {
 }
 
 impl SavePoint {
+    pub(crate) fn new(plan: blake3::Hash, target: &Arc<str>, tokens: &[u32], state: Arc<[u8]>) -> SavePoint {
+        SavePoint { plan, target: target.clone(), n_tokens: tokens.len() as u64, tokens: digest(tokens), state }
+    }
+
+    /// True if a sequence with these tokens has the point.
+    pub(crate) fn is_of(&self, (plan, target): (blake3::Hash, &str), tokens: &[u32]) -> bool {
+        let begin = tokens.get(..self.n_tokens as usize);
+        self.plan == plan && *self.target == *target && begin.is_some_and(|begin| digest(begin) == self.tokens)
+    }
+
+    /// The state slot.
+    pub(crate) fn state(&self) -> &[u8] {
+        &self.state
+    }
+
     /// Number of tokens of the sequence at this point.
     pub fn n_tokens(&self) -> u64 {
         self.n_tokens
@@ -44,20 +59,12 @@ impl Engine {
         let mut state = vec![0; self.memory().state_slot as usize];
         self.device.read(Piece::Slot(slot), &mut state);
         self.device.health()?;
-        Ok(SavePoint {
-            plan: self.plan_digest(),
-            target: self.target().into(),
-            n_tokens: tokens.len() as u64,
-            tokens: digest(tokens),
-            state: state.into(),
-        })
+        Ok(SavePoint::new(self.plan_digest(), &self.target().into(), tokens, state.into()))
     }
 
     /// True if [`Engine::rewind`] can return to this point: the sequence starts with the point's tokens.
     pub fn can_rewind(&self, id: SequenceId, point: &SavePoint) -> Result<bool, RuntimeError> {
-        let begin = self.tokens(id)?.get(..point.n_tokens as usize);
-        let is_ours = point.plan == self.plan_digest() && *point.target == *self.target();
-        Ok(is_ours && begin.is_some_and(|tokens| digest(tokens) == point.tokens))
+        Ok(point.is_of((self.plan_digest(), self.target()), self.tokens(id)?))
     }
 
     /// Returns a sequence to a save point: removes all later tokens, frees their pages and restores the state. It then

@@ -20,7 +20,10 @@ use std::sync::Arc;
 use jamba_plan::format::{KV_PAGE_TOKENS, Limits};
 
 use crate::device::Piece;
-use crate::{Engine, Feed, Outputs, RuntimeError, SequenceId};
+use crate::{Engine, Feed, Outputs, RuntimeError, SavePoint, SequenceId};
+
+/// Most save points of a snapshot.
+pub(crate) const MAX_POINTS: usize = 64;
 
 /// A copy of the state of a sequence in host memory. Clones share their bytes.
 ///
@@ -63,6 +66,8 @@ pub struct Snapshot {
     pub(crate) page_bytes: u64,
     /// KV pages in the order of their tokens.
     pub(crate) pages: Arc<[Arc<[u8]>]>,
+    /// Earlier places of the sequence, stored with the snapshot.
+    pub(crate) points: Arc<[SavePoint]>,
     /// Text of the caller, stored with the snapshot.
     pub(crate) note: Arc<str>,
 }
@@ -114,6 +119,37 @@ impl Snapshot {
         &self.next
     }
 
+    /// Attaches save points, so that the restored sequence can return to them ([`Engine::rewind`]). Leaves out points of other
+    /// sequences, and all after the first 64.
+    ///
+    /// ```
+    /// # #[path = "../../tests/fixture/mod.rs"] mod fixture;
+    /// # use jamba_runtime::{Engine, OpenOptions, Snapshot};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let plan = fixture::Toy::new().write(folder.path(), "jamba.plan");
+    /// let mut engine = Engine::open(&plan, OpenOptions::default())?;
+    /// let sequence = engine.add_sequence()?;
+    /// engine.prefill(sequence, &[1, 20], None, None)?;
+    /// let point = engine.save_point(sequence)?;
+    /// engine.prefill(sequence, &[30, 40], None, None)?;
+    /// let bytes = engine.snapshot(sequence)?.with_points([point]).to_bytes();
+    ///
+    /// let snapshot = Snapshot::from_bytes(&bytes, &engine)?;
+    /// let again = engine.restore(&snapshot)?;
+    /// engine.rewind(again, &snapshot.points()[0])?;
+    /// assert_eq!(engine.tokens(again)?, [1, 20]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_points(self, points: impl IntoIterator<Item = SavePoint>) -> Snapshot {
+        let is_ours = |point: &SavePoint| point.is_of((self.plan, &self.target), &self.tokens);
+        Snapshot { points: points.into_iter().filter(is_ours).take(MAX_POINTS).collect(), ..self }
+    }
+
+    /// The save points; none by default.
+    pub fn points(&self) -> &[SavePoint] {
+        &self.points
+    }
+
     /// Attaches a note, up to 4 GiB of text, for example the text of the tokens. Files store it too.
     pub fn with_note(self, note: &str) -> Snapshot {
         Snapshot { note: note.into(), ..self }
@@ -128,7 +164,8 @@ impl Snapshot {
     pub fn bytes(&self) -> u64 {
         let pages: usize = self.pages.iter().map(|page| page.len()).sum();
         let tokens = size_of_val(&*self.tokens) + size_of_val(&*self.next);
-        (self.state.len() + pages + tokens + self.note.len()) as u64
+        let points: u64 = self.points.iter().map(SavePoint::bytes).sum();
+        (self.state.len() + pages + tokens + self.note.len()) as u64 + points
     }
 
     /// The full pages of this snapshot if `tokens` starts with its tokens; otherwise none.
@@ -218,6 +255,7 @@ impl Engine {
             state,
             page_bytes: memory.kv_page,
             pages,
+            points: [].into(),
             note: "".into(),
         })
     }

@@ -12,13 +12,14 @@
 //! | 72 … 76 | vocabulary size |
 //! | 76 … 80 | number of tokens to read next; version 1 has none |
 //! | 80 … 88 | size of a state slot, in bytes |
-//! | 88 … 96 | size of a KV page, in bytes |
+//! | 88 … 92 | size of a KV page, in bytes |
+//! | 92 … 96 | number of save points; versions 1 and 2 have none |
 //! | 96 … 128 | target whose code computed the state, a zero, and as much of the model's name as fits; zero-padded |
 //! | 128 … 160 | BLAKE3 of everything after the header |
 //! | 160 … 192 | BLAKE3 of bytes 0 … 160 |
-//! | 192 … | tokens, tokens to read next (u32 each); state slot; KV pages in the order of their tokens; note (UTF-8) |
+//! | 192 … | tokens, tokens to read next (u32 each); state slot; KV pages in the order of their tokens; save points: number of tokens (u64) and state slot each; note (UTF-8) |
 //!
-//! Version 2 is written if there are tokens to read next, otherwise version 1. Both are read. Integers are little-endian. A
+//! Version 3 is written if there are save points, version 2 if there are tokens to read next, otherwise version 1. All are read. Integers are little-endian. A
 //! file is replaced when the new one is complete ([`jamba_plan::output`]). On reading, fields are checked in order before any
 //! is used; the error names the first wrong one.
 
@@ -30,15 +31,18 @@ use std::sync::Arc;
 use jamba_plan::format::KV_PAGE_TOKENS;
 use jamba_plan::output::{Content, Kind, Output, OutputError, Replace};
 
-use crate::{Engine, RuntimeError, Snapshot};
+use crate::sequence::snapshot::MAX_POINTS;
+use crate::{Engine, RuntimeError, SavePoint, Snapshot};
 
 const MAGIC: [u8; 8] = *b"\x89STATE\r\n";
 
-/// The format version of states with tokens to read next. Version 1 is the same without them.
-const VERSION: u32 = 2;
+/// The format version of states with save points. Version 2 is the same without them, version 1 also without tokens to read next.
+const VERSION: u32 = 3;
 
 const HEADER_BYTES: usize = 192;
 const TARGET_BYTES: usize = 32;
+/// The number of tokens of a save point, in bytes.
+const POINT_TOKENS: usize = size_of::<u64>();
 const DIGEST_AT: usize = HEADER_BYTES - blake3::OUT_LEN;
 
 /// The header.
@@ -53,6 +57,7 @@ struct Header {
     n_next: u32,
     slot_bytes: u64,
     page_bytes: u64,
+    n_points: u32,
     target: [u8; TARGET_BYTES],
     content: [u8; 32],
 }
@@ -163,8 +168,13 @@ fn check_digest(field: &'static str, bytes: &[u8], noted: [u8; 32]) -> Result<()
 impl Header {
     fn encode(&self) -> [u8; HEADER_BYTES] {
         let vocab = self.vocab | u64::from(self.n_next) << 32;
-        let numbers = [self.n_tokens, self.max_context, vocab, self.slot_bytes, self.page_bytes];
-        let version = if self.n_next > 0 { VERSION } else { 1 };
+        let page = self.page_bytes | u64::from(self.n_points) << 32;
+        let numbers = [self.n_tokens, self.max_context, vocab, self.slot_bytes, page];
+        let version = match (self.n_points, self.n_next) {
+            (0, 0) => 1,
+            (0, _) => 2,
+            _ => VERSION,
+        };
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&version.to_le_bytes());
@@ -193,7 +203,7 @@ impl Header {
             return Err(("version", version.to_string(), format!("1 … {VERSION}")));
         }
         check_digest("header digest", &bytes[..DIGEST_AT], array(bytes, DIGEST_AT))?;
-        let vocab = number(72);
+        let (vocab, page) = (number(72), number(88));
         Ok(Header {
             note_bytes: u32::from_le_bytes(array(bytes, 12)),
             file_bytes: number(16),
@@ -203,7 +213,8 @@ impl Header {
             vocab: if version == 1 { vocab } else { vocab & u64::from(u32::MAX) },
             n_next: if version == 1 { 0 } else { (vocab >> 32) as u32 },
             slot_bytes: number(80),
-            page_bytes: number(88),
+            page_bytes: if version < 3 { page } else { page & u64::from(u32::MAX) },
+            n_points: if version < 3 { 0 } else { (page >> 32) as u32 },
             target: array(bytes, 96),
             content: array(bytes, 128),
         })
@@ -218,6 +229,9 @@ impl Header {
         check("KV page bytes", self.page_bytes, format.page_bytes)?;
         if self.n_tokens > self.max_context {
             return Err(("tokens", self.n_tokens.to_string(), format!("up to {}", self.max_context)));
+        }
+        if self.n_points as usize > MAX_POINTS {
+            return Err(("save points", self.n_points.to_string(), format!("up to {MAX_POINTS}")));
         }
         let name = self.target.split(|&byte| byte == 0).next().unwrap_or_default();
         let targets = &format.targets;
@@ -245,11 +259,13 @@ impl Header {
         Err(("plan", of(found, &String::from_utf8_lossy(name)), of(expected, &format.model)))
     }
 
-    /// Size of tokens, state slot, pages and note, in bytes; `None` beyond any memory.
+    /// Size of tokens, state slot, pages, save points and note, in bytes; `None` beyond any memory.
     fn content_bytes(&self) -> Option<u64> {
         let tokens = self.n_tokens.checked_add(self.n_next.into())?.checked_mul(size_of::<u32>() as u64)?;
         let pages = self.n_pages().checked_mul(self.page_bytes)?;
-        let bytes = tokens.checked_add(self.slot_bytes)?.checked_add(pages)?.checked_add(self.note_bytes.into())?;
+        let points = self.slot_bytes.checked_add(POINT_TOKENS as u64)?.checked_mul(self.n_points.into())?;
+        let parts = [tokens, self.slot_bytes, pages, points, self.note_bytes.into()];
+        let bytes = parts.into_iter().try_fold(0u64, u64::checked_add)?;
         Some(bytes).filter(|&bytes| bytes <= isize::MAX as u64 / 2)
     }
 
@@ -262,16 +278,28 @@ impl Header {
         check_digest("content digest", content, self.content)?;
         let (tokens, rest) = content.split_at((self.n_tokens as usize + self.n_next as usize) * size_of::<u32>());
         let (state, rest) = rest.split_at(self.slot_bytes as usize);
-        let (pages, note) = rest.split_at((self.n_pages() * self.page_bytes) as usize);
+        let (pages, rest) = rest.split_at((self.n_pages() * self.page_bytes) as usize);
+        let point_bytes = POINT_TOKENS + self.slot_bytes as usize;
+        let (points, note) = rest.split_at(self.n_points as usize * point_bytes);
         let note = str::from_utf8(note).map_err(|error| ("note", error.to_string(), "UTF-8".to_owned()))?;
         let tokens: Vec<u32> = tokens.chunks_exact(4).map(|bytes| u32::from_le_bytes(array(bytes, 0))).collect();
         if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= self.vocab) {
             return Err(("tokens", format!("token {token}"), format!("a vocabulary of {}", self.vocab)));
         }
         let name: Vec<u8> = self.target.iter().copied().take_while(|&byte| byte != 0).collect();
+        let (plan, target) = (blake3::Hash::from_bytes(self.plan), Arc::from(String::from_utf8_lossy(&name)));
+        let point = |bytes: &[u8]| {
+            let (n_tokens, state) = bytes.split_at(POINT_TOKENS);
+            let n_tokens = u64::from_le_bytes(array(n_tokens, 0));
+            match tokens.get(..n_tokens as usize).filter(|_| n_tokens <= self.n_tokens) {
+                Some(begin) => Ok(SavePoint::new(plan, &target, begin, state.into())),
+                None => Err(("save point", format!("{n_tokens} tokens"), format!("up to {}", self.n_tokens))),
+            }
+        };
+        let points: Vec<SavePoint> = points.chunks_exact(point_bytes).map(point).collect::<Result<_, _>>()?;
         Ok(Snapshot {
-            plan: blake3::Hash::from_bytes(self.plan),
-            target: String::from_utf8_lossy(&name).into(),
+            plan,
+            target: target.clone(),
             max_context: self.max_context,
             vocab: self.vocab,
             model: String::from_utf8_lossy(self.target.split(|&byte| byte == 0).nth(1).unwrap_or_default()).into(),
@@ -280,6 +308,7 @@ impl Header {
             state: state.into(),
             page_bytes: self.page_bytes,
             pages: pages.chunks_exact((self.page_bytes as usize).max(1)).map(Arc::from).collect(),
+            points: points.into(),
             note: note.into(),
         })
     }
@@ -297,7 +326,8 @@ impl Snapshot {
     pub const FILE: Kind =
         Kind { name: "a saved state", content: Content::Private, recognizes: |head| head.starts_with(&MAGIC) };
 
-    /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes. Replaces an existing state file atomically.
+    /// Writes the snapshot to a `.state` file of [`Snapshot::bytes`] + 192 bytes, and 8 for each save point. Replaces an existing
+    /// state file atomically.
     ///
     /// # Errors
     /// [`RuntimeError::Output`] if the path cannot be written, or has a file that is no state; that file is unchanged.
@@ -328,15 +358,15 @@ impl Snapshot {
     /// # Errors
     /// [`RuntimeError::Output`] if it cannot be written; an existing file is unchanged then.
     pub fn save_to(&self, output: Output) -> Result<(), RuntimeError> {
-        let tokens = self.token_bytes();
-        Ok(write_whole(output, &self.header(&tokens), self.parts(&tokens))?)
+        let numbers = self.number_bytes();
+        Ok(write_whole(output, &self.header(&numbers), self.parts(&numbers))?)
     }
 
     /// The bytes of a file that [`Snapshot::save`] writes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let tokens = self.token_bytes();
-        let mut bytes = self.header(&tokens).to_vec();
-        self.parts(&tokens).for_each(|part| bytes.extend_from_slice(part));
+        let numbers = self.number_bytes();
+        let mut bytes = self.header(&numbers).to_vec();
+        self.parts(&numbers).for_each(|part| bytes.extend_from_slice(part));
         bytes
     }
 
@@ -348,21 +378,23 @@ impl Snapshot {
         engine.state_format().read(bytes)
     }
 
-    /// The tokens and those to read next.
-    fn token_bytes(&self) -> Vec<u8> {
-        self.tokens.iter().chain(&*self.next).flat_map(|token| token.to_le_bytes()).collect()
+    fn number_bytes(&self) -> Numbers {
+        let tokens = self.tokens.iter().chain(&*self.next).flat_map(|token| token.to_le_bytes()).collect();
+        let points = self.points.iter().map(|point| point.n_tokens().to_le_bytes()).collect();
+        Numbers { tokens, points }
     }
 
     /// Everything after the header.
-    fn parts<'a>(&'a self, tokens: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    fn parts<'a>(&'a self, numbers: &'a Numbers) -> impl Iterator<Item = &'a [u8]> {
         let pages = self.pages.iter().map(|page| &page[..]);
-        [tokens, &self.state].into_iter().chain(pages).chain([self.note.as_bytes()])
+        let points = self.points.iter().zip(&numbers.points).flat_map(|(point, n)| [&n[..], point.state()]);
+        [&numbers.tokens, &*self.state].into_iter().chain(pages).chain(points).chain([self.note.as_bytes()])
     }
 
-    fn header(&self, tokens: &[u8]) -> [u8; HEADER_BYTES] {
+    fn header(&self, numbers: &Numbers) -> [u8; HEADER_BYTES] {
         let mut content = blake3::Hasher::new();
         let mut content_bytes = 0;
-        for part in self.parts(tokens) {
+        for part in self.parts(numbers) {
             content.update(part);
             content_bytes += part.len();
         }
@@ -380,6 +412,7 @@ impl Snapshot {
             n_next: self.next.len() as u32,
             slot_bytes: self.state.len() as u64,
             page_bytes: self.page_bytes,
+            n_points: self.points.len() as u32,
             target,
             content: *content.finalize().as_bytes(),
         };
@@ -394,6 +427,14 @@ impl Snapshot {
     pub fn load(path: &Path, engine: &Engine) -> Result<Snapshot, RuntimeError> {
         engine.state_format().load(path)
     }
+}
+
+/// The numbers of a snapshot as bytes.
+struct Numbers {
+    /// The tokens and those to read next.
+    tokens: Vec<u8>,
+    /// The numbers of tokens of the save points.
+    points: Vec<[u8; POINT_TOKENS]>,
 }
 
 fn write_whole<'a>(output: Output, header: &[u8], content: impl Iterator<Item = &'a [u8]>) -> Result<(), OutputError> {
@@ -421,13 +462,14 @@ mod tests {
             n_next: 9,
             slot_bytes: 6,
             page_bytes: 7,
+            n_points: 10,
             target: [8; 32],
             content: [9; 32],
         };
         assert_eq!(Header::decode(&header.encode()), Ok(header.clone()));
         let wrong = |at: usize, length: usize| {
             let mut bytes = header.encode();
-            bytes[at] ^= 1;
+            bytes[at] ^= 0x10;
             Header::decode(&bytes[..length]).unwrap_err().0
         };
         assert_eq!(

@@ -48,6 +48,10 @@ pub enum Constraint {
 }
 
 impl Constraint {
+    /// Longest schema as JSON, regular expression or grammar, in bytes. The time for a schema's parts is quadratic: 3000 patterns in
+    /// 180 kB take a second.
+    pub const MAX_BYTES: usize = 128 << 10;
+
     /// The kind of constraint, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -58,12 +62,13 @@ impl Constraint {
     }
 
     fn grammar(&self) -> Result<TopLevelGrammar, RuntimeError> {
-        let (bytes, most) = match self {
-            Constraint::JsonSchema(schema) => (schema.to_string().len(), MAX_SCHEMA),
-            Constraint::Regex(text) | Constraint::Lark(text) => (text.len(), MAX_TEXT),
+        let bytes = match self {
+            Constraint::JsonSchema(schema) => schema.to_string().len(),
+            Constraint::Regex(text) | Constraint::Lark(text) => text.len(),
         };
-        if bytes > most {
-            return Err(refused(self.kind(), format!("found {bytes} bytes, expected at most {most}")));
+        if bytes > Constraint::MAX_BYTES {
+            let found = format!("found {bytes} bytes, expected at most {}", Constraint::MAX_BYTES);
+            return Err(refused(self.kind(), found));
         }
         let mut divisors = BTreeSet::new();
         match self {
@@ -111,14 +116,8 @@ fn find_divisors(schema: &Value, divisors: &mut BTreeSet<u64>) {
     }
 }
 
-/// Longest schema as JSON, in bytes. The time for its parts is quadratic: 3000 patterns in 180 kB take a second.
-const MAX_SCHEMA: usize = 128 << 10;
-
-/// Longest regular expression or grammar, in bytes.
-const MAX_TEXT: usize = 64 << 10;
-
-/// Stack of the thread that compiles a constraint. A chain of rules takes 3 kB for each, and a grammar has at most 8000.
-const STACK_BYTES: usize = 64 << 20;
+/// Stack of the thread that compiles a constraint. A chain of rules takes 3 kB for each, and a grammar has at most 16,384.
+const STACK_BYTES: usize = 96 << 20;
 
 /// The library's own limits allow a constraint 500 MB.
 fn limits(of: &ConstraintLimits) -> ParserLimits {
@@ -416,7 +415,7 @@ mod tests {
             .map(|i| (format!("key{i}"), json!({"type": "string", "pattern": format!("a{i}[0-9]+")})))
             .collect();
         let chain: String = (0..20_000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
-        let short_chain: String = (0..4000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+        let short_chain: String = (0..9000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
         let lark_both = |one: &str, other: &str| Constraint::Lark(format!("start: T\nT: /{one}/ & /{other}/\n"));
         let parentheses = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
         for (constraint, is_refused) in [
@@ -439,7 +438,7 @@ mod tests {
             (Constraint::Regex(parentheses(10_000)), true),
             (Constraint::Lark(format!("start: {}\n", parentheses(10_000))), true),
             (Constraint::Lark(format!("{chain}r20000: \"x\"\nstart: r0\n")), true),
-            (Constraint::Lark(format!("{short_chain}r4000: \"x\"\nstart: r0\n")), false),
+            (Constraint::Lark(format!("{short_chain}r9000: \"x\"\nstart: r0\n")), false),
         ] {
             let found = error(&constraint);
             assert_eq!(found.is_some(), is_refused, "{found:?}");

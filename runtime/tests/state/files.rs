@@ -84,9 +84,55 @@ fn tokens_to_read_next_stay_with_their_state() {
 }
 
 #[test]
+fn a_restored_sequence_returns_to_the_save_points_of_its_file() {
+    let (_folder, mut engine, path) = saved(&text(20, 1));
+    let id = begin(&mut engine, &text(5, 1));
+    let first = engine.save_point(id).unwrap();
+    let rest = text(40, 1)[5..].to_vec();
+    go_on(&mut engine, id, &rest[..15]);
+    let second = engine.save_point(id).unwrap();
+    go_on(&mut engine, id, &rest[15..]);
+    let foreign = begin(&mut engine, &text(5, 2));
+    let others = engine.save_point(foreign).unwrap();
+    let state = engine.snapshot(id).unwrap().with_points([first, others, second]).with_note("a note");
+    engine.remove_sequence(foreign).unwrap();
+    assert_eq!(state.points().len(), 2, "a point of another sequence is left out");
+    state.save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!((whole[8], whole.len() as u64), (3, state.bytes() + (HEADER + 2 * 8) as u64));
+    assert_eq!(state.to_bytes(), whole);
+    engine.remove_sequence(id).unwrap();
+    for (place, n_tokens) in [(0, 5), (1, 20)] {
+        let state = Snapshot::load(&path, &engine).unwrap();
+        assert_eq!((state.tokens(), state.note()), (&text(40, 1)[..], "a note"));
+        let id = engine.restore(&state).unwrap();
+        engine.rewind(id, &state.points()[place]).unwrap();
+        assert_eq!(engine.tokens(id).unwrap(), &text(40, 1)[..n_tokens]);
+        go_on(&mut engine, id, &text(40, 1)[n_tokens..]);
+        engine.remove_sequence(id).unwrap();
+    }
+    // Points that are not the sequence's, more than a file may have, and more than it has.
+    let at = HEADER + 40 * 4 + (state.bytes() as usize - 40 * 4 - "a note".len()) - 2 * slot(&engine);
+    assert_eq!(whole[at..at + 8], 5u64.to_le_bytes());
+    for n in [41, u64::MAX] {
+        assert_eq!(refused(&path, &with(&whole, at, &n.to_le_bytes()), &engine), "save point");
+    }
+    assert_eq!(refused(&path, &with(&whole, 92, &65u32.to_le_bytes()), &engine), "save points");
+    assert_eq!(refused(&path, &with(&whole, 92, &3u32.to_le_bytes()), &engine), "length");
+}
+
+/// Bytes of a state slot.
+fn slot(engine: &Engine) -> usize {
+    engine.state_format().bytes(0) as usize
+}
+
+#[test]
 fn damaged_bytes_are_refused_by_their_field() {
-    let (_folder, engine, path) = saved(&text(20, 1));
-    let state = Snapshot::load(&path, &engine).unwrap().with_next(&[7, 8]);
+    let (_folder, mut engine, path) = saved(&text(20, 1));
+    let id = begin(&mut engine, &text(3, 1));
+    let point = engine.save_point(id).unwrap();
+    let state = Snapshot::load(&path, &engine).unwrap().with_next(&[7, 8]).with_points([point]);
+    assert_eq!(state.points().len(), 1);
     let whole = state.to_bytes();
     let field = |bytes: &[u8]| match Snapshot::from_bytes(bytes, &engine) {
         Err(RuntimeError::StateBytes { field, .. }) => field,
@@ -171,7 +217,7 @@ fn files_that_lie_are_refused_by_their_field() {
     {
         assert_eq!(refused(&path, &with(&whole, at, &huge), &engine), field);
     }
-    assert_eq!(refused(&path, &with(&whole, 8, &3u32.to_le_bytes()), &engine), "version");
+    assert_eq!(refused(&path, &with(&whole, 8, &4u32.to_le_bytes()), &engine), "version");
     assert_eq!(refused(&path, &with(&whole, 16, &huge), &engine), "length");
     assert_eq!(refused(&path, &with(&whole, 56, &huge), &engine), "tokens");
     assert_eq!(refused(&path, &with(&whole, 56, &100u64.to_le_bytes()), &engine), "length");

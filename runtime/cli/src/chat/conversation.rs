@@ -278,14 +278,21 @@ impl Conversation {
         Ok(())
     }
 
+    /// Saves the sequence with the save points of the last turn, so that a loaded conversation can undo it or answer again.
     pub(crate) fn save(&self, engine: &Engine, path: &Path) -> Result<(), Failure> {
-        let note = serde_json::to_string(&self.messages).map_err(|error| Failure::Ours(error.to_string()))?;
-        Ok(engine.snapshot(self.sequence)?.with_note(&note).save(path)?)
+        let last = self.messages.iter().rposition(|message| message["role"] == "user").unwrap_or_default();
+        let first = self.points.iter().rposition(|point| point.n_messages <= last).unwrap_or_default();
+        let points = &self.points[first..];
+        let counts = points.iter().map(|point| point.n_messages).collect();
+        let saved = Saved { messages: self.messages.clone(), points: counts };
+        let note = serde_json::to_string(&saved).map_err(|error| Failure::Ours(error.to_string()))?;
+        let snapshot = engine.snapshot(self.sequence)?.with_points(points.iter().map(|point| point.state.clone()));
+        Ok(snapshot.with_note(&note).save(path)?)
     }
 
     pub(crate) fn load(&mut self, engine: &mut Engine, path: &Path) -> Result<(), Failure> {
         let snapshot = Snapshot::load(path, engine)?;
-        let messages = serde_json::from_str(snapshot.note()).map_err(|error| {
+        let Saved { messages, points } = Saved::parse(snapshot.note()).map_err(|error| {
             Failure::Input(format!("{}: note: expected the messages of a chat: {error}", path.display()))
         })?;
         // What fitted an engine of this plan fits one without other sequences.
@@ -293,7 +300,31 @@ impl Conversation {
         self.sequence = engine.restore(&snapshot)?;
         self.messages = messages;
         self.points.clear();
+        for (&n_messages, state) in points.iter().zip(snapshot.points()) {
+            // A state of another target can go on, but not return.
+            if engine.can_rewind(self.sequence, state)? {
+                self.points.push(Point { n_messages, state: state.clone() });
+            }
+        }
         Ok(())
+    }
+}
+
+/// The note of a saved conversation.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Saved {
+    messages: Vec<Value>,
+    /// Number of messages at each save point of the state.
+    points: Vec<usize>,
+}
+
+impl Saved {
+    /// Parses a note. Older ones are the array of the messages.
+    fn parse(note: &str) -> serde_json::Result<Saved> {
+        match serde_json::from_str(note)? {
+            Value::Array(messages) => Ok(Saved { messages, points: Vec::new() }),
+            object => serde_json::from_value(object),
+        }
     }
 }
 

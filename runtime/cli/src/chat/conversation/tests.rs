@@ -113,6 +113,41 @@ fn a_conversation_is_saved_with_its_state() {
 }
 
 #[test]
+fn a_loaded_conversation_answers_again_and_undoes_without_reading() {
+    let (_folder, path, mut engine, mut conversation) = opened();
+    let answer = |engine: &mut Engine, conversation: &mut Conversation, text: &str| {
+        conversation.push("user", text.to_owned());
+        let n = read(engine, conversation);
+        engine.prefill(conversation.sequence, &[40, 41, 42], None, None).unwrap();
+        conversation.push("assistant", "No".to_owned());
+        n
+    };
+    answer(&mut engine, &mut conversation, "Hi");
+    answer(&mut engine, &mut conversation, "you");
+    let all = engine.tokens(conversation.sequence).unwrap().to_vec();
+    conversation.save(&engine, &path).unwrap();
+    conversation.reset(&mut engine).unwrap();
+
+    conversation.load(&mut engine, &path).unwrap();
+    assert_eq!(engine.tokens(conversation.sequence).unwrap(), all);
+    assert!(conversation.pop("assistant"));
+    assert_eq!(read(&mut engine, &mut conversation), 1);
+    assert_eq!(engine.tokens(conversation.sequence).unwrap(), &all[..all.len() - 3]);
+
+    conversation.load(&mut engine, &path).unwrap();
+    assert_eq!(conversation.undo(&mut engine).unwrap().as_deref(), Some("you"));
+    let n_left = engine.len(conversation.sequence).unwrap();
+    assert!(n_left > 0, "the first turn was thrown away");
+    assert_eq!(engine.tokens(conversation.sequence).unwrap(), &all[..n_left as usize]);
+
+    // Files of older versions have the messages alone, and no points.
+    let note = serde_json::to_string(conversation.messages()).unwrap();
+    engine.snapshot(conversation.sequence).unwrap().with_note(&note).save(&path).unwrap();
+    conversation.load(&mut engine, &path).unwrap();
+    assert_eq!((conversation.messages().len(), conversation.points.len()), (2, 0));
+}
+
+#[test]
 fn another_answer_reads_one_token() {
     let (_folder, _, mut engine, mut conversation) = opened();
     conversation.push("user", "Hi you".to_owned());
