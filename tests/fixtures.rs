@@ -82,13 +82,13 @@ impl Fixture {
     }
 }
 
-fn integers(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<i64>> {
+pub fn integers(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<i64>> {
     let view = tensors.tensor(name).ok()?;
     assert_eq!(view.dtype(), Dtype::I64, "{name}");
     Some(view.data().chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().expect("8 bytes"))).collect())
 }
 
-fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
+pub fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
     let view = tensors.tensor(name).ok()?;
     assert_eq!(view.dtype(), Dtype::F32, "{name}");
     Some(view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes"))).collect())

@@ -6,6 +6,7 @@ mod constrained;
 mod digests;
 mod fixtures;
 mod gguf;
+mod heads;
 mod hostile;
 mod inspect;
 mod integers;

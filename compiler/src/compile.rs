@@ -174,7 +174,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         return Ok(Outcome::Text(run.emitted()));
     }
 
-    let calibration = calibration(&mut run, request, parameters.is_some(), &programs)?;
+    let calibration = calibration(&mut run, request, &input.model, &programs)?;
     let source = parameters.as_ref().map(|parameters| Source::new(parameters).calibrated(calibration));
     let Written { manifest, programs, bytes, losses } =
         write_plan(&mut run, request, &input, &text, source.as_ref(), programs)?;
@@ -284,9 +284,17 @@ impl Opened {
 }
 
 /// Calibrates the parameters that become integers, if the request has a text for it.
-fn calibration(run: &mut Run<'_>, request: &Request, has_weights: bool, programs: &[Compiled]) -> Result<Calibration> {
+fn calibration(run: &mut Run<'_>, request: &Request, model: &Opened, programs: &[Compiled]) -> Result<Calibration> {
+    let has_weights = model.checkpoint().is_some();
     let text = request.model.weights.calibrate.as_ref().filter(|_| has_weights).unwrap_or(&calibrate::Text::None);
     if *text == calibrate::Text::None {
+        return Ok(Calibration::default());
+    }
+    if *text == calibrate::Text::Samples && model.metadata().config().head != jamba::Head::Logits {
+        let path = model.metadata().dir().display();
+        run.progress.remark(&Remark::Note(format!(
+            "{path}: a model without logits draws no samples, so weights are rounded to nearest: --calibrate FILE takes a text"
+        )));
         return Ok(Calibration::default());
     }
     let parts: Vec<&KindParts> = programs.iter().map(|program| &program.parts).collect();

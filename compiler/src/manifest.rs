@@ -246,6 +246,9 @@ struct Model {
     /// Tensors that the model does not have, as glob patterns.
     #[serde(default, deserialize_with = "read_patterns")]
     ignore_tensors: Vec<glob::Pattern>,
+    /// Hidden states are the result, not logits.
+    #[serde(default)]
+    embeddings: bool,
 }
 
 impl ModelFile {
@@ -310,7 +313,7 @@ impl ModelFile {
             keys.get("limits").and_then(toml::Value::as_table).is_some_and(|limits| limits.contains_key(key))
         };
         let unset = Unset { context: !has("max_context"), sequences: !has("max_sequences") };
-        let Model { name, checkpoint, ignore_keys, ignore_tensors } = model;
+        let Model { name, checkpoint, ignore_keys, ignore_tensors, embeddings } = model;
         let mut weights = weights;
         if let Some(Text::File(path)) = &mut weights.calibrate {
             *path = folder.join(&*path);
@@ -320,7 +323,7 @@ impl ModelFile {
             name: name.unwrap_or_else(|| folder_name(folder)),
             checkpoint: folder.join(checkpoint),
             links,
-            ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors },
+            ignore: Ignore { keys: ignore_keys, tensors: ignore_tensors, head: embeddings },
             adapters: Vec::new(),
             build,
             weights,

@@ -44,6 +44,9 @@ pub struct ModelArgs {
     /// What is read can become part of the plan.
     #[arg(long)]
     allow_links: bool,
+    /// Leave out the head: the plan gives the hidden states after the last norm, for `jamba embed`.
+    #[arg(long)]
+    embeddings: bool,
     /// Stored type of keys and values: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", value_parser = manifest::kv_dtype)]
     kv: Option<DType>,
@@ -92,6 +95,7 @@ impl ModelArgs {
             model.build.fusion = fusion;
         }
         model.adapters.extend(self.lora);
+        model.ignore.head |= self.embeddings;
         model.weights.default = self.weights.or(model.weights.default);
         model.weights.experts = self.experts.or(model.weights.experts);
         let is_replaced = |old: &ByPattern| self.formats.iter().any(|new| new.pattern == old.pattern);

@@ -12,7 +12,9 @@ mod packed;
 mod parameters;
 mod stored;
 
-pub use config::{JambaConfig, kv_bytes_per_token, n_active_parameters, n_parameters, state_bytes_per_sequence};
+pub use config::{
+    Activation, Head, JambaConfig, kv_bytes_per_token, n_active_parameters, n_parameters, state_bytes_per_sequence,
+};
 pub use model::{Options, decode, prefill};
-pub use parameters::{Parameter, ParameterSpec, Parameters, bind, bind_adapted, table};
+pub use parameters::{Parameter, ParameterSpec, Parameters, SCORE_BIAS, bind, bind_adapted, table};
 pub use stored::StoredTensor;

@@ -243,7 +243,7 @@ impl Engine {
         self.sequences.prefill_outputs() as usize
     }
 
-    /// Runs one step: appends tokens to each fed sequence and returns the requested rows of logits, f32 \[rows, vocab\], in
+    /// Runs one step: appends tokens to each fed sequence and returns the requested rows of logits, f32 \[rows, vocab\] (of another head: its results), in
     /// the order of the feeds and, within a feed, of its tokens.
     ///
     /// If every feed has one token, the decode entry runs. On a GPU its kernels sum in another order than those of the
@@ -296,6 +296,7 @@ impl Engine {
     /// # Ok::<(), jamba_runtime::RuntimeError>(())
     /// ```
     pub fn step_and_pick(&mut self, feeds: &[Feed<'_>], samplers: &mut [Sampler]) -> Result<Vec<u32>, RuntimeError> {
+        self.check_head()?;
         let rows: u64 = feeds.iter().map(|feed| feed.outputs.rows(feed.tokens.len())).sum();
         if samplers.len() as u64 != rows {
             let found = format!("{} for {rows} rows of logits", samplers.len());

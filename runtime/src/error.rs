@@ -320,6 +320,16 @@ pub enum RuntimeError {
     /// A step, or one of its sequences, has no tokens.
     #[error("found no tokens: a step needs at least one sequence with at least one token each")]
     NoTokens,
+    /// The plan's head is not the one that the call needs.
+    #[error("the plan computes {found}, expected {expected}: {help}")]
+    Head {
+        /// What the plan computes.
+        found: &'static str,
+        /// What the call needs.
+        expected: &'static str,
+        /// What helps.
+        help: &'static str,
+    },
     /// A token is outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocab}")]
     TokenOutOfRange {
@@ -531,6 +541,7 @@ impl RuntimeError {
             | E::UnknownSequence(_)
             | E::SequenceTwice(_)
             | E::NoTokens
+            | E::Head { .. }
             | E::TokenOutOfRange { .. }
             | E::TooFarBack { .. }
             | E::OtherTokens { .. }

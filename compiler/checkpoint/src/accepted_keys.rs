@@ -76,7 +76,7 @@ const CHANGE_NOTHING: &[(&str, &[&str])] = &[
     ),
     ("training alone", &["initializer_range", "attention_dropout", "router_aux_loss_coef", "gradient_checkpointing"]),
     (
-        "classification heads, which a causal language model lacks",
+        "classification heads, where the architecture has none",
         &["id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"],
     ),
     (

@@ -3,6 +3,8 @@
 //! The defaults of absent keys are those of `JambaConfig` in Hugging Face transformers
 //! (`models/jamba/configuration_jamba.py`); the five sizes that distinguish models are required.
 
+mod head;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -14,6 +16,8 @@ use crate::ignore::Ignore;
 use crate::json::{Keys, show};
 use crate::quantization::{Method, Quantization};
 use crate::remark::Remark;
+
+pub use head::{Activation, Head};
 
 /// config.json with everything that reading it found out.
 #[derive(Debug)]
@@ -33,14 +37,17 @@ impl ConfigFile {
     pub(crate) fn parse(text: &[u8], path: &Path, ignore: &Ignore) -> Result<Self> {
         let mut keys = Keys::parse(text, path)?;
         let all = keys.names().map(str::to_owned).collect();
-        check_architecture(&mut keys)?;
+        check_model_type(&mut keys)?;
         let block_types = ["layers_block_type", "layer_types"].map(|key| (key, keys.take_non_null(key)));
         let names_eos = keys.has("eos_token_id");
         let dtype = |key| Some((key, keys.take_non_null(key)?));
         let dtypes = ["torch_dtype", "dtype"].into_iter().filter_map(dtype).collect::<Vec<(_, Value)>>();
         let dtypes = dtypes.iter().filter_map(|(key, value)| Some((*key, value.as_str()?.to_owned()))).collect();
-        let config = JambaConfig::from_keys(&mut keys)?;
+        let mut config = JambaConfig::from_keys(&mut keys)?;
         config.check(&keys)?;
+        if ignore.head {
+            config.head = Head::Hidden;
+        }
         for (key, block_types) in &block_types {
             if let Some(block_types) = block_types {
                 config.check_block_types(&keys, key, block_types)?;
@@ -110,6 +117,8 @@ pub struct JambaConfig {
     pub pad: Option<u32>,
     /// The storage of 8-bit weights (`quantization_config`).
     pub quantization: Option<Quantization>,
+    /// What follows the last norm (`architectures`).
+    pub head: Head,
 }
 
 impl JambaConfig {
@@ -153,6 +162,7 @@ impl JambaConfig {
     }
 
     fn from_keys(keys: &mut Keys) -> Result<Self> {
+        let head = Head::read(keys)?;
         let d_model = keys.required_count("hidden_size")?;
         let d_ff = keys.required_count("intermediate_size")?;
         let n_layers = keys.required_count("num_hidden_layers")?;
@@ -218,6 +228,7 @@ impl JambaConfig {
             eos: keys.token_ids("eos_token_id", vocab)?.unwrap_or_else(|| default_eos(vocab)),
             pad: keys.token_id("pad_token_id", vocab, 0)?,
             quantization,
+            head,
         })
     }
 
@@ -314,19 +325,14 @@ impl JambaConfig {
     }
 }
 
-/// Checks that the model is a Jamba with a language-model head.
-fn check_architecture(keys: &mut Keys) -> Result<()> {
+/// Checks that the model is a Jamba.
+fn check_model_type(keys: &mut Keys) -> Result<()> {
     let model_type = keys.take("model_type");
     if model_type.as_ref().is_none_or(|name| name != "jamba") {
         let found = model_type.as_ref().map_or("nothing".into(), show);
         return Err(keys.refuse("model_type", found, "\"jamba\""));
     }
-    match keys.take_non_null("architectures") {
-        Some(names) if names != serde_json::json!(["JambaForCausalLM"]) => {
-            Err(keys.refuse("architectures", show(&names), "[\"JambaForCausalLM\"]"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn quantization(keys: &mut Keys) -> Result<Option<Quantization>> {

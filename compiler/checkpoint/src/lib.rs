@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 pub use adapter::Adapter;
-pub use config::JambaConfig;
+pub use config::{Activation, Head, JambaConfig};
 pub use digest::FileDigest;
 pub use error::{Error, Result};
 pub use folder::{Folder, Links};
@@ -78,12 +78,13 @@ impl Checkpoint {
         if dir.is_file() && !gguf::is_gguf(dir) {
             return Err(Error::file(dir, "a file", "a checkpoint folder or a GGUF file"));
         }
-        let metadata = Metadata::read(dir, &ignore, links)?;
+        let mut metadata = Metadata::read(dir, &ignore, links)?;
         let tied_head = metadata.config().tied.then_some(TIED_HEAD);
         let index = match dir.is_file() {
             true => gguf::index(dir, &ignore, links)?,
             false => Index::open(&Folder::open(dir, links)?, &Lenient { ignore: &ignore, tied_head })?,
         };
+        metadata.find_bias(&index);
         Ok(Self { metadata, index, ignore })
     }
 
@@ -220,8 +221,9 @@ pub mod parsers {
     /// A checkpoint of a config.json and a safetensors file.
     pub fn checkpoint(config: &[u8], file: &[u8], path: &Path) -> Result<Checkpoint> {
         let ignore = Ignore::default();
-        let metadata = Metadata::of(path, config.to_vec(), TokenizerFiles::default(), &ignore)?;
+        let mut metadata = Metadata::of(path, config.to_vec(), TokenizerFiles::default(), &ignore)?;
         let index = Index::of(Shard::in_memory(file, path)?, &ignore)?;
+        metadata.find_bias(&index);
         Ok(Checkpoint { metadata, index, ignore })
     }
 

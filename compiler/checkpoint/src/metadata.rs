@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{ConfigFile, JambaConfig};
+use crate::config::{ConfigFile, Head, JambaConfig};
 use crate::end_tokens::Places;
 use crate::error::Result;
 use crate::folder::{Folder, Links, MOST_CONFIG_BYTES};
 use crate::generation::GenerationConfig;
 use crate::gguf::{self, Texts};
 use crate::ignore::Ignore;
+use crate::index::Index;
 use crate::remark::Remark;
 use crate::tokenizer::TokenizerFiles;
+
+/// The bias of the scores; training frameworks add prefixes.
+const SCORE_BIAS: &str = "score.bias";
 
 /// The config and the small files of a checkpoint's folder.
 #[derive(Debug)]
@@ -67,6 +71,13 @@ impl Metadata {
         remarks.extend(more);
         let dir = dir.into();
         Ok(Self { dir, config_json, config, tokenizer, generation, eos, dtypes, dropped_keys, remarks })
+    }
+
+    /// Notes whether the scores of a classification have a bias, which config.json does not say.
+    pub(crate) fn find_bias(&mut self, index: &Index) {
+        if let Head::Scores { bias, .. } = &mut self.config.head {
+            *bias = index.tensors.iter().any(|tensor| tensor.name.ends_with(SCORE_BIAS));
+        }
     }
 
     /// The file that a text is of: one in the folder, or the GGUF file.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use jamba_plan::format::{GenerationDefaults, Manifest, Model, Provenance, SourceFile, Weight, WeightFormat};
+use jamba_plan::format::{
+    Activation, GenerationDefaults, Head, Manifest, Model, Provenance, SourceFile, Weight, WeightFormat,
+};
 use jambac_checkpoint::{FileDigest, GenerationConfig, Metadata};
 use jambac_models::jamba;
 use jambac_schedule::Schedule;
@@ -45,9 +47,25 @@ fn model(file: &ModelFile, metadata: &Metadata, schedule: &Schedule) -> Model {
         n_layers: config.n_layers as u64,
         d_model: config.d_model as u64,
         vocab: config.vocab as u64,
+        head: head(&config.head),
         bos: config.bos,
         eos: metadata.eos().to_vec(),
         formats,
+    }
+}
+
+fn head(head: &jamba::Head) -> Head {
+    match head {
+        jamba::Head::Logits => Head::Logits,
+        jamba::Head::Scores { labels, activation, bias: _ } => {
+            let activation = match activation {
+                jamba::Activation::Softmax => Activation::Softmax,
+                jamba::Activation::Sigmoid => Activation::Sigmoid,
+                jamba::Activation::Identity => Activation::Identity,
+            };
+            Head::Scores { labels: labels.clone(), activation }
+        }
+        jamba::Head::Hidden => Head::Hidden,
     }
 }
 

@@ -2,11 +2,11 @@
 //! depend on no limit, are copied.
 
 use anyhow::{Context, Result, bail, ensure};
-use jamba_plan::format::{Manifest, Program, Transform, WeightFormat};
+use jamba_plan::format::{self, Manifest, Program, Transform, WeightFormat};
 use jamba_plan::output::Output;
 use jamba_plan::sections::{CUBIN, SectionKind};
 use jamba_plan::{Plan, PlanError, PlanWriter};
-use jambac_checkpoint::JambaConfig;
+use jambac_checkpoint::{Head, JambaConfig};
 use jambac_graph::DType;
 
 use super::describe::PATTERNS;
@@ -15,6 +15,7 @@ use super::{Progress, Request, Run};
 use crate::calibrate::Text;
 use crate::manifest::{self, Build, ModelFile, Unset, Weights};
 use crate::report::Ours;
+use jambac_models::jamba::SCORE_BIAS;
 
 /// The model of a plan, with the plan's limits, which the caller changes.
 ///
@@ -74,7 +75,7 @@ const OLDER: &str = "found a plan of an older jambac, which does not say what it
 pub fn relimit(plan: &Plan<'_>, model: ModelFile, output: Output, progress: &Progress) -> Result<(Manifest, u64)> {
     let text = plan.section(SectionKind::Config).context(OLDER)?;
     let text = str::from_utf8(text).ours("limits")?;
-    let config = JambaConfig::parse(text, "config.json of the plan".as_ref())?;
+    let config = config(plan, JambaConfig::parse(text, "config.json of the plan".as_ref())?);
     let most = config.max_positions as u64;
     let wanted = model.limits.max_context;
     ensure!(
@@ -106,6 +107,18 @@ pub fn relimit(plan: &Plan<'_>, model: ModelFile, output: Output, progress: &Pro
     let bytes = run.work("copying weights", || write(plan, &manifest, &programs, output).map_err(Into::into))?;
     progress.clear();
     Ok((manifest, bytes))
+}
+
+/// What config.json does not say of the head.
+fn config(plan: &Plan<'_>, mut config: JambaConfig) -> JambaConfig {
+    if plan.manifest().model.head == format::Head::Hidden {
+        config.head = Head::Hidden;
+    }
+    if let Head::Scores { bias, .. } = &mut config.head {
+        let weights = plan.programs().flat_map(|(_, program)| &program.weights);
+        *bias = weights.flat_map(|weight| &weight.parts).any(|part| part.parameter == SCORE_BIAS);
+    }
+    config
 }
 
 fn write(plan: &Plan<'_>, manifest: &Manifest, programs: &[Compiled], output: Output) -> Result<u64, PlanError> {

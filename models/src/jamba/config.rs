@@ -2,7 +2,7 @@
 //!
 //! [`JambaConfig`] lists every dimension with its Hugging Face key.
 
-pub use jambac_checkpoint::JambaConfig;
+pub use jambac_checkpoint::{Activation, Head, JambaConfig};
 use jambac_graph::DType;
 
 use crate::jamba::parameters::{ParameterSpec, table};

@@ -7,6 +7,9 @@
 //! logits = rms_norm(x)[rows] · lm_headᵀ
 //! ```
 //!
+//! A classification has `score` and perhaps a bias in place of `lm_head`; a model without a head gives `rms_norm(x)[rows]`. Their results
+//! are named `logits` too, f32\[outputs, labels\] and f32\[outputs, d_model\].
+//!
 //! Inputs are `ids` i32\[tokens\] and `rows` i32\[outputs\]; outputs are `logits` f32\[outputs, vocab\] and the next states:
 //! `layers.N.conv` f32\[sequences, d_inner, d_conv − 1\] and `layers.N.ssm` f32\[sequences, d_inner, d_state\] of a Mamba layer,
 //! `layers.N.kv` \[sequences, context, 2, n_kv_heads, d_head\] of an attention layer.
@@ -16,8 +19,8 @@ use std::collections::BTreeMap;
 use jambac_graph::build::Builder;
 use jambac_graph::{DType, Dim, Graph, Symbol, Type, ValueId};
 
-use crate::jamba::config::JambaConfig;
-use crate::jamba::parameters::{EMBEDDING, LM_HEAD, table};
+use crate::jamba::config::{Head, JambaConfig};
+use crate::jamba::parameters::{EMBEDDING, LM_HEAD, SCORE, SCORE_BIAS, table};
 use crate::jamba::{attention, mamba, mlp, moe};
 
 /// Options of a graph besides its config.
@@ -81,10 +84,19 @@ fn model(b: Builder, config: &JambaConfig, dtypes: &dyn Fn(&str) -> DType, optio
     m.b.scope("final_layernorm");
     let x = m.norm(x, "final_layernorm");
 
-    m.b.scope("lm_head");
+    m.b.scope(if matches!(config.head, Head::Scores { .. }) { "score" } else { "lm_head" });
     let x = m.b.select_rows(x, rows);
-    let head = if config.tied { embedding } else { m.parameter(LM_HEAD) };
-    let logits = m.b.linear(x, head, None);
+    let logits = match &config.head {
+        Head::Logits => {
+            let head = if config.tied { embedding } else { m.parameter(LM_HEAD) };
+            m.b.linear(x, head, None)
+        }
+        Head::Scores { bias, .. } => {
+            let (score, bias) = (m.parameter(SCORE), bias.then(|| m.parameter(SCORE_BIAS)));
+            m.b.linear(x, score, bias)
+        }
+        Head::Hidden => x,
+    };
     m.b.output("logits", logits);
     m.b.finish()
 }

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use jambac_checkpoint::{Adapter, Checkpoint, JambaConfig, Method, TensorView};
+use jambac_checkpoint::{Adapter, Checkpoint, Head, JambaConfig, Method, TensorView};
 use jambac_graph::DType;
 
 use super::lora;
@@ -24,6 +24,12 @@ use crate::ModelError;
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The output projection of a model that is not tied.
 pub(super) const LM_HEAD: &str = "lm_head.weight";
+
+/// The projection to the scores of labels.
+pub(super) const SCORE: &str = "score.weight";
+
+/// The bias of the scores, which a checkpoint may have.
+pub const SCORE_BIAS: &str = "score.bias";
 
 /// A parameter that the config requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +109,14 @@ pub fn table(config: &JambaConfig) -> Vec<ParameterSpec> {
     }
     table.prefix.clear();
     table.add("model.final_layernorm.weight", &[d_model]);
-    table.add_if(!config.tied, LM_HEAD, &[vocab, d_model]);
+    match &config.head {
+        Head::Logits => table.add_if(!config.tied, LM_HEAD, &[vocab, d_model]),
+        Head::Scores { labels, bias, .. } => {
+            table.add(SCORE, &[labels.len(), d_model]);
+            table.add_if(*bias, SCORE_BIAS, &[labels.len()]);
+        }
+        Head::Hidden => {}
+    }
     table.specs
 }
 
@@ -142,8 +155,11 @@ const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "base_model.model."];
 /// The canonical form of a name that a checkpoint may use.
 pub(super) fn canonical(config: &JambaConfig, name: &str) -> String {
     let name = WRAPPERS.iter().fold(name, |name, wrapper| name.strip_prefix(wrapper).unwrap_or(name));
+    // A model without a head, as transformers saves it, has no prefix.
+    let is_inner = ["layers.", "embed_tokens.", "final_layernorm."].iter().any(|inner| name.starts_with(inner));
+    let name = if is_inner { format!("model.{name}") } else { name.to_owned() };
     let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|name| name.split_once('.')) else {
-        return name.into();
+        return name;
     };
     let rest = match rest.strip_prefix("moe.") {
         Some(rest) => format!("feed_forward.{rest}"),
@@ -255,6 +271,9 @@ pub fn bind(checkpoint: &Checkpoint) -> Result<Parameters<'_>, ModelError> {
         let of_cache =
             |name: &str| name.contains(".self_attn.") && CACHE_SCALES.iter().any(|ending| name.ends_with(ending));
         tensors.retain(|name, _| !of_cache(name));
+    }
+    if config.head == Head::Hidden {
+        tensors.retain(|name, _| ![LM_HEAD, SCORE, SCORE_BIAS].contains(&name.as_str()));
     }
     if config.tied
         && let Some(head) = tensors.remove(LM_HEAD)

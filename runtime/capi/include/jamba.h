@@ -104,6 +104,14 @@ typedef enum {
   JAMBA_FINISH_NONE = -1,
 } jamba_finish;
 
+// How the hidden states of a text become one vector.
+typedef enum {
+  // The state of the last token.
+  JAMBA_POOLING_LAST = 0,
+  // The mean of the states of all tokens.
+  JAMBA_POOLING_MEAN = 1,
+} jamba_pooling;
+
 // Options for opening a plan. Set `size` to sizeof(jamba_open_options). Zero means the default in all other fields.
 typedef struct {
   // Size of this struct in bytes.
@@ -159,7 +167,7 @@ typedef struct {
   const float *const *rows;
   // Number of rows.
   uintptr_t n_rows;
-  // Number of floats per row: the vocabulary size.
+  // Number of floats per row: the vocabulary size; of other heads, the number of labels or of hidden states.
   uintptr_t vocab;
 } jamba_logits;
 
@@ -728,6 +736,35 @@ jamba_status jamba_batch_longest(jamba_engine engine,
 
 // Closes a batch and ends its requests, without events.
 jamba_status jamba_batch_close(jamba_engine engine, jamba_batch batch);
+
+// Classifies a text by its last token, in a sequence of its own. Stores a score of each label, and its probability by the
+// model's activation; `scores` and `probabilities` have room for `capacity` floats each. JAMBA_TOO_SMALL stores only the number
+// of labels.
+jamba_status jamba_classify(jamba_engine engine,
+                            const uint32_t *tokens,
+                            uintptr_t n_tokens,
+                            float *scores,
+                            float *probabilities,
+                            uintptr_t capacity,
+                            uintptr_t *n_labels);
+
+// Stores the name of a label, as jamba_info does. Plans that classify nothing have no labels.
+jamba_status jamba_label(jamba_engine engine,
+                         uintptr_t index,
+                         char *buffer,
+                         uintptr_t capacity,
+                         uintptr_t *length);
+
+// Computes the embedding of a text, in a sequence of its own. `pooling` is a jamba_pooling. Unless `normalized` is 0, the
+// embedding's Euclidean norm is 1. Stores at most `capacity` floats; JAMBA_TOO_SMALL stores only their number.
+jamba_status jamba_embed(jamba_engine engine,
+                         const uint32_t *tokens,
+                         uintptr_t n_tokens,
+                         int32_t pooling,
+                         int normalized,
+                         float *embedding,
+                         uintptr_t capacity,
+                         uintptr_t *n_floats);
 
 // Encodes text of `length` bytes, at most 8 MiB, with a start token if the model is configured so. Stores at most `capacity`
 // tokens; JAMBA_TOO_SMALL stores only their number.

@@ -86,11 +86,12 @@ pub unsafe extern "C" fn jamba_prefill_cached(
         let mut held = lock("engine", &open.inner)?;
         let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
         let mut cache = lock("cache", &cache)?;
-        let (vocab, max_context) = (inner.engine.manifest().model.vocab, inner.engine.manifest().limits.max_context);
+        let manifest = inner.engine.manifest();
+        let (n_outputs, max_context) = (manifest.model.n_outputs(), manifest.limits.max_context);
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let tokens = unsafe { arguments::tokens("tokens", tokens, n_tokens, max_context) }?;
         let (sequence, read) = inner.engine.prefill_cached(&mut cache, tokens, None, Some(&open.cancel))?;
-        *rows = kept(&read, &mut inner.rows, vocab);
+        *rows = kept(&read, &mut inner.rows, n_outputs);
         out.id = inner.keep(sequence);
         Ok(())
     })

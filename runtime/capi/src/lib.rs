@@ -15,6 +15,7 @@ pub mod engine;
 pub mod events;
 pub mod generate;
 mod handles;
+pub mod heads;
 pub mod request;
 pub mod sampler;
 pub mod snapshot;

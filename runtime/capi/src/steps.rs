@@ -45,15 +45,15 @@ pub struct jamba_logits {
     pub rows: *const *const f32,
     /// Number of rows.
     pub n_rows: usize,
-    /// Number of floats per row: the vocabulary size.
+    /// Number of floats per row: the vocabulary size; of other heads, the number of labels or of hidden states.
     pub vocab: usize,
 }
 
 /// Stores the addresses of a step's rows for C.
-pub(crate) fn kept(logits: &Logits<'_>, rows: &mut Vec<Row>, vocab: u64) -> jamba_logits {
+pub(crate) fn kept(logits: &Logits<'_>, rows: &mut Vec<Row>, n_outputs: u64) -> jamba_logits {
     rows.clear();
     rows.extend(logits.rows().map(|row| Row(row.as_ptr())));
-    jamba_logits { rows: rows.as_ptr().cast(), n_rows: rows.len(), vocab: vocab as usize }
+    jamba_logits { rows: rows.as_ptr().cast(), n_rows: rows.len(), vocab: n_outputs as usize }
 }
 
 /// Runs one step that appends tokens to each fed sequence. Validates all feeds before changing any state. `logits` may be null
@@ -92,9 +92,9 @@ pub unsafe extern "C" fn jamba_step(
                 // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
                 false => Some(unsafe { place("logits", logits) }?),
             };
-            let vocab = inner.engine.manifest().model.vocab;
+            let n_outputs = inner.engine.manifest().model.n_outputs();
             let rows = inner.engine.step(&ours)?;
-            let kept = kept(&rows, &mut inner.rows, vocab);
+            let kept = kept(&rows, &mut inner.rows, n_outputs);
             if let Some(out) = out {
                 *out = kept;
             }
@@ -122,9 +122,9 @@ pub unsafe extern "C" fn jamba_prefill(
         // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
         let (tokens, out) =
             unsafe { (arguments::tokens("tokens", tokens, n_tokens, max_context)?, place("logits", logits)?) };
-        let vocab = inner.engine.manifest().model.vocab;
+        let n_outputs = inner.engine.manifest().model.n_outputs();
         let rows = inner.engine.prefill(sequence, tokens, None, Some(&open.cancel))?;
-        *out = kept(&rows, &mut inner.rows, vocab);
+        *out = kept(&rows, &mut inner.rows, n_outputs);
         Ok(())
     })
 }

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "other tests need more of it")]
 mod fixture;
 
+use jamba_plan::format::{Activation, Head};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -46,7 +47,7 @@ fn compiled(compiler: &str, standard: &str, source: &str, folder: &Path) -> Path
         .arg(&program)
         .args([format!("-I{0}/include", prefix.display()), format!("-L{0}/lib", prefix.display())])
         .arg(format!("-Wl,-rpath,{}/lib", prefix.display()))
-        .arg("-ljamba"));
+        .args(["-ljamba", "-lm"]));
     program
 }
 
@@ -73,9 +74,10 @@ fn run_both_ways(program: &Path, arguments: &[&str]) -> String {
 fn the_header_is_the_librarys() {
     let mut builder =
         cbindgen::Builder::new().with_config(cbindgen::Config::from_file(format!("{HERE}/cbindgen.toml")).unwrap());
-    for name in
-        ["status", "engine", "steps", "snapshot", "cache", "sampler", "generate", "request", "events", "batch", "text"]
-    {
+    for name in [
+        "status", "engine", "steps", "snapshot", "cache", "sampler", "generate", "request", "events", "batch", "heads",
+        "text",
+    ] {
         builder = builder.with_src(format!("{HERE}/src/{name}.rs"));
     }
     let mut made = Vec::new();
@@ -121,6 +123,24 @@ fn clients_of_a_batch_get_what_they_get_alone() {
             let expected = words(&format!("{number}: {alone}"));
             assert!(words(&both).contains(&expected), "{compiler}: {both} without {expected}");
         }
+    }
+}
+
+#[test]
+fn texts_are_classified_and_embedded() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |name: &str, head: Head| {
+        let mut toy = fixture::Toy::with_text();
+        (toy.manifest.model.head, toy.manifest.model.d_model) = (head, 300);
+        toy.write(folder.path(), name)
+    };
+    let labels = (0..300).map(|id| format!("label {id}")).collect();
+    let classifier = plan("c.plan", Head::Scores { labels, activation: Activation::Softmax });
+    let embedder = plan("e.plan", Head::Hidden);
+    for (compiler, standard) in [("cc", "-std=c99"), ("c++", "-std=c++11")] {
+        let program = compiled(compiler, standard, "tests/c/heads.c", folder.path());
+        let arguments = [classifier.to_str().unwrap(), embedder.to_str().unwrap()];
+        assert_eq!(run_both_ways(&program, &arguments), "scores and embeddings\n");
     }
 }
 

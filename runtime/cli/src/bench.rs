@@ -112,6 +112,7 @@ pub(crate) fn bench(args: Args) -> Result<(), Failure> {
 
 /// Refuses sizes for which the plan has no room.
 fn check(engine: &Engine, args: &Args) -> Result<(), Failure> {
+    engine.check_head()?;
     let limits = &engine.manifest().limits;
     let (path, Lowered { context, sequences, .. }) = (engine.path().display(), Lowered::current());
     let limit = |option: &str, given: Option<u64>, of_plan: String| match given {

@@ -55,6 +55,7 @@ struct Chatting {
 pub(crate) fn chat(args: Args) -> Result<(), Failure> {
     let (tools, documents) = (read_array(args.tools.as_deref())?, read_array(args.documents.as_deref())?);
     let mut engine = args.open.open(args.plan.only()?)?;
+    engine.check_head()?;
     let template = args.generate.chat_template(&engine)?;
     let mut conversation = Conversation::new(&mut engine, (template, args.generate.content()), tools, documents)?;
     conversation.set_system(args.system.as_deref());

@@ -8,6 +8,7 @@ mod doctor;
 mod echo;
 mod failure;
 mod generate;
+mod heads;
 mod health;
 mod info;
 mod interrupt;
@@ -66,6 +67,10 @@ enum Command {
     Health(health::Args),
     /// Chat with a model that has a chat template.
     Chat(chat::Args),
+    /// Classify a text with a plan of a classification model.
+    Classify(heads::ClassifyArgs),
+    /// Print the embedding of a text with a plan that gives hidden states.
+    Embed(heads::EmbedArgs),
     /// Measure prefill and decode of one or more plans.
     Bench(bench::Args),
     /// Convert text to tokens and tokens to text.
@@ -117,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Health(args) => health::health(args),
         Command::Chat(args) => chat::chat(args),
+        Command::Classify(args) => heads::classify(args),
+        Command::Embed(args) => heads::embed(args),
         Command::Bench(args) => bench::bench(args),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     plan: PlanArg,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// File to write, `-` for stdout; tensor "logits": f32 [tokens, vocab]
+    /// File to write, `-` for stdout; tensor "logits": f32 [tokens, vocab], or the scores or hidden states that the plan computes
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
@@ -37,10 +37,10 @@ pub(crate) fn logits(mut args: Args) -> Result<(), Failure> {
     let tokens = prompt.tokens(&engine, 0)?;
     let most = engine.max_step_tokens().min(engine.max_step_outputs());
     let chunk = args.chunk.map_or(most, |chunk| most.min(chunk as usize));
-    let vocab = engine.manifest().model.vocab as usize;
+    let n_columns = engine.manifest().model.n_outputs() as usize;
     let sequence = engine.add_sequence()?;
     let mut file = output.create()?;
-    file.write_all(&header(tokens.len(), vocab))?;
+    file.write_all(&header(tokens.len(), n_columns))?;
     let bar = Bar::new();
     let n_tokens = tokens.len() as u64;
     for (index, tokens) in tokens.chunks(chunk).enumerate() {
@@ -55,10 +55,10 @@ pub(crate) fn logits(mut args: Args) -> Result<(), Failure> {
 
 /// What precedes the tensor in safetensors: the length of a JSON header (u64, little-endian), and the header, padded with spaces
 /// to a multiple of 8 bytes.
-fn header(n_tokens: usize, vocab: usize) -> Vec<u8> {
-    let bytes = n_tokens * vocab * size_of::<f32>();
+fn header(n_tokens: usize, n_columns: usize) -> Vec<u8> {
+    let bytes = n_tokens * n_columns * size_of::<f32>();
     let mut header =
-        format!(r#"{{"logits":{{"dtype":"F32","shape":[{n_tokens},{vocab}],"data_offsets":[0,{bytes}]}}}}"#);
+        format!(r#"{{"logits":{{"dtype":"F32","shape":[{n_tokens},{n_columns}],"data_offsets":[0,{bytes}]}}}}"#);
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()
 }

@@ -114,6 +114,7 @@ pub(crate) fn perplexity(mut args: Args) -> Result<(), Failure> {
     };
     let text = read_text(&file)?;
     let mut engine = args.open.open(args.plan.path())?;
+    engine.check_head()?;
     let tokenizer = engine.tokenizer()?;
     let tokens = tokenizer.encode_long(&text, AddedTokens::AsConfigured)?;
     let limits = &engine.manifest().limits;

@@ -235,7 +235,11 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
     jamba_serve::serve(
         &address,
         options,
-        || open.open(plan.path()),
+        || {
+            let engine = open.open(plan.path())?;
+            engine.check_head()?;
+            Ok(engine)
+        },
         |name, engine| {
             manager.tell("READY=1");
             print(&first_line(name, engine))

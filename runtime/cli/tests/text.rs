@@ -342,7 +342,7 @@ fn several_lines_are_one_message() {
     assert!(tokens("a\\\nb") > tokens("a"));
 }
 
-const SUBCOMMANDS: [&str; 13] = [
+const SUBCOMMANDS: [&str; 15] = [
     "run",
     "health",
     "chat",
@@ -350,6 +350,8 @@ const SUBCOMMANDS: [&str; 13] = [
     "tokenize",
     "perplexity",
     "logits",
+    "classify",
+    "embed",
     "info",
     "serve",
     "verify",

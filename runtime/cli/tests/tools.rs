@@ -1,4 +1,4 @@
-//! `jamba tokenize`, `jamba perplexity`, `jamba bench` and `jamba run --jsonl` with plans of a toy model.
+//! `jamba tokenize`, `perplexity`, `bench`, `classify`, `embed` and `run --jsonl` with plans of a toy model.
 
 #[path = "../../tests/fixture/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use fixture::{Toy, VOCAB};
+use jamba_plan::format::{Activation, Head};
 use serde_json::Value;
 
 fn jamba(args: &[&str]) -> Output {
@@ -178,4 +179,63 @@ fn lines_of_json_come_with_the_tokens() {
     let events = lines(&["--logprobs", "2"]);
     assert!(events[1]["logprob"].as_f64().unwrap() < 0.0 && events[1]["top"].as_array().unwrap().len() == 2);
     refused(&[&args[..], &["--json", "--jsonl"]].concat(), 2, &["cannot be used with"]);
+}
+
+/// The toy's 300 logits as scores of labels, or as hidden states.
+fn with_head(folder: &Path, name: &str, head: Head) -> String {
+    let mut toy = Toy::with_text();
+    (toy.manifest.model.head, toy.manifest.model.d_model) = (head, 300);
+    text(&toy.write(folder, name)).to_owned()
+}
+
+#[test]
+fn texts_are_classified() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = (0..300).map(|id| format!("label {id}")).collect();
+    let plan = &*with_head(folder.path(), "c.plan", Head::Scores { labels, activation: Activation::Softmax });
+    let found = json(&["classify", plan, "Once upon", "--json"]);
+    let rows = found["labels"].as_array().unwrap();
+    let probability = |row: &Value| row["probability"].as_f64().unwrap();
+    assert_eq!(rows.len(), 300);
+    assert!(rows.is_sorted_by(|a, b| probability(a) >= probability(b)));
+    assert!((rows.iter().map(probability).sum::<f64>() - 1.0).abs() < 1e-4);
+    // A softmax keeps the order of scores and the ratio that their difference says.
+    let score = |row: &Value| row["score"].as_f64().unwrap();
+    let (first, last) = (&rows[0], &rows[299]);
+    assert!(((probability(first) / probability(last)).ln() - (score(first) - score(last))).abs() < 1e-3);
+    let best = first["label"].as_str().unwrap();
+    let shown = stdout(&["classify", "-m", plan, "Once upon"]);
+    assert_eq!(shown.lines().count(), 300);
+    assert!(shown.lines().next().unwrap().ends_with(&format!("\t{best}")), "{shown}");
+    let each = stdout(&["classify", plan, "Once upon\n\nthe mill\n", "--lines"]);
+    assert_eq!(each.lines().count(), 2, "a label for each line: {each}");
+    assert!(each.lines().next().unwrap().ends_with(best));
+    for command in [&["run", plan, "a"][..], &["bench", plan, "--prompt", "2", "--generate", "2"], &["chat", plan]] {
+        refused(command, 1, &["computes scores of labels, expected logits", "jamba classify"]);
+    }
+    refused(&["embed", plan, "a"], 1, &["expected hidden states", "--embeddings"]);
+}
+
+#[test]
+fn texts_have_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = &*with_head(folder.path(), "e.plan", Head::Hidden);
+    let numbers = |args: &[&str]| {
+        let line = stdout(&[&["embed", plan, "Once upon"], args].concat());
+        line.split_whitespace().map(|number| number.parse::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    let norm = |vector: &[f32]| vector.iter().map(|value| f64::from(value * value)).sum::<f64>().sqrt();
+    let (unit, raw, mean) = (numbers(&[]), numbers(&["--no-normalize"]), numbers(&["--pooling", "mean"]));
+    assert_eq!([unit.len(), raw.len(), mean.len()], [300; 3]);
+    assert!((norm(&unit) - 1.0).abs() < 1e-5 && (norm(&mean) - 1.0).abs() < 1e-5 && unit != mean);
+    let length = norm(&raw);
+    assert!(raw.iter().zip(&unit).all(|(raw, unit)| (f64::from(*raw) / length - f64::from(*unit)).abs() < 1e-6));
+    let found = json(&["embed", plan, "Once upon", "--json"]);
+    assert_eq!(found["embedding"].as_array().unwrap().len(), 300);
+    assert!(found["tokens"].as_u64().unwrap() > 1);
+    let both = stdout(&["embed", plan, "--lines", "-p", "Once upon\nthe mill"]);
+    assert_eq!(both.lines().count(), 2);
+    refused(&["classify", plan, "a"], 1, &["computes hidden states, expected scores of labels"]);
+    refused(&["perplexity", plan, plan], 1, &["e.plan"]);
+    refused(&["embed", plan], 2, &["a prompt is needed"]);
 }

@@ -18,6 +18,7 @@ pub(crate) fn manifest() -> Manifest {
             n_layers: 1,
             d_model: 3,
             vocab: 5,
+            head: Head::Logits,
             bos: Some(1),
             eos: vec![2],
             formats: vec![("linear".to_owned(), "bf16".to_owned())],

@@ -8,6 +8,7 @@ use crate::cost::Cost;
 
 mod draw_kernel;
 mod generation;
+mod head;
 mod launch;
 mod layout;
 mod operand;
@@ -19,6 +20,7 @@ mod weight;
 
 pub use draw_kernel::DrawKernel;
 pub use generation::GenerationDefaults;
+pub use head::{Activation, Head};
 pub use launch::{Blocks, Launch};
 pub use layout::{ElementOrder, Layout};
 pub use operand::{Access, Elem, Matrix, MatrixBoxes, Operand, Per, Shape, WeightShape};
@@ -126,8 +128,11 @@ pub struct Model {
     pub n_layers: u64,
     /// Width of the residual stream, in elements.
     pub d_model: u64,
-    /// Vocabulary size: number of logits per position.
+    /// Vocabulary size.
     pub vocab: u64,
+    /// What the plan computes for a row. Absent for logits.
+    #[serde(default, skip_serializing_if = "Head::is_logits")]
+    pub head: Head,
     /// Beginning-of-text token; `None` if the model has none.
     pub bos: Option<u32>,
     /// End-of-text tokens.

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::Plan;
 use crate::format::{
-    Arg, Blocks, Count, ElementOrder, Entry, Init, Launch, Limits, Manifest, PartOrder, Program, ProgramInfo, Swizzle,
-    TensorMap, Transform, Weight,
+    Arg, Blocks, Count, ElementOrder, Entry, Head, Init, Launch, Limits, Manifest, PartOrder, Program, ProgramInfo,
+    Swizzle, TensorMap, Transform, Weight,
 };
 
 /// How sizes are written.
@@ -71,6 +71,14 @@ pub fn manifest(manifest: &Manifest) -> String {
     line("layers", model.n_layers.to_string());
     line("d_model", model.d_model.to_string());
     line("vocab", model.vocab.to_string());
+    match &model.head {
+        Head::Logits => {}
+        Head::Scores { labels, activation } => {
+            let names: Vec<String> = labels.iter().map(|label| format!("{label:?}")).collect();
+            line("scores", format!("{} ({})", names.join(", "), format!("{activation:?}").to_lowercase()));
+        }
+        Head::Hidden => line("hidden states", "for jamba embed".to_owned()),
+    }
     line("bos", model.bos.map_or("none".to_owned(), |bos| bos.to_string()));
     line("eos", if model.eos.is_empty() { "none".to_owned() } else { ids(&model.eos) });
     if !manifest.generation.is_empty() {

@@ -113,6 +113,9 @@ pub fn manifest(manifest: &Manifest) -> Result<(), PlanError> {
             format!("a multiple of {KV_PAGE_TOKENS} up to {MAX_COUNT}"),
         );
     }
+    if !(1..=MAX_COUNT).contains(&manifest.model.n_outputs()) {
+        return complain("model.head", manifest.model.n_outputs(), format!("1 … {MAX_COUNT} labels"));
+    }
     if let Some(bos) = manifest.model.bos.filter(|&bos| u64::from(bos) >= manifest.model.vocab) {
         return complain("model.bos", bos.into(), format!("a token below {}", manifest.model.vocab));
     }
@@ -191,7 +194,7 @@ fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
 /// The context of a program's checks.
 #[derive(Clone, Copy)]
 struct Against<'a> {
-    vocab: u64,
+    n_outputs: u64,
     limits: &'a Limits,
     info: &'a ProgramInfo,
     program: &'a Program,
@@ -214,7 +217,8 @@ impl Against<'_> {
 /// 3 … 9. Checks a program against the manifest.
 pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Result<(), PlanError> {
     let section = info.kind.section(SectionKind::Program.name());
-    let against = Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: &section };
+    let against =
+        Against { n_outputs: manifest.model.n_outputs(), limits: &manifest.limits, info, program, section: &section };
     kernels(against)?;
     weights(against)?;
     entries(against)?;
@@ -391,8 +395,8 @@ fn entry(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError>
 
     const F32_BYTES: u64 = 4;
     let (logits, align, arena) = (&entry.logits, info.kind.align_bytes(), info.memory.arena);
-    if logits.n != against.vocab {
-        return complain("logits.n", logits.n, format!("{}, the vocabulary", against.vocab));
+    if logits.n != against.n_outputs {
+        return complain("logits.n", logits.n, format!("{}, from the model", against.n_outputs));
     }
     if !logits.offset.is_multiple_of(align) {
         return complain("logits.offset", logits.offset, format!("a multiple of {align}"));

@@ -89,6 +89,7 @@ impl Batch {
 
     fn check(&self, engine: &Engine, request: &Request) -> Result<(), RuntimeError> {
         let Request { prompt, options, n, snapshot_at, state, .. } = request;
+        engine.check_head()?;
         options.sampler.check(self.limits.vocab)?;
         let option = |name, found: usize, expected| RuntimeError::Option { name, found: found.to_string(), expected };
         if options.max_new == 0 && request.prompt_logprobs.is_none() && !request.keeps_state {

@@ -198,6 +198,7 @@ impl Generation {
         prompt: Vec<u32>,
         options: GenerateOptions,
     ) -> Result<Generation, RuntimeError> {
+        engine.check_head()?;
         let GenerateOptions { max_new, chunk, cancel, .. } = &options;
         let (max_new, chunk, cancel) = (*max_new, *chunk, cancel.clone());
         let picker = Picker::new(engine, &options, [engine.tokens(sequence)?, &prompt])?;

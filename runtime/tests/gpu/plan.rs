@@ -164,6 +164,7 @@ fn manifest(program: &Program) -> Manifest {
     Manifest {
         compiler: "0.1.0".to_owned(),
         model: Model {
+            head: Head::Logits,
             name: "toy".to_owned(),
             n_parameters: 1,
             n_layers: 2,

@@ -83,6 +83,7 @@ fn reads_jamba_v0_1() {
         eos: vec![2],
         pad: Some(0),
         quantization: None,
+        head: Head::Logits,
     };
     assert_eq!(config, expected);
     let attention: Vec<usize> = (0..32).filter(|layer| config.is_attention(*layer)).collect();
@@ -157,12 +158,52 @@ fn refuses_another_model() {
         &[
             json!({"model_type": "mamba2"}),
             json!({"model_type": null}),
-            json!({"architectures": ["JambaForSequenceClassification"]}),
+            json!({"architectures": ["JambaForTokenClassification"]}),
         ],
         expect![[r#"
             config.json: model_type: found "mamba2", expected "jamba"
             config.json: model_type: found null, expected "jamba"
-            config.json: architectures: found ["JambaForSequenceClassification"], expected ["JambaForCausalLM"]
+            config.json: architectures: found ["JambaForTokenClassification"], expected ["JambaForCausalLM"], ["JambaForSequenceClassification"] or ["JambaModel"]
+        "#]],
+    );
+}
+
+#[test]
+fn reads_the_labels_of_a_classification() {
+    let head =
+        |changes: Value| accepted(with(json!({"architectures": ["JambaForSequenceClassification"]}), changes)).head;
+    let scores = |labels: &[&str], activation| {
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        Head::Scores { labels, activation, bias: false }
+    };
+    assert_eq!(head(json!({})), scores(&["LABEL_0", "LABEL_1"], Activation::Softmax), "transformers' two by default");
+    assert_eq!(head(json!({"num_labels": 1})), scores(&["LABEL_0"], Activation::Sigmoid));
+    let named = json!({"id2label": {"1": "yes", "0": "no", "2": "both"}, "label2id": {}});
+    assert_eq!(head(named), scores(&["no", "yes", "both"], Activation::Softmax));
+    let regression = json!({"num_labels": 1, "problem_type": "regression"});
+    assert_eq!(head(regression), scores(&["LABEL_0"], Activation::Identity));
+    let several = json!({"problem_type": "multi_label_classification"});
+    assert_eq!(head(several), scores(&["LABEL_0", "LABEL_1"], Activation::Sigmoid));
+    assert_eq!(accepted(json!({"architectures": ["JambaModel"]})).head, Head::Hidden);
+    // A causal language model has labels too, which mean nothing.
+    assert_eq!(accepted(json!({"num_labels": 7, "id2label": {}})).head, Head::Logits);
+    let classification = |changes: Value| with(json!({"architectures": ["JambaForSequenceClassification"]}), changes);
+    refused(
+        &[
+            classification(json!({"num_labels": 3, "id2label": {"0": "no", "1": "yes"}})),
+            classification(json!({"id2label": {"0": "no", "2": "yes"}})),
+            classification(json!({"id2label": ["no", "yes"]})),
+            classification(json!({"num_labels": 0})),
+            classification(json!({"num_labels": 1_000_000})),
+            classification(json!({"problem_type": "ranking"})),
+        ],
+        expect![[r#"
+            config.json: num_labels, id2label: found 3 and 2 names, expected a name for each label
+            config.json: id2label: found {"0":"no","2":"yes"}, expected the name of each id from "0" on, at most 65536
+            config.json: id2label: found ["no","yes"], expected the name of each id from "0" on, at most 65536
+            config.json: num_labels: found 0, expected an integer from 1 to 2147483647
+            config.json: num_labels: found 1000000, expected at most 65536
+            config.json: problem_type: found "ranking", expected "regression", "single_label_classification" or "multi_label_classification"
         "#]],
     );
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::fixture;
 use crate::format::{
-    Arg, Blocks, Count, DrawKernel, Launch, Matrix, MatrixBoxes, Operand, Pick, Picks, Table, WeightFormat, WeightShape,
+    Activation, Arg, Blocks, Count, DrawKernel, Head, Launch, Matrix, MatrixBoxes, Operand, Pick, Picks, Table,
+    WeightFormat, WeightShape,
 };
 use crate::reader::Plan;
 
@@ -12,6 +13,7 @@ type Spoil = fn(&mut Manifest, &mut Program);
 /// One violation per rule of this file; a key such as `entries[1].steps[0]` names the invalid field.
 const CASES: &[(&str, Spoil)] = &[
     ("model.vocab", |m, _| m.model.vocab = 0),
+    ("model.head", |m, _| m.model.head = Head::Scores { labels: Vec::new(), activation: Activation::Softmax }),
     ("model.bos", |m, _| m.model.bos = Some(5)),
     ("limits.max_context", |m, _| m.limits.max_context = 1 << 31),
     ("limits.kv_tokens", |m, _| m.limits.kv_tokens = 120),
@@ -326,7 +328,7 @@ fn integers_have_their_scales() {
 }
 
 fn against<'a>(manifest: &'a Manifest, info: &'a ProgramInfo, program: &'a Program) -> Against<'a> {
-    Against { vocab: manifest.model.vocab, limits: &manifest.limits, info, program, section: "program" }
+    Against { n_outputs: manifest.model.n_outputs(), limits: &manifest.limits, info, program, section: "program" }
 }
 
 /// The invalid field, if any.
