@@ -72,35 +72,47 @@ impl Alone {
     }
 }
 
+/// The default `--itl-target` of `jamba serve`.
+const STEP_TARGET: Duration = Duration::from_millis(120);
+
+/// When the next request of a client in this process is in the batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Before the step that follows the end of its last answer.
+    Prompt,
+    /// After that step: a client of a server hears of the end while the step runs.
+    OneStepLate,
+}
+
 /// Tokens per second of a closed loop of `clients` in this process, without HTTP, for about `time`.
 ///
 /// # Errors
 /// The engine fails.
 pub fn in_process(
-    plan: &Path,
-    threads: usize,
+    (plan, threads): (&Path, usize),
     asks: &[Ask],
-    clients: usize,
-    target: Duration,
+    (clients, client): (usize, Client),
     time: Duration,
 ) -> Result<f64, Box<dyn Error>> {
     let mut engine = open(plan, threads)?;
-    let batch = BatchOptions { step_target: Some(target), ..BatchOptions::default() };
+    let batch = BatchOptions { step_target: Some(STEP_TARGET), ..BatchOptions::default() };
     let mut batch = Batch::with_options(&engine, batch);
     let mut next: VecDeque<&Ask> = asks.iter().collect();
     let began = Instant::now();
-    let (mut n_open, mut n_tokens) = (0, 0);
+    let (mut n_open, mut n_tokens, mut n_late) = (0, 0, 0);
     while n_open > 0 || began.elapsed() < time {
-        while n_open < clients && began.elapsed() < time {
+        while n_open + n_late < clients && began.elapsed() < time {
             let Some(ask) = next.pop_front() else { break };
             next.push_back(ask);
             let options = options(&engine, ask);
             batch.submit(&engine, Request { prompt: ask.prompt.clone(), options, ..Request::default() })?;
             n_open += 1;
         }
+        n_late = 0;
         for event in batch.step(&mut engine)? {
             n_tokens += usize::from(event.token.is_some());
             n_open -= usize::from(event.finish.is_some());
+            n_late += usize::from(event.finish.is_some() && client == Client::OneStepLate);
         }
     }
     Ok(n_tokens as f64 / began.elapsed().as_secs_f64())

@@ -23,7 +23,7 @@ use clap::Parser;
 
 use crate::alone::Alone;
 use crate::load::Served;
-use crate::report::{Goal, Row};
+use crate::report::{Goal, Row, Spread};
 use crate::workloads::{Figures, Setup, Side};
 
 #[derive(Parser)]
@@ -167,8 +167,8 @@ impl Run {
             self.keep("W8", rows, &served, false)?;
         }
         if self.wants("W9") {
-            let row = workloads::w9(&self.setup, if smoke { 1 } else { self.args.pairs })?;
-            self.keep("W9", vec![row], &Vec::new(), false)?;
+            let rows = workloads::w9(&self.setup, if smoke { 1 } else { self.args.pairs })?;
+            self.keep("W9", rows, &Vec::new(), false)?;
         }
         if self.wants("W10") {
             let row = workloads::w10(&self.setup)?;
@@ -205,10 +205,7 @@ impl Run {
                 }
             }
         }
-        let median = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied()
-        };
+        let median = |values: Vec<f64>| Spread::of(values).map(|spread| spread.median);
         let mut rows = Vec::new();
         for (index, &(measure, _)) in ours[0].iter().enumerate() {
             let of = |side: &[Figures]| side.iter().map(|figures| figures[index].1).collect::<Vec<f64>>();
@@ -216,7 +213,7 @@ impl Run {
             let bars = BARS.iter().find(|bar| (bar.0, bar.1) == (name, measure));
             let row = Row::new(name, measure, median(of(&ours)).unwrap_or(f64::NAN));
             let (goal, ratio_goal) = bars.map_or((None, None), |bar| (bar.2, bar.3));
-            rows.push(Row { theirs: median(of(&theirs)), ratio: median(ratios), goal, ratio_goal, ..row });
+            rows.push(Row { theirs: median(of(&theirs)), ratio: Spread::of(ratios), goal, ratio_goal, ..row });
         }
         self.keep(name, rows, &Vec::new(), false)
     }

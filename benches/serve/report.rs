@@ -11,6 +11,29 @@ pub enum Goal {
     Most(f64),
 }
 
+/// The median of several values, the least and the most.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    pub median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    /// `None` of no values.
+    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
+        values.sort_by(f64::total_cmp);
+        Some(Spread { median: *values.get(values.len() / 2)?, least: *values.first()?, most: *values.last()? })
+    }
+
+    fn text(self) -> String {
+        match self.least == self.most {
+            true => number(self.median),
+            false => format!("{} ({} … {})", number(self.median), number(self.least), number(self.most)),
+        }
+    }
+}
+
 /// A row of the report.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -22,8 +45,8 @@ pub struct Row {
     pub ours: f64,
     /// That of the peer.
     pub theirs: Option<f64>,
-    /// Median of the pairs' ratios, ours to theirs.
-    pub ratio: Option<f64>,
+    /// The pairs' ratios, ours to theirs.
+    pub ratio: Option<Spread>,
     /// The bar on our value.
     pub goal: Option<Goal>,
     /// The bar on the ratio.
@@ -48,7 +71,7 @@ impl Row {
             Goal::Most(most) => value <= most,
         };
         let own = self.goal.map(|goal| meets(self.ours, goal));
-        let ratio = self.ratio_goal.zip(self.ratio).map(|(goal, ratio)| meets(ratio, goal));
+        let ratio = self.ratio_goal.zip(self.ratio).map(|(goal, ratio)| meets(ratio.median, goal));
         match (own, ratio) {
             (None, None) => None,
             (own, ratio) => Some(own.unwrap_or(true) && ratio.unwrap_or(true)),
@@ -79,8 +102,8 @@ pub fn table(rows: &[Row]) -> String {
         let ratio_bar = row.ratio_goal.map(|goal| format!("ratio {}", bar(goal)));
         let bars: Vec<String> = row.goal.map(bar).into_iter().chain(ratio_bar).collect();
         let met = row.is_met().map_or("", |met| if met { "yes" } else { "**no**" });
-        let cell = |value: Option<f64>| value.map(number).unwrap_or_default();
-        let (ours, theirs, ratio) = (number(row.ours), cell(row.theirs), cell(row.ratio));
+        let ratio = row.ratio.map(Spread::text).unwrap_or_default();
+        let (ours, theirs) = (number(row.ours), row.theirs.map(number).unwrap_or_default());
         let bars = bars.join(", ");
         let line = format!("| {} | {} | {ours} | {theirs} | {ratio} | {bars} | {met} |", row.workload, row.measure);
         let _ = writeln!(text, "{line}"); // into a String
