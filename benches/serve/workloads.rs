@@ -247,8 +247,8 @@ pub fn vocab(plan: &Path) -> Result<u32> {
 pub fn w7(setup: &Setup) -> Result<(Vec<Row>, Served)> {
     let plan = setup.long.as_ref().ok_or("W7 needs --long")?;
     let vocab = vocab(plan)?;
-    // The target follows the model: a line alone takes a few milliseconds.
-    let options = ["--threads", &setup.threads.to_string(), "--cache-mib", "0", "--itl-target", "10"];
+    // The target follows the model: a line alone takes two milliseconds.
+    let options = ["--threads", &setup.threads.to_string(), "--cache-mib", "0", "--itl-target", "4"];
     let server = Server::jamba(plan, &options)?;
     let line = |i: u64| Ask::greedy(tokens(700 + i % 8, 24, vocab), 16);
     let lines: Vec<Ask> = (0..16).map(line).collect();

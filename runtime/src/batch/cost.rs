@@ -107,6 +107,16 @@ impl CostModel {
         }
         fitting
     }
+
+    /// As [`CostModel::fit`], for a prompt that does not end, in a step in which another does: the step takes at most twice its time
+    /// without this prompt. So the first token of a short prompt next to a long one does not wait for the target.
+    pub(super) fn fit_beside_an_end(&self, load: Load, past: usize, most: usize, target: f64) -> usize {
+        match self.predict(load) {
+            // Nothing is known yet.
+            0.0 => most,
+            rest => self.fit(load, past, most, (target.min(2.0 * rest), 0)),
+        }
+    }
 }
 
 /// Solves symmetric, positive definite equations by elimination.
@@ -202,6 +212,22 @@ mod tests {
             model.observe(Load::default().and_prompt(n, 0), 1e-6);
         }
         assert_eq!(sizes, [16, 64, 256, 512]);
+    }
+
+    #[test]
+    fn a_step_in_which_a_prompt_ends_is_short() {
+        let mut model = CostModel::default();
+        let ending = Load::default().and_prompt(24, 0);
+        assert_eq!(model.fit_beside_an_end(ending, 0, 300, 0.5), 300);
+        (0..60).for_each(|n| model.observe(load(n), seconds(load(n))));
+        // 24 tokens take 52 ms and leave as much to the long prompt; it has 247 tokens of a step of 500 ms otherwise.
+        let beside = model.fit_beside_an_end(ending, 0, 300, 0.5);
+        assert!((25..=26).contains(&beside), "{beside}");
+        assert!(seconds(ending.and_prompt(beside, 0)) <= 2.0 * seconds(ending));
+        assert!(model.fit(ending, 0, 300, (0.5, 16)) > 200);
+        // The target holds too.
+        assert!((3..=4).contains(&model.fit_beside_an_end(ending, 0, 300, 0.06)));
+        assert_eq!(model.fit_beside_an_end(ending, 0, 300, 0.05), 0);
     }
 
     #[test]

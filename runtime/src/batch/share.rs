@@ -37,14 +37,23 @@ impl Batch {
                 (Reverse(starved), prompt.rest(), index)
             });
         }
+        let mut ends = false; // some prompt ends in this step
         for &index in &self.prompts {
             let running = &mut self.running[index];
             let last = usize::from(rows == 0); // no row of logits left for its last token
             let most = tokens.min(running.run()).min(if running.is_reported() { rows } else { running.rest() - last });
             running.share = match self.options.step_target {
-                Some(target) => self.cost.fit(load, running.fed, most, (target.as_secs_f64(), LEAST_PROMPT)),
+                Some(target) => {
+                    let target = target.as_secs_f64();
+                    let share = self.cost.fit(load, running.fed, most, (target, LEAST_PROMPT));
+                    match ends && share < running.rest() {
+                        true => self.cost.fit_beside_an_end(load, running.fed, share, target),
+                        false => share,
+                    }
+                }
                 None => most,
             };
+            ends |= running.share == running.rest();
             load = load.and_prompt(running.share, running.fed);
             rows -= match running.is_reported() {
                 true => running.share,
