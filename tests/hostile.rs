@@ -220,10 +220,13 @@ fn hostile_texts_of_a_plan_are_errors_of_their_use() {
     for name in ["tok-bigid", "tok-ctrl", "tok-grow", "tok-template"] {
         said.push((name, tokenizer(name)));
     }
-    for name in ["double", "nest", "out"] {
+    for name in [
+        "chars", "double", "entities", "eq", "group", "key", "macros", "marks", "nest", "out", "paths", "prefixes",
+        "quad", "same", "sort", "splat", "split", "strip", "tags",
+    ] {
         said.push((name, template(name)));
     }
-    for name in ["multiple-of", "multiple-of-all", "empty-intersection"] {
+    for name in ["multiple-of", "multiple-of-all", "multiple-of-hidden", "empty-intersection"] {
         said.push((name, schema(name)));
     }
     check(
@@ -238,11 +241,11 @@ fn hostile_texts_of_a_plan_are_errors_of_their_use() {
             tok-template
                 tokenizer: post_processor.single[0]: found "2s>", expected a key of special_tokens
             double
-                chat template: a text of 134217728 bytes, more than 67108864 (line 1)
+                chat template: a text of 33554432 bytes, more than 16777216 (line 1)
             nest
                 chat template: values are nested more than 250 levels deep (line 1)
             out
-                chat template: a text of 68000000 bytes, more than 67108864 (line 1)
+                chat template: a text of 17000000 bytes, more than 16777216 (line 1)
             multiple-of
                 JSON schema: multipleOf: found a product of 99999989, expected at most 10000
             multiple-of-all

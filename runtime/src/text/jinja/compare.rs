@@ -3,10 +3,16 @@
 use std::cmp::Ordering;
 use std::rc::Rc;
 
+use super::budget;
 use super::value::{Result, Value, error};
 
 /// `left == right`.
 pub(super) fn equal(left: &Value, right: &Value) -> bool {
+    let bytes = |value: &Value| value.as_text().map_or(0, str::len);
+    // Values that share parts take exponential time. Beyond the limit, the result is not used.
+    if budget::compared(bytes(left).min(bytes(right))) {
+        return false;
+    }
     match (left, right) {
         (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
         (Value::List(left), Value::List(right)) | (Value::Tuple(left), Value::Tuple(right)) => {
@@ -87,6 +93,8 @@ pub(super) fn order(left: &Value, right: &Value, operator: &str) -> Result<Optio
         }
         _ => {
             if let (Some(left), Some(right)) = (left.as_text(), right.as_text()) {
+                budget::compared(left.len().min(right.len()));
+                budget::check()?;
                 return Ok(Some(left.cmp(right)));
             }
             if left.as_float().is_some() && right.as_float().is_some() {
@@ -159,6 +167,7 @@ fn merge_sorted(mut items: Vec<(Value, Value)>) -> Result<Vec<(Value, Value)>> {
     }
     let right = merge_sorted(items.split_off(items.len() / 2))?;
     let left = merge_sorted(items)?;
+    budget::check()?;
     let mut merged = Vec::with_capacity(left.len() + right.len());
     let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
     while let (Some((first, _)), Some((second, _))) = (left.peek(), right.peek()) {

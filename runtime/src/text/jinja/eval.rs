@@ -1,7 +1,9 @@
 //! Expressions.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use chrono::NaiveDateTime;
 use minijinja::machinery::{Span, ast};
@@ -11,36 +13,46 @@ use super::arguments::Arguments;
 use super::number::{self, Operator};
 use super::scope::{Loop, Scope};
 use super::text::Output;
-use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, error};
+use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, check_items, error};
 use super::{budget, checks, compare, filters, globals, literal, methods, print};
 
 /// Deepest nesting of expressions, statements and macros while they run.
 const MAX_DEPTH: u32 = 1000;
 
+/// Instructions between two looks at the clock.
+const INSTRUCTIONS: u64 = 256;
+
 /// Renders one template.
 pub(super) struct Interpreter<'a> {
     source: &'a str,
     fuel: Cell<u64>,
+    time: Duration,
+    begun: Instant,
     depth: Cell<u32>,
     now: NaiveDateTime,
     /// Macros and recursive loops, by the index in their values.
     pub(super) macros: RefCell<Vec<&'a ast::Macro<'a>>>,
     pub(super) loops: RefCell<Vec<&'a ast::ForLoop<'a>>>,
+    /// By macro: see [`Interpreter::extras`].
+    pub(super) extras: RefCell<HashMap<*const ast::Macro<'a>, [bool; 3]>>,
     /// Owners of values that may refer back to them.
     scopes: RefCell<Vec<Rc<Scope>>>,
     namespaces: RefCell<Vec<Rc<Namespace>>>,
 }
 
 impl<'a> Interpreter<'a> {
-    /// An interpreter that runs at most `fuel` instructions.
-    pub(super) fn new(source: &'a str, fuel: u64, now: NaiveDateTime) -> Interpreter<'a> {
+    /// An interpreter that runs at most `fuel` instructions, for about this time.
+    pub(super) fn new(source: &'a str, (fuel, time): (u64, Duration), now: NaiveDateTime) -> Interpreter<'a> {
         Interpreter {
             source,
             fuel: Cell::new(fuel),
+            time,
+            begun: Instant::now(),
             depth: Cell::new(0),
             now,
             macros: RefCell::default(),
             loops: RefCell::default(),
+            extras: RefCell::default(),
             scopes: RefCell::default(),
             namespaces: RefCell::default(),
         }
@@ -53,6 +65,9 @@ impl<'a> Interpreter<'a> {
     /// Counts an instruction.
     pub(super) fn spend(&self) -> Result<()> {
         budget::check()?;
+        if self.fuel.get().is_multiple_of(INSTRUCTIONS) && self.begun.elapsed() >= self.time {
+            return error(format!("stopped after {:?}: does it loop forever?", self.time));
+        }
         match self.fuel.get().checked_sub(1) {
             Some(fuel) => {
                 self.fuel.set(fuel);
@@ -80,10 +95,12 @@ impl<'a> Interpreter<'a> {
 
     /// Keeps a scope that a value refers to. See [`Drop`].
     pub(super) fn capture(&self, scope: &Rc<Scope>) {
+        budget::kept_scope();
         self.scopes.borrow_mut().push(Rc::clone(scope));
     }
 
     pub(super) fn keep(&self, namespace: Rc<Namespace>) -> Value {
+        budget::kept_scope();
         self.namespaces.borrow_mut().push(Rc::clone(&namespace));
         Value::Namespace(namespace)
     }
@@ -254,12 +271,16 @@ impl<'a> Interpreter<'a> {
                 ast::CallArg::Kwarg(name, value) => {
                     arguments.named.push(((*name).into(), self.eval(value, scope)?));
                 }
-                ast::CallArg::PosSplat(values) => arguments.positional.extend(self.eval(values, scope)?.items()?),
+                ast::CallArg::PosSplat(values) => {
+                    arguments.positional.extend(self.eval(values, scope)?.items()?);
+                    check_items(arguments.positional.len())?;
+                }
                 ast::CallArg::KwargSplat(values) => match self.eval(values, scope)? {
                     Value::Dict(dict) => {
                         for (name, value) in &dict.entries {
                             arguments.named.push((print::text(name.value())?, value.clone()));
                         }
+                        check_items(arguments.named.len())?;
                     }
                     other => return error(format!("argument after ** must be a mapping, not {}", other.type_name())),
                 },
@@ -327,6 +348,12 @@ impl<'a> Interpreter<'a> {
             let (at, stop) = slice_bounds(range.len(), start, stop, step);
             let number = |index: i128| range.start + range.step * index;
             return Ok(Value::Range(Range { start: number(at), stop: number(stop), step: range.step * step }));
+        }
+        if let (Value::Text(text) | Value::Markup(text), 1) = (&value, step) {
+            let (at, stop) = slice_bounds(text.chars().count(), start, stop, step);
+            let byte = |position: i128| text.char_indices().nth(position as usize).map_or(text.len(), |(byte, _)| byte);
+            let part = if at < stop { text.part(&text[byte(at)..byte(stop)]) } else { text.part(&text[..0]) };
+            return Ok(if matches!(value, Value::Text(_)) { Value::Text(part) } else { Value::Markup(part) });
         }
         let items = match value.defined()? {
             Value::Text(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_) => value.items()?,

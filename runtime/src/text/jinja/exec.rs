@@ -6,11 +6,12 @@ use indexmap::IndexMap;
 use minijinja::machinery::ast;
 
 use super::arguments::Arguments;
+use super::budget;
 use super::eval::Interpreter;
 use super::names::{mentions, names_in};
 use super::print;
 use super::scope::{Loop, Macro, Scope};
-use super::text::Output;
+use super::text::{Output, Text};
 use super::value::{Callable, Key, Result, Value, check_text, error};
 
 /// How the next statement is found.
@@ -189,27 +190,36 @@ impl<'a> Interpreter<'a> {
         Value::Callable(Rc::new(Callable::Macro(Macro { name, definition: macros.len() - 1, scope })))
     }
 
+    /// Whether a macro reads `caller`, `kwargs` and `varargs`.
+    fn extras(&self, definition: &'a ast::Macro<'a>) -> [bool; 3] {
+        *self.extras.borrow_mut().entry(std::ptr::from_ref(definition)).or_insert_with(|| {
+            ["caller", "kwargs", "varargs"].map(|name| {
+                mentions(&definition.body, name) || definition.defaults.iter().any(|value| names_in(value, name))
+            })
+        })
+    }
+
     /// Calls a macro or the body of a `call` block. Returns its text.
     pub(super) fn call_macro(&self, called: &Macro, arguments: Arguments) -> Result<Value> {
         let definition = self.macros.borrow()[called.definition];
         let Arguments { mut positional, mut named } = arguments;
         let names: Vec<&str> = definition.args.iter().map(name_of).collect();
-        let uses = |name: &str| {
-            mentions(&definition.body, name) || definition.defaults.iter().any(|value| names_in(value, name))
-        };
+        let [uses_caller, uses_kwargs, uses_varargs] = self.extras(definition);
         let scope = Scope::new(Some(&called.scope));
         let rest = positional.split_off(positional.len().min(names.len()));
         let n_given = positional.len();
         for (name, value) in names.iter().zip(positional) {
             scope.set(name, value);
         }
-        let mut take = |wanted: &str| {
+        let take = |named: &mut Vec<(Text, Value)>, wanted: &str| {
             let index = named.iter().position(|(name, _)| **name == *wanted)?;
             Some(named.remove(index).1)
         };
         let n_required = names.len() - definition.defaults.len();
         for (index, name) in names.iter().enumerate().skip(n_given) {
-            let value = match take(name) {
+            self.spend()?;
+            budget::made_items(named.len());
+            let value = match take(&mut named, name) {
                 Some(value) => value,
                 None => match index.checked_sub(n_required).and_then(|index| definition.defaults.get(index)) {
                     Some(default) => self.eval(default, &scope)?,
@@ -218,10 +228,10 @@ impl<'a> Interpreter<'a> {
             };
             scope.set(name, value);
         }
-        if uses("caller") && !names.contains(&"caller") {
-            scope.set("caller", take("caller").unwrap_or(Value::undefined("No caller defined")));
+        if uses_caller && !names.contains(&"caller") {
+            scope.set("caller", take(&mut named, "caller").unwrap_or(Value::undefined("No caller defined")));
         }
-        if uses("kwargs") {
+        if uses_kwargs {
             let entries: IndexMap<Key, Value> =
                 named.drain(..).map(|(name, value)| (Key::named(&name), value)).collect();
             scope.set("kwargs", Value::dict(entries)?);
@@ -232,7 +242,7 @@ impl<'a> Interpreter<'a> {
                 name => format!("macro '{}' takes no keyword argument '{name}'", called.name),
             });
         }
-        if uses("varargs") {
+        if uses_varargs {
             scope.set("varargs", Value::tuple(rest)?);
         } else if !rest.is_empty() {
             return error(format!("macro '{}' takes not more than {} argument(s)", called.name, names.len()));

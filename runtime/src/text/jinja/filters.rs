@@ -222,6 +222,7 @@ fn by_path(interpreter: &Interpreter<'_>, item: &Value, path: &Value, default: O
         return if matches!(path, Value::None) { Ok(item) } else { interpreter.item(&item, path) };
     };
     for part in path.split('.') {
+        interpreter.spend()?;
         let key = if !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
             Value::Int(part.parse().unwrap_or(i128::MAX))
         } else {
@@ -327,7 +328,10 @@ fn keyed(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Ar
             let [reverse, case, path] = arguments.bind(name, ["reverse", "case_sensitive", "attribute"], 0)?;
             let (path, case) = (path.unwrap_or(Value::None), is_true(case));
             let paths: Vec<Value> = match path.as_text() {
-                Some(text) => text.split(',').map(Value::text).collect(),
+                Some(text) => {
+                    super::value::check_items(text.len())?;
+                    text.split(',').map(Value::text).collect()
+                }
                 None => vec![path.clone()],
             };
             let mut items = Vec::new();
@@ -342,6 +346,7 @@ fn keyed(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Ar
             let (path, case) = (path.unwrap_or(Value::None), is_true(case));
             let (mut seen, mut unique) = (std::collections::HashSet::new(), Vec::new());
             for item in value.items()? {
+                budget::check()?;
                 if seen.insert(Key::new(&key(&item, &path, None, case)?)?) {
                     unique.push(item);
                 }
@@ -374,6 +379,7 @@ fn keyed(interpreter: &Interpreter<'_>, name: &str, value: &Value, arguments: Ar
                 return error("sum() can't sum strings [use ''.join(seq) instead]");
             }
             for item in value.items()? {
+                interpreter.spend()?;
                 sum = number::binary(Operator::Add, &sum, &by_path(interpreter, &item, &path, None)?)?;
             }
             Ok(sum)
@@ -408,6 +414,10 @@ fn sequence_filter(name: &str, value: &Value, arguments: Arguments) -> Result<Va
             arguments.none(name)?;
             if matches!(value, Value::Iterator(_)) {
                 return error(format!("'{}' object is not reversible", value.type_name()));
+            }
+            if let Value::Text(text) | Value::Markup(text) = value {
+                let last = text.char_indices().next_back().map(|(at, _)| Value::Text(text.part(&text[at..])));
+                return Ok(last.unwrap_or(Value::undefined("No last item, sequence was empty.")));
             }
             Ok(value.items()?.pop().unwrap_or(Value::undefined("No last item, sequence was empty.")))
         }

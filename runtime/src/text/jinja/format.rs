@@ -36,14 +36,15 @@ impl Spec {
             let size = if prefix.is_empty() { 3 } else { 4 };
             body = grouped(digits, group, size);
             // Zeros that fill the width are grouped as well.
-            let mut zeros = String::new();
-            while self.fill == Some('0')
-                && self.align == Some('=')
-                && sign.len() + prefix.len() + body.chars().count() < self.width
-            {
+            let length = sign.len() + prefix.len() + body.chars().count();
+            if self.fill == Some('0') && self.align == Some('=') && length < self.width {
                 check_text(self.width)?;
-                zeros.push('0');
-                body = grouped(&format!("{zeros}{digits}"), group, size);
+                let n_digits = digits.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(digits.len());
+                let n_groups = |n: usize| n.saturating_sub(1) / size;
+                let with = |n: usize| length - n_groups(n_digits) + n + n_groups(n_digits + n);
+                let fewest = (self.width - length).saturating_sub(1) / (size + 1) * size;
+                let n_zeros = (fewest..=self.width).find(|&n| with(n) >= self.width).unwrap_or_default();
+                body = grouped(&format!("{}{digits}", "0".repeat(n_zeros)), group, size);
             }
         }
         let length = sign.len() + prefix.len() + body.chars().count();

@@ -36,6 +36,8 @@ mod text;
 mod text_filters;
 mod value;
 
+use std::time::Duration;
+
 use minijinja::machinery::{WhitespaceConfig, ast, parse};
 use self_cell::self_cell;
 use serde_json::{Map, Value as Json};
@@ -52,6 +54,9 @@ use crate::contain::contained;
 
 /// Limit on the instructions of a template; ordinary templates run a few thousand per message.
 const FUEL: u64 = 20_000_000;
+
+/// Limit on the time of a template. A single instruction may take a large part of a second more.
+const TIME: Duration = Duration::from_secs(5);
 
 /// Stack of the thread that renders. It has room for the deepest nesting that the interpreter allows.
 const STACK_BYTES: usize = 64 << 20;
@@ -101,18 +106,22 @@ impl Template {
 
     /// Renders the template with these variables.
     pub(super) fn render(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
+        self.render_within((FUEL, TIME), variables)
+    }
+
+    fn render_within(&self, limits: (u64, Duration), variables: &Variables<'_>) -> Result<Rendered, String> {
         std::thread::scope(|threads| {
             // A program that contains panics by the names of its threads contains those of this one.
             let name = std::thread::current().name().unwrap_or("template").to_owned();
             let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
-            match thread.spawn_scoped(threads, || contained(|| self.evaluate(variables))) {
+            match thread.spawn_scoped(threads, || contained(|| self.evaluate(limits, variables))) {
                 Ok(rendering) => rendering.join().unwrap_or_else(|_| Err("the interpreter panicked".to_owned()))?,
                 Err(error) => Err(format!("cannot start a thread: {error}")),
             }
         })
     }
 
-    fn evaluate(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
+    fn evaluate(&self, (fuel, time): (u64, Duration), variables: &Variables<'_>) -> Result<Rendered, String> {
         let scope = Scope::new(None);
         for (name, text) in variables.own {
             scope.set(name, Value::text(text));
@@ -124,7 +133,7 @@ impl Template {
             };
             scope.set(name, value.map_err(|error| error.message)?);
         }
-        let interpreter = Interpreter::new(self.source(), FUEL, clock::now());
+        let interpreter = Interpreter::new(self.source(), (fuel, time), clock::now());
         let rendered = interpreter.run(self.borrow_dependent(), &scope).map_err(|Error { message, line }| match line {
             Some(line) => format!("{message} (line {line})"),
             None => message,
@@ -233,15 +242,56 @@ mod tests {
             ("{{ 'a'.ljust(10 ** 12) }}", "a text of"),
             // Many large texts, kept, dropped, printed, or looked at.
             (
-                "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = ns.x + ['a' * 60000000] %}{% endfor %}",
+                "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = ns.x + ['a' * 16000000] %}{% endfor %}",
                 "have taken more than",
             ),
-            ("{{ (['a' * 60000000] * 1000000) | map('upper') | list | length }}", "have taken more than"),
+            ("{{ (['a' * 16000000] * 1000000) | map('upper') | list | length }}", "have taken more than"),
             ("{% for a in range(90000) %}{{ \"x\" * 1000000 }}{% endfor %}", "a text of"),
+            // Many small items, and more parts than a list may have.
+            ("{{ ('x' * 16000000) | list | length }}", "a sequence of 16000000 items"),
+            ("{{ ('x ' * 8000000).split() | length }}", "a sequence of"),
+            ("{{ ('xy' * 8000000).split('x') | length }}", "a sequence of"),
+            ("{{ ('\\n' * 16000000).splitlines() | length }}", "a sequence of"),
+            ("{% set a = [0] * 1000000 %}{{ dict(*a, *a) }}", "a sequence of 2000000 items"),
+            (
+                "{% for i in range(90000) %}{% for j in range(90000) %}{% macro m() %}{% endmacro %}{% endfor %}{% endfor %}",
+                "have taken",
+            ),
+            // Lists that share their parts take exponential time, and texts that are long take long.
+            (
+                "{% set ns = namespace(a=[], b=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}\
+                 {% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+                "have taken",
+            ),
+            (
+                "{% set ns = namespace(a=(1,)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {ns.a: 1} }}",
+                "have taken",
+            ),
+            ("{{ (['x' * 16000000, 'x' * 15999999] * 500000) | sort | length }}", "have taken"),
+            ("{{ (['x' * 16000000] * 1000000) | unique(case_sensitive=true) | list | length }}", "have taken"),
+            ("{% set t = 'x' * 15000000 %}{{ (t ~ 'z').startswith((t ~ 'y',) * 1000000) }}", "have taken"),
         ];
         for (source, expected) in table {
             let message = refused(source);
             assert!(message.contains(expected), "{source}: {message}");
         }
+        // These end, with whatever result.
+        for source in [
+            "{{ '{:015000000,}'.format(1) | length }}",
+            "{{ ('<a>' * 5000000) | striptags | length }}{{ ('&' * 16000000) | striptags | length }}",
+            "{% set t = 'x' * 15000000 %}{{ t.strip('a' * 15000000) | length }}",
+            "{{ ([1] * 1000000) | map(attribute='a.' * 8000000) | list | length }}",
+        ] {
+            let _ = Template::of(source).and_then(|template| template.render(&none));
+        }
+    }
+
+    #[test]
+    fn a_template_stops_when_its_time_is_over() {
+        let template = Template::of("{% for i in range(999) %}{{ i }}{% endfor %}").unwrap();
+        let none = Variables { own: &[], outside: &Map::new() };
+        let render = |time| template.render_within((FUEL, time), &none).map(|rendered| rendered.text.len());
+        assert_eq!(render(Duration::MAX), Ok(2887));
+        assert!(render(Duration::ZERO).is_err_and(|error| error.contains("stopped after 0ns")));
     }
 }

@@ -80,7 +80,7 @@ fn repeat(sequence: &Value, count: &Value) -> Result<Value> {
         Value::Text(text) => {
             check_text(text.len().saturating_mul(count))?;
             let mut out = Output::default();
-            (0..count).for_each(|_| out += text);
+            out.add_repeated(text, count);
             Ok(Value::Text(out.into_text()))
         }
         Value::List(items) | Value::Tuple(items) => {

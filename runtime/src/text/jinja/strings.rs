@@ -1,12 +1,15 @@
 //! Python's methods of strings.
 
+use std::collections::HashSet;
+
 use super::arguments::{Arguments, optional_int, size_of, text_of};
+use super::budget;
 use super::eval::Interpreter;
 use super::format;
 use super::number::is_space;
 use super::print;
 use super::text::{Origin, Output, Text};
-use super::value::{Result, Value, check_text, error};
+use super::value::{MAX_ITEMS, Result, Value, check_items, check_text, error};
 
 /// The names of the methods.
 pub(super) const METHODS: [&str; 47] = [
@@ -84,12 +87,15 @@ pub(super) fn call(interpreter: &Interpreter<'_>, text: &Text, name: &str, argum
                 None | Some(Value::None) => split_spaces(text, limit, side),
                 Some(separator) => split(text, text_of(&separator, name)?, limit, side)?,
             };
+            check_items(parts.len())?;
             Value::list(parts.into_iter().map(|part| Value::Text(text.part(part))).collect())
         }
         "splitlines" => {
             let [keeps] = arguments.bind(name, ["keepends"], 0)?;
             let ends = if keeps.is_some_and(|keeps| keeps.is_true()) { Ends::Kept } else { Ends::Dropped };
-            Value::list(split_lines(text, ends).into_iter().map(|line| Value::Text(text.part(line))).collect())
+            let lines = split_lines(text, ends);
+            check_items(lines.len())?;
+            Value::list(lines.into_iter().map(|line| Value::Text(text.part(line))).collect())
         }
         "partition" | "rpartition" => partition(text, name, &arguments.one(name)?),
         "join" => {
@@ -251,13 +257,17 @@ pub(super) fn strip<'t>(text: &'t str, name: &str, characters: Option<&Value>) -
         None | Some(Value::None) => None,
         Some(characters) => Some(text_of(characters, name)?),
     };
-    let is_removed = |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
+    let characters: Option<HashSet<char>> = characters.map(|characters| characters.chars().collect());
+    let is_removed = |c: char| characters.as_ref().map_or_else(|| is_space(c), |characters| characters.contains(&c));
     Ok(match name {
         "lstrip" => text.trim_start_matches(is_removed),
         "rstrip" => text.trim_end_matches(is_removed),
         _ => text.trim_matches(is_removed),
     })
 }
+
+/// More parts than a list may have: they are refused, and no more are looked for.
+const TOO_MANY: usize = MAX_ITEMS + 1;
 
 /// The side from which a text is split.
 #[derive(Clone, Copy, PartialEq)]
@@ -268,7 +278,8 @@ enum Side {
 
 /// `text.split()`: the words, at most `limit` + 1 parts.
 fn split_spaces(text: &str, limit: Option<usize>, side: Side) -> Vec<&str> {
-    let limit = limit.unwrap_or(usize::MAX);
+    let is_all = limit.is_none();
+    let limit = limit.unwrap_or(usize::MAX).min(TOO_MANY);
     let mut parts = Vec::new();
     let mut rest = text.trim_matches(is_space);
     if side == Side::End {
@@ -282,7 +293,7 @@ fn split_spaces(text: &str, limit: Option<usize>, side: Side) -> Vec<&str> {
         parts.reverse();
         return parts;
     }
-    if limit < usize::MAX {
+    if !is_all {
         rest = text.trim_start_matches(is_space);
     }
     while let Some((at, _)) = rest.char_indices().find(|(_, c)| is_space(*c)).filter(|_| parts.len() < limit) {
@@ -297,7 +308,7 @@ fn split<'t>(text: &'t str, separator: &str, limit: Option<usize>, side: Side) -
     if separator.is_empty() {
         return error("empty separator");
     }
-    let n = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let n = limit.unwrap_or(usize::MAX).min(TOO_MANY) + 1;
     if side == Side::End {
         let mut parts: Vec<&str> = text.rsplitn(n, separator).collect();
         parts.reverse();
@@ -320,7 +331,7 @@ pub(super) fn split_lines(text: &str, ends: Ends) -> Vec<&str> {
     };
     let mut lines = Vec::new();
     let mut rest = text;
-    while !rest.is_empty() {
+    while !rest.is_empty() && lines.len() <= TOO_MANY {
         let Some(at) = rest.find(is_end) else {
             lines.push(rest);
             break;
@@ -384,6 +395,8 @@ fn search(text: &str, name: &str, arguments: Arguments) -> Result<Value> {
         };
         for part in &parts {
             let part = text_of(part, name)?;
+            budget::compared(part.len());
+            budget::check()?;
             if !is_out && if name == "startswith" { section.starts_with(part) } else { section.ends_with(part) } {
                 return Ok(Value::Bool(true));
             }

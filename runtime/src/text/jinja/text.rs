@@ -9,6 +9,9 @@ use std::rc::Rc;
 use super::budget;
 use super::value::{Callable, Value};
 
+/// Most parts of a text from outside. What is behind that many is from outside as a whole.
+const MOST_PARTS: usize = 1 << 20;
+
 /// An immutable text. Two texts are the same if their characters are.
 #[derive(Clone)]
 pub(super) struct Text {
@@ -25,13 +28,19 @@ impl Text {
 
     /// A text from outside but for these words, which are the template's.
     pub(super) fn from_outside_with(text: &str, words: &[&str]) -> Text {
-        let (mut out, mut rest) = (Output::default(), text);
-        while let Some((at, word)) = words.iter().filter_map(|word| Some((rest.find(word)?, *word))).min() {
-            out.add(&rest[..at], Origin::Outside);
+        // Each word is looked for once in each part of the text, however often the others are found.
+        let find = |word: &str, from: usize| text[from..].find(word).map(|at| from + at);
+        let mut next: Vec<Option<usize>> = words.iter().map(|word| find(word, 0)).collect();
+        let (mut out, mut from) = (Output::default(), 0);
+        while let Some((at, word)) = next.iter().zip(words).filter_map(|(at, word)| Some(((*at)?, *word))).min() {
+            out.add(&text[from..at], Origin::Outside);
             out += word;
-            rest = &rest[at + word.len()..];
+            from = at + word.len();
+            for (next, word) in next.iter_mut().zip(words).filter(|(next, _)| next.is_some_and(|at| at < from)) {
+                *next = find(word, from);
+            }
         }
-        out.add(rest, Origin::Outside);
+        out.add(&text[from..], Origin::Outside);
         out.into_text()
     }
 
@@ -44,12 +53,13 @@ impl Text {
             // It borrows from another text: all of it may be from outside.
             return Text::from_outside(part);
         }
-        let shared = outside.iter().map(|range| range.start.max(begin)..range.end.min(end));
+        let first = outside.partition_point(|range| range.end <= begin);
+        let shared = outside[first..].iter().take_while(|range| range.start < end);
         let shared: Vec<Range<usize>> = shared
-            .filter(|range| range.start < range.end)
-            .map(|range| range.start - begin..range.end - begin)
+            .map(|range| range.start.max(begin) - begin..range.end.min(end) - begin)
+            .filter(|range| !range.is_empty())
             .collect();
-        budget::made(part.len());
+        budget::made_text(part.len(), shared.len());
         Text { text: Rc::from(part), outside: Some(shared).filter(|shared| !shared.is_empty()).map(Rc::new) }
     }
 
@@ -87,14 +97,14 @@ impl Deref for Text {
 
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
-        budget::made(text.len());
+        budget::made_text(text.len(), 0);
         Text { text: Rc::from(text), outside: None }
     }
 }
 
 impl From<String> for Text {
     fn from(text: String) -> Text {
-        budget::made(text.len());
+        budget::made_text(text.len(), 0);
         Text { text: text.into(), outside: None }
     }
 }
@@ -146,9 +156,25 @@ impl Output {
     }
 
     fn mark(&mut self, range: Range<usize>) {
+        let is_full = self.outside.len() >= MOST_PARTS;
         match self.outside.last_mut() {
-            Some(last) if last.end >= range.start => last.end = range.end,
+            Some(last) if last.end >= range.start || is_full => last.end = range.end,
             _ => self.outside.push(range),
+        }
+    }
+
+    /// Appends a text this many times.
+    pub(super) fn add_repeated(&mut self, text: &Text, count: usize) {
+        let begin = self.text.len();
+        self.text += &text.repeat(count);
+        if text.outside().is_empty() {
+            return;
+        }
+        for at in (0..count).map(|at| begin + at * text.len()) {
+            if self.outside.len() >= MOST_PARTS {
+                return self.mark(at..self.text.len());
+            }
+            text.outside().iter().for_each(|range| self.mark(at + range.start..at + range.end));
         }
     }
 
@@ -159,7 +185,7 @@ impl Output {
 
     pub(super) fn into_text(self) -> Text {
         let Output { text, outside } = self;
-        budget::made(text.len());
+        budget::made_text(text.len(), outside.len());
         Text { text: text.into(), outside: Some(outside).filter(|outside| !outside.is_empty()).map(Rc::new) }
     }
 
@@ -194,6 +220,10 @@ impl Extend<char> for Output {
 impl Value {
     /// True if it contains text from outside.
     pub(super) fn has_outside(&self) -> bool {
+        // Values that share parts take exponential time. Beyond the limit, the result is not used.
+        if budget::compared(0) {
+            return true;
+        }
         let any = |values: &[Value]| values.iter().any(Value::has_outside);
         match self {
             Value::Text(text) | Value::Markup(text) => !text.outside().is_empty(),

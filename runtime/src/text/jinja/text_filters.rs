@@ -5,7 +5,7 @@ use super::number::{self, Operator, is_space};
 use super::print;
 use super::strings;
 use super::text::{Origin, Output, Text};
-use super::value::{Result, Value, check_text, error};
+use super::value::{Result, Value, check_items, check_text, error};
 
 /// `value | name(arguments)`; None if the filter is not one of text.
 pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Option<Result<Value>> {
@@ -139,6 +139,7 @@ fn indent(value: &Value, arguments: Arguments) -> Result<Value> {
     text.push('\n');
     let text = text.into_text();
     let lines = strings::split_lines(&text, strings::Ends::Dropped);
+    check_items(lines.len())?;
     check_text(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let blank = is_true(blank);
     let mut out = Output::default();
@@ -208,15 +209,30 @@ fn file_size(value: &Value, arguments: Arguments) -> Result<Value> {
 
 /// Removes comments and tags, replaces entities, and joins words by single spaces.
 fn strip_tags(text: &str) -> Result<String> {
-    let mut text = text.to_owned();
-    for (begin, end) in [("<!--", "-->"), ("<", ">")] {
-        while let Some(from) = text.find(begin) {
-            let Some(to) = text[from..].find(end) else { break };
-            text.replace_range(from..from + to + end.len(), "");
-        }
-    }
+    let text = without(&without(text, "<!--", "-->"), "<", ">");
     let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
     unescape(&words.join(" "))
+}
+
+/// Removes what is between `begin` and `end`, and these, until there is none. Removing one can bring the halves of another `begin` together.
+fn without(text: &str, begin: &str, end: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    let last = begin.chars().next_back().unwrap_or_default();
+    while let Some(at) = rest.find(last) {
+        let (before, after) = rest.split_at(at + last.len_utf8());
+        out += before;
+        rest = after;
+        if !out.ends_with(begin) {
+            continue;
+        }
+        // `end` may share characters with `begin`, as in `<!-->`.
+        let shared = (1..begin.len().min(end.len())).rev();
+        let shared = shared.filter(|&n| begin.ends_with(&end[..n])).find(|&n| rest.starts_with(&end[n..]));
+        let Some(skipped) = shared.map(|n| end.len() - n).or_else(|| Some(rest.find(end)? + end.len())) else { break };
+        out.truncate(out.len() - begin.len());
+        rest = &rest[skipped..];
+    }
+    out + rest
 }
 
 fn unescape(text: &str) -> Result<String> {
@@ -226,9 +242,8 @@ fn unescape(text: &str) -> Result<String> {
     while let Some(at) = rest.find('&') {
         out += &rest[..at];
         rest = &rest[at..];
-        let end =
-            rest.find(';').filter(|&end| rest[1..end].bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'#'));
-        let Some(end) = end.filter(|&end| end > 1) else {
+        let end = rest[1..].find(|c: char| !c.is_ascii_alphanumeric() && c != '#').map(|end| 1 + end);
+        let Some(end) = end.filter(|&end| end > 1 && rest[end..].starts_with(';')) else {
             out.push('&');
             rest = &rest[1..];
             continue;

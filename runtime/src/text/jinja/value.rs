@@ -14,10 +14,10 @@ use super::{budget, compare};
 const MAX_DEPTH: u32 = 250;
 
 /// Longest text in bytes that a template may make.
-const MAX_TEXT: usize = 64 << 20;
+const MAX_TEXT: usize = 16 << 20;
 
 /// Most items of a sequence that a template may make.
-const MAX_ITEMS: usize = 1 << 20;
+pub(super) const MAX_ITEMS: usize = 1 << 20;
 
 /// A failed evaluation.
 #[derive(Debug)]
@@ -172,6 +172,7 @@ impl Value {
     }
 
     pub(super) fn dict(entries: IndexMap<Key, Value>) -> Result<Value> {
+        check_items(entries.len())?;
         let depth = nested(entries.values())?;
         Ok(Value::Dict(Rc::new(Dict { entries, depth })))
     }
@@ -271,6 +272,13 @@ impl Value {
 
     /// `iter(value)`: the items that are left. An iterator has none afterwards.
     pub(super) fn items(&self) -> Result<Vec<Value>> {
+        let n = match self {
+            Value::Iterator(iterator) => iterator.rest.borrow().len(),
+            value => value.len().unwrap_or_default(),
+        };
+        check_items(n)?;
+        budget::made_items(n);
+        budget::check()?;
         Ok(match self {
             Value::Undefined(_) => Vec::new(),
             Value::Text(text) | Value::Markup(text) => {
@@ -292,6 +300,9 @@ impl Value {
     pub(super) fn first(&self) -> Result<Option<Value>> {
         match self {
             Value::Iterator(iterator) => Ok(iterator.rest.borrow_mut().next()),
+            Value::Text(text) | Value::Markup(text) => {
+                Ok(text.chars().next().map(|c| Value::Text(text.part(&text[..c.len_utf8()]))))
+            }
             _ => Ok(self.items()?.into_iter().next()),
         }
     }
@@ -391,9 +402,10 @@ impl Key {
     pub(super) fn new(value: &Value) -> Result<Key> {
         let is_hashable = match value {
             Value::List(_) | Value::Dict(_) => false,
-            Value::Tuple(sequence) => sequence.items.iter().all(|item| Key::new(item).is_ok()),
+            Value::Tuple(sequence) => !budget::compared(0) && sequence.items.iter().all(|item| Key::new(item).is_ok()),
             _ => true,
         };
+        budget::check()?;
         if is_hashable { Ok(Key(value.clone())) } else { error(format!("unhashable type: '{}'", value.type_name())) }
     }
 
@@ -421,6 +433,10 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
+        // Beyond the limit, nothing that is found or not is used.
+        if budget::compared(self.0.as_text().map_or(0, |text| text.len().saturating_mul(8))) {
+            return;
+        }
         match &self.0 {
             Value::Text(text) | Value::Markup(text) => text.hash(state),
             Value::Float(value) if value.fract() == 0.0 && value.abs() < 1e30 => Some(*value as i128).hash(state),
