@@ -12,8 +12,9 @@ use crate::{DeviceId, RuntimeError};
 /// Limits on compiling clients' constraints: JSON schemas, regular expressions and grammars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConstraintLimits {
-    /// Timeout of one compilation. After it, the thread is abandoned and runs to its end; while two abandoned threads run, no
-    /// other constraint is compiled. In a batch, the request's deadline is a timeout too.
+    /// Timeout of one compilation. After it, the thread is abandoned and runs to its end. As many threads compile constraints as half of
+    /// the machine's cores, and at least two, abandoned ones included; other constraints wait for one, which is part of their time. In
+    /// a batch, the request's deadline is a timeout too.
     pub time: Duration,
     /// Lexer fuel of llguidance for one compilation; a schema of 100 kB takes about 500,000.
     pub fuel: u64,
@@ -85,7 +86,7 @@ pub struct OpenOptions<'a> {
     /// others may write to is refused.
     pub require_digest: Option<blake3::Hash>,
     /// Keys of which one must have signed the plan: its signature is beside it, in `my.plan.sig`. It is checked before any code of the plan
-    /// is loaded, and covers what [`OpenOptions::require_digest`] covers. A plan in memory has no signature.
+    /// is loaded. It covers every byte of the plan, so `verify` must be [`Verify::Everything`]. A plan in memory has no signature.
     pub trusted_keys: Option<TrustedKeys>,
     /// Makes all memory resident before `open` returns. Opening takes longer; later steps cause no page faults and cannot
     /// run out of memory.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use llguidance::{Matcher, ParserFactory};
 
 use super::constrain::{Matching, compile, end_tokens};
-use super::timeout::Abandoned;
+use super::timeout::Threads;
 use crate::{Cancel, Constraint, Engine, RuntimeError};
 
 /// Compiles constraints for the tokens of an engine. Clones share the tokens; it can be sent to other threads.
@@ -34,7 +34,7 @@ use crate::{Cancel, Constraint, Engine, RuntimeError};
 pub struct ConstraintCompiler {
     factory: Arc<ParserFactory>,
     eos: Arc<[u32]>,
-    abandoned: Abandoned,
+    threads: Threads,
     time: Duration,
 }
 
@@ -59,7 +59,7 @@ impl ConstraintCompiler {
         cancel: &Cancel,
     ) -> Result<CompiledConstraint, RuntimeError> {
         let (factory, eos) = (Arc::clone(&self.factory), Arc::clone(&self.eos));
-        let matcher = compile(&self.factory, &self.abandoned, constraint, (time.min(self.time), cancel))?;
+        let matcher = compile(&self.factory, &self.threads, constraint, (time.min(self.time), cancel))?;
         let (kind, matcher) = (constraint.kind(), Mutex::new(matcher));
         Ok(CompiledConstraint(Arc::new(Compiled { kind, matcher, factory, eos })))
     }
@@ -87,8 +87,8 @@ impl fmt::Debug for CompiledConstraint {
 impl Matching {
     /// The state of a constraint before the first token. Fails if the constraint is invalid or matches no text.
     pub(crate) fn new(engine: &Engine, constraint: &Constraint, cancel: &Cancel) -> Result<Matching, RuntimeError> {
-        let ConstraintCompiler { factory, eos, abandoned, time } = engine.constraint_compiler()?;
-        let matcher = compile(&factory, &abandoned, constraint, (time, cancel))?;
+        let ConstraintCompiler { factory, eos, threads, time } = engine.constraint_compiler()?;
+        let matcher = compile(&factory, &threads, constraint, (time, cancel))?;
         Ok(Matching::begin(constraint.kind(), matcher, &eos))
     }
 
@@ -115,6 +115,6 @@ impl Engine {
         let (tokenizer, vocabulary) = self.vocabulary()?;
         let limits = self.constraint_limits();
         let factory = vocabulary.factory(tokenizer, (self.manifest().model.vocab as usize, &eos), limits)?;
-        Ok(ConstraintCompiler { factory, eos: eos.into(), abandoned: vocabulary.abandoned.clone(), time: limits.time })
+        Ok(ConstraintCompiler { factory, eos: eos.into(), threads: vocabulary.threads.clone(), time: limits.time })
     }
 }

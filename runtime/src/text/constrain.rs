@@ -10,7 +10,7 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use serde_json::Value;
 
-use super::timeout::{Abandoned, Unfinished};
+use super::timeout::{Threads, Unfinished};
 use super::tokenizer::byte_of;
 use super::tokenizer_json::without_mark;
 use crate::contain::contained;
@@ -74,8 +74,9 @@ impl Constraint {
         match self {
             Constraint::JsonSchema(schema) => find_divisors(schema, &mut divisors),
             Constraint::Regex(_) => {}
-            // Schemas in a grammar. A text that is no JSON is none of them.
-            Constraint::Lark(text) => text.split("%json").skip(1).for_each(|rest| {
+            // Schemas in a grammar, which may have the word in their texts. A text that is no JSON is none of them.
+            Constraint::Lark(text) => text.match_indices("%json").for_each(|(at, word)| {
+                let rest = &text[at + word.len()..];
                 if let Some(Ok(schema)) = serde_json::Deserializer::from_str(rest).into_iter().next() {
                     find_divisors(&schema, &mut divisors);
                 }
@@ -184,18 +185,18 @@ fn sentence(message: &str) -> String {
 /// The constraint is invalid or too large; it takes longer than `time`, or `cancel` is set meanwhile.
 pub(super) fn compile(
     factory: &Arc<ParserFactory>,
-    abandoned: &Abandoned,
+    threads: &Threads,
     constraint: &Constraint,
     (time, cancel): (Duration, &Cancel),
 ) -> Result<Matcher, RuntimeError> {
     let kind = constraint.kind();
     let grammar = constraint.grammar()?;
     let factory = Arc::clone(factory);
-    let compiled = abandoned.run(STACK_BYTES, (time, cancel), move || Matcher::new(factory.create_parser(grammar)));
+    let compiled = threads.run(STACK_BYTES, (time, cancel), move || Matcher::new(factory.create_parser(grammar)));
     let matcher = compiled.map_err(|unfinished| match unfinished {
         Unfinished::Cancelled => RuntimeError::Cancelled,
         Unfinished::TimedOut => refused(kind, format!("it takes longer to compile than {time:?}")),
-        Unfinished::Busy => refused(kind, "earlier ones that took too long are still being compiled: try again later"),
+        Unfinished::Busy => refused(kind, "too many others are being compiled: try again later"),
         Unfinished::Failed(reason) => refused(kind, reason),
     })?;
     match matcher.get_error() {
@@ -208,8 +209,8 @@ pub(super) fn compile(
 #[derive(Default)]
 pub(crate) struct Vocabulary {
     factory: OnceLock<Arc<ParserFactory>>,
-    /// Compilations that timed out or were cancelled and still run.
-    pub(super) abandoned: Abandoned,
+    /// Threads that compile constraints.
+    pub(super) threads: Threads,
 }
 
 impl Vocabulary {
@@ -327,7 +328,7 @@ mod tests {
 
     fn error_within(constraint: &Constraint, within: &ConstraintLimits) -> Option<String> {
         let factory = Vocabulary::default().factory(TINY.as_bytes(), (512, &[2]), within).unwrap();
-        let matcher = match compile(&factory, &Abandoned::default(), constraint, (within.time, &Cancel::new())) {
+        let matcher = match compile(&factory, &Threads::default(), constraint, (within.time, &Cancel::new())) {
             Ok(matcher) => matcher,
             Err(error) => return Some(error.to_string()),
         };
@@ -377,7 +378,8 @@ mod tests {
         assert!(refused(schema(json!({"type": "integer", "multipleOf": 99_999_989}))));
         assert!(refused(schema(json!({"type": "number", "multipleOf": 9_999.999_1}))));
         assert!(refused(schema(all.clone())));
-        for text in [all.to_string(), all.to_string().replace("multipleOf", "multiple\\u004ff")] {
+        let worded = json!({"description": "%json", "allOf": all["allOf"]});
+        for text in [all.to_string(), all.to_string().replace("multipleOf", "multiple\\u004ff"), worded.to_string()] {
             assert!(refused(error(&Constraint::Lark(format!("start: \"%json\" | %json {text}\n")))), "{text}");
         }
         for harmless in [json!(1), json!(0.01), json!(2.5), json!(5000)] {
