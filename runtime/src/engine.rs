@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jamba_plan::Plan;
 use jamba_plan::format::{EntryKind, Manifest, Memory, Program, ProgramInfo, Setting, TargetKind};
 use jamba_plan::tables::pages_per_sequence;
+use jamba_plan::{Plan, Verify};
 use tracing::{debug_span, trace_span};
 
 use crate::device::cpu::Cpu;
@@ -83,6 +83,14 @@ impl Engine {
         let _open = debug_span!("open", plan = %file.path().display()).entered();
         if let (true, Some(exposed)) = (options.pins_plan(), file.exposed()) {
             return Err(RuntimeError::Exposed { path: file.path().to_owned(), exposed });
+        }
+        if options.trusted_keys.is_some() && options.verify != Verify::Everything {
+            let found = "AllButWeights with trusted_keys".to_owned();
+            return Err(RuntimeError::Option {
+                name: "verify",
+                found,
+                expected: "Everything: a signature covers the weights",
+            });
         }
         let driver = match (options.driver.take(), options.device) {
             (None, DeviceId::Cpu) => None,

@@ -375,6 +375,10 @@ fn only_a_plan_that_a_trusted_key_signed_opens() {
     let digest = Engine::open(&path, OpenOptions::default()).unwrap().plan_digest();
     std::fs::write(at("toy.plan.sig"), mine.sign(digest).unwrap()).unwrap();
     assert_eq!(open(&path, None).unwrap().plan_digest(), digest);
+    let unchecked =
+        OpenOptions { trusted_keys: Some(trusted.clone()), verify: Verify::AllButWeights, ..OpenOptions::default() };
+    let error = Engine::open(&path, unchecked).err().expect("a signature covers the weights");
+    assert!(matches!(error, RuntimeError::Option { name: "verify", .. }), "{error}");
     let other = Toy { targets: vec!["x86-64"], ..Toy::new() }.write(folder.path(), "other.plan");
     std::fs::copy(at("toy.plan.sig"), at("other.plan.sig")).unwrap();
     refused(&other, "is no signature of the plan with the digest");

@@ -120,7 +120,7 @@ typedef struct {
   uintptr_t threads;
   // Target to load, for example "x86-64-v3"; null for the best that this machine supports.
   const char *target;
-  // Nonzero: do not verify the digest of the weights, which opens large plans faster.
+  // Nonzero: do not verify the digest of the weights, which opens large plans faster. Refused where a signature is required.
   int trust_weights;
   // Nonzero: make all memory resident when opening.
   int prefault;

@@ -39,7 +39,7 @@ pub struct jamba_open_options {
     pub threads: usize,
     /// Target to load, for example "x86-64-v3"; null for the best that this machine supports.
     pub target: *const c_char,
-    /// Nonzero: do not verify the digest of the weights, which opens large plans faster.
+    /// Nonzero: do not verify the digest of the weights, which opens large plans faster. Refused where a signature is required.
     pub trust_weights: c_int,
     /// Nonzero: make all memory resident when opening.
     pub prefault: c_int,

@@ -36,8 +36,8 @@ pub(crate) struct OpenArgs {
     /// Target to run, for example `x86-64-v3` [default: the best that the device supports]
     #[arg(long)]
     isa: Option<String>,
-    /// Do not verify the digest of the weights; opens large plans faster
-    #[arg(long)]
+    /// Do not verify the digest of the weights; opens large plans faster. Not with a required signature
+    #[arg(long, conflicts_with_all = ["trusted_keys", "require_signature"])]
     trust_weights: bool,
     /// Refuse plans with another digest, before any of their code is loaded; `jamba verify` prints it. With --trust-weights it
     /// does not cover the weights
