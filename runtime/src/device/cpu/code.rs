@@ -29,7 +29,11 @@ impl Code {
     pub(super) fn load(target: &str, elf: &[u8], records: &[KernelRecord]) -> Result<Code, RuntimeError> {
         let failed = |reason: String| RuntimeError::Code { target: target.to_owned(), reason };
         let refused = |error: std::io::Error| {
-            let (target, reason) = (target.to_owned(), error.to_string());
+            // What systemd's MemoryDenyWriteExecute and SELinux's execmem answer.
+            let denies = error.kind() == std::io::ErrorKind::PermissionDenied;
+            let hint =
+                if denies { ": code is copied into memory that is made executable, which must be allowed" } else { "" };
+            let (target, reason) = (target.to_owned(), format!("{error}{hint}"));
             RuntimeError::CodeNotLoaded { target, reason }
         };
         let image = Image::parse(elf).map_err(failed)?;
