@@ -62,9 +62,9 @@ pub fn parse() -> Cli {
     usage::parse()
 }
 
-/// Whether these arguments, without the program's name, are a command line. Nothing is run.
-pub fn accepts(arguments: &[OsString]) -> bool {
-    usage::accepts::<Cli>(arguments)
+/// A function that says whether arguments, without the program's name, are a command line. It runs nothing.
+pub fn acceptor() -> impl FnMut(&[OsString]) -> bool {
+    usage::acceptor::<Cli>()
 }
 
 /// Runs a subcommand.

@@ -53,7 +53,9 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     })
 }
 
-/// Whether the program accepts these arguments, without its name.
-pub fn accepts<T: CommandFactory + FromArgMatches + 'static>(arguments: &[OsString]) -> bool {
-    usage::accepts::<T>(&HINTS, arguments)
+/// A function that says whether the program accepts arguments, without its name. It makes the command once, which takes longer than most
+/// command lines.
+pub fn acceptor<T: CommandFactory + FromArgMatches>() -> impl FnMut(&[OsString]) -> bool {
+    let mut command = usage::command::<T>();
+    move |arguments| usage::read::<T>(&mut command, &HINTS, arguments).is_ok()
 }

@@ -91,10 +91,10 @@ enum Command {
     Man(manual::ManArgs),
 }
 
-/// Whether these arguments, without the program's name, are a command line. Nothing is run.
+/// A function that says whether arguments, without the program's name, are a command line. It runs nothing.
 #[doc(hidden)]
-pub fn accepts(arguments: &[OsString]) -> bool {
-    usage::accepts::<Cli>(arguments)
+pub fn acceptor() -> impl FnMut(&[OsString]) -> bool {
+    usage::acceptor::<Cli>()
 }
 
 /// The program.

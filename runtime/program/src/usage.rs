@@ -1,10 +1,7 @@
 //! Parsing of a command line. What people type who know other programs gets one sentence that names our command; a number that is
 //! none, the numbers that the option takes; stdout that is a file of the command line is refused.
 
-use std::any::TypeId;
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -79,19 +76,6 @@ pub fn read<T: FromArgMatches>(command: &mut Command, hints: &Hints, given: &[Os
     parsed.map_err(|error| match hints.explain(&error, &arguments).or_else(|| range(&error)) {
         Some(sentence) => Refusal::Sentence(sentence),
         None => Refusal::Clap(error),
-    })
-}
-
-thread_local! {
-    /// The commands that [`accepts`] has made. Making one takes longer than most command lines.
-    static MADE: RefCell<HashMap<TypeId, Command>> = RefCell::default();
-}
-
-/// Whether arguments, without the program's name, are a command line. For tests.
-pub fn accepts<T: CommandFactory + FromArgMatches + 'static>(hints: &Hints, given: &[OsString]) -> bool {
-    MADE.with_borrow_mut(|made| {
-        let command = made.entry(TypeId::of::<T>()).or_insert_with(command::<T>);
-        read::<T>(command, hints, given).is_ok()
     })
 }
 

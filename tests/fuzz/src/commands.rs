@@ -1,5 +1,6 @@
 //! Command lines and model files. Nothing that they name is run.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -24,11 +25,24 @@ pub fn model_tomls() -> Vec<Vec<u8>> {
     vec![file("models/jamba-3b/model.toml"), all.as_bytes().to_vec()]
 }
 
+/// Says whether a program accepts arguments.
+type Acceptor = Box<dyn FnMut(&[OsString]) -> bool>;
+
+thread_local! {
+    /// Those of `jamba` and `jambac`.
+    static ACCEPTORS: RefCell<[Acceptor; 2]> =
+        RefCell::new([Box::new(jamba_cli::acceptor()), Box::new(jambac::commands::acceptor())]);
+}
+
 /// Arguments of `jamba` and of `jambac`, one a line.
 pub fn arguments(data: &[u8]) {
     let arguments: Vec<OsString> =
         data.split(|&byte| byte == b'\n').take(24).map(|word| OsString::from_vec(word.to_vec())).collect();
-    let _ = (jamba_cli::accepts(&arguments), jambac::commands::accepts(&arguments));
+    ACCEPTORS.with_borrow_mut(|programs| {
+        for accepts in programs {
+            let _ = accepts(&arguments);
+        }
+    });
 }
 
 pub fn command_lines() -> Vec<Vec<u8>> {
