@@ -240,16 +240,50 @@ fn hostile_texts_of_a_plan_are_errors_of_their_use() {
                 tokenizer: normalizer: its steps make up to 1099511627776 bytes of one byte of text, expected at most 64
             tok-template
                 tokenizer: post_processor.single[0]: found "2s>", expected a key of special_tokens
+            chars
+                chat template: a sequence of 16000000 items, more than 1048576 (line 1)
             double
                 chat template: a text of 33554432 bytes, more than 16777216 (line 1)
+            entities
+                8 bytes
+            eq
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            group
+                15000001 bytes
+            key
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            macros
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            marks
+                0 bytes
             nest
                 chat template: values are nested more than 250 levels deep (line 1)
             out
                 chat template: a text of 17000000 bytes, more than 16777216 (line 1)
+            paths
+                chat template: 'int object' has no attribute 'a' (line 1)
+            prefixes
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            quad
+                6 bytes
+            same
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            sort
+                chat template: its texts and lists have taken more than 536870912 bytes (line 1)
+            splat
+                chat template: a sequence of 2000000 items, more than 1048576 (line 1)
+            split
+                chat template: a sequence of 1048578 items, more than 1048576 (line 1)
+            strip
+                8 bytes
+            tags
+                1 bytes
             multiple-of
                 JSON schema: multipleOf: found a product of 99999989, expected at most 10000
             multiple-of-all
                 JSON schema: multipleOf: found a product of 99400891, expected at most 10000
+            multiple-of-hidden
+                grammar: multipleOf: found a product of 99999989, expected at most 10000
             empty-intersection
                 compiles
         "#]],

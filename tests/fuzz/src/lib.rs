@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use cap::Cap;
 
 /// Most bytes that are allocated at a time, in every program with these targets. An input that takes more ends the process, which is a finding.
-const MOST_BYTES: usize = 512 << 20;
+const MOST_BYTES: usize = 1 << 30;
 
 #[global_allocator]
 static MEMORY: Cap<System> = Cap::new(System, MOST_BYTES);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use jamba_plan::format::{Manifest, Program};
 use jamba_plan::header::{HEADER_BYTES, Header};
 use jamba_plan::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE_BYTES};
 use jamba_plan::synthetic::{DrawnRows, fill_panels};
 use jamba_plan::{Plan, frame as frame_of, text};
-use jamba_runtime::{Engine, OpenOptions};
+use jamba_runtime::{ConstraintLimits, Engine, OpenOptions};
 use serde_json::Value;
 
 use crate::mutate::edits;
@@ -37,10 +38,13 @@ fn short() -> &'static [u8] {
     })
 }
 
-/// An engine with the sound plan.
+/// An engine with the sound plan. Constraints have a tenth of the limits, so that they reach them sooner.
 pub(crate) fn engine() -> &'static Mutex<Engine> {
     static ENGINE: OnceLock<Mutex<Engine>> = OnceLock::new();
-    let open = || Engine::open(TOY, OpenOptions { threads: Some(1), ..OpenOptions::default() });
+    let (time, constraints) = (Duration::from_millis(500), ConstraintLimits::default());
+    let constraints =
+        ConstraintLimits { time, fuel: constraints.fuel / 10, states: constraints.states / 10, ..constraints };
+    let open = || Engine::open(TOY, OpenOptions { threads: Some(1), constraints, ..OpenOptions::default() });
     ENGINE.get_or_init(|| Mutex::new(open().expect("the toy's plan opens")))
 }
 

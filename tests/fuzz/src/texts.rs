@@ -100,6 +100,9 @@ pub fn tokenizers() -> Vec<Vec<u8>> {
     [SMALL.to_owned(), fallback, word.to_string(), unigram.to_string()].map(String::into_bytes).to_vec()
 }
 
+/// Longest constraint in bytes.
+const MOST_CONSTRAINT: usize = 1024;
+
 pub fn constraint(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else { return };
     let Ok(text) = str::from_utf8(text) else { return };
@@ -111,6 +114,10 @@ pub fn constraint(data: &[u8]) {
         1 => Constraint::Regex(text.to_owned()),
         _ => Constraint::Lark(text.to_owned()),
     };
+    // Longer ones take their time to be compiled, and show nothing else.
+    if text.len() > MOST_CONSTRAINT {
+        return;
+    }
     let mut engine = engine().lock().expect("no other target panicked");
     let options = GenerateOptions { max_new: 6, constraint: Some(constraint), ..GenerateOptions::default() };
     let _ = engine.generate(&[1, 20, 30], &options, |_| ControlFlow::Continue(()));
@@ -132,13 +139,19 @@ pub fn constraints() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
+/// Most tokens of a stream: longer ones show nothing else.
+const MOST_TOKENS: usize = 64;
+
 /// The pieces of a stream are the text of the whole.
 pub fn stream(data: &[u8]) {
     static TINY: OnceLock<Arc<Tokenizer>> = OnceLock::new();
     let read = || Tokenizer::new(&file("models/tiny/tokenizer.json"), None, None).expect("the tiny model's tokenizer");
     let tokenizer = TINY.get_or_init(|| Arc::new(read()));
-    let tokens: Vec<u32> =
-        data.chunks_exact(2).map(|two| u32::from(u16::from_le_bytes([two[0], two[1]])) % 520).collect();
+    let tokens: Vec<u32> = data
+        .chunks_exact(2)
+        .take(MOST_TOKENS)
+        .map(|two| u32::from(u16::from_le_bytes([two[0], two[1]])) % 520)
+        .collect();
     let mut stream = tokenizer.stream();
     let mut text = String::new();
     for token in &tokens {

@@ -1,13 +1,13 @@
 //! Runs a target on mutations of its seeds for some seconds, on the stable toolchain and without libFuzzer:
 //! `mutations TARGET SECONDS SEED`. Prints the number of executions. The input of the running execution is in `TARGET.input`, so that one
-//! that ends the process is not lost; one that panics or takes more than five seconds is kept as `TARGET-N.finding`.
+//! that ends the process is not lost; one that panics or takes more than ten seconds is kept as `TARGET-N.finding`.
 
 use std::time::{Duration, Instant};
 
 use jambac_fuzz::{mutate::Mutator, regressions, target};
 
 /// An input that takes longer is a finding.
-const SLOW: Duration = Duration::from_secs(5);
+const SLOW: Duration = Duration::from_secs(10);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
