@@ -176,11 +176,14 @@ mod tests {
     }
 
     /// Work that ends when the sender is dropped.
-    fn endless() -> (Sender<()>, impl FnOnce() + Send + 'static) {
+    type Endless = (Sender<()>, Box<dyn FnOnce() + Send>);
+
+    fn endless() -> Endless {
         let (release, held) = mpsc::channel::<()>();
-        (release, move || {
+        let wait = move || {
             let _ = held.recv();
-        })
+        };
+        (release, Box::new(wait))
     }
 
     #[test]
@@ -222,7 +225,7 @@ mod tests {
         let (all, cancel) = ((0..6).map(|_| endless()).collect::<Vec<_>>(), Cancel::new());
         let (begins, begun) = mpsc::channel();
         let ended = std::thread::scope(|scope| {
-            let ask = |(release, work)| {
+            let ask = |(release, work): Endless| {
                 let (threads, cancel, begins) = (&threads, &cancel, begins.clone());
                 let told = move || {
                     let _ = begins.send(());
