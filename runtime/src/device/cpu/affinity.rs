@@ -142,7 +142,7 @@ fn core() -> Option<usize> {
 }
 
 /// Time for which the calling thread has run.
-pub(super) fn own_run_time() -> Duration {
+pub(crate) fn own_run_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! The CPU device: pools in host memory, kernels in a loaded shared object, and threads that run one step list with
 //! barriers.
 
-mod affinity;
+pub(crate) mod affinity;
 mod code;
 mod image;
 pub(crate) mod isa;

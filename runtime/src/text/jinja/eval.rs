@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use minijinja::machinery::{Span, ast};
@@ -15,6 +15,7 @@ use super::scope::{Loop, Scope};
 use super::text::Output;
 use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, check_items, error};
 use super::{budget, checks, compare, filters, globals, literal, methods, print};
+use crate::device::cpu::affinity::own_run_time;
 
 /// Deepest nesting of expressions, statements and macros while they run.
 const MAX_DEPTH: u32 = 1000;
@@ -27,7 +28,8 @@ pub(super) struct Interpreter<'a> {
     source: &'a str,
     fuel: Cell<u64>,
     time: Duration,
-    begun: Instant,
+    /// The time for which the thread has run, when it began.
+    begun: Duration,
     depth: Cell<u32>,
     now: NaiveDateTime,
     /// Macros and recursive loops, by the index in their values.
@@ -41,13 +43,13 @@ pub(super) struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    /// An interpreter that runs at most `fuel` instructions, for about this time.
+    /// An interpreter that runs at most `fuel` instructions, for about this time of the thread.
     pub(super) fn new(source: &'a str, (fuel, time): (u64, Duration), now: NaiveDateTime) -> Interpreter<'a> {
         Interpreter {
             source,
             fuel: Cell::new(fuel),
             time,
-            begun: Instant::now(),
+            begun: own_run_time(),
             depth: Cell::new(0),
             now,
             macros: RefCell::default(),
@@ -65,7 +67,7 @@ impl<'a> Interpreter<'a> {
     /// Counts an instruction.
     pub(super) fn spend(&self) -> Result<()> {
         budget::check()?;
-        if self.fuel.get().is_multiple_of(INSTRUCTIONS) && self.begun.elapsed() >= self.time {
+        if self.fuel.get().is_multiple_of(INSTRUCTIONS) && own_run_time().saturating_sub(self.begun) >= self.time {
             return error(format!("stopped after {:?}: does it loop forever?", self.time));
         }
         match self.fuel.get().checked_sub(1) {

@@ -55,7 +55,7 @@ use crate::contain::contained;
 /// Limit on the instructions of a template; ordinary templates run a few thousand per message.
 const FUEL: u64 = 20_000_000;
 
-/// Limit on the time of a template. A single instruction may take a large part of a second more.
+/// Limit on the time of a template, on a core. A single instruction may take a large part of a second more.
 const TIME: Duration = Duration::from_secs(5);
 
 /// Stack of the thread that renders. It has room for the deepest nesting that the interpreter allows.
@@ -224,7 +224,9 @@ mod tests {
     fn no_template_fills_the_stack_or_the_memory() {
         let none = Variables { own: &[], outside: &Map::new() };
         let refused = |source: &str| {
-            Template::of(source).and_then(|template| template.render(&none)).map(|rendered| rendered.text).unwrap_err()
+            let template = Template::of(source);
+            let rendered = template.and_then(|template| template.render_within((FUEL, Duration::MAX), &none));
+            rendered.map(|rendered| rendered.text).unwrap_err()
         };
         let table = [
             ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "does a macro call itself forever"),
