@@ -1,5 +1,4 @@
-//! Heads other than a language model's: scores of labels and hidden states, against transformers, from the checkpoint to the C of the
-//! command line.
+//! Heads other than a language model's: scores of labels and hidden states, compared with transformers.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -53,9 +53,7 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     })
 }
 
-/// A function that says whether the program accepts arguments, without its name. It makes the command once, which takes longer than most
-/// command lines.
+/// As [`usage::acceptor`], with the hints of this program.
 pub fn acceptor<T: CommandFactory + FromArgMatches>() -> impl FnMut(&[OsString]) -> bool {
-    let mut command = usage::command::<T>();
-    move |arguments| usage::read::<T>(&mut command, &HINTS, arguments).is_ok()
+    usage::acceptor::<T>(&HINTS)
 }

@@ -251,8 +251,9 @@ impl Engine {
         self.sequences.prefill_outputs() as usize
     }
 
-    /// Runs one step: appends tokens to each fed sequence and returns the requested rows of logits, f32 \[rows, vocab\] (of another head: its results), in
-    /// the order of the feeds and, within a feed, of its tokens.
+    /// Runs one step: appends tokens to each fed sequence and returns the requested rows of logits, f32 \[rows, vocab\], in
+    /// the order of the feeds and, within a feed, of its tokens. Plans with another head return scores or hidden states in place of
+    /// logits.
     ///
     /// If every feed has one token, the decode entry runs. On a GPU its kernels sum in another order than those of the
     /// prefill entry; [`Engine::prefill`] always uses the prefill entry there.

@@ -7,7 +7,7 @@ pub struct Ignore {
     pub keys: Vec<String>,
     /// Names of tensors that the model does not have, as glob patterns: `*` matches any characters, dots included.
     pub tensors: Vec<glob::Pattern>,
-    /// What follows the last norm: hidden states are the result.
+    /// The head: the hidden states after the last norm are the result.
     pub head: bool,
 }
 

@@ -101,9 +101,17 @@ pub(crate) fn engine(id: u64) -> Result<Arc<OpenEngine>, Failure> {
 
 /// Runs a call with exclusive access to an engine.
 pub(crate) fn with_engine<T>(id: u64, call: impl FnOnce(&mut Inner) -> Result<T, Failure>) -> Result<T, Failure> {
+    with_cancel(id, |inner, _| call(inner))
+}
+
+/// As [`with_engine`], for a call that jamba_cancel ends.
+pub(crate) fn with_cancel<T>(
+    id: u64,
+    call: impl FnOnce(&mut Inner, &Cancel) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let open = engine(id)?;
     let mut inner = lock("engine", &open.inner)?;
-    call(inner.as_mut().ok_or_else(|| invalid("engine"))?)
+    call(inner.as_mut().ok_or_else(|| invalid("engine"))?, &open.cancel)
 }
 
 /// Closes a handle that no call uses. `end` runs under the object's lock, before the handle becomes invalid.

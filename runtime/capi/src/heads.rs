@@ -6,7 +6,7 @@ use jamba_runtime::{Pooling, normalize};
 
 use crate::arguments::{self, store, store_text};
 use crate::engine::jamba_engine;
-use crate::handles::{self, Inner, invalid, lock, with_engine};
+use crate::handles::{Inner, with_cancel, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
 /// How the hidden states of a text become one vector.
@@ -110,11 +110,10 @@ unsafe fn with_tokens<T>(
     n_tokens: usize,
     call: impl FnOnce(&mut Inner, &[u32], &jamba_runtime::Cancel) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let open = handles::engine(engine.id)?;
-    let mut held = lock("engine", &open.inner)?;
-    let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
-    let max_context = inner.engine.manifest().limits.max_context;
-    // SAFETY: the caller guarantees that the pointer is null or valid, see `# Safety`.
-    let tokens = unsafe { arguments::tokens("tokens", tokens, n_tokens, max_context) }?;
-    call(inner, tokens, &open.cancel)
+    with_cancel(engine.id, |inner, cancel| {
+        let max_context = inner.engine.manifest().limits.max_context;
+        // SAFETY: the caller guarantees that the pointer is null or valid, see `# Safety`.
+        let tokens = unsafe { arguments::tokens("tokens", tokens, n_tokens, max_context) }?;
+        call(inner, tokens, cancel)
+    })
 }

@@ -4,7 +4,7 @@ use jamba_runtime::{Feed, Logits, Outputs, RuntimeError};
 
 use crate::arguments::{self, place, slice};
 use crate::engine::{jamba_engine, jamba_sequence};
-use crate::handles::{self, Row, invalid, lock, with_engine};
+use crate::handles::{Row, with_cancel, with_engine};
 use crate::status::{Failure, entry, jamba_status};
 
 /// The rows of logits that a feed returns.
@@ -114,17 +114,16 @@ pub unsafe extern "C" fn jamba_prefill(
     logits: *mut jamba_logits,
 ) -> jamba_status {
     entry(|| {
-        let open = handles::engine(engine.id)?;
-        let mut held = lock("engine", &open.inner)?;
-        let inner = held.as_mut().ok_or_else(|| invalid("engine"))?;
-        let sequence = inner.sequence(sequence.id)?;
-        let max_context = inner.engine.manifest().limits.max_context;
-        // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
-        let (tokens, out) =
-            unsafe { (arguments::tokens("tokens", tokens, n_tokens, max_context)?, place("logits", logits)?) };
-        let n_outputs = inner.engine.manifest().model.n_outputs();
-        let rows = inner.engine.prefill(sequence, tokens, None, Some(&open.cancel))?;
-        *out = kept(&rows, &mut inner.rows, n_outputs);
-        Ok(())
+        with_cancel(engine.id, |inner, cancel| {
+            let sequence = inner.sequence(sequence.id)?;
+            let max_context = inner.engine.manifest().limits.max_context;
+            // SAFETY: pointers from C are null or valid during this call (contract of jamba.h); the callee rejects null.
+            let (tokens, out) =
+                unsafe { (arguments::tokens("tokens", tokens, n_tokens, max_context)?, place("logits", logits)?) };
+            let n_outputs = inner.engine.manifest().model.n_outputs();
+            let rows = inner.engine.prefill(sequence, tokens, None, Some(cancel))?;
+            *out = kept(&rows, &mut inner.rows, n_outputs);
+            Ok(())
+        })
     })
 }

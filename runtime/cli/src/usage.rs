@@ -81,9 +81,7 @@ pub(crate) fn parse<T: CommandFactory + FromArgMatches>() -> Result<T, Failure> 
     usage::parse(&HINTS).map_err(Failure::Usage)
 }
 
-/// A function that says whether the program accepts arguments, without its name. It makes the command once, which takes longer than most
-/// command lines.
+/// As [`usage::acceptor`], with the hints of this program.
 pub(crate) fn acceptor<T: CommandFactory + FromArgMatches>() -> impl FnMut(&[OsString]) -> bool {
-    let mut command = usage::command::<T>();
-    move |arguments| usage::read::<T>(&mut command, &HINTS, arguments).is_ok()
+    usage::acceptor::<T>(&HINTS)
 }

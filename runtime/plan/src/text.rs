@@ -75,7 +75,7 @@ pub fn manifest(manifest: &Manifest) -> String {
         Head::Logits => {}
         Head::Scores { labels, activation } => {
             let names: Vec<String> = labels.iter().map(|label| format!("{label:?}")).collect();
-            line("scores", format!("{} ({})", names.join(", "), format!("{activation:?}").to_lowercase()));
+            line("scores", format!("{} ({})", names.join(", "), activation.name()));
         }
         Head::Hidden => line("hidden states", "for jamba embed".to_owned()),
     }

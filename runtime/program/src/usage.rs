@@ -79,6 +79,13 @@ pub fn read<T: FromArgMatches>(command: &mut Command, hints: &Hints, given: &[Os
     })
 }
 
+/// A function that says whether arguments, without the program's name, are a command line. It makes the command once, which takes longer
+/// than most command lines.
+pub fn acceptor<T: CommandFactory + FromArgMatches>(hints: &'static Hints) -> impl FnMut(&[OsString]) -> bool {
+    let mut command = command::<T>();
+    move |arguments| read::<T>(&mut command, hints, arguments).is_ok()
+}
+
 /// Prints the error and ends the program. clap repeats arguments as they are: control characters in them are shown as escapes.
 fn exit(error: &clap::Error, arguments: &[String]) -> ! {
     if arguments.iter().all(|argument| matches!(printable(argument), Cow::Borrowed(_))) {

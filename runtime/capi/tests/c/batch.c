@@ -1,25 +1,10 @@
 /* Two clients of a batch get the tokens that each gets alone; snapshots, forks, caches and rollbacks go on alike. C99 and C++. */
-#include <jamba.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEW = 12 };
+#include "check.h"
 
-#define CHECK(call)                                                         \
-    do {                                                                    \
-        if ((call) != JAMBA_OK) {                                           \
-            fprintf(stderr, "line %d: %s\n", __LINE__, jamba_last_error()); \
-            return 1;                                                       \
-        }                                                                   \
-    } while (0)
-#define TRUE(condition)                                                  \
-    do {                                                                 \
-        if (!(condition)) {                                              \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #condition);  \
-            return 1;                                                    \
-        }                                                                \
-    } while (0)
+enum { NEW = 12 };
 
 struct answer {
     uint32_t tokens[NEW];

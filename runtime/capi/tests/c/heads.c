@@ -1,25 +1,10 @@
 /* Scores of labels of the first plan, embeddings of the second. C99 and C++. */
-#include <jamba.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-enum { WIDTH = 300 };
+#include "check.h"
 
-#define CHECK(call)                                                         \
-    do {                                                                    \
-        if ((call) != JAMBA_OK) {                                           \
-            fprintf(stderr, "line %d: %s\n", __LINE__, jamba_last_error()); \
-            return 1;                                                       \
-        }                                                                   \
-    } while (0)
-#define TRUE(condition)                                                 \
-    do {                                                                \
-        if (!(condition)) {                                             \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #condition); \
-            return 1;                                                   \
-        }                                                               \
-    } while (0)
+enum { WIDTH = 300 };
 
 int main(int argc, char **argv) {
     const uint32_t tokens[] = {1, 20, 30};

@@ -34,6 +34,17 @@ pub enum Activation {
     Identity,
 }
 
+impl Activation {
+    /// The name in texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Softmax => "softmax",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Identity => "identity",
+        }
+    }
+}
+
 impl Head {
     pub(super) fn is_logits(&self) -> bool {
         *self == Head::Logits

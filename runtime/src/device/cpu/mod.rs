@@ -1,7 +1,7 @@
 //! The CPU device: pools in host memory, kernels in a loaded shared object, and threads that run one step list with
 //! barriers.
 
-pub(crate) mod affinity;
+mod affinity;
 mod code;
 mod image;
 pub(crate) mod isa;
@@ -12,6 +12,8 @@ mod steps;
 mod threads;
 mod tuner;
 mod weights;
+
+pub(crate) use affinity::own_run_time;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -233,9 +235,9 @@ impl Device for Cpu {
         }
         let split = self.tuners[index].split();
         let n_threads = split.threads as u32;
-        let (began, ran) = (Instant::now(), affinity::own_run_time());
+        let (began, ran) = (Instant::now(), own_run_time());
         let waited = self.team.run(index, split)?;
-        let (time, ran) = (began.elapsed(), affinity::own_run_time().saturating_sub(ran));
+        let (time, ran) = (began.elapsed(), own_run_time().saturating_sub(ran));
         self.thread_time.0 += time;
         self.thread_time.1 += time * n_threads;
         let sample = Sample { work: self.work_of(index, counts), time, idle: time.saturating_sub(ran) + waited };

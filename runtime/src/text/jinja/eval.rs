@@ -15,7 +15,7 @@ use super::scope::{Loop, Scope};
 use super::text::Output;
 use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, check_items, error};
 use super::{budget, checks, compare, filters, globals, literal, methods, print};
-use crate::device::cpu::affinity::own_run_time;
+use crate::device::cpu::own_run_time;
 
 /// Deepest nesting of expressions, statements and macros while they run.
 const MAX_DEPTH: u32 = 1000;
