@@ -25,7 +25,7 @@ const LEAST_OPERATIONS: f64 = 1e6;
 /// Multiplications per f32 multiply-add slot: pairs of 16-bit integers count twice.
 fn multiply_rate(kernel: &AnySpec) -> f64 {
     match kernel {
-        AnySpec::Linear(spec) if matches!(spec.format, Elem::I8 | Elem::I4) => 2.0,
+        AnySpec::Linear(spec) if matches!(spec.format, Elem::I8 | Elem::I4 | Elem::I3) => 2.0,
         _ => 1.0,
     }
 }

@@ -17,7 +17,11 @@ use jamba_plan::format::{Transform, Weight};
 use jamba_runtime::{Engine, Feed, GenerateOptions, OpenOptions, Outputs};
 use jambac::calibrate::Text;
 use jambac::compile::{Progress, Request, build};
-use jambac::manifest::{ModelFile, targets, weight_format};
+use jambac::fit::Fitter;
+use jambac::manifest::{ModelFile, Weights, targets, weight_format};
+use jambac::precision;
+use jambac_codegen::loss::Loss;
+use jambac_codegen::pack::Measure;
 use serde::Deserialize;
 
 /// Token limit of an answer; the longest correct answer has 14.
@@ -36,8 +40,10 @@ pub struct Format {
     pub linears: Option<&'static str>,
     /// The experts, if they differ.
     pub experts: Option<&'static str>,
-    /// Parameters with formats of their own: `lm_head=int4`.
+    /// Parameters with formats of their own: `lm_head=int4`; several are separated by spaces.
     pub pattern: Option<&'static str>,
+    /// Formats that `--weights auto` chooses for the memory that the plan would take otherwise.
+    pub is_mixed: bool,
     /// Whether integers are calibrated on samples of the model.
     pub is_calibrated: bool,
 }
@@ -45,12 +51,12 @@ pub struct Format {
 impl Format {
     /// One format for all linear layers, rounded to nearest.
     pub const fn all(name: &'static str) -> Format {
-        Format { linears: Some(name), experts: None, pattern: None, is_calibrated: false }
+        Format { linears: Some(name), experts: None, pattern: None, is_mixed: false, is_calibrated: false }
     }
 
     /// A format for the experts alone, rounded to nearest.
     pub const fn experts(name: &'static str) -> Format {
-        Format { linears: None, experts: Some(name), pattern: None, is_calibrated: false }
+        Format { linears: None, experts: Some(name), pattern: None, is_mixed: false, is_calibrated: false }
     }
 
     /// The same with another format for the experts.
@@ -61,6 +67,11 @@ impl Format {
     /// The same with another format for the parameters of a pattern.
     pub const fn with(self, pattern: &'static str) -> Format {
         Format { pattern: Some(pattern), ..self }
+    }
+
+    /// Formats chosen for the memory of this one.
+    pub const fn mixed(self) -> Format {
+        Format { is_mixed: true, ..self }
     }
 
     /// The same, calibrated.
@@ -77,6 +88,9 @@ impl Format {
             (Some(linears), Some(experts)) => format!("{linears}, {experts} experts"),
         };
         name.extend(self.pattern.map(|pattern| format!(", {pattern}")));
+        if self.is_mixed {
+            name = format!("auto, as large as {name}");
+        }
         name += if self.is_calibrated { ", calibrated" } else { "" };
         name
     }
@@ -90,6 +104,8 @@ pub struct Opened {
     pub bytes: u64,
     /// Bits for each weight of the linear layers, with their scales.
     pub bits: f64,
+    /// Rounding errors of the parameters.
+    pub losses: Vec<Loss>,
 }
 
 /// Builds the plan of a checkpoint into `folder` and opens it.
@@ -100,7 +116,13 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
     let mut model = ModelFile::open(checkpoint)?;
     model.weights.default = format.linears.map(|name| weight_format("weights.default", name)).transpose()?;
     model.weights.experts = format.experts.map(|name| weight_format("weights.experts", name)).transpose()?;
-    model.weights.patterns = format.pattern.map(str::parse).transpose()?.into_iter().collect();
+    model.weights.patterns = format
+        .pattern
+        .unwrap_or_default()
+        .split(' ')
+        .filter(|by| !by.is_empty())
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
     model.weights.calibrate = format.is_calibrated.then_some(Text::Samples);
     // The logits of one level are enough, and code takes most of the time of a build.
     model.build.targets = targets(&["native"])?;
@@ -109,12 +131,18 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
     model.limits.kv_tokens = None;
     model.limits.prefill_chunk = CHUNK;
     model.limits.max_outputs = CHUNK;
+    if format.is_mixed {
+        let bytes = Fitter::new(&model)?.total(&model.limits)?;
+        model.weights = Weights { auto: true, calibrate: model.weights.calibrate, ..Weights::default() };
+        precision::choose(&mut model, bytes)?;
+    }
     let output = folder.join("quality.plan");
-    let request = Request::new(model, output.clone());
-    let bytes = build(&request, &Progress::hidden())?.summary.bytes;
+    let request = Request { measure: Measure::Loss, ..Request::new(model, output.clone()) };
+    let built = build(&request, &Progress::hidden())?;
+    let (bytes, losses) = (built.summary.bytes, built.losses.into_iter().map(|(_, loss)| loss).collect());
     let engine = Engine::open(&output, OpenOptions::default())?;
     let bits = bits(&engine.program().weights);
-    Ok(Opened { engine, bytes, bits })
+    Ok(Opened { engine, bytes, bits, losses })
 }
 
 /// Bits for each weight of the linear layers, without padding of rows, which depends on the model's size.

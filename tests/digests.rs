@@ -55,7 +55,7 @@ struct Variant {
 fn variants(kind: TargetKind) -> Vec<Variant> {
     let on_cpu = kind == TargetKind::Cpu;
     let stored_as: &[DType] = if on_cpu { &[DType::F32, DType::F16, DType::Bf16] } else { &[DType::Bf16] };
-    let integers: &[&str] = if on_cpu { &["int8", "int4"] } else { &["int8"] };
+    let integers: &[&str] = if on_cpu { &["int8", "int4", "int3"] } else { &["int8"] };
     let kv_dtypes: &[DType] = if on_cpu { &[DType::F32, DType::Bf16] } else { &[DType::Bf16] };
     let mut variants = Vec::new();
     let small = [models::published("tiny"), Tiny::odd().config().expect("a config")];
@@ -100,7 +100,7 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
         }
     }
     if target == Target::Cpu(CpuTarget::new(X86Level::V4Vnni)) {
-        let is_integer = |param: &Param| matches!(param.elem(), Some(Elem::I8 | Elem::I4));
+        let is_integer = |param: &Param| matches!(param.elem(), Some(Elem::I8 | Elem::I4 | Elem::I3));
         kernels.retain(|_, kernel| kernel.params().iter().any(is_integer));
     }
     if target == Target::Sm90a {

@@ -42,7 +42,7 @@ impl<'a, 'c> Rounded<'a, 'c> {
     }
 
     fn round(&self, name: &str, row: &mut [f32]) {
-        // The head of int4 is int8.
+        // The head of int4 and int3 is int8.
         let format = if name == "lm_head.weight" { WeightFormat::Int8 } else { self.format };
         let scales = quantize::row_scales(format, row);
         let mut q = vec![0; row.len()];
@@ -127,4 +127,9 @@ fn int8_plans_compute_what_their_integers_say() {
 #[test]
 fn int4_plans_compute_what_their_integers_say() {
     check("sharded_moe", WeightFormat::Int4);
+}
+
+#[test]
+fn int3_plans_compute_what_their_integers_say() {
+    check("odd", WeightFormat::Int3);
 }

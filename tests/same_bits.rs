@@ -188,4 +188,5 @@ plans! {
     tiny_int8: "tiny", fusion "all", weights Some("int8"), kv "f32";
     odd_int8_unfused: "odd", fusion "none", weights Some("int8"), kv "f32";
     odd_int4: "odd", fusion "all", weights Some("int4"), kv "f32";
+    odd_int3: "odd", fusion "all", weights Some("int3"), kv "f32";
 }

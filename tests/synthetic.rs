@@ -84,7 +84,7 @@ fn a_seeded_plan_computes_what_the_interpreter_computes() {
 #[test]
 fn fused_linears_give_the_bits_of_their_parts() {
     let floats = [(Tiny::base(), "bf16"), (Tiny::odd(), "bf16"), (Tiny::dense_tied(), "bf16")];
-    let integers = [(Tiny::odd(), "int8"), (Tiny::odd(), "int4")];
+    let integers = [(Tiny::odd(), "int8"), (Tiny::odd(), "int4"), (Tiny::odd(), "int3")];
     for (preset, format) in floats.into_iter().chain(integers) {
         let tiny = Tiny { storage: Storage::All(jambac_checkpoint::DType::Bf16), ..preset };
         let folder = tempfile::tempdir().unwrap();

@@ -122,7 +122,7 @@ pub fn bisect(request: &Request, manager: &dyn Fn() -> PassManager<'static>, pro
     let unoptimized = search.plan_after(0)?;
     if !unoptimized.ok() {
         let weights = search.request.model.weights.clone();
-        let is_integer = |format: Option<WeightFormat>| matches!(format, Some(WeightFormat::Int8 | WeightFormat::Int4));
+        let is_integer = |format: Option<WeightFormat>| format.is_some_and(WeightFormat::is_integer);
         let quantized = is_integer(weights.default) || is_integer(weights.experts);
         return Ok(Verdict::Unoptimized { report: unoptimized, quantized });
     }

@@ -19,7 +19,7 @@ use crate::manifest::ModelFile;
 use crate::model::ModelArgs;
 use crate::outputs::{ForceArg, LOSSES, PHASE, SIGNATURE, claim, is_phase_file};
 use crate::report::{print, print_raw, tell};
-use crate::{defaults, fit, losses, serving};
+use crate::{defaults, fit, losses, precision, serving};
 
 /// The options of `jambac build`.
 #[derive(Args)]
@@ -57,7 +57,7 @@ pub struct Build {
     #[arg(long, num_args = 2..=3, value_names = ["PHASE", "FILE"])]
     from: Option<Vec<String>>,
     /// The text with which integer weights are calibrated, so that the rounding errors of inputs compensate each other: self
-    /// (samples of the model), a file, or none (rounding to nearest). Default: self if there are int4 weights.
+    /// (samples of the model), a file, or none (rounding to nearest). Default: self if there are int4 or int3 weights.
     #[arg(long, value_name = "self|none|FILE", value_parser = calibrate::text, conflicts_with = "synthetic_weights")]
     calibrate: Option<Text>,
     /// Write the quantization error of each parameter to this file: a table, or JSON where the name ends in .json; - is
@@ -72,6 +72,10 @@ pub struct Build {
     /// (80G, 24GiB). Limits of model.toml and of options stay.
     #[arg(long, value_name = "MEMORY", value_parser = fit::bytes, conflicts_with_all = ["bisect", "cached"])]
     for_serving: Option<u64>,
+    /// What the open plan takes with --weights auto: bytes, or a number with a unit (32G, 24GiB). Default: three quarters of this
+    /// machine's memory, for sm_90a of 80 GB.
+    #[arg(long, value_name = "SIZE", value_parser = fit::bytes)]
+    memory: Option<u64>,
     /// Sign the plan with this Ed25519 key of ssh-keygen, without a passphrase, and write the signature to OUT.plan.sig. `jamba run
     /// --trusted-keys` checks it.
     #[arg(long, value_name = "KEY", conflicts_with_all = ["emit", "bisect", "cached"])]
@@ -94,6 +98,11 @@ fn stop(name: &str) -> Result<Phase> {
 pub fn run(mut options: Build) -> Result<()> {
     let progress = Progress::on_terminal();
     let mut model = options.model.clone().open()?;
+    let formats = precision::resolve(&mut model, options.memory)?;
+    ensure!(
+        options.memory.is_none() || formats.is_some(),
+        "--memory: found no --weights auto, whose formats it decides; --for-serving and `jambac fit` choose limits"
+    );
     choose_text(&mut model, &options)?;
     let cached = match options.cached {
         true => Some(Cached::new(&model, options.synthetic_weights, options.chat_template.as_deref())?),
@@ -159,6 +168,7 @@ pub fn run(mut options: Build) -> Result<()> {
     if options.verbose {
         tell(spent_table(&built.summary.spent).trim_end());
     }
+    formats.iter().for_each(|formats| tell(&formats.to_string()));
     if let Some(chosen) = chosen {
         tell(&chosen);
     }

@@ -101,7 +101,7 @@ impl Calibration {
 /// The parameters that a calibration helps: those that the programs pack as integers.
 pub fn wanted(programs: &[&KindParts]) -> BTreeSet<String> {
     let weights = programs.iter().flat_map(|of_kind| &of_kind.schedule.program.weights);
-    let integers = weights.filter(|weight| matches!(weight.format, WeightFormat::Int8 | WeightFormat::Int4));
+    let integers = weights.filter(|weight| weight.format.is_integer());
     integers.flat_map(|weight| &weight.parts).map(|part| part.parameter.clone()).collect()
 }
 

@@ -55,13 +55,22 @@ pub fn choose(model: &mut ModelFile) -> Result<Option<Chosen>> {
     if !model.unset.context && !model.unset.sequences {
         return Ok(None);
     }
+    let Some((memory, place)) = memory(model) else { return Ok(None) };
+    choose_for(model, share_of(memory)).map(|chosen| Some(Chosen { memory, place, ..chosen }))
+}
+
+/// The memory of the machine that runs a model's plans, as far as it is known, and what has it.
+pub(crate) fn memory(model: &ModelFile) -> Option<(u64, &'static str)> {
     let has = |kind: TargetKind| model.build.targets.iter().any(|target| target.kind() == kind);
     let ours = jamba_runtime::machine::memory().map(|memory| memory.most());
     let ours = ours.filter(|_| has(TargetKind::Cpu)).map(|bytes| (bytes, "this machine"));
     let gpu = has(TargetKind::Sm90a).then_some((GPU_BYTES, "an H100"));
-    let Some((memory, place)) = ours.into_iter().chain(gpu).min() else { return Ok(None) };
-    // A quarter stays free for other programs and for the system.
-    choose_for(model, memory / 4 * 3).map(|chosen| Some(Chosen { memory, place, ..chosen }))
+    ours.into_iter().chain(gpu).min()
+}
+
+/// What a plan takes of a memory: a quarter stays free for other programs and for the system.
+pub(crate) fn share_of(memory: u64) -> u64 {
+    memory / 4 * 3
 }
 
 fn choose_for(model: &mut ModelFile, budget: u64) -> Result<Chosen> {

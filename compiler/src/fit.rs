@@ -10,6 +10,7 @@ mod matrix;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -21,8 +22,10 @@ use crate::compile::{Entries, fusion, memory, optimize, plan_limits, stored_grap
 use crate::doctor::size;
 use crate::manifest::{self, ModelFile, by_preference};
 use crate::model::ModelArgs;
+use crate::precision;
 use crate::report::print;
 use matrix::Matrix;
+pub(crate) use matrix::build_command;
 
 /// The options of `jambac fit`.
 #[derive(Args)]
@@ -38,7 +41,7 @@ pub struct Fit {
 }
 
 /// Sizes of a model's plan for any limits.
-pub(crate) struct Fitter {
+pub struct Fitter {
     model: ModelFile,
     entries: Entries,
     targets: Vec<Target>,
@@ -86,7 +89,7 @@ struct Lower {
 }
 
 impl Fitter {
-    pub(crate) fn new(model: &ModelFile) -> Result<Fitter> {
+    pub fn new(model: &ModelFile) -> Result<Fitter> {
         let config = model.read_config()?;
         let targets = by_preference(&model.build.targets);
         // With targets of both kinds, the GPU's memory is the scarce one.
@@ -116,7 +119,7 @@ impl Fitter {
     }
 
     /// Bytes of an open plan with these limits.
-    pub(crate) fn total(&self, limits: &manifest::Limits) -> Result<u64> {
+    pub fn total(&self, limits: &manifest::Limits) -> Result<u64> {
         Ok(self.need(|model| model.limits = limits.clone())?.total())
     }
 
@@ -202,8 +205,8 @@ pub fn run(options: Fit) -> Result<()> {
         Some(bytes) => (bytes, "--memory"),
         None => (own_memory()?, "the memory of this machine"),
     };
-    let matrix = Matrix::new(&model, budget)?;
-    let command = matrix.command(&model, &path);
+    let formats = Formats::new(&mut model, budget)?;
+    let command = formats.command(&model, &path);
     let fitter = Fitter::new(&model)?;
     let rows = [1, 2, 4, 8, 16, 32, 64].map(|sequences| Ok((sequences, fitter.longest(sequences, budget)?)));
     let rows = rows.into_iter().collect::<Result<Vec<_>>>()?;
@@ -214,13 +217,13 @@ pub fn run(options: Fit) -> Result<()> {
     let is_unset = model.unset.context && model.unset.sequences;
     let by_file = short.as_ref().filter(|_| !fails && !is_unset);
     print(&match options.json {
-        true => document(budget, &asked, &rows, (&matrix, command.as_deref())),
+        true => document(budget, &asked, &rows, (&formats, command.as_deref())),
         false => {
             let heading = format!("{} in {}, {place}\n\n", model.name, size(budget));
             let best = command.map_or("no format fits\n".to_owned(), |command| format!("best: {command}\n"));
             let by_file =
                 by_file.map_or(String::new(), |short| format!("the limits of model.toml do not fit: {short}\n\n"));
-            [heading, matrix.table(), "\n".to_owned(), table(&rows), "\n".to_owned(), by_file, best].concat()
+            [heading, formats.table(), "\n".to_owned(), table(&rows), "\n".to_owned(), by_file, best].concat()
         }
     })?;
     match short.filter(|_| fails) {
@@ -269,16 +272,50 @@ fn document(
     budget: u64,
     asked: &Need,
     rows: &[(u64, (u64, Need))],
-    (matrix, command): (&Matrix, Option<&str>),
+    (formats, command): (&Formats, Option<&str>),
 ) -> String {
     let row = |(sequences, (context, need)): &(u64, (u64, Need))| json!({ "sequences": sequences, "context": context, "bytes": need.total() });
     let fits: Vec<_> = rows.iter().map(row).collect();
     let asked_fits = asked.total() <= budget;
-    format!(
-        "{:#}\n",
-        json!({ "memory": budget, "fits": fits, "asked": asked.document(), "asked_fits": asked_fits,
-            "short": asked.total().saturating_sub(budget), "matrix": matrix.document(), "best": command })
-    )
+    let mut document = json!({ "memory": budget, "fits": fits, "asked": asked.document(), "asked_fits": asked_fits,
+        "short": asked.total().saturating_sub(budget), "best": command });
+    let (key, value) = match formats {
+        Formats::Compared(matrix) => ("matrix", matrix.document()),
+        Formats::Chosen(chosen) => ("formats", chosen.document()),
+    };
+    document[key] = value;
+    format!("{document:#}\n")
+}
+
+/// What is reported of weight formats.
+enum Formats {
+    /// Several formats, one for all parameters.
+    Compared(Matrix),
+    /// Those of `--weights auto`.
+    Chosen(precision::Chosen),
+}
+
+impl Formats {
+    fn new(model: &mut ModelFile, budget: u64) -> Result<Formats> {
+        match model.weights.auto {
+            true => precision::choose(model, budget).map(Formats::Chosen),
+            false => Matrix::new(model, budget).map(Formats::Compared),
+        }
+    }
+
+    fn command(&self, model: &ModelFile, path: &Path) -> Option<String> {
+        match self {
+            Formats::Compared(matrix) => matrix.command(model, path),
+            Formats::Chosen(chosen) => Some(chosen.command(model, path)),
+        }
+    }
+
+    fn table(&self) -> String {
+        match self {
+            Formats::Compared(matrix) => matrix.table(),
+            Formats::Chosen(chosen) => format!("{chosen}\n"),
+        }
+    }
 }
 
 /// For several numbers of sequences, the longest context that all of them can have.

@@ -23,6 +23,7 @@ pub mod manual;
 pub mod model;
 pub mod opt;
 pub mod outputs;
+pub mod precision;
 pub mod predict;
 pub mod reduce;
 pub mod report;

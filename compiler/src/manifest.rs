@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, de};
 mod found;
 mod weights;
 
-pub use weights::{ByPattern, Weights};
+pub use weights::{ByPattern, Linear, Weights};
 
 /// A model file with its defaults filled in and its paths resolved against its own folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,9 +190,8 @@ pub fn by_preference(targets: &[Target]) -> Vec<Target> {
 
 /// Parses the weight format of the key `key`.
 pub fn weight_format(key: &str, found: &str) -> Result<WeightFormat> {
-    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Fp8, WeightFormat::Int8, WeightFormat::Int4];
-    let format = formats.into_iter().find(|format| format.name() == found);
-    format.with_context(|| format!("{key}: found {found}, expected f32, bf16, fp8, int8 or int4"))
+    let format = WeightFormat::ALL.into_iter().find(|&format| format != WeightFormat::F16 && format.name() == found);
+    format.with_context(|| format!("{key}: found {found}, expected f32, bf16, fp8, int8, int4 or int3"))
 }
 
 /// Parses `limits.kv_dtype`.
@@ -330,6 +329,12 @@ impl ModelFile {
             limits,
             unset,
         })
+    }
+
+    /// True if the checkpoint has weights, not only a config.json.
+    pub fn has_weights(&self) -> bool {
+        let weights = ["model.safetensors", "model.safetensors.index.json"];
+        self.checkpoint.is_file() || weights.iter().any(|name| self.checkpoint.join(name).is_file())
     }
 
     /// Opens the checkpoint.
@@ -502,11 +507,17 @@ mod tests {
             ("[build]\nfusion = \"fuse-all\"", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
             ("[build]\nfusion = [\"fuse-all\"]", ["build.fusion: fusion \"fuse-all\"", "expected all, none"]),
             ("[build]\nfusion = 3", ["build.fusion: expected a string", "list of names"]),
-            ("[weights]\ndefault = \"int7\"", ["weights.default: found int7", "expected f32, bf16, fp8, int8 or int4"]),
-            ("[weights]\nexperts = \"f8\"", ["weights.experts: found f8", "expected f32, bf16, fp8, int8 or int4"]),
+            (
+                "[weights]\ndefault = \"int7\"",
+                ["weights.default: found int7", "expected f32, bf16, fp8, int8, int4 or int3"],
+            ),
+            (
+                "[weights]\nexperts = \"f8\"",
+                ["weights.experts: found f8", "expected f32, bf16, fp8, int8, int4 or int3"],
+            ),
             (
                 "[weights]\n\"*.in_proj\" = \"int5\"",
-                ["weights.*.in_proj: found int5", "expected f32, bf16, fp8, int8 or int4"],
+                ["weights.*.in_proj: found int5", "expected f32, bf16, fp8, int8, int4 or int3"],
             ),
             ("[limits]\nkv_dtype = \"int8\"", ["limits.kv_dtype: found int8", "expected f32 or bf16"]),
             ("[limits]\nmax_context = \"many\"", ["max_context", "expected u64"]),

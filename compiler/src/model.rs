@@ -9,7 +9,7 @@ use jambac_checkpoint::Links;
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 
-use crate::manifest::{self, ByPattern, FusionChoice, ModelFile};
+use crate::manifest::{self, ByPattern, FusionChoice, Linear, ModelFile};
 
 /// The model and its options.
 #[derive(Args, Clone)]
@@ -24,15 +24,16 @@ pub struct ModelArgs {
     /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.
     #[arg(long, value_name = "all|none|LIST", value_parser = fusion)]
     fusion: Option<FusionChoice>,
-    /// Weight format of all linear layers: f32, bf16, fp8, int8 or int4. Default: as the checkpoint stores them. Routers and the
-    /// embedding table never become integers.
-    #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.default", name))]
-    weights: Option<WeightFormat>,
+    /// Weight format of all linear layers: f32, bf16, fp8, int8, int4 or int3. Default: as the checkpoint stores them. Routers and
+    /// the embedding table never become integers. auto chooses a format for each parameter, so that the plan fits --memory with the
+    /// least predicted loss.
+    #[arg(long, value_name = "FORMAT|auto", value_parser = |name: &str| name.parse::<Linear>())]
+    weights: Option<Linear>,
     /// Weight format of the experts alone.
     #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.experts", name))]
     experts: Option<WeightFormat>,
     /// Weight format of the parameters whose names match a pattern, such as lm_head=int8 or '*.mamba.out_proj=int8'. May be
-    /// repeated. With int4, the output projection (lm_head) is int8 unless a pattern names it.
+    /// repeated. With int4 and int3, the output projection (lm_head) is int8 unless a pattern names it.
     #[arg(long = "format", value_name = "PATTERN=FORMAT", value_parser = |text: &str| text.parse::<ByPattern>())]
     formats: Vec<ByPattern>,
     /// Merge a LoRA adapter, as PEFT saves it, into the weights before they are packed, times SCALE (1). May be repeated: they are
@@ -96,7 +97,11 @@ impl ModelArgs {
         }
         model.adapters.extend(self.lora);
         model.ignore.head |= self.embeddings;
-        model.weights.default = self.weights.or(model.weights.default);
+        match self.weights {
+            Some(Linear::Auto) => (model.weights.auto, model.weights.default) = (true, None),
+            Some(Linear::Format(format)) => (model.weights.auto, model.weights.default) = (false, Some(format)),
+            None => {}
+        }
         model.weights.experts = self.experts.or(model.weights.experts);
         let is_replaced = |old: &ByPattern| self.formats.iter().any(|new| new.pattern == old.pattern);
         model.weights.patterns.retain(|old| !is_replaced(old));

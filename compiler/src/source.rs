@@ -57,7 +57,7 @@ impl ParameterSource for Source<'_, '_> {
             WeightFormat::Int8 => Ok(tensor.read_int8(first_row, q, scales)),
             WeightFormat::Int4 => Ok(tensor.read_int4(first_row, q, scales)),
             WeightFormat::Fp8 => tensor.read_fp8(first_row, q, scales).map_err(io::Error::other),
-            WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => Ok(false),
+            WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 | WeightFormat::Int3 => Ok(false),
         }
     }
 

@@ -18,7 +18,7 @@ const HINTS: Hints = Hints { options: OPTIONS, commands: COMMANDS, no_command, u
 const OPTIONS: &[Hint] = &[
     (
         &["--outtype", "--quantize", "--quantization", "--dtype", "--qtype"],
-        "--weights FORMAT sets the format of linear layers, --experts FORMAT that of experts: f32, bf16, int8 or int4",
+        "--weights FORMAT sets the format of linear layers, --experts FORMAT that of experts: f32, bf16, fp8, int8, int4 or int3",
     ),
     (&["--outfile"], "-o OUT.plan names the plan"),
     (&["--ctx-size", "--max-model-len", "--max-seq-len"], "--max-context N sets the tokens of a sequence"),

@@ -113,7 +113,7 @@ fn patterns_give_parameters_formats_of_their_own() {
 
     refused(path, &["--format", "*.nothing=int8"], &["weights.*.nothing: matches no parameter", "--emit checkpoint"]);
     refused(path, &["--format", "lm_head"], &["expected PATTERN=FORMAT"]);
-    refused(path, &["--format", "lm_head=int3"], &["weights.lm_head: found int3"]);
+    refused(path, &["--format", "lm_head=int5"], &["weights.lm_head: found int5"]);
     let twice = ["--format", "lm_*=int8", "--format", "lm_head=bf16"];
     refused(path, &twice, &["found bf16 for lm_head.weight, and another pattern says int8"]);
     refused(

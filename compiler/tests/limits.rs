@@ -167,6 +167,7 @@ fn fit_prints_a_matrix_and_the_best_command() {
         "as stored",
         "int8, experts int4",
         "int4",
+        "int8, experts int3",
         "best: jambac build model -o model.plan",
     ] {
         assert!(text.contains(part), "no {part} in\n{text}");
@@ -176,7 +177,7 @@ fn fit_prints_a_matrix_and_the_best_command() {
     let document: Value =
         serde_json::from_str(&done(path, &["fit", "model", "--json", "--max-context", "64"])).unwrap();
     let rows = document["matrix"]["formats"].as_array().unwrap();
-    assert_eq!((rows.len(), rows[0]["memory"].as_array().unwrap().len()), (4, 7));
+    assert_eq!((rows.len(), rows[0]["memory"].as_array().unwrap().len()), (6, 7));
     assert!(document["memory"].as_u64().unwrap() > 1 << 28, "this machine's");
     assert!(document["best"].as_str().unwrap().ends_with("--max-context 64 --max-sequences 64"));
 }
@@ -265,4 +266,41 @@ fn a_build_for_serving_chooses_what_the_memory_holds() {
     assert!(stderr.contains("serve it with --cache-mib "), "{stderr}");
     refused(path, &["build", "model", "-o", "y.plan", "--for-serving", "10kB"], &["--for-serving: ", "too few for"]);
     assert!(!path.join("y.plan").exists());
+}
+
+#[test]
+fn auto_chooses_formats_that_fit_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    Tiny::odd().write(&path.join("model"), 1).unwrap();
+    fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [args, &["--max-context", "64", "--max-sequences", "1"]].concat()
+    }
+    let document: Value = serde_json::from_str(&done(path, &with(&["fit", "model", "--json"]))).unwrap();
+    let [all, weights] = ["bytes", "weights"].map(|key| document["asked"][key].as_u64().unwrap());
+    let memory = (all - weights / 3).to_string();
+    let text = done(path, &with(&["fit", "model", "--weights", "auto", "--memory", &memory]));
+    assert!(
+        text.contains("predicted loss, relative to one format for all") && text.contains("mamba.in_proj"),
+        "{text}"
+    );
+    let document: Value =
+        serde_json::from_str(&done(path, &with(&["fit", "model", "--weights", "auto", "--memory", &memory, "--json"])))
+            .unwrap();
+    assert!(document["asked"]["bytes"].as_u64().unwrap() <= all - weights / 3, "{document}");
+    assert!(document["formats"]["loss"].as_f64().unwrap() > 0.0, "{document}");
+    let best = text.lines().last().unwrap().strip_prefix("best: jambac ").unwrap();
+    let command: Vec<&str> = best.split(' ').chain(["--target", "native", "--calibrate", "none"]).collect();
+    let output = jambac(path, &command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("the open plan takes"), "{said}");
+    // The plan knows its formats: other limits need no choice.
+    done(path, &["limits", "model.plan", "--context", "128", "-o", "longer.plan"]);
+
+    refused(path, &with(&["build", "model", "-o", "p.plan", "--memory", "1G"]), &["--memory", "--weights auto"]);
+    refused(
+        path,
+        &with(&["build", "model", "-o", "p.plan", "--weights", "auto", "--memory", "10k"]),
+        &["with the smallest formats", "10000", "--memory"],
+    );
 }

@@ -126,7 +126,7 @@ pub fn integer_linear() -> Vec<Case> {
         cases.extend([1, 8, 512].map(|n_rows| case(with(8192, 2560), n_rows)));
         cases
     };
-    [Elem::I8, Elem::I4].map(of_format).concat()
+    [Elem::I8, Elem::I4, Elem::I3].map(of_format).concat()
 }
 
 /// Cases of [`crate::grouped_linear`] with integer weights.
@@ -140,7 +140,7 @@ pub fn integer_grouped_linear() -> Vec<Case> {
         cases.push(case(grouped_linear::Spec { n: 100, k: 300, ..base }, 13));
         cases
     };
-    [Elem::I8, Elem::I4].map(of_format).concat()
+    [Elem::I8, Elem::I4, Elem::I3].map(of_format).concat()
 }
 
 /// Cases of [`crate::linear`], [`crate::split_linear`] and [`crate::linear_swiglu`] for tiles of 64 rows and outputs and steps of 64

@@ -22,7 +22,7 @@ fn run(runner: &Runner, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
     runner.run(Conditions::AnyThreads, kernel, counts(0, 0, 0), args)
 }
 
-/// Inputs per int4 scale.
+/// Inputs per scale of int4 and int3.
 const GROUP: usize = 32;
 
 /// A matrix `[n, k]` of integers, k padded with zeros.
@@ -33,7 +33,7 @@ struct Matrix {
     k: usize,
     /// `[n][K]`.
     integers: Vec<i8>,
-    /// One per output and group: `[n][1]` for int8, `[n][K / 32]` for int4.
+    /// One per output and group: `[n][1]` for int8, `[n][K / 32]` for int4 and int3.
     scales: Vec<f32>,
 }
 
@@ -47,7 +47,8 @@ impl Matrix {
                 let largest = group.iter().copied().reduce(|x, y| if y.abs() > x.abs() { y } else { x }).unwrap();
                 let (scale, least, most) = match format {
                     Elem::I8 => (largest.abs() / 127.0, -127.0, 127.0),
-                    _ => (bf16::from_f32(largest / -8.0).to_f32(), -8.0, 7.0),
+                    Elem::I4 => (bf16::from_f32(largest / -8.0).to_f32(), -8.0, 7.0),
+                    _ => (bf16::from_f32(largest / -4.0).to_f32(), -4.0, 3.0),
                 };
                 let integer =
                     |x: &f32| if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even().clamp(least, most) };
@@ -84,6 +85,15 @@ impl Matrix {
                     (0..stride / 2)
                         .flat_map(|pair| (0..2 * LANES).map(move |at| integer(at / 2, 2 * pair + at % 2) as u8)),
                 ),
+                Elem::I3 => bytes.extend((0..stride / GROUP).flat_map(|group| {
+                    (0..6 * LANES).flat_map(move |at| {
+                        let (word, lane, s) = (at / (2 * LANES), at % (2 * LANES) / 2, at % 2);
+                        let bits = |j: usize| integer(lane, GROUP * group + j + s) as u16 & 7;
+                        let fields =
+                            (0..5).map(|b| bits(10 * word + 2 * b) << (3 * b)).fold(0, |all, field| all | field);
+                        (fields | (bits(30) >> word & 1) << 15).to_le_bytes()
+                    })
+                })),
                 _ => bytes.extend((0..stride / 4).flat_map(|four| {
                     (0..2 * LANES).map(move |at| {
                         let j = 4 * four + at % 2;
@@ -289,13 +299,18 @@ fn linear_of_int4_has_the_bits_of_its_arithmetic_at_every_level() {
     check(Elem::I4);
 }
 
+#[test]
+fn linear_of_int3_has_the_bits_of_its_arithmetic_at_every_level() {
+    check(Elem::I3);
+}
+
 fn spec(n: usize, k: usize, format: Elem) -> Spec {
     Spec { n, k, format, bias: false, activation: Activation::None, out: Elem::F32 }
 }
 
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_any_batch() {
-    for format in [Elem::I8, Elem::I4] {
+    for format in [Elem::I8, Elem::I4, Elem::I3] {
         // For each of three threads: a group of panels that are streamed together, and a remainder.
         let spec = spec(500, 300, format);
         let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
@@ -314,7 +329,7 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
 
 #[test]
 fn what_is_not_finite_shows_in_every_output_of_its_row() {
-    for format in [Elem::I8, Elem::I4] {
+    for format in [Elem::I8, Elem::I4, Elem::I3] {
         let spec = spec(40, 300, format);
         let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
         let operands = Operands::new(&spec, 9);
@@ -344,7 +359,7 @@ fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn the_error_is_that_of_the_weights() {
-    for format in [Elem::I8, Elem::I4] {
+    for format in [Elem::I8, Elem::I4, Elem::I3] {
         let (spec, n_rows) = (spec(96, 768, format), 16);
         let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
         let (x, values) = (random(1, n_rows * spec.k), random(2, spec.n * spec.k));
@@ -387,7 +402,7 @@ fn grouped_linear_has_the_bits_of_its_arithmetic() {
 
 #[test]
 fn panels_finished_together_have_the_bits_of_each() {
-    for format in [Elem::I8, Elem::I4] {
+    for format in [Elem::I8, Elem::I4, Elem::I3] {
         let (n, k) = (250, 300);
         let fused = AnySpec::from(linear_swiglu::Spec { n, k, format });
         let swiglu = AnySpec::from(elementwise::Spec::in_f32(Function::Swiglu, n));

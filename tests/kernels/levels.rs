@@ -42,7 +42,7 @@ fn kernels_of_plans() -> BTreeMap<String, Launch> {
     let mut kernels = BTreeMap::new();
     for fusion in ["none", "all"] {
         model.build.fusion = fusion.parse().unwrap();
-        for format in ["f32", "bf16", "int8", "int4"] {
+        for format in ["f32", "bf16", "int8", "int4", "int3"] {
             model.weights.default = Some(weight_format("weights.default", format).unwrap());
             let mut entries = driver::graphs(&model, &config, &|_| DType::Bf16, TargetKind::Cpu).unwrap();
             driver::optimize(&mut entries, &driver::fusion(&model, TargetKind::Cpu)).unwrap();

@@ -279,7 +279,7 @@ pub fn small(cases: Vec<Case>) -> impl Iterator<Item = Case> {
     // Experts have few rows each.
     let most = |case: &Case| if Shape::of(&case.kernel).experts.is_some() { 5e7 } else { 2e7 };
     let is_small = move |case: &Case| case.operations() < most(case);
-    let of_floats = |case: &Case| !matches!(Shape::of(&case.kernel).format, Elem::I8 | Elem::I4);
+    let of_floats = |case: &Case| !matches!(Shape::of(&case.kernel).format, Elem::I8 | Elem::I4 | Elem::I3);
     cases.into_iter().filter(move |case| is_small(case) && of_floats(case))
 }
 

@@ -3,9 +3,10 @@
 use std::io;
 
 use jamba_plan::format::{Transform, Weight, WeightFormat};
+use jamba_plan::quantize;
 
 use crate::error::CodegenError;
-use crate::pack::{Measure, ParameterSource, pack_all};
+use crate::pack::{self, Measure, ParameterSource, pack_all};
 
 /// The loss of the rows of one parameter in one packed weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,25 @@ pub struct Loss {
 pub fn losses(source: &dyn ParameterSource, weights: &[Weight]) -> Result<Vec<Loss>, CodegenError> {
     let (_, losses) = pack_all(source, weights, &mut io::sink(), Measure::Loss, |_| ())?;
     Ok(losses)
+}
+
+/// ‖w − q‖² / ‖w‖² of rows that are rounded to nearest; 0 if all values are 0.
+pub fn nearest_error(format: WeightFormat, rows: &[Vec<f32>]) -> f64 {
+    let mut sums = Sums::default();
+    for row in rows {
+        if format.scales().is_none() {
+            row.iter().for_each(|&w| sums.add(w, pack::round(format, w)));
+            continue;
+        }
+        let scales = quantize::row_scales(format, row);
+        let mut q = vec![0; row.len()];
+        quantize::row(format, row, &scales, &mut q);
+        let shared = quantize::shared_inputs(format, row.len());
+        for (at, (&w, &q)) in row.iter().zip(&q).enumerate() {
+            sums.add(w, quantize::unscaled(format, q) * scales[at / shared]);
+        }
+    }
+    if sums.squares == 0.0 { 0.0 } else { sums.squared_errors / sums.squares }
 }
 
 /// Accumulates the losses of the parts of one weight.

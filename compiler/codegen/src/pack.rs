@@ -269,7 +269,7 @@ fn check_range(format: WeightFormat, values: &[f32]) -> io::Result<()> {
 }
 
 /// Rounds a value to a format.
-fn round(format: WeightFormat, value: f32) -> f32 {
+pub(crate) fn round(format: WeightFormat, value: f32) -> f32 {
     match format {
         WeightFormat::Bf16 => bf16::from_f32(value).to_f32(),
         WeightFormat::F16 => f16::from_f32(value).to_f32(),
@@ -318,7 +318,9 @@ fn encode(format: WeightFormat, values: &[f32], bytes: &mut Vec<u8>) {
         WeightFormat::Bf16 => bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
         WeightFormat::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
         WeightFormat::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Fp8 => unreachable!("these are quantized"),
+        WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8 => {
+            unreachable!("these are quantized")
+        }
     }
 }
 

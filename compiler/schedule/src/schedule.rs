@@ -21,7 +21,7 @@ pub struct Options {
 /// D are always f32. An embedding table that is also a linear's weight is stored once, in the linear's format.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
-    /// Weights of linears, including routers. Of int4, the linear that computes the logits is int8: of all linears it loses most.
+    /// Weights of linears, including routers. Of int4 and int3, the linear that computes the logits is int8: of all linears it loses most.
     pub linear: Option<WeightFormat>,
     pub experts: Option<WeightFormat>,
     pub embedding: Option<WeightFormat>,

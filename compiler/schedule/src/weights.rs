@@ -9,15 +9,15 @@
 //! | router or Δ weight if linears are integers | 1, N, I, 16 | as stored, or f32 |
 //! | weights of experts \[E, N, I\] | E, N, I, 16 | experts |
 //! | embedding table \[V, D\] | 1, V, D, 1 | embedding |
-//! | embedding table that is also a linear's weight (tied), unless that is int4 | as that linear's | linear |
+//! | embedding table that is also a linear's weight (tied), unless that has 4 bits or fewer | as that linear's | linear |
 //! | norm weight, bias, D \[C\] | 1, C, 1, 16 | f32 |
 //! | convolution weight \[C, 1, K\] | 1, C, K, 16 | f32 |
 //! | A_log \[C, N\], as decay rates | 1, C, N, 16 | f32 |
 //!
 //! For GPU layouts see [`jambac_kernels::hopper::weight`].
 //!
-//! An embedding table of its own is floating-point. A tied table whose linear multiplies int4 is stored twice, because its rows lose
-//! too much for a lookup; on GPUs, which look up bf16 only, that of int8 as well.
+//! An embedding table of its own is floating-point. A tied table whose linear multiplies int4 or int3 is stored twice, because its rows
+//! lose too much for a lookup; on GPUs, which look up bf16 only, that of int8 as well.
 //!
 //! An integer weight is stored directly after its scales, which have the same parts.
 
@@ -123,7 +123,7 @@ impl Decisions for FormatRules {
         let is_copy = use_ == Use::Embedding && self.of_linears.contains(parameter);
         let named = self.formats.named.get(parameter).copied().filter(|_| !is_copy);
         let chosen = match chosen {
-            Some(WeightFormat::Int4) if use_ == Use::Linear && self.heads.contains(parameter) => {
+            Some(WeightFormat::Int4 | WeightFormat::Int3) if use_ == Use::Linear && self.heads.contains(parameter) => {
                 Some(WeightFormat::Int8)
             }
             other => other,

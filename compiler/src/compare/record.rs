@@ -37,7 +37,7 @@ pub(super) struct Key<'a> {
 
 impl Output {
     pub(super) fn key(&self) -> Key<'_> {
-        let is_format = |word: &&str| ["f32", "f16", "bf16", "int8", "int4"].contains(word);
+        let is_format = |word: &&str| ["f32", "f16", "bf16", "int8", "int4", "int3"].contains(word);
         Key {
             source: &self.source,
             kernel: self.symbol.split('_').filter(|word| !is_format(word)).collect(),

@@ -133,7 +133,7 @@ impl Compiler<'_> {
     /// The targets of this kind that get code.
     fn levels(&self, schedule: &Schedule) -> Vec<Target> {
         let vnni = Target::Cpu(CpuTarget::new(X86Level::V4Vnni));
-        let is_integer = |weight: &Weight| matches!(weight.format, WeightFormat::Int8 | WeightFormat::Int4);
+        let is_integer = |weight: &Weight| weight.format.is_integer();
         let is_default = manifest::targets(&manifest::DEFAULT_TARGETS).is_ok_and(|default| default == self.targets);
         let omits_vnni = is_default && !schedule.program.weights.iter().any(is_integer);
         let targets = self.targets.iter().filter(|target| target.kind() == self.kind);
@@ -217,8 +217,7 @@ pub fn optimize(entries: &mut Entries, fusion: &Fusion) -> Result<Vec<String>> {
 /// The unfused graphs of both entries without a checkpoint at hand: stored types are those of the checkpoint where its weights are
 /// there, otherwise f32 where the model file says so and bf16 elsewhere.
 pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) -> Result<Entries> {
-    let weights = ["model.safetensors", "model.safetensors.index.json"];
-    if model.checkpoint.is_file() || weights.iter().any(|name| model.checkpoint.join(name).is_file()) {
+    if model.has_weights() {
         let checkpoint = model.open_checkpoint()?;
         let parameters = jamba::bind(&checkpoint)?;
         return graphs(model, config, &|name| parameters.dtype(name), kind);
@@ -249,6 +248,11 @@ fn schedule_options(
 ) -> Result<jambac_schedule::Options> {
     let reads_f16 = |target: &Target| matches!(target, Target::Cpu(target) if target.has_f16c());
     let f16_native = targets.iter().filter(|target| target.kind() == kind).all(reads_f16);
+    if model.weights.auto {
+        bail!(
+            "weights.default: found auto, expected a format: `jambac build` and `jambac fit` choose formats for --memory"
+        );
+    }
     let linear = model.weights.default;
     let named = named(&model.weights.patterns, entries)?;
     let formats = Formats { linear, experts: model.weights.experts.or(linear), embedding: None, named, f16_native };

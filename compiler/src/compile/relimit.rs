@@ -49,6 +49,7 @@ pub fn model_of(plan: &Plan<'_>) -> Result<ModelFile> {
         build: Build { targets: manifest::targets(&targets)?, fusion: option("build.fusion")?.parse()? },
         weights: Weights {
             default: format("weights.default")?,
+            auto: false,
             experts: format("weights.experts")?,
             patterns: patterns.split_whitespace().map(str::parse).collect::<Result<_>>()?,
             calibrate: option("weights.calibrate").ok().map(Text::from),

@@ -15,11 +15,13 @@ use crate::manifest::{self, Build, ModelFile};
 const SEQUENCES: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Weight formats to compare, the most precise first: name, `weights.default`, `weights.experts`.
-const FORMATS: [(&str, Option<WeightFormat>, Option<WeightFormat>); 4] = [
+const FORMATS: [(&str, Option<WeightFormat>, Option<WeightFormat>); 6] = [
     ("as stored", None, None),
     ("int8", Some(WeightFormat::Int8), None),
     ("int8, experts int4", Some(WeightFormat::Int8), Some(WeightFormat::Int4)),
     ("int4", Some(WeightFormat::Int4), None),
+    ("int8, experts int3", Some(WeightFormat::Int8), Some(WeightFormat::Int3)),
+    ("int4, experts int3", Some(WeightFormat::Int4), Some(WeightFormat::Int3)),
 ];
 
 /// The memory of each format and number of sequences.
@@ -90,12 +92,7 @@ impl Matrix {
     /// The command that builds the best plan; `None` if none fits.
     pub fn command(&self, model: &ModelFile, path: &Path) -> Option<String> {
         let Best { row, context, sequences } = self.best()?;
-        let mut command = format!("jambac build {} -o {}.plan", path.display(), model.name);
-        if model.build.targets != Build::default().targets {
-            for target in manifest::by_preference(&model.build.targets) {
-                let _ = write!(command, " --target {}", target.name());
-            }
-        }
+        let mut command = build_command(model, path);
         for (option, format) in [("--weights", row.weights), ("--experts", row.experts)] {
             if let Some(format) = format {
                 let _ = write!(command, " {option} {}", format.name());
@@ -139,6 +136,17 @@ impl Matrix {
     }
 }
 
+/// `jambac build` of a model, with the targets that are not the default.
+pub fn build_command(model: &ModelFile, path: &Path) -> String {
+    let mut command = format!("jambac build {} -o {}.plan", path.display(), model.name);
+    if model.build.targets != Build::default().targets {
+        for target in manifest::by_preference(&model.build.targets) {
+            let _ = write!(command, " --target {}", target.name());
+        }
+    }
+    command
+}
+
 /// Three significant digits at least: `0.0123`, `7.31`, `127.4`.
 fn gigabytes(bytes: u64) -> String {
     let gigabytes = bytes as f64 / 1e9;
@@ -162,7 +170,10 @@ mod tests {
         let model = model("jamba-mini");
         let matrix = Matrix::new(&model, 80_000_000_000).unwrap();
         let names: Vec<&str> = matrix.rows.iter().map(|row| row.name).collect();
-        assert_eq!(names, ["as stored", "int8", "int8, experts int4", "int4"]);
+        assert_eq!(
+            names,
+            ["as stored", "int8", "int8, experts int4", "int4", "int8, experts int3", "int4, experts int3"]
+        );
         for row in &matrix.rows {
             assert!(row.bytes.is_sorted(), "{}", row.name);
         }
@@ -176,7 +187,7 @@ mod tests {
         );
         assert!(command.contains(&format!("--max-context {}", matrix.context)), "{command}");
         let table = matrix.table();
-        assert!(table.lines().count() == 6 && table.contains('(') && !table.contains(" \n"), "{table}");
+        assert!(table.lines().count() == 8 && table.contains('(') && !table.contains(" \n"), "{table}");
     }
 
     #[test]

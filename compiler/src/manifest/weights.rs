@@ -10,16 +10,38 @@ use serde::{Deserialize, Deserializer, de};
 use super::{parsed, weight_format};
 use crate::calibrate::Text;
 
+/// The word that stands for formats that are to be chosen.
+const AUTO: &str = "auto";
+
+/// The format of linear layers on a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linear {
+    /// Formats that fit a memory size.
+    Auto,
+    Format(WeightFormat),
+}
+
+impl FromStr for Linear {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Linear> {
+        if text == AUTO { Ok(Linear::Auto) } else { weight_format("weights.default", text).map(Linear::Format) }
+    }
+}
+
 /// Weight formats; `None` keeps the format that the checkpoint stores.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weights {
-    /// All linear layers. Of int4, the output projection to the vocabulary is int8.
+    /// All linear layers. Of int4 and int3, the output projection to the vocabulary is int8.
     pub default: Option<WeightFormat>,
+    /// The word auto in place of a default: formats with the least predicted loss for a memory size, which
+    /// [`precision::choose`](crate::precision::choose) replaces by patterns.
+    pub auto: bool,
     /// The experts alone.
     pub experts: Option<WeightFormat>,
     /// Formats of the parameters that match a pattern.
     pub patterns: Vec<ByPattern>,
-    /// The text with which integers are calibrated. `None` is none for the library; `jambac build` samples it for int4.
+    /// The text with which integers are calibrated. `None` is none for the library; `jambac build` samples it for int4 and int3.
     pub calibrate: Option<Text>,
 }
 
@@ -104,6 +126,7 @@ impl<'de> Deserialize<'de> for Weights {
                 let Value { key, weights } = self;
                 let value = String::deserialize(deserializer)?;
                 match key {
+                    "default" if value == AUTO => weights.auto = true,
                     "default" => weights.default = Some(parsed(weight_format("weights.default", &value))?),
                     "experts" => weights.experts = Some(parsed(weight_format("weights.experts", &value))?),
                     "calibrate" => weights.calibrate = Some(value.as_str().into()),

@@ -127,7 +127,11 @@ fn sizes(kind: EntryKind, chunk: u64, run: &OnCpu) -> Vec<Size> {
 fn share(kernel: &KernelRecord) -> f64 {
     let is_product = kernel.op.contains("linear") || kernel.op.contains("swiglu");
     match () {
-        () if is_product && ["_i8_", "_i4_", "_int8_", "_int4_"].iter().any(|name| kernel.symbol.contains(name)) => {
+        () if is_product
+            && ["_i8_", "_i4_", "_i3_", "_int8_", "_int4_", "_int3_"]
+                .iter()
+                .any(|name| kernel.symbol.contains(name)) =>
+        {
             INTEGERS
         }
         () if is_product || kernel.op == "attention" => FLOATS,

@@ -29,7 +29,7 @@ impl TensorMap {
             Elem::F32 => TensorElem::F32,
             Elem::I32 => TensorElem::I32,
             Elem::Bf16 | Elem::F16 => TensorElem::Bf16,
-            Elem::I8 | Elem::I4 | Elem::F8 => TensorElem::I8,
+            Elem::I8 | Elem::I4 | Elem::I3 | Elem::F8 => TensorElem::I8,
         }
     }
 

@@ -70,7 +70,7 @@ pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
 /// True if tokens can be looked up in a linear's weight of this format.
 pub fn looks_up(kind: TargetKind, format: WeightFormat) -> bool {
     match format {
-        WeightFormat::Int4 | WeightFormat::Fp8 => false,
+        WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8 => false,
         WeightFormat::Int8 => kind == TargetKind::Cpu,
         WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => true,
     }

@@ -4,14 +4,17 @@
 //! fp8:   w ≈ scale · q   scale = max |w| / 448 of 128 inputs (f32)                       q = the nearest E4M3 number
 //! int8:  w ≈ scale · q   scale = max |w| / 127 of the row (f32)                          q = round(w / scale) in −127 … 127
 //! int4:  w ≈ scale · q   scale = m / −8 of 32 inputs, m the largest in magnitude (bf16)  q = round(w / scale) in −8 … 7
+//! int3:  w ≈ scale · q   scale = m / −4 of 32 inputs, likewise                           q = round(w / scale) in −4 … 3
 //! ```
 //!
-//! Rounding is to nearest, ties to even. If a scale is 0, its integers are 0. With m / −8, the value of largest magnitude maps
-//! to −8 exactly, whatever its sign. A panel of `lanes` outputs contains
+//! Rounding is to nearest, ties to even. If a scale is 0, its integers are 0. With m / −8 and m / −4, the value of largest magnitude
+//! maps to −8 and −4 exactly, whatever its sign. A panel of `lanes` outputs contains
 //!
 //! ```text
 //! int8:  [K / 2][lanes][2] bytes: the inputs 2p and 2p + 1 of an output are adjacent
 //! int4:  [K / 4][lanes][2] bytes: byte (p, i, s) has input 4p + s in its low half, 4p + 2 + s in its high half
+//! int3:  [K / 32][3][lanes][2] words of 16 bits: word (g, w, i, s) has the inputs 32g + 10w + 2b + s for b = 0 … 4 in its bits
+//!        3b … 3b + 2, and bit w of input 32g + 30 + s in its highest bit
 //! fp8:   [k][lanes] bytes
 //! ```
 //!
@@ -20,7 +23,7 @@
 
 use crate::format::{ElementOrder, Layout, WeightFormat};
 
-/// Inputs per int4 scale; rows of integers are padded to a multiple of it.
+/// Inputs per scale of int4 and int3; rows of integers are padded to a multiple of it.
 pub const GROUP: usize = 32;
 
 /// Inputs per fp8 scale.
@@ -42,31 +45,40 @@ pub fn column(j: usize) -> usize {
 /// Largest int8 value.
 const INT8_MOST: f32 = 127.0;
 
-/// Smallest int4 value; the value of largest magnitude in a group maps to it.
-pub const INT4_LEAST: f32 = -8.0;
+/// Words of an output and a group of int3.
+const INT3_WORDS: usize = 3;
 
-/// Largest int4 value.
-pub const INT4_MOST: f32 = 7.0;
+/// Pairs of inputs whose integers lie in one word of int3.
+const INT3_PAIRS: usize = 5;
+
+/// The smallest and the largest integer of a format.
+///
+/// # Panics
+/// For formats without integers.
+pub fn range(format: WeightFormat) -> (f32, f32) {
+    match format {
+        WeightFormat::Int8 => (-INT8_MOST, INT8_MOST),
+        WeightFormat::Int4 => (-8.0, 7.0),
+        WeightFormat::Int3 => (-4.0, 3.0),
+        _ => panic!("{} has no integers", format.name()),
+    }
+}
 
 /// The int8 scale of a row.
 pub fn int8_scale(row: &[f32]) -> f32 {
     row.iter().fold(0.0, |most: f32, value| most.max(value.abs())) / INT8_MOST
 }
 
-/// The int4 scale of at most [`GROUP`] inputs, rounded to bf16.
-pub fn int4_scale(group: &[f32]) -> f32 {
+/// The scale of at most [`GROUP`] inputs in int4 or int3, rounded to bf16: the value of largest magnitude maps to the smallest integer.
+pub fn group_scale(format: WeightFormat, group: &[f32]) -> f32 {
     let largest = group.iter().fold(0.0, |most: f32, &value| if value.abs() > most.abs() { value } else { most });
-    half::bf16::from_f32(largest / INT4_LEAST).to_f32()
+    half::bf16::from_f32(largest / range(format).0).to_f32()
 }
 
-/// Quantizes a value to int8.
-pub fn int8(value: f32, scale: f32) -> i8 {
-    if scale == 0.0 { 0 } else { nearest((value / scale).clamp(-INT8_MOST, INT8_MOST)) as i8 }
-}
-
-/// Quantizes a value to int4.
-pub fn int4(value: f32, scale: f32) -> i8 {
-    if scale == 0.0 { 0 } else { nearest((value / scale).clamp(INT4_LEAST, INT4_MOST)) as i8 }
+/// Quantizes a value to an integer format.
+pub fn integer(format: WeightFormat, value: f32, scale: f32) -> i8 {
+    let (least, most) = range(format);
+    if scale == 0.0 { 0 } else { nearest((value / scale).clamp(least, most)) as i8 }
 }
 
 /// Rounds a value below 2²² in magnitude to the nearest integer, ties to even. At 1.5 · 2²³ the distance of floats is 1, so the
@@ -116,7 +128,7 @@ pub fn unscaled(format: WeightFormat, q: i8) -> f32 {
 /// Inputs of a row of `k` that share a scale.
 pub fn shared_inputs(format: WeightFormat, k: usize) -> usize {
     match format {
-        WeightFormat::Int4 => GROUP,
+        WeightFormat::Int4 | WeightFormat::Int3 => GROUP,
         WeightFormat::Fp8 => FP8_GROUP,
         _ => k,
     }
@@ -124,19 +136,15 @@ pub fn shared_inputs(format: WeightFormat, k: usize) -> usize {
 
 /// Quantizes a value to a format with scales.
 pub fn number(format: WeightFormat, value: f32, scale: f32) -> i8 {
-    match format {
-        WeightFormat::Int4 => int4(value, scale),
-        WeightFormat::Fp8 => fp8(value, scale),
-        _ => int8(value, scale),
-    }
+    if format == WeightFormat::Fp8 { fp8(value, scale) } else { integer(format, value, scale) }
 }
 
-/// The scales of a row: one for int8, one per group for int4 and fp8.
+/// The scales of a row: one for int8, one per group for the others.
 pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
-    let scale = match format {
-        WeightFormat::Int4 => int4_scale,
-        WeightFormat::Fp8 => fp8_scale,
-        _ => int8_scale,
+    let scale = |group: &[f32]| match format {
+        WeightFormat::Int4 | WeightFormat::Int3 => group_scale(format, group),
+        WeightFormat::Fp8 => fp8_scale(group),
+        _ => int8_scale(group),
     };
     row.chunks(shared_inputs(format, row.len())).map(scale).collect()
 }
@@ -157,10 +165,26 @@ pub fn place(format: WeightFormat, q: &[i8], lane: usize, lanes: usize, panel: &
                 let byte = &mut panel[(j / 4 * lanes + lane) * 2 + j % 2];
                 *byte |= (q as u8 & 0xf) << (if j % 4 < 2 { 0 } else { 4 });
             }
+            WeightFormat::Int3 => int3_bits(lane, lanes, j).into_iter().enumerate().for_each(|(bit, (byte, at))| {
+                panel[byte] |= (q as u8 >> bit & 1) << at;
+            }),
             WeightFormat::Fp8 => panel[j * lanes + lane] = q as u8,
             _ => panel[(j / 2 * lanes + lane) * 2 + j % 2] = q as u8,
         }
     }
+}
+
+/// The places of the three bits of an output and input of int3: the byte of a panel, and the bit in it.
+fn int3_bits(lane: usize, lanes: usize, j: usize) -> [(usize, usize); 3] {
+    let (group, pair, s) = (j / GROUP, j % GROUP / 2, j % 2);
+    let place = |word: usize, bit: usize| {
+        let word = ((group * INT3_WORDS + word) * lanes + lane) * 2 + s;
+        (2 * word + bit / 8, bit % 8)
+    };
+    [0, 1, 2].map(|bit| match (pair / INT3_PAIRS, pair % INT3_PAIRS) {
+        (INT3_WORDS.., _) => place(bit, 15),
+        (word, at) => place(word, 3 * at + bit),
+    })
 }
 
 /// Stores the integers of one output in a panel that is initialized with zeros, in the order of a layout.
@@ -181,6 +205,11 @@ pub fn integer_at(format: WeightFormat, panel: &[u8], lane: usize, lanes: usize,
             let byte = panel[(j / 4 * lanes + lane) * 2 + j % 2];
             ((if j % 4 < 2 { byte << 4 } else { byte }) as i8) >> 4
         }
+        WeightFormat::Int3 => {
+            let bits = int3_bits(lane, lanes, j).into_iter().enumerate();
+            let q = bits.fold(0, |q, (bit, (byte, at))| q | (panel[byte] >> at & 1) << bit);
+            ((q << 5) as i8) >> 5
+        }
         WeightFormat::Fp8 => panel[j * lanes + lane] as i8,
         _ => panel[(j / 2 * lanes + lane) * 2 + j % 2] as i8,
     }
@@ -190,14 +219,15 @@ pub fn integer_at(format: WeightFormat, panel: &[u8], lane: usize, lanes: usize,
 mod tests {
     use super::*;
 
-    const FORMATS: [WeightFormat; 2] = [WeightFormat::Int8, WeightFormat::Int4];
+    const FORMATS: [WeightFormat; 3] = [WeightFormat::Int8, WeightFormat::Int4, WeightFormat::Int3];
 
     #[test]
     fn rounding_is_to_nearest_and_to_even() {
         for value in (-2000..2000).map(|n| n as f32 / 8.0) {
             assert_eq!(nearest(value), value.round_ties_even(), "{value}");
         }
-        assert_eq!([int8(1e30, 1e-30), int8(-3.0, 1e-38), int4(1e30, 1e-30)], [127, -127, 7]);
+        let [int8, int4, int3] = FORMATS.map(|format| move |value, scale| integer(format, value, scale));
+        assert_eq!([int8(1e30, 1e-30), int8(-3.0, 1e-38), int4(1e30, 1e-30), int3(1e30, 1e-30)], [127, -127, 7, 3]);
     }
 
     #[test]
@@ -222,6 +252,8 @@ mod tests {
 
     #[test]
     fn integers_of_worked_rows() {
+        let [int8, int4, int3] = FORMATS.map(|format| move |value, scale| integer(format, value, scale));
+        let int4_scale = |group: &[f32]| group_scale(WeightFormat::Int4, group);
         let row8 = [0.5, -1.27, 0.015, 0.025, 0.0];
         assert_eq!(row8.map(|value| int8(value, int8_scale(&row8))), [50, -127, 2, 2, 0]); // 1.5 → 2 and 2.5 → 2
         let row4 = [2.0, -4.0, 4.5, 0.25, 3.75, -0.75];
@@ -230,6 +262,8 @@ mod tests {
         assert_eq!(row4.map(|value| int4(value, scale)), [4, -8, 7, 0, 7, -2]); // 0.5 → 0, 7.5 → 8 → 7, −1.5 → −2
         assert_eq!(int4_scale(&[1.0, 4.0]), -0.5);
         assert_eq!(int4(4.0, -0.5), -8);
+        assert_eq!(group_scale(WeightFormat::Int3, &[1.0, 4.0]), -1.0);
+        assert_eq!([4.0, 1.5, 0.5, -3.0].map(|value| int3(value, -1.0)), [-4, -2, 0, 3]);
         for format in FORMATS {
             let mut q = [1; 3];
             row(format, &[0.0; 3], &row_scales(format, &[0.0; 3]), &mut q);
@@ -246,8 +280,8 @@ mod tests {
             row(format, &values, &scales, &mut q);
             for (j, (&value, &q)) in values.iter().zip(&q).enumerate() {
                 let scale = scales[if scales.len() > 1 { j / GROUP } else { 0 }];
-                // +8 cannot be represented: it is clamped to 7.
-                let clamped = format == WeightFormat::Int4 && value / scale > 7.5;
+                // Minus the smallest integer cannot be represented: it is clamped.
+                let clamped = value / scale > range(format).1 + 0.5;
                 let most = scale.abs() * if clamped { 1.05 } else { 0.501 };
                 assert!((value - scale * f32::from(q)).abs() <= most, "{format:?} {j}: {value} as {q} · {scale}");
             }
@@ -258,7 +292,7 @@ mod tests {
     fn every_integer_has_its_place_in_the_panel() {
         let (lanes, k) = (16, 64);
         for format in FORMATS {
-            let most = if format == WeightFormat::Int4 { 8 } else { 127 };
+            let most = -range(format).0 as i32;
             let value = |lane: usize, j: usize| ((lane * k + j) as i32 % (2 * most) - most) as i8;
             let mut panel = vec![0; lanes * k * format.bits() as usize / 8];
             for lane in 0..lanes {
@@ -270,8 +304,10 @@ mod tests {
                     assert_eq!(integer_at(format, &panel, lane, lanes, j), value(lane, j), "{format:?} {lane} {j}");
                 }
             }
-            // By hand: output 3, input 6 is in pair 3 for int8; for int4 it is in quad 1, high half of the first byte.
+            // By hand: output 3, input 6 is in pair 3 for int8; for int4 it is in quad 1, high half of the first byte; for int3 in bits
+            // 9 to 11 of the first word.
             match format {
+                WeightFormat::Int3 => assert_eq!((panel[3 * 4 + 1] >> 1) as i8 & 7, value(3, 6) & 7),
                 WeightFormat::Int4 => assert_eq!((panel[(16 + 3) * 2] >> 4) as i8, value(3, 6) & 0xf),
                 _ => assert_eq!(panel[(3 * 16 + 3) * 2] as i8, value(3, 6)),
             }

@@ -107,7 +107,7 @@ pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
                 let scale = scale(of, part.init);
                 fill_each(&rows, layout, out, format, |_| scale);
             }
-            (_, WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Fp8) => {
+            (_, WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8) => {
                 fill_integers(&rows, layout, weight.format, scale(weight.format, part.init), out);
             }
             (_, format) => fill_each(&rows, layout, out, format, |index| rows.draw.value(index)),
@@ -117,14 +117,14 @@ pub fn fill_panels(weight: &Weight, seed: u64, first: u64, out: &mut [u8]) {
 
 /// The common scale of a parameter's synthetic integers. It depends only on the distribution, so an integer does not depend on
 /// other values. The integers are the draws of the floating-point formats, rounded to multiples of the scale; int4 values
-/// beyond 7 (0.1 % of a normal distribution) become 7.
+/// beyond 7 (0.1 % of a normal distribution) become 7, those of int3 beyond 3 become 3.
 pub fn scale(format: WeightFormat, init: Init) -> f32 {
     let most = match init {
         Init::Normal { mean, std } => mean.abs() + std * (SUM_MEAN as f32 * SUM_SCALE),
         Init::Uniform { low, high } => low.abs().max(high.abs()),
     };
     match format {
-        WeightFormat::Int4 => quantize::int4_scale(&[-most]),
+        WeightFormat::Int4 | WeightFormat::Int3 => quantize::group_scale(format, &[-most]),
         WeightFormat::Fp8 => quantize::fp8_scale(&[most]),
         _ => quantize::int8_scale(&[most]),
     }

@@ -76,7 +76,7 @@ pub fn fill(case: &Case, operands: &[Operand], operand: &Operand) -> Option<Fill
         match elem {
             Elem::F32 | Elem::I32 => bytes.to_vec(),
             Elem::Bf16 | Elem::F16 => bytes[2..].to_vec(),
-            Elem::I8 | Elem::I4 | Elem::F8 => bytes[3..].to_vec(),
+            Elem::I8 | Elem::I4 | Elem::I3 | Elem::F8 => bytes[3..].to_vec(),
         }
     });
     Some(Filled::Array(values.take(n).collect()))

@@ -211,7 +211,7 @@ fn encoded(map: &TensorMap, address: u64, n: usize) -> [u8; 128] {
         Elem::F32 => ptxsim::Element::F32,
         Elem::I32 => ptxsim::Element::I32,
         Elem::F16 => ptxsim::Element::F16,
-        Elem::I8 | Elem::I4 | Elem::F8 => ptxsim::Element::U8,
+        Elem::I8 | Elem::I4 | Elem::I3 | Elem::F8 => ptxsim::Element::U8,
     };
     let swizzle = match map.swizzle {
         Swizzle::None => ptxsim::Swizzle::None,

@@ -66,7 +66,7 @@ pub fn stored(elem: Elem, values: &[f32]) -> Vec<f32> {
         Elem::F32 => DType::F32,
         Elem::Bf16 => DType::Bf16,
         Elem::F16 => DType::F16,
-        Elem::I32 | Elem::I8 | Elem::I4 | Elem::F8 => panic!("{} is no floating-point type", elem.name()),
+        Elem::I32 | Elem::I8 | Elem::I4 | Elem::I3 | Elem::F8 => panic!("{} is no floating-point type", elem.name()),
     };
     values.iter().map(|&x| round_to(dtype, x)).collect()
 }

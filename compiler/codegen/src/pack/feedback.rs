@@ -17,7 +17,7 @@
 use std::ops::Range;
 
 use jamba_plan::format::WeightFormat;
-use jamba_plan::quantize::{self, GROUP, INT4_LEAST, INT4_MOST};
+use jamba_plan::quantize::{self, GROUP};
 
 /// Inputs that compensate each other's errors.
 pub const BLOCK: usize = 128;
@@ -29,7 +29,11 @@ const DAMPING: f64 = 0.01;
 const ROUNDS: usize = 3;
 
 /// Scales that are tried for a group of int4, relative to the scale that maps the largest value to −8.
-const SCALES: [f32; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, -1.14, -1.06, -0.98];
+const INT4_SCALES: [f32; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, -1.14, -1.06, -0.98];
+
+/// The same for int3, relative to the scale that maps the largest value to −4: the largest becomes −4 or 3. Smaller scales, which clip it,
+/// lower the error that is minimized here but raise the divergence.
+const INT3_SCALES: [f32; 2] = [1.0, -1.33];
 
 /// Second moments of the inputs of a matrix, in blocks on the diagonal.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,7 +152,7 @@ impl Feedback {
     /// Quantizes a row of `k` values. Replaces `scales` by the scales of the row and fills `q`.
     pub(crate) fn row(&self, format: WeightFormat, row: &[f32], scales: &mut Vec<f32>, q: &mut [i8]) {
         scales.clear();
-        if format != WeightFormat::Int4 {
+        if format == WeightFormat::Int8 {
             scales.extend(quantize::row_scales(format, row));
         }
         for block in 0..self.k.div_ceil(BLOCK) {
@@ -162,7 +166,7 @@ impl Feedback {
         let n = row.len();
         let factor = &self.factors[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
         let damped = &self.damped[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
-        let is_int4 = format == WeightFormat::Int4;
+        let has_groups = format != WeightFormat::Int8;
         // The scale of each column.
         let mut steps = [0.0; BLOCK];
         let mut w = [0.0; BLOCK];
@@ -170,12 +174,12 @@ impl Feedback {
 
         // Error feedback.
         for j in 0..n {
-            if is_int4 && j.is_multiple_of(GROUP) {
+            if has_groups && j.is_multiple_of(GROUP) {
                 let group = j..n.min(j + GROUP);
                 let importance = |l: usize| factor[l * BLOCK + l].powi(-2);
-                scales.push(int4_scale(&w[group.clone()], |l| importance(j + l)));
+                scales.push(group_scale(format, &w[group.clone()], |l| importance(j + l)));
             }
-            let scale = if is_int4 { scales[scales.len() - 1] } else { scales[0] };
+            let scale = if has_groups { scales[scales.len() - 1] } else { scales[0] };
             steps[j] = scale;
             q[j] = quantize::number(format, w[j], scale);
             let u = &factor[j * BLOCK..][..n];
@@ -205,8 +209,8 @@ impl Feedback {
 }
 
 /// The scale of a group with the least error, where the error of input `l` counts `importance(l)`.
-fn int4_scale(group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
-    let largest = quantize::int4_scale(group);
+fn group_scale(format: WeightFormat, group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
+    let largest = quantize::group_scale(format, group);
     if largest == 0.0 {
         return 0.0;
     }
@@ -214,18 +218,19 @@ fn int4_scale(group: &[f32], importance: impl Fn(usize) -> f32) -> f32 {
     let (mut w, mut counts) = ([0.0; GROUP], [0.0; GROUP]);
     w[..group.len()].copy_from_slice(group);
     counts.iter_mut().enumerate().take(group.len()).for_each(|(l, count)| *count = importance(l));
+    let (least, most) = quantize::range(format);
     let error = |scale: f32| -> f32 {
         let inverse = 1.0 / scale;
         let mut errors = [0.0; GROUP];
         for ((error, &w), &count) in errors.iter_mut().zip(&w).zip(&counts) {
-            let rest = w - scale * quantize::nearest((w * inverse).clamp(INT4_LEAST, INT4_MOST));
+            let rest = w - scale * quantize::nearest((w * inverse).clamp(least, most));
             *error = count * rest * rest;
         }
         errors.iter().sum()
     };
-    let candidates = SCALES.map(|factor| half::bf16::from_f32(largest * factor).to_f32());
-    let mut best = (f32::INFINITY, candidates[0]);
-    for scale in candidates {
+    let factors: &[f32] = if format == WeightFormat::Int3 { &INT3_SCALES } else { &INT4_SCALES };
+    let mut best = (f32::INFINITY, largest);
+    for scale in factors.iter().map(|factor| half::bf16::from_f32(largest * factor).to_f32()) {
         let error = error(scale);
         if error < best.0 {
             best = (error, scale);
@@ -317,9 +322,12 @@ mod tests {
     /// Errors of new inputs fall, also where the last block and the last group are partial.
     #[test]
     fn errors_compensate_each_other() {
-        for (format, k, most) in
-            [(WeightFormat::Int4, 300, 0.4), (WeightFormat::Int8, 300, 0.4), (WeightFormat::Int4, 70, 0.4)]
-        {
+        for (format, k, most) in [
+            (WeightFormat::Int4, 300, 0.4),
+            (WeightFormat::Int8, 300, 0.4),
+            (WeightFormat::Int4, 70, 0.4),
+            (WeightFormat::Int3, 300, 0.4),
+        ] {
             let mut moments = Moments::new(k);
             moments.add(&correlated(2000, k, 1), k);
             assert_eq!(moments.n_rows(), 2000);

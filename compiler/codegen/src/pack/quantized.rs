@@ -109,10 +109,7 @@ impl Rows {
             let message = format!("row {row}, column {column} is {}, expected a finite number", self.values[at]);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        let moments = match weight.format {
-            WeightFormat::Int8 | WeightFormat::Int4 => source.moments(run.parameter, run.group),
-            _ => None,
-        };
+        let moments = if weight.format.is_integer() { source.moments(run.parameter, run.group) } else { None };
         let feedback = moments.map(|moments| self.feedback_of(moments, run.group));
         let rows = self.values.chunks_exact(k).zip(self.q.chunks_exact_mut(k));
         match feedback.and_then(|at| self.feedback[at].1.as_ref()) {

@@ -143,7 +143,7 @@ impl ParameterSource for Wavy {
 fn integers_and_scales_lie_where_kernels_read_them() {
     const LANES: usize = 16;
     let k = 70;
-    for format in [WeightFormat::Int8, WeightFormat::Int4] {
+    for format in [WeightFormat::Int8, WeightFormat::Int4, WeightFormat::Int3] {
         let parts = [("a", 0, 21), ("bb", 0, 9)];
         let weight = weight(&parts, PartOrder::Stacked, 3, k, LANES as u64, format);
         let source = Wavy { k };
@@ -169,8 +169,9 @@ fn integers_and_scales_lie_where_kernels_read_them() {
                         continue;
                     }
                     let (value, scale) = (source.value(&part.parameter, group, i, j as u64), scale(panel, lane, j));
-                    // +8 cannot be represented and is clamped to 7: such a value is off by a whole scale.
-                    let most = if q == 7.0 { 1.05 } else { 0.501 } * scale.abs();
+                    // Minus the smallest integer cannot be represented and is clamped: such a value is off by a whole scale.
+                    let is_clamped = format != WeightFormat::Int8 && q == quantize::range(format).1;
+                    let most = if is_clamped { 1.05 } else { 0.501 } * scale.abs();
                     assert!((value - q * scale).abs() <= most, "{format:?} {i} {j}: {value} as {q} · {scale}");
                 }
             }

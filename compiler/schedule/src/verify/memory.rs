@@ -66,6 +66,7 @@ fn stored_bytes(weight: &Weight) -> u64 {
         WeightFormat::Bf16 | WeightFormat::F16 => rows * k * 2,
         WeightFormat::Int8 => rows * k.next_multiple_of(GROUP as u64),
         WeightFormat::Int4 => rows * k.next_multiple_of(GROUP as u64) / 2,
+        WeightFormat::Int3 => rows * k.next_multiple_of(GROUP as u64) * 3 / 8,
         WeightFormat::Fp8 => rows * k,
     }
 }

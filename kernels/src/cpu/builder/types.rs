@@ -89,8 +89,8 @@ impl From<Elem> for Num {
             Elem::Bf16 => Num::Bf16,
             Elem::F16 => Num::F16,
             Elem::I32 => Num::I32,
-            // Nibbles and E4M3 numbers are read as bytes.
-            Elem::I8 | Elem::I4 | Elem::F8 => Num::I8,
+            // Smaller integers and E4M3 numbers are read as bytes.
+            Elem::I8 | Elem::I4 | Elem::I3 | Elem::F8 => Num::I8,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! `aarch64` four inputs of four outputs each, multiplied with four h and with four l (sdot); with int8 matrix instructions
 //! eight inputs of two outputs each, multiplied with eight h and eight l at once (smmla).
 
-use super::weights::{Integers, LINE};
+use super::weights::{INT3_PAIRS, INT3_WORDS, Integers, int3_last_pair, int3_pair};
 use crate::cpu::builder::{Buffer, Builder, Num, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::ArmLevel;
@@ -56,21 +56,27 @@ struct Octet {
 }
 
 impl Octets<'_, '_> {
-    /// Lines of an octet in a panel.
-    fn lines(&self) -> usize {
-        OCTET / self.weights.line_inputs().min(OCTET)
+    /// Chunks that hold whole octets of a panel.
+    fn chunks(&self) -> usize {
+        OCTET / self.weights.chunk_inputs().min(OCTET)
+    }
+
+    /// Octets in these chunks.
+    fn octets(&self) -> usize {
+        self.chunks() * self.weights.chunk_inputs() / OCTET
     }
 
     fn zeros(&self, n: usize) -> Vec<Value> {
         vec![self.b.splat_i32(0, LANES_OF_I32); n]
     }
 
-    /// The octet at a byte of the panels.
-    fn load(&self, at: Value) -> Octet {
+    /// Octet `octet` of the chunks at a byte of the panels.
+    fn load(&self, at: Value, octet: usize) -> Octet {
         let load = |register: usize| self.b.load_vector(self.weights.panels, at + LANES * register, LANES);
         // Two inputs of eight outputs in each register.
         let pairs: Vec<[Value; 2]> = match self.weights.format {
             Elem::I8 => (0..4).map(|pair| [load(2 * pair), load(2 * pair + 1)]).collect(),
+            Elem::I3 => (0..4).map(|pair| self.int3_pair(at, 4 * octet + pair)).collect(),
             _ => {
                 let nibbles =
                     |[x, y]: [Value; 2]| [[x, y].map(|x| (x << 4).shr_signed(4)), [x, y].map(|x| x.shr_signed(4))];
@@ -86,6 +92,23 @@ impl Octets<'_, '_> {
             ArmLevel::I8mm => first.iter().zip(&second).flat_map(|(&x, &y)| zip(x, y, Num::I32)).collect(),
         };
         Octet { registers, quads: [first, second].concat() }
+    }
+
+    /// A pair of inputs of the chunk of int3 at a byte of the panels, eight outputs in each register.
+    fn int3_pair(&self, at: Value, pair: usize) -> [Value; 2] {
+        let words = |word: usize| self.weights.int3_words(self.b, at, word);
+        let registers: Vec<Value> = match pair / INT3_PAIRS {
+            INT3_WORDS.. => {
+                let [low, middle, high] = [0, 1, 2].map(words);
+                (0..low.len()).map(|at| int3_last_pair([low[at], middle[at], high[at]])).collect()
+            }
+            word => words(word).into_iter().map(|word| int3_pair(word, pair % INT3_PAIRS)).collect(),
+        };
+        let low_bytes: Vec<usize> = (0..LANES).map(|byte| 2 * byte).collect();
+        [0, 2].map(|first| {
+            let [x, y] = [first, first + 1].map(|at| registers[at].reinterpret(Num::I8));
+            x.shuffle(y, &low_bytes)
+        })
     }
 
     /// Adds the products of a row's octet with the panel's register of a number.
@@ -135,21 +158,25 @@ impl Octets<'_, '_> {
     ) -> Vec<Value> {
         let (b, weights) = (self.b, self.weights);
         let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(panel)).collect();
-        let lines = weights.group_lines(group);
+        let chunks = weights.group_chunks(group);
         let n_sums = rows.len() * panels.len() * SUMS;
         let zeros = self.zeros(n_sums + panels.len() * OUTPUTS);
-        let sums = b.for_range(lines.start, lines.end, self.lines(), zeros, |line, mut sums| {
-            let octet = (line - lines.start) / self.lines();
-            let x: Vec<Value> = rows.iter().map(|&row| x(row, octet)).collect();
+        let sums = b.for_range(chunks.start, chunks.end, self.chunks(), zeros, |chunk, mut sums| {
+            let first_octet = (chunk - chunks.start) / self.chunks() * self.octets();
+            let places: Vec<Value> = starts.iter().map(|&start| start + chunk * weights.chunk_bytes()).collect();
+            for (&place, chunk) in places.iter().flat_map(|place| (0..self.chunks()).map(move |chunk| (place, chunk))) {
+                weights.prefetch(b, place + (AHEAD + chunk * weights.chunk_bytes()));
+            }
             let (sums_of_rows, sums_of_weights) = sums.split_at_mut(n_sums);
-            for (p, &start) in starts.iter().enumerate() {
-                let at = start + line * LINE;
-                (0..self.lines()).for_each(|line| b.prefetch(weights.panels, at + (AHEAD + line * LINE)));
-                let octet = self.load(at);
-                self.add_weights(&octet, &mut sums_of_weights[p * OUTPUTS..][..OUTPUTS]);
-                for (number, &weights) in octet.registers.iter().enumerate() {
-                    for (&x, sums) in x.iter().zip(sums_of_rows.chunks_exact_mut(panels.len() * SUMS)) {
-                        self.add(x, number, weights, &mut sums[p * SUMS..][..SUMS]);
+            for octet in 0..self.octets() {
+                let x: Vec<Value> = rows.iter().map(|&row| x(row, first_octet + octet)).collect();
+                for (p, &place) in places.iter().enumerate() {
+                    let octet = self.load(place, octet);
+                    self.add_weights(&octet, &mut sums_of_weights[p * OUTPUTS..][..OUTPUTS]);
+                    for (number, &weights) in octet.registers.iter().enumerate() {
+                        for (&x, sums) in x.iter().zip(sums_of_rows.chunks_exact_mut(panels.len() * SUMS)) {
+                            self.add(x, number, weights, &mut sums[p * SUMS..][..SUMS]);
+                        }
                     }
                 }
             }
@@ -168,18 +195,21 @@ impl Octets<'_, '_> {
     /// Unpacks a group of the panel with a number; returns its octets.
     pub(super) fn unpack(&self, panel: Value, group: Value, unpacked: Buffer) -> Value {
         let (b, weights) = (self.b, self.weights);
-        let (start, lines) = (weights.panel(panel), weights.group_lines(group));
-        let sums = b.for_range(lines.start, lines.end, self.lines(), self.zeros(OUTPUTS), |line, mut sums| {
-            let octet = self.load(start + line * LINE);
-            self.add_weights(&octet, &mut sums);
-            let row = (line - lines.start) / self.lines() + 1;
-            for (register, weights) in octet.registers.iter().enumerate() {
-                b.store(weights.reinterpret(Num::I32), unpacked, (row, LANES_OF_I32 * register));
+        let (start, chunks) = (weights.panel(panel), weights.group_chunks(group));
+        let sums = b.for_range(chunks.start, chunks.end, self.chunks(), self.zeros(OUTPUTS), |chunk, mut sums| {
+            let first_row = (chunk - chunks.start) / self.chunks() * self.octets() + 1;
+            for octet in 0..self.octets() {
+                let row = first_row + octet;
+                let octet = self.load(start + chunk * weights.chunk_bytes(), octet);
+                self.add_weights(&octet, &mut sums);
+                for (register, weights) in octet.registers.iter().enumerate() {
+                    b.store(weights.reinterpret(Num::I32), unpacked, (row, LANES_OF_I32 * register));
+                }
             }
             sums
         });
         sums.iter().enumerate().for_each(|(register, &sum)| b.store(sum, unpacked, (0, LANES_OF_I32 * register)));
-        lines.count() / self.lines()
+        chunks.count() / self.chunks() * self.octets()
     }
 
     /// Integer sums of a group for rows, from the unpacked weights, indexed by row and register of outputs.

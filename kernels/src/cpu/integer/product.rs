@@ -14,7 +14,7 @@
 use super::activation_group;
 use super::bytes::{OCTET, Octets};
 use super::quantize::Rows;
-use super::weights::{HALVES, Integers, LINE, lanes};
+use super::weights::{Integers, lanes};
 use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::cpu::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::{Elem, LANES};
@@ -161,21 +161,20 @@ impl<'m> Panels<'_, 'm> {
             return octets.stream_group(rows, &panels, group, &|row, octet| self.load_octet([group, row], octet));
         }
         let starts: Vec<Value> = panels.iter().map(|&panel| weights.panel(self.first + panel)).collect();
-        let group_lines = weights.group_lines(group);
+        let chunks = weights.group_chunks(group);
         let zeros = vec![b.splat_i32(0, self.lanes()); rows.len() * panels.len() * registers];
-        b.for_range(group_lines.start, group_lines.end, 1, zeros, |line, mut integers| {
-            let lines: Vec<Value> = starts.iter().map(|&start| start + line * LINE).collect();
+        b.for_range(chunks.start, chunks.end, 1, zeros, |chunk, mut integers| {
+            let places: Vec<Value> = starts.iter().map(|&start| start + chunk * weights.chunk_bytes()).collect();
             if panels.len() <= 2 {
-                lines.iter().for_each(|&line| b.prefetch(weights.panels, line + AHEAD));
+                places.iter().for_each(|&place| weights.prefetch(b, place + AHEAD));
             }
-            let first_pair = (line - group_lines.start) * weights.line_pairs();
-            let in_half = weights.line_pairs() / HALVES;
-            for half in 0..HALVES {
-                let pair = |p: usize| first_pair + (half * in_half + p);
-                let load = |&row: &Value| (0..in_half).map(|p| self.load_pair([group, row, pair(p)])).collect();
+            let first_pair = (chunk - chunks.start) * weights.chunk_pairs();
+            for (part, pairs) in weights.parts().into_iter().enumerate() {
+                let load =
+                    |&row: &Value| pairs.clone().map(|pair| self.load_pair([group, row, first_pair + pair])).collect();
                 let x: Vec<Vec<Value>> = rows.iter().map(load).collect();
-                for (p, &line) in lines.iter().enumerate() {
-                    let pairs = weights.load_half(b, line, half);
+                for (p, &place) in places.iter().enumerate() {
+                    let pairs = weights.load_part(b, place, part);
                     for (x, integers) in x.iter().zip(integers.chunks_exact_mut(panels.len() * registers)) {
                         let integers = &mut integers[p * registers..][..registers];
                         x.iter().zip(&pairs).for_each(|(&x, weights)| madd(b, x, weights, integers));
@@ -215,19 +214,20 @@ impl<'m> Panels<'_, 'm> {
         if let Some(octets) = self.octets() {
             return octets.unpack(panel, group, self.unpacked);
         }
-        let lines = weights.group_lines(group);
+        let chunks = weights.group_chunks(group);
         let panel = weights.panel(panel);
-        b.for_each_in(lines, |line| {
-            let at = panel + line * LINE;
-            let first_pair = (line - lines.start) * weights.line_pairs();
-            for (pair, registers) in weights.load_line(b, at).into_iter().enumerate() {
+        b.for_each_in(chunks, |chunk| {
+            let at = panel + chunk * weights.chunk_bytes();
+            let first_pair = (chunk - chunks.start) * weights.chunk_pairs();
+            let parts = (0..weights.parts().len()).flat_map(|part| weights.load_part(b, at, part));
+            for (pair, registers) in parts.enumerate() {
                 for (register, weights) in registers.into_iter().enumerate() {
                     let lane = b.index(2 * register * self.lanes());
                     b.store(weights, self.unpacked, (first_pair + pair, lane));
                 }
             }
         });
-        lines.count() * weights.line_pairs()
+        chunks.count() * weights.chunk_pairs()
     }
 
     /// Integer sums of a group from the unpacked weights, indexed by row and register of lanes.
@@ -322,7 +322,7 @@ fn rows_in_stream(target: CpuTarget) -> usize {
 /// of a single stream with prefetches, although with 16 registers half of the integer sums spill to the stack.
 const STREAMS: usize = 8;
 
-/// Units side by side for a number of streamed rows. Unpacking int4 already saturates a core: two streams side by side,
+/// Units side by side for a number of streamed rows. Unpacking int4 and int3 already saturates a core: two streams side by side,
 /// whose sums spill, ran at 0.85 times the speed of one.
 fn units_in_stream(target: CpuTarget, format: Elem, rows: usize, unit: usize) -> usize {
     let streams = match (target, format) {

@@ -5,18 +5,21 @@ use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
-/// Bytes of a cache line, which holds whole pairs of inputs of a panel in both formats.
-pub(super) const LINE: usize = 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
-/// Halves of a line: each has one byte of each of a panel's outputs, twice.
-pub(super) const HALVES: usize = LINE / (2 * LANES);
+/// Words that hold a group of int3, of each output and each of a pair's inputs.
+pub(super) const INT3_WORDS: usize = 3;
+
+/// Pairs of inputs in a word of int3.
+pub(super) const INT3_PAIRS: usize = 5;
 
 /// Packed weights with their scales.
 #[derive(Clone, Copy)]
 pub(crate) struct Integers {
     /// Inputs.
     pub(super) k: usize,
-    /// I8 or I4.
+    /// I8, I4 or I3.
     pub(super) format: Elem,
     pub(super) panels: Buffer,
     /// The panels' scales.
@@ -26,7 +29,7 @@ pub(crate) struct Integers {
 impl Integers {
     /// The slots `weight` and `scales` of a kernel, if the format is an integer format.
     pub(in crate::cpu) fn of(b: &Builder, format: Elem, k: usize) -> Option<Integers> {
-        let is_integer = matches!(format, Elem::I8 | Elem::I4);
+        let is_integer = matches!(format, Elem::I8 | Elem::I4 | Elem::I3);
         is_integer.then(|| Integers { k, format, panels: b.buffer("weight"), scales: b.buffer("scales") })
     }
 
@@ -35,17 +38,39 @@ impl Integers {
         padded_inputs(self.k).div_ceil(activation_group(self.format))
     }
 
-    /// Lines of a group within its panel; the last group may be shorter.
-    pub(super) fn group_lines(&self, group: Value) -> Range {
-        let (lines, in_group) = (self.panel_bytes() / LINE, activation_group(self.format) / self.line_inputs());
+    /// Chunks of a group within its panel; the last group may be shorter.
+    pub(super) fn group_chunks(&self, group: Value) -> Range {
+        let (chunks, in_group) =
+            (self.panel_bytes() / self.chunk_bytes(), activation_group(self.format) / self.chunk_inputs());
         let start = group * in_group;
         let end = start + in_group;
-        Range { start, end: if lines.is_multiple_of(in_group) { end } else { end.min(lines) } }
+        Range { start, end: if chunks.is_multiple_of(in_group) { end } else { end.min(chunks) } }
     }
 
-    /// Pairs of inputs per line.
-    pub(super) fn line_pairs(&self) -> usize {
-        self.line_inputs() / 2
+    /// Bytes of a chunk: whole lines that hold whole pairs of inputs of a panel.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        if self.format == Elem::I3 { INT3_WORDS * LINE } else { LINE }
+    }
+
+    /// Pairs of inputs per chunk.
+    pub(super) fn chunk_pairs(&self) -> usize {
+        self.chunk_inputs() / 2
+    }
+
+    /// The pairs of each part of a chunk. A part is loaded into few registers.
+    pub(super) fn parts(&self) -> Vec<std::ops::Range<usize>> {
+        match self.format {
+            Elem::I8 => vec![0..1, 1..2],
+            Elem::I4 => vec![0..2, 2..4],
+            _ => {
+                (0..self.chunk_pairs()).step_by(INT3_PAIRS).map(|p| p..self.chunk_pairs().min(p + INT3_PAIRS)).collect()
+            }
+        }
+    }
+
+    /// Prefetches the chunk at a byte of the panels.
+    pub(super) fn prefetch(&self, b: &Builder, at: Value) {
+        (0..self.chunk_bytes()).step_by(LINE).for_each(|line| b.prefetch(self.panels, at + line));
     }
 
     /// Byte offset of a panel.
@@ -53,18 +78,24 @@ impl Integers {
         panel * self.panel_bytes()
     }
 
-    /// The weights of the line at byte `line`, indexed by pair of inputs and register of outputs.
-    pub(super) fn load_line(&self, b: &Builder, line: Value) -> Vec<Vec<Value>> {
-        (0..HALVES).flat_map(|half| self.load_half(b, line, half)).collect()
-    }
-
-    /// The same for half a line.
-    pub(super) fn load_half(&self, b: &Builder, line: Value, half: usize) -> Vec<Vec<Value>> {
+    /// The weights of part `part` of the chunk at byte `chunk`, indexed by pair of inputs and register of outputs.
+    pub(super) fn load_part(&self, b: &Builder, chunk: Value, part: usize) -> Vec<Vec<Value>> {
+        let in_register = 2 * lanes(b.target());
+        let registers = (0..2 * LANES).step_by(in_register);
+        if self.format == Elem::I3 {
+            let words = |word: usize| self.int3_words(b, chunk, word);
+            if part < INT3_WORDS {
+                let words = words(part);
+                return (0..INT3_PAIRS).map(|pair| words.iter().map(|&word| int3_pair(word, pair)).collect()).collect();
+            }
+            let [low, middle, high] = [0, 1, 2].map(words);
+            return vec![(0..low.len()).map(|at| int3_last_pair([low[at], middle[at], high[at]])).collect()];
+        }
         let load = |register: usize| {
-            let at = line + (2 * LANES * half + register);
-            b.load_vector(self.panels, at, 2 * lanes(b.target())).to_i16()
+            let at = chunk + (2 * LANES * part + register);
+            b.load_vector(self.panels, at, in_register).to_i16()
         };
-        let bytes: Vec<Value> = (0..2 * LANES).step_by(2 * lanes(b.target())).map(load).collect();
+        let bytes: Vec<Value> = registers.map(load).collect();
         if self.format == Elem::I8 {
             return vec![bytes];
         }
@@ -73,9 +104,16 @@ impl Integers {
         vec![low, high]
     }
 
+    /// Word `word` of the chunk of int3 at byte `chunk`, per register of outputs.
+    pub(super) fn int3_words(&self, b: &Builder, chunk: Value, word: usize) -> Vec<Value> {
+        let bytes = b.target().vector_bytes();
+        let load = |at: usize| b.load_vector(self.panels, chunk + (LINE * word + at), bytes).reinterpret(Num::I16);
+        (0..LINE).step_by(bytes).map(load).collect()
+    }
+
     /// Factors of a group's integer sums, per register of a panel's lanes; `None` means 1.
     pub(super) fn group_scales(&self, b: &Builder, panel: Value, group: Value) -> Option<Vec<Value>> {
-        (self.format == Elem::I4).then(|| {
+        (self.format != Elem::I8).then(|| {
             let first = (panel * (padded_inputs(self.k) / GROUP) + group) * LANES;
             let registers = (0..LANES).step_by(lanes(b.target()));
             registers.map(|lane| b.load_vector(self.scales, first + lane, lanes(b.target())).to_f32()).collect()
@@ -90,14 +128,25 @@ impl Integers {
         }
     }
 
-    /// Inputs of a panel per line.
-    pub(super) fn line_inputs(&self) -> usize {
-        8 * LINE / self.format.bits() / LANES
+    /// Inputs of a panel per chunk.
+    pub(super) fn chunk_inputs(&self) -> usize {
+        8 * self.chunk_bytes() / self.format.bits() / LANES
     }
 
     fn panel_bytes(&self) -> usize {
         LANES * padded_inputs(self.k) * self.format.bits() / 8
     }
+}
+
+/// Pair `pair` of a word of int3.
+pub(super) fn int3_pair(word: Value, pair: usize) -> Value {
+    (word << (13 - 3 * pair)).shr_signed(13)
+}
+
+/// The pair of which each word has a bit.
+pub(super) fn int3_last_pair([low, middle, high]: [Value; INT3_WORDS]) -> Value {
+    let [low, middle, high] = [low, middle, high].map(|word| word.shr_signed(15));
+    (high << 2) | (middle & 2) | (low & 1)
 }
 
 /// i32 lanes per vector register.

@@ -105,13 +105,13 @@ impl Layout {
                 || multiple == 0
                 || !multiple.is_multiple_of(self.lanes)
                 || (format == WeightFormat::Int8 && !stride.is_multiple_of(COLUMN_GROUP as u64))
-                || matches!(format, WeightFormat::Int4 | WeightFormat::Fp8))
+                || matches!(format, WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8))
         {
             return None;
         }
         let rows = self.n.checked_next_multiple_of(self.multiple())?;
         let elements = self.groups.checked_mul(rows)?.checked_mul(self.stored_inputs(format)?)?;
-        Some(elements.checked_mul(format.bits())? / 8) // both nibbles of a byte are stored: k is even
+        Some(elements.checked_mul(format.bits())? / 8) // integers of fewer than 8 bits fill whole bytes: k is a multiple of 32
     }
 
     /// Bytes per panel, for a layout whose total length does not overflow.

@@ -22,6 +22,8 @@ pub enum Elem {
     I4,
     /// E4M3 weights, with one scale per output and 128 inputs.
     F8,
+    /// Integer weights, −4 … 3, with one scale per output and group of inputs.
+    I3,
 }
 
 impl From<WeightFormat> for Elem {
@@ -33,6 +35,7 @@ impl From<WeightFormat> for Elem {
             WeightFormat::Int8 => Elem::I8,
             WeightFormat::Int4 => Elem::I4,
             WeightFormat::Fp8 => Elem::F8,
+            WeightFormat::Int3 => Elem::I3,
         }
     }
 }
@@ -45,6 +48,7 @@ impl Elem {
             Elem::Bf16 | Elem::F16 => 16,
             Elem::I8 | Elem::F8 => 8,
             Elem::I4 => 4,
+            Elem::I3 => 3,
         }
     }
 
@@ -68,6 +72,7 @@ impl Elem {
             Elem::I8 => "i8",
             Elem::I4 => "i4",
             Elem::F8 => "f8",
+            Elem::I3 => "i3",
         }
     }
 
@@ -80,6 +85,7 @@ impl Elem {
             Elem::I8 => Some(WeightFormat::Int8),
             Elem::I4 => Some(WeightFormat::Int4),
             Elem::F8 => Some(WeightFormat::Fp8),
+            Elem::I3 => Some(WeightFormat::Int3),
             Elem::I32 => None,
         }
     }

@@ -100,6 +100,8 @@ pub enum WeightFormat {
     Int4,
     /// E4M3 numbers, with one f32 scale per 128 inputs of an output.
     Fp8,
+    /// Integers in −4 … 3, with one bf16 scale per 32 inputs of an output.
+    Int3,
 }
 
 /// The scales of a format.
@@ -113,13 +115,14 @@ pub struct Scales {
 
 impl WeightFormat {
     /// All formats.
-    pub const ALL: [WeightFormat; 6] = [
+    pub const ALL: [WeightFormat; 7] = [
         WeightFormat::F32,
         WeightFormat::Bf16,
         WeightFormat::F16,
         WeightFormat::Int8,
         WeightFormat::Int4,
         WeightFormat::Fp8,
+        WeightFormat::Int3,
     ];
 
     /// Bits per element.
@@ -129,15 +132,18 @@ impl WeightFormat {
             WeightFormat::Bf16 | WeightFormat::F16 => 16,
             WeightFormat::Int8 | WeightFormat::Fp8 => 8,
             WeightFormat::Int4 => 4,
+            WeightFormat::Int3 => 3,
         }
+    }
+
+    /// True for integers with scales.
+    pub fn is_integer(self) -> bool {
+        matches!(self, WeightFormat::Int8 | WeightFormat::Int4 | WeightFormat::Int3)
     }
 
     /// Stored inputs of a row of `k`: integer formats pad with zeros to whole groups. `None` on overflow.
     pub fn inputs(self, k: u64) -> Option<u64> {
-        match self {
-            WeightFormat::Int8 | WeightFormat::Int4 => k.checked_next_multiple_of(crate::quantize::GROUP as u64),
-            _ => Some(k),
-        }
+        if self.is_integer() { k.checked_next_multiple_of(crate::quantize::GROUP as u64) } else { Some(k) }
     }
 
     /// The scales of a format; `None` for formats of 16 and more bits. Scales are a separate weight, stored directly before what they
@@ -146,7 +152,7 @@ impl WeightFormat {
         match self {
             WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => None,
             WeightFormat::Int8 => Some(Scales { inputs: None, format: WeightFormat::F32 }),
-            WeightFormat::Int4 => {
+            WeightFormat::Int4 | WeightFormat::Int3 => {
                 Some(Scales { inputs: Some(crate::quantize::GROUP as u64), format: WeightFormat::Bf16 })
             }
             WeightFormat::Fp8 => {
@@ -164,6 +170,7 @@ impl WeightFormat {
             WeightFormat::Int8 => "int8",
             WeightFormat::Int4 => "int4",
             WeightFormat::Fp8 => "fp8",
+            WeightFormat::Int3 => "int3",
         }
     }
 }

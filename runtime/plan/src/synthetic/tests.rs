@@ -147,7 +147,7 @@ fn decay_rates_are_drawn_transformed() {
 
 #[test]
 fn integers_are_the_floats_in_multiples_of_one_scale() {
-    for format in [WeightFormat::Int8, WeightFormat::Int4] {
+    for format in [WeightFormat::Int8, WeightFormat::Int4, WeightFormat::Int3] {
         let parts = || vec![part("a", 0, 13), part("b", 0, 9)];
         let floats = weight(parts(), PartOrder::Stacked, 2, WeightFormat::F32);
         let integers = weight(parts(), PartOrder::Stacked, 2, format);
@@ -173,13 +173,16 @@ fn integers_are_the_floats_in_multiples_of_one_scale() {
                 for j in 0..K as usize {
                     let value = expected[panel * PANEL + j * LANES as usize + lane];
                     let q = quantize::integer_at(format, bytes, lane, LANES as usize, j);
-                    let most = if format == WeightFormat::Int4 { 7.0 } else { 127.0 };
-                    assert_eq!(f32::from(q), (value / scale).round_ties_even().min(most), "{format:?}");
+                    assert_eq!(
+                        f32::from(q),
+                        (value / scale).round_ties_even().min(quantize::range(format).1),
+                        "{format:?}"
+                    );
                 }
             }
         }
         // The largest possible draw just fits.
-        assert!((3.46..3.47).contains(&(scale * if format == WeightFormat::Int4 { 8.0 } else { 127.0 })), "{scale}");
+        assert!((3.46..3.47).contains(&(scale * -quantize::range(format).0)), "{scale}");
     }
 }
 

@@ -291,7 +291,7 @@ fn a_plan_may_hold_one_kind_of_target_alone() {
 /// An integer weight with its scales, each corrupted once.
 #[test]
 fn integers_have_their_scales() {
-    for format in [WeightFormat::Int8, WeightFormat::Int4] {
+    for format in [WeightFormat::Int8, WeightFormat::Int4, WeightFormat::Int3] {
         let layout = Layout::in_panels(1, 16, 40, 16);
         let (scales, scale_format) = layout.scales(format).unwrap();
         let weight = |offset: u64, layout: Layout, format: WeightFormat, transform: Transform| Weight {
