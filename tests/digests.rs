@@ -55,7 +55,7 @@ struct Variant {
 fn variants(kind: TargetKind) -> Vec<Variant> {
     let on_cpu = kind == TargetKind::Cpu;
     let stored_as: &[DType] = if on_cpu { &[DType::F32, DType::F16, DType::Bf16] } else { &[DType::Bf16] };
-    let integers: &[&str] = if on_cpu { &["int8", "int4", "int3"] } else { &["int8"] };
+    let integers: &[&str] = if on_cpu { &["int8", "int4", "int3"] } else { &["int8", "fp8"] };
     let kv_dtypes: &[DType] = if on_cpu { &[DType::F32, DType::Bf16] } else { &[DType::Bf16] };
     let mut variants = Vec::new();
     let small = [models::published("tiny"), Tiny::odd().config().expect("a config")];
@@ -104,7 +104,7 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
         kernels.retain(|_, kernel| kernel.params().iter().any(is_integer));
     }
     if target == Target::Sm90a {
-        let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+        let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Fp8];
         let draws = jambac_kernels::target::draws(target.kind(), formats);
         kernels.extend(draws.into_iter().map(|(_, kernel)| (kernel.symbol.clone(), kernel)));
     }

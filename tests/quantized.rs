@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use jamba_plan::format::{Transform, Weight, WeightFormat};
 use jamba_plan::{Plan, quantize};
+use jamba_runtime::{Engine, OpenOptions};
 use jambac::compile::{Progress, Request, build};
 use jambac::losses;
-use jambac::manifest::{ModelFile, weight_format};
+use jambac::manifest::{ModelFile, targets, weight_format};
 use jambac::source::Source;
 use jambac_checkpoint::Checkpoint;
 use jambac_codegen::pack::Measure;
@@ -16,6 +17,7 @@ use jambac_graph::DType;
 use jambac_models::jamba;
 use jambac_models::tiny::{Arrangement, Storage, Tiny};
 use jambac_reference::{Batch, Interpreter, State};
+use ptxsim::driver::{Device, Simulated};
 
 use crate::fixtures::max_difference;
 use crate::oracle::{logits, open};
@@ -232,6 +234,46 @@ fn plans_compute_what_8_bits_stand_for() {
             println!("{arrangement:?} as {}: max |Δlogit| {difference:.1e}", format.unwrap_or("stored"));
             assert!(difference <= allowed, "{arrangement:?} as {format:?}: |Δlogit| {difference:e} at {at}");
         }
+    }
+}
+
+/// On a GPU: E4M3 numbers stay where a row has one scale, and become bf16 where blocks have scales. The simulated device computes what
+/// the interpreter does, with activations in bf16.
+#[test]
+fn fp8_stays_on_a_gpu_where_rows_have_one_scale() {
+    for arrangement in [Arrangement::Fp8Tensors, Arrangement::Fp8Rows, Arrangement::Fp8Wide] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = checkpoint(arrangement, folder.path());
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let parameters = jamba::bind(&checkpoint).unwrap();
+        let expected = expected(&parameters);
+        let mut model = ModelFile::open(&dir).unwrap();
+        model.build.targets = targets(&["sm_90a"]).unwrap();
+        (model.limits.max_context, model.limits.max_sequences) = (64, 1);
+        let output = folder.path().join("gpu.plan");
+        build(&Request::new(model, output.clone()), &Progress::hidden()).unwrap();
+        let device = Simulated::new(&Device { n_sms: 3, ..Device::default() });
+        let mut engine =
+            Engine::open(&output, OpenOptions { driver: Some(Box::new(device)), ..OpenOptions::default() }).unwrap();
+        let weights = &engine.program().weights;
+        let mut n_kept = 0;
+        for weight in weights.iter().filter(|weight| weight.transform == Transform::None) {
+            let stored = parameters.dtype_in_rows(&weight.parts[0].parameter);
+            let is_kept = weight.format == WeightFormat::Fp8;
+            let name = weight.name();
+            assert!(!is_kept || stored == DType::F8, "{arrangement:?} {name}");
+            assert!(is_kept || stored != DType::F8 || name.contains("router") || name.contains("dt_proj"), "{name}");
+            n_kept += usize::from(is_kept);
+        }
+        let mut scales = weights.iter().filter(|weight| weight.transform == Transform::Scale(WeightFormat::Fp8));
+        assert!(scales.all(|scales| scales.layout.k == 1), "one scale for each row");
+        let has_rows = parameters.iter().any(|(name, _)| parameters.dtype_in_rows(name) == DType::F8);
+        assert_eq!(n_kept > 0, has_rows, "{arrangement:?}");
+        assert!(has_rows || arrangement == Arrangement::Fp8Wide, "{arrangement:?}");
+        let found = logits(&mut engine, &PROMPT, PROMPT.len()).concat();
+        let (difference, at) = max_difference(&found, &expected);
+        println!("{arrangement:?} on sm_90a: max |Δlogit| {difference:.1e}");
+        assert!(difference <= 0.15, "{arrangement:?}: |Δlogit| {difference:e} at {at}");
     }
 }
 

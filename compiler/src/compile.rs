@@ -164,10 +164,10 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         return Ok(Outcome::Text(run.emitted()));
     }
 
-    let dtype = |name: &str| stored_dtype(parameters.as_ref(), name);
     let mut programs = Vec::new();
     for &kind in &input.kinds {
         let compiler = Compiler { request, kind, targets: &input.targets };
+        let dtype = |name: &str| stored_dtype(parameters.as_ref(), kind, name);
         programs.extend(compiler.compile(&mut run, input.model.metadata().config(), &dtype)?);
     }
     if programs.len() < input.kinds.len() {
@@ -199,13 +199,14 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     Ok(Outcome::Built(Box::new(Built { summary, checkpoint: input.model.into_checkpoint(), programs, losses })))
 }
 
-/// A note on fp8 weights that a GPU gets in bf16.
+/// A note on fp8 weights that a GPU gets in bf16: those with several scales for a row.
 fn widened(parameters: &jamba::Parameters<'_>, request: &Request, kinds: &[TargetKind]) -> Option<Remark> {
-    let is_fp8 = parameters.iter().any(|(_, parameter)| parameter.dtype == DType::F8);
-    (is_fp8 && kinds.contains(&TargetKind::Sm90a) && request.model.weights.default.is_none()).then(|| {
+    let is_widened = |name: &str| parameters.dtype(name) != parameters.dtype_in_rows(name);
+    (parameters.iter().any(|(name, _)| is_widened(name)) && kinds.contains(&TargetKind::Sm90a) && request.model.weights.default.is_none()).then(|| {
         let path = parameters.checkpoint().dir().display();
         Remark::Note(format!(
-            "{path}: sm_90a multiplies no fp8: weights become bf16 there; --weights int8 makes them smaller"
+            "{path}: sm_90a multiplies fp8 with one scale for each row, and this checkpoint has scales of blocks: weights become \
+             bf16 there; --weights fp8 and --weights int8 round them once more and make them smaller"
         ))
     })
 }
@@ -392,6 +393,9 @@ fn check_disk(output: &Output, weights: u64) -> Result<()> {
     Ok(())
 }
 
-fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, name: &str) -> DType {
-    parameters.map_or(DType::Bf16, |parameters| parameters.dtype(name))
+fn stored_dtype(parameters: Option<&jamba::Parameters<'_>>, kind: TargetKind, name: &str) -> DType {
+    parameters.map_or(DType::Bf16, |parameters| match kind {
+        TargetKind::Cpu => parameters.dtype(name),
+        TargetKind::Sm90a => parameters.dtype_in_rows(name),
+    })
 }

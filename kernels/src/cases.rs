@@ -144,7 +144,7 @@ pub fn integer_grouped_linear() -> Vec<Case> {
 }
 
 /// Cases of [`crate::linear`], [`crate::split_linear`] and [`crate::linear_swiglu`] for tiles of 64 rows and outputs and steps of 64
-/// inputs: remainders of each, several rounds of a ring of tiles, every epilogue and result type, both weight types of Hopper.
+/// inputs: remainders of each, several rounds of a ring of tiles, every epilogue and result type, the weight types of Hopper.
 pub fn by_tiles() -> Vec<Case> {
     let of_format = |format| {
         let base = linear::Spec { n: 96, k: 72, format, out: Elem::F32, bias: false, activation: Activation::None };
@@ -178,11 +178,11 @@ pub fn by_tiles() -> Vec<Case> {
         ];
         specs.into_iter().flat_map(many_and_few).collect::<Vec<Case>>()
     };
-    [Elem::Bf16, Elem::I8].map(of_format).concat()
+    [Elem::Bf16, Elem::I8, Elem::F8].map(of_format).concat()
 }
 
 /// Cases of [`crate::grouped_linear`] and [`crate::grouped_swiglu`] for tiles: weights of an odd number of blocks, so that the last
-/// tile of an expert extends into the next one's; both result types and both weight types of Hopper.
+/// tile of an expert extends into the next one's; both result types and the weight types of Hopper.
 pub fn experts_by_tiles() -> Vec<Case> {
     let of_format = |format| {
         let (n_experts, top_k) = (6, 2);
@@ -191,7 +191,7 @@ pub fn experts_by_tiles() -> Vec<Case> {
         let swiglu = grouped_swiglu::Spec { n_experts, n: 40, k: 136, format, slots_per_row: top_k, top_k };
         [of_experts(odd), of_experts(in_bf16), of_experts(swiglu)].concat()
     };
-    [Elem::Bf16, Elem::I8].map(of_format).concat()
+    [Elem::Bf16, Elem::I8, Elem::F8].map(of_format).concat()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use jambac_models::jamba::JambaConfig;
 
 use crate::models::{self, published};
 
-/// Every kernel of a model's plans, with weights in bf16 and in int8, steps of 2048 prompt tokens, few sequences and many.
+/// Every kernel of a model's plans, with weights in bf16, int8 and fp8, steps of 2048 prompt tokens, few sequences and many.
 pub(super) fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, Kernel> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let mut model = ModelFile::open(&models.join("jamba-mini")).expect("a model file");
@@ -30,7 +30,7 @@ pub(super) fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, K
     model.build.fusion = fusions.parse().unwrap();
     let kind = TargetKind::Sm90a;
     let mut kernels = BTreeMap::new();
-    for format in [None, Some(WeightFormat::Int8)] {
+    for format in [None, Some(WeightFormat::Int8), Some(WeightFormat::Fp8)] {
         model.weights.default = format;
         let mut entries = graphs(&model, config, &|_| DType::Bf16, kind).expect("graphs");
         optimize(&mut entries, &fusion(&model, kind)).expect("optimized graphs");
@@ -41,7 +41,8 @@ pub(super) fn kernels(config: &JambaConfig, fusions: &str) -> BTreeMap<String, K
         }
     }
     // The kernels that draw synthetic weights for such plans.
-    let draws = [Elem::F32, Elem::Bf16, Elem::I8].map(|format| Kernel::from(synthetic_weight::Spec { format }));
+    let draws =
+        [Elem::F32, Elem::Bf16, Elem::I8, Elem::F8].map(|format| Kernel::from(synthetic_weight::Spec { format }));
     kernels.extend(draws.map(|kernel| (kernel.symbol(), kernel)));
     kernels
 }
@@ -175,7 +176,7 @@ fn overlaps(code: &[String]) -> Vec<[usize; 2]> {
         } else if line.contains("DEPBAR.LE gsb0, 0x0") && state == Some(0) {
             state = Some(1);
         } else if let Some(at) = state
-            && ["PRMT", "HADD2", "MUFU.EX2"].iter().any(|op| name.starts_with(op))
+            && ["PRMT", "HADD2", "HMUL2", "HFMA2.BF16", "MUFU.EX2"].iter().any(|op| name.starts_with(op))
         {
             counts[at] += 1;
         }
@@ -230,9 +231,10 @@ fn check_registers_in_flight(what: &str, code: &[String]) -> usize {
 }
 
 /// ptxas keeps the order of the sources: arithmetic that is written beside products runs beside them. In the loop of each kernel with
-/// int8 weights or a softmax, some batch of products has all of it before its wait.
+/// weights of one byte or a softmax, some batch of products has all of it before its wait.
 fn check_overlap(name: &str, symbol: &str, code: &[String]) {
-    let beside = symbol.contains("attention_prefill") || symbol.contains("_i8_") && !symbol.ends_with("_few_sm90");
+    let beside = symbol.contains("attention_prefill")
+        || ["_i8_", "_f8_"].iter().any(|format| symbol.contains(format)) && !symbol.ends_with("_few_sm90");
     let batches = overlaps(code);
     if !beside || batches.is_empty() {
         return;
@@ -261,9 +263,12 @@ fn is_in_loop(code: &[String], at: usize) -> bool {
 /// in between. The copies of both operands are in a separate loop.
 #[test]
 fn the_loop_of_a_large_product_is_products_back_to_back() {
-    for (rows, format) in
-        [(TileRows::Rows256, Elem::Bf16), (TileRows::Rows64, Elem::Bf16), (TileRows::Rows256, Elem::I8)]
-    {
+    for (rows, format) in [
+        (TileRows::Rows256, Elem::Bf16),
+        (TileRows::Rows64, Elem::Bf16),
+        (TileRows::Rows256, Elem::I8),
+        (TileRows::Rows256, Elem::F8),
+    ] {
         let spec =
             linear::Spec { n: 16384, k: 4096, format, out: Elem::Bf16, bias: false, activation: Activation::None };
         let kernel = Kernel::of(spec, Config::Tiled(rows));

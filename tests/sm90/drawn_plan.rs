@@ -39,7 +39,12 @@ fn run(plan: &Path, options: OpenOptions<'_>) -> (Vec<Vec<f32>>, Counts) {
 
 #[test]
 fn weights_drawn_on_the_device_are_those_of_the_host() {
-    for (tiny, format) in [(Tiny::base(), None), (Tiny::odd(), Some("int8")), (Tiny::dense_tied(), Some("int8"))] {
+    for (tiny, format) in [
+        (Tiny::base(), None),
+        (Tiny::odd(), Some("int8")),
+        (Tiny::odd(), Some("fp8")),
+        (Tiny::dense_tied(), Some("int8")),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let plan = plan(folder.path(), &tiny, format);
         let drawn = draw(&plan, Box::new(device())).unwrap_or_else(|error| panic!("{error:#}"));

@@ -61,7 +61,7 @@ fn any_number_of_rows_agrees_with_the_reference() {
 fn wide_tiles_agree_with_the_reference() {
     let wide = [TileRows::Rows128, TileRows::Rows256].map(Config::Tiled);
     let mut cases = Vec::new();
-    for format in [Elem::Bf16, Elem::I8] {
+    for format in [Elem::Bf16, Elem::I8, Elem::F8] {
         let base = linear::Spec { format, ..base() };
         let in_bf16 = linear::Spec { out: Elem::Bf16, ..base.clone() };
         let swiglu = linear_swiglu::Spec { n: 96, k: 72, format };
@@ -84,7 +84,7 @@ fn wide_tiles_agree_with_the_reference() {
 #[test]
 fn bits_depend_on_the_row_alone() {
     let (n, k, row) = (96, 200, 77);
-    for format in [Elem::Bf16, Elem::I8] {
+    for format in [Elem::Bf16, Elem::I8, Elem::F8] {
         let linear = AnySpec::from(linear::Spec { k, format, ..base() });
         for (kernel, n_parameters) in [(linear, 1), (linear_swiglu::Spec { n, k, format }.into(), 2)] {
             let case = case(kernel, 150);

@@ -88,6 +88,11 @@ fn mutants_of_the_large_product_of_integers_are_caught() {
 }
 
 #[test]
+fn mutants_of_the_large_product_of_fp8_are_caught() {
+    check(&case(large(Elem::F8), 450), TILED, None, 30);
+}
+
+#[test]
 fn mutants_of_the_large_product_of_experts_are_caught() {
     check(&case(experts(&large(Elem::Bf16)), 450), TILED, Some(170), 30);
 }

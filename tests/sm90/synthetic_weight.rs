@@ -25,8 +25,8 @@ fn kernels() -> Runner {
 }
 
 /// A kernel for each format of drawn weights.
-pub(super) fn all() -> [Kernel; 3] {
-    [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8].map(kernel)
+pub(super) fn all() -> [Kernel; 4] {
+    [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Fp8].map(kernel)
 }
 
 /// The shape of a weight: parts with their first row in the parameter and number of rows.
@@ -113,7 +113,7 @@ fn matrices_have_the_bits_of_the_host() {
     for seed in SEEDS {
         for shape in &MATRICES {
             for init in [NORMAL, UNIFORM] {
-                for format in [WeightFormat::Bf16, WeightFormat::F32, WeightFormat::Int8] {
+                for format in [WeightFormat::Bf16, WeightFormat::F32, WeightFormat::Int8, WeightFormat::Fp8] {
                     check(&kernels, seed, &weight(shape, in_rows(shape, format), format, init));
                 }
             }
@@ -167,7 +167,7 @@ fn extreme_distributions_have_the_bits_of_the_host() {
         Init::Uniform { low: 1e-40, high: 2e-40 },
         Init::Uniform { low: 7.0, high: 7.0 },
     ] {
-        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Fp8] {
             let weight = weight(&shape, in_rows(&shape, format), format, init);
             check(&kernels, 1, &weight);
         }

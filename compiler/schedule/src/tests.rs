@@ -291,7 +291,7 @@ fn hopper_refuses_formats_that_it_does_not_multiply() {
     let formats = Formats { linear: Some(WeightFormat::Int4), ..Formats::default() };
     let error = on_hopper(&Tiny::base().config().expect("a config"), limits(8, 2, 2), formats).unwrap_err();
     expect![
-        "parameter model.layers.0.mamba.in_proj.weight: format int4, expected bf16 or int8, which sm_90a multiplies"
+        "parameter model.layers.0.mamba.in_proj.weight: format int4, expected bf16, int8 or fp8, which sm_90a multiplies"
     ]
     .assert_eq(&error.to_string());
 }

@@ -220,7 +220,7 @@ pub fn stored_graphs(model: &ModelFile, config: &JambaConfig, kind: TargetKind) 
     if model.has_weights() {
         let checkpoint = model.open_checkpoint()?;
         let parameters = jamba::bind(&checkpoint)?;
-        return graphs(model, config, &|name| parameters.dtype(name), kind);
+        return graphs(model, config, &|name| super::stored_dtype(Some(&parameters), kind, name), kind);
     }
     let dtype = match model.weights.default {
         Some(WeightFormat::F32) => DType::F32,

@@ -2,7 +2,7 @@
 //! [`crate::grouped_linear`] and [`crate::grouped_swiglu`] each describe a `Product`; two templates emit it.
 //!
 //! ```text
-//! out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16 or int8, sums f32
+//! out[r, i] = finish(scale[i] · Σⱼ x[r, j] · weight[i, j])        x bf16, weight bf16, int8 or fp8, sums f32
 //! ```
 //!
 //! `tiled` is for many rows and bound by the tensor cores: 2 · rows · n · k operations. `few` is for up to 8 rows and bound
@@ -33,9 +33,9 @@ pub(crate) mod tiled;
 #[cfg(feature = "emit")]
 mod epilogue;
 #[cfg(feature = "emit")]
-mod integer;
-#[cfg(feature = "emit")]
 mod tiles;
+#[cfg(feature = "emit")]
+mod widened;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Product {
@@ -43,7 +43,7 @@ pub(crate) struct Product {
     pub(crate) sizes: Vec<usize>,
     /// Number of inputs.
     pub(crate) k: usize,
-    /// Stored type of the weights, bf16 or int8.
+    /// Stored type of the weights: bf16, int8 or fp8.
     pub(crate) format: Elem,
     /// Type of the results: f32 or bf16.
     pub(crate) out: Elem,
@@ -148,10 +148,11 @@ impl TileRows {
 /// Checks that the products can read weights of this format.
 pub(crate) fn supports(format: Elem) -> Result<(), Unsupported> {
     match format {
-        Elem::Bf16 | Elem::I8 => Ok(()),
-        other => {
-            Err(Unsupported(format!("weights are {}, expected bf16 or int8, which sm_90a multiplies", other.name())))
-        }
+        Elem::Bf16 | Elem::I8 | Elem::F8 => Ok(()),
+        other => Err(Unsupported(format!(
+            "weights are {}, expected bf16, int8 or fp8, which sm_90a multiplies",
+            other.name()
+        ))),
     }
 }
 
@@ -221,7 +222,7 @@ impl Product {
         };
         let rows = Extent::per(Per::Row, factor);
         let mut operands = vec![Operand::new(weight, Source::Weight(bound.weight), Extent::fixed(0))];
-        if self.format == Elem::I8 {
+        if self.is_widened() {
             operands.push(Operand::new(Param::read("scales", Elem::F32, &[]), Source::Scales, Extent::fixed(0)));
         }
         operands.extend(bound.bias.map(|operand| super::operand::vector("bias", self.sizes[0], operand)));
@@ -237,6 +238,11 @@ impl Product {
             operands.push(Operand::count("rows", Per::Row));
         }
         operands
+    }
+
+    /// True for weights of one byte, which become bf16 in registers and have a scale for each row.
+    pub(crate) fn is_widened(&self) -> bool {
+        self.format != Elem::Bf16
     }
 
     /// Rows of x and of the results per row of the step.
@@ -316,7 +322,7 @@ impl Product {
 /// The tensor map of a matrix that is copied in boxes of `box_rows` rows and 64 columns.
 fn map(elem: Elem, cols: usize, box_rows: usize) -> TensorMap {
     let swizzle = match elem {
-        Elem::I8 => Swizzle::None,
+        Elem::I8 | Elem::F8 => Swizzle::None,
         _ => Swizzle::B128,
     };
     TensorMap { elem, cols, box_rows, box_cols: tiled::INPUTS, swizzle }

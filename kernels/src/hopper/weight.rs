@@ -11,7 +11,7 @@
 //! experts          consecutive, each a separate weight padded to whole blocks
 //! ```
 //!
-//! bf16 rows hold the inputs in order. int8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16
+//! bf16 rows hold the inputs in order. int8 and fp8 rows hold them permuted inside each 64 ([`quantize::column`]), so that the 16
 //! bytes that a thread needs for four steps of 16 inputs are contiguous. Their scales are f32, one per row, in row order,
 //! and zero for padding rows.
 
@@ -45,7 +45,7 @@ pub fn up_row(i: usize) -> usize {
 /// Position of input j in a row, in elements.
 pub fn column(format: Elem, j: usize) -> usize {
     match format {
-        Elem::I8 => quantize::column(j),
+        Elem::I8 | Elem::F8 => quantize::column(j),
         _ => j,
     }
 }
@@ -60,7 +60,7 @@ mod tests {
         let mut rows: Vec<usize> = (0..64).flat_map(|i| [gate_row(i), up_row(i)]).collect();
         rows.sort_unstable();
         assert_eq!(rows, (0..128).collect::<Vec<_>>());
-        for format in [Elem::I8, Elem::Bf16] {
+        for format in [Elem::I8, Elem::F8, Elem::Bf16] {
             let mut columns: Vec<usize> = (0..256).map(|j| column(format, j)).collect();
             assert!(columns.chunks(64).enumerate().all(|(g, group)| group.iter().all(|c| c / 64 == g)));
             columns.sort_unstable();

@@ -4,7 +4,7 @@
 //! bits = mix(key + i · 0x9e3779b97f4a7c15)        SplitMix64's mix of a counter; i as in jamba_plan::synthetic::DrawnRows
 //! x    = (the sum of its four quarters − 131070) · scale + offset     for a normal distribution
 //! x    = (its upper 24 bits) · scale + offset                         for a uniform distribution
-//! out  = x as f32, rounded to bf16, or round(x / unit) as int8
+//! out  = x as f32, rounded to bf16, or x / unit rounded to int8 or E4M3
 //! ```
 //!
 //! Only for GPUs, when a plan is opened: the weights need not be copied to the GPU.
@@ -18,7 +18,7 @@ mod hopper;
 /// Draws weights of one format.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spec {
-    /// Stored type of the values: f32, bf16 or int8.
+    /// Stored type of the values: f32, bf16, int8 or fp8.
     pub format: Elem,
 }
 

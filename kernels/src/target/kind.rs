@@ -48,7 +48,8 @@ pub fn draws(kind: TargetKind, formats: impl IntoIterator<Item = WeightFormat>) 
 /// The default format of a checkpoint's parameter.
 pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
     match (kind, dtype) {
-        // The tensor cores multiply bf16, whatever the checkpoint's type.
+        // The tensor cores multiply bf16, whatever the checkpoint's type; fp8 widens to it.
+        (TargetKind::Sm90a, DType::F8) => WeightFormat::Fp8,
         (TargetKind::Sm90a, _) => WeightFormat::Bf16,
         (TargetKind::Cpu, DType::F32 | DType::I32) => WeightFormat::F32,
         (TargetKind::Cpu, DType::Bf16) => WeightFormat::Bf16,
@@ -62,8 +63,8 @@ pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
 /// The supported formats, as text, if the target cannot multiply weights of `format`.
 pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
     match (kind, format) {
-        (TargetKind::Cpu, _) | (TargetKind::Sm90a, WeightFormat::Bf16 | WeightFormat::Int8) => None,
-        (TargetKind::Sm90a, _) => Some("bf16 or int8, which sm_90a multiplies"),
+        (TargetKind::Cpu, _) | (TargetKind::Sm90a, WeightFormat::Bf16 | WeightFormat::Int8 | WeightFormat::Fp8) => None,
+        (TargetKind::Sm90a, _) => Some("bf16, int8 or fp8, which sm_90a multiplies"),
     }
 }
 

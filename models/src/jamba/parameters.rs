@@ -363,6 +363,15 @@ impl<'c> Parameters<'c> {
         self.get(name).map_or(DType::F32, |parameter| parameter.dtype)
     }
 
+    /// The same for targets whose fp8 weights have one scale for each row: fp8 with more scales is bf16 there.
+    pub fn dtype_in_rows(&self, name: &str) -> DType {
+        let is_in_rows = |parameter: &&Parameter<'_>| parameter.tensors.iter().all(StoredTensor::has_one_scale_per_row);
+        match self.dtype(name) {
+            DType::F8 if self.get(name).filter(is_in_rows).is_none() => DType::Bf16,
+            dtype => dtype,
+        }
+    }
+
     /// All elements of a parameter widened to f32, experts one after another.
     ///
     /// # Errors

@@ -304,6 +304,11 @@ impl StoredTensor<'_> {
         self.elements.info.dtype == DType::F8E4M3 && self.scales.as_ref().is_some_and(fits)
     }
 
+    /// Whether the elements of a row share a scale.
+    pub fn has_one_scale_per_row(&self) -> bool {
+        self.scales.as_ref().is_some_and(|own| own.block.1 >= own.k)
+    }
+
     /// Fills `q` with the bits of rows of E4M3 numbers from `first_row` on, and `scales` with those of each 128 inputs of each. False if
     /// they are not stored so ([`StoredTensor::holds_fp8`]).
     ///

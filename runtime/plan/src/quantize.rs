@@ -18,8 +18,8 @@
 //! fp8:   [k][lanes] bytes
 //! ```
 //!
-//! where K is the number of inputs rounded up to whole groups of 32, padded with zeros. In layouts of rows, int8 is stored row
-//! by row, with the inputs permuted in each block of 64 ([`column()`]).
+//! where K is the number of inputs rounded up to whole groups of 32, padded with zeros. In layouts of rows, int8 and fp8 are
+//! stored row by row, with the inputs permuted in each block of 64 ([`column()`]) and one scale for each row.
 
 use crate::format::{ElementOrder, Layout, WeightFormat};
 
@@ -32,10 +32,10 @@ pub const FP8_GROUP: usize = 128;
 /// Largest E4M3 number.
 const FP8_MOST: f32 = 448.0;
 
-/// Block size of the permutation of an int8 row's inputs.
+/// Block size of the permutation of the inputs of a row of int8 or fp8.
 pub const COLUMN_GROUP: usize = 64;
 
-/// Position of input j in a row of int8. The permutation makes the 16 bytes contiguous that a GPU thread multiplies in four
+/// Position of input j in a row of int8 or fp8. The permutation makes the 16 bytes contiguous that a GPU thread multiplies in four
 /// steps of 16 inputs: input 16 s + 8 h + 2 q + b of a block is at byte 16 q + 4 s + 2 h + b.
 pub fn column(j: usize) -> usize {
     let (group, s, h, q, b) = (j / COLUMN_GROUP, j % COLUMN_GROUP / 16, j % 16 / 8, j % 8 / 2, j % 2);
@@ -139,19 +139,24 @@ pub fn number(format: WeightFormat, value: f32, scale: f32) -> i8 {
     if format == WeightFormat::Fp8 { fp8(value, scale) } else { integer(format, value, scale) }
 }
 
-/// The scales of a row: one for int8, one per group for the others.
+/// The scales of a row in panels: one for int8, one per group for the others.
 pub fn row_scales(format: WeightFormat, row: &[f32]) -> Vec<f32> {
+    scales_of(format, row, shared_inputs(format, row.len()))
+}
+
+/// The scales of a row of which `shared` inputs share one.
+pub fn scales_of(format: WeightFormat, row: &[f32], shared: usize) -> Vec<f32> {
     let scale = |group: &[f32]| match format {
         WeightFormat::Int4 | WeightFormat::Int3 => group_scale(format, group),
         WeightFormat::Fp8 => fp8_scale(group),
         _ => int8_scale(group),
     };
-    row.chunks(shared_inputs(format, row.len())).map(scale).collect()
+    row.chunks(shared).map(scale).collect()
 }
 
-/// Quantizes a row with the given scales.
+/// Quantizes a row with the given scales: one, or one per group.
 pub fn row(format: WeightFormat, row: &[f32], scales: &[f32], out: &mut [i8]) {
-    let shared = shared_inputs(format, row.len());
+    let shared = if scales.len() == 1 { row.len() } else { shared_inputs(format, row.len()) };
     for ((out, values), &scale) in out.chunks_mut(shared).zip(row.chunks(shared)).zip(scales) {
         out.iter_mut().zip(values).for_each(|(q, &value)| *q = number(format, value, scale));
     }

@@ -1,6 +1,7 @@
 //! Weights: rounded as the reference multiplies them, and packed as kernels read them.
 
 use jamba_plan::format::{self as plan, Init, Part};
+use jamba_plan::quantize::{e4m3, from_e4m3};
 use jambac_codegen::pack::{Measure, ParameterSource, Quantized, pack};
 use jambac_graph::DType;
 use jambac_kernels::kernel::{Elem, Weight};
@@ -71,10 +72,20 @@ pub fn stored(elem: Elem, values: &[f32]) -> Vec<f32> {
     values.iter().map(|&x| round_to(dtype, x)).collect()
 }
 
-/// Random weights `[rows, k]` below 1.3 that the stored type holds exactly. An int8 row has one scale, which its largest weight
-/// sets.
+/// Random weights `[rows, k]` up to 1.3 that the stored type holds exactly. A row of int8 or fp8 has one scale, which its largest weight
+/// sets; every 128 inputs of fp8 have such a weight.
 pub fn random_weights(seed: u64, elem: Elem, k: usize, n: usize) -> Vec<f32> {
     let drawn = random(seed, n);
+    if elem == Elem::F8 {
+        let row = |(row, values): (usize, &[f32])| {
+            let scale = (2 + row % 5) as f32 / 2048.0;
+            let number = |(column, &x): (usize, &f32)| {
+                if column % 128 == 0 { 448.0 } else { from_e4m3(e4m3(x * x * x * 300.0)) }
+            };
+            values.iter().enumerate().map(|value| scale * number(value)).collect::<Vec<f32>>()
+        };
+        return drawn.chunks_exact(k).enumerate().flat_map(row).collect();
+    }
     if elem != Elem::I8 {
         return stored(elem, &drawn);
     }

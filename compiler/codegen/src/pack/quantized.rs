@@ -90,9 +90,13 @@ impl Rows {
         if n_rows == 0 {
             return Ok(());
         }
+        let shared = weight.layout.shared_inputs(weight.format);
         self.scales.resize(n_rows * k.div_ceil(quantize::shared_inputs(weight.format, k)), 0.0);
         let (q, scales) = (&mut self.q, &mut self.scales);
-        if source.read_quantized(weight.format, run.parameter, run.group, run.first_row, q, scales)? {
+        if source.read_quantized(weight.format, run.parameter, run.group, run.first_row, q, scales)?
+            && one_for_each(&mut self.scales, n_rows, k.div_ceil(shared))
+        {
+            let scales = &mut self.scales;
             if weight.format == WeightFormat::Int4 {
                 // Plans store these scales in bf16, so there is a loss to measure.
                 scales.iter_mut().for_each(|scale| *scale = half::bf16::from_f32(*scale).to_f32());
@@ -118,7 +122,7 @@ impl Rows {
                 self.scales.extend_from_slice(&self.row_scales);
             }),
             None => rows.for_each(|(row, q)| {
-                let scales = quantize::row_scales(weight.format, row);
+                let scales = quantize::scales_of(weight.format, row, shared);
                 quantize::row(weight.format, row, &scales, q);
                 self.scales.extend(scales);
             }),
@@ -144,7 +148,7 @@ impl Rows {
     fn sums(&self, weight: &Weight) -> Sums {
         let k = weight.layout.k as usize;
         let per_row = self.scales.len() * k / self.q.len().max(1);
-        let shared = quantize::shared_inputs(weight.format, k);
+        let shared = weight.layout.shared_inputs(weight.format);
         let mut sums = Sums::default();
         for (index, (&w, &q)) in self.values.iter().zip(&self.q).enumerate() {
             let scale = self.scales[index / k * per_row + index % k / shared];
@@ -152,4 +156,18 @@ impl Rows {
         }
         sums
     }
+}
+
+/// Reduces the scales of rows to `per_row` for each row. False if a row has more that differ.
+fn one_for_each(scales: &mut Vec<f32>, n_rows: usize, per_row: usize) -> bool {
+    let found = scales.len() / n_rows;
+    if found == per_row {
+        return true;
+    }
+    let is_same = |row: &[f32]| row.iter().all(|scale| *scale == row[0]);
+    if per_row != 1 || !scales.chunks_exact(found).all(is_same) {
+        return false;
+    }
+    *scales = scales.iter().step_by(found).copied().collect();
+    true
 }

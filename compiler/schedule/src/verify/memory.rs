@@ -89,13 +89,15 @@ fn check_parts(weight: &Weight) -> Result<(), String> {
 }
 
 /// Checks that the scales belong to the integers that the step reads: one per output, or one per 32 inputs of an output; of fp8, one per
-/// 128.
+/// 128, in rows one per output.
 fn check_scales(schedule: &Schedule, integers: Option<&Weight>, index: u32) -> Result<(), String> {
     let (Some(integers), Some(scales)) = (integers, schedule.program.weights.get(index as usize)) else {
         return Err(format!("slot scales is weight {index} of {}, without integers", schedule.program.weights.len()));
     };
+    let is_in_rows = matches!(integers.layout.order, ElementOrder::Rows { .. });
     let (k, format) = match integers.format {
         WeightFormat::Int8 => (1, WeightFormat::F32),
+        WeightFormat::Fp8 if is_in_rows => (1, WeightFormat::F32),
         WeightFormat::Fp8 => (integers.layout.k.div_ceil(FP8_GROUP as u64), WeightFormat::F32),
         _ => (integers.layout.k.div_ceil(GROUP as u64), WeightFormat::Bf16),
     };

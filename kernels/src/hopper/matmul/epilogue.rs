@@ -97,8 +97,7 @@ impl<'a> Epilogue<'a> {
         let outputs = outputs.map(|output| output.min(last));
         let load = |name: &str, i: Value| b.load(b.at(b.pointer(name), i * 4), Type::scalar(Num::F32));
         Factors {
-            scales: (self.product.format == Elem::I8)
-                .then(|| outputs.map(|output| load("scales", tile.weight_row + output))),
+            scales: self.product.is_widened().then(|| outputs.map(|output| load("scales", tile.weight_row + output))),
             bias: self.product.finish.has_bias().then(|| outputs.map(|output| load("bias", output))),
         }
     }

@@ -5,7 +5,7 @@
 //! flight, also across tiles. Bound by memory: n · k weights, once.
 //!
 //! A lane reads 16 consecutive bytes of rows g and g + 8 of the weight, and the same inputs of row g of x: 8 bf16 inputs,
-//! or 16 int8 inputs in the order of [`super::super::weight`]. Weights and x are permuted identically, so the order of
+//! or 16 inputs of one byte in the order of [`super::super::weight`]. Weights and x are permuted identically, so the order of
 //! inputs inside a step does not matter.
 
 use super::{Batch, Product};

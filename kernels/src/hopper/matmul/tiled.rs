@@ -5,7 +5,7 @@
 //! tensor cores: 2 · rows · n · k operations. Each tile reads (128 + rows) · k elements, from L2 if concurrent tiles share
 //! them.
 //!
-//! int8 weights are widened in registers, and wgmma reads them from registers ([`super::integer`]).
+//! Weights of int8 and fp8 are widened in registers, and wgmma reads them from registers ([`super::widened`]).
 
 use super::{Batch, Product, TileRows, map};
 use crate::hopper::facts::{LINE_BYTES, MBARRIER_BYTES, SHARED_BYTES, WARPGROUP};
@@ -69,16 +69,16 @@ impl Shared {
 }
 
 pub(super) fn grid(product: &Product, rows: TileRows) -> Grid {
-    let unit = if product.format == Elem::I8 { Unit::TensorWidened } else { Unit::Tensor };
+    let unit = if product.is_widened() { Unit::TensorWidened } else { Unit::Tensor };
     let work = product.work([OUTPUTS, rows.number()], unit);
     Grid { work, ..Grid::along_x(Blocks::PerSm(1), THREADS, Shared::of(product, rows).bytes as u32) }
 }
 
 /// The tensor maps of the weights and of x.
 pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
-    // int8 inputs are permuted inside each group of 64, so the last group is copied whole.
+    // Inputs of one byte are permuted inside each group of 64, so the last group is copied whole.
     let weight_cols = match product.format {
-        Elem::I8 => row_stride(Elem::I8, product.k),
+        Elem::I8 | Elem::F8 => row_stride(product.format, product.k),
         _ => product.k,
     };
     (
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn stages_fit() {
         for rows in TileRows::ALL {
-            for format in [Elem::Bf16, Elem::I8] {
+            for format in [Elem::Bf16, Elem::I8, Elem::F8] {
                 let batch = Batch::Experts { n_experts: 64, top_k: 2 };
                 let product = Product {
                     sizes: vec![64],

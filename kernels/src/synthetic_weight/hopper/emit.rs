@@ -78,7 +78,7 @@ impl<'a, 'm> Rows<'a, 'm> {
 
     /// The first column of the values stored from element `at` on, and the column offsets of all of them.
     fn columns(&self, at: Value) -> (Value, Vec<usize>) {
-        if self.format != Elem::I8 {
+        if !matches!(self.format, Elem::I8 | Elem::F8) {
             return (at, (0..self.lanes()).collect());
         }
         // The columns of the first 16 bytes of a group; each further 16 bytes hold the same columns plus two.
@@ -128,10 +128,10 @@ impl<'a, 'm> Rows<'a, 'm> {
                 let pairs: Vec<Value> = values.chunks_exact(2).map(|pair| b.pack_bf16(pair[0], pair[1])).collect();
                 rows::vector(&pairs)
             }
-            Elem::I8 => {
+            Elem::I8 | Elem::F8 => {
                 let word = |four: &[Value]| {
                     let bytes = four.iter().zip([0, 8, 16, 24]).map(|(&x, bits)| {
-                        let integer = self.integer(x);
+                        let integer = if self.format == Elem::F8 { self.e4m3(x) } else { self.integer(x) };
                         if bits == 24 { integer << bits } else { (integer & 0xff) << bits }
                     });
                     bytes.reduce(|x, y| x | y).expect("four bytes")
@@ -140,6 +140,21 @@ impl<'a, 'm> Rows<'a, 'm> {
             }
             other => panic!("weights of {} are not drawn", other.name()),
         }
+    }
+
+    /// Quantizes a value to E4M3 and returns the bits, as [`jamba_plan::quantize::e4m3`] does.
+    fn e4m3(&self, x: Value) -> Value {
+        let b = self.b;
+        let bits = self.rounded("div", x, self.unit).bitcast(Num::I32);
+        let magnitude = (bits & 0x7fff_ffff).min(448f32.to_bits() as i32);
+        let exponent = ((magnitude >> 23) - 127).max(-6);
+        // Times 2^(3 − exponent): at most 16 steps of the exponent.
+        let unit = ((b.i32(127 + 3) - exponent) << 23).bitcast(Num::F32);
+        let steps = self.rounded("mul", magnitude.bitcast(Num::F32), unit);
+        let steps = b.asm1(Effect::Pure, "cvt.rni.s32.f32 $0, $1;", &[steps], Num::I32);
+        // A scale of 0 has the unit infinity, and all its numbers are 0.
+        let sign = self.unit.lt(f32::INFINITY).select((bits >> 24) & 0x80, 0);
+        (((exponent + 6) << 3) + steps) | sign
     }
 
     /// Quantizes a value to int8, as an i32.

@@ -29,7 +29,7 @@ pub enum ElementOrder {
     /// [`crate::quantize`] defines the order of their elements.
     Panels,
     /// Row-major: element (g, i, j) is at `(g · rows + i) · stride + j`, where rows is n rounded up to `multiple`. Elements
-    /// beyond n and k are zero. int8 rows permute their inputs as [`crate::quantize::column`] defines.
+    /// beyond n and k are zero. Rows of int8 and fp8 permute their inputs as [`crate::quantize::column`] defines.
     Rows {
         /// Distance between rows in elements.
         stride: u64,
@@ -104,8 +104,9 @@ impl Layout {
             && (stride < self.k
                 || multiple == 0
                 || !multiple.is_multiple_of(self.lanes)
-                || (format == WeightFormat::Int8 && !stride.is_multiple_of(COLUMN_GROUP as u64))
-                || matches!(format, WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8))
+                || (matches!(format, WeightFormat::Int8 | WeightFormat::Fp8)
+                    && !stride.is_multiple_of(COLUMN_GROUP as u64))
+                || matches!(format, WeightFormat::Int4 | WeightFormat::Int3))
         {
             return None;
         }
@@ -124,10 +125,18 @@ impl Layout {
         panel.bytes(format).unwrap_or(0) as usize
     }
 
+    /// Inputs of an output that share a scale: all of them in rows, as many as [`WeightFormat::scales`] says in panels.
+    pub fn shared_inputs(&self, format: WeightFormat) -> usize {
+        match self.order {
+            ElementOrder::Panels => crate::quantize::shared_inputs(format, self.k as usize),
+            ElementOrder::Rows { .. } => self.k as usize,
+        }
+    }
+
     /// Layout and format of the scales for a weight with this layout in a format that has them.
     pub fn scales(&self, format: WeightFormat) -> Option<(Layout, WeightFormat)> {
         let scales = format.scales()?;
-        let k = scales.inputs.map_or(1, |inputs| self.k.div_ceil(inputs));
+        let k = self.k.div_ceil(self.shared_inputs(format) as u64);
         let order = match self.order {
             ElementOrder::Panels => ElementOrder::Panels,
             ElementOrder::Rows { multiple, .. } => ElementOrder::Rows { stride: k, multiple },

@@ -98,7 +98,7 @@ pub enum WeightFormat {
     Int8,
     /// Integers in −8 … 7, with one bf16 scale per 32 inputs of an output.
     Int4,
-    /// E4M3 numbers, with one f32 scale per 128 inputs of an output.
+    /// E4M3 numbers, with one f32 scale per 128 inputs of an output; in rows, one per output.
     Fp8,
     /// Integers in −4 … 3, with one bf16 scale per 32 inputs of an output.
     Int3,
@@ -107,7 +107,7 @@ pub enum WeightFormat {
 /// The scales of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scales {
-    /// Inputs per scale; `None` means all inputs of an output.
+    /// Inputs per scale in panels; `None` means all inputs of an output.
     pub inputs: Option<u64>,
     /// Storage format of the scales.
     pub format: WeightFormat,

@@ -54,7 +54,7 @@ impl DrawnRows {
     /// A description of the property that kernels do not support.
     pub fn of(weight: &Weight, seed: u64) -> Result<Vec<DrawnRows>, String> {
         let layout = weight.layout;
-        if matches!(weight.format, WeightFormat::F16 | WeightFormat::Int4 | WeightFormat::Int3 | WeightFormat::Fp8) {
+        if matches!(weight.format, WeightFormat::F16 | WeightFormat::Int4 | WeightFormat::Int3) {
             return Err(format!("a format that kernels draw, not {}", weight.format.name()));
         }
         let stride = match layout.order {

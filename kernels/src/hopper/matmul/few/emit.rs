@@ -10,7 +10,7 @@ use crate::hopper::facts::VECTOR_BYTES;
 use crate::hopper::fragment::{self, BLOCK, Fragment};
 use crate::hopper::matmul::epilogue::activate;
 use crate::hopper::matmul::tiles::{Tile, Tiles};
-use crate::hopper::matmul::{Batch, Finish, Product, integer};
+use crate::hopper::matmul::{Batch, Finish, Product, widened};
 use crate::hopper::weight::{BLOCK_ROWS, INTERLEAVED};
 use crate::hopper::work::At;
 use crate::hopper::{Builder, row_stride};
@@ -72,10 +72,10 @@ pub(crate) fn emit(b: &Builder, product: &Product) {
 }
 
 impl Few<'_, '_> {
-    /// Loads per share, limited by registers: two shares and x are in registers at the same time. For int8, x needs twice the
-    /// registers.
+    /// Loads per share, limited by registers: two shares and x are in registers at the same time. For weights of one byte, x needs
+    /// twice the registers.
     fn loads(&self) -> usize {
-        if self.product.format == Elem::I8 { 2 } else { 4 }
+        if self.product.is_widened() { 2 } else { 4 }
     }
 
     /// Inputs per load by the four lanes of a row.
@@ -136,7 +136,7 @@ impl Few<'_, '_> {
         let x_row = tile.first_row + self.row;
         let row_exists = x_row.lt(tile.end_row);
         let x = b.row(b.pointer("x"), row_exists.select(x_row, 0), 2 * row_stride(Elem::Bf16, self.product.k));
-        let lane_bytes_of_x = if self.product.format == Elem::I8 { 4 } else { 16 };
+        let lane_bytes_of_x = if self.product.is_widened() { 4 } else { 16 };
         let x_bytes = skipped * (2 * self.load_inputs()) + self.quad * lane_bytes_of_x;
         Share { upper, lower, x: b.at(x, x_bytes), load: skipped, row_exists }
     }
@@ -190,7 +190,7 @@ impl Few<'_, '_> {
                 _ => b.load_halves_or_zero(at, [exists(input), exists(input + 1)]),
             }
         };
-        if self.product.format == Elem::I8 {
+        if self.product.is_widened() {
             // Both column blocks of four steps.
             let first = first + self.fragment.first_column();
             return (0..8).map(|block| pair(first, BLOCK * block)).collect();
@@ -230,7 +230,7 @@ impl Few<'_, '_> {
         let rows = weights.as_chunks::<4>().0.as_chunks::<2>().0;
         for (&[upper, lower], x) in rows.iter().zip(x.chunks_exact(x_words)) {
             let operands = match self.product.format {
-                Elem::I8 => integer::fragments(b, upper, lower),
+                format @ (Elem::I8 | Elem::F8) => widened::fragments(b, format, upper, lower),
                 _ => {
                     let [upper, lower] = [&upper, &lower].map(|row| row.as_chunks().0);
                     upper.iter().zip(lower).map(|(&upper, &lower)| fragment::left(upper, lower)).collect()
@@ -288,7 +288,7 @@ impl Few<'_, '_> {
     /// A sum times the scale of its weight row.
     fn scaled(&self, tile: &Tile, row: Value, sum: Value) -> Value {
         let b = self.b;
-        if self.product.format != Elem::I8 {
+        if !self.product.is_widened() {
             return sum;
         }
         let row = tile.outputs * OUTPUTS + row;

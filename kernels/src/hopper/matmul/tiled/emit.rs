@@ -5,7 +5,7 @@
 //! 3. consumers: for each tile, wait for full stages and multiply; then finish and store ([`super::super::epilogue`])
 //!
 //! bf16 weights are read from shared memory: the products of a stage are awaited one stage later, and then the stage is
-//! released. int8 weights go through registers: while the products of a stage run, the weights of the next stage are
+//! released. Weights of one byte go through registers: while the products of a stage run, the weights of the next stage are
 //! loaded. The registers are not overwritten before the products that read them are complete.
 
 use super::{INPUTS, OUTPUTS, STAGING_BYTES, Shared};
@@ -15,7 +15,7 @@ use crate::hopper::facts::{SWIZZLE_BYTES, VECTOR_BYTES};
 use crate::hopper::fragment::BLOCK;
 use crate::hopper::matmul::epilogue::{Consumer, Epilogue};
 use crate::hopper::matmul::tiles::Tiles;
-use crate::hopper::matmul::{Product, TileRows, integer};
+use crate::hopper::matmul::{Product, TileRows, widened};
 use crate::hopper::ring::{Ring, Slot};
 use crate::hopper::roles::Role;
 use crate::hopper::weight::BLOCK_ROWS;
@@ -99,7 +99,7 @@ impl Kernel<'_, '_> {
             // Loaded before the products to hide the latency.
             let factors = epilogue.factors(b, &consumer, &tile, block);
             let (slot, sums) = match self.product.format {
-                Elem::I8 => self.multiply_integers(&consumer, slot),
+                Elem::I8 | Elem::F8 => self.multiply_widened(&consumer, slot),
                 _ => self.multiply(&consumer, slot),
             };
             epilogue.store(b, &consumer, (&tile, block), &factors, sums);
@@ -159,7 +159,7 @@ impl Kernel<'_, '_> {
             let row = b.load(at, Type::vector(Num::I32, 4));
             [0, 1, 2, 3].map(|word| row.lane(word))
         };
-        integer::fragments(b, words(upper), words(b.at_byte(upper, BLOCK * INPUTS))).concat()
+        widened::fragments(b, self.product.format, words(upper), words(b.at_byte(upper, BLOCK * INPUTS))).concat()
     }
 
     fn multiply_fragments(&self, slot: Slot, fragments: &[Value], sums: &[Value]) -> Vec<Value> {
@@ -182,8 +182,8 @@ impl Kernel<'_, '_> {
         self.ring.release(self.b, stage);
     }
 
-    /// Multiplies with int8 weights from registers.
-    fn multiply_integers(&self, consumer: &Consumer, slot: Slot) -> (Slot, Vec<Value>) {
+    /// Multiplies with weights of one byte from registers.
+    fn multiply_widened(&self, consumer: &Consumer, slot: Slot) -> (Slot, Vec<Value>) {
         let (b, ring) = (self.b, &self.ring);
         ring.wait_full(b, slot);
         let fragments = self.fragments(consumer, slot);
