@@ -496,7 +496,8 @@ jamba_status jamba_open_memory(const void *data,
 jamba_status jamba_close(jamba_engine engine);
 
 // Cancels, from any thread, the current and later operations of an engine until jamba_cancel_reset. Operations stop between
-// two steps: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill with JAMBA_CANCELLED.
+// two steps: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill with JAMBA_CANCELLED. Chat templates and constraints end with
+// JAMBA_CANCELLED.
 jamba_status jamba_cancel(jamba_engine engine);
 
 // Ends the effect of jamba_cancel.

@@ -175,7 +175,8 @@ pub extern "C" fn jamba_close(engine: jamba_engine) -> jamba_status {
 }
 
 /// Cancels, from any thread, the current and later operations of an engine until jamba_cancel_reset. Operations stop between
-/// two steps: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill with JAMBA_CANCELLED.
+/// two steps: jamba_generate with JAMBA_FINISH_CANCELLED, jamba_prefill with JAMBA_CANCELLED. Chat templates and constraints end with
+/// JAMBA_CANCELLED.
 #[unsafe(no_mangle)]
 pub extern "C" fn jamba_cancel(engine: jamba_engine) -> jamba_status {
     entry(|| {

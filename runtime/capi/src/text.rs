@@ -247,7 +247,7 @@ mod with {
         let text = unsafe { string("chat", chat) }?;
         let chat: Chat = serde_json::from_str(text).map_err(|error| Failure::argument(format!("chat: {error}")))?;
         let template = with_engine(engine.id, |inner| Ok(inner.engine.chat_template()?))?;
-        Ok(template.render_chat(&chat)?)
+        Ok(template.render_parts_until(&chat, &handles::engine(engine.id)?.cancel)?.into_text())
     }
 
     /// # Safety
@@ -262,7 +262,8 @@ mod with {
         let request = ChatRequest::from_json(text).map_err(|error| Failure::argument(error.to_string()))?;
         let (tokenizer, template) =
             with_engine(engine.id, |inner| Ok((inner.engine.tokenizer()?, inner.engine.chat_template()?)))?;
-        let encoded = tokenizer.encode_chat(&template.render_parts(&request.chat())?)?;
+        let rendered = template.render_parts_until(&request.chat(), &handles::engine(engine.id)?.cancel)?;
+        let encoded = tokenizer.encode_chat(&rendered)?;
         // SAFETY: the caller guarantees that the pointers are null or valid, see `# Safety`.
         unsafe { store(&encoded.tokens, tokens, capacity, n_tokens) }
     }

@@ -44,7 +44,7 @@ pub(crate) struct App {
     pub(crate) responses: Responses,
     pub(crate) rates: Rates,
     /// Permits to encode a prompt or compile a constraint, which takes a core.
-    pub(crate) prepare: Semaphore,
+    pub(crate) prepare: Arc<Semaphore>,
     /// Room for large bodies, in units of [`ROOM_UNIT`](crate::body::ROOM_UNIT).
     pub(crate) bodies: Arc<Semaphore>,
 }

@@ -504,7 +504,7 @@ fn run_engine<E: From<ServeError>>(
         states,
         responses: Responses::new(options.responses_bytes),
         rates: Rates::new(&options.clock, &options.keys, options.rules),
-        prepare: Semaphore::new(n_cores()),
+        prepare: Arc::new(Semaphore::new(n_cores())),
         bodies: Arc::new(Semaphore::new(LARGE_BODIES * options.max_body_bytes.div_ceil(body::ROOM_UNIT))),
         options,
         model,

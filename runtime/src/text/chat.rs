@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::jinja::{Lack, Template, Variables};
 use super::rendered::RenderedChat;
 use super::tokenizer::{read_config, special_token};
-use crate::RuntimeError;
+use crate::{Cancel, RuntimeError};
 
 /// Special tokens that are variables of templates.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -232,6 +232,14 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render_chat`].
     pub fn render_parts(&self, chat: &Chat) -> Result<RenderedChat, RuntimeError> {
+        self.render_parts_until(chat, &Cancel::new())
+    }
+
+    /// As [`ChatTemplate::render_parts`]. `cancel` is checked every few hundred instructions of the template.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Cancelled`] if `cancel` was set.
+    pub fn render_parts_until(&self, chat: &Chat, cancel: &Cancel) -> Result<RenderedChat, RuntimeError> {
         let own;
         let template = match &chat.template {
             // As in transformers, the source of another template. Names have no braces.
@@ -251,7 +259,8 @@ impl ChatTemplate {
         variables.insert("documents".to_owned(), chat.documents.clone().into());
         variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
         let variables = Variables { own: &self.special_tokens, outside: &variables };
-        let rendered = template.render(&variables).map_err(|reason| match &self.origin {
+        let rendered = template.render(&variables, cancel).map_err(|reason| match &self.origin {
+            _ if cancel.is_cancelled() => RuntimeError::Cancelled,
             Some(origin) => failed(SECTION, format!("{origin}: {reason}")),
             None => failed(SECTION, reason),
         })?;
@@ -361,6 +370,25 @@ mod tests {
         let recursive = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
         assert!(rendered(recursive).is_err());
         assert!(rendered("{% for %}").unwrap_err().to_string().starts_with("chat template: "));
+    }
+
+    #[test]
+    fn rendering_ends_when_it_is_cancelled() {
+        // Without the flag, it takes some millions of instructions, and then more memory than it may.
+        let loops = "{% for a in range(9999) %}".repeat(3) + "{% if a %}{% endif %}" + &"{% endfor %}".repeat(3);
+        let template = ChatTemplate::new(Some(loops.as_bytes()), None).unwrap();
+        let (chat, cancel) = (Chat::new(&ask("Hi")), Cancel::new());
+        std::thread::scope(|threads| {
+            let rendering = threads.spawn(|| template.render_parts_until(&chat, &cancel).map(|_| ()));
+            cancel.cancel();
+            assert!(matches!(rendering.join().unwrap(), Err(RuntimeError::Cancelled)));
+        });
+        let error = template.render_parts_until(&chat, &cancel).map(|_| ()).unwrap_err();
+        assert!(matches!(error, RuntimeError::Cancelled), "{error}");
+        // What is finished stays so.
+        let short = ChatTemplate::new(Some(b"x"), None).unwrap();
+        cancel.reset();
+        assert_eq!(short.render_parts_until(&chat, &cancel).unwrap().text(), "x");
     }
 
     #[test]

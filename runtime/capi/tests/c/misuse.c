@@ -247,6 +247,11 @@ int main(int argc, char **argv) {
     EXPECT(JAMBA_OK, jamba_chat_render(first, "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}", buffer,
                                        sizeof buffer, &length));
     if (strstr(buffer, "<|user|>Hi") == NULL) return 1;
+    EXPECT(JAMBA_OK, jamba_cancel(first));
+    EXPECT(JAMBA_CANCELLED, jamba_chat_render(first, "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}", buffer,
+                                              sizeof buffer, &length));
+    EXPECT(JAMBA_CANCELLED, jamba_chat_encode(first, "[{\"role\": \"user\", \"content\": \"Hi\"}]", tokens, 64, &n));
+    EXPECT(JAMBA_OK, jamba_cancel_reset(first));
     {
         /* Special tokens in a message are text: as many as in a message without them. */
         const char *plain = "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"a\"}]}]";

@@ -15,19 +15,31 @@ use super::scope::{Loop, Scope};
 use super::text::Output;
 use super::value::{Callable, Dict, Key, Namespace, Range, Result, Value, check_items, error};
 use super::{budget, checks, compare, filters, globals, literal, methods, print};
+use crate::Cancel;
 use crate::device::cpu::own_run_time;
 
 /// Deepest nesting of expressions, statements and macros while they run.
 const MAX_DEPTH: u32 = 1000;
 
-/// Instructions between two looks at the clock.
+/// Instructions between two looks at the clock and at the flag.
 const INSTRUCTIONS: u64 = 256;
+
+/// What ends a template before its last instruction.
+#[derive(Clone, Copy)]
+pub(super) struct Limits<'a> {
+    /// Most instructions.
+    pub(super) fuel: u64,
+    /// Time of the thread.
+    pub(super) time: Duration,
+    pub(super) cancel: &'a Cancel,
+}
 
 /// Renders one template.
 pub(super) struct Interpreter<'a> {
     source: &'a str,
+    limits: Limits<'a>,
+    /// Instructions that are left.
     fuel: Cell<u64>,
-    time: Duration,
     /// The time for which the thread has run, when it began.
     begun: Duration,
     depth: Cell<u32>,
@@ -43,12 +55,11 @@ pub(super) struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    /// An interpreter that runs at most `fuel` instructions, for about this time of the thread.
-    pub(super) fn new(source: &'a str, (fuel, time): (u64, Duration), now: NaiveDateTime) -> Interpreter<'a> {
+    pub(super) fn new(source: &'a str, limits: Limits<'a>, now: NaiveDateTime) -> Interpreter<'a> {
         Interpreter {
             source,
-            fuel: Cell::new(fuel),
-            time,
+            limits,
+            fuel: Cell::new(limits.fuel),
             begun: own_run_time(),
             depth: Cell::new(0),
             now,
@@ -67,8 +78,8 @@ impl<'a> Interpreter<'a> {
     /// Counts an instruction.
     pub(super) fn spend(&self) -> Result<()> {
         budget::check()?;
-        if self.fuel.get().is_multiple_of(INSTRUCTIONS) && own_run_time().saturating_sub(self.begun) >= self.time {
-            return error(format!("stopped after {:?}: does it loop forever?", self.time));
+        if self.fuel.get().is_multiple_of(INSTRUCTIONS) {
+            self.look_at_limits()?;
         }
         match self.fuel.get().checked_sub(1) {
             Some(fuel) => {
@@ -77,6 +88,17 @@ impl<'a> Interpreter<'a> {
             }
             None => error("stopped after too many instructions: does it loop forever?"),
         }
+    }
+
+    fn look_at_limits(&self) -> Result<()> {
+        let Limits { time, cancel, .. } = self.limits;
+        if cancel.is_cancelled() {
+            return error("cancelled");
+        }
+        if own_run_time().saturating_sub(self.begun) >= time {
+            return error(format!("stopped after {time:?}: does it loop forever?"));
+        }
+        Ok(())
     }
 
     /// Runs `work` one level deeper, and gives its errors a line.

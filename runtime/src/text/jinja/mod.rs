@@ -42,7 +42,7 @@ use minijinja::machinery::{WhitespaceConfig, ast, parse};
 use self_cell::self_cell;
 use serde_json::{Map, Value as Json};
 
-use eval::Interpreter;
+use eval::{Interpreter, Limits};
 pub(super) use lacks::Lack;
 
 pub use clock::keep_time_zone;
@@ -50,6 +50,7 @@ use scope::Scope;
 use text::{Origin, Text};
 use value::{Error, Key, Value};
 
+use crate::Cancel;
 use crate::contain::contained;
 
 /// Limit on the instructions of a template; ordinary templates run a few thousand per message.
@@ -104,12 +105,12 @@ impl Template {
         lacks::of(self.borrow_dependent())
     }
 
-    /// Renders the template with these variables.
-    pub(super) fn render(&self, variables: &Variables<'_>) -> Result<Rendered, String> {
-        self.render_within((FUEL, TIME), variables)
+    /// Renders the template with these variables, unless `cancel` is set meanwhile.
+    pub(super) fn render(&self, variables: &Variables<'_>, cancel: &Cancel) -> Result<Rendered, String> {
+        self.render_within(Limits { fuel: FUEL, time: TIME, cancel }, variables)
     }
 
-    fn render_within(&self, limits: (u64, Duration), variables: &Variables<'_>) -> Result<Rendered, String> {
+    fn render_within(&self, limits: Limits<'_>, variables: &Variables<'_>) -> Result<Rendered, String> {
         std::thread::scope(|threads| {
             // A program that contains panics by the names of its threads contains those of this one.
             let name = std::thread::current().name().unwrap_or("template").to_owned();
@@ -121,7 +122,7 @@ impl Template {
         })
     }
 
-    fn evaluate(&self, (fuel, time): (u64, Duration), variables: &Variables<'_>) -> Result<Rendered, String> {
+    fn evaluate(&self, limits: Limits<'_>, variables: &Variables<'_>) -> Result<Rendered, String> {
         let scope = Scope::new(None);
         for (name, text) in variables.own {
             scope.set(name, Value::text(text));
@@ -133,7 +134,7 @@ impl Template {
             };
             scope.set(name, value.map_err(|error| error.message)?);
         }
-        let interpreter = Interpreter::new(self.source(), (fuel, time), clock::now());
+        let interpreter = Interpreter::new(self.source(), limits, clock::now());
         let rendered = interpreter.run(self.borrow_dependent(), &scope).map_err(|Error { message, line }| match line {
             Some(line) => format!("{message} (line {line})"),
             None => message,
@@ -210,7 +211,7 @@ mod tests {
         let render = |n: usize| {
             let outside = serde_json::json!({ "n": n });
             let variables = Variables { own: &[], outside: outside.as_object().unwrap() };
-            template.render(&variables).unwrap().text
+            template.render(&variables, &Cancel::new()).unwrap().text
         };
         std::thread::scope(|threads| {
             let render = &render;
@@ -225,7 +226,8 @@ mod tests {
         let none = Variables { own: &[], outside: &Map::new() };
         let refused = |source: &str| {
             let template = Template::of(source);
-            let rendered = template.and_then(|template| template.render_within((FUEL, Duration::MAX), &none));
+            let limits = Limits { fuel: FUEL, time: Duration::MAX, cancel: &Cancel::new() };
+            let rendered = template.and_then(|template| template.render_within(limits, &none));
             rendered.map(|rendered| rendered.text).unwrap_err()
         };
         let table = [
@@ -284,7 +286,7 @@ mod tests {
             "{% set t = 'x' * 15000000 %}{{ t.strip('a' * 15000000) | length }}",
             "{{ ([1] * 1000000) | map(attribute='a.' * 8000000) | list | length }}",
         ] {
-            let _ = Template::of(source).and_then(|template| template.render(&none));
+            let _ = Template::of(source).and_then(|template| template.render(&none, &Cancel::new()));
         }
     }
 
@@ -292,7 +294,11 @@ mod tests {
     fn a_template_stops_when_its_time_is_over() {
         let template = Template::of("{% for i in range(999) %}{{ i }}{% endfor %}").unwrap();
         let none = Variables { own: &[], outside: &Map::new() };
-        let render = |time| template.render_within((FUEL, time), &none).map(|rendered| rendered.text.len());
+        let cancel = &Cancel::new();
+        let render = |time| {
+            let rendered = template.render_within(Limits { fuel: FUEL, time, cancel }, &none);
+            rendered.map(|rendered| rendered.text.len())
+        };
         assert_eq!(render(Duration::MAX), Ok(2887));
         assert!(render(Duration::ZERO).is_err_and(|error| error.contains("stopped after 0ns")));
     }
