@@ -1,4 +1,4 @@
-//! Events of the prefix cache for routers, on a ZeroMQ socket that publishes them.
+//! Events of the prefix cache for routers, on a ZeroMQ socket that publishes them ([`publish`](crate::publish)).
 //!
 //! A message has the three frames of vLLM, as llm-d and Dynamo read them: the topic, a sequence number (8 bytes, big-endian), and
 //! MessagePack, `[seconds, events, data-parallel rank]`. Events are arrays:
@@ -12,17 +12,15 @@
 //! Blocks are those of [`Block`]: as long as the interval of the prefix cache. A subscriber misses events from before its
 //! subscription. A slow subscriber loses messages: the sequence numbers then have gaps.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::body::Bytes;
 use jamba_runtime::{Block, PrefixCache, PrefixChange};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use zeromq::{PubSocket, Socket, SocketSend, ZmqError, ZmqMessage};
 
-use crate::{Address, ServeError};
+use crate::Address;
+use crate::publish::Publisher;
 
 /// Where the state of a block is: in the memory of the host, whatever the device.
 const MEDIUM: &str = "cpu";
@@ -105,38 +103,20 @@ fn payload(changes: &[PrefixChange], block_size: usize, seconds: f64) -> Option<
     Some(rmp_serde::to_vec(&(seconds, events, 0)).expect("numbers, texts and arrays"))
 }
 
-/// A socket that publishes.
-pub(crate) struct Publisher(PubSocket);
-
-impl Publisher {
-    pub(crate) async fn bind(address: &Address) -> Result<Publisher, ServeError> {
-        let name = address.to_string();
-        let mut socket = PubSocket::new();
-        let endpoint = socket.bind(&format!("tcp://{name}")).await;
-        let endpoint = endpoint.map_err(|error| {
-            let source = match error {
-                ZmqError::Network(source) => source,
-                other => io::Error::other(other.to_string()),
-            };
-            ServeError::Address { address: name, source }
-        })?;
-        tracing::info!("events of the prefix cache at {endpoint}");
-        Ok(Publisher(socket))
-    }
-
-    /// Publishes until no change can come any more.
-    pub(crate) async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Changes>) {
+/// Publishes until no change can come any more.
+pub(crate) async fn publish(publisher: Publisher, mut changes: mpsc::UnboundedReceiver<Changes>) {
+    let send = async {
         let mut sequence: u64 = 0;
         while let Some(Changes { topic, block_size, changes }) = changes.recv().await {
             let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             let Some(payload) = payload(&changes, block_size, seconds) else { continue };
-            let frames = [topic.as_bytes().to_vec(), sequence.to_be_bytes().to_vec(), payload];
-            let message = ZmqMessage::try_from(frames.map(Bytes::from).to_vec()).expect("three frames");
-            if let Err(error) = self.0.send(message).await {
-                tracing::warn!("events of the prefix cache: {error}");
-            }
+            publisher.send(&topic, [&sequence.to_be_bytes(), &payload]);
             sequence += 1;
         }
+    };
+    tokio::select! {
+        () = send => {}
+        () = publisher.accept() => {}
     }
 }
 

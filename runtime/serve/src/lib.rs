@@ -15,7 +15,7 @@
 //! - `conversation` is a chat in progress, whatever the API; `tools` are the functions that it may call.
 //! - `openai`, `anthropic` and `ollama` speak the APIs of these names; `openapi` is their OpenAPI document.
 //! - `local` reads requests for programs that run the engine themselves.
-//! - `kv_events` publishes what the prefix cache holds, for routers.
+//! - `kv_events` publishes what the prefix cache holds, for routers; `publish` is the ZeroMQ socket.
 //! - `states` keeps named states; `page` is a page to try the model.
 
 mod admission;
@@ -36,6 +36,7 @@ mod openai;
 mod openapi;
 mod page;
 mod prepare;
+mod publish;
 mod rates;
 mod sampling;
 mod sandbox;
@@ -72,11 +73,12 @@ use crate::admission::Admission;
 use crate::answer::Slots;
 use crate::app::{App, State};
 use crate::error::ApiError;
-use crate::kv_events::{Changes, Follower, Publisher};
+use crate::kv_events::{Changes, Follower};
 use crate::listen::{Listener, SocketFile};
 use crate::metrics::{Metrics, Pools};
 use crate::model::Model;
 use crate::openai::responses::Responses;
+use crate::publish::Publisher;
 use crate::rates::Rates;
 use crate::sandbox::{Backend, Confinement};
 use crate::states::Store;
@@ -415,7 +417,12 @@ pub fn serve<E: From<ServeError>>(
         None => None,
     };
     let publisher = match &options.kv_events {
-        Some(events) => Some(runtime.block_on(Publisher::bind(&events.address))?),
+        Some(events) => {
+            let publisher = runtime.block_on(Publisher::bind(&events.address))?;
+            let address = publisher.local_address().map_err(system)?;
+            tracing::info!("events of the prefix cache at tcp://{address}");
+            Some(publisher)
+        }
         None => None,
     };
     let mut sandbox = options.sandbox.clone();
@@ -440,7 +447,7 @@ pub fn serve<E: From<ServeError>>(
             }
             runtime.spawn(steps::dispatch(events));
             if let Some(publisher) = publisher {
-                runtime.spawn(publisher.run(changes));
+                runtime.spawn(kv_events::publish(publisher, changes));
             }
             if let Some(listener) = metrics {
                 // It answers as long as the runtime lives.
