@@ -1,7 +1,7 @@
 //! Zero-copy views of a plan's bytes, available only after verification.
 
 use crate::PlanError;
-use crate::format::{Manifest, Program, ProgramInfo, TargetKind};
+use crate::format::{Manifest, PAGE_BYTES, Program, ProgramInfo, TargetKind};
 use crate::header::{HEADER_BYTES, Header};
 use crate::sections::{self, CUBIN, FIRST_SECTION, Section, SectionKind, TABLE, TABLE_BYTES};
 use crate::verify;
@@ -191,17 +191,18 @@ fn check_length(bytes: &[u8], header: &Header, sections: &[Section]) -> Result<(
     Ok(())
 }
 
+/// What padding is compared with: a page.
+const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+
 fn check_padding(bytes: &[u8], section: &Section) -> Result<(), PlanError> {
     let start = (section.offset + section.bytes) as usize;
     let end = section.next_offset().map_or(bytes.len(), |next| next as usize);
-    match bytes[start..end].iter().position(|&byte| byte != 0) {
-        None => Ok(()),
-        Some(at) => Err(PlanError::Padding {
-            section: section.name.clone(),
-            offset: (start + at) as u64,
-            found: bytes[start + at],
-        }),
+    let padding = &bytes[start..end];
+    if padding.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()]) {
+        return Ok(());
     }
+    let at = start + padding.iter().position(|&byte| byte != 0).unwrap_or_default();
+    Err(PlanError::Padding { section: section.name.clone(), offset: at as u64, found: bytes[at] })
 }
 
 pub(crate) fn check_digest(
@@ -242,7 +243,7 @@ fn decode_program(bytes: &[u8], section: &str) -> Result<Program, PlanError> {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::format::{PAGE_BYTES, SLACK_BYTES};
+    use crate::format::SLACK_BYTES;
     use crate::header::VERSION;
 
     /// Name of the section that contains `offset`, for error messages.

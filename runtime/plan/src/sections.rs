@@ -185,7 +185,7 @@ pub fn decode(page: &[u8; TABLE_BYTES], n_sections: u32, file_bytes: u64) -> Res
     let mut next = FIRST_SECTION;
     for (index, record) in page.chunks_exact(RECORD_BYTES).enumerate() {
         if index >= count {
-            if record.iter().any(|&byte| byte != 0) {
+            if record != [0; RECORD_BYTES] {
                 return Err(PlanError::record(
                     TABLE,
                     format!("records[{index}]"),

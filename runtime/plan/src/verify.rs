@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use crate::PlanError;
 use crate::format::{
-    Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, PartOrder, Program, ProgramInfo,
+    Entry, EntryKind, Init, KV_PAGE_TOKENS, Layout, Limits, Manifest, Memory, Model, PartOrder, Program, ProgramInfo,
     TargetKind, Transform, Weight,
 };
 use crate::sections::{CUBIN, Section, SectionKind, TABLE};
@@ -194,7 +194,7 @@ fn total(memory: &Memory, limits: &Limits) -> Option<u64> {
 /// The context of a program's checks.
 #[derive(Clone, Copy)]
 struct Against<'a> {
-    n_outputs: u64,
+    model: &'a Model,
     limits: &'a Limits,
     info: &'a ProgramInfo,
     program: &'a Program,
@@ -217,8 +217,7 @@ impl Against<'_> {
 /// 3 … 9. Checks a program against the manifest.
 pub fn program(manifest: &Manifest, info: &ProgramInfo, program: &Program) -> Result<(), PlanError> {
     let section = info.kind.section(SectionKind::Program.name());
-    let against =
-        Against { n_outputs: manifest.model.n_outputs(), limits: &manifest.limits, info, program, section: &section };
+    let against = Against { model: &manifest.model, limits: &manifest.limits, info, program, section: &section };
     kernels(against)?;
     weights(against)?;
     entries(against)?;
@@ -395,8 +394,9 @@ fn entry(against: Against<'_>, entry: &Entry, at: &str) -> Result<(), PlanError>
 
     const F32_BYTES: u64 = 4;
     let (logits, align, arena) = (&entry.logits, info.kind.align_bytes(), info.memory.arena);
-    if logits.n != against.n_outputs {
-        return complain("logits.n", logits.n, format!("{}, from the model", against.n_outputs));
+    let n_outputs = against.model.n_outputs();
+    if logits.n != n_outputs {
+        return complain("logits.n", logits.n, format!("{n_outputs}, from the model"));
     }
     if !logits.offset.is_multiple_of(align) {
         return complain("logits.offset", logits.offset, format!("a multiple of {align}"));

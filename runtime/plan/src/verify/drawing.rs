@@ -94,7 +94,7 @@ mod tests {
         for groups in [MOST_LAUNCHES + 1, 1 << 45, u64::MAX] {
             program.weights[0].layout.groups = groups;
             let against = Against {
-                n_outputs: manifest.model.n_outputs(),
+                model: &manifest.model,
                 limits: &manifest.limits,
                 info: &info,
                 program: &program,

@@ -3,7 +3,7 @@
 //! 1. **kind**: an address where the kernel takes an address, of the region that it takes; counts, strides and constants have the
 //!    one value that follows from operand, rows and memory; tables are the named ones
 //! 2. **extent**: the rows that the kernel accesses in the largest step are inside the arena, a state slot or a KV page, aligned;
-//!    a weight has the stated format, layout, parts and transform, scales belong to the integers before them, a tensor map
+//!    a weight has the stated format, layout, parts and transform, and a row for each token where tokens choose rows; scales belong to the integers before them, a tensor map
 //!    describes all rows of its matrix in the stated boxes
 //! 3. **data flow**: a value is read whole, with its element type and rows, from an address where an earlier step has written
 //!    it, and nothing has been written over it since; a written range shares no byte with other arguments of the step, except
@@ -25,8 +25,8 @@ use super::Against;
 use crate::PlanError;
 use crate::cost::Amount;
 use crate::format::{
-    Access, Arg, Count, Elem, Entry, Matrix, MatrixBoxes, Operand, Per, Program, Shape, Step, TensorMap, Transform,
-    WeightFormat, WeightShape,
+    Access, Arg, Count, Elem, Entry, Matrix, MatrixBoxes, Operand, Per, Program, Shape, Step, Table, TensorMap,
+    Transform, WeightFormat, WeightShape,
 };
 use crate::tables;
 
@@ -164,6 +164,7 @@ impl<'a> Checker<'a, '_> {
             }
             let mut touches = Vec::with_capacity(step.args.len());
             let mut integers = None;
+            let chooses_rows = kernel.operands.contains(&Operand::Table(Table::Ids));
             for (slot, (operand, &arg)) in kernel.operands.iter().zip(&step.args).enumerate() {
                 let complain = |expected| {
                     let field = format!("{} ({})", field(&format!("args[{slot}]")), kernel.symbol);
@@ -179,6 +180,9 @@ impl<'a> Checker<'a, '_> {
                         touches.push((slot, Touch { access, shape, range: region.range, rows: None }));
                     }
                     Bound::Weight(weight) => {
+                        if chooses_rows && self.table_rows(weight).is_some_and(|rows| rows < against.model.vocab) {
+                            return Err(complain(format!("a weight of {} rows, the vocabulary", against.model.vocab)));
+                        }
                         uses.weights.insert((weight, &step.source));
                         integers = Some(weight);
                     }
@@ -284,6 +288,13 @@ impl<'a> Checker<'a, '_> {
     fn is_scales(&self, index: u32) -> bool {
         let weight = self.against.program.weights.get(index as usize);
         weight.is_some_and(|weight| matches!(weight.transform, crate::format::Transform::Scale(_)))
+    }
+
+    /// Rows of the weight at this index; `None` for one number, such as a bias, which is no table.
+    fn table_rows(&self, index: u32) -> Option<u64> {
+        let weight = self.against.program.weights.get(index as usize)?;
+        let rows = weight.parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.rows));
+        (weight.layout.groups, rows, weight.layout.k).ne(&(1, 1, 1)).then_some(rows)
     }
 
     /// The size of a dimension in the largest step.

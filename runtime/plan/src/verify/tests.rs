@@ -328,7 +328,7 @@ fn integers_have_their_scales() {
 }
 
 fn against<'a>(manifest: &'a Manifest, info: &'a ProgramInfo, program: &'a Program) -> Against<'a> {
-    Against { n_outputs: manifest.model.n_outputs(), limits: &manifest.limits, info, program, section: "program" }
+    Against { model: &manifest.model, limits: &manifest.limits, info, program, section: "program" }
 }
 
 /// The invalid field, if any.

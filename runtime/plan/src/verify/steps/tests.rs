@@ -4,8 +4,8 @@ use super::super::program;
 use crate::PlanError;
 use crate::fixture::{self, rows};
 use crate::format::{
-    Access, Arg, Buffer, Count, Elem, Manifest, Operand, Per, Program, ProgramInfo, Step, Table, TargetKind, Transform,
-    WeightFormat, WeightShape,
+    Access, Activation, Arg, Buffer, Count, Elem, Head, Manifest, Operand, Per, Program, ProgramInfo, Step, Table,
+    TargetKind, Transform, WeightFormat, WeightShape,
 };
 
 fn of(kind: TargetKind) -> (Manifest, Program) {
@@ -123,6 +123,25 @@ fn operands_and_steps_must_agree() {
     ];
     for (expected, change) in cases {
         assert_eq!(refusal(change), expected);
+    }
+}
+
+/// Tokens choose rows of the embedding: one without a row would read behind it.
+#[test]
+fn every_token_has_a_row() {
+    for (kind, vocab) in TargetKind::ALL.into_iter().flat_map(|kind| [4, 5, 6, u64::MAX].map(|vocab| (kind, vocab))) {
+        let (mut manifest, program) = of(kind);
+        // The results of a head have a number of their own.
+        manifest.model.head = Head::Scores { labels: vec![String::new(); 5], activation: Activation::Identity };
+        manifest.model.vocab = vocab;
+        let expected = format!("a weight of {vocab} rows, the vocabulary");
+        match check(&manifest, kind, &program) {
+            Err(PlanError::Record { field, expected: found, .. }) if vocab > 5 => {
+                assert!(field.starts_with("entries[0].steps[0].args[1] ("), "{field}");
+                assert_eq!(found, expected);
+            }
+            found => assert!(found.is_ok() && vocab <= 5, "{vocab}: {found:?}"),
+        }
     }
 }
 
