@@ -230,6 +230,9 @@ impl Header {
         if self.n_tokens > self.max_context {
             return Err(("tokens", self.n_tokens.to_string(), format!("up to {}", self.max_context)));
         }
+        if u64::from(self.n_next) > self.max_context {
+            return Err(("tokens to read next", self.n_next.to_string(), format!("up to {}", self.max_context)));
+        }
         if self.n_points as usize > MAX_POINTS {
             return Err(("save points", self.n_points.to_string(), format!("up to {MAX_POINTS}")));
         }
