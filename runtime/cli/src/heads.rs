@@ -116,6 +116,11 @@ fn print_line(value: &impl Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
+/// A label of a checkpoint may have line breaks and tabs: here, they are escapes, so that each line is one label.
+fn in_a_line(label: &str) -> String {
+    label.replace('\n', "\\n").replace('\t', "\\t")
+}
+
 /// Prints the labels of a text with their probabilities.
 pub(crate) fn classify(args: ClassifyArgs) -> Result<(), Failure> {
     let (json, lines) = (args.text.json, args.text.lines);
@@ -130,7 +135,7 @@ pub(crate) fn classify(args: ClassifyArgs) -> Result<(), Failure> {
         if json {
             return print_line(&Classification { tokens: tokens.len(), seconds, labels });
         }
-        let row = |label: &Label| format!("{:.6}\t{}", label.probability, label.label);
+        let row = |label: &Label| format!("{:.6}\t{}", label.probability, in_a_line(label.label));
         let shown = if lines { &labels[..1] } else { &labels[..] };
         print(&(shown.iter().map(row).collect::<Vec<_>>().join("\n") + "\n"))
     })
@@ -159,4 +164,14 @@ pub(crate) fn embed(args: EmbedArgs) -> Result<(), Failure> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_one_line() {
+        assert_eq!(in_a_line("safe\n0.999999\tno spam"), "safe\\n0.999999\\tno spam");
+    }
 }
