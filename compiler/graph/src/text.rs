@@ -89,21 +89,24 @@ fn lines(graph: &Graph, names: &Names) -> Vec<String> {
 fn node_line(graph: &Graph, id: NodeId, names: &Names) -> String {
     let results: Vec<String> = results(graph, id).map(|value| value_name(&value, names)).collect();
     let operands: Vec<String> = graph.operands(id).iter().map(|value| value_name(value, names)).collect();
-    let mut line = format!("{} = {}", results.join(", "), graph.op(id).name());
+    let mut line = format!("{} = {}", results.join(", "), head(graph, id));
     if !operands.is_empty() {
         line += &format!(" {}", operands.join(", "));
     }
     line + &tail(graph, id)
 }
 
-/// The part of a line after the operands; it does not depend on the names of values.
+/// The part of a line before the operands: the op, and the name of a source.
+fn head(graph: &Graph, id: NodeId) -> String {
+    let op = graph.op(id);
+    op.source_name().map_or(op.name().to_string(), |name| format!("{} {}", op.name(), quote(name)))
+}
+
+/// The part of a line after the operands. Like the head, it does not depend on the names of values.
 fn tail(graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
     let types: Vec<String> = node.results.iter().map(|ty| ty.to_string()).collect();
     let mut tail = String::new();
-    if let Some(name) = node.op.source_name() {
-        tail += &format!(" {}", quote(name));
-    }
     let attributes = node.op.attributes();
     if !attributes.is_empty() {
         let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} = {value}")).collect();

@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "plan_frame", check: plans::frame, seeds: plans::no_edits },
     Target { name: "plan_sections", check: plans::sections, seeds: plans::no_edits },
     Target { name: "plan_records", check: plans::records, seeds: plans::no_edits },
+    Target { name: "plan_run", check: plans::run, seeds: plans::no_edits },
     Target { name: "gpu", check: gpu::gpu, seeds: gpu::acts },
     Target { name: "state", check: plans::state, seeds: plans::no_edits },
     Target { name: "ptx", check: texts::ptx, seeds: texts::ptx_texts },

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use jamba_plan::format::{Manifest, Program};
+use jamba_plan::format::{Manifest, Program, ProgramInfo};
 use jamba_plan::header::{HEADER_BYTES, Header};
 use jamba_plan::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE_BYTES};
 use jamba_plan::synthetic::{DrawnRows, fill_panels};
 use jamba_plan::{Plan, frame as frame_of, text};
-use jamba_runtime::{ConstraintLimits, Engine, OpenOptions};
+use jamba_runtime::{ConstraintLimits, Engine, Feed, OpenOptions, Outputs, PlanFile};
 use serde_json::Value;
 
 use crate::mutate::edits;
@@ -162,10 +162,19 @@ impl Sound {
 
     /// The plan with other numbers in the manifest and in the program, of which postcard makes other bytes.
     pub(crate) fn with_numbers(&self, edits: &[(usize, u64)]) -> Vec<u8> {
+        self.with_numbers_outside(edits, "")
+    }
+
+    /// As [`Sound::with_numbers`], with this field of the program as it is.
+    fn with_numbers_outside(&self, edits: &[(usize, u64)], field: &str) -> Vec<u8> {
         let (in_manifest, in_program): (Vec<_>, Vec<_>) = edits.iter().partition(|(place, _)| place % 4 == 0);
         let manifest = edited(&self.manifest, &in_manifest);
         let manifest = serde_json::from_value::<Manifest>(manifest).and_then(|manifest| serde_json::to_vec(&manifest));
-        let program = serde_json::from_value::<Program>(edited(&self.program, &in_program)).ok();
+        let mut program = edited(&self.program, &in_program);
+        if let Some(kept) = self.program.get(field) {
+            program[field] = kept.clone();
+        }
+        let program = serde_json::from_value::<Program>(program).ok();
         let program = program.and_then(|program| postcard::to_stdvec(&program).ok());
         changed(&self.bytes, |kind, bytes| match (&manifest, &program) {
             (Ok(manifest), _) if kind == SectionKind::Manifest.code() => bytes.clone_from(manifest),
@@ -179,6 +188,36 @@ impl Sound {
 pub fn records(data: &[u8]) {
     static SOUND: OnceLock<Sound> = OnceLock::new();
     parse(&SOUND.get_or_init(|| Sound::of(short())).with_numbers(&edits(data).collect::<Vec<_>>()));
+}
+
+/// Most memory of a plan that is run.
+const MOST_MEMORY: u64 = 64 << 20;
+
+/// Edits of the numbers in the manifest and in the program, except for what the kernels state about themselves. A plan that is accepted
+/// can be run, with any tokens of its vocabulary: a number that nothing was compared with is an address, sooner or later.
+pub fn run(data: &[u8]) {
+    static SOUND: OnceLock<Sound> = OnceLock::new();
+    let sound = SOUND.get_or_init(|| Sound::of(toy()));
+    let file = sound.with_numbers_outside(&edits(data).collect::<Vec<_>>(), "kernels");
+    let Ok(plan) = Plan::parse(&file) else { return };
+    let model = &plan.manifest().model;
+    let (n_outputs, last) = (model.n_outputs() as usize, (model.vocab - 1) as u32);
+    let memory = |(info, _): (&ProgramInfo, &Program)| info.memory.total(&plan.manifest().limits);
+    if !plan.programs().all(|program| memory(program) <= MOST_MEMORY) {
+        return;
+    }
+    let file = PlanFile::copy_of(&file).expect("memory");
+    let options = OpenOptions { threads: Some(1), ..OpenOptions::default() };
+    let Ok(mut engine) = Engine::open(file, options) else { return };
+    let most = engine.max_step_tokens().min(engine.manifest().limits.max_context as usize).min(64);
+    let tokens: Vec<u32> = [last, 0, 1].into_iter().map(|token| token.min(last)).cycle().take(most).collect();
+    let Ok(sequence) = engine.add_sequence() else { return };
+    let outputs = if most <= engine.max_step_outputs() { Outputs::All } else { Outputs::Last };
+    if let Ok(logits) = engine.step(&[Feed { sequence, tokens: &tokens, outputs }]) {
+        assert!(logits.rows().all(|row| row.len() == n_outputs));
+    }
+    let _ = engine.step(&[Feed { sequence, tokens: &[last], outputs: Outputs::Last }]);
+    let _ = engine.snapshot(sequence).map(|snapshot| engine.restore(&snapshot));
 }
 
 /// A document with other numbers, counted in its order.

@@ -11,7 +11,8 @@ fn n_mutations(target: &Target) -> usize {
     match target.name {
         "constraint" => 40,
         "library" | "gpu" | "quantized" | "arguments" => 300,
-        "tokenizer" | "plan_records" | "plan_sections" | "plan_frame" | "template" | "stream" | "graph_passes" => 600,
+        "tokenizer" | "plan_run" | "plan_records" | "plan_sections" | "plan_frame" | "template" | "stream"
+        | "graph_passes" => 600,
         _ => 3000,
     }
 }

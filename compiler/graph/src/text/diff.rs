@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Names, lines, listed, number, results, tail};
+use super::{Names, head, lines, listed, number, results, tail};
 use crate::graph::{Graph, NodeId, ValueId};
 
 /// Removed lines (`-`) and added lines (`+`); empty if both graphs print the same.
@@ -91,7 +91,7 @@ fn match_nodes(before: &Graph, after: &Graph) -> BTreeMap<NodeId, NodeId> {
 
 /// A node's line without the names of values.
 fn shape(graph: &Graph, node: NodeId) -> String {
-    format!("{}{}", graph.op(node).name(), tail(graph, node))
+    head(graph, node) + &tail(graph, node)
 }
 
 /// A longest common subsequence, as pairs of indices.

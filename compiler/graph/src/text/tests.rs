@@ -34,6 +34,13 @@ fn mixer() -> Graph {
     b.finish()
 }
 
+/// A graph that the verifier refuses is printed with its faults, and read again.
+#[test]
+fn what_is_no_graph_is_printed_as_it_is_read() {
+    let text = "graph @g {\n  %0 = input \"ids\" : i32[tokens]\n  %1 = parameter \"e\" %0, %1 : f32[tokens, 16]\n}\n";
+    assert_eq!(print(&parse(text).unwrap()), text);
+}
+
 #[test]
 fn prints() {
     expect![[r#"
