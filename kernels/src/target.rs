@@ -8,7 +8,7 @@ use jamba_plan::format::TargetKind;
 
 mod kind;
 
-pub use kind::{count, decode_sizes, draws, looks_up, picks, refuses, steps_overlap, stored_format};
+pub use kind::{count, decode_sizes, draws, looks_up, picks, refuses, steps_overlap, stored_format, widest};
 
 /// A microarchitecture level of the x86-64 psABI: the instruction set that a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

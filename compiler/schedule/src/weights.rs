@@ -150,11 +150,8 @@ impl Decisions for FormatRules {
             _ if is_integer && is_sensitive && named.is_some() => {
                 refuse("f32 or bf16, because it decides on experts or step sizes".into())
             }
-            // An integer times a bf16 scale is exact in f32; these parameters are small. GPUs multiply bf16 only.
-            _ if is_integer && is_sensitive && stored.scales().is_some() => Ok(match self.kind {
-                TargetKind::Cpu => WeightFormat::F32,
-                TargetKind::Sm90a => WeightFormat::Bf16,
-            }),
+            // These parameters are small.
+            _ if is_integer && is_sensitive && stored.scales().is_some() => Ok(target::widest(self.kind)),
             _ if is_integer && is_sensitive => Ok(readable(stored)),
             _ => Ok(readable(found)),
         }

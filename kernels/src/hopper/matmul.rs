@@ -18,7 +18,6 @@ use super::facts;
 #[cfg(feature = "emit")]
 use super::weight::{BLOCK_ROWS, block_rows};
 use super::{Swizzle, TensorMap, row_stride};
-use crate::cpu::integer::weight_bytes;
 use crate::grouped_linear::{self, Experts};
 use crate::kernel::{
     self, Amount, Candidate, Config, Cost, Elem, Extent, Launch, Operand, Param, Per, Pieces, Source, StepSize, Unit,
@@ -268,7 +267,9 @@ impl Product {
     fn cost(&self) -> Cost {
         let n: usize = self.sizes.iter().sum();
         let rows = self.slots_per_row() as f64;
-        let bytes = weight_bytes(self.format, n * self.finish.rows(), self.k);
+        let weight_rows = n * self.finish.rows();
+        let scales = if self.is_widened() { weight_rows * Elem::F32.bytes() } else { 0 };
+        let bytes = (weight_rows * self.k * self.format.bytes() + scales) as f64;
         let row = (n * self.out.bytes() + self.k * Elem::Bf16.bytes()) as f64;
         let products = (n * self.finish.rows() * self.k) as f64;
         // Five operations per swiglu.

@@ -60,6 +60,14 @@ pub fn stored_format(kind: TargetKind, dtype: DType) -> WeightFormat {
     }
 }
 
+/// The format that holds the most of what a parameter's scales and numbers stand for. In f32, an integer times a bf16 scale is exact.
+pub fn widest(kind: TargetKind) -> WeightFormat {
+    match kind {
+        TargetKind::Cpu => WeightFormat::F32,
+        TargetKind::Sm90a => WeightFormat::Bf16,
+    }
+}
+
 /// The supported formats, as text, if the target cannot multiply weights of `format`.
 pub fn refuses(kind: TargetKind, format: WeightFormat) -> Option<&'static str> {
     match (kind, format) {
