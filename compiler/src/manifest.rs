@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, de};
 mod found;
 mod weights;
 
-pub use weights::{ByPattern, Linear, Weights};
+pub use weights::{ByPattern, FormatChoice, Weights};
 
 /// A model file with its defaults filled in and its paths resolved against its own folder.
 #[derive(Clone, Debug, PartialEq)]

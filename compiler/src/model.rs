@@ -9,7 +9,7 @@ use jambac_checkpoint::Links;
 use jambac_graph::DType;
 use jambac_kernels::target::Target;
 
-use crate::manifest::{self, ByPattern, FusionChoice, Linear, ModelFile};
+use crate::manifest::{self, ByPattern, FormatChoice, FusionChoice, ModelFile};
 
 /// The model and its options.
 #[derive(Args, Clone)]
@@ -27,8 +27,8 @@ pub struct ModelArgs {
     /// Weight format of all linear layers: f32, bf16, fp8, int8, int4 or int3. Default: as the checkpoint stores them. Routers and
     /// the embedding table never become integers. auto chooses a format for each parameter, so that the plan fits --memory with the
     /// least predicted loss.
-    #[arg(long, value_name = "FORMAT|auto", value_parser = |name: &str| name.parse::<Linear>())]
-    weights: Option<Linear>,
+    #[arg(long, value_name = "FORMAT|auto", value_parser = |name: &str| name.parse::<FormatChoice>())]
+    weights: Option<FormatChoice>,
     /// Weight format of the experts alone.
     #[arg(long, value_name = "FORMAT", value_parser = |name: &str| manifest::weight_format("weights.experts", name))]
     experts: Option<WeightFormat>,
@@ -98,8 +98,8 @@ impl ModelArgs {
         model.adapters.extend(self.lora);
         model.ignore.head |= self.embeddings;
         match self.weights {
-            Some(Linear::Auto) => (model.weights.auto, model.weights.default) = (true, None),
-            Some(Linear::Format(format)) => (model.weights.auto, model.weights.default) = (false, Some(format)),
+            Some(FormatChoice::Auto) => (model.weights.auto, model.weights.default) = (true, None),
+            Some(FormatChoice::Format(format)) => (model.weights.auto, model.weights.default) = (false, Some(format)),
             None => {}
         }
         model.weights.experts = self.experts.or(model.weights.experts);

@@ -326,7 +326,7 @@ fn bytes(layouts: &[Layout], format: WeightFormat) -> Result<u64> {
     layouts.iter().map(of).sum::<Option<u64>>().context("weights that no address space holds")
 }
 
-/// Rows of each parameter of a unit; without a checkpoint those of a normal distribution, of which synthetic weights are drawn.
+/// Sampled rows of each parameter of a unit. Without a checkpoint: normally distributed values.
 fn samples(unit: &Unit, source: Option<&Source<'_, '_>>) -> Result<Vec<(String, Vec<Vec<f32>>)>> {
     let Layout { groups, k, .. } = unit.layouts[0];
     let rows_of = |(name, &n_rows): (&String, &u64)| {

@@ -10,22 +10,25 @@ use serde::{Deserialize, Deserializer, de};
 use super::{parsed, weight_format};
 use crate::calibrate::Text;
 
-/// The word that stands for formats that are to be chosen.
+/// The value of `weights.default` that asks for automatic formats.
 const AUTO: &str = "auto";
 
 /// The format of linear layers on a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Linear {
+pub enum FormatChoice {
     /// Formats that fit a memory size.
     Auto,
     Format(WeightFormat),
 }
 
-impl FromStr for Linear {
+impl FromStr for FormatChoice {
     type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> Result<Linear> {
-        if text == AUTO { Ok(Linear::Auto) } else { weight_format("weights.default", text).map(Linear::Format) }
+    fn from_str(text: &str) -> Result<FormatChoice> {
+        if text == AUTO {
+            return Ok(FormatChoice::Auto);
+        }
+        weight_format("weights.default", text).map(FormatChoice::Format)
     }
 }
 
@@ -34,8 +37,7 @@ impl FromStr for Linear {
 pub struct Weights {
     /// All linear layers. Of int4 and int3, the output projection to the vocabulary is int8.
     pub default: Option<WeightFormat>,
-    /// The word auto in place of a default: formats with the least predicted loss for a memory size, which
-    /// [`precision::choose`](crate::precision::choose) replaces by patterns.
+    /// `default = "auto"`: [`precision::choose`](crate::precision::choose) selects the formats and replaces this by patterns.
     pub auto: bool,
     /// The experts alone.
     pub experts: Option<WeightFormat>,

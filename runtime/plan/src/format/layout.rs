@@ -125,7 +125,7 @@ impl Layout {
         panel.bytes(format).unwrap_or(0) as usize
     }
 
-    /// Inputs of an output that share a scale: all of them in rows, as many as [`WeightFormat::scales`] says in panels.
+    /// Inputs per scale. Rows have one scale per output; for panels see [`WeightFormat::scales`].
     pub fn shared_inputs(&self, format: WeightFormat) -> usize {
         match self.order {
             ElementOrder::Panels => crate::quantize::shared_inputs(format, self.k as usize),

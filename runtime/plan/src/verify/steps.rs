@@ -3,8 +3,8 @@
 //! 1. **kind**: an address where the kernel takes an address, of the region that it takes; counts, strides and constants have the
 //!    one value that follows from operand, rows and memory; tables are the named ones
 //! 2. **extent**: the rows that the kernel accesses in the largest step are inside the arena, a state slot or a KV page, aligned;
-//!    a weight has the stated format, layout, parts and transform, and a row for each token where tokens choose rows; scales belong to the integers before them, a tensor map
-//!    describes all rows of its matrix in the stated boxes
+//!    a weight has the stated format, layout, parts and transform; a table that tokens index has a row for each token of the
+//!    vocabulary; scales belong to the integers before them; a tensor map describes all rows of its matrix in the stated boxes
 //! 3. **data flow**: a value is read whole, with its element type and rows, from an address where an earlier step has written
 //!    it, and nothing has been written over it since; a written range shares no byte with other arguments of the step, except
 //!    with an operand of the same shape if the kernel allows it
