@@ -153,7 +153,7 @@ fn hostile_plans_are_refused_before_their_code_is_looked_at() {
             a count times 2^32 − 1
                 hostile.plan: program: entries[0].steps[0].args[3] (embed): found Count(Tokens, 4294967295), expected Count(Tokens, 1)
             2^45 groups of weights that no file holds
-                hostile.plan: program: entries[0].steps[0].args[1] (embed): found Weight(0), expected a weight with WeightShape { format: F32, layout: Layout { groups: 1, n: 1, k: 1, lanes: 16, order: Panels }, parts: [1], order: Stacked, transform: None }
+                hostile.plan: program: entries[0].steps[0].args[1] (embed): found Weight(0), expected a weight with WeightShape { format: F32, layout: Layout { groups: 1, n: 300, k: 1, lanes: 16, order: Panels }, parts: [300], order: Stacked, transform: None }
             2^31 − 1 tokens for each of three sequences
                 hostile.plan: program: entries[0].steps[2].args[8] (append): found Constant(7), expected Constant(134217728)
         "#]],

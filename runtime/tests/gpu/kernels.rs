@@ -21,16 +21,17 @@ pub(crate) fn run(memory: &mut Memory, symbol: &str, args: &[u64]) -> Result<(),
         "draw" => draw(memory, args),
         "overrun" => memory.set_f32(args[0] + 4 * args[1], 1.0),
         // Tests on the simulator check their values; here it only matters that they ran.
-        "draw_bf16" | "draw_f32" => memory.set_f32(args[0], WEIGHT),
+        "draw_bf16" => memory.set_f32(args[0], WEIGHT),
+        "draw_f32" => (0..VOCAB).try_for_each(|row| memory.set_f32(args[0] + 4 * row, WEIGHT)),
         other => Err(format!("no kernel {other}")),
     }
 }
 
-/// `x[t] = ids[t] + weight[0]`
+/// `x[t] = ids[t] + weight[ids[t]]`
 fn embed(memory: &mut Memory, args: &[u64]) -> Result<(), String> {
-    let weight = memory.f32(args[1])?;
     for t in 0..memory.count(args[3])? {
         let id = memory.i32(args[0], t)?;
+        let weight = memory.f32(args[1] + 4 * id as u64)?;
         memory.set_f32(args[2] + 4 * t, id as f32 + weight)?;
     }
     Ok(())

@@ -10,7 +10,9 @@ use jamba_runtime::{DebugOptions, Engine, OpenOptions, PlanFile, Progress, Runti
 
 use crate::fake::{Call, Calls, Fake, Launched};
 use crate::open_with;
-use crate::plan::{ARENA, LIMITS, PAGE_BYTES, SHARED_BYTES, STATE_BYTES, SYMBOLS, Toy, WEIGHT_BYTES};
+use crate::plan::{
+    ARENA, EMBEDDING_BYTES, LIMITS, MATRIX, PAGE_BYTES, SHARED_BYTES, STATE_BYTES, SYMBOLS, Toy, WEIGHT_BYTES,
+};
 
 /// The error of opening a plan, and the calls before it.
 fn refusal(toy: Toy, fake: Fake, options: OpenOptions<'_>) -> (RuntimeError, Calls) {
@@ -58,7 +60,7 @@ fn a_plan_takes_what_it_states_and_is_copied_there() {
             Call::Allocate("arena", ARENA),
             Call::Allocate("step tables", region.bytes),
             Call::Upload(weights_at, WEIGHT_BYTES as usize),
-            Call::TensorMap(map(weights_at + 128, 64)),
+            Call::TensorMap(map(weights_at + MATRIX, 64)),
             Call::TensorMap(map(arena_at, 2)),
             Call::Synchronize,
         ]
@@ -128,17 +130,17 @@ fn weights_are_drawn_in_pieces_with_the_bits_of_any_device() {
     let options = OpenOptions { progress: Some(&tell), threads: Some(3), ..OpenOptions::default() };
     let (_engine, calls) = open_with(toy, Fake::new(), options).unwrap();
     let (at, found) = calls.region("weights");
-    assert_eq!(found[..4], expected[0]);
-    assert!(found[128..128 + BYTES as usize] == expected[1], "the bits of the large weight");
+    assert!(found[..EMBEDDING_BYTES as usize] == expected[0], "the bits of the small weight");
+    assert!(found[MATRIX as usize..][..BYTES as usize] == expected[1], "the bits of the large weight");
     let pieces: Vec<(u64, usize)> = (calls.take().into_iter())
         .filter_map(|call| if let Call::Upload(to, bytes) = call { Some((to - at, bytes)) } else { None })
         .take(4)
         .collect();
     const MIB: u64 = 1 << 20;
-    let sizes = [(0, 4), (128, 32 * MIB), (128 + 32 * MIB, 32 * MIB), (128 + 64 * MIB, 8 * MIB)];
+    let sizes = [(0, EMBEDDING_BYTES), (MATRIX, 32 * MIB), (MATRIX + 32 * MIB, 32 * MIB), (MATRIX + 64 * MIB, 8 * MIB)];
     assert_eq!(pieces, sizes.map(|(at, bytes)| (at, bytes as usize)));
     let heard = heard.into_inner().unwrap();
-    let last = Progress { what: "drawing weights", done: 128 + BYTES, total: 128 + BYTES, unit: Unit::Bytes };
+    let last = Progress { what: "drawing weights", done: MATRIX + BYTES, total: MATRIX + BYTES, unit: Unit::Bytes };
     assert_eq!(heard.last(), Some(&last));
     let drawn: Vec<u64> = heard.iter().filter(|p| p.what == "drawing weights").map(|p| p.done).collect();
     assert!(drawn.len() == 4 && drawn.is_sorted(), "{drawn:?}");
@@ -166,7 +168,7 @@ fn weights_are_drawn_by_the_plans_kernels() {
     let begin = calls.iter().position(|call| call.name() == "launch").unwrap();
     assert_eq!(calls[begin..begin + 3], [launch(SYMBOLS.len() + 1, 0), launch(SYMBOLS.len(), 1), Call::Synchronize]);
     assert!(calls.iter().all(|call| call.name() != "upload"), "{calls:?}");
-    let total = 128 + BYTES;
+    let total = MATRIX + BYTES;
     let last = Progress { what: "drawing weights", done: total, total, unit: Unit::Bytes };
     assert_eq!(heard.into_inner().unwrap().last(), Some(&last));
 
@@ -188,7 +190,10 @@ fn a_kernel_that_fails_to_draw_is_named() {
     let fake = Fake::new();
     fake.calls().fail("launch", 0, DriverError::Lost("it has fallen off the bus".to_owned()));
     let (error, _) = refusal(toy(), fake, OpenOptions::default());
-    assert_eq!(error.to_string(), "Fake H100 is lost: drawing weights up to model.bias: it has fallen off the bus");
+    assert_eq!(
+        error.to_string(),
+        "Fake H100 is lost: drawing weights up to model.embed_tokens.weight: it has fallen off the bus"
+    );
 }
 
 #[test]

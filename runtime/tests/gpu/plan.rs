@@ -11,12 +11,17 @@ use jamba_plan::sections::SectionKind;
 use jamba_plan::tables::{DeviceTables, pages_per_sequence, table_bytes};
 
 pub(crate) const VOCAB: u64 = 300;
+/// Every row of the embedding.
 pub(crate) const WEIGHT: f32 = 5.0;
 pub(crate) const LIMITS: Limits =
     Limits { max_context: 100, max_sequences: 3, kv_tokens: 160, prefill_chunk: 40, max_outputs: 24 };
 pub(crate) const STATE_BYTES: u64 = 128;
 pub(crate) const PAGE_BYTES: u64 = 128;
 pub(crate) const WEIGHT_BYTES: u64 = 128 * 128 + SLACK_BYTES;
+/// One f32 for each token of the vocabulary.
+pub(crate) const EMBEDDING_BYTES: u64 = VOCAB * 4;
+/// Offset of the matrix, after the embedding.
+pub(crate) const MATRIX: u64 = EMBEDDING_BYTES.next_multiple_of(128);
 pub(crate) const ROW_STRIDE: u64 = 1280;
 pub(crate) const LOGITS: u64 = 768;
 pub(crate) const ARENA: u64 = LOGITS + 24 * ROW_STRIDE;
@@ -129,7 +134,9 @@ impl Toy {
     /// The content of the weights section.
     pub(crate) fn weights(&self) -> Vec<u8> {
         let mut weights: Vec<u8> = (0..self.manifest.programs[0].memory.weights).map(|at| (at % 251) as u8).collect();
-        weights[..4].copy_from_slice(&WEIGHT.to_le_bytes());
+        for row in weights[..EMBEDDING_BYTES as usize].chunks_exact_mut(4) {
+            row.copy_from_slice(&WEIGHT.to_le_bytes());
+        }
         weights
     }
 
@@ -253,8 +260,8 @@ fn operands(weights: &[Weight]) -> [Vec<Operand>; 7] {
 
 fn program() -> Program {
     let weights = vec![
-        weight("model.bias", 0, Layout::in_panels(1, 1, 1, 1), WeightFormat::F32),
-        weight("model.matrix", 128, Layout::in_rows(1, 64, 60, 64, (64, 64)), WeightFormat::Bf16),
+        weight("model.embed_tokens.weight", 0, Layout::in_panels(1, VOCAB, 1, 1), WeightFormat::F32),
+        weight("model.matrix", MATRIX, Layout::in_rows(1, 64, 60, 64, (64, 64)), WeightFormat::Bf16),
     ];
     let map = |base: Arg, rows: u64| TensorMap {
         base,

@@ -5,7 +5,7 @@ use jamba_plan::tables::DeviceTables;
 use jamba_runtime::{DebugOptions, Feed, OpenOptions, Outputs};
 
 use crate::fake::{Call, Fake, Launched};
-use crate::plan::{LIMITS, LOGITS, ROW_STRIDE, SHARED_BYTES, Toy, VOCAB, WEIGHT, answers};
+use crate::plan::{LIMITS, LOGITS, MATRIX, ROW_STRIDE, SHARED_BYTES, Toy, VOCAB, WEIGHT, answers};
 use crate::{answer, feed, open_with, prompt, toy};
 
 const W: u32 = WEIGHT as u32;
@@ -184,7 +184,7 @@ fn launches_are_those_of_the_rounded_size() {
     let recur = Launched { kernel: 1, grid: [10, 2, 1], threads: 384, shared_bytes: SHARED_BYTES, args };
     assert_eq!(launches[1], recur); // one block for each of ten multiprocessors, twice
     // A tensor map is a parameter by value from a multiple of 64 bytes on; the fake driver's begins with the address.
-    assert_eq!((launches[4].args[8], launches[4].args.len()), (weights + 128, 8 + 16));
+    assert_eq!((launches[4].args[8], launches[4].args.len()), (weights + MATRIX, 8 + 16));
     assert_eq!((launches[4].args[3], launches[4].args[6]), (tables + 16, tables + 24));
 }
 

@@ -180,7 +180,7 @@ impl<'a> Checker<'a, '_> {
                         touches.push((slot, Touch { access, shape, range: region.range, rows: None }));
                     }
                     Bound::Weight(weight) => {
-                        if chooses_rows && self.table_rows(weight).is_some_and(|rows| rows < against.model.vocab) {
+                        if chooses_rows && self.table_rows(weight) < against.model.vocab {
                             return Err(complain(format!("a weight of {} rows, the vocabulary", against.model.vocab)));
                         }
                         uses.weights.insert((weight, &step.source));
@@ -290,11 +290,10 @@ impl<'a> Checker<'a, '_> {
         weight.is_some_and(|weight| matches!(weight.transform, crate::format::Transform::Scale(_)))
     }
 
-    /// Rows of the weight at this index; `None` for one number, such as a bias, which is no table.
-    fn table_rows(&self, index: u32) -> Option<u64> {
-        let weight = self.against.program.weights.get(index as usize)?;
-        let rows = weight.parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.rows));
-        (weight.layout.groups, rows, weight.layout.k).ne(&(1, 1, 1)).then_some(rows)
+    /// Rows of the weight at this index.
+    fn table_rows(&self, index: u32) -> u64 {
+        let parts = self.against.program.weights.get(index as usize).into_iter().flat_map(|weight| &weight.parts);
+        parts.fold(0, |sum, part| sum.saturating_add(part.rows))
     }
 
     /// The size of a dimension in the largest step.

@@ -4,8 +4,8 @@ use super::super::program;
 use crate::PlanError;
 use crate::fixture::{self, rows};
 use crate::format::{
-    Access, Activation, Arg, Buffer, Count, Elem, Head, Manifest, Operand, Per, Program, ProgramInfo, Step, Table,
-    TargetKind, Transform, WeightFormat, WeightShape,
+    Access, Activation, Arg, Buffer, Count, Elem, Head, Layout, Manifest, Operand, Per, Program, ProgramInfo, Step,
+    Table, TargetKind, Transform, WeightFormat, WeightShape,
 };
 
 fn of(kind: TargetKind) -> (Manifest, Program) {
@@ -141,6 +141,35 @@ fn every_token_has_a_row() {
                 assert_eq!(found, expected);
             }
             found => assert!(found.is_ok() && vocab <= 5, "{vocab}: {found:?}"),
+        }
+    }
+}
+
+/// A table of one number is a table, too.
+#[test]
+fn the_only_row_is_of_the_only_token() {
+    for (kind, vocab) in TargetKind::ALL.into_iter().flat_map(|kind| [1, 2, 5].map(|vocab| (kind, vocab))) {
+        let (mut manifest, mut program) = of(kind);
+        manifest.model.head = Head::Scores { labels: vec![String::new(); 5], activation: Activation::Identity };
+        manifest.model.vocab = vocab;
+        let bias = &mut program.weights[1];
+        bias.layout = Layout::in_panels(1, 1, 1, bias.layout.lanes);
+        (bias.parts[0].rows, bias.bytes) = (1, bias.layout.bytes(bias.format).unwrap());
+        let table = Operand::Weight(WeightShape::of(bias));
+        for entry in &mut program.entries {
+            entry.steps[0].args[1] = Arg::Weight(1);
+        }
+        program.kernels[0].operands[1] = table.clone();
+        if kind == TargetKind::Cpu {
+            // A kernel that no token indexes takes the number, too, and may.
+            program.kernels[1].operands[3] = table;
+        }
+        match check(&manifest, kind, &program) {
+            Err(PlanError::Record { field, expected, .. }) if vocab > 1 => {
+                assert!(field.starts_with("entries[0].steps[0].args[1] ("), "{field}");
+                assert_eq!(expected, format!("a weight of {vocab} rows, the vocabulary"));
+            }
+            found => assert!(found.is_ok() && vocab == 1, "{kind:?} {vocab}: {found:?}"),
         }
     }
 }

@@ -49,7 +49,7 @@ static void run(const struct launch *launch) {
     float *x = (float *)a[launch->kernel == 0 ? 2 : launch->kernel == 1 ? 3 : 5];
     switch (launch->kernel) {
     case 0:
-        for (u64 t = 0; t < count(a[3]); t++) x[t] = (float)((i32 *)a[0])[t] + *(float *)a[1];
+        for (u64 t = 0; t < count(a[3]); t++) x[t] = (float)((i32 *)a[0])[t] + ((float *)a[1])[((i32 *)a[0])[t]];
         break;
     case 1:
         for (u64 s = 0; s < count(a[4]); s++) {
