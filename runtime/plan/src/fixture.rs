@@ -1,9 +1,9 @@
 //! A small plan for tests that contains every kind of record.
 
-use crate::PlanWriter;
 use crate::cost::{Amount, Cost};
 use crate::format::*;
-use crate::sections::{CUBIN, SectionKind};
+use crate::header::{HEADER_BYTES, Header, OLDEST_READER, VERSION};
+use crate::sections::{self, CUBIN, FIRST_SECTION, Section, SectionKind};
 use crate::tables::table_bytes;
 
 pub(crate) mod sm_90a;
@@ -131,30 +131,49 @@ pub(crate) fn kernel(symbol: &str, op: &str, operands: Vec<Operand>) -> KernelRe
     KernelRecord { symbol: symbol.to_owned(), op: op.to_owned(), operands, recipe: String::new() }
 }
 
-/// Serializes a plan from these parts; writes only the programs whose kinds are in the manifest.
-pub(crate) fn write(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("fixture.plan");
-    let mut writer = PlanWriter::create(&path).unwrap();
-    writer.manifest(manifest).unwrap();
-    for kind in [TargetKind::Cpu, TargetKind::Sm90a].into_iter().filter(|&kind| manifest.of(kind).is_some()) {
-        writer.program(kind, if kind == TargetKind::Cpu { cpu } else { sm_90a }).unwrap();
+/// The sections of a plan from these parts; only the programs whose kinds are in the manifest.
+pub(crate) fn contents(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec<(SectionKind, String, Vec<u8>)> {
+    let mut all = vec![(SectionKind::Manifest, "manifest".to_owned(), serde_json::to_vec_pretty(manifest).unwrap())];
+    let kinds = || [TargetKind::Cpu, TargetKind::Sm90a].into_iter().filter(|&kind| manifest.of(kind).is_some());
+    for kind in kinds() {
+        let program = if kind == TargetKind::Cpu { cpu } else { sm_90a };
+        all.push((SectionKind::Program, kind.section("program"), postcard::to_stdvec(program).unwrap()));
     }
     for target in manifest.targets().collect::<std::collections::BTreeSet<_>>() {
-        writer.code(target, format!("code for {target}").as_bytes()).unwrap();
+        all.push((SectionKind::Code, format!("code/{target}"), format!("code for {target}").into_bytes()));
     }
     if manifest.of(TargetKind::Sm90a).is_some() {
-        writer.code(&format!("sm_90a{CUBIN}"), b"assembled").unwrap();
+        all.push((SectionKind::Code, format!("code/sm_90a{CUBIN}"), b"assembled".to_vec()));
     }
-    writer.section(SectionKind::Tokenizer, "tokenizer", b"{}").unwrap();
-    for (kind, bytes) in [(TargetKind::Cpu, 160), (TargetKind::Sm90a, sm_90a::WEIGHT_BYTES as usize)] {
-        let bytes: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
-        if manifest.of(kind).is_some() {
-            writer.section(SectionKind::Weights, &kind.section("weights"), &bytes).unwrap();
-        }
+    all.push((SectionKind::Tokenizer, "tokenizer".to_owned(), b"{}".to_vec()));
+    for kind in kinds() {
+        let n_bytes = if kind == TargetKind::Cpu { 160 } else { sm_90a::WEIGHT_BYTES };
+        all.push((SectionKind::Weights, kind.section("weights"), (0..n_bytes).map(|byte| byte as u8).collect()));
     }
-    writer.finish().unwrap();
-    std::fs::read(path).unwrap()
+    all
+}
+
+/// Serializes a plan from these parts, in memory: what [`crate::PlanWriter`] writes to a file.
+pub(crate) fn write(manifest: &Manifest, cpu: &Program, sm_90a: &Program) -> Vec<u8> {
+    let (mut file, mut sections) = (vec![0; FIRST_SECTION as usize], Vec::new());
+    for (kind, name, bytes) in contents(manifest, cpu, sm_90a) {
+        let (offset, digest) = (file.len() as u64, blake3::hash(&bytes));
+        let section = Section { kind: kind.code(), name, offset, bytes: bytes.len() as u64, digest };
+        file.extend(bytes);
+        file.resize(section.next_offset().unwrap() as usize, 0);
+        sections.push(section);
+    }
+    let table = sections::encode(&sections);
+    let header = Header {
+        version: VERSION,
+        oldest_reader: OLDEST_READER,
+        file_bytes: file.len() as u64,
+        n_sections: sections.len() as u32,
+        table_digest: *blake3::hash(&table).as_bytes(),
+    };
+    file[..HEADER_BYTES].copy_from_slice(&header.encode());
+    file[HEADER_BYTES..FIRST_SECTION as usize].copy_from_slice(&table);
+    file
 }
 
 /// The fixture, serialized.

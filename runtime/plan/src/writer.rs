@@ -187,6 +187,7 @@ impl Write for Hashing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
@@ -207,6 +208,25 @@ mod tests {
         drop(writer);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["a.plan"]);
+    }
+
+    #[test]
+    fn the_file_is_the_sections_in_order() {
+        let (manifest, cpu, sm_90a) = (fixture::manifest(), fixture::program(), fixture::sm_90a::program());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.plan");
+        let mut writer = PlanWriter::create(&path).unwrap();
+        for (kind, name, bytes) in fixture::contents(&manifest, &cpu, &sm_90a) {
+            match (kind, &*name) {
+                (SectionKind::Manifest, _) => writer.manifest(&manifest).unwrap(),
+                (SectionKind::Program, "program") => writer.program(TargetKind::Cpu, &cpu).unwrap(),
+                (SectionKind::Program, _) => writer.program(TargetKind::Sm90a, &sm_90a).unwrap(),
+                (SectionKind::Code, _) => writer.code(name.strip_prefix("code/").unwrap(), &bytes).unwrap(),
+                _ => writer.section(kind, &name, &bytes).unwrap(),
+            }
+        }
+        assert_eq!(writer.finish().unwrap(), fixture::plan().len() as u64);
+        assert!(std::fs::read(path).unwrap() == fixture::plan());
     }
 
     #[test]
