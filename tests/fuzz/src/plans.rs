@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use jamba_plan::format::{Manifest, Program, ProgramInfo};
+use jamba_plan::format::{Arg, Manifest, Program, ProgramInfo};
 use jamba_plan::header::{HEADER_BYTES, Header};
 use jamba_plan::sections::{self, FIRST_SECTION, Section, SectionKind, TABLE_BYTES};
 use jamba_plan::synthetic::{DrawnRows, fill_panels};
@@ -35,6 +35,32 @@ fn short() -> &'static [u8] {
                 bytes.truncate(1);
             }
         })
+    })
+}
+
+/// The same with one step, from tokens to logits: where the frame is what changes, most inputs need not read more.
+fn smallest() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let plan = Plan::parse(short()).expect("a sound plan");
+        let mut program = plan.first().1.clone();
+        let logits = program.kernels[4].operands[2].clone();
+        program.kernels.truncate(1);
+        program.kernels[0].operands[2] = logits;
+        for entry in &mut program.entries {
+            entry.steps.truncate(1);
+            entry.steps[0].args[2] = Arg::Arena(entry.logits.offset);
+            entry.buffers.retain(|buffer| buffer.offset == entry.logits.offset);
+            entry.buffers.iter_mut().for_each(|buffer| (buffer.first, buffer.last) = (0, 0));
+        }
+        let program = postcard::to_stdvec(&program).expect("memory");
+        let small = changed(short(), |kind, bytes| {
+            if kind == SectionKind::Program.code() {
+                bytes.clone_from(&program);
+            }
+        });
+        Plan::parse(&small).expect("a sound plan");
+        small
     })
 }
 
@@ -103,7 +129,7 @@ fn parse(file: &[u8]) {
 /// Edits of the header and of the table, and of their digests.
 pub fn frame(data: &[u8]) {
     let _ = Plan::parse(data);
-    let mut file = short().to_vec();
+    let mut file = smallest().to_vec();
     for (place, number) in edits(data) {
         let at = place % (FIRST_SECTION as usize - 8);
         file[at..at + 8].copy_from_slice(&number.to_le_bytes());
