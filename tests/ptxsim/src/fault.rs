@@ -31,6 +31,8 @@ pub enum FaultKind {
     /// The async proxy uses shared memory written by ordinary stores, without `fence.proxy.async`, or a tensor map in global
     /// memory without `fence.proxy.tensormap`.
     MissingProxyFence,
+    /// A load through the non-coherent path (`ld.global.nc`) of bytes that its grid has stored.
+    NonCoherent,
     /// Part of a warp executes an instruction for the whole warp.
     Divergence,
     /// A violated rule of `bar` or `mbarrier`.

@@ -212,6 +212,7 @@ impl Gpu {
     ) -> Result<Stats, Fault> {
         let program = module.launchable(entry, launch, parameters.len())?;
         self.launches += 1;
+        self.memory.begin_grid();
         let env = Env {
             program,
             global: &self.memory,

@@ -52,6 +52,8 @@ pub(crate) struct Access {
     address: Address,
     /// May communicate with other blocks.
     pub strong: bool,
+    /// Reads through the non-coherent path, which need not see stores of the running grid.
+    non_coherent: bool,
 }
 
 impl Address {
@@ -130,7 +132,7 @@ impl Pattern {
 const SPACES: [&str; 6] = ["global", "shared", "shared::cta", "param", "v2", "v4"];
 /// Accesses with these modifiers may communicate with other blocks.
 const STRONG: [&str; 5] = ["volatile", "relaxed", "acquire", "release", "mmio"];
-/// Modifiers without a meaning here.
+/// Modifiers without a meaning here, but for nc.
 const HINTS: [&str; 13] = ["nc", "gpu", "sys", "cta", "cluster", "weak", "ca", "cg", "cs", "cv", "lu", "wb", "wt"];
 
 pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError> {
@@ -173,7 +175,8 @@ pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError>
         other => Address::decode(d, other)?,
     };
     let strong = STRONG.iter().any(|part| call.has(part)) && space != Space::Shared;
-    Ok(Access { store, space, bytes: bits / 8, signed: ty.starts_with('s'), wide, slots, address, strong })
+    let (signed, non_coherent) = (ty.starts_with('s'), call.has("nc"));
+    Ok(Access { store, space, bytes: bits / 8, signed, wide, slots, address, strong, non_coherent })
 }
 
 /// The fault of a global access by a lane.
@@ -246,6 +249,13 @@ impl Access {
                 Space::Parameter => env.parameter(address, total).map_err(misplaced(lane))?,
                 Space::Global | Space::Generic => {
                     block.stats.global_loaded += total as u64;
+                    if self.non_coherent && env.global.has_stored(&mut warp.hint, address, total) {
+                        let what = format!(
+                            "{total} bytes at {address:#x}, {}, which this grid has stored",
+                            env.global.place(address)
+                        );
+                        return Err(Trouble::lane(FaultKind::NonCoherent, lane, what));
+                    }
                     env.global.load(&mut warp.hint, address, total).map_err(bad(lane))?
                 }
             };
@@ -282,6 +292,9 @@ impl Access {
         let n_words = bytes.div_ceil(4);
         match self.space {
             Space::Global => {
+                if self.non_coherent && env.global.has_stored(&mut warp.hint, at, bytes) {
+                    return false;
+                }
                 if !env.global.load_row(&mut warp.hint, at, bytes, &mut row[..n_words]) {
                     return false;
                 }

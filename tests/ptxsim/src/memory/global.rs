@@ -1,4 +1,5 @@
-//! Global memory: allocations with guard space between them, and a written bit per byte.
+//! Global memory: allocations with guard space between them, and two bits per byte: whether it was written, and whether the running
+//! grid has stored it.
 //!
 //! Words are relaxed atomics, since blocks run on several threads. As on the hardware, a race gives one value or the other.
 
@@ -22,6 +23,8 @@ struct Allocation {
     words: Vec<AtomicU32>,
     /// One bit per byte; 16 bytes per entry.
     written: Vec<AtomicU16>,
+    /// Bytes that the running grid has stored, likewise.
+    stored: Vec<AtomicU16>,
 }
 
 /// All allocations, by address.
@@ -51,6 +54,7 @@ impl Global {
             bytes,
             words: (0..4 * n_chunks).map(|_| AtomicU32::new(0x7fff_dead)).collect(),
             written: (0..n_chunks).map(|_| AtomicU16::new(0)).collect(),
+            stored: (0..n_chunks).map(|_| AtomicU16::new(0)).collect(),
         });
         self.next = (base + bytes + GUARD).next_multiple_of(ALIGN);
         base
@@ -65,6 +69,21 @@ impl Global {
             }
             None => Err(Bad { kind: FaultKind::OutOfBounds, what: format!("{base:#x} is no allocation's address") }),
         }
+    }
+
+    /// A grid begins: it has stored nothing.
+    pub fn begin_grid(&mut self) {
+        self.allocations.iter_mut().flat_map(|allocation| &mut allocation.stored).for_each(|bits| *bits.get_mut() = 0);
+    }
+
+    /// Whether the running grid has stored one of `n` bytes. False outside allocations.
+    pub fn has_stored(&self, hint: &mut usize, address: u64, n: usize) -> bool {
+        let Ok((allocation, offset)) = self.find(hint, address, n as u64) else { return false };
+        let of_chunk = |chunk: usize| {
+            let bytes = offset.max(16 * chunk)..(offset + n).min(16 * chunk + 16);
+            allocation.stored[chunk].load(Relaxed) >> (bytes.start % 16) & byte_bits(bytes.len()) != 0
+        };
+        (offset / 16..(offset + n).div_ceil(16)).any(of_chunk)
     }
 
     /// The allocation with `n` bytes from `address`, and the offset. `hint` caches the last one.
@@ -130,6 +149,7 @@ impl Global {
             let _ = allocation.words[word].fetch_update(Relaxed, Relaxed, merge);
         }
         allocation.mark(offset, byte_bits(n), chunk.written);
+        allocation.note_store(offset, byte_bits(n));
         Ok(())
     }
 
@@ -164,6 +184,7 @@ impl Global {
         while at < end {
             let n = (16 - at % 16).min(end - at);
             allocation.mark(at, byte_bits(n), byte_bits(n));
+            allocation.note_store(at, byte_bits(n));
             at += n;
         }
         true
@@ -187,6 +208,7 @@ impl Global {
             old
         };
         allocation.mark(offset, byte_bits(n), byte_bits(n));
+        allocation.note_store(offset, byte_bits(n));
         Ok((old, written == byte_bits(n)))
     }
 
@@ -306,6 +328,15 @@ impl Allocation {
             all &= chunk.load(Relaxed);
         }
         all == u16::MAX
+    }
+
+    /// Sets the stored bits of bytes in one entry.
+    #[inline]
+    fn note_store(&self, offset: usize, bytes: u16) {
+        let (cell, bits) = (&self.stored[offset / 16], bytes << (offset % 16));
+        if cell.load(Relaxed) & bits != bits {
+            cell.fetch_or(bits, Relaxed);
+        }
     }
 
     /// Sets the written bits of bytes in one entry.
