@@ -1,6 +1,8 @@
 //! Compares weight formats on a trained checkpoint: prediction quality and plan size.
 //!
-//!     cargo bench -p jambac-benches --bench formats
+//!     cargo bench -p jambac-benches --bench formats [-- FORMAT]
+//!
+//! A FORMAT measures its rows alone, and f32.
 //!
 //! `-- sensitivities` prints instead what the parameters of each kind contribute when they alone are rounded to int4: the divergence for
 //! a squared relative error of 1 of one parameter (`compiler/src/precision.rs`).
@@ -11,11 +13,14 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
+use jamba_plan::cpu::runs;
 use jambac_benches::quality::{Format, Predictions, documents, exact_answers, open, questions};
 
 const FORMATS: &[Format] = &[
     Format::all("f32"),
     Format::all("bf16"),
+    Format::all("bf16").on("x86-64-v4-bf16"),
+    Format::all("bf16").on("x86-64-v4-amx-bf16"),
     Format::all("int8"),
     Format::all("int8").calibrated(),
     Format::all("int8").with_experts("int4"),
@@ -83,7 +88,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("|---|---|---|---|---|---|---|---|");
     let mut truth: Option<Predictions> = None;
     let mut n_places = 0;
+    let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     for &format in FORMATS {
+        let is_named = only.as_ref().is_none_or(|only| format.linears == Some(only.as_str()));
+        if truth.is_some() && !is_named {
+            continue;
+        }
+        if format.target != "native" && !runs(format.target) {
+            println!("| {} | this CPU lacks its instructions | | | | | | |", format.name());
+            continue;
+        }
         let mut opened = open(&checkpoint, folder.path(), format)?;
         let found = Predictions::of(&mut opened.engine, &documents)?;
         let beside = truth.as_ref().unwrap_or(&found);

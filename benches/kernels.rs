@@ -1,7 +1,7 @@
 //! Kernel benchmarks at the sizes of real models: time, operations and bytes per second, and fraction of the machine's
 //! roofline, for one thread.
 //!
-//!     cargo bench -p jambac-benches [-- [--sweep] [SYMBOL]]
+//!     cargo bench -p jambac-benches [-- [--sweep] [--target=NAME] [SYMBOL]]
 //!
 //! Each kernel is timed in the config that the schedule chooses for the step; with `--sweep` in every config that the step
 //! allows, and the others are listed with the reason. CPU kernels have one config each so far.
@@ -10,6 +10,7 @@
 //! of main memory: arrays that stay in the last-level cache between runs are read faster and can exceed 100 %. The compute peak
 //! is that of f32 multiply-adds, doubled for integers.
 
+use jamba_plan::cpu::missing;
 use jamba_plan::format::TargetKind;
 use jambac_benches::roofline::{Cost, Roofline, seconds};
 use jambac_codegen::compile;
@@ -67,7 +68,15 @@ fn bench(
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let sweep = std::env::args().any(|arg| arg == "--sweep");
-    let target = CpuTarget::native()?;
+    let named = std::env::args().find_map(|arg| arg.strip_prefix("--target=").map(str::to_owned));
+    let target: CpuTarget = named.as_deref().unwrap_or("native").parse()?;
+    if !target.runs_here() {
+        return Err(format!(
+            "--target={target}: this CPU lacks {}",
+            missing(target.name()).unwrap_or_default().join(", ")
+        )
+        .into());
+    }
     let roofline = Roofline::measure(target)?;
     println!("{}, one thread: {:.1} GFLOP/s, {:.1} GB/s", target.name(), roofline.flops / 1e9, roofline.bytes / 1e9);
     println!(

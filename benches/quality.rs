@@ -46,17 +46,23 @@ pub struct Format {
     pub is_mixed: bool,
     /// Whether integers are calibrated on samples of the model.
     pub is_calibrated: bool,
+    /// The target that computes.
+    pub target: &'static str,
 }
 
 impl Format {
+    /// As the checkpoint stores the weights.
+    const STORED: Format =
+        Format { linears: None, experts: None, pattern: None, is_mixed: false, is_calibrated: false, target: "native" };
+
     /// One format for all linear layers, rounded to nearest.
     pub const fn all(name: &'static str) -> Format {
-        Format { linears: Some(name), experts: None, pattern: None, is_mixed: false, is_calibrated: false }
+        Format { linears: Some(name), ..Format::STORED }
     }
 
     /// A format for the experts alone, rounded to nearest.
     pub const fn experts(name: &'static str) -> Format {
-        Format { linears: None, experts: Some(name), pattern: None, is_mixed: false, is_calibrated: false }
+        Format { experts: Some(name), ..Format::STORED }
     }
 
     /// The same with another format for the experts.
@@ -79,6 +85,11 @@ impl Format {
         Format { is_calibrated: true, ..self }
     }
 
+    /// The same on another target.
+    pub const fn on(self, target: &'static str) -> Format {
+        Format { target, ..self }
+    }
+
     /// Label in tables.
     pub fn name(self) -> String {
         let mut name = match (self.linears, self.experts) {
@@ -92,6 +103,9 @@ impl Format {
             name = format!("auto, as large as {name}");
         }
         name += if self.is_calibrated { ", calibrated" } else { "" };
+        if self.target != Format::STORED.target {
+            name = format!("{name} on {}", self.target);
+        }
         name
     }
 }
@@ -125,7 +139,7 @@ pub fn open(checkpoint: &Path, folder: &Path, format: Format) -> Result<Opened, 
         .collect::<Result<_, _>>()?;
     model.weights.calibrate = format.is_calibrated.then_some(Text::Samples);
     // The logits of one level are enough, and code takes most of the time of a build.
-    model.build.targets = targets(&["native"])?;
+    model.build.targets = targets(&[format.target])?;
     model.limits.max_context = CONTEXT;
     model.limits.max_sequences = 1;
     model.limits.kv_tokens = None;

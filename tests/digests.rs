@@ -30,12 +30,18 @@ use sha2::{Digest, Sha256};
 
 use crate::models;
 
-fn targets() -> [Target; 5] {
+const VNNI: Target = Target::Cpu(CpuTarget::X86(X86Level::V4Vnni));
+const AMX: Target = Target::Cpu(CpuTarget::X86(X86Level::Amx));
+const AMX_BF16: Target = Target::Cpu(CpuTarget::X86(X86Level::AmxBf16));
+
+fn targets() -> [Target; 7] {
     [
         Target::Cpu(CpuTarget::new(X86Level::V2)),
         Target::Cpu(CpuTarget::new(X86Level::V3)),
         Target::Cpu(CpuTarget::new(X86Level::V4)),
-        Target::Cpu(CpuTarget::new(X86Level::V4Vnni)),
+        VNNI,
+        AMX,
+        AMX_BF16,
         Target::Sm90a,
     ]
 }
@@ -83,7 +89,7 @@ fn variants(kind: TargetKind) -> Vec<Variant> {
     variants
 }
 
-/// The kernels of all plans for a target, by symbol. For VNNI, those that it changes: products of integers.
+/// The kernels of all plans for a target, by symbol. For levels that change products of some formats, those.
 fn kernels(target: Target) -> BTreeMap<String, Launch> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/jamba-mini");
     let mut model = ModelFile::open(&folder).expect("a model file");
@@ -99,9 +105,14 @@ fn kernels(target: Target) -> BTreeMap<String, Launch> {
             kernels.extend(kernels_of_a_plan(&model, &variant, target));
         }
     }
-    if target == Target::Cpu(CpuTarget::new(X86Level::V4Vnni)) {
-        let is_integer = |param: &Param| matches!(param.elem(), Some(Elem::I8 | Elem::I4 | Elem::I3));
-        kernels.retain(|_, kernel| kernel.params().iter().any(is_integer));
+    let changes: Option<&[Elem]> = match target {
+        VNNI | AMX => Some(&[Elem::I8, Elem::I4, Elem::I3]),
+        AMX_BF16 => Some(&[Elem::Bf16]),
+        _ => None,
+    };
+    if let Some(changes) = changes {
+        let is_changed = |param: &Param| param.elem().is_some_and(|elem| changes.contains(&elem));
+        kernels.retain(|_, kernel| kernel.params().iter().any(is_changed));
     }
     if target == Target::Sm90a {
         let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Fp8];

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jamba_plan::format::WeightFormat;
 use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 use jambac::compile::{Progress, Request, build};
 use jambac::manifest::{ModelFile, targets};
@@ -206,7 +207,7 @@ fn one_plan_serves_several_levels() {
     let fixture = Fixture::open("dense_tied");
     let folder = tempfile::tempdir().unwrap();
     let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
-    model.build.targets = targets(&["x86-64-v2", "x86-64-v4", "x86-64-v3", "x86-64-v4-vnni"]).unwrap();
+    model.build.targets = targets(&["x86-64-v2", "x86-64-v4", "x86-64-v3", "x86-64-v4-amx", "x86-64-v4-vnni"]).unwrap();
     let path = folder.path().join("levels.plan");
     build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
 
@@ -225,5 +226,33 @@ fn one_plan_serves_several_levels() {
     if !is_x86_feature_detected!("avx512f") {
         let refused = with(Some("x86-64-v4")).err().expect("a level that this machine lacks").to_string();
         assert!(refused.contains("x86-64-v4"), "{refused}");
+    }
+}
+
+/// Levels that round the inputs of bf16 weights: their logits differ from those of f32 inputs by roundings to bf16.
+#[test]
+fn rounded_inputs_change_logits_by_roundings() {
+    let fixture = Fixture::open("dense_tied");
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = fixture.prompt(128);
+    for target in ["x86-64-v4-bf16", "x86-64-v4-amx-bf16"] {
+        if let Some(missing) = jamba_plan::cpu::missing(target).filter(|missing| !missing.is_empty()) {
+            eprintln!("SKIPPED: this CPU lacks {} of {target}", missing.join(", "));
+            continue;
+        }
+        let mut model = ModelFile::open(&fixture.checkpoint).unwrap();
+        model.build.targets = targets(&[target, "x86-64-v3"]).unwrap();
+        model.weights.default = Some(WeightFormat::Bf16);
+        let path = folder.path().join(format!("{target}.plan"));
+        build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
+        let of = |isa: &str| {
+            let options = OpenOptions { threads: Some(2), isa: Some(isa.to_owned()), ..OpenOptions::default() };
+            logits(&mut Engine::open(&path, options).unwrap(), &prompt.ids, 64)
+        };
+        let [rounded, exact] = [of(target), of("x86-64-v3")].map(|rows| recorded(&rows, &prompt));
+        let (difference, at) = max_difference(&rounded, &exact);
+        let greatest = exact.iter().map(|logit| logit.abs()).fold(0.0, f32::max);
+        println!("{target}: {difference:e} at {at}, logits up to {greatest}");
+        assert!(difference > 0.0 && f64::from(difference) < 0.03 * f64::from(greatest), "{difference:e} of {greatest}");
     }
 }

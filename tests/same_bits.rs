@@ -25,12 +25,13 @@ struct Recipe {
     fusion: &'static str,
     weights: Option<&'static str>,
     kv: &'static str,
+    target: &'static str,
 }
 
 impl Recipe {
     fn build(&self, folder: &std::path::Path) -> PathBuf {
         let mut model = ModelFile::open(&Fixture::open(self.checkpoint).checkpoint).unwrap();
-        model.build.targets = targets(&["x86-64-v3"]).unwrap();
+        model.build.targets = targets(&[self.target]).unwrap();
         model.build.fusion = self.fusion.parse().unwrap();
         model.weights.default = self.weights.map(|format| weight_format("weights.default", format).unwrap());
         model.limits.kv_dtype = Some(kv_dtype(self.kv).unwrap());
@@ -171,22 +172,31 @@ fn check(recipe: Recipe) {
 }
 
 macro_rules! plans {
-    ($($name:ident: $checkpoint:literal, fusion $fusion:literal, weights $weights:expr, kv $kv:literal;)*) => {$(
+    ($($name:ident: $checkpoint:literal, fusion $fusion:literal, weights $weights:expr, kv $kv:literal, $target:literal;)*) => {$(
         #[test]
         fn $name() {
-            check(Recipe { checkpoint: $checkpoint, fusion: $fusion, weights: $weights, kv: $kv });
+            if let Some(missing) = jamba_plan::cpu::missing($target).filter(|missing| !missing.is_empty()) {
+                eprintln!("SKIPPED: this CPU lacks {} of {}", missing.join(", "), $target);
+                return;
+            }
+            check(Recipe { checkpoint: $checkpoint, fusion: $fusion, weights: $weights, kv: $kv, target: $target });
         }
     )*};
 }
 
 plans! {
-    tiny_fused: "tiny", fusion "all", weights None, kv "f32";
-    tiny_unfused: "tiny", fusion "none", weights None, kv "f32";
-    odd_fused: "odd", fusion "all", weights None, kv "f32";
-    odd_unfused: "odd", fusion "none", weights None, kv "f32";
-    odd_f32_with_bf16_keys: "odd", fusion "all", weights Some("f32"), kv "bf16";
-    tiny_int8: "tiny", fusion "all", weights Some("int8"), kv "f32";
-    odd_int8_unfused: "odd", fusion "none", weights Some("int8"), kv "f32";
-    odd_int4: "odd", fusion "all", weights Some("int4"), kv "f32";
-    odd_int3: "odd", fusion "all", weights Some("int3"), kv "f32";
+    tiny_fused: "tiny", fusion "all", weights None, kv "f32", "x86-64-v3";
+    tiny_unfused: "tiny", fusion "none", weights None, kv "f32", "x86-64-v3";
+    odd_fused: "odd", fusion "all", weights None, kv "f32", "x86-64-v3";
+    odd_unfused: "odd", fusion "none", weights None, kv "f32", "x86-64-v3";
+    odd_f32_with_bf16_keys: "odd", fusion "all", weights Some("f32"), kv "bf16", "x86-64-v3";
+    tiny_int8: "tiny", fusion "all", weights Some("int8"), kv "f32", "x86-64-v3";
+    odd_int8_unfused: "odd", fusion "none", weights Some("int8"), kv "f32", "x86-64-v3";
+    odd_int4: "odd", fusion "all", weights Some("int4"), kv "f32", "x86-64-v3";
+    odd_int3: "odd", fusion "all", weights Some("int3"), kv "f32", "x86-64-v3";
+    odd_bf16_pairs: "odd", fusion "all", weights Some("bf16"), kv "f32", "x86-64-v4-bf16";
+    odd_bf16_tiles: "odd", fusion "all", weights Some("bf16"), kv "f32", "x86-64-v4-amx-bf16";
+    tiny_bf16_tiles_unfused: "tiny", fusion "none", weights Some("bf16"), kv "f32", "x86-64-v4-amx-bf16";
+    odd_int8_tiles: "odd", fusion "all", weights Some("int8"), kv "f32", "x86-64-v4-amx";
+    odd_int4_tiles: "odd", fusion "all", weights Some("int4"), kv "f32", "x86-64-v4-amx";
 }

@@ -82,6 +82,7 @@ const UNSAFE: &[&str] = &[
     "compiler/codegen/src/ffi.rs",
     "compiler/checkpoint/src/safetensors.rs",
     "kernels/src/cpu/builder/scope.rs",
+    "runtime/plan/src/cpu/tiles.rs",
     "runtime/src/device/",
     "runtime/capi/src/",
     "tests/fuzz/src/library.rs",

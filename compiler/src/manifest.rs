@@ -73,8 +73,12 @@ pub struct Build {
 }
 
 /// The targets of a build that names none: every level of x86-64 with its own kernels, for CPUs since 2013 or so. Code takes about
-/// 100 KB a level. The VNNI level is left out if the plan has no integer weights, because its code would be that of x86-64-v4.
-pub const DEFAULT_TARGETS: [&str; 3] = ["x86-64-v4-vnni", "x86-64-v4", "x86-64-v3"];
+/// 100 KB a level. The levels of VNNI and AMX are left out if the plan has no integer weights, because their code would be that of
+/// x86-64-v4.
+pub const DEFAULT_TARGETS: [&str; 4] = ["x86-64-v4-amx", "x86-64-v4-vnni", "x86-64-v4", "x86-64-v3"];
+
+/// The levels that round the inputs of bf16 weights to bf16, for `--compute bf16`.
+pub const BF16_TARGETS: [&str; 2] = ["x86-64-v4-amx-bf16", "x86-64-v4-bf16"];
 
 impl Default for Build {
     fn default() -> Build {

@@ -2,14 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
 use jamba_plan::format::WeightFormat;
 use jambac_checkpoint::Links;
 use jambac_graph::DType;
-use jambac_kernels::target::Target;
+use jambac_kernels::target::{CpuTarget, Target};
 
 use crate::manifest::{self, ByPattern, FormatChoice, FusionChoice, ModelFile};
+
+/// The type of the inputs that bf16 weights are multiplied with on x86-64.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Compute {
+    F32,
+    Bf16,
+}
 
 /// The model and its options.
 #[derive(Args, Clone)]
@@ -17,10 +24,16 @@ pub struct ModelArgs {
     /// A model.toml, a checkpoint's folder, a GGUF file, or an id such as ai21labs/AI21-Jamba-Reasoning-3B whose files are in the
     /// Hugging Face cache.
     path: PathBuf,
-    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64 (Armv8.2 with dot products), aarch64-i8mm (with int8
-    /// matrix instructions), native, or sm_90a for H100 and H200. May be repeated.
+    /// A target: x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, x86-64-v4-bf16, x86-64-v4-amx, x86-64-v4-amx-bf16, aarch64
+    /// (Armv8.2 with dot products), aarch64-i8mm (with int8 matrix instructions), native, or sm_90a for H100 and H200. May be
+    /// repeated. Default: x86-64 levels from v3 to v4-amx, from which the runtime chooses.
     #[arg(long = "target", value_name = "T", value_parser = target)]
     targets: Vec<String>,
+    /// What products of bf16 weights multiply on x86-64: f32 inputs, or inputs rounded to bf16 where the CPU has instructions for it
+    /// (AVX512-BF16, AMX-BF16), which reads prompts faster. Sums are f32. bf16 adds the targets x86-64-v4-bf16 and
+    /// x86-64-v4-amx-bf16.
+    #[arg(long, value_name = "f32|bf16", value_enum, hide_possible_values = true)]
+    compute: Option<Compute>,
     /// The fusions to run: all, none, or names of passes separated by commas; -NAME after all leaves one out.
     #[arg(long, value_name = "all|none|LIST", value_parser = fusion)]
     fusion: Option<FusionChoice>,
@@ -92,6 +105,9 @@ impl ModelArgs {
         if !self.targets.is_empty() {
             model.build.targets = manifest::targets(&self.targets)?;
         }
+        if self.compute == Some(Compute::Bf16) {
+            model.build.targets = with_bf16(&model.build.targets)?;
+        }
         if let Some(fusion) = self.fusion {
             model.build.fusion = fusion;
         }
@@ -121,6 +137,14 @@ impl ModelArgs {
         model.check()?;
         Ok(model)
     }
+}
+
+/// The targets with the levels that round inputs to bf16.
+fn with_bf16(targets: &[Target]) -> Result<Vec<Target>> {
+    let is_x86 = |target: &Target| matches!(target, Target::Cpu(CpuTarget::X86(_)));
+    let names = || targets.iter().map(Target::name).collect::<Vec<_>>().join(", ");
+    ensure!(targets.iter().any(is_x86), "--compute bf16: found the targets {}, expected one of x86-64", names());
+    Ok(manifest::by_preference(&[targets, &manifest::targets(&manifest::BF16_TARGETS)?].concat()))
 }
 
 /// A folder, with a factor behind a colon.

@@ -19,8 +19,15 @@ pub enum X86Level {
     V3,
     /// AVX-512 F, BW, CD, DQ, VL: 32 vector registers of 64 bytes.
     V4,
-    /// V4 and AVX512-VNNI: multiply-add of 16-bit integer pairs into an accumulator in one instruction. Not a psABI level.
+    /// V4 and AVX512-VNNI: multiply-add of 16-bit integer pairs into an accumulator in one instruction. Not a psABI level, nor are
+    /// those that follow.
     V4Vnni,
+    /// V4Vnni and AVX512-BF16: multiply-add of bf16 pairs. Products of bf16 weights round their inputs to bf16.
+    V4Bf16,
+    /// V4Bf16 and AMX-INT8: products of matrices of bytes in tiles of 1 KiB. Its results have the bits of [`V4Vnni`](Self::V4Vnni).
+    Amx,
+    /// Amx and AMX-BF16: products of matrices of bf16. Products of bf16 weights round their inputs to bf16.
+    AmxBf16,
 }
 
 /// The instruction set of a 64-bit Arm core that a kernel may use: 32 vector registers of 16 bytes, FMA, half precision.
@@ -50,8 +57,19 @@ pub enum Target {
 
 impl Target {
     /// Every name that parses.
-    pub const NAMES: [&str; 8] =
-        ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "aarch64", "aarch64-i8mm", "native", "sm_90a"];
+    pub const NAMES: [&str; 11] = [
+        "x86-64-v2",
+        "x86-64-v3",
+        "x86-64-v4",
+        "x86-64-v4-vnni",
+        "x86-64-v4-bf16",
+        "x86-64-v4-amx",
+        "x86-64-v4-amx-bf16",
+        "aarch64",
+        "aarch64-i8mm",
+        "native",
+        "sm_90a",
+    ];
 
     pub fn name(&self) -> &'static str {
         match self {
@@ -116,25 +134,43 @@ pub enum TargetError {
 }
 
 impl CpuTarget {
-    /// Every name that parses, lowest level of each architecture first; `native` means the highest level of this machine.
-    pub const NAMES: [&str; 7] =
-        ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "aarch64", "aarch64-i8mm", "native"];
+    /// Every level, the lowest of each architecture first.
+    pub const ALL: [CpuTarget; 9] = [
+        CpuTarget::X86(X86Level::V2),
+        CpuTarget::X86(X86Level::V3),
+        CpuTarget::X86(X86Level::V4),
+        CpuTarget::X86(X86Level::V4Vnni),
+        CpuTarget::X86(X86Level::V4Bf16),
+        CpuTarget::X86(X86Level::Amx),
+        CpuTarget::X86(X86Level::AmxBf16),
+        CpuTarget::Arm(ArmLevel::V82),
+        CpuTarget::Arm(ArmLevel::I8mm),
+    ];
 
     pub fn new(level: impl Into<CpuTarget>) -> Self {
         level.into()
     }
 
-    /// The highest level of the host CPU. The result is a level, not a CPU model: a plan then states its exact requirements, and
-    /// is identical on all machines of the level.
+    /// The highest level of the host CPU, without those that [round inputs](Self::rounds_inputs). The result is a level, not a CPU
+    /// model: a plan then states its exact requirements, and is identical on all machines of the level.
     pub fn native() -> Result<Self, TargetError> {
-        let arm = [ArmLevel::I8mm, ArmLevel::V82].map(CpuTarget::Arm);
-        let x86 = [X86Level::V4Vnni, X86Level::V4, X86Level::V3, X86Level::V2].map(CpuTarget::X86);
-        arm.into_iter().chain(x86).find(|target| target.runs_here()).ok_or(TargetError::HostTooOld)
+        let runs = |target: &CpuTarget| !target.rounds_inputs() && target.runs_here();
+        CpuTarget::ALL.into_iter().rev().find(runs).ok_or(TargetError::HostTooOld)
+    }
+
+    /// Whether products of bf16 weights round their inputs to bf16, for the CPU's bf16 instructions.
+    pub fn rounds_inputs(&self) -> bool {
+        matches!(self, CpuTarget::X86(X86Level::V4Bf16 | X86Level::AmxBf16))
+    }
+
+    /// Whether the level has products of matrices in tiles (AMX).
+    pub fn has_tiles(&self) -> bool {
+        matches!(self, CpuTarget::X86(X86Level::Amx | X86Level::AmxBf16))
     }
 
     /// Whether the host CPU has every instruction of the level.
     pub fn runs_here(&self) -> bool {
-        host_has(*self)
+        jamba_plan::cpu::runs(self.name())
     }
 
     /// The name of the level: on x86-64 that of the psABI plus any extension.
@@ -144,6 +180,9 @@ impl CpuTarget {
             CpuTarget::X86(X86Level::V3) => "x86-64-v3",
             CpuTarget::X86(X86Level::V4) => "x86-64-v4",
             CpuTarget::X86(X86Level::V4Vnni) => "x86-64-v4-vnni",
+            CpuTarget::X86(X86Level::V4Bf16) => "x86-64-v4-bf16",
+            CpuTarget::X86(X86Level::Amx) => "x86-64-v4-amx",
+            CpuTarget::X86(X86Level::AmxBf16) => "x86-64-v4-amx-bf16",
             CpuTarget::Arm(ArmLevel::V82) => "aarch64",
             CpuTarget::Arm(ArmLevel::I8mm) => "aarch64-i8mm",
         }
@@ -155,6 +194,9 @@ impl CpuTarget {
                 let (cpu, features) = match level {
                     X86Level::V2 | X86Level::V3 | X86Level::V4 => (self.name(), ""),
                     X86Level::V4Vnni => ("x86-64-v4", "+avx512vnni"),
+                    X86Level::V4Bf16 => ("x86-64-v4", "+avx512vnni,+avx512bf16"),
+                    X86Level::Amx => ("x86-64-v4", "+avx512vnni,+avx512bf16,+amx-tile,+amx-int8"),
+                    X86Level::AmxBf16 => ("x86-64-v4", "+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16"),
                 };
                 Llvm { triple: "x86_64-unknown-linux-gnu", cpu, features }
             }
@@ -183,14 +225,14 @@ impl CpuTarget {
         match self {
             CpuTarget::Arm(_) | CpuTarget::X86(X86Level::V2) => 16,
             CpuTarget::X86(X86Level::V3) => 32,
-            CpuTarget::X86(X86Level::V4 | X86Level::V4Vnni) => 64,
+            CpuTarget::X86(_) => 64,
         }
     }
 
     pub fn n_vector_registers(&self) -> usize {
         match self {
             CpuTarget::X86(X86Level::V2 | X86Level::V3) => 16,
-            CpuTarget::Arm(_) | CpuTarget::X86(X86Level::V4 | X86Level::V4Vnni) => 32,
+            CpuTarget::Arm(_) | CpuTarget::X86(_) => 32,
         }
     }
 }
@@ -211,16 +253,11 @@ impl FromStr for CpuTarget {
     type Err = TargetError;
 
     fn from_str(name: &str) -> Result<Self, TargetError> {
-        match name {
-            "x86-64-v2" => Ok(CpuTarget::X86(X86Level::V2)),
-            "x86-64-v3" => Ok(CpuTarget::X86(X86Level::V3)),
-            "x86-64-v4" => Ok(CpuTarget::X86(X86Level::V4)),
-            "x86-64-v4-vnni" => Ok(CpuTarget::X86(X86Level::V4Vnni)),
-            "aarch64" => Ok(CpuTarget::Arm(ArmLevel::V82)),
-            "aarch64-i8mm" => Ok(CpuTarget::Arm(ArmLevel::I8mm)),
-            "native" => CpuTarget::native(),
-            _ => Err(TargetError::Unknown { found: name.into() }),
+        if name == "native" {
+            return CpuTarget::native();
         }
+        let named = CpuTarget::ALL.into_iter().find(|target| target.name() == name);
+        named.ok_or_else(|| TargetError::Unknown { found: name.into() })
     }
 }
 
@@ -230,74 +267,39 @@ impl fmt::Display for CpuTarget {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn host_has(target: CpuTarget) -> bool {
-    use std::is_x86_feature_detected as has;
-    let CpuTarget::X86(level) = target else { return false };
-    let lower = |level: X86Level| host_has(level.into());
-    match level {
-        X86Level::V2 => has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b"),
-        X86Level::V3 => {
-            lower(X86Level::V2)
-                && has!("avx2")
-                && has!("fma")
-                && has!("f16c")
-                && has!("bmi1")
-                && has!("bmi2")
-                && has!("lzcnt")
-                && has!("movbe")
-        }
-        X86Level::V4 => {
-            lower(X86Level::V3)
-                && has!("avx512f")
-                && has!("avx512bw")
-                && has!("avx512cd")
-                && has!("avx512dq")
-                && has!("avx512vl")
-        }
-        X86Level::V4Vnni => lower(X86Level::V4) && has!("avx512vnni"),
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-fn host_has(target: CpuTarget) -> bool {
-    use std::arch::is_aarch64_feature_detected as has;
-    let CpuTarget::Arm(level) = target else { return false };
-    match level {
-        ArmLevel::V82 => has!("neon") && has!("crc") && has!("lse") && has!("rdm") && has!("dotprod"),
-        ArmLevel::I8mm => host_has(ArmLevel::V82.into()) && has!("i8mm"),
-    }
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn host_has(_target: CpuTarget) -> bool {
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_parse_to_themselves() {
-        for name in CpuTarget::NAMES.iter().filter(|name| **name != "native") {
-            assert_eq!(name.parse::<CpuTarget>().unwrap().to_string(), *name);
+        for name in Target::NAMES.iter().filter(|name| **name != "native") {
+            assert_eq!(name.parse::<Target>().unwrap().name(), *name);
         }
+        assert!(CpuTarget::ALL.iter().all(|target| Target::NAMES.contains(&target.name())));
     }
 
     #[test]
     fn unknown_names_list_the_known() {
-        let unknown = "x86-64".parse::<CpuTarget>().unwrap_err().to_string();
-        let known = "x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64, aarch64-i8mm, native, sm_90a";
+        let unknown = "x86-64".parse::<Target>().unwrap_err().to_string();
+        let known = "x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, x86-64-v4-bf16, x86-64-v4-amx, x86-64-v4-amx-bf16, aarch64, \
+                     aarch64-i8mm, native, sm_90a";
         assert_eq!(unknown, format!("unknown target 'x86-64'; known targets: {known}"));
     }
 
     #[test]
-    fn native_is_the_highest_level_that_runs_here() {
+    fn levels_are_those_that_the_runtime_knows() {
+        for target in CpuTarget::ALL {
+            assert!(jamba_plan::cpu::missing(target.name()).is_some(), "{target}");
+        }
+    }
+
+    #[test]
+    fn native_is_the_highest_level_with_the_results_of_f32_inputs() {
         if let Ok(native) = CpuTarget::native() {
-            assert!(native.runs_here());
-            let is_better = |target: CpuTarget| target > native && target.runs_here();
-            assert!(![X86Level::V3, X86Level::V4, X86Level::V4Vnni].map(CpuTarget::X86).into_iter().any(is_better));
+            assert!(native.runs_here() && !native.rounds_inputs());
+            let is_better = |target: CpuTarget| target > native && target.runs_here() && !target.rounds_inputs();
+            assert!(!CpuTarget::ALL.into_iter().any(is_better));
         }
     }
 }

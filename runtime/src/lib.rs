@@ -58,7 +58,6 @@ pub use batch::{Batch, BatchOptions, Event, PromptToken, Request, RequestId, Usa
 pub use cancel::Cancel;
 #[cfg(feature = "tokenizer")]
 pub use contain::is_contained;
-pub use device::cpu::isa::cpu_targets;
 pub use device::cpu::peaks::Peaks;
 pub use device::cuda::driver as gpu;
 pub use device::faults;
@@ -69,6 +68,8 @@ pub use error::{ErrorClass, Pool, RuntimeError, TextLimit};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent, Turn};
 pub use heads::{Classified, Pooling, normalize};
 pub use jamba_plan::cost::Size;
+/// The targets that this CPU runs, the lowest first.
+pub use jamba_plan::cpu::targets as cpu_targets;
 pub use jamba_plan::{Plan, Verify};
 pub use observe::StepObserver;
 pub use options::{ConstraintLimits, DebugOptions, OpenOptions, Progress, Unit};

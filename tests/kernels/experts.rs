@@ -12,7 +12,7 @@ use jambac_kernels::node::Select as _;
 use jambac_kernels::{grouped_combine, grouped_linear, grouped_swiglu, linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
-use super::{ARM, I8MM, V2, V3};
+use super::{ARM, BF16_PAIRS, BF16_TILES, I8MM, INTEGER_TILES, V2, V3};
 
 #[test]
 fn agree_with_the_reference() {
@@ -22,7 +22,7 @@ fn agree_with_the_reference() {
         grouped_combine::Spec::cases(),
         cases::experts_by_tiles(),
     ];
-    for target in [V3, ARM, I8MM] {
+    for target in [V3, ARM, I8MM, INTEGER_TILES, BF16_PAIRS, BF16_TILES] {
         each(target, small(cases.concat()), |on| check(on, &Product::of(on)));
     }
 }

@@ -14,7 +14,7 @@ use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_kernels::{grouped_linear, linear_swiglu};
 use jambac_reference::{linear, moe};
 
-use super::{ARM, I8MM, V2, V3};
+use super::{ARM, I8MM, INTEGER_TILES, V2, V3};
 
 /// The results of a CPU kernel.
 fn run(runner: &Runner, kernel: &AnySpec, args: &[Arg]) -> Vec<Array> {
@@ -262,7 +262,7 @@ fn check(format: Elem) {
     let mut cases = cases::integer_linear();
     cases.retain(|case| of_format(case) && case.operations() < 2e7);
     let [v4, vnni] = [X86Level::V4, X86Level::V4Vnni].map(|level| Target::Cpu(CpuTarget::X86(level)));
-    let levels = [V2, V3, v4, vnni, ARM, I8MM];
+    let levels = [V2, V3, v4, vnni, INTEGER_TILES, ARM, I8MM];
     let compile = |level| Some((level, Runner::compile(level, cases.iter().map(|case| &case.kernel))?));
     let runners: Vec<_> = levels.into_iter().filter_map(compile).collect();
     for case in &cases {
@@ -313,16 +313,18 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     for format in [Elem::I8, Elem::I4, Elem::I3] {
         // For each of three threads: a group of panels that are streamed together, and a remainder.
         let spec = spec(500, 300, format);
-        let Some(kernels) = Runner::compile(V3, [&AnySpec::from(spec.clone())]) else { return };
-        let operands = Operands::new(&spec, 150);
-        let together = operands.run(&kernels, &operands.x);
-        for n_rows in [1, 2, 3, 4, 5, 6, 7, 13, 73] {
-            let some = operands.run(&kernels, &operands.x[..n_rows * spec.k]);
-            assert_same_bits(&format!("{n_rows} of 150 rows"), &some, &together[..n_rows * spec.n]);
-        }
-        for row in 0..8 {
-            let alone = operands.run(&kernels, &operands.x[row * spec.k..][..spec.k]);
-            assert_same_bits(&format!("row {row} alone"), &alone, &together[row * spec.n..][..spec.n]);
+        for level in [V3, INTEGER_TILES] {
+            let Some(kernels) = Runner::compile(level, [&AnySpec::from(spec.clone())]) else { continue };
+            let operands = Operands::new(&spec, 150);
+            let together = operands.run(&kernels, &operands.x);
+            for n_rows in [1, 2, 3, 4, 5, 6, 7, 13, 73] {
+                let some = operands.run(&kernels, &operands.x[..n_rows * spec.k]);
+                assert_same_bits(&format!("{n_rows} of 150 rows, {level}"), &some, &together[..n_rows * spec.n]);
+            }
+            for row in 0..8 {
+                let alone = operands.run(&kernels, &operands.x[row * spec.k..][..spec.k]);
+                assert_same_bits(&format!("row {row} alone, {level}"), &alone, &together[row * spec.n..][..spec.n]);
+            }
         }
     }
 }

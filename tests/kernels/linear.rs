@@ -13,7 +13,7 @@ use jambac_kernels::target::{CpuTarget, X86Level};
 use jambac_kernels::{linear, linear_swiglu, split_linear};
 
 use super::products::{Product, check, simulated, small, three_multiprocessors};
-use super::{ARM, I8MM, V2, V3};
+use super::{ARM, BF16_PAIRS, BF16_TILES, I8MM, V2, V3};
 
 fn all() -> Vec<Case> {
     [linear::Spec::cases(), split_linear::Spec::cases(), linear_swiglu::Spec::cases()].concat()
@@ -33,6 +33,13 @@ fn agree_without_fma() {
 #[test]
 fn agree_with_avx512() {
     each(Target::Cpu(CpuTarget::X86(X86Level::V4)), small(all()), |on| check(on, &Product::of(on)));
+}
+
+#[test]
+fn agree_with_bf16_instructions() {
+    for target in [BF16_PAIRS, BF16_TILES] {
+        each(target, small([all(), cases::by_tiles()].concat()), |on| check(on, &Product::of(on)));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod levels;
 mod linear;
 pub mod products;
 mod recurrent;
+mod rounded;
 mod routing;
 mod row_wise;
 pub mod steps;
@@ -26,6 +27,15 @@ pub const ARM: Target = Target::Cpu(CpuTarget::Arm(ArmLevel::V82));
 
 /// Arm with int8 matrix instructions, which products of integers use.
 pub const I8MM: Target = Target::Cpu(CpuTarget::Arm(ArmLevel::I8mm));
+
+/// x86-64 with multiply-adds of bf16 pairs.
+pub const BF16_PAIRS: Target = Target::Cpu(CpuTarget::X86(X86Level::V4Bf16));
+
+/// x86-64 with products of matrices of bytes.
+pub const INTEGER_TILES: Target = Target::Cpu(CpuTarget::X86(X86Level::Amx));
+
+/// x86-64 with products of matrices of bf16.
+pub const BF16_TILES: Target = Target::Cpu(CpuTarget::X86(X86Level::AmxBf16));
 
 /// A rounding of f32, relative.
 pub const ROUNDING: f64 = 5.960_464_477_539_063e-8;

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use jamba_plan::format::TargetKind;
 use jambac_graph::Activation;
-use jambac_harness::{Call, Conditions, SEEDS, Subject, assert_close, random, random_indices, random_weights, rounded};
+use jambac_harness::{
+    Call, Conditions, SEEDS, Subject, Target, assert_close, random, random_indices, random_weights, rounded,
+};
 use jambac_kernels::cases::Case;
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::kernel::Elem;
@@ -100,7 +102,11 @@ pub struct Product {
 impl Product {
     /// A product of the tokens of a subject's step; distinct experts per token, as a router returns them.
     pub fn of(on: &Subject) -> Product {
-        Product::new(&on.case.kernel, on.n_tokens(), on.target.kind())
+        let product = Product::new(&on.case.kernel, on.n_tokens(), on.target.kind());
+        match on.target {
+            Target::Cpu(target) if target.rounds_inputs() => Product { x: rounded(&product.x), ..product },
+            _ => product,
+        }
     }
 
     /// A product for a target, which holds x exactly.

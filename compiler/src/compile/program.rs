@@ -130,14 +130,17 @@ impl Compiler<'_> {
         })
     }
 
-    /// The targets of this kind that get code.
+    /// The targets of this kind that get code: without default levels that differ from others in products of integers alone, if the
+    /// plan has none.
     fn levels(&self, schedule: &Schedule) -> Vec<Target> {
-        let vnni = Target::Cpu(CpuTarget::new(X86Level::V4Vnni));
+        let of_integers = [X86Level::V4Vnni, X86Level::Amx].map(|level| Target::Cpu(CpuTarget::new(level)));
         let is_integer = |weight: &Weight| weight.format.is_integer();
-        let is_default = manifest::targets(&manifest::DEFAULT_TARGETS).is_ok_and(|default| default == self.targets);
-        let omits_vnni = is_default && !schedule.program.weights.iter().any(is_integer);
+        let rounds = |target: &Target| matches!(target, Target::Cpu(target) if target.rounds_inputs());
+        let others: Vec<Target> = self.targets.iter().filter(|target| !rounds(target)).copied().collect();
+        let is_default = manifest::targets(&manifest::DEFAULT_TARGETS).is_ok_and(|default| default == others);
+        let omits = is_default && !schedule.program.weights.iter().any(is_integer);
         let targets = self.targets.iter().filter(|target| target.kind() == self.kind);
-        targets.filter(|&&target| !(omits_vnni && target == vnni)).copied().collect()
+        targets.filter(|target| !(omits && of_integers.contains(target))).copied().collect()
     }
 
     /// The code of each target. Targets compile side by side.

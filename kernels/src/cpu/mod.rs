@@ -12,6 +12,10 @@ mod panel;
 #[cfg(feature = "emit")]
 pub(crate) mod product;
 #[cfg(feature = "emit")]
+mod rounded;
+#[cfg(feature = "emit")]
 pub(crate) mod rows;
+#[cfg(feature = "emit")]
+mod tiles;
 #[cfg(feature = "emit")]
 pub(crate) mod whole;

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod cost;
+pub mod cpu;
 mod error;
 #[cfg(test)]
 mod fixture;

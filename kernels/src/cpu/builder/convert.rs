@@ -18,7 +18,9 @@ impl Value {
             }
             Num::I8 | Num::I16 | Num::I32 => op("arith.sitofp", &[self], ty),
             Num::Index => self.to_i32().to_f32(),
-            Num::I1 | Num::I64 | Num::F64 | Num::Global | Num::Shared | Num::Map => panic!("to_f32 of {}", self.ty),
+            Num::I1 | Num::I64 | Num::F64 | Num::Global | Num::Shared | Num::Map | Num::Address => {
+                panic!("to_f32 of {}", self.ty)
+            }
         }
     }
 
@@ -80,7 +82,7 @@ impl Value {
             Num::Index => op("arith.index_cast", &[self], ty),
             Num::I64 => op("arith.trunci", &[self], ty),
             Num::Bf16 | Num::F16 => panic!("to_i32 of {}: convert to f32 first", self.ty),
-            Num::Global | Num::Shared | Num::Map => panic!("to_i32 of a {}", self.ty),
+            Num::Global | Num::Shared | Num::Map | Num::Address => panic!("to_i32 of a {}", self.ty),
         }
     }
 
@@ -96,10 +98,10 @@ impl Value {
         }
     }
 
-    /// The low 8 bits of an i32.
+    /// The low 8 bits of an i16 or an i32.
     #[track_caller]
     pub fn to_i8(self) -> Value {
-        assert_eq!(self.ty.num, Num::I32, "to_i8");
+        assert!(matches!(self.ty.num, Num::I16 | Num::I32), "to_i8 of {}", self.ty);
         op("arith.trunci", &[self], self.ty.with(Num::I8))
     }
 

@@ -25,6 +25,7 @@ mod convert;
 mod flow;
 mod memory;
 mod scope;
+mod tiles;
 mod types;
 mod value;
 mod vector;
@@ -32,6 +33,7 @@ mod x86;
 
 pub use flow::Carried;
 pub use memory::Place;
+pub use tiles::{TILE_BYTES, TILE_ROWS, TileDot};
 pub use types::{Buffer, Num, Range, Type, UNBOUNDED, Value};
 pub use value::Operand;
 

@@ -37,6 +37,8 @@ pub enum Num {
     Shared,
     /// The generic address of a tensor map among a GPU kernel's parameters.
     Map,
+    /// An address in a CPU's memory, for instructions that take one.
+    Address,
 }
 
 impl Num {
@@ -46,7 +48,7 @@ impl Num {
             Num::I1 | Num::I8 => 1,
             Num::I16 | Num::Bf16 | Num::F16 => 2,
             Num::I32 | Num::F32 | Num::Shared => 4,
-            Num::Index | Num::I64 | Num::F64 | Num::Global | Num::Map => 8,
+            Num::Index | Num::I64 | Num::F64 | Num::Global | Num::Map | Num::Address => 8,
         }
     }
 
@@ -77,7 +79,7 @@ impl Num {
             // Numbers of NVPTX's address spaces.
             Num::Global => llvm::r#type::pointer(context, 1),
             Num::Shared => llvm::r#type::pointer(context, 3),
-            Num::Map => llvm::r#type::pointer(context, 0),
+            Num::Map | Num::Address => llvm::r#type::pointer(context, 0),
         }
     }
 }
@@ -111,6 +113,7 @@ impl fmt::Display for Num {
             Num::Global => "global pointer",
             Num::Shared => "shared pointer",
             Num::Map => "tensor map",
+            Num::Address => "address",
         })
     }
 }

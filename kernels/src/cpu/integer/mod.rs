@@ -26,6 +26,8 @@ pub(super) mod product;
 #[cfg(feature = "emit")]
 mod quantize;
 #[cfg(feature = "emit")]
+mod tiles;
+#[cfg(feature = "emit")]
 pub(super) mod weights;
 
 /// Inputs per scale of int4 and int3 weights; integer panels pad their inputs to a multiple of this.

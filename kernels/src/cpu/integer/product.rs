@@ -13,9 +13,10 @@
 
 use super::activation_group;
 use super::bytes::{OCTET, Octets};
-use super::quantize::Rows;
+use super::quantize::{Form, Rows};
+use super::tiles::{self, Tiles};
 use super::weights::{Integers, lanes};
-use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Range, TILE_ROWS, Value};
 use crate::cpu::product::{Product, Region, abreast, for_each_group};
 use crate::kernel::{Elem, LANES};
 use crate::target::{ArmLevel, CpuTarget};
@@ -28,33 +29,49 @@ const AHEAD: usize = 2048;
 pub(in crate::cpu) fn emit(b: &Builder, product: &Product, weights: &Integers, rows: Range, units: Range) {
     let (target, unit) = (b.target(), product.unit);
     let units_in_stream = |rows| units_in_stream(target, weights.format, rows, unit);
-    let quantized = Rows::new(b, weights.k, weights.format, rows_in_tile(target));
-    let sums = b.stack(Num::F32, &[units_in_stream(1) * unit, quantized.capacity, LANES]);
+    let multiple = if target.has_tiles() { TILE_ROWS } else { rows_in_tile(target) };
+    let quantized = Rows::new(b, weights.k, weights.format, multiple);
+    let n_panels = units_in_stream(1) * unit;
+    let n_panels = if target.has_tiles() { n_panels.max(tiles::PANELS) } else { n_panels };
+    let sums = b.stack(Num::F32, &[n_panels, quantized.capacity, LANES]);
     let group = activation_group(weights.format);
     let unpacked = match target {
         CpuTarget::X86(_) => b.stack(Num::I16, &[group / 2, 2 * LANES]),
         CpuTarget::Arm(_) => Octets::unpacked(b, group),
     };
+    let tiles = Tiles::new(b, product, weights, &quantized, sums);
     b.for_each(rows.start, rows.end, quantized.capacity, |row| {
-        // 1. quantize
         let end = (row + quantized.capacity).min(rows.end);
         let n_rows = end - row;
-        b.for_each(0, n_rows, 1, |r| quantized.fill(b, product.x, (product.x_row)(row + r), r));
+        let vectors = || {
+            // 1. quantize
+            b.for_each(0, n_rows, 1, |r| quantized.fill(b, product.x, (product.x_row)(row + r), r, Form::Pairs));
 
-        let abreast = abreast(b, n_rows, 1..rows_in_stream(target), units_in_stream);
-        for_each_group(b, units, abreast, |first_unit, n_units| {
-            // 2. sum
-            let first = product.first_panel + first_unit * unit;
-            let panels = Panels { b, weights, quantized: &quantized, first, unit, n_rows, sums, unpacked };
-            panels.sum(n_units * unit);
+            let abreast = abreast(b, n_rows, 1..rows_in_stream(target), units_in_stream);
+            for_each_group(b, units, abreast, |first_unit, n_units| {
+                // 2. sum
+                let first = product.first_panel + first_unit * unit;
+                let panels = Panels { b, weights, quantized: &quantized, first, unit, n_rows, sums, unpacked };
+                panels.sum(n_units * unit);
 
-            // 3. scale and store
-            let block = Region { row, n_rows, unit: first_unit, n_units };
-            product.store_region(b, &block, |panel, r| {
-                let sums = b.load_vector(sums, (panel, r, 0), LANES);
-                weights.scale_channels(b, first + panel, sums)
+                // 3. scale and store
+                let block = Region { row, n_rows, unit: first_unit, n_units };
+                product.store_region(b, &block, |panel, r| {
+                    let sums = b.load_vector(sums, (panel, r, 0), LANES);
+                    weights.scale_channels(b, first + panel, sums)
+                });
             });
-        });
+        };
+        let Some(tiles) = &tiles else { return vectors() };
+        let in_vectors = || {
+            vectors();
+            []
+        };
+        let in_tiles = || {
+            tiles.emit(row, n_rows, units);
+            []
+        };
+        b.if_else(n_rows.le(tiles::FEW), in_vectors, in_tiles);
     });
 }
 

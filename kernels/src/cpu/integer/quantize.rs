@@ -13,19 +13,31 @@
 
 use super::bytes::octets;
 use super::{activation_group, padded_inputs};
-use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, TILE_ROWS, Value};
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
 
 /// Stack limit in bytes unless a single row takes more: a quarter of a thread's stack.
 const BYTES: usize = 512 << 10;
 
+/// Stack limit in bytes for the rows of a tile: half of a thread's stack.
+const TILE_LIMIT: usize = 1 << 20;
+
 /// Maximum number of rows: the rows of one group, their sums and a panel's weights fit in the L1 cache.
 const ROWS: usize = 72;
 
+/// How the integers of a row's group are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Pairs of inputs; on Arm [`octets`].
+    Pairs,
+    /// The upper bytes of all inputs, then the lower bytes.
+    Bytes,
+}
+
 /// Quantized rows.
 pub(super) struct Rows {
-    /// Pairs of inputs, on Arm [`octets`]: `[groups][capacity][group / 2]`.
+    /// `[groups][capacity][group / 2]`, in a [`Form`].
     pub(super) pairs: Buffer,
     /// `[groups][capacity]`.
     pub(super) scales: Buffer,
@@ -40,8 +52,14 @@ impl Rows {
     pub(super) fn new(b: &Builder, k: usize, format: Elem, multiple: usize) -> Rows {
         let group = activation_group(format);
         let groups = padded_inputs(k).div_ceil(group);
-        let fitting = (BYTES / (groups * (2 * group + 4))).clamp(1, ROWS);
-        let capacity = if fitting < multiple { fitting } else { fitting - fitting % multiple };
+        let in_row = groups * (2 * group + 4);
+        let fitting = (BYTES / in_row).clamp(1, ROWS);
+        let has_tiles = b.target().has_tiles();
+        let capacity = match fitting {
+            few if few < TILE_ROWS && has_tiles && TILE_ROWS * in_row <= TILE_LIMIT => TILE_ROWS,
+            few if few < multiple => few,
+            fitting => fitting - fitting % multiple,
+        };
         Rows {
             pairs: b.stack(Num::I32, &[groups, capacity, group / 2]),
             scales: b.stack(Num::F32, &[groups, capacity]),
@@ -52,12 +70,12 @@ impl Rows {
     }
 
     /// Quantizes row `from` of x into row `to`.
-    pub(super) fn fill(&self, b: &Builder, x: Buffer, from: Value, to: Value) {
+    pub(super) fn fill(&self, b: &Builder, x: Buffer, from: Value, to: Value, form: Form) {
         let (n_groups, rest) = (self.k / self.group, self.k % self.group);
         b.for_each(0, n_groups, 1, |group| {
             let column = group * self.group;
             let load = |at| b.load_vector(x, (from, column + at), LANES);
-            self.fill_group(b, group, to, self.group, &load);
+            self.fill_group(b, [group, to], self.group, form, &load);
         });
         if rest > 0 {
             // Lanes beyond the last column are unspecified.
@@ -69,12 +87,19 @@ impl Rows {
                 let is_input = b.iota(LANES).lt(rest - at);
                 is_input.select(b.load_vector(x, (from, column + at), LANES), zero)
             };
-            self.fill_group(b, b.index(n_groups), to, padded_inputs(rest), &load);
+            self.fill_group(b, [b.index(n_groups), to], padded_inputs(rest), form, &load);
         }
     }
 
     /// Quantizes `n_inputs` of a group; `load` returns the vector that starts at an input of the group.
-    fn fill_group(&self, b: &Builder, group: Value, row: Value, n_inputs: usize, load: &dyn Fn(usize) -> Value) {
+    fn fill_group(
+        &self,
+        b: &Builder,
+        [group, row]: [Value; 2],
+        n_inputs: usize,
+        form: Form,
+        load: &dyn Fn(usize) -> Value,
+    ) {
         let vectors = (0..n_inputs).step_by(LANES);
 
         // 1. maximum magnitude
@@ -95,6 +120,13 @@ impl Rows {
             let scaled = (load(at) * inverse).bitcast(Num::I32);
             let scaled = (scaled & mask).bitcast(Num::F32);
             let rounded = scaled.round_ties_even().to_i32().to_i16();
+            if form == Form::Bytes {
+                for (half, byte) in [rounded.shr_signed(8), rounded].into_iter().enumerate() {
+                    let to = (half * self.group + at) / 4;
+                    b.store(byte.to_i8().reinterpret(Num::I32), self.pairs, (group, row, to));
+                }
+                continue;
+            }
             let stored = match b.target() {
                 CpuTarget::X86(_) => rounded.reinterpret(Num::I32),
                 CpuTarget::Arm(_) => octets(rounded),

@@ -40,11 +40,15 @@ impl Integers {
 
     /// Chunks of a group within its panel; the last group may be shorter.
     pub(super) fn group_chunks(&self, group: Value) -> Range {
-        let (chunks, in_group) =
-            (self.panel_bytes() / self.chunk_bytes(), activation_group(self.format) / self.chunk_inputs());
+        let (chunks, in_group) = (self.chunks(), activation_group(self.format) / self.chunk_inputs());
         let start = group * in_group;
         let end = start + in_group;
         Range { start, end: if chunks.is_multiple_of(in_group) { end } else { end.min(chunks) } }
+    }
+
+    /// Chunks of a panel.
+    pub(super) fn chunks(&self) -> usize {
+        self.panel_bytes() / self.chunk_bytes()
     }
 
     /// Bytes of a chunk: whole lines that hold whole pairs of inputs of a panel.
