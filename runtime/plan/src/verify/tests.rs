@@ -218,12 +218,14 @@ fn spoil_picks(program: &mut Program, spoil: fn(&mut Picks)) {
 
 #[test]
 fn every_rule_has_a_plan_that_breaks_it() {
-    for (expected, spoil) in CASES {
+    // Digests take a second each under Miri.
+    let every = if cfg!(miri) { 30 } else { 1 };
+    for (expected, spoil) in CASES.iter().step_by(every) {
         let (mut manifest, mut program) = (fixture::manifest(), fixture::program());
         spoil(&mut manifest, &mut program);
         refused(expected, &fixture::write(&manifest, &program, &fixture::sm_90a::program()));
     }
-    for (expected, spoil) in SM_90A {
+    for (expected, spoil) in SM_90A.iter().step_by(every) {
         let (mut manifest, mut program) = (fixture::manifest(), fixture::sm_90a::program());
         spoil(&mut manifest, &mut program);
         refused(expected, &fixture::write(&manifest, &fixture::program(), &program));

@@ -48,13 +48,14 @@ fn arguments() -> Vec<Arg> {
 #[test]
 fn every_other_argument_is_refused() {
     let mut tried = 0;
+    let (every, least) = if cfg!(miri) { (40, 60) } else { (1, 3000) };
     for kind in TargetKind::ALL {
         let (manifest, sound) = of(kind);
         check(&manifest, kind, &sound).unwrap();
         for (entry, index) in (0..sound.entries.len()).flat_map(|entry| [0, 1, 2, 3].map(|step| (entry, step))) {
             let Some(step) = sound.entries[entry].steps.get(index) else { continue };
             for (slot, &old) in step.args.iter().enumerate() {
-                for arg in arguments().into_iter().filter(|&arg| arg != old) {
+                for arg in arguments().into_iter().filter(|&arg| arg != old).step_by(every) {
                     let mut changed = sound.clone();
                     changed.entries[entry].steps[index].args[slot] = arg;
                     let found = check(&manifest, kind, &changed);
@@ -64,7 +65,7 @@ fn every_other_argument_is_refused() {
             }
         }
     }
-    assert!(tried > 3000, "{tried}");
+    assert!(tried > least, "{tried}");
 }
 
 #[test]
