@@ -247,7 +247,7 @@ fn rounded_inputs_change_logits_by_roundings() {
         build(&Request::new(model, path.clone()), &Progress::hidden()).unwrap();
         let of = |isa: &str| {
             let options = OpenOptions { threads: Some(2), isa: Some(isa.to_owned()), ..OpenOptions::default() };
-            logits(&mut Engine::open(&path, options).unwrap(), &prompt.ids, 64)
+            logits(&mut Engine::open(&path, options).unwrap(), &prompt.ids, 16)
         };
         let [rounded, exact] = [of(target), of("x86-64-v3")].map(|rows| recorded(&rows, &prompt));
         let (difference, at) = max_difference(&rounded, &exact);

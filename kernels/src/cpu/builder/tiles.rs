@@ -7,10 +7,10 @@ use std::panic::Location;
 use super::{Buffer, Builder, Num, Type, Value};
 use melior::ir::attribute::StringAttribute;
 
-/// Rows of a tile.
+/// The most rows that a tile has.
 pub const TILE_ROWS: usize = 16;
 
-/// Bytes of a row of a tile.
+/// The most bytes that a row of a tile has.
 pub const TILE_BYTES: usize = 64;
 
 /// The numbers that a tile product multiplies.
