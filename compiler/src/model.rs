@@ -166,3 +166,23 @@ fn target(name: &str) -> Result<String, String> {
 fn fusion(text: &str) -> Result<FusionChoice, String> {
     text.parse().map_err(|error| format!("build.fusion: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(targets: &[Target]) -> Vec<&'static str> {
+        targets.iter().map(Target::name).collect()
+    }
+
+    #[test]
+    fn bf16_adds_levels_of_x86() {
+        let given = manifest::targets(&["aarch64", "x86-64-v3"]).unwrap();
+        let expected = ["x86-64-v4-amx-bf16", "x86-64-v4-bf16", "x86-64-v3", "aarch64"];
+        assert_eq!(names(&with_bf16(&given).unwrap()), expected);
+        let default = manifest::targets(&manifest::DEFAULT_TARGETS).unwrap();
+        assert_eq!(names(&with_bf16(&default).unwrap())[0], "x86-64-v4-amx-bf16");
+        let error = with_bf16(&manifest::targets(&["sm_90a"]).unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "--compute bf16: found the targets sm_90a, expected one of x86-64");
+    }
+}

@@ -149,7 +149,8 @@ async fn label(Extract(app): Extract<State>, mut request: Request, next: Next) -
     request.extensions_mut().insert(RequestLabel { id: id.clone(), cache_salt: 0, meter: None, hang_up });
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     let mut hosts = request.headers().get_all(HOST).iter();
-    let is_expected = hosts.all(|host| host.to_str().is_ok_and(is_local));
+    // A target that names a host overrides the header (RFC 9112, 3.2.2).
+    let is_expected = hosts.all(|host| host.to_str().is_ok_and(is_local)) && request.uri().host().is_none_or(is_local);
     let mut response = match app.options.any_host || is_expected {
         true => next.run(request).await,
         false => ApiError::new(
