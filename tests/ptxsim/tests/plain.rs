@@ -202,17 +202,21 @@ fn non_coherent_loads_of_stored_bytes_are_seen() {
     let store = "ld.global.nc.u32 %r2, [%rd5];\nst.global.u32 [%rd7], %r2;\n";
     let one = "setp.eq.u32 %p1, %r1, 3;\n@%p1 st.global.u8 [%rd7+1], %r1;\n";
     let atomic = "atom.global.add.u32 %r2, [%rd7], 1;\n";
+    let with_zeros = || {
+        let mut case = case(5, 256);
+        case.gpu.write(case.arguments[2], &[0; 1024]).expect("writes");
+        case
+    };
     for first in [store, one, atomic] {
         for load in ["ld.global.nc.u32 %r3, [%rd7];", "ld.global.nc.u8 %r3, [%rd3+13];"] {
-            let found = case(5, 256).run(&kernel("", &format!("{first}{load}")), 1, 32).expect_err("must fault");
+            let found = with_zeros().run(&kernel("", &format!("{first}{load}")), 1, 32).expect_err("must fault");
             assert_eq!(found.kind, FaultKind::NonCoherent, "{first}{load}: {found}");
             assert!(found.what.contains("`c`"), "{found}");
         }
         // Other bytes, the coherent path, and what an earlier grid has stored.
         for load in ["ld.global.nc.u32 %r3, [%rd6];", "ld.global.nc.u8 %r3, [%rd3+144];", "ld.global.u32 %r3, [%rd7];"]
         {
-            let mut case = case(5, 256);
-            case.gpu.write(case.arguments[2], &[0; 1024]).expect("writes");
+            let mut case = with_zeros();
             case.run(&kernel("", &format!("{first}{load}")), 1, 32).unwrap_or_else(|fault| panic!("{fault}"));
             case.run(&kernel("", "ld.global.nc.u32 %r3, [%rd7];"), 1, 32).unwrap_or_else(|fault| panic!("{fault}"));
         }

@@ -121,7 +121,10 @@ fn requests_that_are_no_requests() {
         ("GET /v1/models HTTP/1.1\r\nHost: ex\u{e4}mple.org\r\nConnection: close\r\n\r\n".to_owned(), 403),
         ("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: a.b\r\nConnection: close\r\n\r\n".to_owned(), 403),
         ("GET http://example.org/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), 403),
-        ("GET http://localhost/v1/models/other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), 404),
+        (
+            "GET http://localhost/v1/models/other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
+            404,
+        ),
         // Refused before it arrives.
         (post(path, "application/json\r\nX: ", &"a".repeat(1001)).replace(&"a".repeat(1001), ""), 413),
     ] {
