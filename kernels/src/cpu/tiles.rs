@@ -202,9 +202,9 @@ impl Tiles<'_, '_> {
         if !k.is_multiple_of(STEP) {
             let zeros = b.splat_i32(0, LANES / 2).reinterpret(Num::Bf16);
             b.if_(end.gt(k), || {
-                for panel in 0..n_panels {
+                for (panel, &start) in panels.iter().enumerate() {
                     if !k.is_multiple_of(2) {
-                        let last = b.load_vector(weight, panels[panel] + (k - 1) * LANES, LANES);
+                        let last = b.load_vector(weight, start + (k - 1) * LANES, LANES);
                         interleave(last, zeros, panel, (k - 1) - input);
                     }
                     b.for_each(k.next_multiple_of(2), end, 2, |j| interleave(zeros, zeros, panel, j - input));
