@@ -26,7 +26,11 @@ pub(super) fn bit(feature: &str) -> Option<u32> {
 /// Whether the CPU has the feature of a bit, and this process may use tiles.
 pub(super) fn usable(bit: u32) -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (1 << bit) != 0 && permitted()
+    // Older compilers than 1.95 may call these functions unsafe.
+    #[allow(unused_unsafe)]
+    // SAFETY: Every x86-64 CPU has the instruction; leaf 7 is read where leaf 0 says that it exists.
+    let has = unsafe { __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (1 << bit) != 0 };
+    has && permitted()
 }
 
 #[cfg(target_os = "linux")]
