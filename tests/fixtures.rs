@@ -94,6 +94,15 @@ pub fn floats(tensors: &SafeTensors<'_>, name: &str) -> Option<Vec<f32>> {
     Some(view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes"))).collect())
 }
 
+/// Whether this CPU runs the code of a target; if not, says what it lacks.
+pub fn runs(target: &str) -> bool {
+    let missing = jamba_plan::cpu::missing(target).unwrap_or_default();
+    if !missing.is_empty() {
+        eprintln!("SKIPPED: this CPU lacks {} of {target}", missing.join(", "));
+    }
+    missing.is_empty()
+}
+
 /// The largest difference and its index.
 pub fn max_difference(found: &[f32], expected: &[f32]) -> (f32, usize) {
     assert_eq!(found.len(), expected.len());

@@ -8,7 +8,7 @@ use jamba_runtime::{Engine, Feed, OpenOptions, Outputs};
 use jambac::compile::{Progress, Request, build};
 use jambac::manifest::{ModelFile, targets};
 
-use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference};
+use crate::fixtures::{Fixture, PROMPT_LENGTHS, Prompt, max_difference, runs};
 
 /// Builds the plan of a fixture, with limits that fit its prompts in one chunk and allow all rows of logits.
 pub fn plan(checkpoint: &Path, folder: &Path, fusion: &str, target: &str) -> PathBuf {
@@ -236,8 +236,7 @@ fn rounded_inputs_change_logits_by_roundings() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = fixture.prompt(128);
     for target in ["x86-64-v4-bf16", "x86-64-v4-amx-bf16"] {
-        if let Some(missing) = jamba_plan::cpu::missing(target).filter(|missing| !missing.is_empty()) {
-            eprintln!("SKIPPED: this CPU lacks {} of {target}", missing.join(", "));
+        if !runs(target) {
             continue;
         }
         let mut model = ModelFile::open(&fixture.checkpoint).unwrap();

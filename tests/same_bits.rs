@@ -8,7 +8,7 @@ use jambac::compile::{Progress, Request, build};
 use jambac::manifest::{ModelFile, kv_dtype, targets, weight_format};
 
 use crate::batching::Draws;
-use crate::fixtures::Fixture;
+use crate::fixtures::{Fixture, runs};
 
 /// Length of the prompt that is split at every place.
 const SHORT: usize = 64;
@@ -175,11 +175,9 @@ macro_rules! plans {
     ($($name:ident: $checkpoint:literal, fusion $fusion:literal, weights $weights:expr, kv $kv:literal, $target:literal;)*) => {$(
         #[test]
         fn $name() {
-            if let Some(missing) = jamba_plan::cpu::missing($target).filter(|missing| !missing.is_empty()) {
-                eprintln!("SKIPPED: this CPU lacks {} of {}", missing.join(", "), $target);
-                return;
+            if runs($target) {
+                check(Recipe { checkpoint: $checkpoint, fusion: $fusion, weights: $weights, kv: $kv, target: $target });
             }
-            check(Recipe { checkpoint: $checkpoint, fusion: $fusion, weights: $weights, kv: $kv, target: $target });
         }
     )*};
 }

@@ -68,7 +68,6 @@ pub use error::{ErrorClass, Pool, RuntimeError, TextLimit};
 pub use generate::{Finish, GenerateOptions, Generated, NewToken, Stream, StreamEvent, Turn};
 pub use heads::{Classified, Pooling, normalize};
 pub use jamba_plan::cost::Size;
-/// The targets that this CPU runs, the lowest first.
 pub use jamba_plan::cpu::targets as cpu_targets;
 pub use jamba_plan::{Plan, Verify};
 pub use observe::StepObserver;

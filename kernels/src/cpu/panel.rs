@@ -19,9 +19,9 @@
 //! 2. for each tile of the block's rows: sum in registers, then write to the stack
 //! 3. `store`
 
-use super::builder::{Buffer, Builder, Num, Range, TILE_ROWS, Value};
+use super::builder::{Buffer, Builder, Num, Range, Value};
 use super::integer::FP8_GROUP;
-use super::product::{Product, Region, abreast, for_each_group};
+use super::product::{Product, Region, abreast, for_each_group, rounds_inputs, rows_multiple};
 use super::rounded::Rounded;
 use super::tiles;
 use crate::kernel::LANES;
@@ -41,9 +41,8 @@ const FP8_UNIT: f32 = 256.0;
 pub(super) fn emit(b: &Builder, product: &Product, weights: (Buffer, Option<Buffer>), rows: Range, units: Range) {
     let (target, unit) = (b.target(), product.unit);
     let in_tile = rows_in_tile(target);
-    let rounds = target.rounds_inputs() && weights.0.num() == Num::Bf16;
-    let multiple = if target.has_tiles() { TILE_ROWS } else { in_tile };
-    let rounded = rounds.then(|| Rounded::new(b, product.k, multiple));
+    let rounded = rounds_inputs(target, weights.0);
+    let rounded = rounded.then(|| Rounded::new(b, product.k, rows_multiple(target, in_tile)));
     if let Some(rounded) = rounded.as_ref().filter(|rounded| target.has_tiles() && tiles::fit(rounded)) {
         tiles::emit(b, product, weights.0, rounded, rows, units);
         return;

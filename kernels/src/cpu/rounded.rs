@@ -1,14 +1,11 @@
 //! Rows of x rounded to bf16, ties to even, in a stack array private to a thread.
 
-use super::builder::{Buffer, Builder, Num, TILE_ROWS, Value};
+use super::builder::{Buffer, Builder, Num, Value};
+use super::product::rows_on_stack;
 use crate::kernel::LANES;
 
 /// Inputs that a tile multiplies at a time; rows are padded with zeros to a multiple of it.
 pub(super) const STEP: usize = 32;
-
-/// Stack limit in bytes: a quarter of a thread's stack, and half of it for a tile's rows of many inputs.
-const BYTES: usize = 512 << 10;
-const TILE_LIMIT: usize = 1 << 20;
 
 /// Rounded rows.
 pub(super) struct Rounded {
@@ -23,11 +20,7 @@ impl Rounded {
     /// Allocates for as many rows of `k` inputs as fit: a multiple of `multiple` or less than it, at least one.
     pub(super) fn new(b: &Builder, k: usize, multiple: usize) -> Rounded {
         let in_row = 2 * k.next_multiple_of(STEP);
-        let capacity = match BYTES / in_row {
-            few if few < TILE_ROWS && TILE_ROWS * in_row <= TILE_LIMIT => TILE_ROWS,
-            few if few < multiple => few.max(1),
-            fitting => fitting.min(4 * multiple) / multiple * multiple,
-        };
+        let capacity = rows_on_stack(b.target(), in_row, 4 * multiple, multiple);
         Rounded { pairs: b.stack(Num::I32, &[capacity, in_row / 4]), capacity, k }
     }
 

@@ -43,7 +43,7 @@ const STREAMED_SUMS: [usize; STREAMS] = [0, 1, 2, 3];
 const STREAMED_X: usize = 4;
 const STREAMED_WEIGHTS: [usize; 3] = [5, 6, 7];
 
-/// Whether rows of `k` inputs fit the stack of a thread.
+/// Whether the rounded rows fill tiles: the stack holds fewer of many inputs.
 pub(super) fn fit(rounded: &Rounded) -> bool {
     rounded.capacity.is_multiple_of(TILE_ROWS)
 }
@@ -96,20 +96,18 @@ impl Tiles<'_, '_> {
         let &Tiles { b, product, sums, .. } = self;
         let unit = product.unit;
         for_each_group(b, units, b.index(abreast / unit), |first_unit, n_units| {
-            let all = || {
-                sum(product.first_panel + first_unit * unit, abreast);
+            let finish = |first_unit: Value, n_panels: usize, n_units: Value| {
+                sum(product.first_panel + first_unit * unit, n_panels);
                 // 4. store
                 let block = Region { row, n_rows, unit: first_unit, n_units };
                 product.store_region(b, &block, |panel, r| b.load_vector(sums, (panel, r, 0), LANES));
+            };
+            let all = || {
+                finish(first_unit, abreast, n_units);
                 []
             };
             let one_by_one = || {
-                b.for_each(0, n_units, 1, |u| {
-                    let first_unit = first_unit + u;
-                    sum(product.first_panel + first_unit * unit, unit);
-                    let block = Region { row, n_rows, unit: first_unit, n_units: b.index(1) };
-                    product.store_region(b, &block, |panel, r| b.load_vector(sums, (panel, r, 0), LANES));
-                });
+                b.for_each(0, n_units, 1, |u| finish(first_unit + u, unit, b.index(1)));
                 []
             };
             if abreast == unit {

@@ -2,6 +2,7 @@
 
 use std::env::consts::ARCH;
 
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 /// Levels of an architecture, the lowest first, with the features that each adds, by their LLVM names.

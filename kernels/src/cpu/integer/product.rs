@@ -16,8 +16,8 @@ use super::bytes::{OCTET, Octets};
 use super::quantize::{Form, Rows};
 use super::tiles::{self, Tiles};
 use super::weights::{Integers, lanes};
-use crate::cpu::builder::{Buffer, Builder, Num, Range, TILE_ROWS, Value};
-use crate::cpu::product::{Product, Region, abreast, for_each_group};
+use crate::cpu::builder::{Buffer, Builder, Num, Range, Value};
+use crate::cpu::product::{Product, Region, abreast, for_each_group, rows_multiple};
 use crate::kernel::{Elem, LANES};
 use crate::target::{ArmLevel, CpuTarget};
 
@@ -29,8 +29,7 @@ const AHEAD: usize = 2048;
 pub(in crate::cpu) fn emit(b: &Builder, product: &Product, weights: &Integers, rows: Range, units: Range) {
     let (target, unit) = (b.target(), product.unit);
     let units_in_stream = |rows| units_in_stream(target, weights.format, rows, unit);
-    let multiple = if target.has_tiles() { TILE_ROWS } else { rows_in_tile(target) };
-    let quantized = Rows::new(b, weights.k, weights.format, multiple);
+    let quantized = Rows::new(b, weights.k, weights.format, rows_multiple(target, rows_in_tile(target)));
     let n_panels = units_in_stream(1) * unit;
     let n_panels = if target.has_tiles() { n_panels.max(tiles::PANELS) } else { n_panels };
     let sums = b.stack(Num::F32, &[n_panels, quantized.capacity, LANES]);

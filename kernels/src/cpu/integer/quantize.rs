@@ -13,15 +13,10 @@
 
 use super::bytes::octets;
 use super::{activation_group, padded_inputs};
-use crate::cpu::builder::{Buffer, Builder, Num, TILE_ROWS, Value};
+use crate::cpu::builder::{Buffer, Builder, Num, Value};
+use crate::cpu::product::rows_on_stack;
 use crate::kernel::{Elem, LANES};
 use crate::target::CpuTarget;
-
-/// Stack limit in bytes unless a single row takes more: a quarter of a thread's stack.
-const BYTES: usize = 512 << 10;
-
-/// Stack limit in bytes for the rows of a tile: half of a thread's stack.
-const TILE_LIMIT: usize = 1 << 20;
 
 /// Maximum number of rows: the rows of one group, their sums and a panel's weights fit in the L1 cache.
 const ROWS: usize = 72;
@@ -53,13 +48,7 @@ impl Rows {
         let group = activation_group(format);
         let groups = padded_inputs(k).div_ceil(group);
         let in_row = groups * (2 * group + 4);
-        let fitting = (BYTES / in_row).clamp(1, ROWS);
-        let has_tiles = b.target().has_tiles();
-        let capacity = match fitting {
-            few if few < TILE_ROWS && has_tiles && TILE_ROWS * in_row <= TILE_LIMIT => TILE_ROWS,
-            few if few < multiple => few,
-            fitting => fitting - fitting % multiple,
-        };
+        let capacity = rows_on_stack(b.target(), in_row, ROWS, multiple);
         Rows {
             pairs: b.stack(Num::I32, &[groups, capacity, group / 2]),
             scales: b.stack(Num::F32, &[groups, capacity]),

@@ -3,8 +3,6 @@
 //! Linux saves the 8 KiB of tile data only for processes that asked for it (Documentation/arch/x86/xstate.rst). The right holds for
 //! every thread, those that run already included.
 
-#![cfg(target_arch = "x86_64")]
-
 /// `arch_prctl` of Linux: asks for a component of the extended state.
 #[cfg(target_os = "linux")]
 const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;

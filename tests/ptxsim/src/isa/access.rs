@@ -132,7 +132,7 @@ impl Pattern {
 const SPACES: [&str; 6] = ["global", "shared", "shared::cta", "param", "v2", "v4"];
 /// Accesses with these modifiers may communicate with other blocks.
 const STRONG: [&str; 5] = ["volatile", "relaxed", "acquire", "release", "mmio"];
-/// Modifiers without a meaning here, but for nc.
+/// Other modifiers. The values that are loaded and stored do not depend on them.
 const HINTS: [&str; 13] = ["nc", "gpu", "sys", "cta", "cluster", "weak", "ca", "cg", "cs", "cv", "lu", "wb", "wt"];
 
 pub(super) fn decode(d: &mut Decoder, call: &Call) -> Result<Access, ParseError> {
