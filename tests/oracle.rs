@@ -95,7 +95,8 @@ fn check_logits(name: &'static str) {
 fn fusions_of_a_mamba_mixer_can_be_left_out_one_by_one() {
     let fixture = Fixture::open("odd");
     let folder = tempfile::tempdir().unwrap();
-    for without in ["fuse-dt-softplus", "fuse-dt-norms", "fuse-dt-scan", "fuse-norms-scan", "fuse-scan-gate"] {
+    let of_scan = ["fuse-dt-softplus", "fuse-dt-norms", "fuse-dt-scan", "fuse-norms-scan", "fuse-scan-gate"];
+    for without in of_scan.into_iter().chain(["fuse-norm-linear", "fuse-proj-conv"]) {
         let path = plan(&fixture.checkpoint, folder.path(), &format!("all,-{without}"), "x86-64-v3");
         let mut engine = open(&path, 2);
         for &length in PROMPT_LENGTHS {

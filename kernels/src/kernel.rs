@@ -122,6 +122,8 @@ pub enum Config {
     Only,
     /// A matrix product that streams the weights through registers, for up to 8 rows.
     Few,
+    /// As [`Config::Few`], with the norm of x in its prologue: for up to 2 rows.
+    FewNormed,
     /// A matrix product of shared-memory tiles with this many rows of x.
     Tiled(TileRows),
     /// A convolution whose blocks walk runs of this many tokens.
@@ -137,6 +139,7 @@ impl fmt::Display for Config {
         match self {
             Config::Only => f.write_str("only"),
             Config::Few => f.write_str("few"),
+            Config::FewNormed => f.write_str("few-normed"),
             Config::Tiled(rows) => write!(f, "t{}", rows.number()),
             Config::Run(tokens) => write!(f, "run{tokens}"),
             Config::Prefill => f.write_str("prefill"),
@@ -193,6 +196,29 @@ impl Launch {
         let is_state = |operand: &&Operand| matches!(operand.source, Source::State | Source::Pages(_));
         let state = self.operands.iter().find(is_state).and_then(|operand| operand.param.elem());
         self.operands.iter().map(|operand| operand.record(state)).collect()
+    }
+
+    /// The launch as part of another node: sources for the node's operands by their number, and for its results. Parameters are
+    /// operands of the node.
+    #[must_use]
+    pub(crate) fn rebound(mut self, operand: impl Fn(usize) -> Source, result: impl Fn(usize) -> Source) -> Launch {
+        for bound in &mut self.operands {
+            match &mut bound.source {
+                Source::Weight(weight) => {
+                    if let Source::Operand(first) = operand(weight.operands.start) {
+                        weight.operands = first..first + weight.operands.len();
+                    }
+                }
+                source => {
+                    *source = match *source {
+                        Source::Operand(number) => operand(number),
+                        Source::Result(number) => result(number),
+                        ref other => other.clone(),
+                    }
+                }
+            }
+        }
+        self
     }
 
     /// The operand with a name.

@@ -44,6 +44,7 @@ pub mod moe_combine;
 pub mod moe_gather;
 pub mod moe_permute;
 pub mod moe_route;
+pub mod norm_linear;
 pub mod rms_norm;
 pub mod sample;
 pub mod select_rows;
@@ -64,6 +65,7 @@ catalog::catalog! {
         Linear(linear): "linear";
         SplitLinear(split_linear): "split_linear";
         LinearSwiglu(linear_swiglu): "linear_swiglu";
+        NormLinear(norm_linear): "norm_split_linear" | "norm_linear_swiglu" | "norm_proj_conv";
         GroupedLinear(grouped_linear): "grouped_linear";
         GroupedSwiglu(grouped_swiglu): "grouped_swiglu";
         GroupedCombine(grouped_combine): "grouped_combine";

@@ -9,6 +9,7 @@ mod fp8;
 mod integer;
 mod levels;
 mod linear;
+mod norm_linear;
 pub mod products;
 mod recurrent;
 mod rounded;

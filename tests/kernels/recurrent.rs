@@ -6,15 +6,16 @@ use jambac_harness::{
     Arg, Call, Conditions, Lower, Runner, Subject, Target, assert_close, assert_same_bits, counts, each, each_under,
     random, rounded, stored,
 };
-use jambac_kernels::cases::Case;
+use jambac_kernels::cases::{Case, Counts};
 use jambac_kernels::catalog::AnySpec;
 use jambac_kernels::hopper::row_stride;
-use jambac_kernels::kernel::{Config, Elem, LANES, padded};
+use jambac_kernels::kernel::{Config, Elem, LANES, Rows, padded};
 use jambac_kernels::node::Select as _;
 use jambac_kernels::selective_scan::{Projection, Selection};
 use jambac_kernels::{causal_conv1d, selective_scan};
 use jambac_reference::linear::{Linear, linear};
 use jambac_reference::{Tolerance, causal_conv1d as conv, rms_norm, selective_scan as scan};
+use ptxsim::Options;
 
 use super::steps::{Batch, Division, Step};
 use super::{ARM, BF16, ROUNDING, V2, V3};
@@ -22,6 +23,9 @@ use super::{ARM, BF16, ROUNDING, V2, V3};
 /// Slot of each sequence, in a pool of [`N_SLOTS`].
 const SLOTS: [i32; 5] = [3, 0, 5, 1, 2];
 const N_SLOTS: usize = 6;
+
+/// One token of each sequence.
+const COUNTS: Counts = Counts { tokens: SLOTS.len(), sequences: SLOTS.len(), outputs: 1, context: 0 };
 
 /// Ragged: one sequence longer than a kernel's run of tokens, one with one token, one empty, some shorter than the convolution.
 fn batch(target: TargetKind) -> Batch {
@@ -254,6 +258,8 @@ impl Selected {
         let weight: Vec<f32> = random(12, channels * dt_rank).iter().map(|x| x / dt_rank as f32).collect();
         let weight = stored(format, &weight);
         let bias: Vec<f32> = random(13, channels).iter().map(|x| x - 1.0).collect();
+        // On Hopper the tensor cores read rows of bf16.
+        let low = if target == TargetKind::Cpu { low } else { rounded(&low) };
         let shape = Linear { n_in: dt_rank, n_out: channels, activation: Activation::Softplus };
         made.dt = linear(&low, &weight, Some(&bias), shape);
         made.weight = Some((weight, bias));
@@ -276,6 +282,18 @@ impl Selected {
         let sums = self.spec.selection.projection().map_or(0.0, |projection| 4.0 + (projection.dt_rank as f64).sqrt());
         sums + if self.norms.is_empty() { 0.0 } else { 3.0 * 8.0 }
     }
+}
+
+/// Tolerances of y and of the state on Hopper. The products sum to less than d_state; a decay has an error of 2⁻²², and a decaying value
+/// lasts some 1 / (Δ · |A|) tokens. A normed dt between two bf16 numbers may be rounded to the other one, which changes Δ by 2⁻⁸ of
+/// one of dt_rank products below 1 / dt_rank.
+fn hopper_tolerances(spec: &selective_scan::Spec) -> [Tolerance; 2] {
+    let of_dt = match spec.selection {
+        Selection::Normed { projection, .. } => 8.0 * BF16 / projection.dt_rank as f64,
+        _ => 0.0,
+    };
+    let y = Tolerance { abs: (4e-6 + of_dt) * spec.d_state as f64, rel: BF16 + 1e-6 + of_dt };
+    [y, Tolerance { abs: 1e-5 + of_dt, rel: 1e-5 + of_dt }]
 }
 
 fn check_scan(on: &On<impl Lower>, spec: &selective_scan::Spec) {
@@ -316,12 +334,7 @@ fn check_scan(on: &On<impl Lower>, spec: &selective_scan::Spec) {
             let abs = 4.0 * roundings * (d_state as f64).sqrt() * ROUNDING;
             [Tolerance { abs, rel: 8.0 * ROUNDING }, Tolerance::abs(4.0 * roundings * ROUNDING)]
         }
-        // The products sum to less than d_state; a decay has an error of 2⁻²², and a decaying value lasts some 1 / (Δ · |A|)
-        // tokens.
-        false => {
-            let y = Tolerance { abs: 4e-6 * d_state as f64, rel: BF16 + 1e-6 };
-            [y, Tolerance { abs: 1e-5, rel: 1e-5 }]
-        }
+        false => hopper_tolerances(spec),
     };
     let order = if is_cpu { Order::Panels } else { Order::Channels };
     let run = |division| on.run(Pool::new(&state, order, channels, d_state), division, operands);
@@ -392,6 +405,75 @@ fn scan_agrees_on_hopper() {
     each_under(&ORDERS, Target::Hopper, small(selective_scan::Spec::cases()).filter(is_fast), check_scan_case);
     let widest = selective_scan::Spec::cases().into_iter().filter(|case| scan_of(case).channels == 7700);
     each_under(&ORDERS[..1], Target::Hopper, widest, check_scan_case);
+}
+
+/// Steps of one token of each of five sequences on Hopper: the norms, the projection and the scan in one launch, compared with the
+/// reference, and with a step of one sequence.
+#[test]
+fn scan_of_one_token_agrees_on_hopper() {
+    const TOKENS: usize = 4;
+    let batch = Batch { lengths: vec![TOKENS; SLOTS.len()] };
+    let of = |channels, d_state, dt_rank, gated| {
+        let selection = Selection::Normed { projection: Projection { dt_rank, format: Elem::Bf16 }, eps: 1e-6 };
+        selective_scan::Spec { channels, d_state, selection, gated }
+    };
+    // Partial and whole pieces of dt, more than one of a lane; two and four states of a lane, lanes without states.
+    let specs =
+        [of(40, 16, 8, true), of(216, 16, 7, true), of(72, 16, 160, true), of(9, 64, 33, true), of(40, 5, 1, false)];
+    for spec in specs.into_iter().chain([of(7700, 16, 20, true), of(3, 1, 16, true), of(11, 40, 300, true)]) {
+        let selective_scan::Spec { channels, d_state, gated, .. } = spec;
+        let n_tokens = batch.n_tokens();
+        let selected = Selected::new(&spec, n_tokens, TargetKind::Sm90a);
+        let a_log: Vec<f32> = random(2, channels * d_state).iter().map(|x| 1.5 * (1.0 + x)).collect();
+        let u = rounded(&random(3, n_tokens * channels));
+        let (d, z) = (random(6, channels), rounded(&random(7, n_tokens * channels)));
+        let state = random(8, batch.lengths.len() * channels * d_state);
+        let kernel = Case { kernel: spec.clone().into(), counts: COUNTS, rows: Rows::TOKENS };
+        let kernel = (&kernel, Config::Decode);
+        let runner = Runner::hopper([&kernel]);
+        let run = |batch: &Batch, conditions: &Conditions| {
+            let mut pool = Pool::new(&state, Order::Channels, channels, d_state);
+            let mut y = vec![f32::NAN; batch.n_tokens() * channels];
+            for step in batch.steps(Division::Chunks(1)) {
+                let n = step.n_tokens();
+                let rows = |operand: &[f32]| step.gather(channels, operand);
+                let call = Call::new(counts(n, n, 1)).rows(channels, &rows(&u)).parameter(&a_log).state();
+                let call = selected.operands(&step, call);
+                let call = if gated { call.parameter(&d).rows(channels, &rows(&z)) } else { call };
+                let slots = step.sequences.iter().map(|&s| SLOTS[s]).collect();
+                let call = call.table(Table::Slots, slots).pool(&pool.data, pool.stride()).gives(channels);
+                let found = runner.call(conditions.clone(), &kernel, &call);
+                pool.data = found.state().to_vec();
+                step.scatter(channels, &found.rows(0), &mut y);
+            }
+            pool.assert_untouched_elsewhere(&format!("{spec:?}"));
+            (y, pool.states())
+        };
+        let scanned = scan::Scan {
+            dt: &selected.dt,
+            u: &u,
+            a_log: &a_log,
+            b: &selected.b,
+            c: &selected.c,
+            state: &state,
+            lengths: &batch.lengths,
+            d_inner: channels,
+            d_state,
+        };
+        let expected =
+            if gated { scan::gated_selective_scan(&scanned, &d, &z) } else { scan::selective_scan(&scanned) };
+        let together = run(&batch, &ORDERS[0]);
+        let [of_y, of_state] = hopper_tolerances(&spec);
+        assert_close(&format!("{spec:?}: y"), &together.0, &expected.0, of_y);
+        assert_close(&format!("{spec:?}: state"), &together.1, &expected.1, of_state);
+        // The bits of a sequence are those that it has alone, in any order of warps and blocks.
+        let exact = [1, 2].map(|seed| Conditions::from(Options { seed, exact_math: true, ..Options::default() }));
+        let together = run(&batch, &exact[0]);
+        let alone = run(&Batch { lengths: vec![TOKENS] }, &exact[1]);
+        assert_same_bits(&format!("{spec:?}: y alone"), &alone.0, &together.0[..TOKENS * channels]);
+        let of_one = channels * d_state;
+        assert_same_bits(&format!("{spec:?}: state alone"), &alone.1[..of_one], &together.1[..of_one]);
+    }
 }
 
 /// One token of one sequence, d_state 1, b = c = 1, u = 1: y is the next state, decay · h + dt.

@@ -41,7 +41,7 @@ struct Generator<'a> {
 
 impl Generator<'_> {
     fn run(&mut self) {
-        if self.choose(3) == 1 {
+        if self.flip() {
             self.b.one_token();
         }
         self.b.scope("embed");
@@ -172,7 +172,7 @@ impl Generator<'_> {
 
     fn op(&mut self) {
         let width = WIDTHS[self.choose(WIDTHS.len())];
-        let (value, width) = match self.choose(13) {
+        let (value, width) = match self.choose(19) {
             0 => (self.linear(width), width),
             1 => (self.residual_norm(width), width),
             2 => (self.swiglu(width), width),
@@ -183,6 +183,7 @@ impl Generator<'_> {
             7 => self.slice(),
             8 => self.split(width),
             9 => (self.mlp(width), width),
+            12..=17 => (self.mixer(width), width),
             10 | 11 => match self.read_table() {
                 Some(Rows { value, width }) => (value, width),
                 None => (self.project(width), width),
@@ -219,6 +220,10 @@ impl Generator<'_> {
 
     fn conv(&mut self, width: usize) -> ValueId {
         let u = self.of_width(width);
+        self.conv_of(u, width)
+    }
+
+    fn conv_of(&mut self, u: ValueId, width: usize) -> ValueId {
         let taps = 1 + [3, 2, 1][self.choose(3)];
         let weight = self.parameter(&[width, 1, taps]);
         let bias = if self.flip() { Some(self.parameter(&[width])) } else { None };
@@ -350,6 +355,25 @@ impl Generator<'_> {
         self.b.linear(inner, down, None)
     }
 
+    /// A projection of the norm of a sum: two halves, the first one convolved, or gate and up.
+    fn mixer(&mut self, width: usize) -> ValueId {
+        let (a, b) = (self.of_width(width), self.of_width(width));
+        let sum = self.sum(a, b);
+        let normed = self.norm(sum, width);
+        if self.choose(3) == 1 {
+            self.keep(normed, width);
+            let [gate, up] = self.project_together([width, width]);
+            let gate = self.b.silu(gate);
+            return self.product(gate, up);
+        }
+        let weight = self.parameter(&[2 * width, width]);
+        let whole = self.b.linear(normed, weight, None);
+        let [u, z] = [0, width].map(|start| self.b.slice(whole, start, width));
+        self.expose(u, width);
+        let y = self.conv_of(u, width);
+        self.product(z, y)
+    }
+
     /// A value times a new row.
     fn scaled(&mut self, width: usize) -> ValueId {
         let x = self.of_width(width);
@@ -441,6 +465,9 @@ mod tests {
         let all = (0..1000).map(|n| Op::sample(&mut |of| n % of));
         let missing: BTreeSet<&str> = all.filter_map(missing).collect();
         // Each reads a state, or rows of expert slots, in a form that only passes make.
-        assert_eq!(missing.into_iter().collect::<Vec<_>>(), ["append_attention", "grouped_combine", "grouped_swiglu"]);
+        assert_eq!(
+            missing.into_iter().collect::<Vec<_>>(),
+            ["append_attention", "grouped_combine", "grouped_swiglu", "norm_proj_conv"]
+        );
     }
 }

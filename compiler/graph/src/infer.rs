@@ -68,7 +68,8 @@ pub fn operand_names(op: &Op, operands: &[&Type]) -> Vec<&'static str> {
 pub(crate) fn signature(op: &Op, given: &[&Type]) -> Signature {
     use Kind::{Cache, F32, Float, Index, Matrix};
     let rank = |slot: usize| given.get(slot).map_or(0, |ty| ty.shape.len());
-    let n_weights = |least: usize, most: usize| given.len().saturating_sub(1).clamp(least, most);
+    // Weights after the operands before them.
+    let n_weights = |before: usize, least: usize, most: usize| given.len().saturating_sub(before).clamp(least, most);
     let s = Signature::default();
     match *op {
         Op::Input { .. } | Op::Parameter { .. } | Op::State { .. } => s,
@@ -81,7 +82,7 @@ pub(crate) fn signature(op: &Op, given: &[&Type]) -> Signature {
             .gives_like(0)
             .gives_like(0),
         Op::SplitRmsNorm { .. } => {
-            let widths = L_OF.into_iter().take(n_weights(2, MAX_PARTS));
+            let widths = L_OF.into_iter().take(n_weights(1, 2, MAX_PARTS));
             let columns = widths.clone().reduce(|sum, width| sum + width).unwrap_or(L);
             let s = s.takes("x", F32, [T, columns]);
             let s = widths.clone().fold(s, |s, width| s.takes("weight", Float, [width]));
@@ -93,14 +94,22 @@ pub(crate) fn signature(op: &Op, given: &[&Type]) -> Signature {
             .takes_if(given.len() > 2, "bias", Float, [N])
             .gives_f32([R, N]),
         Op::SplitLinear { ref sizes } => {
-            let rows = N_OF.into_iter().take(n_weights(1, sizes.len().clamp(1, MAX_PARTS)));
-            let s = rows.fold(s.takes("x", F32, [R, I]), |s, rows| s.takes("weight", Matrix, [rows, I]));
-            let columns = sizes.iter().zip(L_OF);
-            columns.fold(s, |s, (&size, columns)| s.binds(columns.clone(), size).gives_f32([R, columns]))
+            s.takes("x", F32, [R, I]).and(|s| split(s, n_weights(1, 1, sizes.len().clamp(1, MAX_PARTS)), sizes))
         }
-        Op::LinearSwiglu => {
-            s.takes("x", F32, [R, I]).takes("gate", Matrix, [N, I]).takes("up", Matrix, [N, I]).gives_f32([R, N])
+        Op::NormSplitLinear { ref sizes, .. } => {
+            s.and(|s| normed(s, R)).and(|s| split(s, n_weights(3, 1, sizes.len().clamp(1, MAX_PARTS)), sizes))
         }
+        Op::LinearSwiglu => s.takes("x", F32, [R, I]).and(gate_and_up),
+        Op::NormLinearSwiglu { .. } => s.and(|s| normed(s, R)).and(gate_and_up),
+        Op::NormProjConv { bias, .. } => s
+            .and(|s| normed(s, TOKENS))
+            .takes("weight", Matrix, [C + C, I])
+            .takes("conv_weight", Float, [C, 1.into(), K])
+            .takes_if(bias, "conv_bias", Float, [C])
+            .takes("state", F32, [SEQUENCES, C, K - 1])
+            .gives_f32([TOKENS, C])
+            .gives_f32([TOKENS, C])
+            .gives_like(if bias { 6 } else { 5 }),
         Op::Slice { len, .. } => s.binds(L, len).takes("x", F32, [LEADING, C]).gives_f32([LEADING, L]),
         Op::Silu | Op::Softplus => s.takes("x", F32, [LEADING]).gives_like(0),
         Op::Mul if rank(1) == 1 && rank(0) > 1 => s.takes("a", F32, [LEADING, C]).takes("b", Float, [C]).gives_like(0),
@@ -168,6 +177,25 @@ pub(crate) fn signature(op: &Op, given: &[&Type]) -> Signature {
     }
 }
 
+/// The operands of a sum and its norm, and the sum.
+fn normed(s: Signature, rows: Term) -> Signature {
+    let s = s.takes("a", Kind::F32, [rows.clone(), I]).takes("b", Kind::F32, [rows, I]);
+    s.takes("norm", Kind::Float, [I]).gives_like(0)
+}
+
+/// `n_weights` weights, and a result of each size.
+fn split(s: Signature, n_weights: usize, sizes: &[usize]) -> Signature {
+    let rows = N_OF.into_iter().take(n_weights);
+    let s = rows.fold(s, |s, rows| s.takes("weight", Kind::Matrix, [rows, I]));
+    let columns = sizes.iter().zip(L_OF);
+    columns.fold(s, |s, (&size, columns)| s.binds(columns.clone(), size).gives_f32([R, columns]))
+}
+
+/// Two weights, and their swiglu.
+fn gate_and_up(s: Signature) -> Signature {
+    s.takes("gate", Kind::Matrix, [N, I]).takes("up", Kind::Matrix, [N, I]).gives_f32([R, N])
+}
+
 /// The operands of a scan that give Δ, B and C.
 fn selected(s: Signature, selection: Selection) -> Signature {
     use Kind::{F32, Float, Matrix};
@@ -217,10 +245,12 @@ fn check_attributes(op: &Op, bound: &Bindings) -> Result<(), (&'static str, Stri
             }
             None => Err(("operand x", "symbolic in its last dim".into(), "a fixed number of columns".into())),
         },
-        Op::SplitLinear { ref sizes } if !(1..=MAX_PARTS).contains(&sizes.len()) => {
+        Op::SplitLinear { ref sizes } | Op::NormSplitLinear { ref sizes, .. }
+            if !(1..=MAX_PARTS).contains(&sizes.len()) =>
+        {
             Err(("sizes", format!("{sizes:?}"), format!("1 … {MAX_PARTS} numbers")))
         }
-        Op::SplitLinear { ref sizes } => {
+        Op::SplitLinear { ref sizes } | Op::NormSplitLinear { ref sizes, .. } => {
             let rows: Vec<usize> = N_OF.iter().map_while(|rows| bound.fixed(rows)).collect();
             match parts(sizes, &rows) {
                 Some(_) => Ok(()),

@@ -16,6 +16,9 @@
 //! | `linear` | x \[R, I\], weight \[N, I\], bias \[N\]? | \[R, N\] | activation(x · weightᵀ + bias) |
 //! | `split_linear` | x \[R, I\], weights \[Nᵢ, I\]… | \[R, size\]… | x · weightᵀ of the stacked weights, cut into sizes; no result spans two weights |
 //! | `linear_swiglu` | x \[R, I\], gate, up \[N, I\] | \[R, N\] | swiglu(x · gateᵀ, x · upᵀ) |
+//! | `norm_split_linear` | a, b \[R, I\], norm \[I\], weights \[Nᵢ, I\]… | sum, \[R, size\]… | sum, x = add_rms_norm(a, b, norm); split_linear(x, weights…) |
+//! | `norm_linear_swiglu` | a, b \[R, I\], norm \[I\], gate, up \[N, I\] | sum, y \[R, N\] | sum, x = add_rms_norm(a, b, norm); y = linear_swiglu(x, gate, up) |
+//! | `norm_proj_conv` | a, b \[T, I\], norm \[I\], weight \[2C, I\], operands of causal_conv1d after u | sum, y, z \[T, C\], state | sum, u, z = norm_split_linear(a, b, norm, weight); y, state = causal_conv1d(u, …); one token of each sequence |
 //! | `slice` | x \[…, C\] | \[…, len\] | columns start … start + len |
 //! | `silu` | x | like x | x / (1 + exp(−x)) |
 //! | `softplus` | x | like x | log(1 + exp(x)) |
@@ -163,6 +166,11 @@ ops! {
         /// Columns of each result, at most [`MAX_PARTS`] of them.
         split_linear: SplitLinear { sizes: Vec<usize> },
         linear_swiglu: LinearSwiglu,
+        /// As `split_linear`.
+        norm_split_linear: NormSplitLinear { eps: f64, sizes: Vec<usize> },
+        norm_linear_swiglu: NormLinearSwiglu { eps: f64 },
+        /// As `causal_conv1d`.
+        norm_proj_conv: NormProjConv { eps: f64, bias: bool, activation: Activation },
         slice: Slice { start: usize, len: usize },
         silu: Silu,
         softplus: Softplus,
@@ -201,6 +209,7 @@ impl Op {
     pub fn state(&self) -> Option<StateSlots> {
         match self {
             Op::CausalConv1d { bias, .. } => Some(StateSlots { operand: 2 + usize::from(*bias), result: 1 }),
+            Op::NormProjConv { bias, .. } => Some(StateSlots { operand: 5 + usize::from(*bias), result: 3 }),
             Op::SelectiveScan { .. } => Some(StateSlots { operand: 2, result: 1 }),
             Op::KvAppend => Some(StateSlots { operand: 0, result: 0 }),
             Op::AppendAttention { .. } => Some(StateSlots { operand: 3, result: 1 }),

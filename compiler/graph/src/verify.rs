@@ -8,7 +8,7 @@
 //! 6. **states**: a state has one reader, an op that updates it; such an op updates a state and nothing else
 //! 7. **next states**: the next state is the output of the state's name, and has no reader except attention, of its cache
 //! 8. **caches**: attention reads a cache that `kv_append` returned
-//! 9. **one token**: `append_attention` only occurs in a graph whose steps take one token of each sequence
+//! 9. **one token**: `append_attention` and `norm_proj_conv` only occur in a graph whose steps take one token of each sequence
 //! 10. **outputs**: at least one, each an existing result; `logits` is f32\[outputs, vocab\]
 //!
 //! A node that no output needs is allowed; eliminate-dead removes it.
@@ -239,7 +239,8 @@ fn caches(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
 // 9.
 fn one_token(graph: &Graph, order: &[NodeId]) -> Result<(), VerifyError> {
     for &node in order {
-        if matches!(graph.op(node), Op::AppendAttention { .. }) && !graph.one_token {
+        let takes_one = matches!(graph.op(node), Op::AppendAttention { .. } | Op::NormProjConv { .. });
+        if takes_one && !graph.one_token {
             let message = "steps may take several tokens of a sequence, expected a graph of one_token".to_string();
             return fail(graph, Invariant::OneToken, node, message);
         }

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn unknown_names_list_the_known() {
-        expect![[r#"fusion "fuse-silu": expected all, none, or some of fuse-conv-silu, fuse-dt-softplus, fuse-dt-norms, fuse-dt-scan, fuse-norms-scan, fuse-scan-gate, hoist-select-rows, fuse-swiglu, fuse-in-proj, fuse-qkv, fuse-gate-up, fuse-router, fuse-experts, fuse-kv-append, fuse-residual-norm"#]]
+        expect![[r#"fusion "fuse-silu": expected all, none, or some of fuse-conv-silu, fuse-dt-softplus, fuse-dt-norms, fuse-dt-scan, fuse-norms-scan, fuse-scan-gate, hoist-select-rows, fuse-swiglu, fuse-in-proj, fuse-qkv, fuse-gate-up, fuse-router, fuse-experts, fuse-kv-append, fuse-residual-norm, fuse-norm-linear, fuse-proj-conv"#]]
             .assert_eq(&"fuse-swiglu,fuse-silu".parse::<Fusion>().unwrap_err().to_string());
         assert!("".parse::<Fusion>().is_err());
         assert!("eliminate-dead".parse::<Fusion>().is_err());

@@ -7,7 +7,8 @@ use jambac_graph::Op;
 use crate::pass::Pass;
 use crate::{
     EliminateDead, FuseConvSilu, FuseDtNorms, FuseDtScan, FuseDtSoftplus, FuseExperts, FuseGateUp, FuseInProj,
-    FuseKvAppend, FuseNormsScan, FuseQkv, FuseResidualNorm, FuseRouter, FuseScanGate, FuseSwiglu, HoistSelectRows,
+    FuseKvAppend, FuseNormLinear, FuseNormsScan, FuseProjConv, FuseQkv, FuseResidualNorm, FuseRouter, FuseScanGate,
+    FuseSwiglu, HoistSelectRows,
 };
 
 /// A pass at its place in the pipeline.
@@ -107,6 +108,12 @@ pub const PIPELINE: &[Planned] = &[
         order: &[After("hoist-select-rows")],
         reason: "hoisting moves a norm, not one fused with its sum",
     },
+    Planned {
+        pass: &FuseNormLinear,
+        order: &[After("fuse-residual-norm"), After("fuse-in-proj"), After("fuse-qkv"), After("fuse-gate-up")],
+        reason: "takes the norm of a sum, and the products of these fusions",
+    },
+    Planned { pass: &FuseProjConv, order: &[After("fuse-norm-linear")], reason: "takes the projection of a norm" },
 ];
 
 /// Checks that a pipeline meets the constraints of its passes.

@@ -201,7 +201,7 @@ fn limits_are_counts() {
 }
 
 /// The passes for Hopper kernels.
-const SM_90A: &str = "all,-fuse-dt-scan,-fuse-norms-scan,-fuse-kv-append";
+const SM_90A: &str = "all,-fuse-kv-append";
 
 pub(crate) fn on_hopper(config: &JambaConfig, limits: Limits, formats: Formats) -> Result<Schedule, ScheduleError> {
     let (mut prefill, mut decode) = entries(config, DType::Bf16);

@@ -95,7 +95,7 @@ impl Edit {
         let mut op = op.clone();
         match &mut op {
             Op::Input { ty, .. } | Op::Parameter { ty, .. } | Op::State { ty, .. } => shape(ty),
-            Op::SplitLinear { sizes } => sizes.iter_mut().for_each(size),
+            Op::SplitLinear { sizes } | Op::NormSplitLinear { sizes, .. } => sizes.iter_mut().for_each(size),
             Op::Slice { start, len } => [start, len].into_iter().for_each(size),
             Op::Attention { n_heads, .. } | Op::AppendAttention { n_heads, .. } => size(n_heads),
             Op::TopK { k } | Op::MoeRoute { k } => size(k),

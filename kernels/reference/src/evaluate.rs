@@ -1,6 +1,7 @@
 //! Evaluates one node: calls the op's function on the operands. The only file that lists the ops.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use jambac_graph::op::{Part, parts};
 use jambac_graph::{Activation, DType, Node, Op, Selection};
@@ -43,12 +44,25 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
             let y = linear(x.f32(0)?, x.f32(1)?, bias, Linear { n_in, n_out, activation });
             one(Tensor::f32([y.len() / n_out, n_out], y))
         }
-        Op::SplitLinear { ref sizes } => x.split_linear(sizes),
-        Op::LinearSwiglu => {
-            let &[n_out, n_in] = x.dims(1)?;
-            let (rows, shape) = (x.f32(0)?, Linear { n_in, n_out, activation: Activation::None });
-            let [gate, up] = [x.f32(1)?, x.f32(2)?].map(|weight| linear(rows, weight, None, shape));
-            one(Tensor::f32([gate.len() / n_out, n_out], swiglu(&gate, &up)))
+        Op::SplitLinear { ref sizes } => x.split_linear(x.f32(0)?, 1..operands.len(), sizes),
+        Op::LinearSwiglu => one(x.linear_swiglu(x.f32(0)?, 1)?),
+        Op::NormSplitLinear { eps, ref sizes } => {
+            let (sum, normed) = x.add_norm(eps)?;
+            let parts = x.split_linear(&normed, 3..operands.len(), sizes)?;
+            Ok([Value::from(sum)].into_iter().chain(parts).collect())
+        }
+        Op::NormLinearSwiglu { eps } => {
+            let (sum, normed) = x.add_norm(eps)?;
+            two(sum, x.linear_swiglu(&normed, 3)?)
+        }
+        Op::NormProjConv { eps, bias, activation } => {
+            let (sum, normed) = x.add_norm(eps)?;
+            let channels = x.dims::<3>(4)?[0];
+            let parts = x.split_linear(&normed, 3..4, &[channels; 2])?;
+            let [u, z] = <[Value; 2]>::try_from(parts).map_err(|_| x.wrong(3, "of two parts"))?;
+            let u = u.tensor().ok_or_else(|| x.wrong(3, "a dense tensor"))?;
+            let (y, state) = x.conv(u, 4, bias, activation, lengths)?;
+            Ok(vec![sum.into(), y.into(), z, state.into()])
         }
         Op::Slice { start, len } => {
             let tensor = x.tensor(0)?;
@@ -63,17 +77,8 @@ pub(crate) fn evaluate(node: &Node, operands: &[Value], lengths: &[usize]) -> Re
         Op::Mul => one(x.like(0, mul(x.f32(0)?, x.f32(1)?))?),
         Op::Swiglu => one(x.like(0, swiglu(x.f32(0)?, x.f32(1)?))?),
         Op::CausalConv1d { bias, activation } => {
-            let state_slot = if bias { 3 } else { 2 };
-            let (y, state) = causal_conv1d(&Conv {
-                u: x.f32(0)?,
-                weight: x.f32(1)?,
-                bias: if bias { Some(x.f32(2)?) } else { None },
-                state: x.f32(state_slot)?,
-                lengths,
-                channels: x.tensor(0)?.cols(),
-                activation,
-            });
-            two(x.like(0, y)?, x.like(state_slot, state)?)
+            let (y, state) = x.conv(x.tensor(0)?, 1, bias, activation, lengths)?;
+            two(y, state)
         }
         Op::SelectiveScan { selection, gated } => {
             let selected = x.selected(selection)?;
@@ -233,15 +238,50 @@ impl<'a> Operands<'a> {
         Ok(Scan { dt, u, a_log, b, c, state, lengths, d_inner, d_state })
     }
 
-    /// Products with parts of the weights, one result each.
-    fn split_linear(&self, sizes: &[usize]) -> Result<Vec<Value>, ReferenceError> {
-        let weights = (1..self.values.len()).map(|slot| self.dims::<2>(slot)).collect::<Result<Vec<_>, _>>()?;
+    /// The sum of the first two operands, and its norm with the third as weight.
+    fn add_norm(&self, eps: f64) -> Result<(Tensor, Vec<f32>), ReferenceError> {
+        let (sum, normed) = add_rms_norm(self.f32(0)?, self.f32(1)?, self.f32(2)?, eps);
+        Ok((self.like(0, sum)?, normed))
+    }
+
+    /// The swiglu of the products of x with the weights in a slot and the next.
+    fn linear_swiglu(&self, x: &[f32], gate: usize) -> Result<Tensor, ReferenceError> {
+        let &[n_out, n_in] = self.dims(gate)?;
+        let shape = Linear { n_in, n_out, activation: Activation::None };
+        let [gate, up] = [self.f32(gate)?, self.f32(gate + 1)?].map(|weight| linear(x, weight, None, shape));
+        Ok(Tensor::f32([gate.len() / n_out, n_out], swiglu(&gate, &up)))
+    }
+
+    /// The convolution of u and the next state; the weight is in a slot, the bias and the state follow.
+    fn conv(
+        &self,
+        u: &Tensor,
+        weight: usize,
+        bias: bool,
+        activation: Activation,
+        lengths: &[usize],
+    ) -> Result<(Tensor, Tensor), ReferenceError> {
+        let state_slot = weight + if bias { 2 } else { 1 };
+        let (y, state) = causal_conv1d(&Conv {
+            u: u.as_f32().ok_or_else(|| self.wrong(0, "f32"))?,
+            weight: self.f32(weight)?,
+            bias: if bias { Some(self.f32(weight + 1)?) } else { None },
+            state: self.f32(state_slot)?,
+            lengths,
+            channels: u.cols(),
+            activation,
+        });
+        Ok((Tensor::f32(u.shape.clone(), y), self.like(state_slot, state)?))
+    }
+
+    /// Products of x with parts of the weights in these slots, one result each.
+    fn split_linear(&self, x: &[f32], slots: Range<usize>, sizes: &[usize]) -> Result<Vec<Value>, ReferenceError> {
+        let weights = slots.clone().map(|slot| self.dims::<2>(slot)).collect::<Result<Vec<_>, _>>()?;
         let rows: Vec<usize> = weights.iter().map(|[rows, _]| *rows).collect();
-        let parts = parts(sizes, &rows).ok_or_else(|| self.wrong(1, "cut into the sizes"))?;
-        let x = self.f32(0)?;
+        let parts = parts(sizes, &rows).ok_or_else(|| self.wrong(slots.start, "cut into the sizes"))?;
         let part = |Part { weight, first_row, rows: n_out }: Part| {
             let n_in = weights[weight][1];
-            let weight = &self.f32(1 + weight)?[first_row * n_in..(first_row + n_out) * n_in];
+            let weight = &self.f32(slots.start + weight)?[first_row * n_in..(first_row + n_out) * n_in];
             let y = linear(x, weight, None, Linear { n_in, n_out, activation: Activation::None });
             Ok(Tensor::f32([y.len() / n_out, n_out], y).into())
         };

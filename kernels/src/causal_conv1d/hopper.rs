@@ -74,11 +74,9 @@ impl Lowering<Hopper> for Spec {
     fn lower(&self, config: Config) -> Vec<Launch> {
         let run = if let Config::Run(run) = config { run } else { RUN_DECODE };
         let &Spec { channels, taps, bias, activation } = self;
-        let mut operands =
-            vec![read("u", Elem::Bf16, channels, 0), small("weight", channels, taps, 1, Transform::None)];
-        operands.extend(bias.then(|| vector("bias", channels, 2)));
+        let mut operands = vec![read("u", Elem::Bf16, channels, 0)];
+        operands.extend(self.on_hopper(["weight", "bias"], 1));
         operands.extend([
-            Operand::state(Elem::F32, row_stride(Elem::F32, channels) * (taps - 1)),
             Operand::table(Table::SequenceOf),
             Operand::table(Table::Starts),
             Operand::table(Table::Slots),
@@ -106,9 +104,19 @@ impl Lowering<Hopper> for Spec {
     }
 }
 
-impl Runs {
-    fn state_row(&self) -> usize {
-        row_stride(Elem::F32, self.spec.channels)
+impl Spec {
+    /// The weight, the bias and the state, by these names of the first two, from the node's operand `first` on.
+    pub(crate) fn on_hopper(&self, [weight, bias]: [&'static str; 2], first: usize) -> Vec<Operand> {
+        let &Spec { channels, taps, .. } = self;
+        let mut operands = vec![small(weight, channels, taps, first, Transform::None)];
+        operands.extend(self.bias.then(|| vector(bias, channels, first + 1)));
+        operands.push(Operand::state(Elem::F32, self.state_row() * (taps - 1)));
+        operands
+    }
+
+    /// Elements of a row of the state: the inputs of one token.
+    pub(crate) fn state_row(&self) -> usize {
+        row_stride(Elem::F32, self.channels)
     }
 }
 

@@ -74,11 +74,10 @@ impl Select for Spec {
 impl Lowering<Cpu> for Spec {
     fn lower(&self, _: Config) -> Vec<Launch> {
         let &Spec { channels, taps, bias, activation } = self;
-        let weight = Weight::of(1, channels, panels(1, &[channels], taps));
-        let mut operands = vec![read("u", channels, 0), Operand::weight("weight", Elem::F32, weight)];
-        operands.extend(bias.then(|| vector("bias", channels, 2)));
+        let mut operands = vec![read("u", channels, 0)];
+        operands.extend(self.parameters(["weight", "bias"], 1));
         operands.extend([
-            Operand::state(Elem::F32, padded(channels) * (taps - 1)),
+            self.state(),
             Operand::table(Table::Starts),
             Operand::table(Table::Slots),
             write("y", channels, 0),
@@ -97,6 +96,33 @@ impl Lowering<Cpu> for Spec {
 }
 
 impl Spec {
+    /// The weight and the bias on CPUs, by these names, from the node's operand `first` on.
+    pub(crate) fn parameters(&self, [weight, bias]: [&'static str; 2], first: usize) -> Vec<Operand> {
+        let &Spec { channels, taps, .. } = self;
+        let packed = Weight::of(first, channels, panels(1, &[channels], taps));
+        let mut operands = vec![Operand::weight(weight, Elem::F32, packed)];
+        operands.extend(self.bias.then(|| vector(bias, channels, first + 1)));
+        operands
+    }
+
+    /// The state on CPUs.
+    pub(crate) fn state(&self) -> Operand {
+        Operand::state(Elem::F32, padded(self.channels) * (self.taps - 1))
+    }
+
+    /// The part of the symbol of a kernel that the convolution is fused into.
+    pub(crate) fn fused_name(&self) -> String {
+        format!("_conv{}{}", self.taps, epilogue(self.bias, self.activation))
+    }
+
+    /// The cost of a kernel with the convolution fused into it, which has u and y in registers.
+    pub(crate) fn add_cost(&self, mut cost: Cost) -> Cost {
+        let of_conv = self.cost(0.0);
+        cost.bytes.sequences += of_conv.bytes.sequences;
+        cost.operations.rows += of_conv.operations.rows;
+        cost
+    }
+
     /// Bytes of u, y and state for these element sizes, and the operations.
     fn cost(&self, activation_bytes: f64) -> Cost {
         let channels = self.channels as f64;

@@ -4,10 +4,17 @@
 //! Rows are processed in blocks, units of panels in groups. Finished sums go to `store`, which is emitted once for all
 //! kinds of tiles.
 
-use super::builder::{Buffer, Builder, Range, Value};
+use super::builder::{Buffer, Builder, Num, Range, TILE_ROWS, Value};
 use super::integer::{self, weights::Integers};
 use super::panel;
 use crate::kernel::{Elem, LANES, padded};
+use crate::target::CpuTarget;
+
+/// Bytes of the stack for converted rows, unless a single row takes more: a quarter of a thread's stack.
+pub(super) const STACK: usize = 512 << 10;
+
+/// Bytes of the stack for the rows of one tile: half of a thread's stack.
+const TILE_STACK: usize = 1 << 20;
 
 /// A product of rows and panels.
 pub(crate) struct Product<'a> {
@@ -44,6 +51,35 @@ impl Weights {
             return Weights::Scaled(b.buffer("weight"), b.buffer("scales"));
         }
         Integers::of(b, format, k).map_or_else(|| Weights::Floats(b.buffer("weight")), Weights::Integers)
+    }
+
+    /// Whether many rows are converted and multiplied in tiles.
+    pub(super) fn in_tiles(&self, target: CpuTarget) -> bool {
+        let converts = match self {
+            Weights::Floats(weight) => rounds_inputs(target, *weight),
+            Weights::Scaled(..) => false,
+            Weights::Integers(_) => true,
+        };
+        target.has_tiles() && converts
+    }
+}
+
+/// Whether a target rounds the inputs of these float panels to bf16.
+pub(super) fn rounds_inputs(target: CpuTarget, weight: Buffer) -> bool {
+    target.rounds_inputs() && weight.num() == Num::Bf16
+}
+
+/// What the number of converted rows is a multiple of, where the stack holds so many.
+pub(super) fn rows_multiple(target: CpuTarget, in_tile: usize) -> usize {
+    if target.has_tiles() { TILE_ROWS } else { in_tile }
+}
+
+/// Converted rows of `in_row` bytes that are kept on the stack: at most `most`, a multiple of `multiple` or less than it, at least one.
+pub(super) fn rows_on_stack(target: CpuTarget, in_row: usize, most: usize, multiple: usize) -> usize {
+    match (STACK / in_row).clamp(1, most) {
+        few if few < TILE_ROWS && target.has_tiles() && TILE_ROWS * in_row <= TILE_STACK => TILE_ROWS,
+        few if few < multiple => few,
+        fitting => fitting - fitting % multiple,
     }
 }
 

@@ -2,13 +2,17 @@
 //!
 //! 1. distribute units of panels; rows if there are many rows and few units; both where rows are converted, so that fewer threads
 //!    convert the same row
-//! 2. sum ([`super::product`])
+//! 2. norm, where the product reads the norm of a sum: each thread norms the rows that it multiplies, a block at a time
+//! 3. sum ([`super::product`])
 //!
-//! Reads the slots `x`, `weight`, `rows`, and `scales` for formats that have them.
+//! Reads the slots `x`, `weight`, `rows`, and `scales` for formats that have them. With a norm, `a`, `b` and `norm` instead of `x`;
+//! `sum` is written.
 
-use super::builder::{Builder, Range, TILE_ROWS, Value};
-use super::product::{self, Weights};
-use crate::kernel::Elem;
+use super::builder::{Buffer, Builder, Num, Range, TILE_ROWS, Value};
+use super::product::{self, STACK, Weights};
+use super::rows::Row;
+use crate::kernel::{Elem, padded};
+use crate::rms_norm;
 
 /// A product of all rows with all panels.
 pub(crate) struct Product<'a> {
@@ -16,6 +20,8 @@ pub(crate) struct Product<'a> {
     pub(crate) k: usize,
     /// Stored type of the weights.
     pub(crate) format: Elem,
+    /// Added to the mean of squares, where x is the norm of the sum of `a` and `b`.
+    pub(crate) norm: Option<f64>,
     /// Panels that are finished together.
     pub(crate) unit: usize,
     /// Number of units.
@@ -26,18 +32,38 @@ pub(crate) struct Product<'a> {
 
 /// Sums and stores this thread's share.
 pub(crate) fn emit(b: &Builder, product: &Product) {
-    let &Product { k, format, unit, n_units, store } = product;
-    // 1. distribute
-    let is_integer = matches!(format, Elem::I8 | Elem::I4 | Elem::I3);
-    let converts = b.target().has_tiles() && (is_integer || format == Elem::Bf16 && b.target().rounds_inputs());
-    let [rows, units] = if converts { share_both(b, n_units) } else { share(b, n_units) };
-    // 2. sum
+    let &Product { k, format, norm, unit, n_units, store } = product;
     let weights = Weights::of(b, format, k);
-    let x_row = |row| row;
-    let product =
-        product::Product { k, x: b.buffer("x"), weights, first_panel: b.index(0), unit, x_row: &x_row, store };
-    product.emit(b, rows, units);
+    // 1. distribute
+    let [rows, units] = if weights.in_tiles(b.target()) { share_blocks(b, n_units) } else { share(b, n_units) };
+    let sum = |x: Buffer, rows: Range, store: &dyn Fn(Value, Value, &[Value])| {
+        let x_row = |row| row;
+        let product = product::Product { k, x, weights, first_panel: b.index(0), unit, x_row: &x_row, store };
+        product.emit(b, rows, units);
+    };
+    let Some(eps) = norm else {
+        // 3. sum
+        return sum(b.buffer("x"), rows, store);
+    };
+    let capacity = (STACK / (4 * padded(k))).clamp(1, NORMED_ROWS);
+    let capacity = if capacity < TILE_ROWS { capacity } else { capacity - capacity % TILE_ROWS };
+    let normed = b.stack(Num::F32, &[capacity, padded(k)]);
+    let has_first_unit = units.start.eq(0) & units.end.gt(0);
+    b.for_each(rows.start, rows.end, capacity, |first| {
+        let n_rows = (rows.end - first).min(capacity);
+        // 2. norm
+        b.for_each(0, n_rows, 1, |row| {
+            rms_norm::cpu::of_sum(b, k, eps, first + row, Row { buffer: normed, row });
+            b.if_(has_first_unit, || rms_norm::cpu::store_sum(b, k, first + row));
+        });
+        // 3. sum
+        let all = Range { start: b.index(0), end: n_rows };
+        sum(normed, all, &|row, unit, sums| store(first + row, unit, sums));
+    });
 }
+
+/// Maximum number of rows that are normed at a time.
+const NORMED_ROWS: usize = 64;
 
 /// This thread's rows and units.
 fn share(b: &Builder, n_units: usize) -> [Range; 2] {
@@ -55,7 +81,7 @@ fn share(b: &Builder, n_units: usize) -> [Range; 2] {
 const BLOCK_ROWS: usize = 64;
 
 /// This thread's block of rows, and its units among the threads that share the block.
-fn share_both(b: &Builder, n_units: usize) -> [Range; 2] {
+fn share_blocks(b: &Builder, n_units: usize) -> [Range; 2] {
     let (n_rows, n_threads) = (b.scalar("rows"), b.n_threads());
     let divides = |n: usize| (n_threads % n).eq(0) & n_rows.ge(n * BLOCK_ROWS);
     let n_blocks = [2, 4, 8, 16].into_iter().fold(b.index(1), |blocks, n| divides(n).select(n, blocks));

@@ -9,7 +9,7 @@
 //! each, for few tokens; by the tensor cores (2 · slots · n · k operations) for many.
 
 use super::Spec;
-use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Fused, Product};
 use crate::hopper::operand::experts;
 use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 use crate::moe_gather;
@@ -39,7 +39,8 @@ impl Lowering<Hopper> for Spec {
 pub(crate) fn product(spec: &Spec, config: Config, offsets: usize, x: Source, out: Source) -> Launch {
     let &Spec { n_experts, n, k, format, out: elem, top_k, .. } = spec;
     let (finish, batch) = (Finish::SUM, Batch::Experts { n_experts, top_k });
-    let product = Product { sizes: vec![n], k, format, out: elem, finish, batch, method: config.into() };
+    let (method, fused) = (config.into(), Fused::default());
+    let product = Product { sizes: vec![n], k, format, out: elem, finish, batch, method, fused };
     product.launch(Bound {
         op: "grouped_linear",
         name: format!("grouped_linear_{}_e{n_experts}_n{n}_k{k}", format.name()),

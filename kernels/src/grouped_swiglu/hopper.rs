@@ -10,7 +10,7 @@
 //! each, for few tokens; by the tensor cores (4 · slots · n · k operations) for many.
 
 use super::Spec;
-use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Fused, Product};
 use crate::hopper::operand::gate_and_up;
 use crate::kernel::{Candidate, Config, Elem, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 use crate::moe_gather;
@@ -31,7 +31,8 @@ impl Lowering<Hopper> for Spec {
     fn lower(&self, config: Config) -> Vec<Launch> {
         let &Spec { n_experts, n, k, format, top_k, .. } = self;
         let (finish, batch) = (Finish::Swiglu, Batch::Experts { n_experts, top_k });
-        let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
+        let (method, fused) = (config.into(), Fused::default());
+        let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method, fused };
         let product = product.launch(Bound {
             op: "grouped_swiglu",
             name: format!("grouped_swiglu_{}_e{n_experts}_n{n}_k{k}", format.name()),

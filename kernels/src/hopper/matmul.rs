@@ -18,13 +18,14 @@ use super::facts;
 #[cfg(feature = "emit")]
 use super::weight::{BLOCK_ROWS, block_rows};
 use super::{Swizzle, TensorMap, row_stride};
+use crate::causal_conv1d;
 use crate::grouped_linear::{self, Experts};
 use crate::kernel::{
     self, Amount, Candidate, Config, Cost, Elem, Extent, Launch, Operand, Param, Per, Pieces, Source, StepSize, Unit,
     Unsupported, Weight, Work, hopper_body,
 };
 use crate::split_linear::OUTS;
-use jamba_plan::format::EntryKind;
+use jamba_plan::format::{EntryKind, Table};
 
 pub(crate) mod few;
 pub(crate) mod tiled;
@@ -51,6 +52,23 @@ pub(crate) struct Product {
     /// Assignment of rows to weights.
     pub(crate) batch: Batch,
     pub(crate) method: Method,
+    pub(crate) fused: Fused,
+}
+
+/// What a product of few rows computes besides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Fused {
+    /// Added to the mean of squares, where x is the norm of the sum of `a` and `b`, at most [`few::NORMED_ROWS`] of them.
+    pub(crate) norm: Option<f64>,
+    /// The first result is convolved with the last inputs of its sequence, of which each row is the only token.
+    pub(crate) conv: Option<causal_conv1d::Spec>,
+}
+
+impl Fused {
+    /// x, after the rows that it is the norm of; slots and state after the sums.
+    fn dependent_reads(&self) -> u32 {
+        1 + u32::from(self.norm.is_some()) + 2 * u32::from(self.conv.is_some())
+    }
 }
 
 /// Epilogue of a sum.
@@ -155,15 +173,23 @@ pub(crate) fn supports(format: Elem) -> Result<(), Unsupported> {
     }
 }
 
-/// Maximum number of sequences of the decode entry for few sequences: the rows per tile of the streaming product.
+/// Maximum number of sequences of the decode entries for few sequences: the rows per tile of the streaming product.
 pub(crate) const FEW_SEQUENCES: u64 = few::ROWS as u64;
+
+/// Maximum number of sequences of the decode entry whose products norm their rows.
+pub(crate) const NORMED_SEQUENCES: u64 = few::NORMED_ROWS as u64;
+
+/// Whether a step streams the weights.
+pub(crate) fn choose_few(step: &StepSize) -> bool {
+    step.entry == EntryKind::Decode && step.sequences <= FEW_SEQUENCES
+}
 
 /// The configs that multiply `n` rows of weights by up to `rows` rows of x, fastest first.
 ///
 /// The entry for few sequences streams the weights. All others use tiles, so that the bits of a prompt do not depend on how
 /// it is divided into steps.
 pub(crate) fn configs(step: &StepSize, n: usize, rows: u64) -> Vec<Candidate> {
-    let is_few = step.entry == EntryKind::Decode && step.sequences <= FEW_SEQUENCES;
+    let is_few = choose_few(step);
     let mut tiles = TileRows::ALL;
     tiles.sort_by_key(|tile| tile.time(n, rows as usize));
     let tiled = tiles.map(|tile| match is_few {
@@ -193,7 +219,9 @@ impl Product {
             Finish::Linear { bias, activation } => kernel::epilogue(bias, activation),
             Finish::Swiglu => String::new(),
         };
-        format!("{finish}_{}_{}_sm90", self.out.name(), self.method.name())
+        let norm = self.fused.norm.map_or(String::new(), |eps| format!("_norm_e{:x}", (eps as f32).to_bits()));
+        let conv = self.fused.conv.as_ref().map_or(String::new(), causal_conv1d::Spec::fused_name);
+        format!("{finish}{norm}{conv}_{}_{}_sm90", self.out.name(), self.method.name())
     }
 
     pub(crate) fn launch(&self, bound: Bound) -> Launch {
@@ -212,20 +240,28 @@ impl Product {
 
     fn operands(&self, bound: Bound) -> Vec<Operand> {
         let factor = self.slots_per_row();
+        let row = |name, elem| Param::read(name, elem, &[row_stride(elem, self.k)]);
         let (weight, x) = match self.method {
             Method::Tiled(rows) => tiled::maps(self, rows),
-            Method::Few => (
-                Param::read("weight", self.format, &[row_stride(self.format, self.k)]),
-                Param::read("x", Elem::Bf16, &[row_stride(Elem::Bf16, self.k)]),
-            ),
+            Method::Few => (row("weight", self.format), row("x", Elem::Bf16)),
         };
         let rows = Extent::per(Per::Row, factor);
-        let mut operands = vec![Operand::new(weight, Source::Weight(bound.weight), Extent::fixed(0))];
+        // Operands are in the order of the separate launches'.
+        let mut operands = match self.fused.norm {
+            None => Vec::new(),
+            Some(_) => vec![
+                Operand::input(row("a", Elem::F32), 0),
+                Operand::input(row("b", Elem::F32), 1),
+                super::operand::vector("norm", self.k, 2),
+                super::operand::write("sum", Elem::F32, self.k, 0),
+            ],
+        };
+        operands.push(Operand::new(weight, Source::Weight(bound.weight), Extent::fixed(0)));
         if self.is_widened() {
             operands.push(Operand::new(Param::read("scales", Elem::F32, &[]), Source::Scales, Extent::fixed(0)));
         }
         operands.extend(bound.bias.map(|operand| super::operand::vector("bias", self.sizes[0], operand)));
-        operands.push(Operand::new(x, bound.x, rows));
+        operands.extend(self.fused.norm.is_none().then(|| Operand::new(x, bound.x, rows)));
         if let (Batch::Experts { n_experts, .. }, Some(operand)) = (self.batch, bound.offsets) {
             operands.push(grouped_linear::offsets(n_experts, operand));
         }
@@ -235,6 +271,11 @@ impl Product {
         }));
         if self.batch == Batch::Dense {
             operands.push(Operand::count("rows", Per::Row));
+        }
+        if let Some(conv) = &self.fused.conv {
+            operands.extend(conv.on_hopper(["conv_weight", "conv_bias"], crate::norm_linear::CONV_OPERANDS));
+            operands.extend([Table::SequenceOf, Table::Slots].map(Operand::table));
+            operands.push(Operand::slot_stride());
         }
         operands
     }
@@ -256,7 +297,7 @@ impl Product {
     fn work(&self, [outputs, rows]: [usize; 2], unit: Unit) -> Work {
         let columns = self.sizes.iter().map(|n| (n * self.finish.rows()).div_ceil(outputs)).sum();
         let (n_matrices, dependent_reads) = match self.batch {
-            Batch::Dense => (1, 1),
+            Batch::Dense => (1, self.fused.dependent_reads()),
             Batch::Experts { n_experts, .. } => (n_experts, 2),
         };
         let pieces = Pieces::Tiles { columns, rows, per_row: self.slots_per_row(), n_matrices };
@@ -278,7 +319,16 @@ impl Product {
             Batch::Dense => Amount { constant: bytes, rows: row, ..Amount::default() },
             Batch::Experts { n_experts, top_k } => Experts { n_experts, top_k, bytes }.with_rows(rows * row),
         };
-        Cost { bytes, operations: Amount::per_row(rows * (2.0 * products + finish as f64)) }
+        let mut cost = Cost { bytes, operations: Amount::per_row(rows * (2.0 * products + finish as f64)) };
+        if self.fused.norm.is_some() {
+            // Reads two rows of f32 and writes one, in the place of x.
+            cost.bytes.rows += (self.k * (3 * Elem::F32.bytes() - Elem::Bf16.bytes())) as f64;
+            cost.operations.rows += 5.0 * self.k as f64;
+        }
+        match &self.fused.conv {
+            Some(conv) => conv.add_cost(cost),
+            None => cost,
+        }
     }
 }
 

@@ -118,8 +118,13 @@ pub(crate) fn store(b: &Builder, x: Value, elem: Elem, row: Value, column: Value
 #[track_caller]
 pub(crate) fn inverse_rms(b: &Builder, cols: usize, eps: f64, x: &[Value], scratch: Value) -> Value {
     let squares = x.iter().fold(b.splat(0.0, COLUMNS), |squares, &x| x.mul_add(x, squares));
-    let sum = b.block_sum(squares.reduce_add(), scratch);
-    let mean = sum * (1.0 / cols as f32);
+    inverse(b, cols, eps, b.block_sum(squares.reduce_add(), scratch))
+}
+
+/// 1 / sqrt(sum of squares / cols + eps), in every lane of a vector.
+#[track_caller]
+pub(crate) fn inverse(b: &Builder, cols: usize, eps: f64, squares: Value) -> Value {
+    let mean = squares * (1.0 / cols as f32);
     b.rsqrt(mean + eps as f32).broadcast(COLUMNS)
 }
 

@@ -24,6 +24,6 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     };
     // 1. sum
     let n_units = n_panels(spec.n);
-    let product = whole::Product { k: spec.k, format: spec.format, unit: 1, n_units, store: &store };
+    let product = whole::Product { k: spec.k, format: spec.format, norm: None, unit: 1, n_units, store: &store };
     whole::emit(b, &product);
 }

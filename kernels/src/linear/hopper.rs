@@ -8,7 +8,7 @@
 //! many.
 
 use super::Spec;
-use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Fused, Product};
 use crate::hopper::operand::matrix;
 use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
@@ -24,7 +24,8 @@ impl Lowering<Hopper> for Spec {
     fn lower(&self, config: Config) -> Vec<Launch> {
         let &Spec { n, k, format, out, bias, activation } = self;
         let finish = Finish::Linear { bias, activation };
-        let product = Product { sizes: vec![n], k, format, out, finish, batch: Batch::Dense, method: config.into() };
+        let (method, fused) = (config.into(), Fused::default());
+        let product = Product { sizes: vec![n], k, format, out, finish, batch: Batch::Dense, method, fused };
         vec![product.launch(Bound {
             op: "linear",
             name: format!("linear_{}_n{n}_k{k}", format.name()),

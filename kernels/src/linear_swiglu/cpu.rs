@@ -10,6 +10,11 @@ use crate::cpu::{product::n_panels, whole};
 use crate::kernel::LANES;
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    product(b, spec, None);
+}
+
+/// The product of rows, or of the norms with this eps of sums of rows ([`whole::Product::norm`]).
+pub(crate) fn product(b: &Builder, spec: &Spec, norm: Option<f64>) {
     let out = b.buffer("out");
     // 2. multiply, store
     let store = |row: Value, pair: Value, sums: &[Value]| {
@@ -17,6 +22,6 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     };
     // 1. sum
     let n_units = n_panels(spec.n);
-    let product = whole::Product { k: spec.k, format: spec.format, unit: 2, n_units, store: &store };
+    let product = whole::Product { k: spec.k, format: spec.format, norm, unit: 2, n_units, store: &store };
     whole::emit(b, &product);
 }

@@ -9,7 +9,7 @@
 //! k operations) for many.
 
 use super::Spec;
-use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Fused, Product};
 use crate::hopper::operand::gate_and_up;
 use crate::kernel::{Candidate, Config, Elem, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
@@ -23,17 +23,29 @@ impl Lowering<Hopper> for Spec {
     }
 
     fn lower(&self, config: Config) -> Vec<Launch> {
+        let bound = self.bound(1, Source::Operand(0), vec![Source::Result(0)]);
+        vec![self.on_hopper(config, Fused::default()).launch(bound)]
+    }
+}
+
+impl Spec {
+    pub(crate) fn on_hopper(&self, config: Config, fused: Fused) -> Product {
         let &Spec { n, k, format } = self;
         let (finish, batch) = (Finish::Swiglu, Batch::Dense);
-        let product = Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into() };
-        vec![product.launch(Bound {
+        Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into(), fused }
+    }
+
+    /// The operands of a node whose weights begin at operand `first`.
+    pub(crate) fn bound(&self, first: usize, x: Source, outs: Vec<Source>) -> Bound {
+        let &Spec { n, k, format } = self;
+        Bound {
             op: "linear_swiglu",
             name: format!("linear_swiglu_{}_n{n}_k{k}", format.name()),
-            weight: gate_and_up(format, 1, 1..3, n, k),
+            weight: gate_and_up(format, 1, first..first + 2, n, k),
             bias: None,
-            x: Source::Operand(0),
+            x,
             offsets: None,
-            outs: vec![Source::Result(0)],
-        })]
+            outs,
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::Spec;
 use crate::cpu::builder::{Builder, Value};
+use crate::cpu::rows::Row;
 use crate::kernel::{LANES, padded};
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
@@ -13,11 +14,10 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     b.parallel_for(b.scalar("rows"), |row| {
         // 1. add and square, 2. 1 / sqrt
         let scale = scale(b, spec.cols, spec.eps, |column| {
-            let x = b.load_vector(a, (row, column), LANES);
             if !spec.residual {
-                return x;
+                return b.load_vector(a, (row, column), LANES);
             }
-            let sum = x + b.load_vector(b.buffer("b"), (row, column), LANES);
+            let sum = sum_at(b, row, column);
             b.store(sum, b.buffer("sum"), (row, column));
             sum
         });
@@ -29,6 +29,30 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             b.store(x * b.load_vector(weight, column, LANES), out, (row, column));
         });
     });
+}
+
+/// The norm of the sum of a row of `a` and of `b`, with weight `norm`: the bits of [`emit`].
+pub(crate) fn of_sum(b: &Builder, cols: usize, eps: f64, row: Value, out: Row) {
+    // 1. add and square, 2. 1 / sqrt
+    let scale = scale(b, cols, eps, |column| {
+        let sum = sum_at(b, row, column);
+        out.store(b, sum, column);
+        sum
+    });
+    // 3. scale
+    b.for_each(0, padded(cols), LANES, |column| {
+        let x = out.vector(b, column) * scale;
+        out.store(b, x * b.load_vector(b.buffer("norm"), column, LANES), column);
+    });
+}
+
+/// Stores the sum of a row of `a` and of `b` in `sum`.
+pub(crate) fn store_sum(b: &Builder, cols: usize, row: Value) {
+    b.for_each(0, padded(cols), LANES, |column| b.store(sum_at(b, row, column), b.buffer("sum"), (row, column)));
+}
+
+fn sum_at(b: &Builder, row: Value, column: Value) -> Value {
+    b.load_vector(b.buffer("a"), (row, column), LANES) + b.load_vector(b.buffer("b"), (row, column), LANES)
 }
 
 /// 1 / sqrt(mean(x²) + eps) of a row, in every lane; `load` returns the vector that starts at a column and is called once

@@ -22,14 +22,19 @@
 //! 3. start the copies of the stretch after the next; store y, 16 bytes per thread
 //! 4. store states
 
-use super::{FIRST, Selection, Spec};
+use super::{FIRST, Projection, Selection, Spec};
 use crate::hopper::facts::WARP;
+use crate::hopper::matmul;
 use crate::hopper::operand::{read, small, vector, write};
 use crate::kernel::{
-    Amount, Blocks, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Unsupported, Work, hopper_body,
+    Amount, Blocks, Candidate, Config, Cost, Elem, Grid, Hopper, Launch, Lowering, Operand, Per, Source, StepSize,
+    Unsupported, Work, hopper_body,
 };
+use crate::{linear, split_rms_norm};
 use jamba_plan::format::{Table, Transform};
+use jambac_graph::Activation;
 
+mod decode;
 #[cfg(feature = "emit")]
 mod emit;
 #[cfg(feature = "emit")]
@@ -118,13 +123,81 @@ pub(super) fn shape(spec: &Spec) -> Shape {
 
 impl Lowering<Hopper> for Spec {
     fn supports(&self) -> Result<(), Unsupported> {
-        match self.selection {
-            Selection::Given => Ok(()),
-            _ => Err(Unsupported("a scan with a projection, expected Δ, B and C on sm_90a".into())),
+        match self.selection.projection() {
+            None | Some(Projection { format: Elem::Bf16, .. }) => Ok(()),
+            Some(Projection { format, .. }) => {
+                Err(Unsupported(format!("the weight of Δ is {}, expected bf16 on sm_90a", format.name())))
+            }
         }
     }
 
-    fn lower(&self, _: Config) -> Vec<Launch> {
+    /// A step of few sequences projects Δ in the scan; others, which fill tiles, before it.
+    fn configs(&self, step: &StepSize) -> Vec<Candidate> {
+        let Some(projection) = self.selection.projection() else { return vec![Candidate::accepted(Config::Only)] };
+        let decode = matches!(self.selection, Selection::Normed { .. }).then(|| match matmul::choose_few(step) {
+            true => Candidate::accepted(Config::Decode),
+            false => Candidate::rejected(Config::Decode, "each sequence would read the weight of Δ"),
+        });
+        decode.into_iter().chain(Lowering::<Hopper>::configs(&self.linear(projection), step)).collect()
+    }
+
+    fn lower(&self, config: Config) -> Vec<Launch> {
+        match self.selection {
+            Selection::Given => vec![self.given()],
+            Selection::Normed { projection, eps } if config == Config::Decode => {
+                vec![decode::launch(self, projection, eps)]
+            }
+            Selection::Normed { projection, eps } => {
+                let Projection { dt_rank, .. } = projection;
+                let parts = vec![(dt_rank, Elem::Bf16), (self.d_state, Elem::F32), (self.d_state, Elem::F32)];
+                let norms = Lowering::<Hopper>::lower(&split_rms_norm::Spec { parts, eps }, Config::Only);
+                let norms = norms.into_iter().map(|norms| {
+                    norms.rebound(|operand| Source::Operand(FIRST + operand), |part| NORMED[part].clone())
+                });
+                norms.chain(self.projected(projection, config, NORMED)).collect()
+            }
+            Selection::Projected(projection) => {
+                self.projected(projection, config, [0, 1, 2].map(|part| Source::Operand(FIRST + part)))
+            }
+        }
+    }
+}
+
+/// dt, B and C, and Δ, where separate launches compute them.
+const NORMED: [Source; 3] = [Source::Scratch("low"), Source::Scratch("b"), Source::Scratch("c")];
+const STEP_SIZE: Source = Source::Scratch("dt");
+
+impl Spec {
+    /// The linear of a projection.
+    fn linear(&self, Projection { dt_rank, format }: Projection) -> linear::Spec {
+        let activation = Activation::Softplus;
+        linear::Spec { n: self.channels, k: dt_rank, format, out: Elem::F32, bias: true, activation }
+    }
+
+    /// The projection of `low`, and the scan that reads Δ.
+    fn projected(&self, projection: Projection, config: Config, [low, b, c]: [Source; 3]) -> Vec<Launch> {
+        let weight = FIRST + self.selection.n_operands() - 2;
+        let linear = Lowering::<Hopper>::lower(&self.linear(projection), config).into_iter().map(|linear| {
+            let operand = |operand| match operand {
+                0 => low.clone(),
+                parameter => Source::Operand(weight + parameter - 1),
+            };
+            linear.rebound(operand, |_| STEP_SIZE)
+        });
+        let given = Spec { selection: Selection::Given, ..self.clone() };
+        let operand = |operand: usize| match operand.checked_sub(FIRST) {
+            None => Source::Operand(operand),
+            Some(0) => STEP_SIZE,
+            Some(1) => b.clone(),
+            Some(2) => c.clone(),
+            Some(_) => Source::Operand(operand + self.skip() - given.skip()),
+        };
+        let scan = given.given().rebound(operand, Source::Result);
+        linear.chain([scan]).collect()
+    }
+
+    /// The scan of Δ, B and C that are given.
+    fn given(&self) -> Launch {
         let &Spec { channels, d_state, gated, .. } = self;
         let mut operands = vec![
             read("u", Elem::Bf16, channels, 0),
@@ -144,14 +217,14 @@ impl Lowering<Hopper> for Spec {
             Operand::count("sequences", Per::Sequence),
             Operand::slot_stride(),
         ]);
-        vec![Launch {
+        Launch {
             op: "selective_scan",
             symbol: format!("{}_c{channels}_n{d_state}_sm90", self.name()),
             operands,
             cost: cost(self),
             grid: Some(grid(self)),
             body: hopper_body!(self, emit),
-        }]
+        }
     }
 }
 

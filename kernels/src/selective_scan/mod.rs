@@ -19,7 +19,7 @@
 //! slots\[sequence\]. Threads split the channels.
 //! Bound by arithmetic: one exp2 and three multiply-adds per channel, state and token.
 
-use jamba_plan::format::{Table, TargetKind, Transform};
+use jamba_plan::format::{Table, Transform};
 use jambac_graph::{self as graph, Op};
 
 use crate::cases::{Case, case};
@@ -144,14 +144,11 @@ impl Select for Spec {
     }
 
     fn reads(op: &Op, operand: usize, n_operands: usize) -> Reads {
-        let is_gate = matches!(op, Op::SelectiveScan { gated: true, .. }) && operand + 1 == n_operands;
-        Reads::As(if operand == 0 || is_gate { Elem::Bf16 } else { Elem::F32 })
-    }
-
-    /// On Hopper, the tensor cores project Δ for all tokens at once, before the scan.
-    fn has_body(op: &Op, target: TargetKind) -> bool {
-        let given = matches!(op, Op::SelectiveScan { selection: graph::Selection::Given, .. });
-        target == TargetKind::Cpu || given
+        let Op::SelectiveScan { selection, gated } = *op else { return Reads::As(Elem::F32) };
+        let is_gate = gated && operand + 1 == n_operands;
+        // The tensor cores project it.
+        let is_low = selection == graph::Selection::Projected && operand == FIRST;
+        Reads::As(if operand == 0 || is_gate || is_low { Elem::Bf16 } else { Elem::F32 })
     }
 
     fn cases() -> Vec<Case> {

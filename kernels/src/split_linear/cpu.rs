@@ -15,6 +15,15 @@ struct Part {
 }
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
+    product(b, spec, None, &|_, _, sum| sum);
+}
+
+/// What makes a part's result of a row, a panel and its sum.
+type Finish<'a> = &'a dyn Fn(Value, Value, Value) -> Value;
+
+/// The product of rows, or of the norms with this eps of sums of rows ([`whole::Product::norm`]). `finish` makes the results of the
+/// first part.
+pub(crate) fn product(b: &Builder, spec: &Spec, norm: Option<f64>, finish: Finish) {
     let mut n_units = 0;
     let mut parts = Vec::new();
     for (name, &n) in OUTS.iter().zip(&spec.sizes) {
@@ -26,21 +35,22 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let product = whole::Product {
         k: spec.k,
         format: spec.format,
+        norm,
         unit: 1,
         n_units,
-        store: &|row, panel, sums| store(b, &parts, row, panel, sums[0]),
+        store: &|row, panel, sums| store(b, &parts, finish, (row, panel), sums[0]),
     };
     whole::emit(b, &product);
 }
 
 /// Stores the sums of a panel of one of the parts.
-fn store(b: &Builder, parts: &[Part], row: Value, panel: Value, sum: Value) {
+fn store(b: &Builder, parts: &[Part], finish: Finish, (row, panel): (Value, Value), sum: Value) {
     let Some((last, others)) = parts.split_last() else { return };
-    let store_in_last = || b.store(sum, last.out, (row, (panel - last.first_panel) * LANES));
-    let store_in_others = || store(b, others, row, panel, sum);
+    let store_in_last = |sum: Value| b.store(sum, last.out, (row, (panel - last.first_panel) * LANES));
     if others.is_empty() {
-        store_in_last();
+        store_in_last(finish(row, panel, sum));
     } else {
-        b.if_else(panel.ge(last.first_panel), store_in_last, store_in_others);
+        let store_in_others = || store(b, others, finish, (row, panel), sum);
+        b.if_else(panel.ge(last.first_panel), || store_in_last(sum), store_in_others);
     }
 }

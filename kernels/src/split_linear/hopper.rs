@@ -8,7 +8,7 @@
 //! Bound like one linear with all outputs: by the weights for few rows, by the tensor cores for many.
 
 use super::Spec;
-use crate::hopper::matmul::{self, Batch, Bound, Finish, Product};
+use crate::hopper::matmul::{self, Batch, Bound, Finish, Fused, Product};
 use crate::hopper::operand::stacked;
 use crate::kernel::{Candidate, Config, Hopper, Launch, Lowering, Source, StepSize, Unsupported};
 
@@ -22,17 +22,28 @@ impl Lowering<Hopper> for Spec {
     }
 
     fn lower(&self, config: Config) -> Vec<Launch> {
-        let Spec { sizes, weights, k, format, out } = self;
-        let (k, format, out, finish, batch) = (*k, *format, *out, Finish::SUM, Batch::Dense);
-        let product = Product { sizes: sizes.clone(), k, format, out, finish, batch, method: config.into() };
-        vec![product.launch(Bound {
+        let outs = (0..self.sizes.len()).map(Source::Result).collect();
+        vec![self.on_hopper(config, Fused::default()).launch(self.bound(1, Source::Operand(0), outs))]
+    }
+}
+
+impl Spec {
+    pub(crate) fn on_hopper(&self, config: Config, fused: Fused) -> Product {
+        let &Spec { k, format, out, .. } = self;
+        let (finish, batch) = (Finish::SUM, Batch::Dense);
+        Product { sizes: self.sizes.clone(), k, format, out, finish, batch, method: config.into(), fused }
+    }
+
+    /// The operands of a node whose weights begin at operand `first`.
+    pub(crate) fn bound(&self, first: usize, x: Source, outs: Vec<Source>) -> Bound {
+        Bound {
             op: "split_linear",
             name: self.name(),
-            weight: stacked(format, 1..1 + weights, sizes, k),
+            weight: stacked(self.format, first..first + self.weights, &self.sizes, self.k),
             bias: None,
-            x: Source::Operand(0),
+            x,
             offsets: None,
-            outs: (0..sizes.len()).map(Source::Result).collect(),
-        })]
+            outs,
+        }
     }
 }

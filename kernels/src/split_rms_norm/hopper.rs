@@ -60,32 +60,12 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
         let x = b.row(b.pointer("x"), row, 4 * row_stride(Elem::F32, spec.cols()));
         let mut start = 0;
         for (&(weight, out), &(cols, elem)) in spec.slots().iter().zip(&spec.parts) {
-            let columns = cols.div_ceil(WARP as usize);
-            let column = |number: usize| b.lane() + number * WARP as usize;
-            let inside = |number: usize, then: &dyn Fn() -> Value| {
-                let is_column = column(number).lt(cols);
-                if (number + 1) * WARP as usize <= cols { then() } else { b.if_else(is_column, then, || b.f32(0.0)) }
-            };
-            let f32_at = |from: Value, number: usize| b.load(b.at(from, column(number) * 4), Type::scalar(Num::F32));
-            // 1. squares
+            // 1. squares, 2. scale
             let part = b.at_byte(x, 4 * start);
-            // Not after the reduction, which would wait for it.
-            let weights: Vec<Value> = (0..columns)
-                .map(|number| {
-                    let column = column(number);
-                    b.load_word_or_zero(b.at(b.pointer(weight), column * 4), column.lt(cols)).bitcast(Num::F32)
-                })
-                .collect();
-            let x: Vec<Value> = (0..columns).map(|number| inside(number, &|| f32_at(part, number))).collect();
-            let squares = x.iter().fold(b.f32(0.0), |squares, &x| x.mul_add(x, squares));
-            let mean = b.warp_sum(squares) * (1.0 / cols as f32);
-            let scale = b.rsqrt(mean + spec.eps as f32);
-            // 2. scale
             let out = b.row(b.pointer(out), row, elem.bytes() * row_stride(elem, cols));
-            for (number, &x) in x.iter().enumerate() {
-                inside(number, &|| {
-                    let y = x * scale * weights[number];
-                    let to = b.at(out, column(number) * elem.bytes());
+            for (number, y) in norm(b, part, b.pointer(weight), cols, spec.eps).into_iter().enumerate() {
+                inside(b, cols, number, || {
+                    let to = b.at(out, column(b, number) * elem.bytes());
                     b.store(if elem == Elem::Bf16 { b.round_bf16(y) } else { y }, to);
                     y
                 });
@@ -93,4 +73,37 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
             start += cols;
         }
     });
+}
+
+/// The column that this lane has of each 32.
+#[cfg(feature = "emit")]
+fn column(b: &Builder, number: usize) -> Value {
+    b.lane() + number * WARP as usize
+}
+
+/// The result of `then` if this lane's column of a number is one of the columns, else 0.
+#[cfg(feature = "emit")]
+fn inside(b: &Builder, cols: usize, number: usize, then: impl FnOnce() -> Value) -> Value {
+    let is_column = column(b, number).lt(cols);
+    if (number + 1) * WARP as usize <= cols { then() } else { b.if_else(is_column, then, || b.f32(0.0)) }
+}
+
+/// This lane's columns of the norm of a row by a warp; zeros beyond the last.
+#[cfg(feature = "emit")]
+pub(crate) fn norm(b: &Builder, row: Value, weight: Value, cols: usize, eps: f64) -> Vec<Value> {
+    let columns = 0..cols.div_ceil(WARP as usize);
+    // Not after the reduction, which would wait for it.
+    let weights: Vec<Value> = columns
+        .clone()
+        .map(|number| {
+            let column = column(b, number);
+            b.load_word_or_zero(b.at(weight, column * 4), column.lt(cols)).bitcast(Num::F32)
+        })
+        .collect();
+    let f32_at = |number: usize| b.load(b.at(row, column(b, number) * 4), Type::scalar(Num::F32));
+    let x: Vec<Value> = columns.map(|number| inside(b, cols, number, || f32_at(number))).collect();
+    let squares = x.iter().fold(b.f32(0.0), |squares, &x| x.mul_add(x, squares));
+    let mean = b.warp_sum(squares) * (1.0 / cols as f32);
+    let scale = b.rsqrt(mean + eps as f32);
+    x.iter().zip(weights).map(|(&x, weight)| x * scale * weight).collect()
 }

@@ -15,7 +15,7 @@ use crate::node::{Node, Select, SelectError, Selected};
 
 #[cfg(feature = "emit")]
 pub(crate) mod cpu;
-mod hopper;
+pub(crate) mod hopper;
 
 /// Slot names per part: weight and result.
 const SLOTS: [(&str, &str); MAX_PARTS] =

@@ -11,11 +11,11 @@ use crate::synthetic_weight;
 
 /// Sequences per decode entry, smallest first: a target may use different configs for few and for many sequences.
 pub fn decode_sizes(kind: TargetKind, max_sequences: u64) -> Vec<u64> {
-    let few = match kind {
-        TargetKind::Cpu => None,
-        TargetKind::Sm90a => Some(matmul::FEW_SEQUENCES).filter(|&few| few < max_sequences),
+    let few: &[u64] = match kind {
+        TargetKind::Cpu => &[],
+        TargetKind::Sm90a => &[matmul::NORMED_SEQUENCES, matmul::FEW_SEQUENCES],
     };
-    few.into_iter().chain([max_sequences]).collect()
+    few.iter().copied().filter(|&few| few < max_sequences).chain([max_sequences]).collect()
 }
 
 /// Whether steps can overlap, so that dependent steps need a barrier. True if each thread walks the steps independently;

@@ -235,7 +235,9 @@ impl Bind<'_> {
                     Source::Weight(weight) => Some(self.packed(weight, operand.param.elem()).scales),
                     _ => None,
                 };
-                Arg::bytes(self.launch.operands.iter().find_map(of).expect("scales are those of a weight"))
+                // Those of the weight before them.
+                let before = self.launch.operands.iter().take_while(|other| !std::ptr::eq(*other, operand));
+                Arg::bytes(before.filter_map(of).last().expect("scales are those of a weight"))
             }
             Source::Table(table) => {
                 let given = self.call.tables.iter().find(|(given, _)| given == table);

@@ -91,7 +91,7 @@ pub(super) fn maps(product: &Product, rows: TileRows) -> (Param, Param) {
 mod tests {
     use super::*;
     use crate::hopper::facts::SWIZZLE_BYTES;
-    use crate::hopper::matmul::{Finish, Method};
+    use crate::hopper::matmul::{Finish, Fused, Method};
 
     /// At least four stages fit, each aligned to the period of the swizzle.
     #[test]
@@ -107,6 +107,7 @@ mod tests {
                     finish: Finish::SUM,
                     batch,
                     method: Method::Tiled(rows),
+                    fused: Fused::default(),
                 };
                 let shared = Shared::of(&product, rows);
                 assert!(shared.bytes <= SHARED_BYTES && (4..=MOST_STAGES).contains(&shared.stages), "{shared:?}");

@@ -25,24 +25,24 @@ pub(crate) fn emit(b: &Builder, spec: &Spec) {
 }
 
 /// One thread: the states of one lane of a channel.
-struct Scan<'a, 'm> {
-    b: &'a Builder<'m>,
+pub(super) struct Scan<'a, 'm> {
+    pub(super) b: &'a Builder<'m>,
     spec: &'a Spec,
     shape: Shape,
     inputs: &'a Inputs<'a, 'm>,
     /// Index of the channel in the block, and of the lane in the channel.
-    channel: Value,
-    lane: Value,
+    pub(super) channel: Value,
+    pub(super) lane: Value,
     /// Whether the channel exists.
-    exists: Value,
+    pub(super) exists: Value,
     /// Byte offset of its rates and states.
     at: Value,
     /// The states of the sequence.
-    state: Value,
+    pub(super) state: Value,
 }
 
 impl<'a, 'm> Scan<'a, 'm> {
-    fn new(inputs: &'a Inputs<'a, 'm>, slot: Value) -> Self {
+    pub(super) fn new(inputs: &'a Inputs<'a, 'm>, slot: Value) -> Self {
         let (b, spec, shape) = (inputs.b, inputs.spec, shape(inputs.spec));
         let channel = b.thread() >> shape.lanes.ilog2();
         let lane = b.thread() & (shape.lanes - 1);
@@ -110,7 +110,7 @@ impl<'a, 'm> Scan<'a, 'm> {
     }
 
     /// Loads the lane's elements of an array `[channel][state]`; zero beyond the last.
-    fn load(&self, array: Value) -> Vec<Value> {
+    pub(super) fn load(&self, array: Value) -> Vec<Value> {
         let b = self.b;
         let own = b.at(array, self.at);
         let access = |(first, width): (usize, usize)| {
@@ -120,7 +120,7 @@ impl<'a, 'm> Scan<'a, 'm> {
         self.accesses().into_iter().flat_map(access).collect()
     }
 
-    fn store_state(&self, h: &[Value]) {
+    pub(super) fn store_state(&self, h: &[Value]) {
         let b = self.b;
         let own = b.at(self.state, self.at);
         for (first, width) in self.accesses() {
@@ -233,7 +233,7 @@ impl<'a, 'm> Scan<'a, 'm> {
 }
 
 /// Loads `width` consecutive f32.
-fn lanes(b: &Builder, from: Value, width: usize) -> Vec<Value> {
+pub(super) fn lanes(b: &Builder, from: Value, width: usize) -> Vec<Value> {
     match width {
         1 => vec![b.load(from, F32)],
         _ => {

@@ -10,7 +10,8 @@
 //!    with an operand of the same shape if the kernel allows it
 //! 4. **barriers**: of two steps without a barrier in between, neither writes bytes that the other accesses
 //! 5. **agreement**: the buffers are the values of the steps, with their live ranges and numbers of reads; the logits are one of
-//!    them; state regions are the same or disjoint; all entries use the same weights and states in the same places of the model
+//!    them; state regions are the same or disjoint; all entries use the same weights and states in the same layers, the parameters of
+//!    a layer in the same order
 //!
 //! A plan states the operands beside the code that they describe, not in the reader's own copy of the catalog. A reader with a
 //! catalog would have to change with every kernel, and would know no more: whoever can lie about the operands of a kernel can as
@@ -19,7 +20,7 @@
 
 mod flow;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Against;
 use crate::PlanError;
@@ -57,11 +58,36 @@ struct Region {
     elem: Elem,
 }
 
-/// The weights and states that the steps of an entry use, each with the step's place in the model.
+/// The weights and states that the steps of an entry use, each with the layer of the step.
 #[derive(Debug, PartialEq, Eq)]
 struct Uses<'a> {
     weights: BTreeSet<(u32, &'a str)>,
     states: BTreeSet<(Region, &'a str)>,
+    /// The parameters of each layer in the order in which they are first used.
+    order: BTreeMap<&'a str, Vec<&'a str>>,
+}
+
+/// The part of a step's place in the model that fusions keep: `layers.3` of `layers.3.mamba`. A fused step has the place of one of the
+/// steps that it replaces.
+fn layer(source: &str) -> &str {
+    let Some(number) = source.strip_prefix("layers.") else { return source };
+    let end = number.find('.').unwrap_or(number.len());
+    &source[..source.len() - number.len() + end]
+}
+
+impl<'a> Uses<'a> {
+    fn add(&mut self, program: &'a Program, weight: u32, layer: &'a str) {
+        if !self.weights.insert((weight, layer)) {
+            return;
+        }
+        let parts = program.weights.get(weight as usize).map_or(&[][..], |weight| &weight.parts);
+        let order = self.order.entry(layer).or_default();
+        for part in parts {
+            if !order.contains(&part.parameter.as_str()) {
+                order.push(&part.parameter);
+            }
+        }
+    }
 }
 
 /// An argument that fits its operand.
@@ -95,8 +121,8 @@ pub(super) fn steps(against: Against<'_>) -> Result<(), PlanError> {
     })
 }
 
-/// Checks that two entries use the same rows of parameters and the same states at each place of the model. They may pack the rows
-/// into different weights, where one entry was fused and the other was not.
+/// Checks that two entries use the same rows of parameters and the same states in each layer of the model, and the parameters in the
+/// same order. They may pack the rows into different weights, where one entry was fused and the other was not.
 fn same(against: Against<'_>, found: &Uses<'_>, expected: &Uses<'_>, at: &str) -> Result<(), PlanError> {
     let [found_rows, expected_rows] = [found, expected].map(|uses| rows(against.program, uses));
     let weights = found_rows.symmetric_difference(&expected_rows).next();
@@ -104,13 +130,15 @@ fn same(against: Against<'_>, found: &Uses<'_>, expected: &Uses<'_>, at: &str) -
         weights.map(|(_, parameter, source, (begin, end))| format!("weight {parameter}[{begin}..{end}] at {source}"));
     let states = found.states.symmetric_difference(&expected.states).next();
     let states = states.map(|(region, source)| format!("state {region:?} at {source}"));
-    match weights.or(states) {
+    let order = found.order.iter().zip(&expected.order).find(|(found, expected)| found != expected);
+    let order = order.map(|((layer, parameters), _)| format!("{} at {layer}, in this order", parameters.join(", ")));
+    match weights.or(states).or(order) {
         Some(other) => Err(against.complain(format!("{at}.steps"), other, "what entries[0] uses there")),
         None => Ok(()),
     }
 }
 
-/// Rows of a parameter: format and transform, the parameter, the place in the model, and the range of rows. Adjacent ranges are merged.
+/// Rows of a parameter: format and transform, the parameter, the layer, and the range of rows. Adjacent ranges are merged.
 type UsedRows<'a> = ((WeightFormat, Transform), &'a str, &'a str, (u64, u64));
 
 fn rows<'a>(program: &'a Program, uses: &Uses<'a>) -> BTreeSet<UsedRows<'a>> {
@@ -146,7 +174,7 @@ struct Checker<'a, 'b> {
 impl<'a> Checker<'a, '_> {
     fn entry(&self) -> Result<Uses<'a>, PlanError> {
         let Checker { against, entry, at } = *self;
-        let mut uses = Uses { weights: BTreeSet::new(), states: BTreeSet::new() };
+        let mut uses = Uses { weights: BTreeSet::new(), states: BTreeSet::new(), order: BTreeMap::new() };
         let mut flow = Flow::default();
         for (index, step) in entry.steps.iter().enumerate() {
             let field = |what: &str| format!("{at}.steps[{index}].{what}");
@@ -175,7 +203,7 @@ impl<'a> Checker<'a, '_> {
                         touches.push((slot, Touch { access, shape, range, rows }))
                     }
                     Bound::State(access, region) => {
-                        uses.states.insert((region, &step.source));
+                        uses.states.insert((region, layer(&step.source)));
                         let shape = Shape { elem: region.elem, row: 1, fixed: 0, factor: 0, per: Per::Row };
                         touches.push((slot, Touch { access, shape, range: region.range, rows: None }));
                     }
@@ -183,7 +211,7 @@ impl<'a> Checker<'a, '_> {
                         if chooses_rows && self.table_rows(weight) < against.model.vocab {
                             return Err(complain(format!("a weight of {} rows, the vocabulary", against.model.vocab)));
                         }
-                        uses.weights.insert((weight, &step.source));
+                        uses.add(against.program, weight, layer(&step.source));
                         integers = Some(weight);
                     }
                     Bound::Other => {}

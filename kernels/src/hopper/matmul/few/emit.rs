@@ -1,24 +1,22 @@
 //! The kernel body of a product of few rows.
 //!
-//! 1. load the experts' offsets and the first tile's first weights
+//! 1. load the experts' offsets and the first tile's first weights; norm x, if it is a norm
 //! 2. for each tile of the block, for each share of the inputs: load x, start to load the next weights, multiply
-//! 3. add the warps' sums, finish, store
+//! 3. add the warps' sums, finish, convolve, store
 
-use super::{OUTPUTS, PARTIAL_BYTES, PARTIALS_BYTES, ROWS, WARPS};
+use super::{LOAD_BYTES, NORMED_ROWS, Normed, OUTPUTS, PARTIAL_BYTES, PARTIALS_BYTES, ROWS, WARPS, loads};
+use crate::causal_conv1d;
 use crate::cpu::builder::{Num, Type, Value};
-use crate::hopper::facts::VECTOR_BYTES;
+use crate::hopper::facts::{VECTOR_BYTES, WARP};
 use crate::hopper::fragment::{self, BLOCK, Fragment};
 use crate::hopper::matmul::epilogue::activate;
 use crate::hopper::matmul::tiles::{Tile, Tiles};
 use crate::hopper::matmul::{Batch, Finish, Product, widened};
 use crate::hopper::weight::{BLOCK_ROWS, INTERLEAVED};
 use crate::hopper::work::At;
-use crate::hopper::{Builder, row_stride};
+use crate::hopper::{Builder, COLUMNS, row_stride, rows};
 use crate::kernel::Elem;
 use crate::split_linear::OUTS;
-
-/// Bytes of a weight row that its four lanes load at a time.
-const LOAD_BYTES: usize = 64;
 
 /// State of the kernel.
 struct Few<'a, 'm> {
@@ -72,10 +70,9 @@ pub(crate) fn emit(b: &Builder, product: &Product) {
 }
 
 impl Few<'_, '_> {
-    /// Loads per share, limited by registers: two shares and x are in registers at the same time. For weights of one byte, x needs
-    /// twice the registers.
+    /// Loads per share.
     fn loads(&self) -> usize {
-        if self.product.is_widened() { 2 } else { 4 }
+        loads(self.product)
     }
 
     /// Inputs per load by the four lanes of a row.
@@ -97,6 +94,9 @@ impl Few<'_, '_> {
         let b = self.b;
         let share = self.share(&self.tiles.tile(first));
         let registers = self.load(share);
+        if let Some(eps) = self.product.fused.norm {
+            self.norm(eps);
+        }
         let init = [&first.values()[..], &[b.i32(0)], &registers].concat();
         b.while_vec(
             &init,
@@ -135,7 +135,11 @@ impl Few<'_, '_> {
         };
         let x_row = tile.first_row + self.row;
         let row_exists = x_row.lt(tile.end_row);
-        let x = b.row(b.pointer("x"), row_exists.select(x_row, 0), 2 * row_stride(Elem::Bf16, self.product.k));
+        let x_row = row_exists.select(x_row, 0);
+        let x = match self.product.fused.norm {
+            None => b.row(b.pointer("x"), x_row, 2 * row_stride(Elem::Bf16, self.product.k)),
+            Some(_) => b.at(b.shared_at(PARTIALS_BYTES), x_row * Normed::of(self.product).row_bytes),
+        };
         let lane_bytes_of_x = if self.product.is_widened() { 4 } else { 16 };
         let x_bytes = skipped * (2 * self.load_inputs()) + self.quad * lane_bytes_of_x;
         Share { upper, lower, x: b.at(x, x_bytes), load: skipped, row_exists }
@@ -180,6 +184,13 @@ impl Few<'_, '_> {
     /// The inputs that this lane multiplies in one load; zero beyond the last input, where memory may hold NaN.
     fn load_x(&self, at: Value, load: Value, row_exists: Value) -> Vec<Value> {
         let (b, k) = (self.b, self.product.k);
+        if self.product.fused.norm.is_some() {
+            // Zeros follow the last input. A row that does not exist is the first: its results are not stored.
+            return match self.product.is_widened() {
+                true => (0..8).map(|block| b.load(b.at_byte(at, 2 * BLOCK * block), Type::scalar(Num::I32))).collect(),
+                false => lanes(b.load(at, Type::vector(Num::I32, 4))),
+            };
+        }
         let first = load * self.load_inputs();
         let exists = |input: Value| row_exists & input.lt(k);
         // Two inputs, from `first` + `offset` on.
@@ -278,11 +289,121 @@ impl Few<'_, '_> {
                     let n = self.product.weight_rows() as i32;
                     let bias_at = || b.at(b.pointer("bias"), column.min(n - 1) * 4);
                     let sum = if bias { sum + b.load(bias_at(), Type::scalar(Num::F32)) } else { sum };
-                    self.store(activate(b, activation, sum), x_row, column);
+                    let result = activate(b, activation, sum);
+                    let result = match &self.product.fused.conv {
+                        Some(conv) => {
+                            let convolve = || [self.convolve(conv, x_row, column, result)];
+                            let [result] = b.if_else(column.lt(conv.channels), convolve, || [result]);
+                            result
+                        }
+                        None => result,
+                    };
+                    self.store(result, x_row, column);
                 }
             }
         });
         b.sync_warp();
+    }
+
+    /// 1. Norms the rows into shared memory: the sum of a and b, by the order of sums of [`crate::rms_norm`], rounded to bf16. The
+    /// first block stores the sums.
+    fn norm(&self, eps: f64) {
+        let (b, k) = (self.b, self.product.k);
+        let normed = Normed::of(self.product);
+        let (rows_at, sums_at) = (b.shared_at(PARTIALS_BYTES), PARTIALS_BYTES + NORMED_ROWS * normed.row_bytes);
+        let sums_at = b.shared_at(sums_at);
+        self.fill_padding(&normed, rows_at);
+        let n_threads = WARPS * WARP as usize;
+        let threads = normed.n_warps * WARP as usize;
+        // Threads of the block that norms a row by itself, and the vectors of each, which one thread of this block takes.
+        let rounds = threads.div_ceil(n_threads);
+        let n_vectors = k.div_ceil(COLUMNS).div_ceil(threads);
+        let column = |round: usize, number: usize| (b.thread() + (round * n_threads + number * threads)) * COLUMNS;
+        let exists = |round: usize, number: usize| {
+            let is_thread = (b.thread() + round * n_threads).lt(threads);
+            is_thread & column(round, number).lt(k)
+        };
+        let is_first = b.block().eq(0);
+        b.for_each(b.i32(0), b.count("rows"), 1, |row| {
+            let f32_row = |name| b.row(b.pointer(name), row, 4 * row_stride(Elem::F32, k));
+            let (a, other, sum) = (f32_row("a"), f32_row("b"), f32_row("sum"));
+            let mut kept = Vec::new();
+            for round in 0..rounds {
+                let load = |number: usize| {
+                    let column = column(round, number);
+                    let load = || {
+                        let x = rows::load_f32(b, a, column) + rows::load_f32(b, other, column);
+                        b.if_(is_first, || rows::store(b, x, Elem::F32, sum, column));
+                        [rows::masked(b, k, column, x)]
+                    };
+                    let [x] = b.if_else(exists(round, number), load, || [b.splat(0.0, COLUMNS)]);
+                    x
+                };
+                let vectors: Vec<Value> = (0..n_vectors).map(load).collect();
+                let squares = vectors.iter().fold(b.splat(0.0, COLUMNS), |squares, &x| x.mul_add(x, squares));
+                let of_warp = b.warp_sum(squares.reduce_add());
+                let warp = b.warp() + round * WARPS;
+                b.if_(b.lane().eq(0) & warp.lt(normed.n_warps), || b.store(of_warp, b.at(sums_at, warp * 4)));
+                kept.push(vectors);
+            }
+            b.sync();
+            let of_warp = |warp: usize| b.load(b.at_byte(sums_at, 4 * warp), Type::scalar(Num::F32));
+            let square = (0..normed.n_warps).map(of_warp).reduce(|x, y| x + y).expect("a block has warps");
+            let scale = rows::inverse(b, k, eps, square);
+            let row_at = b.at(rows_at, row * normed.row_bytes);
+            for (round, vectors) in kept.iter().enumerate() {
+                for (number, &x) in vectors.iter().enumerate() {
+                    let column = column(round, number);
+                    b.if_(exists(round, number), || {
+                        let weight = rows::load_dense(b, b.pointer("norm"), k, column);
+                        rows::store(b, x * scale * weight, Elem::Bf16, row_at, column);
+                    });
+                }
+            }
+            b.sync();
+        });
+    }
+
+    /// Writes zeros behind the normed rows.
+    fn fill_padding(&self, normed: &Normed, rows_at: Value) {
+        let b = self.b;
+        let first = self.product.k.next_multiple_of(COLUMNS) * Elem::Bf16.bytes();
+        let n_words = (normed.row_bytes - first) / 4;
+        let n_threads = WARPS * WARP as usize;
+        for from in (0..n_words).step_by(n_threads) {
+            let word = b.thread() + from;
+            b.if_(word.lt(n_words), || {
+                for row in 0..NORMED_ROWS {
+                    b.store(b.i32(0), b.at(b.at_byte(rows_at, row * normed.row_bytes + first), word * 4));
+                }
+            });
+        }
+    }
+
+    /// The convolution of a channel whose last input is u, as stored in bf16; the next state.
+    fn convolve(&self, conv: &causal_conv1d::Spec, row: Value, channel: Value, u: Value) -> Value {
+        let b = self.b;
+        let past = conv.taps - 1;
+        let slot = b.entry("slots", b.entry("sequence_of", row)).to_i64() * b.scalar("slot_stride").to_i64();
+        let state = b.at(b.at(b.pointer("state"), slot * 4), channel * 4);
+        let f32_at = |at: Value| b.load(at, Type::scalar(Num::F32));
+        let place = |k: usize| b.at_byte(state, k * 4 * conv.state_row());
+        let mut inputs: Vec<Value> = (0..past).map(|k| f32_at(place(k))).collect();
+        let [u, _] = b.unpack_bf16(b.pack_bf16(u, u));
+        inputs.push(u);
+        for (k, &input) in inputs[1..].iter().enumerate() {
+            b.store(input, place(k));
+        }
+        let weights = b.at(b.pointer("conv_weight"), channel * (4 * conv.taps));
+        let weight = |k: usize| f32_at(b.at_byte(weights, 4 * k));
+        let mut sum = inputs[0] * weight(0);
+        for (k, &input) in inputs.iter().enumerate().skip(1) {
+            sum = input.mul_add(weight(k), sum);
+        }
+        if conv.bias {
+            sum = sum + f32_at(b.at(b.pointer("conv_bias"), channel * 4));
+        }
+        activate(b, conv.activation, sum)
     }
 
     /// A sum times the scale of its weight row.
@@ -315,4 +436,9 @@ impl Few<'_, '_> {
             first += n.next_multiple_of(BLOCK_ROWS);
         }
     }
+}
+
+/// The lanes of a vector.
+fn lanes(x: Value) -> Vec<Value> {
+    (0..x.lanes()).map(|lane| x.lane(lane)).collect()
 }

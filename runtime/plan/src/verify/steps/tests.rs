@@ -209,6 +209,26 @@ fn entries_use_the_same_weights_and_states() {
     assert_eq!(refusal(in_one_entry), "entries[1].steps");
 }
 
+#[test]
+fn entries_use_the_parameters_of_a_layer_in_the_same_order() {
+    // Two weights of the same shape.
+    let twice = |of_entry: [[u32; 2]; 2]| {
+        move |p: &mut Program| {
+            let mut weight = p.weights[1].clone();
+            (weight.offset, weight.parts[0].parameter) = (128, "twin".to_owned());
+            p.weights.push(weight);
+            let operand = p.kernels[1].operands[3].clone();
+            p.kernels[1].operands.push(operand);
+            for (entry, [first, second]) in p.entries.iter_mut().zip(of_entry) {
+                entry.steps[1].args[3] = Arg::Weight(first);
+                entry.steps[1].args.push(Arg::Weight(second));
+            }
+        }
+    };
+    assert_eq!(refusal(twice([[1, 2], [1, 2]])), "accepted");
+    assert_eq!(refusal(twice([[1, 2], [2, 1]])), "entries[1].steps");
+}
+
 /// `mix` as two steps, the second on a state that begins inside the first one's.
 #[test]
 fn states_are_the_same_or_apart() {
