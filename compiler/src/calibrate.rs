@@ -41,6 +41,9 @@ pub const LEAST_ROWS: u64 = 128;
 /// Parameters of the largest model whose plan for calibration has the checkpoint's formats.
 const MOST_AS_STORED: u64 = 8_000_000_000;
 
+/// Fusions that leave the inputs of a product in no buffer.
+const WITHOUT_INPUTS: [&str; 2] = ["fuse-norm-linear", "fuse-proj-conv"];
+
 /// Levels of the plan: the first that this machine runs.
 const LEVELS: [&str; 3] = ["x86-64-v3", "aarch64", "x86-64-v2"];
 
@@ -124,6 +127,7 @@ pub fn calibrate(request: &Request, text: &Text, wanted: &BTreeSet<String>) -> R
     let plan = folder.path().join("calibration.plan");
     let (parts, mut engine) = open(request, &plan)?;
     let mut moments = Observer::new(&parts, wanted);
+    moments.check()?;
     match text {
         Text::File(path) => read(&mut engine, path, &mut moments)?,
         _ => sample(&mut engine, &mut moments)?,
@@ -140,6 +144,7 @@ fn open(request: &Request, output: &Path) -> Result<(KindParts, Engine)> {
         format!("--calibrate: this machine runs none of {}: build with --calibrate none", LEVELS.join(", "))
     })?;
     model.build.targets = vec![level];
+    model.build.fusion = model.build.fusion.without(&WITHOUT_INPUTS);
     let config = model.read_config()?;
     let is_large = jamba::n_parameters(&config) as u64 > MOST_AS_STORED;
     model.weights = Weights { default: is_large.then_some(WeightFormat::Int8), ..Weights::default() };
@@ -282,6 +287,20 @@ impl Observer {
             observer.inputs.push(steps);
         }
         observer
+    }
+
+    /// Checks that each entry shows the inputs of the same parameters.
+    fn check(&self) -> Result<()> {
+        let seen = |steps: &Vec<Vec<Inputs>>| {
+            let matrices = steps.iter().flatten().flat_map(|inputs| &self.matrices[inputs.moments]);
+            matrices.map(|(parameter, _)| parameter.as_str()).collect::<BTreeSet<&str>>()
+        };
+        let of_entries: Vec<BTreeSet<&str>> = self.inputs.iter().map(seen).collect();
+        let differences = of_entries.windows(2).flat_map(|pair| pair[0].symmetric_difference(&pair[1]));
+        match differences.into_iter().next() {
+            Some(parameter) => bail!("--calibrate: some steps that multiply {parameter} show no inputs"),
+            None => Ok(()),
+        }
     }
 
     /// The products of a step that are wanted.

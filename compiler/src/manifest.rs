@@ -100,6 +100,11 @@ impl FusionChoice {
     pub fn fusion(&self) -> &Fusion {
         &self.fusion
     }
+
+    /// These fusions without some.
+    pub fn without(&self, names: &[&str]) -> FusionChoice {
+        FusionChoice { text: format!("{},-{}", self.text, names.join(",-")), fusion: self.fusion.without(names) }
+    }
 }
 
 impl fmt::Display for FusionChoice {

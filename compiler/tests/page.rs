@@ -149,7 +149,7 @@ fn entries_of_one_kind_have_names_of_their_own() {
         let entries = document[part].as_array().unwrap().iter();
         entries.map(|entry| entry["entry"].as_str().unwrap().to_owned()).collect()
     };
-    let expected = ["prefill", "decode of 8", "decode of 16"];
+    let expected = ["prefill", "decode of 2", "decode of 8", "decode of 16"];
     assert_eq!((names("work"), names("arena")), (names("steps"), names("steps")));
     assert_eq!(names("steps"), expected);
     assert_eq!(document["steps"][0]["balance"], 295.0);

@@ -48,7 +48,7 @@ PLANS = [
 ]
 
 # Plan, sequences, tokens of context: the rows to have if there is time for nothing else.
-HEADLINE = [("3b", 1, 1024), ("mini-int8", 1, 1024), ("mini", 1, 1024), ("3b", 64, 1024), ("mini", 64, 1024), ("mini-int8", 64, 1024),
+HEADLINE = [("mini-int8", 1, 1024), ("3b", 1, 1024), ("mini", 1, 1024), ("3b", 64, 1024), ("mini", 64, 1024), ("mini-int8", 64, 1024),
             ("3b-int8", 1, 1024), ("3b", 8, 1024), ("mini", 8, 1024), ("3b", 1, 8192), ("mini", 1, 8192)]
 REST = [("3b", 16, 1024), ("mini", 16, 1024), ("3b", 32, 1024), ("mini", 1, 65536), ("3b", 16, 8192), ("3b-unfused", 1, 1024),
         ("mini-unfused", 1, 1024), ("3b-unfused", 64, 1024), ("mini-unfused", 64, 1024)]

@@ -65,24 +65,24 @@ fn launches_and_times_of_published_models() {
         }
     }
     expect![[r#"
-        3B                   decode 1       310 launches     6.09 GB    3.061 ms  66 %
-        3B                   decode 8       310 launches     6.30 GB    3.123 ms  67 %
+        3B                   decode 1       178 launches     6.09 GB    2.695 ms  75 %
+        3B                   decode 8       233 launches     6.28 GB    2.893 ms  72 %
         3B                   decode 64      310 launches     7.94 GB    4.700 ms  56 %
         3B                   prefill 8192   308 launches    65.42 GB   95.562 ms  76 %
-        3B int8              decode 1       310 launches     3.09 GB    2.034 ms  51 %
-        3B int8              decode 8       310 launches     3.29 GB    2.096 ms  52 %
+        3B int8              decode 1       178 launches     3.09 GB    1.667 ms  62 %
+        3B int8              decode 8       233 launches     3.28 GB    1.866 ms  59 %
         3B int8              decode 64      310 launches     4.94 GB    4.264 ms  39 %
         3B int8              prefill 8192   308 launches    62.42 GB  109.152 ms  67 %
-        Mini, int8 experts   decode 1       414 launches    18.12 GB    7.512 ms  80 %
-        Mini, int8 experts   decode 8       414 launches    58.09 GB   20.839 ms  93 %
+        Mini, int8 experts   decode 1       284 launches    18.12 GB    7.132 ms  85 %
+        Mini, int8 experts   decode 8       331 launches    58.07 GB   20.588 ms  94 %
         Mini, int8 experts   decode 64      414 launches    61.95 GB   23.109 ms  89 %
         Mini, int8 experts   prefill 8192   410 launches   182.99 GB  394.870 ms  66 %
-        Mini int8            decode 1       414 launches    11.99 GB    5.429 ms  74 %
-        Mini int8            decode 8       414 launches    51.96 GB   18.755 ms  92 %
+        Mini int8            decode 1       284 launches    11.99 GB    5.048 ms  79 %
+        Mini int8            decode 8       331 launches    51.94 GB   18.504 ms  94 %
         Mini int8            decode 64      414 launches    55.81 GB   22.073 ms  84 %
         Mini int8            prefill 8192   410 launches   176.86 GB  423.740 ms  62 %
-        Large, int8 experts  decode 1       924 launches   144.04 GB   51.513 ms  93 %
-        Large, int8 experts  decode 8       924 launches   450.43 GB  153.668 ms  98 %
+        Large, int8 experts  decode 1       629 launches   144.03 GB   50.551 ms  95 %
+        Large, int8 experts  decode 8       736 launches   450.34 GB  153.077 ms  98 %
         Large, int8 experts  decode 64      924 launches   465.43 GB  161.520 ms  96 %
         Large, int8 experts  prefill 8192   915 launches  1006.90 GB 3062.419 ms  66 %
     "#]]

@@ -228,8 +228,13 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
             ),
             (
                 Decode,
+                2,
+                27,
+            ),
+            (
+                Decode,
                 8,
-                31,
+                29,
             ),
             (
                 Decode,
@@ -240,39 +245,35 @@ fn a_gpu_decodes_few_sequences_and_many_by_steps_of_their_own() {
     "#]]
     .assert_debug_eq(&found);
     expect![[r#"
-        decode: 31 steps, 30 barriers; at most 8 tokens, 8 sequences, 2 outputs
-          step    kernel                                           source                     arguments
-          0       embed_bf16_d64_sm90                              embed_tokens               ids=ids table=w0 out=b0 tokens=tokens
-          1     | rms_norm_d64_e358637bd_sm90                      layers.0.input_layernorm   a=b0 weight=w1 out=b1 rows=tokens
-          2     | split_linear_bf16_n128_128_k64_bf16_few_sm90     layers.0.mamba             weight=w2 x=b1 out0=b2 out1=b3 rows=tokens
-          3     | causal_conv1d_c128_k4_bias_silu_run1_sm90        layers.0.mamba             u=b2 weight=w3 bias=w4 state=layers.0.conv sequence_of=sequence_of starts=starts slots=slots y=b4 tokens=tokens slot_stride=2432
-          4     | linear_bf16_n36_k128_f32_few_sm90                layers.0.mamba             weight=w5 x=b4 out=b5 rows=tokens
-          5     | split_rms_norm_bf164_f3216_f3216_e358637bd_sm90  layers.0.mamba             x=b5 weight_0=w6 weight_1=w7 weight_2=w8 out_0=b6 out_1=b7 out_2=b8 rows=tokens
-          6     | linear_bf16_n128_k4_bias_softplus_f32_few_sm90   layers.0.mamba             weight=w9 bias=w10 x=b6 out=b9 rows=tokens
-          7     | gated_selective_scan_c128_n16_sm90               layers.0.mamba             u=b4 a=w11 dt=b9 b=b7 c=b8 state=layers.0.ssm d=w12 z=b3 starts=starts slots=slots y=b10 sequences=sequences slot_stride=2432
-          8     | linear_bf16_n64_k128_f32_few_sm90                layers.0.mamba             weight=w13 x=b10 out=b11 rows=tokens
-          9     | add_rms_norm_d64_e358637bd_sm90                  layers.0.pre_ff_layernorm  a=b0 b=b11 weight=w14 sum=b12 out=b13 rows=tokens
-          10    | linear_swiglu_bf16_n128_k64_bf16_few_sm90        layers.0.feed_forward      weight=w15 x=b13 out=b14 rows=tokens
-          11    | linear_bf16_n64_k128_f32_few_sm90                layers.0.feed_forward      weight=w16 x=b14 out=b15 rows=tokens
-          12    | add_rms_norm_d64_e358637bd_sm90                  layers.1.input_layernorm   a=b12 b=b15 weight=w17 sum=b16 out=b17 rows=tokens
-          13    | split_linear_bf16_n64_32_32_k64_bf16_few_sm90    layers.1.self_attn         weight=w18 x=b17 out0=b18 out1=b19 out2=b20 rows=tokens
-          14    | kv_append_g2_e16_sm90                            layers.1.self_attn         k=b19 v=b20 cache=layers.1.kv sequence_of=sequence_of starts=starts past=past pages=pages tokens=tokens page_stride=4096 pages_per_sequence=7
-          15    | attention_decode_h4_g2_e16_s3e800000_sm90        layers.1.self_attn         q=b18 cache=layers.1.kv past=past pages=pages partials=b21 sequences=sequences page_stride=4096 pages_per_sequence=7
-          16    | attention_combine_h4_g2_e16_sm90                 layers.1.self_attn         partials=b21 past=past out=b22 sequences=sequences
-          17    | select_rows_bf16_d64_sm90                        layers.1.self_attn         x=b22 rows=rows out=b23 outputs=outputs
-          18    | linear_bf16_n64_k64_f32_few_sm90                 layers.1.self_attn         weight=w19 x=b23 out=b24 rows=outputs
-          19    | select_rows_f32_d64_sm90                         layers.1                   x=b16 rows=rows out=b25 outputs=outputs
-          20    | add_rms_norm_d64_e358637bd_sm90                  layers.1.pre_ff_layernorm  a=b25 b=b24 weight=w20 sum=b26 out=b27 rows=outputs
-          21    | linear_bf16_n4_k64_f32_few_sm90                  layers.1.feed_forward      weight=w21 x=b27 out=b28 rows=outputs
-          22    | moe_route_e4_k2_sm90                             layers.1.feed_forward      logits=b28 weights=b29 slots=b30 offsets=b31 experts=b32 rows=outputs
-          23    | moe_gather_d64_k2_sm90                           layers.1.feed_forward      x=b27 slots=b30 out=b33 slot_rows=outputs*2
-          24    | grouped_swiglu_bf16_e4_n128_k64_bf16_few_sm90    layers.1.feed_forward      weight=w22 x=b33 offsets=b31 out=b34
-          25    | grouped_linear_bf16_e4_n64_k128_f32_few_sm90     layers.1.feed_forward      weight=w23 x=b34 offsets=b31 out=b35
-          26    | moe_combine_d64_k2_sm90                          layers.1.feed_forward      y=b35 weights=b29 slots=b30 out=b36 rows=outputs
-          27    | add_rms_norm_d64_e358637bd_sm90                  final_layernorm            a=b26 b=b36 weight=w24 sum=b37 out=b38 rows=outputs
-          28    | linear_bf16_n512_k64_f32_few_sm90                lm_head                    weight=w25 x=b38 out=b39 rows=outputs
-          29    | sample_argmax_v512_sm90                          sampler                    logits=b39 tokens=b40 outputs=outputs
-          30    | sample_draw_v512_sm90                            sampler                    logits=b39 settings=settings tokens=b41 outputs=outputs
+        decode: 27 steps, 26 barriers; at most 2 tokens, 2 sequences, 2 outputs
+          step    kernel                                                        source                     arguments
+          0       embed_bf16_d64_sm90                                           embed_tokens               ids=ids table=w0 out=b0 tokens=tokens
+          1     | rms_norm_d64_e358637bd_sm90                                   layers.0.input_layernorm   a=b0 weight=w1 out=b1 rows=tokens
+          2     | split_linear_bf16_n128_128_k64_bf16_few_sm90                  layers.0.mamba             weight=w2 x=b1 out0=b2 out1=b3 rows=tokens
+          3     | causal_conv1d_c128_k4_bias_silu_run1_sm90                     layers.0.mamba             u=b2 weight=w3 bias=w4 state=layers.0.conv sequence_of=sequence_of starts=starts slots=slots y=b4 tokens=tokens slot_stride=2432
+          4     | linear_bf16_n36_k128_f32_few_sm90                             layers.0.mamba             weight=w5 x=b4 out=b5 rows=tokens
+          5     | gated_selective_scan_c128_n16_r4_bf16_e358637bd_decode_sm90   layers.0.mamba             x=b5 dt_norm=w6 b_norm=w7 c_norm=w8 dt_weight=w9 dt_bias=w10 u=b4 a=w11 state=layers.0.ssm d=w12 z=b3 slots=slots y=b6 sequences=sequences slot_stride=2432
+          6     | linear_bf16_n64_k128_f32_few_sm90                             layers.0.mamba             weight=w13 x=b6 out=b7 rows=tokens
+          7     | linear_swiglu_bf16_n128_k64_norm_e358637bd_bf16_few_sm90      layers.0.feed_forward      a=b0 b=b7 norm=w14 sum=b8 weight=w15 out=b9 rows=tokens
+          8     | linear_bf16_n64_k128_f32_few_sm90                             layers.0.feed_forward      weight=w16 x=b9 out=b10 rows=tokens
+          9     | split_linear_bf16_n64_32_32_k64_norm_e358637bd_bf16_few_sm90  layers.1.self_attn         a=b8 b=b10 norm=w17 sum=b11 weight=w18 out0=b12 out1=b13 out2=b14 rows=tokens
+          10    | kv_append_g2_e16_sm90                                         layers.1.self_attn         k=b13 v=b14 cache=layers.1.kv sequence_of=sequence_of starts=starts past=past pages=pages tokens=tokens page_stride=4096 pages_per_sequence=7
+          11    | attention_decode_h4_g2_e16_s3e800000_sm90                     layers.1.self_attn         q=b12 cache=layers.1.kv past=past pages=pages partials=b15 sequences=sequences page_stride=4096 pages_per_sequence=7
+          12    | attention_combine_h4_g2_e16_sm90                              layers.1.self_attn         partials=b15 past=past out=b16 sequences=sequences
+          13    | select_rows_bf16_d64_sm90                                     layers.1.self_attn         x=b16 rows=rows out=b17 outputs=outputs
+          14    | linear_bf16_n64_k64_f32_few_sm90                              layers.1.self_attn         weight=w19 x=b17 out=b18 rows=outputs
+          15    | select_rows_f32_d64_sm90                                      layers.1                   x=b11 rows=rows out=b19 outputs=outputs
+          16    | add_rms_norm_d64_e358637bd_sm90                               layers.1.pre_ff_layernorm  a=b19 b=b18 weight=w20 sum=b20 out=b21 rows=outputs
+          17    | linear_bf16_n4_k64_f32_few_sm90                               layers.1.feed_forward      weight=w21 x=b21 out=b22 rows=outputs
+          18    | moe_route_e4_k2_sm90                                          layers.1.feed_forward      logits=b22 weights=b23 slots=b24 offsets=b25 experts=b26 rows=outputs
+          19    | moe_gather_d64_k2_sm90                                        layers.1.feed_forward      x=b21 slots=b24 out=b27 slot_rows=outputs*2
+          20    | grouped_swiglu_bf16_e4_n128_k64_bf16_few_sm90                 layers.1.feed_forward      weight=w22 x=b27 offsets=b25 out=b28
+          21    | grouped_linear_bf16_e4_n64_k128_f32_few_sm90                  layers.1.feed_forward      weight=w23 x=b28 offsets=b25 out=b29
+          22    | moe_combine_d64_k2_sm90                                       layers.1.feed_forward      y=b29 weights=b23 slots=b24 out=b30 rows=outputs
+          23    | add_rms_norm_d64_e358637bd_sm90                               final_layernorm            a=b20 b=b30 weight=w24 sum=b31 out=b32 rows=outputs
+          24    | linear_bf16_n512_k64_f32_few_sm90                             lm_head                    weight=w25 x=b32 out=b33 rows=outputs
+          25    | sample_argmax_v512_sm90                                       sampler                    logits=b33 tokens=b34 outputs=outputs
+          26    | sample_draw_v512_sm90                                         sampler                    logits=b33 settings=settings tokens=b35 outputs=outputs
     "#]].assert_eq(&text::steps(&schedule, &schedule.program.entries[1]));
 }
 
@@ -291,7 +292,7 @@ fn hopper_refuses_formats_that_it_does_not_multiply() {
     let formats = Formats { linear: Some(WeightFormat::Int4), ..Formats::default() };
     let error = on_hopper(&Tiny::base().config().expect("a config"), limits(8, 2, 2), formats).unwrap_err();
     expect![
-        "parameter model.layers.0.mamba.in_proj.weight: format int4, expected bf16, int8 or fp8, which sm_90a multiplies"
+        "parameter model.layers.0.mamba.dt_proj.weight: format int4, expected bf16, int8 or fp8, which sm_90a multiplies"
     ]
     .assert_eq(&error.to_string());
 }
@@ -318,7 +319,7 @@ fn hopper_names_the_fused_op_that_it_does_not_take() {
     let options = Options { kind: TargetKind::Sm90a, limits: limits(8, 2, 2), formats: Formats::default() };
     let error = schedule(&prefill, &decode, &options).unwrap_err();
     expect![
-        "layers.0.mamba: selective_scan: sm_90a has no kernel for it: build without the fusion that makes it of others"
+        "layers.4.self_attn: append_attention: sm_90a has no kernel for it: build without the fusion that makes it of others"
     ]
     .assert_eq(&error.to_string());
 }

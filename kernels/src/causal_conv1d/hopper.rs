@@ -75,7 +75,7 @@ impl Lowering<Hopper> for Spec {
         let run = if let Config::Run(run) = config { run } else { RUN_DECODE };
         let &Spec { channels, taps, bias, activation } = self;
         let mut operands = vec![read("u", Elem::Bf16, channels, 0)];
-        operands.extend(self.on_hopper(["weight", "bias"], 1));
+        operands.extend(self.hopper_parameters(["weight", "bias"], 1));
         operands.extend([
             Operand::table(Table::SequenceOf),
             Operand::table(Table::Starts),
@@ -106,7 +106,7 @@ impl Lowering<Hopper> for Spec {
 
 impl Spec {
     /// The weight, the bias and the state, by these names of the first two, from the node's operand `first` on.
-    pub(crate) fn on_hopper(&self, [weight, bias]: [&'static str; 2], first: usize) -> Vec<Operand> {
+    pub(crate) fn hopper_parameters(&self, [weight, bias]: [&'static str; 2], first: usize) -> Vec<Operand> {
         let &Spec { channels, taps, .. } = self;
         let mut operands = vec![small(weight, channels, taps, first, Transform::None)];
         operands.extend(self.bias.then(|| vector(bias, channels, first + 1)));

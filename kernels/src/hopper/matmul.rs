@@ -273,7 +273,7 @@ impl Product {
             operands.push(Operand::count("rows", Per::Row));
         }
         if let Some(conv) = &self.fused.conv {
-            operands.extend(conv.on_hopper(["conv_weight", "conv_bias"], crate::norm_linear::CONV_OPERANDS));
+            operands.extend(conv.hopper_parameters(["conv_weight", "conv_bias"], crate::norm_linear::CONV_OPERANDS));
             operands.extend([Table::SequenceOf, Table::Slots].map(Operand::table));
             operands.push(Operand::slot_stride());
         }

@@ -24,12 +24,12 @@ impl Lowering<Hopper> for Spec {
 
     fn lower(&self, config: Config) -> Vec<Launch> {
         let bound = self.bound(1, Source::Operand(0), vec![Source::Result(0)]);
-        vec![self.on_hopper(config, Fused::default()).launch(bound)]
+        vec![self.hopper_product(config, Fused::default()).launch(bound)]
     }
 }
 
 impl Spec {
-    pub(crate) fn on_hopper(&self, config: Config, fused: Fused) -> Product {
+    pub(crate) fn hopper_product(&self, config: Config, fused: Fused) -> Product {
         let &Spec { n, k, format } = self;
         let (finish, batch) = (Finish::Swiglu, Batch::Dense);
         Product { sizes: vec![n], k, format, out: Elem::Bf16, finish, batch, method: config.into(), fused }

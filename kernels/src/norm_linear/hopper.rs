@@ -71,10 +71,10 @@ impl Lowering<Hopper> for Spec {
         }
         let product = match &self.product {
             Product::Split(product) | Product::Conv(product, _) => {
-                product.on_hopper(config, fused).launch(product.bound(NORM_OPERANDS, NORMED, outs))
+                product.hopper_product(config, fused).launch(product.bound(NORM_OPERANDS, NORMED, outs))
             }
             Product::Swiglu(product) => {
-                product.on_hopper(config, fused).launch(product.bound(NORM_OPERANDS, NORMED, outs))
+                product.hopper_product(config, fused).launch(product.bound(NORM_OPERANDS, NORMED, outs))
             }
         };
         let before = if norm.is_none() { self.norm() } else { Vec::new() };

@@ -17,7 +17,7 @@ use jambac_graph::Op;
 
 use crate::cases::{Case, decode};
 use crate::cpu::operand::{read, vector, write};
-use crate::kernel::{Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Source, cpu_body};
+use crate::kernel::{Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Source, Unsupported, cpu_body};
 use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
 use crate::{causal_conv1d, linear_swiglu, split_linear};
 
@@ -40,6 +40,9 @@ pub enum Product {
     /// Two parts of as many outputs, the first of them convolved.
     Conv(split_linear::Spec, causal_conv1d::Spec),
 }
+
+/// Columns of a normed row: 512 KiB of a thread's stack.
+const MAX_COLUMNS: usize = 1 << 17;
 
 /// Operands of the norm: the product's weights follow.
 const NORM_OPERANDS: usize = 3;
@@ -116,6 +119,15 @@ impl Select for Spec {
 }
 
 impl Lowering<Cpu> for Spec {
+    fn supports(&self) -> Result<(), Unsupported> {
+        match self.inputs() {
+            ..=MAX_COLUMNS => Ok(()),
+            cols => Err(Unsupported(format!(
+                "found rows of {cols} columns, expected at most {MAX_COLUMNS}: build with --fusion all,-fuse-norm-linear"
+            ))),
+        }
+    }
+
     fn lower(&self, _: Config) -> Vec<Launch> {
         let k = self.inputs();
         let of_product = self.product_launch();

@@ -23,12 +23,12 @@ impl Lowering<Hopper> for Spec {
 
     fn lower(&self, config: Config) -> Vec<Launch> {
         let outs = (0..self.sizes.len()).map(Source::Result).collect();
-        vec![self.on_hopper(config, Fused::default()).launch(self.bound(1, Source::Operand(0), outs))]
+        vec![self.hopper_product(config, Fused::default()).launch(self.bound(1, Source::Operand(0), outs))]
     }
 }
 
 impl Spec {
-    pub(crate) fn on_hopper(&self, config: Config, fused: Fused) -> Product {
+    pub(crate) fn hopper_product(&self, config: Config, fused: Fused) -> Product {
         let &Spec { k, format, out, .. } = self;
         let (finish, batch) = (Finish::SUM, Batch::Dense);
         Product { sizes: self.sizes.clone(), k, format, out, finish, batch, method: config.into(), fused }
