@@ -305,7 +305,7 @@ impl Few<'_, '_> {
         b.sync_warp();
     }
 
-    /// 1. Norms the rows into shared memory: the sum of a and b, by the order of sums of [`crate::rms_norm`], rounded to bf16. The
+    /// Norms the rows into shared memory (step 1): the sum of a and b, by the order of sums of [`crate::rms_norm`], rounded to bf16. The
     /// first block stores the sums.
     fn norm(&self, eps: f64) {
         let (b, k) = (self.b, self.product.k);
