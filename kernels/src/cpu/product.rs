@@ -69,12 +69,12 @@ pub(super) fn rounds_inputs(target: CpuTarget, weight: Buffer) -> bool {
     target.rounds_inputs() && weight.num() == Num::Bf16
 }
 
-/// What the number of converted rows is a multiple of, where the stack holds so many.
+/// A block of converted rows has a multiple of this number of rows, or fewer rows than it if the stack does not hold as many.
 pub(super) fn rows_multiple(target: CpuTarget, in_tile: usize) -> usize {
     if target.has_tiles() { TILE_ROWS } else { in_tile }
 }
 
-/// Converted rows of `in_row` bytes that are kept on the stack: at most `most`, a multiple of `multiple` or less than it, at least one.
+/// Rows in a block of converted rows of `in_row` bytes: from 1 to `most`, a multiple of `multiple` or fewer than it.
 pub(super) fn rows_on_stack(target: CpuTarget, in_row: usize, most: usize, multiple: usize) -> usize {
     match (STACK / in_row).clamp(1, most) {
         few if few < TILE_ROWS && target.has_tiles() && TILE_ROWS * in_row <= TILE_STACK => TILE_ROWS,

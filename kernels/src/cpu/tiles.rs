@@ -43,7 +43,7 @@ const STREAMED_SUMS: [usize; STREAMS] = [0, 1, 2, 3];
 const STREAMED_X: usize = 4;
 const STREAMED_WEIGHTS: [usize; 3] = [5, 6, 7];
 
-/// Whether the rounded rows fill tiles: the stack holds fewer of many inputs.
+/// Whether the stack holds enough rounded rows to fill tiles: with many inputs, it does not.
 pub(super) fn fit(rounded: &Rounded) -> bool {
     rounded.capacity.is_multiple_of(TILE_ROWS)
 }

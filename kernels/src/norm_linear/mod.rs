@@ -18,7 +18,7 @@ use jambac_graph::Op;
 use crate::cases::{Case, decode};
 use crate::cpu::operand::{read, vector, write};
 use crate::kernel::{Config, Cost, Cpu, Elem, Launch, Lowering, Operand, Source, Unsupported, cpu_body};
-use crate::node::{Node, Reads, Select, SelectError, Selected, Use};
+use crate::node::{Node, Select, SelectError, Selected, Use};
 use crate::{causal_conv1d, linear_swiglu, split_linear};
 
 #[cfg(feature = "emit")]
@@ -72,11 +72,6 @@ impl Select for Spec {
             _ => return Err(node.other_op()),
         };
         Ok(Selected::new(Spec { eps, product }, node.rows()?))
-    }
-
-    /// The rows of a and b; the product reads their norm.
-    fn reads(_: &Op, _: usize, _: usize) -> Reads {
-        Reads::As(Elem::F32)
     }
 
     fn cases() -> Vec<Case> {

@@ -67,8 +67,8 @@ struct Uses<'a> {
     order: BTreeMap<&'a str, Vec<&'a str>>,
 }
 
-/// The part of a step's place in the model that fusions keep: `layers.3` of `layers.3.mamba`. A fused step has the place of one of the
-/// steps that it replaces.
+/// The layer of a step's source: `layers.3` of `layers.3.mamba`. Fusions keep it; a fused step has the source of one of the steps that it
+/// replaces.
 fn layer(source: &str) -> &str {
     let Some(number) = source.strip_prefix("layers.") else { return source };
     let end = number.find('.').unwrap_or(number.len());
