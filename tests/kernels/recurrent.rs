@@ -276,6 +276,13 @@ impl Selected {
         }
     }
 
+    /// The reference's scan of these inputs.
+    fn scan<'a>(&'a self, u: &'a [f32], a_log: &'a [f32], state: &'a [f32], batch: &'a Batch) -> scan::Scan<'a> {
+        let selective_scan::Spec { channels: d_inner, d_state, .. } = self.spec;
+        let Selected { dt, b, c, .. } = self;
+        scan::Scan { dt, u, a_log, b, c, state, lengths: &batch.lengths, d_inner, d_state }
+    }
+
     /// Roundings of Δ, B and C, which scale the input of a state: sums of dt_rank products below 1 / dt_rank, the softplus, and
     /// the norms with 8 roundings.
     fn roundings(&self) -> f64 {
@@ -313,17 +320,7 @@ fn check_scan(on: &On<impl Lower>, spec: &selective_scan::Spec) {
         let call = selected.operands(step, call.rows(channels, &rows(&u)).parameter(&a_log).state());
         if gated { call.parameter(&d).rows(channels, &rows(&z)) } else { call }
     };
-    let scanned = scan::Scan {
-        dt: &selected.dt,
-        u: &u,
-        a_log: &a_log,
-        b: &selected.b,
-        c: &selected.c,
-        state: &state,
-        lengths: &batch.lengths,
-        d_inner: channels,
-        d_state,
-    };
+    let scanned = selected.scan(&u, &a_log, &state, &batch);
     let expected = if gated { scan::gated_selective_scan(&scanned, &d, &z) } else { scan::selective_scan(&scanned) };
     let tolerances = match is_cpu {
         // A state of magnitude up to 4 is updated with every token. dt · a is up to 7 · log₂(e); its rounding and that of its
@@ -449,17 +446,7 @@ fn scan_of_one_token_agrees_on_hopper() {
             pool.assert_untouched_elsewhere(&format!("{spec:?}"));
             (y, pool.states())
         };
-        let scanned = scan::Scan {
-            dt: &selected.dt,
-            u: &u,
-            a_log: &a_log,
-            b: &selected.b,
-            c: &selected.c,
-            state: &state,
-            lengths: &batch.lengths,
-            d_inner: channels,
-            d_state,
-        };
+        let scanned = selected.scan(&u, &a_log, &state, &batch);
         let expected =
             if gated { scan::gated_selective_scan(&scanned, &d, &z) } else { scan::selective_scan(&scanned) };
         let together = run(&batch, &ORDERS[0]);

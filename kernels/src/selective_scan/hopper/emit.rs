@@ -6,7 +6,7 @@ use crate::cpu::builder::{Num, Type, Value};
 use crate::hopper::{Builder, row_stride};
 use crate::kernel::Elem;
 
-const F32: Type = Type::scalar(Num::F32);
+pub(super) const F32: Type = Type::scalar(Num::F32);
 
 pub(crate) fn emit(b: &Builder, spec: &Spec) {
     let shape = shape(spec);
@@ -154,13 +154,7 @@ impl<'a, 'm> Scan<'a, 'm> {
             let dt_u = dt * self.bf16(b.at_byte(u_at, 2 * own * i));
             let input = self.state_row(b.at_byte(b_at, layout.state_row * i));
             let output = self.state_row(b.at_byte(c_at, layout.state_row * i));
-            let mut sum: Option<Value> = None;
-            for (state, h) in h.iter_mut().enumerate() {
-                let decay = b.exp2(dt * rates[state]);
-                *h = decay.mul_add(*h, dt_u * input[state]);
-                sum = Some(sum.map_or_else(|| *h * output[state], |sum| h.mul_add(output[state], sum)));
-            }
-            sums.push(sum.expect("a state at least"));
+            sums.push(self.advance(&mut h, rates, [dt, dt_u], [&input, &output]));
         }
         // Lane l of the channel keeps token t + l.
         let y = self.exchange(sums);
@@ -173,6 +167,23 @@ impl<'a, 'm> Scan<'a, 'm> {
         let to = token * (2 * own) + self.channel * 2;
         b.store(b.round_bf16(y), b.at(self.y(), to));
         h
+    }
+
+    /// Advances the lane's states by a token, of which Δ, Δ · u, B and C are given. Returns the states' part of y.
+    pub(super) fn advance(
+        &self,
+        h: &mut [Value],
+        rates: &[Value],
+        [dt, dt_u]: [Value; 2],
+        [input, output]: [&[Value]; 2],
+    ) -> Value {
+        let mut sum: Option<Value> = None;
+        for (state, h) in h.iter_mut().enumerate() {
+            let decay = self.b.exp2(dt * rates[state]);
+            *h = decay.mul_add(*h, dt_u * input[state]);
+            sum = Some(sum.map_or_else(|| *h * output[state], |sum| h.mul_add(output[state], sum)));
+        }
+        sum.expect("a state at least")
     }
 
     /// Loads the lane's elements of a row of B or C; zero beyond the last state.
